@@ -1,21 +1,18 @@
-//! What a fresh hit costs: CPU per request of larder against a bare pingora handler that answers the
-//! same bytes; the memory of 100,000 keys; how fast 1,000 clients get one cold answer;
-//! what a hit from the disk costs after a restart, and what a disk that stands still does to hits;
-//! what a hit costs inside intercepted TLS, what a new connection does, and what hosts do to memory.
+//! The cost of a fresh hit: CPU per request of larder against a bare pingora handler that sends the same
+//! bytes; the memory of 100,000 keys; the time until 1,000 clients have one cold response; the cost of a
+//! hit from disk after a restart, and the effect of a stalled disk on hits; the cost of a hit inside
+//! intercepted TLS, of a new connection, and the memory of hosts.
 //!
-//! `cargo bench --bench hit` (all of it), `-- --quick` (smaller loads), `-- hit|keys|cold|disk|tls` (a
-//! part). Larder keeps what it stores on disk, too, in a temporary directory.
-//! Three processes: this one loads, the other two are this program again in another role. CPU is
-//! what /proc says of them, so a busy machine lengthens the run and not the figures. The last line
-//! is JSON.
+//! `cargo bench --bench hit` (everything), `-- --quick` (smaller loads), `-- hit|keys|cold|disk|tls` (a
+//! part). larder also writes its store to disk, in a temporary directory. There are three processes:
+//! this one generates the load, and the other two are this program in another role. CPU times come from
+//! /proc, so a busy machine lengthens the run but does not change the figures. The last line is JSON.
 
-#![expect(clippy::print_stdout, reason = "its report is its output")]
+#![expect(clippy::print_stdout, reason = "a benchmark prints its results")]
 #![expect(clippy::cast_precision_loss, reason = "counts and bytes far below 2^52")]
 
 #[path = "support/bare.rs"]
 mod bare;
-#[path = "../tests/support/careless.rs"]
-mod careless;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/process.rs"]
@@ -24,6 +21,8 @@ mod process;
 mod secure;
 #[path = "support/subject.rs"]
 mod subject;
+#[path = "../tests/support/unverified_tls.rs"]
+mod unverified_tls;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -36,35 +35,35 @@ use secure::Secure;
 use subject::HOSTS;
 use tempfile::TempDir;
 
-/// Pairs of runs, larder and bare in turn.
+/// Pairs of runs, alternately larder and bare.
 const PAIRS: usize = 5;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let word = |word: &str| arguments.iter().any(|argument| argument == word);
+    let has = |name: &str| arguments.iter().any(|argument| argument == name);
     match arguments.first().map(String::as_str) {
         Some("role-larder") => return subject::run(&arguments[1..]),
         Some("role-bare") => return bare::run(&arguments[1..]),
         _ => {}
     }
-    let quick = word("--quick");
-    let all = !(word("hit") || word("keys") || word("cold") || word("disk") || word("tls"));
+    let quick = has("--quick");
+    let all = !(has("hit") || has("keys") || has("cold") || has("disk") || has("tls"));
     let mut figures = serde_json::Map::new();
-    if all || word("hit") {
+    if all || has("hit") {
         hits(1024, if quick { 20_000 } else { 200_000 }, "1k", &mut figures);
         hits(100 * 1024, if quick { 4_000 } else { 40_000 }, "100k", &mut figures);
     }
-    if all || word("keys") {
+    if all || has("keys") {
         keys(if quick { 5_000 } else { 100_000 }, &mut figures);
     }
-    if all || word("cold") {
+    if all || has("cold") {
         cold(if quick { 200 } else { 1_000 }, &mut figures);
     }
-    if all || word("disk") {
+    if all || has("disk") {
         disk(1024, if quick { 4_000 } else { 40_000 }, "1k", &mut figures);
         disk(100 * 1024, if quick { 400 } else { 4_000 }, "100k", &mut figures);
     }
-    if all || word("tls") {
+    if all || has("tls") {
         tls(if quick { 20_000 } else { 100_000 }, &mut figures);
     }
     println!("{}", serde_json::Value::Object(figures));
@@ -82,8 +81,8 @@ fn hits(
     let origin = load.origin(bytes);
     let larder = larder(origin, dir.path());
     let target = Target::new(larder.address, "/hit");
-    let answer = load.warm(&target);
-    let bare = Process::start("role-bare", &[larder_answer(&answer)]);
+    let response = load.warm(&target);
+    let bare = Process::start("role-bare", &[bare_argument(&response)]);
     let bare_target = Target::new(bare.address, "/hit");
     load.warm(&bare_target);
     println!("hit, {bytes} bytes, {requests} requests a run, 32 connections; CPU us per request:");
@@ -106,7 +105,7 @@ fn hits(
     figures.insert(format!("hit_{name}_ratio"), round(ratio));
 }
 
-/// Memory per stored answer.
+/// Memory per stored response.
 fn keys(keys: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
     let (load, dir) = (Load::new(), temporary());
     let origin = load.origin(1024);
@@ -128,7 +127,7 @@ fn keys(keys: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
     figures.insert("keys_missed".into(), missed.into());
 }
 
-/// How long the last of many clients waits for one cold answer, against one fresh hit each.
+/// The time until the last of many clients has one cold response, against one fresh hit each.
 fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
     let (load, dir) = (Load::new(), temporary());
     let origin = load.origin(1024);
@@ -151,7 +150,7 @@ fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>
     }
     let ratio = median(&mut ratios);
     println!(
-        "{clients} cold clients: {most_calls} origin call; last answered within {ratio:.2} x of one fresh hit each"
+        "{clients} cold clients: {most_calls} origin call; last response within {ratio:.2} x of one fresh hit each"
     );
     figures.insert("cold_clients".into(), clients.into());
     figures.insert("cold_origin_calls".into(), most_calls.into());
@@ -160,8 +159,8 @@ fn cold(clients: usize, figures: &mut serde_json::Map<String, serde_json::Value>
     figures.insert("cold_ratio".into(), round(ratio));
 }
 
-/// A hit from the disk after a restart against the same hit from memory, both over one connection, so
-/// that nothing waits but for larder; and hits while the store thread stands still.
+/// A hit from disk after a restart against the same hit from memory, both over one connection, so that
+/// larder is the only cause of waits; and hits while the store thread is stalled.
 fn disk(
     bytes: usize,
     keys: usize,
@@ -194,7 +193,7 @@ fn disk(
     stalled(&load, &mut again, keys, name, figures);
 }
 
-/// Hits for five seconds as ever, and for five seconds in which the store thread does nothing.
+/// Hits during five normal seconds, and during five seconds in which the store thread is stalled.
 fn stalled(
     load: &Load,
     larder: &mut Process,
@@ -216,8 +215,8 @@ fn stalled(
     larder.say("go on");
 }
 
-/// CPU per fresh hit inside intercepted TLS against the same in the clear, in interleaved pairs; per
-/// new connection, to hosts that are new and to hosts that are known; memory per host.
+/// CPU per fresh hit inside intercepted TLS against the same without TLS, in interleaved pairs; per new
+/// connection, to new and to known hosts; memory per host.
 fn tls(requests: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
     let (load, secure, dir) = (Load::new(), Secure::new(), temporary());
     let origin = load.origin(1024);
@@ -242,24 +241,24 @@ fn tls(requests: usize, figures: &mut serde_json::Map<String, serde_json::Value>
     figures.insert("tls_clear_us".into(), round(clear));
     figures.insert("tls_ratio".into(), round(ratio));
     drop(larder);
-    // Another one, whose memory nothing has stretched.
+    // A new process, since the load has enlarged the memory of the first one.
     let larder = Process::start("role-larder", &arguments);
     secure.run(larder.address, 64);
     let before = larder.resident();
-    for which in ["new", "known"] {
+    for hosts in ["new", "known"] {
         let us = cost(&larder, HOSTS, || secure.meet(larder.address, HOSTS));
-        println!("{HOSTS} connections to {which} hosts: {us:.0} us CPU each");
-        figures.insert(format!("tls_connection_{which}_us"), round(us));
+        println!("{HOSTS} connections to {hosts} hosts: {us:.0} us CPU each");
+        figures.insert(format!("tls_connection_{hosts}_us"), round(us));
     }
     let each = larder.resident().saturating_sub(before) as f64 / HOSTS as f64;
     println!("{HOSTS} intercepted hosts: {each:.0} bytes resident each");
     figures.insert("tls_rss_per_host_bytes".into(), round(each));
 }
 
-/// How long the store thread stands still.
+/// The time for which the store thread is stalled.
 const STALL: Duration = Duration::from_secs(5);
 
-/// Microseconds.
+/// A quantile in microseconds.
 fn quantile(times: &mut [Duration], part: f64) -> f64 {
     times.sort_unstable();
     let last = times.len() - 1;
@@ -276,7 +275,7 @@ fn temporary() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// CPU microseconds per request that `process` spends while `work` runs.
+/// CPU microseconds per request that `process` uses while `work` runs.
 fn cost(process: &Process, requests: usize, work: impl FnOnce()) -> f64 {
     let before = process.cpu();
     work();
@@ -292,7 +291,7 @@ fn round(value: f64) -> serde_json::Value {
     ((value * 100.0).round() / 100.0).into()
 }
 
-/// larder's answer as one argument: the head's lines and the length of the body.
-fn larder_answer(answer: &load::Answer) -> String {
-    format!("{}\n{}", answer.body, answer.fields.join("\n"))
+/// larder's response as one argument: the length of the body and the header fields, one per line.
+fn bare_argument(response: &load::Answer) -> String {
+    format!("{}\n{}", response.body, response.fields.join("\n"))
 }

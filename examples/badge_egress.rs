@@ -1,12 +1,12 @@
-//! A badge page that asks Discord five times per visit, before larder and behind it.
+//! A badge page that calls Discord five times per visit, before and with larder.
 //!
 //! 200 users visit their page five times within two hours. Each visit checks four roles of the user,
-//! each with a call for the member, and reads the guild's roles once: 5,000 calls. Behind larder the
-//! app is the same; 201 of its calls reach Discord, and one more for each refresh a user forces.
+//! each with a call for the member, and reads the guild's roles once: 5,000 calls. With larder the app
+//! is the same; 201 of its calls reach Discord, and one more for each refresh that a user forces.
 //!
-//! `cargo run --release --example badge_egress`, with `-- --quick` for fewer users. Everything runs
-//! on loopback: a fake Discord, larder, and the app. Ends with 1 if a figure is missed.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! `cargo run --release --example badge_egress`, with `-- --quick` for fewer users. Everything runs on
+//! loopback: a fake Discord, larder, and the app. The exit status is 1 if a target is missed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "support/client.rs"]
 mod client;
@@ -30,7 +30,7 @@ use tokio::task::JoinSet;
 use crate::client::{Answer, Connection, Failure};
 use crate::figures::{Figures, Side};
 
-/// How many users visit, how often, and how many of them at the same time.
+/// The number of users and visits, the users that visit concurrently, and the forced refreshes.
 #[derive(Clone, Copy)]
 struct Story {
     users: usize,
@@ -47,7 +47,7 @@ impl Story {
         self.users * self.visits * (ROLE_CHECKS + 1)
     }
 
-    /// One call per member, one for the roles of the guild.
+    /// One call per member, and one for the roles of the guild.
     fn needed(self) -> usize {
         self.users + 1
     }
@@ -70,29 +70,29 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs the story twice, prints the table, and says whether all figures were reached.
-async fn compare(story: Story) -> Result<bool, Failure> {
+/// Runs the workload twice, prints the table, and returns whether all targets were reached.
+async fn compare(workload: Story) -> Result<bool, Failure> {
     let options = discord::Options {
         behaviour: Faults { latency: LATENCY, ..Faults::default() },
         ..discord::Options::default()
     };
     let discord = discord::start("127.0.0.1:0".parse()?, options).await?;
 
-    let before = visit_all(story, Way::direct(discord.addr)).await?;
+    let before = visit_all(workload, Access::direct(discord.addr)).await?;
     let before_calls = discord.calls();
     discord.reset();
 
     let larder = Server::start(configuration(discord.addr)?, ServerDeps::default())?;
-    let proxy = *larder.addrs().first().ok_or("larder listens nowhere")?;
-    let after = visit_all(story, Way::through(proxy)).await?;
+    let proxy = *larder.addrs().first().ok_or("larder has no listener")?;
+    let after = visit_all(workload, Access::through(proxy)).await?;
     let visits_calls = discord.calls();
-    let forced = force_refreshes(story, proxy).await?;
+    let forced = force_refreshes(workload, proxy).await?;
     let after_calls = discord.calls();
     larder.stop().await;
     discord.stop().await;
 
     let figures = Figures {
-        story,
+        story: workload,
         same_bodies: before.bodies == after.bodies
             && forced.bodies.iter().all(|(path, body)| after.bodies.get(path) == Some(body)),
         hits_after_refresh: forced.hits,
@@ -109,7 +109,7 @@ async fn compare(story: Story) -> Result<bool, Failure> {
     Ok(missed.is_empty())
 }
 
-/// What an operator writes into `proxy.yaml`, and where this example's Discord is.
+/// The configuration of larder, with the address of this example's Discord.
 fn configuration(discord: SocketAddr) -> Result<config::Config, Failure> {
     let yaml = format!(
         r#"
@@ -133,30 +133,30 @@ routes:
     Ok(config::parse("badge_egress.yaml", &yaml, &Env::default())?)
 }
 
-/// What the app saw.
+/// The results that the app observed.
 #[derive(Default)]
 struct Seen {
     latencies: Vec<Duration>,
     hits: usize,
-    /// Each path's body. A later answer that differs from the first is an error.
+    /// The body of each path. A later response with a different body is an error.
     bodies: BTreeMap<String, Vec<u8>>,
 }
 
 impl Seen {
-    fn take(&mut self, path: &str, answer: Answer, latency: Duration) -> Result<(), Failure> {
-        if answer.status != 200 {
-            return Err(format!("{path} was answered with {}", answer.status).into());
+    fn take(&mut self, path: &str, response: Answer, latency: Duration) -> Result<(), Failure> {
+        if response.status != 200 {
+            return Err(format!("{path} got status {}", response.status).into());
         }
-        if answer.hit {
+        if response.hit {
             self.hits += 1;
         }
         self.latencies.push(latency);
-        self.put(path.to_owned(), answer.body)
+        self.put(path.to_owned(), response.body)
     }
 
     fn put(&mut self, path: String, body: Vec<u8>) -> Result<(), Failure> {
         match self.bodies.get(&path) {
-            Some(known) if *known != body => Err(format!("{path} has two bodies").into()),
+            Some(first_body) if *first_body != body => Err(format!("{path} has two bodies").into()),
             Some(_) => Ok(()),
             None => {
                 self.bodies.insert(path, body);
@@ -171,7 +171,7 @@ impl Seen {
         other.bodies.into_iter().try_for_each(|(path, body)| self.put(path, body))
     }
 
-    /// The latency that so many per cent of the calls did not exceed.
+    /// The latency that this percentage of the calls did not exceed.
     fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
@@ -180,18 +180,18 @@ impl Seen {
     }
 }
 
-/// All visits of all users, so many users at the same time.
-async fn visit_all(story: Story, way: Way) -> Result<Seen, Failure> {
-    let way = Arc::new(way);
+/// All visits of all users, with this many users concurrently.
+async fn visit_all(workload: Story, access: Access) -> Result<Seen, Failure> {
+    let access = Arc::new(access);
     let mut visitors = JoinSet::new();
-    for first in 0..story.at_once {
-        let way = Arc::clone(&way);
+    for first in 0..workload.at_once {
+        let access = Arc::clone(&access);
         visitors.spawn(async move {
             let mut seen = Seen::default();
-            let mut connection = Connection::open(way.dial).await?;
-            for _ in 0..story.visits {
-                for user in (first..story.users).step_by(story.at_once) {
-                    visit(&way, &mut connection, user, &mut seen).await?;
+            let mut connection = Connection::open(access.address).await?;
+            for _ in 0..workload.visits {
+                for user in (first..workload.users).step_by(workload.at_once) {
+                    visit(&access, &mut connection, user, &mut seen).await?;
                 }
             }
             Ok::<Seen, Failure>(seen)
@@ -206,7 +206,7 @@ async fn visit_all(story: Story, way: Way) -> Result<Seen, Failure> {
 
 /// One page: a call per role check, and one for the roles.
 async fn visit(
-    way: &Way,
+    access: &Access,
     connection: &mut Connection,
     user: usize,
     seen: &mut Seen,
@@ -214,14 +214,14 @@ async fn visit(
     let member = member(user);
     let calls = std::iter::repeat_n(member.as_str(), ROLE_CHECKS).chain([ROLES]);
     for path in calls {
-        call(way, connection, path, "", seen).await?;
+        call(access, connection, path, "", seen).await?;
     }
     Ok(())
 }
 
 /// One call of the app, timed.
 async fn call(
-    way: &Way,
+    access: &Access,
     connection: &mut Connection,
     path: &str,
     fields: &str,
@@ -229,19 +229,19 @@ async fn call(
 ) -> Result<(), Failure> {
     let fields = format!("Authorization: Bot example\r\nAccept: application/json\r\n{fields}");
     let start = clock::monotonic();
-    let answer = connection.get(&way.target(path), HOST, &fields).await?;
-    seen.take(path, answer, clock::monotonic().duration_since(start))
+    let response = connection.get(&access.target(path), HOST, &fields).await?;
+    seen.take(path, response, clock::monotonic().duration_since(start))
 }
 
-/// The orange button: the first users force a refresh, and visit again afterwards.
-async fn force_refreshes(story: Story, proxy: SocketAddr) -> Result<Seen, Failure> {
-    let way = Way::through(proxy);
+/// The first users force a refresh (the orange button of the page), and visit again afterwards.
+async fn force_refreshes(workload: Story, proxy: SocketAddr) -> Result<Seen, Failure> {
+    let access = Access::through(proxy);
     let mut connection = Connection::open(proxy).await?;
     let mut seen = Seen::default();
-    for user in 0..story.refreshes {
+    for user in 0..workload.refreshes {
         let path = member(user);
         for fields in ["Cache-Control: no-cache\r\n", ""] {
-            call(&way, &mut connection, &path, fields, &mut seen).await?;
+            call(&access, &mut connection, &path, fields, &mut seen).await?;
         }
     }
     Ok(seen)
@@ -253,22 +253,23 @@ fn member(user: usize) -> String {
     format!("/api/v10/guilds/81384788765712384/members/{}", 80_351_110_224_678_912 + user)
 }
 
-/// How the app reaches Discord. The only difference between before and after: `HTTP_PROXY`.
-struct Way {
-    dial: SocketAddr,
-    before_path: String,
+/// The address and request targets that the app uses. The only difference between before and after:
+/// `HTTP_PROXY`.
+struct Access {
+    address: SocketAddr,
+    target_prefix: String,
 }
 
-impl Way {
+impl Access {
     fn direct(discord: SocketAddr) -> Self {
-        Self { dial: discord, before_path: String::new() }
+        Self { address: discord, target_prefix: String::new() }
     }
 
     fn through(proxy: SocketAddr) -> Self {
-        Self { dial: proxy, before_path: format!("http://{HOST}") }
+        Self { address: proxy, target_prefix: format!("http://{HOST}") }
     }
 
     fn target(&self, path: &str) -> String {
-        format!("{}{path}", self.before_path)
+        format!("{}{path}", self.target_prefix)
     }
 }

@@ -1,14 +1,15 @@
-//! Two hundred clients ask for one URL at once, and its answer may not be shared: nobody waits for
-//! anybody once the first head has said so.
+//! 200 clients request one URL concurrently, and its response is not shareable: once the first response
+//! head has arrived, no client waits for another one's fetch.
 //!
-//! The API takes 300 ms for each call. The first burst may take about two calls' time (the first call,
-//! then all others at once); the second knows already, and takes about one.
+//! The API takes 300 ms for each call. The first burst may take about the time of two calls (the first
+//! call, then all others concurrently); for the second, larder already does not collapse, so it takes
+//! about one.
 //!
 //! `cargo run --profile ci --example bursts` builds larder into this program and runs everything on
-//! loopback. Ends with 1 if a figure is missed; the last line is JSON. Wall-clock times of a busy
-//! machine: what must hold is a ratio to the API's own time, measured in the same run by asking it
-//! directly with as many clients.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! loopback. The exit status is 1 if a target is missed; the last line is JSON. Wall-clock times depend
+//! on the machine, so the targets are ratios to the API's own time, measured in the same run by as many
+//! clients without larder.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 #![expect(clippy::disallowed_methods, reason = "an example measures time")]
 
 #[path = "support/client.rs"]
@@ -28,24 +29,25 @@ use crate::client::{Connection, Failure};
 
 const CLIENTS: usize = 200;
 
-/// On a machine that does something else besides, the best of so many counts.
+/// The best of this many rounds counts, since the machine may be busy with other work.
 const ROUNDS: usize = 3;
 const HOST: &str = "api.example.test";
 
-/// How long the API takes for a call.
+/// The time that the API takes for a call.
 const LATENCY: Duration = Duration::from_millis(300);
 
-/// What forbids sharing, by path.
-const KINDS: [(&str, &str); 4] = [
+/// The header fields that make a response unshareable, by path.
+const RESPONSE_FIELDS: [(&str, &str); 4] = [
     ("/no-store", "Cache-Control: no-store\r\n"),
     ("/private", "Cache-Control: private, max-age=60\r\n"),
     ("/cookie", "Set-Cookie: a=b\r\nCache-Control: max-age=60\r\n"),
     ("/vary", "Vary: *\r\nCache-Control: max-age=60\r\n"),
 ];
 
-/// The slowest of a burst, as a multiple of the slowest of the same burst without larder.
-const FIRST: f64 = 2.2;
-const SECOND: f64 = 1.2;
+/// Targets: the slowest client of a burst, as a multiple of the slowest one of the same burst without
+/// larder.
+const FIRST_TARGET: f64 = 2.2;
+const SECOND_TARGET: f64 = 1.2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -69,14 +71,14 @@ async fn bursts() -> Result<bool, Failure> {
     let config = config::read("bursts.yaml", &file, &Env::default(), &Disk)?;
     let larder = Server::start(config, ServerDeps::default())?;
     let proxy = larder.addrs().first().copied().ok_or("no listener")?;
-    println!("{CLIENTS} clients at once, an API that takes {LATENCY:?} for each call\n");
-    println!("{:<10} {:>9} {:>9} {:>9}", "answer", "direct", "first", "second");
+    println!("{CLIENTS} clients concurrently, an API that takes {LATENCY:?} for each call\n");
+    println!("{:<10} {:>9} {:>9} {:>9}", "response", "direct", "first", "second");
     let (mut reached, mut rows) = (true, Vec::new());
-    for (path, _) in KINDS {
-        let mut best = Row::of(origin, proxy, path, 0).await?;
+    for (path, _) in RESPONSE_FIELDS {
+        let mut best = Row::measure(origin, proxy, path, 0).await?;
         for round in 1..ROUNDS {
             if !best.is_reached() {
-                let again = Row::of(origin, proxy, path, round).await?;
+                let again = Row::measure(origin, proxy, path, round).await?;
                 best = if again.first < best.first { again } else { best };
             }
         }
@@ -91,7 +93,7 @@ async fn bursts() -> Result<bool, Failure> {
     Ok(reached)
 }
 
-/// What one round came to: the slowest without larder, and how many times that the two bursts took.
+/// The result of one round: the slowest client without larder, and the two bursts as multiples of it.
 struct Row {
     direct: f64,
     first: f64,
@@ -99,14 +101,15 @@ struct Row {
 }
 
 impl Row {
-    async fn of(
+    async fn measure(
         origin: SocketAddr,
         proxy: SocketAddr,
         path: &str,
         round: usize,
     ) -> Result<Self, Failure> {
         let direct = burst(origin, path).await?.as_secs_f64();
-        // Another URL each round: what an answer forbids is remembered for a while.
+        // Each round uses another URL, since larder remembers for a while that collapsing is off for a
+        // key.
         let url = format!("http://{HOST}{path}?round={round}");
         let first = burst(proxy, &url).await?.as_secs_f64() / direct;
         let second = burst(proxy, &url).await?.as_secs_f64() / direct;
@@ -114,7 +117,7 @@ impl Row {
     }
 
     fn is_reached(&self) -> bool {
-        self.first <= FIRST && self.second <= SECOND
+        self.first <= FIRST_TARGET && self.second <= SECOND_TARGET
     }
 
     fn print(&self, path: &str) {
@@ -122,25 +125,26 @@ impl Row {
     }
 }
 
-/// All clients ask at once, each on a connection that it has opened before; how long the slowest took.
-async fn burst(dial: SocketAddr, target: &str) -> Result<Duration, Failure> {
+/// All clients send at once, each on a connection that it opened before; returns the time of the
+/// slowest.
+async fn burst(address: SocketAddr, target: &str) -> Result<Duration, Failure> {
     let mut connections = Vec::with_capacity(CLIENTS);
     for _ in 0..CLIENTS {
-        connections.push(Connection::open(dial).await?);
+        connections.push(Connection::open(address).await?);
     }
-    let mut asking = JoinSet::new();
+    let mut clients = JoinSet::new();
     for mut connection in connections {
         let target = target.to_owned();
-        asking.spawn(async move {
+        clients.spawn(async move {
             let since = Instant::now();
-            let answer = connection.get(&target, HOST, "").await?;
-            let right = answer.status == 200 && answer.body == b"mine";
-            if right { Ok(since.elapsed()) } else { Err(Failure::from("a wrong answer")) }
+            let response = connection.get(&target, HOST, "").await?;
+            let correct = response.status == 200 && response.body == b"mine";
+            if correct { Ok(since.elapsed()) } else { Err(Failure::from("a wrong response")) }
         });
     }
     let mut slowest = Duration::ZERO;
-    while let Some(answered) = asking.join_next().await {
-        slowest = slowest.max(answered??);
+    while let Some(finished) = clients.join_next().await {
+        slowest = slowest.max(finished??);
     }
     Ok(slowest)
 }
@@ -151,13 +155,13 @@ async fn origin() -> Result<SocketAddr, Failure> {
     let addr = listener.local_addr()?;
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(converse(stream));
+            tokio::spawn(serve_connection(stream));
         }
     });
     Ok(addr)
 }
 
-async fn converse(mut stream: TcpStream) -> Option<()> {
+async fn serve_connection(mut stream: TcpStream) -> Option<()> {
     let mut bytes = Vec::new();
     loop {
         while !bytes.ends_with(b"\r\n\r\n") {
@@ -166,9 +170,9 @@ async fn converse(mut stream: TcpStream) -> Option<()> {
         let head = String::from_utf8_lossy(&bytes).into_owned();
         bytes.clear();
         let path = head.split([' ', '?']).nth(1)?;
-        let fields = KINDS.iter().find(|(known, _)| *known == path)?.1;
+        let fields = RESPONSE_FIELDS.iter().find(|(known, _)| *known == path)?.1;
         tokio::time::sleep(LATENCY).await;
-        let answer = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\nmine");
-        stream.write_all(answer.as_bytes()).await.ok()?;
+        let response = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\nmine");
+        stream.write_all(response.as_bytes()).await.ok()?;
     }
 }

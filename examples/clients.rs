@@ -1,16 +1,16 @@
-//! Real clients, unmodified, through `larder exec`: each asks for one HTTPS and one HTTP resource
-//! twice, and the second answer of each is a hit.
+//! Real, unmodified clients run by `larder exec`: each requests one HTTPS and one HTTP resource twice,
+//! and the second response of each must be a hit.
 //!
-//! `cargo build --release && cargo run --release --example clients`, with `-- --quick` for those that
-//! CI covers; `-- --require` fails where one of these is missing. `make clients` installs packages
-//! into `target/clients`. Everything runs on loopback: an API over TLS with a root of its own, the
-//! same API in the clear, larder and the clients as processes of their own.
+//! `cargo build --release && cargo run --release --example clients`, with `-- --quick` for those that CI
+//! covers; `-- --require` fails if one of these is missing. `make clients` installs packages into
+//! `target/clients`. Everything runs on loopback: an API over TLS with its own root, the same API
+//! without TLS, larder and the clients as separate processes.
 //!
-//! Prints the table of `docs/clients.md` and ends with 1 if any client that is present missed.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! Prints the table of `docs/clients.md`. The exit status is 1 if any installed client failed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "support/client.rs"]
-#[expect(dead_code, reason = "the clients here are others: only its Failure is used")]
+#[expect(dead_code, reason = "the clients are separate programs: only Failure is used")]
 mod client;
 #[path = "support/origin.rs"]
 mod origin;
@@ -23,7 +23,7 @@ mod report;
 #[path = "clients/run.rs"]
 mod run;
 #[path = "support/tls.rs"]
-#[expect(dead_code, reason = "nobody here asks which leaf was presented")]
+#[expect(dead_code, reason = "the leaf certificate is not checked here")]
 mod tls;
 
 use std::process::ExitCode;
@@ -48,19 +48,19 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs the clients one after the other, prints the table, and says whether none missed.
+/// Runs the clients one after the other, prints the table, and returns whether none failed.
 async fn matrix(quick: bool, require: bool) -> Result<bool, Failure> {
     let origin = Origin::start().await?;
-    let front = Front::start(run::SECURE, origin.addr).await?;
-    let scene = Scene::new(origin, &front)?;
-    let place = Place::prepare()?;
+    let tls_frontend = Front::start(run::SECURE, origin.addr).await?;
+    let testbed = Scene::new(origin, &tls_frontend)?;
+    let paths = Place::prepare()?;
     let mut rows = Vec::new();
-    for program in programs::all(&place) {
+    for program in programs::all(&paths) {
         if quick && program.part == Part::Full {
             continue;
         }
         let row = match program.version().await {
-            Ok(version) => scene.run(&program, version).await?,
+            Ok(version) => testbed.run(&program, version).await?,
             Err(reason) => {
                 println!("SKIPPED {}: {reason}", program.name);
                 Row::skipped(&program, require)

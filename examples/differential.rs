@@ -1,14 +1,16 @@
-//! Order under whatever comes: what clients are given, held against what the API had when they asked.
+//! Differential test of ordering: each response to a client is checked against the state of the API at
+//! that time.
 //!
-//! Twelve clients ask a real larder for two dozen resources, some of which vary, some of which belong to a
-//! credential: plainly, with `no-cache` and `no-store`, by HEAD; they write, with known and unknown outcomes, and
-//! purge. The API changes by itself, too, and answers out of order. Meanwhile larder is reloaded, stopped, killed and
-//! replaced. No answer may be older than larder promised, none may be another's, nobody may wait for ever.
+//! Twelve clients send requests to a real larder for two dozen resources, some of which vary, some of
+//! which belong to a credential: plainly, with `no-cache` and `no-store`, and with HEAD; they also
+//! write, with known and unknown outcomes, and purge. The API also changes by itself, and responds out
+//! of order. Meanwhile larder is reloaded, stopped, killed and replaced. No response may be older than
+//! larder guarantees, none may belong to another credential, and no client may wait forever.
 //!
-//! `cargo build --release && cargo run --release --example differential` makes 150,000 requests; `-- --quick`
-//! 10,000; `-- --seed N` repeats what chance decided but for the timing. Everything runs on loopback. Ends with 1 if
-//! there is a violation, each of which is shown.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! `cargo build --release && cargo run --release --example differential` makes 150,000 requests; `--
+//! --quick` 10,000; `-- --seed N` repeats the random choices, but not the timing. Everything runs on
+//! loopback. The exit status is 1 if there is a violation; violations are printed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "differential/api.rs"]
 mod api;
@@ -35,14 +37,14 @@ use crate::client::Failure;
 use crate::model::Model;
 use crate::operator::Operator;
 
-/// Clients that ask at once.
+/// The number of concurrent clients.
 const CLIENTS: u64 = 12;
 
 const FULL: usize = 150_000;
 const QUICK: usize = 10_000;
 
-/// So many requests are between two acts of the operator.
-const BETWEEN: usize = 1_000;
+/// The number of requests between two actions of the operator.
+const REQUESTS_PER_ACTION: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -56,13 +58,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs it, and says whether nothing was violated.
+/// Runs the test, and returns whether there was no violation.
 async fn all() -> Result<bool, Failure> {
     let arguments: Vec<String> = std::env::args().collect();
-    let requests = if arguments.iter().any(|one| one == "--quick") { QUICK } else { FULL };
-    let given = arguments.iter().position(|one| one == "--seed").map(|at| at + 1);
-    let given = given.and_then(|at| arguments.get(at)).and_then(|seed| seed.parse().ok());
-    let seed: u64 = given.unwrap_or_else(rand::random);
+    let requests =
+        if arguments.iter().any(|argument| argument == "--quick") { QUICK } else { FULL };
+    let seed_argument = arguments.iter().position(|argument| argument == "--seed").map(|at| at + 1);
+    let seed_argument =
+        seed_argument.and_then(|at| arguments.get(at)).and_then(|seed| seed.parse().ok());
+    let seed: u64 = seed_argument.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let model = Arc::new(Model::default());
     let api = api::start(Arc::clone(&model), seed).await?;
@@ -70,23 +74,23 @@ async fn all() -> Result<bool, Failure> {
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         let (proxy, admin) = operator.addresses();
-        let asking = Asking::new(Arc::clone(&model), (proxy, admin), seed ^ (number << 32));
-        clients.spawn(asking.until(requests));
+        let client = Asking::new(Arc::clone(&model), (proxy, admin), seed ^ (number << 32));
+        clients.spawn(client.until(requests));
     }
     let drifting = tokio::spawn(api::drift(Arc::clone(&model), seed));
-    let mut acts = 0;
+    let mut actions = 0;
     while model.asked() < requests {
-        model.until(((acts + 1) * BETWEEN).min(requests)).await;
+        model.until(((actions + 1) * REQUESTS_PER_ACTION).min(requests)).await;
         if model.asked() < requests {
-            operator.act(acts, &model).await?;
-            acts += 1;
+            operator.act(actions, &model).await?;
+            actions += 1;
         }
     }
     while let Some(client) = clients.join_next().await {
         client?;
     }
     drifting.abort();
-    let clean = operator.stop().await?;
-    let found = model.report(acts);
-    Ok(found && clean)
+    let exited_cleanly = operator.stop().await?;
+    let correct = model.report(actions);
+    Ok(correct && exited_cleanly)
 }

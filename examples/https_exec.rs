@@ -1,16 +1,16 @@
-//! Two apps that nobody changed, one in Python and one in Node, and an API that they reach by HTTPS:
-//! how often the API is called without larder, and how often through `larder exec`.
+//! Two unmodified apps, one in Python and one in Node, and an API that they call over HTTPS: the number
+//! of calls to the API without larder, and with `larder exec`.
 //!
 //! `cargo build --release && cargo run --release --example https_exec`, with `-- --quick` for fewer
-//! calls. Everything runs on loopback: a fake Discord with TLS and a root of its own in front of it,
-//! larder and the apps as processes of their own. Both apps ask for the same URLs either way.
+//! calls. Everything runs on loopback: a fake Discord behind TLS with its own root, larder and the apps
+//! as separate processes. Both apps request the same URLs in either case.
 //!
-//! Also compares certificates: the API that a route names is seen with one of larder's, a host that
-//! nobody named with its own. Ends with 1 if a figure is missed.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! Also compares certificates: with larder, the API that a route matches presents one of larder's, and a
+//! host without a route its own. The exit status is 1 if a target is missed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "support/client.rs"]
-#[expect(dead_code, reason = "the clients here are others: only its Failure is used")]
+#[expect(dead_code, reason = "the clients are separate programs: only Failure is used")]
 mod client;
 #[path = "https_exec/figures.rs"]
 mod figures;
@@ -27,7 +27,7 @@ use crate::client::Failure;
 use crate::figures::{Figures, Saved};
 use crate::scene::{App, Scene};
 
-/// How many calls an app makes: five a visit.
+/// The number of calls of an app: five per visit.
 #[derive(Clone, Copy)]
 struct Story {
     users: usize,
@@ -52,19 +52,19 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs both apps both ways, prints the table, and says whether all figures were reached.
-async fn compare(story: Story) -> Result<bool, Failure> {
-    let scene = Scene::start().await?;
+/// Runs both apps in both ways, prints the table, and returns whether all targets were reached.
+async fn compare(workload: Story) -> Result<bool, Failure> {
+    let testbed = Scene::start().await?;
     let mut apps = Vec::new();
     for app in [App::PYTHON, App::NODE] {
-        let before = scene.calls_of(app, story, false).await?;
-        let after = scene.calls_of(app, story, true).await?;
+        let before = testbed.calls_of(app, workload, false).await?;
+        let after = testbed.calls_of(app, workload, true).await?;
         apps.push(Saved { app: app.name, before, after });
     }
-    let presented = scene.presented().await?;
-    scene.stop().await;
+    let presented = testbed.presented().await?;
+    testbed.stop().await;
 
-    let figures = Figures { asked: story.users * story.visits * 5, apps, presented };
+    let figures = Figures { asked: workload.users * workload.visits * 5, apps, presented };
     figures.print();
     let missed = figures.missed();
     for figure in &missed {

@@ -1,13 +1,13 @@
-//! What hostile clients and origins make larder hold: never much more than its bounds.
+//! The memory that hostile clients and origins make larder use: never much more than its limits.
 //!
-//! Each attack meets a larder of its own, whose memory is looked at while it lasts: bodies that rules read
-//! and answers that are recorded (`limits.in_flight`), long URLs and long `Vary` lists (`store.memory`). What
-//! larder has grown by at most is held against the bound: at most 1.2 times it.
+//! Each attack runs against its own larder, whose memory is measured meanwhile: bodies that response
+//! rules parse and responses that are captured (`limits.in_flight`), long URLs and long `Vary` lists
+//! (`store.memory`). larder's maximum growth must be at most 1.2 times the bound.
 //!
-//! `cargo build --release && cargo run --release --example memory_bounds`, or `-- JSON` for the attacks whose
-//! names contain that. Everything runs on loopback: an API,
-//! larder as a process of its own, and the clients. Ends with 1 if a figure is missed.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! `cargo build --release && cargo run --release --example memory_bounds`, or `-- JSON` for the attacks
+//! with that text in their name. Everything runs on loopback: an API, larder as a separate process, and
+//! the clients. The exit status is 1 if a target is missed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "memory_bounds/attack.rs"]
 mod attack;
@@ -25,8 +25,8 @@ use crate::client::Failure;
 
 const MIB: usize = 1 << 20;
 
-/// What the growth may be of its bound.
-const MOST: f64 = 1.2;
+/// The maximum growth, as a multiple of the bound.
+const MAX_SHARE: f64 = 1.2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -40,22 +40,21 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs the attacks one after the other, and says whether all stayed within their bounds.
+/// Runs the attacks one after the other, and returns whether all stayed within their bounds.
 async fn all() -> Result<bool, Failure> {
     println!(
-        "| attack | bound | larder grew by | of the bound (must be <= {MOST}) |\n|---|---|---|---|"
+        "| attack | bound | growth | share of the bound (required <= {MAX_SHARE}) |\n|---|---|---|---|"
     );
-    let mut within = true;
-    let wanted = std::env::args().nth(1).unwrap_or_default();
-    for attack in Attack::ALL.into_iter().filter(|attack| attack.name().contains(&wanted)) {
-        let grown = attack.run().await?;
+    let mut within_bounds = true;
+    let name_filter = std::env::args().nth(1).unwrap_or_default();
+    for attack in Attack::ALL.into_iter().filter(|attack| attack.name().contains(&name_filter)) {
+        let growth = attack.run().await?;
         let bound = attack.bound();
-        // Precise enough: sizes of some megabytes.
         #[expect(clippy::cast_precision_loss, reason = "sizes of some megabytes")]
-        let share = grown as f64 / bound as f64;
-        println!("| {} | {} MiB | {} MiB | {share:.2} |", attack.name(), bound / MIB, grown / MIB);
-        within &= share <= MOST;
+        let share = growth as f64 / bound as f64;
+        println!("| {} | {} MiB | {} MiB | {share:.2} |", attack.name(), bound / MIB, growth / MIB);
+        within_bounds &= share <= MAX_SHARE;
     }
-    println!("\n{}", if within { "all within their bounds" } else { "over a bound" });
-    Ok(within)
+    println!("\n{}", if within_bounds { "all within their bounds" } else { "over a bound" });
+    Ok(within_bounds)
 }

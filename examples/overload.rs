@@ -1,16 +1,16 @@
-//! A larder that is asked for more than it takes: the log stays small, who is inside is served, the
-//! others are told at once, and when the crowd has gone everything is as before.
+//! Overload of larder: the log stays small, accepted clients are served, the others are rejected at
+//! once, and after the crowd has disconnected everything is as before.
 //!
-//! First as many clients as it has room for (the peak); then four times as many clients as there are
-//! places, for a minute; then clients that send nothing but malformed requests, as many as this machine
-//! makes, for ten seconds. Each client asks 50 times on a connection, leaves, and comes again; one that
-//! is told 503 comes again when it was told to.
+//! First as many clients as fit (the peak); then four times as many clients as there are connection
+//! slots, for a minute; then clients that send only malformed requests, as fast as this machine can, for
+//! ten seconds. Each client sends 50 requests on a connection, disconnects, and connects again; a client
+//! that gets 503 waits for the time of its `Retry-After`.
 //!
 //! `cargo build --release && cargo run --release --example overload`, with `-- --quick` for three
-//! seconds of each. Everything runs on loopback: an API, larder as a process of its own, and the
-//! clients, which take their share of the same processors: what must hold is how many answers larder
-//! gives for its own processor time, whatever else the machine does. Ends with 1 if a figure is missed.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! seconds of each. Everything runs on loopback: an API, larder as a separate process, and the clients,
+//! which share its processors: the target is therefore the number of responses per CPU time of larder,
+//! which is independent of other load on the machine. The exit status is 1 if a target is missed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "support/client.rs"]
 mod client;
@@ -36,15 +36,15 @@ use crate::load::{malformed, recovers, requests};
 use crate::origin::{BODY, Origin};
 use crate::process::Larder;
 
-/// How long.
+/// The duration of each part.
 #[derive(Clone, Copy)]
-struct Story {
+struct Workload {
     peak: Duration,
     crowd: Duration,
     flood: Duration,
 }
 
-impl Story {
+impl Workload {
     const FULL: Self = Self {
         peak: Duration::from_secs(10),
         crowd: Duration::from_secs(60),
@@ -58,16 +58,16 @@ impl Story {
 }
 
 /// `limits.connections`.
-const PLACES: usize = 64;
-/// As many clients as come and go without waiting for a place.
-const ROOM: usize = 48;
-const CROWD: usize = 4 * PLACES;
+const SLOTS: usize = 64;
+/// The number of clients that always find a free slot, although they disconnect and connect again.
+const FITTING_CLIENTS: usize = 48;
+const CROWD: usize = 4 * SLOTS;
 const HOST: &str = "api.example.test";
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    match overload(if quick { Story::QUICK } else { Story::FULL }).await {
+    match overload(if quick { Workload::QUICK } else { Workload::FULL }).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -77,30 +77,33 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs the story, prints the table, and says whether all figures were reached.
-async fn overload(story: Story) -> Result<bool, Failure> {
+/// Runs the workload, prints the table, and returns whether all targets were reached.
+async fn overload(workload: Workload) -> Result<bool, Failure> {
     let origin = Origin::start().await?;
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("proxy.yaml");
     std::fs::write(&file, yaml(origin.addr))?;
     let larder = Larder::start(&file, &[]).await?;
     let (pid, proxy) = (larder.pid()?, larder.proxy()?);
-    let logged = || lines_of(&file.with_extension("log"));
-    let started = cpu_of(pid)?;
-    let peak = requests(proxy, ROOM, story.peak).await?;
-    let peaked = cpu_of(pid)?;
-    let crowd = requests(proxy, CROWD, story.crowd).await?;
-    let cpu = [peaked - started, cpu_of(pid)? - peaked];
+    let log_lines = || lines_of(&file.with_extension("log"));
+    let cpu_at_start = cpu_of(pid)?;
+    let peak = requests(proxy, FITTING_CLIENTS, workload.peak).await?;
+    let cpu_after_peak = cpu_of(pid)?;
+    let crowd = requests(proxy, CROWD, workload.crowd).await?;
+    let cpu = [cpu_after_peak - cpu_at_start, cpu_of(pid)? - cpu_after_peak];
     let recovery = recovers(proxy).await?;
-    let after = requests(proxy, ROOM, story.peak).await?;
-    let before = logged()?;
-    let flood = malformed(proxy, ROOM, story.flood).await?;
-    let lines = logged()? - before;
-    let all_lines = logged()?;
+    let after = requests(proxy, FITTING_CLIENTS, workload.peak).await?;
+    let before = log_lines()?;
+    let flood = malformed(proxy, FITTING_CLIENTS, workload.flood).await?;
+    let lines = log_lines()? - before;
+    let all_lines = log_lines()?;
     let calls = origin.calls(load::PATH);
     let clean = larder.stop().await?;
 
-    println!("an answer of {} bytes, {PLACES} places, {CROWD} clients in the crowd\n", BODY.len());
+    println!(
+        "a response of {} bytes, {SLOTS} connection slots, {CROWD} clients in the crowd\n",
+        BODY.len()
+    );
     let figures =
         Figures { peak, crowd, cpu, recovery, after, flood, lines, all_lines, calls, clean };
     figures.print();
@@ -112,14 +115,14 @@ async fn overload(story: Story) -> Result<bool, Failure> {
     Ok(missed.is_empty())
 }
 
-/// Few places in front of the API at `origin`.
+/// The configuration: few connection slots, and the API at `origin`.
 fn yaml(origin: SocketAddr) -> String {
     format!(
         r#"
 version: 1
 listen: 127.0.0.1:0
 admin: off
-limits: {{ connections: {PLACES} }}
+limits: {{ connections: {SLOTS} }}
 store: {{ disk: off }}
 resolve: {{ {HOST}: "{origin}" }}
 routes: [{{ name: api, match: {{ host: {HOST} }}, ttl: 1h }}]
@@ -127,11 +130,11 @@ routes: [{{ name: api, match: {{ host: {HOST} }}, ttl: 1h }}]
     )
 }
 
-/// The processor time that a process has taken so far, in hundredths of a second.
+/// The CPU time of a process so far, in hundredths of a second.
 fn cpu_of(pid: u32) -> Result<u32, Failure> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // Behind the name, which may hold spaces: user and system time are the 12th and 13th.
-    let (_, fields) = stat.rsplit_once(')').ok_or("an odd /proc")?;
+    // After the name, which may contain spaces, user and system time are the 12th and 13th field.
+    let (_, fields) = stat.rsplit_once(')').ok_or("unexpected /proc format")?;
     let times = fields.split_whitespace().skip(11).take(2).map(str::parse::<u32>);
     Ok(times.sum::<Result<u32, _>>()?)
 }

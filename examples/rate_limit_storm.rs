@@ -1,15 +1,15 @@
-//! A 429 storm and an outage that the app never sees, and an API that is never hammered.
+//! A 429 storm and an outage without errors for the app, and with few calls to the API.
 //!
-//! An app asks a fake Discord through larder. Its answers are fresh for an hour and may be shown stale
-//! for a day. Then the API says no: 60 seconds of 429, ten minutes of refused connections, ten of 503;
-//! cold keys are met by 429; half of all calls fail; a limit of 50 calls a second is learned.
+//! An app calls a fake Discord through larder. Responses are fresh for an hour and may be served stale
+//! for a day. Then the API fails: 60 seconds of 429, ten minutes of refused connections, ten of 503;
+//! cold keys get 429; half of all calls fail; a limit of 50 calls a second is learned.
 //!
-//! Time is virtual: one hand turns the clocks of larder and of the fake, so that hours pass in moments
-//! and every wait can be measured exactly. Sockets, clients and bytes are real.
+//! Time is virtual: larder and the fake share one manual clock, so that hours pass in moments and every
+//! wait can be measured exactly. Sockets, clients and bytes are real.
 //!
 //! `cargo run --release --example rate_limit_storm`, with `-- --quick` for fewer requests. Everything
-//! runs on loopback. Ends with 1 if a figure is missed.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! runs on loopback. The exit status is 1 if a target is missed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "rate_limit_storm/chapters.rs"]
 mod chapters;
@@ -26,16 +26,16 @@ use serde_json::{Map, Value, json};
 
 use crate::client::Failure;
 
-/// How much is asked.
+/// The amount of requests.
 #[derive(Clone, Copy)]
 struct Story {
-    /// Keys that are warm before anything goes wrong.
+    /// Keys with a stored response before anything fails.
     keys: usize,
     /// Requests in the storm, and in each outage.
     requests: usize,
-    /// Clients at the same time.
+    /// Concurrent clients.
     at_once: usize,
-    /// For how many virtual seconds half of the calls fail, 200 requests in each.
+    /// The virtual seconds during which half of the calls fail, with 200 requests in each.
     half_down: u32,
     /// Calls under the learned limit.
     paced: usize,
@@ -44,7 +44,7 @@ struct Story {
 const FULL: Story = Story { keys: 100, requests: 10_000, at_once: 8, half_down: 60, paced: 1000 };
 const QUICK: Story = Story { keys: 20, requests: 1_000, at_once: 4, half_down: 12, paced: 300 };
 
-/// What was found, and whether it is what it should be.
+/// The measured figures, and the missed targets.
 #[derive(Default)]
 struct Figures {
     json: Map<String, Value>,
@@ -52,12 +52,12 @@ struct Figures {
 }
 
 impl Figures {
-    /// One line of the table; `good` says whether the figure is reached.
-    fn line(&mut self, key: &str, what: &str, found: Value, wanted: &str, good: bool) {
+    /// Prints and records one figure; `good`: whether the target is reached.
+    fn line(&mut self, key: &str, title: &str, found: Value, wanted: &str, good: bool) {
         let shown = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
-        println!("{what:<58} {shown:>22}   {wanted}");
+        println!("{title:<58} {shown:>22}   {wanted}");
         if !good {
-            self.missed.push(format!("{what}: {shown}, but {wanted}"));
+            self.missed.push(format!("{title}: {shown}, target: {wanted}"));
         }
         self.json.insert(key.to_owned(), found);
     }
@@ -67,7 +67,7 @@ impl Figures {
 async fn main() -> ExitCode {
     let quick = std::env::args().any(|argument| argument == "--quick");
     let mut figures = Figures::default();
-    if let Err(error) = told(if quick { QUICK } else { FULL }, &mut figures).await {
+    if let Err(error) = run(if quick { QUICK } else { FULL }, &mut figures).await {
         println!("rate_limit_storm: {error}");
         return ExitCode::FAILURE;
     }
@@ -82,15 +82,15 @@ async fn main() -> ExitCode {
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// All chapters, one after the other; each has an API and a larder of its own.
-async fn told(story: Story, figures: &mut Figures) -> Result<(), Failure> {
-    println!("{:<58} {:>22}   should be (time is virtual)", "", "found");
-    chapters::storm(story, figures).await?;
-    chapters::outage(story, figures).await?;
-    chapters::brownout(story, figures).await?;
+/// Runs all scenarios, one after the other; each has its own API and larder.
+async fn run(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
+    println!("{:<58} {:>22}   target (time is virtual)", "", "found");
+    chapters::storm(workload, figures).await?;
+    chapters::outage(workload, figures).await?;
+    chapters::brownout(workload, figures).await?;
     chapters::a_day(figures).await?;
     cold::waits(figures).await?;
     cold::always(figures).await?;
-    chapters::half_down(story, figures).await?;
-    chapters::learned(story, figures).await
+    chapters::half_down(workload, figures).await?;
+    chapters::learned(workload, figures).await
 }

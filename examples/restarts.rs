@@ -1,13 +1,13 @@
-//! A larder that is replaced and reloaded while an app asks 500 times a second: no request fails.
+//! A larder that is replaced and reloaded while an app sends 500 requests a second: no request fails.
 //!
-//! 50 times a new larder takes over from the one that runs (`larder run --take-over`), then 100 times
-//! the configuration is read again (`larder reload`), every second time an invalid one. Half of the
-//! requests come on kept-alive connections, half on fresh ones; a part of them is not cached.
+//! 50 times a new larder takes over from the running one (`larder run --take-over`), then the
+//! configuration is read again 100 times (`larder reload`), every second time an invalid one. Half of
+//! the requests use kept-alive connections, half new ones; some of them are not cached.
 //!
 //! `cargo build --release && cargo run --release --example restarts`, with `-- --quick` for 5 and 20.
-//! Everything runs on loopback: a fake Discord, the larders as processes of their own, and the app.
-//! Ends with 1 if a figure is missed.
-#![expect(clippy::print_stdout, reason = "an example prints what it found")]
+//! Everything runs on loopback: a fake Discord, the larders as separate processes, and the app. The exit
+//! status is 1 if a target is missed.
+#![expect(clippy::print_stdout, reason = "an example prints its results")]
 
 #[path = "support/client.rs"]
 mod client;
@@ -35,14 +35,14 @@ use crate::figures::Figures;
 use crate::load::Load;
 use crate::process::Larder;
 
-/// How often.
+/// The number of restarts and reloads.
 #[derive(Clone, Copy)]
-struct Story {
+struct Workload {
     restarts: usize,
     reloads: usize,
 }
 
-impl Story {
+impl Workload {
     const FULL: Self = Self { restarts: 50, reloads: 100 };
     const QUICK: Self = Self { restarts: 5, reloads: 20 };
 }
@@ -53,7 +53,7 @@ const LATENCY: Duration = Duration::from_millis(20);
 #[tokio::main]
 async fn main() -> ExitCode {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    match operate(if quick { Story::QUICK } else { Story::FULL }).await {
+    match operate(if quick { Workload::QUICK } else { Workload::FULL }).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -63,8 +63,8 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Runs the story, prints the table, and says whether all figures were reached.
-async fn operate(story: Story) -> Result<bool, Failure> {
+/// Runs the workload, prints the table, and returns whether all targets were reached.
+async fn operate(workload: Workload) -> Result<bool, Failure> {
     let options = discord::Options {
         behaviour: Faults { latency: LATENCY, ..Faults::default() },
         ..discord::Options::default()
@@ -77,7 +77,7 @@ async fn operate(story: Story) -> Result<bool, Failure> {
     let mut larder = Larder::start(&file.path, &[]).await?;
     let load = Load::start(larder.proxy()?);
     let (mut restarts, mut longest) = (Vec::new(), Duration::ZERO);
-    for _ in 0..story.restarts {
+    for _ in 0..workload.restarts {
         load.more(REQUESTS_BETWEEN).await;
         let since = clock::monotonic();
         let next = Larder::start(&file.path, &["--take-over"]).await?;
@@ -86,10 +86,10 @@ async fn operate(story: Story) -> Result<bool, Failure> {
         longest = longest.max(clock::monotonic() - since);
     }
     let mut reloads = Vec::new();
-    for turn in 0..story.reloads {
+    for number in 0..workload.reloads {
         load.more(REQUESTS_BETWEEN / 10).await;
-        let valid = turn % 2 == 0;
-        file.write(&format!("{}m", turn + 1), if valid { "" } else { "nonsense: 1\n" })?;
+        let valid = number % 2 == 0;
+        file.write(&format!("{}m", number + 1), if valid { "" } else { "nonsense: 1\n" })?;
         reloads.push(reload(&larder).await? == valid);
     }
     load.more(REQUESTS_BETWEEN).await;
@@ -107,32 +107,32 @@ async fn operate(story: Story) -> Result<bool, Failure> {
     Ok(missed.is_empty())
 }
 
-/// `larder reload`: whether the new configuration is in force.
+/// Runs `larder reload`; returns whether the new configuration is active.
 async fn reload(larder: &Larder) -> Result<bool, Failure> {
-    let ended = Command::new(program::larder()?)
+    let output = Command::new(program::larder()?)
         .args(["reload", "--json", "--admin"])
         .arg(larder.address("/admin")?.to_string())
         .stdin(Stdio::null())
         .output()
         .await?;
-    match ended.status.code() {
+    match output.status.code() {
         Some(0) => Ok(true),
         Some(1) => Ok(false),
-        _ => Err(String::from_utf8_lossy(&ended.stderr).into_owned().into()),
+        _ => Err(String::from_utf8_lossy(&output.stderr).into_owned().into()),
     }
 }
 
-/// How many requests are answered between one restart and the next.
+/// The number of responses between one restart and the next.
 const REQUESTS_BETWEEN: usize = 100;
 
-/// The configuration of all larders.
+/// The configuration file of all larders.
 struct File {
     path: PathBuf,
     discord: SocketAddr,
 }
 
 impl File {
-    /// What an operator writes, with this ttl; `more` may make it invalid.
+    /// Writes the configuration with this ttl; `more` may make it invalid.
     fn write(&self, ttl: &str, more: &str) -> Result<(), Failure> {
         let yaml = format!(
             r#"
@@ -150,9 +150,9 @@ routes:
 {more}"#,
             self.discord
         );
-        // Moved into its place: no larder reads half a file.
-        let beside = self.path.with_extension("new");
-        std::fs::write(&beside, yaml)?;
-        Ok(std::fs::rename(&beside, Path::new(&self.path))?)
+        // Renamed into place, so that no larder reads a partial file.
+        let new_file = self.path.with_extension("new");
+        std::fs::write(&new_file, yaml)?;
+        Ok(std::fs::rename(&new_file, Path::new(&self.path))?)
     }
 }

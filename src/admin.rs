@@ -1,7 +1,7 @@
-//! Health, metrics and what an operator may ask, on a listener of their own.
+//! The admin listener: health, metrics and the operators' API.
 //!
-//! Owns: which paths there are, who may ask for them, and the bounds on asking (ADM-02, 03, 08).
-//! Never touches: the proxy's port; whatever happens here, clients are served.
+//! Owns: the paths, their access control and their limits (ADM-02, 03, 08).
+//! Never touches: the proxy's port. A failure here does not affect the proxy's clients.
 
 mod acl;
 pub mod api;
@@ -34,7 +34,7 @@ use crate::config::Admin;
 use crate::telemetry::Telemetry;
 use crate::telemetry::problem::Problem;
 
-/// What every answer comes from.
+/// The state that all request handlers share.
 #[derive(Clone)]
 struct AppState {
     controls: Arc<dyn AdminApi>,
@@ -42,28 +42,29 @@ struct AppState {
     access: Arc<AdminAcl>,
 }
 
-/// Answers on `listener`, by the rules of `admin`, until `stop` says so or its sender is gone; then
-/// requests that have begun get a few seconds.
+/// Serves `listener` under the rules of `admin` until `stop` is set or its sender is dropped. Requests
+/// that have begun then get a few seconds to complete.
 pub fn serve(
     listener: TcpListener,
     admin: &Admin,
-    controls: Arc<dyn AdminApi>,
-    account: Arc<Telemetry>,
+    api: Arc<dyn AdminApi>,
+    telemetry: Arc<Telemetry>,
     stop: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> + Send + 'static {
-    let late = stop.clone();
-    let access = Arc::new(AdminAcl::new(admin));
-    let desk = AppState { controls, account: Arc::clone(&account), access: Arc::clone(&access) };
+    let stop_deadline = stop.clone();
+    let acl = Arc::new(AdminAcl::new(admin));
+    let state =
+        AppState { controls: api, account: Arc::clone(&telemetry), access: Arc::clone(&acl) };
     async move {
-        let router = router(desk).into_make_service_with_connect_info::<AdminConnectInfo>();
-        let serving = axum::serve(AdminListener::new(listener, account, access), router)
+        let router = router(state).into_make_service_with_connect_info::<AdminConnectInfo>();
+        let server = axum::serve(AdminListener::new(listener, telemetry, acl), router)
             .with_graceful_shutdown(stopped(stop));
         tokio::select! {
-            // It ends without an error: a listener that cannot accept tries again.
-            _ = serving => {}
+            // Serving ends without an error: the listener retries after a failed accept.
+            _ = server => {}
             () = async {
-                stopped(late).await;
-                tokio::time::sleep(LAST_WORDS).await;
+                stopped(stop_deadline).await;
+                tokio::time::sleep(STOP_TIMEOUT).await;
             } => {}
         }
     }
@@ -72,15 +73,15 @@ pub fn serve(
 async fn stopped(mut stop: watch::Receiver<bool>) {
     while !*stop.borrow_and_update() {
         if stop.changed().await.is_err() {
-            // Nobody can say stop any more: as good as a stop.
+            // The sender is gone, which counts as a stop.
             return;
         }
     }
 }
 
-/// What is open to everybody who may connect is in [`guard::OPEN`]; a path that is added here needs
-/// the operator's token.
-fn router(desk: AppState) -> Router {
+/// [`auth::OPEN`] lists the paths that every admitted client may read. A path that is added here
+/// needs the operator's token.
+fn router(state: AppState) -> Router {
     Router::new()
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
@@ -94,37 +95,37 @@ fn router(desk: AppState) -> Router {
         .route("/v1/entries", get(v1::entries::list))
         .route("/v1/upstreams", get(v1::upstreams::list))
         .route("/v1/cost", get(v1::cost::list))
-        .method_not_allowed_fallback(other_method)
-        .fallback(nothing_here)
-        .layer(middleware::from_fn_with_state(desk.clone(), auth::check))
-        .with_state(desk)
+        .method_not_allowed_fallback(method_not_allowed)
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(state.clone(), auth::check))
+        .with_state(state)
 }
 
-async fn nothing_here() -> Response {
+async fn not_found() -> Response {
     response::refuse(&NOT_FOUND)
 }
 
-async fn other_method() -> Response {
-    response::refuse(&OTHER_METHOD)
+async fn method_not_allowed() -> Response {
+    response::refuse(&METHOD_NOT_ALLOWED)
 }
 
 const NOT_FOUND: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "not_found",
-    "the admin listener answers /healthz, /readyz, /metrics, /ca.pem, /proxy.pac, /v1/config, \
+    "the admin listener serves /healthz, /readyz, /metrics, /ca.pem, /proxy.pac, /v1/config, \
      /v1/config/reload, /v1/mode, /v1/purge, /v1/entries, /v1/upstreams and /v1/cost",
     "http_request_error",
 );
 
-const OTHER_METHOD: Problem = Problem::new(
+const METHOD_NOT_ALLOWED: Problem = Problem::new(
     StatusCode::METHOD_NOT_ALLOWED,
     "method_not_allowed",
-    "this path is asked for with another method; Allow names it",
+    "this path does not support the method of the request; Allow lists the methods that it supports",
     "http_request_error",
 );
 
-/// How long answers that have begun may take after a stop.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The time that open requests may take after a stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,8 @@
 //! Arguments and environment → verb → exit code. One file per verb, each with the same parts in the
 //! same order: `Args`, then `run`.
 //!
-//! Owns: what is typed and what is printed; the only reader of the environment.
-//! Never touches: what the verbs do.
+//! Owns: the command line and the printed output; the only reader of the environment.
+//! Never touches: the work of the verbs.
 
 mod admin_client;
 pub mod ca;
@@ -26,7 +26,7 @@ use std::io::Write;
 
 use crate::config::env::Env;
 
-/// What a verb needs of the world, handed in so that tests can stand in for it.
+/// The environment and the output streams of a verb, passed in so that tests can replace them.
 pub struct Context<'a> {
     /// The environment variables.
     pub env: Env,
@@ -36,20 +36,20 @@ pub struct Context<'a> {
     pub err: &'a mut dyn Write,
 }
 
-/// How a verb ended.
+/// The result of a verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// 0
+    /// 0: success.
     Ok,
-    /// 1: it was tried and failed.
+    /// 1: the operation failed.
     Failed,
-    /// 2: the arguments make no sense.
+    /// 2: the arguments are invalid.
     Usage,
     /// 3: the configuration is invalid.
     Invalid,
-    /// 4: no larder answers there.
+    /// 4: no larder responds at the address.
     Unreachable,
-    /// As the command ended that was run.
+    /// The exit code of the command that was run.
     Command(u8),
 }
 
@@ -67,7 +67,7 @@ impl ExitStatus {
     }
 }
 
-/// This process's environment; variables that are not Unicode are left out.
+/// The environment of this process, without variables that are not Unicode.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
 pub fn environment() -> Env {
     std::env::vars_os()

@@ -1,7 +1,8 @@
-//! The time: read in this file only, handed down as a value, turned by hand in tests.
+//! The clock. Only this file reads the time; other code receives it as a value, and tests advance it
+//! manually.
 //!
-//! Owns: every reading of the operating system's clocks, and waiting by the same clock.
-//! Never touches: what the time is used for.
+//! Owns: every reading of the operating system's clocks, and sleeping by the same clock. Never touches: what
+//! the time is used for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,131 +10,140 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// Where the time comes from. Cheap to clone.
+/// A source of the current time. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Clock {
-    hand: Option<Arc<ManualClock>>,
+    manual: Option<Arc<ManualClock>>,
 }
 
-/// A clock that a test turns: its wall-clock time and its monotonic time move together.
+/// A clock that a test advances: its wall-clock time and its monotonic time move together.
 #[derive(Debug)]
 struct ManualClock {
     start: SystemTime,
-    begun: Instant,
-    turned: watch::Sender<Duration>,
-    /// By how much the wall clock was set back.
-    back: Mutex<Duration>,
-    /// Until when each sleeper sleeps.
-    sleeping: Mutex<Vec<Duration>>,
+    started: Instant,
+    elapsed: watch::Sender<Duration>,
+    /// How far the wall clock was set back.
+    set_back_by: Mutex<Duration>,
+    /// The time at which each sleeper wakes.
+    wake_times: Mutex<Vec<Duration>>,
 }
 
 impl Clock {
     /// The operating system's clock.
     pub fn system() -> Self {
-        Self { hand: None }
+        Self { manual: None }
     }
 
-    /// A clock that stands at `start` until [`Clock::advance`] turns it.
+    /// A clock that stays at `start` until [`Clock::advance`] moves it.
     pub fn by_hand(start: SystemTime) -> Self {
-        let (turned, sleeping) = (watch::Sender::new(Duration::ZERO), Mutex::default());
-        let (begun, back) = (monotonic(), Mutex::default());
-        Self { hand: Some(Arc::new(ManualClock { start, begun, turned, back, sleeping })) }
+        let (elapsed, wake_times) = (watch::Sender::new(Duration::ZERO), Mutex::default());
+        let (started, set_back_by) = (monotonic(), Mutex::default());
+        Self {
+            manual: Some(Arc::new(ManualClock {
+                start,
+                started,
+                elapsed,
+                set_back_by,
+                wake_times,
+            })),
+        }
     }
 
     /// The wall-clock time now.
     pub fn now(&self) -> SystemTime {
-        match &self.hand {
-            Some(hand) => {
-                let start = hand.start.checked_sub(*hand.back.lock()).unwrap_or(hand.start);
-                start.checked_add(hand.turned()).unwrap_or(start)
+        match &self.manual {
+            Some(manual) => {
+                let start =
+                    manual.start.checked_sub(*manual.set_back_by.lock()).unwrap_or(manual.start);
+                start.checked_add(manual.elapsed()).unwrap_or(start)
             }
             None => read_system(),
         }
     }
 
-    /// The monotonic time now: what holds and waits are counted in, whatever becomes of the wall
-    /// clock.
+    /// The monotonic time now. Cooldowns and waits are measured in it: a change of the wall clock does not
+    /// affect them.
     pub fn instant(&self) -> Instant {
-        match &self.hand {
-            Some(hand) => hand.begun.checked_add(hand.turned()).unwrap_or(hand.begun),
+        match &self.manual {
+            Some(manual) => manual.started.checked_add(manual.elapsed()).unwrap_or(manual.started),
             None => runtime_time(),
         }
     }
 
     /// Returns when this clock has moved on by `time`.
     pub async fn sleep(&self, time: Duration) {
-        let Some(hand) = &self.hand else { return tokio::time::sleep(time).await };
-        let until = hand.turned().saturating_add(time);
-        let _sleeper = SleepGuard::new(hand, until);
-        let mut turned = hand.turned.subscribe();
-        // The sender is the hand's own.
-        let _turned = turned.wait_for(|turned| *turned >= until).await;
+        let Some(manual) = &self.manual else { return tokio::time::sleep(time).await };
+        let until = manual.elapsed().saturating_add(time);
+        let _sleeper = SleepGuard::new(manual, until);
+        let mut elapsed = manual.elapsed.subscribe();
+        // The sender is in `manual` and outlives this wait.
+        let _elapsed = elapsed.wait_for(|elapsed| *elapsed >= until).await;
     }
 
-    /// Turns a hand-turned clock forward; the operating system's clock is left alone.
+    /// Advances a manual clock. Does nothing to the operating system's clock.
     pub fn advance(&self, by: Duration) {
-        if let Some(hand) = &self.hand {
-            hand.turned.send_modify(|turned| *turned = turned.saturating_add(by));
+        if let Some(manual) = &self.manual {
+            manual.elapsed.send_modify(|elapsed| *elapsed = elapsed.saturating_add(by));
         }
     }
 
-    /// Sets the wall clock back, and not the monotonic one, as an operator or NTP does; the operating system's
-    /// is left alone.
+    /// Sets the wall clock back, but not the monotonic one, as an operator or NTP does. Does nothing to the
+    /// operating system's clock.
     pub fn set_back(&self, by: Duration) {
-        if let Some(hand) = &self.hand {
-            *hand.back.lock() += by;
+        if let Some(manual) = &self.manual {
+            *manual.set_back_by.lock() += by;
         }
     }
 
-    /// How many sleep by a hand-turned clock: a test turns it when they do. Whose time has come sleeps
-    /// no more, though its task may not have run yet.
+    /// Number of tasks that sleep by a manual clock; a test waits for them before it advances the clock. A
+    /// task whose wake time has passed is not counted, even if it has not run yet.
     pub fn sleepers(&self) -> usize {
-        let Some(hand) = &self.hand else { return 0 };
-        let now = hand.turned();
-        hand.sleeping.lock().iter().filter(|until| **until > now).count()
+        let Some(manual) = &self.manual else { return 0 };
+        let now = manual.elapsed();
+        manual.wake_times.lock().iter().filter(|until| **until > now).count()
     }
 }
 
 impl ManualClock {
-    fn turned(&self) -> Duration {
-        *self.turned.borrow()
+    fn elapsed(&self) -> Duration {
+        *self.elapsed.borrow()
     }
 }
 
-/// Counted for as long as it sleeps, cancelled or not.
+/// Counts one sleeper until it is dropped, cancelled or not.
 struct SleepGuard<'a> {
-    hand: &'a ManualClock,
+    manual: &'a ManualClock,
     until: Duration,
 }
 
 impl<'a> SleepGuard<'a> {
-    fn new(hand: &'a ManualClock, until: Duration) -> Self {
-        hand.sleeping.lock().push(until);
-        Self { hand, until }
+    fn new(manual: &'a ManualClock, until: Duration) -> Self {
+        manual.wake_times.lock().push(until);
+        Self { manual, until }
     }
 }
 
 impl Drop for SleepGuard<'_> {
     fn drop(&mut self) {
-        let mut sleeping = self.hand.sleeping.lock();
-        if let Some(at) = sleeping.iter().position(|until| *until == self.until) {
-            sleeping.swap_remove(at);
+        let mut wake_times = self.manual.wake_times.lock();
+        if let Some(at) = wake_times.iter().position(|until| *until == self.until) {
+            wake_times.swap_remove(at);
         }
     }
 }
 
-/// The monotonic time, for measuring how long something took.
+/// The monotonic time, to measure how long something took.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// The same, or what a test's paused runtime takes for it.
+/// The same, but with the time of a test's paused runtime.
 fn runtime_time() -> Instant {
     of_timers().into_std()
 }
 
-/// The same, as timers go by it: for deadlines of something that is under way.
+/// The same, as timers see it: for the deadline of something that is in progress.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
 pub fn of_timers() -> tokio::time::Instant {
     tokio::time::Instant::now()
@@ -151,7 +161,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[tokio::test]
-    async fn who_sleeps_by_a_hand_turned_clock_wakes_when_it_has_been_turned_far_enough() {
+    async fn a_sleeper_wakes_when_a_manual_clock_has_advanced_far_enough() {
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH);
         let other = clock.clone();
         let sleeping = tokio::spawn(async move { other.sleep(2 * SECOND).await });
@@ -176,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_systems_clock_sleeps_by_the_runtimes_time() {
+    async fn the_system_clock_sleeps_by_the_time_of_the_runtime() {
         let clock = Clock::system();
         let before = clock.instant();
         clock.sleep(60 * SECOND).await;

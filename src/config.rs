@@ -1,8 +1,8 @@
-//! What `proxy.yaml` says and what it means.
+//! The configuration file (`proxy.yaml`) and the values that it resolves to.
 //!
-//! Owns: reading the file as a spanned tree, resolving it to values that can only be valid, and
-//! reporting every problem at once with place, reason and fix.
-//! Never touches: sockets, the environment (handed in), anything that runs.
+//! Owns: reading the file as a tree with source locations, resolving it to values that are always valid,
+//! and reporting all problems at once, each with location, reason and fix.
+//! Never touches: sockets, the environment (passed in), running components.
 
 pub mod client_cert;
 pub mod credential;
@@ -18,6 +18,7 @@ pub mod number;
 pub mod rate;
 mod reader;
 pub mod redacted;
+mod renamed;
 mod resolve;
 pub mod size;
 pub mod token;
@@ -47,13 +48,14 @@ use crate::route::table::Table;
 use crate::semantics::redaction::{Redactor, SecretPath};
 use crate::semantics::target::Scheme;
 
-/// Reads and resolves the file at `path`; relative paths in it start at its directory.
+/// Reads and resolves the file at `path`. Relative paths in the file start at its directory.
 pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
     read(&path.to_string_lossy(), &text_of(path)?, env, &Disk)
 }
 
-/// How the larder of the file at `path` is reached by who operates it. Whatever is wrong with the
-/// rest of the file: it is asked to reload, and to say so, while the file is wrong.
+/// Reads only the parts of the file at `path` that administrative commands need: the admin listener and
+/// the store. Errors in the rest of the file are ignored, so that a command can reach a running larder, for
+/// example to reload, while its file is invalid.
 pub fn operated(path: &Path, env: &Env) -> AdminConfig {
     let name = path.to_string_lossy();
     let read = text_of(path).and_then(|text| {
@@ -79,41 +81,41 @@ pub fn operated(path: &Path, env: &Env) -> AdminConfig {
     AdminConfig { admin, store, report }
 }
 
-/// What a file says about `admin`, and where its larder stores.
+/// The `admin` section of a file and the directory of its store.
 #[derive(Debug)]
 pub struct AdminConfig {
-    /// As far as it could be read; `None`: switched off.
+    /// The readable part of the section; `None`: switched off.
     pub admin: Option<Admin>,
     /// The directory of the store, if the file could be read.
     pub store: Option<PathBuf>,
-    /// What is wrong with it.
+    /// The problems in these parts.
     pub report: Option<Report>,
 }
 
 fn text_of(path: &Path) -> Result<String, Report> {
     let name = path.to_string_lossy();
-    let unread = |what: String, fix: &str| {
+    let failed = |what: String, fix: &str| {
         let (place, path, fix) = (SourceLocation::default(), String::new(), fix.to_owned());
         Report::new(&name, "", vec![Problem { place, path, what, fix }])
     };
     let contents = Disk.read(path, file::LONGEST).map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
             let what = "the file cannot be read: there is no such file".to_owned();
-            return unread(what, "create it (`version: 1` is enough), or name another one");
+            return failed(what, "create it (`version: 1` is enough), or name another one");
         }
         let what = format!("the file cannot be read: {}", error.kind());
-        unread(what, "name a file that this user may read; it is at most 1 MiB long")
+        failed(what, "name a file that this user may read; it is at most 1 MiB long")
     })?;
     String::from_utf8(contents.bytes)
-        .map_err(|_| unread("the file is not UTF-8 text".to_owned(), "save it as UTF-8"))
+        .map_err(|_| failed("the file is not UTF-8 text".to_owned(), "save it as UTF-8"))
 }
 
-/// Resolves `text` as the file `name`. Reads no file: one that the text names counts as missing.
+/// Resolves `text` as the file `name`. Reads no other file: files that the text names count as missing.
 pub fn parse(name: &str, text: &str, env: &Env) -> Result<Config, Report> {
     read(name, text, env, &NoFiles)
 }
 
-/// Resolves `text` as the file `name`; the files it names come from `files`.
+/// Resolves `text` as the file `name`. The files that it names are read from `files`.
 pub fn read(name: &str, text: &str, env: &Env, files: &dyn FileSource) -> Result<Config, Report> {
     let report = |problems| Report::new(name, text, problems);
     let tree = file::parse(text).map_err(|problem| report(vec![problem]))?;
@@ -122,94 +124,95 @@ pub fn read(name: &str, text: &str, env: &Env, files: &dyn FileSource) -> Result
     config.ok_or_else(|| report(reader.problems))
 }
 
-/// The whole configuration, resolved. Built only by `resolve`, so it can only be valid.
+/// The whole configuration, resolved. Built only by `resolve`, so it is always valid.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where clients connect.
+    /// The addresses of the proxy listeners.
     pub listen: Vec<SocketAddr>,
-    /// Who may use larder.
+    /// Which clients may use larder.
     pub access: Access,
-    /// Where requests may go.
+    /// The allowed destinations of requests.
     pub destinations: Destinations,
-    /// Bounds on what clients may send and hold.
+    /// Limits on requests, connections and bodies.
     pub limits: Limits,
-    /// How to log.
+    /// The log format and level.
     pub log: Log,
     /// The admin listener; `None` when switched off.
     pub admin: Option<Admin>,
-    /// Which TLS connections are intercepted, and who vouches for larder in them.
+    /// Which TLS connections are intercepted, and the certificate authority for them.
     pub tls: Interception,
-    /// Names answered without asking DNS, like `curl --resolve`; host lower-case.
+    /// Host names with fixed addresses, resolved without DNS (like `curl --resolve`); lower-case.
     pub resolve: Vec<ResolveRule>,
-    /// Where answers are kept.
+    /// The response store.
     pub store: Store,
-    /// The secret of all keys; `None`: this installation's own.
+    /// The secret for hashing credentials in cache keys; `None`: this installation's own.
     pub scope_secret: Option<ScopeSecret>,
-    /// Further credential fields.
+    /// Request fields that count as credentials besides the built-in ones.
     pub credential_headers: Vec<HeaderName>,
-    /// Query parameters whose values are secret: the built-in list and the file's, lower-case.
+    /// Query parameters with secret values: the built-in list and that of the file, lower-case.
     pub secret_query: Vec<String>,
-    /// Paths whose captures are secret.
+    /// Path patterns whose captures are secret.
     pub secret_path: Vec<SecretPath>,
-    /// `defaults.mode`: what the master switch says at start.
+    /// `defaults.mode`: the mode at start.
     pub mode: Mode,
-    /// How long an origin that failed is left alone where no route says it.
+    /// The cooldown of a failed origin for calls without a route.
     pub hold: CooldownPolicy,
-    /// How origins are reached.
+    /// The configured upstreams.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// Which requests are kept, and how.
+    /// The routes with their policies.
     pub routes: Table,
-    /// What the operator should know though it is no error; printed by `check` and at start.
+    /// Warnings: no errors, but the operator should know them. Printed by `check` and at start.
     pub notes: Vec<diagnostics::Warning>,
 }
 
 impl Config {
-    /// What makes keys with this secret. The fields in which larder shows credentials of its own are
-    /// credentials, too.
+    /// The builder of cache keys with this secret. The fields in which larder sends its own credentials count
+    /// as credentials, too.
     pub fn keyring(&self, secret: [u8; 32]) -> KeyBuilder {
-        let own = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
-        let own = own.map(|credential| credential.header.clone());
-        let headers: Vec<HeaderName> = self.credential_headers.iter().cloned().chain(own).collect();
+        let fields = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
+        let fields = fields.map(|credential| credential.header.clone());
+        let headers: Vec<HeaderName> =
+            self.credential_headers.iter().cloned().chain(fields).collect();
         KeyBuilder::new(secret, &headers, self.redactor())
     }
 
-    /// The redactor that takes secrets out of URLs.
+    /// The redactor that removes secrets from URLs.
     pub fn redactor(&self) -> Redactor {
         Redactor::new(&self.secret_query, &self.secret_path)
     }
 
-    /// Whether any TLS connection could be intercepted: a route names a host, or `tls.intercept`.
+    /// Whether any TLS connection can be intercepted: a route or `tls.intercept` names a host.
     pub fn intercepts(&self) -> bool {
         self.named().next().is_some()
     }
 
     /// Whether TLS to `host:port` is intercepted.
     pub fn intercepts_host(&self, host: &str, port: u16) -> bool {
-        let spared = self.tls.passthrough.iter().any(|pattern| pattern.matches(host, port));
-        !spared && self.named().any(|pattern| pattern.matches(host, port))
+        let passthrough = self.tls.passthrough.iter().any(|pattern| pattern.matches(host, port));
+        !passthrough && self.named().any(|pattern| pattern.matches(host, port))
     }
 
-    /// The hosts that are named for interception, whatever `passthrough` spares: by routes, and by
-    /// `tls.intercept`. A route for every host names none.
+    /// The hosts named for interception by routes and by `tls.intercept`, before `tls.passthrough` is
+    /// applied. A route for every host names none.
     pub fn named(&self) -> impl Iterator<Item = &HostPattern> {
         let routes = self.routes.routes().iter().map(|route| &route.pattern.host);
         routes.filter(|host| !host.is_any()).chain(&self.tls.intercept)
     }
 }
 
-/// `access`: who may use larder.
+/// `access`: which clients may use larder.
 #[derive(Debug, Clone, Default)]
 pub struct Access {
-    /// Client networks; empty: only loopback clients (then every listener is loopback).
+    /// Allowed client networks; empty: only loopback clients (then every listener is loopback).
     pub clients: Vec<IpNet>,
-    /// `user:password` pairs from `users_file`; `None`: no `Proxy-Authorization` is asked for.
+    /// `user:password` pairs from `users_file`; `None`: `Proxy-Authorization` is not required.
     pub users: Option<Users>,
-    /// Users of this host by their numbers, whose connections alone are served; `None`: all. No key of
-    /// `proxy.yaml`: a private larder serves the user who started it.
+    /// User ids of this host: only connections of their processes are served; `None`: all. Not a key of
+    /// `proxy.yaml`: a larder embedded in `larder exec` serves only the user that started it.
     pub local_users: Option<Arc<[u32]>>,
 }
 
-/// The users of `users_file`. Prints without its content.
+/// The users of `users_file`. `Debug` prints only their number.
 #[derive(Clone)]
 pub struct Users(pub Arc<[(String, String)]>);
 
@@ -219,25 +222,25 @@ impl std::fmt::Debug for Users {
     }
 }
 
-/// `destinations`: where requests may go; decided on the resolved address.
+/// `destinations`: the allowed destinations of requests, checked against the resolved address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Destinations {
-    /// Allowed beyond the default.
+    /// Allowed in addition to the default.
     pub allow: Vec<DestinationRule>,
-    /// Denied; wins over `allow`.
+    /// Denied; takes precedence over `allow`.
     pub deny: Vec<DestinationRule>,
-    /// Which ports; `None`: all from loopback listeners, 80 and 443 from others.
+    /// Allowed ports; `None`: all for loopback listeners, 80 and 443 for others.
     pub ports: Option<Ports>,
 }
 
 /// One member of `destinations.allow` or `.deny`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DestinationRule {
-    /// Addresses.
+    /// A network.
     Net(IpNet),
     /// One address and port (`127.0.0.1:9001`).
     Socket(IpAddr, u16),
-    /// Names.
+    /// Host names.
     Host(HostPattern),
 }
 
@@ -253,41 +256,41 @@ pub enum Ports {
 /// `limits`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a request head.
+    /// The largest request head, in bytes.
     pub head: usize,
-    /// Fields of a request head.
+    /// The most fields in a request head.
     pub headers: usize,
-    /// From a head's first byte to its last.
+    /// The time from the first byte of a head to its last.
     pub head_timeout: Duration,
-    /// Between two requests on a kept-alive connection.
+    /// The idle time between two requests on a keep-alive connection.
     pub idle: Duration,
-    /// Without a byte in either direction on a tunnel or an upgraded connection.
+    /// The idle time, in both directions, of a tunnel or an upgraded connection.
     pub tunnel_idle: Duration,
-    /// How slowly a request's body may come.
+    /// The minimum speed of request bodies.
     pub body: BodyLimits,
-    /// From a stop until what is still in flight is cut.
+    /// The time from a stop signal until remaining connections are closed.
     pub drain: Duration,
-    /// Client connections at once.
+    /// The most concurrent client connections.
     pub connections: usize,
-    /// Clients that wait for one fill.
+    /// The most clients that wait for one fill.
     pub waiters_per_key: usize,
-    /// Bytes of bodies being filled, over all fills.
+    /// The most bytes of bodies in flight, over all fills.
     pub in_flight: usize,
 }
 
-/// `limits.body_idle`, `limits.body_min_rate`: until the head of the answer is there.
+/// `limits.body_idle`, `limits.body_min_rate`: apply until the response head has been received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// How long a client may send nothing of it.
+    /// The longest pause of a client within its request body.
     pub idle: Duration,
-    /// The bytes a second that must come, over each time of that length; 0: no matter how many.
+    /// The minimum rate in bytes per second, measured over windows of `idle`; 0: none.
     pub min_rate: u64,
 }
 
 /// `log`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Log {
-    /// The form of a line.
+    /// The format of a log line.
     pub format: LogFormat,
     /// The least severe level that is written.
     pub level: LogLevel,
@@ -296,7 +299,7 @@ pub struct Log {
 /// `log.format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Human-readable.
     Pretty,
     /// One JSON object a line.
     Json,
@@ -305,7 +308,7 @@ pub enum LogFormat {
 /// `log.level`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
-    /// An operator must act.
+    /// The operator must act.
     Error,
     /// Served, but degraded.
     Warn,
@@ -313,23 +316,23 @@ pub enum LogLevel {
     Info,
     /// One line per request.
     Debug,
-    /// The inside.
+    /// Internal details.
     Trace,
 }
 
 /// `admin`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
-    /// Where health, metrics and `/v1` are answered.
+    /// The address that serves health, metrics and `/v1`.
     pub listen: SocketAddr,
-    /// What `/v1` asks for; `None`: `/v1` is for clients of this host.
+    /// The token that `/v1` requires; `None`: `/v1` serves only clients of this host.
     pub token: Option<Token>,
-    /// Which other hosts may connect; empty: every one that can.
+    /// The networks that may connect; empty: all.
     pub allow: Vec<IpNet>,
 }
 
 impl Admin {
-    /// Whether more than this host can connect. `::ffff:127.0.0.1` is loopback too.
+    /// Whether other hosts can connect. `::ffff:127.0.0.1` is loopback too.
     pub fn is_reachable(&self) -> bool {
         !self.listen.ip().to_canonical().is_loopback()
     }
@@ -338,20 +341,22 @@ impl Admin {
 /// `tls`: interception.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interception {
-    /// Whose certificate authority vouches for larder.
+    /// The certificate authority that issues larder's certificates.
     pub ca: Ca,
-    /// Hosts to intercept besides those that routes name.
+    /// Hosts to intercept in addition to those that routes name.
     pub intercept: Vec<HostPattern>,
-    /// Hosts that are never intercepted; wins over `intercept` and routes.
+    /// Hosts that are never intercepted; takes precedence over `intercept` and routes.
     pub passthrough: Vec<HostPattern>,
 }
 
 /// `tls.ca`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ca {
-    /// The files of its certificate and key; `None`: below `store.path`, or nowhere without a disk.
+    /// The files of its certificate and key; `None`: below `store.path`, or in memory only without a disk
+    /// tier.
     pub files: Option<CaFiles>,
-    /// The only names, and those below them, that the authority may vouch for; empty: any.
+    /// Name constraints: the authority may issue certificates only for these names and names below them;
+    /// empty: for any.
     pub constrain: Vec<NameConstraint>,
 }
 
@@ -364,14 +369,14 @@ pub struct CaFiles {
     pub key: PathBuf,
 }
 
-/// One entry of `resolve`: this host (and port, if given) is reached at this address.
+/// One entry of `resolve`: connections to this host (and port, if given) go to this address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResolveRule {
     /// Lower-case host name.
     pub host: String,
-    /// Only for this port; `None`: for any.
+    /// Only for this port; `None`: for any port.
     pub port: Option<u16>,
-    /// The address; its port replaces the target's.
+    /// The address; its port replaces that of the target.
     pub address: SocketAddr,
 }
 
@@ -380,13 +385,13 @@ pub struct ResolveRule {
 pub struct Store {
     /// The directory of the disk tier and of the operator's data.
     pub path: PathBuf,
-    /// Bytes of the memory tier.
+    /// The size of the memory tier in bytes.
     pub memory: usize,
-    /// Bytes of the disk tier; zero: memory alone.
+    /// The size of the disk tier in bytes; zero: memory only.
     pub disk: u64,
-    /// How often what is of no more use is swept from the disk.
+    /// The interval at which expired entries are swept from the disk.
     pub sweep_every: Duration,
-    /// Bytes of the largest body that is stored.
+    /// The largest body that is stored, in bytes.
     pub max_object: usize,
 }
 
@@ -403,63 +408,63 @@ impl std::fmt::Debug for ScopeSecret {
 /// One of `upstreams`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
-    /// The configured name: the label in metrics.
+    /// The configured name, used as a label in metrics.
     pub name: Arc<str>,
-    /// Which hosts it stands for.
+    /// The hosts of this upstream.
     pub hosts: Vec<UpstreamHost>,
-    /// The path of larder's own below which clients reach it without a proxy.
+    /// The path on larder's own address below which clients reach it with a base URL instead of a proxy.
     pub mount: Option<Mount>,
-    /// Deadlines.
+    /// Timeouts of its calls.
     pub timeouts: Timeouts,
-    /// How TLS to the origin is done.
+    /// TLS settings for connections to the origin.
     pub tls: UpstreamTls,
-    /// What larder shows in the place of its clients.
+    /// The credential that larder sends instead of its clients.
     pub credential: Option<Credential>,
-    /// How it is treated.
+    /// Rate limits, breaker, response rules and cost.
     pub conduct: UpstreamPolicy,
 }
 
-/// `upstreams.*.mount`: what is asked below `path` is meant for this origin.
+/// `upstreams.*.mount`: requests below `path` are forwarded to this origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// Begins with a slash, does not end with one.
+    /// The path prefix: begins with a slash, does not end with one.
     pub path: Box<str>,
     /// The origin's scheme.
     pub scheme: Scheme,
     /// The origin's host.
     pub host: Box<str>,
-    /// The origin's port; `None`: the scheme's.
+    /// The origin's port; `None`: the scheme's default.
     pub port: Option<u16>,
-    /// Names by which clients on this host may ask, besides addresses and `localhost`.
+    /// Host names that requests may carry in `Host`, besides addresses and `localhost`.
     pub allow_hosts: Vec<Box<str>>,
-    /// Origins of web pages that may ask, as a browser writes them.
+    /// Origins of web pages that may send requests, as a browser writes them in `Origin`.
     pub allow_origins: Vec<Box<str>>,
-    /// Whether larder shows a credential of its own there.
+    /// Whether larder adds its own credential to the requests.
     pub guarded: bool,
 }
 
-/// One of `upstreams.*.hosts`: `api.example`, `*.example`, or `https://api.example[:port]`, which
-/// upgrades `http://` requests to that host.
+/// One of `upstreams.*.hosts`: `api.example`, `*.example`, or `https://api.example[:port]`, which upgrades
+/// `http://` requests for that host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamHost {
-    /// Which hosts.
+    /// The host pattern.
     pub host: HostPattern,
-    /// The scheme to use whatever the client asked for; `None`: the client's.
+    /// The scheme to use instead of that of the request; `None`: that of the request.
     pub scheme: Option<Scheme>,
-    /// The port to use; `None`: the client's, or the upgraded scheme's default.
+    /// The port to use; `None`: that of the request, or the default of the upgraded scheme.
     pub port: Option<u16>,
 }
 
 /// `upstreams.*.timeouts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// To a connection, TLS included, over all addresses.
+    /// Until a connection is established, TLS included, over all addresses.
     pub connect: Duration,
-    /// From the request's last byte to the answer's head.
+    /// From the last byte of the request to the response head.
     pub first_byte: Duration,
-    /// Between two reads of a body.
+    /// Between two reads of a response body.
     pub between_bytes: Duration,
-    /// From the first attempt to the last byte, for answers that will be stored.
+    /// From the first attempt to the last byte, for responses that will be stored.
     pub total: Duration,
 }
 
@@ -468,9 +473,9 @@ pub struct Timeouts {
 pub struct UpstreamTls {
     /// Files with further root certificates (PEM).
     pub extra_roots: Vec<PathBuf>,
-    /// Who larder is to an origin that asks.
+    /// The client certificate that larder presents when the origin requests one.
     pub client_cert: Option<ClientCert>,
-    /// Whether any certificate is accepted: nobody is kept from reading and changing what passes.
+    /// Whether any certificate is accepted: an attacker on the path can then read and change all traffic.
     pub insecure: bool,
     /// Whether HTTP/2 is offered.
     pub http2: bool,

@@ -1,7 +1,7 @@
-//! The conductor: looks up, decides, serves from the store, or lets a fill ask the origin for all
-//! who want the same.
+//! The cache engine: looks up, decides, serves from the store, or starts a fill that makes one upstream
+//! fetch for all clients that request the same.
 //!
-//! Owns: fills, who shares them, what a reader gets. Never touches: client connections (`proxy`
+//! Owns: fills, their readers, the response for each reader. Never touches: client connections (`proxy`
 //! writes), origin connections (`upstream` reads), configuration.
 
 pub mod body;
@@ -50,38 +50,38 @@ use crate::upstream::Origin;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
-/// The bounds an engine works within.
+/// The limits of an engine.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineLimits {
     /// Bytes of the largest body that is stored or shared.
     pub max_object: usize,
-    /// Clients that wait for one fill.
+    /// Maximum number of clients that wait for one fill.
     pub waiters_per_key: usize,
 }
 
-/// What an engine is made of.
+/// The dependencies of an engine.
 pub struct EngineDeps {
-    /// Where answers are kept.
+    /// Stores responses.
     pub store: Arc<dyn Store>,
-    /// Who is asked for them.
+    /// Makes upstream calls.
     pub origin: Arc<dyn Origin>,
-    /// Where everything is recorded.
+    /// Records logs and metrics.
     pub account: Arc<Telemetry>,
-    /// What makes keys.
+    /// Builds cache keys.
     pub keyring: Arc<KeyBuilder>,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// What it works within.
+    /// The engine's limits.
     pub bounds: EngineLimits,
-    /// Bytes of all bodies that are held on their way, over all engines that share it.
+    /// Bytes of all bodies in transit, shared by all engines.
     pub in_flight: Arc<InFlightBytes>,
-    /// The master switch.
+    /// The mode switch: cache, bypass or offline.
     pub switch: Arc<ModeSwitch>,
-    /// The fills of all engines that share it.
+    /// The calls in flight, shared by all engines.
     pub underway: Arc<PendingCalls>,
-    /// What bears on stored answers and outlives the configuration.
+    /// Facts about stored responses that outlive the configuration.
     pub remembered: Arc<PersistentFacts>,
-    /// What larder adds to `Via`.
+    /// The value that larder adds to `Via`.
     pub via: HeaderValue,
 }
 
@@ -99,33 +99,34 @@ pub struct Engine {
     remembered: Arc<PersistentFacts>,
     flights: InFlightFetches,
     apart: FragmentationLog,
-    /// What larder adds to `Via`.
+    /// The value that larder adds to `Via`.
     via: HeaderValue,
 }
 
 impl Engine {
-    /// Joins the parts.
-    pub fn new(parts: EngineDeps) -> Arc<Self> {
-        let EngineDeps { store, origin, account, keyring, clock, bounds, in_flight, .. } = parts;
-        let EngineDeps { switch, underway, remembered, via, .. } = parts;
+    /// Creates an engine from its dependencies.
+    pub fn new(deps: EngineDeps) -> Arc<Self> {
+        let EngineDeps { store, origin, account: telemetry, keyring: key_builder, .. } = deps;
+        let EngineDeps { clock, bounds: limits, in_flight, switch, .. } = deps;
+        let EngineDeps { underway: pending_calls, remembered: persistent_facts, via, .. } = deps;
         Arc::new(Self {
             store,
             origin,
-            account,
-            keyring,
+            account: telemetry,
+            keyring: key_builder,
             clock,
-            bounds,
+            bounds: limits,
             in_flight,
             switch,
-            underway,
-            remembered,
+            underway: pending_calls,
+            remembered: persistent_facts,
             flights: InFlightFetches::default(),
             apart: FragmentationLog::default(),
             via,
         })
     }
 
-    /// The time by which this engine goes.
+    /// The current time of the engine's clock.
     pub fn now(&self) -> SystemTime {
         self.clock.now()
     }
@@ -135,25 +136,25 @@ impl Engine {
         self.keyring.is_credential(name)
     }
 
-    /// The redactor of the keys: which parts of a URL are secret.
+    /// The redactor of the key builder: specifies which parts of a URL are secret.
     pub fn redactor(&self) -> &Redactor {
         self.keyring.redactor()
     }
 
-    /// What a call for `asked` says at the gate.
+    /// The call context of an upstream call for `request`.
     pub fn knock(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         route: usize,
         policy: &Policy,
         key: Option<&CacheKey>,
     ) -> CallContext {
-        let credential = self.keyring.asker(asked);
-        let knock = CallContext::new(route, policy, &asked.method, &asked.target, credential);
-        CallContext { key: key.map(CacheKey::id), ..knock }
+        let credential = self.keyring.asker(request);
+        let call = CallContext::new(route, policy, &request.method, &request.target, credential);
+        CallContext { key: key.map(CacheKey::id), ..call }
     }
 
-    /// How many clients wait for a running fill that others may join, or read it.
+    /// Number of clients that wait for or read a fill that others may join.
     pub fn waiting(&self) -> usize {
         self.flights.readers()
     }

@@ -1,7 +1,7 @@
-//! How a command is made to use larder: the variables and files that every runtime looks for.
+//! The environment of a command that uses larder: the variables and files that each runtime reads.
 //!
-//! Owns: what each runtime wants to be told about a proxy and a certificate authority. Never touches:
-//! the running larder; starting the command is the command line's.
+//! Owns: the proxy and certificate authority settings of each runtime. Never touches: the running larder;
+//! `cli::exec` starts the command.
 
 pub mod ca_bundle;
 pub mod java;
@@ -22,37 +22,36 @@ use crate::exec_env::ca_bundle::CaBundle;
 use crate::exec_env::no_proxy::NoProxy;
 use crate::exec_env::private_dir::PrivateDir;
 
-/// What a command is to use.
+/// The proxy, the certificate authority and the exceptions that a command gets.
 #[derive(Debug)]
 pub struct ExecEnv<'a> {
-    /// Where larder listens for it.
+    /// The listen address of the proxy.
     pub proxy: SocketAddr,
-    /// The user and the password that it asks for, `USER:PASSWORD`, of letters and digits.
+    /// The user and password that the proxy requires, `USER:PASSWORD`, of letters and digits.
     pub password: Option<&'a str>,
-    /// The certificate of larder's authority (PEM).
+    /// The certificate of larder's certificate authority (PEM).
     pub ca: &'a str,
-    /// What it reaches without larder.
+    /// The hosts that the command reaches without larder.
     pub no_proxy: &'a NoProxy,
-    /// A private directory that exists, for the files below.
+    /// An existing private directory for the files of the runtimes.
     pub directory: &'a Path,
     /// The variables that the command would get without larder.
     pub env: &'a Env,
 }
 
-/// What the system trusts, and `ca` (PEM).
+/// The system roots and `ca` (PEM).
 pub fn bundle(ca: &str) -> String {
     ca_bundle::both(&ca_bundle::systems_roots(), ca)
 }
 
 impl ExecEnv<'_> {
-    /// Writes the files that runtimes need below the directory and returns the variables to set,
-    /// each of its name once. A variable that the caller's environment already has and that can be
-    /// extended (`NODE_OPTIONS`, `PYTHONPATH`) is extended; bundles of certificates that it names
-    /// are what larder's is added to.
+    /// Writes the files of the runtimes to the directory and returns the variables to set, each name once.
+    /// Extends variables of the caller's environment that allow it (`NODE_OPTIONS`, `PYTHONPATH`), and adds
+    /// larder's certificate to copies of the certificate bundles that the environment names.
     pub fn prepare(&self) -> io::Result<Vec<(String, String)>> {
         let files = PrivateDir::within(self.directory)?;
         let trust = CaBundle::of(self, &files)?;
-        let mut variables = self.proxies();
+        let mut variables = self.proxy_variables();
         variables.extend(trust.variables(self, &files)?);
         variables.extend(java::prepare(self, &files, &trust)?);
         variables.extend(node::prepare(self, &files)?);
@@ -62,13 +61,14 @@ impl ExecEnv<'_> {
         Ok(variables)
     }
 
-    /// Both cases of each: curl reads only the small `http_proxy`, others only the capital ones.
+    /// The proxy variables in both cases: curl reads only the lower-case `http_proxy`, other clients only the
+    /// upper-case names.
     ///
-    /// No `ALL_PROXY`: it would send protocols to larder that larder does not speak.
-    fn proxies(&self) -> Vec<(String, String)> {
+    /// `ALL_PROXY` is not set: it would send protocols to larder that larder does not support.
+    fn proxy_variables(&self) -> Vec<(String, String)> {
         let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
-        let spared = self.no_proxy.variable();
-        let direct = ["NO_PROXY", "no_proxy"].map(|name| set(name, spared.clone()));
+        let no_proxy = self.no_proxy.variable();
+        let direct = ["NO_PROXY", "no_proxy"].map(|name| set(name, no_proxy.clone()));
         names.iter().map(|name| set(name, self.url())).chain(direct).collect()
     }
 
@@ -79,14 +79,14 @@ impl ExecEnv<'_> {
         }
     }
 
-    /// The password as a field of requests says it (RFC 7617).
+    /// The value of `Proxy-Authorization` for the user and password (RFC 7617).
     fn authorization(&self) -> Option<String> {
         use base64::Engine as _;
         let encoder = base64::engine::general_purpose::STANDARD;
         self.password.map(|password| format!("Basic {}", encoder.encode(password)))
     }
 
-    /// What the caller's environment says; an empty variable is as good as none.
+    /// A variable of the caller's environment; `None` if it is unset or empty.
     fn said(&self, name: &str) -> Option<&str> {
         self.env.get(name).filter(|value| !value.is_empty())
     }

@@ -1,13 +1,14 @@
-//! Fake APIs for newcomers, examples and tests: they listen on loopback, answer like the real ones
-//! and misbehave on demand.
+//! Fake APIs for examples, tests and first trials: they listen on loopback, respond like the real APIs
+//! and inject faults on demand.
 //!
-//! - [`discord`] and [`coinmarketcap`]: what each API says, with its limits and its bill.
-//! - [`api`]: what sets one API apart from another; [`answer`]: what it says, as a value.
-//! - [`behaviour`] and [`script`]: how a fake treats its callers, now and in the course of time.
-//! - [`rate`]: windows in which so many calls are let through.
-//! - [`running`]: starting, watching and stopping a fake. [`counts`]: what was asked of it.
+//! - [`discord`] and [`coinmarketcap`]: the responses of each API, with its rate limits and its bill.
+//! - [`api`]: the trait that each API implements; [`response`]: a response as a value.
+//! - [`faults`] and [`script`]: the faults that a fake injects, now and over time.
+//! - [`rate`]: fixed windows that limit the number of calls.
+//! - [`server`]: starting, inspecting and stopping a fake. [`call_log`]: the calls that it received.
 //!
-//! Owns: what the fakes answer. Never touches: larder; it is on the other side of the wire.
+//! Owns: the responses of the fakes. Never touches: larder; a fake is on the other end of the
+//! connection.
 
 pub mod api;
 pub mod call_log;

@@ -1,7 +1,7 @@
-//! The front door: from accepted connections to clean requests.
+//! The client-facing side: from accepted connections to valid requests.
 //!
-//! Owns: listeners, the bytes of a connection until they are a clean request, `CONNECT`, tunnels,
-//! interception, who may use larder. Never touches: routes, the store; it hands requests to a [`RequestHandler`].
+//! Owns: listeners, reading requests from a connection, `CONNECT`, tunnels, interception, access
+//! control. Never touches: routes, the store; it passes requests to a [`RequestHandler`].
 
 pub mod access;
 pub mod ca;
@@ -35,53 +35,54 @@ use crate::frontend::http1::Frontend;
 use crate::frontend::session::ClientSession;
 use crate::semantics::request::ProxyRequest;
 
-/// An answer that is at hand: it is written as it is, and the connection goes on.
+/// A response that is available without waiting. It is written as it is, and the connection stays open.
 pub struct PreparedResponse {
-    /// The head, blank line included.
+    /// The head, including the blank line.
     pub head: BytesMut,
-    /// The body, of the length that the head says.
+    /// The body, with the length that the head announces.
     pub body: Bytes,
-    /// The route that it belongs to.
+    /// The route of the request.
     pub route: usize,
-    /// Its status.
+    /// The response status.
     pub status: StatusCode,
-    /// The value of its `Cache-Status`.
+    /// The value of its `Cache-Status` field.
     pub cache_status: HeaderValue,
 }
 
-/// Who takes a clean request and answers it on its connection.
+/// Serves valid requests on their connections.
 pub trait RequestHandler: Send + Sync + 'static {
-    /// The answer to `asked`, an HTTP/1.1 request without a body on a connection that goes on, if it
-    /// is at hand. `asked` may be normalised further in place; the answer that [`RequestHandler::serve`]
-    /// gives to it stays the same.
-    fn at_hand(&self, asked: &mut ProxyRequest) -> Option<PreparedResponse>;
+    /// The response to `request`, if it is available without waiting. `request` is an HTTP/1.1 request
+    /// without a body on a persistent connection. The method may normalise it further in place; this
+    /// does not change the response that [`RequestHandler::serve`] gives to it.
+    fn at_hand(&self, request: &mut ProxyRequest) -> Option<PreparedResponse>;
 
-    /// An answer that was at hand has been written, or the client was gone. `since`: when the
-    /// request's head was there.
-    fn written(&self, asked: &ProxyRequest, ready: &PreparedResponse, bytes: u64, since: Instant);
+    /// Records a prepared response that was written, or whose client has disconnected. `since`: the
+    /// time when the request's head was complete.
+    fn written(&self, request: &ProxyRequest, ready: &PreparedResponse, bytes: u64, since: Instant);
 
-    /// Whether a route is about this origin: then what is sent to it in the clear inside a tunnel is
-    /// answered like the rest.
+    /// Whether a route matches this origin. Plaintext requests to such an origin inside a tunnel are
+    /// then served like all others.
     fn names(&self, host: &str, port: u16) -> bool;
 
-    /// Answers `asked` on `session`. Returns it back, unless it has become something else, and whether
-    /// its client stayed to the end.
-    fn serve(&self, asked: ProxyRequest, session: ClientSession) -> ServeFuture<'_>;
+    /// Responds to `request` on `session`. Returns the session, unless its connection has switched to
+    /// another protocol, and whether the client disconnected before the end.
+    fn serve(&self, request: ProxyRequest, session: ClientSession) -> ServeFuture<'_>;
 }
 
-/// An exchange under way. In a box: an idle connection must not carry the room that a request needs.
+/// The future of an exchange. It is boxed, so that an idle connection does not carry the memory that a
+/// request needs.
 pub type ServeFuture<'a> = Pin<Box<dyn Future<Output = ServeOutcome> + Send + 'a>>;
 
-/// What has come of an exchange.
+/// The result of an exchange.
 pub struct ServeOutcome {
-    /// The client's side; `None`: its connection speaks another protocol now, and has ended.
+    /// The client session; `None`: its connection switched to another protocol and has ended.
     pub session: Option<ClientSession>,
-    /// The client gave the exchange up.
+    /// Whether the client aborted the exchange.
     pub given_up: bool,
 }
 
-/// Which door is in force: a reload puts another in its place.
+/// Provides the current [`Frontend`]: a reload replaces it.
 pub trait CurrentFrontend: Send + Sync + 'static {
-    /// The door for a request that begins now. Whoever holds it finishes with it.
+    /// The frontend for a request that begins now. A request keeps its frontend until it ends.
     fn current(&self) -> Arc<Frontend>;
 }

@@ -1,7 +1,7 @@
-//! Request × policy → the key it is stored under and whose answer it is.
+//! Cache keys: from a request and a policy to the key and the scope of its response.
 //!
-//! Owns: what counts as a credential, the framing of key parts, scopes. Credentials and secret
-//! query values enter a key only as HMACs.
+//! Owns: which fields are credentials, the framing of key parts, scopes. Credentials and secret query values
+//! enter a key only as HMACs.
 //! Never touches: stored responses, configuration files.
 
 mod canonical;
@@ -28,17 +28,17 @@ use crate::semantics::storability::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VARIANT_SECRET, VariantId, VariantSecret, VaryFields};
 
-/// Whose answer it is (product: `scope`). Part of every key, so an answer cannot be looked up
-/// without saying whose.
+/// The users that share a stored response (configuration: `scope`). Part of every key, so every lookup
+/// specifies a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// One answer for all, by the operator's consent.
+    /// All clients share one response, by the operator's consent.
     Shared,
-    /// A request without any credential in a per-credential route: the rules of a shared cache.
+    /// A request without credentials on a per-credential route: the rules of a shared cache.
     Anonymous,
-    /// The holder of these credentials (their HMAC): the rules of a private cache.
+    /// The user with these credentials (their HMAC): the rules of a private cache.
     Credential([u8; 16]),
-    /// The user the app named (HMAC of the name): the rules of a private cache.
+    /// The user that the app named (HMAC of the name): the rules of a private cache.
     Named([u8; 16]),
 }
 
@@ -51,12 +51,12 @@ impl Scope {
         }
     }
 
-    /// Whose rules a cache of this scope follows (RFC 9111 §1).
+    /// The kind of cache whose rules apply to this scope (RFC 9111 §1).
     pub fn cache_kind(self) -> CacheKind {
         if self.is_private() { CacheKind::Private } else { CacheKind::Shared }
     }
 
-    /// The word for logs and `check`.
+    /// The token for logs and `check`.
     pub fn token(self) -> &'static str {
         match self {
             Self::Shared => "shared",
@@ -67,7 +67,7 @@ impl Scope {
     }
 }
 
-/// The primary key: an id for look-ups and the canonical form that is compared on every match.
+/// The primary cache key: an id for lookups, and the canonical form that is compared on every match.
 #[derive(Clone)]
 pub struct CacheKey {
     id: u128,
@@ -77,57 +77,57 @@ pub struct CacheKey {
 }
 
 impl CacheKey {
-    /// The hash of the canonical form. Two keys with one id need not be equal: compare them.
+    /// The hash of the canonical form. Two keys with the same id are not always equal: compare the keys.
     pub fn id(&self) -> u128 {
         self.id
     }
 
-    /// What [`KeyBuilder::target_id`] says of the target under the key's query rule: one id over all
-    /// scopes and listeners, so that an unsafe method can reach every answer of its target
-    /// (RFC 9111 §4.4).
+    /// The [`KeyBuilder::target_id`] of the target under the key's query rule. It is the same in all scopes
+    /// and for all listeners, so that an unsafe method can invalidate all responses of its target (RFC 9111
+    /// §4.4).
     pub fn target_id(&self) -> u128 {
         self.target_id
     }
 
-    /// All parts, length-framed. Holds no credential and no secret of the URL.
+    /// All parts, length-framed. Contains no credential and no secret of the URL.
     pub fn canonical(&self) -> &[u8] {
         &self.canonical
     }
 
-    /// About how many bytes of memory it takes.
+    /// The approximate size in memory, in bytes.
     pub fn weight(&self) -> usize {
         size_of::<Self>() + self.canonical.len()
     }
 
-    /// A hash of target and scope: the same for requests that fields alone tell apart.
+    /// A hash of target and scope: the same for requests that differ only in request fields.
     pub fn without_separators(&self) -> u128 {
-        let (kind, who) = match self.scope {
+        let (kind, id) = match self.scope {
             Scope::Shared => (0, [0; 16]),
             Scope::Anonymous => (1, [0; 16]),
-            Scope::Credential(who) => (2, who),
-            Scope::Named(who) => (3, who),
+            Scope::Credential(id) => (2, id),
+            Scope::Named(id) => (3, id),
         };
         let mut hash = Xxh3::new();
         hash.update(&self.target_id.to_be_bytes());
         hash.update(&[kind]);
-        hash.update(&who);
+        hash.update(&id);
         hash.digest128()
     }
 
-    /// Whose answer it is.
+    /// The scope of the response.
     pub fn scope(&self) -> Scope {
         self.scope
     }
 
-    /// The key under which parts of this answer are kept (RFC 9111 §3.4): another key, so that a
-    /// look-up for the whole never finds one; the same target, so that what makes the one unusable
-    /// makes the other so.
+    /// The key for partial responses (RFC 9111 §3.4) of this key. It differs from the key of the complete
+    /// response, so that a lookup of that never finds a partial one. The target is the same, so that an
+    /// invalidation applies to both.
     #[must_use]
     pub fn of_parts(&self) -> Self {
         canonical::of_parts(self)
     }
 
-    /// Whether it is a [key of parts](Self::of_parts).
+    /// Whether it is a [key for partial responses](Self::for_partial).
     pub fn is_of_parts(&self) -> bool {
         self.canonical.first() == Some(&canonical::PARTS)
     }
@@ -147,24 +147,24 @@ impl Hash for CacheKey {
     }
 }
 
-/// Only the id and the kind of scope: a canonical form holds hosts, paths and user data.
+/// Prints only the id and the kind of scope: the canonical form contains hosts, paths and user data.
 impl fmt::Debug for CacheKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "CacheKey({:032x}, {})", self.id, self.scope.token())
     }
 }
 
-/// Whether a field is a credential by its name alone, whatever the configuration adds.
+/// Whether a field is a credential by its name, without configuration.
 pub fn is_credential_by_name(name: &HeaderName) -> bool {
     credential::is_built_in(name)
 }
 
-/// Whether a field may make an origin answer for another resource than the one that was asked for.
+/// Whether a field can make an origin respond for another resource than the requested one.
 pub fn rewrites_the_target(name: &HeaderName) -> bool {
     ignored_fields::rewrites_the_target(name)
 }
 
-/// What makes keys: the secret of the HMACs and what counts as secret.
+/// Builds cache keys: the secret of the HMACs, and the rules for secrets in requests.
 #[derive(Clone)]
 pub struct KeyBuilder {
     mac: Hmac<Sha256>,
@@ -174,8 +174,8 @@ pub struct KeyBuilder {
 }
 
 impl KeyBuilder {
-    /// A keyring whose HMACs nobody else can make. `credential_headers` are further credentials;
-    /// `redactor` tells which parts of a URL are secret.
+    /// A builder with this HMAC secret. `credential_headers` are further credentials; `redactor` specifies
+    /// which parts of a URL are secret.
     #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
     pub fn new(secret: [u8; 32], credential_headers: &[HeaderName], redactor: Redactor) -> Self {
         let mac = Hmac::new_from_slice(&secret).expect("an HMAC takes a key of any length");
@@ -183,7 +183,7 @@ impl KeyBuilder {
         Self { mac, variants, credential_headers: credential_headers.to_vec(), redactor }
     }
 
-    /// The redactor: which parts of a URL are secret.
+    /// The redactor, which specifies the secret parts of a URL.
     pub fn redactor(&self) -> &Redactor {
         &self.redactor
     }
@@ -200,66 +200,66 @@ impl KeyBuilder {
         names
     }
 
-    /// The key of `asked` under `policy`. The method is no part of it: HEAD shares GET's answer.
-    pub fn key(&self, asked: &ProxyRequest, policy: &Policy) -> CacheKey {
-        canonical::key(self, asked, policy)
+    /// The key of `request` under `policy`. The method is not part of it: HEAD uses the response of GET.
+    pub fn key(&self, request: &ProxyRequest, policy: &Policy) -> CacheKey {
+        canonical::key(self, request, policy)
     }
 
-    /// The id that the keys of all answers of `target` share whose policy counts its query by
-    /// `rule`, in whatever scope. What the rule leaves out tells no two answers apart, so it tells no
-    /// two ids of this rule apart either; those of two rules always are.
+    /// The id that the keys of all responses of `target` have in common, in all scopes, if their policy has
+    /// the query rule `rule`. Query parameters that the rule excludes do not change the id. The ids of
+    /// different rules always differ.
     pub fn target_id(&self, target: &Target, rule: &QueryRule) -> u128 {
         canonical::target_id(self, target, rule)
     }
 
-    /// The HMAC that stands for a credential's value; `None` when the field is no credential.
+    /// The HMAC of a credential's value; `None` if the field is not a credential.
     pub fn mask(&self, name: &HeaderName, value: &[u8]) -> Option<[u8; 16]> {
         self.is_credential(name)
             .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
     }
 
-    /// Which of the variants that `fields` choose `request` asks for.
+    /// The variant that `request` selects among those by `fields` (`Vary`).
     pub fn variant(&self, fields: &VaryFields, request: &HeaderMap) -> VariantId {
         fields.variant(request, &self.variants, &|name, value| self.mask(name, value))
     }
 
-    /// Whether a field's value holds a secret, such as a URL with a token in it.
-    fn holds_secret(&self, value: &http::HeaderValue) -> bool {
+    /// Whether a field value contains a secret, such as a URL with a token.
+    fn contains_secret(&self, value: &http::HeaderValue) -> bool {
         self.redactor.has_secret(&String::from_utf8_lossy(value.as_bytes()))
     }
 
-    /// Who asks, as an origin sees it: the HMAC of all credentials of `asked`, query parameters that are
-    /// some among them; zero: nobody in particular. For limits that an origin keeps for each of its users: where
-    /// one shows an API key or `Authorization`, cookies and tokens of a session beside it, which may change with
-    /// every call, make nobody else of it.
-    pub fn asker(&self, asked: &ProxyRequest) -> u128 {
-        let lasting = field_kinds::lasting(self, &asked.headers);
+    /// The identity of the API user that sends `request`: the HMAC of all its credentials, including
+    /// credentials in query parameters; zero: no credentials. Used for rate limits that an origin applies per
+    /// user. If the request has an API key or `Authorization`, only those count: session cookies and tokens
+    /// may change with every call and do not change the identity.
+    pub fn asker(&self, request: &ProxyRequest) -> u128 {
+        let lasting = field_kinds::lasting(self, &request.headers);
         if let Scope::Credential(fields) = self.scope_of(lasting) {
             return u128::from_be_bytes(fields);
         }
-        let params = query::counted(asked.target.query(), &QueryRule::All);
+        let params = query::counted(request.target.query(), &QueryRule::All);
         let secret: Vec<_> =
             params.filter(|param| self.redactor.is_credential_param(param)).collect();
-        match (self.scope_of(field_kinds::credentials(self, &asked.headers)), secret.as_slice()) {
+        match (self.scope_of(field_kinds::credentials(self, &request.headers)), secret.as_slice()) {
             (Scope::Credential(fields), []) => u128::from_be_bytes(fields),
-            (Scope::Credential(fields), params) => self.asker_with(&fields, params),
+            (Scope::Credential(fields), params) => self.user_id_of(&fields, params),
             (_, []) => 0,
-            (_, params) => self.asker_with(&[], params),
+            (_, params) => self.user_id_of(&[], params),
         }
     }
 
-    fn asker_with(&self, fields: &[u8], params: &[&str]) -> u128 {
+    fn user_id_of(&self, fields: &[u8], params: &[&str]) -> u128 {
         let parts = std::iter::once(fields).chain(params.iter().map(|param| param.as_bytes()));
-        u128::from_be_bytes(self.hmac(Purpose::Asker, parts))
+        u128::from_be_bytes(self.hmac(Purpose::ApiUser, parts))
     }
 
-    /// What the key of `asked` is made of, part by part. Secrets are named, never shown.
-    pub fn explain(&self, asked: &ProxyRequest, policy: &Policy) -> Vec<(String, String)> {
-        explain::parts(self, asked, policy)
+    /// The parts of the key of `request`. Secrets are named, their values are never shown.
+    pub fn explain(&self, request: &ProxyRequest, policy: &Policy) -> Vec<(String, String)> {
+        explain::parts(self, request, policy)
     }
 
-    /// HMAC-SHA256 over length-framed parts, cut to 128 bits. The purpose keeps a user's name from
-    /// ever equalling somebody's credential.
+    /// HMAC-SHA256 over length-framed parts, truncated to 128 bits. The purpose separates the HMACs: that of
+    /// a user name never equals that of a credential.
     fn hmac<'a>(&self, purpose: Purpose, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
         hmac(&self.mac, purpose, parts)
     }
@@ -277,12 +277,12 @@ fn hmac<'a>(
         mac.update(part);
     }
     let bytes: [u8; 32] = mac.finalize().into_bytes().into();
-    let mut half = [0; 16];
-    half.copy_from_slice(bytes.split_at(16).0);
-    half
+    let mut truncated = [0; 16];
+    truncated.copy_from_slice(bytes.split_at(16).0);
+    truncated
 }
 
-/// The secret of variants: as many bytes as it takes, from one secret.
+/// Derives the secret for variants, of the required length.
 fn expanded(mac: &Hmac<Sha256>) -> [u8; VARIANT_SECRET] {
     let mut bytes = [0; VARIANT_SECRET];
     for (piece, n) in bytes.chunks_mut(16).zip(0_u8..) {
@@ -291,24 +291,24 @@ fn expanded(mac: &Hmac<Sha256>) -> [u8; VARIANT_SECRET] {
     bytes
 }
 
-/// Prints no secret: neither the key of the HMACs nor anything made with it.
+/// Prints no secret: neither the HMAC key nor anything derived from it.
 impl fmt::Debug for KeyBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keyring")
+        f.debug_struct("KeyBuilder")
             .field("credential_headers", &self.credential_headers)
             .field("redactor", &self.redactor)
             .finish_non_exhaustive()
     }
 }
 
-/// What an HMAC is for.
+/// The purpose of an HMAC.
 #[derive(Clone, Copy)]
 enum Purpose {
     Credentials = 1,
     Name = 2,
     Value = 3,
     Query = 4,
-    Asker = 5,
+    ApiUser = 5,
     Separators = 6,
     Path = 7,
     Variants = 8,

@@ -1,25 +1,26 @@
 //! larder: a caching sidecar for outgoing API traffic.
 //!
-//! The map, in the order a request travels:
+//! The modules, in the order in which a request passes them:
 //!
-//! - [`front`]: accepts connections, reads each request head under a deadline, refuses what is not a
-//!   clean request, answers `CONNECT`.
-//! - [`proxy`]: hands a clean request to the engine or passes it through to its origin.
-//! - [`route`]: which route (and so which [`policy`]) a request belongs to.
-//! - [`key`]: whose answer it is and under which key it is stored.
+//! - [`frontend`]: accepts connections, reads each request head under a deadline, rejects malformed
+//!   requests, replies to `CONNECT`.
+//! - [`proxy`]: passes a valid request to the engine or through to its origin.
+//! - [`route`]: finds the route of a request, and so its [`policy`].
+//! - [`key`]: computes the scope and the cache key of a response.
 //! - [`engine`]: looks up, decides, serves or starts a fill; many clients read one fill.
 //! - [`decide`]: the decision itself, a pure function.
 //! - [`semantics`]: the RFCs as pure functions.
-//! - [`stored`]: a stored response as a value; [`store`]: where stored responses are kept.
-//! - [`upstream`]: the way to the origin: names, addresses, connections, one gate for all calls.
-//! - [`account`]: one record per exchange: `Cache-Status`, metrics, the log line.
-//! - [`admin`]: health, metrics and what an operator may ask, on a listener of their own.
-//! - [`launch`]: what a command is told so that it uses larder.
-//! - [`config`]: what `proxy.yaml` says and what it means.
+//! - [`stored`]: a stored response as a value; [`store`]: keeps stored responses.
+//! - [`upstream`]: connects to origins: DNS, addresses, connections, one admission control for all
+//!   calls.
+//! - [`telemetry`]: one record per request: `Cache-Status`, metrics, the log line.
+//! - [`admin`]: health, metrics and the operator API, on a separate listener.
+//! - [`exec_env`]: the environment that makes a command use larder.
+//! - [`config`]: reads and resolves `proxy.yaml`.
 //! - [`server`]: builds all of these once, starts and stops them in order.
-//! - [`cli`]: one verb per file. [`fake`]: fake APIs for newcomers, examples and tests.
+//! - [`cli`]: one subcommand per file. [`fake`]: mock APIs for first steps, examples and tests.
 //!
-//! Who may use whom is checked by `tests/layers.rs`.
+//! `tests/layers.rs` checks which module may use which.
 //!
 //! The whole decision, without a socket, a store or a clock:
 //!
@@ -27,27 +28,28 @@
 //! # use std::time::{Duration, SystemTime};
 //! # use bytes::Bytes;
 //! # use http::{HeaderMap, StatusCode};
-//! # use larder::{config, config::env::Env, stored::Stored};
-//! # use larder::semantics::{asked::Asked, storing::CacheKind, target::Target};
+//! # use larder::{config, config::env::Env, stored::StoredResponse};
+//! # use larder::semantics::{request::ProxyRequest, storability::CacheKind, target::Target};
 //! # use larder::semantics::vary::{VariantId, VaryFields};
-//! use larder::decide::{Decision, Forward, Found, decide};
+//! use larder::decide::{CacheLookup, Decision, ForwardReason, decide};
 //!
 //! let yaml = "{ version: 1, routes: [{ name: coins, match: { host: api.example }, ttl: 30m }] }";
 //! let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
-//! let asked = Asked::get(Target::absolute("http://api.example/coins").unwrap());
-//! let policy = &config.routes.find(&asked).unwrap().policy;
+//! let request = ProxyRequest::get(Target::absolute("http://api.example/coins").unwrap());
+//! let policy = &config.routes.find(&request).unwrap().policy;
 //!
 //! let noon = SystemTime::UNIX_EPOCH + Duration::from_secs(12 * 60 * 60);
 //! let only = (VaryFields::default(), VariantId::SOLE);
 //! let (fields, body) = (HeaderMap::new(), Bytes::from("{}"));
-//! let stored = Stored::new(StatusCode::OK, &fields, body, only, (noon, noon), Duration::ZERO);
+//! let stored =
+//!     StoredResponse::new(StatusCode::OK, &fields, body, only, (noon, noon), Duration::ZERO);
 //! let at = |minutes: u64| {
 //!     let now = noon + Duration::from_secs(60 * minutes);
-//!     decide(&asked, policy, CacheKind::Private, Found::Stored(&stored), now)
+//!     decide(&request, policy, CacheKind::Private, CacheLookup::Stored(&stored), now)
 //! };
 //! assert!(matches!(at(29), Decision::Serve { ttl: 60, stale: None, refresh: false }));
-//! // Stale: ask the origin, and have something to fall back on should it fail.
-//! assert!(matches!(at(31), Decision::Forward { why: Forward::Stale, fallback: true, .. }));
+//! // Stale: call the origin, with the stored response as fallback if the call fails.
+//! assert!(matches!(at(31), Decision::Forward { why: ForwardReason::Stale, fallback: true, .. }));
 //! ```
 
 pub mod admin;

@@ -1,6 +1,6 @@
 //! The `larder` command.
 //!
-//! Owns: the process: its arguments and its exit code. Never touches: what verbs do.
+//! Owns: the process: its arguments and its exit code. Never touches: the work of the subcommands.
 
 use std::process::ExitCode;
 
@@ -24,7 +24,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 configuration invalid, 4 larder not reach
 /// A caching sidecar for outgoing API traffic.
 ///
 /// Start an app through larder (or point `HTTP_PROXY` at it) and change nothing else: routes in
-/// proxy.yaml say which answers to keep, for how long, and what to do when the API fails.
+/// proxy.yaml specify which responses to store, for how long, and how to respond when the API fails.
 #[derive(Debug, Parser)]
 #[command(name = "larder", version, about, arg_required_else_help = true)]
 #[command(after_help = START_HERE)]
@@ -35,64 +35,64 @@ struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Run the proxy until SIGTERM or SIGINT. SIGHUP reads the configuration again.
+    /// Run the proxy until SIGTERM or SIGINT. SIGHUP reloads the configuration.
     Run(run::Args),
-    /// Check a configuration; with --explain, say what would happen to a request.
+    /// Check a configuration; with --explain, show how a request would be handled.
     Check(check::Args),
-    /// Run a command that uses larder, whatever it is written in.
+    /// Run a command that uses larder, in any programming language.
     Exec(exec::Args),
-    /// Show, hand out or replace the certificate authority of intercepted connections.
+    /// Show, export or replace the certificate authority for intercepted connections.
     Ca(ca::Args),
-    /// Run a command as `exec` does, and say which of its connections went around larder, and why.
+    /// Run a command as `exec` does, and report which of its connections bypassed larder, and why.
     Doctor(doctor::Args),
-    /// The larder of `exec --fallback-direct`.
+    /// The larder process of `exec --fallback-direct`.
     #[command(hide = true)]
     ExecServe(exec::serve::Args),
-    /// Print what a command must be told to use the larder that runs.
+    /// Print the environment that makes a command use the running larder.
     Env(env::Args),
     /// Print the JSON Schema of proxy.yaml, for editors.
     Schema(schema::Args),
-    /// Have a running larder read its configuration again.
+    /// Make a running larder reload its configuration.
     Reload(reload::Args),
-    /// Tell or turn the mode of a running larder: cache, bypass or offline.
+    /// Show or set the mode of a running larder: cache, bypass or offline.
     Mode(mode::Args),
-    /// Make stored answers of a running larder unusable, or only stale.
+    /// Make stored responses of a running larder unusable, or only stale.
     Purge(purge::Args),
-    /// List what a running larder has stored.
+    /// List the stored responses of a running larder.
     Ls(ls::Args),
-    /// Show everything about the stored answers of one URL.
+    /// Show all details of the stored responses of one URL.
     Inspect(inspect::Args),
-    /// Tell how the upstreams of a running larder stand: holds, limits, breakers.
+    /// Show the state of the upstreams of a running larder: cooldowns, limits, circuit breakers.
     Upstreams(upstreams::Args),
-    /// Tell what upstreams have cost today and this month, and what was not spent.
+    /// Show the cost of upstreams today and this month, and the cost avoided.
     Cost(cost::Args),
     /// Run a fake API on this machine, to try larder against.
     Fake(fake::Args),
 }
 
 fn main() -> ExitCode {
-    // rustls must not guess: every TLS connection uses this provider.
+    // rustls must not guess the provider: every TLS connection uses this one.
     let _already_installed = rustls::crypto::ring::default_provider().install_default();
     let command = Command::parse();
     let (mut out, mut err) = (std::io::stdout(), std::io::stderr());
-    let mut world = Context { env: environment(), out: &mut out, err: &mut err };
+    let mut context = Context { env: environment(), out: &mut out, err: &mut err };
     let exit = match &command.verb {
-        Verb::Run(args) => run::run(args, &mut world),
-        Verb::Check(args) => check::run(args, &mut world),
-        Verb::Exec(args) => exec::run(args, &mut world),
-        Verb::Ca(args) => ca::run(args, &mut world),
-        Verb::Doctor(args) => doctor::run(args, &mut world),
-        Verb::ExecServe(args) => exec::serve::run(args, &mut world),
-        Verb::Env(args) => env::run(args, &mut world),
-        Verb::Schema(args) => schema::run(args, &mut world),
-        Verb::Reload(args) => reload::run(args, &mut world),
-        Verb::Mode(args) => mode::run(args, &mut world),
-        Verb::Purge(args) => purge::run(args, &mut world),
-        Verb::Ls(args) => ls::run(args, &mut world),
-        Verb::Inspect(args) => inspect::run(args, &mut world),
-        Verb::Upstreams(args) => upstreams::run(args, &mut world),
-        Verb::Cost(args) => cost::run(args, &mut world),
-        Verb::Fake(args) => fake::run(args, &mut world),
+        Verb::Run(args) => run::run(args, &mut context),
+        Verb::Check(args) => check::run(args, &mut context),
+        Verb::Exec(args) => exec::run(args, &mut context),
+        Verb::Ca(args) => ca::run(args, &mut context),
+        Verb::Doctor(args) => doctor::run(args, &mut context),
+        Verb::ExecServe(args) => exec::serve::run(args, &mut context),
+        Verb::Env(args) => env::run(args, &mut context),
+        Verb::Schema(args) => schema::run(args, &mut context),
+        Verb::Reload(args) => reload::run(args, &mut context),
+        Verb::Mode(args) => mode::run(args, &mut context),
+        Verb::Purge(args) => purge::run(args, &mut context),
+        Verb::Ls(args) => ls::run(args, &mut context),
+        Verb::Inspect(args) => inspect::run(args, &mut context),
+        Verb::Upstreams(args) => upstreams::run(args, &mut context),
+        Verb::Cost(args) => cost::run(args, &mut context),
+        Verb::Fake(args) => fake::run(args, &mut context),
     };
     ExitCode::from(exit.code())
 }

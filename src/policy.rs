@@ -1,7 +1,7 @@
-//! What a route resolves to: values that say what to keep, for how long, for whom, and what to do when
-//! the origin says no.
+//! The policy of a route: which responses are stored, for how long and for which users, and the handling of
+//! errors.
 //!
-//! Owns: the vocabulary of policy and its effect on lifetime, windows and storing.
+//! Owns: the policy types, and their effect on lifetimes, stale windows and storing.
 //! Never touches: the configuration file, the store, the clock.
 
 pub mod cacheability;
@@ -17,39 +17,38 @@ pub use crate::policy::cacheability::{Freshness, FreshnessState, Lifetime};
 pub use crate::policy::error_match::ErrorClass;
 pub use crate::policy::retry::{Backoff, CooldownPolicy, MOST_RETRIES, RetryPolicy};
 
-/// Everything a route says about its answers. Built by `config`, read by the pure core.
+/// The policy of a route for its responses. Built by `config`, read by the pure core.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Policy {
-    /// How long an answer is fresh.
+    /// The freshness lifetime of responses.
     pub ttl: Ttl,
-    /// Further statuses that are stored, and for how long (`ttl_by_status`); first match wins.
+    /// Further statuses that are stored, with their lifetimes (`ttl_by_status`); the first match counts.
     pub ttl_by_status: Vec<(StatusMatch, Duration)>,
-    /// The largest share of a lifetime, 0 to 0.5, that is taken off so that what was stored together
-    /// does not expire together.
+    /// The largest share, 0 to 0.5, by which a lifetime is shortened, so that responses stored at the same
+    /// time do not expire at the same time.
     pub ttl_jitter: f64,
-    /// The route's own stale-while-revalidate window; `None`: the origin's word (RFC 5861 §3).
+    /// The route's own stale-while-revalidate window; `None`: that of the origin (RFC 5861 §3).
     pub stale_while_revalidate: Option<Duration>,
-    /// When a stale answer may stand in for an error.
+    /// When a stale response may be served instead of an error.
     pub stale_if_error: StaleIfError,
-    /// When a call is made once more.
+    /// When a call is retried.
     pub retry: RetryPolicy,
-    /// How long an origin that failed is left alone.
+    /// The cooldown of a failed origin.
     pub hold: CooldownPolicy,
-    /// Whose answers they are.
+    /// Which users share a response.
     pub scope: ScopeRule,
-    /// What else goes into the key.
+    /// Which parts of a request are in the key.
     pub key: KeyPolicy,
-    /// How long a client waits for somebody else's fill before it asks for itself.
+    /// How long a request waits for a fill in flight before it starts its own fetch.
     pub coalesce_wait: Duration,
-    /// What becomes of answers with `Set-Cookie`.
+    /// The handling of responses with `Set-Cookie`.
     pub set_cookie: SetCookiePolicy,
-    /// The targeted fields whose word counts in place of `Cache-Control`, the first one first
-    /// (RFC 9213).
+    /// The targeted fields that replace `Cache-Control`, in order of precedence (RFC 9213).
     pub targeted_cache_control: Vec<HeaderName>,
 }
 
 impl Policy {
-    /// What a route means that says nothing: RFC 9111, each credential its own answers.
+    /// The policy of a route without keys: RFC 9111, with separate responses for each credential.
     pub fn origin() -> Self {
         Self {
             ttl: Ttl::Origin,
@@ -71,25 +70,25 @@ impl Policy {
 /// The five forms of `ttl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
-    /// `ttl: origin`, or none: RFC 9111, nothing else.
+    /// `ttl: origin`, or no `ttl`: RFC 9111 only.
     Origin,
-    /// `ttl: { fallback: 30m }`: only where the origin gave no explicit freshness.
+    /// `ttl: { fallback: 30m }`: only if the origin gives no explicit freshness.
     Fallback(Duration),
-    /// `ttl: { min: 1m, max: 1h }`: clamps what the origin says. `min <= max`.
+    /// `ttl: { min: 1m, max: 1h }`: clamps the origin's lifetime. `min <= max`.
     Clamp {
-        /// Never shorter than this.
+        /// The shortest lifetime.
         min: Duration,
-        /// Never longer than this.
+        /// The longest lifetime.
         max: Duration,
     },
-    /// `ttl: 30m`: the operator's word; the origin's freshness fields are set aside.
+    /// `ttl: 30m`: overrides the origin's freshness fields.
     Override(Duration),
-    /// `ttl: forever`: the operator's word, never stale.
+    /// `ttl: forever`: overrides the origin; the response never becomes stale.
     Forever,
 }
 
 impl Ttl {
-    /// Whether the operator's word sets the origin's `Cache-Control`, `Expires`, `Pragma` aside.
+    /// Whether it overrides the origin's `Cache-Control`, `Expires` and `Pragma`.
     pub fn overrides_origin(self) -> bool {
         matches!(self, Self::Override(_) | Self::Forever)
     }
@@ -98,14 +97,14 @@ impl Ttl {
 /// A status or a class of statuses (`404`, `5xx`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StatusMatch {
-    /// This one.
+    /// A single status.
     Exact(StatusCode),
-    /// All of a class: 1 to 5.
+    /// All statuses of a class, 1 to 5.
     Class(u8),
 }
 
 impl StatusMatch {
-    /// Whether `status` is meant.
+    /// Whether it matches `status`.
     pub fn matches(self, status: StatusCode) -> bool {
         match self {
             Self::Exact(s) => s == status,
@@ -114,42 +113,43 @@ impl StatusMatch {
     }
 }
 
-/// The stale-if-error window and what counts as an error.
+/// The stale-if-error window, and the failures to which it applies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StaleIfError {
-    /// The window after freshness ends; `None`: the default (24 h under an override `ttl`, else the
+    /// The window after the freshness lifetime; `None`: the default (24 h under an override `ttl`, else the
     /// origin's own `stale-if-error`, RFC 5861 §4).
     pub window: Option<Duration>,
-    /// The failures that a stale answer hides.
+    /// The failures on which a stale response is served.
     pub on: Vec<ErrorMatch>,
-    /// The answers after which what was stored before hides nothing any more: 401 and 403 for who got them,
-    /// others for all.
+    /// The statuses after which responses stored before are no longer served on errors: 401 and 403 for
+    /// requests with the same credential, others for all.
     pub ends_on: Vec<StatusMatch>,
 }
 
-/// For whom an answer ends what was stored before it.
+/// The requests for which a response ends stale-if-error of responses stored before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StaleIfErrorEnd {
-    /// Whoever asks for the same.
+    /// All requests for the same target.
     All,
-    /// Who asks with the same credential.
+    /// Requests with the same credential.
     Asker,
 }
 
 impl StaleIfError {
-    /// Whether a stale answer may hide this failure.
+    /// Whether a stale response may be served on this failure.
     pub fn covers(&self, failure: ErrorClass) -> bool {
         self.on.iter().any(|member| failure.is(*member))
     }
 
-    /// Whether an answer with this status ends the right of what was stored before to hide later errors.
+    /// Whether, and for which requests, a response with this status ends stale-if-error of responses stored
+    /// before it.
     pub fn ended_by(&self, status: StatusCode) -> Option<StaleIfErrorEnd> {
         let ends = self.ends_on.iter().any(|pattern| pattern.matches(status));
-        let asker = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        ends.then_some(if asker { StaleIfErrorEnd::Asker } else { StaleIfErrorEnd::All })
+        let credential_only = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        ends.then_some(if credential_only { StaleIfErrorEnd::Asker } else { StaleIfErrorEnd::All })
     }
 
-    /// Whether an answer with this status is an error that a stale one may hide.
+    /// Whether a response with this status is an error on which a stale one may be served.
     pub fn covers_status(&self, status: StatusCode) -> bool {
         self.on.iter().any(|member| match member {
             ErrorMatch::Status(pattern) => pattern.matches(status),
@@ -162,7 +162,7 @@ impl StaleIfError {
 }
 
 impl Default for StaleIfError {
-    /// Rate limits, server errors, origins that cannot be reached in time or are not to be asked.
+    /// Rate limits, server errors, failed or timed-out connections, blocked calls.
     fn default() -> Self {
         Self {
             window: None,
@@ -186,45 +186,45 @@ impl Default for StaleIfError {
     }
 }
 
-/// One member of `stale_if_error.on` or `retry.on`; a breaker and a budget only of the former.
+/// One member of `stale_if_error.on` or `retry.on`; breaker and budget only of the former.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorMatch {
-    /// An answer with this status or class.
+    /// A response with this status or class.
     Status(StatusMatch),
-    /// No connection, a closed one, a failed name look-up or handshake, a broken answer.
+    /// A failed connection, name lookup or handshake, or an invalid response.
     Connect,
-    /// A deadline passed.
+    /// A timeout.
     Timeout,
-    /// The breaker is open: the origin is not asked.
+    /// The circuit breaker is open: no call was made.
     Breaker,
-    /// The budget is spent: the origin is not asked.
+    /// The cost budget is spent: no call was made.
     Budget,
 }
 
-/// Whose answer it is.
+/// Which users share a response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScopeRule {
-    /// Each credential has its own; without any: anonymous. The default.
+    /// Separate for each credential; without one: anonymous. The default.
     Credential,
-    /// One answer for all: the operator's explicit consent.
+    /// Shared by all clients: the operator's explicit consent.
     Shared,
     /// The app names its user in this field, which is not sent upstream. A request without the
     /// field falls back to [`ScopeRule::Credential`].
     Header(HeaderName),
 }
 
-/// What of a request goes into its key besides scheme, authority, path and scope.
+/// Which parts of a request are in its key besides scheme, authority, path and scope.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct KeyPolicy {
-    /// Which query parameters count.
+    /// Which query parameters are in the key.
     pub query: QueryRule,
-    /// Request fields that count besides what `Vary` names.
+    /// Request fields that are in the key besides those that `Vary` names.
     pub headers: Vec<HeaderName>,
-    /// Fields that do not count although they are not known to be harmless.
+    /// Fields that are not in the key although they are not known to be harmless.
     pub ignored: Vec<HeaderName>,
 }
 
-/// Which query parameters are part of the key. Order is kept.
+/// Which query parameters are in the key. Their order is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum QueryRule {
     /// All of them, byte for byte.
@@ -236,27 +236,26 @@ pub enum QueryRule {
     Exclude(Vec<String>),
 }
 
-/// What becomes of answers with `Set-Cookie`.
+/// The handling of responses with `Set-Cookie`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SetCookiePolicy {
-    /// Not stored, in no scope. The default.
+    /// Not stored, in any scope. The default.
     Refuse,
     /// Stored without the field.
     Strip,
-    /// Stored with the field: the bare RFC.
+    /// Stored with the field, as in RFC 9111.
     Keep,
 }
 
-/// The master switch (product: `defaults.mode`, `larder mode`): what larder does with requests,
-/// whatever their routes say.
+/// The mode of larder (`defaults.mode`, `larder mode`). It takes precedence over all routes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// As the routes say. The default.
+    /// Cache according to the routes. The default.
     #[default]
     Cache,
-    /// Every request passes through; nothing is read from the store or put into it.
+    /// Forward every request; the store is neither read nor written.
     Bypass,
-    /// Only from the store, stale answers too; no origin is asked.
+    /// Respond only from the store, also with stale responses; no calls to origins.
     Offline,
 }
 
@@ -269,7 +268,7 @@ impl Mode {
         Self::ALL.into_iter().find(|mode| mode.token() == name)
     }
 
-    /// The one name for it in the configuration, commands, logs and metrics.
+    /// The token for the configuration, commands, logs and metrics.
     pub fn token(self) -> &'static str {
         match self {
             Self::Cache => "cache",

@@ -1,7 +1,7 @@
-//! Between the front door and the engine: a clean request is answered by the engine, or passed
-//! through to its origin.
+//! The proxy: connects the frontend to the engine. The engine responds to a valid request, or the
+//! request passes through to its origin.
 //!
-//! Owns: the pass-through. Never touches: raw heads (`front`), the store.
+//! Owns: the pass-through. Never touches: unparsed heads (`frontend`), the store.
 
 mod body_capture;
 mod connection_auth;
@@ -39,25 +39,25 @@ use crate::semantics::request::ProxyRequest;
 use crate::telemetry::Telemetry;
 use crate::upstream::client::HttpClient;
 
-/// What the proxy works with.
+/// The dependencies of the proxy.
 pub struct ProxyDeps {
-    /// Answers what routes cache.
+    /// Responds to the requests that routes cache.
     pub engine: Arc<Engine>,
-    /// Which requests those are.
+    /// The routes, which determine those requests.
     pub routes: Table,
-    /// The way out for everything else.
+    /// The HTTP client for all other requests.
     pub network: Arc<HttpClient>,
-    /// Where exchanges are recorded.
+    /// Records the requests.
     pub account: Arc<Telemetry>,
-    /// How long an origin that failed is left alone where no route says it.
+    /// Cooldown after failed calls that match no route.
     pub hold: CooldownPolicy,
-    /// What larder adds to `Via`.
+    /// The member that larder adds to `Via`.
     pub via: HeaderValue,
-    /// Once larder is closing, answers end with `Connection: close`.
+    /// The drain state; while larder is closing, responses have `Connection: close`.
     pub stage: watch::Receiver<DrainState>,
-    /// How long no byte may move on an upgraded connection until it ends.
+    /// Idle timeout of an upgraded connection.
     pub tunnel_idle: Duration,
-    /// How slowly a request's body may come.
+    /// Idle timeout and minimum rate of request bodies.
     pub body: BodyLimits,
 }
 
@@ -67,26 +67,32 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Joins the parts.
-    pub fn new(parts: ProxyDeps) -> Self {
-        Self { handler: Arc::new(PingoraHandler::new(parts)) }
+    /// A proxy with these dependencies.
+    pub fn new(deps: ProxyDeps) -> Self {
+        Self { handler: Arc::new(PingoraHandler::new(deps)) }
     }
 }
 
 impl RequestHandler for Proxy {
-    fn at_hand(&self, asked: &mut ProxyRequest) -> Option<PreparedResponse> {
-        self.handler.at_hand(asked)
+    fn at_hand(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
+        self.handler.at_hand(request)
     }
 
-    fn written(&self, asked: &ProxyRequest, ready: &PreparedResponse, bytes: u64, since: Instant) {
-        self.handler.written(asked, ready, bytes, since);
+    fn written(
+        &self,
+        request: &ProxyRequest,
+        response: &PreparedResponse,
+        bytes: u64,
+        since: Instant,
+    ) {
+        self.handler.written(request, response, bytes, since);
     }
 
     fn names(&self, host: &str, port: u16) -> bool {
         self.handler.routes.names(host, port)
     }
 
-    fn serve(&self, asked: ProxyRequest, session: ClientSession) -> ServeFuture<'_> {
-        Box::pin(self.handler.serve(asked, session))
+    fn serve(&self, request: ProxyRequest, session: ClientSession) -> ServeFuture<'_> {
+        Box::pin(self.handler.serve(request, session))
     }
 }

@@ -1,7 +1,7 @@
-//! The RFCs as pure functions on `http` types: what a message says and what follows from it.
+//! The HTTP RFCs as pure functions on `http` types: the meaning of a message's fields and its consequences.
 //!
-//! Owns: RFC 9110, 9111, 5861, 9211, 9213, 9535 and the parts of 9112 that larder decides itself.
-//! Never touches: policy, storage, the network, the clock (`now` is always an argument).
+//! Owns: RFC 9110, 9111, 5861, 9211, 9213, 9535 and the parts of 9112 that larder implements itself.
+//! Never touches: policy, storage, the network, the clock (`now` is always a parameter).
 
 pub mod accept_encoding;
 pub mod byte_search;

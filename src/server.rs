@@ -1,6 +1,7 @@
-//! The whole larder: every object built once, started and stopped in order.
+//! The server: builds every object once, starts and stops them in order.
 //!
-//! Owns: who is given what; the only file that knows all modules. Never touches: what they do.
+//! Owns: the dependencies of each object; the only file that uses all modules. Never touches: their
+//! work.
 
 mod admin_api;
 pub mod handover;
@@ -40,59 +41,59 @@ use crate::store::state_db::SecretError;
 use crate::telemetry::Telemetry;
 use crate::upstream::descriptors;
 
-/// What a larder takes from its surroundings; tests put their own in.
+/// The dependencies of a server; tests replace them.
 #[derive(Debug, Default)]
 pub struct ServerDeps {
-    /// The time.
+    /// The clock.
     pub clock: Clock,
-    /// A name server to ask instead of the system's.
+    /// The DNS server to use instead of the system's.
     pub name_server: Option<SocketAddr>,
-    /// Where a reload reads the configuration; `None`: there is no reload.
+    /// Reads the configuration for a reload; `None`: reload is not available.
     pub source: Option<ConfigSource>,
-    /// Listening sockets that need not be bound.
+    /// Listening sockets that are already bound.
     pub sockets: InheritedSockets,
-    /// Another larder runs, and leaves once [`Server::succeed`] tells it to.
+    /// Whether another larder process is running, which exits after [`Server::take_over_from`].
     pub takes_over: bool,
 }
 
-/// Why a larder did not start.
+/// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
     /// A listener could not be bound.
     #[error("cannot listen on {address} ({key}): {source}; {}", fix(source))]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// The key of proxy.yaml that says so.
+        /// The configuration key of the address.
         key: &'static str,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// A supervisor listens for larder where the configuration does not.
+    /// A supervisor passed a socket for an address that is not configured.
     #[error(
-        "the supervisor gave a socket that listens on {socket}, which is neither `listen` ({}) nor \
-         `admin.listen` ({}): name the same addresses in both",
-        all(configured), admin.map_or("off".to_owned(), |admin| admin.to_string())
+        "the supervisor passed a socket that listens on {socket}, which is neither `listen` ({}) nor \
+         `admin.listen` ({}): configure the same addresses in both",
+        join_addresses(configured), admin.map_or("off".to_owned(), |admin| admin.to_string())
     )]
     Unclaimed {
-        /// Where the socket listens.
+        /// The address of the socket.
         socket: SocketAddr,
         /// `listen`.
         configured: Vec<SocketAddr>,
         /// `admin.listen`.
         admin: Option<SocketAddr>,
     },
-    /// The configuration could not be put in force.
+    /// The configuration could not be applied.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// The secret of this installation cannot be used.
-    #[error("the secret of all keys: {0}")]
+    /// The installation secret cannot be used.
+    #[error("the installation secret: {0}")]
     Secret(#[from] SecretError),
 }
 
 impl StartError {
-    /// The address that somebody else listens on, if that is why.
+    /// The address that another process listens on, if that is the cause.
     pub fn taken(&self) -> Option<SocketAddr> {
         match self {
             Self::Listen { address, source, .. } => {
@@ -103,7 +104,7 @@ impl StartError {
     }
 }
 
-fn all(addresses: &[SocketAddr]) -> String {
+fn join_addresses(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
@@ -119,7 +120,7 @@ fn fix(error: &io::Error) -> &'static str {
     }
 }
 
-/// A running larder.
+/// A running server.
 pub struct Server {
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
@@ -130,33 +131,33 @@ pub struct Server {
     connections: usize,
     accepting: Vec<JoinHandle<()>>,
     administering: Option<JoinHandle<()>>,
-    /// The listening sockets once more, to hand over.
+    /// Copies of the listening sockets, for the hand-over.
     sockets: Vec<TcpListener>,
     offer: Option<HandoverListener>,
-    echo: Option<InvalidationSync>,
+    invalidation_sync: Option<InvalidationSync>,
     replaced: watch::Sender<bool>,
 }
 
 impl Server {
-    /// Builds and starts a larder, within a tokio runtime. When this returns it accepts connections.
-    pub fn start(config: Config, mut parts: ServerDeps) -> Result<Self, StartError> {
-        let listeners = Listeners::of(&config, std::mem::take(&mut parts.sockets))?;
+    /// Builds and starts a server, within a tokio runtime. It accepts connections when this returns.
+    pub fn start(config: Config, mut deps: ServerDeps) -> Result<Self, StartError> {
+        let listeners = Listeners::of(&config, std::mem::take(&mut deps.sockets))?;
         let addresses: Vec<_> = listeners.proxy.iter().filter_map(address).collect();
         let admin = listeners.admin.as_ref().and_then(address);
-        // Without its copies a larder runs as well; it only cannot hand them over.
+        // Without copies the server still runs; it only cannot hand the sockets over.
         let sockets = listeners.iter().filter_map(|socket| socket.try_clone().ok()).collect();
-        let (stage, staged) = watch::channel(DrainState::Open);
+        let (drain_state, drain_receiver) = watch::channel(DrainState::Open);
         let connections = descriptors::clients(config.limits.connections);
-        let rules = config.admin.clone();
-        let ground = SharedState::new(&config, &parts, &addresses, admin, staged)?;
-        let estate = Runtime::found(config, ground, parts.source)?;
-        // From before it accepts: nothing that is invalidated in between is lost.
-        let echo = parts.takes_over.then(|| estate.ground.store.open());
+        let admin_config = config.admin.clone();
+        let shared = SharedState::new(&config, &deps, &addresses, admin, drain_receiver)?;
+        let runtime = Runtime::found(config, shared, deps.source)?;
+        // Opened before the server accepts, so that no invalidation in between is lost.
+        let invalidation_sync = deps.takes_over.then(|| runtime.ground.store.open());
         let mut server = Self {
             addresses,
             admin,
-            estate,
-            stage,
+            estate: runtime,
+            stage: drain_state,
             admin_stop: watch::Sender::new(false),
             places: Arc::new(Semaphore::new(connections)),
             connections,
@@ -164,15 +165,19 @@ impl Server {
             administering: None,
             sockets,
             offer: None,
-            echo,
+            invalidation_sync,
             replaced: watch::Sender::new(false),
         };
-        server.accept(listeners, rules.as_ref())?;
+        server.accept(listeners, admin_config.as_ref())?;
         Ok(server)
     }
 
-    fn accept(&mut self, listeners: Listeners, rules: Option<&Admin>) -> Result<(), StartError> {
-        let lobby = AcceptContext {
+    fn accept(
+        &mut self,
+        listeners: Listeners,
+        admin_config: Option<&Admin>,
+    ) -> Result<(), StartError> {
+        let context = AcceptContext {
             doors: Arc::clone(&self.estate) as Arc<dyn CurrentFrontend>,
             places: Arc::clone(&self.places),
             exits: Arc::new(Semaphore::new(listener::TURNED_AWAY)),
@@ -181,19 +186,19 @@ impl Server {
         };
         for listener in listeners.proxy {
             let listener = hand_to_tokio(listener, "listen")?;
-            self.accepting.push(tokio::spawn(listener::accept(listener, lobby.clone())));
+            self.accepting.push(tokio::spawn(listener::accept(listener, context.clone())));
         }
-        if let (Some(listener), Some(rules)) = (listeners.admin, rules) {
+        if let (Some(listener), Some(admin_config)) = (listeners.admin, admin_config) {
             let listener = hand_to_tokio(listener, "admin.listen")?;
-            let account = Arc::clone(self.account());
+            let telemetry = Arc::clone(self.account());
             let stop = self.admin_stop.subscribe();
-            let serving = admin::serve(listener, rules, self.controls(), account, stop);
+            let serving = admin::serve(listener, admin_config, self.controls(), telemetry, stop);
             self.administering = Some(tokio::spawn(serving));
         }
         Ok(())
     }
 
-    /// Offers the listening sockets to the larder that comes next, at `path`.
+    /// Offers the listening sockets to the next larder process, at `path`.
     pub fn offer(&mut self, path: &Path, taken_over: bool) -> Result<(), HandoverError> {
         let sockets = std::mem::take(&mut self.sockets);
         let store = Arc::clone(&self.estate.ground.store);
@@ -202,64 +207,63 @@ impl Server {
         Ok(())
     }
 
-    /// Tells the larder that ran before to leave; returns once it knows. Until it has ended, each of
-    /// the two hears what the other invalidates.
-    pub async fn take_over_from(&mut self, before: Predecessor) -> io::Result<()> {
-        let stream = before.leave().await?;
-        if let Some(echo) = self.echo.take() {
-            tokio::spawn(echo.run(stream));
+    /// Notifies the previous larder process that it may exit; returns once it has acknowledged. Until it
+    /// has exited, each process receives the invalidations of the other.
+    pub async fn take_over_from(&mut self, predecessor: Predecessor) -> io::Result<()> {
+        let stream = predecessor.leave().await?;
+        if let Some(invalidation_sync) = self.invalidation_sync.take() {
+            tokio::spawn(invalidation_sync.run(stream));
         }
         Ok(())
     }
 
-    /// Returns when another larder has taken the sockets over and accepts: time to
+    /// Returns once another larder process has taken over the sockets and accepts connections. Then call
     /// [`Server::hand_over`].
     pub async fn replaced(&self) {
         let mut replaced = self.replaced.subscribe();
-        // The sender is this server's own.
-        let _said = replaced.wait_for(|replaced| *replaced).await;
+        // The sender belongs to this server, so it cannot be closed.
+        let _changed = replaced.wait_for(|replaced| *replaced).await;
     }
 
-    /// What an operator can ask of it.
+    /// The operator API.
     pub fn controls(&self) -> Arc<dyn AdminApi> {
         Arc::new(AdminService(Arc::clone(&self.estate)))
     }
 
-    /// Where clients connect, in the order of `listen`, ports filled in.
+    /// The addresses of the client listeners, in the order of `listen`, with the actual ports.
     pub fn addrs(&self) -> &[SocketAddr] {
         &self.addresses
     }
 
-    /// Where `/healthz` and `/metrics` are answered.
+    /// The address that serves `/healthz` and `/metrics`.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.admin
     }
 
-    /// The certificate of the authority that vouches for larder (PEM); `None`: nothing is
-    /// intercepted.
+    /// The certificate of the certificate authority (PEM); `None`: no connection is intercepted.
     pub fn ca(&self) -> Option<String> {
         self.estate.house().authority.as_ref().map(|authority| authority.pem())
     }
 
-    /// Holds the thread that writes to the disk until something comes, for measuring what goes on
-    /// meanwhile.
+    /// Blocks the disk writer thread until `until` receives a message, to measure the requests in the
+    /// meantime.
     #[doc(hidden)]
     pub fn stall_store(&self, until: std::sync::mpsc::Receiver<()>) {
         self.estate.ground.store.tiers().stall(until);
     }
 
-    /// What is recorded.
+    /// The telemetry: logs and metrics.
     pub fn account(&self) -> &Arc<Telemetry> {
         &self.estate.ground.account
     }
 
-    /// How many clients wait for a running fill that others may join, or read it.
+    /// Number of clients that wait for or read a fill that others may join.
     pub fn waiting(&self) -> usize {
         self.estate.house().engine.waiting()
     }
 
-    /// How many of the places for clients are taken: one by each open connection, and one by each
-    /// listener that waits for the next.
+    /// Number of client slots in use: one per open connection, and one per listener that waits for the
+    /// next.
     pub fn places_taken(&self) -> usize {
         self.connections - self.places.available_permits()
     }

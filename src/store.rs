@@ -1,7 +1,7 @@
-//! Where stored responses are kept. A fault here costs a hit, never an answer.
+//! The store of responses. A fault here costs a hit, never a response.
 //!
-//! Owns: the trait [`Store`] and its tiers. Never touches: whether an answer is fresh or may be
-//! stored; requests.
+//! Owns: the trait [`Store`] and its tiers. Never touches: whether a response is fresh or may be stored;
+//! requests.
 
 pub mod disk;
 pub mod generations;
@@ -23,49 +23,49 @@ use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::generations::{Epoch, InvalidationWatch, PurgeKind, PurgeScope};
 use crate::stored::StoredResponse;
 
-/// What is looked for: a key, and the variant that the request selects among those stored under it.
+/// A lookup: a key, and the variant that the request selects among those stored under it.
 #[derive(Clone, Copy)]
 pub struct StoreQuery<'a> {
     /// The primary key.
     pub key: &'a CacheKey,
-    /// The variant this request would select if `Vary` named these fields.
+    /// Computes the variant that the request selects if `Vary` names these fields.
     pub variant: &'a (dyn Fn(&VaryFields) -> VariantId + Sync),
 }
 
-/// What a look-up found.
+/// The result of a lookup.
 #[derive(Debug, Clone)]
 pub enum Lookup {
     /// The variant that the request selects.
     Found(Arc<StoredResponse>),
-    /// Other variants only; the request's own would be this one.
+    /// Only other variants are stored; the request's own would be this one.
     OtherVariants(VariantId),
-    /// Nothing under this key.
+    /// Nothing is stored under this key.
     Nothing,
-    /// Nothing in memory; a deeper tier may have it: ask [`Store::load`].
+    /// Nothing is in memory, but the disk may have the entry: call [`Store::load`].
     Deeper,
 }
 
-/// How the deeper tiers of a store are, for `/readyz`. Whatever it is, answers are given.
+/// State of the disk tier, for `/readyz`. Responses are served in every state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// What is stored outlives the process, or was never meant to.
+    /// Stored responses outlive the process, or are not meant to.
     Good,
     /// Only memory works, for this reason.
     MemoryOnly(String),
 }
 
-/// What a store holds, for the gauges.
+/// Usage of a tier, for the gauges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StoreUsage {
     /// Stored responses.
     pub entries: u64,
     /// Bytes they weigh, keys and fields included.
     pub bytes: u64,
-    /// Evicted for room since the start.
+    /// Entries evicted for room since the start.
     pub evictions: u64,
 }
 
-/// Where an answer is in the order of a store: all answers of a target are neighbours.
+/// Position of an entry in the order of a store: all entries of a target are neighbours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EntryId {
     /// [`CacheKey::target_id`].
@@ -76,7 +76,7 @@ pub struct EntryId {
     pub variant: VariantId,
 }
 
-/// As the cursor of a listing: 96 hexadecimal digits.
+/// The cursor of a listing: 96 hexadecimal digits.
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}{:032x}{:032x}", self.target, self.id, self.variant.0)
@@ -84,7 +84,7 @@ impl fmt::Display for EntryId {
 }
 
 impl EntryId {
-    /// Reads what `Display` writes.
+    /// Parses the output of `Display`.
     pub fn parse(text: &str) -> Option<Self> {
         let part = |at: usize| u128::from_str_radix(text.get(at..at + 32)?, 16).ok();
         let plain = text.len() == 96 && text.bytes().all(|b| b.is_ascii_hexdigit());
@@ -93,14 +93,14 @@ impl EntryId {
     }
 }
 
-/// A stored answer in a listing.
+/// A stored response in a listing.
 #[derive(Debug, Clone)]
 pub struct EntryInfo {
-    /// Where it is.
+    /// Its position.
     pub place: EntryId,
     /// The canonical form of its key ([`CacheKey::canonical`]).
     pub canonical: Arc<[u8]>,
-    /// The answer; its body is empty where it is on disk only.
+    /// The response; its body is empty where the entry is on disk only.
     pub stored: Arc<StoredResponse>,
     /// Bytes of its body.
     pub body: u64,
@@ -113,50 +113,50 @@ pub struct EntryInfo {
 /// A store of one or more tiers.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Looks into memory. Never blocks.
-    fn get(&self, wanted: StoreQuery<'_>) -> Lookup;
+    /// Looks up memory only. Never blocks.
+    fn get(&self, query: StoreQuery<'_>) -> Lookup;
 
-    /// Looks into the deeper tiers after [`Lookup::Deeper`]; never answers `Deeper` itself.
-    async fn load(&self, wanted: StoreQuery<'_>) -> Lookup;
+    /// Looks up the disk after [`Lookup::CheckDisk`]; never returns `CheckDisk` itself.
+    async fn load(&self, query: StoreQuery<'_>) -> Lookup;
 
-    /// To be taken before an answer of `target` is asked for, and held until that is kept: what is
-    /// invalidated later will not be brought back by [`Store::put`] with its mark.
+    /// Must be taken before a response of `target` is requested, and kept until that is stored:
+    /// [`Store::put`] with its epoch does not bring back a response that was invalidated in between.
     fn watch(&self, target: u128) -> InvalidationWatch;
 
-    /// Whether `one` was asked for later than `other`, as [`InvalidationWatch::asked`] says when.
+    /// Whether `one` was requested later than `other`; both are [`InvalidationWatch::order`].
     fn is_newer(&self, one: u64, other: u64) -> bool;
 
-    /// Whether nothing of this target was invalidated since `mark`, not even softly.
-    fn is_current(&self, target: u128, mark: Epoch) -> bool;
+    /// Whether no response of this target was invalidated since `epoch`, not even softly.
+    fn is_current(&self, target: u128, epoch: Epoch) -> bool;
 
-    /// Keeps a complete response, replacing the same variant unless that was asked for later. Queued where
-    /// it may block; dropped silently where there is no room. `mark`: taken before the response was
-    /// asked for. `until`: when it is of no more use to anybody; `None`: never. Whether it is now the one
-    /// to keep.
+    /// Stores a complete response. It replaces the same variant unless that was requested later. Writes that
+    /// may block are queued; the response is dropped silently where there is no room. `epoch`: taken before
+    /// the request was sent. `until`: when the entry is of no more use; `None`: never. Returns whether this
+    /// is now the newest response.
     fn put(
         &self,
         key: &CacheKey,
         stored: Arc<StoredResponse>,
-        mark: Epoch,
+        epoch: Epoch,
         until: Option<SystemTime>,
     ) -> bool;
 
-    /// Waits a little for a larder beside this one, if there is one, to know what was put or made unusable so far.
+    /// Waits a short time until a larder beside this one, if there is one, has received all puts and
+    /// invalidations so far.
     async fn told(&self) {}
 
-    /// Makes what is stored unusable or outdated, at once. [`Store::settle`] tells when it lasts. False: there
-    /// is nothing of it.
-    fn invalidate(&self, reach: PurgeScope, kind: PurgeKind) -> bool;
+    /// Makes stored entries unusable or stale, at once. [`Store::flush`] waits until that is on disk. Returns
+    /// false if nothing of the scope is stored.
+    fn invalidate(&self, scope: PurgeScope, kind: PurgeKind) -> bool;
 
-    /// Whether something of this target may be kept.
+    /// Whether an entry of this target may be stored.
     fn may_keep(&self, target: u128) -> bool;
 
-    /// Waits until everything that was invalidated so far outlives the process; `Err` says why it
-    /// would not.
+    /// Waits until every invalidation so far is on disk and outlives the process; `Err` gives the reason why
+    /// it does not.
     async fn flush(&self) -> Result<(), String>;
 
-    /// At most `limit` usable answers behind `after`, in the order of [`EntryId`], of one target or
-    /// of all.
+    /// At most `limit` usable entries after `after`, in the order of [`EntryId`], of one target or of all.
     async fn list(
         &self,
         after: Option<EntryId>,
@@ -164,23 +164,24 @@ pub trait Store: Send + Sync {
         target: Option<u128>,
     ) -> Vec<EntryInfo>;
 
-    /// How the deeper tiers are.
+    /// State of the disk tier.
     fn condition(&self) -> Health;
 
-    /// Lets go of the deeper tiers: what is queued for them is written, then they are closed and
-    /// free for another process. Memory goes on alone.
+    /// Releases the disk: queued writes are finished, then the files are closed and free for another process.
+    /// Memory keeps working.
     async fn release(&self);
 }
 
-/// The place of what was asked for as `asked`: of two the higher one is the newer. `so_far`: where the order of
-/// all larders has got to by now; what is from beyond was kept before the clock went back and larder began anew.
-fn place_in_order(asked: u64, so_far: u64) -> (bool, u64) {
-    (asked <= so_far, asked)
+/// Sort key of `order`: of two requests the higher one is the newer. `latest_order` is the newest order
+/// number that any larder has given out. A higher number was stored before the clock went back and larder
+/// restarted; it counts as older.
+fn place_in_order(order: u64, latest_order: u64) -> (bool, u64) {
+    (order <= latest_order, order)
 }
 
-/// Whether `one` was asked for later than `other`.
-fn is_newer(one: u64, other: u64, so_far: u64) -> bool {
-    place_in_order(one, so_far) > place_in_order(other, so_far)
+/// Whether `one` was requested later than `other`.
+fn is_newer(one: u64, other: u64, latest_order: u64) -> bool {
+    place_in_order(one, latest_order) > place_in_order(other, latest_order)
 }
 
 #[cfg(test)]
@@ -188,8 +189,8 @@ mod tests {
     use super::is_newer;
 
     #[test]
-    fn what_was_kept_before_the_clock_went_back_is_older_than_what_comes_after_it() {
-        let so_far = 100;
+    fn entries_from_before_a_clock_step_back_are_older_than_later_ones() {
+        let latest_order = 100;
         for (one, other, newer) in [
             (2, 1, true),
             (1, 2, false),
@@ -199,7 +200,7 @@ mod tests {
             (102, 101, true),
             (101, 102, false),
         ] {
-            assert_eq!(is_newer(one, other, so_far), newer, "{one} and {other}");
+            assert_eq!(is_newer(one, other, latest_order), newer, "{one} and {other}");
         }
     }
 }

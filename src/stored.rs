@@ -1,7 +1,7 @@
-//! The stored response as a value: what the origin said and when, nothing that was concluded from it.
+//! The stored response as a value: what the origin sent and when, without any conclusion from it.
 //!
-//! Owns: the shape of what every store tier keeps; which fields a hit leaves out.
-//! Never touches: policy (lifetime and windows are computed from the current policy at each read).
+//! Owns: the shape of an entry in every store tier; the fields that a hit leaves out. Never touches: policy
+//! (lifetime and windows are computed from the current policy at each read).
 
 pub mod evicted_bodies;
 pub mod partial;
@@ -20,62 +20,63 @@ use crate::semantics::validation;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::stored::evicted_bodies::{EvictedBodies, StoredBodyGuard};
 
-/// A response as stored, complete but for one kind: a 206 is the raw form of a [`part::PartialResponse`], which
-/// nothing but that takes for an answer. Kept behind an `Arc`; never changed, only replaced.
-/// `Debug` shows no field value and no body.
+/// A response as stored. It is complete, except a 206: that is the raw form of a
+/// [`partial::PartialResponse`], and only that type may serve it. Kept behind an `Arc`; never changed, only
+/// replaced. `Debug` shows no field value and no body.
 #[derive(Clone)]
 pub struct StoredResponse {
     /// The status.
     pub status: StatusCode,
     /// The origin's fields as a hit sends them, hop-by-hop fields removed (RFC 9111 §3.1).
     pub headers: HeaderMap,
-    /// The origin's fields that told of its one exchange with larder: kept, but no part of a hit.
+    /// The origin's fields that apply to the original exchange only: stored, but not part of a hit.
     pub withheld: HeaderMap,
     /// The body, as received.
     pub body: Bytes,
-    /// Which request fields chose it (RFC 9111 §4.1).
+    /// The request fields that select it (RFC 9111 §4.1).
     pub vary: VaryFields,
     /// The variant of the request that fetched it.
     pub variant: VariantId,
-    /// When the request was sent.
+    /// Time when the request was sent.
     pub request_time: SystemTime,
-    /// When the head was received.
+    /// Time when the head was received.
     pub response_time: SystemTime,
-    /// The age it had on arrival (RFC 9111 §4.2.3, `corrected_initial_age`).
+    /// The age on arrival (RFC 9111 §4.2.3, `corrected_initial_age`).
     pub initial_age: Duration,
-    /// Its place in the order in which answers were asked for: of two the higher one is the newer, whichever
-    /// came first.
+    /// Order number of the request: of two responses the one with the higher number is the newer, whichever
+    /// arrived first.
     pub asked: u64,
-    /// The fields and `status`, read once: what bears on freshness and validation.
+    /// Cache metadata, read once from the fields and `status`: everything that affects freshness and
+    /// validation.
     pub said: CacheMetadata,
     /// Whether the request carried `Authorization` (RFC 9111 §3.5).
     pub authorized: bool,
     /// Whether it is stale, whatever its lifetime, and since when.
     pub outdated: Option<ForcedStale>,
-    /// `body` to its last reader.
-    followed: Option<Arc<evicted_bodies::Body>>,
+    /// Tracks `body` up to its last reader.
+    tracked_body: Option<Arc<evicted_bodies::Body>>,
 }
 
-/// That an answer is stale whatever its lifetime.
+/// Marks a response as stale whatever its lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForcedStale {
     /// Since when.
     pub at: SystemTime,
-    /// There is something newer: it may stand in for errors, and for nothing else. Else an operator has called it
-    /// stale, and all windows of stale answers run from then.
+    /// A newer response exists: this one may be served for errors (stale-if-error) only. Otherwise an
+    /// operator marked it as stale, and all windows of stale responses start at that time.
     pub superseded: bool,
 }
 
-/// What of a stored response bears on whether it may be used.
+/// The parts of a stored response that determine whether it may be used.
 #[derive(Debug, Clone, Copy)]
 pub struct FreshnessInput<'a> {
-    /// What its fields say.
+    /// Its cache metadata.
     pub said: &'a CacheMetadata,
-    /// The status that policy goes by.
+    /// The status that policy is applied to.
     pub status: StatusCode,
-    /// When it was received.
+    /// Time when it was received.
     pub response_time: SystemTime,
-    /// The age it had then.
+    /// Its age at that time.
     pub initial_age: Duration,
     /// Whether it is stale, whatever its lifetime.
     pub outdated: Option<ForcedStale>,
@@ -94,24 +95,24 @@ impl<'a> From<&'a StoredResponse> for FreshnessInput<'a> {
 }
 
 impl<'a> FreshnessInput<'a> {
-    /// Of a whole as it is, of a part as its whole would be: for who asks how long something stays of
-    /// use, not whether it answers.
+    /// The input of a complete response as it is, of a partial one as if it were complete: to compute how
+    /// long an entry is of use, not whether it satisfies a request.
     pub fn of_either(stored: &'a StoredResponse) -> Self {
         let status = if stored.is_part() { StatusCode::OK } else { stored.status };
         Self { status, ..stored.into() }
     }
 }
 
-/// Whether the field tells of one exchange and would mislead in a later one: how much of a rate
-/// limit was left then, how long to wait then.
+/// Whether the field applies to one exchange and would mislead in a later one: the rest of a rate limit, or
+/// the time to wait.
 pub fn is_left_out_of_hits(name: &HeaderName) -> bool {
     let text = name.as_str();
     text.starts_with("x-ratelimit") || text.starts_with("ratelimit") || name == RETRY_AFTER
 }
 
 impl StoredResponse {
-    /// A response with the fields that are kept of it; `times` are those of the request's sending
-    /// and the head's arrival.
+    /// A response with the fields to store; the times are those when the request was sent and when the head
+    /// arrived.
     pub fn new(
         status: StatusCode,
         headers: &HeaderMap,
@@ -121,9 +122,9 @@ impl StoredResponse {
         initial_age: Duration,
     ) -> Self {
         let headers = compact(headers);
-        let said = CacheMetadata::of(status, &headers);
-        let (headers, withheld) = parted(headers);
-        let (followed, body) = evicted_bodies::Body::follow(body);
+        let metadata = CacheMetadata::of(status, &headers);
+        let (headers, withheld) = split_withheld(headers);
+        let (tracked_body, body) = evicted_bodies::Body::follow(body);
         Self {
             status,
             headers,
@@ -135,28 +136,28 @@ impl StoredResponse {
             response_time,
             initial_age,
             asked: 0,
-            said,
+            said: metadata,
             authorized: false,
             outdated: None,
-            followed,
+            tracked_body,
         }
     }
 
-    /// The same, fetched by a request that did or did not carry `Authorization`.
+    /// The same, with whether the request carried `Authorization`.
     #[must_use]
     pub fn fetched_with(mut self, authorized: bool) -> Self {
         self.authorized = authorized;
         self
     }
 
-    /// The same, asked for as this one in the order of all.
+    /// The same, with the order number of its request.
     #[must_use]
-    pub fn asked_as(mut self, asked: u64) -> Self {
-        self.asked = asked;
+    pub fn asked_as(mut self, order: u64) -> Self {
+        self.asked = order;
         self
     }
 
-    /// The same, outdated.
+    /// The same, marked as stale.
     #[must_use]
     pub fn outdated(&self, outdated: ForcedStale) -> Self {
         Self { outdated: Some(outdated), ..self.clone() }
@@ -165,34 +166,35 @@ impl StoredResponse {
     /// The same with another body.
     #[must_use]
     pub fn with_body(self, body: Bytes) -> Self {
-        let (followed, body) = evicted_bodies::Body::follow(body);
-        Self { body, followed, ..self }
+        let (tracked_body, body) = evicted_bodies::Body::follow(body);
+        Self { body, tracked_body, ..self }
     }
 
-    /// A store's hold on the body, which counts in `lent` from its end on; `None`: it is too small.
-    pub fn hold_body(&self, lent: &EvictedBodies) -> Option<StoredBodyGuard> {
-        self.followed.as_ref().map(|body| body.hold(lent))
+    /// A guard of a store for the body, which counts in `evicted_bodies` when the last guard is dropped;
+    /// `None`: the body is too small.
+    pub fn hold_body(&self, evicted_bodies: &EvictedBodies) -> Option<StoredBodyGuard> {
+        self.tracked_body.as_ref().map(|body| body.hold(evicted_bodies))
     }
 
-    /// Whether the body is as long as the origin announced. Nothing else may be kept: it would be
-    /// taken for whole.
+    /// Whether the body is as long as the origin announced. No other body may be stored: it would be taken
+    /// for complete.
     pub fn is_whole(&self) -> bool {
         let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let mut lengths = self.headers.get_all(CONTENT_LENGTH).iter();
-        bodiless || lengths.all(|length| says(length, self.body.len()))
+        bodiless || lengths.all(|length| is_length(length, self.body.len()))
     }
 
-    /// Whether it is a part, good for nothing but as a [`part::PartialResponse`].
+    /// Whether it is partial, and usable as a [`partial::PartialResponse`] only.
     pub fn is_part(&self) -> bool {
         self.status == StatusCode::PARTIAL_CONTENT
     }
 
-    /// The fields of a hit. `Age` is not among them: it is [`StoredResponse::age`] of the moment.
+    /// The fields of a hit, without `Age`: that is [`StoredResponse::age`] at the time of the hit.
     pub fn hit_headers(&self) -> HeaderMap {
         self.headers.clone()
     }
 
-    /// All fields that are kept.
+    /// All stored fields.
     pub fn all_headers(&self) -> HeaderMap {
         let mut all = self.headers.clone();
         all.extend(self.withheld.clone());
@@ -204,21 +206,22 @@ impl StoredResponse {
         freshness::current_age(self.initial_age, self.response_time, now)
     }
 
-    /// About how many bytes of memory it takes.
+    /// Approximate number of bytes in memory.
     pub fn weight(&self) -> usize {
         let fields = fields_weight(&self.headers) + fields_weight(&self.withheld);
         size_of::<Self>() + self.body.len() + fields + self.vary.weight() + self.said.weight()
     }
 
-    /// Whether a 304 with these fields speaks of this response (RFC 9111 §4.3.4). Where it does
-    /// not, the whole must be asked for again.
+    /// Whether a 304 with these fields applies to this response (RFC 9111 §4.3.4). If not, the complete
+    /// response must be requested again.
     pub fn is_meant_by(&self, not_modified: &HeaderMap) -> bool {
         validation::is_about(not_modified, &self.headers, &self.said)
     }
 
-    /// This response with what a 304 to its validators says (RFC 9111 §3.2, §4.3.4). A 304 may bring
-    /// `no-store`, `private` or `Set-Cookie`: what comes out answers the one request, and is stored
-    /// only as [`StoredResponse::keeping`] what `Policy::storing` says of its [`StoredResponse::all_headers`].
+    /// This response updated by a 304 to its validators (RFC 9111 §3.2, §4.3.4). A 304 may contain
+    /// `no-store`, `private` or `Set-Cookie`: the result serves the current request, and is stored only as
+    /// [`StoredResponse::with_headers`] with the fields that `Policy::storability` allows of its
+    /// [`StoredResponse::all_headers`].
     #[must_use]
     pub fn freshened(
         &self,
@@ -227,15 +230,15 @@ impl StoredResponse {
         response_time: SystemTime,
     ) -> Self {
         let headers = compact(&validation::freshen(&self.all_headers(), not_modified));
-        let said = CacheMetadata::of(self.status, &headers);
-        let initial_age = freshness::initial_age(&said, request_time, response_time);
+        let metadata = CacheMetadata::of(self.status, &headers);
+        let initial_age = freshness::initial_age(&metadata, request_time, response_time);
         let outdated = None;
         Self {
             request_time,
             response_time,
             initial_age,
             outdated,
-            ..self.keeping_as(headers, said)
+            ..self.with_headers_and_metadata(headers, metadata)
         }
     }
 
@@ -243,13 +246,13 @@ impl StoredResponse {
     #[must_use]
     pub fn keeping(&self, headers: &HeaderMap) -> Self {
         let headers = compact(headers);
-        let said = CacheMetadata::of(self.status, &headers);
-        self.keeping_as(headers, said)
+        let metadata = CacheMetadata::of(self.status, &headers);
+        self.with_headers_and_metadata(headers, metadata)
     }
 
-    fn keeping_as(&self, headers: HeaderMap, said: CacheMetadata) -> Self {
-        let (headers, withheld) = parted(headers);
-        Self { headers, withheld, said, ..self.clone() }
+    fn with_headers_and_metadata(&self, headers: HeaderMap, metadata: CacheMetadata) -> Self {
+        let (headers, withheld) = split_withheld(headers);
+        Self { headers, withheld, said: metadata, ..self.clone() }
     }
 }
 
@@ -269,8 +272,8 @@ impl fmt::Debug for StoredResponse {
     }
 }
 
-/// Whether each member of a `Content-BodyLength` is this number (RFC 9110 §8.6).
-fn says(length: &HeaderValue, bytes: usize) -> bool {
+/// Whether each member of a `Content-Length` is this number (RFC 9110 §8.6).
+fn is_length(length: &HeaderValue, bytes: usize) -> bool {
     let mut members = length.as_bytes().split(|byte| *byte == b',');
     members.all(|member| {
         let digits = member.trim_ascii();
@@ -280,13 +283,13 @@ fn says(length: &HeaderValue, bytes: usize) -> bool {
     })
 }
 
-/// About how many bytes of memory fields take, used or not.
+/// Approximate number of bytes of memory that fields take, used or not.
 fn fields_weight(headers: &HeaderMap) -> usize {
     // A bucket, and its share of the indices.
     const BUCKET: usize = 112;
-    // What a second value of a name takes in a vector that grows by doubling.
+    // Size of a second value of a name in a vector that grows by doubling.
     const MORE: usize = 144;
-    // A name that the `http` crate does not know: two allocations.
+    // A name that the `http` crate does not predefine: two allocations.
     const NAME: usize = 40;
     let more = headers.len() - headers.keys_len();
     let names: usize = headers.keys().map(|name| name.as_str().len() + NAME).sum();
@@ -294,8 +297,8 @@ fn fields_weight(headers: &HeaderMap) -> usize {
     headers.capacity() * BUCKET + more * MORE + names + values
 }
 
-/// The same fields in one piece of memory of their own: as received their values are slices of a
-/// connection's read buffer, which each stored response would otherwise keep alive whole.
+/// Copies the fields into one separate allocation: as received their values are slices of a connection's read
+/// buffer, which each stored response would otherwise keep alive.
 fn compact(headers: &HeaderMap) -> HeaderMap {
     let mut bytes = BytesMut::with_capacity(headers.values().map(HeaderValue::len).sum());
     headers.values().for_each(|value| bytes.extend_from_slice(value.as_bytes()));
@@ -309,8 +312,8 @@ fn compact(headers: &HeaderMap) -> HeaderMap {
     own
 }
 
-/// The fields of a hit, and those it leaves out. Parted once, so that a hit filters nothing.
-fn parted(headers: HeaderMap) -> (HeaderMap, HeaderMap) {
+/// Splits the fields into those of a hit and those it leaves out. Done once, so that a hit filters nothing.
+fn split_withheld(headers: HeaderMap) -> (HeaderMap, HeaderMap) {
     let is_withheld = |name: &HeaderName| *name == AGE || is_left_out_of_hits(name);
     let count = headers.keys().filter(|name| is_withheld(name)).count();
     if count == 0 {

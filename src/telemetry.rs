@@ -1,8 +1,8 @@
-//! One record per event: what happened to a request, a call, a stored response. From it come the
-//! metrics and the log, in the same words.
+//! Telemetry: records each event of a request, a call or a stored response once, as metrics and log lines
+//! that use the same tokens.
 //!
-//! Owns: counters, their names, the log lines about single requests and how many there may be.
-//! Never touches: deciding anything; whoever records goes on whatever happens here.
+//! Owns: the counters and their names, the log lines about single requests, and their rate limit.
+//! Never touches: decisions. A failure to record does not affect the caller.
 
 pub mod cost;
 mod event;
@@ -33,62 +33,62 @@ pub use crate::telemetry::event::{
 };
 pub use crate::telemetry::tls_handshake::HandshakeOutcome;
 
-/// Whether what is stored outlives the process, as far as it is meant to.
-type Persistence = Box<dyn Fn() -> bool + Send + Sync>;
+/// Whether the store is as persistent as it is configured to be.
+type PersistenceCheck = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// The label and log value for a request that no route, or a call that no upstream, names.
+/// The label and log value for a request without a route or a call without an upstream.
 pub const NONE: &str = "none";
 
-/// What larder records, shared by everything that has something to record.
+/// The metrics, the log lines and the cost tracker, shared by all components that record events.
 pub struct Telemetry {
     routes: Vec<Arc<str>>,
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
-    ledger: Arc<CostTracker>,
+    cost: Arc<CostTracker>,
     redactor: Redactor,
     tiers: Arc<Mutex<Vec<StoreGauge>>>,
-    outlives: Arc<Mutex<Option<Persistence>>>,
-    // One limiter for all of them: whatever goes wrong at once, the log grows slowly (OVL-11).
+    persistence_check: Arc<Mutex<Option<PersistenceCheck>>>,
+    // One limiter for all lines, so that many simultaneous failures cannot flood the log (OVL-11).
     lines: Arc<Mutex<Limiter>>,
-    // Apart: what an operator must act on is not lost among refusals.
-    accepts: Arc<Mutex<Limiter>>,
+    // A separate limiter: accept errors, which require an operator, are not lost among refused requests.
+    accept_lines: Arc<Mutex<Limiter>>,
     distrust: Arc<Mutex<HostCounter>>,
     tunnels: Arc<Mutex<HostCounter>>,
 }
 
 impl Telemetry {
-    /// The account for these configured names. `routes.len()` and `upstreams.len()`, as indexes,
-    /// stand for [`NONE`].
+    /// Creates the telemetry for these configured names. The indexes `routes.len()` and `upstreams.len()`
+    /// mean [`NONE`].
     pub fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
         Self::dated(Clock::system(), routes, upstreams)
     }
 
-    /// The same, whose days and months are those of `clock`.
+    /// Like [`Telemetry::new`], with the days and months of `clock`.
     pub fn dated(clock: Clock, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let ledger = Arc::new(CostTracker::new(clock, metrics.costs().clone()));
-        let a_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
-        let (tiers, outlives) = (Arc::default(), Arc::default());
+        let cost = Arc::new(CostTracker::new(clock, metrics.costs().clone()));
+        let per_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
+        let (tiers, persistence_check) = (Arc::default(), Arc::default());
         let (distrust, tunnels) = (Arc::default(), Arc::default());
         Arc::new(Self {
             routes,
             upstreams,
             metrics,
-            ledger,
+            cost,
             redactor: Redactor::default(),
             tiers,
-            outlives,
-            lines: a_second(LINES),
-            accepts: a_second(ACCEPTS),
+            persistence_check,
+            lines: per_second(LINES_PER_SECOND),
+            accept_lines: per_second(ACCEPT_LINES_PER_SECOND),
             distrust,
             tunnels,
         })
     }
 
-    /// The same account under other names, as a reload brings them, and with what it says is secret.
-    /// Both count in one place: what began under the old names still ends under them.
+    /// The telemetry with the names and the redactor of a reloaded configuration. Both instances share their
+    /// counters; a request that began under the old names is recorded under them.
     pub fn renamed(
         &self,
         routes: &[Arc<str>],
@@ -102,54 +102,54 @@ impl Telemetry {
             routes,
             upstreams,
             metrics,
-            ledger: Arc::clone(&self.ledger),
+            cost: Arc::clone(&self.cost),
             redactor,
             tiers: Arc::clone(&self.tiers),
-            outlives: Arc::clone(&self.outlives),
+            persistence_check: Arc::clone(&self.persistence_check),
             lines: Arc::clone(&self.lines),
-            accepts: Arc::clone(&self.accepts),
+            accept_lines: Arc::clone(&self.accept_lines),
             distrust: Arc::clone(&self.distrust),
             tunnels: Arc::clone(&self.tunnels),
         })
     }
 
-    /// What calls cost.
+    /// The cost tracker.
     pub fn ledger(&self) -> &CostTracker {
-        &self.ledger
+        &self.cost
     }
 
-    /// A hit was answered as soon as its head was read.
+    /// Counts a hit that was served as soon as the request head was read.
     pub fn fast_hit(&self) {
         self.metrics.fast_hit();
     }
 
-    /// A finished exchange with a client: metrics, and one line at `debug`.
-    pub fn record(&self, exchange: &RequestEvent<'_>) {
-        self.metrics.record(exchange);
-        if exchange.result.is_without_a_call() {
-            self.ledger.answered(exchange.host, exchange.port);
+    /// Records a finished request: metrics, and one log line at `debug`.
+    pub fn record(&self, event: &RequestEvent<'_>) {
+        self.metrics.record(event);
+        if event.result.is_without_a_call() {
+            self.cost.answered(event.host, event.port);
         }
-        if exchange.result == ResultKind::Tunnel {
-            self.tunnels.lock().count(exchange.host);
+        if event.result == ResultKind::Tunnel {
+            self.tunnels.lock().count(event.host);
         }
         tracing::debug!(
-            route = self.route_name(exchange.route),
-            result = exchange.result.token(),
-            why = exchange.why,
-            method = exchange.method.as_str(),
-            host = exchange.host,
-            path = &*self.redactor.path(without_query(exchange.path)),
-            status = exchange.status.map(|status| status.as_u16()),
-            cache_status = exchange.cache_status,
-            error = exchange.error,
-            seconds = exchange.duration.as_secs_f64(),
-            client_bytes = exchange.client_bytes,
-            upstream_bytes = exchange.upstream_bytes + exchange.filled_bytes,
-            "Answered"
+            route = self.route_name(event.route),
+            result = event.result.token(),
+            why = event.why,
+            method = event.method.as_str(),
+            host = event.host,
+            path = &*self.redactor.path(without_query(event.path)),
+            status = event.status.map(|status| status.as_u16()),
+            cache_status = event.cache_status,
+            error = event.error,
+            seconds = event.duration.as_secs_f64(),
+            client_bytes = event.client_bytes,
+            upstream_bytes = event.upstream_bytes + event.filled_bytes,
+            "Request completed"
         );
     }
 
-    /// A finished call to an origin.
+    /// Records a finished call to an origin.
     pub fn upstream_call(&self, call: &UpstreamEvent<'_>) {
         self.metrics.upstream_call(call);
         let Err(error) = call.outcome else { return };
@@ -165,7 +165,7 @@ impl Telemetry {
         );
     }
 
-    /// A call that is made once more, and why.
+    /// Records a retry of a call and its cause.
     pub fn upstream_retry(&self, retry: &RetryEvent<'_>) {
         self.metrics.upstream_retry(retry.upstream, retry.cause);
         let Some(suppressed) = self.admit_minor_line() else { return };
@@ -181,43 +181,45 @@ impl Telemetry {
         );
     }
 
-    /// An answer by which an origin said that it was asked too much: which limit that was.
+    /// Counts a response that reports an exceeded rate limit of the origin; `class` is the kind of limit.
     pub fn rate_limited(&self, upstream: usize, class: &'static str) {
         self.metrics.restraint().rate_limited(self.upstream_name(upstream), class);
     }
 
-    /// A call that was not made, and what kept larder from it.
+    /// Counts a call that larder blocked, and the cause.
     pub fn refused_call(&self, upstream: usize, cause: &'static str) {
         self.metrics.restraint().refused(self.upstream_name(upstream), cause);
     }
 
-    /// A call that waited before it was made, or was not made then: what for, and how long.
+    /// Records the wait of a call for admission, its cause and its duration; the call was made afterwards or
+    /// not.
     pub fn waited(&self, upstream: usize, cause: &'static str, time: Duration) {
         self.metrics.restraint().waited(self.upstream_name(upstream), cause, time);
     }
 
-    /// Bytes that a fill received. A fill belongs to no client, so no [`RequestEvent`] carries them.
+    /// Counts the bytes that a fill received. A fill has no client, so no [`RequestEvent`] contains them.
     pub fn upstream_bytes(&self, bytes: u64) {
         self.metrics.upstream_bytes(bytes);
     }
 
-    /// A request that larder itself refused: counted in `larder_denied_total` and logged. Use
-    /// [`Telemetry::denied`] instead where the refused request also has an [`RequestEvent`].
-    pub fn refused(&self, refusal: &RejectEvent) {
-        self.denied(refusal.class);
+    /// Records a request that larder refused: counts it in `larder_denied_total` and logs it. If the request
+    /// also has a [`RequestEvent`], use [`Telemetry::denied`] instead.
+    pub fn refused(&self, event: &RejectEvent) {
+        self.denied(event.class);
         let Some(suppressed) = self.admit_line() else { return };
-        let client = refusal.client.map(tracing::field::display);
-        tracing::warn!(class = refusal.class, client, suppressed, "Request refused");
+        let client = event.client.map(tracing::field::display);
+        tracing::warn!(class = event.class, client, suppressed, "Request refused");
     }
 
-    /// A request that was denied, counted only.
+    /// Counts a refused request without logging it.
     pub fn denied(&self, reason: &'static str) {
         self.metrics.denied(reason);
     }
 
-    /// A handshake with a client of `host`, which `named` names in the configuration.
-    pub fn handshake(&self, named: &str, host: &str, outcome: HandshakeOutcome) {
-        self.metrics.handshake(named, outcome.token());
+    /// Records a TLS handshake with a client of `host`; `pattern` is the configured pattern that matches the
+    /// host.
+    pub fn handshake(&self, pattern: &str, host: &str, outcome: HandshakeOutcome) {
+        self.metrics.handshake(pattern, outcome.token());
         let due = if outcome.is_distrust() { self.distrust.lock().count(host) } else { None };
         let Some(refused) = due else {
             tracing::debug!(host, outcome = outcome.token(), "Handshake ended");
@@ -229,103 +231,105 @@ impl Telemetry {
             refused,
             alert = alert.map(tracing::field::debug),
             "A client does not accept larder's certificate: start it with `larder exec`, give it \
-             the authority of `larder ca bundle`, or list the host in tls.passthrough"
+             the certificate authority of `larder ca bundle`, or list the host in tls.passthrough"
         );
     }
 
-    /// The hosts whose clients did not accept larder, and how often, most first.
+    /// The hosts whose clients did not accept larder's certificate, with counts, the highest count first.
     pub fn distrusted(&self) -> Vec<(String, u64)> {
         self.distrust.lock().hosts()
     }
 
-    /// The hosts whose bytes were passed unseen, and in how many connections, most first.
+    /// The hosts of tunnelled connections, with the number of connections, the highest number first.
     pub fn tunnelled(&self) -> Vec<(String, u64)> {
         self.tunnels.lock().hosts()
     }
 
-    /// An answer that was not stored.
+    /// Counts a response that was not stored.
     pub fn not_stored(&self, route: usize, reason: &'static str) {
         self.metrics.not_stored(route, reason);
     }
 
-    /// A stale answer that was served, and why. One that stands in for an error has a line of its
-    /// own; one that was asked for, or is refreshed meanwhile, has its [`RequestEvent`]'s.
+    /// Records a stale response that was served, and the cause. Stale-if-error responses have their own log
+    /// line. A stale response that the client accepts (`max-stale`), that is served in offline mode or that
+    /// is being revalidated has only the line of its [`RequestEvent`].
     pub fn stale_served(&self, route: usize, cause: &'static str) {
         self.metrics.stale_served(route, cause);
-        if CHOSEN.iter().any(|chosen| chosen.token() == cause) {
+        if EXPECTED_STALE_REASONS.iter().any(|reason| reason.token() == cause) {
             return;
         }
         let Some(suppressed) = self.admit_minor_line() else { return };
-        tracing::info!(route = self.route_name(route), cause, suppressed, "Stale answer served");
+        tracing::info!(route = self.route_name(route), cause, suppressed, "Stale response served");
     }
 
-    /// A background refresh that ended.
+    /// Counts a background refresh that ended.
     pub fn refresh(&self, route: usize, trigger: &'static str, outcome: &'static str) {
         self.metrics.refresh(route, trigger, outcome);
     }
 
-    /// Stored responses that were invalidated.
+    /// Counts stored responses that were invalidated.
     pub fn invalidated(&self, source: &'static str, count: u64) {
         self.metrics.invalidated(source, count);
     }
 
-    /// How many responses a tier of the store holds.
+    /// Sets the number of responses in a tier of the store.
     pub fn store_entries(&self, tier: &'static str, count: u64) {
         self.metrics.store_entries(tier, count);
     }
 
-    /// How many bytes a tier of the store holds.
+    /// Sets the number of bytes in a tier of the store.
     pub fn store_bytes(&self, tier: &'static str, bytes: u64) {
         self.metrics.store_bytes(tier, bytes);
     }
 
-    /// Stored responses that were evicted for room.
+    /// Counts stored responses that were evicted to free capacity.
     pub fn evicted(&self, tier: &'static str, count: u64) {
         self.metrics.evicted(tier, count);
     }
 
-    /// What the master switch says now.
+    /// Sets the current mode of the master switch.
     pub fn mode(&self, mode: Mode) {
         self.metrics.operation().mode(mode.token(), &Mode::ALL.map(Mode::token));
     }
 
-    /// The upstreams whose certificates are not looked at, and no others.
+    /// Sets the upstreams whose certificates are not verified; all others are removed.
     pub fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
         self.metrics.operation().insecure(upstreams);
     }
 
-    /// A configuration that was read again: swapped in, or not. The first one counts as swapped in.
+    /// Records a reload and whether the new configuration is in force. The initial configuration counts as
+    /// one that is.
     pub fn reloaded(&self, swapped: bool) {
         self.metrics.operation().reloaded(swapped);
     }
 
-    /// A store on disk that was begun anew because it could not be used as it was.
+    /// Counts a disk store that was recreated because it was unusable.
     pub fn store_recovered(&self) {
         self.metrics.store_recovered();
     }
 
-    /// A fault of the store on disk. It costs hits, never an answer.
+    /// Records a failure of the disk store. It reduces the hit rate, but no request fails because of it.
     pub fn store_error(&self, op: StoreOp, error: &dyn fmt::Display) {
         self.metrics.store_error(op.token());
         let Some(suppressed) = self.admit_line() else { return };
         tracing::warn!(op = op.token(), %error, suppressed, "Store failed");
     }
 
-    /// Something that was not written to the store, because nothing may be written for a while.
+    /// Counts an entry that was not written to the store because writes are suspended.
     pub fn store_dropped(&self) {
         self.metrics.store_error(StoreOp::Drop.token());
     }
 
-    /// A listener that could not accept a connection.
+    /// Records a failure of a listener to accept a connection.
     pub fn accept_error(&self, error: &io::Error) {
         self.metrics.accept_error();
-        let due = self.accepts.lock().admit(clock::monotonic());
+        let due = self.accept_lines.lock().admit(clock::monotonic());
         let Some(suppressed) = due else { return };
         tracing::error!(kind = %error.kind(), os = error.raw_os_error(), suppressed, "Accept failed");
     }
 
-    /// Asks `totals` for what a tier holds whenever the metrics are rendered, instead of being told
-    /// of each change.
+    /// Reads the usage of a store tier from `totals` whenever the metrics are rendered; changes need not be
+    /// reported.
     pub fn watch_store(
         &self,
         tier: &'static str,
@@ -334,16 +338,16 @@ impl Telemetry {
         self.tiers.lock().push(StoreGauge { name: tier, totals: Box::new(totals), evictions: 0 });
     }
 
-    /// Asks whether the store is as it should be whenever the metrics are rendered: whatever makes it ill, or
-    /// well again, nobody has to say so here as well.
-    pub fn watch_condition(&self, is_good: impl Fn() -> bool + Send + Sync + 'static) {
-        *self.outlives.lock() = Some(Box::new(is_good));
+    /// Reads the health of the store from `is_healthy` whenever the metrics are rendered; changes need not be
+    /// reported.
+    pub fn watch_condition(&self, is_healthy: impl Fn() -> bool + Send + Sync + 'static) {
+        *self.persistence_check.lock() = Some(Box::new(is_healthy));
     }
 
     /// All metrics in the Prometheus text format.
     pub fn render(&self) -> String {
-        if let Some(outlives) = &*self.outlives.lock() {
-            self.metrics.store_state(u8::from(!outlives()));
+        if let Some(persistence_check) = &*self.persistence_check.lock() {
+            self.metrics.store_state(u8::from(!persistence_check()));
         }
         for tier in self.tiers.lock().iter_mut() {
             let totals = (tier.totals)();
@@ -352,7 +356,7 @@ impl Telemetry {
             self.evicted(tier.name, totals.evictions.saturating_sub(tier.evictions));
             tier.evictions = totals.evictions;
         }
-        self.ledger.show();
+        self.cost.show();
         self.metrics.render()
     }
 
@@ -360,7 +364,7 @@ impl Telemetry {
         self.lines.lock().admit(clock::monotonic())
     }
 
-    // At a storm's rate: where nobody reads them, they take no lock.
+    // Such lines can be very frequent, so no lock is taken if their level is not logged.
     fn admit_minor_line(&self) -> Option<u64> {
         if !tracing::enabled!(tracing::Level::INFO) {
             return None;
@@ -377,11 +381,11 @@ impl Telemetry {
     }
 }
 
-/// A tier of the store that is asked when the metrics are rendered.
+/// A store tier whose usage is read when the metrics are rendered.
 struct StoreGauge {
     name: &'static str,
     totals: Box<dyn Fn() -> TierTotals + Send + Sync>,
-    // As of the last rendering: the counter grows by the difference.
+    // The value at the last rendering; the counter is increased by the difference.
     evictions: u64,
 }
 
@@ -389,19 +393,19 @@ fn with_none(names: &[Arc<str>]) -> Vec<Arc<str>> {
     names.iter().cloned().chain([Arc::from(NONE)]).collect()
 }
 
-/// Query values may be secret and are never logged (ADM-07).
+/// Removes the query: its values may be secret and are never logged (ADM-07).
 fn without_query(path: &str) -> &str {
     path.split_once('?').map_or(path, |(path, _)| path)
 }
 
-/// Why an answer is stale though nothing failed.
-const CHOSEN: [StaleReason; 3] =
+/// The reasons for a stale response that are no failure.
+const EXPECTED_STALE_REASONS: [StaleReason; 3] =
     [StaleReason::WhileRevalidate, StaleReason::MaxStale, StaleReason::Offline];
 
-/// Lines a second about requests, calls and connections that failed, over all.
-const LINES: u32 = 9;
-/// And one about listeners that cannot accept: ten in all (OVL-11).
-const ACCEPTS: u32 = 1;
+/// Log lines per second about failed requests, calls and connections, in total.
+const LINES_PER_SECOND: u32 = 9;
+/// Log lines per second about accept errors; together at most ten (OVL-11).
+const ACCEPT_LINES_PER_SECOND: u32 = 1;
 
 #[cfg(test)]
 mod tests {
@@ -410,7 +414,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_goes_on_counting_under_another_index_and_what_began_before_ends_as_it_began() {
+    fn renamed_telemetry_shares_counters_by_name_and_keeps_old_indexes() {
         let name = |name: &str| -> Arc<str> { name.into() };
         let before = Telemetry::new(&[name("a"), name("b")], &[]);
         let after = before.renamed(&[name("b"), name("c")], &[], Redactor::default());
@@ -426,23 +430,23 @@ mod tests {
             assert!(page.contains(&line), "{line}{page}");
         }
         let lines = |page: String| page.lines().filter(|l| l.contains("stale")).count();
-        assert_eq!(lines(page), lines(before.render()), "it is one page");
+        assert_eq!(lines(page), lines(before.render()), "both render the same page");
     }
 
     #[test]
-    fn a_watched_tier_shows_what_it_holds_at_each_rendering() {
-        let account = Telemetry::new(&[], &[]);
-        let held = Arc::new(AtomicU64::new(3));
-        let watched = Arc::clone(&held);
-        account.watch_store("memory", move || {
-            let entries = watched.load(Ordering::Relaxed);
+    fn the_usage_of_a_watched_tier_is_read_at_each_rendering() {
+        let telemetry = Telemetry::new(&[], &[]);
+        let entry_count = Arc::new(AtomicU64::new(3));
+        let entry_count_in_tier = Arc::clone(&entry_count);
+        telemetry.watch_store("memory", move || {
+            let entries = entry_count_in_tier.load(Ordering::Relaxed);
             TierTotals { entries, bytes: entries * 10, evictions: entries * 2 }
         });
-        let page = account.render();
+        let page = telemetry.render();
         assert!(page.contains("larder_entries{tier=\"memory\"} 3\n"), "{page}");
         assert!(page.contains("larder_evictions_total{tier=\"memory\"} 6\n"), "{page}");
-        held.store(4, Ordering::Relaxed);
-        let page = account.render();
+        entry_count.store(4, Ordering::Relaxed);
+        let page = telemetry.render();
         assert!(page.contains("larder_store_bytes{tier=\"memory\"} 40\n"), "{page}");
         assert!(page.contains("larder_evictions_total{tier=\"memory\"} 8\n"), "{page}");
     }

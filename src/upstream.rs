@@ -1,7 +1,7 @@
-//! The way to the origin: names, addresses, connections, deadlines; one gate for every call.
+//! Access to origins: DNS, addresses, connections, deadlines; one admission control for every call.
 //!
-//! Owns: the trait [`Origin`] that the engine asks, and everything that stands behind it.
-//! Never touches: what is stored; what a client sees.
+//! Owns: the trait [`Origin`], through which the engine makes calls, and its implementation.
+//! Never touches: stored responses; what a client receives.
 
 pub mod admission;
 mod ban_guard;
@@ -52,24 +52,24 @@ use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::rejection::{RejectReason, Rejection};
 
-/// A call to an origin, without a body: what a fill sends.
+/// A call to an origin without a request body, as a fill sends it.
 #[derive(Clone)]
 pub struct UpstreamRequest {
-    /// What it says at the gate.
+    /// The call's context for admission control.
     pub knock: CallContext,
     /// The method.
     pub method: Method,
-    /// What the client asked for; an upstream may turn `http` into `https`.
+    /// The client's target; an upstream may rewrite `http` to `https`.
     pub target: Target,
     /// End-to-end fields.
     pub headers: HeaderMap,
-    /// Which kind of listener the request came through: it bounds where the call may go.
+    /// The kind of listener that received the request; it limits the permitted destinations.
     pub listener: ListenerKind,
-    /// Where interim answers go; `None`: nobody wants them.
+    /// The queue for interim (1xx) responses; `None`: they are dropped.
     pub interims: Option<Arc<Interims>>,
 }
 
-/// An origin's answer whose body is still to come.
+/// An origin's response whose body has not been read yet.
 pub struct UpstreamResponse {
     /// The final status.
     pub status: StatusCode,
@@ -79,81 +79,81 @@ pub struct UpstreamResponse {
     pub request_time: SystemTime,
     /// When the head was received.
     pub response_time: SystemTime,
-    /// How the body's end is known.
+    /// How the body is delimited.
     pub framing: BodyFraming,
-    /// What it means.
+    /// The classified result of the call.
     pub verdict: CallOutcome,
-    /// Its body may say that it means something else: a rule looks into bodies, and this one was not read.
+    /// A rule inspects bodies and this one could not be inspected, so the outcome may be incomplete.
     pub unread: bool,
-    /// What the call had to wait for before it went out.
+    /// Why the call had to wait before it was sent, if it did.
     pub waited: Option<RejectReason>,
     /// The body.
     pub body: Box<dyn Body>,
-    /// How long the whole answer may take, counted from the call, if it is to be stored.
+    /// Deadline for the complete response, counted from the call, if the response is to be stored.
     pub total: Duration,
 }
 
-/// How the end of an answer's body is known (RFC 9112 §6.3).
+/// How a response body is delimited (RFC 9112 §6.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyFraming {
-    /// Announced: this many bytes.
+    /// By a declared length in bytes.
     Length(u64),
-    /// Marked in the stream (chunked, or HTTP/2's `END_STREAM`).
+    /// By a marker in the stream (chunked coding, or HTTP/2's `END_STREAM`).
     Marked,
-    /// The connection's end: a cut body looks like a complete one.
+    /// By the end of the connection: a truncated body cannot be told from a complete one.
     Close,
 }
 
-/// A body as it arrives.
+/// A response body that is read piece by piece.
 #[async_trait]
 pub trait Body: Send {
-    /// The next piece; `None` when the body is complete. A cut body is an error, never `None`.
+    /// The next piece; `None` when the body is complete. A truncated body is an error, never `None`.
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError>;
 
-    /// How much of it may come before it is read.
+    /// Bytes that the origin may send before they are read.
     fn ahead(&self) -> usize {
         0
     }
 }
 
-/// Whoever can answer a call: the network, or a scripted origin in tests.
+/// Makes calls: over the network, or to a scripted origin in tests.
 #[async_trait]
 pub trait Origin: Send + Sync {
-    /// Sends `call` and returns once the head of the final answer is there.
+    /// Sends `call` and returns as soon as the head of the final response has arrived.
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError>;
 
-    /// What would keep such a call to `target` back right now.
-    fn check_admission(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
-        let (_, _) = (target, knock);
+    /// Why a call to `target` would be blocked right now; `None`: it would be admitted or queued.
+    fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
+        let (_, _) = (target, call);
         None
     }
 
-    /// Takes a retry of such a call to `target`, after this wait because of `cause`, from the budget of
-    /// all; false: there is none left, or a hold outlasts its patience.
+    /// Takes a retry of a call to `target` from the upstream's retry budget. `wait` is the backoff before the
+    /// retry, `cause` its reason. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
     fn try_acquire_retry(
         &self,
         target: &Target,
-        knock: &CallContext,
+        call: &CallContext,
         cause: &'static str,
         wait: Duration,
     ) -> bool {
-        let (_, _, _, _) = (target, knock, cause, wait);
+        let (_, _, _, _) = (target, call, cause, wait);
         true
     }
 
-    /// The one target by which larder knows what `target` leads to; `None`: `target` itself.
+    /// The canonical target of the resource that `target` leads to; `None`: `target` itself.
     fn moved(&self, target: &Target) -> Option<Target> {
         let _ = target;
         None
     }
 
-    /// How long a call to `target` that has no retries may wait for its turn, or for a hold to end.
+    /// How long a call to `target` without retries may wait in a queue or for a cooldown to end.
     fn patience(&self, target: &Target) -> Duration {
         let _ = target;
         Duration::ZERO
     }
 
-    /// How long a call to `target` and its retries may take in all.
+    /// Deadline for a call to `target` including its retries.
     fn total(&self, target: &Target) -> Duration {
         let _ = target;
         Timeouts::default().total

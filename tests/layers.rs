@@ -1,12 +1,18 @@
-//! The architecture as a test: who may import whom, which third-party crates stop at which door, and
-//! what the pure modules may not do. A violation is reported as `file:line: what`.
+//! The architecture as a test: which module may import which, where each third-party crate may be used,
+//! that files import each other in no circle, and what the pure modules may not do. A violation is
+//! reported as `file:line: what`.
 //!
 //! Comments and literals are blanked before looking. Limits: a macro or a re-export can hide an edge.
 #![expect(clippy::string_slice, reason = "text is cut at ASCII signs, where a character begins")]
 
-use std::fmt::Write as _;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+
+use crate::sources::{Source, code, sources_below};
+
+#[path = "support/sources.rs"]
+mod sources;
 
 /// Modules, bottom first. A module may import what lies on lower lines, never its own line.
 const LAYERS: &[&[&str]] = &[
@@ -14,10 +20,10 @@ const LAYERS: &[&[&str]] = &[
     &["policy", "stored"],
     &["route", "key"],
     &["decide", "config"],
-    &["account"],
+    &["telemetry"],
     &["store", "upstream"],
     &["engine"],
-    &["front", "admin", "launch", "fake"],
+    &["frontend", "admin", "exec_env", "fake"],
     &["proxy"],
     &["server"],
     &["cli"],
@@ -45,18 +51,18 @@ const IMPURE: &[&str] = &[
 
 /// A third-party crate, or a family of crates with this prefix, and the only places that know it.
 const DOORS: &[(&str, &[&str])] = &[
-    ("pingora", &["front", "proxy", "upstream", "fake"]),
-    ("prometheus", &["account/metrics"]),
-    ("tracing_subscriber", &["account/log"]),
+    ("pingora", &["frontend", "proxy", "upstream", "fake"]),
+    ("prometheus", &["telemetry/metrics"]),
+    ("tracing_subscriber", &["telemetry/log"]),
     ("axum", &["admin", "fake"]),
     ("hickory_resolver", &["upstream"]),
-    ("quick_cache", &["store", "front/authority"]),
-    ("sled", &["store/disk", "store/state"]),
+    ("quick_cache", &["store", "frontend/ca"]),
+    ("sled", &["store/disk", "store/state_db"]),
     ("redis", &["store/shared"]),
     ("serde_saphyr", &["config"]),
-    ("sfv", &["semantics/targeted", "semantics/rate_limit"]),
+    ("sfv", &["semantics/targeted_cache_control", "semantics/rate_limit"]),
     ("serde_json_path", &["semantics/json_path"]),
-    ("flate2", &["upstream/json"]),
+    ("flate2", &["upstream/body_inspection"]),
     ("clap", &["cli", "main"]),
     ("listenfd", &["cli/run"]),
     (
@@ -64,44 +70,22 @@ const DOORS: &[(&str, &[&str])] = &[
         &[
             "store",
             "server/handover",
-            "server/sockets",
+            "server/inherited_sockets",
             "upstream/descriptors",
-            "upstream/dial",
-            "front/authority",
-            "launch",
+            "upstream/happy_eyeballs",
+            "frontend/ca",
+            "exec_env",
             "cli",
         ],
     ),
-    ("ureq", &["cli/remote"]),
-    ("ring", &["store/disk/at_rest", "front/authority"]),
-    ("subtle", &["admin/access"]),
-    ("rcgen", &["front/authority", "config/client_cert", "config/resolve/upstreams"]),
-    ("tokio_rustls", &["front"]),
-    ("h2", &["front/multiplex", "front/session", "upstream/shared", "upstream/session"]),
-    ("p12_keystore", &["launch"]),
+    ("ureq", &["cli/admin_client"]),
+    ("ring", &["store/disk/encryption", "frontend/ca"]),
+    ("subtle", &["admin/acl"]),
+    ("rcgen", &["frontend/ca", "config/client_cert", "config/resolve/upstreams"]),
+    ("tokio_rustls", &["frontend"]),
+    ("h2", &["frontend/http2", "frontend/session", "upstream/shared_http2", "upstream/session"]),
+    ("p12_keystore", &["exec_env"]),
 ];
-
-/// A file below `src`: its path without `.rs`, and its text.
-struct Source {
-    path: String,
-    text: String,
-}
-
-impl Source {
-    fn new(path: &str, text: &str) -> Self {
-        let path = path.strip_suffix(".rs").unwrap_or(path).to_owned();
-        Self { path, text: text.to_owned() }
-    }
-
-    /// The module of the first level that it belongs to.
-    fn module(&self) -> &str {
-        self.path.split('/').next().unwrap_or_default()
-    }
-
-    fn is_within(&self, place: &str) -> bool {
-        self.path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-    }
-}
 
 fn layer(module: &str) -> Option<usize> {
     LAYERS.iter().position(|layer| layer.contains(&module))
@@ -209,82 +193,69 @@ fn after_each<'a>(line: &'a str, root: &'a str) -> impl Iterator<Item = &'a str>
         })
 }
 
-/// The text with comments and literals blanked; lines stay where they are.
-fn code(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(next) = rest.chars().next() {
-        let blank = blank_at(rest);
-        let length = if blank == 0 { next.len_utf8() } else { blank };
-        let (piece, after) = rest.split_at(length);
-        if blank == 0 {
-            out.push(next);
-        } else {
-            out.extend(piece.chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
-        }
-        rest = after;
-    }
-    out
-}
-
-/// How many bytes of comment or literal `rest` begins with.
-fn blank_at(rest: &str) -> usize {
-    if rest.starts_with("//") {
-        return rest.find('\n').unwrap_or(rest.len());
-    }
-    if rest.starts_with("/*") {
-        return rest.find("*/").map_or(rest.len(), |end| end + 2);
-    }
-    let hashes = rest.strip_prefix('r').map_or(0, |r| r.len() - r.trim_start_matches('#').len());
-    if rest.starts_with('r') && rest[1 + hashes..].starts_with('"') {
-        let close = format!("\"{}", "#".repeat(hashes));
-        let open = hashes + 2;
-        return rest[open..].find(&close).map_or(rest.len(), |end| open + end + close.len());
-    }
-    if rest.starts_with('"') {
-        return quoted(rest, '"');
-    }
-    // 'a' and '\n' are literals, 'a is a lifetime.
-    let mut chars = rest.chars();
-    match (chars.next(), chars.next(), chars.next()) {
-        (Some('\''), Some('\\'), _) => quoted(rest, '\''),
-        (Some('\''), Some(c), Some('\'')) => 2 + c.len_utf8(),
-        _ => 0,
-    }
-}
-
-fn quoted(rest: &str, quote: char) -> usize {
-    let mut escaped = false;
-    for (at, c) in rest.char_indices().skip(1) {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            _ if c == quote => return at + 1,
-            _ => {}
-        }
-    }
-    rest.len()
-}
-
-fn sources_below(directory: &Path, prefix: &str, sources: &mut Vec<Source>) {
-    let entries = fs::read_dir(directory).expect("the sources are there");
-    for entry in entries {
-        let entry = entry.expect("the sources can be listed");
-        let name = entry.file_name().into_string().expect("names are Unicode");
-        let path = format!("{prefix}{name}");
-        if entry.path().is_dir() {
-            sources_below(&entry.path(), &format!("{path}/"), sources);
-        } else if entry.path().extension().is_some_and(|end| end == "rs") {
-            let text = fs::read_to_string(entry.path()).expect("sources are text");
-            sources.push(Source::new(&path, &text));
-        }
-    }
-}
-
 fn all_sources() -> Vec<Source> {
     let mut sources = Vec::new();
     sources_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut sources);
     sources
+}
+
+/// The files that each file imports from, without tests. A `mod` declaration is no import, nor is the use
+/// that a file makes of the modules that contain it.
+fn imports(sources: &[Source]) -> BTreeMap<&str, Vec<&str>> {
+    let is_test = |path: &str| path.split('/').any(|part| part == "tests");
+    let sources = || sources.iter().filter(|source| !is_test(&source.path));
+    let files: Vec<&str> = sources().map(|source| source.path.as_str()).collect();
+    let imports_of = |source: &Source| {
+        let text = code(&source.text);
+        let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+        let starts = text.match_indices("crate::").map(|(at, root)| at + root.len());
+        let paths = starts.flat_map(|start| paths_at(&text[start..]));
+        paths.filter_map(|path| file_of(&files, &path)).collect::<Vec<_>>()
+    };
+    sources()
+        .map(|source| {
+            let mut imported = imports_of(source);
+            imported.retain(|file| !source.is_within(file));
+            imported.sort_unstable();
+            imported.dedup();
+            (source.path.as_str(), imported)
+        })
+        .collect()
+}
+
+/// `a/b/Item` of a text that begins with `a::b::Item`, or all paths of `a::b::{c::Item, d}`.
+fn paths_at(text: &str) -> Vec<String> {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
+    let path = text[..end.unwrap_or(text.len())].replace("::", "/");
+    let group = end.and_then(|end| text[end..].strip_prefix('{')?.split(['}', '{']).next());
+    let Some(group) = group.filter(|_| path.ends_with('/')) else { return vec![path] };
+    let names = group.split(',').map(|name| name.trim().replace("::", "/"));
+    names.filter(|name| !name.is_empty()).map(|name| format!("{path}{name}")).collect()
+}
+
+/// The file that defines the item at `path`.
+fn file_of<'a>(files: &[&'a str], path: &str) -> Option<&'a str> {
+    let mut ends: Vec<usize> = path.match_indices('/').map(|(at, _)| at).collect();
+    ends.push(path.len());
+    ends.iter().rev().find_map(|end| files.iter().find(|file| **file == &path[..*end]).copied())
+}
+
+/// Files that import each other in circles, and files between two circles.
+fn circles(imports: &BTreeMap<&str, Vec<&str>>) -> Vec<String> {
+    let mut left: BTreeMap<&str, Vec<&str>> = imports.clone();
+    loop {
+        let before = left.len();
+        let remaining: Vec<&str> = left.keys().copied().collect();
+        for imported in left.values_mut() {
+            imported.retain(|file| remaining.contains(file));
+        }
+        let imported: Vec<&str> = left.values().flatten().copied().collect();
+        left.retain(|file, imports| !imports.is_empty() && imported.contains(file));
+        if left.len() == before {
+            break;
+        }
+    }
+    left.iter().map(|(file, imports)| format!("src/{file}.rs: {}", imports.join(", "))).collect()
 }
 
 #[test]
@@ -292,11 +263,34 @@ fn every_module_imports_only_what_lies_below_it() {
     let sources = all_sources();
     assert!(sources.len() > 50, "only {} files were found", sources.len());
     let found = violations(&sources);
-    let mut report = String::new();
-    for violation in &found {
-        writeln!(report, "{violation}").expect("a string can be written");
-    }
-    assert!(found.is_empty(), "\n{report}");
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let sources = all_sources();
+    let found = circles(&imports(&sources));
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_circle_is_reported_and_a_chain_is_not() {
+    let chain = [
+        Source::new("engine.rs", "mod fill;\nuse crate::engine::{fill::Fill, retry};"),
+        Source::new("engine/fill.rs", "use crate::engine::retry::next;"),
+        Source::new(
+            "engine/retry.rs",
+            "#[cfg(test)]\nmod tests {\n use crate::engine::fill::Fill;\n}",
+        ),
+    ];
+    assert_eq!(circles(&imports(&chain)), Vec::<String>::new());
+    let circle = [
+        Source::new("engine/fill.rs", "use crate::engine::retry::next;"),
+        Source::new("engine/retry.rs", "fn f() -> crate::engine::fill::Fill {}"),
+    ];
+    let expected =
+        ["src/engine/fill.rs: engine/retry", "src/engine/retry.rs: engine/fill"].map(str::to_owned);
+    assert_eq!(circles(&imports(&circle)), expected);
 }
 
 #[test]
@@ -359,9 +353,9 @@ fn said(path: &str, line: &str) -> Vec<String> {
 fn an_import_upwards_or_sideways_is_reported_with_file_and_line() {
     let seeded = [
         ("semantics/vary.rs", "use crate::store::Store;", "semantics may not use store"),
-        ("policy.rs", "use crate::stored::Stored;", "policy may not use stored"),
+        ("policy.rs", "use crate::stored::StoredResponse;", "policy may not use stored"),
         ("engine/fill.rs", "    let x = crate::proxy::Proxy::new();", "engine may not use proxy"),
-        ("front/door.rs", "fn f(_: & crate :: admin::X) {}", "front may not use admin"),
+        ("frontend/http1.rs", "fn f(_: & crate :: admin::X) {}", "frontend may not use admin"),
         ("config.rs", "pub(crate) use crate::nowhere::X;", "config may not use nowhere"),
         ("server.rs", "use crate::cli::run;", "server may not use cli"),
         ("main.rs", "use larder::utils;", "main may not use utils"),
@@ -376,13 +370,13 @@ fn imports_downwards_and_within_the_module_are_not_reported() {
     for (path, line) in [
         ("engine.rs", "use crate::store::Store;"),
         ("engine/fill.rs", "use crate::engine::body::Body;"),
-        ("proxy.rs", "use crate::front::Service;"),
-        ("main.rs", "use larder::cli::World;"),
+        ("proxy.rs", "use crate::frontend::RequestHandler;"),
+        ("main.rs", "use larder::cli::Context;"),
         ("semantics.rs", "// see crate::engine, and super::super, and tokio"),
         ("semantics.rs", "const X: &str = \"crate::engine \\\" tokio\"; /* async */"),
         ("semantics.rs", "const X: &str = r#\"crate::engine \" tokio\"#;"),
         ("semantics.rs", "fn f<'a>(c: char) -> bool { c == '\"' || c == '\\'' }"),
-        ("account.rs", "let my_crate_is = clapping(pingora);"),
+        ("telemetry.rs", "let my_crate_is = clapping(pingora);"),
     ] {
         assert!(said(path, line).is_empty(), "{path}: {line}: {:?}", said(path, line));
     }
@@ -397,36 +391,40 @@ fn a_hidden_import_is_reported() {
         "use crate::*;",
         "use crate as c;",
     ] {
-        assert_eq!(said("account/log.rs", line).len(), 1, "{line}");
+        assert_eq!(said("telemetry/log.rs", line).len(), 1, "{line}");
     }
 }
 
 #[test]
 fn a_third_party_crate_beyond_its_door_is_reported() {
     for (path, line, what) in [
-        ("engine.rs", "use pingora_core::X;", "only front, proxy, upstream, fake may use pingora"),
-        ("account.rs", "prometheus::gather();", "only account/metrics may use prometheus"),
-        ("account/metricsx.rs", "use prometheus;", "only account/metrics may use prometheus"),
-        ("front.rs", "fn f() -> axum::Router {}", "only admin, fake may use axum"),
+        (
+            "engine.rs",
+            "use pingora_core::X;",
+            "only frontend, proxy, upstream, fake may use pingora",
+        ),
+        ("telemetry.rs", "prometheus::gather();", "only telemetry/metrics may use prometheus"),
+        ("telemetry/metricsx.rs", "use prometheus;", "only telemetry/metrics may use prometheus"),
+        ("frontend.rs", "fn f() -> axum::Router {}", "only admin, fake may use axum"),
         ("server.rs", "use hickory_resolver::X;", "only upstream may use hickory_resolver"),
         (
             "engine.rs",
             "use quick_cache::sync::Cache;",
-            "only store, front/authority may use quick_cache",
+            "only store, frontend/ca may use quick_cache",
         ),
         (
             "policy.rs",
             "use sfv::Parser;",
-            "only semantics/targeted, semantics/rate_limit may use sfv",
+            "only semantics/targeted_cache_control, semantics/rate_limit may use sfv",
         ),
         ("config.rs", "#[derive(clap::Args)]", "only cli, main may use clap"),
-        ("store/memory.rs", "use sled::Db;", "only store/disk, store/state may use sled"),
+        ("store/memory.rs", "use sled::Db;", "only store/disk, store/state_db may use sled"),
     ] {
         assert_eq!(said(path, line), [what], "{path}: {line}");
     }
     for (path, line) in [
         ("upstream/fetch.rs", "use pingora_core::X;"),
-        ("account/metrics/register.rs", "use prometheus::X;"),
+        ("telemetry/metrics/register.rs", "use prometheus::X;"),
         ("store/memory.rs", "use quick_cache::sync::Cache;"),
         ("main.rs", "use clap::Parser;"),
         ("fake/discord.rs", "use axum::Router;"),

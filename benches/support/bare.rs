@@ -1,5 +1,5 @@
-//! The role of the yardstick: a pingora service on one thread that answers the same bytes as larder
-//! and does nothing else.
+//! The baseline: a pingora service on one thread that sends the same bytes as larder and does nothing
+//! else.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -41,7 +41,7 @@ impl HttpServerApp for Bare {
     }
 }
 
-/// Serves until it is killed; the argument is the body's length and the fields, a line each.
+/// Serves until it is killed; the argument is the body's length and the header fields, one per line.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let mut lines = arguments[0].lines();
     let length: usize = lines.next().and_then(|line| line.parse().ok()).expect("a length");
@@ -52,7 +52,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
             (name, HeaderValue::from_str(value).expect("a value"))
         })
         .collect();
-    // pingora's server does not tell which port it got: take a free one and hand it over.
+    // pingora's server does not report its port, so a free one is chosen here.
     let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port");
     let conf = ServerConf { threads: 1, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);

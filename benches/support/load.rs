@@ -20,7 +20,7 @@ pub(crate) struct Load {
     calls: Arc<AtomicUsize>,
 }
 
-/// What is asked, and where.
+/// The address and the request of a load.
 pub(crate) struct Target {
     address: SocketAddr,
     request: String,
@@ -32,13 +32,13 @@ impl Target {
     }
 }
 
-/// An answer's fields and the length of its body.
+/// The header fields of a response and the length of its body.
 pub(crate) struct Answer {
     pub(crate) fields: Vec<String>,
     pub(crate) body: usize,
 }
 
-/// How long the last of many clients waited.
+/// The time until the last of many clients had its response.
 pub(crate) struct Together {
     pub(crate) cold: f64,
     pub(crate) fresh: f64,
@@ -58,12 +58,12 @@ impl Load {
         Self { runtime: runtime.expect("a runtime"), calls: Arc::default() }
     }
 
-    /// How many calls the origin has got.
+    /// The number of calls that the origin received.
     pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Starts an origin whose answers have bodies of `bytes`.
+    /// Starts an origin whose response bodies have `bytes` bytes.
     pub(crate) fn origin(&self, bytes: usize) -> SocketAddr {
         let calls = Arc::clone(&self.calls);
         self.runtime.block_on(async move {
@@ -78,19 +78,19 @@ impl Load {
         })
     }
 
-    /// Asks twice, so that the second answer is the one that the load will get.
+    /// Sends four requests, so that the returned response is the one that the load will get.
     pub(crate) fn warm(&self, target: &Target) -> Answer {
         self.runtime.block_on(async {
             let mut stream = connect(target.address).await;
             let mut buffer = Vec::new();
             for _ in 0..3 {
-                ask(&mut stream, &target.request, &mut buffer).await;
+                send(&mut stream, &target.request, &mut buffer).await;
             }
-            ask(&mut stream, &target.request, &mut buffer).await
+            send(&mut stream, &target.request, &mut buffer).await
         })
     }
 
-    /// `requests` requests over all connections.
+    /// Sends `requests` requests over all connections.
     pub(crate) fn run(&self, target: &Target, requests: usize) {
         self.runtime.block_on(async {
             let mut clients = JoinSet::new();
@@ -99,25 +99,25 @@ impl Load {
                 clients.spawn(async move {
                     let mut stream = connect(address).await;
                     let mut buffer = Vec::new();
-                    let body = ask(&mut stream, &request, &mut buffer).await.body;
+                    let body = send(&mut stream, &request, &mut buffer).await.body;
                     for _ in 1..requests / CONNECTIONS {
                         stream.write_all(request.as_bytes()).await.expect("a reader");
-                        next(&mut stream, &mut buffer, body).await;
+                        read_response(&mut stream, &mut buffer, body).await;
                     }
                 });
             }
             while let Some(client) = clients.join_next().await {
-                client.expect("a client that got its answers");
+                client.expect("a client that got its responses");
             }
         });
     }
 
-    /// Asks for `keys` different things, each once; how long each took.
+    /// Requests `keys` different URLs, each once; returns the time of each.
     pub(crate) fn fill(&self, address: SocketAddr, keys: usize) -> Vec<Duration> {
         self.fill_over(address, keys, CONNECTIONS)
     }
 
-    /// The same over so many connections.
+    /// The same over this many connections.
     pub(crate) fn fill_over(
         &self,
         address: SocketAddr,
@@ -134,7 +134,7 @@ impl Load {
                     for key in (client..keys).step_by(connections) {
                         let request = request(&format!("/key/{key}"));
                         let since = clock::monotonic();
-                        ask(&mut stream, &request, &mut buffer).await;
+                        send(&mut stream, &request, &mut buffer).await;
                         times.push(clock::monotonic().saturating_duration_since(since));
                     }
                     times
@@ -142,13 +142,13 @@ impl Load {
             }
             let mut times = Vec::with_capacity(keys);
             while let Some(client) = clients.join_next().await {
-                times.extend(client.expect("a client that got its answers"));
+                times.extend(client.expect("a client that got its responses"));
             }
             times
         })
     }
 
-    /// `clients` connected clients ask for the same at once: first cold, then each once more.
+    /// `clients` connected clients request the same URL concurrently: first cold, then each once more.
     pub(crate) fn together(&self, target: &Target, clients: usize) -> Together {
         self.runtime.block_on(async {
             let start = Arc::new(Barrier::new(clients + 1));
@@ -160,11 +160,11 @@ impl Load {
                     let mut stream = connect(address).await;
                     let mut buffer = Vec::new();
                     start.wait().await;
-                    ask(&mut stream, &request, &mut buffer).await;
+                    send(&mut stream, &request, &mut buffer).await;
                     let cold = clock::monotonic();
                     start.wait().await;
                     start.wait().await;
-                    ask(&mut stream, &request, &mut buffer).await;
+                    send(&mut stream, &request, &mut buffer).await;
                     (cold, clock::monotonic())
                 });
             }
@@ -175,7 +175,7 @@ impl Load {
             start.wait().await;
             let (mut cold, mut fresh) = (Duration::ZERO, Duration::ZERO);
             while let Some(client) = all.join_next().await {
-                let (got_cold, got_fresh) = client.expect("a client that got its answers");
+                let (got_cold, got_fresh) = client.expect("a client that got its responses");
                 cold = cold.max(got_cold.saturating_duration_since(began_cold));
                 fresh = fresh.max(got_fresh.saturating_duration_since(began_fresh));
             }
@@ -190,14 +190,14 @@ async fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-async fn ask(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Answer {
+async fn send(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Answer {
     buffer.clear();
     stream.write_all(request.as_bytes()).await.expect("a reader");
     let end = loop {
         if let Some(end) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
             break end + 4;
         }
-        assert!(stream.read_buf(buffer).await.expect("an answer") > 0, "closed");
+        assert!(stream.read_buf(buffer).await.expect("a response") > 0, "closed");
     };
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
@@ -213,11 +213,11 @@ async fn ask(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Ans
     Answer { fields, body }
 }
 
-/// Reads one answer whose body is `body` bytes long; its head may grow (`Age`).
-async fn next(stream: &mut TcpStream, buffer: &mut Vec<u8>, body: usize) {
+/// Reads one response whose body has `body` bytes; its head may grow (`Age`).
+async fn read_response(stream: &mut TcpStream, buffer: &mut Vec<u8>, body: usize) {
     buffer.clear();
     loop {
-        assert!(stream.read_buf(buffer).await.expect("an answer") > 0, "closed");
+        assert!(stream.read_buf(buffer).await.expect("a response") > 0, "closed");
         let head = buffer.windows(4).position(|w| w == b"\r\n\r\n");
         if head.is_some_and(|end| buffer.len() >= end + 4 + body) {
             return;
@@ -227,7 +227,7 @@ async fn next(stream: &mut TcpStream, buffer: &mut Vec<u8>, body: usize) {
 
 async fn serve(mut stream: TcpStream, bytes: usize, calls: Arc<AtomicUsize>) {
     let body = "x".repeat(bytes);
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nETag: \"an-etag-of-some-length\"\r\n\
          Server: origin\r\nX-Request-Id: 0123456789abcdef\r\nContent-Length: {bytes}\r\n\r\n{body}"
     );
@@ -240,7 +240,7 @@ async fn serve(mut stream: TcpStream, bytes: usize, calls: Arc<AtomicUsize>) {
         }
         buffer.clear();
         calls.fetch_add(1, Ordering::SeqCst);
-        if stream.write_all(answer.as_bytes()).await.is_err() {
+        if stream.write_all(response.as_bytes()).await.is_err() {
             return;
         }
     }

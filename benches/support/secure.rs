@@ -1,4 +1,4 @@
-//! The load inside TLS: an origin that speaks it, and clients that go through tunnels.
+//! The load over TLS: an origin with TLS, and clients that use CONNECT tunnels.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::careless::Careless;
+use crate::unverified_tls::Careless;
 
 const CONNECTIONS: usize = 32;
 
@@ -37,30 +37,30 @@ impl Secure {
             .with_custom_certificate_verifier(Arc::new(Careless))
             .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Each handshake is a whole one.
+        // Every handshake is a full one.
         config.resumption = rustls::client::Resumption::disabled();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.expect("a runtime");
         Self { runtime, connector: TlsConnector::from(Arc::new(config)) }
     }
 
-    /// Starts an origin whose answers have bodies of `bytes`; its address.
+    /// Starts an origin whose response bodies have `bytes` bytes; returns its address.
     pub(crate) fn origin(&self, bytes: usize) -> String {
         let acceptor = acceptor();
         let body = "x".repeat(bytes);
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{body}");
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {bytes}\r\n\r\n{body}");
         self.runtime.block_on(async move {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
             let address = listener.local_addr().expect("bound");
             tokio::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    let (acceptor, answer) = (acceptor.clone(), answer.clone());
+                    let (acceptor, response) = (acceptor.clone(), response.clone());
                     tokio::spawn(async move {
                         let Ok(mut stream) = acceptor.accept(stream).await else { return };
                         let mut buffer = Vec::new();
                         while head(&mut stream, &mut buffer).await.is_some() {
                             buffer.clear();
-                            let sent = stream.write_all(answer.as_bytes()).await;
+                            let sent = stream.write_all(response.as_bytes()).await;
                             if sent.is_err() || stream.flush().await.is_err() {
                                 return;
                             }
@@ -72,7 +72,7 @@ impl Secure {
         })
     }
 
-    /// `requests` requests over kept-alive connections.
+    /// Sends `requests` requests over kept-alive connections.
     pub(crate) fn run(&self, larder: SocketAddr, requests: usize) {
         self.runtime.block_on(async {
             let mut clients = JoinSet::new();
@@ -85,7 +85,7 @@ impl Secure {
                         stream.write_all(REQUEST.as_bytes()).await.expect("a reader");
                         stream.flush().await.expect("a reader");
                         buffer.clear();
-                        let end = head(&mut stream, &mut buffer).await.expect("an answer");
+                        let end = head(&mut stream, &mut buffer).await.expect("a response");
                         assert!(
                             buffer.starts_with(b"HTTP/1.1 200"),
                             "{}",
@@ -98,21 +98,21 @@ impl Secure {
                 });
             }
             while let Some(client) = clients.join_next().await {
-                client.expect("a client that got its answers");
+                client.expect("a client that got its responses");
             }
         });
     }
 
-    /// One connection to each of so many hosts, on which nothing is asked.
+    /// Opens one connection to each of this many hosts, without sending a request.
     pub(crate) fn meet(&self, larder: SocketAddr, hosts: usize) {
         self.runtime.block_on(async {
             for host in 0..hosts {
                 let name = format!("h{host}.hosts.example.test");
                 let mut stream = connect(&self.connector, larder, &name).await;
                 stream.shutdown().await.expect("an end");
-                // Its tickets, and its end.
+                // Reads the session tickets and the end of the stream.
                 let mut rest = Vec::new();
-                stream.read_to_end(&mut rest).await.expect("an end in order");
+                stream.read_to_end(&mut rest).await.expect("a clean end");
             }
         });
     }
@@ -121,16 +121,16 @@ impl Secure {
 async fn connect(connector: &TlsConnector, larder: SocketAddr, host: &str) -> TlsStream<TcpStream> {
     let mut stream = TcpStream::connect(larder).await.expect("the subject accepts");
     stream.set_nodelay(true).expect("a socket");
-    let asked = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n");
-    stream.write_all(asked.as_bytes()).await.expect("a reader");
+    let request = format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("a reader");
     let mut buffer = Vec::new();
-    head(&mut stream, &mut buffer).await.expect("an answer");
+    head(&mut stream, &mut buffer).await.expect("a response");
     assert!(buffer.starts_with(b"HTTP/1.1 200"), "no tunnel");
     let name = ServerName::try_from(host.to_owned()).expect("a name");
     connector.connect(name, stream).await.expect("a handshake")
 }
 
-/// Reads a head; its length.
+/// Reads a head; returns its length.
 async fn head<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,

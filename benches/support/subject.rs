@@ -1,4 +1,4 @@
-//! The role of larder: the whole of it, on one worker thread, log level info.
+//! The larder role: a complete larder, with one worker thread and log level info.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -9,13 +9,13 @@ use larder::server::{Server, ServerDeps};
 use larder::telemetry::log;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Serves with a store in a directory; the arguments are the origin's address, the directory and, if
-/// wanted, the address of an origin that speaks TLS.
-/// Standard input says `stall` (the store thread stands still until the next line) and, by its end,
-/// that it is over: what is stored is then on disk.
+/// Serves with a store in a directory; the arguments are the origin's address, the directory and,
+/// optionally, the address of an origin with TLS. The line `stall` on standard input stalls the store
+/// thread until the next line. The end of standard input stops larder; stored responses are then on
+/// disk.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let (origin, dir) = (&arguments[0], &arguments[1]);
-    let secure = arguments.get(2).map_or_else(String::new, |secure| intercepting(secure));
+    let secure = arguments.get(2).map_or_else(String::new, |secure| resolve_lines(secure));
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve:\n{secure}  api.example.test: \"{origin}\"\n\
@@ -39,9 +39,9 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
         let mut lines = BufReader::new(tokio::io::stdin()).lines();
         let mut stalled = None;
         while let Ok(Some(line)) = lines.next_line().await {
-            let (go_on, until) = mpsc::channel();
-            // The one before, if any, goes on.
-            stalled = (line == "stall").then_some(go_on);
+            let (resume, until) = mpsc::channel();
+            // Dropping the previous sender, if any, lets the store thread continue.
+            stalled = (line == "stall").then_some(resume);
             if stalled.is_some() {
                 server.stall_store(until);
             }
@@ -52,14 +52,15 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// The hosts that a larder of many hosts has.
+/// The number of hosts that the TLS measurements connect to.
 pub(crate) const HOSTS: usize = 1_000;
 
-/// Where https to the API and to many more hosts leads.
-fn intercepting(secure: &str) -> String {
+/// The `resolve` lines that send HTTPS for the API and for many more hosts to the origin with TLS.
+fn resolve_lines(secure: &str) -> String {
     let mut lines = format!("  \"api.example.test:443\": \"{secure}\"\n");
     for host in 0..HOSTS {
-        writeln!(lines, "  h{host}.hosts.example.test: \"{secure}\"").expect("a string takes all");
+        writeln!(lines, "  h{host}.hosts.example.test: \"{secure}\"")
+            .expect("writing to a string cannot fail");
     }
     lines
 }

@@ -1,6 +1,6 @@
-//! What the badge page costs before and behind larder, and what it may cost.
+//! The cost of the badge page before and with larder, and its targets.
 //!
-//! Owns: the figures, their bounds, the table. Never touches: how they came about.
+//! Owns: the figures, their targets, the table. Never touches: the workload.
 
 use std::time::Duration;
 
@@ -37,21 +37,21 @@ impl Side {
     }
 }
 
-/// What was found, and what it must be.
+/// The measured figures.
 pub(crate) struct Figures {
     pub(crate) story: Story,
     pub(crate) before: Side,
     pub(crate) after: Side,
-    /// Calls to Discord behind larder, before any refresh was forced.
+    /// Calls to Discord with larder, before any refresh was forced.
     pub(crate) visits_upstream: u64,
-    /// Hits among the calls that followed a forced refresh each.
+    /// Hits among the calls that each followed a forced refresh.
     pub(crate) hits_after_refresh: usize,
-    /// Whether every call got the same body in both runs.
+    /// Whether every path had the same body in both runs.
     pub(crate) same_bodies: bool,
 }
 
 impl Figures {
-    /// What was not reached.
+    /// The missed targets.
     pub(crate) fn missed(&self) -> Vec<String> {
         let Story { refreshes, .. } = self.story;
         let needed = self.story.needed() as u64;
@@ -76,7 +76,7 @@ impl Figures {
         share(self.after.upstream_bytes, self.before.upstream_bytes)
     }
 
-    /// The table.
+    /// Prints the table.
     pub(crate) fn print(&self) {
         let Story { users, visits, refreshes, .. } = self.story;
         let (before, after) = (&self.before, &self.after);
@@ -112,7 +112,7 @@ impl Figures {
         println!();
     }
 
-    /// The same for machines, as one line.
+    /// The same as one line of JSON.
     pub(crate) fn json(&self, reached: bool) -> serde_json::Value {
         let side = |side: &Side| {
             serde_json::json!({

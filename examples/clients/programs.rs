@@ -1,7 +1,7 @@
-//! The clients: what runs each, and what must be there for it.
+//! The clients: their commands and prerequisites.
 //!
-//! Owns: the list, and the compilation of those that are compiled. Never touches: what they are to
-//! ask for. The programs lie in `tests/clients`.
+//! Owns: the list, and building the compiled ones. Never touches: the URLs. The programs are in
+//! `tests/clients`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -10,21 +10,21 @@ use tokio::process::Command;
 
 use crate::client::Failure;
 
-/// When a client is run.
+/// The runs that include a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// Always; CI fails without it.
+    /// Every run; CI fails without it.
     Quick,
-    /// Not with `--quick`.
+    /// Runs without `--quick`.
     Full,
 }
 
-/// Which way a client comes to larder.
+/// The way that a client's requests reach larder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Through the proxy: nothing is changed.
+    /// Through the proxy, without any change to the client.
     Proxy,
-    /// It has larder for its base URL.
+    /// With larder as its base URL.
     Mount,
 }
 
@@ -33,24 +33,25 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) part: Part,
     pub(crate) way: Way,
-    /// What is run first, step by step.
+    /// The commands that build it, run first.
     build: Vec<Vec<String>>,
-    /// The URLs follow.
+    /// The command, to which the URLs are appended.
     pub(crate) command: Vec<String>,
-    /// What tells the version, and that it is there.
+    /// The command that prints the version, and fails if the client is not installed.
     probe: Vec<String>,
 }
 
 impl Program {
-    /// Its version, once it is built; what is missing, where it cannot be.
+    /// Its version, after it is built; the reason, if it cannot be built or is not installed.
     pub(crate) async fn version(&self) -> Result<String, String> {
-        let said = output(&self.probe).await.map_err(|_| "it is not installed".to_owned())?;
+        let probe_output =
+            output(&self.probe).await.map_err(|_| "it is not installed".to_owned())?;
         for step in &self.build {
             output(step).await?;
         }
-        let said = [said.stdout, said.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let words = said.split(|c: char| c.is_whitespace() || c == '/' || c == '"');
+        let text = [probe_output.stdout, probe_output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let words = text.split(|c: char| c.is_whitespace() || c == '/' || c == '"');
         let version = words.map(|word| word.trim_start_matches(|c: char| c.is_ascii_alphabetic()));
         let version = version.filter(|word| word.contains('.'));
         let mut version = version.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
@@ -58,28 +59,28 @@ impl Program {
     }
 }
 
-/// What a step printed; the end of it, where it failed.
+/// The output of a command; the last line of its errors, if it failed.
 async fn output(step: &[String]) -> Result<Output, String> {
-    let (program, arguments) = step.split_first().ok_or("there is nothing to run")?;
+    let (program, arguments) = step.split_first().ok_or("the command is empty")?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let output = command.output().await.map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(output);
     }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(format!("{program}: {}", said.trim().lines().next_back().unwrap_or_default()))
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(format!("{program}: {}", errors.trim().lines().next_back().unwrap_or_default()))
 }
 
-/// Where programs and packages are.
+/// The directories of the programs and packages.
 pub(crate) struct Place {
     sources: String,
     installed: String,
 }
 
 impl Place {
-    /// `tests/clients` and `target/clients`. Node looks for packages beside a program: so copies of
-    /// the programs lie beside what is installed.
+    /// `tests/clients` and `target/clients`. Node looks for packages beside a program, so the programs
+    /// that need packages are copied beside the installed ones.
     pub(crate) fn prepare() -> Result<Self, Failure> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let (sources, installed) = (root.join("tests/clients"), root.join("target/clients"));
@@ -88,10 +89,10 @@ impl Place {
             std::fs::copy(sources.join("node").join(name), installed.join(name))?;
         }
         let text = |path: PathBuf| path.into_os_string().into_string();
-        let unfit = |_| "the path of the project is not text";
+        let not_utf8 = |_| "the path of the project is not valid UTF-8";
         Ok(Self {
-            sources: text(sources).map_err(unfit)?,
-            installed: text(installed).map_err(unfit)?,
+            sources: text(sources).map_err(not_utf8)?,
+            installed: text(installed).map_err(not_utf8)?,
         })
     }
 
@@ -104,33 +105,33 @@ impl Place {
     }
 }
 
-/// All of them.
-pub(crate) fn all(place: &Place) -> Vec<Program> {
+/// All clients.
+pub(crate) fn all(paths: &Place) -> Vec<Program> {
     let mut all = command_line();
-    all.extend(python(place));
-    all.extend(node(place));
-    all.extend(compiled(place));
-    all.extend(others(place));
-    all.extend(mounted(place));
+    all.extend(python(paths));
+    all.extend(node(paths));
+    all.extend(compiled(paths));
+    all.extend(others(paths));
+    all.extend(mounted(paths));
     all
 }
 
 fn command_line() -> Vec<Program> {
-    // Its head with the answers to CONNECT left out.
+    // The heads of the responses to CONNECT are suppressed.
     let curl = ["curl", "-q", "--silent", "--show-error", "--fail", "--include"];
     let curl: Vec<_> = curl.into_iter().chain(["--suppress-connect-headers"]).collect();
-    let old: Vec<_> = curl.iter().copied().chain(["--http1.1"]).collect();
+    let http1: Vec<_> = curl.iter().copied().chain(["--http1.1"]).collect();
     let wget = ["wget", "--no-verbose", "--server-response", "--output-document=-", "--tries=1"];
     vec![
         interpreted("curl", Part::Quick, &curl, &["curl", "--version"]),
-        interpreted("curl, HTTP/1.1", Part::Quick, &old, &["curl", "--version"]),
+        interpreted("curl, HTTP/1.1", Part::Quick, &http1, &["curl", "--version"]),
         interpreted("wget", Part::Full, &wget, &["wget", "--version"]),
     ]
 }
 
-fn python(place: &Place) -> Vec<Program> {
-    let own = place.installed("bin/python3");
-    let python = if Path::new(&own).exists() { own.as_str() } else { "python3" };
+fn python(paths: &Place) -> Vec<Program> {
+    let installed = paths.installed("bin/python3");
+    let python = if Path::new(&installed).exists() { installed.as_str() } else { "python3" };
     let clients = [
         (
             "Python urllib",
@@ -154,35 +155,40 @@ fn python(place: &Place) -> Vec<Program> {
         ),
     ];
     let program = |(name, part, library, probe): (_, _, &str, &str)| {
-        let source = place.source(&format!("python/with_{library}.py"));
+        let source = paths.source(&format!("python/with_{library}.py"));
         interpreted(name, part, &[python, &source], &[python, "-c", probe])
     };
     clients.into_iter().map(program).collect()
 }
 
-fn node(place: &Place) -> Vec<Program> {
-    let (fetch, http) = (place.source("node/fetch.mjs"), place.source("node/http.cjs"));
-    let latest = place.installed("node_modules/node/bin/node");
+fn node(paths: &Place) -> Vec<Program> {
+    let (fetch, http) = (paths.source("node/fetch.mjs"), paths.source("node/http.cjs"));
+    let latest = paths.installed("node_modules/node/bin/node");
     let package =
-        |name: &str| format!("{}/package.json", place.installed(&format!("node_modules/{name}")));
-    let (axios, got) = (place.installed("with_axios.mjs"), place.installed("with_got.mjs"));
+        |name: &str| format!("{}/package.json", paths.installed(&format!("node_modules/{name}")));
+    let (axios, got) = (paths.installed("with_axios.mjs"), paths.installed("with_got.mjs"));
     let version = "console.log(JSON.parse(require('fs').readFileSync(process.argv[1])).version)";
-    let (of_axios, of_got) = (package("axios"), package("got"));
+    let (axios_package, got_package) = (package("axios"), package("got"));
     vec![
         interpreted("Node fetch", Part::Quick, &["node", &fetch], &["node", "--version"]),
         interpreted("Node http, https", Part::Quick, &["node", &http], &["node", "--version"]),
-        interpreted("axios", Part::Full, &["node", &axios], &["node", "-e", version, &of_axios]),
-        interpreted("got", Part::Full, &["node", &got], &["node", "-e", version, &of_got]),
+        interpreted(
+            "axios",
+            Part::Full,
+            &["node", &axios],
+            &["node", "-e", version, &axios_package],
+        ),
+        interpreted("got", Part::Full, &["node", &got], &["node", "-e", version, &got_package]),
         interpreted("Node 24 fetch", Part::Full, &[&latest, &fetch], &[&latest, "--version"]),
         interpreted("Node 24 http, https", Part::Full, &[&latest, &http], &[&latest, "--version"]),
     ]
 }
 
-fn compiled(place: &Place) -> Vec<Program> {
-    let (go, main) = (place.installed("go-client"), place.source("go/main.go"));
-    let classes = place.installed("java");
+fn compiled(paths: &Place) -> Vec<Program> {
+    let (go, main) = (paths.installed("go-client"), paths.source("go/main.go"));
+    let classes = paths.installed("java");
     let (connection, client) =
-        (place.source("java/UrlConnection.java"), place.source("java/Client.java"));
+        (paths.source("java/UrlConnection.java"), paths.source("java/Client.java"));
     let javac = ["javac", "-d", &classes, &connection, &client];
     vec![
         interpreted("Go net/http", Part::Quick, &[&go], &["go", "version"])
@@ -200,13 +206,13 @@ fn compiled(place: &Place) -> Vec<Program> {
             &["java", "-cp", &classes, "Client"],
             &["javac", "-version"],
         ),
-        rust("Rust reqwest, native roots", "native", place),
+        rust("Rust reqwest, native roots", "native", paths),
     ]
 }
 
-fn others(place: &Place) -> Vec<Program> {
-    let (ruby, curl) = (place.source("ruby/net_http.rb"), place.source("php/with_curl.php"));
-    let streams = place.source("php/streams.php");
+fn others(paths: &Place) -> Vec<Program> {
+    let (ruby, curl) = (paths.source("ruby/net_http.rb"), paths.source("php/with_curl.php"));
+    let streams = paths.source("php/streams.php");
     vec![
         interpreted("Ruby Net::HTTP", Part::Full, &["ruby", &ruby], &["ruby", "--version"]),
         interpreted(
@@ -219,26 +225,26 @@ fn others(place: &Place) -> Vec<Program> {
     ]
 }
 
-/// The two that no variable reaches.
-fn mounted(place: &Place) -> Vec<Program> {
-    let own = place.installed("bin/python3");
-    let python = if Path::new(&own).exists() { own.as_str() } else { "python3" };
-    let source = place.source("python/with_urllib3.py");
+/// The two clients that environment variables cannot configure for larder.
+fn mounted(paths: &Place) -> Vec<Program> {
+    let installed = paths.installed("bin/python3");
+    let python = if Path::new(&installed).exists() { installed.as_str() } else { "python3" };
+    let source = paths.source("python/with_urllib3.py");
     let probe = [python, "-c", "import urllib3 as it; print(it.__version__)"];
     let urllib3 = interpreted("Python urllib3, bare", Part::Full, &[python, &source], &probe);
-    let reqwest = rust("Rust reqwest, webpki-roots", "webpki", place);
+    let reqwest = rust("Rust reqwest, webpki-roots", "webpki", paths);
     [urllib3, reqwest].into_iter().map(|program| Program { way: Way::Mount, ..program }).collect()
 }
 
-/// A crate of its own, built once for each kind of roots.
-fn rust(name: &'static str, roots: &str, place: &Place) -> Program {
-    let target = place.installed(&format!("rust-{roots}"));
-    let manifest = place.source("rust/Cargo.toml");
+/// A separate crate, built once for each kind of roots.
+fn rust(name: &'static str, roots: &str, paths: &Place) -> Program {
+    let target = paths.installed(&format!("rust-{roots}"));
+    let manifest = paths.source("rust/Cargo.toml");
     let build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", &manifest];
     let build = build.into_iter().chain(["--target-dir", &target, "--no-default-features"]);
     let build: Vec<_> = build.chain(["--features", roots]).collect();
     let command = format!("{target}/debug/client");
-    let lock = place.source("rust/Cargo.lock");
+    let lock = paths.source("rust/Cargo.lock");
     let probe = ["grep", "-A1", "^name = \"reqwest\"$", &lock];
     interpreted(name, Part::Full, &[&command], &probe).built(&[&build])
 }

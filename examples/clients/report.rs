@@ -1,66 +1,73 @@
-//! What became of each client, for people and for machines.
+//! The results of the clients, as a table and as JSON.
 //!
-//! Owns: the table. Never touches: how it came about.
+//! Owns: the table. Never touches: running the clients.
 
 use crate::programs::{Part, Program, Way};
 
-/// What became of one client.
+/// The result of one client.
 pub(crate) struct Row {
     name: &'static str,
     version: String,
-    way: &'static str,
+    access: &'static str,
     outcome: &'static str,
-    /// Everything that it said, where it failed.
-    why: Option<String>,
-    /// Whether the matrix may pass.
+    /// Its complete output, if it failed.
+    reason: Option<String>,
+    /// Whether the run may pass.
     pub(crate) is_well: bool,
 }
 
 impl Row {
-    /// Both were hits the second time.
+    /// The second requests for both resources were hits.
     pub(crate) fn hit(program: &Program, version: String) -> Self {
         Self { version, outcome: "hit, hit", ..Self::new(program) }
     }
 
-    pub(crate) fn failed(program: &Program, version: String, why: String) -> Self {
-        Self { version, outcome: "MISSED", why: Some(why), is_well: false, ..Self::new(program) }
+    pub(crate) fn failed(program: &Program, version: String, reason: String) -> Self {
+        Self {
+            version,
+            outcome: "MISSED",
+            reason: Some(reason),
+            is_well: false,
+            ..Self::new(program)
+        }
     }
 
-    /// Not there; `require` allows that only for those that CI does not cover.
+    /// Not installed; with `require` that is allowed only for clients that CI does not cover.
     pub(crate) fn skipped(program: &Program, require: bool) -> Self {
         let is_well = !require || program.part == Part::Full;
         Self { outcome: "skipped", is_well, ..Self::new(program) }
     }
 
     fn new(program: &Program) -> Self {
-        let way = match program.way {
+        let access = match program.way {
             Way::Proxy => "proxy",
             Way::Mount => "mount",
         };
         let version = String::new();
-        Self { name: program.name, version, way, outcome: "", why: None, is_well: true }
+        Self { name: program.name, version, access, outcome: "", reason: None, is_well: true }
     }
 }
 
-/// The table, as it stands in `docs/clients.md`.
+/// Prints the table of `docs/clients.md`.
 pub(crate) fn print(rows: &[Row]) {
     for row in rows {
-        if let Some(why) = &row.why {
-            println!("{}: {why}\n", row.name);
+        if let Some(reason) = &row.reason {
+            println!("{}: {reason}\n", row.name);
         }
     }
-    println!("| {:<27} | {:<10} | way   | the second HTTPS and HTTP |", "client", "version");
-    println!("|-{0:-<27}-|-{0:-<10}-|-------|---------------------------|", "");
-    for Row { name, version, way, outcome, .. } in rows {
-        println!("| {name:<27} | {version:<10} | {way} | {outcome:<25} |");
+    println!("| {:<27} | {:<10} | access | second HTTPS and HTTP request |", "client", "version");
+    println!("|-{0:-<27}-|-{0:-<10}-|--------|-------------------------------|", "");
+    for Row { name, version, access, outcome, .. } in rows {
+        println!("| {name:<27} | {version:<10} | {access:<6} | {outcome:<29} |");
     }
     println!();
 }
 
-/// The same for machines, as one line.
+/// The same as one line of JSON.
 pub(crate) fn json(rows: &[Row], reached: bool) -> serde_json::Value {
     let count = |outcome: &str| rows.iter().filter(|row| row.outcome == outcome).count();
-    let missed: Vec<_> = rows.iter().filter(|row| row.why.is_some()).map(|row| row.name).collect();
+    let missed: Vec<_> =
+        rows.iter().filter(|row| row.reason.is_some()).map(|row| row.name).collect();
     serde_json::json!({
         "example": "clients",
         "clients": rows.len(),

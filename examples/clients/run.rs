@@ -1,7 +1,6 @@
-//! One client through `larder exec`.
+//! Runs one client with `larder exec`.
 //!
-//! Owns: what it is to ask for, and whether it was told what it should. Never touches: which clients
-//! there are.
+//! Owns: the URLs of a client, and the check of its responses. Never touches: the list of clients.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -16,25 +15,25 @@ use crate::programs::{Program, Way};
 use crate::report::Row;
 use crate::tls::Front;
 
-/// The API over TLS.
+/// The host of the API over TLS.
 pub(crate) const SECURE: &str = "secure.example.test";
-/// The same in the clear.
+/// The host of the same API without TLS.
 const PLAIN: &str = "api.example.test";
 
-/// More than any of them takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A time limit that no client reaches.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What all clients have in common.
+/// The setup that all clients share.
 pub(crate) struct Scene {
     origin: Origin,
     directory: tempfile::TempDir,
 }
 
 impl Scene {
-    /// Writes the configuration that the clients are run with.
-    pub(crate) fn new(origin: Origin, front: &Front) -> Result<Self, Failure> {
+    /// Writes the configuration for the clients.
+    pub(crate) fn new(origin: Origin, tls_frontend: &Front) -> Result<Self, Failure> {
         let directory = tempfile::tempdir()?;
-        std::fs::write(directory.path().join("root.pem"), &front.root)?;
+        std::fs::write(directory.path().join("root.pem"), &tls_frontend.root)?;
         let yaml = format!(
             r#"
 version: 1
@@ -55,7 +54,7 @@ routes:
         Ok(Self { origin, directory })
     }
 
-    /// Runs it once: four requests, HTTPS, HTTP and both again.
+    /// Runs a client once: four requests, HTTPS, HTTP and both again.
     pub(crate) async fn run(&self, program: &Program, version: String) -> Result<Row, Failure> {
         let path: String =
             program.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -63,19 +62,21 @@ routes:
         let mut command = self.command(program, &paths)?;
         let output = match timeout(PATIENCE, command.output()).await {
             Ok(output) => output?,
-            Err(_) => return Ok(Row::failed(program, version, "it did not end".to_owned())),
+            Err(_) => {
+                return Ok(Row::failed(program, version, "it did not exit in time".to_owned()));
+            }
         };
-        let said = [output.stdout, output.stderr].concat();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let verdict = if output.status.success() {
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let outcome = if output.status.success() {
             let calls = paths.each_ref().map(|path| self.origin.calls(path));
-            judged(&said, calls)
+            check_output(&text, calls)
         } else {
-            Err(format!("it ended with {}", output.status))
+            Err(format!("it exited with {}", output.status))
         };
-        Ok(match verdict {
+        Ok(match outcome {
             Ok(()) => Row::hit(program, version),
-            Err(why) => Row::failed(program, version, format!("{why}\n{said}")),
+            Err(reason) => Row::failed(program, version, format!("{reason}\n{text}")),
         })
     }
 
@@ -89,14 +90,14 @@ routes:
                 command.args(&program.command).args(&urls).args(&urls);
             }
             Way::Mount => {
-                // What its configuration would say: larder's address instead of the API's.
+                // The client's base URLs: larder's address instead of the API's.
                 let urls = format!("$http_proxy/secure{secure} $http_proxy/plain{plain}");
                 let script = format!("exec \"$@\" {urls} {urls}");
                 command.args(["sh", "-c", &script, "sh"]).args(&program.command);
             }
         }
         command.current_dir(self.directory.path()).stdin(Stdio::null()).kill_on_drop(true);
-        // A store of its own: what an earlier run stored is none of this one's hits.
+        // Each run has its own store, so that entries of an earlier run are not hits of this one.
         command.env("XDG_CACHE_HOME", self.directory.path().join("cache"));
         for name in ["NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "REQUEST_METHOD"] {
             command.env_remove(name);
@@ -105,23 +106,23 @@ routes:
     }
 }
 
-/// Four answers, the later two from the store, and each resource asked for once.
-fn judged(said: &str, calls: [usize; 2]) -> Result<(), String> {
-    let answers = said.matches(BODY).count();
-    if answers != 4 {
-        return Err(format!("it saw {answers} answers of 4"));
+/// Checks for four responses, the last two from the store, and one call for each resource.
+fn check_output(text: &str, calls: [usize; 2]) -> Result<(), String> {
+    let responses = text.matches(BODY).count();
+    if responses != 4 {
+        return Err(format!("it got {responses} responses of 4"));
     }
-    let hits: Vec<_> = said.lines().filter_map(hit).collect();
+    let hits: Vec<_> = text.lines().filter_map(hit).collect();
     if hits != [false, false, true, true] {
         return Err(format!("hits: {hits:?}"));
     }
     if calls != [1, 1] {
-        return Err(format!("the origin was asked {} and {} times", calls[0], calls[1]));
+        return Err(format!("the origin got {} and {} calls", calls[0], calls[1]));
     }
     Ok(())
 }
 
-/// Whether a line that is a `Cache-Status` tells of a hit.
+/// Whether a `Cache-Status` line contains a hit; `None` for other lines.
 fn hit(line: &str) -> Option<bool> {
     let line = line.trim().to_ascii_lowercase();
     let status = line.strip_prefix("cache-status:")?;

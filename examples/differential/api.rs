@@ -1,6 +1,6 @@
-//! The API: each resource has a version, which changes by writes and by itself.
+//! The API: each resource has a version, which writes and time change.
 //!
-//! Owns: what it answers, how late, and whether anybody learns what came of a write. Never touches: larder.
+//! Owns: its responses, their delay, and whether a write gets a response. Never touches: larder.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use tokio::time::sleep;
 use crate::client::Failure;
 use crate::model::{Model, RESOURCES, Resource, Which};
 
-/// Starts it on loopback; it runs until the process ends.
+/// Starts the API on loopback; it runs until the process ends.
 pub(crate) async fn start(model: Arc<Model>, seed: u64) -> Result<SocketAddr, Failure> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
@@ -23,24 +23,24 @@ pub(crate) async fn start(model: Arc<Model>, seed: u64) -> Result<SocketAddr, Fa
         let mut number = seed;
         while let Ok((stream, _)) = listener.accept().await {
             number = number.wrapping_add(1);
-            let chance = StdRng::seed_from_u64(number);
-            tokio::spawn(serve(stream, Arc::clone(&model), chance));
+            let rng = StdRng::seed_from_u64(number);
+            tokio::spawn(serve(stream, Arc::clone(&model), rng));
         }
     });
     Ok(address)
 }
 
-/// Changes a resource now and then.
+/// Changes random resources over time.
 pub(crate) async fn drift(model: Arc<Model>, seed: u64) {
-    let mut chance = StdRng::seed_from_u64(!seed);
+    let mut rng = StdRng::seed_from_u64(!seed);
     loop {
-        sleep(Duration::from_millis(chance.random_range(1..40))).await;
-        let number = chance.random_range(0..RESOURCES);
-        model.change(Resource { shared: chance.random(), number });
+        sleep(Duration::from_millis(rng.random_range(1..40))).await;
+        let number = rng.random_range(0..RESOURCES);
+        model.change(Resource { shared: rng.random(), number });
     }
 }
 
-async fn serve(stream: TcpStream, model: Arc<Model>, mut chance: StdRng) -> Option<()> {
+async fn serve(stream: TcpStream, model: Arc<Model>, mut rng: StdRng) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut stream = BufReader::new(stream);
     loop {
@@ -51,24 +51,24 @@ async fn serve(stream: TcpStream, model: Arc<Model>, mut chance: StdRng) -> Opti
         let mut words = head.split(' ');
         let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
         let resource = Resource::parse(&path)?;
-        let late = if chance.random_bool(0.05) { 1_200 } else { 15 };
-        let late = Duration::from_millis(chance.random_range(0..late));
-        let answer = if method == "PUT" {
-            written(&model, resource, &mut chance)
+        let delay = if rng.random_bool(0.05) { 1_200 } else { 15 };
+        let delay = Duration::from_millis(rng.random_range(0..delay));
+        let response = if method == "PUT" {
+            put_response(&model, resource, &mut rng)
         } else {
-            Some(read(&model, resource, &head))
+            Some(get_response(&model, resource, &head))
         };
-        sleep(late).await;
-        let answer = answer?;
-        stream.get_mut().write_all(&answer.0).await.ok()?;
+        sleep(delay).await;
+        let response = response?;
+        stream.get_mut().write_all(&response.0).await.ok()?;
         if method != "HEAD" {
-            stream.get_mut().write_all(&answer.1).await.ok()?;
+            stream.get_mut().write_all(&response.1).await.ok()?;
         }
     }
 }
 
-/// What a GET or HEAD is told, as things are when it arrives.
-fn read(model: &Model, resource: Resource, head: &str) -> (Vec<u8>, Vec<u8>) {
+/// The response to a GET or HEAD, with the version at its arrival.
+fn get_response(model: &Model, resource: Resource, head: &str) -> (Vec<u8>, Vec<u8>) {
     let field = |name: &str| {
         let mut lines = head.lines().filter_map(|line| line.split_once(':'));
         let found = lines.find(|(found, _)| found.eq_ignore_ascii_case(name));
@@ -77,35 +77,35 @@ fn read(model: &Model, resource: Resource, head: &str) -> (Vec<u8>, Vec<u8>) {
     let language = if field("accept-language").as_deref() == Some("de") { "de" } else { "en" };
     let user =
         field("authorization").and_then(|value| value.strip_prefix("Bearer u")?.parse().ok());
-    let which = Which {
+    let representation = Which {
         resource,
         language: resource.varies().then_some(language),
         user: user.filter(|_| !resource.shared),
     };
     let (call, version) = model.call(resource);
-    let tag = format!("\"{language}-{user:?}-{version}\"", user = which.user);
+    let tag = format!("\"{language}-{user:?}-{version}\"", user = representation.user);
     let vary = if resource.varies() { "Vary: Accept-Language\r\n" } else { "" };
     let fields = format!("ETag: {tag}\r\n{vary}");
     if field("if-none-match").as_deref() == Some(&tag) {
         return (format!("HTTP/1.1 304 Not Modified\r\n{fields}\r\n").into_bytes(), Vec::new());
     }
-    let body = which.body(version, call);
+    let body = representation.body(version, call);
     let length = body.len();
     (format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: {length}\r\n\r\n").into_bytes(), body)
 }
 
-/// What a write is told; `None`: nothing, though it may have been done.
-fn written(model: &Model, resource: Resource, chance: &mut StdRng) -> Option<(Vec<u8>, Vec<u8>)> {
-    let told = |status: &str, version: u64| {
+/// The response to a write; `None`: no response, although the write is done.
+fn put_response(model: &Model, resource: Resource, rng: &mut StdRng) -> Option<(Vec<u8>, Vec<u8>)> {
+    let response = |status: &str, version: u64| {
         let body = version.to_string();
         let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
         Some((head.into_bytes(), body.into_bytes()))
     };
-    match chance.random_range(0..10) {
-        0..6 => told("200 OK", model.change(resource)),
-        6 => told("409 Conflict", model.version(resource)),
-        7 => told("504 Gateway Timeout", model.change(resource)),
-        8 => told("504 Gateway Timeout", model.version(resource)),
+    match rng.random_range(0..10) {
+        0..6 => response("200 OK", model.change(resource)),
+        6 => response("409 Conflict", model.version(resource)),
+        7 => response("504 Gateway Timeout", model.change(resource)),
+        8 => response("504 Gateway Timeout", model.version(resource)),
         _ => {
             model.change(resource);
             None

@@ -1,7 +1,7 @@
-//! One client: what it asks by chance, and what it makes of the answers.
+//! One client: its random requests, and its checks of the responses.
 //!
-//! Owns: its connection, and that it asks again where larder was stopped under its hands. Never touches: the rules
-//! of order (`model`).
+//! Owns: its connection, which it opens again after larder was stopped. Never touches: the ordering
+//! rules (`model`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tokio::time::{sleep, timeout};
 use crate::client::{Answer, Connection, Failure};
 use crate::model::{Model, RESOURCES, Resource, Which};
 
-/// Longer than anything here takes.
-const STUCK: Duration = Duration::from_secs(20);
+/// Longer than any request takes.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The name of the API.
+/// The host of the API.
 pub(crate) const HOST: &str = "api.example.test";
 
 /// A client.
@@ -25,7 +25,7 @@ pub(crate) struct Asking {
     model: Arc<Model>,
     proxy: SocketAddr,
     admin: SocketAddr,
-    chance: StdRng,
+    rng: StdRng,
     connection: Option<Connection>,
 }
 
@@ -35,23 +35,21 @@ impl Asking {
         (proxy, admin): (SocketAddr, SocketAddr),
         seed: u64,
     ) -> Self {
-        Self { model, proxy, admin, chance: StdRng::seed_from_u64(seed), connection: None }
+        Self { model, proxy, admin, rng: StdRng::seed_from_u64(seed), connection: None }
     }
 
-    /// Asks until all have asked so often together.
+    /// Sends requests until all clients together have sent `requests`.
     pub(crate) async fn until(mut self, requests: usize) {
         while self.model.asked() < requests {
-            let what = self.one().await;
-            self.model.over(what);
+            let operation = self.random_request().await;
+            self.model.over(operation);
         }
     }
 
-    async fn one(&mut self) -> &'static str {
-        let resource = Resource {
-            shared: self.chance.random(),
-            number: self.chance.random_range(0..RESOURCES),
-        };
-        match self.chance.random_range(0..100) {
+    async fn random_request(&mut self) -> &'static str {
+        let resource =
+            Resource { shared: self.rng.random(), number: self.rng.random_range(0..RESOURCES) };
+        match self.rng.random_range(0..100) {
             0..78 => self.read(resource, "GET", "", "GET").await,
             78..84 => {
                 self.read(resource, "GET", "Cache-Control: no-cache\r\n", "GET, no-cache").await
@@ -72,53 +70,64 @@ impl Asking {
         resource: Resource,
         method: &'static str,
         fields: &str,
-        what: &'static str,
+        operation: &'static str,
     ) -> &'static str {
-        let language = if self.chance.random() { "en" } else { "de" };
-        let user = self.chance.random_range(0..3);
-        let which = Which {
+        let language = if self.rng.random() { "en" } else { "de" };
+        let user = self.rng.random_range(0..3);
+        let representation = Which {
             resource,
             language: resource.varies().then_some(language),
             user: (!resource.shared).then_some(user),
         };
         let fields =
             format!("Accept-Language: {language}\r\nAuthorization: Bearer u{user}\r\n{fields}");
-        let before = self.model.before(&which);
-        let Some(answer) = self.ask(method, resource, &fields).await else {
+        let before = self.model.before(&representation);
+        let Some(response) = self.ask(method, resource, &fields).await else {
             return "cut by a stop";
         };
-        if answer.status != 200 {
-            self.model.violated(format!("{which:?}: {what} was answered {}", answer.status));
+        if response.status != 200 {
+            self.model.violated(format!(
+                "{representation:?}: {operation} got status {}",
+                response.status
+            ));
         } else if method == "GET" {
-            let Some(told) = which.read(&answer.body) else {
-                let begins = String::from_utf8_lossy(&answer.body[..answer.body.len().min(60)]);
-                self.model.violated(format!("{which:?}: {what} got {begins:?}"));
-                return what;
+            let Some(seen) = representation.read(&response.body) else {
+                let start = String::from_utf8_lossy(&response.body[..response.body.len().min(60)]);
+                self.model.violated(format!("{representation:?}: {operation} got {start:?}"));
+                return operation;
             };
-            let kept = !fields.contains("no-store");
-            self.model.answered(&which, &before, told, (answer.hit, kept), what);
+            let storable = !fields.contains("no-store");
+            self.model.answered(
+                &representation,
+                &before,
+                seen,
+                (response.hit, storable),
+                operation,
+            );
         }
-        what
+        operation
     }
 
     async fn write(&mut self, resource: Resource) -> &'static str {
         let fields = "Content-Length: 0\r\nAuthorization: Bearer u0\r\n";
-        let Some(answer) = self.ask("PUT", resource, fields).await else { return "cut by a stop" };
-        // larder's own errors name none.
-        let version = std::str::from_utf8(&answer.body).ok().and_then(|body| body.parse().ok());
-        match answer.status {
+        let Some(response) = self.ask("PUT", resource, fields).await else {
+            return "cut by a stop";
+        };
+        // larder's own errors contain no version.
+        let version = std::str::from_utf8(&response.body).ok().and_then(|body| body.parse().ok());
+        match response.status {
             200 => {
                 self.model.changed(resource, version.unwrap_or_default());
                 "PUT"
             }
             409 => "PUT, refused",
-            // It may have been done, so whoever asks now is to be told what there is.
+            // The write may have been done, so later requests must get the current version.
             502 | 504 => {
                 self.model.changed(resource, version.unwrap_or_default());
                 "PUT, outcome unknown"
             }
             status => {
-                self.model.violated(format!("{resource:?}: PUT was answered {status}"));
+                self.model.violated(format!("{resource:?}: PUT got status {status}"));
                 "PUT"
             }
         }
@@ -128,23 +137,24 @@ impl Asking {
         let version = self.model.version(resource);
         let url = format!("http://{HOST}{}", resource.path());
         let body = format!("{{\"url\":\"{url}\",\"soft\":{soft}}}");
-        let purged = async {
+        let request = async {
             let mut admin = Connection::open(self.admin).await?;
             let length = body.len();
             let fields =
                 format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
-            // The blank line behind the fields is that of a request to come, which never does.
+            // `fields` already end the head, and the body follows; the blank line behind them starts a
+            // request that never comes.
             admin.ask("POST", "/v1/purge", &self.admin.to_string(), &fields).await
         };
-        match timeout(STUCK, purged).await {
-            Ok(Ok(answer)) if answer.status == 200 => {
+        match timeout(TIMEOUT, request).await {
+            Ok(Ok(response)) if response.status == 200 => {
                 self.model.changed(resource, version);
                 if soft { "soft purge" } else { "purge" }
             }
-            Ok(Ok(answer)) => {
-                // A larder that another one takes over from keeps nothing on disk any more.
-                if answer.status != 503 {
-                    self.model.violated(format!("a purge was answered {}", answer.status));
+            Ok(Ok(response)) => {
+                // A larder that is being replaced no longer writes to disk.
+                if response.status != 503 {
+                    self.model.violated(format!("a purge got status {}", response.status));
                 }
                 "purge, not acknowledged"
             }
@@ -156,24 +166,24 @@ impl Asking {
         }
     }
 
-    /// The answer; `None`: larder was stopped meanwhile.
+    /// The response; `None`: larder was stopped meanwhile.
     async fn ask(&mut self, method: &str, resource: Resource, fields: &str) -> Option<Answer> {
         let target = format!("http://{HOST}{}", resource.path());
-        let asked = async {
+        let exchange = async {
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
                 None => Connection::open(self.proxy).await?,
             };
-            let answer = match method {
+            let response = match method {
                 "GET" => connection.get(&target, HOST, fields).await?,
                 method => connection.ask(method, &target, HOST, fields).await?,
             };
-            Ok::<_, Failure>((answer, connection))
+            Ok::<_, Failure>((response, connection))
         };
-        match timeout(STUCK, asked).await {
-            Ok(Ok((answer, connection))) => {
-                self.connection = (!answer.last).then_some(connection);
-                Some(answer)
+        match timeout(TIMEOUT, exchange).await {
+            Ok(Ok((response, connection))) => {
+                self.connection = (!response.last).then_some(connection);
+                Some(response)
             }
             Ok(Err(_)) => {
                 sleep(Duration::from_millis(5)).await;

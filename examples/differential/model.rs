@@ -1,6 +1,7 @@
-//! What the API has, what clients have seen of it, and what follows for those who ask later.
+//! The state of the API, the versions that clients have received, and the versions that later requests
+//! may get.
 //!
-//! Owns: every rule of order. Never touches: connections.
+//! Owns: all ordering rules. Never touches: connections.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,13 +12,14 @@ use larder::clock;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-/// How many resources there are of each kind.
+/// The number of resources of each kind.
 pub(crate) const RESOURCES: usize = 12;
 
-/// The longest lifetime of a configuration, the longest that an answer is on its way, and some for a busy machine.
-const PROMISED: Duration = Duration::from_millis(2_000 + 1_200 + 1_000);
+/// The longest configured lifetime, plus the longest delay of a response, plus a margin for a busy
+/// machine.
+const MAX_STALE: Duration = Duration::from_millis(2_000 + 1_200 + 1_000);
 
-/// A resource: what belongs to all, or to each credential its own.
+/// A resource: shared by all clients, or separate for each credential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Resource {
     pub(crate) shared: bool,
@@ -40,17 +42,17 @@ impl Resource {
     }
 }
 
-/// Which of the answers of a resource one is.
+/// A representation of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Which {
     pub(crate) resource: Resource,
-    /// Its language, where it varies; whose it is, where that counts.
+    /// Its language, if the resource varies; its user, if the resource is not shared.
     pub(crate) language: Option<&'static str>,
     pub(crate) user: Option<u64>,
 }
 
 impl Which {
-    /// The body of a version, as a call brought it: it shows whole which one it is.
+    /// The body of a version, as returned to call number `call`: every line contains all of this.
     pub(crate) fn body(&self, version: u64, call: usize) -> Vec<u8> {
         let Self { resource, language, user } = self;
         let line = format!("{} {language:?} {user:?} {version} {call}\n", resource.path());
@@ -58,7 +60,7 @@ impl Which {
         line.repeat(times).into_bytes()
     }
 
-    /// The version and the call, if this is such a body, whole.
+    /// The version and the call number, if this is a complete body of this representation.
     pub(crate) fn read(&self, body: &[u8]) -> Option<(u64, usize)> {
         let line = std::str::from_utf8(body).ok()?.lines().next()?;
         let mut words = line.rsplit(' ');
@@ -67,96 +69,102 @@ impl Which {
     }
 }
 
-/// How much later one of two calls may reach the API that larder made in the other order: a connection that is new
-/// takes its time, and this machine may be busy.
+/// The maximum delay by which one of two calls may reach the API after the other although larder made it
+/// first: a new connection takes time to open, and this machine may be busy.
 const SKEW: Duration = Duration::from_millis(200);
 
-/// A version that was told, and when the call for it had reached the API.
+/// A version that a client received, and the time at which the call for it reached the API.
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct SeenVersion {
     version: u64,
-    asked: Instant,
+    arrived: Instant,
 }
 
 #[derive(Default)]
 struct Inner {
     versions: HashMap<Resource, u64>,
-    /// When each call reached the API.
+    /// The time at which each call reached the API.
     calls: Vec<Instant>,
-    /// When a version was replaced.
+    /// The time at which a version was replaced.
     replaced: HashMap<(Resource, u64), Instant>,
-    /// What has been delivered and may be kept: nobody gets older ones afterwards.
-    delivered: HashMap<Which, Told>,
-    /// The same of all that came from the API: whoever is not given a hit gets no older ones afterwards.
-    seen: HashMap<Which, Told>,
-    /// What was written, purged or found to have changed, and acknowledged.
+    /// The newest delivered version of each representation, if storable: later requests must not get
+    /// older ones.
+    delivered: HashMap<Which, SeenVersion>,
+    /// The newest version that came from the API: later responses that are not hits must not be older.
+    seen: HashMap<Which, SeenVersion>,
+    /// The version that an acknowledged write or purge established: later requests must not get older
+    /// ones.
     changed: HashMap<Resource, u64>,
-    /// How often larder was killed: what it had not written is forgotten then.
+    /// The number of kills of larder: entries that it had not yet written to disk are lost then.
     kills: usize,
-    /// What the operator did last, and when.
-    act: Option<(&'static str, Instant)>,
+    /// The last action of the operator, and its time.
+    action: Option<(&'static str, Instant)>,
     violations: Vec<String>,
     counts: HashMap<&'static str, usize>,
 }
 
 impl Inner {
-    /// Whether it had been replaced for longer than larder may keep it.
-    fn was_replaced(&self, which: &Which, version: u64, at: Instant) -> bool {
-        let replaced = self.replaced.get(&(which.resource, version));
-        replaced.is_some_and(|replaced| at.saturating_duration_since(*replaced) > PROMISED)
+    /// Whether the version had been replaced for longer than larder may serve it.
+    fn was_replaced(&self, representation: &Which, version: u64, at: Instant) -> bool {
+        let replaced = self.replaced.get(&(representation.resource, version));
+        replaced.is_some_and(|replaced| at.saturating_duration_since(*replaced) > MAX_STALE)
     }
 }
 
-fn newest(known: Entry<'_, Which, Told>, told: Told) {
-    let known = known.or_insert(told);
-    if told.version > known.version {
-        *known = told;
+fn keep_newest(known: Entry<'_, Which, SeenVersion>, seen: SeenVersion) {
+    let known = known.or_insert(seen);
+    if seen.version > known.version {
+        *known = seen;
     }
 }
 
-/// All of it.
+/// The model.
 pub(crate) struct Model {
     inner: Mutex<Inner>,
-    asked: AtomicUsize,
-    tells: watch::Sender<usize>,
+    requests: AtomicUsize,
+    progress: watch::Sender<usize>,
 }
 
 impl Default for Model {
     fn default() -> Self {
-        Self { inner: Mutex::default(), asked: AtomicUsize::new(0), tells: watch::Sender::new(0) }
+        Self {
+            inner: Mutex::default(),
+            requests: AtomicUsize::new(0),
+            progress: watch::Sender::new(0),
+        }
     }
 }
 
-/// What was known when a request began.
+/// The state when a request began.
 #[derive(Debug)]
 pub(crate) struct Before {
     at: Instant,
-    delivered: Option<Told>,
-    seen: Option<Told>,
+    delivered: Option<SeenVersion>,
+    seen: Option<SeenVersion>,
     changed: u64,
     kills: usize,
 }
 
 impl Model {
     pub(crate) fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
+        self.requests.load(Ordering::Relaxed)
     }
 
-    /// Returns once so many have been asked.
-    pub(crate) async fn until(&self, asked: usize) {
-        let mut told = self.tells.subscribe();
-        // The sender is the model's own.
-        let _told = told.wait_for(|count| *count >= asked).await;
+    /// Returns once this many requests are complete.
+    pub(crate) async fn until(&self, requests: usize) {
+        let mut progress = self.progress.subscribe();
+        // This cannot fail: the model itself owns the sender.
+        let _reached = progress.wait_for(|count| *count >= requests).await;
     }
 
-    /// One more request is over.
-    pub(crate) fn over(&self, what: &'static str) {
-        *self.inner.lock().counts.entry(what).or_default() += 1;
-        let asked = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
-        self.tells.send_replace(asked);
+    /// Records a completed request.
+    pub(crate) fn over(&self, operation: &'static str) {
+        *self.inner.lock().counts.entry(operation).or_default() += 1;
+        let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
+        self.progress.send_replace(requests);
     }
 
-    /// A call reaches the API: its number, and what there is.
+    /// Records a call that reaches the API; returns its number, and the current version.
     pub(crate) fn call(&self, resource: Resource) -> (usize, u64) {
         let mut inner = self.inner.lock();
         inner.calls.push(clock::monotonic());
@@ -167,7 +175,7 @@ impl Model {
         self.inner.lock().versions.get(&resource).copied().unwrap_or_default()
     }
 
-    /// The resource changes; its version from now on.
+    /// Changes the resource; returns its new version.
     pub(crate) fn change(&self, resource: Resource) -> u64 {
         let mut inner = self.inner.lock();
         let version = inner.versions.entry(resource).or_default();
@@ -177,89 +185,94 @@ impl Model {
         before + 1
     }
 
-    /// Whoever asks from now on gets this version or a newer one.
+    /// Later requests must get this version or a newer one.
     pub(crate) fn changed(&self, resource: Resource, version: u64) {
         let mut inner = self.inner.lock();
         let changed = inner.changed.entry(resource).or_default();
         *changed = version.max(*changed);
     }
 
-    /// The operator does this now.
-    pub(crate) fn acts(&self, act: &'static str) {
-        self.inner.lock().act = Some((act, clock::monotonic()));
+    /// Records the start of an operator action.
+    pub(crate) fn acts(&self, action: &'static str) {
+        self.inner.lock().action = Some((action, clock::monotonic()));
     }
 
-    /// larder is about to be killed.
+    /// Records that larder is about to be killed.
     pub(crate) fn killed(&self) {
         let mut inner = self.inner.lock();
         inner.kills += 1;
         inner.delivered.clear();
     }
 
-    pub(crate) fn before(&self, which: &Which) -> Before {
+    pub(crate) fn before(&self, representation: &Which) -> Before {
         let inner = self.inner.lock();
-        let of = |all: &HashMap<Which, Told>| all.get(which).copied();
+        let latest = |all: &HashMap<Which, SeenVersion>| all.get(representation).copied();
         Before {
             at: clock::monotonic(),
-            delivered: of(&inner.delivered),
-            seen: of(&inner.seen),
-            changed: inner.changed.get(&which.resource).copied().unwrap_or_default(),
+            delivered: latest(&inner.delivered),
+            seen: latest(&inner.seen),
+            changed: inner.changed.get(&representation.resource).copied().unwrap_or_default(),
             kills: inner.kills,
         }
     }
 
-    /// A request that began so was answered with this version, which that call brought. `kept`: it may be kept
-    /// for others.
+    /// Checks and records a response with this version, which the API returned to call number `call`, to
+    /// a request that began at `before`. `storable`: the response may be stored.
     pub(crate) fn answered(
         &self,
-        which: &Which,
+        representation: &Which,
         before: &Before,
         (version, call): (u64, usize),
-        (hit, kept): (bool, bool),
-        how: &str,
+        (hit, storable): (bool, bool),
+        operation: &str,
     ) {
         let mut inner = self.inner.lock();
-        let survives = inner.kills == before.kills;
-        let Some(asked) = inner.calls.get(call).copied() else { return };
-        let told = Told { version, asked };
-        let is_older = |least: &Told| {
-            version < least.version && least.asked.saturating_duration_since(asked) > SKEW
+        let was_not_killed = inner.kills == before.kills;
+        let Some(arrived) = inner.calls.get(call).copied() else { return };
+        let seen = SeenVersion { version, arrived };
+        let is_older = |minimum: &SeenVersion| {
+            version < minimum.version && minimum.arrived.saturating_duration_since(arrived) > SKEW
         };
         let rules = [
             ("changed", version < before.changed),
-            ("delivered", survives && before.delivered.as_ref().is_some_and(is_older)),
-            ("seen from the API", survives && !hit && before.seen.as_ref().is_some_and(is_older)),
-            ("replaced", inner.was_replaced(which, version, before.at)),
+            ("delivered", was_not_killed && before.delivered.as_ref().is_some_and(is_older)),
+            (
+                "seen from the API",
+                was_not_killed && !hit && before.seen.as_ref().is_some_and(is_older),
+            ),
+            ("replaced", inner.was_replaced(representation, version, before.at)),
         ];
-        let after = inner.act.map(|(act, since)| (act, before.at.saturating_duration_since(since)));
+        let action = inner
+            .action
+            .map(|(action, since)| (action, before.at.saturating_duration_since(since)));
         for (rule, _) in rules.into_iter().filter(|(_, violated)| *violated) {
             inner.violations.push(format!(
-                "{which:?}: v{version} though a newer one was {rule} before ({how}, hit: {hit}, {after:?}, \
+                "{representation:?}: v{version} although a newer one was {rule} before ({operation}, hit: {hit}, {action:?}, \
                  {before:?})"
             ));
         }
-        if kept && survives {
-            newest(inner.delivered.entry(which.clone()), told);
+        if storable && was_not_killed {
+            keep_newest(inner.delivered.entry(representation.clone()), seen);
         }
         if !hit {
-            newest(inner.seen.entry(which.clone()), told);
+            keep_newest(inner.seen.entry(representation.clone()), seen);
         }
         *inner.counts.entry(if hit { "hits" } else { "from the API" }).or_default() += 1;
     }
 
-    pub(crate) fn violated(&self, what: String) {
-        self.inner.lock().violations.push(what);
+    pub(crate) fn violated(&self, violation: String) {
+        self.inner.lock().violations.push(violation);
     }
 
-    /// Prints what was found; whether that is nothing.
-    pub(crate) fn report(&self, acts: usize) -> bool {
+    /// Prints the counts and violations; returns whether there is no violation.
+    pub(crate) fn report(&self, actions: usize) -> bool {
         let inner = self.inner.lock();
         let mut counts: Vec<_> = inner.counts.iter().collect();
         counts.sort();
         for (what, count) in counts {
             println!("{what:<34}{count:>10}");
         }
-        println!("{:<34}{acts:>10}", "reloads, stops, kills, take-overs");
+        println!("{:<34}{actions:>10}", "reloads, stops, kills, take-overs");
         println!("{:<34}{:>10}", "violations", inner.violations.len());
         for violation in inner.violations.iter().take(20) {
             println!("  {violation}");

@@ -1,6 +1,6 @@
-//! The operator: starts larder, and reloads, stops, kills and replaces it while clients ask.
+//! The operator: starts larder, and reloads, stops, kills and replaces it while clients send requests.
 //!
-//! Owns: the process and its configuration. Never touches: what clients are to see.
+//! Owns: the process and its configuration. Never touches: the checks of responses.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::process::Larder;
 
 /// The operator.
 pub(crate) struct Operator {
-    /// None only while one is replaced.
+    /// `None` only while a larder is replaced.
     larder: Option<Larder>,
     file: PathBuf,
     api: SocketAddr,
@@ -27,30 +27,30 @@ impl Operator {
     pub(crate) async fn start(api: SocketAddr) -> Result<Self, Failure> {
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("proxy.yaml");
-        let free = || TcpListener::bind("127.0.0.1:0")?.local_addr();
-        let (proxy, admin) = (free()?, free()?);
+        let free_address = || TcpListener::bind("127.0.0.1:0")?.local_addr();
+        let (proxy, admin) = (free_address()?, free_address()?);
         write(&file, (proxy, admin), api, "1s")?;
         let larder = Larder::start(&file, &[]).await?;
         if (larder.proxy()?, larder.address("/admin")?) != (proxy, admin) {
-            return Err("it serves elsewhere".into());
+            return Err("larder serves at other addresses".into());
         }
         Ok(Self { larder: Some(larder), file, api, proxy, admin, _directory: directory })
     }
 
-    /// Where clients connect, and where they purge.
+    /// The proxy address and the admin address.
     pub(crate) fn addresses(&self) -> (SocketAddr, SocketAddr) {
         (self.proxy, self.admin)
     }
 
-    /// The next thing that an operator does.
+    /// Performs the next action.
     pub(crate) async fn act(&mut self, number: usize, model: &Model) -> Result<(), Failure> {
-        let acts = ["reload", "stop", "take-over", "reload", "take-over", "kill"];
-        model.acts(acts[number % acts.len()]);
-        let done = match number % 6 {
+        let actions = ["reload", "stop", "take-over", "reload", "take-over", "kill"];
+        model.acts(actions[number % actions.len()]);
+        let result = match number % 6 {
             0 | 3 => self.reload(if number.is_multiple_of(6) { "2s" } else { "1s" }).await,
-            1 => self.stopped().await,
-            2 | 4 => self.taken_over().await,
-            _ => self.killed(model).await,
+            1 => self.stop_and_restart().await,
+            2 | 4 => self.take_over().await,
+            _ => self.kill_and_restart(model).await,
         };
         let after = [
             "after a reload",
@@ -61,7 +61,7 @@ impl Operator {
             "after a kill",
         ];
         model.acts(after[number % after.len()]);
-        done
+        result
     }
 
     async fn reload(&self, ttl: &str) -> Result<(), Failure> {
@@ -69,24 +69,24 @@ impl Operator {
         let mut admin = Connection::open(self.admin).await?;
         let fields = "Content-Type: application/json\r\nContent-Length: 0\r\n";
         let host = self.admin.to_string();
-        let answer = admin.ask("POST", "/v1/config/reload", &host, fields).await?;
-        if answer.status == 200 { Ok(()) } else { Err("a reload failed".into()) }
+        let response = admin.ask("POST", "/v1/config/reload", &host, fields).await?;
+        if response.status == 200 { Ok(()) } else { Err("a reload failed".into()) }
     }
 
-    async fn stopped(&mut self) -> Result<(), Failure> {
+    async fn stop_and_restart(&mut self) -> Result<(), Failure> {
         self.kill("-TERM").await?;
-        self.again().await
+        self.restart().await
     }
 
-    async fn killed(&mut self, model: &Model) -> Result<(), Failure> {
+    async fn kill_and_restart(&mut self, model: &Model) -> Result<(), Failure> {
         model.killed();
         self.kill("-KILL").await?;
-        self.again().await?;
+        self.restart().await?;
         model.killed();
         Ok(())
     }
 
-    async fn taken_over(&mut self) -> Result<(), Failure> {
+    async fn take_over(&mut self) -> Result<(), Failure> {
         let next = Larder::start(&self.file, &["--take-over"]).await?;
         if let Some(before) = self.larder.replace(next) {
             before.ended().await?;
@@ -94,8 +94,8 @@ impl Operator {
         Ok(())
     }
 
-    /// A new larder, once the one that was told to end has ended.
-    async fn again(&mut self) -> Result<(), Failure> {
+    /// Starts a new larder, after the stopped or killed one has exited.
+    async fn restart(&mut self) -> Result<(), Failure> {
         if let Some(before) = self.larder.take() {
             before.ended().await?;
         }
@@ -105,8 +105,8 @@ impl Operator {
 
     async fn kill(&self, signal: &str) -> Result<(), Failure> {
         let pid = self.larder.as_ref().ok_or("there is no larder")?.pid()?.to_string();
-        let told = Command::new("kill").args([signal, &pid]).status().await?;
-        if told.success() { Ok(()) } else { Err("it could not be told to end".into()) }
+        let sent = Command::new("kill").args([signal, &pid]).status().await?;
+        if sent.success() { Ok(()) } else { Err("the signal could not be sent".into()) }
     }
 
     pub(crate) async fn stop(self) -> Result<bool, Failure> {

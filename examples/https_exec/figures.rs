@@ -1,30 +1,30 @@
-//! What larder saved the API, and what it must save.
+//! The calls that larder saved the API, and the targets.
 //!
-//! Owns: the figures, their bounds, the table. Never touches: how they came about.
+//! Owns: the figures, their targets, the table. Never touches: running the apps.
 
-/// What was found, and what it must be.
+/// The measured figures.
 pub(crate) struct Figures {
-    /// How often each app asks.
+    /// The number of requests that each app makes.
     pub(crate) asked: usize,
     pub(crate) apps: Vec<Saved>,
     pub(crate) presented: Presented,
 }
 
-/// The calls that an app costs the API.
+/// The calls of an app that reached the API.
 pub(crate) struct Saved {
     pub(crate) app: &'static str,
     pub(crate) before: u64,
     pub(crate) after: u64,
 }
 
-/// Whether a host is seen through larder with the certificate that it presents itself.
+/// Whether a host presents its own certificate to a client of larder.
 pub(crate) struct Presented {
     pub(crate) named_is_own: bool,
     pub(crate) other_is_own: bool,
 }
 
 impl Saved {
-    /// The part of the calls that is no longer made.
+    /// The share of the calls that larder saved.
     fn part(&self) -> f64 {
         let [before, after] = [self.before, self.after]
             .map(|calls| f64::from(u32::try_from(calls).unwrap_or(u32::MAX)));
@@ -33,7 +33,7 @@ impl Saved {
 }
 
 impl Figures {
-    /// What was not reached.
+    /// The missed targets.
     pub(crate) fn missed(&self) -> Vec<String> {
         let mut missed = Vec::new();
         for saved in &self.apps {
@@ -45,37 +45,34 @@ impl Figures {
             }
         }
         if self.presented.named_is_own {
-            missed.push("the API that a route names is intercepted".to_owned());
+            missed.push("the API that a route matches is intercepted".to_owned());
         }
         if !self.presented.other_is_own {
-            missed.push("a host that nobody named shows its own certificate".to_owned());
+            missed.push("a host without a route presents its own certificate".to_owned());
         }
         missed
     }
 
-    /// The table.
+    /// Prints the table.
     pub(crate) fn print(&self) {
-        println!(
-            "{:<10}{:>22}{:>22}{:>10}",
-            "app", "calls without larder", "through larder", "fewer"
-        );
+        println!("{:<10}{:>22}{:>22}{:>10}", "app", "calls without larder", "with larder", "fewer");
         for saved in &self.apps {
             let Saved { app, before, after } = saved;
             println!("{app:<10}{before:>22}{after:>22}{:>9.1}%", saved.part() * 100.0);
         }
-        let whose = |own| if own { "the origin's own" } else { "made by larder" };
+        let issuer = |is_own| if is_own { "the origin's own" } else { "issued by larder" };
         println!(
-            "certificate of the API that a route names: {}",
-            whose(self.presented.named_is_own)
+            "certificate of the API that a route matches: {}",
+            issuer(self.presented.named_is_own)
         );
         println!(
-            "certificate of a host that nobody named:   {}",
-            whose(self.presented.other_is_own)
+            "certificate of a host without a route:       {}",
+            issuer(self.presented.other_is_own)
         );
         println!();
     }
 
-    /// The same for machines, as one line.
+    /// The same as one line of JSON.
     pub(crate) fn json(&self, reached: bool) -> serde_json::Value {
         let apps: Vec<_> = self
             .apps

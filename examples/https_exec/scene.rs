@@ -1,6 +1,6 @@
-//! The API by HTTPS, and apps that are run with and without larder.
+//! The API over HTTPS, and apps that run with and without larder.
 //!
-//! Owns: the configuration, and how an app is started. Never touches: what is made of the counts.
+//! Owns: the configuration, and starting an app. Never touches: the evaluation of the counts.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -18,13 +18,14 @@ use crate::figures::Presented;
 use crate::program;
 use crate::tls::Front;
 
-/// The API's host: a name that resolves with and without larder, so that an app's URL is the same.
+/// The API's host: a name that resolves with and without larder, so that an app's URL is the same in
+/// both cases.
 const HOST: &str = "localhost";
-/// A host that nobody named.
+/// A host without a route.
 const OTHER: &str = "other.example.test";
 
-/// More than any run takes.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// A time limit that no run reaches.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A program of `examples/apps`.
 #[derive(Clone, Copy)]
@@ -45,7 +46,7 @@ impl App {
     }
 }
 
-/// What all runs have in common.
+/// The setup that all runs share.
 pub(crate) struct Scene {
     discord: Fake,
     api: Front,
@@ -84,28 +85,29 @@ routes:
         Ok(Self { discord, api, other, directory })
     }
 
-    /// How often the API is called while the app runs.
+    /// The number of calls to the API while the app runs.
     pub(crate) async fn calls_of(
         &self,
         app: App,
-        story: Story,
-        through: bool,
+        workload: Story,
+        with_larder: bool,
     ) -> Result<u64, Failure> {
         let before = self.discord.calls().total;
         let api = format!("https://{HOST}:{}", self.api.addr.port());
-        let (users, visits) = (story.users.to_string(), story.visits.to_string());
-        self.run(app, &[&api, &users, &visits], through).await?;
+        let (users, visits) = (workload.users.to_string(), workload.visits.to_string());
+        self.run(app, &[&api, &users, &visits], with_larder).await?;
         Ok(self.discord.calls().total - before)
     }
 
-    /// Which certificates are seen through larder.
+    /// Checks the certificates that hosts present to a client of larder.
     pub(crate) async fn presented(&self) -> Result<Presented, Failure> {
         let hosts = [(HOST, &self.api), (OTHER, &self.other)];
-        let places = hosts.map(|(host, front)| format!("{host}:{}", front.addr.port()));
-        let said = self.run(App::PRESENTED, &[&places[0], &places[1]], true).await?;
-        let mut seen = said.lines();
-        let mut is_own = |front: &Front| {
-            let own = format!("{:x}", Sha256::digest(&front.leaf));
+        let places =
+            hosts.map(|(host, tls_frontend)| format!("{host}:{}", tls_frontend.addr.port()));
+        let output = self.run(App::PRESENTED, &[&places[0], &places[1]], true).await?;
+        let mut seen = output.lines();
+        let mut is_own = |tls_frontend: &Front| {
+            let own = format!("{:x}", Sha256::digest(&tls_frontend.leaf));
             seen.next().map(|seen| seen == own).ok_or("a certificate is missing")
         };
         Ok(Presented { named_is_own: is_own(&self.api)?, other_is_own: is_own(&self.other)? })
@@ -115,29 +117,35 @@ routes:
         self.discord.stop().await;
     }
 
-    /// What the app printed. It trusts the API's root as its own environment says, either way.
-    async fn run(&self, app: App, arguments: &[&str], through: bool) -> Result<String, Failure> {
-        let here = self.directory.path();
-        let mut command = if through {
+    /// Runs an app and returns its output. The app's environment makes it trust the API's root, with and
+    /// without larder.
+    async fn run(
+        &self,
+        app: App,
+        arguments: &[&str],
+        with_larder: bool,
+    ) -> Result<String, Failure> {
+        let directory = self.directory.path();
+        let mut command = if with_larder {
             let mut command = Command::new(program::larder()?);
             command.args(["exec", "--config", "proxy.yaml", "--", app.runtime]);
             command
         } else {
             Command::new(app.runtime)
         };
-        command.arg(app.path()).args(arguments).current_dir(here).stdin(Stdio::null());
+        command.arg(app.path()).args(arguments).current_dir(directory).stdin(Stdio::null());
         for name in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS"] {
-            command.env(name, here.join("root.pem"));
+            command.env(name, directory.join("root.pem"));
         }
-        // A store of its own: one app's answers are no savings of the other.
-        command.env("XDG_CACHE_HOME", here.join(app.file)).kill_on_drop(true);
+        // Each app has its own store, so that entries of one app save no calls of the other.
+        command.env("XDG_CACHE_HOME", directory.join(app.file)).kill_on_drop(true);
         for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METHOD"] {
             command.env_remove(name).env_remove(name.to_ascii_lowercase());
         }
-        let output = timeout(PATIENCE, command.output()).await??;
+        let output = timeout(TIMEOUT, command.output()).await??;
         if !output.status.success() {
-            let said = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(format!("{} ended with {}:\n{said}", app.file, output.status).into());
+            let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(format!("{} exited with {}:\n{errors}", app.file, output.status).into());
         }
         Ok(String::from_utf8(output.stdout)?)
     }

@@ -1,6 +1,6 @@
-//! The attacks: what is asked, what the API answers, and the bound that is meant to hold.
+//! The attacks: the requests, the responses of the API, and the memory bound that applies.
 //!
-//! Owns: both sides of the traffic. Never touches: how much memory is too much.
+//! Owns: the clients and the API. Never touches: the share of the bound that is allowed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,93 +14,98 @@ use crate::MIB;
 use crate::client::{Connection, Failure};
 use crate::process::Larder;
 
-/// How many large answers come at once, and how large they are.
-const ANSWERS: usize = 60;
+/// The number of large concurrent responses, and their size.
+const RESPONSES: usize = 60;
 const LARGE: usize = 7 * MIB;
-/// And those of nested lists, which take many times that once they are parsed.
+/// The size of bodies of nested lists, which take many times that once they are parsed.
 const NESTED: usize = 280_000;
 
-/// How many answers come one after the other, and of short ones.
-const ONES: usize = 8000;
-const SHORT_ONES: usize = 60_000;
+/// The number of sequential responses, and of short ones.
+const SEQUENTIAL: usize = 8000;
+const SHORT_SEQUENTIAL: usize = 60_000;
 
-/// What the database on disk and what waits for it may take beside `store.memory` (docs/operations.md).
+/// The memory that the disk database and its write queue may take besides `store.memory`
+/// (docs/operations.md).
 const DATABASE: usize = 100 * MIB;
 
-/// The name of the API.
+/// The host of the API.
 const HOST: &str = "api.example.test";
 
-/// What fills a cache's memory.
+/// The data that fills the cache's memory.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Filled {
-    BodiesThatRulesRead,
+enum Payload {
+    ParsedBodies,
     NestedLists,
-    RecordedAnswers,
-    /// URLs of so many bytes.
+    CapturedResponses,
+    /// URLs of this many bytes.
     Urls(usize),
     LongVaryLists,
-    SmallAnswers,
+    SmallResponses,
     ManyFields,
 }
 
-/// One way to fill a cache's memory, with a disk tier or without one.
+/// One way to fill the cache's memory, with a disk tier or without one.
 #[derive(Clone, Copy)]
 pub(crate) struct Attack {
-    by: Filled,
+    payload: Payload,
     disk: bool,
 }
 
-const fn without(by: Filled) -> Attack {
-    Attack { by, disk: false }
+const fn without(payload: Payload) -> Attack {
+    Attack { payload, disk: false }
 }
 
-const fn with_disk(by: Filled) -> Attack {
-    Attack { by, disk: true }
+const fn with_disk(payload: Payload) -> Attack {
+    Attack { payload, disk: true }
 }
 
 impl Attack {
     pub(crate) const ALL: [Self; 10] = [
-        without(Filled::BodiesThatRulesRead),
-        without(Filled::NestedLists),
-        without(Filled::RecordedAnswers),
-        without(Filled::Urls(16_000)),
-        without(Filled::LongVaryLists),
-        without(Filled::SmallAnswers),
-        without(Filled::ManyFields),
-        with_disk(Filled::Urls(16_000)),
-        with_disk(Filled::Urls(3_500)),
-        with_disk(Filled::SmallAnswers),
+        without(Payload::ParsedBodies),
+        without(Payload::NestedLists),
+        without(Payload::CapturedResponses),
+        without(Payload::Urls(16_000)),
+        without(Payload::LongVaryLists),
+        without(Payload::SmallResponses),
+        without(Payload::ManyFields),
+        with_disk(Payload::Urls(16_000)),
+        with_disk(Payload::Urls(3_500)),
+        with_disk(Payload::SmallResponses),
     ];
 
     pub(crate) fn name(self) -> String {
-        let by = match self.by {
-            Filled::BodiesThatRulesRead => {
-                "60 JSON bodies of 7 MiB at once, read by rules".to_owned()
-            }
-            Filled::NestedLists => {
+        let name = match self.payload {
+            Payload::ParsedBodies => "60 JSON bodies of 7 MiB at once, read by rules".to_owned(),
+            Payload::NestedLists => {
                 "60 JSON bodies of 280 kB in nested lists at once, read by rules".to_owned()
             }
-            Filled::RecordedAnswers => "60 POST answers of 7 MiB at once, recorded".to_owned(),
-            Filled::Urls(length) => format!("{ONES} URLs of {length} bytes"),
-            Filled::LongVaryLists => format!("{ONES} answers that vary by 200 fields of 64 bytes"),
-            Filled::SmallAnswers => format!("{SHORT_ONES} answers of 11 bytes"),
-            Filled::ManyFields => format!("{ONES} answers with 90 limit fields and 90 empty ones"),
+            Payload::CapturedResponses => {
+                "60 POST responses of 7 MiB at once, captured and stored".to_owned()
+            }
+            Payload::Urls(length) => format!("{SEQUENTIAL} URLs of {length} bytes"),
+            Payload::LongVaryLists => {
+                format!("{SEQUENTIAL} responses that vary by 200 fields of 64 bytes")
+            }
+            Payload::SmallResponses => format!("{SHORT_SEQUENTIAL} responses of 11 bytes"),
+            Payload::ManyFields => {
+                format!("{SEQUENTIAL} responses with 90 limit fields and 90 empty ones")
+            }
         };
-        if self.disk { format!("{by}, with a disk tier") } else { by }
+        if self.disk { format!("{name}, with a disk tier") } else { name }
     }
 
-    /// What all that it makes larder hold may take.
+    /// The memory that larder may use for this attack.
     pub(crate) fn bound(self) -> usize {
         let disk = if self.disk { DATABASE } else { 0 };
-        // What is recorded is on its way, and then stored.
-        let times = if self.by == Filled::RecordedAnswers { 2 } else { 1 };
+        // A captured response is in flight, and then stored.
+        let times = if self.payload == Payload::CapturedResponses { 2 } else { 1 };
         times * 32 * MIB + disk
     }
 
     /// The configuration, with the API at `origin`.
     fn yaml(self, origin: SocketAddr) -> String {
         let rules = format!("hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }}");
-        let upstream = if self.is_read() {
+        let upstream = if self.is_parsed() {
             format!("upstreams: {{ api: {{ {rules} }} }}\n")
         } else {
             String::new()
@@ -114,7 +119,7 @@ impl Attack {
         )
     }
 
-    /// The bytes that larder has grown by at most.
+    /// Runs the attack; returns larder's maximum growth in bytes.
     pub(crate) async fn run(self) -> Result<usize, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let directory = tempfile::tempdir()?;
@@ -122,44 +127,52 @@ impl Attack {
         std::fs::write(&file, self.yaml(listener.local_addr()?))?;
         let larder = Larder::start(&file, &[]).await?;
         let (pid, proxy) = (larder.pid()?, larder.proxy()?);
-        let together = Arc::new(Barrier::new(ANSWERS));
+        let barrier = Arc::new(Barrier::new(RESPONSES));
         let api = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(self.answers(stream, Arc::clone(&together)));
+                tokio::spawn(self.serve(stream, Arc::clone(&barrier)));
             }
         });
         Connection::open(proxy).await?.get(&url("/first"), HOST, "").await?;
         let idle = memory(pid, "VmRSS:")?;
-        match self.by {
-            Filled::BodiesThatRulesRead => at_once(proxy, "GET", LARGE).await?,
-            Filled::NestedLists => at_once(proxy, "GET", NESTED).await?,
-            Filled::RecordedAnswers => at_once(proxy, "POST", LARGE).await?,
-            Filled::Urls(_) | Filled::LongVaryLists | Filled::SmallAnswers | Filled::ManyFields => {
-                self.one_by_one(proxy).await?;
+        match self.payload {
+            Payload::ParsedBodies => at_once(proxy, "GET", LARGE).await?,
+            Payload::NestedLists => at_once(proxy, "GET", NESTED).await?,
+            Payload::CapturedResponses => at_once(proxy, "POST", LARGE).await?,
+            Payload::Urls(_)
+            | Payload::LongVaryLists
+            | Payload::SmallResponses
+            | Payload::ManyFields => {
+                self.sequentially(proxy).await?;
             }
         }
         api.abort();
-        let most = memory(pid, "VmHWM:")?;
+        let peak = memory(pid, "VmHWM:")?;
         larder.stop().await?;
-        Ok(most.saturating_sub(idle))
+        Ok(peak.saturating_sub(idle))
     }
 
-    async fn one_by_one(self, proxy: SocketAddr) -> Result<(), Failure> {
-        let long =
-            if let Filled::Urls(length) = self.by { "y".repeat(length) } else { String::new() };
-        let ones = if self.by == Filled::SmallAnswers { SHORT_ONES } else { ONES };
+    async fn sequentially(self, proxy: SocketAddr) -> Result<(), Failure> {
+        let query = if let Payload::Urls(length) = self.payload {
+            "y".repeat(length)
+        } else {
+            String::new()
+        };
+        let count =
+            if self.payload == Payload::SmallResponses { SHORT_SEQUENTIAL } else { SEQUENTIAL };
         let mut connection = Connection::open(proxy).await?;
-        for number in 0..ones {
-            let answer = connection.get(&url(&format!("/{number}?q={long}")), HOST, "").await?;
-            if answer.status != 200 || answer.hit || answer.last || answer.body.is_empty() {
-                return Err("an answer was not the API's".into());
+        for number in 0..count {
+            let response = connection.get(&url(&format!("/{number}?q={query}")), HOST, "").await?;
+            if response.status != 200 || response.hit || response.last || response.body.is_empty() {
+                return Err("a response was not the API's".into());
             }
         }
         Ok(())
     }
 
-    /// The API: large answers wait for each other before their last byte, so that all are held at once.
-    async fn answers(self, stream: TcpStream, together: Arc<Barrier>) -> Option<()> {
+    /// Serves a connection of the API: large responses wait for each other before their last byte, so
+    /// that larder holds all of them at once.
+    async fn serve(self, stream: TcpStream, barrier: Arc<Barrier>) -> Option<()> {
         stream.set_nodelay(true).ok()?;
         let mut stream = BufReader::new(stream);
         loop {
@@ -171,28 +184,28 @@ impl Attack {
             let large = path.starts_with("/large");
             let body = if large { self.large_body() } else { "{\"ok\":true}".to_owned() };
             let (length, vary) = (body.len(), self.vary());
-            // What rules read is stored nowhere, so that the bound is that of `limits.in_flight` alone.
-            let keeps = if self.is_read() { "no-store" } else { "max-age=600" };
-            let told = format!(
-                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: {keeps}\r\n\
+            // Bodies that rules parse are not stored, so that the only bound is `limits.in_flight`.
+            let cache_control = if self.is_parsed() { "no-store" } else { "max-age=600" };
+            let response_head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nCache-Control: {cache_control}\r\n\
                  Content-Location: {path}\r\n{vary}Content-Length: {length}\r\n\r\n"
             );
-            let (most, last) = body.split_at(length - 1);
-            stream.get_mut().write_all(told.as_bytes()).await.ok()?;
-            stream.get_mut().write_all(most.as_bytes()).await.ok()?;
+            let (body_start, last_byte) = body.split_at(length - 1);
+            stream.get_mut().write_all(response_head.as_bytes()).await.ok()?;
+            stream.get_mut().write_all(body_start.as_bytes()).await.ok()?;
             if large {
-                together.wait().await;
+                barrier.wait().await;
             }
-            stream.get_mut().write_all(last.as_bytes()).await.ok()?;
+            stream.get_mut().write_all(last_byte.as_bytes()).await.ok()?;
         }
     }
 
-    fn is_read(self) -> bool {
-        matches!(self.by, Filled::BodiesThatRulesRead | Filled::NestedLists)
+    fn is_parsed(self) -> bool {
+        matches!(self.payload, Payload::ParsedBodies | Payload::NestedLists)
     }
 
     fn large_body(self) -> String {
-        let a = if self.by == Filled::NestedLists {
+        let a = if self.payload == Payload::NestedLists {
             let one = format!("{}{}", "[".repeat(120), "]".repeat(120));
             format!("[{}[]]", format!("{one},").repeat(NESTED / (one.len() + 1) + 1))
         } else {
@@ -202,12 +215,12 @@ impl Attack {
     }
 
     fn vary(self) -> String {
-        if self.by == Filled::ManyFields {
+        if self.payload == Payload::ManyFields {
             let fields: Vec<_> =
                 (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
             return fields.concat();
         }
-        if self.by != Filled::LongVaryLists {
+        if self.payload != Payload::LongVaryLists {
             return String::new();
         }
         let names: Vec<_> = (0..200).map(|n| format!("x-{n:03}-{}", "v".repeat(58))).collect();
@@ -219,10 +232,10 @@ fn url(path: &str) -> String {
     format!("http://{HOST}{path}")
 }
 
-/// All large answers at once, each taken to its end.
+/// Requests all large responses concurrently, and reads each to its end.
 async fn at_once(proxy: SocketAddr, method: &'static str, length: usize) -> Result<(), Failure> {
     let mut clients = JoinSet::new();
-    for number in 0..ANSWERS {
+    for number in 0..RESPONSES {
         clients.spawn(async move {
             let mut stream = BufReader::new(TcpStream::connect(proxy).await?);
             let target = url(&format!("/large/{number}"));
@@ -232,7 +245,7 @@ async fn at_once(proxy: SocketAddr, method: &'static str, length: usize) -> Resu
             stream.get_mut().write_all(head.as_bytes()).await?;
             let taken = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
             let whole = taken >= u64::try_from(length)?;
-            if whole { Ok::<_, Failure>(()) } else { Err("an answer was cut".into()) }
+            if whole { Ok::<_, Failure>(()) } else { Err("a response was cut short".into()) }
         });
     }
     while let Some(client) = clients.join_next().await {
@@ -241,10 +254,11 @@ async fn at_once(proxy: SocketAddr, method: &'static str, length: usize) -> Resu
     Ok(())
 }
 
-/// The bytes of memory that a process takes: now (`VmRSS:`), or at most so far (`VmHWM:`).
+/// The memory of a process in bytes: now (`VmRSS:`), or its maximum so far (`VmHWM:`).
 fn memory(pid: u32, field: &str) -> Result<usize, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kibibytes = line.and_then(|line| line.split_whitespace().next()).ok_or("an odd /proc")?;
+    let kibibytes =
+        line.and_then(|line| line.split_whitespace().next()).ok_or("unexpected /proc format")?;
     Ok(kibibytes.parse::<usize>()? * 1024)
 }

@@ -1,6 +1,6 @@
-//! The clients: those that ask for an answer, and those that send nonsense.
+//! The clients: those that send valid requests, and those that send malformed ones.
 //!
-//! Owns: what they do and what they count. Never touches: larder's own counts.
+//! Owns: the clients and their counts. Never touches: larder's own counts.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -14,25 +14,25 @@ use tokio::time::{sleep, timeout};
 use crate::HOST;
 use crate::client::{Connection, Failure};
 
-/// What everybody asks for.
+/// The path of all requests.
 pub(crate) const PATH: &str = "/popular";
 
-/// Requests on a connection before its client leaves.
-const ON_ONE: usize = 50;
+/// Requests on a connection before its client disconnects.
+const REQUESTS_PER_CONNECTION: usize = 50;
 
-/// What a 503 says in `Retry-After`.
-const COME_AGAIN: Duration = Duration::from_secs(1);
+/// The value of `Retry-After` in a 503.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What clients saw.
+/// The results that the clients observed.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) took: Duration,
-    /// Answers that were asked for.
+    /// Responses with status 200.
     pub(crate) good: u64,
-    /// From connecting to the 503.
+    /// The times from connecting to the 503.
     pub(crate) told: Vec<Duration>,
     pub(crate) failures: Vec<String>,
 }
@@ -45,70 +45,77 @@ impl Seen {
     }
 }
 
-/// So many clients ask for so long.
+/// Runs this many clients with valid requests for this time.
 pub(crate) async fn requests(
     proxy: SocketAddr,
     clients: usize,
     time: Duration,
 ) -> Result<Seen, Failure> {
-    all(clients, time, move |until| visit(proxy, until)).await
+    all(clients, time, move |until| send_valid(proxy, until)).await
 }
 
-/// So many clients send malformed requests for so long.
+/// Runs this many clients with malformed requests for this time.
 pub(crate) async fn malformed(
     proxy: SocketAddr,
     clients: usize,
     time: Duration,
 ) -> Result<Seen, Failure> {
-    all(clients, time, move |until| send_nonsense(proxy, until)).await
+    all(clients, time, move |until| send_malformed(proxy, until)).await
 }
 
-/// How long until a newcomer is served.
+/// The time until a new client is served.
 pub(crate) async fn recovers(proxy: SocketAddr) -> Result<Duration, Failure> {
     let since = clock::monotonic();
     let mut seen = Seen::default();
     while seen.good == 0 {
-        one_connection(proxy, since + PATIENCE, 1, &mut seen).await?;
+        one_connection(proxy, since + TIMEOUT, 1, &mut seen).await?;
     }
     Ok(clock::monotonic().duration_since(since))
 }
 
-async fn all<F>(clients: usize, time: Duration, act: impl Fn(Instant) -> F) -> Result<Seen, Failure>
+async fn all<F>(
+    clients: usize,
+    time: Duration,
+    client: impl Fn(Instant) -> F,
+) -> Result<Seen, Failure>
 where
     F: Future<Output = Seen> + Send + 'static,
 {
     let since = clock::monotonic();
-    let mut acting = JoinSet::new();
+    let mut running = JoinSet::new();
     for _ in 0..clients {
-        acting.spawn(act(since + time));
+        running.spawn(client(since + time));
     }
     let mut seen = Seen::default();
-    while let Some(one) = acting.join_next().await {
+    while let Some(one) = running.join_next().await {
         seen.add(one?);
     }
-    // Those who waited a second before they found that the time was up asked for nothing meanwhile.
+    // A client that waits for a second after `until` sends nothing meanwhile, so that wait does not
+    // count.
     seen.took = time;
     Ok(seen)
 }
 
-async fn visit(proxy: SocketAddr, until: Instant) -> Seen {
+async fn send_valid(proxy: SocketAddr, until: Instant) -> Seen {
     let mut seen = Seen::default();
     while clock::monotonic() < until {
-        let told = seen.told.len();
-        match timeout(PATIENCE, one_connection(proxy, until, ON_ONE, &mut seen)).await {
+        let rejected = seen.told.len();
+        match timeout(TIMEOUT, one_connection(proxy, until, REQUESTS_PER_CONNECTION, &mut seen))
+            .await
+        {
             Ok(Ok(())) => {}
             Ok(Err(error)) => seen.failures.push(error.to_string()),
-            Err(_elapsed) => seen.failures.push("no answer in time".to_owned()),
+            Err(_elapsed) => seen.failures.push("no response in time".to_owned()),
         }
-        if seen.told.len() > told {
+        if seen.told.len() > rejected {
             let left = until.saturating_duration_since(clock::monotonic());
-            sleep(COME_AGAIN.min(left)).await;
+            sleep(RETRY_AFTER.min(left)).await;
         }
     }
     seen
 }
 
-/// Asks on one connection until `until`, so often at most, or until told to come again.
+/// Sends up to `times` requests on one connection, until `until` or a 503.
 async fn one_connection(
     proxy: SocketAddr,
     until: Instant,
@@ -118,9 +125,9 @@ async fn one_connection(
     let since = clock::monotonic();
     let mut connection = Connection::open(proxy).await?;
     for _ in 0..times {
-        let answer = connection.get(&format!("http://{HOST}{PATH}"), HOST, "").await?;
-        match answer.status {
-            // What comes too late is no goodput.
+        let response = connection.get(&format!("http://{HOST}{PATH}"), HOST, "").await?;
+        match response.status {
+            // A response after the end of the time is not counted as goodput.
             200 => seen.good += u64::from(clock::monotonic() < until),
             503 => {
                 seen.told.push(clock::monotonic().duration_since(since));
@@ -135,24 +142,24 @@ async fn one_connection(
     Ok(())
 }
 
-async fn send_nonsense(proxy: SocketAddr, until: Instant) -> Seen {
+async fn send_malformed(proxy: SocketAddr, until: Instant) -> Seen {
     let mut seen = Seen::default();
     while clock::monotonic() < until {
-        match timeout(PATIENCE, refused(proxy)).await {
+        match timeout(TIMEOUT, is_rejected(proxy)).await {
             Ok(Ok(true)) => seen.good += 1,
-            Ok(Ok(false)) => seen.failures.push("it was not answered 400".to_owned()),
+            Ok(Ok(false)) => seen.failures.push("the status was not 400".to_owned()),
             Ok(Err(error)) => seen.failures.push(error.to_string()),
-            Err(_elapsed) => seen.failures.push("no answer in time".to_owned()),
+            Err(_elapsed) => seen.failures.push("no response in time".to_owned()),
         }
     }
     seen
 }
 
-/// Sends a malformed request; whether it is refused as one.
-async fn refused(proxy: SocketAddr) -> Result<bool, Failure> {
+/// Sends a malformed request; returns whether the response is 400.
+async fn is_rejected(proxy: SocketAddr) -> Result<bool, Failure> {
     let mut stream = TcpStream::connect(proxy).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nno colon here\r\n\r\n").await?;
-    let mut answer = Vec::with_capacity(1024);
-    stream.read_to_end(&mut answer).await?;
-    Ok(answer.starts_with(b"HTTP/1.1 400 "))
+    let mut response = Vec::with_capacity(1024);
+    stream.read_to_end(&mut response).await?;
+    Ok(response.starts_with(b"HTTP/1.1 400 "))
 }

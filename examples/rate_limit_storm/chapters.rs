@@ -1,6 +1,6 @@
-//! The chapters about warm keys and about many calls.
+//! The scenarios with warm keys and with many calls.
 //!
-//! Owns: what each chapter does to the API and what the app must see. Never touches: cold keys (`cold`).
+//! Owns: the faults of each scenario and its targets. Never touches: cold keys (`cold`).
 
 use std::time::Duration;
 
@@ -19,49 +19,57 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// 60 seconds of 429 with `Retry-After: 1`.
-pub(crate) async fn storm(story: Story, figures: &mut Figures) -> Result<(), Failure> {
-    let scene = Scene::set(Options::default(), "", "").await?;
-    scene.warm(story.keys).await?;
-    scene.clock.advance(HOUR);
+pub(crate) async fn storm(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
+    let testbed = Scene::set(Options::default(), "", "").await?;
+    testbed.warm(workload.keys).await?;
+    testbed.clock.advance(HOUR);
     let limited = RateLimited { retry_after: Some(1), scope: Scope::Global, code: None };
     let phase = Phase::lasting("storm", MINUTE, Some(Fault::RateLimited(limited)));
-    scene.discord.play(Script::try_from(vec![phase])?);
-    let before = scene.discord.calls().total;
-    let errors = scene.press(story.keys, story.requests, story.at_once, MINUTE).await?;
-    let probes = scene.discord.calls().total - before;
-    said(figures, "storm", "60 s of 429, Retry-After: 1", errors, probes, 60 + story.at_once);
-    scene.end().await;
+    testbed.discord.play(Script::try_from(vec![phase])?);
+    let before = testbed.discord.calls().total;
+    let errors = testbed.press(workload.keys, workload.requests, workload.at_once, MINUTE).await?;
+    let probes = testbed.discord.calls().total - before;
+    report(figures, "storm", "60 s of 429, Retry-After: 1", errors, probes, 60 + workload.at_once);
+    testbed.end().await;
     Ok(())
 }
 
-/// Ten minutes of refused connections, and the time after them.
-pub(crate) async fn outage(story: Story, figures: &mut Figures) -> Result<(), Failure> {
-    let scene = Scene::set(Options::default(), "", "").await?;
-    scene.warm(story.keys).await?;
-    scene.clock.advance(HOUR);
+/// Ten minutes of closed connections, and the recovery.
+pub(crate) async fn outage(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
+    let testbed = Scene::set(Options::default(), "", "").await?;
+    testbed.warm(workload.keys).await?;
+    testbed.clock.advance(HOUR);
     let phase = Phase::lasting("outage", 10 * MINUTE, Some(Fault::Close));
-    scene.discord.play(Script::try_from(vec![phase])?);
-    let before = scene.discord.calls().total;
-    let errors = scene.press(story.keys, story.requests, story.at_once, 10 * MINUTE).await?;
-    let probes = scene.discord.calls().total - before;
-    said(figures, "outage", "10 min of closed connections", errors, probes, 20 + story.at_once);
+    testbed.discord.play(Script::try_from(vec![phase])?);
+    let before = testbed.discord.calls().total;
+    let errors =
+        testbed.press(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
+    let probes = testbed.discord.calls().total - before;
+    report(
+        figures,
+        "outage",
+        "10 min of closed connections",
+        errors,
+        probes,
+        20 + workload.at_once,
+    );
 
-    // The API is back: twenty clients for each key at once.
-    scene.clock.advance(MINUTE);
-    let before = scene.discord.calls().total;
-    let mut asking = JoinSet::new();
-    for key in 0..story.keys {
+    // The API recovers: twenty concurrent clients for each key.
+    testbed.clock.advance(MINUTE);
+    let before = testbed.discord.calls().total;
+    let mut clients = JoinSet::new();
+    for key in 0..workload.keys {
         for _ in 0..20 {
-            asking.spawn(scene.getting(&roles(key)));
+            clients.spawn(testbed.getting(&roles(key)));
         }
     }
     let mut errors = 0;
-    while let Some(answer) = asking.join_next().await {
-        errors += usize::from(answer???.status != 200);
+    while let Some(response) = clients.join_next().await {
+        errors += usize::from(response???.status != 200);
     }
-    let calls = scene.discord.calls().total - before;
-    let wanted = format!("at most {}, one for each key", story.keys);
-    let good = calls <= story.keys as u64 && errors == 0;
+    let calls = testbed.discord.calls().total - before;
+    let wanted = format!("at most {}, one for each key", workload.keys);
+    let good = calls <= workload.keys as u64 && errors == 0;
     figures.line(
         "recovery_calls",
         "recovery: calls, 20 clients a key",
@@ -69,126 +77,140 @@ pub(crate) async fn outage(story: Story, figures: &mut Figures) -> Result<(), Fa
         &wanted,
         good,
     );
-    scene.end().await;
+    testbed.end().await;
     Ok(())
 }
 
 /// Ten minutes of 503.
-pub(crate) async fn brownout(story: Story, figures: &mut Figures) -> Result<(), Failure> {
-    let scene = Scene::set(Options::default(), "", "").await?;
-    scene.warm(story.keys).await?;
-    scene.clock.advance(HOUR);
-    scene.discord.play(Script::try_from(vec![Phase::outage(10 * MINUTE)])?);
-    let before = scene.discord.calls().total;
-    let errors = scene.press(story.keys, story.requests, story.at_once, 10 * MINUTE).await?;
-    let probes = scene.discord.calls().total - before;
-    said(figures, "brownout", "10 min of 503", errors, probes, 20 + story.at_once);
-    scene.end().await;
+pub(crate) async fn brownout(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
+    let testbed = Scene::set(Options::default(), "", "").await?;
+    testbed.warm(workload.keys).await?;
+    testbed.clock.advance(HOUR);
+    testbed.discord.play(Script::try_from(vec![Phase::outage(10 * MINUTE)])?);
+    let before = testbed.discord.calls().total;
+    let errors =
+        testbed.press(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
+    let probes = testbed.discord.calls().total - before;
+    report(figures, "brownout", "10 min of 503", errors, probes, 20 + workload.at_once);
+    testbed.end().await;
     Ok(())
 }
 
-fn said(figures: &mut Figures, key: &str, what: &str, errors: usize, probes: u64, most: usize) {
-    let title = format!("{what}: errors the app saw");
+fn report(
+    figures: &mut Figures,
+    key: &str,
+    scenario: &str,
+    errors: usize,
+    probes: u64,
+    most: usize,
+) {
+    let title = format!("{scenario}: errors in the app");
     figures.line(&format!("{key}_errors"), &title, json!(errors), "0", errors == 0);
-    let wanted = format!("at most {most}: outage / hold + calls under way");
-    let title = format!("{what}: probes");
+    let wanted = format!("at most {most}: outage / cooldown + calls in flight");
+    let title = format!("{scenario}: calls to the API");
     let good = probes <= most as u64;
     figures.line(&format!("{key}_probes"), &title, json!(probes), &wanted, good);
 }
 
-/// Fresh for an hour, stale for a day, then honestly gone.
+/// Fresh for an hour, stale for a day, then an error.
 pub(crate) async fn a_day(figures: &mut Figures) -> Result<(), Failure> {
-    let scene = Scene::set(Options::default(), "    retry: off", "").await?;
-    scene.warm(1).await?;
-    scene.discord.behave(Faults::always(Fault::Status(StatusCode::BAD_GATEWAY)));
+    let testbed = Scene::set(Options::default(), "    retry: off", "").await?;
+    testbed.warm(1).await?;
+    testbed.discord.behave(Faults::always(Fault::Status(StatusCode::BAD_GATEWAY)));
     let mut seen = Vec::new();
     for seconds in [60 * 60 - 1, 2, 24 * 60 * 60 - 3, 3] {
-        scene.clock.advance(Duration::from_secs(seconds));
-        seen.push(scene.get(&roles(0)).await?.status);
+        testbed.clock.advance(Duration::from_secs(seconds));
+        seen.push(testbed.get(&roles(0)).await?.status);
     }
     let shown = seen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let good = seen == [200, 200, 200, 502];
     let wanted = "200 200 200 502";
     figures.line("a_day", "at 59:59, 1:00:01, 24:59:58, 25:00:01", json!(shown), wanted, good);
-    scene.end().await;
+    testbed.end().await;
     Ok(())
 }
 
-/// Every second call is a 503, at 200 requests a second for cold keys.
-pub(crate) async fn half_down(story: Story, figures: &mut Figures) -> Result<(), Failure> {
+/// Every second call gets 503, at 200 requests a second for cold keys.
+pub(crate) async fn half_down(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
-    let share = Percentage::of(0.5).ok_or("a half is a share")?;
+    let share = Percentage::of(0.5).ok_or("0.5 is a valid share")?;
     let behaviour = Faults { share, seed: Some(7), ..Faults::always(fault) };
-    let scene = Scene::set(Options { behaviour, ..Options::default() }, "", "").await?;
-    let (steps, each) = (story.half_down * 10, 20);
-    let mut asking = JoinSet::new();
-    let (mut key, mut errors, mut answered) = (0, 0, 0);
+    let testbed = Scene::set(Options { behaviour, ..Options::default() }, "", "").await?;
+    let (steps, each) = (workload.half_down * 10, 20);
+    let mut clients = JoinSet::new();
+    let (mut key, mut errors, mut finished) = (0, 0, 0);
     for _ in 0..steps {
         for _ in 0..each {
-            asking.spawn(scene.getting(&roles(key)));
+            clients.spawn(testbed.getting(&roles(key)));
             key += 1;
         }
-        scene.settle().await;
-        while let Some(answer) = asking.try_join_next() {
-            (errors, answered) = (errors + usize::from(answer???.status != 200), answered + 1);
+        testbed.settle().await;
+        while let Some(response) = clients.try_join_next() {
+            (errors, finished) = (errors + usize::from(response???.status != 200), finished + 1);
         }
-        scene.clock.advance(Duration::from_millis(100));
+        testbed.clock.advance(Duration::from_millis(100));
     }
-    while !asking.is_empty() {
-        scene.clock.advance(Duration::from_millis(100));
-        scene.settle().await;
-        while let Some(answer) = asking.try_join_next() {
-            (errors, answered) = (errors + usize::from(answer???.status != 200), answered + 1);
+    while !clients.is_empty() {
+        testbed.clock.advance(Duration::from_millis(100));
+        testbed.settle().await;
+        while let Some(response) = clients.try_join_next() {
+            (errors, finished) = (errors + usize::from(response???.status != 200), finished + 1);
         }
     }
-    let calls = scene.discord.calls().total;
+    let calls = testbed.discord.calls().total;
     let most = key as u64 * 12 / 10 + 10;
-    let title = format!("half of all calls fail: calls for {answered} requests");
-    let wanted = format!("at most {most}: a fifth more, and ten");
+    let title = format!("half of all calls fail: calls for {finished} requests");
+    let wanted = format!("at most {most}: 20 % more, and ten");
     figures.line("half_down_calls", &title, json!(calls), &wanted, calls <= most);
     let share = share_of(errors, key)?;
     let wanted = "fewer than without larder: 50 %";
     figures.line(
         "half_down_errors",
-        "half of all calls fail: errors seen",
+        "half of all calls fail: errors in the app",
         json!(share),
         wanted,
         errors * 2 < key,
     );
-    scene.end().await;
+    testbed.end().await;
     Ok(())
 }
 
-/// A limit of 50 calls a second that larder learns from the answers.
-pub(crate) async fn learned(story: Story, figures: &mut Figures) -> Result<(), Failure> {
+/// A limit of 50 calls a second that larder learns from the responses.
+pub(crate) async fn learned(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
     let options = Options { limits: Some(Limits::default()), ..Options::default() };
     let rate_limit = ", rate_limit: { learn: true, max_wait: 60s }";
-    let scene = Scene::set(options, "    coalesce: { wait: 60s }", rate_limit).await?;
+    let testbed = Scene::set(options, "    coalesce: { wait: 60s }", rate_limit).await?;
     let guild = 81_384_788_765_712_384_u64;
-    let mut asking = JoinSet::new();
-    for member in 0..story.paced {
+    let mut clients = JoinSet::new();
+    for member in 0..workload.paced {
         let path = format!("/api/v10/guilds/{guild}/members/{}", 80_351_110_224_678_912 + member);
-        asking.spawn(scene.getting(&path));
+        clients.spawn(testbed.getting(&path));
     }
     let (step, mut time, mut errors) = (Duration::from_millis(10), Duration::ZERO, 0);
-    while !asking.is_empty() {
-        scene.settle().await;
-        while let Some(answer) = asking.try_join_next() {
-            errors += usize::from(answer???.status != 200);
+    while !clients.is_empty() {
+        testbed.settle().await;
+        while let Some(response) = clients.try_join_next() {
+            errors += usize::from(response???.status != 200);
         }
-        scene.clock.advance(step);
+        testbed.clock.advance(step);
         time += step;
         if time > 10 * MINUTE {
-            return Err("the paced calls do not end".into());
+            return Err("the rate-limited calls do not end".into());
         }
     }
-    let exceeded = scene.discord.exceeded();
+    let exceeded = testbed.discord.exceeded();
     let beyond = exceeded.user + exceeded.global + exceeded.shared;
     figures.line("learned_429", "a learned 50/s: 429 at the API", json!(beyond), "0", beyond == 0);
-    figures.line("learned_errors", "a learned 50/s: errors seen", json!(errors), "0", errors == 0);
-    // The first window's calls need no time at all.
+    figures.line(
+        "learned_errors",
+        "a learned 50/s: errors in the app",
+        json!(errors),
+        "0",
+        errors == 0,
+    );
+    // The calls of the first window are sent at once.
     let possible = 50.0 * (time.as_secs_f64() + 1.0);
-    let used = 100.0 * f64::from(u32::try_from(story.paced)?) / possible;
+    let used = 100.0 * f64::from(u32::try_from(workload.paced)?) / possible;
     let shown = json!(format!("{used:.1} %"));
     figures.line(
         "learned_used",
@@ -197,7 +219,7 @@ pub(crate) async fn learned(story: Story, figures: &mut Figures) -> Result<(), F
         "at least 90 %",
         used >= 90.0,
     );
-    scene.end().await;
+    testbed.end().await;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-//! The scene of a chapter: a fake Discord and a larder whose clocks one hand turns.
+//! The testbed of a scenario: a fake Discord and a larder that share one manual clock.
 //!
-//! Owns: starting both, turning the time, asking. Never touches: what a chapter expects.
+//! Owns: starting both, advancing the clock, sending requests. Never touches: the targets of a scenario.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,22 +17,22 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::client::{Answer, Connection, Failure};
 
-/// The API's name in `proxy.yaml`.
+/// The host of the API in `proxy.yaml`.
 pub(crate) const HOST: &str = "discord.example.test";
 
-/// A fake, a larder, and the hand that turns their clocks.
+/// A fake, a larder, and their manual clock.
 pub(crate) struct Scene {
     pub(crate) clock: Clock,
     pub(crate) discord: FakeServer<Discord>,
     larder: Server,
     proxy: SocketAddr,
-    /// Calls that were begun by `getting`, and those of them that are answered.
-    asked: AtomicUsize,
-    answered: Arc<AtomicUsize>,
+    /// Requests that `spawn_get` started, and those of them that have finished.
+    started: AtomicUsize,
+    finished: Arc<AtomicUsize>,
 }
 
 impl Scene {
-    /// A scene whose routes have these lines, and whose upstream has those.
+    /// Starts a testbed with these additional lines in the route and in the upstream.
     pub(crate) async fn set(
         options: Options,
         route: &str,
@@ -63,29 +63,29 @@ routes:
         let config = config::parse("rate_limit_storm.yaml", &yaml, &Env::default())?;
         let parts = ServerDeps { clock: clock.clone(), ..ServerDeps::default() };
         let larder = Server::start(config, parts)?;
-        let proxy = *larder.addrs().first().ok_or("larder listens nowhere")?;
-        let (asked, answered) = (AtomicUsize::new(0), Arc::default());
-        Ok(Self { clock, discord, larder, proxy, asked, answered })
+        let proxy = *larder.addrs().first().ok_or("larder has no listener")?;
+        let (started, finished) = (AtomicUsize::new(0), Arc::default());
+        Ok(Self { clock, discord, larder, proxy, started, finished })
     }
 
-    /// One call of the app.
+    /// Sends one request of the app.
     pub(crate) async fn get(&self, path: &str) -> Result<Answer, Failure> {
         get(self.proxy, path).await
     }
 
-    /// The same, while the hand goes on turning.
+    /// The same as a task, so that the clock can advance meanwhile.
     pub(crate) fn getting(&self, path: &str) -> JoinHandle<Result<Answer, Failure>> {
-        let (proxy, path, answered) = (self.proxy, path.to_owned(), Arc::clone(&self.answered));
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        let (proxy, path, finished) = (self.proxy, path.to_owned(), Arc::clone(&self.finished));
+        self.started.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
-            let answer = get(proxy, &path).await;
-            answered.fetch_add(1, Ordering::SeqCst);
-            answer
+            let response = get(proxy, &path).await;
+            finished.fetch_add(1, Ordering::SeqCst);
+            response
         })
     }
 
-    /// `requests` calls over `keys` keys by so many clients, while `time` passes evenly: how many were
-    /// answered with something else than 200.
+    /// Sends `requests` requests over `keys` keys by `at_once` concurrent clients, while `time` passes
+    /// evenly; returns the number of responses with a status other than 200.
     pub(crate) async fn press(
         &self,
         keys: usize,
@@ -101,16 +101,17 @@ routes:
         }
         let mut errors = 0;
         for round in 0..rounds {
-            let mut asking = JoinSet::new();
-            for (at, mut connection) in connections.drain(..).enumerate() {
-                let path = roles((round * at_once + at) % keys);
-                asking.spawn(async move {
-                    let answer = connection.get(&format!("http://{HOST}{path}"), HOST, "").await?;
-                    Ok::<_, Failure>((connection, answer.status))
+            let mut clients = JoinSet::new();
+            for (client, mut connection) in connections.drain(..).enumerate() {
+                let path = roles((round * at_once + client) % keys);
+                clients.spawn(async move {
+                    let response =
+                        connection.get(&format!("http://{HOST}{path}"), HOST, "").await?;
+                    Ok::<_, Failure>((connection, response.status))
                 });
             }
-            while let Some(asked) = asking.join_next().await {
-                let (connection, status) = asked??;
+            while let Some(finished) = clients.join_next().await {
+                let (connection, status) = finished??;
                 errors += usize::from(status != 200);
                 connections.push(connection);
             }
@@ -119,23 +120,23 @@ routes:
         Ok(errors)
     }
 
-    /// Warms so many keys.
+    /// Requests this many keys once, so that they are stored.
     pub(crate) async fn warm(&self, keys: usize) -> Result<(), Failure> {
         for key in 0..keys {
-            let answer = self.get(&roles(key)).await?;
-            if answer.status != 200 {
-                return Err(format!("warming was answered with {}", answer.status).into());
+            let response = self.get(&roles(key)).await?;
+            if response.status != 200 {
+                return Err(format!("a warm-up request got status {}", response.status).into());
             }
         }
         Ok(())
     }
 
-    /// Lets what is awake run until every call that is not answered sleeps by the hand's clock.
+    /// Lets tasks run until every unfinished request sleeps on the manual clock.
     pub(crate) async fn settle(&self) {
-        // Bounded: whatever takes longer goes on in the next step.
+        // The wait is limited: slower tasks continue in the next step.
         for _ in 0..10_000 {
-            let asked = self.asked.load(Ordering::SeqCst);
-            if self.clock.sleepers() + self.answered.load(Ordering::SeqCst) >= asked {
+            let started = self.started.load(Ordering::SeqCst);
+            if self.clock.sleepers() + self.finished.load(Ordering::SeqCst) >= started {
                 return;
             }
             tokio::time::sleep(Duration::from_micros(200)).await;
@@ -153,7 +154,7 @@ async fn get(proxy: SocketAddr, path: &str) -> Result<Answer, Failure> {
     connection.get(&format!("http://{HOST}{path}"), HOST, "").await
 }
 
-/// The key of a number: the roles of a guild.
+/// The path of a key: the roles of a guild.
 pub(crate) fn roles(guild: usize) -> String {
     format!("/api/v10/guilds/{}/roles", 81_384_788_765_712_384 + guild)
 }

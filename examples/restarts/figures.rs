@@ -1,29 +1,33 @@
-//! What restarts and reloads cost the app, and what they may cost.
+//! The effect of restarts and reloads on the app, and the targets.
 //!
-//! Owns: the figures, their bounds, the table. Never touches: how they came about.
+//! Owns: the figures, their targets, the table. Never touches: the load and the larders.
 
 use std::time::Duration;
 
 use crate::load::Seen;
 
-/// What was found, and what it must be.
+/// The measured figures.
 pub(crate) struct Figures {
-    /// Whether each larder that was replaced finished everything, and the next one has its address.
+    /// For each restart, whether the replaced larder finished all requests and the next one has its
+    /// address.
     pub(crate) restarts: Vec<bool>,
-    /// Whether each reload took what is valid and kept out what is not.
+    /// For each reload, whether a valid configuration was accepted or an invalid one refused.
     pub(crate) reloads: Vec<bool>,
-    /// From the start of a larder to the end of the one before.
+    /// The longest time from the start of a larder to the exit of the one before.
     pub(crate) longest_restart: Duration,
     pub(crate) seen: Seen,
 }
 
 impl Figures {
-    /// What was not reached.
+    /// The missed targets.
     pub(crate) fn missed(&self) -> Vec<String> {
         let checks = [
             (self.seen.failures.is_empty(), "0 failed requests"),
-            (self.restarts.iter().all(|clean| *clean), "every larder finished and exited 0"),
-            (self.reloads.iter().all(|right| *right), "every invalid configuration kept out"),
+            (
+                self.restarts.iter().all(|clean| *clean),
+                "every larder finished and exited with status 0",
+            ),
+            (self.reloads.iter().all(|right| *right), "every invalid configuration refused"),
             (self.seen.on_kept > 0, "requests on kept-alive connections"),
         ];
         let missed = checks.into_iter().filter(|(reached, _)| !reached);
@@ -31,25 +35,25 @@ impl Figures {
         missed.chain(self.seen.failures.iter().take(10).cloned()).collect()
     }
 
-    /// The table.
+    /// Prints the table.
     pub(crate) fn print(&self) {
         let seen = &self.seen;
         let row = |name: &str, value: String| println!("{name:<34}{value:>12}");
         row("restarts with hand-over", self.restarts.len().to_string());
         row("reloads, every second invalid", self.reloads.len().to_string());
-        row("requests answered", seen.latencies.len().to_string());
+        row("requests with a response", seen.latencies.len().to_string());
         row("  on kept-alive connections", seen.on_kept.to_string());
-        row("  told that it was the last", seen.last.to_string());
+        row("  with Connection: close", seen.last.to_string());
         row("  hits", seen.hits.to_string());
         row("requests failed", seen.failures.len().to_string());
         row("latency p50", millis(self.percentile(50)));
         row("latency p99", millis(self.percentile(99)));
-        row("latency, the longest", millis(self.percentile(100)));
-        row("the longest restart", millis(self.longest_restart));
+        row("longest latency", millis(self.percentile(100)));
+        row("longest restart", millis(self.longest_restart));
         println!();
     }
 
-    /// The same for machines, as one line.
+    /// The same as one line of JSON.
     pub(crate) fn json(&self, reached: bool) -> serde_json::Value {
         serde_json::json!({
             "example": "restarts",
@@ -67,7 +71,7 @@ impl Figures {
         })
     }
 
-    /// The latency that so many per cent of the requests did not exceed.
+    /// The latency that this percentage of the requests did not exceed.
     fn percentile(&self, percent: usize) -> Duration {
         let mut sorted = self.seen.latencies.clone();
         sorted.sort_unstable();

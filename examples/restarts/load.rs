@@ -1,6 +1,6 @@
 //! The app: 500 requests a second, half of them on kept-alive connections.
 //!
-//! Owns: what counts as a failed request. Never touches: the larders.
+//! Owns: the definition of a failed request. Never touches: the larders.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use crate::HOST;
 use crate::client::{Answer, Connection, Failure};
 
-/// One request every so often.
-const EVERY: Duration = Duration::from_millis(2);
+/// The interval between requests.
+const INTERVAL: Duration = Duration::from_millis(2);
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the app saw.
+/// The results that the app observed.
 #[derive(Default)]
 pub(crate) struct Seen {
     pub(crate) latencies: Vec<Duration>,
@@ -32,39 +32,39 @@ pub(crate) struct Seen {
     pub(crate) failures: Vec<String>,
 }
 
-/// The app as it runs.
+/// The running app.
 pub(crate) struct Load {
     pub(crate) proxy: SocketAddr,
-    answered: watch::Receiver<usize>,
-    over: Arc<AtomicBool>,
+    finished: watch::Receiver<usize>,
+    stopping: Arc<AtomicBool>,
     running: JoinHandle<Seen>,
 }
 
 impl Load {
     pub(crate) fn start(proxy: SocketAddr) -> Self {
-        let over = Arc::new(AtomicBool::new(false));
-        let (counted, answered) = watch::channel(0);
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (finished_sender, finished) = watch::channel(0);
         let app = Arc::new(App {
             proxy,
             idle: Mutex::default(),
             seen: Mutex::default(),
-            asked: AtomicUsize::new(0),
-            counted,
+            sent: AtomicUsize::new(0),
+            finished_sender,
         });
-        let running = tokio::spawn(run(app, Arc::clone(&over)));
-        Self { proxy, answered, over, running }
+        let running = tokio::spawn(run(app, Arc::clone(&stopping)));
+        Self { proxy, finished, stopping, running }
     }
 
-    /// Waits for so many more answers.
+    /// Waits for this many more responses.
     pub(crate) async fn more(&self, requests: usize) {
-        let mut answered = self.answered.clone();
-        let until = *answered.borrow() + requests;
-        // The app outlives this; were it gone, there would be nothing to wait for.
-        let _gone = answered.wait_for(|count| *count >= until).await;
+        let mut finished = self.finished.clone();
+        let until = *finished.borrow() + requests;
+        // This cannot fail: the app outlives this call.
+        let _reached = finished.wait_for(|count| *count >= until).await;
     }
 
     pub(crate) async fn stop(self) -> Result<Seen, Failure> {
-        self.over.store(true, Ordering::Relaxed);
+        self.stopping.store(true, Ordering::Relaxed);
         Ok(self.running.await?)
     }
 }
@@ -73,43 +73,43 @@ struct App {
     proxy: SocketAddr,
     idle: Mutex<Vec<Connection>>,
     seen: Mutex<Seen>,
-    asked: AtomicUsize,
-    counted: watch::Sender<usize>,
+    sent: AtomicUsize,
+    finished_sender: watch::Sender<usize>,
 }
 
-async fn run(app: Arc<App>, over: Arc<AtomicBool>) -> Seen {
-    let mut ticks = interval(EVERY);
+async fn run(app: Arc<App>, stopping: Arc<AtomicBool>) -> Seen {
+    let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut asking = JoinSet::new();
-    while !over.load(Ordering::Relaxed) {
+    let mut requests = JoinSet::new();
+    while !stopping.load(Ordering::Relaxed) {
         ticks.tick().await;
         let app = Arc::clone(&app);
-        asking.spawn(async move { app.ask().await });
-        while asking.try_join_next().is_some() {}
+        requests.spawn(async move { app.send().await });
+        while requests.try_join_next().is_some() {}
     }
-    while asking.join_next().await.is_some() {}
+    while requests.join_next().await.is_some() {}
     std::mem::take(&mut *app.seen.lock())
 }
 
 impl App {
-    /// One request, on a kept-alive connection every second time.
-    async fn ask(&self) {
-        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+    /// Sends one request, every second time on a kept-alive connection.
+    async fn send(&self) {
+        let number = self.sent.fetch_add(1, Ordering::Relaxed);
         let kept = number.is_multiple_of(2);
         let idle = if kept { self.idle.lock().pop() } else { None };
         let reused = idle.is_some();
         let since = clock::monotonic();
-        let outcome = timeout(PATIENCE, self.answer(number, idle)).await;
+        let outcome = timeout(TIMEOUT, self.exchange(number, idle)).await;
         let latency = clock::monotonic() - since;
-        let outcome = outcome.unwrap_or_else(|_| Err("no answer in time".into()));
+        let outcome = outcome.unwrap_or_else(|_| Err("no response in time".into()));
         let mut seen = self.seen.lock();
         match outcome {
-            Ok((answer, connection)) => {
+            Ok((response, connection)) => {
                 seen.latencies.push(latency);
-                seen.hits += usize::from(answer.hit);
+                seen.hits += usize::from(response.hit);
                 seen.on_kept += usize::from(reused);
-                seen.last += usize::from(answer.last);
-                if kept && !answer.last {
+                seen.last += usize::from(response.last);
+                if kept && !response.last {
                     self.idle.lock().push(connection);
                 }
             }
@@ -119,10 +119,10 @@ impl App {
             }
         }
         drop(seen);
-        self.counted.send_modify(|count| *count += 1);
+        self.finished_sender.send_modify(|count| *count += 1);
     }
 
-    async fn answer(
+    async fn exchange(
         &self,
         number: usize,
         idle: Option<Connection>,
@@ -132,15 +132,15 @@ impl App {
             None => Connection::open(self.proxy).await?,
         };
         let target = format!("http://{HOST}{}", path(number));
-        let answer = connection.get(&target, HOST, "Authorization: Bot example\r\n").await?;
-        if answer.status != 200 || answer.body.is_empty() {
-            return Err(format!("answered with {}", answer.status).into());
+        let response = connection.get(&target, HOST, "Authorization: Bot example\r\n").await?;
+        if response.status != 200 || response.body.is_empty() {
+            return Err(format!("status {}", response.status).into());
         }
-        Ok((answer, connection))
+        Ok((response, connection))
     }
 }
 
-/// Most are for one of 200 members; every tenth is for what no route caches.
+/// Most requests are for one of 199 members; every tenth is for a path without a route.
 fn path(number: usize) -> String {
     if number % 10 == 9 {
         return "/api/v10/guilds/81384788765712384/roles".to_owned();

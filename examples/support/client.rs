@@ -1,14 +1,14 @@
-//! The app's side of the examples: one HTTP/1.1 connection that is kept alive.
+//! The app's side of the examples: one kept-alive HTTP/1.1 connection.
 //!
-//! Owns: requests and answers as bytes. Never touches: larder; a client that honours `HTTP_PROXY`
-//! does no more than this.
+//! Owns: requests and responses as bytes. Never touches: larder; a client that honours `HTTP_PROXY` does
+//! the same.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-/// Whatever makes an example fail.
+/// Any error that makes an example fail.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 /// A kept-alive HTTP/1.1 connection of the app.
@@ -16,24 +16,24 @@ pub(crate) struct Connection {
     stream: BufReader<TcpStream>,
 }
 
-/// What came back.
+/// A response.
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    /// Whether `Cache-Status` says that it came from the store.
+    /// Whether `Cache-Status` contains `hit`.
     pub(crate) hit: bool,
-    /// Whether it is the last of its connection.
+    /// Whether the connection closes after it.
     pub(crate) last: bool,
     pub(crate) body: Vec<u8>,
 }
 
 impl Connection {
-    pub(crate) async fn open(dial: SocketAddr) -> Result<Self, Failure> {
-        let stream = TcpStream::connect(dial).await?;
+    pub(crate) async fn open(address: SocketAddr) -> Result<Self, Failure> {
+        let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Sends `GET target` with `fields`, each ended by CRLF, and reads the answer.
+    /// Sends `GET target` with `fields`, each terminated by CRLF, and reads the response.
     pub(crate) async fn get(
         &mut self,
         target: &str,
@@ -43,7 +43,7 @@ impl Connection {
         self.ask("GET", target, host, fields).await
     }
 
-    /// The same by another method.
+    /// The same with another method.
     pub(crate) async fn ask(
         &mut self,
         method: &str,
@@ -56,10 +56,10 @@ impl Connection {
         self.read(method == "HEAD").await
     }
 
-    async fn read(&mut self, bodiless: bool) -> Result<Answer, Failure> {
+    async fn read(&mut self, has_no_body: bool) -> Result<Answer, Failure> {
         let status = self.line().await?;
         let status = status.split(' ').nth(1).ok_or("no status")?.parse()?;
-        let mut answer = Answer { status, hit: false, last: false, body: Vec::new() };
+        let mut response = Answer { status, hit: false, last: false, body: Vec::new() };
         let mut length = None;
         let mut chunked = false;
         loop {
@@ -70,25 +70,25 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or("a field without a colon")?;
             match name {
                 "content-length" => length = Some(value.trim().parse()?),
-                "connection" => answer.last = value.trim() == "close",
+                "connection" => response.last = value.trim() == "close",
                 "transfer-encoding" => chunked = value.trim() == "chunked",
-                "cache-status" => answer.hit = value.split(';').any(|part| part.trim() == "hit"),
+                "cache-status" => response.hit = value.split(';').any(|part| part.trim() == "hit"),
                 _ => {}
             }
         }
         match length {
-            _ if bodiless => {}
-            Some(length) => self.exactly(length, &mut answer.body).await?,
-            None if chunked => self.chunks(&mut answer.body).await?,
-            None => return Err("an answer whose end is not announced".into()),
+            _ if has_no_body => {}
+            Some(length) => self.read_exactly(length, &mut response.body).await?,
+            None if chunked => self.read_chunks(&mut response.body).await?,
+            None => return Err("a response without a length".into()),
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    async fn chunks(&mut self, body: &mut Vec<u8>) -> Result<(), Failure> {
+    async fn read_chunks(&mut self, body: &mut Vec<u8>) -> Result<(), Failure> {
         loop {
             let size = usize::from_str_radix(self.line().await?.trim(), 16)?;
-            self.exactly(size, body).await?;
+            self.read_exactly(size, body).await?;
             self.line().await?;
             if size == 0 {
                 return Ok(());
@@ -96,10 +96,10 @@ impl Connection {
         }
     }
 
-    async fn exactly(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), Failure> {
+    async fn read_exactly(&mut self, length: usize, body: &mut Vec<u8>) -> Result<(), Failure> {
         let limit = u64::try_from(length)?;
         let read = (&mut self.stream).take(limit).read_to_end(body).await?;
-        if read == length { Ok(()) } else { Err("a body was cut".into()) }
+        if read == length { Ok(()) } else { Err("the body was cut short".into()) }
     }
 
     async fn line(&mut self) -> Result<String, Failure> {

@@ -1,6 +1,6 @@
-//! An API that counts how often each path is asked for.
+//! An API that counts the calls for each path.
 //!
-//! Owns: its one answer and its counts. Never touches: larder; TLS stands in front of it (`tls`).
+//! Owns: its response and its counts. Never touches: larder; `tls` adds TLS in front of it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,37 +12,40 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::client::Failure;
 
-/// It answers as long as the example runs.
+/// An API that serves until the example ends.
 pub(crate) struct Origin {
     pub(crate) addr: SocketAddr,
-    asked: Arc<Mutex<HashMap<String, usize>>>,
+    counts: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// What every answer says.
-pub(crate) const BODY: &str = "an answer of the origin";
+/// The body of every response.
+pub(crate) const BODY: &str = "a response of the origin";
 
 impl Origin {
     pub(crate) async fn start() -> Result<Self, Failure> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let addr = listener.local_addr()?;
-        let asked: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
-        let counts = Arc::clone(&asked);
+        let counts: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
+        let serving_counts = Arc::clone(&counts);
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(stream, Arc::clone(&counts)));
+                tokio::spawn(serve_connection(stream, Arc::clone(&serving_counts)));
             }
         });
-        Ok(Self { addr, asked })
+        Ok(Self { addr, counts })
     }
 
-    /// How often this path was asked for.
+    /// The number of calls for this path.
     pub(crate) fn calls(&self, path: &str) -> usize {
-        self.asked.lock().get(path).copied().unwrap_or_default()
+        self.counts.lock().get(path).copied().unwrap_or_default()
     }
 }
 
-/// HTTP/1.1, one request after the other; none has a body.
-async fn converse(stream: TcpStream, counts: Arc<Mutex<HashMap<String, usize>>>) -> Option<()> {
+/// Serves HTTP/1.1 requests without bodies, one after the other.
+async fn serve_connection(
+    stream: TcpStream,
+    counts: Arc<Mutex<HashMap<String, usize>>>,
+) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let mut head = String::new();
@@ -51,8 +54,8 @@ async fn converse(stream: TcpStream, counts: Arc<Mutex<HashMap<String, usize>>>)
         }
         let path = head.split(' ').nth(1)?.to_owned();
         *counts.lock().entry(path).or_default() += 1;
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{BODY}", BODY.len());
-        stream.get_mut().write_all(answer.as_bytes()).await.ok()?;
+        let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{BODY}", BODY.len());
+        stream.get_mut().write_all(response.as_bytes()).await.ok()?;
         if head.to_ascii_lowercase().contains("\r\nconnection: close\r\n") {
             return None;
         }

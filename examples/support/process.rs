@@ -1,6 +1,6 @@
-//! The real larder as a process of its own, for examples that run it as its users do.
+//! The larder program as a separate process, for examples that run it as users do.
 //!
-//! Owns: its start, its log and its end. Never touches: its configuration; what it answers.
+//! Owns: its start, its log and its end. Never touches: its configuration, its responses.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -14,16 +14,16 @@ use tokio::process::{Child, Command};
 use crate::client::Failure;
 use crate::program;
 
-/// A larder that serves.
+/// A running larder.
 pub(crate) struct Larder {
     child: Child,
-    /// What it printed when it began to serve.
-    told: Value,
+    /// The addresses that it printed when it began to serve.
+    addresses: Value,
 }
 
 impl Larder {
-    /// `larder run` with this file; returns once it serves. Its log is beside the file, behind that of
-    /// earlier ones.
+    /// Starts `larder run` with this file; returns when it serves. Its log is beside the file, appended
+    /// to that of earlier runs.
     pub(crate) async fn start(file: &Path, flags: &[&str]) -> Result<Self, Failure> {
         let log = file.with_extension("log");
         let mut child = Command::new(program::larder()?)
@@ -38,43 +38,43 @@ impl Larder {
         let out = child.stdout.take().ok_or("its output is not piped")?;
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line).await?;
-        let told: Value = serde_json::from_str(&line).map_err(|_| not_started(&log))?;
-        Ok(Self { child, told })
+        let addresses: Value = serde_json::from_str(&line).map_err(|_| not_started(&log))?;
+        Ok(Self { child, addresses })
     }
 
-    /// Its number.
+    /// Its process id.
     pub(crate) fn pid(&self) -> Result<u32, Failure> {
-        Ok(self.child.id().ok_or("it has ended already")?)
+        Ok(self.child.id().ok_or("the process has already exited")?)
     }
 
-    /// Where clients connect.
+    /// The proxy address.
     pub(crate) fn proxy(&self) -> Result<SocketAddr, Failure> {
         self.address("/listen/0")
     }
 
-    /// The address at this place of what it printed: `/admin`.
-    pub(crate) fn address(&self, place: &str) -> Result<SocketAddr, Failure> {
-        let address = self.told.pointer(place).and_then(Value::as_str);
-        Ok(address.ok_or_else(|| format!("larder named no address at {place}"))?.parse()?)
+    /// The address at this JSON pointer of its output, such as `/admin`.
+    pub(crate) fn address(&self, pointer: &str) -> Result<SocketAddr, Failure> {
+        let address = self.addresses.pointer(pointer).and_then(Value::as_str);
+        Ok(address.ok_or_else(|| format!("larder printed no address at {pointer}"))?.parse()?)
     }
 
-    /// Waits until it has left; whether it finished everything.
+    /// Waits for its exit; returns whether the exit status is 0.
     pub(crate) async fn ended(mut self) -> Result<bool, Failure> {
         Ok(self.child.wait().await?.success())
     }
 
-    /// SIGTERM, and whether it ended cleanly.
+    /// Sends SIGTERM; returns whether it exited with status 0.
     pub(crate) async fn stop(self) -> Result<bool, Failure> {
         let pid = self.pid()?.to_string();
         if !Command::new("kill").arg(pid).status().await?.success() {
-            return Err("it could not be told to stop".into());
+            return Err("the signal could not be sent".into());
         }
         self.ended().await
     }
 }
 
-/// With the last that was logged.
+/// The error message, with the last line of the log.
 fn not_started(log: &Path) -> String {
-    let written = std::fs::read_to_string(log).unwrap_or_default();
-    format!("larder did not start: {}", written.lines().next_back().unwrap_or_default())
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    format!("larder did not start: {}", text.lines().next_back().unwrap_or_default())
 }

@@ -1,6 +1,7 @@
-//! TLS in front of an API that speaks in the clear, with a certificate authority of its own.
+//! TLS in front of a plaintext API, with its own certificate authority.
 //!
-//! Owns: the authority and the leaf. Never touches: the bytes inside, which are copied both ways.
+//! Owns: the authority and the leaf. Never touches: the bytes inside, which it copies in both
+//! directions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,18 +14,18 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::client::Failure;
 
-/// It serves as long as the example runs.
+/// A TLS frontend that serves until the example ends.
 pub(crate) struct Front {
     pub(crate) addr: SocketAddr,
-    /// The root to trust, PEM.
+    /// The root certificate to trust, PEM.
     pub(crate) root: String,
-    /// The certificate that it presents, DER.
+    /// The leaf certificate that it presents, DER.
     pub(crate) leaf: Vec<u8>,
 }
 
 impl Front {
-    /// As `name`, HTTP/1.1 inside, in front of what listens at `behind`.
-    pub(crate) async fn start(name: &str, behind: SocketAddr) -> Result<Self, Failure> {
+    /// Starts a frontend for host `name`, HTTP/1.1 only, in front of the API at `backend`.
+    pub(crate) async fn start(name: &str, backend: SocketAddr) -> Result<Self, Failure> {
         let mut params = CertificateParams::new(Vec::new())?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, "The fake API's own root");
@@ -43,16 +44,16 @@ impl Front {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(converse(acceptor.clone(), stream, behind));
+                tokio::spawn(relay(acceptor.clone(), stream, backend));
             }
         });
         Ok(Self { addr, root: issuer.pem(), leaf: leaf.der().to_vec() })
     }
 }
 
-async fn converse(acceptor: TlsAcceptor, stream: TcpStream, behind: SocketAddr) -> Option<()> {
-    let mut outside = acceptor.accept(stream).await.ok()?;
-    let mut inside = TcpStream::connect(behind).await.ok()?;
-    // However it ends, both sides see it.
-    tokio::io::copy_bidirectional(&mut outside, &mut inside).await.ok().map(drop)
+async fn relay(acceptor: TlsAcceptor, stream: TcpStream, backend: SocketAddr) -> Option<()> {
+    let mut client_side = acceptor.accept(stream).await.ok()?;
+    let mut backend_side = TcpStream::connect(backend).await.ok()?;
+    // Any end or error of the copy closes both sides.
+    tokio::io::copy_bidirectional(&mut client_side, &mut backend_side).await.ok().map(drop)
 }

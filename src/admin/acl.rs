@@ -1,7 +1,7 @@
-//! The rules of `admin.allow` and `admin.token_file`, ready to be asked.
+//! Access control by `admin.allow` and `admin.token_file`.
 //!
-//! Owns: who may connect, who may name this larder by any name, who is an operator (ADM-02).
-//! Never touches: what is asked for.
+//! Owns: which clients may connect, which may use any host name for this larder, and which are
+//! operators (ADM-02). Never touches: the requested paths.
 
 use std::net::IpAddr;
 
@@ -14,24 +14,24 @@ use subtle::ConstantTimeEq;
 use crate::config::Admin;
 use crate::config::token::{LONGEST, Token};
 
-/// Who may do what on the admin listener. Clients are canonical addresses: `::ffff:127.0.0.1` is
+/// The access rules of the admin listener. Client addresses are canonical: `::ffff:127.0.0.1` is
 /// loopback.
 pub(super) struct AdminAcl {
     /// Whether other hosts can reach the listener.
     reachable: bool,
     allow: Vec<IpNet>,
-    /// Digest of the token: comparing two digests takes the same time for every guess.
+    /// Digest of the token: the comparison of two digests takes the same time for every guess.
     token: Option<[u8; 32]>,
 }
 
 /// Whether a request comes from an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Authorization {
-    /// It does.
+    /// The request comes from an operator.
     Yes,
-    /// A token is needed, and the request carries none, another one, or several.
+    /// A token is needed, and the request has none, a different one, or several.
     NeedsToken,
-    /// There is no token; then only this host may ask.
+    /// No token is configured, so only clients on this host are operators.
     NeedsThisHost,
 }
 
@@ -41,17 +41,17 @@ impl AdminAcl {
         Self { reachable: admin.is_reachable(), allow: admin.allow.clone(), token }
     }
 
-    /// Whether `client` may connect. This host always may: its probes and commands come from here.
+    /// Whether `client` may connect. Clients on this host always may: its probes and commands are there.
     pub(super) fn admits(&self, client: IpAddr) -> bool {
         client.is_loopback() || self.allow.is_empty() || self.allows(client)
     }
 
-    /// Whether `client` may call this larder whatever it likes. See [`crate::admin::guard`].
+    /// Whether `client` may use any host name for this larder. See [`crate::admin::auth`].
     pub(super) fn trusts_names_of(&self, client: IpAddr) -> bool {
         self.reachable && !client.is_loopback() && self.allows(client)
     }
 
-    /// Whether a request with these fields may operate this larder.
+    /// Whether a request with these fields comes from an operator.
     pub(super) fn operator(&self, client: IpAddr, fields: &HeaderMap) -> Authorization {
         let Some(token) = &self.token else {
             return if client.is_loopback() {
@@ -60,8 +60,8 @@ impl AdminAcl {
                 Authorization::NeedsThisHost
             };
         };
-        let given = given(fields).map(digest);
-        // One comparison, of all bytes, whatever was given.
+        let given = bearer_token(fields).map(digest);
+        // Exactly one comparison, of all bytes, for every request.
         let same: bool = given.unwrap_or_default().ct_eq(token).into();
         if given.is_some() && same { Authorization::Yes } else { Authorization::NeedsToken }
     }
@@ -71,9 +71,9 @@ impl AdminAcl {
     }
 }
 
-/// The bearer token of the only `Authorization` (RFC 6750 §2.1). What is longer than any token is
-/// none: nothing is spent on it.
-fn given(fields: &HeaderMap) -> Option<&[u8]> {
+/// The bearer token of the only `Authorization` (RFC 6750 §2.1). A value that is longer than any token
+/// is ignored without further work.
+fn bearer_token(fields: &HeaderMap) -> Option<&[u8]> {
     let mut all = fields.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (all.next(), all.next()) else { return None };
     let (scheme, token) = value.as_bytes().split_at_checked(SCHEME.len())?;
@@ -93,7 +93,7 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef";
 
-    fn access(listen: &str, allow: &[&str], token: Option<&str>) -> AdminAcl {
+    fn acl_for(listen: &str, allow: &[&str], token: Option<&str>) -> AdminAcl {
         AdminAcl::new(&Admin {
             listen: listen.parse().unwrap(),
             token: token.map(|token| Token::parse(token.as_bytes()).unwrap()),
@@ -115,30 +115,33 @@ mod tests {
 
     #[test]
     fn allow_limits_other_hosts_and_never_this_one() {
-        let some = access("0.0.0.0:1", &["10.0.0.0/8"], Some(TOKEN));
-        assert!(some.admits(ip("10.1.2.3")) && some.admits(ip("127.0.0.1")));
-        assert!(!some.admits(ip("192.0.2.1")));
-        assert!(access("0.0.0.0:1", &[], Some(TOKEN)).admits(ip("192.0.2.1")));
+        let acl = acl_for("0.0.0.0:1", &["10.0.0.0/8"], Some(TOKEN));
+        assert!(acl.admits(ip("10.1.2.3")) && acl.admits(ip("127.0.0.1")));
+        assert!(!acl.admits(ip("192.0.2.1")));
+        assert!(acl_for("0.0.0.0:1", &[], Some(TOKEN)).admits(ip("192.0.2.1")));
     }
 
     #[test]
     fn only_allowed_clients_from_other_hosts_may_use_any_name() {
-        let some = access("0.0.0.0:1", &["10.0.0.0/8", "127.0.0.0/8"], Some(TOKEN));
-        assert!(some.trusts_names_of(ip("10.1.2.3")));
-        assert!(!some.trusts_names_of(ip("127.0.0.1")), "a browser of this host may be rebound");
-        assert!(!some.trusts_names_of(ip("192.0.2.1")));
-        let loopback = access("127.0.0.1:1", &["10.0.0.0/8"], None);
+        let acl = acl_for("0.0.0.0:1", &["10.0.0.0/8", "127.0.0.0/8"], Some(TOKEN));
+        assert!(acl.trusts_names_of(ip("10.1.2.3")));
+        assert!(
+            !acl.trusts_names_of(ip("127.0.0.1")),
+            "DNS rebinding can reach a browser on this host"
+        );
+        assert!(!acl.trusts_names_of(ip("192.0.2.1")));
+        let loopback = acl_for("127.0.0.1:1", &["10.0.0.0/8"], None);
         assert!(!loopback.trusts_names_of(ip("10.1.2.3")));
     }
 
     #[test]
     fn adm_02_only_the_one_right_token_makes_an_operator() {
-        let some = access("127.0.0.1:1", &[], Some(TOKEN));
-        let asked = |values: &[&str]| some.operator(ip("127.0.0.1"), &fields(values));
+        let acl = acl_for("127.0.0.1:1", &[], Some(TOKEN));
+        let authorize = |values: &[&str]| acl.operator(ip("127.0.0.1"), &fields(values));
         for right in
             ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER   0123456789abcdef"]
         {
-            assert_eq!(asked(&[right]), Authorization::Yes, "{right}");
+            assert_eq!(authorize(&[right]), Authorization::Yes, "{right}");
         }
         let long = format!("Bearer {}", "x".repeat(300_000));
         for wrong in [
@@ -154,19 +157,23 @@ mod tests {
             "Bearer0123456789abcdef",
             long.as_str(),
         ] {
-            assert_eq!(asked(&[wrong]), Authorization::NeedsToken, "{wrong:.40}");
+            assert_eq!(authorize(&[wrong]), Authorization::NeedsToken, "{wrong:.40}");
         }
-        assert_eq!(asked(&[]), Authorization::NeedsToken);
+        assert_eq!(authorize(&[]), Authorization::NeedsToken);
         let right = "Bearer 0123456789abcdef";
-        assert_eq!(asked(&[right, right]), Authorization::NeedsToken, "two are one too many");
+        assert_eq!(
+            authorize(&[right, right]),
+            Authorization::NeedsToken,
+            "several tokens are refused"
+        );
     }
 
     #[test]
     fn without_a_token_only_this_host_operates() {
-        let open = access("0.0.0.0:1", &["10.0.0.0/8"], None);
+        let acl = acl_for("0.0.0.0:1", &["10.0.0.0/8"], None);
         let none = HeaderMap::new();
-        assert_eq!(open.operator(ip("127.0.0.1"), &none), Authorization::Yes);
-        assert_eq!(open.operator(ip("::1"), &none), Authorization::Yes);
-        assert_eq!(open.operator(ip("10.1.2.3"), &none), Authorization::NeedsThisHost);
+        assert_eq!(acl.operator(ip("127.0.0.1"), &none), Authorization::Yes);
+        assert_eq!(acl.operator(ip("::1"), &none), Authorization::Yes);
+        assert_eq!(acl.operator(ip("10.1.2.3"), &none), Authorization::NeedsThisHost);
     }
 }

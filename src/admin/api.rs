@@ -1,7 +1,7 @@
-//! What an operator can ask of a running larder.
+//! The operations that a running larder offers to its operator.
 //!
-//! Owns: the vocabulary of the admin API. Never touches: how it is done; whoever builds the larder
-//! implements it.
+//! Owns: the types of the admin API. Never touches: their implementation, which is the server's
+//! (`server::admin_api`).
 
 use std::time::{Duration, SystemTime};
 
@@ -13,159 +13,159 @@ use crate::semantics::target::Target;
 use crate::telemetry::cost::CostReport;
 use crate::upstream::status::UpstreamStatus;
 
-/// A running larder as its operator sees it.
+/// The operations of a running larder.
 #[async_trait]
 pub trait AdminApi: Send + Sync + 'static {
-    /// Whether it should get requests (`/readyz`).
+    /// Whether larder should get requests (`/readyz`).
     fn ready(&self) -> Readiness;
 
-    /// `proxy.pac` for a client that has asked this host by that name (`Host`).
-    fn pac(&self, asked: Option<&str>) -> String;
+    /// `proxy.pac` for a client that requested it from the host in `host` (`Host`).
+    fn pac(&self, host: Option<&str>) -> String;
 
     /// The configuration in force, as JSON without any secret.
     fn config(&self) -> serde_json::Value;
 
-    /// The certificate that clients must trust where TLS is intercepted (PEM); `None`: nothing is.
+    /// The certificate that clients must trust for TLS interception (PEM); `None`: none is configured.
     fn ca(&self) -> Option<String>;
 
-    /// Reads the configuration again and swaps it in, or keeps the old one and says why.
+    /// Reads the configuration again and replaces the current one, or keeps that and returns the reason.
     async fn reload(&self) -> Result<ReloadResult, ReloadError>;
 
-    /// The master switch.
+    /// The current mode.
     fn mode(&self) -> Mode;
 
-    /// Turns the master switch. Lasts until the next turn, reload or restart.
+    /// Sets the mode until the next change, reload or restart.
     fn set_mode(&self, mode: Mode);
 
-    /// Makes stored answers unusable (or stale) and says so only once it lasts.
+    /// Makes stored responses unusable (or stale) and returns once that is durable.
     async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError>;
 
-    /// A page of what is stored.
-    async fn entries(&self, asked: &ListQuery) -> Page;
+    /// A page of stored entries.
+    async fn entries(&self, query: &ListQuery) -> Page;
 
-    /// How each upstream stands: what is held and limited, in the order of the configuration.
+    /// Status of each upstream, with its cooldowns and limits, in the order of the configuration.
     fn upstreams(&self) -> Vec<UpstreamStatus>;
 
-    /// What each upstream that costs something has cost, in the order of the configuration.
+    /// Usage of each upstream with costs, in the order of the configuration.
     fn cost(&self) -> Vec<CostReport>;
 }
 
 /// Whether a larder should get requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
-    /// False while it is stopping.
+    /// False while larder is stopping.
     pub ready: bool,
-    /// What is not as it should be, though answers are given: `("store", "memory only: …")`.
+    /// Faults that do not prevent responses: `("store", "memory only: …")`.
     pub details: Vec<(&'static str, String)>,
 }
 
-/// A configuration that was swapped in.
+/// A successful reload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReloadResult {
-    /// How many routes are in force.
+    /// Number of active routes.
     pub routes: usize,
-    /// What the operator should know though it is no error.
+    /// Warnings about the configuration.
     pub notes: Vec<String>,
 }
 
-/// Why the old configuration stays.
+/// The reason why the old configuration stays active.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReloadError {
     /// The report, as `larder check` prints it.
     pub report: String,
 }
 
-/// What to purge.
+/// A purge request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purge {
-    /// Of what.
+    /// The entries to purge.
     pub what: PurgeTarget,
-    /// Only make it stale: it is revalidated, and may stand in for errors meanwhile.
+    /// Only make them stale: they are revalidated, and may be served on errors until then.
     pub soft: bool,
-    /// Only count.
+    /// Only count them.
     pub dry_run: bool,
 }
 
-/// What a purge reaches.
+/// The entries that a purge applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PurgeTarget {
     /// One URL: all variants, all scopes.
     Url(Target),
-    /// The URL of an entry with this [`Entry::key`], which may not be shown whole.
+    /// The URL of the entry with this [`Entry::key`]; its displayed URL may be masked.
     Key(u128),
-    /// Everything.
+    /// All entries.
     All,
 }
 
-/// What a purge reached.
+/// A successful purge.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeResult {
-    /// Stored answers that it concerns, in all tiers.
+    /// Number of purged entries, in all tiers.
     pub count: u64,
-    /// The URL that larder makes of the one that was named (by a mount, by an upgrade to `https`), its
-    /// secrets masked; `None`: it is that one.
+    /// The URL to which larder rewrites the given one (because of a mount or an upgrade to `https`), with
+    /// its secrets masked; `None`: it is not rewritten.
     pub sent_as: Option<String>,
 }
 
-/// Why a purge is not acknowledged. What is in memory is unusable all the same.
+/// The reason why a purge is not acknowledged. Entries in memory are unusable all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeError {
-    /// Why it would not outlast this process.
+    /// The reason why the purge would not outlast this process.
     pub why: String,
 }
 
-/// Which page of what is stored.
+/// Parameters of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ListQuery {
-    /// Behind this cursor, which came with the page before.
+    /// The page begins after this cursor, which the previous page returned.
     pub after: Option<String>,
-    /// At most this many.
+    /// Maximum number of entries.
     pub limit: usize,
-    /// Only of this URL.
+    /// Only entries of this URL.
     pub url: Option<Target>,
-    /// Only of the URL of an entry with this [`Entry::key`], which may not be shown whole.
+    /// Only entries of the URL of the entry with this [`Entry::key`]; its displayed URL may be masked.
     pub key: Option<u128>,
-    /// With their fields and `Vary` (`larder inspect`).
+    /// With the header fields of the entries (`larder inspect`).
     pub details: bool,
 }
 
-/// A page of what is stored.
+/// A page of stored entries.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
-    /// In the order of the store.
+    /// The entries in the order of the store.
     pub entries: Vec<Entry>,
-    /// Where the next page begins; `None`: this was the last.
+    /// Cursor of the next page; `None`: this is the last one.
     pub next: Option<String>,
-    /// As [`PurgeResult::sent_as`], of [`ListQuery::url`].
+    /// As [`PurgeResult::sent_as`], for [`ListQuery::url`].
     pub sent_as: Option<String>,
 }
 
-/// A stored answer as an operator sees it: no credential, no secret of its URL, no body.
+/// A stored response for display: without credentials, secrets of its URL and body.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Scheme, authority, path and counted query; secret parts are masked.
+    /// Scheme, authority, path and the query parameters of the key; secret parts are masked.
     pub url: String,
-    /// The id that all answers of this URL share, for [`PurgeTarget::Key`] and [`ListQuery::key`].
+    /// The id that all entries of this URL share, for [`PurgeTarget::Key`] and [`ListQuery::key`].
     pub key: u128,
-    /// Whose it is: `shared`, `anonymous`, `credential`, `named`.
+    /// Scope of its key: `shared`, `anonymous`, `credential`, `named`.
     pub scope: &'static str,
-    /// The route that the URL belongs to now; `None`: none.
+    /// The route that matches the URL now; `None`: none does.
     pub route: Option<String>,
-    /// The status.
+    /// The response status.
     pub status: u16,
-    /// When its head arrived.
+    /// The time when its head arrived.
     pub stored: SystemTime,
-    /// Its age now (RFC 9111 §4.2.3).
+    /// Its current age (RFC 9111 §4.2.3).
     pub age: Duration,
-    /// Its remaining freshness under the current policy in seconds, negative when stale; `None`
-    /// where no route caches it any more.
+    /// Its remaining freshness under the current policy in seconds, negative if stale; `None` if no
+    /// route caches it any more.
     pub ttl: Option<i64>,
-    /// Bytes of its body.
+    /// Length of its body in bytes.
     pub bytes: u64,
-    /// The request fields that chose it.
+    /// The request fields that select it (`Vary`).
     pub vary: Vec<String>,
-    /// Where it is: `memory`, `disk`, or both.
+    /// The tiers that contain it: `memory`, `disk`, or both.
     pub tiers: Vec<&'static str>,
-    /// Its fields, values that may be secret masked; only with [`ListQuery::details`].
+    /// Its header fields, with possible secrets masked; only with [`ListQuery::details`].
     pub headers: Option<HeaderMap>,
 }

@@ -1,8 +1,8 @@
-//! Places for admin connections: few, apart for each kind of client, and soon lost by a connection that
-//! uses its place for nothing.
+//! Slots for admin connections: few, separate for each kind of client, and soon taken away from a
+//! connection that is not in use.
 //!
-//! Owns: how many connections of a kind there are at once, and which makes room for the next.
-//! Never touches: sockets; what a connection's turn is (`patience`).
+//! Owns: the number of concurrent connections of each kind, and the choice of the one to evict.
+//! Never touches: sockets; the phases of a connection (`timeout`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use tokio::time::timeout;
 
 use crate::clock::Clock;
 
-/// Kinds of clients. Each has places of its own: a flood of one kind does not reach the others.
+/// Kinds of clients. Each has its own slots, so a flood of one kind does not affect the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientKind {
-    /// This host's: its health checks must be answered whatever others do.
+    /// Clients on this host: its health checks must always get a response.
     Local,
-    /// Other hosts' that are admitted.
+    /// Admitted clients on other hosts.
     Remote,
-    /// Those that are told that they are not admitted.
+    /// Clients that are not admitted and get an error.
     Refused,
 }
 
 impl ClientKind {
-    /// Connections at once.
+    /// Maximum number of concurrent connections.
     pub(super) const fn places(self) -> usize {
         match self {
             Self::Local => 16,
@@ -37,27 +37,28 @@ impl ClientKind {
     }
 }
 
-/// A connection's phase. Connections in a phase that comes first here make room first.
+/// The phase of a connection. Connections are evicted in the order of their phases here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
-    /// No request has begun, or its answer has been sent.
+    /// No request has begun, or the last response has been sent.
     Idle,
-    /// A request is coming in.
+    /// A request is being received.
     Receiving,
-    /// An answer waits for its client to take it.
+    /// A response is being sent.
     Sending,
-    /// A request is being handled: the connection keeps its place.
+    /// A request is being handled: the connection keeps its slot.
     Handled,
 }
 
-/// A client sends its request as soon as it is connected: one that has not after this time is in no hurry.
-const HURRY: Duration = Duration::from_millis(100);
+/// The time in a phase after which a connection can be evicted. Clients usually send their request as
+/// soon as they are connected.
+const EVICTABLE_AFTER: Duration = Duration::from_millis(100);
 
-/// All places.
+/// All slots.
 #[derive(Default)]
 pub(super) struct ConnectionSlots {
-    taken: Mutex<SlotsInUse>,
-    left: Notify,
+    in_use: Mutex<SlotsInUse>,
+    released: Notify,
     clock: Clock,
 }
 
@@ -72,104 +73,108 @@ struct SlotHolder {
     kind: ClientKind,
     phase: Phase,
     since: Instant,
-    /// Dropped to tell the connection that its place is another's.
-    _stays: oneshot::Sender<()>,
+    /// Dropped to notify the connection that it has lost its slot.
+    _evict: oneshot::Sender<()>,
 }
 
 impl ConnectionSlots {
-    /// A place for a client of this kind, if need be that of a connection that only sits there.
-    /// `None`: there is none at present.
+    /// A slot for a client of this kind, if necessary that of a connection that is not in use.
+    /// `None`: none is available at present.
     pub(super) fn take(self: &Arc<Self>, kind: ClientKind) -> Option<ConnectionSlot> {
         let now = self.clock.instant();
-        let mut taken = self.taken.lock();
-        if taken.holders.iter().filter(|holder| holder.kind == kind).count() >= kind.places() {
-            let at = taken.makes_room(kind, now)?;
-            drop(taken.holders.swap_remove(at));
+        let mut in_use = self.in_use.lock();
+        if in_use.holders.iter().filter(|holder| holder.kind == kind).count() >= kind.places() {
+            let at = in_use.to_evict(kind, now)?;
+            drop(in_use.holders.swap_remove(at));
         }
-        let id = taken.next;
-        taken.next += 1;
-        let (stays, told) = oneshot::channel();
-        let holder = SlotHolder { id, kind, phase: Phase::Idle, since: now, _stays: stays };
-        taken.holders.push(holder);
-        Some(ConnectionSlot { seat: SlotIndex { places: Arc::clone(self), id }, told, lost: false })
+        let id = in_use.next;
+        in_use.next += 1;
+        let (evict, evicted) = oneshot::channel();
+        let holder = SlotHolder { id, kind, phase: Phase::Idle, since: now, _evict: evict };
+        in_use.holders.push(holder);
+        Some(ConnectionSlot {
+            index: SlotIndex { slots: Arc::clone(self), id },
+            evicted,
+            lost: false,
+        })
     }
 
-    /// The same, waiting until there is one.
+    /// As [`ConnectionSlots::try_acquire`], but waits until a slot is available.
     pub(super) async fn wait_for(self: &Arc<Self>, kind: ClientKind) -> ConnectionSlot {
         loop {
-            if let Some(place) = self.take(kind) {
-                return place;
+            if let Some(slot) = self.take(kind) {
+                return slot;
             }
-            // Either a connection leaves, or time passes for those that only sit there.
-            let _left = timeout(HURRY, self.left.notified()).await;
+            // Either a connection ends, or one has been idle for long enough.
+            let _released = timeout(EVICTABLE_AFTER, self.released.notified()).await;
         }
     }
 }
 
 impl SlotsInUse {
-    /// The connection whose place the next one of this kind gets.
-    fn makes_room(&self, kind: ClientKind, now: Instant) -> Option<usize> {
-        let sits = |holder: &SlotHolder| {
+    /// The connection to evict for the next one of this kind.
+    fn to_evict(&self, kind: ClientKind, now: Instant) -> Option<usize> {
+        let is_evictable = |holder: &SlotHolder| {
             holder.kind == kind
                 && holder.phase != Phase::Handled
-                && now.saturating_duration_since(holder.since) >= HURRY
+                && now.saturating_duration_since(holder.since) >= EVICTABLE_AFTER
         };
-        let all = self.holders.iter().enumerate().filter(|(_, holder)| sits(holder));
+        let all = self.holders.iter().enumerate().filter(|(_, holder)| is_evictable(holder));
         all.min_by_key(|(_, holder)| (holder.phase, holder.since)).map(|(at, _)| at)
     }
 }
 
-/// A connection's place; given back when dropped.
+/// The slot of a connection; released on drop.
 pub(super) struct ConnectionSlot {
-    seat: SlotIndex,
-    told: oneshot::Receiver<()>,
+    index: SlotIndex,
+    evicted: oneshot::Receiver<()>,
     lost: bool,
 }
 
 impl ConnectionSlot {
-    /// The connection's phase from now on.
+    /// Sets the phase of the connection, except while a request is being handled.
     pub(super) fn turn_to(&self, phase: Phase) {
-        self.seat.turn(|before| if before == Phase::Handled { before } else { phase });
+        self.index.update(|before| if before == Phase::Handled { before } else { phase });
     }
 
-    /// Whether the place is another's by now; else the task is woken when it is.
+    /// Whether the slot was taken away; if not, the task is woken when it is.
     pub(super) fn is_lost(&mut self, context: &mut Context<'_>) -> bool {
-        // The channel may not be asked again once it has told.
-        self.lost = self.lost || Pin::new(&mut self.told).poll(context).is_ready();
+        // The channel must not be polled again after it has completed.
+        self.lost = self.lost || Pin::new(&mut self.evicted).poll(context).is_ready();
         self.lost
     }
 
-    /// The place, for who handles the connection's requests.
+    /// The index of the slot, for the handlers of the connection's requests.
     pub(super) fn seat(&self) -> SlotIndex {
-        self.seat.clone()
+        self.index.clone()
     }
 }
 
 impl Drop for ConnectionSlot {
     fn drop(&mut self) {
-        self.seat.places.taken.lock().holders.retain(|holder| holder.id != self.seat.id);
-        self.seat.places.left.notify_one();
+        self.index.slots.in_use.lock().holders.retain(|holder| holder.id != self.index.id);
+        self.index.slots.released.notify_one();
     }
 }
 
-/// Which place it is.
+/// Identifies a slot.
 #[derive(Clone)]
 pub(super) struct SlotIndex {
-    places: Arc<ConnectionSlots>,
+    slots: Arc<ConnectionSlots>,
     id: u64,
 }
 
 impl SlotIndex {
-    /// A request of this connection is handled for as long as the value lives.
+    /// Marks a request of this connection as being handled until the guard is dropped.
     pub(super) fn handle(self) -> RequestGuard {
-        self.turn(|_before| Phase::Handled);
+        self.update(|_before| Phase::Handled);
         RequestGuard(self)
     }
 
-    fn turn(&self, next: impl FnOnce(Phase) -> Phase) {
-        let now = self.places.clock.instant();
-        let mut taken = self.places.taken.lock();
-        if let Some(holder) = taken.holders.iter_mut().find(|holder| holder.id == self.id) {
+    fn update(&self, next: impl FnOnce(Phase) -> Phase) {
+        let now = self.slots.clock.instant();
+        let mut in_use = self.slots.in_use.lock();
+        if let Some(holder) = in_use.holders.iter_mut().find(|holder| holder.id == self.id) {
             let phase = next(holder.phase);
             if holder.phase != phase {
                 (holder.phase, holder.since) = (phase, now);
@@ -178,12 +183,12 @@ impl SlotIndex {
     }
 }
 
-/// A request that is being handled.
+/// A request that is being handled; the response is being sent after the drop.
 pub(super) struct RequestGuard(SlotIndex);
 
 impl Drop for RequestGuard {
     fn drop(&mut self) {
-        self.0.turn(|_handled| Phase::Sending);
+        self.0.update(|_handled| Phase::Sending);
     }
 }
 
@@ -193,8 +198,8 @@ mod tests {
 
     use super::*;
 
-    fn full(places: &Arc<ConnectionSlots>, kind: ClientKind) -> Vec<ConnectionSlot> {
-        (0..kind.places()).map(|_| places.take(kind).unwrap()).collect()
+    fn full(slots: &Arc<ConnectionSlots>, kind: ClientKind) -> Vec<ConnectionSlot> {
+        (0..kind.places()).map(|_| slots.take(kind).unwrap()).collect()
     }
 
     fn lost(all: &mut [ConnectionSlot]) -> Vec<usize> {
@@ -202,57 +207,56 @@ mod tests {
         let lost = all
             .iter_mut()
             .enumerate()
-            .filter_map(|(index, place)| place.is_lost(&mut context).then_some(index));
+            .filter_map(|(index, slot)| slot.is_lost(&mut context).then_some(index));
         lost.collect()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_only_sits_there_makes_room_the_longest_first_and_one_that_is_served_never()
-     {
-        let places = Arc::new(ConnectionSlots::default());
-        let mut all = full(&places, ClientKind::Refused);
-        assert!(places.take(ClientKind::Refused).is_none(), "all have only just come");
-        advance(HURRY).await;
+    async fn the_connection_idle_longest_is_evicted_and_one_in_use_never() {
+        let slots = Arc::new(ConnectionSlots::default());
+        let mut all = full(&slots, ClientKind::Refused);
+        assert!(slots.take(ClientKind::Refused).is_none(), "all have only just connected");
+        advance(EVICTABLE_AFTER).await;
         let handled = all[0].seat().handle();
         all[1].turn_to(Phase::Receiving);
         all[2].turn_to(Phase::Receiving);
         all[2].turn_to(Phase::Idle);
-        advance(HURRY).await;
-        // The silent ones, then the one that was answered last, then the one that is slow to ask.
-        let mut later: Vec<_> = (3..8).map(|_| places.take(ClientKind::Refused).unwrap()).collect();
+        advance(EVICTABLE_AFTER).await;
+        // First the silent ones, then the one with a completed request, then the one with a slow request.
+        let mut later: Vec<_> = (3..8).map(|_| slots.take(ClientKind::Refused).unwrap()).collect();
         assert_eq!(lost(&mut all), [3, 4, 5, 6, 7]);
-        later.push(places.take(ClientKind::Refused).unwrap());
+        later.push(slots.take(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [2, 3, 4, 5, 6, 7]);
-        later.push(places.take(ClientKind::Refused).unwrap());
+        later.push(slots.take(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [1, 2, 3, 4, 5, 6, 7]);
         assert!(
-            places.take(ClientKind::Refused).is_none(),
-            "one is served, the others have just come"
+            slots.take(ClientKind::Refused).is_none(),
+            "one is in use, the others have just connected"
         );
         drop(handled);
         assert!(lost(&mut later).is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_kind_of_client_takes_the_places_of_another() {
-        let places = Arc::new(ConnectionSlots::default());
+    async fn no_kind_of_client_takes_the_slots_of_another() {
+        let slots = Arc::new(ConnectionSlots::default());
         let (mut remote, mut refused) =
-            (full(&places, ClientKind::Remote), full(&places, ClientKind::Refused));
-        advance(HURRY).await;
-        let local = full(&places, ClientKind::Local);
+            (full(&slots, ClientKind::Remote), full(&slots, ClientKind::Refused));
+        advance(EVICTABLE_AFTER).await;
+        let local = full(&slots, ClientKind::Local);
         assert!(lost(&mut remote).is_empty() && lost(&mut refused).is_empty());
         drop(local);
-        assert!(places.take(ClientKind::Local).is_some(), "places are given back");
+        assert!(slots.take(ClientKind::Local).is_some(), "slots are released");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_waits_for_a_place_gets_the_next_that_is_free() {
-        let places = Arc::new(ConnectionSlots::default());
-        let mut all = full(&places, ClientKind::Local);
-        let handled: Vec<_> = all.iter().map(|place| place.seat().handle()).collect();
-        let other = Arc::clone(&places);
+    async fn a_client_that_waits_for_a_slot_gets_the_next_free_one() {
+        let slots = Arc::new(ConnectionSlots::default());
+        let mut all = full(&slots, ClientKind::Local);
+        let handled: Vec<_> = all.iter().map(|slot| slot.seat().handle()).collect();
+        let other = Arc::clone(&slots);
         let waiting = tokio::spawn(async move { other.wait_for(ClientKind::Local).await });
-        advance(10 * HURRY).await;
+        advance(10 * EVICTABLE_AFTER).await;
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(all.pop());

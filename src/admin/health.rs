@@ -1,6 +1,6 @@
-//! Whether it lives, whether it should get requests, and what it counts.
+//! Liveness, readiness and metrics.
 //!
-//! Owns: `/healthz`, `/readyz`, `/metrics`. Never touches: what makes a larder ready; counting.
+//! Owns: `/healthz`, `/readyz`, `/metrics`. Never touches: the conditions of readiness; counting.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -11,35 +11,35 @@ use serde_json::{Map, Value, json};
 use crate::admin::api::Readiness;
 use crate::admin::{AppState, response};
 
-/// For liveness probes: it answers, so it lives.
+/// `GET /healthz`, for liveness probes: any response shows that the process is alive.
 pub(super) async fn alive() -> Response {
     ([(CACHE_CONTROL, "no-store")], "ok\n").into_response()
 }
 
-/// For readiness probes: 503 while it is stopping; what is amiss without keeping it from answering
-/// is only told.
-pub(super) async fn ready(State(desk): State<AppState>) -> Response {
-    let readiness = desk.controls.ready();
+/// `GET /readyz`, for readiness probes: 503 while larder is stopping. Faults that do not prevent
+/// responses are only listed in the details.
+pub(super) async fn ready(State(state): State<AppState>) -> Response {
+    let readiness = state.controls.ready();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    response::json(status, &shown(&readiness))
+    response::json(status, &to_json(&readiness))
 }
 
-fn shown(readiness: &Readiness) -> Value {
+fn to_json(readiness: &Readiness) -> Value {
     let mut details: Map<String, Value> = Map::new();
-    for (part, is) in &readiness.details {
-        let more = match details.get(*part).and_then(Value::as_str) {
-            Some(said) => format!("{said}; {is}"),
-            None => is.clone(),
+    for (part, fault) in &readiness.details {
+        let text = match details.get(*part).and_then(Value::as_str) {
+            Some(previous) => format!("{previous}; {fault}"),
+            None => fault.clone(),
         };
-        details.insert((*part).to_owned(), more.into());
+        details.insert((*part).to_owned(), text.into());
     }
     json!({ "ready": readiness.ready, "details": details })
 }
 
-/// In the text format of Prometheus.
-pub(super) async fn metrics(State(desk): State<AppState>) -> Response {
-    let fields = [(CONTENT_TYPE, EXPOSITION), (CACHE_CONTROL, "no-store")];
-    (fields, desk.account.render()).into_response()
+/// `GET /metrics`, in the text format of Prometheus.
+pub(super) async fn metrics(State(state): State<AppState>) -> Response {
+    let fields = [(CONTENT_TYPE, PROMETHEUS_TEXT), (CACHE_CONTROL, "no-store")];
+    (fields, state.account.render()).into_response()
 }
 
-const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

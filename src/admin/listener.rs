@@ -1,7 +1,7 @@
-//! Accepts the admin listener's connections: not too many, and none for ever.
+//! Accepts the connections of the admin listener, with a limit on their number and duration.
 //!
-//! Owns: which places are for whom; what happens when accepting fails.
-//! Never touches: what is said on a connection.
+//! Owns: the choice of a slot for a client; the handling of failed accepts.
+//! Never touches: requests and responses.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::admin::connection_slots::{ClientKind, ConnectionSlot, ConnectionSlots
 use crate::admin::timeout::DeadlineStream;
 use crate::telemetry::Telemetry;
 
-/// The other end of a connection, and the place that it has.
+/// The client address of a connection, and its slot.
 #[derive(Clone)]
 pub(super) struct AdminConnectInfo {
     pub(super) address: SocketAddr,
@@ -33,38 +33,38 @@ impl Connected<IncomingStream<'_, AdminListener>> for AdminConnectInfo {
 /// The admin listener.
 pub(super) struct AdminListener {
     listener: TcpListener,
-    account: Arc<Telemetry>,
-    access: Arc<AdminAcl>,
-    places: Arc<ConnectionSlots>,
+    telemetry: Arc<Telemetry>,
+    acl: Arc<AdminAcl>,
+    slots: Arc<ConnectionSlots>,
 }
 
 impl AdminListener {
     pub(super) fn new(
         listener: TcpListener,
-        account: Arc<Telemetry>,
-        access: Arc<AdminAcl>,
+        telemetry: Arc<Telemetry>,
+        acl: Arc<AdminAcl>,
     ) -> Self {
-        Self { listener, account, access, places: Arc::default() }
+        Self { listener, telemetry, acl, slots: Arc::default() }
     }
 
-    /// Which places are for `client`.
+    /// The kind of slot for `client`.
     fn kind(&self, client: SocketAddr) -> ClientKind {
         let client = client.ip().to_canonical();
         if client.is_loopback() {
             ClientKind::Local
-        } else if self.access.admits(client) {
+        } else if self.acl.admits(client) {
             ClientKind::Remote
         } else {
             ClientKind::Refused
         }
     }
 
-    /// A place for `client`. This host's own connections wait for one; those of other hosts are closed
-    /// where there is none, so that none of this host waits behind them.
-    async fn place(&self, client: SocketAddr) -> Option<ConnectionSlot> {
+    /// A slot for `client`. Connections from this host wait for one. Those from other hosts are closed if
+    /// none is available, so that no connection from this host waits behind them.
+    async fn slot_for(&self, client: SocketAddr) -> Option<ConnectionSlot> {
         match self.kind(client) {
-            ClientKind::Local => Some(self.places.wait_for(ClientKind::Local).await),
-            other @ (ClientKind::Remote | ClientKind::Refused) => self.places.take(other),
+            ClientKind::Local => Some(self.slots.wait_for(ClientKind::Local).await),
+            other @ (ClientKind::Remote | ClientKind::Refused) => self.slots.take(other),
         }
     }
 }
@@ -74,20 +74,19 @@ impl Listener for AdminListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        // The one that was accepted before gets to read what it was sent, before others may take its
-        // place.
+        // Lets the previously accepted connection read its first bytes before others may take its slot.
         tokio::task::yield_now().await;
         loop {
             match self.listener.accept().await {
                 Ok((stream, client)) => {
-                    if let Some(place) = self.place(client).await {
-                        return (DeadlineStream::new(stream, place), client);
+                    if let Some(slot) = self.slot_for(client).await {
+                        return (DeadlineStream::new(stream, slot), client);
                     }
                 }
                 Err(error) => {
-                    self.account.accept_error(&error);
-                    // Out of descriptors: they come back with time, not with trying.
-                    tokio::time::sleep(PAUSE).await;
+                    self.telemetry.accept_error(&error);
+                    // Usually no file descriptor is free, so an immediate retry would fail as well.
+                    tokio::time::sleep(RETRY_DELAY).await;
                 }
             }
         }
@@ -98,8 +97,8 @@ impl Listener for AdminListener {
     }
 }
 
-/// Between two failing accepts.
-const PAUSE: Duration = Duration::from_millis(250);
+/// Delay after a failed accept.
+const RETRY_DELAY: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -107,12 +106,11 @@ mod tests {
     use crate::config::Admin;
 
     #[tokio::test]
-    async fn a_host_that_is_not_admitted_takes_no_place_from_one_that_is_and_no_other_host_from_this_one()
-     {
+    async fn neither_refused_nor_remote_clients_use_the_slots_of_others() {
         let rules = Admin { allow: vec!["10.0.0.0/8".parse().unwrap()], ..Admin::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let access = Arc::new(AdminAcl::new(&rules));
-        let listen = AdminListener::new(listener, Telemetry::new(&[], &[]), access);
+        let acl = Arc::new(AdminAcl::new(&rules));
+        let admin = AdminListener::new(listener, Telemetry::new(&[], &[]), acl);
         for (address, kind) in [
             ("127.0.0.1:5", ClientKind::Local),
             ("[::1]:5", ClientKind::Local),
@@ -121,15 +119,15 @@ mod tests {
             ("[::ffff:10.1.2.3]:5", ClientKind::Remote),
             ("192.0.2.1:5", ClientKind::Refused),
         ] {
-            assert_eq!(listen.kind(address.parse().unwrap()), kind, "{address}");
+            assert_eq!(admin.kind(address.parse().unwrap()), kind, "{address}");
         }
-        let stranger = "192.0.2.1:5".parse().unwrap();
-        let mut held = Vec::new();
-        while let Some(place) = listen.place(stranger).await {
-            held.push(place);
+        let refused = "192.0.2.1:5".parse().unwrap();
+        let mut slots = Vec::new();
+        while let Some(slot) = admin.slot_for(refused).await {
+            slots.push(slot);
         }
-        assert_eq!(held.len(), ClientKind::Refused.places());
-        assert!(listen.place("10.1.2.3:5".parse().unwrap()).await.is_some());
-        assert!(listen.place("127.0.0.1:5".parse().unwrap()).await.is_some());
+        assert_eq!(slots.len(), ClientKind::Refused.places());
+        assert!(admin.slot_for("10.1.2.3:5".parse().unwrap()).await.is_some());
+        assert!(admin.slot_for("127.0.0.1:5".parse().unwrap()).await.is_some());
     }
 }

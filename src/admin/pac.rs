@@ -1,6 +1,6 @@
-//! What browsers are told about larder.
+//! The proxy auto-configuration file for browsers.
 //!
-//! Owns: the form of `/proxy.pac`. Never touches: what it says.
+//! Owns: the `/proxy.pac` response. Never touches: the content of the file.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -9,9 +9,9 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
 
 use crate::admin::AppState;
 
-/// For the setting "automatic proxy configuration".
-pub(super) async fn show(State(desk): State<AppState>, fields: HeaderMap) -> Response {
-    let asked = fields.get(HOST).and_then(|host| host.to_str().ok());
+/// `GET /proxy.pac`, for the browser setting "automatic proxy configuration".
+pub(super) async fn show(State(state): State<AppState>, fields: HeaderMap) -> Response {
+    let host = fields.get(HOST).and_then(|value| value.to_str().ok());
     let fields = [(CONTENT_TYPE, "application/x-ns-proxy-autoconfig"), (CACHE_CONTROL, "no-store")];
-    (fields, desk.controls.pac(asked)).into_response()
+    (fields, state.controls.pac(host)).into_response()
 }

@@ -1,6 +1,6 @@
-//! The forms of an answer: JSON, or a problem in JSON. None may be stored by anybody.
+//! The forms of a response: JSON, or an error in JSON. Caches must store neither.
 //!
-//! Owns: fields and framing of what the admin listener says. Never touches: what is said.
+//! Owns: header fields and framing of admin responses. Never touches: their content.
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -10,13 +10,13 @@ use serde_json::Value;
 
 use crate::telemetry::problem::Problem;
 
-/// A value.
+/// A response with a JSON value.
 pub(super) fn json(status: StatusCode, value: &Value) -> Response {
     let fields = [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")];
     (status, fields, format!("{value}\n")).into_response()
 }
 
-/// A problem.
+/// An error response.
 pub(super) fn refuse(problem: &Problem) -> Response {
     let (fields, body) = problem.response();
     let mut response = Response::new(Body::from(body));
@@ -25,12 +25,12 @@ pub(super) fn refuse(problem: &Problem) -> Response {
     response
 }
 
-/// A problem, and `text` beside its reason under `name`: what larder itself has found out.
+/// An error response with `text` as an additional member `name`, such as a report.
 pub(super) fn refuse_with(problem: &Problem, name: &str, text: &str) -> Response {
     let mut value = problem.json();
     value["larder_error"][name] = text.into();
     let (mut fields, _) = problem.response();
-    // Its length is another one.
+    // The body has a different length.
     fields.remove(CONTENT_LENGTH);
     let mut response = Response::new(Body::from(format!("{value}\n")));
     *response.status_mut() = problem.status;

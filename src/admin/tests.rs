@@ -1,4 +1,4 @@
-//! The admin listener as a client sees it, over a real socket, in front of a larder that is played.
+//! Tests of the admin listener over a real socket, with a mock of the larder behind it.
 
 mod api;
 mod doors;
@@ -26,9 +26,9 @@ use crate::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 
-/// A larder that does what the test says and takes down what it was asked.
+/// A mock larder that returns the results of the test and records the calls.
 struct MockApi {
-    asked: Mutex<Vec<String>>,
+    calls: Mutex<Vec<String>>,
     ready: Mutex<Readiness>,
     ca: Mutex<Option<String>>,
     reload: Mutex<Result<ReloadResult, ReloadError>>,
@@ -40,23 +40,23 @@ struct MockApi {
 impl MockApi {
     fn new() -> Arc<Self> {
         Arc::new(Self {
-            asked: Mutex::default(),
+            calls: Mutex::default(),
             ready: Mutex::new(Readiness { ready: true, details: Vec::new() }),
             ca: Mutex::new(Some("-----BEGIN CERTIFICATE-----\n".to_owned())),
-            reload: Mutex::new(Ok(ReloadResult { routes: 3, notes: vec!["a note".to_owned()] })),
+            reload: Mutex::new(Ok(ReloadResult { routes: 3, notes: vec!["a warning".to_owned()] })),
             purge: Mutex::new(Ok(PurgeResult { count: 7, sent_as: None })),
             mode: Mutex::new(Mode::Cache),
             next: Mutex::new(None),
         })
     }
 
-    fn take_down(&self, what: String) {
-        self.asked.lock().push(what);
+    fn record(&self, call: String) {
+        self.calls.lock().push(call);
     }
 
-    /// What it was asked to do since the last time this was asked.
-    fn asked(&self) -> Vec<String> {
-        std::mem::take(&mut *self.asked.lock())
+    /// Returns and clears the recorded calls.
+    fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.calls.lock())
     }
 }
 
@@ -66,8 +66,8 @@ impl AdminApi for MockApi {
         self.ready.lock().clone()
     }
 
-    fn pac(&self, asked: Option<&str>) -> String {
-        format!("asked for {}", asked.unwrap_or_default())
+    fn pac(&self, host: Option<&str>) -> String {
+        format!("requested from {}", host.unwrap_or_default())
     }
 
     fn config(&self) -> Value {
@@ -79,7 +79,7 @@ impl AdminApi for MockApi {
     }
 
     async fn reload(&self) -> Result<ReloadResult, ReloadError> {
-        self.take_down("reload".to_owned());
+        self.record("reload".to_owned());
         self.reload.lock().clone()
     }
 
@@ -88,18 +88,18 @@ impl AdminApi for MockApi {
     }
 
     fn set_mode(&self, mode: Mode) {
-        self.take_down(format!("mode {}", mode.token()));
+        self.record(format!("mode {}", mode.token()));
         *self.mode.lock() = mode;
     }
 
     async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError> {
-        self.take_down(format!("{purge:?}"));
+        self.record(format!("{purge:?}"));
         self.purge.lock().clone()
     }
 
-    async fn entries(&self, asked: &ListQuery) -> Page {
-        self.take_down(format!("{asked:?}"));
-        let headers = asked.details.then(|| {
+    async fn entries(&self, query: &ListQuery) -> Page {
+        self.record(format!("{query:?}"));
+        let headers = query.details.then(|| {
             let mut fields = http::HeaderMap::new();
             fields.append("link", "a".parse().unwrap());
             fields.append("link", "b".parse().unwrap());
@@ -149,7 +149,7 @@ impl AdminApi for MockApi {
     }
 
     fn cost(&self) -> Vec<CostReport> {
-        let spent = |calls, credits| PeriodUsage {
+        let usage = |calls, credits| PeriodUsage {
             since: UNIX_EPOCH + Duration::from_secs(1_800_000_000),
             ends_in: Duration::from_millis(3_600_900),
             calls,
@@ -166,31 +166,31 @@ impl AdminApi for MockApi {
             at_limit: OverBudgetAction::StaleOnly,
         };
         let ends_in = Duration::from_secs(86_400);
-        let standing = BudgetStatus { used: 9.0, share: 0.9, spent: false, warn: true, ends_in };
+        let status = BudgetStatus { used: 9.0, share: 0.9, spent: false, warn: true, ends_in };
         vec![CostReport {
             upstream: "coins".into(),
             currency: "USD".to_owned(),
             per_credit: 0.1,
-            today: spent(2, 3.0),
-            month: spent(7, 9.0),
-            budget: Some((budget, standing)),
+            today: usage(2, 3.0),
+            month: usage(7, 9.0),
+            budget: Some((budget, status)),
         }]
     }
 }
 
-struct Desktop {
+struct TestServer {
     addr: SocketAddr,
-    account: Arc<Telemetry>,
+    telemetry: Arc<Telemetry>,
     larder: Arc<MockApi>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
-/// A listener on this host that says what it listens on, which may be another address.
-async fn admin_as(listen: &str, allow: &[&str], token: Option<&str>) -> Desktop {
+/// A listener on this host whose configuration has `listen`, which may be another address.
+async fn admin_with(listen: &str, allow: &[&str], token: Option<&str>) -> TestServer {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
-    let account = Telemetry::new(&[], &[]);
+    let telemetry = Telemetry::new(&[], &[]);
     let larder = MockApi::new();
     let rules = Admin {
         listen: listen.parse().unwrap(),
@@ -198,110 +198,110 @@ async fn admin_as(listen: &str, allow: &[&str], token: Option<&str>) -> Desktop 
         allow: allow.iter().map(|net| net.parse().unwrap()).collect(),
     };
     let (stop, stopping) = watch::channel(false);
-    let controls = Arc::clone(&larder) as Arc<dyn AdminApi>;
-    let serving = serve(listener, &rules, controls, Arc::clone(&account), stopping);
-    Desktop { addr, account, larder, stop, serving: tokio::spawn(serving) }
+    let api = Arc::clone(&larder) as Arc<dyn AdminApi>;
+    let serving = serve(listener, &rules, api, Arc::clone(&telemetry), stopping);
+    TestServer { addr, telemetry, larder, stop, serving: tokio::spawn(serving) }
 }
 
-/// The usual one: on loopback, without a token.
-async fn admin() -> Desktop {
-    admin_as("127.0.0.1:9901", &[], None).await
+/// The default listener: on loopback, without a token.
+async fn admin() -> TestServer {
+    admin_with("127.0.0.1:9901", &[], None).await
 }
 
-impl Desktop {
-    /// What is answered to these bytes, until the connection ends. A client that is refused while
-    /// it still sends may find the connection reset.
-    async fn ask(&self, request: &[u8]) -> String {
+impl TestServer {
+    /// Sends these bytes and returns all bytes of the response until the connection ends. If a request
+    /// is refused while the client still sends, the connection may be reset.
+    async fn send(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.addr).await.unwrap();
-        let mut answer = Vec::new();
+        let mut response = Vec::new();
         if stream.write_all(request).await.is_ok() {
-            let _reset = stream.read_to_end(&mut answer).await;
+            let _reset = stream.read_to_end(&mut response).await;
         }
-        String::from_utf8(answer).unwrap()
+        String::from_utf8(response).unwrap()
     }
 
     async fn get(&self, path: &str, host: &str) -> String {
         let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-        self.ask(head.as_bytes()).await
+        self.send(head.as_bytes()).await
     }
 
-    /// Status and JSON of the answer to a request with these field lines and this body.
-    async fn say(&self, line: &str, fields: &str, body: &str) -> (u16, Value) {
+    /// Status and JSON of the response to a request with these field lines and this body.
+    async fn request(&self, line: &str, fields: &str, body: &str) -> (u16, Value) {
         let length = body.len();
         let head = format!(
             "{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
              Content-Length: {length}\r\n{fields}\r\n"
         );
-        let answer = self.ask(format!("{head}{body}").as_bytes()).await;
-        let (head, body) = answer.split_once("\r\n\r\n").expect("an answer");
+        let response = self.send(format!("{head}{body}").as_bytes()).await;
+        let (head, body) = response.split_once("\r\n\r\n").expect("a response");
         assert!(head.contains("cache-control: no-store"), "{head}");
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         (status.expect("a status"), serde_json::from_str(body).expect("JSON"))
     }
 
-    /// The same with what every operator's request has.
+    /// As [`TestServer::request`], with the content type that every operation needs.
     async fn operate(&self, line: &str, body: &str) -> (u16, Value) {
-        self.say(line, "Content-Type: application/json\r\n", body).await
+        self.request(line, "Content-Type: application/json\r\n", body).await
     }
 }
 
-/// The class of a problem.
-fn class(answer: &Value) -> &str {
-    answer["larder_error"]["class"].as_str().unwrap_or_default()
+/// The class of an error response.
+fn class(response: &Value) -> &str {
+    response["larder_error"]["class"].as_str().unwrap_or_default()
 }
 
 #[tokio::test]
 async fn health_is_ok() {
     let admin = admin().await;
-    let answer = admin.get("/healthz", "localhost").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let response = admin.get("/healthz", "localhost").await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert!(response.ends_with("\r\n\r\nok\n"), "{response}");
 }
 
 #[tokio::test]
-async fn metrics_are_what_was_recorded() {
+async fn metrics_contain_the_recorded_events() {
     let admin = admin().await;
-    admin.account.refused(&RejectEvent { class: "malformed", client: None });
-    let answer = admin.get("/metrics", "127.0.0.1:9901").await;
-    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-    assert!(answer.contains("content-type: text/plain; version=0.0.4"), "{answer}");
-    assert!(answer.contains("\nlarder_denied_total{reason=\"malformed\"} 1\n"), "{answer}");
+    admin.telemetry.refused(&RejectEvent { class: "malformed", client: None });
+    let response = admin.get("/metrics", "127.0.0.1:9901").await;
+    assert!(response.starts_with("HTTP/1.1 200 "), "{response}");
+    assert!(response.contains("content-type: text/plain; version=0.0.4"), "{response}");
+    assert!(response.contains("\nlarder_denied_total{reason=\"malformed\"} 1\n"), "{response}");
 }
 
 #[tokio::test]
 async fn readiness_is_a_status_with_its_details_in_json() {
     let admin = admin().await;
-    let (status, answer) = admin.say("GET /readyz", "", "").await;
-    assert_eq!((status, answer.to_string().as_str()), (200, r#"{"details":{},"ready":true}"#));
+    let (status, response) = admin.request("GET /readyz", "", "").await;
+    assert_eq!((status, response.to_string().as_str()), (200, r#"{"details":{},"ready":true}"#));
     let details = vec![
         ("store", "memory only: the disk is full".to_owned()),
         ("store", "locked by another larder".to_owned()),
         ("state", "quarantined".to_owned()),
     ];
     *admin.larder.ready.lock() = Readiness { ready: false, details };
-    let (status, answer) = admin.say("GET /readyz", "", "").await;
-    assert_eq!((status, &answer["ready"]), (503, &Value::Bool(false)));
-    let store = &answer["details"]["store"];
+    let (status, response) = admin.request("GET /readyz", "", "").await;
+    assert_eq!((status, &response["ready"]), (503, &Value::Bool(false)));
+    let store = &response["details"]["store"];
     assert_eq!(store, "memory only: the disk is full; locked by another larder");
-    assert_eq!(answer["details"]["state"], "quarantined");
+    assert_eq!(response["details"]["state"], "quarantined");
 }
 
 #[tokio::test]
-async fn what_is_not_there_and_what_is_asked_wrongly_is_a_problem_in_json() {
+async fn an_unknown_path_or_a_wrong_method_is_an_error_in_json() {
     let admin = admin().await;
-    let (status, answer) = admin.say("GET /nothing", "", "").await;
-    assert_eq!((status, class(&answer)), (404, "not_found"));
+    let (status, response) = admin.request("GET /nothing", "", "").await;
+    assert_eq!((status, class(&response)), (404, "not_found"));
     let head = "PUT /v1/purge HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
                 Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
-    let answer = admin.ask(head.as_bytes()).await;
-    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
-    assert!(answer.contains("\r\nallow: POST\r\n"), "{answer}");
-    assert!(answer.contains("{\"larder_error\":{\"class\":\"method_not_allowed\""), "{answer}");
-    assert!(admin.larder.asked().is_empty());
+    let response = admin.send(head.as_bytes()).await;
+    assert!(response.starts_with("HTTP/1.1 405 "), "{response}");
+    assert!(response.contains("\r\nallow: POST\r\n"), "{response}");
+    assert!(response.contains("{\"larder_error\":{\"class\":\"method_not_allowed\""), "{response}");
+    assert!(admin.larder.take_calls().is_empty());
 }
 
 #[tokio::test]
-async fn a_stop_ends_it_though_a_connection_is_idle() {
+async fn a_stop_ends_the_server_although_a_connection_is_idle() {
     let admin = admin().await;
     let mut idle = TcpStream::connect(admin.addr).await.unwrap();
     idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
@@ -311,8 +311,8 @@ async fn a_stop_ends_it_though_a_connection_is_idle() {
 }
 
 #[tokio::test]
-async fn it_ends_when_nobody_is_left_to_stop_it() {
-    let Desktop { stop, serving, .. } = admin().await;
+async fn the_server_ends_when_its_stop_sender_is_dropped() {
+    let TestServer { stop, serving, .. } = admin().await;
     drop(stop);
     serving.await.unwrap();
 }

@@ -1,9 +1,9 @@
-//! A connection that is closed when the other side takes too long.
+//! A connection that is closed if the client takes too long.
 //!
-//! Owns: the deadlines of an admin connection: a request begins soon after the connection, and is here
-//! soon after its first byte, however slowly the bytes drip (slowloris); an answer is taken, or the next
-//! request begins, soon after. A connection whose place has become another's is over at once.
-//! Never touches: what the bytes mean.
+//! Owns: the deadlines of an admin connection. A request must begin soon after the connection, and must
+//! be complete soon after its first byte, even if its bytes arrive slowly (slowloris). The client must
+//! then read the response and begin the next request in time. A connection whose slot was taken away
+//! ends at once. Never touches: the meaning of the bytes.
 
 use std::future::Future;
 use std::io;
@@ -16,38 +16,38 @@ use tokio::time::Sleep;
 
 use crate::admin::connection_slots::{ConnectionSlot, Phase, SlotIndex};
 
-/// A stream under a deadline that is set anew by each change of direction, not by each byte.
+/// A stream with a deadline that restarts at each change of direction, not at each byte.
 pub(super) struct DeadlineStream<S> {
     stream: S,
-    turn: Direction,
+    direction: Direction,
     deadline: Pin<Box<Sleep>>,
-    place: ConnectionSlot,
+    slot: ConnectionSlot,
 }
 
-/// Whose turn it is.
+/// The side that is sending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Direction {
-    /// Nothing has come yet.
-    Silent,
+    /// Nothing has been received yet.
+    Connected,
     /// A request is being received.
-    Theirs,
-    /// An answer is being sent, or nothing has begun since.
-    Ours,
+    Receiving,
+    /// A response is being sent, or the next request is awaited.
+    Sending,
 }
 
 impl<S> DeadlineStream<S> {
-    pub(super) fn new(stream: S, place: ConnectionSlot) -> Self {
-        let deadline = Box::pin(tokio::time::sleep(Direction::Silent.patience()));
-        Self { stream, turn: Direction::Silent, deadline, place }
+    pub(super) fn new(stream: S, slot: ConnectionSlot) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(Direction::Connected.timeout()));
+        Self { stream, direction: Direction::Connected, deadline, slot }
     }
 
-    /// Its place, for who handles its requests.
+    /// The index of the slot, for the handlers of the connection's requests.
     pub(super) fn seat(&self) -> SlotIndex {
-        self.place.seat()
+        self.slot.seat()
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.place.is_lost(context) {
+        if self.slot.is_lost(context) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         match self.deadline.as_mut().poll(context) {
@@ -56,23 +56,23 @@ impl<S> DeadlineStream<S> {
         }
     }
 
-    fn turn_to(&mut self, turn: Direction, phase: Phase) {
-        if self.turn != turn {
-            self.turn = turn;
-            // A fresh timer rather than a reset one: `reset` would have to ask for the time.
-            self.deadline.set(tokio::time::sleep(turn.patience()));
+    fn set_direction(&mut self, direction: Direction, phase: Phase) {
+        if self.direction != direction {
+            self.direction = direction;
+            // A new timer instead of `reset`, which needs the current time.
+            self.deadline.set(tokio::time::sleep(direction.timeout()));
         }
-        self.place.turn_to(phase);
+        self.slot.turn_to(phase);
     }
 }
 
 impl Direction {
-    fn patience(self) -> Duration {
+    fn timeout(self) -> Duration {
         match self {
-            // A client says at once what it came for.
-            Self::Silent => Duration::from_secs(5),
-            Self::Theirs => Duration::from_secs(10),
-            Self::Ours => Duration::from_secs(75),
+            // Clients send their request at once.
+            Self::Connected => Duration::from_secs(5),
+            Self::Receiving => Duration::from_secs(10),
+            Self::Sending => Duration::from_secs(75),
         }
     }
 }
@@ -87,9 +87,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for DeadlineStream<S> {
         if let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(context, buffer) {
             read?;
             if buffer.filled().len() > before {
-                self.turn_to(Direction::Theirs, Phase::Receiving);
+                self.set_direction(Direction::Receiving, Phase::Receiving);
             }
-            // Checked here too: a byte that is always ready would never be pending.
+            // Checked here too, as a stream that always has a byte ready is never pending.
             return Poll::Ready(self.check(context));
         }
         self.check(context)?;
@@ -103,7 +103,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.turn_to(Direction::Ours, Phase::Sending);
+        self.set_direction(Direction::Sending, Phase::Sending);
         self.check(context)?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         Poll::Ready(Ok(written))
@@ -112,8 +112,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        if self.turn == Direction::Ours {
-            self.place.turn_to(Phase::Idle);
+        if self.direction == Direction::Sending {
+            self.slot.turn_to(Phase::Idle);
         }
         Poll::Ready(Ok(()))
     }
@@ -135,16 +135,16 @@ mod tests {
 
     fn pair() -> (DeadlineStream<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        let place = Arc::new(ConnectionSlots::default()).take(ClientKind::Local).unwrap();
-        (DeadlineStream::new(ours, place), theirs)
+        let slot = Arc::new(ConnectionSlots::default()).take(ClientKind::Local).unwrap();
+        (DeadlineStream::new(ours, slot), theirs)
     }
 
-    /// Reads until the other side is given up, and says why and after how many bytes.
-    async fn read_all(mut patient: DeadlineStream<DuplexStream>) -> (usize, Option<io::ErrorKind>) {
+    /// Reads until the connection ends; returns the number of bytes and the error.
+    async fn read_all(mut server: DeadlineStream<DuplexStream>) -> (usize, Option<io::ErrorKind>) {
         let mut buffer = [0; 8];
         let mut total = 0;
         loop {
-            match patient.read(&mut buffer).await {
+            match server.read(&mut buffer).await {
                 Ok(0) => return (total, None),
                 Ok(read) => total += read,
                 Err(error) => return (total, Some(error.kind())),
@@ -153,9 +153,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_that_drips_is_given_up_however_many_bytes_come() {
-        let (patient, mut client) = pair();
-        let reader = tokio::spawn(read_all(patient));
+    async fn a_head_that_arrives_too_slowly_ends_the_connection() {
+        let (server, mut client) = pair();
+        let reader = tokio::spawn(read_all(server));
         while client.write_all(b"G").await.is_ok() {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -165,26 +165,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_on_which_nothing_begins_is_given_up() {
-        let (patient, _client) = pair();
-        let given_up = tokio::time::timeout(Duration::from_secs(6), read_all(patient)).await;
-        assert_eq!(given_up, Ok((0, Some(io::ErrorKind::TimedOut))));
+    async fn a_connection_without_a_request_times_out() {
+        let (server, _client) = pair();
+        let result = tokio::time::timeout(Duration::from_secs(6), read_all(server)).await;
+        assert_eq!(result, Ok((0, Some(io::ErrorKind::TimedOut))));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_nobody_takes_is_given_up() {
-        let (mut patient, _client) = pair();
-        let error = patient.write_all(&[0; 1024]).await.unwrap_err();
+    async fn a_response_that_the_client_does_not_read_times_out() {
+        let (mut server, _client) = pair();
+        let error = server.write_all(&[0; 1024]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_scrape_a_minute_keeps_its_connection() {
-        let (mut patient, mut client) = pair();
+        let (mut server, mut client) = pair();
         for _ in 0..5 {
             client.write_all(b"GET").await.unwrap();
-            patient.read_exact(&mut [0; 3]).await.unwrap();
-            patient.write_all(b"200").await.unwrap();
+            server.read_exact(&mut [0; 3]).await.unwrap();
+            server.write_all(b"200").await.unwrap();
             client.read_exact(&mut [0; 3]).await.unwrap();
             tokio::time::sleep(Duration::from_secs(60)).await;
         }

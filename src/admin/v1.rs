@@ -1,8 +1,8 @@
-//! What an operator may ask: one file per path.
+//! The operators' API, with one file per path.
 //!
-//! Owns: how a body is read: whole and bounded before its request is handled, and strictly, so that nothing
-//! is done by accident.
-//! Never touches: who asks (`guard`); how it is done (`controls`).
+//! Owns: reading request bodies: completely and with a limit before the request is handled, and with
+//! strict parsing, so that no operation happens by accident.
+//! Never touches: access control (`auth`); the operations (`api`).
 
 pub(super) mod config;
 pub(super) mod cost;
@@ -21,59 +21,59 @@ use serde::de::DeserializeOwned;
 
 use crate::telemetry::problem::Problem;
 
-/// Why nothing was done.
+/// The error of a request that had no effect.
 type ApiError = &'static Problem;
 
-/// The request with all of its body, which is waited for where a request may have one that is read.
+/// The request with its complete body. The bodies of `GET` and `HEAD` are not read.
 pub(super) async fn gathered(request: Request) -> Result<Request, ApiError> {
     if [Method::GET, Method::HEAD].contains(request.method()) {
         return Ok(request);
     }
     let (head, body) = request.into_parts();
-    // What was announced need not be waited for.
-    if body.size_hint().lower() > LONGEST as u64 {
+    // A body with a larger announced length is refused without reading it.
+    if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(&TOO_LONG);
     }
-    let body = to_bytes(body, LONGEST).await.map_err(|_| &TOO_LONG)?;
+    let body = to_bytes(body, MAX_BODY).await.map_err(|_| &TOO_LONG)?;
     Ok(Request::from_parts(head, Body::from(body)))
 }
 
-/// The body as `T`, where nothing need be said: no body is `{}`.
-fn parse_if_any<T: DeserializeOwned>(body: &Bytes, wanted: ApiError) -> Result<T, ApiError> {
-    parse(if body.is_empty() { b"{}" } else { body }, wanted)
+/// Parses an optional body: an empty one counts as `{}`.
+fn parse_if_any<T: DeserializeOwned>(body: &Bytes, error: ApiError) -> Result<T, ApiError> {
+    parse(if body.is_empty() { b"{}" } else { body }, error)
 }
 
-/// The body as `T`; `wanted` teaches what it must look like.
-fn parse<T: DeserializeOwned>(bytes: &[u8], wanted: ApiError) -> Result<T, ApiError> {
-    serde_json::from_slice(bytes).map_err(|_| wanted)
+/// Parses a body; `error` explains the expected form.
+fn parse<T: DeserializeOwned>(bytes: &[u8], error: ApiError) -> Result<T, ApiError> {
+    serde_json::from_slice(bytes).map_err(|_| error)
 }
 
-/// Goes on to the end of what was begun, though the client may be gone by then.
+/// Completes `work` even if the client disconnects meanwhile.
 async fn finish<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::spawn(work).await.map_err(|_| &FAILED)
 }
 
-/// The `key` of an entry: 32 hexadecimal digits.
+/// Parses the `key` of an entry: 32 hexadecimal digits.
 fn key(text: &str) -> Option<u128> {
-    let plain = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    u128::from_str_radix(text, 16).ok().filter(|_| plain)
+    let is_valid = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    u128::from_str_radix(text, 16).ok().filter(|_| is_valid)
 }
 
-/// The whole of a body.
-const LONGEST: usize = 64 << 10;
+/// Maximum length of a body.
+const MAX_BODY: usize = 64 << 10;
 
 const TOO_LONG: Problem = Problem::new(
     StatusCode::PAYLOAD_TOO_LARGE,
     "body_too_long",
-    "the body is longer than 64 KiB, or it broke off; nothing was done",
+    "the body is longer than 64 KiB, or it is incomplete; nothing was done",
     "http_request_error",
 );
 
 const FAILED: Problem = Problem::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "failed",
-    "larder failed at this; its log says more",
+    "the operation failed; the log of larder contains the reason",
     "proxy_internal_error",
 );

@@ -1,8 +1,8 @@
-//! A running larder, asked over its admin API.
+//! The client of a running larder's admin API.
 //!
-//! Owns: how a verb finds it, with which token it asks, whose it may be, and what is said when nobody
-//! answers.
-//! Never touches: what is asked.
+//! Owns: how a verb finds the admin listener, the token that it sends, the users that it trusts, and the
+//! message when no larder responds.
+//! Never touches: the content of requests.
 
 mod connector;
 pub(super) mod entry;
@@ -22,59 +22,59 @@ pub(super) use crate::cli::admin_client::target::{TargetArgs, reached};
 use crate::cli::{Context, ExitStatus};
 use crate::config::token::Token;
 
-/// A larder that may answer.
+/// A client for one admin listener.
 pub(super) struct AdminClient {
     /// `127.0.0.1:9901`
     authority: String,
     token: Option<Token>,
-    /// The users whose larder is sent anything.
+    /// The users to whose processes requests may be sent.
     trusted: Trusted,
-    /// What went wrong while looking for it, told when it does not answer as hoped.
+    /// A problem of the configuration that named the listener. It is added to error messages.
     doubt: Option<String>,
 }
 
-/// Why a verb did not get its answer.
+/// The reason why a verb got no successful response.
 #[derive(Debug)]
 pub(super) struct AdminClientError {
     pub(super) exit: ExitStatus,
-    /// For people: one line, and a report where there is one.
+    /// The message for people: one line, and a report if there is one.
     pub(super) said: String,
-    /// What larder answered, for programs.
+    /// The body of larder's error response, for programs.
     pub(super) answer: Option<Value>,
 }
 
 impl AdminClientError {
-    pub(super) fn new(exit: ExitStatus, said: impl Into<String>) -> Self {
-        Self { exit, said: said.into(), answer: None }
+    pub(super) fn new(exit: ExitStatus, message: impl Into<String>) -> Self {
+        Self { exit, said: message.into(), answer: None }
     }
 }
 
 impl AdminClient {
     /// `GET path`
     pub(super) fn get(&self, path: &str) -> Result<Value, AdminClientError> {
-        self.ask("GET", path, None)
+        self.send("GET", path, None)
     }
 
     /// `POST path`
     pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, AdminClientError> {
-        self.ask("POST", path, Some(body))
+        self.send("POST", path, Some(body))
     }
 
     /// `PUT path`
     pub(super) fn put(&self, path: &str, body: &Value) -> Result<Value, AdminClientError> {
-        self.ask("PUT", path, Some(body))
+        self.send("PUT", path, Some(body))
     }
 
-    /// `GET path`, where the answer is text; `None`: there is nothing of the kind.
+    /// `GET path` with a response of text; `None` if its status is not a success.
     pub(super) fn text(&self, path: &str) -> Result<Option<String>, AdminClientError> {
-        let answered = self.agent().get(self.url(path)).call();
-        let mut response = answered.map_err(|error| self.silent(&error))?;
-        let text = response.body_mut().with_config().limit(LONGEST).read_to_string();
-        let text = text.map_err(|error| self.silent(&error))?;
+        let result = self.agent().get(self.url(path)).call();
+        let mut response = result.map_err(|error| self.unreachable_error(&error))?;
+        let text = response.body_mut().with_config().limit(MAX_RESPONSE).read_to_string();
+        let text = text.map_err(|error| self.unreachable_error(&error))?;
         Ok(response.status().is_success().then_some(text))
     }
 
-    fn ask(
+    fn send(
         &self,
         method: &str,
         path: &str,
@@ -90,22 +90,24 @@ impl AdminClient {
             Some(body) => request.body(body.to_string()).map(|request| self.agent().run(request)),
             None => request.body(()).map(|request| self.agent().run(request)),
         };
-        let mut response =
-            sent.map_err(ureq::Error::from).flatten().map_err(|error| self.silent(&error))?;
-        let text = response.body_mut().with_config().limit(LONGEST).read_to_string();
-        let text = text.map_err(|error| self.silent(&error))?;
-        let value = serde_json::from_str(&text).map_err(|_| self.stranger())?;
-        if response.status().is_success() { Ok(value) } else { Err(self.refused(value)) }
+        let mut response = sent
+            .map_err(ureq::Error::from)
+            .flatten()
+            .map_err(|error| self.unreachable_error(&error))?;
+        let text = response.body_mut().with_config().limit(MAX_RESPONSE).read_to_string();
+        let text = text.map_err(|error| self.unreachable_error(&error))?;
+        let value = serde_json::from_str(&text).map_err(|_| self.not_larder_error())?;
+        if response.status().is_success() { Ok(value) } else { Err(self.error_response(value)) }
     }
 
-    /// Neither through a proxy, larder itself perhaps, nor anywhere else than asked.
+    /// An agent that uses no proxy (it could be larder itself) and follows no redirects.
     fn agent(&self) -> ureq::Agent {
         let config = ureq::Agent::config_builder()
             .proxy(None)
             .max_redirects(0)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
-            .timeout_global(Some(ANSWER))
+            .timeout_global(Some(RESPONSE_TIMEOUT))
             .build();
         ureq::Agent::with_parts(
             config,
@@ -118,102 +120,102 @@ impl AdminClient {
         format!("http://{}{path}", self.authority)
     }
 
-    /// No larder answers, or a stranger would.
-    fn silent(&self, error: &ureq::Error) -> AdminClientError {
+    /// The error for a failed request: no larder responds, or the listener belongs to an untrusted user.
+    fn unreachable_error(&self, error: &ureq::Error) -> AdminClientError {
         if let ureq::Error::Io(error) = error
-            && let Some(stranger) = stranger(error)
+            && let Some(untrusted) = stranger(error)
         {
             return AdminClientError::new(
                 ExitStatus::Failed,
-                self.with_doubt(stranger.to_string()),
+                self.with_config_problem(untrusted.to_string()),
             );
         }
         #[expect(clippy::wildcard_enum_match_arm, reason = "the crate adds kinds of errors")]
-        let why = match error {
+        let reason = match error {
             ureq::Error::Io(error) => error.kind().to_string(),
             ureq::Error::Timeout(_) => "timed out".to_owned(),
             ureq::Error::HostNotFound => "no such host".to_owned(),
             other => other.to_string(),
         };
-        let said = format!(
-            "no larder answers at {} ({why}): start one with `larder run`, or name its admin \
-             listener with --admin or LARDER_ADMIN",
+        let message = format!(
+            "no larder responds at {} ({reason}): start one with `larder run`, or specify its \
+             admin listener with --admin or LARDER_ADMIN",
             self.authority
         );
-        AdminClientError::new(ExitStatus::Unreachable, self.with_doubt(said))
+        AdminClientError::new(ExitStatus::Unreachable, self.with_config_problem(message))
     }
 
-    /// Somebody else answers.
-    fn stranger(&self) -> AdminClientError {
-        let said = format!("what answers at {} is no larder's admin listener", self.authority);
-        AdminClientError::new(ExitStatus::Unreachable, self.with_doubt(said))
+    /// The error for a response that is not from a larder admin listener.
+    fn not_larder_error(&self) -> AdminClientError {
+        let message = format!("the service at {} is not a larder admin listener", self.authority);
+        AdminClientError::new(ExitStatus::Unreachable, self.with_config_problem(message))
     }
 
-    fn refused(&self, answer: Value) -> AdminClientError {
-        let problem = &answer["larder_error"];
-        let Some(reason) = problem["reason"].as_str() else { return self.stranger() };
-        let (report, why) = (problem["report"].as_str(), problem["why"].as_str());
-        let said = match (problem["class"].as_str(), report, why) {
-            (Some("token_required"), ..) => self.with_doubt(self.wants_a_token()),
+    fn error_response(&self, response: Value) -> AdminClientError {
+        let problem = &response["larder_error"];
+        let Some(reason) = problem["reason"].as_str() else { return self.not_larder_error() };
+        let (report, detail) = (problem["report"].as_str(), problem["why"].as_str());
+        let message = match (problem["class"].as_str(), report, detail) {
+            (Some("token_required"), ..) => self.with_config_problem(self.token_required_message()),
             (_, Some(report), _) => format!("{reason}:\n{report}"),
-            (_, None, Some(why)) => format!("{reason} ({why})"),
+            (_, None, Some(detail)) => format!("{reason} ({detail})"),
             (_, None, None) => reason.to_owned(),
         };
-        AdminClientError { exit: ExitStatus::Failed, said, answer: Some(answer) }
+        AdminClientError { exit: ExitStatus::Failed, said: message, answer: Some(response) }
     }
 
-    fn wants_a_token(&self) -> String {
-        let whose = if self.token.is_some() { "another token" } else { "a token" };
+    fn token_required_message(&self) -> String {
+        let required = if self.token.is_some() { "another token" } else { "a token" };
         format!(
-            "the larder at {} asks for {whose}: give it with --token-file or LARDER_ADMIN_TOKEN, or \
-             name its configuration with --config",
+            "the larder at {} requires {required}: pass it with --token-file or \
+             LARDER_ADMIN_TOKEN, or specify its configuration with --config",
             self.authority
         )
     }
 
-    fn with_doubt(&self, said: String) -> String {
+    fn with_config_problem(&self, message: String) -> String {
         match &self.doubt {
-            Some(doubt) => format!("{said}\n{doubt}"),
-            None => said,
+            Some(problem) => format!("{message}\n{problem}"),
+            None => message,
         }
     }
 }
 
-/// Ends a verb: prints its answer as JSON or by `print`, or says why there is none.
+/// Ends a verb: prints the response as JSON or by `print`, or prints the error.
 pub(super) fn print_result(
     verb: &str,
     json: bool,
     outcome: Result<Value, AdminClientError>,
-    world: &mut Context<'_>,
+    context: &mut Context<'_>,
     print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<ExitStatus>,
 ) -> ExitStatus {
     let printed = match outcome {
-        Ok(answer) if json => writeln!(world.out, "{answer:#}").map(|()| ExitStatus::Ok),
-        Ok(answer) => print(&answer, world.out),
-        Err(AdminClientError { exit, answer: Some(answer), .. }) if json => {
-            writeln!(world.out, "{answer:#}").map(|()| exit)
+        Ok(response) if json => writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok),
+        Ok(response) => print(&response, context.out),
+        Err(AdminClientError { exit, answer: Some(response), .. }) if json => {
+            writeln!(context.out, "{response:#}").map(|()| exit)
         }
-        Err(failure) => {
-            let said = harmless(&failure.said);
-            writeln!(world.err, "larder {verb}: {said}").map(|()| failure.exit)
+        Err(error) => {
+            let message = harmless(&error.said);
+            writeln!(context.err, "larder {verb}: {message}").map(|()| error.exit)
         }
     };
-    // Whoever reads the output has gone: there is nobody left to tell.
+    // If the output is closed, only the exit code reports the failure.
     printed.unwrap_or(ExitStatus::Failed)
 }
 
-/// Terminals act on control characters, and what is stored came from somewhere else: of them only
-/// the line end is printed.
+/// Replaces all control characters except the line end: terminals act on them, and stored data comes from
+/// other hosts.
 pub(super) fn harmless(text: &str) -> String {
-    let harmless = |c: char| match c {
+    let sanitized = |c: char| match c {
         '\n' => c,
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
         c => c,
     };
-    text.chars().map(harmless).collect()
+    text.chars().map(sanitized).collect()
 }
 
-/// A reload reads files, a purge waits for the disk.
-const ANSWER: Duration = Duration::from_secs(60);
-/// A page of entries with all their fields.
-const LONGEST: u64 = 256 << 20;
+/// The longest time for one request: a reload reads files, a purge waits for the disk.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The largest response in bytes: a page of entries with all their fields.
+const MAX_RESPONSE: u64 = 256 << 20;

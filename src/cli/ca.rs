@@ -1,7 +1,7 @@
-//! `larder ca`: the certificate authority of intercepted connections: shown, handed out, replaced.
+//! `larder ca`: prints, exports and replaces the certificate authority for intercepted connections.
 //!
-//! Owns: its arguments and what it prints; the key is never among it.
-//! Never touches: what makes an authority fit (`front::authority`); a running larder.
+//! Owns: its arguments and its output, which never contains the key.
+//! Never touches: the checks of an authority (`frontend::ca`); a running larder.
 
 mod show;
 
@@ -28,9 +28,9 @@ pub struct Args {
 
 const EXAMPLE: &str = "\
 An app whose HTTPS larder intercepts must trust larder's certificate
-authority. `larder exec` sees to that by itself; elsewhere hand out what
-`export` or `bundle` prints. If there is no authority yet, it is made, as at
-larder's first start. A running larder is not needed, and not asked.
+authority. `larder exec` configures this; elsewhere, install the output of
+`export` or `bundle`. If there is no authority yet, it is created, as at
+larder's first start. No running larder is needed or contacted.
 
 Example:
   larder ca export > larder.pem && curl --cacert larder.pem -x http://127.0.0.1:8080 https://…
@@ -38,42 +38,42 @@ Example:
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// Say whose it is, until when it counts, what it may vouch for, and where it lies.
+    /// Print its subject, its validity, the hosts that it may sign for, and its files.
     Show {
         #[command(flatten)]
-        of: Named,
+        config_file: Named,
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
-    /// Print what the system trusts and the authority's certificate, all in one, for programs
-    /// that take a bundle in place of the system's (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`).
+    /// Print the certificates that the system trusts and the authority's certificate as one bundle, for
+    /// programs that use it in place of the system's (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`).
     Bundle {
         #[command(flatten)]
-        of: Named,
-        /// Write it to this file instead.
+        config_file: Named,
+        /// Write to this file instead of standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Print the authority's certificate alone, for trust stores and for programs that add to the
-    /// system's (`NODE_EXTRA_CA_CERTS`). A running larder hands it out too: `GET /ca.pem` on its
-    /// admin listener.
+    /// Print the authority's certificate alone, for trust stores and for programs that add it to the
+    /// system's certificates (`NODE_EXTRA_CA_CERTS`). A running larder serves it too: `GET /ca.pem` on
+    /// its admin listener.
     Export {
         #[command(flatten)]
-        of: Named,
-        /// Text, or bytes as some trust stores want them.
+        config_file: Named,
+        /// PEM text, or DER bytes, which some trust stores require.
         #[arg(long, default_value = "pem")]
         format: Format,
-        /// Write it to this file instead.
+        /// Write to this file instead of standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Make another authority, constrained as the configuration says now. The old pair is kept
-    /// beside; an authority that larder did not make is left alone. The new one counts from the
-    /// next `larder reload`: clients must trust it by then.
+    /// Create a new authority, with the constraints of the current configuration. The old pair is kept
+    /// next to it; an authority that larder did not create is not replaced. The new one takes effect
+    /// with the next `larder reload`: clients must trust it by then.
     Rotate {
         #[command(flatten)]
-        of: Named,
+        config_file: Named,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -86,7 +86,7 @@ enum Format {
     Der,
 }
 
-/// Why it was not done.
+/// The reason why the command failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{0}")]
@@ -94,11 +94,11 @@ enum Failure {
     #[error(transparent)]
     Authority(#[from] CaError),
     #[error(
-        "nothing is kept on disk (store.disk: off), so each larder makes an authority of its own \
-         and takes it along: name files in tls.ca to keep one; that of a running larder is at \
-         /ca.pem on its admin listener"
+        "the store is in memory only (store.disk: off), so each larder creates its own authority \
+         and loses it when it exits: specify files in tls.ca to keep one; the certificate of a \
+         running larder is at /ca.pem on its admin listener"
     )]
-    Nowhere,
+    MemoryOnly,
     #[error("no certificate that this system trusts was found: use `larder ca export` instead")]
     NoRoots,
     #[error("{}: {source}", path.display())]
@@ -107,94 +107,104 @@ enum Failure {
     Print(#[from] io::Error),
 }
 
-/// Does what the verb says.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let done = match &args.verb {
-        Verb::Show { of, json } => show(of, *json, world),
-        Verb::Bundle { of, out } => bundle(of, out.as_deref(), world),
-        Verb::Export { of, format, out } => export(of, *format, out.as_deref(), world),
-        Verb::Rotate { of, json } => rotate(of, *json, world),
+/// Runs the subcommand.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let result = match &args.verb {
+        Verb::Show { config_file, json } => show(config_file, *json, context),
+        Verb::Bundle { config_file, out } => bundle(config_file, out.as_deref(), context),
+        Verb::Export { config_file, format, out } => {
+            export(config_file, *format, out.as_deref(), context)
+        }
+        Verb::Rotate { config_file, json } => rotate(config_file, *json, context),
     };
-    let Err(failure) = done else { return ExitStatus::Ok };
-    let named = if matches!(failure, Failure::Config(_)) { "" } else { "larder ca: " };
-    // Whoever reads the output has gone: there is nobody left to tell.
-    let _told = writeln!(world.err, "{named}{failure}");
+    let Err(failure) = result else { return ExitStatus::Ok };
+    let prefix = if matches!(failure, Failure::Config(_)) { "" } else { "larder ca: " };
+    // If the output is closed, only the exit code reports the failure.
+    let _written = writeln!(context.err, "{prefix}{failure}");
     if matches!(failure, Failure::Config(_)) { ExitStatus::Invalid } else { ExitStatus::Failed }
 }
 
-fn show(of: &Named, json: bool, world: &mut Context<'_>) -> Result<(), Failure> {
-    let authority = existing(of, world)?;
+fn show(config_file: &Named, json: bool, context: &mut Context<'_>) -> Result<(), Failure> {
+    let authority = existing(config_file, context)?;
     if json {
-        writeln!(world.out, "{:#}", show::to_json(&authority))?;
+        writeln!(context.out, "{:#}", show::to_json(&authority))?;
     } else {
-        show::print(&authority, world.out)?;
+        show::print(&authority, context.out)?;
     }
     Ok(())
 }
 
-fn bundle(of: &Named, out: Option<&Path>, world: &mut Context<'_>) -> Result<(), Failure> {
-    let ca = existing(of, world)?.pem();
+fn bundle(
+    config_file: &Named,
+    out: Option<&Path>,
+    context: &mut Context<'_>,
+) -> Result<(), Failure> {
+    let ca = existing(config_file, context)?.pem();
     let all = exec_env::bundle(&ca);
     if all == ca {
         return Err(Failure::NoRoots);
     }
-    put(all.as_bytes(), out, world)
+    write_output(all.as_bytes(), out, context)
 }
 
 fn export(
-    of: &Named,
+    config_file: &Named,
     format: Format,
     out: Option<&Path>,
-    world: &mut Context<'_>,
+    context: &mut Context<'_>,
 ) -> Result<(), Failure> {
-    let authority = existing(of, world)?;
+    let authority = existing(config_file, context)?;
     let der: &CertificateDer<'_> = authority.certificate().der();
     match format {
-        Format::Pem => put(authority.pem().as_bytes(), out, world),
-        Format::Der => put(der, out, world),
+        Format::Pem => write_output(authority.pem().as_bytes(), out, context),
+        Format::Der => write_output(der, out, context),
     }
 }
 
-fn rotate(of: &Named, json: bool, world: &mut Context<'_>) -> Result<(), Failure> {
-    let (config, files) = read(of, world)?;
+fn rotate(config_file: &Named, json: bool, context: &mut Context<'_>) -> Result<(), Failure> {
+    let (config, files) = read(config_file, context)?;
     let now = Clock::system().now();
     let authority = CertificateAuthority::rotated(files.clone(), &config.tls.ca.constrain, now)?;
     let kept = ca::kept_by_rotation(&files, now);
     let kept = kept.cert.exists().then_some(kept);
     if json {
-        writeln!(world.out, "{:#}", show::rotated_to_json(&authority, kept.as_ref()))?;
+        writeln!(context.out, "{:#}", show::rotated_to_json(&authority, kept.as_ref()))?;
         return Ok(());
     }
-    show::print(&authority, world.out)?;
+    show::print(&authority, context.out)?;
     if let Some(kept) = kept {
-        writeln!(world.out, "before       {}, {}", kept.cert.display(), kept.key.display())?;
+        writeln!(context.out, "previous     {}, {}", kept.cert.display(), kept.key.display())?;
     }
-    let file = of.path().display();
+    let file = config_file.path().display();
     writeln!(
-        world.out,
-        "\nNow let clients trust it (`larder ca export {file}`), then `larder reload`."
+        context.out,
+        "\nNow add it to the trust stores of clients (`larder ca export {file}`), then `larder reload`."
     )?;
     writeln!(
-        world.out,
-        "Remove the one before from their trust stores, and its files, once none needs it."
+        context.out,
+        "Remove the previous one from the trust stores, and its files, when no client needs it."
     )?;
     Ok(())
 }
 
-/// The authority, made if there is none.
-fn existing(of: &Named, world: &Context<'_>) -> Result<CertificateAuthority, Failure> {
-    let (config, files) = read(of, world)?;
+/// The authority; creates it if there is none.
+fn existing(config_file: &Named, context: &Context<'_>) -> Result<CertificateAuthority, Failure> {
+    let (config, files) = read(config_file, context)?;
     let now = Clock::system().now();
     Ok(CertificateAuthority::lasting(files, &config.tls.ca.constrain, now)?)
 }
 
-fn read(of: &Named, world: &Context<'_>) -> Result<(Config, CaFiles), Failure> {
-    let config = config::load(of.path(), &world.env)?;
-    let files = ca::files_of(&config).ok_or(Failure::Nowhere)?;
+fn read(config_file: &Named, context: &Context<'_>) -> Result<(Config, CaFiles), Failure> {
+    let config = config::load(config_file.path(), &context.env)?;
+    let files = ca::files_of(&config).ok_or(Failure::MemoryOnly)?;
     Ok((config, files))
 }
 
-fn put(bytes: &[u8], out: Option<&Path>, world: &mut Context<'_>) -> Result<(), Failure> {
-    let Some(path) = out else { return Ok(world.out.write_all(bytes)?) };
+fn write_output(
+    bytes: &[u8],
+    out: Option<&Path>,
+    context: &mut Context<'_>,
+) -> Result<(), Failure> {
+    let Some(path) = out else { return Ok(context.out.write_all(bytes)?) };
     std::fs::write(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
 }

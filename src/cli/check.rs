@@ -1,7 +1,7 @@
-//! `larder check`: is the configuration valid, and what does it do?
+//! `larder check`: validates the configuration and describes its effect.
 //!
-//! Owns: its arguments and what it prints.
-//! Never touches: what makes a configuration valid; the network.
+//! Owns: its arguments and its output.
+//! Never touches: the rules for a valid configuration; the network.
 
 mod explain;
 
@@ -21,10 +21,10 @@ use crate::semantics::redaction;
 pub struct Args {
     #[command(flatten)]
     config: Named,
-    /// Show what would become of a request: its route, its key, what counts as a credential.
+    /// Explain how a request would be handled: its route, its key, its credentials.
     #[arg(long, num_args = 2, value_names = ["METHOD", "URL"])]
     explain: Option<Vec<String>>,
-    /// A field of the explained request, such as 'Authorization: Bearer x'; repeatable.
+    /// A header field of the explained request, such as 'Authorization: Bearer x'; repeatable.
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", requires = "explain")]
     headers: Vec<String>,
     /// Print JSON.
@@ -32,22 +32,22 @@ pub struct Args {
     json: bool,
 }
 
-/// Checks the file and prints what it says.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let printed = match config::load(args.config.path(), &world.env) {
-        Err(report) => invalid(&report, args.json, world).map(|()| ExitStatus::Invalid),
+/// Checks the file and prints its effect or its problems.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let printed = match config::load(args.config.path(), &context.env) {
+        Err(report) => print_invalid(&report, args.json, context).map(|()| ExitStatus::Invalid),
         Ok(config) => match &args.explain {
-            None => valid(args, &config, world.out).map(|()| ExitStatus::Ok),
-            Some(request) => explained(args, &config, request, world),
+            None => print_valid(args, &config, context.out).map(|()| ExitStatus::Ok),
+            Some(method_and_url) => print_explained(args, &config, method_and_url, context),
         },
     };
-    // Whoever reads the output has gone: there is nobody left to tell.
+    // If the output is closed, only the exit code reports the failure.
     printed.unwrap_or(ExitStatus::Failed)
 }
 
-fn invalid(report: &Report, json: bool, world: &mut Context<'_>) -> io::Result<()> {
+fn print_invalid(report: &Report, json: bool, context: &mut Context<'_>) -> io::Result<()> {
     if !json {
-        return writeln!(world.err, "{report}");
+        return writeln!(context.err, "{report}");
     }
     let problem = |problem: &config::diagnostics::Problem| {
         json!({
@@ -60,32 +60,32 @@ fn invalid(report: &Report, json: bool, world: &mut Context<'_>) -> io::Result<(
     };
     let problems: Vec<_> = report.problems().iter().map(problem).collect();
     let value = json!({ "valid": false, "file": report.name(), "problems": problems });
-    writeln!(world.out, "{value:#}")
+    writeln!(context.out, "{value:#}")
 }
 
-fn explained(
+fn print_explained(
     args: &Args,
     config: &Config,
-    request: &[String],
-    world: &mut Context<'_>,
+    method_and_url: &[String],
+    context: &mut Context<'_>,
 ) -> io::Result<ExitStatus> {
-    let asked = match explain::asked(config, request, &args.headers) {
-        Ok(asked) => asked,
+    let request = match explain::asked(config, method_and_url, &args.headers) {
+        Ok(request) => request,
         Err(error) => {
-            writeln!(world.err, "larder check: {error}")?;
+            writeln!(context.err, "larder check: {error}")?;
             return Ok(ExitStatus::Usage);
         }
     };
-    let explained = explain::explain(config, &asked);
+    let explanation = explain::explain(config, &request);
     if args.json {
-        writeln!(world.out, "{:#}", explained.to_json())?;
+        writeln!(context.out, "{:#}", explanation.to_json())?;
     } else {
-        explained.print(world.out)?;
+        explanation.print(context.out)?;
     }
     Ok(ExitStatus::Ok)
 }
 
-fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
+fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
     if args.json {
         return writeln!(out, "{:#}", to_json(args, config));
     }
@@ -116,19 +116,22 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
     }
     for upstream in &config.upstreams {
         writeln!(out, "upstream        {}: {}", upstream.name, describe::upstream(upstream))?;
-        for (what, says) in describe::conduct(upstream) {
-            writeln!(out, "  {what:<14}{says}")?;
+        for (label, text) in describe::conduct(upstream) {
+            writeln!(out, "  {label:<14}{text}")?;
         }
     }
-    writeln!(out, "\nRoutes, the first match wins; what none matches passes through unstored:")?;
+    writeln!(
+        out,
+        "\nRoutes, the first match wins; other requests pass through and are not stored:"
+    )?;
     for route in routes {
         print_route(route, out)?;
     }
     if !config.notes.is_empty() {
-        writeln!(out, "\nWorth knowing:")?;
+        writeln!(out, "\nWarnings:")?;
     }
-    for note in &config.notes {
-        writeln!(out, "  {note}")?;
+    for warning in &config.notes {
+        writeln!(out, "  {warning}")?;
     }
     Ok(())
 }
@@ -136,8 +139,8 @@ fn valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<()> {
 fn print_route(route: &Route, out: &mut dyn Write) -> io::Result<()> {
     let pattern = redaction::paths_in(&route.pattern.to_string()).into_owned();
     writeln!(out, "\n  {}  {pattern}", route.name)?;
-    for (what, says) in describe::policy(&route.policy) {
-        writeln!(out, "    {what:<10}{says}")?;
+    for (label, text) in describe::policy(&route.policy) {
+        writeln!(out, "    {label:<10}{text}")?;
     }
     Ok(())
 }
@@ -147,13 +150,13 @@ fn counted(count: usize, noun: &str) -> String {
 }
 
 fn to_json(args: &Args, config: &Config) -> Value {
-    let note = |note: &Warning| {
+    let warning = |warning: &Warning| {
         json!({
-            "kind": note.kind.token(),
-            "line": note.place.line,
-            "column": note.place.column,
-            "path": note.path,
-            "text": note.text,
+            "kind": warning.kind.token(),
+            "line": warning.place.line,
+            "column": warning.place.column,
+            "path": warning.path,
+            "text": warning.text,
         })
     };
     json!({
@@ -163,7 +166,7 @@ fn to_json(args: &Args, config: &Config) -> Value {
         "admin": config.admin.as_ref().map(|admin| admin.listen),
         "upstreams": config.upstreams.iter().map(|up| &*up.name).collect::<Vec<_>>(),
         "routes": config.routes.routes().iter().map(route_to_json).collect::<Vec<_>>(),
-        "notes": config.notes.iter().map(note).collect::<Vec<_>>(),
+        "notes": config.notes.iter().map(warning).collect::<Vec<_>>(),
     })
 }
 
@@ -172,8 +175,8 @@ fn route_to_json(route: &Route) -> Value {
         "name": &*route.name,
         "match": redaction::paths_in(&route.pattern.to_string()),
     });
-    for (what, says) in describe::policy(&route.policy) {
-        value[what] = says.into();
+    for (label, text) in describe::policy(&route.policy) {
+        value[label] = text.into();
     }
     value
 }

@@ -1,23 +1,23 @@
-//! The configuration that a command is about: its argument, or `--config` as the commands take it that have
-//! another argument.
+//! The configuration file of a command: its positional argument, or `--config` as for commands that have
+//! another positional argument.
 //!
-//! Owns: that both are understood. Never touches: the file.
+//! Owns: accepting both forms. Never touches: the file.
 
 use std::path::{Path, PathBuf};
 
-/// Which file.
+/// The argument that specifies the configuration file.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Named {
     /// The configuration.
     #[arg(default_value = "proxy.yaml", value_name = "FILE")]
     file: PathBuf,
-    /// The same, as other commands take it.
+    /// The same, in the form of other commands.
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
 }
 
 impl Named {
-    /// Where it lies.
+    /// The path of the file.
     pub(in crate::cli) fn path(&self) -> &Path {
         self.config.as_deref().unwrap_or(&self.file)
     }

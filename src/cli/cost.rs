@@ -1,6 +1,6 @@
-//! `larder cost`: what upstreams have cost, and what was not spent.
+//! `larder cost`: the cost of calls to upstreams, and the avoided cost.
 //!
-//! Owns: its arguments and what it prints. Never touches: counting.
+//! Owns: its arguments and its output. Never touches: cost accounting.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -24,19 +24,19 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-Days and months are those of UTC. AVOIDED is what calls would have cost that
-were not made, or that cost nothing, because of what is stored: each at what a
-call has cost on average. Whatever has `upstreams.NAME.cost` is listed.
+Days and months are in UTC. AVOIDED counts calls that stored responses made
+unnecessary or free of charge, each at the average cost of a call. Every
+upstream with `upstreams.NAME.cost` is listed.
 
 Examples:
   larder cost
   larder cost --json";
 
-/// Prints two lines for each upstream that costs something, and how the budgets stand.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&world.env);
+/// Prints two lines for each upstream with a cost, and the state of the budgets.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let found = args.at.find(&context.env);
     let outcome = found.and_then(|larder| larder.get("/v1/cost"));
-    admin_client::print_result("cost", args.json, outcome, world, told)
+    admin_client::print_result("cost", args.json, outcome, context, print)
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,8 +75,8 @@ struct Budget {
     ends_in: u64,
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    let all = answer["upstreams"].as_array().into_iter().flatten();
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    let all = response["upstreams"].as_array().into_iter().flatten();
     let all: Vec<_> = all.filter_map(|one| Spending::deserialize(one).ok()).collect();
     if all.is_empty() {
         writeln!(out, "nothing costs anything: no upstream has `cost` in proxy.yaml")?;
@@ -115,17 +115,17 @@ fn row(spending: &Spending, when: &str, spent: &Spent) -> [String; 8] {
         spending.name.clone(),
         when.to_owned(),
         spent.calls.to_string(),
-        plain(spent.credits),
+        amount_text(spent.credits),
         money(spent.cost),
         calls.to_string(),
-        plain(*credits),
+        amount_text(*credits),
         money(*cost),
     ]
 }
 
 impl Budget {
     fn line(&self, name: &str) -> String {
-        let (used, credits) = (plain(self.used), plain(self.credits));
+        let (used, credits) = (amount_text(self.used), amount_text(self.credits));
         let share = (self.share * 100.0).floor();
         let state = match (self.spent, self.warns) {
             (true, _) => format!(", spent: {}", self.consequence()),
@@ -139,18 +139,18 @@ impl Budget {
         )
     }
 
-    /// What `at_limit` means.
+    /// The effect of `at_limit`.
     fn consequence(&self) -> &str {
         match self.at_limit.as_str() {
-            "stale-only" => "no calls, only what is stored, stale too",
-            "refuse" => "no calls, and nothing stale in their place",
-            "warn" => "calls go on",
+            "stale-only" => "no calls, only stored responses, also stale ones",
+            "refuse" => "no calls and no stale responses",
+            "warn" => "calls continue",
             other => other,
         }
     }
 }
 
-/// No finer than anybody plans.
+/// A time span, rounded down to seconds, minutes or days.
 fn left(seconds: u64) -> String {
     let whole = |unit: u64| duration::show(Duration::from_secs(seconds / unit * unit));
     match seconds {
@@ -160,7 +160,7 @@ fn left(seconds: u64) -> String {
     }
 }
 
-/// `12`, `12.5`: no more digits than it has.
-fn plain(amount: f64) -> String {
+/// `12`, `12.5`: without trailing zeros.
+fn amount_text(amount: f64) -> String {
     format!("{amount}")
 }

@@ -1,6 +1,6 @@
-//! `larder doctor`: which connections of a command went around larder, and why.
+//! `larder doctor`: lists the connections of a command that bypassed larder, with the likely reasons.
 //!
-//! Owns: its arguments, watching while the command runs, what is printed.
+//! Owns: its arguments, watching the command's sockets, and its output.
 //! Never touches: the command, which runs as with `larder exec`.
 
 mod report;
@@ -32,7 +32,7 @@ pub struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
     config: PathBuf,
-    /// Print what was found as one JSON line.
+    /// Print the findings as one JSON line.
     #[arg(long)]
     json: bool,
     /// The command and its arguments.
@@ -47,81 +47,80 @@ pub struct Args {
 
 const EXAMPLE: &str = "\
 The command runs with a private larder, and all its processes are watched (on
-Linux). What is found is printed to standard error when it has ended. Best
-effort: it is looked for every few milliseconds, so a connection that lived
-shorter may be missed, and UDP (HTTP/3) is not seen. The exit code is the
-command's.
+Linux). The findings are printed to standard error when it has ended. The
+sockets are scanned every few milliseconds, so a shorter connection may be
+missed, and UDP (HTTP/3) is not seen. The exit code is the command's.
 
 Example:
   larder doctor -- npm test";
 
-/// How often the sockets are looked at: nobody tells of new ones.
-const EVERY: Duration = Duration::from_millis(5);
+/// The interval between scans of the sockets: the system does not notify of new ones.
+const SCAN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a name server may take for the hosts of routes.
-const LOOK_UP: Duration = Duration::from_secs(2);
+/// The longest DNS look-up of a route's host.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs the command, watches it, and says what was seen.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
+/// Runs the command, watches it, and prints the findings.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let examine =
-        async |config: Config, world: &mut Context<'_>| examine(args, config, world).await;
-    exec::with_config("doctor", &args.config, false, world, examine)
+        async |config: Config, context: &mut Context<'_>| examine(args, config, context).await;
+    exec::with_config("doctor", &args.config, false, context, examine)
 }
 
-async fn examine(args: &Args, config: Config, world: &mut Context<'_>) -> ExitStatus {
-    let failed = |world: &mut Context<'_>, said: &str, exit| {
-        complain(world, &format!("larder doctor: {said}"), exit)
+async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> ExitStatus {
+    let failed = |context: &mut Context<'_>, message: &str, exit| {
+        print_error(context, &format!("larder doctor: {message}"), exit)
     };
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
-        Err(error) => return failed(world, &error.to_string(), ExitStatus::Failed),
+        Err(error) => return failed(context, &error.to_string(), ExitStatus::Failed),
     };
-    let no_proxy = NoProxy::of(&config, &world.env);
-    let names = names(&config).await;
-    let larder = match Instance::own(&args.config, config, world) {
+    let no_proxy = NoProxy::of(&config, &context.env);
+    let reverse_dns = reverse_dns(&config).await;
+    let larder = match Instance::own(&args.config, config, context) {
         Ok(larder) => larder,
-        Err(said) => return failed(world, &said, ExitStatus::Failed),
+        Err(message) => return failed(context, &message, ExitStatus::Failed),
     };
     let proxy = larder.proxy();
-    keep_orphans();
+    adopt_orphans();
     let (stop, watching) = watch();
-    let ended = exec::command(&args.command, &larder, &no_proxy, world, &mut signals).await;
+    let ended = exec::command(&args.command, &larder, &no_proxy, context, &mut signals).await;
     drop(stop);
     let seen = watching.await.unwrap_or_default();
-    let left = larder.leave().await;
+    let stats = larder.leave().await;
     let code = match ended {
         Ok(ExitCode(code)) => code,
-        Err(not_started) => return failed(world, &not_started.said, not_started.exit),
+        Err(error) => return failed(context, &error.said, error.exit),
     };
-    let findings = Findings::of(&seen, proxy, &names, &no_proxy, left);
+    let findings = Findings::of(&seen, proxy, &reverse_dns, &no_proxy, stats);
     let text = if args.json { findings.json().to_string() } else { findings.text() };
-    complain(world, text.trim_end(), ExitStatus::Command(code))
+    print_error(context, text.trim_end(), ExitStatus::Command(code))
 }
 
-/// The addresses of the hosts that routes name, as far as they can be found now.
-async fn names(config: &Config) -> ReverseDns {
-    let mut names = ReverseDns::default();
+/// The addresses of the hosts in routes, from `resolve` rules and DNS look-ups.
+async fn reverse_dns(config: &Config) -> ReverseDns {
+    let mut reverse_dns = ReverseDns::default();
     for rule in &config.resolve {
-        names.add_place(rule.address, &rule.host);
+        reverse_dns.add_place(rule.address, &rule.host);
     }
     for host in config.named().filter_map(|pattern| pattern.exact()) {
-        let found = timeout(LOOK_UP, tokio::net::lookup_host((host, 443))).await;
+        let found = timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, 443))).await;
         for address in found.ok().and_then(Result::ok).into_iter().flatten() {
             let ip: IpAddr = address.ip().to_canonical();
-            names.add(ip, host);
+            reverse_dns.add(ip, host);
         }
     }
-    names
+    reverse_dns
 }
 
-/// Looks at the sockets of this process's descendants until the sender is dropped.
+/// Scans the sockets of this process's descendants until the sender is dropped.
 fn watch() -> (Sender<()>, JoinHandle<Sockets>) {
     let (stop, stopped): (Sender<()>, Receiver<()>) = channel();
     let watching = tokio::task::spawn_blocking(move || {
         let mut seen = Sockets::default();
         loop {
             seen.look(std::process::id());
-            if stopped.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
+            if stopped.recv_timeout(SCAN_INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return seen;
             }
         }
@@ -129,8 +128,8 @@ fn watch() -> (Sender<()>, JoinHandle<Sockets>) {
     (stop, watching)
 }
 
-/// Processes whose parent has ended stay below this one, where they are seen.
-fn keep_orphans() {
+/// Makes this process the parent of orphaned descendants, so that they are scanned too.
+fn adopt_orphans() {
     #[cfg(target_os = "linux")]
     if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(io::Error::from)
@@ -139,8 +138,8 @@ fn keep_orphans() {
     }
 }
 
-fn complain(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // Nowhere is left to say that standard error is closed.
-    let _closed = writeln!(world.err, "{text}");
+fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
+    // If standard error is closed, the message is lost.
+    let _closed = writeln!(context.err, "{text}");
     exit
 }

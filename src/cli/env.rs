@@ -1,7 +1,7 @@
-//! `larder env`: what a command would be told, for whoever starts it otherwise.
+//! `larder env`: prints the variables of `larder exec`, for commands that are started in another way.
 //!
-//! Owns: its arguments, where the files lie that the variables name.
-//! Never touches: what each runtime is told (`launch`).
+//! Owns: its arguments, and the directory of the files that the variables name.
+//! Never touches: the variables of each runtime (`exec_env`).
 
 mod format;
 
@@ -25,20 +25,20 @@ pub struct Args {
     /// The configuration that larder runs with.
     #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
     config: PathBuf,
-    /// For whom.
+    /// The syntax of the output.
     #[arg(long, value_enum, default_value_t = Format::Sh)]
     format: Format,
-    /// Where to write the files that the variables name (certificates, settings, shims), such as a
+    /// The directory for the files that the variables name (certificates, settings, shims), such as a
     /// volume that containers mount at the same path; else below the user's cache directory.
     #[arg(long, value_name = "DIRECTORY")]
     files: Option<PathBuf>,
 }
 
 const EXAMPLE: &str = "\
-The larder must be running. sh and fish extend what the shell has already set,
-such as NODE_OPTIONS; the other formats stand alone. A container reaches
+larder must be running. sh and fish extend variables of the shell, such as
+NODE_OPTIONS; the other formats ignore the environment. A container reaches
 larder if it shares its network (--network host, the same pod), or if `listen`
-names an address that it reaches.
+has an address that the container reaches.
 
 Examples:
   eval \"$(larder env)\"
@@ -46,28 +46,28 @@ Examples:
   larder env --format docker > larder.env; docker run --network host --env-file larder.env ...
   larder env --format k8s --files /larder-files";
 
-/// Writes the files, prints the variables.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(&args.config, &world.env) {
+/// Writes the files and prints the variables.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let config = match config::load(&args.config, &context.env) {
         Ok(config) => config,
-        Err(report) => return complain(world, &format!("{report}"), ExitStatus::Invalid),
+        Err(report) => return print_error(context, &format!("{report}"), ExitStatus::Invalid),
     };
-    let running = match discovery::find(&args.config, &config, &world.env) {
+    let running = match discovery::find(&args.config, &config, &context.env) {
         Ok(running) => running,
-        Err(missing) => {
-            let said = format!("larder env: {}", missing.said());
-            return complain(world, &said, ExitStatus::Unreachable);
+        Err(not_found) => {
+            let message = format!("larder env: {}", not_found.said());
+            return print_error(context, &message, ExitStatus::Unreachable);
         }
     };
-    match variables(args, &config, &running, &world.env) {
-        Ok(variables) => match print(args.format, &variables, world.out) {
+    match variables(args, &config, &running, &context.env) {
+        Ok(variables) => match print(args.format, &variables, context.out) {
             Ok(()) => ExitStatus::Ok,
-            // Whoever reads the output has gone: there is nobody left to tell.
+            // If the output is closed, only the exit code reports the failure.
             Err(_closed) => ExitStatus::Failed,
         },
         Err(error) => {
-            let said = format!("larder env: cannot write the files: {error}");
-            complain(world, &said, ExitStatus::Failed)
+            let message = format!("larder env: cannot write the files: {error}");
+            print_error(context, &message, ExitStatus::Failed)
         }
     }
 }
@@ -82,15 +82,15 @@ fn variables(
         fs::create_dir_all(directory)?;
         directory.clone()
     } else {
-        let lasting = embedded::env_files(caller, &args.config)?;
-        embedded::private(&lasting)?;
-        lasting
+        let cache_directory = embedded::env_files(caller, &args.config)?;
+        embedded::private(&cache_directory)?;
+        cache_directory
     };
     let directory = fs::canonicalize(directory)?;
-    let alone = Env::default();
-    let env = if args.format.is_for_shells() { caller } else { &alone };
+    let empty = Env::default();
+    let env = if args.format.is_for_shells() { caller } else { &empty };
     let no_proxy = NoProxy::of(config, env);
-    let launch = ExecEnv {
+    let exec_env = ExecEnv {
         proxy: running.proxy,
         password: None,
         ca: &running.ca,
@@ -98,17 +98,17 @@ fn variables(
         directory: &directory,
         env,
     };
-    let variables = launch.prepare()?.into_iter();
-    Ok(variables.map(|variable| once(variable, env, &directory)).collect())
+    let variables = exec_env.prepare()?.into_iter();
+    Ok(variables.map(|variable| keep_earlier(variable, env, &directory)).collect())
 }
 
-/// A shell that has asked before has variables that name these files: they are neither extended twice
-/// nor given bundles made of larder's own.
-fn once((name, value): (String, String), env: &Env, directory: &Path) -> (String, String) {
+/// Keeps the value of a variable that an earlier `larder env` of this shell set: it names these files, so it
+/// is not extended twice, and no bundle is built from larder's own.
+fn keep_earlier((name, value): (String, String), env: &Env, directory: &Path) -> (String, String) {
     let ours = directory.to_string_lossy();
-    let before = env.get(&name).filter(|before| before.contains(&*ours));
-    match before {
-        Some(before) => (name, before.to_owned()),
+    let earlier = env.get(&name).filter(|earlier| earlier.contains(&*ours));
+    match earlier {
+        Some(earlier) => (name, earlier.to_owned()),
         None => (name, value),
     }
 }
@@ -120,8 +120,8 @@ fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) ->
     out.flush()
 }
 
-fn complain(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // Nowhere is left to say that standard error is closed.
-    let _closed = writeln!(world.err, "{text}");
+fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
+    // If standard error is closed, the message is lost.
+    let _closed = writeln!(context.err, "{text}");
     exit
 }

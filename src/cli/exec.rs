@@ -1,7 +1,7 @@
-//! `larder exec`: a command that uses larder, whatever it is written in.
+//! `larder exec`: runs a command that uses larder, in any language.
 //!
-//! Owns: its arguments, the order of starting and ending, what is printed at the end.
-//! Never touches: what each runtime is told (`launch`), how requests are served.
+//! Owns: its arguments, the order of start and end, the summary at the end.
+//! Never touches: the variables of each runtime (`exec_env`), the handling of requests.
 
 mod caller_proof;
 pub(super) mod child;
@@ -36,17 +36,17 @@ pub struct Args {
     /// The configuration.
     #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
     config: PathBuf,
-    /// Keep the command working should larder die: a private larder runs in a process of its own, and
-    /// until it is back everything goes straight to its origin.
+    /// Keep the command working if larder crashes: a private larder runs in a separate process, and
+    /// until it is restarted, requests go directly to their origins.
     #[arg(long)]
     fallback_direct: bool,
-    /// Print nothing at the end.
+    /// Print no summary at the end.
     #[arg(long)]
     quiet: bool,
-    /// Print what is counted at the end as one JSON line, to standard error.
+    /// Print the summary as one JSON line, to standard error.
     #[arg(long, conflicts_with = "quiet")]
     json: bool,
-    /// Log as the configuration says, not only warnings and errors.
+    /// Log at the level of the configuration, not only warnings and errors.
     #[arg(long, short)]
     verbose: bool,
     /// The command and its arguments.
@@ -60,147 +60,150 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-The larder that runs with this configuration is used; if none does, a private
-one is started for as long as the command runs, for its user and root alone.
-What it stores lasts: it lies below $XDG_CACHE_HOME/larder (~/.cache/larder).
+The command uses the larder that runs with this configuration. If none runs, a
+private one is started for as long as the command runs, for its user and root
+only. Its store is kept below $XDG_CACHE_HOME/larder (~/.cache/larder).
 
-The exit code is the command's: 128+n where signal n ended it, 127 where there
-is no such command, 126 where it cannot be started; 1 and 3 also where larder
-could not start.
+The exit code is the command's: 128+n if signal n ended it, 127 if there is no
+such command, 126 if it cannot be started; 1 and 3 also if larder could not
+start.
 
 Examples:
   larder exec -- python app.py
   larder exec --config api.yaml -- npm test";
 
-/// Runs the command, waits for it, and ends as it ended.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let through =
-        async |config: Config, world: &mut Context<'_>| through(args, config, world).await;
-    with_config("exec", &args.config, args.verbose, world, through)
+/// Runs the command, waits for it, and returns its exit code.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let work =
+        async |config: Config, context: &mut Context<'_>| run_command(args, config, context).await;
+    with_config("exec", &args.config, args.verbose, context, work)
 }
 
-/// Does `work` for `larder VERB` with the configuration at `file`, on threads of its own.
+/// Runs `work` of `larder VERB` with the configuration at `file`, on a new runtime.
 pub(super) fn with_config(
     verb: &str,
     file: &Path,
     verbose: bool,
-    world: &mut Context<'_>,
+    context: &mut Context<'_>,
     work: impl AsyncFnOnce(Config, &mut Context<'_>) -> ExitStatus,
 ) -> ExitStatus {
-    let config = match config::load(file, &world.env) {
+    let config = match config::load(file, &context.env) {
         Ok(config) => config,
-        Err(report) => return complain(world, &format!("{report}"), ExitStatus::Invalid),
+        Err(report) => return print_error(context, &format!("{report}"), ExitStatus::Invalid),
     };
     embedded::log(&config, verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let said = format!("larder {verb}: cannot start its threads: {error}");
-            return complain(world, &said, ExitStatus::Failed);
+            let message = format!("larder {verb}: cannot start its threads: {error}");
+            return print_error(context, &message, ExitStatus::Failed);
         }
     };
-    let exit = runtime.block_on(work(config, world));
-    // A look-up that hangs must not keep the process.
+    let exit = runtime.block_on(work(config, context));
+    // A DNS look-up that hangs must not keep the process alive.
     runtime.shutdown_background();
     exit
 }
 
-async fn through(args: &Args, config: Config, world: &mut Context<'_>) -> ExitStatus {
-    // From here on a signal is for the command: without one there is nothing to leave behind.
+async fn run_command(args: &Args, config: Config, context: &mut Context<'_>) -> ExitStatus {
+    // From here on, signals are forwarded to the command. Before it starts, there is nothing to clean up.
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
         Err(error) => {
-            let said = format!("larder exec: cannot listen for signals: {error}");
-            return complain(world, &said, ExitStatus::Failed);
+            let message = format!("larder exec: cannot listen for signals: {error}");
+            return print_error(context, &message, ExitStatus::Failed);
         }
     };
-    let no_proxy = NoProxy::of(&config, &world.env);
-    tell_what_is_not_spared(args, &no_proxy, world);
+    let no_proxy = NoProxy::of(&config, &context.env);
+    print_no_proxy_changes(args, &no_proxy, context);
     let found = if args.fallback_direct {
-        Instance::guarded(&args.config, config, args.verbose, world).await
+        Instance::guarded(&args.config, config, args.verbose, context).await
     } else {
-        Instance::find(&args.config, config, world)
+        Instance::find(&args.config, config, context)
     };
     let larder = match found {
         Ok(larder) => larder,
-        Err(said) => return complain(world, &format!("larder exec: {said}"), ExitStatus::Failed),
+        Err(message) => {
+            return print_error(context, &format!("larder exec: {message}"), ExitStatus::Failed);
+        }
     };
     let before = larder.page();
-    let ended = command(&args.command, &larder, &no_proxy, world, &mut signals).await;
+    let ended = command(&args.command, &larder, &no_proxy, context, &mut signals).await;
     let exit = match ended {
         Ok(ExitCode(code)) => ExitStatus::Command(code),
-        Err(SpawnError { said, exit }) => {
+        Err(SpawnError { said: message, exit }) => {
             larder.leave().await;
-            return complain(world, &format!("larder exec: {said}"), exit);
+            return print_error(context, &format!("larder exec: {message}"), exit);
         }
     };
     let shared = larder.is_shared();
-    let left = larder.leave().await;
+    let stats = larder.leave().await;
     if !args.quiet {
-        let mut counts = Counts::of(&left.page).since(&Counts::of(&before));
-        counts.tunnelled = left.tunnelled.into_iter().map(|(host, _)| host).collect();
+        let mut counts = Counts::of(&stats.page).since(&Counts::of(&before));
+        counts.tunnelled = stats.tunnelled.into_iter().map(|(host, _)| host).collect();
         let text = if args.json { counts.json(shared).to_string() } else { counts.lines(shared) };
-        tell_as_it_is(world, &text);
+        print_line(context, &text);
     }
     exit
 }
 
-/// Why the command did not run.
+/// The reason why the command did not run.
 pub(super) struct SpawnError {
     pub(super) said: String,
     pub(super) exit: ExitStatus,
 }
 
-/// Starts the command and waits for its end. What was written for it is gone when this returns.
+/// Starts the command and waits for its end. The files that were written for it are removed before this
+/// returns.
 pub(super) async fn command(
     command: &[OsString],
     larder: &Instance,
     no_proxy: &NoProxy,
-    world: &Context<'_>,
+    context: &Context<'_>,
     signals: &mut Signals,
 ) -> Result<ExitCode, SpawnError> {
-    let unwritten = |error: &io::Error| SpawnError {
+    let write_error = |error: &io::Error| SpawnError {
         said: format!("cannot write the files that the command needs: {error}"),
         exit: ExitStatus::Failed,
     };
-    let scratch =
-        TempDir::new(&world.env, Clock::system().now()).map_err(|error| unwritten(&error))?;
-    let launch = ExecEnv {
+    let temp_dir =
+        TempDir::new(&context.env, Clock::system().now()).map_err(|error| write_error(&error))?;
+    let exec_env = ExecEnv {
         proxy: larder.proxy(),
         password: larder.password(),
         ca: larder.ca(),
         no_proxy,
-        directory: scratch.path(),
-        env: &world.env,
+        directory: temp_dir.path(),
+        env: &context.env,
     };
-    let variables = launch.prepare().map_err(|error| unwritten(&error))?;
-    let started = child::start(command, &variables);
-    let mut child =
-        started.map_err(|(said, code)| SpawnError { said, exit: ExitStatus::Command(code) })?;
+    let variables = exec_env.prepare().map_err(|error| write_error(&error))?;
+    let spawned = child::start(command, &variables);
+    let mut child = spawned
+        .map_err(|(message, code)| SpawnError { said: message, exit: ExitStatus::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)
 }
 
-/// A route that names what is usually spared is meant; the caller's own words were set aside for it.
-fn tell_what_is_not_spared(args: &Args, no_proxy: &NoProxy, world: &mut Context<'_>) {
+/// Prints the hosts that were removed from NO_PROXY: a route that names a host overrides the caller's entry.
+fn print_no_proxy_changes(args: &Args, no_proxy: &NoProxy, context: &mut Context<'_>) {
     if args.quiet || no_proxy.left_out().is_empty() {
         return;
     }
     let hosts = no_proxy.left_out().join(", ");
-    tell(world, &format!("not in NO_PROXY, since a route names it: {hosts}"));
+    tell(context, &format!("not in NO_PROXY, since a route names it: {hosts}"));
 }
 
-/// A line of larder's own among those of the command.
-fn tell(world: &mut Context<'_>, said: &str) {
-    tell_as_it_is(world, &format!("larder: {said}"));
+/// Prints a note of larder's own to standard error, between the lines of the command.
+fn tell(context: &mut Context<'_>, message: &str) {
+    print_line(context, &format!("larder: {message}"));
 }
 
-fn tell_as_it_is(world: &mut Context<'_>, text: &str) {
-    // Nobody reads standard error: the command may be of use all the same.
-    let _told = writeln!(world.err, "{text}");
+fn print_line(context: &mut Context<'_>, text: &str) {
+    // If standard error is closed, the command runs all the same.
+    let _written = writeln!(context.err, "{text}");
 }
 
-fn complain(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // Nowhere is left to say that standard error is closed.
-    let _closed = writeln!(world.err, "{text}");
+fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
+    // If standard error is closed, the message is lost.
+    let _closed = writeln!(context.err, "{text}");
     exit
 }

@@ -1,6 +1,6 @@
-//! `larder fake`: a fake API on this machine, to try larder against.
+//! `larder fake`: runs a fake API on this machine, to try larder with it.
 //!
-//! Owns: its arguments and what it prints. Never touches: what the fake answers.
+//! Owns: its arguments and its output. Never touches: the responses of the fake.
 
 mod coinmarketcap;
 mod discord;
@@ -23,45 +23,45 @@ pub struct Args {
     api: Api,
 }
 
-/// Which API.
+/// The available fake APIs.
 #[derive(Debug, clap::Subcommand)]
 enum Api {
-    /// Discord: roles, members, users; changes on request, fails on request.
+    /// Discord: roles, members, users; data changes and faults on request.
     #[command(after_help = discord::help())]
     Discord(discord::Args),
-    /// CoinMarketCap: quotes of coins that are made up, limits, error codes, a bill.
+    /// CoinMarketCap: quotes of invented coins, limits, error codes, billing.
     #[command(name = "coinmarketcap", after_help = coinmarketcap::help())]
     CoinMarketCap(coinmarketcap::Args),
 }
 
-/// What a newcomer is told about an API.
+/// The data for the quick start of an API.
 struct QuickStart {
-    /// As it is called in JSON.
+    /// Its name in JSON.
     api: &'static str,
-    /// As people call it.
+    /// Its display name.
     name: &'static str,
-    /// The host it stands for in examples.
+    /// Its host name in examples.
     host: &'static str,
-    /// A path worth asking.
+    /// A path for the example request.
     path: &'static str,
-    /// What curl needs beside the URL.
+    /// The arguments that curl needs in addition to the URL.
     fields: &'static str,
 }
 
-/// Runs a fake until it is told to stop.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
+/// Runs a fake until SIGINT or SIGTERM.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let ended = runtime.and_then(|runtime| {
         runtime.block_on(async {
             let stop = interrupted()?;
-            args.api.serve(world.out, stop).await
+            args.api.serve(context.out, stop).await
         })
     });
     match ended {
         Ok(()) => ExitStatus::Ok,
         Err(error) => {
-            let (lesson, listen) = args.api.place();
-            complain(world.err, lesson.name, listen, &error);
+            let (quick_start, listen) = args.api.quick_start();
+            print_error(context.err, quick_start.name, listen, &error);
             ExitStatus::Failed
         }
     }
@@ -79,7 +79,7 @@ impl Api {
         }
     }
 
-    fn place(&self) -> (&'static QuickStart, SocketAddr) {
+    fn quick_start(&self) -> (&'static QuickStart, SocketAddr) {
         match self {
             Self::Discord(args) => (&discord::LESSON, args.listen),
             Self::CoinMarketCap(args) => (&coinmarketcap::LESSON, args.listen),
@@ -88,17 +88,17 @@ impl Api {
 }
 
 async fn serve<A: api::Api>(
-    lesson: &QuickStart,
+    quick_start: &QuickStart,
     fake: FakeServer<A>,
     json: bool,
     out: &mut dyn Write,
     stop: impl Future<Output = ()>,
 ) -> io::Result<()> {
     if json {
-        let listening = serde_json::json!({ "api": lesson.api, "listen": fake.addr });
+        let listening = serde_json::json!({ "api": quick_start.api, "listen": fake.addr });
         writeln!(out, "{listening}")?;
     } else {
-        lesson.teach(out, fake.addr)?;
+        quick_start.print(out, fake.addr)?;
     }
     out.flush()?;
     stop.await;
@@ -107,11 +107,11 @@ async fn serve<A: api::Api>(
 }
 
 impl QuickStart {
-    /// Three lines from nothing to an answer out of the store, and how to break it.
-    fn teach(&self, out: &mut dyn Write, addr: SocketAddr) -> io::Result<()> {
+    /// Prints the commands to request it directly and through larder, and to inject faults.
+    fn print(&self, out: &mut dyn Write, addr: SocketAddr) -> io::Result<()> {
         let Self { name, host, path, fields, api: _ } = self;
         writeln!(out, "The fake {name} listens on http://{addr}")?;
-        writeln!(out, "  ask it:          curl {fields}'http://{addr}{path}'")?;
+        writeln!(out, "  request it:      curl {fields}'http://{addr}{path}'")?;
         writeln!(
             out,
             "  through larder:  put `resolve: {{ {host}: \"{addr}\" }}` into proxy.yaml, \
@@ -132,18 +132,18 @@ impl QuickStart {
     }
 }
 
-/// One line that names the address and what to do.
-fn complain(err: &mut dyn Write, name: &str, listen: SocketAddr, error: &io::Error) {
+/// Prints one line with the address, the error and the fix.
+fn print_error(err: &mut dyn Write, name: &str, listen: SocketAddr, error: &io::Error) {
     let advice = if error.kind() == io::ErrorKind::AddrInUse {
         "; choose another one with --listen"
     } else {
         ""
     };
-    // If stderr is gone, the exit code still tells.
+    // If standard error is closed, only the exit code reports the failure.
     writeln!(err, "larder: no fake {name} on {listen}: {error}{advice}").unwrap_or_default();
 }
 
-/// Ends with SIGINT or SIGTERM.
+/// A future that ends with SIGINT or SIGTERM.
 fn interrupted() -> io::Result<impl Future<Output = ()>> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

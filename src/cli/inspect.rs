@@ -1,7 +1,7 @@
-//! `larder inspect`: everything about the stored answers of one URL or key, but their bodies.
+//! `larder inspect`: prints the stored responses of one URL or key, without their bodies.
 //!
-//! Owns: its arguments and what it prints. Never touches: what is stored; what is secret was masked
-//! by the larder that tells it.
+//! Owns: its arguments and its output. Never touches: the store; the masking of secrets, which the running
+//! larder has done.
 
 use std::io::{self, Write};
 
@@ -15,11 +15,11 @@ use crate::cli::{Context, ExitStatus};
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, group = clap::ArgGroup::new("what").required(true))]
 pub struct Args {
-    /// The URL. One below a mount of larder's is the one that it is sent on as.
+    /// The URL. A URL below a mount selects the URL to which the mount rewrites it.
     #[arg(group = "what")]
     url: Option<String>,
-    /// The URL of an entry with this `key`, as `larder ls --json` shows it: for a URL that is not
-    /// shown whole.
+    /// Select the URL of the entry with this `key`, as `larder ls --json` shows it. Use this for a URL
+    /// with a masked secret.
     #[arg(long, group = "what", value_name = "KEY")]
     key: Option<String>,
     /// Print JSON.
@@ -30,50 +30,51 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-Each variant and each user's own answer stands for itself. Exits 1 where
-nothing is stored.
+Each variant and each user's response is listed separately. The exit code is 1
+if no response is stored.
 
 Examples:
   larder inspect http://api.example/v1/coins
   larder inspect --key 0f3c9a62d1b84e7795a1c2d3e4f50617";
 
-/// Prints a block for each stored answer.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&world.env);
+/// Prints a block for each stored response.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let found = args.at.find(&context.env);
     let which = match (&args.url, &args.key) {
         (Some(url), _) => Which::Url(url),
         (None, Some(key)) => Which::Key(key),
         (None, None) => Which::All,
     };
-    let outcome = found.and_then(|larder| entry::fetch(&larder, which, MOST, true));
-    let nothing = outcome.as_ref().is_ok_and(|answer| answer["entries"] == Value::Array(vec![]));
-    let told = |answer: &Value, out: &mut dyn Write| told(args, answer, out);
-    let exit = admin_client::print_result("inspect", args.json, outcome, world, told);
-    if nothing { ExitStatus::Failed } else { exit }
+    let outcome = found.and_then(|larder| entry::fetch(&larder, which, MAX_ENTRIES, true));
+    let is_empty =
+        outcome.as_ref().is_ok_and(|response| response["entries"] == Value::Array(vec![]));
+    let print = |response: &Value, out: &mut dyn Write| print(args, response, out);
+    let exit = admin_client::print_result("inspect", args.json, outcome, context, print);
+    if is_empty { ExitStatus::Failed } else { exit }
 }
 
-fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, answer)) {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}\n")?;
     }
-    let entries = Entry::all(answer);
+    let entries = Entry::all(response);
     if entries.is_empty() {
-        writeln!(out, "nothing is stored of it")?;
+        writeln!(out, "no response is stored for it")?;
     }
-    for (at, entry) in entries.iter().enumerate() {
-        if at > 0 {
+    for (index, entry) in entries.iter().enumerate() {
+        if index > 0 {
             writeln!(out)?;
         }
-        block(entry, out)?;
+        print_block(entry, out)?;
     }
-    if !answer["next"].is_null() {
+    if !response["next"].is_null() {
         writeln!(out, "\n… and more")?;
     }
     Ok(ExitStatus::Ok)
 }
 
-fn block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
-    let route = entry.route.clone().unwrap_or_else(|| "none: it is not served any more".to_owned());
+fn print_block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
+    let route = entry.route.clone().unwrap_or_else(|| "none: it is no longer served".to_owned());
     let vary = if entry.vary.is_empty() { "-".to_owned() } else { entry.vary.join(", ") };
     let lines = [
         ("status", entry.status.to_string()),
@@ -98,5 +99,5 @@ fn block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// How many answers are printed.
-const MOST: usize = 10_000;
+/// The largest number of printed responses.
+const MAX_ENTRIES: usize = 10_000;

@@ -1,6 +1,6 @@
-//! `larder ls`: what is stored.
+//! `larder ls`: lists the stored responses.
 //!
-//! Owns: its arguments and its table. Never touches: what is stored.
+//! Owns: its arguments and its table. Never touches: the store.
 
 use std::io::{self, Write};
 
@@ -15,10 +15,11 @@ use crate::semantics::redaction::HIDDEN;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Only the answers of this URL, or of the one that it stands for below a mount.
+    /// List only the responses of this URL. A URL below a mount selects the URL to which the mount
+    /// rewrites it.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// At most so many.
+    /// The largest number of listed responses.
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
     /// Print JSON.
@@ -29,45 +30,42 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-TTL is what is left of an answer's freshness under the configuration in force.
+TTL is the remaining freshness of a response under the current configuration.
 
 Examples:
   larder ls
   larder ls --url http://api.example/v1/coins --json";
 
-/// Prints a line for each stored answer.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&world.env);
+/// Prints a line for each stored response.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let found = args.at.find(&context.env);
     let which = args.url.as_deref().map_or(Which::All, Which::Url);
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, args.limit.max(1), false));
-    admin_client::print_result("ls", args.json, outcome, world, |answer, out| {
-        told(args, answer, out)
+    admin_client::print_result("ls", args.json, outcome, context, |response, out| {
+        print(args, response, out)
     })
 }
 
-fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, answer)) {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}")?;
     }
-    let entries = Entry::all(answer);
+    let entries = Entry::all(response);
     if entries.is_empty() {
         writeln!(out, "nothing is stored")?;
         return Ok(ExitStatus::Ok);
     }
     table::print(HEADS, entries.iter().map(row).collect(), out)?;
     if entries.iter().any(|entry| entry.url.contains(HIDDEN)) {
-        writeln!(
-            out,
-            "a URL that is not shown whole is inspected and purged by its key: larder ls --json"
-        )?;
+        writeln!(out, "inspect and purge a URL with a masked secret by its key: larder ls --json")?;
     }
-    if !answer["next"].is_null() {
+    if !response["next"].is_null() {
         writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;
     }
     Ok(ExitStatus::Ok)
 }
 
-/// The URL last: it is of any length.
+/// The column heads. The URL is last, since it can have any length.
 const HEADS: [&str; 8] = ["STATUS", "SCOPE", "AGE", "TTL", "SIZE", "TIERS", "ROUTE", "URL"];
 
 fn row(entry: &Entry) -> [String; 8] {

@@ -1,6 +1,6 @@
-//! `larder mode`: the master switch of a running larder.
+//! `larder mode`: prints or sets the mode of a running larder.
 //!
-//! Owns: its arguments and what it prints. Never touches: what a mode does.
+//! Owns: its arguments and its output. Never touches: the effect of a mode.
 
 use std::io::{self, Write};
 
@@ -15,7 +15,7 @@ use crate::policy::Mode;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// The mode to turn to; none: tell the one in force.
+    /// The new mode. Without it, the current mode is printed.
     #[arg(value_parser = PossibleValuesParser::new(Mode::ALL.map(Mode::token)))]
     mode: Option<String>,
     /// Print JSON.
@@ -26,27 +26,27 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-  cache     as the routes say
-  bypass    every request passes through: nothing is read from the store or put into it
-  offline   only from the store, stale answers too: no API is asked
+  cache     as the routes specify
+  bypass    every request passes through: the store is neither read nor written
+  offline   only from the store, also stale responses: no API is called
 
-It lasts until the next turn or restart, or until a reload brings another
-`defaults.mode`.
+The mode lasts until it is set again, until a restart, or until a reload with
+another `defaults.mode`.
 
 Example:
   larder mode bypass";
 
-/// Turns the switch, or tells how it stands.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&world.env);
+/// Sets the mode if one is given, and prints the mode.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let found = args.at.find(&context.env);
     let outcome = found.and_then(|larder| match &args.mode {
         Some(mode) => larder.put("/v1/mode", &json!({ "mode": mode })),
         None => larder.get("/v1/mode"),
     });
-    admin_client::print_result("mode", args.json, outcome, world, told)
+    admin_client::print_result("mode", args.json, outcome, context, print)
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    writeln!(out, "{}", harmless(answer["mode"].as_str().unwrap_or_default()))?;
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    writeln!(out, "{}", harmless(response["mode"].as_str().unwrap_or_default()))?;
     Ok(ExitStatus::Ok)
 }

@@ -1,6 +1,6 @@
-//! `larder purge`: makes stored answers unusable, or only stale.
+//! `larder purge`: makes stored responses unusable, or stale.
 //!
-//! Owns: its arguments and what it prints. Never touches: what is stored.
+//! Owns: its arguments and its output. Never touches: the store.
 
 use std::io::{self, Write};
 
@@ -14,20 +14,20 @@ use crate::cli::{Context, ExitStatus};
 #[command(after_help = EXAMPLE, group = clap::ArgGroup::new("what").required(true))]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Args {
-    /// The URL: all its variants, of all users. It is no pattern. One below a mount of larder's is the
-    /// one that it is sent on as.
+    /// Purge this URL: all its variants, of all users. It is not a pattern. A URL below a mount selects
+    /// the URL to which the mount rewrites it.
     #[arg(group = "what")]
     url: Option<String>,
-    /// The URL of an entry with this `key`, as `larder ls --json` shows it.
+    /// Purge the URL of the entry with this `key`, as `larder ls --json` shows it.
     #[arg(long, group = "what", value_name = "KEY")]
     key: Option<String>,
-    /// Everything that is stored.
+    /// Purge all stored responses.
     #[arg(long, group = "what")]
     all: bool,
-    /// Make it stale instead: it is revalidated, and stands in for errors meanwhile.
+    /// Make the responses stale instead: they are revalidated, and can be served on errors until then.
     #[arg(long)]
     soft: bool,
-    /// Only count.
+    /// Only count the responses.
     #[arg(long)]
     dry_run: bool,
     /// Print JSON.
@@ -43,36 +43,36 @@ Examples:
   larder purge --key 0f3c9a62d1b84e7795a1c2d3e4f50617
   larder purge --all --soft --dry-run";
 
-/// Asks for the purge and prints how many answers it reached.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let what = match (&args.url, &args.key) {
+/// Requests the purge and prints the number of purged responses.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let target = match (&args.url, &args.key) {
         (Some(url), _) => entry::checked(url).map(|url| json!({ "url": url.to_string() })),
         (None, Some(key)) => entry::checked_key(key).map(|key| json!({ "key": key })),
         (None, None) => Ok(json!({ "all": true })),
     };
-    let outcome = what.and_then(|mut body| {
+    let outcome = target.and_then(|mut body| {
         body["soft"] = args.soft.into();
         body["dry_run"] = args.dry_run.into();
-        args.at.find(&world.env)?.post("/v1/purge", &body)
+        args.at.find(&context.env)?.post("/v1/purge", &body)
     });
-    admin_client::print_result("purge", args.json, outcome, world, |answer, out| {
-        told(args, answer, out)
+    admin_client::print_result("purge", args.json, outcome, context, |response, out| {
+        print(args, response, out)
     })
 }
 
-fn told(args: &Args, answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    let count = answer["count"].as_u64().unwrap_or_default();
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    let count = response["count"].as_u64().unwrap_or_default();
     let done = match (args.soft, args.dry_run) {
         (false, false) => "purged",
         (true, false) => "made stale:",
         (false, true) => "would purge",
         (true, true) => "would make stale:",
     };
-    let answers = if count == 1 { "answer" } else { "answers" };
-    let of =
+    let noun = if count == 1 { "response" } else { "responses" };
+    let of_url =
         args.url.as_deref().map(|url| format!(" of {}", entry::shown(url))).unwrap_or_default();
-    let sent_as = answer["sent_as"].as_str().map(harmless);
+    let sent_as = response["sent_as"].as_str().map(harmless);
     let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
-    writeln!(out, "{done} {count} stored {answers}{of}{sent_as}")?;
+    writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")?;
     Ok(ExitStatus::Ok)
 }

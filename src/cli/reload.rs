@@ -1,6 +1,6 @@
-//! `larder reload`: has a running larder read its configuration again.
+//! `larder reload`: makes a running larder read its configuration again.
 //!
-//! Owns: its arguments and what it prints. Never touches: what a configuration means.
+//! Owns: its arguments and its output. Never touches: the meaning of the configuration.
 
 use std::io::{self, Write};
 
@@ -21,24 +21,24 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-The file is the one that `larder run` was given. What is wrong in it is told,
-and the configuration that was in force stays in force. SIGHUP does the same.
+The file is the argument of `larder run`. If it is invalid, its problems are
+printed and the current configuration stays active. SIGHUP does the same.
 
 Example:
   larder check proxy.yaml && larder reload";
 
-/// Asks for it and prints what is in force then.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&world.env);
+/// Requests the reload, and prints the number of routes and the warnings.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let found = args.at.find(&context.env);
     let outcome = found.and_then(|larder| larder.post("/v1/config/reload", &json!({})));
-    admin_client::print_result("reload", args.json, outcome, world, told)
+    admin_client::print_result("reload", args.json, outcome, context, print)
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    let routes = answer["routes"].as_u64().unwrap_or_default();
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    let routes = response["routes"].as_u64().unwrap_or_default();
     writeln!(out, "reloaded: {routes} route{}", if routes == 1 { "" } else { "s" })?;
-    for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        writeln!(out, "  {}", harmless(note))?;
+    for warning in response["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        writeln!(out, "  {}", harmless(warning))?;
     }
     Ok(ExitStatus::Ok)
 }

@@ -1,7 +1,7 @@
-//! `larder run`: the proxy, until it is told to stop.
+//! `larder run`: runs the proxy until a signal stops it.
 //!
-//! Owns: its arguments, what is printed at start, signals, where its listening sockets come from.
-//! Never touches: how requests are served.
+//! Owns: its arguments, the output at the start, signals, the source of its listening sockets.
+//! Never touches: the handling of requests.
 
 use std::io::{self, Write};
 use std::net::TcpListener;
@@ -27,32 +27,32 @@ pub struct Args {
     #[command(flatten)]
     config: Named,
     /// Replace the larder that runs with this store, without dropping a connection: it hands its
-    /// listening sockets over, finishes what is in flight, and exits. Starts as usual if none runs.
+    /// listening sockets over, finishes its requests, and exits. If none runs, start as usual.
     #[arg(long)]
     take_over: bool,
-    /// Print where it listens as JSON instead of the lines to copy.
+    /// Print the addresses as JSON instead of the lines to copy.
     #[arg(long)]
     json: bool,
 }
 
-/// Runs until SIGTERM or SIGINT, then finishes what is in flight; a second signal ends at once.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(args.config.path(), &world.env) {
+/// Runs until SIGTERM or SIGINT, then finishes the requests in flight; a second signal ends at once.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let config = match config::load(args.config.path(), &context.env) {
         Ok(config) => config,
         Err(report) => {
-            complain(world, &format!("{report}"));
+            print_error(context, &format!("{report}"));
             return ExitStatus::Invalid;
         }
     };
     log::install(&config.log);
     descriptors::raise(config.limits.connections);
-    // The database below makes its files as the system says.
+    // The database library creates its files with the default permissions.
     lock::keep_files_private();
-    // Before there are threads: it takes variables out of the environment.
-    let given = match of_supervisor() {
+    // Before any thread starts, since this removes variables from the environment.
+    let given = match supervisor_sockets() {
         Ok(given) => given,
         Err(error) => {
-            complain(world, &format!("larder: cannot use what LISTEN_FDS names: {error}"));
+            print_error(context, &format!("larder: cannot use the sockets of LISTEN_FDS: {error}"));
             return ExitStatus::Failed;
         }
     };
@@ -60,7 +60,7 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(world, &format!("larder: cannot start its threads: {error}"));
+            print_error(context, &format!("larder: cannot start its threads: {error}"));
             return ExitStatus::Failed;
         }
     };
@@ -68,22 +68,22 @@ pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
         let mut signals = match Signals::new() {
             Ok(signals) => signals,
             Err(error) => {
-                complain(world, &format!("larder: cannot listen for signals: {error}"));
+                print_error(context, &format!("larder: cannot listen for signals: {error}"));
                 return ExitStatus::Failed;
             }
         };
-        match start(config, given, args, world).await {
+        match start(config, given, args, context).await {
             Ok(server) => serve(server, &mut signals).await,
             Err(exit) => exit,
         }
     });
-    // A look-up or a write that hangs must not keep the process.
+    // A DNS look-up or a write that hangs must not keep the process alive.
     runtime.shutdown_background();
     exit
 }
 
-/// The sockets that systemd, or whoever speaks its protocol, listens on for larder.
-fn of_supervisor() -> io::Result<Vec<TcpListener>> {
+/// The listening sockets from systemd, or from another supervisor with its protocol.
+fn supervisor_sockets() -> io::Result<Vec<TcpListener>> {
     let mut given = ListenFd::from_env();
     let taken = (0..given.len()).map(|index| given.take_tcp_listener(index));
     taken.filter_map(Result::transpose).collect()
@@ -94,7 +94,8 @@ struct Signals {
     term: Signal,
     int: Signal,
     hup: Signal,
-    /// A file grew beyond `ulimit -f`: the write fails, which is the store's business. Unheard it would end the process.
+    /// A file exceeds `ulimit -f`: the write fails, and the store handles the error. Without a handler, the
+    /// signal would end the process.
     _too_large: Signal,
 }
 
@@ -102,7 +103,7 @@ struct Signals {
 const FILE_TOO_LARGE: i32 = 25;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shutdown {
+enum SignalAction {
     Stop,
     Reload,
 }
@@ -117,74 +118,80 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Shutdown {
+    async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.term.recv() => Shutdown::Stop,
-            _ = self.int.recv() => Shutdown::Stop,
-            _ = self.hup.recv() => Shutdown::Reload,
+            _ = self.term.recv() => SignalAction::Stop,
+            _ = self.int.recv() => SignalAction::Stop,
+            _ = self.hup.recv() => SignalAction::Reload,
         }
     }
 
-    /// Told to stop.
+    /// Waits for a signal to stop.
     async fn stop(&mut self) {
-        while self.next().await != Shutdown::Stop {}
+        while self.next().await != SignalAction::Stop {}
     }
 }
 
-/// A server that accepts and whose predecessor, if there was one, has been told so.
+/// Starts the server, and notifies the predecessor, if there is one, that the server accepts connections.
 async fn start(
     config: Config,
     given: Vec<TcpListener>,
     args: &Args,
-    world: &mut Context<'_>,
+    context: &mut Context<'_>,
 ) -> Result<Server, ExitStatus> {
-    let failed = |world: &mut Context<'_>, error: &str| {
-        complain(world, &format!("larder: {error}"));
+    let failed = |context: &mut Context<'_>, error: &str| {
+        print_error(context, &format!("larder: {error}"));
         Err(ExitStatus::Failed)
     };
     let offer = handover::path(&config.store.path);
-    let (sockets, before) = match sockets(given, &offer, args).await {
+    let (sockets, predecessor) = match sockets(given, &offer, args).await {
         Ok(sockets) => sockets,
-        Err(error) => return failed(world, &format!("cannot take over: {error}")),
+        Err(error) => return failed(context, &format!("cannot take over: {error}")),
     };
-    let (path, env) = (args.config.path().to_owned(), world.env.clone());
+    let (path, env) = (args.config.path().to_owned(), context.env.clone());
     let source =
         ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
-    let (notes, routes) = (config.notes.clone(), config.routes.routes().len());
-    let taken_over = before.is_some();
-    let parts = ServerDeps {
+    let (warnings, routes) = (config.notes.clone(), config.routes.routes().len());
+    let taken_over = predecessor.is_some();
+    let deps = ServerDeps {
         source: Some(source),
         sockets,
         takes_over: taken_over,
         ..ServerDeps::default()
     };
-    let mut server = match Server::start(config, parts) {
+    let mut server = match Server::start(config, deps) {
         Ok(server) => server,
-        Err(error) => return failed(world, &reason(&error, &offer, args.config.path()).await),
+        Err(error) => {
+            return failed(context, &start_error(&error, &offer, args.config.path()).await);
+        }
     };
-    for note in &notes {
-        tracing::warn!("{note}");
+    for warning in &warnings {
+        tracing::warn!("{warning}");
     }
     let version = env!("CARGO_PKG_VERSION");
     tracing::info!(config = %args.config.path().display(), routes, version, "Serving");
-    if let Some(before) = before {
-        let pid = before.pid();
-        match server.take_over_from(before).await {
-            Ok(()) => tracing::info!(pid, "Took over; the larder before finishes and exits"),
-            Err(error) => tracing::warn!(pid, %error, "The larder before did not answer"),
+    if let Some(predecessor) = predecessor {
+        let pid = predecessor.pid();
+        match server.take_over_from(predecessor).await {
+            Ok(()) => tracing::info!(
+                pid,
+                "Took over; the previous larder finishes its requests and exits"
+            ),
+            Err(error) => tracing::warn!(pid, %error, "The previous larder did not respond"),
         }
     }
     if let Err(error) = server.offer(&offer, taken_over) {
         tracing::warn!(%error, "Sockets not offered: a restart will drop connections");
     }
-    let told = if args.json { report(world.out, &server) } else { teach(world.out, &server) };
-    if told.is_err() {
-        tracing::debug!("Nobody reads standard output");
+    let printed =
+        if args.json { print_json(context.out, &server) } else { print_text(context.out, &server) };
+    if printed.is_err() {
+        tracing::debug!("Standard output is closed");
     }
     Ok(server)
 }
 
-/// The listening sockets that others hold for this larder, and the larder that waits for it.
+/// The listening sockets that a supervisor or a predecessor passes to this larder, and that predecessor.
 async fn sockets(
     given: Vec<TcpListener>,
     offer: &Path,
@@ -194,18 +201,19 @@ async fn sockets(
     if !args.take_over {
         return Ok((sockets, None));
     }
-    let Some((taken, before)) = handover::take_over(offer).await? else {
+    let Some((taken, predecessor)) = handover::take_over(offer).await? else {
         tracing::info!(offer = %offer.display(), "No larder to take over from: starting as usual");
         return Ok((sockets, None));
     };
     if sockets.is_empty() {
         sockets = taken;
     }
-    Ok((sockets, Some(before)))
+    Ok((sockets, Some(predecessor)))
 }
 
-/// Why it did not start; a larder that is in the way is named with the way past it.
-async fn reason(error: &StartError, offer: &Path, config: &Path) -> String {
+/// The reason why the server did not start. If another larder has the address, the text names it and the
+/// fix.
+async fn start_error(error: &StartError, offer: &Path, config: &Path) -> String {
     if let Some(address) = error.taken()
         && let Some(pid) = handover::holder(offer, address).await
     {
@@ -218,36 +226,36 @@ async fn reason(error: &StartError, offer: &Path, config: &Path) -> String {
     error.to_string()
 }
 
-/// Until it is told to stop, or another larder has taken its place.
+/// Serves until a signal stops it, or until another larder has taken over.
 async fn serve(server: Server, signals: &mut Signals) -> ExitStatus {
-    let controls = server.controls();
+    let admin_api = server.controls();
     let replaced = loop {
         tokio::select! {
             () = server.replaced() => break true,
-            told = signals.next() => match told {
-                Shutdown::Stop => break false,
-                Shutdown::Reload => {
-                    // What became of it is in the log; nobody waits for an answer.
-                    let _told = controls.reload().await;
+            action = signals.next() => match action {
+                SignalAction::Stop => break false,
+                SignalAction::Reload => {
+                    // The result is in the log.
+                    let _reloaded = admin_api.reload().await;
                 }
             },
         }
     };
-    let leaving = async {
+    let shutdown = async {
         if replaced {
-            tracing::info!("Another larder has taken over: finishing what is in flight");
+            tracing::info!("Another larder has taken over: finishing the requests in flight");
             server.hand_over().await
         } else {
-            tracing::info!("Stopping: finishing what is in flight");
+            tracing::info!("Stopping: finishing the requests in flight");
             server.stop().await
         }
     };
     tokio::select! {
-        finished = leaving => {
+        finished = shutdown => {
             if finished {
                 tracing::info!("Stopped");
             } else {
-                tracing::warn!("Stopped; what was still in flight was cut");
+                tracing::warn!("Stopped; unfinished requests were cut");
             }
             ExitStatus::Ok
         }
@@ -255,16 +263,16 @@ async fn serve(server: Server, signals: &mut Signals) -> ExitStatus {
     }
 }
 
-/// The lines that a newcomer copies.
-fn teach(out: &mut dyn Write, server: &Server) -> io::Result<()> {
+/// Prints the addresses and the lines to copy.
+fn print_text(out: &mut dyn Write, server: &Server) -> io::Result<()> {
     if let Some(address) = server.addrs().first() {
-        let reach = if address.ip().is_unspecified() {
+        let reachable = if address.ip().is_unspecified() {
             format!("127.0.0.1:{}", address.port())
         } else {
             address.to_string()
         };
         writeln!(out, "larder listens on {}", list(server.addrs()))?;
-        writeln!(out, "export HTTP_PROXY=http://{reach} http_proxy=http://{reach}")?;
+        writeln!(out, "export HTTP_PROXY=http://{reachable} http_proxy=http://{reachable}")?;
         writeln!(out, "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1")?;
     }
     if let Some(admin) = server.admin_addr() {
@@ -273,10 +281,10 @@ fn teach(out: &mut dyn Write, server: &Server) -> io::Result<()> {
     out.flush()
 }
 
-/// The same for programs, in one line.
-fn report(out: &mut dyn Write, server: &Server) -> io::Result<()> {
-    let told = serde_json::json!({ "listen": server.addrs(), "admin": server.admin_addr() });
-    writeln!(out, "{told}")?;
+/// Prints the addresses as one JSON line.
+fn print_json(out: &mut dyn Write, server: &Server) -> io::Result<()> {
+    let value = serde_json::json!({ "listen": server.addrs(), "admin": server.admin_addr() });
+    writeln!(out, "{value}")?;
     out.flush()
 }
 
@@ -284,7 +292,7 @@ fn list(addresses: &[std::net::SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-fn complain(world: &mut Context<'_>, text: &str) {
-    // Nowhere is left to say that standard error is closed.
-    let _closed = writeln!(world.err, "{text}");
+fn print_error(context: &mut Context<'_>, text: &str) {
+    // If standard error is closed, the message is lost.
+    let _closed = writeln!(context.err, "{text}");
 }

@@ -1,6 +1,6 @@
-//! `larder schema`: the JSON Schema of proxy.yaml, for editors and for checks without larder.
+//! `larder schema`: prints the JSON Schema of proxy.yaml, for editors and for checks without larder.
 //!
-//! Owns: printing it. Never touches: what it says; a test keeps it in step with the reader.
+//! Owns: printing it. Never touches: its content; a test compares it with the configuration reader.
 
 use crate::cli::{Context, ExitStatus};
 
@@ -8,23 +8,23 @@ use crate::cli::{Context, ExitStatus};
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// It is JSON anyway.
+    /// Accepted for consistency: the output is always JSON.
     #[arg(long, hide = true)]
     json: bool,
 }
 
 const EXAMPLE: &str = "\
-An editor that speaks the YAML language server checks and completes a file that begins with
+An editor with the YAML language server checks and completes a file that begins with
   # yaml-language-server: $schema=proxy.schema.json
 
 Example:
   larder schema > proxy.schema.json";
 
-/// JSON Schema 2020-12.
+/// The JSON Schema (2020-12) of proxy.yaml.
 pub const SCHEMA: &str = include_str!("../../docs/schema/proxy.schema.json");
 
-/// Prints it.
-pub fn run(_: &Args, world: &mut Context<'_>) -> ExitStatus {
-    // Whoever reads the output has gone: there is nobody left to tell.
-    world.out.write_all(SCHEMA.as_bytes()).map_or(ExitStatus::Failed, |()| ExitStatus::Ok)
+/// Prints the schema.
+pub fn run(_: &Args, context: &mut Context<'_>) -> ExitStatus {
+    // If the output is closed, only the exit code reports the failure.
+    context.out.write_all(SCHEMA.as_bytes()).map_or(ExitStatus::Failed, |()| ExitStatus::Ok)
 }

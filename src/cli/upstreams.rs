@@ -1,6 +1,6 @@
-//! `larder upstreams`: how each upstream stands.
+//! `larder upstreams`: prints the state of each upstream.
 //!
-//! Owns: its arguments and what it prints. Never touches: why an upstream is held.
+//! Owns: its arguments and its output. Never touches: the rules for cooldowns and limits.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -24,25 +24,25 @@ pub struct Args {
 }
 
 const EXAMPLE: &str = "\
-IN FLIGHT  calls that wait for the head of their answer
-WAITING    calls that wait for their turn
-BREAKER    open: nobody is let through; half-open: one call tries
-RETRIES    in the last ten seconds, and how many there may be
-INVALID    answers that the ban guard has counted, and at how many it trips
+IN FLIGHT  calls that wait for the head of their response
+WAITING    calls in the queue
+BREAKER    open: calls are blocked; half-open: one call probes the upstream
+RETRIES    retries in the last ten seconds, and the retry budget
+INVALID    responses counted by the ban guard, and the count at which it trips
 
-Below it: what is held, why and for how long, and what is left of each limit.
-An upstream that is held is not asked: stale answers are served meanwhile,
-where a route allows them.
+Below the table: each cooldown with its reason and remaining time, and the calls
+left of each limit. During a cooldown, calls are blocked and stale responses are
+served, if a route allows them.
 
 Examples:
   larder upstreams
   larder upstreams --json";
 
-/// Prints a line for each upstream, then what is held and what is limited.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&world.env);
+/// Prints a line for each upstream, then the cooldowns and the limits.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let found = args.at.find(&context.env);
     let outcome = found.and_then(|larder| larder.get("/v1/upstreams"));
-    admin_client::print_result("upstreams", args.json, outcome, world, told)
+    admin_client::print_result("upstreams", args.json, outcome, context, print)
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,11 +88,11 @@ struct Retries {
     allowed: u64,
 }
 
-fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    let all = answer["upstreams"].as_array().into_iter().flatten();
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+    let all = response["upstreams"].as_array().into_iter().flatten();
     let all: Vec<_> = all.filter_map(|one| Upstream::deserialize(one).ok()).collect();
     if all.is_empty() {
-        writeln!(out, "no upstream is configured, and no host was asked yet")?;
+        writeln!(out, "no upstream is configured, and no host was called yet")?;
         return Ok(ExitStatus::Ok);
     }
     table::print(HEADS, all.iter().map(row).collect(), out)?;
@@ -109,11 +109,11 @@ fn told(answer: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
 const HEADS: [&str; 6] = ["UPSTREAM", "IN FLIGHT", "WAITING", "BREAKER", "RETRIES", "INVALID"];
 
 fn row(upstream: &Upstream) -> [String; 6] {
-    let unnamed = if upstream.configured { "" } else { " (no upstream)" };
+    let suffix = if upstream.configured { "" } else { " (no upstream)" };
     let nothing = || "-".to_owned();
     let invalid = upstream.ban_guard.as_ref();
     [
-        format!("{}{unnamed}", upstream.name),
+        format!("{}{suffix}", upstream.name),
         upstream.in_flight.to_string(),
         upstream.waiting.to_string(),
         upstream.breaker.clone().unwrap_or_else(nothing),
@@ -124,39 +124,39 @@ fn row(upstream: &Upstream) -> [String; 6] {
 
 fn details(upstream: &Upstream) -> Vec<String> {
     let name = &upstream.name;
-    let holds = upstream.holds.iter().map(|held| format!("{name}: {}", held.line()));
-    let limits = upstream.limits.iter().map(|limited| format!("{name}: {}", limited.line()));
-    holds.chain(limits).collect()
+    let cooldowns = upstream.holds.iter().map(|cooldown| format!("{name}: {}", cooldown.line()));
+    let limits = upstream.limits.iter().map(|limit| format!("{name}: {}", limit.line()));
+    cooldowns.chain(limits).collect()
 }
 
 impl CooldownRow {
     fn line(&self) -> String {
         let Self { reach, cause, count, .. } = self;
-        let what = if *count == 1 { reach.clone() } else { format!("{count} × {reach}") };
-        let whom = if self.firm { "nobody is let through" } else { "stale answers are served" };
-        let when = match (self.probing, self.left > 0.0) {
-            (true, _) => "until the call that tries is answered".to_owned(),
-            (false, true) => format!("for {}", shown(self.left)),
-            (false, false) => "until the next call, which tries".to_owned(),
+        let scope = if *count == 1 { reach.clone() } else { format!("{count} × {reach}") };
+        let effect = if self.firm { "calls are blocked" } else { "stale responses are served" };
+        let until = match (self.probing, self.left > 0.0) {
+            (true, _) => "until the probe call ends".to_owned(),
+            (false, true) => format!("for {}", time_text(self.left)),
+            (false, false) => "until the next call, which is the probe".to_owned(),
         };
-        format!("{what} held ({cause}): {whom} {when}")
+        format!("{scope} cooldown ({cause}): {effect} {until}")
     }
 }
 
 impl LimitRow {
     fn line(&self) -> String {
         let Self { name, limit, left, .. } = self;
-        let window = self.window.map(|window| format!(" in {}", shown(window)));
+        let window = self.window.map(|window| format!(" in {}", time_text(window)));
         format!("limit {name}: {left} of {limit} calls left{}", window.unwrap_or_default())
     }
 }
 
-/// To the second, and finer below ten of them.
-fn shown(seconds: f64) -> String {
+/// A time span, rounded down to seconds, or to milliseconds below ten seconds.
+fn time_text(seconds: f64) -> String {
     let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    let fine = time < Duration::from_secs(10);
+    let is_short = time < Duration::from_secs(10);
     let rounded =
-        if fine { time.as_millis() * 1_000_000 } else { u128::from(time.as_secs()) * SECOND };
+        if is_short { time.as_millis() * 1_000_000 } else { u128::from(time.as_secs()) * SECOND };
     duration::show(Duration::from_nanos(u64::try_from(rounded).unwrap_or(u64::MAX)))
 }
 

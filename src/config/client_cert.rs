@@ -1,7 +1,7 @@
-//! The certificate that larder shows to an origin that asks who it is.
+//! The client certificate that larder presents to an origin (mutual TLS).
 //!
-//! Owns: which certificates and keys are taken, and that no key is ever printed.
-//! Never touches: files and who may read them (`resolve`), connections.
+//! Owns: which certificates and keys are accepted; the key is never printed.
+//! Never touches: files and their permissions (`resolve`), connections.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-/// A chain, larder's own certificate first, and its key: both in DER. Prints without the key.
+/// A certificate chain, larder's own certificate first, and its key: both in DER. `Debug` omits the key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ClientCert(Arc<ClientCertKeyPair>);
 
@@ -21,35 +21,35 @@ struct ClientCertKeyPair {
     key: Vec<u8>,
 }
 
-/// Why a pair was refused. Never repeats any of it.
+/// Why a pair was refused. Never contains any of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientCertError {
-    /// No PEM of a certificate.
-    #[error("holds no certificate")]
+    /// The file has no PEM certificate.
+    #[error("contains no certificate")]
     NoCertificate,
-    /// PEM of something that is no certificate.
-    #[error("holds a certificate that cannot be read")]
+    /// The PEM content is not a valid certificate.
+    #[error("contains a certificate that cannot be read")]
     Certificate,
-    /// A certificate that no TLS library takes.
-    #[error("holds a certificate that TLS cannot be done with")]
+    /// The TLS library does not support the certificate.
+    #[error("contains a certificate that cannot be used for TLS")]
     Unfit,
-    /// No PEM of a key.
-    #[error("holds no private key")]
+    /// The file has no PEM private key.
+    #[error("contains no private key")]
     NoKey,
-    /// A key under a passphrase.
-    #[error("holds a private key under a passphrase, and nobody is there to type it")]
+    /// The private key is encrypted with a passphrase.
+    #[error("contains a private key that is encrypted with a passphrase")]
     Encrypted,
-    /// A key that cannot be read, or of a kind that is not used in TLS.
-    #[error("holds a private key that TLS cannot be done with")]
+    /// The private key is invalid, or its type is not used in TLS.
+    #[error("contains a private key that cannot be used for TLS")]
     Key,
-    /// The key of another certificate.
-    #[error("holds the key of another certificate")]
+    /// The private key belongs to another certificate.
+    #[error("contains the key of another certificate")]
     Mismatch,
 }
 
 impl ClientCertError {
-    /// What to give instead.
+    /// How to fix it.
     pub fn fix(self) -> &'static str {
         match self {
             Self::NoCertificate | Self::Certificate => {
@@ -62,13 +62,13 @@ impl ClientCertError {
                 "give a PEM file with one `BEGIN PRIVATE KEY` (ECDSA, Ed25519, or RSA from 2048 bits)"
             }
             Self::Encrypted => {
-                "take the passphrase off: `(umask 077; openssl pkey -in FILE -out KEY)`"
+                "remove the passphrase: `(umask 077; openssl pkey -in FILE -out KEY)`"
             }
             Self::Mismatch => "give the key that belongs to the first certificate in `cert`",
         }
     }
 
-    /// Whether it is the file with the key that is wrong.
+    /// Whether the error is in the key file.
     pub fn is_of_key(self) -> bool {
         match self {
             Self::NoCertificate | Self::Certificate | Self::Unfit => false,
@@ -86,7 +86,7 @@ impl ClientCert {
         match CertifiedKey::from_der(chain.clone(), key, &default_provider()) {
             Ok(_pair) => {}
             Err(rustls::Error::InconsistentKeys(_)) => return Err(ClientCertError::Mismatch),
-            // A certificate that TLS cannot be done with either, such as one of X.509's first version.
+            // rustls rejects the certificate, for example X.509 v1.
             Err(rustls::Error::InvalidCertificate(_)) => return Err(ClientCertError::Unfit),
             Err(_other) => return Err(ClientCertError::Key),
         }
@@ -99,7 +99,7 @@ impl ClientCert {
         &self.0.chain
     }
 
-    /// The key itself, for handshakes.
+    /// The private key in DER, for handshakes.
     pub fn reveal(&self) -> &[u8] {
         &self.0.key
     }
@@ -115,7 +115,7 @@ fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ClientCertError> {
     let mut chain = Vec::new();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|_| ClientCertError::Certificate)?;
-        // pingora's parser panics on what it cannot read.
+        // pingora's parser panics on certificates that it cannot parse.
         if x509_parser::parse_x509_certificate(&certificate).is_err() {
             return Err(ClientCertError::Certificate);
         }
@@ -126,14 +126,14 @@ fn chain(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ClientCertError> {
 
 fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, ClientCertError> {
     let key = PrivateKeyDer::from_pem_slice(pem).map_err(|_| {
-        let says = |mark: &[u8]| pem.windows(mark.len()).any(|window| window == mark);
-        if says(b"BEGIN ENCRYPTED PRIVATE KEY") || says(b"Proc-Type: 4,ENCRYPTED") {
+        let contains = |marker: &[u8]| pem.windows(marker.len()).any(|window| window == marker);
+        if contains(b"BEGIN ENCRYPTED PRIVATE KEY") || contains(b"Proc-Type: 4,ENCRYPTED") {
             ClientCertError::Encrypted
         } else {
             ClientCertError::NoKey
         }
     })?;
-    // pingora reads it a second time, by its form alone, and panics where it cannot.
+    // pingora parses the DER again without the PEM label and panics on an error.
     PrivateKeyDer::try_from(key.secret_der().to_vec()).map_err(|_| ClientCertError::Key)
 }
 
@@ -143,7 +143,7 @@ pub(in crate::config) mod tests {
 
     use super::*;
 
-    /// A certificate and its key, as files hold them.
+    /// A certificate and its key as PEM.
     pub(in crate::config) fn pair() -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["larder.test".to_owned()]).unwrap();
@@ -151,35 +151,35 @@ pub(in crate::config) mod tests {
     }
 
     #[test]
-    fn a_pair_is_taken_and_its_key_is_never_printed() {
+    fn a_valid_pair_is_accepted_and_its_key_is_never_printed() {
         let (cert, key) = pair();
         let chain = format!("{cert}{}", pair().0);
-        let taken = ClientCert::parse(chain.as_bytes(), key.as_bytes()).unwrap();
-        assert_eq!(taken.chain().len(), 2);
-        assert_eq!(format!("{taken:?}"), "ClientCert(2 certificates, …)");
-        // One file may hold both.
+        let parsed = ClientCert::parse(chain.as_bytes(), key.as_bytes()).unwrap();
+        assert_eq!(parsed.chain().len(), 2);
+        assert_eq!(format!("{parsed:?}"), "ClientCert(2 certificates, …)");
+        // One file may contain both.
         let both = format!("{cert}{key}");
         assert!(ClientCert::parse(both.as_bytes(), both.as_bytes()).is_ok());
     }
 
     #[test]
-    fn what_cannot_be_shown_to_an_origin_is_refused_by_its_reason() {
+    fn an_unusable_pair_is_refused_with_its_reason() {
         let (cert, key) = pair();
-        let begun = |what: &str| format!("-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n");
-        let legacy = begun("RSA PRIVATE KEY").replacen('\n', "\nProc-Type: 4,ENCRYPTED\n\n", 1);
+        let pem = |what: &str| format!("-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n");
+        let legacy = pem("RSA PRIVATE KEY").replacen('\n', "\nProc-Type: 4,ENCRYPTED\n\n", 1);
         for (cert, key, error) in [
             ("", key.as_str(), ClientCertError::NoCertificate),
             (&key, &key, ClientCertError::NoCertificate),
-            (&begun("CERTIFICATE"), &key, ClientCertError::Certificate),
+            (&pem("CERTIFICATE"), &key, ClientCertError::Certificate),
             (&cert, "", ClientCertError::NoKey),
             (&cert, &cert, ClientCertError::NoKey),
-            (&cert, &begun("ENCRYPTED PRIVATE KEY"), ClientCertError::Encrypted),
+            (&cert, &pem("ENCRYPTED PRIVATE KEY"), ClientCertError::Encrypted),
             (&cert, &legacy, ClientCertError::Encrypted),
-            (&cert, &begun("PRIVATE KEY"), ClientCertError::Key),
+            (&cert, &pem("PRIVATE KEY"), ClientCertError::Key),
             (&cert, &pair().1, ClientCertError::Mismatch),
         ] {
-            let refused = ClientCert::parse(cert.as_bytes(), key.as_bytes()).unwrap_err();
-            assert_eq!(refused, error);
+            let refusal = ClientCert::parse(cert.as_bytes(), key.as_bytes()).unwrap_err();
+            assert_eq!(refusal, error);
         }
     }
 }

@@ -1,36 +1,36 @@
-//! A credential that larder shows to an origin in its clients' place.
+//! A credential that larder sends to an origin instead of its clients.
 //!
-//! Owns: that it is never printed. Never touches: where it is sent (`upstream`).
+//! Owns: the value, which is never printed. Never touches: sending it (`upstream`).
 
 use std::fmt;
 
 use http::{HeaderName, HeaderValue};
 
-/// `upstreams.*.credential`. Prints without its value.
+/// `upstreams.*.credential`. `Debug` omits the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Credential {
-    /// The field that carries it.
+    /// The request field that carries it.
     pub header: HeaderName,
-    /// The origins of web pages that may have it shown for them through the proxy, such as
-    /// `http://localhost:3000`; below a mount the mount names them.
+    /// The origins of web pages whose proxied requests may carry it, such as `http://localhost:3000`. For
+    /// requests below a mount, the mount's own list applies.
     pub allow_origins: Vec<Box<str>>,
     value: HeaderValue,
 }
 
 impl Credential {
-    /// A field with this value. It is marked as sensitive for whoever would print it.
+    /// A credential with this field and value. The value is marked as sensitive.
     pub fn new(header: HeaderName, mut value: HeaderValue) -> Self {
         value.set_sensitive(true);
         Self { header, allow_origins: Vec::new(), value }
     }
 
-    /// The same, shown for these pages too.
+    /// The same credential, also sent for requests of these web pages.
     #[must_use]
     pub fn for_pages(self, allow_origins: Vec<Box<str>>) -> Self {
         Self { allow_origins, ..self }
     }
 
-    /// The value, for the request to the origin alone.
+    /// The value, only for requests to the origin.
     pub fn reveal(&self) -> &HeaderValue {
         &self.value
     }

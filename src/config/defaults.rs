@@ -1,7 +1,7 @@
-//! What holds where the file says nothing: every default in one place.
+//! The defaults of all configuration keys, in one place.
 //!
 //! Owns: the defaults that the reference file documents (a test compares the two).
-//! Never touches: what the file says.
+//! Never touches: the content of the file.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,20 +11,20 @@ use crate::config::{
     Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls,
 };
 
-/// `listen`: only this host.
+/// `listen`: loopback only.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// `admin.listen`: only this host.
+/// `admin.listen`: loopback only.
 pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 
 /// `coalesce.wait`.
 pub const COALESCE_WAIT: Duration = Duration::from_secs(10);
 
-/// `ttl.max` where only `min` is given: RFC 9111 §1.2.2.
+/// `ttl.max` if only `min` is given: RFC 9111 §1.2.2.
 pub const LONGEST_TTL: Duration = Duration::from_secs(i32::MAX as u64);
 
-/// Query parameters whose values are secret by name alone, besides those that a word of their name tells
-/// (`semantics::redaction`); `secret_query` adds to them.
+/// Query parameters that are secret by their whole name. `semantics::redaction` also matches single words
+/// of a name; `secret_query` adds further names.
 pub const SECRET_QUERY: [&str; 9] =
     ["api_key", "apikey", "key", "token", "access_token", "secret", "sig", "signature", "password"];
 

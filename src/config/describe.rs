@@ -1,7 +1,7 @@
-//! A configuration in words.
+//! A human-readable description of a configuration.
 //!
-//! Owns: how policies and settings are told to people; secrets are never among them.
-//! Never touches: where it is printed.
+//! Owns: the texts that describe policies and settings; they never contain secrets.
+//! Never touches: the place where they are printed.
 
 mod upstream;
 
@@ -17,7 +17,7 @@ use crate::semantics::target::Scheme;
 
 pub(crate) use crate::config::describe::upstream::{conduct, hold, retry, retry_of, told};
 
-/// What a policy says, line by line: a word and what it means here.
+/// A policy, line by line: a label and its text.
 pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     let mut lines = vec![("fresh", fresh(policy))];
     lines.push(("stale", stale(policy)));
@@ -25,7 +25,7 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     lines.push(("hold", hold(policy.hold)));
     lines.push(("scope", scope(&policy.scope)));
     lines.push(("key", key(&policy.key)));
-    lines.push(("coalesce", format!("wait {} for another's answer", show(policy.coalesce_wait))));
+    lines.push(("coalesce", format!("wait {} for a fetch in flight", show(policy.coalesce_wait))));
     if !policy.targeted_cache_control.is_empty() {
         let first = format!("{} before Cache-Control", list(&policy.targeted_cache_control));
         lines.push(("targeted_cache_control", first));
@@ -38,7 +38,7 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// Who may use the listener at `address`.
+/// The clients that may use the listener at `address`.
 pub(crate) fn users(config: &Config, address: SocketAddr) -> String {
     let from = match config.access.clients.as_slice() {
         [] if address.ip().to_canonical().is_loopback() => "for this host".to_owned(),
@@ -49,7 +49,7 @@ pub(crate) fn users(config: &Config, address: SocketAddr) -> String {
     users.map_or_else(|| from.clone(), |users| format!("{from}, {} users", users.0.len()))
 }
 
-/// Who may do what on the admin listener.
+/// The permissions on the admin listener.
 pub(crate) fn admin(admin: &Admin) -> String {
     let read = match admin.allow.as_slice() {
         [] => "health and metrics".to_owned(),
@@ -61,34 +61,36 @@ pub(crate) fn admin(admin: &Admin) -> String {
 
 /// Which TLS connections are intercepted.
 pub(crate) fn interception(config: &Config) -> String {
-    let spared = &config.tls.passthrough;
-    let mut named: Vec<_> = Vec::new();
-    for host in config.named().filter(|host| !spared.iter().any(|spared| spared.covers(host))) {
-        if !named.contains(&host.to_string()) {
-            named.push(host.to_string());
+    let passthrough = &config.tls.passthrough;
+    let mut hosts: Vec<_> = Vec::new();
+    for host in
+        config.named().filter(|host| !passthrough.iter().any(|pattern| pattern.covers(host)))
+    {
+        if !hosts.contains(&host.to_string()) {
+            hosts.push(host.to_string());
         }
     }
-    match (named.as_slice(), spared.as_slice()) {
-        ([], _) => "nothing: TLS passes unseen".to_owned(),
-        (named, []) => named.join(", "),
-        (named, spared) => format!("{}; never {}", named.join(", "), list(spared)),
+    match (hosts.as_slice(), passthrough.as_slice()) {
+        ([], _) => "nothing: TLS is tunnelled".to_owned(),
+        (hosts, []) => hosts.join(", "),
+        (hosts, passthrough) => format!("{}; never {}", hosts.join(", "), list(passthrough)),
     }
 }
 
-/// What the certificate authority may vouch for.
+/// The certificate authority: its file, and the hosts for which it may issue certificates.
 pub(crate) fn authority(config: &Config) -> String {
-    let may = match config.tls.ca.constrain.as_slice() {
+    let names = match config.tls.ca.constrain.as_slice() {
         [] => "any host".to_owned(),
-        constrain => format!("{} and what is below", list(constrain)),
+        constrain => format!("{} and names below", list(constrain)),
     };
     match &config.tls.ca.files {
-        Some(files) => format!("{}, for {may}", files.cert.display()),
-        None if config.store.disk == 0 => format!("as long as larder runs, for {may}"),
-        None => format!("{}, for {may}", config.store.path.join("ca/ca.pem").display()),
+        Some(files) => format!("{}, for {names}", files.cert.display()),
+        None if config.store.disk == 0 => format!("in memory only, for {names}"),
+        None => format!("{}, for {names}", config.store.path.join("ca/ca.pem").display()),
     }
 }
 
-/// What `store` holds.
+/// The sizes and the path of the store.
 pub(crate) fn store(store: &Store) -> String {
     let show = |bytes: usize| size::show(u64::try_from(bytes).unwrap_or(u64::MAX));
     let disk = match store.disk {
@@ -96,7 +98,7 @@ pub(crate) fn store(store: &Store) -> String {
         bytes => format!("{} on disk in {}", size::show(bytes), store.path.display()),
     };
     let (memory, largest) = (show(store.memory), show(store.max_object));
-    format!("{memory} in memory, {disk}, answers up to {largest}")
+    format!("{memory} in memory, {disk}, responses up to {largest}")
 }
 
 /// One `resolve` rule.
@@ -105,7 +107,7 @@ pub(crate) fn resolve(rule: &ResolveRule) -> String {
     format!("{}{port} is reached at {}", rule.host, rule.address)
 }
 
-/// Which hosts an upstream stands for.
+/// The hosts of an upstream.
 pub(crate) fn upstream(upstream: &Upstream) -> String {
     let hosts = upstream.hosts.iter().map(|host| {
         let scheme = match host.scheme {
@@ -120,72 +122,72 @@ pub(crate) fn upstream(upstream: &Upstream) -> String {
 }
 
 fn fresh(policy: &Policy) -> String {
-    let mut said = match policy.ttl {
-        Ttl::Origin => "as the origin says".to_owned(),
-        Ttl::Fallback(ttl) => format!("as the origin says, else for {}", show(ttl)),
+    let mut text = match policy.ttl {
+        Ttl::Origin => "as the origin specifies".to_owned(),
+        Ttl::Fallback(ttl) => format!("as the origin specifies, else for {}", show(ttl)),
         Ttl::Clamp { min, max } => {
-            format!("as the origin says, but from {} to {}", show(min), show(max))
+            format!("as the origin specifies, but from {} to {}", show(min), show(max))
         }
-        Ttl::Override(ttl) => format!("for {}, whatever the origin says", show(ttl)),
-        Ttl::Forever => "for ever, whatever the origin says".to_owned(),
+        Ttl::Override(ttl) => format!("for {}, regardless of the origin", show(ttl)),
+        Ttl::Forever => "forever, regardless of the origin".to_owned(),
     };
     for (matched, ttl) in &policy.ttl_by_status {
-        said = format!("{said}; {} for {}", status(*matched), show(*ttl));
+        text = format!("{text}; {} for {}", status(*matched), show(*ttl));
     }
     if policy.ttl_jitter > 0.0 {
-        said = format!("{said}; each up to {} less", show_share(policy.ttl_jitter));
+        text = format!("{text}; each up to {} less", show_share(policy.ttl_jitter));
     }
-    said
+    text
 }
 
 fn stale(policy: &Policy) -> String {
-    let operators = policy.ttl.overrides_origin();
+    let overrides_origin = policy.ttl.overrides_origin();
     let refreshing = policy
         .stale_while_revalidate
         .map(|window| format!("{} more while a new one is fetched", show(window)));
     let on: Vec<_> = policy.stale_if_error.on.iter().map(|on| error(*on)).collect();
     let window = match policy.stale_if_error.window {
         Some(window) => show(window),
-        None if operators => "24h".to_owned(),
-        None => "as long as the origin says".to_owned(),
+        None if overrides_origin => "24h".to_owned(),
+        None => "as long as the origin specifies".to_owned(),
     };
-    let standing_in = if on.is_empty() {
+    let on_error = if on.is_empty() {
         "never in place of an error".to_owned()
     } else {
         format!("{window} in place of {}", on.join(", "))
     };
     let ends: Vec<_> = policy.stale_if_error.ends_on.iter().map(|on| status(*on)).collect();
-    let standing_in = if on.is_empty() || ends.is_empty() {
-        standing_in
+    let on_error = if on.is_empty() || ends.is_empty() {
+        on_error
     } else {
-        format!("{standing_in}, until a {}", ends.join(", "))
+        format!("{on_error}, until a {}", ends.join(", "))
     };
-    refreshing.map_or_else(|| standing_in.clone(), |first| format!("{first}; {standing_in}"))
+    refreshing.map_or_else(|| on_error.clone(), |first| format!("{first}; {on_error}"))
 }
 
 fn scope(rule: &ScopeRule) -> String {
     match rule {
-        ScopeRule::Credential => "each credential its own".to_owned(),
-        ScopeRule::Shared => "one answer for all".to_owned(),
-        ScopeRule::Header(name) => format!("each value of {name} its own"),
+        ScopeRule::Credential => "separate for each credential".to_owned(),
+        ScopeRule::Shared => "shared by all clients".to_owned(),
+        ScopeRule::Header(name) => format!("separate for each value of {name}"),
     }
 }
 
 fn key(rule: &KeyPolicy) -> String {
-    let said = match &rule.query {
+    let text = match &rule.query {
         QueryRule::All => "the whole query".to_owned(),
         QueryRule::Include(names) if names.is_empty() => "no query parameter".to_owned(),
         QueryRule::Include(names) => format!("only the query parameters {}", names.join(", ")),
         QueryRule::Exclude(names) => format!("the query without {}", names.join(", ")),
     };
-    let mut said = said;
+    let mut text = text;
     if !rule.headers.is_empty() {
-        said = format!("{said}; the fields {}", list(&rule.headers));
+        text = format!("{text}; the fields {}", list(&rule.headers));
     }
     if !rule.ignored.is_empty() {
-        said = format!("{said}; not the fields {}", list(&rule.ignored));
+        text = format!("{text}; not the fields {}", list(&rule.ignored));
     }
-    said
+    text
 }
 
 fn error(on: ErrorMatch) -> String {

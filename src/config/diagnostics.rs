@@ -1,60 +1,59 @@
-//! What is wrong with a configuration, and what is merely worth knowing: where, what, why, how to fix.
+//! Problems and warnings of a configuration: location, reason, fix.
 //!
-//! Owns: problems, notes, and how a report of them reads.
-//! Never touches: what makes a value wrong.
+//! Owns: problems, warnings, and the text of a report.
+//! Never touches: validation of values.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A place in the file. Lines and columns count from 1; line 0 is the file as a whole.
+/// A location in the file. Lines and columns count from 1; line 0 is the file as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SourceLocation {
     /// The line.
     pub line: usize,
     /// The column, in characters.
     pub column: usize,
-    /// How many characters are meant.
+    /// The number of characters.
     pub width: usize,
 }
 
-/// One problem: larder does not start with it.
+/// One problem: larder does not start with such a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where.
+    /// The location in the file.
     pub place: SourceLocation,
-    /// The key, from the top: `routes[coins].ttl`. Empty for the file as a whole.
+    /// The path of the key from the top: `routes[coins].ttl`. Empty for the file as a whole.
     pub path: String,
-    /// What is wrong, and why it matters.
+    /// The problem, and why it matters.
     pub what: String,
-    /// What to write instead.
+    /// A suggested fix.
     pub fix: String,
 }
 
-/// Why a scalar cannot be what is wanted. Never repeats the scalar, which may come from the
-/// environment.
+/// Why a scalar is not a valid value. Never contains the scalar, which may come from the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueError {
-    /// What is wanted here: "a duration such as 30s".
+    /// The expected kind of value: "a duration such as 30s".
     pub wanted: &'static str,
-    /// Goes on after the value: `means 5 months`.
+    /// The problem, printed after the value: `means 5 months`.
     pub what: String,
-    /// What to write instead. May hint at the value: shown only when that stands in the file.
+    /// A suggested fix. May reveal the value: printed only if the value is in the file itself.
     pub fix: String,
 }
 
 impl ValueError {
-    /// `what` is wrong with a value where `wanted` is wanted.
+    /// An error `what` of a value; `wanted` is the expected kind.
     pub fn new(wanted: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { wanted, what: what.into(), fix: fix.into() }
     }
 
-    /// When there is no more to say than that it is no such thing.
+    /// An error without further detail: the value is not of the kind `wanted`.
     pub fn is_not(wanted: &'static str) -> Self {
         Self::new(wanted, format!("is not {wanted}"), format!("write {wanted}"))
     }
 }
 
-/// Everything that is wrong with one file, in its order.
+/// All problems of one file, in file order.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct Report {
     name: String,
@@ -74,7 +73,7 @@ impl Report {
         Self { name: name.to_owned(), lines, problems }
     }
 
-    /// The problems, in the order of the file. At least one.
+    /// The problems in file order; at least one.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
     }
@@ -85,7 +84,7 @@ impl Report {
     }
 }
 
-/// Each problem with its line and a caret; the last line counts them.
+/// Prints each problem with its line and a caret; the last line has their number.
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (problem, line) in self.problems.iter().zip(&self.lines) {
@@ -104,7 +103,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// How much of a line is shown, and how much of that before the place that is meant.
+/// The most characters of a line that are printed, and how many of them before the location.
 const SHOWN: usize = 100;
 const SHOWN_BEFORE: usize = 40;
 
@@ -123,7 +122,7 @@ fn write_excerpt(f: &mut fmt::Formatter<'_>, problem: &Problem, line: &str) -> f
     writeln!(f, "   |  {:before$}{:^<width$} {}", "", "", problem.fix)
 }
 
-/// Terminals act on control characters: none is printed.
+/// Replaces control characters: a terminal would interpret them.
 fn visible(c: char) -> char {
     match c {
         '\t' => ' ',
@@ -132,48 +131,48 @@ fn visible(c: char) -> char {
     }
 }
 
-/// Something the operator should know though it is no error.
+/// A finding that is no error but that the operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
-    /// The file.
+    /// The name of the file.
     pub name: Arc<str>,
-    /// Where.
+    /// The location in the file.
     pub place: SourceLocation,
-    /// The key, from the top.
+    /// The path of the key from the top.
     pub path: String,
-    /// What kind of thing.
+    /// The kind of finding.
     pub kind: WarningKind,
-    /// What, in a sentence without its full stop.
+    /// The finding, a sentence without its full stop.
     pub text: String,
 }
 
-/// What a note is about.
+/// The kinds of warnings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WarningKind {
-    /// A route's `ttl` sets the origin's own fields aside.
+    /// A route's `ttl` overrides the origin's own caching fields.
     SetAside,
-    /// A route that an earlier one never lets a request through to.
+    /// A route that never matches because an earlier one matches all its requests.
     Shadowed,
-    /// Every host may use this larder.
+    /// Every host that can connect may use this larder.
     Open,
-    /// The certificate authority may vouch for any host.
+    /// The certificate authority has no name constraints.
     Unconstrained,
-    /// An upstream whose certificate is not looked at.
+    /// The certificate of an upstream is not verified.
     Insecure,
-    /// A call that is not idempotent may be made twice.
+    /// A call that is not idempotent may be repeated.
     Repeated,
-    /// A credential of larder's that could be sent without TLS.
+    /// A credential of larder could be sent without TLS.
     InTheClear,
-    /// A host pattern with a trailing dot, which is left out.
+    /// A host pattern has a trailing dot, which is ignored.
     TrailingDot,
-    /// A limit that works, and is surely a slip.
+    /// A limit is valid but unusual, probably a mistake.
     OddLimit,
-    /// A destination that no call ever reaches.
+    /// A destination that no call can ever reach.
     Unreachable,
 }
 
 impl WarningKind {
-    /// The word for logs and JSON.
+    /// The token for logs and JSON.
     pub fn token(self) -> &'static str {
         match self {
             Self::SetAside => "origin-set-aside",
@@ -190,7 +189,7 @@ impl WarningKind {
     }
 }
 
-/// One line.
+/// Prints one line.
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}: ", self.name, self.place.line, self.place.column)?;
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_caret_stands_under_the_value() {
+    fn the_caret_is_under_the_value() {
         let report = Report::new("p.yaml", "routes:\n    ttl: 5M\n", vec![problem(2, 10, 2)]);
         let expected = "p.yaml:2:10: routes[coins].ttl: `5M` means 5 months\n   |  ttl: 5M\n   \
                         |       ^^ did you mean `5m`?\np.yaml: 1 problem";
@@ -220,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn problems_stand_in_the_order_of_the_file() {
+    fn problems_are_in_file_order() {
         let report =
             Report::new("p", "a\nb\nc", vec![problem(3, 1, 1), problem(1, 1, 1), problem(2, 1, 1)]);
         let lines: Vec<_> = report.problems().iter().map(|p| p.place.line).collect();
@@ -228,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_line_is_cut_around_the_place_and_shows_no_control_character() {
+    fn a_long_line_is_cut_around_the_location_without_control_characters() {
         let line = format!("{}\u{1b}[31m5M{}", "x".repeat(3000), "y".repeat(3000));
         let report = Report::new("p", &line, vec![problem(1, 3006, 2)]).to_string();
         assert!(report.contains("5M"), "{report}");
@@ -237,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_beyond_the_text_is_still_reported() {
+    fn a_location_beyond_the_text_is_still_reported() {
         let report = Report::new("p", "a", vec![problem(9, 70, 3), problem(1, 50, 7)]);
         assert!(report.to_string().contains("p:9:70: "));
     }

@@ -1,7 +1,7 @@
-//! Durations as they stand in the file: humantime, without its months and years.
+//! Durations in the configuration file: the humantime syntax without months and years.
 //!
-//! Owns: which durations are taken and what is said about the others.
-//! Never touches: what a duration is for.
+//! Owns: which durations are accepted, and the errors for the others.
+//! Never touches: the use of a duration.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::config::diagnostics::ValueError;
 
 const WANTED: &str = "a duration such as `30s`, `5m` or `24h`";
 
-/// RFC 9111 §1.2.2: the longest that HTTP can say in seconds, about 68 years.
+/// RFC 9111 §1.2.2: the largest value in seconds that HTTP can express, about 68 years.
 const LONGEST: Duration = Duration::from_secs(i32::MAX as u64);
 
 /// `30s`, `5m`, `1h 30m`, `250ms`, `7d`, `2w`.
@@ -25,26 +25,26 @@ pub fn parse(text: &str) -> Result<Duration, ValueError> {
     refuse_calendar_units(text)?;
     let duration = humantime::parse_duration(text).map_err(|_| ValueError::is_not(WANTED))?;
     if duration > LONGEST {
-        let fix = "write at most `24855d`, the longest that HTTP can say";
+        let fix = "write at most `24855d`, the longest duration that HTTP can express";
         return Err(ValueError::new(WANTED, "is longer than 68 years", fix));
     }
     Ok(duration)
 }
 
-/// The same, but no zero: for deadlines, which would pass at once.
+/// The same, but zero is refused: for timeouts, which would expire at once.
 pub fn parse_positive(text: &str) -> Result<Duration, ValueError> {
     let duration = parse(text)?;
     if duration.is_zero() {
-        let what = "would be over before anything can happen";
+        let what = "would expire immediately";
         return Err(ValueError::new(WANTED, what, "write a duration above zero"));
     }
     Ok(duration)
 }
 
-/// `5m`, `1h 30m`, `2d`: as [`parse`] reads it. humantime's own form has months and years.
+/// `5m`, `1h 30m`, `2d`: a form that [`parse`] accepts. humantime's own format uses months and years.
 pub fn show(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    // A day is told in hours, as `stale_if_error: 24h` is everywhere.
+    // One day is printed as hours, as in `stale_if_error: 24h`.
     let days = if seconds < 2 * 86_400 { 0 } else { seconds / 86_400 };
     let parts = [
         (days, "d"),
@@ -63,7 +63,7 @@ pub fn show(duration: Duration) -> String {
     if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
-/// humantime reads `5M` as five months; whoever writes it means minutes.
+/// Refuses months and years. humantime parses `5M` as five months, but users mean minutes.
 fn refuse_calendar_units(text: &str) -> Result<(), ValueError> {
     let units = text.split(|c: char| !c.is_ascii_alphabetic()).filter(|unit| !unit.is_empty());
     for unit in units {
@@ -71,19 +71,19 @@ fn refuse_calendar_units(text: &str) -> Result<(), ValueError> {
         let number = number.rsplit(|c: char| !c.is_ascii_digit() && c != '.').next();
         let number = number.unwrap_or_default();
         let many = if number == "1" { "" } else { "s" };
-        let what = |word: &str| format!("means {number} {word}{many}");
-        let not_here = "months and years are not accepted here";
+        let what = |unit: &str| format!("means {number} {unit}{many}");
+        let hint = "months and years are not accepted here";
         match unit {
             "M" => {
-                let fix = format!("did you mean `{number}m` ({number} minutes)? {not_here}");
+                let fix = format!("did you mean `{number}m` ({number} minutes)? {hint}");
                 return Err(ValueError::new(WANTED, what("month"), fix));
             }
             "month" | "months" => {
-                let fix = format!("{not_here}: write days, such as `30d` for one month");
+                let fix = format!("{hint}: write days, such as `30d` for one month");
                 return Err(ValueError::new(WANTED, what("month"), fix));
             }
             "y" | "yr" | "yrs" | "year" | "years" => {
-                let fix = format!("{not_here}: write days, such as `365d` for one year");
+                let fix = format!("{hint}: write days, such as `365d` for one year");
                 return Err(ValueError::new(WANTED, what("year"), fix));
             }
             _ => {}
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn months_and_years_are_refused_with_what_was_likely_meant() {
+    fn months_and_years_are_refused_with_the_likely_unit() {
         let table = [
             ("5M", "means 5 months", "`5m` (5 minutes)"),
             ("1h 15M", "means 15 months", "`15m` (15 minutes)"),
@@ -130,21 +130,21 @@ mod tests {
             ("1year", "means 1 year", "365d"),
         ];
         for (text, what, fix) in table {
-            let wrong = parse(text).expect_err(text);
-            assert_eq!(wrong.what, what, "{text}");
-            assert!(wrong.fix.contains(fix), "{text}: {}", wrong.fix);
+            let error = parse(text).expect_err(text);
+            assert_eq!(error.what, what, "{text}");
+            assert!(error.fix.contains(fix), "{text}: {}", error.fix);
         }
     }
 
     #[test]
     fn a_bare_number_is_refused_with_both_likely_units() {
-        let wrong = parse("300").expect_err("no unit");
-        assert_eq!(wrong.what, "has no unit");
-        assert!(wrong.fix.contains("`300s`") && wrong.fix.contains("`300m`"), "{}", wrong.fix);
+        let error = parse("300").expect_err("no unit");
+        assert_eq!(error.what, "has no unit");
+        assert!(error.fix.contains("`300s`") && error.fix.contains("`300m`"), "{}", error.fix);
     }
 
     #[test]
-    fn what_is_no_duration_is_refused() {
+    fn an_invalid_duration_is_refused() {
         for text in ["", "  ", "soon", "-5s", "5 parsecs", "1e3s", "9999999999999w", "25000d", "٥s"]
         {
             assert!(parse(text).is_err(), "{text}");
@@ -160,13 +160,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(seconds in 0_u64..2_000_000_000, nanos in 0_u32..1_000_000_000) {
+        fn a_printed_duration_parses_to_itself(seconds in 0_u64..2_000_000_000, nanos in 0_u32..1_000_000_000) {
             let duration = Duration::new(seconds, nanos);
             prop_assert_eq!(parse(&show(duration)), Ok(duration));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in any::<String>()) {
+        fn no_input_causes_a_panic(text in any::<String>()) {
             let once = parse(&text);
             prop_assert_eq!(once, parse(&text));
         }

@@ -1,14 +1,14 @@
-//! The environment, handed in, and `${NAME}` inside scalars.
+//! The environment variables, passed in, and `${NAME}` in scalars.
 //!
-//! Owns: what `${NAME}`, `${NAME:-default}` and `$$` mean. They are read after YAML was, inside one
-//! scalar, so a value can never become structure.
-//! Never touches: the process's environment (only `cli` reads it); what a value is used for.
+//! Owns: the meaning of `${NAME}`, `${NAME:-default}` and `$$`. They are expanded after YAML parsing, within
+//! one scalar, so a value can never become YAML structure.
+//! Never touches: the environment of the process (only `cli` reads it); the use of a value.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-/// Environment variables. Prints only how many there are: values may be secrets.
+/// Environment variables. `Debug` prints only their number: values may be secrets.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Env(HashMap<String, String>);
 
@@ -47,7 +47,7 @@ pub enum EnvError {
 }
 
 impl EnvError {
-    /// What to write instead.
+    /// A suggested fix.
     pub fn fix(&self) -> String {
         match self {
             Self::Unset(name) => {
@@ -61,7 +61,7 @@ impl EnvError {
     }
 }
 
-/// `text` with its variables filled in; borrowed when there are none.
+/// `text` with its variables expanded; borrowed if there are none.
 pub fn interpolate<'t>(text: &'t str, env: &Env) -> Result<Cow<'t, str>, EnvError> {
     if !text.contains('$') {
         return Ok(Cow::Borrowed(text));
@@ -86,8 +86,8 @@ pub fn interpolate<'t>(text: &'t str, env: &Env) -> Result<Cow<'t, str>, EnvErro
     Ok(Cow::Owned(out))
 }
 
-/// As in a shell, `:-` also stands in for an empty value. The line end that files and commands leave
-/// at the end of a value is never meant.
+/// The value of a reference. As in a shell, `:-` also replaces an empty value. Trailing line ends, which
+/// files and commands often leave, are removed.
 fn value_of<'v>(reference: &'v str, env: &'v Env) -> Result<&'v str, EnvError> {
     let (name, default) = match reference.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_means_what_it_says() {
+    fn each_form_is_expanded() {
         let table = [
             ("plain", "plain"),
             ("${HOST}", "api.example"),
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reference_is_refused() {
+    fn an_invalid_reference_is_refused() {
         for text in ["${", "${HOST", "x${}", "${1A}", "${A B}", "${A-b}", "${:-x}"] {
             assert!(interpolate(text, &env()).is_err(), "{text}");
         }
@@ -165,7 +165,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_without_a_dollar_is_left_alone(text in "[^$]*") {
+        fn text_without_a_dollar_is_unchanged(text in "[^$]*") {
             let env = Env::default();
             let read = interpolate(&text, &env);
             prop_assert_eq!(read.as_deref(), Ok(text.as_str()));

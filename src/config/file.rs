@@ -1,8 +1,8 @@
-//! The file as a tree: what the YAML says, every key and value with its place.
+//! The file as a tree: the YAML content, every key and value with its source location.
 //!
-//! Owns: YAML, its bounds and its errors. A tree is built by hand because a typed reading stops at
+//! Owns: YAML parsing, its limits and its errors. The tree is untyped because typed deserialization stops at
 //! the first problem.
-//! Never touches: what keys mean.
+//! Never touches: the meaning of keys.
 
 mod raw;
 
@@ -13,32 +13,32 @@ use serde_saphyr::{Error, Location};
 
 use crate::config::diagnostics::{Problem, SourceLocation};
 
-/// No configuration is longer; a longer one is a mistake or an attack.
+/// The longest accepted file in bytes; a longer one is a mistake or an attack.
 pub const LONGEST: usize = 1024 * 1024;
 
-/// A value and where it stands.
+/// A value and its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
-    /// Where.
+    /// The location.
     pub place: SourceLocation,
-    /// What.
+    /// The value.
     pub value: Value,
 }
 
-/// What a node is.
+/// The value of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
     /// Nothing, `~` or `null`.
     Null,
-    /// A scalar as text, whatever YAML would take it for: `30`, `"30"`, `true`, `5m`.
+    /// A scalar as text, with its YAML type: `30`, `"30"`, `true`, `5m`.
     Scalar(String, ScalarKind),
     /// A list.
     List(Vec<Node>),
-    /// A map, in the order of the file; each key once.
+    /// A map in file order; its keys are unique.
     Map(Vec<Entry>),
 }
 
-/// What YAML takes a scalar for.
+/// The YAML type of a scalar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ScalarKind {
     /// Text: `5m`, `"30"`.
@@ -52,48 +52,48 @@ pub enum ScalarKind {
 pub struct Entry {
     /// The key.
     pub key: String,
-    /// Where the key stands.
+    /// The location of the key.
     pub place: SourceLocation,
     /// Its value.
     pub value: Node,
 }
 
-/// Reads `text` as YAML. A syntax error or a repeated key ends the reading, so it stands alone.
+/// Parses `text` as YAML. A syntax error or a duplicate key ends parsing and is the only problem.
 pub fn parse(text: &str) -> Result<Node, Problem> {
     if text.len() > LONGEST {
         let what = "the file is longer than 1 MiB";
-        return Err(of_the_file(
+        return Err(whole_file(
             what,
-            "split it over several larders, or look for what made it so",
+            "split it over several larder instances, or check why it is so long",
         ));
     }
     let tree = raw::read(text).map_err(|error| explain(&error))?;
-    match repeated(&tree) {
-        Some(entry) => Err(second(entry.place, Some(&entry.key))),
+    match duplicate_key(&tree) {
+        Some(entry) => Err(duplicate(entry.place, Some(&entry.key))),
         None => Ok(tree),
     }
 }
 
-/// The parser compares keys with their types; here `404` and `"404"` are one key.
-fn repeated(node: &Node) -> Option<&Entry> {
+/// The first duplicate key. The parser compares keys with their types; here `404` and `"404"` are equal.
+fn duplicate_key(node: &Node) -> Option<&Entry> {
     match &node.value {
         Value::Null | Value::Scalar(..) => None,
-        Value::List(items) => items.iter().find_map(repeated),
+        Value::List(items) => items.iter().find_map(duplicate_key),
         Value::Map(entries) => {
             let mut seen = HashSet::new();
             let again = entries.iter().find(|entry| !seen.insert(entry.key.as_str()));
-            again.or_else(|| entries.iter().find_map(|entry| repeated(&entry.value)))
+            again.or_else(|| entries.iter().find_map(|entry| duplicate_key(&entry.value)))
         }
     }
 }
 
-fn second(place: SourceLocation, key: Option<&str>) -> Problem {
+fn duplicate(place: SourceLocation, key: Option<&str>) -> Problem {
     let key = key.map(|key| format!(" `{key}`")).unwrap_or_default();
-    let what = format!("the key{key} stands here for the second time");
+    let what = format!("the key{key} is defined a second time");
     Problem { place, path: String::new(), what, fix: "keep one of the two".to_owned() }
 }
 
-fn of_the_file(what: &str, fix: &str) -> Problem {
+fn whole_file(what: &str, fix: &str) -> Problem {
     Problem {
         place: SourceLocation::default(),
         path: String::new(),
@@ -112,9 +112,9 @@ fn place(location: Location) -> SourceLocation {
 fn explain(error: &Error) -> Problem {
     let place = error.location().map(place).unwrap_or_default();
     let (what, fix) = match error.without_snippet() {
-        Error::DuplicateMappingKey { key, .. } => return second(place, key.as_deref()),
+        Error::DuplicateMappingKey { key, .. } => return duplicate(place, key.as_deref()),
         Error::MultipleDocuments { .. } => (
-            "a second YAML document stands here".to_owned(),
+            "a second YAML document begins here".to_owned(),
             "remove the `---` before it: one file is one document",
         ),
         Error::Budget { .. }
@@ -124,7 +124,7 @@ fn explain(error: &Error) -> Problem {
         Error::AliasError { error, .. } if matches!(**error, Error::Budget { .. }) => too_big(),
         Error::UnknownAnchor { .. } => (
             "this alias has no anchor before it".to_owned(),
-            "quote the text if it shall begin with `*`: \"*.example\"",
+            "quote text that begins with `*`: \"*.example\"",
         ),
         Error::NullIntoString { .. } => {
             ("this key is empty".to_owned(), "write a name before the colon")
@@ -135,7 +135,7 @@ fn explain(error: &Error) -> Problem {
 }
 
 fn too_big() -> (String, &'static str) {
-    let what = "the file is nested deeper or holds more than any configuration does";
+    let what = "the file is nested too deeply or has too many values";
     (what.to_owned(), "larder reads 20,000 values, 32 levels and 100 aliases at most")
 }
 
@@ -144,14 +144,14 @@ fn syntax(error: &Error) -> (String, &'static str) {
     if text.contains("recursion limit") {
         return too_big();
     }
-    // The place is told apart; the parser repeats it at the end of its message.
-    let said = text.rsplit_once(" at line ").map_or(text.as_str(), |(said, _)| said);
+    // The location is reported separately; the parser appends it to its message.
+    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
     let mut what = String::from("this is not YAML");
-    if !said.is_empty() && said.len() < 200 {
-        write!(what, ": {said}").expect("a String takes what is written to it");
+    if !message.is_empty() && message.len() < 200 {
+        write!(what, ": {message}").expect("writing to a String never fails");
     }
     if text.contains("flow mapping") {
-        return (what, "quote what has braces in it: \"/api/{version}/users\"");
+        return (what, "quote text that has braces: \"/api/{version}/users\"");
     }
     (what, "check the indentation, the colons and the quotes here and just above")
 }

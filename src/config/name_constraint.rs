@@ -1,7 +1,7 @@
-//! One of the names that a certificate authority may vouch for: a name with all below it, or a network.
+//! X.509 name constraints of a certificate authority: a name with all names below it, or a network.
 //!
-//! Owns: how one is written, and which hosts lie within it (RFC 5280 §4.2.1.10).
-//! Never touches: certificates (`front::authority`).
+//! Owns: their syntax, and which hosts a constraint includes (RFC 5280 §4.2.1.10).
+//! Never touches: certificates (`frontend::ca`).
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,14 +15,14 @@ use crate::route::pattern::host::Index;
 /// A member of `tls.ca.constrain`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NameConstraint {
-    /// A name and all below it; lower-case, empty: every name.
+    /// A name and all names below it; lower-case; empty: every name.
     Below(Box<str>),
-    /// Addresses.
+    /// A network.
     Net(IpNet),
 }
 
 impl NameConstraint {
-    /// Reads one as it stands in the configuration.
+    /// Parses a constraint of the configuration.
     pub fn parse(text: &str) -> Result<Self, ValueError> {
         let wanted = "a name, an address or a network";
         if let Ok(net) = text.parse::<IpNet>() {
@@ -36,23 +36,23 @@ impl NameConstraint {
             return Err(ValueError::new(wanted, "is not a network", fix));
         }
         if let Some(name) = text.strip_prefix("*.").or_else(|| text.strip_prefix('.')) {
-            let fix = format!("write `{name}`: the name stands for itself and all below it");
+            let fix = format!("write `{name}`: it includes all names below it");
             return Err(ValueError::new(wanted, "is a pattern", fix));
         }
         let pattern = HostPattern::parse(text)
             .map_err(|e| ValueError::new(wanted, e.to_string(), e.fix()))?;
         let Some(name) = pattern.exact() else {
-            let fix = "leave `constrain` out where any host may be vouched for";
-            return Err(ValueError::new(wanted, "is no constraint", fix));
+            let fix = "leave `constrain` out to allow any host";
+            return Err(ValueError::new(wanted, "is not a constraint", fix));
         };
         if pattern.port().is_some() {
-            let fix = "leave the port out: certificates are for hosts";
+            let fix = "leave the port out: certificates name hosts only";
             return Err(ValueError::new(wanted, "has a port", fix));
         }
         Ok(Self::Below(name.trim_end_matches('.').into()))
     }
 
-    /// The narrowest that all hosts of `pattern` lie within; `None`: it means every host.
+    /// The narrowest constraint that includes all hosts of `pattern`; `None`: the pattern matches every host.
     pub fn around(pattern: &HostPattern) -> Option<Self> {
         match pattern.index() {
             Index::Any => None,
@@ -64,7 +64,7 @@ impl NameConstraint {
         }
     }
 
-    /// Whether this host lies within, as a target has it.
+    /// Whether the constraint includes `host`, written as in a target.
     pub fn admits(&self, host: &str) -> bool {
         match (self, address(host)) {
             (Self::Net(net), Some(address)) => net.contains(&address),
@@ -73,7 +73,7 @@ impl NameConstraint {
         }
     }
 
-    /// Whether all of `other` lies within.
+    /// Whether the constraint includes all of `other`.
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Net(ours), Self::Net(theirs)) => ours.contains(theirs),
@@ -82,13 +82,14 @@ impl NameConstraint {
         }
     }
 
-    /// Whether it is about addresses.
+    /// Whether it constrains addresses.
     pub fn is_net(&self) -> bool {
         matches!(self, Self::Net(_))
     }
 }
 
-/// The narrowest list within which all of `hosts` lie, sorted; `None`: one of them is every host.
+/// The narrowest constraints that together include all of `hosts`, sorted; `None`: one of them is every
+/// host.
 pub fn around_all<'p>(
     hosts: impl IntoIterator<Item = &'p HostPattern>,
 ) -> Option<Vec<NameConstraint>> {
@@ -99,7 +100,7 @@ pub fn around_all<'p>(
     Some(all.iter().filter(|one| needed(one)).cloned().collect())
 }
 
-/// An address as a target or a person writes it.
+/// Parses an address, with or without brackets.
 pub fn address(host: &str) -> Option<IpAddr> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     bare.parse().ok()
@@ -114,7 +115,7 @@ fn is_below(host: &str, name: &str) -> bool {
     ends && (before == 0 || host.as_bytes().get(before - 1) == Some(&b'.'))
 }
 
-/// As it is written in the configuration.
+/// The form used in the configuration.
 impl fmt::Display for NameConstraint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -130,11 +131,11 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> NameConstraint {
-        NameConstraint::parse(text).unwrap_or_else(|wrong| panic!("{text}: {wrong:?}"))
+        NameConstraint::parse(text).unwrap_or_else(|error| panic!("{text}: {error:?}"))
     }
 
     #[test]
-    fn a_name_stands_for_itself_and_all_below_it() {
+    fn a_name_includes_all_names_below_it() {
         let table = [
             ("example.com", "example.com", true),
             ("example.com", "API.Example.com", true),
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_shown() {
+    fn a_constraint_prints_as_it_was_written() {
         for text in ["example.com", "10.0.0.0/8", "192.0.2.1", "::1", "fd00::/8"] {
             assert_eq!(read(text).to_string(), text);
         }
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_constraint_is_told_with_its_fix() {
+    fn an_invalid_constraint_is_reported_with_its_fix() {
         for (text, fix) in [
             ("*.example.com", "write `example.com`"),
             (".example.com", "write `example.com`"),
@@ -176,22 +177,22 @@ mod tests {
             ("10.0.0.0/33", "0 to 32"),
             ("", "write a host"),
         ] {
-            let wrong = NameConstraint::parse(text).expect_err(text);
-            assert!(wrong.fix.contains(fix), "{text}: {wrong:?}");
+            let error = NameConstraint::parse(text).expect_err(text);
+            assert!(error.fix.contains(fix), "{text}: {error:?}");
         }
     }
 
     #[test]
-    fn hosts_are_drawn_together_as_narrowly_as_constraints_can() {
-        let around = |hosts: &[&str]| {
+    fn hosts_are_covered_by_the_narrowest_constraints() {
+        let covering = |hosts: &[&str]| {
             let patterns: Vec<_> = hosts.iter().map(|h| HostPattern::parse(h).unwrap()).collect();
             let shown = |all: Vec<NameConstraint>| all.iter().map(ToString::to_string).collect();
             around_all(&patterns).map(shown)
         };
         let some = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());
-        assert_eq!(around(&["b.example:8443", "a.b.example", "B.example"]), some(&["b.example"]));
-        assert_eq!(around(&["*.b.example", "127.0.0.1"]), some(&["b.example", "127.0.0.1"]));
-        assert_eq!(around(&["a.example", "*"]), None);
-        assert_eq!(around(&[]), some(&[]));
+        assert_eq!(covering(&["b.example:8443", "a.b.example", "B.example"]), some(&["b.example"]));
+        assert_eq!(covering(&["*.b.example", "127.0.0.1"]), some(&["b.example", "127.0.0.1"]));
+        assert_eq!(covering(&["a.example", "*"]), None);
+        assert_eq!(covering(&[]), some(&[]));
     }
 }

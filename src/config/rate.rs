@@ -1,6 +1,6 @@
-//! Rates as they stand in the file: `30/m`, `50/s`, `10000/10m`.
+//! Rates in the configuration file: `30/m`, `50/s`, `10000/10m`.
 //!
-//! Owns: which rates are taken and what is said about the others. Never touches: what is counted.
+//! Owns: which rates are accepted, and the errors for the others. Never touches: counting.
 
 use std::time::Duration;
 
@@ -10,16 +10,16 @@ use crate::policy::upstream::Rate;
 
 const WANTED: &str = "a rate such as `30/m`, `50/s` or `10000/10m`";
 
-/// Each call of the time is remembered: more of them would be memory for no use.
+/// The largest count. Each call within the window is remembered: more would waste memory.
 const MOST: u32 = 1_000_000;
 
-/// What lasts longer than a week is a quota of the calendar.
+/// The longest window: a longer one is a calendar quota (`cost.budget`).
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
 const OF_THE_CALENDAR: &str =
-    "days and months of the calendar are counted by `cost: { budget: { credits: 10000/month } }`";
+    "for calendar days and months use `cost: { budget: { credits: 10000/month } }`";
 
-/// A whole number, a slash, a unit or a duration.
+/// A whole number, a slash, and a unit or a duration.
 pub fn parse(text: &str) -> Result<Rate, ValueError> {
     let (count, per) = text.trim().split_once('/').ok_or_else(|| ValueError::is_not(WANTED))?;
     let count = number(count.trim_end())?;
@@ -28,11 +28,11 @@ pub fn parse(text: &str) -> Result<Rate, ValueError> {
         let fix = format!("did you mean `{count}/m` (a minute)? {OF_THE_CALENDAR}");
         return Err(ValueError::new(WANTED, "counts over more than a week", fix));
     }
-    // `30/m`: one of them.
+    // `30/m`: one minute.
     let bare = per.starts_with(|first: char| first.is_ascii_alphabetic());
     let one = if bare { format!("1{per}") } else { per.to_owned() };
     let per =
-        duration::parse_positive(&one).map_err(|wrong| ValueError { wanted: WANTED, ..wrong })?;
+        duration::parse_positive(&one).map_err(|error| ValueError { wanted: WANTED, ..error })?;
     if per > LONGEST {
         return Err(ValueError::new(WANTED, "counts over more than a week", OF_THE_CALENDAR));
     }
@@ -46,17 +46,17 @@ fn number(text: &str) -> Result<u32, ValueError> {
     match text.parse() {
         Ok(0) => {
             let fix = "write at least `1`; `defaults: { mode: offline }` makes no call at all";
-            Err(ValueError::new(WANTED, "would let nothing through", fix))
+            Err(ValueError::new(WANTED, "would allow no calls", fix))
         }
         Ok(count) if count <= MOST => Ok(count),
         Ok(_) | Err(_) => {
             let fix = "write at most `1000000`, or count over a shorter time";
-            Err(ValueError::new(WANTED, "is more than larder keeps count of", fix))
+            Err(ValueError::new(WANTED, "is more calls than larder can count", fix))
         }
     }
 }
 
-/// `30/m`, `10000/10m`: as [`parse`] reads it.
+/// `30/m`, `10000/10m`: a form that [`parse`] accepts.
 pub fn show(rate: Rate) -> String {
     let units = [(1, "s"), (60, "m"), (3600, "h"), (86_400, "d")];
     let unit = units.iter().find(|(seconds, _)| rate.per == Duration::from_secs(*seconds));
@@ -76,7 +76,7 @@ mod tests {
     use crate::policy::upstream::Rate;
 
     #[test]
-    fn a_rate_is_a_number_of_calls_in_a_time() {
+    fn a_rate_is_a_number_of_calls_in_a_duration() {
         let table = [
             ("30/m", 30, 60),
             ("50/s", 50, 1),
@@ -93,39 +93,39 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rate_says_why() {
+    fn an_invalid_rate_is_refused_with_the_reason() {
         let table = [
             ("30", "is not a rate"),
             ("m/30", "is not a rate"),
             ("-1/s", "is not a rate"),
             ("1.5/s", "is not a rate"),
-            ("0/m", "would let nothing through"),
-            ("30/0s", "would be over before anything can happen"),
+            ("0/m", "would allow no calls"),
+            ("30/0s", "would expire immediately"),
             ("30/60", "has no unit"),
             ("30/M", "more than a week"),
             ("30/month", "more than a week"),
             ("30/2M", "means 2 months"),
             ("30/8d", "more than a week"),
-            ("1000001/s", "more than larder keeps count of"),
-            ("99999999999999999999/s", "more than larder keeps count of"),
+            ("1000001/s", "more calls than larder can count"),
+            ("99999999999999999999/s", "more calls than larder can count"),
             ("30/", "is not a duration"),
             ("30/s/s", "is not a duration"),
         ];
         for (text, what) in table {
-            let wrong = parse(text).expect_err(text);
-            assert!(wrong.what.contains(what), "{text}: {}", wrong.what);
+            let error = parse(text).expect_err(text);
+            assert!(error.what.contains(what), "{text}: {}", error.what);
         }
     }
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(count in 1_u32..=1_000_000, millis in 1_u64..=604_800_000) {
+        fn a_printed_rate_parses_to_itself(count in 1_u32..=1_000_000, millis in 1_u64..=604_800_000) {
             let rate = Rate { count, per: Duration::from_millis(millis) };
             prop_assert_eq!(parse(&show(rate)), Ok(rate));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in any::<String>(), count in any::<u64>()) {
+        fn no_input_causes_a_panic(text in any::<String>(), count in any::<u64>()) {
             prop_assert_eq!(parse(&text), parse(&text));
             let bounded = (1..=1_000_000).contains(&count);
             prop_assert_eq!(parse(&format!("{count}/s")).is_ok(), bounded);

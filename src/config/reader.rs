@@ -1,7 +1,7 @@
-//! One walk over the tree that collects every problem instead of stopping at the first.
+//! The reader of the tree. It collects all problems instead of stopping at the first.
 //!
-//! Owns: how scalars, lists and sections are read, interpolated and complained about; unknown keys.
-//! Never touches: what a particular key means (`resolve`).
+//! Owns: reading and interpolating scalars, lists and sections, and their errors; unknown keys.
+//! Never touches: the meaning of a particular key (`resolve`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use crate::config::diagnostics::{Problem, SourceLocation, ValueError, Warning, W
 use crate::config::env::{self, Env};
 use crate::config::file::{Entry, Node, Value};
 use crate::config::file_source::{Contents, FileSource};
+use crate::config::renamed;
 
-/// The walk: what it may look at and what it has found so far.
+/// The reader: its sources, and the problems and warnings found so far.
 pub(crate) struct Reader<'a> {
     name: Arc<str>,
     env: &'a Env,
@@ -20,7 +21,7 @@ pub(crate) struct Reader<'a> {
     pub(crate) notes: Vec<Warning>,
 }
 
-/// A value that was read, and where: for rules over several values.
+/// A value with its location, for rules over several values.
 #[derive(Debug, Clone)]
 pub(crate) struct Spanned<T> {
     pub(crate) value: T,
@@ -30,14 +31,14 @@ pub(crate) struct Spanned<T> {
 
 /// A scalar after interpolation.
 struct Interpolated<'t> {
-    /// As it stands in the file.
+    /// The text in the file.
     written: &'t str,
-    /// What is meant.
-    meant: std::borrow::Cow<'t, str>,
+    /// The text after interpolation.
+    value: std::borrow::Cow<'t, str>,
 }
 
 impl<'a> Reader<'a> {
-    /// A walk over the file `name`; relative paths in it start at its directory.
+    /// A reader of the file `name`. Relative paths in the file start at its directory.
     pub(crate) fn new(name: &str, env: &'a Env, files: &'a dyn FileSource) -> Self {
         Self { name: name.into(), env, files, problems: Vec::new(), notes: Vec::new() }
     }
@@ -47,7 +48,7 @@ impl<'a> Reader<'a> {
         self.env.get(name)
     }
 
-    /// Takes a problem down.
+    /// Records a problem.
     pub(crate) fn problem(
         &mut self,
         place: SourceLocation,
@@ -59,13 +60,13 @@ impl<'a> Reader<'a> {
         self.problems.push(Problem { place, path, what, fix });
     }
 
-    /// Takes a note down.
+    /// Records a warning.
     pub(crate) fn note<T>(&mut self, at: &Spanned<T>, kind: WarningKind, text: impl Into<String>) {
         let (name, path) = (Arc::clone(&self.name), at.path.clone());
         self.notes.push(Warning { name, place: at.place, path, kind, text: text.into() });
     }
 
-    /// A scalar, read by `parse`.
+    /// A scalar, parsed by `parse`.
     pub(crate) fn scalar<T>(
         &mut self,
         node: &Node,
@@ -73,17 +74,17 @@ impl<'a> Reader<'a> {
         parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<Spanned<T>> {
         let text = self.text(node, path)?;
-        match parse(&text.meant) {
+        match parse(&text.value) {
             Ok(value) => Some(Spanned { value, place: node.place, path: path.to_owned() }),
-            Err(wrong) => {
-                let (what, fix) = complaint(&text, wrong);
+            Err(error) => {
+                let (what, fix) = error_text(&text, error);
                 self.problem(node.place, path, what, fix);
                 None
             }
         }
     }
 
-    /// A list of scalars; one alone is a list of one. `None` when nothing of it can be used.
+    /// A list of scalars; a single scalar is a list of one. Invalid members are reported and left out.
     pub(crate) fn scalars<T>(
         &mut self,
         node: &Node,
@@ -97,7 +98,7 @@ impl<'a> Reader<'a> {
         items.iter().enumerate().filter_map(read).collect()
     }
 
-    /// A map; nothing at all (all of it commented out) is an empty one.
+    /// A map; a missing value (all of it commented out) is an empty map.
     pub(crate) fn section<'t>(&mut self, node: &'t Node, path: &str) -> Option<Section<'t>> {
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
@@ -111,7 +112,7 @@ impl<'a> Reader<'a> {
         Some(Section { path: path.to_owned(), place: node.place, entries, known: Vec::new() })
     }
 
-    /// The file that `at` names: at most 1 MiB of it.
+    /// The contents of the file that `at` names, at most 1 MiB.
     pub(crate) fn file(&mut self, at: &Spanned<PathBuf>) -> Option<Contents> {
         match self.files.read(&at.value, 1 << 20) {
             Ok(contents) => Some(contents),
@@ -130,13 +131,13 @@ impl<'a> Reader<'a> {
         self.scalar(node, path, |text| path_below(&base, text))
     }
 
-    /// A list of them, or one alone.
+    /// A list of paths, or a single one.
     pub(crate) fn paths(&mut self, node: &Node, path: &str) -> Vec<Spanned<PathBuf>> {
         let base = self.directory();
         self.scalars(node, path, |text| path_below(&base, text))
     }
 
-    /// Where relative paths start: the directory of the configuration.
+    /// The directory of the configuration, where relative paths start.
     pub(crate) fn directory(&self) -> PathBuf {
         Path::new(&*self.name).parent().unwrap_or(Path::new("")).to_owned()
     }
@@ -144,7 +145,7 @@ impl<'a> Reader<'a> {
     fn text<'t>(&mut self, node: &'t Node, path: &str) -> Option<Interpolated<'t>> {
         let (what, fix) = match &node.value {
             Value::Scalar(written, _) => match env::interpolate(written, self.env) {
-                Ok(meant) => return Some(Interpolated { written, meant }),
+                Ok(value) => return Some(Interpolated { written, value }),
                 Err(error) => (error.to_string(), error.fix()),
             },
             Value::Null => (
@@ -170,16 +171,16 @@ fn one_value() -> String {
     "write the value alone".to_owned()
 }
 
-/// A value from the environment may be a secret: what is said then does not depend on it.
-fn complaint(text: &Interpolated<'_>, wrong: ValueError) -> (String, String) {
-    if text.written == text.meant {
-        return (format!("`{}` {}", text.written, wrong.what), wrong.fix);
+/// The texts of an error. A value from the environment may be a secret: then the texts do not depend on it.
+fn error_text(text: &Interpolated<'_>, error: ValueError) -> (String, String) {
+    if text.written == text.value {
+        return (format!("`{}` {}", text.written, error.what), error.fix);
     }
-    let what = format!("`{}`: its value is not {}", text.written, wrong.wanted);
+    let what = format!("`{}`: its value is not {}", text.written, error.wanted);
     (what, "the value comes from the environment and is not shown".to_owned())
 }
 
-/// A map being read key by key. What is never asked for is unknown.
+/// A map that is read key by key. Keys that are never read are unknown.
 pub(crate) struct Section<'t> {
     pub(crate) path: String,
     pub(crate) place: SourceLocation,
@@ -188,7 +189,7 @@ pub(crate) struct Section<'t> {
 }
 
 impl<'t> Section<'t> {
-    /// The value of a key, when it is there.
+    /// The value of a key, if it is present.
     pub(crate) fn get(&mut self, key: &'static str) -> Option<&'t Node> {
         if !self.known.contains(&key) {
             self.known.push(key);
@@ -196,28 +197,28 @@ impl<'t> Section<'t> {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    /// Whether the key is there.
+    /// Whether the key is present.
     pub(crate) fn has(&self, key: &str) -> bool {
         self.entries.iter().any(|entry| entry.key == key)
     }
 
-    /// The path of one of its keys, from the top.
+    /// The full path of one of its keys.
     pub(crate) fn at(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    /// The place of a key, for problems with it rather than with its value.
+    /// The location of a key, for problems with the key rather than with its value.
     pub(crate) fn key_place(&self, key: &str) -> SourceLocation {
         let entry = self.entries.iter().find(|entry| entry.key == key);
         entry.map_or(self.place, |entry| entry.place)
     }
 
-    /// All entries, whatever their keys: for maps whose keys are names.
+    /// All entries, for maps whose keys are names.
     pub(crate) fn entries(&self) -> &'t [Entry] {
         self.entries
     }
 
-    /// A scalar under `key`, read by `parse`.
+    /// The scalar under `key`, parsed by `parse`.
     pub(crate) fn scalar<T>(
         &mut self,
         reader: &mut Reader<'_>,
@@ -228,7 +229,7 @@ impl<'t> Section<'t> {
         reader.scalar(node, &self.at(key), parse)
     }
 
-    /// The same without its place, or `default`.
+    /// The same without its location, or `default`.
     pub(crate) fn scalar_or<T>(
         &mut self,
         reader: &mut Reader<'_>,
@@ -239,7 +240,7 @@ impl<'t> Section<'t> {
         self.scalar(reader, key, parse).map_or(default, |at| at.value)
     }
 
-    /// A list under `key`, or one value alone; `None` when the key is not there.
+    /// The list under `key`, or a single value; `None` if the key is absent.
     pub(crate) fn scalars<T>(
         &mut self,
         reader: &mut Reader<'_>,
@@ -250,7 +251,7 @@ impl<'t> Section<'t> {
         Some(reader.scalars(node, &self.at(key), parse))
     }
 
-    /// A section under `key`.
+    /// The section under `key`.
     pub(crate) fn section(
         &mut self,
         reader: &mut Reader<'_>,
@@ -260,20 +261,28 @@ impl<'t> Section<'t> {
         reader.section(node, &self.at(key))
     }
 
-    /// Ends the reading: reports every key that was never asked for.
+    /// Finishes the section: reports every key that was never read.
     pub(crate) fn finish(&self, reader: &mut Reader<'_>) {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.key.as_str())) {
-            let fix = nearest(&entry.key, &self.known).map_or_else(
-                || format!("known here: {}", self.known.join(", ")),
-                |near| format!("did you mean `{near}`?"),
-            );
-            let what = "is not a key that this larder knows";
+            let fix = self.fix_for(&entry.key);
+            let what = "is not a known key";
             reader.problem(entry.place, &self.at(&entry.key), what, fix);
         }
     }
+
+    /// The way to mend the unknown `key`.
+    fn fix_for(&self, key: &str) -> String {
+        if let Some(new) = renamed::new_name(key, &self.known) {
+            return format!("its name is now `{new}`");
+        }
+        nearest(key, &self.known).map_or_else(
+            || format!("known here: {}", self.known.join(", ")),
+            |near| format!("did you mean `{near}`?"),
+        )
+    }
 }
 
-/// The known word that was likely meant.
+/// The known name that was probably intended.
 pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     let word = word.to_ascii_lowercase().replace('-', "_");
     let close = |known: &str| strsim::damerau_levenshtein(&word, known);
@@ -281,7 +290,7 @@ pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
     (close(near) <= 1 + word.len() / 4).then_some(near)
 }
 
-/// A reader of one of a few words.
+/// A parser for one of several keywords.
 pub(crate) fn word<T: Copy>(
     wanted: &'static str,
     words: &[(&'static str, T)],
@@ -297,7 +306,7 @@ pub(crate) fn word<T: Copy>(
     }
 }
 
-/// A reader of a whole number from `from` on.
+/// A parser for whole numbers from `from` to `to`.
 pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, ValueError> {
     move |text| {
         let wanted = "a whole number in its bounds";

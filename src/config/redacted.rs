@@ -1,7 +1,7 @@
-//! The configuration in force as JSON, for whoever operates larder.
+//! The active configuration as JSON, for operators.
 //!
-//! Owns: what of it is shown: no user, no secret, no value that a request is matched by.
-//! Never touches: who may see it (`admin`).
+//! Owns: which parts are shown: no users, no secrets, no values that routes match requests by.
+//! Never touches: access to it (`admin`).
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::config::{
 use crate::route::table::Route;
 use crate::semantics::redaction;
 
-/// `config` in the shape of proxy.yaml; policies in the words of `larder check`.
+/// `config` in the structure of proxy.yaml; policies as texts, as in `larder check`.
 pub fn to_json(config: &Config) -> Value {
     let resolve = config.resolve.iter().map(describe::resolve).collect::<Vec<_>>();
     let clients = config.access.clients.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -39,13 +39,13 @@ pub fn to_json(config: &Config) -> Value {
     })
 }
 
-/// Whether there is a token, not which.
+/// The admin section. It shows whether there is a token, not its value.
 fn admin(admin: &Admin) -> Value {
     let allow = admin.allow.iter().map(ToString::to_string).collect::<Vec<_>>();
     json!({ "listen": admin.listen, "token": admin.token.is_some(), "allow": allow })
 }
 
-/// Where the authority's files are; nothing of what is in them.
+/// The `tls` section. It shows the paths of the authority's files, not their content.
 fn tls(tls: &Interception) -> Value {
     let files = tls.ca.files.as_ref();
     json!({
@@ -106,8 +106,8 @@ fn upstream(upstream: &Upstream) -> Value {
             "http2": upstream.tls.http2,
         },
     });
-    for (what, says) in describe::told(&describe::conduct(upstream)) {
-        value[what] = says;
+    for (label, text) in describe::told(&describe::conduct(upstream)) {
+        value[label] = text;
     }
     value
 }
@@ -124,8 +124,8 @@ fn route(route: &Route) -> Value {
             "query": pattern.query.iter().map(|param| &param.name).collect::<Vec<_>>(),
         },
     });
-    for (what, says) in describe::policy(&route.policy) {
-        value[what] = says.into();
+    for (label, text) in describe::policy(&route.policy) {
+        value[label] = text.into();
     }
     value
 }
@@ -158,19 +158,19 @@ mod tests {
     use crate::config::parse;
 
     #[test]
-    fn the_reference_is_shown_as_it_stands() {
+    fn the_reference_is_shown_with_its_values() {
         let text = include_str!("../../proxy.yaml");
         let config = parse("proxy.yaml", text, &Env::default()).unwrap();
         let shown = to_json(&config);
         assert_eq!(shown["limits"]["drain"], "30s");
         assert_eq!(shown["store"]["memory"], "128MiB");
         assert_eq!(shown["routes"][0]["match"]["path"], "/api/{v}/guilds/{guild}/roles");
-        assert_eq!(shown["routes"][0]["scope"], "one answer for all");
+        assert_eq!(shown["routes"][0]["scope"], "shared by all clients");
         assert_eq!(shown["defaults"]["mode"], "cache");
     }
 
     #[test]
-    fn adm_07_what_requests_are_matched_by_and_secrets_are_not_shown() {
+    fn adm_07_matched_values_and_secrets_are_not_shown() {
         let env: Env = [("KEY", "hunter2")].into_iter().collect();
         let text = "version: 1\nroutes:\n  - name: r\n    match: { host: a, headers: { X-Key: \
                     \"${KEY}\" }, query: { k: \"${KEY}\" } }\n";

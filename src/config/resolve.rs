@@ -1,8 +1,7 @@
-//! From what the file says to what it means.
+//! Conversion of the tree to a valid configuration.
 //!
-//! Owns: which keys there are, their defaults and the rules between them. Whatever comes out can
-//! only be valid.
-//! Never touches: YAML, files and the environment, which the reader brings.
+//! Owns: the keys, their defaults and the rules between them. The result is always valid.
+//! Never touches: YAML, files and the environment, which the reader provides.
 
 mod bounds;
 mod destinations;
@@ -25,11 +24,11 @@ use crate::config::file::{Node, Value};
 use crate::config::reader::{Reader, Section};
 use crate::config::{Admin, Config};
 
-/// The whole configuration; `None` when the reader has taken down problems.
+/// The whole configuration; `None` if the reader has recorded problems.
 pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
-    let nothing = matches!(tree.value, Value::Null);
-    let mut top = if nothing { None } else { reader.section(tree, "") };
-    if nothing {
+    let is_empty = matches!(tree.value, Value::Null);
+    let mut top = if is_empty { None } else { reader.section(tree, "") };
+    if is_empty {
         reader.problems.push(no_version(tree));
     }
     let top = top.as_mut()?;
@@ -41,19 +40,19 @@ pub(crate) fn resolve(tree: &Node, reader: &mut Reader<'_>) -> Option<Config> {
     reader.problems.is_empty().then_some(config)
 }
 
-/// `admin` alone, whatever is wrong with the rest; `None` when it is switched off.
+/// Only `admin`, even if the rest of the file has problems; `None` if it is switched off.
 pub(crate) fn admin(tree: &Node, reader: &mut Reader<'_>) -> Option<Admin> {
     let mut top = if matches!(tree.value, Value::Map(_)) { reader.section(tree, "") } else { None };
     top.as_mut().map_or_else(|| Some(Admin::default()), |top| listen::admin(top, &[], reader))
 }
 
-/// Where the store is, whatever else is wrong.
+/// Only the path of the store, even if the rest of the file has problems.
 pub(crate) fn store_path(tree: &Node, reader: &mut Reader<'_>) -> PathBuf {
     let mut top = if matches!(tree.value, Value::Map(_)) { reader.section(tree, "") } else { None };
     limits::store_path(top.as_mut(), reader)
 }
 
-/// In the order of the reference file.
+/// All sections, in the order of the reference file.
 fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let (listen, access, admin) = listen::read(top, reader);
     let destinations = destinations::read(top, reader);
@@ -94,7 +93,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     }
 }
 
-/// Whether the rest is written for this larder; if not, what else is wrong with it says nothing.
+/// Whether this larder supports the version of the file; if not, other problems would be meaningless.
 fn version(top: &mut Section<'_>, tree: &Node, reader: &mut Reader<'_>) -> bool {
     let Some(node) = top.get("version") else {
         reader.problems.push(no_version(tree));
@@ -103,8 +102,8 @@ fn version(top: &mut Section<'_>, tree: &Node, reader: &mut Reader<'_>) -> bool 
     let version = reader.scalar(node, "version", |text| {
         let known = "a version that this larder reads";
         let fix = "write `version: 1`, or run the larder that this file was written for";
-        let wrong = || ValueError::new(known, "is not known: this larder reads version 1", fix);
-        if text == "1" { Ok(()) } else { Err(wrong()) }
+        let error = || ValueError::new(known, "is not known: this larder reads version 1", fix);
+        if text == "1" { Ok(()) } else { Err(error()) }
     });
     version.is_some()
 }

@@ -1,7 +1,7 @@
-//! Sizes as they stand in the file: `64KiB`, `8MB`, `2GiB`.
+//! Sizes in the configuration file: `64KiB`, `8MB`, `2GiB`.
 //!
-//! Owns: which units are taken and what is said about the others.
-//! Never touches: what a size bounds.
+//! Owns: which units are accepted, and the errors for the others.
+//! Never touches: the use of a size.
 
 use crate::config::diagnostics::ValueError;
 
@@ -35,26 +35,24 @@ pub fn parse(text: &str) -> Result<u64, ValueError> {
         return Err(ValueError::new(WANTED, "has no unit", fix));
     }
     if unit.starts_with(['.', ',', '_']) {
-        let fix = "take the next smaller unit: `1536MiB` is one and a half GiB";
+        let fix = "use the next smaller unit: `1536MiB` is one and a half GiB";
         return Err(ValueError::new(WANTED, "is not a whole number", fix));
     }
     let Some((_, factor)) = UNITS.iter().find(|(name, _)| *name == unit) else {
         return Err(unknown_unit(number, unit));
     };
     let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor));
-    bytes.ok_or_else(|| {
-        ValueError::new(WANTED, "is more than any memory holds", "write a smaller size")
-    })
+    bytes.ok_or_else(|| ValueError::new(WANTED, "is too large", "write a smaller size"))
 }
 
-/// The same, for what is held in memory.
+/// The same, for sizes in memory.
 pub fn parse_memory(text: &str) -> Result<usize, ValueError> {
     let too_much = "is more than this machine can address";
     usize::try_from(parse(text)?)
         .map_err(|_| ValueError::new(WANTED, too_much, "write a smaller size"))
 }
 
-/// `64KiB`, `1500B`: as [`parse`] reads it, in the largest unit that leaves a whole number.
+/// `64KiB`, `1500B`: a form that [`parse`] accepts, in the largest unit that gives a whole number.
 pub fn show(bytes: u64) -> String {
     let binary = UNITS.iter().rev().filter(|(unit, _)| unit.contains('i') || *unit == "B");
     let fitting =
@@ -70,7 +68,7 @@ fn unknown_unit(number: &str, unit: &str) -> ValueError {
     };
     let fix =
         format!("did you mean `{number}{first}iB`? units are B, KiB, MiB, GiB, TiB, KB, MB, …");
-    ValueError::new(WANTED, "has a unit that is not known here", fix)
+    ValueError::new(WANTED, "has an unknown unit", fix)
 }
 
 #[cfg(test)]
@@ -99,17 +97,17 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_that_was_likely_meant_is_named() {
+    fn the_likely_unit_is_suggested() {
         for (text, meant) in
             [("8M", "`8MiB`"), ("64k", "`64KiB`"), ("2gb", "`2GiB`"), ("8Mb", "`8MiB`")]
         {
-            let wrong = parse(text).expect_err(text);
-            assert!(wrong.fix.contains(meant), "{text}: {}", wrong.fix);
+            let error = parse(text).expect_err(text);
+            assert!(error.fix.contains(meant), "{text}: {}", error.fix);
         }
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn an_invalid_size_is_refused() {
         for text in ["", "8", "MiB", "-1B", "1.5GiB", "1_000B", "big", "99999999999TiB", "٥B"] {
             assert!(parse(text).is_err(), "{text}");
         }
@@ -117,12 +115,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_reads_back(bytes in any::<u64>()) {
+        fn a_printed_size_parses_to_itself(bytes in any::<u64>()) {
             prop_assert_eq!(parse(&show(bytes)), Ok(bytes));
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in any::<String>()) {
+        fn no_input_causes_a_panic(text in any::<String>()) {
             prop_assert_eq!(parse(&text), parse(&text));
         }
     }

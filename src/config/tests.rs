@@ -1,4 +1,4 @@
-//! From YAML to values: defaults, every rule that refuses, and what is only noted.
+//! Conversion of YAML to values: defaults, all rules that refuse a value, and warnings.
 
 use std::collections::HashMap;
 use std::io;
@@ -23,7 +23,7 @@ use crate::policy::{
 };
 use crate::semantics::target::Scheme;
 
-/// The rest of a file after `version: 1`.
+/// Parses a file that consists of `version: 1` and `rest`.
 fn valid(rest: &str) -> Config {
     let text = format!("version: 1\n{rest}");
     parse("proxy.yaml", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"))
@@ -38,10 +38,10 @@ fn policy(rest: &str) -> Policy {
     (*config.routes.routes()[0].policy).clone()
 }
 
-/// Files that a test makes up.
-struct Made(HashMap<PathBuf, Contents>);
+/// Files with fixed contents.
+struct FixedFiles(HashMap<PathBuf, Contents>);
 
-impl FileSource for Made {
+impl FileSource for FixedFiles {
     fn read(&self, path: &Path, _: usize) -> io::Result<Contents> {
         self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -49,12 +49,12 @@ impl FileSource for Made {
 
 fn with_file(text: &str, path: &str, content: &str, open_to_all: bool) -> Result<Config, Report> {
     let contents = Contents { bytes: content.as_bytes().to_vec(), open_to_all };
-    let files = Made([(PathBuf::from(path), contents)].into());
+    let files = FixedFiles([(PathBuf::from(path), contents)].into());
     read("/etc/larder/proxy.yaml", text, &Env::default(), &files)
 }
 
 #[test]
-fn a_file_with_only_its_version_is_every_default() {
+fn a_file_with_only_its_version_has_all_defaults() {
     let config = valid("");
     assert_eq!(config.listen, [defaults::LISTEN]);
     assert_eq!(config.admin.unwrap().listen, defaults::ADMIN);
@@ -70,7 +70,7 @@ fn a_file_with_only_its_version_is_every_default() {
 }
 
 #[test]
-fn the_mode_is_one_of_three_words() {
+fn the_mode_is_one_of_three_keywords() {
     for mode in Mode::ALL {
         assert_eq!(valid(&format!("defaults: {{ mode: {} }}", mode.token())).mode, mode);
     }
@@ -79,9 +79,9 @@ fn the_mode_is_one_of_three_words() {
     }
 }
 
-/// Style rule 24: the reference is the truth about defaults.
+/// Style rule 24: the reference file documents the defaults.
 #[test]
-fn the_reference_states_the_defaults_that_hold_without_it() {
+fn the_reference_file_contains_the_defaults() {
     let text = include_str!("../../proxy.yaml");
     let config = parse("proxy.yaml", text, &Env::default()).unwrap_or_else(|r| panic!("{r}"));
     let bare = valid("");
@@ -119,7 +119,7 @@ fn the_reference_states_the_defaults_that_hold_without_it() {
 }
 
 #[test]
-fn each_form_of_ttl_means_what_the_reference_says() {
+fn each_form_of_ttl_is_parsed_as_documented() {
     let minutes = |m: u64| Duration::from_secs(m * 60);
     let table = [
         ("ttl: 30m", Ttl::Override(minutes(30))),
@@ -137,7 +137,7 @@ fn each_form_of_ttl_means_what_the_reference_says() {
 }
 
 #[test]
-fn the_window_of_defaults_belongs_to_the_operators_word_only() {
+fn default_windows_apply_only_where_ttl_overrides_the_origin() {
     let read = |route: &str| {
         let text = format!(
             "defaults: {{ stale_if_error: {{ for: 1h, on: [connect] }}, stale_while_revalidate: 1m }}\n\
@@ -153,15 +153,19 @@ fn the_window_of_defaults_belongs_to_the_operators_word_only() {
     let origin = read("ttl: origin");
     assert_eq!(origin.stale_if_error.window, None);
     assert_eq!(origin.stale_while_revalidate, None);
-    assert_eq!(origin.stale_if_error.on, [ErrorMatch::Connect], "what counts holds everywhere");
-    let spelled = read("stale_if_error: { for: 1m }, stale_while_revalidate: 1h");
-    assert_eq!(spelled.stale_if_error.window, minute);
-    assert_eq!(spelled.stale_while_revalidate, hour);
-    assert_eq!(spelled.stale_if_error.on, [ErrorMatch::Connect]);
+    assert_eq!(
+        origin.stale_if_error.on,
+        [ErrorMatch::Connect],
+        "the list of errors applies to every route"
+    );
+    let explicit = read("stale_if_error: { for: 1m }, stale_while_revalidate: 1h");
+    assert_eq!(explicit.stale_if_error.window, minute);
+    assert_eq!(explicit.stale_while_revalidate, hour);
+    assert_eq!(explicit.stale_if_error.on, [ErrorMatch::Connect]);
 }
 
 #[test]
-fn a_single_status_stands_before_its_class() {
+fn a_single_status_is_matched_before_its_class() {
     let policy = policy("ttl_by_status: { 5xx: 1m, 404: 5m, 503: 1s }");
     let statuses: Vec<_> = policy.ttl_by_status.iter().map(|(status, _)| *status).collect();
     let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
@@ -169,7 +173,7 @@ fn a_single_status_stands_before_its_class() {
 }
 
 #[test]
-fn what_is_never_stored_has_no_ttl() {
+fn a_status_that_is_never_stored_has_no_ttl() {
     for status in ["206", "304", "400", "413", "414", "431", "1xx", "100", "199"] {
         let report = invalid(&format!(
             "routes: [{{ name: r, match: {{ host: a }}, ttl_by_status: {{ {status}: 5m }} }}]"
@@ -179,7 +183,7 @@ fn what_is_never_stored_has_no_ttl() {
 }
 
 #[test]
-fn ttl_jitter_is_the_routes_own_else_that_of_the_defaults() {
+fn ttl_jitter_of_a_route_overrides_that_of_defaults() {
     let config = valid(
         "defaults: { ttl_jitter: 10% }\n\
          routes:\n  - { name: a, match: { host: a }, ttl: 1h, ttl_jitter: 0.25 }\n  \
@@ -207,12 +211,12 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
     for text in top.iter().chain(&inside).map(ToString::to_string).chain(routes) {
         let report = invalid(&text);
         assert_eq!(report.problems().len(), 1, "{report}");
-        assert!(report.to_string().contains("is not a key that this larder knows"), "{report}");
+        assert!(report.to_string().contains("is not a known key"), "{report}");
     }
 }
 
 #[test]
-fn a_listener_that_others_can_reach_needs_to_know_who_may() {
+fn a_listener_that_other_hosts_can_reach_needs_access_rules() {
     // FWD-11.
     let others = ["0.0.0.0:3128", "\"[::]:3128\"", "10.0.0.1:3128", "[127.0.0.1:1, 192.0.2.1:2]"];
     for listen in others {
@@ -228,13 +232,13 @@ fn a_listener_that_others_can_reach_needs_to_know_who_may() {
 }
 
 #[test]
-fn a_network_of_everybody_is_allowed_and_said() {
+fn a_network_of_all_addresses_is_allowed_with_a_warning() {
     let config = valid("listen: 0.0.0.0:1\naccess: { clients: [0.0.0.0/0] }\n");
     assert_eq!(config.notes[0].kind, WarningKind::Open);
 }
 
 #[test]
-fn cfg_07_an_admin_listener_that_others_can_reach_asks_who_they_are() {
+fn cfg_07_an_admin_listener_that_others_can_reach_needs_access_rules() {
     assert!(valid("admin: off").admin.is_none());
     for text in [
         "admin: { listen: 0.0.0.0:9901 }",
@@ -261,7 +265,7 @@ fn the_admin_listener_is_not_the_proxys_own() {
 }
 
 #[test]
-fn users_come_from_a_file_that_others_cannot_read() {
+fn the_users_file_must_not_be_readable_by_others() {
     let text = "version: 1\nlisten: 0.0.0.0:1\naccess: { users_file: users }\n";
     let users = "# people\nann:s3cret\n\nbob:pass:word\r\n";
     let config = with_file(text, "/etc/larder/users", users, false).unwrap();
@@ -284,7 +288,7 @@ fn users_come_from_a_file_that_others_cannot_read() {
 }
 
 #[test]
-fn the_token_comes_from_a_file_that_others_cannot_read_and_is_never_shown() {
+fn the_token_file_must_not_be_readable_and_the_token_is_never_printed() {
     let text = "version: 1\nadmin: { listen: 0.0.0.0:1, token_file: token }\n";
     let token = "s3cret-s3cret-s3cret\n";
     let config = with_file(text, "/etc/larder/token", token, false).unwrap();
@@ -294,16 +298,20 @@ fn the_token_comes_from_a_file_that_others_cannot_read_and_is_never_shown() {
     assert!(report.to_string().contains("chmod o="), "{report}");
     for content in ["s3cret\n", "", "s3cret-s3cret-s3cret\nsecond\n"] {
         let report = with_file(text, "/etc/larder/token", content, false).expect_err(content);
-        assert!(report.to_string().contains("admin.token_file: the file holds"), "{report}");
+        assert!(report.to_string().contains("admin.token_file: the file contains"), "{report}");
         assert!(report.to_string().contains("/dev/urandom"), "{report}");
         assert!(!report.to_string().contains("s3cret"), "{report}");
     }
     let report = with_file(text, "/elsewhere", token, false).expect_err("missing");
-    assert_eq!(report.problems().len(), 1, "a missing file is not also an open door: {report}");
+    assert_eq!(
+        report.problems().len(),
+        1,
+        "a missing token file is not also reported as open: {report}"
+    );
 }
 
 #[test]
-fn how_a_larder_is_operated_is_read_whatever_else_is_wrong() {
+fn the_admin_section_is_read_even_if_the_rest_is_invalid() {
     let env = Env::default();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("proxy.yaml");
@@ -311,23 +319,25 @@ fn how_a_larder_is_operated_is_read_whatever_else_is_wrong() {
         std::fs::write(&file, text).unwrap();
         operated(&file, &env)
     };
-    let said = read("version: 9\nlimts: {}\nadmin: { listen: 127.0.0.1:7 }\nroutes: 5\n");
-    assert_eq!(said.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
-    assert!(said.report.is_none(), "the rest is not asked for");
+    let config = read("version: 9\nlimts: {}\nadmin: { listen: 127.0.0.1:7 }\nroutes: 5\n");
+    assert_eq!(config.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
+    assert!(config.report.is_none(), "the rest is not read");
     assert!(read("admin: off").admin.is_none());
     assert_eq!(read("version: 1").admin, Some(Admin::default()));
     for text in ["{", "- a list", ""] {
         assert_eq!(read(text).admin, Some(Admin::default()), "{text}");
     }
-    let said = read("admin: { listen: 127.0.0.1:7, token_file: none }");
-    assert_eq!(said.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
-    assert!(said.report.unwrap().to_string().contains("admin.token_file: the file cannot be read"));
+    let config = read("admin: { listen: 127.0.0.1:7, token_file: none }");
+    assert_eq!(config.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
+    assert!(
+        config.report.unwrap().to_string().contains("admin.token_file: the file cannot be read")
+    );
     let missing = operated(&directory.path().join("none.yaml"), &env);
     assert!(missing.report.unwrap().to_string().contains("no such file"));
 }
 
 #[test]
-fn extra_roots_hold_a_certificate() {
+fn extra_roots_contain_a_certificate() {
     let text =
         "version: 1\nupstreams: { u: { hosts: [a], tls: { extra_roots: [r.pem], http2: false } } }";
     let pem = "-----BEGIN CERTIFICATE-----\n";
@@ -335,11 +345,11 @@ fn extra_roots_hold_a_certificate() {
     assert_eq!(config.upstreams[0].tls.extra_roots, [PathBuf::from("/etc/larder/r.pem")]);
     assert!(!config.upstreams[0].tls.http2);
     let report = with_file(text, "/etc/larder/r.pem", "key", true).expect_err("no certificate");
-    assert!(report.to_string().contains("holds no certificate"), "{report}");
+    assert!(report.to_string().contains("contains no certificate"), "{report}");
 }
 
 #[test]
-fn the_environment_fills_scalars_and_never_makes_structure() {
+fn environment_variables_fill_scalars_and_never_become_structure() {
     // CFG-05.
     let env: Env = [
         ("HOST", "api.example\n"),
@@ -387,7 +397,7 @@ fn the_environment_fills_scalars_and_never_makes_structure() {
 }
 
 #[test]
-fn a_store_that_one_answer_could_fill_is_refused() {
+fn a_store_that_one_response_could_fill_is_refused() {
     valid("store: { memory: 32MiB, max_object: 8MiB }");
     let report = invalid("store: { memory: 31MiB }").to_string();
     assert!(report.contains("4 times that, `32MiB`"), "{report}");
@@ -397,7 +407,7 @@ fn a_store_that_one_answer_could_fill_is_refused() {
 }
 
 #[test]
-fn one_users_cookies_cannot_be_handed_to_all() {
+fn one_users_cookies_cannot_be_sent_to_all() {
     let keep = |rest: &str| {
         format!("routes: [{{ name: r, match: {{ host: a }}, set_cookie: keep, {rest} }}]")
     };
@@ -412,7 +422,7 @@ fn one_users_cookies_cannot_be_handed_to_all() {
 }
 
 #[test]
-fn shared_is_consent_on_a_route_and_an_accident_in_defaults() {
+fn shared_scope_is_allowed_on_a_route_and_refused_in_defaults() {
     // CFG-07.
     assert_eq!(policy("scope: shared").scope, ScopeRule::Shared);
     assert!(invalid("defaults: { scope: shared }").to_string().contains("on each route"));
@@ -427,7 +437,7 @@ fn shared_is_consent_on_a_route_and_an_accident_in_defaults() {
 }
 
 #[test]
-fn what_names_a_user_cannot_be_ignored() {
+fn a_field_that_identifies_a_user_cannot_be_ignored() {
     let with = |top: &str, route: &str| {
         format!("{top}\nroutes: [{{ name: r, match: {{ host: a }}, {route} }}]\n")
     };
@@ -445,7 +455,7 @@ fn what_names_a_user_cannot_be_ignored() {
 }
 
 #[test]
-fn a_wildcard_is_no_name_of_a_field_or_parameter() {
+fn a_wildcard_is_not_a_field_or_parameter_name() {
     let route = |rest: &str| format!("routes: [{{ name: r, match: {{ host: a }}, {rest} }}]");
     let upstream = |rest: &str| format!("upstreams: {{ a: {{ hosts: [a], {rest} }} }}");
     let matching = |rest: &str| format!("routes: [{{ name: r, match: {{ host: a, {rest} }} }}]");
@@ -475,7 +485,7 @@ fn a_wildcard_is_no_name_of_a_field_or_parameter() {
 }
 
 #[test]
-fn limits_that_no_request_could_keep_are_refused() {
+fn limits_that_no_request_could_meet_are_refused() {
     for text in [
         "head: 1023B",
         "headers: 1",
@@ -501,14 +511,14 @@ fn limits_that_no_request_could_keep_are_refused() {
         assert!(report.starts_with(&place), "{text}: {report}");
         assert_eq!(report.lines().count(), 4, "with its line and a fix: {report}");
     }
-    // Bodies that are kept must fit beside those that are not.
+    // Bodies that are stored must fit beside those that are not.
     valid("limits: { in_flight: 11MiB }");
     valid("limits: { in_flight: 1MiB }\nstore: { max_object: 512KiB }");
 }
 
 #[test]
-fn destinations_that_no_call_reaches_are_noted_with_the_fix() {
-    for (text, path, says) in [
+fn unreachable_destinations_cause_a_warning_with_a_fix() {
+    for (text, path, expected) in [
         (
             "upstreams: { u: { hosts: [api.example, 0.0.0.0] } }",
             "upstreams.u.hosts[1]",
@@ -541,7 +551,7 @@ fn destinations_that_no_call_reaches_are_noted_with_the_fix() {
         let note =
             config.notes.iter().find(|note| note.kind == WarningKind::Unreachable).expect(text);
         assert_eq!(note.path, path, "{text}");
-        assert!(note.text.contains(says), "{text}: {}", note.text);
+        assert!(note.text.contains(expected), "{text}: {}", note.text);
         assert_eq!(note.place.line, 1 + text.lines().count(), "{text}");
     }
     for text in [
@@ -557,8 +567,8 @@ fn destinations_that_no_call_reaches_are_noted_with_the_fix() {
 }
 
 #[test]
-fn limits_that_are_surely_a_slip_are_noted() {
-    let noted = |text: &str| {
+fn unusual_limits_cause_a_warning() {
+    let warnings = |text: &str| {
         let config = valid(&format!("limits: {{ {text} }}"));
         let notes = config.notes.iter().filter(|note| note.kind == WarningKind::OddLimit);
         notes.map(|note| (note.place.line, note.path.clone())).collect::<Vec<_>>()
@@ -579,7 +589,7 @@ fn limits_that_are_surely_a_slip_are_noted() {
         "waiters_per_key: 0",
     ] {
         let key = text.split(':').next().unwrap();
-        assert_eq!(noted(text), [(2, format!("limits.{key}"))], "{text}");
+        assert_eq!(warnings(text), [(2, format!("limits.{key}"))], "{text}");
     }
     for text in [
         "headers: 32, head_timeout: 1s, idle: 1s, tunnel_idle: 1m, body_idle: 1s, drain: 1s",
@@ -587,12 +597,12 @@ fn limits_that_are_surely_a_slip_are_noted() {
         "body_min_rate: 1MiB/s, connections: 16, waiters_per_key: 1, in_flight: 64GiB",
         "body_min_rate: off",
     ] {
-        assert_eq!(noted(text), [], "{text}");
+        assert_eq!(warnings(text), [], "{text}");
     }
 }
 
 #[test]
-fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
+fn a_trailing_dot_and_a_rewritten_port_cause_warnings() {
     let config = valid(
         "destinations: { deny: [localhost., 10.0.0.0/8, 'h.:81'] }\n\
          tls: { passthrough: [a.test, 'b.test.'] }\n\
@@ -601,7 +611,7 @@ fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
          - { name: two, match: { host: a.test:80 } }\n- { name: three, match: { host: a.test } }\n\
          - { name: four, match: { host: c.test:80 } }\n",
     );
-    let noted = |kind| {
+    let paths = |kind| {
         let notes = config.notes.iter().filter(move |note| note.kind == kind);
         notes.map(|note| note.path.as_str()).collect::<Vec<_>>()
     };
@@ -612,14 +622,14 @@ fn a_dot_behind_a_host_and_a_port_that_is_moved_away_from_are_noted() {
         "upstreams.a.hosts",
         "routes[one].match.host",
     ];
-    assert_eq!(noted(WarningKind::TrailingDot), dots);
-    assert_eq!(noted(WarningKind::Shadowed), ["routes[two]"]);
+    assert_eq!(paths(WarningKind::TrailingDot), dots);
+    assert_eq!(paths(WarningKind::Shadowed), ["routes[two]"]);
     let text = config.notes.iter().map(ToString::to_string).collect::<String>();
     assert!(text.contains("sends those on to https://a.test:443"), "{text}");
 }
 
 #[test]
-fn what_sets_the_origin_aside_and_what_never_matches_is_noted() {
+fn origin_overrides_and_shadowed_routes_cause_warnings() {
     let config = valid(
         "routes:\n- { name: all, match: { host: \"*.a\" }, ttl: 1m }\n\
          - { name: one, match: { host: b.a }, ttl: forever }\n\
@@ -633,11 +643,13 @@ fn what_sets_the_origin_aside_and_what_never_matches_is_noted() {
         (WarningKind::Unconstrained, "tls.ca.constrain"),
     ];
     assert_eq!(notes, expected);
-    assert!(config.notes[2].to_string().contains("`all` before it takes all its requests"));
+    assert!(
+        config.notes[2].to_string().contains("the earlier route `all` matches all its requests")
+    );
 }
 
 #[test]
-fn destinations_resolve_rules_and_upstreams_take_their_written_forms() {
+fn destinations_resolve_and_upstreams_accept_their_documented_forms() {
     let config = valid(
         "destinations:\n  allow: [10.1.2.3/8, 192.0.2.1, \"[::1]:80\", 127.0.0.1:9001, \"*.a\"]\n  \
          deny: api.example:8080\n  ports: [80, 8443]\n\
@@ -670,7 +682,7 @@ fn destinations_resolve_rules_and_upstreams_take_their_written_forms() {
 }
 
 #[test]
-fn what_is_intercepted_is_what_somebody_named_and_nobody_spared() {
+fn named_hosts_are_intercepted_unless_passthrough_matches() {
     let config = valid(
         "tls: { intercept: [\"*.a\", \"b:8443\"], passthrough: pinned.a }\n\
          routes: [{ name: r, match: { host: c } }, { name: all, match: { host: \"*\" } }]\n",
@@ -692,7 +704,7 @@ fn what_is_intercepted_is_what_somebody_named_and_nobody_spared() {
 }
 
 #[test]
-fn tls_03_what_is_named_must_lie_within_the_authoritys_constraints() {
+fn tls_03_intercepted_hosts_must_meet_the_name_constraints() {
     let constrained =
         |rest: &str| format!("tls: {{ ca: {{ constrain: [a, 10.0.0.0/8] }}{rest} }}\n");
     let route = |host: &str| {
@@ -705,26 +717,26 @@ fn tls_03_what_is_named_must_lie_within_the_authoritys_constraints() {
     for host in ["b", "*.b", "ba", "11.0.0.1", "[::1]"] {
         let report = invalid(&route(host));
         assert_eq!(report.problems()[0].path, "routes[r].match.host");
-        assert!(report.to_string().contains("lies outside tls.ca.constrain"), "{report}");
-        let spared = constrained(&format!(", passthrough: \"{host}\""));
-        valid(&format!("routes: [{{ name: r, match: {{ host: \"{host}\" }} }}]\n{spared}"));
+        assert!(report.to_string().contains("is outside tls.ca.constrain"), "{report}");
+        let passthrough = constrained(&format!(", passthrough: \"{host}\""));
+        valid(&format!("routes: [{{ name: r, match: {{ host: \"{host}\" }} }}]\n{passthrough}"));
     }
     let report = invalid(&constrained(", intercept: [b, \"*\"]")).to_string();
-    assert!(report.contains("tls.intercept[0]: `b` lies outside"), "{report}");
+    assert!(report.contains("tls.intercept[0]: `b` is outside"), "{report}");
     assert!(report.contains("tls.intercept[1]: `*` is every host"), "{report}");
 }
 
 #[test]
-fn an_authority_that_nothing_constrains_is_noted_with_what_would() {
+fn an_unconstrained_authority_causes_a_warning_with_a_fix() {
     let config = valid("routes: [{ name: r, match: { host: \"*.b\" } }]\ntls: { intercept: [a] }");
     let note = config.notes.iter().find(|note| note.kind == WarningKind::Unconstrained).unwrap();
     assert!(note.text.contains("`tls: { ca: { constrain: [a, b] } }`"), "{note}");
-    let spared = valid("tls: { intercept: [a], passthrough: [a] }");
-    assert!(spared.notes.is_empty());
+    let config = valid("tls: { intercept: [a], passthrough: [a] }");
+    assert!(config.notes.is_empty());
 }
 
 #[test]
-fn the_authoritys_files_come_in_pairs() {
+fn the_files_of_the_authority_come_in_pairs() {
     let text = "version: 1\ntls: { ca: { cert: c.pem, key: /k.pem } }\n";
     let config = with_file(text, "/none", "", false).unwrap();
     let files = config.tls.ca.files.unwrap();
@@ -748,7 +760,7 @@ fn anchors_and_merges_work_inside_routes() {
 }
 
 #[test]
-fn problems_of_a_whole_file_come_together() {
+fn all_problems_of_a_file_are_reported_together() {
     let report = invalid(
         "listen: 0.0.0.0:1\nlimits: { head: 5, heders: 4 }\nlog: { level: loud }\n\
          routes: [{ name: r, match: { host: a b }, ttl: 5M }]\n",
@@ -757,9 +769,9 @@ fn problems_of_a_whole_file_come_together() {
 }
 
 proptest! {
-    /// The tree has every key of the reference; single lines are broken at random.
+    /// The input is the reference file with a random edit.
     #[test]
-    fn no_damage_to_the_reference_makes_it_panic(at in 0_usize..20_000, put in "[ -~\n]{0,6}", cut in 0_usize..6) {
+    fn no_edit_of_the_reference_causes_a_panic(at in 0_usize..20_000, put in "[ -~\n]{0,6}", cut in 0_usize..6) {
         let mut text: Vec<char> = include_str!("../../proxy.yaml").chars().collect();
         let at = at.min(text.len());
         let end = (at + cut).min(text.len());
@@ -772,7 +784,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in any::<String>()) {
+    fn no_input_causes_a_panic(text in any::<String>()) {
         let problems = parse("p", &text, &Env::default()).map(|_| 0).map_err(|r| r.problems().len());
         prop_assert_eq!(problems.err().map(|count| count > 0), Some(true));
     }

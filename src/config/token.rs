@@ -1,39 +1,41 @@
-//! The token that the admin API asks for.
+//! The bearer token of the admin API.
 //!
-//! Owns: which tokens are taken, and that none is ever printed.
-//! Never touches: comparing it with what a client sends (`admin`).
+//! Owns: which tokens are accepted; a token is never printed.
+//! Never touches: the comparison with a client's token (`admin`).
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A bearer token (RFC 6750). Prints without its content.
+/// A bearer token (RFC 6750). `Debug` omits its content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Arc<str>);
 
-/// Why a token was refused. Never repeats it.
+/// Why a token was refused. Never contains the token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
     /// Fewer than [`SHORTEST`] bytes.
-    #[error("holds fewer than {SHORTEST} characters: a token that can be guessed protects nothing")]
+    #[error(
+        "contains fewer than {SHORTEST} characters: a token that can be guessed gives no protection"
+    )]
     Short,
     /// More than [`LONGEST`] bytes.
-    #[error("holds more than {LONGEST} characters")]
+    #[error("contains more than {LONGEST} characters")]
     Long,
     /// More than one line, a space, a control character, or other than ASCII.
-    #[error("holds more than one line of visible ASCII characters")]
+    #[error("contains more than one line of visible ASCII characters")]
     Character,
 }
 
 impl TokenError {
-    /// What to write instead.
+    /// A suggested fix.
     pub fn fix(self) -> &'static str {
         "make one: `(umask 077; head -c 32 /dev/urandom | base64 > FILE)`"
     }
 }
 
 impl Token {
-    /// The token in the contents of a file; the line end behind it is not meant.
+    /// The token in the contents of a file, without a trailing line end.
     pub fn parse(contents: &[u8]) -> Result<Self, TokenError> {
         let text = contents.strip_suffix(b"\n").unwrap_or(contents);
         let text = text.strip_suffix(b"\r").unwrap_or(text);
@@ -47,7 +49,7 @@ impl Token {
         visible.map(|text| Self(text.into())).ok_or(TokenError::Character)
     }
 
-    /// The token itself, for comparing and for sending.
+    /// The token itself, for comparison and for sending.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -59,14 +61,14 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What a field can carry and a line of a shell does not change.
+/// Whether a header field can carry the byte and a shell does not change it.
 fn is_visible(byte: u8) -> bool {
     byte.is_ascii_graphic()
 }
 
 /// Sixteen random characters of base64 are 96 bits.
 pub const SHORTEST: usize = 16;
-/// More than anybody needs, and cheap to look at.
+/// More than any token needs, and still cheap to compare.
 pub const LONGEST: usize = 1024;
 
 #[cfg(test)]
@@ -74,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_is_taken_without_its_end() {
+    fn one_line_is_accepted_without_its_line_end() {
         for contents in ["0123456789abcdef", "0123456789abcdef\n", "0123456789abcdef\r\n"] {
             let token = Token::parse(contents.as_bytes()).unwrap();
             assert_eq!(token.reveal(), "0123456789abcdef");
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_guessed_or_is_no_single_line_is_refused() {
+    fn a_short_token_or_several_lines_are_refused() {
         let table = [
             ("", TokenError::Short),
             ("0123456789abcde\n", TokenError::Short),
@@ -101,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_never_printed() {
+    fn a_token_is_never_printed() {
         let token = Token::parse(b"hunter2-hunter2-hunter2").unwrap();
         assert!(!format!("{token:?}").contains("hunter2"));
     }

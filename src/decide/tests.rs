@@ -1,4 +1,4 @@
-//! The decision as tables (RFC 9111 §4, §5.2.1, RFC 5861) and properties over time.
+//! The cache decision: tables (RFC 9111 §4, §5.2.1, RFC 5861) and properties over time.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -23,7 +23,7 @@ use crate::stored::{ForcedStale, StoredResponse};
 const ARRIVAL: SystemTime = SystemTime::UNIX_EPOCH;
 const UNAVAILABLE: ErrorClass = ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE);
 
-const fn called_stale(at: SystemTime) -> ForcedStale {
+const fn soft_purged(at: SystemTime) -> ForcedStale {
     ForcedStale { at, superseded: false }
 }
 
@@ -31,12 +31,12 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn asked(line: &str) -> ProxyRequest {
-    let mut asked = ProxyRequest::get(Target::absolute("http://h/").unwrap());
+fn request(line: &str) -> ProxyRequest {
+    let mut request = ProxyRequest::get(Target::absolute("http://h/").unwrap());
     if !line.is_empty() {
-        asked.headers.insert("cache-control", HeaderValue::from_str(line).unwrap());
+        request.headers.insert("cache-control", HeaderValue::from_str(line).unwrap());
     }
-    asked
+    request
 }
 
 fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> StoredResponse {
@@ -53,12 +53,18 @@ fn stored(line: &'static str) -> StoredResponse {
     stored_as(200, &[("cache-control", line)])
 }
 
-fn decided(ask: &str, policy: &Policy, answer: &StoredResponse, at: u64) -> Decision {
-    decide(&asked(ask), policy, CacheKind::Shared, CacheLookup::Stored(answer), ARRIVAL + secs(at))
+fn decided(directives: &str, policy: &Policy, response: &StoredResponse, at: u64) -> Decision {
+    decide(
+        &request(directives),
+        policy,
+        CacheKind::Shared,
+        CacheLookup::Stored(response),
+        ARRIVAL + secs(at),
+    )
 }
 
-/// A word for a decision, to be read in a table.
-fn word(decision: &Decision) -> String {
+/// A short form of a decision, for tables.
+fn outcome(decision: &Decision) -> String {
     match decision {
         Decision::Serve { ttl, stale, refresh } => {
             let stale = stale.map_or("fresh", StaleReason::token);
@@ -72,9 +78,9 @@ fn word(decision: &Decision) -> String {
 }
 
 #[test]
-fn what_was_said_and_asked_decides() {
-    // At second 15: (what the origin said, what the client asks, what happens).
-    for (said, ask, expected) in [
+fn directives_of_response_and_request_decide() {
+    // At second 15: (`Cache-Control` of the response, `Cache-Control` of the request, decision).
+    for (response, directives, expected) in [
         ("max-age=20", "", "fresh 5"),
         ("max-age=15", "", "stale"),
         ("max-age=10", "", "stale"),
@@ -94,16 +100,16 @@ fn what_was_said_and_asked_decides() {
         ("max-age=10, must-revalidate", "max-stale", "stale"),
         ("max-age=10, proxy-revalidate", "max-stale", "stale"),
         ("s-maxage=10", "max-stale", "stale"),
-        // §5.2.1.5: neither read nor written, nor a fallback.
+        // §5.2.1.5: no read, no write, no fallback.
         ("max-age=20", "no-store", "request"),
-        // §5.2.1.7: never the origin.
+        // §5.2.1.7: no call to the origin.
         ("max-age=20", "only-if-cached", "fresh 5"),
         ("max-age=10", "only-if-cached", "refuse"),
         ("max-age=10", "only-if-cached, max-stale", "max-stale -5"),
         ("max-age=20", "only-if-cached, no-cache", "refuse"),
         ("max-age=20", "only-if-cached, no-store", "refuse"),
         ("max-age=10, stale-while-revalidate=9", "only-if-cached", "stale-while-revalidate -5"),
-        // §5.2.2.4: asked about at every use.
+        // §5.2.2.4: revalidated at every use.
         ("max-age=20, no-cache", "", "stale"),
         ("max-age=20, no-cache=\"x\"", "", "fresh 5"),
         // RFC 5861 §3, §4.
@@ -120,45 +126,45 @@ fn what_was_said_and_asked_decides() {
         ("max-age=20, no-store", "", "stale"),
         ("max-age=20, private", "", "stale"),
     ] {
-        let decision = decided(ask, &Policy::origin(), &stored(said), 15);
-        assert_eq!(word(&decision), expected, "{said:?} asked {ask:?}");
+        let decision = decided(directives, &Policy::origin(), &stored(response), 15);
+        assert_eq!(outcome(&decision), expected, "{response:?} request {directives:?}");
     }
 }
 
 #[test]
-fn the_operators_ttl_is_the_only_rule_where_it_overrides() {
+fn an_override_ttl_is_the_only_rule() {
     let mut policy = Policy { ttl: Ttl::Override(secs(10)), ..Policy::origin() };
-    let said = stored("no-store, private, no-cache, must-revalidate, max-age=0");
-    assert_eq!(word(&decided("", &policy, &said, 9)), "fresh 1");
-    assert_eq!(word(&decided("", &policy, &said, 10)), "stale fallback");
-    assert_eq!(word(&decided("", &policy, &said, 10 + 86_399)), "stale fallback");
-    assert_eq!(word(&decided("", &policy, &said, 10 + 86_400)), "stale");
+    let response = stored("no-store, private, no-cache, must-revalidate, max-age=0");
+    assert_eq!(outcome(&decided("", &policy, &response, 9)), "fresh 1");
+    assert_eq!(outcome(&decided("", &policy, &response, 10)), "stale fallback");
+    assert_eq!(outcome(&decided("", &policy, &response, 10 + 86_399)), "stale fallback");
+    assert_eq!(outcome(&decided("", &policy, &response, 10 + 86_400)), "stale");
     policy.stale_while_revalidate = Some(secs(5));
-    assert_eq!(word(&decided("", &policy, &said, 14)), "stale-while-revalidate -4 refresh");
-    assert_eq!(word(&decided("", &policy, &said, 15)), "stale fallback");
+    assert_eq!(outcome(&decided("", &policy, &response, 14)), "stale-while-revalidate -4 refresh");
+    assert_eq!(outcome(&decided("", &policy, &response, 15)), "stale fallback");
     policy.ttl = Ttl::Forever;
-    assert_eq!(word(&decided("", &policy, &said, 1 << 33)), "fresh 2147483647");
+    assert_eq!(outcome(&decided("", &policy, &response, 1 << 33)), "fresh 2147483647");
 }
 
 #[test]
-fn nothing_stored_is_a_miss_of_its_kind() {
-    for (found, why) in [
+fn each_kind_of_miss_has_its_reason() {
+    for (lookup, reason) in [
         (CacheLookup::Nothing, "uri-miss"),
         (CacheLookup::OtherVariants, "vary-miss"),
         (CacheLookup::OtherPart, "partial"),
     ] {
         let decide =
-            |line| decide(&asked(line), &Policy::origin(), CacheKind::Shared, found, ARRIVAL);
-        assert_eq!(word(&decide("")), why);
-        assert_eq!(word(&decide("max-stale")), why);
+            |line| decide(&request(line), &Policy::origin(), CacheKind::Shared, lookup, ARRIVAL);
+        assert_eq!(outcome(&decide("")), reason);
+        assert_eq!(outcome(&decide("max-stale")), reason);
         assert_eq!(decide("only-if-cached"), Decision::Refuse);
     }
 }
 
 #[test]
-fn a_part_is_served_while_fresh_and_is_good_for_nothing_else() {
+fn a_partial_response_is_served_only_while_fresh() {
     let range = ("content-range", "bytes 0-0/2");
-    for (line, ask, at, expected) in [
+    for (line, directives, at, expected) in [
         ("max-age=10", "", 9, "fresh 1"),
         ("max-age=10", "max-age=9", 9, "fresh 1"),
         ("max-age=10", "", 10, "stale"),
@@ -175,76 +181,80 @@ fn a_part_is_served_while_fresh_and_is_good_for_nothing_else() {
         let fields = [range, ("etag", "\"a\""), ("cache-control", line)];
         let stored = stored_as(206, &fields).with_body(Bytes::from_static(b"x"));
         let part = PartialResponse::of(Arc::new(stored.clone())).unwrap();
-        let decide = |ask, found| {
+        let decide = |directives, lookup| {
             let now = ARRIVAL + secs(at);
-            decide(&asked(ask), &Policy::origin(), CacheKind::Shared, found, now)
+            decide(&request(directives), &Policy::origin(), CacheKind::Shared, lookup, now)
         };
-        let decision = decide(ask, CacheLookup::Part(&part));
-        assert_eq!(word(&decision), expected, "{line} {ask} {at}");
-        // Neither asked about nor put in place of an error: what a part has to say is not enough.
+        let decision = decide(directives, CacheLookup::Part(&part));
+        assert_eq!(outcome(&decision), expected, "{line} {directives} {at}");
+        // A partial response is neither revalidated nor served on an error.
         let validates = matches!(decision, Decision::Forward { validate: true, .. });
-        assert!(!validates, "{line} {ask}");
-        let purged = PartialResponse::of(Arc::new(stored.outdated(called_stale(ARRIVAL)))).unwrap();
-        let purged = decide(ask, CacheLookup::Part(&purged));
-        assert!(!matches!(purged, Decision::Serve { .. }), "{line} {ask}");
+        assert!(!validates, "{line} {directives}");
+        let purged = PartialResponse::of(Arc::new(stored.outdated(soft_purged(ARRIVAL)))).unwrap();
+        let purged = decide(directives, CacheLookup::Part(&purged));
+        assert!(!matches!(purged, Decision::Serve { .. }), "{line} {directives}");
         let offline = decide_offline(
-            &asked(ask),
+            &request(directives),
             &Policy::origin(),
             CacheKind::Shared,
             CacheLookup::Part(&part),
             ARRIVAL + secs(at),
         );
         let served = matches!(offline, Decision::Serve { stale: None, .. });
-        assert_eq!(served, expected.starts_with("fresh"), "{line} {ask}: {offline:?}");
-        // Taken for a whole by mistake, it would still not be fresh.
-        let mistaken = decide(ask, CacheLookup::Stored(&stored));
-        assert!(!matches!(mistaken, Decision::Serve { .. }), "{line} {ask}");
+        assert_eq!(served, expected.starts_with("fresh"), "{line} {directives}: {offline:?}");
+        // Even as a complete response it would not be fresh.
+        let mistaken = decide(directives, CacheLookup::Stored(&stored));
+        assert!(!matches!(mistaken, Decision::Serve { .. }), "{line} {directives}");
     }
 }
 
 #[test]
-fn only_get_and_head_are_answered_from_the_store() {
+fn only_get_and_head_are_served_from_the_store() {
     // CCH-10.
-    let said = stored("max-age=20");
+    let response = stored("max-age=20");
     for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PURGE", "OPTIONS", "get"] {
-        let mut asked = asked("");
-        asked.method = Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = request("");
+        request.method = Method::from_bytes(method.as_bytes()).unwrap();
         let decision = decide(
-            &asked,
+            &request,
             &Policy::origin(),
             CacheKind::Shared,
-            CacheLookup::Stored(&said),
+            CacheLookup::Stored(&response),
             ARRIVAL,
         );
         let expected = if matches!(method, "GET" | "HEAD") { "fresh 20" } else { "method" };
-        assert_eq!(word(&decision), expected, "{method}");
+        assert_eq!(outcome(&decision), expected, "{method}");
     }
 }
 
 #[test]
-fn what_is_forwarded_is_stored_unless_the_request_or_the_method_forbids() {
-    let said = stored("max-age=10");
-    let stores = |asked: &ProxyRequest| match decide(
-        asked,
+fn forwarded_requests_store_unless_the_request_or_method_forbids() {
+    let response = stored("max-age=10");
+    let stores = |request: &ProxyRequest| match decide(
+        request,
         &Policy::origin(),
         CacheKind::Shared,
-        CacheLookup::Stored(&said),
+        CacheLookup::Stored(&response),
         ARRIVAL + secs(15),
     ) {
         Decision::Forward { store, .. } => store,
         other @ (Decision::Serve { .. } | Decision::Refuse) => panic!("{other:?}"),
     };
-    assert!(stores(&asked("")) && stores(&asked("no-cache")));
-    assert!(!stores(&asked("no-store")));
-    let mut post = asked("");
+    assert!(stores(&request("")) && stores(&request("no-cache")));
+    assert!(!stores(&request("no-store")));
+    let mut post = request("");
     post.method = Method::POST;
     assert!(!stores(&post));
 }
 
 #[test]
-fn whatever_can_be_validated_is() {
-    let validates = |ask, answer: &StoredResponse| match decided(ask, &Policy::origin(), answer, 15)
-    {
+fn a_stored_response_with_a_validator_is_revalidated() {
+    let validates = |directives, answer: &StoredResponse| match decided(
+        directives,
+        &Policy::origin(),
+        answer,
+        15,
+    ) {
         Decision::Forward { validate, .. } => validate,
         other @ (Decision::Serve { .. } | Decision::Refuse) => panic!("{other:?}"),
     };
@@ -253,23 +263,23 @@ fn whatever_can_be_validated_is() {
         200,
         &[("last-modified", "Sun, 06 Nov 1994 08:49:37 GMT"), ("cache-control", "max-age=10")],
     );
-    for ask in ["", "no-cache", "max-age=0"] {
-        assert!(validates(ask, &tagged) && validates(ask, &dated));
-        assert!(!validates(ask, &stored("max-age=10")));
+    for directives in ["", "no-cache", "max-age=0"] {
+        assert!(validates(directives, &tagged) && validates(directives, &dated));
+        assert!(!validates(directives, &stored("max-age=10")));
     }
     assert!(!validates("no-store", &tagged));
 }
 
 #[test]
-fn a_stored_answer_stands_in_for_the_failures_that_the_policy_names() {
-    let said = stored("max-age=10, stale-if-error=10");
+fn a_stored_response_is_served_on_the_failures_of_the_policy() {
+    let response = stored("max-age=10, stale-if-error=10");
     let policy = Policy::origin();
     let at = |failure, seconds| {
         stale_if_error(
-            &asked(""),
+            &request(""),
             &policy,
             CacheKind::Shared,
-            &said,
+            &response,
             failure,
             ARRIVAL + secs(seconds),
         )
@@ -290,19 +300,27 @@ fn a_stored_answer_stands_in_for_the_failures_that_the_policy_names() {
     let mut narrow = Policy::origin();
     narrow.stale_if_error.on = vec![ErrorMatch::Timeout];
     let narrow = |failure| {
-        stale_if_error(&asked(""), &narrow, CacheKind::Shared, &said, failure, ARRIVAL + secs(15))
+        stale_if_error(
+            &request(""),
+            &narrow,
+            CacheKind::Shared,
+            &response,
+            failure,
+            ARRIVAL + secs(15),
+        )
     };
     assert_eq!((narrow(ErrorClass::Timeout), narrow(ErrorClass::Connect)), (Some(-5), None));
     assert_eq!(narrow(UNAVAILABLE), None);
 }
 
 #[test]
-fn nothing_stands_in_against_a_prohibition() {
-    // RFC 9111 §4.2.4, and what the route spells out does not change it.
+fn a_prohibited_response_is_never_served_on_errors() {
+    // RFC 9111 §4.2.4; an explicit window of the route does not change it.
     let mut policy = Policy::origin();
     policy.stale_if_error.window = Some(secs(100));
-    let stands = |policy: &Policy, kind, ask, answer: &StoredResponse| {
-        stale_if_error(&asked(ask), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15)).is_some()
+    let usable = |policy: &Policy, kind, directives, answer: &StoredResponse| {
+        stale_if_error(&request(directives), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15))
+            .is_some()
     };
     for (line, shared, private) in [
         ("max-age=10", true, true),
@@ -313,14 +331,14 @@ fn nothing_stands_in_against_a_prohibition() {
         ("max-age=20, no-store", false, false),
     ] {
         let answer = stored(line);
-        assert_eq!(stands(&policy, CacheKind::Shared, "", &answer), shared, "{line}");
-        assert_eq!(stands(&policy, CacheKind::Private, "", &answer), private, "{line}");
+        assert_eq!(usable(&policy, CacheKind::Shared, "", &answer), shared, "{line}");
+        assert_eq!(usable(&policy, CacheKind::Private, "", &answer), private, "{line}");
     }
-    assert!(!stands(&policy, CacheKind::Shared, "no-store", &stored("max-age=20")));
-    assert!(stands(&policy, CacheKind::Shared, "no-cache", &stored("max-age=10")));
+    assert!(!usable(&policy, CacheKind::Shared, "no-store", &stored("max-age=20")));
+    assert!(usable(&policy, CacheKind::Shared, "no-cache", &stored("max-age=10")));
     let error = stored_as(503, &[("cache-control", "max-age=10")]);
-    assert!(!stands(&policy, CacheKind::Shared, "", &error));
-    assert!(stands(
+    assert!(!usable(&policy, CacheKind::Shared, "", &error));
+    assert!(usable(
         &policy,
         CacheKind::Shared,
         "",
@@ -329,7 +347,7 @@ fn nothing_stands_in_against_a_prohibition() {
 }
 
 #[test]
-fn every_reason_has_a_token_of_its_own() {
+fn every_reason_has_its_own_token() {
     use ForwardReason::{Bypass, Method, Partial, Request, Stale, UriMiss, VaryMiss};
     let mut tokens: Vec<_> = [Bypass, Method, UriMiss, VaryMiss, Partial, Stale, Request]
         .map(ForwardReason::token)
@@ -344,41 +362,41 @@ fn every_reason_has_a_token_of_its_own() {
 }
 
 #[test]
-fn what_an_operator_called_outdated_is_stale_from_then_on() {
-    // A soft purge at second 10, asked for at second 15: (what the origin said, what happens).
-    for (said, expected) in [
+fn a_soft_purge_makes_a_response_stale() {
+    // A soft purge at second 10, a request at second 15: (`Cache-Control` of the response, decision).
+    for (response, expected) in [
         ("max-age=100", "stale"),
         ("max-age=100, stale-while-revalidate=6", "stale-while-revalidate -5 refresh"),
         ("max-age=100, stale-while-revalidate=5", "stale"),
         ("max-age=100, stale-if-error=6", "stale fallback"),
         ("max-age=100, stale-if-error=5", "stale"),
         ("max-age=100, stale-if-error=6, must-revalidate", "stale"),
-        // What was stale already is no younger for it.
+        // A response that was stale before does not become fresher.
         ("max-age=8, stale-if-error=7", "stale"),
     ] {
-        let outdated = stored(said).outdated(called_stale(ARRIVAL + secs(10)));
-        assert_eq!(word(&decided("", &Policy::origin(), &outdated, 15)), expected, "{said}");
+        let outdated = stored(response).outdated(soft_purged(ARRIVAL + secs(10)));
+        assert_eq!(outcome(&decided("", &Policy::origin(), &outdated, 15)), expected, "{response}");
     }
     let forever = Policy { ttl: Ttl::Forever, ..Policy::origin() };
-    let outdated = stored("max-age=1").outdated(called_stale(ARRIVAL + secs(10)));
-    assert_eq!(word(&decided("", &forever, &outdated, 15)), "stale fallback");
+    let outdated = stored("max-age=1").outdated(soft_purged(ARRIVAL + secs(10)));
+    assert_eq!(outcome(&decided("", &forever, &outdated, 15)), "stale fallback");
 }
 
 #[test]
-fn it_is_swept_only_after_its_last_possible_use() {
+fn a_response_is_swept_only_after_its_last_possible_use() {
     let minutes = |n: u64| secs(60 * n);
     let day = secs(24 * 60 * 60);
     for (ttl, fields, expected) in [
         (Ttl::Forever, &[][..], None),
         (Ttl::Origin, &[("cache-control", "max-age=60")], Some(minutes(1))),
         (Ttl::Origin, &[("cache-control", "max-age=60, stale-if-error=60")], Some(minutes(2))),
-        // A validator may save the body for a while longer.
+        // A validator keeps the response for revalidation.
         (
             Ttl::Origin,
             &[("cache-control", "max-age=60"), ("etag", "\"a\"")],
             Some(minutes(1) + day),
         ),
-        // The operator's word stands in for errors for a day.
+        // With a `ttl` that overrides the origin, stale-if-error lasts for a day.
         (Ttl::Override(minutes(5)), &[], Some(minutes(5) + day)),
     ] {
         let policy = Policy { ttl, ..Policy::origin() };
@@ -389,8 +407,8 @@ fn it_is_swept_only_after_its_last_possible_use() {
 
 proptest! {
     #[test]
-    fn a_decision_fits_what_the_answer_is_worth(
-        ask in "(no-cache|max-age=[0-9]{1,2}|max-stale(=[0-9]{1,2})?|min-fresh=[0-9]|x){0,2}",
+    fn a_decision_is_consistent_with_the_remaining_freshness(
+        directives in "(no-cache|max-age=[0-9]{1,2}|max-stale(=[0-9]{1,2})?|min-fresh=[0-9]|x){0,2}",
         lifetime in 0_u64..40,
         swr in 0_u64..10,
         sie in 0_u64..10,
@@ -411,34 +429,34 @@ proptest! {
         let answer = stored_as(200, &[]);
         let now = ARRIVAL + secs(at);
         let remaining = ttl(&policy, CacheKind::Shared, &answer, now);
-        match decided(&ask, &policy, &answer, at) {
+        match decided(&directives, &policy, &answer, at) {
             Decision::Serve { ttl, stale, refresh } => {
                 assert_eq!(ttl, remaining);
                 assert_eq!(stale.is_none(), ttl > 0);
                 assert_eq!(refresh, stale == Some(StaleReason::WhileRevalidate));
             }
             Decision::Forward { fallback, why, .. } => {
-                let stands =
-                    stale_if_error(&asked(&ask), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
-                assert_eq!(fallback, stands.is_some());
+                let usable =
+                    stale_if_error(&request(&directives), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
+                assert_eq!(fallback, usable.is_some());
                 assert!(why == ForwardReason::Request || remaining <= 0);
             }
-            Decision::Refuse => panic!("nobody asked for it"),
+            Decision::Refuse => panic!("no only-if-cached in the request"),
         }
     }
 
     #[test]
     fn only_if_cached_never_reaches_the_origin(
         line in "(no-cache, |no-store, |max-age=[0-9]{1,2}, |max-stale, ){0,3}",
-        said in 0_usize..4,
+        response in 0_usize..4,
         at in 0_u64..60,
         other in any::<bool>(),
     ) {
-        let said = ["max-age=20", "no-cache", "max-age=9, stale-while-revalidate=99", "private"][said];
-        let answer = stored(said);
-        let found = if other { CacheLookup::OtherVariants } else { CacheLookup::Stored(&answer) };
-        let asked = asked(&format!("{line}only-if-cached"));
-        match decide(&asked, &Policy::origin(), CacheKind::Shared, found, ARRIVAL + secs(at)) {
+        let response = ["max-age=20", "no-cache", "max-age=9, stale-while-revalidate=99", "private"][response];
+        let answer = stored(response);
+        let lookup = if other { CacheLookup::OtherVariants } else { CacheLookup::Stored(&answer) };
+        let request = request(&format!("{line}only-if-cached"));
+        match decide(&request, &Policy::origin(), CacheKind::Shared, lookup, ARRIVAL + secs(at)) {
             Decision::Serve { refresh, .. } => assert!(!refresh),
             Decision::Refuse => {}
             Decision::Forward { why, .. } => panic!("{why:?}"),
@@ -446,19 +464,20 @@ proptest! {
     }
 }
 
-/// RFC 5861 is about what was right once: of what is superseded that is not so.
+/// RFC 5861 is for responses that are merely old: stale-while-revalidate does not apply to superseded ones.
 #[test]
-fn what_is_superseded_stands_in_for_errors_and_is_served_for_nothing_else() {
-    let said = "max-age=60, stale-while-revalidate=60, stale-if-error=60";
+fn a_superseded_response_is_served_only_on_errors() {
+    let response = "max-age=60, stale-while-revalidate=60, stale-if-error=60";
     let policy = Policy::origin();
     for superseded in [false, true] {
         let at = ARRIVAL + secs(5);
-        let stored = stored(said).outdated(ForcedStale { at, superseded });
-        for ask in ["", "max-stale=100"] {
-            let served = matches!(decided(ask, &policy, &stored, 10), Decision::Serve { .. });
-            assert_eq!(served, !superseded, "{ask}");
+        let stored = stored(response).outdated(ForcedStale { at, superseded });
+        for directives in ["", "max-stale=100"] {
+            let served =
+                matches!(decided(directives, &policy, &stored, 10), Decision::Serve { .. });
+            assert_eq!(served, !superseded, "{directives}");
         }
         let (kind, now) = (CacheKind::Shared, ARRIVAL + secs(10));
-        assert!(stale_if_error(&asked(""), &policy, kind, &stored, UNAVAILABLE, now).is_some());
+        assert!(stale_if_error(&request(""), &policy, kind, &stored, UNAVAILABLE, now).is_some());
     }
 }

@@ -1,8 +1,7 @@
-//! A body that grows while many read it: one writer, any number of readers, nothing cut ever looks
-//! complete.
+//! A growing body with one writer and any number of readers. A truncated body never looks complete.
 //!
-//! Owns: the pieces, who has read how far, back-pressure once a body is no longer kept. Never touches: heads,
-//! connections, the store.
+//! Owns: the pieces, each reader's position, back-pressure once a body is no longer kept. Never touches:
+//! heads, connections, the store.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,55 +17,56 @@ use crate::upstream::admission::call::CallAudience;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::in_flight_bytes::{EACH, InFlightBytes, SMALL, Waiting};
 
-/// How far a body that is not kept may run ahead of its slowest reader.
+/// Bytes that a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
 
-/// How long such a body waits for a reader that takes nothing, if there is room for all that is held.
+/// Time such a body waits for a stalled reader while the in-flight budget has room for all buffered
+/// bytes.
 const STALLED: Duration = Duration::from_secs(30);
 
 /// The shared body.
 pub(crate) struct SharedBody {
     inner: Mutex<SharedBodyState>,
-    /// Something for readers: a piece, the end, a detachment.
-    news: Notify,
-    /// Something for the writer: a piece was read, a reader left.
-    room: Notify,
-    /// Whether there are readers, for the call that brings it.
+    /// Notifies readers of a piece, the end, or a detachment.
+    reader_notify: Notify,
+    /// Notifies the writer when a piece was read or a reader left.
+    writer_notify: Notify,
+    /// Whether the body has readers; read by the upstream call.
     audience: Arc<CallAudience>,
     in_flight: Arc<InFlightBytes>,
     largest: usize,
-    /// What its origin may send ahead of its slowest reader.
-    ahead: AtomicUsize,
+    /// Bytes that the origin may send ahead of the slowest reader.
+    read_ahead: AtomicUsize,
 }
 
 struct SharedBodyState {
     pieces: VecDeque<Bytes>,
-    /// How many pieces were let go at the front.
-    gone: usize,
-    /// Bytes in `pieces`, and with what each costs beside them.
-    held: usize,
+    /// Number of pieces dropped from the front.
+    dropped: usize,
+    /// Bytes in `pieces`; `charged` adds the overhead of each piece.
+    buffered: usize,
     charged: usize,
     /// Bytes written so far.
     written: usize,
-    /// Whether every piece is kept until the end (to be stored, for newcomers).
+    /// Whether every piece is kept until the end (for the store and for new readers).
     kept: bool,
     end: Option<Result<(), UpstreamError>>,
-    /// All of it, once it is stored: what the pieces were.
+    /// The whole body, once it is stored. It replaces the pieces.
     stored: Option<Bytes>,
-    /// The next piece of each reader; once it is stored, its next byte.
+    /// The next piece of each reader; once the body is stored, the reader's next byte.
     readers: HashMap<u64, usize>,
     next_reader: u64,
 }
 
 impl SharedBody {
-    /// An empty body of which up to `largest` bytes are kept; with `kept == false` none is, and it
-    /// flows at the pace of its slowest reader.
+    /// Creates an empty body that keeps up to `largest` bytes. With `kept == false` it keeps none, and
+    /// the slowest reader limits its rate.
     pub(crate) fn new(kept: bool, largest: usize, in_flight: Arc<InFlightBytes>) -> Arc<Self> {
         Arc::new(Self {
             inner: Mutex::new(SharedBodyState {
                 pieces: VecDeque::new(),
-                gone: 0,
-                held: 0,
+                dropped: 0,
+                buffered: 0,
                 charged: 0,
                 written: 0,
                 kept,
@@ -75,19 +75,19 @@ impl SharedBody {
                 readers: HashMap::new(),
                 next_reader: 0,
             }),
-            news: Notify::new(),
-            room: Notify::new(),
+            reader_notify: Notify::new(),
+            writer_notify: Notify::new(),
             audience: Arc::new(CallAudience::nobody()),
             in_flight,
             largest,
-            ahead: AtomicUsize::new(0),
+            read_ahead: AtomicUsize::new(0),
         })
     }
 
-    /// Attaches a reader at the beginning; `None` once the beginning has been let go.
+    /// Attaches a reader at the beginning; `None` once the first piece was dropped.
     pub(crate) fn reader(self: &Arc<Self>) -> Option<BodyReader> {
         let mut inner = self.inner.lock();
-        if inner.gone > 0 {
+        if inner.dropped > 0 {
             return None;
         }
         let id = inner.next_reader;
@@ -97,17 +97,17 @@ impl SharedBody {
         Some(BodyReader { body: Arc::clone(self), id })
     }
 
-    /// The reader of a body that nobody has written to yet.
+    /// Attaches the first reader, before anything is written.
     pub(crate) fn first_reader(self: &Arc<Self>) -> BodyReader {
-        self.reader().expect("nothing is let go before anything is written")
+        self.reader().expect("no piece is dropped before one is written")
     }
 
-    /// Whether there are readers: it changes as they come and leave.
+    /// Whether the body has readers; the value changes as they attach and detach.
     pub(crate) fn audience(&self) -> Arc<CallAudience> {
         Arc::clone(&self.audience)
     }
 
-    /// How many read or wait.
+    /// Number of readers, including those that still wait.
     pub(crate) fn readers(&self) -> usize {
         self.inner.lock().readers.len()
     }
@@ -117,24 +117,24 @@ impl SharedBody {
         self.inner.lock().kept
     }
 
-    /// Its origin may send so much ahead of its slowest reader.
+    /// Sets the number of bytes that the origin may send ahead of the slowest reader.
     pub(crate) fn is_ahead(&self, bytes: usize) {
-        self.ahead.store(bytes, Ordering::Relaxed);
+        self.read_ahead.store(bytes, Ordering::Relaxed);
     }
 
-    /// From now on pieces are let go once all readers have them.
+    /// From now on, drops each piece once all readers have it.
     pub(crate) fn stop_keeping(&self) {
         self.inner.lock().stop_keeping(&self.in_flight);
     }
 
-    /// Why the body is no longer kept.
+    /// The reason why the body is no longer kept.
     pub(crate) fn why_not_kept(&self) -> NotStoredReason {
         let too_large = self.inner.lock().written > self.largest;
         if too_large { NotStoredReason::TooLarge } else { NotStoredReason::NoRoom }
     }
 
-    /// Whether nobody reads it and it is kept for nobody; `storing`: it will be stored if it is kept
-    /// to its end.
+    /// Whether the body has no reader and will not be stored. `storing`: a body that is kept to its end
+    /// will be stored.
     pub(crate) fn is_abandoned(&self, storing: bool) -> bool {
         let inner = self.inner.lock();
         !(inner.kept && storing) && inner.readers.is_empty()
@@ -143,18 +143,18 @@ impl SharedBody {
     /// Resolves when the body [is abandoned](Self::is_abandoned).
     pub(crate) async fn abandoned(&self, storing: bool) {
         loop {
-            let left = self.room.notified();
-            tokio::pin!(left);
-            left.as_mut().enable();
+            let detached = self.writer_notify.notified();
+            tokio::pin!(detached);
+            detached.as_mut().enable();
             if self.is_abandoned(storing) {
                 return;
             }
-            left.await;
+            detached.await;
         }
     }
 
-    /// Adds a piece. While the body is kept this never waits; otherwise it waits for the slowest
-    /// reader, and detaches it when it takes nothing for [`STALLED`].
+    /// Adds a piece. While the body is kept this never waits. Otherwise it waits for the slowest reader,
+    /// and detaches that reader if it reads nothing for [`STALLED`].
     pub(crate) async fn push(&self, mut piece: Bytes) {
         {
             let mut inner = self.inner.lock();
@@ -162,7 +162,7 @@ impl SharedBody {
                 piece = Bytes::copy_from_slice(&piece);
             }
             inner.written += piece.len();
-            inner.held += piece.len();
+            inner.buffered += piece.len();
             inner.charged += piece.len() + EACH;
             self.in_flight.take(piece.len() + EACH);
             inner.pieces.push_back(piece);
@@ -170,13 +170,13 @@ impl SharedBody {
                 inner.stop_keeping(&self.in_flight);
             }
         }
-        self.news.notify_waiters();
-        self.wait_for_room().await;
+        self.reader_notify.notify_waiters();
+        self.wait_for_readers().await;
     }
 
-    async fn wait_for_room(&self) {
+    async fn wait_for_readers(&self) {
         loop {
-            let room = self.room.notified();
+            let room = self.writer_notify.notified();
             tokio::pin!(room);
             room.as_mut().enable();
             {
@@ -185,23 +185,24 @@ impl SharedBody {
                     return;
                 }
             }
-            // What it has been given is counted, and so is whom it goes to.
-            let waiting = Waiting { counted: self.ahead.load(Ordering::Relaxed), held: 0 };
+            // Both the bytes read ahead and the bytes buffered for readers are already counted.
+            let waiting = Waiting { counted: self.read_ahead.load(Ordering::Relaxed), held: 0 };
             if self.in_flight.patiently_for(waiting, None, STALLED, room).await.is_none() {
                 self.inner.lock().detach_slowest(&self.in_flight);
-                self.news.notify_waiters();
+                self.reader_notify.notify_waiters();
             }
         }
     }
 
-    /// The whole body with `last` behind it, if it was kept and is not too large with it.
+    /// The whole body followed by `last`, if the body was kept and the result is not too large.
     pub(crate) fn whole(&self, last: &Bytes) -> Option<Bytes> {
         let inner = self.inner.lock();
-        let length = inner.held + last.len();
+        let length = inner.buffered + last.len();
         (inner.kept && length <= self.largest).then(|| inner.whole(last))
     }
 
-    /// It is whole, and `stored`: readers go on in that, for the pieces would be held beside it.
+    /// Replaces the pieces by the stored body, so that the bytes are not in memory twice. Readers
+    /// continue in `stored`.
     pub(crate) fn settle(&self, stored: Bytes) {
         let mut inner = self.inner.lock();
         if !inner.kept {
@@ -214,15 +215,15 @@ impl SharedBody {
         }
         inner.pieces.clear();
         self.in_flight.give_back(std::mem::take(&mut inner.charged));
-        (inner.held, inner.stored) = (0, Some(stored));
+        (inner.buffered, inner.stored) = (0, Some(stored));
         drop(inner);
-        self.news.notify_waiters();
+        self.reader_notify.notify_waiters();
     }
 
-    /// Ends the body; the first end counts.
+    /// Ends the body. Only the first call has an effect.
     pub(crate) fn finish(&self, end: Result<(), UpstreamError>) {
         self.inner.lock().end.get_or_insert(end);
-        self.news.notify_waiters();
+        self.reader_notify.notify_waiters();
     }
 }
 
@@ -236,32 +237,33 @@ impl Drop for SharedBody {
 impl SharedBodyState {
     fn stop_keeping(&mut self, in_flight: &InFlightBytes) {
         self.kept = false;
-        self.let_go(in_flight);
+        self.drop_read_pieces(in_flight);
     }
 
-    fn let_go(&mut self, in_flight: &InFlightBytes) {
+    fn drop_read_pieces(&mut self, in_flight: &InFlightBytes) {
         if self.kept {
             return;
         }
         let slowest = self.readers.values().copied().min().unwrap_or(usize::MAX);
-        while self.gone < slowest {
+        while self.dropped < slowest {
             let Some(piece) = self.pieces.pop_front() else { break };
-            self.gone += 1;
-            self.held -= piece.len();
+            self.dropped += 1;
+            self.buffered -= piece.len();
             self.charged -= piece.len() + EACH;
             in_flight.give_back(piece.len() + EACH);
         }
     }
 
     fn detach_slowest(&mut self, in_flight: &InFlightBytes) {
-        let first = self.gone;
+        let first = self.dropped;
         self.readers.retain(|_, next| *next > first);
-        self.let_go(in_flight);
+        self.drop_read_pieces(in_flight);
     }
 
     fn whole(&self, last: &Bytes) -> Bytes {
-        // Copied even if it is one: a piece holds the whole buffer that it was read into.
-        let mut whole = BytesMut::with_capacity(self.held + last.len());
+        // Copied even if there is only one piece: a piece references the whole buffer that it was read
+        // into.
+        let mut whole = BytesMut::with_capacity(self.buffered + last.len());
         self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
         whole.extend_from_slice(last);
         whole.freeze()
@@ -275,11 +277,11 @@ pub struct BodyReader {
 }
 
 impl BodyReader {
-    /// The next piece; `None` at the end of a complete body. An error means that the body is cut,
-    /// or that this reader was too slow: its client's connection must not end cleanly.
+    /// The next piece; `None` at the end of a complete body. An error means that the body was truncated
+    /// or that this reader was too slow: the client's connection must not end cleanly.
     pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         loop {
-            let news = self.body.news.notified();
+            let news = self.body.reader_notify.notified();
             tokio::pin!(news);
             news.as_mut().enable();
             if let Some(next) = self.take() {
@@ -301,13 +303,13 @@ impl BodyReader {
             inner.readers.insert(self.id, stored.len());
             return Some(Ok(Some(stored.slice(next..))));
         }
-        let Some(piece) = inner.pieces.get(next - inner.gone).cloned() else {
+        let Some(piece) = inner.pieces.get(next - inner.dropped).cloned() else {
             return inner.end.map(|end| end.map(|()| None));
         };
         inner.readers.insert(self.id, next + 1);
         if !inner.kept {
-            inner.let_go(&self.body.in_flight);
-            self.body.room.notify_one();
+            inner.drop_read_pieces(&self.body.in_flight);
+            self.body.writer_notify.notify_one();
         }
         Some(Ok(Some(piece)))
     }
@@ -318,10 +320,10 @@ impl Drop for BodyReader {
         let mut inner = self.body.inner.lock();
         inner.readers.remove(&self.id);
         self.body.audience.is(!inner.readers.is_empty());
-        inner.let_go(&self.body.in_flight);
+        inner.drop_read_pieces(&self.body.in_flight);
         drop(inner);
-        self.body.room.notify_waiters();
-        self.body.room.notify_one();
+        self.body.writer_notify.notify_waiters();
+        self.body.writer_notify.notify_one();
     }
 }
 
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_reader_sees_every_byte_whenever_it_attached() {
+    async fn every_reader_sees_every_byte_regardless_of_when_it_attached() {
         let body = body(true, 1000);
         let early = tokio::spawn(read_all(body.reader().unwrap()));
         body.push(Bytes::from_static(b"one ")).await;
@@ -359,7 +361,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn once_it_is_stored_readers_go_on_in_that_wherever_they_are() {
+    async fn readers_continue_in_the_stored_body_from_any_position() {
         let budget = InFlightBytes::new(10_000);
         let body = SharedBody::new(true, 1000, Arc::clone(&budget));
         let (mut behind, mut ahead) = (body.reader().unwrap(), body.reader().unwrap());
@@ -370,7 +372,7 @@ mod tests {
         assert_eq!(behind.next().await.unwrap().unwrap(), "one ");
         let stored = body.whole(&Bytes::from_static(b"three")).unwrap();
         body.settle(stored);
-        assert_eq!(budget.used(), 0, "the store counts it");
+        assert_eq!(budget.used(), 0, "the store counts the body");
         let late = body.reader().unwrap();
         body.finish(Ok(()));
         for (reader, left) in [(behind, "two three"), (ahead, "three"), (late, "one two three")] {
@@ -381,7 +383,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cut_body_is_an_error_for_every_reader() {
+    async fn a_truncated_body_is_an_error_for_every_reader() {
         let body = body(true, 1000);
         let reader = body.reader().unwrap();
         body.push(Bytes::from_static(b"half")).await;
@@ -390,7 +392,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_that_outgrows_the_limit_flows_on_but_is_not_kept() {
+    async fn a_body_over_the_limit_is_passed_on_but_not_kept() {
         let body = body(true, 5);
         let reader = tokio::spawn(read_all(body.reader().unwrap()));
         body.push(Bytes::from_static(b"12345")).await;
@@ -400,11 +402,11 @@ mod tests {
         assert_eq!(body.whole(&Bytes::new()), None);
         body.finish(Ok(()));
         assert_eq!(reader.await.unwrap().unwrap(), b"123456");
-        assert!(body.reader().is_none(), "a newcomer would miss the beginning");
+        assert!(body.reader().is_none(), "a new reader would miss the beginning");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stalled_reader_is_detached_and_the_others_go_on() {
+    async fn a_stalled_reader_is_detached_and_the_others_continue() {
         let body = body(false, 0);
         let mut stalled = body.reader().unwrap();
         let lively = tokio::spawn(read_all(body.reader().unwrap()));
@@ -417,7 +419,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_budget_gets_everything_back() {
+    async fn all_bytes_are_released_to_the_budget() {
         let budget = InFlightBytes::new(10);
         let body = SharedBody::new(true, 1000, Arc::clone(&budget));
         let reader = body.reader().unwrap();
@@ -440,21 +442,21 @@ mod tests {
         watcher.await.unwrap();
     }
 
-    /// A chunk of one byte may come in a buffer that four kilobytes of extensions filled.
+    /// A chunk of one byte may arrive in a buffer that four kilobytes of chunk extensions filled.
     #[tokio::test]
-    async fn a_small_piece_that_is_kept_holds_no_large_buffer() {
+    async fn a_small_kept_piece_does_not_reference_a_large_buffer() {
         let buffer = Bytes::from(vec![7; 64 * 1024]);
         let body = body(true, 1000);
         body.push(buffer.slice(..10)).await;
         assert!(buffer.is_unique());
-        let flows = self::body(false, 0);
-        let _reader = flows.reader().unwrap();
-        flows.push(buffer.slice(..10)).await;
+        let unkept = self::body(false, 0);
+        let _reader = unkept.reader().unwrap();
+        unkept.push(buffer.slice(..10)).await;
         assert!(buffer.is_unique());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn small_pieces_before_a_reader_that_takes_nothing_are_few() {
+    async fn few_small_pieces_are_buffered_for_a_stalled_reader() {
         let body = body(false, 0);
         let _stalled = body.reader().unwrap();
         let pushed = timeout(Duration::from_secs(1), async {
@@ -462,12 +464,12 @@ mod tests {
                 body.push(Bytes::from_static(b"x")).await;
             }
         });
-        assert!(pushed.await.is_err(), "it waits");
+        assert!(pushed.await.is_err(), "the writer waits");
         assert!(body.inner.lock().pieces.len() <= WINDOW / EACH + 1);
     }
 
     #[tokio::test]
-    async fn many_small_pieces_are_charged_for_more_than_their_bytes() {
+    async fn small_pieces_are_charged_for_their_overhead() {
         let budget = InFlightBytes::new(1000);
         let body = SharedBody::new(true, 1 << 20, Arc::clone(&budget));
         for _ in 0..100 {

@@ -1,7 +1,7 @@
-//! Collapsed forwarding: one fill per key, however many ask (RFC 9111 §4, RFC 9211 §2.8).
+//! Request collapsing: one fill per key, however many clients request it (RFC 9111 §4, RFC 9211 §2.8).
 //!
-//! Owns: which fills run, who joins them, which keys do not collapse for now.
-//! Never touches: what a fill does.
+//! Owns: the running fills, joining them, the keys for which collapsing is off.
+//! Never touches: the work of a fill.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use crate::engine::inflight::InFlightFetch;
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 
-/// How long a key that turned out uncacheable is not collapsed.
-const REMEMBERED_FOR: Duration = Duration::from_secs(30);
+/// How long collapsing stays off for a key whose response was not cacheable.
+const DISABLED_FOR: Duration = Duration::from_secs(30);
 
-/// How many such keys are remembered.
-const REMEMBERED: usize = 65_536;
+/// Maximum number of such keys remembered.
+const MAX_DISABLED: usize = 65_536;
 
-/// What one fill is for: a key, and a variant of it once its `Vary` is known.
+/// The identity of a fill: a key, and its variant once `Vary` is known.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct InFlightKey {
     pub(crate) key: CacheKey,
     pub(crate) variant: Option<VariantId>,
 }
 
-/// What joining came to.
+/// The result of joining a fill.
 pub(crate) enum JoinOutcome<T> {
-    /// Nobody asks yet: start the fill for this flight.
+    /// No fill was running: start one for this fetch.
     Lead(Arc<InFlightFetch>, BodyReader),
-    /// Somebody asks already.
+    /// A fill is running: wait for it.
     Wait(Arc<InFlightFetch>, BodyReader),
-    /// The answer was stored in the meantime.
+    /// The response was stored in the meantime.
     Answered(T),
-    /// Too many wait already.
+    /// Too many clients wait already.
     Full,
 }
 
@@ -43,83 +43,83 @@ pub(crate) enum JoinOutcome<T> {
 #[derive(Default)]
 pub(crate) struct InFlightFetches {
     running: Mutex<HashMap<InFlightKey, Arc<InFlightFetch>>>,
-    apart: Mutex<HashMap<u128, SystemTime>>,
+    uncollapsed: Mutex<HashMap<u128, SystemTime>>,
 }
 
 impl InFlightFetches {
-    /// Joins the fill of `key`, or leads a new one. `recheck` looks into the store once more when
-    /// there is no fill: one may have ended since the caller looked. `current` says whether a
-    /// running fill was begun after the last invalidation.
+    /// Joins the fill of `key`, or leads a new one. If no fill is running, `recheck` looks into the
+    /// store once more, because a fill may have ended since the caller's lookup. `current` returns
+    /// whether a running fill began after the last invalidation.
     pub(crate) fn join<T>(
         &self,
         key: &InFlightKey,
-        most: usize,
+        max_waiters: usize,
         current: impl Fn(&InFlightFetch) -> bool,
         recheck: impl FnOnce() -> Option<T>,
         begin: impl FnOnce() -> Arc<InFlightFetch>,
     ) -> JoinOutcome<T> {
         let mut running = self.running.lock();
-        if let Some(flight) = running.get(key).filter(|flight| current(flight)) {
-            if flight.body.readers() > most {
+        if let Some(fetch) = running.get(key).filter(|fetch| current(fetch)) {
+            if fetch.body.readers() > max_waiters {
                 return JoinOutcome::Full;
             }
-            if let Some(reader) = flight.body.reader() {
-                return JoinOutcome::Wait(Arc::clone(flight), reader);
+            if let Some(reader) = fetch.body.reader() {
+                return JoinOutcome::Wait(Arc::clone(fetch), reader);
             }
         }
-        if let Some(answer) = recheck() {
-            return JoinOutcome::Answered(answer);
+        if let Some(response) = recheck() {
+            return JoinOutcome::Answered(response);
         }
-        let flight = begin();
-        let reader = flight.body.first_reader();
-        running.insert(key.clone(), Arc::clone(&flight));
-        JoinOutcome::Lead(flight, reader)
+        let fetch = begin();
+        let reader = fetch.body.first_reader();
+        running.insert(key.clone(), Arc::clone(&fetch));
+        JoinOutcome::Lead(fetch, reader)
     }
 
-    /// How many read or wait, over all fills.
+    /// Number of clients that read or wait, over all fills.
     pub(crate) fn readers(&self) -> usize {
-        self.running.lock().values().map(|flight| flight.body.readers()).sum()
+        self.running.lock().values().map(|fetch| fetch.body.readers()).sum()
     }
 
-    /// Newcomers no longer join this flight.
-    pub(crate) fn remove(&self, key: &InFlightKey, flight: &Arc<InFlightFetch>) {
+    /// Removes the fetch, so that new clients no longer join it.
+    pub(crate) fn remove(&self, key: &InFlightKey, fetch: &Arc<InFlightFetch>) {
         let mut running = self.running.lock();
-        if running.get(key).is_some_and(|found| Arc::ptr_eq(found, flight)) {
+        if running.get(key).is_some_and(|found| Arc::ptr_eq(found, fetch)) {
             running.remove(key);
         }
     }
 
-    /// Remembers that requests for `key` do not collapse for a while.
+    /// Turns collapsing off for `key` for [`DISABLED_FOR`].
     pub(crate) fn disable_collapsing(&self, key: &CacheKey, now: SystemTime) {
-        let mut apart = self.apart.lock();
-        if apart.len() >= REMEMBERED {
-            apart.retain(|_, until| *until > now);
+        let mut uncollapsed = self.uncollapsed.lock();
+        if uncollapsed.len() >= MAX_DISABLED {
+            uncollapsed.retain(|_, until| *until > now);
         }
-        if apart.len() >= REMEMBERED {
-            apart.clear();
+        if uncollapsed.len() >= MAX_DISABLED {
+            uncollapsed.clear();
         }
-        let until = now.checked_add(REMEMBERED_FOR).unwrap_or(now);
-        apart.insert(key.id(), until);
+        let until = now.checked_add(DISABLED_FOR).unwrap_or(now);
+        uncollapsed.insert(key.id(), until);
     }
 
-    /// The key turned out cacheable again.
+    /// Turns collapsing on again: the key's response was cacheable.
     pub(crate) fn enable_collapsing(&self, key: &CacheKey) {
-        self.apart.lock().remove(&key.id());
+        self.uncollapsed.lock().remove(&key.id());
     }
 
-    /// Whether requests for `key` go their own ways.
+    /// Whether collapsing is off for `key`.
     pub(crate) fn is_collapsing_disabled(&self, key: &CacheKey, now: SystemTime) -> bool {
-        let mut apart = self.apart.lock();
-        match apart.get(&key.id()) {
+        let mut uncollapsed = self.uncollapsed.lock();
+        match uncollapsed.get(&key.id()) {
             None => false,
-            // A clock set back must not prolong the verdict.
+            // A clock that is set back must not prolong the entry.
             Some(until)
-                if *until > now && until.duration_since(now).is_ok_and(|d| d <= REMEMBERED_FOR) =>
+                if *until > now && until.duration_since(now).is_ok_and(|d| d <= DISABLED_FOR) =>
             {
                 true
             }
             Some(_) => {
-                apart.remove(&key.id());
+                uncollapsed.remove(&key.id());
                 false
             }
         }

@@ -1,8 +1,7 @@
-//! The shortest way: a fresh stored response that answers a plain `GET` as it is, found without
-//! waiting for anything.
+//! The fast path: serves a fresh stored response to a plain `GET` unchanged and without waiting.
 //!
-//! Owns: which requests may go that way. Whatever it leaves, [`Engine::answer`] answers, and where
-//! both could the answers are the same. Never touches: how the answer is written.
+//! Owns: which requests may take the fast path. [`Engine::respond`] handles all others; where both
+//! apply, the responses are the same. Never touches: how the response is written.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,31 +21,31 @@ use crate::semantics::validation;
 use crate::store::Lookup;
 use crate::stored::StoredResponse;
 
-/// A fresh response, to be sent whole.
+/// A fresh response that is sent whole.
 pub struct FastHit {
     /// The response.
     pub stored: Arc<StoredResponse>,
     /// Its age now (RFC 9111 §5.1).
     pub age: Duration,
-    /// What larder did.
+    /// The `Cache-Status` of this hit.
     pub status: CacheStatus,
 }
 
 impl Engine {
-    /// The answer to `asked`, which `route` caches, if memory holds one that is fresh and is sent
-    /// as it is. `Accept-Encoding` is reduced in place, as [`Engine::answer`] would.
-    pub fn fast_hit(&self, asked: &mut ProxyRequest, route: &Route) -> Option<FastHit> {
-        let plain = asked.method == Method::GET && self.switch.mode() == Mode::Cache;
-        if !plain || not_cached(asked).is_some() || wants_a_part(asked) {
+    /// The response to `request`, which `route` caches, if memory contains a fresh one that can be sent
+    /// unchanged. Reduces `Accept-Encoding` in place, as [`Engine::respond`] does.
+    pub fn fast_hit(&self, request: &mut ProxyRequest, route: &Route) -> Option<FastHit> {
+        let plain = request.method == Method::GET && self.switch.mode() == Mode::Cache;
+        if !plain || not_cached(request).is_some() || is_conditional_or_range(request) {
             return None;
         }
-        accept_encoding::reduce(&mut asked.headers);
-        let key = self.keyring.key(asked, &route.policy);
-        let Lookup::Found(stored) = self.lookup_memory(asked, &key, &route.policy) else {
+        accept_encoding::reduce(&mut request.headers);
+        let key = self.keyring.key(request, &route.policy);
+        let Lookup::Found(stored) = self.lookup_memory(request, &key, &route.policy) else {
             return None;
         };
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
-        match decide(asked, &route.policy, cache, CacheLookup::Stored(&stored), now) {
+        match decide(request, &route.policy, cache, CacheLookup::Stored(&stored), now) {
             Decision::Serve { ttl, stale: None, refresh: false } => {
                 Some(FastHit { age: stored.age(now), stored, status: CacheStatus::hit(ttl) })
             }
@@ -55,7 +54,7 @@ impl Engine {
     }
 }
 
-/// Conditions and ranges change what is sent of a response.
-fn wants_a_part(asked: &ProxyRequest) -> bool {
-    asked.headers.contains_key(RANGE) || validation::has_conditionals(&asked.headers)
+/// Whether conditions or a range change which part of the response is sent.
+fn is_conditional_or_range(request: &ProxyRequest) -> bool {
+    request.headers.contains_key(RANGE) || validation::has_conditionals(&request.headers)
 }

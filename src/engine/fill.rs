@@ -1,7 +1,7 @@
-//! The fill: a task that asks the origin once, on behalf of everybody who reads it.
+//! A fill: the task that makes one upstream fetch on behalf of all its readers.
 //!
-//! Owns: one call from plan to stored response. Nothing a client does shapes what is fetched or
-//! stored. Never touches: who reads it and what they make of it.
+//! Owns: one call from the request to the stored response. Clients do not influence the data that is
+//! fetched or stored. Never touches: the readers and the responses they build.
 
 mod body_intake;
 
@@ -39,23 +39,24 @@ use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
 pub(crate) struct Fill {
     pub(crate) engine: Arc<Engine>,
     pub(crate) flight: Arc<InFlightFetch>,
-    /// Where others find it; `None`: it is nobody else's.
+    /// The key under which other requests join the fill; `None`: no request can join it.
     pub(crate) place: Option<InFlightKey>,
     pub(crate) asked: ProxyRequest,
     pub(crate) route: usize,
     pub(crate) policy: Arc<Policy>,
     pub(crate) key: CacheKey,
-    /// The stored response to validate.
+    /// The stored response to revalidate.
     pub(crate) confirm: Option<Arc<StoredResponse>>,
-    /// Whether the request's range is asked for: what comes is this client's, and kept as a part.
+    /// Whether the request's range is forwarded: the response is for this client only, and is stored as
+    /// a part.
     pub(crate) ranged: bool,
-    /// Held until the head is there.
+    /// Held until the head has arrived.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
-    /// Where interim answers go, if a client leads.
+    /// Receives interim responses, if a client leads.
     pub(crate) interims: Option<Arc<Interims>>,
-    /// There is something stale to show in the place of its answer.
+    /// Whether a stale response can be served in place of this fill's response.
     pub(crate) yields: bool,
-    /// What asked for it in the background, if no client waits for it.
+    /// The reason of a background fill; `None`: a client waits for it.
     pub(crate) trigger: Option<&'static str>,
 }
 
@@ -66,7 +67,7 @@ impl Fill {
     }
 
     async fn run(self) {
-        let mut ending = FillGuard {
+        let mut guard = FillGuard {
             engine: Arc::clone(&self.engine),
             flight: Arc::clone(&self.flight),
             place: self.place.clone(),
@@ -74,27 +75,29 @@ impl Fill {
             trigger: self.trigger,
             outcome: FillOutcome::Failed,
         };
-        ending.outcome = self.filled().await;
+        guard.outcome = self.fetch_and_store().await;
     }
 
-    async fn filled(mut self) -> FillOutcome {
-        let FetchResult { mut answer, detail } = self.fetch_with_retries().await;
-        if answer.as_ref().is_ok_and(|answer| self.is_about_another(answer)) {
-            // RFC 9111 §4.3.4: this 304 confirms something else; the whole is asked for again.
+    async fn fetch_and_store(mut self) -> FillOutcome {
+        let FetchResult { answer: mut response, detail } = self.fetch_with_retries().await;
+        if response.as_ref().is_ok_and(|response| self.matches_other_entry(response)) {
+            // RFC 9111 §4.3.4: this 304 matches another stored response; fetch the whole response.
             self.confirm = None;
-            answer = self.engine.origin.fetch(&self.call()).await;
+            response = self.engine.origin.fetch(&self.call()).await;
         }
-        match answer {
+        match response {
             Err(failure) => {
                 self.leave();
                 self.flight.publish(FillState::Failed(failure));
                 self.flight.body.finish(Err(failure));
                 FillOutcome::Failed
             }
-            Ok(answer) if answer.status == StatusCode::NOT_MODIFIED && self.confirm.is_some() => {
-                self.confirmed(answer).await
+            Ok(response)
+                if response.status == StatusCode::NOT_MODIFIED && self.confirm.is_some() =>
+            {
+                self.on_not_modified(response).await
             }
-            Ok(answer) => self.answered(answer, detail).await,
+            Ok(response) => self.on_response(response, detail).await,
         }
     }
 
@@ -103,7 +106,7 @@ impl Fill {
         if let ScopeRule::Header(name) = &self.policy.scope {
             headers.remove(name);
         }
-        // Only who asks for itself alone may set conditions of its own.
+        // Only a fetch that no other request joins may forward the client's own conditions.
         if self.confirm.is_some() || self.place.is_some() {
             for name in &validation::CONDITIONALS {
                 headers.remove(name);
@@ -119,19 +122,19 @@ impl Fill {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         headers.append(VIA, self.engine.via.clone());
-        let mut knock = self.engine.knock(&self.asked, self.route, &self.policy, Some(&self.key));
-        knock.yields = self.yields;
-        knock.in_line = Arc::clone(&self.flight.in_line);
-        knock.audience = self.flight.body.audience();
-        let (engine, flight) = (Arc::clone(&self.engine), Arc::downgrade(&self.flight));
+        let mut call = self.engine.knock(&self.asked, self.route, &self.policy, Some(&self.key));
+        call.yields = self.yields;
+        call.in_line = Arc::clone(&self.flight.in_line);
+        call.audience = self.flight.body.audience();
+        let (engine, fetch) = (Arc::clone(&self.engine), Arc::downgrade(&self.flight));
         let target = self.key.target_id();
-        knock.goes_out = Callback::by(move || {
-            if let Some(flight) = flight.upgrade() {
-                flight.order().goes_out(engine.store.watch(target).asked);
+        call.goes_out = Callback::by(move || {
+            if let Some(fetch) = fetch.upgrade() {
+                fetch.order().goes_out(engine.store.watch(target).asked);
             }
         });
         UpstreamRequest {
-            knock,
+            knock: call,
             method: Method::GET,
             target: self.asked.target.clone(),
             headers,
@@ -140,9 +143,9 @@ impl Fill {
         }
     }
 
-    fn is_about_another(&self, answer: &UpstreamResponse) -> bool {
-        answer.status == StatusCode::NOT_MODIFIED
-            && self.confirm.as_ref().is_some_and(|stored| !stored.is_meant_by(&answer.headers))
+    fn matches_other_entry(&self, response: &UpstreamResponse) -> bool {
+        response.status == StatusCode::NOT_MODIFIED
+            && self.confirm.as_ref().is_some_and(|stored| !stored.is_meant_by(&response.headers))
     }
 
     fn cache(&self) -> CacheKind {
@@ -159,22 +162,22 @@ impl Fill {
         }
     }
 
-    /// The origin said 304 to the stored validators (RFC 9111 §4.3.4).
-    async fn confirmed(&mut self, mut answer: UpstreamResponse) -> FillOutcome {
+    /// Handles a 304 to the stored validators (RFC 9111 §4.3.4).
+    async fn on_not_modified(&mut self, mut response: UpstreamResponse) -> FillOutcome {
         let Some(stored) = self.confirm.take() else { return FillOutcome::Failed };
-        while let Ok(Some(_)) = answer.body.next().await {}
+        while let Ok(Some(_)) = response.body.next().await {}
         let mut fresh = stored
-            .freshened(&answer.headers, answer.request_time, answer.response_time)
+            .freshened(&response.headers, response.request_time, response.response_time)
             .asked_as(self.flight.order().asked());
         if let Vary::Fields(fields) = Vary::chosen_by(&fresh.all_headers()) {
             fresh.variant = self.variant(&fields);
             fresh.vary = fields;
         }
         let fields = fresh.all_headers();
-        let keep =
+        let storability =
             self.policy.storability(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
         fresh.authorized |= self.asked.headers.contains_key(AUTHORIZATION);
-        let shared = keep.map(|kept| Arc::new(fresh.keeping(&kept)));
+        let shared = storability.map(|kept| Arc::new(fresh.keeping(&kept)));
         let variant = Some(fresh.variant);
         self.engine.underway.answered(&self.key, variant, self.flight.order().asked());
         let outcome = match &shared {
@@ -189,13 +192,13 @@ impl Fill {
                 self.engine.flights.enable_collapsing(&self.key);
                 FillOutcome::Confirmed
             }
-            Err(why) => {
-                self.not_stored(*why);
+            Err(reason) => {
+                self.not_stored(*reason);
                 FillOutcome::NotStored
             }
         };
         if shared.is_ok() {
-            self.given(fresh.status, variant, outcome == FillOutcome::Confirmed).await;
+            self.note_delivered(fresh.status, variant, outcome == FillOutcome::Confirmed).await;
         }
         self.leave();
         let own = Arc::new(fresh);
@@ -204,68 +207,69 @@ impl Fill {
         outcome
     }
 
-    /// The answer is the asker's alone: for a while nobody waits for another such.
-    fn not_stored(&self, why: NotStoredReason) {
-        self.engine.account.not_stored(self.route, why.token());
-        // The answer to a client's own condition says nothing about that to others, nor does the error that one
-        // client insisted on, nor a larder that is full.
+    /// The response is not shareable: collapsing is off for this key for a while.
+    fn not_stored(&self, reason: NotStoredReason) {
+        self.engine.account.not_stored(self.route, reason.token());
+        // Three results do not show that other responses are not shareable: the response to a client's
+        // own condition, the error that one client insisted on, and a larder without free capacity.
         let conditional =
             self.confirm.is_none() && validation::has_conditionals(&self.asked.headers);
-        let its_own = self.place.is_none() && (conditional || why == NotStoredReason::Status);
-        let busy = matches!(why, NotStoredReason::NoRoom | NotStoredReason::Unread);
-        if !busy && !its_own && !self.ranged {
+        let one_client = self.place.is_none() && (conditional || reason == NotStoredReason::Status);
+        let busy = matches!(reason, NotStoredReason::NoRoom | NotStoredReason::Unread);
+        if !busy && !one_client && !self.ranged {
             self.engine.flights.disable_collapsing(&self.key, self.engine.clock.now());
         }
     }
 
-    /// An answer of this variant was given, as far as it has got; whether it is kept.
-    async fn given(&self, status: StatusCode, variant: Option<VariantId>, kept: bool) {
-        // Looked at behind the keeping: who overtakes in between is not missed.
+    /// Outdates older stored responses if a response of this variant was delivered, even partly, but is
+    /// not stored. `kept`: whether it is stored.
+    async fn note_delivered(&self, status: StatusCode, variant: Option<VariantId>, kept: bool) {
+        // Checked after storing, so that a newer response that arrives in between is not missed.
         let overtaken = self.flight.order().is_overtaken(variant);
         if kept && !overtaken {
             return;
         }
         let order = self.flight.order().asked() + u64::from(overtaken);
-        let (asked, key, policy) = (&self.asked, &self.key, &self.policy);
-        self.engine.given(UnstoredResponse { asked, key, policy, order }, status).await;
+        let (request, key, policy) = (&self.asked, &self.key, &self.policy);
+        self.engine.given(UnstoredResponse { asked: request, key, policy, order }, status).await;
     }
 
-    /// A final answer: its head goes out at once, its body as it arrives.
-    async fn answered(
+    /// Handles a final response: publishes its head at once and its body as it arrives.
+    async fn on_response(
         &mut self,
-        answer: UpstreamResponse,
+        response: UpstreamResponse,
         detail: Option<(&'static str, &'static str)>,
     ) -> FillOutcome {
-        let head = Arc::new(ResponseHead { detail, ..self.head(&answer) });
+        let head = Arc::new(ResponseHead { detail, ..self.head(&response) });
         self.permit = None;
         let is_error = self.policy.stale_if_error.covers(head.failure);
-        let tells = self.is_told(&answer.verdict, &head).await && !is_error;
+        let may_be_stored = self.apply_head(&response.verdict, &head).await && !is_error;
         match &head.shared {
             Ok(_) => self.engine.flights.enable_collapsing(&self.key),
-            // Who waits shares it, and nobody is kept from waiting for the next.
-            Err(why) if head.is_shared_error(&self.policy, self.cache()) => {
-                self.engine.account.not_stored(self.route, why.token());
+            // Waiters share the error, and collapsing stays on for the next request.
+            Err(reason) if head.is_shared_error(&self.policy, self.cache()) => {
+                self.engine.account.not_stored(self.route, reason.token());
             }
-            Err(why) => {
-                self.not_stored(*why);
+            Err(reason) => {
+                self.not_stored(*reason);
                 self.leave();
                 self.flight.body.stop_keeping();
             }
         }
         self.flight.publish(FillState::Head(Arc::clone(&head)));
-        let times = FetchTimes { request: answer.request_time, response: answer.response_time };
-        let end = self.take_in(answer, head.shared.is_ok(), |body| {
-            self.keep(&head, head.shared.as_ref().ok()?, body, &times)
+        let times = FetchTimes { request: response.request_time, response: response.response_time };
+        let end = self.take_in(response, head.shared.is_ok(), |body| {
+            self.store_body(&head, head.shared.as_ref().ok()?, body, &times)
         });
         let end = end.await;
         if end.is_err() {
-            // Before the readers know: nobody joins a body that is cut already.
+            // Before the readers are notified, so that no request joins a truncated body.
             self.leave();
         }
         let kept = head.shared.is_ok() && self.flight.body.is_kept();
-        // A body that was cut is an error, and no version.
-        if tells && end.is_ok() {
-            self.given(head.status, head.variant, kept).await;
+        // A truncated body is an error, not a version of the resource.
+        if may_be_stored && end.is_ok() {
+            self.note_delivered(head.status, head.variant, kept).await;
         }
         self.flight.body.finish(end);
         self.leave();
@@ -277,76 +281,77 @@ impl Fill {
         }
     }
 
-    /// What a head says of others' calls and of what is stored. Whether it is that of an answer which might be kept.
-    async fn is_told(&self, verdict: &CallOutcome, head: &ResponseHead) -> bool {
-        let (order, is_ok) = (self.flight.order().asked(), verdict.is_ok());
-        if !verdict.is_limit() {
+    /// Applies a head to other pending calls and to stored responses. Returns whether its response might
+    /// be stored.
+    async fn apply_head(&self, outcome: &CallOutcome, head: &ResponseHead) -> bool {
+        let (order, is_ok) = (self.flight.order().asked(), outcome.is_ok());
+        if !outcome.is_limit() {
             self.engine.ends(&self.asked, &self.policy, &self.key, head.status, order).await;
         }
         if is_ok && status::is_news(head.status) {
             self.engine.underway.answered(&self.key, head.variant, order);
         }
-        let why_not = head.shared.as_ref().err();
-        let might_be_kept = is_ok && why_not.is_none_or(|why| why.is_for_want_of_room());
-        if might_be_kept {
-            self.given(head.status, head.variant, why_not.is_none()).await;
+        let not_stored = head.shared.as_ref().err();
+        let may_be_stored = is_ok && not_stored.is_none_or(|reason| reason.is_for_want_of_room());
+        if may_be_stored {
+            self.note_delivered(head.status, head.variant, not_stored.is_none()).await;
         }
-        might_be_kept
+        may_be_stored
     }
 
-    fn head(&self, answer: &UpstreamResponse) -> ResponseHead {
-        let mut own = answer.headers.clone();
+    fn head(&self, response: &UpstreamResponse) -> ResponseHead {
+        let mut own = response.headers.clone();
         hop_by_hop::strip_response(&mut own);
-        let said = CacheMetadata::of(answer.status, &own);
+        let metadata = CacheMetadata::of(response.status, &own);
         let vary = Vary::chosen_by(&own);
         let variant = match &vary {
             Vary::Fields(fields) => Some(self.variant(fields)),
             Vary::Any => None,
         };
-        let length = match answer.framing {
+        let length = match response.framing {
             BodyFraming::Length(length) => Some(length),
             BodyFraming::Marked | BodyFraming::Close => None,
         };
-        // What it says it is; whether the body agrees is seen when it is there.
+        // The part that the head announces; the body is checked against it once it has arrived.
         let part = self.ranged
-            && partial::told(answer.status, &own, &said)
+            && partial::told(response.status, &own, &metadata)
                 .is_some_and(|(span, _)| length.is_none_or(|length| length == span.length()));
         let mut head = ResponseHead {
-            status: answer.status,
-            received: answer.response_time,
+            status: response.status,
+            received: response.response_time,
             shared: Err(NotStoredReason::Status),
-            failure: answer.verdict.error_class(answer.status),
-            cause: cause(answer),
+            failure: response.verdict.error_class(response.status),
+            cause: cause(response),
             detail: None,
             own,
-            said,
+            said: metadata,
             vary,
             variant,
             length,
             part,
         };
-        // To a range there are other answers than to the whole. Kept are a part, and a whole that
-        // does not look like a part under a wrong name.
+        // A range request can get responses other than for the whole resource. Only a part is stored, or
+        // a whole that does not look like a mislabelled part.
         let whole = head.status == StatusCode::OK && !head.own.contains_key(CONTENT_RANGE);
-        // An error that only its body tells of is not what was asked for.
-        let told = answer.status.is_success() && !answer.verdict.is_ok();
-        if answer.unread {
+        // An error that only the body reports is not the requested representation.
+        let is_body_error = response.status.is_success() && !response.verdict.is_ok();
+        if response.unread {
             head.shared = Err(NotStoredReason::Unread);
-        } else if !told && (!self.ranged || head.part || whole) {
+        } else if !is_body_error && (!self.ranged || head.part || whole) {
             head.shared = self
                 .policy
                 .storability(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())
-                .and_then(|headers| self.within_bounds(answer.framing).map(|()| headers));
+                .and_then(|headers| self.check_limits(response.framing).map(|()| headers));
         }
         head
     }
 
-    fn within_bounds(&self, framing: BodyFraming) -> Result<(), NotStoredReason> {
+    fn check_limits(&self, framing: BodyFraming) -> Result<(), NotStoredReason> {
         match framing {
             BodyFraming::Length(n) if n > self.engine.bounds.max_object as u64 => {
                 Err(NotStoredReason::TooLarge)
             }
-            // Cut or complete, it looks the same: it may be read, never kept.
+            // A truncated body looks the same as a complete one: it may be read, never stored.
             BodyFraming::Close => Err(NotStoredReason::Incomplete),
             BodyFraming::Length(_) | BodyFraming::Marked if !self.flight.body.is_kept() => {
                 Err(NotStoredReason::NoRoom)
@@ -355,8 +360,8 @@ impl Fill {
         }
     }
 
-    /// The body as it is stored, if it is.
-    fn keep(
+    /// Stores the response. Returns its body as it is stored, if it is.
+    fn store_body(
         &self,
         head: &ResponseHead,
         headers: &HeaderMap,
@@ -367,20 +372,20 @@ impl Fill {
             return None;
         }
         let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
-        let said = CacheMetadata::of(head.status, headers);
+        let metadata = CacheMetadata::of(head.status, headers);
         let stored = StoredResponse::new(
             head.status,
             headers,
             body,
             (vary.clone(), variant),
             (times.request, times.response),
-            freshness::initial_age(&said, times.request, times.response),
+            freshness::initial_age(&metadata, times.request, times.response),
         );
         let stored = stored
             .fetched_with(self.asked.headers.contains_key(AUTHORIZATION))
             .asked_as(self.flight.order().asked());
         if head.part {
-            self.keep_part(stored);
+            self.store_part(stored);
             return None;
         }
         let body = stored.body.clone();
@@ -393,20 +398,20 @@ impl Fill {
         kept.then_some(body)
     }
 
-    fn keep_part(&self, stored: StoredResponse) {
-        let (engine, mark) = (&self.engine, self.flight.mark());
-        if !engine.keep_part(&self.asked, &self.key, &self.policy, stored, mark) {
+    fn store_part(&self, stored: StoredResponse) {
+        let (engine, epoch) = (&self.engine, self.flight.mark());
+        if !engine.keep_part(&self.asked, &self.key, &self.policy, stored, epoch) {
             engine.account.not_stored(self.route, NotStoredReason::Incomplete.token());
         }
     }
 }
 
-/// The word for what an answer is to stale-if-error.
-fn cause(answer: &UpstreamResponse) -> &'static str {
-    if answer.verdict.is_ok() {
-        answer.verdict.error_class(answer.status).token()
+/// The token of a response's error class, for stale-if-error.
+fn cause(response: &UpstreamResponse) -> &'static str {
+    if response.verdict.is_ok() {
+        response.verdict.error_class(response.status).token()
     } else {
-        answer.verdict.class.token()
+        response.verdict.class.token()
     }
 }
 

@@ -1,7 +1,7 @@
-//! How a fill ends, whatever happens to its task.
+//! Drop guard of a fill: ends it in every case, even after a panic.
 //!
-//! Owns: that readers are told and nobody joins any more, even after a panic; the outcome of a
-//! background fill in the account. Never touches: fetching.
+//! Owns: notifying the readers and removing the fetch; recording the outcome of a background fill. Never
+//! touches: fetching.
 
 use std::sync::Arc;
 
@@ -10,9 +10,9 @@ use crate::engine::collapse::InFlightKey;
 use crate::engine::inflight::InFlightFetch;
 use crate::upstream::error::UpstreamError;
 
-/// The end of a fill. Should its task die half-way (a panic in a dependency), its readers are told,
-/// not left waiting, and nobody joins it any more. After a regular end only the account is new: the
-/// first word counts.
+/// Ends a fill when dropped. If the task dies early (a panic in a dependency), its readers get an error
+/// instead of waiting, and no further request joins. After a regular end the guard only records the
+/// outcome, because the first published state and the first end of the body are final.
 pub(super) struct FillGuard {
     pub(super) engine: Arc<Engine>,
     pub(super) flight: Arc<InFlightFetch>,
@@ -35,16 +35,16 @@ impl Drop for FillGuard {
     }
 }
 
-/// What a fill did to the stored response.
+/// The effect of a fill on the stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FillOutcome {
-    /// The origin said 304: it goes on.
+    /// The origin replied 304: the stored response stays.
     Confirmed,
-    /// A new one took its place.
+    /// A new response replaced it.
     Replaced,
-    /// The answer came, but is not one to store.
+    /// The response arrived but is not stored.
     NotStored,
-    /// No answer, a cut one, or an error.
+    /// No response, a truncated one, or an error.
     Failed,
 }
 

@@ -1,7 +1,6 @@
-//! A request goes to the origin: alone, or together with all who want the same.
+//! Sends a request to the origin: collapsed with equal requests, or separately.
 //!
-//! Owns: who leads a fill, who joins one, and fills in the background. Never touches: looking up,
-//! how a fill fetches.
+//! Owns: leading a fill, joining one, background fills. Never touches: lookup, how a fill fetches.
 
 use std::sync::Arc;
 
@@ -27,35 +26,35 @@ use crate::store::Lookup;
 use crate::stored::StoredResponse;
 
 impl Engine {
-    pub(super) async fn forward(self: &Arc<Self>, mut plan: Miss<'_>) -> EngineResult {
-        if plan.why == ForwardReason::UriMiss {
-            self.tell_what_kept_apart(&plan);
+    pub(super) async fn forward(self: &Arc<Self>, mut miss: Miss<'_>) -> EngineResult {
+        if miss.why == ForwardReason::UriMiss {
+            self.log_fragmentation(&miss);
         }
-        let apart = self.flights.is_collapsing_disabled(&plan.key, self.clock.now());
+        let is_disabled = self.flights.is_collapsing_disabled(&miss.key, self.clock.now());
         let conditional =
-            plan.stored.is_none() && validation::has_conditionals(&plan.asked.headers);
-        // Who insists on the origin's word gets its own; so does who asks "has it changed?" about
-        // something larder does not have.
-        let insists = plan.why == ForwardReason::Request || plan.asked.cache_control().insists();
-        if insists || conditional || apart || self.in_flight.is_spent() {
-            return EngineResult::Reply(Box::new(self.fetch_uncollapsed(&plan, None).await));
+            miss.stored.is_none() && validation::has_conditionals(&miss.asked.headers);
+        // A request that insists on an end-to-end response is fetched separately. So is a conditional
+        // request for a response that is not stored.
+        let insists = miss.why == ForwardReason::Request || miss.asked.cache_control().insists();
+        if insists || conditional || is_disabled || self.in_flight.is_spent() {
+            return EngineResult::Reply(Box::new(self.fetch_uncollapsed(&miss, None).await));
         }
         loop {
-            match self.join(&plan) {
+            match self.join(&miss) {
                 JoinOutcome::Answered(reply) => return EngineResult::Reply(reply),
-                JoinOutcome::Full => return EngineResult::Reply(Box::new(self.too_many(&plan))),
-                JoinOutcome::Lead(flight, reader) => {
-                    let place = Some(plan.place());
-                    self.fill(&plan, &flight, place, None).spawn();
-                    let reply = self.follow_as_leader(&plan, &flight, reader).await;
+                JoinOutcome::Full => return EngineResult::Reply(Box::new(self.too_many(&miss))),
+                JoinOutcome::Lead(fetch, reader) => {
+                    let in_flight_key = Some(miss.place());
+                    self.fill(&miss, &fetch, in_flight_key, None).spawn();
+                    let reply = self.follow_as_leader(&miss, &fetch, reader).await;
                     return EngineResult::Reply(Box::new(reply));
                 }
-                JoinOutcome::Wait(flight, reader) => {
-                    match self.follow_as_waiter(&plan, &flight, reader).await {
+                JoinOutcome::Wait(fetch, reader) => {
+                    match self.follow_as_waiter(&miss, &fetch, reader).await {
                         WaitOutcome::Reply(reply) => return EngineResult::Reply(reply),
-                        WaitOutcome::OtherVariant(variant) => plan.move_to(variant),
+                        WaitOutcome::OtherVariant(variant) => miss.move_to(variant),
                         WaitOutcome::Alone(permit) => {
-                            let reply = self.fetch_uncollapsed(&plan, permit).await;
+                            let reply = self.fetch_uncollapsed(&miss, permit).await;
                             return EngineResult::Reply(Box::new(reply));
                         }
                     }
@@ -64,58 +63,62 @@ impl Engine {
         }
     }
 
-    /// A request that is equal to another but for one field may have been meant to share its answer.
-    fn tell_what_kept_apart(&self, plan: &Miss<'_>) {
-        let fields = self.keyring.separators(plan.asked, plan.policy);
-        let rest = plan.key.without_separators();
-        let Some(separator) = self.apart.missed(plan.route.index, rest, &fields) else { return };
-        let (route, field) = (&*plan.route.name, separator.name.as_str());
-        tracing::debug!(route, field, "Kept apart from an equal request by a field");
+    /// Logs the field that kept this request from sharing the response of an otherwise equal one.
+    fn log_fragmentation(&self, miss: &Miss<'_>) {
+        let fields = self.keyring.separators(miss.asked, miss.policy);
+        let rest = miss.key.without_separators();
+        let Some(separator) = self.apart.missed(miss.route.index, rest, &fields) else { return };
+        let (route, field) = (&*miss.route.name, separator.name.as_str());
+        tracing::debug!(route, field, "Request not collapsed with an equal one because of a field");
         if separator.is_news {
             tracing::warn!(
                 route,
                 field,
-                "A field keeps apart requests that are otherwise equal: where answers do not depend on it, \
-                 name it in the route's key.ignore_headers"
+                "A field prevents sharing between requests that are otherwise equal: if responses do not \
+                 depend on it, add it to the route's key.ignore_headers"
             );
         }
     }
 
-    fn join(self: &Arc<Self>, plan: &Miss<'_>) -> JoinOutcome<Box<ClientResponse>> {
-        // Under the lock of the flights: it only looks, it starts nothing.
+    fn join(self: &Arc<Self>, miss: &Miss<'_>) -> JoinOutcome<Box<ClientResponse>> {
+        // Runs under the lock of the in-flight fetches: only looks up, starts nothing.
         let recheck = || {
-            let found = self.lookup_memory(plan.asked, &plan.key, plan.policy);
+            let found = self.lookup_memory(miss.asked, &miss.key, miss.policy);
             let Lookup::Found(stored) = found else { return None };
             let now = self.clock.now();
             match self.decide(
-                plan.asked,
-                plan.policy,
-                plan.cache,
+                miss.asked,
+                miss.policy,
+                miss.cache,
                 CacheLookup::Stored(&stored),
                 now,
             ) {
                 Decision::Serve { ttl, stale: None, refresh: false } => Some(Box::new(
-                    self.respond_stored(plan.asked, plan.route, &stored, ttl, None, now),
+                    self.respond_stored(miss.asked, miss.route, &stored, ttl, None, now),
                 )),
                 Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
             }
         };
         self.flights.join(
-            &plan.place(),
+            &miss.place(),
             self.bounds.waiters_per_key,
-            |flight| self.is_news(&plan.key, plan.variant, flight),
+            |fetch| self.is_joinable(&miss.key, miss.variant, fetch),
             recheck,
-            || self.flight(&plan.key, plan.variant),
+            || self.new_fetch(&miss.key, miss.variant),
         )
     }
 
-    /// Whether what `flight` brings is news to who asks now.
-    fn is_news(&self, key: &CacheKey, variant: Option<VariantId>, flight: &InFlightFetch) -> bool {
-        !flight.order().is_overtaken(variant)
-            && self.store.is_current(key.target_id(), flight.mark())
+    /// Whether a new request may join `fetch`: no newer response and no invalidation came after it.
+    fn is_joinable(
+        &self,
+        key: &CacheKey,
+        variant: Option<VariantId>,
+        fetch: &InFlightFetch,
+    ) -> bool {
+        !fetch.order().is_overtaken(variant) && self.store.is_current(key.target_id(), fetch.mark())
     }
 
-    fn flight(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<InFlightFetch> {
+    fn new_fetch(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<InFlightFetch> {
         let kept = !self.in_flight.is_spent();
         let body = SharedBody::new(kept, self.bounds.max_object, Arc::clone(&self.in_flight));
         let watch = self.store.watch(key.target_id());
@@ -123,74 +126,75 @@ impl Engine {
         InFlightFetch::new(watch, self.underway.begun(key, variant, order), body)
     }
 
-    /// A fetch that nobody else joins.
+    /// Makes a fetch that no other request joins.
     pub(crate) async fn fetch_uncollapsed(
         self: &Arc<Self>,
-        plan: &Miss<'_>,
+        miss: &Miss<'_>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> ClientResponse {
-        let flight = self.flight(&plan.key, None);
-        let reader = flight.body.first_reader();
-        self.fill(plan, &flight, None, permit).spawn();
-        self.follow_as_leader(plan, &flight, reader).await
+        let fetch = self.new_fetch(&miss.key, None);
+        let reader = fetch.body.first_reader();
+        self.fill(miss, &fetch, None, permit).spawn();
+        self.follow_as_leader(miss, &fetch, reader).await
     }
 
     fn fill(
         self: &Arc<Self>,
-        plan: &Miss<'_>,
-        flight: &Arc<InFlightFetch>,
-        place: Option<InFlightKey>,
+        miss: &Miss<'_>,
+        fetch: &Arc<InFlightFetch>,
+        in_flight_key: Option<InFlightKey>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Fill {
         Fill {
             engine: Arc::clone(self),
-            flight: Arc::clone(flight),
-            place,
-            asked: plan.asked.clone(),
-            route: plan.route.index,
-            policy: Arc::clone(&plan.route.policy),
-            key: plan.key.clone(),
-            confirm: plan.stored.clone().filter(|_| plan.validate),
-            ranged: plan.ranged,
+            flight: Arc::clone(fetch),
+            place: in_flight_key,
+            asked: miss.asked.clone(),
+            route: miss.route.index,
+            policy: Arc::clone(&miss.route.policy),
+            key: miss.key.clone(),
+            confirm: miss.stored.clone().filter(|_| miss.validate),
+            ranged: miss.ranged,
             permit,
-            interims: Some(Arc::clone(plan.interims)),
-            yields: plan.fallback,
+            interims: Some(Arc::clone(miss.interims)),
+            yields: miss.fallback,
             trigger: None,
         }
     }
 
-    /// A background fill for a stored response that was served stale (RFC 5861 §3): one at a time,
-    /// and none while there is no room to keep what it brings.
+    /// Starts a background fill for a stored response that was served stale (RFC 5861 §3): one at a
+    /// time, and none while there is no capacity to store its response.
     pub(super) fn refresh(
         self: &Arc<Self>,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         route: &Route,
         key: CacheKey,
         stored: Arc<StoredResponse>,
         variant: Option<VariantId>,
     ) {
-        let mut knock = self.knock(asked, route.index, &route.policy, Some(&key));
-        knock.yields = true;
-        if self.in_flight.is_spent() || self.origin.check_admission(&asked.target, &knock).is_some()
+        let mut call = self.knock(request, route.index, &route.policy, Some(&key));
+        call.yields = true;
+        if self.in_flight.is_spent()
+            || self.origin.check_admission(&request.target, &call).is_some()
         {
             return;
         }
-        let place = InFlightKey { key: key.clone(), variant };
-        let turn = self.flights.join(
-            &place,
+        let in_flight_key = InFlightKey { key: key.clone(), variant };
+        let joined = self.flights.join(
+            &in_flight_key,
             usize::MAX,
-            |flight| self.is_news(&key, variant, flight),
+            |fetch| self.is_joinable(&key, variant, fetch),
             || None::<()>,
-            || self.flight(&key, variant),
+            || self.new_fetch(&key, variant),
         );
-        if let JoinOutcome::Lead(flight, reader) = turn {
+        if let JoinOutcome::Lead(fetch, reader) = joined {
             drop(reader);
             let fill = Fill {
                 engine: Arc::clone(self),
-                flight,
-                place: Some(place),
-                // Whatever method it stands in for, what is stored answers a GET.
-                asked: ProxyRequest { method: Method::GET, ..asked.clone() },
+                flight: fetch,
+                place: Some(in_flight_key),
+                // A HEAD may trigger it, but stored responses belong to GET.
+                asked: ProxyRequest { method: Method::GET, ..request.clone() },
                 route: route.index,
                 policy: Arc::clone(&route.policy),
                 key,

@@ -1,8 +1,8 @@
-//! What the answer to a request that passed through says about what is stored, or on its way: to a `HEAD`
-//! (RFC 9111 §4.3.5), to a `GET` whose answer is not to be kept.
+//! Applies the response to a request that passed through to stored responses and pending calls: for a
+//! `HEAD` (RFC 9111 §4.3.5), and for a `GET` whose response is not to be stored.
 //!
-//! Owns: when stored fields are updated or a stored response is given up for it; that it overtakes what was
-//! asked for before. Never touches: what its client gets.
+//! Owns: updating stored fields or outdating the stored response; marking earlier requests as overtaken.
+//! Never touches: the response to the client.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -25,20 +25,20 @@ use crate::store::Lookup;
 use crate::store::generations::{InvalidationWatch, PurgeKind, PurgeScope};
 use crate::telemetry::ResultKind;
 
-/// A request on its way through the pass-through whose answer bears on what is stored.
+/// A request sent through the pass-through whose response may affect stored responses.
 #[derive(Debug)]
 pub struct PassThroughStart {
-    /// Of what is stored of it, and of which target that is; `None`: its answer is none to be kept.
+    /// The target and its invalidation watch; `None`: the response cannot be stored.
     watch: Option<(u128, InvalidationWatch)>,
-    /// Of a `POST`, whose answer may be what a later `GET` would bring.
-    begun: Option<Arc<PendingCallGuard>>,
+    /// The pending call of a `POST`, whose response may be what a later `GET` would fetch.
+    pending_call: Option<Arc<PendingCallGuard>>,
     pub(crate) time: SystemTime,
 }
 
 impl PassThroughStart {
-    /// The call among those under way.
+    /// The pending call.
     pub(crate) fn begun(&self) -> Option<Arc<PendingCallGuard>> {
-        self.begun.clone()
+        self.pending_call.clone()
     }
 
     fn watch(&self) -> Option<&InvalidationWatch> {
@@ -47,119 +47,121 @@ impl PassThroughStart {
 }
 
 impl Engine {
-    /// A request is about to pass through, which `route` caches.
-    pub fn sent(&self, asked: &ProxyRequest, route: Option<&Route>) -> PassThroughStart {
-        let bears =
-            asks_as_a_get_would(asked) || [Method::GET, Method::POST].contains(&asked.method);
-        let route = route.filter(|_| bears);
+    /// Records that a request which `route` caches is about to pass through.
+    pub fn sent(&self, request: &ProxyRequest, route: Option<&Route>) -> PassThroughStart {
+        let is_relevant =
+            is_cacheable_head(request) || [Method::GET, Method::POST].contains(&request.method);
+        let route = route.filter(|_| is_relevant);
         let watch = route.map(|route| {
-            let target = self.keyring.target_id(&asked.target, &route.policy.key.query);
+            let target = self.keyring.target_id(&request.target, &route.policy.key.query);
             (target, self.store.watch(target))
         });
-        let begun = route.filter(|_| asked.method == Method::POST).zip(watch.as_ref());
-        let begun = begun.map(|(route, (_, watch))| {
-            let key = self.keyring.key(&as_a_get(asked), &route.policy);
+        let pending_call = route.filter(|_| request.method == Method::POST).zip(watch.as_ref());
+        let pending_call = pending_call.map(|(route, (_, watch))| {
+            let key = self.keyring.key(&as_a_get(request), &route.policy);
             Arc::new(self.underway.begun(&key, None, Arc::new(RequestOrder::new(watch.asked))))
         });
-        PassThroughStart { watch, begun, time: self.clock.now() }
+        PassThroughStart { watch, pending_call, time: self.clock.now() }
     }
 
-    /// Whether nothing has invalidated what was asked for since it was.
+    /// Whether the request's target was not invalidated since the request began.
     pub fn is_current(&self, sent: &PassThroughStart) -> bool {
         sent.watch
             .as_ref()
             .is_some_and(|(target, watch)| self.store.is_current(*target, watch.mark))
     }
 
-    /// What is stored, stale, in the place of an error to a `HEAD`, as a `GET` would get it.
+    /// The stored response, stale, in place of an error to a `HEAD`, under the rules for a `GET`.
     pub async fn stale_head(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         route: &Route,
         error: policy::ErrorClass,
-        answered: Option<StatusCode>,
+        origin_status: Option<StatusCode>,
         cause: &'static str,
     ) -> Option<ClientResponse> {
-        if !asks_as_a_get_would(asked) || self.switch.mode() != Mode::Cache {
+        if !is_cacheable_head(request) || self.switch.mode() != Mode::Cache {
             return None;
         }
-        let key = self.keyring.key(asked, &route.policy);
-        let found = self.lookup(asked, &key, &route.policy).await;
+        let key = self.keyring.key(request, &route.policy);
+        let found = self.lookup(request, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return None };
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
-        let seen = CacheLookup::Stored(&stored);
-        let decision = self.decide(asked, &route.policy, cache, seen, now);
-        let Decision::Forward { why, fallback: true, .. } = decision else { return None };
-        let ttl = stale_if_error(asked, &route.policy, cache, &stored, error, now)?;
+        let found = CacheLookup::Stored(&stored);
+        let decision = self.decide(request, &route.policy, cache, found, now);
+        let Decision::Forward { why: reason, fallback: true, .. } = decision else { return None };
+        let ttl = stale_if_error(request, &route.policy, cache, &stored, error, now)?;
         self.has_its_right(&key, &stored).then_some(())?;
-        let mut status = CacheStatus::forwarded(why.token()).ttl(ttl);
-        if let Some(answered) = answered {
-            status = status.status(answered);
+        let mut status = CacheStatus::forwarded(reason.token()).ttl(ttl);
+        if let Some(origin_status) = origin_status {
+            status = status.status(origin_status);
         }
         let status = status.detail("stale-if-error", cause);
         self.account.stale_served(route.index, cause);
-        let reply = ClientResponse::from_stored(asked, &stored, now, &status, ResultKind::Stale);
-        Some(reply.with_forward_reason(why.token()))
+        let response =
+            ClientResponse::from_stored(request, &stored, now, &status, ResultKind::Stale);
+        Some(response.with_forward_reason(reason.token()))
     }
 
-    /// A `GET` or `HEAD` that passed through was answered: what was asked for earlier is older.
-    /// `is_limit`: with this status, because of a limit of calls.
+    /// Applies the response to a `GET` or `HEAD` that passed through: earlier requests are now
+    /// overtaken. `is_limit`: the origin sent this status because of a rate limit.
     pub async fn read_answered(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         route: &Route,
         sent: &PassThroughStart,
         (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
-        let Some(watch) = sent.watch().filter(|_| not_cached(asked).is_none()) else {
+        let Some(watch) = sent.watch().filter(|_| not_cached(request).is_none()) else {
             return;
         };
-        let is_get = asked.method == Method::GET;
-        // Some frameworks know no HEAD, and say 404 to it, or 405.
-        let tells = if is_get {
+        let is_get = request.method == Method::GET;
+        // Some frameworks do not implement HEAD and reply 404 or 405.
+        let overtakes = if is_get {
             status::is_news(status) && !is_limit
         } else {
             status.is_success() && CacheMetadata::of(status, headers).has_validator()
         };
-        if !is_get && asked.method != Method::HEAD {
+        if !is_get && request.method != Method::HEAD {
             return;
         }
-        let key = self.keyring.key(asked, &route.policy);
-        if tells {
+        let key = self.keyring.key(request, &route.policy);
+        if overtakes {
             self.underway.answered(&key, None, watch.asked);
         }
         if is_get && !is_limit {
-            self.ends(asked, &route.policy, &key, status, watch.asked).await;
+            self.ends(request, &route.policy, &key, status, watch.asked).await;
         }
     }
 
-    /// A `HEAD` was answered: equal validators freshen what is stored, others outdate it.
+    /// Applies the response to a `HEAD`: equal validators freshen the stored response, different ones
+    /// outdate it.
     pub async fn head_answered(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         route: &Route,
         sent: &PassThroughStart,
         status: StatusCode,
         headers: &HeaderMap,
     ) {
         let Some(watch) = sent.watch() else { return };
-        let reads = asked.method == Method::HEAD
-            && !asked.cache_control().no_store
+        let is_usable = request.method == Method::HEAD
+            && !request.cache_control().no_store
             && self.switch.mode() != Mode::Bypass;
-        if !reads || status != StatusCode::OK {
+        if !is_usable || status != StatusCode::OK {
             return;
         }
-        let key = self.keyring.key(asked, &route.policy);
-        let found = self.lookup(asked, &key, &route.policy).await;
+        let key = self.keyring.key(request, &route.policy);
+        let found = self.lookup(request, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return };
         match validation::head_says(headers, &stored.headers, &stored.said, stored.body.len()) {
             HeadComparison::Nothing => {}
-            // It was asked before what is stored now.
+            // The HEAD was requested before the stored response.
             _ if self.store.is_newer(stored.asked, watch.asked) => {}
             HeadComparison::Changed => {
-                // RFC 9111 §4.3.5: it is to be considered stale. Some frameworks know no HEAD, and
-                // answer it with nothing.
+                // RFC 9111 §4.3.5: the stored response is considered stale. It is not removed, because
+                // some frameworks do not implement HEAD and reply to it with an empty response.
                 self.store.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Superseded);
                 self.account.invalidated("head", 1);
                 self.store.told().await;
@@ -167,10 +169,10 @@ impl Engine {
             HeadComparison::Same => {
                 let fresh = stored.freshened(headers, sent.time, self.clock.now());
                 let fresh = fresh.asked_as(watch.asked);
-                let asked = ProxyRequest { method: Method::GET, ..asked.clone() };
+                let get = ProxyRequest { method: Method::GET, ..request.clone() };
                 let (status, fields) = (fresh.status, fresh.all_headers());
                 let cache = key.scope().cache_kind();
-                let kept = route.policy.storability(&asked, status, &fields, &fresh.said, cache);
+                let kept = route.policy.storability(&get, status, &fields, &fresh.said, cache);
                 if let Ok(kept) = kept {
                     let fresh = Arc::new(fresh.keeping(&kept));
                     self.store_response(&key, &route.policy, fresh, watch.mark);
@@ -180,12 +182,12 @@ impl Engine {
     }
 }
 
-/// A `HEAD` whose `GET` might have been answered from the store.
-fn asks_as_a_get_would(asked: &ProxyRequest) -> bool {
-    asked.method == Method::HEAD && not_cached(asked).is_none()
+/// Whether a `HEAD` could be served from the store if it were a `GET`.
+fn is_cacheable_head(request: &ProxyRequest) -> bool {
+    request.method == Method::HEAD && not_cached(request).is_none()
 }
 
-/// The `GET` that the answer to a `POST` may serve.
-pub fn as_a_get(asked: &ProxyRequest) -> ProxyRequest {
-    ProxyRequest { method: Method::GET, body: RequestFraming::None, ..asked.clone() }
+/// The `GET` that the response to a `POST` may serve.
+pub fn as_a_get(request: &ProxyRequest) -> ProxyRequest {
+    ProxyRequest { method: Method::GET, body: RequestFraming::None, ..request.clone() }
 }

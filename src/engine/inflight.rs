@@ -1,8 +1,8 @@
-//! A fill as its readers see it: waited for, then a head with a growing body, a confirmed stored
-//! response, or a failure.
+//! The state of a fill that its leader and waiters share: pending, then a head with a growing body, a
+//! revalidated stored response, or a failure.
 //!
-//! Owns: what a fill publishes and when readers wake. Never touches: how it is fetched, who may have
-//! it (`share`).
+//! Owns: publishing the state and waking the readers. Never touches: fetching, access to the response
+//! (`share`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -23,63 +23,63 @@ use crate::store::generations::{Epoch, InvalidationWatch};
 use crate::stored::StoredResponse;
 use crate::upstream::error::UpstreamError;
 
-/// How many clients of one key may ask for themselves at once while no head has come.
-const OWN_HEADS: usize = 4;
+/// Maximum number of separate fetches for one key at once while no head has arrived.
+const MAX_SEPARATE_FETCHES: usize = 4;
 
-/// What a fill has come to so far.
+/// The published state of a fill.
 #[derive(Clone)]
 pub(crate) enum FillState {
     /// The origin confirmed the stored response (304).
     Confirmed(Revalidated),
-    /// A final head; the body grows.
+    /// The final head has arrived; the body grows.
     Head(Arc<ResponseHead>),
-    /// No head, and there will be none.
+    /// The fill failed without a head.
     Failed(UpstreamError),
 }
 
-/// A first try that failed, while the fill goes on.
+/// The failure of the first attempt, while the fill continues.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttemptFailure {
-    /// What stale-if-error goes by.
+    /// The error class for stale-if-error.
     pub(crate) failure: policy::ErrorClass,
-    /// What the origin answered, if it did.
+    /// The status of the origin's response, if there was one.
     pub(crate) status: Option<StatusCode>,
-    /// The word for it in answers, logs and metrics.
+    /// The token in responses, logs and metrics.
     pub(crate) cause: &'static str,
 }
 
-/// What a reader that has something stale is told first.
+/// The first event for a reader that has a stale response.
 pub(crate) enum FillEvent {
-    /// The fill has come to this.
+    /// The fill published its state.
     Published(FillState),
-    /// It goes on, but not well.
+    /// An attempt failed and the fill continues.
     Trouble(AttemptFailure),
 }
 
-/// A stored response with what a 304 said of it.
+/// A stored response updated by a 304.
 #[derive(Clone)]
 pub(crate) struct Revalidated {
-    /// For the reader that asked.
+    /// For the leader.
     pub(crate) own: Arc<StoredResponse>,
-    /// For other readers: what is stored of it, or why nothing is (a 304 may bring `Set-Cookie`,
+    /// For waiters: the stored response, or why it is not stored (a 304 may contain `Set-Cookie`,
     /// `private` or `no-store`).
     pub(crate) shared: Result<Arc<StoredResponse>, NotStoredReason>,
 }
 
-/// The head of an answer, as readers need it.
+/// The head of a response, as readers need it.
 pub(crate) struct ResponseHead {
     pub(crate) status: StatusCode,
-    /// For the reader that asked: the origin's end-to-end fields.
+    /// For the leader: the origin's end-to-end fields.
     pub(crate) own: HeaderMap,
-    /// When it was received: a share of its lifetime may go by that.
+    /// When it was received; a share of its lifetime may depend on it.
     pub(crate) received: SystemTime,
-    /// For other readers: the fields that are kept, or why nothing is.
+    /// For waiters: the stored fields, or why the response is not stored.
     pub(crate) shared: Result<HeaderMap, NotStoredReason>,
-    /// What it is to stale-if-error: a body may say more than its status.
+    /// The error class for stale-if-error: a body may indicate an error that the status does not.
     pub(crate) failure: policy::ErrorClass,
-    /// The word for that.
+    /// The token of that class.
     pub(crate) cause: &'static str,
-    /// Why it came later than it might have.
+    /// Why the response came later than possible.
     pub(crate) detail: Option<(&'static str, &'static str)>,
     pub(crate) said: CacheMetadata,
     pub(crate) vary: Vary,
@@ -87,21 +87,21 @@ pub(crate) struct ResponseHead {
     pub(crate) variant: Option<VariantId>,
     /// The announced length of the body.
     pub(crate) length: Option<u64>,
-    /// Whether it is a part that was asked for and is kept as one.
+    /// Whether the response is a requested part and is stored as one.
     pub(crate) part: bool,
 }
 
 impl ResponseHead {
-    /// The status that policy goes by: a part is kept as its whole would be.
+    /// The status for policy decisions: a part counts as its whole.
     pub(crate) fn kept_as(&self) -> StatusCode {
         if self.part { StatusCode::OK } else { self.status }
     }
 
-    /// Whether this is an error that stale-if-error or the retries are about: waiters share it rather
-    /// than hammer a failing origin, unless it is somebody's own (RFC 9111 §5.2.2.7).
+    /// Whether this is an error that stale-if-error or the retries cover. Waiters share it, so that they
+    /// do not overload a failing origin, unless the response is private (RFC 9111 §5.2.2.7).
     pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {
-        let heard = &policy.effective_metadata(&self.said).cache_control;
-        let private = cache == CacheKind::Shared && heard.has(Directive::Private);
+        let cache_control = &policy.effective_metadata(&self.said).cache_control;
+        let private = cache == CacheKind::Shared && cache_control.has(Directive::Private);
         let retried = policy.retry.repeats(&Method::GET) && policy.retry.covers(self.failure);
         (policy.stale_if_error.covers(self.failure) || retried)
             && !self.said.has_set_cookie
@@ -110,17 +110,17 @@ impl ResponseHead {
     }
 }
 
-/// One fill, shared by all who wait for it.
+/// One fill, shared by all its readers.
 pub(crate) struct InFlightFetch {
     state: Mutex<Option<FillState>>,
-    trouble: Mutex<Option<AttemptFailure>>,
+    first_failure: Mutex<Option<AttemptFailure>>,
     changed: Notify,
-    /// Its call has to wait for its turn: another one would have to as well.
+    /// Set when the call is queued; waiters then do not start their own fetch.
     pub(crate) in_line: Arc<AtomicBool>,
-    /// Taken before the origin was asked.
+    /// Taken before the call is sent.
     watch: InvalidationWatch,
-    begun: PendingCallGuard,
-    /// Bounds how many of its waiters ask for themselves at once.
+    pending_call: PendingCallGuard,
+    /// Limits how many waiters fetch separately at once.
     pub(crate) own_heads: Arc<Semaphore>,
     /// The body; readers attach while they wait for the head.
     pub(crate) body: Arc<SharedBody>,
@@ -129,32 +129,32 @@ pub(crate) struct InFlightFetch {
 impl InFlightFetch {
     pub(crate) fn new(
         watch: InvalidationWatch,
-        begun: PendingCallGuard,
+        pending_call: PendingCallGuard,
         body: Arc<SharedBody>,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(None),
-            trouble: Mutex::new(None),
+            first_failure: Mutex::new(None),
             changed: Notify::new(),
             in_line: Arc::default(),
             watch,
-            begun,
-            own_heads: Arc::new(Semaphore::new(OWN_HEADS)),
+            pending_call,
+            own_heads: Arc::new(Semaphore::new(MAX_SEPARATE_FETCHES)),
             body,
         })
     }
 
-    /// When it was, in the order of invalidations.
+    /// The epoch in which the fetch began.
     pub(crate) fn mark(&self) -> Epoch {
         self.watch.mark
     }
 
-    /// Its place among all that is asked for.
+    /// The position of the fetch's request in the request order.
     pub(crate) fn order(&self) -> &RequestOrder {
-        self.begun.order()
+        self.pending_call.order()
     }
 
-    /// Publishes what the fill has come to and wakes everybody. Said once.
+    /// Publishes the state and wakes all readers. Called once.
     pub(crate) fn publish(&self, published: FillState) {
         *self.state.lock() = Some(published);
         self.changed.notify_waiters();
@@ -166,18 +166,19 @@ impl InFlightFetch {
         self.changed.notify_waiters();
     }
 
-    /// The first try failed, and there will be others: who has something stale need not wait.
-    pub(crate) fn trouble(&self, trouble: AttemptFailure) {
-        self.trouble.lock().get_or_insert(trouble);
+    /// Records that the first attempt failed and others follow; readers with a stale response need not
+    /// wait.
+    pub(crate) fn trouble(&self, failure: AttemptFailure) {
+        self.first_failure.lock().get_or_insert(failure);
         self.changed.notify_waiters();
     }
 
-    /// Whether a try has failed: who waits waits for the others.
+    /// Whether an attempt has failed; waiters then wait for the retries.
     pub(crate) fn is_in_trouble(&self) -> bool {
-        self.trouble.lock().is_some()
+        self.first_failure.lock().is_some()
     }
 
-    /// Waits for what the fill comes to, or for trouble on the way there.
+    /// Waits for the published state, or for a failed attempt before it.
     pub(crate) async fn next_event(&self) -> FillEvent {
         loop {
             let changed = self.changed.notified();
@@ -186,14 +187,14 @@ impl InFlightFetch {
             if let Some(published) = self.state.lock().clone() {
                 return FillEvent::Published(published);
             }
-            if let Some(trouble) = *self.trouble.lock() {
-                return FillEvent::Trouble(trouble);
+            if let Some(failure) = *self.first_failure.lock() {
+                return FillEvent::Trouble(failure);
             }
             changed.await;
         }
     }
 
-    /// Waits for the head, the confirmation or the failure.
+    /// Waits for the head, the 304, or the failure.
     pub(crate) async fn published(&self) -> FillState {
         loop {
             let changed = self.changed.notified();

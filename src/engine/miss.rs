@@ -1,6 +1,6 @@
-//! A request that goes to the origin, with all that was found out about it on the way there.
+//! A request that goes to the origin, with the facts collected about it before.
 //!
-//! Owns: the facts that joining, filling and following share. Never touches: acting on them.
+//! Owns: the facts that joining, filling and waiting share. Never touches: acting on them.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -20,7 +20,7 @@ use crate::semantics::vary::VariantId;
 use crate::stored::StoredResponse;
 use crate::upstream::interim::Interims;
 
-/// A request the store could not answer alone.
+/// A request that the store could not serve alone.
 pub(crate) struct Miss<'a> {
     pub(crate) asked: &'a ProxyRequest,
     pub(crate) route: &'a Route,
@@ -28,24 +28,24 @@ pub(crate) struct Miss<'a> {
     pub(crate) key: CacheKey,
     pub(crate) cache: CacheKind,
     pub(crate) why: ForwardReason,
-    /// What is stored, if anything.
+    /// The stored response, if there is one.
     pub(crate) stored: Option<Arc<StoredResponse>>,
     pub(crate) variant: Option<VariantId>,
     pub(crate) validate: bool,
     pub(crate) fallback: bool,
-    /// Ask for the range that the request asks for, not for the whole.
+    /// Whether to forward the request's range instead of fetching the whole.
     pub(crate) ranged: bool,
-    /// Where the interim answers of a call that this request leads go.
+    /// Receives the interim responses of a call that this request leads.
     pub(crate) interims: &'a Arc<Interims>,
 }
 
 impl Miss<'_> {
-    /// Where others who want the same find the fill.
+    /// The key under which equal requests join the fill.
     pub(super) fn place(&self) -> InFlightKey {
         InFlightKey { key: self.key.clone(), variant: self.variant }
     }
 
-    /// The answer that others wait for is another variant: go on with one's own.
+    /// Switches to the request's own variant, because the in-flight fetch is for another one.
     pub(super) fn move_to(&mut self, variant: VariantId) {
         self.variant = Some(variant);
         if self.stored.is_none() {
@@ -53,19 +53,21 @@ impl Miss<'_> {
         }
     }
 
-    /// The remaining freshness of a stored response, seconds.
+    /// The remaining freshness of a stored response, in seconds.
     pub(crate) fn ttl(&self, stored: &StoredResponse, now: SystemTime) -> i64 {
         decide::ttl(self.policy, self.cache, stored, now)
     }
 
-    /// The freshness that an answer had when it was received, seconds.
+    /// The freshness of a response when it was received, in seconds.
     pub(crate) fn ttl_of(
         &self,
         status: StatusCode,
-        said: &CacheMetadata,
+        metadata: &CacheMetadata,
         received: SystemTime,
     ) -> i64 {
-        let fresh = self.policy.freshness(said, status, self.cache, received);
-        fresh.standing(freshness::initial_age(said, received, received), received, received).ttl()
+        let fresh = self.policy.freshness(metadata, status, self.cache, received);
+        fresh
+            .standing(freshness::initial_age(metadata, received, received), received, received)
+            .ttl()
     }
 }

@@ -1,6 +1,6 @@
-//! The master switch: one for all requests, turned while they run.
+//! The mode switch: one for all requests, set while they run.
 //!
-//! Owns: what it says now. Never touches: what that means for a request (`answer`).
+//! Owns: the current mode. Never touches: the effect of the mode on a request (`request`).
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -9,7 +9,7 @@ use http::StatusCode;
 use crate::policy::Mode;
 use crate::telemetry::problem::Problem;
 
-/// The answer to what only an origin could answer while larder is offline.
+/// The response to a request that only an origin could serve while larder is offline.
 pub const OFFLINE_PROBLEM: Problem = Problem::new(
     StatusCode::GATEWAY_TIMEOUT,
     "offline",
@@ -17,19 +17,19 @@ pub const OFFLINE_PROBLEM: Problem = Problem::new(
     "http_request_denied",
 );
 
-/// The master switch. Looking at it costs one load: every hit does.
+/// The mode switch. Reading it costs one load, because every hit reads it.
 #[derive(Debug)]
 pub struct ModeSwitch(AtomicU8);
 
 impl ModeSwitch {
-    /// A switch that says `mode`.
+    /// Creates a switch with this mode.
     pub fn new(mode: Mode) -> Self {
         Self(AtomicU8::new(number(mode)))
     }
 
-    /// What it says.
+    /// The current mode.
     pub fn mode(&self) -> Mode {
-        // Relaxed: nothing else is published with it.
+        // Relaxed: no other data is published with it.
         match self.0.load(Ordering::Relaxed) {
             BYPASS => Mode::Bypass,
             OFFLINE => Mode::Offline,
@@ -37,7 +37,7 @@ impl ModeSwitch {
         }
     }
 
-    /// Turns it; what it said before.
+    /// Sets the mode and returns the previous one.
     pub fn turn(&self, mode: Mode) -> Mode {
         let before = self.mode();
         self.0.store(number(mode), Ordering::Relaxed);
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_it_was_turned_to() {
+    fn it_returns_the_mode_that_was_set() {
         let switch = ModeSwitch::new(Mode::Cache);
         let mut before = Mode::Cache;
         for mode in Mode::ALL.into_iter().chain([Mode::Bypass, Mode::Cache]) {

@@ -1,8 +1,8 @@
-//! Requests for one range of what is not stored as a whole: answered from a stored part, or fetched as
-//! they are, and what comes is kept as a part (RFC 9111 §3.3, §3.4).
+//! Requests for one range of a resource that is not stored as a whole: served from a stored part, or
+//! forwarded with the range and stored as a part (RFC 9111 §3.3, §3.4).
 //!
-//! Owns: which key parts live under, when they are joined, when they have become the whole.
-//! Never touches: ranges of what is stored whole (`reply`); what is sound as a part (`stored`).
+//! Owns: the keys of parts, joining parts, detecting when they form the whole. Never touches: ranges of
+//! whole stored responses (`response`); the validity of a part (`stored`).
 
 use std::sync::Arc;
 
@@ -27,27 +27,27 @@ use crate::stored::partial::PartialResponse;
 use crate::telemetry::ResultKind;
 use crate::upstream::interim::Interims;
 
-/// Whether a stored part might answer this request.
-pub(crate) fn may_be_answered_by_a_part(asked: &ProxyRequest) -> bool {
-    asked.method == Method::GET && ranges::is_single(&asked.headers)
+/// Whether a stored part may serve this request.
+pub(crate) fn may_be_answered_by_a_part(request: &ProxyRequest) -> bool {
+    request.method == Method::GET && ranges::is_single(&request.headers)
 }
 
 impl Engine {
-    /// Answers a request for one range of what is not stored whole, where nothing else is stored but
-    /// `other`, a variant that is not the request's.
+    /// Serves a request for one range of a resource that is not stored whole. `other`: a stored variant
+    /// that is not the request's.
     pub(crate) async fn ranged(
         self: &Arc<Self>,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         route: &Route,
         key: CacheKey,
         other: Option<VariantId>,
         interims: &Arc<Interims>,
     ) -> EngineResult {
         let (policy, cache) = (&*route.policy, key.scope().cache_kind());
-        let part = self.part(asked, &key, policy).await;
-        let wanted = part.as_ref().and_then(|part| part.holding(&asked.headers));
-        // A condition is about the whole; only `If-Range` is about ranges.
-        let wanted = wanted.filter(|_| !validation::has_conditions_on_the_whole(&asked.headers));
+        let part = self.lookup_part(request, &key, policy).await;
+        let wanted = part.as_ref().and_then(|part| part.holding(&request.headers));
+        // A condition applies to the whole; only `If-Range` applies to ranges.
+        let wanted = wanted.filter(|_| !validation::has_conditions_on_the_whole(&request.headers));
         let found = match (&part, wanted, other) {
             (Some(part), Some(_), _) => CacheLookup::Part(part),
             (Some(_), None, _) => CacheLookup::OtherPart,
@@ -55,27 +55,29 @@ impl Engine {
             (None, _, None) => CacheLookup::Nothing,
         };
         let now = self.clock.now();
-        let why = match self.decide(asked, policy, cache, found, now) {
+        let reason = match self.decide(request, policy, cache, found, now) {
             Decision::Serve { ttl, .. } => {
                 let status = CacheStatus::hit(ttl);
-                let reply = part.zip(wanted).and_then(|(part, wanted)| {
+                let response = part.zip(wanted).and_then(|(part, wanted)| {
                     ClientResponse::from_part(&part, wanted, now, &status, ResultKind::Hit)
                 });
-                return reply.map_or(EngineResult::Pass(ForwardReason::Bypass), |reply| {
-                    EngineResult::Reply(Box::new(reply))
+                return response.map_or(EngineResult::Pass(ForwardReason::Bypass), |response| {
+                    EngineResult::Reply(Box::new(response))
                 });
             }
-            Decision::Refuse => return EngineResult::Reply(Box::new(self.offline_or_504(asked))),
-            Decision::Forward { why, store: false, .. } => return EngineResult::Pass(why),
-            Decision::Forward { why, store: true, .. } => why,
+            Decision::Refuse => return EngineResult::Reply(Box::new(self.offline_or_504(request))),
+            Decision::Forward { why: reason, store: false, .. } => {
+                return EngineResult::Pass(reason);
+            }
+            Decision::Forward { why: reason, store: true, .. } => reason,
         };
-        let plan = Miss {
-            asked,
+        let miss = Miss {
+            asked: request,
             route,
             policy,
             key,
             cache,
-            why,
+            why: reason,
             stored: None,
             variant: other,
             validate: false,
@@ -83,46 +85,47 @@ impl Engine {
             ranged: true,
             interims,
         };
-        EngineResult::Reply(Box::new(self.fetch_uncollapsed(&plan, None).await))
+        EngineResult::Reply(Box::new(self.fetch_uncollapsed(&miss, None).await))
     }
 
-    /// Whether a part of the request's answer is in memory: a look for `Cache-Status` alone, not
-    /// worth a disk's time.
-    pub(crate) fn has_part(&self, asked: &ProxyRequest, key: &CacheKey, policy: &Policy) -> bool {
-        as_part(self.lookup_memory(asked, &key.of_parts(), policy)).is_some()
+    /// Whether a part of the response is in memory. This is only for `Cache-Status`, so the disk is not
+    /// read.
+    pub(crate) fn has_part(&self, request: &ProxyRequest, key: &CacheKey, policy: &Policy) -> bool {
+        as_part(self.lookup_memory(request, &key.of_parts(), policy)).is_some()
     }
 
-    /// Keeps a part of the answer to `asked`, together with what is known of it already. False where
-    /// it turns out to be none: the body is not as long as its `Content-Range` says.
+    /// Stores a part of the response to `request`, joined with the stored part. False if it is not a
+    /// valid part: the length of its body differs from its `Content-Range`.
     pub(crate) fn keep_part(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         key: &CacheKey,
         policy: &Policy,
         stored: StoredResponse,
-        mark: Epoch,
+        epoch: Epoch,
     ) -> bool {
         let Some(part) = PartialResponse::of(Arc::new(stored)) else { return false };
         let parts = key.of_parts();
-        // What the disk alone knows was brought into memory by the look before this was fetched.
-        let known = as_part(self.lookup_memory(asked, &parts, policy));
-        let joined = known.and_then(|known| part.joined(&known, self.bounds.max_object));
+        // The lookup before the fetch has brought a part on disk into memory.
+        let stored_part = as_part(self.lookup_memory(request, &parts, policy));
+        let joined =
+            stored_part.and_then(|stored_part| part.joined(&stored_part, self.bounds.max_object));
         let part = joined.unwrap_or(part);
         match part.whole() {
-            Some(whole) => self.store_response(key, policy, Arc::new(whole), mark),
-            None => self.store_response(&parts, policy, part.stored(), mark),
+            Some(whole) => self.store_response(key, policy, Arc::new(whole), epoch),
+            None => self.store_response(&parts, policy, part.stored(), epoch),
         };
         true
     }
 
-    /// The stored part of the request's answer, from whichever tier.
-    async fn part(
+    /// The stored part of the response, from any tier.
+    async fn lookup_part(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         key: &CacheKey,
         policy: &Policy,
     ) -> Option<PartialResponse> {
-        as_part(self.lookup(asked, &key.of_parts(), policy).await)
+        as_part(self.lookup(request, &key.of_parts(), policy).await)
     }
 }
 

@@ -1,7 +1,7 @@
-//! What an operator does with what is stored: look at it, purge it.
+//! Operator access to stored responses: list and purge.
 //!
-//! Owns: which ids a URL is stored under, and that a purge lasts before it is acknowledged.
-//! Never touches: how the operator says it (`admin`).
+//! Owns: the ids under which a URL is stored; making a purge durable before it is acknowledged. Never
+//! touches: the operator's request (`admin`).
 
 use std::collections::BTreeSet;
 
@@ -13,51 +13,56 @@ use crate::semantics::target::Target;
 use crate::store::generations::{PurgeKind, PurgeScope};
 use crate::store::{EntryId, EntryInfo};
 
-/// How many entries are counted at a time.
-const COUNTED: usize = 1000;
+/// Number of entries counted per page.
+const COUNT_PAGE: usize = 1000;
 
 impl Engine {
-    /// The target by which larder knows what `target` leads to.
+    /// The target under which responses for `target` are stored: where an upstream moves it, or `target`
+    /// itself.
     pub fn known_as(&self, target: &Target) -> Target {
         self.origin.moved(target).unwrap_or_else(|| target.clone())
     }
 
-    /// What `target`, as larder knows it, may be stored under: by the rules of routes that are gone, too. They
-    /// may come back.
+    /// The scopes under which responses for `target` (an effective target) may be stored, including
+    /// those by the query rules of removed routes, because such routes may come back.
     pub fn reach(&self, target: &Target) -> BTreeSet<PurgeScope> {
         self.targets(target).into_iter().map(PurgeScope::Target).collect()
     }
 
-    /// The same, as ids.
+    /// The same as ids.
     pub(crate) fn targets(&self, target: &Target) -> BTreeSet<u128> {
         let id = |rule| self.keyring.target_id(target, &rule);
         self.remembered.rules().into_iter().map(id).collect()
     }
 
-    /// Makes what `reach` reaches unusable or outdated, fills in flight included. Returns once that
-    /// outlives the process; `Err` says why it would not, though it counts here and now.
-    pub async fn purge(&self, reach: &BTreeSet<PurgeScope>, kind: PurgeKind) -> Result<(), String> {
-        for one in reach {
-            self.store.invalidate(*one, kind);
+    /// Invalidates or outdates everything in `scopes`, fills in flight included. Returns once the purge
+    /// is durable. `Err`: why it is not durable, although it is already in effect in this process.
+    pub async fn purge(
+        &self,
+        scopes: &BTreeSet<PurgeScope>,
+        kind: PurgeKind,
+    ) -> Result<(), String> {
+        for scope in scopes {
+            self.store.invalidate(*scope, kind);
         }
-        self.account.invalidated("purge", reach.len() as u64);
+        self.account.invalidated("purge", scopes.len() as u64);
         self.store.flush().await
     }
 
-    /// How many stored answers `reach` reaches.
-    pub async fn count(&self, reach: &BTreeSet<PurgeScope>) -> u64 {
+    /// Number of stored responses in `scopes`.
+    pub async fn count(&self, scopes: &BTreeSet<PurgeScope>) -> u64 {
         let mut count = 0;
-        for one in reach {
-            let target = match one {
+        for scope in scopes {
+            let target = match scope {
                 PurgeScope::Target(target) => Some(*target),
                 PurgeScope::All => None,
             };
             let mut after = None;
             loop {
-                let page = self.list(after, COUNTED, target).await;
+                let page = self.list(after, COUNT_PAGE, target).await;
                 count += page.len() as u64;
                 match page.last() {
-                    Some(last) if page.len() == COUNTED => after = Some(last.place),
+                    Some(last) if page.len() == COUNT_PAGE => after = Some(last.place),
                     Some(_) | None => break,
                 }
             }
@@ -65,7 +70,7 @@ impl Engine {
         count
     }
 
-    /// At most `limit` stored answers behind `after`, of one target or of all.
+    /// At most `limit` stored responses after `after`, of one target or of all.
     pub async fn list(
         &self,
         after: Option<EntryId>,
@@ -75,8 +80,8 @@ impl Engine {
         self.store.list(after, limit, target).await
     }
 
-    /// The remaining freshness of a stored answer under `policy` now, in seconds.
-    pub fn ttl(&self, listed: &EntryInfo, kind: CacheKind, policy: &Policy) -> i64 {
-        decide::ttl(policy, kind, &listed.stored, self.clock.now())
+    /// The remaining freshness of a stored response under `policy` now, in seconds.
+    pub fn ttl(&self, entry: &EntryInfo, kind: CacheKind, policy: &Policy) -> i64 {
+        decide::ttl(policy, kind, &entry.stored, self.clock.now())
     }
 }

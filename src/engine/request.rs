@@ -1,6 +1,6 @@
-//! One request: look up, decide, act.
+//! Handles one request: look up, decide, act.
 //!
-//! Owns: the order of the acts. Never touches: how a fill fetches, how a reply is written.
+//! Owns: the order of these steps. Never touches: how a fill fetches, how a response is written.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -32,149 +32,150 @@ use crate::telemetry::ResultKind;
 use crate::telemetry::problem::Problem;
 use crate::upstream::interim::Interims;
 
-/// What looking and deciding came to, before anything is awaited.
+/// The result of lookup and decision, before anything is awaited.
 enum LookupOutcome<'a> {
     Done(EngineResult),
     Forward(Miss<'a>),
-    /// One range of what is not stored whole; only another variant may be.
+    /// A request for one range of a resource that is not stored whole; only another variant may be
+    /// stored.
     Ranged(CacheKey, Option<VariantId>),
-    /// A deeper tier has to be asked first.
-    Deeper(CacheKey),
+    /// Memory has no result; the disk must be checked first.
+    CheckDisk(CacheKey),
 }
 
 impl Engine {
-    /// Answers `asked`, which `route` caches. `Accept-Encoding` is reduced in place first, so that
+    /// Handles `request`, which `route` caches. Reduces `Accept-Encoding` in place first, so that
     /// clients share variants.
-    /// Interim answers come out of `interims` while this is awaited.
+    /// `interims` yields interim responses while this is awaited.
     pub async fn answer(
         self: &Arc<Self>,
-        asked: &mut ProxyRequest,
+        request: &mut ProxyRequest,
         route: &Route,
         interims: &Arc<Interims>,
     ) -> EngineResult {
         if self.switch.mode() == Mode::Bypass {
             return EngineResult::Pass(ForwardReason::Bypass);
         }
-        match self.answer_cached(asked, route, interims).await {
-            EngineResult::Pass(why) => match self.refusal(asked) {
+        match self.respond_cached(request, route, interims).await {
+            EngineResult::Pass(reason) => match self.refusal(request) {
                 Some(reply) => EngineResult::Reply(Box::new(reply)),
-                None => EngineResult::Pass(why),
+                None => EngineResult::Pass(reason),
             },
             reply @ EngineResult::Reply(_) => reply,
         }
     }
 
-    /// While larder is offline: the answer to a request that would have to pass through.
-    pub fn refusal(&self, asked: &ProxyRequest) -> Option<ClientResponse> {
-        (self.switch.mode() == Mode::Offline).then(|| offline(asked))
+    /// While larder is offline: the response to a request that would have to pass through.
+    pub fn refusal(&self, request: &ProxyRequest) -> Option<ClientResponse> {
+        (self.switch.mode() == Mode::Offline).then(|| offline(request))
     }
 
-    /// The answer to a request for which the origin may not be asked.
-    pub(crate) fn offline_or_504(&self, asked: &ProxyRequest) -> ClientResponse {
-        self.refusal(asked).unwrap_or_else(|| only_if_cached(asked))
+    /// The response to a request for which no upstream call may be made.
+    pub(crate) fn offline_or_504(&self, request: &ProxyRequest) -> ClientResponse {
+        self.refusal(request).unwrap_or_else(|| only_if_cached(request))
     }
 
-    async fn answer_cached(
+    async fn respond_cached(
         self: &Arc<Self>,
-        asked: &mut ProxyRequest,
+        request: &mut ProxyRequest,
         route: &Route,
         interims: &Arc<Interims>,
     ) -> EngineResult {
-        if let Some(why) = not_cached(asked) {
-            return EngineResult::Pass(why);
+        if let Some(reason) = not_cached(request) {
+            return EngineResult::Pass(reason);
         }
-        accept_encoding::reduce(&mut asked.headers);
-        let asked = &*asked;
-        let key = self.keyring.key(asked, &route.policy);
-        let found = self.lookup_memory(asked, &key, &route.policy);
-        let step = match self.step(asked, route, key, found, interims) {
-            LookupOutcome::Deeper(key) => {
-                let variant = |fields: &VaryFields| self.variant(asked, fields);
+        accept_encoding::reduce(&mut request.headers);
+        let request = &*request;
+        let key = self.keyring.key(request, &route.policy);
+        let found = self.lookup_memory(request, &key, &route.policy);
+        let outcome = match self.evaluate(request, route, key, found, interims) {
+            LookupOutcome::CheckDisk(key) => {
+                let variant = |fields: &VaryFields| self.variant(request, fields);
                 let found = self.store.load(StoreQuery { key: &key, variant: &variant }).await;
-                let found = admitted(found, &key, &route.policy);
-                self.step(asked, route, key, found, interims)
+                let found = filter_reusable(found, &key, &route.policy);
+                self.evaluate(request, route, key, found, interims)
             }
-            step @ (LookupOutcome::Done(_)
+            outcome @ (LookupOutcome::Done(_)
             | LookupOutcome::Forward(_)
-            | LookupOutcome::Ranged(..)) => step,
+            | LookupOutcome::Ranged(..)) => outcome,
         };
-        match step {
-            LookupOutcome::Done(answered) => answered,
-            LookupOutcome::Forward(plan) => self.forward(plan).await,
+        match outcome {
+            LookupOutcome::Done(result) => result,
+            LookupOutcome::Forward(miss) => self.forward(miss).await,
             LookupOutcome::Ranged(key, other) => {
-                self.ranged(asked, route, key, other, interims).await
+                self.ranged(request, route, key, other, interims).await
             }
-            // A load never says `Deeper`; were it to, the origin knows.
-            LookupOutcome::Deeper(_) => EngineResult::Pass(ForwardReason::Bypass),
+            // A load never returns `Deeper`; if it did, the request would go to the origin.
+            LookupOutcome::CheckDisk(_) => EngineResult::Pass(ForwardReason::Bypass),
         }
     }
 
-    pub(crate) fn variant(&self, asked: &ProxyRequest, fields: &VaryFields) -> VariantId {
-        self.keyring.variant(fields, &asked.headers)
+    pub(crate) fn variant(&self, request: &ProxyRequest, fields: &VaryFields) -> VariantId {
+        self.keyring.variant(fields, &request.headers)
     }
 
-    /// What memory holds.
+    /// Looks up in memory only.
     pub(crate) fn lookup_memory(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         key: &CacheKey,
         policy: &Policy,
     ) -> Lookup {
-        let variant = |fields: &VaryFields| self.variant(asked, fields);
-        admitted(self.store.get(StoreQuery { key, variant: &variant }), key, policy)
+        let variant = |fields: &VaryFields| self.variant(request, fields);
+        filter_reusable(self.store.get(StoreQuery { key, variant: &variant }), key, policy)
     }
 
-    /// What any tier holds.
+    /// Looks up in all tiers.
     pub(crate) async fn lookup(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         key: &CacheKey,
         policy: &Policy,
     ) -> Lookup {
-        match self.lookup_memory(asked, key, policy) {
+        match self.lookup_memory(request, key, policy) {
             Lookup::Deeper => {
-                let variant = |fields: &VaryFields| self.variant(asked, fields);
+                let variant = |fields: &VaryFields| self.variant(request, fields);
                 let found = self.store.load(StoreQuery { key, variant: &variant }).await;
-                admitted(found, key, policy)
+                filter_reusable(found, key, policy)
             }
             found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
         }
     }
 
-    /// Keeps a complete response for as long as `policy` can make use of it, unless larder has been
-    /// told to keep out.
+    /// Stores a complete response for as long as `policy` can use it, unless the mode is bypass.
     pub(crate) fn store_response(
         &self,
         key: &CacheKey,
         policy: &Policy,
         stored: Arc<StoredResponse>,
-        mark: Epoch,
+        epoch: Epoch,
     ) -> bool {
         if self.switch.mode() == Mode::Bypass {
             return false;
         }
         let until = useful_until(policy, key.scope().cache_kind(), &stored);
-        self.store.put(key, stored, mark, until)
+        self.store.put(key, stored, epoch, until)
     }
 
     pub(crate) fn decide(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         policy: &Policy,
         cache: CacheKind,
         found: CacheLookup<'_>,
         now: SystemTime,
     ) -> Decision {
         match self.switch.mode() {
-            Mode::Offline => decide_offline(asked, policy, cache, found, now),
-            // Who bypasses does not come here; a switch that turns meanwhile is for the next one.
-            Mode::Cache | Mode::Bypass => decide(asked, policy, cache, found, now),
+            Mode::Offline => decide_offline(request, policy, cache, found, now),
+            // In bypass mode requests do not come here; a mode change in between applies to the next
+            // request.
+            Mode::Cache | Mode::Bypass => decide(request, policy, cache, found, now),
         }
     }
 
-    fn step<'a>(
+    fn evaluate<'a>(
         self: &Arc<Self>,
-        asked: &'a ProxyRequest,
+        request: &'a ProxyRequest,
         route: &'a Route,
         key: CacheKey,
         found: Lookup,
@@ -183,7 +184,7 @@ impl Engine {
         let policy = &*route.policy;
         let cache = key.scope().cache_kind();
         let (stored, variant) = match found {
-            Lookup::Deeper => return LookupOutcome::Deeper(key),
+            Lookup::Deeper => return LookupOutcome::CheckDisk(key),
             Lookup::Found(stored) => {
                 let variant = stored.variant;
                 (Some(stored), Some(variant))
@@ -191,42 +192,42 @@ impl Engine {
             Lookup::OtherVariants(variant) => (None, Some(variant)),
             Lookup::Nothing => (None, None),
         };
-        if stored.is_none() && partial::may_be_answered_by_a_part(asked) {
+        if stored.is_none() && partial::may_be_answered_by_a_part(request) {
             return LookupOutcome::Ranged(key, variant);
         }
-        let seen = match (&stored, variant) {
+        let found = match (&stored, variant) {
             (Some(stored), _) => CacheLookup::Stored(stored),
-            (None, _) if self.has_part(asked, &key, policy) => CacheLookup::OtherPart,
+            (None, _) if self.has_part(request, &key, policy) => CacheLookup::OtherPart,
             (None, Some(_)) => CacheLookup::OtherVariants,
             (None, None) => CacheLookup::Nothing,
         };
         let now = self.clock.now();
-        match self.decide(asked, policy, cache, seen, now) {
+        match self.decide(request, policy, cache, found, now) {
             Decision::Serve { ttl, stale, refresh } => {
                 let Some(stored) = stored else {
                     return LookupOutcome::Done(EngineResult::Pass(ForwardReason::Bypass));
                 };
-                let reply = self.respond_stored(asked, route, &stored, ttl, stale, now);
+                let reply = self.respond_stored(request, route, &stored, ttl, stale, now);
                 if refresh {
-                    self.refresh(asked, route, key, stored, variant);
+                    self.refresh(request, route, key, stored, variant);
                 }
                 LookupOutcome::Done(EngineResult::Reply(Box::new(reply)))
             }
             Decision::Refuse => {
-                LookupOutcome::Done(EngineResult::Reply(Box::new(self.offline_or_504(asked))))
+                LookupOutcome::Done(EngineResult::Reply(Box::new(self.offline_or_504(request))))
             }
-            Decision::Forward { why, store: false, .. } => {
-                LookupOutcome::Done(EngineResult::Pass(why))
+            Decision::Forward { why: reason, store: false, .. } => {
+                LookupOutcome::Done(EngineResult::Pass(reason))
             }
-            Decision::Forward { why, validate, fallback, store: true } => {
+            Decision::Forward { why: reason, validate, fallback, store: true } => {
                 let fallback = fallback && self.falls_back(&key, stored.as_deref());
-                let plan = Miss {
-                    asked,
+                let miss = Miss {
+                    asked: request,
                     route,
                     policy,
                     key,
                     cache,
-                    why,
+                    why: reason,
                     stored,
                     variant,
                     validate,
@@ -234,22 +235,22 @@ impl Engine {
                     ranged: false,
                     interims,
                 };
-                if let Some(reply) = self.stale_if_blocked(&plan) {
+                if let Some(reply) = self.stale_if_blocked(&miss) {
                     return LookupOutcome::Done(EngineResult::Reply(Box::new(reply)));
                 }
-                // HEAD is written through; several ranges on a miss are the origin's to cut.
-                let bare = plan.stored.is_none() && asked.headers.contains_key(RANGE);
-                if asked.method == Method::HEAD || bare {
-                    return LookupOutcome::Done(EngineResult::Pass(why));
+                // HEAD passes through; the origin serves several ranges on a miss.
+                let is_range_miss = miss.stored.is_none() && request.headers.contains_key(RANGE);
+                if request.method == Method::HEAD || is_range_miss {
+                    return LookupOutcome::Done(EngineResult::Pass(reason));
                 }
-                LookupOutcome::Forward(plan)
+                LookupOutcome::Forward(miss)
             }
         }
     }
 
     pub(super) fn respond_stored(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         route: &Route,
         stored: &StoredResponse,
         ttl: i64,
@@ -258,19 +259,20 @@ impl Engine {
     ) -> ClientResponse {
         let status = match stale {
             None => CacheStatus::hit(ttl),
-            Some(why) => {
-                self.account.stale_served(route.index, why.token());
-                CacheStatus::hit(ttl).detail(why.token(), "")
+            Some(reason) => {
+                self.account.stale_served(route.index, reason.token());
+                CacheStatus::hit(ttl).detail(reason.token(), "")
             }
         };
         let result = if stale.is_some() { ResultKind::Stale } else { ResultKind::Hit };
-        ClientResponse::from_stored(asked, stored, now, &status, result)
+        ClientResponse::from_stored(request, stored, now, &status, result)
     }
 }
 
-/// What was stored under another policy, before a reload, may be nobody's under this one. Parts are
-/// found under keys of parts alone; should one lie elsewhere all the same, it is not there.
-fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
+/// Filters out stored responses that may not be reused. A reload can change the policy, under which a
+/// response may no longer be shared. A part is only valid under a key of parts, and a whole only under a
+/// key of wholes.
+fn filter_reusable(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
     match found {
         Lookup::Found(stored)
             if stored.is_part() != key.is_of_parts()
@@ -287,26 +289,27 @@ fn admitted(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
     }
 }
 
-/// Requests that are never answered from the store, whatever their route says.
-pub(super) fn not_cached(asked: &ProxyRequest) -> Option<ForwardReason> {
-    if !matches!(asked.method, Method::GET | Method::HEAD) {
+/// Why a request is never served from the store under any route; `None`: it may be.
+pub(super) fn not_cached(request: &ProxyRequest) -> Option<ForwardReason> {
+    if !matches!(request.method, Method::GET | Method::HEAD) {
         return Some(ForwardReason::Method);
     }
-    // Another method, or a path that an origin may read as another than the one a route matched.
-    if asked.is_overridden() || asked.target.is_ambiguous() {
+    // The request overrides its method, or an origin may interpret its path differently from the matched
+    // route.
+    if request.is_overridden() || request.target.is_ambiguous() {
         return Some(ForwardReason::Bypass);
     }
-    // The answer is that of a connection, whatever else the request says.
-    if connection_auth::is_sent(&asked.headers) {
+    // The response belongs to an authenticated connection.
+    if connection_auth::is_sent(&request.headers) {
         return Some(ForwardReason::Bypass);
     }
-    // A body may change what a GET means (search APIs), an event stream never ends.
-    let streams = asked
+    // A body may change the meaning of a GET (search APIs); an event stream never ends.
+    let streams = request
         .headers
         .get_all(ACCEPT)
         .iter()
         .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
-    (asked.body != RequestFraming::None || asked.upgrade.is_some() || streams)
+    (request.body != RequestFraming::None || request.upgrade.is_some() || streams)
         .then_some(ForwardReason::Bypass)
 }
 
@@ -314,21 +317,21 @@ fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {
     haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
 }
 
-fn offline(asked: &ProxyRequest) -> ClientResponse {
+fn offline(request: &ProxyRequest) -> ClientResponse {
     let status = CacheStatus::refused().detail(Mode::Offline.token(), "");
-    ClientResponse::from_problem(asked, &OFFLINE_PROBLEM, &status)
+    ClientResponse::from_problem(request, &OFFLINE_PROBLEM, &status)
 }
 
 /// RFC 9111 §5.2.1.7.
-fn only_if_cached(asked: &ProxyRequest) -> ClientResponse {
+fn only_if_cached(request: &ProxyRequest) -> ClientResponse {
     let problem = Problem::new(
         StatusCode::GATEWAY_TIMEOUT,
         "only_if_cached",
-        "nothing usable is stored and the request said only-if-cached",
+        "nothing usable is stored and the request contains only-if-cached",
         "http_request_denied",
     );
     ClientResponse::from_problem(
-        asked,
+        request,
         &problem,
         &CacheStatus::forwarded(ForwardReason::Request.token()),
     )

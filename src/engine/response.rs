@@ -1,8 +1,7 @@
-//! What a client gets: a stored response or a growing one, cut to what was asked.
+//! The response to a client, from a stored or growing body, reduced to the requested part.
 //!
-//! Owns: answering conditionals, ranges and HEAD from a complete body, and all but several ranges
-//! from a growing one (RFC 9110 §13, §14, RFC 9111 §4.3.2); `Age`. Never touches: which response is
-//! chosen.
+//! Owns: evaluating conditionals, ranges and HEAD on a complete body, and all but several ranges on a
+//! growing one (RFC 9110 §13, §14, RFC 9111 §4.3.2); `Age`. Never touches: choosing the response.
 
 use std::time::SystemTime;
 
@@ -26,62 +25,62 @@ use crate::stored::partial::PartialResponse;
 use crate::telemetry::ResultKind;
 use crate::telemetry::problem::Problem;
 
-/// What the engine makes of a request.
+/// The engine's result for a request.
 pub enum EngineResult {
-    /// This is the answer.
+    /// The response.
     Reply(Box<ClientResponse>),
-    /// It is none of the engine's: pass it through, for this reason.
+    /// The engine does not handle the request: pass it through, for this reason.
     Pass(ForwardReason),
 }
 
-/// An answer ready to be written.
+/// A response ready to be written.
 pub struct ClientResponse {
     /// The status.
     pub status: StatusCode,
-    /// All fields but `Date` and what frames the message.
+    /// All fields except `Date` and the message framing fields.
     pub headers: HeaderMap,
     /// The body.
     pub body: ResponseBody,
-    /// How it came about, for the account.
+    /// The result kind, for telemetry.
     pub result: ResultKind,
     /// Why the request was forwarded, if it was.
     pub why: Option<&'static str>,
-    /// The class of the error, if it is one of larder's making.
+    /// The error class, if larder generated the response as an error.
     pub error: Option<&'static str>,
 }
 
 /// The body of a [`ClientResponse`].
 pub enum ResponseBody {
-    /// None; `Content-BodyLength`, if any, is among the fields.
+    /// No body; `Content-Length`, if present, is among the fields.
     Empty,
-    /// All of it.
+    /// The whole body.
     Whole(Bytes),
-    /// All of it, one piece after the other.
+    /// The whole body in pieces, in order.
     Pieces(Vec<Bytes>),
-    /// It is still arriving.
+    /// The body is still arriving.
     Growing {
-        /// Where it arrives.
+        /// Reads the body.
         reader: BodyReader,
-        /// Bytes to leave out at the front.
+        /// Bytes to skip at the front.
         skip: u64,
-        /// Bytes to send after those; `None`: to the end.
+        /// Bytes to send after the skipped ones; `None`: to the end.
         take: Option<u64>,
     },
 }
 
-/// The shape of an answer before it is accounted for.
+/// The status, fields and body selection of a response.
 struct ResponseParts {
     status: StatusCode,
     headers: HeaderMap,
     body: BodySelection,
 }
 
-/// What of the body an answer carries.
+/// The part of the body that a response carries.
 enum BodySelection {
     Empty,
     Whole,
     Part(ByteRange),
-    /// Status and fields are still those of the whole, which is a right answer, too.
+    /// Status and fields are still those of the whole response, which is also a valid response.
     Several(Vec<ByteRange>),
 }
 
@@ -92,9 +91,9 @@ impl ResponseParts {
 }
 
 impl ClientResponse {
-    /// The answer from a stored response.
+    /// Builds the response from a stored response.
     pub fn from_stored(
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         stored: &StoredResponse,
         now: SystemTime,
         status: &CacheStatus,
@@ -105,21 +104,28 @@ impl ClientResponse {
         headers.insert(AGE, HeaderValue::from(stored.age(now).as_secs()));
         status.append_to(&mut headers);
         let length = stored.body.len() as u64;
-        let mut shape =
-            apply_preconditions(asked, &stored.said, stored.status, headers, Some(length));
-        let body = match shape.body {
+        let mut response =
+            apply_preconditions(request, &stored.said, stored.status, headers, Some(length));
+        let body = match response.body {
             BodySelection::Empty => ResponseBody::Empty,
             BodySelection::Whole => ResponseBody::Whole(stored.body.clone()),
             BodySelection::Part(part) => ResponseBody::Whole(byteranges::slice(&stored.body, part)),
             BodySelection::Several(parts) => {
-                shape.status = StatusCode::PARTIAL_CONTENT;
-                multipart_body(&stored.body, &parts, &mut shape.headers)
+                response.status = StatusCode::PARTIAL_CONTENT;
+                multipart_body(&stored.body, &parts, &mut response.headers)
             }
         };
-        Self { status: shape.status, headers: shape.headers, body, result, why: None, error: None }
+        Self {
+            status: response.status,
+            headers: response.headers,
+            body,
+            result,
+            why: None,
+            error: None,
+        }
     }
 
-    /// The answer from a stored part that holds the bytes `wanted`; `None` where it does not.
+    /// Builds the response from a stored part; `None` if the part does not contain the bytes `wanted`.
     pub(crate) fn from_part(
         part: &PartialResponse,
         wanted: ByteRange,
@@ -138,20 +144,20 @@ impl ClientResponse {
         Some(Self { status, headers, body, result, why: None, error: None })
     }
 
-    /// The answer from a body that is still arriving under `headers`.
+    /// Builds the response from a body that is still arriving under `headers`.
     pub(crate) fn from_growing(
-        asked: &ProxyRequest,
-        said: &CacheMetadata,
+        request: &ProxyRequest,
+        metadata: &CacheMetadata,
         status: StatusCode,
         headers: HeaderMap,
         length: Option<u64>,
         reader: BodyReader,
     ) -> Self {
-        let shape = apply_preconditions(asked, said, status, headers, length);
-        let body = match shape.body {
+        let response = apply_preconditions(request, metadata, status, headers, length);
+        let body = match response.body {
             BodySelection::Empty => ResponseBody::Empty,
-            // Several ranges come in any order, the bytes in one: then all of it. An announced
-            // length is the end: the client need not wait for the fill's.
+            // The body arrives in order but several ranges may not, so the whole is sent. With an
+            // announced length the client need not wait for the end of the fill.
             BodySelection::Whole | BodySelection::Several(_) => {
                 ResponseBody::Growing { reader, skip: 0, take: length }
             }
@@ -160,8 +166,8 @@ impl ClientResponse {
             }
         };
         Self {
-            status: shape.status,
-            headers: shape.headers,
+            status: response.status,
+            headers: response.headers,
             body,
             result: ResultKind::Miss,
             why: None,
@@ -169,44 +175,45 @@ impl ClientResponse {
         }
     }
 
-    /// An error of larder's making.
+    /// Builds an error response that larder generates.
     pub(crate) fn from_problem(
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         problem: &Problem,
         status: &CacheStatus,
     ) -> Self {
         let (mut headers, body) = problem.response();
         status.append_to(&mut headers);
-        let empty = asked.method == Method::HEAD;
+        let is_head = request.method == Method::HEAD;
         Self {
             status: problem.status,
             headers,
-            body: if empty { ResponseBody::Empty } else { ResponseBody::Whole(body) },
+            body: if is_head { ResponseBody::Empty } else { ResponseBody::Whole(body) },
             result: ResultKind::Error,
             why: None,
             error: Some(problem.class),
         }
     }
 
-    /// The same, forwarded because of `why`.
+    /// Sets the reason why the request was forwarded.
     #[must_use]
-    pub fn with_forward_reason(mut self, why: &'static str) -> Self {
-        self.why = Some(why);
+    pub fn with_forward_reason(mut self, reason: &'static str) -> Self {
+        self.why = Some(reason);
         self
     }
 }
 
 /// Applies the request's preconditions, range and method to a response with this head and length.
 fn apply_preconditions(
-    asked: &ProxyRequest,
-    said: &CacheMetadata,
+    request: &ProxyRequest,
+    metadata: &CacheMetadata,
     status: StatusCode,
     mut headers: HeaderMap,
     length: Option<u64>,
 ) -> ResponseParts {
     headers.remove(TRANSFER_ENCODING);
     if status == StatusCode::OK
-        && validation::evaluate(&asked.headers, said, status) == PreconditionResult::NotModified
+        && validation::evaluate(&request.headers, metadata, status)
+            == PreconditionResult::NotModified
     {
         let mut head = validation::not_modified_head(&headers);
         for name in [AGE, CACHE_STATUS] {
@@ -216,19 +223,19 @@ fn apply_preconditions(
         }
         return ResponseParts::new(StatusCode::NOT_MODIFIED, head, BodySelection::Empty);
     }
-    let bodiless = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if let Some(length) = length.filter(|_| !bodiless) {
+    let has_no_body = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    if let Some(length) = length.filter(|_| !has_no_body) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
-    if asked.method == Method::HEAD || bodiless {
+    if request.method == Method::HEAD || has_no_body {
         return ResponseParts::new(status, headers, BodySelection::Empty);
     }
-    // A 200 that says of which bytes it is may be a part under a wrong name: nothing is cut from it.
+    // A 200 with `Content-Range` may be a mislabelled part: no range is cut from it.
     let whole = status == StatusCode::OK && !headers.contains_key(CONTENT_RANGE);
     let (Some(length), true) = (length, whole) else {
         return ResponseParts::new(status, headers, BodySelection::Whole);
     };
-    match ranges::evaluate(&asked.headers, said, length) {
+    match ranges::evaluate(&request.headers, metadata, length) {
         RangeSelection::Whole => ResponseParts::new(status, headers, BodySelection::Whole),
         RangeSelection::Part(part) => {
             set_partial_headers(&mut headers, part, length);
@@ -245,22 +252,22 @@ fn apply_preconditions(
     }
 }
 
-/// The fields of a 206 with these bytes of `length`.
+/// Sets the fields of a 206 with these bytes of `length`.
 fn set_partial_headers(headers: &mut HeaderMap, part: ByteRange, length: u64) {
     headers.insert(CONTENT_RANGE, ranges::content_range(part, length));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(part.length()));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
 }
 
-/// The body of a 206 in several parts, and the fields that describe it. A boundary that nobody can
-/// guess cannot have been planted in the body.
+/// Builds the body of a 206 with several parts and sets the fields that describe it. The boundary is
+/// random, so that it cannot have been planted in the body.
 fn multipart_body(body: &Bytes, parts: &[ByteRange], headers: &mut HeaderMap) -> ResponseBody {
     let media_type = headers.get(CONTENT_TYPE);
     let (content_type, pieces) = byteranges::assembled(body, parts, media_type, rand::random());
     headers.insert(CONTENT_TYPE, content_type);
     let length: usize = pieces.iter().map(Bytes::len).sum();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-    // RFC 9110 §15.3.7.2: which bytes they are is said in each part.
+    // RFC 9110 §15.3.7.2: each part has its own `Content-Range`.
     headers.remove(CONTENT_RANGE);
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     ResponseBody::Pieces(pieces)

@@ -1,7 +1,8 @@
-//! The tries of a fill: the origin is asked, and asked again as the route's plan and the gate allow.
+//! The retry loop of a fill: calls the origin, and retries as the route's policy and admission control
+//! allow.
 //!
-//! Owns: which answer of several is the one, and that readers hear of trouble at once. Never touches:
-//! how long a wait is (`upstream::retry`), what becomes of the answer (`fill`).
+//! Owns: choosing the final response; reporting a failed attempt to the readers at once. Never touches:
+//! the length of a delay (`upstream::retry`), handling of the response (`fill`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,135 +20,142 @@ use crate::upstream::outcome::CallOutcome;
 use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::{UpstreamRequest, UpstreamResponse, buffered_body};
 
-/// An answer, and what happened before it came.
+/// A response, and the detail of how it was obtained.
 pub(super) struct FetchResult {
     pub(super) answer: Result<UpstreamResponse, UpstreamError>,
-    /// Why the origin was asked more than once, or later than it might have been.
+    /// Why the origin was called more than once, or later than possible.
     pub(super) detail: Option<(&'static str, &'static str)>,
 }
 
 impl Fill {
-    /// Asks, and again as long as it fails and may be repeated.
+    /// Makes the call, and retries while it fails and may be repeated.
     pub(super) async fn fetch_with_retries(&self) -> FetchResult {
         let (engine, policy) = (&self.engine, &self.policy);
         let mut call = self.call();
         let began = engine.clock.instant();
-        let mut plan = RetryState::new(policy.retry.clone(), engine.origin.total(&call.target));
-        let mut tried = self.first_attempt(&mut call, &mut plan).await;
+        let mut retry_state =
+            RetryState::new(policy.retry.clone(), engine.origin.total(&call.target));
+        let mut result = self.first_attempt(&mut call, &mut retry_state).await;
         let repeats = policy.retry.repeats(&Method::GET);
-        while let Some((trouble, verdict)) = trouble(&tried.answer).filter(|_| repeats) {
+        while let Some((failure, outcome)) = attempt_failure(&result.answer).filter(|_| repeats) {
             let elapsed = engine.clock.instant().saturating_duration_since(began);
-            let word = verdict.bounded_retry_after(&policy.hold);
-            let next = plan.next(trouble.failure, word, elapsed, rand::random());
+            let retry_after = outcome.bounded_retry_after(&policy.hold);
+            let next = retry_state.next(failure.failure, retry_after, elapsed, rand::random());
             let RetryDecision::After(wait) = next else { break };
-            self.flight.trouble(trouble);
-            (call.knock.attempt, call.knock.patience) = (AttemptKind::Again, plan.left());
-            if !engine.origin.try_acquire_retry(&call.target, &call.knock, trouble.cause, wait) {
+            self.flight.trouble(failure);
+            (call.knock.attempt, call.knock.patience) = (AttemptKind::Again, retry_state.left());
+            if !engine.origin.try_acquire_retry(&call.target, &call.knock, failure.cause, wait) {
                 break;
             }
-            // Kept: should nobody let the next try through, it is the answer.
-            tried.answer = buffer_error_body(tried.answer, &self.engine.in_flight).await;
+            // Kept as the final response if admission control blocks the next attempt.
+            result.answer = buffer_error_body(result.answer, &self.engine.in_flight).await;
             engine.clock.sleep(wait).await;
             if engine.switch.mode() == Mode::Offline {
                 break;
             }
-            match self.attempt(&call, &mut plan).await {
+            match self.attempt(&call, &mut retry_state).await {
                 Err(UpstreamError::Held(_)) => break,
-                answer => {
-                    tried.answer = answer;
-                    tried.detail = Some(("retried", trouble.cause));
+                response => {
+                    result.answer = response;
+                    result.detail = Some(("retried", failure.cause));
                 }
             }
         }
-        tried
+        result
     }
 
-    /// The first try. Who has something to show meanwhile does not wait for a hold to end.
+    /// Makes the first attempt. With a stale response as fallback, the call does not wait for a cooldown
+    /// to end.
     async fn first_attempt(
         &self,
         call: &mut UpstreamRequest,
-        plan: &mut RetryState,
+        retry_state: &mut RetryState,
     ) -> FetchResult {
         let repeats = self.policy.retry.repeats(&Method::GET);
         let patience =
-            if repeats { plan.left() } else { self.engine.origin.patience(&call.target) };
+            if repeats { retry_state.left() } else { self.engine.origin.patience(&call.target) };
         call.knock.patience = if self.yields { Duration::ZERO } else { patience };
         self.announce_wait(call);
-        let mut answer = self.attempt(call, plan).await;
-        if call.knock.yields && self.has_nothing_to_show(&answer) {
-            // It was kept back for the sake of a stale answer that policy does not let stand in.
+        let mut response = self.attempt(call, retry_state).await;
+        if call.knock.yields && self.has_no_fallback(&response) {
+            // The call was blocked in favour of a stale response, but the policy does not allow that
+            // response.
             (call.knock.yields, call.knock.patience) = (false, patience);
-            answer = self.attempt(call, plan).await;
+            response = self.attempt(call, retry_state).await;
         }
-        let waited = answer.as_ref().ok().and_then(|answer| answer.waited);
-        FetchResult { answer, detail: waited.map(|cause| ("waited", cause.token())) }
+        let waited = response.as_ref().ok().and_then(|response| response.waited);
+        FetchResult { answer: response, detail: waited.map(|cause| ("waited", cause.token())) }
     }
 
     async fn attempt(
         &self,
         call: &UpstreamRequest,
-        plan: &mut RetryState,
+        retry_state: &mut RetryState,
     ) -> Result<UpstreamResponse, UpstreamError> {
         let clock = &self.engine.clock;
         let began = clock.instant();
-        let answer = self.engine.origin.fetch(call).await;
-        if answer.as_ref().is_ok_and(|answer| answer.waited.is_some()) {
-            plan.spend(clock.instant().saturating_duration_since(began).min(plan.left()));
+        let response = self.engine.origin.fetch(call).await;
+        if response.as_ref().is_ok_and(|response| response.waited.is_some()) {
+            retry_state
+                .spend(clock.instant().saturating_duration_since(began).min(retry_state.left()));
         }
-        answer
+        response
     }
 
-    /// Whether the call was not made, and nothing stale takes its place.
-    fn has_nothing_to_show(&self, answer: &Result<UpstreamResponse, UpstreamError>) -> bool {
-        let Err(UpstreamError::Held(held)) = answer else { return false };
-        let shown = |error| self.policy.stale_if_error.covers(error);
-        self.trigger.is_none() && !held.error_class().is_some_and(shown)
+    /// Whether the call was not made and no stale response replaces it.
+    fn has_no_fallback(&self, response: &Result<UpstreamResponse, UpstreamError>) -> bool {
+        let Err(UpstreamError::Held(rejection)) = response else { return false };
+        let is_covered = |error| self.policy.stale_if_error.covers(error);
+        self.trigger.is_none() && !rejection.error_class().is_some_and(is_covered)
     }
 
-    /// A call that has to wait for a hold to end: who waits for this fill waits with it.
+    /// If the call has to wait for a cooldown, reports that to the readers of this fill.
     fn announce_wait(&self, call: &UpstreamRequest) {
-        let held = self.engine.origin.check_admission(&call.target, &call.knock);
-        if let Some((held, failure)) = held.and_then(|held| Some((held, held.error_class()?))) {
+        let rejection = self.engine.origin.check_admission(&call.target, &call.knock);
+        if let Some((rejection, failure)) =
+            rejection.and_then(|rejection| Some((rejection, rejection.error_class()?)))
+        {
             self.flight.trouble(AttemptFailure {
                 failure,
                 status: None,
-                cause: held.cause.token(),
+                cause: rejection.cause.token(),
             });
         }
     }
 }
 
-/// What is wrong with an answer; `None`: nothing, or nothing that another try would mend.
-fn trouble(
-    answer: &Result<UpstreamResponse, UpstreamError>,
+/// The failure of an attempt; `None`: there is none, or a retry cannot fix it.
+fn attempt_failure(
+    response: &Result<UpstreamResponse, UpstreamError>,
 ) -> Option<(AttemptFailure, CallOutcome)> {
-    match answer {
-        Ok(answer) => {
-            let error = answer.verdict.error_class(answer.status);
-            let is_trouble = !answer.verdict.is_ok() || answer.status.as_u16() >= 400;
-            let (status, cause) = (Some(answer.status), answer.verdict.class.token());
-            let trouble = AttemptFailure { failure: error, status, cause };
-            is_trouble.then(|| (trouble, answer.verdict.clone()))
+    match response {
+        Ok(response) => {
+            let error = response.verdict.error_class(response.status);
+            let is_failure = !response.verdict.is_ok() || response.status.as_u16() >= 400;
+            let (status, cause) = (Some(response.status), response.verdict.class.token());
+            let failure = AttemptFailure { failure: error, status, cause };
+            is_failure.then(|| (failure, response.verdict.clone()))
         }
-        Err(failure) if !failure.may_pass() => None,
-        Err(failure) => {
-            let verdict = classify::failure(*failure)?;
-            let failed = verdict.error_class(StatusCode::BAD_GATEWAY);
-            let trouble = AttemptFailure { failure: failed, status: None, cause: failure.token() };
-            Some((trouble, verdict))
+        Err(error) if !error.may_pass() => None,
+        Err(error) => {
+            let outcome = classify::failure(*error)?;
+            let class = outcome.error_class(StatusCode::BAD_GATEWAY);
+            let failure = AttemptFailure { failure: class, status: None, cause: error.token() };
+            Some((failure, outcome))
         }
     }
 }
 
-/// An error whose connection is free for others while it waits whether another try goes better.
+/// Buffers the body of an error response, so that its connection is free for other calls during the
+/// retry delay.
 async fn buffer_error_body(
-    answer: Result<UpstreamResponse, UpstreamError>,
+    response: Result<UpstreamResponse, UpstreamError>,
     in_flight: &Arc<InFlightBytes>,
 ) -> Result<UpstreamResponse, UpstreamError> {
-    match answer {
-        Ok(mut answer) => {
-            answer.body = buffered_body::buffer(answer.body, in_flight).await;
-            Ok(answer)
+    match response {
+        Ok(mut response) => {
+            response.body = buffered_body::buffer(response.body, in_flight).await;
+            Ok(response)
         }
         Err(failure) => Err(failure),
     }

@@ -1,4 +1,4 @@
-//! The engine against a scripted origin in memory, with time that the tests turn.
+//! Tests of the engine with a scripted in-memory origin and a manual clock.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -35,9 +35,9 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::Interims;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
-/// What the origin does with one call, in the order of the calls.
+/// The origin's action for one call, in the order of the calls.
 enum Act {
-    Answer(StatusCode, &'static [(&'static str, &'static str)], BodyFraming, Script),
+    Respond(StatusCode, &'static [(&'static str, &'static str)], BodyFraming, Script),
     Fail(UpstreamError),
     Panic,
     Hang,
@@ -50,7 +50,7 @@ enum Piece {
     End,
 }
 
-/// Writes the body of one scripted answer.
+/// Writes the body of one scripted response.
 struct Writer(mpsc::UnboundedSender<Piece>);
 
 impl Writer {
@@ -62,34 +62,37 @@ impl Writer {
         self.0.send(Piece::End).expect("the fill reads");
     }
 
-    /// Resolves once the fill has let go of the body.
-    async fn let_go(&self) {
+    /// Resolves once the fill has dropped the body.
+    async fn dropped(&self) {
         self.0.closed().await;
     }
 }
 
-/// A 200 whose body the writer sends.
-fn answer(fields: &'static [(&'static str, &'static str)], framing: BodyFraming) -> (Writer, Act) {
+/// A 200 whose body is sent by the writer.
+fn response(
+    fields: &'static [(&'static str, &'static str)],
+    framing: BodyFraming,
+) -> (Writer, Act) {
     let (sender, script) = mpsc::unbounded_channel();
-    (Writer(sender), Act::Answer(StatusCode::OK, fields, framing, script))
+    (Writer(sender), Act::Respond(StatusCode::OK, fields, framing, script))
 }
 
 struct Scripted {
     acts: Mutex<VecDeque<Act>>,
     calls: watch::Sender<usize>,
-    /// One permit for each call that may go on.
-    gate: Semaphore,
+    /// One permit for each call that may continue.
+    permits: Semaphore,
     clock: Clock,
 }
 
 #[async_trait]
 impl Origin for Scripted {
     async fn fetch(&self, _call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
-        let act = self.acts.lock().pop_front().expect("a call that the script knows");
+        let act = self.acts.lock().pop_front().expect("a call that is in the script");
         self.calls.send_modify(|calls| *calls += 1);
-        self.gate.acquire().await.expect("the gate stays").forget();
+        self.permits.acquire().await.expect("the semaphore stays open").forget();
         match act {
-            Act::Answer(status, fields, framing, script) => {
+            Act::Respond(status, fields, framing, script) => {
                 let headers: HeaderMap = fields
                     .iter()
                     .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
@@ -137,43 +140,47 @@ impl Body for ScriptedBody {
 struct Bench {
     engine: Arc<Engine>,
     origin: Arc<Scripted>,
-    account: Arc<Telemetry>,
+    telemetry: Arc<Telemetry>,
     route: Arc<Route>,
 }
 
-const BOUNDS: EngineLimits = EngineLimits { max_object: 1 << 20, waiters_per_key: 100 };
+const LIMITS: EngineLimits = EngineLimits { max_object: 1 << 20, waiters_per_key: 100 };
 
 impl Bench {
-    fn new(acts: impl IntoIterator<Item = Act>, bounds: EngineLimits) -> Self {
-        Self::within(acts, bounds, 64 << 20)
+    fn new(acts: impl IntoIterator<Item = Act>, limits: EngineLimits) -> Self {
+        Self::with_in_flight_limit(acts, limits, 64 << 20)
     }
 
-    /// With this cap of bodies in flight.
-    fn within(acts: impl IntoIterator<Item = Act>, bounds: EngineLimits, in_flight: usize) -> Self {
+    /// Creates a bench with this limit for bodies in flight.
+    fn with_in_flight_limit(
+        acts: impl IntoIterator<Item = Act>,
+        limits: EngineLimits,
+        in_flight: usize,
+    ) -> Self {
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-        let account = Telemetry::new(&["api".into()], &[]);
+        let telemetry = Telemetry::new(&["api".into()], &[]);
         let origin = Arc::new(Scripted {
             acts: Mutex::new(acts.into_iter().collect()),
             calls: watch::Sender::new(0),
-            gate: Semaphore::new(0),
+            permits: Semaphore::new(0),
             clock: clock.clone(),
         });
         let settings = tiered::Settings {
             path: PathBuf::new(),
             memory: 64 << 20,
             disk: 0,
-            max_object: bounds.max_object,
+            max_object: limits.max_object,
             sweep_every: Duration::from_secs(60),
             secret: crate::store::state_db::Secret::from_bytes([7; 32]),
         };
-        let store = TieredStore::open(settings, clock.clone(), &account);
+        let store = TieredStore::open(settings, clock.clone(), &telemetry);
         let engine = Engine::new(EngineDeps {
             store,
             origin: Arc::clone(&origin) as Arc<dyn Origin>,
-            account: Arc::clone(&account),
+            account: Arc::clone(&telemetry),
             keyring: Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default())),
             clock,
-            bounds,
+            bounds: limits,
             in_flight: InFlightBytes::new(in_flight),
             switch: Arc::new(ModeSwitch::new(Mode::Cache)),
             underway: Arc::default(),
@@ -196,12 +203,12 @@ impl Bench {
                 ..Policy::origin()
             }),
         });
-        Self { engine, origin, account, route }
+        Self { engine, origin, telemetry, route }
     }
 
-    /// Lets this many calls go on.
+    /// Lets this many calls continue.
     fn open(&self, calls: usize) {
-        self.origin.gate.add_permits(calls);
+        self.origin.permits.add_permits(calls);
     }
 
     async fn reached(&self, calls: usize) {
@@ -213,13 +220,13 @@ impl Bench {
         *self.origin.calls.borrow()
     }
 
-    fn ask(&self) -> JoinHandle<ClientResponse> {
+    fn send(&self) -> JoinHandle<ClientResponse> {
         let (engine, route) = (Arc::clone(&self.engine), Arc::clone(&self.route));
         tokio::spawn(async move {
-            let mut asked = asked();
-            match engine.answer(&mut asked, &route, &Interims::new()).await {
+            let mut request = request();
+            match engine.answer(&mut request, &route, &Interims::new()).await {
                 EngineResult::Reply(reply) => *reply,
-                EngineResult::Pass(why) => panic!("passed: {}", why.token()),
+                EngineResult::Pass(reason) => panic!("passed: {}", reason.token()),
             }
         })
     }
@@ -230,25 +237,25 @@ impl Bench {
         }
     }
 
-    /// Whether a value is stored, without asking the origin.
+    /// The stored body, requested without an upstream call.
     async fn stored(&self) -> Option<Vec<u8>> {
-        let mut asked = asked();
-        asked.headers.insert("cache-control", HeaderValue::from_static("only-if-cached"));
-        match self.engine.answer(&mut asked, &self.route, &Interims::new()).await {
+        let mut request = request();
+        request.headers.insert("cache-control", HeaderValue::from_static("only-if-cached"));
+        match self.engine.answer(&mut request, &self.route, &Interims::new()).await {
             EngineResult::Reply(reply) if reply.status == StatusCode::OK => {
                 Some(read(*reply).await.expect("a stored body is whole"))
             }
             EngineResult::Reply(_) => None,
-            EngineResult::Pass(why) => panic!("passed: {}", why.token()),
+            EngineResult::Pass(reason) => panic!("passed: {}", reason.token()),
         }
     }
 
     fn counts(&self, series: &str) -> bool {
-        self.account.render().lines().any(|line| line == series)
+        self.telemetry.render().lines().any(|line| line == series)
     }
 }
 
-fn asked() -> ProxyRequest {
+fn request() -> ProxyRequest {
     ProxyRequest::get(Target::absolute("http://api.example/x").expect("a target"))
 }
 
@@ -267,19 +274,19 @@ async fn read(reply: ClientResponse) -> Result<Vec<u8>, UpstreamError> {
     }
 }
 
-/// With paused time this costs nothing; it says that what follows would otherwise never happen.
-async fn soon<T>(what: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(3600), what).await.expect("it happens")
+/// Fails if `future` never completes. With paused time this takes no real time.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(3600), future).await.expect("the future completes")
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_the_total_deadline_a_body_flows_on_and_is_not_kept() {
+async fn past_the_total_deadline_a_body_is_passed_on_but_not_stored() {
     for fields in [&[][..], &[("set-cookie", "a=b")]] {
         for framing in [BodyFraming::Marked, BodyFraming::Length(9)] {
-            let (origin, act) = answer(fields, framing);
-            let bench = Bench::new([act], BOUNDS);
+            let (origin, act) = response(fields, framing);
+            let bench = Bench::new([act], LIMITS);
             bench.open(1);
-            let reply = soon(bench.ask()).await.unwrap();
+            let reply = soon(bench.send()).await.unwrap();
             let reading = tokio::spawn(read(reply));
             origin.write("some ");
             tokio::time::sleep(Duration::from_secs(600)).await;
@@ -292,10 +299,10 @@ async fn past_the_total_deadline_a_body_flows_on_and_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_is_bounded_and_four_ask_for_themselves_after_it() {
+async fn a_wait_is_bounded_and_four_waiters_fetch_separately_after_it() {
     let acts = (0..5).map(|_| Act::Hang);
-    let bench = Bench::new(acts, BOUNDS);
-    let asking: Vec<_> = (0..20).map(|_| bench.ask()).collect();
+    let bench = Bench::new(acts, LIMITS);
+    let pending: Vec<_> = (0..20).map(|_| bench.send()).collect();
     bench.waiting(20).await;
     assert_eq!(bench.calls(), 1);
     tokio::time::sleep(Duration::from_secs(9)).await;
@@ -303,37 +310,37 @@ async fn a_wait_is_bounded_and_four_ask_for_themselves_after_it() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(bench.calls(), 5);
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(bench.calls(), 5, "the others wait for what the first brings");
-    drop(asking);
+    assert_eq!(bench.calls(), 5, "the others wait for the first fetch");
+    drop(pending);
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_past_the_bound_takes_the_answer_when_it_comes() {
-    let (body, act) = answer(&[], BodyFraming::Length(4));
-    let bench = Bench::new([act, Act::Hang, Act::Hang, Act::Hang, Act::Hang], BOUNDS);
-    let asking: Vec<_> = (0..20).map(|_| bench.ask()).collect();
+async fn a_waiter_past_the_bound_gets_the_response_when_it_arrives() {
+    let (body, act) = response(&[], BodyFraming::Length(4));
+    let bench = Bench::new([act, Act::Hang, Act::Hang, Act::Hang, Act::Hang], LIMITS);
+    let pending: Vec<_> = (0..20).map(|_| bench.send()).collect();
     bench.waiting(20).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     bench.open(1);
     body.write("late");
     body.end();
-    let mut answered = 0;
-    for one in asking {
-        // Four of them asked for themselves, and hang with their own calls.
+    let mut responses = 0;
+    for one in pending {
+        // Four of them fetched separately and hang with their own calls.
         if let Ok(reply) = timeout(Duration::from_secs(60), one).await {
             assert_eq!(read(reply.unwrap()).await.unwrap(), b"late");
-            answered += 1;
+            responses += 1;
         }
     }
-    assert_eq!((answered, bench.calls()), (16, 5));
+    assert_eq!((responses, bench.calls()), (16, 5));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reader_that_takes_nothing_is_detached_from_what_is_not_kept() {
-    let (body, act) = answer(&[], BodyFraming::Marked);
-    let bounds = EngineLimits { max_object: 1000, ..BOUNDS };
-    let bench = Bench::new([act], bounds);
-    let (lively, stalled) = (bench.ask(), bench.ask());
+async fn a_stalled_reader_is_detached_from_a_body_that_is_not_kept() {
+    let (body, act) = response(&[], BodyFraming::Marked);
+    let limits = EngineLimits { max_object: 1000, ..LIMITS };
+    let bench = Bench::new([act], limits);
+    let (lively, stalled) = (bench.send(), bench.send());
     bench.waiting(2).await;
     bench.open(1);
     let (lively, stalled) = (soon(lively).await.unwrap(), soon(stalled).await.unwrap());
@@ -349,35 +356,35 @@ async fn a_reader_that_takes_nothing_is_detached_from_what_is_not_kept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn beyond_the_cap_of_bodies_in_flight_fills_are_unshared_and_unstored() {
-    let (first, one) = answer(&[], BodyFraming::Marked);
-    let (second, two) = answer(&[], BodyFraming::Length(3));
-    let (third, three) = answer(&[], BodyFraming::Length(3));
-    let bench = Bench::within([one, two, three], BOUNDS, 1000);
+async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
+    let (first, one) = response(&[], BodyFraming::Marked);
+    let (second, two) = response(&[], BodyFraming::Length(3));
+    let (third, three) = response(&[], BodyFraming::Length(3));
+    let bench = Bench::with_in_flight_limit([one, two, three], LIMITS, 1000);
     bench.open(3);
-    // One whose body nobody reads spends the budget.
-    let holding = soon(bench.ask()).await.unwrap();
+    // One body without reader uses up the budget.
+    let unread = soon(bench.send()).await.unwrap();
     first.write(vec![b'x'; 2000]);
     while !bench.engine.in_flight.is_spent() {
         tokio::task::yield_now().await;
     }
-    let asking = [bench.ask(), bench.ask()];
+    let pending = [bench.send(), bench.send()];
     soon(bench.reached(3)).await;
     for (writer, text) in [(&second, "two"), (&third, "thr")] {
         writer.write(text);
         writer.end();
     }
     let mut bodies = Vec::new();
-    for one in asking {
+    for one in pending {
         bodies.push(soon(read(soon(one).await.unwrap())).await.unwrap());
     }
     bodies.sort();
-    assert_eq!(bodies, [b"thr".to_vec(), b"two".to_vec()], "each its own");
+    assert_eq!(bodies, [b"thr".to_vec(), b"two".to_vec()], "each request gets its own response");
     assert_eq!(bench.stored().await, None);
     assert!(bench.counts("larder_not_stored_total{reason=\"no-room\",route=\"api\"} 2"));
-    // When there is room again, nothing is left of it: the key collapses as before.
-    drop(holding);
-    soon(first.let_go()).await;
+    // With free capacity again the key collapses as before.
+    drop(unread);
+    soon(first.dropped()).await;
     while bench.engine.in_flight.is_spent() {
         tokio::task::yield_now().await;
     }
@@ -385,19 +392,19 @@ async fn beyond_the_cap_of_bodies_in_flight_fills_are_unshared_and_unstored() {
 }
 
 fn key(bench: &Bench) -> crate::key::CacheKey {
-    let mut asked = asked();
-    crate::semantics::accept_encoding::reduce(&mut asked.headers);
-    bench.engine.keyring.key(&asked, &bench.route.policy)
+    let mut request = request();
+    crate::semantics::accept_encoding::reduce(&mut request.headers);
+    bench.engine.keyring.key(&request, &bench.route.policy)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_the_origins_future_leaves_nobody_waiting_then_or_later() {
-    let (body, good) = answer(&[], BodyFraming::Length(4));
-    let bench = Bench::new([Act::Panic, good], BOUNDS);
-    let asking: Vec<_> = (0..10).map(|_| bench.ask()).collect();
+async fn a_panic_in_the_origins_future_leaves_no_client_waiting() {
+    let (body, good) = response(&[], BodyFraming::Length(4));
+    let bench = Bench::new([Act::Panic, good], LIMITS);
+    let pending: Vec<_> = (0..10).map(|_| bench.send()).collect();
     bench.waiting(10).await;
     bench.open(1);
-    for one in asking {
+    for one in pending {
         let reply = soon(one).await.unwrap();
         assert_eq!(
             (reply.status, reply.error),
@@ -408,12 +415,12 @@ async fn a_panic_in_the_origins_future_leaves_nobody_waiting_then_or_later() {
     bench.open(1);
     body.write("good");
     body.end();
-    let reply = soon(bench.ask()).await.unwrap();
-    assert_eq!(read(reply).await.unwrap(), b"good", "nobody joins what died");
+    let reply = soon(bench.send()).await.unwrap();
+    assert_eq!(read(reply).await.unwrap(), b"good", "no request joins the failed fill");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fill_without_readers_goes_on_only_if_its_answer_will_be_stored() {
+async fn a_fill_without_readers_continues_only_if_it_will_be_stored() {
     for (fields, status, stored) in [
         (&[][..], StatusCode::OK, true),
         (&[("set-cookie", "a=b")], StatusCode::OK, false),
@@ -422,10 +429,10 @@ async fn a_fill_without_readers_goes_on_only_if_its_answer_will_be_stored() {
     ] {
         let (sender, script) = mpsc::unbounded_channel();
         let body = Writer(sender);
-        let act = Act::Answer(status, fields, BodyFraming::Marked, script);
-        let bench = Bench::new([act], BOUNDS);
+        let act = Act::Respond(status, fields, BodyFraming::Marked, script);
+        let bench = Bench::new([act], LIMITS);
         bench.open(1);
-        let reply = soon(bench.ask()).await.unwrap();
+        let reply = soon(bench.send()).await.unwrap();
         body.write("some ");
         drop(reply);
         if stored {
@@ -435,24 +442,24 @@ async fn a_fill_without_readers_goes_on_only_if_its_answer_will_be_stored() {
                 tokio::task::yield_now().await;
             }
         } else {
-            soon(body.let_go()).await;
+            soon(body.dropped()).await;
             assert_eq!(bench.stored().await, None, "{fields:?} {status}");
             assert_eq!(bench.engine.waiting(), 0);
         }
     }
 }
 
-/// RFC 9111 §4.4: old data is neither stored nor joined by who comes after the change.
+/// RFC 9111 §4.4: a request after the change neither joins the fetch nor gets the old response.
 #[tokio::test(start_paused = true)]
-async fn an_invalidation_during_a_fill_wins_over_it() {
-    let (old, one) = answer(&[], BodyFraming::Length(3));
-    let (new, two) = answer(&[], BodyFraming::Length(3));
-    let bench = Bench::new([one, two], BOUNDS);
-    let early = bench.ask();
+async fn an_invalidation_during_a_fill_takes_precedence() {
+    let (old, one) = response(&[], BodyFraming::Length(3));
+    let (new, two) = response(&[], BodyFraming::Length(3));
+    let bench = Bench::new([one, two], LIMITS);
+    let early = bench.send();
     soon(bench.reached(1)).await;
-    let post = ProxyRequest { method: Method::POST, ..asked() };
+    let post = ProxyRequest { method: Method::POST, ..request() };
     bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
-    let late = bench.ask();
+    let late = bench.send();
     soon(bench.reached(2)).await;
     bench.open(2);
     for (writer, text) in [(&old, "old"), (&new, "new")] {
@@ -465,22 +472,23 @@ async fn an_invalidation_during_a_fill_wins_over_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_everyones_and_the_next_one_asks_anew() {
+async fn a_failure_is_shared_and_the_next_request_makes_a_new_call() {
     let bench =
-        Bench::new([Act::Fail(UpstreamError::Refused), Act::Fail(UpstreamError::Dns)], BOUNDS);
-    let asking: Vec<_> = (0..10).map(|_| bench.ask()).collect();
+        Bench::new([Act::Fail(UpstreamError::Refused), Act::Fail(UpstreamError::Dns)], LIMITS);
+    let pending: Vec<_> = (0..10).map(|_| bench.send()).collect();
     bench.waiting(10).await;
     bench.open(2);
-    for one in asking {
+    for one in pending {
         assert_eq!(soon(one).await.unwrap().error, Some("connect-refused"));
     }
-    assert_eq!(soon(bench.ask()).await.unwrap().error, Some("dns"));
+    assert_eq!(soon(bench.send()).await.unwrap().error, Some("dns"));
     assert_eq!(bench.calls(), 2);
 }
 
-/// Whatever framing hides a cut stays out of the store; a body that is too short is a cut one.
+/// A body is not stored if its framing cannot reveal a truncation; a body that is too short is
+/// truncated.
 #[tokio::test(start_paused = true)]
-async fn only_a_body_known_to_be_whole_is_stored() {
+async fn only_a_body_known_to_be_complete_is_stored() {
     for (framing, end, stored) in [
         (BodyFraming::Length(4), true, true),
         (BodyFraming::Marked, true, true),
@@ -489,10 +497,10 @@ async fn only_a_body_known_to_be_whole_is_stored() {
         (BodyFraming::Marked, false, false),
         (BodyFraming::Close, true, false),
     ] {
-        let (body, act) = answer(&[], framing);
-        let bench = Bench::new([act], BOUNDS);
+        let (body, act) = response(&[], framing);
+        let bench = Bench::new([act], LIMITS);
         bench.open(1);
-        let reply = soon(bench.ask()).await.unwrap();
+        let reply = soon(bench.send()).await.unwrap();
         body.write("four");
         if end {
             body.end();
@@ -505,9 +513,9 @@ async fn only_a_body_known_to_be_whole_is_stored() {
 }
 
 #[tokio::test]
-async fn a_part_under_the_key_of_a_whole_is_never_taken_for_one() {
-    let (whole, act) = answer(&[], BodyFraming::Marked);
-    let bench = Bench::new([act], BOUNDS);
+async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
+    let (whole, act) = response(&[], BodyFraming::Marked);
+    let bench = Bench::new([act], LIMITS);
     let fields = [("content-range", "bytes 0-3/20"), ("etag", "\"a\"")]
         .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
     let now = bench.engine.clock.now();
@@ -520,15 +528,15 @@ async fn a_part_under_the_key_of_a_whole_is_never_taken_for_one() {
         Duration::ZERO,
     );
     let (store, key) =
-        (&bench.engine.store, bench.engine.keyring.key(&asked(), &bench.route.policy));
+        (&bench.engine.store, bench.engine.keyring.key(&request(), &bench.route.policy));
     store.put(&key, Arc::new(part), store.watch(key.target_id()).mark, None);
     assert_eq!(bench.stored().await, None);
-    let mut head = asked();
+    let mut head = request();
     head.method = Method::HEAD;
     let passed = bench.engine.answer(&mut head, &bench.route, &Interims::new()).await;
     assert!(matches!(passed, EngineResult::Pass(_)));
     bench.open(1);
-    let reply = bench.ask();
+    let reply = bench.send();
     whole.write("whole");
     whole.end();
     assert_eq!(read(reply.await.unwrap()).await.unwrap(), b"whole");

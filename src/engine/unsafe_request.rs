@@ -1,8 +1,8 @@
-//! What requests that may change something do to what is stored: where the outcome is known (RFC 9111 §4.4), and
-//! where it is not.
+//! Effect of requests that may change a resource on stored responses: where the outcome is known (RFC
+//! 9111 §4.4), and where it is not.
 //!
-//! Owns: which ids a target is stored under, by every rule that ever counted; how long an answer waits for its
-//! invalidation to last. Never touches: requests on their way (`proxy`).
+//! Owns: the ids of a target under every query rule that has applied; how long a response waits until
+//! its invalidation is durable. Never touches: requests in transit (`proxy`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,79 +16,81 @@ use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::store::generations::{PurgeKind, PurgeScope};
 
-/// How long the answer to an unsafe method waits for its invalidation to be on disk.
-const SETTLE: Duration = Duration::from_millis(50);
+/// Maximum time that the response to an unsafe method waits until its invalidation is on disk.
+const MAX_DURABLE_WAIT: Duration = Duration::from_millis(50);
 
-/// A request that may change something was sent, and what came of it is not known. Dropped so, what is stored
-/// of its target is outdated: it may stand in for errors, and for nothing else.
+/// Guards a sent request that may change a resource, while its outcome is unknown. If it is dropped in
+/// that state, stored responses of the target are outdated: they may only be served on errors.
 pub struct UnknownOutcomeGuard {
     engine: Arc<Engine>,
-    reach: Vec<PurgeScope>,
+    scopes: Vec<PurgeScope>,
 }
 
 impl UnknownOutcomeGuard {
-    /// It is known: the origin has answered, and not as a gateway that does not know either.
+    /// The outcome is known: the origin has responded, and not as a gateway with unknown outcome.
     pub fn resolved(mut self) {
-        self.reach.clear();
+        self.scopes.clear();
     }
 
-    /// It will not be known.
+    /// The outcome stays unknown.
     pub async fn stays(mut self) {
-        let reach = std::mem::take(&mut self.reach);
-        if self.engine.changed(&reach, PurgeKind::Superseded, "unknown-outcome") {
-            self.engine.lasts().await;
+        let scopes = std::mem::take(&mut self.scopes);
+        if self.engine.changed(&scopes, PurgeKind::Superseded, "unknown-outcome") {
+            self.engine.await_durable().await;
         }
     }
 }
 
 impl Drop for UnknownOutcomeGuard {
     fn drop(&mut self) {
-        self.engine.changed(&self.reach, PurgeKind::Superseded, "unknown-outcome");
+        self.engine.changed(&self.scopes, PurgeKind::Superseded, "unknown-outcome");
     }
 }
 
 impl Engine {
-    /// An unsafe method was answered through the pass-through: what it invalidates is unusable from now on
-    /// (RFC 9111 §4.4), and after a restart too.
-    /// `then`: to be done at once behind it, before it is waited for that it lasts.
+    /// Handles the response to an unsafe method that passed through: the invalidated responses are
+    /// unusable from now on (RFC 9111 §4.4), also after a restart.
+    /// `then` runs directly after the invalidation, before waiting for it to become durable.
     pub async fn invalidate<T>(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         status: StatusCode,
         headers: &HeaderMap,
         then: impl FnOnce() -> T,
     ) -> T {
         let moved = |target: &Target| self.origin.moved(target);
-        let targets = invalidation::targets(asked, status, headers, moved);
-        let reach: Vec<PurgeScope> = targets.iter().flat_map(|target| self.reach(target)).collect();
-        let changed = self.changed(&reach, PurgeKind::Hard, "unsafe-method");
-        let done = then();
+        let targets = invalidation::targets(request, status, headers, moved);
+        let scopes: Vec<PurgeScope> =
+            targets.iter().flat_map(|target| self.reach(target)).collect();
+        let changed = self.changed(&scopes, PurgeKind::Hard, "unsafe-method");
+        let result = then();
         if changed {
-            self.lasts().await;
+            self.await_durable().await;
         }
-        done
+        result
     }
 
-    /// A request is sent to its origin: what is in doubt until it is answered. `None`: it changes nothing.
-    pub fn doubt(self: &Arc<Self>, asked: &ProxyRequest) -> Option<UnknownOutcomeGuard> {
-        let reach = || self.reach(&asked.target).into_iter().collect();
-        invalidation::may_change(asked)
-            .then(|| UnknownOutcomeGuard { engine: Arc::clone(self), reach: reach() })
+    /// Returns a guard for a request that is about to be sent; `None`: the request cannot change
+    /// anything.
+    pub fn doubt(self: &Arc<Self>, request: &ProxyRequest) -> Option<UnknownOutcomeGuard> {
+        let scopes = || self.reach(&request.target).into_iter().collect();
+        invalidation::may_change(request)
+            .then(|| UnknownOutcomeGuard { engine: Arc::clone(self), scopes: scopes() })
     }
 
-    /// The client may take its answer for a promise: it waits a little for the disk. A disk that is slower,
-    /// or gone, must not hold answers up; what it says the log tells.
-    async fn lasts(&self) {
-        let _late = timeout(SETTLE, self.store.flush()).await;
+    /// The client may rely on its response, so the response waits briefly for the disk. A slow or
+    /// missing disk must not block responses; the store logs its failures.
+    async fn await_durable(&self) {
+        let _late = timeout(MAX_DURABLE_WAIT, self.store.flush()).await;
     }
 
     pub(super) fn changed(
         &self,
-        reach: &[PurgeScope],
+        scopes: &[PurgeScope],
         kind: PurgeKind,
         source: &'static str,
     ) -> bool {
-        let count = reach.iter().filter(|one| self.store.invalidate(**one, kind)).count();
+        let count = scopes.iter().filter(|scope| self.store.invalidate(**scope, kind)).count();
         if count > 0 {
             self.account.invalidated(source, count as u64);
         }

@@ -1,7 +1,7 @@
-//! Following a fill: what one client makes of what the fill publishes.
+//! Waiting for a fill: builds one client's response from the state that the fill publishes.
 //!
-//! Owns: whether this client may have that answer, stale instead of an error, how long it waits.
-//! Never touches: fetching.
+//! Owns: whether this client may share the response, stale responses in place of errors, the length of
+//! the wait. Never touches: fetching.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -26,13 +26,13 @@ use crate::telemetry::problem::Problem;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::rejection::Rejection;
 
-/// What following came to.
+/// The result of waiting for a fill.
 pub(crate) enum WaitOutcome {
-    /// An answer for this client.
+    /// A response for this client.
     Reply(Box<ClientResponse>),
-    /// The answer is another variant's; this client's is this one.
+    /// The response is another variant; this client's variant is this one.
     OtherVariant(VariantId),
-    /// The answer is somebody else's alone: ask for yourself.
+    /// The response is not shareable: fetch separately.
     Alone(Option<OwnedSemaphorePermit>),
 }
 
@@ -42,164 +42,168 @@ impl WaitOutcome {
     }
 }
 
-/// Whose fill this client follows.
+/// The client's role in the fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// Its own: it gets the answer whatever it is.
+    /// Leads the fill and gets its response in every case.
     Leader,
-    /// Somebody else's.
+    /// Waits for a fill that another client leads.
     Waiter,
 }
 
 impl Engine {
-    /// Follows a fill of one's own: its answer is this client's, whatever it is.
+    /// Waits for the client's own fill and returns its response in every case.
     pub(crate) async fn follow_as_leader(
         &self,
-        plan: &Miss<'_>,
-        flight: &InFlightFetch,
+        miss: &Miss<'_>,
+        fetch: &InFlightFetch,
         reader: BodyReader,
     ) -> ClientResponse {
-        let published = match self.await_head(plan, flight).await {
+        let published = match self.await_head(miss, fetch).await {
             Ok(published) => published,
             Err(reply) => return *reply,
         };
         match published {
-            FillState::Failed(failure) => self.failed(plan, failure),
+            FillState::Failed(failure) => self.respond_failed(miss, failure),
             FillState::Confirmed(Revalidated { own, shared }) => {
-                self.confirmed(plan, &own, shared.is_ok(), Role::Leader)
+                self.respond_revalidated(miss, &own, shared.is_ok(), Role::Leader)
             }
             FillState::Head(head) => self
-                .stale_for_error(plan, &head)
-                .unwrap_or_else(|| Self::growing(plan, &head, reader, Role::Leader)),
+                .stale_for_error(miss, &head)
+                .unwrap_or_else(|| Self::respond_growing(miss, &head, reader, Role::Leader)),
         }
     }
 
-    /// Follows somebody else's fill until it publishes something, for `coalesce.wait` or so.
+    /// Waits for another client's fill until it publishes its state, at most about `coalesce.wait`.
     pub(crate) async fn follow_as_waiter(
         &self,
-        plan: &Miss<'_>,
-        flight: &Arc<InFlightFetch>,
+        miss: &Miss<'_>,
+        fetch: &Arc<InFlightFetch>,
         reader: BodyReader,
     ) -> WaitOutcome {
-        let published =
-            match timeout(plan.policy.coalesce_wait, self.await_head(plan, flight)).await {
-                Ok(Ok(published)) => published,
-                Ok(Err(reply)) => return WaitOutcome::Reply(reply),
-                // The fill has other tries to come: a call of one's own would be one more of them.
-                Err(_elapsed) if flight.is_in_trouble() => flight.published().await,
-                Err(_elapsed) => match self.on_wait_timeout(plan, flight).await {
-                    Ok(published) => published,
-                    Err(followed) => return followed,
-                },
-            };
+        let published = match timeout(miss.policy.coalesce_wait, self.await_head(miss, fetch)).await
+        {
+            Ok(Ok(published)) => published,
+            Ok(Err(reply)) => return WaitOutcome::Reply(reply),
+            // The fill has retries left: a separate call would only add one more.
+            Err(_elapsed) if fetch.is_in_trouble() => fetch.published().await,
+            Err(_elapsed) => match self.on_wait_timeout(miss, fetch).await {
+                Ok(published) => published,
+                Err(outcome) => return outcome,
+            },
+        };
         match published {
-            FillState::Failed(failure) => WaitOutcome::reply(self.failed(plan, failure)),
+            FillState::Failed(failure) => WaitOutcome::reply(self.respond_failed(miss, failure)),
             FillState::Confirmed(Revalidated { shared: Ok(stored), .. }) => {
-                WaitOutcome::reply(self.confirmed(plan, &stored, true, Role::Waiter))
+                WaitOutcome::reply(self.respond_revalidated(miss, &stored, true, Role::Waiter))
             }
-            // Nothing may be shared: every waiter asks for itself, and none waits for another.
+            // Not shareable: every waiter fetches separately and does not wait for another.
             FillState::Confirmed(Revalidated { shared: Err(_), .. }) => WaitOutcome::Alone(None),
-            FillState::Head(head) => self.shared(plan, &head, reader),
+            FillState::Head(head) => self.respond_shared(miss, &head, reader),
         }
     }
 
-    /// Waits for what the fill comes to; once it is in trouble, for whoever has something stale that is
-    /// the answer, while the fill goes on behind.
+    /// Waits for the state of the fill. If an attempt fails and a stale response is stored, it is served
+    /// at once; the fill continues in the background.
     async fn await_head(
         &self,
-        plan: &Miss<'_>,
-        flight: &InFlightFetch,
+        miss: &Miss<'_>,
+        fetch: &InFlightFetch,
     ) -> Result<FillState, Box<ClientResponse>> {
-        match flight.next_event().await {
-            FillEvent::Published(published) => Ok(published),
+        match fetch.next_event().await {
+            FillEvent::Published(state) => Ok(state),
             FillEvent::Trouble(AttemptFailure { failure, status, cause }) => {
-                match self.stale(plan, failure, status, cause) {
+                match self.stale_response(miss, failure, status, cause) {
                     Some(reply) => Err(Box::new(reply)),
-                    None => Ok(flight.published().await),
+                    None => Ok(fetch.published().await),
                 }
             }
         }
     }
 
-    /// What keeps calls to the origin back right now, where this client has something stale: that is
-    /// its answer, and nobody is asked.
-    pub(crate) fn stale_if_blocked(&self, plan: &Miss<'_>) -> Option<ClientResponse> {
-        if plan.stored.is_none() || !plan.fallback {
+    /// The stale response, if calls to the origin are blocked right now and one may be served. No call
+    /// is made then.
+    pub(crate) fn stale_if_blocked(&self, miss: &Miss<'_>) -> Option<ClientResponse> {
+        if miss.stored.is_none() || !miss.fallback {
             return None;
         }
-        let mut knock = self.knock(plan.asked, plan.route.index, plan.policy, Some(&plan.key));
-        knock.yields = true;
-        let held = self.origin.check_admission(&plan.asked.target, &knock)?;
-        self.stale_for_rejection(plan, held)
+        let mut call = self.knock(miss.asked, miss.route.index, miss.policy, Some(&miss.key));
+        call.yields = true;
+        let rejection = self.origin.check_admission(&miss.asked.target, &call)?;
+        self.stale_for_rejection(miss, rejection)
     }
 
-    /// What may stand in for an error, unless its right to has ended since it was looked up.
-    fn standing_in<'p>(&self, plan: &'p Miss<'_>) -> Option<&'p Arc<StoredResponse>> {
-        let stored = plan.stored.as_ref().filter(|_| plan.fallback)?;
-        self.has_its_right(&plan.key, stored).then_some(stored)
+    /// The stored response that may be served on errors, unless its right to that has ended since the
+    /// lookup.
+    fn fallback_response<'p>(&self, miss: &'p Miss<'_>) -> Option<&'p Arc<StoredResponse>> {
+        let stored = miss.stored.as_ref().filter(|_| miss.fallback)?;
+        self.has_its_right(&miss.key, stored).then_some(stored)
     }
 
-    /// The stored response in the place of a call that is not made.
-    fn stale_for_rejection(&self, plan: &Miss<'_>, held: Rejection) -> Option<ClientResponse> {
-        let stored = self.standing_in(plan)?;
+    /// The stored response in place of a call that is not made.
+    fn stale_for_rejection(&self, miss: &Miss<'_>, rejection: Rejection) -> Option<ClientResponse> {
+        let stored = self.fallback_response(miss)?;
         let now = self.clock.now();
-        let failure = held.error_class()?;
-        let ttl = stale_if_error(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
-        let cause = held.cause.token();
-        self.account.stale_served(plan.route.index, cause);
+        let failure = rejection.error_class()?;
+        let ttl = stale_if_error(miss.asked, miss.policy, miss.cache, stored, failure, now)?;
+        let cause = rejection.cause.token();
+        self.account.stale_served(miss.route.index, cause);
         let status = CacheStatus::hit(ttl).detail("stale-if-error", cause);
-        Some(ClientResponse::from_stored(plan.asked, stored, now, &status, ResultKind::Stale))
+        Some(ClientResponse::from_stored(miss.asked, stored, now, &status, ResultKind::Stale))
     }
 
-    /// The wait is over and there is no head: stale if there is something, else this client asks for
-    /// itself as soon as few enough others do, or takes what the fill brings after all.
+    /// Handles the end of the wait without a head: serves a stale response if there is one. Otherwise
+    /// the client fetches separately as soon as few enough others do, or takes the state of the fill if
+    /// that comes first.
     async fn on_wait_timeout(
         &self,
-        plan: &Miss<'_>,
-        flight: &Arc<InFlightFetch>,
+        miss: &Miss<'_>,
+        fetch: &Arc<InFlightFetch>,
     ) -> Result<FillState, WaitOutcome> {
         let cause = "coalesce-wait";
-        if let Some(reply) = self.stale(plan, decide::ErrorClass::Timeout, None, cause) {
+        if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, cause) {
             return Err(WaitOutcome::reply(reply));
         }
-        if flight.in_line.load(Ordering::Relaxed) {
-            return Ok(flight.published().await);
+        if fetch.in_line.load(Ordering::Relaxed) {
+            return Ok(fetch.published().await);
         }
         tokio::select! {
-            published = flight.published() => Ok(published),
-            Ok(permit) = Arc::clone(&flight.own_heads).acquire_owned() => {
+            published = fetch.published() => Ok(published),
+            Ok(permit) = Arc::clone(&fetch.own_heads).acquire_owned() => {
                 Err(WaitOutcome::Alone(Some(permit)))
             }
         }
     }
 
-    fn failed(&self, plan: &Miss<'_>, failure: UpstreamError) -> ClientResponse {
-        let stale = if let UpstreamError::Held(held) = failure {
-            self.stale_for_rejection(plan, held)
+    fn respond_failed(&self, miss: &Miss<'_>, failure: UpstreamError) -> ClientResponse {
+        let stale = if let UpstreamError::Held(rejection) = failure {
+            self.stale_for_rejection(miss, rejection)
         } else {
-            failure.error_class().and_then(|error| self.stale(plan, error, None, failure.token()))
+            failure
+                .error_class()
+                .and_then(|error| self.stale_response(miss, error, None, failure.token()))
         };
         stale.unwrap_or_else(|| {
-            if let UpstreamError::Denied(why) = failure {
-                self.account.denied(why.token());
+            if let UpstreamError::Denied(reason) = failure {
+                self.account.denied(reason.token());
             }
-            let status = failure.told(plan.why.token());
-            ClientResponse::from_problem(plan.asked, &failure.problem(), &status)
-                .with_forward_reason(plan.why.token())
+            let status = failure.told(miss.why.token());
+            ClientResponse::from_problem(miss.asked, &failure.problem(), &status)
+                .with_forward_reason(miss.why.token())
         })
     }
 
-    fn confirmed(
+    fn respond_revalidated(
         &self,
-        plan: &Miss<'_>,
+        miss: &Miss<'_>,
         stored: &StoredResponse,
         kept: bool,
         role: Role,
     ) -> ClientResponse {
         let now = self.clock.now();
-        let mut status = CacheStatus::forwarded(plan.why.token()).status(StatusCode::NOT_MODIFIED);
+        let mut status = CacheStatus::forwarded(miss.why.token()).status(StatusCode::NOT_MODIFIED);
         if kept {
-            status = status.stored().ttl(plan.ttl(stored, now));
+            status = status.stored().ttl(miss.ttl(stored, now));
         }
         if role == Role::Waiter {
             status = status.collapsed();
@@ -208,62 +212,67 @@ impl Engine {
             Role::Leader => ResultKind::Revalidated,
             Role::Waiter => ResultKind::Coalesced,
         };
-        ClientResponse::from_stored(plan.asked, stored, now, &status, result)
-            .with_forward_reason(plan.why.token())
+        ClientResponse::from_stored(miss.asked, stored, now, &status, result)
+            .with_forward_reason(miss.why.token())
     }
 
-    /// What a waiter makes of a head: stale instead of an error, a share of the body, or neither.
-    fn shared(&self, plan: &Miss<'_>, head: &ResponseHead, reader: BodyReader) -> WaitOutcome {
-        if let Some(reply) = self.stale_for_error(plan, head) {
+    /// The waiter's result for a head: a stale response instead of an error, a shared body, or neither.
+    fn respond_shared(
+        &self,
+        miss: &Miss<'_>,
+        head: &ResponseHead,
+        reader: BodyReader,
+    ) -> WaitOutcome {
+        if let Some(reply) = self.stale_for_error(miss, head) {
             return WaitOutcome::reply(reply);
         }
-        if head.shared.is_err() && !head.is_shared_error(plan.policy, plan.cache) {
+        if head.shared.is_err() && !head.is_shared_error(miss.policy, miss.cache) {
             return WaitOutcome::Alone(None);
         }
-        match self.other_variant(plan, head) {
+        match self.other_variant(miss, head) {
             Some(other) => WaitOutcome::OtherVariant(other),
-            None => WaitOutcome::reply(Self::growing(plan, head, reader, Role::Waiter)),
+            None => WaitOutcome::reply(Self::respond_growing(miss, head, reader, Role::Waiter)),
         }
     }
 
-    /// The stored response in place of the error that this head is.
-    fn stale_for_error(&self, plan: &Miss<'_>, head: &ResponseHead) -> Option<ClientResponse> {
-        self.stale(plan, head.failure, Some(head.status), head.cause)
+    /// The stored response in place of an error response.
+    fn stale_for_error(&self, miss: &Miss<'_>, head: &ResponseHead) -> Option<ClientResponse> {
+        self.stale_response(miss, head.failure, Some(head.status), head.cause)
     }
 
-    /// The variant of this client, if it is not the one that was fetched.
-    fn other_variant(&self, plan: &Miss<'_>, head: &ResponseHead) -> Option<VariantId> {
+    /// The client's variant, if it differs from the fetched one.
+    fn other_variant(&self, miss: &Miss<'_>, head: &ResponseHead) -> Option<VariantId> {
         let Vary::Fields(fields) = &head.vary else { return None };
-        let mine = self.variant(plan.asked, fields);
-        (head.variant != Some(mine)).then_some(mine)
+        let variant = self.variant(miss.asked, fields);
+        (head.variant != Some(variant)).then_some(variant)
     }
 
-    fn growing(
-        plan: &Miss<'_>,
+    fn respond_growing(
+        miss: &Miss<'_>,
         head: &ResponseHead,
         reader: BodyReader,
         role: Role,
     ) -> ClientResponse {
-        let mut status = CacheStatus::forwarded(plan.why.token()).status(head.status);
+        let mut status = CacheStatus::forwarded(miss.why.token()).status(head.status);
         if head.shared.is_ok() {
-            let ttl = plan.ttl_of(head.kept_as(), &head.said, head.received);
+            let ttl = miss.ttl_of(head.kept_as(), &head.said, head.received);
             status = status.stored().ttl(ttl);
         }
         if role == Role::Waiter {
             status = status.collapsed();
         }
-        if let Some((act, cause)) = head.detail {
-            status = status.detail(act, cause);
+        if let Some((name, cause)) = head.detail {
+            status = status.detail(name, cause);
         }
         let mut headers = match (role, &head.shared) {
             (Role::Waiter, Ok(shared)) => shared.clone(),
             (Role::Leader, _) | (Role::Waiter, Err(_)) => head.own.clone(),
         };
         status.append_to(&mut headers);
-        let said = &head.said;
+        let metadata = &head.said;
         let mut reply = ClientResponse::from_growing(
-            plan.asked,
-            said,
+            miss.asked,
+            metadata,
             head.status,
             headers,
             head.length,
@@ -272,46 +281,46 @@ impl Engine {
         if role == Role::Waiter {
             reply.result = ResultKind::Coalesced;
         }
-        reply.with_forward_reason(plan.why.token())
+        reply.with_forward_reason(miss.why.token())
     }
 
-    /// The stored response in place of an error, where policy and origin allow it.
-    fn stale(
+    /// The stored response in place of an error, if policy and origin allow it.
+    fn stale_response(
         &self,
-        plan: &Miss<'_>,
+        miss: &Miss<'_>,
         failure: decide::ErrorClass,
-        answered: Option<StatusCode>,
+        origin_status: Option<StatusCode>,
         cause: &'static str,
     ) -> Option<ClientResponse> {
-        let stored = self.standing_in(plan)?;
+        let stored = self.fallback_response(miss)?;
         let now = self.clock.now();
-        let ttl = stale_if_error(plan.asked, plan.policy, plan.cache, stored, failure, now)?;
-        let mut status = CacheStatus::forwarded(plan.why.token()).ttl(ttl);
-        if let Some(answered) = answered {
-            status = status.status(answered);
+        let ttl = stale_if_error(miss.asked, miss.policy, miss.cache, stored, failure, now)?;
+        let mut status = CacheStatus::forwarded(miss.why.token()).ttl(ttl);
+        if let Some(origin_status) = origin_status {
+            status = status.status(origin_status);
         }
         let status = status.detail("stale-if-error", cause);
-        self.account.stale_served(plan.route.index, cause);
+        self.account.stale_served(miss.route.index, cause);
         let reply =
-            ClientResponse::from_stored(plan.asked, stored, now, &status, ResultKind::Stale);
-        Some(reply.with_forward_reason(plan.why.token()))
+            ClientResponse::from_stored(miss.asked, stored, now, &status, ResultKind::Stale);
+        Some(reply.with_forward_reason(miss.why.token()))
     }
 
-    /// Too many wait for this key already.
-    pub(crate) fn too_many(&self, plan: &Miss<'_>) -> ClientResponse {
+    /// The response when too many requests wait for this key.
+    pub(crate) fn too_many(&self, miss: &Miss<'_>) -> ClientResponse {
         let cause = "waiters";
-        if let Some(reply) = self.stale(plan, decide::ErrorClass::Timeout, None, cause) {
+        if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, cause) {
             return reply;
         }
         let problem = Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "waiters_per_key",
-            "too many requests wait for this answer already; see limits.waiters_per_key",
+            "too many requests wait for this response already; see limits.waiters_per_key",
             "connection_limit_reached",
         )
         .retry_after(1);
-        let status = CacheStatus::forwarded(plan.why.token());
-        ClientResponse::from_problem(plan.asked, &problem, &status)
-            .with_forward_reason(plan.why.token())
+        let status = CacheStatus::forwarded(miss.why.token());
+        ClientResponse::from_problem(miss.asked, &problem, &status)
+            .with_forward_reason(miss.why.token())
     }
 }

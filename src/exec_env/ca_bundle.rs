@@ -1,6 +1,6 @@
-//! Bundles of certificates: what was trusted before, and larder.
+//! Certificate bundles: the roots that were trusted before, plus larder's certificate.
 //!
-//! Owns: which variables name a bundle, and what a runtime trusted before. Never touches: trust
+//! Owns: the variables that name a bundle, and the roots that a runtime trusted before. Never touches: trust
 //! stores that are not PEM (`java`).
 
 use std::io;
@@ -15,8 +15,8 @@ use crate::config::file_source::{Disk, FileSource as _};
 use crate::exec_env::private_dir::PrivateDir;
 use crate::exec_env::{ExecEnv, set};
 
-/// Variables that name all that is trusted, each with those that count where it is not set. What
-/// none of them names is the system's roots.
+/// Variables whose bundle replaces the runtime's own roots, each followed by its fallbacks. If none of them
+/// names a readable bundle, the variable gets the default bundle (`SSL_CERT_FILE` or the system roots).
 const REPLACING: [&[&str]; 7] = [
     &["SSL_CERT_FILE"],
     &["CURL_CA_BUNDLE"],
@@ -27,38 +27,38 @@ const REPLACING: [&[&str]; 7] = [
     &["CARGO_HTTP_CAINFO"],
 ];
 
-/// Variables that name what is trusted besides the runtime's own roots.
+/// Variables whose bundle is trusted in addition to the runtime's own roots.
 const ADDING: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
-/// More than any bundle has.
-const LONGEST: usize = 16 * 1024 * 1024;
+/// Maximum size of a bundle in bytes; larger than any real one.
+const MAX_BUNDLE_BYTES: usize = 16 * 1024 * 1024;
 
-/// What a command trusts.
+/// The certificates that a command trusts.
 #[derive(Debug)]
 pub(super) struct CaBundle<'a> {
     ca: &'a str,
     roots: String,
-    /// The file with all of it.
+    /// The path of the file that contains the roots and larder's certificate.
     pub(super) bundle: String,
 }
 
 impl<'a> CaBundle<'a> {
-    /// What the caller's `SSL_CERT_FILE` names, else the system's roots, and larder.
-    pub(super) fn of(launch: &ExecEnv<'a>, files: &PrivateDir) -> io::Result<Self> {
-        let roots = launch.said("SSL_CERT_FILE").and_then(pem_of).unwrap_or_else(systems_roots);
-        let bundle = files.write("bundle.pem", both(&roots, launch.ca))?;
-        Ok(Self { ca: launch.ca, roots, bundle })
+    /// The roots of the caller's `SSL_CERT_FILE`, else the system roots, plus larder's certificate.
+    pub(super) fn of(exec_env: &ExecEnv<'a>, files: &PrivateDir) -> io::Result<Self> {
+        let roots = exec_env.said("SSL_CERT_FILE").and_then(pem_of).unwrap_or_else(systems_roots);
+        let bundle = files.write("bundle.pem", both(&roots, exec_env.ca))?;
+        Ok(Self { ca: exec_env.ca, roots, bundle })
     }
 
-    /// The variables that name bundles, each with one that has larder in it.
+    /// The variables that name bundles, each with a bundle that includes larder's certificate.
     pub(super) fn variables(
         &self,
-        launch: &ExecEnv<'_>,
+        exec_env: &ExecEnv<'_>,
         files: &PrivateDir,
     ) -> io::Result<Vec<(String, String)>> {
         let mut variables = Vec::new();
         for names in REPLACING {
-            let base = names.iter().find_map(|name| launch.said(name)).and_then(pem_of);
+            let base = names.iter().find_map(|name| exec_env.said(name)).and_then(pem_of);
             let path = match (names, base) {
                 (["SSL_CERT_FILE"], _) | (_, None) => self.bundle.clone(),
                 ([name, ..], Some(base)) => self.write(files, name, &base)?,
@@ -67,18 +67,18 @@ impl<'a> CaBundle<'a> {
             variables.extend(names.first().map(|name| set(name, path)));
         }
         for name in ADDING {
-            let base = launch.said(name).and_then(pem_of).unwrap_or_default();
+            let base = exec_env.said(name).and_then(pem_of).unwrap_or_default();
             variables.push(set(name, self.write(files, name, &base)?));
         }
         Ok(variables)
     }
 
-    /// `base` and larder in a file that is called like what names it.
+    /// Writes `base` and larder's certificate to a file that is named after the variable `name`.
     pub(super) fn write(&self, files: &PrivateDir, name: &str, base: &str) -> io::Result<String> {
         files.write(&format!("{}.pem", name.to_ascii_lowercase()), both(base, self.ca))
     }
 
-    /// Every certificate of the bundle, larder's first.
+    /// All certificates of the bundle, larder's first.
     pub(super) fn certificates(&self) -> Vec<CertificateDer<'static>> {
         let all = [self.ca, &self.roots].into_iter();
         let all = all.flat_map(|pem| CertificateDer::pem_slice_iter(pem.as_bytes()));
@@ -86,15 +86,15 @@ impl<'a> CaBundle<'a> {
     }
 }
 
-/// The certificates in a file or a directory of files. `None` when there is nothing to be read: what
-/// names it was of no use before, and is no reason to refuse the command.
+/// The certificates in a file or in a directory of files. `None` if the path cannot be read: the setting was
+/// useless without larder as well, so it does not prevent the command from starting.
 pub(super) fn pem_of(path: &str) -> Option<String> {
     let path = Path::new(path);
     if path.is_dir() {
         let found = rustls_native_certs::load_certs_from_paths(None, Some(path));
         return Some(found.certs.iter().map(pem).collect());
     }
-    let contents = Disk.read(path, LONGEST).ok()?;
+    let contents = Disk.read(path, MAX_BUNDLE_BYTES).ok()?;
     Some(String::from_utf8_lossy(&contents.bytes).into_owned())
 }
 
@@ -103,7 +103,7 @@ pub(super) fn systems_roots() -> String {
 }
 
 pub(super) fn both(base: &str, ca: &str) -> String {
-    // A shell that asked `larder env` before names bundles that have it.
+    // A shell that ran `larder env` before names bundles that already contain larder's certificate.
     if base.contains(ca) {
         return base.to_owned();
     }
@@ -111,15 +111,15 @@ pub(super) fn both(base: &str, ca: &str) -> String {
     format!("{base}{gap}{ca}")
 }
 
-/// RFC 7468 §2: 64 signs a line.
+/// Encodes a certificate as PEM with 64 characters per line (RFC 7468 §2).
 fn pem(certificate: &CertificateDer<'_>) -> String {
     let text = STANDARD.encode(certificate);
     let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
-    for (index, sign) in text.chars().enumerate() {
+    for (index, character) in text.chars().enumerate() {
         if index > 0 && index % 64 == 0 {
             out.push('\n');
         }
-        out.push(sign);
+        out.push(character);
     }
     out.push_str("\n-----END CERTIFICATE-----\n");
     out

@@ -1,6 +1,6 @@
-//! Which hosts a command reaches without larder.
+//! The hosts that a command reaches without larder (`NO_PROXY`).
 //!
-//! Owns: the list, and how runtimes want it written. Never touches: who is given it.
+//! Owns: the list, and its form for each runtime. Never touches: passing it to the runtimes.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -12,8 +12,8 @@ use crate::config::env::Env;
 use crate::route::pattern::HostPattern;
 use crate::route::pattern::host::Index;
 
-/// The hosts that larder is not asked for: this machine, the cluster's own names, and the addresses
-/// that hand out a machine's credentials, which are nobody's business but the machine's.
+/// The hosts that always bypass larder: this machine, the cluster's internal names, and the cloud metadata
+/// addresses, which supply the machine's credentials.
 const ALWAYS: &[&str] = &[
     "localhost",
     "127.0.0.1",
@@ -28,7 +28,7 @@ const ALWAYS: &[&str] = &[
     "metadata.google.internal",
 ];
 
-/// The address of the cluster's API server, in a pod.
+/// In a pod, the variable with the address of the cluster's API server.
 const API_SERVER: &str = "KUBERNETES_SERVICE_HOST";
 
 /// The hosts that a command reaches without larder.
@@ -38,87 +38,88 @@ pub struct NoProxy {
     left_out: Vec<String>,
 }
 
-/// One member of the list.
+/// One entry of the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NoProxyEntry {
-    /// As it was written.
+    /// The entry as it was written.
     pub text: String,
-    /// What it means.
+    /// The hosts that the entry matches.
     pub spared: Bypass,
-    /// Only on this port.
+    /// The port that the entry is limited to.
     pub port: Option<u16>,
 }
 
-/// What a member spares.
+/// The hosts that an entry matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Bypass {
     /// `*`
     All,
-    /// `example.com`: the name and those below it, as most clients read it.
+    /// `example.com`: the name and its subdomains, as most clients interpret it.
     Name(String),
-    /// `.example.com`: only names below it; kept with its dot.
+    /// `.example.com`: only its subdomains; stored with the leading dot.
     Below(String),
-    /// An address, or a network of them.
+    /// An address or a network.
     Net(IpNet),
 }
 
 impl NoProxy {
-    /// What is always spared and what the caller's `NO_PROXY` says, without what `config` names: a
-    /// route for `localhost` was not written to be gone around. What is narrower than a route's
+    /// The default hosts and those of the caller's `NO_PROXY`, without entries that cover a host of a route
+    /// in `config`: a route for `localhost` is meant to be used. An entry that is narrower than a route's
     /// pattern is an exception to it and stays.
     pub fn of(config: &Config, env: &Env) -> Self {
         let given = env.get("no_proxy").or_else(|| env.get("NO_PROXY")).unwrap_or_default();
         let given = given.split([',', ' ']).map(str::trim).filter(|text| !text.is_empty());
         let always = ALWAYS.iter().copied().chain(env.get(API_SERVER));
-        // `*` speaks of no host.
+        // `*` does not name a particular host.
         let named: Vec<_> = config.named().filter(|host| !host.is_any()).collect();
         let (mut members, mut left_out) = (Vec::<NoProxyEntry>::new(), Vec::new());
-        for member in always.chain(given).filter_map(NoProxyEntry::parse) {
+        for entry in always.chain(given).filter_map(NoProxyEntry::parse) {
             let is_same =
-                |other: &NoProxyEntry| (&other.spared, other.port) == (&member.spared, member.port);
+                |other: &NoProxyEntry| (&other.spared, other.port) == (&entry.spared, entry.port);
             if members.iter().any(is_same) {
                 continue;
             }
-            if named.iter().any(|host| member.covers(host)) {
-                left_out.push(member.text);
+            if named.iter().any(|host| entry.covers(host)) {
+                left_out.push(entry.text);
             } else {
-                members.push(member);
+                members.push(entry);
             }
         }
         Self { members, left_out }
     }
 
-    /// All members, in the order in which they are written.
+    /// All entries in the order in which they are written.
     pub fn members(&self) -> &[NoProxyEntry] {
         &self.members
     }
 
-    /// What would have been spared if no route named it.
+    /// The entries that are left out because a route names their host.
     pub fn left_out(&self) -> &[String] {
         &self.left_out
     }
 
-    /// Whether `host` (as it stands in a URL) is reached without larder at `port`.
+    /// Whether requests to `host` (in its URL form) at `port` bypass larder.
     pub fn spares(&self, host: &str, port: u16) -> bool {
-        self.members.iter().any(|member| member.spares(host, port))
+        self.members.iter().any(|entry| entry.spares(host, port))
     }
 
-    /// The value of `NO_PROXY`. Networks are there beside their addresses, because some clients cannot
-    /// count. No IPv6 address is in brackets: httpx does not start where one is.
+    /// The value of `NO_PROXY`. The default list contains addresses in addition to their networks, because
+    /// some clients do not support CIDR notation. IPv6 addresses without a port have no brackets: httpx fails
+    /// to start if one has.
     pub fn variable(&self) -> String {
-        let written = |member: &NoProxyEntry| match (&member.spared, member.port) {
-            (Bypass::Net(IpNet::V6(_)), None) => member.text.replace(['[', ']'], ""),
-            _ => member.text.clone(),
+        let written = |entry: &NoProxyEntry| match (&entry.spared, entry.port) {
+            (Bypass::Net(IpNet::V6(_)), None) => entry.text.replace(['[', ']'], ""),
+            _ => entry.text.clone(),
         };
         self.members.iter().map(written).collect::<Vec<_>>().join(",")
     }
 
-    /// The value of Java's `http.nonProxyHosts`, which knows a `*` at either end and no ports: what
-    /// it has no words for is left to larder, which tunnels it.
+    /// The value of Java's `http.nonProxyHosts`, which supports a `*` at either end and no ports. Requests to
+    /// hosts that this syntax cannot express go to larder, which tunnels them.
     pub fn java(&self) -> String {
         let mut list = Vec::new();
-        for member in self.members.iter().filter(|member| member.port.is_none()) {
-            match &member.spared {
+        for entry in self.members.iter().filter(|entry| entry.port.is_none()) {
+            match &entry.spared {
                 Bypass::All => list.push("*".to_owned()),
                 Bypass::Name(name) => list.extend([name.clone(), format!("*.{name}")]),
                 Bypass::Below(end) => list.push(format!("*{end}")),
@@ -130,7 +131,7 @@ impl NoProxy {
     }
 }
 
-/// `127.*` for `127.0.0.0/8`; only whole bytes can be said so.
+/// `127.*` for `127.0.0.0/8`. Only prefixes of whole bytes can be expressed.
 fn java_net(net: &IpNet) -> Option<String> {
     match net {
         IpNet::V6(net) => {
@@ -153,13 +154,13 @@ fn java_net(net: &IpNet) -> Option<String> {
 }
 
 impl NoProxyEntry {
-    /// `None` for what no client would understand.
+    /// `None` if no client would understand the entry.
     fn parse(text: &str) -> Option<Self> {
         let lower = text.to_ascii_lowercase();
         let (host, port) = split_port(&lower);
         let bare = host.trim_start_matches('[').trim_end_matches(']');
         let net = bare.parse::<IpNet>().ok().or_else(|| bare.parse().ok().map(IpAddr::into));
-        let spared = match net {
+        let bypass = match net {
             Some(net) => Bypass::Net(net),
             None if host == "*" => Bypass::All,
             None => {
@@ -175,21 +176,21 @@ impl NoProxyEntry {
                 }
             }
         };
-        Some(Self { text: text.to_owned(), spared, port })
+        Some(Self { text: text.to_owned(), spared: bypass, port })
     }
 
     fn spares(&self, host: &str, port: u16) -> bool {
         let host = host.to_ascii_lowercase();
-        self.port.is_none_or(|own| own == port) && self.spared.has(&host)
+        self.port.is_none_or(|own| own == port) && self.spared.matches(&host)
     }
 
-    /// Whether everything that `host` names is spared.
+    /// Whether all hosts that `host` matches bypass larder.
     fn covers(&self, host: &HostPattern) -> bool {
-        let reached = self.port.is_none() || self.port == host.port();
-        reached
+        let port_matches = self.port.is_none() || self.port == host.port();
+        port_matches
             && match host.index() {
                 Index::Any => self.spared == Bypass::All,
-                Index::Exact(name) => self.spared.has(name),
+                Index::Exact(name) => self.spared.matches(name),
                 Index::Below(end) => match &self.spared {
                     Bypass::All => true,
                     Bypass::Name(name) => {
@@ -203,8 +204,8 @@ impl NoProxyEntry {
 }
 
 impl Bypass {
-    /// Whether `host`, in lower case, is one of them.
-    fn has(&self, host: &str) -> bool {
+    /// Whether `host`, in lower case, matches.
+    fn matches(&self, host: &str) -> bool {
         match self {
             Self::All => true,
             Self::Name(name) => is_or_below(host, name),
@@ -221,7 +222,7 @@ fn is_or_below(host: &str, name: &str) -> bool {
     host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
-/// `host:8080`; an IPv6 address without brackets has colons but no port.
+/// Splits `host:8080`. An IPv6 address without brackets has no port.
 fn split_port(text: &str) -> (&str, Option<u16>) {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
@@ -248,9 +249,9 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_the_cluster_and_metadata_are_spared_and_nothing_else() {
+    fn only_this_machine_the_cluster_and_metadata_bypass_larder() {
         let list = list(&route("api.example"), &[]);
-        let spared = [
+        let bypassing = [
             "localhost",
             "LOCALHOST",
             "127.0.0.1",
@@ -263,7 +264,7 @@ mod tests {
             "[fd00:ec2::254]",
             "metadata.google.internal",
         ];
-        for host in spared {
+        for host in bypassing {
             assert!(list.spares(host, 80), "{host}");
         }
         let others = ["api.example", "notlocalhost", "svc", "128.0.0.1", "[::2]", "a.internal"];
@@ -274,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_route_names_is_not_spared() {
+    fn hosts_of_routes_do_not_bypass_larder() {
         let table: [(&str, &[&str]); 6] = [
             ("localhost:9000", &["localhost"]),
             ("127.0.0.1", &["127.0.0.1", "127.0.0.0/8"]),
@@ -288,12 +289,12 @@ mod tests {
             assert_eq!(list.left_out(), left_out, "{host}");
             assert!(list.spares("metadata.google.internal", 80));
         }
-        // An exception to a pattern is meant.
+        // An entry that is narrower than the pattern of a route is an exception and stays.
         assert!(list(&route("*.internal"), &[]).left_out().is_empty());
     }
 
     #[test]
-    fn the_callers_own_list_is_kept_in_its_words_but_for_what_a_route_names() {
+    fn the_callers_list_is_kept_as_written_without_hosts_of_routes() {
         let given = "*.Corp.example,.ex, 10.0.0.0/8 host:81,[::5]:82,api.example,localhost,b{d";
         let list = list(&route("api.example"), &[("NO_PROXY", given)]);
         assert_eq!(list.left_out(), ["api.example"]);
@@ -303,7 +304,7 @@ mod tests {
             "{variable}"
         );
         assert_eq!(variable.matches("localhost").count(), 1, "{variable}");
-        for (host, port, spared) in [
+        for (host, port, bypasses) in [
             ("a.corp.example", 80, true),
             ("10.1.2.3", 80, true),
             ("host", 81, true),
@@ -311,15 +312,15 @@ mod tests {
             ("[::5]", 82, true),
             ("api.example", 80, false),
         ] {
-            assert_eq!(list.spares(host, port), spared, "{host}:{port}");
+            assert_eq!(list.spares(host, port), bypasses, "{host}:{port}");
         }
-        // It would be no run through larder at all.
+        // With `*` no request would use larder.
         let all = self::list(&route("api.example"), &[("no_proxy", "*")]);
         assert_eq!(all.left_out(), ["*"]);
     }
 
     #[test]
-    fn lower_case_wins_as_it_does_with_curl_and_a_pod_reaches_its_api_server() {
+    fn the_lower_case_variable_wins_and_a_pod_bypasses_to_its_api_server() {
         let variables = [("NO_PROXY", "a.test"), ("no_proxy", "b.test"), (API_SERVER, "10.96.0.1")];
         let list = list(&route("api.example"), &variables);
         assert!(list.spares("b.test", 80) && !list.spares("a.test", 80));
@@ -327,14 +328,14 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_starts_another_passes_its_list_on_as_it_is() {
+    fn a_nested_command_gets_the_same_list() {
         let routes = route("api.example");
         let once = list(&routes, &[("NO_PROXY", "corp.test")]).variable();
         assert_eq!(list(&routes, &[("NO_PROXY", &once)]).variable(), once);
     }
 
     #[test]
-    fn java_is_told_in_stars() {
+    fn java_gets_wildcards_instead_of_networks() {
         let given = [("no_proxy", "corp.test,.low.test,10.0.0.0/12,10.2.0.0/16,h:81")];
         let java = list(&route("api.example"), &given).java();
         assert_eq!(
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variable_is_for_clients_that_cannot_count_too() {
+    fn the_variable_has_addresses_for_clients_without_cidr_support() {
         let variable = list(&route("api.example"), &[]).variable();
         assert_eq!(
             variable,

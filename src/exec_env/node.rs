@@ -1,6 +1,6 @@
-//! Node: certificates and a proxy by variables (from 24 on), and a shim for what came before.
+//! Node: variables for certificates and, from version 24, the proxy; a shim for older versions.
 //!
-//! Owns: how `NODE_OPTIONS` names a file. Never touches: what the shim does (`node/shim.cjs`).
+//! Owns: the option in `NODE_OPTIONS` that loads the shim. Never touches: the shim itself (`node/shim.cjs`).
 
 use std::io;
 
@@ -9,15 +9,15 @@ use crate::exec_env::{ExecEnv, set};
 
 const SHIM: &str = include_str!("node/shim.cjs");
 
-/// `NODE_EXTRA_CA_CERTS` is among the bundles (`trust`).
+/// Writes the shim and sets the variables; `ca_bundle` sets `NODE_EXTRA_CA_CERTS`.
 pub(super) fn prepare(
-    launch: &ExecEnv<'_>,
+    exec_env: &ExecEnv<'_>,
     files: &PrivateDir,
 ) -> io::Result<Vec<(String, String)>> {
     let shim = files.write("node/shim.cjs", SHIM)?;
     // Node splits the variable at spaces, except between double quotes.
     let ours = format!("{REQUIRE}{shim}\"");
-    let options = match launch.said("NODE_OPTIONS").map(without_ours).as_deref() {
+    let options = match exec_env.said("NODE_OPTIONS").map(without_ours).as_deref() {
         Some("") | None => ours,
         Some(theirs) => format!("{theirs} {ours}"),
     };
@@ -26,7 +26,7 @@ pub(super) fn prepare(
 
 const REQUIRE: &str = "--require \"";
 
-/// The options without the shims of earlier larders.
+/// The options without the shims that earlier larders added.
 fn without_ours(options: &str) -> String {
     let mut pieces = options.split(REQUIRE);
     let mut kept = pieces.next().unwrap_or_default().to_owned();

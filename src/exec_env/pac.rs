@@ -1,6 +1,6 @@
-//! `proxy.pac`: the same for browsers, and whatever else reads such a file.
+//! `proxy.pac`: the proxy settings for browsers and other clients that read a PAC file.
 //!
-//! Owns: its text. Never touches: where it is asked for (`admin`).
+//! Owns: the text of the file. Never touches: serving it (`admin`).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,15 +9,17 @@ use serde_json::json;
 
 use crate::exec_env::no_proxy::{Bypass, NoProxy};
 
-/// The function that sends everything to the larder at `proxy` (`host:port`) but what `spared` spares.
+/// A PAC script that sends all requests to the larder at `proxy` (`host:port`), except those that `no_proxy`
+/// exempts. The script uses only syntax that old engines support.
 ///
-/// There is no way around a larder that does not answer: what offline, or a route that refuses, keeps
-/// from an API must not reach it because larder was restarted. Written for engines of any age.
-pub fn text(spared: &NoProxy, proxy: &str) -> String {
+/// The script has no `DIRECT` fallback for the case that larder does not respond: a request that larder
+/// blocks, because of offline mode or a route that refuses it, must not reach the API during a restart of
+/// larder.
+pub fn text(no_proxy: &NoProxy, proxy: &str) -> String {
     let (mut names, mut ends, mut nets, mut addresses) = (vec![], vec![], vec![], vec![]);
-    // A port cannot be told apart in every engine: such members are left to larder.
-    for member in spared.members().iter().filter(|member| member.port.is_none()) {
-        match &member.spared {
+    // Not every engine can compare ports, so requests to entries with a port go to larder.
+    for entry in no_proxy.members().iter().filter(|entry| entry.port.is_none()) {
+        match &entry.spared {
             Bypass::All => ends.push(String::new()),
             Bypass::Name(name) => names.push(name.clone()),
             Bypass::Below(end) => ends.push(end.clone()),
@@ -37,17 +39,17 @@ pub fn text(spared: &NoProxy, proxy: &str) -> String {
         .replace("PROXY_AT", &json!(format!("PROXY {proxy}")).to_string())
 }
 
-/// `host:port` as a client would write it: where larder listens on every address, the one by which the
-/// client has reached this host.
-pub fn proxy(listen: SocketAddr, asked: Option<&str>) -> String {
+/// The proxy address as `host:port`. If larder listens on all addresses, the host is the one of the `Host`
+/// field that the client sent.
+pub fn proxy(listen: SocketAddr, host_field: Option<&str>) -> String {
     if !listen.ip().is_unspecified() {
         return listen.to_string();
     }
-    let host = asked.and_then(host).unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string());
+    let host = host_field.and_then(host).unwrap_or_else(|| Ipv4Addr::LOCALHOST.to_string());
     format!("{host}:{}", listen.port())
 }
 
-/// The host of a `Host` field, if it is one: it becomes part of a program.
+/// The validated host of a `Host` field. It becomes part of a script, so other characters are refused.
 fn host(field: &str) -> Option<String> {
     let (host, rest) = if let Some(rest) = field.strip_prefix('[') {
         let (address, rest) = rest.split_once(']')?;
@@ -57,9 +59,9 @@ fn host(field: &str) -> Option<String> {
         let (host, port) = field.split_at(field.find(':').unwrap_or(field.len()));
         (host.to_owned(), port)
     };
-    let known =
+    let allowed =
         |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '[' | ']' | ':');
-    let is_host = !host.is_empty() && host.chars().all(known);
+    let is_host = !host.is_empty() && host.chars().all(allowed);
     (is_host && (rest.is_empty() || rest.starts_with(':'))).then_some(host)
 }
 
@@ -94,10 +96,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_proxy_is_where_larder_listens_or_where_it_was_reached() {
-        let at = |listen: &str, asked| proxy(listen.parse().unwrap(), asked);
+    fn the_proxy_address_is_the_listen_address_or_the_requested_host() {
+        let at = |listen: &str, host_field| proxy(listen.parse().unwrap(), host_field);
         assert_eq!(at("127.0.0.1:8080", Some("larder:9901")), "127.0.0.1:8080");
-        for (asked, host) in [
+        for (host_field, host) in [
             (Some("larder:9901"), "larder"),
             (Some("10.0.0.1"), "10.0.0.1"),
             (Some("[fd00::1]:9901"), "[fd00::1]"),
@@ -106,7 +108,7 @@ mod tests {
             (Some(""), "127.0.0.1"),
             (None, "127.0.0.1"),
         ] {
-            assert_eq!(at("0.0.0.0:8080", asked), format!("{host}:8080"), "{asked:?}");
+            assert_eq!(at("0.0.0.0:8080", host_field), format!("{host}:8080"), "{host_field:?}");
         }
     }
 }

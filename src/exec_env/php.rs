@@ -1,6 +1,6 @@
-//! PHP: settings in a directory that it reads last, and a file that runs before each script.
+//! PHP: settings in a directory that PHP reads last, and a file that PHP runs before each script.
 //!
-//! Owns: which settings. Never touches: what that file does (`php/prepend.php`).
+//! Owns: the settings. Never touches: the code of that file (`php/prepend.php`).
 
 use std::io;
 
@@ -10,9 +10,9 @@ use crate::exec_env::{ExecEnv, set};
 
 const PREPEND: &str = include_str!("php/prepend.php");
 
-/// curl in PHP reads the proxy's variables; streams read no variable at all.
+/// Writes the settings and the file. curl in PHP reads the proxy variables; PHP streams read no variable.
 pub(super) fn prepare(
-    launch: &ExecEnv<'_>,
+    exec_env: &ExecEnv<'_>,
     files: &PrivateDir,
     trust: &CaBundle<'_>,
 ) -> io::Result<Vec<(String, String)>> {
@@ -24,16 +24,16 @@ pub(super) fn prepare(
          larder.proxy = 'tcp://{proxy}'\n\
          larder.authorization = '{authorization}'\n",
         bundle = trust.bundle,
-        proxy = launch.proxy,
-        authorization = launch.authorization().unwrap_or_default(),
+        proxy = exec_env.proxy,
+        authorization = exec_env.authorization().unwrap_or_default(),
     );
     let file = files.write("php/larder.ini", settings)?;
     let ours = file.trim_end_matches("/larder.ini");
-    // Nothing before the colon stands for the directory that PHP was built with. A variable that is
-    // set and empty means none at all.
-    let theirs = match launch.env.get("PHP_INI_SCAN_DIR") {
+    // An empty list item means the directory that PHP was built with. A variable that is set but empty means
+    // no directory.
+    let theirs = match exec_env.env.get("PHP_INI_SCAN_DIR") {
         Some("") => None,
-        said => Some(said.unwrap_or_default()),
+        value => Some(value.unwrap_or_default()),
     };
     let theirs =
         theirs.into_iter().flat_map(|list| list.split(':')).filter(|place| !is_ours(place));
@@ -41,7 +41,7 @@ pub(super) fn prepare(
     Ok(vec![set("PHP_INI_SCAN_DIR", directories.join(":"))])
 }
 
-/// Whether an earlier larder has put it on the list.
+/// Whether an earlier larder added this directory to the list.
 fn is_ours(place: &str) -> bool {
     place.strip_suffix("/php").is_some_and(is_larders)
 }

@@ -1,43 +1,44 @@
-//! The private directory: files that runtimes read and nobody else may change.
+//! The private directory: files that runtimes read and that only their owner can change.
 //!
-//! Owns: their modes, and which names of directories every runtime understands. Never touches: what
-//! the files say.
+//! Owns: the file modes, and the check that every runtime supports the directory's name. Never touches: the
+//! contents of the files.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// A directory whose name can stand in every variable and file that names it.
+/// A directory whose name is valid in every variable and file that contains it.
 #[derive(Debug)]
 pub(super) struct PrivateDir {
     directory: String,
 }
 
 impl PrivateDir {
-    /// Files in `directory`, which exists.
+    /// Accepts an existing `directory` for the files.
     ///
-    /// Lists of paths are separated by `:`, and no two runtimes agree on how to escape quotes: a
-    /// directory with such a sign is refused rather than misread.
+    /// Path lists use `:` as their separator, and runtimes differ in how they escape quotes, so a directory
+    /// whose name contains such a character is refused.
     pub(super) fn within(directory: &Path) -> io::Result<Self> {
         let absolute = std::path::absolute(directory)?;
-        let name = absolute.to_str().filter(|name| !name.contains(unfit));
+        let name = absolute.to_str().filter(|name| !name.contains(is_unsupported));
         let Some(name) = name else {
-            let what = format!(
-                "the directory {} cannot be told to every runtime: its name has a colon, a quote, a \
-                 backslash, a dollar or a control character; set TMPDIR to another one",
+            let message = format!(
+                "the directory {} does not work with every runtime: its name contains a colon, a quote, a \
+                 backslash, a dollar sign or a control character; set TMPDIR to another directory",
                 absolute.display()
             );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         };
         Ok(Self { directory: name.to_owned() })
     }
 
-    /// Writes the file anew, for its owner alone; where it is. `name` may begin with a directory.
+    /// Writes or overwrites a file that only its owner can read, and returns its path. `name` may contain a
+    /// directory.
     pub(super) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> io::Result<String> {
         if let Some((directory, _)) = name.rsplit_once('/') {
-            let place = format!("{}/{directory}", self.directory);
-            DirBuilder::new().recursive(true).mode(0o700).create(place)?;
+            let parent = format!("{}/{directory}", self.directory);
+            DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         }
         let path = format!("{}/{name}", self.directory);
         let mut options = OpenOptions::new();
@@ -47,18 +48,18 @@ impl PrivateDir {
     }
 }
 
-/// Whether an earlier larder has written its files to `directory`, for a command around this one or a
-/// shell that asked `larder env`: what the variables say of them is replaced, not repeated.
+/// Whether an earlier larder wrote its files to `directory`, for an enclosing command or for a shell that ran
+/// `larder env`. Its settings in the variables are replaced and not repeated.
 pub(super) fn is_larders(directory: &str) -> bool {
     let directory = Path::new(directory);
-    MARKS.iter().all(|mark| directory.join(mark).is_file())
+    MARKER_FILES.iter().all(|marker| directory.join(marker).is_file())
 }
 
-/// Files that every such directory has, and hardly another one.
-const MARKS: [&str; 3] = ["bundle.pem", "php/larder.ini", "python/larder.pem"];
+/// Files that identify a directory of larder: each has them all, and hardly any other directory does.
+const MARKER_FILES: [&str; 3] = ["bundle.pem", "php/larder.ini", "python/larder.pem"];
 
-fn unfit(sign: char) -> bool {
-    matches!(sign, ':' | '"' | '\'' | '\\' | '$') || sign.is_control()
+fn is_unsupported(character: char) -> bool {
+    matches!(character, ':' | '"' | '\'' | '\\' | '$') || character.is_control()
 }
 
 #[cfg(test)]
@@ -67,10 +68,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use crate::exec_env::private_dir::{MARKS, PrivateDir, is_larders};
+    use crate::exec_env::private_dir::{MARKER_FILES, PrivateDir, is_larders};
 
     #[test]
-    fn files_and_directories_are_their_owners_alone() {
+    fn only_the_owner_can_access_files_and_directories() {
         let directory = tempfile::tempdir().unwrap();
         let files = PrivateDir::within(directory.path()).unwrap();
         let path = files.write("php/larder.ini", "x").unwrap();
@@ -78,22 +79,22 @@ mod tests {
         assert_eq!(mode(Path::new(&path)), 0o600);
         assert_eq!(mode(&directory.path().join("php")), 0o700);
         files.write("php/larder.ini", "").unwrap();
-        assert_eq!(fs::read(path).unwrap(), b"", "written anew");
+        assert_eq!(fs::read(path).unwrap(), b"", "overwritten");
     }
 
     #[test]
-    fn a_directory_is_larders_when_it_has_all_of_its_marks() {
+    fn a_directory_with_all_marker_files_belongs_to_larder() {
         let directory = tempfile::tempdir().unwrap();
         let files = PrivateDir::within(directory.path()).unwrap();
-        for mark in MARKS {
+        for marker in MARKER_FILES {
             assert!(!is_larders(directory.path().to_str().unwrap()));
-            files.write(mark, "x").unwrap();
+            files.write(marker, "x").unwrap();
         }
         assert!(is_larders(directory.path().to_str().unwrap()));
     }
 
     #[test]
-    fn a_directory_that_some_runtime_would_misread_is_refused() {
+    fn a_directory_name_that_a_runtime_would_misread_is_refused() {
         for name in ["/a:b", "/a\"b", "/a'b", "/a\\b", "/a$b", "/a\nb"] {
             let error = PrivateDir::within(Path::new(name)).unwrap_err();
             assert!(error.to_string().contains("TMPDIR"), "{error}");

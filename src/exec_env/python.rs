@@ -1,7 +1,7 @@
-//! Python: its own client, requests and httpx need the variables alone; aiohttp and certifi are told
-//! by a `sitecustomize`.
+//! Python: urllib, requests and httpx need only the variables; a `sitecustomize` module configures aiohttp
+//! and certifi.
 //!
-//! Owns: the place of that module on the path. Never touches: what it does
+//! Owns: the position of that module on the path. Never touches: the module's code
 //! (`python/sitecustomize.py`).
 
 use std::io;
@@ -11,22 +11,22 @@ use crate::exec_env::{ExecEnv, set};
 
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
 
-/// First on the path: a `sitecustomize` that is already there is run by ours.
+/// Puts larder's `sitecustomize` first on the path; it runs the one that was there before.
 pub(super) fn prepare(
-    launch: &ExecEnv<'_>,
+    exec_env: &ExecEnv<'_>,
     files: &PrivateDir,
 ) -> io::Result<Vec<(String, String)>> {
     let file = files.write("python/sitecustomize.py", SITECUSTOMIZE)?;
-    files.write("python/larder.pem", launch.ca)?;
+    files.write("python/larder.pem", exec_env.ca)?;
     let ours = file.trim_end_matches("/sitecustomize.py");
-    let theirs = launch.said("PYTHONPATH");
+    let theirs = exec_env.said("PYTHONPATH");
     let theirs =
         theirs.into_iter().flat_map(|path| path.split(':')).filter(|place| !is_ours(place));
     let path: Vec<_> = [ours].into_iter().chain(theirs).collect();
     Ok(vec![set("PYTHONPATH", path.join(":"))])
 }
 
-/// Whether an earlier larder has put it on the path.
+/// Whether an earlier larder added this directory to the path.
 fn is_ours(place: &str) -> bool {
     place.strip_suffix("/python").is_some_and(is_larders)
 }

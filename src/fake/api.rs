@@ -1,4 +1,4 @@
-//! What sets one fake API apart from another.
+//! The trait that a fake API implements.
 //!
 //! Owns: the trait, and a call as an API sees it. Never touches: sockets, the clock, counting.
 
@@ -11,18 +11,18 @@ use serde_json::Value;
 use crate::fake::faults::RateLimited;
 use crate::fake::response::MockResponse;
 
-/// An API: its data, its limits and its way of saying no. A reset goes back to a clone of it.
+/// An API: its data, its limits and its error responses. A reset restores a clone of the initial state.
 pub trait Api: Clone + Send + Sync + 'static {
-    /// What its `/_fake/` paths tell beside the counts.
+    /// The names that its `/_fake/` paths serve besides the counts.
     const PROBES: &'static [&'static str];
 
     /// The name under which a call is counted, such as `GET /guilds/{guild}/roles`.
     fn endpoint(method: &Method, path: &str) -> &'static str;
 
-    /// Answers a call; `failure`: what to answer instead of data.
+    /// Responds to a call; `failure`: the error to respond with instead of data.
     fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse;
 
-    /// What one of [`Api::PROBES`] tells.
+    /// The value of one of [`Api::PROBES`].
     fn probe(&self, name: &str) -> Option<Value>;
 }
 
@@ -33,27 +33,27 @@ pub struct Call<'a> {
     pub method: &'a Method,
     /// Its target.
     pub uri: &'a Uri,
-    /// Its fields.
+    /// Its header fields.
     pub headers: &'a HeaderMap,
     /// Its body.
     pub body: &'a [u8],
-    /// Where it comes from.
+    /// The IP address of the client.
     pub client: IpAddr,
-    /// Which call it is, from 0.
+    /// Its sequence number, from 0.
     pub number: u64,
-    /// When it is answered.
+    /// The time of the response.
     pub now: SystemTime,
 }
 
 impl Call<'_> {
-    /// A field as text; empty if it is not there.
+    /// A header field as text; empty if it is absent.
     pub fn field(&self, name: &HeaderName) -> String {
         let value = self.headers.get(name).map_or(&b""[..], |value| value.as_bytes());
         String::from_utf8_lossy(value).into_owned()
     }
 }
 
-/// An error that a script asks for and an API puts into its own words.
+/// An error that a script requests; the API gives it its own format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// This status.

@@ -1,6 +1,6 @@
-//! What was asked of a fake.
+//! The calls that a fake received.
 //!
-//! Owns: the counts. Never touches: the clock, what is answered.
+//! Owns: the counts. Never touches: the clock, the responses.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -8,22 +8,22 @@ use std::time::SystemTime;
 use http::StatusCode;
 use serde::Serialize;
 
-/// What was asked of a fake since it started or was reset.
+/// Counts of the calls since the fake started or was reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CallLog {
-    /// All calls, those that failed included.
+    /// All calls, including failed ones.
     pub total: u64,
-    /// Bytes of the bodies that were sent.
+    /// Bytes of the response bodies that were sent.
     pub bytes: u64,
     /// Calls by method and path pattern, such as `GET /guilds/{guild}/roles`.
     pub by_endpoint: BTreeMap<String, u64>,
-    /// Answers by their status; a call whose connection was closed has none.
+    /// Responses by status; a call whose connection was closed has none.
     pub by_status: BTreeMap<u16, u64>,
-    /// Calls by the phase of the script they fell into.
+    /// Calls by the phase of the script in which they arrived.
     pub by_phase: BTreeMap<String, u64>,
 }
 
-/// Everything that is counted.
+/// All counters.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
     pub(super) calls: CallLog,
@@ -31,7 +31,7 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// Counts a call and says which it is, from 0.
+    /// Counts a call and returns its sequence number, from 0.
     pub(super) fn asked(&mut self, endpoint: &str, phase: Option<&str>, now: SystemTime) -> u64 {
         let calls = &mut self.calls;
         let number = calls.total;
@@ -40,15 +40,15 @@ impl Counts {
         if let Some(phase) = phase {
             *calls.by_phase.entry(phase.to_owned()).or_default() += 1;
         }
-        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        *self.by_second.entry(since.as_secs()).or_default() += 1;
-        if self.by_second.len() > SECONDS {
+        let since_epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        *self.by_second.entry(since_epoch.as_secs()).or_default() += 1;
+        if self.by_second.len() > MAX_SECONDS {
             self.by_second.pop_first();
         }
         number
     }
 
-    /// Counts an answer; no status: the connection was closed before one was seen.
+    /// Counts a response; without a status, the connection was closed before the client received one.
     pub(super) fn sent(&mut self, status: Option<StatusCode>, bytes: usize) {
         if let Some(status) = status {
             *self.calls.by_status.entry(status.as_u16()).or_default() += 1;
@@ -56,14 +56,14 @@ impl Counts {
         self.calls.bytes += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 
-    /// Calls by second since 1970; only seconds with calls, and the last [`SECONDS`] of those.
+    /// Calls by second since 1970: only seconds with calls, and only the last [`MAX_SECONDS`] of those.
     pub(super) fn by_second(&self) -> BTreeMap<u64, u64> {
         self.by_second.clone()
     }
 }
 
-/// So many seconds are remembered: more than a day of them.
-const SECONDS: usize = 100_000;
+/// The number of seconds that are kept: more than a day.
+const MAX_SECONDS: usize = 100_000;
 
 #[cfg(test)]
 mod tests {
@@ -96,12 +96,12 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_seconds_are_forgotten() {
+    fn the_oldest_seconds_are_dropped() {
         let mut counts = Counts::default();
-        for second in 0..=SECONDS as u64 {
+        for second in 0..=MAX_SECONDS as u64 {
             counts.asked("GET /a", None, at(second));
         }
-        assert_eq!(counts.by_second().len(), SECONDS);
+        assert_eq!(counts.by_second().len(), MAX_SECONDS);
         assert_eq!(counts.by_second().first_key_value(), Some((&1, &1)));
     }
 }

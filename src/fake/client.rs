@@ -1,6 +1,6 @@
-//! A client on a socket, for the fakes' own tests.
+//! A TCP client for the tests of the fakes.
 //!
-//! Owns: one connection per request, read to its end. Never touches: what is asked.
+//! Owns: one connection per request, read to its end. Never touches: the content of requests.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// An answer, read to the end of the connection.
+/// A response, read to the end of the connection.
 pub(super) struct SeenResponse {
     pub(super) head: String,
     pub(super) body: String,

@@ -1,7 +1,7 @@
 //! A fake of CoinMarketCap's API: quotes, listings, global figures and key information for some 200
-//! coins that are made up, with its limits, its error codes and its bill.
+//! invented coins, with its limits, its error codes and its bill.
 //!
-//! Owns: the order of a call: script, address, key, minute, data, quota, bill.
+//! Owns: the processing order of a call: script, address limit, key, minute limit, data, quota, bill.
 //! Never touches: sockets, the clock.
 
 pub mod billing;
@@ -33,24 +33,24 @@ use crate::fake::response::MockResponse;
 use crate::fake::script::Script;
 use crate::fake::server;
 
-/// How a fake starts, and what a reset returns to.
+/// The initial options of a fake, which a reset restores.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How it behaves at first.
+    /// The initial faults.
     pub behaviour: Faults,
-    /// How it behaves in the course of time, instead of `behaviour`.
+    /// The faults over time, instead of `behaviour`.
     pub script: Option<Script>,
-    /// The only key that is accepted; `None`: any.
+    /// The only accepted key; `None`: any key is accepted.
     pub key: Option<String>,
-    /// The limits that it keeps.
+    /// The limits that it enforces.
     pub plan: Plan,
-    /// What a credit costs, in US dollars.
+    /// The price of a credit, in US dollars.
     pub price_per_credit: f64,
-    /// Whether errors come with HTTP status 200, as at many APIs: only the body tells.
+    /// Whether errors have HTTP status 200, as at many APIs, so that only the body contains the error.
     pub errors_as_200: bool,
-    /// Whether answers have a validator, so that a 304 costs nothing; the real ones have none.
+    /// Whether responses have a validator, so that a 304 costs nothing; the real API sends none.
     pub validators: bool,
-    /// What windows, days, prices, phases and latencies run by.
+    /// The clock for windows, days, prices, phases and latencies.
     pub clock: Clock,
 }
 
@@ -70,16 +70,16 @@ impl Default for Options {
     }
 }
 
-/// What a plan allows; `None`: as much as you like. All keys are of one account.
+/// The limits of a plan; `None`: unlimited. All keys belong to one account.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Calls in a minute that begins with the first of them.
+    /// Calls in a minute that begins with the first call.
     pub minute: Option<u64>,
     /// Credits in a day, by UTC.
     pub day: Option<u64>,
     /// Credits in a month, by UTC.
     pub month: Option<u64>,
-    /// Calls of one address in a minute, with a key or without.
+    /// Calls of one client address in a minute, with a key or without.
     pub address: Option<u64>,
 }
 
@@ -96,13 +96,13 @@ pub struct CoinMarketCap {
     refused: Refused,
 }
 
-/// What was refused, by `error_code`.
+/// The number of refused calls, by `error_code`.
 type Refused = std::collections::BTreeMap<u32, u64>;
 
 /// A running fake CoinMarketCap.
 pub type Fake = server::FakeServer<CoinMarketCap>;
 
-/// Starts a fake on `addr`; port 0 takes a free one.
+/// Starts a fake on `addr`; port 0 selects a free one.
 pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
     let Options { behaviour, script, key, plan, errors_as_200, validators, .. } = options;
     let ledger = Ledger::new(options.price_per_credit);
@@ -115,13 +115,13 @@ pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
 }
 
 impl Fake {
-    /// What all calls cost so far.
+    /// The cost of all calls so far.
     pub fn bill(&self) -> Billing {
         self.look(|api| api.ledger.bill())
     }
 
-    /// How many calls it refused of itself, by `error_code`; those that a script refused are not
-    /// among them.
+    /// The number of calls that the fake's own limits and checks refused, by `error_code`, without those
+    /// that a script refused.
     pub fn refused(&self) -> Refused {
         self.look(|api| api.refused.clone())
     }
@@ -137,20 +137,24 @@ impl Api for CoinMarketCap {
     fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
         match failure {
             Some(Failure::Status(status)) => {
-                self.say(&ErrorCode::Status(status), call, Some(status))
+                self.error_response(&ErrorCode::Status(status), call, Some(status))
             }
             Some(Failure::RateLimited(RateLimited { retry_after, code, .. })) => {
-                let answer = self.say(&ErrorCode::Limit(code.unwrap_or(MINUTE)), call, None);
+                let response = self.error_response(
+                    &ErrorCode::Limit(code.unwrap_or(MINUTE_LIMIT)),
+                    call,
+                    None,
+                );
                 match retry_after {
-                    Some(seconds) => answer.with(RETRY_AFTER, &seconds),
-                    None => answer,
+                    Some(seconds) => response.with(RETRY_AFTER, &seconds),
+                    None => response,
                 }
             }
             None => match self.reply(call) {
-                Ok(answer) => answer,
-                Err(refusal) => {
-                    *self.refused.entry(refusal.code()).or_default() += 1;
-                    self.say(&refusal, call, None)
+                Ok(response) => response,
+                Err(error) => {
+                    *self.refused.entry(error.code()).or_default() += 1;
+                    self.error_response(&error, call, None)
                 }
             },
         }
@@ -165,49 +169,51 @@ impl Api for CoinMarketCap {
     }
 }
 
-/// What an endpoint has to say, and what it costs.
+/// The data of an endpoint, and its cost in credits.
 struct Reply {
     data: Value,
     credits: u64,
-    // How many there are beyond those that are shown, where an endpoint tells.
+    // The number of all items, including those beyond this page, where the endpoint returns it.
     total: Option<usize>,
 }
 
 impl CoinMarketCap {
     fn reply(&mut self, call: &Call<'_>) -> Result<MockResponse, ErrorCode> {
         let query = Query::of(call.uri);
-        self.admit(call, &query)?;
+        self.check_access(call, &query)?;
         let Reply { data, credits, total } = self.data(call, &query)?;
         let spent = self.ledger.spent(call.now);
-        let over = |limit: Option<u64>, used: u64| limit.is_some_and(|most| used + credits > most);
-        if over(self.plan.day, spent.day) {
-            return Err(ErrorCode::Limit(DAY));
+        let exceeds =
+            |limit: Option<u64>, used: u64| limit.is_some_and(|limit| used + credits > limit);
+        if exceeds(self.plan.day, spent.day) {
+            return Err(ErrorCode::Limit(DAY_LIMIT));
         }
-        if over(self.plan.month, spent.month) {
-            return Err(ErrorCode::Limit(MONTH));
+        if exceeds(self.plan.month, spent.month) {
+            return Err(ErrorCode::Limit(MONTH_LIMIT));
         }
-        let content = data.to_string();
+        let serialized = data.to_string();
         let mut status = error_code::status_of(call.now, 0, None, credits);
         if let Some(total) = total {
             status["total_count"] = json!(total);
         }
         let body = json!({ "status": status, "data": data });
-        let mut answer = MockResponse::json(StatusCode::OK, Some(body));
+        let mut response = MockResponse::json(StatusCode::OK, Some(body));
         if self.validators {
-            answer = answer.validated_by(content.as_bytes(), call.method, call.headers);
+            response = response.validated_by(serialized.as_bytes(), call.method, call.headers);
         }
-        if answer.status == StatusCode::OK {
+        if response.status == StatusCode::OK {
             self.ledger.charge(credits, call.now);
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Lets in who is within the limits and has a key.
-    fn admit(&mut self, call: &Call<'_>, query: &Query) -> Result<(), ErrorCode> {
-        // Calls are counted without a limit too: the key is told how many there were.
-        let rate = |limit: Option<u64>| Rate { limit: limit.unwrap_or(u64::MAX), window: A_MINUTE };
+    /// Checks the limits and the key.
+    fn check_access(&mut self, call: &Call<'_>, query: &Query) -> Result<(), ErrorCode> {
+        // Calls are counted even without a limit: `/v1/key/info` returns their number.
+        let rate =
+            |limit: Option<u64>| Rate { limit: limit.unwrap_or(u64::MAX), window: ONE_MINUTE };
         if !self.addresses.take(call.client, rate(self.plan.address), call.now).within {
-            return Err(ErrorCode::Limit(ADDRESS));
+            return Err(ErrorCode::Limit(ADDRESS_LIMIT));
         }
         let key = call.field(&KEY);
         let key =
@@ -219,7 +225,7 @@ impl CoinMarketCap {
             return Err(ErrorCode::KeyInvalid);
         }
         if !self.minutes.take((), rate(self.plan.minute), call.now).within {
-            return Err(ErrorCode::Limit(MINUTE));
+            return Err(ErrorCode::Limit(MINUTE_LIMIT));
         }
         Ok(())
     }
@@ -238,28 +244,28 @@ impl CoinMarketCap {
     fn key_info(&self, call: &Call<'_>) -> Reply {
         let minute = self.minutes.used(&(), call.now);
         let data = billing::key_info(self.plan, minute, self.ledger.spent(call.now), call.now);
-        // Asking what is left is free.
+        // This endpoint costs no credits.
         Reply { data, credits: 0, total: None }
     }
 
-    /// A refusal as it is sent; `status`: the one that a script insists on.
-    fn say(
+    /// The response to a refused call; `status`: the HTTP status that a script requires.
+    fn error_response(
         &self,
-        refusal: &ErrorCode,
+        error: &ErrorCode,
         call: &Call<'_>,
         status: Option<StatusCode>,
     ) -> MockResponse {
-        let usual = if self.errors_as_200 { StatusCode::OK } else { refusal.status() };
-        MockResponse::json(status.unwrap_or(usual), Some(refusal.body(call.now)))
+        let usual = if self.errors_as_200 { StatusCode::OK } else { error.status() };
+        MockResponse::json(status.unwrap_or(usual), Some(error.body(call.now)))
     }
 }
 
 const KEY: HeaderName = HeaderName::from_static("x-cmc_pro_api_key");
-const A_MINUTE: Duration = Duration::from_secs(60);
-const MINUTE: u32 = 1008;
-const DAY: u32 = 1009;
-const MONTH: u32 = 1010;
-const ADDRESS: u32 = 1011;
+const ONE_MINUTE: Duration = Duration::from_secs(60);
+const MINUTE_LIMIT: u32 = 1008;
+const DAY_LIMIT: u32 = 1009;
+const MONTH_LIMIT: u32 = 1010;
+const ADDRESS_LIMIT: u32 = 1011;
 
 #[cfg(test)]
 mod tests;

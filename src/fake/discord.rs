@@ -1,7 +1,7 @@
-//! A fake of Discord's API: roles, members and the calling user, each answer determined by the ids
-//! that are asked for; with Discord's limits, if it is told to keep any.
+//! A fake of Discord's API: roles, members and the calling user, each response determined by the ids in
+//! the request; optionally with Discord's rate limits.
 //!
-//! Owns: the order of a call: ban, script, limits, data. Never touches: sockets, the clock.
+//! Owns: the processing order of a call: ban, script, limits, data. Never touches: sockets, the clock.
 
 mod ban;
 mod data;
@@ -30,18 +30,18 @@ use crate::fake::response::MockResponse;
 use crate::fake::script::Script;
 use crate::fake::server;
 
-/// How a fake starts, and what a reset returns to.
+/// The initial options of a fake, which a reset restores.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The `Cache-Control` of successful answers to `GET`; none by default, as at Discord.
+    /// The `Cache-Control` of successful responses to `GET`; none by default, as at Discord.
     pub cache_control: Option<HeaderValue>,
-    /// How it behaves at first.
+    /// The initial faults.
     pub behaviour: Faults,
-    /// How it behaves in the course of time, instead of `behaviour`.
+    /// The faults over time, instead of `behaviour`.
     pub script: Option<Script>,
-    /// The limits that it keeps; none: it announces some, and nobody ever exceeds them.
+    /// The limits that it enforces; `None`: it announces limits but never enforces any.
     pub limits: Option<Limits>,
-    /// What windows, phases and latencies run by.
+    /// The clock for windows, phases and latencies.
     pub clock: Clock,
 }
 
@@ -50,27 +50,27 @@ pub struct Options {
 pub struct Discord {
     cache_control: Option<HeaderValue>,
     data: Data,
-    door: Option<RateLimiter>,
-    watch: BanTracker,
+    limiter: Option<RateLimiter>,
+    ban_tracker: BanTracker,
     exceeded: Exceeded,
 }
 
 /// A running fake Discord.
 pub type Fake = server::FakeServer<Discord>;
 
-/// Starts a fake on `addr`; port 0 takes a free one.
+/// Starts a fake on `addr`; port 0 selects a free one.
 pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
     let Options { cache_control, behaviour, script, limits, clock } = options;
-    let watch = BanTracker::new(limits.as_ref().and_then(|limits| limits.ban));
-    let door = limits.map(RateLimiter::new);
+    let ban_tracker = BanTracker::new(limits.as_ref().and_then(|limits| limits.ban));
+    let limiter = limits.map(RateLimiter::new);
     let (data, exceeded) = (Data::default(), Exceeded::default());
-    let api = Discord { cache_control, data, door, watch, exceeded };
+    let api = Discord { cache_control, data, limiter, ban_tracker, exceeded };
     let script = script.unwrap_or_else(|| Script::from(behaviour));
     server::start(addr, api, script, clock).await
 }
 
 impl Fake {
-    /// What went beyond its limits so far.
+    /// The number of calls that exceeded its limits so far.
     pub fn exceeded(&self) -> Exceeded {
         self.look(|discord| discord.exceeded.clone())
     }
@@ -84,16 +84,16 @@ impl Api for Discord {
     }
 
     fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
-        if let Some(left) = self.watch.banned(call) {
+        if let Some(remaining) = self.ban_tracker.banned(call) {
             self.exceeded.banned += 1;
-            return MockResponse::banned(left);
+            return MockResponse::banned(remaining);
         }
-        let answer = self.unbanned(call, failure);
-        if is_invalid(&answer) {
+        let response = self.respond_to_unbanned(call, failure);
+        if counts_as_invalid(&response) {
             self.exceeded.invalid += 1;
-            self.exceeded.bans += u64::from(self.watch.invalid(call));
+            self.exceeded.bans += u64::from(self.ban_tracker.invalid(call));
         }
-        answer
+        response
     }
 
     fn probe(&self, name: &str) -> Option<Value> {
@@ -102,15 +102,15 @@ impl Api for Discord {
 }
 
 impl Discord {
-    fn unbanned(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
+    fn respond_to_unbanned(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
         let endpoint = Endpoint::of(call.method, call.uri.path());
         let announced = Bucket::announced(endpoint.pattern(), call.number);
-        let announced = self.door.is_none().then_some(&announced);
+        let announced = self.limiter.is_none().then_some(&announced);
         match failure {
             Some(Failure::Status(status)) => {
                 with_bucket(MockResponse::error(status), announced, call.now)
             }
-            Some(Failure::RateLimited(limited)) => scripted(limited, endpoint, call),
+            Some(Failure::RateLimited(limited)) => scripted_rate_limit(limited, endpoint, call),
             None => self.within_limits(endpoint, call, announced),
         }
     }
@@ -121,17 +121,17 @@ impl Discord {
         call: &Call<'_>,
         announced: Option<&Bucket>,
     ) -> MockResponse {
-        let Some(door) = &mut self.door else {
+        let Some(limiter) = &mut self.limiter else {
             return with_bucket(self.data(endpoint, call), announced, call.now);
         };
-        match door.knock(endpoint.pattern(), call) {
+        match limiter.knock(endpoint.pattern(), call) {
             LimitResult::Within(bucket) => {
                 with_bucket(self.data(endpoint, call), Some(&bucket), call.now)
             }
             LimitResult::Over(scope, wait, bucket) => {
                 self.exceeded.count(scope);
-                let answer = MockResponse::rate_limited(scope, Some(wait));
-                with_bucket(answer, bucket.as_ref(), call.now)
+                let response = MockResponse::rate_limited(scope, Some(wait));
+                with_bucket(response, bucket.as_ref(), call.now)
             }
         }
     }
@@ -149,20 +149,24 @@ impl Discord {
     }
 }
 
-/// A 429 that a script asks for. Without a time it says nothing about limits at all.
-fn scripted(limited: RateLimited, endpoint: Endpoint<'_>, call: &Call<'_>) -> MockResponse {
+/// A 429 that a script requests. Without a time it has no rate limit fields at all.
+fn scripted_rate_limit(
+    limited: RateLimited,
+    endpoint: Endpoint<'_>,
+    call: &Call<'_>,
+) -> MockResponse {
     let wait = limited.retry_after.map(|seconds| std::time::Duration::from_secs(seconds.into()));
-    let answer = MockResponse::rate_limited(limited.scope, wait);
-    let told = wait.filter(|_| limited.scope != Scope::Global);
-    let bucket = told.map(|wait| Bucket::empty(endpoint.pattern(), wait));
-    with_bucket(answer, bucket.as_ref(), call.now)
+    let response = MockResponse::rate_limited(limited.scope, wait);
+    let bucket_wait = wait.filter(|_| limited.scope != Scope::Global);
+    let bucket = bucket_wait.map(|wait| Bucket::empty(endpoint.pattern(), wait));
+    with_bucket(response, bucket.as_ref(), call.now)
 }
 
-/// Whether an answer brings a ban nearer: 401, 403 and 429, except where others share the blame.
-fn is_invalid(answer: &MockResponse) -> bool {
-    let counted = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
-    let shared = answer.headers.get(response::SCOPE).is_some_and(|scope| scope == "shared");
-    counted.contains(&answer.status) && !shared
+/// Whether a response counts towards a ban: 401, 403 and 429, except a 429 of a shared limit.
+fn counts_as_invalid(response: &MockResponse) -> bool {
+    let invalid = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+    let shared = response.headers.get(response::SCOPE).is_some_and(|scope| scope == "shared");
+    invalid.contains(&response.status) && !shared
 }
 
 #[cfg(test)]

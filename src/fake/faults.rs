@@ -1,7 +1,7 @@
-//! How a fake treats its callers: slowly, with errors, or by hanging up.
+//! The faults that a fake injects: latency, errors, closed connections.
 //!
-//! Owns: the faults, how long they last and whom they hit; their form in JSON.
-//! Never touches: how a fault looks on the wire.
+//! Owns: the faults, their duration and the calls that they affect; their format in JSON.
+//! Never touches: the bytes of a fault on the connection.
 
 use std::time::Duration;
 
@@ -10,70 +10,70 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// How a fake behaves. The default is at once and without fault. In JSON, as for
-/// `POST /_fake/behave`: `{"latency": "50ms", "fault": {"status": 503}, "times": 3}`.
+/// The behaviour of a fake. By default it responds at once and without faults. In JSON, as for `POST
+/// /_fake/behave`: `{"latency": "50ms", "fault": {"status": 503}, "times": 3}`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// The least time an answer takes.
+    /// The minimum time of a response.
     #[serde(deserialize_with = "latency")]
     pub latency: Duration,
-    /// What goes wrong.
+    /// The fault to inject.
     pub fault: Option<Fault>,
-    /// How many calls the fault hits; `None`: all, until something else is asked for.
+    /// The number of calls that the fault affects; `None`: all, until other faults are set.
     pub times: Option<u64>,
-    /// Which part of the calls the fault hits.
+    /// The share of the calls that the fault affects.
     pub share: Percentage,
-    /// Which calls make up the share: `None`: they are evenly spread, every second call for one
-    /// half; otherwise they look like chance, and the same number always picks the same calls.
+    /// Selects the calls of the share. `None`: they are evenly spread, every second call for one half.
+    /// Otherwise the selection is pseudo-random, and the same seed always selects the same calls.
     pub seed: Option<u64>,
 }
 
-/// What can go wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// Answers with this status.
+    /// Responds with this status.
     #[serde(deserialize_with = "status")]
     Status(StatusCode),
-    /// Answers 429 in the API's own words.
+    /// Responds with 429 in the API's own format.
     RateLimited(RateLimited),
-    /// Closes the connection without an answer.
+    /// Closes the connection without a response.
     Close,
     /// Closes the connection in the middle of the body.
     Cut,
-    /// Refuses connections, and closes those that are open at their next call. The listener follows
-    /// within moments; [`Fault::Close`] takes hold with the very next call, and is counted.
+    /// Refuses connections, and closes open connections at their next call. The listener applies it
+    /// within moments; [`Fault::Close`] applies to the very next call, which is counted.
     Refuse,
 }
 
-/// What a 429 says.
+/// The content of a 429.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateLimited {
-    /// Seconds in `Retry-After`; `None`: the answer names no time at all.
+    /// Seconds in `Retry-After`; `None`: the response contains no time at all.
     pub retry_after: Option<u32>,
-    /// Discord: whose limit it is.
+    /// Discord: the scope of the limit.
     pub scope: Scope,
     /// CoinMarketCap: the `error_code`, 1008 (minute), 1009 (day), 1010 (month) or 1011 (address).
     pub code: Option<u32>,
 }
 
-/// Whose limit was exceeded, in Discord's words.
+/// The scope of the exceeded limit, in Discord's terms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
-    /// The caller's, for one bucket.
+    /// The caller's limit for one bucket.
     #[default]
     User,
-    /// The caller's, for everything.
+    /// The caller's limit for all calls.
     Global,
-    /// The resource's, whoever calls.
+    /// The limit of a resource, shared by all callers.
     Shared,
 }
 
 impl Scope {
-    /// As `X-RateLimit-Scope` says it.
+    /// The value of `X-RateLimit-Scope`.
     pub fn token(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -83,33 +83,35 @@ impl Scope {
     }
 }
 
-/// A part of all calls, counted in millionths.
+/// A share of all calls, in millionths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Percentage(u32);
 
 impl Percentage {
-    /// All of them.
+    /// All calls.
     pub const ALL: Self = Self(MILLION);
 
-    /// From 0 (none) to 1 (all).
-    pub fn of(part: f64) -> Option<Self> {
+    /// From a fraction between 0 (none) and 1 (all).
+    pub fn of(fraction: f64) -> Option<Self> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
-            reason = "between nothing and a million"
+            reason = "between 0 and a million"
         )]
-        (0.0..=1.0).contains(&part).then(|| Self((part * f64::from(MILLION)).round() as u32))
+        (0.0..=1.0)
+            .contains(&fraction)
+            .then(|| Self((fraction * f64::from(MILLION)).round() as u32))
     }
 
-    /// Whether it takes in the call of this number, counted from 0.
-    fn takes(self, number: u64, seed: Option<u64>) -> bool {
+    /// Whether the share covers the call of this number, counted from 0.
+    fn covers(self, number: u64, seed: Option<u64>) -> bool {
         let (share, all) = (u128::from(self.0), u128::from(MILLION));
         if let Some(seed) = seed {
             let chance = u128::from(xxh3_64_with_seed(&number.to_le_bytes(), seed));
             return chance * all < share << u64::BITS;
         }
-        let until = |number: u128| number * share / all;
-        until(u128::from(number) + 1) > until(u128::from(number))
+        let affected_until = |number: u128| number * share / all;
+        affected_until(u128::from(number) + 1) > affected_until(u128::from(number))
     }
 }
 
@@ -121,33 +123,34 @@ impl Default for Percentage {
 
 impl<'de> Deserialize<'de> for Percentage {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let part = f64::deserialize(from)?;
-        Self::of(part).ok_or_else(|| D::Error::custom("a share is between 0 and 1, such as 0.5"))
+        let fraction = f64::deserialize(from)?;
+        Self::of(fraction)
+            .ok_or_else(|| D::Error::custom("a share is between 0 and 1, such as 0.5"))
     }
 }
 
 impl Fault {
-    /// 429 with so many seconds in `Retry-After`.
+    /// 429 with this number of seconds in `Retry-After`.
     pub fn rate_limited(retry_after: u32) -> Self {
         Self::RateLimited(RateLimited { retry_after: Some(retry_after), ..RateLimited::default() })
     }
 }
 
 impl Faults {
-    /// Shows `fault` to every call.
+    /// Injects `fault` into every call.
     pub fn always(fault: Fault) -> Self {
         Self { fault: Some(fault), ..Self::default() }
     }
 
-    /// Shows `fault` to the next `times` calls.
+    /// Injects `fault` into the next `times` calls.
     pub fn next(times: u64, fault: Fault) -> Self {
         Self { times: Some(times), ..Self::always(fault) }
     }
 
-    /// The fault for the call of this number, where so many were `hit` before.
+    /// The fault for the call of this number, where `hit` calls were affected before.
     pub(super) fn fault_for(&self, number: u64, hit: u64) -> Option<Fault> {
-        let spent = self.times.is_some_and(|times| hit >= times);
-        self.fault.filter(|_| !spent && self.share.takes(number, self.seed))
+        let exhausted = self.times.is_some_and(|times| hit >= times);
+        self.fault.filter(|_| !exhausted && self.share.covers(number, self.seed))
     }
 }
 
@@ -161,7 +164,7 @@ fn status<'de, D: Deserializer<'de>>(from: D) -> Result<StatusCode, D::Error> {
     final_status(code).ok_or_else(|| D::Error::custom("a status is between 200 and 999"))
 }
 
-/// A status that can end an exchange.
+/// A final status: one that can end an exchange.
 pub fn final_status(code: u16) -> Option<StatusCode> {
     StatusCode::from_u16(code).ok().filter(|status| !status.is_informational())
 }
@@ -176,7 +179,7 @@ mod tests {
         serde_json::from_str(json).unwrap()
     }
 
-    /// Which of the first calls are hit.
+    /// The numbers of the first calls that are affected.
     fn hits(behaviour: &Faults, calls: u64) -> Vec<u64> {
         let mut hit = Vec::new();
         for number in 0..calls {
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_has_its_form_in_json() {
+    fn each_fault_has_a_json_format() {
         let global = RateLimited { scope: Scope::Global, ..RateLimited::default() };
         let day = RateLimited { code: Some(1009), ..RateLimited::default() };
         let table = [
@@ -212,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_does_not_know_is_an_error() {
+    fn unknown_or_invalid_values_are_errors() {
         for json in [
             r#"{"latency": "5 parsec"}"#,
             r#"{"fault": {"status": 100}}"#,
@@ -227,27 +230,27 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_for_two_calls_spares_the_third() {
+    fn a_fault_for_two_calls_does_not_affect_the_third() {
         assert_eq!(hits(&Faults::next(2, Fault::Close), 5), [0, 1]);
         let half = Faults { share: Percentage::of(0.5).unwrap(), ..Faults::next(2, Fault::Cut) };
-        assert_eq!(hits(&half, 9), [1, 3], "those that were spared do not count");
+        assert_eq!(hits(&half, 9), [1, 3], "unaffected calls do not count");
     }
 
     #[test]
     fn a_share_is_spread_evenly_over_the_calls() {
-        let part = |share| Faults {
+        let with_share = |share| Faults {
             share: Percentage::of(share).unwrap(),
             ..Faults::always(Fault::Close)
         };
-        assert_eq!(hits(&part(0.5), 6), [1, 3, 5]);
-        assert_eq!(hits(&part(0.25), 8), [3, 7]);
-        assert_eq!(hits(&part(0.1), 1_000).len(), 100);
-        assert_eq!(hits(&part(0.0), 1_000).len(), 0);
-        assert_eq!(hits(&part(1.0), 10).len(), 10);
+        assert_eq!(hits(&with_share(0.5), 6), [1, 3, 5]);
+        assert_eq!(hits(&with_share(0.25), 8), [3, 7]);
+        assert_eq!(hits(&with_share(0.1), 1_000).len(), 100);
+        assert_eq!(hits(&with_share(0.0), 1_000).len(), 0);
+        assert_eq!(hits(&with_share(1.0), 10).len(), 10);
     }
 
     #[test]
-    fn a_seeded_share_looks_like_chance_and_is_always_the_same() {
+    fn a_seeded_share_is_pseudo_random_and_reproducible() {
         let half = |seed| Faults {
             share: Percentage::of(0.5).unwrap(),
             seed: Some(seed),

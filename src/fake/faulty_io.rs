@@ -1,7 +1,7 @@
-//! A fake's connections, which can be made to break.
+//! A fake's listener and connections, with injected failures.
 //!
-//! Owns: refusing, closing without an answer and inside a body, exactly where it was asked for.
-//! Never touches: what is answered.
+//! Owns: refusing connections, closing them without a response and inside a body, at an exact byte.
+//! Never touches: the content of responses.
 
 use std::io;
 use std::mem;
@@ -20,44 +20,44 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use crate::fake::api::Api;
 use crate::fake::server::Shared;
 
-/// The listener, which shuts when connections are refused.
+/// The listener, which stops listening while connections are refused.
 pub(super) struct FaultyListener<A> {
-    door: ListenerState,
+    state: ListenerState,
     addr: SocketAddr,
     shared: Arc<Shared<A>>,
 }
 
-/// What is behind the port.
+/// The state of the port.
 enum ListenerState {
     /// Connections are accepted.
     Open(TcpListener),
-    /// The port is kept, and connections to it are refused.
+    /// The port stays bound, and connections to it are refused.
     Shut(TcpSocket),
-    /// Between the two, or somebody took the port in between.
-    Gone,
+    /// Neither: during a change, or if another process bound the port during one.
+    Unbound,
 }
 
 impl<A: Api> FaultyListener<A> {
     pub(super) fn new(listener: TcpListener, addr: SocketAddr, shared: Arc<Shared<A>>) -> Self {
-        Self { door: ListenerState::Open(listener), addr, shared }
+        Self { state: ListenerState::Open(listener), addr, shared }
     }
 
-    fn turn(&mut self, refuses: bool) -> io::Result<()> {
-        let is_shut = matches!(self.door, ListenerState::Shut(_));
-        let is_gone = matches!(self.door, ListenerState::Gone);
-        if refuses == is_shut && !is_gone {
+    fn set_refusing(&mut self, refuses: bool) -> io::Result<()> {
+        let is_shut = matches!(self.state, ListenerState::Shut(_));
+        let is_unbound = matches!(self.state, ListenerState::Unbound);
+        if refuses == is_shut && !is_unbound {
             return Ok(());
         }
-        // Nobody else can listen on the port: what is there goes first.
-        let bound = match mem::replace(&mut self.door, ListenerState::Gone) {
+        // The port can be bound only once, so the old socket is closed first.
+        let bound = match mem::replace(&mut self.state, ListenerState::Unbound) {
             ListenerState::Shut(socket) => socket,
             ListenerState::Open(listener) => {
                 drop(listener);
                 bound(self.addr)?
             }
-            ListenerState::Gone => bound(self.addr)?,
+            ListenerState::Unbound => bound(self.addr)?,
         };
-        self.door = if refuses {
+        self.state = if refuses {
             ListenerState::Shut(bound)
         } else {
             ListenerState::Open(bound.listen(BACKLOG)?)
@@ -66,7 +66,7 @@ impl<A: Api> FaultyListener<A> {
     }
 }
 
-/// A socket that keeps the port without listening on it.
+/// A socket that keeps the port bound without listening on it.
 fn bound(addr: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -80,25 +80,25 @@ impl<A: Api> Listener for FaultyListener<A> {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            let mut scripts = self.shared.scripts();
+            let mut script_changes = self.shared.scripts();
             let refuses = self.shared.refuses();
-            let turned = self.turn(refuses);
+            let state_set = self.set_refusing(refuses);
             let accepted = async {
-                match (&self.door, turned) {
+                match (&self.state, state_set) {
                     (ListenerState::Open(listener), Ok(())) => listener.accept().await,
                     (ListenerState::Shut(_), Ok(())) => std::future::pending().await,
                     (_, Err(error)) => Err(error),
-                    (ListenerState::Gone, Ok(())) => Err(io::ErrorKind::AddrNotAvailable.into()),
+                    (ListenerState::Unbound, Ok(())) => Err(io::ErrorKind::AddrNotAvailable.into()),
                 }
             };
             tokio::select! {
-                _ = scripts.changed() => {}
+                _ = script_changes.changed() => {}
                 () = self.shared.turned() => {}
                 accepted = accepted => match accepted {
                     Ok((stream, client)) => {
-                        return (FaultyStream { stream, fate: ConnectionFault::default() }, client);
+                        return (FaultyStream { stream, fault: ConnectionFault::default() }, client);
                     }
-                    Err(_) => tokio::time::sleep(PAUSE).await,
+                    Err(_) => tokio::time::sleep(RETRY_DELAY).await,
                 },
             }
         }
@@ -109,55 +109,55 @@ impl<A: Api> Listener for FaultyListener<A> {
     }
 }
 
-/// What will become of a connection; the handler of a request holds one end of it.
+/// The fault of a connection; the handler of a request holds a handle to it and sets it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ConnectionFault(Arc<Mutex<FaultPlan>>);
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum FaultPlan {
-    /// All is written.
+    /// Everything is written.
     #[default]
     Intact,
-    /// The next head and this many bytes of its body are written, then it breaks.
+    /// The next head and this many bytes of its body are written, then the connection fails.
     CutBody(usize),
-    /// This many bytes are written, then it breaks.
-    Left(usize),
+    /// This many bytes are written, then the connection fails.
+    Remaining(usize),
 }
 
 impl ConnectionFault {
     /// Closes the connection without writing another byte.
     pub(super) fn close(&self) {
-        *self.0.lock() = FaultPlan::Left(0);
+        *self.0.lock() = FaultPlan::Remaining(0);
     }
 
-    /// Closes the connection after so many bytes of the next answer's body.
+    /// Closes the connection after this many bytes of the next response's body.
     pub(super) fn cut_after(&self, body: usize) {
         *self.0.lock() = FaultPlan::CutBody(body);
     }
 
-    /// How many of `bytes` may be written; `None`: the connection is broken.
+    /// The number of `bytes` that may be written; `None`: the connection has failed.
     fn may_write(&self, bytes: &[u8]) -> Option<usize> {
         let mut plan = self.0.lock();
         if let FaultPlan::CutBody(body) = *plan
-            && let Some(head) = bytes.windows(END.len()).position(|window| window == END)
+            && let Some(head) = bytes.windows(HEAD_END.len()).position(|window| window == HEAD_END)
         {
-            *plan = FaultPlan::Left(head + END.len() + body);
+            *plan = FaultPlan::Remaining(head + HEAD_END.len() + body);
         }
         match *plan {
             FaultPlan::Intact | FaultPlan::CutBody(_) => Some(bytes.len()),
-            FaultPlan::Left(0) => None,
-            FaultPlan::Left(left) => Some(left.min(bytes.len())),
+            FaultPlan::Remaining(0) => None,
+            FaultPlan::Remaining(remaining) => Some(remaining.min(bytes.len())),
         }
     }
 
     fn wrote(&self, bytes: usize) {
-        if let FaultPlan::Left(left) = &mut *self.0.lock() {
-            *left = left.saturating_sub(bytes);
+        if let FaultPlan::Remaining(remaining) = &mut *self.0.lock() {
+            *remaining = remaining.saturating_sub(bytes);
         }
     }
 }
 
-/// Who is at the other end of a connection, and what will become of it.
+/// The client of a connection, and the fault of the connection.
 #[derive(Debug, Clone)]
 pub(super) struct FakeConnectInfo {
     pub(super) fate: ConnectionFault,
@@ -166,14 +166,14 @@ pub(super) struct FakeConnectInfo {
 
 impl<A: Api> Connected<IncomingStream<'_, FaultyListener<A>>> for FakeConnectInfo {
     fn connect_info(stream: IncomingStream<'_, FaultyListener<A>>) -> Self {
-        Self { fate: stream.io().fate.clone(), client: stream.remote_addr().ip() }
+        Self { fate: stream.io().fault.clone(), client: stream.remote_addr().ip() }
     }
 }
 
-/// A stream that breaks when its fate says so.
+/// A stream that fails as its fault specifies.
 pub(super) struct FaultyStream<S> {
     stream: S,
-    fate: ConnectionFault,
+    fault: ConnectionFault,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for FaultyStream<S> {
@@ -192,12 +192,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FaultyStream<S> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Some(room) = self.fate.may_write(bytes) else {
+        let Some(allowed) = self.fault.may_write(bytes) else {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         };
-        let (shown, _) = bytes.split_at(room);
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, shown))?;
-        self.fate.wrote(written);
+        let (permitted, _) = bytes.split_at(allowed);
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, permitted))?;
+        self.fault.wrote(written);
         Poll::Ready(Ok(written))
     }
 
@@ -211,33 +211,33 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for FaultyStream<S> {
 }
 
 /// The end of a head.
-const END: &[u8] = b"\r\n\r\n";
-/// Connections that wait to be accepted.
+const HEAD_END: &[u8] = b"\r\n\r\n";
+/// Maximum number of connections in the accept queue.
 const BACKLOG: u32 = 1024;
-/// Between two failing accepts.
-const PAUSE: Duration = Duration::from_millis(50);
+/// Delay after a failed accept.
+const RETRY_DELAY: Duration = Duration::from_millis(50);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_cut_leaves_the_head_and_the_named_part_of_the_body() {
-        let fate = ConnectionFault::default();
+    fn a_cut_writes_the_head_and_the_given_part_of_the_body() {
+        let fault = ConnectionFault::default();
         let bytes = b"HTTP/1.1 200 OK\r\n\r\nbody";
-        assert_eq!(fate.may_write(bytes), Some(23));
-        fate.cut_after(2);
-        assert_eq!(fate.may_write(bytes), Some(21));
-        fate.wrote(20);
-        assert_eq!(fate.may_write(b"dy"), Some(1));
-        fate.wrote(1);
-        assert_eq!(fate.may_write(b"y"), None);
+        assert_eq!(fault.may_write(bytes), Some(23));
+        fault.cut_after(2);
+        assert_eq!(fault.may_write(bytes), Some(21));
+        fault.wrote(20);
+        assert_eq!(fault.may_write(b"dy"), Some(1));
+        fault.wrote(1);
+        assert_eq!(fault.may_write(b"y"), None);
     }
 
     #[test]
     fn a_closed_connection_writes_nothing() {
-        let fate = ConnectionFault::default();
-        fate.close();
-        assert_eq!(fate.may_write(b"HTTP/1.1 200 OK\r\n\r\n"), None);
+        let fault = ConnectionFault::default();
+        fault.close();
+        assert_eq!(fault.may_write(b"HTTP/1.1 200 OK\r\n\r\n"), None);
     }
 }

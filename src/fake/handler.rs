@@ -1,6 +1,7 @@
-//! From a request to a fake's answer, and the paths that steer a fake.
+//! The HTTP handler of a fake: calls to the API, and the `/_fake/` control paths.
 //!
-//! Owns: the order of a call: count, wait, fail or answer. Never touches: what an API says.
+//! Owns: the order of a call: count, delay, fail or respond. Never touches: the content of an API's
+//! responses.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::fake::response::MockResponse;
 use crate::fake::script::Script;
 use crate::fake::server::Shared;
 
-/// Answers until `stop` says so or its sender is gone.
+/// Serves until `stop` becomes true or its sender is dropped.
 pub(super) async fn serve<A: Api>(
     listener: TcpListener,
     addr: SocketAddr,
@@ -43,9 +44,9 @@ pub(super) async fn serve<A: Api>(
             }
         }
     };
-    let wire = FaultyListener::new(listener, addr, shared);
-    let served = axum::serve(wire, service).with_graceful_shutdown(stopped).await;
-    served.expect("the listener tries again by itself");
+    let faulty_listener = FaultyListener::new(listener, addr, shared);
+    let result = axum::serve(faulty_listener, service).with_graceful_shutdown(stopped).await;
+    result.expect("the listener retries failed accepts itself");
 }
 
 fn router<A: Api>(shared: Arc<Shared<A>>) -> Router {
@@ -78,19 +79,19 @@ async fn behave<A: Api>(State(shared): State<Arc<Shared<A>>>, body: Bytes) -> Re
         let locked_out = behaviour.fault == Some(Fault::Refuse);
         if locked_out { Err(serde_json::Error::custom(LOCKED_OUT)) } else { Ok(behaviour) }
     });
-    done(read.map(|behaviour| shared.play(Script::from(behaviour))), BEHAVIOUR)
+    result_response(read.map(|behaviour| shared.play(Script::from(behaviour))), FAULTS_EXAMPLE)
 }
 
 async fn play<A: Api>(State(shared): State<Arc<Shared<A>>>, body: Bytes) -> Response {
-    done(read(&body).map(|script| shared.play(script)), SCRIPT)
+    result_response(read(&body).map(|script| shared.play(script)), SCRIPT_EXAMPLE)
 }
 
-// The body is read whatever its Content-Type says: `curl -d` calls everything a form.
+// The body is parsed regardless of its Content-Type: `curl -d` labels every body as a form.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     serde_json::from_slice(body)
 }
 
-fn done(result: Result<(), serde_json::Error>, example: &str) -> Response {
+fn result_response(result: Result<(), serde_json::Error>, example: &str) -> Response {
     match result {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => {
@@ -101,8 +102,8 @@ fn done(result: Result<(), serde_json::Error>, example: &str) -> Response {
 }
 
 async fn probe<A: Api>(State(shared): State<Arc<Shared<A>>>, Path(name): Path<String>) -> Response {
-    if let Some(told) = shared.probe(&name) {
-        return Json(told).into_response();
+    if let Some(value) = shared.probe(&name) {
+        return Json(value).into_response();
     }
     let known = ["calls", "seconds"].iter().chain(A::PROBES);
     let get: Vec<_> = known.map(|name| format!("/_fake/{name}")).collect();
@@ -112,63 +113,63 @@ async fn probe<A: Api>(State(shared): State<Arc<Shared<A>>>, Path(name): Path<St
 
 async fn call<A: Api>(
     State(shared): State<Arc<Shared<A>>>,
-    ConnectInfo(FakeConnectInfo { fate, client }): ConnectInfo<FakeConnectInfo>,
+    ConnectInfo(FakeConnectInfo { fate: connection_fault, client }): ConnectInfo<FakeConnectInfo>,
     request: Request,
 ) -> Response {
-    let (head, body) = request.into_parts();
-    let (met, number) = shared.begin(A::endpoint(&head.method, head.uri.path()));
-    let body = to_bytes(body, LONGEST_BODY).await;
-    if !met.latency.is_zero() {
-        shared.clock.sleep(met.latency).await;
+    let (parts, body) = request.into_parts();
+    let (effect, number) = shared.begin(A::endpoint(&parts.method, parts.uri.path()));
+    let body = to_bytes(body, MAX_BODY).await;
+    if !effect.latency.is_zero() {
+        shared.clock.sleep(effect.latency).await;
     }
     let Ok(body) = body else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
-    let (method, uri, headers) = (&head.method, &head.uri, &head.headers);
+    let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
     let now = shared.clock.now();
     let call = Call { method, uri, headers, body: &body, client, number, now };
-    let failure = match met.fault {
+    let failure = match effect.fault {
         Some(Fault::Status(status)) => Some(Failure::Status(status)),
         Some(Fault::RateLimited(limited)) => Some(Failure::RateLimited(limited)),
-        // Who is hung up on has not done anything either.
+        // A call whose connection is closed has no effect on the API.
         Some(Fault::Refuse) => {
-            fate.close();
+            connection_fault.close();
             shared.sent(None, 0);
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
         Some(Fault::Close | Fault::Cut) | None => None,
     };
-    let answer = shared.answer(&call, failure);
-    let shown = shown(&answer, method, met.fault, &fate);
-    shared.sent(shown.map(|_| &answer), shown.unwrap_or(0));
-    respond(answer, now)
+    let response = shared.answer(&call, failure);
+    let sent_bytes = apply_fault(&response, method, effect.fault, &connection_fault);
+    shared.sent(sent_bytes.map(|_| &response), sent_bytes.unwrap_or(0));
+    to_http(response, now)
 }
 
-/// How many bytes of the body the caller will see, or `None` if not even the head; tells the
-/// connection if it is not all of them.
-fn shown(
-    answer: &MockResponse,
+/// The number of body bytes that the client receives, or `None` if it does not even receive the head. If
+/// it is not the whole response, the connection's fault is set accordingly.
+fn apply_fault(
+    response: &MockResponse,
     method: &Method,
     fault: Option<Fault>,
-    fate: &ConnectionFault,
+    connection_fault: &ConnectionFault,
 ) -> Option<usize> {
-    let whole = if method == Method::HEAD { 0 } else { answer.body.len() };
+    let length = if method == Method::HEAD { 0 } else { response.body.len() };
     match fault {
         Some(Fault::Close | Fault::Refuse) => {
-            fate.close();
+            connection_fault.close();
             None
         }
         Some(Fault::Cut) => {
-            fate.cut_after(whole / 2);
-            Some(whole / 2)
+            connection_fault.cut_after(length / 2);
+            Some(length / 2)
         }
-        Some(Fault::Status(_) | Fault::RateLimited(_)) | None => Some(whole),
+        Some(Fault::Status(_) | Fault::RateLimited(_)) | None => Some(length),
     }
 }
 
-// The server's own `Date` would be of another clock, and whoever reckons ages by it would be wrong.
-fn respond(answer: MockResponse, now: SystemTime) -> Response {
-    let last = UNIX_EPOCH + Duration::from_secs(LAST);
+// The server's own `Date` would come from another clock, and clients would compute wrong ages from it.
+fn to_http(mock: MockResponse, now: SystemTime) -> Response {
+    let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
     let date = httpdate::fmt_http_date(now.clamp(UNIX_EPOCH, last));
-    let MockResponse { status, headers, body } = answer.with(DATE, &date);
+    let MockResponse { status, headers, body } = mock.with(DATE, &date);
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
     *response.headers_mut() = headers;
@@ -176,13 +177,12 @@ fn respond(answer: MockResponse, now: SystemTime) -> Response {
 }
 
 /// The last second of the year 9999.
-const LAST: u64 = 253_402_300_799;
+const LAST_SECOND: u64 = 253_402_300_799;
 
-/// The longest request body that is read.
-const LONGEST_BODY: usize = 64 * 1024;
+/// The maximum length of a request body.
+const MAX_BODY: usize = 64 * 1024;
 
-const LOCKED_OUT: &str =
-    "`refuse` would refuse /_fake too: use /_fake/script, and say with `for` how long";
-const BEHAVIOUR: &str =
+const LOCKED_OUT: &str = "`refuse` also refuses connections to /_fake: use /_fake/script, and limit its duration with `for`";
+const FAULTS_EXAMPLE: &str =
     r#"{"latency": "50ms", "fault": {"rate_limited": {"retry_after": 1}}, "times": 3}"#;
-const SCRIPT: &str = r#"[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"for": "10m", "fault": {"status": 503}, "share": 0.5}, {"fault": null}]"#;
+const SCRIPT_EXAMPLE: &str = r#"[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"for": "10m", "fault": {"status": 503}, "share": 0.5}, {"fault": null}]"#;

@@ -1,6 +1,6 @@
-//! Limits as the fakes keep them: so many calls in a window that begins with the first of them.
+//! Rate limits of the fakes: a number of calls in a fixed window that begins with the first call.
 //!
-//! Owns: the windows. Never touches: the clock; what a caller beyond a limit is told.
+//! Owns: the windows. Never touches: the clock; the response to a call beyond a limit.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -9,33 +9,33 @@ use std::time::{Duration, SystemTime};
 use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
-/// So many calls in so long a time: `50/s`, `30/1m`, `10000/10m`.
+/// A number of calls per time: `50/s`, `30/1m`, `10000/10m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// Calls.
+    /// The number of calls.
     pub limit: u64,
-    /// The time from the first of them until all may be made again.
+    /// The time from the first call until the full number is available again.
     pub window: Duration,
 }
 
-/// Why a text is no rate.
+/// A text that is not a valid rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no rate: say how many calls in what time, such as 50/s or 10000/10m")]
+#[error("`{0}` is not a rate: expected calls per time, such as 50/s or 10000/10m")]
 pub struct ParseRateError(String);
 
 impl FromStr for Rate {
     type Err = ParseRateError;
 
     fn from_str(text: &str) -> Result<Self, ParseRateError> {
-        let read = || {
+        let parse = || {
             let (limit, window) = text.split_once('/')?;
-            let counted = window.starts_with(|c: char| c.is_ascii_digit());
-            let window = if counted { window.to_owned() } else { format!("1{window}") };
+            let has_count = window.starts_with(|c: char| c.is_ascii_digit());
+            let window = if has_count { window.to_owned() } else { format!("1{window}") };
             let window = humantime::parse_duration(&window).ok()?;
             let limit = limit.parse().ok()?;
             (!window.is_zero()).then_some(Self { limit, window })
         };
-        read().ok_or_else(|| ParseRateError(text.to_owned()))
+        parse().ok_or_else(|| ParseRateError(text.to_owned()))
     }
 }
 
@@ -45,18 +45,18 @@ impl<'de> Deserialize<'de> for Rate {
     }
 }
 
-/// What a limit says to a call.
+/// The result of counting a call against a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Acquired {
     /// Whether the call is within the limit.
     pub(super) within: bool,
-    /// How many more are.
+    /// The number of calls left in the window.
     pub(super) left: u64,
-    /// When the window ends.
+    /// The time until the window ends.
     pub(super) reset_after: Duration,
 }
 
-/// The windows of one limit, by whom or what it is kept apart.
+/// The windows of one limit, by key (such as a client or a resource).
 #[derive(Debug, Clone)]
 pub(super) struct Windows<K>(BTreeMap<K, Window>);
 
@@ -67,16 +67,16 @@ struct Window {
 }
 
 impl<K: Ord> Windows<K> {
-    /// Takes one call out of the window of `key`; a call beyond the limit takes nothing.
+    /// Counts one call in the window of `key`; a call beyond the limit is not counted.
     pub(super) fn take(&mut self, key: K, rate: Rate, now: SystemTime) -> Acquired {
-        if self.0.len() >= MOST {
+        if self.0.len() >= MAX_WINDOWS {
             self.0.retain(|_, window| window.end > now);
         }
-        let fresh = Window { end: now.checked_add(rate.window).unwrap_or(now), used: 0 };
-        let window = self.0.entry(key).or_insert(fresh);
-        // A window that seems to last longer than it can: the clock was set back.
-        if window.end <= now || window.end > fresh.end {
-            *window = fresh;
+        let new_window = Window { end: now.checked_add(rate.window).unwrap_or(now), used: 0 };
+        let window = self.0.entry(key).or_insert(new_window);
+        // The window cannot last this long: the clock was set back.
+        if window.end <= now || window.end > new_window.end {
+            *window = new_window;
         }
         let within = window.used < rate.limit;
         window.used += u64::from(within);
@@ -87,7 +87,7 @@ impl<K: Ord> Windows<K> {
         }
     }
 
-    /// How many calls the window of `key` has seen.
+    /// The number of calls that the window of `key` has counted.
     pub(super) fn used(&self, key: &K, now: SystemTime) -> u64 {
         self.0.get(key).filter(|window| window.end > now).map_or(0, |window| window.used)
     }
@@ -99,8 +99,8 @@ impl<K> Default for Windows<K> {
     }
 }
 
-/// With so many windows, those that are over are forgotten.
-const MOST: usize = 10_000;
+/// At this number of windows, expired ones are removed.
+const MAX_WINDOWS: usize = 10_000;
 
 #[cfg(test)]
 mod tests {
@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_window_begins_with_the_first_call_and_lets_the_limit_through() {
+    fn a_window_begins_with_the_first_call_and_allows_the_limit() {
         let rate = "2/s".parse().unwrap();
         let mut windows = Windows::default();
-        let told: Vec<_> = [0, 400, 999, 1_000]
+        let results: Vec<_> = [0, 400, 999, 1_000]
             .map(|millis| windows.take("a", rate, at(millis)))
             .map(|taken| (taken.within, taken.left, taken.reset_after.as_millis()))
             .to_vec();
-        assert_eq!(told, [(true, 1, 1_000), (true, 0, 600), (false, 0, 1), (true, 1, 1_000)]);
+        assert_eq!(results, [(true, 1, 1_000), (true, 0, 600), (false, 0, 1), (true, 1, 1_000)]);
     }
 
     #[test]
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_set_back_begins_a_new_window() {
+    fn setting_the_clock_back_begins_a_new_window() {
         let rate = "1/s".parse().unwrap();
         let mut windows = Windows::default();
         assert!(windows.take("a", rate, at(10_000)).within);
@@ -158,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn windows_that_are_over_are_forgotten() {
+    fn expired_windows_are_removed() {
         let rate = "1/s".parse().unwrap();
         let mut windows = Windows::default();
-        for key in 0..=MOST {
+        for key in 0..=MAX_WINDOWS {
             windows.take(key, rate, at(0));
         }
         windows.take(usize::MAX, rate, at(2_000));

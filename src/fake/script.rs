@@ -1,7 +1,7 @@
-//! A script: how a fake behaves in the course of time, phase by phase, such as a storm of 429, then
-//! an outage, then calm.
+//! A script: the faults of a fake over time, phase by phase, such as a storm of 429, then an outage,
+//! then normal operation.
 //!
-//! Owns: the phases and their form in JSON. Never touches: the clock; what a fault looks like.
+//! Owns: the phases and their format in JSON. Never touches: the clock; how a fault is injected.
 
 pub(super) mod playback;
 
@@ -14,75 +14,77 @@ use serde::de::Deserializer;
 
 use crate::fake::faults::{Fault, Faults, Percentage, RateLimited, latency};
 
-/// Phases that follow one another from the moment the script is set; after the last one all is well.
-/// In JSON: `[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"fault": null}]`.
+/// Phases that follow one another from the moment the script is set; after the last one there are no
+/// faults. In JSON: `[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"fault": null}]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<Phase>")]
 pub struct Script(Vec<ActivePhase>);
 
-/// A phase as it is played.
+/// A phase, ready for playback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct ActivePhase {
-    // A lone behaviour has none: there is nothing to tell its calls from.
+    // Faults that were set without a script have no name: there are no other phases to distinguish their
+    // calls from.
     name: Option<Arc<str>>,
     length: Option<Duration>,
     calls: Option<u64>,
     behaviour: Faults,
 }
 
-/// One phase of a script. It ends when its time is over or when so many calls were made, whichever
-/// comes first; with neither it stays.
+/// One phase of a script. It ends after its time or after its number of calls, whichever comes first;
+/// with neither it never ends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Phase {
-    /// What its calls are counted as; `phase 1`, `phase 2`, … if left out.
+    /// The name under which its calls are counted; `phase 1`, `phase 2`, … if omitted.
     pub name: Option<String>,
-    /// How long it lasts.
+    /// Its duration.
     #[serde(rename = "for", deserialize_with = "length")]
     pub length: Option<Duration>,
-    /// How many calls it lasts.
+    /// The number of calls after which it ends.
     pub calls: Option<u64>,
-    /// The least time an answer takes.
+    /// The minimum time of a response.
     #[serde(deserialize_with = "latency")]
     pub latency: Duration,
-    /// What goes wrong.
+    /// The fault to inject.
     pub fault: Option<Fault>,
-    /// Which part of its calls the fault hits.
+    /// The share of its calls that the fault affects.
     pub share: Percentage,
-    /// Which calls make up the share; see [`Faults::seed`].
+    /// Selects the calls of the share; see [`Faults::seed`].
     pub seed: Option<u64>,
 }
 
-/// Why phases are no script.
+/// Why a list of phases is not a valid script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScriptError {
-    /// A phase comes after one that never ends.
-    #[error("phase {0} has neither `for` nor `calls`, so that what follows it would never come")]
+    /// A phase follows one that never ends.
+    #[error("phase {0} has neither `for` nor `calls`, so that the next phase would never begin")]
     Endless(usize),
-    /// A phase locks out whoever could end it.
-    #[error("phase {0} refuses connections, those to /_fake too: say with `for` how long")]
+    /// A phase refuses connections without a time limit, so that no `/_fake/` request could end it.
+    #[error("phase {0} refuses connections, also those to /_fake: limit its duration with `for`")]
     LockedOut(usize),
 }
 
 impl Phase {
-    /// A phase of this name that lasts so long and shows `fault` to every call.
+    /// A phase with this name and duration that injects `fault` into every call.
     pub fn lasting(name: &str, length: Duration, fault: Option<Fault>) -> Self {
         Self { name: Some(name.to_owned()), length: Some(length), fault, ..Self::default() }
     }
 
-    /// `storm`: every call is answered 429; so many seconds in `Retry-After`, or none.
+    /// `storm`: every call gets 429, with this number of seconds in `Retry-After`, or without that
+    /// field.
     pub fn storm(length: Duration, retry_after: Option<u32>) -> Self {
         let limited = RateLimited { retry_after, ..RateLimited::default() };
         Self::lasting("storm", length, Some(Fault::RateLimited(limited)))
     }
 
-    /// `outage`: every call is answered 503.
+    /// `outage`: every call gets 503.
     pub fn outage(length: Duration) -> Self {
         Self::lasting("outage", length, Some(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)))
     }
 
-    fn act(self, number: usize) -> ActivePhase {
+    fn into_active(self, number: usize) -> ActivePhase {
         let Self { name, length, calls, latency, fault, share, seed } = self;
         let name = name.unwrap_or_else(|| format!("phase {number}"));
         let behaviour = Faults { latency, fault, times: None, share, seed };
@@ -103,7 +105,7 @@ impl TryFrom<Vec<Phase>> for Script {
                 return Err(ScriptError::LockedOut(number));
             }
         }
-        Ok(Self((1..).zip(phases).map(|(number, phase)| phase.act(number)).collect()))
+        Ok(Self((1..).zip(phases).map(|(number, phase)| phase.into_active(number)).collect()))
     }
 }
 
@@ -114,9 +116,9 @@ impl From<Faults> for Script {
 }
 
 impl Script {
-    /// Whether connections are refused at some time: only then somebody must watch the clock.
+    /// Whether any phase refuses connections: only then the listener has to watch the clock.
     pub(super) fn refuses_at_times(&self) -> bool {
-        self.0.iter().any(|act| act.behaviour.fault == Some(Fault::Refuse))
+        self.0.iter().any(|phase| phase.behaviour.fault == Some(Fault::Refuse))
     }
 }
 
@@ -159,15 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn a_script_that_could_never_end_as_written_is_refused_with_the_phase() {
+    fn an_invalid_script_is_rejected_and_the_error_contains_the_phase() {
         for (json, part) in [
             (r#"[{"fault": "cut"}, {"for": "1s"}]"#, "phase 1 has neither `for` nor `calls`"),
             (r#"[{"for": "1s"}, {"calls": 2, "fault": "refuse"}]"#, "phase 2 refuses connections"),
             (r#"[{"during": "1s"}]"#, "during"),
             (r#"[{"for": "soon"}]"#, "expected number"),
         ] {
-            let said = read(json).unwrap_err();
-            assert!(said.contains(part), "{json}: {said}");
+            let message = read(json).unwrap_err();
+            assert!(message.contains(part), "{json}: {message}");
         }
     }
 }

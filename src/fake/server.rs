@@ -1,6 +1,7 @@
-//! A fake that runs: started, watched, told how to behave, stopped.
+//! A running fake: starting, inspecting, setting its faults, stopping.
 //!
-//! Owns: the listener's life; what all connections share. Never touches: what an API says.
+//! Owns: the listener's lifetime; the state that all connections share. Never touches: the responses of
+//! an API.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -22,17 +23,17 @@ use crate::fake::response::MockResponse;
 use crate::fake::script::Script;
 use crate::fake::script::playback::{Effect, Playback};
 
-/// A running fake. Dropped, it stops.
+/// A running fake. It stops when it is dropped.
 pub struct FakeServer<A: Api> {
-    /// Where it listens.
+    /// The address that it listens on.
     pub addr: SocketAddr,
     shared: Arc<Shared<A>>,
     stop: watch::Sender<bool>,
     serving: JoinHandle<()>,
 }
 
-/// Starts a fake of `api` on `addr`; port 0 takes a free one. Its windows, phases and latencies run
-/// by `clock`.
+/// Starts a fake of `api` on `addr`; port 0 selects a free one. Its windows, phases and latencies run by
+/// `clock`.
 pub async fn start<A: Api>(
     addr: SocketAddr,
     api: A,
@@ -48,67 +49,67 @@ pub async fn start<A: Api>(
 }
 
 impl<A: Api> FakeServer<A> {
-    /// What was asked so far.
+    /// Counts of the calls so far.
     pub fn calls(&self) -> CallLog {
         self.shared.calls()
     }
 
-    /// Calls by second of the fake's clock, since 1970; seconds without any are left out.
+    /// Calls by second of the fake's clock, since 1970; seconds without calls are omitted.
     pub fn calls_by_second(&self) -> BTreeMap<u64, u64> {
         self.shared.calls_by_second()
     }
 
-    /// Forgets counts, limits and changed data and behaves as at the start.
+    /// Clears counts, limits and changed data, and restores the initial script.
     pub fn reset(&self) {
         self.shared.reset();
     }
 
-    /// From now on behaves like this.
+    /// Sets these faults from now on.
     pub fn behave(&self, behaviour: Faults) {
         self.play(Script::from(behaviour));
     }
 
-    /// From now on behaves as this script says, whose first phase begins now.
+    /// Plays this script from now on; its first phase begins now.
     pub fn play(&self, script: Script) {
         self.shared.play(script);
     }
 
-    /// Looks at what the API itself keeps.
-    pub(super) fn look<T>(&self, look: impl FnOnce(&A) -> T) -> T {
-        look(&self.shared.state.lock().api)
+    /// Reads the state of the API.
+    pub(super) fn look<T>(&self, read: impl FnOnce(&A) -> T) -> T {
+        read(&self.shared.state.lock().api)
     }
 
-    /// Stops listening, lets answers that have begun finish, and returns when they have; the port
-    /// is free then.
+    /// Stops listening, waits for responses that have begun, and returns when they have finished; the
+    /// port is free then.
     pub async fn stop(mut self) {
         self.stop.send_replace(true);
-        if tokio::time::timeout(LAST_WORDS, &mut self.serving).await.is_err() {
+        if tokio::time::timeout(STOP_TIMEOUT, &mut self.serving).await.is_err() {
             self.serving.abort();
         }
     }
 }
 
-/// What all connections share.
+/// The state that all connections share.
 pub(super) struct Shared<A> {
     pub(super) clock: Clock,
-    first: (A, Script),
+    initial: (A, Script),
     state: Mutex<State<A>>,
-    set: watch::Sender<()>,
+    changes: watch::Sender<()>,
 }
 
-/// What changes while it runs.
+/// The part of it that changes while the fake runs.
 struct State<A> {
     api: A,
-    course: Playback,
+    playback: Playback,
     counts: Counts,
 }
 
 impl<A: Api> Shared<A> {
     fn new(api: A, script: Script, clock: Clock) -> Self {
-        let course = Playback::new(script.clone(), clock.now());
-        let state = State { api: api.clone(), course, counts: Counts::default() };
-        let set = watch::Sender::new(());
-        Self { clock, first: (api, script), state: Mutex::new(state), set }
+        let playback = Playback::new(script.clone(), clock.now());
+        let state = State { api: api.clone(), playback, counts: Counts::default() };
+        let changes = watch::Sender::new(());
+        Self { clock, initial: (api, script), state: Mutex::new(state), changes }
     }
 
     pub(super) fn calls(&self) -> CallLog {
@@ -120,28 +121,29 @@ impl<A: Api> Shared<A> {
     }
 
     pub(super) fn reset(&self) {
-        let (api, script) = self.first.clone();
-        let course = Playback::new(script, self.clock.now());
-        *self.state.lock() = State { api, course, counts: Counts::default() };
-        self.set.send_replace(());
+        let (api, script) = self.initial.clone();
+        let playback = Playback::new(script, self.clock.now());
+        *self.state.lock() = State { api, playback, counts: Counts::default() };
+        self.changes.send_replace(());
     }
 
     pub(super) fn play(&self, script: Script) {
-        self.state.lock().course = Playback::new(script, self.clock.now());
-        self.set.send_replace(());
+        self.state.lock().playback = Playback::new(script, self.clock.now());
+        self.changes.send_replace(());
     }
 
-    /// Counts a call and says how to treat it, and which of all calls it is.
+    /// Counts a call; its effect and its sequence number.
     pub(super) fn begin(&self, endpoint: &str) -> (Effect, u64) {
         let now = self.clock.now();
         let mut state = self.state.lock();
-        let met = state.course.next(now);
-        let number = state.counts.asked(endpoint, met.phase.as_deref(), now);
-        // A phase that refuses may have begun with this call, which no clock tells the listener.
-        if state.course.refuses(now) {
-            self.set.send_replace(());
+        let effect = state.playback.next(now);
+        let number = state.counts.asked(endpoint, effect.phase.as_deref(), now);
+        // A phase that refuses connections may have begun with this call, and no clock notifies the
+        // listener of that.
+        if state.playback.refuses(now) {
+            self.changes.send_replace(());
         }
-        (met, number)
+        (effect, number)
     }
 
     pub(super) fn answer(&self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
@@ -152,23 +154,23 @@ impl<A: Api> Shared<A> {
         self.state.lock().api.probe(name)
     }
 
-    pub(super) fn sent(&self, answer: Option<&MockResponse>, bytes: usize) {
-        self.state.lock().counts.sent(answer.map(|answer| answer.status), bytes);
+    pub(super) fn sent(&self, response: Option<&MockResponse>, bytes: usize) {
+        self.state.lock().counts.sent(response.map(|response| response.status), bytes);
     }
 
     /// Whether connections are refused now.
     pub(super) fn refuses(&self) -> bool {
-        self.state.lock().course.refuses(self.clock.now())
+        self.state.lock().playback.refuses(self.clock.now())
     }
 
-    /// Told of every script that is set from now on.
+    /// Notified of every script that is set from now on.
     pub(super) fn scripts(&self) -> watch::Receiver<()> {
-        self.set.subscribe()
+        self.changes.subscribe()
     }
 
     /// Returns when another phase may have begun.
     pub(super) async fn turned(&self) {
-        let until = self.state.lock().course.until_turn(self.clock.now());
+        let until = self.state.lock().playback.until_turn(self.clock.now());
         match until {
             Some(time) => self.clock.sleep(time).await,
             None => std::future::pending().await,
@@ -176,5 +178,5 @@ impl<A: Api> Shared<A> {
     }
 }
 
-/// How long answers that have begun may take after a stop.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// Maximum time for responses that have begun, after a stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);

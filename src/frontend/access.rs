@@ -1,6 +1,6 @@
-//! Who may use larder: client addresses, users of this host, and proxy users.
+//! Access control: client addresses, users of this host, and proxy users.
 //!
-//! Owns: `access`. Never touches: where requests go (`upstream::destination`).
+//! Owns: `access`. Never touches: allowed destinations (`upstream::egress_policy`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -21,25 +21,26 @@ pub const CLIENT_DENIED: Problem = Problem::new(
     "http_request_denied",
 );
 
-/// The request carries no user of `access.users_file`.
+/// The request has no valid credentials of a user in `access.users_file`.
 pub const USER_REQUIRED: Problem = Problem::new(
     StatusCode::PROXY_AUTHENTICATION_REQUIRED,
     "user_required",
-    "Proxy-Authorization with a user of access.users_file is needed, or below `larder exec` with the one \
-     that http_proxy names",
+    "Proxy-Authorization for a user of access.users_file is required; below `larder exec`, use the \
+     credentials in http_proxy",
     "http_request_denied",
 );
 
-/// The connection is not of a user for whom this larder was started.
+/// A user that this larder was not started for owns the connection.
 pub const FOREIGN_USER: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "foreign_user",
-    "this larder serves the user who started `larder exec` and root; this connection is another user's, \
-     or closed: run `larder exec` as the user whose command it is, or `larder run` for all users",
+    "this larder serves only root and the user that started `larder exec`; this connection belongs to \
+     another user or is closed: run `larder exec` as the user that runs the command, or `larder run` \
+     for all users",
     "http_request_denied",
 );
 
-/// The access rules, ready to be asked.
+/// Evaluates the access rules.
 pub struct AccessControl {
     access: Access,
     /// Digests of `user:password`, so that comparing takes the same time for every guess.
@@ -47,7 +48,7 @@ pub struct AccessControl {
 }
 
 impl AccessControl {
-    /// The rules of `access`.
+    /// Creates the access control for the rules of `access`.
     pub fn new(access: Access) -> Self {
         let users = access.users.as_ref().map(|users| {
             users
@@ -59,29 +60,29 @@ impl AccessControl {
         Self { access, users }
     }
 
-    /// Whether a client at `peer` may connect.
+    /// Whether a client with the address `peer` may connect.
     pub fn admits(&self, peer: SocketAddr) -> bool {
         let ip: IpAddr = peer.ip().to_canonical();
         self.access.clients.is_empty() || self.access.clients.iter().any(|net| net.contains(&ip))
     }
 
-    /// Whether the connection is that of a user of this host whom larder serves. The system is asked once a
-    /// connection, and only where not all users are served.
+    /// Whether a user that larder serves owns the client's end of the connection. The system is queried
+    /// once per connection, and only if larder does not serve all users.
     pub(super) async fn serves(&self, io: &ClientStream) -> bool {
         let Some(users) = &self.access.local_users else { return true };
         let Some(ours) = io.local() else { return false };
-        // A user whom the system does not tell is a stranger.
+        // A user that the system does not identify is not served.
         owner(ours, io.peer()).await.is_some_and(|user| users.contains(&user))
     }
 
-    /// Whether a request with these fields comes from a known user.
+    /// Whether the fields contain the credentials of a known user.
     pub fn knows(&self, fields: &HeaderMap) -> bool {
         let Some(users) = &self.users else { return true };
         let Some(given) = fields.get(PROXY_AUTHORIZATION).and_then(|v| basic(v.as_bytes())) else {
             return false;
         };
         let given = digest(&given);
-        // Every user is compared, so that the time taken tells nothing.
+        // Every user is compared, so that the duration reveals nothing.
         users.iter().filter(|user| **user == given).count() > 0
     }
 }
@@ -110,7 +111,7 @@ mod tests {
     use crate::config::Users;
     use crate::upstream::in_flight_bytes::InFlightBytes;
 
-    fn gatekeeper(clients: &[&str], users: Option<&[(&str, &str)]>) -> AccessControl {
+    fn access_control(clients: &[&str], users: Option<&[(&str, &str)]>) -> AccessControl {
         let users = users.map(|users| {
             Users(
                 users.iter().map(|(u, p)| ((*u).to_owned(), (*p).to_owned())).collect::<Arc<[_]>>(),
@@ -125,25 +126,25 @@ mod tests {
 
     #[test]
     fn clients_outside_the_list_are_not_admitted() {
-        let some = gatekeeper(&["10.0.0.0/8"], None);
-        assert!(some.admits("10.1.2.3:5".parse().unwrap()));
+        let limited = access_control(&["10.0.0.0/8"], None);
+        assert!(limited.admits("10.1.2.3:5".parse().unwrap()));
         assert!(
-            some.admits("[::ffff:10.1.2.3]:5".parse().unwrap()),
+            limited.admits("[::ffff:10.1.2.3]:5".parse().unwrap()),
             "mapped addresses count as v4"
         );
-        assert!(!some.admits("192.168.0.1:5".parse().unwrap()));
-        assert!(gatekeeper(&[], None).admits("192.168.0.1:5".parse().unwrap()));
+        assert!(!limited.admits("192.168.0.1:5".parse().unwrap()));
+        assert!(access_control(&[], None).admits("192.168.0.1:5".parse().unwrap()));
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn only_connections_of_the_users_who_are_served_are_served() {
+    async fn only_connections_of_allowed_local_users_are_served() {
         use std::os::unix::fs::MetadataExt;
 
         use tokio::net::{TcpListener, TcpStream};
 
         let own = std::fs::metadata("/proc/self").unwrap().uid();
-        let of = |users: Option<&[u32]>| {
+        let serving = |users: Option<&[u32]>| {
             let local_users = users.map(Arc::from);
             AccessControl::new(Access { local_users, ..Access::default() })
         };
@@ -151,27 +152,27 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let io = ClientStream::new(accepted, peer, InFlightBytes::new(0));
-        assert!(of(None).serves(&io).await);
-        assert!(of(Some(&[own + 1, own])).serves(&io).await);
-        assert!(!of(Some(&[own + 1])).serves(&io).await);
+        assert!(serving(None).serves(&io).await);
+        assert!(serving(Some(&[own + 1, own])).serves(&io).await);
+        assert!(!serving(Some(&[own + 1])).serves(&io).await);
         drop(client);
-        assert!(!of(Some(&[own])).serves(&io).await, "it cannot be told whose it was");
+        assert!(!serving(Some(&[own])).serves(&io).await, "its owner is unknown");
     }
 
     #[test]
-    fn only_a_known_user_with_the_right_password_is_let_in() {
-        let keeper = gatekeeper(&[], Some(&[("ann", "s3cret"), ("bob", "other")]));
+    fn only_a_known_user_with_the_right_password_is_admitted() {
+        let control = access_control(&[], Some(&[("ann", "s3cret"), ("bob", "other")]));
         let with = |value: &'static str| {
             let mut fields = HeaderMap::new();
             fields.insert(PROXY_AUTHORIZATION, HeaderValue::from_static(value));
-            keeper.knows(&fields)
+            control.knows(&fields)
         };
         assert!(with("Basic YW5uOnMzY3JldA=="));
         assert!(with("basic YW5uOnMzY3JldA=="));
         assert!(!with("Basic YW5uOm90aGVy"), "bob's password is not ann's");
         assert!(!with("Bearer YW5uOnMzY3JldA=="));
         assert!(!with("Basic !!!"));
-        assert!(!keeper.knows(&HeaderMap::new()));
-        assert!(gatekeeper(&[], None).knows(&HeaderMap::new()));
+        assert!(!control.knows(&HeaderMap::new()));
+        assert!(access_control(&[], None).knows(&HeaderMap::new()));
     }
 }

@@ -1,8 +1,8 @@
-//! The certificate authority that vouches for larder in intercepted connections.
+//! The certificate authority that issues the certificates of intercepted connections.
 //!
-//! Owns: which one a configuration means, what makes it fit for that, and that its key is seen by
-//! nobody: it is printed nowhere and kept out of core dumps.
-//! Never touches: which connections are intercepted (`tls`), leaf certificates (`mint`).
+//! Owns: which authority a configuration uses, the checks of its fitness, and the secrecy of its key:
+//! it is never printed, and it is excluded from core dumps. Never touches: which connections are
+//! intercepted (`interception`), leaf certificates (`leaf`).
 
 pub mod certificate;
 mod error;
@@ -26,14 +26,14 @@ use crate::frontend::ca::files::CertKeyPair;
 use crate::frontend::ca::name_constraints::CaNameConstraints;
 use crate::route::pattern::HostPattern;
 
-/// Less than this before its end, an authority is told to be replaced.
+/// An authority that expires within this time causes a warning.
 const LAST_DAYS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// A certificate authority. Prints without its key.
+/// A certificate authority. Its debug output omits the key.
 pub struct CertificateAuthority {
     issuer: Issuer<'static, KeyPair>,
     certificate: Certificate,
-    /// Those that vouch for it, if its file has them.
+    /// The certificates above it in the chain, if its file contains them.
     above: Vec<Certificate>,
     files: Option<CaFiles>,
 }
@@ -45,12 +45,14 @@ impl fmt::Debug for CertificateAuthority {
 }
 
 impl CertificateAuthority {
-    /// The one that `config` means, made if it is not there; `None` when nothing is intercepted.
+    /// The authority that `config` uses, created if it does not exist; `None` if nothing is
+    /// intercepted.
     pub fn of(config: &Config, now: SystemTime) -> Result<Option<Arc<Self>>, CaError> {
         Self::after(None, config, now)
     }
 
-    /// The same in place of `before`, of which one without files is kept: clients know it.
+    /// Like [`CertificateAuthority::from_config`], as the successor of `before`. If `before` has no
+    /// files it is kept: clients trust it.
     pub fn after(
         before: Option<&Arc<Self>>,
         config: &Config,
@@ -60,70 +62,69 @@ impl CertificateAuthority {
             return Ok(None);
         }
         let constrain = &config.tls.ca.constrain;
-        let lasting = files_of(config).map(|files| Self::lasting(files, constrain, now));
-        let why = match lasting {
+        let loaded = files_of(config).map(|files| Self::lasting(files, constrain, now));
+        let error = match loaded {
             Some(Ok(authority)) => {
                 authority.check_against(config, now)?;
                 return Ok(Some(Arc::new(authority)));
             }
-            // As with the secret of all keys: a directory of larder's own that cannot be written
-            // costs no answer.
-            Some(Err(why @ CaError::Unwritten { .. })) if config.tls.ca.files.is_none() => {
-                Some(why)
+            // As for the secret of all keys, larder starts even if its own directory cannot be written.
+            Some(Err(error @ CaError::Unwritten { .. })) if config.tls.ca.files.is_none() => {
+                Some(error)
             }
-            Some(Err(why)) => return Err(why),
+            Some(Err(error)) => return Err(error),
             None => None,
         };
         let bounds = CaNameConstraints::of(constrain);
-        let stays = |one: &&Arc<Self>| {
+        let is_reusable = |one: &&Arc<Self>| {
             let own = one.certificate();
             one.files.is_none() && own.bounds == bounds && now < own.not_after
         };
-        if let Some(before) = before.filter(stays) {
+        if let Some(before) = before.filter(is_reusable) {
             return Ok(Some(Arc::clone(before)));
         }
-        tell_that_it_ends(why.as_ref());
+        warn_ephemeral(error.as_ref());
         Ok(Some(Arc::new(Self::for_now(now, constrain)?)))
     }
 
-    /// The one in `files`, made if neither is there.
+    /// The authority in `files`, created if neither file exists.
     pub fn lasting(
         files: CaFiles,
         constrain: &[NameConstraint],
         now: SystemTime,
     ) -> Result<Self, CaError> {
         let pair = files::read_or_make(&files, || {
-            tracing::info!(cert = %files.cert.display(), "Certificate authority made");
-            made(constrain, now)
+            tracing::info!(cert = %files.cert.display(), "Certificate authority created");
+            create_pair(constrain, now)
         })?;
         Self::from_pair(&pair, Some(files))
     }
 
-    /// Another in the place of the one in `files`, which is kept beside under names that end in the
-    /// time. One that larder did not make is not larder's to replace.
+    /// Replaces the authority in `files`. The old files are kept beside it, under names that end in the
+    /// time. An authority that larder did not make is not replaced.
     pub fn rotated(
         files: CaFiles,
         constrain: &[NameConstraint],
         now: SystemTime,
     ) -> Result<Self, CaError> {
-        // The certificate alone: what is wrong with the key is no reason to keep it.
+        // Only the certificate is checked: a damaged key is no reason to keep the pair.
         let before = files::read_cert(&files.cert)?.map(|pem| CertificateDer::from_pem_slice(&pem));
         let before = before.and_then(|der| Certificate::read(&der.ok()?));
         if before.is_some_and(|before| !before.is_larders()) {
             return Err(CaError::Operators(files.cert));
         }
-        let pair = made(constrain, now)?;
-        files::replace(&files, &pair, &mark(now))?;
+        let pair = create_pair(constrain, now)?;
+        files::replace(&files, &pair, &suffix(now))?;
         Self::from_pair(&pair, Some(files))
     }
 
-    /// One that lasts as long as the process: its key lies nowhere.
+    /// An authority that lasts as long as the process: its key is stored nowhere.
     pub fn for_now(now: SystemTime, constrain: &[NameConstraint]) -> Result<Self, CaError> {
-        Self::from_pair(&made(constrain, now)?, None)
+        Self::from_pair(&create_pair(constrain, now)?, None)
     }
 
     fn from_pair(pair: &CertKeyPair, files: Option<CaFiles>) -> Result<Self, CaError> {
-        keep_out_of_dumps();
+        exclude_from_dumps();
         let CaFiles { cert, key } = files.clone().unwrap_or_default();
         let no_certificate = || CaError::NoCertificate(cert.clone());
         let read = |der: Result<CertificateDer<'static>, _>| Certificate::read(&der.ok()?);
@@ -143,54 +144,54 @@ impl CertificateAuthority {
         Ok(Self { issuer, certificate, above, files })
     }
 
-    /// Whether it can do what `config` asks of it.
+    /// Checks whether the authority satisfies `config`.
     fn check_against(&self, config: &Config, now: SystemTime) -> Result<(), CaError> {
         let own = self.certificate();
         if now >= own.not_after {
             return Err(self.expired());
         }
-        let spared = |host: &HostPattern| config.tls.passthrough.iter().any(|p| p.covers(host));
-        let outside = config.named().filter(|host| !spared(host)).find(|host| {
+        let excluded = |host: &HostPattern| config.tls.passthrough.iter().any(|p| p.covers(host));
+        let outside = config.named().filter(|host| !excluded(host)).find(|host| {
             NameConstraint::around(host).is_some_and(|hosts| !own.bounds.cover(&hosts))
         });
         if let Some(host) = outside {
             let (host, subject) = (host.to_string(), own.subject.clone());
             return Err(CaError::Outside { host, subject });
         }
-        let wanted = &config.tls.ca.constrain;
-        let asked = !wanted.is_empty() || config.tls.ca.files.is_none();
-        if asked && own.bounds != CaNameConstraints::of(wanted) {
+        let constrain = &config.tls.ca.constrain;
+        let checked = !constrain.is_empty() || config.tls.ca.files.is_none();
+        if checked && own.bounds != CaNameConstraints::of(constrain) {
             tracing::warn!(
                 subject = own.subject,
                 may = %own.bounds,
-                "The certificate authority is not constrained as tls.ca.constrain says: \
-                 `larder ca rotate` makes one that is"
+                "The certificate authority does not have the constraints of tls.ca.constrain: \
+                 `larder ca rotate` creates one that does"
             );
         }
         if own.not_after.duration_since(now).is_ok_and(|left| left < LAST_DAYS) {
             let until = humantime::format_rfc3339_seconds(own.not_after);
-            let fix = self.another();
+            let fix = self.replacement_hint();
             tracing::warn!(subject = own.subject, %until, fix, "The certificate authority expires");
         }
         Ok(())
     }
 
-    /// Its certificate.
+    /// The certificate of the authority.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate
     }
 
-    /// Its certificate, as clients are given it to trust, and those that vouch for it.
+    /// The certificate that clients must trust, followed by those above it, in PEM.
     pub fn pem(&self) -> String {
         self.chain().map(Certificate::pem).collect()
     }
 
-    /// Where it lies; `None`: nowhere.
+    /// The files of the authority; `None`: it has none.
     pub fn files(&self) -> Option<&CaFiles> {
         self.files.as_ref()
     }
 
-    /// From its own up.
+    /// The chain, beginning with the authority's own certificate.
     fn chain(&self) -> impl Iterator<Item = &Certificate> {
         [&self.certificate].into_iter().chain(&self.above)
     }
@@ -201,61 +202,61 @@ impl CertificateAuthority {
 
     fn expired(&self) -> CaError {
         let own = self.certificate();
-        let (subject, since, fix) = (own.subject.clone(), own.not_after, self.another());
+        let (subject, since, fix) = (own.subject.clone(), own.not_after, self.replacement_hint());
         CaError::Expired { subject, since, fix }
     }
 
-    /// How to get another.
-    fn another(&self) -> &'static str {
+    /// The instruction for replacing the authority.
+    fn replacement_hint(&self) -> &'static str {
         if self.files.is_some() {
-            "`larder ca rotate`, or name another in tls.ca; then `larder reload`"
+            "run `larder ca rotate`, or set another in tls.ca; then run `larder reload`"
         } else {
             "restart larder"
         }
     }
 }
 
-/// `why`: what kept it from lasting; `None`: nothing shall be kept.
-fn tell_that_it_ends(why: Option<&CaError>) {
-    const ENDS: &str = "The certificate authority ends with this process: clients must be given the \
+/// `reason`: the error that prevents a persistent authority; `None`: none is configured.
+fn warn_ephemeral(reason: Option<&CaError>) {
+    const ENDS: &str = "The certificate authority ends with this process: clients must then trust the \
                         next one; name files in tls.ca to keep it";
-    if let Some(error) = why {
+    if let Some(error) = reason {
         tracing::error!(%error, "{ENDS}");
     } else {
         tracing::warn!("{ENDS}");
     }
 }
 
-/// Where the authority of `config` lies; `None` where nothing outlives the process.
+/// The files of the authority of `config`; `None` if nothing outlives the process.
 pub fn files_of(config: &Config) -> Option<CaFiles> {
     let below = |name: &str| config.store.path.join("ca").join(name);
-    let ours = || CaFiles { cert: below("ca.pem"), key: below("ca.key") };
-    config.tls.ca.files.clone().or_else(|| (config.store.disk > 0).then(ours))
+    let own_files = || CaFiles { cert: below("ca.pem"), key: below("ca.key") };
+    config.tls.ca.files.clone().or_else(|| (config.store.disk > 0).then(own_files))
 }
 
-/// Where a rotation at `now` keeps what it replaced.
+/// The files in which a rotation at `now` keeps the old pair.
 pub fn kept_by_rotation(files: &CaFiles, now: SystemTime) -> CaFiles {
-    let kept = |path| files::kept_as(path, &mark(now));
+    let kept = |path| files::kept_as(path, &suffix(now));
     CaFiles { cert: kept(&files.cert), key: kept(&files.key) }
 }
 
-fn mark(now: SystemTime) -> String {
+fn suffix(now: SystemTime) -> String {
     humantime::format_rfc3339_seconds(now).to_string()
 }
 
-fn made(constrain: &[NameConstraint], now: SystemTime) -> Result<CertKeyPair, CaError> {
+fn create_pair(constrain: &[NameConstraint], now: SystemTime) -> Result<CertKeyPair, CaError> {
     let key = KeyPair::generate()?;
     let cert = certificate::params(&key, constrain, now)?.self_signed(&key)?;
     Ok(CertKeyPair { cert: cert.pem().into_bytes(), key: key.serialize_pem().into_bytes() })
 }
 
-/// A process that holds a key leaves no core behind, and no other process of its user can look
-/// into it.
-fn keep_out_of_dumps() {
+/// A process that has a key must not leave a core file, and no other process of its user may read its
+/// memory.
+fn exclude_from_dumps() {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{DumpableBehavior, set_dumpable_behavior};
-        // It cannot fail with a behaviour that the system knows.
+        // It cannot fail with a behaviour that the system supports.
         let _kept = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
 }

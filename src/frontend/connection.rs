@@ -1,8 +1,8 @@
-//! One client connection, from its first byte to its last: requests one after the other, or side by side
-//! where HTTP/2 was agreed on.
+//! A client connection, from its first byte to its last: sequential requests on HTTP/1, concurrent
+//! requests where HTTP/2 was negotiated.
 //!
-//! Owns: how long a connection waits between requests, and which door each request finds.
-//! Never touches: what a request says (`door`, `multiplex`).
+//! Owns: the idle time between requests, and the choice of the frontend for each request. Never
+//! touches: the content of a request (`http1`, `http2`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,30 +19,30 @@ use crate::frontend::target::ProxyMode;
 use crate::frontend::{CurrentFrontend, http2};
 use crate::semantics::request::ListenerKind;
 
-/// Serves a connection until it ends, each request by the door that is in force when it begins.
+/// Serves a connection until it ends. Each request uses the frontend that is current when it begins.
 pub async fn receive(
-    doors: Arc<dyn CurrentFrontend>,
+    frontends: Arc<dyn CurrentFrontend>,
     mut io: ClientStream,
     listener: ListenerKind,
-    mut stage: watch::Receiver<DrainState>,
+    mut drain: watch::Receiver<DrainState>,
 ) {
-    let door = doors.current();
-    if !door.gatekeeper.admits(io.peer()) {
-        return door.refuse(io, &CLIENT_DENIED).await;
+    let frontend = frontends.current();
+    if !frontend.gatekeeper.admits(io.peer()) {
+        return frontend.refuse(io, &CLIENT_DENIED).await;
     }
-    if !door.gatekeeper.serves(&io).await {
-        return door.refuse(io, &FOREIGN_USER).await;
+    if !frontend.gatekeeper.serves(&io).await {
+        return frontend.refuse(io, &FOREIGN_USER).await;
     }
-    let mut idle = door.limits.idle;
-    // An idle connection must not keep what a reload has replaced.
-    drop(door);
-    let mut way = ProxyMode::Straight;
-    let mut early = BytesMut::new();
+    let mut idle = frontend.limits.idle;
+    // An idle connection must not keep alive the objects that a reload has replaced.
+    drop(frontend);
+    let mut mode = ProxyMode::Straight;
+    let mut buffered = BytesMut::new();
     loop {
-        let mut first = early;
-        // RFC 9112 §2.2: an empty line that old clients send behind a body is no request.
+        let mut first = buffered;
+        // RFC 9112 §2.2: an empty line that old clients send after a body is not a request.
         while first.is_empty() || &first[..] == b"\r\n" {
-            let Some(more) = wait(&mut io, idle, &mut stage).await else {
+            let Some(more) = wait(&mut io, idle, &mut drain).await else {
                 return io.close().await;
             };
             let stray = !first.is_empty();
@@ -51,26 +51,26 @@ pub async fn receive(
                 return;
             }
         }
-        let door = doors.current();
-        idle = door.limits.idle;
-        let Some(next) = door.request(io, first, &mut way, listener).await else { return };
-        (io, early) = next;
+        let frontend = frontends.current();
+        idle = frontend.limits.idle;
+        let Some(next) = frontend.request(io, first, &mut mode, listener).await else { return };
+        (io, buffered) = next;
         if io.speaks_h2() {
-            drop(door);
-            return http2::receive(doors, io, way, listener, stage).await;
+            drop(frontend);
+            return http2::receive(frontends, io, mode, listener, drain).await;
         }
     }
 }
 
-/// Waits for the first bytes of a head; `None` when the connection is over.
+/// Waits for the first bytes of a head; `None` if the connection has ended.
 async fn wait(
     io: &mut ClientStream,
     idle: Duration,
-    stage: &mut watch::Receiver<DrainState>,
+    drain: &mut watch::Receiver<DrainState>,
 ) -> Option<BytesMut> {
     let closing = async {
-        let grace = stage.wait_for(|stage| stage.is_closing()).await.map(|stage| stage.grace());
-        // A sender that is gone will say nothing more: as good as the end.
+        let grace = drain.wait_for(|drain| drain.is_closing()).await.map(|drain| drain.grace());
+        // If the sender is gone, the state cannot change any more: the connection closes at once.
         sleep(grace.ok().flatten().unwrap_or_default()).await;
     };
     tokio::select! {

@@ -1,31 +1,33 @@
-//! How far the end of a larder has come, as its connections see it.
+//! The progress of a shutdown, as connections see it.
 //!
-//! Owns: the stages. Never touches: who says them (`server`).
+//! Owns: the drain states. Never touches: the transitions between them (`server`).
 
 use std::time::Duration;
 
-/// A stage. They only follow one another, never go back.
+/// A drain state. The states only advance; they never go back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrainState {
-    /// Requests are taken.
+    /// Connections and requests are accepted.
     Open,
-    /// No new connection. Each answer that begins from now on is the last of its connection; one
-    /// without a request is closed after this grace, counted from here or from its last answer.
+    /// New connections are not accepted. Each response that begins from now on is the last of its
+    /// connection. A connection without a request is closed after the grace period, counted from the
+    /// start of this state or from the connection's last response.
     Closing {
-        /// How long a client has to notice, by its next request, that there will be no further one.
+        /// The time in which a client's next request can still learn from its response that the
+        /// connection closes.
         grace: Duration,
     },
-    /// Whatever is still open is cut.
+    /// All open connections are aborted.
     Over,
 }
 
 impl DrainState {
-    /// Whether an answer that begins now is the last of its connection.
+    /// Whether a response that begins now is the last of its connection.
     pub fn is_closing(self) -> bool {
         self.grace().is_some()
     }
 
-    /// How long a connection without a request may stay; `None`: as long as `limits.idle` says.
+    /// How long a connection without a request may stay open; `None`: for `limits.idle`.
     pub fn grace(self) -> Option<Duration> {
         match self {
             Self::Open => None,

@@ -1,7 +1,6 @@
-//! Refusals: what a client is told that gets no answer from anywhere.
+//! Error responses that larder sends before a session exists.
 //!
-//! Owns: how larder's own errors are written before there is a session, and that they arrive.
-//! Never touches: why something is refused.
+//! Owns: the format of these responses, and their delivery. Never touches: the reasons for them.
 
 use std::time::Duration;
 
@@ -17,13 +16,13 @@ use crate::semantics::date;
 use crate::telemetry::RejectEvent;
 use crate::telemetry::problem::Problem;
 
-/// After a refusal the client may still be sending: what comes within these bounds is read and
-/// dropped, so that the refusal is not lost to a reset.
+/// After an error response the client may still be sending. Its bytes are read and dropped within these
+/// limits, so that a reset does not discard the response.
 const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 256 * 1024;
 
 impl Frontend {
-    /// [`Frontend::refuse`], as the end of a request.
+    /// [`Frontend::refuse`] as the last step of a request.
     pub(super) async fn reject_and_close(
         &self,
         io: ClientStream,
@@ -33,17 +32,17 @@ impl Frontend {
         None
     }
 
-    /// Records a refusal, answers with it and closes.
+    /// Records a rejection, sends the error response and closes the connection.
     pub(super) async fn refuse(&self, io: ClientStream, problem: &Problem) {
         self.account.refused(&RejectEvent { class: problem.class, client: Some(io.peer()) });
         self.write_error(io, problem).await;
     }
 
-    /// Answers with larder's own error and closes.
+    /// Sends an error response and closes the connection.
     pub(super) async fn write_error(&self, mut io: ClientStream, problem: &Problem) {
-        let answer = self.refusal(problem);
+        let response = self.error_response(problem);
         let written = async {
-            io.write_all(&answer).await?;
+            io.write_all(&response).await?;
             io.flush().await?;
             io.shutdown().await
         };
@@ -52,7 +51,7 @@ impl Frontend {
         }
     }
 
-    fn refusal(&self, problem: &Problem) -> Vec<u8> {
+    fn error_response(&self, problem: &Problem) -> Vec<u8> {
         let (mut headers, body) = problem.response();
         if problem.class == USER_REQUIRED.class {
             headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"larder\""));
@@ -79,12 +78,13 @@ async fn drain(io: &mut ClientStream) {
         while let Ok(n @ 1..) = io.read(&mut sink).await {
             left = left.saturating_sub(n);
             if left == 0 {
-                // It gets no more room, and still a moment to read the refusal: a close before it has would
-                // reset the connection, and the answer with it.
+                // Nothing more is read, but the connection stays open for a moment, so that the client
+                // can read the response: an earlier close would reset the connection and discard the
+                // response.
                 return std::future::pending().await;
             }
         }
     };
-    // Past the time the client has had its chance to read the refusal.
+    // After the timeout the client has had its chance to read the response.
     let _late = timeout(LINGER, read).await;
 }

@@ -1,7 +1,7 @@
-//! A request head: from raw bytes to a clean [`ProxyRequest`](crate::semantics::asked::ProxyRequest) or a refusal.
+//! Parses a request head: from raw bytes to a valid [`RequestHead`] or an error.
 //!
-//! Owns: strict reading (RFC 9112 §2-6): what is ambiguous is refused, because two readers would
-//! read it in two ways. Never touches: sockets, time, policy.
+//! Owns: strict parsing (RFC 9112 §2-6). Ambiguous heads are rejected, because two parsers could
+//! interpret them differently. Never touches: sockets, time, policy.
 
 use bytes::Bytes;
 use http::header::{
@@ -15,73 +15,75 @@ use crate::semantics::request::RequestFraming;
 use crate::semantics::target::{Target, TargetError, authority, path_equivalence};
 use crate::telemetry::problem::Problem;
 
-/// A head that was read and makes sense.
+/// A valid request head.
 #[derive(Debug)]
 pub struct RequestHead {
     /// The method.
     pub method: Method,
-    /// What is asked for.
+    /// The request target.
     pub target: HeadTarget,
-    /// 1.0 or 1.1.
+    /// HTTP/1.0 or 1.1.
     pub version: Version,
-    /// All fields but `Host`, hop-by-hop ones included.
+    /// All fields except `Host`, including hop-by-hop fields.
     pub fields: HeaderMap,
-    /// `Host`; HTTP/1.0 may have none.
+    /// `Host`; an HTTP/1.0 request may lack it.
     pub host: Option<HeaderValue>,
-    /// How the body is framed.
+    /// The framing of the body.
     pub framing: RequestFraming,
-    /// The protocols that the client asks to switch to, if it does.
+    /// The protocols that the client requests to switch to, if any.
     pub upgrade: Option<HeaderValue>,
-    /// Whether the client reads trailer fields.
+    /// Whether the client accepts trailer fields.
     pub trailers: bool,
-    /// Whether the connection goes on after the answer.
+    /// Whether the connection persists after the response.
     pub persists: bool,
-    /// Whether that is all that `Connection` says.
+    /// Whether `Connection` contains no option other than `keep-alive`.
     pub plain: bool,
 }
 
-/// The forms of target (RFC 9112 §3.2).
+/// The forms of a request target (RFC 9112 §3.2).
 #[derive(Debug)]
 pub enum HeadTarget {
     /// `GET http://host/path`.
     Absolute(Target),
-    /// `GET /path`, or `OPTIONS *`: where to, the way in must say.
+    /// `GET /path`, or `OPTIONS *`: the tunnel or mount determines the origin.
     Origin(String),
     /// `CONNECT host:port`.
     Authority(String, u16),
 }
 
-const fn bad(class: &'static str, reason: &'static str) -> Problem {
+const fn bad_request(class: &'static str, reason: &'static str) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, class, reason, "http_request_error")
 }
 
-const MALFORMED: Problem = bad("malformed_head", "the request head is not valid HTTP/1.1");
-/// A target that is no URL.
-pub const BAD_TARGET: Problem = bad("malformed_target", "the request target is not a valid URL");
-/// No method, target or version has a space in it: another reader might take a part of the line for another.
-const SPACE: Problem =
-    bad("malformed_target", "the request target holds a space: it is written %20 in a URL");
-/// A request in origin form that is below no mount.
-pub const NOT_PROXY: Problem = bad(
+const MALFORMED: Problem = bad_request("malformed_head", "the request head is not valid HTTP/1.1");
+/// The target is not a valid URL.
+pub const BAD_TARGET: Problem =
+    bad_request("malformed_target", "the request target is not a valid URL");
+/// A method, target or version contains no space: another parser could split the request line
+/// differently.
+const TARGET_WITH_SPACE: Problem =
+    bad_request("malformed_target", "the request target contains a space: write it as %20");
+/// A request in origin form that matches no mount.
+pub const NOT_PROXY: Problem = bad_request(
     "not_a_proxy_request",
-    "larder is a forward proxy: set HTTP_PROXY to it, or ask below a path that an upstream mounts",
+    "larder is a forward proxy: set HTTP_PROXY to it, or send requests below an upstream's mount path",
 );
 const BAD_HOST: Problem =
-    bad("malformed_host", "HTTP/1.1 needs exactly one Host, which names a host");
+    bad_request("malformed_host", "HTTP/1.1 requires exactly one valid Host field");
 const BAD_FRAMING: Problem =
-    bad("ambiguous_framing", "the body's length is missing, malformed or contradictory");
+    bad_request("ambiguous_framing", "the body's length is missing, malformed or contradictory");
 const BAD_CONNECTION: Problem =
-    bad("protected_field", "Connection names a field that no proxy may drop");
+    bad_request("protected_field", "Connection names a field that a proxy must not remove");
 const VERSION_UNSUPPORTED: Problem = Problem::new(
     StatusCode::HTTP_VERSION_NOT_SUPPORTED,
     "http_version",
-    "larder speaks HTTP/1.0 and HTTP/1.1 here",
+    "larder supports HTTP/1.0 and HTTP/1.1 here",
     "http_request_error",
 );
 const CODING_UNKNOWN: Problem = Problem::new(
     StatusCode::NOT_IMPLEMENTED,
     "transfer_coding",
-    "chunked is the only transfer coding larder reads",
+    "chunked is the only transfer coding that larder supports",
     "http_request_error",
 );
 
@@ -109,21 +111,21 @@ pub const TARGET_TOO_LONG: Problem = Problem::new(
     "http_request_error",
 );
 
-/// How far a search for the end of a head has come.
+/// The progress of the search for the end of a head.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct HeadScanner {
     seen: usize,
 }
 
 impl HeadScanner {
-    /// Looks for the blank line that ends the head; the length of the head with it, once it is
-    /// there. A line feed without a carriage return is refused (RFC 9112 §2.2 allows to accept it:
-    /// then another reader might not).
+    /// Searches for the blank line that ends the head. Returns the length of the head including this
+    /// line once it has arrived. A line feed without a carriage return is rejected: RFC 9112 §2.2
+    /// allows a recipient to accept it, but another recipient might not.
     pub fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Problem> {
-        while let Some(place) =
+        while let Some(offset) =
             bytes.get(self.seen..).and_then(|b| b.iter().position(|c| *c == b'\n'))
         {
-            let feed = self.seen + place;
+            let feed = self.seen + offset;
             if feed == 0 || bytes[feed - 1] != b'\r' {
                 return Err(MALFORMED);
             }
@@ -136,63 +138,63 @@ impl HeadScanner {
         Ok(None)
     }
 
-    /// Which limit a head without an end has broken.
+    /// The limit that a head without an end exceeds.
     pub fn overrun(bytes: &[u8]) -> Problem {
         if bytes.contains(&b'\n') { HEAD_TOO_LARGE } else { TARGET_TOO_LONG }
     }
 }
 
-/// Reads a complete head (blank line included) of at most `most` fields.
-pub fn read(bytes: &Bytes, most: usize) -> Result<RequestHead, Problem> {
-    // The parser skips empty lines in front; the door has skipped the one that may be there.
+/// Parses a complete head, including the blank line, with at most `max_fields` fields.
+pub fn read(bytes: &Bytes, max_fields: usize) -> Result<RequestHead, Problem> {
+    // The parser skips leading empty lines; the connection has already skipped the one that is allowed.
     if matches!(bytes.first(), None | Some(b'\r' | b'\n')) {
         return Err(MALFORMED);
     }
     let mut slots = [httparse::EMPTY_HEADER; 64];
     let mut request = httparse::Request::new(&mut slots);
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(_)) => build(bytes, &request, most),
+        Ok(httparse::Status::Complete(_)) => build(bytes, &request, max_fields),
         Err(httparse::Error::TooManyHeaders) => {
-            let mut slots = vec![httparse::EMPTY_HEADER; most];
+            let mut slots = vec![httparse::EMPTY_HEADER; max_fields];
             let mut request = httparse::Request::new(&mut slots);
             match request.parse(bytes) {
-                Ok(httparse::Status::Complete(_)) => build(bytes, &request, most),
+                Ok(httparse::Status::Complete(_)) => build(bytes, &request, max_fields),
                 Err(httparse::Error::TooManyHeaders) => Err(TOO_MANY_FIELDS),
                 Ok(httparse::Status::Partial) | Err(_) => Err(MALFORMED),
             }
         }
-        Err(httparse::Error::Version) if has_spaced_target(bytes) => Err(SPACE),
-        Err(httparse::Error::Version) if names_another_version(bytes) => Err(VERSION_UNSUPPORTED),
+        Err(httparse::Error::Version) if has_spaced_target(bytes) => Err(TARGET_WITH_SPACE),
+        Err(httparse::Error::Version) if has_other_version(bytes) => Err(VERSION_UNSUPPORTED),
         Ok(httparse::Status::Partial) | Err(_) => Err(MALFORMED),
     }
 }
 
-/// Whether the first line is one but for single spaces inside its target.
+/// Whether the first line is valid except for single spaces inside its target.
 fn has_spaced_target(bytes: &[u8]) -> bool {
-    let mut words: Vec<_> = first_line(bytes).split(|c| *c == b' ').collect();
-    let version = words.pop().unwrap_or_default();
+    let mut parts: Vec<_> = first_line(bytes).split(|c| *c == b' ').collect();
+    let version = parts.pop().unwrap_or_default();
     matches!(version, b"HTTP/1.1" | b"HTTP/1.0")
-        && words.len() > 2
-        && words.iter().all(|word| !word.is_empty())
+        && parts.len() > 2
+        && parts.iter().all(|part| !part.is_empty())
 }
 
 fn first_line(bytes: &[u8]) -> &[u8] {
     bytes.split(|c| *c == b'\r').next().unwrap_or_default()
 }
 
-fn names_another_version(bytes: &[u8]) -> bool {
+fn has_other_version(bytes: &[u8]) -> bool {
     let line = first_line(bytes);
     let version = line.rsplit(|c| *c == b' ').next().unwrap_or_default();
-    let spoken = matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
-    !spoken && version.len() == 8 && version.starts_with(b"HTTP/") && version[5].is_ascii_digit()
+    let supported = matches!(version, b"HTTP/1.1" | b"HTTP/1.0");
+    !supported && version.len() == 8 && version.starts_with(b"HTTP/") && version[5].is_ascii_digit()
 }
 
 fn build(
     bytes: &Bytes,
     request: &httparse::Request<'_, '_>,
-    most: usize,
+    max_fields: usize,
 ) -> Result<RequestHead, Problem> {
-    if request.headers.len() > most {
+    if request.headers.len() > max_fields {
         return Err(TOO_MANY_FIELDS);
     }
     let method = request.method.and_then(|m| Method::from_bytes(m.as_bytes()).ok());
@@ -217,7 +219,7 @@ fn build(
     if host.is_none() && version == Version::HTTP_11 {
         return Err(BAD_HOST);
     }
-    protected(&fields)?;
+    check_connection_options(&fields)?;
     let framing = framing(&method, version, &fields)?;
     let target = target(&method, path)?;
     if host.as_ref().is_some_and(|host| !is_host(host)) {
@@ -227,8 +229,9 @@ fn build(
     let upgrade = switches.then(|| fields.get(UPGRADE).cloned()).flatten();
     let trailers = version == Version::HTTP_11 && hop_by_hop::takes_trailers(&fields);
     let persists = persists(version, &fields);
-    let keeps = |option: &HeaderValue| option.as_bytes().eq_ignore_ascii_case(b"keep-alive");
-    let plain = fields.get_all(CONNECTION).iter().all(keeps);
+    let is_keep_alive =
+        |option: &HeaderValue| option.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    let plain = fields.get_all(CONNECTION).iter().all(is_keep_alive);
     Ok(RequestHead {
         method,
         target,
@@ -243,10 +246,11 @@ fn build(
     })
 }
 
-/// RFC 9112 §3.2: what is no authority is refused, also where the target has one of its own.
+/// RFC 9112 §3.2: a value that is not an authority is rejected, even if the target contains an
+/// authority.
 fn is_host(value: &HeaderValue) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
-    // Most are plain names, for which nothing need be copied.
+    // Most values are plain names, which are checked without copying.
     let labels = value.as_bytes().split(|byte| *byte == b'.');
     let is_name = value.len() < 254
         && labels.into_iter().all(|label| !label.is_empty() && label.iter().all(plain));
@@ -258,11 +262,11 @@ fn persists(version: Version, fields: &HeaderMap) -> bool {
     if !fields.contains_key(CONNECTION) {
         return version == Version::HTTP_11;
     }
-    let says = |wanted: &[u8]| {
+    let has_option = |wanted: &[u8]| {
         field_list::members(fields.get_all(CONNECTION))
             .any(|option| option.eq_ignore_ascii_case(wanted))
     };
-    !says(b"close") && (version == Version::HTTP_11 || says(b"keep-alive"))
+    !has_option(b"close") && (version == Version::HTTP_11 || has_option(b"keep-alive"))
 }
 
 fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
@@ -270,10 +274,10 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
         let (host, port) = authority::parse(path).map_err(|_: TargetError| BAD_TARGET)?;
         return Ok(HeadTarget::Authority(host, port));
     }
-    // What follows carries the target in this type: what it cannot hold is refused here, in
-    // larder's own words.
+    // Later code stores the target in this type. A target that does not fit is rejected here, with
+    // larder's own error message.
     let fits = |path: &str| Uri::try_from(path).map(drop).map_err(|_invalid| BAD_TARGET);
-    // RFC 9112 §3.2.4: the asterisk is for OPTIONS alone.
+    // RFC 9112 §3.2.4: only OPTIONS may use the asterisk.
     if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) {
         let path = path_equivalence::carried(path);
         fits(&path)?;
@@ -281,7 +285,7 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     }
     let target = Target::absolute(path).map_err(|_: TargetError| BAD_TARGET)?;
     fits(target.path_and_query())?;
-    if *method == Method::OPTIONS && names_no_path(path) {
+    if *method == Method::OPTIONS && has_no_path(path) {
         let authority = target.authority();
         let whole = Target::with_authority(target.scheme(), &authority, "*");
         return whole.map(HeadTarget::Absolute).map_err(|_: TargetError| BAD_TARGET);
@@ -289,8 +293,8 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     Ok(HeadTarget::Absolute(target))
 }
 
-/// `http://host` and nothing behind it: an `OPTIONS` of the server as a whole (RFC 9112 §3.2.4).
-fn names_no_path(absolute: &str) -> bool {
+/// `http://host` without a path: an `OPTIONS` request for the server as a whole (RFC 9112 §3.2.4).
+fn has_no_path(absolute: &str) -> bool {
     absolute.split_once("://").is_some_and(|(_, rest)| !rest.contains(['/', '?', '#']))
 }
 
@@ -314,7 +318,7 @@ fn framing(
             Some(length) => Ok(RequestFraming::Length(length)),
             None => Err(BAD_FRAMING),
         },
-        // What an HTTP/1.0 client sends after such a head would be taken for the next request.
+        // If an HTTP/1.0 client sends a body after such a head, it would be parsed as the next request.
         (None, None) if version == Version::HTTP_10 && has_content(method) => Err(BAD_FRAMING),
         (None, None) => Ok(RequestFraming::None),
     }
@@ -342,8 +346,8 @@ fn has_content(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// A client must not have a proxy drop what frames, addresses or authorises its request.
-fn protected(fields: &HeaderMap) -> Result<(), Problem> {
+/// A client must not make a proxy remove fields that frame, address or authorise its request.
+fn check_connection_options(fields: &HeaderMap) -> Result<(), Problem> {
     let names = [CONTENT_LENGTH, TRANSFER_ENCODING, HOST, AUTHORIZATION, EXPECT];
     for value in fields.get_all(CONNECTION) {
         for token in value.as_bytes().split(|c| *c == b',') {

@@ -1,7 +1,7 @@
-//! A request: its head read under a deadline, refused or handed on.
+//! Reads a request: its head within a deadline, then an error response or the request handler.
 //!
-//! Owns: the bytes of a connection until they are a clean request, or a tunnel's.
-//! Never touches: routes, the store.
+//! Owns: the bytes of a connection until they form a valid request or belong to a tunnel. Never
+//! touches: routes, the store.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::telemetry::Telemetry;
 use crate::telemetry::problem::Problem;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
-/// What is read at once while a head comes in.
+/// The number of bytes read at once while a head arrives.
 pub(super) const READ: usize = 8 * 1024;
 
 const SLOW_HEAD: Problem = Problem::new(
@@ -46,150 +46,153 @@ pub(super) const LOOP: Problem = Problem::new(
     "proxy_loop_detected",
 );
 
-/// The front door.
+/// The client-facing side of one configuration.
 pub struct Frontend {
-    /// What clients may send.
+    /// Limits on client requests.
     pub limits: Limits,
-    /// Who may use larder.
+    /// Decides which clients may use larder.
     pub gatekeeper: AccessControl,
-    /// Who takes clean requests.
+    /// Serves valid requests.
     pub service: Arc<dyn RequestHandler>,
-    /// Who takes `CONNECT`.
+    /// Opens tunnels for `CONNECT` requests.
     pub tunnels: Tunnels,
-    /// Which TLS connections end here.
+    /// Decides which TLS connections are intercepted.
     pub interception: TlsInterceptor,
-    /// What leads to origins without a proxy.
+    /// The paths that lead to origins without a proxy.
     pub mounts: Mounts,
-    /// Which pages may have larder's own credentials shown for them through the proxy.
+    /// The web pages for which larder may use its own credentials through the proxy.
     pub spenders: PageCredentialRules,
-    /// What all bodies on their way hold.
+    /// Counts the bytes that all bodies in transit hold.
     pub in_flight: Arc<InFlightBytes>,
-    /// Where refusals are recorded.
+    /// Records rejected requests.
     pub account: Arc<Telemetry>,
-    /// The time, for `Date`.
+    /// The clock, for `Date`.
     pub clock: Clock,
-    /// How this larder names itself in `Via`: unique, so that a loop is told from a chain.
+    /// The pseudonym of this larder in `Via`. It is unique, so that a loop differs from a chain of
+    /// larders.
     pub name: Arc<str>,
 }
 
-/// A head with the bytes around it.
+/// A parsed head with its raw bytes and the bytes after it.
 struct ReceivedHead {
     head: RequestHead,
     raw: Bytes,
     rest: BytesMut,
 }
 
-/// A connection on which another request may follow, and what has come of it already.
+/// A connection that can carry another request, and the bytes of it that have already arrived.
 pub(super) type KeepAlive = (ClientStream, BytesMut);
 
 impl Frontend {
-    /// Serves the request that begins with `first`; the connection if another may follow on it. A
-    /// tunnel in which HTTP is spoken is the way of all that follow.
+    /// Serves the request that begins with `first`. Returns the connection if it can carry another
+    /// request. If a tunnel carries HTTP, `mode` becomes that tunnel for all following requests.
     pub(super) async fn request(
         &self,
         mut io: ClientStream,
         first: BytesMut,
-        way: &mut ProxyMode,
+        mode: &mut ProxyMode,
         listener: ListenerKind,
     ) -> Option<KeepAlive> {
-        // Asked again: a reload may have closed the door to a connection that is open.
+        // Checked for each request: a reload may have denied the address of an open connection.
         if !self.gatekeeper.admits(io.peer()) {
             return self.reject_and_close(io, &CLIENT_DENIED).await;
         }
-        let arrived = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await {
-            Some(Ok(Some(arrived))) => arrived,
+        let received = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await
+        {
+            Some(Ok(Some(received))) => received,
             Some(Ok(None)) => return None,
             Some(Err(problem)) => return self.reject_and_close(io, &problem).await,
             None => return self.reject_and_close(io, &SLOW_HEAD).await,
         };
-        if let Err(problem) = self.allow(&arrived.head, way) {
+        if let Err(problem) = self.check_head(&received.head, mode) {
             return self.reject_and_close(io, &problem).await;
         }
-        let ReceivedHead { head, raw, rest } = arrived;
-        if let (HeadTarget::Authority(host, port), ProxyMode::Straight) = (&head.target, &*way) {
-            return Box::pin(self.tunnel(io, host, *port, way, listener, rest)).await;
+        let ReceivedHead { head, raw, rest } = received;
+        if let (HeadTarget::Authority(host, port), ProxyMode::Straight) = (&head.target, &*mode) {
+            return Box::pin(self.tunnel(io, host, *port, mode, listener, rest)).await;
         }
-        match self.meant(&head, way, listener, &io) {
-            Ok(meant) => self.serve(io, head, meant, raw, rest, listener).await,
+        match self.resolve_target(&head, mode, listener, &io) {
+            Ok(mount_target) => self.serve(io, head, mount_target, raw, rest, listener).await,
             Err(problem) => self.reject_and_close(io, &problem).await,
         }
     }
 
-    /// What `head` is aimed at, if the page that asks may.
-    fn meant(
+    /// Resolves the target of `head`, if the web page that sends the request may use it.
+    fn resolve_target(
         &self,
         head: &RequestHead,
-        way: &ProxyMode,
+        mode: &ProxyMode,
         listener: ListenerKind,
         io: &ClientStream,
     ) -> Result<MountTarget, Problem> {
-        let meant = way.target(head, &self.mounts, listener, || io.is_local())?;
-        if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(way, ProxyMode::Straight) {
-            self.spenders.admit(&meant.target, &head.fields)?;
+        let mount_target = mode.target(head, &self.mounts, listener, || io.is_local())?;
+        if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(mode, ProxyMode::Straight) {
+            self.spenders.admit(&mount_target.target, &head.fields)?;
         }
-        Ok(meant)
+        Ok(mount_target)
     }
 
-    /// Answers a request whose target is clear.
+    /// Serves a request whose target is known.
     async fn serve(
         &self,
         mut io: ClientStream,
         head: RequestHead,
-        meant: MountTarget,
+        mount_target: MountTarget,
         raw: Bytes,
         rest: BytesMut,
         listener: ListenerKind,
     ) -> Option<KeepAlive> {
         let (persists, plain) = (head.persists, head.plain);
-        let mut asked = asked(head, meant, io.peer(), listener);
-        // What is sent ahead of the answer needs the session's order.
-        let plain = plain && persists && asked.version == Version::HTTP_11;
-        // On a connection on which its user has signed in, the origin answers; a browser is told more.
-        let plain = plain && io.pins().is_none() && asked.page.is_none() && !asked.in_browser;
-        if plain && asked.body == RequestFraming::None && rest.is_empty() {
+        let mut request = proxy_request(head, mount_target, io.peer(), listener);
+        // A session is required to order bytes that the client sends before the response.
+        let plain = plain && persists && request.version == Version::HTTP_11;
+        // If the client has authenticated this connection, the origin responds; a browser gets further
+        // fields.
+        let plain = plain && io.pins().is_none() && request.page.is_none() && !request.in_browser;
+        if plain && request.body == RequestFraming::None && rest.is_empty() {
             let since = clock::monotonic();
-            if let Some(ready) = self.service.at_hand(&mut asked) {
-                let sent = io.send(&ready.head, &ready.body).await;
-                self.service.written(&asked, &ready, sent.bytes, since);
+            if let Some(prepared) = self.service.at_hand(&mut request) {
+                let sent = io.send(&prepared.head, &prepared.body).await;
+                self.service.written(&request, &prepared, sent.bytes, since);
                 return sent.whole.then_some((io, rest));
             }
         }
-        let session = Http1Session::new(io, rest, asked.body, asked.version, persists, raw);
-        let served = self.service.serve(asked, ClientSession::Http1(Box::new(session))).await;
+        let session = Http1Session::new(io, rest, request.body, request.version, persists, raw);
+        let served = self.service.serve(request, ClientSession::Http1(Box::new(session))).await;
         match served.session {
             Some(ClientSession::Http1(session)) => session.finish().await,
             Some(ClientSession::Http2(_)) | None => None,
         }
     }
 
-    /// Opens a tunnel; the connection with its first bytes if what is inside is larder's to answer:
-    /// HTTP in the clear to an origin that a route names, or TLS that is intercepted. On the port of
-    /// https nobody speaks in the clear: there, where nothing is intercepted, the origin is reached
-    /// first, so that a client learns at once when it cannot be.
+    /// Opens a tunnel. Returns the connection with its first bytes if larder serves the requests
+    /// inside: plaintext HTTP to an origin that a route matches, or intercepted TLS. Clients send no
+    /// plaintext on the https port. There, without interception, larder connects to the origin first,
+    /// so that the client learns at once if the origin is unreachable.
     async fn tunnel(
         &self,
         io: ClientStream,
         host: &str,
         port: u16,
-        way: &mut ProxyMode,
+        mode: &mut ProxyMode,
         listener: ListenerKind,
         rest: BytesMut,
     ) -> Option<KeepAlive> {
-        let named = self.interception.names(host, port);
+        let matched = self.interception.names(host, port);
         let is_https = port == Scheme::Https.default_port();
-        let inspected = if named.is_some() || (!is_https && self.service.names(host, port)) {
-            self.tunnels.inspect(io, host, port, listener, rest, named.is_some()).await
+        let inspected = if matched.is_some() || (!is_https && self.service.names(host, port)) {
+            self.tunnels.inspect(io, host, port, listener, rest, matched.is_some()).await
         } else {
             self.tunnels.open(io, host, port, listener, rest).await
         };
-        let (scheme, io, first) = match (inspected, named) {
+        let (scheme, io, first) = match (inspected, matched) {
             (TunnelOutcome::Http(io, first), _) => (Scheme::Http, io, first),
-            (TunnelOutcome::Tls(io, first), Some(named)) => {
-                let place = (host, port);
+            (TunnelOutcome::Tls(io, first), Some(matched)) => {
+                let origin = (host, port);
                 let Intercepted { io, consistent } =
-                    self.intercept(io, place, named, first).await?;
+                    self.intercept(io, origin, matched, first).await?;
                 if !consistent {
-                    *way = ProxyMode::Astray;
+                    *mode = ProxyMode::Astray;
                     return Some((io, BytesMut::new()));
                 }
                 (Scheme::Https, io, BytesMut::new())
@@ -202,7 +205,7 @@ impl Frontend {
         };
         match ProxyMode::tunnel(scheme, host, port) {
             Ok(inside) => {
-                *way = inside;
+                *mode = inside;
                 Some((io, first))
             }
             Err(problem) => self.reject_and_close(io, &problem).await,
@@ -212,31 +215,31 @@ impl Frontend {
     async fn intercept(
         &self,
         io: ClientStream,
-        place: (&str, u16),
-        named: MatchedHost,
+        origin: (&str, u16),
+        matched: MatchedHost,
         first: BytesMut,
     ) -> Option<Intercepted> {
-        let terms = HandshakeContext { within: self.limits.head_timeout, account: &self.account };
-        self.interception.intercept(io, place, named, first, terms).await
+        let context = HandshakeContext { within: self.limits.head_timeout, account: &self.account };
+        self.interception.intercept(io, origin, matched, first, context).await
     }
 
-    /// Reads the rest of a head; `None` when the client closed inside it.
+    /// Reads the rest of a head; `None` if the client closed the connection within it.
     async fn read_head(
         &self,
         io: &mut ClientStream,
         mut bytes: BytesMut,
     ) -> Result<Option<ReceivedHead>, Problem> {
-        let mut scan = HeadScanner::default();
-        let mut begun = false;
+        let mut scanner = HeadScanner::default();
+        let mut started = false;
         loop {
             // RFC 9112 §2.2: one empty line before a request is ignored.
-            if !begun && bytes.len() >= 2 {
+            if !started && bytes.len() >= 2 {
                 if bytes.starts_with(b"\r\n") {
                     bytes = bytes.split_off(2);
                 }
-                begun = true;
+                started = true;
             }
-            let end = scan.end(&bytes)?;
+            let end = scanner.end(&bytes)?;
             let head_bytes = end.unwrap_or(bytes.len());
             if head_bytes > self.limits.head {
                 return Err(HeadScanner::overrun(&bytes[..self.limits.head]));
@@ -255,9 +258,9 @@ impl Frontend {
         }
     }
 
-    fn allow(&self, head: &RequestHead, way: &ProxyMode) -> Result<(), Problem> {
-        // Who opened a tunnel said who they are; inside it they speak to the origin.
-        if matches!(way, ProxyMode::Straight) && !self.gatekeeper.knows(&head.fields) {
+    fn check_head(&self, head: &RequestHead, mode: &ProxyMode) -> Result<(), Problem> {
+        // A client authenticates when it opens a tunnel; inside it, its credentials are for the origin.
+        if matches!(mode, ProxyMode::Straight) && !self.gatekeeper.knows(&head.fields) {
             return Err(USER_REQUIRED);
         }
         if passed_before(&head.fields, &self.name) {
@@ -267,16 +270,16 @@ impl Frontend {
     }
 }
 
-fn asked(
+fn proxy_request(
     head: RequestHead,
-    meant: MountTarget,
+    mount_target: MountTarget,
     client: std::net::SocketAddr,
     listener: ListenerKind,
 ) -> ProxyRequest {
     let mut headers = head.fields;
     hop_by_hop::strip_request(&mut headers);
-    if meant.in_browser {
-        // A browser sends the cookies of all that is on this host, whatever the port (RFC 6265 §8.5).
+    if mount_target.in_browser {
+        // A browser sends the cookies of all servers on this host, whatever the port (RFC 6265 §8.5).
         headers.remove(http::header::COOKIE);
     }
     if head.framing == RequestFraming::None {
@@ -284,7 +287,7 @@ fn asked(
     }
     ProxyRequest {
         method: head.method,
-        target: meant.target,
+        target: mount_target.target,
         headers,
         version: head.version,
         client: Some(client),
@@ -292,8 +295,8 @@ fn asked(
         body: head.framing,
         upgrade: head.upgrade,
         trailers: head.trailers,
-        page: meant.page,
-        in_browser: meant.in_browser,
+        page: mount_target.page,
+        in_browser: mount_target.in_browser,
     }
 }
 
@@ -301,6 +304,6 @@ pub(super) fn passed_before(fields: &HeaderMap, name: &str) -> bool {
     fields.get_all(VIA).iter().any(|via| {
         via.as_bytes()
             .split(|c| *c == b',' || c.is_ascii_whitespace())
-            .any(|word| word == name.as_bytes())
+            .any(|part| part == name.as_bytes())
     })
 }

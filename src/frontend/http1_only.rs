@@ -1,9 +1,10 @@
-//! Hosts whose intercepted clients are offered HTTP/1 alone.
+//! Hosts to whose intercepted clients larder offers HTTP/1 only.
 //!
-//! Owns: which those are: the hosts of upstreams with `tls: { http2: false }`, and those whose origins asked for
-//! a sign-in that counts for a connection (RFC 4559 §6). Many requests share a connection of HTTP/2, so
-//! there nobody can sign in; what clients agree on with such an origin itself is HTTP/1 as well. Never touches:
-//! handshakes (`tls`), what asks for a sign-in (`proxy::sign_in`).
+//! Owns: the set of these hosts: the hosts of upstreams with `tls: { http2: false }`, and the hosts
+//! whose origins requested connection-based authentication (RFC 4559 §6). Many requests share an HTTP/2
+//! connection, so a client cannot authenticate it; without larder, clients also negotiate HTTP/1 with
+//! such an origin. Never touches: handshakes (`interception`), the detection of authentication requests
+//! (`proxy::connection_auth`).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,67 +14,67 @@ use parking_lot::Mutex;
 use crate::config::Upstream;
 use crate::upstream::routing::UpstreamTable;
 
-/// How many hosts are remembered. Past that all are forgotten: each costs its clients one connection more
-/// until it is known again.
-const MOST: usize = 1024;
+/// The maximum number of remembered hosts. At this limit the set is cleared: each host then costs its
+/// clients one more connection until it is added again.
+const MAX_HOSTS: usize = 1024;
 
-/// The hosts whose origins asked for such a sign-in, for as long as larder runs.
+/// The hosts whose origins requested connection-based authentication, for the lifetime of the process.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionAuthHosts(Arc<Mutex<HashSet<(String, u16)>>>);
 
 impl ConnectionAuthHosts {
-    /// The origin there has asked for one.
+    /// Adds the host of an origin that requested connection-based authentication.
     fn remember(&self, host: &str, port: u16) {
         let mut known = self.0.lock();
-        if known.len() >= MOST {
+        if known.len() >= MAX_HOSTS {
             known.clear();
         }
         known.insert((host.to_owned(), port));
     }
 
-    fn knows(&self, host: &str, port: u16) -> bool {
+    fn contains(&self, host: &str, port: u16) -> bool {
         let known = self.0.lock();
-        // Most larders know none: nothing is copied then.
+        // Most instances have no such host: then nothing is copied.
         !known.is_empty() && known.contains(&(host.to_owned(), port))
     }
 }
 
-/// A host of which it may turn out that its origin asks for such sign-ins.
+/// A host whose origin may request connection-based authentication.
 #[derive(Debug)]
 pub(super) struct Http1Candidate {
     host: String,
     port: u16,
-    sign_ins: ConnectionAuthHosts,
+    auth_hosts: ConnectionAuthHosts,
 }
 
 impl Http1Candidate {
-    /// It has turned out.
+    /// Adds this host to the set.
     pub(super) fn remember(&self) {
-        self.sign_ins.remember(&self.host, self.port);
+        self.auth_hosts.remember(&self.host, self.port);
     }
 }
 
-/// The hosts.
+/// The hosts that are limited to HTTP/1.
 pub(super) struct Http1Only {
     upstreams: UpstreamTable,
-    sign_ins: ConnectionAuthHosts,
+    auth_hosts: ConnectionAuthHosts,
 }
 
 impl Http1Only {
-    /// Those that `upstreams` say, and those that are remembered.
-    pub(super) fn new(upstreams: &[Arc<Upstream>], sign_ins: ConnectionAuthHosts) -> Self {
-        Self { upstreams: UpstreamTable::new(upstreams.to_vec()), sign_ins }
+    /// Creates the set from the settings of `upstreams` and the hosts in `auth_hosts`.
+    pub(super) fn new(upstreams: &[Arc<Upstream>], auth_hosts: ConnectionAuthHosts) -> Self {
+        Self { upstreams: UpstreamTable::new(upstreams.to_vec()), auth_hosts }
     }
 
-    /// A host that may become one.
+    /// A handle that can add this host later.
     pub(super) fn place(&self, host: &str, port: u16) -> Http1Candidate {
-        Http1Candidate { host: host.to_owned(), port, sign_ins: self.sign_ins.clone() }
+        Http1Candidate { host: host.to_owned(), port, auth_hosts: self.auth_hosts.clone() }
     }
 
-    /// Whether this is one.
+    /// Whether this host is limited to HTTP/1.
     pub(super) fn has(&self, host: &str, port: u16) -> bool {
         let upstream = self.upstreams.of(host, port);
-        upstream.is_some_and(|upstream| !upstream.tls.http2) || self.sign_ins.knows(host, port)
+        upstream.is_some_and(|upstream| !upstream.tls.http2) || self.auth_hosts.contains(host, port)
     }
 }
 
@@ -83,30 +84,30 @@ mod tests {
     use crate::config::{env::Env, parse};
 
     #[test]
-    fn an_upstream_that_is_not_asked_over_http_2_is_one_and_so_is_what_is_remembered() {
+    fn hosts_of_http1_only_upstreams_and_remembered_hosts_are_included() {
         let text = "version: 1\nupstreams:\n  a: { hosts: ['a.example:8443'], tls: { http2: false } }\n  \
                     b: { hosts: [a.example] }\n  c: { hosts: ['*.c.example'], tls: { http2: false } }\n";
         let config = parse("proxy.yaml", text, &Env::default()).expect("it is valid");
         let hosts = Http1Only::new(&config.upstreams, ConnectionAuthHosts::default());
-        for (host, port, is) in [
+        for (host, port, expected) in [
             ("a.example", 8443, true),
             ("a.example", 443, false),
             ("x.c.example", 443, true),
             ("other.example", 443, false),
         ] {
-            assert_eq!(hosts.has(host, port), is, "{host}:{port}");
+            assert_eq!(hosts.has(host, port), expected, "{host}:{port}");
         }
         hosts.place("other.example", 443).remember();
         assert!(hosts.has("other.example", 443) && !hosts.has("other.example", 8443));
     }
 
     #[test]
-    fn no_number_of_hosts_makes_it_grow_without_end() {
+    fn the_number_of_remembered_hosts_is_bounded() {
         let known = ConnectionAuthHosts::default();
-        for at in 0..5 * MOST {
-            known.remember(&format!("{at}.example"), 443);
-            assert!(known.knows(&format!("{at}.example"), 443));
+        for index in 0..5 * MAX_HOSTS {
+            known.remember(&format!("{index}.example"), 443);
+            assert!(known.contains(&format!("{index}.example"), 443));
         }
-        assert!(known.0.lock().len() <= MOST);
+        assert!(known.0.lock().len() <= MAX_HOSTS);
     }
 }

@@ -1,7 +1,7 @@
-//! HTTP/2 with a client, inside intercepted TLS: each request on a stream of its own.
+//! HTTP/2 with a client, inside intercepted TLS: each request on its own stream.
 //!
-//! Owns: one connection's streams until they are clean requests, and what a client may make larder do
-//! with them (RFC 9113 §10.5). Never touches: frames (`h2`), what is answered.
+//! Owns: the streams of one connection until they are valid requests, and the limits on the work that a
+//! client can cause with them (RFC 9113 §10.5). Never touches: frames (`h2`), responses.
 
 mod counters;
 mod timeout;
@@ -38,120 +38,124 @@ use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::telemetry::RejectEvent;
 use crate::telemetry::problem::Problem;
 
-/// Requests at once on one connection.
-const STREAMS: u32 = 100;
+/// The maximum number of concurrent requests on a connection.
+const MAX_STREAMS: u32 = 100;
 
-/// How much of an answer may wait in a stream for its client.
-const AHEAD: usize = 64 * 1024;
+/// The bytes of a response that may wait in a stream for the client.
+const STREAM_SEND_BUFFER: usize = 64 * 1024;
 
-/// How much of the bodies of all requests may come ahead of who reads them. Each stream has 64 KiB of it, so
-/// that many may be stuck before the others are. All go to one origin.
-const WINDOW: u32 = 2 * 1024 * 1024;
+/// The bytes of all request bodies on a connection that may arrive before larder reads them. Each
+/// stream may use 64 KiB of this window, so 32 streams can be blocked before they block the others. All
+/// requests of a connection go to one origin.
+const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
-/// Serves a connection until it ends, each request by the door that is in force when it begins.
+/// Serves a connection until it ends. Each request uses the frontend that is current when it begins.
 pub(super) async fn receive(
-    doors: Arc<dyn CurrentFrontend>,
+    frontends: Arc<dyn CurrentFrontend>,
     mut io: ClientStream,
-    way: ProxyMode,
+    mode: ProxyMode,
     listener: ListenerKind,
-    mut stage: watch::Receiver<DrainState>,
+    mut drain: watch::Receiver<DrainState>,
 ) {
-    let door = doors.current();
-    let limits = door.limits.clone();
+    let frontend = frontends.current();
+    let limits = frontend.limits.clone();
     let peer = io.peer();
-    let siblings = siblings(&door, &io, &way);
-    drop(door);
-    let given_up = given_up(&siblings, io.watch_frames(siblings.clone()), limits.head_timeout);
-    tokio::pin!(given_up);
-    let Some(mut connection) = shaken(io, &limits).await else { return };
-    let way = Arc::new(way);
-    let mut tally = StreamCounters::default();
+    let shared = shared_connection(&frontend, &io, &mode);
+    drop(frontend);
+    let timed_out = given_up(&shared, io.watch_frames(shared.clone()), limits.head_timeout);
+    tokio::pin!(timed_out);
+    let Some(mut connection) = handshake(io, &limits).await else { return };
+    let mode = Arc::new(mode);
+    let mut counters = StreamCounters::default();
     let mut streams = JoinSet::new();
-    let (mut closing, mut leaves) = (false, false);
-    let farewell = loop {
-        let idle = stage.borrow().grace().unwrap_or(limits.idle);
+    let (mut closing, mut goaway_requested) = (false, false);
+    let close_reason = loop {
+        let idle = drain.borrow().grace().unwrap_or(limits.idle);
         let accepted = tokio::select! {
             biased;
-            _ = stage.wait_for(|stage| stage.is_closing()), if !closing => {
+            _ = drain.wait_for(|drain| drain.is_closing()), if !closing => {
                 closing = true;
                 connection.graceful_shutdown();
                 continue;
             }
             Some(ended) = streams.join_next() => {
-                // A panic has been reported; the stream is reset, the others go on.
-                tally.ended(ended.unwrap_or(true));
-                leaves = siblings.has_left();
+                // A panic has been reported; its stream is reset, and the others continue.
+                counters.ended(ended.unwrap_or(true));
+                goaway_requested = shared.has_left();
                 continue;
             }
             accepted = connection.accept() => accepted,
-            // The end of the last answer has been written, and goes out with the word that follows.
-            () = ready(()), if leaves && siblings.is_kept_back() => {
-                siblings.let_go();
-                if streams.is_empty() && !siblings.is_clogged() {
+            // The end of the last response is written. It is sent together with the GOAWAY frame that
+            // follows.
+            () = ready(()), if goaway_requested && shared.is_kept_back() => {
+                shared.let_go();
+                if streams.is_empty() && !shared.is_clogged() {
                     break Some(Reason::NO_ERROR);
                 }
                 connection.graceful_shutdown();
                 continue;
             }
-            () = &mut given_up => break None,
+            () = &mut timed_out => break None,
             () = sleep(idle), if streams.is_empty() => break Some(Reason::NO_ERROR),
         };
         match accepted {
             Some(Ok((request, mut respond))) if is_malformed(&request) => {
                 respond.send_reset(Reason::PROTOCOL_ERROR);
-                tally.malformed();
+                counters.malformed();
             }
             Some(Ok((request, respond))) => {
-                let (door, way) = (doors.current(), Arc::clone(&way));
-                let stream = Stream { request, respond, siblings: siblings.clone() };
-                streams.spawn(async move { door.stream(stream, &way, peer, listener).await });
+                let (frontend, mode) = (frontends.current(), Arc::clone(&mode));
+                let stream = Stream { request, respond, shared: shared.clone() };
+                streams.spawn(
+                    async move { frontend.serve_stream(stream, &mode, peer, listener).await },
+                );
             }
             None | Some(Err(_)) => break None,
         }
-        if tally.is_exhausted() || streams.len() > 2 * STREAMS as usize {
-            tracing::debug!(%peer, "A client makes HTTP/2 streams for nothing");
+        if counters.is_exhausted() || streams.len() > 2 * MAX_STREAMS as usize {
+            tracing::debug!(%peer, "A client opens too many useless HTTP/2 streams");
             break Some(Reason::ENHANCE_YOUR_CALM);
         }
     };
-    if let Some(why) = farewell {
-        part(connection, why).await;
+    if let Some(reason) = close_reason {
+        close(connection, reason).await;
     }
 }
 
-/// Tells the client what it may send; `None`: it says nothing of HTTP/2.
-async fn shaken(
+/// Performs the HTTP/2 handshake with these limits; `None`: the client does not complete it.
+async fn handshake(
     io: ClientStream,
     limits: &Limits,
 ) -> Option<Connection<ClientStream, UnsentBytes>> {
     let mut builder = Builder::new();
     builder
-        .max_concurrent_streams(STREAMS)
-        .max_send_buffer_size(AHEAD)
-        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buffer_size(STREAM_SEND_BUFFER)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_local_error_reset_streams(Some(MALFORMED))
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
     timeout(limits.head_timeout, builder.handshake::<_, UnsentBytes>(io)).await.ok()?.ok()
 }
 
-/// What the streams of a connection share.
-fn siblings(door: &Frontend, io: &ClientStream, way: &ProxyMode) -> SharedConnection {
-    let http1 = match way {
+/// Creates the state that the streams of a connection share.
+fn shared_connection(frontend: &Frontend, io: &ClientStream, mode: &ProxyMode) -> SharedConnection {
+    let http1 = match mode {
         ProxyMode::Tunnel(origin) if io.speaks_http1_too() => {
-            Some(door.interception.http1_place(origin.host(), origin.port()))
+            Some(frontend.interception.http1_place(origin.host(), origin.port()))
         }
         ProxyMode::Straight | ProxyMode::Tunnel(_) | ProxyMode::Astray => None,
     };
-    SharedConnection::new(http1, &door.in_flight)
+    SharedConnection::new(http1, &frontend.in_flight)
 }
 
-/// A request whose head has come, and the way to answer it.
+/// A request whose head has arrived, and the handle for its response.
 struct Stream {
     request: Request<RecvStream>,
     respond: SendResponse<UnsentBytes>,
-    siblings: SharedConnection,
+    shared: SharedConnection,
 }
 
-/// Whether a head could be read in two ways: its stream is reset, as RFC 9113 §8.1.1 says.
+/// Whether a head is ambiguous: its stream is reset (RFC 9113 §8.1.1).
 fn is_malformed(request: &Request<RecvStream>) -> bool {
     let path = path_of(request.uri());
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
@@ -160,45 +164,45 @@ fn is_malformed(request: &Request<RecvStream>) -> bool {
     let plain = |length: &HeaderValue| {
         !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
     };
-    // RFC 9113 §8.2.1: no blanks around a value, no control characters in it.
+    // RFC 9113 §8.2.1: a value has no surrounding whitespace and no control characters.
     let blank = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
     request.headers().values().any(blank)
         || path.bytes().any(|byte| byte.is_ascii_control() || byte == b' ')
         || more
         || length.is_some_and(|length| !plain(length))
-        // RFC 9113 §8.3.1: no user's name has a place there.
+        // RFC 9113 §8.3.1: an authority has no user information.
         || authority.contains('@')
 }
 
-/// Ends a connection and says why.
-async fn part(mut connection: Connection<ClientStream, UnsentBytes>, why: Reason) {
-    connection.abrupt_shutdown(why);
-    let told = poll_fn(|cx| connection.poll_closed(cx));
-    // A client that does not listen is not waited for.
-    let _told = timeout(FAREWELL, told).await;
+/// Closes a connection with a GOAWAY frame for this reason.
+async fn close(mut connection: Connection<ClientStream, UnsentBytes>, reason: Reason) {
+    connection.abrupt_shutdown(reason);
+    let sent = poll_fn(|cx| connection.poll_closed(cx));
+    // A client that does not read is not waited for.
+    let _sent = timeout(FAREWELL, sent).await;
 }
 
 impl Frontend {
-    /// Serves one request; false when its client gave it up.
-    async fn stream(
+    /// Serves one request. Returns false if its client aborted it.
+    async fn serve_stream(
         &self,
         stream: Stream,
-        way: &ProxyMode,
+        mode: &ProxyMode,
         peer: SocketAddr,
         listener: ListenerKind,
     ) -> bool {
-        let Stream { request, respond, siblings } = stream;
+        let Stream { request, respond, shared } = stream;
         let (head, body) = request.into_parts();
         let ends_here = body.is_end_stream();
         let session = ClientSession::Http2(Box::new(Http2Session::new(
             body,
             respond,
-            siblings,
+            shared,
             &self.in_flight,
         )));
-        match self.asked_on(head, ends_here, way, peer, listener) {
-            Ok(asked) => {
-                let served = self.service.serve(asked, session).await;
+        match self.stream_request(head, ends_here, mode, peer, listener) {
+            Ok(request) => {
+                let served = self.service.serve(request, session).await;
                 if let Some(ClientSession::Http2(session)) = served.session {
                     session.finish().await;
                 }
@@ -206,20 +210,20 @@ impl Frontend {
             }
             Err(problem) => {
                 self.account.refused(&RejectEvent { class: problem.class, client: Some(peer) });
-                self.answer(session, &problem).await.is_ok()
+                self.write_stream_error(session, &problem).await.is_ok()
             }
         }
     }
 
-    fn asked_on(
+    fn stream_request(
         &self,
         mut head: Parts,
         ends_here: bool,
-        way: &ProxyMode,
+        mode: &ProxyMode,
         peer: SocketAddr,
         listener: ListenerKind,
     ) -> Result<ProxyRequest, Problem> {
-        // Asked again: a reload may have closed the door to a connection that is open.
+        // Checked for each request: a reload may have denied the address of an open connection.
         if !self.gatekeeper.admits(peer) {
             return Err(CLIENT_DENIED);
         }
@@ -232,12 +236,12 @@ impl Frontend {
         if passed_before(&head.headers, &self.name) {
             return Err(LOOP);
         }
-        // RFC 9110 §7.1: the asterisk is for OPTIONS alone.
+        // RFC 9110 §7.1: only OPTIONS may use the asterisk.
         let path = path_of(&head.uri);
         if path == "*" && head.method != Method::OPTIONS {
             return Err(BAD_TARGET);
         }
-        let target = way.stream_target(authority(&head)?, path)?;
+        let target = mode.stream_target(authority(&head)?, path)?;
         self.spenders.admit(&target, &head.headers)?;
         if let Some(cookie) = joined_cookies(&head.headers) {
             head.headers.insert(COOKIE, cookie);
@@ -271,8 +275,8 @@ impl Frontend {
         })
     }
 
-    /// Answers with larder's own error.
-    async fn answer(
+    /// Sends an error response.
+    async fn write_stream_error(
         &self,
         mut session: ClientSession,
         problem: &Problem,
@@ -286,7 +290,7 @@ impl Frontend {
     }
 }
 
-/// What a request is for: its `:authority`, or its `Host`, which must not say something else
+/// The authority of a request: its `:authority` or its `Host`, which must be equal if both are present
 /// (RFC 9113 §8.3.1).
 fn authority(head: &Parts) -> Result<Option<&str>, Problem> {
     let mut hosts = head.headers.get_all(HOST).iter();
@@ -300,7 +304,8 @@ fn authority(head: &Parts) -> Result<Option<&str>, Problem> {
     }
 }
 
-/// With or without the port that goes without saying: HTTP/2 is spoken inside TLS alone.
+/// Compares authorities with or without the default port. This is always 443: larder accepts HTTP/2
+/// only inside TLS.
 fn is_same(authority: &str, host: &str) -> bool {
     let bare = |name: &str| name.strip_suffix(":443").unwrap_or(name).to_owned();
     bare(authority).eq_ignore_ascii_case(&bare(host))
@@ -310,11 +315,12 @@ fn path_of(uri: &Uri) -> &str {
     uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
-/// A client may send its cookies in several fields; elsewhere they are one (RFC 9113 §8.2.3).
+/// Joins cookies that the client sent in several fields; elsewhere they form one field (RFC 9113
+/// §8.2.3).
 fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get_all(COOKIE).iter().nth(1)?;
-    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
-    HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).ok()
+    let values: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    HeaderValue::from_bytes(&values.join(&b"; "[..])).ok()
 }
 
 #[cfg(test)]
@@ -322,10 +328,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn crumbs_of_cookies_are_one_field_again() {
+    fn split_cookies_are_joined_into_one_field() {
         let mut headers = HeaderMap::new();
-        for crumb in ["a=1", "b=2", "c=3"] {
-            headers.append(COOKIE, crumb.parse().expect("a value"));
+        for value in ["a=1", "b=2", "c=3"] {
+            headers.append(COOKIE, value.parse().expect("a value"));
         }
         assert_eq!(joined_cookies(&headers).expect("several"), "a=1; b=2; c=3");
         headers.insert(COOKIE, HeaderValue::from_static("a=1"));
@@ -333,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn host_and_authority_may_differ_in_the_port_that_goes_without_saying() {
+    fn host_and_authority_may_differ_in_the_default_port() {
         for (authority, host, same) in [
             ("api.example", "API.example:443", true),
             ("api.example:443", "api.example", true),

@@ -1,7 +1,7 @@
-//! Interception: TLS that ends here, for hosts that the configuration names.
+//! TLS interception: larder terminates TLS for hosts that the configuration names.
 //!
-//! Owns: which connections are intercepted, the handshake with the client, who is told when a client
-//! does not accept it. Never touches: certificates (`authority`), what is asked inside (`door`).
+//! Owns: which connections are intercepted, the handshake with the client, the record of clients that
+//! reject the certificate. Never touches: certificates (`ca`), the requests inside (`http1`).
 
 use std::io;
 use std::sync::Arc;
@@ -20,84 +20,88 @@ use crate::frontend::stream::{ClientStream, offers_http1};
 use crate::route::pattern::HostPattern;
 use crate::telemetry::{HandshakeOutcome, Telemetry};
 
-/// Room for what a client says first; all but odd hellos fit.
+/// The read buffer for a ClientHello; almost all of them fit.
 const HELLO: usize = 4 * 1024;
 
-/// Which connections are intercepted, and as whom.
+/// Decides which connections are intercepted, and presents the certificates.
 pub struct TlsInterceptor {
-    named: Vec<HostPattern>,
+    patterns: Vec<HostPattern>,
     passthrough: Vec<HostPattern>,
-    mint: Option<LeafIssuer>,
+    issuer: Option<LeafIssuer>,
     http1_only: Http1Only,
 }
 
-/// The pattern that named a host: what its handshakes are counted under.
+/// The pattern that matched a host: its handshakes are counted under this pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MatchedHost(usize);
 
-/// A connection whose TLS ends here.
+/// A connection whose TLS larder has terminated.
 pub struct Intercepted {
-    /// What is inside.
+    /// The decrypted stream.
     pub io: ClientStream,
-    /// Whether the client means the host that it named to `CONNECT`.
+    /// Whether the server name in the ClientHello is the host of the `CONNECT` request.
     pub consistent: bool,
 }
 
 impl TlsInterceptor {
-    /// What `config` names, vouched for by `mint`. A route for every host names none: that takes
-    /// `tls.intercept`. `sign_ins`: what is remembered over reloads.
-    pub fn new(config: &Config, mint: Option<LeafIssuer>, sign_ins: ConnectionAuthHosts) -> Self {
+    /// Intercepts the hosts that `config` names, with certificates from `issuer`. A route for every
+    /// host names none: this requires `tls.intercept`. `auth_hosts`: the set that outlives reloads.
+    pub fn new(
+        config: &Config,
+        issuer: Option<LeafIssuer>,
+        auth_hosts: ConnectionAuthHosts,
+    ) -> Self {
         let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
-        let mut named: Vec<HostPattern> = Vec::new();
+        let mut patterns: Vec<HostPattern> = Vec::new();
         for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
-            if !named.contains(pattern) {
-                named.push(pattern.clone());
+            if !patterns.contains(pattern) {
+                patterns.push(pattern.clone());
             }
         }
         let passthrough = config.tls.passthrough.clone();
-        let http1_only = Http1Only::new(&config.upstreams, sign_ins);
-        Self { named, passthrough, mint, http1_only }
+        let http1_only = Http1Only::new(&config.upstreams, auth_hosts);
+        Self { patterns, passthrough, issuer, http1_only }
     }
 
-    /// Whether TLS to `host:port` is intercepted, and what says so.
+    /// The pattern by which TLS to `host:port` is intercepted; `None`: it is not intercepted.
     pub fn names(&self, host: &str, port: u16) -> Option<MatchedHost> {
-        self.mint.as_ref()?;
-        let named = self.named.iter().position(|pattern| pattern.matches(host, port))?;
-        let spared = self.passthrough.iter().any(|pattern| pattern.matches(host, port));
-        (!spared).then_some(MatchedHost(named))
+        self.issuer.as_ref()?;
+        let index = self.patterns.iter().position(|pattern| pattern.matches(host, port))?;
+        let excluded = self.passthrough.iter().any(|pattern| pattern.matches(host, port));
+        (!excluded).then_some(MatchedHost(index))
     }
 
-    /// Where it is remembered that clients of `host:port` need HTTP/1.
+    /// A handle that can add `host:port` to the hosts whose clients need HTTP/1.
     pub(super) fn http1_place(&self, host: &str, port: u16) -> Http1Candidate {
         self.http1_only.place(host, port)
     }
 
-    /// Answers the handshake that begins with `first` as `host`; `None`: it failed, and that is
-    /// recorded.
+    /// Completes the handshake that begins with `first` as `host`; `None`: it failed, and the failure
+    /// is recorded.
     pub(super) async fn intercept(
         &self,
         io: ClientStream,
         (host, port): (&str, u16),
-        named: MatchedHost,
+        matched: MatchedHost,
         first: BytesMut,
-        terms: HandshakeContext<'_>,
+        context: HandshakeContext<'_>,
     ) -> Option<Intercepted> {
-        let shaken = timeout(terms.within, self.shake_hands(io, host, port, first));
-        let outcome = shaken.await.unwrap_or(Err(HandshakeOutcome::Slow));
-        let label = self.named.get(named.0).map(ToString::to_string).unwrap_or_default();
+        let handshake = timeout(context.within, self.accept_tls(io, host, port, first));
+        let outcome = handshake.await.unwrap_or(Err(HandshakeOutcome::Slow));
+        let label = self.patterns.get(matched.0).map(ToString::to_string).unwrap_or_default();
         match outcome {
             Ok(intercepted) => {
-                terms.account.handshake(&label, host, HandshakeOutcome::Done);
+                context.account.handshake(&label, host, HandshakeOutcome::Done);
                 Some(intercepted)
             }
-            Err(fault) => {
-                terms.account.handshake(&label, host, fault);
+            Err(outcome) => {
+                context.account.handshake(&label, host, outcome);
                 None
             }
         }
     }
 
-    async fn shake_hands(
+    async fn accept_tls(
         &self,
         mut io: ClientStream,
         host: &str,
@@ -105,41 +109,42 @@ impl TlsInterceptor {
         first: BytesMut,
     ) -> Result<Intercepted, HandshakeOutcome> {
         let hello = hello(&mut io, first).await?;
-        let consistent = hello.client_hello().server_name().is_none_or(|name| same(name, host));
-        let config = self.mint.as_ref().map(|mint| mint.config(host));
+        let consistent =
+            hello.client_hello().server_name().is_none_or(|name| same_host(name, host));
+        let config = self.issuer.as_ref().map(|issuer| issuer.config(host));
         let config = match config {
             Some(Ok(config)) => config,
             Some(Err(error)) => {
-                tracing::warn!(host, %error, "No certificate could be made");
+                tracing::warn!(host, %error, "Could not issue a certificate");
                 return Err(HandshakeOutcome::Unvouched);
             }
             None => return Err(HandshakeOutcome::Unvouched),
         };
-        // Who speaks HTTP/2 alone (gRPC) gets that all the same.
+        // Clients that support only HTTP/2 (gRPC) still get it.
         let http1 = offers_http1(&hello) && self.http1_only.has(host, port);
-        let config = if http1 { http1_alone(&config) } else { config };
-        let io = io.secured(hello, config).await.map_err(|error| fault(&error))?;
+        let config = if http1 { without_http2(&config) } else { config };
+        let io = io.secured(hello, config).await.map_err(|error| handshake_error(&error))?;
         Ok(Intercepted { io, consistent })
     }
 }
 
-/// The same without HTTP/2.
-fn http1_alone(config: &ServerConfig) -> Arc<ServerConfig> {
+/// The same configuration without HTTP/2.
+fn without_http2(config: &ServerConfig) -> Arc<ServerConfig> {
     let mut config = config.clone();
     config.alpn_protocols.retain(|name| name != b"h2");
     Arc::new(config)
 }
 
-/// What a handshake is held to.
+/// The limits and the telemetry of a handshake.
 #[derive(Clone, Copy)]
 pub(super) struct HandshakeContext<'a> {
-    /// From the first byte to the last.
+    /// The time from the first byte to the last.
     pub(super) within: Duration,
-    /// Where its outcome is recorded.
+    /// Records the outcome.
     pub(super) account: &'a Arc<Telemetry>,
 }
 
-/// Reads the client's hello, which begins with `bytes`.
+/// Reads the ClientHello, which begins with `bytes`.
 async fn hello(io: &mut ClientStream, mut bytes: BytesMut) -> Result<Accepted, HandshakeOutcome> {
     let mut acceptor = Acceptor::default();
     loop {
@@ -148,15 +153,16 @@ async fn hello(io: &mut ClientStream, mut bytes: BytesMut) -> Result<Accepted, H
                 acceptor.read_tls(&mut &bytes[..]).map_err(|_full| HandshakeOutcome::Malformed)?;
             bytes.advance(taken);
             match acceptor.accept() {
-                // Nobody says more before the answer: what follows could not be handed on.
+                // A client sends nothing after its ClientHello before the response: such bytes could
+                // not be passed on.
                 Ok(Some(_)) if !bytes.is_empty() => return Err(HandshakeOutcome::Malformed),
                 Ok(Some(accepted)) => return Ok(accepted),
                 Ok(None) => {}
                 Err((_error, mut alert)) => {
-                    let mut told = Vec::new();
-                    // Best effort: the client learns why, or only that it is over.
-                    if alert.write_all(&mut told).is_ok() {
-                        let _told = io.transport().write_all(&told).await;
+                    let mut encoded = Vec::new();
+                    // Best effort: the client learns the reason, or only that the connection has ended.
+                    if alert.write_all(&mut encoded).is_ok() {
+                        let _sent = io.transport().write_all(&encoded).await;
                     }
                     return Err(HandshakeOutcome::Malformed);
                 }
@@ -169,7 +175,7 @@ async fn hello(io: &mut ClientStream, mut bytes: BytesMut) -> Result<Accepted, H
     }
 }
 
-fn fault(error: &io::Error) -> HandshakeOutcome {
+fn handshake_error(error: &io::Error) -> HandshakeOutcome {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
         Some(rustls::Error::AlertReceived(alert)) => HandshakeOutcome::Refused(*alert),
@@ -178,8 +184,8 @@ fn fault(error: &io::Error) -> HandshakeOutcome {
     }
 }
 
-/// Names are compared without case and trailing dot; an address is never sent (RFC 6066 §3).
-fn same(name: &str, host: &str) -> bool {
+/// Compares names without case and trailing dot. Clients never send an address (RFC 6066 §3).
+fn same_host(name: &str, host: &str) -> bool {
     let bare = |name: &str| name.trim_end_matches('.').to_ascii_lowercase();
     bare(name) == bare(host)
 }
@@ -197,8 +203,8 @@ mod tests {
             .expect("it is valid");
         let clock = Clock::default();
         let authority = CertificateAuthority::for_now(clock.now(), &[]).expect("an authority");
-        let mint = LeafIssuer::new(Arc::new(authority), clock).expect("a mint");
-        TlsInterceptor::new(&config, Some(mint), ConnectionAuthHosts::default())
+        let issuer = LeafIssuer::new(Arc::new(authority), clock).expect("an issuer");
+        TlsInterceptor::new(&config, Some(issuer), ConnectionAuthHosts::default())
     }
 
     #[test]
@@ -216,7 +222,7 @@ mod tests {
             ("below.example", 443, false),
             ("port.example", 8443, true),
             ("port.example", 443, false),
-            // A route for every host names none.
+            // A route for every host does not enable interception.
             ("other.example", 443, false),
         ] {
             assert_eq!(interception.names(host, port).is_some(), expected, "{host}:{port}");
@@ -225,8 +231,8 @@ mod tests {
 
     #[test]
     fn a_server_name_is_compared_without_case_and_trailing_dot() {
-        assert!(same("API.example.", "api.example"));
-        assert!(same("api.example", "api.example."));
-        assert!(!same("evil.example", "api.example"));
+        assert!(same_host("API.example.", "api.example"));
+        assert!(same_host("api.example", "api.example."));
+        assert!(!same_host("evil.example", "api.example"));
     }
 }

@@ -1,8 +1,7 @@
 //! Listeners and their accept loops.
 //!
-//! Owns: binding, the cap on connections and who is turned away at it, backing off when accepting
-//! fails, the start of a stop.
-//! Never touches: what happens on a connection (`connection`).
+//! Owns: binding, the connection limit and the rejection of clients above it, the backoff after a
+//! failed accept, the end of accepting. Never touches: the content of a connection (`connection`).
 
 use std::future::ready;
 use std::io;
@@ -25,38 +24,39 @@ use crate::semantics::request::ListenerKind;
 use crate::telemetry::Telemetry;
 use crate::telemetry::problem::Problem;
 
-/// Connections that wait to be accepted.
+/// The length of the accept backlog.
 const BACKLOG: i32 = 4096;
 
-/// After a failed accept (no file descriptors left, say) the next try waits this long: they come back
-/// with time, not with trying.
-const BACK_OFF: Duration = Duration::from_millis(50);
+/// The delay after a failed accept, for example when no file descriptors are left: they become
+/// available with time, not by retrying.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How long larder may have had no place to spare until those who come are turned away: a burst is
-/// worth waiting for, and nobody waits for what may never come (OVL-11).
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long the connection limit may be reached before new clients are rejected. It is worth waiting
+/// for a short burst to end, but clients must not wait for a slot that may never become free (OVL-11).
+const SLOT_WAIT: Duration = Duration::from_secs(1);
 
-/// What may wait in the kernel for a client that reads slowly; half of it must go within
-/// [`STALLED`](crate::front::io::STALLED).
+/// The unsent bytes that may wait in the kernel for a slow client. Half of them must be sent within
+/// [`STALL_TIMEOUT`](crate::frontend::stream::STALL_TIMEOUT).
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 256 * 1024;
 
-/// How many are told so at once, over all listeners; each takes a descriptor until it has read it.
+/// The number of clients that are rejected concurrently, over all listeners. Each of them uses a file
+/// descriptor until it has read its response.
 pub const TURNED_AWAY: usize = 8;
 
-/// No place was free for longer than a client should wait.
-const CROWDED: Problem = Problem::new(
+/// No connection slot became free in time.
+const CONNECTION_LIMIT: Problem = Problem::new(
     http::StatusCode::SERVICE_UNAVAILABLE,
     "connections",
-    "as many clients are connected as limits.connections and the limit of open files allow",
+    "the number of connections has reached limits.connections or the limit of open files",
     "connection_limit_reached",
 )
 .retry_after(1);
 
-/// Binds a listener; port 0 picks a free port. Accepting from it is [`accept`]'s.
+/// Binds a listener; port 0 selects a free port. [`accept`] accepts connections from it.
 pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A restart must not wait for the old connections' TIME_WAIT.
+    // A restart must not wait for the TIME_WAIT of old connections.
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         // `[::]` and `0.0.0.0` are separate entries of `listen`.
@@ -68,7 +68,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Which kind of listener an address makes.
+/// The kind of the listener on an address.
 pub fn kind(address: SocketAddr) -> ListenerKind {
     if address.ip().to_canonical().is_loopback() {
         ListenerKind::Loopback
@@ -77,141 +77,146 @@ pub fn kind(address: SocketAddr) -> ListenerKind {
     }
 }
 
-/// What all accept loops share.
+/// The state that all accept loops share.
 #[derive(Clone)]
 pub struct AcceptContext {
-    /// Who takes connections.
+    /// Provides the current frontend.
     pub doors: Arc<dyn CurrentFrontend>,
-    /// Each connection holds one while it lives.
+    /// The connection slots: each connection holds a permit while it is open.
     pub places: Arc<Semaphore>,
-    /// Whoever is turned away holds one until it knows: [`TURNED_AWAY`] of them.
+    /// The slots for rejections, [`MAX_REJECTIONS`] in all: a rejected client holds one until it has
+    /// its response.
     pub exits: Arc<Semaphore>,
-    /// Where failures to accept are recorded.
+    /// Records failed accepts.
     pub account: Arc<Telemetry>,
-    /// How far the end has come.
+    /// The drain state.
     pub stage: watch::Receiver<DrainState>,
 }
 
-/// Accepts until larder is closing; whoever had connected by then is still received.
-pub async fn accept(listener: TcpListener, lobby: AcceptContext) {
+/// Accepts connections until larder is closing. Connections that were established by then are still
+/// served.
+pub async fn accept(listener: TcpListener, context: AcceptContext) {
     let kind = match listener.local_addr() {
         Ok(address) => kind(address),
         Err(_unknown) => ListenerKind::Reachable,
     };
-    let mut stage = lobby.stage.clone();
+    let mut drain = context.stage.clone();
     tokio::select! {
         biased;
-        _ = stage.wait_for(|stage| stage.is_closing()) => {}
-        () = accept_all(&listener, kind, &lobby) => {}
+        _ = drain.wait_for(|drain| drain.is_closing()) => {}
+        () = accept_all(&listener, kind, &context) => {}
     }
-    lobby.take_the_last(listener, kind);
+    context.accept_backlog(listener, kind);
 }
 
-async fn accept_all(listener: &TcpListener, kind: ListenerKind, lobby: &AcceptContext) {
-    let mut crowded = None;
+async fn accept_all(listener: &TcpListener, kind: ListenerKind, context: &AcceptContext) {
+    let mut full_since = None;
     loop {
-        // At the cap new connections wait in the backlog, but not for long.
-        let place = lobby.place(&mut crowded).await;
+        // At the connection limit new connections wait in the backlog, but not for long.
+        let slot = context.wait_for_slot(&mut full_since).await;
         let accepted = tokio::select! {
             biased;
             accepted = listener.accept() => accepted,
-            () = ready(()), if place.is_some() => {
-                // There is a place, and nobody who waits for it.
-                crowded = None;
+            () = ready(()), if slot.is_some() => {
+                // A slot is free, and no connection is waiting.
+                full_since = None;
                 listener.accept().await
             }
         };
         match accepted {
-            Ok((stream, peer)) => match place.or_else(|| lobby.free_place()) {
-                Some(place) => lobby.receive(stream, peer, kind, place),
-                None => lobby.turn_away(stream, peer).await,
+            Ok((stream, peer)) => match slot.or_else(|| context.free_slot()) {
+                Some(slot) => context.spawn_connection(stream, peer, kind, slot),
+                None => context.reject(stream, peer).await,
             },
             Err(error) => {
-                lobby.account.accept_error(&error);
-                if !is_over(&error) {
-                    sleep(BACK_OFF).await;
+                context.account.accept_error(&error);
+                if !is_connection_error(&error) {
+                    sleep(ACCEPT_BACKOFF).await;
                 }
             }
         }
     }
 }
 
-/// Whether it was the one connection that went wrong, and the next may be taken at once: whoever
-/// breaks off while waiting holds nobody up.
-fn is_over(error: &io::Error) -> bool {
+/// Whether the error concerns only one connection, so that the next can be accepted at once: a client
+/// that disconnects while it waits must not delay the others.
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 impl AcceptContext {
-    fn free_place(&self) -> Option<OwnedSemaphorePermit> {
+    fn free_slot(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()
     }
 
-    /// A place for the next connection; `None` when there is none and larder has been crowded for
-    /// longer than [`PATIENCE`]. `crowded`: since when there was no place, or who came had to wait.
-    async fn place(&self, crowded: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
-        if let Some(place) = self.free_place() {
-            return Some(place);
+    /// Waits for a slot for the next connection; `None` if none has been free for longer than
+    /// [`SLOT_WAIT`]. `full_since`: since when no slot was free, or connections had to wait.
+    async fn wait_for_slot(
+        &self,
+        full_since: &mut Option<Instant>,
+    ) -> Option<OwnedSemaphorePermit> {
+        if let Some(slot) = self.free_slot() {
+            return Some(slot);
         }
         let now = clock::monotonic();
-        let since = *crowded.get_or_insert(now);
-        let left = PATIENCE.saturating_sub(now.saturating_duration_since(since));
-        // Nobody closes the semaphore.
+        let since = *full_since.get_or_insert(now);
+        let left = SLOT_WAIT.saturating_sub(now.saturating_duration_since(since));
+        // The semaphore is never closed.
         timeout(left, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
     }
 
-    /// Tells a client that there is no place for it.
-    async fn turn_away(&self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(exit) = Arc::clone(&self.exits).acquire_owned().await else { return };
-        let door = self.doors.current();
+    /// Sends an error response to a client for which no slot is free.
+    async fn reject(&self, stream: TcpStream, peer: SocketAddr) {
+        let Ok(slot) = Arc::clone(&self.exits).acquire_owned().await else { return };
+        let frontend = self.doors.current();
         tokio::spawn(async move {
-            match_route(&stream);
-            let io = ClientStream::new(stream, peer, Arc::clone(&door.in_flight));
-            door.refuse(io, &CROWDED).await;
-            drop(exit);
+            set_socket_options(&stream);
+            let io = ClientStream::new(stream, peer, Arc::clone(&frontend.in_flight));
+            frontend.refuse(io, &CONNECTION_LIMIT).await;
+            drop(slot);
         });
     }
 
-    fn receive(
+    fn spawn_connection(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         kind: ListenerKind,
-        place: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
     ) {
-        let (doors, stage, mut end) =
+        let (frontends, drain, mut drain_end) =
             (Arc::clone(&self.doors), self.stage.clone(), self.stage.clone());
         tokio::spawn(async move {
-            match_route(&stream);
-            let io = ClientStream::new(stream, peer, Arc::clone(&doors.current().in_flight));
+            set_socket_options(&stream);
+            let io = ClientStream::new(stream, peer, Arc::clone(&frontends.current().in_flight));
             tokio::select! {
-                () = connection::receive(doors, io, kind, stage) => {}
-                _ = end.wait_for(|stage| *stage == DrainState::Over) => {}
+                () = connection::receive(frontends, io, kind, drain) => {}
+                _ = drain_end.wait_for(|drain| *drain == DrainState::Over) => {}
             }
-            drop(place);
+            drop(slot);
         });
     }
 
-    /// What waits in the backlog would be reset when the socket closes: it is taken in first.
-    fn take_the_last(&self, listener: TcpListener, kind: ListenerKind) {
+    /// Connections in the backlog would be reset when the socket closes, so they are accepted first.
+    fn accept_backlog(&self, listener: TcpListener, kind: ListenerKind) {
         let Ok(listener) = listener.into_std() else { return };
-        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+        while let Ok(slot) = Arc::clone(&self.places).try_acquire_owned() {
             let Ok((stream, peer)) = listener.accept() else { return };
             let Ok(()) = stream.set_nonblocking(true) else { continue };
             let Ok(stream) = TcpStream::from_std(stream) else { continue };
-            self.receive(stream, peer, kind, place);
+            self.spawn_connection(stream, peer, kind, slot);
         }
     }
 }
 
-fn match_route(stream: &TcpStream) {
-    // Best effort: without it small answers may wait for an acknowledgement.
+fn set_socket_options(stream: &TcpStream) {
+    // Best effort: without it small responses may wait for an acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::trace!(%error, "Could not switch Nagle's algorithm off");
     }
-    // Best effort: without it the kernel takes megabytes at once, and a client that reads slowly but
-    // steadily looks like one that reads nothing.
+    // Best effort: without it the kernel accepts megabytes at once, and a slow but steady client looks
+    // like one that reads nothing.
     #[cfg(target_os = "linux")]
     if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(UNSENT) {
         tracing::trace!(%error, "Could not bound what waits to be sent");

@@ -1,7 +1,7 @@
-//! The client's side of one exchange: its request's body is read, its answer is written.
+//! The client's side of an exchange: reads the request body and writes the response.
 //!
-//! Owns: what both versions of HTTP have in common, and that a cut answer never looks whole.
-//! Never touches: which answer is given.
+//! Owns: the behaviour that both HTTP versions share; a truncated response never looks complete. Never
+//! touches: the choice of the response.
 
 mod http1;
 mod http2;
@@ -17,52 +17,52 @@ use crate::frontend::shared_connection::SharedConnection;
 use crate::semantics::field_case::FieldCase;
 use crate::upstream::pinned_connections::ClientPins;
 
-/// Why a client's side of an exchange cannot go on.
+/// The reason why the client's side of an exchange cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// The client has closed, or reset its stream.
-    #[error("the client is gone")]
+    /// The client has closed the connection, or reset its stream.
+    #[error("the client has disconnected")]
     Gone,
-    /// The client neither sent nor took anything for too long.
+    /// The client neither sent nor read anything for too long.
     #[error("the client has stalled")]
     Stalled,
-    /// The request's body is not framed as its head says.
-    #[error("the request's body is malformed")]
+    /// The request body violates its framing.
+    #[error("the request body is malformed")]
     Malformed,
 }
 
-/// What comes of waiting for a client.
+/// An event on the client's side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClientEvent {
-    /// What was queued is written: there is room for more.
+    /// The queued data is written: there is capacity for more.
     Room,
-    /// A piece of the request's body; `None` at its end.
+    /// A piece of the request body; `None` at its end.
     Body(Option<Bytes>),
 }
 
-/// How long the body of an answer is.
+/// The length of a response body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyLength {
-    /// There is none; `Content-BodyLength`, if it is among the fields, tells of another body.
+    /// There is no body; `Content-Length`, if present, refers to another body.
     None,
-    /// So many bytes.
+    /// The number of bytes is known.
     Known(u64),
-    /// Its end is marked when it has come.
+    /// The length is unknown; the framing marks the end.
     Unknown,
 }
 
 /// One exchange with a client.
 pub enum ClientSession {
-    /// On a connection of HTTP/1.
+    /// On an HTTP/1 connection.
     Http1(Box<Http1Session>),
-    /// On a stream of HTTP/2.
+    /// On an HTTP/2 stream.
     Http2(Box<Http2Session>),
 }
 
 impl ClientSession {
-    /// What comes next: room for more of the answer, if there was none, and with `reads` the next piece
-    /// of the request's body; else only that the client is gone. What was queued is written
-    /// meanwhile. May be dropped while it waits.
+    /// Waits for the next event: capacity for more of the response, if there was none, and with `reads`
+    /// the next piece of the request body; without `reads` it only detects that the client has
+    /// disconnected. Queued data is written meanwhile. Cancel-safe.
     pub async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
         match self {
             Self::Http1(session) => session.news(reads).await,
@@ -70,7 +70,7 @@ impl ClientSession {
         }
     }
 
-    /// Whether all of the request's body has been read.
+    /// Whether the whole request body has been read.
     pub fn has_read_body(&self) -> bool {
         match self {
             Self::Http1(session) => session.has_read_body(),
@@ -78,8 +78,8 @@ impl ClientSession {
         }
     }
 
-    /// Resolves when the client is gone, whatever of the request's body has been read. May be dropped
-    /// while it waits. A half-close counts as gone.
+    /// Resolves when the client has disconnected, however much of the request body has been read.
+    /// Cancel-safe. A half-close counts as a disconnect.
     pub async fn gone(&mut self) -> ClientError {
         match self {
             Self::Http1(session) => session.gone().await,
@@ -87,28 +87,28 @@ impl ClientSession {
         }
     }
 
-    /// Nobody wants the rest of the request's body. What has not come yet is not waited for: the
-    /// connection then ends with the answer.
+    /// Discards the rest of the request body. Bytes that have not arrived are not waited for: the
+    /// connection then closes after the response.
     pub fn skip_body(&mut self) {
         if let Self::Http1(session) = self {
             session.skip_body();
         }
     }
 
-    /// The answer that begins next is the last of its connection.
+    /// Makes the next response the last of its connection.
     pub fn close_after(&mut self) {
         if let Self::Http1(session) = self {
             session.close_after();
         }
     }
 
-    /// Writes an interim answer (RFC 9110 §15.2), where the client's version knows such.
+    /// Writes an interim response (RFC 9110 §15.2), if the client's HTTP version supports it.
     pub async fn write_interim(
         &mut self,
         status: StatusCode,
         mut headers: HeaderMap,
     ) -> Result<(), ClientError> {
-        // RFC 9110 §8.6: it has no body of any length.
+        // RFC 9110 §8.6: an interim response has no body length.
         headers.remove(http::header::CONTENT_LENGTH);
         match self {
             Self::Http1(session) => session.write_interim(status, &headers).await,
@@ -116,7 +116,8 @@ impl ClientSession {
         }
     }
 
-    /// Writes the head of the answer. `spelling`: how names are written where that can be seen.
+    /// Writes the response head. `spelling`: the spelling of field names, where the protocol preserves
+    /// it.
     pub async fn write_head(
         &mut self,
         status: StatusCode,
@@ -130,7 +131,8 @@ impl ClientSession {
         }
     }
 
-    /// The other exchanges on the client's connection, where there may be any at the same time.
+    /// The state that exchanges on the client's connection share; `None` on HTTP/1, which has one
+    /// exchange at a time.
     pub fn siblings(&self) -> Option<&SharedConnection> {
         match self {
             Self::Http1(_) => None,
@@ -138,14 +140,14 @@ impl ClientSession {
         }
     }
 
-    /// A connection of HTTP/2 takes no further requests once this one has been answered.
+    /// Lets an HTTP/2 connection accept no further requests once this one has its response.
     pub fn leave_after(&mut self) {
         if let Self::Http2(session) = self {
             session.leave_after();
         }
     }
 
-    /// Ends an exchange of HTTP/2 that has no answer yet: its request is to be made again over HTTP/1
+    /// Ends an HTTP/2 exchange that has no response yet: the client must repeat the request over HTTP/1
     /// (RFC 9113 §7, `HTTP_1_1_REQUIRED`).
     pub fn require_http1(&mut self) {
         if let Self::Http2(session) = self {
@@ -161,7 +163,7 @@ impl ClientSession {
         }
     }
 
-    /// While the client is waited for, an origin may send so many bytes ahead of it.
+    /// Sets the number of bytes that an origin may send ahead while larder waits for the client.
     pub fn is_ahead(&mut self, bytes: usize) {
         match self {
             Self::Http1(session) => session.is_ahead(bytes),
@@ -169,7 +171,8 @@ impl ClientSession {
         }
     }
 
-    /// Takes a piece of the answer's body, which is written while [`ClientSession::news`] is awaited.
+    /// Queues a piece of the response body. It is written while [`ClientSession::next_event`] is
+    /// awaited.
     pub fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
         match self {
             Self::Http1(session) => session.queue(piece),
@@ -180,7 +183,7 @@ impl ClientSession {
         }
     }
 
-    /// Writes a piece of the answer's body, and waits until the client has taken it.
+    /// Writes a piece of the response body and waits until the client has accepted it.
     pub async fn write_body(&mut self, piece: Bytes) -> Result<(), ClientError> {
         self.queue(piece)?;
         self.drained().await
@@ -193,7 +196,7 @@ impl ClientSession {
         }
     }
 
-    /// Ends the answer, which is whole. Without this the client sees that it is not.
+    /// Ends a complete response. Without this call the client sees that the response is incomplete.
     pub async fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), ClientError> {
         self.drained().await?;
         match self {
@@ -202,7 +205,7 @@ impl ClientSession {
         }
     }
 
-    /// Sends what has been written so far.
+    /// Sends the data that has been written so far.
     pub async fn flush(&mut self) -> Result<(), ClientError> {
         match self {
             Self::Http1(session) => session.flush().await,
@@ -210,7 +213,7 @@ impl ClientSession {
         }
     }
 
-    /// The status of the answer, once its head has been written.
+    /// The response status, once the head has been written.
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Http1(session) => session.status(),
@@ -218,7 +221,7 @@ impl ClientSession {
         }
     }
 
-    /// Bytes of the answer's body that have been written.
+    /// The number of response body bytes that have been written.
     pub fn body_bytes(&self) -> u64 {
         match self {
             Self::Http1(session) => session.body_bytes(),
@@ -226,7 +229,7 @@ impl ClientSession {
         }
     }
 
-    /// The connections to origins on which the client has signed in, if it ever has.
+    /// The origin connections on which the client has authenticated, if any.
     pub fn pins(&self) -> Option<&ClientPins> {
         match self {
             Self::Http1(session) => session.pins(),
@@ -234,8 +237,8 @@ impl ClientSession {
         }
     }
 
-    /// A place for them; `None` where many exchanges share the client's connection, which can be no one
-    /// user's then.
+    /// Like [`ClientSession::pins`], but creates an empty set if there is none. `None` on HTTP/2: many
+    /// exchanges share the client's connection, so it cannot belong to one user.
     pub fn pins_to_be(&mut self) -> Option<&ClientPins> {
         match self {
             Self::Http1(session) => Some(session.pins_to_be()),
@@ -243,7 +246,7 @@ impl ClientSession {
         }
     }
 
-    /// How the request's field names were spelled.
+    /// The spelling of the request's field names.
     pub fn spelling(&self) -> FieldCase {
         match self {
             Self::Http1(session) => session.spelling(),

@@ -1,7 +1,7 @@
-//! What the streams of one connection of HTTP/2 share.
+//! The state that the streams of one HTTP/2 connection share.
 //!
-//! Owns: what each of them may know of the others, and ask of their connection. Never touches: frames
-//! (`io`), streams (`session`), the connection itself (`multiplex`).
+//! Owns: the information that streams have of each other, and their requests to the connection. Never
+//! touches: frames (`stream`), streams (`session`), the connection itself (`http2`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,233 +15,240 @@ use crate::clock;
 use crate::frontend::http1_only::Http1Candidate;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
-/// How much of all answers on a connection may wait for its client to read on. Much of what is short enough
-/// is done with so: an answer that is held back holds the origin's connection too.
-const AHEAD: usize = 1024 * 1024;
+/// The bytes of all responses on a connection that may wait for its client. With this much most short
+/// responses complete: a response that is held back also occupies the origin's connection.
+const MAX_QUEUED: usize = 1024 * 1024;
 
-/// What a stream of which nothing waits may give, however much the others have: it gets its turn.
-const TURN: usize = 16 * 1024;
+/// The bytes that a stream with an empty queue may add, however much the others have queued, so that
+/// each stream makes progress.
+const MIN_QUEUED: usize = 16 * 1024;
 
-/// Each stream of a connection has one.
+/// A handle to the shared state; each stream of a connection has one.
 #[derive(Debug, Clone)]
 pub struct SharedConnection(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    /// Where a connection is known to need HTTP/1; `None`: its client speaks HTTP/2 alone.
+    /// Records that the host needs HTTP/1; `None`: the client supports only HTTP/2.
     http1: Option<Http1Candidate>,
-    leaves: AtomicBool,
-    kept_back: AtomicBool,
-    /// What was told last of whether the client takes less than there is to send, and who is told.
-    clogged: AtomicBool,
-    tells: watch::Sender<bool>,
-    /// The bytes that its client has taken, of answers and all else.
+    goaway_requested: AtomicBool,
+    writes_held: AtomicBool,
+    /// Whether the client accepts less than there is to send, as last reported, and the channel for
+    /// changes of it.
+    write_blocked: AtomicBool,
+    write_blocked_sender: watch::Sender<bool>,
+    /// The bytes that the client has accepted, of responses and of all other frames.
     written: AtomicUsize,
-    /// What of answers it has not.
-    ahead: AtomicUsize,
-    /// What the streams that wait for it make larder hold.
-    held: AtomicUsize,
+    /// The response bytes that it has not accepted.
+    queued: AtomicUsize,
+    /// The bytes that the streams that wait for the client keep in memory.
+    held_bytes: AtomicUsize,
     in_flight: Arc<InFlightBytes>,
-    came: Mutex<BytesReceived>,
-    /// How many of them have a body that larder does not read on, for its origin takes no more of it.
-    stuck: AtomicUsize,
+    received: Mutex<BytesReceived>,
+    /// The number of streams whose request body larder does not read, because the origin accepts no
+    /// more of it.
+    stalled_uploads: AtomicUsize,
 }
 
-/// What has come of the bodies of all requests on a connection, also what nobody has read yet.
+/// The received bytes of all request bodies on a connection, including unread ones.
 #[derive(Debug, Clone, Copy)]
 pub struct BytesReceived {
-    /// The bytes.
+    /// The number of bytes.
     pub bytes: u64,
-    /// When the last of them came, or the connection began.
+    /// When the last of them arrived, or the connection began.
     pub last: Instant,
 }
 
-/// A stream whose body may be held up by its origin. Dropped, it is not.
+/// The marker of a stream whose origin may stall its upload. Dropping it clears the mark.
 #[derive(Debug)]
 pub struct StalledUpload {
-    siblings: SharedConnection,
-    is_held: bool,
+    shared: SharedConnection,
+    is_stalled: bool,
 }
 
 impl SharedConnection {
-    /// Those of a connection whose client speaks HTTP/1 too, and may be sent there, or HTTP/2 alone. What
-    /// it does not read counts in `in_flight`.
+    /// Creates the state of a connection. `http1`: set if the client also supports HTTP/1 and may be
+    /// limited to it. Data that the client does not read counts in `in_flight`.
     pub(super) fn new(http1: Option<Http1Candidate>, in_flight: &Arc<InFlightBytes>) -> Self {
         Self(Arc::new(Inner {
             http1,
-            leaves: AtomicBool::new(false),
-            kept_back: AtomicBool::new(false),
-            clogged: AtomicBool::new(false),
-            tells: watch::Sender::new(false),
+            goaway_requested: AtomicBool::new(false),
+            writes_held: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            write_blocked_sender: watch::Sender::new(false),
             written: AtomicUsize::new(0),
-            ahead: AtomicUsize::new(0),
-            held: AtomicUsize::new(0),
+            queued: AtomicUsize::new(0),
+            held_bytes: AtomicUsize::new(0),
             in_flight: Arc::clone(in_flight),
-            came: Mutex::new(BytesReceived { bytes: 0, last: clock::of_timers() }),
-            stuck: AtomicUsize::new(0),
+            received: Mutex::new(BytesReceived { bytes: 0, last: clock::of_timers() }),
+            stalled_uploads: AtomicUsize::new(0),
         }))
     }
 
-    /// So much of the body of one of them has come.
+    /// Counts received bytes of a request body.
     pub(super) fn comes(&self, bytes: usize) {
-        let mut came = self.0.came.lock();
-        came.bytes += bytes as u64;
-        came.last = clock::of_timers();
+        let mut received = self.0.received.lock();
+        received.bytes += bytes as u64;
+        received.last = clock::of_timers();
     }
 
-    /// What has come so far.
+    /// The bytes received so far.
     pub fn came(&self) -> BytesReceived {
-        *self.0.came.lock()
+        *self.0.received.lock()
     }
 
-    /// Whether the client can send no more of a body because its origin takes no more.
+    /// Whether the client cannot send more of some body because its origin accepts no more.
     pub fn is_any_held(&self) -> bool {
-        self.0.stuck.load(Ordering::Relaxed) > 0
+        self.0.stalled_uploads.load(Ordering::Relaxed) > 0
     }
 
-    /// For a stream that may be held up.
+    /// Creates the marker for a stream whose upload may stall.
     pub fn holding(&self) -> StalledUpload {
-        StalledUpload { siblings: self.clone(), is_held: false }
+        StalledUpload { shared: self.clone(), is_stalled: false }
     }
 
-    /// What is asked here needs HTTP/1: from now on nothing else is offered. False: the client speaks HTTP/2
-    /// alone.
+    /// Records that the host needs HTTP/1: from now on no other protocol is offered to its clients.
+    /// Returns false if the client supports only HTTP/2.
     pub fn need_http1(&self) -> bool {
-        if let Some(place) = &self.0.http1 {
-            place.remember();
+        if let Some(candidate) = &self.0.http1 {
+            candidate.remember();
         }
         self.0.http1.is_some()
     }
 
-    /// The connection is to take no further requests. What is written from here on is kept back until
-    /// that can be said right behind it: a client reads both at once, and asks nothing in between.
+    /// Requests that the connection accept no further requests. Data that is written from now on is
+    /// held back until the GOAWAY frame can directly follow it: the client reads both at once and sends
+    /// no request in between.
     pub(super) fn leave(&self) {
-        self.0.kept_back.store(true, Ordering::Release);
-        self.0.leaves.store(true, Ordering::Release);
+        self.0.writes_held.store(true, Ordering::Release);
+        self.0.goaway_requested.store(true, Ordering::Release);
     }
 
-    /// Whether one of them has asked for that.
+    /// Whether a stream has requested that.
     pub(super) fn has_left(&self) -> bool {
-        self.0.leaves.load(Ordering::Acquire)
+        self.0.goaway_requested.load(Ordering::Acquire)
     }
 
-    /// What was kept back may go.
+    /// Releases the data that was held back.
     pub(super) fn let_go(&self) {
-        self.0.kept_back.store(false, Ordering::Release);
+        self.0.writes_held.store(false, Ordering::Release);
     }
 
-    /// Whether the client takes less than there is to send.
+    /// Whether the client accepts less than there is to send.
     pub(super) fn is_clogged(&self) -> bool {
-        self.0.clogged.load(Ordering::Acquire)
+        self.0.write_blocked.load(Ordering::Acquire)
     }
 
-    /// It does, or does no more. Its connection says so at every write.
-    pub(super) fn clogs(&self, clogged: bool) {
-        if self.0.clogged.load(Ordering::Relaxed) != clogged {
-            self.0.clogged.store(clogged, Ordering::Release);
-            self.0.tells.send_replace(clogged);
+    /// Sets whether the client accepts less than there is to send. The connection calls this at every
+    /// write.
+    pub(super) fn clogs(&self, write_blocked: bool) {
+        if self.0.write_blocked.load(Ordering::Relaxed) != write_blocked {
+            self.0.write_blocked.store(write_blocked, Ordering::Release);
+            self.0.write_blocked_sender.send_replace(write_blocked);
         }
     }
 
-    /// Tells when that changes.
+    /// Subscribes to changes of this state.
     pub(super) fn watch(&self) -> watch::Receiver<bool> {
-        self.0.tells.subscribe()
+        self.0.write_blocked_sender.subscribe()
     }
 
-    /// The client has taken so many bytes.
+    /// Counts bytes that the client has accepted.
     pub(super) fn wrote(&self, bytes: usize) {
         self.0.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// How many it has taken so far.
+    /// The number of bytes that it has accepted so far.
     pub(super) fn written(&self) -> usize {
         self.0.written.load(Ordering::Relaxed)
     }
 
-    /// What all bodies on their way hold.
+    /// Counts the bytes that all bodies in transit hold.
     pub(super) fn in_flight(&self) -> &InFlightBytes {
         &self.0.in_flight
     }
 
-    /// What the streams that wait for the client make larder hold.
+    /// The bytes that the streams that wait for the client keep in memory.
     pub(super) fn held(&self) -> &AtomicUsize {
-        &self.0.held
+        &self.0.held_bytes
     }
 
-    /// For a stream: its part of what waits in the connection.
+    /// Creates a stream's share of the connection's queue.
     pub(super) fn share(&self) -> StreamShare {
-        StreamShare { siblings: self.clone(), own: Arc::default() }
+        StreamShare { shared: self.clone(), own: Arc::default() }
     }
 
-    /// Whether nothing is to be sent for the moment.
+    /// Whether writes are held back.
     pub(super) fn is_kept_back(&self) -> bool {
-        self.0.kept_back.load(Ordering::Acquire)
+        self.0.writes_held.load(Ordering::Acquire)
     }
 }
 
-/// What a stream has given to its connection.
+/// A stream's share of the connection's queue.
 #[derive(Debug)]
 pub(super) struct StreamShare {
-    siblings: SharedConnection,
+    shared: SharedConnection,
     own: Arc<StreamCounts>,
 }
 
 #[derive(Debug, Default)]
 struct StreamCounts {
-    /// What of it has not been sent.
+    /// The queued bytes of the stream that have not been sent.
     bytes: AtomicUsize,
-    /// Who waits until it has.
+    /// The task that waits until they are sent.
     waker: Mutex<Option<Waker>>,
 }
 
 impl StreamShare {
-    /// How much more it may give now.
+    /// The number of bytes that the stream may queue now.
     pub(super) fn room(&self) -> usize {
-        if self.siblings.0.ahead.load(Ordering::Acquire) < AHEAD {
+        if self.shared.0.queued.load(Ordering::Acquire) < MAX_QUEUED {
             usize::MAX
         } else if self.own.bytes.load(Ordering::Acquire) == 0 {
-            TURN
+            MIN_QUEUED
         } else {
             0
         }
     }
 
-    /// The same, ready when it is not nothing.
+    /// Like [`StreamShare::capacity`]; ready when it is not zero.
     pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
         let room = self.room();
         if room > 0 {
             return Poll::Ready(room);
         }
         *self.own.waker.lock() = Some(cx.waker().clone());
-        // Looked at again: whoever sends the last of it wakes whom it finds here behind this lock.
+        // Checked again: the task that sends the last bytes wakes the task that it finds behind this
+        // lock.
         match self.room() {
             0 => Poll::Pending,
             room => Poll::Ready(room),
         }
     }
 
-    /// So many bytes more are given.
+    /// Queues this many bytes.
     pub(super) fn give(&self, bytes: usize) -> QueuedBytes {
         self.own.bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.siblings.0.ahead.fetch_add(bytes, Ordering::AcqRel);
-        self.siblings.0.in_flight.unsent(bytes);
-        QueuedBytes { siblings: self.siblings.clone(), own: Arc::clone(&self.own), bytes }
+        self.shared.0.queued.fetch_add(bytes, Ordering::AcqRel);
+        self.shared.0.in_flight.unsent(bytes);
+        QueuedBytes { shared: self.shared.clone(), own: Arc::clone(&self.own), bytes }
     }
 }
 
-/// Bytes of an answer that its connection has taken over. Dropped, they are sent, or never will be.
+/// Response bytes that the connection has queued. They are dropped when they are sent, or will never be
+/// sent.
 #[derive(Debug)]
 pub struct QueuedBytes {
-    siblings: SharedConnection,
+    shared: SharedConnection,
     own: Arc<StreamCounts>,
     bytes: usize,
 }
 
 impl Drop for QueuedBytes {
     fn drop(&mut self) {
-        let Inner { ahead, in_flight, .. } = &*self.siblings.0;
+        let Inner { queued, in_flight, .. } = &*self.shared.0;
         in_flight.sent(self.bytes);
-        ahead.fetch_sub(self.bytes, Ordering::AcqRel);
+        queued.fetch_sub(self.bytes, Ordering::AcqRel);
         if self.own.bytes.fetch_sub(self.bytes, Ordering::AcqRel) == self.bytes
             && let Some(waker) = self.own.waker.lock().take()
         {
@@ -251,13 +258,13 @@ impl Drop for QueuedBytes {
 }
 
 impl StalledUpload {
-    /// Whether it is held up from here on.
-    pub fn is(&mut self, held: bool) {
-        if std::mem::replace(&mut self.is_held, held) == held {
+    /// Sets whether the upload is stalled from now on.
+    pub fn is(&mut self, stalled: bool) {
+        if std::mem::replace(&mut self.is_stalled, stalled) == stalled {
             return;
         }
-        let count = &self.siblings.0.stuck;
-        if held {
+        let count = &self.shared.0.stalled_uploads;
+        if stalled {
             count.fetch_add(1, Ordering::Relaxed);
         } else {
             count.fetch_sub(1, Ordering::Relaxed);
@@ -278,21 +285,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_counts_once_and_not_past_its_end() {
-        let siblings = SharedConnection::new(None, &InFlightBytes::new(1 << 20));
-        let (mut one, mut other) = (siblings.holding(), siblings.holding());
-        for held in [true, true, false, false, true] {
-            one.is(held);
-            assert_eq!(siblings.is_any_held(), held);
+    fn a_stalled_upload_counts_once_until_it_is_dropped() {
+        let shared = SharedConnection::new(None, &InFlightBytes::new(1 << 20));
+        let (mut one, mut other) = (shared.holding(), shared.holding());
+        for stalled in [true, true, false, false, true] {
+            one.is(stalled);
+            assert_eq!(shared.is_any_held(), stalled);
         }
         other.is(true);
         drop(one);
-        assert!(siblings.is_any_held());
+        assert!(shared.is_any_held());
         drop(other);
-        assert!(!siblings.is_any_held());
+        assert!(!shared.is_any_held());
     }
 
-    /// A stream that waits; it knows whether it has been woken.
+    /// A waiting stream that records whether it was woken.
     struct WaitingStream(AtomicBool);
 
     impl Wake for WaitingStream {
@@ -302,30 +309,30 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_does_not_read_is_bounded_and_counted_and_every_stream_has_its_turn() {
+    fn queued_bytes_are_bounded_and_counted_and_every_stream_progresses() {
         let in_flight = InFlightBytes::new(8 << 20);
-        let siblings = SharedConnection::new(None, &in_flight);
+        let shared = SharedConnection::new(None, &in_flight);
         let stream = Arc::new(WaitingStream(AtomicBool::new(false)));
         let waker = Waker::from(Arc::clone(&stream));
         let mut cx = Context::from_waker(&waker);
-        let (one, other) = (siblings.share(), siblings.share());
-        let mut given = Vec::new();
+        let (one, other) = (shared.share(), shared.share());
+        let mut queue = Vec::new();
         while one.room() > 0 {
-            given.push(one.give(AHEAD / 8));
+            queue.push(one.give(MAX_QUEUED / 8));
         }
-        assert_eq!(given.len(), 8);
+        assert_eq!(queue.len(), 8);
         assert!(one.poll_room(&mut cx).is_pending());
-        // Another is not kept waiting for it.
-        assert_eq!(other.poll_room(&mut cx), Poll::Ready(TURN));
-        let turn = other.give(TURN);
+        // Another stream does not have to wait for it.
+        assert_eq!(other.poll_room(&mut cx), Poll::Ready(MIN_QUEUED));
+        let queued = other.give(MIN_QUEUED);
         assert!(other.poll_room(&mut cx).is_pending());
-        drop(turn);
-        assert!(stream.0.swap(false, Ordering::Relaxed), "what it gave is sent");
-        assert_eq!(other.room(), TURN);
+        drop(queued);
+        assert!(stream.0.swap(false, Ordering::Relaxed), "its bytes are sent");
+        assert_eq!(other.room(), MIN_QUEUED);
         assert!(one.poll_room(&mut cx).is_pending());
-        given.clear();
+        queue.clear();
         assert!(stream.0.load(Ordering::Relaxed));
         assert_eq!((one.room(), other.room()), (usize::MAX, usize::MAX));
-        assert_eq!(siblings.0.ahead.load(Ordering::Relaxed), 0);
+        assert_eq!(shared.0.queued.load(Ordering::Relaxed), 0);
     }
 }

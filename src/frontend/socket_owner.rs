@@ -1,11 +1,11 @@
-//! Which user of this host holds the other end of a connection. Linux tells.
+//! Finds the user of this host that owns the other end of a connection (Linux only).
 //!
-//! Owns: which of its two ways is asked, whether they can be believed here.
-//! Never touches: who may connect (`access`).
+//! Owns: the choice between the two lookup methods, and whether their results are reliable here. Never
+//! touches: the access rules (`access`).
 //!
-//! `sock_diag` looks one socket up and takes microseconds. Where there is none (sandboxes), the tables
-//! in `/proc` say the same in milliseconds. Both speak of this network namespace alone, and both are
-//! asked once a connection.
+//! `sock_diag` looks up one socket and takes microseconds. Where it is unavailable (sandboxes), the
+//! tables in `/proc` contain the same data and take milliseconds. Both cover only this network
+//! namespace, and each is queried once per connection.
 
 mod diag;
 mod table;
@@ -13,14 +13,14 @@ mod table;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
-/// What the system says of one end of a connection.
+/// The state of one end of a connection, as the system reports it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketEnd {
-    /// A process of this user holds it.
+    /// A process of this user owns it.
     Of(u32),
-    /// It is there, and no process holds it: it is not accepted yet, or closed already.
+    /// It exists, but no process owns it: it is not accepted yet, or already closed.
     Unheld,
-    /// It is not on this host, or cannot be seen from here.
+    /// It is not on this host, or not visible from here.
     Unseen,
 }
 
@@ -33,38 +33,38 @@ impl SocketEnd {
     }
 }
 
-/// The user who holds the end at `peer` of a connection whose end at `ours` is this process's. `None`:
-/// that end is closed already, is not on this host, or cannot be seen from here.
+/// The user that owns the end at `peer` of a connection whose end at `ours` belongs to this process.
+/// `None`: that end is already closed, is not on this host, or is not visible from here.
 pub async fn owner(ours: SocketAddr, peer: SocketAddr) -> Option<u32> {
-    if let Ok(told) = diag::ask(ours, peer) {
-        return told.user();
+    if let Ok(found) = diag::ask(ours, peer) {
+        return found.user();
     }
-    // A task that is never run tells nothing either.
-    let asked = tokio::task::spawn_blocking(move || table::ask(ours, peer)).await;
-    asked.ok().and_then(SocketEnd::user)
+    // A task that never runs yields no owner either.
+    let found = tokio::task::spawn_blocking(move || table::ask(ours, peer)).await;
+    found.ok().and_then(SocketEnd::user)
 }
 
-/// The end at `there` of a connection whose other end is at `here`, whichever of the two connected.
-/// May take milliseconds where there is no `sock_diag`.
+/// Looks up the end at `there` of a connection whose other end is at `here`, whichever of the two
+/// connected. May take milliseconds without `sock_diag`.
 pub fn end(here: SocketAddr, there: SocketAddr) -> SocketEnd {
     diag::ask(here, there).unwrap_or_else(|_none| table::ask(here, there))
 }
 
-/// Whether the system tells owners at all. It is asked about a connection of this process's own, whose
-/// user is `own`: there is no other way to know (other systems, no `/proc`, sandboxes).
+/// Whether the system reports socket owners at all. The check looks up a connection of this process,
+/// whose user is `own`: there is no other way to find out (other systems, no `/proc`, sandboxes).
 pub fn can_tell(own: u32) -> bool {
-    let asked = || -> io::Result<bool> {
+    let probe = || -> io::Result<bool> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let ours = listener.local_addr()?;
         let other = TcpStream::connect(ours)?;
         let peer = other.local_addr()?;
         Ok(end(ours, peer) == SocketEnd::Of(own))
     };
-    asked().unwrap_or(false) && !stands_for_many(own)
+    probe().unwrap_or(false) && !stands_for_many(own)
 }
 
-/// Whether other users may be shown by the number of this one: in a user namespace all that are not
-/// mapped into it have one number together (`overflowuid`, mostly `nobody`'s).
+/// Whether the id of this user may also represent other users: in a user namespace all users that are
+/// not mapped into it share one id (`overflowuid`, usually 65534).
 pub fn stands_for_many(user: u32) -> bool {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(OVERFLOW);
@@ -73,7 +73,7 @@ pub fn stands_for_many(user: u32) -> bool {
     user == overflow && !maps_all
 }
 
-/// The kernel's own choice, which an administrator may change.
+/// The kernel's default, which an administrator can change.
 const OVERFLOW: u32 = 65534;
 
 #[cfg(test)]
@@ -82,7 +82,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn linux_tells_whose_a_connection_is_and_nothing_of_one_that_is_closed() {
+    async fn linux_reports_the_owner_of_open_connections_only() {
         use std::os::unix::fs::MetadataExt;
 
         use socket2::{Domain, Socket, Type};
@@ -104,7 +104,7 @@ mod tests {
             assert_ne!(table::ask(ours, peer), SocketEnd::Of(own), "{address}");
             drop(accepted);
         }
-        // A socket for both families, such as Java's, that speaks IPv4.
+        // A dual-stack socket, such as Java's, that uses IPv4.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let both = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
@@ -119,7 +119,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_end_that_is_not_accepted_yet_is_nobodys() {
+    fn an_end_that_is_not_accepted_yet_has_no_owner() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let there = listener.local_addr().unwrap();
         let client = TcpStream::connect(there).unwrap();

@@ -1,7 +1,8 @@
-//! Two connections joined: the bytes of each go to the other, unread, until both have ended.
+//! Splices two connections: forwards the bytes of each to the other, uninterpreted, until both have
+//! ended.
 //!
-//! Owns: how many bytes went each way, and the bound on silence (`limits.tunnel_idle`).
-//! Never touches: what the bytes mean, how the two connections came about.
+//! Owns: the byte counts of both directions, and the idle timeout (`limits.tunnel_idle`). Never
+//! touches: the meaning of the bytes, the setup of the connections.
 
 use std::io;
 use std::pin::Pin;
@@ -14,78 +15,78 @@ use tokio::time::sleep;
 
 use crate::clock::Clock;
 
-/// How two joined connections ended.
+/// How two spliced connections ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SpliceEnd {
-    /// Each side has said that it ends.
+    /// Both sides ended in order.
     Whole,
-    /// One side broke off.
+    /// One side aborted.
     Broken,
-    /// No byte moved in either direction for the whole bound.
+    /// No byte moved in either direction for the idle timeout.
     Idle,
 }
 
-/// The bytes that went between two joined connections.
+/// The byte counts of two spliced connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SplicedBytes {
-    /// Bytes that were written to the origin.
+    /// The bytes that were written to the origin.
     pub up: u64,
-    /// Bytes that were written to the client.
+    /// The bytes that were written to the client.
     pub down: u64,
-    /// How it ended.
+    /// How the connections ended.
     pub end: SpliceEnd,
 }
 
-/// Passes bytes both ways until both sides have ended, one breaks off, or no byte has moved for `idle`.
-/// A side that ends leaves the other direction open.
+/// Forwards bytes both ways until both sides have ended, one aborts, or no byte has moved for `idle`.
+/// If one side ends, the other direction stays open.
 pub async fn splice<C, O>(client: &mut C, origin: &mut O, idle: Duration) -> SplicedBytes
 where
     C: AsyncRead + AsyncWrite + Unpin,
     O: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = LastActivity::new();
+    let activity = LastActivity::new();
     let (up, down) = (AtomicU64::new(0), AtomicU64::new(0));
-    let mut client = WatchedStream { stream: client, moved: &moved, written: &down };
-    let mut origin = WatchedStream { stream: origin, moved: &moved, written: &up };
+    let mut client = WatchedStream { stream: client, activity: &activity, written: &down };
+    let mut origin = WatchedStream { stream: origin, activity: &activity, written: &up };
     let end = tokio::select! {
         copied = copy_bidirectional(&mut client, &mut origin) => match copied {
             Ok(_counted) => SpliceEnd::Whole,
             Err(_broken) => SpliceEnd::Broken,
         },
-        () = moved.silence(idle) => SpliceEnd::Idle,
+        () = activity.silence(idle) => SpliceEnd::Idle,
     };
     SplicedBytes { up: up.load(Relaxed), down: down.load(Relaxed), end }
 }
 
-/// When the last byte moved.
+/// The time of the last activity.
 struct LastActivity {
     clock: Clock,
-    begun: Instant,
-    /// Milliseconds since `begun`.
+    start: Instant,
+    /// Milliseconds since `start`.
     last: AtomicU64,
 }
 
 impl LastActivity {
     fn new() -> Self {
         let clock = Clock::system();
-        let begun = clock.instant();
-        Self { clock, begun, last: AtomicU64::new(0) }
+        let start = clock.instant();
+        Self { clock, start, last: AtomicU64::new(0) }
     }
 
-    fn since_begun(&self) -> Duration {
-        self.clock.instant().saturating_duration_since(self.begun)
+    fn elapsed(&self) -> Duration {
+        self.clock.instant().saturating_duration_since(self.start)
     }
 
-    fn note(&self) {
-        let millis = u64::try_from(self.since_begun().as_millis()).unwrap_or(u64::MAX);
+    fn record(&self) {
+        let millis = u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last.store(millis, Relaxed);
     }
 
-    /// Returns when no byte has moved for `bound`. One timer is set a bound, not one a byte.
+    /// Returns when no byte has moved for `bound`. It sets one timer per period, not one per byte.
     async fn silence(&self, bound: Duration) {
         loop {
             let last = Duration::from_millis(self.last.load(Relaxed));
-            let quiet = self.since_begun().saturating_sub(last);
+            let quiet = self.elapsed().saturating_sub(last);
             let Some(left) = bound.checked_sub(quiet).filter(|left| !left.is_zero()) else {
                 return;
             };
@@ -97,7 +98,7 @@ impl LastActivity {
 /// One of the two connections.
 struct WatchedStream<'a, S> {
     stream: &'a mut S,
-    moved: &'a LastActivity,
+    activity: &'a LastActivity,
     written: &'a AtomicU64,
 }
 
@@ -110,7 +111,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<'_, S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut *self.stream).poll_read(cx, buffer);
         if buffer.filled().len() > before {
-            self.moved.note();
+            self.activity.record();
         }
         read
     }
@@ -125,7 +126,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<'_, S> {
         let written = Pin::new(&mut *self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(count @ 1..)) = written {
             self.written.fetch_add(count as u64, Relaxed);
-            self.moved.note();
+            self.activity.record();
         }
         written
     }
@@ -148,8 +149,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// The far ends of two joined connections, and what comes of them.
-    fn joined(idle: Duration) -> (DuplexStream, DuplexStream, JoinHandle<SplicedBytes>) {
+    /// The far ends of two spliced connections, and the result of the splice.
+    fn spliced_pair(idle: Duration) -> (DuplexStream, DuplexStream, JoinHandle<SplicedBytes>) {
         let (client, mut near_client) = duplex(64);
         let (origin, mut near_origin) = duplex(64);
         let spliced =
@@ -158,11 +159,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn joined_connections_end_when_no_byte_has_moved_for_the_bound() {
-        let (mut client, mut origin, spliced) = joined(10 * SECOND);
+    async fn spliced_connections_end_after_the_idle_timeout() {
+        let (mut client, mut origin, spliced) = spliced_pair(10 * SECOND);
         let clock = Clock::system();
         let begun = clock.instant();
-        // Each byte, whichever way it goes, wins the whole bound.
+        // Each byte, in either direction, restarts the timeout.
         for round in 0..4 {
             sleep(9 * SECOND).await;
             let (from, to) = if round % 2 == 0 {
@@ -179,8 +180,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_a_little_now_and_then_is_not_idle() {
-        let (mut client, mut origin, spliced) = joined(10 * SECOND);
+    async fn a_slow_but_steady_reader_is_not_idle() {
+        let (mut client, mut origin, spliced) = spliced_pair(10 * SECOND);
         let sending = tokio::spawn(async move {
             origin.write_all(&[0; 500]).await.unwrap();
             origin.shutdown().await.unwrap();
@@ -200,12 +201,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_passed_is_known_when_one_side_breaks_off_too() {
-        let (mut client, mut origin, spliced) = joined(10 * SECOND);
+    async fn byte_counts_are_kept_when_one_side_aborts() {
+        let (mut client, mut origin, spliced) = spliced_pair(10 * SECOND);
         client.write_all(b"question").await.unwrap();
         origin.read_exact(&mut [0; 8]).await.unwrap();
         drop(origin);
-        // Nothing reads what comes now.
+        // No reader is left for these bytes.
         client.write_all(b"more").await.unwrap();
         assert_eq!(spliced.await.unwrap(), SplicedBytes { up: 8, down: 0, end: SpliceEnd::Broken });
     }

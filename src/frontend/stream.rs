@@ -1,8 +1,7 @@
-//! A client's connection: bytes in the clear or inside TLS, writes gathered so that a small answer is
-//! one packet.
+//! A client connection: plaintext or TLS, with buffered writes, so that a small response is one packet.
 //!
-//! Owns: the socket and its write buffer; that a cut answer ends in a reset, never in a clean close.
-//! Never touches: what the bytes mean.
+//! Owns: the socket and its write buffer; a truncated response ends in a reset, never in a clean close.
+//! Never touches: the meaning of the bytes.
 
 mod h2_frames;
 pub(in crate::frontend) mod stall;
@@ -34,40 +33,40 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::keep_alive;
 use crate::upstream::pinned_connections::ClientPins;
 
-/// A head and a small body fit; larger bodies are written straight through.
+/// A head and a small body fit; larger bodies bypass the buffer.
 const WRITE_BUFFER: usize = 4 * 1024;
 
-/// A client that takes nothing for this long is let go.
+/// A client that reads nothing for this long is disconnected.
 pub const STALLED: Duration = Duration::from_secs(60);
 
-/// How long the end of a connection may take to be said.
+/// How long the orderly close of a connection may take.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
-/// How far an answer got.
+/// The result of writing a response.
 #[derive(Debug, Clone, Copy)]
 pub struct WriteResult {
-    /// Bytes of its body.
+    /// The number of body bytes that were written.
     pub bytes: u64,
-    /// Whether all of it is on its way.
+    /// Whether the whole response was sent.
     pub whole: bool,
 }
 
-/// A client's connection.
+/// A client connection.
 #[derive(Debug)]
 pub struct ClientStream {
     stream: BufWriter<Transport>,
     peer: SocketAddr,
     /// While true, dropping the connection resets it.
-    answering: AtomicBool,
-    /// Follows what is read, where that is HTTP/2.
+    resets_on_drop: AtomicBool,
+    /// Tracks the received frames, on HTTP/2.
     frames: Option<Box<FrameTracker>>,
-    /// The client has offered HTTP/1 inside TLS, whatever was agreed on.
+    /// Whether the client offered HTTP/1 in the TLS handshake, whatever was negotiated.
     offers_http1: bool,
-    /// Something was written and not flushed: it may be in the buffer here, or in TLS below it.
+    /// Whether written data is not flushed yet: it may be in the buffer here, or in TLS below it.
     unflushed: bool,
-    /// The connections to origins on which this client has signed in. Most have none.
+    /// The origin connections on which this client has authenticated. Most clients have none.
     pins: Option<ClientPins>,
-    /// What all bodies on their way hold.
+    /// Counts the bytes that all bodies in transit hold.
     in_flight: Arc<InFlightBytes>,
 }
 
@@ -77,7 +76,7 @@ impl ClientStream {
         Self {
             stream: BufWriter::with_capacity(WRITE_BUFFER, Transport::Plain(stream)),
             peer,
-            answering: AtomicBool::new(false),
+            resets_on_drop: AtomicBool::new(false),
             frames: None,
             offers_http1: false,
             unflushed: false,
@@ -91,60 +90,60 @@ impl ClientStream {
         self.peer
     }
 
-    /// What all bodies on their way hold.
+    /// Counts the bytes that all bodies in transit hold.
     pub(super) fn in_flight(&self) -> &Arc<InFlightBytes> {
         &self.in_flight
     }
 
-    /// Larder's own address, as the client reached it; `None`: the connection is gone.
+    /// The local address of the connection; `None`: the connection is gone.
     pub(super) fn local(&self) -> Option<SocketAddr> {
         self.stream.get_ref().socket()?.local_addr().ok()
     }
 
-    /// The bytes on their own, for passing them on; nothing may be left in the write buffer.
+    /// The transport without the write buffer, which must be empty, for forwarding bytes.
     pub fn transport(&mut self) -> &mut Transport {
         self.stream.get_mut()
     }
 
-    /// From here on both sides may be silent for long: a client that has gone without a word must be
-    /// found out.
+    /// Enables keep-alive probes: from now on both sides may be silent for long, and a client that
+    /// vanished must be detected.
     pub fn keep_alive(&self) {
         if let Some(socket) = self.stream.get_ref().socket() {
             keep_alive::probe(socket);
         }
     }
 
-    /// Waits for the first bytes of what comes next, into a buffer with this much room; `None` when
-    /// the client has closed.
+    /// Waits for the next bytes and reads them into a buffer with this capacity; `None` if the client
+    /// has closed.
     pub async fn first_bytes(&mut self, room: usize) -> Option<BytesMut> {
         self.stream.get_mut().first_bytes(room).await
     }
 
-    /// The same connection inside TLS, once the handshake that `hello` began is done. A client that
-    /// does not like what it sees says so in the error.
+    /// The same connection inside TLS, once the handshake that `hello` began has completed. If the
+    /// client rejects the handshake, the error contains its alert.
     pub async fn secured(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
         self.offers_http1 = offers_http1(&hello);
         self.stream.get_mut().secure(hello, config).await?;
         Ok(self)
     }
 
-    /// Whether the client is on this host, by whichever of its addresses.
+    /// Whether the client is on this host, by any of its addresses.
     pub(super) fn is_local(&self) -> bool {
         let peer = self.peer.ip().to_canonical();
         peer.is_loopback() || self.local().is_some_and(|ours| ours.ip().to_canonical() == peer)
     }
 
-    /// The connections to origins on which this client has signed in, if it ever has.
+    /// The origin connections on which this client has authenticated, if any.
     pub(super) fn pins(&self) -> Option<&ClientPins> {
         self.pins.as_ref()
     }
 
-    /// A place for them.
+    /// Like [`ClientStream::pins`], but creates an empty set if there is none.
     pub(super) fn pins_to_be(&mut self) -> &ClientPins {
         self.pins.get_or_insert_default()
     }
 
-    /// Whether the client has closed, as far as that shows without reading on.
+    /// Whether the client has closed, as far as this is visible without reading.
     pub(super) fn has_closed(&self) -> bool {
         let Some(socket) = self.stream.get_ref().socket() else { return true };
         let ready = std::pin::pin!(socket.ready(Interest::READABLE));
@@ -155,50 +154,50 @@ impl ClientStream {
         }
     }
 
-    /// Ends a connection on which nothing is open. Inside TLS the end is said: what is just cut off
-    /// there could have been cut by anybody.
+    /// Closes an idle connection. Inside TLS it sends close_notify: without that, an attacker could
+    /// have cut the connection.
     pub async fn close(mut self) {
         if self.stream.get_ref().is_secure() {
-            // A client that is gone has not waited for it.
-            let _said = timeout(FAREWELL, self.stream.shutdown()).await;
+            // The result does not matter: the client may be gone.
+            let _closed = timeout(FAREWELL, self.stream.shutdown()).await;
         }
     }
 
-    /// Whether HTTP/2 was agreed on in the handshake.
+    /// Whether the handshake negotiated HTTP/2.
     pub fn speaks_h2(&self) -> bool {
         self.stream.get_ref().alpn() == Some(b"h2")
     }
 
-    /// Whether the client speaks HTTP/1 inside TLS, too.
+    /// Whether the client also supports HTTP/1 inside TLS.
     pub fn speaks_http1_too(&self) -> bool {
         self.offers_http1
     }
 
-    /// Follows the frames of HTTP/2 from here on: whether the client is in the middle of a head. `siblings`
-    /// learn what comes of bodies.
-    pub fn watch_frames(&mut self, siblings: SharedConnection) -> watch::Receiver<bool> {
-        let (frames, inside) = FrameTracker::new(siblings);
+    /// Tracks HTTP/2 frames from now on. The receiver reports whether a head has begun and not ended;
+    /// `shared` counts the received body bytes.
+    pub fn watch_frames(&mut self, shared: SharedConnection) -> watch::Receiver<bool> {
+        let (frames, inside) = FrameTracker::new(shared);
         self.frames = Some(Box::new(frames));
         inside
     }
 
-    /// From here until [`ClientStream::answered`], a drop is a reset: a client without framing (HTTP/1.0)
-    /// must not take a cut answer for a whole one.
+    /// From now until [`ClientStream::disarm_reset`], dropping the connection resets it: a client
+    /// without framing (HTTP/1.0) must not take a truncated response for a complete one.
     pub fn answering(&self) {
-        self.answering.store(true, Ordering::Relaxed);
+        self.resets_on_drop.store(true, Ordering::Relaxed);
     }
 
-    /// The answer is complete.
+    /// Ends the effect of [`ClientStream::arm_reset`], because the response is complete.
     pub fn answered(&self) {
-        self.answering.store(false, Ordering::Relaxed);
+        self.resets_on_drop.store(false, Ordering::Relaxed);
     }
 
-    /// Sends a whole answer past the write buffer, in one piece where the socket takes it. A client
-    /// that takes nothing for [`STALLED`], or little where memory is short, is given up.
+    /// Sends a whole response without the write buffer, in one piece if the socket accepts it. Sending
+    /// stops if the client reads nothing for [`STALL_TIMEOUT`], or too little while memory is short.
     pub async fn send(&mut self, head: &[u8], body: &[u8]) -> WriteResult {
         let transport = self.stream.get_mut();
         let (all, mut done) = (head.len() + body.len(), 0);
-        // Most take all of it at once.
+        // Most clients accept the whole response at once.
         let mut stall = None;
         while done < all {
             let parts = [
@@ -230,8 +229,8 @@ impl ClientStream {
         WriteResult { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
-    /// Tells the streams of HTTP/2 what has come of writing.
-    fn wrote<T>(&self, written: &Poll<io::Result<T>>, bytes: impl Fn(&T) -> usize) {
+    /// Reports the result of a write to the HTTP/2 streams.
+    fn report_write<T>(&self, written: &Poll<io::Result<T>>, bytes: impl Fn(&T) -> usize) {
         let Some(frames) = &self.frames else { return };
         frames.siblings().clogs(written.is_pending());
         if let Poll::Ready(Ok(taken)) = written {
@@ -240,7 +239,7 @@ impl ClientStream {
     }
 
     fn reset_on_close(&self) {
-        // Best effort: a socket that is gone already needs no reset.
+        // Best effort: a socket that is gone needs no reset.
         let Some(socket) = self.stream.get_ref().socket() else { return };
         if let Err(error) = SockRef::from(socket).set_linger(Some(Duration::ZERO)) {
             tracing::trace!(%error, "Could not prepare a reset");
@@ -248,47 +247,48 @@ impl ClientStream {
     }
 }
 
-/// Whether a client that says `hello` can be answered in HTTP/1.
+/// Whether a client with this ClientHello supports HTTP/1.
 pub(super) fn offers_http1(hello: &Accepted) -> bool {
     hello.client_hello().alpn().is_none_or(|mut offered| offered.any(|name| name == b"http/1.1"))
 }
 
-/// Waits for a client for [`STALLED`] at most. Most take what they are given at once: for those no
-/// timer is made.
+/// Waits for a client for at most [`STALL_TIMEOUT`]. Most clients accept the data at once: no timer is
+/// created for them.
 pub(super) async fn patiently<T>(
     in_flight: &InFlightBytes,
     taken: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
     let mut taken = std::pin::pin!(taken);
-    if let Poll::Ready(taken) = at_once(&mut taken).await {
+    if let Poll::Ready(taken) = poll_once(&mut taken).await {
         return taken;
     }
     let late = || Err(io::ErrorKind::TimedOut.into());
     in_flight.patiently(STALLED, taken).await.unwrap_or_else(late)
 }
 
-/// What `work` comes to; `None`: not within this time. What is done at once needs no timer.
+/// The result of `work`; `None`: it did not complete within this time. Work that completes at once
+/// needs no timer.
 pub(super) async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Option<T> {
     let mut work = std::pin::pin!(work);
-    match at_once(&mut work).await {
+    match poll_once(&mut work).await {
         Poll::Ready(done) => Some(done),
         Poll::Pending => timeout(time, work).await.ok(),
     }
 }
 
-async fn at_once<T>(work: &mut Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+async fn poll_once<T>(work: &mut Pin<&mut impl Future<Output = T>>) -> Poll<T> {
     poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await
 }
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
         if !self.stream.buffer().is_empty() {
-            // An answer that was broken off: the client gets what there is, best effort, and sees
-            // by its framing that it is cut.
+            // The response was aborted: the client gets the buffered part, best effort, and detects by
+            // the framing that the response is truncated.
             let mut now = Context::from_waker(Waker::noop());
             let _sent = Pin::new(&mut self.stream).poll_flush(&mut now);
         }
-        if *self.answering.get_mut() {
+        if *self.resets_on_drop.get_mut() {
             self.reset_on_close();
         }
     }
@@ -301,8 +301,8 @@ impl AsyncRead for ClientStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        // Whoever waits for the client has nothing more to gather for now: what was written so far
-        // goes out, or a slow body would sit in the buffer until it is full.
+        // A caller that reads has nothing more to write for now. Data that was written so far is
+        // flushed; otherwise a slow body would stay in the buffer until it is full.
         if this.unflushed
             && let Poll::Ready(Err(error)) = Pin::new(&mut *this).poll_flush(cx)
         {
@@ -327,7 +327,7 @@ impl AsyncWrite for ClientStream {
         let this = self.get_mut();
         this.unflushed = true;
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.wrote(&written, |taken| *taken);
+        this.report_write(&written, |taken| *taken);
         written
     }
 
@@ -338,7 +338,7 @@ impl AsyncWrite for ClientStream {
         }
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
         this.unflushed &= flushed.is_pending();
-        this.wrote(&flushed, |()| 0);
+        this.report_write(&flushed, |()| 0);
         flushed
     }
 
@@ -354,7 +354,7 @@ impl AsyncWrite for ClientStream {
         let this = self.get_mut();
         this.unflushed = true;
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.wrote(&written, |taken| *taken);
+        this.report_write(&written, |taken| *taken);
         written
     }
 

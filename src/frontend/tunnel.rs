@@ -1,7 +1,7 @@
-//! `CONNECT`: a tunnel whose bytes larder passes and does not see (RFC 9110 §9.3.6).
+//! `CONNECT`: a tunnel whose bytes larder forwards without reading them (RFC 9110 §9.3.6).
 //!
-//! Owns: opening a tunnel to an allowed address, passing bytes both ways, accounting for them.
-//! Never touches: what the bytes mean; TLS in them is the client's and the origin's own.
+//! Owns: opening a tunnel to an allowed address, forwarding bytes both ways, the records of tunnels.
+//! Never touches: the meaning of the bytes; TLS in them is between client and origin.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,42 +30,42 @@ use crate::upstream::routing::UpstreamTarget;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
-/// A client that says nothing for this long waits for the origin to speak first.
-const SILENT: Duration = Duration::from_secs(2);
+/// How long larder waits for a client's first bytes. After that it expects that the origin sends first.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a name may take until its tunnel is called open all the same: a name server that hangs
-/// must not keep a client from what is stored. Nothing is dialled without another look at the address.
-const FORBIDDEN_WITHIN: Duration = Duration::from_secs(1);
+/// How long name resolution may delay the opening of a tunnel: a name server that hangs must not keep a
+/// client from stored responses. The address is checked again before it is dialled.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// To a connection with the origin.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+/// The time for establishing a connection to the origin.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What the first bytes inside a tunnel look like.
+/// The protocol that the first bytes inside a tunnel indicate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// A TLS handshake record.
     Tls,
     /// An HTTP/1 method.
     Http,
-    /// It may become a method.
+    /// A prefix of an HTTP/1 method.
     Undecided,
-    /// Anything else, or nothing: the origin speaks first in some protocols.
+    /// Anything else, or nothing: in some protocols the origin sends first.
     Other,
 }
 
-/// What became of a tunnel.
+/// The outcome of a tunnel.
 pub enum TunnelOutcome {
-    /// It speaks HTTP in the clear: these are its first bytes.
+    /// The client sends plaintext HTTP; these are its first bytes.
     Http(ClientStream, BytesMut),
-    /// It begins a TLS handshake with these bytes.
+    /// The client begins a TLS handshake with these bytes.
     Tls(ClientStream, BytesMut),
-    /// Its bytes were passed on until both sides had ended, or the origin could not be reached.
+    /// The bytes were forwarded until both sides ended, or the origin was unreachable.
     Over,
-    /// There is none; that is recorded already.
+    /// The tunnel is refused; this is already recorded.
     Refused(ClientStream, Problem),
 }
 
-/// Tells what begins with `bytes`.
+/// Detects the protocol by the first bytes.
 pub fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 8] =
         [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"TRACE "];
@@ -79,25 +79,25 @@ pub fn sniff(bytes: &[u8]) -> Protocol {
 
 /// Opens tunnels.
 pub struct Tunnels {
-    /// Names to allowed addresses.
+    /// Resolves names to allowed addresses.
     pub resolver: Arc<Resolver>,
-    /// The gate of all ways out.
+    /// The admission control of outgoing connections.
     pub gate: AdmissionControl,
-    /// Where tunnels are recorded.
+    /// Records tunnels.
     pub account: Arc<Telemetry>,
-    /// The master switch: offline there are no tunnels.
+    /// The mode switch: in offline mode there are no tunnels.
     pub switch: Arc<ModeSwitch>,
-    /// The index under which calls that no upstream and no route names are counted.
+    /// The metrics index of calls that match no upstream and no route.
     pub upstream: usize,
     /// The same for routes.
     pub route: usize,
-    /// How long no byte may move in a tunnel until it ends.
+    /// How long a tunnel may be idle until it ends.
     pub idle: Duration,
 }
 
 impl Tunnels {
-    /// Opens a tunnel to `host:port` and passes bytes until both sides have ended. `early` are
-    /// bytes that the client sent right behind the `CONNECT`.
+    /// Opens a tunnel to `host:port` and forwards bytes until both sides have ended. `early`: the bytes
+    /// that the client sent right after the `CONNECT`.
     pub async fn open(
         &self,
         mut io: ClientStream,
@@ -107,18 +107,17 @@ impl Tunnels {
         early: BytesMut,
     ) -> TunnelOutcome {
         let since = clock::monotonic();
-        let mut origin = match self.reach(host, port, listener, since).await {
+        let mut origin = match self.connect(host, port, listener, since).await {
             Ok(origin) => origin,
             Err(problem) => return TunnelOutcome::Refused(io, problem),
         };
         let open = establish(&mut io).await;
-        self.pass(&mut io, &mut origin, &early, open, host, since).await;
+        self.forward(&mut io, &mut origin, &early, open, host, since).await;
         TunnelOutcome::Over
     }
 
-    /// Says that the tunnel is open and listens to what the client has to say, before any origin is
-    /// asked: an answer from the store needs none. What is neither HTTP nor, where that `intercepts`,
-    /// TLS is passed on.
+    /// Confirms the tunnel and reads the client's first bytes, before larder contacts an origin: a
+    /// stored response needs none. Protocols other than HTTP and, with `intercepts`, TLS are forwarded.
     pub async fn inspect(
         &self,
         mut io: ClientStream,
@@ -129,29 +128,29 @@ impl Tunnels {
         intercepts: bool,
     ) -> TunnelOutcome {
         let since = clock::monotonic();
-        if let Some(problem) = self.forbidden(host, port, listener, since).await {
+        if let Some(problem) = self.check_destination(host, port, listener, since).await {
             return TunnelOutcome::Refused(io, problem);
         }
         if !establish(&mut io).await {
             return TunnelOutcome::Over;
         }
-        // Past the time, what came is all there is.
-        let _silent = timeout(SILENT, listen(&mut io, &mut early)).await;
+        // After the timeout, larder uses the bytes that have arrived.
+        let _silent = timeout(FIRST_BYTES_TIMEOUT, read_first_bytes(&mut io, &mut early)).await;
         match sniff(&early) {
             Protocol::Http => return TunnelOutcome::Http(io, early),
             Protocol::Tls if intercepts => return TunnelOutcome::Tls(io, early),
             Protocol::Tls | Protocol::Undecided | Protocol::Other => {}
         }
-        // The client has been told that it is open: all that is left to say is its end.
-        if let Ok(mut origin) = self.reach(host, port, listener, since).await {
-            self.pass(&mut io, &mut origin, &early, true, host, since).await;
+        // The client already has the confirmation: larder can only end the tunnel.
+        if let Ok(mut origin) = self.connect(host, port, listener, since).await {
+            self.forward(&mut io, &mut origin, &early, true, host, since).await;
         }
         TunnelOutcome::Over
     }
 
-    /// Why this destination is out of reach, whatever is asked there. A name that cannot be resolved
-    /// is not: the store may have what is asked for.
-    async fn forbidden(
+    /// The problem if this destination is forbidden, whatever the request. A name that cannot be
+    /// resolved is not forbidden: the response may be stored.
+    async fn check_destination(
         &self,
         host: &str,
         port: u16,
@@ -162,16 +161,16 @@ impl Tunnels {
             return None;
         }
         let resolved =
-            timeout(FORBIDDEN_WITHIN, self.resolver.addresses(host, port, listener)).await;
-        let Ok(Err(UpstreamError::Denied(why))) = resolved else { return None };
-        self.account.denied(why.token());
-        let problem = UpstreamError::Denied(why).problem();
+            timeout(RESOLVE_TIMEOUT, self.resolver.addresses(host, port, listener)).await;
+        let Ok(Err(UpstreamError::Denied(reason))) = resolved else { return None };
+        self.account.denied(reason.token());
+        let problem = UpstreamError::Denied(reason).problem();
         self.record(host, since, Err(&problem));
         Some(problem)
     }
 
-    /// A connection with the origin, or the problem instead of it, recorded already.
-    async fn reach(
+    /// Connects to the origin; a failure is already recorded.
+    async fn connect(
         &self,
         host: &str,
         port: u16,
@@ -182,17 +181,17 @@ impl Tunnels {
             self.record(host, since, Err(&OFFLINE_PROBLEM));
             return Err(OFFLINE_PROBLEM);
         }
-        let place = UpstreamTarget::of_a_tunnel(self.upstream, host, port);
-        let mut pass = self.gate.record(place, self.route);
+        let target = UpstreamTarget::of_a_tunnel(self.upstream, host, port);
+        let mut timer = self.gate.record(target, self.route);
         match self.dial(host, port, listener).await {
             Ok(origin) => {
-                pass.answered(StatusCode::OK);
+                timer.answered(StatusCode::OK);
                 Ok(origin)
             }
             Err(failure) => {
-                pass.failed(failure.token());
-                if let UpstreamError::Denied(why) = failure {
-                    self.account.denied(why.token());
+                timer.failed(failure.token());
+                if let UpstreamError::Denied(reason) = failure {
+                    self.account.denied(reason.token());
                 }
                 let problem = failure.problem();
                 self.record(host, since, Err(&problem));
@@ -201,8 +200,8 @@ impl Tunnels {
         }
     }
 
-    /// Passes bytes both ways until both sides have ended.
-    async fn pass(
+    /// Forwards bytes both ways until both sides have ended.
+    async fn forward(
         &self,
         io: &mut ClientStream,
         origin: &mut TcpStream,
@@ -220,7 +219,7 @@ impl Tunnels {
         self.record(host, since, Ok(down));
     }
 
-    /// A tunnel that took this many bytes to the client, or the problem instead of it.
+    /// Records a tunnel with the bytes that were sent to the client, or the problem that prevented it.
     fn record(&self, host: &str, since: Instant, outcome: Result<u64, &Problem>) {
         let down = outcome.unwrap_or_default();
         self.account.record(&RequestEvent {
@@ -249,31 +248,31 @@ impl Tunnels {
         listener: ListenerKind,
     ) -> Result<TcpStream, UpstreamError> {
         let addresses: Vec<SocketAddr> =
-            timeout(CONNECT_WITHIN, self.resolver.addresses(host, port, listener))
+            timeout(CONNECT_TIMEOUT, self.resolver.addresses(host, port, listener))
                 .await
                 .map_err(|_elapsed| UpstreamError::Dns)??;
         let dialer = Dialer {
             host: host.to_owned(),
             port,
             addresses: addresses.into(),
-            within: CONNECT_WITHIN,
+            within: CONNECT_TIMEOUT,
             preferred: self.resolver.preferred(),
         };
         dialer.dial().await
     }
 }
 
-/// Tells the client that the tunnel is open; false when it is gone.
+/// Confirms the tunnel to the client. Returns false if the client has disconnected.
 async fn establish(io: &mut ClientStream) -> bool {
-    let told = async {
+    let written = async {
         io.write_all(ESTABLISHED).await?;
         io.flush().await
     };
-    told.await.is_ok()
+    written.await.is_ok()
 }
 
-/// Reads until it can be told what the client speaks, or it has ended its side.
-async fn listen(io: &mut ClientStream, early: &mut BytesMut) {
+/// Reads until the client's protocol is known, or its side has ended.
+async fn read_first_bytes(io: &mut ClientStream, early: &mut BytesMut) {
     while early.is_empty() || sniff(early) == Protocol::Undecided {
         early.reserve(FIRST_READ);
         if !matches!(io.read_buf(early).await, Ok(1..)) {
@@ -282,7 +281,7 @@ async fn listen(io: &mut ClientStream, early: &mut BytesMut) {
     }
 }
 
-/// Passes bytes both ways, `early` ones first.
+/// Forwards bytes both ways, `early` first.
 async fn relay(
     io: &mut ClientStream,
     origin: &mut TcpStream,
@@ -296,7 +295,7 @@ async fn relay(
     let mut spliced = splice(io.transport(), origin, idle).await;
     spliced.up += early.len() as u64;
     if spliced.end == SpliceEnd::Idle {
-        // A stream that is cut must not look whole to either side: both see a reset.
+        // A stream that is cut must not look complete to either side: both see a reset.
         io.answering();
         if let Err(error) = SockRef::from(&*origin).set_linger(Some(Duration::ZERO)) {
             tracing::trace!(%error, "Could not prepare a reset");
@@ -305,5 +304,5 @@ async fn relay(
     spliced
 }
 
-/// Room for what a client says first.
+/// The buffer size for a client's first bytes.
 const FIRST_READ: usize = 4 * 1024;

@@ -1,9 +1,10 @@
-//! Web pages that ask a mount, or an origin to which larder shows a credential of its own: a browser on this
-//! host, or on one that may use larder, runs what any site wrote, and larder would spend that credential
-//! for it.
+//! Web pages that send requests to a mount, or to an origin for which larder has a credential. A
+//! browser on this host, or on a host that may use larder, runs the code of any site, and larder would
+//! use its credential for that code.
 //!
-//! Owns: who may ask by what a browser says of a page (Fetch Metadata, `Origin`, `Referer`) and by the `Host`
-//! it was led here by. Never touches: which mount is meant; what such a page is told (`proxy::cors`).
+//! Owns: which pages may send requests, by the fields of a browser (Fetch Metadata, `Origin`,
+//! `Referer`) and by `Host`. Never touches: the choice of the mount; the CORS response fields
+//! (`proxy::cors`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,81 +17,81 @@ use crate::semantics::target::{Target, authority};
 use crate::telemetry::problem::Problem;
 use crate::upstream::routing::UpstreamTable;
 
-/// A page, of another site or of what a mount leads to.
+/// A page of another site, or of content that a mount delivers, uses a mount.
 pub const FOREIGN_PAGE: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "foreign_page",
-    "a page may not use this mount (Origin, Referer, Sec-Fetch-Site, or a browser's User-Agent without them): mount.allow_origins names those that may; a program names itself otherwise than a browser",
+    "web pages may not use this mount (detected by Origin, Referer, Sec-Fetch-Site, or a browser's User-Agent without them): list allowed pages in mount.allow_origins; a program must not send a browser's User-Agent",
     "http_request_denied",
 );
 
-/// A page of another site, through the proxy.
-const FOREIGN_SPENDER: Problem = Problem::new(
+/// A page of another site uses the proxy for an origin with a credential.
+const FOREIGN_CREDENTIAL_USE: Problem = Problem::new(
     StatusCode::FORBIDDEN,
     "foreign_page",
-    "a page of another site may not have larder's credential shown for it (Origin, Referer, Sec-Fetch-*, a browser's User-Agent without them): credential.allow_origins names those that may",
+    "pages of other sites may not use larder's credential (detected by Origin, Referer, Sec-Fetch-*, or a browser's User-Agent without them): list allowed pages in credential.allow_origins",
     "http_request_denied",
 );
 
-/// Which pages may have larder show its own credentials for them through the proxy.
+/// The pages for which larder may use its own credentials through the proxy.
 #[derive(Debug, Clone)]
 pub struct PageCredentialRules(UpstreamTable);
 
 impl PageCredentialRules {
-    /// Those that `upstreams` name.
+    /// Takes the rules from `upstreams`.
     pub fn new(upstreams: &[Arc<Upstream>]) -> Self {
         Self(UpstreamTable::new(upstreams.to_vec()))
     }
 
-    /// Whether a request with these fields may go to `target`.
+    /// Checks whether a request with these fields may go to `target`.
     pub fn admit(&self, target: &Target, fields: &HeaderMap) -> Result<(), Problem> {
         let Some(credential) = self.0.credential(target) else { return Ok(()) };
         let own = format!("{}://{}", target.scheme().as_str(), target.authority());
-        let asking = FetchMetadata { fields, host: None };
-        match asking.page(&credential.allow_origins, true, Some(&own)) {
-            WebPage::Foreign => Err(FOREIGN_SPENDER),
+        let metadata = FetchMetadata { fields, host: None };
+        match metadata.page(&credential.allow_origins, true, Some(&own)) {
+            WebPage::Foreign => Err(FOREIGN_CREDENTIAL_USE),
             WebPage::None | WebPage::Named(_) => Ok(()),
         }
     }
 }
 
-/// What a browser says of the page that asks.
+/// The web page that sends a request, as its browser reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WebPage {
-    /// Nothing, or that it is one of the origin itself: a program, the address bar.
+    /// No page, or a page of the origin itself: a program, the address bar.
     None,
-    /// It is of another site, and let in: its origin.
+    /// An allowed page of another site, with its origin.
     Named(HeaderValue),
-    /// It is of another site.
+    /// A page of another site.
     Foreign,
 }
 
-/// What a request below a mount says of where it comes from.
+/// The fields of a request that identify its sender.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchMetadata<'a> {
-    /// Its fields without `Host`.
+    /// All fields except `Host`.
     pub fields: &'a HeaderMap,
-    /// Its `Host`.
+    /// `Host`.
     pub host: Option<&'a HeaderValue>,
 }
 
 impl FetchMetadata<'_> {
-    /// Whether `Host` is an address, `localhost` or one of `allowed`: no name that somebody's DNS
-    /// answers with the address of this host (DNS rebinding).
+    /// Whether `Host` is an address, `localhost` or one of `allowed`, and not a name that a foreign DNS
+    /// server resolves to the address of this host (DNS rebinding).
     pub fn names_this_host(&self, allowed: &[Box<str>]) -> bool {
-        // No browser leaves it out.
+        // Every browser sends it.
         self.host.is_none() || self.host().is_some_and(|host| is_name_of_this_host(&host, allowed))
     }
 
-    /// Whether `Host` may also be a name without a dot, as one network's own DNS gives it (`larder` in
-    /// Docker Compose): nobody on the internet has one.
+    /// Whether `Host` may also be a name without a dot, as the DNS of a private network defines it
+    /// (`larder` in Docker Compose): no host on the internet has such a name.
     pub fn names_a_neighbour(&self, allowed: &[Box<str>]) -> bool {
         self.names_this_host(allowed)
             || self.host().is_some_and(|host| !host.contains(['.', ':', '[']))
     }
 
-    /// The origin that a browser takes this larder for: a document that a mount has shown is not of it
-    /// (`proxy::browser` confines those), so who asks as one of it is the user's own.
+    /// The origin that a browser assigns to this larder. A document from a mount does not have it
+    /// (`proxy::mount_headers` sandboxes those documents), so a page of this origin is the user's own.
     pub fn own_origin(&self) -> Option<String> {
         Some(format!("http://{}", self.host?.to_str().ok()?))
     }
@@ -100,17 +101,14 @@ impl FetchMetadata<'_> {
         authority::split(host).ok().map(|(host, _port)| host)
     }
 
-    /// Whether a browser shows: by its name, or by what it says of a page. Node's `fetch` gives itself away
-    /// as none.
+    /// Whether a browser sends the request: by its User-Agent, or by its fields about a page. Node's
+    /// `fetch` identifies itself as a program.
     pub fn shows_a_browser(&self) -> bool {
-        let says = |name| self.fields.contains_key(name);
-        self.is_named_as_a_browser()
-            || says(ORIGIN)
-            || says(REFERER)
-            || self.fetch_site(false).is_some()
+        let has = |name| self.fields.contains_key(name);
+        self.has_browser_agent() || has(ORIGIN) || has(REFERER) || self.fetch_site(false).is_some()
     }
 
-    fn is_named_as_a_browser(&self) -> bool {
+    fn has_browser_agent(&self) -> bool {
         self.agent().is_some_and(|agent| agent.starts_with(b"Mozilla/"))
     }
 
@@ -118,22 +116,24 @@ impl FetchMetadata<'_> {
         self.fields.get(USER_AGENT).map(HeaderValue::as_bytes)
     }
 
-    /// The page that asks, as a browser tells of it; `allowed`: the origins that are let in. Programs that
-    /// are no browsers say nothing of the kind. `guarded`: a credential is at stake, and a browser that says
-    /// nothing at all of a page is not believed. `own`: the origin whose pages may ask themselves.
+    /// The page that sends the request, as its browser reports it. `allowed`: the allowed origins.
+    /// Programs that are not browsers send no such fields. `guarded`: a credential is at stake, so a
+    /// browser that reports no page at all counts as foreign. `own`: the origin whose pages may send
+    /// requests to it.
     pub fn page(&self, allowed: &[Box<str>], guarded: bool, own: Option<&str>) -> WebPage {
         let mut origins = self.fields.get_all(ORIGIN).iter();
         let (origin, more) = (origins.next(), origins.next().is_some());
         if more {
             return WebPage::Foreign;
         }
-        // A browser says none for images and links; a page can leave the referrer out, and forge neither.
+        // A browser sends no `Origin` for images and links. A page can suppress its referrer, but can
+        // forge neither.
         let referrer = self.fields.get(REFERER);
-        if let Some(named) = named(origin, referrer, allowed) {
-            return WebPage::Named(named);
+        if let Some(page) = allowed_origin(origin, referrer, allowed) {
+            return WebPage::Named(page);
         }
         let foreign = match (self.fetch_site(own.is_some()), origin) {
-            (_, Some(origin)) if !is_of(origin, own) => true,
+            (_, Some(origin)) if !has_origin(origin, own) => true,
             (Some(own_site), _) => !own_site,
             (None, Some(_)) => false,
             (None, None) => self.is_of_a_foreign_browser(referrer, guarded, own),
@@ -141,38 +141,38 @@ impl FetchMetadata<'_> {
         if foreign { WebPage::Foreign } else { WebPage::None }
     }
 
-    /// Whether a browser says of its request that no other site has caused it; `None`: it says nothing.
-    /// Node's `fetch` names a mode, and itself; a browser that names one names the site, too.
-    /// `has_own`: there may be a page of the same origin.
+    /// Whether the browser reports that no other site caused the request; `None`: it reports nothing.
+    /// Node's `fetch` sends a mode and its own User-Agent; a browser that sends a mode also sends the
+    /// site. `has_own`: whether pages of the same origin can exist.
     fn fetch_site(&self, has_own: bool) -> Option<bool> {
         let mut metadata =
             self.fields.keys().filter(|name| name.as_str().starts_with("sec-fetch-"));
         metadata.next()?;
         let mut sites = self.fields.get_all("sec-fetch-site").iter().map(HeaderValue::as_bytes);
         let first = sites.next();
-        if first.is_none() && self.agent().is_some() && !self.is_named_as_a_browser() {
+        if first.is_none() && self.agent().is_some() && !self.has_browser_agent() {
             return None;
         }
-        let is_harmless = |site| site == b"none" || (has_own && site == b"same-origin");
+        let is_own_request = |site| site == b"none" || (has_own && site == b"same-origin");
         let all = first.into_iter().chain(sites);
-        Some(first.is_some() && { all }.all(is_harmless))
+        Some(first.is_some() && { all }.all(is_own_request))
     }
 
-    /// A browser sends no metadata to an address that it does not trust to be this host's (0.0.0.0,
-    /// 192.168.0.1), nor through a proxy to `http://`: there the page's own address is what is left. A
-    /// program may send a `Referer` of its own, as APIs ask for.
+    /// Whether the page is foreign if there is no metadata. A browser sends none to an address that it
+    /// does not trust to be this host's (0.0.0.0, 192.168.0.1), nor through a proxy to `http://`: there
+    /// only the referrer remains. A program may send its own `Referer`, as some APIs require.
     fn is_of_a_foreign_browser(
         &self,
         referrer: Option<&HeaderValue>,
         guarded: bool,
         own: Option<&str>,
     ) -> bool {
-        self.is_named_as_a_browser() && referrer.map_or(guarded, |page| !is_of(page, own))
+        self.has_browser_agent() && referrer.map_or(guarded, |page| !has_origin(page, own))
     }
 }
 
-/// Whether a page is of the origin `own`, by its URL or its origin: scheme, host and port.
-fn is_of(page: &HeaderValue, own: Option<&str>) -> bool {
+/// Whether a page has the origin `own`, by its URL or its origin: scheme, host and port.
+fn has_origin(page: &HeaderValue, own: Option<&str>) -> bool {
     let (Some(own), Ok(page)) = (own, page.to_str()) else { return false };
     let same = page.get(..own.len()).is_some_and(|start| start.eq_ignore_ascii_case(own));
     let rest = page.get(own.len()..).unwrap_or_default();
@@ -181,11 +181,11 @@ fn is_of(page: &HeaderValue, own: Option<&str>) -> bool {
 
 fn is_name_of_this_host(host: &str, allowed: &[Box<str>]) -> bool {
     is_localhost(host)
-        || address(host).is_some_and(is_written_plainly)
+        || address(host).is_some_and(is_unambiguous)
         || allowed.iter().any(|allowed| **allowed == *host)
 }
 
-/// Whether a host is `localhost`, or below it: names that no DNS is asked for.
+/// Whether a host is `localhost`, or below it: names that are not resolved by DNS.
 pub(super) fn is_localhost(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
@@ -195,22 +195,24 @@ pub(super) fn address(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// No address that leads to this host though it does not look so: there browsers say nothing of a page.
-fn is_written_plainly(address: IpAddr) -> bool {
+/// Whether an address visibly is an address of this host: to others that also lead to it, browsers send
+/// no metadata.
+fn is_unambiguous(address: IpAddr) -> bool {
     let mapped = matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
     !address.is_unspecified() && !mapped
 }
 
-/// Which of `allowed` a page is of, by its `Origin`, or its `Referer` where there is no other word.
-fn named(
+/// The entry of `allowed` that a page belongs to, by its `Origin`, or by its `Referer` if there is no
+/// `Origin`.
+fn allowed_origin(
     origin: Option<&HeaderValue>,
     referrer: Option<&HeaderValue>,
     allowed: &[Box<str>],
 ) -> Option<HeaderValue> {
-    let said = origin.or(referrer)?.to_str().ok()?;
+    let value = origin.or(referrer)?.to_str().ok()?;
     let is = |one: &str| {
-        let same = said.get(..one.len()).is_some_and(|start| start.eq_ignore_ascii_case(one));
-        let rest = said.get(one.len()..).unwrap_or_default();
+        let same = value.get(..one.len()).is_some_and(|start| start.eq_ignore_ascii_case(one));
+        let rest = value.get(one.len()..).unwrap_or_default();
         same && (rest.is_empty() || (origin.is_none() && rest.starts_with('/')))
     };
     let one = allowed.iter().find(|one| is(one))?;
@@ -231,15 +233,15 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         let allowed: Vec<Box<str>> = allowed.iter().map(|&one| one.into()).collect();
-        let asking = FetchMetadata { fields: &map, host: None };
-        let is_foreign = |own| asking.page(&allowed, true, own) == WebPage::Foreign;
-        // Who is foreign to an origin is foreign where there is none.
+        let metadata = FetchMetadata { fields: &map, host: None };
+        let is_foreign = |own| metadata.page(&allowed, true, own) == WebPage::Foreign;
+        // A page that is foreign to an origin is also foreign if there is no such origin.
         assert!(is_foreign(None) || !is_foreign(Some(OWN)), "{fields:?}");
         is_foreign(Some(OWN))
     }
 
     #[test]
-    fn what_a_browser_says_of_a_page_of_another_site_is_believed() {
+    fn browser_fields_identify_pages_of_other_sites() {
         for (fields, is_foreign) in [
             (&[][..], false),
             (&[("sec-fetch-site", "none")], false),
@@ -255,7 +257,7 @@ mod tests {
             (&[("origin", "https://127.0.0.1:8080")], true),
             (&[("origin", "http://127.0.0.1:80801")], true),
             (&[("origin", "null")], true),
-            // A program's word for itself; a browser's word for a page.
+            // The Referer of a program; the Referer of a browser.
             (&[("referer", "https://evil.example/x")], false),
             (&[("user-agent", BROWSER), ("referer", "https://evil.example/x")], true),
             (&[("user-agent", BROWSER), ("referer", "http://127.0.0.1:8080/x")], false),
@@ -275,30 +277,30 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_named_may_ask_and_no_others() {
-        let named = ["http://localhost:3000"];
+    fn only_allowed_origins_may_send_requests() {
+        let allowed = ["http://localhost:3000"];
         let from =
-            |origin| foreign(&[("sec-fetch-site", "cross-site"), ("origin", origin)], &named);
+            |origin| foreign(&[("sec-fetch-site", "cross-site"), ("origin", origin)], &allowed);
         assert!(!from("http://localhost:3000"));
         for other in ["http://localhost:3001", "https://localhost:3000", "null"] {
             assert!(from(other), "{other}");
         }
-        // Without an Origin its referrer says which site it is, or nothing does.
+        // Without an Origin only the referrer identifies the site.
         let cross = ("sec-fetch-site", "cross-site");
-        assert!(foreign(&[cross], &named));
-        assert!(!foreign(&[cross, ("referer", "http://localhost:3000/x")], &named));
+        assert!(foreign(&[cross], &allowed));
+        assert!(!foreign(&[cross, ("referer", "http://localhost:3000/x")], &allowed));
         for other in
             ["http://localhost:30000/", "http://localhost:3000.evil.example/", "https://x/"]
         {
-            assert!(foreign(&[cross, ("referer", other)], &named), "{other}");
+            assert!(foreign(&[cross, ("referer", other)], &allowed), "{other}");
         }
-        // What an Origin says is not what a referrer may say better.
+        // A referrer does not override an Origin.
         let both = [("origin", "null"), ("referer", "http://localhost:3000/x")];
-        assert!(foreign(&both, &named));
+        assert!(foreign(&both, &allowed));
     }
 
     #[test]
-    fn a_host_is_an_address_or_localhost_or_named() {
+    fn host_must_be_an_address_localhost_or_allowed() {
         for (host, is_this) in [
             ("localhost", true),
             ("LOCALHOST:8080", true),
@@ -317,9 +319,9 @@ mod tests {
             ("", false),
         ] {
             let host = HeaderValue::from_str(host).unwrap();
-            let asking = FetchMetadata { fields: &HeaderMap::new(), host: Some(&host) };
+            let metadata = FetchMetadata { fields: &HeaderMap::new(), host: Some(&host) };
             assert_eq!(
-                asking.names_this_host(&["host.docker.internal".into()]),
+                metadata.names_this_host(&["host.docker.internal".into()]),
                 is_this,
                 "{host:?}"
             );

@@ -1,26 +1,25 @@
-//! Which fields are credentials by their name alone.
+//! Fields that are credentials by their name.
 //!
-//! Owns: the built-in words. What they miss still tells answers apart, as every field does that is not
-//! on the list of harmless ones (`harmless`).
-//! Never touches: values.
+//! Owns: the built-in words. A credential field that they do not match still becomes part of the key, like
+//! every field that is not on the list of harmless ones (`ignored_fields`).
+//! Never touches: field values.
 
 use http::HeaderName;
 use http::header::COOKIE;
 
 use crate::key::ignored_fields::is_harmless;
 
-/// Whether a field of this name is a credential wherever it appears. What is on the list of harmless
-/// fields never is.
+/// Whether a field of this name is a credential. Fields on the list of harmless ones never are.
 pub(super) fn is_built_in(name: &HeaderName) -> bool {
     !is_harmless(name) && has_telling_name(name)
 }
 
-/// The same of a name that is not on that list.
+/// The same for a name that is not on that list.
 pub(super) fn has_telling_name(name: &HeaderName) -> bool {
     *name == COOKIE || has_telling_word(name.as_str())
 }
 
-/// Words that are a credential's wherever they stand as a word of their own.
+/// Words that mark a credential as a separate word of the name.
 const WORDS: [&str; 29] = [
     "apikey",
     "assertion",
@@ -53,25 +52,25 @@ const WORDS: [&str; 29] = [
     "user",
 ];
 
-/// What a longer word may end in to be one, as `accesskey` or `csrftoken`.
+/// Endings of a longer word that mark a credential, as in `accesskey` or `csrftoken`.
 const ENDINGS: [&str; 8] =
     ["apikey", "secret", "session", "signature", "token", "password", "accesskey", "authkey"];
 
-/// What a longer word may begin with to be one, as `userid`.
+/// Beginnings of a longer word that mark a credential, as in `userid`.
 const BEGINNINGS: [&str; 5] = ["auth0", "session", "tenant", "token", "userid"];
 
-/// Whether one of the words in the (lower-case) name tells of a credential. This runs over every field
-/// that is not on the list of harmless ones.
+/// Whether a word of the (lower-case) name marks a credential. Called for every field that is not on the list
+/// of harmless ones.
 pub(super) fn has_telling_word(name: &str) -> bool {
     let mut words = name.split(['-', '_', '.']).filter(|word| !word.is_empty()).peekable();
     while let Some(word) = words.next() {
         let describes_software = word == "user" && words.peek() == Some(&"agent");
-        let codes = word == "access" && words.peek() == Some(&"code");
-        let tells = WORDS.contains(&word)
+        let is_access_code = word == "access" && words.peek() == Some(&"code");
+        let is_marker = WORDS.contains(&word)
             || ENDINGS.iter().any(|ending| word.ends_with(ending))
             || BEGINNINGS.iter().any(|beginning| word.starts_with(beginning))
             || (word.starts_with("user") && matches!(word, "username" | "users"));
-        if (tells && !describes_software) || codes {
+        if (is_marker && !describes_software) || is_access_code {
             return true;
         }
     }
@@ -85,8 +84,8 @@ mod tests {
     use super::is_built_in;
 
     #[test]
-    fn words_tell_credentials_and_parts_of_words_do_not() {
-        for (text, is) in [
+    fn whole_words_mark_credentials_and_parts_of_words_do_not() {
+        for (text, expected) in [
             ("Authorization", true),
             ("Cookie", true),
             ("X-Api-Key", true),
@@ -121,7 +120,7 @@ mod tests {
             ("X-Zanzibar", false),
         ] {
             let name = HeaderName::from_bytes(text.to_ascii_lowercase().as_bytes()).unwrap();
-            assert_eq!(is_built_in(&name), is, "{text}");
+            assert_eq!(is_built_in(&name), expected, "{text}");
         }
     }
 }

@@ -1,27 +1,27 @@
-//! From the canonical form of a key back to what an operator may see of it.
+//! Decoding of the canonical form of a key, for operators.
 //!
-//! Owns: reading what `canonical` writes. Never touches: secrets, which are not in there.
+//! Owns: reading the format of `canonical`. Never touches: secrets, which a key does not contain.
 
 use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTS, PLAIN};
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
 
-/// What a key names.
+/// The readable parts of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DecodedKey {
-    /// The URL, its query as far as it counts; secret parts are hidden.
+    /// The URL with the query parameters that are part of the key; secret parts are hidden.
     pub url: String,
     /// The target without its query; secret parts of its path are hidden.
     pub target: Target,
-    /// Which kind of listener it was asked through.
+    /// The kind of listener that received the request.
     pub listener: ListenerKind,
     /// The kind of scope: `shared`, `anonymous`, `credential`, `named`.
     pub scope: &'static str,
 }
 
 impl DecodedKey {
-    /// Reads a canonical form; `None` where it is none of this larder's.
+    /// Decodes a canonical form; `None` if it is invalid or of another version.
     pub fn read(canonical: &[u8]) -> Option<Self> {
         let mut rest = canonical;
         let [format, scheme, low, high] = take(&mut rest)?;
@@ -38,7 +38,7 @@ impl DecodedKey {
             [1] => ListenerKind::Reachable,
             _ => return None,
         };
-        // The fields that tell it apart: hashed, or none.
+        // The separating fields and excluded secrets: hashed, or none.
         let _separators = list(&mut rest)?;
         let scope = scope(rest)?;
         let port = u16::from_le_bytes([low, high]);
@@ -53,7 +53,7 @@ impl DecodedKey {
     }
 }
 
-/// The members of a list, secret ones hidden.
+/// The members of a list; secret ones are hidden.
 fn list(rest: &mut &[u8]) -> Option<Vec<String>> {
     let mut members = Vec::new();
     loop {
@@ -74,8 +74,8 @@ fn list(rest: &mut &[u8]) -> Option<Vec<String>> {
     }
 }
 
-/// Behind the fields that count stands the scope: one byte, or one and an HMAC. No field is as
-/// short: it begins with the eight bytes of a length.
+/// Skips the key fields and decodes the scope: one byte, or one byte and an HMAC. A field is never as short,
+/// because it begins with a length of eight bytes.
 fn scope(mut rest: &[u8]) -> Option<&'static str> {
     loop {
         match rest {
@@ -115,13 +115,13 @@ mod tests {
     use crate::semantics::request::ProxyRequest;
     use crate::semantics::target::Target;
 
-    fn named(url: &str, fields: &[(&'static str, &'static str)], policy: &Policy) -> DecodedKey {
-        let mut asked = ProxyRequest::get(Target::absolute(url).unwrap());
+    fn decoded(url: &str, fields: &[(&'static str, &'static str)], policy: &Policy) -> DecodedKey {
+        let mut request = ProxyRequest::get(Target::absolute(url).unwrap());
         for (name, value) in fields {
-            asked.headers.append(*name, HeaderValue::from_static(value));
+            request.headers.append(*name, HeaderValue::from_static(value));
         }
-        let ring = KeyBuilder::new([7; 32], &[], Redactor::default());
-        DecodedKey::read(ring.key(&asked, policy).canonical()).unwrap()
+        let builder = KeyBuilder::new([7; 32], &[], Redactor::default());
+        DecodedKey::read(builder.key(&request, policy).canonical()).unwrap()
     }
 
     #[test]
@@ -129,31 +129,31 @@ mod tests {
         let mut policy = Policy::origin();
         policy.key.headers =
             vec![HeaderName::from_static("te"), HeaderName::from_static("x-api-key")];
-        let shown = named("https://api.example:8443/a%2Fb?x=1&token=S3CRET&y", &[], &policy);
+        let shown = decoded("https://api.example:8443/a%2Fb?x=1&token=S3CRET&y", &[], &policy);
         assert_eq!(shown.url, "https://api.example:8443/a%2Fb?x=1&token=(secret)&y");
         assert_eq!(shown.scope, "anonymous");
         let fields = [("te", "trailers"), ("x-api-key", "S4CRET"), ("x-api-key", "")];
-        let shown = named("http://[::1]/", &fields, &policy);
+        let shown = decoded("http://[::1]/", &fields, &policy);
         assert_eq!((shown.url.as_str(), shown.scope), ("http://[::1]/", "credential"));
         policy.scope = ScopeRule::Shared;
-        assert_eq!(named("http://api.example/?", &fields, &policy).scope, "shared");
+        assert_eq!(decoded("http://api.example/?", &fields, &policy).scope, "shared");
         policy.scope = ScopeRule::Header(HeaderName::from_static("x-user"));
-        assert_eq!(named("http://api.example/", &[("x-user", "ann")], &policy).scope, "named");
+        assert_eq!(decoded("http://api.example/", &[("x-user", "ann")], &policy).scope, "named");
     }
 
     #[test]
-    fn secret_parts_of_a_path_are_hidden_and_tell_keys_apart() {
+    fn secret_parts_of_a_path_are_hidden_and_distinguish_keys() {
         let paths = [SecretPath::parse("/bot{token}/**").unwrap()];
-        let ring = KeyBuilder::new([7; 32], &[], Redactor::new(&[], &paths));
+        let builder = KeyBuilder::new([7; 32], &[], Redactor::new(&[], &paths));
         let key = |path: &str| {
             let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-            ring.key(&ProxyRequest::get(target), &Policy::origin())
+            builder.key(&ProxyRequest::get(target), &Policy::origin())
         };
         let token = "/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe";
         let all = ["/botann/getMe", "/botbob/getMe", token, "/bot(secret)/getMe"].map(key);
         for (at, one) in all.iter().enumerate() {
-            let named = DecodedKey::read(one.canonical()).unwrap();
-            assert_eq!(named.url, "http://api.example/bot(secret)/getMe");
+            let decoded = DecodedKey::read(one.canonical()).unwrap();
+            assert_eq!(decoded.url, "http://api.example/bot(secret)/getMe");
             let others = all.iter().skip(at + 1);
             assert!(others.clone().all(|other| other != one && other.id() != one.id()));
             assert!(others.into_iter().all(|other| other.target_id() != one.target_id()));
@@ -161,17 +161,19 @@ mod tests {
     }
 
     #[test]
-    fn a_key_of_parts_shows_what_its_whole_does() {
-        let asked = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
+    fn a_key_for_partial_responses_decodes_like_that_of_the_whole() {
+        let request = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key =
+            KeyBuilder::new([7; 32], &[], Redactor::default()).key(&request, &Policy::origin());
         let shown = DecodedKey::read(key.of_parts().canonical());
         assert!(shown.is_some() && shown == DecodedKey::read(key.canonical()));
     }
 
     #[test]
-    fn a_cut_form_is_none() {
-        let asked = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&asked, &Policy::origin());
+    fn a_truncated_key_is_not_decoded() {
+        let request = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
+        let key =
+            KeyBuilder::new([7; 32], &[], Redactor::default()).key(&request, &Policy::origin());
         for end in 0..key.canonical().len() {
             assert_eq!(DecodedKey::read(&key.canonical()[..end]), None, "{end}");
         }

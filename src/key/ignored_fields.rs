@@ -1,15 +1,16 @@
-//! Which request fields tell no two answers apart: the one list of all that is harmless.
+//! Harmless request fields: the list of fields that do not change a response and are not part of the key.
 //!
-//! Owns: the list, and what it means: in every scope but `shared` a field that is *not* on it is part
-//! of the key, hashed. A name that is missing here costs hits; one too many could show a user's answer
-//! to another. So the list holds what RFC 9110 and its kin define for the message itself, what tells of
-//! the client's software, what traces a request, and what SDKs change with each call. It has whole names
-//! alone: of a family (`X-B3-…`, `Sec-CH-…`) an origin may make up more. What `Vary` names counts all the
-//! same. Never touches: credentials, which no list makes harmless (`credential`).
+//! Owns: the list. In every scope but `shared`, a field that is *not* on it is part of the key, hashed. A
+//! missing name costs hits; a wrong one could serve one user's response to another. So the list has the
+//! fields that RFC 9110 and related RFCs define for the message itself, those that describe the client's
+//! software, trace a request, or change with each call of an SDK. It has only whole names, because an origin
+//! may define more fields of a family (`X-B3-…`, `Sec-CH-…`). Fields that `Vary` names count regardless.
+//! Never touches: credentials, which are never harmless (`credential`).
 //!
-//! `baggage` and its like (`tracestate`, `correlation-context`, `jaeger-baggage`, `x-datadog-tags`) carry what an
-//! app puts in, `userId=` too. They are for tracing all the same, and change with each call: counted, they
-//! would cost every hit. Where an API answers by one of them, the route says `key: { headers: [baggage] }`.
+//! `baggage` and similar fields (`tracestate`, `correlation-context`, `jaeger-baggage`, `x-datadog-tags`)
+//! carry values of the app, possibly `userId=`. They are on the list because they are for tracing and change
+//! with each call: as part of the key they would prevent every hit. If an API responds according to one of
+//! them, set `key: { headers: [baggage] }` on the route.
 
 use std::sync::LazyLock;
 
@@ -227,32 +228,32 @@ const NAMES: [&str; 203] = [
     "x-vercel-id",
 ];
 
-/// Those of each length: every request asks for each of its fields.
+/// The names by length: the list is searched for each field of every request.
 static BY_LENGTH: LazyLock<Vec<Vec<&'static [u8]>>> = LazyLock::new(|| {
     let longest = NAMES.iter().map(|name| name.len()).max().unwrap_or_default();
-    let of = |length| NAMES.iter().filter(move |name| name.len() == length);
-    (0..=longest).map(|length| of(length).map(|name| name.as_bytes()).collect()).collect()
+    let with_length = |length| NAMES.iter().filter(move |name| name.len() == length);
+    (0..=longest).map(|length| with_length(length).map(|name| name.as_bytes()).collect()).collect()
 });
 
 /// Names of the list that nearly every request has.
 const USUAL: [HeaderName; 4] = [ACCEPT, ACCEPT_ENCODING, USER_AGENT, ACCEPT_LANGUAGE];
 
-/// Whether a field of this name tells no two answers apart.
+/// Whether a field of this name is harmless.
 pub(super) fn is_harmless(name: &HeaderName) -> bool {
-    // Known by a number, not by letters; most requests have no others.
+    // These compare by number instead of text; most requests have no others.
     if USUAL.contains(name) {
         return true;
     }
     let name = name.as_str();
-    let alike = BY_LENGTH.get(name.len()).map(Vec::as_slice).unwrap_or_default();
-    // Names of one length differ at one end more often than in the middle: few are compared whole.
+    let same_length = BY_LENGTH.get(name.len()).map(Vec::as_slice).unwrap_or_default();
+    // Names of the same length mostly differ in their first or last byte: few are compared completely.
     let ends = |name: &[u8]| (name.first().copied(), name.last().copied());
-    let own = ends(name.as_bytes());
-    alike.iter().any(|one| ends(one) == own && *one == name.as_bytes())
+    let wanted = ends(name.as_bytes());
+    same_length.iter().any(|one| ends(one) == wanted && *one == name.as_bytes())
 }
 
-/// Fields by which an origin's framework answers for another host or path than the one that was asked
-/// for: part of the key in every scope, or one client would poison the answers of all.
+/// Fields by which the framework of an origin may select another host or path than the requested one. They
+/// are part of the key in every scope; otherwise one client could poison the responses of all.
 const REWRITES: [&str; 45] = [
     "cloudfront-forwarded-proto",
     "disguised-host",
@@ -301,7 +302,7 @@ const REWRITES: [&str; 45] = [
     "x-waws-unencoded-url",
 ];
 
-/// Whether the field may change which resource is answered for.
+/// Whether the field can select another resource.
 pub(super) fn rewrites_the_target(name: &HeaderName) -> bool {
     field_case::names_one_of(name, &REWRITES)
 }
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_accounts_or_users_apart_is_never_harmless() {
+    fn fields_that_identify_accounts_or_users_are_never_harmless() {
         for text in [
             "Authorization",
             "Cookie",
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_describes_the_message_the_client_or_the_call_is_harmless() {
+    fn fields_that_describe_message_client_or_call_are_harmless() {
         for text in [
             "Accept",
             "User-Agent",
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_rewrites_the_target_is_not_harmless() {
+    fn fields_that_rewrite_the_target_are_not_harmless() {
         for text in [
             "X-Forwarded-Host",
             "X-Original-URL",

@@ -1,35 +1,35 @@
-//! Query parameters as key parts: which count.
+//! Selection of the query parameters that are part of the key.
 //!
-//! Owns: what a rule leaves out. Names are compared as `semantics::query` reads them; what enters a key
-//! stays as it was sent.
-//! Never touches: framing (`canonical`), which of them are secret (`semantics::redaction`).
+//! Owns: the rules for inclusion. Names are compared as `semantics::query` decodes them; parameters enter the
+//! key as they were sent.
+//! Never touches: framing (`canonical`), secret parameters (`semantics::redaction`).
 
 use crate::policy::QueryRule;
 use crate::semantics::query::names;
 
-/// The parameters of `query` that `rule` counts, in their order.
+/// The parameters of `query` that `rule` includes, in order.
 pub(super) fn counted<'q>(
     query: Option<&'q str>,
     rule: &QueryRule,
 ) -> impl Iterator<Item = &'q str> {
     let params = query.into_iter().flat_map(|query| query.split('&'));
-    params.filter(move |param| counts(param, rule))
+    params.filter(move |param| is_included(param, rule))
 }
 
-/// The others.
+/// The parameters that `rule` excludes.
 pub(super) fn left_out<'q>(
     query: Option<&'q str>,
     rule: &QueryRule,
 ) -> impl Iterator<Item = &'q str> {
     let query = query.filter(|_| *rule != QueryRule::All);
     let params = query.into_iter().flat_map(|query| query.split('&'));
-    params.filter(move |param| !counts(param, rule))
+    params.filter(move |param| !is_included(param, rule))
 }
 
-fn counts(param: &str, rule: &QueryRule) -> bool {
+fn is_included(param: &str, rule: &QueryRule) -> bool {
     match rule {
         QueryRule::All => true,
-        // Kept when anything in it is wanted, left out only when nothing else is in it: what an
+        // Included if any of its names is wanted, excluded only if all are ignored: a parameter that an
         // origin could read is never missing from the key.
         QueryRule::Include(wanted) => names(param).any(|name| wanted.iter().any(|w| *w == name)),
         QueryRule::Exclude(ignored) => !names(param).all(|name| ignored.iter().any(|i| *i == name)),

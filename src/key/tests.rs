@@ -1,4 +1,4 @@
-//! Keys never collide and scopes never mix, whatever the request holds.
+//! Keys never collide and scopes are always separate, for any request.
 
 use http::{HeaderName, HeaderValue};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
@@ -11,7 +11,7 @@ use crate::semantics::storability::CacheKind;
 use crate::semantics::target::Target;
 use crate::semantics::vary::VaryFields;
 
-fn ring() -> KeyBuilder {
+fn builder() -> KeyBuilder {
     KeyBuilder::new([7; 32], &[HeaderName::from_static("x-my-thing")], Redactor::default())
 }
 
@@ -19,25 +19,25 @@ fn policy(scope: ScopeRule, key: KeyPolicy) -> Policy {
     Policy { scope, key, ..Policy::origin() }
 }
 
-fn of_query(query: QueryRule) -> Policy {
+fn with_query(query: QueryRule) -> Policy {
     policy(ScopeRule::Shared, KeyPolicy { query, ..KeyPolicy::default() })
 }
 
-fn asked(url: &str, fields: &[(&str, &str)]) -> ProxyRequest {
-    let mut asked = ProxyRequest::get(Target::absolute(url).expect(url));
+fn request_to(url: &str, fields: &[(&str, &str)]) -> ProxyRequest {
+    let mut request = ProxyRequest::get(Target::absolute(url).expect(url));
     for (name, value) in fields {
         let name: HeaderName = name.parse().expect(name);
-        asked.headers.append(name, HeaderValue::from_str(value).expect(value));
+        request.headers.append(name, HeaderValue::from_str(value).expect(value));
     }
-    asked
+    request
 }
 
 fn key(url: &str, fields: &[(&str, &str)]) -> CacheKey {
-    ring().key(&asked(url, fields), &policy(ScopeRule::Credential, KeyPolicy::default()))
+    builder().key(&request_to(url, fields), &policy(ScopeRule::Credential, KeyPolicy::default()))
 }
 
 #[test]
-fn the_built_in_words_make_a_credential_and_their_neighbours_do_not() {
+fn built_in_words_mark_credentials_and_similar_words_do_not() {
     let table = [
         ("authorization", true),
         ("cookie", true),
@@ -63,12 +63,12 @@ fn the_built_in_words_make_a_credential_and_their_neighbours_do_not() {
         ("te", false),
     ];
     for (name, expected) in table {
-        assert_eq!(ring().is_credential(&HeaderName::from_static(name)), expected, "{name}");
+        assert_eq!(builder().is_credential(&HeaderName::from_static(name)), expected, "{name}");
     }
 }
 
 #[test]
-fn only_what_rfc_3986_calls_equivalent_shares_a_key() {
+fn only_urls_that_are_equivalent_by_rfc_3986_share_a_key() {
     // CCH-07, CCH-09.
     let same = [
         ("http://A.Example/x", "http://a.example/x"),
@@ -109,20 +109,20 @@ fn only_what_rfc_3986_calls_equivalent_shares_a_key() {
 }
 
 #[test]
-fn the_two_kinds_of_listener_do_not_share_answers() {
-    let mut one = asked("http://a/", &[]);
+fn the_two_kinds_of_listener_do_not_share_responses() {
+    let mut one = request_to("http://a/", &[]);
     one.listener = ListenerKind::Loopback;
     let mut other = one.clone();
     other.listener = ListenerKind::Reachable;
     let policy = policy(ScopeRule::Shared, KeyPolicy::default());
-    assert_ne!(ring().key(&one, &policy), ring().key(&other, &policy));
+    assert_ne!(builder().key(&one, &policy), builder().key(&other, &policy));
 }
 
 #[test]
-fn the_scope_says_whose_answer_it_is() {
+fn the_scope_depends_on_rule_and_credentials() {
     let header = || ScopeRule::Header(HeaderName::from_static("x-larder-user"));
     let with = |rule: ScopeRule, fields: &[(&str, &str)]| {
-        ring().scope(&asked("http://a/", fields), &rule).token()
+        builder().scope(&request_to("http://a/", fields), &rule).token()
     };
     let credential = [("authorization", "a")];
     assert_eq!(with(ScopeRule::Shared, &credential), "shared");
@@ -131,12 +131,16 @@ fn the_scope_says_whose_answer_it_is() {
     assert_eq!(with(ScopeRule::Credential, &credential), "credential");
     assert_eq!(with(header(), &[("x-larder-user", "ann"), ("authorization", "a")]), "named");
     assert_eq!(with(header(), &credential), "credential");
-    assert_eq!(with(header(), &[("x-larder-user", " ")]), "credential", "an empty name is none");
+    assert_eq!(
+        with(header(), &[("x-larder-user", " ")]),
+        "credential",
+        "an empty name does not count"
+    );
     assert_eq!(with(header(), &[]), "anonymous");
 }
 
 #[test]
-fn only_a_scope_of_somebody_has_the_rules_of_a_private_cache() {
+fn only_the_scope_of_a_user_has_the_rules_of_a_private_cache() {
     let table = [
         (Scope::Shared, CacheKind::Shared),
         (Scope::Anonymous, CacheKind::Shared),
@@ -152,8 +156,10 @@ fn only_a_scope_of_somebody_has_the_rules_of_a_private_cache() {
 fn a_rotating_token_keeps_the_cache_of_a_named_user() {
     let rule = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
     let scope = |user, token| {
-        ring()
-            .scope(&asked("http://a/", &[("x-larder-user", user), ("authorization", token)]), &rule)
+        builder().scope(
+            &request_to("http://a/", &[("x-larder-user", user), ("authorization", token)]),
+            &rule,
+        )
     };
     assert_eq!(scope("ann", "1"), scope("ann", "2"));
     assert_ne!(scope("ann", "1"), scope("bob", "1"));
@@ -162,9 +168,9 @@ fn a_rotating_token_keeps_the_cache_of_a_named_user() {
 #[test]
 fn a_name_never_equals_a_credential() {
     let named = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
-    let request = asked("http://a/", &[("x-larder-user", "v")]);
+    let request = request_to("http://a/", &[("x-larder-user", "v")]);
     let (Scope::Named(name), Scope::Credential(credential)) =
-        (ring().scope(&request, &named), ring().scope(&request, &ScopeRule::Credential))
+        (builder().scope(&request, &named), builder().scope(&request, &ScopeRule::Credential))
     else {
         panic!("a named and a credential scope")
     };
@@ -172,7 +178,7 @@ fn a_name_never_equals_a_credential() {
 }
 
 #[test]
-fn the_order_of_credentials_does_not_matter_but_that_of_one_fields_lines_does() {
+fn the_order_of_fields_does_not_matter_but_that_of_lines_does() {
     let one = key("http://a/", &[("cookie", "c"), ("authorization", "a")]);
     assert_eq!(one, key("http://a/", &[("authorization", "a"), ("cookie", "c")]));
     let lines = key("http://a/", &[("cookie", "1"), ("cookie", "2")]);
@@ -180,9 +186,9 @@ fn the_order_of_credentials_does_not_matter_but_that_of_one_fields_lines_does() 
 }
 
 #[test]
-fn query_rules_count_what_they_name() {
-    let include = of_query(QueryRule::Include(vec!["a".to_owned()]));
-    let exclude = of_query(QueryRule::Exclude(vec!["utm".to_owned()]));
+fn query_rules_include_the_named_parameters() {
+    let include = with_query(QueryRule::Include(vec!["a".to_owned()]));
+    let exclude = with_query(QueryRule::Exclude(vec!["utm".to_owned()]));
     let table = [
         (&include, "?a=1&utm=2", "?utm=3&a=1", true),
         (&include, "?a=1", "?a=2", false),
@@ -195,25 +201,25 @@ fn query_rules_count_what_they_name() {
         (&exclude, "?a=1&%75tm=2", "?a=1", true),
         (&exclude, "", "?utm=1", true),
         (&exclude, "?a=1&b=2", "?b=2&a=1", false),
-        // CCH: an origin that splits at `;` sees `a`, so it may not be left out.
+        // CCH: an origin that splits at `;` reads `a`, so it must not be excluded.
         (&exclude, "?utm=1;a=1", "?utm=1;a=2", false),
         (&exclude, "?UTM=1", "?UTM=2", false),
     ];
     for (policy, one, other, same) in table {
-        let key = |query| ring().key(&asked(&format!("http://h/p{query}"), &[]), policy);
+        let key = |query| builder().key(&request_to(&format!("http://h/p{query}"), &[]), policy);
         assert_eq!(key(one) == key(other), same, "{one} {other}");
     }
 }
 
 #[test]
-fn key_fields_tell_requests_apart() {
+fn key_fields_distinguish_requests() {
     let rule = KeyPolicy {
         query: QueryRule::All,
         headers: vec![HeaderName::from_static("accept-language"), HeaderName::from_static("x-a")],
         ..KeyPolicy::default()
     };
     let policy = policy(ScopeRule::Shared, rule);
-    let key = |fields: &[(&str, &str)]| ring().key(&asked("http://h/", fields), &policy);
+    let key = |fields: &[(&str, &str)]| builder().key(&request_to("http://h/", fields), &policy);
     let requests: [&[(&str, &str)]; 7] = [
         &[],
         &[("accept-language", "")],
@@ -233,13 +239,13 @@ fn key_fields_tell_requests_apart() {
 #[test]
 fn one_target_has_one_target_id_in_every_scope() {
     let url = "http://a/x?api_key=1&b=2";
-    let id = ring().target_id(&Target::absolute(url).unwrap(), &QueryRule::All);
+    let id = builder().target_id(&Target::absolute(url).unwrap(), &QueryRule::All);
     assert_eq!(key(url, &[]).target_id(), id);
     assert_eq!(key(url, &[("authorization", "a")]).target_id(), id);
 }
 
 #[test]
-fn parts_have_a_key_that_no_whole_has_and_their_wholes_target_and_scope() {
+fn partial_responses_have_their_own_key_with_same_target_and_scope() {
     let whole = key("http://h/x", &[("authorization", "one")]);
     let parts = whole.of_parts();
     assert_ne!(whole, parts);
@@ -253,9 +259,9 @@ fn parts_have_a_key_that_no_whole_has_and_their_wholes_target_and_scope() {
 #[test]
 fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
     let rule = QueryRule::Exclude(vec!["utm".to_owned()]);
-    let policy = of_query(rule.clone());
-    let stored = ring().key(&asked("http://a/x?a=1&utm=2", &[]), &policy);
-    let id = |url, rule| ring().target_id(&Target::absolute(url).unwrap(), rule);
+    let policy = with_query(rule.clone());
+    let stored = builder().key(&request_to("http://a/x?a=1&utm=2", &[]), &policy);
+    let id = |url, rule| builder().target_id(&Target::absolute(url).unwrap(), rule);
     assert_eq!(stored.target_id(), id("http://a/x?a=1", &rule));
     assert_eq!(stored.target_id(), id("http://a/x?utm=3&a=1", &rule));
     assert_ne!(stored.target_id(), id("http://a/x?a=2", &rule));
@@ -265,15 +271,15 @@ fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
 #[test]
 fn another_secret_makes_other_scopes() {
     let other = KeyBuilder::new([8; 32], &[], Redactor::default());
-    let request = asked("http://a/", &[("authorization", "a")]);
+    let request = request_to("http://a/", &[("authorization", "a")]);
     let rule = ScopeRule::Credential;
-    assert_ne!(ring().scope(&request, &rule), other.scope(&request, &rule));
+    assert_ne!(builder().scope(&request, &rule), other.scope(&request, &rule));
 }
 
 #[test]
 fn a_mask_depends_on_name_and_value_and_is_for_credentials_only() {
     let name = HeaderName::from_static;
-    let mask = |field, value: &str| ring().mask(&name(field), value.as_bytes());
+    let mask = |field, value: &str| builder().mask(&name(field), value.as_bytes());
     assert_eq!(mask("accept", "x"), None);
     assert!(mask("cookie", "x").is_some());
     assert_ne!(mask("cookie", "x"), mask("cookie", "y"));
@@ -281,39 +287,39 @@ fn a_mask_depends_on_name_and_value_and_is_for_credentials_only() {
 }
 
 #[test]
-fn a_field_for_tracing_counts_where_the_route_says_so() {
+fn a_tracing_field_counts_if_the_route_names_it() {
     let baggage = vec![HeaderName::from_static("baggage")];
     let counts =
         policy(ScopeRule::Credential, KeyPolicy { headers: baggage, ..KeyPolicy::default() });
     let plain = policy(ScopeRule::Credential, KeyPolicy::default());
-    let key = |user, policy| ring().key(&asked("http://a/", &[("baggage", user)]), policy);
+    let key = |user, policy| builder().key(&request_to("http://a/", &[("baggage", user)]), policy);
     assert_eq!(key("userId=alice", &plain), key("userId=bob", &plain));
     assert_ne!(key("userId=alice", &counts), key("userId=bob", &counts));
 }
 
 #[test]
-fn accounts_have_limits_of_their_own_where_the_field_that_tells_them_apart_is_named() {
+fn accounts_have_separate_limits_if_their_field_is_a_credential() {
     let account = HeaderName::from_static("stripe-account");
     let named = KeyBuilder::new([7; 32], &[account], Redactor::default());
-    let of = |ring: &KeyBuilder, account| {
+    let of = |builder: &KeyBuilder, account| {
         let fields = [("authorization", "Bearer x"), ("stripe-account", account)];
-        ring.asker(&asked("http://a/", &fields))
+        builder.asker(&request_to("http://a/", &fields))
     };
     assert_ne!(of(&named, "acct_1"), of(&named, "acct_2"));
-    assert_eq!(of(&ring(), "acct_1"), of(&ring(), "acct_2"), "the key's alone");
+    assert_eq!(of(&builder(), "acct_1"), of(&builder(), "acct_2"), "the credential alone counts");
 }
 
 #[test]
 fn another_secret_makes_other_variants() {
     let other = KeyBuilder::new([8; 32], &[], Redactor::default());
     let names = VaryFields::new(vec![HeaderName::from_static("accept")]);
-    let request = asked("http://a/", &[("accept", "a")]);
-    let same = ring().variant(&names, &request.headers);
-    assert_eq!(same, ring().variant(&names, &request.headers));
+    let request = request_to("http://a/", &[("accept", "a")]);
+    let same = builder().variant(&names, &request.headers);
+    assert_eq!(same, builder().variant(&names, &request.headers));
     assert_ne!(same, other.variant(&names, &request.headers));
 }
 
-/// `X-<before>Secret<after>` in any case, around each of the telling words.
+/// `X-<before>Secret<after>` in any case, with each word that marks a credential.
 fn any_credential_name() -> impl Strategy<Value = String> {
     "x-[a-z]{0,6}(key|Token|AUTH|secret|SeSSion|signature|tenant|User)[a-z-]{0,6}"
 }
@@ -323,27 +329,27 @@ fn any_url() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn a_field_that_holds_a_url_with_a_token_is_hashed_and_counts() {
+fn a_field_with_a_url_that_has_a_token_is_hashed_and_counts() {
     let referer = HeaderName::from_static("referer");
     let rule = KeyPolicy { headers: vec![referer], ..KeyPolicy::default() };
     let policy = policy(ScopeRule::Shared, rule);
-    let made = |url: &str| ring().key(&asked("http://a/", &[("referer", url)]), &policy);
+    let made = |url: &str| builder().key(&request_to("http://a/", &[("referer", url)]), &policy);
     let plain = made("http://b/?page=1");
     let secret = made("http://b/?accessToken=S3CRET");
-    let holds = |key: &CacheKey, part: &str| {
+    let contains = |key: &CacheKey, part: &str| {
         key.canonical().windows(part.len()).any(|window| window == part.as_bytes())
     };
-    assert!(holds(&plain, "page=1") && !holds(&secret, "S3CRET"));
+    assert!(contains(&plain, "page=1") && !contains(&secret, "S3CRET"));
     assert_ne!(secret, made("http://b/?accessToken=S4CRET"));
     assert_eq!(secret, made("http://b/?accessToken=S3CRET"));
 }
 
 #[test]
-fn only_credentials_of_the_query_tell_callers_apart() {
-    let asker = |query: &str| ring().asker(&asked(&format!("http://a/?{query}"), &[]));
-    assert_ne!(asker("CMC_PRO_API_KEY=1"), asker("CMC_PRO_API_KEY=2"));
+fn only_credentials_in_the_query_distinguish_api_users() {
+    let api_user = |query: &str| builder().asker(&request_to(&format!("http://a/?{query}"), &[]));
+    assert_ne!(api_user("CMC_PRO_API_KEY=1"), api_user("CMC_PRO_API_KEY=2"));
     for query in ["code=US", "page_token=1", "limit=5", "q=X7kQ2pVd9sLm3RtYw8ZcNa5u"] {
-        assert_eq!(asker(query), 0, "{query}");
+        assert_eq!(api_user(query), 0, "{query}");
     }
 }
 
@@ -374,7 +380,7 @@ proptest! {
         prop_assert_eq!(with(&one) == with(&other), sorted(&one) == sorted(&other));
     }
 
-    /// CCH-08: no bytes of one part can be taken for another part's.
+    /// CCH-08: the bytes of one part are never mistaken for those of another.
     #[test]
     fn framing_never_collides(one in any_url(), other in any_url()) {
         if let (Ok(a), Ok(b)) = (Target::absolute(&one), Target::absolute(&other)) {
@@ -384,11 +390,11 @@ proptest! {
     }
 
     #[test]
-    fn no_secret_is_ever_shown_or_kept(
+    fn no_secret_is_ever_shown_or_stored(
         name in any_credential_name(), secret in "s3cr3t[a-zA-Z0-9]{8,16}",
         param in "(api_key|TOKEN|%74oken|a=1;sig|sig=1;x|x;token)"
     ) {
-        let request = asked(&format!("http://a/p?a=1&{param}={secret}&b"), &[
+        let request = request_to(&format!("http://a/p?a=1&{param}={secret}&b"), &[
             (name.as_str(), secret.as_str()),
             ("authorization", secret.as_str()),
             ("x-my-thing", secret.as_str()),
@@ -400,8 +406,8 @@ proptest! {
         };
         for scope in [ScopeRule::Credential, ScopeRule::Shared, ScopeRule::Header(name.parse().unwrap())] {
             let policy = policy(scope, rule.clone());
-            let key = ring().key(&request, &policy);
-            let shown = format!("{:?} {:?} {:?}", key, ring(), ring().explain(&request, &policy));
+            let key = builder().key(&request, &policy);
+            let shown = format!("{:?} {:?} {:?}", key, builder(), builder().explain(&request, &policy));
             prop_assert!(!shown.contains(&secret), "{}", shown);
             let kept = String::from_utf8_lossy(key.canonical()).into_owned();
             prop_assert!(!kept.contains(&secret), "{}", kept);
@@ -409,55 +415,56 @@ proptest! {
     }
 
     #[test]
-    fn no_field_makes_it_panic(value in any::<Vec<u8>>()) {
+    fn no_field_causes_a_panic(value in any::<Vec<u8>>()) {
         if let Ok(value) = HeaderValue::from_bytes(&value) {
-            let mut request = asked("http://a/", &[]);
+            let mut request = request_to("http://a/", &[]);
             request.headers.insert("cookie", value);
-            let key = || ring().key(&request, &policy(ScopeRule::Credential, KeyPolicy::default()));
+            let key = || builder().key(&request, &policy(ScopeRule::Credential, KeyPolicy::default()));
             prop_assert_eq!(key(), key());
         }
     }
 }
 
-/// A field of a session that changes with every call must not get around the limits of its credential.
+/// A session field that changes with every call must not evade the limits of its credential.
 #[test]
-fn who_shows_a_lasting_credential_is_told_by_that_alone() {
-    let asker = |fields: &[(&str, &str)]| ring().asker(&asked("http://a/", fields));
+fn a_lasting_credential_alone_identifies_an_api_user() {
+    let api_user = |fields: &[(&str, &str)]| builder().asker(&request_to("http://a/", fields));
     for lasting in [("authorization", "Bearer a"), ("x-api-key", "a"), ("x-my-thing", "a")] {
-        let alone = asker(&[lasting]);
+        let alone = api_user(&[lasting]);
         assert_ne!(alone, 0);
         for changing in [("x-csrf-token", "1"), ("cookie", "s=1"), ("x-session-id", "1")] {
-            assert_eq!(asker(&[lasting, changing]), alone, "{lasting:?} {changing:?}");
-            assert_ne!(asker(&[changing]), 0, "where there is nothing else");
+            assert_eq!(api_user(&[lasting, changing]), alone, "{lasting:?} {changing:?}");
+            assert_ne!(api_user(&[changing]), 0, "without another credential");
         }
     }
-    assert_ne!(asker(&[("authorization", "a")]), asker(&[("authorization", "b")]));
+    assert_ne!(api_user(&[("authorization", "a")]), api_user(&[("authorization", "b")]));
 }
 
 #[test]
-fn a_credential_within_json_tells_users_apart_too() {
+fn a_credential_within_json_distinguishes_users() {
     let mut policy = Policy::origin();
     policy.key.query = QueryRule::Exclude(vec!["variables".to_owned()]);
     let key = |variables: &str| {
-        ring().key(&asked(&format!("http://h/p?variables={variables}"), &[]), &policy)
+        builder().key(&request_to(&format!("http://h/p?variables={variables}"), &[]), &policy)
     };
     let of = |user: &str| format!("%7B%22token%22%3A%22{user}%22%7D");
     assert_ne!(key(&of("alice")), key(&of("bob")));
     assert_ne!(key(&of("alice")), key(&of("alice").replace("token", "id")));
-    assert_eq!(key("{\"id\":1}"), key("{\"id\":2}"), "it is left out");
-    // Who asks, for limits, is no more told by it than by a page's number.
-    let asker = |url: &str| ring().asker(&asked(url, &[]));
-    assert_eq!(asker(&format!("http://h/p?v={}", of("alice"))), 0);
-    // What cannot be read and holds such a word is one as a whole.
+    assert_eq!(key("{\"id\":1}"), key("{\"id\":2}"), "the parameter is excluded");
+    // For rate limits it does not identify a user, no more than a page number does.
+    let api_user = |url: &str| builder().asker(&request_to(url, &[]));
+    assert_eq!(api_user(&format!("http://h/p?v={}", of("alice"))), 0);
+    // Text that is not valid JSON but contains such a word is secret as a whole.
     assert_ne!(key("{token:alice"), key("{token:bob"));
 }
 
-/// Also what is for one call or one sign-in, and what only looks like a secret.
+/// Includes parameters for a single call or sign-in, and those that only look like a secret.
 #[test]
-fn whatever_is_secret_in_a_query_counts_though_its_rule_leaves_it_out() {
+fn a_secret_in_a_query_counts_even_if_the_rule_excludes_it() {
     let mut policy = Policy::origin();
     policy.key.query = QueryRule::Include(vec!["id".to_owned()]);
-    let key = |param: &str| ring().key(&asked(&format!("http://h/p?id=1&{param}"), &[]), &policy);
+    let key =
+        |param: &str| builder().key(&request_to(&format!("http://h/p?id=1&{param}"), &[]), &policy);
     let jwt = "t=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOi";
     for start in [
         "api_key=",
@@ -482,7 +489,7 @@ fn whatever_is_secret_in_a_query_counts_though_its_rule_leaves_it_out() {
 }
 
 #[test]
-fn credentials_in_a_query_count_though_its_rule_leaves_them_out() {
+fn credentials_in_a_query_count_even_if_the_rule_excludes_them() {
     for rule in [
         QueryRule::Include(vec!["symbol".to_owned()]),
         QueryRule::Exclude(vec!["api_key".to_owned(), "utm".to_owned()]),
@@ -490,7 +497,7 @@ fn credentials_in_a_query_count_though_its_rule_leaves_them_out() {
         let with = |scope: ScopeRule, url: &str, fields: &[(&str, &str)]| {
             let mut policy = Policy { scope, ..Policy::origin() };
             policy.key.query = rule.clone();
-            ring().key(&asked(url, fields), &policy)
+            builder().key(&request_to(url, fields), &policy)
         };
         let named = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
         let url = |user: &str, more: &str| format!("http://h/p?symbol=BTC&api_key={user}{more}");
@@ -501,7 +508,7 @@ fn credentials_in_a_query_count_though_its_rule_leaves_them_out() {
             assert_eq!(key(&alice), key(&url("alice", "&utm=1")), "{rule:?} {scope:?}");
             assert_eq!(key(&alice).target_id(), key(&bob).target_id(), "one purge for both");
         }
-        // All share, or the app has named its user: the operator's word.
+        // By the operator's configuration all clients share, or the app names its user.
         let shared = |url: &str| with(ScopeRule::Shared, url, &[]);
         assert_eq!(shared(&alice), shared(&bob), "{rule:?}");
         let of_ann = |url: &str| with(named.clone(), url, &[("x-larder-user", "ann")]);

@@ -1,7 +1,7 @@
-//! What a policy makes of an answer: how long it may be reused, and whether it is kept at all.
+//! Freshness and storability of a response under a policy.
 //!
-//! Owns: the five forms of `ttl` against the origin's word (RFC 9111 §3, §4.2, RFC 5861, RFC 9213).
-//! Never touches: the request's own directives, which `decide` weighs; the clock.
+//! Owns: the five forms of `ttl` combined with the origin's fields (RFC 9111 §3, §4.2, RFC 5861, RFC 9213).
+//! Never touches: the directives of the request, which `decide` evaluates; the clock.
 
 mod ttl_jitter;
 
@@ -19,14 +19,13 @@ use crate::semantics::status;
 use crate::semantics::storability::{self, CacheKind, NotStoredReason};
 use crate::semantics::vary::Vary;
 
-/// How long a stale answer may stand in for an error where the operator's `ttl` rules and nothing
-/// else is said.
+/// The default stale-if-error window if `ttl` overrides the origin.
 const DEFAULT_STALE_IF_ERROR: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What policy and origin together say about reusing an answer.
+/// The rules for reuse of a response that result from policy and origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freshness {
-    /// How long it is fresh.
+    /// The freshness lifetime.
     pub lifetime: Lifetime,
     /// The stale-while-revalidate window.
     pub swr: Duration,
@@ -34,42 +33,42 @@ pub struct Freshness {
     pub sie: Duration,
     /// Whether it may be served stale at all (RFC 9111 §4.2.4).
     pub stale_allowed: bool,
-    /// Whether the origin must be asked before every use (RFC 9111 §5.2.2.4).
+    /// Whether every use requires revalidation (RFC 9111 §5.2.2.4).
     pub revalidate_always: bool,
-    /// From when the lifetime counts.
+    /// The start of the lifetime.
     pub since: LifetimeStart,
 }
 
-/// How long an answer is fresh.
+/// A freshness lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// This long.
+    /// A duration.
     For(Duration),
     /// As long as it is stored.
     Forever,
 }
 
-/// From when a lifetime counts.
+/// The start of a lifetime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LifetimeStart {
-    /// From when the origin made the answer: its age on arrival counts (RFC 9111 §4.2).
+    /// The time at which the origin generated the response: its age on arrival counts (RFC 9111 §4.2).
     Made,
-    /// From when larder received it: the operator's word is not shortened by what the origin or a
-    /// cache before it says of ages.
+    /// The time at which larder received the response: an age from the origin or an upstream cache does not
+    /// shorten a `ttl` that overrides the origin.
     Received,
 }
 
-/// Where an answer stands at some moment.
+/// The state of a response at a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreshnessState {
-    /// Fresh for this much longer; never zero.
+    /// Fresh for this remaining time; never zero.
     Fresh(Duration),
-    /// Stale since this long.
+    /// Stale for this time.
     Stale(Duration),
 }
 
 impl FreshnessState {
-    /// The remaining freshness in seconds (RFC 9211 §2.5): above zero exactly while fresh.
+    /// The remaining freshness in seconds (RFC 9211 §2.5): above zero if and only if fresh.
     pub fn ttl(self) -> i64 {
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         match self {
@@ -81,7 +80,7 @@ impl FreshnessState {
 }
 
 impl Freshness {
-    /// What may not be reused.
+    /// A response that must not be reused.
     const UNUSABLE: Self = Self {
         lifetime: Lifetime::For(Duration::ZERO),
         swr: Duration::ZERO,
@@ -91,7 +90,7 @@ impl Freshness {
         since: LifetimeStart::Made,
     };
 
-    /// Where an answer stands that arrived at `response_time` with this age.
+    /// The state at `now` of a response that arrived at `response_time` with the age `initial_age`.
     pub fn standing(
         &self,
         initial_age: Duration,
@@ -115,17 +114,17 @@ impl Freshness {
 }
 
 impl Policy {
-    /// How long an answer that says `said` may be reused. Asked anew at every read, so that a
-    /// changed policy counts for what was stored before it.
+    /// The freshness of a response with this metadata. Computed at every read, so that a changed policy
+    /// applies to responses stored before the change.
     pub fn freshness(
         &self,
-        said: &CacheMetadata,
+        metadata: &CacheMetadata,
         status: StatusCode,
         kind: CacheKind,
         response_time: SystemTime,
     ) -> Freshness {
-        let said = self.effective_metadata(said);
-        let Some(lifetime) = self.lifetime(said, status, kind, response_time) else {
+        let metadata = self.effective_metadata(metadata);
+        let Some(lifetime) = self.lifetime(metadata, status, kind, response_time) else {
             return Freshness::UNUSABLE;
         };
         let lifetime = ttl_jitter::shortened(lifetime, self.ttl_jitter, response_time);
@@ -140,43 +139,43 @@ impl Policy {
                 since: LifetimeStart::Received,
             };
         }
-        if storability::forbidden(said, kind).is_some() {
+        if storability::forbidden(metadata, kind).is_some() {
             return Freshness::UNUSABLE;
         }
-        let cache_control = &said.cache_control;
+        let cache_control = &metadata.cache_control;
         Freshness {
             lifetime,
             swr: own_swr.or(cache_control.stale_while_revalidate).unwrap_or_default(),
             sie: own_sie.or(cache_control.stale_if_error).unwrap_or_default(),
-            stale_allowed: freshness::may_be_served_stale(said, kind),
+            stale_allowed: freshness::may_be_served_stale(metadata, kind),
             revalidate_always: cache_control.has(Directive::NoCache),
             since: LifetimeStart::Made,
         }
     }
 
-    /// The origin's word as this policy listens to it: where it counts, a targeted field's in place
-    /// of `Cache-Control` (RFC 9213 §2.2). Asked at every read, like all that follows from it.
-    pub fn effective_metadata<'s>(&self, said: &'s CacheMetadata) -> &'s CacheMetadata {
+    /// The metadata that this policy uses: that of a targeted field instead of `Cache-Control` (RFC 9213
+    /// §2.2), unless `ttl` overrides the origin. Selected at every read, like all values derived from it.
+    pub fn effective_metadata<'s>(&self, metadata: &'s CacheMetadata) -> &'s CacheMetadata {
         if self.ttl.overrides_origin() {
-            said
+            metadata
         } else {
-            said.select_targeted(&self.targeted_cache_control)
+            metadata.select_targeted(&self.targeted_cache_control)
         }
     }
 
-    /// Whether the answer to `asked` is kept: `Ok` with the fields to keep.
+    /// Whether the response to `request` is stored: `Ok` with the fields to store.
     pub fn storability(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         status: StatusCode,
         headers: &HeaderMap,
-        said: &CacheMetadata,
+        metadata: &CacheMetadata,
         kind: CacheKind,
     ) -> Result<HeaderMap, NotStoredReason> {
-        if asked.method != Method::GET {
+        if request.method != Method::GET {
             return Err(NotStoredReason::Method);
         }
-        if asked.cache_control().no_store {
+        if request.cache_control().no_store {
             return Err(NotStoredReason::RequestNoStore);
         }
         if status::is_never_stored(status) {
@@ -191,15 +190,16 @@ impl Policy {
         if connection_auth::is_asked_for(headers) {
             return Err(NotStoredReason::SignIn);
         }
-        if said.has_set_cookie && self.set_cookie == SetCookiePolicy::Refuse {
+        if metadata.has_set_cookie && self.set_cookie == SetCookiePolicy::Refuse {
             return Err(NotStoredReason::SetCookie);
         }
-        let heard = self.effective_metadata(said);
-        self.origin_allows(asked, heard, kind)?;
-        self.can_be_reused(status, heard, kind)?;
-        // Fields that either word names stay out: the policy may listen to the other one tomorrow.
-        let mut kept = storability::kept_fields(headers, said, kind);
-        storability::leave_named_out(&mut kept, heard, kind);
+        let effective = self.effective_metadata(metadata);
+        self.origin_allows(request, effective, kind)?;
+        self.can_be_reused(status, effective, kind)?;
+        // Fields that either `Cache-Control` or the targeted field names are left out: a later policy may use
+        // the other one.
+        let mut kept = storability::kept_fields(headers, metadata, kind);
+        storability::leave_named_out(&mut kept, effective, kind);
         match self.set_cookie {
             SetCookiePolicy::Refuse | SetCookiePolicy::Strip => {
                 storability::strip_cookies(&mut kept)
@@ -209,69 +209,70 @@ impl Policy {
         Ok(kept)
     }
 
-    /// Whether an answer that was stored under an earlier policy may still be used or confirmed under
-    /// this one, by what its request carried and what it holds. The rest [`Policy::freshness`] tells.
+    /// Whether a response stored under an earlier policy may still be used or revalidated under this one,
+    /// considering the authorization of its request and its cookies. [`Policy::freshness`] covers the rest.
     pub fn is_still_reusable(
         &self,
-        said: &CacheMetadata,
+        metadata: &CacheMetadata,
         authorized: bool,
         kind: CacheKind,
     ) -> bool {
-        let cookies = said.has_set_cookie && self.set_cookie != SetCookiePolicy::Keep;
-        let another = authorized && storability::needs_leave(self.effective_metadata(said), kind);
-        !cookies && (self.ttl.overrides_origin() || !another)
+        let cookies = metadata.has_set_cookie && self.set_cookie != SetCookiePolicy::Keep;
+        let needs_permission =
+            authorized && storability::needs_leave(self.effective_metadata(metadata), kind);
+        !cookies && (self.ttl.overrides_origin() || !needs_permission)
     }
 
-    /// RFC 9111 §3: the origin's prohibitions, unless the operator's word sets them aside.
+    /// RFC 9111 §3: the origin's prohibitions, unless `ttl` overrides them.
     fn origin_allows(
         &self,
-        asked: &ProxyRequest,
-        said: &CacheMetadata,
+        request: &ProxyRequest,
+        metadata: &CacheMetadata,
         kind: CacheKind,
     ) -> Result<(), NotStoredReason> {
         if self.ttl.overrides_origin() {
             return Ok(());
         }
-        if let Some(why) = storability::forbidden(said, kind) {
-            return Err(why);
+        if let Some(reason) = storability::forbidden(metadata, kind) {
+            return Err(reason);
         }
-        if storability::authorization_forbids(&asked.headers, said, kind) {
+        if storability::authorization_forbids(&request.headers, metadata, kind) {
             return Err(NotStoredReason::Authorization);
         }
         Ok(())
     }
 
-    /// Nothing is kept that nothing could ever reuse.
+    /// Refuses to store a response that could never be reused.
     fn can_be_reused(
         &self,
         status: StatusCode,
-        said: &CacheMetadata,
+        metadata: &CacheMetadata,
         kind: CacheKind,
     ) -> Result<(), NotStoredReason> {
-        // Without a Date the exact lifetime is not known yet; that there is one is enough here.
-        let made = said.date.unwrap_or(SystemTime::UNIX_EPOCH);
-        if self.lifetime(said, status, kind, made).is_none() {
-            let unnamed = self.ttl.overrides_origin() || status::is_momentary(status);
-            return Err(if unnamed {
+        // Without a Date the exact lifetime is not known yet; here it only matters whether there is one.
+        let generated_at = metadata.date.unwrap_or(SystemTime::UNIX_EPOCH);
+        if self.lifetime(metadata, status, kind, generated_at).is_none() {
+            let not_covered = self.ttl.overrides_origin() || status::is_momentary(status);
+            return Err(if not_covered {
                 NotStoredReason::Status
             } else {
                 NotStoredReason::NoFreshness
             });
         }
-        let reuse = self.freshness(said, status, kind, made);
+        let reuse = self.freshness(metadata, status, kind, generated_at);
         let is_fresh = reuse.lifetime != Lifetime::For(Duration::ZERO);
         let has_window = reuse.stale_allowed && reuse.swr.max(reuse.sie) > Duration::ZERO;
-        if said.has_validator() || !reuse.revalidate_always && (is_fresh || has_window) {
+        if metadata.has_validator() || !reuse.revalidate_always && (is_fresh || has_window) {
             Ok(())
         } else {
             Err(NotStoredReason::NoFreshness)
         }
     }
 
-    /// The lifetime of an answer with this status; `None` where this policy does not keep it.
+    /// The lifetime of a response with this status; `None` if this policy does not store it.
     fn lifetime(
         &self,
-        said: &CacheMetadata,
+        metadata: &CacheMetadata,
         status: StatusCode,
         kind: CacheKind,
         response_time: SystemTime,
@@ -279,47 +280,46 @@ impl Policy {
         if status::is_never_stored(status) {
             return None;
         }
-        let named = self.ttl_by_status.iter().find(|(pattern, _)| pattern.matches(status));
-        if let Some((_, lifetime)) = named {
+        let by_status = self.ttl_by_status.iter().find(|(pattern, _)| pattern.matches(status));
+        if let Some((_, lifetime)) = by_status {
             return Some(Lifetime::For(*lifetime));
         }
         let covered = status::is_covered_by_ttl(status);
-        let explicit = freshness::explicit_lifetime(said, kind, response_time);
-        let guessed = || heuristic_lifetime(said, status, response_time);
+        let explicit = freshness::explicit_lifetime(metadata, kind, response_time);
+        let heuristic = || heuristic_lifetime(metadata, status, response_time);
         let lifetime = match self.ttl {
             Ttl::Forever => return covered.then_some(Lifetime::Forever),
             Ttl::Override(lifetime) => covered.then_some(lifetime),
-            Ttl::Origin => explicit.or_else(guessed),
+            Ttl::Origin => explicit.or_else(heuristic),
             Ttl::Fallback(_) | Ttl::Clamp { .. } if status::is_momentary(status) => None,
             Ttl::Fallback(lifetime) => {
-                explicit.or_else(|| if covered { Some(lifetime) } else { guessed() })
+                explicit.or_else(|| if covered { Some(lifetime) } else { heuristic() })
             }
             Ttl::Clamp { min, max } if covered || explicit.is_some() => {
-                explicit.or_else(guessed).map(|lifetime| lifetime.clamp(min, max.max(min)))
+                explicit.or_else(heuristic).map(|lifetime| lifetime.clamp(min, max.max(min)))
             }
-            // The floor is for what the origin would have kept, not for its errors.
-            Ttl::Clamp { max, .. } => guessed().map(|lifetime| lifetime.min(max)),
+            // The minimum applies to responses that are cacheable by the origin's fields, not to errors.
+            Ttl::Clamp { max, .. } => heuristic().map(|lifetime| lifetime.min(max)),
         };
         lifetime.map(Lifetime::For)
     }
 }
 
-/// RFC 9111 §3, §4.2.2: without a stated lifetime some codes may be kept, for a guessed time or to
-/// be validated at every use.
+/// RFC 9111 §3, §4.2.2: without an explicit lifetime some statuses may be stored, with a heuristic lifetime
+/// or for revalidation at every use.
 fn heuristic_lifetime(
-    said: &CacheMetadata,
+    metadata: &CacheMetadata,
     status: StatusCode,
     response_time: SystemTime,
 ) -> Option<Duration> {
-    let public = said.cache_control.has(Directive::Public);
-    // RFC 9110 §15.6.2: what an origin cannot do it will not learn in a moment; of other failures of
-    // its own it must say that they may be kept.
+    let public = metadata.cache_control.has(Directive::Public);
+    // RFC 9110 §15.6.2: a 501 is not temporary. Other server errors are stored only with `public`.
     let lasts = status == StatusCode::NOT_IMPLEMENTED || (status.is_server_error() && public);
     if status::is_momentary(status) && !lasts {
         return None;
     }
     let may_be_kept = status::is_heuristically_cacheable(status) || public;
-    freshness::heuristic_lifetime(said, status, response_time)
+    freshness::heuristic_lifetime(metadata, status, response_time)
         .or(may_be_kept.then_some(Duration::ZERO))
 }
 

@@ -1,28 +1,28 @@
-//! How asking an origin failed, as `retry.on` and `stale_if_error.on` tell failures apart.
+//! The classes of failed calls that `retry.on` and `stale_if_error.on` distinguish.
 //!
-//! Owns: the value and its words. Never touches: what is done about it.
+//! Owns: the type and its tokens. Never touches: the reaction to failures.
 
 use http::StatusCode;
 
 use crate::policy::ErrorMatch;
 
-/// How asking the origin failed.
+/// The class of a failed call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// It answered with this status.
+    /// The origin responded with this status.
     Status(StatusCode),
-    /// No connection, a closed one, a failed name look-up or handshake, a broken answer.
+    /// A failed connection, name lookup or handshake, or an invalid response.
     Connect,
-    /// A deadline passed.
+    /// A timeout.
     Timeout,
-    /// It was not asked: its breaker is open.
+    /// The circuit breaker is open: no call was made.
     Breaker,
-    /// It was not asked: its budget is spent.
+    /// The cost budget is spent: no call was made.
     Budget,
 }
 
 impl ErrorClass {
-    /// Whether `member` of an `on` list means it.
+    /// Whether `member` of an `on` list matches it.
     pub fn is(self, member: ErrorMatch) -> bool {
         match (self, member) {
             (Self::Status(status), ErrorMatch::Status(pattern)) => pattern.matches(status),
@@ -34,7 +34,7 @@ impl ErrorClass {
         }
     }
 
-    /// The one name for it in logs, metrics and answers.
+    /// The token for logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
             Self::Status(StatusCode::TOO_MANY_REQUESTS) => "rate-limited",

@@ -1,6 +1,6 @@
-//! When a call is made once more, and how long an origin that failed is left alone.
+//! Retries of calls, and cooldowns of failed origins.
 //!
-//! Owns: the values that `retry` and the holds of `stale_if_error` resolve to. Never touches: waiting.
+//! Owns: the values that `retry` and the cooldowns of `stale_if_error` resolve to. Never touches: waiting.
 
 use std::time::Duration;
 
@@ -14,18 +14,18 @@ pub const MOST_RETRIES: usize = 10;
 /// `retry`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RetryPolicy {
-    /// Calls after the first.
+    /// The most calls after the first.
     pub retries: u32,
-    /// The failures after which there is another.
+    /// The failures that are retried.
     pub on: Vec<ErrorMatch>,
-    /// The methods of which a call may be repeated. Others than the idempotent ones (RFC 9110 §9.2.2)
-    /// only because the operator says so.
+    /// The methods that may be retried. Methods that are not idempotent (RFC 9110 §9.2.2) only by the
+    /// operator's configuration.
     pub methods: Vec<Method>,
-    /// The waits between them where the origin says none.
+    /// The waits between calls if the origin specifies none.
     pub backoff: Backoff,
-    /// Whether the origin's `RetryPolicy-After` counts in place of the back-off.
+    /// Whether the origin's `Retry-After` replaces the backoff.
     pub honour_retry_after: bool,
-    /// How long one request may wait, over all its waits.
+    /// The total time that one request may wait between calls.
     pub budget: Duration,
 }
 
@@ -34,21 +34,21 @@ pub struct RetryPolicy {
 pub struct Backoff {
     /// The first wait.
     pub initial: Duration,
-    /// At least 1.
+    /// The growth factor, at least 1.
     pub factor: f64,
     /// The longest wait.
     pub max: Duration,
-    /// The share, 0 to 1, by which each wait is longer or shorter by chance.
+    /// The share, 0 to 1, by which each wait is randomly longer or shorter.
     pub jitter: f64,
 }
 
 impl RetryPolicy {
-    /// Whether a call with this method may be repeated.
+    /// Whether a call with this method may be retried.
     pub fn repeats(&self, method: &Method) -> bool {
         self.retries > 0 && self.methods.contains(method)
     }
 
-    /// Whether there is another call after this failure.
+    /// Whether this failure is retried.
     pub fn covers(&self, failure: ErrorClass) -> bool {
         self.on.iter().any(|member| failure.is(*member))
     }
@@ -89,11 +89,10 @@ impl Default for Backoff {
 /// `stale_if_error.cooldown` and `.max_cooldown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CooldownPolicy {
-    /// How long a failed origin is not asked by those who have a stale answer, where it says nothing
-    /// itself.
+    /// The cooldown of a failed origin that specifies none itself, for requests with a stale response.
     pub cooldown: Duration,
-    /// The longest time that an origin's word (`RetryPolicy-After`) is heard for; a quota's end is not bound
-    /// by it.
+    /// The longest cooldown that an origin can specify (`Retry-After`); the end of a quota is not limited by
+    /// it.
     pub max_cooldown: Duration,
 }
 

@@ -1,5 +1,4 @@
-//! How an upstream is treated: how fast it is asked, when it is left alone, what its answers mean, and
-//! what they cost.
+//! The policy of an upstream: response rules, rate limit, ban guard, circuit breaker, cost.
 //!
 //! Owns: the values that `upstreams.*` resolves to. Never touches: the configuration file, calls.
 
@@ -11,93 +10,93 @@ use serde_json::Value;
 use crate::policy::StatusMatch;
 use crate::semantics::json_path::JsonPath;
 
-/// Everything an upstream's section says about how it is treated. The default leaves it alone.
+/// The policy of an upstream. The default has no rules and only the default limits.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct UpstreamPolicy {
-    /// What its answers mean.
+    /// Classification of its responses.
     pub rules: ResponseRules,
-    /// How fast it is asked.
+    /// The rate limit of calls.
     pub rate_limit: RateLimit,
     /// The ban guard.
     pub ban_guard: Option<BanGuardRule>,
-    /// When it is taken for dead.
+    /// The circuit breaker.
     pub breaker: Option<CircuitBreaker>,
-    /// What it costs.
+    /// The cost of calls.
     pub cost: Option<Cost>,
 }
 
 impl UpstreamPolicy {
-    /// Whether the JSON body of an answer says something that its head does not.
+    /// Whether larder must inspect the JSON body of responses.
     pub fn reads_bodies(&self) -> bool {
         let credits = self.cost.as_ref().map(|cost| &cost.credits);
         self.rules.read_bodies() || matches!(credits, Some(CreditSource::Body(_)))
     }
 }
 
-/// `success` and `errors`: what an answer means beyond its status.
+/// `success` and `errors`: classification of responses beyond their status.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct ResponseRules {
-    /// A 2xx whose body has none of these is an error; empty: every 2xx is a success.
+    /// A 2xx response whose body matches none of these is an error; empty: every 2xx is a success.
     pub success: Vec<JsonRule>,
-    /// Which errors are what; the first that matches counts.
+    /// The classes of errors; the first match counts.
     pub errors: Vec<ErrorRule>,
 }
 
 impl ResponseRules {
-    /// Whether any of them looks into bodies.
+    /// Whether any rule inspects bodies.
     pub fn read_bodies(&self) -> bool {
         !self.success.is_empty() || self.errors.iter().any(|rule| !rule.json.is_empty())
     }
 }
 
-/// `"$.status.error_code": [0, "0"]`: what is at the path is one of these.
+/// `"$.status.error_code": [0, "0"]`: the value at the path is one of these.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JsonRule {
-    /// Where.
+    /// The path of the value.
     pub path: JsonPath,
-    /// Which values.
+    /// The matching values.
     pub values: Vec<Value>,
 }
 
 impl JsonRule {
-    /// Whether the body has one of the values there.
+    /// Whether the body has one of the values at the path.
     pub fn matches(&self, body: &Value) -> bool {
         self.path.first(body).is_some_and(|found| self.values.contains(found))
     }
 }
 
-/// One of `errors`: all that it names must hold.
+/// One of `errors`: all its conditions must match.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorRule {
-    /// One of these statuses; empty: any.
+    /// Any of these statuses; empty: every status.
     pub status: Vec<StatusMatch>,
-    /// All of these.
+    /// All of these conditions.
     pub json: Vec<JsonRule>,
-    /// What the error is.
+    /// The class of the error.
     pub class: OutcomeClass,
-    /// How long it is not asked then; `None`: as the answer says, else as the class suggests.
+    /// The cooldown after the error; `None`: as the response specifies, else by the class.
     pub hold: Option<CooldownUntil>,
 }
 
-/// What an answer, or none, comes to.
+/// The class of a call's outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OutcomeClass {
-    /// An answer to use.
+    /// A usable response.
     Ok,
-    /// Too many calls.
+    /// A rate limit was exceeded.
     RateLimited(RateLimitKind),
-    /// The credential is not accepted.
+    /// The credential was rejected.
     Auth,
     /// The origin failed.
     Server,
-    /// It could not be reached, or what came is no HTTP.
+    /// The connection failed, or the response was not valid HTTP.
     Network,
-    /// A deadline passed.
+    /// A timeout.
     Timeout,
 }
 
 impl OutcomeClass {
-    /// The one name for it in logs, metrics and answers.
+    /// The token for logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -110,19 +109,19 @@ impl OutcomeClass {
     }
 }
 
-/// Which limit was exceeded.
+/// The kind of limit that was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RateLimitKind {
-    /// One that is over soon: calls per second or minute.
+    /// A short one: calls per second or minute.
     Minute,
-    /// One that is over late: calls per day or month.
+    /// A long one: calls per day or month.
     Quota,
-    /// One that others have used up; the caller did nothing wrong.
+    /// One shared with other API users, who exhausted it.
     Shared,
 }
 
 impl RateLimitKind {
-    /// The one name for it in logs, metrics and answers.
+    /// The token for logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
             Self::Minute => "rate-limited",
@@ -132,10 +131,10 @@ impl RateLimitKind {
     }
 }
 
-/// `errors[].hold`: how long the origin is not asked.
+/// `errors[].hold`: the cooldown after an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CooldownUntil {
-    /// So long.
+    /// A fixed duration.
     For(Duration),
     /// Until the day ends (UTC).
     UntilMidnight,
@@ -143,25 +142,25 @@ pub enum CooldownUntil {
     UntilNextMonth,
 }
 
-/// `30/m`: so many calls in any stretch of that length.
+/// `30/m`: the most calls in any window of that length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// How many, at least one.
+    /// The number of calls, at least one.
     pub count: u32,
-    /// In which time, above zero.
+    /// The length of the window, above zero.
     pub per: Duration,
 }
 
 /// `rate_limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// Never faster than this; `None`: as fast as calls come.
+    /// The highest rate; `None`: unlimited.
     pub limit: Option<Rate>,
-    /// Whether the origin's own word (`RateLimit`, `X-RateLimit-*`) is kept to before it says 429.
+    /// Whether larder follows the origin's rate limit fields (`RateLimit`, `X-RateLimit-*`) before a 429.
     pub learn: bool,
-    /// How long a call waits for its turn.
+    /// How long a call waits in the queue.
     pub max_wait: Duration,
-    /// Calls that wait for the head of their answer, at once.
+    /// The most concurrent calls that wait for their response head.
     pub in_flight: usize,
 }
 
@@ -171,19 +170,19 @@ impl Default for RateLimit {
     }
 }
 
-/// `ban_guard`: who gets too many of these answers is banned, and larder stops before that.
+/// `ban_guard`: an origin bans clients that receive too many of these responses; larder stops before that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BanGuardRule {
-    /// Which answers count.
+    /// The statuses that count.
     pub statuses: Vec<StatusMatch>,
-    /// How many the origin bears.
+    /// The limit of the origin.
     pub limit: Rate,
-    /// At which share of them larder stops, above 0 and at most 1.
+    /// The share of the limit at which larder stops, above 0 and at most 1.
     pub trip_at: f64,
 }
 
 impl Default for BanGuardRule {
-    /// Discord's: who gets 10,000 of these in ten minutes is banned.
+    /// Discord's limit: 10,000 of these responses in ten minutes lead to a ban.
     fn default() -> Self {
         let statuses =
             [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
@@ -195,14 +194,14 @@ impl Default for BanGuardRule {
     }
 }
 
-/// `breaker`: an origin that fails again and again is left alone.
+/// `breaker`: the circuit breaker blocks calls to an origin that fails repeatedly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitBreaker {
-    /// So many failures, with no success between them …
+    /// The number of consecutive failures that opens it …
     pub failures: u32,
-    /// … within this time, open it …
+    /// … if they occur within this time.
     pub within: Duration,
-    /// … for so long; then one call tries.
+    /// How long it stays open; then one call probes the origin.
     pub open_for: Duration,
 }
 
@@ -216,43 +215,43 @@ impl Default for CircuitBreaker {
 /// `cost`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cost {
-    /// What money is counted in, such as `USD`.
+    /// The currency, such as `USD`.
     pub currency: String,
-    /// What a call costs in credits.
+    /// The credits of a call.
     pub credits: CreditSource,
-    /// What a credit costs.
+    /// The price of a credit.
     pub per_credit: f64,
-    /// Whether a 304 costs as much as an answer.
+    /// Whether a 304 costs as much as a full response.
     pub not_modified: bool,
-    /// What may be spent; `None`: whatever is needed.
+    /// The budget; `None`: unlimited.
     pub budget: Option<CostBudget>,
 }
 
-/// Where it stands how many credits a call cost.
+/// The source of the number of credits that a call cost.
 #[derive(Debug, Clone, PartialEq)]
 pub enum CreditSource {
-    /// Each call costs so many.
+    /// A fixed number for each call.
     PerCall(f64),
-    /// In this field of the answer.
+    /// A field of the response.
     Header(HeaderName),
-    /// In the answer's JSON body.
+    /// A value in the JSON body of the response.
     Body(JsonPath),
 }
 
 /// `cost.budget`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CostBudget {
-    /// So many credits …
+    /// The credits per period.
     pub credits: f64,
-    /// … in each of these.
+    /// The period.
     pub period: Period,
-    /// From which share of it larder warns, above 0 and at most 1.
+    /// The share at which larder logs a warning, above 0 and at most 1.
     pub warn_at: f64,
-    /// What happens when it is spent.
+    /// The action when the budget is spent.
     pub at_limit: OverBudgetAction,
 }
 
-/// A calendar window (UTC).
+/// A calendar period (UTC).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Period {
     /// From midnight to midnight.
@@ -262,7 +261,7 @@ pub enum Period {
 }
 
 impl Period {
-    /// The one name for it in the configuration, logs, metrics and answers.
+    /// The token for the configuration, logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
             Self::Day => "day",
@@ -274,11 +273,11 @@ impl Period {
 /// `at_limit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OverBudgetAction {
-    /// No calls: what is stored is served, stale too; the rest is refused.
+    /// No calls: stored responses are served, also stale ones; other requests are refused.
     StaleOnly,
-    /// No calls, and nothing stale in their place.
+    /// No calls, and no stale responses.
     Refuse,
-    /// Calls go on; larder only warns.
+    /// Calls continue; larder only logs a warning.
     Warn,
 }
 
@@ -286,7 +285,7 @@ impl OverBudgetAction {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::StaleOnly, Self::Refuse, Self::Warn];
 
-    /// The one name for it in the configuration, logs, metrics and answers.
+    /// The token for the configuration, logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
             Self::StaleOnly => "stale-only",

@@ -1,7 +1,7 @@
-//! The body of an answer that passes through, copied for the rules that read it.
+//! A copy of a response body that passes through, for the rules that inspect it.
 //!
-//! Owns: how much of a body is copied. Never touches: the body as its client gets it, which
-//! is not held up.
+//! Owns: the amount of a body that is copied. Never touches: the body that the client gets, which is
+//! not delayed.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::proxy::context::RequestContext;
 use crate::upstream::body_inspection::{self, ContentCoding, InspectedBody};
 use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes};
 
-/// A body that is copied while it passes.
+/// A body that is copied while it passes through.
 pub(super) struct BodyCapture {
     status: StatusCode,
     headers: HeaderMap,
@@ -21,7 +21,7 @@ pub(super) struct BodyCapture {
 }
 
 impl BodyCapture {
-    /// A copy of the body behind this head, if rules can read it.
+    /// A capture of the body that follows this head, if rules can inspect it.
     pub(super) fn of(
         status: StatusCode,
         headers: &HeaderMap,
@@ -32,7 +32,8 @@ impl BodyCapture {
         Some(Self { status, headers: headers.clone(), coding, body })
     }
 
-    /// Adds a piece; false once it is too much, or all bodies that are held are: give this one up.
+    /// Adds a piece. False once this body, or the total of all buffered bodies, is too large: the capture
+    /// must then be dropped.
     fn push(&mut self, piece: &Bytes) -> bool {
         let fits = self.body.len() + piece.len() <= body_inspection::LARGEST;
         fits && self.body.push(piece.clone()).is_ok()
@@ -40,34 +41,34 @@ impl BodyCapture {
 }
 
 impl RequestContext {
-    /// A piece of the body has passed.
+    /// Adds a piece of the body that has passed through.
     pub(super) fn read(&mut self, piece: &Bytes) {
-        let Some(copy) = &mut self.copy else { return };
-        if !copy.push(piece) {
+        let Some(capture) = &mut self.copy else { return };
+        if !capture.push(piece) {
             self.copy = None;
-            self.is_unread();
+            self.skip_inspection();
         }
     }
 
-    /// All of the body has passed: now rules can read it. A large one is parsed off the threads that serve.
+    /// Applies the rules to the complete body. A large body is parsed outside the worker threads.
     pub(super) async fn read_all(&mut self) {
-        let Some(copy) = self.copy.take() else { return };
-        let reading = body_inspection::parse_apart(copy.coding, &copy.body).await;
-        let Some(pass) = &mut self.pass else { return };
-        match reading {
-            InspectedBody::Says(json) if pass.read(copy.status, &copy.headers, &json) => {}
-            // An error that only its body tells of is kept for nobody.
+        let Some(capture) = self.copy.take() else { return };
+        let inspected = body_inspection::parse_apart(capture.coding, &capture.body).await;
+        let Some(permit) = &mut self.pass else { return };
+        match inspected {
+            InspectedBody::Says(json) if permit.read(capture.status, &capture.headers, &json) => {}
+            // An error that is only visible in the body is not stored.
             InspectedBody::Says(_) => self.recording = None,
-            InspectedBody::NoJson => pass.finish_without_body(),
-            InspectedBody::Unread => self.is_unread(),
+            InspectedBody::NoJson => permit.finish_without_body(),
+            InspectedBody::Unread => self.skip_inspection(),
         }
     }
 
-    /// Nor is what may be one.
-    fn is_unread(&mut self) {
-        let Some(pass) = &mut self.pass else { return };
-        pass.finish_without_body();
-        if pass.judges_bodies() {
+    /// Ends the call without inspection. The response may be an error, so it is not stored.
+    fn skip_inspection(&mut self) {
+        let Some(permit) = &mut self.pass else { return };
+        permit.finish_without_body();
+        if permit.judges_bodies() {
             self.recording = None;
         }
     }
@@ -81,41 +82,44 @@ mod tests {
 
     use super::*;
 
-    /// On a runtime of one thread: what is parsed elsewhere has to be waited for.
+    /// The runtime has one thread, so parsing on another thread makes the future pending.
     #[tokio::test]
-    async fn a_large_body_is_parsed_off_the_threads_that_serve_and_a_small_one_on_the_spot() {
-        let room = InFlightBytes::new(4 * body_inspection::LARGEST);
-        for (length, elsewhere) in
+    async fn a_large_body_is_parsed_on_another_thread_and_a_small_one_is_not() {
+        let in_flight = InFlightBytes::new(4 * body_inspection::LARGEST);
+        for (length, other_thread) in
             [(1000, false), (1 << 20, true), (body_inspection::LARGEST, true)]
         {
-            let mut copy = BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &room).unwrap();
+            let mut capture =
+                BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &in_flight).unwrap();
             let text = format!("[{}1]", " ".repeat(length - 3));
-            assert!(copy.push(&Bytes::from(text)));
+            assert!(capture.push(&Bytes::from(text)));
             let mut ctx = RequestContext::new(0);
-            ctx.copy = Some(copy);
+            ctx.copy = Some(capture);
             let mut reading = pin!(ctx.read_all());
-            let waits = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
-            assert_eq!(waits, elsewhere, "{length} bytes");
-            if waits {
+            let is_pending =
+                poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
+            assert_eq!(is_pending, other_thread, "{length} bytes");
+            if is_pending {
                 reading.await;
             }
-            assert_eq!(room.used(), 0, "what was read is given back");
+            assert_eq!(in_flight.used(), 0, "the memory is released");
         }
     }
 
     #[test]
-    fn one_copy_is_bounded_and_all_together_are_and_those_that_are_over_make_room() {
-        let room = InFlightBytes::new(8 * body_inspection::LARGEST);
-        let copy = || {
-            BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &room)
-                .expect("what is not called anything is tried")
+    fn each_capture_and_their_total_are_limited_and_a_drop_frees_memory() {
+        let in_flight = InFlightBytes::new(8 * body_inspection::LARGEST);
+        let capture = || {
+            BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &in_flight)
+                .expect("a body without a content type is inspected")
         };
         let half = Bytes::from(vec![b' '; body_inspection::LARGEST / 2]);
-        let fill = |copy: &mut BodyCapture| (0..3).map(|_| copy.push(&half)).collect::<Vec<_>>();
-        let (mut first, mut second, mut third) = (copy(), copy(), copy());
-        assert_eq!(fill(&mut first), [true, true, false], "the largest");
+        let fill =
+            |capture: &mut BodyCapture| (0..3).map(|_| capture.push(&half)).collect::<Vec<_>>();
+        let (mut first, mut second, mut third) = (capture(), capture(), capture());
+        assert_eq!(fill(&mut first), [true, true, false], "the limit of one capture");
         assert_eq!(fill(&mut second), [true, true, false]);
-        assert_eq!(fill(&mut third), [true, false, false], "no room beside the others");
+        assert_eq!(fill(&mut third), [true, false, false], "the limit of all captures");
         drop((first, second));
         assert!(third.push(&half));
     }

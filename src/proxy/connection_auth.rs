@@ -1,8 +1,8 @@
-//! Sign-ins that count for a connection (RFC 4559 §6): a client's connection and one to the origin stay
-//! together.
+//! Connection-oriented authentication, such as NTLM and Negotiate (RFC 4559 §6): a client's sign-in is
+//! valid for one connection to the origin, which is therefore pinned to the client's connection.
 //!
-//! Owns: which exchanges need that, and what their clients are told. Never touches: the connections
-//! (`upstream::pinned`).
+//! Owns: the choice of the requests that need a pinned connection, and the responses to their clients.
+//! Never touches: the connections (`upstream::pinned_connections`).
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -18,30 +18,30 @@ use crate::upstream::connection_pool::{CallChannel, ConnectionOwner};
 use crate::upstream::pinned_connections::ClientPins;
 use crate::upstream::routing::UpstreamTarget;
 
-/// What a client is told that believes it is signed in: larder asks in the place of the origin, which would
-/// have to be asked as nobody to say the same.
+/// The 401 for a client whose sign-in was lost. larder sends it instead of the origin, which would only
+/// send the same response to an anonymous request.
 const SIGNED_OUT: Problem = Problem::new(
     StatusCode::UNAUTHORIZED,
     "signed_out",
-    "the connection to the origin on which this client had signed in has ended: it has to sign in again",
+    "the connection to the origin on which this client was signed in has ended: it must sign in again",
     "connection_terminated",
 );
 
 impl PingoraHandler {
-    /// Whether the client's connection has one to the place of `asked` for itself: then the origin alone
-    /// answers, for there it is somebody.
-    pub(super) fn has_signed_in(&self, asked: &ProxyRequest, client: &ClientSession) -> bool {
+    /// Whether a connection to the origin of `request` is pinned to the client's connection. The request
+    /// must then go to the origin, where the client is signed in.
+    pub(super) fn has_signed_in(&self, request: &ProxyRequest, client: &ClientSession) -> bool {
         client.pins().is_some_and(|pins| {
-            let place = self.network.upstreams.place(&asked.target);
-            pins.has(&place.origin())
+            let upstream = self.network.upstreams.place(&request.target);
+            pins.has(&upstream.origin())
         })
     }
 
-    /// Asks the client to sign in again, over its next connection; this one it takes for its user's. Either the
-    /// origin has not seen `asked`, or making it twice does no more than once: it may be made again.
+    /// Requests a new sign-in, on the client's next connection, as the client regards this one as signed
+    /// in. The client may repeat `request`: the origin has not received it, or it is idempotent.
     pub(super) async fn signed_out(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         scheme: &'static str,
@@ -50,38 +50,39 @@ impl PingoraHandler {
         let mut headers = HeaderMap::new();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
         CacheStatus::refused().append_to(&mut headers);
-        self.tell_with(asked, client, ctx, &SIGNED_OUT, headers).await?;
+        self.tell_with(request, client, ctx, &SIGNED_OUT, headers).await?;
         Ok(ExchangeEnd::Answered)
     }
 }
 
-/// The scheme by which the client has to sign in again before `asked` may be sent to `place`.
+/// The scheme of a lost sign-in, which the client must repeat before `request` may be sent to `upstream`.
 pub(super) fn lost(
-    asked: &ProxyRequest,
+    request: &ProxyRequest,
     client: &ClientSession,
-    place: &UpstreamTarget,
+    upstream: &UpstreamTarget,
 ) -> Option<&'static str> {
-    client.pins()?.signed_out(&place.origin(), &asked.headers)
+    client.pins()?.signed_out(&upstream.origin(), &request.headers)
 }
 
-/// An answer over HTTP/2 that asks for such a sign-in: there nobody can sign in, so its client is to come by
-/// HTTP/1. The first question is passed on, and is the last answer of its connection: all clients know a 401,
-/// and few (Go's does not) how to make a request again over HTTP/1. Where the request was a step of a sign-in,
-/// the next one would be for a connection that the client does not have: then true, and the stream has ended
-/// with the word that it is to be taken again over HTTP/1. Its connection stays: curl 7.88 misses that word
-/// where the connection ends right behind it.
+/// Handles an HTTP/2 response that requests a connection-oriented sign-in, which is impossible over HTTP/2,
+/// so the client must use HTTP/1. The first such response is passed on and is the last one of its
+/// connection: all clients understand a 401, but few can repeat a request over HTTP/1 (Go's client cannot).
+/// If the request was already a step of a sign-in, the next step would be for a connection that the client
+/// does not have. The function then resets the stream with `HTTP_1_1_REQUIRED` and returns true. The
+/// connection stays open, because curl 7.88 misses that reset if the connection closes right after it.
 pub(super) fn is_left_to_http1(
-    asked: &ProxyRequest,
+    request: &ProxyRequest,
     client: &mut ClientSession,
     ctx: &mut RequestContext,
     (status, headers): (StatusCode, &HeaderMap),
 ) -> bool {
-    let asks = status == StatusCode::UNAUTHORIZED && connection_auth::is_asked_for(headers);
-    let Some(siblings) = client.siblings().filter(|_| asks) else { return false };
+    let requests_sign_in =
+        status == StatusCode::UNAUTHORIZED && connection_auth::is_asked_for(headers);
+    let Some(siblings) = client.siblings().filter(|_| requests_sign_in) else { return false };
     if !siblings.need_http1() {
         return false;
     }
-    if connection_auth::is_sent(&asked.headers) {
+    if connection_auth::is_sent(&request.headers) {
         ctx.error = Some("http1_required");
         client.require_http1();
         return true;
@@ -90,47 +91,51 @@ pub(super) fn is_left_to_http1(
     false
 }
 
-/// Whose connection a call goes over.
+/// The owner of the connection for a call.
 pub(super) fn owner(
-    asked: &ProxyRequest,
+    request: &ProxyRequest,
     client: &mut ClientSession,
-    place: &UpstreamTarget,
+    upstream: &UpstreamTarget,
 ) -> ConnectionOwner {
-    let pinned = client.pins().is_some_and(|pins| pins.has(&place.origin()));
-    if !pinned && !connection_auth::is_sent(&asked.headers) {
+    let pinned = client.pins().is_some_and(|pins| pins.has(&upstream.origin()));
+    if !pinned && !connection_auth::is_sent(&request.headers) {
         return ConnectionOwner::Pool;
     }
     if client.pins().is_some_and(ClientPins::are_many) {
         client.close_after();
     }
-    own(client, place)
+    reserved_owner(client, upstream)
 }
 
-/// An answer has come: if it asks for such a sign-in, its connection is the client's from now on. Where a client
-/// may have signed in and the origin ends that, the client's connection ends too: so it learns of it.
+/// Handles the head of a response. If it requests a connection-oriented sign-in, its connection is pinned to
+/// the client. If the origin closes a pinned connection, the client's connection is closed too, so that the
+/// client notices the lost sign-in.
 pub(super) fn heard(
     headers: &HeaderMap,
     client: &mut ClientSession,
     channel: &mut CallChannel,
-    place: &UpstreamTarget,
+    upstream: &UpstreamTarget,
 ) {
     if channel.is_a_clients() && !channel.persists() {
         client.close_after();
     }
     if connection_auth::is_asked_for(headers) {
-        channel.belongs_to(own(client, place));
+        channel.belongs_to(reserved_owner(client, upstream));
     }
 }
 
-/// Tells the client that it may sign in here.
+/// Adds `Proxy-Support`, which allows the client to sign in through larder.
 pub(super) fn tell(headers: &mut HeaderMap, client: &ClientSession) {
     if matches!(client, ClientSession::Http1(_)) && connection_auth::is_asked_for(headers) {
         headers.insert(PROXY_SUPPORT, SUPPORTED);
     }
 }
 
-/// Where many exchanges share the client's connection, each has one of its own: it is nobody's afterwards.
-fn own(client: &mut ClientSession, place: &UpstreamTarget) -> ConnectionOwner {
+/// The owner of a connection that is reserved for the client. If the client's connection carries several
+/// requests at once (HTTP/2), each call gets its own connection, which is not reused.
+fn reserved_owner(client: &mut ClientSession, upstream: &UpstreamTarget) -> ConnectionOwner {
     let pins = client.pins_to_be();
-    pins.map_or(ConnectionOwner::Call, |pins| ConnectionOwner::Client(pins.clone(), place.origin()))
+    pins.map_or(ConnectionOwner::Call, |pins| {
+        ConnectionOwner::Client(pins.clone(), upstream.origin())
+    })
 }

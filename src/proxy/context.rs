@@ -1,7 +1,6 @@
-//! What is known about one exchange while it lasts.
+//! The state of one exchange (request and response) while it lasts.
 //!
-//! Owns: the facts that its steps hand from one to the next, and its record at the end. Never touches:
-//! acting on them.
+//! Owns: the data that its steps share, and its telemetry record at the end. Never touches: decisions.
 
 use std::time::Instant;
 
@@ -22,49 +21,49 @@ use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 use crate::upstream::admission::Permit;
 use crate::upstream::error::UpstreamError;
 
-/// One exchange.
+/// The state of one exchange.
 pub(super) struct RequestContext {
     pub(super) route: usize,
     pub(super) since: Instant,
     pub(super) result: ResultKind,
-    /// Why it is passed through.
+    /// The reason why the request passes through.
     pub(super) why: ForwardReason,
-    /// The token recorded as the reason of a miss.
+    /// The token that is recorded as the reason of a miss.
     pub(super) miss: Option<&'static str>,
     pub(super) error: Option<&'static str>,
     /// The last member of `Cache-Status` that the client got.
     pub(super) cache_status: Option<HeaderValue>,
-    /// When it was passed through: its answer may bear on what is stored.
+    /// The start of the pass-through call, for the effects of its response on stored entries.
     pub(super) sent: Option<PassThroughStart>,
-    /// What may have come of it, until that is known.
+    /// Guard of an unsafe request while its effect at the origin is unknown.
     pub(super) doubt: Option<UnknownOutcomeGuard>,
-    /// The answer to a `POST` that is stored for later `GET`s.
+    /// The response to a `POST` that is captured for later `GET`s.
     pub(super) recording: Option<PostCapture>,
-    /// The pass-through's call at the gate.
+    /// The permit of the pass-through call.
     pub(super) pass: Option<Permit>,
-    /// Its tries.
+    /// Its attempts.
     pub(super) tries: RetryContext,
-    /// It is held up by its client, and holds nobody up at the gate.
+    /// Set while the client delays the call; other calls then do not wait for its outcome.
     pub(super) aside: bool,
-    /// The answer's body, where a rule reads it as it passes.
+    /// A copy of the response body if a rule inspects it.
     pub(super) copy: Option<BodyCapture>,
-    /// It goes over a connection on which its client signs in, or has: what is stored is none of its
-    /// business.
+    /// Set if the call uses a connection with a sign-in of its client; the response then does not affect
+    /// stored entries.
     pub(super) signed_in: bool,
-    /// Bytes of the answer's body that came for this client alone.
+    /// Bytes of the response body that were received for this client only.
     pub(super) upstream_bytes: u64,
-    /// Bytes of the body that came for it by a fill that it began.
+    /// Bytes of the response body that were received by a fill that this request began.
     pub(super) filled_bytes: u64,
-    /// Its client got an error of larder's own.
+    /// Set if the client got an error that larder generated.
     pub(super) is_larders: bool,
 }
 
-/// How an exchange ended, if not with a whole answer.
+/// The reason why an exchange ended without a complete response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExchangeFailure {
-    /// By its client.
+    /// The client failed.
     Client(ClientError),
-    /// The answer was cut on its way to larder.
+    /// The origin's response broke off.
     Answer(UpstreamError),
 }
 
@@ -75,7 +74,7 @@ impl From<ClientError> for ExchangeFailure {
 }
 
 impl RequestContext {
-    /// An exchange that begins now; `route` is the index that stands for no route.
+    /// An exchange that begins now; `route` is the index that means no route.
     pub(super) fn new(route: usize) -> Self {
         Self {
             route,
@@ -99,34 +98,35 @@ impl RequestContext {
         }
     }
 
-    /// The origin has answered, so what came of the call is known; a gateway does not know.
+    /// Handles the status of the response, after which the effect of the call is known, unless a gateway
+    /// generated the response.
     pub(super) async fn answered(&mut self, status: StatusCode) {
-        if let Some(doubt) = self.doubt.take() {
-            if invalidation::leaves_open(status) { doubt.stays().await } else { doubt.resolved() }
+        if let Some(guard) = self.doubt.take() {
+            if invalidation::leaves_open(status) { guard.stays().await } else { guard.resolved() }
         }
     }
 
-    /// It has not, and will not.
+    /// Handles a call that has finally failed without a response.
     pub(super) async fn unanswered(&mut self, failure: UpstreamError) {
-        if let Some(doubt) = self.doubt.take() {
-            // RFC 9113 §8.7: then nothing came of it.
+        if let Some(guard) = self.doubt.take() {
+            // RFC 9113 §8.7: the call had no effect.
             if failure == UpstreamError::NotProcessed {
-                doubt.resolved()
+                guard.resolved()
             } else {
-                doubt.stays().await
+                guard.stays().await
             }
         }
     }
 
-    /// The client is slow: others need not wait for what this call finds out.
+    /// The client is slow: other calls no longer wait for the outcome of this one.
     pub(super) fn step_aside(&mut self) {
         self.aside = true;
-        if let Some(pass) = &mut self.pass {
-            pass.step_aside();
+        if let Some(permit) = &mut self.pass {
+            permit.step_aside();
         }
     }
 
-    /// Returns once others wait for the place that its client makes it hold.
+    /// Returns once other calls wait for the permit that the call keeps because of its client.
     pub(super) async fn has_to_make_way(&self) {
         match self.pass.as_ref().and_then(Permit::way) {
             Some(way) => way.notified().await,
@@ -134,45 +134,45 @@ impl RequestContext {
         }
     }
 
-    /// An origin that ends a connection before all of a body was sent may refuse the body: that says nothing
-    /// of how it is.
+    /// Drops the permit without an outcome if the origin closed the connection before the whole body was
+    /// sent: it may have refused the body, which does not show a fault of the origin.
     pub(super) fn spare_the_origin(
         &mut self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         failure: UpstreamError,
         upload: &RequestUpload,
     ) {
-        let sending = asked.body != RequestFraming::None && !upload.is_sent();
-        if sending && failure == UpstreamError::Closed {
+        let is_incomplete = request.body != RequestFraming::None && !upload.is_sent();
+        if is_incomplete && failure == UpstreamError::Closed {
             self.pass = None;
         }
     }
 
-    /// The exchange was broken off.
-    pub(super) fn broken(&mut self, why: ExchangeFailure) {
+    /// Records the failure of the exchange.
+    pub(super) fn broken(&mut self, failure: ExchangeFailure) {
         self.result = ResultKind::Error;
-        self.error = Some(match why {
+        self.error = Some(match failure {
             ExchangeFailure::Client(ClientError::Malformed) => "malformed_body",
             ExchangeFailure::Client(ClientError::Gone | ClientError::Stalled) => "client_gone",
-            ExchangeFailure::Answer(failure) => failure.token(),
+            ExchangeFailure::Answer(error) => error.token(),
         });
     }
 
-    /// Records the exchange, which is over.
+    /// Records the completed exchange in the telemetry.
     pub(super) fn record(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: Option<&ClientSession>,
-        account: &Telemetry,
+        telemetry: &Telemetry,
     ) {
-        account.record(&RequestEvent {
+        telemetry.record(&RequestEvent {
             route: self.route,
             result: self.result,
             why: self.miss,
-            method: &asked.method,
-            host: asked.target.host(),
-            port: asked.target.port(),
-            path: asked.target.path(),
+            method: &request.method,
+            host: request.target.host(),
+            port: request.target.port(),
+            path: request.target.path(),
             status: client.map_or(Some(StatusCode::SWITCHING_PROTOCOLS), ClientSession::status),
             cache_status: self.cache_status.as_ref().and_then(|value| value.to_str().ok()),
             error: self.error,

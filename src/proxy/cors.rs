@@ -1,7 +1,7 @@
-//! What a web page of another site is told that a mount lets in (Fetch Standard, "CORS protocol").
+//! CORS for web pages of other origins that a mount admits (Fetch Standard, "CORS protocol").
 //!
-//! Owns: larder's answer to a preflight, and the fields by which a browser lets the page read an answer.
-//! Never touches: which pages are let in (`front::page`).
+//! Owns: larder's response to a preflight, and the fields with which a browser lets the page read a
+//! response. Never touches: the choice of the admitted pages (`frontend::web_page`).
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -16,40 +16,45 @@ use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
 
-/// How long a browser may go by the answer to a preflight, in seconds.
+/// The time for which a browser may cache the response to a preflight, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
-/// A page of a public site asks this host (Private Network Access).
-const ASKS_PRIVATE: HeaderName = HeaderName::from_static("access-control-request-private-network");
-const ALLOWS_PRIVATE: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+/// The request of a page of a public site for access to this host (Private Network Access).
+const REQUEST_PRIVATE_NETWORK: HeaderName =
+    HeaderName::from_static("access-control-request-private-network");
+const ALLOW_PRIVATE_NETWORK: HeaderName =
+    HeaderName::from_static("access-control-allow-private-network");
 
-/// What larder itself says to a preflight.
-const OURS: [HeaderName; 4] = [
+/// The fields of larder's own response to a preflight.
+const PREFLIGHT_FIELDS: [HeaderName; 4] = [
     ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_HEADERS,
     ACCESS_CONTROL_MAX_AGE,
-    ALLOWS_PRIVATE,
+    ALLOW_PRIVATE_NETWORK,
 ];
 
-/// Whether a browser only asks whether the page may ask.
-pub(super) fn is_preflight(asked: &ProxyRequest) -> bool {
-    asked.page.is_some()
-        && asked.method == Method::OPTIONS
-        && asked.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+/// Whether the request is a preflight of an admitted page.
+pub(super) fn is_preflight(request: &ProxyRequest) -> bool {
+    request.page.is_some()
+        && request.method == Method::OPTIONS
+        && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
-/// Lets the page read the answer, whatever the API says of pages: it is not the one that is asked here.
-pub(super) fn tell(asked: &ProxyRequest, headers: &mut HeaderMap) {
-    let Some(page) = &asked.page else { return };
-    // What the API grants pages it grants to others, and with the cookies of its own site.
-    let granted: Vec<HeaderName> = headers
+/// Adds the fields that let the page read the response. They replace those of the API, which apply to the
+/// API's own site and not to larder.
+pub(super) fn tell(request: &ProxyRequest, headers: &mut HeaderMap) {
+    let Some(page) = &request.page else { return };
+    // The API grants access to other pages, and with the cookies of its own site.
+    let removed: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("access-control-") && !OURS.contains(name))
+        .filter(|name| {
+            name.as_str().starts_with("access-control-") && !PREFLIGHT_FIELDS.contains(name)
+        })
         .cloned()
         .collect();
-    for name in granted {
+    for name in removed {
         headers.remove(name);
     }
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, page.clone());
@@ -58,27 +63,27 @@ pub(super) fn tell(asked: &ProxyRequest, headers: &mut HeaderMap) {
 }
 
 impl PingoraHandler {
-    /// Answers a preflight: the page may ask what it likes, as any program may.
+    /// Responds to a preflight: the page may send any request, as any program may.
     pub(super) async fn preflight(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = HeaderMap::new();
-        let wished = |name| asked.headers.get(name).cloned();
-        if let Some(method) = wished(ACCESS_CONTROL_REQUEST_METHOD) {
+        let requested = |name| request.headers.get(name).cloned();
+        if let Some(method) = requested(ACCESS_CONTROL_REQUEST_METHOD) {
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
         }
-        if let Some(names) = wished(ACCESS_CONTROL_REQUEST_HEADERS) {
+        if let Some(names) = requested(ACCESS_CONTROL_REQUEST_HEADERS) {
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
         }
-        if asked.headers.contains_key(ASKS_PRIVATE) {
-            headers.insert(ALLOWS_PRIVATE, HeaderValue::from_static("true"));
+        if request.headers.contains_key(REQUEST_PRIVATE_NETWORK) {
+            headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
         }
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
         client.skip_body();
-        self.finish_head(asked, client, ctx, &mut headers);
+        self.finish_head(request, client, ctx, &mut headers);
         client
             .write_head(StatusCode::NO_CONTENT, headers, BodyLength::None, &FieldCase::default())
             .await?;

@@ -1,10 +1,11 @@
-//! A call whose client leaves before its answer comes: where its upstream counts calls, it goes on alone.
+//! A call whose client disconnects before the response: it continues without the client if its upstream
+//! limits calls by their outcome.
 //!
-//! Owns: that it keeps its place at the gate until it is known what it comes to, within the deadlines of its
-//! upstream. Never touches: clients; what an answer changes for others (`upstream::gate`).
+//! Owns: that the call keeps its permit until its outcome is known, within the deadlines of its upstream.
+//! Never touches: clients; the effect of an outcome on other calls (`upstream::admission`).
 //!
-//! An API counts such a call whether or not anybody is there for its answer. What clients leave behind is
-//! bounded by `rate_limit.in_flight`, among which it counts.
+//! An API counts such a call even if its client is gone. The number of detached calls is bounded by
+//! `rate_limit.in_flight`, which includes them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,16 +34,16 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::{SessionError, SessionEvent, UpstreamHead};
 
-/// How long an early answer is waited for where the rest of a request will never come. Its origin learns so
-/// much later that it need not wait, and its place is another's so much later.
-const EARLY: Duration = Duration::from_secs(5);
+/// How long a detached call with an incomplete request waits for an early response. The connection to the
+/// origin and the slot of the call are released later by this time.
+const EARLY_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a body that rules read may take. Its call has given its place back: nothing else bounds how many
-/// there are.
-const READ: Duration = Duration::from_secs(5);
+/// How long the body for the rules may take. The call has already released its slot, so no other limit
+/// bounds the number of these calls.
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A call that its client waits for. Dropped before it is `over`, its client has left, in whatever way: a
-/// connection of HTTP/2 that ends takes all that was asked on it along.
+/// Watches a call while its client waits. If it is dropped without a call of [`ClientWatch::finish`], the
+/// client has disconnected: the end of an HTTP/2 connection drops the futures of all its requests.
 pub(super) struct ClientWatch<'a> {
     handler: &'a Arc<PingoraHandler>,
     pub(super) asked: &'a ProxyRequest,
@@ -50,89 +51,90 @@ pub(super) struct ClientWatch<'a> {
     pub(super) ctx: &'a mut RequestContext,
     pub(super) channel: &'a mut CallChannel,
     pub(super) upload: &'a mut RequestUpload,
-    over: bool,
+    complete: bool,
 }
 
 impl<'a> ClientWatch<'a> {
     pub(super) fn new(
         handler: &'a Arc<PingoraHandler>,
-        asked: &'a ProxyRequest,
-        place: &'a UpstreamTarget,
+        request: &'a ProxyRequest,
+        upstream: &'a UpstreamTarget,
         (ctx, upload): (&'a mut RequestContext, &'a mut RequestUpload),
         channel: &'a mut CallChannel,
     ) -> Self {
-        Self { handler, asked, place, ctx, channel, upload, over: false }
+        Self { handler, asked: request, place: upstream, ctx, channel, upload, complete: false }
     }
 
-    /// The wait has ended; unless the call is `over`, it goes on alone.
-    pub(super) fn over(mut self, over: bool) {
-        self.over = over;
+    /// Ends the wait. If not `complete`, the call may continue without its client.
+    pub(super) fn over(mut self, complete: bool) {
+        self.complete = complete;
     }
 
-    /// The call without its client, if it is to go on.
-    fn alone(&mut self) -> Option<DetachedCall> {
-        let whole = self.asked.body == RequestFraming::None || self.upload.is_all_here();
-        let pass = self.ctx.pass.take_if(|pass| pass.outlives_its_client(whole))?;
+    /// The call without its client, if it should continue.
+    fn detach(&mut self) -> Option<DetachedCall> {
+        let is_complete = self.asked.body == RequestFraming::None || self.upload.is_all_here();
+        let permit = self.ctx.pass.take_if(|permit| permit.outlives_its_client(is_complete))?;
         let mut channel = self.channel.take();
         if self.ctx.signed_in {
-            // What its user may do on it is nobody else's to do.
+            // Other users must not use a connection with a sign-in.
             channel.belongs_to(ConnectionOwner::Call);
         }
-        let rest = RequestUpload::new(&self.handler.network.in_flight);
+        let empty = RequestUpload::new(&self.handler.network.in_flight);
         Some(DetachedCall {
             handler: Arc::clone(self.handler),
-            asked: self.asked.clone(),
-            place: self.place.clone(),
+            request: self.asked.clone(),
+            upstream: self.place.clone(),
             route: self.ctx.route,
-            sent: self.ctx.sent.take().filter(|_| !self.ctx.signed_in),
-            doubt: self.ctx.doubt.take(),
-            pass,
+            start: self.ctx.sent.take().filter(|_| !self.ctx.signed_in),
+            guard: self.ctx.doubt.take(),
+            permit,
             channel,
-            upload: std::mem::replace(self.upload, rest),
-            whole,
+            upload: std::mem::replace(self.upload, empty),
+            is_complete,
         })
     }
 }
 
 impl Drop for ClientWatch<'_> {
     fn drop(&mut self) {
-        if self.over {
+        if self.complete {
             return;
         }
-        // Without a runtime larder itself has ended.
-        if let (Some(alone), Ok(runtime)) = (self.alone(), Handle::try_current()) {
-            runtime.spawn(alone.run());
+        // Without a runtime larder has already stopped.
+        if let (Some(call), Ok(runtime)) = (self.detach(), Handle::try_current()) {
+            runtime.spawn(call.run());
         }
     }
 }
 
-/// A call that nobody waits for.
+/// A call without a client.
 struct DetachedCall {
     handler: Arc<PingoraHandler>,
-    asked: ProxyRequest,
-    place: UpstreamTarget,
+    request: ProxyRequest,
+    upstream: UpstreamTarget,
     route: usize,
-    sent: Option<PassThroughStart>,
-    doubt: Option<UnknownOutcomeGuard>,
-    pass: Permit,
+    start: Option<PassThroughStart>,
+    guard: Option<UnknownOutcomeGuard>,
+    permit: Permit,
     channel: CallChannel,
     upload: RequestUpload,
-    /// All of its request is there.
-    whole: bool,
+    /// Whether the whole request is available.
+    is_complete: bool,
 }
 
 impl DetachedCall {
     async fn run(mut self) {
-        let first_byte = self.place.timeouts.first_byte;
-        let patience = if self.whole { first_byte } else { first_byte.min(EARLY) };
-        match timeout(patience, self.head()).await {
-            Ok(Ok(head)) => self.answered(*head).await,
-            Ok(Err(broken)) => self.broke(broken),
-            Err(_elapsed) => self.unanswered(),
+        let first_byte = self.upstream.timeouts.first_byte;
+        let limit =
+            if self.is_complete { first_byte } else { first_byte.min(EARLY_RESPONSE_TIMEOUT) };
+        match timeout(limit, self.head()).await {
+            Ok(Ok(head)) => self.on_head(*head).await,
+            Ok(Err(error)) => self.on_error(error),
+            Err(_elapsed) => self.on_timeout(),
         }
     }
 
-    /// The head of the final answer.
+    /// Waits for the head of the final response.
     async fn head(&mut self) -> Result<Box<UpstreamHead>, SessionError> {
         loop {
             send_what_is_at_hand(&mut self.channel, &mut self.upload);
@@ -144,67 +146,68 @@ impl DetachedCall {
         }
     }
 
-    /// A connection that waited for a call and had ended, and half a request, say nothing of the origin: as
-    /// the pass is dropped, the call counts as abandoned.
-    fn broke(mut self, broken: SessionError) {
+    /// Handles an error before the head. If an idle connection had ended, or the request was incomplete, the
+    /// error does not show a fault of the origin: the permit is dropped, and the call counts as abandoned.
+    fn on_error(mut self, error: SessionError) {
         if let (true, AttemptError::Failed(failure)) =
-            (self.whole, AttemptError::after(broken, &self.channel))
+            (self.is_complete, AttemptError::after(error, &self.channel))
         {
-            self.pass.failed(failure);
+            self.permit.failed(failure);
         }
     }
 
-    fn unanswered(mut self) {
+    fn on_timeout(mut self) {
         // An event stream may be silent for long.
-        if self.whole && !forwarded_message::streams(&self.asked) {
+        if self.is_complete && !forwarded_message::streams(&self.request) {
             self.channel.distrust();
-            self.pass.failed(UpstreamError::FirstByteTimeout);
+            self.permit.failed(UpstreamError::FirstByteTimeout);
         }
     }
 
-    async fn answered(mut self, head: UpstreamHead) {
+    async fn on_head(mut self, head: UpstreamHead) {
         let UpstreamHead { status, mut headers, .. } = head;
-        if let Some(doubt) = self.doubt.take().filter(|_| !invalidation::leaves_open(status)) {
-            doubt.resolved();
+        if let Some(guard) = self.guard.take().filter(|_| !invalidation::leaves_open(status)) {
+            guard.resolved();
         }
-        if status == StatusCode::REQUEST_TIMEOUT && !self.whole {
+        if status == StatusCode::REQUEST_TIMEOUT && !self.is_complete {
             return;
         }
         if connection_auth::is_asked_for(&headers) {
             self.channel.belongs_to(ConnectionOwner::Call);
         }
-        if !self.whole {
-            self.pass.spares_the_origin();
+        if !self.is_complete {
+            self.permit.spares_the_origin();
         }
         forwarded_message::strip(&mut headers);
-        let reads = self.pass.reads_bodies()
+        let inspects = self.permit.reads_bodies()
             && status != StatusCode::SWITCHING_PROTOCOLS
             && body_inspection::coding(&headers).is_some();
-        if reads {
-            self.pass.on_head_unread(status, &headers);
+        if inspects {
+            self.permit.on_head_unread(status, &headers);
         } else {
-            self.pass.answered(status, &headers, None);
+            self.permit.answered(status, &headers, None);
         }
-        let asked = (self.route, self.sent.as_ref());
-        let said = (status, self.pass.is_limited());
-        self.handler.heard_alone(&self.asked, asked, said, &headers).await;
+        let read = (self.route, self.start.as_ref());
+        let response = (status, self.permit.is_limited());
+        self.handler.heard_alone(&self.request, read, response, &headers).await;
         if status != StatusCode::SWITCHING_PROTOCOLS {
-            self.read(status, &headers, reads).await;
+            self.read_body(status, &headers, inspects).await;
         }
     }
 
-    /// A body that rules read is read; a short one is taken off its connection, which others can use then.
-    async fn read(mut self, status: StatusCode, headers: &HeaderMap, reads: bool) {
-        let mut body: Box<dyn Body> = body_behind(headers, self.channel, &self.place);
+    /// Reads the body for the rules if `inspects`. Then reads the rest of a short body, so that other calls
+    /// can use the connection.
+    async fn read_body(mut self, status: StatusCode, headers: &HeaderMap, inspects: bool) {
+        let mut body: Box<dyn Body> = body_behind(headers, self.channel, &self.upstream);
         let in_flight = &self.handler.network.in_flight;
-        if reads {
-            let reading = body_inspection::read(headers, body, in_flight);
-            let Ok((said, rest)) = timeout(READ, reading).await else {
+        if inspects {
+            let inspection = body_inspection::read(headers, body, in_flight);
+            let Ok((inspected, rest)) = timeout(INSPECTION_TIMEOUT, inspection).await else {
                 return;
             };
-            match said.says() {
-                Some(json) => _ = self.pass.read(status, headers, json),
-                None => self.pass.finish_without_body(),
+            match inspected.says() {
+                Some(json) => _ = self.permit.read(status, headers, json),
+                None => self.permit.finish_without_body(),
             }
             body = rest;
         }

@@ -1,6 +1,6 @@
-//! A pass-through that failed, or may go no further: what the client is told.
+//! The response to the client if a pass-through fails or must not be forwarded.
 //!
-//! Owns: larder's own answer in the place of one that did not come. Never touches: retrying.
+//! Owns: larder's own response in place of the origin's. Never touches: retries.
 
 use http::{HeaderMap, Method};
 
@@ -18,7 +18,7 @@ use crate::upstream::error::UpstreamError;
 const BAD_BODY: Problem = Problem::new(
     http::StatusCode::BAD_REQUEST,
     "malformed_body",
-    "the request body is not framed as its head says",
+    "the framing of the request body does not match its head",
     "http_request_error",
 );
 
@@ -26,81 +26,81 @@ const SLOW_BODY: Problem = Problem::new(
     http::StatusCode::REQUEST_TIMEOUT,
     "request_body_timeout",
     "the request body did not arrive in time (limits.body_idle, limits.body_min_rate), or too slowly while \
-     other calls waited for its place among those that upstreams.*.ban_guard bears",
+     other calls waited for its slot within the limit of upstreams.*.ban_guard",
     "http_request_error",
 );
 
-/// RFC 9110 §11.7.1: what a 407 asks for is for the proxy that said it, and an origin is none of the client's. The
-/// client would take it for larder's, and show larder's password for it, in vain at best.
+/// RFC 9110 §11.7.1: a 407 requests credentials for the proxy that sends it, and an origin is not the
+/// client's proxy. The client would attribute the 407 to larder and send larder's password, at best in vain.
 const PROXY_AUTH: Problem = Problem::new(
     http::StatusCode::BAD_GATEWAY,
     "origin_407",
-    "the origin asked for a sign-in at a proxy (407), which only a proxy may do: larder asks for none here, and passes no Proxy-Authorization on",
+    "the origin requested proxy authentication (407), which only a proxy may do: larder requires none here, and forwards no Proxy-Authorization",
     "http_protocol_error; received-status=407",
 );
 
 const NO_TRACE: Problem = Problem::new(
     http::StatusCode::NOT_IMPLEMENTED,
     "trace_ended",
-    "Max-Forwards ends this request here, and larder itself answers no TRACE",
+    "Max-Forwards ends this request here, and larder itself does not support TRACE",
     "http_request_error",
 );
 
 impl PingoraHandler {
-    /// The request asks to go no further than here (RFC 9110 §7.6.2).
+    /// Responds to a request that must not be forwarded (`Max-Forwards: 0`, RFC 9110 §7.6.2).
     pub(super) async fn last_hop(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        if asked.method == Method::TRACE {
+        if request.method == Method::TRACE {
             let status = CacheStatus::forwarded(ctx.why.token());
-            self.tell(asked, client, ctx, &NO_TRACE, &status).await?;
+            self.write_error(request, client, ctx, &NO_TRACE, &status).await?;
             return Ok(ExchangeEnd::Answered);
         }
         let mut headers = HeaderMap::new();
         client.skip_body();
-        self.finish_head(asked, client, ctx, &mut headers);
+        self.finish_head(request, client, ctx, &mut headers);
         let (status, length) = (http::StatusCode::OK, BodyLength::Known(0));
         client.write_head(status, headers, length, &FieldCase::default()).await?;
         client.end(None).await?;
         Ok(ExchangeEnd::Answered)
     }
 
-    /// There is no answer, and there will be none.
+    /// Responds with the error of a call that has finally failed.
     pub(super) async fn failed(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         failure: UpstreamError,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        if let UpstreamError::Denied(why) = failure {
-            self.account.denied(why.token());
+        if let UpstreamError::Denied(reason) = failure {
+            self.account.denied(reason.token());
         }
         let status = failure.told(ctx.why.token());
-        self.tell(asked, client, ctx, &failure.problem(), &status).await?;
+        self.write_error(request, client, ctx, &failure.problem(), &status).await?;
         Ok(ExchangeEnd::Answered)
     }
 
-    /// The origin spoke as only a proxy may.
+    /// Responds with an error in place of an origin's 407.
     pub(super) async fn not_a_proxy(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let received = http::StatusCode::PROXY_AUTHENTICATION_REQUIRED;
         let status = CacheStatus::forwarded(ctx.why.token()).status(received);
-        self.tell(asked, client, ctx, &PROXY_AUTH, &status).await?;
+        self.write_error(request, client, ctx, &PROXY_AUTH, &status).await?;
         Ok(ExchangeEnd::Answered)
     }
 
-    /// The client's own side broke before there was an answer: told, if it still can be.
+    /// Responds to a failure of the client before the response, if possible.
     pub(super) async fn broken_by_client(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         error: ClientError,
@@ -111,17 +111,17 @@ impl PingoraHandler {
             ClientError::Gone => None,
         };
         if let Some(problem) = problem.filter(|_| client.status().is_none()) {
-            self.account.refused(&RejectEvent { class: problem.class, client: asked.client });
+            self.account.refused(&RejectEvent { class: problem.class, client: request.client });
             let status = CacheStatus::forwarded(ctx.why.token());
-            // Who does not take it has made its mistake all the same.
-            let _told = self.tell(asked, client, ctx, &problem, &status).await;
+            // The failure counts even if the client does not receive the response.
+            let _written = self.write_error(request, client, ctx, &problem, &status).await;
         }
         ExchangeFailure::Client(error)
     }
 
-    async fn tell(
+    async fn write_error(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         problem: &Problem,
@@ -129,13 +129,13 @@ impl PingoraHandler {
     ) -> Result<(), ClientError> {
         let mut headers = HeaderMap::new();
         status.append_to(&mut headers);
-        self.tell_with(asked, client, ctx, problem, headers).await
+        self.tell_with(request, client, ctx, problem, headers).await
     }
 
-    /// The same with `more` fields.
+    /// As [`Self::write_error`], with `more` header fields.
     pub(super) async fn tell_with(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         problem: &Problem,
@@ -148,8 +148,8 @@ impl PingoraHandler {
         headers.extend(more);
         client.skip_body();
         client.close_after();
-        self.finish_head(asked, client, ctx, &mut headers);
-        let empty = asked.method == Method::HEAD;
+        self.finish_head(request, client, ctx, &mut headers);
+        let empty = request.method == Method::HEAD;
         let length = if empty { BodyLength::None } else { BodyLength::Known(body.len() as u64) };
         client.write_head(problem.status, headers, length, &FieldCase::default()).await?;
         if !empty {
@@ -159,16 +159,16 @@ impl PingoraHandler {
     }
 }
 
-/// `reply`, or what is told in its place where an origin spoke as only a proxy may.
-pub(super) fn unless_as_a_proxy(asked: &ProxyRequest, reply: ClientResponse) -> ClientResponse {
+/// `reply`, or the error response in place of an origin's 407.
+pub(super) fn unless_as_a_proxy(request: &ProxyRequest, reply: ClientResponse) -> ClientResponse {
     if reply.status != http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return reply;
     }
     let (mut headers, body) = PROXY_AUTH.response();
-    for said in reply.headers.get_all(CACHE_STATUS) {
-        headers.append(CACHE_STATUS, said.clone());
+    for value in reply.headers.get_all(CACHE_STATUS) {
+        headers.append(CACHE_STATUS, value.clone());
     }
-    let empty = asked.method == Method::HEAD;
+    let empty = request.method == Method::HEAD;
     ClientResponse {
         status: PROXY_AUTH.status,
         headers,

@@ -1,7 +1,7 @@
-//! A hit at the door: the head of a fresh stored response, written without a session.
+//! The fast path for hits: serialises the head of a fresh stored response without a session.
 //!
-//! Owns: that it is byte for byte what `write` and `front::session` make of the same response. Never touches:
-//! which responses may go this way (`engine::hit`), the connection.
+//! Owns: that the head is byte for byte the one that `response_writer` and `frontend::session` produce for
+//! the same response. Never touches: the choice of the responses (`engine::fast_path`), the connection.
 
 use std::cell::RefCell;
 use std::time::{Instant, SystemTime};
@@ -19,18 +19,18 @@ use crate::semantics::field_case::usual;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::{RequestEvent, ResultKind};
 
-/// Room for the head of most answers.
-const ROOM: usize = 512;
+/// Initial capacity, sufficient for most response heads.
+const HEAD_CAPACITY: usize = 512;
 
 impl PingoraHandler {
-    /// The answer to `asked` if it is at hand.
-    pub(super) fn at_hand(&self, asked: &mut ProxyRequest) -> Option<PreparedResponse> {
+    /// The response to `request` if it can be served on the fast path.
+    pub(super) fn at_hand(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
         if self.stage.borrow().is_closing() {
             return None;
         }
-        let route = self.prepare(asked)?;
-        let hit = self.engine.fast_hit(asked, route)?;
-        // The first two have no body, and a length that says nothing of it; the last is not told as it is.
+        let route = self.prepare(request)?;
+        let hit = self.engine.fast_hit(request, route)?;
+        // The first two have no body although they may have a length; the last one is replaced by an error.
         if matches!(
             hit.stored.status,
             StatusCode::NO_CONTENT
@@ -45,25 +45,25 @@ impl PingoraHandler {
         Some(PreparedResponse { head, body, route, status, cache_status })
     }
 
-    /// Records an answer that was at hand.
+    /// Records a response of the fast path in the telemetry.
     pub(super) fn written(
         &self,
-        asked: &ProxyRequest,
-        ready: &PreparedResponse,
+        request: &ProxyRequest,
+        response: &PreparedResponse,
         bytes: u64,
         since: Instant,
     ) {
         self.account.fast_hit();
         self.account.record(&RequestEvent {
-            route: ready.route,
+            route: response.route,
             result: ResultKind::Hit,
             why: None,
-            method: &asked.method,
-            host: asked.target.host(),
-            port: asked.target.port(),
-            path: asked.target.path(),
-            status: Some(ready.status),
-            cache_status: ready.cache_status.to_str().ok(),
+            method: &request.method,
+            host: request.target.host(),
+            port: request.target.port(),
+            path: request.target.path(),
+            status: Some(response.status),
+            cache_status: response.cache_status.to_str().ok(),
             error: None,
             duration: clock::monotonic().saturating_duration_since(since),
             client_bytes: bytes,
@@ -74,10 +74,10 @@ impl PingoraHandler {
     }
 }
 
-/// In the order in which the other way adds its fields.
+/// The head, with the fields in the order of the normal path.
 fn head(hit: &FastHit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMut {
     let stored = &hit.stored;
-    let mut out = BytesMut::with_capacity(ROOM);
+    let mut out = BytesMut::with_capacity(HEAD_CAPACITY);
     out.put_slice(b"HTTP/1.1 ");
     out.put_slice(stored.status.as_str().as_bytes());
     out.put_u8(b' ');
@@ -86,7 +86,7 @@ fn head(hit: &FastHit, cache_status: &HeaderValue, via: &HeaderValue) -> BytesMu
     let mut own = OwnFields { hit, cache_status, via, written: [false; 4] };
     let mut fields = stored.headers.iter().peekable();
     while let Some((name, value)) = fields.next() {
-        let field = OwnField::of(name);
+        let field = OwnField::from_name(name);
         if !field.is_some_and(OwnField::replaces) {
             put(&mut out, name, value.as_bytes());
         }
@@ -115,7 +115,7 @@ enum OwnField {
 }
 
 impl OwnField {
-    fn of(name: &HeaderName) -> Option<Self> {
+    fn from_name(name: &HeaderName) -> Option<Self> {
         if *name == DATE {
             Some(Self::Date)
         } else if *name == CONTENT_LENGTH {
@@ -129,13 +129,13 @@ impl OwnField {
         }
     }
 
-    /// Whether it stands in place of stored ones; else it is a member behind theirs.
+    /// Whether the field replaces stored ones; otherwise it is written after them.
     fn replaces(self) -> bool {
         matches!(self, Self::Length)
     }
 }
 
-/// What larder writes itself, each once.
+/// Writes larder's own fields, each once.
 struct OwnFields<'a> {
     hit: &'a FastHit,
     cache_status: &'a HeaderValue,
@@ -156,7 +156,7 @@ impl OwnFields<'_> {
                 put(out, &CONTENT_LENGTH, itoa::Buffer::new().format(length).as_bytes());
             }
             OwnField::Via => put(out, &VIA, self.via.as_bytes()),
-            // RFC 9110 §6.6.1: the origin's, as it came; where there is none, when it was received.
+            // RFC 9110 §6.6.1: the origin's date as received, or else the time of receipt.
             OwnField::Date if self.hit.stored.headers.contains_key(DATE) => {}
             OwnField::Date => {
                 date(self.hit.stored.response_time, |text| put(out, &DATE, text));
@@ -172,15 +172,15 @@ fn put(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
     out.put_slice(b"\r\n");
 }
 
-/// A time as a `Date`, made once for hits of the same second.
+/// Passes `now` as a `Date` value to `then`. The text is cached for hits of the same second.
 fn date(now: SystemTime, then: impl FnOnce(&[u8])) {
     thread_local! {
-        static MADE: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
+        static CACHED: RefCell<(u64, String)> = const { RefCell::new((u64::MAX, String::new())) };
     }
     let second = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    MADE.with_borrow_mut(|(made, text)| {
-        if *made != second {
-            *made = second;
+    CACHED.with_borrow_mut(|(cached, text)| {
+        if *cached != second {
+            *cached = second;
             *text = httpdate::fmt_http_date(now);
         }
         then(text.as_bytes());

@@ -1,6 +1,7 @@
-//! What is changed in a message that passes through (RFC 9110 §7.6), and what larder learns from it.
+//! The changes to a message that passes through (RFC 9110 §7.6), and its effects on stored entries.
 //!
-//! Owns: fields added and taken away, in both directions. Never touches: bodies on their way (`relay`).
+//! Owns: the fields that are added and removed, in both directions. Never touches: the transfer of bodies
+//! (`relay`).
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
@@ -22,66 +23,66 @@ use crate::upstream::body_inspection;
 use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::OutgoingRequest;
 
-/// The request as it goes out.
+/// The request to send to the origin.
 pub(super) fn outgoing(
     handler: &PingoraHandler,
-    asked: &ProxyRequest,
+    request: &ProxyRequest,
     client: &ClientSession,
-    place: &UpstreamTarget,
+    upstream: &UpstreamTarget,
 ) -> OutgoingRequest {
-    let mut headers = asked.headers.clone();
+    let mut headers = request.headers.clone();
     headers.append(http::header::VIA, handler.via.clone());
-    for name in handler.routes.scope_headers(&asked.target) {
+    for name in handler.routes.scope_headers(&request.target) {
         headers.remove(name);
     }
-    max_forwards::count_down(&asked.method, &mut headers);
-    place.apply_upstream_headers(&asked.method, &mut headers);
+    max_forwards::count_down(&request.method, &mut headers);
+    upstream.apply_upstream_headers(&request.method, &mut headers);
     OutgoingRequest {
-        method: asked.method.clone(),
-        scheme: place.scheme.as_str(),
-        authority: place.authority(),
-        path: asked.target.path_and_query().to_owned(),
+        method: request.method.clone(),
+        scheme: upstream.scheme.as_str(),
+        authority: upstream.authority(),
+        path: request.target.path_and_query().to_owned(),
         headers,
         spelling: client.spelling(),
-        body: asked.body,
-        upgrade: asked.upgrade.clone(),
-        trailers: asked.trailers,
+        body: request.body,
+        upgrade: request.upgrade.clone(),
+        trailers: request.trailers,
     }
 }
 
-/// Takes the origin's connection out of its answer.
+/// Removes the fields of the origin's connection from a response.
 pub(super) fn strip(headers: &mut HeaderMap) {
     hop_by_hop::strip_response(headers);
 }
 
-/// What the client is told of how its answer came about.
+/// Adds the `Cache-Status` and `Proxy-Status` of a response that passes through.
 pub(super) fn incoming(ctx: &RequestContext, status: StatusCode, headers: &mut HeaderMap) {
-    let mut said = CacheStatus::forwarded(ctx.why.token()).status(status);
-    if let Some((act, cause)) = ctx.tries.detail() {
-        said = said.detail(act, cause);
+    let mut cache_status = CacheStatus::forwarded(ctx.why.token()).status(status);
+    if let Some((name, reason)) = ctx.tries.detail() {
+        cache_status = cache_status.detail(name, reason);
     }
-    said.append_to(headers);
+    cache_status.append_to(headers);
     if let Some(received) = received_error(status) {
         headers.append(PROXY_STATUS, received);
     }
 }
 
-/// How long the body is that the client gets.
+/// The length of the body for the client.
 pub(super) fn length(
-    asked: &ProxyRequest,
+    request: &ProxyRequest,
     status: StatusCode,
     headers: &HeaderMap,
     framing: BodyFraming,
     ended: bool,
 ) -> BodyLength {
-    let bodiless = asked.method == Method::HEAD
+    let bodiless = request.method == Method::HEAD
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     match framing {
         _ if bodiless => BodyLength::None,
-        // In HTTP/2 a head may be the end, which tells more than an empty body (gRPC's trailers).
+        // An HTTP/2 head may end the stream. gRPC distinguishes this (trailers only) from an empty body.
         BodyFraming::Length(0)
             if ended
-                && asked.version == Version::HTTP_2
+                && request.version == Version::HTTP_2
                 && !headers.contains_key(CONTENT_LENGTH) =>
         {
             BodyLength::None
@@ -91,28 +92,30 @@ pub(super) fn length(
     }
 }
 
-/// Whether silence is no sign that something is wrong.
-pub(super) fn streams(asked: &ProxyRequest) -> bool {
-    asked.upgrade.is_some()
-        || asked.headers.get_all(ACCEPT).iter().any(|accept| {
+/// Whether the response may pause, so that inactivity does not indicate a failure.
+pub(super) fn streams(request: &ProxyRequest) -> bool {
+    request.upgrade.is_some()
+        || request.headers.get_all(ACCEPT).iter().any(|accept| {
             accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
         })
 }
 
-/// How the media types of gRPC and Connect streams begin.
-const CONVERSATIONS: [&[u8]; 2] = [b"application/grpc", b"application/connect+"];
+/// Prefixes of the media types of gRPC and Connect streams.
+const BIDIRECTIONAL_TYPES: [&[u8]; 2] = [b"application/grpc", b"application/connect+"];
 
-/// Whether both sides talk at once, each as it likes: how the client sends is no sign of anything.
-pub(super) fn converses(asked: &ProxyRequest) -> bool {
-    let kind = asked.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let begins =
-        |with: &[u8]| kind.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
-    asked.upgrade.is_some() || CONVERSATIONS.iter().any(|with| begins(with))
+/// Whether both sides send at the same time at any rate, so that the client's rate has no meaning.
+pub(super) fn converses(request: &ProxyRequest) -> bool {
+    let media_type =
+        request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let has_prefix = |prefix: &[u8]| {
+        media_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    request.upgrade.is_some() || BIDIRECTIONAL_TYPES.iter().any(|prefix| has_prefix(prefix))
 }
 
-/// A piece of an answer's body passes.
+/// Captures a piece of a response body that passes through.
 pub(super) fn copied(piece: &Bytes, ctx: &mut RequestContext) {
-    // First: what the body says may be that it is not to be kept.
+    // First, as the rules may find that the response must not be stored.
     ctx.read(piece);
     if let Some(mut recording) = ctx.recording.take()
         && recording.push(piece)
@@ -121,77 +124,78 @@ pub(super) fn copied(piece: &Bytes, ctx: &mut RequestContext) {
     }
 }
 
-/// The `GET` that the answer to this `POST` may be one to as well.
-pub(super) fn as_a_get(asked: &ProxyRequest) -> Option<ProxyRequest> {
-    (asked.method == Method::POST).then(|| head_update::as_a_get(asked))
+/// The `GET` to which the response to this `POST` may also apply.
+pub(super) fn as_a_get(request: &ProxyRequest) -> Option<ProxyRequest> {
+    (request.method == Method::POST).then(|| head_update::as_a_get(request))
 }
 
 impl PingoraHandler {
-    /// The head of an answer that is passed on: what it says about what is stored.
+    /// Applies the head of a response to the stored entries (invalidation, freshening).
     pub(super) async fn heard(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         ctx: &mut RequestContext,
         status: StatusCode,
         headers: &HeaderMap,
         framing: BodyFraming,
     ) {
-        let sent = ctx.sent.as_ref().filter(|_| !ctx.signed_in);
+        let start = ctx.sent.as_ref().filter(|_| !ctx.signed_in);
         let is_limit = ctx.pass.as_ref().is_some_and(Permit::is_limited);
-        // Before its own invalidation: those of others make it old.
-        let is_current = sent.is_some_and(|sent| self.engine.is_current(sent));
-        let recorded = is_current && framing != BodyFraming::Close;
-        let record = || recorded.then(|| self.recording(asked, ctx, status, headers)).flatten();
-        let recording = self.engine.invalidate(asked, status, headers, record).await;
-        self.heard_of_reads(asked, (ctx.route, sent), (status, is_limit), headers).await;
+        // Checked before its own invalidation: only those of other requests make the response outdated.
+        let is_current = start.is_some_and(|start| self.engine.is_current(start));
+        let is_recordable = is_current && framing != BodyFraming::Close;
+        let record =
+            || is_recordable.then(|| self.start_capture(request, ctx, status, headers)).flatten();
+        let recording = self.engine.invalidate(request, status, headers, record).await;
+        self.update_stored(request, (ctx.route, start), (status, is_limit), headers).await;
         ctx.recording = recording;
     }
 
-    /// The same of a call that nobody waits for any more.
+    /// As [`Self::on_head`], for a call without a client.
     pub(super) async fn heard_alone(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         read: (usize, Option<&PassThroughStart>),
         (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
-        self.engine.invalidate(asked, status, headers, || ()).await;
-        self.heard_of_reads(asked, read, (status, is_limit), headers).await;
+        self.engine.invalidate(request, status, headers, || ()).await;
+        self.update_stored(request, read, (status, is_limit), headers).await;
     }
 
-    /// The head of an answer to a request that went to `route`: what it says about what is stored of it. `sent`:
-    /// when, unless its user had signed in on the connection.
-    async fn heard_of_reads(
+    /// Applies the head of a response to the stored entries of its resource. `route` is the route of the
+    /// request; `start` is `None` if the connection had a sign-in of its user.
+    async fn update_stored(
         &self,
-        asked: &ProxyRequest,
-        (route, sent): (usize, Option<&PassThroughStart>),
+        request: &ProxyRequest,
+        (route, start): (usize, Option<&PassThroughStart>),
         (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
-        if let (Some(sent), Some(route)) = (sent, self.routes.routes().get(route)) {
-            self.engine.read_answered(asked, route, sent, (status, is_limit), headers).await;
-            self.engine.head_answered(asked, route, sent, status, headers).await;
+        if let (Some(start), Some(route)) = (start, self.routes.routes().get(route)) {
+            self.engine.read_answered(request, route, start, (status, is_limit), headers).await;
+            self.engine.head_answered(request, route, start, status, headers).await;
         }
     }
 
-    /// A `POST` answer that may serve later `GET`s is copied while it passes.
-    fn recording(
+    /// Starts the capture of a `POST` response that later `GET`s may use.
+    fn start_capture(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         ctx: &RequestContext,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<PostCapture> {
-        let route = self.routes.find(&as_a_get(asked)?)?;
-        // What a rule should look into and cannot may be an error.
-        let judged = ctx.pass.as_ref().is_some_and(Permit::judges_bodies);
-        if judged && ctx.copy.is_none() && body_inspection::may_be_json(headers) {
+        let route = self.routes.find(&as_a_get(request)?)?;
+        // If a rule applies to the body but cannot inspect it, the response may be an error.
+        let may_be_error = ctx.pass.as_ref().is_some_and(Permit::judges_bodies);
+        if may_be_error && ctx.copy.is_none() && body_inspection::may_be_json(headers) {
             return None;
         }
-        self.engine.record(asked, route, ctx.sent.as_ref()?, status, headers)
+        self.engine.record(request, route, ctx.sent.as_ref()?, status, headers)
     }
 
-    /// The whole body has passed.
+    /// Completes the captures after the whole body has passed through.
     pub(super) async fn ended(&self, ctx: &mut RequestContext) {
         ctx.read_all().await;
         if let Some(recording) = ctx.recording.take() {
@@ -210,8 +214,8 @@ mod tests {
     use crate::semantics::target::Target;
 
     #[test]
-    fn streams_of_calls_may_pause_and_other_bodies_may_not() {
-        for (kind, is) in [
+    fn grpc_and_connect_streams_may_pause_and_other_bodies_may_not() {
+        for (media_type, expected) in [
             ("application/grpc", true),
             ("Application/gRPC+proto", true),
             ("application/grpc-web", true),
@@ -220,10 +224,10 @@ mod tests {
             ("application/connector", false),
             ("", false),
         ] {
-            let mut asked = ProxyRequest::get(Target::absolute("http://h/").unwrap());
-            let value = HeaderValue::from_static(kind);
-            asked.headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
-            assert_eq!(converses(&asked), is, "{kind}");
+            let mut request = ProxyRequest::get(Target::absolute("http://h/").unwrap());
+            let value = HeaderValue::from_static(media_type);
+            request.headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
+            assert_eq!(converses(&request), expected, "{media_type}");
         }
     }
 }

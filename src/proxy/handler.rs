@@ -1,6 +1,7 @@
-//! One request, from the front door to its record: answered by the engine, or passed through.
+//! Handles one request from the frontend to its telemetry record: the engine responds, or the request
+//! passes through.
 //!
-//! Owns: which of the two it is. Never touches: how answers are made (`engine`, `relay`).
+//! Owns: the choice between the two. Never touches: the creation of responses (`engine`, `relay`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,68 +28,89 @@ use crate::telemetry::{ResultKind, Telemetry};
 use crate::upstream::client::HttpClient;
 use crate::upstream::interim::Interims;
 
-/// What answers requests.
+/// Handles requests.
 pub(super) struct PingoraHandler {
     pub(super) engine: Arc<Engine>,
     pub(super) routes: Table,
     pub(super) network: Arc<HttpClient>,
     pub(super) account: Arc<Telemetry>,
-    /// What holds for requests that no route matches.
+    /// The policy for requests that match no route.
     pub(super) unrouted: Policy,
     pub(super) via: HeaderValue,
     pub(super) stage: watch::Receiver<DrainState>,
-    /// How long no byte may move on an upgraded connection until it ends.
+    /// Idle timeout of an upgraded connection.
     pub(super) tunnel_idle: Duration,
     pub(super) body: BodyLimits,
 }
 
 impl PingoraHandler {
-    pub(super) fn new(parts: ProxyDeps) -> Self {
-        let ProxyDeps { engine, routes, network, account, hold, via, stage, tunnel_idle, body } =
-            parts;
-        let unrouted = Policy { hold, ..Policy::origin() };
-        Self { engine, routes, network, account, unrouted, via, stage, tunnel_idle, body }
+    pub(super) fn new(deps: ProxyDeps) -> Self {
+        let ProxyDeps {
+            engine,
+            routes,
+            network,
+            account: telemetry,
+            hold: cooldown,
+            via,
+            stage: drain,
+            tunnel_idle,
+            body,
+        } = deps;
+        let unrouted = Policy { hold: cooldown, ..Policy::origin() };
+        Self {
+            engine,
+            routes,
+            network,
+            account: telemetry,
+            unrouted,
+            via,
+            stage: drain,
+            tunnel_idle,
+            body,
+        }
     }
 
-    /// Answers `asked`.
+    /// Serves `request`.
     pub(super) async fn serve(
         self: &Arc<Self>,
-        mut asked: ProxyRequest,
+        mut request: ProxyRequest,
         mut client: ClientSession,
     ) -> ServeOutcome {
         let mut ctx = RequestContext::new(self.routes.routes().len());
-        let answered = self.answer(&mut asked, &mut client, &mut ctx).await;
-        if let Err(why) = answered {
-            ctx.broken(why);
+        let result = self.respond(&mut request, &mut client, &mut ctx).await;
+        if let Err(failure) = result {
+            ctx.broken(failure);
         }
-        let given_up = matches!(answered, Err(ExchangeFailure::Client(_)));
-        let switched = matches!(answered, Ok(ExchangeEnd::Switched));
-        ctx.record(&asked, (!switched).then_some(&client), &self.account);
-        ServeOutcome { session: (!switched).then_some(client), given_up }
+        let client_aborted = matches!(result, Err(ExchangeFailure::Client(_)));
+        let switched = matches!(result, Ok(ExchangeEnd::Switched));
+        ctx.record(&request, (!switched).then_some(&client), &self.account);
+        ServeOutcome { session: (!switched).then_some(client), given_up: client_aborted }
     }
 
-    async fn answer(
+    async fn respond(
         self: &Arc<Self>,
-        asked: &mut ProxyRequest,
+        request: &mut ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        if cors::is_preflight(asked) {
-            return self.preflight(asked, client, ctx).await;
+        if cors::is_preflight(request) {
+            return self.preflight(request, client, ctx).await;
         }
-        let Some(route) = self.prepare(asked) else { return self.pass(asked, client, ctx).await };
+        let Some(route) = self.prepare(request) else {
+            return self.pass_through(request, client, ctx).await;
+        };
         ctx.route = route.index;
-        if self.has_signed_in(asked, client) {
-            return self.pass(asked, client, ctx).await;
+        if self.has_signed_in(request, client) {
+            return self.pass_through(request, client, ctx).await;
         }
-        let (interims, in_browser) = (Interims::new(), asked.in_browser);
-        let answered = {
-            let answer = self.engine.answer(asked, route, &interims);
-            tokio::pin!(answer);
+        let (interims, in_browser) = (Interims::new(), request.in_browser);
+        let result = {
+            let response = self.engine.answer(request, route, &interims);
+            tokio::pin!(response);
             loop {
                 tokio::select! {
                     biased;
-                    answered = &mut answer => break answered,
+                    result = &mut response => break result,
                     mut interim = interims.next() => {
                         mount_headers::confine(in_browser, &mut interim.headers);
                         client.write_interim(interim.status, interim.headers).await?;
@@ -101,65 +123,65 @@ impl PingoraHandler {
             mount_headers::confine(in_browser, &mut interim.headers);
             client.write_interim(interim.status, interim.headers).await?;
         }
-        match answered {
-            EngineResult::Pass(why) => {
-                ctx.why = why;
-                self.relay(asked, client, ctx).await
+        match result {
+            EngineResult::Pass(reason) => {
+                ctx.why = reason;
+                self.relay(request, client, ctx).await
             }
-            EngineResult::Reply(reply) => self.reply(asked, client, ctx, *reply).await,
+            EngineResult::Reply(reply) => self.reply(request, client, ctx, *reply).await,
         }
     }
 
-    /// Passes `asked` through, unless the origin may not be asked.
-    async fn pass(
+    /// Passes `request` through, unless calls to the origin are not allowed.
+    async fn pass_through(
         self: &Arc<Self>,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        match self.engine.refusal(asked) {
-            Some(reply) => self.reply(asked, client, ctx, reply).await,
-            None => self.relay(asked, client, ctx).await,
+        match self.engine.refusal(request) {
+            Some(reply) => self.reply(request, client, ctx, reply).await,
+            None => self.relay(request, client, ctx).await,
         }
     }
 
-    /// Writes a reply of the engine's.
+    /// Writes a response of the engine.
     pub(super) async fn reply(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         reply: ClientResponse,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        let mut reply = error_response::unless_as_a_proxy(asked, reply);
+        let mut reply = error_response::unless_as_a_proxy(request, reply);
         ctx.result = reply.result;
         ctx.miss = reply.why;
         ctx.error = reply.error;
         ctx.is_larders = reply.result == ResultKind::Error;
         client.skip_body();
-        let said = (reply.status, &reply.headers);
-        if connection_auth::is_left_to_http1(asked, client, ctx, said) {
+        let head = (reply.status, &reply.headers);
+        if connection_auth::is_left_to_http1(request, client, ctx, head) {
             return Ok(ExchangeEnd::Answered);
         }
-        self.finish_head(asked, client, ctx, &mut reply.headers);
-        let begun = (reply.result == ResultKind::Miss).then_some(&mut ctx.filled_bytes);
-        response_writer::reply(client, reply, begun).await?;
+        self.finish_head(request, client, ctx, &mut reply.headers);
+        let filled_bytes = (reply.result == ResultKind::Miss).then_some(&mut ctx.filled_bytes);
+        response_writer::reply(client, reply, filled_bytes).await?;
         Ok(ExchangeEnd::Answered)
     }
 
-    /// What every answer gets from larder: its name, a date where there is none (RFC 9110 §6.6.1), and
-    /// an end of the connection once larder is closing.
+    /// Adds larder's part to the head of every response: `Via`, a missing `Date` (RFC 9110 §6.6.1), and
+    /// `Connection: close` once larder is closing.
     pub(super) fn finish_head(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         headers: &mut http::HeaderMap,
     ) {
         headers.append(http::header::VIA, self.via.clone());
         connection_auth::tell(headers, client);
-        mount_headers::confine(asked.in_browser, headers);
-        cors::tell(asked, headers);
+        mount_headers::confine(request.in_browser, headers);
+        cors::tell(request, headers);
         date::add_where_missing(headers, self.engine.now());
         ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();
         if self.stage.borrow().is_closing() {
@@ -167,22 +189,22 @@ impl PingoraHandler {
         }
     }
 
-    /// The route that caches `asked`, whose target is then the one by which larder knows the resource,
-    /// and which is free of the names that apps give their users on other routes; larder's own credential
-    /// takes the place of its client's.
-    pub(super) fn prepare(&self, asked: &mut ProxyRequest) -> Option<&Route> {
-        if let Some(moved) = self.network.upstreams.moved(&asked.target) {
-            asked.target = moved;
+    /// The route that caches `request`. The method replaces the target by its canonical form, removes the
+    /// fields in which apps name their users for other routes, and replaces the client's credential by
+    /// larder's own if one is configured.
+    pub(super) fn prepare(&self, request: &mut ProxyRequest) -> Option<&Route> {
+        if let Some(canonical) = self.network.upstreams.moved(&request.target) {
+            request.target = canonical;
         }
-        let route = self.routes.find(asked)?;
-        for name in self.routes.scope_headers(&asked.target) {
+        let route = self.routes.find(request)?;
+        for name in self.routes.scope_headers(&request.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {
-                asked.headers.remove(name);
+                request.headers.remove(name);
             }
         }
-        if let Some(shown) = self.network.upstreams.credential(&asked.target) {
-            // The same for all: they share what it brings, and larder is its private cache.
-            asked.headers.insert(shown.header.clone(), OWN_CREDENTIAL);
+        if let Some(credential) = self.network.upstreams.credential(&request.target) {
+            // All clients use this credential and share its responses; larder is its private cache.
+            request.headers.insert(credential.header.clone(), OWN_CREDENTIAL);
         }
         Some(route)
     }
@@ -192,11 +214,11 @@ impl PingoraHandler {
     }
 }
 
-/// How an exchange ended in order.
+/// The regular end of an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExchangeEnd {
-    /// With a whole answer.
+    /// With a complete response.
     Answered,
-    /// In another protocol, which has ended too.
+    /// With a switch to another protocol, which has ended as well.
     Switched,
 }

@@ -1,15 +1,17 @@
-//! How long nothing may happen in a call, or too little of a request's body come, and whose fault it is.
+//! Detects inactivity in a call, or a request body that arrives too slowly, and the peer that causes it.
 //!
-//! Owns: the timers of that. Never touches: what happens.
+//! Owns: the timers. Never touches: the events themselves.
 //!
-//! A client that sends several bodies over one connection of HTTP/2 may send them in turn: it is measured by
-//! what comes on all streams, and a body that waits for its turn is no silence. Nor is it one while the client
-//! can send no more of another body, whose origin takes no more (`timeouts.first_byte` ends that).
+//! A client that sends several bodies over one HTTP/2 connection may send them one after the other. Its rate
+//! is therefore measured over all streams, and a body that waits for its turn does not count as inactive. The
+//! same applies while the client cannot send more of another body because its origin does not read it
+//! (`timeouts.first_byte` ends that).
 //!
-//! So a client may hold a hundred streams, as many as a connection has, at the price of one that flows. That
-//! costs its own connection, of which `limits.connections` has so many, and no more memory than what it may have
-//! sent ahead anyhow. Each such call has a connection to its origin, whose own patience ends it, and a place at
-//! the gate for a quarter of a second (`Permit::step_aside`): others wait for none of them.
+//! So a client can keep a hundred streams open (the maximum of a connection) with data on only one of them.
+//! This occupies one of the connections of `limits.connections`, and no more memory than the client may use
+//! for data sent ahead anyway. Each such call has a connection to its origin, which ends after the origin's
+//! own timeout, and an admission slot for a quarter of a second (`Permit::step_aside`), so no other call
+//! waits for it.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -21,119 +23,119 @@ use crate::config::BodyLimits;
 use crate::frontend::shared_connection::{SharedConnection, StalledUpload};
 use crate::proxy::upload_rate::UploadRate;
 
-/// Who is silent.
+/// The silent peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SilentPeer {
-    /// The client: more of its request is awaited, or it does not take its answer.
+    /// The client: it does not send more of its request, or does not read its response.
     Client,
     /// The origin.
     Origin,
 }
 
-/// A silence, which ends when anything happens.
+/// A timer that restarts at every event.
 pub(super) struct InactivityTimer {
-    /// How long an origin may be silent, and a client; `None`: for ever.
+    /// Timeouts for the origin and the client; `None`: unlimited.
     origin: Option<Duration>,
     client: Option<Duration>,
-    of: SilentPeer,
+    peer: SilentPeer,
     timer: Pin<Box<Sleep>>,
-    /// What a client may not fall short of while it is waited for.
-    drip: Option<UploadRate>,
-    /// It has.
+    /// Minimum rate of the client while the call waits for it.
+    rate: Option<UploadRate>,
+    /// Set once the client was slower.
     too_slow: bool,
-    /// The other bodies on the client's connection, and how many bytes of all were counted.
-    siblings: Option<SharedConnection>,
+    /// The other requests on the client's connection, and the bytes of all that are already counted.
+    shared: Option<SharedConnection>,
     counted: u64,
-    /// Whether this one is held up by its origin.
-    holding: Option<StalledUpload>,
+    /// Marks the upload as stalled by its origin.
+    stalled_upload: Option<StalledUpload>,
 }
 
 impl InactivityTimer {
-    /// A silence of the origin's that begins now.
+    /// A timer that starts now and waits for the origin.
     pub(super) fn new(origin: Option<Duration>, client: Option<Duration>) -> Self {
         let timer = Box::pin(sleep(origin.unwrap_or_default()));
         Self {
             origin,
             client,
-            of: SilentPeer::Origin,
+            peer: SilentPeer::Origin,
             timer,
-            drip: None,
+            rate: None,
             too_slow: false,
-            siblings: None,
+            shared: None,
             counted: 0,
-            holding: None,
+            stalled_upload: None,
         }
     }
 
-    /// The same on a connection that may be shared with these.
-    pub(super) fn among(self, siblings: Option<&SharedConnection>) -> Self {
-        let counted = siblings.map_or(0, |siblings| siblings.came().bytes);
-        let holding = siblings.map(SharedConnection::holding);
-        Self { siblings: siblings.cloned(), counted, holding, ..self }
+    /// Sets the other requests on the client's connection.
+    pub(super) fn among(self, shared: Option<&SharedConnection>) -> Self {
+        let counted = shared.map_or(0, |shared| shared.came().bytes);
+        let stalled_upload = shared.map(SharedConnection::holding);
+        Self { shared: shared.cloned(), counted, stalled_upload, ..self }
     }
 
-    /// The same, while a client's body is awaited that may come no slower than this.
+    /// Sets the limits for the body of the request.
     pub(super) fn with(self, body: BodyLimits) -> Self {
-        Self { client: Some(body.idle), drip: Some(UploadRate::new(body)), ..self }
+        Self { client: Some(body.idle), rate: Some(UploadRate::new(body)), ..self }
     }
 
-    /// From here on it is this one's; another's begins anew.
-    pub(super) fn is_of(&mut self, of: SilentPeer) {
-        if self.of != of {
-            self.of = of;
+    /// Sets the peer that the call waits for. A change restarts the timer.
+    pub(super) fn is_of(&mut self, peer: SilentPeer) {
+        if self.peer != peer {
+            self.peer = peer;
             self.broken();
-            if let Some(drip) = &mut self.drip {
-                drip.waits(of == SilentPeer::Client);
+            if let Some(rate) = &mut self.rate {
+                rate.waits(peer == SilentPeer::Client);
             }
         }
     }
 
-    /// Whether the client could send more than is read, for the origin takes no more.
-    pub(super) fn is_held(&mut self, held: bool) {
-        if let Some(holding) = &mut self.holding {
-            holding.is(held);
+    /// Sets whether the upload is stalled because the origin does not read it.
+    pub(super) fn is_held(&mut self, stalled: bool) {
+        if let Some(upload) = &mut self.stalled_upload {
+            upload.is(stalled);
         }
     }
 
-    /// So much of the client's body has come.
+    /// Records received bytes of the client's body.
     pub(super) fn came(&mut self, bytes: usize) {
         self.broken();
         self.count(bytes);
     }
 
-    /// So many bytes more, or what has come on the whole connection since the last time.
+    /// Counts `bytes`, or on a shared connection all bytes received since the last count.
     fn count(&mut self, bytes: usize) {
-        let Some(drip) = &mut self.drip else { return };
+        let Some(rate) = &mut self.rate else { return };
         let mut bytes = bytes as u64;
-        if let Some(siblings) = &self.siblings {
-            let came = siblings.came().bytes;
-            bytes = came.saturating_sub(std::mem::replace(&mut self.counted, came));
-            if siblings.is_any_held() {
-                bytes = bytes.max(drip.least());
+        if let Some(shared) = &self.shared {
+            let received = shared.came().bytes;
+            bytes = received.saturating_sub(std::mem::replace(&mut self.counted, received));
+            if shared.is_any_held() {
+                bytes = bytes.max(rate.least());
             }
         }
-        self.too_slow |= drip.came(bytes);
+        self.too_slow |= rate.came(bytes);
     }
 
-    /// Something has happened.
+    /// Restarts the timer after an event.
     pub(super) fn broken(&mut self) {
-        self.timer.set(sleep(self.allowed().unwrap_or_default()));
+        self.timer.set(sleep(self.limit().unwrap_or_default()));
     }
 
-    /// Resolves when it has lasted too long. May be dropped while it waits.
+    /// Resolves once the peer was inactive or slow for too long. Cancel-safe.
     pub(super) async fn lasted(&mut self) -> SilentPeer {
         while !self.too_slow {
-            let (is_bounded, timer) = (self.allowed().is_some(), self.timer.as_mut());
+            let (is_bounded, timer) = (self.limit().is_some(), self.timer.as_mut());
             let window = async {
-                match &self.drip {
-                    Some(drip) => drip.window_ends().await,
+                match &self.rate {
+                    Some(rate) => rate.window_ends().await,
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 () = timer, if is_bounded => {
-                    if !self.is_broken_elsewhere() {
-                        return self.of;
+                    if !self.was_active_elsewhere() {
+                        return self.peer;
                     }
                 }
                 () = window => self.count(0),
@@ -142,22 +144,22 @@ impl InactivityTimer {
         SilentPeer::Client
     }
 
-    /// Whether the client was not silent on another stream, or could not be otherwise; the timer goes on.
-    fn is_broken_elsewhere(&mut self) -> bool {
-        let (SilentPeer::Client, Some(allowed), Some(siblings)) =
-            (self.of, self.client, &self.siblings)
+    /// Whether the client was active on another stream, or could not send. The timer is extended then.
+    fn was_active_elsewhere(&mut self) -> bool {
+        let (SilentPeer::Client, Some(limit), Some(shared)) =
+            (self.peer, self.client, &self.shared)
         else {
             return false;
         };
         let now = clock::of_timers();
-        let last = if siblings.is_any_held() { now } else { siblings.came().last };
-        let until = last + allowed;
+        let last = if shared.is_any_held() { now } else { shared.came().last };
+        let until = last + limit;
         self.timer.set(sleep_until(until));
         until > now
     }
 
-    fn allowed(&self) -> Option<Duration> {
-        match self.of {
+    fn limit(&self) -> Option<Duration> {
+        match self.peer {
             SilentPeer::Client => self.client,
             SilentPeer::Origin => self.origin,
         }
@@ -170,18 +172,18 @@ mod tests {
     use tokio::time::timeout;
 
     #[tokio::test(start_paused = true)]
-    async fn each_side_has_its_own_patience_and_begins_anew_when_the_other_was_silent() {
+    async fn each_peer_has_its_own_timeout_and_a_change_restarts_the_timer() {
         let second = Duration::from_secs(1);
-        let mut silence = InactivityTimer::new(Some(3 * second), Some(10 * second));
-        assert!(timeout(2 * second, silence.lasted()).await.is_err());
-        silence.is_of(SilentPeer::Client);
-        assert!(timeout(9 * second, silence.lasted()).await.is_err());
-        silence.broken();
-        assert!(timeout(9 * second, silence.lasted()).await.is_err());
-        silence.is_of(SilentPeer::Origin);
-        assert!(timeout(2 * second, silence.lasted()).await.is_err());
-        assert_eq!(timeout(2 * second, silence.lasted()).await, Ok(SilentPeer::Origin));
-        let mut for_ever = InactivityTimer::new(None, None);
-        assert!(timeout(1000 * second, for_ever.lasted()).await.is_err());
+        let mut timer = InactivityTimer::new(Some(3 * second), Some(10 * second));
+        assert!(timeout(2 * second, timer.lasted()).await.is_err());
+        timer.is_of(SilentPeer::Client);
+        assert!(timeout(9 * second, timer.lasted()).await.is_err());
+        timer.broken();
+        assert!(timeout(9 * second, timer.lasted()).await.is_err());
+        timer.is_of(SilentPeer::Origin);
+        assert!(timeout(2 * second, timer.lasted()).await.is_err());
+        assert_eq!(timeout(2 * second, timer.lasted()).await, Ok(SilentPeer::Origin));
+        let mut unlimited = InactivityTimer::new(None, None);
+        assert!(timeout(1000 * second, unlimited.lasted()).await.is_err());
     }
 }

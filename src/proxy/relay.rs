@@ -1,7 +1,7 @@
-//! The pass-through: requests that no route caches, and those the engine leaves to the origin.
+//! The pass-through: forwards requests that no route caches, and those that the engine does not handle.
 //!
-//! Owns: one call for one client, both bodies on their way at once. Never touches: what is changed in a
-//! message (`message`), whether a call is made again (`tries`).
+//! Owns: one call for one client, with both bodies in transfer at the same time. Never touches: changes to a
+//! message (`forwarded_message`), the decision on a retry (`retry`).
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -32,22 +32,22 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::{RequestPart, SessionEvent, UpstreamHead};
 
-/// How long others wait for what a call that is held up by its own client may find out.
-const ASIDE: Duration = Duration::from_millis(250);
+/// The time after which other calls no longer wait for a call that its client delays.
+const STEP_ASIDE_AFTER: Duration = Duration::from_millis(250);
 
-/// How long an origin has to give leave to send a body before larder does.
-const LEAVE: Duration = Duration::from_secs(1);
+/// The time after which larder sends `100 Continue` itself if the origin has not.
+const CONTINUE_AFTER: Duration = Duration::from_secs(1);
 
-/// How one try went.
+/// The result of one attempt.
 enum RelayAttempt {
     Answered(Box<UpstreamHead>, CallChannel),
     Failed(UpstreamError),
     Client(ClientError),
-    /// The client has to sign in again, by this scheme.
+    /// The client must sign in again with this scheme.
     SignedOut(&'static str),
 }
 
-/// Why waiting for a head ended without one.
+/// The reason why no response head was received.
 enum NoResponseHead {
     Origin(AttemptError),
     Client(ClientError),
@@ -60,34 +60,34 @@ impl From<ClientError> for NoResponseHead {
 }
 
 impl PingoraHandler {
-    /// Passes `asked` through.
+    /// Passes `request` through.
     pub(super) async fn relay(
         self: &Arc<Self>,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        if max_forwards::left(&asked.method, &asked.headers) == Some(0) {
-            return self.last_hop(asked, client, ctx).await;
+        if max_forwards::left(&request.method, &request.headers) == Some(0) {
+            return self.last_hop(request, client, ctx).await;
         }
-        let place = self.network.upstreams.place(&asked.target);
-        if let Some(scheme) = connection_auth::lost(asked, client, &place) {
-            return self.signed_out(asked, client, ctx, scheme).await;
+        let upstream = self.network.upstreams.place(&request.target);
+        if let Some(scheme) = connection_auth::lost(request, client, &upstream) {
+            return self.signed_out(request, client, ctx, scheme).await;
         }
         let mut upload = RequestUpload::new(&self.network.in_flight);
         let (head, channel) = loop {
-            match self.tried(asked, client, ctx, &place, &mut upload).await {
+            match self.attempt(request, client, ctx, &upstream, &mut upload).await {
                 RelayAttempt::Answered(head, channel) => {
                     ctx.answered(head.status).await;
-                    let half = !upload.is_all_here() && !client.has_read_body();
-                    if let Some(pass) = ctx.pass.as_mut().filter(|_| half) {
-                        pass.spares_the_origin();
+                    let is_incomplete = !upload.is_all_here() && !client.has_read_body();
+                    if let Some(permit) = ctx.pass.as_mut().filter(|_| is_incomplete) {
+                        permit.spares_the_origin();
                     }
-                    if head.status == StatusCode::REQUEST_TIMEOUT && half {
+                    if head.status == StatusCode::REQUEST_TIMEOUT && is_incomplete {
                         ctx.pass = None;
                     }
-                    if let Some(reply) = self.stale_head(asked, ctx, &head).await {
-                        return self.reply(asked, client, ctx, reply).await;
+                    if let Some(reply) = self.stale_head(request, ctx, &head).await {
+                        return self.reply(request, client, ctx, reply).await;
                     }
                     if !self.is_asked_again(ctx, &head, upload.is_whole()) {
                         break (head, channel);
@@ -95,69 +95,74 @@ impl PingoraHandler {
                 }
                 RelayAttempt::Failed(failure) => {
                     ctx.unanswered(failure).await;
-                    ctx.spare_the_origin(asked, failure, &upload);
-                    if let Some(reply) = self.stale_instead(asked, ctx, failure).await {
-                        return self.reply(asked, client, ctx, reply).await;
+                    ctx.spare_the_origin(request, failure, &upload);
+                    if let Some(reply) = self.stale_instead(request, ctx, failure).await {
+                        return self.reply(request, client, ctx, reply).await;
                     }
                     if !self.fails(ctx, failure, upload.is_whole()) {
-                        return self.failed(asked, client, ctx, failure).await;
+                        return self.failed(request, client, ctx, failure).await;
                     }
                 }
                 RelayAttempt::Client(error) => {
-                    return Err(self.broken_by_client(asked, client, ctx, error).await);
+                    return Err(self.broken_by_client(request, client, ctx, error).await);
                 }
                 RelayAttempt::SignedOut(scheme) => {
-                    return self.signed_out(asked, client, ctx, scheme).await;
+                    return self.signed_out(request, client, ctx, scheme).await;
                 }
             }
         };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switched(asked, client, ctx, *head, channel).await;
+            return self.switched(request, client, ctx, *head, channel).await;
         }
         if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            return self.not_a_proxy(asked, client, ctx).await;
+            return self.not_a_proxy(request, client, ctx).await;
         }
-        self.answered(asked, client, ctx, *head, (channel, upload), &place).await
+        self.forward_response(request, client, ctx, *head, (channel, upload), &upstream).await
     }
 
-    /// One try: through the gate, to the head of an answer.
-    async fn tried(
+    /// One attempt, from admission to the head of a response.
+    async fn attempt(
         self: &Arc<Self>,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
-        place: &UpstreamTarget,
+        upstream: &UpstreamTarget,
         upload: &mut RequestUpload,
     ) -> RelayAttempt {
-        let owner = connection_auth::owner(asked, client, place);
+        let owner = connection_auth::owner(request, client, upstream);
         ctx.signed_in = !matches!(owner, ConnectionOwner::Pool);
-        match while_there(client, self.passed(ctx, asked, place)).await {
+        match unless_gone(client, self.passed(ctx, request, upstream)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return RelayAttempt::Failed(failure),
             Err(gone) => return RelayAttempt::Client(gone),
         }
-        let request = forwarded_message::outgoing(self, asked, client, place);
-        let (mut repeats, mut over) = (FreeRepeats::default(), ConnectionUse::Pooled);
+        let outgoing = forwarded_message::outgoing(self, request, client, upstream);
+        let (mut repeats, mut connection) = (FreeRepeats::default(), ConnectionUse::Pooled);
         loop {
             upload.begin();
             let begun = {
-                // Pinned here and lent: who waits for it must not have room for it a second time.
-                let work =
-                    pin!(self.network.begin(place, asked.listener, &request, over, owner.clone()));
-                while_there(client, work).await
+                // Pinned here and passed by reference, so that the caller's future does not contain it twice.
+                let work = pin!(self.network.begin(
+                    upstream,
+                    request.listener,
+                    &outgoing,
+                    connection,
+                    owner.clone()
+                ));
+                unless_gone(client, work).await
             };
             let attempt = match begun {
                 Err(gone) => return RelayAttempt::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
-                    ctx.doubt = ctx.doubt.take().or_else(|| self.engine.doubt(asked));
+                    ctx.doubt = ctx.doubt.take().or_else(|| self.engine.doubt(request));
                     let mut watch =
-                        ClientWatch::new(self, asked, place, (ctx, upload), &mut channel);
-                    let head = self.head(client, &mut watch).await;
+                        ClientWatch::new(self, request, upstream, (ctx, upload), &mut channel);
+                    let head = self.await_head(client, &mut watch).await;
                     watch.over(!matches!(head, Err(NoResponseHead::Client(_))));
                     match head {
                         Ok(head) => {
-                            connection_auth::heard(&head.headers, client, &mut channel, place);
+                            connection_auth::heard(&head.headers, client, &mut channel, upstream);
                             return RelayAttempt::Answered(head, channel);
                         }
                         Err(NoResponseHead::Client(error)) => return RelayAttempt::Client(error),
@@ -165,86 +170,86 @@ impl PingoraHandler {
                     }
                 }
             };
-            let again = upload.is_whole() && repeats.again(attempt, asked.is_idempotent());
-            if (again || attempt == AttemptError::SignedOut)
-                && let Some(scheme) = connection_auth::lost(asked, client, place)
+            let repeat = upload.is_whole() && repeats.again(attempt, request.is_idempotent());
+            if (repeat || attempt == AttemptError::SignedOut)
+                && let Some(scheme) = connection_auth::lost(request, client, upstream)
             {
                 return RelayAttempt::SignedOut(scheme);
             }
-            if !again {
+            if !repeat {
                 return RelayAttempt::Failed(attempt.failure());
             }
-            self.network.gate.redialled(place, ctx.route);
-            over = ConnectionUse::New;
+            self.network.gate.redialled(upstream, ctx.route);
+            connection = ConnectionUse::New;
         }
     }
 
-    /// Sends the request's body until the head of the final answer comes.
-    async fn head(
+    /// Sends the body of the request until the head of the final response arrives.
+    async fn await_head(
         &self,
         client: &mut ClientSession,
         watch: &mut ClientWatch<'_>,
     ) -> Result<Box<UpstreamHead>, NoResponseHead> {
-        let ClientWatch { asked, place, ctx, channel, upload, .. } = watch;
-        // A client that waits for leave to send is waited for by nobody until it has it.
-        let mut awaits_leave = asked.expects_continue() && !client.has_read_body();
-        if awaits_leave && channel.goes_on_unasked() {
+        let ClientWatch { asked: request, place: upstream, ctx, channel, upload, .. } = watch;
+        // The client is not expected to send its body before it gets a `100 Continue`.
+        let mut awaits_continue = request.expects_continue() && !client.has_read_body();
+        if awaits_continue && channel.goes_on_unasked() {
             client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
-            awaits_leave = false;
+            awaits_continue = false;
         }
-        let mut silence = self.silence_before_head(asked, place).among(client.siblings());
+        let mut timer = self.head_timer(request, upstream).among(client.siblings());
         let began = clock::of_timers();
-        let (aside, leave) = (began + ASIDE, began + LEAVE);
+        let (step_aside_at, continue_at) = (began + STEP_ASIDE_AFTER, began + CONTINUE_AFTER);
         loop {
             send_what_is_at_hand(channel, upload);
-            // A client that is slow with its body is no fault of the origin's.
+            // If the client is slow to send its body, the origin is not at fault.
             let waits_for_client = channel.has_room() && upload.needs_more();
-            silence.is_of(if waits_for_client && !awaits_leave {
+            timer.is_of(if waits_for_client && !awaits_continue {
                 SilentPeer::Client
             } else {
                 SilentPeer::Origin
             });
-            silence.is_held(!waits_for_client && !client.has_read_body());
+            timer.is_held(!waits_for_client && !client.has_read_body());
             let before = upload.came_so_far();
             tokio::select! {
                 biased;
                 event = channel.next(true) => match event {
                     Ok(SessionEvent::Head(head)) if is_interim(head.status) => {
-                        awaits_leave &= head.status != StatusCode::CONTINUE;
+                        awaits_continue &= head.status != StatusCode::CONTINUE;
                         let mut headers = head.headers;
                         forwarded_message::strip(&mut headers);
-                        mount_headers::confine(asked.in_browser, &mut headers);
+                        mount_headers::confine(request.in_browser, &mut headers);
                         client.write_interim(head.status, headers).await?;
                     }
                     Ok(SessionEvent::Head(head)) => return Ok(head),
-                    Ok(SessionEvent::Room) => silence.broken(),
+                    Ok(SessionEvent::Room) => timer.broken(),
                     Ok(SessionEvent::Data(_) | SessionEvent::End(_)) => {
                         return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::Protocol)));
                     }
-                    // It has waited for the client for long enough, as larder would.
-                    Err(_broken) if waits_for_client && ctx.aside => {
+                    // The origin has waited for the client for long enough, and so would larder.
+                    Err(_error) if waits_for_client && ctx.aside => {
                         return Err(NoResponseHead::Client(ClientError::Stalled));
                     }
-                    Err(broken) => return Err(NoResponseHead::Origin(AttemptError::after(broken, channel))),
+                    Err(error) => return Err(NoResponseHead::Origin(AttemptError::after(error, channel))),
                 },
                 piece = upload.news(client, waits_for_client) => {
                     if let Some(piece) = piece? {
                         channel.send(RequestPart::Data(piece));
                     }
-                    awaits_leave = false;
-                    silence.came(upload.came_so_far() - before);
+                    awaits_continue = false;
+                    timer.came(upload.came_so_far() - before);
                 }
-                // RFC 9110 §10.1.1: no client waits for leave without end, and not every origin gives it.
-                () = sleep_until(leave), if awaits_leave => {
+                // RFC 9110 §10.1.1: clients do not wait indefinitely, and some origins send no 100.
+                () = sleep_until(continue_at), if awaits_continue => {
                     client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
-                    awaits_leave = false;
+                    awaits_continue = false;
                 }
-                () = sleep_until(aside), if waits_for_client && !ctx.aside => ctx.step_aside(),
-                // Others wait for the place that it would keep for as long as its client likes.
+                () = sleep_until(step_aside_at), if waits_for_client && !ctx.aside => ctx.step_aside(),
+                // Other calls wait for the slot, which a slow client would occupy without a limit.
                 () = ctx.has_to_make_way(), if waits_for_client && ctx.aside =>
                     return Err(NoResponseHead::Client(ClientError::Stalled)),
-                whose = silence.lasted() => {
-                    if whose == SilentPeer::Client {
+                peer = timer.lasted() => {
+                    if peer == SilentPeer::Client {
                         return Err(NoResponseHead::Client(ClientError::Stalled));
                     }
                     channel.distrust();
@@ -254,40 +259,40 @@ impl PingoraHandler {
         }
     }
 
-    fn silence_before_head(&self, asked: &ProxyRequest, place: &UpstreamTarget) -> InactivityTimer {
-        // An event stream or a WebSocket may be silent for long.
-        let origin = (!forwarded_message::streams(asked)).then_some(place.timeouts.first_byte);
-        let silence = InactivityTimer::new(origin, None);
-        if forwarded_message::converses(asked) { silence } else { silence.with(self.body) }
+    fn head_timer(&self, request: &ProxyRequest, upstream: &UpstreamTarget) -> InactivityTimer {
+        // An event stream or a WebSocket may be inactive for a long time.
+        let origin = (!forwarded_message::streams(request)).then_some(upstream.timeouts.first_byte);
+        let timer = InactivityTimer::new(origin, None);
+        if forwarded_message::converses(request) { timer } else { timer.with(self.body) }
     }
 
-    /// The answer, from its head to its end.
-    async fn answered(
+    /// Forwards the response from its head to its end.
+    async fn forward_response(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         head: UpstreamHead,
         (channel, upload): (CallChannel, RequestUpload),
-        place: &UpstreamTarget,
+        upstream: &UpstreamTarget,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let UpstreamHead { status, mut headers, framing, ended, spelling, .. } = head;
-        if connection_auth::is_left_to_http1(asked, client, ctx, (status, &headers)) {
+        if connection_auth::is_left_to_http1(request, client, ctx, (status, &headers)) {
             return Ok(ExchangeEnd::Answered);
         }
-        let patience = (!forwarded_message::streams(asked) && !is_event_stream(&headers))
-            .then_some(place.timeouts.between_bytes);
+        let timeout = (!forwarded_message::streams(request) && !is_event_stream(&headers))
+            .then_some(upstream.timeouts.between_bytes);
         forwarded_message::strip(&mut headers);
-        self.heard(asked, ctx, status, &headers, framing).await;
+        self.heard(request, ctx, status, &headers, framing).await;
         forwarded_message::incoming(ctx, status, &mut headers);
-        self.finish_head(asked, client, ctx, &mut headers);
-        let length = forwarded_message::length(asked, status, &headers, framing, ended);
+        self.finish_head(request, client, ctx, &mut headers);
+        let length = forwarded_message::length(request, status, &headers, framing, ended);
         let has_body = !matches!(length, BodyLength::None | BodyLength::Known(0));
         client.write_head(status, headers, length, &spelling).await?;
-        if asked.method == Method::HEAD || ended {
+        if request.method == Method::HEAD || ended {
             self.ended(ctx).await;
         }
-        let mut trailers = pump(client, channel, upload, ctx, patience, |ctx, piece| {
+        let mut trailers = pump(client, channel, upload, ctx, timeout, |ctx, piece| {
             ctx.upstream_bytes += piece.len() as u64;
             forwarded_message::copied(piece, ctx);
             has_body
@@ -302,34 +307,34 @@ impl PingoraHandler {
     }
 }
 
-/// Moves both bodies to the end of the answer; its trailers. `passes` sees each piece, and says whether
-/// the client gets it.
+/// Transfers both bodies until the end of the response and returns its trailers. `passes` gets each piece
+/// and returns whether to send it to the client.
 async fn pump(
     client: &mut ClientSession,
     mut channel: CallChannel,
     mut upload: RequestUpload,
     ctx: &mut RequestContext,
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
     passes: impl Fn(&mut RequestContext, &Bytes) -> bool,
 ) -> Result<Option<HeaderMap>, ExchangeFailure> {
-    // An answer that has begun may last as long as its client sends (gRPC).
-    let mut silence = InactivityTimer::new(patience, None).among(client.siblings());
+    // A response that has begun may last as long as its client sends (gRPC).
+    let mut timer = InactivityTimer::new(timeout, None).among(client.siblings());
     client.is_ahead(channel.ahead());
     let mut since = clock::of_timers();
     loop {
         send_what_is_at_hand(&mut channel, &mut upload);
         let waits_for_client = channel.has_room() && upload.needs_more();
-        // What the client has not taken bounds what is read, and never what it sends.
+        // The unsent part of the response limits reading from the origin, but never from the client.
         let reads = client.has_room();
         if reads && !ctx.aside {
             since = clock::of_timers();
         }
-        silence.is_of(if waits_for_client || !reads {
+        timer.is_of(if waits_for_client || !reads {
             SilentPeer::Client
         } else {
             SilentPeer::Origin
         });
-        silence.is_held(!waits_for_client && !client.has_read_body());
+        timer.is_held(!waits_for_client && !client.has_read_body());
         tokio::select! {
             biased;
             event = channel.next(reads) => match event {
@@ -337,20 +342,20 @@ async fn pump(
                     if passes(ctx, &piece) {
                         client.queue(piece)?;
                     }
-                    silence.broken();
+                    timer.broken();
                 }
                 Ok(SessionEvent::End(trailers)) => return Ok(trailers),
-                Ok(SessionEvent::Room) => silence.broken(),
+                Ok(SessionEvent::Room) => timer.broken(),
                 Ok(SessionEvent::Head(_)) | Err(_) => return Err(ExchangeFailure::Answer(UpstreamError::Cut)),
             },
             piece = upload.news(client, waits_for_client) => {
                 if let Some(piece) = piece? {
                     channel.send(RequestPart::Data(piece));
                 }
-                silence.broken();
+                timer.broken();
             }
-            () = sleep_until(since + ASIDE), if !reads && !ctx.aside => ctx.step_aside(),
-            _whose = silence.lasted() => {
+            () = sleep_until(since + STEP_ASIDE_AFTER), if !reads && !ctx.aside => ctx.step_aside(),
+            _peer = timer.lasted() => {
                 channel.distrust();
                 return Err(ExchangeFailure::Answer(UpstreamError::BodyTimeout));
             }
@@ -358,14 +363,14 @@ async fn pump(
     }
 }
 
-/// What `work` comes to, unless the client is gone before. More of its body is not read meanwhile.
-async fn while_there<T>(
+/// The result of `work` unless the client disconnects before. The client's body is not read meanwhile.
+async fn unless_gone<T>(
     client: &mut ClientSession,
     work: impl Future<Output = T>,
 ) -> Result<T, ClientError> {
-    let mut held = client.siblings().map(SharedConnection::holding);
-    if let Some(held) = &mut held {
-        held.is(!client.has_read_body());
+    let mut stalled_upload = client.siblings().map(SharedConnection::holding);
+    if let Some(upload) = &mut stalled_upload {
+        upload.is(!client.has_read_body());
     }
     tokio::select! {
         biased;

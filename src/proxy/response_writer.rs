@@ -1,7 +1,7 @@
-//! Writing an engine's reply to a client.
+//! Writes a response of the engine to a client.
 //!
-//! Owns: that a body which is not whole never ends as if it were; noticing that a client is gone.
-//! Never touches: what the reply says, framing (`front::session`).
+//! Owns: that an incomplete body never ends like a complete one; noticing that a client is gone.
+//! Never touches: the content of the response, framing (`frontend::session`).
 
 use bytes::Bytes;
 
@@ -13,14 +13,14 @@ use crate::semantics::field_case::FieldCase;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
 use crate::upstream::error::UpstreamError;
 
-/// Writes `reply` to the end. `Err`: the client must not take what it got for whole. `came`: where what comes
-/// from the origin meanwhile is counted.
+/// Writes the whole `reply`. `Err`: the client must not regard the response as complete. `received_bytes`
+/// counts the bytes that arrive from the origin meanwhile.
 pub(super) async fn reply(
     client: &mut ClientSession,
     mut reply: ClientResponse,
-    came: Option<&mut u64>,
+    received_bytes: Option<&mut u64>,
 ) -> Result<(), ExchangeFailure> {
-    // An origin's own error that has just been received, not one of larder's or from the store.
+    // The error was just received from the origin; it is not from larder or the store.
     let received = reply.why.is_some() && reply.error.is_none();
     if let Some(received) = received.then(|| received_error(reply.status)).flatten() {
         reply.headers.append(PROXY_STATUS, received);
@@ -36,7 +36,7 @@ pub(super) async fn reply(
             }
         }
         ResponseBody::Growing { reader, skip, take } => {
-            growing(client, reader, (skip, take), came).await?;
+            write_growing(client, reader, (skip, take), received_bytes).await?;
         }
     }
     Ok(client.end(None).await?)
@@ -54,11 +54,11 @@ fn length(body: &ResponseBody) -> BodyLength {
     }
 }
 
-async fn growing(
+async fn write_growing(
     client: &mut ClientSession,
     mut reader: BodyReader,
     (mut skip, take): (u64, Option<u64>),
-    mut came: Option<&mut u64>,
+    mut received_bytes: Option<&mut u64>,
 ) -> Result<(), ExchangeFailure> {
     let mut left = take.unwrap_or(u64::MAX);
     while left > 0 {
@@ -68,10 +68,10 @@ async fn growing(
             gone = client.gone() => return Err(gone.into()),
         };
         let Some(piece) = next.map_err(ExchangeFailure::Answer)? else { break };
-        if let Some(came) = &mut came {
-            **came += piece.len() as u64;
+        if let Some(received) = &mut received_bytes {
+            **received += piece.len() as u64;
         }
-        let piece = within(&piece, &mut skip, &mut left);
+        let piece = slice_range(&piece, &mut skip, &mut left);
         client.write_body(piece).await?;
     }
     if take.is_some() && left > 0 {
@@ -82,7 +82,7 @@ async fn growing(
 }
 
 /// The part of `piece` between `skip` and `skip + left` of the whole body.
-fn within(piece: &Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
+fn slice_range(piece: &Bytes, skip: &mut u64, left: &mut u64) -> Bytes {
     let length = piece.len() as u64;
     let from = (*skip).min(length);
     *skip -= from;
@@ -98,13 +98,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_range_over_pieces_takes_exactly_its_bytes() {
+    fn a_range_over_several_pieces_has_exactly_its_bytes() {
         let body: Vec<u8> = (0..100).collect();
         for (first, last) in [(0, 0), (0, 99), (3, 7), (9, 10), (10, 20), (99, 99), (33, 66)] {
             let (mut skip, mut left) = (first as u64, (last - first + 1) as u64);
             let mut out = Vec::new();
             for piece in body.chunks(10) {
-                out.extend_from_slice(&within(
+                out.extend_from_slice(&slice_range(
                     &Bytes::copy_from_slice(piece),
                     &mut skip,
                     &mut left,

@@ -1,14 +1,15 @@
-//! The tries of a call that passes through: at the gate, and again as its route's plan and the gate allow.
+//! The attempts of a call that passes through: its admission, and retries as far as its route's policy and
+//! admission control allow.
 //!
-//! Owns: when such a call is made once more. What was sent is sent again only where the route's `retry`
-//! names the method, and only while all of the body is kept. Never touches: bodies.
+//! Owns: the decision on a retry. A request that was sent is repeated only if the route's `retry` lists its
+//! method, and only while the whole body is buffered. Never touches: bodies.
 
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 
 use crate::engine::response::ClientResponse;
-use crate::policy::{ErrorClass as Kind, Policy};
+use crate::policy::{ErrorClass, Policy};
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::context::RequestContext;
 use crate::proxy::forwarded_message;
@@ -23,189 +24,198 @@ use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::UpstreamHead;
 
-/// The tries so far.
+/// The state of the attempts.
 #[derive(Default)]
 pub(super) struct RetryContext {
-    /// `None`: there is but one.
-    plan: Option<RetryState>,
-    /// When the first began, and what the last one said at the gate.
+    /// `None`: no retries.
+    state: Option<RetryState>,
+    /// Start of the first attempt.
     began: Option<Instant>,
-    knock: Option<(UpstreamTarget, CallContext)>,
-    /// How long to wait before the next.
+    /// Upstream and call context of the last attempt.
+    call: Option<(UpstreamTarget, CallContext)>,
+    /// The wait before the next attempt.
     wait: Option<Duration>,
-    /// Why the last one that failed did.
-    cause: Option<&'static str>,
-    /// What it waited for at the gate.
-    waited: Option<&'static str>,
+    /// The reason of the last failure.
+    reason: Option<&'static str>,
+    /// The reason for which the last attempt waited for admission.
+    wait_reason: Option<&'static str>,
 }
 
 impl RetryContext {
-    /// What `Cache-Status` tells of them.
+    /// The detail of `Cache-Status` about the attempts.
     pub(super) fn detail(&self) -> Option<(&'static str, &'static str)> {
-        let retried = self.cause.map(|cause| ("retried", cause));
-        retried.or_else(|| self.waited.map(|cause| ("waited", cause)))
+        let retried = self.reason.map(|reason| ("retried", reason));
+        retried.or_else(|| self.wait_reason.map(|reason| ("waited", reason)))
     }
 }
 
 impl PingoraHandler {
-    /// Passes the gate, after the wait that the plan asks for.
+    /// Waits for the backoff of a retry, then for admission.
     pub(super) async fn passed(
         &self,
         ctx: &mut RequestContext,
-        asked: &ProxyRequest,
-        place: &UpstreamTarget,
+        request: &ProxyRequest,
+        upstream: &UpstreamTarget,
     ) -> Result<(), UpstreamError> {
-        let gate = &self.network.gate;
+        let admission = &self.network.gate;
         if let Some(wait) = ctx.tries.wait.take() {
             ctx.pass = None;
-            gate.sleep(wait).await;
+            admission.sleep(wait).await;
         }
-        let knock = self.knock(ctx, asked, place);
-        ctx.tries.began.get_or_insert_with(|| gate.instant());
-        let pass = gate.acquire(place, knock.clone()).await.map_err(UpstreamError::Held)?;
-        ctx.tries.waited = pass.waited().map(RejectReason::token);
-        (ctx.pass, ctx.tries.knock) = (Some(pass), Some((place.clone(), knock)));
-        let route = match asked.method {
+        let call = self.call_context(ctx, request, upstream);
+        ctx.tries.began.get_or_insert_with(|| admission.instant());
+        let permit =
+            admission.acquire(upstream, call.clone()).await.map_err(UpstreamError::Held)?;
+        ctx.tries.wait_reason = permit.waited().map(RejectReason::token);
+        (ctx.pass, ctx.tries.call) = (Some(permit), Some((upstream.clone(), call)));
+        let route = match request.method {
             Method::POST => {
-                forwarded_message::as_a_get(asked).and_then(|get| self.routes.find(&get))
+                forwarded_message::as_a_get(request).and_then(|get| self.routes.find(&get))
             }
             _ => self.route(ctx),
         };
-        ctx.sent = Some(self.engine.sent(asked, route));
+        ctx.sent = Some(self.engine.sent(request, route));
         Ok(())
     }
 
-    /// What the call says at the gate. The first time its plan is made too.
-    fn knock(
+    /// The call context for admission. For the first attempt it also creates the retry state.
+    fn call_context(
         &self,
         ctx: &mut RequestContext,
-        asked: &ProxyRequest,
-        place: &UpstreamTarget,
+        request: &ProxyRequest,
+        upstream: &UpstreamTarget,
     ) -> CallContext {
         let policy = self.policy(ctx);
-        let mut knock = self.engine.knock(asked, ctx.route, policy, None);
-        knock.governed = self.route(ctx).is_some();
-        let begun = ctx.tries.began.is_some();
-        if !begun
-            && policy.retry.repeats(&asked.method)
-            && !asked.is_overridden()
-            && knock.governed
-            && asked.upgrade.is_none()
+        let mut call = self.engine.knock(request, ctx.route, policy, None);
+        call.governed = self.route(ctx).is_some();
+        let is_retry = ctx.tries.began.is_some();
+        if !is_retry
+            && policy.retry.repeats(&request.method)
+            && !request.is_overridden()
+            && call.governed
+            && request.upgrade.is_none()
         {
-            let plan = RetryState::new(policy.retry.clone(), place.timeouts.total);
-            ctx.tries.plan = Some(plan);
+            let state = RetryState::new(policy.retry.clone(), upstream.timeouts.total);
+            ctx.tries.state = Some(state);
         }
-        if begun {
-            knock.attempt = AttemptKind::Again;
+        if is_retry {
+            call.attempt = AttemptKind::Again;
         }
-        let plan = ctx.tries.plan.as_ref().map(RetryState::left);
-        knock.patience = plan.unwrap_or_else(|| place.patience());
-        knock
+        let left = ctx.tries.state.as_ref().map(RetryState::left);
+        call.patience = left.unwrap_or_else(|| upstream.patience());
+        call
     }
 
     fn policy<'a>(&'a self, ctx: &RequestContext) -> &'a Policy {
         self.route(ctx).map_or(&self.unrouted, |route| &*route.policy)
     }
 
-    /// The head of an answer: whether another try takes its place. `whole`: all of the request can
-    /// be sent once more.
+    /// Handles the head of a response and returns whether to retry. `is_repeatable`: the whole request can
+    /// be sent again.
     pub(super) fn is_asked_again(
         &self,
         ctx: &mut RequestContext,
         head: &UpstreamHead,
-        whole: bool,
+        is_repeatable: bool,
     ) -> bool {
-        let Some(pass) = &mut ctx.pass else { return false };
+        let Some(permit) = &mut ctx.pass else { return false };
         let status = head.status;
         ctx.copy = None;
-        // Behind a 101 comes another protocol, and no body.
-        if pass.reads_bodies() && status != StatusCode::SWITCHING_PROTOCOLS {
+        // A 101 is followed by another protocol, not by a body.
+        if permit.reads_bodies() && status != StatusCode::SWITCHING_PROTOCOLS {
             ctx.copy = BodyCapture::of(status, &head.headers, &self.network.in_flight);
         }
-        let verdict = match ctx.copy {
-            Some(_) => pass.on_head_unread(status, &head.headers),
-            None => pass.answered(status, &head.headers, None),
+        let outcome = match ctx.copy {
+            Some(_) => permit.on_head_unread(status, &head.headers),
+            None => permit.answered(status, &head.headers, None),
         };
-        let error = !verdict.is_ok() || status.as_u16() >= 400;
-        error && whole && self.tries_again(ctx, &verdict, status, verdict.class.token())
+        let is_error = !outcome.is_ok() || status.as_u16() >= 400;
+        is_error
+            && is_repeatable
+            && self.schedule_retry(ctx, &outcome, status, outcome.class.token())
     }
 
-    /// What is stored in the place of an error that a `HEAD` was answered with.
+    /// The stored response to serve in place of an error response to a `HEAD`.
     pub(super) async fn stale_head(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         ctx: &mut RequestContext,
         head: &UpstreamHead,
     ) -> Option<ClientResponse> {
-        if asked.method != Method::HEAD || head.status.as_u16() < 400 || ctx.signed_in {
+        if request.method != Method::HEAD || head.status.as_u16() < 400 || ctx.signed_in {
             return None;
         }
-        let (error, status) = (Kind::Status(head.status), Some(head.status));
-        // Before the look-up: its client may leave meanwhile.
-        if let Some(pass) = &mut ctx.pass {
-            pass.answered(head.status, &head.headers, None);
+        let (error, status) = (ErrorClass::Status(head.status), Some(head.status));
+        // Before the lookup, during which the client may disconnect.
+        if let Some(permit) = &mut ctx.pass {
+            permit.answered(head.status, &head.headers, None);
         }
         let route = self.route(ctx)?;
-        self.engine.stale_head(asked, route, error, status, error.token()).await
+        self.engine.stale_head(request, route, error, status, error.token()).await
     }
 
-    /// What is stored in the place of no answer to a `HEAD`.
+    /// The stored response to serve if a `HEAD` got no response.
     pub(super) async fn stale_instead(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         ctx: &mut RequestContext,
         failure: UpstreamError,
     ) -> Option<ClientResponse> {
-        let is_head = asked.method == Method::HEAD && !ctx.signed_in;
+        let is_head = request.method == Method::HEAD && !ctx.signed_in;
         let error = failure.error_class().filter(|_| is_head)?;
         let route = self.route(ctx)?;
-        let reply = self.engine.stale_head(asked, route, error, None, failure.token()).await?;
-        if let Some(pass) = &mut ctx.pass {
-            pass.failed(failure);
+        let reply = self.engine.stale_head(request, route, error, None, failure.token()).await?;
+        if let Some(permit) = &mut ctx.pass {
+            permit.failed(failure);
         }
         Some(reply)
     }
 
-    /// No answer came: whether there is another try.
+    /// Handles a failure without a response and returns whether to retry.
     pub(super) fn fails(
         &self,
         ctx: &mut RequestContext,
         failure: UpstreamError,
-        whole: bool,
+        is_repeatable: bool,
     ) -> bool {
-        if let Some(pass) = &mut ctx.pass {
-            pass.failed(failure);
+        if let Some(permit) = &mut ctx.pass {
+            permit.failed(failure);
         }
-        let Some(verdict) = classify::failure(failure) else { return false };
+        let Some(outcome) = classify::failure(failure) else { return false };
         failure.may_pass()
-            && whole
-            && self.tries_again(ctx, &verdict, StatusCode::BAD_GATEWAY, failure.token())
+            && is_repeatable
+            && self.schedule_retry(ctx, &outcome, StatusCode::BAD_GATEWAY, failure.token())
     }
 
-    fn tries_again(
+    /// Schedules a retry if the retry state and admission control allow it.
+    fn schedule_retry(
         &self,
         ctx: &mut RequestContext,
-        verdict: &CallOutcome,
+        outcome: &CallOutcome,
         status: StatusCode,
-        cause: &'static str,
+        reason: &'static str,
     ) -> bool {
-        let hold = self.policy(ctx).hold;
-        let gate = &self.network.gate;
+        let cooldown = self.policy(ctx).hold;
+        let admission = &self.network.gate;
         let RetryContext {
-            plan: Some(plan), began: Some(began), knock: Some((place, knock)), ..
+            state: Some(state),
+            began: Some(began),
+            call: Some((upstream, call)),
+            ..
         } = &mut ctx.tries
         else {
             return false;
         };
-        let elapsed = gate.instant().saturating_duration_since(*began);
-        let kind: Kind = verdict.error_class(status);
-        let next = plan.next(kind, verdict.bounded_retry_after(&hold), elapsed, rand::random());
+        let elapsed = admission.instant().saturating_duration_since(*began);
+        let class: ErrorClass = outcome.error_class(status);
+        let next =
+            state.next(class, outcome.bounded_retry_after(&cooldown), elapsed, rand::random());
         let RetryDecision::After(wait) = next else { return false };
-        (knock.attempt, knock.patience) = (AttemptKind::Again, plan.left());
-        if !gate.try_acquire_retry(place, knock, cause, wait) {
+        (call.attempt, call.patience) = (AttemptKind::Again, state.left());
+        if !admission.try_acquire_retry(upstream, call, reason, wait) {
             return false;
         }
-        (ctx.tries.wait, ctx.tries.cause) = (Some(wait), Some(cause));
+        (ctx.tries.wait, ctx.tries.reason) = (Some(wait), Some(reason));
         true
     }
 }

@@ -1,6 +1,6 @@
-//! A connection that speaks another protocol from here on (RFC 9110 §7.8): a `WebSocket` or its like.
+//! Protocol upgrades (RFC 9110 §7.8), such as `WebSocket`.
 //!
-//! Owns: the answer that says so, and the bytes behind it. Never touches: what the bytes mean.
+//! Owns: the 101 response and the bytes after it. Never touches: the meaning of the bytes.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::session::UpstreamHead;
 
 impl PingoraHandler {
-    /// Both sides speak another protocol from here on (RFC 9110 §7.8).
+    /// Forwards the 101 and then passes bytes between client and origin.
     pub(super) async fn switched(
         &self,
-        asked: &ProxyRequest,
+        request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         head: UpstreamHead,
@@ -32,7 +32,7 @@ impl PingoraHandler {
         let protocol = headers.get(UPGRADE).cloned();
         forwarded_message::strip(&mut headers);
         forwarded_message::incoming(ctx, head.status, &mut headers);
-        self.finish_head(asked, client, ctx, &mut headers);
+        self.finish_head(request, client, ctx, &mut headers);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         if let Some(protocol) = protocol {
             headers.insert(UPGRADE, protocol);
@@ -42,24 +42,24 @@ impl PingoraHandler {
         let (Some(origin), ClientSession::Http1(session)) = (channel.into_raw(), client) else {
             return Err(ExchangeFailure::Answer(UpstreamError::Protocol));
         };
-        ctx.upstream_bytes = switch(session, origin.stream, &origin.early, self.tunnel_idle).await;
+        ctx.upstream_bytes = tunnel(session, origin.stream, &origin.early, self.tunnel_idle).await;
         Ok(ExchangeEnd::Switched)
     }
 }
 
-/// Passes bytes both ways until both sides have ended, or no byte has moved for `idle`; how many went to
-/// the client.
-async fn switch(
+/// Passes bytes both ways until both sides have ended, or no byte was passed for `idle`. Returns the number
+/// of bytes sent to the client.
+async fn tunnel(
     client: &mut Http1Session,
     mut origin: pingora_core::protocols::Stream,
-    early: &[u8],
+    buffered: &[u8],
     idle: Duration,
 ) -> u64 {
     let (io, from_client) = client.raw();
     let sent = async {
         origin.write_all(from_client).await?;
         origin.flush().await?;
-        io.write_all(early).await?;
+        io.write_all(buffered).await?;
         io.flush().await
     };
     if sent.await.is_err() {
@@ -68,9 +68,9 @@ async fn switch(
     io.keep_alive();
     let spliced = splice(io.transport(), &mut origin, idle).await;
     if spliced.end == splice::SpliceEnd::Idle {
-        // A stream that is cut must not look whole: the client sees a reset.
+        // A truncated stream must not look complete, so the client gets a reset.
         io.answering();
     }
     tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "Upgraded connection closed");
-    spliced.down + early.len() as u64
+    spliced.down + buffered.len() as u64
 }

@@ -1,6 +1,6 @@
-//! The body of a request that passes through, and what of it can be sent once more.
+//! The body of a request that passes through, buffered as far as it may be sent again.
 //!
-//! Owns: the bytes that are kept for a repeat. Never touches: when a call is repeated.
+//! Owns: the buffer for repeats. Never touches: the decision on a repeat.
 
 use std::sync::Arc;
 
@@ -10,89 +10,90 @@ use crate::frontend::session::{ClientError, ClientEvent, ClientSession};
 use crate::upstream::in_flight_bytes::{BytesPermit, InFlightBytes, SMALL};
 use crate::upstream::session::RequestPart;
 
-/// The longest body that is kept.
-const KEPT: usize = 64 * 1024;
+/// Maximum length of a body that is buffered for repeats.
+const MAX_BUFFERED: usize = 64 * 1024;
 
-/// What a piece costs at least.
-const EACH: usize = 128;
+/// Minimum memory that a piece is counted with.
+const MIN_PIECE: usize = 128;
 
-/// A body on its way.
+/// The body of a request in transfer.
 #[derive(Debug)]
 pub(super) struct RequestUpload {
-    kept: Vec<Bytes>,
-    /// What that takes of `limits.in_flight`.
-    share: BytesPermit,
-    /// What has come, and what of it is kept with what that costs.
-    came: usize,
-    bytes: usize,
-    /// More has passed than is kept: it cannot be sent once more.
+    buffer: Vec<Bytes>,
+    /// Memory of the buffer, counted in `limits.in_flight`.
+    memory: BytesPermit,
+    /// Bytes received from the client.
+    received: usize,
+    /// Memory that the received pieces are counted with.
+    buffer_bytes: usize,
+    /// Set once the body exceeds the buffer, so that it cannot be sent again.
     outgrown: bool,
-    /// All of it has been read from the client.
+    /// Set once the whole body has been read from the client.
     ended: bool,
-    /// How many of the kept pieces this call has had, and whether it was told of the end.
+    /// Number of buffered pieces that this call has got, and whether it has got the end.
     sent: usize,
-    told: bool,
+    end_sent: bool,
 }
 
 impl RequestUpload {
-    /// A body of which nothing has come yet.
+    /// A body of which nothing has been received.
     pub(super) fn new(in_flight: &Arc<InFlightBytes>) -> Self {
         Self {
-            kept: Vec::new(),
-            share: BytesPermit::new(in_flight),
-            came: 0,
-            bytes: 0,
+            buffer: Vec::new(),
+            memory: BytesPermit::new(in_flight),
+            received: 0,
+            buffer_bytes: 0,
             outgrown: false,
             ended: false,
             sent: 0,
-            told: false,
+            end_sent: false,
         }
     }
 
-    /// A call begins.
+    /// Prepares for a call, which sends the body from its start.
     pub(super) fn begin(&mut self) {
-        (self.sent, self.told) = (0, false);
+        (self.sent, self.end_sent) = (0, false);
     }
 
-    /// Whether a call that begins now can be sent all of it.
+    /// Whether a new call can send the whole body.
     pub(super) fn is_whole(&self) -> bool {
         !self.outgrown
     }
 
-    /// The bytes that have come from the client.
+    /// Number of bytes received from the client.
     pub(super) fn came_so_far(&self) -> usize {
-        self.came
+        self.received
     }
 
-    /// Whether all of it was handed to the call, its end too.
+    /// Whether the call has got the whole body, including its end.
     pub(super) fn is_sent(&self) -> bool {
-        self.told
+        self.end_sent
     }
 
-    /// Whether all of it has been read from the client: what is not sent yet can be without it.
+    /// Whether the whole body has been read from the client, so that the rest can be sent without it.
     pub(super) fn is_all_here(&self) -> bool {
         self.ended
     }
 
-    /// Whether the client is to be asked for more.
+    /// Whether more must be read from the client.
     pub(super) fn needs_more(&self) -> bool {
-        !self.ended && self.sent == self.kept.len()
+        !self.ended && self.sent == self.buffer.len()
     }
 
-    /// What can be sent without asking the client: a piece, or the end.
+    /// The next piece, or the end, that can be sent without reading from the client.
     pub(super) fn at_hand(&mut self) -> Option<RequestPart> {
-        if let Some(piece) = self.kept.get(self.sent) {
+        if let Some(piece) = self.buffer.get(self.sent) {
             self.sent += 1;
             return Some(RequestPart::Data(piece.clone()));
         }
-        let tells = self.ended && !self.told;
-        self.told |= tells;
-        tells.then_some(RequestPart::End)
+        let sends_end = self.ended && !self.end_sent;
+        self.end_sent |= sends_end;
+        sends_end.then_some(RequestPart::End)
     }
 
-    /// Waits for the client: for more of the body if that is `wanted`, for room for the answer, for its
-    /// end. [`RequestUpload::at_hand`] has what came, unless it is `Some` here: then it is not kept. May be
-    /// dropped while it waits.
+    /// Waits for an event of the client: more of the body if `wanted`, capacity for the response, or the end
+    /// of the connection. Received data is available from [`RequestUpload::next_part`], except a returned
+    /// piece, which is not buffered. Cancel-safe.
     pub(super) async fn news(
         &mut self,
         client: &mut ClientSession,
@@ -104,24 +105,24 @@ impl RequestUpload {
                 self.ended = true;
                 None
             }
-            ClientEvent::Body(Some(piece)) => self.comes(piece, client.has_read_body()),
+            ClientEvent::Body(Some(piece)) => self.on_piece(piece, client.has_read_body()),
         })
     }
 
-    fn comes(&mut self, piece: Bytes, last: bool) -> Option<Bytes> {
+    fn on_piece(&mut self, piece: Bytes, last: bool) -> Option<Bytes> {
         self.ended = last;
-        self.came += piece.len();
-        let takes = piece.len().max(EACH);
-        self.bytes += takes;
-        if self.bytes <= KEPT && !self.outgrown && self.share.add(takes) {
-            let small = piece.len() < SMALL;
-            self.kept.push(if small { Bytes::copy_from_slice(&piece) } else { piece });
+        self.received += piece.len();
+        let memory = piece.len().max(MIN_PIECE);
+        self.buffer_bytes += memory;
+        if self.buffer_bytes <= MAX_BUFFERED && !self.outgrown && self.memory.add(memory) {
+            let is_small = piece.len() < SMALL;
+            self.buffer.push(if is_small { Bytes::copy_from_slice(&piece) } else { piece });
             return None;
         }
         self.outgrown = true;
-        // What was kept has been sent: nobody reads on before.
-        self.kept.clear();
-        self.share.give_all_back();
+        // The buffered pieces were sent before: more is read only after that.
+        self.buffer.clear();
+        self.memory.give_all_back();
         self.sent = 0;
         Some(piece)
     }
@@ -132,23 +133,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_for_a_repeat_holds_no_large_buffers_and_ends_with_its_bound() {
-        let buffer = Bytes::from(vec![7; 64 * 1024]);
-        let room = InFlightBytes::new(2 * KEPT);
-        let mut upload = RequestUpload::new(&room);
-        assert_eq!(upload.comes(buffer.slice(..10), false), None);
-        assert!(buffer.is_unique());
+    fn buffered_pieces_keep_no_large_buffer_alive_and_are_limited() {
+        let large = Bytes::from(vec![7; 64 * 1024]);
+        let in_flight = InFlightBytes::new(2 * MAX_BUFFERED);
+        let mut upload = RequestUpload::new(&in_flight);
+        assert_eq!(upload.on_piece(large.slice(..10), false), None);
+        assert!(large.is_unique());
         let mut pieces = 1;
-        while upload.comes(Bytes::from_static(b"x"), false).is_none() {
+        while upload.on_piece(Bytes::from_static(b"x"), false).is_none() {
             pieces += 1;
-            // It has been sent before more is asked for.
+            // All pieces are sent before more is read.
             while upload.at_hand().is_some() {}
         }
         assert!(!upload.is_whole());
-        assert_eq!(pieces, KEPT / EACH);
-        assert_eq!(room.used(), 0, "what is no longer kept is given back");
-        let mut upload = RequestUpload::new(&InFlightBytes::new(EACH));
-        assert!(upload.comes(Bytes::from_static(b"x"), false).is_some());
-        assert!(!upload.is_whole(), "there is no room for a repeat");
+        assert_eq!(pieces, MAX_BUFFERED / MIN_PIECE);
+        assert_eq!(in_flight.used(), 0, "the memory of the dropped pieces is released");
+        let mut upload = RequestUpload::new(&InFlightBytes::new(MIN_PIECE));
+        assert!(upload.on_piece(Bytes::from_static(b"x"), false).is_some());
+        assert!(!upload.is_whole(), "a repeat needs more memory than is available");
     }
 }

@@ -1,7 +1,7 @@
-//! What a route matches: host, method, path, fields and query parameters of a request.
+//! The pattern of a route: host, method, path, fields and query parameters of a request.
 //!
-//! Owns: how one pattern matches, and when one pattern leaves nothing for another.
-//! Never touches: the order of routes (`table`), what a route does.
+//! Owns: matching of one pattern, and when one pattern covers another.
+//! Never touches: the order of routes (`table`), policies.
 
 pub mod host;
 pub mod path;
@@ -15,74 +15,74 @@ pub use crate::route::pattern::path::PathPattern;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::{Target, path_equivalence};
 
-/// Which requests a route is for. All parts must match.
+/// The requests of a route. All parts must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
-    /// Which hosts.
+    /// The hosts.
     pub host: HostPattern,
-    /// Which methods; `GET` also means `HEAD` (RFC 9110 §9.3.2: the same answer without its body).
+    /// The methods; `GET` also matches `HEAD` (RFC 9110 §9.3.2: the same response without its body).
     pub methods: Vec<Method>,
-    /// Which paths, matched as they were sent.
+    /// The paths, matched as they were sent.
     pub path: PathPattern,
-    /// Fields that must be there.
+    /// Required request fields.
     pub headers: Vec<FieldMatch>,
-    /// Query parameters that must be there.
+    /// Required query parameters.
     pub query: Vec<QueryMatch>,
 }
 
-/// A field that a request must carry.
+/// A required request field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldMatch {
     /// Its name.
     pub name: HeaderName,
-    /// What one of its lines must be.
+    /// The value that one of its lines must have.
     pub value: ValueMatch,
 }
 
-/// A query parameter that a request must carry. Both sides are compared decoded, so that no other
-/// spelling of a parameter slips past its route.
+/// A required query parameter. Both sides are compared decoded, so that a different encoding of a parameter
+/// matches too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryMatch {
     /// Its name, decoded.
     pub name: String,
-    /// What one of its values must be.
+    /// The value that one of its occurrences must have.
     pub value: ValueMatch,
 }
 
-/// What a value must be.
+/// A condition on a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ValueMatch {
-    /// Anything.
+    /// Any value.
     Present,
-    /// Exactly this.
+    /// Exactly this value.
     Is(String),
 }
 
 impl Pattern {
-    /// Whether `asked` is one of the requests.
-    pub fn matches(&self, asked: &ProxyRequest) -> bool {
-        self.matches_at(asked, &path_equivalence::normal(asked.target.path()))
+    /// Whether `request` matches.
+    pub fn matches(&self, request: &ProxyRequest) -> bool {
+        self.matches_at(request, &path_equivalence::normal(request.target.path()))
     }
 
-    /// The same, with the target's path taken out once for many patterns, in its normal spelling.
-    pub(crate) fn matches_at(&self, asked: &ProxyRequest, path: &str) -> bool {
-        let target = &asked.target;
+    /// The same with the normalized path of the target, computed once for many patterns.
+    pub(crate) fn matches_at(&self, request: &ProxyRequest, path: &str) -> bool {
+        let target = &request.target;
         self.path.matches_normal(path)
-            && self.has_method(&asked.method)
+            && self.has_method(&request.method)
             && self.host.matches(target.host(), target.port())
-            && self.headers.iter().all(|field| field.matches(asked))
+            && self.headers.iter().all(|field| field.matches(request))
             && self.query.iter().all(|param| param.matches(target.query()))
     }
 
-    /// Whether it may match a `GET` for `target`, given the right fields and parameters.
+    /// Whether it can match a `GET` for `target`, given the right fields and parameters.
     pub fn reaches(&self, target: &Target) -> bool {
         self.has_method(&Method::GET)
             && self.host.matches(target.host(), target.port())
             && self.path.matches(target.path())
     }
 
-    /// Whether every request that `other` matches is matched by `self` too. A `false` may be wrong,
-    /// a `true` may not: it says that a later route can never be reached.
+    /// Whether `self` matches every request that `other` matches. `false` may be wrong, `true` never is: it
+    /// means that a later route never matches.
     pub fn covers(&self, other: &Self) -> bool {
         self.host.covers(&other.host)
             && other.methods.iter().all(|method| self.has_method(method))
@@ -126,8 +126,8 @@ impl fmt::Display for Pattern {
 }
 
 impl FieldMatch {
-    fn matches(&self, asked: &ProxyRequest) -> bool {
-        let mut lines = asked.headers.get_all(&self.name).iter();
+    fn matches(&self, request: &ProxyRequest) -> bool {
+        let mut lines = request.headers.get_all(&self.name).iter();
         match &self.value {
             ValueMatch::Present => lines.next().is_some(),
             ValueMatch::Is(value) => lines.any(|line| line.as_bytes() == value.as_bytes()),
@@ -142,10 +142,10 @@ impl QueryMatch {
 
     fn is(&self, param: &str) -> bool {
         let (name, value) = param.split_once('=').unwrap_or((param, ""));
-        spells(name, &self.name)
+        decodes_to(name, &self.name)
             && match &self.value {
                 ValueMatch::Present => true,
-                ValueMatch::Is(wanted) => spells(value, wanted),
+                ValueMatch::Is(wanted) => decodes_to(value, wanted),
             }
     }
 }
@@ -156,14 +156,14 @@ impl ValueMatch {
     }
 }
 
-/// Whether `written`, percent-encoded as in a query, means `meant`.
-fn spells(written: &str, meant: &str) -> bool {
-    let spaced = written.bytes().map(|byte| if byte == b'+' { b' ' } else { byte });
-    if !written.contains('%') {
-        return spaced.eq(meant.bytes());
+/// Whether `encoded`, percent-encoded as in a query, decodes to `decoded`.
+fn decodes_to(encoded: &str, decoded: &str) -> bool {
+    let with_spaces = encoded.bytes().map(|byte| if byte == b'+' { b' ' } else { byte });
+    if !encoded.contains('%') {
+        return with_spaces.eq(decoded.bytes());
     }
-    let spaced: Vec<u8> = spaced.collect();
-    percent_encoding::percent_decode(&spaced).eq(meant.bytes())
+    let with_spaces: Vec<u8> = with_spaces.collect();
+    percent_encoding::percent_decode(&with_spaces).eq(decoded.bytes())
 }
 
 #[cfg(test)]

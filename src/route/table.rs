@@ -1,7 +1,7 @@
-//! The table of routes, in the order of the file.
+//! The table of routes, in file order.
 //!
-//! Owns: first match wins; which routes can never match.
-//! Never touches: how one pattern matches (`pattern`).
+//! Owns: finding the first match; finding routes that never match.
+//! Never touches: matching of one pattern (`pattern`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,41 +14,42 @@ use crate::route::pattern::host::Index;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::{Target, path_equivalence};
 
-/// A route: its name, what it matches, what to do with it.
+/// A route: name, pattern and policy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
-    /// The configured name: the label in metrics and logs.
+    /// The configured name, used as a label in metrics and logs.
     pub name: Arc<str>,
-    /// Its place in the table, counted from 0; set by [`Table::new`].
+    /// Its index in the table, from 0; set by [`Table::new`].
     pub index: usize,
-    /// Which requests.
+    /// The requests that it matches.
     pub pattern: Pattern,
-    /// What to do with them.
+    /// The policy for these requests.
     pub policy: Arc<Policy>,
 }
 
-/// All routes. Finding one costs a look-up by host and the routes of that host, not all of them.
+/// All routes. A search checks only the routes indexed under the host, not all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
     routes: Vec<Route>,
     exact: HashMap<Box<str>, Vec<usize>>,
     below: HashMap<Box<str>, Vec<usize>>,
     any: Vec<usize>,
-    /// The routes whose scope is named in a field. Usually none: every request asks.
-    naming: Vec<usize>,
+    /// The routes whose scope comes from a field. Usually none; kept separately because every request needs
+    /// them.
+    scope_header_routes: Vec<usize>,
 }
 
-/// A route that no request reaches.
+/// A route that never matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shadowed {
     /// The index of the route that never matches.
     pub route: usize,
-    /// The index of the earlier route that takes all its requests.
+    /// The index of the earlier route that matches all its requests.
     pub by: usize,
 }
 
 impl Table {
-    /// A table of `routes`, first match first; numbers them.
+    /// A table of `routes` in their order; sets their indices.
     pub fn new(routes: Vec<Route>) -> Self {
         let mut table = Self::default();
         for (index, route) in routes.into_iter().enumerate() {
@@ -59,60 +60,63 @@ impl Table {
             };
             list.push(index);
             if matches!(route.policy.scope, ScopeRule::Header(_)) {
-                table.naming.push(index);
+                table.scope_header_routes.push(index);
             }
             table.routes.push(Route { index, ..route });
         }
         table
     }
 
-    /// The route of a request: the first that matches; none where an origin may read the path as one of
-    /// another route, whose rules must not be passed by an odd spelling.
-    pub fn find(&self, asked: &ProxyRequest) -> Option<&Route> {
-        let path = asked.target.path();
-        let found = self.first(asked, path)?;
-        let read = path_equivalence::as_read(path).and_then(|read| self.first(asked, &read));
-        read.is_none_or(|read| read.index == found.index).then_some(found)
+    /// The first route that matches the request. `None` if an origin may interpret the path as one of another
+    /// route, so that an unusual encoding cannot evade the policy of that route.
+    pub fn find(&self, request: &ProxyRequest) -> Option<&Route> {
+        let path = request.target.path();
+        let found = self.first(request, path)?;
+        let interpreted = path_equivalence::as_read(path)
+            .and_then(|interpreted| self.first(request, &interpreted));
+        interpreted.is_none_or(|interpreted| interpreted.index == found.index).then_some(found)
     }
 
-    fn first(&self, asked: &ProxyRequest, path: &str) -> Option<&Route> {
-        let (host, path) = (asked.target.host(), &*path_equivalence::normal(path));
+    fn first(&self, request: &ProxyRequest, path: &str) -> Option<&Route> {
+        let (host, path) = (request.target.host(), &*path_equivalence::normal(path));
         let exact = self.exact.get(host);
-        let below = self.ends(host).filter_map(|end| self.below.get(end));
+        let below = self.suffixes(host).filter_map(|end| self.below.get(end));
         let lists = exact.into_iter().chain(below).chain([&self.any]);
         let mut found: Option<&Route> = None;
         for list in lists {
             let end = found.map_or(self.routes.len(), |route| route.index);
             let earlier = list.iter().take_while(|index| **index < end);
             let mut routes = earlier.filter_map(|index| self.routes.get(*index));
-            found = routes.find(|route| route.pattern.matches_at(asked, path)).or(found);
+            found = routes.find(|route| route.pattern.matches_at(request, path)).or(found);
         }
         found
     }
 
-    /// The fields in which apps name their users to larder, on any route of the target's host: no
-    /// origin's business, whichever route the request takes.
+    /// The fields in which apps name their users, on any route of the target's host. They are never sent to
+    /// the origin, whichever route matches.
     pub fn scope_headers(&self, target: &Target) -> impl Iterator<Item = &HeaderName> {
         let (host, port) = (target.host(), target.port());
-        let naming = self.naming.iter().filter_map(|index| self.routes.get(*index));
-        let near = naming.filter(move |route| route.pattern.host.matches(host, port));
-        near.filter_map(|route| match &route.policy.scope {
+        let scope_header_routes =
+            self.scope_header_routes.iter().filter_map(|index| self.routes.get(*index));
+        let candidates =
+            scope_header_routes.filter(move |route| route.pattern.host.matches(host, port));
+        candidates.filter_map(|route| match &route.policy.scope {
             ScopeRule::Header(name) => Some(name),
             ScopeRule::Credential | ScopeRule::Shared => None,
         })
     }
 
-    /// Whether any route is about this origin.
+    /// Whether any route matches this origin.
     pub fn names(&self, host: &str, port: u16) -> bool {
         self.routes.iter().any(|route| route.pattern.host.matches(host, port))
     }
 
-    /// All routes, first match first.
+    /// All routes in their order.
     pub fn routes(&self) -> &[Route] {
         &self.routes
     }
 
-    /// The routes that can never match, because one earlier route always does.
+    /// The routes that never match because an earlier route matches all their requests.
     pub fn shadowed(&self) -> Vec<Shadowed> {
         let shadowed = self.routes.iter().filter_map(|route| {
             let earlier = self.routes.iter().take(route.index);
@@ -122,8 +126,8 @@ impl Table {
         shadowed.collect()
     }
 
-    /// The ends of a host that a `*.` pattern could name: from each dot on.
-    fn ends<'a>(&self, host: &'a str) -> impl Iterator<Item = &'a str> {
+    /// The suffixes of a host that a `*.` pattern can match: from each dot on.
+    fn suffixes<'a>(&self, host: &'a str) -> impl Iterator<Item = &'a str> {
         let wanted = !self.below.is_empty();
         let dots = host.match_indices('.').filter(move |(at, _)| wanted && *at > 0);
         dots.filter_map(|(at, _)| host.get(at..))

@@ -1,7 +1,8 @@
-//! `Accept-Encoding` reduced to what larder tells apart (RFC 9110 §12.5.3).
+//! `Accept-Encoding` reduced to the codings that larder distinguishes (RFC 9110 §12.5.3).
 //!
-//! Owns: the one spelling of what a client accepts, so that four clients do not make four variants.
-//! Never touches: bodies, which pass as received.
+//! Owns: one normal form of the accepted codings, so that differently written lists do not create separate
+//! variants.
+//! Never touches: bodies, which pass through as received.
 
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, HeaderValue};
@@ -12,13 +13,13 @@ const BR: u8 = 1;
 const GZIP: u8 = 2;
 const ZSTD: u8 = 4;
 
-/// The spelling of each subset; the index is the sum of the bits above.
+/// The normal form of each subset; the index is the sum of the bits above.
 const SPELLINGS: [&str; 8] =
     ["identity", "br", "gzip", "br, gzip", "zstd", "br, zstd", "gzip, zstd", "br, gzip, zstd"];
 
-/// Replaces `Accept-Encoding` by the subset of br, gzip and zstd that it accepts, in one spelling;
-/// by `identity` where it accepts none of them or is absent, for an absent field would let the
-/// origin choose any coding. Preferences among the three are dropped: each was accepted.
+/// Replaces `Accept-Encoding` by the subset of br, gzip and zstd that it accepts, in normal form. The value
+/// is `identity` if the field accepts none of them or is absent, because an absent field would let the origin
+/// choose any coding. Preferences among the three are dropped, because the client accepts each of them.
 pub fn reduce(headers: &mut HeaderMap) {
     let spelling = SPELLINGS[usize::from(accepted(headers))];
     if headers.get(ACCEPT_ENCODING).is_none_or(|value| value != spelling)
@@ -29,9 +30,9 @@ pub fn reduce(headers: &mut HeaderMap) {
 }
 
 fn accepted(headers: &HeaderMap) -> u8 {
-    let (mut named, mut accepted, mut any) = (0, 0, false);
+    let (mut listed, mut accepted, mut any) = (0, 0, false);
     for member in field_list::members(headers.get_all(ACCEPT_ENCODING)) {
-        let (coding, accepts) = weighed(member);
+        let (coding, accepts) = parse_member(member);
         let is = |known: &str| coding.eq_ignore_ascii_case(known.as_bytes());
         let bit = if is("gzip") || is("x-gzip") {
             GZIP
@@ -43,17 +44,17 @@ fn accepted(headers: &HeaderMap) -> u8 {
             any |= accepts && is("*");
             continue;
         };
-        named |= bit;
+        listed |= bit;
         if accepts {
             accepted |= bit;
         }
     }
-    // `*` stands for every coding that is not named (§12.5.3).
-    if any { accepted | (BR | GZIP | ZSTD) & !named } else { accepted }
+    // `*` matches every coding that is not listed (§12.5.3).
+    if any { accepted | (BR | GZIP | ZSTD) & !listed } else { accepted }
 }
 
-/// The coding and whether its weight is above zero. A weight that is none accepts nothing.
-fn weighed(member: &[u8]) -> (&[u8], bool) {
+/// The coding, and whether its weight is above zero. An invalid weight counts as zero.
+fn parse_member(member: &[u8]) -> (&[u8], bool) {
     let mut parts = member.split(|&b| b == b';').map(<[u8]>::trim_ascii);
     let coding = parts.next().unwrap_or_default();
     let accepts = parts.all(|parameter| match parameter {
@@ -87,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accepted_has_one_spelling() {
+    fn equivalent_lists_get_the_same_normal_form() {
         for (lines, expected) in [
             (vec!["gzip, deflate, br, zstd"], "br, gzip, zstd"),
             (vec!["zstd;q=1.0, BR;q=0.9", "GZip ; q=0.1"], "br, gzip, zstd"),
@@ -113,7 +114,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn reducing_twice_is_reducing_once(
+        fn reducing_twice_gives_the_same_result_as_reducing_once(
             lines in vec(vec(any::<u8>(), 0..30), 0..3),
             names in vec("(br|gzip|zstd|\\*|deflate)(;q=[01.]{0,4})?", 0..5),
         ) {

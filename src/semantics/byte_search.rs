@@ -1,24 +1,24 @@
-//! Looking for bytes in the short texts that every request has.
+//! Fast byte searches in the short texts of a request, such as paths and parameters.
 //!
-//! Owns: doing so in little time. Never touches: what the bytes mean.
+//! Owns: branch-free search loops that the compiler can vectorise. Never touches: the meaning of the bytes.
 
-/// Whether a text has such a byte. It is looked at to its end: many bytes at once are compared in less time than a
-/// few one after the other.
-pub fn has_byte(text: &str, is_one: impl Fn(u8) -> bool) -> bool {
-    text.bytes().fold(false, |found, byte| found | is_one(byte))
+/// Whether the text contains a matching byte. The loop always runs to the end of the text: comparing many
+/// bytes at once takes less time than comparing a few one after the other.
+pub fn has_byte(text: &str, matches: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(false, |found, byte| found | matches(byte))
 }
 
-/// What the bytes of a text are by this table: all of their bits.
+/// The union of the class bits that `table` assigns to the bytes of a text.
 pub fn kinds(text: &str, table: &[u8; 256]) -> u8 {
     text.bytes().fold(0, |kinds, byte| kinds | table[usize::from(byte)])
 }
 
-/// A table in which bytes have the bits that `of` gives them.
-pub const fn table(of: &[(&[u8], u8)], others: u8) -> [u8; 256] {
+/// Builds a table of class bits: each byte gets the bits of its entry in `classes`, all others get `others`.
+pub const fn table(classes: &[(&[u8], u8)], others: u8) -> [u8; 256] {
     let mut table = [others; 256];
     let mut row = 0;
-    while row < of.len() {
-        let (bytes, kind) = of[row];
+    while row < classes.len() {
+        let (bytes, kind) = classes[row];
         let mut at = 0;
         while at < bytes.len() {
             table[bytes[at] as usize] = kind;
@@ -29,19 +29,20 @@ pub const fn table(of: &[(&[u8], u8)], others: u8) -> [u8; 256] {
     table
 }
 
-/// Whether two bytes stand side by side in a text.
+/// Whether a text contains two given bytes next to each other.
 pub fn has_pair(text: &str, pair: (u8, u8)) -> bool {
-    let (bytes, behind) = (text.as_bytes(), text.as_bytes().get(1..).unwrap_or_default());
-    let pairs = bytes.iter().zip(behind);
+    let (bytes, following) = (text.as_bytes(), text.as_bytes().get(1..).unwrap_or_default());
+    let pairs = bytes.iter().zip(following);
     let here = |(one, two): (&u8, &u8)| u8::from(*one == pair.0) & u8::from(*two == pair.1);
     pairs.fold(0, |found, bytes| found | here(bytes)) != 0
 }
 
-/// Whether three letters, given in small, stand side by side in a text, in either case. Signs may pass for letters.
+/// Whether a text contains three given lower-case letters next to each other, in either case. Some
+/// punctuation characters also match, because only one bit distinguishes the cases.
 pub fn has_three_in_any_case(text: &str, three: [u8; 3]) -> bool {
-    const SMALL: u8 = 0x20;
+    const LOWERCASE_BIT: u8 = 0x20;
     let from = |at| text.as_bytes().get(at..).unwrap_or_default().iter();
-    let is = |byte: &u8, letter| u8::from(*byte | SMALL == letter);
+    let is = |byte: &u8, letter| u8::from(*byte | LOWERCASE_BIT == letter);
     let here = |((one, two), last): ((&u8, &u8), &u8)| {
         is(one, three[0]) & is(two, three[1]) & is(last, three[2])
     };
@@ -53,7 +54,7 @@ mod tests {
     use super::{has_byte, has_pair, has_three_in_any_case};
 
     #[test]
-    fn bytes_and_pairs_are_found_wherever_they_stand() {
+    fn bytes_pairs_and_letters_are_found_at_any_position() {
         for (text, has_a, has_two) in
             [("", false, false), ("a", true, false), ("ba", true, false), ("baa", true, true)]
         {

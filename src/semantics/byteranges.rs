@@ -1,16 +1,19 @@
-//! Several ranges of a body in one answer: `multipart/byteranges` (RFC 9110 §14.6, §15.3.7.2).
+//! Several ranges of a body in one response: `multipart/byteranges` (RFC 9110 §14.6, §15.3.7.2).
 //!
-//! Owns: the heads between the parts. Never touches: which ranges there are (`ranges`); the bytes of
-//! the body, which are only pointed at.
+//! Owns: the headers between the parts. Never touches: the choice of ranges (`ranges`); the bytes of the
+//! body, which it references without copying.
 
 use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::semantics::ranges::{ByteRange, content_range};
 
-/// The body of a 206 in several parts, piece by piece, and its `Content-Type`. `parts` lie within
-/// `body`; `media_type` is that of the body; `boundary` occurs nowhere in it.
-#[expect(clippy::missing_panics_doc, reason = "hex digits and what stands here are a field value")]
+/// The body of a multipart 206, as a list of pieces, and its `Content-Type`. `parts` lie within `body`,
+/// `media_type` is the type of the body, and `boundary` does not occur in it.
+#[expect(
+    clippy::missing_panics_doc,
+    reason = "these literals and hex digits are a valid field value"
+)]
 pub fn assembled(
     body: &Bytes,
     parts: &[ByteRange],
@@ -22,7 +25,7 @@ pub fn assembled(
     let mut pieces = Vec::with_capacity(parts.len() * 2 + 1);
     for part in parts {
         let mut head = Vec::with_capacity(160);
-        // The line break belongs to the boundary; before the first one it is a preamble's.
+        // The line break belongs to the boundary. Before the first boundary it ends an empty preamble.
         head.extend_from_slice(b"\r\n--");
         head.extend_from_slice(boundary.as_bytes());
         if let Some(media_type) = media_type {
@@ -37,10 +40,10 @@ pub fn assembled(
     }
     pieces.push(Bytes::from(format!("\r\n--{boundary}--\r\n")));
     let content_type = format!("multipart/byteranges; boundary={boundary}");
-    (HeaderValue::try_from(content_type).expect("hex digits are a field value"), pieces)
+    (HeaderValue::try_from(content_type).expect("hex digits are a valid field value"), pieces)
 }
 
-/// These bytes of a body, without a copy; less where the body is shorter.
+/// The bytes of a part, without a copy. Returns fewer bytes if the body is shorter.
 pub fn slice(body: &Bytes, part: ByteRange) -> Bytes {
     let index = |n: u64| usize::try_from(n).unwrap_or(usize::MAX).min(body.len());
     let first = index(part.first);
@@ -59,7 +62,7 @@ mod tests {
     use crate::semantics::ranges::ByteRange;
 
     #[test]
-    fn the_form_is_that_of_rfc_9110_section_15_3_7_2() {
+    fn the_body_has_the_form_of_rfc_9110_section_15_3_7_2() {
         let body = Bytes::from_static(b"0123456789");
         let parts = [ByteRange { first: 5, last: 6 }, ByteRange { first: 0, last: 1 }];
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
@@ -82,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_are_the_body_itself_and_no_copies() {
+    fn the_parts_reference_the_body_without_copies() {
         let body = Bytes::from(vec![7; 1000]);
         let (_, pieces) = assembled(&body, &[ByteRange { first: 10, last: 19 }], None, 1);
         assert_eq!(pieces[1].as_ptr(), body[10..].as_ptr());
@@ -90,7 +93,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_client_puts_together_equals_the_slices(
+        fn the_parts_that_a_client_reads_equal_the_requested_slices(
             body in vec(any::<u8>(), 1..300),
             cuts in vec((any::<Index>(), any::<Index>()), 1..8),
             boundary in any::<u128>(),
@@ -102,11 +105,11 @@ mod tests {
                 .collect();
             let whole = Bytes::from(body.clone());
             let (content_type, pieces) = assembled(&whole, &parts, None, boundary);
-            let mark = content_type.to_str().unwrap().rsplit_once('=').unwrap().1.to_owned();
+            let boundary = content_type.to_str().unwrap().rsplit_once('=').unwrap().1.to_owned();
             let mut rest = pieces.concat();
             for part in &parts {
                 let head = format!(
-                    "\r\n--{mark}\r\nContent-Range: bytes {}-{}/{}\r\n\r\n",
+                    "\r\n--{boundary}\r\nContent-Range: bytes {}-{}/{}\r\n\r\n",
                     part.first, part.last, body.len()
                 );
                 assert!(rest.starts_with(head.as_bytes()));
@@ -115,7 +118,7 @@ mod tests {
                 let [first, last] = [part.first, part.last].map(|n| usize::try_from(n).unwrap());
                 assert_eq!(sent, body[first..=last]);
             }
-            assert_eq!(rest, format!("\r\n--{mark}--\r\n").into_bytes());
+            assert_eq!(rest, format!("\r\n--{boundary}--\r\n").into_bytes());
         }
 
         #[test]

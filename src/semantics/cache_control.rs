@@ -1,7 +1,7 @@
 //! `Cache-Control` of responses and of requests (RFC 9111 §5.2, RFC 5861), and `Pragma` (§5.4).
 //!
-//! Owns: what each directive says; of two that disagree the stricter counts (§4.2.1).
-//! Never touches: what follows from a directive (`freshness`, `storing`, `decide`).
+//! Owns: parsing of each directive; if two values conflict, the stricter one applies (§4.2.1).
+//! Never touches: the consequences of a directive (`freshness`, `storability`, `decide`).
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use http::header::{CACHE_CONTROL, HeaderName, PRAGMA};
 
 use crate::semantics::field_list;
 
-/// The longest time that larder reckons with; greater values mean this (RFC 9111 §1.2.2).
+/// The longest duration that larder calculates with; greater values are clamped to it (RFC 9111 §1.2.2).
 pub const MAX_DELTA: Duration = Duration::from_secs(2_147_483_647);
 
-/// The directives without an argument that bear on larder's decisions.
+/// The directives without an argument that affect larder's decisions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Directive {
     /// §5.2.2.5
@@ -51,32 +51,32 @@ pub struct CacheControl {
 }
 
 impl CacheControl {
-    /// What these fields say.
+    /// Parses `Cache-Control` of a response.
     pub fn response(headers: &HeaderMap) -> Self {
-        let mut said = Self::default();
+        let mut control = Self::default();
         for member in field_list::members(headers.get_all(CACHE_CONTROL)) {
             let (name, argument) = split(member);
-            said.add(name, argument);
+            control.add(name, argument);
         }
-        said
+        control
     }
 
-    /// About how many bytes of memory it takes beside itself.
+    /// Approximate heap memory in bytes, without the struct itself.
     pub fn weight(&self) -> usize {
-        // A vector that grows by doubling, and the allocations of a name that the `http` crate does not know.
+        // A vector grows by doubling, and the `http` crate allocates names that are not among its constants.
         const NAME: usize = 2 * size_of::<HeaderName>() + 64;
         let fields = self.private_fields.iter().chain(&self.no_cache_fields);
         fields.map(|name| NAME + name.as_str().len()).sum()
     }
 
-    /// Whether the directive is there.
+    /// Whether the directive is present.
     pub fn has(&self, directive: Directive) -> bool {
         self.directives & bit(directive) != 0
     }
 
-    /// Adds a directive; the argument as it stands behind its `=`.
+    /// Adds a directive. `argument` is the text after its `=`.
     pub(super) fn add(&mut self, name: &[u8], argument: Argument<'_>) {
-        // Not a map from names: a handful of comparisons is faster and needs no lower-case copy.
+        // No map by name: a few comparisons are faster and need no lower-case copy.
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
         if is("max-age") {
             stricter(&mut self.max_age, argument);
@@ -132,25 +132,25 @@ pub struct RequestCacheControl {
 }
 
 impl RequestCacheControl {
-    /// Whether nothing that was asked for before will do: `no-cache`, or `max-age=0`, by which
-    /// clients mean the same (RFC 9111 §5.2.1.1 would let what is not a moment old pass).
+    /// Whether the request demands revalidation: `no-cache`, or `max-age=0`, which clients use with the same
+    /// meaning (RFC 9111 §5.2.1.1 would still allow a response of age zero).
     pub fn insists(&self) -> bool {
         self.no_cache || self.max_age == Some(Duration::ZERO)
     }
 
-    /// What these fields ask for.
+    /// Parses `Cache-Control` or `Pragma` of a request.
     pub fn of(headers: &HeaderMap) -> Self {
-        let mut asked = Self::default();
+        let mut control = Self::default();
         if !headers.contains_key(CACHE_CONTROL) {
-            asked.no_cache = headers.contains_key(PRAGMA)
+            control.no_cache = headers.contains_key(PRAGMA)
                 && field_list::members(headers.get_all(PRAGMA))
                     .any(|member| member.eq_ignore_ascii_case(b"no-cache"));
-            return asked;
+            return control;
         }
         for member in field_list::members(headers.get_all(CACHE_CONTROL)) {
-            asked.add(member);
+            control.add(member);
         }
-        asked
+        control
     }
 
     fn add(&mut self, member: &[u8]) {
@@ -165,13 +165,13 @@ impl RequestCacheControl {
         } else if is("max-age") {
             stricter(&mut self.max_age, argument);
         } else if is("min-fresh") {
-            // Here the greater value is the stricter one, and nonsense asks for the most.
-            let asked = argument.seconds().unwrap_or(MAX_DELTA);
-            self.min_fresh = self.min_fresh.max(Some(asked));
+            // Here the greater value is the stricter one. An invalid value counts as the maximum.
+            let seconds = argument.seconds().unwrap_or(MAX_DELTA);
+            self.min_fresh = self.min_fresh.max(Some(seconds));
         } else if is("max-stale") && argument == Argument::None {
             self.max_stale = Some(self.max_stale.unwrap_or(MAX_DELTA));
         } else if is("max-stale") {
-            // Nonsense permits nothing.
+            // An invalid value permits no staleness.
             stricter(&mut self.max_stale, argument);
         }
     }
@@ -188,14 +188,14 @@ pub fn delta_seconds(digits: &[u8]) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(MAX_DELTA))
 }
 
-/// What follows a directive's `=`.
+/// The argument of a directive, after its `=`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Argument<'a> {
-    /// Nothing.
+    /// No argument.
     None,
-    /// This, quotes taken off.
+    /// The argument without its quotes.
     Text(&'a [u8]),
-    /// Something that no directive means.
+    /// Text that is not a valid argument.
     Malformed,
 }
 
@@ -207,8 +207,8 @@ impl Argument<'_> {
         }
     }
 
-    /// The fields that `private` or `no-cache` is limited to. `None` where the whole response is
-    /// meant, or where leaving the fields out would leave a body that cannot be read.
+    /// The fields that `private` or `no-cache` is limited to. `None` if the directive applies to the whole
+    /// response, or if the body would be unreadable without these fields.
     fn fields(self) -> Option<Vec<HeaderName>> {
         let Self::Text(text) = self else { return None };
         let names: Result<Vec<_>, _> =
@@ -220,8 +220,8 @@ impl Argument<'_> {
     }
 }
 
-/// Name and argument. Spaces around `=` are not allowed, so what stands there has no meaning; the
-/// quoted-string form of an argument equals the token form (§5.2).
+/// Name and argument. Spaces around `=` are not allowed, so such an argument is malformed. The quoted-string
+/// form of an argument equals its token form (§5.2).
 fn split(member: &[u8]) -> (&[u8], Argument<'_>) {
     let Some(at) = member.iter().position(|&b| b == b'=') else { return (member, Argument::None) };
     let (name, argument) = (&member[..at], &member[at + 1..]);
@@ -235,11 +235,11 @@ fn split(member: &[u8]) -> (&[u8], Argument<'_>) {
     (name.trim_ascii_end(), argument)
 }
 
-/// §4.2.1: the most restrictive of several counts, and what is not a number of seconds counts as
-/// none at all.
+/// §4.2.1: the most restrictive of several values applies. A value that is not a number of seconds counts as
+/// zero.
 fn stricter(known: &mut Option<Duration>, argument: Argument<'_>) {
-    let said = argument.seconds().unwrap_or(Duration::ZERO);
-    *known = Some(known.map_or(said, |known| known.min(said)));
+    let seconds = argument.seconds().unwrap_or(Duration::ZERO);
+    *known = Some(known.map_or(seconds, |known| known.min(seconds)));
 }
 
 fn bit(directive: Directive) -> u8 {

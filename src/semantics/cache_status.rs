@@ -1,6 +1,6 @@
-//! `Cache-Status` (RFC 9211): what larder did, told to whoever reads the answer's fields.
+//! `Cache-Status` (RFC 9211): reports in the response how larder handled the request.
 //!
-//! Owns: the written form of larder's member. Never touches: the members of other caches.
+//! Owns: the serialised form of larder's member. Never touches: the members of other caches.
 
 use bytes::Bytes;
 use http::header::{HeaderName, HeaderValue};
@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 /// The field's name.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
-/// Larder's member of `Cache-Status`. `hit` and `fwd` cannot both be said.
+/// Larder's member of `Cache-Status`. `hit` and `fwd` exclude each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheStatus {
     handled: HitOrForward,
@@ -28,28 +28,28 @@ enum HitOrForward {
 }
 
 impl CacheStatus {
-    /// Answered from the store without asking the origin; `ttl` is the remaining freshness.
+    /// The response comes from the store and the origin was not contacted; `ttl` is the remaining freshness.
     pub fn hit(ttl: i64) -> Self {
         Self { ttl: Some(ttl), ..Self::new(HitOrForward::Hit) }
     }
 
-    /// The origin was asked; `why` is a token of RFC 9211 §2.2.
-    pub fn forwarded(why: &'static str) -> Self {
-        Self::new(HitOrForward::Forward(why))
+    /// The request was forwarded to the origin; `reason` is a token of RFC 9211 §2.2.
+    pub fn forwarded(reason: &'static str) -> Self {
+        Self::new(HitOrForward::Forward(reason))
     }
 
-    /// Neither answered from the store nor forwarded.
+    /// The request was neither served from the store nor forwarded.
     pub fn refused() -> Self {
         Self::new(HitOrForward::Refused)
     }
 
-    /// What the origin answered.
+    /// The status of the origin's response.
     #[must_use]
     pub fn status(self, status: StatusCode) -> Self {
         Self { forward_status: Some(status), ..self }
     }
 
-    /// The answer is stored.
+    /// The response was stored.
     #[must_use]
     pub fn stored(self) -> Self {
         Self { stored: true, ..self }
@@ -61,28 +61,31 @@ impl CacheStatus {
         Self { ttl: Some(ttl), ..self }
     }
 
-    /// The request waited for another's answer.
+    /// The request was collapsed: it received the response to another request's fetch.
     #[must_use]
     pub fn collapsed(self) -> Self {
         Self { collapsed: true, ..self }
     }
 
-    /// What larder did beyond that, and what made it (empty: nothing to add).
+    /// An additional action of larder and its reason (empty: no reason).
     #[must_use]
-    pub fn detail(self, act: &'static str, cause: &'static str) -> Self {
-        Self { detail: Some((act, cause)), ..self }
+    pub fn detail(self, action: &'static str, reason: &'static str) -> Self {
+        Self { detail: Some((action, reason)), ..self }
     }
 
     /// The member as a field value.
-    #[expect(clippy::missing_panics_doc, reason = "it writes nothing that a value may not hold")]
+    #[expect(
+        clippy::missing_panics_doc,
+        reason = "it writes only characters that a field value allows"
+    )]
     pub fn value(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(96);
         text.extend_from_slice(b"larder");
         match self.handled {
             HitOrForward::Hit => text.extend_from_slice(b"; hit"),
-            HitOrForward::Forward(why) => {
+            HitOrForward::Forward(reason) => {
                 text.extend_from_slice(b"; fwd=");
-                text.extend_from_slice(why.as_bytes());
+                text.extend_from_slice(reason.as_bytes());
             }
             HitOrForward::Refused => {}
         }
@@ -100,20 +103,20 @@ impl CacheStatus {
         if self.collapsed {
             text.extend_from_slice(b"; collapsed");
         }
-        if let Some((act, cause)) = self.detail {
+        if let Some((action, reason)) = self.detail {
             text.extend_from_slice(b"; detail=\"");
-            write_string(&mut text, act);
-            if !cause.is_empty() {
+            write_string(&mut text, action);
+            if !reason.is_empty() {
                 text.push(b'/');
-                write_string(&mut text, cause);
+                write_string(&mut text, reason);
             }
             text.push(b'"');
         }
         HeaderValue::from_maybe_shared(Bytes::from(text))
-            .expect("tokens, digits and visible characters are a field value")
+            .expect("tokens, digits and visible characters are a valid field value")
     }
 
-    /// Adds the member behind those of other caches, as the last one to have handled the answer
+    /// Appends the member after those of other caches, because larder handled the response last
     /// (RFC 9211 §2).
     pub fn append_to(&self, headers: &mut HeaderMap) {
         headers.append(CACHE_STATUS, self.value());
@@ -131,7 +134,7 @@ impl CacheStatus {
     }
 }
 
-/// An integer as RFC 8941 §3.3.1 bounds it: at most 15 digits.
+/// Writes an integer within the bounds of RFC 8941 §3.3.1: at most 15 digits.
 fn write_integer(text: &mut Vec<u8>, value: i64) {
     if value < 0 {
         text.push(b'-');
@@ -149,7 +152,7 @@ fn write_integer(text: &mut Vec<u8>, value: i64) {
     text[start..].reverse();
 }
 
-/// A string as RFC 8941 §3.3.3 bounds it: visible ASCII and spaces.
+/// Writes a string with the characters of RFC 8941 §3.3.3: visible ASCII and spaces.
 fn write_string(text: &mut Vec<u8>, string: &str) {
     for byte in string.bytes() {
         match byte {
@@ -169,7 +172,7 @@ mod tests {
     use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 
     #[test]
-    fn the_documented_forms_are_written() {
+    fn members_are_written_in_the_documented_form() {
         let code = |code| StatusCode::from_u16(code).unwrap();
         for (status, expected) in [
             (CacheStatus::hit(5230), "larder; hit; ttl=5230"),
@@ -207,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_other_caches_stay_in_front() {
+    fn members_of_other_caches_stay_first() {
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_STATUS, HeaderValue::from_static("Edge; fwd=uri-miss"));
         CacheStatus::hit(1).append_to(&mut headers);

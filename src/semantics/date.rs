@@ -1,7 +1,8 @@
 //! HTTP-dates (RFC 9110 §5.6.7): all three forms, any letter case, nothing else.
 //!
-//! Owns: which bytes are a date. Strict on purpose: what is no date counts as the past.
-//! Never touches: the clock; two-digit years are placed by a time that is handed in.
+//! Owns: parsing of dates. It is strict on purpose, because callers treat an invalid date as a date in the
+//! past.
+//! Never touches: the clock; the caller passes the reference time for two-digit years.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,7 @@ const DAYS: [&[u8]; 7] =
     [b"monday", b"tuesday", b"wednesday", b"thursday", b"friday", b"saturday", b"sunday"];
 const DAY: i64 = 86_400;
 
-/// Says when a message was received where its sender did not say when it was made (RFC 9110 §6.6.1).
+/// Adds a `Date` field with the time of receipt to a message without one (RFC 9110 §6.6.1).
 pub fn add_where_missing(headers: &mut HeaderMap, received: SystemTime) {
     if !headers.contains_key(DATE)
         && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(received))
@@ -36,7 +37,7 @@ pub fn parse(value: &[u8], near: SystemTime) -> Option<SystemTime> {
     civil.time()
 }
 
-/// Like [`parse`], with two-digit years in 1970 to 2069, for fields that nothing dates.
+/// Like [`parse`], with two-digit years in 1970 to 2069, for fields without a reference date.
 pub fn parse_undated(value: &[u8]) -> Option<SystemTime> {
     parse(value, SystemTime::UNIX_EPOCH + Duration::from_secs(49 * 31_557_600))
 }
@@ -81,9 +82,9 @@ fn rfc850(value: &[u8], comma: usize, near: SystemTime) -> Option<CivilDate> {
     }
     let [b',', b' ', d1, d2, b'-', m1, m2, m3, b'-', y1, y2, b' '] = *date else { return None };
     let seconds = clock_gmt(rest)?;
-    let (month, day, two) = (month([m1, m2, m3])?, number(&[d1, d2])?, number(&[y1, y2])?);
+    let (month, day, two_digits) = (month([m1, m2, m3])?, number(&[d1, d2])?, number(&[y1, y2])?);
     let latest = year_of(near) + 50;
-    civil(latest - (latest - two).rem_euclid(100), month, day, seconds)
+    civil(latest - (latest - two_digits).rem_euclid(100), month, day, seconds)
 }
 
 /// `Sun Nov  6 08:49:37 1994`.
@@ -100,13 +101,13 @@ fn asctime(value: &[u8]) -> Option<CivilDate> {
     civil(number(&[y1, y2, y3, y4])?, month([m1, m2, m3])?, day, clock(time)?)
 }
 
-/// `08:49:37 GMT`; other zones, even those that mean the same, are no HTTP-date.
+/// `08:49:37 GMT`. Other time zones are invalid in an HTTP-date, even equivalent ones.
 fn clock_gmt(value: &[u8]) -> Option<i64> {
     let (time, zone) = value.split_at_checked(8)?;
     if zone.eq_ignore_ascii_case(b" GMT") { clock(time) } else { None }
 }
 
-/// Seconds since midnight. A leap second counts as the second before it: round to earlier.
+/// Seconds since midnight. A leap second counts as the second before it, so the time rounds down.
 fn clock(time: &[u8]) -> Option<i64> {
     let [h1, h2, b':', m1, m2, b':', s1, s2] = *time else { return None };
     let (hour, minute, second) = (number(&[h1, h2])?, number(&[m1, m2])?, number(&[s1, s2])?);
@@ -145,8 +146,8 @@ fn number(digits: &[u8]) -> Option<i64> {
     })
 }
 
-/// Days from 1970-01-01 in the proleptic Gregorian calendar. Years are counted from March, so that
-/// the leap day is a year's last and months follow one rule.
+/// Days from 1970-01-01 in the proleptic Gregorian calendar. Years start in March here, so the leap day is
+/// the last day of a year and one rule covers all months.
 fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
@@ -154,7 +155,7 @@ fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
     year * 365 + leap_days + day_of_year - 719_468
 }
 
-/// The calendar year of a time; exact to a day, which a 50-year rule can bear.
+/// The calendar year of a time. The result may be off by a day, which the 50-year rule tolerates.
 fn year_of(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let days = i64::try_from(since.as_secs() / DAY.unsigned_abs()).unwrap_or(0);
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_date() {
+    fn any_other_text_is_not_a_date() {
         for text in [
             "0",
             "-1",
@@ -257,13 +258,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_httpdate_writes_is_read_back(seconds in 0u64..253_402_300_800) {
+        fn dates_written_by_httpdate_are_read_back(seconds in 0u64..253_402_300_800) {
             let text = httpdate::fmt_http_date(at(seconds));
             assert_eq!(parse_undated(text.as_bytes()), Some(at(seconds)));
         }
 
         #[test]
-        fn any_bytes_are_a_date_or_not(value in any::<Vec<u8>>(), near in any::<u64>()) {
+        fn any_bytes_are_parsed_without_a_panic(value in any::<Vec<u8>>(), near in any::<u64>()) {
             let near = SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(near));
             let near = near.unwrap_or(SystemTime::UNIX_EPOCH);
             let read = parse(&value, near);
@@ -271,7 +272,7 @@ mod tests {
         }
 
         #[test]
-        fn the_shape_of_a_date_is_enough_to_panic_on_nothing(
+        fn text_in_the_shape_of_a_date_never_panics(
             text in "(Sun|Sunday),? [0-9 ]{2}[ -][A-Za-z]{3}[ -]([0-9]{2}|[0-9]{4}) [0-9:]{8} GMT",
         ) {
             if let Some(read) = parse_undated(text.as_bytes()) {

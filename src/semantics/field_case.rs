@@ -1,31 +1,32 @@
-//! How field names are written in HTTP/1: as they came, where a head came with them.
+//! The letter case of field names in HTTP/1: larder keeps the case of the received head.
 //!
-//! Owns: capitals, which mean nothing (RFC 9110 §5.1) and which some old programs still expect.
-//! Never touches: values, which fields there are.
+//! Owns: the spelling of field names. Case has no meaning (RFC 9110 §5.1), but some old programs depend on
+//! it.
+//! Never touches: values, the set of fields.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header;
 use http::{HeaderMap, HeaderName};
 
-/// The names in a head that was received. Cheap to clone.
+/// The spelling of the field names in a received head. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct FieldCase(Bytes);
 
 impl FieldCase {
-    /// The names in this head, which begins with its start line.
+    /// Takes the names from a head that begins with its start line.
     pub fn of(head: Bytes) -> Self {
         Self(head)
     }
 
     /// Writes fields, each on a line of its own.
     pub fn write(&self, fields: &HeaderMap, out: &mut BytesMut) {
-        // Fields mostly stand in the order in which they came: the next line is looked at first.
+        // Fields mostly are in the order of receipt, so the search starts at the next line.
         let mut at = self.after_line(0);
         for (name, value) in fields {
-            let (spelled, next) = self.find(name, at);
+            let (spelling, next) = self.find(name, at);
             at = next;
-            match spelled {
-                Some(spelled) => out.put_slice(spelled),
+            match spelling {
+                Some(spelling) => out.put_slice(spelling),
                 None => out.put_slice(usual(name).as_bytes()),
             }
             out.put_slice(b": ");
@@ -34,16 +35,16 @@ impl FieldCase {
         }
     }
 
-    /// The spelling of a name, and where to look for the next.
+    /// The spelling of a name, and the position at which to search for the next one.
     fn find(&self, name: &HeaderName, from: usize) -> (Option<&[u8]>, usize) {
         for (mut at, end) in [(from, self.0.len()), (self.after_line(0), from)] {
             while at < end {
                 let next = self.after_line(at);
-                if let Some(spelled) = self.0.get(at..at + name.as_str().len())
-                    && self.0.get(at + spelled.len()) == Some(&b':')
-                    && spelled.eq_ignore_ascii_case(name.as_str().as_bytes())
+                if let Some(spelling) = self.0.get(at..at + name.as_str().len())
+                    && self.0.get(at + spelling.len()) == Some(&b':')
+                    && spelling.eq_ignore_ascii_case(name.as_str().as_bytes())
                 {
-                    return (Some(spelled), next);
+                    return (Some(spelling), next);
                 }
                 at = next;
             }
@@ -53,11 +54,13 @@ impl FieldCase {
 
     fn after_line(&self, at: usize) -> usize {
         let rest = self.0.get(at..).unwrap_or_default();
-        rest.iter().position(|byte| *byte == b'\n').map_or(self.0.len(), |feed| at + feed + 1)
+        rest.iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(self.0.len(), |line_feed| at + line_feed + 1)
     }
 }
 
-/// The spelling of names that did not come in a head of HTTP/1.
+/// The spelling of names that were not in a received HTTP/1 head.
 pub fn usual(name: &HeaderName) -> &str {
     match *name {
         header::ACCEPT_RANGES => "Accept-Ranges",
@@ -75,7 +78,8 @@ pub fn usual(name: &HeaderName) -> &str {
     }
 }
 
-/// Whether a field has one of these names as an origin may read it: CGI and its kin take `_` for `-`.
+/// Whether an origin may read the field's name as one of `known`: CGI and similar interfaces treat `_` as
+/// `-`.
 pub fn names_one_of(name: &HeaderName, known: &[&str]) -> bool {
     let name = name.as_str();
     let same = |known: &str| {
@@ -104,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_written_as_they_came_in_whatever_order() {
+    fn names_keep_their_received_case_in_any_order() {
         let head = "GET / HTTP/1.1\r\nX-API-Key: a\r\nACCEPT: b\r\nx-two: c\r\n\r\n";
         assert_eq!(
             written(head, &[("x-two", "1"), ("accept", "2"), ("x-api-key", "3"), ("via", "4")]),
@@ -113,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_head_names_are_written_as_usual() {
+    fn without_a_head_names_have_their_default_spelling() {
         assert_eq!(
             written("", &[("content-type", "a/b"), ("etag", "1")]),
             "Content-Type: a/b\r\netag: 1\r\n"
@@ -121,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_start_line_is_no_field_and_part_of_a_name_is_no_name() {
+    fn the_start_line_and_longer_names_do_not_match() {
         let head = "Via: x\r\nVia-Long: a\r\n\r\n";
         assert_eq!(written(head, &[("via", "1")]), "via: 1\r\n");
     }

@@ -1,23 +1,23 @@
 //! Comma-separated field values (RFC 9110 §5.6.1), over one or several field lines.
 //!
-//! Owns: where a member ends; a comma inside a quoted string is no end.
-//! Never touches: what a member means.
+//! Owns: splitting into members; a comma inside a quoted string does not end a member.
+//! Never touches: the meaning of a member.
 
 use http::HeaderValue;
 
-/// The members of a list field over all its lines: trimmed, empty ones left out.
+/// The members of a list field over all its lines, trimmed and without empty ones.
 pub fn members<'a>(
     lines: impl IntoIterator<Item = &'a HeaderValue>,
 ) -> impl Iterator<Item = &'a [u8]> {
     lines.into_iter().flat_map(|line| split(line.as_bytes())).filter(|member| !member.is_empty())
 }
 
-/// The members of one line: trimmed, empty ones included.
+/// The members of one line, trimmed, including empty ones.
 pub fn split(line: &[u8]) -> Members<'_> {
     Members { rest: Some(line) }
 }
 
-/// What [`split`] gives.
+/// The iterator that [`split`] returns.
 #[derive(Debug, Clone)]
 pub struct Members<'a> {
     rest: Option<&'a [u8]>,
@@ -29,14 +29,14 @@ impl<'a> Iterator for Members<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         let rest = self.rest?;
         let end = member_end(rest);
-        // The byte at `end` is the comma; without one the line is at its end.
+        // The byte at `end` is the comma. Without a comma the line ends here.
         self.rest = rest.get(end + 1..);
         Some(rest.get(..end).unwrap_or(rest).trim_ascii())
     }
 }
 
-/// The index of the first comma outside a quoted string (RFC 9110 §5.6.4), or the length. A quoted
-/// string that is never closed reaches to the end: nothing in it is taken for a directive.
+/// The index of the first comma outside a quoted string (RFC 9110 §5.6.4), or the length. An unterminated
+/// quoted string extends to the end, so no text in it counts as a directive.
 fn member_end(text: &[u8]) -> usize {
     let mut quoted = false;
     let mut escaped = false;

@@ -1,7 +1,7 @@
-//! How old a response is and how long it stays fresh (RFC 9111 §4.2).
+//! Age and freshness lifetime of a response (RFC 9111 §4.2).
 //!
 //! Owns: the arithmetic of age and lifetime; every result lies between zero and [`MAX_DELTA`].
-//! Never touches: the clock, what a route says about lifetimes.
+//! Never touches: the clock, a route's lifetimes.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,30 +12,30 @@ use crate::semantics::response_metadata::{CacheMetadata, Expires};
 use crate::semantics::status;
 use crate::semantics::storability::CacheKind;
 
-/// RFC 9111 §4.2.2 suggests a tenth of the time since the last change.
-const HEURISTIC_PART: u32 = 10;
-/// More than a clock is set back by when it is only put right.
-const SET_BACK: Duration = Duration::from_secs(60);
-/// A guess is not trusted for longer than this.
-const LONGEST_GUESS: Duration = Duration::from_secs(86_400);
+/// RFC 9111 §4.2.2 suggests a tenth of the time since the last modification.
+const HEURISTIC_DIVISOR: u32 = 10;
+/// Tolerance for a clock that was set back by a small correction.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(60);
+/// Upper bound of a heuristic lifetime.
+const MAX_HEURISTIC: Duration = Duration::from_secs(86_400);
 
 /// The age on arrival (RFC 9111 §4.2.3, `corrected_initial_age`).
 pub fn initial_age(
-    said: &CacheMetadata,
+    metadata: &CacheMetadata,
     request_time: SystemTime,
     response_time: SystemTime,
 ) -> Duration {
-    let apparent_age = said.date.map_or(Duration::ZERO, |date| between(date, response_time));
+    let apparent_age = metadata.date.map_or(Duration::ZERO, |date| between(date, response_time));
     let response_delay = between(request_time, response_time);
-    let corrected_age = said.age.unwrap_or_default().saturating_add(response_delay);
+    let corrected_age = metadata.age.unwrap_or_default().saturating_add(response_delay);
     apparent_age.max(corrected_age).min(MAX_DELTA)
 }
 
-/// The age now (RFC 9111 §4.2.3, `current_age`). A clock that was set back a little adds nothing; what
-/// was received more than a minute ahead of now has an age that nobody knows, and counts as
-/// the oldest: otherwise it would stay fresh until the clock is there again.
+/// The age now (RFC 9111 §4.2.3, `current_age`). A clock that was set back a little adds nothing to the age.
+/// If the response was received more than a minute after `now`, its age is unknown and the result is
+/// [`MAX_DELTA`]; otherwise the response would stay fresh until the clock reaches that time again.
 pub fn current_age(initial_age: Duration, response_time: SystemTime, now: SystemTime) -> Duration {
-    if between(now, response_time) > SET_BACK {
+    if between(now, response_time) > CLOCK_TOLERANCE {
         return MAX_DELTA;
     }
     initial_age.saturating_add(between(response_time, now)).min(MAX_DELTA)
@@ -43,39 +43,39 @@ pub fn current_age(initial_age: Duration, response_time: SystemTime, now: System
 
 /// The lifetime that the origin states (RFC 9111 §4.2.1).
 pub fn explicit_lifetime(
-    said: &CacheMetadata,
+    metadata: &CacheMetadata,
     kind: CacheKind,
     response_time: SystemTime,
 ) -> Option<Duration> {
     let shared_only = match kind {
-        CacheKind::Shared => said.cache_control.s_maxage,
+        CacheKind::Shared => metadata.cache_control.s_maxage,
         CacheKind::Private => None,
     };
-    let stated = shared_only.or(said.cache_control.max_age);
-    stated.or_else(|| match said.expires? {
-        // The origin's own clock on both ends, wherever it stands (§4.2.1).
-        Expires::At(at) => Some(between(said.date.unwrap_or(response_time), at)),
+    let stated = shared_only.or(metadata.cache_control.max_age);
+    stated.or_else(|| match metadata.expires? {
+        // Both times come from the origin's clock, so its offset does not matter (§4.2.1).
+        Expires::At(at) => Some(between(metadata.date.unwrap_or(response_time), at)),
         Expires::Past => Some(Duration::ZERO),
     })
 }
 
-/// The lifetime to guess where the origin states none (RFC 9111 §4.2.2); `None` where no guess is
-/// allowed or there is nothing to guess from.
+/// The heuristic lifetime of a response without an explicit one (RFC 9111 §4.2.2). `None` if a heuristic is
+/// not allowed or the response has no `Last-Modified`.
 pub fn heuristic_lifetime(
-    said: &CacheMetadata,
+    metadata: &CacheMetadata,
     status: StatusCode,
     response_time: SystemTime,
 ) -> Option<Duration> {
     let allowed = status::is_heuristically_cacheable(status)
-        || said.cache_control.has(Directive::Public) && !status::is_never_stored(status);
-    let changed = said.last_modified.as_ref().filter(|_| allowed)?.time;
-    let unchanged_for = between(changed, said.date.unwrap_or(response_time));
-    Some((unchanged_for / HEURISTIC_PART).min(LONGEST_GUESS))
+        || metadata.cache_control.has(Directive::Public) && !status::is_never_stored(status);
+    let changed = metadata.last_modified.as_ref().filter(|_| allowed)?.time;
+    let unchanged_for = between(changed, metadata.date.unwrap_or(response_time));
+    Some((unchanged_for / HEURISTIC_DIVISOR).min(MAX_HEURISTIC))
 }
 
-/// Whether the origin lets a stale answer be served at all (RFC 9111 §4.2.4).
-pub fn may_be_served_stale(said: &CacheMetadata, kind: CacheKind) -> bool {
-    let cache_control = &said.cache_control;
+/// Whether the origin allows a stale response to be served at all (RFC 9111 §4.2.4).
+pub fn may_be_served_stale(metadata: &CacheMetadata, kind: CacheKind) -> bool {
+    let cache_control = &metadata.cache_control;
     let shared_only = match kind {
         // §5.2.2.10: s-maxage implies proxy-revalidate.
         CacheKind::Shared => {
@@ -88,7 +88,7 @@ pub fn may_be_served_stale(said: &CacheMetadata, kind: CacheKind) -> bool {
         && !cache_control.has(Directive::NoCache)
 }
 
-/// From `start` to `end`, zero where `end` is the earlier one.
+/// The time from `start` to `end`, or zero if `end` is earlier.
 fn between(start: SystemTime, end: SystemTime) -> Duration {
     end.duration_since(start).unwrap_or_default().min(MAX_DELTA)
 }

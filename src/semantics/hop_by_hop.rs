@@ -1,7 +1,8 @@
 //! Fields that belong to one connection (RFC 9110 §7.6.1).
 //!
-//! Owns: which fields end at larder, in both directions; what `Connection` may not nominate.
-//! Never touches: framing, which the parsers own; `Host`, which the front door replaces.
+//! Owns: the fields that larder does not forward, in both directions; the fields that `Connection` must not
+//! nominate.
+//! Never touches: framing, which the parsers own; `Host`, which the frontend replaces.
 
 use http::HeaderMap;
 use http::header::{
@@ -24,30 +25,30 @@ const HOP_BY_HOP: [HeaderName; 10] = [
     PROXY_AUTHORIZATION,
 ];
 
-/// Removes what a client says to larder alone.
+/// Removes the fields that a client sends only to larder.
 pub fn strip_request(headers: &mut HeaderMap) {
     strip(headers);
 }
 
-/// Removes what an origin says to larder alone.
+/// Removes the fields that an origin sends only to larder.
 pub fn strip_response(headers: &mut HeaderMap) {
     strip(headers);
 }
 
-/// Removes what has no place behind a body (RFC 9110 §6.5.1): what says how a message is framed, where
-/// it goes, who sent it, how it is cached. Such a field could not be believed any more.
+/// Removes fields that must not be trailers (RFC 9110 §6.5.1): those for message framing, routing,
+/// authentication and caching. After the body such a field comes too late to be trusted.
 pub fn strip_trailers(trailers: &mut HeaderMap) {
     strip(trailers);
-    let unfit: Vec<HeaderName> =
+    let forbidden: Vec<HeaderName> =
         trailers.keys().filter(|name| !may_be_nominated(name)).cloned().collect();
-    for name in unfit {
+    for name in forbidden {
         trailers.remove(name);
     }
 }
 
-/// Whether the message asks to switch protocols (RFC 9110 §7.8). An offer of HTTP/2 in the clear is
-/// none: it may be ignored, RFC 9113 §3.1 has given it up, and Java's client makes it with every
-/// request, which is no reason not to store the answer.
+/// Whether the message requests a protocol switch (RFC 9110 §7.8). An offer of cleartext HTTP/2 (`h2c`) does
+/// not count: a recipient may ignore it, RFC 9113 §3.1 has deprecated it, and Java's client sends it with
+/// every request, whose responses should still be stored.
 pub fn is_upgrade(headers: &HeaderMap) -> bool {
     let mut protocols = field_list::members(headers.get_all(UPGRADE));
     protocols.any(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
@@ -55,12 +56,12 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
             .any(|option| option.eq_ignore_ascii_case(b"upgrade"))
 }
 
-/// Whether the sender reads trailer fields (RFC 9110 §10.1.4).
+/// Whether the sender accepts trailer fields (RFC 9110 §10.1.4).
 pub fn takes_trailers(headers: &HeaderMap) -> bool {
     field_list::members(headers.get_all(TE)).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Whether the field is one of a connection, nominated or not.
+/// Whether the field is hop-by-hop even without being nominated by `Connection`.
 pub fn is_hop_by_hop(name: &HeaderName) -> bool {
     HOP_BY_HOP.contains(name)
 }
@@ -80,9 +81,8 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// `Connection` may not nominate fields meant for all recipients. Whoever could would change the
-/// framing, the authority, the credentials or the caching of what larder passes on
-/// (CVE-2022-45059).
+/// `Connection` must not nominate end-to-end fields. Otherwise a sender could change the framing, the
+/// authority, the credentials or the caching of the messages that larder forwards (CVE-2022-45059).
 fn may_be_nominated(name: &HeaderName) -> bool {
     let name = name.as_str();
     let end_to_end = name.starts_with("content-")
@@ -129,7 +129,7 @@ mod tests {
 
     /// RFC 9110 §6.5.1.
     #[test]
-    fn what_could_not_be_believed_behind_a_body_is_no_trailer() {
+    fn fields_that_must_not_be_trailers_are_removed() {
         let mut trailers = map(&[
             ("grpc-status", "0"),
             ("x-checksum", "1"),
@@ -144,7 +144,7 @@ mod tests {
         ]);
         strip_trailers(&mut trailers);
         let left: Vec<&str> = trailers.keys().map(HeaderName::as_str).collect();
-        assert_eq!(left, ["grpc-status"], "what Connection names ends here too");
+        assert_eq!(left, ["grpc-status"], "fields that Connection nominates are removed too");
     }
 
     fn stripped(fields: &[(&'static str, &'static str)]) -> Vec<String> {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_connections_own_fields_and_those_it_nominates_end_here() {
+    fn hop_by_hop_and_nominated_fields_are_removed() {
         assert_eq!(
             stripped(&[
                 ("connection", "close, X-One"),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_nominates_no_end_to_end_field() {
+    fn connection_cannot_nominate_end_to_end_fields() {
         // PAR-15, CVE-2022-45059.
         let fields = [
             ("host", "h"),
@@ -216,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_to_http_2_in_the_clear_is_none() {
+    fn an_offer_of_cleartext_http_2_is_not_an_upgrade() {
         // Java's HttpClient offers it with every request that is not TLS.
-        let asks =
+        let upgrades =
             |protocols| is_upgrade(&map(&[("connection", "upgrade"), ("upgrade", protocols)]));
-        assert!(!asks("h2c"));
-        assert!(!asks("H2C, h2c"));
-        assert!(!asks(""));
-        assert!(asks("h2c, websocket"));
+        assert!(!upgrades("h2c"));
+        assert!(!upgrades("H2C, h2c"));
+        assert!(!upgrades(""));
+        assert!(upgrades("h2c, websocket"));
         let fields = [
             ("connection", "Upgrade, HTTP2-Settings"),
             ("http2-settings", "AAEAAEAA"),
@@ -234,7 +234,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_connection_field_leaves_nothing_hop_by_hop(value in any::<Vec<u8>>()) {
+        fn no_hop_by_hop_field_remains_with_any_connection_field(value in any::<Vec<u8>>()) {
             let mut headers: HeaderMap = HOP_BY_HOP
                 .iter()
                 .map(|name| (name.clone(), HeaderValue::from_static("x")))

@@ -1,7 +1,7 @@
-//! What a change at the origin makes useless (RFC 9111 §4.4).
+//! Invalidation of stored responses by unsafe methods (RFC 9111 §4.4).
 //!
-//! Owns: which targets an unsafe method's answer invalidates.
-//! Never touches: the store; purges, which are the operator's.
+//! Owns: the targets that the response to an unsafe request invalidates.
+//! Never touches: the store; purges, which the operator requests.
 
 use http::header::{CONTENT_LOCATION, HeaderName, LOCATION};
 use http::{HeaderMap, StatusCode};
@@ -10,45 +10,46 @@ use crate::semantics::method;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 
-/// The targets whose stored answers the exchange makes useless. A method nobody knows may have
-/// changed anything; an error changed nothing; another origin's answers are not this one's to drop.
-/// `moved` gives the target by which a resource is known, where it is another one.
+/// The targets whose stored responses this request and response invalidate. An unknown method counts as
+/// unsafe, an error response invalidates nothing, and an origin cannot invalidate the responses of another
+/// origin. `moved` maps a target to the one under which larder stores the resource, if that differs.
 pub fn targets(
-    asked: &ProxyRequest,
+    request: &ProxyRequest,
     status: StatusCode,
     headers: &HeaderMap,
     moved: impl Fn(&Target) -> Option<Target>,
 ) -> Vec<Target> {
-    if !may_change(asked) || !(status.is_success() || status.is_redirection()) {
+    if !may_change(request) || !(status.is_success() || status.is_redirection()) {
         return Vec::new();
     }
-    let mut targets = vec![asked.target.clone()];
+    let mut targets = vec![request.target.clone()];
     for name in [LOCATION, CONTENT_LOCATION] {
-        let Some(named) = reference(asked, headers, &name) else { continue };
-        let named = moved(&named).unwrap_or(named);
-        if named.same_origin(&asked.target) && !targets.contains(&named) {
-            targets.push(named);
+        let Some(location) = reference(request, headers, &name) else { continue };
+        let location = moved(&location).unwrap_or(location);
+        if location.same_origin(&request.target) && !targets.contains(&location) {
+            targets.push(location);
         }
     }
     targets
 }
 
-/// Whether the request may change something: not by a method that only asks, unless something replaces it by
-/// another.
-pub fn may_change(asked: &ProxyRequest) -> bool {
-    !method::is_safe(&asked.method) || asked.is_overridden()
+/// Whether the request may change state at the origin: its method is not safe, or a field or parameter
+/// overrides it.
+pub fn may_change(request: &ProxyRequest) -> bool {
+    !method::is_safe(&request.method) || request.is_overridden()
 }
 
-/// Whether an answer with this status leaves open what became of the request: a gateway says it that does not
-/// know, or what follows is said in another protocol. A 500 is the origin's own word.
+/// Whether a response with this status leaves the effect of the request unknown: a gateway reports an error
+/// without knowing the origin's result, or the exchange continues in another protocol. A 500 comes from the
+/// origin itself.
 pub fn leaves_open(status: StatusCode) -> bool {
     matches!(status.as_u16(), 101 | 502 | 504 | 520 | 522 | 524)
 }
 
-fn reference(asked: &ProxyRequest, headers: &HeaderMap, name: &HeaderName) -> Option<Target> {
-    // Raw UTF-8 is common here though `to_str` refuses it.
+fn reference(request: &ProxyRequest, headers: &HeaderMap, name: &HeaderName) -> Option<Target> {
+    // Raw UTF-8 is common here, but `to_str` rejects it.
     let reference = std::str::from_utf8(headers.get(name)?.as_bytes()).ok()?;
-    asked.target.resolve(reference)
+    request.target.resolve(reference)
 }
 
 #[cfg(test)]
@@ -61,10 +62,10 @@ mod tests {
     use crate::semantics::request::ProxyRequest;
     use crate::semantics::target::Target;
 
-    fn asked(method: &str) -> ProxyRequest {
-        let mut asked = ProxyRequest::get(Target::absolute("http://h/a/b?c").unwrap());
-        asked.method = Method::from_bytes(method.as_bytes()).unwrap();
-        asked
+    fn request(method: &str) -> ProxyRequest {
+        let mut request = ProxyRequest::get(Target::absolute("http://h/a/b?c").unwrap());
+        request.method = Method::from_bytes(method.as_bytes()).unwrap();
+        request
     }
 
     fn invalidated(
@@ -77,7 +78,7 @@ mod tests {
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
         let status = StatusCode::from_u16(status).unwrap();
-        targets(&asked(method), status, &headers, |_| None)
+        targets(&request(method), status, &headers, |_| None)
             .iter()
             .map(ToString::to_string)
             .collect()
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn locations_of_the_same_origin_go_too_and_others_never() {
+    fn same_origin_locations_are_invalidated_and_others_never() {
         let own = [("location", "../x"), ("content-location", "http://h:80/y")];
         assert_eq!(invalidated("POST", 201, &own), ["http://h/a/b?c", "http://h/x", "http://h/y"]);
         for other in ["http://other/x", "https://h/x", "//h:81/x", "mailto:x", "http://h/ x", ""] {
@@ -114,14 +115,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_location_reaches_another_origin(location in any::<Vec<u8>>(), path in "[ -~]{0,20}") {
+        fn no_location_invalidates_another_origin(location in any::<Vec<u8>>(), path in "[ -~]{0,20}") {
             for bytes in [location, path.clone().into_bytes(), format!("//{path}").into_bytes()] {
                 let Ok(value) = HeaderValue::from_bytes(&bytes) else { continue };
                 let mut headers = HeaderMap::new();
                 headers.insert("location", value);
-                let asked = asked("POST");
-                let found = targets(&asked, StatusCode::OK, &headers, |_| None);
-                assert!(found.iter().all(|target| target.same_origin(&asked.target)));
+                let request = request("POST");
+                let found = targets(&request, StatusCode::OK, &headers, |_| None);
+                assert!(found.iter().all(|target| target.same_origin(&request.target)));
             }
         }
     }

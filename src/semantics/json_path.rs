@@ -1,32 +1,32 @@
-//! Where in a JSON body something stands (RFC 9535).
+//! JSON paths into bodies (RFC 9535).
 //!
-//! Owns: how such a place is written and looked up. Never touches: what it means.
+//! Owns: parsing and evaluating a path. Never touches: the meaning of the value found.
 
 use std::fmt;
 
 use serde_json::Value;
 
-/// A query such as `$.status.error_code`. Two are equal when they are written alike.
+/// A query such as `$.status.error_code`. Two queries are equal if their texts are equal.
 #[derive(Clone)]
 pub struct JsonPath {
     text: Box<str>,
     query: serde_json_path::JsonPath,
 }
 
-/// A text that is no such query.
+/// The text is not a valid JSON path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no JSON path (RFC 9535): {0}")]
+#[error("not a JSON path (RFC 9535): {0}")]
 pub struct ParseError(String);
 
 impl JsonPath {
-    /// The query that `text` writes.
+    /// Parses a query.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let query = serde_json_path::JsonPath::parse(text)
             .map_err(|error| ParseError(error.message().to_owned()))?;
         Ok(Self { text: text.into(), query })
     }
 
-    /// The first value that it finds in `body`.
+    /// The first value that the query finds in `body`.
     pub fn first<'v>(&self, body: &'v Value) -> Option<&'v Value> {
         self.query.query(body).first()
     }
@@ -59,7 +59,7 @@ mod tests {
     use crate::semantics::json_path::JsonPath;
 
     #[test]
-    fn a_path_finds_the_first_value_that_it_names() {
+    fn a_path_finds_its_first_matching_value() {
         let body = json!({ "status": { "error_code": 1008, "notes": ["a", "b"] } });
         let table = [
             ("$.status.error_code", Some(json!(1008))),
@@ -76,10 +76,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_path_is_an_error_that_says_so() {
+    fn invalid_paths_are_rejected_with_an_error() {
         for text in ["", "status.error_code", "$.", "$[", "$..", "$.a b"] {
             let error = JsonPath::parse(text).expect_err(text).to_string();
-            assert!(error.starts_with("no JSON path"), "{error}");
+            assert!(error.starts_with("not a JSON path"), "{error}");
         }
     }
 }

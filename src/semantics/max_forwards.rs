@@ -1,11 +1,11 @@
-//! `Max-Forwards` (RFC 9110 §7.6.2): how often an `OPTIONS` or `TRACE` is still passed on.
+//! `Max-Forwards` (RFC 9110 §7.6.2): the number of times that an `OPTIONS` or `TRACE` may still be forwarded.
 //!
-//! Owns: reading it and counting it down. Never touches: what is answered at the last hop.
+//! Owns: reading and decrementing the field. Never touches: the response of the last hop.
 
 use http::header::MAX_FORWARDS;
 use http::{HeaderMap, HeaderValue, Method};
 
-/// How often the request may still be passed on; `None`: nothing bounds that.
+/// The number of times that the request may still be forwarded. `None` means no limit.
 pub fn left(method: &Method, headers: &HeaderMap) -> Option<u64> {
     if !matches!(*method, Method::OPTIONS | Method::TRACE) {
         return None;
@@ -13,11 +13,11 @@ pub fn left(method: &Method, headers: &HeaderMap) -> Option<u64> {
     let mut values = headers.get_all(MAX_FORWARDS).iter();
     let (value, more) = (values.next()?.to_str().ok()?.trim(), values.next().is_some());
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    // More than fits is as good as no bound; what is no number binds nobody.
+    // A number that does not fit is as good as no limit, and an invalid value sets no limit.
     value.parse().ok().filter(|_| digits && !more)
 }
 
-/// Counts it down for the next hop.
+/// Decrements the field for the next hop.
 pub fn count_down(method: &Method, headers: &mut HeaderMap) {
     if let Some(left) = left(method, headers) {
         headers.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_options_and_trace_are_counted_down() {
+    fn only_options_and_trace_are_decremented() {
         for (method, value, next) in [
             ("OPTIONS", "3", "2"),
             ("TRACE", "1", "0"),

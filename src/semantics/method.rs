@@ -1,8 +1,8 @@
-//! Methods as IANA's registry has them (RFC 9110 §16.1).
+//! Methods in IANA's registry (RFC 9110 §16.1), and method overrides.
 //!
-//! Owns: which methods are safe and which may be repeated, and whether a request means another than its own.
-//! What is not registered is neither.
-//! Never touches: what a route says about methods.
+//! Owns: the safe and the idempotent methods (an unregistered method is neither), and detection of requests
+//! that override their method.
+//! Never touches: a route's settings for methods.
 
 use http::{HeaderMap, HeaderName, Method};
 
@@ -11,11 +11,11 @@ use crate::semantics::field_case;
 use crate::semantics::query::{decoded, pieces};
 use crate::semantics::target::Target;
 
-/// Registered as safe (RFC 9110 §9.2.1). `QUERY` is on its way into the registry.
+/// Methods registered as safe (RFC 9110 §9.2.1). The registration of `QUERY` is in progress.
 const SAFE: [&str; 9] =
     ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
 
-/// Registered as idempotent beyond those (RFC 9110 §9.2.2).
+/// Methods registered as idempotent but not as safe (RFC 9110 §9.2.2).
 const IDEMPOTENT: [&str; 27] = [
     "ACL",
     "BASELINE-CONTROL",
@@ -46,18 +46,18 @@ const IDEMPOTENT: [&str; 27] = [
     "VERSION-CONTROL",
 ];
 
-/// Whether the method only asks. Any other may have changed something.
+/// Whether the method is safe. Any other method may change state at the origin.
 pub fn is_safe(method: &Method) -> bool {
     SAFE.contains(&method.as_str())
 }
 
-/// Whether making the request twice is meant to do what making it once does.
+/// Whether repeating the request is defined to have the same effect as sending it once.
 pub fn is_idempotent(method: &Method) -> bool {
     is_safe(method) || IDEMPOTENT.contains(&method.as_str())
 }
 
-/// Fields by which some frameworks let a client name another method than the one it uses.
-const OVERRIDES: [&str; 13] = [
+/// Fields by which some frameworks let a client override the method of its request.
+const OVERRIDE_FIELDS: [&str; 13] = [
     "http-method-override",
     "method-override",
     "x-http-verb",
@@ -73,9 +73,10 @@ const OVERRIDES: [&str; 13] = [
     "x-restli-method",
 ];
 
-/// Query parameters by which some do so, in small letters and without signs: `_method` (Rails, Laravel, Symfony),
-/// `X-HTTP-Method-Override` (Google), `_method_override`, `httpMethod`.
-const PARAMS: [&str; 9] = [
+/// Query parameters by which some frameworks let a client override the method: `_method` (Rails, Laravel,
+/// Symfony), `X-HTTP-Method-Override` (Google), `_method_override`, `httpMethod`. Listed in lower case and
+/// without punctuation.
+const OVERRIDE_PARAMS: [&str; 9] = [
     "method",
     "xmethod",
     "methodoverride",
@@ -87,39 +88,44 @@ const PARAMS: [&str; 9] = [
     "overridemethod",
 ];
 
-/// What `method` alone has to say to count (Facebook, Akka): many an API calls its functions so.
-const OVERRIDING: [&str; 4] = ["DELETE", "PATCH", "POST", "PUT"];
+/// Values that make a plain `method` parameter an override (Facebook, Akka). Many APIs use that parameter for
+/// other purposes, such as function names.
+const OVERRIDE_METHODS: [&str; 4] = ["DELETE", "PATCH", "POST", "PUT"];
 
-/// Whether a request names another method than its own.
+/// Whether a field or query parameter of the request names a method other than its own.
 pub fn is_overridden(method: &Method, target: &Target, headers: &HeaderMap) -> bool {
-    // Every request asks: looking at its names costs less than looking for these.
+    // This runs for every request: scanning its field names costs less than looking up each known name.
     let overrides = |name: &HeaderName| {
-        name.as_str().starts_with(['x', 'h', 'm']) && field_case::names_one_of(name, &OVERRIDES)
+        name.as_str().starts_with(['x', 'h', 'm'])
+            && field_case::names_one_of(name, &OVERRIDE_FIELDS)
     };
     headers.keys().any(overrides)
         || target.query().is_some_and(|query| is_overridden_in(query, method))
 }
 
-/// The same of its query alone.
+/// Like [`is_overridden`], for the query alone.
 fn is_overridden_in(query: &str, method: &Method) -> bool {
-    // Few queries have anything of that kind: in most there is no `tho`, and nothing encoded.
+    // Fast path: most queries contain neither `tho` (as in `method`) nor percent-encoding.
     if !has_three_in_any_case(query, *b"tho") && !has_byte(query, |byte| byte == b'%') {
         return false;
     }
     query.split('&').flat_map(pieces).any(|(name, value)| {
         let value = value.map(decoded).unwrap_or_default();
         let value = value.trim_matches(|sign: char| sign.is_whitespace() || sign.is_control());
-        let named = |methods: &[&str]| methods.iter().any(|one| one.eq_ignore_ascii_case(value));
+        let is_one_of =
+            |methods: &[&str]| methods.iter().any(|known| known.eq_ignore_ascii_case(value));
         let is_another = !value.is_empty() && !value.eq_ignore_ascii_case(method.as_str());
-        is_another && param(&name).is_some_and(|bare| !bare || named(&OVERRIDING))
+        is_another
+            && override_param(&name)
+                .is_some_and(|is_plain| !is_plain || is_one_of(&OVERRIDE_METHODS))
     })
 }
 
-/// Whether a parameter of this name is `method` alone; `None`: it names no method.
-fn param(name: &str) -> Option<bool> {
+/// Whether the parameter's name is plain `method`. `None` if it is not an override parameter.
+fn override_param(name: &str) -> Option<bool> {
     let letters = || name.bytes().filter(u8::is_ascii_alphanumeric);
     let is = |known: &&str| letters().map(|byte| byte.to_ascii_lowercase()).eq(known.bytes());
-    let known = PARAMS.iter().find(|known| is(known))?;
+    let known = OVERRIDE_PARAMS.iter().find(|known| is(known))?;
     Some(*known == "method" && letters().count() == name.len())
 }
 
@@ -132,7 +138,7 @@ mod tests {
     use crate::semantics::target::Target;
 
     #[test]
-    fn a_parameter_that_names_another_method_is_told_from_data() {
+    fn method_override_parameters_are_distinguished_from_data() {
         for (query, is) in [
             ("_method=DELETE", true),
             ("page=1&_method=delete", true),
@@ -175,7 +181,7 @@ mod tests {
     #[test]
     fn fields_and_the_query_may_override_a_method() {
         let plain = Target::absolute("http://h/_method=DELETE").unwrap();
-        let named = Target::absolute("http://h/x?_method=DELETE").unwrap();
+        let overriding = Target::absolute("http://h/x?_method=DELETE").unwrap();
         let field = |name| HeaderMap::from_iter([(name, HeaderValue::from_static("DELETE"))]);
         let with = HeaderName::from_static("x-http-method-override");
         let other = HeaderName::from_static("x-other");
@@ -183,7 +189,7 @@ mod tests {
             (&plain, HeaderMap::new(), false),
             (&plain, field(other), false),
             (&plain, field(with), true),
-            (&named, HeaderMap::new(), true),
+            (&overriding, HeaderMap::new(), true),
         ] {
             assert_eq!(is_overridden(&Method::GET, target, &headers), is);
         }
@@ -197,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn methods_are_as_registered_and_unknown_ones_are_neither() {
+    fn unregistered_methods_are_neither_safe_nor_idempotent() {
         for (method, safe, idempotent) in [
             ("GET", true, true),
             ("HEAD", true, true),

@@ -1,28 +1,30 @@
-//! What all patterns of paths in a configuration have in common: `/a/{b}/**`.
+//! The common syntax of path patterns in a configuration: `/a/{b}/**`.
 //!
-//! Owns: that a pattern is written from the root, as paths are sent, and where `**` may stand. Never touches:
-//! what a segment may be and which paths are meant (`route::pattern`, `redaction`): there they differ.
+//! Owns: checks that a pattern starts at the root, has only characters that paths are sent with, and has `**`
+//! only at its end.
+//! Never touches: the syntax of a segment and the matching of paths, which differ between `route::pattern`
+//! and `redaction`.
 
-/// A pattern taken apart.
+/// A parsed pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PathTemplate<'t> {
-    /// What stands between the first slash and a last `/**`; `None`: nothing but `/**`.
+    /// The text between the first slash and a final `/**`. `None` if the pattern is just `/**`.
     path: Option<&'t str>,
-    /// Whether it ends in `/**`: anything further, also nothing.
+    /// Whether the pattern ends in `/**`, which matches any further segments or none.
     pub rest: bool,
 }
 
-/// Why a text is no such pattern.
+/// The reason why a text is not a valid pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathTemplateError {
-    /// Not from the root.
+    /// The pattern does not start at the root.
     #[error("does not begin with `/`")]
     Slash,
     /// `/a?b=c`, `/a#b`
     #[error("has a query or fragment")]
     Query,
-    /// A control character, a space, or one outside ASCII.
+    /// A control character, a space, or a character outside ASCII.
     #[error("has a character that is never sent in a path as it is")]
     Character,
     /// `/a**`, `/**/a`
@@ -31,7 +33,7 @@ pub enum PathTemplateError {
 }
 
 impl<'t> PathTemplate<'t> {
-    /// Takes a pattern apart as it stands in the configuration.
+    /// Parses a pattern from the configuration.
     pub fn read(text: &'t str) -> Result<Self, PathTemplateError> {
         let path = text.strip_prefix('/').ok_or(PathTemplateError::Slash)?;
         if path.contains(['?', '#']) {
@@ -40,16 +42,16 @@ impl<'t> PathTemplate<'t> {
         if !path.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(PathTemplateError::Character);
         }
-        let outline = match path.strip_suffix("/**") {
+        let template = match path.strip_suffix("/**") {
             _ if path == "**" => Self { path: None, rest: true },
             Some(before) => Self { path: Some(before), rest: true },
             None => Self { path: Some(path), rest: false },
         };
-        let again = outline.path.is_some_and(|path| path.contains("**"));
-        if again { Err(PathTemplateError::Rest) } else { Ok(outline) }
+        let again = template.path.is_some_and(|path| path.contains("**"));
+        if again { Err(PathTemplateError::Rest) } else { Ok(template) }
     }
 
-    /// Its segments, empty ones too.
+    /// The segments, including empty ones.
     pub fn segments(self) -> impl Iterator<Item = &'t str> {
         self.path.into_iter().flat_map(|path| path.split('/'))
     }
@@ -60,7 +62,7 @@ mod tests {
     use super::{PathTemplate, PathTemplateError};
 
     #[test]
-    fn a_pattern_is_a_path_from_the_root_whose_last_segment_may_be_anything_further() {
+    fn a_pattern_starts_at_the_root_and_may_end_in_a_rest_wildcard() {
         for (text, segments, rest) in [
             ("/", &[""][..], false),
             ("/**", &[], true),
@@ -68,9 +70,9 @@ mod tests {
             ("/a//b/**", &["a", "", "b"], true),
             ("//**", &[""], true),
         ] {
-            let outline = PathTemplate::read(text).unwrap();
+            let template = PathTemplate::read(text).unwrap();
             assert_eq!(
-                (outline.segments().collect::<Vec<_>>(), outline.rest),
+                (template.segments().collect::<Vec<_>>(), template.rest),
                 (segments.into(), rest)
             );
         }

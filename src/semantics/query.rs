@@ -1,20 +1,20 @@
-//! A raw query taken apart, as some origin could read it.
+//! Parsing of a raw query in all the ways that origins may parse it.
 //!
-//! Owns: names and values of a parameter. Names are compared decoded and `;` is taken for a second
-//! separator, so that neither an odd spelling nor an origin that splits elsewhere smuggles a parameter
-//! past a rule. Never touches: the meaning of a name.
+//! Owns: names and values of a parameter. Names are compared decoded, and `;` counts as a second separator,
+//! so neither an unusual encoding nor an origin with other separators lets a parameter bypass a rule.
+//! Never touches: the meaning of a name.
 
 use std::borrow::Cow;
 
 use crate::semantics::byte_search::{has_byte, kinds, table};
 
-/// The names in one parameter (what stands between two `&`), decoded: one, or several where a `;`
-/// stands inside.
+/// The decoded names in one parameter (the text between two `&`). A parameter that contains `;` has several
+/// names.
 pub fn names(param: &str) -> impl Iterator<Item = Cow<'_, str>> {
     pieces(param).map(|(name, _)| name)
 }
 
-/// Each name in one parameter, decoded, with its value as sent; `None`: no `=`.
+/// Each decoded name in one parameter with its raw value. The value is `None` if there is no `=`.
 pub fn pieces(param: &str) -> impl Iterator<Item = (Cow<'_, str>, Option<&str>)> {
     param.split(';').map(|piece| match piece.split_once('=') {
         Some((name, value)) => (decoded(name), Some(value)),
@@ -22,21 +22,22 @@ pub fn pieces(param: &str) -> impl Iterator<Item = (Cow<'_, str>, Option<&str>)>
     })
 }
 
-/// All but those of names and plain values.
-static SIGNS: [u8; 256] =
+/// Marks all bytes except those of names and plain values.
+static SPECIAL: [u8; 256] =
     table(&[(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.,~=", 0)], 1);
 
-/// Name and value of a parameter in which no sign means anything but the first `=`: nothing in it is encoded,
-/// nests or separates. Most are so. `None`: this one may be read in more ways.
+/// Name and value of a parameter that has no special character but one `=`: nothing in it is encoded or
+/// nested, and there is no further separator. Most parameters are simple. `None` if the parameter needs a
+/// full parse.
 pub fn simple(param: &str) -> Option<(&str, &str)> {
-    if kinds(param, &SIGNS) != 0 {
+    if kinds(param, &SPECIAL) != 0 {
         return None;
     }
     let (name, value) = param.split_once('=').unwrap_or((param, ""));
     (!has_byte(value, |byte| byte == b'=')).then_some((name, value))
 }
 
-/// A name or value as its sender meant it (`application/x-www-form-urlencoded`).
+/// Decodes a name or value (`application/x-www-form-urlencoded`).
 pub fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {
         return Cow::Borrowed(text);

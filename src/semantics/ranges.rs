@@ -1,4 +1,4 @@
-//! Ranges of a body (RFC 9110 §14): which of them a request asks for, and which one a part is.
+//! Byte ranges of a body (RFC 9110 §14): the ranges that a request selects, and the range of a 206.
 //!
 //! Owns: `Range` in bytes, `If-Range`, `Content-Range` in both directions.
 //! Never touches: bodies; the multipart form of several ranges (`byteranges`).
@@ -9,12 +9,12 @@ use http::header::{CONTENT_RANGE, HeaderValue, IF_RANGE, RANGE};
 use crate::semantics::date;
 use crate::semantics::response_metadata::CacheMetadata;
 
-/// How many separate ranges one answer carries at most. Each costs a head of its own: asked for in
-/// thousands they cost more than the body (RFC 9110 §17.15).
-const MOST_PARTS: usize = 16;
+/// Maximum number of separate ranges in one response. Each part has its own header, so thousands of parts
+/// would be larger than the body (RFC 9110 §17.15).
+const MAX_PARTS: usize = 16;
 
-/// How many ranges are read of one request at most.
-const MOST_ASKED: usize = 256;
+/// Maximum number of ranges that are parsed from one request.
+const MAX_REQUESTED: usize = 256;
 
 /// The bytes from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,61 +26,61 @@ pub struct ByteRange {
 }
 
 impl ByteRange {
-    /// How many bytes.
+    /// The number of bytes.
     pub fn length(self) -> u64 {
         (self.last - self.first).saturating_add(1)
     }
 
-    /// Whether every byte of `other` is one of these.
+    /// Whether this range contains every byte of `other`.
     pub fn holds(self, other: Self) -> bool {
         self.first <= other.first && other.last <= self.last
     }
 
-    /// Whether the two have bytes in common or lie next to each other.
+    /// Whether the two ranges overlap or are adjacent.
     pub fn touches(self, other: Self) -> bool {
         self.first <= other.last.saturating_add(1) && other.first <= self.last.saturating_add(1)
     }
 }
 
-/// How much of a body is asked for.
+/// The part of a body that a request selects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RangeSelection {
-    /// All of it: a 200.
+    /// The whole body: a 200.
     Whole,
-    /// This, within the body: a 206.
+    /// One range within the body: a 206.
     Part(ByteRange),
-    /// These, two or more, within the body, in the order they were asked for: a 206 in several parts.
-    /// No byte is in two of them.
+    /// Two or more ranges within the body, in the order of the request: a multipart 206. The ranges do not
+    /// overlap.
     Parts(Vec<ByteRange>),
-    /// Nothing of it: a 416.
+    /// No range within the body: a 416.
     Unsatisfiable,
 }
 
-/// Which part of a stored 200's body of `len` bytes a `GET` asks for. What is no range of bytes gets
-/// the whole, and so do more ranges than an answer should carry (RFC 9110 §14.2 allows both).
-pub fn evaluate(asked: &HeaderMap, said: &CacheMetadata, len: u64) -> RangeSelection {
-    let Some(ranges) = asked_for(asked) else { return RangeSelection::Whole };
-    if !if_range_holds(asked, said) {
+/// Selects the part of a stored 200's body of `len` bytes for a `GET`. An invalid range, another range unit,
+/// or too many ranges select the whole body (RFC 9110 §14.2 allows this).
+pub fn evaluate(request: &HeaderMap, metadata: &CacheMetadata, len: u64) -> RangeSelection {
+    let Some(ranges) = requested_ranges(request) else { return RangeSelection::Whole };
+    if !if_range_matches(request, metadata) {
         return RangeSelection::Whole;
     }
     let within: Vec<ByteRange> = ranges.iter().filter_map(|range| range.within(len)).collect();
-    let parts = joined(&within);
+    let parts = merged(&within);
     match *parts {
         [] => RangeSelection::Unsatisfiable,
         [part] => RangeSelection::Part(part),
-        _ if parts.len() > MOST_PARTS => RangeSelection::Whole,
+        _ if parts.len() > MAX_PARTS => RangeSelection::Whole,
         _ => RangeSelection::Parts(parts),
     }
 }
 
-/// Whether a request asks for exactly one range of bytes: the only kind that a part of a body can
-/// answer, and whose answer can be kept as one.
-pub fn is_single(asked: &HeaderMap) -> bool {
-    asked_for(asked).is_some_and(|ranges| ranges.len() == 1)
+/// Whether a request has exactly one byte range. Only such a request can be served from a partial body, and
+/// only its response can be stored as one.
+pub fn is_single(request: &HeaderMap) -> bool {
+    requested_ranges(request).is_some_and(|ranges| ranges.len() == 1)
 }
 
-/// Which bytes of how many a 206 of one part holds (RFC 9110 §14.4); `None` where it does not say,
-/// says it twice, or contradicts itself.
+/// The byte range of a single-part 206, and the length of the whole body (RFC 9110 §14.4). `None` if
+/// `Content-Range` is missing, repeated, invalid or contradictory.
 pub fn held(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
     let mut lines = headers.get_all(CONTENT_RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
@@ -93,23 +93,23 @@ pub fn held(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
     let first = number(range.get(..dash)?)?;
     let last = number(range.get(dash + 1..slash)?)?;
     let total = number(range.get(slash + 1..)?)?;
-    // A number too large for any body was clamped: then it says nothing.
+    // A number that is too large for any body was clamped, so it is meaningless.
     (first <= last && last < total && total < u64::MAX)
         .then_some((ByteRange { first, last }, total))
 }
 
 /// `Content-Range` of a 206.
 pub fn content_range(part: ByteRange, len: u64) -> HeaderValue {
-    written(format!("bytes {}-{}/{len}", part.first, part.last))
+    header_value(format!("bytes {}-{}/{len}", part.first, part.last))
 }
 
 /// `Content-Range` of a 416.
 pub fn unsatisfied_range(len: u64) -> HeaderValue {
-    written(format!("bytes */{len}"))
+    header_value(format!("bytes */{len}"))
 }
 
-fn written(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("digits and punctuation are a field value")
+fn header_value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("digits and punctuation are a valid field value")
 }
 
 enum Range {
@@ -118,7 +118,7 @@ enum Range {
 }
 
 impl Range {
-    /// Its bytes of a body of `len`, if it has any.
+    /// The bytes of this range in a body of `len` bytes, if it has any.
     fn within(&self, len: u64) -> Option<ByteRange> {
         match *self {
             Self::From { first, last } if first < len => {
@@ -132,18 +132,18 @@ impl Range {
     }
 }
 
-/// The ranges of bytes of a request, one at least; `None` where it asks for none that larder reads.
-fn asked_for(asked: &HeaderMap) -> Option<Vec<Range>> {
-    let mut lines = asked.get_all(RANGE).iter();
+/// The byte ranges of a request, at least one. `None` if it has no `Range` that larder supports.
+fn requested_ranges(request: &HeaderMap) -> Option<Vec<Range>> {
+    let mut lines = request.get_all(RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let (unit, set) = line.as_bytes().split_at_checked(6)?;
     if !unit.eq_ignore_ascii_case(b"bytes=") {
         return None;
     }
     let members = set.split(|&b| b == b',').map(<[u8]>::trim_ascii);
-    let members = members.filter(|member| !member.is_empty()).take(MOST_ASKED + 1);
+    let members = members.filter(|member| !member.is_empty()).take(MAX_REQUESTED + 1);
     let ranges: Vec<Range> = members.map(parse).collect::<Option<_>>()?;
-    (1..=MOST_ASKED).contains(&ranges.len()).then_some(ranges)
+    (1..=MAX_REQUESTED).contains(&ranges.len()).then_some(ranges)
 }
 
 /// `a-b`, `a-` or `-n`.
@@ -159,26 +159,27 @@ fn parse(range: &[u8]) -> Option<Range> {
     }
 }
 
-/// The ranges with those that overlap or adjoin made one (RFC 9110 §15.3.7.2), each where the first
-/// of its members stood. Those with a gap between them stay apart: a client finds what it asked for.
-fn joined(spans: &[ByteRange]) -> Vec<ByteRange> {
-    let mut order: Vec<(ByteRange, usize)> = spans.iter().copied().zip(0..).collect();
+/// Merges ranges that overlap or are adjacent (RFC 9110 §15.3.7.2). A merged range takes the position of its
+/// first member. Ranges with a gap between them stay separate, so a client finds the ranges that it
+/// requested.
+fn merged(ranges: &[ByteRange]) -> Vec<ByteRange> {
+    let mut order: Vec<(ByteRange, usize)> = ranges.iter().copied().zip(0..).collect();
     order.sort_unstable();
-    let mut joined: Vec<(usize, ByteRange)> = Vec::with_capacity(order.len());
-    for (span, place) in order {
-        match joined.last_mut() {
-            Some((first_place, known)) if known.touches(span) => {
-                known.last = known.last.max(span.last);
-                *first_place = place.min(*first_place);
+    let mut merged: Vec<(usize, ByteRange)> = Vec::with_capacity(order.len());
+    for (range, position) in order {
+        match merged.last_mut() {
+            Some((first_position, known)) if known.touches(range) => {
+                known.last = known.last.max(range.last);
+                *first_position = position.min(*first_position);
             }
-            Some(_) | None => joined.push((place, span)),
+            Some(_) | None => merged.push((position, range)),
         }
     }
-    joined.sort_unstable();
-    joined.into_iter().map(|(_, span)| span).collect()
+    merged.sort_unstable();
+    merged.into_iter().map(|(_, range)| range).collect()
 }
 
-/// A position; one too large for any body stays too large for any body.
+/// Parses a position. A position that is too large is clamped to a value that is too large for any body.
 fn number(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return None;
@@ -187,21 +188,23 @@ fn number(digits: &[u8]) -> Option<u64> {
     Some(digits.iter().fold(0, add))
 }
 
-/// RFC 9110 §13.1.5: the client's part and the stored body must be of the same bytes, which only a
-/// strong validator promises. No `If-Range` asks for nothing.
-fn if_range_holds(asked: &HeaderMap, said: &CacheMetadata) -> bool {
-    let mut lines = asked.get_all(IF_RANGE).iter();
+/// RFC 9110 §13.1.5: the client's part and the stored body must have the same bytes, which only a strong
+/// validator guarantees. Without `If-Range` there is no such condition.
+fn if_range_matches(request: &HeaderMap, metadata: &CacheMetadata) -> bool {
+    let mut lines = request.get_all(IF_RANGE).iter();
     let Some(line) = lines.next() else { return true };
     let line = line.as_bytes();
     if lines.next().is_some() {
         return false;
     }
     if line.starts_with(b"\"") {
-        // A strong tag is written with nothing before its quote, so equal bytes are both strong.
-        return said.etag.as_ref().is_some_and(|tag| tag.raw.as_bytes() == line);
+        // A strong tag has nothing before its quote, so if the bytes are equal, both tags are strong.
+        return metadata.etag.as_ref().is_some_and(|tag| tag.raw.as_bytes() == line);
     }
-    let (Some(changed), Some(received)) = (&said.last_modified, said.date) else { return false };
-    said.has_strong_date() && date::parse(line, received) == Some(changed.time)
+    let (Some(changed), Some(received)) = (&metadata.last_modified, metadata.date) else {
+        return false;
+    };
+    metadata.has_strong_date() && date::parse(line, received) == Some(changed.time)
 }
 
 #[cfg(test)]
@@ -211,7 +214,7 @@ mod tests {
     use proptest::prelude::{any, prop_oneof, proptest};
 
     use crate::semantics::ranges::{
-        ByteRange, MOST_ASKED, RangeSelection, content_range, evaluate, held, is_single,
+        ByteRange, MAX_REQUESTED, RangeSelection, content_range, evaluate, held, is_single,
         unsatisfied_range,
     };
     use crate::semantics::response_metadata::CacheMetadata;
@@ -224,13 +227,13 @@ mod tests {
         headers
     }
 
-    fn cut(range: &'static str, len: u64) -> RangeSelection {
-        let said = CacheMetadata::of(StatusCode::OK, &map(&[]));
-        evaluate(&map(&[("range", range)]), &said, len)
+    fn select(range: &'static str, len: u64) -> RangeSelection {
+        let metadata = CacheMetadata::of(StatusCode::OK, &map(&[]));
+        evaluate(&map(&[("range", range)]), &metadata, len)
     }
 
     #[test]
-    fn one_range_of_bytes_is_cut() {
+    fn one_byte_range_selects_its_part() {
         // RFC 9110 §14.1.2.
         let part = |first, last| RangeSelection::Part(ByteRange { first, last });
         for (range, len, expected) in [
@@ -259,7 +262,7 @@ mod tests {
             ("bytes", 10, RangeSelection::Whole),
             ("", 10, RangeSelection::Whole),
         ] {
-            assert_eq!(cut(range, len), expected, "{range:?} of {len}");
+            assert_eq!(select(range, len), expected, "{range:?} of {len}");
         }
         let two = map(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
         assert_eq!(
@@ -273,7 +276,7 @@ mod tests {
         // RFC 9110 §13.1.5, §8.8.2.2.
         const CHANGED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
         const LATER: &str = "Sun, 06 Nov 1994 09:49:37 GMT";
-        for (condition, stored, holds) in [
+        for (condition, stored, matches) in [
             ("\"a\"", vec![("etag", "\"a\"")], true),
             ("\"b\"", vec![("etag", "\"a\"")], false),
             ("\"a\"", vec![("etag", "W/\"a\"")], false),
@@ -286,11 +289,11 @@ mod tests {
             (LATER, vec![("last-modified", CHANGED), ("date", LATER)], false),
             ("junk", vec![("last-modified", CHANGED), ("date", LATER)], false),
         ] {
-            let said = CacheMetadata::of(StatusCode::OK, &map(&stored));
-            let asked = map(&[("range", "bytes=0-1"), ("if-range", condition)]);
+            let metadata = CacheMetadata::of(StatusCode::OK, &map(&stored));
+            let request = map(&[("range", "bytes=0-1"), ("if-range", condition)]);
             let part = RangeSelection::Part(ByteRange { first: 0, last: 1 });
-            let expected = if holds { part } else { RangeSelection::Whole };
-            assert_eq!(evaluate(&asked, &said, 10), expected, "{condition} {stored:?}");
+            let expected = if matches { part } else { RangeSelection::Whole };
+            assert_eq!(evaluate(&request, &metadata, 10), expected, "{condition} {stored:?}");
         }
     }
 
@@ -301,13 +304,13 @@ mod tests {
     }
 
     #[test]
-    fn several_ranges_are_cut_in_their_order_and_joined_where_they_touch() {
+    fn several_ranges_keep_their_order_and_are_merged_where_they_touch() {
         // RFC 9110 §14.2, §15.3.7.2.
-        let parts = |spans: &[(u64, u64)]| match *spans {
+        let parts = |ranges: &[(u64, u64)]| match *ranges {
             [] => RangeSelection::Unsatisfiable,
             [(first, last)] => RangeSelection::Part(ByteRange { first, last }),
             _ => RangeSelection::Parts(
-                spans.iter().map(|&(first, last)| ByteRange { first, last }).collect(),
+                ranges.iter().map(|&(first, last)| ByteRange { first, last }).collect(),
             ),
         };
         for (range, expected) in [
@@ -324,36 +327,36 @@ mod tests {
             ("bytes=10-,11-12,-0", &[]),
             ("bytes=4-5,0-9,7-8", &[(0, 9)]),
         ] {
-            assert_eq!(cut(range, 10), parts(expected), "{range}");
+            assert_eq!(select(range, 10), parts(expected), "{range}");
         }
         for range in ["bytes=0-1,5-4", "bytes=0-1,x", "bytes=0-1;5-6", "bytes=0-1,5 -6"] {
-            assert_eq!(cut(range, 10), RangeSelection::Whole, "{range}");
+            assert_eq!(select(range, 10), RangeSelection::Whole, "{range}");
         }
     }
 
     #[test]
-    fn more_ranges_than_an_answer_should_carry_get_the_whole() {
-        // CVE-2011-3192: a kilobyte of request for a gigabyte of answer.
+    fn too_many_ranges_select_the_whole_body() {
+        // CVE-2011-3192: a request of a kilobyte that causes a response of a gigabyte.
         let ranges = |n: u64| {
             let list: Vec<_> = (0..n).map(|i| format!("{}-{}", i * 3, i * 3)).collect();
-            let mut asked = HeaderMap::new();
+            let mut request = HeaderMap::new();
             let value = HeaderValue::from_str(&format!("bytes={}", list.join(",")));
-            asked.insert("range", value.unwrap());
-            evaluate(&asked, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 1 << 20)
+            request.insert("range", value.unwrap());
+            evaluate(&request, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 1 << 20)
         };
         assert!(matches!(ranges(16), RangeSelection::Parts(parts) if parts.len() == 16));
         assert_eq!(ranges(17), RangeSelection::Whole);
-        let same = "bytes=".to_owned() + &"0-,".repeat(MOST_ASKED + 1);
-        let mut asked = HeaderMap::new();
-        asked.insert("range", HeaderValue::from_str(&same).unwrap());
+        let same = "bytes=".to_owned() + &"0-,".repeat(MAX_REQUESTED + 1);
+        let mut request = HeaderMap::new();
+        request.insert("range", HeaderValue::from_str(&same).unwrap());
         assert_eq!(
-            evaluate(&asked, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 9),
+            evaluate(&request, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 9),
             RangeSelection::Whole
         );
     }
 
     #[test]
-    fn only_one_range_of_bytes_is_single() {
+    fn is_single_accepts_exactly_one_byte_range() {
         for (range, expected) in [
             ("bytes=0-1", true),
             ("bytes=-1", true),
@@ -369,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn a_content_range_that_contradicts_itself_says_nothing() {
+    fn an_invalid_or_contradictory_content_range_is_ignored() {
         // RFC 9110 §14.4.
         let some = |first, last, total| Some((ByteRange { first, last }, total));
         for (value, expected) in [
@@ -396,24 +399,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_cut_never_exceeds_the_body(
+        fn a_selection_never_exceeds_the_body(
             raw in any::<Vec<u8>>(),
             shaped in "bytes=[0-9]{0,21}-[0-9]{0,21}(,[0-9]{0,3}-[0-9]{0,3}){0,20}",
             len in prop_oneof![any::<u64>(), 0_u64..1000],
         ) {
-            let said = CacheMetadata::of(StatusCode::OK, &HeaderMap::new());
+            let metadata = CacheMetadata::of(StatusCode::OK, &HeaderMap::new());
             for value in [HeaderValue::from_bytes(&raw), HeaderValue::from_str(&shaped)] {
                 let Ok(value) = value else { continue };
-                let mut asked = HeaderMap::new();
-                asked.insert("range", value);
-                let mut parts = match evaluate(&asked, &said, len) {
+                let mut request = HeaderMap::new();
+                request.insert("range", value);
+                let mut parts = match evaluate(&request, &metadata, len) {
                     RangeSelection::Part(part) => vec![part],
                     RangeSelection::Parts(parts) => parts,
                     RangeSelection::Whole | RangeSelection::Unsatisfiable => continue,
                 };
                 assert!(parts.len() <= 16);
                 assert!(parts.iter().all(|part| part.first <= part.last && part.last < len));
-                // Never more than the body: no byte is sent twice.
+                // The parts do not overlap, so the response is never larger than the body.
                 parts.sort_unstable();
                 assert!(parts.windows(2).all(|pair| pair[0].last + 1 < pair[1].first));
             }

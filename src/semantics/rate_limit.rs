@@ -1,8 +1,7 @@
-//! What an origin says of its own limits: `RateLimit` and `RateLimit-Policy` (the IETF's draft), and
-//! the `X-RateLimit-*` dialects of Discord, GitHub and many others.
+//! Rate limits that an origin announces: `RateLimit` and `RateLimit-Policy` (IETF draft), and the
+//! `X-RateLimit-*` dialects of Discord, GitHub and many others.
 //!
-//! Owns: how these fields are read. Never touches: the clock (`now` is handed in), what is done about
-//! the limits.
+//! Owns: parsing of these fields. Never touches: the clock (`now` is a parameter), enforcement of the limits.
 
 mod ietf_draft;
 mod x_ratelimit;
@@ -14,112 +13,115 @@ use http::{HeaderMap, HeaderName};
 
 use crate::semantics::rate_limit::x_ratelimit::{DRAFT_06, X_RATE_LIMIT, X_RATELIMIT};
 
-/// What ends later than this, or lasts longer, is not believed: no month is as long.
+/// Maximum window length and time to reset; larger values are ignored. It is longer than any month.
 const LONGEST: Duration = Duration::from_secs(32 * 86_400);
 
-/// No answer has more limits that count.
+/// Maximum number of limits that are read from one response.
 const MOST: usize = 16;
 
-/// A longer name of a bucket is none.
-const LONGEST_NAME: usize = 128;
+/// Maximum bytes of a bucket name; longer names are ignored.
+const MAX_NAME: usize = 128;
 
 const BUCKET: HeaderName = HeaderName::from_static("x-ratelimit-bucket");
 const RESOURCE: HeaderName = HeaderName::from_static("x-ratelimit-resource");
 const SCOPE: HeaderName = HeaderName::from_static("x-ratelimit-scope");
 const GLOBAL: HeaderName = HeaderName::from_static("x-ratelimit-global");
 
-/// What is left of a limit.
+/// The state of a rate limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RateLimitState {
-    /// How many calls a window has.
+    /// The number of calls that a window allows.
     pub limit: Option<u64>,
-    /// How long a window is.
+    /// The length of a window.
     pub window: Option<Duration>,
-    /// How many calls are left in this one.
+    /// The number of calls left in the current window.
     pub remaining: Option<u64>,
-    /// When this one ends, from now.
+    /// Time from now until the current window ends.
     pub resets_in: Option<Duration>,
-    /// Which of several limits it is.
+    /// The bucket, if the origin has several limits.
     pub bucket: Option<Bucket>,
-    /// Whose limit it is.
+    /// The scope of the limit.
     pub whose: LimitScope,
 }
 
 /// One of several limits of an origin.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Bucket {
-    /// The origin's name for it.
+    /// The origin's name for the bucket.
     pub name: Box<str>,
-    /// Whether there is one for each main resource (Discord's "major parameters"), under one name.
+    /// Whether each main resource (Discord's "major parameters") has a bucket of its own under this name.
     pub per_resource: bool,
 }
 
-/// Whose limit was told of.
+/// The scope that a limit applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum LimitScope {
-    /// The caller's: of the one bucket, if one is named.
+    /// The caller's limit, for its bucket if the response names one.
     #[default]
     Callers,
-    /// The caller's, over everything it asks (Discord's `global`).
+    /// The caller's limit over all its requests (Discord's `global`).
     Global,
-    /// A resource's, used up by others (Discord's `shared`).
+    /// A resource's limit, which other callers also use up (Discord's `shared`).
     Shared,
 }
 
 impl RateLimitState {
-    /// Whether its calls are used up.
+    /// Whether no calls are left.
     pub fn is_spent(&self) -> bool {
         self.remaining == Some(0)
     }
 
-    /// What is sorted by: the least is the limit that is hit first; of equal ones, that which lasts.
-    fn left(&self) -> (bool, u64, Reverse<Option<Duration>>) {
+    /// Sort key: the smallest is the limit that is reached first. Among equal limits it is the one that
+    /// resets last.
+    fn urgency(&self) -> (bool, u64, Reverse<Option<Duration>>) {
         let left = self.remaining.or(self.limit).unwrap_or(u64::MAX);
         (self.remaining.is_none(), left, Reverse(self.resets_in))
     }
 }
 
-/// What the fields say of the limit that is hit first; `None`: nothing that can be read.
+/// Reads the limit that will be reached first. `None` if there is no readable field.
 pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<RateLimitState> {
-    let (bucket, whose) = (bucket(headers), whose(headers));
+    let (bucket, limit_scope) = (bucket(headers), limit_scope(headers));
     let numbers = [X_RATELIMIT, X_RATE_LIMIT]
         .iter()
         .flat_map(|fields| x_ratelimit::read(headers, fields, now))
         .map(|quota| RateLimitState { bucket: bucket.clone(), ..quota })
         .chain(x_ratelimit::read(headers, &DRAFT_06, now))
         .chain(ietf_draft::read(headers))
-        .min_by_key(RateLimitState::left);
+        .min_by_key(RateLimitState::urgency);
     let quota = numbers
         .unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });
-    let quota = RateLimitState { whose, ..quota };
+    let quota = RateLimitState { whose: limit_scope, ..quota };
     (quota != RateLimitState::default()).then_some(quota)
 }
 
-/// Discord's `Bucket` holds for each guild, channel and webhook on its own; GitHub's `Resource` (`core`,
-/// `search`) for everything of that kind.
+/// Discord's `Bucket` applies to each guild, channel and webhook separately, GitHub's `Resource` (`core`,
+/// `search`) to all requests of that kind.
 fn bucket(headers: &HeaderMap) -> Option<Bucket> {
-    let named = |field: &HeaderName, per_resource| {
+    let from_field = |field: &HeaderName, per_resource| {
         let name = headers.get(field)?.to_str().ok()?.trim();
-        let is_name = !name.is_empty() && name.len() <= LONGEST_NAME;
+        let is_name = !name.is_empty() && name.len() <= MAX_NAME;
         is_name.then(|| Bucket { name: name.into(), per_resource })
     };
-    named(&BUCKET, true).or_else(|| named(&RESOURCE, false))
+    from_field(&BUCKET, true).or_else(|| from_field(&RESOURCE, false))
 }
 
-fn whose(headers: &HeaderMap) -> LimitScope {
-    let says = |field: &HeaderName, word: &str| {
-        headers.get(field).is_some_and(|said| said.as_bytes().eq_ignore_ascii_case(word.as_bytes()))
+fn limit_scope(headers: &HeaderMap) -> LimitScope {
+    let has_value = |field: &HeaderName, expected: &str| {
+        headers
+            .get(field)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(expected.as_bytes()))
     };
-    if says(&GLOBAL, "true") || says(&SCOPE, "global") {
+    if has_value(&GLOBAL, "true") || has_value(&SCOPE, "global") {
         LimitScope::Global
-    } else if says(&SCOPE, "shared") {
+    } else if has_value(&SCOPE, "shared") {
         LimitScope::Shared
     } else {
         LimitScope::Callers
     }
 }
 
-/// A window's length, if it is one.
+/// The length of a window, if it is valid.
 fn window(length: Duration) -> Option<Duration> {
     (!length.is_zero() && length <= LONGEST).then_some(length)
 }

@@ -1,7 +1,8 @@
-//! Which parts of a URL are secret, and the URL without them.
+//! Detection of secrets in URLs, and their redaction.
 //!
-//! Owns: the one reading of a path, a query and a text that holds URLs, for keys, logs and listings
-//! alike. Some secrets have no telltale: the operator names them (`secret_query`, `secret_path`).
+//! Owns: the common parser for secrets in paths, queries and texts with URLs, which keys, logs and listings
+//! use. Some secrets have no recognisable name or shape; the operator configures those (`secret_query`,
+//! `secret_path`).
 //! Never touches: request fields (`key::credential`); the hash of a secret (`key`).
 
 mod capture;
@@ -18,23 +19,23 @@ use crate::semantics::redaction::json::JsonSecrets;
 
 pub use crate::semantics::redaction::capture::{CaptureError, SecretPath};
 
-/// The text in place of a secret.
+/// The replacement text for a secret.
 pub const HIDDEN: &str = "(secret)";
 
-/// A JSON text in which nothing is secret.
-const NOTHING: JsonSecrets = JsonSecrets::Values(Vec::new());
+/// The result for a JSON text without secrets.
+const NO_SECRETS: JsonSecrets = JsonSecrets::Values(Vec::new());
 
-/// How deep a URL within a parameter of a URL is looked into.
+/// Maximum nesting depth at which URLs inside parameters of URLs are parsed.
 const DEPTH: u8 = 2;
 
-/// How often a value is decoded to look into it: every URL within a URL is encoded once more. What is encoded
-/// more often counts as secret.
+/// Maximum number of times that a value is decoded to inspect it, because every URL inside a URL is encoded
+/// once more. A value with more levels of encoding counts as secret.
 const DECODINGS: u8 = 3;
 
-/// Bytes of the longest name of a secret parameter that is shown.
-const LONGEST_NAME: usize = 64;
+/// Maximum length in bytes of a secret parameter's name that is shown.
+const MAX_SHOWN_NAME: usize = 64;
 
-/// Takes secrets out of URLs. The default knows what is built in.
+/// Removes secrets from URLs. The default has only the built-in rules.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Redactor {
     params: Vec<String>,
@@ -42,32 +43,33 @@ pub struct Redactor {
 }
 
 impl Redactor {
-    /// The built-in rules, these names of query parameters (decoded, in whatever case) and these paths.
+    /// The built-in rules, the names of query parameters (decoded, in any letter case) and the paths given
+    /// here.
     pub fn new(params: &[String], paths: &[SecretPath]) -> Self {
-        // Also those that are built in: only what is listed is compared in whatever case.
+        // The list keeps names that are also built in, because only listed names are compared in any letter
+        // case.
         let params = params.iter().map(|name| name.to_ascii_lowercase()).collect();
         Self { params, paths: paths.to_vec() }
     }
 
-    /// Whether the value of a query parameter of this (decoded) name is secret.
+    /// Whether the value of a query parameter with this (decoded) name is secret.
     pub fn is_secret_name(&self, name: &str) -> bool {
         names::is_secret(name) || self.is_listed(name)
     }
 
-    /// Whether a raw parameter (`a=b`, or several joined by `;`) holds a secret: by a name, or because
-    /// a value looks like one.
+    /// Whether a raw parameter (`a=b`, or several joined by `;`) contains a secret, by its name or by the
+    /// shape of its value.
     pub fn is_secret_param(&self, param: &str) -> bool {
         self.is_secret_within(param, DEPTH)
     }
 
-    /// Whether a raw parameter is a user's own credential, the same in all of this user's calls: no
-    /// code, signature or page token.
+    /// Whether a raw parameter is a user's credential, which is the same in all calls of this user. Codes,
+    /// signatures and page tokens are not credentials.
     pub fn is_credential_param(&self, param: &str) -> bool {
         query::names(param).any(|name| self.is_credential_name(&name))
     }
 
-    /// The secret parts of a raw path, in its order, apart from each other. Allocates nothing where
-    /// there are none.
+    /// The secret parts of a raw path, in order and without overlaps. Allocates nothing if there are none.
     pub fn secrets_of_path(&self, path: &str) -> Vec<Range<usize>> {
         self.secrets_of_path_within(path, DEPTH)
     }
@@ -81,13 +83,14 @@ impl Redactor {
         }
         found.extend(self.paths.iter().flat_map(|pattern| pattern.captured(path)));
         if found.len() > by_shape {
-            found = joined(found);
+            found = merged(found);
         }
         found
     }
 
-    /// Segments with a user's password, and such as hold, encoded, a URL or parameters with a secret:
-    /// `/proxy/https://u:p@a.test/`, `/proxy/https%3A%2F%2Fa.test%2F%3Ftoken%3Db`.
+    /// The secrets of segments with a user's password, and of segments with an encoded URL or encoded
+    /// parameters that contain a secret: `/proxy/https://u:p@a.test/`,
+    /// `/proxy/https%3A%2F%2Fa.test%2F%3Ftoken%3Db`.
     fn urls_in_path(&self, path: &str, depth: u8) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut start = 0;
@@ -98,8 +101,7 @@ impl Redactor {
             });
             let within = |depth| {
                 segment.contains('%')
-                    && (self.holds_json_secret(segment, depth)
-                        || self.holds_url_secret(segment, depth))
+                    && (self.has_json_secret(segment, depth) || self.has_url_secret(segment, depth))
             };
             if let Some(at) = user {
                 found.push(start..start + at);
@@ -111,25 +113,23 @@ impl Redactor {
         found
     }
 
-    /// The path without its secrets.
+    /// Redacts a path.
     pub fn path<'p>(&self, path: &'p str) -> Cow<'p, str> {
         masked(path, &self.secrets_of_path(path))
     }
 
-    /// A raw parameter as it may be shown: of a secret one the name at most, and of JSON what is not secret in
-    /// it.
+    /// Redacts a raw parameter. At most the name of a secret parameter is shown, and the parts of a JSON
+    /// value that are not secret.
     pub fn param<'p>(&self, param: &'p str) -> Cow<'p, str> {
         self.param_within(param, DEPTH)
     }
 
-    /// A text without the secrets of the URLs in it, and without values that a secret's name precedes
-    /// (`token=…`).
+    /// Redacts a text: the secrets of the URLs in it, and the values after the name of a secret (`token=…`).
     pub fn text<'t>(&self, text: &'t str) -> Cow<'t, str> {
         self.text_within(text, DEPTH)
     }
 
-    /// Whether there is anything in the text that [`Redactor::text`] hides, or all of it looks like a
-    /// secret.
+    /// Whether [`Redactor::text`] would hide a part of the text, or the whole text looks like a secret.
     pub fn has_secret(&self, text: &str) -> bool {
         shapes::is_secret(text) || matches!(self.text(text), Cow::Owned(_))
     }
@@ -169,7 +169,7 @@ impl Redactor {
         Cow::Owned(format!("{start}{}", json.as_deref().unwrap_or(HIDDEN)))
     }
 
-    /// A raw value that is JSON without what is secret in it; `None`: it is none, or secret as a whole.
+    /// Redacts a raw JSON value. `None` if the value is not JSON, or is secret as a whole.
     fn json_without_secrets(&self, value: &str, depth: u8) -> Option<String> {
         let text = json::text(value)?;
         match self.secrets_of_json(&text, depth) {
@@ -187,25 +187,25 @@ impl Redactor {
         json::secrets(text, |name| self.is_secret_name(name), is_value)
     }
 
-    fn holds_json_secret(&self, value: &str, depth: u8) -> bool {
-        json::text(value).is_some_and(|json| self.secrets_of_json(&json, depth) != NOTHING)
+    fn has_json_secret(&self, value: &str, depth: u8) -> bool {
+        json::text(value).is_some_and(|json| self.secrets_of_json(&json, depth) != NO_SECRETS)
     }
 
     fn is_secret_value(&self, value: &str, depth: u8) -> bool {
         if let Some(json) = json::text(value) {
-            return self.secrets_of_json(&json, depth) != NOTHING;
+            return self.secrets_of_json(&json, depth) != NO_SECRETS;
         }
         let in_graphql = || json::is_secret_graphql(value, |name| self.is_secret_name(name));
         if shapes::is_secret(value) || in_graphql() {
             return true;
         }
-        depth.checked_sub(1).is_some_and(|depth| self.holds_url_secret(value, depth))
+        depth.checked_sub(1).is_some_and(|depth| self.has_url_secret(value, depth))
     }
 
-    /// Whether a raw value is a URL, or the parameters of one, with a secret in it, as in
-    /// `redirect_uri=https%3A%2F%2Fa%2Fb%3Ftoken%3Dc`: also where it is encoded more than once, or too often to
-    /// be looked into.
-    fn holds_url_secret(&self, value: &str, depth: u8) -> bool {
+    /// Whether a raw value is a URL with a secret, or the parameters of one, as in
+    /// `redirect_uri=https%3A%2F%2Fa%2Fb%3Ftoken%3Dc`. The value may be encoded several times. It also counts
+    /// as secret if it has too many levels of encoding to inspect.
+    fn has_url_secret(&self, value: &str, depth: u8) -> bool {
         if !value.contains(['?', '#', '=', '@', '%']) && !value.contains("://") {
             return false;
         }
@@ -220,7 +220,7 @@ impl Redactor {
             }
             text = Cow::Owned(decoded.into_owned());
         }
-        // What lies deeper is not looked at, and not shown.
+        // Deeper levels are not inspected and therefore not shown.
         query::decoded(&text) != text
     }
 
@@ -242,7 +242,7 @@ impl Redactor {
         if hidden { Cow::Owned(out) } else { Cow::Borrowed(text) }
     }
 
-    /// Appends a word of a text, which may be a URL; says whether anything was hidden.
+    /// Appends a word of a text, which may be a URL. Returns whether it hid a part.
     fn push_word(&self, word: &str, out: &mut String, depth: u8) -> bool {
         let (authority, rest) = split_origin(word);
         let user = authority.rfind('@').filter(|_| authority.contains("://"));
@@ -269,13 +269,13 @@ impl Redactor {
         hidden | self.push_params(params, out, depth)
     }
 
-    /// Appends parameters with the signs before and between them; says whether one was hidden.
+    /// Appends parameters with their separators. Returns whether it hid one.
     fn push_params(&self, params: &str, out: &mut String, depth: u8) -> bool {
         let mut hidden = false;
         for piece in params.split_inclusive(['?', '#', '&']) {
             let param = piece.trim_end_matches(['?', '#', '&']);
-            let sign = piece.strip_prefix(param).unwrap_or_default();
-            // A word alone is no parameter: an entity tag is as long as a key.
+            let separators = piece.strip_prefix(param).unwrap_or_default();
+            // A word without `=` is not a parameter: an entity tag is as long as a key.
             let shown = if param.contains('=') {
                 self.param_within(param, depth)
             } else {
@@ -283,18 +283,18 @@ impl Redactor {
             };
             hidden |= matches!(shown, Cow::Owned(_));
             out.push_str(&shown);
-            out.push_str(sign);
+            out.push_str(separators);
         }
         hidden
     }
 }
 
-/// Whether a value under this name is secret by what is built in.
+/// Whether the built-in rules treat a value with this name as secret.
 pub fn is_secret_name(name: &str) -> bool {
     names::is_secret(name)
 }
 
-/// A text without what looks like a secret in the paths in it.
+/// Redacts the parts of paths in a text that have the shape of a secret.
 pub fn paths_in(text: &str) -> Cow<'_, str> {
     if !text.contains('/') {
         return Cow::Borrowed(text);
@@ -313,17 +313,17 @@ pub fn paths_in(text: &str) -> Cow<'_, str> {
     masked(text, &found)
 }
 
-/// The start of a secret parameter that may be shown: its name and `=`, where that is all that stands before the
+/// The start of a secret parameter that may be shown: its name and `=`, unless the name itself may contain a
 /// secret.
 pub fn shown_start(param: &str) -> &str {
     let end = param.find('=').map_or(0, |at| at + 1);
     let (name, _) = param.split_at(end);
-    // An encoded name may hold a value, an unusually long one too.
-    let odd = param.contains(';') || name.contains('%') || name.len() > LONGEST_NAME;
-    if odd || shapes::is_secret(name.trim_end_matches('=')) { "" } else { name }
+    // An encoded or unusually long name may contain a value.
+    let unsafe_to_show = param.contains(';') || name.contains('%') || name.len() > MAX_SHOWN_NAME;
+    if unsafe_to_show || shapes::is_secret(name.trim_end_matches('=')) { "" } else { name }
 }
 
-/// A text without these parts of it.
+/// Replaces the given parts of a text by [`HIDDEN`].
 fn masked<'t>(text: &'t str, secrets: &[Range<usize>]) -> Cow<'t, str> {
     if secrets.is_empty() {
         return Cow::Borrowed(text);
@@ -339,20 +339,20 @@ fn masked<'t>(text: &'t str, secrets: &[Range<usize>]) -> Cow<'t, str> {
     Cow::Owned(out)
 }
 
-/// The same parts sorted, those that overlap made one.
-fn joined(mut parts: Vec<Range<usize>>) -> Vec<Range<usize>> {
+/// Sorts the parts and merges those that overlap.
+fn merged(mut parts: Vec<Range<usize>>) -> Vec<Range<usize>> {
     parts.sort_by_key(|part| part.start);
-    let mut joined: Vec<Range<usize>> = Vec::with_capacity(parts.len());
+    let mut merged: Vec<Range<usize>> = Vec::with_capacity(parts.len());
     for part in parts {
-        match joined.last_mut() {
+        match merged.last_mut() {
             Some(last) if part.start < last.end => last.end = last.end.max(part.end),
-            Some(_) | None => joined.push(part),
+            Some(_) | None => merged.push(part),
         }
     }
-    joined
+    merged
 }
 
-/// `scheme://authority` (or nothing), and what follows it.
+/// Splits a word into `scheme://authority` (or nothing) and the rest.
 fn split_origin(word: &str) -> (&str, &str) {
     let Some(scheme) = word.find("://") else { return ("", word) };
     let (_, rest) = word.split_at(scheme + 3);
@@ -360,7 +360,8 @@ fn split_origin(word: &str) -> (&str, &str) {
     word.split_at(scheme + 3 + authority)
 }
 
-/// Where the word ends that a text begins with. What stands in a parameter as JSON has quotes and commas.
+/// The end of the word at the start of a text. The word may contain quotes and commas inside a JSON
+/// parameter.
 fn word_end(text: &str) -> usize {
     let end = text.find(ends_word).unwrap_or(text.len());
     let word = text.get(..end).unwrap_or_default();

@@ -1,6 +1,6 @@
-//! The request as larder understood it: a clean value that everything behind the door works on.
+//! The normalised request that all later stages work on.
 //!
-//! Owns: the shape of a request after the front door has normalised it.
+//! Owns: the data of a request after the frontend has normalised it.
 //! Never touches: bytes on the wire, sessions, policy.
 
 use std::fmt;
@@ -13,31 +13,32 @@ use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::method;
 use crate::semantics::target::Target;
 
-/// A request after the front door: target made absolute, hop-by-hop fields and `Host` removed.
-/// `Debug` shows no field value and no query value: any of them may be a credential.
+/// A request after the frontend has made its target absolute and removed hop-by-hop fields and `Host`.
+/// `Debug` shows neither field values nor query values, because any of them may be a credential.
 #[derive(Clone)]
 pub struct ProxyRequest {
     /// The method, as sent (RFC 9110 §9: case-sensitive).
     pub method: Method,
-    /// What is asked for; its authority wins over any `Host` (RFC 9112 §3.2.2).
+    /// The target; its authority takes precedence over any `Host` (RFC 9112 §3.2.2).
     pub target: Target,
-    /// End-to-end fields only; neither `Host` nor anything of RFC 9110 §7.6.1.
+    /// End-to-end fields only, without `Host` and without the fields of RFC 9110 §7.6.1.
     pub headers: HeaderMap,
-    /// The version the client speaks.
+    /// The HTTP version of the client's request.
     pub version: Version,
-    /// Who asks; `None` for larder's own background calls.
+    /// The client's address; `None` for larder's own background calls.
     pub client: Option<SocketAddr>,
-    /// Which kind of listener it came through.
+    /// The kind of listener that received the request.
     pub listener: ListenerKind,
-    /// What body follows the head.
+    /// The framing of the body after the head.
     pub body: RequestFraming,
-    /// The protocols that the client asks to switch to (`Connection: upgrade`), if it does.
+    /// The protocols that the client requests to switch to (`Connection: upgrade`), if any.
     pub upgrade: Option<HeaderValue>,
-    /// Whether the client reads trailer fields (`TE: trailers`, RFC 9110 §10.1.4).
+    /// Whether the client accepts trailer fields (`TE: trailers`, RFC 9110 §10.1.4).
     pub trailers: bool,
-    /// The origin of a web page of another site, which asks by a mount that lets it in.
+    /// The web origin of the requesting page, if it is on another site that the mount allows.
     pub page: Option<HeaderValue>,
-    /// A browser asks by a mount: what the origin says to browsers is not for all that larder serves.
+    /// Whether a browser sends the request through a mount. The origin's instructions to browsers must then
+    /// not affect the other resources on larder's host.
     pub in_browser: bool,
 }
 
@@ -52,19 +53,19 @@ pub enum RequestFraming {
     Chunked,
 }
 
-/// Which kind of listener a request came through: it bounds where larder may go for it, and
-/// answers fetched for one kind are not shown to the other.
+/// The kind of listener that received a request. It limits the destinations that larder may connect to, and
+/// responses fetched for one kind are not served to the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ListenerKind {
-    /// Only this host can connect: larder gives its app no more reach than it has anyway.
+    /// Only this host can connect, so a client cannot reach more destinations through larder than without it.
     Loopback,
     /// Other hosts can connect.
     Reachable,
 }
 
 impl ProxyRequest {
-    /// A plain `GET` without fields, from nobody, with the narrower reach of the two kinds of
-    /// listener: what larder's own calls start from.
+    /// A plain `GET` without fields and without a client, with the more restricted kind of listener. Larder's
+    /// own calls start from it.
     pub fn get(target: Target) -> Self {
         Self {
             method: Method::GET,
@@ -81,19 +82,19 @@ impl ProxyRequest {
         }
     }
 
-    /// Whether the client waits for leave before it sends its body (RFC 9110 §10.1.1).
+    /// Whether the client waits for a 100 response before it sends its body (RFC 9110 §10.1.1).
     pub fn expects_continue(&self) -> bool {
         self.headers.get(EXPECT).is_some_and(|expected| {
             expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue")
         })
     }
 
-    /// Whether a field or the query names another method than the request's own: some frameworks go by that.
+    /// Whether a field or the query overrides the method of the request, which some frameworks support.
     pub fn is_overridden(&self) -> bool {
         method::is_overridden(&self.method, &self.target, &self.headers)
     }
 
-    /// Whether making the request twice is meant to do what making it once does.
+    /// Whether repeating the request is defined to have the same effect as sending it once.
     pub fn is_idempotent(&self) -> bool {
         method::is_idempotent(&self.method) && !self.is_overridden()
     }
@@ -107,7 +108,7 @@ impl ProxyRequest {
 impl fmt::Debug for ProxyRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.headers.keys().map(http::HeaderName::as_str).collect();
-        f.debug_struct("Asked")
+        f.debug_struct("ProxyRequest")
             .field("method", &self.method)
             .field("target", &self.target)
             .field("fields", &names)
@@ -129,11 +130,11 @@ mod tests {
     use crate::semantics::target::Target;
 
     #[test]
-    fn debug_names_fields_and_shows_no_value() {
+    fn debug_shows_field_names_and_no_values() {
         let target = Target::absolute("http://h/p?token=s3cret").unwrap();
-        let mut asked = ProxyRequest::get(target);
-        asked.headers.insert("authorization", "Bearer s3cret".parse().unwrap());
-        let shown = format!("{asked:?}");
+        let mut request = ProxyRequest::get(target);
+        request.headers.insert("authorization", "Bearer s3cret".parse().unwrap());
+        let shown = format!("{request:?}");
         assert!(shown.contains("GET") && shown.contains("http://h/p?token=…"), "{shown}");
         assert!(shown.contains("authorization"), "{shown}");
         assert!(!shown.contains("s3cret"), "{shown}");

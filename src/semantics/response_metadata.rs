@@ -1,8 +1,8 @@
-//! What a response says about its own reuse, read once from its fields.
+//! The cache-relevant fields of a response, parsed once.
 //!
-//! Owns: `Date`, `Expires`, `Age`, `Last-Modified`, `ETag` (RFC 9110 §6.6, §8.8, RFC 9111 §5) and
-//! which of their spellings count; what each targeted field says in their place (RFC 9213).
-//! Never touches: what follows from them, the body.
+//! Owns: parsing and validation of `Date`, `Expires`, `Age`, `Last-Modified`, `ETag` (RFC 9110 §6.6, §8.8,
+//! RFC 9111 §5); the metadata by each targeted field (RFC 9213).
+//! Never touches: the consequences of the metadata, the body.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,60 +15,60 @@ use crate::semantics::field_list;
 use crate::semantics::status;
 use crate::semantics::targeted_cache_control;
 
-/// The part of a response's head that bears on freshness, storing and validation.
+/// The part of a response's head that determines freshness, storability and validation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheMetadata {
-    /// The directives.
+    /// The cache directives.
     pub cache_control: CacheControl,
-    /// `no-store`, with `must-understand` and the status reckoned in (RFC 9111 §5.2.2.3).
+    /// `no-store`, after applying `must-understand` and the status (RFC 9111 §5.2.2.3).
     pub no_store: bool,
-    /// `Date`, where it is one.
+    /// `Date`, if it is valid.
     pub date: Option<SystemTime>,
-    /// `Expires`, where there is one.
+    /// `Expires`, if it is present.
     pub expires: Option<Expires>,
-    /// `Age`, clamped; `None` where it is absent or malformed (RFC 9111 §5.1).
+    /// `Age`, clamped. `None` if it is absent or malformed (RFC 9111 §5.1).
     pub age: Option<Duration>,
-    /// `Last-Modified`, where it is a date.
+    /// `Last-Modified`, if it is a valid date.
     pub last_modified: Option<LastModified>,
     /// `ETag`.
     pub etag: Option<EntityTag>,
-    /// Whether there is a `Set-Cookie`.
+    /// Whether the response has a `Set-Cookie`.
     pub has_set_cookie: bool,
-    /// The same response to those who listen to a targeted field: its directives in place of
-    /// `Cache-Control` and `Expires`. Only fields that count (RFC 9213 §2.1), few or none.
+    /// The metadata for caches that use a targeted field, whose directives replace `Cache-Control` and
+    /// `Expires`. Contains only valid fields (RFC 9213 §2.1), so it is short or empty.
     pub targeted: Vec<(HeaderName, Self)>,
 }
 
 /// `Expires` (RFC 9111 §5.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expires {
-    /// At this time.
+    /// The given time.
     At(SystemTime),
-    /// Not a date, or several: in the past.
+    /// An invalid date, or several values, which counts as a time in the past.
     Past,
 }
 
 /// `Last-Modified` (RFC 9110 §8.8.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastModified {
-    /// As a time.
+    /// The parsed time.
     pub time: SystemTime,
-    /// As received, to be sent back as it is.
+    /// The value as received, to send back unchanged.
     pub raw: HeaderValue,
 }
 
 /// `ETag` (RFC 9110 §8.8.3).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntityTag {
-    /// As received, to be sent back as it is.
+    /// The value as received, to send back unchanged.
     pub raw: HeaderValue,
-    /// Whether it only promises equivalence, not equal bytes.
+    /// Whether the tag only guarantees equivalence, not equal bytes.
     pub weak: bool,
 }
 
 impl EntityTag {
-    /// Reads one tag. A tag without quotes is no entity-tag, but some origins send and compare
-    /// them: it counts as weak. What could be taken for a list or for `*` does not count at all.
+    /// Parses one tag. A tag without quotes is not a valid entity-tag, but some origins send and compare such
+    /// tags, so it counts as weak. A value that could be read as a list or as `*` is rejected.
     pub fn parse(raw: &HeaderValue) -> Option<Self> {
         let opaque = raw.as_bytes();
         let opaque = opaque.strip_prefix(b"W/").unwrap_or(opaque);
@@ -83,7 +83,7 @@ impl EntityTag {
         sound.then(|| Self { raw: raw.clone(), weak })
     }
 
-    /// The tag without its `W/`: what weak comparison compares (RFC 9110 §8.8.3.2).
+    /// The tag without its `W/`, for weak comparison (RFC 9110 §8.8.3.2).
     pub fn opaque(&self) -> &[u8] {
         let raw = self.raw.as_bytes();
         raw.strip_prefix(b"W/").unwrap_or(raw)
@@ -91,56 +91,58 @@ impl EntityTag {
 }
 
 impl CacheMetadata {
-    /// About how many bytes of memory it takes beside itself.
+    /// Approximate heap memory in bytes, without the struct itself.
     pub fn weight(&self) -> usize {
         const MEMBER: usize = 2 * size_of::<(HeaderName, CacheMetadata)>() + 64;
         let targeted = self.targeted.iter();
-        let targeted = targeted.map(|(name, said)| MEMBER + name.as_str().len() + said.weight());
+        let targeted =
+            targeted.map(|(name, metadata)| MEMBER + name.as_str().len() + metadata.weight());
         self.cache_control.weight() + targeted.sum::<usize>()
     }
 
-    /// What a response with this status and these fields says.
+    /// Reads the metadata of a response with this status and these fields.
     pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
         let cache_control = CacheControl::response(headers);
         let date = headers.get(DATE).and_then(|value| date::parse_undated(value.as_bytes()));
-        let mut said = Self {
+        let mut metadata = Self {
             no_store: no_store(status, &cache_control),
             cache_control,
             date,
             expires: expires(headers, date),
             age: age(headers),
             last_modified: last_modified(headers, date),
-            etag: only(headers, &ETAG).and_then(EntityTag::parse),
+            etag: only_value(headers, &ETAG).and_then(EntityTag::parse),
             has_set_cookie: headers.contains_key(SET_COOKIE),
             targeted: Vec::new(),
         };
         for name in headers.keys().filter(|name| targeted_cache_control::is_targeted(name)) {
             if let Some(cache_control) = targeted_cache_control::read(headers, name) {
-                let own = said.in_place(status, cache_control);
-                said.targeted.push((name.clone(), own));
+                let targeted = metadata.with_targeted(status, cache_control);
+                metadata.targeted.push((name.clone(), targeted));
             }
         }
-        said
+        metadata
     }
 
-    /// What the response says to a cache that listens to these targeted fields: the first that
-    /// counts, else `Cache-Control` and `Expires` (RFC 9213 §2.2).
+    /// The metadata for a cache that uses these targeted fields: that of the first field in `targets` which
+    /// is present and valid, otherwise that of `Cache-Control` and `Expires` (RFC 9213 §2.2).
     pub fn select_targeted(&self, targets: &[HeaderName]) -> &Self {
         if self.targeted.is_empty() {
             return self;
         }
-        let of = |target: &HeaderName| self.targeted.iter().find(|(name, _)| name == target);
-        targets.iter().find_map(of).map_or(self, |(_, told)| told)
+        let for_target =
+            |target: &HeaderName| self.targeted.iter().find(|(name, _)| name == target);
+        targets.iter().find_map(for_target).map_or(self, |(_, metadata)| metadata)
     }
 
-    /// Whether `Last-Modified` tells one state of the bytes from every other (RFC 9110 §8.8.2.2):
-    /// nothing can have changed since within its second.
+    /// Whether `Last-Modified` is a strong validator (RFC 9110 §8.8.2.2): the response was made after that
+    /// second, so no further change can have the same date.
     pub fn has_strong_date(&self) -> bool {
         let changed = self.last_modified.as_ref().map(|changed| changed.time);
         changed.zip(self.date).is_some_and(|(changed, received)| changed < received)
     }
 
-    fn in_place(&self, status: StatusCode, cache_control: CacheControl) -> Self {
+    fn with_targeted(&self, status: StatusCode, cache_control: CacheControl) -> Self {
         Self {
             no_store: no_store(status, &cache_control),
             cache_control,
@@ -150,14 +152,14 @@ impl CacheMetadata {
         }
     }
 
-    /// Whether there is anything to revalidate with (RFC 9111 §4.3.1).
+    /// Whether the response has a validator for revalidation (RFC 9111 §4.3.1).
     pub fn has_validator(&self) -> bool {
         self.etag.is_some() || self.last_modified.is_some()
     }
 }
 
-/// RFC 9111 §5.2.2.3: `must-understand` lifts the `no-store` beside it where the status is
-/// understood, and forbids storing where it is not.
+/// RFC 9111 §5.2.2.3: `must-understand` overrides a `no-store` if larder understands the status, and forbids
+/// storing if it does not.
 fn no_store(status: StatusCode, cache_control: &CacheControl) -> bool {
     if cache_control.has(Directive::MustUnderstand) {
         !status::is_understood(status)
@@ -167,34 +169,34 @@ fn no_store(status: StatusCode, cache_control: &CacheControl) -> bool {
 }
 
 fn expires(headers: &HeaderMap, date: Option<SystemTime>) -> Option<Expires> {
-    // Not `only`: several lines are an invalid value, and invalid means past.
+    // Not `only_value`: several lines are an invalid value, which counts as a past time.
     let mut lines = headers.get_all(EXPIRES).iter();
     let first = lines.next()?;
-    let read = if lines.next().is_some() { None } else { dated(first, date) };
+    let read = if lines.next().is_some() { None } else { parse_date(first, date) };
     Some(read.map_or(Expires::Past, Expires::At))
 }
 
-/// RFC 9111 §5.1: of a list the first member counts, and nothing where that is no number.
+/// RFC 9111 §5.1: the first member of a list applies. If it is not a number, the field is ignored.
 fn age(headers: &HeaderMap) -> Option<Duration> {
     let first = field_list::members(headers.get_all(AGE)).next()?;
     delta_seconds(first)
 }
 
 fn last_modified(headers: &HeaderMap, date: Option<SystemTime>) -> Option<LastModified> {
-    let raw = only(headers, &LAST_MODIFIED)?;
-    Some(LastModified { time: dated(raw, date)?, raw: raw.clone() })
+    let raw = only_value(headers, &LAST_MODIFIED)?;
+    Some(LastModified { time: parse_date(raw, date)?, raw: raw.clone() })
 }
 
-/// A date in a response: its own `Date` says which century a two-digit year is in.
-fn dated(value: &HeaderValue, date: Option<SystemTime>) -> Option<SystemTime> {
+/// Parses a date in a response. The response's `Date` determines the century of a two-digit year.
+fn parse_date(value: &HeaderValue, date: Option<SystemTime>) -> Option<SystemTime> {
     match date {
         Some(near) => date::parse(value.as_bytes(), near),
         None => date::parse_undated(value.as_bytes()),
     }
 }
 
-/// The field's value, where it has exactly one.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+/// The field's value, if it has exactly one.
+fn only_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
     let mut lines = headers.get_all(name).iter();
     let first = lines.next()?;
     lines.next().is_none().then_some(first)
@@ -212,7 +214,7 @@ mod tests {
     use crate::semantics::cache_control::MAX_DELTA;
     use crate::semantics::response_metadata::{CacheMetadata, Expires};
 
-    fn said(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
+    fn metadata(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -221,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_member_of_age_counts_and_only_when_it_is_a_number() {
+    fn only_the_first_member_of_age_applies_if_it_is_a_number() {
         // RFC 9111 §5.1.
         for (lines, expected) in [
             (vec!["30"], Some(30)),
@@ -238,24 +240,25 @@ mod tests {
             (vec![], None),
         ] {
             let fields: Vec<_> = lines.iter().map(|line| ("age", *line)).collect();
-            assert_eq!(said(&fields).age, expected.map(Duration::from_secs), "{lines:?}");
+            assert_eq!(metadata(&fields).age, expected.map(Duration::from_secs), "{lines:?}");
         }
     }
 
     #[test]
-    fn an_expires_that_is_no_date_or_stands_twice_is_in_the_past() {
+    fn an_invalid_or_repeated_expires_is_in_the_past() {
         // RFC 9111 §5.3.
         const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
-        assert_eq!(said(&[]).expires, None);
-        assert!(matches!(said(&[("expires", DATE)]).expires, Some(Expires::At(_))));
-        assert_eq!(said(&[("expires", "0")]).expires, Some(Expires::Past));
-        assert_eq!(said(&[("expires", "")]).expires, Some(Expires::Past));
-        assert_eq!(said(&[("expires", DATE), ("expires", DATE)]).expires, Some(Expires::Past));
+        assert_eq!(metadata(&[]).expires, None);
+        assert!(matches!(metadata(&[("expires", DATE)]).expires, Some(Expires::At(_))));
+        assert_eq!(metadata(&[("expires", "0")]).expires, Some(Expires::Past));
+        assert_eq!(metadata(&[("expires", "")]).expires, Some(Expires::Past));
+        assert_eq!(metadata(&[("expires", DATE), ("expires", DATE)]).expires, Some(Expires::Past));
     }
 
     #[test]
-    fn two_digit_years_are_read_by_the_responses_own_date() {
-        let fields = |date| said(&[("date", date), ("expires", "Monday, 01-Jun-77 00:00:00 GMT")]);
+    fn the_responses_date_determines_the_century_of_two_digit_years() {
+        let fields =
+            |date| metadata(&[("date", date), ("expires", "Monday, 01-Jun-77 00:00:00 GMT")]);
         let (old, new) =
             (fields("Wed, 01 Jun 1977 00:00:00 GMT"), fields("Fri, 01 Jun 2040 00:00:00 GMT"));
         assert_eq!(old.expires, Some(Expires::At(old.date.unwrap())));
@@ -277,13 +280,13 @@ mod tests {
             ("a,b", None),
             ("\"a", None),
         ] {
-            assert_eq!(said(&[("etag", raw)]).etag.map(|tag| tag.weak), expected, "{raw:?}");
+            assert_eq!(metadata(&[("etag", raw)]).etag.map(|tag| tag.weak), expected, "{raw:?}");
         }
-        assert_eq!(said(&[("etag", "\"a\""), ("etag", "\"b\"")]).etag, None);
+        assert_eq!(metadata(&[("etag", "\"a\""), ("etag", "\"b\"")]).etag, None);
     }
 
     #[test]
-    fn must_understand_decides_about_no_store() {
+    fn must_understand_overrides_or_implies_no_store() {
         // RFC 9111 §5.2.2.3.
         let with = |status: u16, line: &'static str| {
             let mut headers = HeaderMap::new();
@@ -298,31 +301,36 @@ mod tests {
     }
 
     #[test]
-    fn the_first_listed_field_that_counts_replaces_cache_control_and_expires() {
+    fn the_first_valid_targeted_field_replaces_cache_control_and_expires() {
         // RFC 9213 §2.2, §3.1.
         const NAMES: [HeaderName; 2] = [
             HeaderName::from_static("examplecdn-cache-control"),
             HeaderName::from_static("cdn-cache-control"),
         ];
         let secs = |n| Some(Duration::from_secs(n));
-        let all = said(&[
+        let all = metadata(&[
             ("cache-control", "no-store, max-age=60, s-maxage=120"),
             ("expires", "0"),
             ("cdn-cache-control", "max-age=600"),
             ("examplecdn-cache-control", ""),
             ("age", "7"),
         ]);
-        let told = all.select_targeted(&NAMES);
-        assert_eq!((told.cache_control.max_age, told.cache_control.s_maxage), (secs(600), None));
-        assert_eq!((told.no_store, told.expires, told.age), (false, None, secs(7)));
+        let targeted = all.select_targeted(&NAMES);
+        assert_eq!(
+            (targeted.cache_control.max_age, targeted.cache_control.s_maxage),
+            (secs(600), None)
+        );
+        assert_eq!((targeted.no_store, targeted.expires, targeted.age), (false, None, secs(7)));
         let plain = all.select_targeted(&[]);
         assert_eq!((plain.no_store, plain.expires), (true, Some(Expires::Past)));
-        assert_eq!(all.select_targeted(&NAMES[..1]), plain, "empty is as absent");
-        let both =
-            said(&[("cdn-cache-control", "max-age=600"), ("examplecdn-cache-control", "no-store")]);
+        assert_eq!(all.select_targeted(&NAMES[..1]), plain, "an empty field counts as absent");
+        let both = metadata(&[
+            ("cdn-cache-control", "max-age=600"),
+            ("examplecdn-cache-control", "no-store"),
+        ]);
         assert!(both.select_targeted(&NAMES).no_store);
         assert!(!both.select_targeted(&NAMES[1..]).no_store);
-        assert_eq!(said(&[("cache-control", "max-age=1")]).targeted, []);
+        assert_eq!(metadata(&[("cache-control", "max-age=1")]).targeted, []);
     }
 
     proptest! {
@@ -338,9 +346,9 @@ mod tests {
                     headers.append(HeaderName::from_static(name), value);
                 }
             }
-            let said = CacheMetadata::of(StatusCode::from_u16(status).unwrap(), &headers);
-            assert_eq!(said.expires.is_some(), headers.contains_key("expires"));
-            assert!(said.age.is_none_or(|age| age <= MAX_DELTA));
+            let metadata = CacheMetadata::of(StatusCode::from_u16(status).unwrap(), &headers);
+            assert_eq!(metadata.expires.is_some(), headers.contains_key("expires"));
+            assert!(metadata.age.is_none_or(|age| age <= MAX_DELTA));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `Retry-After` (RFC 9110 §10.2.3): when the origin wants to be asked again.
+//! `Retry-After` (RFC 9110 §10.2.3): the time that the origin requests before the next call.
 //!
-//! Owns: how it is read, and seconds as servers write them. Never touches: the clock (`now` is handed
-//! in), how long is really waited.
+//! Owns: parsing of the field, and of seconds in the forms that servers send. Never touches: the clock (`now`
+//! is a parameter), the time that larder actually waits.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,26 +10,25 @@ use http::header::RETRY_AFTER;
 
 use crate::semantics::date;
 
-/// No wait is read as longer (136 years), so that it can be added to any time. Whoever waits has a
-/// bound of its own.
+/// Maximum parsed time (136 years), so that it can be added to any time. Callers apply limits of their own.
 pub const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// How long the answer asks to be left alone; the longest of several fields. A time that is over, or
-/// below zero, means now; what is neither seconds nor a date says nothing.
+/// The time that a response requests before the next call, the longest of several fields. A past date or a
+/// negative number counts as zero. A value that is neither seconds nor a date is ignored.
 pub fn of(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     headers.get_all(RETRY_AFTER).iter().filter_map(|value| wait(value.as_bytes(), now)).max()
 }
 
 fn wait(value: &[u8], now: SystemTime) -> Option<Duration> {
-    let told = seconds(value).or_else(|| {
+    let wait = seconds(value).or_else(|| {
         let date = date::parse(value, now)?;
         Some(date.duration_since(now).unwrap_or_default())
     });
-    told.map(|told| told.min(LONGEST))
+    wait.map(|wait| wait.min(LONGEST))
 }
 
-/// Seconds in decimal. The RFC has whole ones only, but servers also send fractions and, once the
-/// time is over, less than nothing, which counts as zero. What is too large is as large as can be.
+/// Parses decimal seconds. The RFC allows only whole seconds, but servers also send fractions and, after the
+/// time has passed, negative numbers, which count as zero. A number that is too large is clamped.
 pub(super) fn seconds(value: &[u8]) -> Option<Duration> {
     let value = value.trim_ascii();
     let (negative, digits) = match value {
@@ -40,8 +39,8 @@ pub(super) fn seconds(value: &[u8]) -> Option<Duration> {
     let (whole, fraction) = digits.split_at(point);
     let fraction = fraction.strip_prefix(b".").unwrap_or_default();
     let is_number = !whole.is_empty() && whole.iter().chain(fraction).all(u8::is_ascii_digit);
-    let told = Duration::new(saturating(whole), nanos(fraction));
-    is_number.then_some(if negative { Duration::ZERO } else { told })
+    let duration = Duration::new(saturating(whole), nanos(fraction));
+    is_number.then_some(if negative { Duration::ZERO } else { duration })
 }
 
 fn saturating(digits: &[u8]) -> u64 {
@@ -49,7 +48,7 @@ fn saturating(digits: &[u8]) -> u64 {
     digits.iter().fold(0, |sum: u64, &digit| sum.saturating_mul(10).saturating_add(value(digit)))
 }
 
-/// The first nine digits behind the point.
+/// The first nine digits after the decimal point.
 fn nanos(digits: &[u8]) -> u32 {
     let digits = digits.iter().copied().chain(std::iter::repeat(b'0')).take(9);
     digits.fold(0, |sum, digit| sum * 10 + u32::from(digit.wrapping_sub(b'0') % 10))
@@ -70,7 +69,7 @@ mod tests {
         date::parse_undated(b"Sun, 06 Nov 1994 08:49:37 GMT").unwrap()
     }
 
-    fn told(lines: &[&'static str]) -> Option<Duration> {
+    fn parsed(lines: &[&'static str]) -> Option<Duration> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(RETRY_AFTER, HeaderValue::from_static(line));
@@ -79,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn ups_07_whatever_retry_after_says_is_a_time_to_wait_or_nothing() {
+    fn ups_07_retry_after_is_parsed_to_a_wait_or_ignored() {
         // RFC 9110 §10.2.3.
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         for (line, expected) in [
@@ -121,16 +120,16 @@ mod tests {
             ("NaN", None),
             ("1994-11-06T08:49:47Z", None),
         ] {
-            assert_eq!(told(&[line]), expected, "{line:?}");
+            assert_eq!(parsed(&[line]), expected, "{line:?}");
         }
     }
 
     #[test]
-    fn of_several_fields_the_longest_counts() {
-        assert_eq!(told(&[]), None);
-        assert_eq!(told(&["1", "30", "2"]), Some(Duration::from_secs(30)));
-        assert_eq!(told(&["abc", "2"]), Some(Duration::from_secs(2)));
-        assert_eq!(told(&["5", "Sun, 06 Nov 1994 08:50:37 GMT"]), Some(Duration::from_secs(60)));
+    fn the_longest_of_several_fields_applies() {
+        assert_eq!(parsed(&[]), None);
+        assert_eq!(parsed(&["1", "30", "2"]), Some(Duration::from_secs(30)));
+        assert_eq!(parsed(&["abc", "2"]), Some(Duration::from_secs(2)));
+        assert_eq!(parsed(&["5", "Sun, 06 Nov 1994 08:50:37 GMT"]), Some(Duration::from_secs(60)));
     }
 
     proptest! {
@@ -151,7 +150,7 @@ mod tests {
         }
 
         #[test]
-        fn seconds_that_are_written_are_read_back(
+        fn decimal_seconds_are_parsed_exactly(
             whole in any::<u64>(),
             nanos in 0u32..1_000_000_000,
         ) {
@@ -160,7 +159,7 @@ mod tests {
         }
 
         #[test]
-        fn what_looks_like_a_number_never_panics(text in "-?[0-9]{0,40}\\.?[0-9]{0,40}") {
+        fn text_that_looks_like_a_number_never_panics(text in "-?[0-9]{0,40}\\.?[0-9]{0,40}") {
             prop_assert_eq!(
                 seconds(text.as_bytes()).is_some(),
                 text.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit())
@@ -168,7 +167,7 @@ mod tests {
         }
 
         #[test]
-        fn a_date_means_the_time_until_then(ahead in 0u64..4_000_000_000) {
+        fn a_date_is_parsed_to_the_time_until_then(ahead in 0u64..4_000_000_000) {
             let then = httpdate::fmt_http_date(now() + Duration::from_secs(ahead));
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, HeaderValue::from_str(&then).unwrap());

@@ -1,7 +1,7 @@
-//! What the origin lets a cache keep (RFC 9111 §3), and which fields of it (§3.1).
+//! Responses that a cache may store (RFC 9111 §3), and the fields that it may store (§3.1).
 //!
 //! Owns: the rules of shared and private caches; the reasons for not storing.
-//! Never touches: what a route adds or sets aside (`policy`), the store.
+//! Never touches: a route's additions and exceptions (`policy`), the store.
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, SET_COOKIE};
@@ -10,53 +10,53 @@ use crate::semantics::cache_control::Directive;
 use crate::semantics::hop_by_hop;
 use crate::semantics::response_metadata::CacheMetadata;
 
-/// Whose rules apply (RFC 9111 §1).
+/// The kind of cache, which determines the rules (RFC 9111 §1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CacheKind {
-    /// The answers are for several users.
+    /// The responses are for several users.
     Shared,
-    /// The answers are for the one user that the key names.
+    /// The responses are for the one user in the cache key.
     Private,
 }
 
-/// Why an answer is not stored.
+/// The reason why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NotStoredReason {
     /// Only `GET` is stored.
     Method,
-    /// The request said `no-store` (RFC 9111 §5.2.1.5).
+    /// The request has `no-store` (RFC 9111 §5.2.1.5).
     RequestNoStore,
-    /// A status that is never stored, or not without being named.
+    /// A status that is never stored, or only if a route names it.
     Status,
-    /// A stream of events has no end to wait for.
+    /// A stream of server-sent events does not end.
     EventStream,
     /// `Vary: *` never matches (RFC 9111 §4.1).
     VaryAny,
-    /// It belongs to a sign-in that counts for a connection (RFC 4559 §6).
+    /// It belongs to an authentication of the connection (RFC 4559 §6).
     SignIn,
-    /// `Set-Cookie`, and the route does not say what to do with it.
+    /// It has `Set-Cookie`, and the route does not configure how to treat it.
     SetCookie,
-    /// The origin said `no-store` (RFC 9111 §5.2.2.5).
+    /// The response has `no-store` (RFC 9111 §5.2.2.5).
     NoStore,
-    /// The origin said `private`, and the cache is shared (RFC 9111 §5.2.2.7).
+    /// The response has `private`, and the cache is shared (RFC 9111 §5.2.2.7).
     Private,
     /// The request had `Authorization`, and the origin did not allow sharing (RFC 9111 §3.5).
     Authorization,
-    /// Nothing could ever reuse it: no lifetime, no window, no validator.
+    /// The response could never be reused: it has no lifetime, no stale window and no validator.
     NoFreshness,
-    /// The body was cut short.
+    /// The body is incomplete.
     Incomplete,
-    /// The body is larger than the store takes.
+    /// The body is larger than the store accepts.
     TooLarge,
-    /// Too many bodies are in flight to keep this one.
+    /// Too many bodies are in flight to buffer this one.
     NoRoom,
-    /// A rule looks into bodies, and there was no room to read this one, or it is too large for that: it may be an
-    /// error.
+    /// A rule inspects bodies, but this one was too large or there was no buffer space for it, so it may be
+    /// an error.
     Unread,
 }
 
 impl NotStoredReason {
-    /// The one name for it in logs, metrics and answers.
+    /// The token in logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
             Self::Method => "method",
@@ -79,63 +79,67 @@ impl NotStoredReason {
 }
 
 impl NotStoredReason {
-    /// Whether it might have been stored, and larder could not.
+    /// Whether the response was storable, but larder could not store it.
     pub fn is_for_want_of_room(self) -> bool {
         matches!(self, Self::Incomplete | Self::TooLarge | Self::NoRoom)
     }
 }
 
-/// The origin's prohibition that concerns the answer alone, if there is one.
-pub fn forbidden(said: &CacheMetadata, kind: CacheKind) -> Option<NotStoredReason> {
-    if said.no_store {
+/// The origin's prohibition by the response alone, without regard to the request, if there is one.
+pub fn forbidden(metadata: &CacheMetadata, kind: CacheKind) -> Option<NotStoredReason> {
+    if metadata.no_store {
         return Some(NotStoredReason::NoStore);
     }
     match kind {
-        CacheKind::Shared if said.cache_control.has(Directive::Private) => {
+        CacheKind::Shared if metadata.cache_control.has(Directive::Private) => {
             Some(NotStoredReason::Private)
         }
         CacheKind::Shared | CacheKind::Private => None,
     }
 }
 
-/// Whether the request's `Authorization` keeps the answer out of a shared cache (RFC 9111 §3.5).
-pub fn authorization_forbids(asked: &HeaderMap, said: &CacheMetadata, kind: CacheKind) -> bool {
-    needs_leave(said, kind) && asked.contains_key(AUTHORIZATION)
+/// Whether the request's `Authorization` keeps the response out of a shared cache (RFC 9111 §3.5).
+pub fn authorization_forbids(
+    request: &HeaderMap,
+    metadata: &CacheMetadata,
+    kind: CacheKind,
+) -> bool {
+    needs_leave(metadata, kind) && request.contains_key(AUTHORIZATION)
 }
 
-/// Whether a shared cache may keep this for a request with `Authorization` only by the origin's
-/// leave, which it does not give (RFC 9111 §3.5).
-pub fn needs_leave(said: &CacheMetadata, kind: CacheKind) -> bool {
-    let allowed = said.cache_control.has(Directive::Public)
-        || said.cache_control.has(Directive::MustRevalidate)
-        || said.cache_control.s_maxage.is_some();
+/// Whether a shared cache may not store the response to a request with `Authorization`, because the origin
+/// does not give the required permission (RFC 9111 §3.5).
+pub fn needs_leave(metadata: &CacheMetadata, kind: CacheKind) -> bool {
+    let allowed = metadata.cache_control.has(Directive::Public)
+        || metadata.cache_control.has(Directive::MustRevalidate)
+        || metadata.cache_control.s_maxage.is_some();
     kind == CacheKind::Shared && !allowed
 }
 
-/// Whether the answer is a stream of server-sent events.
+/// Whether the response is a stream of server-sent events.
 pub fn is_event_stream(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE) else { return false };
     let media_type = value.as_bytes().split(|&b| b == b';').next().unwrap_or_default();
     media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
 }
 
-/// The fields to keep (RFC 9111 §3.1): not those of one connection, nor those that `private` or
-/// `no-cache` names. Leaving a named field out harms nobody, so no route sets that aside.
-pub fn kept_fields(headers: &HeaderMap, said: &CacheMetadata, kind: CacheKind) -> HeaderMap {
+/// The fields to store (RFC 9111 §3.1): all but hop-by-hop fields and those that `private` or `no-cache`
+/// names. A route cannot override this, because a missing named field does no harm.
+pub fn kept_fields(headers: &HeaderMap, metadata: &CacheMetadata, kind: CacheKind) -> HeaderMap {
     let mut kept = headers.clone();
     hop_by_hop::strip_response(&mut kept);
-    leave_named_out(&mut kept, said, kind);
+    leave_named_out(&mut kept, metadata, kind);
     kept
 }
 
-/// Leaves out the fields that `private` or `no-cache` names.
-pub fn leave_named_out(kept: &mut HeaderMap, said: &CacheMetadata, kind: CacheKind) {
-    for name in &said.cache_control.no_cache_fields {
+/// Removes the fields that `private` or `no-cache` names.
+pub fn leave_named_out(kept: &mut HeaderMap, metadata: &CacheMetadata, kind: CacheKind) {
+    for name in &metadata.cache_control.no_cache_fields {
         kept.remove(name);
     }
     match kind {
         CacheKind::Shared => {
-            for name in &said.cache_control.private_fields {
+            for name in &metadata.cache_control.private_fields {
                 kept.remove(name);
             }
         }
@@ -143,7 +147,7 @@ pub fn leave_named_out(kept: &mut HeaderMap, said: &CacheMetadata, kind: CacheKi
     }
 }
 
-/// Leaves `Set-Cookie` out.
+/// Removes `Set-Cookie`.
 pub fn strip_cookies(headers: &mut HeaderMap) {
     headers.remove(SET_COOKIE);
 }
@@ -183,16 +187,16 @@ mod tests {
             ("private=\"x\"", None, None),
             ("no-cache", None, None),
         ] {
-            let said = directives(line);
-            assert_eq!(forbidden(&said, CacheKind::Shared), shared, "{line}");
-            assert_eq!(forbidden(&said, CacheKind::Private), private, "{line}");
+            let metadata = directives(line);
+            assert_eq!(forbidden(&metadata, CacheKind::Shared), shared, "{line}");
+            assert_eq!(forbidden(&metadata, CacheKind::Private), private, "{line}");
         }
     }
 
     #[test]
-    fn authorization_needs_the_origins_leave_in_a_shared_cache() {
+    fn authorization_needs_the_origins_permission_in_a_shared_cache() {
         // RFC 9111 §3.5.
-        let asked = map(&[("authorization", "Bearer a")]);
+        let request = map(&[("authorization", "Bearer a")]);
         for (line, forbids) in [
             ("max-age=60", true),
             ("proxy-revalidate, max-age=60", true),
@@ -200,15 +204,19 @@ mod tests {
             ("s-maxage=60", false),
             ("must-revalidate, max-age=60", false),
         ] {
-            let said = directives(line);
-            assert_eq!(authorization_forbids(&asked, &said, CacheKind::Shared), forbids, "{line}");
-            assert!(!authorization_forbids(&asked, &said, CacheKind::Private), "{line}");
-            assert!(!authorization_forbids(&map(&[]), &said, CacheKind::Shared), "{line}");
+            let metadata = directives(line);
+            assert_eq!(
+                authorization_forbids(&request, &metadata, CacheKind::Shared),
+                forbids,
+                "{line}"
+            );
+            assert!(!authorization_forbids(&request, &metadata, CacheKind::Private), "{line}");
+            assert!(!authorization_forbids(&map(&[]), &metadata, CacheKind::Shared), "{line}");
         }
     }
 
     #[test]
-    fn every_field_is_kept_but_those_of_the_connection_and_those_named() {
+    fn all_but_hop_by_hop_and_named_fields_are_stored() {
         // RFC 9111 §3.1.
         let headers = map(&[
             ("cache-control", "private=\"x-mine\", no-cache=\"x-fresh\""),
@@ -220,9 +228,9 @@ mod tests {
             ("content-security-policy", "default-src 'none'"),
             ("content-type", "a/b"),
         ]);
-        let said = CacheMetadata::of(StatusCode::OK, &headers);
+        let metadata = CacheMetadata::of(StatusCode::OK, &headers);
         let names = |kind| {
-            let kept = kept_fields(&headers, &said, kind);
+            let kept = kept_fields(&headers, &metadata, kind);
             let mut names: Vec<_> = kept.keys().map(|name| name.as_str().to_owned()).collect();
             names.sort();
             names
@@ -235,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn event_streams_are_known_by_their_media_type() {
+    fn event_streams_are_recognised_by_their_media_type() {
         for (value, expected) in [
             ("text/event-stream", true),
             ("Text/Event-Stream ; charset=utf-8", true),

@@ -1,6 +1,6 @@
 //! The target of a request: scheme, host, port, path and query (RFC 9110 §7.1, RFC 3986).
 //!
-//! Owns: what makes two targets the same origin, and the one written form of an authority.
+//! Owns: parsing of targets, comparison of their origins, and the normal form of an authority.
 //! Never touches: routes and keys, which read targets; names and addresses on the network.
 
 pub mod authority;
@@ -11,7 +11,7 @@ use std::fmt;
 
 use crate::semantics::redaction;
 
-/// `http` or `https`: the only schemes larder carries.
+/// `http` or `https`: the only schemes that larder supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scheme {
     /// Plain HTTP.
@@ -21,7 +21,7 @@ pub enum Scheme {
 }
 
 impl Scheme {
-    /// The port that an authority without one means (RFC 9110 §4.2).
+    /// The port of an authority without an explicit one (RFC 9110 §4.2).
     pub fn default_port(self) -> u16 {
         match self {
             Self::Http => 80,
@@ -29,7 +29,7 @@ impl Scheme {
         }
     }
 
-    /// The scheme of that name, whatever its letter case (RFC 3986 §3.1).
+    /// Parses a scheme in any letter case (RFC 3986 §3.1).
     pub fn parse(name: &str) -> Option<Self> {
         if name.eq_ignore_ascii_case("http") {
             Some(Self::Http)
@@ -49,10 +49,10 @@ impl Scheme {
     }
 }
 
-/// Where a request goes. The host is lower-case, the port explicit, path and query as received
-/// (RFC 3986 §6.2.2.1 and §6.2.3: nothing else is equivalent without knowing the origin).
-/// `Display` writes the absolute form; `Debug` leaves query values out, for they may be secret, and what
-/// looks like a secret in the path.
+/// The target of a request. The host is lower-case, the port explicit, path and query as received (RFC 3986
+/// §6.2.2.1 and §6.2.3: other spellings are not equivalent without knowledge of the origin). `Display` writes
+/// the absolute form. `Debug` omits query values, which may be secret, and parts of the path with the shape
+/// of a secret.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Target {
     scheme: Scheme,
@@ -61,14 +61,14 @@ pub struct Target {
     path_and_query: String,
 }
 
-/// Why a target was refused.
+/// The reason why a target was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TargetError {
     /// Neither `http` nor `https`.
     #[error("the scheme is neither http nor https")]
     Scheme,
-    /// No host, or one with a character that no host has.
+    /// No host, or a host with an invalid character.
     #[error("the host is missing or malformed")]
     Host,
     /// Port 0, above 65535, or not a number.
@@ -78,12 +78,12 @@ pub enum TargetError {
     #[error("user information in the authority is not accepted")]
     UserInfo,
     /// A control character, space or invalid UTF-8 in the path or query.
-    #[error("the path or query holds a character that must be encoded")]
+    #[error("the path or query contains a character that must be encoded")]
     Path,
 }
 
 impl Target {
-    /// Reads the absolute form, `http://host[:port]/path?query` (RFC 9112 §3.2.2).
+    /// Parses the absolute form, `http://host[:port]/path?query` (RFC 9112 §3.2.2).
     pub fn absolute(text: &str) -> Result<Self, TargetError> {
         let (scheme, rest) = text.split_once("://").ok_or(TargetError::Scheme)?;
         let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;
@@ -92,7 +92,7 @@ impl Target {
         Self::with_authority(scheme, authority, path_and_query)
     }
 
-    /// Puts the origin form (`/path?query`, or `*`) and an authority together (RFC 9110 §7.1).
+    /// Combines an authority with the origin form (`/path?query`, or `*`) (RFC 9110 §7.1).
     pub fn with_authority(
         scheme: Scheme,
         authority: &str,
@@ -103,7 +103,7 @@ impl Target {
         Ok(Self { scheme, host, port, path_and_query: clean(path_and_query)? })
     }
 
-    /// The same path and query at another origin; `host` as [`Target::host`] gives it.
+    /// The same path and query at another origin; `host` has the form of [`Target::host`].
     #[must_use]
     pub fn with_origin(&self, scheme: Scheme, host: &str, port: u16) -> Self {
         let host = host.to_ascii_lowercase();
@@ -120,7 +120,7 @@ impl Target {
         &self.host
     }
 
-    /// The port, the scheme's default included.
+    /// The port, explicit or the scheme's default.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -135,12 +135,12 @@ impl Target {
         self.path_and_query.split_once('?').map_or(&self.path_and_query, |(path, _)| path)
     }
 
-    /// What follows the first `?`; `Some("")` for a bare `?`, which is another target than none.
+    /// The query after the first `?`. `Some("")` for a bare `?`, which is a different target than no query.
     pub fn query(&self) -> Option<&str> {
         self.path_and_query.split_once('?').map(|(_, query)| query)
     }
 
-    /// `host[:port]`, the port left out when it is the scheme's default: the value of `Host`.
+    /// `host[:port]`, without the port if it is the scheme's default: the value of `Host`.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
             self.host.clone()
@@ -149,10 +149,10 @@ impl Target {
         }
     }
 
-    /// Whether the path has segments that say "here" or "up", in one of the spellings that origins read so:
-    /// plain, encoded once or more often, with `\\` for `/`, with parameters behind them (`..;`), as overlong UTF-8
-    /// (`%c0%ae`), or as `%u002e`. Such a path may lead elsewhere than it seems, as may one in which a slash is
-    /// written so.
+    /// Whether the path has `.` or `..` segments in one of the spellings that origins accept: plain, encoded
+    /// once or several times, with `\\` for `/`, with parameters after them (`..;`), as overlong UTF-8
+    /// (`%c0%ae`), or as `%u002e`. An origin may resolve such a path to another resource. The same holds for
+    /// a slash in these last spellings.
     pub fn is_ambiguous(&self) -> bool {
         dot_segments::leads_elsewhere(self.path())
     }
@@ -162,8 +162,8 @@ impl Target {
         self.scheme == other.scheme && self.port == other.port && self.host == other.host
     }
 
-    /// The target that `reference` means as seen from here (RFC 3986 §5.2), for `Location` and
-    /// `Content-Location`. `None` where it is no reference to a target that larder carries.
+    /// Resolves `reference` against this target (RFC 3986 §5.2), for `Location` and `Content-Location`.
+    /// `None` if the reference is invalid or has a scheme that larder does not support.
     pub fn resolve(&self, reference: &str) -> Option<Self> {
         let reference = reference.split_once('#').map_or(reference, |(before, _)| before);
         let resolved = if has_scheme(reference) {
@@ -209,7 +209,7 @@ impl Target {
             if segment != "." && segment != ".." {
                 kept.push(segment);
             } else if segments.peek().is_none() {
-                // A last `.` or `..` names a folder, whose path ends in a slash.
+                // A final `.` or `..` refers to a folder, whose path ends in a slash.
                 kept.push("");
             }
         }
@@ -235,7 +235,7 @@ impl fmt::Debug for Target {
         write!(f, "{}://{}{path}", self.scheme.as_str(), self.authority())?;
         let Some(query) = self.query() else { return Ok(()) };
         for (n, parameter) in query.split('&').enumerate() {
-            // A parameter without `=` is all value.
+            // A parameter without `=` has only a value.
             let name = parameter.split_once('=').map_or("", |(name, _)| name);
             write!(f, "{}{name}=…", if n == 0 { '?' } else { '&' })?;
         }
@@ -243,9 +243,10 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Path and query without a fragment, beginning with a slash. Controls and spaces are refused; what no URL
-/// holds is [`carried`](spelled::carried); everything else passes as it is: origins are known to tell apart what
-/// a generic clean-up would make equal.
+/// Path and query without a fragment, beginning with a slash. Control characters and spaces are rejected, and
+/// characters that no URL may contain are encoded by [`encode_invalid`](path_equivalence::encode_invalid).
+/// All other characters stay unchanged, because some origins distinguish spellings that a general
+/// normalisation would make equal.
 fn clean(path_and_query: &str) -> Result<String, TargetError> {
     let text = path_and_query.split_once('#').map_or(path_and_query, |(before, _)| before);
     if text.contains(|c: char| c.is_control() || c == ' ') {

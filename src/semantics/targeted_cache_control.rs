@@ -1,21 +1,21 @@
-//! Targeted fields (RFC 9213): directives for some caches only, such as `CDN-Cache-Control`.
+//! Targeted fields (RFC 9213): directives for certain caches only, such as `CDN-Cache-Control`.
 //!
-//! Owns: which fields can be targeted; reading one as a structured dictionary (RFC 8941 §3.2).
-//! Never touches: which of them a route listens to (`policy`), what a directive means.
+//! Owns: recognising targeted fields; parsing one as a structured dictionary (RFC 8941 §3.2).
+//! Never touches: a route's choice of targeted fields (`policy`), the meaning of a directive.
 
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, ListEntry, Parser, Version};
 
 use crate::semantics::cache_control::{Argument, CacheControl};
 
-/// Whether a field of this name can be a targeted one. That it is, somebody has to say: the suffix
-/// is a convention (RFC 9213 §2.4).
+/// Whether a field of this name can be a targeted one. The suffix is only a convention (RFC 9213 §2.4), so
+/// the configuration has to list the fields.
 pub fn is_targeted(name: &HeaderName) -> bool {
     name.as_str().ends_with("-cache-control")
 }
 
-/// What the field says in place of `Cache-Control`; `None` where it is absent, empty or not a
-/// dictionary, and so to be taken for absent (RFC 9213 §2.1).
+/// Parses the directives of the field, which replace `Cache-Control`. `None` if the field is absent, empty or
+/// not a dictionary, all of which count as absent (RFC 9213 §2.1).
 pub(super) fn read(headers: &HeaderMap, name: &HeaderName) -> Option<CacheControl> {
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(http::HeaderValue::as_bytes).collect();
     let joined = lines.join(&b", "[..]);
@@ -24,17 +24,17 @@ pub(super) fn read(headers: &HeaderMap, name: &HeaderName) -> Option<CacheContro
     if members.is_empty() {
         return None;
     }
-    let mut said = CacheControl::default();
+    let mut control = CacheControl::default();
     for (name, value) in &members {
-        add(&mut said, name.as_str(), value);
+        add(&mut control, name.as_str(), value);
     }
-    Some(said)
+    Some(control)
 }
 
-/// RFC 9213 §2.1: a value of another type than the directive has is not to be used. What it was
-/// about then counts as malformed, which is never the more permissive reading: no lifetime at all,
-/// the whole response instead of some fields of it.
-fn add(said: &mut CacheControl, name: &str, value: &ListEntry) {
+/// RFC 9213 §2.1: a value of the wrong type must not be used. The directive then counts as malformed, which
+/// is never the more permissive interpretation: a lifetime of zero, or the whole response instead of some of
+/// its fields.
+fn add(control: &mut CacheControl, name: &str, value: &ListEntry) {
     let item = match value {
         ListEntry::Item(item) => Some(&item.bare_item),
         ListEntry::InnerList(_) => None,
@@ -42,15 +42,15 @@ fn add(said: &mut CacheControl, name: &str, value: &ListEntry) {
     let permits = matches!(name, "public" | "must-understand");
     let names_fields = matches!(name, "private" | "no-cache");
     match item {
-        Some(BareItem::Boolean(true)) => said.add(name.as_bytes(), Argument::None),
+        Some(BareItem::Boolean(true)) => control.add(name.as_bytes(), Argument::None),
         _ if permits => {}
         Some(BareItem::Integer(number)) if !names_fields => {
-            said.add(name.as_bytes(), Argument::Text(number.to_string().as_bytes()));
+            control.add(name.as_bytes(), Argument::Text(number.to_string().as_bytes()));
         }
         Some(BareItem::String(list)) if names_fields => {
-            said.add(name.as_bytes(), Argument::Text(list.as_str().as_bytes()));
+            control.add(name.as_bytes(), Argument::Text(list.as_str().as_bytes()));
         }
-        _ => said.add(name.as_bytes(), Argument::Malformed),
+        _ => control.add(name.as_bytes(), Argument::Malformed),
     }
 }
 
@@ -67,7 +67,7 @@ mod tests {
 
     const CDN: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-    fn says(lines: &[&'static str]) -> Option<CacheControl> {
+    fn parsed(lines: &[&'static str]) -> Option<CacheControl> {
         let mut headers = HeaderMap::new();
         for line in lines {
             headers.append(CDN, HeaderValue::from_static(line));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_conventional_suffix_makes_a_name_that_can_be_targeted() {
+    fn only_names_with_the_conventional_suffix_can_be_targeted() {
         for (name, expected) in [
             ("cdn-cache-control", true),
             ("examplecdn-cache-control", true),
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_empty_or_no_dictionary_is_as_if_it_were_absent() {
+    fn an_empty_or_invalid_dictionary_counts_as_absent() {
         // RFC 9213 §2.1, RFC 8941 §4.2.2.
         for lines in [
             &[][..],
@@ -106,7 +106,7 @@ mod tests {
             &["max-age=@60"],
             &["max-age=60 private"],
         ] {
-            assert_eq!(says(lines), None, "{lines:?}");
+            assert_eq!(parsed(lines), None, "{lines:?}");
         }
     }
 
@@ -128,8 +128,8 @@ mod tests {
             ("max-age=(60)", Some(0)),
             ("none", None),
         ] {
-            let said = says(&[line]).expect(line);
-            assert_eq!(said.max_age, lifetime.map(Duration::from_secs), "{line}");
+            let control = parsed(&[line]).expect(line);
+            assert_eq!(control.max_age, lifetime.map(Duration::from_secs), "{line}");
         }
         for (line, directive) in [
             ("no-store", Directive::NoStore),
@@ -139,7 +139,7 @@ mod tests {
             ("no-cache=(a b)", Directive::NoCache),
             ("must-revalidate=\"x\"", Directive::MustRevalidate),
         ] {
-            assert!(says(&[line]).expect(line).has(directive), "{line}");
+            assert!(parsed(&[line]).expect(line).has(directive), "{line}");
         }
         for (line, directive) in [
             ("public=?0", Directive::Public),
@@ -147,18 +147,18 @@ mod tests {
             ("must-understand=?0", Directive::MustUnderstand),
             ("private=\"x-a\"", Directive::Private),
         ] {
-            assert!(!says(&[line]).expect(line).has(directive), "{line}");
+            assert!(!parsed(&[line]).expect(line).has(directive), "{line}");
         }
     }
 
     #[test]
     fn all_lines_are_one_dictionary() {
-        let said = says(&["max-age=60, private=\"x-a, x-b\"", "no-cache=\"x-c\", s-maxage=5"]);
-        let said = said.expect("a dictionary");
-        assert_eq!(said.max_age, Some(Duration::from_secs(60)));
-        assert_eq!(said.s_maxage, Some(Duration::from_secs(5)));
-        assert_eq!(said.private_fields.len(), 2);
-        assert_eq!(said.no_cache_fields.len(), 1);
+        let control = parsed(&["max-age=60, private=\"x-a, x-b\"", "no-cache=\"x-c\", s-maxage=5"]);
+        let control = control.expect("a dictionary");
+        assert_eq!(control.max_age, Some(Duration::from_secs(60)));
+        assert_eq!(control.s_maxage, Some(Duration::from_secs(5)));
+        assert_eq!(control.private_fields.len(), 2);
+        assert_eq!(control.no_cache_fields.len(), 1);
     }
 
     proptest! {
@@ -170,8 +170,8 @@ mod tests {
                     headers.append(CDN, line);
                 }
             }
-            if let Some(said) = read(&headers, &CDN) {
-                assert!(said.max_age.is_none_or(|age| age <= MAX_DELTA));
+            if let Some(control) = read(&headers, &CDN) {
+                assert!(control.max_age.is_none_or(|age| age <= MAX_DELTA));
             }
         }
     }

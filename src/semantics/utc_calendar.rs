@@ -1,25 +1,24 @@
-//! The calendar in UTC: when its days and months end.
+//! The ends of days and months in UTC.
 //!
-//! Owns: how far away midnight and the first of the next month are. Never touches: the clock; `now` is
-//! handed in.
+//! Owns: the time until midnight and until the next month. Never touches: the clock; `now` is a parameter.
 
 use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// How long this day still lasts: more than nothing, at most a day.
+/// The time until the next midnight: more than zero, at most a day.
 pub fn until_midnight(now: SystemTime) -> Duration {
     let (_, into_day) = days_and_rest(now);
     DAY.saturating_sub(into_day)
 }
 
-/// How long this month still lasts: more than nothing, at most 31 days.
+/// The time until the first day of the next month: more than zero, at most 31 days.
 pub fn until_next_month(now: SystemTime) -> Duration {
     let (days, into_day) = days_and_rest(now);
     (DAY * days_left_in_month(days)).saturating_sub(into_day)
 }
 
-/// Whole days since 1970-01-01, rounded down, and how far into the day it is.
+/// Whole days since 1970-01-01, rounded down, and the time since midnight.
 fn days_and_rest(now: SystemTime) -> (i64, Duration) {
     let seconds = DAY.as_secs();
     let whole = |since: Duration| i64::try_from(since.as_secs() / seconds).unwrap_or(i64::MAX);
@@ -36,8 +35,8 @@ fn rest_of_day(time: Duration) -> Duration {
     Duration::new(time.as_secs() % DAY.as_secs(), time.subsec_nanos())
 }
 
-/// The days of a month that are left, this one included. Years are counted from March, so that the
-/// leap day is a year's last and months follow one rule; the calendar repeats every 400 years.
+/// The remaining days of the month, including the current one. Years start in March here, so the leap day is
+/// the last day of a year and one rule covers all months. The calendar repeats every 400 years.
 fn days_left_in_month(days: i64) -> u32 {
     let day = (days + 719_468).rem_euclid(146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -68,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn days_and_months_end_where_the_calendar_says() {
+    fn days_and_months_end_at_the_calendar_boundaries() {
         for (now, midnight, month) in [
             ("Sun, 06 Nov 1994 08:49:37 GMT", "Mon, 07 Nov 1994", "Thu, 01 Dec 1994"),
             ("Thu, 01 Jan 1970 00:00:00 GMT", "Fri, 02 Jan 1970", "Sun, 01 Feb 1970"),

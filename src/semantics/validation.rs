@@ -1,8 +1,8 @@
-//! Conditional requests: answering a client's from what is stored (RFC 9111 §4.3.2), asking the
-//! origin with stored validators (§4.3.1), and taking in its 304 (§3.2, §4.3.4).
+//! Conditional requests: evaluating a client's conditions against a stored response (RFC 9111 §4.3.2),
+//! revalidating with stored validators (§4.3.1), and applying the origin's 304 (§3.2, §4.3.4).
 //!
-//! Owns: comparing validators; the fields of a 304 in both directions.
-//! Never touches: ranges (`ranges`), whether the stored response is fresh.
+//! Owns: comparison of validators; the fields of a 304 in both directions.
+//! Never touches: ranges (`ranges`), the freshness of the stored response.
 
 use http::header::{
     AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, DATE,
@@ -20,51 +20,59 @@ use crate::semantics::vary::Vary;
 pub const CONDITIONALS: [HeaderName; 5] =
     [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE];
 
-/// How a stored response answers a request's conditions.
+/// The response to a request's conditions from a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreconditionResult {
-    /// As it is.
+    /// The stored response itself.
     Full,
-    /// With a 304: the client has it already.
+    /// A 304, because the client already has the response.
     NotModified,
 }
 
-/// What the 200 to a `HEAD` says of the stored response to a `GET` (RFC 9111 §4.3.5).
+/// The result of comparing the 200 to a `HEAD` with the stored response to a `GET` (RFC 9111 §4.3.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadComparison {
-    /// It is still the same: its fields may be updated.
+    /// The stored response is unchanged; its fields may be updated.
     Same,
-    /// It has changed.
+    /// The stored response has changed.
     Changed,
-    /// Nothing: it names no validator, or speaks of another representation.
+    /// No conclusion: the `HEAD` response has no validator, or describes another representation.
     Nothing,
 }
 
 /// Whether the request has any condition.
 pub fn has_conditionals(headers: &HeaderMap) -> bool {
-    // Every request asks: looking at its names costs less than looking for these.
+    // This runs for every request: scanning its field names costs less than looking up each conditional
+    // field.
     headers.keys().any(|name| CONDITIONALS.contains(name))
 }
 
-/// Whether the request has a condition that is about the whole response, not about its ranges.
+/// Whether the request has a condition on the whole response, not only on its ranges.
 pub fn has_conditions_on_the_whole(headers: &HeaderMap) -> bool {
     CONDITIONALS.iter().any(|name| *name != IF_RANGE && headers.contains_key(name))
 }
 
-/// Answers `If-None-Match` and `If-Modified-LifetimeStart` of a `GET` or `HEAD` from a stored response
-/// (RFC 9111 §4.3.2). `If-Match` and `If-Unmodified-LifetimeStart` are for origins alone.
-pub fn evaluate(asked: &HeaderMap, said: &CacheMetadata, status: StatusCode) -> PreconditionResult {
-    // RFC 9110 §13.2.1: conditions apply to what would otherwise be a success.
+/// Evaluates `If-None-Match` and `If-Modified-Since` of a `GET` or `HEAD` against a stored response (RFC 9111
+/// §4.3.2). Only origins evaluate `If-Match` and `If-Unmodified-Since`.
+pub fn evaluate(
+    request: &HeaderMap,
+    metadata: &CacheMetadata,
+    status: StatusCode,
+) -> PreconditionResult {
+    // RFC 9110 §13.2.1: conditions apply only if the response would otherwise be a success.
     if !status.is_success() {
         return PreconditionResult::Full;
     }
-    let has_it = if asked.contains_key(IF_NONE_MATCH) {
-        // RFC 9110 §13.1.3: then If-Modified-Since does not count.
-        asked.get_all(IF_NONE_MATCH).iter().any(|line| names_stored(line.as_bytes(), said))
+    let not_modified = if request.contains_key(IF_NONE_MATCH) {
+        // RFC 9110 §13.1.3: If-None-Match takes precedence over If-Modified-Since.
+        request
+            .get_all(IF_NONE_MATCH)
+            .iter()
+            .any(|line| matches_stored_tag(line.as_bytes(), metadata))
     } else {
-        asked.contains_key(IF_MODIFIED_SINCE) && unmodified_since(asked, said)
+        request.contains_key(IF_MODIFIED_SINCE) && unmodified_since(request, metadata)
     };
-    if has_it { PreconditionResult::NotModified } else { PreconditionResult::Full }
+    if not_modified { PreconditionResult::NotModified } else { PreconditionResult::Full }
 }
 
 /// The fields of a 304 made from a stored response (RFC 9110 §15.4.5).
@@ -72,7 +80,7 @@ pub fn not_modified_head(stored: &HeaderMap) -> HeaderMap {
     let mut head = HeaderMap::with_capacity(8);
     let mut names = vec![ETAG, DATE, VARY, CONTENT_LOCATION, CACHE_CONTROL, EXPIRES];
     if !stored.contains_key(ETAG) {
-        // Without a tag the date is the only thing that tells the client which one it has.
+        // Without a tag the client can identify its copy only by the date.
         names.push(LAST_MODIFIED);
     }
     for name in names {
@@ -83,19 +91,19 @@ pub fn not_modified_head(stored: &HeaderMap) -> HeaderMap {
     head
 }
 
-/// The fields that ask the origin whether the stored response is still right (RFC 9111 §4.3.1).
-pub fn conditional_fields(said: &CacheMetadata) -> Vec<(HeaderName, HeaderValue)> {
-    let tag = said.etag.as_ref().map(|tag| (IF_NONE_MATCH, tag.raw.clone()));
-    let date = said.last_modified.as_ref().map(|date| (IF_MODIFIED_SINCE, date.raw.clone()));
+/// The conditional fields to revalidate a stored response with the origin (RFC 9111 §4.3.1).
+pub fn conditional_fields(metadata: &CacheMetadata) -> Vec<(HeaderName, HeaderValue)> {
+    let tag = metadata.etag.as_ref().map(|tag| (IF_NONE_MATCH, tag.raw.clone()));
+    let date = metadata.last_modified.as_ref().map(|date| (IF_MODIFIED_SINCE, date.raw.clone()));
     tag.into_iter().chain(date).collect()
 }
 
-/// Whether a 304 speaks of this stored response: a strong tag that differs, or another `Vary`,
-/// means that it does not (RFC 9111 §4.3.4), and the whole must be asked for again.
-pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, said: &CacheMetadata) -> bool {
+/// Whether a 304 applies to this stored response. It does not if it has a different strong tag or a different
+/// `Vary` (RFC 9111 §4.3.4); then the whole response must be fetched again.
+pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, metadata: &CacheMetadata) -> bool {
     let tag =
         CacheMetadata::of(StatusCode::NOT_MODIFIED, not_modified).etag.filter(|tag| !tag.weak);
-    let same_tag = match (&tag, &said.etag) {
+    let same_tag = match (&tag, &metadata.etag) {
         (Some(new), Some(known)) => new.opaque() == known.opaque(),
         (Some(_), None) | (None, _) => true,
     };
@@ -103,24 +111,25 @@ pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, said: &CacheMetada
     same_tag && same_vary
 }
 
-/// Compares the fields of a 200 to a `HEAD` with a stored response and the length of its body. The
-/// RFC lets an answer without any validator update the stored one, too; but nothing then tells that
-/// it is about the stored bytes.
+/// Compares the fields of a 200 to a `HEAD` with a stored response and the length of its body. The RFC also
+/// allows a response without any validator to update the stored one, but nothing then confirms that it
+/// describes the stored bytes.
 pub fn head_says(
     head: &HeaderMap,
     stored: &HeaderMap,
-    said: &CacheMetadata,
+    metadata: &CacheMetadata,
     length: usize,
 ) -> HeadComparison {
     let other = |name: &HeaderName| head.get(name) != stored.get(name);
     if other(&CONTENT_ENCODING) || (head.contains_key(VARY) && Vary::of(head) != Vary::of(stored)) {
         return HeadComparison::Nothing;
     }
-    let says = CacheMetadata::of(StatusCode::OK, head);
-    let changed = says.etag.is_some() && says.etag != said.etag
-        || says.last_modified.is_some() && says.last_modified != said.last_modified
+    let head_metadata = CacheMetadata::of(StatusCode::OK, head);
+    let changed = head_metadata.etag.is_some() && head_metadata.etag != metadata.etag
+        || head_metadata.last_modified.is_some()
+            && head_metadata.last_modified != metadata.last_modified
         || head.get(CONTENT_LENGTH).is_some_and(|value| !is_number(value, length));
-    match (changed, says.has_validator()) {
+    match (changed, head_metadata.has_validator()) {
         (true, _) => HeadComparison::Changed,
         (false, true) => HeadComparison::Same,
         (false, false) => HeadComparison::Nothing,
@@ -131,17 +140,17 @@ fn is_number(value: &HeaderValue, number: usize) -> bool {
     value.to_str().is_ok_and(|text| text.trim().parse() == Ok(number))
 }
 
-/// The stored fields after a 304 (RFC 9111 §3.2): each field of the 304 replaces the stored one,
-/// but never those that describe the stored body's bytes. `Age` and `Date` tell of one exchange:
-/// the old ones go even where the 304 brings none.
+/// The stored fields after a 304 (RFC 9111 §3.2): each field of the 304 replaces the stored one, except the
+/// fields that describe the bytes of the stored body. `Age` and `Date` belong to one exchange, so the old
+/// ones are removed even if the 304 has none.
 pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     let mut update = not_modified.clone();
     hop_by_hop::strip_response(&mut update);
     for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE] {
         update.remove(name);
     }
-    // nginx confirms what it encoded, `W/"a"`, by the tag of what it encoded it from, `"a"`. Taken for
-    // strong, ranges of the two would be joined.
+    // nginx confirms an encoded response, `W/"a"`, with the tag of the unencoded one, `"a"`. If that counted
+    // as strong, ranges of both could be combined.
     if opaque(stored.get(ETAG)).is_some_and(|tag| opaque(update.get(ETAG)) == Some(tag)) {
         update.remove(ETAG);
     }
@@ -155,23 +164,24 @@ pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     fields
 }
 
-/// A tag without the mark of a weak one.
+/// A tag without the prefix of weak tags.
 fn opaque(tag: Option<&HeaderValue>) -> Option<&[u8]> {
     let tag = tag?.as_bytes().trim_ascii();
     Some(tag.strip_prefix(b"W/").unwrap_or(tag))
 }
 
-/// Whether `If-None-Match` names the stored response: `*`, or its tag by weak comparison
+/// Whether `If-None-Match` matches the stored response: by `*`, or by its tag in weak comparison
 /// (RFC 9110 §8.8.3.2, §13.1.2).
-fn names_stored(list: &[u8], said: &CacheMetadata) -> bool {
+fn matches_stored_tag(list: &[u8], metadata: &CacheMetadata) -> bool {
     if list.trim_ascii() == b"*" {
         return true;
     }
-    let Some(stored) = &said.etag else { return false };
+    let Some(stored) = &metadata.etag else { return false };
     tags(list).any(|tag| tag == stored.opaque())
 }
 
-/// The opaque parts in a list of tags. Not `field_list`: in a tag a backslash escapes nothing.
+/// The opaque parts of a list of tags. `field_list` is unsuitable, because a backslash in a tag is not an
+/// escape.
 fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = list;
     std::iter::from_fn(move || {
@@ -190,12 +200,12 @@ fn tags(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// RFC 9110 §13.1.3, RFC 9111 §4.3.2: not changed after the date that the client has; where the
-/// stored response does not say when it changed, not received after it.
-fn unmodified_since(asked: &HeaderMap, said: &CacheMetadata) -> bool {
-    let mut lines = asked.get_all(IF_MODIFIED_SINCE).iter();
+/// RFC 9110 §13.1.3, RFC 9111 §4.3.2: whether the stored response was not modified after the client's date.
+/// Without `Last-Modified`, its `Date` is compared instead.
+fn unmodified_since(request: &HeaderMap, metadata: &CacheMetadata) -> bool {
+    let mut lines = request.get_all(IF_MODIFIED_SINCE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return false };
-    let changed = said.last_modified.as_ref().map(|date| date.time).or(said.date);
+    let changed = metadata.last_modified.as_ref().map(|date| date.time).or(metadata.date);
     let Some(changed) = changed else { return false };
     date::parse(line.as_bytes(), changed).is_some_and(|since| since >= changed)
 }

@@ -1,7 +1,7 @@
-//! Which request fields choose among the stored responses of one key (RFC 9111 §4.1).
+//! Selection among the stored responses of one key by request fields (RFC 9111 §4.1).
 //!
-//! Owns: the names in `Vary`, and when two requests mean the same by them.
-//! Never touches: keys; where secrets come from (credential values come in masked).
+//! Owns: the names in `Vary`, and the comparison of requests by these fields.
+//! Never touches: keys; the source of the secrets (the caller passes a hasher for credentials).
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use xxhash_rust::xxh3::xxh3_128_with_secret;
 
 use crate::semantics::field_list;
 
-/// What a response's `Vary` says.
+/// A response's `Vary`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Vary {
-    /// These request fields chose it; none for a response without `Vary`.
+    /// The request fields that selected the response; empty for a response without `Vary`.
     Fields(VaryFields),
-    /// `*`, or what is no list of names: nothing matches it.
+    /// `*`, or an invalid list of names: no request matches.
     Any,
 }
 
 impl Vary {
-    /// What these fields say.
+    /// Parses `Vary` of a response.
     pub fn of(headers: &HeaderMap) -> Self {
         let mut names = Vec::new();
         for member in field_list::members(headers.get_all(VARY)) {
@@ -34,8 +34,8 @@ impl Vary {
         Self::Fields(VaryFields::new(names))
     }
 
-    /// What chose a response: what its `Vary` says, and `Accept-Encoding` where the body is encoded,
-    /// whether or not its origin says so. Nobody gets a coding that they did not accept.
+    /// The fields that selected a response: those of its `Vary`, and `Accept-Encoding` if the body is
+    /// encoded, even if the origin does not list it. So no client gets a coding that it does not accept.
     pub fn chosen_by(headers: &HeaderMap) -> Self {
         let identity = |member: &[u8]| member.eq_ignore_ascii_case(b"identity");
         match Self::of(headers) {
@@ -46,30 +46,31 @@ impl Vary {
                 names.push(ACCEPT_ENCODING);
                 Self::Fields(VaryFields::new(names))
             }
-            said @ (Self::Fields(_) | Self::Any) => said,
+            vary @ (Self::Fields(_) | Self::Any) => vary,
         }
     }
 }
 
-/// Gives an HMAC for the value of a field that holds a credential, `None` for other fields.
+/// Returns an HMAC of the value of a field with a credential, `None` for other fields.
 pub type CredentialHasher<'a> = dyn Fn(&HeaderName, &[u8]) -> Option<[u8; 16]> + 'a;
 
-/// What variants are hashed with. Without it a client could find two values that mean one variant, and have
-/// others answered what it asked for: nothing but the hash tells variants apart. Cheap to clone.
+/// The secret for the hash of variants. Variants are distinguished only by their hash. Without a secret, a
+/// client could find two values with the same hash, and other clients would get the response to its request.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct VariantSecret(Arc<[u8; VARIANT_SECRET]>);
 
-/// As many bytes as XXH3 mixes in; with fewer it would repeat them.
+/// The number of bytes that XXH3 mixes in; it would repeat a shorter secret.
 pub const VARIANT_SECRET: usize = 192;
 
 impl VariantSecret {
-    /// These bytes, which are as good as random.
+    /// Takes bytes from a secure random source.
     pub fn new(bytes: [u8; VARIANT_SECRET]) -> Self {
         Self(Arc::new(bytes))
     }
 }
 
-/// Shows nothing of it.
+/// Does not show the secret.
 impl fmt::Debug for VariantSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("VariantSecret")
@@ -80,18 +81,17 @@ impl fmt::Debug for VariantSecret {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct VaryFields(Option<Arc<[HeaderName]>>);
 
-/// Which of the responses of one key. Equal for requests that mean the same by the fields in
-/// question.
+/// Identifies one of the responses of a key. Equal for requests whose selecting fields are equivalent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VariantId(pub u128);
 
 impl VariantId {
-    /// The variant of a response that no field chose.
+    /// The variant of a response without selecting fields.
     pub const SOLE: Self = Self(0);
 }
 
 impl VaryFields {
-    /// These names, in whatever order.
+    /// Takes names in any order.
     pub fn new(mut names: Vec<HeaderName>) -> Self {
         names.sort_by(|one, other| one.as_str().cmp(other.as_str()));
         names.dedup();
@@ -103,55 +103,55 @@ impl VaryFields {
         self.0.as_deref().unwrap_or_default()
     }
 
-    /// About how many bytes of memory they take.
+    /// Approximate memory in bytes.
     pub fn weight(&self) -> usize {
         self.names().iter().map(|name| size_of::<HeaderName>() + name.as_str().len()).sum()
     }
 
-    /// Which variant this request asks for. What `mask` gives is used in place of the value.
+    /// The variant that a request selects. If `hasher` returns an HMAC, it replaces the value.
     pub fn variant(
         &self,
         request: &HeaderMap,
         secret: &VariantSecret,
-        mask: &CredentialHasher<'_>,
+        hasher: &CredentialHasher<'_>,
     ) -> VariantId {
         if self.names().is_empty() {
             return VariantId::SOLE;
         }
-        VariantId(xxh3_128_with_secret(&self.framed(request, mask), &*secret.0))
+        VariantId(xxh3_128_with_secret(&self.frames(request, hasher), &*secret.0))
     }
 
-    /// What the names and their values are, so that no two of them are written alike.
-    fn framed(&self, request: &HeaderMap, mask: &CredentialHasher<'_>) -> Vec<u8> {
-        let mut framed = Vec::with_capacity(128);
+    /// Serialises names and values unambiguously.
+    fn frames(&self, request: &HeaderMap, hasher: &CredentialHasher<'_>) -> Vec<u8> {
+        let mut frames = Vec::with_capacity(128);
         for name in self.names() {
-            frame(&mut framed, NAME, name.as_str().as_bytes());
+            frame(&mut frames, NAME, name.as_str().as_bytes());
             match normalised(request, name) {
-                None => frame(&mut framed, ABSENT, b""),
-                Some(value) => match mask(name, &value) {
-                    Some(hmac) => frame(&mut framed, MASKED, &hmac),
-                    None => frame(&mut framed, PRESENT, &value),
+                None => frame(&mut frames, ABSENT, b""),
+                Some(value) => match hasher(name, &value) {
+                    Some(hmac) => frame(&mut frames, HASHED, &hmac),
+                    None => frame(&mut frames, PRESENT, &value),
                 },
             }
         }
-        framed
+        frames
     }
 }
 
 const NAME: u8 = 0;
 const ABSENT: u8 = 1;
 const PRESENT: u8 = 2;
-const MASKED: u8 = 3;
+const HASHED: u8 = 3;
 
-/// Kind and length before the bytes: no value can be taken for two (CCH-08).
+/// Writes kind and length before the bytes, so that one value cannot be read as two (CCH-08).
 fn frame(out: &mut Vec<u8>, kind: u8, bytes: &[u8]) {
     out.push(kind);
     out.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     out.extend_from_slice(bytes);
 }
 
-/// The field's value with lines joined and whitespace around members gone, which changes no field's
-/// meaning (RFC 9110 §5.3, §5.6.1). `None` where the field is absent: that is not the same as empty.
+/// The field's value with lines joined and whitespace around members removed, which does not change the
+/// meaning of a field (RFC 9110 §5.3, §5.6.1). `None` if the field is absent, which is not the same as empty.
 fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     if !request.contains_key(name) {
         return None;
@@ -162,7 +162,7 @@ fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
     if name != ACCEPT_LANGUAGE {
         return Some(members.join(&b','));
     }
-    // RFC 9110 §12.5.4: ranges are case-insensitive and ordered by weight, not by place.
+    // RFC 9110 §12.5.4: ranges are case-insensitive and ordered by weight, not by position.
     members.retain(|member| !member.is_empty());
     let mut ranges: Vec<Vec<u8>> = members
         .into_iter()
@@ -200,7 +200,7 @@ mod tests {
         VaryFields::new(names.iter().map(|name| HeaderName::from_static(name)).collect())
     }
 
-    fn unmasked(_: &HeaderName, _: &[u8]) -> Option<[u8; 16]> {
+    fn no_hash(_: &HeaderName, _: &[u8]) -> Option<[u8; 16]> {
         None
     }
 
@@ -213,34 +213,35 @@ mod tests {
     }
 
     fn variant(names: &[&'static str], request: Lines<'_>) -> VariantId {
-        fields(names).variant(&map(request), &secret(), &unmasked)
+        fields(names).variant(&map(request), &secret(), &no_hash)
     }
 
-    /// Eight bytes whose first four are those of XXH3's own secret at their place count for nothing but their
-    /// sum: two such may give each other what they like.
+    /// If the first four of eight bytes equal XXH3's default secret at their position, only the sum of such
+    /// blocks affects the hash. The remaining bytes of two such blocks can then be exchanged without changing
+    /// it.
     #[test]
-    fn values_that_are_alike_to_a_hash_without_a_secret_are_two_variants() {
+    fn values_that_collide_without_a_secret_are_two_variants() {
         let names = fields(&["x-a"]);
         let request = |one: &[u8; 4], other: &[u8; 4]| {
-            let mut framed = vec![b'a'; 640];
-            framed[128..132].copy_from_slice(&[0xde, 0xd4, 0x6d, 0xe9]);
-            framed[132..136].copy_from_slice(one);
-            framed[192..196].copy_from_slice(&[0x72, 0x40, 0xa4, 0xa4]);
-            framed[196..200].copy_from_slice(other);
-            // Kinds, lengths and the name stand before the value.
-            let value = HeaderValue::from_bytes(&framed[2 * 9 + "x-a".len()..]).unwrap();
+            let mut frames = vec![b'a'; 640];
+            frames[128..132].copy_from_slice(&[0xde, 0xd4, 0x6d, 0xe9]);
+            frames[132..136].copy_from_slice(one);
+            frames[192..196].copy_from_slice(&[0x72, 0x40, 0xa4, 0xa4]);
+            frames[196..200].copy_from_slice(other);
+            // Kinds, lengths and the name precede the value.
+            let value = HeaderValue::from_bytes(&frames[2 * 9 + "x-a".len()..]).unwrap();
             HeaderMap::from_iter([(HeaderName::from_static("x-a"), value)])
         };
         let (mine, theirs) = (request(b"aaab", b"aaaa"), request(b"aaaa", b"aaab"));
-        let plain = |request| xxh3_128(&names.framed(request, &unmasked));
-        assert_eq!(plain(&mine), plain(&theirs), "nothing is tried here");
-        let id = |request| names.variant(request, &secret(), &unmasked);
+        let plain = |request| xxh3_128(&names.frames(request, &no_hash));
+        assert_eq!(plain(&mine), plain(&theirs), "the two values do not collide without a secret");
+        let id = |request| names.variant(request, &secret(), &no_hash);
         assert_ne!(id(&mine), id(&theirs));
         let other = VariantSecret::new([7; VARIANT_SECRET]);
         assert_ne!(
             id(&mine),
-            names.variant(&mine, &other, &unmasked),
-            "nobody else makes the same"
+            names.variant(&mine, &other, &no_hash),
+            "another secret gives another variant"
         );
     }
 
@@ -253,8 +254,8 @@ mod tests {
             let lines: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
             assert_eq!(Vary::of(&map(&lines)), Vary::Any, "{lines:?}");
         }
-        let said = Vary::of(&map(&[("vary", b"X-B, x-a,"), ("vary", b"x-b")]));
-        assert_eq!(said, Vary::Fields(fields(&["x-a", "x-b"])));
+        let vary = Vary::of(&map(&[("vary", b"X-B, x-a,"), ("vary", b"x-b")]));
+        assert_eq!(vary, Vary::Fields(fields(&["x-a", "x-b"])));
         assert_eq!(Vary::of(&map(&[])), Vary::Fields(VaryFields::default()));
         for (encoding, expected) in [(&b"gzip"[..], true), (b"identity", false), (b"", false)] {
             let chosen = Vary::chosen_by(&map(&[("content-encoding", encoding)]));
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn only_named_fields_choose() {
+    fn only_listed_fields_select_a_variant() {
         let one: Lines<'_> = &[("x-a", b"1"), ("x-b", b"2"), ("x-c", b"3")];
         let other: Lines<'_> = &[("x-b", b"2"), ("x-a", b"1"), ("x-c", b"9")];
         assert_eq!(variant(&["x-a", "x-b"], one), variant(&["x-b", "x-a"], other));
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn languages_match_whatever_their_case_and_order() {
+    fn languages_match_in_any_case_and_order() {
         let language =
             |value: &'static [u8]| variant(&["accept-language"], &[("accept-language", value)]);
         assert_eq!(language(b"en, de;q=0.5"), language(b"DE; q=0.5,EN"));
@@ -300,14 +301,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_replaces_the_value() {
+    fn a_hash_replaces_the_value() {
         let names = fields(&["authorization"]);
         let with = |value: &[u8], hmac: [u8; 16]| {
             names.variant(&map(&[("authorization", value)]), &secret(), &|_, _| Some(hmac))
         };
         assert_eq!(with(b"one", [7; 16]), with(b"other", [7; 16]));
         assert_ne!(with(b"one", [7; 16]), with(b"one", [8; 16]));
-        // A value that looks like a mask is none.
+        // A value with the same bytes as a hash is not a hash.
         assert_ne!(
             with(b"one", [b'7'; 16]),
             variant(&["authorization"], &[("authorization", &[b'7'; 16])])
@@ -329,7 +330,7 @@ mod tests {
             let plain = |values: &[String]| -> Vec<String> {
                 values.iter().map(|v| v.split(',').map(str::trim).collect::<Vec<_>>().join(",")).collect()
             };
-            // A quote may hide a comma; then the two are at least told apart by their bytes.
+            // A quoted string may contain a comma; such values are compared only by their bytes.
             if !one.iter().chain(&other).any(|value| value.contains('"')) {
                 assert_eq!(request(&one) == request(&other), plain(&one) == plain(&other));
             }
@@ -351,7 +352,7 @@ mod tests {
                 for name in fields.names() {
                     request.append(name.clone(), value.clone());
                 }
-                let chosen = fields.variant(&request, &secret(), &unmasked);
+                let chosen = fields.variant(&request, &secret(), &no_hash);
                 assert_eq!(chosen == VariantId::SOLE, fields.names().is_empty());
             }
         }

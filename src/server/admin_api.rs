@@ -1,6 +1,6 @@
-//! What an operator may ask, answered from the estate.
+//! Implements the operator API on the runtime.
 //!
-//! Owns: nothing of its own: it passes on. Never touches: HTTP (`admin`).
+//! Owns: no state of its own: it forwards to the runtime. Never touches: HTTP (`admin`).
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ use crate::store::{Health, Store};
 use crate::telemetry::cost::CostReport;
 use crate::upstream::status::UpstreamStatus;
 
-/// The estate in its operator's hands.
+/// The operator API of a runtime.
 pub(super) struct AdminService(pub(super) Arc<Runtime>);
 
 impl AdminService {
-    fn seen<'h>(&'h self, house: &'h Pipeline) -> ResourceContext<'h> {
+    fn resource_context<'h>(&'h self, pipeline: &'h Pipeline) -> ResourceContext<'h> {
         ResourceContext {
-            engine: &house.engine,
-            routes: &house.config.routes,
-            mounts: &house.door.mounts,
+            engine: &pipeline.engine,
+            routes: &pipeline.config.routes,
+            mounts: &pipeline.door.mounts,
             listen: &self.0.ground.listen,
         }
     }
@@ -38,27 +38,30 @@ impl AdminService {
 #[async_trait]
 impl AdminApi for AdminService {
     fn ready(&self) -> Readiness {
-        let ground = &self.0.ground;
+        let shared = &self.0.ground;
         let mut details = Vec::new();
-        if let Health::MemoryOnly(why) = ground.store.condition() {
-            details.push(("store", format!("memory only: {why}")));
+        if let Health::MemoryOnly(reason) = shared.store.condition() {
+            details.push(("store", format!("memory only: {reason}")));
         }
         let mode = self.mode();
         if mode != Mode::Cache {
             details.push(("mode", mode.token().to_owned()));
         }
-        let ready = !ground.stage.borrow().is_closing();
+        let ready = !shared.stage.borrow().is_closing();
         if !ready {
-            details.push(("stopping", "requests in flight are finished, then it ends".to_owned()));
+            details.push((
+                "stopping",
+                "requests in flight are finished, then the process exits".to_owned(),
+            ));
         }
         Readiness { ready, details }
     }
 
-    fn pac(&self, asked: Option<&str>) -> String {
-        let spared = NoProxy::of(&self.0.house().config, &Env::default());
-        // The first of larder's own is the first of `listen`: there is always one.
+    fn pac(&self, host: Option<&str>) -> String {
+        let no_proxy = NoProxy::of(&self.0.house().config, &Env::default());
+        // The first of larder's own addresses is the first of `listen`, which is never empty.
         let listen = self.0.ground.own.first().copied().unwrap_or(defaults::LISTEN);
-        pac::text(&spared, &pac::proxy(listen, asked))
+        pac::text(&no_proxy, &pac::proxy(listen, host))
     }
 
     fn config(&self) -> serde_json::Value {
@@ -82,22 +85,22 @@ impl AdminApi for AdminService {
     }
 
     async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError> {
-        let house = self.0.house();
-        store_admin::purge(self.seen(&house), purge).await
+        let pipeline = self.0.house();
+        store_admin::purge(self.resource_context(&pipeline), purge).await
     }
 
-    async fn entries(&self, asked: &ListQuery) -> Page {
-        let house = self.0.house();
-        store_admin::entries(self.seen(&house), asked).await
+    async fn entries(&self, query: &ListQuery) -> Page {
+        let pipeline = self.0.house();
+        store_admin::entries(self.resource_context(&pipeline), query).await
     }
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {
-        let house = self.0.house();
-        house.gate.report(&house.config.upstreams)
+        let pipeline = self.0.house();
+        pipeline.gate.report(&pipeline.config.upstreams)
     }
 
     fn cost(&self) -> Vec<CostReport> {
-        let ground = &self.0.ground;
-        ground.account.ledger().spendings(ground.clock.now())
+        let shared = &self.0.ground;
+        shared.account.ledger().spendings(shared.clock.now())
     }
 }

@@ -1,18 +1,19 @@
-//! Handing the listening sockets to the larder that comes next, over a Unix socket in the store's
-//! directory: both accept for a moment, so no connection is refused or lost.
+//! Hand-over of the listening sockets to the next larder process, over a Unix socket in the store's
+//! directory: both processes accept for a moment, so no connection is refused or lost.
 //!
-//! Owns: where the Unix socket is, who may speak there, the words. Never touches: what is accepted.
+//! Owns: the location of the Unix socket, its access check, the protocol messages. Never touches:
+//! accepted connections.
 //!
 //! ```text
-//! the next one                       the one that runs
+//! next process                       running process
 //!   larder-1 take-over        →
 //!                             ←      larder-1 sockets, with the sockets (SCM_RIGHTS)
 //!   (starts, accepts)
 //!   ready                     →
-//!                             ←      leaving; it accepts no more, finishes, and exits
-//!   invalidate 1 all hard     ↔      done 1, either way until it has exited
+//!                             ←      leaving; stops accepting, finishes, and exits
+//!   invalidate 1 all hard     ↔      done 1, in both directions until it has exited
 //! ```
-//! If the next one fails before it is ready, the one that runs goes on as if nothing had happened.
+//! If the next process fails before it is ready, the running one continues unchanged.
 
 pub(super) mod invalidation_sync;
 mod protocol;
@@ -27,38 +28,38 @@ use tokio::net::UnixStream;
 pub use crate::server::handover::receiver::{Predecessor, TakeOverError, holder, take_over};
 pub(super) use crate::server::handover::sender::HandoverListener;
 
-/// Where a larder with this store offers its sockets.
+/// The path at which a larder with this store offers its sockets.
 pub fn path(store: &Path) -> PathBuf {
     store.join("handover.sock")
 }
 
-/// Why a larder cannot offer its sockets. It runs all the same; only a restart will drop connections.
+/// Why larder cannot offer its sockets. It still runs, but a restart will drop connections.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandoverError {
-    /// The operating system bounds such paths.
-    #[error("the path of the store is too long for a socket in it")]
+    /// The operating system limits the length of such paths.
+    #[error("the store path is too long for a Unix socket in it")]
     TooLong,
-    /// There can be one offer per store.
+    /// Only one process per store may offer its sockets.
     #[error("another larder offers its sockets there")]
     Taken,
-    /// The socket could not be made.
+    /// The socket could not be created.
     #[error(transparent)]
     Io(#[from] std::io::Error),
 }
 
-/// Whether the other end belongs to this process's user: nobody else is talked to.
+/// Whether the peer process belongs to the same user; all others are rejected.
 fn is_ours(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
 }
 
-/// The longest path: `sockaddr_un` has room for 108 bytes on Linux, 104 elsewhere.
+/// Maximum path length: `sockaddr_un` allows 108 bytes on Linux, 104 elsewhere.
 const LONGEST: usize = 100;
 
-/// How long the other end may take for a word that needs no work.
+/// Maximum time for a reply that needs no work.
 const PROMPT: Duration = Duration::from_secs(5);
 
-/// How long the next one may take to start; then the one that runs goes on without it.
+/// Maximum time for the next process to start; after it the running one continues.
 const STARTING: Duration = Duration::from_secs(60);
 
 const TAKE_OVER: &str = "larder-1 take-over";

@@ -1,6 +1,6 @@
-//! The limits of upstreams and the store that keeps them: the two know nothing of each other.
+//! Connects the upstream limits with the store that persists them; neither depends on the other.
 //!
-//! Owns: handing rows from one to the other, by the clock. Never touches: their content.
+//! Owns: passing rows between the two, at the current time. Never touches: the content of the rows.
 
 use std::sync::{Arc, Weak};
 
@@ -13,7 +13,7 @@ use crate::store::tiered::TieredStore;
 use crate::telemetry::cost::UsageRow;
 use crate::upstream::admission::{LimitStore, UpstreamRegistry};
 
-/// The limits of upstreams, as the store sees them.
+/// The upstream limits, as the store sees them.
 pub(super) struct UpstreamLimitRows {
     pub(super) traffics: Arc<UpstreamRegistry>,
     pub(super) clock: Clock,
@@ -30,7 +30,7 @@ impl RowSource for UpstreamLimitRows {
     }
 }
 
-/// The store, as the limits see it. The store holds on to them, not they to it.
+/// The store, as the limits see it. The reference is weak, because the store owns the limits.
 #[derive(Debug)]
 pub(super) struct LimitStorage(pub(super) Weak<TieredStore>);
 
@@ -38,8 +38,8 @@ pub(super) struct LimitStorage(pub(super) Weak<TieredStore>);
 impl LimitStore for LimitStorage {
     async fn settle(&self) {
         if let Some(store) = self.0.upgrade() {
-            // Its fault is in the log, and costs no answer.
-            let _settled = store.flush().await;
+            // The store logs a failure, and it affects no response.
+            let _flushed = store.flush().await;
         }
     }
 

@@ -1,8 +1,7 @@
-//! A house: everything that depends on the configuration, built from it in one piece and replaced in
-//! one piece.
+//! A pipeline: all objects built from one configuration, built and replaced as a whole.
 //!
-//! Owns: who is given what. Never touches: what outlives a configuration (`ground`), when one is
-//! swapped for another (`estate`).
+//! Owns: the dependencies of each object. Never touches: state that outlives a configuration (`shared`),
+//! swapping pipelines (`runtime`).
 
 use std::sync::Arc;
 
@@ -31,155 +30,157 @@ use crate::upstream::resolve::Resolver;
 use crate::upstream::routing::UpstreamTable;
 use crate::upstream::tls_config::{ProfileError, TlsConfigs, check_system_roots};
 
-/// Why a configuration that is valid could not be put in force.
+/// Why a valid configuration could not be applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// An upstream's roots could not be read.
+    /// The root certificates of an upstream could not be read.
     #[error(transparent)]
     Roots(#[from] ProfileError),
-    /// Nobody vouches for larder in intercepted connections.
+    /// The certificate authority for intercepted connections could not be set up.
     #[error(transparent)]
     Authority(#[from] CaError),
 }
 
-/// The objects behind the listeners. A request finishes with the house that it began with.
+/// The objects behind the listeners. A request finishes with the pipeline with which it began.
 pub(super) struct Pipeline {
     pub(super) config: Config,
     pub(super) engine: Arc<Engine>,
     pub(super) door: Arc<Frontend>,
     pub(super) gate: AdmissionControl,
-    /// Who vouches for larder; `None`: nothing is intercepted.
+    /// The certificate authority; `None`: no connection is intercepted.
     pub(super) authority: Option<Arc<CertificateAuthority>>,
     pool: ConnectionPool,
 }
 
 impl Pipeline {
-    /// Builds everything that `config` asks for on `ground`, in place of `before`.
+    /// Builds all objects of `config` on `shared`, as successor of `previous`.
     pub(super) fn build(
         config: Config,
-        ground: &SharedState,
-        before: Option<&Self>,
+        shared: &SharedState,
+        previous: Option<&Self>,
     ) -> Result<Self, BuildError> {
         check_system_roots()?;
-        let known = before.and_then(|house| house.authority.as_ref());
-        let authority = CertificateAuthority::after(known, &config, ground.clock.now())?;
-        let mint =
-            authority.clone().map(|authority| LeafIssuer::new(authority, ground.clock.clone()));
-        let mint = mint.transpose()?;
-        let pool = before.and_then(|house| house.pool_for(&config)).unwrap_or_default();
+        let previous_authority = previous.and_then(|pipeline| pipeline.authority.as_ref());
+        let authority =
+            CertificateAuthority::after(previous_authority, &config, shared.clock.now())?;
+        let leaf_issuer =
+            authority.clone().map(|authority| LeafIssuer::new(authority, shared.clock.clone()));
+        let leaf_issuer = leaf_issuer.transpose()?;
+        let pool = previous.and_then(|pipeline| pipeline.pool_for(&config)).unwrap_or_default();
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
         let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
-        let account = ground.account.renamed(&routes, &upstreams, config.redactor());
-        let UpstreamStack { resolver, gate, network } =
-            way_out(&config, &account, ground, pool.clone())?;
-        let via = HeaderValue::try_from(format!("1.1 {}", ground.name))
+        let telemetry = shared.account.renamed(&routes, &upstreams, config.redactor());
+        let UpstreamStack { resolver, admission, client } =
+            upstream_stack(&config, &telemetry, shared, pool.clone())?;
+        let via = HeaderValue::try_from(format!("1.1 {}", shared.name))
             .expect("hexadecimal digits are valid");
-        let engine = engine(&config, &account, ground, &network, &via);
+        let engine = engine(&config, &telemetry, shared, &client, &via);
         let service = Proxy::new(proxy::ProxyDeps {
             engine: Arc::clone(&engine),
             routes: config.routes.clone(),
-            network,
-            account: Arc::clone(&account),
+            network: client,
+            account: Arc::clone(&telemetry),
             hold: config.hold,
             via,
-            stage: ground.stage.clone(),
+            stage: shared.stage.clone(),
             tunnel_idle: config.limits.tunnel_idle,
             body: config.limits.body,
         });
         let tunnels = Tunnels {
             resolver,
-            gate: gate.clone(),
-            account: Arc::clone(&account),
-            switch: Arc::clone(&ground.switch),
+            gate: admission.clone(),
+            account: Arc::clone(&telemetry),
+            switch: Arc::clone(&shared.switch),
             upstream: upstreams.len(),
             route: routes.len(),
             idle: config.limits.tunnel_idle,
         };
-        let door = Frontend {
+        let frontend = Frontend {
             limits: config.limits.clone(),
             gatekeeper: AccessControl::new(config.access.clone()),
             service: Arc::new(service),
             tunnels,
-            interception: TlsInterceptor::new(&config, mint, ground.sign_ins.clone()),
+            interception: TlsInterceptor::new(&config, leaf_issuer, shared.sign_ins.clone()),
             mounts: Mounts::new(&config.upstreams),
             spenders: PageCredentialRules::new(&config.upstreams),
-            in_flight: Arc::clone(&ground.in_flight),
-            account,
-            clock: ground.clock.clone(),
-            name: Arc::clone(&ground.name),
+            in_flight: Arc::clone(&shared.in_flight),
+            account: telemetry,
+            clock: shared.clock.clone(),
+            name: Arc::clone(&shared.name),
         };
-        Ok(Self { config, engine, door: Arc::new(door), gate, authority, pool })
+        Ok(Self { config, engine, door: Arc::new(frontend), gate: admission, authority, pool })
     }
 
-    /// The open connections to origins, if they are as good under `config`: the pool knows neither
-    /// what leads to an address nor what makes it trusted, and files of roots are read anew (a
-    /// client certificate is part of `upstreams`).
+    /// The connection pool, if its connections are equally valid under `config`. The pool stores neither
+    /// the resolution of an address nor the reason to trust it, and root certificate files are read
+    /// again (a client certificate is part of `upstreams`).
     fn pool_for(&self, config: &Config) -> Option<ConnectionPool> {
         let old = &self.config;
-        let same = old.upstreams == config.upstreams
+        let is_unchanged = old.upstreams == config.upstreams
             && old.resolve == config.resolve
             && old.destinations == config.destinations;
-        let roots = config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
-        (same && !roots).then(|| self.pool.clone())
+        let has_root_files =
+            config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
+        (is_unchanged && !has_root_files).then(|| self.pool.clone())
     }
 }
 
-/// The way to origins.
+/// The objects that make upstream calls.
 struct UpstreamStack {
     resolver: Arc<Resolver>,
-    gate: AdmissionControl,
-    network: Arc<HttpClient>,
+    admission: AdmissionControl,
+    client: Arc<HttpClient>,
 }
 
-fn way_out(
+fn upstream_stack(
     config: &Config,
-    account: &Arc<Telemetry>,
-    ground: &SharedState,
+    telemetry: &Arc<Telemetry>,
+    shared: &SharedState,
     pool: ConnectionPool,
 ) -> Result<UpstreamStack, ProfileError> {
-    let guard = Arc::new(EgressPolicy::new(config.destinations.clone()));
-    guard.add_own(ground.own.iter().copied());
-    let (rules, clock) = (config.resolve.clone(), ground.clock.clone());
-    let resolver = Arc::new(Resolver::new(rules, guard, ground.name_server, clock));
-    let traffics = Arc::clone(&ground.traffics);
-    let gate = AdmissionControl::new(Arc::clone(account), traffics, ground.clock.clone());
-    let network = Arc::new(HttpClient::new(
+    let egress_policy = Arc::new(EgressPolicy::new(config.destinations.clone()));
+    egress_policy.add_own(shared.own.iter().copied());
+    let (rules, clock) = (config.resolve.clone(), shared.clock.clone());
+    let resolver = Arc::new(Resolver::new(rules, egress_policy, shared.name_server, clock));
+    let registry = Arc::clone(&shared.traffics);
+    let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone());
+    let client = Arc::new(HttpClient::new(
         UpstreamTable::new(config.upstreams.clone()),
         Arc::clone(&resolver),
-        gate.clone(),
+        admission.clone(),
         TlsConfigs::load(&config.upstreams)?,
-        ground.clock.clone(),
+        shared.clock.clone(),
         pool,
-        Arc::clone(&ground.in_flight),
+        Arc::clone(&shared.in_flight),
     ));
-    Ok(UpstreamStack { resolver, gate, network })
+    Ok(UpstreamStack { resolver, admission, client })
 }
 
 fn engine(
     config: &Config,
-    account: &Arc<Telemetry>,
-    ground: &SharedState,
-    network: &Arc<HttpClient>,
+    telemetry: &Arc<Telemetry>,
+    shared: &SharedState,
+    client: &Arc<HttpClient>,
     via: &HeaderValue,
 ) -> Arc<Engine> {
-    let keyring = config.keyring(ground.secret);
-    ground.remembered.know(config.routes.routes().iter().map(|route| &route.policy.key.query));
+    let key_builder = config.keyring(shared.secret);
+    shared.remembered.know(config.routes.routes().iter().map(|route| &route.policy.key.query));
     Engine::new(engine::EngineDeps {
-        store: Arc::clone(&ground.store) as Arc<dyn Store>,
-        origin: Arc::clone(network) as Arc<dyn Origin>,
-        account: Arc::clone(account),
-        keyring: Arc::new(keyring),
-        clock: ground.clock.clone(),
+        store: Arc::clone(&shared.store) as Arc<dyn Store>,
+        origin: Arc::clone(client) as Arc<dyn Origin>,
+        account: Arc::clone(telemetry),
+        keyring: Arc::new(key_builder),
+        clock: shared.clock.clone(),
         bounds: EngineLimits {
             max_object: config.store.max_object,
             waiters_per_key: config.limits.waiters_per_key,
         },
-        in_flight: Arc::clone(&ground.in_flight),
-        switch: Arc::clone(&ground.switch),
-        underway: Arc::clone(&ground.underway),
-        remembered: Arc::clone(&ground.remembered),
+        in_flight: Arc::clone(&shared.in_flight),
+        switch: Arc::clone(&shared.switch),
+        underway: Arc::clone(&shared.underway),
+        remembered: Arc::clone(&shared.remembered),
         via: via.clone(),
     })
 }

@@ -1,7 +1,7 @@
-//! What a reload may change, and what it changed.
+//! Reload of the configuration: which keys may change, and which changes were made.
 //!
-//! Owns: the keys that stand for as long as the process does. Never touches: reading the file,
-//! swapping.
+//! Owns: the keys that are fixed for the lifetime of the process. Never touches: reading the file,
+//! swapping pipelines.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub struct ConfigSource {
 }
 
 impl ConfigSource {
-    /// The file `name`, read by `read`.
+    /// A source that reads the file `name` with `read`.
     pub fn new(
         name: impl Into<String>,
         read: impl Fn() -> Result<Config, Report> + Send + Sync + 'static,
@@ -26,10 +26,10 @@ impl ConfigSource {
         Self { name: name.into(), read: Arc::new(read) }
     }
 
-    /// What it says now, if a larder that runs with `old` may go on with it.
+    /// Reads the new configuration. Fails if it differs from `old` in a fixed key.
     pub(super) fn successor_of(&self, old: &Config) -> Result<Config, Report> {
         let new = (self.read)()?;
-        let problems = fixed(&self.name, old, &new);
+        let problems = changed_fixed_keys(&self.name, old, &new);
         if problems.is_empty() { Ok(new) } else { Err(Report::new(&self.name, "", problems)) }
     }
 
@@ -41,26 +41,26 @@ impl ConfigSource {
 
 impl fmt::Debug for ConfigSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Source({})", self.name)
+        write!(f, "ConfigSource({})", self.name)
     }
 }
 
-/// The keys that differ though they cannot change while larder runs.
-fn fixed(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
-    let (ours, theirs) = (&old.store, &new.store);
+/// The fixed keys that differ.
+fn changed_fixed_keys(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
+    let (old_store, new_store) = (&old.store, &new.store);
     let take_over = format!(
         "put it back, or restart without dropping a connection: `larder run --take-over {name}`"
     );
-    // The next larder would look for this one in the new place.
+    // The next process would look for this one at the new path.
     let restart = "put it back, or stop larder and start it again".to_owned();
     let keys = [
         ("listen", old.listen != new.listen, &take_over),
         ("admin", old.admin != new.admin, &take_over),
-        ("store.path", ours.path != theirs.path, &restart),
-        ("store.memory", ours.memory != theirs.memory, &take_over),
-        ("store.disk", ours.disk != theirs.disk, &take_over),
-        ("store.max_object", ours.max_object != theirs.max_object, &take_over),
-        ("store.sweep_every", ours.sweep_every != theirs.sweep_every, &take_over),
+        ("store.path", old_store.path != new_store.path, &restart),
+        ("store.memory", old_store.memory != new_store.memory, &take_over),
+        ("store.disk", old_store.disk != new_store.disk, &take_over),
+        ("store.max_object", old_store.max_object != new_store.max_object, &take_over),
+        ("store.sweep_every", old_store.sweep_every != new_store.sweep_every, &take_over),
         ("scope_secret", old.scope_secret != new.scope_secret, &take_over),
         ("limits.connections", old.limits.connections != new.limits.connections, &take_over),
         ("limits.in_flight", old.limits.in_flight != new.limits.in_flight, &take_over),
@@ -76,7 +76,7 @@ fn fixed(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
     changed.map(problem).collect()
 }
 
-/// How two configurations differ, in numbers for the log.
+/// The number of differences between two configurations, for the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ConfigDiff {
     pub(super) added: usize,
@@ -86,17 +86,17 @@ pub(super) struct ConfigDiff {
 }
 
 impl ConfigDiff {
-    /// Routes and upstreams are compared by name.
+    /// Compares routes and upstreams by name.
     pub(super) fn between(old: &Config, new: &Config) -> Self {
-        let (ours, theirs) = (old.routes.routes(), new.routes.routes());
+        let (old_routes, new_routes) = (old.routes.routes(), new.routes.routes());
         let missing = |from: &[Route], name: &str| !from.iter().any(|route| *route.name == *name);
         let differs =
-            |route: &&Route| ours.iter().any(|old| old.name == route.name && old != *route);
+            |route: &&Route| old_routes.iter().any(|old| old.name == route.name && old != *route);
         let same = |upstream| old.upstreams.contains(upstream);
         Self {
-            added: theirs.iter().filter(|route| missing(ours, &route.name)).count(),
-            changed: theirs.iter().filter(differs).count(),
-            removed: ours.iter().filter(|route| missing(theirs, &route.name)).count(),
+            added: new_routes.iter().filter(|route| missing(old_routes, &route.name)).count(),
+            changed: new_routes.iter().filter(differs).count(),
+            removed: old_routes.iter().filter(|route| missing(new_routes, &route.name)).count(),
             upstreams: new.upstreams.iter().filter(|upstream| !same(upstream)).count(),
         }
     }
@@ -109,7 +109,8 @@ mod tests {
     use crate::config::parse;
 
     fn config(rest: &str) -> Config {
-        parse("proxy.yaml", &format!("version: 1\n{rest}\n"), &Env::default()).expect("it is valid")
+        parse("proxy.yaml", &format!("version: 1\n{rest}\n"), &Env::default())
+            .expect("the configuration is valid")
     }
 
     fn reload(old: &str, new: &str) -> Result<Config, Report> {
@@ -119,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_that_stands_with_the_process_is_named_with_the_way_to_change_it() {
+    fn a_changed_fixed_key_is_reported_with_the_fix() {
         for (new, key) in [
             ("listen: 127.0.0.1:1", "listen"),
             ("admin: off", "admin"),
@@ -144,13 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn all_of_them_are_reported_at_once() {
+    fn all_changed_fixed_keys_are_reported_at_once() {
         let report = reload("", "listen: 127.0.0.1:1\nadmin: off").expect_err("two keys");
         assert_eq!(report.problems().len(), 2);
     }
 
     #[test]
-    fn everything_else_may_change() {
+    fn all_other_keys_may_change() {
         let new = "limits: { idle: 5s, drain: 1s, head: 2KiB }\nlog: { level: debug }\n\
                    defaults: { mode: bypass, retry: off, stale_if_error: { max_cooldown: 5m } }\n\
                    credential_headers: [X-A]\nsecret_query: [s]\nsecret_path: ['/{a}']\n\
@@ -163,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_is_counted_by_name() {
+    fn changes_are_counted_by_name() {
         let old = config(
             "upstreams: { u: { hosts: [a] }, v: { hosts: [b] } }\n\
              routes: [{ name: a, match: { host: a } }, { name: b, match: { host: b } }]",

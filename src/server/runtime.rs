@@ -1,6 +1,6 @@
-//! The estate: the ground and the house that stands on it now.
+//! The runtime: the shared state and the current pipeline.
 //!
-//! Owns: which house is in force, and how another takes its place. Never touches: listeners, signals.
+//! Owns: the current pipeline, and replacing it. Never touches: listeners, signals.
 
 use std::sync::Arc;
 
@@ -18,42 +18,42 @@ use crate::server::reload::{ConfigDiff, ConfigSource};
 use crate::server::shared::SharedState;
 use crate::telemetry::log;
 
-/// What runs.
+/// The running server's state.
 pub(super) struct Runtime {
     pub(super) ground: SharedState,
-    house: ArcSwap<Pipeline>,
+    pipeline: ArcSwap<Pipeline>,
     source: Option<ConfigSource>,
-    /// One reload at a time: the last one asked for is the one in force.
+    /// Serialises reloads: the one requested last takes effect last.
     reloading: Mutex<()>,
 }
 
 impl Runtime {
-    /// The first house on `ground`; later ones come from `source`.
+    /// Builds the first pipeline on `shared`; later ones are built from `source`.
     pub(super) fn found(
         config: Config,
-        ground: SharedState,
+        shared: SharedState,
         source: Option<ConfigSource>,
     ) -> Result<Arc<Self>, BuildError> {
-        let house = Pipeline::build(config, &ground, None)?;
-        tell_insecure(&house.config, &ground);
-        ground.account.ledger().price(&house.config.upstreams);
-        let house = ArcSwap::from_pointee(house);
-        Ok(Arc::new(Self { ground, house, source, reloading: Mutex::default() }))
+        let pipeline = Pipeline::build(config, &shared, None)?;
+        record_insecure(&pipeline.config, &shared);
+        shared.account.ledger().price(&pipeline.config.upstreams);
+        let pipeline = ArcSwap::from_pointee(pipeline);
+        Ok(Arc::new(Self { ground: shared, pipeline, source, reloading: Mutex::default() }))
     }
 
-    /// The house in force.
+    /// The current pipeline.
     pub(super) fn house(&self) -> Arc<Pipeline> {
-        self.house.load_full()
+        self.pipeline.load_full()
     }
 
-    /// Reads the configuration again: another house, or the old one and why.
+    /// Reloads the configuration. On an error the current pipeline stays.
     pub(super) async fn reload(self: &Arc<Self>) -> Result<ReloadResult, ReloadError> {
         let _one = self.reloading.lock().await;
-        let estate = Arc::clone(self);
-        // Files are read, and certificates: not on a thread that serves.
-        let built = tokio::task::spawn_blocking(move || estate.build_next()).await;
+        let runtime = Arc::clone(self);
+        // Reads files and certificates, so it must not block a serving thread.
+        let built = tokio::task::spawn_blocking(move || runtime.build_next()).await;
         let outcome = match built {
-            Ok(Ok(house)) => Ok(self.swap(house)),
+            Ok(Ok(pipeline)) => Ok(self.swap(pipeline)),
             Ok(Err(report)) => {
                 let problems = report.problems();
                 let first = problems.first();
@@ -67,13 +67,15 @@ impl Runtime {
                 );
                 Err(ReloadError { report: report.to_string() })
             }
-            Err(_panicked) => Err(ReloadError { report: "larder could not read it".to_owned() }),
+            Err(_panicked) => {
+                Err(ReloadError { report: "larder could not read the configuration".to_owned() })
+            }
         };
         self.ground.account.reloaded(outcome.is_ok());
         outcome
     }
 
-    /// Turns the master switch.
+    /// Sets the mode.
     pub(super) fn set_mode(&self, mode: Mode) {
         let before = self.ground.switch.turn(mode);
         self.ground.account.mode(mode);
@@ -84,18 +86,18 @@ impl Runtime {
 
     fn build_next(&self) -> Result<Pipeline, Report> {
         let Some(source) = &self.source else {
-            return Err(whole("proxy.yaml", "this larder was not started from a file"));
+            return Err(whole_file_report("proxy.yaml", "this larder was not started from a file"));
         };
-        let before = self.house.load_full();
-        let config = source.successor_of(&before.config)?;
-        Pipeline::build(config, &self.ground, Some(&before))
-            .map_err(|error| whole(source.name(), &error.to_string()))
+        let current = self.pipeline.load_full();
+        let config = source.successor_of(&current.config)?;
+        Pipeline::build(config, &self.ground, Some(&current))
+            .map_err(|error| whole_file_report(source.name(), &error.to_string()))
     }
 
-    fn swap(&self, house: Pipeline) -> ReloadResult {
-        let old = self.house.load_full();
-        let (before, now) = (&old.config, &house.config);
-        // Whoever turned the switch live keeps it, unless the file says something new.
+    fn swap(&self, pipeline: Pipeline) -> ReloadResult {
+        let old = self.pipeline.load_full();
+        let (before, now) = (&old.config, &pipeline.config);
+        // A mode that was set at run time stays, unless the file has a new value.
         if before.mode != now.mode {
             self.set_mode(now.mode);
         }
@@ -103,11 +105,11 @@ impl Runtime {
             log::set_level(now.log.level);
         }
         let ConfigDiff { added, changed, removed, upstreams } = ConfigDiff::between(before, now);
-        tell_insecure(now, &self.ground);
+        record_insecure(now, &self.ground);
         self.ground.account.ledger().price(&now.upstreams);
         let routes = now.routes.routes().len();
         let notes: Vec<String> = now.notes.iter().map(ToString::to_string).collect();
-        self.house.store(Arc::new(house));
+        self.pipeline.store(Arc::new(pipeline));
         tracing::info!(routes, added, changed, removed, upstreams, "Configuration reloaded");
         for note in &notes {
             tracing::warn!("{note}");
@@ -116,20 +118,20 @@ impl Runtime {
     }
 }
 
-fn tell_insecure(config: &Config, ground: &SharedState) {
+fn record_insecure(config: &Config, shared: &SharedState) {
     let insecure = config.upstreams.iter().filter(|upstream| upstream.tls.insecure);
-    ground.account.insecure(insecure.map(|upstream| &*upstream.name));
+    shared.account.insecure(insecure.map(|upstream| &*upstream.name));
 }
 
-/// A report of one problem of the file as a whole.
-fn whole(name: &str, what: &str) -> Report {
+/// A report of one problem that concerns the whole file.
+fn whole_file_report(name: &str, problem: &str) -> Report {
     let (place, path, fix) =
         (SourceLocation::default(), String::new(), "the old one stays".to_owned());
-    Report::new(name, "", vec![Problem { place, path, what: what.to_owned(), fix }])
+    Report::new(name, "", vec![Problem { place, path, what: problem.to_owned(), fix }])
 }
 
 impl CurrentFrontend for Runtime {
     fn current(&self) -> Arc<Frontend> {
-        Arc::clone(&self.house.load().door)
+        Arc::clone(&self.pipeline.load().door)
     }
 }

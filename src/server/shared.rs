@@ -1,7 +1,7 @@
-//! The ground that every house stands on: what outlives a reload.
+//! State that all pipelines share and that outlives a reload.
 //!
-//! Owns: what is built once per process: the store, the account, the secret of keys, the bounds over
-//! everything. Never touches: what a configuration may change while larder runs (`house`).
+//! Owns: the objects built once per process: store, telemetry, key secret, global limits. Never touches:
+//! parts of the configuration that may change while larder runs (`pipeline`).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,31 +24,32 @@ use crate::telemetry::Telemetry;
 use crate::upstream::admission::UpstreamRegistry;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
-/// What all houses share.
+/// The state that all pipelines share.
 pub(super) struct SharedState {
-    /// Without names: each house has its own over the same counters.
+    /// Without names: each pipeline has its own names over the same counters.
     pub(super) account: Arc<Telemetry>,
-    /// Another larder hears what is invalidated here while one takes over from the other.
+    /// Reports invalidations to the other larder process during a hand-over.
     pub(super) store: Arc<SyncedStore>,
     pub(super) secret: [u8; 32],
-    /// Bodies on their way, over all houses: a reload does not double them.
+    /// Bytes of bodies in transit, over all pipelines, so that a reload does not double them.
     pub(super) in_flight: Arc<InFlightBytes>,
     pub(super) switch: Arc<ModeSwitch>,
-    /// The fills that are under way: what is asked for later overtakes them, whoever began them.
+    /// The fills in flight: a later request overtakes them, even if an earlier pipeline started them.
     pub(super) underway: Arc<PendingCalls>,
-    /// What bears on stored answers and outlives configurations.
+    /// Facts about stored responses that outlive the configuration.
     pub(super) remembered: Arc<PersistentFacts>,
-    /// What is held, learned and counted of upstreams.
+    /// Cooldowns, learned limits and counters of the upstreams.
     pub(super) traffics: Arc<UpstreamRegistry>,
-    /// Which hosts ask for sign-ins that count for a connection.
+    /// The hosts whose authentication applies to a connection.
     pub(super) sign_ins: ConnectionAuthHosts,
-    /// A name of its own in `Via`: a ring of larders is a loop, a chain of them is not.
+    /// A unique name in `Via`: it detects a loop of larders, and still permits a chain of them.
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
     pub(super) name_server: Option<SocketAddr>,
-    /// Where larder itself listens, for clients and for its operator: no origin is there.
+    /// The addresses on which larder itself listens, for clients and operators: an origin is never
+    /// there.
     pub(super) own: Vec<SocketAddr>,
-    /// Those for clients: below them are the mounts.
+    /// The addresses for clients, under which the mounts are served.
     pub(super) listen: Vec<SocketAddr>,
     pub(super) stage: watch::Receiver<DrainState>,
 }
@@ -56,48 +57,48 @@ pub(super) struct SharedState {
 impl SharedState {
     pub(super) fn new(
         config: &Config,
-        parts: &ServerDeps,
+        deps: &ServerDeps,
         listen: &[SocketAddr],
         admin: Option<SocketAddr>,
-        stage: watch::Receiver<DrainState>,
+        drain_state: watch::Receiver<DrainState>,
     ) -> Result<Self, SecretError> {
-        let account = Telemetry::dated(parts.clock.clone(), &[], &[]);
+        let telemetry = Telemetry::dated(deps.clock.clone(), &[], &[]);
         let switch = Arc::new(ModeSwitch::new(config.mode));
-        account.mode(switch.mode());
-        account.reloaded(true);
+        telemetry.mode(switch.mode());
+        telemetry.reloaded(true);
         let secret = secret(config)?;
-        let traffics = Arc::default();
-        let remembered = Arc::default();
-        let store = store(config, &secret, &account, &traffics, &remembered, &parts.clock);
+        let registry = Arc::default();
+        let persistent_facts = Arc::default();
+        let store = store(config, &secret, &telemetry, &registry, &persistent_facts, &deps.clock);
         let in_flight = InFlightBytes::beside(config.limits.in_flight, store.lent());
-        traffics.keep_in(Arc::new(LimitStorage(Arc::downgrade(&store))));
+        registry.keep_in(Arc::new(LimitStorage(Arc::downgrade(&store))));
         Ok(Self {
             store: SyncedStore::new(store),
             secret: secret.derived("scope"),
             in_flight,
             switch,
             underway: Arc::default(),
-            remembered,
-            traffics,
+            remembered: persistent_facts,
+            traffics: registry,
             sign_ins: ConnectionAuthHosts::default(),
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
-            clock: parts.clock.clone(),
-            name_server: parts.name_server,
+            clock: deps.clock.clone(),
+            name_server: deps.name_server,
             own: listen.iter().copied().chain(admin).collect(),
             listen: listen.to_vec(),
-            stage,
-            account,
+            stage: drain_state,
+            account: telemetry,
         })
     }
 }
 
-/// The store that this configuration asks for.
+/// Opens the store of this configuration.
 fn store(
     config: &Config,
     secret: &Secret,
-    account: &Arc<Telemetry>,
-    traffics: &Arc<UpstreamRegistry>,
-    remembered: &Arc<PersistentFacts>,
+    telemetry: &Arc<Telemetry>,
+    registry: &Arc<UpstreamRegistry>,
+    persistent_facts: &Arc<PersistentFacts>,
     clock: &Clock,
 ) -> Arc<TieredStore> {
     let settings = tiered::Settings {
@@ -108,16 +109,16 @@ fn store(
         sweep_every: config.store.sweep_every,
         secret: secret.clone(),
     };
-    let counted = UpstreamLimitRows { traffics: Arc::clone(traffics), clock: clock.clone() };
-    let lasting: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
-        (RowOwner::Limits, Arc::new(counted)),
-        (RowOwner::Engine, Arc::clone(remembered) as Arc<dyn RowSource>),
+    let limit_rows = UpstreamLimitRows { traffics: Arc::clone(registry), clock: clock.clone() };
+    let row_sources: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
+        (RowOwner::Limits, Arc::new(limit_rows)),
+        (RowOwner::Engine, Arc::clone(persistent_facts) as Arc<dyn RowSource>),
     ];
-    TieredStore::beside(settings, clock.clone(), account, lasting)
+    TieredStore::beside(settings, clock.clone(), telemetry, row_sources)
 }
 
-/// The secret of all keys and of what lies on disk: the configured one, or this installation's own.
-/// Without a disk nothing outlives the process, its secret neither.
+/// The secret of all keys and of the data on disk: the configured one, or that of this installation.
+/// Without a disk no data outlives the process, so the secret does not either.
 fn secret(config: &Config) -> Result<Secret, SecretError> {
     if let Some(ScopeSecret(configured)) = config.scope_secret {
         return Ok(Secret::from_bytes(configured));
@@ -126,9 +127,9 @@ fn secret(config: &Config) -> Result<Secret, SecretError> {
         return Ok(Secret::for_now());
     }
     match Secret::of(&config.store.path.join("state")) {
-        // A directory that cannot be written costs hits after a restart, no answer.
+        // A directory that is not writable costs hits after a restart, but no response.
         Err(error @ SecretError::Io { .. }) => {
-            tracing::error!("{error}: what is stored will not be found after a restart");
+            tracing::error!("{error}: stored responses will not be found after a restart");
             Ok(Secret::for_now())
         }
         found @ (Ok(_) | Err(SecretError::Open(_))) => found,

@@ -1,6 +1,7 @@
-//! How a larder ends: nobody's answer is cut that could have been finished in time.
+//! Graceful shutdown: no response is truncated that could have been finished in time.
 //!
-//! Owns: the order of the end. Never touches: how a connection notices it (`front::stage`).
+//! Owns: the order of the shutdown steps. Never touches: how a connection detects the shutdown
+//! (`frontend::drain`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +13,16 @@ use crate::server::Server;
 use crate::server::runtime::Runtime;
 use crate::store::Store;
 
-/// How long a connection without a request may stay when larder stops: a client that asks again
-/// within it is told with its answer that there will be no further one.
+/// How long a connection without a request stays open after the shutdown began. A client that sends a
+/// request within that time gets a response that announces the end of the connection.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How long what is cut may take to be gone, and the store to be written.
-const LAST: Duration = Duration::from_secs(5);
+/// Maximum time for closing the remaining connections, and for writing the store.
+const FORCED_CLOSE: Duration = Duration::from_secs(5);
 
 impl Server {
-    /// Stops: no new connections, requests in flight are finished within `limits.drain`, then
-    /// whatever is left is cut. Returns whether all were finished.
+    /// Stops: accepts no new connections, finishes the requests in flight within `limits.drain`, then
+    /// closes the remaining connections. Returns whether all requests were finished.
     pub async fn stop(self) -> bool {
         let drain = self.drain();
         self.stop_within(drain).await
@@ -29,18 +30,19 @@ impl Server {
 
     /// [`Server::stop`] with another deadline.
     pub async fn stop_within(mut self, drain: Duration) -> bool {
-        self.withdraw().await;
+        self.stop_offering().await;
         self.stage.send_replace(DrainState::Closing { grace: GRACE.min(drain) });
         let finished = self.finish(drain).await;
         release(Arc::clone(&self.estate)).await;
-        // To the very end it said that larder is not ready, and how it went.
+        // The admin listener stops last, so that it reports larder as not ready until the end.
         self.admin_stop.send_replace(true);
         self.join().await;
         finished
     }
 
-    /// [`Server::stop`] for a larder that has taken the sockets over: it accepts already, so idle
-    /// connections have until the deadline for one more answer, and gets the store at once.
+    /// [`Server::stop`] after another process has taken over the sockets. That process accepts already,
+    /// so idle connections may send one more request until the deadline, and the store is released at
+    /// once.
     pub async fn hand_over(mut self) -> bool {
         let drain = self.drain();
         self.stage.send_replace(DrainState::Closing { grace: drain });
@@ -55,30 +57,31 @@ impl Server {
         self.estate.house().config.limits.drain
     }
 
-    /// Nobody can take the sockets over any more.
-    async fn withdraw(&mut self) {
+    /// Withdraws the offer of the sockets.
+    async fn stop_offering(&mut self) {
         self.sockets.clear();
         if let Some(offer) = self.offer.take() {
             offer.stop_offering().await;
         }
     }
 
-    /// Whether everything was finished in time; what was not is cut.
+    /// Waits for open connections; closes those that remain at the deadline. Returns whether none
+    /// remained.
     async fn finish(&mut self, drain: Duration) -> bool {
         for accepting in self.accepting.drain(..) {
-            // It takes in who has connected, then ends; one that panicked has ended too.
+            // The task accepts the queued connections, then ends. A task that panicked has ended, too.
             let _ended = accepting.await;
         }
-        let finished = self.emptied(drain).await;
+        let finished = self.all_closed(drain).await;
         self.stage.send_replace(DrainState::Over);
         if !finished {
-            self.emptied(LAST).await;
+            self.all_closed(FORCED_CLOSE).await;
         }
         finished
     }
 
-    /// Whether no connection is left within this time.
-    async fn emptied(&self, within: Duration) -> bool {
+    /// Whether all connections are closed within this time.
+    async fn all_closed(&self, within: Duration) -> bool {
         let all = u32::try_from(self.connections).unwrap_or(u32::MAX);
         timeout(within, self.places.acquire_many(all)).await.is_ok()
     }
@@ -91,10 +94,10 @@ impl Server {
     }
 }
 
-/// The last rows of upstreams' limits are exact: no call is counted ahead in them.
-async fn release(estate: Arc<Runtime>) {
-    estate.ground.traffics.close();
-    if timeout(LAST, estate.ground.store.release()).await.is_err() {
-        tracing::warn!("The store did not let go in time; what it had not written is lost");
+/// Releases the store. The limit rows are written last and exactly, without calls reserved ahead.
+async fn release(runtime: Arc<Runtime>) {
+    runtime.ground.traffics.close();
+    if timeout(FORCED_CLOSE, runtime.ground.store.release()).await.is_err() {
+        tracing::warn!("The store did not close in time; unwritten data is lost");
     }
 }

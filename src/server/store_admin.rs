@@ -1,6 +1,6 @@
-//! What an operator sees and purges of the store.
+//! Operator requests to the store: list and purge.
 //!
-//! Owns: from an operator's words to the engine's and back. Never touches: HTTP, the store itself.
+//! Owns: translating between operator requests and the engine. Never touches: HTTP, the store itself.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -20,120 +20,122 @@ use crate::semantics::target::Target;
 use crate::store::generations::{PurgeKind, PurgeScope};
 use crate::store::{EntryId, EntryInfo};
 
-/// What stands in place of a value that may be secret.
+/// Replaces a value that may be secret.
 const HIDDEN_VALUE: HeaderValue = HeaderValue::from_static(HIDDEN);
 
-/// What tells which resource an operator means.
+/// The objects that resolve which resource an operator means.
 #[derive(Clone, Copy)]
 pub(super) struct ResourceContext<'h> {
     pub(super) engine: &'h Engine,
     pub(super) routes: &'h Table,
     pub(super) mounts: &'h Mounts,
-    /// Where clients connect.
+    /// The addresses to which clients connect.
     pub(super) listen: &'h [SocketAddr],
 }
 
-/// The resources that a URL names.
+/// The resources that a URL identifies.
 struct Resource {
-    reach: BTreeSet<PurgeScope>,
+    scopes: BTreeSet<PurgeScope>,
     /// [`PurgeResult::sent_as`].
     sent_as: Option<String>,
 }
 
-/// Purges, or only counts.
+/// Purges, or only counts for a dry run.
 pub(super) async fn purge(
-    seen: ResourceContext<'_>,
+    context: ResourceContext<'_>,
     purge: &Purge,
 ) -> Result<PurgeResult, PurgeError> {
-    let engine = seen.engine;
-    let one = |reach| Resource { reach: BTreeSet::from([reach]), sent_as: None };
-    let Resource { reach, sent_as } = match &purge.what {
-        PurgeTarget::All => one(PurgeScope::All),
-        PurgeTarget::Key(target) => one(PurgeScope::Target(*target)),
-        PurgeTarget::Url(url) => seen.resource(url),
+    let engine = context.engine;
+    let single = |scope| Resource { scopes: BTreeSet::from([scope]), sent_as: None };
+    let Resource { scopes, sent_as } = match &purge.what {
+        PurgeTarget::All => single(PurgeScope::All),
+        PurgeTarget::Key(target) => single(PurgeScope::Target(*target)),
+        PurgeTarget::Url(url) => context.resource(url),
     };
-    // Before: afterwards nothing of it can be seen.
-    let count = engine.count(&reach).await;
+    // Counted first, because the entries are gone after the purge.
+    let count = engine.count(&scopes).await;
     if !purge.dry_run {
         let kind = if purge.soft { PurgeKind::Soft } else { PurgeKind::Hard };
-        engine.purge(&reach, kind).await.map_err(|why| PurgeError { why })?;
+        engine.purge(&scopes, kind).await.map_err(|reason| PurgeError { why: reason })?;
         tracing::info!(count, soft = purge.soft, all = purge.what == PurgeTarget::All, "Purged");
     }
     Ok(PurgeResult { count, sent_as })
 }
 
-/// A page of what is stored.
-pub(super) async fn entries(seen: ResourceContext<'_>, asked: &ListQuery) -> Page {
-    let ResourceContext { engine, routes, .. } = seen;
-    let mut after = asked.after.as_deref().and_then(EntryId::parse);
-    let (mut targets, sent_as) = match &asked.url {
-        None => (vec![asked.key], None),
+/// A page of the stored responses.
+pub(super) async fn entries(context: ResourceContext<'_>, query: &ListQuery) -> Page {
+    let ResourceContext { engine, routes, .. } = context;
+    let mut after = query.after.as_deref().and_then(EntryId::parse);
+    let (mut targets, sent_as) = match &query.url {
+        None => (vec![query.key], None),
         Some(url) => {
-            let resource = seen.resource(url);
+            let resource = context.resource(url);
             (resource.targets(), resource.sent_as)
         }
     };
-    // A cursor stands in one of the targets; those before it have been shown.
+    // The cursor points into one of the targets; the targets before it are already listed.
     targets.retain(|target| match (target, after) {
         (Some(target), Some(after)) => *target >= after.target,
         (Some(_) | None, _) => true,
     });
     let mut listed: Vec<EntryInfo> = Vec::new();
-    // One more than asked for tells whether there is a next page.
+    // One entry more than requested shows whether there is a next page.
     for target in targets {
-        let wanted = (asked.limit + 1).saturating_sub(listed.len());
+        let wanted = (query.limit + 1).saturating_sub(listed.len());
         listed.extend(engine.list(after.take(), wanted, target).await);
     }
-    let more = listed.len() > asked.limit;
-    listed.truncate(asked.limit);
+    let more = listed.len() > query.limit;
+    listed.truncate(query.limit);
     let next = listed.last().filter(|_| more).map(|last| last.place.to_string());
-    let entries = listed.iter().map(|one| entry(engine, routes, one, asked.details)).collect();
+    let entries = listed.iter().map(|one| entry(engine, routes, one, query.details)).collect();
     Page { entries, next, sent_as }
 }
 
 impl ResourceContext<'_> {
-    /// What a URL means: where a mount leads, where an upstream moves it. A name in `mount.allow_hosts` may
-    /// also be that of another server, whose answers are stored under the URL itself: both are meant.
+    /// Resolves a URL: follows the mount and the upstream's rewrite. A name in `mount.allow_hosts` may
+    /// also belong to another server, whose responses are stored under the URL itself, so both are
+    /// included.
     fn resource(self, url: &Target) -> Resource {
         let mounted = self.mounts.stands_for(url, self.listen);
-        let known = self.engine.known_as(mounted.as_ref().unwrap_or(url));
-        let mut reach = self.reach(&known);
+        let effective = self.engine.known_as(mounted.as_ref().unwrap_or(url));
+        let mut scopes = self.purge_scopes(&effective);
         if mounted.is_some() {
-            reach.extend(self.reach(&self.engine.known_as(url)));
+            scopes.extend(self.purge_scopes(&self.engine.known_as(url)));
         }
-        let moved = known != *url;
-        let sent_as = moved.then(|| self.engine.redactor().text(&known.to_string()).into_owned());
-        Resource { reach, sent_as }
+        let moved = effective != *url;
+        let sent_as =
+            moved.then(|| self.engine.redactor().text(&effective.to_string()).into_owned());
+        Resource { scopes, sent_as }
     }
 
-    fn reach(self, known: &Target) -> BTreeSet<PurgeScope> {
-        self.engine.reach(known)
+    fn purge_scopes(self, effective: &Target) -> BTreeSet<PurgeScope> {
+        self.engine.reach(effective)
     }
 }
 
 impl Resource {
     fn targets(&self) -> Vec<Option<u128>> {
-        let id = |reach: &PurgeScope| match reach {
+        let id = |scope: &PurgeScope| match scope {
             PurgeScope::Target(target) => Some(*target),
             PurgeScope::All => None,
         };
-        self.reach.iter().filter_map(id).map(Some).collect()
+        self.scopes.iter().filter_map(id).map(Some).collect()
     }
 }
 
 fn entry(engine: &Engine, routes: &Table, listed: &EntryInfo, details: bool) -> Entry {
-    let named = DecodedKey::read(&listed.canonical);
-    let scope = named.as_ref().map_or("unknown", |named| named.scope);
+    let decoded = DecodedKey::read(&listed.canonical);
+    let scope = decoded.as_ref().map_or("unknown", |decoded| decoded.scope);
     let kind = match scope {
         "credential" | "named" => CacheKind::Private,
         _ => CacheKind::Shared,
     };
-    let route = named.as_ref().and_then(|named| route(routes, named));
+    let route = decoded.as_ref().and_then(|decoded| route(routes, decoded));
     let stored = &listed.stored;
     let tiers = [("memory", listed.in_memory), ("disk", listed.on_disk)];
     Entry {
         key: listed.place.target,
-        url: named.map_or_else(|| "(unreadable)".to_owned(), |named| named.url),
+        url: decoded.map_or_else(|| "(unreadable)".to_owned(), |decoded| decoded.url),
         scope,
         route: route.map(|route| route.name.to_string()),
         status: stored.status.as_u16(),
@@ -147,13 +149,13 @@ fn entry(engine: &Engine, routes: &Table, listed: &EntryInfo, details: bool) -> 
     }
 }
 
-/// The route that a plain `GET` of it would take: one that other fields choose cannot be told.
-fn route<'r>(routes: &'r Table, named: &DecodedKey) -> Option<&'r Route> {
-    let target = Target::absolute(&named.url).ok()?;
-    routes.find(&ProxyRequest { listener: named.listener, ..ProxyRequest::get(target) })
+/// The route for a plain `GET` of the entry; routes that match on other fields cannot be determined.
+fn route<'r>(routes: &'r Table, decoded: &DecodedKey) -> Option<&'r Route> {
+    let target = Target::absolute(&decoded.url).ok()?;
+    routes.find(&ProxyRequest { listener: decoded.listener, ..ProxyRequest::get(target) })
 }
 
-/// Values that may be secret are named, not shown.
+/// Replaces values that may be secret.
 fn shown(engine: &Engine, headers: &HeaderMap) -> HeaderMap {
     let mut shown = headers.clone();
     for (name, value) in &mut shown {
@@ -166,7 +168,7 @@ fn shown(engine: &Engine, headers: &HeaderMap) -> HeaderMap {
     shown
 }
 
-/// A value without the secrets of the URLs in it (`Location`, `VerifiedConnection`, `Refresh`); `None`: it has none.
+/// The value without the secrets in its URLs (`Location`, `Link`, `Refresh`); `None`: it contains none.
 fn without_secrets(engine: &Engine, value: &HeaderValue) -> Option<HeaderValue> {
     let text = String::from_utf8_lossy(value.as_bytes());
     match engine.redactor().text(&text) {

@@ -1,13 +1,13 @@
-//! The disk tier: what is stored outlives the process, in an embedded database with larger bodies in
-//! files beside it.
+//! The disk tier: stored responses outlive the process, in an embedded database with larger bodies in files
+//! beside it.
 //!
-//! Owns: its handle: look-ups at once on the caller's thread, everything that writes on a thread of
-//! its own behind a bounded queue. Whatever happens to the files costs hits, never an answer and
-//! never a wrong byte. Never touches: generations and freshness; it keeps the mark and gives it back.
+//! Owns: its handle. Lookups run on the caller's thread; all writes run on a separate thread behind a bounded
+//! queue. A fault of the files costs hits, never a response and never a wrong byte. Never touches:
+//! generations and freshness; it only stores the epoch and returns it.
 //!
-//! The way down: `thread` obeys `queue`; `keeper` writes, `sweep` and `check` tidy up,
-//! `room` watches the volume; `recovery` climbs the ladder; `codec`, `variants` and `keys`
-//! say what lies in the `database`, `bodies` and `layout` where files lie.
+//! Modules: `worker` executes the commands of `queue`; `writer` writes, `sweep` and `consistency` clean up,
+//! `free_space` watches the volume; `recovery` opens the database after damage; `codec`, `variants` and
+//! `keys` define what is in the `database`; `body_file` and `layout` define where files are.
 
 mod body_file;
 mod codec;
@@ -67,71 +67,72 @@ use crate::telemetry::{StoreOp, Telemetry};
 pub(super) use crate::store::disk::layout::remove_old;
 pub use crate::store::disk::lookup::DiskEntry;
 
-/// Why nothing is written though the database is open.
-const FULL: &str = "the volume of the store is nearly full: what comes is kept in memory alone until there is room";
+/// Reason why nothing is written although the database is open.
+const FULL: &str = "the volume of the store is nearly full: new responses are kept in memory only until there is room";
 
-/// How long after the start requests wait for what is on disk.
-const OPENING: Duration = Duration::from_secs(2);
+/// How long requests wait after the start for the disk to open.
+const OPEN_WAIT: Duration = Duration::from_secs(2);
 
-/// What tests set otherwise.
+/// Settings that tests replace.
 #[derive(Debug, Clone, Copy)]
 struct Hooks {
-    /// How the volume is measured.
+    /// Measures the volume.
     measure: Measure,
-    /// How long an opening may take before the next rung is tried.
+    /// How long an opening may take before the next recovery step is tried.
     open_within: Duration,
-    /// How often the ladder is tried again when no rung held.
+    /// How often recovery is tried again after every step failed.
     retry_every: Duration,
 }
 
-const MEANS: Hooks = Hooks {
+const DEFAULT_HOOKS: Hooks = Hooks {
     measure: free_space::measure,
     open_within: Duration::from_secs(30),
     retry_every: Duration::from_secs(60),
 };
 
-/// What a disk tier is told.
+/// Settings of a disk tier.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `cache` within `store.path`. Nobody else may use it: hold a [`Lock`](crate::store::lock::Lock).
+    /// `cache` within `store.path`. No other process may use it: hold a [`Lock`](crate::store::lock::Lock).
     pub dir: PathBuf,
-    /// Bytes it may take.
+    /// Bytes that the tier may take.
     pub bytes: u64,
     /// Bytes that may wait to be written.
     pub waiting: usize,
-    /// How often what is of no use any more is removed.
+    /// How often expired entries are removed.
     pub sweep_every: Duration,
-    /// The secret from which the key for fields is derived: with another one nothing stored is read.
+    /// The secret from which the key for fields is derived. Entries written with another secret cannot be
+    /// read.
     pub secret: Secret,
 }
 
-/// What a look-up found.
+/// The result of a lookup.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "a hit would pay for a box, and no two are kept")]
 pub enum DiskLookup {
     /// The variant that the request selects.
     Found(DiskEntry),
-    /// Other variants only; the request's own would be this one.
+    /// Only other variants are stored; the request's own would be this one.
     OtherVariants(VariantId),
-    /// Nothing under this key.
+    /// Nothing is stored under this key.
     Nothing,
 }
 
 /// An entry in a listing.
 #[derive(Debug, Clone)]
 pub struct EntryPage {
-    /// The answer without its body.
+    /// The entry; its response has no body.
     pub listed: EntryInfo,
-    /// The mark it was stored with.
+    /// The epoch it was stored with.
     pub mark: Epoch,
 }
 
-/// What whoever uses a disk is told of.
+/// Receives events of a disk tier.
 pub trait DiskObserver: Send + Sync {
-    /// An answer will not be written, and an older version may be on disk.
-    fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch);
+    /// A response will not be written, and an older version of it may be on disk.
+    fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, epoch: Epoch);
 
-    /// What is on disk can be looked at, for the first time or again. Holds up the store thread.
+    /// The disk can be read, for the first time or again. The store thread waits for this call.
     fn opened(&self);
 }
 
@@ -140,47 +141,47 @@ pub struct Disk {
     shared: Arc<Shared>,
 }
 
-/// What callers and the store thread share.
+/// State that callers and the store thread share.
 struct Shared {
     settings: Settings,
     means: Hooks,
     clock: Clock,
     account: Arc<Telemetry>,
     open: ArcSwapOption<Database>,
-    /// Whether the first opening is over.
+    /// Whether the first opening has finished.
     settled: watch::Sender<bool>,
-    /// Until when requests wait for it.
-    patience: Instant,
+    /// Requests wait for the first opening until then.
+    open_deadline: Instant,
     queue: Queue,
     sizes: Arc<DiskUsage>,
     at_rest: Arc<FieldCipher>,
-    /// How the database is.
+    /// State of the database.
     condition: Mutex<Health>,
-    /// Whether nothing is written for want of room on the volume.
+    /// Whether writes are suspended because the volume is nearly full.
     full: AtomicBool,
     events: Box<dyn DiskObserver>,
 }
 
 impl Disk {
-    /// Starts the store thread, which opens what is in the directory, and returns at once. Until it
-    /// is open nothing is found, and what is put waits.
+    /// Starts the store thread, which opens the directory, and returns at once. Until it is open lookups find
+    /// nothing, and puts are queued.
     pub fn start(
         settings: Settings,
         clock: Clock,
-        account: Arc<Telemetry>,
+        telemetry: Arc<Telemetry>,
         events: Box<dyn DiskObserver>,
     ) -> Arc<Self> {
-        Self::start_with(settings, MEANS, clock, account, events)
+        Self::start_with(settings, DEFAULT_HOOKS, clock, telemetry, events)
     }
 
     fn start_with(
         settings: Settings,
-        means: Hooks,
+        hooks: Hooks,
         clock: Clock,
-        account: Arc<Telemetry>,
+        telemetry: Arc<Telemetry>,
         events: Box<dyn DiskObserver>,
     ) -> Arc<Self> {
-        let shared = Shared::new(settings, means, clock, account, events);
+        let shared = Shared::new(settings, hooks, clock, telemetry, events);
         let own = Arc::clone(&shared);
         let run = move || Worker::new(own).run();
         let spawned = std::thread::Builder::new().name("larder-store".to_owned()).spawn(run);
@@ -190,38 +191,41 @@ impl Disk {
         Arc::new(Self { shared })
     }
 
-    /// Waits until the first opening is over, well or ill, but not much longer than a healthy one
-    /// takes: what is on disk then is found by the first requests after a restart, too.
+    /// Waits until the first opening has finished, with or without success, but not much longer than a normal
+    /// opening takes. The first requests after a restart then find entries on disk, too.
     pub async fn opened(&self) {
         if !*self.shared.settled.borrow() {
-            let mut settled = self.shared.settled.subscribe();
-            let _late =
-                timeout_at(self.shared.patience, settled.wait_for(|settled| *settled)).await;
+            let mut first_open_done = self.shared.settled.subscribe();
+            let _late = timeout_at(
+                self.shared.open_deadline,
+                first_open_done.wait_for(|first_open_done| *first_open_done),
+            )
+            .await;
         }
     }
 
-    /// How it is.
+    /// State of the tier.
     pub fn condition(&self) -> Health {
         self.shared.condition()
     }
 
-    /// What was put and is not written yet: newer than whatever is found.
+    /// Finds a response that was put and is not written yet. It is newer than any entry on disk.
     pub fn awaiting(
         &self,
-        wanted: StoreQuery<'_>,
-        so_far: u64,
+        query: StoreQuery<'_>,
+        latest_order: u64,
     ) -> Option<(Arc<StoredResponse>, Epoch)> {
-        self.shared.queue.find(wanted, so_far)
+        self.shared.queue.find(query, latest_order)
     }
 
-    /// Looks up what is known without reading a body: microseconds, on the caller's thread. `so_far`: where the
-    /// order of what is asked for has got to.
-    pub fn find(&self, wanted: StoreQuery<'_>, so_far: u64) -> DiskLookup {
+    /// Looks up the metadata of an entry without reading a body file: microseconds, on the caller's thread.
+    /// `latest_order`: the newest order number given out.
+    pub fn find(&self, query: StoreQuery<'_>, latest_order: u64) -> DiskLookup {
         let Some(database) = self.shared.open.load_full() else { return DiskLookup::Nothing };
-        match caught(|| lookup::find(&database, wanted, so_far)) {
+        match caught(|| lookup::find(&database, query, latest_order)) {
             Ok((found, damaged)) => {
-                for (place, hash) in damaged {
-                    self.shared.remove_damaged(place, hash);
+                for (entry_id, hash) in damaged {
+                    self.shared.remove_damaged(entry_id, hash);
                 }
                 found
             }
@@ -232,15 +236,15 @@ impl Disk {
         }
     }
 
-    /// The response with its body, both found whole; `None`: there is none any more, or it is damaged
-    /// and will be removed. Reads a file unless [`DiskEntry::is_inline`]: then call it off the workers.
+    /// The response with its body, both verified. `None`: the entry is gone, or it is damaged and will be
+    /// removed. Reads a file unless [`DiskEntry::is_inline`]: then call it on a blocking thread.
     pub fn read(&self, record: &DiskEntry) -> Option<Arc<StoredResponse>> {
         let database = self.shared.open.load_full()?;
         match caught(|| Ok(read(&database, record, &self.shared.at_rest)?)) {
             Ok(Some(stored)) => Some(Arc::new(stored)),
             Ok(None) => {
-                // Or replaced between finding and reading: then its file is gone by right. Where it
-                // is still the same entry it is counted and removed.
+                // The entry may also have been replaced between finding and reading; then its file was
+                // removed correctly. If it is still the same entry it is damaged: it is counted and removed.
                 self.shared.remove_damaged(record.place, value_hash(&record.value));
                 None
             }
@@ -251,14 +255,14 @@ impl Disk {
         }
     }
 
-    /// Writes a response behind the caller's back, in place of the same variant unless that was
-    /// asked for later. Where too much waits already it is counted, and said to be [lost](DiskObserver::lost). `until`: when it will be of
-    /// no use any more; `None`: never.
+    /// Writes a response in the background. It replaces the same variant unless that was requested later. If
+    /// the queue is full the response is counted as dropped and reported to [`DiskObserver::lost`]. `until`:
+    /// when the entry will be of no more use; `None`: never.
     pub fn put(
         &self,
         key: &CacheKey,
         stored: &Arc<StoredResponse>,
-        (mark, so_far): (Epoch, u64),
+        (epoch, latest_order): (Epoch, u64),
         until: Option<SystemTime>,
         presence: PresenceGuard,
     ) {
@@ -266,59 +270,59 @@ impl Disk {
         let put = PutCommand {
             key: key.clone(),
             stored: Arc::clone(stored),
-            mark,
-            so_far,
+            mark: epoch,
+            so_far: latest_order,
             until,
             _presence: presence,
         };
         let queued = self.shared.queue.put(put);
         self.shared.count_dropped(&queued);
         if queued.is_err() {
-            self.shared.events.lost(key, stored, mark);
+            self.shared.events.lost(key, stored, epoch);
         }
     }
 
-    /// Whether what is here can be looked at.
+    /// Whether the database can be read.
     pub fn is_open(&self) -> bool {
         self.shared.open.load().is_some()
     }
 
-    /// Whether an entry of this target may be here: where that cannot be told, one may.
+    /// Whether an entry of this target may be on disk; true if the database cannot be read.
     pub fn may_hold(&self, target: u128) -> bool {
         let Some(database) = self.shared.open.load_full() else { return true };
         caught(|| database.scan(&keys::of_target(target), None, 1))
             .map_or(true, |found| !found.is_empty())
     }
 
-    /// Whether an answer of this key waits to be written, or is being written.
+    /// Whether a response of this key is queued or being written.
     pub fn is_to_hold(&self, key: &CacheKey) -> bool {
         self.shared.queue.has(key)
     }
 
-    /// Whether an entry of this target may be here that is older than `mark`: where that cannot be told,
-    /// one may.
-    pub fn may_hold_before(&self, target: u128, mark: Epoch) -> bool {
-        const LOOKED_AT: usize = 16;
+    /// Whether an entry of this target that is older than `epoch` may be on disk; true if the database cannot
+    /// be read.
+    pub fn may_hold_before(&self, target: u128, epoch: Epoch) -> bool {
+        const SCAN_LIMIT: usize = 16;
         let Some(database) = self.shared.open.load_full() else { return true };
-        let Ok(found) = caught(|| database.scan(&keys::of_target(target), None, LOOKED_AT)) else {
+        let Ok(found) = caught(|| database.scan(&keys::of_target(target), None, SCAN_LIMIT)) else {
             return true;
         };
-        let older = |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.head.mark < mark);
-        found.len() == LOOKED_AT || found.iter().any(|(_, value)| older(value))
+        let older = |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.head.mark < epoch);
+        found.len() == SCAN_LIMIT || found.iter().any(|(_, value)| older(value))
     }
 
-    /// Removes every entry of a target, behind the caller's back.
+    /// Removes every entry of a target, in the background.
     pub fn remove_target(&self, target: u128) {
         self.shared.count_dropped(&self.shared.queue.push(Command::Reclaim(target)));
     }
 
-    /// Removes everything, behind the caller's back.
+    /// Removes everything, in the background.
     pub fn clear(&self) {
         self.shared.count_dropped(&self.shared.queue.push_always(Command::Clear));
     }
 
-    /// At most `limit` entries behind `after`, in the order of [`EntryId`], of one target or of all.
-    /// Damaged ones are left out. Blocks.
+    /// At most `limit` entries after `after`, in the order of [`EntryId`], of one target or of all. Damaged
+    /// entries are left out. Blocks.
     pub fn page(
         &self,
         after: Option<EntryId>,
@@ -326,29 +330,29 @@ impl Disk {
         target: Option<u128>,
     ) -> Vec<EntryPage> {
         let Some(database) = self.shared.open.load_full() else { return Vec::new() };
-        let at_rest = &self.shared.at_rest;
-        caught(|| page(&database, at_rest, after, limit, target)).unwrap_or_else(|fault| {
+        let cipher = &self.shared.at_rest;
+        caught(|| page(&database, cipher, after, limit, target)).unwrap_or_else(|fault| {
             self.shared.account.store_error(StoreOp::Read, &fault);
             Vec::new()
         })
     }
 
-    /// What is held now, its bytes as they count against the bound.
+    /// Current usage, in bytes as they count against the bound.
     pub fn totals(&self) -> StoreUsage {
         self.shared.sizes.totals()
     }
 
-    /// Waits until what was queued before is on disk.
+    /// Waits until everything queued before is on disk.
     pub async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
         if self.shared.queue.push_always(Command::Flush(done)).is_ok() {
-            // Dropped unsent when the thread ends: then nothing is left to wait for.
+            // The sender is dropped unsent when the thread ends: then nothing is left to wait for.
             let _done = flushed.await;
         }
     }
 
-    /// Writes what is queued and closes, in 5 s at most. From then on nothing is found and nothing
-    /// kept.
+    /// Writes everything queued and closes, in 5 s at most. After that lookups find nothing and puts are not
+    /// stored.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.shared.queue.push_always(Command::Close(done)).is_ok() {
@@ -357,7 +361,7 @@ impl Disk {
         self.shared.withdraw();
     }
 
-    /// Holds the store thread until something comes, for measuring what goes on meanwhile.
+    /// Blocks the store thread until `until` receives a message, to measure what happens meanwhile.
     #[doc(hidden)]
     pub fn stall(&self, until: Receiver<()>) {
         self.shared.count_dropped(&self.shared.queue.push_always(Command::Stall(until)));
@@ -366,7 +370,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        let (done, _nobody_waits) = oneshot::channel();
+        let (done, _receiver) = oneshot::channel();
         let _closed_before = self.shared.queue.push_always(Command::Close(done));
     }
 }
@@ -374,36 +378,36 @@ impl Drop for Disk {
 impl Shared {
     fn new(
         settings: Settings,
-        means: Hooks,
+        hooks: Hooks,
         clock: Clock,
-        account: Arc<Telemetry>,
+        telemetry: Arc<Telemetry>,
         events: Box<dyn DiskObserver>,
     ) -> Arc<Self> {
-        let at_rest = Arc::new(FieldCipher::new(&settings.secret));
+        let cipher = Arc::new(FieldCipher::new(&settings.secret));
         let queue = Queue::of(settings.waiting);
         Arc::new(Self {
             settings,
-            means,
+            means: hooks,
             clock,
-            account,
+            account: telemetry,
             open: ArcSwapOption::empty(),
             settled: watch::Sender::new(false),
-            patience: Instant::from_std(clock::monotonic()) + OPENING,
+            open_deadline: Instant::from_std(clock::monotonic()) + OPEN_WAIT,
             queue,
             sizes: Arc::default(),
-            at_rest,
+            at_rest: cipher,
             condition: Mutex::new(Health::Good),
             full: AtomicBool::new(false),
             events,
         })
     }
 
-    /// Makes a database the open one.
-    fn publish(&self, database: Database, sizes: &DiskUsage) -> DiskWriter {
+    /// Makes this the open database.
+    fn publish(&self, database: Database, usage: &DiskUsage) -> DiskWriter {
         let database = Arc::new(database);
-        self.sizes.replace(sizes);
+        self.sizes.replace(usage);
         self.open.store(Some(Arc::clone(&database)));
-        self.set_condition(Health::Good);
+        self.set_health(Health::Good);
         DiskWriter {
             database,
             sizes: Arc::clone(&self.sizes),
@@ -415,62 +419,62 @@ impl Shared {
         }
     }
 
-    /// No database is open any more.
+    /// Removes the open database.
     fn withdraw(&self) {
         self.open.store(None);
         self.sizes.replace(&DiskUsage::default());
     }
 
-    /// Memory only, for this reason.
-    fn out_of_order(&self, why: String) {
-        tracing::error!(why, "The store on disk cannot be used: larder goes on with memory only");
-        self.set_condition(Health::MemoryOnly(why));
+    /// Continues with memory only, for this reason.
+    fn out_of_order(&self, reason: String) {
+        tracing::error!(why = reason, "The store on disk cannot be used: running memory-only");
+        self.set_health(Health::MemoryOnly(reason));
         self.settled.send_replace(true);
     }
 
     fn condition(&self) -> Health {
-        let condition = self.condition.lock().clone();
-        if condition == Health::Good && self.full.load(Ordering::Relaxed) {
+        let health = self.condition.lock().clone();
+        if health == Health::Good && self.full.load(Ordering::Relaxed) {
             return Health::MemoryOnly(FULL.to_owned());
         }
-        condition
+        health
     }
 
-    fn set_condition(&self, condition: Health) {
-        *self.condition.lock() = condition;
+    fn set_health(&self, health: Health) {
+        *self.condition.lock() = health;
     }
 
-    fn remove_damaged(&self, place: EntryId, hash: u64) {
-        self.count_dropped(&self.queue.push(Command::Remove(place, hash)));
+    fn remove_damaged(&self, entry_id: EntryId, hash: u64) {
+        self.count_dropped(&self.queue.push(Command::Remove(entry_id, hash)));
     }
 
     fn count_dropped(&self, queued: &Result<(), NotQueued>) {
         if *queued == Err(NotQueued::Full) {
-            self.account.store_error(StoreOp::Drop, &"too much waits to be written");
+            self.account.store_error(StoreOp::Drop, &"the write queue is full");
         }
     }
 }
 
-/// The response of a record, its body found whole; `None` where it is not.
+/// The response of a record with its verified body; `None` if the body is missing or damaged.
 fn read(
     database: &Database,
     record: &DiskEntry,
-    at_rest: &FieldCipher,
+    cipher: &FieldCipher,
 ) -> io::Result<Option<StoredResponse>> {
     let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
     match entry.head.body_in {
-        BodyLocation::Entry => Ok(entry.with_own_body(at_rest)),
+        BodyLocation::Entry => Ok(entry.with_own_body(cipher)),
         BodyLocation::File(number) => {
             let name = BodyFileName { id: record.place.id, number };
             let body = database.bodies.read(name, entry.head.body_len)?;
-            Ok(body.and_then(|body| entry.with_body(Bytes::from(body), at_rest)))
+            Ok(body.and_then(|body| entry.with_body(Bytes::from(body), cipher)))
         }
     }
 }
 
 fn page(
     database: &Database,
-    at_rest: &FieldCipher,
+    cipher: &FieldCipher,
     after: Option<EntryId>,
     limit: usize,
     target: Option<u128>,
@@ -478,24 +482,25 @@ fn page(
     let prefix = target.map_or_else(|| ENTRIES.to_vec(), keys::of_target);
     let mut after = after.map(|after| keys::entry(&after));
     let mut paged = Vec::new();
-    // Once more where damaged ones were left out: an empty page says that nothing follows.
+    // Reads the next page if all entries of this one were damaged: an empty result means that no entries
+    // follow.
     while paged.is_empty() {
         let pairs = database.scan(&prefix, after.as_deref(), limit)?;
         let Some((last, _)) = pairs.last() else { break };
         after = Some(last.to_vec());
-        paged.extend(pairs.iter().filter_map(|(key, value)| shown(key, value, at_rest)));
+        paged.extend(pairs.iter().filter_map(|(key, value)| page_entry(key, value, cipher)));
     }
     Ok(paged)
 }
 
 /// An entry as a listing shows it; `None` where it is damaged.
-fn shown(key: &[u8], value: &[u8], at_rest: &FieldCipher) -> Option<EntryPage> {
-    let place = keys::parse_entry(key)?;
+fn page_entry(key: &[u8], value: &[u8], cipher: &FieldCipher) -> Option<EntryPage> {
+    let entry_id = keys::parse_entry(key)?;
     let entry = Entry::decode(value)?;
     let listed = EntryInfo {
-        place,
+        place: entry_id,
         canonical: entry.canonical.into(),
-        stored: Arc::new(entry.without_body(at_rest)?),
+        stored: Arc::new(entry.without_body(cipher)?),
         body: entry.head.body_len,
         in_memory: false,
         on_disk: true,

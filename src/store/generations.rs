@@ -1,8 +1,9 @@
-//! Which targets were invalidated, and when: what is older than its target's generation is unusable,
-//! or outdated where the invalidation was soft.
+//! Invalidations: which targets were invalidated, and when. An entry that is older than its target's
+//! generation is unusable, or stale where the invalidation was soft.
 //!
-//! Owns: the order of invalidations relative to fetches, over restarts too; it wins over a fill in
-//! flight; the order of fetches among themselves. Never touches: entries, disk (`state` keeps it).
+//! Owns: the order of invalidations relative to fetches, across restarts too (an invalidation wins over a
+//! fill in progress); the order of fetches among themselves. Never touches: entries, disk (`state_db`
+//! persists it).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,34 +15,34 @@ use parking_lot::RwLock;
 use crate::store::presence::{PresenceGuard, PresenceKind, PresentTargets};
 use crate::stored::ForcedStale;
 
-/// A point in the order of invalidations: microseconds since 1970, or more where the clock stood
-/// still or went back. Ordered over restarts and between a larder and its successor.
+/// A point in the order of invalidations: microseconds since 1970, or more where the clock stood still or
+/// went back. Ordered across restarts and between a larder and its successor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Epoch(u64);
 
 impl Epoch {
-    /// The mark of a number that was once [`Epoch::raw`].
+    /// The epoch of a number that was once [`Epoch::raw`].
     pub(crate) const fn from_raw(raw: u64) -> Self {
         Self(raw)
     }
 
-    /// As a number, to be kept.
+    /// As a number, to be persisted.
     pub(crate) fn raw(self) -> u64 {
         self.0
     }
 
-    /// The mark of a larder that starts at `now`.
+    /// The epoch of a larder that starts at `now`.
     pub(crate) fn at(now: SystemTime) -> Self {
         let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
     }
 
-    /// The mark of an invalidation that happens at `now`, behind all marks up to `latest`.
+    /// The epoch of an invalidation at `now`, later than every epoch up to `latest`.
     fn next(latest: Self, now: SystemTime) -> Self {
         Self::at(now).max(Self(latest.0.saturating_add(1)))
     }
 
-    /// About when it was.
+    /// The approximate time.
     fn time(self) -> SystemTime {
         SystemTime::UNIX_EPOCH
             .checked_add(Duration::from_micros(self.0))
@@ -49,49 +50,50 @@ impl Epoch {
     }
 }
 
-/// What an invalidation reaches.
+/// Scope of an invalidation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PurgeScope {
-    /// Every answer of a target, all scopes and variants
+    /// Every entry of a target, in all key scopes and variants
     /// ([`CacheKey::target_id`](crate::key::CacheKey::target_id)).
     Target(u128),
     /// Everything.
     All,
 }
 
-/// What an invalidation does to what it reaches.
+/// Effect of an invalidation on entries in its scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PurgeKind {
-    /// It is unusable.
+    /// The entry is unusable.
     Hard,
-    /// It is stale from now on: to be revalidated, but the windows of stale answers run.
+    /// The entry is stale from now on: it must be revalidated, but may be served stale within the usual
+    /// windows.
     Soft,
-    /// There is something newer: it may stand in for errors, and for nothing else.
+    /// A newer response exists: the entry may be served for errors (stale-if-error) only.
     Superseded,
 }
 
-/// The newest invalidations of a reach.
+/// The newest invalidations of a scope.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Generation {
-    /// What was marked before this is unusable.
+    /// Entries with an earlier epoch are unusable.
     pub hard: Epoch,
-    /// What was marked before this is outdated.
+    /// Entries with an earlier epoch are stale.
     pub soft: Epoch,
-    /// What was marked before this is superseded.
+    /// Entries with an earlier epoch are superseded.
     pub superseded: Epoch,
 }
 
 impl Generation {
-    fn of(kind: PurgeKind, mark: Epoch) -> Self {
+    fn for_kind(kind: PurgeKind, epoch: Epoch) -> Self {
         let nothing = Self::default();
         match kind {
-            PurgeKind::Hard => Self { hard: mark, ..nothing },
-            PurgeKind::Soft => Self { soft: mark, ..nothing },
-            PurgeKind::Superseded => Self { superseded: mark, ..nothing },
+            PurgeKind::Hard => Self { hard: epoch, ..nothing },
+            PurgeKind::Soft => Self { soft: epoch, ..nothing },
+            PurgeKind::Superseded => Self { superseded: epoch, ..nothing },
         }
     }
 
-    /// Both: whichever is newer counts.
+    /// Combines both: the newer epoch of each kind counts.
     #[must_use]
     pub fn joined(self, other: Self) -> Self {
         Self {
@@ -105,17 +107,17 @@ impl Generation {
         self.hard.max(self.soft).max(self.superseded)
     }
 
-    /// Whether it is about what is unusable alone.
+    /// Whether it contains hard invalidations only.
     pub(crate) fn is_hard(self) -> bool {
         self.soft == Epoch::default() && self.superseded == Epoch::default()
     }
 
-    fn is_nothing(self) -> bool {
+    fn is_empty(self) -> bool {
         self == Self::default()
     }
 }
 
-/// Where something stands that was marked before it was asked for.
+/// Validity of an entry with a given epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Validity {
     /// Nothing was invalidated since.
@@ -126,209 +128,211 @@ pub enum Validity {
     Gone,
 }
 
-/// A point in the order of invalidations, and that something is asked for since: invalidations of its target
-/// are remembered as long as this lives.
+/// A point in the order of invalidations, taken before a request: invalidations of its target are remembered
+/// as long as this value lives.
 #[derive(Debug)]
 pub struct InvalidationWatch {
     /// The point.
     pub mark: Epoch,
-    /// When, in microseconds since 1970, or more where the clock stood still or went back: behind all that this
-    /// larder asked for before, and what others did, unless the clock went back between them.
+    /// The order number of the request: microseconds since 1970, or more where the clock stood still or went
+    /// back. Higher than that of every earlier request of this larder, and of other larders, unless the clock
+    /// went back between them.
     pub asked: u64,
     _presence: PresenceGuard,
 }
 
-/// How many targets are remembered one by one.
+/// Number of targets that are remembered individually.
 const REMEMBERED: usize = 65_536;
 
 /// The generations of all targets.
 #[derive(Debug, Default)]
 pub struct Generations {
     latest: AtomicU64,
-    asked: AtomicU64,
+    latest_order: AtomicU64,
     of: RwLock<Snapshot>,
     present: Arc<PresentTargets>,
 }
 
-/// All generations, as they are kept.
+/// All generations, as persisted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Of everything; also covers targets that are no longer remembered one by one.
+    /// Generation of everything; it also covers targets that are no longer remembered individually.
     pub all: Generation,
-    /// Of single targets.
+    /// Generations of single targets.
     pub targets: HashMap<u128, Generation>,
-    /// No mark that was given out so far is newer: should the clock go back, the next larder's are newer all the same.
+    /// No epoch given out so far is newer. If the clock goes back, the epochs of the next larder are newer
+    /// all the same.
     pub latest: Epoch,
 }
 
-/// A generation that changed, to be kept.
+/// A changed generation, to be persisted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// Whose.
+    /// Its scope.
     pub reach: PurgeScope,
-    /// What it is now.
+    /// Its new value.
     pub generation: Generation,
 }
 
 impl Generations {
-    /// Generations of a larder that starts now and remembers nothing yet.
+    /// Generations of a larder that starts now and knows of no invalidation.
     pub fn new(now: SystemTime) -> Self {
         let generations = Self::default();
         generations.latest.store(Epoch::at(now).0, Ordering::Release);
-        generations.asked.store(Epoch::at(now).0, Ordering::Release);
+        generations.latest_order.store(Epoch::at(now).0, Ordering::Release);
         generations
     }
 
-    /// Now.
+    /// The current epoch.
     pub fn mark(&self) -> Epoch {
         Epoch(self.latest.load(Ordering::Acquire))
     }
 
-    /// Now, for something of `target` that is asked for next.
+    /// The current epoch and a new order number, for a request of `target` that is sent next.
     pub fn watch(&self, target: u128, now: SystemTime) -> InvalidationWatch {
-        // First: an invalidation behind the mark must find it.
+        // First: an invalidation after this epoch must find the target present.
         let presence = self.enter(target, PresenceKind::Awaited);
         let now = Epoch::at(now).0;
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
-        let last = self.asked.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
-        let asked = last.ok().and_then(next).unwrap_or(now);
-        InvalidationWatch { mark: self.mark(), asked, _presence: presence }
+        let last = self.latest_order.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
+        let order = last.ok().and_then(next).unwrap_or(now);
+        InvalidationWatch { mark: self.mark(), asked: order, _presence: presence }
     }
 
-    /// Where the order of all that is asked for has got to.
+    /// The newest order number given out.
     pub fn so_far(&self) -> u64 {
-        self.asked.load(Ordering::Acquire)
+        self.latest_order.load(Ordering::Acquire)
     }
 
-    /// It has got to `now` at least: another larder may have asked for something.
+    /// Raises the order to `now` at least: another larder may have given out numbers.
     pub fn pass(&self, now: SystemTime) {
-        self.asked.fetch_max(Epoch::at(now).0, Ordering::AcqRel);
+        self.latest_order.fetch_max(Epoch::at(now).0, Ordering::AcqRel);
     }
 
-    /// Something of `target` is held from now on.
-    pub fn enter(&self, target: u128, how: PresenceKind) -> PresenceGuard {
-        self.present.enter(target, how)
+    /// Marks `target` as present until the guard is dropped.
+    pub fn enter(&self, target: u128, kind: PresenceKind) -> PresenceGuard {
+        self.present.enter(target, kind)
     }
 
-    /// Whether anything of `target` is held or asked for.
+    /// Whether any response of `target` is in memory or pending.
     pub fn is_present(&self, target: u128) -> bool {
         self.present.has(target)
     }
 
-    /// Whether anything of `target` is kept in memory.
+    /// Whether any response of `target` is in memory.
     pub fn keeps(&self, target: u128) -> bool {
         self.present.keeps(target)
     }
 
-    /// Whether anything of `target` is on its way.
+    /// Whether any response of `target` is pending.
     pub fn is_awaited(&self, target: u128) -> bool {
         self.present.awaits(target)
     }
 
-    /// Invalidates what was marked before now.
-    pub fn invalidate(&self, reach: PurgeScope, kind: PurgeKind, now: SystemTime) -> Change {
-        let mut of = self.of.write();
-        let mark = Epoch::next(self.mark(), now);
-        let generation = of.join(reach, Generation::of(kind, mark));
-        // Last: whoever sees the new mark must find the generation.
-        self.latest.store(mark.0, Ordering::Release);
-        Change { reach, generation }
+    /// Invalidates entries with an epoch before now.
+    pub fn invalidate(&self, scope: PurgeScope, kind: PurgeKind, now: SystemTime) -> Change {
+        let mut snapshot = self.of.write();
+        let epoch = Epoch::next(self.mark(), now);
+        let generation = snapshot.join(scope, Generation::for_kind(kind, epoch));
+        // Last: a reader that sees the new epoch must find the generation.
+        self.latest.store(epoch.0, Ordering::Release);
+        Change { reach: scope, generation }
     }
 
-    /// All of them.
+    /// All generations.
     pub fn all(&self) -> Snapshot {
-        self.dated(&self.of.read())
+        self.with_latest(&self.of.read())
     }
 
-    fn dated(&self, of: &Snapshot) -> Snapshot {
-        Snapshot { latest: self.mark(), ..of.clone() }
+    fn with_latest(&self, snapshot: &Snapshot) -> Snapshot {
+        Snapshot { latest: self.mark(), ..snapshot.clone() }
     }
 
-    /// What `all` would be if everything were invalidated now.
+    /// The generation `all` if everything were invalidated now.
     pub fn foresee(&self, all: Generation, now: SystemTime) -> Generation {
-        Generation::of(PurgeKind::Hard, Epoch::next(self.mark(), now)).joined(all)
+        Generation::for_kind(PurgeKind::Hard, Epoch::next(self.mark(), now)).joined(all)
     }
 
-    /// Where something of `target` stands that was marked at `mark`.
-    pub fn validity(&self, target: u128, mark: Epoch) -> Validity {
-        if mark == self.mark() {
+    /// Validity of an entry of `target` with this epoch.
+    pub fn validity(&self, target: u128, epoch: Epoch) -> Validity {
+        if epoch == self.mark() {
             return Validity::Current;
         }
-        let of = self.of.read();
-        let own = of.targets.get(&target).copied().unwrap_or_default();
-        let Generation { hard, soft, superseded } = own.joined(of.all);
-        if mark < hard {
+        let snapshot = self.of.read();
+        let own = snapshot.targets.get(&target).copied().unwrap_or_default();
+        let Generation { hard, soft, superseded } = own.joined(snapshot.all);
+        if epoch < hard {
             return Validity::Gone;
         }
-        let newest = [soft, superseded].into_iter().filter(|one| mark < *one).max();
+        let newest = [soft, superseded].into_iter().filter(|one| epoch < *one).max();
         newest.map_or(Validity::Current, |newest| {
-            Validity::Outdated(ForcedStale { at: newest.time(), superseded: mark < superseded })
+            Validity::Outdated(ForcedStale { at: newest.time(), superseded: epoch < superseded })
         })
     }
 
-    /// Takes over what an earlier larder kept, and what a larder kept that ran until now while this
-    /// one served from memory. What was invalidated here meanwhile counts as invalidated after all
-    /// that: it costs hits where the clock went back, but never brings anything back. Returns what
-    /// is now to be kept.
+    /// Takes over the generations that an earlier larder persisted, or one that ran until now while this
+    /// larder served from memory. This larder's own invalidations are moved after all of those: if the clock
+    /// went back this costs hits, but it never makes an invalidated entry usable again. Returns the
+    /// generations to persist.
     pub fn adopt(&self, kept: Snapshot, now: SystemTime) -> Snapshot {
-        let mut of = self.of.write();
+        let mut snapshot = self.of.write();
         let newest = kept.targets.values().fold(kept.all, |most, one| most.joined(*one)).newest();
-        let own = std::mem::replace(&mut *of, kept);
-        let mark = Epoch::next(self.mark().max(newest).max(of.latest), now);
-        let renewed = |old: Epoch| if old == Epoch::default() { old } else { mark };
-        let again = |old: Generation| Generation {
+        let own = std::mem::replace(&mut *snapshot, kept);
+        let epoch = Epoch::next(self.mark().max(newest).max(snapshot.latest), now);
+        let renewed = |old: Epoch| if old == Epoch::default() { old } else { epoch };
+        let reissued = |old: Generation| Generation {
             hard: renewed(old.hard),
             soft: renewed(old.soft),
             superseded: renewed(old.superseded),
         };
-        of.join(PurgeScope::All, again(own.all));
+        snapshot.join(PurgeScope::All, reissued(own.all));
         for (target, old) in own.targets {
-            of.join(PurgeScope::Target(target), again(old));
+            snapshot.join(PurgeScope::Target(target), reissued(old));
         }
-        self.latest.store(mark.0, Ordering::Release);
-        self.dated(&of)
+        self.latest.store(epoch.0, Ordering::Release);
+        self.with_latest(&snapshot)
     }
 
-    /// Whether more targets are remembered one by one than there is room for.
+    /// Whether more targets are remembered individually than the limit.
     pub fn is_full(&self) -> bool {
         self.of.read().targets.len() > REMEMBERED
     }
 
-    /// Makes room: forgets the targets whose generation is of no more use, as `is_needed` says, and where
-    /// many are left the older half. Those are covered by the generation of everything, which costs hits
-    /// of targets nobody invalidated but never brings an invalidated one back. Returns all that is
-    /// left to be kept. No target may be invalidated meanwhile.
+    /// Forgets the targets whose generation is not needed according to `is_needed`, and the older half of the
+    /// rest if many remain. The generation of everything then covers that half: this costs hits of targets
+    /// that were not invalidated, but never makes an invalidated entry usable again. Returns all that is
+    /// left, to be persisted. No target may be invalidated meanwhile.
     pub fn forget(&self, is_needed: impl Fn(u128, Generation) -> bool) -> Snapshot {
         let known: Vec<(u128, Generation)> =
             self.of.read().targets.iter().map(|(target, one)| (*target, *one)).collect();
         let gone = known.into_iter().filter(|(target, one)| !is_needed(*target, *one));
         let gone: HashSet<u128> = gone.map(|(target, _)| target).collect();
-        let mut of = self.of.write();
-        of.targets.retain(|target, _| !gone.contains(target));
-        if of.targets.len() > REMEMBERED / 2 {
-            let mut all: Vec<Epoch> = of.targets.values().map(|one| one.newest()).collect();
+        let mut snapshot = self.of.write();
+        snapshot.targets.retain(|target, _| !gone.contains(target));
+        if snapshot.targets.len() > REMEMBERED / 2 {
+            let mut all: Vec<Epoch> = snapshot.targets.values().map(|one| one.newest()).collect();
             all.sort_unstable();
             let median = all[all.len() / 2];
-            let forgotten = of.targets.extract_if(|_, one| one.newest() <= median);
+            let forgotten = snapshot.targets.extract_if(|_, one| one.newest() <= median);
             let joined = forgotten.fold(Generation::default(), |most, (_, one)| most.joined(one));
-            of.join(PurgeScope::All, joined);
+            snapshot.join(PurgeScope::All, joined);
         }
-        self.dated(&of)
+        self.with_latest(&snapshot)
     }
 }
 
 impl Snapshot {
-    /// Adds an invalidation; what it comes to with those before.
-    pub(super) fn join(&mut self, reach: PurgeScope, generation: Generation) -> Generation {
-        if generation.is_nothing() {
+    /// Adds an invalidation; returns its combination with earlier ones.
+    pub(super) fn join(&mut self, scope: PurgeScope, generation: Generation) -> Generation {
+        if generation.is_empty() {
             return generation;
         }
-        let of = match reach {
+        let generation_of_scope = match scope {
             PurgeScope::All => &mut self.all,
             PurgeScope::Target(target) => self.targets.entry(target).or_default(),
         };
-        *of = of.joined(generation);
-        *of
+        *generation_of_scope = generation_of_scope.joined(generation);
+        *generation_of_scope
     }
 }
 

@@ -1,6 +1,6 @@
-//! The lock of a store's directory: one larder at a time writes there.
+//! The lock of a store's directory: only one larder at a time writes there.
 //!
-//! Owns: `LOCK`, and what it says about its holder. Never touches: what else lies in the directory.
+//! Owns: `LOCK`, and the description of its holder in it. Never touches: other files in the directory.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -12,49 +12,49 @@ use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::io::Errno;
 use rustix::process::umask;
 
-/// A directory that is this process's alone for as long as the value lives. The system lets go of it
-/// when the process ends, however it ends.
+/// Exclusive use of a directory for as long as the value lives. The system releases the lock when the process
+/// ends, however it ends.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-/// Why a directory is not this process's.
+/// Reason why a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process holds the lock.
     #[error("{} is in use{}{}", dir.display(), by(*pid), start(since.as_deref()))]
     Held {
-        /// Which directory.
+        /// The directory.
         dir: PathBuf,
-        /// The holder's process id, where it says so.
+        /// The holder's process id, if the file contains it.
         pid: Option<u32>,
-        /// When the holder took it (RFC 3339), where it says so.
+        /// When the holder took the lock (RFC 3339), if the file contains it.
         since: Option<String>,
     },
     /// The directory or the file cannot be used.
     #[error("cannot lock {}: {source}", dir.display())]
     Io {
-        /// Which directory.
+        /// The directory.
         dir: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// Makes every file that this process creates from now on its user's alone.
+/// Makes every file that this process creates from now on private to its user.
 pub fn keep_files_private() {
     umask(Mode::from_raw_mode(0o077));
 }
 
 impl Lock {
-    /// Takes the directory, which is made if it is missing, unless another process has it.
+    /// Locks the directory, which is created if it is missing, unless another process has locked it.
     pub fn try_take(dir: &Path, now: SystemTime) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { dir: dir.to_owned(), source };
         let mut file = open(dir).map_err(failed)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Self::sign(file, now).map_err(failed),
+            Ok(()) => Self::write_holder(file, now).map_err(failed),
             Err(Errno::WOULDBLOCK) => {
                 let (pid, since) = holder(&mut file);
                 Err(LockError::Held { dir: dir.to_owned(), pid, since })
@@ -63,19 +63,19 @@ impl Lock {
         }
     }
 
-    /// Takes the directory as soon as no other process has it. Blocks until then.
+    /// Locks the directory as soon as no other process holds the lock. Blocks until then.
     pub fn wait(dir: &Path, now: impl Fn() -> SystemTime) -> io::Result<Self> {
         let file = open(dir)?;
         while let Err(error) = flock(&file, FlockOperation::LockExclusive) {
-            // A signal handler ran: that says nothing about the lock.
+            // A signal handler ran: that does not affect the lock.
             if error != Errno::INTR {
                 return Err(error.into());
             }
         }
-        Self::sign(file, now())
+        Self::write_holder(file, now())
     }
 
-    fn sign(mut file: File, now: SystemTime) -> io::Result<Self> {
+    fn write_holder(mut file: File, now: SystemTime) -> io::Result<Self> {
         let since = humantime::format_rfc3339_seconds(now);
         file.set_len(0)?;
         writeln!(file, "pid {}\nsince {since}", std::process::id())?;
@@ -85,8 +85,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // The lock goes with the file; a name left behind would only mislead.
-        let _left = self.file.set_len(0);
+        // The lock is released with the file; the text left behind would only mislead.
+        let _truncated = self.file.set_len(0);
     }
 }
 
@@ -96,16 +96,16 @@ fn open(dir: &Path) -> io::Result<File> {
     options.read(true).write(true).create(true).truncate(false).mode(0o600).open(dir.join("LOCK"))
 }
 
-/// What the holder wrote; nothing where it is just writing it.
+/// Reads the holder's text; it may be empty while the holder writes it.
 fn holder(file: &mut File) -> (Option<u32>, Option<String>) {
     let mut text = String::new();
-    if file.take(LONGEST).read_to_string(&mut text).is_err() {
+    if file.take(MAX_LENGTH).read_to_string(&mut text).is_err() {
         return (None, None);
     }
-    let said = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-    let pid = said("pid ").and_then(|pid| pid.parse().ok());
-    // Only what looks like a time: the text goes to a log.
-    let since = said("since ").filter(|since| humantime::parse_rfc3339(since).is_ok());
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    let pid = field("pid ").and_then(|pid| pid.parse().ok());
+    // Only a text that looks like a time: it goes to a log.
+    let since = field("since ").filter(|since| humantime::parse_rfc3339(since).is_ok());
     (pid, since.map(str::to_owned))
 }
 
@@ -117,7 +117,7 @@ fn start(since: Option<&str>) -> String {
     since.map_or_else(String::new, |since| format!(" since {since}"))
 }
 
-const LONGEST: u64 = 256;
+const MAX_LENGTH: u64 = 256;
 
 #[cfg(test)]
 mod tests {
@@ -130,71 +130,71 @@ mod tests {
 
     const NOON: Duration = Duration::from_secs(12 * 60 * 60);
 
-    fn noon() -> SystemTime {
+    fn start_time() -> SystemTime {
         SystemTime::UNIX_EPOCH + NOON
     }
 
     #[test]
     fn the_lock_is_exclusive_and_names_its_holder() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::try_take(dir.path(), noon()).unwrap();
-        let refused = Lock::try_take(dir.path(), noon()).unwrap_err();
-        let said = refused.to_string();
+        let lock = Lock::try_take(dir.path(), start_time()).unwrap();
+        let refused = Lock::try_take(dir.path(), start_time()).unwrap_err();
+        let message = refused.to_string();
         let LockError::Held { pid, since, .. } = refused else { panic!("{refused}") };
         assert_eq!(pid, Some(std::process::id()));
         assert_eq!(since.as_deref(), Some("1970-01-01T12:00:00Z"));
-        assert!(said.contains(&dir.path().display().to_string()), "{said}");
-        assert!(said.contains(&format!("by process {}", std::process::id())), "{said}");
-        assert!(said.contains("since 1970-01-01T12:00:00Z"), "{said}");
+        assert!(message.contains(&dir.path().display().to_string()), "{message}");
+        assert!(message.contains(&format!("by process {}", std::process::id())), "{message}");
+        assert!(message.contains("since 1970-01-01T12:00:00Z"), "{message}");
         drop(lock);
-        Lock::try_take(dir.path(), noon()).unwrap();
+        Lock::try_take(dir.path(), start_time()).unwrap();
     }
 
     #[test]
-    fn who_waits_gets_it_when_the_holder_lets_go() {
+    fn a_waiter_gets_the_lock_when_its_holder_releases_it() {
         let dir = tempfile::tempdir().unwrap();
-        let lock = Lock::try_take(dir.path(), noon()).unwrap();
-        let (got, gets) = mpsc::channel();
+        let lock = Lock::try_take(dir.path(), start_time()).unwrap();
+        let (locked, notified) = mpsc::channel();
         let path = dir.path().to_owned();
         let waiting = thread::spawn(move || {
-            let lock = Lock::wait(&path, noon).unwrap();
-            got.send(()).unwrap();
+            let lock = Lock::wait(&path, start_time).unwrap();
+            locked.send(()).unwrap();
             drop(lock);
         });
-        assert!(gets.try_recv().is_err(), "it is still held");
+        assert!(notified.try_recv().is_err(), "it is still held");
         drop(lock);
-        gets.recv_timeout(Duration::from_secs(20)).unwrap();
+        notified.recv_timeout(Duration::from_secs(20)).unwrap();
         waiting.join().unwrap();
     }
 
     #[test]
-    fn what_a_lock_file_says_is_no_reason_to_fail_or_to_be_believed() {
+    fn a_damaged_lock_file_causes_no_error_and_is_not_trusted() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("LOCK");
         std::fs::write(&path, b"pid 99999999999\nsince \x1b[31m\xff").unwrap();
-        let lock = Lock::try_take(dir.path(), noon()).unwrap();
+        let lock = Lock::try_take(dir.path(), start_time()).unwrap();
         std::fs::write(&path, b"pid -1\nsince \x1b[31mnever").unwrap();
-        let refused = Lock::try_take(dir.path(), noon()).unwrap_err();
+        let refused = Lock::try_take(dir.path(), start_time()).unwrap_err();
         let LockError::Held { pid: None, since: None, .. } = refused else { panic!("{refused}") };
         drop(lock);
     }
 
     #[test]
-    fn sto_09_directory_and_file_are_their_owners_alone() {
+    fn sto_09_directory_and_file_are_private_to_their_owner() {
         let parent = tempfile::tempdir().unwrap();
         let dir = parent.path().join("made/for/it");
-        let _lock = Lock::try_take(&dir, noon()).unwrap();
+        let _lock = Lock::try_take(&dir, start_time()).unwrap();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&dir), 0o700);
         assert_eq!(mode(&dir.join("LOCK")), 0o600);
     }
 
     #[test]
-    fn a_directory_that_cannot_be_made_is_named() {
+    fn the_error_names_a_directory_that_cannot_be_created() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, b"").unwrap();
-        let refused = Lock::try_take(&file.join("below"), noon()).unwrap_err();
+        let refused = Lock::try_take(&file.join("below"), start_time()).unwrap_err();
         assert!(refused.to_string().contains("file/below"), "{refused}");
     }
 }

@@ -1,7 +1,7 @@
 //! The memory tier: stored responses in a byte-bounded cache that scans do not flush.
 //!
-//! Owns: all variants of a URL side by side, at most [`VARIANTS`] of them, and room for them.
-//! Never touches: disk, freshness.
+//! Owns: all variants of a URL side by side, at most [`VARIANTS`] of them, and eviction. Never touches: disk,
+//! freshness.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,14 +18,14 @@ use crate::store::{EntryId, EntryInfo, Lookup, StoreQuery, StoreUsage, is_newer}
 use crate::stored::StoredResponse;
 use crate::stored::evicted_bodies::{EvictedBodies, StoredBodyGuard};
 
-/// How many variants of one key are kept; the least recently stored one gives way.
+/// Maximum number of variants of one key; the least recently stored one is evicted.
 pub const VARIANTS: usize = 64;
 
-/// What an entry costs besides its key, fields and body: slot, allocations, reference counts, and the count
-/// of its target.
+/// Cost of an entry besides its key, fields and body: slot, allocations, reference counts, and the count of
+/// its target.
 const OVERHEAD: u64 = 320;
 
-/// How many bodies of the largest size must fit one shard: a heavier one is refused by the cache.
+/// Number of bodies of the largest size that must fit one shard: the cache refuses a heavier one.
 const LARGEST_PER_SHARD: u64 = 4;
 
 /// The memory tier.
@@ -33,7 +33,7 @@ pub struct Memory {
     slots: Cache<SlotKey, Slot, EntryWeighter, DefaultHashBuilder, EvictionCounter>,
     generations: Arc<Generations>,
     evicted: Arc<AtomicU64>,
-    lent: EvictedBodies,
+    evicted_bodies: EvictedBodies,
     /// Serialises changes to a key's list of variants.
     writing: Mutex<()>,
 }
@@ -49,16 +49,16 @@ struct SlotKey {
 enum Slot {
     /// In the root of a key whose only response does not vary, or under a variant.
     Entry(Arc<Entry>),
-    /// In the root of a key whose responses vary: what they vary by, in order of storing.
+    /// In the root of a key whose responses vary: their `Vary` lists, in order of storing.
     Variants(Arc<Variants>),
 }
 
 struct Entry {
     key: CacheKey,
-    mark: Epoch,
+    epoch: Epoch,
     stored: Arc<StoredResponse>,
     _presence: PresenceGuard,
-    _hold: Option<StoredBodyGuard>,
+    _guard: Option<StoredBodyGuard>,
 }
 
 #[derive(Clone)]
@@ -100,7 +100,7 @@ impl Lifecycle<SlotKey, Slot> for EvictionCounter {
 }
 
 impl Memory {
-    /// A tier of `bytes`, which keeps bodies of up to `max_object` bytes.
+    /// A tier of `bytes`, which stores bodies of up to `max_object` bytes.
     #[expect(clippy::missing_panics_doc, reason = "a capacity and a weight are always given")]
     pub fn new(bytes: usize, max_object: usize, generations: Arc<Generations>) -> Self {
         let bytes = bytes as u64;
@@ -126,60 +126,61 @@ impl Memory {
             slots,
             generations,
             evicted,
-            lent: EvictedBodies::default(),
+            evicted_bodies: EvictedBodies::default(),
             writing: Mutex::new(()),
         }
     }
 
-    /// The bytes that it has let go of and clients still have.
+    /// Bytes of evicted bodies that clients still receive.
     pub fn lent(&self) -> EvictedBodies {
-        Arc::clone(&self.lent)
+        Arc::clone(&self.evicted_bodies)
     }
 
-    fn usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<StoredResponse>> {
+    fn if_usable(&self, slot: Option<Slot>, key: &CacheKey) -> Option<Arc<StoredResponse>> {
         let Some(Slot::Entry(entry)) = slot else { return None };
         if entry.key != *key {
             return None;
         }
-        self.valid(&entry)
+        self.if_valid(&entry)
     }
 
-    fn valid(&self, entry: &Entry) -> Option<Arc<StoredResponse>> {
-        match self.generations.validity(entry.key.target_id(), entry.mark) {
+    fn if_valid(&self, entry: &Entry) -> Option<Arc<StoredResponse>> {
+        match self.generations.validity(entry.key.target_id(), entry.epoch) {
             Validity::Current => Some(Arc::clone(&entry.stored)),
             Validity::Outdated(at) => Some(Arc::new(entry.stored.outdated(at))),
             Validity::Gone => None,
         }
     }
 
-    /// Whether the same variant is kept in `slot` and was asked for later: of two fetches at once the one
-    /// that ended last need not be the one that was asked last.
+    /// Whether the same variant is stored in `slot` and was requested later: of two parallel fetches the one
+    /// that ended last need not be the one that was requested last.
     fn has_newer(&self, slot: &SlotKey, entry: &Entry) -> bool {
-        let kept = self.usable(self.slots.peek(slot), &entry.key);
-        kept.is_some_and(|kept| {
-            let newer = is_newer(kept.asked, entry.stored.asked, self.generations.so_far());
-            kept.variant == entry.stored.variant && newer
+        let stored = self.if_usable(self.slots.peek(slot), &entry.key);
+        stored.is_some_and(|stored| {
+            let newer = is_newer(stored.asked, entry.stored.asked, self.generations.so_far());
+            stored.variant == entry.stored.variant && newer
         })
     }
 
     fn find_variant(
         &self,
         variants: &Variants,
-        wanted: StoreQuery<'_>,
+        query: StoreQuery<'_>,
     ) -> Option<Arc<StoredResponse>> {
-        let id = wanted.key.id();
+        let id = query.key.id();
         let mut newest: Option<Arc<StoredResponse>> = None;
         for fields in variants.lists.iter().rev() {
-            let variant = (wanted.variant)(fields);
+            let variant = (query.variant)(fields);
             let slot = self.slots.get(&SlotKey { id, variant: Some(variant) });
             if slot.is_none() && variants.ids.contains(&variant) {
-                // There was no room for it. It may have been the newest.
+                // The variant was evicted. It may have been the newest.
                 return None;
             }
-            let Some(found) = self.usable(slot, wanted.key) else { continue };
+            let Some(found) = self.if_usable(slot, query.key) else { continue };
             // RFC 9111 §4: of several that match, the most recent.
-            let so_far = self.generations.so_far();
-            let newer = newest.as_ref().is_none_or(|n| !is_newer(n.asked, found.asked, so_far));
+            let latest_order = self.generations.so_far();
+            let newer =
+                newest.as_ref().is_none_or(|n| !is_newer(n.asked, found.asked, latest_order));
             if found.vary == *fields && newer {
                 newest = Some(found);
             }
@@ -214,15 +215,15 @@ impl Memory {
 }
 
 impl Memory {
-    /// What the request selects. Never [`Lookup::Deeper`].
-    pub fn get(&self, wanted: StoreQuery<'_>) -> Lookup {
-        let root = self.slots.get(&SlotKey { id: wanted.key.id(), variant: None });
+    /// The response that the request selects. Never [`Lookup::CheckDisk`].
+    pub fn get(&self, query: StoreQuery<'_>) -> Lookup {
+        let root = self.slots.get(&SlotKey { id: query.key.id(), variant: None });
         match root {
-            Some(Slot::Variants(variants)) if variants.key == *wanted.key => {
-                self.find_variant(&variants, wanted).map_or_else(
+            Some(Slot::Variants(variants)) if variants.key == *query.key => {
+                self.find_variant(&variants, query).map_or_else(
                     || {
                         variants.lists.last().map_or(Lookup::Nothing, |fields| {
-                            Lookup::OtherVariants((wanted.variant)(fields))
+                            Lookup::OtherVariants((query.variant)(fields))
                         })
                     },
                     Lookup::Found,
@@ -230,28 +231,28 @@ impl Memory {
             }
             Some(Slot::Variants(_)) | None => Lookup::Nothing,
             entry @ Some(Slot::Entry(_)) => {
-                self.usable(entry, wanted.key).map_or(Lookup::Nothing, Lookup::Found)
+                self.if_usable(entry, query.key).map_or(Lookup::Nothing, Lookup::Found)
             }
         }
     }
 
-    /// Keeps a response unless it is unusable already or a later one is kept. Whether it is now the
-    /// one to keep.
-    pub fn put(&self, key: &CacheKey, stored: Arc<StoredResponse>, mark: Epoch) -> bool {
-        if self.generations.validity(key.target_id(), mark) == Validity::Gone {
+    /// Stores a response unless it is unusable already or a later one is stored. Returns whether this is now
+    /// the newest response.
+    pub fn put(&self, key: &CacheKey, stored: Arc<StoredResponse>, epoch: Epoch) -> bool {
+        if self.generations.validity(key.target_id(), epoch) == Validity::Gone {
             return false;
         }
         if !stored.is_whole() {
             tracing::error!(
                 status = stored.status.as_u16(),
-                "A body that is not whole is not kept"
+                "A response with an incomplete body is not stored"
             );
             return false;
         }
         let varies = !stored.vary.names().is_empty();
         let presence = self.generations.enter(key.target_id(), PresenceKind::Kept);
-        let hold = stored.hold_body(&self.lent);
-        let entry = Entry { key: key.clone(), mark, stored, _presence: presence, _hold: hold };
+        let guard = stored.hold_body(&self.evicted_bodies);
+        let entry = Entry { key: key.clone(), epoch, stored, _presence: presence, _guard: guard };
         let entry = Arc::new(entry);
         let _writing = self.writing.lock();
         let root = SlotKey { id: key.id(), variant: None };
@@ -268,28 +269,28 @@ impl Memory {
         true
     }
 
-    /// What is kept at a place: its key, and the mark it was kept with.
-    pub fn kept(&self, place: EntryId) -> Option<(CacheKey, Arc<StoredResponse>, Epoch)> {
-        let slot = |variant| self.slots.peek(&SlotKey { id: place.id, variant });
-        let found = [slot(Some(place.variant)), slot(None)].into_iter().flatten();
+    /// The entry at a position: its key, and the epoch it was stored with.
+    pub fn kept(&self, entry_id: EntryId) -> Option<(CacheKey, Arc<StoredResponse>, Epoch)> {
+        let slot = |variant| self.slots.peek(&SlotKey { id: entry_id.id, variant });
+        let found = [slot(Some(entry_id.variant)), slot(None)].into_iter().flatten();
         found.into_iter().find_map(|slot| match slot {
-            Slot::Entry(entry) if entry.stored.variant == place.variant => {
-                Some((entry.key.clone(), Arc::clone(&entry.stored), entry.mark))
+            Slot::Entry(entry) if entry.stored.variant == entry_id.variant => {
+                Some((entry.key.clone(), Arc::clone(&entry.stored), entry.epoch))
             }
             Slot::Entry(_) | Slot::Variants(_) => None,
         })
     }
 
-    /// Lets go of everything, as if there had been no room.
+    /// Evicts everything.
     #[cfg(test)]
     pub fn clear(&self) {
         self.slots.clear();
     }
 
-    /// Lets go of what was invalidated.
+    /// Removes invalidated entries.
     pub fn drop_gone(&self) {
         let is_gone = |slot: &Slot| match slot {
-            Slot::Entry(entry) => self.valid(entry).is_none(),
+            Slot::Entry(entry) => self.if_valid(entry).is_none(),
             Slot::Variants(_) => false,
         };
         let gone: Vec<_> =
@@ -303,7 +304,7 @@ impl Memory {
     pub fn list(&self, target: Option<u128>) -> Vec<EntryInfo> {
         let of_target = |entry: &Entry| target.is_none_or(|target| target == entry.key.target_id());
         let listed = |entry: &Entry| {
-            let stored = self.valid(entry)?;
+            let stored = self.if_valid(entry)?;
             let (target, id) = (entry.key.target_id(), entry.key.id());
             Some(EntryInfo {
                 place: EntryId { target, id, variant: stored.variant },
@@ -321,7 +322,7 @@ impl Memory {
         entries.filter(|entry| of_target(entry)).filter_map(|entry| listed(&entry)).collect()
     }
 
-    /// What is held now.
+    /// Current usage.
     pub fn totals(&self) -> StoreUsage {
         StoreUsage {
             entries: self.slots.len() as u64,

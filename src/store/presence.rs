@@ -1,7 +1,7 @@
-//! Which targets an answer is held of in memory, waited for, or about to be written: an invalidation of any
-//! other need not be remembered.
+//! Targets of which a response is in memory, requested, or queued to be written: an invalidation of any other
+//! target need not be remembered.
 //!
-//! Owns: the counts of each target. Never touches: the disk, which knows its own entries.
+//! Owns: the counts of each target. Never touches: the disk, which has its own index of entries.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-/// The targets, and how many hold on to each.
+/// The present targets, and the number of guards of each.
 #[derive(Debug, Default)]
 pub struct PresentTargets(Mutex<HashMap<u128, PresenceCount>>);
 
@@ -19,48 +19,48 @@ struct PresenceCount {
     awaited: u32,
 }
 
-/// How something of a target is here.
+/// Kind of presence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PresenceKind {
     /// In memory.
     Kept,
-    /// On its way: asked for, or about to be written.
+    /// Pending: requested, or queued to be written.
     Awaited,
 }
 
-/// Something of a target: as long as this lives, the target is present.
+/// Marks a target as present as long as it lives.
 pub struct PresenceGuard {
-    of: Arc<PresentTargets>,
+    targets: Arc<PresentTargets>,
     target: u128,
-    how: PresenceKind,
+    kind: PresenceKind,
 }
 
 impl PresentTargets {
-    /// Something of `target` is here from now on.
-    pub fn enter(self: &Arc<Self>, target: u128, how: PresenceKind) -> PresenceGuard {
-        *self.0.lock().entry(target).or_default().of(how) += 1;
-        PresenceGuard { of: Arc::clone(self), target, how }
+    /// Marks `target` as present until the guard is dropped.
+    pub fn enter(self: &Arc<Self>, target: u128, kind: PresenceKind) -> PresenceGuard {
+        *self.0.lock().entry(target).or_default().count_mut(kind) += 1;
+        PresenceGuard { targets: Arc::clone(self), target, kind }
     }
 
-    /// Whether anything of `target` is here.
+    /// Whether `target` is present.
     pub fn has(&self, target: u128) -> bool {
         self.0.lock().contains_key(&target)
     }
 
-    /// Whether anything of `target` is in memory.
+    /// Whether any response of `target` is in memory.
     pub fn keeps(&self, target: u128) -> bool {
         self.0.lock().get(&target).is_some_and(|count| count.kept > 0)
     }
 
-    /// Whether anything of `target` is on its way.
+    /// Whether any response of `target` is pending.
     pub fn awaits(&self, target: u128) -> bool {
         self.0.lock().get(&target).is_some_and(|count| count.awaited > 0)
     }
 }
 
 impl PresenceCount {
-    fn of(&mut self, how: PresenceKind) -> &mut u32 {
-        match how {
+    fn count_mut(&mut self, kind: PresenceKind) -> &mut u32 {
+        match kind {
             PresenceKind::Kept => &mut self.kept,
             PresenceKind::Awaited => &mut self.awaited,
         }
@@ -69,13 +69,13 @@ impl PresenceCount {
 
 impl Drop for PresenceGuard {
     fn drop(&mut self) {
-        let mut targets = self.of.0.lock();
+        let mut targets = self.targets.0.lock();
         let Some(count) = targets.get_mut(&self.target) else { return };
-        *count.of(self.how) -= 1;
+        *count.count_mut(self.kind) -= 1;
         if *count == PresenceCount::default() {
             targets.remove(&self.target);
         }
-        // A burst must not hold its room for ever.
+        // A burst must not keep its memory for ever.
         if targets.capacity() > 1024 && targets.len() < targets.capacity() / 4 {
             targets.shrink_to_fit();
         }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_target_is_present_as_long_as_anything_of_it_is() {
+    fn a_target_is_present_as_long_as_a_guard_of_it_lives() {
         let present = Arc::new(PresentTargets::default());
         let (one, two) =
             (present.enter(1, PresenceKind::Kept), present.enter(1, PresenceKind::Awaited));

@@ -1,18 +1,18 @@
-//! Files and directories that are their owner's alone, from the first byte on.
+//! Files and directories that only their owner can read, from the first byte on.
 //!
-//! Owns: how one is made, whole or not at all. Never touches: what stands in it.
+//! Owns: creating one, complete or not at all. Never touches: its content.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// Makes the directory, and those above it, unless it is there.
+/// Creates the directory and its parents unless they exist.
 pub fn directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Writes a file of another name next to `path`, to be linked or renamed to it. It lasts.
+/// Writes and syncs a file of another name next to `path`, to be linked or renamed to it.
 pub fn beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:08x}", rand::random::<u32>()));
@@ -23,7 +23,7 @@ pub fn beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     Ok(new)
 }
 
-/// Returns once the names in a directory last.
+/// Syncs a directory: the names in it are then on disk.
 pub fn settle(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

@@ -1,7 +1,7 @@
-//! The store: memory over disk, and what was invalidated over both.
+//! The store: memory over disk, and the invalidations of both.
 //!
-//! Owns: which tier is asked when, taking hold of the directory and letting go of it.
-//! Never touches: how a tier keeps what it keeps.
+//! Owns: the order in which tiers are read, locking and releasing the directory. Never touches: the internals
+//! of a tier.
 
 mod disk_tier;
 mod unwritten;
@@ -34,25 +34,25 @@ use crate::stored::StoredResponse;
 use crate::stored::evicted_bodies::EvictedBodies;
 use crate::telemetry::{Telemetry, TierTotals};
 
-/// What a store is made of.
+/// Settings of a store.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The directory.
     pub path: PathBuf,
     /// Bytes of the memory tier.
     pub memory: usize,
-    /// Bytes of the disk tier; zero: memory alone. Of the directory then only what another version of larder
-    /// cached there is touched: it is removed.
+    /// Bytes of the disk tier; zero: memory only. Nothing in the directory is touched then, except that
+    /// caches of other versions of larder are removed.
     pub disk: u64,
     /// Bytes of the largest body.
     pub max_object: usize,
-    /// How often what is of no more use is swept from the disk.
+    /// How often expired entries are swept from the disk.
     pub sweep_every: Duration,
     /// [`disk::Settings::secret`](crate::store::disk::Settings::secret).
     pub secret: Secret,
 }
 
-/// How many body files are read at once.
+/// Number of locks for reading body files.
 const READERS: usize = 64;
 
 /// Memory over disk.
@@ -60,119 +60,120 @@ pub struct TieredStore {
     memory: Memory,
     generations: Arc<Generations>,
     clock: Clock,
-    /// Whether there is a disk that this larder has not opened yet and will: what was invalidated before
-    /// must hold for it.
+    /// Whether there is a disk that this larder has not opened yet and will open: invalidations before that
+    /// must apply to it.
     to_be_opened: AtomicBool,
-    /// Whoever reads a body file holds the one that its key leads to.
-    readers: [tokio::sync::Mutex<()>; READERS],
-    /// `None`: memory alone.
+    /// The reader of a body file holds the lock that its key maps to.
+    read_locks: [tokio::sync::Mutex<()>; READERS],
+    /// `None`: memory only.
     deep: ArcSwapOption<DiskTier>,
-    /// What the disk does not know of, while it cannot be asked.
+    /// Entries that are not on disk while the disk cannot be used.
     unwritten: UnwrittenEntries,
-    /// Why memory is alone, where it should not be. Held while something is invalidated or the disk
-    /// is taken hold of, so that no invalidation falls between the two.
+    /// The reason for running memory-only although a disk is configured. Locked during an invalidation and
+    /// while the disk is attached, so that no invalidation is lost between the two.
     alone: Mutex<Option<String>>,
 }
 
 impl TieredStore {
-    /// Opens a store. What is on disk is there at once, or once another larder lets go of it; until
-    /// then memory serves alone.
-    pub fn open(settings: Settings, clock: Clock, account: &Arc<Telemetry>) -> Arc<Self> {
-        Self::beside(settings, clock, account, Vec::new())
+    /// Opens a store. The disk is used at once, or as soon as another larder releases it; until then the
+    /// store runs memory-only.
+    pub fn open(settings: Settings, clock: Clock, telemetry: &Arc<Telemetry>) -> Arc<Self> {
+        Self::beside(settings, clock, telemetry, Vec::new())
     }
 
-    /// The same, whose state keeps the rows of these too.
+    /// The same, with further sources of rows that the state persists.
     pub fn beside(
         settings: Settings,
         clock: Clock,
-        account: &Arc<Telemetry>,
-        lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
+        telemetry: &Arc<Telemetry>,
+        row_sources: Vec<(RowOwner, Arc<dyn RowSource>)>,
     ) -> Arc<Self> {
         let generations = Arc::new(Generations::new(clock.now()));
         let memory = Memory::new(settings.memory, settings.max_object, Arc::clone(&generations));
-        let (deep, alone) = (ArcSwapOption::empty(), Mutex::default());
-        let readers = std::array::from_fn(|_| tokio::sync::Mutex::default());
+        let (disk_tier, memory_only_reason) = (ArcSwapOption::empty(), Mutex::default());
+        let read_locks = std::array::from_fn(|_| tokio::sync::Mutex::default());
         let has_disk = settings.disk > 0;
-        let to_be_opened = AtomicBool::new(has_disk);
+        let disk_pending = AtomicBool::new(has_disk);
         let unwritten = UnwrittenEntries::default();
-        let tiers = Arc::new(Self {
+        let store = Arc::new(Self {
             memory,
             generations,
             clock,
-            to_be_opened,
-            readers,
-            deep,
+            to_be_opened: disk_pending,
+            read_locks,
+            deep: disk_tier,
             unwritten,
-            alone,
+            alone: memory_only_reason,
         });
-        let weak = Arc::downgrade(&tiers);
-        account.watch_condition(move || {
-            weak.upgrade().is_none_or(|tiers| tiers.condition() == Health::Good)
+        let weak = Arc::downgrade(&store);
+        telemetry.watch_condition(move || {
+            weak.upgrade().is_none_or(|store| store.condition() == Health::Good)
         });
-        tiers.report("memory", account, |tiers| tiers.memory.totals());
+        store.report("memory", telemetry, |store| store.memory.totals());
         if has_disk {
-            tiers.report("disk", account, Self::disk_totals);
-            disk_tier::open_or_wait(&tiers, settings, account, lasting);
+            store.report("disk", telemetry, Self::disk_totals);
+            disk_tier::open_or_wait(&store, settings, telemetry, row_sources);
         } else {
-            disk_tier::leave_nothing_old(&settings.path, tiers.clock.now());
+            disk_tier::leave_nothing_old(&settings.path, store.clock.now());
         }
-        tiers
+        store
     }
 
-    /// The bytes of bodies that memory has let go of and clients still have.
+    /// Bytes of bodies that memory evicted and clients still receive.
     pub fn lent(&self) -> EvictedBodies {
         self.memory.lent()
     }
 
-    /// Has the state ask soon for the rows that changed.
+    /// Makes the state collect changed rows soon.
     pub fn nudge(&self) {
-        if let Some(deep) = &*self.deep.load() {
-            deep.state.nudge();
+        if let Some(disk_tier) = &*self.deep.load() {
+            disk_tier.state.nudge();
         }
     }
 
     fn report(
         self: &Arc<Self>,
         tier: &'static str,
-        account: &Telemetry,
+        telemetry: &Telemetry,
         totals: impl Fn(&Self) -> StoreUsage + Send + Sync + 'static,
     ) {
-        let tiers = Arc::downgrade(self);
-        account.watch_store(tier, move || {
+        let store = Arc::downgrade(self);
+        telemetry.watch_store(tier, move || {
             let StoreUsage { entries, bytes, evictions } =
-                tiers.upgrade().map(|tiers| totals(&tiers)).unwrap_or_default();
+                store.upgrade().map(|store| totals(&store)).unwrap_or_default();
             TierTotals { entries, bytes, evictions }
         });
     }
 
-    /// [`LimitStorage::stall`](crate::store::disk::LimitStorage::stall).
+    /// [`Disk::stall`](crate::store::disk::Disk::stall).
     #[doc(hidden)]
     pub fn stall(&self, until: Receiver<()>) {
-        if let Some(deep) = &*self.deep.load() {
-            deep.disk.stall(until);
+        if let Some(disk_tier) = &*self.deep.load() {
+            disk_tier.disk.stall(until);
         }
     }
 
     fn disk_totals(&self) -> StoreUsage {
-        self.deep.load().as_ref().map(|deep| deep.disk.totals()).unwrap_or_default()
+        self.deep.load().as_ref().map(|disk_tier| disk_tier.disk.totals()).unwrap_or_default()
     }
 
-    fn validity(&self, key: &CacheKey, mark: Epoch) -> Validity {
-        self.generations.validity(key.target_id(), mark)
+    fn validity(&self, key: &CacheKey, epoch: Epoch) -> Validity {
+        self.generations.validity(key.target_id(), epoch)
     }
 
-    /// What was read from the disk, kept in memory too. Memory has the last word: it knows what was
-    /// replaced or purged meanwhile. Where it had no room, what was read answers all the same.
+    /// Stores an entry read from the disk in memory too. The result comes from memory, because a replacement
+    /// or a purge may have happened meanwhile. If memory has no room, the entry read is returned all the
+    /// same.
     fn promote(
         &self,
-        wanted: StoreQuery<'_>,
-        mark: Epoch,
+        query: StoreQuery<'_>,
+        epoch: Epoch,
         read: Option<Arc<StoredResponse>>,
     ) -> Lookup {
         if let Some(stored) = &read {
-            self.memory.put(wanted.key, Arc::clone(stored), mark);
+            self.memory.put(query.key, Arc::clone(stored), epoch);
         }
-        match (self.memory.get(wanted), read, self.validity(wanted.key, mark)) {
+        match (self.memory.get(query), read, self.validity(query.key, epoch)) {
             (found @ Lookup::Found(_), _, _) => found,
             (_, Some(stored), Validity::Current) => Lookup::Found(stored),
             (_, Some(stored), Validity::Outdated(at)) => Lookup::Found(stored.outdated(at).into()),
@@ -180,55 +181,55 @@ impl TieredStore {
         }
     }
 
-    /// What the disk holds is usable from now on.
-    fn attach_disk(&self, deep: Arc<DiskTier>, kept: Snapshot) {
-        let mut alone = self.alone.lock();
-        let kept = self.generations.adopt(kept, self.clock.now());
-        deep.state.replace(Snapshot { all: self.trusted(kept.all), ..kept });
-        self.deep.store(Some(deep));
-        *alone = None;
-        drop(alone);
+    /// Starts to use the disk.
+    fn attach_disk(&self, disk_tier: Arc<DiskTier>, persisted: Snapshot) {
+        let mut memory_only_reason = self.alone.lock();
+        let persisted = self.generations.adopt(persisted, self.clock.now());
+        disk_tier.state.replace(Snapshot { all: self.trusted(persisted.all), ..persisted });
+        self.deep.store(Some(disk_tier));
+        *memory_only_reason = None;
+        drop(memory_only_reason);
         self.catch_up(usize::MAX);
     }
 
     fn write(
         &self,
-        deep: &DiskTier,
+        disk_tier: &DiskTier,
         key: &CacheKey,
         stored: &Arc<StoredResponse>,
-        mark: Epoch,
+        epoch: Epoch,
         until: Option<SystemTime>,
     ) {
         let presence = self.generations.enter(key.target_id(), PresenceKind::Awaited);
-        deep.disk.put(key, stored, (mark, self.generations.so_far()), until, presence);
+        disk_tier.disk.put(key, stored, (epoch, self.generations.so_far()), until, presence);
     }
 
-    /// Invalidates, and has that kept. Under the lock of `alone`.
-    fn invalidated(&self, reach: PurgeScope, kind: PurgeKind, deep: Option<&DiskTier>) {
-        let change = self.generations.invalidate(reach, kind, self.clock.now());
-        let forgotten = self.generations.is_full().then(|| self.forget(deep));
-        let Some(deep) = deep else { return };
+    /// Invalidates, and has the change persisted. Call with `memory_only_reason` locked.
+    fn invalidated(&self, scope: PurgeScope, kind: PurgeKind, disk_tier: Option<&DiskTier>) {
+        let change = self.generations.invalidate(scope, kind, self.clock.now());
+        let forgotten = self.generations.is_full().then(|| self.forget(disk_tier));
+        let Some(disk_tier) = disk_tier else { return };
         match forgotten {
-            Some(all) => deep.state.replace(Snapshot { all: self.trusted(all.all), ..all }),
-            None if reach == PurgeScope::All => {
+            Some(all) => disk_tier.state.replace(Snapshot { all: self.trusted(all.all), ..all }),
+            None if scope == PurgeScope::All => {
                 let generation = self.trusted(change.generation);
-                deep.state.keep(Change { generation, ..change });
+                disk_tier.state.keep(Change { generation, ..change });
             }
-            None => deep.state.keep(change),
+            None => disk_tier.state.keep(change),
         }
     }
 
-    /// Whether anything of `target` is kept, waited for, or on a disk that cannot be looked at.
-    fn may_hold(&self, target: u128, deep: Option<&DiskTier>) -> bool {
-        let to_come = self.to_be_opened.load(Ordering::Relaxed);
+    /// Whether a response of `target` is in memory, pending, or on a disk that cannot be read.
+    fn may_hold(&self, target: u128, disk_tier: Option<&DiskTier>) -> bool {
+        let disk_pending = self.to_be_opened.load(Ordering::Relaxed);
         self.generations.is_present(target)
-            || deep.map_or(to_come, |deep| deep.disk.may_hold(target))
+            || disk_tier.map_or(disk_pending, |disk_tier| disk_tier.disk.may_hold(target))
     }
 
-    fn forget(&self, deep: Option<&DiskTier>) -> Snapshot {
+    fn forget(&self, disk_tier: Option<&DiskTier>) -> Snapshot {
         self.memory.drop_gone();
-        let to_come = self.to_be_opened.load(Ordering::Relaxed);
-        // What memory holds after that is newer than its generation, unless that was soft.
+        let disk_pending = self.to_be_opened.load(Ordering::Relaxed);
+        // Entries that memory holds after that are newer than their generation, unless that was soft.
         self.generations.forget(|target, generation| {
             let here = if generation.is_hard() {
                 self.generations.is_awaited(target)
@@ -236,69 +237,70 @@ impl TieredStore {
                 self.generations.is_present(target)
             };
             let newest = generation.newest();
-            here || deep.map_or(to_come, |deep| deep.disk.may_hold_before(target, newest))
+            here || disk_tier
+                .map_or(disk_pending, |disk_tier| disk_tier.disk.may_hold_before(target, newest))
         })
     }
 
-    /// Memory serves alone until the disk can be opened.
-    fn wait_alone(&self, why: String) {
-        *self.alone.lock() = Some(why);
+    /// Runs memory-only until the disk can be opened.
+    fn wait_alone(&self, reason: String) {
+        *self.alone.lock() = Some(reason);
     }
 
-    /// Memory serves alone for as long as this larder lives.
-    fn run_memory_only(&self, why: String) {
+    /// Runs memory-only for as long as this larder lives.
+    fn run_memory_only(&self, reason: String) {
         self.to_be_opened.store(false, Ordering::Relaxed);
-        self.wait_alone(why);
+        self.wait_alone(reason);
     }
 }
 
 #[async_trait]
 impl Store for TieredStore {
-    fn get(&self, wanted: StoreQuery<'_>) -> Lookup {
-        match self.memory.get(wanted) {
+    fn get(&self, query: StoreQuery<'_>) -> Lookup {
+        match self.memory.get(query) {
             found @ Lookup::Found(_) => found,
             _ if self.deep.load().is_some() => Lookup::Deeper,
             nothing @ (Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper) => nothing,
         }
     }
 
-    async fn load(&self, wanted: StoreQuery<'_>) -> Lookup {
-        let in_memory = self.memory.get(wanted);
-        let Some(deep) = self.deep.load_full() else { return in_memory };
-        // What is read is kept in memory: it must not be invalidated unseen between the two.
-        let _watch = self.generations.enter(wanted.key.target_id(), PresenceKind::Awaited);
-        deep.disk.opened().await;
+    async fn load(&self, query: StoreQuery<'_>) -> Lookup {
+        let in_memory = self.memory.get(query);
+        let Some(disk_tier) = self.deep.load_full() else { return in_memory };
+        // The entry read is stored in memory: an invalidation of it in between must be recorded.
+        let _watch = self.generations.enter(query.key.target_id(), PresenceKind::Awaited);
+        disk_tier.disk.opened().await;
         self.catch_up(unwritten::BATCH);
-        let so_far = self.generations.so_far();
-        if let Some((stored, mark)) = deep.disk.awaiting(wanted, so_far) {
-            return self.promote(wanted, mark, Some(stored));
+        let latest_order = self.generations.so_far();
+        if let Some((stored, epoch)) = disk_tier.disk.awaiting(query, latest_order) {
+            return self.promote(query, epoch, Some(stored));
         }
-        if self.unwritten.may_have(wanted.key) {
+        if self.unwritten.may_have(query.key) {
             return in_memory;
         }
-        let record = match deep.disk.find(wanted, so_far) {
+        let record = match disk_tier.disk.find(query, latest_order) {
             DiskLookup::Found(record) => record,
             DiskLookup::OtherVariants(variant) if matches!(in_memory, Lookup::Nothing) => {
                 return Lookup::OtherVariants(variant);
             }
             DiskLookup::OtherVariants(_) | DiskLookup::Nothing => return in_memory,
         };
-        if self.validity(wanted.key, record.mark()) == Validity::Gone {
+        if self.validity(query.key, record.mark()) == Validity::Gone {
             return in_memory;
         }
         if record.is_inline() {
-            let read = deep.disk.read(&record);
-            return self.promote(wanted, record.mark(), read);
+            let read = disk_tier.disk.read(&record);
+            return self.promote(query, record.mark(), read);
         }
-        // Of many who want the same large body one reads the file.
-        let turn = usize::try_from(wanted.key.id() % READERS as u128).unwrap_or_default();
-        let _turn = self.readers[turn].lock().await;
-        if let found @ Lookup::Found(_) = self.memory.get(wanted) {
+        // Of several requests for the same large body only one reads the file.
+        let lock_index = usize::try_from(query.key.id() % READERS as u128).unwrap_or_default();
+        let _lock = self.read_locks[lock_index].lock().await;
+        if let found @ Lookup::Found(_) = self.memory.get(query) {
             return found;
         }
-        let mark = record.mark();
-        let read = spawn_blocking(move || deep.disk.read(&record)).await;
-        self.promote(wanted, mark, read.unwrap_or_default())
+        let epoch = record.mark();
+        let read = spawn_blocking(move || disk_tier.disk.read(&record)).await;
+        self.promote(query, epoch, read.unwrap_or_default())
     }
 
     fn watch(&self, target: u128) -> InvalidationWatch {
@@ -310,54 +312,54 @@ impl Store for TieredStore {
         is_newer(one, other, self.generations.so_far())
     }
 
-    fn is_current(&self, target: u128, mark: Epoch) -> bool {
-        self.generations.validity(target, mark) == Validity::Current
+    fn is_current(&self, target: u128, epoch: Epoch) -> bool {
+        self.generations.validity(target, epoch) == Validity::Current
     }
 
     fn put(
         &self,
         key: &CacheKey,
         stored: Arc<StoredResponse>,
-        mark: Epoch,
+        epoch: Epoch,
         until: Option<SystemTime>,
     ) -> bool {
         self.generations.pass(self.clock.now());
-        let is_newest = self.memory.put(key, Arc::clone(&stored), mark);
+        let is_newest = self.memory.put(key, Arc::clone(&stored), epoch);
         match &*self.deep.load() {
             _ if !is_newest => {}
-            Some(deep) => self.write(deep, key, &stored, mark, until),
-            None => self.lost(key, &stored, mark),
+            Some(disk_tier) => self.write(disk_tier, key, &stored, epoch, until),
+            None => self.lost(key, &stored, epoch),
         }
         is_newest
     }
 
-    fn invalidate(&self, reach: PurgeScope, kind: PurgeKind) -> bool {
-        let _alone = self.alone.lock();
-        let deep = self.deep.load();
-        let deep = deep.as_deref();
-        if matches!(reach, PurgeScope::Target(target) if !self.may_hold(target, deep)) {
+    fn invalidate(&self, scope: PurgeScope, kind: PurgeKind) -> bool {
+        let _guard = self.alone.lock();
+        let disk_tier = self.deep.load();
+        let disk_tier = disk_tier.as_deref();
+        if matches!(scope, PurgeScope::Target(target) if !self.may_hold(target, disk_tier)) {
             return false;
         }
-        self.invalidated(reach, kind, deep);
-        let Some(deep) = deep else { return true };
-        match (reach, kind) {
+        self.invalidated(scope, kind, disk_tier);
+        let Some(disk_tier) = disk_tier else { return true };
+        match (scope, kind) {
             (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
-            (PurgeScope::Target(target), PurgeKind::Hard) => deep.disk.remove_target(target),
-            (PurgeScope::All, PurgeKind::Hard) => deep.disk.clear(),
+            (PurgeScope::Target(target), PurgeKind::Hard) => disk_tier.disk.remove_target(target),
+            (PurgeScope::All, PurgeKind::Hard) => disk_tier.disk.clear(),
         }
         true
     }
 
     fn may_keep(&self, target: u128) -> bool {
-        let to_come = self.to_be_opened.load(Ordering::Relaxed);
-        let on_disk = |deep: &Arc<DiskTier>| deep.disk.may_hold(target);
-        self.generations.keeps(target) || self.deep.load().as_ref().map_or(to_come, on_disk)
+        let disk_pending = self.to_be_opened.load(Ordering::Relaxed);
+        let on_disk = |disk_tier: &Arc<DiskTier>| disk_tier.disk.may_hold(target);
+        self.generations.keeps(target) || self.deep.load().as_ref().map_or(disk_pending, on_disk)
     }
 
     async fn flush(&self) -> Result<(), String> {
         match self.deep.load_full() {
-            Some(deep) => deep.state.flush().await,
-            // Memory alone by choice: what is stored does not outlive the process either.
+            Some(disk_tier) => disk_tier.state.flush().await,
+            // Memory-only by configuration: stored entries do not outlive the process either.
             None => self.alone.lock().clone().map_or(Ok(()), Err),
         }
     }
@@ -369,9 +371,10 @@ impl Store for TieredStore {
         target: Option<u128>,
     ) -> Vec<EntryInfo> {
         let mut all: BTreeMap<EntryId, EntryInfo> = BTreeMap::new();
-        if let Some(deep) = self.deep.load_full() {
+        if let Some(disk_tier) = self.deep.load_full() {
             let generations = Arc::clone(&self.generations);
-            let on_disk = spawn_blocking(move || deep.list(&generations, after, limit, target));
+            let on_disk =
+                spawn_blocking(move || disk_tier.list(&generations, after, limit, target));
             for listed in on_disk.await.unwrap_or_default() {
                 all.insert(listed.place, listed);
             }
@@ -386,27 +389,27 @@ impl Store for TieredStore {
     }
 
     fn condition(&self) -> Health {
-        let deep = self.deep.load();
-        match (&*deep, &*self.alone.lock()) {
-            (Some(deep), _) => deep.condition(),
-            (None, Some(why)) => Health::MemoryOnly(why.clone()),
+        let disk_tier = self.deep.load();
+        match (&*disk_tier, &*self.alone.lock()) {
+            (Some(disk_tier), _) => disk_tier.condition(),
+            (None, Some(reason)) => Health::MemoryOnly(reason.clone()),
             (None, None) => Health::Good,
         }
     }
 
     async fn release(&self) {
         self.catch_up(usize::MAX);
-        let deep = {
-            let mut alone = self.alone.lock();
-            let deep = self.deep.swap(None);
+        let disk_tier = {
+            let mut memory_only_reason = self.alone.lock();
+            let disk_tier = self.deep.swap(None);
             self.to_be_opened.store(false, Ordering::Relaxed);
-            if deep.is_some() || alone.is_some() {
-                *alone = Some("this larder has let go of its store".to_owned());
+            if disk_tier.is_some() || memory_only_reason.is_some() {
+                *memory_only_reason = Some("this larder has released its store".to_owned());
             }
-            deep
+            disk_tier
         };
-        if let Some(deep) = deep {
-            deep.close().await;
+        if let Some(disk_tier) = disk_tier {
+            disk_tier.close().await;
         }
     }
 }

@@ -1,20 +1,20 @@
-//! The bodies that a store has let go of while clients still take them: how many bytes they have.
+//! The size of bodies that a store has evicted while clients still receive them.
 //!
-//! Owns: the count, exact from the last hold of a store to the last reader. Never touches: what the count
-//! is for.
+//! Owns: the count, exact from the drop of the last store guard to the drop of the last reader. Never
+//! touches: the use of the count.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 
-/// Smaller bodies are not followed: what a client is sent of them waits in its socket.
+/// Smaller bodies are not tracked: their unsent bytes are in the socket of the client.
 const SMALL: usize = 16 * 1024;
 
-/// The bytes of all bodies that are lent.
+/// The bytes of all evicted bodies that still have readers.
 pub type EvictedBodies = Arc<AtomicUsize>;
 
-/// A body that its readers share, followed to the last of them.
+/// A body that its readers share, tracked up to the last of them.
 #[derive(Debug)]
 pub(super) struct Body {
     bytes: Bytes,
@@ -23,15 +23,15 @@ pub(super) struct Body {
 
 #[derive(Debug, Default)]
 struct State {
-    holds: usize,
-    /// Where it counts while no store holds it.
-    lent: Option<EvictedBodies>,
+    guards: usize,
+    /// The counter that includes it while no store holds it.
+    counter: Option<EvictedBodies>,
 }
 
-/// What readers have of it.
+/// The readers' view of the body.
 struct Read(Arc<Body>);
 
-/// A store's hold on a body: as long as it lives, the body is the store's.
+/// A store's guard of a body: as long as it lives, the store holds the body.
 #[derive(Debug)]
 pub struct StoredBodyGuard(Arc<Body>, EvictedBodies);
 
@@ -42,7 +42,7 @@ impl AsRef<[u8]> for Read {
 }
 
 impl Body {
-    /// Follows `bytes`: what is given back with it stands in their place.
+    /// Tracks `bytes`: the returned bytes replace them.
     pub(super) fn follow(bytes: Bytes) -> (Option<Arc<Self>>, Bytes) {
         if bytes.len() < SMALL {
             return (None, bytes);
@@ -51,26 +51,26 @@ impl Body {
         (Some(Arc::clone(&body)), Bytes::from_owner(Read(body)))
     }
 
-    /// A store holds it from now on; later it counts in `lent`.
-    pub(super) fn hold(self: &Arc<Self>, lent: &EvictedBodies) -> StoredBodyGuard {
+    /// A guard of a store; when the last one is dropped, the body counts in `evicted_bodies`.
+    pub(super) fn hold(self: &Arc<Self>, evicted_bodies: &EvictedBodies) -> StoredBodyGuard {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.holds += 1;
-        if let Some(lent) = state.lent.take() {
-            lent.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        state.guards += 1;
+        if let Some(counter) = state.counter.take() {
+            counter.fetch_sub(self.bytes.len(), Ordering::Relaxed);
         }
         drop(state);
-        StoredBodyGuard(Arc::clone(self), Arc::clone(lent))
+        StoredBodyGuard(Arc::clone(self), Arc::clone(evicted_bodies))
     }
 }
 
 impl Drop for StoredBodyGuard {
     fn drop(&mut self) {
-        let Self(body, lent) = self;
+        let Self(body, counter) = self;
         let mut state = body.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.holds -= 1;
-        if state.holds == 0 {
-            lent.fetch_add(body.bytes.len(), Ordering::Relaxed);
-            state.lent = Some(Arc::clone(lent));
+        state.guards -= 1;
+        if state.guards == 0 {
+            counter.fetch_add(body.bytes.len(), Ordering::Relaxed);
+            state.counter = Some(Arc::clone(counter));
         }
     }
 }
@@ -78,8 +78,8 @@ impl Drop for StoredBodyGuard {
 impl Drop for Body {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lent) = state.lent.take() {
-            lent.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        if let Some(counter) = state.counter.take() {
+            counter.fetch_sub(self.bytes.len(), Ordering::Relaxed);
         }
     }
 }
@@ -88,36 +88,36 @@ impl Drop for Body {
 mod tests {
     use super::*;
 
-    fn followed() -> (Arc<Body>, Bytes) {
+    fn tracked() -> (Arc<Body>, Bytes) {
         let (body, bytes) = Body::follow(Bytes::from(vec![7; SMALL]));
         (body.expect("it is not small"), bytes)
     }
 
     #[test]
-    fn a_body_is_lent_from_the_end_of_the_last_hold_to_that_of_the_last_reader() {
-        let lent = EvictedBodies::default();
-        let count = || lent.load(Ordering::Relaxed);
-        let (body, bytes) = followed();
-        let (hold, other) = (body.hold(&lent), body.hold(&lent));
+    fn a_body_counts_from_the_drop_of_the_last_guard_to_the_last_reader() {
+        let evicted_bodies = EvictedBodies::default();
+        let count = || evicted_bodies.load(Ordering::Relaxed);
+        let (body, bytes) = tracked();
+        let (guard, other_guard) = (body.hold(&evicted_bodies), body.hold(&evicted_bodies));
         drop(body);
         let reader = bytes.slice(2..4);
         drop(bytes);
-        drop(hold);
+        drop(guard);
         assert_eq!((count(), &reader[..]), (0, &[7, 7][..]));
-        drop(other);
-        assert_eq!(count(), SMALL, "all of it is there for a part");
+        drop(other_guard);
+        assert_eq!(count(), SMALL, "a slice keeps the whole body");
         drop(reader);
         assert_eq!(count(), 0);
     }
 
     #[test]
-    fn what_is_held_again_is_not_lent_and_what_nobody_reads_is_gone() {
-        let lent = EvictedBodies::default();
-        let count = || lent.load(Ordering::Relaxed);
-        let (body, bytes) = followed();
-        drop(body.hold(&lent));
+    fn a_body_with_a_new_guard_or_without_readers_does_not_count() {
+        let evicted_bodies = EvictedBodies::default();
+        let count = || evicted_bodies.load(Ordering::Relaxed);
+        let (body, bytes) = tracked();
+        drop(body.hold(&evicted_bodies));
         assert_eq!(count(), SMALL);
-        let again = body.hold(&lent);
+        let again = body.hold(&evicted_bodies);
         assert_eq!(count(), 0);
         drop((body, bytes));
         drop(again);

@@ -1,11 +1,11 @@
-//! A part of a response: some bytes of a body of known length, from a 206 (RFC 9111 §3.3, §3.4).
+//! A partial response: some bytes of a body of known length, from a 206 (RFC 9111 §3.3, §3.4).
 //!
-//! Owns: what is sound enough to be kept as a part, joining parts, when they have become the whole.
-//! Never touches: where parts are kept; whether one is fresh.
+//! Owns: the check whether a 206 can be stored, joining parts, completing the whole. Never touches: where
+//! parts are stored; whether one is fresh.
 //!
-//! A part is not a [`StoredResponse`] to whoever has one: the bytes come out only by [`PartialResponse::cut`], and the
-//! whole only by [`PartialResponse::whole`]. In the store it is kept as what was received: a 206 with its
-//! `Content-Range`, under a key of its own.
+//! A part cannot be used as a [`StoredResponse`]: its bytes are available only through
+//! [`PartialResponse::cut`], and the complete response only through [`PartialResponse::whole`]. The store
+//! keeps the response as received: a 206 with its `Content-Range`, under a separate key.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -19,7 +19,7 @@ use crate::semantics::ranges::{self, ByteRange, RangeSelection};
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::stored::{FreshnessInput, StoredResponse};
 
-/// A part of a response, with a strong validator that says of which.
+/// A part of a response, with a strong validator that identifies the response.
 #[derive(Debug, Clone)]
 pub struct PartialResponse {
     stored: Arc<StoredResponse>,
@@ -28,20 +28,20 @@ pub struct PartialResponse {
 }
 
 impl PartialResponse {
-    /// What is stored, as a part; `None` where it is a whole response, or no sound part.
+    /// A stored response as a part; `None` where it is complete, or not a valid part.
     pub fn of(stored: Arc<StoredResponse>) -> Option<Self> {
         let (span, total) = told(stored.status, &stored.headers, &stored.said)?;
         let part = Self { stored, span, total };
         (part.span.length() == part.stored.body.len() as u64).then_some(part)
     }
 
-    /// The bytes that a `GET` with one range asks for, if all of them are here and the request's own
-    /// `If-Range` wants them to be of this response.
-    pub fn holding(&self, asked: &HeaderMap) -> Option<ByteRange> {
-        if !ranges::is_single(asked) {
+    /// The range that a `GET` with one range requests, if all of its bytes are here and its `If-Range`, if
+    /// any, matches this response.
+    pub fn holding(&self, headers: &HeaderMap) -> Option<ByteRange> {
+        if !ranges::is_single(headers) {
             return None;
         }
-        match ranges::evaluate(asked, &self.stored.said, self.total) {
+        match ranges::evaluate(headers, &self.stored.said, self.total) {
             RangeSelection::Part(wanted) => self.span.holds(wanted).then_some(wanted),
             RangeSelection::Whole | RangeSelection::Parts(_) | RangeSelection::Unsatisfiable => {
                 None
@@ -51,9 +51,9 @@ impl PartialResponse {
 
     /// These bytes, if all of them are here.
     pub fn cut(&self, wanted: ByteRange) -> Option<Bytes> {
-        let here = |n: u64| n - self.span.first;
+        let offset = |n: u64| n - self.span.first;
         self.span.holds(wanted).then(|| {
-            let wanted = ByteRange { first: here(wanted.first), last: here(wanted.last) };
+            let wanted = ByteRange { first: offset(wanted.first), last: offset(wanted.last) };
             byteranges::slice(&self.stored.body, wanted)
         })
     }
@@ -63,17 +63,17 @@ impl PartialResponse {
         self.total
     }
 
-    /// The fields of a hit; those that describe a range are the caller's to set.
+    /// The fields of a hit; the caller must set those that describe a range.
     pub fn hit_headers(&self) -> HeaderMap {
         self.stored.hit_headers()
     }
 
-    /// What bears on whether it may be used: the status is that of its whole.
+    /// The input of the freshness check: the status is that of the complete response.
     pub fn head(&self) -> FreshnessInput<'_> {
         FreshnessInput::of_either(&self.stored)
     }
 
-    /// When it was received.
+    /// Time when it was received.
     pub fn received(&self) -> SystemTime {
         self.stored.response_time
     }
@@ -83,14 +83,13 @@ impl PartialResponse {
         self.stored.age(now)
     }
 
-    /// What is put into a store.
+    /// The response to put into a store.
     pub fn stored(self) -> Arc<StoredResponse> {
         self.stored
     }
 
-    /// This part and `other` as one, where they are of the same bytes, leave no gap and are not
-    /// longer than `largest` together (RFC 9111 §3.4). The fields are those of the one that was
-    /// received last.
+    /// This part and `other` as one, if they belong to the same body, leave no gap and are not longer than
+    /// `largest` together (RFC 9111 §3.4). The fields are those of the one that was received last.
     #[must_use]
     pub fn joined(&self, other: &Self, largest: usize) -> Option<Self> {
         let span = ByteRange {
@@ -118,7 +117,7 @@ impl PartialResponse {
         Self::of(Arc::new(joined.with_body(body)))
     }
 
-    /// The complete response, if every byte of it is here: a 200.
+    /// The complete response as a 200, if every byte of it is here.
     pub fn whole(&self) -> Option<StoredResponse> {
         if self.span.length() != self.total {
             return None;
@@ -130,14 +129,14 @@ impl PartialResponse {
         Some(whole.keeping(&headers))
     }
 
-    /// Whether bytes that both have are not the same: then one validator was given to two bodies.
+    /// Whether bytes that both contain differ: then the origin used one validator for two bodies.
     fn differs(&self, other: &Self) -> bool {
         let first = self.span.first.max(other.span.first);
         let last = self.span.last.min(other.span.last);
         first <= last && self.cut(ByteRange { first, last }) != other.cut(ByteRange { first, last })
     }
 
-    /// The bytes of this part, and those of `back` that lie behind it.
+    /// The bytes of this part, and those of `back` that follow it.
     fn followed_by(&self, back: &Self) -> Bytes {
         if self.span.holds(back.span) {
             return self.stored.body.clone();
@@ -151,32 +150,32 @@ impl PartialResponse {
     }
 }
 
-/// Which bytes of how many a response with this head is, if it is one that can be kept as a part: a
-/// 206 with a single range and a strong validator.
+/// The range and the total length of a response with this head, if it can be stored as a part: a 206 with a
+/// single range and a strong validator.
 pub fn told(
     status: StatusCode,
     headers: &HeaderMap,
-    said: &CacheMetadata,
+    metadata: &CacheMetadata,
 ) -> Option<(ByteRange, u64)> {
-    let several = headers.get(CONTENT_TYPE).is_some_and(|value| {
+    let is_multipart = headers.get(CONTENT_TYPE).is_some_and(|value| {
         let start = value.as_bytes().get(..MULTIPART.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(MULTIPART))
     });
-    if status != StatusCode::PARTIAL_CONTENT || several || !is_strong(said) {
+    if status != StatusCode::PARTIAL_CONTENT || is_multipart || !is_strong(metadata) {
         return None;
     }
     ranges::held(headers)
 }
 
-/// How the media type of several ranges begins: the body then is not the bytes themselves.
+/// Prefix of the media type of several ranges: the body then is not the bytes themselves.
 const MULTIPART: &[u8] = b"multipart/byteranges";
 
-/// Whether the fields name a strong validator (RFC 9110 §8.8.1): only that promises equal bytes.
-fn is_strong(said: &CacheMetadata) -> bool {
-    said.etag.as_ref().map_or_else(|| said.has_strong_date(), |tag| !tag.weak)
+/// Whether the fields contain a strong validator (RFC 9110 §8.8.1): only that guarantees equal bytes.
+fn is_strong(metadata: &CacheMetadata) -> bool {
+    metadata.etag.as_ref().map_or_else(|| metadata.has_strong_date(), |tag| !tag.weak)
 }
 
-/// Whether two strong validators are one.
+/// Whether two strong validators are the same.
 fn is_same(one: &CacheMetadata, other: &CacheMetadata) -> bool {
     match (&one.etag, &other.etag) {
         (Some(one), Some(other)) => one.raw == other.raw,

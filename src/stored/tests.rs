@@ -1,4 +1,4 @@
-//! A stored response: what a hit leaves out, what a 304 changes.
+//! A stored response: fields left out of a hit, changes by a 304.
 
 use std::time::{Duration, SystemTime};
 
@@ -32,7 +32,7 @@ fn stored(headers: &HeaderMap, body: &'static str) -> StoredResponse {
 }
 
 #[test]
-fn a_hit_leaves_out_what_told_of_one_exchange() {
+fn a_hit_leaves_out_fields_of_the_original_exchange() {
     let all = map(&[
         ("x-ratelimit-remaining", "4"),
         ("x-ratelimit-reset", "9"),
@@ -59,7 +59,7 @@ fn a_hit_leaves_out_what_told_of_one_exchange() {
 }
 
 #[test]
-fn age_counts_from_arrival_on_top_of_the_age_then() {
+fn age_counts_from_arrival_on_top_of_the_initial_age() {
     let stored = stored(&HeaderMap::new(), "");
     assert_eq!(stored.age(SENT + secs(1)), secs(5));
     assert_eq!(stored.age(SENT + secs(11)), secs(15));
@@ -67,7 +67,7 @@ fn age_counts_from_arrival_on_top_of_the_age_then() {
 }
 
 #[test]
-fn a_304_gives_new_fields_and_times_and_keeps_the_body() {
+fn a_304_updates_fields_and_times_and_keeps_the_body() {
     let old =
         stored(&map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]), "body");
     let update = map(&[("cache-control", "max-age=9"), ("x-ratelimit-remaining", "3")]);
@@ -82,7 +82,7 @@ fn a_304_gives_new_fields_and_times_and_keeps_the_body() {
 }
 
 #[test]
-fn keeping_fewer_fields_is_reflected_in_what_was_said() {
+fn removed_fields_are_removed_from_the_metadata_too() {
     let with_cookie = stored(&map(&[("set-cookie", "a=b"), ("retry-after", "1")]), "");
     assert!(with_cookie.said.has_set_cookie);
     let without = with_cookie.keeping(&map(&[("retry-after", "1")]));
@@ -120,13 +120,13 @@ proptest! {
     }
 }
 
-/// What is read of them once is kept beside them.
+/// The metadata read from the fields counts too.
 #[test]
-fn directives_that_name_fields_weigh_what_they_take() {
+fn directives_that_name_fields_count_with_their_size() {
     let weight = |directive: &str| {
         let names: Vec<_> = (0..10_000).map(|n| format!("a{n:04}")).collect();
-        let said = format!("max-age=60, {directive}=\"{}\"", names.join(","));
-        let headers = HeaderMap::from_iter([(CACHE_CONTROL, said.parse().unwrap())]);
+        let value = format!("max-age=60, {directive}=\"{}\"", names.join(","));
+        let headers = HeaderMap::from_iter([(CACHE_CONTROL, value.parse().unwrap())]);
         stored(&headers, "x").weight()
     };
     let plain = weight("ext");

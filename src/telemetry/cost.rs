@@ -1,8 +1,8 @@
-//! The ledger: what calls to each upstream cost, day by day, and what was not spent.
+//! Cost tracking: the daily cost of the calls to each upstream, and the avoided cost.
 //!
-//! Owns: counting exactly, whatever is reloaded meanwhile; how a budget stands; the line that warns of it.
-//! Never touches: what a call costs and what becomes of one that the budget forbids (`upstream::gate`),
-//! where the days are kept (`store::state`).
+//! Owns: exact counts, also across reloads; the status of budgets; the log line that warns about them.
+//! Never touches: the cost of a call and the handling of calls that exceed the budget
+//! (`upstream::admission`), the persistence of the daily usage (`store::state_db`).
 
 mod codec;
 mod credits;
@@ -32,240 +32,242 @@ pub use crate::telemetry::cost::codec::UsageRow;
 pub use crate::telemetry::cost::report::{CostReport, PeriodUsage};
 pub use crate::telemetry::cost::reservation::{BudgetShortage, Reservation};
 
-/// The books of all upstreams by their names, and the prices of the configuration in force.
+/// The usage histories of all upstreams by name, and the prices of the current configuration.
 pub struct CostTracker {
     clock: Clock,
     metrics: CostMetrics,
-    books: Mutex<HashMap<Arc<str>, Arc<UsageHistory>>>,
+    histories: Mutex<HashMap<Arc<str>, Arc<UsageHistory>>>,
     prices: ArcSwap<Prices>,
-    /// Whether nothing costs anything: then a hit looks no further.
+    /// Whether no upstream has a price. Hits then skip the cost tracking.
     free: AtomicBool,
 }
 
-/// What a configuration says about costs.
+/// The cost settings of a configuration.
 #[derive(Default)]
 struct Prices {
     priced: Vec<PricedUpstream>,
-    /// Whose hosts are whose, up to the last upstream that costs something.
-    places: Vec<(Arc<Upstream>, Option<usize>)>,
+    /// All upstreams up to the last priced one, in order, for the lookup by host; the index points into
+    /// `priced`.
+    host_table: Vec<(Arc<Upstream>, Option<usize>)>,
 }
 
-/// An upstream that costs something.
+/// An upstream with a price.
 struct PricedUpstream {
-    book: Arc<UsageHistory>,
+    history: Arc<UsageHistory>,
     cost: Cost,
     metrics: metrics::cost::CostHandles,
 }
 
-/// How a budget stands.
+/// The status of a budget.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BudgetStatus {
-    /// Credits that were spent in the window.
+    /// Credits spent in the current period.
     pub used: f64,
-    /// The share of the budget that they are; above 1 when more was spent.
+    /// The spent share of the budget; above 1 if the budget is exceeded.
     pub share: f64,
-    /// Whether nothing of it is left.
+    /// Whether the budget is spent completely.
     pub spent: bool,
-    /// Whether it is time to warn: `warn_at` is reached.
+    /// Whether the share has reached `warn_at`.
     pub warn: bool,
-    /// How long the window still lasts.
+    /// Time until the period ends.
     pub ends_in: Duration,
 }
 
 impl CostTracker {
-    /// Empty books and no prices.
+    /// Creates a tracker without usage and prices.
     pub(super) fn new(clock: Clock, metrics: CostMetrics) -> Self {
-        let (books, prices, free) = (Mutex::default(), ArcSwap::default(), true.into());
-        Self { clock, metrics, books, prices, free }
+        let (histories, prices, free) = (Mutex::default(), ArcSwap::default(), true.into());
+        Self { clock, metrics, histories, prices, free }
     }
 
-    /// The prices and budgets of these upstreams are in force from now on, and no others.
+    /// Replaces all prices and budgets by those of these upstreams.
     pub fn price(&self, upstreams: &[Arc<Upstream>]) {
-        let (mut priced, mut places) = (Vec::new(), Vec::new());
+        let (mut priced, mut host_table) = (Vec::new(), Vec::new());
         let last = upstreams.iter().rposition(|upstream| upstream.conduct.cost.is_some());
         for upstream in upstreams.iter().take(last.map_or(0, |last| last + 1)) {
             let cost = upstream.conduct.cost.clone();
-            places.push((Arc::clone(upstream), cost.as_ref().map(|_| priced.len())));
+            host_table.push((Arc::clone(upstream), cost.as_ref().map(|_| priced.len())));
             if let Some(cost) = cost {
-                let book = self.book(&upstream.name);
+                let history = self.history(&upstream.name);
                 priced.push(PricedUpstream {
-                    book,
+                    history,
                     cost,
                     metrics: self.metrics.of(&upstream.name),
                 });
             }
         }
         self.free.store(priced.is_empty(), Ordering::Relaxed);
-        self.prices.store(Arc::new(Prices { priced, places }));
+        self.prices.store(Arc::new(Prices { priced, host_table }));
     }
 
-    /// Shows which shares of their budgets are spent.
+    /// Updates the metrics of the spent budget shares.
     pub(super) fn show(&self) {
         let (prices, now) = (self.prices.load(), self.clock.now());
-        let used = prices.priced.iter().filter_map(|one| {
-            let share = standing(&one.book, one.cost.budget.as_ref()?, now).share;
-            Some((Arc::clone(one.book.name()), share))
+        let used = prices.priced.iter().filter_map(|priced| {
+            let share = standing(&priced.history, priced.cost.budget.as_ref()?, now).share;
+            Some((Arc::clone(priced.history.name()), share))
         });
         self.metrics.used(&used.collect::<Vec<_>>());
     }
 
-    /// A call to an upstream that was made and cost so many credits, or none.
+    /// Records a call to an upstream and its cost, which may be zero.
     pub fn spend(&self, upstream: &str, credits: f64, now: SystemTime) {
         let (prices, credits) = (self.prices.load(), MicroCredits::of(credits));
-        let Some(one) = prices.find(upstream) else {
-            // A reload has dropped its price while it was under way: it was paid all the same.
-            return self.book(&upstream.into()).spend(credits, now);
+        let Some(priced) = prices.find(upstream) else {
+            // A reload removed the price during the call; the call cost credits nevertheless.
+            return self.history(&upstream.into()).spend(credits, now);
         };
-        one.book.spend(credits, now);
-        one.metrics.spent(credits.credits(), one.money(credits));
-        if let Some(budget) = &one.cost.budget {
-            one.tell(budget, standing(&one.book, budget, now), now);
+        priced.history.spend(credits, now);
+        priced.metrics.spent(credits.credits(), priced.money(credits));
+        if let Some(budget) = &priced.cost.budget {
+            priced.warn_if_due(budget, standing(&priced.history, budget, now), now);
         }
     }
 
-    /// A call that was made and cost nothing, because what is stored was confirmed: so many credits
-    /// were not spent. Calls that were not made at all are counted where their answers are recorded.
+    /// Records a call that cost nothing because the origin confirmed the stored response; `credits` is the
+    /// avoided cost. `record_avoided_call` records requests that needed no call.
     pub fn avoided(&self, upstream: &str, credits: f64, now: SystemTime) {
         let (prices, credits) = (self.prices.load(), MicroCredits::of(credits));
-        let Some(one) = prices.find(upstream) else { return };
-        one.book.spare(credits, now);
-        one.metrics.avoided(one.money(credits));
+        let Some(priced) = prices.find(upstream) else { return };
+        priced.history.spare(credits, now);
+        priced.metrics.avoided(priced.money(credits));
     }
 
-    /// What a call to an upstream costs: as configured, else as its calls cost on average so far.
+    /// The usual cost of a call to an upstream: the configured one, else the average of its calls so far.
     pub fn usual(&self, upstream: &str) -> f64 {
-        self.prices.load().find(upstream).map_or(0.0, |one| one.usual().credits())
+        self.prices.load().find(upstream).map_or(0.0, |priced| priced.usual_cost().credits())
     }
 
-    /// How a budget of an upstream stands.
+    /// The status of an upstream's budget. Logs a warning if one is due.
     pub fn standing(&self, upstream: &str, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
         let prices = self.prices.load();
-        let Some(one) = prices.find(upstream) else {
-            return standing(&self.book(&upstream.into()), budget, now);
+        let Some(priced) = prices.find(upstream) else {
+            return standing(&self.history(&upstream.into()), budget, now);
         };
-        let standing = standing(&one.book, budget, now);
-        // What an earlier larder spent may be all there is.
-        one.tell(budget, standing, now);
-        standing
+        let status = standing(&priced.history, budget, now);
+        // The restored usage of an earlier larder may already exceed a threshold.
+        priced.warn_if_due(budget, status, now);
+        status
     }
 
-    /// Sets aside what a call usually costs until its bill is known; an error: the budget has no room
-    /// for it.
+    /// Reserves the usual cost of a call until its actual cost is known. Fails if the budget has no credits
+    /// left for the call.
     pub fn reserve(
         &self,
         upstream: &str,
         budget: &CostBudget,
         now: SystemTime,
     ) -> Result<Reservation, BudgetShortage> {
-        let (book, price) = match self.prices.load().find(upstream) {
-            Some(one) => (Arc::clone(&one.book), one.expected()),
-            None => (self.book(&upstream.into()), MicroCredits::CREDIT),
+        let (history, price) = match self.prices.load().find(upstream) {
+            Some(priced) => (Arc::clone(&priced.history), priced.expected()),
+            None => (self.history(&upstream.into()), MicroCredits::CREDIT),
         };
-        if book.reserve(price, MicroCredits::of(budget.credits), budget.period, now) {
-            return Ok(Reservation::new(&book, price));
+        if history.reserve(price, MicroCredits::of(budget.credits), budget.period, now) {
+            return Ok(Reservation::new(&history, price));
         }
         let shortage = self.shortage(upstream, budget, now);
-        // A bill that came lower than expected may have made room since: the next look finds it.
+        // A call may have cost less than expected in the meantime; the next attempt finds the free credits.
         Err(shortage.unwrap_or(BudgetShortage::Reserved))
     }
 
-    /// Why a call could not be made right now; `None`: the budget has room for it.
+    /// The reason why the budget does not permit a call now; `None` if it does.
     pub fn shortage(
         &self,
         upstream: &str,
         budget: &CostBudget,
         now: SystemTime,
     ) -> Option<BudgetShortage> {
-        let standing = self.standing(upstream, budget, now);
-        if standing.spent {
-            return Some(BudgetShortage::Spent(standing.ends_in));
+        let status = self.standing(upstream, budget, now);
+        if status.spent {
+            return Some(BudgetShortage::Spent(status.ends_in));
         }
-        let reserved = self.book(&upstream.into()).reserved();
-        let taken = MicroCredits::of(standing.used).plus(reserved);
-        (taken >= MicroCredits::of(budget.credits)).then_some(BudgetShortage::Reserved)
+        let reserved = self.history(&upstream.into()).reserved();
+        let used_or_reserved = MicroCredits::of(status.used).plus(reserved);
+        (used_or_reserved >= MicroCredits::of(budget.credits)).then_some(BudgetShortage::Reserved)
     }
 
-    /// What each upstream that costs something has cost, in the order of the configuration.
+    /// The cost reports of all priced upstreams, in the order of the configuration.
     pub fn spendings(&self, now: SystemTime) -> Vec<CostReport> {
-        let spending = |one: &PricedUpstream| CostReport::of(&one.book, &one.cost, now);
-        self.prices.load().priced.iter().map(spending).collect()
+        let report =
+            |upstream: &PricedUpstream| CostReport::of(&upstream.history, &upstream.cost, now);
+        self.prices.load().priced.iter().map(report).collect()
     }
 
-    /// An answer that needed no call of its own. On the way of every hit.
+    /// Records a response that needed no call of its own. Runs for every hit.
     pub(super) fn answered(&self, host: &str, port: u16) {
         if self.free.load(Ordering::Relaxed) {
             return;
         }
         let prices = self.prices.load();
-        let Some(one) = prices.of_host(host, port) else { return };
-        let credits = one.usual();
-        one.book.avoid(credits, self.clock.now());
-        one.metrics.avoided(one.money(credits));
+        let Some(priced) = prices.find_by_host(host, port) else { return };
+        let credits = priced.usual_cost();
+        priced.history.avoid(credits, self.clock.now());
+        priced.metrics.avoided(priced.money(credits));
     }
 
-    /// Adds what an earlier larder kept; what this one has counted so far stays. Returns how many of
-    /// the rows could not be read.
+    /// Adds the persisted usage of an earlier larder to the usage so far. Returns the number of unreadable
+    /// rows.
     pub fn restore<'a>(&self, rows: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> usize {
-        let mut unread = 0;
+        let mut unreadable = 0;
         for (key, value) in rows {
             match codec::decode(key, value) {
-                Some((upstream, day, sum)) => self.book(&upstream).adopt(day, sum),
-                None => unread += 1,
+                Some((upstream, day, sum)) => self.history(&upstream).adopt(day, sum),
+                None => unreadable += 1,
             }
         }
-        unread
+        unreadable
     }
 
-    /// What is to be kept that changed since this was asked last.
+    /// The rows to persist that changed since the last call of this method.
     pub fn changed(&self) -> Vec<UsageRow> {
-        let books: Vec<_> = self.books.lock().values().cloned().collect();
+        let histories: Vec<_> = self.histories.lock().values().cloned().collect();
         let mut rows = Vec::new();
-        for book in books {
-            book.changed(&mut rows);
+        for history in histories {
+            history.changed(&mut rows);
         }
         rows
     }
 
-    fn book(&self, upstream: &Arc<str>) -> Arc<UsageHistory> {
-        let mut books = self.books.lock();
-        let book = books
+    fn history(&self, upstream: &Arc<str>) -> Arc<UsageHistory> {
+        let mut histories = self.histories.lock();
+        let history = histories
             .entry(Arc::clone(upstream))
             .or_insert_with(|| Arc::new(UsageHistory::new(Arc::clone(upstream))));
-        Arc::clone(book)
+        Arc::clone(history)
     }
 }
 
 impl Prices {
     fn find(&self, upstream: &str) -> Option<&PricedUpstream> {
-        self.priced.iter().find(|one| **one.book.name() == *upstream)
+        self.priced.iter().find(|priced| **priced.history.name() == *upstream)
     }
 
-    /// A host belongs to the first that names it, whether that one costs something or not.
-    fn of_host(&self, host: &str, port: u16) -> Option<&PricedUpstream> {
-        let own = |(upstream, _): &&(Arc<Upstream>, Option<usize>)| {
+    /// The priced upstream of a host. The first upstream that names the host counts, priced or not.
+    fn find_by_host(&self, host: &str, port: u16) -> Option<&PricedUpstream> {
+        let names_host = |(upstream, _): &&(Arc<Upstream>, Option<usize>)| {
             upstream.hosts.iter().any(|named| named.host.matches(host, port))
         };
-        let (_, at) = self.places.iter().find(own)?;
-        self.priced.get((*at)?)
+        let (_, index) = self.host_table.iter().find(names_host)?;
+        self.priced.get((*index)?)
     }
 }
 
 impl PricedUpstream {
-    fn usual(&self) -> MicroCredits {
+    fn usual_cost(&self) -> MicroCredits {
         match self.cost.credits {
             CreditSource::PerCall(credits) => MicroCredits::of(credits),
             CreditSource::Header(_) | CreditSource::Body(_) => {
-                self.book.usual().unwrap_or(MicroCredits::CREDIT)
+                self.history.usual().unwrap_or(MicroCredits::CREDIT)
             }
         }
     }
 
-    /// The credits to set aside for a call: where prices are learned, one at least.
+    /// The credits to reserve for a call; at least one if the price is learned from responses.
     fn expected(&self) -> MicroCredits {
         match self.cost.credits {
-            CreditSource::PerCall(_) => self.usual(),
+            CreditSource::PerCall(_) => self.usual_cost(),
             CreditSource::Header(_) | CreditSource::Body(_) => {
-                self.usual().max(MicroCredits::CREDIT)
+                self.usual_cost().max(MicroCredits::CREDIT)
             }
         }
     }
@@ -274,21 +276,21 @@ impl PricedUpstream {
         money(credits, &self.cost)
     }
 
-    /// Warns once in each window when the budget nears its end, and once when it is spent.
-    fn tell(&self, budget: &CostBudget, standing: BudgetStatus, now: SystemTime) {
-        if !standing.warn && !standing.spent {
+    /// Logs a warning once per period when the budget is nearly spent, and once when it is spent.
+    fn warn_if_due(&self, budget: &CostBudget, status: BudgetStatus, now: SystemTime) {
+        if !status.warn && !status.spent {
             return;
         }
         let window = Day::of(now).first(budget.period);
-        let told =
-            AlertState { window, budget: MicroCredits::of(budget.credits), spent: standing.spent };
-        if !self.book.tell(told) {
+        let alert =
+            AlertState { window, budget: MicroCredits::of(budget.credits), spent: status.spent };
+        if !self.history.tell(alert) {
             return;
         }
-        let (upstream, used, credits) = (&**self.book.name(), standing.used, budget.credits);
+        let (upstream, used, credits) = (&**self.history.name(), status.used, budget.credits);
         let (period, at_limit) = (budget.period.token(), budget.at_limit.token());
-        let seconds_left = standing.ends_in.as_secs();
-        if standing.spent {
+        let seconds_left = status.ends_in.as_secs();
+        if status.spent {
             tracing::warn!(upstream, used, credits, period, at_limit, seconds_left, "Budget spent");
         } else {
             tracing::warn!(
@@ -308,15 +310,16 @@ fn money(credits: MicroCredits, cost: &Cost) -> f64 {
     (credits.credits() * cost.per_credit).max(0.0)
 }
 
-fn standing(book: &UsageHistory, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
-    let used = book.window(budget.period, now).credits;
-    let all = MicroCredits::of(budget.credits);
-    let share = if all > MicroCredits::default() { used.credits() / all.credits() } else { 1.0 };
+fn standing(history: &UsageHistory, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
+    let used = history.window(budget.period, now).credits;
+    let total = MicroCredits::of(budget.credits);
+    let share =
+        if total > MicroCredits::default() { used.credits() / total.credits() } else { 1.0 };
     let end = Day::of(now).next(budget.period).begin();
     BudgetStatus {
         used: used.credits(),
         share,
-        spent: used >= all,
+        spent: used >= total,
         warn: share >= budget.warn_at,
         ends_in: end.duration_since(now).unwrap_or_default(),
     }

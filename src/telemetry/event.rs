@@ -1,22 +1,21 @@
-//! The events that are recorded, one struct each.
+//! The recorded events, one struct each.
 //!
-//! Owns: what is known about an exchange, a call or a refusal when it is over, and the words for it.
-//! Never touches: what becomes of the record.
+//! Owns: the facts about a finished request, call or refusal, and their tokens.
+//! Never touches: the use of these events in metrics and log.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-/// One finished exchange with a client. Borrows everything, so that recording a hit allocates
-/// nothing.
+/// One finished request of a client. Borrows all its data, so that recording a hit does not allocate.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestEvent<'a> {
-    /// The route's index in the table; one past the last: no route.
+    /// The index of the route in the table; one past the last means no route.
     pub route: usize,
-    /// How it ended.
+    /// The result of the request.
     pub result: ResultKind,
-    /// Why it was forwarded: the token of `Cache-Status: fwd`.
+    /// The reason for forwarding the request: the token of `Cache-Status: fwd`.
     pub why: Option<&'static str>,
     /// The request's method.
     pub method: &'a Method,
@@ -24,48 +23,48 @@ pub struct RequestEvent<'a> {
     pub host: &'a str,
     /// The target's port; zero for a tunnel.
     pub port: u16,
-    /// The target's path; a query, if there is one, is never logged.
+    /// The target's path. A query in it is never logged.
     pub path: &'a str,
-    /// The status the client got; `None`: the connection closed without one.
+    /// The status that the client received; `None` if the connection closed before.
     pub status: Option<StatusCode>,
-    /// The `Cache-Status` the client got.
+    /// The `Cache-Status` that the client received.
     pub cache_status: Option<&'a str>,
-    /// The class of the error, if it was one.
+    /// The class of the error, if the request failed.
     pub error: Option<&'static str>,
-    /// From the request's head to the answer's last byte.
+    /// Time from the request's head to the response's last byte.
     pub duration: Duration,
     /// Bytes sent to the client.
     pub client_bytes: u64,
-    /// Bytes received from the origin for this client alone: passed through or tunnelled. What a
-    /// fill receives is told by [`Telemetry::upstream_bytes`](crate::account::Telemetry::upstream_bytes).
+    /// Bytes received from the origin for this client only: passed through or tunnelled.
+    /// [`Telemetry::upstream_bytes`](crate::telemetry::Telemetry::upstream_bytes) counts the bytes of fills.
     pub upstream_bytes: u64,
-    /// Bytes of the fill that this request began, as far as they came while it was answered: those are
-    /// counted by the fill.
+    /// Bytes that the fill of this request received until the response was complete. Only logged; the fill
+    /// counts them.
     pub filled_bytes: u64,
-    /// What the client got is an error of larder's own: its bytes are no API's.
+    /// Whether the response is an error that larder generated, so its bytes come from no API.
     pub is_larders: bool,
 }
 
-/// How an exchange ended: the `result` of `larder_requests_total`.
+/// The result of a request: the label `result` of `larder_requests_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResultKind {
-    /// Answered from the store, fresh.
+    /// The response is from the store and fresh.
     Hit,
-    /// Answered from the store, stale.
+    /// The response is from the store and stale.
     Stale,
-    /// The origin confirmed what is stored.
+    /// The origin confirmed the stored response.
     Revalidated,
-    /// Answered by the origin.
+    /// The response is from the origin.
     Miss,
-    /// Answered by a fill that another request began.
+    /// The response is from a fill that another request started.
     Coalesced,
-    /// Answered in part from the store.
+    /// A part of the response is from the store.
     Partial,
-    /// Passed through.
+    /// The request was passed through.
     Bypass,
-    /// Bytes passed unseen.
+    /// The bytes were tunnelled.
     Tunnel,
-    /// Neither the origin nor the store had an answer.
+    /// Neither the origin nor the store supplied a response.
     Error,
 }
 
@@ -83,7 +82,7 @@ impl ResultKind {
         Self::Error,
     ];
 
-    /// The word in metrics and log.
+    /// The token in metrics and log.
     pub fn token(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -98,7 +97,7 @@ impl ResultKind {
         }
     }
 
-    /// Whether the client's answer needed no call of its own.
+    /// Whether the response required no call of its own.
     pub fn is_without_a_call(self) -> bool {
         match self {
             Self::Hit | Self::Stale | Self::Coalesced => true,
@@ -111,7 +110,7 @@ impl ResultKind {
         }
     }
 
-    /// Its place in [`ResultKind::ALL`].
+    /// The index in [`ResultKind::ALL`].
     pub fn index(self) -> usize {
         self as usize
     }
@@ -120,63 +119,63 @@ impl ResultKind {
 /// One finished call to an origin.
 #[derive(Debug, Clone, Copy)]
 pub struct UpstreamEvent<'a> {
-    /// The upstream's index in the configuration; one past the last: none.
+    /// The upstream's index in the configuration; one past the last means no upstream.
     pub upstream: usize,
-    /// The route's index; one past the last: none.
+    /// The route's index; one past the last means no route.
     pub route: usize,
     /// The host that was called.
     pub host: &'a str,
     /// Its port.
     pub port: u16,
-    /// The status of the answer, or the class of the failure.
+    /// The status of the response, or the class of the failure.
     pub outcome: Result<StatusCode, &'static str>,
-    /// From the start of the call to the answer's head, or to the failure.
+    /// Time from the start of the call to the response's head or to the failure.
     pub duration: Duration,
 }
 
-/// A call to an origin that is made once more.
+/// One retry of a call to an origin.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryEvent<'a> {
-    /// The upstream's index in the configuration; one past the last: none.
+    /// The upstream's index in the configuration; one past the last means no upstream.
     pub upstream: usize,
-    /// The route's index; one past the last: none.
+    /// The route's index; one past the last means no route.
     pub route: usize,
     /// The host that is called.
     pub host: &'a str,
     /// Its port.
     pub port: u16,
-    /// What became of the call before.
+    /// The outcome of the previous attempt.
     pub cause: &'static str,
-    /// How long it waits before.
+    /// The delay before the retry.
     pub wait: Duration,
 }
 
-/// A request that larder refused before it became an exchange.
+/// A request that larder refused before it had a [`RequestEvent`].
 #[derive(Debug, Clone, Copy)]
 pub struct RejectEvent {
-    /// Why, as one word.
+    /// The reason as a token.
     pub class: &'static str,
-    /// Who asked.
+    /// The address of the client.
     pub client: Option<SocketAddr>,
 }
 
-/// What the disk tier was doing when it failed: the `op` of `larder_store_errors_total`.
+/// The operation of the disk tier that failed: the label `op` of `larder_store_errors_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreOp {
-    /// Opening what lies on disk.
+    /// Opening the files on disk.
     Open,
     /// Looking up or reading an entry; a damaged entry counts here.
     Read,
-    /// Writing or tidying up.
+    /// Writing or cleaning up.
     Write,
     /// Removing a file.
     Remove,
-    /// Nothing: what was to be written was dropped, because there was no room for it.
+    /// No operation: an entry was dropped instead of written, for lack of capacity.
     Drop,
 }
 
 impl StoreOp {
-    /// The word in metrics and log.
+    /// The token in metrics and log.
     pub fn token(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -188,14 +187,14 @@ impl StoreOp {
     }
 }
 
-/// What a tier of the store holds.
+/// The usage of a store tier.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TierTotals {
-    /// Stored responses.
+    /// Number of stored responses.
     pub entries: u64,
-    /// Their bytes.
+    /// Their size in bytes.
     pub bytes: u64,
-    /// Evicted for room since the start.
+    /// Number of responses evicted to free capacity since the start.
     pub evictions: u64,
 }
 
@@ -204,7 +203,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_index_leads_back_to_its_result() {
+    fn the_index_of_a_result_is_its_position_in_all() {
         for (index, kind) in ResultKind::ALL.into_iter().enumerate() {
             assert_eq!(kind.index(), index, "{}", kind.token());
         }

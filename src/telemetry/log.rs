@@ -1,8 +1,8 @@
 //! The log: one line per event on stderr, without secrets and without control characters.
 //!
-//! Owns: the form of a line, its bound, which events are written; the bridge from the `log` crate,
-//! through which pingora speaks.
-//! Never touches: what is worth a line.
+//! Owns: the format and the maximum length of a line, the level filter, the bridge from the `log` crate,
+//! which pingora uses.
+//! Never touches: the choice of the events that are logged.
 
 use std::io;
 use std::sync::OnceLock;
@@ -23,39 +23,41 @@ mod format;
 mod redact;
 mod third_party;
 
-/// Writes the log of this process to stderr. The first call of a process counts, later ones do
-/// nothing: tests start many servers in one process.
+/// Installs the log of this process, which writes to stderr. Only the first call has an effect, because tests
+/// start many servers in one process.
 pub fn install(log: &config::Log) {
     let (filter, handle) = reload::Layer::new(filter(log.level));
     let lines = fmt::layer().with_writer(io::stderr).event_format(LineFormat::new(log.format));
-    // stderr is locked per line: lines of two threads never mix.
+    // stderr is locked per line, so the lines of two threads never mix.
     let subscriber =
         Registry::default().with(filter).with(third_party::RateLimitedLayer::new()).with(lines);
-    if tracing::subscriber::set_global_default(subscriber).is_ok() && LEVEL.set(handle).is_ok() {
+    if tracing::subscriber::set_global_default(subscriber).is_ok()
+        && LEVEL_HANDLE.set(handle).is_ok()
+    {
         bridge(log.level);
     }
 }
 
-/// Another level for the log that [`install`] installed; nothing where another one is.
+/// Changes the level of the log that [`install`] installed. Has no effect if another subscriber is installed.
 pub fn set_level(level: config::LogLevel) {
-    let Some(handle) = LEVEL.get() else { return };
+    let Some(handle) = LEVEL_HANDLE.get() else { return };
     if let Err(error) = handle.reload(filter(level)) {
         tracing::warn!(%error, "Log level not changed");
     }
-    tracing_log::log::set_max_level(foreign_level(level).as_log());
+    tracing_log::log::set_max_level(third_party_level(level).as_log());
 }
 
-/// The level of the installed log: one per process, as the log itself.
-static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+/// The handle to the level of the installed log. There is one per process, like the log itself.
+static LEVEL_HANDLE: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 
 fn filter(level: config::LogLevel) -> Targets {
     Targets::new()
-        .with_default(foreign_level(level))
-        .with_target(DIALLING, dialling_level(level))
-        .with_target(OWN, own_level(level))
+        .with_default(third_party_level(level))
+        .with_target(CONNECTOR_TARGET, connector_level(level))
+        .with_target(OWN, larder_level(level))
 }
 
-/// What [`install`] installs, writing to `writer`, at one level for good.
+/// The subscriber that [`install`] installs, but with `writer` and a constant level.
 pub fn subscriber<W>(log: &config::Log, writer: W) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
@@ -67,21 +69,22 @@ where
         .with(lines)
 }
 
-/// Brings what is logged through the `log` crate to the current subscriber.
+/// Forwards records of the `log` crate to the current subscriber.
 fn bridge(level: config::LogLevel) {
-    let bridged = LogTracer::builder().with_max_level(foreign_level(level).as_log()).init();
+    let bridged = LogTracer::builder().with_max_level(third_party_level(level).as_log()).init();
     if let Err(error) = bridged {
         tracing::warn!(%error, "Log bridge not installed");
     }
 }
 
-/// What pingora says of connections names no origin; larder itself says what comes of a call.
-const DIALLING: &str = "pingora_core::connectors";
+/// The target of pingora's connection events. They do not contain the origin; larder logs failed calls
+/// itself.
+const CONNECTOR_TARGET: &str = "pingora_core::connectors";
 
 /// The target of larder's own events.
 const OWN: &str = "larder";
 
-fn own_level(level: config::LogLevel) -> LevelFilter {
+fn larder_level(level: config::LogLevel) -> LevelFilter {
     match level {
         config::LogLevel::Error => LevelFilter::ERROR,
         config::LogLevel::Warn => LevelFilter::WARN,
@@ -91,10 +94,10 @@ fn own_level(level: config::LogLevel) -> LevelFilter {
     }
 }
 
-/// Other crates write header fields and buffers at `debug` and `trace`: never shown (ADM-07). Their
-/// `error` is larder's `warn`, what they warn of is larder's `debug`: a pooled connection that an
-/// origin has closed, say.
-fn foreign_level(level: config::LogLevel) -> LevelFilter {
+/// The level filter for other crates. Their `debug` and `trace` events contain header fields and buffers and
+/// are never logged (ADM-07). Their `error` events appear as `warn`, their `warn` events as `debug`, e.g.
+/// that an origin closed a pooled connection.
+fn third_party_level(level: config::LogLevel) -> LevelFilter {
     match level {
         config::LogLevel::Error => LevelFilter::OFF,
         config::LogLevel::Warn | config::LogLevel::Info => LevelFilter::ERROR,
@@ -102,8 +105,8 @@ fn foreign_level(level: config::LogLevel) -> LevelFilter {
     }
 }
 
-fn dialling_level(level: config::LogLevel) -> LevelFilter {
-    match foreign_level(level) {
+fn connector_level(level: config::LogLevel) -> LevelFilter {
+    match third_party_level(level) {
         LevelFilter::ERROR => LevelFilter::OFF,
         shown => shown,
     }

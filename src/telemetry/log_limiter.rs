@@ -1,11 +1,11 @@
-//! At most so many in a period; the rest is counted.
+//! Log rate limiter: admits a fixed number of lines per period and counts the suppressed ones.
 //!
-//! Owns: which log lines are written when there are too many of them (OVL-11).
-//! Never touches: what a line says; the clock.
+//! Owns: the choice of the lines that are written when there are too many (OVL-11).
+//! Never touches: the text of a line; the clock.
 
 use std::time::{Duration, Instant};
 
-/// Admits a number of events per period, counted in fixed windows that begin with an event.
+/// Admits a number of events per period, in fixed windows that begin with an event.
 #[derive(Debug)]
 pub(super) struct Limiter {
     limit: u32,
@@ -16,24 +16,26 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    /// At most `limit` events a `period`.
+    /// Creates a limiter for `limit` events per `period`.
     pub(super) fn new(limit: u32, period: Duration) -> Self {
         Self { limit, period, window: None, admitted: 0, suppressed: 0 }
     }
 
-    /// Whether an event may pass now, and how many were suppressed since the last one that did.
+    /// `None` if the event at `now` is suppressed, else the number of events suppressed since the last
+    /// admitted one.
     pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
-        self.admit_among(self.limit, now)
+        self.admit_up_to(self.limit, now)
     }
 
-    /// The same for an event that leaves half of the room to graver ones.
+    /// Like [`Limiter::admit`], for a minor event: half of the limit is reserved for more severe ones.
     pub(super) fn admit_minor(&mut self, now: Instant) -> Option<u64> {
-        self.admit_among(self.limit / 2, now)
+        self.admit_up_to(self.limit / 2, now)
     }
 
-    fn admit_among(&mut self, limit: u32, now: Instant) -> Option<u64> {
-        let over = self.window.is_none_or(|start| now.duration_since(start) >= self.period);
-        if over {
+    fn admit_up_to(&mut self, limit: u32, now: Instant) -> Option<u64> {
+        let is_new_window =
+            self.window.is_none_or(|start| now.duration_since(start) >= self.period);
+        if is_new_window {
             self.window = Some(now);
             self.admitted = 0;
         }
@@ -56,7 +58,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_eleventh_in_a_second_is_suppressed_and_told_later() {
+    fn the_eleventh_event_in_a_second_is_suppressed_and_counted() {
         let start = clock::monotonic();
         let mut limiter = Limiter::new(10, SECOND);
         for _ in 0..10 {
@@ -69,32 +71,32 @@ mod tests {
     }
 
     #[test]
-    fn minor_events_leave_room_to_graver_ones() {
+    fn minor_events_leave_half_of_the_limit_to_severe_ones() {
         let start = clock::monotonic();
         let mut limiter = Limiter::new(10, SECOND);
         let minor = (0..20).filter(|_| limiter.admit_minor(start).is_some()).count();
-        let graver = (0..20).filter(|_| limiter.admit(start).is_some()).count();
-        assert_eq!((minor, graver), (5, 5));
+        let severe = (0..20).filter(|_| limiter.admit(start).is_some()).count();
+        assert_eq!((minor, severe), (5, 5));
         assert_eq!(limiter.admit_minor(start + SECOND), Some(15));
     }
 
     proptest! {
         #[test]
-        fn every_event_is_either_admitted_or_told_as_suppressed(
+        fn every_event_is_either_admitted_or_counted_as_suppressed(
             steps in proptest::collection::vec(0u64..400, 1..200)
         ) {
             let mut now = clock::monotonic();
             let mut limiter = Limiter::new(10, SECOND);
-            let (mut admitted, mut told) = (0u64, 0u64);
+            let (mut admitted, mut suppressed_total) = (0u64, 0u64);
             for step in &steps {
                 now += Duration::from_millis(*step);
                 if let Some(suppressed) = limiter.admit(now) {
                     admitted += 1;
-                    told += suppressed;
+                    suppressed_total += suppressed;
                 }
             }
             let rest = limiter.admit(now + SECOND).expect("a new window admits");
-            prop_assert_eq!(admitted + told + rest, steps.len() as u64);
+            prop_assert_eq!(admitted + suppressed_total + rest, steps.len() as u64);
         }
     }
 }

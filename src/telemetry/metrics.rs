@@ -1,8 +1,8 @@
 //! The metrics: their names, their labels, and the Prometheus text.
 //!
-//! Owns: every metric larder has; the only user of `prometheus`. Labels are configured names and
-//! constants, never anything that a client or an origin chose (OVL-08).
-//! Never touches: what is worth recording; that is decided where it happens.
+//! Owns: all metrics of larder; no other module uses `prometheus`. Labels are configured names and constants,
+//! never values that a client or an origin chooses (OVL-08).
+//! Never touches: the decision what to record; the callers make it.
 
 use std::sync::Arc;
 
@@ -26,17 +26,17 @@ mod registry;
 mod store;
 mod upstream_limits;
 
-/// All metrics. What a hit needs is resolved at start: per route a counter and a histogram for each
+/// All metrics. The handles for a hit are resolved at the start: per route a counter and a histogram for each
 /// result.
 pub(super) struct Metrics {
     registry: Registry,
-    named: RouteAndUpstreamHandles,
+    by_name: RouteAndUpstreamHandles,
     routes: Vec<RouteHandles>,
     upstreams: Vec<UpstreamHandles>,
-    families: LabelledMetrics,
-    tiers: StoreMetrics,
-    operation: AdminMetrics,
-    restraint: UpstreamLimitMetrics,
+    labelled: LabelledMetrics,
+    store: StoreMetrics,
+    admin: AdminMetrics,
+    upstream_limits: UpstreamLimitMetrics,
     costs: CostMetrics,
     accept_errors: IntCounter,
     fast_hits: IntCounter,
@@ -45,7 +45,7 @@ pub(super) struct Metrics {
     upstream_bytes: IntCounter,
 }
 
-/// The families of which each route or upstream has its own, resolved.
+/// The metric families from which each route or upstream gets its own resolved handles.
 #[derive(Clone)]
 struct RouteAndUpstreamHandles {
     requests: IntCounterVec,
@@ -55,20 +55,20 @@ struct RouteAndUpstreamHandles {
 }
 
 impl Metrics {
-    /// All metrics for these names; the last of each stands for "none of them".
+    /// Creates all metrics for these names; the last name of each list means no route or no upstream.
     pub(super) fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
         let registry = Registry::new();
         let r = &registry;
-        let named = RouteAndUpstreamHandles::new(r);
+        let by_name = RouteAndUpstreamHandles::new(r);
         registry::about_this_program(r);
         Self {
-            routes: named.routes(routes),
-            upstreams: named.upstreams(upstreams),
-            named,
-            families: LabelledMetrics::new(r),
-            tiers: StoreMetrics::new(r),
-            operation: AdminMetrics::new(r),
-            restraint: UpstreamLimitMetrics::new(r),
+            routes: by_name.routes(routes),
+            upstreams: by_name.upstreams(upstreams),
+            by_name,
+            labelled: LabelledMetrics::new(r),
+            store: StoreMetrics::new(r),
+            admin: AdminMetrics::new(r),
+            upstream_limits: UpstreamLimitMetrics::new(r),
             costs: CostMetrics::new(r),
             accept_errors: counter(
                 r,
@@ -78,13 +78,13 @@ impl Metrics {
             fast_hits: counter(
                 r,
                 "larder_fast_hits_total",
-                "Hits that were answered as soon as their head was read.",
+                "Hits that were served as soon as the request head was read.",
             ),
             client_bytes: counter(r, "larder_client_bytes_total", "Bytes sent to clients."),
             error_bytes: counter(
                 r,
                 "larder_error_bytes_total",
-                "Bytes sent to clients that were errors of larder's own.",
+                "Bytes sent to clients in errors that larder generated.",
             ),
             upstream_bytes: counter(
                 r,
@@ -95,16 +95,16 @@ impl Metrics {
         }
     }
 
-    /// The same metrics for other names: a name that was there before goes on counting.
+    /// The same metrics for other names. A name that existed before keeps its counters.
     pub(super) fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
         Self {
-            routes: self.named.routes(routes),
-            upstreams: self.named.upstreams(upstreams),
-            named: self.named.clone(),
-            families: self.families.clone(),
-            tiers: self.tiers.clone(),
-            operation: self.operation.clone(),
-            restraint: self.restraint.clone(),
+            routes: self.by_name.routes(routes),
+            upstreams: self.by_name.upstreams(upstreams),
+            by_name: self.by_name.clone(),
+            labelled: self.labelled.clone(),
+            store: self.store.clone(),
+            admin: self.admin.clone(),
+            upstream_limits: self.upstream_limits.clone(),
             costs: self.costs.clone(),
             accept_errors: self.accept_errors.clone(),
             fast_hits: self.fast_hits.clone(),
@@ -119,18 +119,18 @@ impl Metrics {
         self.fast_hits.inc();
     }
 
-    pub(super) fn record(&self, exchange: &RequestEvent<'_>) {
-        let Some(route) = self.route(exchange.route) else { return };
-        route.ended(exchange.result, exchange.duration);
-        self.client_bytes.inc_by(exchange.client_bytes);
-        if exchange.is_larders {
-            self.error_bytes.inc_by(exchange.client_bytes);
+    pub(super) fn record(&self, event: &RequestEvent<'_>) {
+        let Some(route) = self.route(event.route) else { return };
+        route.ended(event.result, event.duration);
+        self.client_bytes.inc_by(event.client_bytes);
+        if event.is_larders {
+            self.error_bytes.inc_by(event.client_bytes);
         }
-        if exchange.upstream_bytes > 0 {
-            self.upstream_bytes.inc_by(exchange.upstream_bytes);
+        if event.upstream_bytes > 0 {
+            self.upstream_bytes.inc_by(event.upstream_bytes);
         }
-        if let Some(why) = exchange.why {
-            self.families.misses.with_label_values(&[route.name(), why]).inc();
+        if let Some(reason) = event.why {
+            self.labelled.misses.with_label_values(&[route.name(), reason]).inc();
         }
     }
 
@@ -143,12 +143,12 @@ impl Metrics {
         };
         upstream.called(call.duration);
         let labels = [upstream.name(), route.name(), code];
-        self.families.upstream_requests.with_label_values(&labels).inc();
+        self.labelled.upstream_requests.with_label_values(&labels).inc();
     }
 
     pub(super) fn upstream_retry(&self, upstream: usize, cause: &'static str) {
         let Some(upstream) = self.upstream(upstream) else { return };
-        self.families.upstream_retries.with_label_values(&[upstream.name(), cause]).inc();
+        self.labelled.upstream_retries.with_label_values(&[upstream.name(), cause]).inc();
     }
 
     pub(super) fn upstream_bytes(&self, bytes: u64) {
@@ -156,55 +156,55 @@ impl Metrics {
     }
 
     pub(super) fn denied(&self, reason: &'static str) {
-        self.families.denied.with_label_values(&[reason]).inc();
+        self.labelled.denied.with_label_values(&[reason]).inc();
     }
 
-    pub(super) fn handshake(&self, named: &str, outcome: &'static str) {
-        self.families.handshakes.with_label_values(&[named, outcome]).inc();
+    pub(super) fn handshake(&self, pattern: &str, outcome: &'static str) {
+        self.labelled.handshakes.with_label_values(&[pattern, outcome]).inc();
     }
 
     pub(super) fn not_stored(&self, route: usize, reason: &'static str) {
         let Some(route) = self.route(route) else { return };
-        self.families.not_stored.with_label_values(&[route.name(), reason]).inc();
+        self.labelled.not_stored.with_label_values(&[route.name(), reason]).inc();
     }
 
     pub(super) fn stale_served(&self, route: usize, cause: &'static str) {
         let Some(route) = self.route(route) else { return };
-        self.families.stale_served.with_label_values(&[route.name(), cause]).inc();
+        self.labelled.stale_served.with_label_values(&[route.name(), cause]).inc();
     }
 
     pub(super) fn refresh(&self, route: usize, trigger: &'static str, outcome: &'static str) {
         let Some(route) = self.route(route) else { return };
-        self.families.refreshes.with_label_values(&[route.name(), trigger, outcome]).inc();
+        self.labelled.refreshes.with_label_values(&[route.name(), trigger, outcome]).inc();
     }
 
     pub(super) fn invalidated(&self, source: &'static str, count: u64) {
-        self.families.invalidations.with_label_values(&[source]).inc_by(count);
+        self.labelled.invalidations.with_label_values(&[source]).inc_by(count);
     }
 
     pub(super) fn store_entries(&self, tier: &'static str, count: u64) {
-        self.tiers.entries.with_label_values(&[tier]).set(gauge(count));
+        self.store.entries.with_label_values(&[tier]).set(gauge_value(count));
     }
 
     pub(super) fn store_bytes(&self, tier: &'static str, bytes: u64) {
-        self.tiers.bytes.with_label_values(&[tier]).set(gauge(bytes));
+        self.store.bytes.with_label_values(&[tier]).set(gauge_value(bytes));
     }
 
     pub(super) fn evicted(&self, tier: &'static str, count: u64) {
-        self.tiers.evictions.with_label_values(&[tier]).inc_by(count);
+        self.store.evictions.with_label_values(&[tier]).inc_by(count);
     }
 
-    /// What an operator does.
+    /// The metrics of operator actions.
     pub(super) fn operation(&self) -> &AdminMetrics {
-        &self.operation
+        &self.admin
     }
 
-    /// How calls were held back.
+    /// The metrics of limited calls.
     pub(super) fn restraint(&self) -> &UpstreamLimitMetrics {
-        &self.restraint
+        &self.upstream_limits
     }
 
-    /// What upstreams cost.
+    /// The metrics of costs.
     pub(super) fn costs(&self) -> &CostMetrics {
         &self.costs
     }
@@ -214,24 +214,24 @@ impl Metrics {
     }
 
     pub(super) fn store_state(&self, state: u8) {
-        self.tiers.state.set(state.into());
+        self.store.state.set(state.into());
     }
 
     pub(super) fn store_recovered(&self) {
-        self.tiers.recovered.inc();
+        self.store.recovered.inc();
     }
 
     pub(super) fn store_error(&self, op: &'static str) {
-        self.tiers.errors.with_label_values(&[op]).inc();
+        self.store.errors.with_label_values(&[op]).inc();
     }
 
     /// The Prometheus text exposition format.
     pub(super) fn render(&self) -> String {
-        // A page that cannot be written is an empty page: metrics never cost an answer.
+        // An encoding error yields an empty page: metrics never cause a request to fail.
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_default()
     }
 
-    // An index past the end counts as "none of them" rather than not at all.
+    // An index past the end counts under the last name, which means no route, instead of being ignored.
     fn route(&self, index: usize) -> Option<&RouteHandles> {
         self.routes.get(index).or(self.routes.last())
     }
@@ -247,25 +247,25 @@ impl RouteAndUpstreamHandles {
             requests: counters(
                 r,
                 "larder_requests_total",
-                "Requests of clients, by how they ended.",
+                "Requests of clients, by result.",
                 &["route", "result"],
             ),
             coalesced: counters(
                 r,
                 "larder_coalesced_requests_total",
-                "Requests answered by a fill that another request began.",
+                "Requests served by a fill that another request started.",
                 &["route"],
             ),
             durations: histograms(
                 r,
                 "larder_request_duration_seconds",
-                "From a request's head to its answer's last byte.",
+                "Time from the request's head to the response's last byte.",
                 &["route", "result"],
             ),
             calls: histograms(
                 r,
                 "larder_upstream_request_duration_seconds",
-                "From the start of a call to an origin to its answer's head.",
+                "Time from the start of a call to an origin to the response's head.",
                 &["upstream"],
             ),
         }
@@ -282,7 +282,8 @@ impl RouteAndUpstreamHandles {
     }
 }
 
-/// A registered status counts by itself, any other by its class: an origin cannot make 900 series.
+/// The label of a status: the code if it is registered, else its class, so an origin cannot create 900
+/// series.
 fn code_label(status: &StatusCode) -> &str {
     if status.canonical_reason().is_some() {
         return status.as_str();
@@ -297,7 +298,7 @@ fn code_label(status: &StatusCode) -> &str {
     }
 }
 
-fn gauge(value: u64) -> i64 {
+fn gauge_value(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 

@@ -1,8 +1,8 @@
-//! The errors that larder makes itself, as responses that name larder.
+//! Error responses that larder generates.
 //!
-//! Owns: the one mapping from a class of error to status, JSON body and `Proxy-Status` (RFC 9209);
-//! what larder says in `Proxy-Status` of an origin's own error. Never touches: such an error's head
-//! and body, which go to the client as they came.
+//! Owns: the one mapping from an error to status, JSON body and `Proxy-Status` (RFC 9209); larder's member of
+//! `Proxy-Status` for an error response of an origin. Never touches: head and body of an origin's error
+//! response, which reach the client unchanged.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
@@ -11,15 +11,14 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 /// `Proxy-Status`, RFC 9209.
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
-/// An error of larder's making. `class` and `reason` are constants: nothing of the request is
-/// echoed.
+/// An error that larder generates. `class` and `reason` are constants, so no part of the request is echoed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Problem {
-    /// The status the client gets.
+    /// The status of the response.
     pub status: StatusCode,
     /// The class in the JSON body, the log and the metrics.
     pub class: &'static str,
-    /// What happened and what to do about it.
+    /// The cause and the remedy, for the user.
     pub reason: &'static str,
     /// The error type of RFC 9209 §2.3.
     pub proxy_status: &'static str,
@@ -28,7 +27,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// A problem without `Retry-After`.
+    /// Creates a problem without `Retry-After`.
     pub const fn new(
         status: StatusCode,
         class: &'static str,
@@ -38,14 +37,14 @@ impl Problem {
         Self { status, class, reason, proxy_status, retry_after: None }
     }
 
-    /// The same, asking the client to come back after `seconds`.
+    /// Sets `Retry-After` to `seconds`.
     #[must_use]
     pub const fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// The value of the JSON body.
+    /// The JSON body as a value.
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({
             "larder_error": {
@@ -56,14 +55,14 @@ impl Problem {
         })
     }
 
-    /// The JSON body.
+    /// The JSON body as bytes.
     pub fn body(&self) -> Bytes {
         let mut text = self.json().to_string();
         text.push('\n');
         Bytes::from(text)
     }
 
-    /// The fields and the body of the response.
+    /// The header fields and the body of the response.
     pub fn response(&self) -> (HeaderMap, Bytes) {
         let body = self.body();
         let mut headers = HeaderMap::with_capacity(6);
@@ -79,13 +78,14 @@ impl Problem {
         (headers, body)
     }
 
-    /// The member larder adds to `Proxy-Status`.
+    /// Larder's member of `Proxy-Status`.
     pub fn proxy_status_value(&self) -> String {
         format!("larder; error={}; details=\"{}\"", self.proxy_status, self.class)
     }
 }
 
-/// What larder adds to `Proxy-Status` of an origin's own error (RFC 9209 §2.1.4).
+/// Larder's member of `Proxy-Status` for an origin's error response (RFC 9209 §2.1.4); `None` for other
+/// statuses.
 pub fn received_error(status: StatusCode) -> Option<HeaderValue> {
     if status.is_client_error() || status.is_server_error() {
         HeaderValue::try_from(format!("larder; received-status={}", status.as_u16())).ok()
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_problem_names_larder_its_class_and_its_proxy_status() {
+    fn a_problem_contains_larder_its_class_and_its_proxy_status() {
         let problem = Problem::new(
             StatusCode::BAD_GATEWAY,
             "dns",

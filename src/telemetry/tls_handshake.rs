@@ -1,32 +1,33 @@
-//! Handshakes with clients whose TLS larder intercepts: how they ended, and which hosts' clients do not
-//! accept it.
+//! TLS handshakes with clients whose TLS larder intercepts: their outcomes, and the hosts whose clients do
+//! not accept larder's certificate.
 //!
-//! Owns: the words for it, a bounded count by host, when a line is due. Never touches: connections.
+//! Owns: the tokens of the outcomes, a bounded count per host, the decision when to log. Never touches:
+//! connections.
 
 use std::collections::HashMap;
 
 use rustls::AlertDescription;
 
-/// Hosts that are counted on their own; what happens at others is counted together.
-const HOSTS: usize = 1000;
+/// Maximum number of hosts with their own count; further hosts share one.
+const MAX_HOSTS: usize = 1000;
 
-/// Under which name other hosts are counted.
+/// The name of the shared count.
 const OTHERS: &str = "(others)";
 
-/// How a handshake ended.
+/// The outcome of a handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandshakeOutcome {
-    /// The client speaks inside it.
+    /// The handshake is complete and the client can send requests.
     Done,
-    /// The client does not accept larder's certificate, or nothing that larder offers.
+    /// The client sent an alert: it rejects larder's certificate or all offered parameters.
     Refused(AlertDescription),
-    /// The client closed without a word once it had seen larder's certificate.
+    /// The client closed the connection without an alert after it received larder's certificate.
     Closed,
-    /// The client took too long.
+    /// The handshake timed out.
     Slow,
-    /// What the client sent is no TLS that larder speaks.
+    /// The client sent no valid TLS, or a version that larder does not support.
     Malformed,
-    /// There is no certificate for such a host.
+    /// Larder cannot issue a certificate for the host.
     Unvouched,
 }
 
@@ -43,8 +44,8 @@ impl HandshakeOutcome {
         }
     }
 
-    /// Whether the client may have its own idea of whom to trust: closing without a word is how some
-    /// say so.
+    /// Whether the client may not trust larder's certificate authority. Some clients close the connection
+    /// without an alert in this case.
     pub fn is_distrust(self) -> bool {
         match self {
             Self::Refused(alert) => matches!(
@@ -62,22 +63,24 @@ impl HandshakeOutcome {
     }
 }
 
-/// How often something happened to each host: its clients did not accept larder, it was tunnelled.
+/// Counts an event per host: a client did not accept larder's certificate, or a connection was tunnelled.
 #[derive(Debug, Default)]
 pub(super) struct HostCounter {
     by_host: HashMap<Box<str>, u64>,
 }
 
 impl HostCounter {
-    /// Counts one more; the count if a line is due: at the first, and whenever it has doubled.
+    /// Increments the count of a host. Returns it if it should be logged: for the first event and whenever
+    /// the count has doubled.
     pub(super) fn count(&mut self, host: &str) -> Option<u64> {
-        let known = self.by_host.len() < HOSTS || self.by_host.contains_key(host);
-        let count = self.by_host.entry(if known { host } else { OTHERS }.into()).or_default();
+        let has_own_count = self.by_host.len() < MAX_HOSTS || self.by_host.contains_key(host);
+        let count =
+            self.by_host.entry(if has_own_count { host } else { OTHERS }.into()).or_default();
         *count += 1;
         count.is_power_of_two().then_some(*count)
     }
 
-    /// Each host with its count, most first.
+    /// All hosts with their counts, the highest count first.
     pub(super) fn hosts(&self) -> Vec<(String, u64)> {
         let mut hosts: Vec<_> =
             self.by_host.iter().map(|(host, count)| (host.to_string(), *count)).collect();
@@ -91,21 +94,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_due_at_the_first_and_at_each_doubling() {
+    fn the_first_event_and_each_doubling_are_logged() {
         let mut distrust = HostCounter::default();
-        let due: Vec<_> = (0..9).filter_map(|_| distrust.count("a")).collect();
-        assert_eq!(due, [1, 2, 4, 8]);
+        let logged: Vec<_> = (0..9).filter_map(|_| distrust.count("a")).collect();
+        assert_eq!(logged, [1, 2, 4, 8]);
         assert_eq!(distrust.count("b"), Some(1));
         assert_eq!(distrust.hosts(), [("a".to_owned(), 9), ("b".to_owned(), 1)]);
     }
 
     #[test]
-    fn hosts_beyond_the_bound_are_counted_together() {
+    fn hosts_beyond_the_limit_share_one_count() {
         let mut distrust = HostCounter::default();
         for host in 0..HOSTS + 50 {
             distrust.count(&format!("h{host}"));
         }
-        assert_eq!(distrust.by_host.len(), HOSTS + 1);
+        assert_eq!(distrust.by_host.len(), MAX_HOSTS + 1);
         assert_eq!(distrust.hosts()[0], (OTHERS.to_owned(), 50));
     }
 }

@@ -1,7 +1,7 @@
-//! The one gate that every call to an origin passes, on both ways out.
+//! Admission control: every call to an origin passes it, from the cache engine and from pass-through.
 //!
-//! Owns: what happens before a call (holds, pace, the cap of calls under way, budgets) and after it
-//! (classifying, learning, accounting). Never touches: the call itself.
+//! Owns: the checks before a call (cooldowns, rate limits, in-flight limit, budgets) and the steps after it
+//! (classifying the response, learning limits, telemetry). Never touches: the call itself.
 
 mod budget;
 pub mod call;
@@ -41,7 +41,7 @@ pub use crate::upstream::admission::registry::UpstreamRegistry;
 
 use crate::upstream::admission::permit::ActiveCall;
 
-/// The gate. Cheap to clone.
+/// Admission control. Cheap to clone.
 #[derive(Clone)]
 pub struct AdmissionControl {
     account: Arc<Telemetry>,
@@ -50,169 +50,170 @@ pub struct AdmissionControl {
 }
 
 impl AdmissionControl {
-    /// A gate that accounts to `account` and goes by what is known of `traffics`.
-    pub fn new(account: Arc<Telemetry>, traffics: Arc<UpstreamRegistry>, clock: Clock) -> Self {
-        Self { account, traffics, clock }
+    /// Creates an admission control with the telemetry to report to and the registry of upstream states.
+    pub fn new(telemetry: Arc<Telemetry>, registry: Arc<UpstreamRegistry>, clock: Clock) -> Self {
+        Self { account: telemetry, traffics: registry, clock }
     }
 
-    /// Lets a call through, at once or after a wait, or says why not. The pass says how the call ended.
+    /// Admits a call, at once or after a wait, or rejects it. The caller reports the end of the call to the
+    /// returned permit.
     pub async fn acquire(
         &self,
-        place: &UpstreamTarget,
-        knock: CallContext,
+        target: &UpstreamTarget,
+        call: CallContext,
     ) -> Result<Permit, Rejection> {
-        let (mut out, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
-        if let Some(traffic) = self.traffic(place, &knock) {
-            let admitted = self.wait_for_admission(&traffic, place, &knock).await;
-            let admitted = admitted.inspect_err(|held| {
-                self.account.refused_call(place.index, held.cause.token());
+        let (mut active, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
+        if let Some(upstream) = self.traffic(target, &call) {
+            let admitted = self.wait_for_admission(&upstream, target, &call).await;
+            let admitted = admitted.inspect_err(|rejection| {
+                self.account.refused_call(target.index, rejection.cause.token());
             })?;
             (reserved, waited) = (admitted.reserved, admitted.waited);
-            unsaved = admitted.ticket.unsaved;
-            out = Some(ActiveCall { traffic, ticket: admitted.ticket });
+            unsaved = admitted.admission.unsaved;
+            active = Some(ActiveCall { traffic: upstream, ticket: admitted.admission });
         }
-        let record = self.record(place.clone(), knock.route);
-        let charge = CallCharge::new(self.clone(), place.upstream.clone(), reserved);
-        let goes_out = knock.goes_out.clone();
-        let mut pass = Permit::new(self.clone(), knock, record, charge, out);
-        pass.waited = waited;
+        let timer = self.record(target.clone(), call.route);
+        let charge = CallCharge::new(self.clone(), target.upstream.clone(), reserved);
+        let on_admitted = call.goes_out.clone();
+        let mut permit = Permit::new(self.clone(), call, timer, charge, active);
+        permit.waited = waited;
         if unsaved {
-            // A larder that is killed now has counted a call that was not made, never the reverse.
+            // If the process is killed now, a call that was not made is counted, never the reverse.
             self.traffics.settle().await;
         }
-        goes_out.tell();
-        Ok(pass)
+        on_admitted.tell();
+        Ok(permit)
     }
 
-    /// What would keep a call back right now, short of waiting for its turn. A call for which something
-    /// stale can be shown looks here first.
+    /// The reason, if any, to reject this call right now, not counting the wait in a queue. Requests that
+    /// have a stale response check this first.
     pub fn check_admission(
         &self,
-        place: &UpstreamTarget,
-        knock: &CallContext,
+        target: &UpstreamTarget,
+        call: &CallContext,
     ) -> Option<Rejection> {
-        let traffic = self.traffic(place, knock)?;
-        if let Some(held) = place.upstream.as_ref().and_then(|one| self.over_budget(one)) {
-            return Some(held);
+        let upstream = self.traffic(target, call)?;
+        if let Some(rejection) = target.upstream.as_ref().and_then(|one| self.over_budget(one)) {
+            return Some(rejection);
         }
-        let subject = LimitKeys::new(knock, conduct(place), place);
-        let look = traffic.state.lock().check_cooldowns(&subject, self.clock.instant());
-        match look {
+        let subject = LimitKeys::new(call, conduct(target), target);
+        let check = upstream.state.lock().check_cooldowns(&subject, self.clock.instant());
+        match check {
             CooldownCheck::Clear(_) => None,
-            CooldownCheck::Until(held) | CooldownCheck::Probing(held) => Some(held),
+            CooldownCheck::Until(rejection) | CooldownCheck::Probing(rejection) => Some(rejection),
         }
     }
 
-    /// Takes a retry, which comes after this wait because of `cause`, from the budget that all calls of
-    /// an upstream share; false: there is none left, or it would not be let through for longer than it
-    /// may wait (`patience`).
+    /// Takes a retry that follows after `wait` because of `cause` from the retry budget of the upstream.
+    /// Returns false if the budget is used up, or if the retry would be blocked for longer than it may wait
+    /// (`patience`).
     pub fn try_acquire_retry(
         &self,
-        place: &UpstreamTarget,
-        knock: &CallContext,
+        target: &UpstreamTarget,
+        call: &CallContext,
         cause: &'static str,
         wait: Duration,
     ) -> bool {
-        let Some(traffic) = self.traffic(place, knock) else { return true };
-        let until = wait.saturating_add(knock.patience);
-        if self.check_admission(place, knock).is_some_and(|held| held.left > until) {
+        let Some(upstream) = self.traffic(target, call) else { return true };
+        let until = wait.saturating_add(call.patience);
+        if self.check_admission(target, call).is_some_and(|rejection| rejection.left > until) {
             return false;
         }
-        let spare = traffic.state.lock().retries.spend(self.clock.instant());
-        if spare {
-            self.again(place, knock.route, cause, wait);
+        let granted = upstream.state.lock().retries.spend(self.clock.instant());
+        if granted {
+            self.again(target, call.route, cause, wait);
         } else {
-            self.account.refused_call(place.index, "retry-budget");
+            self.account.refused_call(target.index, "retry-budget");
         }
-        spare
+        granted
     }
 
-    /// Returns when so much time has passed.
+    /// Returns after this time.
     pub async fn sleep(&self, time: Duration) {
         self.clock.sleep(time).await;
     }
 
-    /// Now, by the gate's clock.
+    /// The current time on its clock.
     pub fn instant(&self) -> Instant {
         self.clock.instant()
     }
 
-    /// A call that nobody keeps back, and whose answer nobody sees: a tunnel.
-    pub fn record(&self, place: UpstreamTarget, route: usize) -> CallTimer {
-        CallTimer::new(Arc::clone(&self.account), place, route)
+    /// Starts the timer of a call that needs no admission and whose response is not inspected: a tunnel.
+    pub fn record(&self, target: UpstreamTarget, route: usize) -> CallTimer {
+        CallTimer::new(Arc::clone(&self.account), target, route)
     }
 
-    /// A connection that had died in the pool led to another attempt.
-    pub fn redialled(&self, place: &UpstreamTarget, route: usize) {
-        self.again(place, route, "dead-connection", Duration::ZERO);
+    /// Records that a call was retried because its pooled connection was dead.
+    pub fn redialled(&self, target: &UpstreamTarget, route: usize) {
+        self.again(target, route, "dead-connection", Duration::ZERO);
     }
 
-    fn again(&self, place: &UpstreamTarget, route: usize, cause: &'static str, wait: Duration) {
-        let (upstream, host, port) = (place.index, &*place.host, place.port);
+    fn again(&self, target: &UpstreamTarget, route: usize, cause: &'static str, wait: Duration) {
+        let (upstream, host, port) = (target.index, &*target.host, target.port);
         self.account.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });
     }
 
-    /// What is known of the upstream at `place`; `None`: it is nobody's business.
-    fn traffic(&self, place: &UpstreamTarget, knock: &CallContext) -> Option<Arc<UpstreamState>> {
-        let governed = knock.governed || place.upstream.is_some();
-        governed.then(|| self.traffics.of(place, self.clock.instant()))
+    /// The state of the upstream at `target`. `None`: the call is not governed.
+    fn traffic(&self, target: &UpstreamTarget, call: &CallContext) -> Option<Arc<UpstreamState>> {
+        let governed = call.governed || target.upstream.is_some();
+        governed.then(|| self.traffics.of(target, self.clock.instant()))
     }
 
-    /// Lets a call go out if its budget, all holds and its turn allow it. What was set aside for a call
-    /// that has to wait is free again before another call of the upstream looks.
+    /// Decides whether a call goes out now: by the budget, all cooldowns and the queues. If the call has to
+    /// wait, its reserved credits are released before another call of the upstream is checked.
     fn admit(
         &self,
-        traffic: &UpstreamState,
-        place: &UpstreamTarget,
+        upstream: &UpstreamState,
+        target: &UpstreamTarget,
         subject: &LimitKeys<'_>,
-        turn: QueuePosition,
+        position: QueuePosition,
     ) -> (AdmissionDecision, Option<Reservation>) {
-        let mut state = traffic.state.lock();
-        let reservation = match self.reserve(place) {
+        let mut state = upstream.state.lock();
+        let reservation = match self.reserve(target) {
             Ok(reservation) => reservation,
-            Err(held) => return (AdmissionDecision::Hold(held), None),
+            Err(rejection) => return (AdmissionDecision::Hold(rejection), None),
         };
-        let admit = state.admit(subject, turn, self.clock.instant());
-        let goes = matches!(admit, AdmissionDecision::Go(_));
-        (admit, reservation.filter(|_| goes))
+        let admit = state.admit(subject, position, self.clock.instant());
+        let admitted = matches!(admit, AdmissionDecision::Go(_));
+        (admit, reservation.filter(|_| admitted))
     }
 
-    /// Waits for holds to end, for what calls under way have set aside of the budget, and for its turn,
-    /// each for as long as the call may.
+    /// Waits for cooldowns to end, for credits that calls in flight have reserved, and in the queues, each
+    /// for at most as long as the call may wait.
     async fn wait_for_admission(
         &self,
-        traffic: &Arc<UpstreamState>,
-        place: &UpstreamTarget,
-        knock: &CallContext,
+        upstream: &Arc<UpstreamState>,
+        target: &UpstreamTarget,
+        call: &CallContext,
     ) -> Result<AdmittedCall, Rejection> {
-        let subject = LimitKeys::new(knock, conduct(place), place);
-        let turn = traffic.state.lock().turn(knock.audience.is_there());
-        let mut waiting = QueueGuard::new(self, traffic, place, turn);
+        let subject = LimitKeys::new(call, conduct(target), target);
+        let position = upstream.state.lock().turn(call.audience.is_there());
+        let mut guard = QueueGuard::new(self, upstream, target, position);
         loop {
-            waiting.is_for(knock.audience.is_there());
-            // Before the look: what eases meanwhile is not missed.
-            let eased = traffic.eased.notified();
-            tokio::pin!(eased);
-            eased.as_mut().enable();
-            let (admit, reservation) = self.admit(traffic, place, &subject, waiting.turn);
+            guard.set_for_client(call.audience.is_there());
+            // Registered before the check, so that no notification in between is lost.
+            let recheck = upstream.eased.notified();
+            tokio::pin!(recheck);
+            recheck.as_mut().enable();
+            let (admit, reservation) = self.admit(upstream, target, &subject, guard.position);
             match admit {
-                AdmissionDecision::Go(ticket) => {
-                    return Ok(waiting.over(ticket, reservation, traffic));
+                AdmissionDecision::Go(admission) => {
+                    return Ok(guard.finish(admission, reservation, upstream));
                 }
-                AdmissionDecision::Hold(held) => {
-                    let time = waiting.for_hold(held, knock.patience)?;
+                AdmissionDecision::Hold(rejection) => {
+                    let time = guard.cooldown_wait(rejection, call.patience)?;
                     tokio::select! {
-                        () = eased => {}
+                        () = recheck => {}
                         () = self.clock.sleep(time) => {}
                     }
                 }
-                AdmissionDecision::Line(station, woken, time) => {
+                AdmissionDecision::Line(queue, wakeup, time) => {
                     let time =
-                        waiting.in_line(station, time, subject.conduct.rate_limit.max_wait)?;
-                    knock.in_line.store(true, Ordering::Relaxed);
+                        guard.queue_wait(queue, time, subject.conduct.rate_limit.max_wait)?;
+                    call.in_line.store(true, Ordering::Relaxed);
                     tokio::select! {
-                        () = woken.notified() => {}
-                        () = knock.audience.changes() => {}
+                        () = wakeup.notified() => {}
+                        () = call.audience.changes() => {}
                         () = self.clock.sleep(time) => {}
                     }
                 }
@@ -221,131 +222,135 @@ impl AdmissionControl {
     }
 }
 
-/// A call that may go out.
+/// An admitted call.
 struct AdmittedCall {
-    ticket: Admission,
-    /// The credits set aside for it, where its upstream has a budget.
+    admission: Admission,
+    /// The credits that are reserved for it, if its upstream has a budget.
     reserved: Option<ReservedCredits>,
-    /// The cause that it waited for last.
+    /// The reason of its last wait.
     waited: Option<RejectReason>,
 }
 
-/// How long it may take to wake those who may go.
-const AT_ONCE: Duration = Duration::from_millis(10);
+/// The time that the waiters before this one may take to wake up.
+const WAKE_DELAY: Duration = Duration::from_millis(10);
 
-/// How an upstream is treated; what none names is left alone but for holds.
-fn conduct(place: &UpstreamTarget) -> &UpstreamPolicy {
-    static UNNAMED: std::sync::LazyLock<UpstreamPolicy> =
+/// The policy of an upstream. Hosts without a configured upstream get the default: no limits, only cooldowns.
+fn conduct(target: &UpstreamTarget) -> &UpstreamPolicy {
+    static DEFAULT: std::sync::LazyLock<UpstreamPolicy> =
         std::sync::LazyLock::new(UpstreamPolicy::default);
-    place.upstream.as_ref().map_or(&UNNAMED, |upstream| &upstream.conduct)
+    target.upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.conduct)
 }
 
-/// A call that may have to wait. However its wait ends, it leaves its line.
+/// A call that may have to wait. It leaves its queue when it is dropped.
 struct QueueGuard<'a> {
-    gate: &'a AdmissionControl,
-    traffic: &'a UpstreamState,
-    upstream: usize,
-    turn: QueuePosition,
+    control: &'a AdmissionControl,
+    upstream: &'a UpstreamState,
+    index: usize,
+    position: QueuePosition,
     since: Instant,
-    station: Option<QueueKind>,
-    cause: Option<RejectReason>,
+    queue: Option<QueueKind>,
+    reason: Option<RejectReason>,
 }
 
 impl<'a> QueueGuard<'a> {
     fn new(
-        gate: &'a AdmissionControl,
-        traffic: &'a UpstreamState,
-        place: &UpstreamTarget,
-        turn: QueuePosition,
+        control: &'a AdmissionControl,
+        upstream: &'a UpstreamState,
+        target: &UpstreamTarget,
+        position: QueuePosition,
     ) -> Self {
-        let since = gate.clock.instant();
-        Self { gate, traffic, upstream: place.index, turn, since, station: None, cause: None }
+        let since = control.clock.instant();
+        Self { control, upstream, index: target.index, position, since, queue: None, reason: None }
     }
 
-    /// How long to wait for this hold to end, at most; an error: it is not worth it.
-    fn for_hold(&mut self, held: Rejection, patience: Duration) -> Result<Duration, Rejection> {
-        self.leave();
-        let patience = self.patience(patience, held.cause);
-        if patience.is_zero() || held.left > patience {
-            return Err(held);
-        }
-        // A probe tells when it is answered; other holds end with time or with an answer.
-        Ok(if held.left.is_zero() { patience } else { held.left })
-    }
-
-    /// How long to wait in this line, at most, before looking again; `time`: when it is the first one's
-    /// turn. An error: it is not worth it.
-    fn in_line(
+    /// The longest time to wait for this cooldown to end. Returns an error if the call must not wait for it.
+    fn cooldown_wait(
         &mut self,
-        station: QueueKind,
+        rejection: Rejection,
+        patience: Duration,
+    ) -> Result<Duration, Rejection> {
+        self.leave();
+        let patience = self.remaining(patience, rejection.cause);
+        if patience.is_zero() || rejection.left > patience {
+            return Err(rejection);
+        }
+        // A probe notifies when its response arrives. Other cooldowns end by time or by a response.
+        Ok(if rejection.left.is_zero() { patience } else { rejection.left })
+    }
+
+    /// The longest time to wait in this queue before the next check. `time` is the wait of the first call in
+    /// the queue. Returns an error if the call must not wait.
+    fn queue_wait(
+        &mut self,
+        queue: QueueKind,
         time: Option<Duration>,
         max_wait: Duration,
     ) -> Result<Duration, Rejection> {
-        self.stand(station);
-        let cause = no_turn(station);
-        let patience = self.patience(max_wait, cause);
-        let now = self.gate.clock.instant();
-        let outlook = self.traffic.state.lock().estimate_wait(station, self.turn, now);
-        if outlook.is_zero() {
-            // There is room for it, and for who is before it and about to wake.
-            return Ok(AT_ONCE);
+        self.join(queue);
+        let reason = no_turn(queue);
+        let patience = self.remaining(max_wait, reason);
+        let now = self.control.clock.instant();
+        let estimate = self.upstream.state.lock().estimate_wait(queue, self.position, now);
+        if estimate.is_zero() {
+            // There is capacity for this call and for those before it, which are about to wake up.
+            return Ok(WAKE_DELAY);
         }
-        let hopeless = time.is_some_and(|time| time > patience)
-            || (cause == RejectReason::Pace && outlook > patience);
-        if patience.is_zero() || hopeless {
-            return Err(Rejection { cause, left: outlook });
+        let too_long = time.is_some_and(|time| time > patience)
+            || (reason == RejectReason::Pace && estimate > patience);
+        if patience.is_zero() || too_long {
+            return Err(Rejection { cause: reason, left: estimate });
         }
         Ok(time.unwrap_or(patience).min(patience))
     }
 
-    /// A client waits for it, or nobody does any more: it stands where it would, had it come so now.
-    fn is_for(&mut self, a_client: bool) {
-        if self.turn.background == a_client {
+    /// Updates whether a client waits for the call. On a change it gets a new position in the queues.
+    fn set_for_client(&mut self, for_client: bool) {
+        if self.position.background == for_client {
             self.leave();
-            self.turn = self.traffic.state.lock().turn(a_client);
+            self.position = self.upstream.state.lock().turn(for_client);
         }
     }
 
-    /// The call goes out.
-    fn over(
+    /// The call is admitted.
+    fn finish(
         &self,
-        ticket: Admission,
+        admission: Admission,
         reservation: Option<Reservation>,
-        traffic: &Arc<UpstreamState>,
+        upstream: &Arc<UpstreamState>,
     ) -> AdmittedCall {
-        let reserved = reservation.map(|one| ReservedCredits::new(one, traffic));
-        AdmittedCall { ticket, reserved, waited: self.cause }
+        let reserved = reservation.map(|one| ReservedCredits::new(one, upstream));
+        AdmittedCall { admission, reserved, waited: self.reason }
     }
 
-    fn stand(&mut self, station: QueueKind) {
-        if self.station != Some(station) {
+    fn join(&mut self, queue: QueueKind) {
+        if self.queue != Some(queue) {
             self.leave();
-            self.station = Some(station);
+            self.queue = Some(queue);
         }
     }
 
     fn leave(&mut self) {
-        if let Some(station) = self.station.take() {
-            self.traffic.state.lock().leave(station, self.turn);
+        if let Some(queue) = self.queue.take() {
+            self.upstream.state.lock().leave(queue, self.position);
         }
     }
 
-    /// What is left of `time`, which it waits because of `cause`.
-    fn patience(&mut self, time: Duration, cause: RejectReason) -> Duration {
-        self.cause = Some(cause);
+    /// The rest of `time`, which the call waits because of `reason`.
+    fn remaining(&mut self, time: Duration, reason: RejectReason) -> Duration {
+        self.reason = Some(reason);
         time.saturating_sub(self.waited())
     }
 
     fn waited(&self) -> Duration {
-        self.gate.clock.instant().saturating_duration_since(self.since)
+        self.control.clock.instant().saturating_duration_since(self.since)
     }
 }
 
 impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         self.leave();
-        if let Some(cause) = self.cause {
-            self.gate.account.waited(self.upstream, cause.token(), self.waited());
+        if let Some(reason) = self.reason {
+            self.control.account.waited(self.index, reason.token(), self.waited());
         }
     }
 }

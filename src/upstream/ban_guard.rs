@@ -1,7 +1,7 @@
-//! The ban guard: answers that lead to a ban are counted, and calls stop before the ban comes.
+//! The ban guard: counts responses that lead to a ban, and blocks calls before the ban.
 //!
-//! Owns: how many there were in a stretch of time. Pure: the time is an argument. Never touches: what
-//! stops (`gate`).
+//! Owns: the number of such responses in a time window. Pure: time is an argument. Never touches: the block
+//! itself (`admission`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,30 +10,30 @@ use http::StatusCode;
 
 use crate::policy::upstream::BanGuardRule;
 
-/// Into how many pieces the stretch is cut: so much of it is forgotten at once.
+/// The number of pieces of the window. Counts expire one piece at a time.
 const PIECES: u32 = 60;
 
-/// The count of an upstream.
+/// The ban guard of an upstream.
 #[derive(Debug, Default)]
 pub(super) struct BanGuard {
-    /// When each piece began, and how many fell into it.
+    /// The start of each piece, and its count.
     pieces: VecDeque<(Instant, u64)>,
-    /// How long a piece counts, by the rule that was last gone by.
-    kept: Duration,
+    /// How long a piece counts, by the last applied rule.
+    retention: Duration,
 }
 
-/// The count as it outlives the process.
+/// The count as it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SavedBanGuard {
     /// How long a piece counts.
     pub(super) for_long: Duration,
-    /// How long ago each piece began, and how many fell into it.
+    /// The age of each piece, and its count.
     pub(super) pieces: Vec<(Duration, u64)>,
 }
 
 impl BanGuard {
-    /// An answer with this status came; whether it counts. `shared`: because of others (they do not
-    /// count).
+    /// Counts a response with this status. Returns whether it counts. `shared`: other clients used up the
+    /// limit, so the response does not count.
     pub(super) fn count(
         &mut self,
         rule: &BanGuardRule,
@@ -44,72 +44,75 @@ impl BanGuard {
         if shared || !rule.statuses.iter().any(|matched| matched.matches(status)) {
             return false;
         }
-        self.kept = kept(rule);
+        self.retention = retention(rule);
         let piece = rule.limit.per / PIECES;
         match self.pieces.back_mut() {
-            Some((begun, count)) if now.duration_since(*begun) < piece => *count += 1,
+            Some((start, count)) if now.duration_since(*start) < piece => *count += 1,
             Some(_) | None => self.pieces.push_back((now, 1)),
         }
         true
     }
 
-    /// How many count now.
+    /// The current count.
     pub(super) fn counted(&mut self, rule: &BanGuardRule, now: Instant) -> u64 {
-        self.kept = kept(rule);
-        while self.pieces.front().is_some_and(|(begun, _)| now.duration_since(*begun) >= self.kept)
+        self.retention = retention(rule);
+        while self
+            .pieces
+            .front()
+            .is_some_and(|(start, _)| now.duration_since(*start) >= self.retention)
         {
             self.pieces.pop_front();
         }
         self.pieces.iter().map(|(_, count)| count).sum()
     }
 
-    /// How many more such answers may come before calls must stop.
+    /// The number of such responses that may still arrive before calls are blocked.
     pub(super) fn left(&mut self, rule: &BanGuardRule, now: Instant) -> u64 {
         trips_at(rule).saturating_sub(self.counted(rule, now))
     }
 
-    /// How long calls must stop; `None`: they need not.
+    /// How long calls are blocked. `None`: they are not.
     pub(super) fn tripped(&mut self, rule: &BanGuardRule, now: Instant) -> Option<Duration> {
         let counted = self.counted(rule, now);
-        let most = trips_at(rule);
-        if counted < most {
+        let threshold = trips_at(rule);
+        if counted < threshold {
             return None;
         }
-        // Until so many are forgotten that it counts fewer.
+        // Until enough pieces have expired to get below the threshold.
         let mut left = counted;
-        for (begun, count) in &self.pieces {
+        for (start, count) in &self.pieces {
             left -= count;
-            if left < most {
-                return Some(self.kept.saturating_sub(now.duration_since(*begun)));
+            if left < threshold {
+                return Some(self.retention.saturating_sub(now.duration_since(*start)));
             }
         }
-        Some(self.kept)
+        Some(self.retention)
     }
 
-    /// The count as it is kept; `None`: no answer counts any more.
+    /// The count to store. `None`: no response counts any more.
     pub(super) fn kept(&self, now: Instant) -> Option<SavedBanGuard> {
-        let age = |(begun, count): &(Instant, u64)| (now.saturating_duration_since(*begun), *count);
-        let pieces = self.pieces.iter().map(age).filter(|(age, _)| *age < self.kept);
+        let age = |(start, count): &(Instant, u64)| (now.saturating_duration_since(*start), *count);
+        let pieces = self.pieces.iter().map(age).filter(|(age, _)| *age < self.retention);
         let pieces: Vec<_> = pieces.collect();
-        (!pieces.is_empty()).then_some(SavedBanGuard { for_long: self.kept, pieces })
+        (!pieces.is_empty()).then_some(SavedBanGuard { for_long: self.retention, pieces })
     }
 
-    /// Adds the count of an earlier larder.
-    pub(super) fn adopt(&mut self, kept: &SavedBanGuard, now: Instant) {
-        self.kept = self.kept.max(kept.for_long);
-        for (age, count) in &kept.pieces {
+    /// Adds the count of an earlier process.
+    pub(super) fn adopt(&mut self, saved: &SavedBanGuard, now: Instant) {
+        self.retention = self.retention.max(saved.for_long);
+        for (age, count) in &saved.pieces {
             self.pieces.push_back((now.checked_sub(*age).unwrap_or(now), *count));
         }
-        self.pieces.make_contiguous().sort_by_key(|(begun, _)| *begun);
+        self.pieces.make_contiguous().sort_by_key(|(start, _)| *start);
     }
 }
 
-/// How long a piece counts: until its last answer is old enough.
-fn kept(rule: &BanGuardRule) -> Duration {
+/// How long a piece counts: until its last response has expired.
+fn retention(rule: &BanGuardRule) -> Duration {
     rule.limit.per + rule.limit.per / PIECES
 }
 
-/// At how many answers calls stop: at least one.
+/// The count at which calls are blocked: at least one.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -127,7 +130,7 @@ mod tests {
 
     const MINUTE: Duration = Duration::from_secs(60);
 
-    /// Discord's: 10,000 in ten minutes.
+    /// Discord's rule: 10,000 in ten minutes.
     fn discord() -> BanGuardRule {
         let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
         BanGuardRule {
@@ -137,28 +140,28 @@ mod tests {
         }
     }
 
-    fn after(guard: &mut BanGuard, answers: usize, status: StatusCode, now: Instant) {
-        for _ in 0..answers {
+    fn count_responses(guard: &mut BanGuard, responses: usize, status: StatusCode, now: Instant) {
+        for _ in 0..responses {
             guard.count(&discord(), status, false, now);
         }
     }
 
     #[test]
-    fn it_trips_at_its_share_and_not_one_answer_before() {
+    fn it_trips_at_its_share_and_not_one_response_before() {
         let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
-        after(&mut guard, 7_999, StatusCode::FORBIDDEN, now);
+        count_responses(&mut guard, 7_999, StatusCode::FORBIDDEN, now);
         assert_eq!(guard.tripped(&discord(), now), None);
-        after(&mut guard, 1, StatusCode::TOO_MANY_REQUESTS, now);
+        count_responses(&mut guard, 1, StatusCode::TOO_MANY_REQUESTS, now);
         let left = guard.tripped(&discord(), now).expect("8,000 of 10,000");
         assert!(left >= 10 * MINUTE && left <= 11 * MINUTE, "{left:?}");
     }
 
     #[test]
-    fn it_lets_go_when_enough_is_forgotten() {
+    fn it_ends_when_enough_responses_have_expired() {
         let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
-        after(&mut guard, 5_000, StatusCode::UNAUTHORIZED, now);
+        count_responses(&mut guard, 5_000, StatusCode::UNAUTHORIZED, now);
         let later = now + 5 * MINUTE;
-        after(&mut guard, 3_000, StatusCode::UNAUTHORIZED, later);
+        count_responses(&mut guard, 3_000, StatusCode::UNAUTHORIZED, later);
         let left = guard.tripped(&discord(), later).expect("8,000 of 10,000");
         assert!(left >= 5 * MINUTE && left <= 6 * MINUTE, "{left:?}");
         assert_eq!(guard.tripped(&discord(), later + left), None);
@@ -166,10 +169,10 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_other_kinds_and_those_because_of_others_do_not_count() {
+    fn other_statuses_and_shared_limits_do_not_count() {
         let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
-        after(&mut guard, 9_000, StatusCode::OK, now);
-        after(&mut guard, 9_000, StatusCode::NOT_FOUND, now);
+        count_responses(&mut guard, 9_000, StatusCode::OK, now);
+        count_responses(&mut guard, 9_000, StatusCode::NOT_FOUND, now);
         for _ in 0..9_000 {
             guard.count(&discord(), StatusCode::TOO_MANY_REQUESTS, true, now);
         }
@@ -177,11 +180,11 @@ mod tests {
     }
 
     #[test]
-    fn it_remembers_a_bounded_number_of_things() {
+    fn it_keeps_a_bounded_number_of_pieces() {
         let (mut guard, start) = (BanGuard::default(), crate::clock::monotonic());
         for second in 0..3_600 {
             let now = start + Duration::from_secs(second);
-            after(&mut guard, 3, StatusCode::FORBIDDEN, now);
+            count_responses(&mut guard, 3, StatusCode::FORBIDDEN, now);
             guard.counted(&discord(), now);
         }
         assert!(guard.pieces.len() <= 62, "{}", guard.pieces.len());

@@ -1,7 +1,7 @@
-//! Bodies that an upstream's rules look into.
+//! Inspection of bodies that an upstream's rules read.
 //!
-//! Owns: which bodies are read, how much of them, how far they are inflated; that reading takes nothing
-//! away from who gets the body. Never touches: what the rules make of it (`classify`).
+//! Owns: which bodies are read, how much of them, how far they are inflated, and that the receiver still gets
+//! the whole body. Never touches: the interpretation of the body (`classify`).
 
 use std::io::Read as _;
 use std::sync::Arc;
@@ -18,43 +18,43 @@ use crate::upstream::Body;
 use crate::upstream::buffered_body::{PrefixedBody, Remainder};
 use crate::upstream::in_flight_bytes::{BufferedPieces, BytesPermit, InFlightBytes, READ_ALWAYS};
 
-/// A body that is longer, as it came or inflated, is not readable.
+/// A longer body, as received or inflated, is not read.
 pub const LARGEST: usize = 8 * 1024 * 1024;
 
-/// Nor is one that inflates to more than so many times its length.
-const RATIO: usize = 100;
+/// A body that inflates to more than this many times its length is not read.
+const MAX_RATIO: usize = 100;
 
-/// Nor is one of more values: each takes more memory than it has bytes.
+/// A body with more values is not read: each value takes more memory than it has bytes.
 const MOST_VALUES: usize = 1 << 20;
 
-/// What a value takes beside its bytes, in a list that grows.
-const VALUE: usize = 2 * size_of::<Value>();
+/// The memory of a value beside its bytes, in a growing list.
+const VALUE_OVERHEAD: usize = 2 * size_of::<Value>();
 
-/// What a list that is not empty takes beside its values: it has room for four at first.
-const LIST: usize = 80;
+/// The memory of a non-empty list beside its values: it starts with room for four.
+const LIST_OVERHEAD: usize = 80;
 
-/// What an object takes beside its values: the node of its tree has room for eleven.
-const OBJECT: usize = 640;
+/// The memory of an object beside its values: its tree node has room for eleven.
+const OBJECT_OVERHEAD: usize = 640;
 
-/// So much is parsed on the spot; more would keep others waiting.
+/// Bodies up to this length are parsed inline. Longer ones would delay other tasks.
 const AT_ONCE: usize = READ_ALWAYS;
 
-/// How many large bodies are parsed at the same time.
-static LARGE_ONES: Semaphore = Semaphore::const_new(4);
+/// Limits how many large bodies are parsed at the same time.
+static LARGE_PARSERS: Semaphore = Semaphore::const_new(4);
 
-/// What reading a body comes to.
+/// The result of reading a body.
 #[derive(Debug, Clone, PartialEq)]
 pub enum InspectedBody {
-    /// It says this.
+    /// The body is this JSON value.
     Says(Value),
-    /// It is no JSON.
+    /// The body is not JSON.
     NoJson,
-    /// It may be, and was not read: there is no room, or it is too large, or coded otherwise.
+    /// The body may be JSON, but was not read: no memory budget, too large, or another content coding.
     Unread,
 }
 
 impl InspectedBody {
-    /// What it says.
+    /// The JSON value, if the body is one.
     pub fn says(&self) -> Option<&Value> {
         match self {
             Self::Says(value) => Some(value),
@@ -63,26 +63,26 @@ impl InspectedBody {
     }
 }
 
-/// How a readable body is coded.
+/// The content coding of a readable body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ContentCoding {
-    /// As it is.
+    /// No coding.
     Identity,
-    /// With gzip.
+    /// gzip.
     Gzip,
 }
 
 impl ContentCoding {
-    /// The most that so many bytes may inflate to.
-    fn largest(self, length: usize) -> usize {
+    /// The maximum inflated length of a body of this length.
+    fn max_inflated(self, length: usize) -> usize {
         match self {
             Self::Identity => length,
-            Self::Gzip => length.saturating_mul(RATIO).min(LARGEST),
+            Self::Gzip => length.saturating_mul(MAX_RATIO).min(LARGEST),
         }
     }
 
-    /// Whether a body that begins like this can be JSON.
-    fn begins(self, first: u8) -> bool {
+    /// Whether a body that begins with this byte can be JSON.
+    fn can_begin_with(self, first: u8) -> bool {
         match self {
             Self::Identity => {
                 first.is_ascii_digit()
@@ -94,7 +94,7 @@ impl ContentCoding {
     }
 }
 
-/// Reduces `Accept-Encoding` to what can be read: gzip if the client takes it, else nothing coded.
+/// Reduces `Accept-Encoding` to readable codings: gzip if the client accepts it, else identity.
 pub fn accept_encoding(headers: &mut HeaderMap) {
     accept_encoding::reduce(headers);
     let accepted = headers.get(ACCEPT_ENCODING).map(HeaderValue::as_bytes).unwrap_or_default();
@@ -103,14 +103,14 @@ pub fn accept_encoding(headers: &mut HeaderMap) {
     headers.insert(ACCEPT_ENCODING, reduced);
 }
 
-/// How the body under this head is to be read. `None`: not at all, for it is not called JSON, or is
-/// coded otherwise, or too long. One that is not called anything is tried.
+/// The content coding in which the body under this head is read. `None`: it is not read, because its media
+/// type is not JSON, or it has another coding, or is too long. A body without a media type is read.
 pub fn coding(headers: &HeaderMap) -> Option<ContentCoding> {
     if !may_be_json(headers) || is_too_long(headers) {
         return None;
     }
-    let coded = lower(headers, &CONTENT_ENCODING);
-    match coded.as_slice() {
+    let coding = lower(headers, &CONTENT_ENCODING);
+    match coding.as_slice() {
         b"" | b"identity" => Some(ContentCoding::Identity),
         b"gzip" | b"x-gzip" => Some(ContentCoding::Gzip),
         _ => None,
@@ -133,98 +133,98 @@ fn is_too_long(headers: &HeaderMap) -> bool {
     length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > LARGEST)
 }
 
-/// All lines of a field as one.
+/// All lines of a field, joined.
 fn lower(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
     let lines: Vec<&[u8]> = headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
     lines.join(&b","[..]).trim_ascii().to_ascii_lowercase()
 }
 
-/// Reads a body to its end if it may be JSON, gives what it says, and a body that yields the same bytes
-/// and ends in the same way. Where it turns out not to be readable, or there is no room for it among all
-/// bodies that are held, the rest flows as it comes, unread.
+/// Reads a body to its end if it may be JSON. Returns the result, and a body that yields the same bytes and
+/// ends in the same way. If it proves unreadable, or exceeds the memory budget of all buffered bodies, the
+/// rest streams unread.
 pub async fn read(
     headers: &HeaderMap,
     body: Box<dyn Body>,
     in_flight: &Arc<InFlightBytes>,
 ) -> (InspectedBody, Box<dyn Body>) {
     let Some(coding) = coding(headers) else {
-        let reading =
+        let inspected =
             if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NoJson };
-        return (reading, body);
+        return (inspected, body);
     };
-    let is_none = |read: &BufferedPieces| read.first().is_some_and(|first| !coding.begins(first));
-    let enough = |read: &BufferedPieces| read.len() > LARGEST || is_none(read);
-    let begun = PrefixedBody::until(body, BufferedPieces::to_read(in_flight), enough).await;
-    let reading = match begun.rest {
-        Remainder::Ended => parse_apart(coding, &begun.read).await,
-        Remainder::Open(_) if is_none(&begun.read) => InspectedBody::NoJson,
+    let is_not_json =
+        |read: &BufferedPieces| read.first().is_some_and(|first| !coding.can_begin_with(first));
+    let enough = |read: &BufferedPieces| read.len() > LARGEST || is_not_json(read);
+    let prefixed = PrefixedBody::until(body, BufferedPieces::to_read(in_flight), enough).await;
+    let inspected = match prefixed.rest {
+        Remainder::Ended => parse_apart(coding, &prefixed.read).await,
+        Remainder::Open(_) if is_not_json(&prefixed.read) => InspectedBody::NoJson,
         Remainder::Open(_) | Remainder::Failed(_) => InspectedBody::Unread,
     };
-    (reading, Box::new(begun))
+    (inspected, Box::new(prefixed))
 }
 
-/// What a complete body says, found out on the spot.
+/// Parses a complete body inline.
 fn parse(coding: ContentCoding, body: &BufferedPieces) -> InspectedBody {
-    match in_one_piece(coding, body) {
-        Some((body, share)) => parse_within(coding, &body, share),
+    match joined(coding, body) {
+        Some((body, permit)) => parse_within(coding, &body, permit),
         None => InspectedBody::Unread,
     }
 }
 
-/// The body, and room for what it says: that is inflated first.
-fn in_one_piece(coding: ContentCoding, body: &BufferedPieces) -> Option<(Bytes, BytesPermit)> {
+/// The joined body, with a permit for the memory of its inflated form.
+fn joined(coding: ContentCoding, body: &BufferedPieces) -> Option<(Bytes, BytesPermit)> {
     if body.len() > LARGEST {
         return None;
     }
     let inflated = match coding {
         ContentCoding::Identity => 0,
-        ContentCoding::Gzip => coding.largest(body.len()),
+        ContentCoding::Gzip => coding.max_inflated(body.len()),
     };
     body.joined_within(inflated)
 }
 
-fn parse_within(coding: ContentCoding, body: &[u8], mut share: BytesPermit) -> InspectedBody {
+fn parse_within(coding: ContentCoding, body: &[u8], mut permit: BytesPermit) -> InspectedBody {
     match coding {
-        ContentCoding::Identity => parse_text(body, &mut share),
+        ContentCoding::Identity => parse_text(body, &mut permit),
         ContentCoding::Gzip => match inflate(body) {
             None => InspectedBody::NoJson,
-            Some(text) if text.len() > coding.largest(body.len()) => InspectedBody::Unread,
-            Some(text) => parse_text(&text, &mut share),
+            Some(text) if text.len() > coding.max_inflated(body.len()) => InspectedBody::Unread,
+            Some(text) => parse_text(&text, &mut permit),
         },
     }
 }
 
-/// What a complete body says. A large body is parsed where nothing else waits for it, a few of them at a
-/// time.
+/// Parses a complete body. A large body is parsed on a blocking thread, a few of them at a time.
 pub async fn parse_apart(coding: ContentCoding, body: &BufferedPieces) -> InspectedBody {
-    if coding.largest(body.len()) <= AT_ONCE {
+    if coding.max_inflated(body.len()) <= AT_ONCE {
         return parse(coding, body);
     }
-    let Ok(_turn) = LARGE_ONES.acquire().await else { return InspectedBody::Unread };
-    let Some((body, share)) = in_one_piece(coding, body) else { return InspectedBody::Unread };
-    let parsed = tokio::task::spawn_blocking(move || parse_within(coding, &body, share)).await;
+    let Ok(_parser) = LARGE_PARSERS.acquire().await else { return InspectedBody::Unread };
+    let Some((body, permit)) = joined(coding, body) else { return InspectedBody::Unread };
+    let parsed = tokio::task::spawn_blocking(move || parse_within(coding, &body, permit)).await;
     parsed.unwrap_or(InspectedBody::Unread)
 }
 
-/// The inflated body, or one byte more than it may have.
+/// The inflated body, or one byte more than allowed.
 fn inflate(body: &[u8]) -> Option<Vec<u8>> {
-    let most = u64::try_from(ContentCoding::Gzip.largest(body.len())).ok()?;
+    let max = u64::try_from(ContentCoding::Gzip.max_inflated(body.len())).ok()?;
     let mut text = Vec::new();
-    MultiGzDecoder::new(body).take(most + 1).read_to_end(&mut text).ok()?;
+    MultiGzDecoder::new(body).take(max + 1).read_to_end(&mut text).ok()?;
     Some(text)
 }
 
-/// serde's own bound on nesting (128) keeps the stack small.
-fn parse_text(text: &[u8], share: &mut BytesPermit) -> InspectedBody {
+/// serde's own limit on nesting (128) bounds the stack.
+fn parse_text(text: &[u8], permit: &mut BytesPermit) -> InspectedBody {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
-    let begins_one = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
-    let values = text.iter().filter(begins_one).count();
+    let begins_value = |byte: &&u8| matches!(byte, b',' | b'[' | b'{');
+    let values = text.iter().filter(begins_value).count();
     let objects = text.split(|byte| *byte == b'{').count() - 1;
     let lists = text.split(|byte| *byte == b'[').count() - 1;
-    let tree = values * VALUE + lists * LIST + objects * OBJECT;
-    // A short one is parsed on the spot: no more of those at a time than there are threads.
-    let mut room = || text.len() <= AT_ONCE || share.add(text.len() + tree);
-    if values >= MOST_VALUES || !room() {
+    let tree = values * VALUE_OVERHEAD + lists * LIST_OVERHEAD + objects * OBJECT_OVERHEAD;
+    // A short body is parsed inline: at any time no more of them than there are threads.
+    let mut has_capacity = || text.len() <= AT_ONCE || permit.add(text.len() + tree);
+    if values >= MOST_VALUES || !has_capacity() {
         return InspectedBody::Unread;
     }
     serde_json::from_slice(text).map_or(InspectedBody::NoJson, InspectedBody::Says)

@@ -1,7 +1,7 @@
-//! A body of which the beginning was read ahead: whoever gets it gets all of it.
+//! A body whose beginning has been read ahead; its reader still receives all of it.
 //!
-//! Owns: that nothing is lost or changed by looking. Never touches: why somebody looked (`json`, and
-//! fills that try again).
+//! Owns: replaying the prefix without loss or change. Never touches: why the prefix was read
+//! (`body_inspection`, and fills that retry).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +14,19 @@ use crate::upstream::Body;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes};
 
-/// The longest body that is taken in before another try, and how long that may take.
-const SMALL: usize = 64 * 1024;
-const SOON: Duration = Duration::from_secs(1);
+/// The longest body that is buffered before a retry, and how long buffering may take.
+const MAX_BUFFERED: usize = 64 * 1024;
+const BUFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A body of which the beginning was read.
+/// A body whose beginning has been read.
 pub(super) struct PrefixedBody {
     pub(super) read: BufferedPieces,
-    /// A piece for which there was no room.
+    /// A piece that did not fit into the in-flight limit.
     spilled: Option<Bytes>,
     pub(super) rest: Remainder,
 }
 
-/// What comes behind it.
+/// The part of the body behind the prefix.
 pub(super) enum Remainder {
     Open(Box<dyn Body>),
     Ended,
@@ -34,7 +34,7 @@ pub(super) enum Remainder {
 }
 
 impl PrefixedBody {
-    /// Reads behind what has been `read`, until the end, or until `enough` has been read, or there is no room for more.
+    /// Continues behind `read` until the body ends, `enough` returns true, or the in-flight limit is reached.
     pub(super) async fn until(
         mut body: Box<dyn Body>,
         mut read: BufferedPieces,
@@ -45,7 +45,7 @@ impl PrefixedBody {
             match body.next().await {
                 Ok(Some(piece)) => spilled = read.push(piece).err(),
                 Ok(None) => break Remainder::Ended,
-                Err(failure) => break Remainder::Failed(failure),
+                Err(error) => break Remainder::Failed(error),
             }
             if spilled.is_some() || enough(&read) {
                 break Remainder::Open(body);
@@ -55,14 +55,15 @@ impl PrefixedBody {
     }
 }
 
-/// The same body off its connection, which others can use meanwhile. A long or slow one is lost, and
-/// says so to whoever wants to read it after all: errors are short.
+/// Buffers a body, so that other calls can use its connection meanwhile. A long or slow body is dropped,
+/// and reading it later fails; error bodies are short.
 pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlightBytes>) -> Box<dyn Body> {
-    let enough = |read: &BufferedPieces| read.len() > SMALL;
-    let taken =
-        timeout(SOON, PrefixedBody::until(body, BufferedPieces::new(in_flight), enough)).await;
-    match taken {
-        Ok(begun) => Box::new(begun),
+    let enough = |read: &BufferedPieces| read.len() > MAX_BUFFERED;
+    let buffered =
+        timeout(BUFFER_TIMEOUT, PrefixedBody::until(body, BufferedPieces::new(in_flight), enough))
+            .await;
+    match buffered {
+        Ok(body) => Box::new(body),
         Err(_elapsed) => {
             let rest = Remainder::Failed(UpstreamError::BodyTimeout);
             Box::new(PrefixedBody { read: BufferedPieces::new(in_flight), spilled: None, rest })
@@ -79,7 +80,7 @@ impl Body for PrefixedBody {
         match &mut self.rest {
             Remainder::Open(body) => body.next().await,
             Remainder::Ended => Ok(None),
-            Remainder::Failed(failure) => Err(*failure),
+            Remainder::Failed(error) => Err(*error),
         }
     }
 

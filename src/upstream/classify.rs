@@ -1,7 +1,7 @@
-//! What an answer means: from its status, its fields, its JSON body, and the upstream's rules.
+//! The classification of responses by status, header fields, JSON body and the upstream's rules.
 //!
-//! Owns: the one mapping of answers and failures to verdicts. Never touches: the clock (`now` is handed
-//! in), how a body is read (`json`), what is done about a verdict (`gate`).
+//! Owns: the mapping of responses and failures to outcomes. Never touches: the clock (`now` is an argument),
+//! reading bodies (`body_inspection`), the effects of an outcome (`admission`).
 
 use std::time::{Duration, SystemTime};
 
@@ -18,14 +18,14 @@ use crate::semantics::utc_calendar;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::outcome::{CallOutcome, RetryAfter};
 
-/// A limit that ends later than this is no limit per minute.
-const SOON: Duration = Duration::from_secs(3600);
+/// A limit that ends later than this is a quota, not a limit per minute.
+const MAX_MINUTE_LIMIT: Duration = Duration::from_secs(3600);
 
-/// By so much `Retry-After`, in whole seconds, may be longer than the reset that it repeats.
+/// `Retry-After` is in whole seconds and may exceed the quota reset that it repeats by this much.
 const ROUNDING: Duration = Duration::from_secs(1);
 
-/// What an answer comes to. The operator's rules say it first, then the head. `json: None`: there is no
-/// body that could be read, and the rules about bodies say nothing.
+/// The outcome of a response: by the operator's rules first, then by its head. `json: None`: the body could
+/// not be read, and rules about bodies do not match.
 pub fn answer(
     status: StatusCode,
     headers: &HeaderMap,
@@ -34,22 +34,23 @@ pub fn answer(
     now: SystemTime,
 ) -> CallOutcome {
     let quota = rate_limit::read(headers, now);
-    let told = told(retry_after::of(headers, now), quota.as_ref());
-    let rule = rules.errors.iter().find(|rule| means(rule, status, json));
+    let hint = retry_hint(retry_after::of(headers, now), quota.as_ref());
+    let rule = rules.errors.iter().find(|rule| matches_rule(rule, status, json));
     let class = match rule {
         Some(rule) => rule.class,
-        None if is_failure_in_disguise(status, json, rules) => OutcomeClass::Server,
-        None => by_head(status, headers, quota.as_ref(), told),
+        None if is_disguised_failure(status, json, rules) => OutcomeClass::Server,
+        None => class_from_head(status, headers, quota.as_ref(), hint),
     };
-    let spelled = rule.and_then(|rule| rule.hold).map(|hold| RetryAfter {
-        time: time(hold, now),
+    let by_rule = rule.and_then(|rule| rule.hold).map(|until| RetryAfter {
+        time: cooldown_time(until, now),
         quota: class == OutcomeClass::RateLimited(RateLimitKind::Quota),
     });
-    let wait = spelled.or_else(|| told.filter(|told| heeds(class, *told)).map(|told| told.wait));
+    let wait =
+        by_rule.or_else(|| hint.filter(|hint| honours_hint(class, *hint)).map(|hint| hint.wait));
     CallOutcome { class, wait, quota }
 }
 
-/// What it comes to that there is none. `None`: the origin had no part in it.
+/// The outcome of a call without a response. `None`: the origin did not cause the failure.
 pub fn failure(failure: UpstreamError) -> Option<CallOutcome> {
     let class = match failure {
         UpstreamError::Denied(_)
@@ -73,17 +74,17 @@ pub fn failure(failure: UpstreamError) -> Option<CallOutcome> {
     Some(CallOutcome::of(class))
 }
 
-/// When the origin says to come back.
+/// The time after which the origin allows the next call.
 #[derive(Clone, Copy)]
 struct RetryHint {
     wait: RetryAfter,
-    /// In so many words, and not only as the reset of its quota.
+    /// Whether it comes from `Retry-After`, not from the reset of the quota.
     by_retry_after: bool,
 }
 
-/// `Retry-After` goes before the quota's reset. Where a spent quota lasts as long, it is the quota's
-/// word all the same, and so not too absurd to be heeded.
-fn told(retry_after: Option<Duration>, quota: Option<&RateLimitState>) -> Option<RetryHint> {
+/// `Retry-After` takes precedence over the quota reset. If a spent quota lasts as long, the time counts as
+/// the end of the quota, and is not limited by `max_cooldown`.
+fn retry_hint(retry_after: Option<Duration>, quota: Option<&RateLimitState>) -> Option<RetryHint> {
     let resets_in = quota.filter(|quota| quota.remaining.is_none_or(|left| left == 0));
     let resets_in = resets_in.and_then(|quota| quota.resets_in);
     let is_spent = quota.is_some_and(RateLimitState::is_spent);
@@ -91,73 +92,77 @@ fn told(retry_after: Option<Duration>, quota: Option<&RateLimitState>) -> Option
         let wait = RetryAfter { time: resets_in?, quota: is_spent };
         return Some(RetryHint { wait, by_retry_after: false });
     };
-    let lasts = resets_in.is_some_and(|resets_in| resets_in + ROUNDING >= time);
-    Some(RetryHint { wait: RetryAfter { time, quota: is_spent && lasts }, by_retry_after: true })
+    let quota_lasts = resets_in.is_some_and(|resets_in| resets_in + ROUNDING >= time);
+    Some(RetryHint {
+        wait: RetryAfter { time, quota: is_spent && quota_lasts },
+        by_retry_after: true,
+    })
 }
 
-/// `Retry-After` also stands in redirects and beside refusals that no waiting cures; a reset says
-/// only when calls are counted anew.
-fn heeds(class: OutcomeClass, told: RetryHint) -> bool {
+/// `Retry-After` also occurs in redirects and in rejections that waiting does not change. A quota reset only
+/// states when the count starts again.
+fn honours_hint(class: OutcomeClass, hint: RetryHint) -> bool {
     match class {
         OutcomeClass::RateLimited(_) => true,
-        OutcomeClass::Server => told.by_retry_after,
+        OutcomeClass::Server => hint.by_retry_after,
         OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Network | OutcomeClass::Timeout => {
             false
         }
     }
 }
 
-/// Whether all holds that the rule names. A rule that names nothing means nothing.
-fn means(rule: &ErrorRule, status: StatusCode, json: Option<&Value>) -> bool {
-    let names_something = !(rule.status.is_empty() && rule.json.is_empty());
+/// Whether all conditions of the rule match. A rule without conditions matches nothing.
+fn matches_rule(rule: &ErrorRule, status: StatusCode, json: Option<&Value>) -> bool {
+    let has_conditions = !(rule.status.is_empty() && rule.json.is_empty());
     let by_status =
         rule.status.is_empty() || rule.status.iter().any(|pattern| pattern.matches(status));
     let by_body = rule.json.iter().all(|rule| json.is_some_and(|body| rule.matches(body)));
-    names_something && by_status && by_body
+    has_conditions && by_status && by_body
 }
 
-/// A 2xx whose body has no sign of success.
-fn is_failure_in_disguise(status: StatusCode, json: Option<&Value>, rules: &ResponseRules) -> bool {
-    let has_none = |body| !rules.success.iter().any(|rule| rule.matches(body));
-    status.is_success() && !rules.success.is_empty() && json.is_some_and(has_none)
+/// A 2xx whose body does not match the rules for success.
+fn is_disguised_failure(status: StatusCode, json: Option<&Value>, rules: &ResponseRules) -> bool {
+    let has_no_match = |body| !rules.success.iter().any(|rule| rule.matches(body));
+    status.is_success() && !rules.success.is_empty() && json.is_some_and(has_no_match)
 }
 
-fn by_head(
+fn class_from_head(
     status: StatusCode,
     headers: &HeaderMap,
     quota: Option<&RateLimitState>,
-    told: Option<RetryHint>,
+    hint: Option<RetryHint>,
 ) -> OutcomeClass {
     match status {
-        StatusCode::TOO_MANY_REQUESTS => OutcomeClass::RateLimited(limit(quota, told)),
-        // GitHub: of the primary limit nothing is left; of the secondary one only the wait is told.
+        StatusCode::TOO_MANY_REQUESTS => OutcomeClass::RateLimited(rate_limit_kind(quota, hint)),
+        // GitHub: the primary limit has nothing remaining; the secondary one sends only `Retry-After`.
         StatusCode::FORBIDDEN
             if quota.is_some_and(RateLimitState::is_spent) || headers.contains_key(RETRY_AFTER) =>
         {
-            OutcomeClass::RateLimited(limit(quota, told))
+            OutcomeClass::RateLimited(rate_limit_kind(quota, hint))
         }
         StatusCode::UNAUTHORIZED
         | StatusCode::FORBIDDEN
         | StatusCode::PROXY_AUTHENTICATION_REQUIRED => OutcomeClass::Auth,
-        // The origin waited in vain for larder: it failed, though not by its own account.
+        // The origin timed out waiting for the request. This counts as its failure, although a 4xx blames the
+        // client.
         StatusCode::REQUEST_TIMEOUT => OutcomeClass::Server,
         status if status.is_server_error() => OutcomeClass::Server,
         _ => OutcomeClass::Ok,
     }
 }
 
-fn limit(quota: Option<&RateLimitState>, told: Option<RetryHint>) -> RateLimitKind {
+fn rate_limit_kind(quota: Option<&RateLimitState>, hint: Option<RetryHint>) -> RateLimitKind {
     if quota.is_some_and(|quota| quota.whose == LimitScope::Shared) {
         RateLimitKind::Shared
-    } else if told.is_some_and(|told| told.wait.time > SOON) {
+    } else if hint.is_some_and(|hint| hint.wait.time > MAX_MINUTE_LIMIT) {
         RateLimitKind::Quota
     } else {
         RateLimitKind::Minute
     }
 }
 
-fn time(hold: CooldownUntil, now: SystemTime) -> Duration {
-    match hold {
+fn cooldown_time(until: CooldownUntil, now: SystemTime) -> Duration {
+    match until {
         CooldownUntil::For(time) => time,
         CooldownUntil::UntilMidnight => utc_calendar::until_midnight(now),
         CooldownUntil::UntilNextMonth => utc_calendar::until_next_month(now),

@@ -1,8 +1,8 @@
-//! Calls to real origins.
+//! HTTP client for calls to origins over the network.
 //!
-//! Owns: deadlines up to the head and between pieces of a body; the repeats that are always safe: on a
-//! pooled connection that was dead, and of what the origin says it has not processed. Never touches:
-//! clients, the store, retries (`retry`).
+//! Owns: deadlines up to the response head and between pieces of a body; transparent retries, which are
+//! always safe: after a dead pooled connection, and for a request that the origin reports as not processed.
+//! Never touches: clients, the store, configured retries (`retry`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,54 +40,54 @@ use crate::upstream::session::{OutgoingRequest, SessionError, SessionEvent, Upst
 use crate::upstream::tls_config::TlsConfigs;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
-/// How often a call is made again that the origin says it has not processed.
-const REFUSED: u32 = 2;
+/// Transparent retries of a call that the origin reports as not processed.
+const MAX_NOT_PROCESSED: u32 = 2;
 
-/// The origins behind the network.
+/// Makes calls to origins over the network.
 pub struct HttpClient {
     pool: ConnectionPool,
-    /// Which upstream a host belongs to.
+    /// Maps hosts to upstreams.
     pub upstreams: UpstreamTable,
-    /// Names to allowed addresses.
+    /// Resolves names to permitted addresses.
     pub resolver: Arc<Resolver>,
-    /// The gate of both ways out.
+    /// Admission control, shared by fills and pass-through.
     pub gate: AdmissionControl,
-    /// The bodies that are held on their way, those that rules read among them.
+    /// Counts buffered body bytes, including bodies that rules inspect.
     pub in_flight: Arc<InFlightBytes>,
-    profiles: TlsConfigs,
+    tls_configs: TlsConfigs,
     clock: Clock,
 }
 
 impl HttpClient {
-    /// Joins the parts.
+    /// Assembles a client from its parts.
     pub fn new(
         upstreams: UpstreamTable,
         resolver: Arc<Resolver>,
         gate: AdmissionControl,
-        profiles: TlsConfigs,
+        tls_configs: TlsConfigs,
         clock: Clock,
         pool: ConnectionPool,
         in_flight: Arc<InFlightBytes>,
     ) -> Self {
-        Self { pool, upstreams, resolver, gate, in_flight, profiles, clock }
+        Self { pool, upstreams, resolver, gate, in_flight, tls_configs, clock }
     }
 
-    /// Begins a call to `place` on a connection of `owner`'s.
+    /// Begins a call to `destination` on a connection of `owner`.
     pub async fn begin(
         &self,
-        place: &UpstreamTarget,
+        destination: &UpstreamTarget,
         listener: ListenerKind,
         request: &OutgoingRequest,
-        over: ConnectionUse,
+        connection_use: ConnectionUse,
         owner: ConnectionOwner,
     ) -> Result<CallChannel, AttemptError> {
-        let mut peer = self.peer(place, listener).await.map_err(AttemptError::Failed)?;
+        let mut peer = self.peer(destination, listener).await.map_err(AttemptError::Failed)?;
         if matches!(owner, ConnectionOwner::Pool)
-            && let Some(apart) = connection_auth::of_an_unknown_scheme(&request.headers)
+            && let Some(credentials_hash) = connection_auth::of_an_unknown_scheme(&request.headers)
         {
-            peer.group_key ^= apart;
+            peer.group_key ^= credentials_hash;
         }
-        self.pool.begin(&peer, request, over, owner).await.map_err(|error| match error {
+        self.pool.begin(&peer, request, connection_use, owner).await.map_err(|error| match error {
             ConnectFailure::Failed(failure) => AttemptError::Failed(failure),
             ConnectFailure::NotProcessed => AttemptError::NotProcessed,
             ConnectFailure::SignedOut => AttemptError::SignedOut,
@@ -96,31 +96,32 @@ impl HttpClient {
 
     async fn peer(
         &self,
-        place: &UpstreamTarget,
+        destination: &UpstreamTarget,
         listener: ListenerKind,
     ) -> Result<HttpPeer, UpstreamError> {
-        let found = timeout(
-            place.timeouts.connect,
-            self.resolver.addresses(&place.host, place.port, listener),
+        let lookup = timeout(
+            destination.timeouts.connect,
+            self.resolver.addresses(&destination.host, destination.port, listener),
         );
-        let addresses = found.await.map_err(|_elapsed| UpstreamError::Dns)??;
-        peer(place, listener, addresses, self.resolver.preferred(), &self.profiles)
+        let addresses = lookup.await.map_err(|_elapsed| UpstreamError::Dns)??;
+        peer(destination, listener, addresses, self.resolver.preferred(), &self.tls_configs)
     }
 
     async fn attempt(
         &self,
         call: &UpstreamRequest,
-        place: &UpstreamTarget,
-        over: ConnectionUse,
+        destination: &UpstreamTarget,
+        connection_use: ConnectionUse,
     ) -> Result<UpstreamResponse, AttemptError> {
-        let request = outgoing(call, place);
-        let mut channel =
-            self.begin(place, call.listener, &request, over, ConnectionOwner::default()).await?;
+        let request = outgoing(call, destination);
+        let mut channel = self
+            .begin(destination, call.listener, &request, connection_use, ConnectionOwner::default())
+            .await?;
         let request_time = self.clock.now();
-        let exchanged = final_head(&mut channel, call.interims.as_deref());
-        let head = match timeout(place.timeouts.first_byte, exchanged).await {
+        let awaited_head = final_head(&mut channel, call.interims.as_deref());
+        let head = match timeout(destination.timeouts.first_byte, awaited_head).await {
             Ok(Ok(head)) => head,
-            Ok(Err(broken)) => return Err(AttemptError::after(broken, &channel)),
+            Ok(Err(error)) => return Err(AttemptError::after(error, &channel)),
             Err(_elapsed) => {
                 channel.distrust();
                 return Err(AttemptError::Failed(UpstreamError::FirstByteTimeout));
@@ -129,14 +130,14 @@ impl HttpClient {
         if connection_auth::is_asked_for(&head.headers) {
             channel.belongs_to(ConnectionOwner::Call);
         }
-        let body = body_behind(&head.headers, channel, place);
+        let body = body_behind(&head.headers, channel, destination);
         Ok(UpstreamResponse {
             status: head.status,
             headers: head.headers,
             request_time,
             response_time: self.clock.now(),
             framing: head.framing,
-            total: place.timeouts.total,
+            total: destination.timeouts.total,
             verdict: CallOutcome::of(OutcomeClass::Ok),
             unread: false,
             waited: None,
@@ -145,23 +146,23 @@ impl HttpClient {
     }
 }
 
-/// How one attempt ended without an answer.
+/// Why one attempt ended without a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptError {
-    /// A pooled connection turned out to be dead before anything came.
+    /// A pooled connection turned out to be dead before any response byte arrived.
     Dead,
-    /// Nothing has come of it at the origin.
+    /// The origin did not process the request.
     NotProcessed,
-    /// It was not made: the connection on which its client had signed in has ended.
+    /// The call was not made: the connection on which its client had signed in has ended.
     SignedOut,
-    /// For good.
+    /// Any other error; it is not retried transparently.
     Failed(UpstreamError),
 }
 
 impl AttemptError {
-    /// What it means that `channel` broke before a head came.
-    pub fn after(broken: SessionError, channel: &CallChannel) -> Self {
-        match broken {
+    /// Converts an error of `channel` that occurred before the response head.
+    pub fn after(error: SessionError, channel: &CallChannel) -> Self {
+        match error {
             SessionError::NotProcessed => Self::NotProcessed,
             SessionError::Closed if channel.is_reused() => Self::Dead,
             SessionError::Closed | SessionError::Cut => Self::Failed(UpstreamError::Closed),
@@ -171,7 +172,7 @@ impl AttemptError {
         }
     }
 
-    /// The same, when it is not repeated.
+    /// The error that the call ends with if it is not retried.
     pub fn failure(self) -> UpstreamError {
         match self {
             Self::Dead | Self::SignedOut => UpstreamError::Closed,
@@ -181,23 +182,23 @@ impl AttemptError {
     }
 }
 
-/// The repeats of one call that need nobody's leave.
+/// Counts the transparent retries of one call; they are not charged to the retry budget.
 #[derive(Debug, Default)]
 pub struct FreeRepeats {
-    refused: u32,
-    redialled: bool,
+    not_processed: u32,
+    reconnected: bool,
 }
 
 impl FreeRepeats {
-    /// Whether a call, all of which can still be sent, is made once more, on a connection of its own.
+    /// Whether to send a call, whose request is still complete, once more on a new connection.
     pub fn again(&mut self, attempt: AttemptError, idempotent: bool) -> bool {
         match attempt {
-            // RFC 9113 §8.7: safe whatever the method is.
+            // RFC 9113 §8.7: safe for every method.
             AttemptError::NotProcessed => {
-                self.refused += 1;
-                self.refused <= REFUSED
+                self.not_processed += 1;
+                self.not_processed <= MAX_NOT_PROCESSED
             }
-            AttemptError::Dead if idempotent => !std::mem::replace(&mut self.redialled, true),
+            AttemptError::Dead if idempotent => !std::mem::replace(&mut self.reconnected, true),
             AttemptError::Dead | AttemptError::SignedOut | AttemptError::Failed(_) => false,
         }
     }
@@ -206,37 +207,42 @@ impl FreeRepeats {
 #[async_trait]
 impl Origin for HttpClient {
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
-        let place = self.upstreams.place(&call.target);
-        let mut pass =
-            self.gate.acquire(&place, call.knock.clone()).await.map_err(UpstreamError::Held)?;
-        let (mut repeats, mut over) = (FreeRepeats::default(), ConnectionUse::Pooled);
+        let destination = self.upstreams.place(&call.target);
+        let mut permit = self
+            .gate
+            .acquire(&destination, call.knock.clone())
+            .await
+            .map_err(UpstreamError::Held)?;
+        let (mut repeats, mut connection_use) = (FreeRepeats::default(), ConnectionUse::Pooled);
         loop {
-            match self.attempt(call, &place, over).await {
-                Ok(answer) => return classify_response(answer, &mut pass, &self.in_flight).await,
+            match self.attempt(call, &destination, connection_use).await {
+                Ok(response) => {
+                    return classify_response(response, &mut permit, &self.in_flight).await;
+                }
                 Err(attempt) if repeats.again(attempt, method::is_idempotent(&call.method)) => {
-                    self.gate.redialled(&place, call.knock.route);
-                    over = ConnectionUse::New;
+                    self.gate.redialled(&destination, call.knock.route);
+                    connection_use = ConnectionUse::New;
                 }
                 Err(attempt) => {
-                    pass.failed(attempt.failure());
+                    permit.failed(attempt.failure());
                     return Err(attempt.failure());
                 }
             }
         }
     }
 
-    fn check_admission(&self, target: &Target, knock: &CallContext) -> Option<Rejection> {
-        self.gate.check_admission(&self.upstreams.place(target), knock)
+    fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
+        self.gate.check_admission(&self.upstreams.place(target), call)
     }
 
     fn try_acquire_retry(
         &self,
         target: &Target,
-        knock: &CallContext,
+        call: &CallContext,
         cause: &'static str,
         wait: Duration,
     ) -> bool {
-        self.gate.try_acquire_retry(&self.upstreams.place(target), knock, cause, wait)
+        self.gate.try_acquire_retry(&self.upstreams.place(target), call, cause, wait)
     }
 
     fn moved(&self, target: &Target) -> Option<Target> {
@@ -252,40 +258,40 @@ impl Origin for HttpClient {
     }
 }
 
-/// What the answer means; where a rule reads bodies, that is known once this one is there.
+/// Classifies the response. If a rule inspects bodies, the body is read first.
 async fn classify_response(
-    mut answer: UpstreamResponse,
-    pass: &mut Permit,
+    mut response: UpstreamResponse,
+    permit: &mut Permit,
     in_flight: &Arc<InFlightBytes>,
 ) -> Result<UpstreamResponse, UpstreamError> {
-    let mut said = InspectedBody::NoJson;
-    if pass.reads_bodies() && answer.framing != BodyFraming::Length(0) {
-        if answer.status.is_success() {
-            pass.gives_way();
+    let mut inspected = InspectedBody::NoJson;
+    if permit.reads_bodies() && response.framing != BodyFraming::Length(0) {
+        if response.status.is_success() {
+            permit.gives_way();
         }
-        let reading = body_inspection::read(&answer.headers, answer.body, in_flight);
-        let Ok((read, body)) = timeout(answer.total, reading).await else {
-            if answer.status.is_success() {
-                pass.left();
+        let reading = body_inspection::read(&response.headers, response.body, in_flight);
+        let Ok((read, body)) = timeout(response.total, reading).await else {
+            if response.status.is_success() {
+                permit.left();
             }
-            pass.failed(UpstreamError::TotalTimeout);
+            permit.failed(UpstreamError::TotalTimeout);
             return Err(UpstreamError::TotalTimeout);
         };
-        (said, answer.body) = (read, body);
+        (inspected, response.body) = (read, body);
     }
-    answer.verdict = pass.answered(answer.status, &answer.headers, said.says());
-    answer.unread = said == InspectedBody::Unread && pass.judges_bodies();
-    answer.waited = pass.waited();
-    Ok(answer)
+    response.verdict = permit.answered(response.status, &response.headers, inspected.says());
+    response.unread = inspected == InspectedBody::Unread && permit.judges_bodies();
+    response.waited = permit.waited();
+    Ok(response)
 }
 
-fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> OutgoingRequest {
+fn outgoing(call: &UpstreamRequest, destination: &UpstreamTarget) -> OutgoingRequest {
     let mut headers = call.headers.clone();
-    place.apply_upstream_headers(&call.method, &mut headers);
+    destination.apply_upstream_headers(&call.method, &mut headers);
     OutgoingRequest {
         method: call.method.clone(),
-        scheme: place.scheme.as_str(),
-        authority: place.authority(),
+        scheme: destination.scheme.as_str(),
+        authority: destination.authority(),
         path: call.target.path_and_query().to_owned(),
         headers,
         spelling: FieldCase::default(),
@@ -295,7 +301,7 @@ fn outgoing(call: &UpstreamRequest, place: &UpstreamTarget) -> OutgoingRequest {
     }
 }
 
-/// The head of the final answer; interim ones are passed on.
+/// Reads up to the head of the final response; interim heads are passed on.
 async fn final_head(
     channel: &mut CallChannel,
     interims: Option<&Interims>,
@@ -308,7 +314,7 @@ async fn final_head(
         };
         match head.status {
             StatusCode::SWITCHING_PROTOCOLS => return Err(SessionError::Switched),
-            // No client asked larder to go on: a 100 is nobody's.
+            // No client of a fill waits for a 100.
             StatusCode::CONTINUE => {}
             status if status.is_informational() => {
                 if let Some(interims) = interims {
@@ -322,21 +328,21 @@ async fn final_head(
     }
 }
 
-/// The body behind a head that came on `channel`.
+/// The response body that follows a head received on `channel`.
 pub fn body_behind(
     headers: &HeaderMap,
     channel: CallChannel,
-    place: &UpstreamTarget,
+    destination: &UpstreamTarget,
 ) -> Box<dyn Body> {
-    // An event stream may be silent for as long as nothing happens.
-    let between_bytes = (!is_event_stream(headers)).then_some(place.timeouts.between_bytes);
+    // An event stream may be silent between events.
+    let between_bytes = (!is_event_stream(headers)).then_some(destination.timeouts.between_bytes);
     Box::new(NetworkBody { channel: Some(channel), between_bytes })
 }
 
-/// A body that is read off a connection, which is free for others after the last piece.
+/// A body that is read from a connection; the connection is released after the last piece.
 struct NetworkBody {
     channel: Option<CallChannel>,
-    /// `None`: it may pause for as long as it likes.
+    /// `None`: no deadline between pieces.
     between_bytes: Option<Duration>,
 }
 
@@ -351,7 +357,7 @@ impl Body for NetworkBody {
             let Some(channel) = self.channel.as_mut() else { return Ok(None) };
             let next = channel.next(true);
             let next = match self.between_bytes {
-                Some(patience) => timeout(patience, next).await,
+                Some(limit) => timeout(limit, next).await,
                 None => Ok(next.await),
             };
             match next {

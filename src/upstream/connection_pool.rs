@@ -1,7 +1,7 @@
-//! Connections to origins: new ones, and those that wait for their next call.
+//! Pool of connections to origins, shared by fills and pass-through.
 //!
-//! Owns: which connection a call gets, what becomes of it afterwards. Both ways out share them.
-//! Never touches: which origin is meant (`peer`), what is said on a connection (`session`).
+//! Owns: which connection a call uses, opening new ones, what happens to a connection after its call.
+//! Never touches: which origin a peer is (`peer`), the protocol on a connection (`session`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,7 @@ use crate::upstream::session::{
 use crate::upstream::shared_http2::SharedHttp2;
 use crate::upstream::tls_error::TlsError;
 
-/// Connections to origins that wait for their next request. Cheap to clone: whoever has the same one
-/// shares them.
+/// Idle connections to origins. Cheap to clone: clones share the connections.
 #[derive(Clone)]
 pub struct ConnectionPool(Arc<Inner>);
 
@@ -51,72 +50,74 @@ impl Default for ConnectionPool {
     }
 }
 
-/// Whose a connection to an origin is.
+/// Which calls may use a connection to an origin.
 #[derive(Debug, Clone, Default)]
 pub enum ConnectionOwner {
-    /// Anybody's calls may use it.
+    /// Calls of every client.
     #[default]
     Pool,
-    /// One client's connection has it, for a user has signed in on it, at this origin ([`crate::upstream::place::UpstreamTarget::origin`]).
+    /// Only calls of one client connection, because a user has signed in on it at this origin
+    /// ([`crate::upstream::routing::UpstreamTarget::origin`]).
     Client(ClientPins, String),
-    /// The call's alone: it ends with it.
+    /// Only the current call; the connection is closed after it.
     Call,
 }
 
-/// A call under way, and where its connection goes when it is over.
+/// A call in progress. Returns its connection to the pool or to its owner when the call is over.
 pub struct CallChannel {
     session: Option<UpstreamSession>,
     pool: ConnectionPool,
     owner: ConnectionOwner,
     key: u64,
     /// The peer's group ([`crate::upstream::peer::group_key`]).
-    place: u64,
-    idle: Option<Duration>,
+    group_key: u64,
+    idle_timeout: Option<Duration>,
     /// Whether the connection has been used before.
     reused: bool,
 }
 
-/// Why a call could not be begun.
+/// Why a call could not begin.
 pub enum ConnectFailure {
-    /// No connection.
+    /// No connection could be established.
     Failed(UpstreamError),
-    /// A connection, and nothing of the request was sent.
+    /// A connection was established, but nothing of the request was sent.
     NotProcessed,
-    /// The connection on which the client had signed in has ended: its origin would not know who asks.
+    /// The connection on which the client had signed in has ended, so its origin would not recognise the
+    /// user.
     SignedOut,
 }
 
-/// What a call goes over.
+/// Whether a call may reuse a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionUse {
-    /// One of the pool, if it has one.
+    /// Use a pooled connection, if there is one.
     Pooled,
-    /// A new one: a network that forgets idle connections has forgotten all of them.
+    /// Open a new one: if the network has dropped one idle connection, it has dropped all of them.
     New,
 }
 
 impl ConnectionPool {
-    /// Begins a call on a connection of `owner`'s.
+    /// Begins a call on a connection of `owner`.
     pub async fn begin(
         &self,
         peer: &HttpPeer,
         request: &OutgoingRequest,
-        over: ConnectionUse,
+        connection_use: ConnectionUse,
         owner: ConnectionOwner,
     ) -> Result<CallChannel, ConnectFailure> {
-        let (key, place) = (peer.reuse_hash(), peer.group_key);
-        // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol. Nor does it know sign-ins that count
-        // for a connection.
+        let (key, group_key) = (peer.reuse_hash(), peer.group_key);
+        // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol. Nor does it support connection-based
+        // authentication.
         let http1 = request.upgrade.is_some()
             || !matches!(owner, ConnectionOwner::Pool)
             || self.0.shared.is_http1_only(key);
-        let reused = match (&owner, over) {
+        let reused = match (&owner, connection_use) {
             (ConnectionOwner::Pool, ConnectionUse::New) | (ConnectionOwner::Call, _) => None,
             (ConnectionOwner::Pool, ConnectionUse::Pooled) => {
                 self.reused(peer, key, request, http1).await
             }
             (ConnectionOwner::Client(pins, origin), _) => {
-                match pins.take(origin, place, &request.headers, &self.0.pinned) {
+                match pins.take(origin, group_key, &request.headers, &self.0.pinned) {
                     PinnedUse::Stream(stream) => {
                         Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
                     }
@@ -130,14 +131,14 @@ impl ConnectionPool {
             pool: self.clone(),
             owner,
             key,
-            place,
-            idle: peer.idle_timeout(),
+            group_key,
+            idle_timeout: peer.idle_timeout(),
             reused,
         };
         if let Some(session) = reused {
             return Ok(channel(session, true));
         }
-        // Boxed: a call on a connection that is there must not carry the room that dialling needs.
+        // Boxed, so that the future of a call on a pooled connection does not include the size of dialling.
         let stream = Box::pin(self.dial(peer, http1)).await.map_err(ConnectFailure::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
             self.0.idle.made(key, peer.clone());
@@ -145,17 +146,17 @@ impl ConnectionPool {
             return Ok(channel(UpstreamSession::Http1(Box::new(session)), false));
         }
         let within = peer.connection_timeout().unwrap_or(IDLE);
-        let begun = async {
+        let started = async {
             let connection = self.0.shared.add(stream, key).await.ok_or(SessionError::Protocol)?;
             Http2Call::new(connection, request).await
         };
-        match timeout(within, begun).await {
+        match timeout(within, started).await {
             Ok(Ok(session)) => Ok(channel(UpstreamSession::Http2(Box::new(session)), false)),
             Ok(Err(SessionError::NotProcessed)) => Err(ConnectFailure::NotProcessed),
             Ok(Err(SessionError::Tls(fault))) => {
                 Err(ConnectFailure::Failed(UpstreamError::Tls(fault)))
             }
-            Ok(Err(_broken)) => Err(ConnectFailure::Failed(UpstreamError::Protocol)),
+            Ok(Err(_error)) => Err(ConnectFailure::Failed(UpstreamError::Protocol)),
             Err(_elapsed) => Err(ConnectFailure::Failed(UpstreamError::ConnectTimeout)),
         }
     }
@@ -168,9 +169,9 @@ impl ConnectionPool {
         let Inner { transport, pinned, idle, .. } = &*self.0;
         loop {
             let dialled = transport.new_stream(&peer).await.map_err(|error| failure(&error));
-            let lacks = matches!(dialled, Err(UpstreamError::Exhausted));
-            // A connection that only waits has what this one lacks.
-            if !lacks || !(idle.let_one_go(transport).await || pinned.let_one_go()) {
+            let exhausted = matches!(dialled, Err(UpstreamError::Exhausted));
+            // Closing an idle connection frees the descriptor that this one needs.
+            if !exhausted || !(idle.let_one_go(transport).await || pinned.let_one_go()) {
                 return dialled;
             }
         }
@@ -183,10 +184,10 @@ impl ConnectionPool {
         request: &OutgoingRequest,
         http1: bool,
     ) -> Option<UpstreamSession> {
-        // A connection of HTTP/2 that turns out to be closing leads to the next one.
+        // If an HTTP/2 connection turns out to be closing, the next one is tried.
         while let Some(connection) = (!http1).then(|| self.0.shared.find(key)).flatten() {
-            let begun = timeout(IDLE, Http2Call::new(connection, request));
-            if let Ok(Ok(session)) = begun.await {
+            let started = timeout(IDLE, Http2Call::new(connection, request));
+            if let Ok(Ok(session)) = started.await {
                 return Some(UpstreamSession::Http2(Box::new(session)));
             }
         }
@@ -196,11 +197,11 @@ impl ConnectionPool {
 }
 
 impl CallChannel {
-    /// What comes next; without `reads` only whether there is room for more of the request. Once the
-    /// answer is whole the connection is free for others.
-    pub async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
+    /// The next event; without `read_response` only [`SessionEvent::SendReady`]. Once the response is
+    /// complete the connection is released.
+    pub async fn next(&mut self, read_response: bool) -> Result<SessionEvent, SessionError> {
         let Some(session) = &mut self.session else { return Ok(SessionEvent::End(None)) };
-        let event = session.next(reads).await;
+        let event = session.next(read_response).await;
         if matches!(event, Err(SessionError::NotProcessed)) && session.requires_http1() {
             self.pool.0.shared.remember_http1_only(self.key);
         }
@@ -210,7 +211,7 @@ impl CallChannel {
         event
     }
 
-    /// The call, to go on elsewhere; here it is over.
+    /// Moves the call out; this channel then reports the end of the response.
     #[must_use]
     pub fn take(&mut self) -> Self {
         Self {
@@ -221,19 +222,19 @@ impl CallChannel {
         }
     }
 
-    /// The origin has been silent for too long: no other call is to wait on its connection.
+    /// Keeps further calls off the connection, because the origin has been silent for too long.
     pub fn distrust(&self) {
         if let Some(session) = &self.session {
             session.distrust();
         }
     }
 
-    /// What has been said on the connection makes it `owner`'s: it goes back to no pool.
+    /// Assigns the connection to `owner`, because of the authentication exchanged on it.
     pub fn belongs_to(&mut self, owner: ConnectionOwner) {
         self.owner = owner;
     }
 
-    /// Whether one client's connection has it.
+    /// Whether the connection is pinned to one client connection.
     pub fn is_a_clients(&self) -> bool {
         matches!(self.owner, ConnectionOwner::Client(..))
     }
@@ -243,7 +244,7 @@ impl CallChannel {
         self.session.as_ref().is_some_and(UpstreamSession::has_room)
     }
 
-    /// Takes the next part of the request's body.
+    /// Queues the next part of the request body for sending.
     pub fn send(&mut self, part: RequestPart) {
         if let Some(session) = &mut self.session {
             session.send(part);
@@ -255,26 +256,26 @@ impl CallChannel {
         self.reused
     }
 
-    /// How much of the answer may come before it is read.
+    /// Bytes of the response that the origin may send before they are read.
     pub fn ahead(&self) -> usize {
         match self.session {
-            // What the socket holds is the system's.
+            // Bytes in the socket buffer are the kernel's memory.
             Some(UpstreamSession::Http1(_)) | None => 0,
             Some(UpstreamSession::Http2(_)) => SENT_AHEAD as usize,
         }
     }
 
-    /// Whether the connection may be used again, as far as the head of the answer tells.
+    /// Whether the connection may be reused, judging by the response head.
     pub fn persists(&self) -> bool {
         self.session.as_ref().is_none_or(UpstreamSession::persists)
     }
 
-    /// Whether larder has to answer an `Expect` in the place of the origin.
+    /// Whether larder has to respond to `Expect: 100-continue` itself.
     pub fn goes_on_unasked(&self) -> bool {
         self.session.as_ref().is_some_and(UpstreamSession::goes_on_unasked)
     }
 
-    /// The connection as it is, once it speaks another protocol.
+    /// The connection itself, after a switch to another protocol.
     pub fn into_raw(mut self) -> Option<Raw> {
         match self.session.take()? {
             UpstreamSession::Http1(session) => Some(session.into_raw()),
@@ -288,10 +289,10 @@ impl CallChannel {
         {
             match &self.owner {
                 ConnectionOwner::Pool => {
-                    self.pool.0.transport.release_stream(stream, self.key, self.idle);
+                    self.pool.0.transport.release_stream(stream, self.key, self.idle_timeout);
                 }
                 ConnectionOwner::Client(pins, origin) => {
-                    pins.put(origin, self.place, stream, &self.pool.0.pinned);
+                    pins.put(origin, self.group_key, stream, &self.pool.0.pinned);
                 }
                 ConnectionOwner::Call => {}
             }

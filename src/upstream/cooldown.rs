@@ -1,7 +1,7 @@
-//! What is not asked for a while, and the one call that finds out whether it may be asked again.
+//! Cooldowns: times in which no calls are made, each ended by one half-open probe.
 //!
-//! Owns: when a hold begins, whom it keeps back, when it ends. Pure: the time is an argument.
-//! Never touches: waiting, and what an answer means (`classify`).
+//! Owns: when a cooldown begins, which calls it blocks, when it ends. Pure: time is an argument.
+//! Never touches: waiting, and the classification of responses (`classify`).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -9,30 +9,30 @@ use std::time::{Duration, Instant};
 
 use crate::upstream::rejection::{RejectReason, Rejection};
 
-/// How many holds an upstream may have at once; beyond it the oldest make room, but for the one that is about all of
-/// it.
-const MOST: usize = 16_384;
+/// The maximum number of cooldowns of an upstream. Beyond it the oldest are evicted, except the one of the
+/// whole upstream.
+const MAX_COOLDOWNS: usize = 16_384;
 
-/// A hold that is over sooner does not outlive the process.
+/// A cooldown with less time left than this is not stored.
 pub(super) const WORTH_KEEPING: Duration = Duration::from_secs(1);
 
-/// A firm hold as it outlives the process.
+/// A firm cooldown as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SavedCooldown {
-    /// The calls that it concerns.
+    /// The calls that it blocks.
     pub(super) reach: CooldownScope,
-    /// How long it still lasts.
+    /// The time left.
     pub(super) left: Duration,
-    /// Why.
+    /// The reason.
     pub(super) cause: RejectReason,
-    /// How often in a row the origin has given cause for it.
+    /// How often in a row the origin gave cause for it.
     pub(super) times: u32,
 }
 
-/// What a hold is about.
+/// The scope of a cooldown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum CooldownScope {
-    /// Everything of the upstream.
+    /// All calls of the upstream.
     Upstream,
     /// One host and port of it.
     Origin(u64),
@@ -40,16 +40,16 @@ pub(super) enum CooldownScope {
     Family(u64),
     /// One endpoint of an origin: a method, and a path without its ids.
     Endpoint(u64),
-    /// What is asked with one credential.
+    /// The calls with one credential.
     Credential(u128),
-    /// What counts towards one of the origin's limits.
+    /// The calls that count towards one limit of the origin.
     Bucket(u128),
-    /// One stored answer.
+    /// One stored response.
     Key(u128),
 }
 
 impl CooldownScope {
-    /// The word for it.
+    /// The token of the scope in reports.
     pub(super) fn token(self) -> &'static str {
         match self {
             Self::Upstream => "upstream",
@@ -63,101 +63,102 @@ impl CooldownScope {
     }
 }
 
-/// One hold.
+/// A cooldown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Cooldown {
-    /// Until then nothing is asked; afterwards one call goes ahead.
+    /// No calls before this time; after it, one call is the probe.
     pub(super) until: Instant,
-    /// Why.
+    /// The reason.
     pub(super) cause: RejectReason,
-    /// Nobody passes; else only those are kept back who have something stale to show.
+    /// Firm: blocks every call. Otherwise soft: blocks only calls that have a stale response.
     pub(super) firm: bool,
-    /// That one call is on its way.
+    /// Whether the probe is in flight.
     pub(super) probing: bool,
-    /// How often in a row the origin has given cause for it.
+    /// How often in a row the origin gave cause for it.
     pub(super) times: u32,
-    /// Its place in the order in which holds began, or were renewed.
-    begun: u64,
+    /// The number of the cooldown in the order in which cooldowns began or were renewed.
+    sequence: u64,
 }
 
 /// Whether a call may be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum CooldownCheck {
-    /// Yes. It is the probe of these.
+    /// Yes. The call is the probe of these cooldowns.
     Clear(Vec<CooldownScope>),
-    /// Not before then.
+    /// Not before this time.
     Until(Rejection),
-    /// Not before the probe that is on its way is answered.
+    /// Not before the probe in flight gets a response.
     Probing(Rejection),
 }
 
-/// All holds of an upstream.
+/// All cooldowns of an upstream.
 #[derive(Debug, Default)]
 pub(super) struct Cooldowns {
     all: HashMap<CooldownScope, Cooldown>,
-    /// How many have begun or were renewed.
-    begun: u64,
+    /// How many cooldowns began or were renewed.
+    sequence: u64,
 }
 
 impl Cooldowns {
-    /// Whether a call that all of `reaches` concern may be made. `yields`: it has something stale to
-    /// show, so a soft hold keeps it back too.
+    /// Whether a call in all of these scopes may be made. `has_stale`: it has a stale response, so soft
+    /// cooldowns block it too.
     pub(super) fn check(
         &self,
-        reaches: &[CooldownScope],
-        yields: bool,
+        scopes: &[CooldownScope],
+        has_stale: bool,
         now: Instant,
     ) -> CooldownCheck {
         let mut probes = Vec::new();
         let (mut longest, mut probing) = (None::<Rejection>, None::<Rejection>);
-        for reach in reaches {
-            let Some(hold) = self.all.get(reach) else { continue };
-            let left = hold.until.saturating_duration_since(now);
-            let back = Rejection { cause: hold.cause, left };
-            let bars = hold.firm || yields;
+        for scope in scopes {
+            let Some(cooldown) = self.all.get(scope) else { continue };
+            let left = cooldown.until.saturating_duration_since(now);
+            let rejection = Rejection { cause: cooldown.cause, left };
+            let blocks = cooldown.firm || has_stale;
             if !left.is_zero() {
-                if bars && longest.is_none_or(|longest| longest.left < left) {
-                    longest = Some(back);
+                if blocks && longest.is_none_or(|longest| longest.left < left) {
+                    longest = Some(rejection);
                 }
-            } else if hold.probing {
-                if bars {
-                    probing = Some(back);
+            } else if cooldown.probing {
+                if blocks {
+                    probing = Some(rejection);
                 }
-            } else if bars {
-                probes.push(*reach);
+            } else if blocks {
+                probes.push(*scope);
             }
         }
         match (longest, probing) {
-            (Some(held), _) => CooldownCheck::Until(held),
-            (None, Some(held)) => CooldownCheck::Probing(held),
+            (Some(rejection), _) => CooldownCheck::Until(rejection),
+            (None, Some(rejection)) => CooldownCheck::Probing(rejection),
             (None, None) => CooldownCheck::Clear(probes),
         }
     }
 
-    /// A call goes ahead as the probe of these.
-    pub(super) fn probe(&mut self, reaches: &[CooldownScope]) {
-        for reach in reaches {
-            if let Some(hold) = self.all.get_mut(reach) {
-                hold.probing = true;
+    /// Marks a call as the probe of these cooldowns.
+    pub(super) fn probe(&mut self, scopes: &[CooldownScope]) {
+        for scope in scopes {
+            if let Some(cooldown) = self.all.get_mut(scope) {
+                cooldown.probing = true;
             }
         }
     }
 
-    /// A probe ended without finding anything out: the next call is the probe.
-    pub(super) fn unprobe(&mut self, reaches: &[CooldownScope]) {
-        for reach in reaches {
-            if let Some(hold) = self.all.get_mut(reach) {
-                hold.probing = false;
+    /// A probe ended without an outcome: the next call is the probe.
+    pub(super) fn unprobe(&mut self, scopes: &[CooldownScope]) {
+        for scope in scopes {
+            if let Some(cooldown) = self.all.get_mut(scope) {
+                cooldown.probing = false;
             }
         }
     }
 
-    /// Begins or renews a hold; one of no length is none. One that runs for longer stays as it is; a firm one is not softened.
+    /// Begins or renews a cooldown. A time of zero has no effect. A longer one is not shortened, and a firm
+    /// one does not become soft.
     pub(super) fn begin(
         &mut self,
-        reach: CooldownScope,
+        scope: CooldownScope,
         time: Duration,
-        cause: RejectReason,
+        reason: RejectReason,
         firm: bool,
         now: Instant,
     ) {
@@ -165,97 +166,107 @@ impl Cooldowns {
             return;
         }
         self.make_room(now);
-        self.begun += 1;
-        let begun = self.begun;
+        self.sequence += 1;
+        let sequence = self.sequence;
         let until = now.checked_add(time).unwrap_or(now);
-        match self.all.get_mut(&reach) {
-            Some(hold) if hold.until > until && (hold.firm || !firm) => hold.times += 1,
-            Some(hold) => {
-                let times = hold.times.saturating_add(1);
-                *hold = Cooldown { until, cause, firm, probing: false, times, begun };
+        match self.all.get_mut(&scope) {
+            Some(cooldown) if cooldown.until > until && (cooldown.firm || !firm) => {
+                cooldown.times += 1;
+            }
+            Some(cooldown) => {
+                let times = cooldown.times.saturating_add(1);
+                *cooldown =
+                    Cooldown { until, cause: reason, firm, probing: false, times, sequence };
             }
             None => {
-                let hold = Cooldown { until, cause, firm, probing: false, times: 1, begun };
-                self.all.insert(reach, hold);
+                let cooldown =
+                    Cooldown { until, cause: reason, firm, probing: false, times: 1, sequence };
+                self.all.insert(scope, cooldown);
             }
         }
     }
 
-    /// Where there are too many, lets go of those that are over, and of the older half of those that are
-    /// left.
+    /// If there are too many cooldowns, removes those that are over and the older half of the rest.
     fn make_room(&mut self, now: Instant) {
-        if self.all.len() < MOST {
+        if self.all.len() < MAX_COOLDOWNS {
             return;
         }
-        self.all.retain(|_, hold| hold.until > now);
-        let mut begun: Vec<u64> = self.all.values().map(|hold| hold.begun).collect();
-        if let Some(oldest) = begun.len().checked_sub(MOST / 2).filter(|oldest| *oldest > 0) {
-            let (_, &mut first, _) = begun.select_nth_unstable(oldest);
-            self.all.retain(|reach, hold| *reach == CooldownScope::Upstream || hold.begun >= first);
+        self.all.retain(|_, cooldown| cooldown.until > now);
+        let mut sequences: Vec<u64> = self.all.values().map(|cooldown| cooldown.sequence).collect();
+        if let Some(oldest) =
+            sequences.len().checked_sub(MAX_COOLDOWNS / 2).filter(|oldest| *oldest > 0)
+        {
+            let (_, &mut first, _) = sequences.select_nth_unstable(oldest);
+            self.all.retain(|scope, cooldown| {
+                *scope == CooldownScope::Upstream || cooldown.sequence >= first
+            });
         }
     }
 
-    /// The origin answered as it should: the hold is over, unless it is the origin's own word and its
-    /// time has not come. Whether it was there.
-    pub(super) fn lift(&mut self, reach: CooldownScope, now: Instant) -> bool {
-        let over = self.all.get(&reach).is_some_and(|hold| !hold.firm || hold.until <= now);
-        over && self.all.remove(&reach).is_some()
+    /// Ends the cooldown after a success, unless it is firm and its time is not over. Returns whether it
+    /// ended.
+    pub(super) fn lift(&mut self, scope: CooldownScope, now: Instant) -> bool {
+        let over =
+            self.all.get(&scope).is_some_and(|cooldown| !cooldown.firm || cooldown.until <= now);
+        over && self.all.remove(&scope).is_some()
     }
 
-    /// How often in a row there was cause for this hold.
-    pub(super) fn times(&self, reach: CooldownScope) -> u32 {
-        self.all.get(&reach).map_or(0, |hold| hold.times)
+    /// How often in a row there was cause for this cooldown.
+    pub(super) fn times(&self, scope: CooldownScope) -> u32 {
+        self.all.get(&scope).map_or(0, |cooldown| cooldown.times)
     }
 
-    /// Whether nobody passes who this concerns.
-    pub(super) fn is_firm(&self, reach: CooldownScope) -> bool {
-        self.all.get(&reach).is_some_and(|hold| hold.firm)
+    /// Whether this cooldown blocks every call.
+    pub(super) fn is_firm(&self, scope: CooldownScope) -> bool {
+        self.all.get(&scope).is_some_and(|cooldown| cooldown.firm)
     }
 
-    /// Whether this is held, or its probe is due.
-    pub(super) fn is_known(&self, reach: CooldownScope) -> bool {
-        self.all.contains_key(&reach)
+    /// Whether there is a cooldown of this scope, including one whose probe is due.
+    pub(super) fn is_known(&self, scope: CooldownScope) -> bool {
+        self.all.contains_key(&scope)
     }
 
-    /// Why this is held, or was until its probe.
-    pub(super) fn cause(&self, reach: CooldownScope) -> Option<RejectReason> {
-        self.all.get(&reach).map(|hold| hold.cause)
+    /// The reason of this cooldown, including one whose probe is due.
+    pub(super) fn cause(&self, scope: CooldownScope) -> Option<RejectReason> {
+        self.all.get(&scope).map(|cooldown| cooldown.cause)
     }
 
-    /// Takes over a firm hold of an earlier larder; one that runs for longer stays as it is.
-    pub(super) fn adopt(&mut self, kept: &SavedCooldown, now: Instant) {
-        let until = now.checked_add(kept.left).unwrap_or(now);
-        if self.all.get(&kept.reach).is_none_or(|hold| hold.until < until) {
-            let SavedCooldown { reach, cause, times, .. } = *kept;
-            self.begun += 1;
-            let begun = self.begun;
-            self.all
-                .insert(reach, Cooldown { until, cause, firm: true, probing: false, times, begun });
+    /// Restores a firm cooldown of an earlier process. A cooldown that ends later is kept.
+    pub(super) fn adopt(&mut self, saved: &SavedCooldown, now: Instant) {
+        let until = now.checked_add(saved.left).unwrap_or(now);
+        if self.all.get(&saved.reach).is_none_or(|cooldown| cooldown.until < until) {
+            let SavedCooldown { reach: scope, cause: reason, times, .. } = *saved;
+            self.sequence += 1;
+            let sequence = self.sequence;
+            self.all.insert(
+                scope,
+                Cooldown { until, cause: reason, firm: true, probing: false, times, sequence },
+            );
         }
     }
 
-    /// The firm holds that outlive the process: those that last a while, not more than so many. Those
-    /// of single keys are left out first, then those that are over first.
-    pub(super) fn kept(&self, most: usize, now: Instant) -> Vec<SavedCooldown> {
-        let kept = |(reach, hold): (&CooldownScope, &Cooldown)| {
-            let left = hold.until.saturating_duration_since(now);
-            let Cooldown { cause, times, .. } = *hold;
-            let is_kept = hold.firm && cause.outlives() && left >= WORTH_KEEPING;
-            is_kept.then_some(SavedCooldown { reach: *reach, left, cause, times })
+    /// The firm cooldowns to store: those with enough time left, and at most `max` of them. Cooldowns of
+    /// single keys are left out first, then those that end first.
+    pub(super) fn kept(&self, max: usize, now: Instant) -> Vec<SavedCooldown> {
+        let saved = |(scope, cooldown): (&CooldownScope, &Cooldown)| {
+            let left = cooldown.until.saturating_duration_since(now);
+            let Cooldown { cause: reason, times, .. } = *cooldown;
+            let is_saved = cooldown.firm && reason.outlives() && left >= WORTH_KEEPING;
+            is_saved.then_some(SavedCooldown { reach: *scope, left, cause: reason, times })
         };
-        let mut all: Vec<SavedCooldown> = self.all.iter().filter_map(kept).collect();
-        if all.len() > most {
-            // Others may have to wait for this: it does not sort what is left out.
+        let mut all: Vec<SavedCooldown> = self.all.iter().filter_map(saved).collect();
+        if all.len() > max {
+            // Other calls may wait for the lock, so the entries that are left out are not sorted.
             let is_key = |one: &SavedCooldown| matches!(one.reach, CooldownScope::Key(_));
-            all.select_nth_unstable_by_key(most, |one| (is_key(one), Reverse(one.left)));
-            all.truncate(most);
+            all.select_nth_unstable_by_key(max, |one| (is_key(one), Reverse(one.left)));
+            all.truncate(max);
         }
         all
     }
 
-    /// All of them, those that are over and not yet probed too.
+    /// All cooldowns, including those that are over and not yet probed.
     pub(super) fn all(&self) -> impl Iterator<Item = (CooldownScope, &Cooldown)> {
-        self.all.iter().map(|(reach, hold)| (*reach, hold))
+        self.all.iter().map(|(scope, cooldown)| (*scope, cooldown))
     }
 }
 
@@ -271,97 +282,100 @@ mod tests {
     const ORIGIN: CooldownScope = CooldownScope::Origin(1);
     const KEY: CooldownScope = CooldownScope::Key(7);
 
-    fn begun(firm: bool) -> (Cooldowns, Instant) {
-        let (mut holds, now) = (Cooldowns::default(), crate::clock::monotonic());
-        holds.begin(ORIGIN, 30 * SECOND, DOWN, firm, now);
-        (holds, now)
+    fn started(firm: bool) -> (Cooldowns, Instant) {
+        let (mut cooldowns, now) = (Cooldowns::default(), crate::clock::monotonic());
+        cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, firm, now);
+        (cooldowns, now)
     }
 
     #[test]
-    fn a_soft_hold_keeps_back_only_who_has_something_stale() {
-        let (holds, now) = begun(false);
-        let held = Rejection { cause: DOWN, left: 30 * SECOND };
-        assert_eq!(holds.check(&[ORIGIN, KEY], true, now), CooldownCheck::Until(held));
-        assert_eq!(holds.check(&[ORIGIN, KEY], false, now), CooldownCheck::Clear(Vec::new()));
-        assert_eq!(holds.check(&[KEY], true, now), CooldownCheck::Clear(Vec::new()));
+    fn a_soft_cooldown_blocks_only_calls_that_have_a_stale_response() {
+        let (cooldowns, now) = started(false);
+        let rejection = Rejection { cause: DOWN, left: 30 * SECOND };
+        assert_eq!(cooldowns.check(&[ORIGIN, KEY], true, now), CooldownCheck::Until(rejection));
+        assert_eq!(cooldowns.check(&[ORIGIN, KEY], false, now), CooldownCheck::Clear(Vec::new()));
+        assert_eq!(cooldowns.check(&[KEY], true, now), CooldownCheck::Clear(Vec::new()));
     }
 
     #[test]
-    fn a_firm_hold_keeps_back_everybody_until_its_time_is_over() {
-        let (holds, now) = begun(true);
-        let look = |after| holds.check(&[ORIGIN], false, now + after);
-        assert!(matches!(look(29 * SECOND), CooldownCheck::Until(held) if held.left == SECOND));
-        assert_eq!(look(30 * SECOND), CooldownCheck::Clear(vec![ORIGIN]));
+    fn a_firm_cooldown_blocks_every_call_until_its_time_is_over() {
+        let (cooldowns, now) = started(true);
+        let check = |after| cooldowns.check(&[ORIGIN], false, now + after);
+        assert!(
+            matches!(check(29 * SECOND), CooldownCheck::Until(rejection) if rejection.left == SECOND)
+        );
+        assert_eq!(check(30 * SECOND), CooldownCheck::Clear(vec![ORIGIN]));
     }
 
     #[test]
     fn one_call_is_the_probe_and_the_others_wait_for_it() {
-        let (mut holds, now) = begun(true);
+        let (mut cooldowns, now) = started(true);
         let later = now + 30 * SECOND;
-        holds.probe(&[ORIGIN]);
-        assert!(matches!(holds.check(&[ORIGIN], false, later), CooldownCheck::Probing(_)));
-        holds.unprobe(&[ORIGIN]);
-        assert_eq!(holds.check(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
-        holds.probe(&[ORIGIN]);
-        holds.begin(ORIGIN, 30 * SECOND, DOWN, true, later);
+        cooldowns.probe(&[ORIGIN]);
+        assert!(matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Probing(_)));
+        cooldowns.unprobe(&[ORIGIN]);
+        assert_eq!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
+        cooldowns.probe(&[ORIGIN]);
+        cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, true, later);
         assert!(
-            matches!(holds.check(&[ORIGIN], false, later), CooldownCheck::Until(_)),
+            matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Until(_)),
             "it was renewed"
         );
-        assert_eq!(holds.times(ORIGIN), 2);
-        assert!(holds.lift(ORIGIN, later + 30 * SECOND));
-        assert_eq!(holds.check(&[ORIGIN], true, later), CooldownCheck::Clear(Vec::new()));
+        assert_eq!(cooldowns.times(ORIGIN), 2);
+        assert!(cooldowns.lift(ORIGIN, later + 30 * SECOND));
+        assert_eq!(cooldowns.check(&[ORIGIN], true, later), CooldownCheck::Clear(Vec::new()));
     }
 
     #[test]
-    fn the_origins_own_word_is_not_lifted_by_an_answer_that_was_under_way() {
-        let (mut holds, now) = begun(true);
-        assert!(!holds.lift(ORIGIN, now + SECOND));
-        let (mut soft, now) = begun(false);
+    fn a_response_in_flight_does_not_lift_a_firm_cooldown() {
+        let (mut cooldowns, now) = started(true);
+        assert!(!cooldowns.lift(ORIGIN, now + SECOND));
+        let (mut soft, now) = started(false);
         assert!(soft.lift(ORIGIN, now + SECOND));
     }
 
     #[test]
-    fn of_several_the_longest_is_told() {
-        let (mut holds, now) = begun(true);
-        holds.begin(KEY, 50 * SECOND, LIMITED, true, now);
-        let held = Rejection { cause: LIMITED, left: 50 * SECOND };
-        assert_eq!(holds.check(&[ORIGIN, KEY], false, now), CooldownCheck::Until(held));
+    fn of_several_cooldowns_the_longest_is_returned() {
+        let (mut cooldowns, now) = started(true);
+        cooldowns.begin(KEY, 50 * SECOND, LIMITED, true, now);
+        let rejection = Rejection { cause: LIMITED, left: 50 * SECOND };
+        assert_eq!(cooldowns.check(&[ORIGIN, KEY], false, now), CooldownCheck::Until(rejection));
     }
 
     #[test]
-    fn a_shorter_word_does_not_shorten_a_longer_hold() {
-        let (mut holds, now) = begun(true);
-        holds.begin(ORIGIN, SECOND, LIMITED, true, now);
+    fn a_shorter_retry_after_does_not_shorten_a_longer_cooldown() {
+        let (mut cooldowns, now) = started(true);
+        cooldowns.begin(ORIGIN, SECOND, LIMITED, true, now);
         assert!(
-            holds.check(&[ORIGIN], false, now + 29 * SECOND) != CooldownCheck::Clear(vec![ORIGIN])
+            cooldowns.check(&[ORIGIN], false, now + 29 * SECOND)
+                != CooldownCheck::Clear(vec![ORIGIN])
         );
-        holds.begin(ORIGIN, SECOND, LIMITED, false, now);
+        cooldowns.begin(ORIGIN, SECOND, LIMITED, false, now);
         assert!(
-            matches!(holds.check(&[ORIGIN], false, now), CooldownCheck::Until(_)),
+            matches!(cooldowns.check(&[ORIGIN], false, now), CooldownCheck::Until(_)),
             "still firm"
         );
     }
 
     #[test]
-    fn holds_are_bounded_and_the_oldest_make_room() {
-        let (mut holds, now) = begun(true);
-        holds.begin(CooldownScope::Upstream, SECOND, DOWN, true, now);
-        for credential in 0..4 * MOST as u128 {
-            holds.begin(CooldownScope::Credential(credential), SECOND, LIMITED, true, now);
-            holds.begin(CooldownScope::Key(credential), SECOND, DOWN, false, now);
+    fn cooldowns_are_bounded_and_the_oldest_are_evicted() {
+        let (mut cooldowns, now) = started(true);
+        cooldowns.begin(CooldownScope::Upstream, SECOND, DOWN, true, now);
+        for credential in 0..4 * MAX_COOLDOWNS as u128 {
+            cooldowns.begin(CooldownScope::Credential(credential), SECOND, LIMITED, true, now);
+            cooldowns.begin(CooldownScope::Key(credential), SECOND, DOWN, false, now);
             if credential % 1000 == 0 {
-                // One that is renewed is not old.
-                holds.begin(ORIGIN, SECOND, DOWN, true, now);
+                // A renewed cooldown is not old.
+                cooldowns.begin(ORIGIN, SECOND, DOWN, true, now);
             }
-            assert!(holds.is_known(CooldownScope::Credential(credential)), "the newest holds");
+            assert!(cooldowns.is_known(CooldownScope::Credential(credential)), "the newest holds");
         }
-        assert!(holds.all().count() <= MOST);
-        assert!(holds.is_known(ORIGIN) && holds.is_known(CooldownScope::Upstream));
-        assert!(!holds.is_known(CooldownScope::Credential(0)));
-        holds.begin(CooldownScope::Origin(2), SECOND, DOWN, true, now);
-        assert!(holds.is_known(CooldownScope::Origin(2)) && holds.is_known(ORIGIN));
-        holds.begin(KEY, SECOND, DOWN, false, now + 2 * SECOND);
-        assert!(holds.is_known(KEY), "what is over makes room");
+        assert!(cooldowns.all().count() <= MAX_COOLDOWNS);
+        assert!(cooldowns.is_known(ORIGIN) && cooldowns.is_known(CooldownScope::Upstream));
+        assert!(!cooldowns.is_known(CooldownScope::Credential(0)));
+        cooldowns.begin(CooldownScope::Origin(2), SECOND, DOWN, true, now);
+        assert!(cooldowns.is_known(CooldownScope::Origin(2)) && cooldowns.is_known(ORIGIN));
+        cooldowns.begin(KEY, SECOND, DOWN, false, now + 2 * SECOND);
+        assert!(cooldowns.is_known(KEY), "what is over makes room");
     }
 }

@@ -1,14 +1,14 @@
-//! What a call cost, as its answer tells.
+//! The cost of a call, from its response.
 //!
-//! Owns: where the credits stand. Pure. Never touches: the ledger.
+//! Owns: where the response states the credits. Pure. Never touches: the usage records.
 
 use http::HeaderMap;
 use serde_json::Value;
 
 use crate::policy::upstream::{Cost, CreditSource};
 
-/// The credits that an answer cost; `None`: it does not say (or its body was not read). `ok`: whether it
-/// is one to use: where each call costs the same, errors cost nothing.
+/// The credits that a response cost. `None`: it does not state them, or its body was not read. `ok`: whether
+/// the response is usable. At a fixed price per call, errors cost nothing.
 pub fn credits(cost: &Cost, ok: bool, headers: &HeaderMap, json: Option<&Value>) -> Option<f64> {
     let credits = match &cost.credits {
         CreditSource::PerCall(each) => ok.then_some(*each),
@@ -38,7 +38,7 @@ mod tests {
         Cost { currency, credits, per_credit: 0.00167, not_modified: false, budget: None }
     }
 
-    fn of(cost: &Cost, ok: bool, field: Option<&'static str>, body: &Value) -> Option<f64> {
+    fn credits_of(cost: &Cost, ok: bool, field: Option<&'static str>, body: &Value) -> Option<f64> {
         let mut headers = HeaderMap::new();
         if let Some(value) = field {
             headers.insert("x-credits", value.parse().unwrap());
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn credits_are_read_where_the_configuration_says_and_what_is_no_number_is_none() {
+    fn credits_are_read_from_the_configured_place_if_they_are_a_number() {
         let body = cost(CreditSource::Body(JsonPath::parse("$.status.credit_count").unwrap()));
         let table = [
             (json!({ "status": { "credit_count": 3 } }), Some(3.0)),
@@ -58,20 +58,20 @@ mod tests {
             (json!({ "status": {} }), None),
         ];
         for (answer, expected) in table {
-            assert_eq!(of(&body, true, None, &answer), expected, "{answer}");
+            assert_eq!(credits_of(&body, true, None, &answer), expected, "{answer}");
         }
         let field = cost(CreditSource::Header(HeaderName::from_static("x-credits")));
         for (value, expected) in
             [(Some("4"), Some(4.0)), (Some("1.5"), Some(1.5)), (Some("NaN"), None), (None, None)]
         {
-            assert_eq!(of(&field, false, value, &Value::Null), expected, "{value:?}");
+            assert_eq!(credits_of(&field, false, value, &Value::Null), expected, "{value:?}");
         }
     }
 
     #[test]
-    fn where_each_call_costs_the_same_an_error_costs_nothing() {
+    fn an_error_costs_nothing_at_a_fixed_price_per_call() {
         let each = cost(CreditSource::PerCall(1.0));
-        assert_eq!(of(&each, true, None, &Value::Null), Some(1.0));
-        assert_eq!(of(&each, false, None, &Value::Null), None);
+        assert_eq!(credits_of(&each, true, None, &Value::Null), Some(1.0));
+        assert_eq!(credits_of(&each, false, None, &Value::Null), None);
     }
 }

@@ -1,6 +1,6 @@
-//! Names asked of the DNS: each by one look-up at a time, not too many at once, none for long.
+//! DNS lookups: concurrent lookups of one name are collapsed; their number and duration are bounded.
 //!
-//! Owns: joining look-ups, their bounds, how long answers and failures are remembered (UPS-09).
+//! Owns: collapsing lookups, their limits, how long addresses and failures are cached (UPS-09).
 //! Never touches: which addresses may be used (`resolve`).
 
 use std::collections::{HashMap, HashSet};
@@ -22,46 +22,47 @@ use crate::clock::Clock;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::happy_eyeballs::is_exhausted;
 
-/// How many names' answers are kept; each by its own TTL, within the bounds below.
+/// How many names are cached, each for its own TTL within the bounds below.
 const CACHED_NAMES: usize = 4096;
-/// A name that does not exist is not asked for again for this long: within these bounds as its zone
-/// says (RFC 2308 §5). An app that was deployed before its name waits no longer.
+/// Bounds of the negative TTL that a zone specifies (RFC 2308 §5). An app that is deployed before its DNS
+/// name waits no longer than this.
 const NEGATIVE_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(30));
-/// No answer is kept longer than this.
+/// Upper bound of the positive TTL.
 const LONGEST_TTL: Duration = Duration::from_secs(300);
-/// Nor is a name asked for whose look-up has just failed (RFC 9520 §3.2: at least a second).
+/// How long a failed lookup is not repeated (RFC 9520 §3.2: at least a second).
 const FAILED_TTL: Duration = Duration::from_secs(1);
-/// One look-up, retries included: a second less than `timeouts.connect` is unless configured, so that
-/// it is the name that is to blame.
-const WITHIN: Duration = Duration::from_secs(4);
-/// For a name server to answer, twice.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
-/// Look-ups at once of names that have not had an address before: each takes two descriptors.
-const STRANGERS: usize = 1024;
-/// Of names that had one, apart: whoever asks for a thousand bad names keeps no good one waiting.
-const KNOWN: usize = 256;
+/// Deadline for one lookup including retries: a second less than the default of `timeouts.connect`, so that
+/// the failure is reported as one of DNS.
+const LOOKUP_TIMEOUT: Duration = Duration::from_secs(4);
+/// Deadline for each of the two attempts at a name server.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Concurrent lookups of names that have not resolved before; each takes two descriptors.
+const MAX_UNKNOWN_LOOKUPS: usize = 1024;
+/// Concurrent lookups of names that have resolved before. The separate limit keeps a flood of bad names from
+/// delaying good ones.
+const MAX_KNOWN_LOOKUPS: usize = 256;
 
-/// The DNS as larder asks it.
+/// Resolves names through the DNS and caches the results.
 pub(super) struct DnsCache {
     dns: Option<TokioResolver>,
     clock: Clock,
     running: Mutex<HashMap<Box<str>, Arc<Outcome>>>,
     failed: Mutex<HashMap<Box<str>, Instant>>,
     known: Mutex<HashSet<Box<str>>>,
-    for_known: Semaphore,
-    for_strangers: Semaphore,
+    known_slots: Semaphore,
+    unknown_slots: Semaphore,
 }
 
-/// What a look-up came to. Where who began it goes away another goes on with it.
+/// The result of a lookup. If the task that runs it is dropped, another waiting task continues it.
 type Outcome = OnceCell<Result<Arc<[IpAddr]>, UpstreamError>>;
 
 impl DnsCache {
-    /// Over the system's name servers, or over `name_server` alone (tests).
+    /// A cache over the system's name servers, or over `name_server` only (tests).
     pub(super) fn new(name_server: Option<SocketAddr>, clock: Clock) -> Self {
         let dns = match dns(name_server) {
             Ok(dns) => Some(dns),
             Err(error) => {
-                tracing::error!(%error, "No usable DNS configuration: only addresses, localhost and resolve: entries will work");
+                tracing::error!(%error, "No usable DNS configuration: only IP addresses, localhost and resolve: entries will work");
                 None
             }
         };
@@ -71,31 +72,31 @@ impl DnsCache {
             running: Mutex::default(),
             failed: Mutex::default(),
             known: Mutex::default(),
-            for_known: Semaphore::new(KNOWN),
-            for_strangers: Semaphore::new(STRANGERS),
+            known_slots: Semaphore::new(MAX_KNOWN_LOOKUPS),
+            unknown_slots: Semaphore::new(MAX_UNKNOWN_LOOKUPS),
         }
     }
 
     /// The addresses of `name`.
     pub(super) async fn addresses(&self, name: &str) -> Result<Arc<[IpAddr]>, UpstreamError> {
-        let joined = self.join(name);
-        match timeout(WITHIN, joined.outcome.get_or_init(|| self.ask(name))).await {
+        let lookup = self.join(name);
+        match timeout(LOOKUP_TIMEOUT, lookup.outcome.get_or_init(|| self.query(name))).await {
             Ok(found) => found.clone(),
             Err(_elapsed) => {
-                self.has_failed(name);
+                self.record_failure(name);
                 Err(UpstreamError::Dns)
             }
         }
     }
 
-    async fn ask(&self, name: &str) -> Result<Arc<[IpAddr]>, UpstreamError> {
-        if self.failed_lately(name) {
+    async fn query(&self, name: &str) -> Result<Arc<[IpAddr]>, UpstreamError> {
+        if self.failed_recently(name) {
             return Err(UpstreamError::Dns);
         }
         let known = self.known.lock().contains(name);
-        let places = if known { &self.for_known } else { &self.for_strangers };
-        // Nobody closes the semaphores.
-        let _place = places.acquire().await.map_err(|_closed| UpstreamError::Dns)?;
+        let slots = if known { &self.known_slots } else { &self.unknown_slots };
+        // The semaphores are never closed.
+        let _slot = slots.acquire().await.map_err(|_closed| UpstreamError::Dns)?;
         match self.dns.as_ref().ok_or(UpstreamError::Dns)?.lookup_ip(name).await {
             Ok(found) => {
                 if !known {
@@ -105,21 +106,21 @@ impl DnsCache {
             }
             Err(NetError::Io(error)) if is_exhausted(&error) => Err(UpstreamError::Exhausted),
             Err(error) => {
-                // That there is none is an answer, which the resolver remembers.
+                // The resolver caches a negative response itself.
                 if !error.is_no_records_found() {
-                    self.has_failed(name);
+                    self.record_failure(name);
                 }
                 Err(UpstreamError::Dns)
             }
         }
     }
 
-    fn failed_lately(&self, name: &str) -> bool {
+    fn failed_recently(&self, name: &str) -> bool {
         let at = self.failed.lock().get(name).copied();
         at.is_some_and(|at| self.clock.instant().saturating_duration_since(at) < FAILED_TTL)
     }
 
-    fn has_failed(&self, name: &str) {
+    fn record_failure(&self, name: &str) {
         let now = self.clock.instant();
         let mut failed = self.failed.lock();
         if failed.len() >= CACHED_NAMES {
@@ -130,14 +131,14 @@ impl DnsCache {
         }
     }
 
-    /// The look-up of `name` that is under way, or another.
+    /// Joins the running lookup of `name`, or registers a new one.
     fn join<'l>(&'l self, name: &'l str) -> SharedLookup<'l> {
         let mut running = self.running.lock();
         let outcome = match running.get(name) {
             Some(outcome) => Arc::clone(outcome),
             None => Arc::clone(running.entry(name.into()).or_default()),
         };
-        SharedLookup { lookups: self, name, outcome }
+        SharedLookup { cache: self, name, outcome }
     }
 }
 
@@ -148,19 +149,19 @@ fn remember(known: &mut HashSet<Box<str>>, name: &str) {
     known.insert(name.into());
 }
 
-/// One of those who wait for a look-up. The first to know its outcome ends it, and so does the last to
-/// leave.
+/// One waiter of a lookup. The lookup is unregistered by the first waiter dropped after its end, or by the
+/// last waiter.
 struct SharedLookup<'l> {
-    lookups: &'l DnsCache,
+    cache: &'l DnsCache,
     name: &'l str,
     outcome: Arc<Outcome>,
 }
 
 impl Drop for SharedLookup<'_> {
     fn drop(&mut self) {
-        let mut running = self.lookups.running.lock();
+        let mut running = self.cache.running.lock();
         let Some(outcome) = running.get(self.name) else { return };
-        // One is the map's, one is its own.
+        // The map holds one reference, this waiter the other.
         let is_last = Arc::strong_count(outcome) <= 2;
         if Arc::ptr_eq(outcome, &self.outcome) && (is_last || outcome.initialized()) {
             running.remove(self.name);
@@ -187,7 +188,7 @@ fn dns(name_server: Option<SocketAddr>) -> Result<TokioResolver, NetError> {
     options.negative_max_ttl = Some(NEGATIVE_TTL.1);
     options.positive_max_ttl = Some(LONGEST_TTL);
     options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-    options.timeout = ANSWER_WITHIN;
+    options.timeout = ATTEMPT_TIMEOUT;
     options.attempts = 1;
     builder.build()
 }

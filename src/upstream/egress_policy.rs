@@ -1,7 +1,7 @@
-//! Where larder may go: decided on the resolved address, just before it is dialled.
+//! Egress policy: permitted destinations, checked on the resolved address just before dialling.
 //!
 //! Owns: `destinations`, the private ranges, cloud metadata, larder's own ports.
-//! Never touches: names (`resolve`), connections (`dial`).
+//! Never touches: names (`resolve`), connections (`happy_eyeballs`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::LazyLock;
@@ -12,12 +12,12 @@ use parking_lot::RwLock;
 use crate::config::{DestinationRule, Destinations, Ports};
 use crate::semantics::request::ListenerKind;
 
-/// The names under which clouds answer with credentials, whatever they resolve to.
+/// Host names of cloud metadata services, denied for every address that they resolve to.
 const METADATA_NAMES: [&str; 2] = ["metadata.google.internal", "metadata"];
 
-/// The addresses at which clouds answer with credentials.
+/// Addresses of cloud metadata services, which return credentials.
 const METADATA: [&str; 14] = [
-    "169.254.169.254/32",  // most of them
+    "169.254.169.254/32",  // most clouds
     "169.254.170.2/32",    // ECS
     "169.254.170.23/32",   // EKS
     "fd00:ec2::254/128",   // EC2
@@ -29,22 +29,22 @@ const METADATA: [&str; 14] = [
     "169.254.42.42/32",    // Scaleway
     "fd00:42::42/128",     // Scaleway
     "169.254.0.23/32",     // Tencent
-    "fe80::a9fe:a9fe/128", // the first one, as a link's own address
-    "64:ff9b:1::/48",      // any of them behind a NAT64 whose spelling only its network knows
+    "fe80::a9fe:a9fe/128", // the first one, as a link-local address
+    "64:ff9b:1::/48",      // any of them behind a NAT64 with a local-use prefix
 ];
 
-/// Why a destination is refused.
+/// Why a destination is denied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Denied {
-    /// `destinations.deny` names it.
+    /// It matches `destinations.deny`.
     Rule,
-    /// Cloud metadata: never.
+    /// It is a cloud metadata service, which is never permitted.
     Metadata,
-    /// One of larder's own ports: never.
+    /// It is one of larder's own listeners, which are never permitted.
     Own,
-    /// Not in `destinations.ports`.
+    /// Its port is not in `destinations.ports`.
     Port,
-    /// A private range, asked for through a listener that other hosts can reach.
+    /// It is in a private range, and the request came through a listener that other hosts can reach.
     Private,
 }
 
@@ -61,25 +61,25 @@ impl Denied {
     }
 }
 
-/// The rules in force.
+/// The rules for destinations, and larder's own listeners.
 #[derive(Debug)]
 pub struct EgressPolicy {
     rules: Destinations,
-    own: RwLock<Vec<SocketAddr>>,
+    own_listeners: RwLock<Vec<SocketAddr>>,
 }
 
 impl EgressPolicy {
-    /// A guard over `rules`.
+    /// A policy with these rules.
     pub fn new(rules: Destinations) -> Self {
-        Self { rules, own: RwLock::new(Vec::new()) }
+        Self { rules, own_listeners: RwLock::new(Vec::new()) }
     }
 
-    /// Adds addresses that larder itself listens on, once they are known.
+    /// Adds addresses that larder itself listens on, as soon as they are known.
     pub fn add_own(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
-        self.own.write().extend(addresses);
+        self.own_listeners.write().extend(addresses);
     }
 
-    /// Whether a request through `listener` may go to `host` at `address`.
+    /// Whether a request through `listener` may be sent to `host` at `address`.
     pub fn check(
         &self,
         host: &str,
@@ -94,14 +94,17 @@ impl EgressPolicy {
         if self.is_own(ip, port) {
             return Err(Denied::Own);
         }
-        if faces(address.ip()).iter().any(|face| denies(&self.rules.deny, host, *face, port)) {
+        if equivalent_addresses(address.ip())
+            .iter()
+            .any(|candidate| denies(&self.rules.deny, host, *candidate, port))
+        {
             return Err(Denied::Rule);
         }
         if !self.port_is_allowed(port, listener) {
             return Err(Denied::Port);
         }
         let private = listener == ListenerKind::Reachable && !is_public(ip);
-        if private && !names_address(&self.rules.allow, reached(ip), port) {
+        if private && !allows_address(&self.rules.allow, effective_address(ip), port) {
             return Err(Denied::Private);
         }
         Ok(())
@@ -116,76 +119,79 @@ impl EgressPolicy {
     }
 
     fn is_own(&self, ip: IpAddr, port: u16) -> bool {
-        is_one_of(&self.own.read(), ip, port)
+        is_one_of(&self.own_listeners.read(), ip, port)
     }
 }
 
-/// Whether a connection to this address and port reaches one of these listeners of larder's.
+/// Whether a connection to this address and port reaches one of larder's `listeners`.
 pub fn is_one_of(listeners: &[SocketAddr], ip: IpAddr, port: u16) -> bool {
     listeners.iter().any(|own| {
         own.port() == port
             && (own.ip() == ip
                 || ip.is_unspecified()
-                || (own.ip().is_unspecified() && is_of_this_host(ip)))
+                || (own.ip().is_unspecified() && is_local_address(ip)))
     })
 }
 
-/// An address is this host's own when a socket can be bound to it: asked only for own ports.
-fn is_of_this_host(ip: IpAddr) -> bool {
+/// Whether an address belongs to this host: a socket can be bound to it. Checked only for larder's own ports.
+fn is_local_address(ip: IpAddr) -> bool {
     ip.is_loopback() || UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// Whether a rule is about this name or address, in whichever way the rule is written.
+/// Whether a rule matches this name or address, in any notation of the rule.
 fn denies(rules: &[DestinationRule], host: &str, ip: IpAddr, port: u16) -> bool {
     rules.iter().any(|rule| match rule {
         DestinationRule::Host(pattern) => pattern.matches(host, port),
-        DestinationRule::Socket(addr, p) => *p == port && faces(*addr).contains(&ip),
+        DestinationRule::Socket(addr, p) => *p == port && equivalent_addresses(*addr).contains(&ip),
         DestinationRule::Net(net) => covers(net, ip),
     })
 }
 
-/// A network of addresses that lead to this host names this host; one of IPv4 written as IPv6 means IPv4.
+/// Whether `net` matches `ip`: the unspecified network matches this host, an IPv4-mapped network matches
+/// IPv4.
 fn covers(net: &IpNet, ip: IpAddr) -> bool {
-    let of_this_host = faces(net.addr()).contains(&ip) && net.addr().is_unspecified();
-    net.contains(&ip) || of_this_host || unmapped(net).is_some_and(|net| net.contains(&ip))
+    let is_this_host =
+        equivalent_addresses(net.addr()).contains(&ip) && net.addr().is_unspecified();
+    net.contains(&ip) || is_this_host || unmapped(net).is_some_and(|net| net.contains(&ip))
 }
 
-/// The IPv4 network that an IPv4-mapped one means.
+/// The IPv4 network of an IPv4-mapped one.
 fn unmapped(net: &IpNet) -> Option<IpNet> {
     let IpNet::V6(v6) = net else { return None };
     let length = v6.prefix_len().checked_sub(96)?;
     IpNet::new(v6.addr().to_ipv4_mapped()?.into(), length).ok()
 }
 
-/// All that an address is to the rules: as it is written, as what it embeds, as where it leads.
-fn faces(ip: IpAddr) -> Vec<IpAddr> {
+/// All addresses that rules treat as equal to `ip`: itself, the embedded address, the effective address.
+fn equivalent_addresses(ip: IpAddr) -> Vec<IpAddr> {
     let inner = embedded(ip);
-    let mut faces = vec![ip, inner, reached(inner)];
+    let mut addresses = vec![ip, inner, effective_address(inner)];
     if ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
-        faces.push(Ipv4Addr::LOCALHOST.into());
+        addresses.push(Ipv4Addr::LOCALHOST.into());
     }
     if inner == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
-        faces.push(Ipv6Addr::LOCALHOST.into());
+        addresses.push(Ipv6Addr::LOCALHOST.into());
     }
-    faces
+    addresses
 }
 
-/// A private range must be allowed by address: a name proves nothing (DNS rebinding).
-fn names_address(rules: &[DestinationRule], ip: IpAddr, port: u16) -> bool {
+/// Whether a rule allows this private address. It must be allowed by address: a name proves nothing (DNS
+/// rebinding).
+fn allows_address(rules: &[DestinationRule], ip: IpAddr, port: u16) -> bool {
     rules.iter().any(|rule| match rule {
         DestinationRule::Net(net) => net.contains(&ip),
-        DestinationRule::Socket(addr, p) => reached(*addr) == ip && *p == port,
+        DestinationRule::Socket(addr, p) => effective_address(*addr) == ip && *p == port,
         DestinationRule::Host(_) => false,
     })
 }
 
 fn is_metadata(ip: IpAddr) -> bool {
-    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parsed(&METADATA));
+    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parse_networks(&METADATA));
     NETS.iter().any(|net| net.contains(&ip))
 }
 
-/// Where a connection ends that is dialled to `ip`: the unspecified address leads to this host.
-fn reached(ip: IpAddr) -> IpAddr {
+/// The address that a connection to `ip` reaches: the unspecified address reaches this host.
+fn effective_address(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(v4) if v4.octets()[0] == 0 => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
@@ -193,7 +199,7 @@ fn reached(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// The address that a v6 spelling of a v4 address really reaches (mapped, NAT64, 6to4).
+/// The IPv4 address embedded in an IPv6 address (mapped, NAT64, 6to4), otherwise `ip` itself.
 fn embedded(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip.to_canonical() else {
         return ip.to_canonical();
@@ -226,41 +232,41 @@ fn is_public(ip: IpAddr) -> bool {
         "fec0::/10",
         "ff00::/8",
     ];
-    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parsed(&PRIVATE));
+    static NETS: LazyLock<Vec<IpNet>> = LazyLock::new(|| parse_networks(&PRIVATE));
     !NETS.iter().any(|net| net.contains(&ip))
 }
 
-fn parsed(networks: &[&str]) -> Vec<IpNet> {
-    networks.iter().map(|net| net.parse().expect("the table holds valid networks")).collect()
+fn parse_networks(networks: &[&str]) -> Vec<IpNet> {
+    networks.iter().map(|net| net.parse().expect("the table contains valid networks")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn guard(allow: &[&str], deny: &[&str]) -> EgressPolicy {
+    fn policy(allow: &[&str], deny: &[&str]) -> EgressPolicy {
         let rules =
             |list: &[&str]| list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect();
         EgressPolicy::new(Destinations { allow: rules(allow), deny: rules(deny), ports: None })
     }
 
-    fn check(guard: &EgressPolicy, address: &str, listener: ListenerKind) -> Result<(), Denied> {
-        guard.check("host.example", address.parse().unwrap(), listener)
+    fn check(policy: &EgressPolicy, address: &str, listener: ListenerKind) -> Result<(), Denied> {
+        policy.check("host.example", address.parse().unwrap(), listener)
     }
 
     #[test]
-    fn a_loopback_listener_gives_its_app_no_less_reach_than_it_has() {
-        let guard = guard(&[], &[]);
+    fn a_loopback_listener_permits_private_addresses() {
+        let policy = policy(&[], &[]);
         for address in
             ["10.0.0.1:80", "127.0.0.1:9001", "[fd00::1]:8443", "100.64.0.1:80", "0.0.0.0:1"]
         {
-            assert_eq!(check(&guard, address, ListenerKind::Loopback), Ok(()), "{address}");
+            assert_eq!(check(&policy, address, ListenerKind::Loopback), Ok(()), "{address}");
         }
     }
 
     #[test]
-    fn fwd_04_private_ranges_are_refused_from_a_reachable_listener() {
-        let guard = guard(&[], &[]);
+    fn fwd_04_private_ranges_are_denied_through_a_reachable_listener() {
+        let policy = policy(&[], &[]);
         for address in [
             "10.0.0.1:80",
             "127.0.0.1:80",
@@ -276,17 +282,17 @@ mod tests {
             "192.168.0.1:443",
         ] {
             assert_eq!(
-                check(&guard, address, ListenerKind::Reachable),
+                check(&policy, address, ListenerKind::Reachable),
                 Err(Denied::Private),
                 "{address}"
             );
         }
-        assert_eq!(check(&guard, "93.184.216.34:443", ListenerKind::Reachable), Ok(()));
+        assert_eq!(check(&policy, "93.184.216.34:443", ListenerKind::Reachable), Ok(()));
     }
 
     #[test]
-    fn fwd_04_metadata_is_refused_whatever_allow_says() {
-        let guard = guard(&["0.0.0.0/0", "::/0"], &[]);
+    fn fwd_04_metadata_is_denied_even_if_allowed() {
+        let policy = policy(&["0.0.0.0/0", "::/0"], &[]);
         for address in [
             "169.254.169.254:80",
             "[fd00:ec2::254]:80",
@@ -306,10 +312,10 @@ mod tests {
             "100.100.100.200:80",
         ] {
             for listener in [ListenerKind::Loopback, ListenerKind::Reachable] {
-                assert_eq!(check(&guard, address, listener), Err(Denied::Metadata), "{address}");
+                assert_eq!(check(&policy, address, listener), Err(Denied::Metadata), "{address}");
             }
         }
-        let named = guard.check(
+        let named = policy.check(
             "metadata.google.internal",
             "93.184.216.34:80".parse().unwrap(),
             ListenerKind::Loopback,
@@ -318,18 +324,18 @@ mod tests {
     }
 
     #[test]
-    fn allow_names_a_private_network_and_deny_wins_over_it() {
-        let open = guard(&["10.0.0.0/8"], &["10.1.0.0/16"]);
+    fn allow_permits_a_private_network_and_deny_takes_precedence() {
+        let open = policy(&["10.0.0.0/8"], &["10.1.0.0/16"]);
         assert_eq!(check(&open, "10.0.0.1:80", ListenerKind::Reachable), Ok(()));
         assert_eq!(check(&open, "10.1.0.1:80", ListenerKind::Reachable), Err(Denied::Rule));
         assert_eq!(check(&open, "10.1.0.1:80", ListenerKind::Loopback), Err(Denied::Rule));
     }
 
-    /// Dialled, the unspecified address is this host.
+    /// A connection to the unspecified address reaches this host.
     #[test]
-    fn what_is_denied_or_allowed_of_loopback_is_so_of_the_unspecified_address() {
-        let closed = guard(&[], &["127.0.0.0/8", "::1/128"]);
-        let open = guard(&["127.0.0.1/32", "::1/128"], &[]);
+    fn rules_for_loopback_also_apply_to_the_unspecified_address() {
+        let closed = policy(&[], &["127.0.0.0/8", "::1/128"]);
+        let open = policy(&["127.0.0.1/32", "::1/128"], &[]);
         for address in ["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:0.0.0.0]:80"] {
             assert_eq!(
                 check(&closed, address, ListenerKind::Loopback),
@@ -338,7 +344,7 @@ mod tests {
             );
             assert_eq!(check(&open, address, ListenerKind::Reachable), Ok(()), "{address}");
         }
-        let itself = guard(&[], &["0.0.0.0/8", "::/128"]);
+        let itself = policy(&[], &["0.0.0.0/8", "::/128"]);
         for address in ["0.0.0.0:80", "[::]:80"] {
             assert_eq!(
                 check(&itself, address, ListenerKind::Loopback),
@@ -355,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denied_address_is_denied_in_every_writing_of_rule_and_address() {
+    fn a_denied_address_is_denied_in_every_notation() {
         for (rule, addresses) in [
             ("::ffff:127.0.0.1/128", &["[::ffff:127.0.0.1]:80", "127.0.0.1:80"][..]),
             ("::ffff:127.0.0.0/104", &["[::ffff:127.0.0.1]:80", "127.9.9.9:80"]),
@@ -370,36 +376,36 @@ mod tests {
                 &["[::]:80", "0.0.0.0:80", "[::ffff:0.0.0.0]:80", "[64:ff9b::7f00:1]:80"],
             ),
         ] {
-            let guard = guard(&[], &[rule]);
+            let policy = policy(&[], &[rule]);
             for address in addresses {
-                let denied = check(&guard, address, ListenerKind::Loopback);
+                let denied = check(&policy, address, ListenerKind::Loopback);
                 assert_eq!(denied, Err(Denied::Rule), "{rule}: {address}");
             }
-            let other = check(&guard, "93.184.216.34:80", ListenerKind::Loopback);
+            let other = check(&policy, "93.184.216.34:80", ListenerKind::Loopback);
             assert_eq!(other, Ok(()), "{rule}");
         }
     }
 
     #[test]
-    fn other_ports_than_80_and_443_need_a_word_from_reachable_listeners() {
-        let guard = guard(&[], &[]);
-        assert_eq!(check(&guard, "93.184.216.34:22", ListenerKind::Reachable), Err(Denied::Port));
-        assert_eq!(check(&guard, "93.184.216.34:22", ListenerKind::Loopback), Ok(()));
+    fn reachable_listeners_permit_only_ports_80_and_443_by_default() {
+        let policy = policy(&[], &[]);
+        assert_eq!(check(&policy, "93.184.216.34:22", ListenerKind::Reachable), Err(Denied::Port));
+        assert_eq!(check(&policy, "93.184.216.34:22", ListenerKind::Loopback), Ok(()));
     }
 
     #[test]
-    fn larders_own_ports_are_refused_under_every_spelling_of_this_host() {
-        let guard = guard(&["0.0.0.0/0"], &[]);
-        guard.add_own(["0.0.0.0:8080".parse().unwrap(), "127.0.0.1:9901".parse().unwrap()]);
+    fn larders_own_ports_are_denied_under_every_address_of_this_host() {
+        let policy = policy(&["0.0.0.0/0"], &[]);
+        policy.add_own(["0.0.0.0:8080".parse().unwrap(), "127.0.0.1:9901".parse().unwrap()]);
         for address in
             ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"]
         {
             assert_eq!(
-                check(&guard, address, ListenerKind::Loopback),
+                check(&policy, address, ListenerKind::Loopback),
                 Err(Denied::Own),
                 "{address}"
             );
         }
-        assert_eq!(check(&guard, "127.0.0.1:8081", ListenerKind::Loopback), Ok(()));
+        assert_eq!(check(&policy, "127.0.0.1:8081", ListenerKind::Loopback), Ok(()));
     }
 }

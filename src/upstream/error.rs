@@ -1,7 +1,8 @@
-//! Why a call got no answer, or not a whole one.
+//! Errors of upstream calls: no response, or an incomplete one.
 //!
-//! Owns: the classes of failure, whose fault they are, what they mean to a client and to
-//! stale-if-error. Never touches: retrying.
+//! Owns: the error classes, whether the origin or larder is at fault, the problem response,
+//! the class for stale-if-error.
+//! Never touches: retrying.
 
 use http::StatusCode;
 
@@ -12,14 +13,14 @@ use crate::upstream::egress_policy::Denied;
 use crate::upstream::rejection::Rejection;
 use crate::upstream::tls_error::TlsError;
 
-/// A call that failed. `Copy`: every waiter of a fill gets its own.
+/// Why a call failed. `Copy`: every waiter of a fill gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum UpstreamError {
-    /// `destinations` forbids it, or it is larder itself or cloud metadata.
+    /// The destination is forbidden by `destinations`, or is larder itself or cloud metadata.
     #[error("the destination is not allowed")]
     Denied(Denied),
-    /// The name has no address.
+    /// The name could not be resolved to an address.
     #[error("the origin's name could not be resolved")]
     Dns,
     /// No address accepted a connection.
@@ -32,51 +33,51 @@ pub enum UpstreamError {
     #[error("the TLS handshake with the origin failed")]
     Tls(TlsError),
     /// No head within `timeouts.first_byte`.
-    #[error("no answer within timeouts.first_byte")]
+    #[error("no response within timeouts.first_byte")]
     FirstByteTimeout,
-    /// Nothing for `timeouts.between_bytes` inside a body.
-    #[error("the answer's body stalled")]
+    /// No byte for `timeouts.between_bytes` inside a body.
+    #[error("the response body stalled")]
     BodyTimeout,
-    /// Not complete within `timeouts.total`.
-    #[error("the answer was not complete within timeouts.total")]
+    /// No complete response within `timeouts.total`.
+    #[error("the response was not complete within timeouts.total")]
     TotalTimeout,
-    /// The connection closed before a head came.
-    #[error("the origin closed the connection without an answer")]
+    /// The connection closed before a response head arrived.
+    #[error("the origin closed the connection without a response")]
     Closed,
-    /// The origin refused to process the request, more often than it was asked again.
+    /// The origin did not process the request, and neither did it process the transparent retries.
     #[error("the origin did not process the request")]
     NotProcessed,
     /// The connection closed inside a body.
-    #[error("the answer's body was cut")]
+    #[error("the response body was truncated")]
     Cut,
-    /// The origin switched to another protocol, for which nobody had asked.
-    #[error("the origin switched to another protocol unasked")]
+    /// The origin switched to another protocol without a request to do so.
+    #[error("the origin switched to another protocol unrequested")]
     Switched,
-    /// What came is not HTTP, or breaks larder's bounds on answers.
-    #[error("the origin's answer is not valid HTTP")]
+    /// The response is not valid HTTP, or exceeds larder's limits on responses.
+    #[error("the origin's response is not valid HTTP")]
     Protocol,
-    /// Nobody is left who wants the answer.
-    #[error("nobody waits for the answer")]
+    /// No client waits for the response any more.
+    #[error("no client waits for the response")]
     Abandoned,
-    /// The origin was not asked.
-    #[error("the origin was not asked: {}", .0.cause.token())]
+    /// Admission control blocked the call.
+    #[error("the call was not made: {}", .0.cause.token())]
     Held(Rejection),
-    /// No descriptor, or none of the system's memory, is left for a connection.
-    #[error("larder lacks what a connection needs")]
+    /// No file descriptor or no kernel memory is left for a connection.
+    #[error("larder lacks the resources for a connection")]
     Exhausted,
-    /// The fault is larder's.
+    /// An internal error of larder.
     #[error("larder failed")]
     Internal,
 }
 
 impl UpstreamError {
-    /// Whether another try, a moment later, may go better. A certificate stays as it is, names have been
-    /// asked for more than once by then, and an origin that switches protocols unasked means to: where it has
-    /// acted on the request, it would do so once more.
+    /// Whether a retry a moment later may succeed. A certificate does not change, a name has been queried
+    /// more than once by then, and an origin that switches protocols unrequested does so on purpose: if it
+    /// has acted on the request, it would act on it again.
     pub fn may_pass(self) -> bool {
         match self {
             Self::Dns | Self::Denied(_) | Self::Held(_) | Self::Switched => false,
-            Self::Tls(fault) => !fault.lasts(),
+            Self::Tls(error) => !error.lasts(),
             Self::Refused
             | Self::ConnectTimeout
             | Self::FirstByteTimeout
@@ -92,7 +93,7 @@ impl UpstreamError {
         }
     }
 
-    /// Whether there was no way to the origin at all, whatever would have been asked of it.
+    /// Whether no connection could be established, so that no request to this origin would have succeeded.
     pub fn is_before_the_call(self) -> bool {
         matches!(self, Self::Dns | Self::Refused | Self::ConnectTimeout | Self::Tls(_))
     }
@@ -100,11 +101,11 @@ impl UpstreamError {
     /// The token in logs, metrics and `detail`.
     pub fn token(self) -> &'static str {
         match self {
-            Self::Denied(why) => why.token(),
+            Self::Denied(reason) => reason.token(),
             Self::Dns => "dns",
             Self::Refused => "connect-refused",
             Self::ConnectTimeout => "connect-timeout",
-            Self::Tls(fault) => fault.token(),
+            Self::Tls(error) => error.token(),
             Self::FirstByteTimeout => "first-byte-timeout",
             Self::BodyTimeout => "between-bytes-timeout",
             Self::TotalTimeout => "total-timeout",
@@ -113,17 +114,17 @@ impl UpstreamError {
             Self::Cut => "cut",
             Self::Switched | Self::Protocol => "protocol",
             Self::Abandoned => "abandoned",
-            Self::Held(held) => held.cause.token(),
+            Self::Held(rejection) => rejection.cause.token(),
             Self::Exhausted => "exhausted",
             Self::Internal => "internal",
         }
     }
 
-    /// What stale-if-error makes of it; `None`: a stale answer does not hide it.
+    /// The class that stale-if-error matches; `None`: no stale response is served for this error.
     pub fn error_class(self) -> Option<decide::ErrorClass> {
         match self {
             Self::Denied(_) | Self::Abandoned => None,
-            Self::Held(held) => held.error_class(),
+            Self::Held(rejection) => rejection.error_class(),
             Self::ConnectTimeout
             | Self::FirstByteTimeout
             | Self::BodyTimeout
@@ -141,24 +142,24 @@ impl UpstreamError {
         }
     }
 
-    /// What `Cache-Status` tells of it; `why` it was to be forwarded.
-    pub fn told(self, why: &'static str) -> CacheStatus {
-        if let Self::Held(held) = self {
-            return CacheStatus::refused().detail("refused", held.cause.token());
+    /// Its `Cache-Status`; `reason` is the reason for forwarding the request.
+    pub fn told(self, reason: &'static str) -> CacheStatus {
+        if let Self::Held(rejection) = self {
+            return CacheStatus::refused().detail("refused", rejection.cause.token());
         }
-        CacheStatus::forwarded(why)
+        CacheStatus::forwarded(reason)
     }
 
-    /// What a client is told.
+    /// The problem response for the client.
     pub fn problem(self) -> Problem {
-        if let Self::Held(held) = self {
-            return held.problem();
+        if let Self::Held(rejection) = self {
+            return rejection.problem();
         }
         let (status, proxy_status, reason) = match self {
             Self::Denied(_) => (
                 StatusCode::FORBIDDEN,
                 "destination_ip_prohibited",
-                "larder may not go there; see destinations in proxy.yaml",
+                "the destination is not allowed; see destinations in proxy.yaml",
             ),
             Self::Dns => {
                 (StatusCode::BAD_GATEWAY, "dns_error", "the origin's name could not be resolved")
@@ -173,40 +174,42 @@ impl UpstreamError {
                 "connection_timeout",
                 "no connection to the origin within timeouts.connect",
             ),
-            Self::Tls(fault) => (StatusCode::BAD_GATEWAY, fault.proxy_status(), fault.reason()),
+            Self::Tls(error) => (StatusCode::BAD_GATEWAY, error.proxy_status(), error.reason()),
             Self::FirstByteTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "http_response_timeout",
-                "the origin did not answer within timeouts.first_byte",
+                "the origin did not respond within timeouts.first_byte",
             ),
             Self::BodyTimeout | Self::TotalTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "http_response_timeout",
-                "the origin's answer did not arrive in time",
+                "the origin's response did not arrive in time",
             ),
             Self::Closed => (
                 StatusCode::BAD_GATEWAY,
                 "connection_terminated",
-                "the origin closed the connection without an answer",
+                "the origin closed the connection without a response",
             ),
             Self::NotProcessed => (
                 StatusCode::BAD_GATEWAY,
                 "connection_terminated",
-                "the origin refused the request unprocessed, again and again",
+                "the origin repeatedly refused the request without processing it",
             ),
-            Self::Cut => {
-                (StatusCode::BAD_GATEWAY, "http_response_incomplete", "the origin's answer was cut")
-            }
+            Self::Cut => (
+                StatusCode::BAD_GATEWAY,
+                "http_response_incomplete",
+                "the origin's response was truncated",
+            ),
             Self::Protocol => return NOT_HTTP,
             Self::Switched => return SWITCHED,
             Self::Exhausted => return EXHAUSTED,
             Self::Abandoned | Self::Held(_) | Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "proxy_internal_error",
-                "larder failed; the request may be tried again",
+                "larder failed; the request may be retried",
             ),
         };
-        let class = if let Self::Tls(fault) = self { fault.class() } else { self.token() };
+        let class = if let Self::Tls(error) = self { error.class() } else { self.token() };
         Problem::new(status, class, reason, proxy_status)
     }
 }
@@ -214,14 +217,14 @@ impl UpstreamError {
 const NOT_HTTP: Problem = Problem::new(
     StatusCode::BAD_GATEWAY,
     "protocol",
-    "the origin's answer is not valid HTTP",
+    "the origin's response is not valid HTTP",
     "http_protocol_error",
 );
 
 const SWITCHED: Problem = Problem::new(
     StatusCode::BAD_GATEWAY,
     "protocol",
-    "the origin switched to another protocol (101), for which it was not asked",
+    "the origin switched to another protocol (101) unrequested",
     "http_protocol_error",
 );
 

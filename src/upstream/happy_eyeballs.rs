@@ -1,8 +1,7 @@
-//! One TCP connection to whichever of an origin's addresses answers first.
+//! Happy Eyeballs (RFC 8305): one TCP connection to the first of an origin's addresses that accepts.
 //!
-//! Owns: trying every address, v6 and v4 in turn, a quarter of a second apart (RFC 8305); the options of
-//! the socket.
-//! Never touches: names, rules about where to go (its addresses have passed them), TLS, pooling.
+//! Owns: trying every address, v6 and v4 in turn, 250 ms apart; socket options.
+//! Never touches: names, the egress policy (its addresses have passed it), TLS, pooling.
 
 use std::collections::HashMap;
 use std::io;
@@ -28,20 +27,21 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::keep_alive;
 
 /// RFC 8305 §5: the Connection Attempt Delay.
-const STAGGER: Duration = Duration::from_millis(250);
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// What pingora is told where this process or its host lacks what a connection needs.
+/// The error type for pingora when this process or its host lacks the resources for a connection.
 pub(super) const EXHAUSTED: ErrorType = ErrorType::Custom("Exhausted");
 
-/// How many hosts' working addresses are remembered.
-const REMEMBERED: usize = 4096;
+/// Number of hosts whose working address is remembered.
+const MAX_REMEMBERED: usize = 4096;
 
-/// Which address of a host answered last, so that the next connection (and the pool) starts there.
+/// The address of each host that accepted the last connection; the next connection (and the pool) tries it
+/// first.
 #[derive(Debug, Default)]
 pub struct PreferredAddrs(Mutex<HashMap<(String, u16), SocketAddr>>);
 
 impl PreferredAddrs {
-    /// Puts the address that answered last in front; the others follow, families in turn.
+    /// Puts the address that accepted last in front; the others follow, alternating between families.
     pub fn order(&self, host: &str, port: u16, addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
         let mut ordered = interleave(addresses);
         let last = self.0.lock().get(&(host.to_owned(), port)).copied();
@@ -53,30 +53,30 @@ impl PreferredAddrs {
 
     fn remember(&self, host: &str, port: u16, address: SocketAddr) {
         let mut map = self.0.lock();
-        if map.len() >= REMEMBERED {
+        if map.len() >= MAX_REMEMBERED {
             map.clear();
         }
         map.insert((host.to_owned(), port), address);
     }
 }
 
-/// Dials one host's allowed addresses. Given to pingora as the way to make a connection.
+/// Dials the permitted addresses of one host; pingora's custom connector.
 #[derive(Debug, Clone)]
 pub struct Dialer {
     /// The host, for [`PreferredAddrs`].
     pub host: String,
-    /// The port asked for, for [`PreferredAddrs`].
+    /// The requested port, for [`PreferredAddrs`].
     pub port: u16,
-    /// Where to try, in this order; never empty.
+    /// The addresses in the order to try them; never empty.
     pub addresses: Arc<[SocketAddr]>,
-    /// For all attempts together.
+    /// Deadline for all attempts together.
     pub within: Duration,
-    /// Where a success is remembered.
+    /// Remembers the address that accepted.
     pub preferred: Arc<PreferredAddrs>,
 }
 
 impl Dialer {
-    /// The first connection that succeeds.
+    /// Returns the first connection that succeeds.
     pub async fn dial(&self) -> std::result::Result<TcpStream, UpstreamError> {
         let (stream, address) = match timeout(self.within, self.race()).await {
             Ok(Ok(won)) => won,
@@ -91,7 +91,7 @@ impl Dialer {
             self.preferred.remember(&self.host, self.port, address);
         }
         if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "Could not switch Nagle's algorithm off");
+            tracing::debug!(%error, "Could not set TCP_NODELAY");
         }
         keep_alive::probe(&stream);
         Ok(stream)
@@ -116,7 +116,7 @@ impl Dialer {
                     Ok((_, Err(refused))) => error = refused,
                     Err(_aborted) => {}
                 },
-                () = sleep(STAGGER), if waiting.len() > 0 => {}
+                () = sleep(ATTEMPT_DELAY), if waiting.len() > 0 => {}
             }
         }
     }
@@ -135,10 +135,10 @@ impl Connect for Dialer {
     }
 }
 
-/// Whether it is this process or its host that lacks something: descriptors, or memory of the system's.
+/// Whether this process or its host has run out of descriptors or kernel memory.
 pub(super) fn is_exhausted(error: &io::Error) -> bool {
-    let lacks = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
-    Errno::from_io_error(error).is_some_and(|errno| lacks.contains(&errno))
+    let exhausted = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(error).is_some_and(|errno| exhausted.contains(&errno))
 }
 
 /// v6, v4, v6, v4 … keeping each family's order (RFC 8305 §4).
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusing_address_does_not_hide_one_that_answers() {
+    async fn a_refusing_address_does_not_hide_one_that_accepts() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let good = listener.local_addr().unwrap();
         let bad = closed_port().await;
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_addresses_refusing_is_a_refusal() {
+    async fn the_connection_is_refused_if_all_addresses_refuse() {
         let (a, b) = (closed_port().await, closed_port().await);
         let preferred = Arc::new(PreferredAddrs::default());
         assert_eq!(dialer(&[a, b], &preferred).dial().await.unwrap_err(), UpstreamError::Refused);

@@ -1,7 +1,7 @@
-//! Which connections to origins wait for their next call, as far as to let go of one.
+//! Index of the peers that idle connections may exist for, so that one connection can be evicted.
 //!
-//! Owns: where connections have been made to. Never touches: the connections, which pingora keeps; those on
-//! which users have signed in (`pinned`).
+//! Owns: the peers that connections have been made to. Never touches: the connections, which pingora keeps;
+//! pinned connections (`pinned_connections`).
 
 use std::collections::HashMap;
 
@@ -9,29 +9,29 @@ use parking_lot::Mutex;
 use pingora_core::connectors::TransportConnector;
 use pingora_core::upstreams::peer::HttpPeer;
 
-/// How many places are remembered: more than there are connections that wait.
-const PLACES: usize = 1024;
+/// Number of peers that are remembered: more than there are idle connections.
+const MAX_PEERS: usize = 1024;
 
-/// Where connections have been made to, by the hash by which they are kept.
+/// The peers that connections have been made to, by pingora's reuse hash.
 #[derive(Default)]
 pub(super) struct IdleConnections(Mutex<HashMap<u64, HttpPeer>>);
 
 impl IdleConnections {
-    /// A connection has been made.
+    /// Records a peer to which a connection has been made.
     pub(super) fn made(&self, key: u64, peer: HttpPeer) {
-        let mut places = self.0.lock();
-        if places.len() >= PLACES
-            && let Some(any) = places.keys().next().copied()
+        let mut peers = self.0.lock();
+        if peers.len() >= MAX_PEERS
+            && let Some(any) = peers.keys().next().copied()
         {
-            places.remove(&any);
+            peers.remove(&any);
         }
-        places.insert(key, peer);
+        peers.insert(key, peer);
     }
 
-    /// Lets go of a connection that waits; false: none does.
-    pub(super) async fn let_one_go(&self, kept: &TransportConnector) -> bool {
+    /// Closes one idle connection; false: there is none.
+    pub(super) async fn let_one_go(&self, transport: &TransportConnector) -> bool {
         while let Some((key, peer)) = self.any() {
-            if kept.reused_stream(&peer).await.is_some() {
+            if transport.reused_stream(&peer).await.is_some() {
                 return true;
             }
             self.0.lock().remove(&key);

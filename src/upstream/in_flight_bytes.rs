@@ -1,9 +1,8 @@
-//! Bodies that are held in memory on their way: how many bytes they may have together
-//! (`limits.in_flight`).
+//! The limit on bytes of bodies that are buffered in transit (`limits.in_flight`).
 //!
-//! Owns: the count, over fills, recordings and what rules read; that whoever holds bytes gives them back;
-//! how long a client that takes nothing, or little, may keep them.
-//! Never touches: what the bodies are held for, or what becomes of one for which there is no room.
+//! Owns: the count over fills, captured and inspected bodies; the release of counted bytes; how long a client
+//! that reads nothing, or little, may keep bytes buffered.
+//! Never touches: the purpose of a buffered body, or the handling of a body that exceeds the limit.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,289 +14,298 @@ use tokio::time::timeout;
 
 use crate::clock;
 
-/// Smaller pieces are copied where they are held: each holds the whole buffer that it was read into, which
-/// may have held much else.
+/// Smaller pieces are copied when they are buffered, because a piece keeps the whole buffer alive that it was
+/// read into, and that buffer may have contained much else.
 pub const SMALL: usize = 4 * 1024;
 
-/// A body of this length, inflated, is read by rules however much is held: who holds much must not have others'
-/// errors taken for answers.
+/// Rules inspect a body up to this length (inflated) even if the limit is reached: clients that occupy much
+/// memory must not cause the errors of other clients to be taken for successful responses.
 pub const READ_ALWAYS: usize = 64 * 1024;
 
-/// What a piece costs beside its bytes.
+/// Memory overhead of a buffered piece in addition to its bytes.
 pub const EACH: usize = 64;
 
-/// What a client that takes nothing makes larder hold beside the pieces that are counted one by one: the
-/// buffers of its connections, and the piece that it is being given.
+/// Memory that a stalled client occupies in addition to the pieces that are counted one by one: the buffers
+/// of its connections, and the piece that is being written to it.
 pub const WAITED_FOR: usize = 128 * 1024;
 
-/// Who holds no more than this, with all its answers, is borne until twice as much is held as for others: a
-/// slow client with one answer is no reason for memory to be short.
-const MODEST: usize = 1024 * 1024;
+/// Clients that occupy no more than this with all their responses have twice the threshold of others: a slow
+/// client with one response is no reason for memory pressure.
+const SMALL_CLIENT: usize = 1024 * 1024;
 
-/// How much of an answer may come on a stream of HTTP/2 before it is read.
+/// Flow-control window of an HTTP/2 stream: bytes of a response that an origin may send before they are read.
 pub const SENT_AHEAD: u32 = 512 * 1024;
 
-/// How long a client may take nothing while memory is just short; where twice as much is held, half as long.
-/// One that is slow and steady seems to take nothing until a third of its socket's buffer is free.
-const SHORT: Duration = Duration::from_secs(15);
+/// How long a client may read nothing at the onset of memory pressure; at twice the threshold half as long. A
+/// slow but steady client seems to read nothing until a third of its socket buffer is free.
+const PRESSURE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How often that is looked at. Every client has that long.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the deadline is checked, and the minimum that every client gets.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The bytes a second that a client takes at least while memory is just short; where twice as much is
-/// held, twice as many.
-const SLOWEST: usize = 16 * 1024;
+/// Bytes per second that a client must read at the onset of memory pressure; at twice the threshold twice as
+/// many.
+const MIN_RATE: usize = 16 * 1024;
 
-/// The bytes of all bodies that are held.
+/// Counts the bytes of all buffered bodies.
 #[derive(Debug)]
 pub struct InFlightBytes {
     used: AtomicUsize,
-    /// What clients that are waited for make larder hold.
-    waited_for: AtomicUsize,
-    /// What the connections of clients have taken over and not sent.
+    /// Memory that stalled clients occupy.
+    stalled: AtomicUsize,
+    /// Bytes that client connections have accepted and not yet sent.
     unsent: AtomicUsize,
-    /// What the store has let go of and clients still have.
-    lent: Arc<AtomicUsize>,
+    /// Bytes of bodies that the store has evicted and clients still read.
+    evicted: Arc<AtomicUsize>,
     cap: usize,
 }
 
 impl InFlightBytes {
-    /// Room for `cap` bytes.
+    /// A limit of `cap` bytes.
     pub fn new(cap: usize) -> Arc<Self> {
         Self::beside(cap, Arc::default())
     }
 
-    /// The same; `lent` counts the bytes that the store has let go of and clients still have.
-    pub fn beside(cap: usize, lent: Arc<AtomicUsize>) -> Arc<Self> {
-        let [used, waited_for, unsent] = [0; 3].map(AtomicUsize::new);
-        Arc::new(Self { used, waited_for, unsent, lent, cap })
+    /// The same; `evicted` counts the bytes of bodies that the store has evicted and clients still read.
+    pub fn beside(cap: usize, evicted: Arc<AtomicUsize>) -> Arc<Self> {
+        let [used, stalled, unsent] = [0; 3].map(AtomicUsize::new);
+        Arc::new(Self { used, stalled, unsent, evicted, cap })
     }
 
-    /// All that is held, for clients that are waited for too.
-    fn held(&self) -> usize {
-        let parts = [&self.used, &self.waited_for, &self.unsent, &*self.lent];
+    /// All memory in use, including that of stalled clients.
+    fn total(&self) -> usize {
+        let parts = [&self.used, &self.stalled, &self.unsent, &*self.evicted];
         let add = |sum: usize, part: &AtomicUsize| sum.saturating_add(part.load(Ordering::Relaxed));
         parts.into_iter().fold(0, add)
     }
 
-    /// From what on that is held in all a client counts as one that memory is short for; `own`: what it holds.
-    fn enough_for(&self, own: usize) -> usize {
-        if own <= MODEST { self.most().saturating_mul(2) } else { self.most() }
+    /// The total above which memory pressure applies to a client that occupies `own` bytes.
+    fn pressure_threshold(&self, own: usize) -> usize {
+        if own <= SMALL_CLIENT {
+            self.whole_body_limit().saturating_mul(2)
+        } else {
+            self.whole_body_limit()
+        }
     }
 
-    /// How long a client that holds `own` bytes may take nothing now, of the `usual` time: less where so much
-    /// is held that bodies can no longer be kept whole, or soon cannot be.
-    fn patience(&self, usual: Duration, own: usize) -> Duration {
-        let (held, most) = (self.held(), self.enough_for(own));
-        if held <= most {
+    /// How long a client that occupies `own` bytes may read nothing: `usual`, or less if there is no longer,
+    /// or soon will be no, memory to keep bodies whole.
+    fn stall_timeout(&self, usual: Duration, own: usize) -> Duration {
+        let (total, threshold) = (self.total(), self.pressure_threshold(own));
+        if total <= threshold {
             return usual;
         }
-        let short = SHORT.as_millis() * most as u128 / held as u128;
+        let short = PRESSURE_TIMEOUT.as_millis() * threshold as u128 / total as u128;
         Duration::from_millis(u64::try_from(short).unwrap_or(u64::MAX))
-            .clamp(LOOK.min(usual), usual)
+            .clamp(CHECK_INTERVAL.min(usual), usual)
     }
 
-    /// Whether a client that holds `own` bytes may be waited for, when it has taken so many while it was
-    /// `waited` for. The more is held in all, the more it must take.
+    /// Whether a client that occupies `own` bytes is fast enough to be waited for: it has read `taken` bytes
+    /// within `waited`. The higher the total, the more it must have read.
     pub fn bears(&self, taken: usize, waited: Duration, own: usize) -> bool {
-        let (held, most) = (self.held(), self.enough_for(own).max(1));
-        let least = (held / 1024).saturating_mul(SLOWEST) / most.div_ceil(1024);
+        let (total, threshold) = (self.total(), self.pressure_threshold(own).max(1));
+        let least = (total / 1024).saturating_mul(MIN_RATE) / threshold.div_ceil(1024);
         let seconds = usize::try_from(waited.as_secs()).unwrap_or(usize::MAX);
-        held <= most || taken >= least.saturating_mul(seconds)
+        total <= threshold || taken >= least.saturating_mul(seconds)
     }
 
-    /// What `taken` comes to; `None`: a client has taken nothing for the `usual` time, or for less where
-    /// there is no room for what it keeps.
+    /// The result of `taken`; `None`: the client has read nothing for the `usual` time, or for less under
+    /// memory pressure.
     pub async fn patiently<T>(&self, usual: Duration, taken: impl Future<Output = T>) -> Option<T> {
         self.patiently_for(Waiting { counted: WAITED_FOR, held: 0 }, None, usual, taken).await
     }
 
-    /// The same for a client that is waiting so. `all`: where what it makes larder hold by all its answers is
-    /// counted, if it has several.
+    /// The same for a stalled client. `all` counts the memory that all of its responses occupy, if it has
+    /// several.
     pub async fn patiently_for<T>(
         &self,
-        waiting: Waiting,
+        client: Waiting,
         all: Option<&AtomicUsize>,
         usual: Duration,
         taken: impl Future<Output = T>,
     ) -> Option<T> {
         let mut taken = std::pin::pin!(taken);
-        let _wait = HeldBytes::new(&self.waited_for, waiting.counted);
-        let _own = all.map(|all| HeldBytes::new(all, waiting.counted));
+        let _wait = CountedBytes::new(&self.stalled, client.counted);
+        let _own = all.map(|all| CountedBytes::new(all, client.counted));
         let since = clock::of_timers();
         loop {
-            if let Ok(taken) = timeout(usual.min(LOOK), taken.as_mut()).await {
+            if let Ok(taken) = timeout(usual.min(CHECK_INTERVAL), taken.as_mut()).await {
                 return Some(taken);
             }
-            let own = all.map_or(waiting.counted, |all| all.load(Ordering::Relaxed));
-            if since.elapsed() >= self.patience(usual, own.saturating_add(waiting.held)) {
+            let own = all.map_or(client.counted, |all| all.load(Ordering::Relaxed));
+            if since.elapsed() >= self.stall_timeout(usual, own.saturating_add(client.held)) {
                 return None;
             }
         }
     }
 
-    /// Counts bytes that a client's connection has taken over, until they are [sent](Self::sent).
+    /// Counts bytes that a client connection has accepted, until [`Self::remove_unsent`].
     pub fn unsent(&self, bytes: usize) {
         self.unsent.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// They are sent, or never will be.
+    /// Removes bytes that have been sent, or never will be.
     pub fn sent(&self, bytes: usize) {
         self.unsent.fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Whether there is room for no more bodies that are kept whole.
+    /// Whether no further body can be kept whole.
     pub fn is_spent(&self) -> bool {
-        self.used() >= self.most()
+        self.used() >= self.whole_body_limit()
     }
 
-    /// The bytes of bodies that are kept whole, until they are stored, read or let go. A quarter is left to
-    /// bodies that flow: those are counted whether or not there is room.
-    fn most(&self) -> usize {
+    /// The limit for bodies that are kept whole until they are stored, read or dropped. A quarter of the
+    /// total is left to streamed bodies, which are counted without a check.
+    fn whole_body_limit(&self) -> usize {
         self.cap - self.cap / 4
     }
 
-    /// The bytes that are held.
+    /// The bytes of buffered bodies.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes whether or not there is room.
+    /// Counts bytes without checking the limit.
     pub fn take(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// The bytes up to which pieces are gathered of a body that is then read. That takes its length twice
-    /// again, and in memory that lies in one piece: what others have given back in small ones is of no use
-    /// for it.
-    fn most_to_read(&self) -> usize {
+    /// The limit for a body that is buffered to be inspected. Inspection needs twice the length again, in
+    /// contiguous memory, for which small pieces that others have released are of no use.
+    fn inspection_limit(&self) -> usize {
         self.cap / 3
     }
 
-    /// Counts bytes if no more than `most` are held with them.
-    fn take_within(&self, bytes: usize, most: usize) -> bool {
+    /// Counts bytes if the count then stays within `limit`.
+    fn try_reserve(&self, bytes: usize, limit: usize) -> bool {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-        let within = used <= most;
+        let within = used <= limit;
         if !within {
             self.give_back(bytes);
         }
         within
     }
 
-    /// They are held no longer.
+    /// Removes bytes from the count.
     pub fn give_back(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
-/// A client that takes nothing for the moment.
+/// A client that currently reads nothing.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
-    /// What it makes larder hold, as far as it is counted nowhere else.
+    /// The memory that it occupies and that is not counted elsewhere.
     pub counted: usize,
-    /// What else it holds: a body that it is given in one piece.
+    /// Further memory that it occupies: a body that is written to it in one piece.
     pub held: usize,
 }
 
-/// What a client that is waited for makes larder hold.
-struct HeldBytes<'a>(&'a AtomicUsize, usize);
+/// Counts bytes in a counter until it is dropped.
+struct CountedBytes<'a>(&'a AtomicUsize, usize);
 
-impl<'a> HeldBytes<'a> {
+impl<'a> CountedBytes<'a> {
     fn new(count: &'a AtomicUsize, bytes: usize) -> Self {
         count.fetch_add(bytes, Ordering::Relaxed);
         Self(count, bytes)
     }
 }
 
-impl Drop for HeldBytes<'_> {
+impl Drop for CountedBytes<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
 }
 
-/// Bytes that are held; given back when this is dropped.
+/// Counted bytes; they are released on drop.
 #[derive(Debug)]
 pub struct BytesPermit {
-    of: Arc<InFlightBytes>,
+    in_flight: Arc<InFlightBytes>,
     bytes: usize,
 }
 
 impl BytesPermit {
-    /// None yet.
-    pub fn new(of: &Arc<InFlightBytes>) -> Self {
-        Self { of: Arc::clone(of), bytes: 0 }
+    /// A permit for no bytes yet.
+    pub fn new(in_flight: &Arc<InFlightBytes>) -> Self {
+        Self { in_flight: Arc::clone(in_flight), bytes: 0 }
     }
 
-    /// More; false, and as many as before, where there is no room.
+    /// Adds bytes; false: the limit is reached and nothing was added.
     pub fn add(&mut self, bytes: usize) -> bool {
-        self.add_up_to(bytes, self.of.most())
+        self.try_reserve_within(bytes, self.in_flight.whole_body_limit())
     }
 
-    /// More, whether or not there is room.
+    /// Adds bytes without checking the limit.
     pub fn take(&mut self, bytes: usize) {
-        self.of.take(bytes);
+        self.in_flight.take(bytes);
         self.bytes += bytes;
     }
 
-    /// More, where no more than `most` are held with them.
-    fn add_up_to(&mut self, bytes: usize, most: usize) -> bool {
-        let within = self.of.take_within(bytes, most);
+    /// Adds bytes if the count then stays within `limit`.
+    fn try_reserve_within(&mut self, bytes: usize, limit: usize) -> bool {
+        let within = self.in_flight.try_reserve(bytes, limit);
         self.bytes += if within { bytes } else { 0 };
         within
     }
 
-    /// All of it is held no longer.
+    /// Releases all bytes.
     pub fn give_all_back(&mut self) {
-        self.give_back(self.bytes);
+        self.release(self.bytes);
     }
 
-    fn give_back(&mut self, bytes: usize) {
+    fn release(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        self.of.give_back(bytes);
+        self.in_flight.give_back(bytes);
     }
 }
 
 impl Drop for BytesPermit {
     fn drop(&mut self) {
-        self.of.give_back(self.bytes);
+        self.in_flight.give_back(self.bytes);
     }
 }
 
-/// Pieces of one body, held.
+/// Buffered pieces of one body; their bytes are counted.
 #[derive(Debug)]
 pub struct BufferedPieces {
     pieces: VecDeque<Bytes>,
     length: usize,
-    share: BytesPermit,
-    most: usize,
-    /// So much is gathered whether or not there is room.
-    always: usize,
+    permit: BytesPermit,
+    limit: usize,
+    /// Bytes that are buffered without checking the limit.
+    unchecked: usize,
 }
 
 impl BufferedPieces {
-    /// None yet.
-    pub fn new(of: &Arc<InFlightBytes>) -> Self {
-        Self::within(of, of.most(), 0)
+    /// No pieces yet.
+    pub fn new(in_flight: &Arc<InFlightBytes>) -> Self {
+        Self::with_limit(in_flight, in_flight.whole_body_limit(), 0)
     }
 
-    /// None yet of a body that is read once all of it is there: there is less room for that, but always some
-    /// for a [short one](READ_ALWAYS).
-    pub fn to_read(of: &Arc<InFlightBytes>) -> Self {
-        Self::within(of, of.most_to_read(), READ_ALWAYS)
+    /// No pieces yet of a body that is inspected once it is complete. The limit is lower, but a body of up to
+    /// [`ALWAYS_INSPECTED`] bytes always fits.
+    pub fn to_read(in_flight: &Arc<InFlightBytes>) -> Self {
+        Self::with_limit(in_flight, in_flight.inspection_limit(), READ_ALWAYS)
     }
 
-    fn within(of: &Arc<InFlightBytes>, most: usize, always: usize) -> Self {
-        Self { pieces: VecDeque::new(), length: 0, share: BytesPermit::new(of), most, always }
+    fn with_limit(in_flight: &Arc<InFlightBytes>, limit: usize, unchecked: usize) -> Self {
+        Self {
+            pieces: VecDeque::new(),
+            length: 0,
+            permit: BytesPermit::new(in_flight),
+            limit,
+            unchecked,
+        }
     }
 
-    /// Adds a piece; gives it back where there is no room.
+    /// Adds a piece; returns it as the error if the limit is reached.
     pub fn push(&mut self, piece: Bytes) -> Result<(), Bytes> {
         if piece.is_empty() {
             return Ok(());
         }
-        if self.length + piece.len() <= self.always {
-            self.share.take(piece.len() + EACH);
-        } else if !self.share.add_up_to(piece.len() + EACH, self.most) {
+        if self.length + piece.len() <= self.unchecked {
+            self.permit.take(piece.len() + EACH);
+        } else if !self.permit.try_reserve_within(piece.len() + EACH, self.limit) {
             return Err(piece);
         }
         let small = piece.len() < SMALL;
@@ -306,20 +314,20 @@ impl BufferedPieces {
         Ok(())
     }
 
-    /// Takes the first piece out.
+    /// Removes the first piece.
     pub fn pop(&mut self) -> Option<Bytes> {
         let piece = self.pieces.pop_front()?;
         self.length -= piece.len();
-        self.share.give_back(piece.len() + EACH);
+        self.permit.release(piece.len() + EACH);
         Some(piece)
     }
 
-    /// The bytes of all pieces.
+    /// Total length of all pieces.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
@@ -329,22 +337,22 @@ impl BufferedPieces {
         self.pieces.iter().find_map(|piece| piece.first().copied())
     }
 
-    /// All of it in one piece, which the pieces do not share.
+    /// A copy of the body in one piece.
     pub fn joined(&self) -> Bytes {
         let mut joined = BytesMut::with_capacity(self.length);
         self.pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
         joined.freeze()
     }
 
-    /// The same, if there is room for it beside the pieces, and for `more` bytes: with what holds that room.
-    /// There always is for short ones.
+    /// The same with a permit for the copy and `more` bytes; `None`: that would exceed the limit. A short
+    /// body always fits.
     pub fn joined_within(&self, more: usize) -> Option<(Bytes, BytesPermit)> {
-        let mut share = BytesPermit::new(&self.share.of);
-        if self.length + more <= self.always {
-            share.take(self.length + more);
-            return Some((self.joined(), share));
+        let mut permit = BytesPermit::new(&self.permit.in_flight);
+        if self.length + more <= self.unchecked {
+            permit.take(self.length + more);
+            return Some((self.joined(), permit));
         }
-        share.add(self.length.saturating_add(more)).then(|| (self.joined(), share))
+        permit.add(self.length.saturating_add(more)).then(|| (self.joined(), permit))
     }
 }
 
@@ -353,41 +361,44 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_held_is_counted_and_given_back() {
-        let room = InFlightBytes::new((10_000 + 2 * EACH) * 4 / 3 + 1);
-        let mut held = BufferedPieces::new(&room);
-        assert!(held.push(Bytes::from(vec![1; 6000])).is_ok());
-        let mut other = BufferedPieces::new(&room);
+    fn buffered_pieces_are_counted_and_released() {
+        let in_flight = InFlightBytes::new((10_000 + 2 * EACH) * 4 / 3 + 1);
+        let mut pieces = BufferedPieces::new(&in_flight);
+        assert!(pieces.push(Bytes::from(vec![1; 6000])).is_ok());
+        let mut other = BufferedPieces::new(&in_flight);
         let refused = other.push(Bytes::from(vec![2; 6000]));
         assert_eq!(refused.map_err(|piece| piece.len()), Err(6000));
         assert!(other.push(Bytes::from(vec![2; 4000])).is_ok());
-        assert!(room.used() <= room.most() && !other.share.add(2));
-        assert!(held.joined_within(0).is_none(), "no room for a copy");
+        assert!(in_flight.used() <= in_flight.whole_body_limit() && !other.permit.add(2));
+        assert!(pieces.joined_within(0).is_none(), "a copy exceeds the limit");
         drop(other);
-        assert_eq!(room.used(), 6000 + EACH);
-        assert_eq!((held.len(), held.first(), held.joined().len()), (6000, Some(1), 6000));
-        assert_eq!(held.pop().map(|piece| piece.len()), Some(6000));
-        assert_eq!((room.used(), held.is_empty(), held.pop()), (0, true, None));
+        assert_eq!(in_flight.used(), 6000 + EACH);
+        assert_eq!((pieces.len(), pieces.first(), pieces.joined().len()), (6000, Some(1), 6000));
+        assert_eq!(pieces.pop().map(|piece| piece.len()), Some(6000));
+        assert_eq!((in_flight.used(), pieces.is_empty(), pieces.pop()), (0, true, None));
     }
 
-    /// How long a client that takes nothing is waited for, where a minute is usual.
-    async fn waited(room: Arc<InFlightBytes>) -> Duration {
+    /// How long larder waits for a stalled client if the usual time is a minute.
+    async fn time_until_stalled(in_flight: Arc<InFlightBytes>) -> Duration {
         let (since, never) = (clock::of_timers(), std::future::pending::<()>());
-        let waiting = Waiting { counted: WAITED_FOR, held: MODEST };
-        assert_eq!(room.patiently_for(waiting, None, Duration::from_secs(60), never).await, None);
+        let waiting = Waiting { counted: WAITED_FOR, held: SMALL_CLIENT };
+        assert_eq!(
+            in_flight.patiently_for(waiting, None, Duration::from_secs(60), never).await,
+            None
+        );
         since.elapsed()
     }
 
-    async fn waited_beside(room: &Arc<InFlightBytes>) -> Duration {
-        waited(Arc::clone(room)).await
+    async fn time_until_stalled_now(in_flight: &Arc<InFlightBytes>) -> Duration {
+        time_until_stalled(Arc::clone(in_flight)).await
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_is_waited_for_as_long_as_there_is_room() {
-        let lent = Arc::new(AtomicUsize::new(0));
-        let room = InFlightBytes::beside(3 * WAITED_FOR, Arc::clone(&lent));
+    async fn a_stalled_client_gets_the_usual_time_while_memory_suffices() {
+        let evicted = Arc::new(AtomicUsize::new(0));
+        let in_flight = InFlightBytes::beside(3 * WAITED_FOR, Arc::clone(&evicted));
         let usual = Duration::from_secs(60);
-        let wait = || tokio::spawn(waited(Arc::clone(&room)));
+        let wait = || tokio::spawn(time_until_stalled(Arc::clone(&in_flight)));
         for waiting in [wait(), wait()] {
             assert!(waiting.await.unwrap() >= usual);
         }
@@ -396,48 +407,58 @@ mod tests {
             waited.push(waiting.await.unwrap());
         }
         waited.sort();
-        // No more of them than have to go.
-        assert!(waited[0] <= SHORT && waited[1] >= usual, "{waited:?}");
-        // It is looked at again while it waits. Where ten times as much is held it has a tenth of the time.
-        for lent_now in [2, 22] {
+        // Only as many clients are dropped as necessary.
+        assert!(waited[0] <= PRESSURE_TIMEOUT && waited[1] >= usual, "{waited:?}");
+        // The deadline is recomputed while the client waits. At ten times the threshold it has a tenth of the
+        // time.
+        for evicted_now in [2, 22] {
             let waiting = wait();
-            tokio::time::sleep(SHORT).await;
-            lent.store(lent_now * WAITED_FOR, Ordering::Relaxed);
-            assert!(waiting.await.unwrap() <= SHORT + LOOK + Duration::from_millis(10));
-            let short = waited_beside(&room).await;
+            tokio::time::sleep(PRESSURE_TIMEOUT).await;
+            evicted.store(evicted_now * WAITED_FOR, Ordering::Relaxed);
             assert!(
-                short <= SHORT * 3 / (u32::try_from(lent_now).unwrap() + 1) + LOOK,
+                waiting.await.unwrap()
+                    <= PRESSURE_TIMEOUT + CHECK_INTERVAL + Duration::from_millis(10)
+            );
+            let short = time_until_stalled_now(&in_flight).await;
+            assert!(
+                short
+                    <= PRESSURE_TIMEOUT * 3 / (u32::try_from(evicted_now).unwrap() + 1)
+                        + CHECK_INTERVAL,
                 "{short:?}"
             );
-            lent.store(0, Ordering::Relaxed);
+            evicted.store(0, Ordering::Relaxed);
         }
-        assert_eq!(room.patience(usual, 0), usual, "nobody is waited for");
-        assert_eq!(room.patiently(usual, async { 7 }).await, Some(7));
+        assert_eq!(in_flight.stall_timeout(usual, 0), usual, "no client is stalled");
+        assert_eq!(in_flight.patiently(usual, async { 7 }).await, Some(7));
     }
 
     #[test]
-    fn the_more_is_held_the_more_a_client_must_take() {
-        let (room, mib) = (InFlightBytes::new(4 << 20), 1 << 20);
-        let bears = |taken| room.bears(taken, Duration::from_secs(15), MODEST + 1);
-        room.unsent(3 * mib);
-        assert!(bears(0), "there is room");
-        for (held, wanted) in [(4, 4), (6, 6), (30, 30)] {
-            room.unsent((held - 3) * mib);
-            let least = SLOWEST * 15 * wanted / 3;
-            assert!(!bears(least - 1024) && bears(least), "{held} MiB: {least}");
-            assert_eq!(room.bears(0, Duration::from_secs(15), MODEST), held <= 6, "{held} MiB");
-            room.sent((held - 3) * mib);
+    fn the_required_rate_grows_with_the_total() {
+        let (in_flight, mib) = (InFlightBytes::new(4 << 20), 1 << 20);
+        let fast_enough = |taken| in_flight.bears(taken, Duration::from_secs(15), SMALL_CLIENT + 1);
+        in_flight.unsent(3 * mib);
+        assert!(fast_enough(0), "below the threshold");
+        for (total, factor) in [(4, 4), (6, 6), (30, 30)] {
+            in_flight.unsent((total - 3) * mib);
+            let least = MIN_RATE * 15 * factor / 3;
+            assert!(!fast_enough(least - 1024) && fast_enough(least), "{total} MiB: {least}");
+            assert_eq!(
+                in_flight.bears(0, Duration::from_secs(15), SMALL_CLIENT),
+                total <= 6,
+                "{total} MiB"
+            );
+            in_flight.sent((total - 3) * mib);
         }
-        room.sent(3 * mib);
-        assert_eq!(room.held(), 0);
+        in_flight.sent(3 * mib);
+        assert_eq!(in_flight.total(), 0);
     }
 
-    /// A chunk of one byte may come in a buffer that four kilobytes of extensions filled.
+    /// A chunk of one byte may arrive in a buffer with four kilobytes of chunk extensions.
     #[test]
-    fn a_small_piece_that_is_held_holds_no_large_buffer() {
+    fn a_small_buffered_piece_keeps_no_large_buffer_alive() {
         let buffer = Bytes::from(vec![7; 64 * 1024]);
-        let mut held = BufferedPieces::new(&InFlightBytes::new(1000));
-        assert!(held.push(buffer.slice(..10)).is_ok());
+        let mut pieces = BufferedPieces::new(&InFlightBytes::new(1000));
+        assert!(pieces.push(buffer.slice(..10)).is_ok());
         assert!(buffer.is_unique());
     }
 }

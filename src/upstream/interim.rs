@@ -1,8 +1,8 @@
-//! Interim (1xx) answers on their way from an origin to the client that leads the call (RFC 9110
-//! §15.2): forwarded at once, never stored, never part of the final answer.
+//! Interim (1xx) responses in transit from an origin to the client that leads the call (RFC 9110 §15.2):
+//! forwarded at once, never stored, never part of the final response.
 //!
-//! Owns: the queue between the task that reads them and the one that writes them.
-//! Never touches: final answers.
+//! Owns: the queue between the task that reads them and the task that writes them.
+//! Never touches: final responses.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use http::{HeaderMap, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// An interim answer.
+/// An interim response.
 #[derive(Debug, Clone)]
 pub struct Interim {
     /// 102 to 199.
@@ -20,11 +20,11 @@ pub struct Interim {
     pub headers: HeaderMap,
 }
 
-/// The interim answers of one call. Who makes calls bounds how many there are.
+/// The interim responses of one call. Their number is bounded by `session`.
 #[derive(Debug, Default)]
 pub struct Interims {
     queue: Mutex<VecDeque<Interim>>,
-    news: Notify,
+    added: Notify,
 }
 
 impl Interims {
@@ -33,24 +33,24 @@ impl Interims {
         Arc::default()
     }
 
-    /// Adds one; its reader wakes.
+    /// Adds one and wakes the reader.
     pub fn push(&self, interim: Interim) {
         self.queue.lock().push_back(interim);
-        self.news.notify_one();
+        self.added.notify_one();
     }
 
-    /// The oldest that waits.
+    /// Removes the oldest one.
     pub fn pop(&self) -> Option<Interim> {
         self.queue.lock().pop_front()
     }
 
-    /// Waits for the next.
+    /// Waits for the next one.
     pub async fn next(&self) -> Interim {
         loop {
             if let Some(interim) = self.pop() {
                 return interim;
             }
-            self.news.notified().await;
+            self.added.notified().await;
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What an answer, or the lack of one, means for the calls to come.
+//! The outcome of a call: the classified response, or failure.
 //!
-//! Owns: the value; how it is told to stale-if-error. Never touches: how it is found (`classify`), what is
-//! done about it (`gate`, and the engine's retries).
+//! Owns: the value, and its error class for stale-if-error. Never touches: the classification (`classify`),
+//! the effects (`admission`, and the engine's retries).
 
 use std::time::Duration;
 
@@ -12,51 +12,51 @@ use crate::policy::CooldownPolicy;
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::RateLimitState;
 
-/// What an answer comes to.
+/// The outcome of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallOutcome {
-    /// In a word.
+    /// Its class.
     pub class: OutcomeClass,
-    /// How long the origin asks to be left alone, if it does.
+    /// How long the origin requests no further calls, if it does.
     pub wait: Option<RetryAfter>,
-    /// What it says of its limits.
+    /// The limits that the response states.
     pub quota: Option<RateLimitState>,
 }
 
-/// The origin's own word on when to come back.
+/// The time after which the origin allows the next call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryAfter {
     /// From now.
     pub time: Duration,
-    /// Whether it is the end of a quota, which `max_cooldown` does not shorten.
+    /// Whether it is the end of a quota, which `max_cooldown` does not limit.
     pub quota: bool,
 }
 
 impl CallOutcome {
-    /// Nothing but a class.
+    /// An outcome with only a class.
     pub fn of(class: OutcomeClass) -> Self {
         Self { class, wait: None, quota: None }
     }
 
-    /// How long the origin asks to be left alone, as far as it is heard: a word that says "now" says
-    /// nothing, and only the end of a quota is believed whatever it is.
+    /// The time of `Retry-After`, limited by `max_cooldown` unless it is the end of a quota. A time of zero
+    /// counts as none.
     pub fn bounded_retry_after(&self, rule: &CooldownPolicy) -> Option<Duration> {
         let RetryAfter { time, quota } = self.wait.filter(|wait| !wait.time.is_zero())?;
         Some(if quota { time } else { time.min(rule.max_cooldown) })
     }
 
-    /// Whether the answer is one to use.
+    /// Whether the response was a rate limit.
     pub fn is_limit(&self) -> bool {
         matches!(self.class, OutcomeClass::RateLimited(_))
     }
 
-    /// Whether the origin did what it was asked.
+    /// Whether the response is usable.
     pub fn is_ok(&self) -> bool {
         self.class == OutcomeClass::Ok
     }
 
-    /// What `retry.on` and `stale_if_error.on` go by, of an answer with this status: a body may say
-    /// more than its status.
+    /// The error class for `retry.on` and `stale_if_error.on` of a response with this status. The body may
+    /// have changed the class.
     pub fn error_class(&self, status: StatusCode) -> decide::ErrorClass {
         let is_error = status.is_client_error() || status.is_server_error();
         match self.class {
@@ -64,7 +64,7 @@ impl CallOutcome {
                 RateLimitKind::Minute | RateLimitKind::Quota | RateLimitKind::Shared,
             ) => decide::ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS),
             OutcomeClass::Auth if !is_error => decide::ErrorClass::Status(StatusCode::FORBIDDEN),
-            // A 408 is no 503: it is the origin's own deadline, and named by those who want it repeated.
+            // A 408 stays a 408: the deadline was the origin's, and `retry.on` has to list it.
             OutcomeClass::Server
                 if !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT =>
             {

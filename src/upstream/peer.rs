@@ -1,6 +1,6 @@
-//! A place and its addresses as pingora's peer: what a pooled connection is keyed by.
+//! Converts an upstream target and its addresses to pingora's peer, the key of pooled connections.
 //!
-//! Owns: deadlines, TLS profile and dialer of a connection; which connections may be shared.
+//! Owns: deadlines, TLS configuration and dialer of a connection; which connections may be shared.
 //! Never touches: requests.
 
 use std::hash::{Hash, Hasher};
@@ -24,54 +24,55 @@ use crate::upstream::tls_error::TlsError;
 /// How long an idle connection to an origin is kept.
 pub(super) const IDLE: Duration = Duration::from_secs(60);
 
-/// How many requests share one HTTP/2 connection.
+/// Number of concurrent requests on one HTTP/2 connection.
 pub(super) const H2_STREAMS: usize = 100;
 
-/// The peer for `place` at `addresses` (never empty), which have passed the guard.
+/// The peer for `destination` at `addresses` (never empty), which have passed the egress policy.
 pub fn peer(
-    place: &UpstreamTarget,
+    destination: &UpstreamTarget,
     listener: ListenerKind,
     addresses: Vec<SocketAddr>,
     preferred: Arc<PreferredAddrs>,
-    profiles: &TlsConfigs,
+    tls_configs: &TlsConfigs,
 ) -> Result<HttpPeer, UpstreamError> {
     let first = *addresses.first().ok_or(UpstreamError::Dns)?;
-    let tls = place.scheme == Scheme::Https;
-    let sni = place.host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
-    // An empty server name would switch verification off in pingora; no other that is none gets by.
+    let tls = destination.scheme == Scheme::Https;
+    let sni = destination.host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    // pingora skips verification for an empty server name; no other invalid name gets through either.
     if tls && ServerName::try_from(sni).is_err() {
         return Err(UpstreamError::Tls(TlsError::NoName));
     }
     let mut peer = HttpPeer::new(first, tls, sni.to_owned());
-    peer.group_key = group_key(place, listener);
+    peer.group_key = group_key(destination, listener);
     let options = &mut peer.options;
-    let timeouts = &place.timeouts;
+    let timeouts = &destination.timeouts;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect);
     options.idle_timeout = Some(IDLE);
-    let http2 = place.upstream.as_ref().is_none_or(|u| u.tls.http2);
+    let http2 = destination.upstream.as_ref().is_none_or(|u| u.tls.http2);
     options.alpn = if tls && http2 { ALPN::H2H1 } else { ALPN::H1 };
-    let profile = profiles.of(place.index);
-    options.ca = profile.roots;
-    options.verify_cert = !profile.insecure;
-    options.verify_hostname = !profile.insecure;
+    let tls_config = tls_configs.of(destination.index);
+    options.ca = tls_config.roots;
+    options.verify_cert = !tls_config.insecure;
+    options.verify_hostname = !tls_config.insecure;
     options.custom_l4 = Some(Arc::new(Dialer {
-        host: place.host.clone(),
-        port: place.port,
+        host: destination.host.clone(),
+        port: destination.port,
         addresses: addresses.into(),
         within: timeouts.connect,
         preferred,
     }));
-    peer.client_cert_key = profile.client;
+    peer.client_cert_key = tls_config.client;
     Ok(peer)
 }
 
-/// Connections are shared only between calls to the same host, port, scheme and upstream, and so to
-/// one profile: pingora's pool does not look at roots, ALPN or dialer. What one listener may reach
-/// another may not: a connection is its listener's.
-pub fn group_key(place: &UpstreamTarget, listener: ListenerKind) -> u64 {
+/// The hash that separates connections which must not be shared. Calls share a connection only if host, port,
+/// scheme and upstream are equal, and with them the TLS configuration: pingora's pool does not compare roots,
+/// ALPN or dialer. The listener is included, because listeners differ in the destinations that they permit.
+pub fn group_key(destination: &UpstreamTarget, listener: ListenerKind) -> u64 {
     let mut hasher = Xxh3::new();
-    (place.index, place.scheme, &place.host, place.port, listener).hash(&mut hasher);
+    (destination.index, destination.scheme, &destination.host, destination.port, listener)
+        .hash(&mut hasher);
     hasher.finish()
 }
 
@@ -81,7 +82,7 @@ mod tests {
     use crate::config::Timeouts;
 
     fn peer_of(host: &str) -> Result<HttpPeer, UpstreamError> {
-        let place = UpstreamTarget {
+        let destination = UpstreamTarget {
             index: 0,
             upstream: None,
             scheme: Scheme::Https,
@@ -91,7 +92,7 @@ mod tests {
         };
         let address = "192.0.2.1:443".parse().unwrap();
         peer(
-            &place,
+            &destination,
             ListenerKind::Loopback,
             vec![address],
             Arc::default(),
@@ -99,9 +100,9 @@ mod tests {
         )
     }
 
-    /// pingora verifies nothing where it has no server name.
+    /// pingora verifies no certificate if the server name is empty.
     #[test]
-    fn no_connection_is_without_a_server_name() {
+    fn every_tls_connection_has_a_server_name() {
         let long = "a.".repeat(127) + "a";
         for host in ["", ".", "[]", "a..b", "a b", "-", long.as_str(), &"a".repeat(64)] {
             let refused = peer_of(host).map(|peer| peer.sni);

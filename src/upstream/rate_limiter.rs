@@ -1,8 +1,7 @@
-//! How fast an upstream may be asked: limits that the operator configured, and limits that its answers
-//! tell of.
+//! Rate limits of an upstream: limits that the operator configured, and limits learned from responses.
 //!
-//! Owns: when the next call may go out. Pure: the time is an argument. Never touches: who is next
-//! (`line`), waiting.
+//! Owns: when the next call may go out. Pure: time is an argument. Never touches: the order of calls
+//! (`wait_queue`), waiting.
 
 mod window;
 
@@ -12,37 +11,37 @@ use crate::semantics::rate_limit::RateLimitState;
 
 pub(super) use crate::upstream::rate_limiter::window::{Kept, SlidingWindow, Write};
 
-/// A limit as the origin's answers tell of it.
+/// A limit learned from the origin's responses.
 #[derive(Debug, Default)]
 pub(super) enum AdaptiveLimit {
-    /// Nothing was heard yet: one call finds out.
+    /// No response yet: one call goes out to learn the limit.
     #[default]
     Unknown,
-    /// The call that finds out is on its way.
+    /// The call that learns the limit is in flight.
     Asking,
-    /// Its answers say nothing of limits.
+    /// The responses state no limits.
     Silent,
-    /// They do.
+    /// The responses state this limit.
     Known(ObservedLimit),
 }
 
-/// A limit that is known.
+/// A known limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ObservedLimit {
-    /// Calls in a window.
+    /// Calls per window.
     pub(super) limit: u64,
-    /// Calls that may still go out in this one.
+    /// Calls that may still go out in this window.
     pub(super) left: u64,
-    /// When this one ends.
+    /// When this window ends.
     pub(super) resets: Instant,
-    /// How long a window is.
+    /// The length of a window.
     pub(super) window: Option<Duration>,
-    /// Calls that went out and are not answered.
+    /// Calls that went out and have no response yet.
     unanswered: u64,
 }
 
 impl AdaptiveLimit {
-    /// How long until a call may go out; zero: now; `None`: when the one under way is answered.
+    /// How long until a call may go out. Zero: now. `None`: once the call in flight gets a response.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         match self {
             Self::Unknown | Self::Silent => Some(Duration::ZERO),
@@ -51,7 +50,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// A call goes out.
+    /// Records that a call goes out.
     pub(super) fn send(&mut self) {
         match self {
             Self::Unknown => *self = Self::Asking,
@@ -63,7 +62,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// When the window ends that the origin speaks of.
+    /// When the window that the origin stated ends.
     pub(super) fn resets(&self) -> Option<Instant> {
         match self {
             Self::Known(known) => Some(known.resets),
@@ -71,7 +70,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// How many calls may go out, where the origin has said it.
+    /// How many calls may go out, if the limit is known.
     pub(super) fn spare(&self, now: Instant) -> Option<u64> {
         match self {
             Self::Known(known) => Some(known.left_at(now)),
@@ -79,7 +78,7 @@ impl AdaptiveLimit {
         }
     }
 
-    /// A call ended without an answer that says anything.
+    /// A call ended without a response that states limits.
     pub(super) fn on_no_answer(&mut self) {
         match self {
             Self::Asking => *self = Self::Unknown,
@@ -88,14 +87,14 @@ impl AdaptiveLimit {
         }
     }
 
-    /// An answer came; `quota` is what it says of limits.
+    /// A response arrived; `quota` contains the limits that it states.
     pub(super) fn on_response(&mut self, quota: Option<&RateLimitState>, now: Instant) {
         self.on_no_answer();
-        let told = quota.and_then(QuotaUpdate::of);
-        match (&mut *self, told) {
-            (Self::Known(known), Some(told)) => known.correct(told, now),
-            (Self::Unknown | Self::Asking | Self::Silent, Some(told)) => {
-                *self = Self::Known(ObservedLimit::new(told, now));
+        let update = quota.and_then(QuotaUpdate::from_state);
+        match (&mut *self, update) {
+            (Self::Known(known), Some(update)) => known.apply(update, now),
+            (Self::Unknown | Self::Asking | Self::Silent, Some(update)) => {
+                *self = Self::Known(ObservedLimit::new(update, now));
             }
             (Self::Unknown | Self::Asking, None) => *self = Self::Silent,
             (Self::Silent | Self::Known(_), None) => {}
@@ -103,7 +102,7 @@ impl AdaptiveLimit {
     }
 }
 
-/// What is needed of a quota to keep to it.
+/// The fields of a quota that the limit needs.
 #[derive(Clone, Copy)]
 struct QuotaUpdate {
     limit: Option<u64>,
@@ -113,19 +112,19 @@ struct QuotaUpdate {
 }
 
 impl QuotaUpdate {
-    fn of(quota: &RateLimitState) -> Option<Self> {
+    fn from_state(quota: &RateLimitState) -> Option<Self> {
         let (left, resets_in) = (quota.remaining?, quota.resets_in?);
         Some(Self { limit: quota.limit, left, resets_in, window: quota.window })
     }
 }
 
 impl ObservedLimit {
-    fn new(told: QuotaUpdate, now: Instant) -> Self {
+    fn new(update: QuotaUpdate, now: Instant) -> Self {
         Self {
-            limit: told.limit.unwrap_or(told.left + 1).max(1),
-            left: told.left,
-            resets: now.checked_add(told.resets_in).unwrap_or(now),
-            window: told.window.or(Some(told.resets_in).filter(|time| !time.is_zero())),
+            limit: update.limit.unwrap_or(update.left + 1).max(1),
+            left: update.left,
+            resets: now.checked_add(update.resets_in).unwrap_or(now),
+            window: update.window.or(Some(update.resets_in).filter(|time| !time.is_zero())),
             unanswered: 0,
         }
     }
@@ -137,7 +136,7 @@ impl ObservedLimit {
 
     fn wait(&mut self, now: Instant) -> Duration {
         if now >= self.resets && self.left < self.limit {
-            // The next window begins with the next call; how long it lasts its answer tells.
+            // The next window begins with the next call, whose response states its length.
             self.left = self.limit;
             let window = self.window.unwrap_or_default();
             self.resets = now.checked_add(window).unwrap_or(now);
@@ -145,24 +144,24 @@ impl ObservedLimit {
         if self.left > 0 { Duration::ZERO } else { self.resets.saturating_duration_since(now) }
     }
 
-    /// Within a window the smaller number counts: calls may be under way, or made by others. Once the
-    /// origin speaks of a later end, it has begun another window.
-    fn correct(&mut self, told: QuotaUpdate, now: Instant) {
-        self.limit = told.limit.unwrap_or(self.limit).max(1);
-        let resets = now.checked_add(told.resets_in).unwrap_or(now);
-        let another = resets.saturating_duration_since(self.resets) > self.slack();
-        if another {
-            self.left = told.left.saturating_sub(self.unanswered);
+    /// Within a window the smaller number is used: calls may be in flight, or made by other clients. If the
+    /// origin states a later end, it has begun a new window.
+    fn apply(&mut self, update: QuotaUpdate, now: Instant) {
+        self.limit = update.limit.unwrap_or(self.limit).max(1);
+        let resets = now.checked_add(update.resets_in).unwrap_or(now);
+        let is_new_window = resets.saturating_duration_since(self.resets) > self.slack();
+        if is_new_window {
+            self.left = update.left.saturating_sub(self.unanswered);
             self.resets = resets;
-            self.window = told.window.or(self.window.max(Some(told.resets_in)));
+            self.window = update.window.or(self.window.max(Some(update.resets_in)));
         } else {
-            self.left = self.left.min(told.left);
-            // An end that is told in whole seconds is never before the real one.
+            self.left = self.left.min(update.left);
+            // An end in whole seconds is never before the real one.
             self.resets = self.resets.max(resets.min(self.resets + self.slack()));
         }
     }
 
-    /// By how much the end of one window is told differently from answer to answer.
+    /// The difference between responses in the stated end of the same window.
     fn slack(&self) -> Duration {
         let quarter = self.window.unwrap_or_default() / 4;
         quarter.clamp(Duration::from_millis(50), Duration::from_secs(2))

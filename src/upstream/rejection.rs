@@ -1,7 +1,7 @@
-//! A call that is not made: why, and when it may be.
+//! The rejection of a call: the reason, and when the call may be made.
 //!
-//! Owns: the value, its words, what it means to a client and to stale-if-error. Never touches: deciding
-//! it (`gate`).
+//! Owns: the value, its tokens, the response to the client and its class for stale-if-error. Never touches:
+//! the decision (`admission`).
 
 use std::time::Duration;
 
@@ -11,37 +11,37 @@ use crate::decide;
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::telemetry::problem::Problem;
 
-/// Why a call is not made. `Copy`: every waiter of a fill gets its own.
+/// Why a call is rejected. `Copy`: every waiter of a fill gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rejection {
-    /// Why.
+    /// The reason.
     pub cause: RejectReason,
-    /// When it is worth another try, from now.
+    /// The time from now after which a retry makes sense.
     pub left: Duration,
 }
 
-/// What keeps calls back.
+/// The reason to reject a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RejectReason {
-    /// What came of an earlier call.
+    /// The outcome of an earlier call.
     Failed(OutcomeClass),
-    /// Too many failures in a row.
+    /// The circuit breaker is open: too many failures in a row.
     Breaker,
-    /// Too many answers that lead to a ban.
+    /// The ban guard tripped: too many responses that lead to a ban.
     InvalidRequests,
-    /// The budget is spent; whether stale answers may stand in.
+    /// The budget is used up; whether stale responses may be served.
     Budget {
         /// `at_limit: stale-only`.
         stale: bool,
     },
-    /// A limit of calls in a time, and no turn within `rate_limit.max_wait`.
+    /// A rate limit, without capacity for the call within `rate_limit.max_wait`.
     Pace,
-    /// Too many calls wait for an answer already.
+    /// Too many calls are in flight.
     InFlight,
 }
 
 impl RejectReason {
-    /// The one name for it in logs, metrics and answers.
+    /// The token of the reason in logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
             Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)) => {
@@ -64,8 +64,8 @@ impl RejectReason {
         }
     }
 
-    /// Whether a firm hold because of it outlives the process: the API asked for it, or a ban follows if
-    /// it is not kept. An open breaker is larder's own guess, and is found out anew.
+    /// Whether a firm cooldown for this reason is stored: the API requested it, or a ban follows without it.
+    /// An open breaker is an assumption of larder and is re-evaluated after a restart.
     pub(super) fn outlives(self) -> bool {
         match self {
             Self::Failed(_) | Self::InvalidRequests => true,
@@ -73,7 +73,7 @@ impl RejectReason {
         }
     }
 
-    /// The same where it is plain that something is held.
+    /// The token without `cooldown-`, for lists of cooldowns.
     pub fn word(self) -> &'static str {
         match self {
             Self::Failed(
@@ -94,7 +94,7 @@ impl RejectReason {
 }
 
 impl Rejection {
-    /// What stale-if-error makes of it; `None`: nothing stale stands in.
+    /// The error class for stale-if-error. `None`: no stale response may be served.
     pub fn error_class(self) -> Option<decide::ErrorClass> {
         match self.cause {
             RejectReason::Failed(OutcomeClass::RateLimited(_))
@@ -114,7 +114,7 @@ impl Rejection {
         }
     }
 
-    /// What a client is told.
+    /// The response to the client.
     pub fn problem(self) -> Problem {
         let (status, class, reason) = self.message();
         let proxy_status = match status {
@@ -131,49 +131,51 @@ impl Rejection {
         const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         match self.cause {
             RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => {
-                (MANY, "quota_spent", "the API says that its quota is spent; it was not asked")
+                (MANY, "quota_spent", "the quota of this API is used up; no call was made")
             }
             RejectReason::Failed(OutcomeClass::RateLimited(
                 RateLimitKind::Minute | RateLimitKind::Shared,
             )) => (
                 MANY,
                 "rate_limited",
-                "the API asked to be left alone for a while; it was not asked",
+                "the API limits the rate of calls; no call is made until its cooldown ends",
             ),
-            RejectReason::Failed(_) => {
-                (DOWN, "origin_down", "the API failed a moment ago; it was not asked")
-            }
+            RejectReason::Failed(_) => (
+                DOWN,
+                "origin_down",
+                "the API failed recently; no call is made until its cooldown ends",
+            ),
             RejectReason::Breaker => (
                 DOWN,
                 "breaker_open",
-                "the API failed again and again; it is not asked until the breaker closes",
+                "the API failed repeatedly; no call is made until the circuit breaker closes",
             ),
             RejectReason::InvalidRequests => (
                 MANY,
                 "ban_guard",
-                "the API bans who gets many more answers of these kinds; see \
+                "the API would ban its client after many more such responses; see \
                  upstreams.*.ban_guard",
             ),
             RejectReason::Budget { .. } if self.left.is_zero() => (
                 MANY,
                 "budget_reserved",
-                "what is left of this API's budget is set aside for calls under way; see `larder cost` \
+                "the rest of this API's budget is reserved for calls in flight; see `larder cost` \
                  and upstreams.*.cost.budget",
             ),
             RejectReason::Budget { .. } => (
                 MANY,
                 "budget_spent",
-                "the budget of this API is spent; see `larder cost` and upstreams.*.cost.budget",
+                "the budget of this API is used up; see `larder cost` and upstreams.*.cost.budget",
             ),
             RejectReason::Pace => (
                 MANY,
                 "paced",
-                "no turn within rate_limit.max_wait; larder keeps to the API's limit of calls",
+                "no capacity within rate_limit.max_wait; larder keeps to the API's rate limit",
             ),
             RejectReason::InFlight => (
                 DOWN,
                 "in_flight",
-                "too many calls wait for this API already; see upstreams.*.rate_limit.in_flight",
+                "too many calls to this API are in flight; see upstreams.*.rate_limit.in_flight",
             ),
         }
     }
@@ -184,20 +186,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_is_told_when_to_come_back_and_never_at_once() {
+    fn a_rejection_has_a_retry_after_of_at_least_one_second() {
         for (left, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)] {
-            let held = Rejection { cause: RejectReason::Pace, left: Duration::from_millis(left) };
-            assert_eq!(held.problem().retry_after, Some(seconds), "{left} ms");
+            let rejection =
+                Rejection { cause: RejectReason::Pace, left: Duration::from_millis(left) };
+            assert_eq!(rejection.problem().retry_after, Some(seconds), "{left} ms");
         }
-        let held = Rejection { cause: RejectReason::Breaker, left: Duration::MAX };
-        assert_eq!(held.problem().retry_after, Some(u32::MAX));
+        let rejection = Rejection { cause: RejectReason::Breaker, left: Duration::MAX };
+        assert_eq!(rejection.problem().retry_after, Some(u32::MAX));
     }
 
     #[test]
-    fn nothing_stale_stands_in_where_the_budget_says_so() {
+    fn no_stale_response_is_served_if_the_budget_refuses_it() {
         let left = Duration::from_secs(1);
-        let held = |stale| Rejection { cause: RejectReason::Budget { stale }, left };
-        assert_eq!(held(true).error_class(), Some(decide::ErrorClass::Budget));
-        assert_eq!(held(false).error_class(), None);
+        let rejection = |stale| Rejection { cause: RejectReason::Budget { stale }, left };
+        assert_eq!(rejection(true).error_class(), Some(decide::ErrorClass::Budget));
+        assert_eq!(rejection(false).error_class(), None);
     }
 }

@@ -1,7 +1,7 @@
-//! From a host name to the addresses that a request may be sent to.
+//! Resolves a host name to the addresses that a request may be sent to.
 //!
-//! Owns: `resolve:`, which look-ups are made, filtering by [`EgressPolicy`].
-//! Never touches: how names are asked for (`lookup`), connections.
+//! Owns: `resolve:`, which lookups are made, filtering by [`EgressPolicy`].
+//! Never touches: how DNS is queried (`dns_cache`), connections.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,11 +14,11 @@ use crate::upstream::egress_policy::{Denied, EgressPolicy};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::happy_eyeballs::PreferredAddrs;
 
-/// Resolves names and lets only allowed addresses through.
+/// Resolves names and returns permitted addresses only.
 pub struct Resolver {
     rules: Vec<ResolveRule>,
-    lookups: DnsCache,
-    guard: Arc<EgressPolicy>,
+    dns_cache: DnsCache,
+    egress_policy: Arc<EgressPolicy>,
     preferred: Arc<PreferredAddrs>,
 }
 
@@ -26,15 +26,15 @@ impl Resolver {
     /// A resolver over the system's name servers, or over `name_server` alone (tests).
     pub fn new(
         rules: Vec<ResolveRule>,
-        guard: Arc<EgressPolicy>,
+        egress_policy: Arc<EgressPolicy>,
         name_server: Option<SocketAddr>,
         clock: Clock,
     ) -> Self {
-        let lookups = DnsCache::new(name_server, clock);
-        Self { rules, lookups, guard, preferred: Arc::default() }
+        let dns_cache = DnsCache::new(name_server, clock);
+        Self { rules, dns_cache, egress_policy, preferred: Arc::default() }
     }
 
-    /// Where successes are remembered, for the dialer.
+    /// The addresses that accepted last, for the dialer.
     pub fn preferred(&self) -> Arc<PreferredAddrs> {
         Arc::clone(&self.preferred)
     }
@@ -50,16 +50,17 @@ impl Resolver {
         let mut denied = None;
         let mut allowed = Vec::new();
         for address in self.look_up(host, port).await? {
-            match self.guard.check(host, address, listener) {
+            match self.egress_policy.check(host, address, listener) {
                 Ok(()) => allowed.push(address),
-                // `localhost` is larder itself, even where its other addresses are nobody's.
+                // One address of larder itself denies the name, such as `localhost`, even if its other
+                // addresses are permitted.
                 Err(Denied::Own) => return Err(UpstreamError::Denied(Denied::Own)),
-                Err(why) => denied = Some(why),
+                Err(reason) => denied = Some(reason),
             }
         }
         match (allowed.is_empty(), denied) {
             (false, _) => Ok(self.preferred.order(host, port, allowed)),
-            (true, Some(why)) => Err(UpstreamError::Denied(why)),
+            (true, Some(reason)) => Err(UpstreamError::Denied(reason)),
             (true, None) => Err(UpstreamError::Dns),
         }
     }
@@ -73,14 +74,14 @@ impl Resolver {
         if let Ok(ip) = bare.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        // A trailing dot makes the name absolute: `search` domains of the host must not decide
-        // where a request for a full name goes.
+        // A trailing dot makes the name absolute: the host's `search` domains must not redirect a request for
+        // a fully qualified name.
         let name = if host.contains('.') && !host.ends_with('.') {
             format!("{host}.")
         } else {
             host.to_owned()
         };
-        let found = self.lookups.addresses(&name).await?;
+        let found = self.dns_cache.addresses(&name).await?;
         Ok(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
     }
 }

@@ -1,52 +1,53 @@
-//! Whether a failed call is made once more, and when: a plan for each request, a budget for all.
+//! Retries: whether and when a failed call is repeated, with a retry state per request and a budget per
+//! upstream.
 //!
-//! Owns: the arithmetic of back-off and budgets. Pure: time and chance are arguments. Never touches:
-//! waiting, calls.
+//! Owns: the computation of backoff and budgets. Pure: time and chance are arguments. Never touches: waiting,
+//! calls.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::policy::{Backoff, ErrorClass, RetryPolicy};
 
-/// The retries of one request.
+/// The state of the retries of one request.
 #[derive(Debug, Clone)]
 pub struct RetryState {
     retry: RetryPolicy,
-    /// From the first try to the last answer's head.
+    /// The time from the first attempt to the head of the last response.
     total: Duration,
     done: u32,
     waited: Duration,
 }
 
-/// What a plan says after a failure.
+/// The decision after a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryDecision {
-    /// Once more after this time.
+    /// Retry after this time.
     After(Duration),
-    /// The failure is the answer.
+    /// No retry: the failure is final.
     Stop,
 }
 
 impl RetryState {
-    /// A plan for a request that may take `total` in all.
+    /// The state for a request that may take `total` in all.
     pub fn new(retry: RetryPolicy, total: Duration) -> Self {
         Self { retry, total, done: 0, waited: Duration::ZERO }
     }
 
-    /// After a failure, `elapsed` after the first try began. `word`: how long the origin asked to be
-    /// left alone. `chance` is from 0 to 1.
+    /// Decides after a failure, `elapsed` after the first attempt began. `retry_after`: the time that the
+    /// origin requested. `chance` is from 0 to 1.
     pub fn next(
         &mut self,
         failure: ErrorClass,
-        word: Option<Duration>,
+        retry_after: Option<Duration>,
         elapsed: Duration,
         chance: f64,
     ) -> RetryDecision {
         if self.done >= self.retry.retries || !self.retry.covers(failure) {
             return RetryDecision::Stop;
         }
-        let word = word.filter(|_| self.retry.honour_retry_after);
-        let wait = word.unwrap_or_else(|| backoff(&self.retry.backoff, self.done, chance));
+        let retry_after = retry_after.filter(|_| self.retry.honour_retry_after);
+        let wait = retry_after.unwrap_or_else(|| backoff(&self.retry.backoff, self.done, chance));
         let waited = self.waited.saturating_add(wait);
         if waited > self.retry.budget || elapsed.saturating_add(wait) >= self.total {
             return RetryDecision::Stop;
@@ -55,75 +56,75 @@ impl RetryState {
         RetryDecision::After(wait)
     }
 
-    /// How long this request may still wait.
+    /// How long the retries of this request may still wait.
     pub fn left(&self) -> Duration {
         self.retry.budget.saturating_sub(self.waited)
     }
 
-    /// It waited so long for something else than its own back-off.
+    /// Records a wait of the request other than its own backoff.
     pub fn spend(&mut self, waited: Duration) {
         self.waited = self.waited.saturating_add(waited);
     }
 
-    /// How many retries there were.
+    /// The number of retries so far.
     pub fn done(&self) -> u32 {
         self.done
     }
 }
 
-/// The wait before the retry after `done` others: `initial * factor^done`, at most `max`, longer or
-/// shorter by up to the share `jitter`.
+/// The wait before the retry that follows `done` others: `initial * factor^done`, at most `max`, then longer
+/// or shorter by up to the share `jitter`.
 pub fn backoff(backoff: &Backoff, done: u32, chance: f64) -> Duration {
-    let power = backoff.factor.powi(i32::try_from(done).unwrap_or(i32::MAX));
-    let most = backoff.max.as_secs_f64();
-    let even = (backoff.initial.as_secs_f64() * power).min(most);
-    let jittered = even * (1.0 + backoff.jitter * (2.0 * chance - 1.0));
-    Duration::try_from_secs_f64(jittered.clamp(0.0, most * 2.0)).unwrap_or(backoff.max)
+    let growth = backoff.factor.powi(i32::try_from(done).unwrap_or(i32::MAX));
+    let max = backoff.max.as_secs_f64();
+    let base = (backoff.initial.as_secs_f64() * growth).min(max);
+    let jittered = base * (1.0 + backoff.jitter * (2.0 * chance - 1.0));
+    Duration::try_from_secs_f64(jittered.clamp(0.0, max * 2.0)).unwrap_or(backoff.max)
 }
 
-/// How many retries all requests of an upstream may make together: one for every five calls, and never
-/// fewer than ten in ten seconds. Without it, an origin that is half down gets up to four times its load.
-/// What a call adds is there for ten seconds and spent once, so that no stretch of time has more.
+/// The retries that all requests of an upstream may make together: one for every five calls, and at least ten
+/// in ten seconds. Without a budget, an origin that fails half of its calls gets up to four times its load.
+/// The share of a call is valid for ten seconds and used once, so that no time window has more retries.
 #[derive(Debug, Default)]
 pub struct RetryBudget {
     seconds: VecDeque<BudgetBucket>,
 }
 
-/// What happened within a second.
+/// The calls and retries of one second.
 #[derive(Debug)]
 struct BudgetBucket {
     begun: Instant,
-    /// Calls that no retry was made for yet.
+    /// Calls that have not been used for a retry.
     calls: u64,
     retries: u64,
 }
 
-/// How far back it looks.
-const STRETCH: Duration = Duration::from_secs(10);
-/// Retries in that time that are always there.
-const LEAST: u64 = 10;
-/// One retry for so many calls.
-const CALLS_EACH: u64 = 5;
+/// The time window of the budget.
+const WINDOW: Duration = Duration::from_secs(10);
+/// The retries that are always allowed in that time.
+const MIN_RETRIES: u64 = 10;
+/// The number of calls for one retry.
+const CALLS_PER_RETRY: u64 = 5;
 
 impl RetryBudget {
-    /// A call that is no retry is made.
+    /// Records a call that is not a retry.
     pub fn called(&mut self, now: Instant) {
         if let Some(second) = self.second(now) {
             second.calls += 1;
         }
     }
 
-    /// Takes a retry from the budget; false: there is none left.
+    /// Takes a retry from the budget. Returns false if the budget is used up.
     pub fn spend(&mut self, now: Instant) -> bool {
-        let (spent, most) = self.standing(now);
-        if spent >= most {
+        let (used, max) = self.standing(now);
+        if used >= max {
             return false;
         }
-        // The oldest calls first: theirs is lost soonest.
-        let mut owed = CALLS_EACH;
+        // The oldest calls first, since they expire first.
+        let mut remaining = CALLS_PER_RETRY;
         for second in &mut self.seconds {
-            let paid = second.calls.min(owed);
-            (second.calls, owed) = (second.calls - paid, owed - paid);
+            let taken = second.calls.min(remaining);
+            (second.calls, remaining) = (second.calls - taken, remaining - taken);
         }
         if let Some(second) = self.second(now) {
             second.retries += 1;
@@ -131,22 +132,22 @@ impl RetryBudget {
         true
     }
 
-    /// The retries of the last ten seconds, and how many there may be.
+    /// The retries of the last ten seconds, and the maximum.
     pub fn standing(&mut self, now: Instant) -> (u64, u64) {
-        while self.seconds.front().is_some_and(|s| now.duration_since(s.begun) >= STRETCH) {
+        while self.seconds.front().is_some_and(|s| now.duration_since(s.begun) >= WINDOW) {
             self.seconds.pop_front();
         }
         let calls: u64 = self.seconds.iter().map(|second| second.calls).sum();
         let retries: u64 = self.seconds.iter().map(|second| second.retries).sum();
-        (retries, (retries + calls / CALLS_EACH).max(LEAST))
+        (retries, (retries + calls / CALLS_PER_RETRY).max(MIN_RETRIES))
     }
 
     fn second(&mut self, now: Instant) -> Option<&mut BudgetBucket> {
-        let running = self
+        let is_current = self
             .seconds
             .back()
             .is_some_and(|second| now.duration_since(second.begun) < Duration::from_secs(1));
-        if !running {
+        if !is_current {
             let _trimmed = self.standing(now);
             self.seconds.push_back(BudgetBucket { begun: now, calls: 0, retries: 0 });
         }

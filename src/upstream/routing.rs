@@ -1,7 +1,7 @@
-//! Which upstream a host belongs to, where its calls really go, and what they carry there.
+//! Maps a host to its upstream, the effective target of its calls, and the headers that the upstream adds.
 //!
-//! Owns: the look-up of `upstreams`, the upgrade of `http` to `https`, larder's own credential.
-//! Never touches: names and addresses.
+//! Owns: the lookup in `upstreams`, the upgrade of `http` to `https`, larder's own credential.
+//! Never touches: DNS and addresses.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +13,22 @@ use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::body_inspection;
 
-/// The upstreams of the configuration, in file order; a host belongs to the first that names it.
+/// The upstreams of the configuration in file order; a host belongs to the first one that lists it.
 #[derive(Debug, Clone)]
 pub struct UpstreamTable {
-    named: Vec<Arc<Upstream>>,
+    upstreams: Vec<Arc<Upstream>>,
     timeouts: Timeouts,
-    /// Whether any of them moves its calls to another scheme or port. Usually none: every request asks.
-    moves: bool,
+    /// Whether any upstream rewrites the scheme or port of its calls. Usually none; checked for every
+    /// request.
+    rewrites: bool,
 }
 
-/// Where a call goes.
+/// The effective destination of a call.
 #[derive(Debug, Clone)]
 pub struct UpstreamTarget {
-    /// The upstream's index for accounting; one past the last for hosts no upstream names.
+    /// The upstream's index for telemetry; one past the last for hosts that no upstream lists.
     pub index: usize,
-    /// The upstream, if one names the host.
+    /// The upstream, if one lists the host.
     pub upstream: Option<Arc<Upstream>>,
     /// The scheme after an upgrade.
     pub scheme: Scheme,
@@ -40,13 +41,13 @@ pub struct UpstreamTarget {
 }
 
 impl UpstreamTarget {
-    /// Where a tunnel goes: to no upstream, whose index this is.
+    /// The destination of a tunnel; `index` is the one for hosts without an upstream.
     pub fn of_a_tunnel(index: usize, host: &str, port: u16) -> Self {
         let (scheme, timeouts) = (Scheme::Https, Timeouts::default());
         Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
     }
 
-    /// How long a call that has no retries may wait for its turn, or for a hold to end.
+    /// How long a call without retries may wait in a queue or for a cooldown to end.
     pub fn patience(&self) -> Duration {
         self.upstream
             .as_ref()
@@ -54,7 +55,7 @@ impl UpstreamTarget {
             .unwrap_or_default()
     }
 
-    /// The value of `Host`: the port is left out where it is the scheme's default.
+    /// The value of `Host`; the port is omitted if it is the scheme's default.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
             self.host.clone()
@@ -63,20 +64,20 @@ impl UpstreamTarget {
         }
     }
 
-    /// Scheme and authority, whichever upstream leads there.
+    /// Scheme and authority, independent of the upstream.
     pub fn origin(&self) -> String {
         format!("{}://{}", self.scheme.as_str(), self.authority())
     }
 
-    /// What a request to this place carries beyond what its client sent: larder's own credential in
-    /// the place of any that the client showed, and no encoding that a rule about bodies cannot read.
+    /// Changes the header fields of a request to this upstream: larder's own credential replaces the
+    /// client's, and content codings that a rule on bodies cannot read are removed from `Accept-Encoding`.
     pub fn apply_upstream_headers(&self, method: &Method, headers: &mut HeaderMap) {
         let Some(upstream) = &self.upstream else { return };
         if upstream.conduct.reads_bodies() {
             body_inspection::accept_encoding(headers);
         }
         if let Some(credential) = &upstream.credential {
-            // RFC 9110 §9.3.8: an origin would send it back, to whoever asked.
+            // RFC 9110 §9.3.8: the origin would send the credential back to the client.
             if method == Method::TRACE {
                 headers.remove(&credential.header);
                 return;
@@ -87,31 +88,33 @@ impl UpstreamTarget {
 }
 
 impl UpstreamTable {
-    /// The look-up over `named`.
-    pub fn new(named: Vec<Arc<Upstream>>) -> Self {
-        let moves = named.iter().flat_map(|upstream| &upstream.hosts);
-        let moves = moves.into_iter().any(|host| host.scheme.is_some() || host.port.is_some());
-        Self { named, timeouts: Timeouts::default(), moves }
+    /// A table of these upstreams.
+    pub fn new(upstreams: Vec<Arc<Upstream>>) -> Self {
+        let hosts = upstreams.iter().flat_map(|upstream| &upstream.hosts);
+        let rewrites = hosts.into_iter().any(|host| host.scheme.is_some() || host.port.is_some());
+        Self { upstreams, timeouts: Timeouts::default(), rewrites }
     }
 
-    /// The one target by which larder knows what `target` leads to: a call that an upstream moves to
-    /// another scheme or port is for the resource there. `None`: it is that target.
+    /// The canonical target of the resource that `target` leads to: if an upstream rewrites the scheme or
+    /// port of a call, the call is for the resource there. `None`: `target` is canonical.
     pub fn moved(&self, target: &Target) -> Option<Target> {
-        if !self.moves {
+        if !self.rewrites {
             return None;
         }
-        let place = self.place(target);
-        let moved = target.with_origin(place.scheme, &place.host, place.port);
-        // Where another upstream has the place moved to for its own, the two are not one.
-        let same = !moved.same_origin(target) && self.place(&moved).index == place.index;
-        same.then_some(moved)
+        let destination = self.place(target);
+        let rewritten = target.with_origin(destination.scheme, &destination.host, destination.port);
+        // If another upstream lists the rewritten target, the two targets are different resources.
+        let same =
+            !rewritten.same_origin(target) && self.place(&rewritten).index == destination.index;
+        same.then_some(rewritten)
     }
 
-    /// The credential of its own that larder shows to the origin of `target`.
+    /// Larder's own credential for the origin of `target`.
     pub fn credential(&self, target: &Target) -> Option<&Credential> {
-        let mut shows = self.named.iter().filter(|upstream| upstream.credential.is_some());
-        // Most larders have none: nothing is looked up then.
-        shows.next()?;
+        let mut with_credential =
+            self.upstreams.iter().filter(|upstream| upstream.credential.is_some());
+        // Skips the lookup if no upstream has a credential, which is the usual case.
+        with_credential.next()?;
         self.of(target.host(), target.port())?.credential.as_ref()
     }
 
@@ -120,11 +123,11 @@ impl UpstreamTable {
         self.find(host, port).map(|(_, upstream, _)| upstream)
     }
 
-    /// Where a call to `target` goes.
+    /// The effective destination of a call to `target`.
     pub fn place(&self, target: &Target) -> UpstreamTarget {
         if let Some((index, upstream, host)) = self.find(target.host(), target.port()) {
             let scheme = host.scheme.unwrap_or(target.scheme());
-            let port = host.port.unwrap_or_else(|| moved_port(target, scheme));
+            let port = host.port.unwrap_or_else(|| rewritten_port(target, scheme));
             return UpstreamTarget {
                 index,
                 upstream: Some(Arc::clone(upstream)),
@@ -135,7 +138,7 @@ impl UpstreamTable {
             };
         }
         UpstreamTarget {
-            index: self.named.len(),
+            index: self.upstreams.len(),
             upstream: None,
             scheme: target.scheme(),
             host: target.host().to_owned(),
@@ -146,17 +149,17 @@ impl UpstreamTable {
 }
 
 impl UpstreamTable {
-    /// The first upstream that names a host, its index, and how it names it.
+    /// The first upstream that lists a host, its index, and the matching entry.
     fn find(&self, host: &str, port: u16) -> Option<(usize, &Arc<Upstream>, &UpstreamHost)> {
-        self.named.iter().enumerate().find_map(|(index, upstream)| {
-            let named = upstream.hosts.iter().find(|named| named.host.matches(host, port))?;
-            Some((index, upstream, named))
+        self.upstreams.iter().enumerate().find_map(|(index, upstream)| {
+            let entry = upstream.hosts.iter().find(|entry| entry.host.matches(host, port))?;
+            Some((index, upstream, entry))
         })
     }
 }
 
-/// A port that was only the scheme's default follows an upgraded scheme; a spelled-out one stays.
-fn moved_port(target: &Target, scheme: Scheme) -> u16 {
+/// The port after a change of scheme: the old scheme's default becomes the new one's, any other port stays.
+fn rewritten_port(target: &Target, scheme: Scheme) -> u16 {
     if target.port() == target.scheme().default_port() {
         scheme.default_port()
     } else {
@@ -177,18 +180,18 @@ mod tests {
         UpstreamTable::new(config.upstreams.iter().map(Arc::clone).collect())
     }
 
-    fn moved(upstreams: &UpstreamTable, url: &str) -> String {
+    fn canonical(upstreams: &UpstreamTable, url: &str) -> String {
         let target = Target::absolute(url).unwrap();
         upstreams.moved(&target).unwrap_or(target).to_string()
     }
 
     #[test]
-    fn what_is_sent_on_elsewhere_is_known_by_where_it_goes() {
+    fn a_rewritten_call_has_the_target_that_it_is_sent_to() {
         let upstreams = upstreams(
             "  a: { hosts: ['https://a.test', 'https://*.a.test:8443'] }\n  \
              b: { hosts: ['b.test:443'] }\n  c: { hosts: ['https://b.test'] }\n",
         );
-        for (url, known) in [
+        for (url, canonical_url) in [
             ("http://a.test/x?y=1", "https://a.test/x?y=1"),
             ("http://a.test:80/x", "https://a.test/x"),
             ("https://a.test/x", "https://a.test/x"),
@@ -196,11 +199,11 @@ mod tests {
             ("http://w.a.test/x", "https://w.a.test:8443/x"),
             ("https://w.a.test:8443/x", "https://w.a.test:8443/x"),
             ("http://other.test/x", "http://other.test/x"),
-            // There it would be another upstream's: with other credentials, limits and prices.
+            // The rewritten target belongs to another upstream, with other credentials, limits and prices.
             ("http://b.test/x", "http://b.test/x"),
             ("https://b.test/x", "https://b.test/x"),
         ] {
-            assert_eq!(moved(&upstreams, url), known, "{url}");
+            assert_eq!(canonical(&upstreams, url), canonical_url, "{url}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! One call on one connection to an origin: a request goes out, while what comes back is read.
+//! One call on one connection to an origin: sends the request while it reads the response.
 //!
-//! Owns: what both versions of HTTP have in common, and the bounds on what an origin may send. Both
-//! ways out, fills and what passes through, use it: what is refused here is refused on both.
-//! Never touches: clients, the store; when a call is made again (`fetch`).
+//! Owns: the common parts of both HTTP versions, and the limits on responses. Fills and pass-through both use
+//! it, so a response that is rejected here is rejected for both.
+//! Never touches: clients, the store, retries (`client`).
 
 pub mod http1;
 pub mod http2;
@@ -18,16 +18,16 @@ use crate::upstream::session::http1::Http1Call;
 use crate::upstream::session::http2::Http2Call;
 use crate::upstream::tls_error::TlsError;
 
-/// The bytes of an answer's head, names and values.
+/// Limit on the bytes of a response head, names and values.
 pub(super) const HEAD_BYTES: usize = 256 * 1024;
 
-/// How many fields an answer's head may have.
+/// Limit on the number of fields in a response head.
 pub(super) const HEAD_FIELDS: usize = 256;
 
-/// How many interim (1xx) answers may precede the final one.
-const INTERIM: usize = 16;
+/// Limit on the number of interim (1xx) responses before the final one.
+const MAX_INTERIM: usize = 16;
 
-/// What a call asks, ready to be written.
+/// The request of a call, ready to be written.
 #[derive(Debug, Clone)]
 pub struct OutgoingRequest {
     /// The method.
@@ -40,75 +40,75 @@ pub struct OutgoingRequest {
     pub path: String,
     /// End-to-end fields.
     pub headers: HeaderMap,
-    /// How their names are spelled where that can be seen.
+    /// The letter case of their names, which HTTP/1 preserves.
     pub spelling: FieldCase,
-    /// What body follows.
+    /// The framing of the body that follows.
     pub body: RequestFraming,
-    /// The protocols that the client asks to switch to.
+    /// The protocols to which the client requests a switch.
     pub upgrade: Option<HeaderValue>,
-    /// Whether trailer fields will be read.
+    /// Whether trailer fields are accepted.
     pub trailers: bool,
 }
 
-/// The head of an answer.
+/// The head of a response.
 #[derive(Debug, Clone)]
 pub struct UpstreamHead {
     /// The status.
     pub status: StatusCode,
-    /// The version it came in.
+    /// The protocol version of the response.
     pub version: Version,
     /// The fields as received, hop-by-hop ones included.
     pub headers: HeaderMap,
-    /// How their names were spelled.
+    /// The letter case of their names as received.
     pub spelling: FieldCase,
-    /// How the body's end is known.
+    /// How the body is delimited.
     pub framing: BodyFraming,
-    /// Nothing follows: the head was the end.
+    /// Whether the response ends with its head.
     pub ended: bool,
 }
 
-/// What is sent next of a request's body.
+/// The next part of a request body to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RequestPart {
-    /// Bytes of it.
+    /// Body bytes.
     Data(Bytes),
-    /// There is no more.
+    /// The end of the body.
     End,
 }
 
-/// What comes next of a call.
+/// The next event of a call.
 #[derive(Debug)]
 pub enum SessionEvent {
-    /// What was to be sent has been taken: there is room for more.
+    /// All queued request bytes have been written; the next part may be sent.
     Room,
-    /// The head of an answer, interim ones included.
+    /// The head of an interim or final response.
     Head(Box<UpstreamHead>),
-    /// A piece of the answer's body, never empty.
+    /// A piece of the response body, never empty.
     Data(Bytes),
-    /// The answer is whole. Its trailer fields, if there were any.
+    /// The response is complete. Contains its trailer fields, if any.
     End(Option<HeaderMap>),
 }
 
-/// Why a call cannot go on.
+/// Why a call cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// The origin has not acted on the request, and said so (RFC 9113 §8.7), or nothing was sent.
+    /// The origin reported that it has not processed the request (RFC 9113 §8.7), or nothing was sent.
     #[error("the origin has not processed the request")]
     NotProcessed,
-    /// The origin ended the connection for what TLS told it.
-    #[error("the origin ended TLS")]
+    /// The origin ended the connection with a TLS alert.
+    #[error("the origin ended the TLS session")]
     Tls(TlsError),
-    /// The connection ended before anything of an answer came.
-    #[error("the connection ended before an answer")]
+    /// The connection ended before the first byte of a response.
+    #[error("the connection ended before a response")]
     Closed,
-    /// The connection ended, or the stream was reset, inside an answer.
-    #[error("the answer was cut")]
+    /// The connection ended, or the stream was reset, inside a response.
+    #[error("the response was truncated")]
     Cut,
-    /// The origin has switched to another protocol, for which it was not asked (RFC 9110 §15.2.2).
-    #[error("the origin switched protocols unasked")]
+    /// The origin has switched to another protocol without a request to do so (RFC 9110 §15.2.2).
+    #[error("the origin switched protocols unrequested")]
     Switched,
-    /// What came is not HTTP, can be read in two ways, or breaks a bound.
-    #[error("the answer is not valid HTTP")]
+    /// The response is not valid HTTP, is ambiguous, or exceeds a limit.
+    #[error("the response is not valid HTTP")]
     Protocol,
 }
 
@@ -121,23 +121,23 @@ pub enum UpstreamSession {
 }
 
 impl UpstreamSession {
-    /// What comes next; without `reads` only whether there is room for more of the request. May be
-    /// dropped while it waits; what is to be sent goes out meanwhile.
-    pub async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
+    /// The next event; without `read_response` only [`SessionEvent::SendReady`]. Queued request bytes are
+    /// written while this waits. The future may be dropped at any time.
+    pub async fn next(&mut self, read_response: bool) -> Result<SessionEvent, SessionError> {
         match self {
-            Self::Http1(session) => session.next(reads).await,
-            Self::Http2(session) => session.next(reads).await,
+            Self::Http1(session) => session.next(read_response).await,
+            Self::Http2(session) => session.next(read_response).await,
         }
     }
 
-    /// The origin has been silent for too long: if others share its connection, no more do.
+    /// Keeps further calls off a shared connection, because the origin has been silent for too long.
     pub fn distrust(&self) {
         if let Self::Http2(session) = self {
             session.distrust();
         }
     }
 
-    /// Whether the origin has said that it speaks HTTP/1 only for this (RFC 9113 §7).
+    /// Whether the origin requires HTTP/1.1 for this request (RFC 9113 §7).
     pub fn requires_http1(&self) -> bool {
         matches!(self, Self::Http2(session) if session.requires_http1())
     }
@@ -150,7 +150,7 @@ impl UpstreamSession {
         }
     }
 
-    /// Takes the next part of the request's body, which is sent while [`UpstreamSession::next`] is awaited.
+    /// Queues the next part of the request body, which is written while [`UpstreamSession::next`] is awaited.
     pub fn send(&mut self, part: RequestPart) {
         match self {
             Self::Http1(session) => session.send(part),
@@ -158,7 +158,7 @@ impl UpstreamSession {
         }
     }
 
-    /// Whether another call may follow on the connection, as far as the head of the answer tells.
+    /// Whether the connection may be reused for another call, judging by the response head.
     pub fn persists(&self) -> bool {
         match self {
             Self::Http1(session) => session.persists(),
@@ -166,13 +166,14 @@ impl UpstreamSession {
         }
     }
 
-    /// Whether the origin is told to go on by larder itself: its own word for it does not come.
+    /// Whether larder has to respond to `Expect: 100-continue` itself, because the origin's 100 never
+    /// arrives.
     pub fn goes_on_unasked(&self) -> bool {
         matches!(self, Self::Http2(_))
     }
 }
 
-/// Bounds the interim answers of one call.
+/// Counts and limits the interim responses of one call.
 #[derive(Debug, Default)]
 struct Interims(usize);
 
@@ -183,25 +184,25 @@ impl Interims {
 
     fn one_more(&mut self) -> Result<(), SessionError> {
         self.0 += 1;
-        if self.0 > INTERIM { Err(SessionError::Protocol) } else { Ok(()) }
+        if self.0 > MAX_INTERIM { Err(SessionError::Protocol) } else { Ok(()) }
     }
 }
 
-/// Whether an answer with this status to this method never has a body (RFC 9112 §6.3).
+/// Whether a response with this status to this method never has a body (RFC 9112 §6.3).
 fn has_no_body(method: &Method, status: StatusCode) -> bool {
     *method == Method::HEAD
         || status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The one length that all `Content-BodyLength` members agree on; `Err`: they do not, or are none.
+/// The length that all members of `Content-Length` agree on; an error if they differ or one is invalid.
 fn length(headers: &HeaderMap) -> Result<Option<u64>, SessionError> {
     let mut found = None;
     for value in headers.get_all(CONTENT_LENGTH) {
         for member in value.as_bytes().split(|byte| *byte == b',') {
             let digits = member.trim_ascii();
-            let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-            let text = std::str::from_utf8(digits).ok().filter(|_| plain);
+            let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
+            let text = std::str::from_utf8(digits).ok().filter(|_| is_number);
             let length =
                 text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
             if found.is_some_and(|found| found != length) {
@@ -213,16 +214,16 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, SessionError> {
     Ok(found)
 }
 
-/// Says a length that came more than once only once.
+/// Replaces a repeated `Content-Length` by a single one.
 fn say_once(headers: &mut HeaderMap, length: Option<u64>) {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
-    let plain = values.next().is_some_and(|value| !value.as_bytes().contains(&b','));
-    if let (Some(length), true) = (length, values.next().is_some() || !plain) {
+    let single = values.next().is_some_and(|value| !value.as_bytes().contains(&b','));
+    if let (Some(length), true) = (length, values.next().is_some() || !single) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }
 
-/// Whether the head stays within the bounds of both versions.
+/// Whether the head is within the limits, which are the same for both versions.
 fn is_within_bounds(headers: &HeaderMap) -> bool {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     headers.len() <= HEAD_FIELDS && bytes <= HEAD_BYTES

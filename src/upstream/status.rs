@@ -1,60 +1,60 @@
-//! How an upstream stands, for its operator (`larder upstreams`, `/v1/upstreams`).
+//! The status of an upstream, for its operator (`larder upstreams`, `/v1/upstreams`).
 //!
-//! Owns: the values that are shown. Never touches: where they come from (`gate`), their JSON (`admin`).
+//! Owns: the displayed values. Never touches: where they come from (`admission`), their JSON (`admin`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// One upstream, or one host that no upstream names.
+/// The status of an upstream, or of a host that no upstream names.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpstreamStatus {
     /// The configured name, or the host and port.
     pub name: Arc<str>,
-    /// Whether the configuration names it.
+    /// Whether it is a configured upstream.
     pub configured: bool,
-    /// Calls that wait for the head of their answer.
+    /// Calls that wait for the head of their response.
     pub in_flight: usize,
-    /// Calls that wait for their turn.
+    /// Calls in queues.
     pub waiting: usize,
-    /// Why it is not asked, and until when.
+    /// The cooldowns: why calls are blocked, and until when.
     pub holds: Vec<CooldownStatus>,
-    /// The breaker: `closed`, `open` or `half-open`; `None`: it has none.
+    /// The state of the circuit breaker: `closed`, `open` or `half-open`. `None`: there is no breaker.
     pub breaker: Option<&'static str>,
-    /// The limits that it is kept to.
+    /// The limits that larder keeps.
     pub limits: Vec<LimitStatus>,
-    /// Answers that the ban guard counts in its window, and at how many it trips.
+    /// Responses that the ban guard counts in its window, and the count at which it trips.
     pub ban_guard: Option<(u64, u64)>,
-    /// Retries in the last ten seconds, and how many there may be.
+    /// Retries in the last ten seconds, and the maximum.
     pub retries: (u64, u64),
 }
 
-/// One hold.
+/// A cooldown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CooldownStatus {
-    /// What is held: `upstream`, `origin`, `credential`, `bucket`, `key`.
+    /// The scope: `upstream`, `origin`, `endpoints`, `endpoint`, `credential`, `bucket`, `key`.
     pub reach: &'static str,
-    /// Why: `rate-limited`, `quota`, `shared-limit`, `connect`, `timeout`, `server-error`, `breaker`,
+    /// The reason: `rate-limited`, `quota`, `shared-limit`, `connect`, `timeout`, `server-error`, `breaker`,
     /// `ban-guard`, `budget`.
     pub cause: &'static str,
-    /// Whether nobody passes; else only those are kept back who have a stale answer.
+    /// Whether it blocks every call. Otherwise it blocks only calls that have a stale response.
     pub firm: bool,
-    /// How much longer; zero: a probe is due.
+    /// The time left. Zero: a probe is due.
     pub left: Duration,
-    /// Whether a probe is on its way.
+    /// Whether a probe is in flight.
     pub probing: bool,
-    /// How many are like this one (holds of keys are shown together, with the longest time left).
+    /// How many cooldowns are merged here. Those of keys are merged, with the longest time left.
     pub count: usize,
 }
 
-/// One limit.
+/// A limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitStatus {
     /// `configured`, `learned`, or the name of a learned bucket.
     pub name: String,
-    /// Calls in a window.
+    /// Calls per window.
     pub limit: u64,
-    /// How long a window is, where known.
+    /// The length of a window, if it is known.
     pub window: Option<Duration>,
-    /// Calls that may still go out in this one.
+    /// Calls that may still go out in this window.
     pub left: u64,
 }

@@ -1,7 +1,7 @@
-//! What an upstream's `tls` comes to: whom to trust there, and who larder is to them.
+//! TLS configuration of upstreams: trusted roots and larder's client certificate.
 //!
-//! Owns: the roots' files, and how profiles are handed to pingora.
-//! Never touches: connections, and what shares them (`peer`).
+//! Owns: reading the files of roots, and the form in which pingora receives them.
+//! Never touches: connections, and which calls share them (`peer`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -15,54 +15,54 @@ use rustls_pki_types::pem::PemObject;
 use crate::config::Upstream;
 use crate::config::client_cert::ClientCert;
 
-/// The profiles of all upstreams.
+/// The TLS configurations of all upstreams.
 pub struct TlsConfigs {
     by_upstream: Vec<TlsConfig>,
 }
 
-/// How TLS to one upstream is done. The default: the system's roots, and larder is nobody.
+/// The TLS configuration of one upstream. The default: the system's roots and no client certificate.
 #[derive(Clone, Default)]
 pub(super) struct TlsConfig {
-    /// The only roots; `None`: the system's.
+    /// The trusted roots; `None`: the system's.
     pub(super) roots: Option<Arc<CaType>>,
-    /// Shown to an origin that asks.
+    /// The client certificate for an origin that requests one.
     pub(super) client: Option<Arc<CertKey>>,
-    /// Any certificate is accepted.
+    /// Whether any certificate is accepted.
     pub(super) insecure: bool,
 }
 
-/// Roots that cannot be used.
+/// Why roots cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProfileError {
-    /// An `extra_roots` file.
+    /// A file of `extra_roots` cannot be used.
     #[error("upstreams.{upstream}.tls.extra_roots: {}: {reason}", path.display())]
     Extra {
-        /// Whose.
+        /// The upstream's name.
         upstream: Arc<str>,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error.
         reason: String,
     },
-    /// None at all, where rustls wants one even to look away.
+    /// There is no root at all; rustls requires one even if verification is off.
     #[error(
-        "upstreams.{0}.tls.insecure: not even that works without a single root certificate; install \
-         the system's (ca-certificates), or give any in extra_roots"
+        "upstreams.{0}.tls.insecure: this requires at least one root certificate; install the system's \
+         (ca-certificates), or specify any in extra_roots"
     )]
     None(Arc<str>),
-    /// The system's.
+    /// The system's roots cannot be used.
     #[error(
-        "the system's root certificates cannot be used: {reason}; mend them, or let SSL_CERT_FILE \
-         name a bundle of good ones"
+        "the system's root certificates cannot be used: {reason}; repair them, or set SSL_CERT_FILE \
+         to a valid bundle"
     )]
     System {
-        /// What is wrong with them.
+        /// The error.
         reason: String,
     },
 }
 
-/// Whether pingora can use the system's roots: its connectors panic where it cannot.
+/// Checks that pingora can use the system's roots; its connectors panic if they cannot be loaded.
 pub fn check_system_roots() -> Result<(), ProfileError> {
     let mut store = RootCertStore::empty();
     load_platform_certs_incl_env_into_store(&mut store)
@@ -87,7 +87,7 @@ impl TlsConfigs {
         Ok(Self { by_upstream })
     }
 
-    /// The profile of an upstream; hosts that no upstream names have the default.
+    /// The configuration of an upstream; hosts that no upstream lists get the default.
     pub(super) fn of(&self, index: usize) -> TlsConfig {
         self.by_upstream.get(index).cloned().unwrap_or_default()
     }
@@ -116,12 +116,12 @@ fn roots(upstream: &Upstream) -> Result<Option<Arc<CaType>>, ProfileError> {
             certificates.push(certificate.map_err(|e| failed(e.to_string()))?);
         }
         if certificates.len() == before {
-            return Err(failed("holds no certificate".to_owned()));
+            return Err(failed("contains no certificate".to_owned()));
         }
     }
     let usable: Vec<WrappedX509> = certificates
         .into_iter()
-        // pingora's parser panics on what it cannot read.
+        // pingora's parser panics on an invalid certificate.
         .filter(|der| x509_parser::parse_x509_certificate(der).is_ok())
         .map(|der| WrappedX509::new(der.to_vec(), parse_x509))
         .collect();

@@ -1,36 +1,36 @@
 //! Why TLS to an origin failed.
 //!
-//! Owns: the kinds of fault, what they mean to a client, and how they are read from pingora's
-//! errors. Never touches: handshakes.
+//! Owns: the kinds of TLS error, their problem texts, and how they are derived from pingora's errors.
+//! Never touches: handshakes.
 
 use std::io;
 
 use pingora_error::{Error, ErrorType};
 
-/// What was wrong.
+/// The reason of a TLS failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TlsError {
     /// The certificate has expired.
     Expired,
     /// The certificate is not valid yet.
     NotYetValid,
-    /// No root that is trusted leads to the certificate.
+    /// No trusted root issued the certificate.
     UnknownIssuer,
-    /// An authority's own certificate where one of a host belongs.
+    /// The certificate is that of an authority, not that of a host.
     SelfSigned,
     /// The certificate is for other names.
     WrongName,
-    /// Its authority has taken the certificate back.
+    /// The certificate has been revoked.
     Revoked,
-    /// Whatever else is wrong with a certificate.
+    /// Any other error of a certificate.
     Certificate,
-    /// The host is no name that a certificate can be for.
+    /// The host is not a name that a certificate can contain.
     NoName,
-    /// The origin wants to know who larder is, and was not told to its liking.
+    /// The origin requires a client certificate that it accepts.
     ClientCertificate,
-    /// The origin broke the handshake off with an alert.
+    /// The origin aborted the handshake with an alert.
     Alert,
-    /// Whatever came was no handshake, or none that both know.
+    /// The peer sent no TLS handshake, or no version or cipher suite is common to both sides.
     Handshake,
 }
 
@@ -52,12 +52,12 @@ impl TlsError {
         }
     }
 
-    /// Whether it is the same a moment later.
+    /// Whether the error is permanent, so that a retry cannot succeed.
     pub fn lasts(self) -> bool {
         !matches!(self, Self::Alert | Self::Handshake)
     }
 
-    /// The class in what a client is told.
+    /// The class in the problem response.
     pub fn class(self) -> &'static str {
         if self.proxy_status() == CERTIFICATE_ERROR {
             CERTIFICATE_ERROR
@@ -82,104 +82,103 @@ impl TlsError {
         }
     }
 
-    /// What a client is told to do about it.
+    /// The text of the problem response, with a remedy.
     pub fn reason(self) -> &'static str {
         match self {
-            Self::Expired => "the origin's certificate has expired; its operator renews it",
+            Self::Expired => "the origin's certificate has expired; its operator must renew it",
             Self::NotYetValid => {
-                "the origin's certificate is not valid yet; look at the clock of larder's host"
+                "the origin's certificate is not valid yet; check the clock of larder's host"
             }
             Self::UnknownIssuer => {
-                "the origin's certificate is issued by an authority that is not trusted; if it is \
+                "the origin's certificate is issued by an untrusted authority; if it is \
                  yours, add its root to upstreams.NAME.tls.extra_roots"
             }
             Self::SelfSigned => {
-                "the origin shows an authority's certificate as its own (self-signed); give it one \
-                 that this authority issued, and the authority to upstreams.NAME.tls.extra_roots"
+                "the origin presents an authority's certificate as its own (self-signed); install one \
+                 that this authority issued, and add the authority to upstreams.NAME.tls.extra_roots"
             }
-            Self::WrongName => {
-                "the origin's certificate is for other names than the one that was asked for"
-            }
+            Self::WrongName => "the origin's certificate is for other names than the requested one",
             Self::Revoked => "the origin's certificate has been revoked",
             Self::Certificate => "the origin's certificate cannot be used",
-            Self::NoName => "the host is no name that a certificate can be for",
+            Self::NoName => "the host is not a name that a certificate can contain",
             Self::ClientCertificate => {
-                "the origin wants a client certificate that it accepts; give one in \
+                "the origin requires a client certificate that it accepts; specify one in \
                  upstreams.NAME.tls.client_cert"
             }
             Self::Alert => {
-                "the origin broke the TLS handshake off; it may not know the name, or want a client \
+                "the origin aborted the TLS handshake; it may not know the name, or require a client \
                  certificate or another version of TLS"
             }
             Self::Handshake => {
-                "the TLS handshake with the origin failed; look whether it speaks TLS at this port"
+                "the TLS handshake with the origin failed; check whether it speaks TLS at this port"
             }
         }
     }
 
-    /// The fault that `error` tells of; `None` when it tells of none.
+    /// The TLS error that caused `error`; `None` if TLS is not the cause.
     ///
-    /// pingora keeps of a failed handshake only rustls's text, so the text is what is read; a test
-    /// for each fault fails when an update words it otherwise.
+    /// pingora keeps only rustls's text of a failed handshake, so the text is parsed. A test for each error
+    /// fails if an update changes the text.
     #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; no other is TLS")]
     pub(crate) fn of(error: &Error) -> Option<Self> {
         use ErrorType::{InvalidCert, TLSHandshakeFailure, TLSWantX509Lookup};
         match error.etype() {
             TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {
                 let text = error.to_string();
-                // The first mark is pingora's own: nothing that an origin chose stands before it.
-                let said = text.split_once(MARK).map_or("", |(_, said)| said);
-                Some(Self::said(said))
+                // The first prefix is pingora's own: text that an origin controls only follows it.
+                let cause = text.split_once(CAUSE_PREFIX).map_or("", |(_, cause)| cause);
+                Some(Self::from_rustls_text(cause))
             }
             _ => None,
         }
     }
 
-    /// The fault that a connection's end tells of; `None` when it tells of none. In TLS 1.3 an origin
-    /// looks at a client's certificate when larder is done, and says so where its answer is awaited.
+    /// The TLS error that ended a connection; `None` if TLS is not the cause. In TLS 1.3 an origin verifies
+    /// the client certificate after larder has finished the handshake, so its alert arrives instead of the
+    /// response.
     pub(crate) fn of_end(error: &io::Error) -> Option<Self> {
-        error.to_string().strip_prefix(ALERT).map(Self::alert)
+        error.to_string().strip_prefix(ALERT_PREFIX).map(Self::from_alert)
     }
 
-    fn said(text: &str) -> Self {
-        if let Some(alert) = text.strip_prefix(ALERT) {
-            return Self::alert(alert);
+    fn from_rustls_text(text: &str) -> Self {
+        if let Some(alert) = text.strip_prefix(ALERT_PREFIX) {
+            return Self::from_alert(alert);
         }
         let Some(certificate) = text.strip_prefix("invalid peer certificate: ") else {
-            let none = text.starts_with("peer sent no certificates");
-            return if none { Self::Certificate } else { Self::Handshake };
+            let missing = text.starts_with("peer sent no certificates");
+            return if missing { Self::Certificate } else { Self::Handshake };
         };
-        let known = SAID.iter().find(|(words, _)| certificate.starts_with(words));
-        known.map_or(Self::Certificate, |(_, fault)| *fault)
+        let known = CERTIFICATE_TEXTS.iter().find(|(text, _)| certificate.starts_with(text));
+        known.map_or(Self::Certificate, |(_, error)| *error)
     }
 
-    fn alert(name: &str) -> Self {
-        let of_client = ABOUT_CLIENT.iter().any(|about| name.starts_with(about));
-        if of_client { Self::ClientCertificate } else { Self::Alert }
+    fn from_alert(name: &str) -> Self {
+        let about_client = ABOUT_CLIENT.iter().any(|alert| name.starts_with(alert));
+        if about_client { Self::ClientCertificate } else { Self::Alert }
     }
 }
 
 const CERTIFICATE_ERROR: &str = "tls_certificate_error";
 
-/// What pingora writes before the words of rustls.
-const MARK: &str = "tls connect error cause: ";
+/// pingora's prefix of the rustls text.
+const CAUSE_PREFIX: &str = "tls connect error cause: ";
 
-/// What rustls writes before the name of an alert.
-const ALERT: &str = "received fatal alert: ";
+/// rustls's prefix of an alert's name.
+const ALERT_PREFIX: &str = "received fatal alert: ";
 
-/// What rustls says of a certificate, and what it means.
-const SAID: [(&str, TlsError); 7] = [
+/// rustls's texts for certificate errors, and the errors that they mean.
+const CERTIFICATE_TEXTS: [(&str, TlsError); 7] = [
     ("certificate expired", TlsError::Expired),
     ("certificate not valid yet", TlsError::NotYetValid),
     ("UnknownIssuer", TlsError::UnknownIssuer),
-    // A trusted root of the issuer's name has another key: an authority that was made anew.
+    // A trusted root with the issuer's name has another key: the authority has been recreated.
     ("BadSignature", TlsError::UnknownIssuer),
     ("Other(OtherError(CaUsedAsEndEntity", TlsError::SelfSigned),
     ("certificate not valid for name", TlsError::WrongName),
     ("Revoked", TlsError::Revoked),
 ];
 
-/// The alerts that tell what an origin thinks of the client's certificate (RFC 8446 §6.2).
+/// The alerts about the client certificate (RFC 8446 §6.2).
 const ABOUT_CLIENT: [&str; 10] = [
     "CertificateRequired",
     "NoCertificate",
@@ -190,6 +189,6 @@ const ABOUT_CLIENT: [&str; 10] = [
     "CertificateUnknown",
     "UnknownCA",
     "AccessDenied",
-    // A signature that is not the client's.
+    // The signature was not made with the client's key.
     "DecryptError",
 ];

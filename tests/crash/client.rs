@@ -1,17 +1,17 @@
-//! A client on one connection, which a killed larder may cut at any byte.
+//! An HTTP client on one connection, which may end at any byte when larder is killed.
 //!
-//! Owns: telling a whole answer from a cut one. Only what comes whole is judged.
+//! Owns: the detection of truncated responses; only complete responses are checked.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// A connection.
+/// A connection to larder.
 pub struct Client {
     stream: BufReader<TcpStream>,
 }
 
-/// A whole answer.
+/// A complete response.
 pub struct Answer {
     pub status: u16,
     /// `Cache-Status`.
@@ -20,7 +20,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Whether larder keeps it.
+    /// Whether the response is in larder's store.
     pub fn is_kept(&self) -> bool {
         self.cache_status.contains("; hit") || self.cache_status.contains("; stored")
     }
@@ -34,22 +34,22 @@ impl Client {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Asks for the URL number `n`, of the origin if `anew`.
-    pub fn get(&mut self, n: usize, anew: bool) -> io::Result<Answer> {
-        self.ask("GET", n, if anew { "Cache-Control: no-cache\r\n" } else { "" })
+    /// Requests URL number `n`; with `revalidate` the request must go to the origin (`no-cache`).
+    pub fn get(&mut self, n: usize, revalidate: bool) -> io::Result<Answer> {
+        self.send("GET", n, if revalidate { "Cache-Control: no-cache\r\n" } else { "" })
     }
 
-    /// Asks only for what is stored.
+    /// Requests URL number `n` with `only-if-cached`.
     pub fn look(&mut self, n: usize) -> io::Result<Answer> {
-        self.ask("GET", n, "Cache-Control: only-if-cached\r\n")
+        self.send("GET", n, "Cache-Control: only-if-cached\r\n")
     }
 
-    /// Changes the URL number `n`, which invalidates what is stored of it (RFC 9111 §4.4).
+    /// Sends a POST to URL number `n`, which invalidates its stored responses (RFC 9111 §4.4).
     pub fn post(&mut self, n: usize) -> io::Result<Answer> {
-        self.ask("POST", n, "Content-Length: 0\r\n")
+        self.send("POST", n, "Content-Length: 0\r\n")
     }
 
-    /// Purges the URL number `n`, as an operator does it: `self` is a connection to the admin listener.
+    /// Purges URL number `n` through the admin API: `self` is a connection to the admin listener.
     pub fn purge(&mut self, n: usize) -> io::Result<Answer> {
         let body = format!("{{\"url\": \"http://api.example.test/{n}\"}}");
         let head = format!(
@@ -58,23 +58,23 @@ impl Client {
             body.len()
         );
         self.stream.get_mut().write_all(head.as_bytes())?;
-        self.answer()
+        self.read_response()
     }
 
-    fn ask(&mut self, method: &str, n: usize, field: &str) -> io::Result<Answer> {
+    fn send(&mut self, method: &str, n: usize, field: &str) -> io::Result<Answer> {
         let url = format!("http://api.example.test/{n}");
         let head = format!("{method} {url} HTTP/1.1\r\nHost: api.example.test\r\n{field}\r\n");
         self.stream.get_mut().write_all(head.as_bytes())?;
-        self.answer()
+        self.read_response()
     }
 
-    fn answer(&mut self) -> io::Result<Answer> {
-        let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    fn read_response(&mut self) -> io::Result<Answer> {
+        let truncated = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let mut head = Vec::new();
         loop {
             let mut line = String::new();
             if self.stream.read_line(&mut line)? == 0 {
-                return Err(cut());
+                return Err(truncated());
             }
             match line.trim_end() {
                 "" => break,
@@ -87,9 +87,9 @@ impl Client {
         };
         let status = head.first().and_then(|line| line.split(' ').nth(1)?.parse().ok());
         let length = field("content-length").and_then(|length| length.parse().ok());
-        let mut body = vec![0; length.ok_or_else(cut)?];
+        let mut body = vec![0; length.ok_or_else(truncated)?];
         self.stream.read_exact(&mut body)?;
         let cache_status = field("cache-status").unwrap_or_default().to_owned();
-        Ok(Answer { status: status.ok_or_else(cut)?, cache_status, body })
+        Ok(Answer { status: status.ok_or_else(truncated)?, cache_status, body })
     }
 }

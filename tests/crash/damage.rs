@@ -1,4 +1,4 @@
-//! Damage to the files of a store that nobody has open.
+//! Damages files of a store while no larder runs on it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use rand::Rng;
 use rand::rngs::StdRng;
 
-/// Damages one of the files: a bit, a block, its end, or all of it. The secret is spared: larder does
-/// not start on half a secret, and says so.
+/// Damages one random file: flips a bit, zeroes a block, truncates the file or deletes it. The secret's
+/// file is left out: larder refuses to start on an incomplete secret.
 pub fn one_file(store: &Path, random: &mut StdRng) {
-    // Bodies outnumber the files of the databases by far: as often these as those.
-    let below = |dirs: &[&str]| {
+    // There are far more body files than database files: each group is chosen half of the time.
+    let files_below = |dirs: &[&str]| {
         let mut files = Vec::new();
         for dir in dirs {
             collect(&store.join(dir), &mut files);
@@ -19,7 +19,8 @@ pub fn one_file(store: &Path, random: &mut StdRng) {
         files.retain(|file| fs::metadata(file).is_ok_and(|file| file.len() > 0));
         files
     };
-    let (databases, bodies) = (below(&["cache/v5/db", "state/db"]), below(&["cache/v5/body"]));
+    let (databases, bodies) =
+        (files_below(&["cache/v5/db", "state/db"]), files_below(&["cache/v5/body"]));
     let files = if bodies.is_empty() || random.random() { databases } else { bodies };
     if files.is_empty() {
         return;
@@ -34,7 +35,7 @@ pub fn one_file(store: &Path, random: &mut StdRng) {
         2 => OpenOptions::new().write(true).open(file).and_then(|file| file.set_len(at)),
         _ => fs::remove_file(file),
     }
-    .expect("a file of nobody's can be damaged");
+    .expect("no process has the file open");
 }
 
 fn overwrite(file: &Path, at: u64, length: u64, change: impl Fn(u8) -> u8) -> std::io::Result<()> {

@@ -1,11 +1,11 @@
-//! The real larder as a process that is killed.
+//! The real larder as a process, to be killed.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-/// Where a larder keeps what it stores, over all its lives.
+/// The directory with larder's configuration and store, which outlives each run.
 pub struct House {
     directory: tempfile::TempDir,
 }
@@ -29,7 +29,7 @@ impl House {
     }
 }
 
-/// A larder that runs.
+/// A running larder.
 pub struct Larder {
     child: Child,
     pub addr: SocketAddr,
@@ -37,35 +37,35 @@ pub struct Larder {
 }
 
 impl Larder {
-    /// Starts, and returns when it accepts connections.
-    pub fn start(house: &House) -> Self {
+    /// Starts larder and returns when it accepts connections.
+    pub fn start(data_dir: &House) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
             .args(["run", "--json"])
-            .arg(house.directory.path().join("proxy.yaml"))
+            .arg(data_dir.directory.path().join("proxy.yaml"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program starts");
         let mut line = String::new();
         let out = child.stdout.take().expect("it is piped");
-        BufReader::new(out).read_line(&mut line).expect("it says where it listens");
-        let said: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+        BufReader::new(out).read_line(&mut line).expect("it prints its addresses");
+        let addresses: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
         let addr = |value: &serde_json::Value| {
             value.as_str().and_then(|text| text.parse().ok()).expect("an address")
         };
-        Self { addr: addr(&said["listen"][0]), admin: addr(&said["admin"]), child }
+        Self { addr: addr(&addresses["listen"][0]), admin: addr(&addresses["admin"]), child }
     }
 
-    /// Kills it where it stands.
+    /// Kills larder with SIGKILL.
     pub fn kill(mut self) {
         assert!(self.child.try_wait().expect("it is a child").is_none(), "it ended by itself");
         self.child.kill().expect("it can be killed");
         self.child.wait().expect("it can be waited for");
     }
 
-    /// What its gauge says; 0 before it says anything.
+    /// The value of the gauge `larder_entries` of the disk tier; 0 while it is absent.
     pub fn entries_on_disk(&self) -> u64 {
-        let ask = || {
+        let read = || {
             let mut stream = TcpStream::connect(self.admin).ok()?;
             stream
                 .write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
@@ -75,6 +75,6 @@ impl Larder {
             let gauge = "larder_entries{tier=\"disk\"} ";
             page.lines().find_map(|line| line.strip_prefix(gauge))?.trim().parse().ok()
         };
-        ask().unwrap_or_default()
+        read().unwrap_or_default()
     }
 }

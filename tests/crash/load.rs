@@ -1,4 +1,4 @@
-//! The load: clients that read, ask anew and purge, until larder is killed under them.
+//! The load: clients that read, revalidate, invalidate and purge until larder is killed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,80 +8,85 @@ use std::thread::{self, JoinHandle};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::book::Book;
 use crate::client::Client;
 use crate::content;
+use crate::expectations::Book;
 use crate::larder::Larder;
 use crate::origin::Origin;
 
-/// How many clients there are at once.
+/// The number of concurrent clients.
 const CLIENTS: u64 = 6;
 
-/// Clients at work.
+/// Running clients.
 pub struct Load {
-    ends: Arc<AtomicBool>,
+    stopped: Arc<AtomicBool>,
     clients: Vec<JoinHandle<()>>,
 }
 
 impl Load {
-    pub fn start(larder: &Larder, origin: &Arc<Origin>, book: &Arc<Book>, seed: u64) -> Self {
+    pub fn start(
+        larder: &Larder,
+        origin: &Arc<Origin>,
+        expectations: &Arc<Book>,
+        seed: u64,
+    ) -> Self {
         let (addr, admin) = (larder.addr, larder.admin);
-        let ends = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::new(AtomicBool::new(false));
         let client = |client| {
-            let (book, ends) = (Arc::clone(book), Arc::clone(&ends));
+            let (expectations, stopped) = (Arc::clone(expectations), Arc::clone(&stopped));
             let origin = Arc::clone(origin);
             let random = StdRng::seed_from_u64(seed ^ client);
             thread::spawn(move || {
-                // Whatever cuts the connection, larder was killed.
-                let _cut = work([addr, admin], &origin, &book, random, &ends);
+                // Every error of the connection means that larder was killed.
+                let _error = run_client([addr, admin], &origin, &expectations, random, &stopped);
             })
         };
         let clients = (0..CLIENTS).map(client).collect();
-        Self { ends, clients }
+        Self { stopped, clients }
     }
 
-    /// Waits until all have noticed that larder is gone.
+    /// Stops the clients and waits for all of them.
     pub fn end(self) {
-        self.ends.store(true, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().expect("no client panics");
         }
     }
 }
 
-fn work(
+fn run_client(
     [addr, admin]: [SocketAddr; 2],
     origin: &Origin,
-    book: &Book,
+    expectations: &Book,
     mut random: StdRng,
-    ends: &AtomicBool,
+    stopped: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut client = Client::connect(addr)?;
-    while !ends.load(Ordering::Relaxed) {
+    while !stopped.load(Ordering::Relaxed) {
         let n = random.random_range(0..content::KINDS);
-        let purged = book.purged(n);
+        let purged = expectations.purged(n);
         match random.random_range(0..100) {
             0..3 => {
-                book.unsettle(n);
-                let answer = client.post(n)?;
-                let upto = std::str::from_utf8(&answer.body).ok().and_then(|n| n.parse().ok());
-                book.was_changed(n, upto.expect("the origin's own answer"));
+                expectations.unsettle(n);
+                let response = client.post(n)?;
+                let upto = std::str::from_utf8(&response.body).ok().and_then(|n| n.parse().ok());
+                expectations.was_changed(n, upto.expect("a response of the origin"));
             }
             3..5 => {
-                book.unsettle(n);
+                expectations.unsettle(n);
                 let upto = origin.last();
                 let status = Client::connect(admin)?.purge(n)?.status;
                 if status == 200 {
-                    book.was_purged(n, upto);
+                    expectations.was_purged(n, upto);
                 } else {
-                    book.was_refused();
+                    expectations.was_refused();
                 }
             }
             5..20 => {
-                book.unsettle(n);
-                book.came(n, &client.get(n, true)?, purged);
+                expectations.unsettle(n);
+                expectations.came(n, &client.get(n, true)?, purged);
             }
-            _ => book.came(n, &client.get(n, false)?, purged),
+            _ => expectations.came(n, &client.get(n, false)?, purged),
         }
     }
     Ok(())

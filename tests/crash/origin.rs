@@ -1,6 +1,7 @@
-//! The origin: each answer to a GET is a new one, and a POST tells which are now outdated.
+//! The origin: every response to a GET has a new number; the response to a POST contains the number of the
+//! last response before it, which is thereby outdated.
 //!
-//! Owns: the order of answers.
+//! Owns: the numbering of responses.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -31,13 +32,13 @@ impl Origin {
         Self { addr, last }
     }
 
-    /// The number of the newest answer.
+    /// The number of the newest response.
     pub fn last(&self) -> u64 {
         self.last.load(Ordering::SeqCst)
     }
 }
 
-/// Serves until larder is gone.
+/// Serves one connection until larder closes it.
 fn serve(stream: TcpStream, last: &AtomicU64) -> Option<()> {
     stream.set_nodelay(true).ok()?;
     let mut stream = BufReader::new(stream);
@@ -46,7 +47,7 @@ fn serve(stream: TcpStream, last: &AtomicU64) -> Option<()> {
         let body = if method == "GET" {
             content::body(n, last.fetch_add(1, Ordering::SeqCst) + 1)
         } else {
-            // Everything up to this answer is outdated.
+            // All responses up to this number are outdated.
             last.load(Ordering::SeqCst).to_string().into_bytes()
         };
         let head = format!(
@@ -60,8 +61,8 @@ fn serve(stream: TcpStream, last: &AtomicU64) -> Option<()> {
 fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, usize)> {
     let mut first = String::new();
     stream.read_line(&mut first).ok()?;
-    let mut words = first.split(' ');
-    let (method, path) = (words.next()?.to_owned(), words.next()?);
+    let mut parts = first.split(' ');
+    let (method, path) = (parts.next()?.to_owned(), parts.next()?);
     let n = path.rsplit('/').next()?.parse().ok()?;
     let mut length = 0;
     loop {
@@ -72,8 +73,8 @@ fn request(stream: &mut BufReader<TcpStream>) -> Option<(String, usize)> {
         if line.trim_end().is_empty() {
             break;
         }
-        if let Some(said) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-            length = said.trim().parse().ok()?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().ok()?;
         }
     }
     std::io::copy(&mut stream.take(length), &mut std::io::sink()).ok()?;

@@ -1,4 +1,4 @@
-//! The admin listener over real sockets: health, metrics, and who may not ask.
+//! The admin listener over real sockets: health, metrics and access control.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,8 +11,8 @@ use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Origin};
 use crate::process::{House, PATIENCE, Process, text};
 
-/// One request, byte for byte, and everything that comes back.
-async fn ask(larder: &Larder, request: &str) -> String {
+/// Sends `request` byte for byte and returns everything until the connection closes.
+async fn exchange(larder: &Larder, request: &str) -> String {
     let admin = larder.server.admin_addr().expect("the admin listener is on");
     let mut client = Client::connect(admin).await;
     client.send(request).await;
@@ -24,7 +24,7 @@ fn get(path: &str, fields: &str) -> String {
 }
 
 #[tokio::test]
-async fn health_and_metrics_are_answered_by_address_and_as_localhost() {
+async fn health_and_metrics_are_served_by_address_and_as_localhost() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/x").await;
@@ -32,9 +32,9 @@ async fn health_and_metrics_are_answered_by_address_and_as_localhost() {
     let port = larder.server.admin_addr().unwrap().port();
     for host in [format!("127.0.0.1:{port}"), "localhost".to_owned(), "[::1]:1".to_owned()] {
         let fields = format!("Host: {host}\r\n");
-        let health = ask(&larder, &get("/healthz", &fields)).await;
+        let health = exchange(&larder, &get("/healthz", &fields)).await;
         assert!(health.starts_with("HTTP/1.1 200 ") && health.ends_with("ok\n"), "{health}");
-        let metrics = ask(&larder, &get("/metrics", &fields)).await;
+        let metrics = exchange(&larder, &get("/metrics", &fields)).await;
         assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
         for line in [
             "larder_requests_total{result=\"hit\",route=\"api\"} 1\n",
@@ -54,7 +54,7 @@ async fn the_metrics_page_is_valid_exposition_text() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/\"quoted\"\\back").await;
-    let page = ask(&larder, &get("/metrics", "Host: localhost\r\n")).await;
+    let page = exchange(&larder, &get("/metrics", "Host: localhost\r\n")).await;
     let page = page.split("\r\n\r\n").nth(1).expect("a body");
     let page = page.replace("\r\n", "\n");
     let families: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
@@ -71,7 +71,7 @@ async fn the_metrics_page_is_valid_exposition_text() {
 }
 
 #[tokio::test]
-async fn adm_03_a_name_that_some_dns_answers_gets_no_data() {
+async fn adm_03_a_request_with_a_foreign_host_name_gets_no_data() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     for path in ["/healthz", "/metrics", "/v1/purge", "/"] {
@@ -83,19 +83,19 @@ async fn adm_03_a_name_that_some_dns_answers_gets_no_data() {
             "Host:\r\n",
             "",
         ] {
-            let answer = ask(&larder, &get(path, fields)).await;
+            let answer = exchange(&larder, &get(path, fields)).await;
             let status = answer.split(' ').nth(1).unwrap_or_default();
             assert!(["400", "421"].contains(&status), "{path} {fields}: {answer}");
             assert!(!answer.contains("larder_requests") && !answer.contains("ok\n"), "{answer}");
         }
         let absolute = get(&format!("http://evil.example{path}"), "Host: localhost\r\n");
-        let answer = ask(&larder, &absolute).await;
+        let answer = exchange(&larder, &absolute).await;
         assert!(answer.starts_with("HTTP/1.1 421 "), "{answer}");
     }
 }
 
 #[tokio::test]
-async fn what_the_admin_listener_does_not_know_is_a_problem_in_json() {
+async fn an_unknown_admin_request_gets_an_error_in_json() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     for request in [
@@ -104,7 +104,7 @@ async fn what_the_admin_listener_does_not_know_is_a_problem_in_json() {
             .to_owned(),
         format!("GET {API}/x HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"),
     ] {
-        let answer = ask(&larder, &request).await;
+        let answer = exchange(&larder, &request).await;
         assert!(answer.contains("{\"larder_error\":{\"class\":"), "{answer}");
         assert!(!answer.starts_with("HTTP/1.1 2"), "{answer}");
     }
@@ -112,16 +112,16 @@ async fn what_the_admin_listener_does_not_know_is_a_problem_in_json() {
 }
 
 #[tokio::test]
-async fn a_larder_that_takes_requests_is_ready() {
+async fn a_larder_that_accepts_requests_is_ready() {
     let larder = Larder::bare("").await;
-    let answer = ask(&larder, &get("/readyz", "Host: localhost\r\n")).await;
+    let answer = exchange(&larder, &get("/readyz", "Host: localhost\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("{\"details\":{},\"ready\":true}"), "{answer}");
 }
 
-/// ADM-08: more slow connections than the admin listener has places.
+/// ADM-08: more slow connections than the admin listener accepts.
 #[tokio::test]
-async fn adm_08_a_crowded_admin_listener_leaves_the_proxy_alone() {
+async fn adm_08_a_full_admin_listener_does_not_affect_the_proxy() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let admin = larder.server.admin_addr().unwrap();
@@ -135,46 +135,46 @@ async fn adm_08_a_crowded_admin_listener_leaves_the_proxy_alone() {
         assert_eq!(larder.get("/x").await.text(), "hello");
     }
     drop(slow);
-    let health = ask(&larder, &get("/healthz", "Host: localhost\r\n")).await;
-    assert!(health.ends_with("ok\n"), "their places are free again: {health}");
+    let health = exchange(&larder, &get("/healthz", "Host: localhost\r\n")).await;
+    assert!(health.ends_with("ok\n"), "their slots are free again: {health}");
 }
 
-/// An orchestrator that gets no answer kills a larder that is well.
+/// An orchestrator kills a healthy larder if its health check gets no response.
 #[tokio::test]
-async fn a_health_check_is_answered_beside_any_number_of_silent_and_slow_connections() {
+async fn a_health_check_succeeds_beside_many_silent_and_slow_connections() {
     let larder = Larder::bare("").await;
     let admin = larder.server.admin_addr().unwrap();
     let body = "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                 Content-Length: 20\r\n\r\n{";
-    for said in ["", "GET /healthz HTTP/1.1\r\nHo", body] {
-        let mut sitting = Vec::new();
+    for bytes in ["", "GET /healthz HTTP/1.1\r\nHo", body] {
+        let mut connections = Vec::new();
         for _ in 0..100 {
             let mut client = Client::connect(admin).await;
-            client.send(said).await;
-            sitting.push(client);
+            client.send(bytes).await;
+            connections.push(client);
         }
         let check = get("/healthz", "Host: localhost\r\n");
-        let health = timeout(Duration::from_secs(4), ask(&larder, &check)).await;
-        let health = health.expect("well before the others' time is over");
-        assert!(health.ends_with("ok\n"), "{said:?}: {health}");
-        // Those that have made room know it.
-        let mut first = sitting.swap_remove(0);
-        assert!(timeout(PATIENCE, first.is_closed()).await.expect("it is closed"), "{said:?}");
+        let health = timeout(Duration::from_secs(4), exchange(&larder, &check)).await;
+        let health = health.expect("well before the other connections time out");
+        assert!(health.ends_with("ok\n"), "{bytes:?}: {health}");
+        // The listener has closed the oldest connection to make room.
+        let mut first = connections.swap_remove(0);
+        assert!(timeout(PATIENCE, first.is_closed()).await.expect("it is closed"), "{bytes:?}");
     }
 }
 
-/// ADM-02, with the real thing: the token of the file opens, and no form of it reaches the log.
+/// ADM-02, with the real program: the token from the file grants access, and no form of it is logged.
 #[tokio::test]
-async fn adm_02_the_token_opens_and_reaches_no_log_at_any_level() {
-    let house = House::with(
+async fn adm_02_the_token_grants_access_and_is_in_no_log_at_any_level() {
+    let config_dir = House::with(
         "version: 1\nlisten: 127.0.0.1:0\nlog: { level: trace }\n\
          admin: { listen: 127.0.0.1:0, token_file: token }\nstore: { disk: off }\n",
     );
     let token = "s3cret-s3cret-s3cret";
-    let file = house.directory.path().join("token");
+    let file = config_dir.directory.path().join("token");
     fs::write(&file, format!("{token}\n")).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    let mut larder = Process::start(&["run".as_ref(), house.config.as_os_str()]);
+    let mut larder = Process::start(&["run".as_ref(), config_dir.config.as_os_str()]);
     let admin = larder.admin().await;
     for (path, field, status) in [
         ("/v1/mode".to_owned(), String::new(), "401"),
@@ -205,7 +205,6 @@ async fn the_admin_listener_can_be_off() {
     assert_eq!(larder.server.admin_addr(), None);
 }
 
-/// A stop closes the admin listener as well.
 #[tokio::test]
 async fn a_stop_closes_the_admin_listener() {
     let larder = Larder::bare("").await;

@@ -1,4 +1,4 @@
-//! The command line: the real program, its output, its signals, its exit codes.
+//! Tests of the command line with the real program: output, signals and exit codes.
 
 use std::ffi::OsStr;
 use std::fmt::Write as _;
@@ -15,7 +15,7 @@ use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Gate, Origin, Step};
 use crate::process::{House, PATIENCE, Process, eventually, larder, program, text};
 
-/// On free ports, with `api.example.test` at `origin`.
+/// A configuration on free ports, with `api.example.test` resolved to `origin`.
 fn yaml(origin: &Origin, rest: &str) -> String {
     let resolve = format!("resolve: {{ api.example.test: \"{}\" }}", origin.addr);
     format!("{FREE_PORTS}{resolve}\n{rest}")
@@ -26,8 +26,8 @@ const FREE_PORTS: &str = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.
 const ONE_ROUTE: &str = "routes:\n  - { name: api, match: { host: api.example.test }, ttl: 1h }\n";
 
 async fn check(yaml: &str, more: &[&str]) -> Output {
-    let house = House::with(yaml);
-    let mut arguments = vec![OsStr::new("check"), house.config.as_os_str()];
+    let config_dir = House::with(yaml);
+    let mut arguments = vec![OsStr::new("check"), config_dir.config.as_os_str()];
     arguments.extend(more.iter().map(OsStr::new));
     larder(&arguments).await
 }
@@ -37,9 +37,9 @@ fn repository() -> &'static Path {
 }
 
 #[tokio::test]
-async fn run_prints_the_lines_to_copy_and_serves() {
+async fn run_prints_the_export_lines_and_serves() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let (larder, _house) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
+    let (larder, _config_dir) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
     let addr = larder.addr().await;
     let export = larder.out.line("export HTTP_PROXY").await;
     assert_eq!(export, format!("export HTTP_PROXY=http://{addr} http_proxy=http://{addr}"));
@@ -52,23 +52,23 @@ async fn run_prints_the_lines_to_copy_and_serves() {
 }
 
 #[tokio::test]
-async fn run_with_json_says_where_it_listens_in_one_line() {
-    let house = House::with(FREE_PORTS);
-    let arguments = [OsStr::new("run"), OsStr::new("--json"), house.config.as_os_str()];
+async fn run_with_json_prints_its_addresses_in_one_line() {
+    let config_dir = House::with(FREE_PORTS);
+    let arguments = [OsStr::new("run"), OsStr::new("--json"), config_dir.config.as_os_str()];
     let mut larder = Process::start(&arguments);
     let line = larder.out.line("listen").await;
-    let told: serde_json::Value = serde_json::from_str(&line).unwrap();
-    let addr = told["listen"][0].as_str().unwrap();
+    let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let addr = parsed["listen"][0].as_str().unwrap();
     assert!(TcpStream::connect(addr).await.is_ok(), "{line}");
-    assert!(TcpStream::connect(told["admin"].as_str().unwrap()).await.is_ok(), "{line}");
+    assert!(TcpStream::connect(parsed["admin"].as_str().unwrap()).await.is_ok(), "{line}");
     larder.signal("TERM");
     assert_eq!(larder.ended().await.code(), Some(0));
     assert_eq!(larder.out.all().len(), 1);
 }
 
-/// LIF-07, as far as issue A goes.
+/// LIF-07, the part of issue A.
 #[tokio::test]
-async fn a_taken_port_is_one_clear_line_that_names_it_and_exit_1() {
+async fn a_port_in_use_is_reported_in_one_line_and_exits_with_1() {
     let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = holder.local_addr().unwrap();
     for (yaml, key) in [
@@ -79,25 +79,25 @@ async fn a_taken_port_is_one_clear_line_that_names_it_and_exit_1() {
         ),
         (format!("version: 1\nlisten: [127.0.0.1:0, {taken}]\nadmin: off\n"), "listen"),
     ] {
-        let house = House::with(&yaml);
-        let second = larder(&[OsStr::new("run"), house.config.as_os_str()]).await;
-        let said = text(&second.stderr);
-        assert_eq!(second.status.code(), Some(1), "{said}");
-        assert_eq!(said.lines().count(), 1, "{said}");
-        assert!(said.contains(&format!("cannot listen on {taken} ({key})")), "{said}");
-        assert!(said.contains("choose another port"), "{said}");
+        let config_dir = House::with(&yaml);
+        let second = larder(&[OsStr::new("run"), config_dir.config.as_os_str()]).await;
+        let message = text(&second.stderr);
+        assert_eq!(second.status.code(), Some(1), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+        assert!(message.contains(&format!("cannot listen on {taken} ({key})")), "{message}");
+        assert!(message.contains("choose another port"), "{message}");
         assert!(second.stdout.is_empty(), "{}", text(&second.stdout));
     }
 }
 
 #[tokio::test]
-async fn a_signal_lets_what_is_in_flight_finish_and_exits_0() {
+async fn after_a_signal_in_flight_requests_finish_and_larder_exits_with_0() {
     for signal in ["TERM", "INT"] {
         let gate = Gate::new();
         let slow = Answer::chunked_open(200, &[], &[b"first "])
             .then([Step::Wait(gate.clone()), Step::Write(b"4\r\nlast\r\n0\r\n\r\n".to_vec())]);
         let origin = Origin::always(slow).await;
-        let (mut larder, _house) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
+        let (mut larder, _config_dir) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
         let addr = larder.addr().await;
         let mut idle = Client::connect(addr).await;
         let mut client = Client::connect(addr).await;
@@ -106,7 +106,7 @@ async fn a_signal_lets_what_is_in_flight_finish_and_exits_0() {
         larder.signal(signal);
         larder.err.line("Stopping").await;
         assert!(timeout(PATIENCE, idle.is_closed()).await.unwrap(), "idle connections end");
-        refuses_connections(addr).await;
+        until_refused(addr).await;
         gate.open();
         let answer = timeout(PATIENCE, client.answer("GET")).await.unwrap().unwrap();
         assert_eq!((answer.text().as_str(), answer.end), ("first last", End::Whole), "{signal}");
@@ -115,8 +115,8 @@ async fn a_signal_lets_what_is_in_flight_finish_and_exits_0() {
     }
 }
 
-/// The listener is closed soon after the stop was announced.
-async fn refuses_connections(addr: std::net::SocketAddr) {
+/// Waits until the listener refuses connections; it closes soon after the log line "Stopping".
+async fn until_refused(addr: std::net::SocketAddr) {
     let refused = async {
         while TcpStream::connect(addr).await.is_ok() {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -125,72 +125,79 @@ async fn refuses_connections(addr: std::net::SocketAddr) {
     timeout(PATIENCE, refused).await.expect("the listener closes");
 }
 
-/// OVL-04's other half: it is not answered with 408 after the time for a head, which never began.
+/// The second half of OVL-04: no 408 after `head_timeout`, because no head has begun.
 #[tokio::test]
-async fn a_connection_without_a_request_is_closed_at_the_idle_limit_without_a_word() {
+async fn an_idle_connection_is_closed_at_the_idle_limit_without_a_response() {
     let larder = Larder::bare("limits: { head_timeout: 1s, idle: 2s }\n").await;
     let mut client = larder.client().await;
-    assert!(timeout(PATIENCE, client.is_closed()).await.unwrap(), "something was said");
+    assert!(timeout(PATIENCE, client.is_closed()).await.unwrap(), "a response was sent");
     assert!(larder.metric("larder_denied_total{reason=\"head_timeout\"}") < 1.0);
 }
 
-/// LIF-04, as far as issue A goes: an origin that hangs does not keep larder from ending.
+/// LIF-04, the part of issue A: an origin that hangs does not delay the exit of larder.
 #[tokio::test]
-async fn a_second_signal_ends_at_once() {
+async fn a_second_signal_ends_larder_at_once() {
     let origin = Origin::always(Answer::hung()).await;
-    let (mut larder, _house) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
+    let (mut larder, _config_dir) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
     let mut client = Client::connect(larder.addr().await).await;
     client.ask("GET", &format!("{API}/x"), &[]).await;
     origin.reached(1).await;
     larder.signal("TERM");
     larder.err.line("Stopping").await;
-    assert!(larder.child.try_wait().unwrap().is_none(), "it waits for the one in flight");
+    assert!(larder.child.try_wait().unwrap().is_none(), "it waits for the request in flight");
     larder.signal("TERM");
-    // Far below the 30 seconds that a single signal gives.
+    // Much less than the 30 seconds that requests have after the first signal.
     let status = timeout(Duration::from_secs(10), larder.ended()).await.unwrap();
-    assert_eq!(status.code(), Some(1), "what was in flight was cut");
+    assert_eq!(status.code(), Some(1), "the request in flight was aborted");
     assert_eq!(client.answer("GET").await.map(|answer| answer.status), None);
 }
 
 #[tokio::test]
-async fn an_invalid_configuration_is_a_report_on_stderr_and_exit_3() {
-    let house = House::with("version: 1\nlimits: { haed: 1KiB }\nroutes: 5\n");
-    for verb in ["run", "check"] {
-        let output = larder(&[OsStr::new(verb), house.config.as_os_str()]).await;
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(3), "{verb}: {said}");
-        assert!(said.contains("proxy.yaml:2:11: limits.haed"), "{verb}: {said}");
-        assert!(said.contains("`head`"), "the nearest key: {said}");
-        assert!(said.contains("proxy.yaml:3:9: routes"), "all problems at once: {said}");
-        assert!(output.stdout.is_empty(), "{verb}: {}", text(&output.stdout));
+async fn an_invalid_configuration_is_reported_on_stderr_and_exits_with_3() {
+    let config_dir = House::with("version: 1\nlimits: { haed: 1KiB }\nroutes: 5\n");
+    for command in ["run", "check"] {
+        let output = larder(&[OsStr::new(command), config_dir.config.as_os_str()]).await;
+        let report = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{command}: {report}");
+        assert!(report.contains("proxy.yaml:2:11: limits.haed"), "{command}: {report}");
+        assert!(report.contains("`head`"), "the nearest key: {report}");
+        assert!(report.contains("proxy.yaml:3:9: routes"), "all problems at once: {report}");
+        assert!(output.stdout.is_empty(), "{command}: {}", text(&output.stdout));
     }
-    let json = larder(&[OsStr::new("check"), OsStr::new("--json"), house.config.as_os_str()]).await;
-    let told: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
-    assert_eq!((json.status.code(), &told["valid"]), (Some(3), &false.into()));
-    assert_eq!(told["problems"].as_array().unwrap().len(), 2, "{told}");
+    let json =
+        larder(&[OsStr::new("check"), OsStr::new("--json"), config_dir.config.as_os_str()]).await;
+    let parsed: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((json.status.code(), &parsed["valid"]), (Some(3), &false.into()));
+    assert_eq!(parsed["problems"].as_array().unwrap().len(), 2, "{parsed}");
 }
 
 #[tokio::test]
-async fn a_configuration_that_is_not_there_says_which_and_what_to_do() {
+async fn a_missing_configuration_is_reported_with_its_path_and_a_hint() {
     let output = larder(&["run", "/no/such/proxy.yaml"]).await;
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.starts_with("/no/such/proxy.yaml: "), "{said}");
-    assert!(said.contains("there is no such file") && said.contains("`version: 1`"), "{said}");
+    let report = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{report}");
+    assert!(report.starts_with("/no/such/proxy.yaml: "), "{report}");
+    assert!(
+        report.contains("there is no such file") && report.contains("`version: 1`"),
+        "{report}"
+    );
 }
 
 #[tokio::test]
-async fn check_says_what_a_valid_configuration_does_and_exits_0() {
+async fn check_describes_a_valid_configuration_and_exits_with_0() {
     let output = check(&format!("{FREE_PORTS}{ONE_ROUTE}"), &[]).await;
-    let said = text(&output.stdout);
+    let description = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    assert!(said.contains("is valid: 1 route."), "{said}");
-    assert!(said.contains("for 1h, whatever the origin says"), "{said}");
-    assert!(said.contains("proxy.yaml:5:"), "what sets the origin aside is noted: {said}");
+    assert!(description.contains("is valid: 1 route."), "{description}");
+    assert!(description.contains("for 1h, regardless of the origin"), "{description}");
+    assert!(
+        description.contains("proxy.yaml:5:"),
+        "an override of the origin is noted: {description}"
+    );
 }
 
 #[tokio::test]
-async fn check_explain_tells_route_policy_and_key_without_a_secret() {
+async fn check_explain_prints_route_policy_and_key_without_secrets() {
     let yaml = format!("{FREE_PORTS}{ONE_ROUTE}");
     let url = "http://api.example.test/coins?id=7&api_key=XSECRETX";
     let bearer = "Authorization: Bearer XSECRETX";
@@ -199,20 +206,20 @@ async fn check_explain_tells_route_policy_and_key_without_a_secret() {
         &["--explain", "GET", url, "-H", bearer, "--json"],
     ] {
         let output = check(&yaml, form).await;
-        let said = text(&output.stdout);
+        let explanation = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         for part in ["api", "1h", "/coins", "authorization"] {
-            assert!(said.contains(part), "{part} in {said}");
+            assert!(explanation.contains(part), "{part} in {explanation}");
         }
-        assert!(!said.contains("XSECRETX"), "{said}");
+        assert!(!explanation.contains("XSECRETX"), "{explanation}");
     }
-    let elsewhere = check(&yaml, &["--explain", "GET", "http://other.example/"]).await;
-    assert!(text(&elsewhere.stdout).contains("no route matches"), "{}", text(&elsewhere.stdout));
+    let unmatched = check(&yaml, &["--explain", "GET", "http://other.example/"]).await;
+    assert!(text(&unmatched.stdout).contains("no route matches"), "{}", text(&unmatched.stdout));
 }
 
 #[tokio::test]
-async fn arguments_that_make_no_sense_are_exit_2_and_say_why() {
-    let explain_nothing = ["check", "proxy.yaml", "--explain", "GET", "/no-host"];
+async fn invalid_arguments_exit_with_2_and_are_named_in_the_message() {
+    let without_host = ["check", "proxy.yaml", "--explain", "GET", "/no-host"];
     for (arguments, part) in [
         (&["frobnicate"][..], "frobnicate"),
         (&["run", "--port", "1"], "--port"),
@@ -223,21 +230,21 @@ async fn arguments_that_make_no_sense_are_exit_2_and_say_why() {
         (&[], "Usage"),
     ] {
         let output = larder(arguments).await;
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {said}");
-        assert!(said.contains(part), "{arguments:?}: {said}");
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+        assert!(message.contains(part), "{arguments:?}: {message}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
-    let house = House::with(FREE_PORTS);
+    let config_dir = House::with(FREE_PORTS);
     let mut command = tokio::process::Command::new(program());
-    let output = command.args(explain_nothing).current_dir(house.directory.path()).output();
+    let output = command.args(without_host).current_dir(config_dir.directory.path()).output();
     let output = output.await.unwrap();
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("/no-host"), "{}", text(&output.stderr));
 }
 
 #[tokio::test]
-async fn help_and_version_exit_0_and_every_verb_is_explained() {
+async fn help_and_version_exit_with_0_and_every_command_is_documented() {
     for arguments in [
         &["--help"][..],
         &["-h"],
@@ -254,15 +261,18 @@ async fn help_and_version_exit_0_and_every_verb_is_explained() {
     }
     let help = text(&larder(&["--help"]).await.stdout);
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();
-    for verb in ["run", "check", "fake discord"] {
-        let first = verb.split(' ').next().unwrap();
-        assert!(help.lines().any(|line| line.trim_start().starts_with(first)), "{verb}: {help}");
-        assert!(readme.contains(&format!("larder {verb}")), "the README does not name {verb}");
+    for command in ["run", "check", "fake discord"] {
+        let first = command.split(' ').next().unwrap();
+        assert!(help.lines().any(|line| line.trim_start().starts_with(first)), "{command}: {help}");
+        assert!(
+            readme.contains(&format!("larder {command}")),
+            "the README does not name {command}"
+        );
     }
 }
 
 #[tokio::test]
-async fn the_fake_discord_answers_and_fails_on_request() {
+async fn the_fake_discord_responds_and_fails_on_request() {
     let arguments = ["fake", "discord", "--listen", "127.0.0.1:0"];
     let mut fake = Process::start(&arguments);
     let addr = fake.addr().await;
@@ -277,8 +287,8 @@ async fn the_fake_discord_answers_and_fails_on_request() {
              Content-Length: {length}\r\n\r\n{limited}"
         ))
         .await;
-    let told = client.answer("POST").await.unwrap();
-    assert!((200..300).contains(&told.status), "{}", told.text());
+    let response = client.answer("POST").await.unwrap();
+    assert!((200..300).contains(&response.status), "{}", response.text());
     let answer = client.get(&url, &[]).await;
     assert_eq!((answer.status, answer.field("retry-after")), (429, Some("1")));
     assert_eq!(client.get(&url, &[]).await.status, 200);
@@ -290,7 +300,7 @@ async fn the_fake_discord_answers_and_fails_on_request() {
 }
 
 #[tokio::test]
-async fn the_fake_coinmarketcap_answers_refuses_and_bills() {
+async fn the_fake_coinmarketcap_responds_refuses_and_bills() {
     let arguments =
         ["fake", "coinmarketcap", "--listen", "127.0.0.1:0", "--per-day", "2", "--price", "0.5"];
     let mut fake = Process::start(&arguments);
@@ -313,22 +323,22 @@ async fn the_fake_coinmarketcap_answers_refuses_and_bills() {
 }
 
 #[tokio::test]
-async fn a_fake_starts_with_a_storm_and_then_an_outage() {
+async fn a_script_starts_a_fake_with_a_rate_limit_and_then_an_outage() {
     let script = r#"[{"calls": 1, "fault": {"rate_limited": {"retry_after": 2}}},
                      {"calls": 1, "fault": {"status": 503}}, {"fault": null}]"#;
     let fake = Process::start(&["fake", "discord", "--listen", "127.0.0.1:0", "--script", script]);
     let addr = fake.addr().await;
     let mut client = Client::connect(addr).await;
     let url = format!("http://{addr}/api/v10/guilds/1/roles");
-    let storm = client.get(&url, &[]).await;
-    assert_eq!((storm.status, storm.field("retry-after")), (429, Some("2")));
+    let limited = client.get(&url, &[]).await;
+    assert_eq!((limited.status, limited.field("retry-after")), (429, Some("2")));
     assert_eq!(client.get(&url, &[]).await.status, 503);
     assert_eq!(client.get(&url, &[]).await.status, 200);
 }
 
-/// The three commands of `larder --help`, on free ports.
+/// The three commands that `larder --help` shows, on free ports.
 #[tokio::test]
-async fn the_reference_serves_the_fake_discord_to_a_newcomer() {
+async fn the_reference_configuration_serves_the_fake_discord() {
     let fake = Process::start(&["fake", "discord", "--listen", "127.0.0.1:0"]);
     let discord = fake.addr().await;
     let reference = fs::read_to_string(repository().join("proxy.yaml")).unwrap();
@@ -336,7 +346,7 @@ async fn the_reference_serves_the_fake_discord_to_a_newcomer() {
         .replace("127.0.0.1:8080", "127.0.0.1:0")
         .replace("127.0.0.1:9901", "127.0.0.1:0")
         .replace("127.0.0.1:9001", &discord.to_string());
-    let (larder, _house) = Process::run(&yaml).await;
+    let (larder, _config_dir) = Process::run(&yaml).await;
     let mut client = Client::connect(larder.addr().await).await;
     let url = "http://discord.example.test/api/v10/guilds/1/roles";
     let miss = client.get(url, &[]).await;
@@ -347,10 +357,10 @@ async fn the_reference_serves_the_fake_discord_to_a_newcomer() {
     assert_eq!(miss.body, hit.body);
 }
 
-/// How long a check may take, and how much memory it may have held, on a machine that is busy.
+/// Runs `larder check` and limits its time and its peak memory, with tolerance for a busy machine.
 async fn bounded_check(yaml: &str) -> Output {
-    let house = House::with(yaml);
-    let mut larder = Process::start(&[OsStr::new("check"), house.config.as_os_str()]);
+    let config_dir = House::with(yaml);
+    let mut larder = Process::start(&[OsStr::new("check"), config_dir.config.as_os_str()]);
     let status = format!("/proc/{}/status", larder.child.id().unwrap());
     let mut peak = 0;
     let mut ended = None;
@@ -370,7 +380,7 @@ async fn bounded_check(yaml: &str) -> Output {
 }
 
 #[tokio::test]
-async fn cfg_01_a_bomb_is_refused_quickly_and_in_little_memory() {
+async fn cfg_01_a_yaml_bomb_is_refused_quickly_and_with_little_memory() {
     let mut aliases = String::from("version: 1\na0: &a0 [x,x,x,x,x,x,x,x,x]\n");
     for level in 1..9 {
         let below = level - 1;
@@ -387,14 +397,14 @@ async fn cfg_01_a_bomb_is_refused_quickly_and_in_little_memory() {
     }
     for bomb in [aliases, brackets, maps, lines] {
         let output = timeout(Duration::from_secs(10), bounded_check(&bomb)).await.unwrap();
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(3), "no abort, no signal: {said}");
-        assert!(said.len() < 4096, "{} bytes", said.len());
+        let report = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "no abort, no signal: {report}");
+        assert!(report.len() < 4096, "{} bytes", report.len());
     }
 }
 
 #[tokio::test]
-async fn cfg_02_each_slip_has_its_line_and_column_and_the_nearest_key() {
+async fn cfg_02_each_error_has_line_column_and_the_nearest_key() {
     for (yaml, parts) in [
         (
             "version: 1\nroutes:\n  - { name: a, match: { host: a.example }, tll: 60s }\n",
@@ -405,43 +415,43 @@ async fn cfg_02_each_slip_has_its_line_and_column_and_the_nearest_key() {
         ("version: 1\nadmn: off\n", &["proxy.yaml:2:1", "`admin`"]),
     ] {
         let output = check(yaml, &[]).await;
-        let said = text(&output.stderr);
+        let report = text(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{yaml}");
         for part in parts {
-            assert!(said.contains(part), "{part} in {said}");
+            assert!(report.contains(part), "{part} in {report}");
         }
     }
 }
 
 #[tokio::test]
-async fn cfg_04_the_first_match_wins_and_a_shadowed_route_is_noted() {
+async fn cfg_04_the_first_match_wins_and_a_shadowed_route_is_reported() {
     let yaml = format!(
         "{FREE_PORTS}routes:\n  \
          - {{ name: wide, match: {{ host: api.example.test }}, ttl: 1h }}\n  \
          - {{ name: narrow, match: {{ host: api.example.test, path: /coins }}, ttl: 1m }}\n"
     );
     let explained = check(&yaml, &["--explain", "GET", "http://api.example.test/coins", "--json"]);
-    let told: serde_json::Value = serde_json::from_slice(&explained.await.stdout).unwrap();
-    assert_eq!(told["route"], "wide");
-    let said = text(&check(&yaml, &[]).await.stdout);
-    let note = said.lines().find(|line| line.contains("never matches"));
-    let note = note.unwrap_or_else(|| panic!("{said}"));
+    let parsed: serde_json::Value = serde_json::from_slice(&explained.await.stdout).unwrap();
+    assert_eq!(parsed["route"], "wide");
+    let description = text(&check(&yaml, &[]).await.stdout);
+    let note = description.lines().find(|line| line.contains("never matches"));
+    let note = note.unwrap_or_else(|| panic!("{description}"));
     assert!(note.contains("proxy.yaml:6:13: routes[narrow]") && note.contains("`wide`"), "{note}");
 }
 
 #[tokio::test]
 async fn cfg_05_the_environment_fills_scalars_and_is_never_printed() {
-    let unset = check("version: 1\nlisten: ${LARDER_TEST_NOBODY_SETS_THIS}\n", &[]).await;
+    let unset = check("version: 1\nlisten: ${LARDER_TEST_NEVER_SET}\n", &[]).await;
     assert_eq!(unset.status.code(), Some(3));
     assert!(text(&unset.stderr).contains("proxy.yaml:2:9"), "{}", text(&unset.stderr));
-    let house = House::with("version: 1\nlisten: \"${LISTEN}\"\nadmin: off\n");
+    let config_dir = House::with("version: 1\nlisten: \"${LISTEN}\"\nadmin: off\n");
     for hostile in ["XSECRETX", "127.0.0.1:0\nadmin: {listen: 127.0.0.1:1}", "{a: [XSECRETX"] {
         let mut command = tokio::process::Command::new(program());
-        command.args([OsStr::new("check"), house.config.as_os_str()]).env("LISTEN", hostile);
+        command.args([OsStr::new("check"), config_dir.config.as_os_str()]).env("LISTEN", hostile);
         let output = command.output().await.unwrap();
-        let said = text(&output.stderr) + &text(&output.stdout);
-        assert_eq!(output.status.code(), Some(3), "{hostile:?} is no address: {said}");
-        assert!(!said.contains("XSECRETX"), "{said}");
+        let report = text(&output.stderr) + &text(&output.stdout);
+        assert_eq!(output.status.code(), Some(3), "{hostile:?} is no address: {report}");
+        assert!(!report.contains("XSECRETX"), "{report}");
     }
 }
 
@@ -451,32 +461,32 @@ async fn cfg_07_dangerous_combinations_are_refused() {
     let admin = "admin: { listen: 0.0.0.0:0 }";
     for (dangerous, part) in [(insecure, "scope"), (open, "access"), (admin, "admin")] {
         let output = check(&format!("version: 1\n{dangerous}\n"), &[]).await;
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(3), "{dangerous}: {said}");
-        assert!(said.contains(part), "{said}");
+        let report = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{dangerous}: {report}");
+        assert!(report.contains(part), "{report}");
     }
-    let house = House::with("version: 1\naccess: { users_file: users }\n");
-    let users = house.directory.path().join("users");
+    let config_dir = House::with("version: 1\naccess: { users_file: users }\n");
+    let users = config_dir.directory.path().join("users");
     fs::write(&users, "ann:XSECRETX\n").unwrap();
     for (mode, exit) in [(0o644, 3), (0o600, 0)] {
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(&users, fs::Permissions::from_mode(mode)).unwrap();
-        let output = larder(&[OsStr::new("check"), house.config.as_os_str()]).await;
+        let output = larder(&[OsStr::new("check"), config_dir.config.as_os_str()]).await;
         assert_eq!(output.status.code(), Some(exit), "{mode:o}: {}", text(&output.stderr));
         assert!(!(text(&output.stderr) + &text(&output.stdout)).contains("XSECRETX"));
     }
 }
 
 #[tokio::test]
-async fn fwd_11_a_listener_for_everybody_without_clients_does_not_start() {
-    let house = House::with("version: 1\nlisten: 0.0.0.0:3128\n");
-    let output = larder(&[OsStr::new("run"), house.config.as_os_str()]).await;
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("open proxy") && said.contains("access"), "{said}");
+async fn fwd_11_a_public_listener_without_access_rules_does_not_start() {
+    let config_dir = House::with("version: 1\nlisten: 0.0.0.0:3128\n");
+    let output = larder(&[OsStr::new("run"), config_dir.config.as_os_str()]).await;
+    let report = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{report}");
+    assert!(report.contains("open proxy") && report.contains("access"), "{report}");
 }
 
-/// The README's examples are configurations that larder takes.
+/// Runs `larder check` on each example of the README.
 #[tokio::test]
 async fn every_yaml_block_of_the_readme_is_a_valid_configuration() {
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();

@@ -1,7 +1,7 @@
-//! Real clients that nobody changed, with `HTTP_PROXY` in their environment: curl, Python's requests
-//! and Python's httpx.
+//! Real, unmodified clients with `HTTP_PROXY` in their environment: curl, Python's requests and Python's
+//! httpx.
 //!
-//! `make test` installs them. One that is missing is named and skipped, unless `CI` is set.
+//! `make test` installs them. A missing client is reported and skipped, unless `CI` is set.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::larder_under_test::{API, Larder};
 use crate::origin::{Answer, Origin};
 use crate::process::{PATIENCE, Process, eventually, text};
 
-/// Prints the answer as curl does.
+/// Prints the response in the format of curl.
 const REQUESTS: &str = "
 import requests, sys
 answer = requests.get(sys.argv[1], timeout=20)
@@ -37,12 +37,12 @@ print()
 print(answer.text, end='')
 ";
 
-/// A program that asks for the URL that is its last argument and fails on an error's status.
+/// A program that requests the URL in its last argument and fails if the status is an error.
 struct App {
     name: &'static str,
     program: PathBuf,
     arguments: Vec<&'static str>,
-    /// What shows that it is there.
+    /// Arguments that succeed if the program is installed.
     probe: Vec<&'static str>,
 }
 
@@ -81,13 +81,13 @@ impl App {
             return true;
         }
         assert!(std::env::var_os("CI").is_none(), "{} is not installed", self.name);
-        // Not println: this line is to be seen although the test passes.
+        // println would be captured; this line must be visible although the test passes.
         let mut err = std::io::stderr();
         writeln!(err, "SKIPPED clients: {} is not installed", self.name).unwrap();
         false
     }
 
-    /// The answer that it printed: `Cache-Status` and body.
+    /// Requests `url` and returns the `Cache-Status` and the body that the program printed.
     async fn get(&self, proxy: SocketAddr, url: &str) -> (String, String) {
         let mut command = Command::new(&self.program);
         command.args(&self.arguments).arg(url).stdin(Stdio::null()).kill_on_drop(true);
@@ -99,7 +99,7 @@ impl App {
         command.env("NO_PROXY", "localhost,127.0.0.1").env("no_proxy", "localhost,127.0.0.1");
         let output = timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{} saw an error:\n{out}{err}", self.name);
+        assert!(output.status.success(), "{} reported an error:\n{out}{err}", self.name);
         let out = out.replace("\r\n", "\n");
         let (head, body) = out.split_once("\n\n").expect("a head and a body");
         let field = head.lines().find_map(|line| {
@@ -110,13 +110,13 @@ impl App {
     }
 }
 
-/// The Python that `make test` gave requests and httpx to, or the system's.
+/// The Python in which `make test` installs requests and httpx, or the Python of the system.
 fn python() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/bin/python3");
     if own.exists() { own } else { "python3".into() }
 }
 
-/// The whole story that an app may live through, each step as `Cache-Status` tells it.
+/// All states that an app may meet, each checked by its `Cache-Status`.
 async fn sees_miss_hit_stale_and_no_error(app: App) {
     if !app.is_installed().await {
         return;
@@ -139,7 +139,7 @@ async fn sees_miss_hit_stale_and_no_error(app: App) {
     let (status, body) = app.get(proxy, &url).await;
     assert_eq!(status, "larder; hit; ttl=-10; detail=\"stale-while-revalidate\"", "stale");
     assert_eq!(body, "answer 0");
-    eventually("the refresh", || origin.calls() == 2 && refreshes_are(&larder, 1)).await;
+    eventually("the refresh", || origin.calls() == 2 && has_refreshes(&larder, 1)).await;
     let (status, body) = app.get(proxy, &url).await;
     assert_eq!((status.as_str(), body.as_str()), ("larder; hit; ttl=60", "answer 1"), "refreshed");
 
@@ -157,11 +157,11 @@ async fn sees_miss_hit_stale_and_no_error(app: App) {
     assert_eq!(body, "answer 1");
 }
 
-fn refreshes_are(larder: &Larder, count: usize) -> bool {
+fn has_refreshes(larder: &Larder, count: usize) -> bool {
     let page = larder.server.account().render();
-    let done = page.lines().filter(|line| line.starts_with("larder_refreshes_total{"));
-    let done = done.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
-    done.sum::<usize>() == count
+    let refreshes = page.lines().filter(|line| line.starts_with("larder_refreshes_total{"));
+    let refreshes = refreshes.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
+    refreshes.sum::<usize>() == count
 }
 
 #[tokio::test]
@@ -179,14 +179,14 @@ async fn python_httpx_sees_miss_hit_stale_and_no_error() {
     sees_miss_hit_stale_and_no_error(App::httpx()).await;
 }
 
-/// What a newcomer does: copy the two lines into a shell, then ask.
+/// The quick start: copy the two lines into a shell, then send a request.
 #[tokio::test]
-async fn the_lines_that_run_prints_are_all_that_curl_needs() {
+async fn the_lines_that_run_prints_configure_curl() {
     if !App::curl().is_installed().await {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let (larder, _house) = Process::run(&format!(
+    let (larder, _config_dir) = Process::run(&format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ api.example.test: \"{}\" }}\n\
          routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
@@ -198,9 +198,9 @@ async fn the_lines_that_run_prints_are_all_that_curl_needs() {
         larder.out.all().into_iter().filter(|line| line.starts_with("export ")).collect();
     let script = format!("{}\ncurl -q -sSfi {API}/x\ncurl -q -sSfi {API}/x\n", exports.join("\n"));
     let output = Command::new("sh").args(["-ec", &script]).output().await.unwrap();
-    let said = text(&output.stdout);
-    assert!(output.status.success(), "{script}{said}{}", text(&output.stderr));
-    assert_eq!(said.matches("hello").count(), 2, "{said}");
-    assert!(said.contains("larder; hit; ttl="), "{said}");
+    let printed = text(&output.stdout);
+    assert!(output.status.success(), "{script}{printed}{}", text(&output.stderr));
+    assert_eq!(printed.matches("hello").count(), 2, "{printed}");
+    assert!(printed.contains("larder; hit; ttl="), "{printed}");
     assert_eq!(origin.calls(), 1);
 }

@@ -1,5 +1,5 @@
-//! Configurations that are right and that are wrong: each wrong one with the whole report that a
-//! person reads. `bad/NAME.txt` is what larder says about `bad/NAME.yaml`.
+//! Valid and invalid configurations, each invalid one with its complete error report: `bad/NAME.txt` is the
+//! report for `bad/NAME.yaml`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn yaml_files(kind: &str) -> Vec<PathBuf> {
     files
 }
 
-/// What the fixtures find in the environment.
+/// The environment variables that the fixtures use.
 fn env() -> Env {
     [
         ("HOST", "api.example"),
@@ -38,7 +38,7 @@ fn loaded(path: &Path) -> Result<Config, Report> {
 }
 
 #[test]
-fn every_wrong_file_is_reported_as_written_beside_it() {
+fn every_invalid_file_produces_the_report_beside_it() {
     for path in yaml_files("bad") {
         let report = loaded(&path).expect_err(&path.display().to_string()).to_string();
         let directory = format!("{}/", fixtures("bad").display());
@@ -59,7 +59,7 @@ fn every_report_belongs_to_a_file() {
 }
 
 #[test]
-fn every_right_file_is_taken() {
+fn every_valid_file_is_accepted() {
     for path in yaml_files("good") {
         if let Err(report) = loaded(&path) {
             panic!("{report}");
@@ -68,7 +68,7 @@ fn every_right_file_is_taken() {
 }
 
 #[test]
-fn no_report_shows_a_value_of_the_environment() {
+fn no_report_contains_a_value_of_the_environment() {
     for path in yaml_files("bad") {
         let report = loaded(&path).expect_err(&path.display().to_string()).to_string();
         assert!(!report.contains("hunter2"), "{report}");
@@ -76,14 +76,14 @@ fn no_report_shows_a_value_of_the_environment() {
 }
 
 #[test]
-fn the_reference_works_as_it_is() {
+fn the_reference_configuration_is_valid() {
     let reference = Path::new(env!("CARGO_MANIFEST_DIR")).join("proxy.yaml");
     let config = loaded(&reference).unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(config.routes.routes().len(), 2);
 }
 
 #[test]
-fn a_file_that_is_not_there_is_one_clear_line() {
+fn a_missing_file_is_reported_in_one_line() {
     let report = loaded(Path::new("no-such-file.yaml")).expect_err("missing").to_string();
     assert!(report.starts_with("no-such-file.yaml: the file cannot be read:"), "{report}");
 }

@@ -1,5 +1,5 @@
-//! Both sides of an exchange at once: bodies that cross, answers that come early, clients that leave
-//! before they have sent all; and what must go over a connection of its own.
+//! Both directions of an exchange at once: simultaneous bodies, early responses, clients that disconnect
+//! during their upload; and calls that need a separate connection.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -13,17 +13,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::intercepted::{API, Scene, get};
 use crate::larder_under_test::Larder;
 use crate::origin::{Answer, Origin};
 use crate::tls_origin::{Act, Authority, TlsOrigin};
 
-/// More than the sockets between take.
+/// More bytes than the buffers of the sockets hold.
 const LONG: usize = 48 * 1024 * 1024;
 
-/// A larder that passes everything to `origin`.
-async fn larder_before(origin: SocketAddr, more: &str) -> Larder {
+/// A larder that passes every request through to `origin`.
+async fn larder_for(origin: SocketAddr, more: &str) -> Larder {
     Larder::bare(&format!("resolve: {{ '{API}': '{origin}' }}\n{more}")).await
 }
 
@@ -33,8 +33,8 @@ async fn listener() -> (TcpListener, SocketAddr) {
     (listener, addr)
 }
 
-/// The next connection, once a head has come on it.
-async fn with_head(listener: &TcpListener) -> TcpStream {
+/// Accepts the next connection and reads a request head.
+async fn accept_head(listener: &TcpListener) -> TcpStream {
     let (mut stream, _) = listener.accept().await.unwrap();
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -47,13 +47,13 @@ fn post(path: &str, fields: &str) -> String {
     format!("POST http://{API}{path} HTTP/1.1\r\nHost: {API}\r\n{fields}\r\n")
 }
 
-/// A client may first send all and then read; an origin may do both at once.
+/// A client may send its entire body before it reads; an origin may send and receive at once.
 #[tokio::test]
-async fn an_upload_goes_on_while_its_answer_is_not_taken() {
+async fn an_upload_continues_while_its_response_is_unread() {
     bounded(async {
         let (listener, addr) = listener().await;
         let origin = tokio::spawn(async move {
-            let (mut read, mut write) = with_head(&listener).await.into_split();
+            let (mut read, mut write) = accept_head(&listener).await.into_split();
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LONG}\r\n\r\n");
             let written = async {
                 write.write_all(head.as_bytes()).await.unwrap();
@@ -61,10 +61,10 @@ async fn an_upload_goes_on_while_its_answer_is_not_taken() {
             };
             let mut sink = tokio::io::sink();
             let received = tokio::io::copy(&mut read, &mut sink);
-            // The end of the upload is the end of the connection.
+            // The upload ends when the connection ends.
             tokio::join!(written, received).1
         });
-        let larder = larder_before(addr, "").await;
+        let larder = larder_for(addr, "").await;
         let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
         let head = post("/", &format!("Content-Length: {LONG}\r\n"));
         stream.write_all(head.as_bytes()).await.unwrap();
@@ -83,26 +83,26 @@ async fn an_upload_goes_on_while_its_answer_is_not_taken() {
     .await;
 }
 
-/// An origin that reads nothing leaves a body unread; its client is missed all the same, once that
-/// shows: an end in order stays behind what was sent before.
+/// An origin that reads nothing leaves a body unread. Larder still detects a reset of the client; an orderly
+/// end would stay behind the unread bytes.
 #[tokio::test]
-async fn a_client_that_leaves_is_noticed_while_its_body_is_unread() {
+async fn a_client_disconnect_is_detected_while_its_body_is_unread() {
     bounded(async {
         let (listener, addr) = listener().await;
-        let larder = larder_before(addr, "").await;
+        let larder = larder_for(addr, "").await;
         let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
         let head = post("/", &format!("Content-Length: {LONG}\r\n"));
         stream.write_all(head.as_bytes()).await.unwrap();
         let sending = async { while stream.write(&[b'x'; 8192]).await.is_ok() {} };
-        let holding = async {
-            let stream = with_head(&listener).await;
-            // Nothing more fits once nobody has read for a while.
+        let accepting = async {
+            let stream = accept_head(&listener).await;
+            // The buffers are full after a while without a read.
             tokio::time::sleep(Duration::from_millis(300)).await;
             stream
         };
         let reached = tokio::select! {
-            () = sending => panic!("larder went away"),
-            stream = holding => stream,
+            () = sending => panic!("larder closed the connection"),
+            stream = accepting => stream,
         };
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         drop(stream);
@@ -112,35 +112,35 @@ async fn a_client_that_leaves_is_noticed_while_its_body_is_unread() {
     .await;
 }
 
-/// The origin owes the next word to a client that waits for leave.
+/// The client waits for `100 Continue`, so the origin must send the next message.
 #[tokio::test]
-async fn an_origin_that_neither_answers_nor_gives_leave_is_a_timeout() {
+async fn an_origin_without_a_response_or_a_100_continue_is_a_timeout() {
     bounded(async {
         let (listener, addr) = listener().await;
         let more = format!(
             "upstreams: {{ api: {{ hosts: [{API}], timeouts: {{ first_byte: 200ms }} }} }}\n"
         );
-        let larder = larder_before(addr, &more).await;
+        let larder = larder_for(addr, &more).await;
         let mut client = larder.client().await;
         client.send(post("/", "Content-Length: 4\r\nExpect: 100-continue\r\n")).await;
-        let held = with_head(&listener).await;
+        let connection = accept_head(&listener).await;
         assert_eq!(client.answer("POST").await.unwrap().status, 504);
-        drop(held);
+        drop(connection);
     })
     .await;
 }
 
-/// RFC 9113 §8.6: HTTP/2 has no upgrade, and most origins speak both.
+/// RFC 9113 §8.6: HTTP/2 has no upgrade, and most origins support both versions.
 #[tokio::test]
-async fn a_web_socket_goes_over_http_1_to_an_origin_that_speaks_both() {
+async fn a_web_socket_uses_http_1_if_the_origin_supports_both_versions() {
     bounded(Box::pin(async {
         let authority = Authority::new();
         let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Act::head(id, 200, None, true)]);
         let tls = tls.await;
-        let spare = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(Answer::closed()).await;
         let route = format!("routes: [{{ name: api, match: {{ host: {API} }}, ttl: 1h }}]\n");
-        let scene = Scene::at(tls, authority, spare, &route).await;
-        // A connection of HTTP/2 is there already.
+        let scene = Scene::at(tls, authority, unused, &route).await;
+        // An HTTP/2 connection exists already.
         assert_eq!(get(&mut scene.h2().await, &format!("https://{API}/")).await.0, 200);
         let mut client = scene.client(&["http/1.1"]).http1(API).await;
         client
@@ -159,7 +159,7 @@ async fn a_web_socket_goes_over_http_1_to_an_origin_that_speaks_both() {
 }
 
 #[tokio::test]
-async fn what_http_2_is_refused_for_is_asked_over_http_1_from_then_on() {
+async fn after_http_1_1_required_an_origin_is_called_over_http_1() {
     bounded(async {
         let authority = Authority::new();
         let origin = TlsOrigin::scripted(&authority, |_, _, id| {
@@ -183,43 +183,43 @@ async fn what_http_2_is_refused_for_is_asked_over_http_1_from_then_on() {
     .await;
 }
 
-/// A call that the origin has no room for would wait for others' answers.
+/// A call beyond the stream limit of a connection would wait for the responses of other calls.
 #[tokio::test]
-async fn no_call_waits_in_line_on_a_connection_without_room() {
+async fn no_call_waits_for_a_stream_on_a_full_connection() {
     bounded(Box::pin(async {
         let authority = Authority::new();
-        let told = Arc::new(Notify::new());
-        let tls = TlsOrigin::narrow(&authority, Arc::clone(&told)).await;
-        let spare = Origin::always(Answer::closed()).await;
+        let release = Arc::new(Notify::new());
+        let tls = TlsOrigin::narrow(&authority, Arc::clone(&release)).await;
+        let unused = Origin::always(Answer::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, spare, &intercept).await;
+        let scene = Scene::at(tls, authority, unused, &intercept).await;
         let mut client = scene.h2().await;
         assert_eq!(get(&mut client, &format!("https://{API}/first")).await.0, 200);
-        let held = tokio::spawn(get(&mut client, &format!("https://{API}/held")));
+        let blocked = tokio::spawn(get(&mut client, &format!("https://{API}/held")));
         assert_eq!(get(&mut client, &format!("https://{API}/free")).await.0, 200);
-        told.notify_one();
-        assert_eq!(held.await.unwrap().0, 200);
+        release.notify_one();
+        assert_eq!(blocked.await.unwrap().0, 200);
     }))
     .await;
 }
 
-/// Some clients lose the answer that they have when their stream is closed while they still send.
+/// Some clients lose the response they have received if their stream is reset while they still send.
 #[tokio::test]
-async fn an_early_answer_over_http_2_leaves_its_client_time_to_finish() {
+async fn an_early_response_over_http_2_does_not_reset_the_upload() {
     bounded(Box::pin(async {
         let (listener, addr) = listener().await;
         let authority = Authority::new();
         let tls = TlsOrigin::before(&authority, addr).await;
         tokio::spawn(async move {
             loop {
-                let mut stream = with_head(&listener).await;
+                let mut stream = accept_head(&listener).await;
                 let answer = b"HTTP/1.1 401 x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno";
                 stream.write_all(answer).await.unwrap();
             }
         });
-        let spare = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(Answer::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, spare, &intercept).await;
+        let scene = Scene::at(tls, authority, unused, &intercept).await;
         let mut client = scene.h2().await;
         let request = http::Request::post(format!("https://{API}/up")).body(()).unwrap();
         let (answer, mut upload) = client.send_request(request, false).unwrap();
@@ -231,68 +231,68 @@ async fn an_early_answer_over_http_2_leaves_its_client_time_to_finish() {
             body.extend_from_slice(&piece.unwrap());
         }
         assert_eq!(body, b"no");
-        // Whatever was sent with the answer's end has come once another has been answered.
+        // A reset sent with the end of the response would have arrived before the next response.
         assert_eq!(get(&mut client, &format!("https://{API}/next")).await.0, 401);
         let reset = poll_fn(|cx| Poll::Ready(upload.poll_reset(cx).is_ready())).await;
-        assert!(!reset, "the stream was closed under its client's hands");
+        assert!(!reset, "the stream was reset during the upload");
         upload.send_data("and ended".into(), true).unwrap();
     }))
     .await;
 }
 
-/// RFC 9112 §2.2: old clients send an empty line behind a body.
+/// RFC 9112 §2.2: old clients send an empty line after a body.
 #[tokio::test]
-async fn an_empty_line_between_requests_begins_none() {
+async fn an_empty_line_between_requests_begins_no_request() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
-        let larder = larder_before(origin.addr, "limits: { head_timeout: 100ms }\n").await;
+        let larder = larder_for(origin.addr, "limits: { head_timeout: 100ms }\n").await;
         let mut client = larder.client().await;
         for call in 0..3 {
             client.send(format!("GET http://{API}/ HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
             assert_eq!(client.answer("GET").await.unwrap().text(), "ok", "{call}");
             client.send("\r\n").await;
-            let unasked = timeout(Duration::from_millis(300), client.stream.read_u8()).await;
-            assert!(unasked.is_err(), "{call}");
+            let unsolicited = timeout(Duration::from_millis(300), client.stream.read_u8()).await;
+            assert!(unsolicited.is_err(), "{call}");
         }
     })
     .await;
 }
 
-/// RFC 9110 §7.6.2.
+/// RFC 9110 §7.6.2: `Max-Forwards: 0` ends `OPTIONS` and `TRACE` at larder.
 #[tokio::test]
-async fn a_request_that_may_go_no_further_is_answered_here() {
+async fn a_request_with_max_forwards_zero_gets_a_response_from_larder() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "from the origin")).await;
-        let larder = larder_before(origin.addr, "").await;
-        for (method, left, status, calls) in [
+        let larder = larder_for(origin.addr, "").await;
+        for (method, hops, status, calls) in [
             ("OPTIONS", 0, 200, 0),
             ("TRACE", 0, 501, 0),
             ("OPTIONS", 1, 200, 1),
             ("GET", 0, 200, 2),
         ] {
             let mut client = larder.client().await;
-            let field = format!("Max-Forwards: {left}");
+            let field = format!("Max-Forwards: {hops}");
             client.ask(method, &format!("http://{API}/"), &[&field]).await;
             let answer = client.answer(method).await.unwrap();
-            assert_eq!((answer.status, origin.calls()), (status, calls), "{method} {left}");
+            assert_eq!((answer.status, origin.calls()), (status, calls), "{method} {hops}");
         }
-        let passed = origin.seen();
-        let left: Vec<_> = passed.iter().map(|request| request.field("max-forwards")).collect();
-        assert_eq!(left, [Some("0"), Some("0")]);
+        let forwarded = origin.seen();
+        let hops: Vec<_> = forwarded.iter().map(|request| request.field("max-forwards")).collect();
+        assert_eq!(hops, [Some("0"), Some("0")]);
     })
     .await;
 }
 
-/// An interim answer has no body, and a length that is said twice is said once.
+/// An interim response has no body, and repeated equal lengths are forwarded as one.
 #[tokio::test]
-async fn lengths_are_said_once_and_only_where_there_is_a_body() {
+async fn a_length_is_sent_once_and_not_on_interim_responses() {
     bounded(async {
         let origin = Origin::always(Answer::raw(
             "HTTP/1.1 103 x\r\nContent-Length: 9\r\nLink: </a>\r\n\r\n\
              HTTP/1.1 200 x\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\n",
         ))
         .await;
-        let larder = larder_before(origin.addr, "").await;
+        let larder = larder_for(origin.addr, "").await;
         let mut client = larder.client().await;
         client.ask("HEAD", &format!("http://{API}/"), &[]).await;
         let hint = client.one_answer("HEAD").await.unwrap();
@@ -303,10 +303,10 @@ async fn lengths_are_said_once_and_only_where_there_is_a_body() {
     .await;
 }
 
-/// Inside TLS the last records may wait for room that the socket had not: they go out as soon as there
-/// is some, not when the origin says more.
+/// With TLS the last records may wait for socket buffer space: larder writes them as soon as there is space,
+/// not only when the origin sends more.
 #[tokio::test]
-async fn what_has_come_reaches_a_slow_client_while_its_origin_pauses() {
+async fn buffered_bytes_reach_a_slow_client_while_its_origin_pauses() {
     const HALF: usize = 900_000;
     bounded(Box::pin(async {
         let (listener, addr) = listener().await;
@@ -314,7 +314,7 @@ async fn what_has_come_reaches_a_slow_client_while_its_origin_pauses() {
         let tls = TlsOrigin::before(&authority, addr).await;
         tokio::spawn(async move {
             loop {
-                let mut stream = with_head(&listener).await;
+                let mut stream = accept_head(&listener).await;
                 let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", 2 * HALF);
                 stream.write_all(head.as_bytes()).await.unwrap();
                 stream.write_all(&vec![b'x'; HALF]).await.unwrap();
@@ -322,13 +322,13 @@ async fn what_has_come_reaches_a_slow_client_while_its_origin_pauses() {
                 tokio::spawn(async move { stream.read_u8().await });
             }
         });
-        let spare = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(Answer::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, spare, &intercept).await;
+        let scene = Scene::at(tls, authority, unused, &intercept).await;
         for pause in [0, 5, 20] {
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
             client.send(format!("GET /{pause} HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
-            // It reads late: by then nothing more fits into the sockets between.
+            // The client reads late, when the socket buffers are full.
             tokio::time::sleep(Duration::from_millis(300)).await;
             let (mut read, mut buffer) = (0, vec![0; 16 * 1024]);
             while read < HALF {
@@ -344,15 +344,15 @@ async fn what_has_come_reaches_a_slow_client_while_its_origin_pauses() {
 
 /// RFC 9113 §8.6.
 #[tokio::test]
-async fn an_origin_of_http_2_switches_nobody_to_another_protocol() {
+async fn a_101_over_http_2_is_refused() {
     bounded(Box::pin(async {
         let authority = Authority::new();
         let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Act::head(id, 101, None, true)]);
         let tls = tls.await;
-        let spare = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(Answer::closed()).await;
         let route =
             format!("routes: [{{ name: api, match: {{ host: {API}, path: /kept }}, ttl: 1h }}]\n");
-        let scene = Scene::at(tls, authority, spare, &route).await;
+        let scene = Scene::at(tls, authority, unused, &route).await;
         for path in ["/kept", "/passed"] {
             assert_eq!(get(&mut scene.h2().await, &format!("https://{API}{path}")).await.0, 502);
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
@@ -363,22 +363,22 @@ async fn an_origin_of_http_2_switches_nobody_to_another_protocol() {
     .await;
 }
 
-/// Most servers read on for a while, so that a client that writes before it reads gets its answer.
+/// Most servers continue to read for a while, so a client that writes before it reads gets its response.
 #[tokio::test]
-async fn an_early_answer_reaches_a_client_that_sends_all_of_its_body_first() {
+async fn an_early_response_reaches_a_client_that_sends_its_whole_body_first() {
     bounded(async {
         let (listener, origin) = listener().await;
         tokio::spawn(async move {
             loop {
-                let mut stream = with_head(&listener).await;
+                let mut stream = accept_head(&listener).await;
                 let early = "HTTP/1.1 413 Long\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
                 stream.write_all(early.as_bytes()).await.unwrap();
                 stream.shutdown().await.unwrap();
             }
         });
-        let larder = larder_before(origin, "").await;
+        let larder = larder_for(origin, "").await;
         let piece = vec![b'x'; 1 << 16];
-        // An origin that answers early, and none at all.
+        // An origin that responds early, and an address without an origin.
         for (host, status) in [(API, 413), ("127.0.0.1:1", 502)] {
             for _ in 0..3 {
                 let mut client = larder.client().await;

@@ -1,4 +1,4 @@
-//! `larder exec`: the real program around real commands.
+//! Tests of `larder exec` with the real program and real commands, and of `larder env`, `larder doctor`.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -16,9 +16,9 @@ use crate::origin::{Answer, Origin, Step};
 use crate::process::{House, PATIENCE, Process, eventually, program, text};
 use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
 
-/// A configuration, and a user's directories of their own.
+/// A configuration with separate cache and runtime directories of a user.
 pub struct Home {
-    house: House,
+    config_dir: House,
     cache: tempfile::TempDir,
     session: tempfile::TempDir,
 }
@@ -26,17 +26,17 @@ pub struct Home {
 impl Home {
     pub fn with(yaml: &str) -> Self {
         let directory = || tempfile::tempdir().unwrap();
-        Self { house: House::with(yaml), cache: directory(), session: directory() }
+        Self { config_dir: House::with(yaml), cache: directory(), session: directory() }
     }
 
-    /// With `api.example.test` at `origin`, everything on it cached.
-    fn of(origin: &Origin) -> Self {
+    /// A configuration that caches everything of `api.example.test`, which is `origin`.
+    fn for_origin(origin: &Origin) -> Self {
         Self::with(&yaml(origin, "127.0.0.1:0"))
     }
 
     pub fn command(&self, flags: &[&str], command: &[&str]) -> Command {
         let mut exec = Command::new(program());
-        exec.args([OsStr::new("exec"), OsStr::new("--config"), self.house.config.as_os_str()]);
+        exec.args([OsStr::new("exec"), OsStr::new("--config"), self.config_dir.config.as_os_str()]);
         exec.args(flags).arg("--").args(command);
         exec.env("XDG_CACHE_HOME", self.cache.path()).env("XDG_RUNTIME_DIR", self.session.path());
         for name in ["NO_PROXY", "no_proxy", "LARDER_ADMIN", "LARDER_ADMIN_TOKEN"] {
@@ -51,8 +51,8 @@ impl Home {
         timeout(PATIENCE, running).await.expect("it ends").expect("it starts")
     }
 
-    /// What is left of directories for commands.
-    fn left(&self) -> usize {
+    /// The number of session directories of commands that still exist.
+    fn session_dirs(&self) -> usize {
         fs::read_dir(self.session.path()).unwrap().count()
     }
 }
@@ -74,70 +74,71 @@ pub fn has_curl(test: &str) -> bool {
         return true;
     }
     assert!(std::env::var_os("CI").is_none(), "curl is not installed");
-    // Not println: this line is to be seen although the test passes.
+    // println would be captured; this line must be visible although the test passes.
     let mut err = std::io::stderr();
     std::io::Write::write_all(&mut err, format!("SKIPPED {test}: no curl\n").as_bytes()).unwrap();
     false
 }
 
 #[tokio::test]
-async fn the_second_call_of_a_command_hits_and_two_lines_say_what_was_saved() {
+async fn the_second_call_of_a_command_hits_and_a_summary_is_printed() {
     if !has_curl("exec") {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let home = Home::of(&origin);
+    let home = Home::for_origin(&origin);
     let output = home.exec(&[], &["sh", "-c", &format!("{CURL}; {CURL}")]).await;
-    let said = text(&output.stderr);
+    let log = text(&output.stderr);
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "hellohello".to_owned()));
     assert_eq!(origin.calls(), 1);
     assert_eq!(
-        said,
+        log,
         "larder: 2 calls, 1 answered without the API (50.0 %), 1 went to it\n\
          larder: saved 5 B of 10 B; nothing was tunnelled unseen\n"
     );
-    assert_eq!(home.left(), 0);
+    assert_eq!(home.session_dirs(), 0);
 }
 
 #[tokio::test]
-async fn an_error_of_larders_own_is_no_answer_of_the_api_and_saves_nothing() {
+async fn an_error_by_larder_is_counted_as_failed_and_saves_nothing() {
     if !has_curl("exec") {
         return;
     }
     let origin = Origin::always(Answer::closed()).await;
-    let home = Home::of(&origin);
+    let home = Home::for_origin(&origin);
     let output = home.exec(&[], &["sh", "-c", CURL]).await;
     assert!(text(&output.stdout).contains("larder_error"), "{}", text(&output.stdout));
-    let said = text(&output.stderr);
-    assert!(said.contains("0 answered without the API (0.0 %), 0 went to it, 1 failed"), "{said}");
-    assert!(said.contains("larder: saved 0 B of 0 B;"), "{said}");
+    let log = text(&output.stderr);
+    assert!(log.contains("0 answered without the API (0.0 %), 0 went to it, 1 failed"), "{log}");
+    assert!(log.contains("larder: saved 0 B of 0 B;"), "{log}");
 }
 
 #[tokio::test]
-async fn what_a_command_stored_is_there_for_the_next_one() {
+async fn a_response_that_a_command_stored_is_used_by_the_next_command() {
     if !has_curl("exec") {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let home = Home::of(&origin);
+    let home = Home::for_origin(&origin);
     for _ in 0..2 {
         let output = home.exec(&["--json"], &["sh", "-c", CURL]).await;
         assert_eq!(text(&output.stdout), "hello", "{}", text(&output.stderr));
     }
     assert_eq!(origin.calls(), 1);
-    let kept = fs::read_dir(home.cache.path().join("larder")).unwrap();
-    let modes: Vec<_> =
-        kept.map(|entry| entry.unwrap().metadata().unwrap().permissions().mode() & 0o777).collect();
-    assert_eq!(modes, [0o700], "one directory for one configuration, its owner's alone");
+    let directories = fs::read_dir(home.cache.path().join("larder")).unwrap();
+    let modes: Vec<_> = directories
+        .map(|entry| entry.unwrap().metadata().unwrap().permissions().mode() & 0o777)
+        .collect();
+    assert_eq!(modes, [0o700], "one directory for one configuration, accessible to its owner only");
 }
 
 #[tokio::test]
-async fn a_store_in_use_is_one_line_and_memory_serves() {
+async fn a_store_in_use_is_reported_in_one_line_and_larder_uses_memory() {
     if !has_curl("exec") {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let home = Home::of(&origin);
+    let home = Home::for_origin(&origin);
     let mut outer = home.command(&["--quiet"], &["sh", "-c", "echo begun; read line"]);
     let mut outer = Process::of({
         outer.stdin(Stdio::piped());
@@ -145,19 +146,19 @@ async fn a_store_in_use_is_one_line_and_memory_serves() {
     });
     outer.out.line("begun").await;
     let inner = home.exec(&["--quiet"], &["sh", "-c", &format!("{CURL}; {CURL}")]).await;
-    let said = text(&inner.stderr);
-    assert_eq!(text(&inner.stdout), "hellohello", "{said}");
-    assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.contains("is in use by") && said.contains("as long as this command"), "{said}");
+    let log = text(&inner.stderr);
+    assert_eq!(text(&inner.stdout), "hellohello", "{log}");
+    assert_eq!(log.lines().count(), 1, "{log}");
+    assert!(log.contains("is in use by") && log.contains("running memory-only"), "{log}");
     assert_eq!(origin.calls(), 1);
     drop(outer.child.stdin.take());
     outer.ended().await;
 }
 
 #[tokio::test]
-async fn the_exit_code_is_the_commands() {
+async fn the_exit_code_is_the_exit_code_of_the_command() {
     let home = Home::with("version: 1\n");
-    let script = home.house.directory.path().join("script");
+    let script = home.config_dir.directory.path().join("script");
     fs::write(&script, "not executable").unwrap();
     let script = script.to_str().unwrap();
     let table: [(&[&str], i32); 6] = [
@@ -170,22 +171,22 @@ async fn the_exit_code_is_the_commands() {
     ];
     for (command, code) in table {
         let output = home.exec(&["--quiet"], command).await;
-        let said = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{command:?}: {said}");
+        let log = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{command:?}: {log}");
         assert!(output.stdout.is_empty());
         let expected = usize::from(code == 126 || code == 127);
-        assert_eq!(said.lines().count(), expected, "{said}");
-        assert!(expected == 0 || said.starts_with(&format!("larder exec: {}: ", command[0])));
-        assert_eq!(home.left(), 0, "{command:?}");
+        assert_eq!(log.lines().count(), expected, "{log}");
+        assert!(expected == 0 || log.starts_with(&format!("larder exec: {}: ", command[0])));
+        assert_eq!(home.session_dirs(), 0, "{command:?}");
     }
 }
 
 #[tokio::test]
-async fn what_goes_in_and_out_is_untouched() {
+async fn input_and_output_of_the_command_are_unchanged() {
     let home = Home::with("version: 1\n");
     let script = "cat; printf 'out\\0\\377'; printf 'err\\0\\377' >&2; umask";
     let mut command = home.command(&["--quiet"], &["sh", "-c", script]);
-    let input = home.house.directory.path().join("input");
+    let input = home.config_dir.directory.path().join("input");
     fs::write(&input, b"in\0\xfe").unwrap();
     command.stdin(fs::File::open(&input).unwrap());
     let mask = std::process::Command::new("sh").args(["-c", "umask"]).output().unwrap().stdout;
@@ -195,7 +196,7 @@ async fn what_goes_in_and_out_is_untouched() {
 }
 
 #[tokio::test]
-async fn signals_are_the_commands() {
+async fn signals_are_forwarded_to_the_command() {
     for (signal, code) in
         [("TERM", 143), ("INT", 130), ("HUP", 129), ("QUIT", 131), ("USR1", 138), ("USR2", 140)]
     {
@@ -203,15 +204,15 @@ async fn signals_are_the_commands() {
         let script = "echo begun; exec sleep 60";
         let mut process = Process::of(home.command(&["--quiet"], &["sh", "-c", script]));
         process.out.line("begun").await;
-        assert_eq!(home.left(), 1);
+        assert_eq!(home.session_dirs(), 1);
         process.signal(signal);
         assert_eq!(process.ended().await.code(), Some(code), "{signal}");
-        assert_eq!(home.left(), 0, "{signal}");
+        assert_eq!(home.session_dirs(), 0, "{signal}");
     }
 }
 
 #[tokio::test]
-async fn a_command_that_handles_a_signal_ends_as_it_likes() {
+async fn a_command_that_handles_a_signal_sets_the_exit_code() {
     let home = Home::with("version: 1\n");
     let script = "trap 'echo handled; exit 7' TERM; echo begun; while :; do sleep 0.01; done";
     let mut process = Process::of(home.command(&["--quiet"], &["sh", "-c", script]));
@@ -223,7 +224,7 @@ async fn a_command_that_handles_a_signal_ends_as_it_likes() {
 
 /// `nohup larder exec -- CMD &`
 #[tokio::test]
-async fn what_larder_was_started_to_ignore_the_command_ignores() {
+async fn the_command_inherits_ignored_signals() {
     let home = Home::with("version: 1\n");
     let script = "echo begun; read line; echo ended";
     let exec = home.command(&["--quiet"], &["sh", "-c", script]);
@@ -245,7 +246,7 @@ async fn what_larder_was_started_to_ignore_the_command_ignores() {
 }
 
 #[tokio::test]
-async fn what_a_killed_larder_left_is_removed_by_the_next() {
+async fn the_next_larder_removes_the_directories_of_a_killed_one() {
     let home = Home::with("version: 1\n");
     let script = "echo begun; read line";
     let mut command = home.command(&["--quiet"], &["sh", "-c", script]);
@@ -255,38 +256,38 @@ async fn what_a_killed_larder_left_is_removed_by_the_next() {
     process.signal("KILL");
     drop(process.child.stdin.take());
     process.ended().await;
-    assert_eq!(home.left(), 1, "nobody was there to remove it");
+    assert_eq!(home.session_dirs(), 1, "the killed larder could not remove it");
     home.exec(&["--quiet"], &["true"]).await;
-    assert_eq!(home.left(), 0);
+    assert_eq!(home.session_dirs(), 0);
 }
 
 #[tokio::test]
-async fn the_larder_that_runs_with_this_configuration_is_used() {
+async fn a_running_larder_with_the_same_configuration_is_used() {
     if !has_curl("exec") {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let (home, mut larder) = running(&origin).await;
-    let configured = fs::read_to_string(&home.house.config).unwrap();
+    let configured = fs::read_to_string(&home.config_dir.config).unwrap();
     for calls in 1..3 {
         let output = home.exec(&[], &["sh", "-c", CURL]).await;
-        let said = text(&output.stderr);
-        assert_eq!(text(&output.stdout), "hello", "{said}");
-        assert_eq!(origin.calls(), 1, "{said}");
-        assert!(said.starts_with("larder: 1 call, "), "call {calls}: {said}");
-        assert!(said.contains("with the calls of other clients in it"), "{said}");
+        let log = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "hello", "{log}");
+        assert_eq!(origin.calls(), 1, "{log}");
+        assert!(log.starts_with("larder: 1 call, "), "call {calls}: {log}");
+        assert!(log.contains("with the calls of other clients in it"), "{log}");
     }
     assert_eq!(fs::read_dir(home.cache.path()).unwrap().count(), 0, "no private one was started");
 
-    // Another one at the same address is not used.
-    fs::write(&home.house.config, configured.replace("ttl: 1h", "ttl: 2h")).unwrap();
+    // A larder with another configuration at the same address is not used.
+    fs::write(&home.config_dir.config, configured.replace("ttl: 1h", "ttl: 2h")).unwrap();
     let output = home.exec(&["--quiet"], &["sh", "-c", CURL]).await;
-    let said = text(&output.stderr);
+    let log = text(&output.stderr);
     assert!(
-        said.contains("not with these routes (try `larder reload`): starting a private one"),
-        "{said}"
+        log.contains("not with these routes (try `larder reload`): starting a private one"),
+        "{log}"
     );
-    assert_eq!(origin.calls(), 2, "{said}");
+    assert_eq!(origin.calls(), 2, "{log}");
     larder.signal("TERM");
     larder.ended().await;
 }
@@ -295,59 +296,55 @@ fn admin_at(admin: &str) -> String {
     format!("{{ listen: {admin} }}")
 }
 
-/// Free a moment ago: the configuration has to name one before larder listens.
+/// A port that was free a moment ago: the configuration must name one before larder listens.
 fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
 }
 
 #[tokio::test]
-async fn without_a_configuration_or_a_command_it_says_what_is_missing() {
+async fn a_missing_configuration_or_command_is_reported() {
     let home = Home::with("version: 1\n");
     let mut command = Command::new(program());
     command.args(["exec", "--", "true"]).current_dir(home.cache.path());
     let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(said.contains("proxy.yaml: ") && said.contains("`version: 1`"), "{said}");
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{log}");
+    assert!(log.contains("proxy.yaml: ") && log.contains("`version: 1`"), "{log}");
     let output = home.exec(&[], &[]).await;
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
 }
 
 #[tokio::test]
-async fn a_route_for_this_machine_is_not_gone_around_and_that_is_said() {
+async fn a_route_for_localhost_removes_it_from_no_proxy_and_is_reported() {
     let home = Home::with(
         "version: 1\nroutes:\n  - { name: api, match: { host: \"localhost:9\" }, ttl: 1h }\n",
     );
     let output = home.exec(&[], &["sh", "-c", "echo $NO_PROXY"]).await;
-    let said = text(&output.stderr);
+    let log = text(&output.stderr);
     assert!(
-        said.starts_with("larder: not in NO_PROXY, since a route names it: localhost\n"),
-        "{said}"
+        log.starts_with("larder: not in NO_PROXY, since a route names it: localhost\n"),
+        "{log}"
     );
     assert!(text(&output.stdout).starts_with("127.0.0.1,"), "{}", text(&output.stdout));
 }
 
 #[tokio::test]
-async fn without_a_cache_directory_it_runs_all_the_same() {
+async fn without_a_cache_directory_the_command_still_runs() {
     let home = Home::with("version: 1\n");
-    let file = home.house.directory.path().join("file");
+    let file = home.config_dir.directory.path().join("file");
     fs::write(&file, "").unwrap();
     let mut command = home.command(&["--quiet"], &["echo", "done"]);
     command.env("XDG_CACHE_HOME", &file);
     let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
-    let said = text(&output.stderr);
-    assert_eq!(
-        (output.status.code(), text(&output.stdout).as_str()),
-        (Some(0), "done\n"),
-        "{said}"
-    );
-    assert!(said.starts_with("larder: nothing is stored on disk: "), "{said}");
+    let log = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "done\n"), "{log}");
+    assert!(log.starts_with("larder: nothing is stored on disk: "), "{log}");
     assert!(Path::new(&file).is_file());
 }
 
 #[tokio::test]
-async fn https_of_an_unmodified_command_hits_on_its_second_call() {
+async fn an_https_call_of_an_unmodified_command_hits_the_second_time() {
     if !has_curl("exec over TLS") {
         return;
     }
@@ -363,32 +360,32 @@ async fn https_of_an_unmodified_command_hits_on_its_second_call() {
         ));
         let call = "curl -sS https://api.example.test/x";
         let output = home.exec(&["--json"], &["sh", "-c", &format!("{call}; {call}")]).await;
-        let said = text(&output.stderr);
-        assert_eq!(text(&output.stdout), "secretsecret", "{said}");
-        assert_eq!(origin.calls(), 1, "{said}");
-        let told: serde_json::Value = serde_json::from_str(said.trim()).expect(&said);
-        assert_eq!((&told["calls"], &told["without_api"]), (&2.into(), &1.into()), "{said}");
-        // The authority lasts, and may vouch for nobody else.
+        let log = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "secretsecret", "{log}");
+        assert_eq!(origin.calls(), 1, "{log}");
+        let summary: serde_json::Value = serde_json::from_str(log.trim()).expect(&log);
+        assert_eq!((&summary["calls"], &summary["without_api"]), (&2.into(), &1.into()), "{log}");
+        // The authority is kept for the next command; it may sign only for the intercepted hosts.
         let again = home.exec(&["--quiet"], &["sh", "-c", call]).await;
         assert_eq!(text(&again.stdout), "secret", "{}", text(&again.stderr));
         assert_eq!(origin.calls(), 1);
     }
 }
 
-/// A larder that runs with this configuration, at a port that its file names.
+/// Starts a larder on the ports that its configuration file names.
 async fn running(origin: &Origin) -> (Home, Process) {
     let (proxy, admin) = (free_port(), free_port());
     let configured = yaml(origin, &proxy).replace("{ listen: 127.0.0.1:0 }", &admin_at(&admin));
     let home = Home::with(&configured);
-    let larder = Process::start(&[OsStr::new("run"), home.house.config.as_os_str()]);
+    let larder = Process::start(&[OsStr::new("run"), home.config_dir.config.as_os_str()]);
     larder.out.line("listens on").await;
     (home, larder)
 }
 
 impl Home {
-    /// `larder env` as a shell would be given it.
+    /// The shell command line of `larder env`.
     fn env(&self, flags: &str) -> String {
-        let (program, config) = (program(), self.house.config.display());
+        let (program, config) = (program(), self.config_dir.config.display());
         format!("{program} env --config {config} {flags}")
     }
 
@@ -401,7 +398,7 @@ impl Home {
 }
 
 #[tokio::test]
-async fn a_shell_that_takes_what_env_prints_uses_the_larder_that_runs() {
+async fn a_shell_that_evaluates_the_output_of_env_uses_the_running_larder() {
     if !has_curl("env") {
         return;
     }
@@ -412,7 +409,7 @@ async fn a_shell_that_takes_what_env_prints_uses_the_larder_that_runs() {
     assert_eq!(text(&output.stdout), "hellohello", "{}", text(&output.stderr));
     assert_eq!(origin.calls(), 1);
 
-    // Once more changes nothing, and what was there stays.
+    // A second evaluation changes nothing, and existing values are kept.
     let twice = format!("eval \"$({env})\"; env | sort; eval \"$({env})\"; env | sort");
     let output = text(&home.shell(&twice).await.stdout);
     let lines: Vec<_> = output.lines().filter(|line| !line.starts_with("_=")).collect();
@@ -424,25 +421,31 @@ async fn a_shell_that_takes_what_env_prints_uses_the_larder_that_runs() {
 }
 
 #[tokio::test]
-async fn every_format_of_env_names_the_same_files_in_a_place_of_choice() {
+async fn every_format_of_env_names_the_same_files_in_a_given_directory() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let (home, mut larder) = running(&origin).await;
-    let files = home.house.directory.path().join("a volume");
+    let files = home.config_dir.directory.path().join("a volume");
     let flags = |format: &str| format!("--format {format} --files '{}'", files.display());
     for format in ["sh", "fish", "dotenv", "docker", "k8s"] {
         let output = home.shell(&home.env(&flags(format))).await;
-        let said = text(&output.stdout);
+        let printed = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{format}: {}", text(&output.stderr));
-        assert!(said.contains("a volume/bundle.pem"), "{format}: {said}");
-        assert!(said.contains("HTTPS_PROXY") && said.contains("http_proxy"), "{format}: {said}");
+        assert!(printed.contains("a volume/bundle.pem"), "{format}: {printed}");
+        assert!(
+            printed.contains("HTTPS_PROXY") && printed.contains("http_proxy"),
+            "{format}: {printed}"
+        );
         let alone = ["dotenv", "docker", "k8s"].contains(&format);
-        assert_eq!(!alone, said.contains("--no-warnings"), "{format}: {said}");
+        assert_eq!(!alone, printed.contains("--no-warnings"), "{format}: {printed}");
         if format == "k8s" {
-            let count = said.lines().count() / 2;
-            let read: Vec<Variable> = serde_saphyr::from_str(&said).expect(&said);
+            let count = printed.lines().count() / 2;
+            let read: Vec<Variable> = serde_saphyr::from_str(&printed).expect(&printed);
             assert_eq!(read.len(), count);
             assert!(read.iter().all(|variable| !variable.name.is_empty()));
-            assert!(read.iter().any(|variable| variable.value.ends_with("bundle.pem")), "{said}");
+            assert!(
+                read.iter().any(|variable| variable.value.ends_with("bundle.pem")),
+                "{printed}"
+            );
         }
     }
     larder.signal("TERM");
@@ -456,27 +459,27 @@ struct Variable {
 }
 
 #[tokio::test]
-async fn env_without_a_running_larder_says_so_and_exits_4() {
+async fn env_without_a_running_larder_reports_it_and_exits_with_4() {
     let home = Home::with(&format!(
         "version: 1\nlisten: {}\nadmin: {{ listen: {} }}\n",
         free_port(),
         free_port()
     ));
     let output = home.shell(&home.env("")).await;
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(4), "{said}");
-    assert!(said.starts_with("larder env: no larder answers at ") && said.contains("`larder run`"));
+    let log = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{log}");
+    assert!(log.starts_with("larder env: no larder responds at ") && log.contains("`larder run`"));
     assert!(output.stdout.is_empty());
 }
 
-const ASK_PAC: &str = "
+const EVALUATE_PAC: &str = "
 const [pac, ...urls] = process.argv.slice(1);
 const find = new Function(pac + '; return FindProxyForURL')();
 for (const url of urls) console.log(find(url, new URL(url).hostname));
 ";
 
 #[tokio::test]
-async fn proxy_pac_sends_everything_to_larder_but_what_is_spared() {
+async fn proxy_pac_sends_all_but_excluded_urls_to_larder() {
     let node = std::process::Command::new("node").arg("--version").output();
     if !node.is_ok_and(|output| output.status.success()) {
         let mut err = std::io::stderr();
@@ -505,37 +508,41 @@ async fn proxy_pac_sends_everything_to_larder_but_what_is_spared() {
         ("http://metadata.google.internal/", "DIRECT"),
         ("ftp://api.example/x", "DIRECT"),
     ];
-    let mut ask = Command::new("node");
-    ask.args(["-e", ASK_PAC]).arg(pac.text()).args(table.map(|(url, _)| url)).kill_on_drop(true);
-    let output = timeout(PATIENCE, ask.output()).await.unwrap().unwrap();
-    let said = text(&output.stdout);
-    let expected = table.map(|(_, way)| way);
-    assert_eq!(said.lines().collect::<Vec<_>>(), expected, "{}", text(&output.stderr));
+    let mut node_command = Command::new("node");
+    node_command
+        .args(["-e", EVALUATE_PAC])
+        .arg(pac.text())
+        .args(table.map(|(url, _)| url))
+        .kill_on_drop(true);
+    let output = timeout(PATIENCE, node_command.output()).await.unwrap().unwrap();
+    let printed = text(&output.stdout);
+    let expected = table.map(|(_, result)| result);
+    assert_eq!(printed.lines().collect::<Vec<_>>(), expected, "{}", text(&output.stderr));
 }
 
 // ---- --fallback-direct
 
-/// One call for each line that it reads; what it was answered, on a line.
+/// Makes one call for each line that it reads, and prints each response on one line.
 const CALL_PER_LINE: &str = "echo begun; while read line; do \
     curl -sS -D - http://api.example.test/x | tr '\\r\\n' '  '; echo; done";
 
-/// The larder that `exec` has started.
-fn larder_of(exec: &Process) -> u32 {
+/// The process id of the larder that `exec` has started.
+fn larder_pid(exec: &Process) -> u32 {
     let parent = exec.child.id().unwrap().to_string();
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let mut found = processes.filter_map(|entry| {
         let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-        let after = stat.rsplit_once(") ")?.1;
+        let fields = stat.rsplit_once(") ")?.1;
         let command = fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        let is_it = after.split(' ').nth(1) == Some(&parent) && command.contains("exec-serve");
-        if is_it { entry.file_name().to_str()?.parse().ok() } else { None }
+        let matches = fields.split(' ').nth(1) == Some(&parent) && command.contains("exec-serve");
+        if matches { entry.file_name().to_str()?.parse().ok() } else { None }
     });
     found.next().expect("a larder runs")
 }
 
 struct Caller {
     exec: Process,
-    asked: usize,
+    calls: usize,
 }
 
 impl Caller {
@@ -544,21 +551,21 @@ impl Caller {
         exec.stdin(Stdio::piped());
         let exec = Process::of(exec);
         exec.out.line("begun").await;
-        Self { exec, asked: 0 }
+        Self { exec, calls: 0 }
     }
 
     async fn call(&mut self) -> String {
         let input = self.exec.child.stdin.as_mut().unwrap();
         tokio::io::AsyncWriteExt::write_all(input, b"call\n").await.unwrap();
-        self.asked += 1;
+        self.calls += 1;
         let lines = self.exec.out.clone();
-        let asked = self.asked;
-        eventually("an answer", || lines.all().len() > asked).await;
-        lines.all()[asked].clone()
+        let calls = self.calls;
+        eventually("an answer", || lines.all().len() > calls).await;
+        lines.all()[calls].clone()
     }
 
     fn kill_larder(&self) -> u32 {
-        let larder = larder_of(&self.exec);
+        let larder = larder_pid(&self.exec);
         let kill = format!("kill -KILL {larder}");
         assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         larder
@@ -572,12 +579,12 @@ impl Caller {
 }
 
 #[tokio::test]
-async fn a_killed_larder_costs_its_command_no_call_and_is_back_with_what_it_stored() {
+async fn after_a_kill_no_call_fails_and_larder_restarts_with_its_store() {
     if !has_curl("fallback") {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let home = Home::of(&origin);
+    let home = Home::for_origin(&origin);
     let mut caller = Caller::start(&home).await;
     let first = caller.call().await;
     assert!(first.contains(" 200 ") && first.ends_with("hello"), "{first}");
@@ -594,45 +601,45 @@ async fn a_killed_larder_costs_its_command_no_call_and_is_back_with_what_it_stor
                 break;
             }
         }
-        assert_ne!(larder_of(&caller.exec), killed);
+        assert_ne!(larder_pid(&caller.exec), killed);
     }
-    let (code, said) = caller.end().await;
-    assert_eq!(code, Some(0), "{said}");
-    assert_eq!(said.matches("larder has ended").count(), 3, "{said}");
-    assert!(said.contains("answered without the API"), "{said}");
-    assert_eq!(home.left(), 0);
+    let (code, log) = caller.end().await;
+    assert_eq!(code, Some(0), "{log}");
+    assert_eq!(log.matches("larder has ended").count(), 3, "{log}");
+    assert!(log.contains("answered without the API"), "{log}");
+    assert_eq!(home.session_dirs(), 0);
 }
 
 #[tokio::test]
-async fn a_larder_behind_a_guard_counts_and_stores_as_any_other() {
+async fn a_supervised_larder_counts_and_stores_as_usual() {
     if !has_curl("fallback") {
         return;
     }
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let home = Home::of(&origin);
+    let home = Home::for_origin(&origin);
     let script = format!("{CURL}; {CURL}");
     let output = home.exec(&["--fallback-direct"], &["sh", "-c", &script]).await;
-    let said = text(&output.stderr);
-    assert_eq!(text(&output.stdout), "hellohello", "{said}");
-    assert!(said.starts_with("larder: 2 calls, 1 answered without the API (50.0 %)"), "{said}");
+    let log = text(&output.stderr);
+    assert_eq!(text(&output.stdout), "hellohello", "{log}");
+    assert!(log.starts_with("larder: 2 calls, 1 answered without the API (50.0 %)"), "{log}");
     let output = home.exec(&["--fallback-direct"], &["sh", "-c", CURL]).await;
     assert_eq!(text(&output.stdout), "hello", "{}", text(&output.stderr));
-    assert_eq!((origin.calls(), home.left()), (1, 0));
+    assert_eq!((origin.calls(), home.session_dirs()), (1, 0));
 }
 
 #[tokio::test]
-async fn a_guarded_larder_ends_with_a_guard_that_was_killed() {
+async fn a_supervised_larder_ends_when_its_supervisor_is_killed() {
     let home = Home::with("version: 1\n");
     let mut exec = home.command(&["--fallback-direct"], &["sh", "-c", "echo begun; read line"]);
     exec.stdin(Stdio::piped());
     let mut exec = Process::of(exec);
     exec.out.line("begun").await;
-    let larder = larder_of(&exec);
+    let larder = larder_pid(&exec);
     exec.signal("KILL");
     drop(exec.child.stdin.take());
-    let gone =
+    let runs =
         || fs::read_to_string(format!("/proc/{larder}/cmdline")).is_ok_and(|c| !c.is_empty());
-    eventually("the end of larder", || !gone()).await;
+    eventually("the end of larder", || !runs()).await;
     exec.ended().await;
 }
 
@@ -655,45 +662,45 @@ impl Home {
 }
 
 #[tokio::test]
-async fn doctor_tells_who_went_around_larder_and_not_who_went_through() {
+async fn doctor_reports_only_connections_that_bypass_larder() {
     if !cfg!(target_os = "linux") || !has_curl("doctor") {
         return;
     }
-    // Held open long enough to be seen.
+    // The connection stays open long enough to be detected.
     let origin = Origin::start(|_| {
         let body = Answer::chunked_open(200, &[], &[b"hello"]);
         body.then([Step::Pause(Duration::from_millis(200)), Step::Write(b"0\r\n\r\n".to_vec())])
     })
     .await;
     let other = std::net::TcpListener::bind("127.0.0.2:0").unwrap();
-    let around = other.local_addr().unwrap();
-    // It never answers: curl gives up.
-    let home = Home::of(&origin);
-    let script = format!("{CURL}; curl -sS -m 0.5 --noproxy '*' http://{around}/; exit 9");
+    let bypassed = other.local_addr().unwrap();
+    // This listener never responds, so curl times out.
+    let home = Home::for_origin(&origin);
+    let script = format!("{CURL}; curl -sS -m 0.5 --noproxy '*' http://{bypassed}/; exit 9");
     let output = home.doctor(&[], &script).await;
-    let said = text(&output.stderr);
+    let log = text(&output.stderr);
     assert_eq!(
         (output.status.code(), text(&output.stdout)),
         (Some(9), "hello".to_owned()),
-        "{said}"
+        "{log}"
     );
-    assert!(said.contains("larder doctor: 1 connection through larder, 1 around it"), "{said}");
-    assert!(said.contains(&format!("  around  {around}  by curl ")), "{said}");
-    assert!(said.contains("NO_PROXY spares it"), "{said}");
-    assert!(!said.contains(&origin.addr.to_string()), "{said}");
+    assert!(log.contains("larder doctor: 1 connection through larder, 1 around it"), "{log}");
+    assert!(log.contains(&format!("  around  {bypassed}  by curl ")), "{log}");
+    assert!(log.contains("NO_PROXY excludes it"), "{log}");
+    assert!(!log.contains(&origin.addr.to_string()), "{log}");
 
-    // As JSON, of a process that lost its environment, and a tunnel that nobody named.
-    let script = format!("env -i curl -sS -m 0.5 http://{around}/; exit 0");
+    // The report as JSON, for a process without environment variables.
+    let script = format!("env -i curl -sS -m 0.5 http://{bypassed}/; exit 0");
     let output = home.doctor(&["--json"], &script).await;
-    let said = text(&output.stderr);
-    let line = said.lines().find(|line| line.starts_with('{')).expect(&said);
-    let told: serde_json::Value = serde_json::from_str(line).expect(&said);
-    assert_eq!((&told["through"], &told["around"][0]["process"]), (&0.into(), &"curl".into()));
-    assert_eq!(home.left(), 0);
+    let log = text(&output.stderr);
+    let line = log.lines().find(|line| line.starts_with('{')).expect(&log);
+    let report: serde_json::Value = serde_json::from_str(line).expect(&log);
+    assert_eq!((&report["through"], &report["around"][0]["process"]), (&0.into(), &"curl".into()));
+    assert_eq!(home.session_dirs(), 0);
 }
 
 #[tokio::test]
-async fn doctor_and_exec_name_what_larder_tunnelled() {
+async fn doctor_and_exec_report_tunnelled_hosts() {
     if !has_curl("doctor") {
         return;
     }
@@ -707,10 +714,10 @@ async fn doctor_and_exec_name_what_larder_tunnelled() {
     let script =
         format!("curl -sS --cacert '{}' https://two.example.test/x", authority.root().display());
     let output = home.doctor(&[], &script).await;
-    let said = text(&output.stderr);
-    assert_eq!(text(&output.stdout), "theirs", "{said}");
-    assert!(said.contains("  unseen  two.example.test  1x tunnelled"), "{said}");
+    let log = text(&output.stderr);
+    assert_eq!(text(&output.stdout), "theirs", "{log}");
+    assert!(log.contains("  unseen  two.example.test  1x tunnelled"), "{log}");
     let output = home.exec(&[], &["sh", "-c", &script]).await;
-    let said = text(&output.stderr);
-    assert!(said.contains("1 connection was tunnelled unseen (two.example.test)"), "{said}");
+    let log = text(&output.stderr);
+    assert!(log.contains("1 connection was tunnelled unseen (two.example.test)"), "{log}");
 }

@@ -1,7 +1,7 @@
-//! Whom the larder of a command serves: the command, and no other user of this machine.
+//! The larder of a command serves only the user of the command, and no other user of the machine.
 //!
-//! What needs another user, or a namespace in which users cannot be told apart, is named and skipped where
-//! it cannot be had.
+//! A test that needs another user, or a namespace in which users cannot be distinguished, is reported and
+//! skipped if the machine does not permit it.
 
 use std::process::{Output, Stdio};
 
@@ -12,12 +12,12 @@ use crate::exec::{Home, has_curl};
 use crate::origin::{Answer, Origin};
 use crate::process::{PATIENCE, Process, program, text};
 
-/// A user that owns nothing.
+/// The id of a user that owns nothing.
 pub const NOBODY: &str = "65534";
-const AS_NOBODY: [&str; 5] = ["setpriv", "--reuid", NOBODY, "--clear-groups", "true"];
+const AS_UNPRIVILEGED: [&str; 5] = ["setpriv", "--reuid", NOBODY, "--clear-groups", "true"];
 
-/// All users have one number there.
-const UNTOLD: [&str; 3] = ["unshare", "--user", "true"];
+/// A user namespace in which all users have the same id.
+const USER_NAMESPACE: [&str; 3] = ["unshare", "--user", "true"];
 
 fn yaml(origin: &Origin) -> String {
     format!(
@@ -30,26 +30,26 @@ fn yaml(origin: &Origin) -> String {
     )
 }
 
-/// Whether this command can be run here; as which user tests run, and within which bounds, varies.
+/// Whether `command` runs on this machine: the user and the restrictions of a test run vary.
 pub fn can_run(test: &str, command: &[&str]) -> bool {
     let [program, arguments @ ..] = command else { return false };
     let output = std::process::Command::new(program).args(arguments).output();
     if output.is_ok_and(|output| output.status.success()) {
         return true;
     }
-    // Not println: this line is to be seen although the test passes.
+    // println would be captured; this line must be visible although the test passes.
     let mut err = std::io::stderr();
-    let said = format!("SKIPPED {test}: `{}` is not possible here\n", command.join(" "));
-    std::io::Write::write_all(&mut err, said.as_bytes()).unwrap();
+    let message = format!("SKIPPED {test}: `{}` is not possible here\n", command.join(" "));
+    std::io::Write::write_all(&mut err, message.as_bytes()).unwrap();
     false
 }
 
-async fn ended(mut command: Command) -> Output {
+async fn output_of(mut command: Command) -> Output {
     command.stdin(Stdio::null()).kill_on_drop(true).current_dir("/");
     timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
 }
 
-/// curl with these arguments, as this user: what it says of status and answer.
+/// Runs curl as `user` with `arguments`: the response body and the status codes.
 async fn curl(user: &str, arguments: &[&str]) -> String {
     let mut command = Command::new("setpriv");
     command.args(["--reuid", user, "--clear-groups", "curl", "-qsS", "--noproxy", "none.test"]);
@@ -57,12 +57,12 @@ async fn curl(user: &str, arguments: &[&str]) -> String {
     for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"] {
         command.env_remove(name);
     }
-    text(&ended(command).await.stdout)
+    text(&output_of(command).await.stdout)
 }
 
 #[tokio::test]
-async fn another_user_gets_nothing_from_the_larder_of_a_command_on_any_way_in() {
-    if !has_curl("exec for its user") || !can_run("exec for its user", &AS_NOBODY) {
+async fn the_larder_of_a_command_refuses_other_users_on_every_path() {
+    if !has_curl("exec for its user") || !can_run("exec for its user", &AS_UNPRIVILEGED) {
         return;
     }
     for flags in [&["--quiet"][..], &["--quiet", "--fallback-direct"]] {
@@ -77,7 +77,7 @@ async fn another_user_gets_nothing_from_the_larder_of_a_command_on_any_way_in() 
         process.out.line("hello").await;
         assert_eq!(origin.calls(), 1);
         let mount = format!("{proxy}/api/x");
-        for way in [
+        for arguments in [
             &["-x", &proxy, "http://api.example.test/x"][..],
             &["-x", &proxy, "http://other.example.test/y"],
             &["-x", &proxy, "-p", "http://api.example.test/x"],
@@ -86,24 +86,24 @@ async fn another_user_gets_nothing_from_the_larder_of_a_command_on_any_way_in() 
             &[&mount],
         ] {
             let before = origin.calls();
-            let stranger = curl(NOBODY, way).await;
-            assert!(stranger.contains("403"), "{flags:?} {way:?}: {stranger}");
-            assert!(!stranger.contains("hello"), "{flags:?} {way:?}: {stranger}");
-            assert_eq!(origin.calls(), before, "{flags:?} {way:?}");
-            let own = curl("0", way).await;
-            assert!(own.starts_with("hello 200"), "{flags:?} {way:?}: {own}");
+            let other = curl(NOBODY, arguments).await;
+            assert!(other.contains("403"), "{flags:?} {arguments:?}: {other}");
+            assert!(!other.contains("hello"), "{flags:?} {arguments:?}: {other}");
+            assert_eq!(origin.calls(), before, "{flags:?} {arguments:?}");
+            let own = curl("0", arguments).await;
+            assert!(own.starts_with("hello 200"), "{flags:?} {arguments:?}: {own}");
         }
-        let why = curl(NOBODY, &[&mount]).await;
-        assert!(why.contains("foreign_user") && why.contains("larder exec"), "{why}");
+        let refusal = curl(NOBODY, &[&mount]).await;
+        assert!(refusal.contains("foreign_user") && refusal.contains("larder exec"), "{refusal}");
         drop(process.child.stdin.take());
         process.ended().await;
     }
 }
 
-/// Nor does it on other systems: with a password the command works all the same.
+/// On systems that cannot identify the user of a connection, a password authenticates the command.
 #[tokio::test]
-async fn where_the_system_does_not_tell_users_the_command_gets_a_password() {
-    if !has_curl("exec with a password") || !can_run("exec with a password", &UNTOLD) {
+async fn if_users_cannot_be_distinguished_the_command_gets_a_password() {
+    if !has_curl("exec with a password") || !can_run("exec with a password", &USER_NAMESPACE) {
         return;
     }
     for flags in [&["--quiet"][..], &["--quiet", "--fallback-direct"]] {
@@ -114,18 +114,18 @@ async fn where_the_system_does_not_tell_users_the_command_gets_a_password() {
                  curl -qsS -x ${http_proxy#*@} http://api.example.test/x";
         let exec = home.command(flags, &["sh", "-c", calls]);
         let exec = exec.as_std();
-        let mut hidden = Command::new(UNTOLD[0]);
-        hidden.arg(UNTOLD[1]).arg(program()).args(exec.get_args());
+        let mut namespaced = Command::new(USER_NAMESPACE[0]);
+        namespaced.arg(USER_NAMESPACE[1]).arg(program()).args(exec.get_args());
         for (name, value) in exec.get_envs() {
             match value {
-                Some(value) => hidden.env(name, value),
-                None => hidden.env_remove(name),
+                Some(value) => namespaced.env(name, value),
+                None => namespaced.env_remove(name),
             };
         }
-        let output = ended(hidden).await;
-        let (said, log) = (text(&output.stdout), text(&output.stderr));
-        let lines: Vec<_> = said.lines().collect();
-        let [proxy, answers, refused @ ..] = lines.as_slice() else { panic!("{said}{log}") };
+        let output = output_of(namespaced).await;
+        let (printed, log) = (text(&output.stdout), text(&output.stderr));
+        let lines: Vec<_> = printed.lines().collect();
+        let [proxy, answers, refused @ ..] = lines.as_slice() else { panic!("{printed}{log}") };
         let password = proxy.strip_prefix("http://larder:").and_then(|rest| rest.split_once('@'));
         let (password, _) = password.expect(proxy);
         assert_eq!(password.len(), 32, "{proxy}");

@@ -1,5 +1,4 @@
-//! Where larder goes and for whom: destinations, listeners, clients and users, loops, and the
-//! fields that end at a proxy.
+//! Forwarding rules: destinations, listeners, clients and users, loops, and hop-by-hop fields.
 
 use std::io::{ErrorKind, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -24,14 +23,14 @@ use crate::origin::{Answer, Origin};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Every host on this machine may use it, by whatever address it has.
+/// Listens on every address of this machine; only loopback clients have access.
 const REACHABLE: &str = "listen: 0.0.0.0:0\naccess: { clients: [127.0.0.0/8] }\n";
 
-/// A route that caches everything, whatever the host.
+/// A route that caches every response of every host.
 const EVERYTHING: &str =
     "routes:\n  - name: all\n    match: { host: \"*\", path: /** }\n    ttl: 1h\n";
 
-/// An address that listens and must never be connected to.
+/// A listening address to which larder must never connect.
 struct Forbidden(std::net::TcpListener);
 
 impl Forbidden {
@@ -58,13 +57,13 @@ fn denied(larder: &Larder, reason: &str) -> f64 {
 
 async fn get(larder: &Larder, url: &str) -> Response {
     let mut client = larder.client().await;
-    timeout(SOON, client.get(url, &[])).await.expect("an answer in time")
+    timeout(SOON, client.get(url, &[])).await.expect("a response in time")
 }
 
 async fn connect(larder: &Larder, target: &str) -> Response {
     let mut client = larder.client().await;
     client.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
-    timeout(SOON, client.answer("CONNECT")).await.expect("an answer in time").expect("an answer")
+    timeout(SOON, client.answer("CONNECT")).await.expect("a response in time").expect("a response")
 }
 
 fn assert_denied(answer: &Response, reason: &str) {
@@ -76,8 +75,9 @@ fn assert_denied(answer: &Response, reason: &str) {
     assert_eq!(answer.field("proxy-status"), Some(expected.as_str()));
 }
 
-/// Asks for `authority` in every way there is; each is denied for `reason` and counted.
-async fn assert_denied_on_every_way(larder: &Larder, authority: &str, reason: &str) {
+/// Requests `authority` with `GET`, `CONNECT` and `POST`; each request is denied for `reason` and
+/// counted.
+async fn assert_every_method_is_denied(larder: &Larder, authority: &str, reason: &str) {
     let before = denied(larder, reason);
     assert_denied(&get(larder, &format!("http://{authority}/x")).await, reason);
     assert_denied(&connect(larder, authority).await, reason);
@@ -86,7 +86,7 @@ async fn assert_denied_on_every_way(larder: &Larder, authority: &str, reason: &s
         "POST http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 5\r\n\r\nhello"
     );
     client.send(head).await;
-    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("an answer");
+    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("a response");
     assert_denied(&answer, reason);
     assert!((denied(larder, reason) - before - 3.0).abs() < 0.1, "each is counted once");
 }
@@ -99,24 +99,28 @@ async fn fwd_01_a_denied_destination_is_never_dialled() {
     let deny = format!("destinations: {{ deny: [\"127.0.0.1:{port}\", \"[::1]:{port}\"] }}\n");
     for routes in ["", EVERYTHING] {
         let larder = Larder::start(&origin, &format!("{deny}{routes}")).await;
-        assert_denied_on_every_way(&larder, &forbidden.addr().to_string(), "destination-denied")
+        assert_every_method_is_denied(&larder, &forbidden.addr().to_string(), "destination-denied")
             .await;
         let by_name = format!("localhost:{port}");
-        assert_denied_on_every_way(&larder, &by_name, "destination-denied").await;
+        assert_every_method_is_denied(&larder, &by_name, "destination-denied").await;
         assert_eq!(larder.get("/x").await.status, 200, "other destinations are open");
     }
     forbidden.assert_untouched();
 }
 
 #[tokio::test]
-async fn fwd_01_a_wider_listener_reaches_only_the_private_addresses_that_allow_names() {
+async fn fwd_01_a_reachable_listener_opens_only_private_addresses_in_allow() {
     let origin = Origin::always(Answer::new(200, &[], "ok")).await;
     let forbidden = Forbidden::at("127.0.0.1:0");
     let allow = format!("destinations: {{ allow: [\"{}\"], ports: all }}\n", origin.addr);
     for routes in ["", EVERYTHING] {
         let larder = Larder::start(&origin, &format!("{REACHABLE}{allow}{routes}")).await;
-        assert_denied_on_every_way(&larder, &forbidden.addr().to_string(), "destination-private")
-            .await;
+        assert_every_method_is_denied(
+            &larder,
+            &forbidden.addr().to_string(),
+            "destination-private",
+        )
+        .await;
         assert_eq!(get(&larder, &format!("http://{}/x", origin.addr)).await.status, 200);
         assert_eq!(larder.get("/x").await.status, 200, "by name too");
         assert_eq!(connect(&larder, &origin.addr.to_string()).await.status, 200);
@@ -124,7 +128,7 @@ async fn fwd_01_a_wider_listener_reaches_only_the_private_addresses_that_allow_n
     forbidden.assert_untouched();
 }
 
-/// A name proves nothing about an address: it opens no private one.
+/// A host name in `allow` does not permit a private address to which it resolves.
 #[tokio::test]
 async fn fwd_01_a_host_name_in_allow_opens_no_private_address() {
     let forbidden = Forbidden::at("127.0.0.1:0");
@@ -132,7 +136,7 @@ async fn fwd_01_a_host_name_in_allow_opens_no_private_address() {
     let yaml = format!("{REACHABLE}destinations: {{ allow: [api.example.test], ports: all }}\n");
     let larder = with_dns(&yaml, &dns).await;
     let authority = format!("api.example.test:{}", forbidden.addr().port());
-    assert_denied_on_every_way(&larder, &authority, "destination-private").await;
+    assert_every_method_is_denied(&larder, &authority, "destination-private").await;
     forbidden.assert_untouched();
 }
 
@@ -141,10 +145,10 @@ async fn fwd_02_a_tunnel_opens_only_to_allowed_ports() {
     let forbidden = Forbidden::at("127.0.0.1:0");
     let larder = Larder::bare("destinations: { ports: [443] }\n").await;
     let authority = forbidden.addr().to_string();
-    assert_denied_on_every_way(&larder, &authority, "destination-port").await;
+    assert_every_method_is_denied(&larder, &authority, "destination-port").await;
     let yaml = format!("{REACHABLE}destinations: {{ allow: [127.0.0.0/8] }}\n");
     let larder = Larder::bare(&yaml).await;
-    assert_denied_on_every_way(&larder, &authority, "destination-port").await;
+    assert_every_method_is_denied(&larder, &authority, "destination-port").await;
     forbidden.assert_untouched();
 }
 
@@ -176,9 +180,10 @@ async fn fwd_02_a_malformed_authority_opens_no_tunnel() {
     }
 }
 
-/// The addresses that this host answers at without any set-up; the rest is in the namespace's test.
+/// These addresses need no set-up on this host; [`in_a_separate_network_namespace`] tests the
+/// others.
 #[tokio::test]
-async fn fwd_04_every_spelling_of_a_private_address_is_refused_from_a_reachable_listener() {
+async fn fwd_04_a_reachable_listener_refuses_private_addresses_in_any_spelling() {
     let forbidden = Forbidden::at("0.0.0.0:0");
     let port = forbidden.addr().port();
     let larder = Larder::bare(&format!("{REACHABLE}destinations: {{ ports: all }}\n")).await;
@@ -198,35 +203,36 @@ async fn fwd_04_every_spelling_of_a_private_address_is_refused_from_a_reachable_
         "[fd00::1]",
         "[fe80::1]",
     ] {
-        assert_denied_on_every_way(&larder, &format!("{host}:{port}"), "destination-private").await;
+        assert_every_method_is_denied(&larder, &format!("{host}:{port}"), "destination-private")
+            .await;
     }
     forbidden.assert_untouched();
 }
 
 #[tokio::test]
-async fn fwd_04_cloud_metadata_is_refused_whatever_allow_says() {
+async fn fwd_04_cloud_metadata_is_refused_even_if_allow_lists_it() {
     for listen in ["", REACHABLE] {
         let yaml = format!(
             "{listen}destinations: {{ allow: [0.0.0.0/0, \"::/0\", metadata.google.internal], ports: all }}\n"
         );
         let larder = Larder::bare(&yaml).await;
         for host in ["169.254.169.254", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"] {
-            assert_denied_on_every_way(&larder, &format!("{host}:80"), "destination-metadata")
+            assert_every_method_is_denied(&larder, &format!("{host}:80"), "destination-metadata")
                 .await;
         }
-        // What the name leads to does not matter.
+        // The address of the name does not matter.
         let yaml = format!("{yaml}resolve: {{ metadata.google.internal: \"127.0.0.1:9\" }}\n");
         let larder = Larder::bare(&yaml).await;
         for host in ["metadata.google.internal", "METADATA.google.internal"] {
-            assert_denied_on_every_way(&larder, &format!("{host}:80"), "destination-metadata")
+            assert_every_method_is_denied(&larder, &format!("{host}:80"), "destination-metadata")
                 .await;
         }
     }
 }
 
-/// An address in a spelling that only the C library knows is another one to the next reader.
+/// Only the C library accepts these spellings of an address; other parsers read another address.
 #[tokio::test]
-async fn fwd_04_numbers_that_are_no_addresses_are_refused() {
+async fn fwd_04_numeric_hosts_that_are_no_addresses_are_refused() {
     let forbidden = Forbidden::at("127.0.0.1:0");
     let dns = Dns::start(|_, _| Vec::new()).await;
     let larder = with_dns("", &dns).await;
@@ -238,37 +244,37 @@ async fn fwd_04_numbers_that_are_no_addresses_are_refused() {
     forbidden.assert_untouched();
 }
 
-/// Addresses of the kinds that a sandbox lacks are made in a network of its own: this test runs
-/// [`in_a_network_of_its_own`] there. Needs root and iproute2.
+/// Runs [`in_a_separate_network_namespace`] in a new network namespace, which has addresses of the
+/// kinds that a sandbox lacks. Needs root and iproute2.
 #[test]
-fn fwd_04_private_and_metadata_addresses_on_the_network() {
+fn fwd_04_private_and_metadata_addresses_on_the_network_are_guarded() {
     let program = std::env::current_exe().expect("a test runs from a file");
     let set_up = "ip link set lo up && for a in 169.254.169.254/32 10.0.0.1/32 100.64.0.1/32 fd00::1/128 \
                   fd00:ec2::254/128; do ip addr add $a dev lo nodad 2>/dev/null || ip addr add $a dev lo || exit 77; done";
     let script = format!(
-        "{set_up}; exec \"$0\" --exact forwarding::in_a_network_of_its_own --ignored --nocapture"
+        "{set_up}; exec \"$0\" --exact forwarding::in_a_separate_network_namespace --ignored --nocapture"
     );
     let run = Command::new("unshare").args(["-n", "sh", "-c", &script]).arg(&program).output();
     let Ok(output) = run else {
         return skipped("there is no `unshare` here");
     };
-    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned()
         + &String::from_utf8_lossy(&output.stderr);
-    if !said.contains("running 1 test") {
-        return skipped(&said);
+    if !printed.contains("running 1 test") {
+        return skipped(&printed);
     }
-    assert!(output.status.success(), "{said}");
-    assert!(said.contains("1 passed"), "{said}");
+    assert!(output.status.success(), "{printed}");
+    assert!(printed.contains("1 passed"), "{printed}");
 }
 
-#[expect(clippy::print_stderr, reason = "a skipped case is told by name")]
-fn skipped(why: &str) {
-    eprintln!("skipped: FWD-04 on the network: {}", why.trim());
+#[expect(clippy::print_stderr, reason = "a skipped case is printed by name")]
+fn skipped(cause: &str) {
+    eprintln!("skipped: FWD-04 on the network: {}", cause.trim());
 }
 
 #[tokio::test]
-#[ignore = "run by fwd_04_private_and_metadata_addresses_on_the_network, in a network of its own"]
-async fn in_a_network_of_its_own() {
+#[ignore = "run by fwd_04_private_and_metadata_addresses_on_the_network_are_guarded, in a new network namespace"]
+async fn in_a_separate_network_namespace() {
     let metadata = [Forbidden::at("169.254.169.254:80"), Forbidden::at("[fd00:ec2::254]:80")];
     let private = ["10.0.0.1:80", "100.64.0.1:80", "[fd00::1]:80"];
     let open = "destinations: { allow: [0.0.0.0/0, \"::/0\"] }\n";
@@ -277,33 +283,33 @@ async fn in_a_network_of_its_own() {
         let larder = Larder::bare(yaml).await;
         for at in &metadata {
             let authority = at.addr().to_string();
-            assert_denied_on_every_way(&larder, &authority, "destination-metadata").await;
+            assert_every_method_is_denied(&larder, &authority, "destination-metadata").await;
             at.assert_untouched();
         }
         for address in private {
             if yaml == REACHABLE {
                 let at = Forbidden::at(address);
-                assert_denied_on_every_way(&larder, address, "destination-private").await;
+                assert_every_method_is_denied(&larder, address, "destination-private").await;
                 at.assert_untouched();
             } else {
                 let origin = TcpListener::bind(address).await.expect("the address was added");
                 let url = format!("http://{address}/");
-                let asked = get(&larder, &url);
-                let answered = async {
+                let request = get(&larder, &url);
+                let respond = async {
                     let (mut stream, _) = origin.accept().await.expect("larder connects");
                     read_head(&mut stream).await;
                     let answer =
                         b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                     stream.write_all(answer).await.expect("larder reads");
                 };
-                let (answer, ()) = tokio::join!(asked, answered);
+                let (answer, ()) = tokio::join!(request, respond);
                 assert_eq!(answer.status, 200, "{address} with {yaml:?}");
             }
         }
     }
     let wildcard = Forbidden::at("0.0.0.0:8080");
     let larder = Larder::bare(&format!("{REACHABLE}destinations: {{ ports: all }}\n")).await;
-    assert_denied_on_every_way(&larder, "0.0.0.0:8080", "destination-private").await;
+    assert_every_method_is_denied(&larder, "0.0.0.0:8080", "destination-private").await;
     wildcard.assert_untouched();
 }
 
@@ -312,7 +318,7 @@ async fn with_dns(yaml: &str, dns: &Dns) -> Larder {
     Larder::with_parts(yaml, parts).await
 }
 
-/// Two loopback addresses with the same port: the one that is allowed and the one that is not.
+/// Two loopback addresses with the same port: the first is allowed, the second is not.
 async fn twins() -> (Origin, Forbidden) {
     loop {
         let origin = Origin::start_at("127.0.0.2:0", |_| Answer::new(200, &[], "allowed")).await;
@@ -325,7 +331,7 @@ async fn twins() -> (Origin, Forbidden) {
 }
 
 #[tokio::test]
-async fn fwd_05_a_name_that_moves_to_a_forbidden_address_leads_nowhere() {
+async fn fwd_05_a_name_that_moves_to_a_denied_address_is_not_dialled() {
     let (origin, forbidden) = twins().await;
     let dns =
         Dns::start(|_, nth| vec![IpAddr::from([127, 0, 0, if nth == 0 { 2 } else { 1 }])]).await;
@@ -339,11 +345,11 @@ async fn fwd_05_a_name_that_moves_to_a_forbidden_address_leads_nowhere() {
     let authority = format!("rebind.example.test:{}", origin.addr.port());
     assert_denied(&connect(&larder, &authority).await, "destination-private");
     forbidden.assert_untouched();
-    assert_eq!(dns.asked().len(), 5, "each request is decided on what the name means then");
+    assert_eq!(dns.asked().len(), 5, "each request resolves and checks the name");
 }
 
 #[tokio::test]
-async fn fwd_05_of_a_mixed_answer_only_the_allowed_addresses_are_dialled() {
+async fn fwd_05_of_a_mixed_dns_response_only_allowed_addresses_are_dialled() {
     let (origin, forbidden) = twins().await;
     let dns = Dns::start(|_, nth| {
         let (good, bad) = (IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 1]));
@@ -354,7 +360,7 @@ async fn fwd_05_of_a_mixed_answer_only_the_allowed_addresses_are_dialled() {
     let yaml = format!("{REACHABLE}destinations: {{ allow: [127.0.0.2], ports: all }}\n");
     let larder = with_dns(&yaml, &dns).await;
     for n in 0..4 {
-        // Names of their own: no pooled connection saves a look-up or a dial.
+        // Separate names, so that no pooled connection replaces a look-up or a dial.
         let url = format!("http://mixed-{}.example.test:{}/", n / 2, origin.addr.port());
         assert_eq!(get(&larder, &url).await.text(), "allowed");
     }
@@ -380,14 +386,14 @@ async fn fwd_06_a_redirect_is_relayed_and_not_followed() {
 }
 
 #[tokio::test]
-async fn fwd_07_larder_does_not_go_to_its_own_port() {
+async fn fwd_07_larder_does_not_connect_to_its_own_port() {
     let open = "destinations: { allow: [0.0.0.0/0, \"::/0\"], ports: all }\n";
     for listen in ["", REACHABLE, "listen: [\"127.0.0.1:0\", \"[::1]:0\"]\n"] {
         for routes in ["", EVERYTHING] {
             let larder = Larder::bare(&format!("{listen}{open}{routes}")).await;
             let port = larder.addr().port();
             for host in ["127.0.0.1", "0.0.0.0", "localhost", "LOCALHOST", "[::ffff:127.0.0.1]"] {
-                assert_denied_on_every_way(
+                assert_every_method_is_denied(
                     &larder,
                     &format!("{host}:{port}"),
                     "destination-own-port",
@@ -395,18 +401,19 @@ async fn fwd_07_larder_does_not_go_to_its_own_port() {
                 .await;
             }
             for own in larder.server.addrs().iter().skip(1) {
-                assert_denied_on_every_way(&larder, &own.to_string(), "destination-own-port").await;
+                assert_every_method_is_denied(&larder, &own.to_string(), "destination-own-port")
+                    .await;
             }
         }
     }
 }
 
 #[tokio::test]
-async fn fwd_07_a_request_that_has_passed_this_larder_is_refused() {
+async fn fwd_07_a_request_with_this_larder_in_via_is_refused() {
     let origin = Origin::always(Answer::new(200, &[], "ok")).await;
     let larder = Larder::start(&origin, "").await;
     assert_eq!(larder.get("/x").await.status, 200);
-    let via = origin.seen()[0].field("via").expect("larder names itself").to_owned();
+    let via = origin.seen()[0].field("via").expect("larder adds its name").to_owned();
     for value in [via.clone(), format!("1.1 other, {via}"), format!("{via}, 1.0 other (comment)")] {
         let answer = larder.get_with("/x", &[&format!("Via: {value}")]).await;
         assert_eq!(answer.status, 508, "{value}");
@@ -415,7 +422,7 @@ async fn fwd_07_a_request_that_has_passed_this_larder_is_refused() {
         assert!(status.contains("error=proxy_loop_detected"), "{status}");
     }
     let (protocol, name) = via.split_once(' ').unwrap();
-    // Another larder, or one whose name only begins like this one's, is no loop.
+    // Another larder is no loop, nor is one whose name only starts with this one's.
     for value in ["1.1 larder", "1.1 larder-00000000", &format!("{protocol} {name}x")] {
         let answer = larder.get_with("/x", &[&format!("Via: {value}")]).await;
         assert_eq!(answer.status, 200, "{value}");
@@ -431,7 +438,7 @@ async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(bytes).expect("a head of text")
 }
 
-/// Something between two larders that turns the origin form into the absolute form, or not.
+/// A relay between two larders that can rewrite the origin form to the absolute form.
 struct Relay {
     addr: SocketAddr,
     to: Arc<OnceCell<SocketAddr>>,
@@ -463,9 +470,9 @@ impl Relay {
     }
 }
 
-/// Two larders, each of which is the other's way to the API.
+/// Two larders, each of which connects to the other one for the API.
 #[tokio::test]
-async fn fwd_07_a_ring_of_two_ends_when_the_first_sees_its_own_name() {
+async fn fwd_07_a_loop_of_two_ends_when_the_first_finds_its_own_name() {
     for routes in ["", EVERYTHING] {
         let relays = [Relay::start(true).await, Relay::start(true).await];
         let mut larders = Vec::new();
@@ -478,14 +485,14 @@ async fn fwd_07_a_ring_of_two_ends_when_the_first_sees_its_own_name() {
         let answer = get(&larders[0], "http://ring.example.test/x").await;
         assert_eq!(answer.status, 508, "{}", answer.text());
         let passed = relays.map(|relay| relay.passed.load(Ordering::SeqCst));
-        assert_eq!(passed, [1, 1], "two hops, no storm");
+        assert_eq!(passed, [1, 1], "two hops, then no more");
         assert!((denied(&larders[0], "loop") - 1.0).abs() < 0.1);
     }
 }
 
-/// Without anything between them the second larder is asked as an origin, which it is not.
+/// Without the rewrite the second larder receives a request in origin form, which it refuses.
 #[tokio::test]
-async fn fwd_07_a_larder_that_is_another_ones_origin_refuses_at_once() {
+async fn fwd_07_a_larder_that_is_called_as_an_origin_refuses_at_once() {
     let relays = [Relay::start(false).await, Relay::start(false).await];
     let mut larders = Vec::new();
     for relay in &relays {
@@ -501,7 +508,7 @@ async fn fwd_07_a_larder_that_is_another_ones_origin_refuses_at_once() {
 }
 
 #[tokio::test]
-async fn fwd_08_the_admin_listener_is_out_of_reach_through_the_proxy() {
+async fn fwd_08_the_admin_listener_is_unreachable_through_the_proxy() {
     let open = "destinations: { allow: [0.0.0.0/0, \"::/0\"], ports: all }\n";
     for listen in ["", REACHABLE] {
         let larder = Larder::bare(&format!("{listen}{open}{EVERYTHING}")).await;
@@ -512,13 +519,13 @@ async fn fwd_08_the_admin_listener_is_out_of_reach_through_the_proxy() {
         }
         for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"] {
             let authority = format!("{host}:{}", admin.port());
-            assert_denied_on_every_way(&larder, &authority, "destination-own-port").await;
+            assert_every_method_is_denied(&larder, &authority, "destination-own-port").await;
         }
     }
 }
 
 #[test]
-fn fwd_11_a_listener_that_others_reach_needs_to_know_its_clients() {
+fn fwd_11_a_reachable_listener_requires_access_clients() {
     for listen in ["0.0.0.0:3128", "[::]:3128", "10.1.2.3:3128"] {
         let yaml = format!("version: 1\nlisten: \"{listen}\"\n");
         let report =
@@ -536,7 +543,7 @@ fn fwd_11_a_listener_that_others_reach_needs_to_know_its_clients() {
 }
 
 #[tokio::test]
-async fn what_a_loopback_listener_cached_is_not_shown_to_a_reachable_one() {
+async fn a_reachable_listener_serves_no_entry_of_a_loopback_listener() {
     let origin = Origin::always(Answer::new(200, &[], "private")).await;
     let listen = "listen: [\"127.0.0.1:0\", \"0.0.0.0:0\"]\naccess: { clients: [127.0.0.0/8] }\n";
     let policy = route(&["ttl: 1h", "scope: shared"]);
@@ -562,10 +569,11 @@ async fn what_a_loopback_listener_cached_is_not_shown_to_a_reachable_one() {
 }
 
 #[tokio::test]
-async fn a_client_outside_access_is_refused_before_it_has_said_anything() {
+async fn a_client_outside_access_is_refused_before_it_sends_a_request() {
     let larder = Larder::bare("access: { clients: [10.0.0.0/8] }\n").await;
     let mut client = larder.client().await;
-    let answer = timeout(SOON, client.answer("GET")).await.expect("no request is needed").unwrap();
+    let answer =
+        timeout(SOON, client.answer("GET")).await.expect("the refusal needs no request").unwrap();
     assert_eq!(answer.status, 403);
     assert!(answer.text().contains("\"client_denied\""), "{}", answer.text());
     assert!(timeout(SOON, client.is_closed()).await.unwrap());
@@ -573,13 +581,13 @@ async fn a_client_outside_access_is_refused_before_it_has_said_anything() {
 }
 
 #[tokio::test]
-async fn a_larder_with_users_serves_only_them_and_keeps_their_password_to_itself() {
+async fn a_larder_with_users_serves_only_them_and_forwards_no_password() {
     let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("users");
     let mut file =
         std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
-    file.write_all(b"# who may use it\nann:s3cret\n").unwrap();
+    file.write_all(b"# users\nann:s3cret\n").unwrap();
     for routes in ["", EVERYTHING] {
         let yaml = format!("access: {{ users_file: {} }}\n{routes}", path.display());
         let larder = Larder::start(&origin, &yaml).await;
@@ -614,7 +622,7 @@ async fn a_larder_with_users_serves_only_them_and_keeps_their_password_to_itself
     }
 }
 
-/// Fields that end at larder, whoever sends them.
+/// Fields that larder removes from requests and from responses.
 const ENDED: [&str; 8] = [
     "x-hop",
     "keep-alive",
@@ -627,7 +635,7 @@ const ENDED: [&str; 8] = [
 ];
 
 #[tokio::test]
-async fn fields_of_one_connection_end_at_larder_in_both_directions() {
+async fn hop_by_hop_fields_are_removed_in_both_directions() {
     let origin = Origin::always(Answer::new(
         200,
         &[
@@ -658,7 +666,7 @@ async fn fields_of_one_connection_end_at_larder_in_both_directions() {
     ];
     for yaml in [String::new(), route(&["ttl: 1h"])] {
         let larder = Larder::start(&origin, &yaml).await;
-        // The second one is a hit where a route caches.
+        // The second request is a hit if a route caches.
         for _ in 0..2 {
             let answer = larder.get_with("/x", &request).await;
             assert_eq!((answer.status, answer.text().as_str()), (200, "ok"));
@@ -683,7 +691,7 @@ async fn fields_of_one_connection_end_at_larder_in_both_directions() {
 }
 
 #[tokio::test]
-async fn an_ipv6_listener_and_several_listeners_serve_alike() {
+async fn ipv4_and_ipv6_listeners_serve_from_one_store() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return skipped("this host has no IPv6");
     }
@@ -696,11 +704,11 @@ async fn an_ipv6_listener_and_several_listeners_serve_alike() {
         let mut client = Client::connect(*address).await;
         assert_eq!(client.get(&format!("{API}/x"), &[]).await.text(), "/x");
     }
-    assert_eq!(origin.calls(), 1, "one store behind all of them");
+    assert_eq!(origin.calls(), 1, "one store for all listeners");
 }
 
 #[tokio::test]
-async fn an_origin_at_an_ipv6_address_is_reached_and_named_in_brackets() {
+async fn an_origin_at_an_ipv6_address_gets_a_host_field_in_brackets() {
     let Ok(probe) = std::net::TcpListener::bind("[::1]:0") else {
         return skipped("this host has no IPv6");
     };

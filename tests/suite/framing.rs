@@ -1,5 +1,5 @@
-//! HTTP/1 between clients, larder and origins: what can be read in two ways is refused in both
-//! directions, and every body ends as its head says.
+//! HTTP/1 framing between clients, larder and origins: ambiguous messages are refused in both
+//! directions, and every body ends as its head specifies.
 
 use std::time::Duration;
 
@@ -8,30 +8,30 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::client::End;
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin, Step};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// One route below `/kept`; the pass-through for all else.
+/// One route below `/kept`; all other requests pass through.
 async fn larder_before(origin: &Origin) -> Larder {
     Larder::start(origin, &route(&["ttl: 30m"]).replace("/**", "/kept/**")).await
 }
 
-/// What larder says to these bytes until it closes or is silent for a while.
-async fn said(larder: &Larder, bytes: &str) -> String {
+/// Sends bytes and returns all that larder sends until it closes or is silent for 300 ms.
+async fn raw_response(larder: &Larder, bytes: &str) -> String {
     let mut stream = TcpStream::connect(larder.addr()).await.unwrap();
     stream.write_all(bytes.as_bytes()).await.unwrap();
     let mut all = Vec::new();
-    // An answer that has come is not followed by anything: silence is its end.
+    // Nothing follows a complete response, so that silence marks its end.
     while let Ok(Ok(1..)) = timeout(Duration::from_millis(300), stream.read_buf(&mut all)).await {}
     String::from_utf8_lossy(&all).into_owned()
 }
 
-/// RFC 9112 §7.1: no other line than a zero is the last chunk.
+/// RFC 9112 §7.1: only a chunk of size zero is the last chunk.
 #[tokio::test]
-async fn a_chunked_answer_without_its_last_chunk_is_cut_and_never_stored() {
+async fn a_chunked_response_without_its_last_chunk_is_cut_and_never_stored() {
     bounded(async {
         for line in [
             "\r\n",
@@ -70,7 +70,7 @@ async fn a_chunked_answer_without_its_last_chunk_is_cut_and_never_stored() {
 }
 
 #[tokio::test]
-async fn blanks_behind_a_size_are_tolerated_in_answers_and_extensions_are_dropped() {
+async fn blanks_after_a_chunk_size_are_accepted_and_extensions_are_dropped() {
     bounded(async {
         for size in ["5 ", "5\t", "5;a=b", "5 ; a=\"b\"", "5;", "00005"] {
             let bytes = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n");
@@ -79,7 +79,7 @@ async fn blanks_behind_a_size_are_tolerated_in_answers_and_extensions_are_droppe
             for path in ["/kept/x", "/kept/x", "/passed"] {
                 let answer = larder.get(path).await;
                 assert_eq!((answer.text().as_str(), answer.end), ("hello", End::Whole), "{size}");
-                assert_eq!(answer.field("x-sum"), None, "a trailer is no field");
+                assert_eq!(answer.field("x-sum"), None, "a trailer is not a header field");
             }
             assert_eq!(origin.calls(), 2, "{size}");
         }
@@ -87,16 +87,16 @@ async fn blanks_behind_a_size_are_tolerated_in_answers_and_extensions_are_droppe
     .await;
 }
 
-/// RFC 9112 §6.1: HTTP/1.0 knows no chunks.
+/// RFC 9112 §6.1: HTTP/1.0 has no chunked coding.
 #[tokio::test]
-async fn a_client_of_http_1_0_gets_the_bare_body_whichever_way_it_comes() {
+async fn an_http_1_0_client_gets_the_body_without_chunks_in_every_case() {
     bounded(async {
         let origin = Origin::always(Answer::chunked(200, &[], &[b"{\"a\":", b"1}"])).await;
         let larder = larder_before(&origin).await;
         for path in ["/kept/x", "/kept/x", "/passed"] {
             for keep in ["", "Connection: keep-alive\r\n"] {
                 let request = format!("GET {API}{path} HTTP/1.0\r\n{keep}\r\n");
-                let answer = said(&larder, &request).await;
+                let answer = raw_response(&larder, &request).await;
                 let (head, body) = answer.split_once("\r\n\r\n").unwrap();
                 assert_eq!(body, "{\"a\":1}", "{path} {keep}");
                 assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
@@ -107,7 +107,7 @@ async fn a_client_of_http_1_0_gets_the_bare_body_whichever_way_it_comes() {
 }
 
 #[tokio::test]
-async fn a_cut_answer_to_a_client_of_http_1_0_ends_in_a_reset() {
+async fn a_cut_response_to_an_http_1_0_client_ends_in_a_reset() {
     bounded(async {
         let cut = Answer::chunked_open(200, &[], &[b"half"]).then([Step::Close]);
         let origin = Origin::always(cut).await;
@@ -124,14 +124,14 @@ async fn a_cut_answer_to_a_client_of_http_1_0_ends_in_a_reset() {
 }
 
 #[tokio::test]
-async fn requests_that_come_with_the_first_are_not_answered_and_its_answer_says_so() {
+async fn pipelined_requests_are_dropped_and_the_first_response_has_close() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "x")).await;
         let larder = larder_before(&origin).await;
         larder.get("/kept/x").await;
         for path in ["/kept/x", "/kept/y", "/passed"] {
             let one = format!("GET {API}{path} HTTP/1.1\r\nHost: h\r\n\r\n");
-            let answer = said(&larder, &format!("{one}{one}{one}")).await;
+            let answer = raw_response(&larder, &format!("{one}{one}{one}")).await;
             assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{path}: {answer}");
             assert!(
                 answer.to_lowercase().contains("\r\nconnection: close\r\n"),
@@ -142,9 +142,10 @@ async fn requests_that_come_with_the_first_are_not_answered_and_its_answer_says_
     .await;
 }
 
-/// What comes while an answer is written that promised to take it is answered.
+/// A response without `Connection: close` is being written: a request that arrives meanwhile is
+/// served.
 #[tokio::test]
-async fn a_request_that_comes_while_the_first_is_answered_waits_for_its_turn() {
+async fn a_request_that_arrives_during_a_response_is_served_after_it() {
     bounded(async {
         let gate = crate::origin::Gate::new();
         let half = Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
@@ -166,18 +167,20 @@ async fn a_request_that_comes_while_the_first_is_answered_waits_for_its_turn() {
     .await;
 }
 
-/// RFC 9112 §3.2: also where the target names the host itself.
+/// RFC 9112 §3.2: this applies to a target in absolute form, too.
 #[tokio::test]
-async fn a_host_that_is_none_is_refused() {
+async fn a_malformed_host_field_is_refused() {
     let origin = Origin::always(Answer::new(200, &[], "x")).await;
     let larder = larder_before(&origin).await;
     for host in ["a b", "a,b", "user@h", "http://h", "h/x", "h:x", "h:99999", "[::1", "\u{e9}"] {
-        let answer = said(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let answer =
+            raw_response(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{host}: {answer}");
         assert!(answer.contains("\"malformed_host\""), "{host}: {answer}");
     }
     for host in ["", "h", "h:80", "[::1]:80", "other.example"] {
-        let answer = said(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let answer =
+            raw_response(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
     }
     assert_eq!(origin.calls(), 5);
@@ -185,7 +188,7 @@ async fn a_host_that_is_none_is_refused() {
 
 /// RFC 9112 §3.2.4.
 #[tokio::test]
-async fn the_asterisk_is_for_options_alone_and_a_server_is_asked_by_it() {
+async fn the_asterisk_form_is_for_options_only_and_reaches_the_origin() {
     bounded(async {
         let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
         let larder = larder_before(&origin).await;
@@ -196,7 +199,7 @@ async fn the_asterisk_is_for_options_alone_and_a_server_is_asked_by_it() {
             (format!("OPTIONS {API}?a HTTP/1.1"), "/?a"),
             (format!("GET {API} HTTP/1.1"), "/"),
         ] {
-            let answer = said(&larder, &format!("{line}\r\nHost: {host}\r\n\r\n")).await;
+            let answer = raw_response(&larder, &format!("{line}\r\nHost: {host}\r\n\r\n")).await;
             assert!(answer.ends_with(&format!("\r\n\r\n{target}")), "{line}: {answer}");
         }
         for (method, right) in [("OPTIONS", true), ("GET", false), ("POST", false)] {
@@ -222,7 +225,7 @@ async fn the_asterisk_is_for_options_alone_and_a_server_is_asked_by_it() {
 
 /// RFC 9110 §8.6, RFC 9112 §6.1.
 #[tokio::test]
-async fn a_204_has_neither_length_nor_coding() {
+async fn a_204_has_no_content_length_and_no_transfer_encoding() {
     bounded(async {
         for field in ["Content-Length: 5", "Content-Length: 0", "Transfer-Encoding: chunked"] {
             let bytes = format!("HTTP/1.1 204 No Content\r\n{field}\r\nX-A: 1\r\n\r\n");

@@ -1,5 +1,5 @@
-//! Origins of HTTP/2, frame by frame: bodies are whole or not stored, what was not processed is asked
-//! again, larder tells its client to go on.
+//! HTTP/2 origins, frame by frame: only whole bodies are stored, unprocessed requests are sent
+//! again, and `Expect: 100-continue` works.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::client::End;
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::intercepted::{API, Scene, h2_over};
 use crate::larder_under_test::Larder;
 use crate::origin::{Answer, Origin};
@@ -19,7 +19,7 @@ use crate::tls_origin::{Act, Authority, TlsOrigin};
 
 const SIZES: [usize; 5] = [1, 7, 16_384, 20_000, 100_000];
 
-/// One route below `/kept`; the pass-through for all else. `http` is sent on as `https`.
+/// One route below `/kept`; all other requests pass through. `http` URLs are forwarded as `https`.
 fn yaml(origin: &TlsOrigin, authority: &Authority, store: &str) -> String {
     format!(
         "resolve: {{ '{API}:443': '{}' }}\n{store}\
@@ -46,9 +46,9 @@ fn with_an_empty_end(id: u32, body: &[u8], length: Option<usize>) -> Vec<Act> {
     acts
 }
 
-/// Node, Go, lighttpd and proxies end so (RFC 9113 §6.1).
+/// Node, Go, lighttpd and proxies end bodies in this way (RFC 9113 §6.1).
 #[tokio::test]
-async fn a_body_that_ends_in_an_empty_frame_is_whole_and_kept_over_restarts() {
+async fn a_body_that_ends_in_an_empty_frame_is_whole_and_survives_restarts() {
     bounded(async {
         let authority = Authority::new();
         for announces in [true, false] {
@@ -84,7 +84,7 @@ async fn a_body_that_ends_in_an_empty_frame_is_whole_and_kept_over_restarts() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_shorter_or_longer_than_announced_is_cut_and_never_stored() {
+async fn a_body_that_contradicts_its_content_length_is_cut_and_never_stored() {
     bounded(async {
         let authority = Authority::new();
         for (announced, sent, reset) in [(10, 5, false), (10, 5, true), (5, 10, false)] {
@@ -120,7 +120,7 @@ fn refused(id: u32) -> Vec<Act> {
     vec![Act::reset(id, Reason::REFUSED_STREAM)]
 }
 
-/// A GOAWAY below the stream that it comes on.
+/// A GOAWAY whose last stream is below the stream of the request.
 fn goaway(id: u32) -> Vec<Act> {
     vec![Act::goaway(id.saturating_sub(2), Reason::NO_ERROR), Act::Close]
 }
@@ -134,12 +134,13 @@ async fn ask(larder: &Larder, method: &str, path: &str) -> crate::client::Respon
     } else {
         client.ask(method, &url, &[]).await;
     }
-    client.answer(method).await.expect("an answer")
+    client.answer(method).await.expect("a response")
 }
 
-/// RFC 9113 §8.7: what the origin says it has not processed is safe to repeat, whatever the method.
+/// RFC 9113 §8.7: a request that the origin reports as not processed is safe to repeat, for any
+/// method.
 #[tokio::test]
-async fn what_the_origin_did_not_process_is_asked_again_for_any_method() {
+async fn a_request_that_the_origin_did_not_process_is_sent_again() {
     bounded(async {
         let authority = Authority::new();
         for (name, refuse) in [("refused", refused as fn(u32) -> Vec<Act>), ("goaway", goaway)] {
@@ -171,7 +172,7 @@ async fn what_the_origin_did_not_process_is_asked_again_for_any_method() {
 }
 
 #[tokio::test]
-async fn an_origin_that_refuses_without_end_is_asked_three_times() {
+async fn an_origin_that_refuses_every_stream_is_called_three_times() {
     bounded(async {
         let authority = Authority::new();
         let origin = TlsOrigin::scripted(&authority, |_, _, id| refused(id)).await;
@@ -187,9 +188,9 @@ async fn an_origin_that_refuses_without_end_is_asked_three_times() {
     .await;
 }
 
-/// nginx refuses an upload so: the answer, then a reset that says "send no more" (RFC 9113 §8.1).
+/// nginx refuses an upload in this way: the response, then a reset with `NO_ERROR` (RFC 9113 §8.1).
 #[tokio::test]
-async fn an_early_answer_leaves_no_connection_announced_and_then_closed() {
+async fn after_an_early_response_a_kept_alive_connection_stays_open() {
     bounded(async {
         let authority = Authority::new();
         let origin = TlsOrigin::scripted(&authority, |_, _, id| {
@@ -208,7 +209,7 @@ async fn an_early_answer_leaves_no_connection_announced_and_then_closed() {
                 .await;
             let (mut read, mut write) = tokio::io::split(client.stream);
             let upload = tokio::spawn(async move {
-                // It may be told to stop before it has sent all.
+                // Larder may stop reading before all of it is sent.
                 let _sent = write.write_all(&vec![b'x'; size]).await;
                 write
             });
@@ -226,7 +227,7 @@ async fn an_early_answer_leaves_no_connection_announced_and_then_closed() {
                 write.write_all(again.as_bytes()).await.unwrap();
                 assert!(
                     read.read_buf(&mut bytes).await.unwrap() > 0,
-                    "{size}: announced, then closed"
+                    "{size}: closed despite keep-alive"
                 );
             }
         }
@@ -234,15 +235,15 @@ async fn an_early_answer_leaves_no_connection_announced_and_then_closed() {
     .await;
 }
 
-/// Java's client waits for it without end.
+/// Java's client waits for `100 Continue` without a timeout.
 #[tokio::test]
-async fn a_client_that_waits_for_leave_is_told_to_go_on_whichever_side_speaks_http_2() {
+async fn a_waiting_client_gets_100_continue_if_either_side_uses_http_2() {
     bounded(Box::pin(async {
         let authority = Authority::new();
         let tls = TlsOrigin::with_trailers(&authority).await;
-        let spare = Origin::always(Answer::closed()).await;
+        let unused_origin = Origin::always(Answer::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, spare, &intercept).await;
+        let scene = Scene::at(tls, authority, unused_origin, &intercept).await;
         // HTTP/1.1 to HTTP/2.
         let mut client = scene.client(&["http/1.1"]).http1(API).await;
         client
@@ -252,14 +253,14 @@ async fn a_client_that_waits_for_leave_is_told_to_go_on_whichever_side_speaks_ht
         client.send("body").await;
         assert_eq!(client.answer("POST").await.unwrap().text(), "body");
         // HTTP/2 to HTTP/2.
-        assert_eq!(expecting(&scene.larder).await, b"body");
+        assert_eq!(body_after_continue(&scene.larder).await, b"body");
     }))
     .await;
     bounded(async {
-        // HTTP/2 to HTTP/1.1, whose origin says it itself.
+        // HTTP/2 to an HTTP/1.1 origin that sends `100 Continue` itself.
         let behind = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = behind.local_addr().unwrap();
-        let says_it = tokio::spawn(async move {
+        let origin_task = tokio::spawn(async move {
             let (mut stream, _) = behind.accept().await.unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
@@ -274,17 +275,17 @@ async fn a_client_that_waits_for_leave_is_told_to_go_on_whichever_side_speaks_ht
         });
         let authority = Authority::new();
         let tls = TlsOrigin::before(&authority, addr).await;
-        let spare = Origin::always(Answer::closed()).await;
+        let unused_origin = Origin::always(Answer::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, spare, &intercept).await;
-        assert_eq!(expecting(&scene.larder).await, b"body");
-        says_it.await.unwrap();
+        let scene = Scene::at(tls, authority, unused_origin, &intercept).await;
+        assert_eq!(body_after_continue(&scene.larder).await, b"body");
+        origin_task.await.unwrap();
     })
     .await;
 }
 
-/// Sends a body over HTTP/2 once it is told to; the answer's body.
-async fn expecting(larder: &Larder) -> Vec<u8> {
+/// Sends a body over HTTP/2 after `100 Continue` and returns the response's body.
+async fn body_after_continue(larder: &Larder) -> Vec<u8> {
     let client = TlsClient::of(larder, &["h2"]);
     let stream = client.connect(&format!("{API}:443"), API).await.expect("a handshake");
     let mut h2 = h2_over(stream).await;
@@ -294,8 +295,8 @@ async fn expecting(larder: &Larder) -> Vec<u8> {
         .body(())
         .unwrap();
     let (mut answer, mut upload) = h2.send_request(request, false).unwrap();
-    let told = std::future::poll_fn(|cx| answer.poll_informational(cx)).await;
-    assert_eq!(told.unwrap().unwrap().status(), StatusCode::CONTINUE);
+    let interim = std::future::poll_fn(|cx| answer.poll_informational(cx)).await;
+    assert_eq!(interim.unwrap().unwrap().status(), StatusCode::CONTINUE);
     upload.send_data("body".into(), true).unwrap();
     let mut read = answer.await.unwrap().into_body();
     let mut body = Vec::new();
@@ -306,7 +307,7 @@ async fn expecting(larder: &Larder) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn early_hints_of_an_origin_of_http_2_reach_clients_of_both_versions() {
+async fn early_hints_of_an_http_2_origin_reach_clients_of_both_versions() {
     bounded(Box::pin(async {
         let authority = Authority::new();
         let tls = TlsOrigin::scripted(&authority, |_, _, id| {
@@ -319,8 +320,8 @@ async fn early_hints_of_an_origin_of_http_2_reach_clients_of_both_versions() {
         .await;
         let route =
             "routes: [{ name: api, match: { host: api.example.test, path: /kept }, ttl: 1h }]\n";
-        let spare = Origin::always(Answer::closed()).await;
-        let scene = Scene::at(tls, authority, spare, route).await;
+        let unused_origin = Origin::always(Answer::closed()).await;
+        let scene = Scene::at(tls, authority, unused_origin, route).await;
         for path in ["/kept", "/passed"] {
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
             client
@@ -344,13 +345,14 @@ async fn early_hints_of_an_origin_of_http_2_reach_clients_of_both_versions() {
     .await;
 }
 
-/// A thousand calls to an origin that says GOAWAY after each ten lose none of them.
+/// The origin sends GOAWAY on every eleventh stream of a connection; none of a hundred calls is
+/// lost.
 #[tokio::test]
-async fn calls_outlive_connections_that_end_again_and_again() {
+async fn calls_survive_connections_that_end_again_and_again() {
     bounded(async {
         let authority = Authority::new();
-        let per_connection: Arc<AtomicUsize> = Arc::default();
-        let count = Arc::clone(&per_connection);
+        let connections: Arc<AtomicUsize> = Arc::default();
+        let count = Arc::clone(&connections);
         let origin = TlsOrigin::scripted(&authority, move |_, connection, id| {
             let mut acts = vec![Act::head(id, 200, Some(2), false), Act::data(id, b"ok", true)];
             if id >= 20 {
@@ -360,11 +362,11 @@ async fn calls_outlive_connections_that_end_again_and_again() {
             acts
         })
         .await;
-        let scene = larder_before(&origin, &authority).await;
+        let larder = larder_before(&origin, &authority).await;
         for call in 0..100 {
-            assert_eq!(ask(&scene, "GET", "/none").await.status, 200, "{call}");
+            assert_eq!(ask(&larder, "GET", "/none").await.status, 200, "{call}");
         }
-        assert!(per_connection.load(Ordering::SeqCst) > 5);
+        assert!(connections.load(Ordering::SeqCst) > 5);
     })
     .await;
 }

@@ -1,4 +1,5 @@
-//! Tunnels and upgraded connections on which nothing moves: a dead peer is probed, and silence has an end.
+//! Idle tunnels and upgraded connections: larder probes dead peers and closes connections without
+//! traffic.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -16,20 +17,20 @@ use crate::tunnel::{Raw, both_ways, exactly, head_of, tunnel, upgrade};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Short for a test, long beside the pauses of one that speaks.
+/// Short for a test, and ten times as long as the pauses between writes.
 const BOUND: &str = "limits: { tunnel_idle: 1s }\n";
 const PAUSE: Duration = Duration::from_millis(100);
 
 const SWITCHED: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
-/// An end that cannot be taken for one in order.
+/// Whether the stream ends with an error instead of a regular close.
 async fn is_cut<S: AsyncRead + Unpin>(stream: &mut S) -> bool {
     let read = timeout(SOON, stream.read(&mut [0])).await.expect("it ends in time");
     matches!(read, Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof))
 }
 
-/// A WebSocket of the two ends.
+/// The client's and the origin's end of a WebSocket.
 async fn websocket(larder: &Larder, origin: &Raw) -> (TcpStream, TcpStream) {
     let mut client = larder.client().await;
     client.send(upgrade("/ws")).await;
@@ -42,7 +43,7 @@ async fn websocket(larder: &Larder, origin: &Raw) -> (TcpStream, TcpStream) {
 }
 
 #[tokio::test]
-async fn a_tunnel_lives_on_while_bytes_move_and_is_reset_on_both_sides_when_none_do() {
+async fn a_tunnel_stays_open_while_bytes_pass_and_is_reset_when_idle() {
     let origin = Raw::start().await;
     let larder = Larder::bare(BOUND).await;
     let (mut client, mut server) = tunnel(&larder, &origin, b"").await;
@@ -61,7 +62,7 @@ async fn a_tunnel_lives_on_while_bytes_move_and_is_reset_on_both_sides_when_none
 }
 
 #[tokio::test]
-async fn an_upgraded_connection_that_is_silent_ends_too() {
+async fn an_idle_upgraded_connection_is_closed() {
     let origin = Raw::start().await;
     for yaml in both_ways(&origin) {
         let larder = Larder::bare(&format!("{yaml}{BOUND}")).await;
@@ -75,7 +76,7 @@ async fn an_upgraded_connection_that_is_silent_ends_too() {
 }
 
 #[tokio::test]
-async fn an_upgraded_connection_inside_tls_that_is_silent_is_cut_and_not_closed() {
+async fn an_idle_upgraded_connection_inside_tls_is_cut_without_close_notify() {
     let silent = Gate::new();
     let script = Answer(vec![Step::Write(SWITCHED.to_vec()), Step::Wait(silent.clone())]);
     let scene = Scene::with(Origin::always(script).await, BOUND).await;
@@ -84,7 +85,7 @@ async fn an_upgraded_connection_inside_tls_that_is_silent_is_cut_and_not_closed(
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     client.send(format!("GET /socket HTTP/1.1\r\nHost: {API}\r\n{fields}")).await;
-    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer");
+    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
     assert_eq!(answer.status, 101);
     let Client { mut stream, .. } = client;
     assert!(is_cut(&mut stream).await);
@@ -92,7 +93,7 @@ async fn an_upgraded_connection_inside_tls_that_is_silent_is_cut_and_not_closed(
 }
 
 #[tokio::test]
-async fn a_reload_bounds_the_tunnels_that_are_opened_from_then_on() {
+async fn a_reloaded_idle_timeout_applies_to_new_tunnels_only() {
     let origin = Raw::start().await;
     let larder = Larder::bare("").await;
     let (mut before, mut far_before) = tunnel(&larder, &origin, b"").await;
@@ -103,7 +104,7 @@ async fn a_reload_bounds_the_tunnels_that_are_opened_from_then_on() {
     assert_eq!(exactly(&mut far_before, 11).await, b"still there");
 }
 
-/// What Linux tells of the sockets between these two ends: the timer that runs, 2 for keep-alive.
+/// The active timer of the socket between these two ends in Linux's table; 2 means keep-alive.
 #[cfg(target_os = "linux")]
 fn timer(local: SocketAddr, remote: SocketAddr) -> Option<String> {
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has the table");
@@ -118,16 +119,16 @@ fn timer(local: SocketAddr, remote: SocketAddr) -> Option<String> {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_peer_that_goes_without_a_word_is_probed_on_both_sides_of_a_tunnel_and_of_an_upgrade() {
+async fn dead_peers_of_tunnels_and_upgrades_are_probed_on_both_sides() {
     let origin = Raw::start().await;
     let larder = Larder::bare(&origin.resolve()).await;
     let tunnel = tunnel(&larder, &origin, b"").await;
     let upgraded = websocket(&larder, &origin).await;
     for (client, server) in [&tunnel, &upgraded] {
-        for (near, what) in [(client, "client"), (server, "origin")] {
+        for (near, peer) in [(client, "client"), (server, "origin")] {
             let (far, near) = (near.peer_addr().unwrap(), near.local_addr().unwrap());
             let probed = |_: &Larder| timer(far, near).as_deref() == Some("02");
-            larder.until(&format!("the socket to the {what} is probed"), probed).await;
+            larder.until(&format!("the socket to the {peer} is probed"), probed).await;
         }
     }
 }

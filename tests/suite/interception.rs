@@ -1,5 +1,5 @@
-//! TLS that ends at larder: who is intercepted, as whom, and that what is inside is held to the same
-//! rules as everything else. TLS-05 to TLS-07 by their ids.
+//! TLS interception: which hosts are intercepted, with which certificates, and that intercepted
+//! requests follow the same rules as all others. Cases TLS-05 to TLS-07.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -20,7 +20,7 @@ use crate::tls_client::{TlsClient, presented};
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
-async fn https_is_kept_like_the_rest_over_one_connection_and_over_another() {
+async fn https_responses_are_cached_for_the_same_and_other_connections() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     let first = ask(&mut client, "/coins?x=1", API).await;
@@ -37,23 +37,23 @@ async fn https_is_kept_like_the_rest_over_one_connection_and_over_another() {
     scene.larder.counts("larder_requests_total{result=\"hit\",route=\"api\"}", 2.0).await;
 }
 
-/// CCH-09: what was fetched over one scheme is not shown over the other.
+/// CCH-09: a response that was fetched over one scheme is not served over the other.
 #[tokio::test]
 async fn http_and_https_are_two_origins() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     ask(&mut client, "/x", API).await;
-    let config = scene.larder.get("/x").await;
-    // In the clear, where the origin speaks TLS, there is no answer; least of all the stored one.
-    assert_eq!(config.status, 502, "{}", config.text());
+    let over_http = scene.larder.get("/x").await;
+    // The origin accepts only TLS, so that the call fails; the stored response is not served.
+    assert_eq!(over_http.status, 502, "{}", over_http.text());
 }
 
 #[tokio::test]
-async fn http_2_is_kept_like_the_rest_and_many_at_once_are_one_call() {
+async fn http_2_responses_are_cached_and_concurrent_requests_collapse() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let mut h2 = scene.h2().await;
-    let asked: Vec<_> = (0..20).map(|_| get(&mut h2, &format!("https://{API}/coins"))).collect();
-    for answer in asked {
+    let pending: Vec<_> = (0..20).map(|_| get(&mut h2, &format!("https://{API}/coins"))).collect();
+    for answer in pending {
         let (status, _, body) = answer.await;
         assert_eq!((status, body.as_slice()), (200, b"kept".as_slice()));
     }
@@ -61,18 +61,18 @@ async fn http_2_is_kept_like_the_rest_and_many_at_once_are_one_call() {
     let (status, cache_status, _) = get(&mut h2, &format!("https://{API}/coins")).await;
     assert_eq!(status, 200);
     assert!(cache_status.contains("; hit"), "{cache_status}");
-    // And over the other version it is the same entry.
+    // HTTP/1.1 is served from the same entry.
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     let first = ask(&mut client, "/coins", API).await;
     assert!(first.cache_status().contains("; hit"), "{}", first.cache_status());
 }
 
 #[tokio::test]
-async fn what_no_route_keeps_passes_through_both_versions_with_its_body() {
+async fn an_uncached_request_passes_through_both_versions_with_its_body() {
     let scene = Scene::keeping(Answer::new(201, &[], "made")).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     client.send(format!("POST /x HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\n\r\nbody")).await;
-    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("an answer");
+    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("a response");
     assert_eq!((answer.status, answer.text().as_str()), (201, "made"));
     let mut h2 = scene.h2().await;
     let request =
@@ -90,7 +90,7 @@ async fn what_no_route_keeps_passes_through_both_versions_with_its_body() {
 }
 
 #[tokio::test]
-async fn tls_05_without_a_server_name_larder_presents_the_host_of_the_connect() {
+async fn tls_05_without_a_server_name_the_certificate_is_for_the_connect_host() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let client = scene.client(&["http/1.1"]).without_sni();
     let stream = client.connect(&format!("{API}:443"), API).await.expect("a handshake");
@@ -112,15 +112,16 @@ async fn tls_05_a_server_name_in_capitals_or_with_another_port_is_the_same_host(
     assert_eq!(answer.status, 421, "{}", answer.text());
 }
 
-/// The certificate is that of the host of the CONNECT, so a client that checks it notices by itself;
-/// one that does not gets nothing either.
+/// The certificate is for the host of the CONNECT: a client that verifies it fails, and a client
+/// that does not receives a 421.
 #[tokio::test]
 async fn tls_05_a_server_name_for_another_host_is_misdirected() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let refused = scene.client(&[]).connect(&format!("{API}:443"), "evil.example.test").await;
     assert!(refused.is_err(), "no certificate for a name that the attacker chose");
     for protocols in [vec!["http/1.1"], vec!["h2"]] {
-        let stream = careless(&scene, &format!("{API}:443"), "evil.example.test", &protocols).await;
+        let stream =
+            unverified(&scene, &format!("{API}:443"), "evil.example.test", &protocols).await;
         let status = if protocols == ["h2"] {
             let mut h2 = h2_over(stream).await;
             get(&mut h2, "https://evil.example.test/x").await.0
@@ -133,7 +134,7 @@ async fn tls_05_a_server_name_for_another_host_is_misdirected() {
 }
 
 #[tokio::test]
-async fn tls_06_inside_a_tunnel_only_its_own_origin_is_reached() {
+async fn tls_06_an_intercepted_tunnel_reaches_only_its_own_origin() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     for (target, host) in [
         ("/x", "other.example.test"),
@@ -151,7 +152,7 @@ async fn tls_06_inside_a_tunnel_only_its_own_origin_is_reached() {
     for url in ["https://other.example.test/x", "https://api.example.test:444/x"] {
         assert_eq!(get(&mut h2, url).await.0, 421, "{url}");
     }
-    // The connection goes on: the others on it did nothing wrong.
+    // The connection stays open for its other streams.
     assert_eq!(get(&mut h2, &format!("https://{API}/x")).await.0, 200);
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     let answer = ask(&mut client, &format!("https://{API}/x"), API).await;
@@ -160,10 +161,10 @@ async fn tls_06_inside_a_tunnel_only_its_own_origin_is_reached() {
 }
 
 #[tokio::test]
-async fn tls_07_a_host_that_nobody_named_shows_its_own_certificate() {
+async fn tls_07_a_host_that_no_route_names_presents_its_own_certificate() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let roots = fs::read_to_string(scene.authority.root()).expect("roots");
-    // It reaches an origin whose certificate is for the API's name: what matters is whose it is.
+    // The origin's certificate is for the API's name; the test checks only its issuer.
     let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
     let stream = client.connect("other.example.test:443", API).await.expect("the origin's own");
     assert!(presented(&stream)[0].as_ref().windows(9).any(|part| part == b"Test Root"));
@@ -172,7 +173,7 @@ async fn tls_07_a_host_that_nobody_named_shows_its_own_certificate() {
 }
 
 #[tokio::test]
-async fn what_is_passed_through_is_never_intercepted_though_a_route_names_it() {
+async fn a_passthrough_host_is_not_intercepted_even_if_a_route_names_it() {
     let yaml = format!("tls: {{ passthrough: ['{API}'] }}\n{}", route(&["ttl: 1h"]));
     let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
     let roots = fs::read_to_string(scene.authority.root()).expect("roots");
@@ -181,7 +182,7 @@ async fn what_is_passed_through_is_never_intercepted_though_a_route_names_it() {
 }
 
 #[tokio::test]
-async fn what_is_no_hello_ends_the_connection_and_nothing_else() {
+async fn a_malformed_client_hello_ends_only_its_own_connection() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let client = scene.client(&[]);
     let mut long = vec![0x16, 0x03, 0x01, 0x40, 0x00, 0x01, 0x00, 0x3f, 0xfc];
@@ -196,9 +197,9 @@ async fn what_is_no_hello_ends_the_connection_and_nothing_else() {
         // Larder may have closed before it has read all of it.
         let _sent = tunnel.write_all(&garbage).await;
         let _ended = tunnel.shutdown().await;
-        let mut told = Vec::new();
-        let _reset = timeout(SOON, tunnel.read_to_end(&mut told)).await.expect("it ends");
-        assert!(told.len() < 100, "{told:?}");
+        let mut received = Vec::new();
+        let _reset = timeout(SOON, tunnel.read_to_end(&mut received)).await.expect("it ends");
+        assert!(received.len() < 100, "{received:?}");
     }
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     assert_eq!(ask(&mut client, "/x", API).await.status, 200);
@@ -208,20 +209,21 @@ async fn what_is_no_hello_ends_the_connection_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_hello_that_never_ends_is_cut_off() {
+async fn an_incomplete_client_hello_is_cut_off() {
     let yaml = format!("limits: {{ head_timeout: 200ms }}\n{}", route(&["ttl: 1h"]));
     let scene = Scene::with(Origin::always(Answer::new(200, &[], "")).await, &yaml).await;
     let mut tunnel = scene.client(&[]).tunnel(&format!("{API}:443")).await;
     tunnel.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("larder reads");
-    let mut told = Vec::new();
-    timeout(SOON, tunnel.read_to_end(&mut told)).await.expect("it ends").expect("in order");
+    let mut received = Vec::new();
+    timeout(SOON, tunnel.read_to_end(&mut received)).await.expect("it ends").expect("in order");
     let slow = "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"timeout\"}";
     scene.larder.counts(slow, 1.0).await;
 }
 
-/// Without its word for it (RFC 8446 §6.1) a client could not tell larder's end from somebody's cut.
+/// Without a `close_notify` (RFC 8446 §6.1) a client cannot distinguish a regular end from a
+/// truncation.
 #[tokio::test]
-async fn a_connection_that_ends_says_so_inside_tls() {
+async fn an_intercepted_connection_ends_with_a_close_notify() {
     let yaml = format!("limits: {{ idle: 200ms }}\n{}", route(&["ttl: 1h"]));
     let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
     for protocol in ["http/1.1", "h2"] {
@@ -231,13 +233,13 @@ async fn a_connection_that_ends_says_so_inside_tls() {
             let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
             stream.write_all(hello).await.expect("larder reads");
         }
-        let mut told = Vec::new();
-        let ended = timeout(SOON, stream.read_to_end(&mut told)).await.expect("it ends");
+        let mut received = Vec::new();
+        let ended = timeout(SOON, stream.read_to_end(&mut received)).await.expect("it ends");
         assert!(ended.is_ok(), "{protocol}: {ended:?}");
     }
 }
 
-/// A WebSocket: after its 101 the connection is the two sides' own.
+/// A WebSocket: after the 101 larder passes all bytes unread.
 #[tokio::test]
 async fn an_upgrade_inside_tls_passes_both_ways() {
     let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
@@ -248,12 +250,12 @@ async fn an_upgrade_inside_tls_passes_both_ways() {
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     client.send(format!("GET /socket HTTP/1.1\r\nHost: {API}\r\n{upgrade}")).await;
-    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer");
+    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
     assert_eq!(answer.status, 101);
     timeout(SOON, client.reads("hello")).await.expect("in time");
 }
 
-/// CONNECT takes what may be a name and nothing else; whatever it takes ends in order.
+/// CONNECT accepts only possible host names, and each accepted one is served.
 #[tokio::test]
 async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
     let scene = Scene::with(
@@ -276,9 +278,9 @@ async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
         let mut client = scene.larder.client().await;
         client.send(format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n")).await;
         let answer = timeout(SOON, client.answer("CONNECT")).await.expect("in time");
-        assert_eq!(answer.expect("an answer").status, expected, "{host:?}");
+        assert_eq!(answer.expect("a response").status, expected, "{host:?}");
     }
-    // The longest that still is a name.
+    // The longest possible name.
     let longest = format!("{}.example.test", ["a".repeat(59).as_str(); 4].join("."));
     for host in ["a_b.example.test", &longest] {
         let stream = tls.connect(&format!("{host}:443"), host).await;
@@ -286,9 +288,9 @@ async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
     }
 }
 
-/// Whoever pins a certificate, or was not given the authority.
+/// Such a client pins a certificate, or does not trust larder's CA.
 #[tokio::test]
-async fn a_client_that_does_not_accept_larder_is_counted_by_its_host() {
+async fn a_client_that_rejects_larders_certificate_is_counted_by_host() {
     let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
     let other = fs::read_to_string(scene.authority.root()).expect("roots");
     let client = TlsClient::trusting(scene.larder.addr(), &other, &["http/1.1"]);
@@ -301,7 +303,7 @@ async fn a_client_that_does_not_accept_larder_is_counted_by_its_host() {
 }
 
 #[tokio::test]
-async fn heads_inside_tls_are_held_to_the_same_limits() {
+async fn heads_inside_tls_have_the_same_limits() {
     let yaml = format!(
         "limits: {{ head: 2KiB, headers: 20, head_timeout: 200ms }}\n{}",
         route(&["ttl: 1h"])
@@ -310,17 +312,17 @@ async fn heads_inside_tls_are_held_to_the_same_limits() {
     let tls = scene.client(&["http/1.1"]);
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nX: {}\r\n\r\n", "x".repeat(4000))).await;
-    assert_eq!(client.answer("GET").await.expect("an answer").status, 431);
+    assert_eq!(client.answer("GET").await.expect("a response").status, 431);
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\n{}\r\n", "X: 1\r\n".repeat(30))).await;
-    assert_eq!(client.answer("GET").await.expect("an answer").status, 431);
+    assert_eq!(client.answer("GET").await.expect("a response").status, 431);
     let mut client = tls.http1(API).await;
     client.send("GET / HT").await;
     let slow = timeout(SOON, client.answer("GET")).await.expect("in time");
-    assert_eq!(slow.expect("an answer").status, 408);
+    assert_eq!(slow.expect("a response").status, 408);
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
-    assert_eq!(client.answer("GET").await.expect("an answer").status, 400);
+    assert_eq!(client.answer("GET").await.expect("a response").status, 400);
     let mut h2 = scene.h2().await;
     let mut request = Request::get(format!("https://{API}/"));
     for at in 0..30 {
@@ -332,8 +334,8 @@ async fn heads_inside_tls_are_held_to_the_same_limits() {
     assert_eq!(scene.origin.calls(), 0);
 }
 
-/// A client that does not look at certificates.
-async fn careless(
+/// A connection of a client that does not verify certificates.
+async fn unverified(
     scene: &Scene,
     authority: &str,
     name: &str,
@@ -342,9 +344,9 @@ async fn careless(
     scene.client(protocols).careless().connect(authority, name).await.expect("it accepts anything")
 }
 
-/// Inside a tunnel it is no proxy's word either: clients have been known to take it for one.
+/// Inside a tunnel a 407 is not from the proxy either, but some clients treat it as if it were.
 #[tokio::test]
-async fn an_origins_407_inside_a_tunnel_is_no_proxys() {
+async fn a_407_of_an_origin_inside_a_tunnel_becomes_a_502() {
     let challenge = ["Proxy-Authenticate: Digest realm=\"phish\", nonce=\"1\""];
     let origin = Origin::always(Answer::new(407, &challenge, "password?")).await;
     let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
@@ -358,11 +360,11 @@ async fn an_origins_407_inside_a_tunnel_is_no_proxys() {
         assert_eq!(answer.0, 502, "{path}");
         assert!(String::from_utf8_lossy(&answer.2).contains("\"origin_407\""), "{path}");
     }
-    // What a client shows for a proxy ends at larder there, too.
+    // Larder removes a client's proxy credential there, too.
     let shown = "Proxy-Authorization: Basic YW5uOnMzY3JldA==";
     let mut client = http1.http1(API).await;
     client.send(format!("GET /passed HTTP/1.1\r\nHost: {API}\r\n{shown}\r\n\r\n")).await;
-    client.answer("GET").await.expect("an answer");
+    client.answer("GET").await.expect("a response");
     let request = Request::get(format!("https://{API}/passed"));
     send(&mut h2, request.header("proxy-authorization", "Basic YW5uOnMzY3JldA=="), None).await;
     for seen in scene.origin.seen() {
@@ -372,7 +374,7 @@ async fn an_origins_407_inside_a_tunnel_is_no_proxys() {
 
 /// A browser that uses larder as its proxy speaks HTTP/2 to most APIs.
 #[tokio::test]
-async fn inside_http_2_too_no_page_of_another_site_has_larders_credential_shown_for_it() {
+async fn over_http_2_no_cross_site_page_can_use_larders_credential() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("key");
     fs::write(&file, "larders-own-s3cret\n").unwrap();
@@ -402,7 +404,7 @@ async fn inside_http_2_too_no_page_of_another_site_has_larders_credential_shown_
         &[browser],
         &[("sec-fetch-dest", "image")],
     ] {
-        // What is stored was brought by it too.
+        // Stored responses were fetched with the credential, too.
         for (method, path) in [("GET", "/kept"), ("GET", "/passed"), ("POST", "/passed")] {
             let answer = send(&mut h2, with(method, path, page), None).await;
             assert_eq!(answer.0, 403, "{method} {path} {page:?}");

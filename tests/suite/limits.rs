@@ -1,4 +1,4 @@
-//! What a client may take of larder: bytes, fields, time and memory.
+//! Limits on what a client can use of larder: bytes, fields, time and memory.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tokio::time::{interval, timeout};
 use crate::client::{Client, Response};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin, Step};
-use crate::resident::resident;
+use crate::resident_memory::resident;
 
 const SOON: Duration = Duration::from_secs(10);
 const MIB: usize = 1 << 20;
@@ -17,9 +17,9 @@ fn denied(larder: &Larder, class: &str) -> f64 {
     larder.metric(&format!("larder_denied_total{{reason=\"{class}\"}}"))
 }
 
-#[expect(clippy::print_stderr, reason = "a measured figure is for the reader of the test's output")]
-fn report(what: &str, bytes: usize) {
-    eprintln!("{what}: {} KiB", bytes / 1024);
+#[expect(clippy::print_stderr, reason = "a measured figure belongs in the output of the test")]
+fn report(label: &str, bytes: usize) {
+    eprintln!("{label}: {} KiB", bytes / 1024);
 }
 
 /// Sends as much of `input` as larder reads and returns the refusal.
@@ -27,7 +27,7 @@ async fn refusal(larder: &Larder, input: &[u8]) -> Response {
     let mut client = larder.client().await;
     // Larder closes before it has read all of it.
     let _rest_unread = timeout(SOON, client.stream.write_all(input)).await.expect("no hang");
-    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer");
+    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
     assert!(timeout(SOON, client.is_closed()).await.expect("in time"));
     answer
 }
@@ -65,7 +65,7 @@ async fn par_12_a_head_over_the_limits_is_refused() {
 }
 
 #[tokio::test]
-async fn par_12_what_is_just_within_the_limits_passes_and_the_limits_are_the_configured_ones() {
+async fn par_12_a_head_exactly_at_the_configured_limits_passes() {
     let origin = Origin::always(Answer::new(200, &[], "ok")).await;
     let small = Larder::start(&origin, "limits: { head: 1KiB, headers: 10 }\n").await;
     let default = Larder::start(&origin, "").await;
@@ -78,7 +78,7 @@ async fn par_12_what_is_just_within_the_limits_passes_and_the_limits_are_the_con
             client.send(head).await;
             let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
             assert_eq!(answer.status, status, "{bytes} {over}");
-            // `Host` is one of them.
+            // `Host` counts as one field.
             client = larder.client().await;
             client.send(head_with(&"A: b\r\n".repeat(fields - 1 + over))).await;
             let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
@@ -87,9 +87,9 @@ async fn par_12_what_is_just_within_the_limits_passes_and_the_limits_are_the_con
     }
 }
 
-/// A hundred heads without end: each is refused at the limit, none is kept.
+/// A hundred heads without an end: each is refused at the limit, and none stays in memory.
 #[tokio::test]
-async fn par_12_heads_without_end_take_no_memory() {
+async fn par_12_heads_without_an_end_take_no_memory() {
     let larder = Larder::bare("").await;
     let endless = format!("GET {API}/x HTTP/1.1\r\n{}", "X-A: 1\r\n".repeat(256 << 10));
     refusal(&larder, endless.as_bytes()).await;
@@ -100,7 +100,7 @@ async fn par_12_heads_without_end_take_no_memory() {
         let mut client = larder.client().await;
         clients.push(tokio::spawn(async move {
             let _rest_unread = client.stream.write_all(input).await;
-            let answer = client.answer("GET").await.expect("an answer");
+            let answer = client.answer("GET").await.expect("a response");
             (answer.status, client)
         }));
     }
@@ -115,10 +115,10 @@ async fn par_12_heads_without_end_take_no_memory() {
     assert!(grown < 8 * MIB, "{grown}");
 }
 
-/// The most that clients can make larder hold without a word of refusal: heads that are almost at
-/// the limit and have not ended.
+/// The most memory that clients can use without a refusal: incomplete heads that are almost as long
+/// as the limit.
 #[tokio::test]
-async fn par_12_heads_that_have_not_ended_take_little_more_than_their_bytes() {
+async fn par_12_incomplete_heads_take_little_more_than_their_bytes() {
     let larder = Larder::bare("").await;
     let almost = head_with(&format!("X-A: {}", "a".repeat(60 << 10)));
     let before = resident();
@@ -143,7 +143,7 @@ async fn par_12_heads_that_have_not_ended_take_little_more_than_their_bytes() {
     assert!(grown < 24 * MIB, "{grown}");
 }
 
-/// Time is real here: the deadline is the socket's.
+/// Sends a byte every 20 ms of real time, because the deadline applies to the socket.
 async fn drip(client: &mut Client, bytes: &[u8]) {
     let mut tick = interval(Duration::from_millis(20));
     for byte in bytes {
@@ -154,9 +154,9 @@ async fn drip(client: &mut Client, bytes: &[u8]) {
     }
 }
 
-/// Dripping bytes win no time: the deadline is for the whole head.
+/// Single bytes do not extend the deadline: it applies to the whole head.
 #[tokio::test]
-async fn a_head_that_drips_is_refused_at_its_deadline_on_a_fresh_and_on_a_kept_connection() {
+async fn a_slow_head_is_refused_at_its_deadline_on_new_and_kept_connections() {
     let origin = Origin::always(Answer::new(200, &[], "ok")).await;
     let larder = Larder::start(&origin, "limits: { head_timeout: 300ms }\n").await;
     for kept in [false, true] {
@@ -165,11 +165,11 @@ async fn a_head_that_drips_is_refused_at_its_deadline_on_a_fresh_and_on_a_kept_c
             assert_eq!(client.get(&format!("{API}/x"), &[]).await.status, 200);
         }
         let before = denied(&larder, "head_timeout");
-        // At this pace the head would take four seconds.
+        // At this rate the head would take four seconds.
         let slow = head_with(&format!("X-A: {}\r\n", "a".repeat(110)));
         timeout(SOON, drip(&mut client, &slow.as_bytes()[..180])).await.expect("no hang");
         let answer = timeout(SOON, client.answer("GET")).await.expect("in time");
-        // A client that goes on sending may lose the answer to a reset, never the connection's end.
+        // A client that keeps sending may lose the response to a reset, but always sees the close.
         if let Some(answer) = answer {
             assert_eq!(answer.status, 408, "kept: {kept}");
             assert!(answer.text().contains("\"head_timeout\""), "{}", answer.text());
@@ -181,22 +181,22 @@ async fn a_head_that_drips_is_refused_at_its_deadline_on_a_fresh_and_on_a_kept_c
     assert_eq!(origin.calls(), 1);
 }
 
-/// A client that stops in the middle of its head gets the answer whole.
+/// A client that stops in the middle of its head receives the whole response.
 #[tokio::test]
-async fn a_head_that_stops_is_answered_408() {
+async fn a_head_that_stops_gets_a_408() {
     let larder = Larder::bare("limits: { head_timeout: 200ms }\n").await;
     for part in ["G", "GET /", "GET http://h/ HTTP/1.1\r\nHost: h\r\n", "\r"] {
         let mut client = larder.client().await;
         client.send(part).await;
         let answer =
-            timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer");
+            timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
         assert_eq!(answer.status, 408, "{part:?}");
         assert!(timeout(SOON, client.is_closed()).await.expect("closed in time"));
     }
 }
 
 #[tokio::test]
-async fn an_idle_connection_is_closed_without_a_word() {
+async fn an_idle_connection_is_closed_without_a_response() {
     let origin = Origin::always(Answer::new(200, &[], "ok")).await;
     let larder = Larder::start(&origin, "limits: { idle: 200ms }\n").await;
     let mut fresh = larder.client().await;
@@ -205,14 +205,14 @@ async fn an_idle_connection_is_closed_without_a_word() {
     for client in [&mut fresh, &mut kept] {
         assert!(timeout(SOON, client.is_closed()).await.expect("closed in time"));
     }
-    assert!(denied(&larder, "head_timeout") < 0.1, "nobody was refused");
+    assert!(denied(&larder, "head_timeout") < 0.1, "no client was refused");
 }
 
-/// Waits until the origin has stopped writing, since nobody takes what it writes.
-async fn until_stuck(origin: &Origin) -> usize {
+/// Waits until backpressure stops the origin; returns the number of its writes.
+async fn until_backpressure(origin: &Origin) -> usize {
     let (mut last, mut calm) = (0, 0);
     let mut tick = interval(Duration::from_millis(50));
-    let stuck = async {
+    let stopped = async {
         while calm < 6 {
             tick.tick().await;
             let now = origin.repeated();
@@ -220,7 +220,7 @@ async fn until_stuck(origin: &Origin) -> usize {
             last = now;
         }
     };
-    timeout(Duration::from_secs(25), stuck).await.expect("the origin stops when nobody reads");
+    timeout(Duration::from_secs(25), stopped).await.expect("the origin stops if no client reads");
     last
 }
 
@@ -233,7 +233,7 @@ fn large() -> Answer {
     Answer::raw(head).then([Step::Repeat(&PIECE, LARGE / PIECE.len())])
 }
 
-/// Chunks without an announced end.
+/// A chunked body: its length is unknown.
 fn endless() -> Answer {
     static CHUNK: std::sync::LazyLock<Vec<u8>> =
         std::sync::LazyLock::new(|| crate::origin::chunk(&PIECE));
@@ -242,7 +242,7 @@ fn endless() -> Answer {
         .then([Step::Repeat(&CHUNK, LARGE / PIECE.len()), Step::Write(b"0\r\n\r\n".to_vec())])
 }
 
-async fn assert_little_is_held(yaml: &str, answer: Answer, same: bool, most: usize) {
+async fn assert_memory_stays_below(yaml: &str, answer: Answer, same: bool, most: usize) {
     let origin = Origin::always(answer).await;
     let larder = Larder::start(&origin, yaml).await;
     let before = resident();
@@ -253,13 +253,13 @@ async fn assert_little_is_held(yaml: &str, answer: Answer, same: bool, most: usi
         client.ask("GET", &format!("{API}/large/{path}"), &[]).await;
         clients.push(client);
     }
-    timeout(SOON, origin.reached(if same { 1 } else { READERS })).await.expect("all are asked");
-    let written = until_stuck(&origin).await;
+    timeout(SOON, origin.reached(if same { 1 } else { READERS })).await.expect("all calls arrive");
+    let written = until_backpressure(&origin).await;
     let grown = resident().saturating_sub(before);
     report("200 clients that do not read, larder and origin together", grown);
     assert!(grown < most, "{grown}");
-    assert!(written < READERS * LARGE / 2, "the origin was held back: {written}");
-    // Larder is as quick as ever for those who read.
+    assert!(written < READERS * LARGE / 2, "backpressure stopped the origin: {written}");
+    // Clients that read are still served quickly.
     let mut reader = larder.client().await;
     reader.ask("GET", &format!("{API}/large/reader"), &[]).await;
     let answer = timeout(Duration::from_secs(25), reader.answer("GET"))
@@ -271,32 +271,33 @@ async fn assert_little_is_held(yaml: &str, answer: Answer, same: bool, most: usi
 }
 
 #[tokio::test]
-async fn ovl_03_readers_that_do_not_read_hold_little_on_the_pass_through() {
-    // pingora's pipe holds up to ten pieces of 64 KiB each: 4 waiting, 4 being written, one at
-    // either end. The bound is on that, not on the 50 MB.
-    assert_little_is_held("", large(), false, 180 * MIB).await;
+async fn ovl_03_unread_responses_take_little_memory_when_passed_through() {
+    // pingora's pipe buffers up to ten pieces of 64 KiB each: 4 queued, 4 being written, one at
+    // each end. The limit is for these buffers, not for the 50 MB.
+    assert_memory_stays_below("", large(), false, 180 * MIB).await;
 }
 
 #[tokio::test]
-async fn ovl_03_readers_that_do_not_read_hold_little_on_a_cached_route() {
+async fn ovl_03_unread_responses_take_little_memory_on_a_cached_route() {
     let yaml = route(&["ttl: 1h"]);
-    assert_little_is_held(&yaml, large(), false, 100 * MIB).await;
+    assert_memory_stays_below(&yaml, large(), false, 100 * MIB).await;
 }
 
 #[tokio::test]
-async fn ovl_03_readers_that_do_not_read_hold_little_of_one_large_answer() {
+async fn ovl_03_one_unread_response_for_all_clients_takes_little_memory() {
     let yaml = route(&["ttl: 1h"]);
-    assert_little_is_held(&yaml, large(), true, 100 * MIB).await;
+    assert_memory_stays_below(&yaml, large(), true, 100 * MIB).await;
 }
 
-/// Without an announced length a body is kept until it is too large: `in_flight` bounds all of them.
+/// A body of unknown length is buffered until it is too large; `in_flight` limits the sum of all
+/// bodies.
 #[tokio::test]
-async fn ovl_03_readers_that_do_not_read_hold_little_of_bodies_of_unknown_length() {
+async fn ovl_03_unread_bodies_of_unknown_length_take_little_memory() {
     let yaml = format!("limits: {{ in_flight: 32MiB }}\n{}", route(&["ttl: 1h"]));
-    assert_little_is_held(&yaml, endless(), false, 130 * MIB).await;
+    assert_memory_stays_below(&yaml, endless(), false, 130 * MIB).await;
 }
 
-/// As many connections as both their ends have file descriptors for.
+/// The number of connections, at most `wanted`, for whose two ends the process has descriptors.
 fn as_many_as_fit(wanted: usize) -> usize {
     let limits = std::fs::read_to_string("/proc/self/limits").expect("Linux");
     let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("it is there");

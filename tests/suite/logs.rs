@@ -1,4 +1,4 @@
-//! What larder writes about requests: never a secret, never a flood.
+//! Request logs: they contain no secrets, and their volume is limited.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::origin::{Answer, Origin};
 use crate::process::{House, PATIENCE, Process, eventually, text};
 
-/// Everything that a secret may be, in the order of ADM-07, and larder's own users' passwords.
+/// Every kind of secret, in the order of ADM-07, including the passwords of larder's own users.
 const SECRETS: [&str; 10] = [
     "S1bearerS1",
     "S2cookieS2",
@@ -30,7 +30,7 @@ const SECRETS: [&str; 10] = [
     "S10customS10",
 ];
 
-/// Sends bytes on a connection of its own and returns everything that comes back.
+/// Sends bytes on a new connection and returns everything that it receives.
 async fn exchange(addr: SocketAddr, bytes: &str) -> String {
     let mut client = Client::connect(addr).await;
     client.send(bytes).await;
@@ -38,7 +38,7 @@ async fn exchange(addr: SocketAddr, bytes: &str) -> String {
     text(&rest)
 }
 
-/// Requests with secrets wherever one can stand: well-formed, refused and malformed ones.
+/// Well-formed, refused and malformed requests, with secrets in every possible place.
 fn requests(proxy_user: &str) -> Vec<String> {
     let user = format!("Proxy-Authorization: Basic {}\r\n", STANDARD.encode(proxy_user));
     let secrets = "Authorization: Bearer S1bearerS1\r\nCookie: sid=S2cookieS2\r\n\
@@ -52,7 +52,7 @@ fn requests(proxy_user: &str) -> Vec<String> {
     let raw = |head: &str| format!("{head}\r\n{user}{secrets}\r\n");
     let wrong = STANDARD.encode("ann:S7proxyS7wrong");
     vec![
-        // Stored, passed through, failing in each of an origin's ways.
+        // Stored, passed through, and with each kind of origin failure.
         get(&format!("http://api.example.test/stored?{query}"), ""),
         get(&format!("http://api.example.test/stored?{query}"), ""),
         get(&format!("http://api.example.test/passed/by?{query}"), ""),
@@ -111,7 +111,7 @@ async fn origin() -> Origin {
 async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
     for format in ["json", "pretty"] {
         let origin = origin().await;
-        let house = House::with(&format!(
+        let files = House::with(&format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
              log: {{ format: {format}, level: trace }}\n\
              defaults: {{ retry: {{ backoff: {{ initial: 10ms }} }} }}\naccess: {{ users_file: users }}\n\
@@ -120,10 +120,10 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
              - {{ name: dead, match: {{ host: dead.example.test, path: /stored/** }} }}\n",
             origin.addr
         ));
-        let users = house.directory.path().join("users");
+        let users = files.directory.path().join("users");
         fs::write(&users, "ann:S7proxyS7\n").unwrap();
         fs::set_permissions(&users, fs::Permissions::from_mode(0o600)).unwrap();
-        let mut larder = Process::start(&["run".as_ref(), house.config.as_os_str()]);
+        let mut larder = Process::start(&["run".as_ref(), files.config.as_os_str()]);
         let (addr, admin) = (larder.addr().await, larder.admin().await);
         let mut answers = String::new();
         for request in requests("ann:S7proxyS7") {
@@ -131,27 +131,30 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
         }
         let metrics = exchange(admin, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
         assert!(metrics.contains("larder_denied_total{reason="), "{metrics}");
-        assert!(origin.calls() > 3, "the well-formed ones got through");
+        assert!(origin.calls() > 3, "the well-formed requests reached the origin");
         larder.signal("TERM");
         larder.ended().await;
         let log = larder.err.text();
-        assert!(log.contains("Answered") && log.contains("refused"), "it was logged: {log}");
+        assert!(
+            log.contains("Request completed") && log.contains("refused"),
+            "it was logged: {log}"
+        );
         let encoded = STANDARD.encode("ann:S7proxyS7");
         for secret in SECRETS.into_iter().chain([encoded.as_str()]) {
             assert!(!metrics.contains(secret), "{secret} in metrics");
-            // What an origin sets is the client's to see.
-            let meant_for_it = secret == "S8setcookieS8";
-            assert!(meant_for_it || !answers.contains(secret), "{secret} in answers: {answers}");
+            // The client may see the cookie that the origin sets.
+            let for_client = secret == "S8setcookieS8";
+            assert!(for_client || !answers.contains(secret), "{secret} in answers: {answers}");
             let line = log.lines().find(|line| line.contains(secret));
             assert_eq!(line, None, "{secret} in the {format} log");
         }
     }
 }
 
-/// ADM-06 through the real door: one line per event, whatever a path or a field holds, also in what
-/// other crates say at `trace`.
+/// ADM-06 over real sockets: one line per event for any path and any field, also for the `trace`
+/// messages of other crates.
 #[tokio::test]
-async fn adm_06_no_request_forges_a_line_reaches_a_terminal_or_fills_the_log() {
+async fn adm_06_no_request_forges_corrupts_or_inflates_log_lines() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     for (format, level) in [("json", "debug"), ("json", "trace"), ("pretty", "trace")] {
         let yaml = format!(
@@ -160,7 +163,7 @@ async fn adm_06_no_request_forges_a_line_reaches_a_terminal_or_fills_the_log() {
              resolve: {{ api.example.test: \"{}\" }}\n",
             origin.addr
         );
-        let (mut larder, _house) = Process::run(&yaml).await;
+        let (mut larder, _files) = Process::run(&yaml).await;
         let addr = larder.addr().await;
         for request in hostile_requests() {
             let mut client = Client::connect(addr).await;
@@ -185,9 +188,10 @@ async fn adm_06_no_request_forges_a_line_reaches_a_terminal_or_fills_the_log() {
     }
 }
 
-/// A miss is told with the bytes that came for it, which its fill counts; a hit with none.
+/// The line of a miss has the bytes that its fill received from the origin; the line of a hit has
+/// 0.
 #[tokio::test]
-async fn a_line_of_an_answer_tells_what_came_from_the_origin_for_it() {
+async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -196,30 +200,31 @@ async fn a_line_of_an_answer_tells_what_came_from_the_origin_for_it() {
          routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
         origin.addr
     );
-    let (mut larder, _house) = Process::run(&yaml).await;
+    let (mut larder, _files) = Process::run(&yaml).await;
     let addr = larder.addr().await;
     for method in ["GET", "GET", "DELETE"] {
         let mut client = Client::connect(addr).await;
         client.ask(method, "http://api.example.test/x", &[]).await;
-        assert_eq!(client.answer(method).await.expect("an answer").text(), "hello");
+        assert_eq!(client.answer(method).await.expect("a response").text(), "hello");
     }
     larder.signal("TERM");
     larder.ended().await;
     let lines = larder.err.all();
-    let told = |result: &str| {
+    let byte_counts = |result: &str| {
         let lines = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
-        let mut answered = lines.filter(|line: &serde_json::Value| line["message"] == "Answered");
+        let mut answered =
+            lines.filter(|line: &serde_json::Value| line["message"] == "Request completed");
         let line = answered.find(|line| line["result"] == result).expect("it is there");
         (line["client_bytes"].as_u64(), line["upstream_bytes"].as_u64())
     };
-    assert_eq!(told("miss"), (Some(5), Some(5)));
-    assert_eq!(told("hit"), (Some(5), Some(0)));
-    assert_eq!(told("bypass"), (Some(5), Some(5)));
+    assert_eq!(byte_counts("miss"), (Some(5), Some(5)));
+    assert_eq!(byte_counts("hit"), (Some(5), Some(0)));
+    assert_eq!(byte_counts("bypass"), (Some(5), Some(5)));
 }
 
-/// A field that changes with every call costs every hit: the operator hears of it once.
+/// A key field that changes with every request prevents every hit; a warning names it once.
 #[tokio::test]
-async fn a_field_that_keeps_equal_requests_apart_is_named_once_and_never_its_values() {
+async fn a_key_field_that_prevents_hits_is_logged_once_without_its_values() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -228,7 +233,7 @@ async fn a_field_that_keeps_equal_requests_apart_is_named_once_and_never_its_val
          routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
         origin.addr
     );
-    let (mut larder, _house) = Process::run(&yaml).await;
+    let (mut larder, _files) = Process::run(&yaml).await;
     let mut client = Client::connect(larder.addr().await).await;
     for n in 0..40 {
         let field = format!("X-Correlation-Thing: once-{n}");
@@ -238,18 +243,19 @@ async fn a_field_that_keeps_equal_requests_apart_is_named_once_and_never_its_val
     larder.signal("TERM");
     larder.ended().await;
     let lines = larder.err.all();
-    let of = |level: &str| {
-        let named = |line: &&String| line.contains("x-correlation-thing") && line.contains(level);
-        lines.iter().filter(named).count()
+    let count_at = |level: &str| {
+        let matches_level =
+            |line: &&String| line.contains("x-correlation-thing") && line.contains(level);
+        lines.iter().filter(matches_level).count()
     };
-    assert_eq!((of("\"warn\""), of("\"debug\"")), (1, 39));
-    let is_it = |line: &&String| line.contains("warn") && line.contains("x-correlation-thing");
-    let warning = lines.iter().find(is_it).expect("one");
+    assert_eq!((count_at("\"warn\""), count_at("\"debug\"")), (1, 39));
+    let is_warning = |line: &&String| line.contains("warn") && line.contains("x-correlation-thing");
+    let warning = lines.iter().find(is_warning).expect("one");
     assert!(warning.contains("key.ignore_headers") && warning.contains("api"), "{warning}");
     assert!(!lines.iter().any(|line| line.contains("x-account") || line.contains("once-")));
 }
 
-/// What ADM-06 names, each in every place that is given to a client.
+/// The hostile texts of ADM-06, each in every place that a client controls.
 fn hostile_requests() -> Vec<String> {
     let get = |target: &str, fields: &str| {
         format!(
@@ -274,9 +280,9 @@ fn hostile_requests() -> Vec<String> {
     all
 }
 
-/// OVL-11, as far as issue A goes: refusing is cheap and the log grows slowly.
+/// OVL-11: a refusal is cheap, and the log grows slowly.
 #[tokio::test]
-async fn ovl_11_thousands_of_malformed_requests_are_counted_and_few_lines() {
+async fn ovl_11_thousands_of_malformed_requests_are_counted_in_few_log_lines() {
     const CONNECTIONS: usize = 3000;
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let yaml = format!(
@@ -284,7 +290,7 @@ async fn ovl_11_thousands_of_malformed_requests_are_counted_and_few_lines() {
          resolve: {{ api.example.test: \"{}\" }}\n",
         origin.addr
     );
-    let (mut larder, _house) = Process::run(&yaml).await;
+    let (mut larder, _files) = Process::run(&yaml).await;
     let (addr, admin) = (larder.addr().await, larder.admin().await);
     let begun = clock::monotonic();
     let mut senders = JoinSet::new();
@@ -311,7 +317,7 @@ async fn ovl_11_thousands_of_malformed_requests_are_counted_and_few_lines() {
     let lines = larder.err.all();
     let refused = lines.iter().filter(|line| line.contains("Request refused")).count();
     assert!((1..=10 * windows).contains(&refused), "{refused} lines in {took:?}");
-    assert!(lines.len() < refused + 10, "no other flood: {} lines", lines.len());
+    assert!(lines.len() < refused + 10, "no flood of other lines: {} lines", lines.len());
     assert!(took < Duration::from_secs(60), "{took:?}");
     eventually("the end", || larder.child.id().is_none()).await;
 }

@@ -1,21 +1,21 @@
-//! The system tests, one binary: a real larder on port 0 against a scripted origin, asserting what
-//! both sides saw.
-#![expect(unreachable_pub, reason = "the support modules read like a library")]
+//! The system tests in one binary: they run a real larder on port 0 against a scripted origin and
+//! check what both sides receive.
+#![expect(unreachable_pub, reason = "the support modules are written like a library")]
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
     clippy::format_push_string,
-    reason = "helpers fail like the tests that they serve"
+    reason = "helpers panic like the tests that use them"
 )]
 
-#[path = "../support/careless.rs"]
-mod careless;
 #[path = "../support/client.rs"]
 mod client;
-#[path = "../support/crowd.rs"]
-mod crowd;
+#[path = "../support/concurrent.rs"]
+mod concurrent;
 #[path = "../support/dns.rs"]
 mod dns;
+#[path = "../support/failing_origin.rs"]
+mod failing_origin;
 #[path = "../support/intercepted.rs"]
 mod intercepted;
 #[path = "../support/larder.rs"]
@@ -26,70 +26,70 @@ mod origin;
 mod process;
 #[path = "../support/real_origin.rs"]
 mod real_origin;
-#[path = "../support/resident.rs"]
-mod resident;
-#[path = "../support/storm.rs"]
-mod storm;
-#[path = "../support/strict.rs"]
-mod strict;
-#[path = "../support/strict_h1.rs"]
-mod strict_h1;
-#[path = "../support/strict_h2.rs"]
-mod strict_h2;
+#[path = "../support/resident_memory.rs"]
+mod resident_memory;
+#[path = "../support/strict_http1.rs"]
+mod strict_http1;
+#[path = "../support/strict_http2.rs"]
+mod strict_http2;
+#[path = "../support/strict_response.rs"]
+mod strict_response;
 #[path = "../support/tls_client.rs"]
 mod tls_client;
 #[path = "../support/tls_origin.rs"]
 mod tls_origin;
+#[path = "../support/unverified_tls.rs"]
+mod unverified_tls;
 #[path = "../support/zoo_files.rs"]
 mod zoo_files;
 
 mod admin;
-mod alike;
-mod authority;
-mod both_ways;
+mod admin_commands;
+mod ca;
+mod cached_and_passed;
 mod caching;
 mod cli;
+mod client_disconnects;
 mod clients;
 mod config;
+mod connection_auth;
 mod cost;
+mod dns_failures;
 mod duplex;
+mod durable_limits;
 mod exec;
 mod exec_users;
-mod first_day;
+mod failing_api;
+mod fast_path;
 mod forwarding;
 mod framing;
 mod h2_origin;
+mod http2_clients;
 mod idle_tunnels;
 mod interception;
-mod lasting;
-mod launch;
-mod leaving;
 mod limits;
 mod logs;
 mod matrix;
 mod mode;
-mod multiplex;
-mod names;
-mod one_resource;
-mod operating;
+mod mounts_and_tunnels;
 mod order;
 mod overload;
 mod parser;
+mod pass_through_limits;
+mod port_hijack;
 mod ranges;
 mod reload;
 mod restart;
-mod restraint;
+mod runtimes;
 mod schema;
-mod secrets;
-mod sign_in;
-mod signs;
 mod slow_clients;
+mod smoke;
 mod store;
-mod storms;
-mod strangers;
-mod targeted;
+mod targeted_cache_control;
 mod tunnel;
+mod unencoded_urls;
 mod upstream_faults;
 mod upstream_tls;
-mod ways_in;
+mod url_aliases;
+mod url_secrets;
 mod zoo;

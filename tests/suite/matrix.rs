@@ -1,6 +1,6 @@
-//! The concurrency matrix: fifty clients ask for the same at once, with nothing stored (cold) and
-//! with something stale, and the origin does each thing that origins do. For each: how often the
-//! origin was asked, what every client saw, what is stored afterwards.
+//! The concurrency matrix: fifty clients request the same URL at once, with nothing stored (cold)
+//! or with a stale response, and the origin responds in each way that origins do. Each test checks
+//! the number of calls, the response of every client, and the stored response afterwards.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::client::{End, Response};
-use crate::crowd::{Crowd, bounded};
+use crate::concurrent::{Crowd, bounded};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Step, chunk};
 
-/// How many ask at once.
+/// The number of concurrent clients.
 const N: usize = 50;
 
-/// What is stored before the crowd comes.
+/// The stored response before the clients send their requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Start {
     Cold,
@@ -24,18 +24,18 @@ enum Start {
 
 const BOTH: [Start; 2] = [Start::Cold, Start::Stale];
 
-/// The operator's word: stale answers stand in for errors for a day.
+/// The operator's policy: stale responses replace errors for a day.
 const OVERRIDE: &[&str] = &["ttl: 1m"];
 
-/// The origin's word.
+/// The origin's policy.
 const ORIGIN: &[&str] = &["ttl: origin", "stale_if_error: { for: 1h }"];
 
-/// A larder before an origin that answers, once the gate is open, as the row says.
+/// A larder and an origin that sends the response of the row once the gate is open.
 struct Scene {
     origin: Origin,
     larder: Larder,
     gate: Gate,
-    /// Calls before the crowd came.
+    /// Calls before the clients sent their requests.
     before: usize,
 }
 
@@ -45,7 +45,8 @@ impl Scene {
     }
 
     async fn with(start: Start, yaml: &str, answer: Answer) -> Self {
-        // Its connection is not kept, so that no retry on a pooled one blurs the count of calls.
+        // The connection is not reused, so that no retry on a pooled one changes the number of
+        // calls.
         let fields = ["ETag: \"old\"", "Cache-Control: max-age=60", "Connection: close"];
         let origin = Origin::always(Answer::new(200, &fields, "old").then([Step::Close])).await;
         let larder = Larder::start(&origin, yaml).await;
@@ -60,7 +61,7 @@ impl Scene {
         Self { origin, larder, gate, before }
     }
 
-    /// The whole crowd waits for one fill, then the origin answers.
+    /// All clients wait for one fill, then the origin responds.
     async fn play(&self) -> Vec<Response> {
         let crowd = Crowd::plain(&self.larder, N, "/x").await;
         self.larder.waiting(N).await;
@@ -68,12 +69,12 @@ impl Scene {
         crowd.answers().await
     }
 
-    /// Calls since the crowd came.
+    /// Calls since the clients sent their requests.
     fn calls(&self) -> usize {
         self.origin.calls() - self.before
     }
 
-    /// What is stored, asked for without letting larder ask the origin.
+    /// The stored response, requested without a call to the origin.
     async fn stored(&self) -> Option<String> {
         let answer =
             self.larder.get_with("/x", &["Cache-Control: only-if-cached, max-stale"]).await;
@@ -81,11 +82,16 @@ impl Scene {
     }
 }
 
-fn assert_all(answers: &[Response], status: u16, body: &str, why: &str) {
+fn assert_all(answers: &[Response], status: u16, body: &str, case: &str) {
     assert_eq!(answers.len(), N);
     for answer in answers {
         let seen = (answer.status, answer.text(), answer.end);
-        assert_eq!(seen, (status, body.to_owned(), End::Whole), "{why}: {}", answer.cache_status());
+        assert_eq!(
+            seen,
+            (status, body.to_owned(), End::Whole),
+            "{case}: {}",
+            answer.cache_status()
+        );
     }
 }
 
@@ -105,10 +111,10 @@ async fn a_200_is_fetched_once_for_all_and_stored() {
             assert_eq!(scene.calls(), 1, "{start:?}");
             assert_eq!(scene.stored().await.as_deref(), Some("new"), "{start:?}");
             scene.larder.counts("larder_coalesced_requests_total{route=\"api\"}", 49.0).await;
-            let why = if start == Start::Cold { "uri-miss" } else { "stale" };
+            let reason = if start == Start::Cold { "uri-miss" } else { "stale" };
             for answer in &answers {
-                let says = format!("larder; fwd={why}; fwd-status=200; stored; ttl=60");
-                assert!(answer.cache_status().starts_with(&says), "{}", answer.cache_status());
+                let expected = format!("larder; fwd={reason}; fwd-status=200; stored; ttl=60");
+                assert!(answer.cache_status().starts_with(&expected), "{}", answer.cache_status());
             }
         }
     })
@@ -116,7 +122,7 @@ async fn a_200_is_fetched_once_for_all_and_stored() {
 }
 
 #[tokio::test]
-async fn a_304_confirms_once_for_all_who_wait() {
+async fn one_304_confirms_the_stored_response_for_all_waiters() {
     bounded(async {
         let answer = Answer::raw("HTTP/1.1 304 x\r\nETag: \"old\"\r\nX-New: 1\r\n\r\n");
         let scene = Scene::new(Start::Stale, OVERRIDE, answer).await;
@@ -127,8 +133,8 @@ async fn a_304_confirms_once_for_all_who_wait() {
             assert!(answer.cache_status().contains("fwd-status=304"), "{}", answer.cache_status());
             assert_eq!(answer.field("x-new"), Some("1"), "freshened for all");
         }
-        let asked = scene.origin.seen().pop().unwrap();
-        assert_eq!(asked.field("if-none-match"), Some("\"old\""));
+        let revalidation = scene.origin.seen().pop().unwrap();
+        assert_eq!(revalidation.field("if-none-match"), Some("\"old\""));
         let hit = scene.larder.get("/x").await;
         assert_eq!((hit.field("x-new"), hit.cache_status()), (Some("1"), "larder; hit; ttl=60"));
         assert_eq!(scene.calls(), 1);
@@ -136,9 +142,9 @@ async fn a_304_confirms_once_for_all_who_wait() {
     .await;
 }
 
-/// With nothing stored a client's own condition is its own question: the origin answers each.
+/// Without a stored response the origin evaluates each client's condition.
 #[tokio::test]
-async fn conditional_requests_on_nothing_each_get_the_origins_word() {
+async fn with_nothing_stored_each_conditional_request_is_forwarded() {
     bounded(async {
         let scene =
             Scene::new(Start::Cold, OVERRIDE, Answer::raw("HTTP/1.1 304 x\r\nETag: \"c\"\r\n\r\n"))
@@ -149,7 +155,7 @@ async fn conditional_requests_on_nothing_each_get_the_origins_word() {
         scene.gate.open();
         assert_all(&crowd.answers().await, 304, "", "conditional");
         assert_eq!((scene.calls(), scene.stored().await), (N, None));
-        // Nor does that say anything about requests without a condition.
+        // Requests without a condition still collapse.
         let gate = Gate::new();
         let whole = Answer::new(200, &[], "whole").after(&gate);
         scene.origin.now(move |_| whole.clone());
@@ -163,7 +169,7 @@ async fn conditional_requests_on_nothing_each_get_the_origins_word() {
 }
 
 #[tokio::test]
-async fn an_origins_error_is_asked_for_once_and_hidden_by_what_is_stale() {
+async fn an_origin_error_is_fetched_once_and_replaced_by_a_stale_response() {
     let errors = [
         (503, &[][..], "server-error"),
         (503, &["Retry-After: 7"], "server-error"),
@@ -174,30 +180,33 @@ async fn an_origins_error_is_asked_for_once_and_hidden_by_what_is_stale() {
     bounded(async {
         for (status, fields, cause) in errors {
             for start in BOTH {
-                let why = format!("{status} {fields:?} {start:?}");
+                let case = format!("{status} {fields:?} {start:?}");
                 let scene = Scene::new(start, OVERRIDE, Answer::new(status, fields, "no")).await;
                 let answers = scene.play().await;
-                assert_eq!(scene.calls(), 1, "{why}");
+                assert_eq!(scene.calls(), 1, "{case}");
                 match start {
                     Start::Cold => {
-                        assert_all(&answers, status, "no", &why);
-                        assert_eq!(collapsed(&answers), N - 1, "{why}");
+                        assert_all(&answers, status, "no", &case);
+                        assert_eq!(collapsed(&answers), N - 1, "{case}");
                         for answer in &answers {
-                            let told = answer.field("retry-after");
-                            assert_eq!(told, fields.first().map(|_| "7"), "{why}");
+                            let retry_after = answer.field("retry-after");
+                            assert_eq!(retry_after, fields.first().map(|_| "7"), "{case}");
                         }
-                        assert_eq!(scene.stored().await, None, "{why}");
+                        assert_eq!(scene.stored().await, None, "{case}");
                     }
                     Start::Stale => {
-                        assert_all(&answers, 200, "old", &why);
-                        let says = format!(
+                        assert_all(&answers, 200, "old", &case);
+                        let expected = format!(
                             "fwd-status={status}; ttl=-1; detail=\"stale-if-error/{cause}\""
                         );
                         for answer in &answers {
-                            assert_eq!(answer.cache_status(), format!("larder; fwd=stale; {says}"));
-                            assert_eq!(answer.field("retry-after"), None, "{why}");
+                            assert_eq!(
+                                answer.cache_status(),
+                                format!("larder; fwd=stale; {expected}")
+                            );
+                            assert_eq!(answer.field("retry-after"), None, "{case}");
                         }
-                        assert_eq!(scene.stored().await.as_deref(), Some("old"), "{why}");
+                        assert_eq!(scene.stored().await.as_deref(), Some("old"), "{case}");
                         let series =
                             format!("larder_stale_served_total{{cause=\"{cause}\",route=\"api\"}}");
                         scene.larder.counts(&series, 50.0).await;
@@ -209,9 +218,10 @@ async fn an_origins_error_is_asked_for_once_and_hidden_by_what_is_stale() {
     .await;
 }
 
-/// Between the look-up of the name and the refusal lies a gate, so that all wait for one attempt.
+/// A gate delays the look-up of the name before the refusal, so that all clients wait for one
+/// attempt.
 #[tokio::test]
-async fn a_refused_connection_is_tried_once_and_hidden_by_what_is_stale() {
+async fn a_refused_connection_is_tried_once_and_replaced_if_a_response_is_stale() {
     bounded(async {
         for start in BOTH {
             let dns = crate::dns::Dns::start(|_, _| vec![[127, 0, 0, 1].into()]).await;
@@ -230,16 +240,16 @@ async fn a_refused_connection_is_tried_once_and_hidden_by_what_is_stale() {
             }
             let gate = dns.hold();
             origin.close().await;
-            let mut asking = Vec::new();
+            let mut pending = Vec::new();
             for _ in 0..N {
                 let (mut client, url) = (larder.client().await, url.clone());
-                asking.push(tokio::spawn(async move { client.get(&url, &[]).await }));
+                pending.push(tokio::spawn(async move { client.get(&url, &[]).await }));
             }
             larder.waiting(N).await;
             gate.open();
             let mut answers = Vec::new();
-            for asked in asking {
-                answers.push(asked.await.unwrap());
+            for request in pending {
+                answers.push(request.await.unwrap());
             }
             let refused = "larder_upstream_requests_total{code=\"connect-refused\",route=\"api\",upstream=\"none\"}";
             assert!((larder.metric(refused) - 1.0).abs() < f64::EPSILON, "{start:?}");
@@ -253,8 +263,8 @@ async fn a_refused_connection_is_tried_once_and_hidden_by_what_is_stale() {
                 Start::Stale => {
                     assert_all(&answers, 200, "old", "refused");
                     for answer in &answers {
-                        let says = "larder; fwd=stale; ttl=-1; detail=\"stale-if-error/connect-refused\"";
-                        assert_eq!(answer.cache_status(), says);
+                        let expected = "larder; fwd=stale; ttl=-1; detail=\"stale-if-error/connect-refused\"";
+                        assert_eq!(answer.cache_status(), expected);
                     }
                 }
             }
@@ -264,7 +274,7 @@ async fn a_refused_connection_is_tried_once_and_hidden_by_what_is_stale() {
 }
 
 #[tokio::test]
-async fn a_connection_closed_without_an_answer_is_one_call_for_all() {
+async fn a_connection_closed_without_a_response_is_one_call_for_all() {
     bounded(async {
         for start in BOTH {
             let scene = Scene::new(start, OVERRIDE, Answer::closed()).await;
@@ -292,9 +302,9 @@ async fn a_connection_closed_without_an_answer_is_one_call_for_all() {
     .await;
 }
 
-/// Nobody takes a cut body for a whole one, and nobody after them gets it.
+/// Every client detects the cut, and no later request is served the cut body.
 #[tokio::test]
-async fn a_cut_body_is_cut_for_all_and_stored_for_none() {
+async fn a_cut_body_is_cut_for_all_clients_and_never_stored() {
     let head = "HTTP/1.1 200 x\r\nETag: \"cut\"\r\n";
     let rows = [
         ("after the head", format!("{head}Content-Length: 9\r\n\r\n").into_bytes(), ""),
@@ -320,7 +330,7 @@ async fn a_cut_body_is_cut_for_all_and_stored_for_none() {
                 let kept = (start == Start::Stale).then(|| "old".to_owned());
                 assert_eq!(scene.stored().await, kept, "{name} {start:?}");
                 let next = scene.larder.get("/x").await;
-                assert_eq!(next.end, End::Cut, "the next one asks anew");
+                assert_eq!(next.end, End::Cut, "the next request makes a new call");
                 assert_eq!(scene.calls(), 2, "{name} {start:?}");
             }
         }
@@ -328,9 +338,9 @@ async fn a_cut_body_is_cut_for_all_and_stored_for_none() {
     .await;
 }
 
-/// It takes its six seconds: the deadline is a real one.
+/// Takes six seconds, because the deadline uses real time.
 #[tokio::test]
-async fn a_time_out_is_one_call_for_all_and_hidden_by_what_is_stale() {
+async fn a_timeout_is_one_call_for_all_and_replaced_by_a_stale_response() {
     let upstream =
         "upstreams: { up: { hosts: [api.example.test], timeouts: { first_byte: 3s } } }\n";
     bounded(async {
@@ -356,14 +366,14 @@ async fn a_time_out_is_one_call_for_all_and_hidden_by_what_is_stale() {
                     );
                 }
             }
-            assert_eq!(scene.larder.server.waiting(), 0, "nobody is left waiting");
+            assert_eq!(scene.larder.server.waiting(), 0, "no client is left waiting");
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_slow_drip_is_fetched_once_and_seen_by_all_as_it_comes() {
+async fn a_slow_body_is_fetched_once_and_streamed_to_all_clients() {
     bounded(async {
         for start in BOTH {
             let (second, last) = (Gate::new(), Gate::new());
@@ -390,7 +400,7 @@ async fn a_slow_drip_is_fetched_once_and_seen_by_all_as_it_comes() {
             for client in &mut clients {
                 client.reads("1\r\nb\r\n").await;
             }
-            assert_ne!(scene.stored().await.as_deref(), Some("abc"), "not before its end");
+            assert_ne!(scene.stored().await.as_deref(), Some("abc"), "not stored before its end");
             last.open();
             for client in &mut clients {
                 let answer = client.answer("GET").await.unwrap();
@@ -403,25 +413,25 @@ async fn a_slow_drip_is_fetched_once_and_seen_by_all_as_it_comes() {
     .await;
 }
 
-/// An origin that counts how many of its calls wait for their head at once, and gives every call a
-/// body of its own.
+/// Counts the calls that wait for a response head at the same time; every call gets a different
+/// body.
 struct Counting {
     waiting: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
 }
 
 impl Counting {
-    /// The first call waits for `gate`, the others for `hold`.
-    fn at(
+    /// The first call waits for `gate`, the others for `later_gate`.
+    fn install(
         origin: &Origin,
         fields: &'static [&'static str],
         before: usize,
         gate: &Gate,
-        hold: &Gate,
+        later_gate: &Gate,
     ) -> Self {
         let counting = Self { waiting: Arc::default(), most: Arc::default() };
         let (waiting, most) = (Arc::clone(&counting.waiting), Arc::clone(&counting.most));
-        let (gate, hold) = (gate.clone(), hold.clone());
+        let (gate, later_gate) = (gate.clone(), later_gate.clone());
         origin.now(move |seen| {
             let first = seen.index == before;
             let now = waiting.fetch_add(1, Ordering::SeqCst) + 1;
@@ -434,26 +444,26 @@ impl Counting {
             }));
             let mut answer = Answer::new(200, fields, format!("call {}", seen.index));
             answer.0.insert(0, answered);
-            answer.after(if first { &gate } else { &hold })
+            answer.after(if first { &gate } else { &later_gate })
         });
         counting
     }
 }
 
-async fn each_its_own(start: Start, policy: &[&str], fields: &'static [&'static str]) {
+async fn assert_not_shared(start: Start, policy: &[&str], fields: &'static [&'static str]) {
     let scene = Scene::new(start, policy, Answer::hung()).await;
-    let hold = Gate::new();
-    let counting = Counting::at(&scene.origin, fields, scene.before, &scene.gate, &hold);
+    let later_gate = Gate::new();
+    let counting = Counting::install(&scene.origin, fields, scene.before, &scene.gate, &later_gate);
     let crowd = Crowd::plain(&scene.larder, N, "/x").await;
     scene.larder.waiting(N).await;
     assert_eq!(scene.calls(), 1, "while they wait");
     scene.gate.open();
-    // Once the head says so nobody waits for anybody.
+    // After the head of a response that is not shareable no client waits for another.
     scene.origin.reached(scene.before + N).await;
-    hold.open();
+    later_gate.open();
     let answers = crowd.answers().await;
     let bodies: BTreeSet<String> = answers.iter().map(Response::text).collect();
-    assert_eq!(bodies.len(), N, "everyone has an answer of its own");
+    assert_eq!(bodies.len(), N, "every client has its own response");
     assert_eq!(collapsed(&answers), 0);
     assert!(answers.iter().all(|answer| answer.status == 200 && answer.end == End::Whole));
     assert_eq!(scene.calls(), N);
@@ -461,7 +471,7 @@ async fn each_its_own(start: Start, policy: &[&str], fields: &'static [&'static 
     let kept = (start == Start::Stale).then(|| "old".to_owned());
     assert_eq!(scene.stored().await, kept);
 
-    // The second burst does not wait for anybody, as long as the verdict is remembered.
+    // Collapsing is off for the key: no client of the second burst waits for another.
     let (gate, before) = (Gate::new(), scene.origin.calls());
     let second = Answer::new(200, fields, "second").after(&gate);
     scene.origin.now(move |_| second.clone());
@@ -476,46 +486,46 @@ async fn each_its_own(start: Start, policy: &[&str], fields: &'static [&'static 
     scene.origin.now(move |_| third.clone());
     let crowd = Crowd::plain(&scene.larder, N, "/x").await;
     scene.larder.waiting(N).await;
-    assert_eq!(scene.origin.calls(), before + 1, "they wait again");
+    assert_eq!(scene.origin.calls(), before + 1, "the clients wait again");
     gate.open();
     assert_all(&crowd.answers().await, 200, "third", "third burst");
     assert_eq!(scene.origin.calls(), before + N);
 }
 
 #[tokio::test]
-async fn an_uncacheable_answer_is_its_askers_alone_and_remembered_for_30s() {
+async fn an_uncacheable_response_is_not_shared_and_remembered_for_30s() {
     bounded(async {
         for start in BOTH {
-            each_its_own(start, ORIGIN, &["Cache-Control: no-store"]).await;
+            assert_not_shared(start, ORIGIN, &["Cache-Control: no-store"]).await;
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn cch_19_a_private_answer_is_its_askers_alone() {
+async fn cch_19_a_private_response_is_not_shared() {
     bounded(async {
         for start in BOTH {
-            each_its_own(start, ORIGIN, &["Cache-Control: private, max-age=60"]).await;
+            assert_not_shared(start, ORIGIN, &["Cache-Control: private, max-age=60"]).await;
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn cch_19_an_answer_with_set_cookie_is_its_askers_alone() {
+async fn cch_19_a_response_with_set_cookie_is_not_shared() {
     bounded(async {
         for start in BOTH {
-            each_its_own(start, OVERRIDE, &["Set-Cookie: sid=1", "Cache-Control: max-age=60"])
+            assert_not_shared(start, OVERRIDE, &["Set-Cookie: sid=1", "Cache-Control: max-age=60"])
                 .await;
         }
     })
     .await;
 }
 
-/// An error that is somebody's own is not shared either.
+/// A private error is not shared either.
 #[tokio::test]
-async fn cch_19_a_private_error_is_its_askers_alone() {
+async fn cch_19_a_private_error_is_not_shared() {
     bounded(async {
         for fields in [&["Cache-Control: private"][..], &["Set-Cookie: sid=1"]] {
             let scene = Scene::new(Start::Cold, ORIGIN, Answer::hung()).await;
@@ -532,9 +542,9 @@ async fn cch_19_a_private_error_is_its_askers_alone() {
     .await;
 }
 
-/// A 304 that says `private` or brings a cookie confirms the answer for its asker only.
+/// A 304 with `private` or a cookie confirms the stored response for its own client only.
 #[tokio::test]
-async fn cch_19_a_304_that_is_private_or_brings_a_cookie_confirms_for_its_asker_only() {
+async fn cch_19_a_304_with_private_or_set_cookie_confirms_for_one_client_only() {
     bounded(async {
         for field in ["Cache-Control: private", "Set-Cookie: sid=SECRET"] {
             let scene = Scene::new(Start::Stale, ORIGIN, Answer::hung()).await;
@@ -580,8 +590,8 @@ async fn cch_19_variants_are_fetched_once_each_and_stored_side_by_side() {
                     scene.gate.open();
                 }
                 for (place, answer) in crowd.answers().await.into_iter().enumerate() {
-                    let mine = format!("l{}", place % LANGUAGES);
-                    assert_eq!((answer.text(), answer.end), (mine, End::Whole), "{start:?}");
+                    let expected = format!("l{}", place % LANGUAGES);
+                    assert_eq!((answer.text(), answer.end), (expected, End::Whole), "{start:?}");
                     let hit = answer.cache_status().starts_with("larder; hit");
                     assert_eq!(hit, round == "stored", "{}", answer.cache_status());
                 }
@@ -593,7 +603,7 @@ async fn cch_19_variants_are_fetched_once_each_and_stored_side_by_side() {
 }
 
 #[tokio::test]
-async fn an_endless_event_stream_is_everyones_own_and_ends_with_its_client() {
+async fn an_event_stream_is_not_shared_and_ends_with_its_client() {
     bounded(async {
         for start in BOTH {
             let fields = ["Content-Type: text/event-stream"];
@@ -622,7 +632,7 @@ async fn an_endless_event_stream_is_everyones_own_and_ends_with_its_client() {
 }
 
 #[tokio::test]
-async fn ups_12_the_leaders_client_goes_and_the_others_get_everything() {
+async fn ups_12_if_the_leader_disconnects_the_others_get_the_whole_response() {
     bounded(async {
         for start in BOTH {
             let body = "x".repeat(200_000);
@@ -648,7 +658,7 @@ async fn ups_12_the_leaders_client_goes_and_the_others_get_everything() {
 }
 
 #[tokio::test]
-async fn waiters_clients_go_and_the_others_get_everything() {
+async fn if_some_waiters_disconnect_the_others_get_the_whole_response() {
     bounded(async {
         for start in BOTH {
             let scene = Scene::new(start, OVERRIDE, Answer::new(200, &[], "new")).await;
@@ -665,9 +675,9 @@ async fn waiters_clients_go_and_the_others_get_everything() {
     .await;
 }
 
-/// The answer is stored though nobody is left to read it.
+/// The fill continues without any client.
 #[tokio::test]
-async fn all_clients_go_and_the_answer_is_stored_all_the_same() {
+async fn if_all_clients_disconnect_the_response_is_stored_all_the_same() {
     bounded(async {
         for start in BOTH {
             let rest = Gate::new();
@@ -696,40 +706,39 @@ async fn all_clients_go_and_the_answer_is_stored_all_the_same() {
     .await;
 }
 
-/// Who insists on the origin's word gets it, whether or not others wait, and nobody waits for it.
+/// A forced refresh makes its own call even if other clients wait, and no client waits for it.
 #[tokio::test]
-async fn requests_that_insist_are_never_joined_and_never_join() {
+async fn forced_refreshes_do_not_collapse() {
     bounded(async {
         for start in BOTH {
-            for insists in
-                ["Cache-Control: no-cache", "Cache-Control: max-age=0", "Pragma: no-cache"]
+            for field in ["Cache-Control: no-cache", "Cache-Control: max-age=0", "Pragma: no-cache"]
             {
                 let scene = Scene::new(start, OVERRIDE, Answer::new(200, &[], "new")).await;
                 let others = Crowd::plain(&scene.larder, 10, "/x").await;
                 scene.larder.waiting(10).await;
-                let crowd = Crowd::asks(&scene.larder, N, "/x", |_| vec![insists.into()]).await;
+                let crowd = Crowd::asks(&scene.larder, N, "/x", |_| vec![field.into()]).await;
                 scene.origin.reached(scene.before + 1 + N).await;
-                assert_eq!(scene.larder.server.waiting(), 10, "{insists} {start:?}");
+                assert_eq!(scene.larder.server.waiting(), 10, "{field} {start:?}");
                 scene.gate.open();
                 let answers = crowd.answers().await;
-                assert_all(&answers, 200, "new", insists);
-                assert_eq!(collapsed(&answers), 0, "{insists}");
-                assert_eq!(collapsed(&others.answers().await), 9, "{insists}");
-                assert_eq!(scene.calls(), 1 + N, "{insists} {start:?}");
+                assert_all(&answers, 200, "new", field);
+                assert_eq!(collapsed(&answers), 0, "{field}");
+                assert_eq!(collapsed(&others.answers().await), 9, "{field}");
+                assert_eq!(scene.calls(), 1 + N, "{field} {start:?}");
             }
         }
     })
     .await;
 }
 
-/// CCH-20: nobody waits for another user's answer.
+/// CCH-20: no client waits for another user's response.
 #[tokio::test]
-async fn cch_20_fifty_users_are_fifty_calls_and_fifty_answers() {
+async fn cch_20_fifty_users_make_fifty_calls_and_get_fifty_responses() {
     bounded(async {
         let scene = Scene::new(Start::Cold, OVERRIDE, Answer::hung()).await;
         let gate = scene.gate.clone();
         scene.origin.now(move |seen| {
-            Answer::new(200, &[], seen.field("authorization").unwrap_or("nobody")).after(&gate)
+            Answer::new(200, &[], seen.field("authorization").unwrap_or("none")).after(&gate)
         });
         let user = |place: usize| vec![format!("Authorization: Bearer u{place}")];
         let crowd = Crowd::asks(&scene.larder, N, "/x", user).await;

@@ -1,17 +1,17 @@
-//! The master switch over real sockets: what bypass and offline do with each kind of request.
+//! The mode switch over real sockets: how bypass and offline handle each kind of request.
 
 use std::time::Duration;
 
 use larder::policy::Mode;
 
 use crate::client::Client;
-use crate::crowd::{Crowd, bounded};
+use crate::concurrent::{Crowd, bounded};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An origin that counts, and a larder with one route.
+/// An origin that numbers its responses, and a larder with one route that has stored `/x`.
 async fn stocked(policy: &[&str], fields: &'static [&'static str]) -> (Origin, Larder) {
     let origin = Origin::start(move |seen| {
         Answer::new(200, fields, format!("{} {}", seen.method, seen.index))
@@ -22,14 +22,14 @@ async fn stocked(policy: &[&str], fields: &'static [&'static str]) -> (Origin, L
     (origin, larder)
 }
 
-fn turn(larder: &Larder, mode: Mode) {
+fn set_mode(larder: &Larder, mode: Mode) {
     larder.server.controls().set_mode(mode);
 }
 
 #[tokio::test]
-async fn offline_serves_what_is_stored_whatever_its_age_and_says_so() {
+async fn offline_serves_stored_responses_of_any_age_and_marks_them() {
     let (origin, larder) = stocked(&["ttl: 1m"], &[]).await;
-    turn(&larder, Mode::Offline);
+    set_mode(&larder, Mode::Offline);
     let fresh = larder.get("/x").await;
     assert_eq!(fresh.cache_status(), "larder; hit; ttl=60");
     larder.clock.advance(HOUR * 24 * 365);
@@ -46,26 +46,25 @@ async fn offline_serves_what_is_stored_whatever_its_age_and_says_so() {
 }
 
 #[tokio::test]
-async fn offline_does_not_refresh_behind_the_clients_back() {
+async fn offline_does_not_revalidate_in_the_background() {
     let (_origin, larder) = stocked(&["ttl: 1m", "stale_while_revalidate: 1h"], &[]).await;
-    turn(&larder, Mode::Offline);
+    set_mode(&larder, Mode::Offline);
     larder.clock.advance(HOUR / 2);
     let stale = larder.get("/x").await;
     assert_eq!(stale.cache_status(), "larder; hit; ttl=-1740; detail=\"offline\"");
-    // Whatever had been started would be there before the next answer of the same origin.
-    turn(&larder, Mode::Cache);
+    // A background call would reach the origin before this one.
+    set_mode(&larder, Mode::Cache);
     assert_eq!(larder.get("/y").await.text(), "GET 1");
 }
 
-/// Offline is laid over the request: what the origin or the client forbids stays forbidden.
+/// Offline does not lift the restrictions of the origin or of the client.
 #[tokio::test]
-async fn offline_shows_nothing_stale_that_the_origin_forbids_and_nothing_to_a_client_that_insists()
-{
+async fn offline_respects_must_revalidate_no_cache_and_max_age() {
     let (origin, larder) =
         stocked(&["ttl: origin"], &["Cache-Control: max-age=60, must-revalidate"]).await;
-    turn(&larder, Mode::Offline);
-    let insisting = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
-    assert_eq!(insisting.status, 504);
+    set_mode(&larder, Mode::Offline);
+    let no_cache = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
+    assert_eq!(no_cache.status, 504);
     let young = larder.get_with("/x", &["Cache-Control: max-age=5"]).await;
     assert_eq!(young.status, 200);
     larder.clock.advance(Duration::from_secs(30));
@@ -79,9 +78,9 @@ async fn offline_shows_nothing_stale_that_the_origin_forbids_and_nothing_to_a_cl
 }
 
 #[tokio::test]
-async fn offline_refuses_at_once_whatever_only_an_origin_could_answer() {
+async fn offline_refuses_at_once_every_request_that_needs_an_origin() {
     let (origin, larder) = stocked(&["ttl: 1h"], &[]).await;
-    turn(&larder, Mode::Offline);
+    set_mode(&larder, Mode::Offline);
     let elsewhere = format!("http://other.example.test:{}/", origin.addr.port());
     for (method, url, fields) in [
         ("GET", format!("{API}/miss"), &[][..]),
@@ -101,7 +100,7 @@ async fn offline_refuses_at_once_whatever_only_an_origin_could_answer() {
         if method != "HEAD" {
             assert!(refused.text().contains("\"class\":\"offline\""), "{}", refused.text());
         }
-        // The connection is as good as before.
+        // The connection stays usable.
         assert_eq!(client.get(&format!("{API}/x"), &[]).await.text(), "GET 0");
     }
     assert_eq!((origin.calls(), origin.connections()), (1, 1));
@@ -117,74 +116,74 @@ async fn offline_opens_no_tunnel() {
     assert_eq!(refused.status, 504);
     assert!(refused.text().contains("\"class\":\"offline\""), "{}", refused.text());
     assert_eq!(origin.connections(), 0);
-    turn(&larder, Mode::Cache);
+    set_mode(&larder, Mode::Cache);
     let mut client = larder.client().await;
     client.send(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.addr)).await;
     assert_eq!(bounded(client.answer("CONNECT")).await.unwrap().status, 200);
 }
 
 #[tokio::test]
-async fn bypass_neither_reads_the_store_nor_puts_anything_in() {
+async fn bypass_neither_reads_nor_fills_the_store() {
     let (origin, larder) = stocked(&["ttl: 1h"], &[]).await;
-    turn(&larder, Mode::Bypass);
+    set_mode(&larder, Mode::Bypass);
     for (path, call) in [("/x", 1), ("/x", 2), ("/new", 3)] {
         let passed = larder.get(path).await;
         assert_eq!(passed.text(), format!("GET {call}"));
         assert_eq!(passed.cache_status(), "larder; fwd=bypass; fwd-status=200");
     }
-    turn(&larder, Mode::Cache);
-    assert_eq!(larder.get("/x").await.text(), "GET 0", "it was left as it was");
-    assert_eq!(larder.get("/new").await.text(), "GET 4", "nothing was put in");
+    set_mode(&larder, Mode::Cache);
+    assert_eq!(larder.get("/x").await.text(), "GET 0", "the entry is unchanged");
+    assert_eq!(larder.get("/new").await.text(), "GET 4", "nothing was stored");
     assert_eq!(origin.calls(), 5);
 }
 
-/// RFC 9111 §4.4 holds in every mode: what is stored must not outlive a write that went through.
+/// RFC 9111 §4.4 applies in every mode: a successful write invalidates the stored response.
 #[tokio::test]
-async fn a_write_that_passes_in_bypass_still_invalidates() {
+async fn a_write_in_bypass_still_invalidates() {
     let (_origin, larder) = stocked(&["ttl: 1h"], &[]).await;
-    turn(&larder, Mode::Bypass);
+    set_mode(&larder, Mode::Bypass);
     let mut client = larder.client().await;
     client.ask("POST", &format!("{API}/x"), &["Content-Length: 0"]).await;
     assert_eq!(client.answer("POST").await.unwrap().text(), "POST 1");
-    turn(&larder, Mode::Cache);
+    set_mode(&larder, Mode::Cache);
     assert_eq!(larder.get("/x").await.text(), "GET 2");
 }
 
 #[tokio::test]
-async fn a_head_in_bypass_says_nothing_about_what_is_stored() {
+async fn a_head_in_bypass_does_not_affect_the_stored_response() {
     let (origin, larder) = stocked(&["ttl: 1h"], &["ETag: \"1\""]).await;
     origin.now(|_| Answer::raw("HTTP/1.1 200 OK\r\nETag: \"2\"\r\nContent-Length: 9\r\n\r\n"));
-    turn(&larder, Mode::Bypass);
+    set_mode(&larder, Mode::Bypass);
     let mut client = larder.client().await;
     client.ask("HEAD", &format!("{API}/x"), &[]).await;
     assert_eq!(client.answer("HEAD").await.unwrap().field("etag"), Some("\"2\""));
-    turn(&larder, Mode::Cache);
+    set_mode(&larder, Mode::Cache);
     assert_eq!(larder.get("/x").await.text(), "GET 0");
 }
 
 #[tokio::test]
-async fn what_is_on_its_way_when_bypass_is_turned_is_answered_and_not_stored() {
+async fn a_fetch_that_ends_after_a_switch_to_bypass_is_not_stored() {
     let gate = Gate::new();
-    let held = gate.clone();
+    let origin_gate = gate.clone();
     let origin = Origin::start(move |seen| match seen.index {
-        0 => Answer::new(200, &[], "slow").after(&held),
+        0 => Answer::new(200, &[], "slow").after(&origin_gate),
         _ => Answer::new(200, &[], "later"),
     })
     .await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let crowd = Crowd::plain(&larder, 3, "/x").await;
     larder.waiting(3).await;
-    turn(&larder, Mode::Bypass);
+    set_mode(&larder, Mode::Bypass);
     gate.open();
     for answer in crowd.answers().await {
         assert_eq!(answer.text(), "slow");
     }
-    turn(&larder, Mode::Cache);
+    set_mode(&larder, Mode::Cache);
     assert_eq!(larder.get("/x").await.text(), "later");
 }
 
 #[tokio::test]
-async fn the_file_says_the_mode_at_start_and_the_gauge_says_it_always() {
+async fn the_file_sets_the_first_mode_and_the_gauge_shows_the_current_one() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let yaml = format!("defaults: {{ mode: bypass }}\n{}", route(&["ttl: 1h"]));
     let larder = Larder::start(&origin, &yaml).await;
@@ -193,7 +192,7 @@ async fn the_file_says_the_mode_at_start_and_the_gauge_says_it_always() {
     larder.get("/x").await;
     assert_eq!(origin.calls(), 2);
     for mode in Mode::ALL {
-        turn(&larder, mode);
+        set_mode(&larder, mode);
         for other in Mode::ALL {
             let series = format!("larder_mode{{mode=\"{}\"}}", other.token());
             let expected = if other == mode { 1.0 } else { 0.0 };
@@ -202,17 +201,17 @@ async fn the_file_says_the_mode_at_start_and_the_gauge_says_it_always() {
     }
 }
 
-/// `Client` on a kept-alive connection: each request is answered by what the switch says then.
+/// Each request on a kept-alive connection is served in the mode of its time.
 #[tokio::test]
-async fn the_switch_holds_from_the_next_request_of_an_open_connection() {
+async fn a_new_mode_applies_to_the_next_request_of_an_open_connection() {
     let (_origin, larder) = stocked(&["ttl: 1h"], &[]).await;
     let mut client: Client = larder.client().await;
     let url = format!("{API}/x");
     assert_eq!(client.get(&url, &[]).await.text(), "GET 0");
-    turn(&larder, Mode::Bypass);
+    set_mode(&larder, Mode::Bypass);
     assert_eq!(client.get(&url, &[]).await.text(), "GET 1");
-    turn(&larder, Mode::Offline);
+    set_mode(&larder, Mode::Offline);
     assert_eq!(client.get(&url, &[]).await.text(), "GET 0");
-    turn(&larder, Mode::Cache);
+    set_mode(&larder, Mode::Cache);
     assert_eq!(client.get(&url, &[]).await.text(), "GET 0");
 }

@@ -1,15 +1,16 @@
-//! Newer means asked later: whatever the interleaving, an answer to an older question replaces none to a newer one.
+//! The order of responses is that of their requests: in any interleaving, the response to an older
+//! request never replaces the response to a newer one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::client::{Client, Response};
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin};
 
-/// An API whose answers tell how many calls came before; the first waits for a gate.
+/// An API that numbers its responses; the first one waits for a gate.
 async fn counting(first: &Gate, fields: &'static [&'static str]) -> Origin {
     let first = first.clone();
     Origin::start(move |seen| {
@@ -19,31 +20,31 @@ async fn counting(first: &Gate, fields: &'static [&'static str]) -> Origin {
     .await
 }
 
-/// A request that is on its way.
-async fn begun(larder: &Larder, method: &str, path: &str, fields: &[&str]) -> Client {
+/// Sends a request and returns its client.
+async fn start_request(larder: &Larder, method: &str, path: &str, fields: &[&str]) -> Client {
     let mut client = larder.client().await;
     client.ask(method, &format!("{API}{path}"), fields).await;
     client
 }
 
-async fn answered(mut client: Client, method: &str) -> Response {
-    client.answer(method).await.expect("an answer")
+async fn response_to(mut client: Client, method: &str) -> Response {
+    client.answer(method).await.expect("a response")
 }
 
 #[tokio::test]
-async fn what_was_asked_for_before_a_forced_refresh_does_not_replace_it() {
+async fn a_fetch_from_before_a_forced_refresh_does_not_replace_it() {
     bounded(async {
         let gate = Gate::new();
         let origin = counting(&gate, &[]).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = begun(&larder, "GET", "/x", &[]).await;
+        let slow = start_request(&larder, "GET", "/x", &[]).await;
         origin.reached(1).await;
         let forced = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
         assert_eq!(forced.text(), "v2");
-        // Nobody joins the older one, and it replaces nothing when it ends.
+        // No request joins the older fetch, and its response replaces nothing.
         assert_eq!(larder.get("/x").await.text(), "v2");
         gate.open();
-        assert_eq!(answered(slow, "GET").await.text(), "v1", "its own client's");
+        assert_eq!(response_to(slow, "GET").await.text(), "v1", "for its own client only");
         assert_eq!(larder.get("/x").await.text(), "v2");
         assert_eq!(origin.calls(), 2);
     })
@@ -51,26 +52,27 @@ async fn what_was_asked_for_before_a_forced_refresh_does_not_replace_it() {
 }
 
 #[tokio::test]
-async fn who_comes_after_an_answer_that_is_not_kept_joins_no_older_call() {
+async fn a_request_after_an_unstored_response_joins_no_older_fetch() {
     bounded(async {
         let gate = Gate::new();
         let origin = counting(&gate, &[]).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = begun(&larder, "GET", "/x", &[]).await;
+        let slow = start_request(&larder, "GET", "/x", &[]).await;
         origin.reached(1).await;
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
         assert_eq!(larder.get("/x").await.text(), "v3", "not the first, which is older than v2");
         gate.open();
-        assert_eq!(answered(slow, "GET").await.text(), "v1");
+        assert_eq!(response_to(slow, "GET").await.text(), "v1");
         assert_eq!(larder.get("/x").await.text(), "v3");
     })
     .await;
 }
 
-/// Which says nothing of what there is, and must not cost others what they wait for together.
+/// Such a response is not a version of the resource, and must not outdate a fetch for which others
+/// wait.
 #[tokio::test]
-async fn what_is_no_version_overtakes_no_call() {
+async fn a_response_that_is_no_version_does_not_outdate_a_fetch() {
     bounded(async {
         for (method, status, fields) in [
             ("GET", 400, "Cache-Control: no-store"),
@@ -87,23 +89,23 @@ async fn what_is_no_version_overtakes_no_call() {
             })
             .await;
             let larder = Larder::with_policy(&origin, &["ttl: 1h", "scope: shared"]).await;
-            let slow = begun(&larder, "GET", "/x", &[]).await;
+            let slow = start_request(&larder, "GET", "/x", &[]).await;
             origin.reached(1).await;
-            let error = begun(&larder, method, "/x", &[fields]).await;
-            assert_eq!(answered(error, method).await.status, status);
-            let joins = begun(&larder, "GET", "/x", &[]).await;
+            let error = start_request(&larder, method, "/x", &[fields]).await;
+            assert_eq!(response_to(error, method).await.status, status);
+            let joins = start_request(&larder, "GET", "/x", &[]).await;
             gate.open();
             for client in [slow, joins] {
-                assert_eq!(answered(client, "GET").await.text(), "v1", "{method} {status}");
+                assert_eq!(response_to(client, "GET").await.text(), "v1", "{method} {status}");
             }
-            assert_eq!(larder.get("/x").await.text(), "v1", "{method} {status}: it is kept");
+            assert_eq!(larder.get("/x").await.text(), "v1", "{method} {status}: it is stored");
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_call_that_is_made_again_is_newer_than_what_was_asked_for_meanwhile() {
+async fn a_retry_is_newer_than_a_request_made_before_it() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.index {
             0 => Answer::new(503, &[], "no"),
@@ -112,7 +114,7 @@ async fn a_call_that_is_made_again_is_newer_than_what_was_asked_for_meanwhile() 
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h", "retry: { retries: 1 }"]).await;
         let asleep = larder.clock.sleepers();
-        let retried = begun(&larder, "GET", "/x", &[]).await;
+        let retried = start_request(&larder, "GET", "/x", &[]).await;
         origin.reached(1).await;
         while larder.clock.sleepers() == asleep {
             tokio::task::yield_now().await;
@@ -120,15 +122,16 @@ async fn a_call_that_is_made_again_is_newer_than_what_was_asked_for_meanwhile() 
         let forced = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
         assert_eq!(forced.text(), "v1");
         larder.clock.advance(Duration::from_secs(60));
-        assert_eq!(answered(retried, "GET").await.text(), "v2");
+        assert_eq!(response_to(retried, "GET").await.text(), "v2");
         assert_eq!(larder.get("/x").await.text(), "v2");
     })
     .await;
 }
 
-/// Its answer comes after one that was asked for later, and its own invalidation makes room for it.
+/// The POST's response arrives after that of a later GET, and its own invalidation outdates the
+/// stored one.
 #[tokio::test]
-async fn a_posts_answer_is_not_recorded_over_what_a_later_get_was_given() {
+async fn a_posts_response_is_not_stored_over_that_of_a_later_get() {
     bounded(async {
         for field in ["Cache-Control: no-cache", "Cache-Control: no-cache, no-store"] {
             let gate = Gate::new();
@@ -144,33 +147,34 @@ async fn a_posts_answer_is_not_recorded_over_what_a_later_get_was_given() {
             })
             .await;
             let larder = Larder::with_policy(&origin, &["scope: shared"]).await;
-            let post = begun(&larder, "POST", "/x", &[]).await;
+            let post = start_request(&larder, "POST", "/x", &[]).await;
             origin.reached(1).await;
             assert_eq!(larder.get_with("/x", &[field]).await.text(), "v2");
             gate.open();
-            assert_eq!(answered(post, "POST").await.text(), "v1");
+            assert_eq!(response_to(post, "POST").await.text(), "v1");
             assert_eq!(larder.get("/x").await.text(), "v3", "{field}");
         }
     })
     .await;
 }
 
-/// Where larder had no room for the newer one, the older one has had its time all the same.
+/// The stored response is outdated even if the newer one is too large to store.
 #[tokio::test]
-async fn a_newer_answer_that_is_too_large_outdates_what_is_stored_for_the_same_request() {
+async fn a_newer_response_that_is_too_large_outdates_the_stored_response() {
     bounded(async {
-        // The status; what it says; the language that is asked for; what is given afterwards.
-        let news: [(u16, &'static [&'static str], &str, &str); 4] = [
+        // The status and the extra fields of the newer response, the requested language, the
+        // expected body of the next response.
+        let cases: [(u16, &'static [&'static str], &str, &str); 4] = [
             (200, &[], "en", "v3"),
-            // Of what is the asker's alone no other is a version.
+            // A private response is no version for other clients.
             (200, &["Set-Cookie: a=b"], "en", "v1"),
             (404, &[], "en", "v1"),
-            // Another variant's says nothing about this one.
+            // A response of another variant does not outdate this one.
             (200, &[], "de", "v1"),
         ];
-        for (status, says, language, expected) in news {
+        for (status, extra, language, expected) in cases {
             let origin = Origin::start(move |seen| {
-                let fields = [says, &["Vary: Accept-Language"]].concat();
+                let fields = [extra, &["Vary: Accept-Language"]].concat();
                 if seen.index == 1 {
                     return Answer::new(status, &fields, "large ".repeat(20_000));
                 }
@@ -178,25 +182,25 @@ async fn a_newer_answer_that_is_too_large_outdates_what_is_stored_for_the_same_r
             })
             .await;
             let larder = Larder::start(&origin, &small()).await;
-            let asked_in = |language| format!("Accept-Language: {language}");
-            assert_eq!(larder.get_with("/x", &[&asked_in("en")]).await.text(), "v1");
-            let asks = ["Cache-Control: no-cache", &asked_in(language)];
-            assert_eq!(larder.get_with("/x", &asks).await.text().len(), 120_000);
-            let after = larder.get_with("/x", &[&asked_in("en")]).await;
-            assert_eq!(after.text(), expected, "{status} {says:?} in {language}");
+            let accept_language = |language| format!("Accept-Language: {language}");
+            assert_eq!(larder.get_with("/x", &[&accept_language("en")]).await.text(), "v1");
+            let request_fields = ["Cache-Control: no-cache", &accept_language(language)];
+            assert_eq!(larder.get_with("/x", &request_fields).await.text().len(), 120_000);
+            let after = larder.get_with("/x", &[&accept_language("en")]).await;
+            assert_eq!(after.text(), expected, "{status} {extra:?} in {language}");
         }
     })
     .await;
 }
 
-/// A store that takes no large bodies.
+/// A configuration whose store takes no large bodies.
 fn small() -> String {
     let policy = route(&["ttl: 1h", "scope: shared", "retry: off"]);
     format!("store: {{ max_object: 64KiB }}\n{policy}")
 }
 
 #[tokio::test]
-async fn a_newer_whole_that_is_too_large_outdates_a_stored_part() {
+async fn a_newer_full_response_that_is_too_large_outdates_a_stored_part() {
     bounded(async {
         let origin = Origin::start(|seen| {
             if seen.index == 1 {
@@ -217,45 +221,45 @@ async fn a_newer_whole_that_is_too_large_outdates_a_stored_part() {
     .await;
 }
 
-/// Also what another configuration asked for: a reload makes no answer newer.
+/// A reload makes no response newer: the order of the requests counts.
 #[tokio::test]
-async fn what_was_asked_for_before_a_reload_is_overtaken_by_what_is_asked_after_it() {
+async fn a_fetch_from_before_a_reload_is_outdated_by_one_after_it() {
     bounded(async {
         let gate = Gate::new();
         let origin = counting(&gate, &[]).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = begun(&larder, "GET", "/x", &[]).await;
+        let slow = start_request(&larder, "GET", "/x", &[]).await;
         origin.reached(1).await;
         larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
         gate.open();
-        assert_eq!(answered(slow, "GET").await.text(), "v1");
+        assert_eq!(response_to(slow, "GET").await.text(), "v1");
         assert_eq!(larder.get("/x").await.text(), "v3");
     })
     .await;
 }
 
 #[tokio::test]
-async fn of_two_posts_that_are_recorded_the_one_that_was_asked_later_stays() {
+async fn of_two_stored_post_responses_the_later_request_wins() {
     bounded(async {
         let gate = Gate::new();
         let fields = &["Content-Location: /x", "Cache-Control: max-age=600"];
         let origin = counting(&gate, fields).await;
         let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
-        let slow = begun(&larder, "POST", "/x", &["Content-Length: 0"]).await;
+        let slow = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
         origin.reached(1).await;
-        let quick = begun(&larder, "POST", "/x", &["Content-Length: 0"]).await;
-        assert_eq!(answered(quick, "POST").await.text(), "v2");
+        let quick = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
+        assert_eq!(response_to(quick, "POST").await.text(), "v2");
         gate.open();
-        assert_eq!(answered(slow, "POST").await.text(), "v1");
+        assert_eq!(response_to(slow, "POST").await.text(), "v1");
         assert_ne!(larder.get("/x").await.text(), "v1");
     })
     .await;
 }
 
 #[tokio::test]
-async fn after_a_step_back_of_the_clock_new_answers_are_kept() {
+async fn after_a_step_back_of_the_clock_new_responses_are_stored() {
     bounded(async {
         let gate = Gate::new();
         gate.open();
@@ -271,7 +275,7 @@ async fn after_a_step_back_of_the_clock_new_answers_are_kept() {
     .await;
 }
 
-// ---- writes of which nobody knows what came of them
+// ---- writes with an unknown outcome
 
 #[tokio::test]
 async fn a_write_whose_outcome_is_unknown_outdates_its_target() {
@@ -305,22 +309,22 @@ async fn a_write_whose_outcome_is_unknown_outdates_its_target() {
             Larder::start(&origin, &format!("{yaml}{}", route(&["ttl: 1h", "retry: off"]))).await;
         for (path, unknown) in writes {
             let before = larder.get(path).await.text();
-            let write = begun(&larder, "PATCH", path, &["Content-Length: 0"]).await;
-            answered(write, "PATCH").await;
+            let write = start_request(&larder, "PATCH", path, &["Content-Length: 0"]).await;
+            response_to(write, "PATCH").await;
             assert_eq!(larder.get(path).await.text() != before, unknown, "{path}");
         }
-        // Softly: where the API cannot be asked, what is there stands in.
+        // The invalidation is soft: the outdated response is still served if the API fails.
         let before = larder.get("/504").await.text();
-        answered(begun(&larder, "PATCH", "/504", &["Content-Length: 0"]).await, "PATCH").await;
+        response_to(start_request(&larder, "PATCH", "/504", &["Content-Length: 0"]).await, "PATCH").await;
         origin.now(|_| Answer::closed());
         assert_eq!(larder.get("/504").await.text(), before);
     })
     .await;
 }
 
-/// The client leaves, and nobody will ever know.
+/// The client disconnects, so that the outcome stays unknown.
 #[tokio::test]
-async fn a_write_whose_client_leaves_outdates_its_target() {
+async fn a_write_whose_client_disconnects_outdates_its_target() {
     bounded(async {
         let gate = Gate::new();
         let released = gate.clone();
@@ -331,135 +335,136 @@ async fn a_write_whose_client_leaves_outdates_its_target() {
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let before = larder.get("/x").await.text();
-        let write = begun(&larder, "PUT", "/x", &["Content-Length: 0"]).await;
+        let write = start_request(&larder, "PUT", "/x", &["Content-Length: 0"]).await;
         origin.reached(2).await;
         drop(write);
         let gone = "larder_invalidations_total{source=\"unknown-outcome\"}";
-        larder.until("it has noticed", |larder| larder.metric(gone) > 0.0).await;
+        larder.until("larder notices the disconnect", |larder| larder.metric(gone) > 0.0).await;
         assert_ne!(larder.get("/x").await.text(), before);
         gate.open();
     })
     .await;
 }
 
-// ---- what ends the right to stand in for errors
+// ---- responses that end stale-if-error
 
-/// An API that answers with a status which can be changed.
-async fn saying(status: &Arc<AtomicUsize>) -> Origin {
+/// An API that responds with a status that the test can change.
+async fn responding_with(status: &Arc<AtomicUsize>) -> Origin {
     let status = Arc::clone(status);
     Origin::start(move |_| {
         let status = u16::try_from(status.load(Ordering::Relaxed)).unwrap();
-        Answer::new(status, &[], format!("said {status}"))
+        Answer::new(status, &[], format!("status {status}"))
     })
     .await
 }
 
-const NO_HOLD: &str = "defaults: { stale_if_error: { cooldown: 0s } }\n";
+const NO_COOLDOWN: &str = "defaults: { stale_if_error: { cooldown: 0s } }\n";
 
 #[tokio::test]
-async fn what_is_gone_or_forbidden_stands_in_for_no_later_error() {
+async fn a_gone_or_forbidden_resource_is_not_served_stale_on_errors() {
     bounded(async {
         let now = Arc::new(AtomicUsize::new(200));
-        let origin = saying(&now).await;
-        let ends = |list: &str| {
+        let origin = responding_with(&now).await;
+        let config = |list: &str| {
             let policy = format!("stale_if_error: {{ for: 1h{list} }}");
-            format!("{NO_HOLD}{}", route(&["ttl: 1s", "scope: shared", "retry: off", &policy]))
+            format!("{NO_COOLDOWN}{}", route(&["ttl: 1s", "scope: shared", "retry: off", &policy]))
         };
-        let larder = Larder::start(&origin, &ends("")).await;
-        let say = |status| now.store(status, Ordering::Relaxed);
+        let larder = Larder::start(&origin, &config("")).await;
+        let set_status = |status| now.store(status, Ordering::Relaxed);
         let after = async |path: &str, status, fields: &[&str]| {
-            say(200);
+            set_status(200);
             larder.get(path).await;
             larder.clock.advance(Duration::from_secs(2));
-            say(status);
-            assert_eq!(larder.get_with(path, fields).await.text(), format!("said {status}"));
-            say(503);
+            set_status(status);
+            assert_eq!(larder.get_with(path, fields).await.text(), format!("status {status}"));
+            set_status(503);
             larder.get(path).await.text()
         };
         for status in [404, 410, 401, 403] {
-            assert_eq!(after(&format!("/{status}"), status, &[]).await, "said 503");
+            assert_eq!(after(&format!("/{status}"), status, &[]).await, "status 503");
         }
-        // Other answers, and what one credential may not have.
-        assert_eq!(after("/400", 400, &[]).await, "said 200");
+        // Other statuses, and a refused credential, do not end stale-if-error.
+        assert_eq!(after("/400", 400, &[]).await, "status 200");
         for status in [401, 403] {
             let bad = &["Authorization: Bearer bad"];
-            assert_eq!(after(&format!("/bad/{status}"), status, bad).await, "said 200");
+            assert_eq!(after(&format!("/bad/{status}"), status, bad).await, "status 200");
         }
-        // A new answer has the right again.
-        say(200);
+        // A new response may be served stale again.
+        set_status(200);
         larder.get("/404").await;
         larder.clock.advance(Duration::from_secs(2));
-        say(503);
-        assert_eq!(larder.get("/404").await.text(), "said 200");
-        larder.reload(&origin, &ends(", ends_on: [410]")).await.unwrap();
-        assert_eq!(after("/kept", 404, &[]).await, "said 200");
-        assert_eq!(after("/gone", 410, &[]).await, "said 503");
+        set_status(503);
+        assert_eq!(larder.get("/404").await.text(), "status 200");
+        larder.reload(&origin, &config(", ends_on: [410]")).await.unwrap();
+        assert_eq!(after("/kept", 404, &[]).await, "status 200");
+        assert_eq!(after("/gone", 410, &[]).await, "status 503");
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_one_credential_may_not_have_stands_in_for_others() {
+async fn a_refused_credential_does_not_end_stale_if_error_for_others() {
     bounded(async {
         let now = Arc::new(AtomicUsize::new(200));
-        let origin = saying(&now).await;
-        let yaml = format!("{NO_HOLD}{}", route(&["ttl: 1s", "retry: off"]));
+        let origin = responding_with(&now).await;
+        let yaml = format!("{NO_COOLDOWN}{}", route(&["ttl: 1s", "retry: off"]));
         let larder = Larder::start(&origin, &yaml).await;
-        let say = |status| now.store(status, Ordering::Relaxed);
+        let set_status = |status| now.store(status, Ordering::Relaxed);
         let (mine, theirs) = (["Authorization: Bearer a"], ["Authorization: Bearer b"]);
-        for (status, others) in [(401, "said 200"), (403, "said 200"), (404, "said 503")] {
+        for (status, others) in [(401, "status 200"), (403, "status 200"), (404, "status 503")] {
             let path = format!("/{status}");
-            say(200);
+            set_status(200);
             for fields in [&mine, &theirs] {
                 larder.get_with(&path, fields).await;
             }
             larder.clock.advance(Duration::from_secs(2));
-            say(status);
+            set_status(status);
             larder.get_with(&path, &mine).await;
-            say(503);
-            assert_eq!(larder.get_with(&path, &mine).await.text(), "said 503", "{status}");
+            set_status(503);
+            assert_eq!(larder.get_with(&path, &mine).await.text(), "status 503", "{status}");
             assert_eq!(larder.get_with(&path, &theirs).await.text(), others, "{status}");
         }
     })
     .await;
 }
 
-/// Under the rule of a route that is not theirs `/items?id=7` and `/items` would be one.
+/// Under the query rule of route `a`, which does not match them, `/items?id=7` and `/items` would
+/// be one.
 #[tokio::test]
-async fn what_is_said_of_a_resource_reaches_no_other_by_another_routes_query_rule() {
+async fn the_query_rule_of_another_route_does_not_merge_two_resources() {
     bounded(async {
         let now = Arc::new(AtomicUsize::new(200));
-        let said = Arc::clone(&now);
+        let current = Arc::clone(&now);
         let origin = Origin::start(move |seen| {
-            let status = u16::try_from(said.load(Ordering::Relaxed)).unwrap();
+            let status = u16::try_from(current.load(Ordering::Relaxed)).unwrap();
             let status = match (&*seen.method, seen.target.contains('?')) {
                 ("DELETE", _) => 200,
                 (_, true) => 404,
                 (_, false) => status,
             };
-            Answer::new(status, &[], format!("said {status}"))
+            Answer::new(status, &[], format!("status {status}"))
         })
         .await;
         let routes = format!(
-            "{NO_HOLD}routes:\n  - {{ name: a, match: {{ host: api.example.test, path: /static/** }}, key: {{ query: {{ include: [] }} }} }}\n  \
+            "{NO_COOLDOWN}routes:\n  - {{ name: a, match: {{ host: api.example.test, path: /static/** }}, key: {{ query: {{ include: [] }} }} }}\n  \
              - {{ name: b, match: {{ host: api.example.test, path: /items }}, ttl: 1s, scope: shared, retry: off }}\n"
         );
         let larder = Larder::start(&origin, &routes).await;
         larder.get("/items").await;
         larder.clock.advance(Duration::from_secs(2));
         assert_eq!(larder.get("/items?id=none").await.status, 404);
-        let delete = begun(&larder, "DELETE", "/items?id=7", &[]).await;
-        assert_eq!(answered(delete, "DELETE").await.status, 200);
+        let delete = start_request(&larder, "DELETE", "/items?id=7", &[]).await;
+        assert_eq!(response_to(delete, "DELETE").await.status, 200);
         now.store(503, Ordering::Relaxed);
-        assert_eq!(larder.get("/items").await.text(), "said 200", "it stands in");
+        assert_eq!(larder.get("/items").await.text(), "status 200", "served stale");
     })
     .await;
 }
 
-// ---- what was changed by other ways than an answer
+// ---- changes without a new response
 
 #[tokio::test]
-async fn a_head_of_nothing_leaves_what_a_get_brought_to_stand_in() {
+async fn an_empty_head_response_leaves_a_stored_get_for_stale_if_error() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.method.as_str() {
             "HEAD" => Answer::new(200, &[], ""),
@@ -470,8 +475,8 @@ async fn a_head_of_nothing_leaves_what_a_get_brought_to_stand_in() {
             Larder::with_policy(&origin, &["ttl: 1s", "scope: shared", "retry: off"]).await;
         larder.get("/x").await;
         larder.clock.advance(Duration::from_secs(2));
-        let head = begun(&larder, "HEAD", "/x", &[]).await;
-        assert_eq!(answered(head, "HEAD").await.field("content-length"), Some("0"));
+        let head = start_request(&larder, "HEAD", "/x", &[]).await;
+        assert_eq!(response_to(head, "HEAD").await.field("content-length"), Some("0"));
         origin.close().await;
         assert_eq!(larder.get("/x").await.text(), "v1");
     })
@@ -479,7 +484,7 @@ async fn a_head_of_nothing_leaves_what_a_get_brought_to_stand_in() {
 }
 
 #[tokio::test]
-async fn a_route_that_comes_back_does_not_revive_what_was_changed_meanwhile() {
+async fn a_restored_route_does_not_revive_a_resource_changed_meanwhile() {
     bounded(async {
         let origin = Origin::start(|seen| Answer::new(200, &[], format!("v{}", seen.index))).await;
         let rules = [&["ttl: 1h"][..], &["ttl: 1h", "key: { query: { include: [id] } }"]];
@@ -488,8 +493,8 @@ async fn a_route_that_comes_back_does_not_revive_what_was_changed_meanwhile() {
             let path = format!("/{n}?id=1&utm=2");
             let before = larder.get(&path).await.text();
             larder.reload(&origin, "").await.unwrap();
-            let put = begun(&larder, "PUT", &path, &["Content-Length: 0"]).await;
-            answered(put, "PUT").await;
+            let put = start_request(&larder, "PUT", &path, &["Content-Length: 0"]).await;
+            response_to(put, "PUT").await;
             larder.reload(&origin, &route(policy)).await.unwrap();
             assert_ne!(larder.get(&path).await.text(), before, "{policy:?}");
         }
@@ -497,10 +502,10 @@ async fn a_route_that_comes_back_does_not_revive_what_was_changed_meanwhile() {
     .await;
 }
 
-// ---- holds that are fair
+// ---- cooldowns of single endpoints
 
 #[tokio::test]
-async fn endpoints_that_always_fail_keep_no_healthy_one_stale() {
+async fn endpoints_that_always_fail_do_not_keep_a_healthy_one_stale() {
     bounded(async {
         let origin = Origin::start(|seen| {
             let broken = seen.target.starts_with("/broken");
@@ -522,9 +527,9 @@ async fn endpoints_that_always_fail_keep_no_healthy_one_stale() {
     .await;
 }
 
-/// Its head says that the API answers again, however long its body takes.
+/// The head of a probe's response shows that the API works again, however long its body takes.
 #[tokio::test]
-async fn a_probe_whose_body_is_read_for_long_keeps_nobody_waiting() {
+async fn a_probe_with_a_slow_body_does_not_block_other_calls() {
     bounded(async {
         let gate = Gate::new();
         let released = gate.clone();
@@ -543,19 +548,19 @@ async fn a_probe_whose_body_is_read_for_long_keeps_nobody_waiting() {
         let larder =
             Larder::start(&origin, &format!("{api}{}", route(&["ttl: 1h", "retry: off"]))).await;
         for method in ["POST", "GET"] {
-            let limited = begun(&larder, "POST", "/limited", &["Content-Length: 0"]).await;
-            assert_eq!(answered(limited, "POST").await.status, 429);
+            let limited = start_request(&larder, "POST", "/limited", &["Content-Length: 0"]).await;
+            assert_eq!(response_to(limited, "POST").await.status, 429);
             larder.clock.advance(Duration::from_secs(2));
             let calls = origin.calls();
-            let _slow = begun(&larder, method, "/stream", &["Content-Length: 0"]).await;
+            let _slow = start_request(&larder, method, "/stream", &["Content-Length: 0"]).await;
             origin.reached(calls + 1).await;
-            // Its head has to reach larder.
+            // Waits until the head has reached larder.
             let mut status = 0;
             while status != 200 {
                 status = larder.get(&format!("/other/{method}")).await.status;
             }
-            let post = begun(&larder, "POST", "/other", &["Content-Length: 0"]).await;
-            assert_eq!(answered(post, "POST").await.status, 200);
+            let post = start_request(&larder, "POST", "/other", &["Content-Length: 0"]).await;
+            assert_eq!(response_to(post, "POST").await.status, 200);
         }
         gate.open();
     })

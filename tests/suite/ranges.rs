@@ -1,10 +1,10 @@
-//! Ranges: several at once from what is stored whole, and parts that are stored without their whole.
-//! Above all what a part must never answer for.
+//! Range requests: several ranges at once from a whole stored response, and parts that are stored without
+//! the whole. Above all, the requests that a stored part must never satisfy.
 
 use std::time::Duration;
 
 use crate::client::{End, Response};
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Seen, Step};
 
@@ -19,7 +19,7 @@ fn is_hit(answer: &Response) -> bool {
     answer.cache_status().starts_with("larder; hit")
 }
 
-/// Answers as an origin that knows ranges does: `bytes=a-b` of `body` as a 206, else all of it.
+/// Responds as an origin that supports ranges: `bytes=a-b` of `body` as a 206, otherwise all of it.
 fn cut(seen: &Seen, body: &str, fields: &[&str]) -> Answer {
     let range = seen.field("range").and_then(|range| range.strip_prefix("bytes="));
     let span = range.and_then(|range| range.split_once('-'));
@@ -37,7 +37,7 @@ fn cut(seen: &Seen, body: &str, fields: &[&str]) -> Answer {
     Answer::new(206, &fields, &body.as_bytes()[first..=last])
 }
 
-async fn knows_ranges() -> Origin {
+async fn range_origin() -> Origin {
     Origin::start(|seen| cut(seen, BODY, &[TAG, "Content-Type: text/x-note", "X-Else: 1"])).await
 }
 
@@ -48,10 +48,10 @@ async fn range(larder: &Larder, range: &str) -> Response {
 async fn head(larder: &Larder, fields: &[&str]) -> Response {
     let mut client = larder.client().await;
     client.ask("HEAD", &format!("{API}/x"), fields).await;
-    client.answer("HEAD").await.expect("an answer")
+    client.answer("HEAD").await.expect("a response")
 }
 
-/// The ranges and bytes of a `multipart/byteranges` answer, and its boundary.
+/// The ranges and bytes of a `multipart/byteranges` response, and its boundary.
 fn parts(answer: &Response) -> (String, Vec<(String, String)>) {
     let media_type = answer.field("content-type").expect("a media type");
     let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").expect(media_type);
@@ -70,45 +70,45 @@ fn parts(answer: &Response) -> (String, Vec<(String, String)>) {
 }
 
 #[tokio::test]
-async fn several_ranges_come_as_one_answer_in_the_order_they_were_asked_for() {
+async fn several_ranges_come_as_one_response_in_the_requested_order() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         larder.get("/x").await;
-        for (asked, expected) in [
+        for (requested, expected) in [
             ("0-1,5-6", &[("0-1", "01"), ("5-6", "56")][..]),
             ("15-,0-0", &[("15-19", "fghij"), ("0-0", "0")]),
             ("-2,4-5,99-,5-6", &[("18-19", "ij"), ("4-6", "456")]),
         ] {
-            let answer = range(&larder, asked).await;
-            assert_eq!((answer.status, answer.end), (206, End::Whole), "{asked}");
-            assert_eq!(answer.field("content-range"), None, "{asked}");
+            let answer = range(&larder, requested).await;
+            assert_eq!((answer.status, answer.end), (206, End::Whole), "{requested}");
+            assert_eq!(answer.field("content-range"), None, "{requested}");
             let length = answer.body.len().to_string();
-            assert_eq!(answer.field("content-length"), Some(length.as_str()), "{asked}");
-            assert_eq!((answer.field("x-else"), is_hit(&answer)), (Some("1"), true), "{asked}");
+            assert_eq!(answer.field("content-length"), Some(length.as_str()), "{requested}");
+            assert_eq!((answer.field("x-else"), is_hit(&answer)), (Some("1"), true), "{requested}");
             let expected: Vec<_> = expected
                 .iter()
                 .map(|(range, bytes)| (format!("bytes {range}/20"), (*bytes).to_owned()))
                 .collect();
-            assert_eq!(parts(&answer).1, expected, "{asked}");
+            assert_eq!(parts(&answer).1, expected, "{requested}");
         }
         let (one, _) = parts(&range(&larder, "0-1,5-6").await);
         let (other, _) = parts(&range(&larder, "0-1,5-6").await);
-        assert_ne!(one, other, "nobody can guess the boundary");
+        assert_ne!(one, other, "the boundary is not predictable");
         assert_eq!(origin.calls(), 1);
     })
     .await;
 }
 
 #[tokio::test]
-async fn several_ranges_that_are_one_or_too_many_or_none_are_answered_without_parts() {
+async fn mergeable_excessive_or_invalid_ranges_get_no_multipart_response() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         larder.get("/x").await;
-        let apart: Vec<_> = (0..7).map(|n| format!("{0}-{0}", n * 3)).collect();
-        let many = "0-,".repeat(300) + &apart.join(",");
-        for (asked, status, body, content_range) in [
+        let disjoint: Vec<_> = (0..7).map(|n| format!("{0}-{0}", n * 3)).collect();
+        let many = "0-,".repeat(300) + &disjoint.join(",");
+        for (requested, status, body, content_range) in [
             ("0-1,2-3", 206, "0123", Some("bytes 0-3/20")),
             ("0-1,40-", 206, "01", Some("bytes 0-1/20")),
             ("0-,0-,0-,0-", 206, BODY, Some("bytes 0-19/20")),
@@ -116,10 +116,10 @@ async fn several_ranges_that_are_one_or_too_many_or_none_are_answered_without_pa
             ("0-1,x", 200, BODY, None),
             (many.as_str(), 200, BODY, None),
         ] {
-            let answer = range(&larder, asked).await;
-            assert_eq!((answer.status, answer.text().as_str()), (status, body), "{asked}");
-            assert_eq!(answer.field("content-range"), content_range, "{asked}");
-            assert!(is_hit(&answer), "{asked}");
+            let answer = range(&larder, requested).await;
+            assert_eq!((answer.status, answer.text().as_str()), (status, body), "{requested}");
+            assert_eq!(answer.field("content-range"), content_range, "{requested}");
+            assert!(is_hit(&answer), "{requested}");
         }
         let two = "Range: bytes=0-1,5-6";
         let changed = larder.get_with("/x", &[two, "If-Range: \"b\""]).await;
@@ -136,7 +136,7 @@ async fn several_ranges_that_are_one_or_too_many_or_none_are_answered_without_pa
 }
 
 #[tokio::test]
-async fn several_ranges_of_a_body_that_is_still_arriving_get_all_of_it() {
+async fn several_ranges_of_a_body_still_arriving_get_the_whole_body() {
     bounded(async {
         let gate = Gate::new();
         let wait = gate.clone();
@@ -170,7 +170,7 @@ async fn several_ranges_of_a_body_that_is_still_arriving_get_all_of_it() {
 }
 
 #[tokio::test]
-async fn several_ranges_of_what_is_not_stored_pass_through_and_are_not_kept() {
+async fn several_ranges_of_an_unstored_url_pass_through_and_are_not_stored() {
     bounded(async {
         let fields = &[TAG, "Content-Type: multipart/byteranges; boundary=x"];
         let origin = Origin::always(Answer::new(206, fields, "--x--")).await;
@@ -186,27 +186,27 @@ async fn several_ranges_of_what_is_not_stored_pass_through_and_are_not_kept() {
 }
 
 #[tokio::test]
-async fn a_part_is_kept_and_answers_the_ranges_within_it() {
+async fn a_stored_part_satisfies_the_ranges_within_it() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let first = range(&larder, "5-14").await;
         assert_eq!((first.status, first.text().as_str()), (206, "56789abcde"));
         assert_eq!(first.field("content-range"), Some("bytes 5-14/20"));
         assert_eq!(first.cache_status(), "larder; fwd=uri-miss; fwd-status=206; stored; ttl=3600");
         larder.clock.advance(secs(10));
-        for (asked, body, content_range) in [
+        for (requested, body, content_range) in [
             ("5-14", "56789abcde", "bytes 5-14/20"),
             ("7-8", "78", "bytes 7-8/20"),
             ("14-14", "e", "bytes 14-14/20"),
         ] {
-            let answer = range(&larder, asked).await;
-            assert_eq!((answer.status, answer.text().as_str()), (206, body), "{asked}");
-            assert_eq!(answer.field("content-range"), Some(content_range), "{asked}");
+            let answer = range(&larder, requested).await;
+            assert_eq!((answer.status, answer.text().as_str()), (206, body), "{requested}");
+            assert_eq!(answer.field("content-range"), Some(content_range), "{requested}");
             let length = body.len().to_string();
-            assert_eq!(answer.all("content-length"), [length.as_str()], "{asked}");
+            assert_eq!(answer.all("content-length"), [length.as_str()], "{requested}");
             assert_eq!((answer.field("x-else"), answer.field("age")), (Some("1"), Some("10")));
-            assert_eq!(answer.cache_status(), "larder; hit; ttl=3590", "{asked}");
+            assert_eq!(answer.cache_status(), "larder; hit; ttl=3590", "{requested}");
         }
         let same = larder.get_with("/x", &["Range: bytes=7-8", "If-Range: \"a\""]).await;
         assert!((same.status, is_hit(&same)) == (206, true));
@@ -217,9 +217,10 @@ async fn a_part_is_kept_and_answers_the_ranges_within_it() {
     .await;
 }
 
-/// The must-nevers. Each on a larder that has bytes 5 to 14 of 20 and nothing else.
+/// Requests that a stored part must not satisfy. In each case, bytes 5 to 14 of 20 are stored and nothing
+/// else.
 #[tokio::test]
-async fn a_part_never_answers_for_more_than_it_holds() {
+async fn a_part_never_satisfies_a_request_for_more_than_it_contains() {
     bounded(async {
         for (method, fields, status) in [
             ("GET", &[][..], 200),
@@ -227,7 +228,7 @@ async fn a_part_never_answers_for_more_than_it_holds() {
             ("HEAD", &["Range: bytes=7-8"], 200),
             ("GET", &["Range: bytes=4-8"], 206),
             ("GET", &["Range: bytes=8-15"], 206),
-            ("GET", &["Range: bytes=7-"], 206), // larder's own cut of the origin's 200
+            ("GET", &["Range: bytes=7-"], 206), // larder cuts the origin's 200
             ("GET", &["Range: bytes=-8"], 206),
             ("GET", &["Range: bytes=99-100"], 416),
             ("GET", &["Range: bytes=6-7,9-10"], 200),
@@ -239,15 +240,15 @@ async fn a_part_never_answers_for_more_than_it_holds() {
             ("GET", &["Range: bytes=7-8", "If-Range: \"b\""], 206),
             ("GET", &["Range: bytes=7-8", "Cache-Control: no-cache"], 206),
             ("GET", &["Range: bytes=7-8", "Cache-Control: no-store"], 206),
-            ("GET", &["If-None-Match: \"a\""], 304), // by the origin's new 200
+            ("GET", &["If-None-Match: \"a\""], 304), // from the origin's new 200
         ] {
-            let origin = knows_ranges().await;
+            let origin = range_origin().await;
             let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
             assert_eq!(range(&larder, "5-14").await.text(), "56789abcde");
             let mut client = larder.client().await;
             client.ask(method, &format!("{API}/x"), fields).await;
             let answer = client.answer(method).await.unwrap();
-            assert_eq!(origin.calls(), 2, "{method} {fields:?}: the origin was asked");
+            assert_eq!(origin.calls(), 2, "{method} {fields:?}: the request was forwarded");
             let seen = &origin.seen()[1];
             let sent = fields.iter().find_map(|field| field.strip_prefix("Range: "));
             assert_eq!(seen.field("range"), sent, "{method} {fields:?}");
@@ -257,7 +258,7 @@ async fn a_part_never_answers_for_more_than_it_holds() {
                 assert_eq!(answer.text(), BODY, "{fields:?}");
             }
         }
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         range(&larder, "5-14").await;
         for fields in [
@@ -272,9 +273,9 @@ async fn a_part_never_answers_for_more_than_it_holds() {
 }
 
 #[tokio::test]
-async fn a_part_never_stands_in_for_an_error() {
+async fn a_part_is_never_served_instead_of_an_error() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let policy = ["ttl: 10s", "stale_while_revalidate: 1h", "stale_if_error: { for: 1h }"];
         let larder = Larder::with_policy(&origin, &policy).await;
         range(&larder, "5-14").await;
@@ -297,9 +298,9 @@ async fn a_part_never_stands_in_for_an_error() {
 }
 
 #[tokio::test]
-async fn a_whole_get_with_only_a_part_stored_fetches_the_whole_without_conditions() {
+async fn a_full_get_with_only_a_part_stored_is_fetched_unconditionally() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         range(&larder, "5-14").await;
         let whole = larder.get("/x").await;
@@ -309,9 +310,9 @@ async fn a_whole_get_with_only_a_part_stored_fetches_the_whole_without_condition
         for name in ["range", "if-none-match", "if-modified-since", "if-range"] {
             assert_eq!(seen.field(name), None, "{name}");
         }
-        // From here on the whole answers for everything.
-        for asked in ["0-19", "7-8", "18-"] {
-            assert!(is_hit(&range(&larder, asked).await), "{asked}");
+        // From here on the whole stored response satisfies every range.
+        for requested in ["0-19", "7-8", "18-"] {
+            assert!(is_hit(&range(&larder, requested).await), "{requested}");
         }
         assert_eq!(origin.calls(), 2);
     })
@@ -319,9 +320,9 @@ async fn a_whole_get_with_only_a_part_stored_fetches_the_whole_without_condition
 }
 
 #[tokio::test]
-async fn parts_that_adjoin_are_joined_and_become_the_whole() {
+async fn adjacent_parts_are_combined_into_the_whole() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         range(&larder, "5-9").await;
         let next = range(&larder, "10-14").await;
@@ -345,15 +346,15 @@ async fn parts_that_adjoin_are_joined_and_become_the_whole() {
 }
 
 #[tokio::test]
-async fn parts_of_two_versions_are_never_joined() {
+async fn parts_of_two_versions_are_never_combined() {
     bounded(async {
         let changed = [
             (BODY, "ETag: \"b\""),
             ("0123456789abcdefghijk", TAG),
-            ("ABCDEFGHIJabcdefghij", TAG), // one tag for two bodies
+            ("ABCDEFGHIJabcdefghij", TAG), // one ETag for two bodies
         ];
         for (body, tag) in changed {
-            let origin = knows_ranges().await;
+            let origin = range_origin().await;
             let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
             range(&larder, "0-10").await;
             origin.now(move |seen| cut(seen, body, &[tag]));
@@ -367,7 +368,7 @@ async fn parts_of_two_versions_are_never_joined() {
 }
 
 #[tokio::test]
-async fn an_answer_to_a_range_that_is_no_sound_part_is_passed_on_and_not_kept() {
+async fn a_range_response_that_is_no_usable_part_is_passed_on_and_not_stored() {
     const RANGE: &str = "Content-Range: bytes 5-9/20";
     bounded(async {
         for (status, fields, body) in [
@@ -408,22 +409,22 @@ async fn an_answer_to_a_range_that_is_no_sound_part_is_passed_on_and_not_kept() 
 }
 
 #[tokio::test]
-async fn the_origins_prohibitions_hold_for_parts() {
+async fn no_store_and_private_from_the_origin_apply_to_parts() {
     bounded(async {
-        for said in ["no-store, max-age=60", "private, max-age=60"] {
-            let field = format!("Cache-Control: {said}");
+        for directives in ["no-store, max-age=60", "private, max-age=60"] {
+            let field = format!("Cache-Control: {directives}");
             let origin = Origin::start(move |seen| cut(seen, BODY, &[TAG, &field])).await;
             let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
             range(&larder, "5-9").await;
             range(&larder, "5-9").await;
-            assert_eq!(origin.calls(), 2, "{said}");
+            assert_eq!(origin.calls(), 2, "{directives}");
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_part_that_was_cut_short_is_not_kept_and_does_not_end_cleanly() {
+async fn a_truncated_part_is_not_stored_and_does_not_end_cleanly() {
     bounded(async {
         let head = format!("HTTP/1.1 206 x\r\n{TAG}\r\nContent-Range: bytes 5-9/20\r\n");
         let short = Answer::raw(format!("{head}Content-Length: 5\r\n\r\n567"));
@@ -431,7 +432,7 @@ async fn a_part_that_was_cut_short_is_not_kept_and_does_not_end_cleanly() {
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let answer = range(&larder, "5-9").await;
         assert_eq!((answer.status, answer.end), (206, End::Cut));
-        // Chunked, and its own `Content-Range` says that there should be more.
+        // Chunked, but its `Content-Range` announces more bytes.
         let fields = [TAG, "Content-Range: bytes 5-9/20"];
         let chunked = Answer::chunked(206, &fields, &[b"567"]);
         origin.now(move |_| chunked.clone());
@@ -448,7 +449,7 @@ async fn a_part_that_was_cut_short_is_not_kept_and_does_not_end_cleanly() {
 }
 
 #[tokio::test]
-async fn a_200_to_a_range_is_stored_as_usual() {
+async fn a_200_response_to_a_range_request_is_stored_as_usual() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], BODY)).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -462,7 +463,7 @@ async fn a_200_to_a_range_is_stored_as_usual() {
 }
 
 #[tokio::test]
-async fn a_part_that_an_origin_calls_200_is_passed_on_as_it_is_and_not_kept() {
+async fn a_part_with_status_200_is_passed_on_unchanged_and_not_stored() {
     bounded(async {
         let fields = &["Content-Range: bytes 5-9/20", TAG];
         let origin = Origin::start(|seen| match seen.field("range") {
@@ -483,7 +484,7 @@ async fn a_part_that_an_origin_calls_200_is_passed_on_as_it_is_and_not_kept() {
 #[tokio::test]
 async fn a_206_with_every_byte_is_stored_as_the_whole() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         assert_eq!(range(&larder, "0-99").await.status, 206);
         let whole = larder.get("/x").await;
@@ -493,9 +494,9 @@ async fn a_206_with_every_byte_is_stored_as_the_whole() {
 }
 
 #[tokio::test]
-async fn a_stale_part_is_fetched_anew() {
+async fn a_stale_part_is_fetched_again() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 10s"]).await;
         range(&larder, "5-9").await;
         larder.clock.advance(secs(10));
@@ -509,9 +510,9 @@ async fn a_stale_part_is_fetched_anew() {
 }
 
 #[tokio::test]
-async fn an_unsafe_method_makes_parts_unusable_and_those_in_flight_too() {
+async fn an_unsafe_method_invalidates_parts_including_those_in_flight() {
     bounded(async {
-        let origin = knows_ranges().await;
+        let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         range(&larder, "5-9").await;
         let mut writer = larder.client().await;
@@ -521,7 +522,7 @@ async fn an_unsafe_method_makes_parts_unusable_and_those_in_flight_too() {
             range(&larder, "5-9").await.cache_status(),
             "larder; fwd=uri-miss; fwd-status=206; stored; ttl=3600"
         );
-        // Asked for before, answered after.
+        // Requested before the unsafe method, received after it.
         let gate = Gate::new();
         let wait = gate.clone();
         origin.now(move |seen| match seen.method.as_str() {
@@ -554,8 +555,8 @@ async fn a_part_belongs_to_the_credential_and_the_variant_it_was_fetched_for() {
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let ask = async |fields: &[&str], asked: &str| {
-            let range = format!("Range: bytes={asked}");
+        let get_range = async |fields: &[&str], requested: &str| {
+            let range = format!("Range: bytes={requested}");
             let fields: Vec<&str> = fields.iter().copied().chain([range.as_str()]).collect();
             larder.get_with("/x", &fields).await
         };
@@ -566,14 +567,14 @@ async fn a_part_belongs_to_the_credential_and_the_variant_it_was_fetched_for() {
             (&["X-V: 1"], "0123456789"),
         ];
         for (fields, expected) in all {
-            let answer = ask(fields, "0-9").await;
+            let answer = get_range(fields, "0-9").await;
             assert_eq!((answer.text().as_str(), is_hit(&answer)), (expected, false), "{fields:?}");
         }
         for (fields, expected) in all {
-            let answer = ask(fields, "0-9").await;
+            let answer = get_range(fields, "0-9").await;
             assert_eq!((answer.text().as_str(), is_hit(&answer)), (expected, true), "{fields:?}");
-            // One tag for all of them, and still nobody's parts are joined to another's.
-            ask(fields, "10-19").await;
+            // All share one ETag, but parts of different users or variants are not combined.
+            get_range(fields, "10-19").await;
             assert_eq!(larder.get_with("/x", fields).await.text().get(..10), Some(expected));
         }
         assert_eq!(origin.calls(), 8);
@@ -582,7 +583,7 @@ async fn a_part_belongs_to_the_credential_and_the_variant_it_was_fetched_for() {
 }
 
 #[tokio::test]
-async fn parts_are_kept_up_to_the_size_of_the_largest_answer() {
+async fn parts_are_stored_up_to_the_size_of_max_object() {
     bounded(async {
         let long = "0123456789".repeat(1000);
         let body = long.clone();
@@ -594,10 +595,10 @@ async fn parts_are_kept_up_to_the_size_of_the_largest_answer() {
         )
         .await;
         assert_eq!(range(&larder, "0-4999").await.body, long.as_bytes()[..5000]);
-        assert!(!is_hit(&range(&larder, "0-9").await), "larger than what is stored");
+        assert!(!is_hit(&range(&larder, "0-9").await), "larger than max_object");
         range(&larder, "0-2999").await;
         range(&larder, "3000-5999").await;
-        // Together they would be too large: the later one is kept.
+        // Combined they would be too large: only the later part is stored.
         let later = range(&larder, "3000-3009").await;
         assert_eq!((later.text().as_str(), is_hit(&later)), ("0123456789", true));
         assert!(!is_hit(&range(&larder, "0-9").await));
@@ -606,16 +607,16 @@ async fn parts_are_kept_up_to_the_size_of_the_largest_answer() {
 }
 
 #[tokio::test]
-async fn a_part_outlives_its_larder_and_is_joined_from_the_disk() {
+async fn a_part_survives_a_restart_and_is_combined_from_disk() {
     bounded(async {
-        // Larger than what is kept beside the fields: its bytes are a file.
+        // Too large to be stored next to the fields: the bytes are in a file.
         let body = BODY.repeat(1000);
         let origin = {
             let body = body.clone();
             Origin::start(move |seen| cut(seen, &body, &[TAG])).await
         };
-        let house = tempfile::tempdir().unwrap();
-        let store = format!("store: {{ path: \"{}\" }}\n", house.path().display());
+        let directory = tempfile::tempdir().unwrap();
+        let store = format!("store: {{ path: \"{}\" }}\n", directory.path().display());
         let yaml = store + &route(&["ttl: 1h"]);
         let larder = Larder::start(&origin, &yaml).await;
         range(&larder, "0-9999").await;
@@ -630,7 +631,7 @@ async fn a_part_outlives_its_larder_and_is_joined_from_the_disk() {
         let whole = larder.get("/x").await;
         assert!(whole.body == body.as_bytes() && is_hit(&whole), "{}", whole.cache_status());
         assert!(larder.server.stop().await);
-        // A new one, with nothing in memory, has both on its disk.
+        // A new larder with empty memory finds both parts on its disk.
         let larder = Larder::start(&origin, &yaml).await;
         let whole = larder.get("/x").await;
         assert!(whole.body == body.as_bytes() && is_hit(&whole), "{}", whole.cache_status());

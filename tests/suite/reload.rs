@@ -1,4 +1,4 @@
-//! Another configuration while requests run: swapped in whole, or kept out whole.
+//! Configuration reload while requests run: a new configuration is applied as a whole or not at all.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -10,13 +10,13 @@ use larder::policy::Mode;
 use tokio::time::sleep;
 
 use crate::client::{Client, End};
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin};
 use crate::process::{House, Process};
 
 #[tokio::test]
-async fn the_next_request_of_an_open_connection_meets_the_new_configuration() {
+async fn the_next_request_on_an_open_connection_uses_the_new_configuration() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let mut client = larder.client().await;
@@ -26,14 +26,14 @@ async fn the_next_request_of_an_open_connection_meets_the_new_configuration() {
     assert_eq!((reloaded.routes, reloaded.notes.len()), (1, 2), "a ttl and a free authority");
     let miss = client.get(&url, &[]).await;
     assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
-    // What is stored outlives the next reload, and is seen through the new policy.
+    // Stored responses survive the next reload, and the new policy applies to them.
     larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
     assert_eq!(client.get(&url, &[]).await.cache_status(), "larder; hit; ttl=7200");
     assert_eq!(origin.calls(), 2);
 }
 
 #[tokio::test]
-async fn a_request_in_flight_ends_as_it_began_and_counts_where_it_began() {
+async fn a_request_in_flight_keeps_its_policy_and_its_route_label() {
     let gate = Gate::new();
     let origin = Origin::always(Answer::new(200, &[], "slow").after(&gate)).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -48,16 +48,17 @@ async fn a_request_in_flight_ends_as_it_began_and_counts_where_it_began() {
     assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=60");
     larder.counts("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
     larder.counts("larder_requests_total{result=\"hit\",route=\"other\"}", 1.0).await;
-    // Back under the old name, it goes on counting.
+    // The old route name is back, and its counters continue.
     larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
     larder.get("/x").await;
     larder.counts("larder_requests_total{result=\"hit\",route=\"api\"}", 1.0).await;
     larder.counts("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
 }
 
-/// What leads to an origin is in no pooled connection's key: where that changes, none is reused.
+/// The keys of pooled connections do not contain the settings that determine how larder reaches an origin.
+/// After such a setting changes, no pooled connection is reused.
 #[tokio::test]
-async fn connections_to_origins_are_kept_unless_the_way_to_origins_changed() {
+async fn pooled_connections_are_kept_unless_origins_are_reached_differently() {
     let origin = Origin::always(Answer::new(200, &[], "one")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/1").await;
@@ -74,7 +75,7 @@ async fn connections_to_origins_are_kept_unless_the_way_to_origins_changed() {
 }
 
 #[tokio::test]
-async fn an_invalid_file_is_kept_out_with_its_report() {
+async fn an_invalid_file_is_rejected_with_its_report() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/x").await;
@@ -93,7 +94,7 @@ async fn an_invalid_file_is_kept_out_with_its_report() {
 }
 
 #[tokio::test]
-async fn a_key_that_stands_with_the_process_is_refused_by_name_and_nothing_else_is_taken() {
+async fn a_changed_key_that_needs_a_restart_rejects_the_whole_file() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let yaml = format!("limits: {{ connections: 7 }}\n{}", route(&["ttl: 2h"]));
@@ -105,9 +106,9 @@ async fn a_key_that_stands_with_the_process_is_refused_by_name_and_nothing_else_
     assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=3600");
 }
 
-/// A client that is no longer admitted is turned away on the connection that it has open.
+/// A client that is no longer admitted is rejected on its open connection.
 #[tokio::test]
-async fn access_that_is_taken_away_is_taken_from_open_connections_too() {
+async fn access_that_is_revoked_is_revoked_on_open_connections_too() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let mut client = larder.client().await;
@@ -120,9 +121,10 @@ async fn access_that_is_taken_away_is_taken_from_open_connections_too() {
     assert_eq!(origin.calls(), 1);
 }
 
-/// The next request with another credential than the file knew of is another user's.
+/// Once the configuration lists a header as a credential, requests with different values of it belong to
+/// different users.
 #[tokio::test]
-async fn a_field_that_becomes_a_credential_divides_what_is_stored() {
+async fn a_header_that_becomes_a_credential_separates_stored_responses() {
     let origin =
         Origin::start(|seen| Answer::new(200, &[], seen.field("x-who").unwrap_or_default())).await;
     let ignoring = ["ttl: 1h", "key: { ignore_headers: [X-Who] }"];
@@ -137,7 +139,7 @@ async fn a_field_that_becomes_a_credential_divides_what_is_stored() {
 }
 
 #[tokio::test]
-async fn a_mode_that_was_turned_live_stays_until_the_file_says_another() {
+async fn a_mode_set_at_run_time_stays_until_the_file_changes_it() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let controls = larder.server.controls();
@@ -152,7 +154,7 @@ async fn a_mode_that_was_turned_live_stays_until_the_file_says_another() {
 }
 
 #[tokio::test]
-async fn the_configuration_in_force_is_the_one_that_was_swapped_in() {
+async fn the_active_configuration_is_the_last_one_that_was_applied() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let controls = larder.server.controls();
@@ -162,23 +164,24 @@ async fn the_configuration_in_force_is_the_one_that_was_swapped_in() {
     assert_eq!(controls.config()["limits"]["idle"], "5s");
 }
 
-/// Asks without pause on one connection, or on one each, until told to stop.
+/// Sends requests without pause until `over` is set: all on one connection (`kept`), or each on its own.
 async fn load(larder: Arc<Larder>, kept: bool, over: Arc<AtomicBool>, answered: Arc<AtomicUsize>) {
     let mut client = larder.client().await;
-    let mut asked = 0_usize;
+    let mut sent = 0_usize;
     while !over.load(Ordering::Relaxed) {
         if !kept {
             client = larder.client().await;
         }
-        asked += 1;
-        let answer = client.get(&format!("{API}/{}", asked % 7), &[]).await;
+        sent += 1;
+        let answer = client.get(&format!("{API}/{}", sent % 7), &[]).await;
         assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "hello", End::Whole));
         answered.fetch_add(1, Ordering::Relaxed);
     }
 }
 
+/// Every second configuration is invalid and is rejected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lif_03_a_hundred_reloads_under_load_fail_no_request_and_every_second_is_kept_out() {
+async fn lif_03_a_hundred_reloads_under_load_fail_no_request() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Arc::new(Larder::with_policy(&origin, &["ttl: 1h"]).await);
     let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -194,7 +197,7 @@ async fn lif_03_a_hundred_reloads_under_load_fail_no_request_and_every_second_is
         let shown = larder.server.controls().config()["routes"][0]["fresh"].to_string();
         let hours = turn / 2 * 2 + 1;
         assert!(shown.starts_with(&format!("\"for {}", show(hours))), "{shown} after {turn}");
-        // Each configuration sees some of the load.
+        // Some requests run under each configuration.
         bounded(async {
             while answered.load(Ordering::Relaxed) < before + 4 {
                 sleep(Duration::from_millis(1)).await;
@@ -210,38 +213,38 @@ async fn lif_03_a_hundred_reloads_under_load_fail_no_request_and_every_second_is
     larder.counts("larder_config_last_reload_successful", 0.0).await;
 }
 
-/// As durations are shown: `25h` is `1day 1h`.
+/// Formats hours as larder shows durations: `25h` is `1day 1h`.
 fn show(hours: u64) -> String {
     larder::config::duration::show(Duration::from_secs(hours * 3600))
 }
 
 #[tokio::test]
-async fn sighup_reads_the_file_again_and_the_log_says_what_became_of_it() {
+async fn sighup_reloads_the_file_and_the_result_is_logged() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
     let start =
         format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n{resolve}");
-    let house = House::with(&start);
-    let larder = Process::start(&[OsStr::new("run"), house.config.as_os_str()]);
+    let config_dir = House::with(&start);
+    let larder = Process::start(&[OsStr::new("run"), config_dir.config.as_os_str()]);
     let addr = larder.addr().await;
     let url = format!("{API}/x");
     let mut client = Client::connect(addr).await;
     assert_eq!(client.get(&url, &[]).await.cache_status(), "larder; fwd=bypass; fwd-status=200");
 
-    fs::write(&house.config, format!("{start}routes: nonsense\n")).unwrap();
+    fs::write(&config_dir.config, format!("{start}routes: nonsense\n")).unwrap();
     larder.signal("HUP");
     let line = larder.err.line("Configuration not reloaded").await;
     assert!(line.contains("routes") && line.contains("ERROR"), "{line}");
     assert_eq!(client.get(&url, &[]).await.status, 200);
 
     let debug = format!("{start}log: {{ level: debug }}\n{}", route(&["ttl: 1h"]));
-    fs::write(&house.config, debug).unwrap();
+    fs::write(&config_dir.config, debug).unwrap();
     larder.signal("HUP");
     let line = larder.err.line("Configuration reloaded").await;
-    for said in ["routes=1", "added=1", "changed=0", "removed=0"] {
-        assert!(line.contains(said), "{said} in {line}");
+    for part in ["routes=1", "added=1", "changed=0", "removed=0"] {
+        assert!(line.contains(part), "{part} in {line}");
     }
     let miss = client.get(&url, &[]).await;
     assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
-    larder.err.line("Answered").await;
+    larder.err.line("Request completed").await;
 }

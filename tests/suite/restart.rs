@@ -1,4 +1,4 @@
-//! How a larder ends and how the next one takes its place: nobody's answer is cut.
+//! How a larder stops and how the next one takes its place: no response is cut.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,38 +17,38 @@ use tokio::process::Command;
 use tokio::time::{interval, timeout};
 
 use crate::client::{Client, End, Response};
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Step};
 use crate::process::{House, Process, eventually, larder, program, text};
-use crate::resident::resident;
+use crate::resident_memory::resident;
 
-/// On free ports, with `api.example.test` at `origin`, everything on it cached.
+/// A configuration on free ports: `api.example.test` is at `origin`, and everything on it is cached.
 fn yaml(origin: &Origin, more: &str) -> String {
     let resolve = format!("resolve: {{ api.example.test: \"{}\" }}", origin.addr);
     let free = "listen: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }";
     format!("version: 1\n{free}\n{resolve}\n{more}{}", route(&["ttl: 1h"]))
 }
 
-/// Whether an answer is the last of its connection.
+/// Whether a response is the last of its connection.
 fn is_last(answer: &Response) -> bool {
     answer.field("connection") == Some("close")
 }
 
-fn run(house: &House, flags: &[&str]) -> Process {
-    let mut arguments = vec![OsStr::new("run"), house.config.as_os_str()];
+fn run(config_dir: &House, flags: &[&str]) -> Process {
+    let mut arguments = vec![OsStr::new("run"), config_dir.config.as_os_str()];
     arguments.extend(flags.iter().map(OsStr::new));
     Process::start(&arguments)
 }
 
-// ---- the end of one larder
+// ---- stopping one larder
 
 #[tokio::test]
-async fn a_larder_that_stops_is_not_ready_first_and_gives_each_open_connection_one_more_answer() {
+async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
     let gate = Gate::new();
-    let held = gate.clone();
+    let wait = gate.clone();
     let origin = Origin::start(move |seen| match seen.target.as_str() {
-        "/slow" => Answer::new(200, &[], "slow").after(&held),
+        "/slow" => Answer::new(200, &[], "slow").after(&wait),
         _ => Answer::new(200, &[], "quick"),
     })
     .await;
@@ -80,12 +80,12 @@ async fn a_larder_that_stops_is_not_ready_first_and_gives_each_open_connection_o
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         probe.send(request).await;
-        let said = text(&probe.rest().await);
-        assert!(said.starts_with(&format!("HTTP/1.1 {status}")), "to the very end: {said}");
+        let response = text(&probe.rest().await);
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "until the end: {response}");
     }
     assert!(!stopping.is_finished(), "one is still in flight");
     gate.open();
-    // The request began before the stop, its answer after it.
+    // The request began before the stop, its response is sent after it.
     let slow = slow.answer("GET").await.unwrap();
     assert_eq!((slow.text().as_str(), is_last(&slow)), ("slow", true));
     assert!(bounded(stopping).await.unwrap(), "all were finished");
@@ -93,7 +93,7 @@ async fn a_larder_that_stops_is_not_ready_first_and_gives_each_open_connection_o
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_is_let_go_after_the_grace() {
+async fn an_idle_connection_is_closed_after_the_grace_period() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let (mut fresh, mut kept) = (larder.client().await, larder.client().await);
@@ -102,12 +102,12 @@ async fn a_connection_without_a_request_is_let_go_after_the_grace() {
     assert!(finished && fresh.is_closed().await && kept.is_closed().await);
 }
 
-/// Who has connected by the time of the stop is answered, accepted or not.
+/// Clients that connected before the stop are served, whether larder had accepted them or not.
 #[tokio::test]
-async fn what_waits_in_the_backlog_is_taken_in() {
+async fn connections_in_the_listen_backlog_are_served_before_the_stop() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
-    // Nothing is accepted in between: this test runs on one thread and does not wait.
+    // Larder accepts nothing in between: this test runs on one thread and does not yield.
     let waiting: Vec<_> = (0..20)
         .map(|_| {
             let stream = std::net::TcpStream::connect(larder.addr()).unwrap();
@@ -127,7 +127,8 @@ async fn what_waits_in_the_backlog_is_taken_in() {
 async fn lif_04_an_origin_that_hangs_is_cut_at_the_drain_deadline() {
     let half = Answer::chunked_open(200, &[], &[b"half"]).then([Step::Hang]);
     let origin = Origin::always(half).await;
-    let (mut larder, _house) = Process::run(&yaml(&origin, "limits: { drain: 300ms }\n")).await;
+    let (mut larder, _config_dir) =
+        Process::run(&yaml(&origin, "limits: { drain: 300ms }\n")).await;
     let mut client = Client::connect(larder.addr().await).await;
     client.ask("GET", &format!("{API}/x"), &[]).await;
     client.reads("half").await;
@@ -135,14 +136,14 @@ async fn lif_04_an_origin_that_hangs_is_cut_at_the_drain_deadline() {
     let answer = bounded(client.answer("GET")).await.unwrap();
     assert_eq!((answer.text().as_str(), answer.end), ("half", End::Cut));
     assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
-    larder.err.line("what was still in flight was cut").await;
+    larder.err.line("unfinished requests were cut").await;
 }
 
 #[tokio::test]
-async fn lif_04_a_second_signal_ends_within_a_second_whatever_hangs() {
+async fn lif_04_a_second_signal_ends_larder_within_a_second() {
     for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
         let origin = Origin::always(Answer::hung()).await;
-        let (mut larder, _house) = Process::run(&yaml(&origin, "")).await;
+        let (mut larder, _config_dir) = Process::run(&yaml(&origin, "")).await;
         let mut client = Client::connect(larder.addr().await).await;
         client.ask("GET", &format!("{API}/x"), &[]).await;
         origin.reached(1).await;
@@ -155,8 +156,8 @@ async fn lif_04_a_second_signal_ends_within_a_second_whatever_hangs() {
     }
 }
 
-/// One request of LIF-01: false when it was cut. Nobody is promised a connection after the stop.
-async fn asks(addr: SocketAddr, path: String) -> bool {
+/// One request of LIF-01: false if its response was cut. A refused connection is allowed after the stop.
+async fn is_not_cut(addr: SocketAddr, path: String) -> bool {
     let Ok(stream) = TcpStream::connect(addr).await else { return true };
     let mut client = Client::over(stream);
     client.ask("GET", &format!("{API}{path}"), &[]).await;
@@ -164,45 +165,45 @@ async fn asks(addr: SocketAddr, path: String) -> bool {
     answer.is_some_and(|a| (a.status, a.text().as_str(), a.end) == (200, "one second", End::Whole))
 }
 
-/// It takes its time: the case is about requests that take a second.
+/// This test is slow because the case is about requests that take a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lif_01_a_stop_at_500_requests_a_second_cuts_no_answer() {
+async fn lif_01_a_stop_at_500_requests_a_second_cuts_no_response() {
     let second = Step::Pause(Duration::from_secs(1));
     let answer = Answer(vec![second]).then(Answer::new(200, &[], "one second").0);
     let origin = Origin::always(answer).await;
-    let (mut larder, _house) = Process::run(&yaml(&origin, "")).await;
+    let (mut larder, _config_dir) = Process::run(&yaml(&origin, "")).await;
     let addr = larder.addr().await;
     let mut ticks = interval(Duration::from_millis(2));
-    let mut asked = Vec::new();
+    let mut requests = Vec::new();
     for turn in 0..1000 {
         ticks.tick().await;
         if turn == 750 {
             larder.signal("TERM");
         }
-        // Some share a fill, some have their own, some pass.
+        // A third of the requests share fills, the others each have their own.
         let path = match turn % 3 {
             0 => format!("/shared/{}", turn / 30),
             _ => format!("/own/{turn}"),
         };
-        asked.push(tokio::spawn(asks(addr, path)));
+        requests.push(tokio::spawn(is_not_cut(addr, path)));
     }
-    for (turn, asked) in asked.into_iter().enumerate() {
-        assert!(bounded(asked).await.unwrap(), "request {turn} was cut");
+    for (turn, request) in requests.into_iter().enumerate() {
+        assert!(bounded(request).await.unwrap(), "request {turn} was cut");
     }
     assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
     larder.err.line("Stopped").await;
 }
 
-// ---- one after the other
+// ---- hand-over to the next larder
 
 #[tokio::test]
-async fn lif_07_a_second_larder_names_the_address_the_process_and_the_way_past_it() {
+async fn lif_07_a_second_larder_reports_the_address_the_pid_and_take_over() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let (first, house) = Process::run(&yaml(&origin, "")).await;
+    let (first, config_dir) = Process::run(&yaml(&origin, "")).await;
     let taken = first.addr().await;
     let pid = first.child.id().unwrap();
-    let same = fs::read_to_string(&house.config).unwrap();
-    let second = house.directory.path().join("second.yaml");
+    let same = fs::read_to_string(&config_dir.config).unwrap();
+    let second = config_dir.directory.path().join("second.yaml");
     fs::write(&second, same.replacen("127.0.0.1:0", &taken.to_string(), 1)).unwrap();
     let since = monotonic();
     let ended = larder(&[OsStr::new("run"), second.as_os_str()]).await;
@@ -218,15 +219,15 @@ async fn lif_07_a_second_larder_names_the_address_the_process_and_the_way_past_i
 }
 
 #[tokio::test]
-async fn the_next_larder_takes_the_sockets_over_and_the_one_before_finishes() {
+async fn the_next_larder_takes_the_sockets_over_and_the_old_one_drains() {
     let gate = Gate::new();
-    let held = gate.clone();
+    let wait = gate.clone();
     let origin = Origin::start(move |seen| match seen.target.as_str() {
-        "/slow" => Answer::new(200, &[], "slow").after(&held),
+        "/slow" => Answer::new(200, &[], "slow").after(&wait),
         _ => Answer::new(200, &[], "quick"),
     })
     .await;
-    let (mut before, house) = Process::run(&yaml(&origin, "")).await;
+    let (mut before, config_dir) = Process::run(&yaml(&origin, "")).await;
     let (addr, admin) = (before.addr().await, before.admin().await);
     let mut kept = Client::connect(addr).await;
     assert_eq!(kept.get(&format!("{API}/x"), &[]).await.text(), "quick");
@@ -234,21 +235,22 @@ async fn the_next_larder_takes_the_sockets_over_and_the_one_before_finishes() {
     slow.ask("GET", &format!("{API}/slow"), &[]).await;
     origin.reached(2).await;
 
-    let mut next = run(&house, &["--take-over"]);
+    let mut next = run(&config_dir, &["--take-over"]);
     assert_eq!((next.addr().await, next.admin().await), (addr, admin), "the same sockets");
     before.err.line("Another larder has taken over").await;
-    // The old one may have accepted one more before it stopped; that one is told to come again.
+    // The old larder may have accepted one more connection before it stopped, and closes that one after
+    // its response.
     let mut fresh = Client::connect(addr).await;
-    let come_again = async {
+    let reconnect = async {
         while is_last(&fresh.get(&format!("{API}/x"), &[]).await) {
             fresh = Client::connect(addr).await;
         }
     };
-    bounded(come_again).await;
-    // Nor does it act at once on what it says.
-    let idle_ones_learn_of_it =
+    bounded(reconnect).await;
+    // The old larder logs the takeover a moment before it acts on it.
+    let idle_connection_is_closed =
         async { while !is_last(&kept.get(&format!("{API}/x"), &[]).await) {} };
-    bounded(idle_ones_learn_of_it).await;
+    bounded(idle_connection_is_closed).await;
     assert!(before.child.try_wait().unwrap().is_none(), "one is still in flight");
     gate.open();
     let slow = slow.answer("GET").await.unwrap();
@@ -256,25 +258,26 @@ async fn the_next_larder_takes_the_sockets_over_and_the_one_before_finishes() {
     assert_eq!(before.ended().await.code(), Some(0), "{}", before.err.text());
     before.err.line("Stopped").await;
 
-    // And so on, from the one that took over.
-    let third = run(&house, &["--take-over"]);
+    // A third larder takes over from the second.
+    let third = run(&config_dir, &["--take-over"]);
     assert_eq!(third.addr().await, addr);
     drop(fresh);
     assert_eq!(next.ended().await.code(), Some(0), "{}", next.err.text());
     assert_eq!(Client::connect(addr).await.get(&format!("{API}/x"), &[]).await.text(), "quick");
 }
 
-/// While one leaves and the other has come, a write through either makes both forget.
+/// While the old larder drains and the new one serves, a write or purge through either invalidates the
+/// entry in both.
 #[tokio::test]
-async fn what_is_invalidated_while_two_larders_answer_is_invalidated_in_both() {
+async fn an_invalidation_during_a_hand_over_reaches_both_larders() {
     let gate = Gate::new();
-    let held = gate.clone();
+    let wait = gate.clone();
     let origin = Origin::start(move |seen| match seen.target.as_str() {
-        "/slow" => Answer::new(200, &[], "slow").after(&held),
+        "/slow" => Answer::new(200, &[], "slow").after(&wait),
         _ => Answer::new(200, &[], format!("{}", seen.index)),
     })
     .await;
-    let (before, house) = Process::run(&yaml(&origin, "")).await;
+    let (before, config_dir) = Process::run(&yaml(&origin, "")).await;
     let addr = before.addr().await;
     let url = |path: &str| format!("{API}{path}");
     let (mut first, mut second) = (Client::connect(addr).await, Client::connect(addr).await);
@@ -287,11 +290,11 @@ async fn what_is_invalidated_while_two_larders_answer_is_invalidated_in_both() {
     slow.ask("GET", &url("/slow"), &[]).await;
     origin.reached(2).await;
 
-    let next = run(&house, &["--take-over"]);
+    let next = run(&config_dir, &["--take-over"]);
     let admin = next.admin().await;
     before.err.line("Another larder has taken over").await;
-    // It says so a moment before it acts so, and may then have accepted one more: who answers is in
-    // `Via`.
+    // The old larder logs this a moment before it acts on it and may accept one more connection. `Via`
+    // shows which larder responds.
     bounded(async { while !is_last(&probe.get(&url("/purged"), &[]).await) {} }).await;
     let (mut fresh, written) = bounded(async {
         loop {
@@ -304,15 +307,15 @@ async fn what_is_invalidated_while_two_larders_answer_is_invalidated_in_both() {
     })
     .await;
     assert_eq!(fresh.get(&url("/written"), &[]).await.text(), written, "the next one has it");
-    // The last answer of this connection is the old larder's; the write is the new one's matter too.
+    // The old larder sends the last response of this connection; the write must reach the new one too.
     first.ask("POST", &url("/written"), &["Content-Length: 0"]).await;
     assert!(is_last(&first.answer("POST").await.unwrap()));
     bounded(async { while fresh.get(&url("/written"), &[]).await.text() == written {} }).await;
-    // The other way round: what the new one acknowledges as purged, the old one has forgotten.
+    // The other way round: a purge that the new larder confirms also removes the entry of the old one.
     let purge = [OsStr::new("purge"), OsStr::new("http://api.example.test/purged")];
     let admin = admin.to_string();
     let purge = [purge.as_slice(), &[OsStr::new("--admin"), OsStr::new(&admin)]].concat();
-    // Not acknowledged before the new one has the store: then it would not last.
+    // The new larder confirms no purge before it has opened the store, because the purge would not persist.
     bounded(async { while larder(&purge).await.status.code() != Some(0) {} }).await;
     let last = second.get(&url("/purged"), &[]).await;
     assert!(is_last(&last), "from the old larder");
@@ -322,15 +325,15 @@ async fn what_is_invalidated_while_two_larders_answer_is_invalidated_in_both() {
 }
 
 #[tokio::test]
-async fn a_next_larder_that_cannot_start_leaves_the_one_that_runs_as_it_was() {
+async fn a_next_larder_that_cannot_start_leaves_the_running_one_unchanged() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let (mut running, house) = Process::run(&yaml(&origin, "")).await;
+    let (mut running, config_dir) = Process::run(&yaml(&origin, "")).await;
     let addr = running.addr().await;
     let mut kept = Client::connect(addr).await;
     assert_eq!(kept.get(&format!("{API}/x"), &[]).await.text(), "hello");
     let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = holder.local_addr().unwrap();
-    let fine = fs::read_to_string(&house.config).unwrap();
+    let fine = fs::read_to_string(&config_dir.config).unwrap();
     for (broken, exit) in [
         (
             fine.replace(
@@ -342,67 +345,67 @@ async fn a_next_larder_that_cannot_start_leaves_the_one_that_runs_as_it_was() {
         (format!("{fine}nonsense: 1\n"), 3),
     ] {
         assert_ne!(broken, fine);
-        fs::write(&house.config, broken).unwrap();
-        let mut next = run(&house, &["--take-over"]);
+        fs::write(&config_dir.config, broken).unwrap();
+        let mut next = run(&config_dir, &["--take-over"]);
         assert_eq!(next.ended().await.code(), Some(exit), "{}", next.err.text());
         let answer = kept.get(&format!("{API}/x"), &[]).await;
         assert!(!is_last(&answer), "it goes on");
     }
     running.err.line("The other larder did not start").await;
     assert!(running.child.try_wait().unwrap().is_none());
-    // What it offers is still there to take.
-    fs::write(&house.config, fine).unwrap();
-    let next = run(&house, &["--take-over"]);
+    // The running larder still offers its sockets.
+    fs::write(&config_dir.config, fine).unwrap();
+    let next = run(&config_dir, &["--take-over"]);
     assert_eq!(next.addr().await, addr);
     drop(kept);
     assert_eq!(running.ended().await.code(), Some(0), "{}", running.err.text());
 }
 
 #[tokio::test]
-async fn taking_over_where_none_runs_is_a_start_as_usual() {
+async fn take_over_without_a_running_larder_starts_as_usual() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let house = House::with(&yaml(&origin, ""));
-    let mut first = run(&house, &["--take-over"]);
+    let config_dir = House::with(&yaml(&origin, ""));
+    let mut first = run(&config_dir, &["--take-over"]);
     let addr = first.addr().await;
     first.err.line("No larder to take over from").await;
     assert_eq!(Client::connect(addr).await.get(&format!("{API}/x"), &[]).await.text(), "hello");
-    // One that was killed leaves its socket file behind.
+    // A killed larder leaves its socket file behind.
     first.signal("KILL");
     first.ended().await;
-    let second = run(&house, &["--take-over"]);
+    let second = run(&config_dir, &["--take-over"]);
     let addr = second.addr().await;
     second.err.line("No larder to take over from").await;
     assert_eq!(Client::connect(addr).await.get(&format!("{API}/x"), &[]).await.text(), "hello");
 }
 
-/// Only this user may take the sockets: the offer lies where nobody else can reach it.
+/// Only this user may take the sockets: other users cannot reach the hand-over socket.
 #[tokio::test]
-async fn the_offer_is_for_this_user_alone_and_gone_after_a_stop() {
+async fn the_hand_over_socket_is_private_and_removed_at_the_stop() {
     use std::os::unix::fs::PermissionsExt;
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let (mut running, house) = Process::run(&yaml(&origin, "")).await;
-    let store = house.directory.path().join("larder-data");
+    let (mut running, config_dir) = Process::run(&yaml(&origin, "")).await;
+    let store = config_dir.directory.path().join("larder-data");
     let offer = store.join("handover.sock");
     let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode(&store), mode(&offer)), (0o700, 0o600));
-    // Whoever says nothing, or nonsense, does not keep it from others.
+    // A peer that sends nothing, or garbage, does not block the offer for others.
     let _silent = tokio::net::UnixStream::connect(&offer).await.unwrap();
     let mut stranger = tokio::net::UnixStream::connect(&offer).await.unwrap();
     stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let mut said = Vec::new();
-    // What it said was not read to its end: a reset is as good as a close.
-    let _closed = bounded(stranger.read_to_end(&mut said)).await;
-    assert!(said.is_empty());
+    let mut received = Vec::new();
+    // Larder did not read all that the peer sent, so a reset is as acceptable as a close.
+    let _closed = bounded(stranger.read_to_end(&mut received)).await;
+    assert!(received.is_empty());
     running.signal("TERM");
     assert_eq!(running.ended().await.code(), Some(0));
     assert!(!offer.exists());
 }
 
 #[tokio::test]
-async fn a_store_with_a_path_too_long_for_a_socket_costs_the_hand_over_only() {
+async fn a_store_path_too_long_for_a_socket_only_disables_the_hand_over() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let store = format!("store: {{ path: {} }}\n", "long/".repeat(20));
-    let (larder, _house) = Process::run(&yaml(&origin, &store)).await;
+    let (larder, _config_dir) = Process::run(&yaml(&origin, &store)).await;
     let line = larder.err.line("Sockets not offered").await;
     assert!(line.contains("too long"), "{line}");
     let mut client = Client::connect(larder.addr().await).await;
@@ -410,11 +413,11 @@ async fn a_store_with_a_path_too_long_for_a_socket_costs_the_hand_over_only() {
 }
 
 #[tokio::test]
-async fn a_limit_on_the_size_of_files_costs_what_is_larger_its_place_on_disk_alone() {
+async fn a_file_size_limit_only_keeps_larger_responses_off_the_disk() {
     let large = "x".repeat(4 << 20);
     let origin = Origin::always(Answer::new(200, &["Cache-Control: max-age=600"], &large)).await;
     for blocks in [1_000, 5_000] {
-        let (mut larder, _house) =
+        let (mut larder, _config_dir) =
             Process::run_within(&format!("-f {blocks}"), &yaml(&origin, "")).await;
         let mut client = Client::connect(larder.addr().await).await;
         for path in ["/1", "/2", "/3", "/1"] {
@@ -428,53 +431,53 @@ async fn a_limit_on_the_size_of_files_costs_what_is_larger_its_place_on_disk_alo
     }
 }
 
-// ---- a supervisor that listens
+// ---- socket activation by a supervisor
 
-/// `larder run` with this socket as systemd hands it over: descriptor 3.
-fn activated(socket: std::net::TcpListener, house: &House) -> Process {
+/// `larder run` with this socket passed as systemd passes it: as descriptor 3.
+fn activated(socket: std::net::TcpListener, config_dir: &House) -> Process {
     let script = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
     let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", program(), "run"]).arg(&house.config);
+    command.args(["-c", script, "sh", program(), "run"]).arg(&config_dir.config);
     command.stdin(Stdio::from(OwnedFd::from(socket)));
     Process::of(command)
 }
 
 #[tokio::test]
-async fn a_socket_that_a_supervisor_listens_on_is_used_and_outlives_larder() {
+async fn a_listening_socket_of_a_supervisor_is_used_and_outlives_larder() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = socket.local_addr().unwrap();
-    let house = House::with(&yaml(&origin, "").replacen("127.0.0.1:0", &addr.to_string(), 1));
-    // Before larder runs: the supervisor's backlog holds it.
+    let config_dir = House::with(&yaml(&origin, "").replacen("127.0.0.1:0", &addr.to_string(), 1));
+    // Sent before larder runs: the connection waits in the supervisor's backlog.
     let mut early = Client::connect(addr).await;
     early.ask("GET", &format!("{API}/x"), &[]).await;
-    let mut larder = activated(socket.try_clone().unwrap(), &house);
+    let mut larder = activated(socket.try_clone().unwrap(), &config_dir);
     assert_eq!(bounded(early.answer("GET")).await.unwrap().text(), "hello");
     assert_eq!(larder.addr().await, addr);
     larder.signal("TERM");
     assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
-    // Between two larders connections wait, they are not refused.
+    // Between two larders, connections wait and are not refused.
     let mut between = Client::connect(addr).await;
     between.ask("GET", &format!("{API}/x"), &[]).await;
-    let _next = activated(socket, &house);
+    let _next = activated(socket, &config_dir);
     assert_eq!(bounded(between.answer("GET")).await.unwrap().text(), "hello");
 }
 
 #[tokio::test]
-async fn a_supervisors_socket_that_the_file_does_not_name_is_an_error_that_names_both() {
+async fn a_supervisors_socket_missing_from_the_file_is_an_error_naming_both() {
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = socket.local_addr().unwrap();
     let yaml = yaml(&origin, "").replacen("127.0.0.1:0", "127.0.0.1:18080", 1);
-    let house = House::with(&yaml.replace("admin: { listen: 127.0.0.1:0 }", "admin: off"));
-    let mut larder = activated(socket, &house);
+    let config_dir = House::with(&yaml.replace("admin: { listen: 127.0.0.1:0 }", "admin: off"));
+    let mut larder = activated(socket, &config_dir);
     assert_eq!(larder.ended().await.code(), Some(1));
-    let said = larder.err.text();
-    assert!(said.contains(&format!("listens on {addr}")), "{said}");
-    assert!(said.contains("`listen` (127.0.0.1:18080)"), "{said}");
+    let log = larder.err.text();
+    assert!(log.contains(&format!("listens on {addr}")), "{log}");
+    assert!(log.contains("`listen` (127.0.0.1:18080)"), "{log}");
 }
 
-// ---- clients that break off
+// ---- clients that reset the connection
 
 /// Ends a connection with a reset.
 fn reset(stream: &TcpStream) {
@@ -482,11 +485,11 @@ fn reset(stream: &TcpStream) {
     ended.expect("a socket can be reset");
 }
 
-/// A request, cut by a reset after `at` bytes of it and its answer together.
-async fn breaks_off(addr: SocketAddr, request: &[u8], at: usize) {
+/// Sends a request and resets the connection after `at` bytes of the request and its response together.
+async fn reset_after(addr: SocketAddr, request: &[u8], at: usize) {
     let mut stream = TcpStream::connect(addr).await.expect("larder accepts");
     let sent = request.get(..at).unwrap_or(request);
-    // Larder may have answered and closed already.
+    // Larder may already have responded and closed the connection.
     let _gone = stream.write_all(sent).await;
     let mut left = at.saturating_sub(request.len());
     let mut sink = vec![0; 4096];
@@ -505,12 +508,12 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").expect("Linux").count()
 }
 
-/// 2,000 resets, each at another byte of one of five kinds of request and their answers.
+/// 2,000 resets, each at another byte of one of five kinds of request and their responses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lif_06_clients_that_reset_at_any_byte_leave_nothing_behind() {
     let body = vec![b'x'; 3000];
     let origin = Origin::start(move |seen| {
-        // No pooled connections: what is left at the end is a leak.
+        // Without pooled connections, any that are left at the end are a leak.
         let answer = Answer::new(200, &["Connection: close"], &body);
         if seen.method == "POST" { answer } else { answer.then([Step::Close]) }
     })
@@ -538,19 +541,19 @@ async fn lif_06_clients_that_reset_at_any_byte_leave_nothing_behind() {
     let mut random = StdRng::seed_from_u64(6);
     let (mut base, mut memory) = (0, 0);
     for round in 0..250 {
-        let mut breaking = Vec::new();
+        let mut resets = Vec::new();
         for n in 0..8 {
             let request = &requests[(round + n) % requests.len()];
             let request = String::from_utf8_lossy(request).replace("/N", &format!("/{round}-{n}"));
             let at = random.random_range(0..request.len() + 3000);
-            breaking.push(tokio::spawn(async move {
-                breaks_off(addr, request.as_bytes(), at).await;
+            resets.push(tokio::spawn(async move {
+                reset_after(addr, request.as_bytes(), at).await;
             }));
         }
-        for breaking in breaking {
-            bounded(breaking).await.unwrap();
+        for reset in resets {
+            bounded(reset).await.unwrap();
         }
-        // After a first round with everything in it, nothing more may stay.
+        // After the first rounds, which contain every kind of request, nothing may grow any more.
         if round == 10 {
             bounded(idle(&larder, usize::MAX)).await;
             (base, memory) = (descriptors(), resident());
@@ -559,15 +562,15 @@ async fn lif_06_clients_that_reset_at_any_byte_leave_nothing_behind() {
     bounded(idle(&larder, base)).await;
     let grown = resident().saturating_sub(memory);
     assert!(grown < 16 << 20, "{} KiB more", grown >> 10);
-    assert_eq!(larder.server.waiting(), 0, "nobody waits for a fill any more");
+    assert_eq!(larder.server.waiting(), 0, "no client waits for a fill any more");
     println!("LIF-06: {base} descriptors, as at first; {} KiB more", grown >> 10);
     let answer = bounded(larder.get("/hit")).await;
     assert_eq!((answer.body.len(), answer.end), (3000, End::Whole));
 }
 
-/// No connection is open, and not more than `most` descriptors.
+/// Waits until no connection is open and at most `most` descriptors are.
 async fn idle(larder: &Larder, most: usize) {
-    // One place is the listener's own.
+    // The listener itself takes one place.
     while larder.server.places_taken() > 1 || larder.server.waiting() > 0 || descriptors() > most {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

@@ -1,5 +1,5 @@
-//! The JSON Schema of proxy.yaml: valid, in step with what larder reads, and as strict as a schema
-//! can be.
+//! The JSON Schema of proxy.yaml: valid, consistent with the configuration that larder accepts, and as
+//! strict as a schema can be.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,14 +17,14 @@ fn schema() -> Value {
 }
 
 fn validator() -> Validator {
-    jsonschema::draft202012::new(&schema()).expect("the schema is one")
+    jsonschema::draft202012::new(&schema()).expect("the schema compiles")
 }
 
 fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// As an editor reads it.
+/// Parses YAML as an editor does.
 fn json(yaml: &str) -> Result<Value, String> {
     serde_saphyr::from_str(yaml).map_err(|error| error.to_string())
 }
@@ -39,7 +39,7 @@ fn fixtures(kind: &str, ending: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// Complete configurations for APIs that many use.
+/// Complete configurations for widely used APIs.
 fn presets() -> Vec<PathBuf> {
     ["coinmarketcap", "discord", "github"]
         .map(|name| repository().join(format!("docs/presets/{name}.yaml")))
@@ -52,28 +52,28 @@ fn blocks(page: &str) -> Vec<&str> {
     after.filter_map(|rest| rest.split("\n```").next()).collect()
 }
 
-/// What is wrong with a configuration by the schema.
-fn wrong(validator: &Validator, yaml: &str) -> Vec<String> {
+/// The errors that the schema reports for a configuration.
+fn schema_errors(validator: &Validator, yaml: &str) -> Vec<String> {
     let value = json(yaml).expect("it is YAML");
-    let said =
+    let message =
         |error: jsonschema::ValidationError<'_>| format!("{}: {error}", error.instance_path());
-    validator.iter_errors(&value).map(said).collect()
+    validator.iter_errors(&value).map(message).collect()
 }
 
 #[test]
-fn the_schema_is_valid_and_says_its_dialect() {
+fn the_schema_is_valid_and_declares_its_dialect() {
     assert!(jsonschema::meta::is_valid(&schema()));
     assert_eq!(schema()["$schema"], "https://json-schema.org/draft/2020-12/schema");
 }
 
 #[tokio::test]
-async fn larder_schema_prints_it() {
-    let said = larder(&["schema"]).await;
-    assert_eq!((said.status.code(), text(&said.stdout).as_str()), (Some(0), SCHEMA));
+async fn larder_schema_prints_the_schema() {
+    let output = larder(&["schema"]).await;
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), SCHEMA));
 }
 
 #[test]
-fn everything_that_larder_takes_the_schema_takes() {
+fn the_schema_accepts_every_example_that_larder_accepts() {
     let validator = validator();
     let mut all: Vec<(String, String)> = fixtures("good", "yaml")
         .into_iter()
@@ -87,12 +87,12 @@ fn everything_that_larder_takes_the_schema_takes() {
     }
     assert!(all.len() > 10, "only {} configurations", all.len());
     for (name, yaml) in all {
-        assert_eq!(wrong(&validator, &yaml), Vec::<String>::new(), "{name}");
+        assert_eq!(schema_errors(&validator, &yaml), Vec::<String>::new(), "{name}");
     }
 }
 
 #[test]
-fn the_page_of_presets_shows_each_of_their_files_and_larder_takes_them() {
+fn the_presets_page_shows_every_preset_and_larder_accepts_them() {
     let page = fs::read_to_string(repository().join("docs/presets.md")).expect("the page is there");
     let blocks = blocks(&page);
     let env: Env = [("DISCORD_TOKEN", "x"), ("CMC_API_KEY", "x")].into_iter().collect();
@@ -115,12 +115,12 @@ fn proxy_yaml_names_the_schema_for_editors() {
     assert_eq!(fs::read_to_string(named).unwrap(), SCHEMA);
 }
 
-/// Unknown keys and values of another kind; rules between keys are larder's alone.
+/// Unknown keys and values of a wrong type. Only larder checks the rules between keys.
 #[test]
-fn what_is_wrong_by_its_shape_the_schema_refuses() {
+fn the_schema_rejects_configurations_of_a_wrong_shape() {
     let validator = validator();
     let by_shape = [
-        "is not a key that this larder knows",
+        "is not a known key",
         "is not a map",
         "is a list where one value is expected",
         "is a map where one value is expected",
@@ -139,16 +139,16 @@ fn what_is_wrong_by_its_shape_the_schema_refuses() {
         }
         let yaml = fs::read_to_string(path.with_extension("yaml")).unwrap();
         if yaml.contains("${") {
-            // What the environment brings no schema sees.
+            // A schema cannot see values from the environment.
             continue;
         }
-        assert!(!wrong(&validator, &yaml).is_empty(), "{}", path.display());
+        assert!(!schema_errors(&validator, &yaml).is_empty(), "{}", path.display());
         refused += 1;
     }
     assert!(refused >= 8, "only {refused} fixtures are wrong by their shape");
 }
 
-/// VALUE in its place: what is right there, and what is not.
+/// A template, the values that are valid in the place of VALUE, and some that are not.
 const FORMS: [(&str, &[&str], &[&str]); 31] = [
     (
         "secret_path: VALUE",
@@ -191,7 +191,7 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
         ],
     ),
     (
-        "routes: [{ name: a, match: { host: a }, targeted: VALUE }]",
+        "routes: [{ name: a, match: { host: a }, targeted_cache_control: VALUE }]",
         &["CDN-Cache-Control", "[X-Cache-Control, cdn-cache-control]", "[]"],
         &["Cache-Control", "Surrogate-Control", "CDN-Cache-Control-X", "{}"],
     ),
@@ -350,9 +350,9 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
     ),
 ];
 
-/// Single values: what larder refuses by its form the schema refuses, and the other way round.
+/// Single values: larder and the schema reject the same ones.
 #[test]
-fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
+fn larder_and_the_schema_accept_the_same_values() {
     let validator = validator();
     for (template, right, wrong_ones) in FORMS {
         for (values, valid) in [(right, true), (wrong_ones, false)] {
@@ -360,13 +360,17 @@ fn durations_sizes_and_addresses_have_the_form_that_larder_reads() {
                 let yaml = format!("version: 1\n{}\n", template.replace("VALUE", value));
                 let read = config::parse("proxy.yaml", &yaml, &Env::default());
                 assert_eq!(read.is_ok(), valid, "larder: {yaml}");
-                assert_eq!(wrong(&validator, &yaml).is_empty(), valid, "the schema: {yaml}");
+                assert_eq!(
+                    schema_errors(&validator, &yaml).is_empty(),
+                    valid,
+                    "the schema: {yaml}"
+                );
             }
         }
     }
 }
 
-/// Where each closed object of the schema stands in a file; KEY is one of its keys.
+/// Each closed object of the schema and its place in a file; KEY stands for one of its keys.
 const SECTIONS: [(&str, &str); 40] = [
     ("", "KEY: x"),
     ("/properties/access", "access: { KEY: x }"),
@@ -425,16 +429,16 @@ const SECTIONS: [(&str, &str); 40] = [
     ("/$defs/retry/anyOf/2/properties/backoff", "defaults: { retry: { backoff: { KEY: x } } }"),
 ];
 
-/// Like no key, so that none is suggested in its place.
+/// Similar to no key, so that larder suggests none in its place.
 const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz";
 
-/// What larder says it knows where it meets a key that it does not.
+/// The keys that larder lists as known when it rejects an unknown one.
 fn known_to_larder(template: &str) -> BTreeSet<String> {
     let yaml = format!("version: 1\n{}\n", template.replace("KEY", UNKNOWN));
     let report = config::parse("proxy.yaml", &yaml, &Env::default()).expect_err("an unknown key");
     let problem = report.problems().iter().find(|problem| problem.path.ends_with(UNKNOWN));
     let problem = problem.unwrap_or_else(|| panic!("{template}: {report}"));
-    let known = problem.fix.strip_prefix("known here: ").expect("it names what it knows");
+    let known = problem.fix.strip_prefix("known here: ").expect("it lists the known keys");
     known.split(", ").map(str::to_owned).collect()
 }
 
@@ -444,7 +448,7 @@ fn known_to_the_schema(schema: &Value, place: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_schema_knows_the_keys_that_larder_knows_and_no_others() {
+fn the_schema_has_exactly_the_keys_that_larder_accepts() {
     let schema = schema();
     for (place, template) in SECTIONS {
         assert_eq!(known_to_the_schema(&schema, place), known_to_larder(template), "{template}");
@@ -477,7 +481,7 @@ fn every_section_of_the_schema_is_closed_and_compared() {
     assert_eq!(found, compared);
 }
 
-/// proxy.yaml is the reference: whatever can be said is said there, if only in a comment.
+/// proxy.yaml is the reference: it names every key, at least in a comment.
 #[test]
 fn the_reference_names_every_key_of_the_schema() {
     let reference = fs::read_to_string(repository().join("proxy.yaml")).unwrap();
@@ -492,9 +496,9 @@ fn the_reference_names_every_key_of_the_schema() {
     }
 }
 
-/// Editors show it beside the key.
+/// Editors show the description next to the key.
 #[test]
-fn every_key_is_described() {
+fn every_key_has_a_description() {
     let schema = schema();
     for (place, _) in SECTIONS {
         let section = schema.pointer(place).unwrap();

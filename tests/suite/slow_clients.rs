@@ -1,4 +1,4 @@
-//! Clients that are slow to send or to take: their fault is never the origin's, and holds nobody up.
+//! Clients that send or read slowly: larder never blames the origin for it, and no other client has to wait.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::client::TlsStream;
 
 use crate::client::Client;
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::intercepted::{self, API as HOST, H2, Scene};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Step};
@@ -26,8 +26,8 @@ use crate::tls_origin::{Authority, TlsOrigin};
 
 const LIMITS: &str = "limits: { body_idle: 600ms, body_min_rate: 100B/s }\n";
 
-/// Begins a `POST` of so many bytes.
-async fn begun(larder: &Larder, path: &str, length: usize, fields: &str) -> Client {
+/// Begins a `POST` with a body of `length` bytes.
+async fn begin_post(larder: &Larder, path: &str, length: usize, fields: &str) -> Client {
     let mut client = larder.client().await;
     let head = format!("POST {API}{path} HTTP/1.1\r\nHost: x\r\n{fields}");
     client.send(format!("{head}Content-Length: {length}\r\n\r\nx")).await;
@@ -35,7 +35,7 @@ async fn begun(larder: &Larder, path: &str, length: usize, fields: &str) -> Clie
 }
 
 #[tokio::test]
-async fn a_client_that_stops_or_drips_is_told_408_and_the_origin_is_not_blamed() {
+async fn a_client_that_stalls_or_drips_gets_408_and_the_origin_is_not_blamed() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
         let breaker = "upstreams: { api: { hosts: [api.example.test], timeouts: { first_byte: 300ms }, \
@@ -43,7 +43,7 @@ async fn a_client_that_stops_or_drips_is_told_408_and_the_origin_is_not_blamed()
         let yaml = format!("{LIMITS}{breaker}{}", route(&["ttl: 1h"]));
         let larder = Larder::start(&origin, &yaml).await;
         for drips in [false, false, true, true] {
-            let mut client = begun(&larder, "/w", 10_000, "").await;
+            let mut client = begin_post(&larder, "/w", 10_000, "").await;
             let dripping = async {
                 // A byte each tenth of a second: never silent, and far too slow.
                 loop {
@@ -53,41 +53,42 @@ async fn a_client_that_stops_or_drips_is_told_408_and_the_origin_is_not_blamed()
                     }
                 }
             };
-            let _longer_than_it_may = timeout(Duration::from_millis(900), dripping).await;
-            let answer = client.answer("POST").await.expect("an answer");
+            let _over_the_limit = timeout(Duration::from_millis(900), dripping).await;
+            let answer = client.answer("POST").await.expect("a response");
             assert_eq!(answer.status, 408, "drips: {drips}");
             assert!(answer.text().contains("limits.body_min_rate"), "{}", answer.text());
         }
-        // Nothing is held, nothing open, for the API has done nothing wrong.
+        // No cooldown is active and no breaker is open, because the origin has not failed.
         assert_eq!(larder.get("/x").await.text(), "ok");
         let mut other = larder.client().await;
         other.ask("POST", &format!("{API}/w"), &["Content-Length: 0"]).await;
-        assert_eq!(other.answer("POST").await.expect("an answer").text(), "ok");
+        assert_eq!(other.answer("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
 
 #[tokio::test]
-async fn who_sends_fast_enough_for_long_and_who_converses_is_not_cut() {
+async fn a_long_steady_upload_and_a_silent_grpc_stream_are_not_cut() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
         let larder = Larder::start(&origin, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await;
-        let mut steady = begun(&larder, "/w", 1 + 15 * 30, "").await;
-        let mut talks = begun(&larder, "/w", 2, "Content-Type: application/grpc+proto\r\n").await;
+        let mut steady = begin_post(&larder, "/w", 1 + 15 * 30, "").await;
+        let mut grpc =
+            begin_post(&larder, "/w", 2, "Content-Type: application/grpc+proto\r\n").await;
         for _ in 0..15 {
             sleep(Duration::from_millis(100)).await;
             steady.send([b'x'; 30]).await;
         }
-        assert_eq!(steady.answer("POST").await.expect("an answer").text(), "ok");
-        // It has said nothing for more than twice the limit.
-        talks.send("x").await;
-        assert_eq!(talks.answer("POST").await.expect("an answer").text(), "ok");
+        assert_eq!(steady.answer("POST").await.expect("a response").text(), "ok");
+        // This client has sent nothing for more than twice the limit.
+        grpc.send("x").await;
+        assert_eq!(grpc.answer("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_slow_upload_that_tries_a_held_origin_makes_nobody_wait() {
+async fn a_slow_upload_that_probes_a_cooldown_delays_no_other_request() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.index {
             0 => Answer::new(429, &["Retry-After: 1", "Connection: close"], "later"),
@@ -99,25 +100,26 @@ async fn a_slow_upload_that_tries_a_held_origin_makes_nobody_wait() {
         let larder = Larder::start(&origin, &format!("{upstream}{}", route(&["ttl: 1h"]))).await;
         assert_eq!(larder.get("/x").await.status, 429);
         larder.clock.advance(Duration::from_secs(2));
-        let mut slow = begun(&larder, "/w", 2, "").await;
+        let mut slow = begin_post(&larder, "/w", 2, "").await;
         larder.until("it is under way", |_| origin.connections() == 2).await;
         let cold = timeout(Duration::from_secs(5), larder.get("/y")).await.expect("soon");
         assert_eq!(cold.text(), "ok");
         slow.send("x").await;
-        assert_eq!(slow.answer("POST").await.expect("an answer").text(), "ok");
+        assert_eq!(slow.answer("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
 
 #[tokio::test]
-async fn an_origin_that_gives_up_on_a_client_or_on_its_body_is_not_blamed() {
+async fn an_origin_that_gives_up_waiting_for_a_body_is_not_blamed() {
     bounded(async {
         let (listener, addr) = {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let addr = listener.local_addr().expect("it has one");
             (listener, addr)
         };
-        // It reads a head, waits a little for the body, and closes; it says ok to what has none.
+        // The origin reads a head, waits briefly for the body, and closes. It sends 200 to a request without
+        // a body.
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
@@ -158,7 +160,7 @@ async fn an_origin_that_gives_up_on_a_client_or_on_its_body_is_not_blamed() {
             let mut client = larder.client().await;
             let head = format!("POST {API}{path} HTTP/1.1\r\nHost: x\r\n{fields}");
             client.send(format!("{head}Content-Length: 1000\r\n\r\nx")).await;
-            let answer = client.answer("POST").await.expect("an answer");
+            let answer = client.answer("POST").await.expect("a response");
             assert_eq!(answer.status, 408, "{path} {fields}");
         }
         assert_eq!(larder.get("/x").await.text(), "ok", "no breaker is open");
@@ -167,28 +169,28 @@ async fn an_origin_that_gives_up_on_a_client_or_on_its_body_is_not_blamed() {
 }
 
 #[tokio::test]
-async fn larder_gives_leave_where_an_origin_does_not() {
+async fn larder_sends_100_continue_where_an_origin_does_not() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
         let larder = Larder::start(&origin, &route(&["ttl: 1h"])).await;
         let mut client = larder.client().await;
         let head = format!("POST {API}/w HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n");
         client.send(format!("{head}Content-Length: 2\r\n\r\n")).await;
-        assert_eq!(client.one_answer("POST").await.expect("leave").status, 100);
+        assert_eq!(client.one_answer("POST").await.expect("a 100").status, 100);
         client.send("hi").await;
-        assert_eq!(client.answer("POST").await.expect("an answer").text(), "ok");
+        assert_eq!(client.answer("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
 
-/// Begins an upload on a connection that it shares with others.
+/// Begins an upload on a connection with several streams.
 fn upload(h2: &mut H2, path: &str) -> (ResponseFuture, SendStream<Bytes>) {
     let request = Request::post(format!("https://{}{path}", intercepted::API));
     h2.send_request(request.body(()).expect("a request"), false).expect("a stream")
 }
 
-async fn answered(answer: ResponseFuture) -> (u16, Vec<u8>) {
-    let answer = answer.await.expect("an answer");
+async fn outcome_of(answer: ResponseFuture) -> (u16, Vec<u8>) {
+    let answer = answer.await.expect("a response");
     let (status, mut read) = (answer.status().as_u16(), answer.into_body());
     let mut body = Vec::new();
     while let Some(piece) = read.data().await {
@@ -202,10 +204,10 @@ async fn with_limits() -> Scene {
     Scene::with(origin, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await
 }
 
-/// A client that sends one after the other is not silent while it does: those that wait for their turn
-/// wait for the client's line, not for the client.
+/// A client that sends one upload after the other is not silent meanwhile: the later uploads wait for the
+/// earlier ones on the connection, not for the client.
 #[tokio::test]
-async fn uploads_that_wait_for_their_turn_on_one_connection_are_not_cut() {
+async fn uploads_behind_others_on_one_connection_are_not_cut() {
     bounded(async {
         let scene = with_limits().await;
         let mut h2 = scene.h2().await;
@@ -217,14 +219,14 @@ async fn uploads_that_wait_for_their_turn_on_one_connection_are_not_cut() {
             }
         }
         for (at, (answer, _)) in uploads.into_iter().enumerate() {
-            assert_eq!(answered(answer).await, (200, b"ok".to_vec()), "upload {at}");
+            assert_eq!(outcome_of(answer).await, (200, b"ok".to_vec()), "upload {at}");
         }
     })
     .await;
 }
 
 #[tokio::test]
-async fn a_connection_on_which_nothing_or_too_little_comes_is_no_excuse() {
+async fn uploads_on_a_silent_or_dripping_connection_get_408() {
     bounded(async {
         let scene = with_limits().await;
         for drips in [false, true] {
@@ -237,14 +239,14 @@ async fn a_connection_on_which_nothing_or_too_little_comes_is_no_excuse() {
                     if drips && body.send_data(Bytes::from_static(b"x"), false).is_err() {
                         std::future::pending::<()>().await;
                     }
-                    // Frames that are no body are no sign of one.
+                    // Frames other than body data do not count as progress.
                     body.reserve_capacity(0);
                 }
             };
-            let both = async { (answered(first).await.0, answered(second).await.0) };
+            let both = async { (outcome_of(first).await.0, outcome_of(second).await.0) };
             let statuses = tokio::select! {
                 both = both => both,
-                () = dripping => unreachable!("it has no end"),
+                () = dripping => unreachable!("it never ends"),
             };
             assert_eq!(statuses, (408, 408), "drips: {drips}");
         }
@@ -252,8 +254,8 @@ async fn a_connection_on_which_nothing_or_too_little_comes_is_no_excuse() {
     .await;
 }
 
-/// An origin that reads no more than the head of a `POST /deaf`.
-async fn deaf() -> SocketAddr {
+/// An origin that reads only the head of a `POST /unread`.
+async fn origin_without_reads() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("it has one");
     tokio::spawn(async move {
@@ -261,7 +263,7 @@ async fn deaf() -> SocketAddr {
             tokio::spawn(async move {
                 let mut seen = Vec::new();
                 while !seen.ends_with(b"0\r\n\r\n") {
-                    if seen.starts_with(b"POST /deaf") {
+                    if seen.starts_with(b"POST /unread") {
                         std::future::pending::<()>().await;
                     }
                     if stream.read_buf(&mut seen).await.unwrap_or_default() == 0 {
@@ -276,35 +278,36 @@ async fn deaf() -> SocketAddr {
     addr
 }
 
-/// The origin of the first takes nothing: its client can send no more of it, nor yet of the second, whose
-/// turn is afterwards.
+/// The origin does not read the first upload, so the client can send no more of it, and none of the second
+/// one behind it.
 #[tokio::test]
-async fn an_upload_behind_one_that_its_origin_does_not_take_is_not_cut() {
+async fn an_upload_behind_one_that_the_origin_does_not_read_is_not_cut() {
     bounded(async {
         let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, deaf().await).await;
-        let spare = Origin::always(Answer::closed()).await;
+        let tls = TlsOrigin::before(&authority, origin_without_reads().await).await;
+        let unused = Origin::always(Answer::closed()).await;
         let yaml = format!("{LIMITS}tls: {{ intercept: [{}] }}\n", intercepted::API);
-        let scene = Scene::at(tls, authority, spare, &yaml).await;
+        let scene = Scene::at(tls, authority, unused, &yaml).await;
         let mut h2 = scene.h2().await;
-        let (first, mut body) = upload(&mut h2, "/deaf");
+        let (first, mut body) = upload(&mut h2, "/unread");
         let (mut second, mut waits) = upload(&mut h2, "/2");
-        // More than fits between here and there.
+        // More than the buffers between client and origin take.
         body.send_data(Bytes::from(vec![b'x'; 64 << 20]), true).expect("it is taken");
         let cut = timeout(Duration::from_secs(3), &mut second).await;
         assert!(cut.is_err(), "{cut:?}");
-        // Its turn comes.
+        // The first upload ends, so the client can send the second.
         body.send_reset(h2::Reason::CANCEL);
         drop(first);
         waits.send_data(Bytes::from_static(b"x"), true).expect("it is taken");
-        assert_eq!(answered(second).await.0, 200);
+        assert_eq!(outcome_of(second).await.0, 200);
     })
     .await;
 }
 
-/// However lively its connection is, a call that is held up by its own client keeps no place from others.
+/// A call that waits for its own client takes no slot from other calls, however active the connection of
+/// that client is.
 #[tokio::test]
-async fn an_upload_that_waits_for_its_turn_makes_nobody_wait() {
+async fn an_upload_that_waits_for_its_client_delays_no_other_request() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.index {
             0 => Answer::new(429, &["Retry-After: 1", "Connection: close"], "later"),
@@ -339,13 +342,13 @@ async fn an_upload_that_waits_for_its_turn_makes_nobody_wait() {
         for body in [&mut body, &mut last] {
             body.send_data(Bytes::from_static(b"x"), true).expect("it is taken");
         }
-        assert_eq!((answered(flows).await.0, answered(waits).await.0), (200, 200));
+        assert_eq!((outcome_of(flows).await.0, outcome_of(waits).await.0), (200, 200));
     })
     .await;
 }
 
-/// An origin that answers as soon as it has a head: a POST by 503, all else by 200.
-async fn answering_heads() -> SocketAddr {
+/// An origin that responds as soon as it has read a head: 503 to a POST, 200 to everything else.
+async fn origin_that_responds_early() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let addr = listener.local_addr().expect("an address");
     tokio::spawn(async move {
@@ -365,7 +368,7 @@ async fn answering_heads() -> SocketAddr {
                 let fields = format!("Connection: close\r\nContent-Length: {}", body.len());
                 let answer = format!("HTTP/1.1 {status}\r\n{fields}\r\n\r\n{body}");
                 let _gone = stream.write_all(answer.as_bytes()).await;
-                // Closed at once, what is unread would be answered by a reset.
+                // Closing at once with unread data would reset the connection.
                 let _ended = stream.read_to_end(&mut head).await;
             });
         }
@@ -373,11 +376,11 @@ async fn answering_heads() -> SocketAddr {
     addr
 }
 
-/// Servers whose read of a body fails inside the application say so with an error of their own.
+/// Servers send an error of their own when the application fails to read a body.
 #[tokio::test]
-async fn an_error_in_answer_to_half_an_upload_is_no_fault_of_the_origins() {
+async fn an_error_response_to_half_an_upload_is_not_blamed_on_the_origin() {
     bounded(async {
-        let origin = answering_heads().await;
+        let origin = origin_that_responds_early().await;
         let yaml = format!(
             "resolve: {{ api.example.test: '{origin}' }}\n\
              upstreams: {{ api: {{ hosts: [api.example.test], \
@@ -385,24 +388,24 @@ async fn an_error_in_answer_to_half_an_upload_is_no_fault_of_the_origins() {
         );
         let larder = Larder::bare(&format!("{yaml}{}", route(&["ttl: 1h"]))).await;
         for n in 0..5 {
-            let mut client = begun(&larder, &format!("/w{n}"), 10_000, "").await;
-            let answer = client.answer("POST").await.expect("an answer");
+            let mut client = begin_post(&larder, &format!("/w{n}"), 10_000, "").await;
+            let answer = client.answer("POST").await.expect("a response");
             assert_eq!((answer.status, answer.text().as_str()), (503, "no body came"));
         }
         assert_eq!(larder.get("/x").await.text(), "fine");
-        // Whole ones are another matter.
+        // Errors in response to whole uploads do count.
         for n in 0..3 {
-            let mut client = begun(&larder, &format!("/w{n}"), 1, "").await;
-            assert_eq!(client.answer("POST").await.expect("an answer").text(), "no body came");
+            let mut client = begin_post(&larder, &format!("/w{n}"), 1, "").await;
+            assert_eq!(client.answer("POST").await.expect("a response").text(), "no body came");
         }
         assert_eq!(larder.get("/y").await.status, 503);
     })
     .await;
 }
 
-/// Each keeps a place among the calls that the guard bears: for no longer than nobody waits for it.
+/// Each slow upload occupies a slot of the ban guard, but only until another call waits for the slot.
 #[tokio::test]
-async fn slow_uploads_keep_nobody_out_where_calls_under_way_are_counted() {
+async fn slow_uploads_give_up_their_ban_guard_slots_to_waiting_calls() {
     bounded(async {
         let origin = Origin::always(Answer::new(200, &[], "ok")).await;
         let guard = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 5s }, \
@@ -410,7 +413,7 @@ async fn slow_uploads_keep_nobody_out_where_calls_under_way_are_counted() {
         let larder = Larder::start(&origin, &format!("{guard}{}", route(&["ttl: 1h"]))).await;
         let mut slow = Vec::new();
         for n in 0..3 {
-            slow.push(begun(&larder, &format!("/w{n}"), 10_000, "").await);
+            slow.push(begin_post(&larder, &format!("/w{n}"), 10_000, "").await);
         }
         larder.until("they are under way", |_| origin.connections() == 3).await;
         for n in 0..2 {
@@ -419,7 +422,7 @@ async fn slow_uploads_keep_nobody_out_where_calls_under_way_are_counted() {
             let answer = loop {
                 tokio::select! {
                     answer = &mut answer => break answer,
-                    // Whoever is slow steps aside by and by, and is borne for a second then.
+                    // A slow call becomes stalled after a while, and keeps its slot for one more second.
                     () = sleep(Duration::from_millis(50)) => {
                         larder.clock.advance(Duration::from_millis(200));
                     }
@@ -427,21 +430,22 @@ async fn slow_uploads_keep_nobody_out_where_calls_under_way_are_counted() {
             };
             assert_eq!(answer.text(), "ok");
         }
-        let made_way = slow[0].answer("POST").await.expect("an answer");
-        assert_eq!(made_way.status, 408);
-        assert!(made_way.text().contains("ban_guard"), "{}", made_way.text());
-        // The others go on.
+        let gave_way = slow[0].answer("POST").await.expect("a response");
+        assert_eq!(gave_way.status, 408);
+        assert!(gave_way.text().contains("ban_guard"), "{}", gave_way.text());
+        // The other uploads continue.
         slow[2].send("x".repeat(9_999)).await;
-        assert_eq!(slow[2].answer("POST").await.expect("an answer").text(), "ok");
+        assert_eq!(slow[2].answer("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
 
-/// Far more than the sockets between them hold.
+/// Far more than the socket buffers between client and origin take.
 const LONG: usize = 24 << 20;
 
-/// Each holds buffers of larder's for as long as it is waited for: a minute, where there is room for that.
-async fn where_memory_is_short(host: &str, route_of_it: &str) {
+/// Each stalled client occupies buffers for as long as larder waits for it: a minute, if there is enough
+/// memory.
+async fn stalled_clients_are_dropped(host: &str, route_label: &str) {
     bounded(async {
         let head =
             format!("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: {LONG}\r\n\r\n");
@@ -458,11 +462,11 @@ async fn where_memory_is_short(host: &str, route_of_it: &str) {
             client.ask("GET", &format!("{host}/{n}"), &[]).await;
             stalled.push(client);
         }
-        let broken = format!("larder_requests_total{{result=\"error\",route=\"{route_of_it}\"}}");
+        let broken = format!("larder_requests_total{{result=\"error\",route=\"{route_label}\"}}");
         while larder.metric(&broken) < 4.0 {
             sleep(Duration::from_millis(20)).await;
         }
-        // Who takes what it is given gets all of it.
+        // A client that reads steadily gets the whole body.
         let answer = larder.client().await.get(&format!("{host}/taken"), &[]).await;
         assert_eq!(answer.body.len(), LONG);
     })
@@ -470,28 +474,29 @@ async fn where_memory_is_short(host: &str, route_of_it: &str) {
 }
 
 #[tokio::test]
-async fn where_memory_is_short_clients_that_take_nothing_are_let_go_of_soon() {
-    where_memory_is_short(API, "api").await;
+async fn stalled_readers_of_a_cached_route_are_dropped_when_memory_is_short() {
+    stalled_clients_are_dropped(API, "api").await;
 }
 
 #[tokio::test]
-async fn where_memory_is_short_clients_that_take_nothing_of_what_passes_are_let_go_of_soon() {
-    where_memory_is_short("http://other.example.test", "none").await;
+async fn stalled_readers_of_passed_bodies_are_dropped_when_memory_is_short() {
+    stalled_clients_are_dropped("http://other.example.test", "none").await;
 }
 
-/// Larder is done with small answers at once: they wait in the connection. One that never ends keeps it open.
+/// Larder passes small responses to the connection at once, and they wait there. A response that never ends
+/// keeps the connection open.
 #[tokio::test]
-async fn where_memory_is_short_a_connection_of_http_2_that_nobody_reads_is_let_go_of() {
+async fn an_unread_http_2_connection_is_dropped_when_memory_is_short() {
     const ANSWERS: usize = 90;
     bounded(async {
         let gate = Gate::new();
-        let held = gate.clone();
+        let wait = gate.clone();
         let origin = Origin::start(move |seen| {
             if seen.target == "/quiet" {
                 let fields = ["Content-Type: text/event-stream"];
                 return Answer::chunked_open(200, &fields, &[b"x"]).then([Step::Hang]);
             }
-            Answer::new(200, &["Cache-Control: no-store"], vec![b'x'; 60_000]).after(&held)
+            Answer::new(200, &["Cache-Control: no-store"], vec![b'x'; 60_000]).after(&wait)
         })
         .await;
         let limits = "limits: { in_flight: 64KiB }\nstore: { disk: off, max_object: 16KiB }\n";
@@ -502,39 +507,39 @@ async fn where_memory_is_short_a_connection_of_http_2_that_nobody_reads_is_let_g
             .initial_connection_window_size(1 << 30)
             .handshake::<_, Bytes>(stream.expect("a handshake"))
             .await
-            .expect("larder speaks it");
+            .expect("an HTTP/2 handshake");
         let mut connection = std::pin::pin!(connection);
         let paths = (0..ANSWERS).map(|n| format!("/{n}")).chain(["/quiet".to_owned()]);
         let get = |path| Request::get(format!("https://{HOST}{path}"));
-        let asked: Vec<_> = paths.map(|path| intercepted::head(&mut h2, get(path))).collect();
+        let requests: Vec<_> = paths.map(|path| intercepted::head(&mut h2, get(path))).collect();
         tokio::select! {
             _ended = &mut connection => panic!("it is open"),
-            () = origin_has(&scene, ANSWERS + 1) => {}
+            () = await_calls(&scene, ANSWERS + 1) => {}
         }
-        // From here on nobody reads.
+        // From here on the client reads nothing.
         gate.open();
         let taken = scene.larder.server.places_taken();
         while scene.larder.server.places_taken() == taken {
             sleep(Duration::from_millis(20)).await;
         }
-        drop(asked);
+        drop(requests);
     })
     .await;
 }
 
-async fn origin_has(scene: &Scene, calls: usize) {
+async fn await_calls(scene: &Scene, calls: usize) {
     while scene.origin.calls() < calls {
         sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// A client's end of a connection, which reads 32 KiB a millisecond at most.
-struct Slowly {
+/// The client's end of a connection, which reads at most 32 KiB per millisecond.
+struct SlowReader {
     stream: TlsStream<TcpStream>,
     pause: Pin<Box<Sleep>>,
 }
 
-impl AsyncRead for Slowly {
+impl AsyncRead for SlowReader {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -550,7 +555,7 @@ impl AsyncRead for Slowly {
     }
 }
 
-impl AsyncWrite for Slowly {
+impl AsyncWrite for SlowReader {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -568,10 +573,10 @@ impl AsyncWrite for Slowly {
     }
 }
 
-/// More answers than the connection takes over at once, to a client that reads steadily: none waits for the end
-/// of another.
+/// More responses than the connection accepts at once, to a client that reads steadily: no response waits for
+/// the end of another.
 #[tokio::test]
-async fn on_a_slow_connection_of_http_2_every_answer_gets_on() {
+async fn every_response_progresses_on_a_slow_http_2_connection() {
     const STREAMS: usize = 40;
     bounded(async {
         let long = Answer::raw(
@@ -582,13 +587,13 @@ async fn on_a_slow_connection_of_http_2_every_answer_gets_on() {
             Scene::with(Origin::always(long.then([body])).await, &route(&["ttl: 1h"])).await;
         let stream = scene.client(&["h2"]).connect(&format!("{HOST}:443"), HOST).await;
         let pause = Box::pin(sleep(Duration::ZERO));
-        let slowly = Slowly { stream: stream.expect("a handshake"), pause };
+        let slow_reader = SlowReader { stream: stream.expect("a handshake"), pause };
         let (mut h2, connection) = h2::client::Builder::new()
             .initial_window_size(1 << 30)
             .initial_connection_window_size(1 << 30)
-            .handshake::<_, Bytes>(slowly)
+            .handshake::<_, Bytes>(slow_reader)
             .await
-            .expect("larder speaks it");
+            .expect("an HTTP/2 handshake");
         let driver = tokio::spawn(connection);
         let read = Arc::new([const { AtomicUsize::new(0) }; STREAMS]);
         for n in 0..STREAMS {
@@ -596,7 +601,7 @@ async fn on_a_slow_connection_of_http_2_every_answer_gets_on() {
             let (answer, _end) = intercepted::head(&mut h2, request);
             let read = Arc::clone(&read);
             tokio::spawn(async move {
-                let mut body = answer.await.expect("an answer").into_body();
+                let mut body = answer.await.expect("a response").into_body();
                 while let Some(Ok(piece)) = body.data().await {
                     read[n].fetch_add(piece.len(), Ordering::Relaxed);
                 }

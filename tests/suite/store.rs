@@ -1,4 +1,4 @@
-//! What is stored outlives the process: what the next larder finds on disk, and what it does not.
+//! Stored responses survive the process: which of them the next larder finds on disk, and which it must not.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -6,27 +6,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::client::{Client, Response};
-use crate::crowd::bounded;
+use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
 use crate::process::Process;
 
 /// A larder whose store is in this directory.
-async fn housed(origin: &Origin, dir: &Path, policy: &[&str]) -> Larder {
+async fn stored_in(origin: &Origin, dir: &Path, policy: &[&str]) -> Larder {
     let store = format!("store: {{ path: \"{}\", disk: 64MiB }}\n", dir.display());
     Larder::start(origin, &format!("{store}{}", route(policy))).await
 }
 
-/// The same once it can look into its disk.
-async fn settled(origin: &Origin, dir: &Path, policy: &[&str]) -> Larder {
-    let larder = housed(origin, dir, policy).await;
+/// The same, once its disk tier is open.
+async fn with_open_disk(origin: &Origin, dir: &Path, policy: &[&str]) -> Larder {
+    let larder = stored_in(origin, dir, policy).await;
     larder.until("the disk is open", |larder| larder.metric(ON_DISK) > 0.0).await;
     larder
 }
 
 const ON_DISK: &str = "larder_entries{tier=\"disk\"}";
 
-/// An origin whose answers say how many there were and are as long as their path says.
+/// An origin whose responses contain the number of the call and have the length that the path specifies.
 async fn counting() -> Origin {
     Origin::start(|seen| {
         let length = seen.target.trim_start_matches('/').split('?').next().unwrap();
@@ -43,17 +43,17 @@ fn is_hit(answer: &Response) -> bool {
 }
 
 #[tokio::test]
-async fn what_is_stored_is_found_by_the_next_larder_byte_for_byte() {
+async fn the_next_larder_finds_stored_responses_byte_for_byte() {
     let dir = tempfile::tempdir().unwrap();
     let origin = counting().await;
     let paths = ["/1", "/4000", "/5000", "/300000"];
-    let larder = housed(&origin, dir.path(), &["ttl: origin"]).await;
+    let larder = stored_in(&origin, dir.path(), &["ttl: origin"]).await;
     let mut before = Vec::new();
     for path in paths {
         before.push(larder.get(path).await);
     }
     larder.server.stop().await;
-    let larder = settled(&origin, dir.path(), &["ttl: origin"]).await;
+    let larder = with_open_disk(&origin, dir.path(), &["ttl: origin"]).await;
     larder.clock.advance(Duration::from_secs(90));
     for (path, before) in paths.into_iter().zip(before) {
         let answer = larder.get(path).await;
@@ -62,16 +62,16 @@ async fn what_is_stored_is_found_by_the_next_larder_byte_for_byte() {
         assert_eq!(answer.field("age"), Some("90"), "{path}");
         assert_eq!(answer.field("x-ratelimit-remaining"), None, "{path}");
     }
-    assert_eq!(origin.seen().len(), paths.len(), "nothing is asked for again");
+    assert_eq!(origin.seen().len(), paths.len(), "nothing is fetched again");
     larder.server.stop().await;
 }
 
 #[tokio::test]
-async fn the_first_request_after_a_restart_waits_for_the_disk_rather_than_for_the_api() {
+async fn the_first_request_after_a_restart_waits_for_the_disk_not_the_origin() {
     let dir = tempfile::tempdir().unwrap();
     let origin = counting().await;
     for round in 0..5 {
-        let larder = housed(&origin, dir.path(), &["ttl: origin"]).await;
+        let larder = stored_in(&origin, dir.path(), &["ttl: origin"]).await;
         let answer = larder.get("/1").await;
         assert_eq!(is_hit(&answer), round > 0, "{round}: {}", answer.cache_status());
         larder.server.stop().await;
@@ -80,34 +80,34 @@ async fn the_first_request_after_a_restart_waits_for_the_disk_rather_than_for_th
 }
 
 #[tokio::test]
-async fn nobody_finds_another_users_answer_after_a_restart() {
+async fn no_user_gets_another_users_response_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let origin = counting().await;
-    let larder = housed(&origin, dir.path(), &["ttl: 1h"]).await;
+    let larder = stored_in(&origin, dir.path(), &["ttl: 1h"]).await;
     let own = larder.get_with("/x", &["Authorization: Bearer one"]).await;
     larder.server.stop().await;
-    let larder = settled(&origin, dir.path(), &["ttl: 1h"]).await;
+    let larder = with_open_disk(&origin, dir.path(), &["ttl: 1h"]).await;
     let other = larder.get_with("/x", &["Authorization: Bearer two"]).await;
-    let nobody = larder.get("/x").await;
-    assert!(!is_hit(&other) && !is_hit(&nobody));
-    assert!(own.body != other.body && own.body != nobody.body);
+    let anonymous = larder.get("/x").await;
+    assert!(!is_hit(&other) && !is_hit(&anonymous));
+    assert!(own.body != other.body && own.body != anonymous.body);
     let again = larder.get_with("/x", &["Authorization: Bearer one"]).await;
     assert!(is_hit(&again) && again.body == own.body, "{}", again.cache_status());
     larder.server.stop().await;
 }
 
 #[tokio::test]
-async fn what_a_change_invalidated_stays_so_after_a_restart() {
+async fn an_invalidated_response_stays_invalidated_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let origin = counting().await;
-    let larder = housed(&origin, dir.path(), &["ttl: 1h"]).await;
+    let larder = stored_in(&origin, dir.path(), &["ttl: 1h"]).await;
     let outdated = larder.get("/x").await;
     larder.get("/other").await;
     let mut client = larder.client().await;
     client.ask("POST", &format!("{API}/x"), &["Content-Length: 0"]).await;
     assert_eq!(client.answer("POST").await.unwrap().status, 200);
     larder.server.stop().await;
-    let larder = settled(&origin, dir.path(), &["ttl: 1h"]).await;
+    let larder = with_open_disk(&origin, dir.path(), &["ttl: 1h"]).await;
     let answer = larder.get("/x").await;
     assert!(!is_hit(&answer) && answer.body != outdated.body);
     assert!(is_hit(&larder.get("/other").await));
@@ -115,35 +115,35 @@ async fn what_a_change_invalidated_stays_so_after_a_restart() {
 }
 
 #[tokio::test]
-async fn sto_07_what_was_stored_under_a_wrong_clock_is_neither_fresh_for_years_nor_in_the_way() {
+async fn sto_07_an_entry_stored_under_a_wrong_clock_is_refetched_and_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let origin = counting().await;
-    let larder = housed(&origin, dir.path(), &["ttl: 1h"]).await;
+    let larder = stored_in(&origin, dir.path(), &["ttl: 1h"]).await;
     larder.clock.advance(Duration::from_secs(10 * 365 * 86_400));
     larder.get("/x").await;
     larder.server.stop().await;
-    // The next one has the right time again.
-    let larder = settled(&origin, dir.path(), &["ttl: 1h"]).await;
+    // The next larder has the right time again.
+    let larder = with_open_disk(&origin, dir.path(), &["ttl: 1h"]).await;
     let answer = larder.get("/x").await;
     assert!(!is_hit(&answer), "{}", answer.cache_status());
     let again = larder.get("/x").await;
     assert!(is_hit(&again) && again.body == answer.body, "the new one is stored");
     assert_eq!(again.field("age"), Some("0"));
     larder.server.stop().await;
-    let larder = settled(&origin, dir.path(), &["ttl: 1h"]).await;
+    let larder = with_open_disk(&origin, dir.path(), &["ttl: 1h"]).await;
     assert_eq!(larder.get("/x").await.body, answer.body, "on disk too");
     larder.server.stop().await;
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_used_costs_no_answer_and_says_so() {
+async fn an_unusable_store_costs_no_response_and_is_reported() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, b"").unwrap();
     let origin = counting().await;
-    let larder = housed(&origin, &file.join("below"), &["ttl: 1h"]).await;
+    let larder = stored_in(&origin, &file.join("below"), &["ttl: 1h"]).await;
     assert_eq!(larder.get("/x").await.status, 200);
-    assert!(is_hit(&larder.get("/x").await), "memory serves alone");
+    assert!(is_hit(&larder.get("/x").await), "larder runs memory-only");
     larder.counts("larder_store_state", 1.0).await;
     larder.server.stop().await;
 }
@@ -158,12 +158,12 @@ pub fn files_below(dir: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
-async fn sto_09_no_secret_is_in_the_store_and_nobody_else_may_read_it() {
+async fn sto_09_the_store_contains_no_secret_and_is_private_to_its_user() {
     bounded(async {
         let origin = counting().await;
         let dir = tempfile::tempdir().unwrap();
         let store = dir.path().join("store");
-        let (mut larder, _house) = Process::run(&format!(
+        let (mut larder, _config_dir) = Process::run(&format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
              resolve: {{ api.example.test: \"{}\" }}\nstore: {{ path: \"{}\" }}\n{}",
             origin.addr,
@@ -188,7 +188,7 @@ async fn sto_09_no_secret_is_in_the_store_and_nobody_else_may_read_it() {
             let mode = file.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode & 0o077, 0, "{}: {mode:o}", file.display());
         }
-        assert!(seen_public, "the test can see what is in the files");
+        assert!(seen_public, "the test can read the contents of the files");
         assert_eq!(store.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     })
     .await;

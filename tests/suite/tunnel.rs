@@ -1,4 +1,4 @@
-//! Bytes that larder passes and does not read: `CONNECT`, upgrades, interim answers.
+//! Bytes that larder passes on without interpreting them: `CONNECT`, upgrades, interim responses.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::origin::{Answer, Gate, Origin, Step};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Every byte there is, and what a TLS handshake, a request and an answer begin with.
+/// Every byte value, and the beginnings of a TLS handshake, a request and a response.
 fn any_bytes() -> Vec<u8> {
     let mut bytes = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
     bytes.extend(0..=255);
@@ -23,7 +23,7 @@ fn any_bytes() -> Vec<u8> {
     bytes
 }
 
-/// An origin of which the test itself is the other end.
+/// An origin whose connections the test itself serves.
 pub struct Raw(TcpListener);
 
 impl Raw {
@@ -64,28 +64,28 @@ pub async fn head_of(stream: &mut TcpStream) -> String {
     String::from_utf8(bytes).expect("a head of text")
 }
 
-/// A request for a tunnel with `early` bytes behind it, and its answer.
-async fn ask_for_tunnel(larder: &Larder, authority: &str, early: &[u8]) -> (Client, Response) {
+/// Requests a tunnel, with `early` bytes behind the head, and returns the response.
+async fn request_tunnel(larder: &Larder, authority: &str, early: &[u8]) -> (Client, Response) {
     let mut client = larder.client().await;
     let mut head =
         format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").into_bytes();
     head.extend_from_slice(early);
     client.send(head).await;
     let answer =
-        timeout(SOON, client.answer("CONNECT")).await.expect("in time").expect("an answer");
+        timeout(SOON, client.answer("CONNECT")).await.expect("in time").expect("a response");
     (client, answer)
 }
 
 /// Both ends of an open tunnel.
 pub async fn tunnel(larder: &Larder, origin: &Raw, early: &[u8]) -> (TcpStream, TcpStream) {
-    let (client, answer) = ask_for_tunnel(larder, &origin.authority(), early).await;
+    let (client, answer) = request_tunnel(larder, &origin.authority(), early).await;
     assert_eq!((answer.status, answer.field("content-length")), (200, None));
     assert_eq!(answer.field("transfer-encoding"), None);
     (client.stream, origin.accepted().await)
 }
 
 #[tokio::test]
-async fn a_tunnel_passes_any_bytes_unseen_in_both_directions() {
+async fn a_tunnel_passes_any_bytes_unchanged_in_both_directions() {
     let origin = Raw::start().await;
     let larder = Larder::bare("").await;
     let (mut client, mut server) = tunnel(&larder, &origin, b"").await;
@@ -101,7 +101,7 @@ async fn a_tunnel_passes_any_bytes_unseen_in_both_directions() {
 }
 
 #[tokio::test]
-async fn an_origin_may_speak_first_in_a_tunnel() {
+async fn an_origin_may_send_first_in_a_tunnel() {
     let origin = Raw::start().await;
     let larder = Larder::bare("").await;
     let (mut client, mut server) = tunnel(&larder, &origin, b"").await;
@@ -122,7 +122,7 @@ async fn early_bytes_behind_the_head_of_connect_arrive_first() {
 }
 
 #[tokio::test]
-async fn each_direction_of_a_tunnel_ends_on_its_own() {
+async fn each_direction_of_a_tunnel_closes_independently() {
     let origin = Raw::start().await;
     let larder = Larder::bare("").await;
     let (mut client, mut server) = tunnel(&larder, &origin, b"").await;
@@ -143,7 +143,7 @@ async fn each_direction_of_a_tunnel_ends_on_its_own() {
 }
 
 #[tokio::test]
-async fn a_tunnel_whose_origin_breaks_off_ends_for_the_client() {
+async fn a_tunnel_whose_origin_resets_closes_for_the_client() {
     let origin = Raw::start().await;
     let larder = Larder::bare("").await;
     let (mut client, server) = tunnel(&larder, &origin, b"").await;
@@ -156,17 +156,17 @@ async fn a_tunnel_whose_origin_breaks_off_ends_for_the_client() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_cannot_be_opened_says_why_and_counts_as_an_error() {
+async fn a_tunnel_that_cannot_be_opened_states_a_reason_and_is_an_error() {
     let dns = Dns::start(|_, _| Vec::new()).await;
     let parts = larder::server::ServerDeps { name_server: Some(dns.addr), ..Default::default() };
     let larder = Larder::with_parts("", parts).await;
-    // After larder has its ports: one that is let go before could become larder's own.
+    // Only after larder has bound its ports: a port that is closed earlier could become one of larder's.
     let closed = Raw::start().await.authority();
     for (authority, error, class) in [
         (closed.as_str(), "connection_refused", "connect-refused"),
         ("no-such-host.example.test:443", "dns_error", "dns"),
     ] {
-        let (mut client, answer) = ask_for_tunnel(&larder, authority, b"").await;
+        let (mut client, answer) = request_tunnel(&larder, authority, b"").await;
         assert_eq!(answer.status, 502, "{}", answer.text());
         let expected = format!("larder; error={error}; details=\"{class}\"");
         assert_eq!(answer.field("proxy-status"), Some(expected.as_str()));
@@ -185,14 +185,14 @@ pub fn upgrade(path: &str) -> String {
     )
 }
 
-/// The pass-through and a cached route.
+/// Configurations for the pass-through and for a cached route.
 pub fn both_ways(origin: &Raw) -> [String; 2] {
     let resolve = origin.resolve();
     [resolve.clone(), format!("{resolve}{}", route(&["ttl: 1h"]))]
 }
 
 #[tokio::test]
-async fn a_websocket_upgrade_passes_and_then_its_bytes_do() {
+async fn a_websocket_upgrade_and_the_bytes_after_it_pass_through() {
     let origin = Raw::start().await;
     for yaml in both_ways(&origin) {
         let larder = Larder::bare(&yaml).await;
@@ -223,8 +223,8 @@ async fn a_websocket_upgrade_passes_and_then_its_bytes_do() {
 }
 
 #[tokio::test]
-async fn an_upgrade_to_http_2_in_the_clear_is_ignored_and_the_answer_stored() {
-    // RFC 9110 §7.8: a server may ignore it; RFC 9113 §3.1 has given it up.
+async fn an_h2c_upgrade_is_ignored_and_the_response_is_stored() {
+    // RFC 9110 §7.8: a server may ignore an upgrade; RFC 9113 §3.1 makes this one obsolete.
     let origin = Origin::always(Answer::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let fields = ["Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEA", "Upgrade: h2c"];
@@ -239,7 +239,7 @@ async fn an_upgrade_to_http_2_in_the_clear_is_ignored_and_the_answer_stored() {
 }
 
 #[tokio::test]
-async fn an_origin_that_does_not_upgrade_answers_as_usual_and_is_not_stored() {
+async fn a_response_without_the_requested_upgrade_passes_and_is_not_stored() {
     let origin = Origin::always(Answer::new(200, &[], "no")).await;
     for yaml in [String::new(), route(&["ttl: 1h"])] {
         let larder = Larder::start(&origin, &yaml).await;
@@ -255,7 +255,7 @@ async fn an_origin_that_does_not_upgrade_answers_as_usual_and_is_not_stored() {
 }
 
 #[tokio::test]
-async fn interim_answers_pass_before_the_final_one() {
+async fn interim_responses_pass_before_the_final_one() {
     let raw = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
                HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let origin = Origin::always(Answer::raw(raw)).await;
@@ -271,10 +271,10 @@ async fn interim_answers_pass_before_the_final_one() {
     }
 }
 
-/// RFC 9110 §15.2 on a route that caches: at once to the client that leads the call, never to a hit,
-/// and never merged into the final answer.
+/// RFC 9110 §15.2 on a cached route: an interim response goes at once to the client that leads the fetch,
+/// never to a hit, and is never merged into the final response.
 #[tokio::test]
-async fn interim_answers_reach_the_leader_before_the_final_one_and_are_not_stored() {
+async fn interim_responses_reach_the_leader_at_once_and_are_not_stored() {
     let gate = Gate::new();
     let script = Answer(vec![
         Step::Write(
@@ -302,7 +302,7 @@ async fn interim_answers_reach_the_leader_before_the_final_one_and_are_not_store
 }
 
 #[tokio::test]
-async fn an_http_1_0_client_gets_no_interim_answer() {
+async fn an_http_1_0_client_gets_no_interim_response() {
     let raw = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let origin = Origin::always(Answer::raw(raw)).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -318,7 +318,7 @@ fn expecting(length: usize) -> String {
 }
 
 #[tokio::test]
-async fn an_expectation_passes_and_the_body_follows_the_origins_word() {
+async fn an_expectation_passes_and_the_body_follows_the_origins_100() {
     let origin = Raw::start().await;
     for yaml in both_ways(&origin) {
         let larder = Larder::bare(&yaml).await;
@@ -339,7 +339,7 @@ async fn an_expectation_passes_and_the_body_follows_the_origins_word() {
 }
 
 #[tokio::test]
-async fn a_refused_expectation_passes_and_no_body_is_owed() {
+async fn a_refused_expectation_passes_and_no_body_is_forwarded() {
     let origin = Raw::start().await;
     let larder = Larder::bare(&origin.resolve()).await;
     let mut client = larder.client().await;
@@ -350,7 +350,7 @@ async fn a_refused_expectation_passes_and_no_body_is_owed() {
     server.write_all(refusal).await.unwrap();
     let answer = timeout(SOON, client.answer("POST")).await.unwrap().unwrap();
     assert_eq!((answer.status, answer.text().as_str(), answer.end), (417, "no", End::Whole));
-    // Whether the body still comes is the client's choice: the connection is not in step any more.
+    // The client may still send the body or not, so larder cannot find the next request on the connection.
     assert_eq!(answer.field("connection"), Some("close"));
     drop(client);
     assert!(to_the_end(&mut server).await.is_empty(), "no byte of a body");

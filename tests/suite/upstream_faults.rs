@@ -1,4 +1,5 @@
-//! Origins that hang, drip, close and lie: the cases UPS-… and OVL-06, addresses.
+//! Faulty origins that hang, drip or close early: the cases UPS-… and OVL-06. Also origins with several
+//! addresses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,12 +8,12 @@ use larder::server::ServerDeps;
 use tokio::net::TcpSocket;
 
 use crate::client::{Client, End};
-use crate::crowd::{Crowd, bounded};
+use crate::concurrent::{Crowd, bounded};
 use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Gate, Origin, Step, chunk};
 
-/// An upstream with these timeouts, and a route that keeps everything for a minute.
+/// An upstream with these timeouts, and a route that stores everything for a minute.
 fn with_timeouts(timeouts: &str) -> String {
     let up = format!(
         "upstreams: {{ up: {{ hosts: [api.example.test], timeouts: {{ {timeouts} }} }} }}\n"
@@ -24,7 +25,7 @@ fn counted(code: &str) -> String {
     format!("larder_upstream_requests_total{{code=\"{code}\",route=\"api\",upstream=\"up\"}}")
 }
 
-/// A backlog that is full drops what comes after: nothing answers the connection.
+/// A full backlog drops further connection attempts: they get no reply at all.
 #[tokio::test]
 async fn ups_02_a_black_hole_is_a_504_at_the_connect_timeout_and_frees_the_key() {
     bounded(async {
@@ -57,7 +58,7 @@ async fn ups_02_a_black_hole_is_a_504_at_the_connect_timeout_and_frees_the_key()
 }
 
 #[tokio::test]
-async fn ups_02_an_origin_that_never_answers_is_a_504_and_its_connection_is_closed() {
+async fn ups_02_a_silent_origin_is_a_504_and_its_connection_is_closed() {
     bounded(async {
         let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
         let larder = Larder::start(&origin, &with_timeouts("first_byte: 1s")).await;
@@ -82,7 +83,7 @@ async fn ups_02_an_origin_that_never_answers_is_a_504_and_its_connection_is_clos
     .await;
 }
 
-/// A deadline for the whole head, not between its bytes.
+/// The deadline covers the whole head, not the gaps between its bytes.
 #[tokio::test]
 async fn ups_03_a_dripping_head_is_a_504() {
     bounded(async {
@@ -127,9 +128,9 @@ async fn ups_03_a_dripping_body_is_relayed_live_and_cut_at_the_total_deadline() 
     .await;
 }
 
-/// What is not stored has no total deadline.
+/// A response that is not stored has no total deadline.
 #[tokio::test]
-async fn the_total_deadline_does_not_touch_what_is_not_stored() {
+async fn the_total_deadline_does_not_apply_to_unstored_responses() {
     bounded(async {
         let rest = Gate::new();
         let answer = Answer::chunked_open(200, &["Content-Type: text/event-stream"], &[b"one"])
@@ -166,10 +167,10 @@ async fn a_body_that_stalls_between_its_bytes_is_cut_and_not_stored() {
 
 /// The origin closes each idle connection just as the next request is written on it.
 #[tokio::test]
-async fn ups_06_a_get_on_a_dead_pooled_connection_is_retried_once_without_the_client_knowing() {
+async fn ups_06_a_get_on_a_dead_pooled_connection_is_retried_once() {
     const ROUNDS: u16 = 200;
     bounded(async {
-        // The first request of a connection is answered, the second finds it closed.
+        // The first request on a connection gets a response, the second finds the connection closed.
         let origin = closing_origin().await;
         let larder = Larder::start(&origin, &with_timeouts("first_byte: 10s")).await;
         let mut client = larder.client().await;
@@ -177,7 +178,7 @@ async fn ups_06_a_get_on_a_dead_pooled_connection_is_retried_once_without_the_cl
             let answer = client.get(&format!("{API}/{round}"), &[]).await;
             assert_eq!((answer.status, answer.text()), (200, format!("/{round}")), "round {round}");
         }
-        // Every round but the first finds the dead connection of the one before it.
+        // Every round but the first finds the dead connection of the previous round.
         assert_eq!(origin.calls(), usize::from(ROUNDS + (ROUNDS - 1)));
         let retries = "larder_upstream_retries_total{cause=\"dead-connection\",upstream=\"up\"}";
         larder.counts(retries, f64::from(ROUNDS - 1)).await;
@@ -196,7 +197,7 @@ async fn closing_origin() -> Origin {
     .await
 }
 
-/// Several dead connections in the pool do not use up the one retry: it goes over a new one.
+/// Several dead connections in the pool do not use up the one retry, because it uses a new connection.
 #[tokio::test]
 async fn ups_06_the_retry_does_not_take_another_dead_connection() {
     bounded(async {
@@ -204,8 +205,8 @@ async fn ups_06_the_retry_does_not_take_another_dead_connection() {
         let gate = Gate::new();
         let larder = Larder::start(&origin, &with_timeouts("first_byte: 10s")).await;
         // Ten calls at once leave ten connections in the pool.
-        let held = gate.clone();
-        origin.now(move |seen| Answer::new(200, &[], &seen.target).after(&held));
+        let wait = gate.clone();
+        origin.now(move |seen| Answer::new(200, &[], &seen.target).after(&wait));
         let mut crowd = Vec::new();
         for n in 0..10 {
             crowd.push(Crowd::plain(&larder, 1, &format!("/{n}")).await);
@@ -256,7 +257,7 @@ async fn ups_06_a_post_is_never_sent_twice() {
     .await;
 }
 
-/// A connection that was not pooled is not retried: the origin may have acted.
+/// A call on a new connection is not retried: the origin may have processed it.
 #[tokio::test]
 async fn a_get_on_a_new_connection_is_not_retried() {
     bounded(async {
@@ -268,9 +269,9 @@ async fn a_get_on_a_new_connection_is_not_retried() {
     .await;
 }
 
-/// A slow leader does not hold up the others; that it goes away cancels nothing.
+/// A slow leader does not delay the other clients, and its disconnect cancels nothing.
 #[tokio::test]
-async fn ups_12_a_slow_reader_in_front_holds_nobody_up() {
+async fn ups_12_a_slow_leader_delays_no_waiter() {
     bounded(async {
         let body = vec![b'x'; 4 << 20];
         let gate = Gate::new();
@@ -298,9 +299,9 @@ async fn ups_12_a_slow_reader_in_front_holds_nobody_up() {
     .await;
 }
 
-/// It takes six seconds: all have to wait before the first has waited enough.
+/// This test takes six seconds: all clients have to wait before the first reaches its wait timeout.
 #[tokio::test]
-async fn ovl_06_waiters_are_capped_and_nobody_stampedes_when_the_wait_is_over() {
+async fn ovl_06_waiters_are_capped_and_do_not_stampede_after_the_wait() {
     const CAP: usize = 40;
     bounded(async {
         let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
@@ -315,7 +316,7 @@ async fn ovl_06_waiters_are_capped_and_nobody_stampedes_when_the_wait_is_over() 
             assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")));
             assert!(answer.text().contains("\"class\":\"waiters_per_key\""), "{}", answer.text());
         }
-        // The wait is over: four ask for themselves, the others wait for the fill's outcome.
+        // The wait is over: four waiters fetch separately, the others wait for the outcome of the fill.
         origin.reached(5).await;
         for answer in crowd.answers().await {
             assert_eq!(answer.status, 504);
@@ -330,7 +331,7 @@ async fn ovl_06_waiters_are_capped_and_nobody_stampedes_when_the_wait_is_over() 
 }
 
 #[tokio::test]
-async fn ovl_06_waiters_take_what_is_stale_when_the_wait_is_over() {
+async fn ovl_06_waiters_get_a_stale_response_after_the_wait() {
     bounded(async {
         let origin =
             Origin::always(Answer::new(200, &["Connection: close"], "old").then([Step::Close]))

@@ -1,4 +1,5 @@
-//! TLS to origins: whom larder trusts there, who it is to them, and what it says when that fails.
+//! TLS to origins: which certificates larder trusts, which certificate it presents, and how it reports
+//! failures.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,14 +10,15 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::client::{Client, End, Response};
-use crate::crowd::{Crowd, bounded};
+use crate::concurrent::{Crowd, bounded};
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{Answer, Origin};
 use crate::process::{House, Process, program};
 use crate::tls_client::TlsClient;
 use crate::tls_origin::{Asks, Authority, Certificate, ClientFiles, Speaks, TlsOrigin};
 
-/// Everything on `api.example.test` by TLS to `addr`, kept for a minute; `tls` is what else it says.
+/// Everything on `api.example.test` goes to `addr` over TLS and is stored for a minute. `tls` contains more
+/// TLS settings.
 fn yaml(addr: std::net::SocketAddr, authority: &Authority, tls: &str) -> String {
     format!(
         "resolve: {{ api.example.test: \"{addr}\" }}\n\
@@ -36,43 +38,44 @@ fn client_cert(files: &ClientFiles) -> String {
     format!(", client_cert: {{ cert: \"{}\", key: \"{}\" }}", cert.display(), key.display())
 }
 
-/// A request that passes through.
+/// Sends a request that passes through.
 async fn post(larder: &Larder) -> Response {
     let mut client = larder.client().await;
     client.ask("POST", &format!("{API}/p"), &[]).await;
-    client.answer("POST").await.expect("an answer")
+    client.answer("POST").await.expect("a response")
 }
 
-/// What a fault is called: in metrics and `detail`, to clients, by RFC 9209; and a word of its reason.
-type Said = (&'static str, &'static str, &'static str, &'static str);
+/// How a fault is reported: its token in metrics and `detail`, its class in the JSON error, its error type of
+/// RFC 9209, and a part of its message.
+type FaultReport = (&'static str, &'static str, &'static str, &'static str);
 
-const EXPIRED: Said =
+const EXPIRED: FaultReport =
     ("tls-expired", "tls_certificate_error", "tls_certificate_error", "has expired");
-const NOT_YET: Said =
+const NOT_YET: FaultReport =
     ("tls-not-yet-valid", "tls_certificate_error", "tls_certificate_error", "not valid yet");
-const ISSUER: Said = (
+const ISSUER: FaultReport = (
     "tls-unknown-issuer",
     "tls_certificate_error",
     "tls_certificate_error",
     "add its root to upstreams.NAME.tls.extra_roots",
 );
-const SELF_SIGNED: Said =
+const SELF_SIGNED: FaultReport =
     ("tls-self-signed", "tls_certificate_error", "tls_certificate_error", "self-signed");
-const NAME: Said =
+const NAME: FaultReport =
     ("tls-wrong-name", "tls_certificate_error", "tls_certificate_error", "for other names");
-const CLIENT: Said = (
+const CLIENT: FaultReport = (
     "tls-client-certificate",
     "tls_handshake_error",
     "tls_alert_received",
     "upstreams.NAME.tls.client_cert",
 );
-const ALERT: Said =
-    ("tls-alert", "tls_handshake_error", "tls_alert_received", "broke the TLS handshake off");
-const HANDSHAKE: Said =
+const ALERT: FaultReport =
+    ("tls-alert", "tls_handshake_error", "tls_alert_received", "aborted the TLS handshake");
+const HANDSHAKE: FaultReport =
     ("tls-handshake", "tls_handshake_error", "tls_protocol_error", "whether it speaks TLS");
 
-/// Each certificate that is not good, and what is said of it.
-const BAD: [(Certificate, Said); 5] = [
+/// Each kind of bad certificate, and how it is reported.
+const BAD: [(Certificate, FaultReport); 5] = [
     (Certificate::Expired, EXPIRED),
     (Certificate::NotYetValid, NOT_YET),
     (Certificate::SelfSigned, ISSUER),
@@ -80,9 +83,9 @@ const BAD: [(Certificate, Said); 5] = [
     (Certificate::OtherName, NAME),
 ];
 
-/// Both ways out say the same, and nothing is stored.
-async fn refuses(larder: &Larder, said: Said) {
-    let (token, class, proxy_status, reason) = said;
+/// Asserts that cached and passed requests report the same fault, and that nothing is stored.
+async fn assert_refused(larder: &Larder, expected: FaultReport) {
+    let (token, class, proxy_status, reason) = expected;
     for answer in [larder.get("/x").await, larder.get("/x").await, post(larder).await] {
         let text = answer.text();
         assert_eq!(answer.status, 502, "{token}: {text}");
@@ -103,27 +106,27 @@ async fn refuses(larder: &Larder, said: Said) {
 }
 
 #[tokio::test]
-async fn a_certificate_that_is_not_good_is_a_502_that_says_why() {
+async fn a_bad_certificate_is_a_502_that_states_the_reason() {
     bounded(async {
         let authority = Authority::new();
         for speaks in [Speaks::H1, Speaks::H2] {
-            for (certificate, said) in BAD {
+            for (certificate, expected) in BAD {
                 let origin = TlsOrigin::start(&authority, certificate, speaks, "stolen").await;
                 let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
-                refuses(&larder, said).await;
-                assert_eq!((origin.attempts(), origin.calls()), (3, 0), "no call is tried again");
+                assert_refused(&larder, expected).await;
+                assert_eq!((origin.attempts(), origin.calls()), (3, 0), "no call is retried");
             }
         }
         for other in [Authority::new(), Authority::named("Other Root")] {
             let origin = TlsOrigin::start(&other, Certificate::Good, Speaks::H1, "stolen").await;
             let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
-            refuses(&larder, ISSUER).await;
+            assert_refused(&larder, ISSUER).await;
         }
     })
     .await;
 }
 
-/// What waits behind a port instead of TLS.
+/// The behaviour of a port that completes no TLS handshake.
 #[derive(Debug, Clone, Copy)]
 enum Instead {
     Garbage,
@@ -133,7 +136,7 @@ enum Instead {
     Silence,
 }
 
-/// A port that reads what a handshake begins with and does something else, as long as the test runs.
+/// A port that reads the start of a handshake and then behaves as `instead`, as long as the test runs.
 async fn no_tls(instead: Instead) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -142,14 +145,14 @@ async fn no_tls(instead: Instead) -> std::net::SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut hello = [0; 16384];
             assert!(stream.read(&mut hello).await.unwrap() > 0);
-            let says: &[u8] = match instead {
+            let reply: &[u8] = match instead {
                 Instead::Garbage => &[0xa5; 512],
                 Instead::Http => b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n",
                 // Fatal, handshake_failure (RFC 8446 §6).
                 Instead::Alert => &[21, 3, 3, 0, 2, 2, 40],
                 Instead::Close | Instead::Silence => b"",
             };
-            stream.write_all(says).await.unwrap();
+            stream.write_all(reply).await.unwrap();
             if matches!(instead, Instead::Silence) {
                 silent.push(stream);
             }
@@ -159,10 +162,10 @@ async fn no_tls(instead: Instead) -> std::net::SocketAddr {
 }
 
 #[tokio::test]
-async fn whatever_is_no_handshake_is_a_502_at_once() {
+async fn anything_but_a_tls_handshake_is_a_502_at_once() {
     bounded(async {
         let authority = Authority::new();
-        for (instead, said) in [
+        for (instead, expected) in [
             (Instead::Garbage, HANDSHAKE),
             (Instead::Http, HANDSHAKE),
             (Instead::Close, HANDSHAKE),
@@ -170,7 +173,8 @@ async fn whatever_is_no_handshake_is_a_502_at_once() {
         ] {
             let addr = no_tls(instead).await;
             let larder = Larder::bare(&yaml(addr, &authority, "")).await;
-            let refused = tokio::time::timeout(Duration::from_secs(5), refuses(&larder, said));
+            let refused =
+                tokio::time::timeout(Duration::from_secs(5), assert_refused(&larder, expected));
             assert!(refused.await.is_ok(), "{instead:?}: it waits for timeouts.connect, 20s");
         }
     })
@@ -192,23 +196,23 @@ async fn a_handshake_that_hangs_ends_at_the_connect_timeout() {
     .await;
 }
 
-/// Whatever TLS turns into, what is stored outlives it.
+/// A stored response survives every fault of TLS.
 #[tokio::test]
-async fn a_tls_fault_is_hidden_by_what_is_stale() {
+async fn a_stale_response_is_served_on_a_tls_fault() {
     bounded(async {
         let authority = Authority::new();
         let good = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "good").await;
         let mut bad = Vec::new();
         let mut origins = Vec::new();
-        for (certificate, said) in BAD {
+        for (certificate, expected) in BAD {
             let origin = TlsOrigin::start(&authority, certificate, Speaks::H1, "bad").await;
-            bad.push((origin.addr, said));
+            bad.push((origin.addr, expected));
             origins.push(origin);
         }
-        let asks = Asks { for_certificate: true, ..Asks::NOTHING };
-        let asking =
-            TlsOrigin::asking(&authority, Certificate::Good, Speaks::H1, asks, "bad").await;
-        bad.push((asking.addr, CLIENT));
+        let client_auth = Asks { for_certificate: true, ..Asks::NOTHING };
+        let requiring =
+            TlsOrigin::asking(&authority, Certificate::Good, Speaks::H1, client_auth, "bad").await;
+        bad.push((requiring.addr, CLIENT));
         bad.push((no_tls(Instead::Garbage).await, HANDSHAKE));
         bad.push((no_tls(Instead::Close).await, HANDSHAKE));
         bad.push((no_tls(Instead::Alert).await, ALERT));
@@ -217,22 +221,22 @@ async fn a_tls_fault_is_hidden_by_what_is_stale() {
         assert_eq!(larder.get("/x").await.text(), "good");
         larder.clock.advance(Duration::from_secs(61));
         for (addr, (token, ..)) in bad {
-            switch.lead_to(addr);
+            switch.switch_to(addr);
             let answer = larder.get("/x").await;
             assert_eq!((answer.status, answer.text().as_str()), (200, "good"), "{token}");
             let detail = format!("detail=\"stale-if-error/{token}\"");
             assert!(answer.cache_status().ends_with(&detail), "{token}: {}", answer.cache_status());
         }
-        switch.lead_to(good.addr);
+        switch.switch_to(good.addr);
         let answer = larder.get("/x").await;
         assert!(answer.cache_status().contains("stored"), "{}", answer.cache_status());
     })
     .await;
 }
 
-/// TLS 1.2 tells larder in the handshake, TLS 1.3 where it awaits its answer.
+/// With TLS 1.2 the rejection arrives in the handshake, with TLS 1.3 while larder waits for the response.
 #[tokio::test]
-async fn an_origin_that_asks_who_calls_is_shown_the_client_certificate() {
+async fn the_client_certificate_is_sent_to_an_origin_that_requests_it() {
     bounded(async {
         let authority = Authority::new();
         let right = authority.client("larder");
@@ -241,9 +245,10 @@ async fn an_origin_that_asks_who_calls_is_shown_the_client_certificate() {
         for version in rustls::ALL_VERSIONS {
             let versions = std::slice::from_ref(version);
             for speaks in [Speaks::H1, Speaks::H2] {
-                let asks = Asks { for_certificate: true, versions };
+                let client_auth = Asks { for_certificate: true, versions };
                 let origin =
-                    TlsOrigin::asking(&authority, Certificate::Good, speaks, asks, "known").await;
+                    TlsOrigin::asking(&authority, Certificate::Good, speaks, client_auth, "known")
+                        .await;
                 let with = client_cert(&right);
                 let larder = Larder::bare(&tls_yaml(&origin, &authority, &with)).await;
                 assert_eq!(larder.get("/x").await.text(), "known", "{speaks:?} {version:?}");
@@ -251,7 +256,7 @@ async fn an_origin_that_asks_who_calls_is_shown_the_client_certificate() {
                 assert_eq!(origin.clients(), vec![Some(right.der.clone())]);
                 for without in [String::new(), client_cert(&wrong[0]), client_cert(&wrong[1])] {
                     let larder = Larder::bare(&tls_yaml(&origin, &authority, &without)).await;
-                    refuses(&larder, CLIENT).await;
+                    assert_refused(&larder, CLIENT).await;
                 }
                 assert_eq!((origin.connections(), origin.calls()), (1, 2));
             }
@@ -274,9 +279,9 @@ async fn an_insecure_upstream_takes_any_certificate() {
     .await;
 }
 
-/// Taken back, what was accepted before is not used any more.
+/// Once `insecure` is removed, connections that were accepted before are no longer used.
 #[tokio::test]
-async fn an_insecure_upstream_is_told_until_it_is_secure_again() {
+async fn an_insecure_upstream_is_reported_until_it_is_secure_again() {
     bounded(async {
         let authority = Authority::new();
         let metric = "larder_upstream_insecure{upstream=\"up\"}";
@@ -286,8 +291,8 @@ async fn an_insecure_upstream_is_told_until_it_is_secure_again() {
             let larder = Larder::bare(&trusting).await;
             assert_eq!(larder.get("/x").await.text(), "taken");
             larder.counts(metric, 1.0).await;
-            let looking = tls_yaml(&origin, &authority, "");
-            let reloaded = larder.reload_bare(&looking).await.unwrap();
+            let verifying = tls_yaml(&origin, &authority, "");
+            let reloaded = larder.reload_bare(&verifying).await.unwrap();
             assert!(reloaded.notes.iter().all(|note| !note.contains("insecure")));
             assert!(!larder.server.account().render().contains("larder_upstream_insecure{"));
             for answer in [larder.get("/y").await, post(&larder).await] {
@@ -309,10 +314,10 @@ async fn upstreams_at_one_address_share_no_connection() {
     bounded(async {
         let authority = Authority::new();
         let (first, second) = (authority.client("first"), authority.client("second"));
-        let asks = Asks { for_certificate: true, ..Asks::NOTHING };
+        let client_auth = Asks { for_certificate: true, ..Asks::NOTHING };
         for speaks in [Speaks::H1, Speaks::H2] {
             let origin =
-                TlsOrigin::asking(&authority, Certificate::Good, speaks, asks, "known").await;
+                TlsOrigin::asking(&authority, Certificate::Good, speaks, client_auth, "known").await;
             let (root, addr) = (authority.root(), origin.addr);
             let up = |name: &str, host: &str, more: &str| {
                 let root = root.display();
@@ -335,15 +340,15 @@ async fn upstreams_at_one_address_share_no_connection() {
             }
             assert_eq!(origin.calls(), 6);
             let expected = [Some(first.der.clone()), Some(second.der.clone())];
-            assert_eq!(origin.clients(), expected, "{speaks:?}: each its own, and each reused");
+            assert_eq!(origin.clients(), expected, "{speaks:?}: one connection per upstream, and each is reused");
         }
     })
     .await;
 }
 
-/// Hosts beside it are verified as ever.
+/// Other hosts at the same address are still verified.
 #[tokio::test]
-async fn an_insecure_upstream_makes_no_other_insecure() {
+async fn an_insecure_upstream_makes_no_other_upstream_insecure() {
     bounded(async {
         let authority = Authority::new();
         let origin = TlsOrigin::start(&authority, Certificate::OtherName, Speaks::H1, "x").await;
@@ -366,7 +371,7 @@ async fn an_insecure_upstream_makes_no_other_insecure() {
 }
 
 #[tokio::test]
-async fn an_address_is_verified_as_one() {
+async fn a_certificate_must_match_the_address_of_a_host_without_a_name() {
     bounded(async {
         let authority = Authority::new();
         for (certificate, status) in [(Certificate::Good, 200), (Certificate::OtherName, 502)] {
@@ -386,12 +391,13 @@ async fn an_address_is_verified_as_one() {
 }
 
 #[tokio::test]
-async fn a_client_certificate_that_is_renewed_is_shown_from_the_next_reload_on() {
+async fn a_renewed_client_certificate_is_used_from_the_next_reload_on() {
     bounded(async {
         let authority = Authority::new();
-        let asks = Asks { for_certificate: true, ..Asks::NOTHING };
+        let client_auth = Asks { for_certificate: true, ..Asks::NOTHING };
         let origin =
-            TlsOrigin::asking(&authority, Certificate::Good, Speaks::H1, asks, "known").await;
+            TlsOrigin::asking(&authority, Certificate::Good, Speaks::H1, client_auth, "known")
+                .await;
         let old = authority.client("larder");
         let yaml = tls_yaml(&origin, &authority, &client_cert(&old));
         let larder = Larder::bare(&yaml).await;
@@ -400,39 +406,47 @@ async fn a_client_certificate_that_is_renewed_is_shown_from_the_next_reload_on()
         larder.reload_bare(&yaml).await.unwrap();
         assert_eq!(larder.get("/2").await.text(), "known");
         assert_eq!(origin.clients(), [Some(old.der), Some(new.der)]);
-        // A pair that is none is kept out, and the old one stays.
+        // An invalid pair is rejected, and the old one stays in use.
         std::fs::copy(&new.cert, &new.key).unwrap();
         let ReloadError { report } = larder.reload_bare(&yaml).await.unwrap_err();
-        assert!(report.contains("upstreams.up.tls.client_cert.key: the file holds no private key"));
+        assert!(
+            report.contains("upstreams.up.tls.client_cert.key: the file contains no private key")
+        );
         assert_eq!(larder.get("/3").await.text(), "known");
         assert_eq!(origin.connections(), 2);
     })
     .await;
 }
 
-/// What a process needs to run beside others.
-const ALONE: &str =
+/// Settings that a process needs to run beside others.
+const FREE_PORTS: &str =
     "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\nstore: { disk: off }\n";
 
-/// A larder of its own process whose environment names these roots.
-fn with_system_roots(house: &House, roots: &Path) -> Process {
+/// A larder process whose environment names these system roots.
+fn with_system_roots(config_dir: &House, roots: &Path) -> Process {
     let mut command = Command::new(program());
-    command.arg("run").arg(&house.config).env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", roots);
+    command
+        .arg("run")
+        .arg(&config_dir.config)
+        .env_remove("SSL_CERT_DIR")
+        .env("SSL_CERT_FILE", roots);
     Process::of(command)
 }
 
 #[tokio::test]
-async fn hosts_without_roots_of_their_own_are_verified_against_the_systems() {
+async fn hosts_without_extra_roots_are_verified_against_the_system_roots() {
     bounded(async {
         let (authority, other) = (Authority::new(), Authority::named("Other Root"));
         for speaks in [Speaks::H1, Speaks::H2] {
             let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "x").await;
             let yaml = "resolve: { api.example.test: \"ADDR\" }\n\
                         routes: [{ name: all, match: { host: \"*\" }, ttl: 1m }]\n";
-            let house =
-                House::with(&format!("{ALONE}{}", yaml.replace("ADDR", &origin.addr.to_string())));
+            let config_dir = House::with(&format!(
+                "{FREE_PORTS}{}",
+                yaml.replace("ADDR", &origin.addr.to_string())
+            ));
             for (roots, status) in [(authority.root(), 200), (other.root(), 502)] {
-                let larder = with_system_roots(&house, &roots);
+                let larder = with_system_roots(&config_dir, &roots);
                 let addr = larder.addr().await;
                 for n in 0..2 {
                     let mut client = Client::connect(addr).await;
@@ -440,7 +454,7 @@ async fn hosts_without_roots_of_their_own_are_verified_against_the_systems() {
                     assert_eq!(client.get(&url, &[]).await.status, status, "{speaks:?}");
                 }
             }
-            // Nobody was let through whose roots are others'.
+            // No call was made where the roots did not match.
             assert_eq!(origin.calls(), 2);
             assert!(origin.connections() <= 2);
         }
@@ -449,16 +463,16 @@ async fn hosts_without_roots_of_their_own_are_verified_against_the_systems() {
 }
 
 #[tokio::test]
-async fn roots_of_the_system_that_cannot_be_used_are_told_and_not_a_panic() {
+async fn unusable_system_roots_are_reported_without_a_panic() {
     bounded(async {
-        let house = House::with(ALONE);
+        let config_dir = House::with(FREE_PORTS);
         let broken = tempfile::NamedTempFile::new().unwrap();
         let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         std::fs::write(broken.path(), pem).unwrap();
         for roots in [broken.path(), Path::new("/no/such/bundle.pem")] {
-            let mut larder = with_system_roots(&house, roots);
-            let said = larder.err.line("root certificates").await;
-            assert!(said.contains("let SSL_CERT_FILE name a bundle of good ones"), "{said}");
+            let mut larder = with_system_roots(&config_dir, roots);
+            let line = larder.err.line("root certificates").await;
+            assert!(line.contains("let SSL_CERT_FILE name a bundle of good ones"), "{line}");
             assert_eq!(larder.ended().await.code(), Some(1), "{}", larder.err.text());
             assert!(!larder.err.text().contains("panicked"), "{}", larder.err.text());
         }
@@ -467,26 +481,26 @@ async fn roots_of_the_system_that_cannot_be_used_are_told_and_not_a_panic() {
 }
 
 #[tokio::test]
-async fn where_there_is_no_root_at_all_https_is_told_to_fail() {
+async fn a_system_without_root_certificates_is_reported() {
     bounded(async {
         let none = tempfile::NamedTempFile::new().unwrap();
-        let house = House::with(ALONE);
-        let larder = with_system_roots(&house, none.path());
+        let config_dir = House::with(FREE_PORTS);
+        let larder = with_system_roots(&config_dir, none.path());
         larder.err.line("No root certificate found").await;
-        // rustls makes no verifier without a root, not even one that verifies nothing.
+        // rustls builds no verifier without a root, not even one that verifies nothing.
         let insecure =
             "upstreams: { up: { hosts: [api.example.test], tls: { insecure: true } } }\n";
-        let house = House::with(&format!("{ALONE}{insecure}"));
-        let mut larder = with_system_roots(&house, none.path());
-        let said = larder.err.line("upstreams.up.tls.insecure").await;
-        assert!(said.contains("give any in extra_roots"), "{said}");
+        let config_dir = House::with(&format!("{FREE_PORTS}{insecure}"));
+        let mut larder = with_system_roots(&config_dir, none.path());
+        let line = larder.err.line("upstreams.up.tls.insecure").await;
+        assert!(line.contains("give any in extra_roots"), "{line}");
         assert_eq!(larder.ended().await.code(), Some(1));
     })
     .await;
 }
 
 #[tokio::test]
-async fn what_larder_shows_of_itself_has_no_key_in_it() {
+async fn the_configuration_that_larder_shows_contains_no_private_key() {
     bounded(async {
         let authority = Authority::new();
         let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "x").await;
@@ -530,7 +544,7 @@ async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
                 );
             }
             assert_eq!((origin.calls(), origin.connections()), (5, 1), "{speaks:?}: pooled");
-            // What passes through goes over the same connections.
+            // Passed requests use the same connections.
             for _ in 0..5 {
                 let mut client = larder.client().await;
                 client.ask("POST", &format!("{API}/p"), &[]).await;
@@ -561,7 +575,7 @@ async fn h2_carries_many_calls_on_one_connection() {
     .await;
 }
 
-/// CCH-09: a scheme of its own, an answer of its own.
+/// CCH-09: each scheme has its own stored response.
 #[tokio::test]
 async fn cch_09_http_and_https_share_nothing() {
     bounded(async {
@@ -588,7 +602,8 @@ async fn cch_09_http_and_https_share_nothing() {
     .await;
 }
 
-/// A port that leads to one address and later to another; what it carried before is closed.
+/// A port that forwards to one address and later to another. On a switch, it closes the connections that it
+/// carries.
 struct Switch {
     addr: std::net::SocketAddr,
     to: tokio::sync::watch::Sender<std::net::SocketAddr>,
@@ -615,14 +630,15 @@ impl Switch {
         Self { addr, to }
     }
 
-    fn lead_to(&self, addr: std::net::SocketAddr) {
+    fn switch_to(&self, addr: std::net::SocketAddr) {
         self.to.send_replace(addr);
     }
 }
 
-/// What larder does not ask for there, its clients do not use either: many requests on one connection.
+/// Where larder does not use HTTP/2 to an upstream, its clients do not use it either, because HTTP/2 carries
+/// many requests on one connection.
 #[tokio::test]
-async fn clients_of_an_upstream_without_http_2_are_offered_none_unless_they_speak_nothing_else() {
+async fn clients_get_http_2_to_an_http_1_upstream_only_if_they_need_it() {
     bounded(async {
         let authority = Authority::new();
         let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::Both, "ok").await;

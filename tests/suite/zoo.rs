@@ -1,14 +1,15 @@
-//! A zoo of real origins: each is asked directly, through larder where a route keeps responses, and
-//! through larder where none does, and every response must be the same.
+//! A zoo of real origins: each receives the same requests directly, through larder where a route stores
+//! responses, and through larder where no route does. Every response must be the same.
 //!
-//! `make test` installs them. One that is missing is named and skipped, unless `CI` is set. What an
-//! origin cannot send is its *hole*, listed here: a hole that is not listed, or is none, fails.
+//! `make test` installs them. A missing one is named and skipped, unless `CI` is set. A case that an origin
+//! cannot send is a *hole* and is listed here: a hole that is not listed fails the test, and so does a listed
+//! case that the origin can send.
 
+mod access_path;
+mod access_paths;
 mod caller;
 mod cases;
 mod compare;
-mod way;
-mod ways;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -17,22 +18,22 @@ use std::time::Duration;
 use crate::origin::{Answer, Origin, Step};
 use crate::real_origin::{Kind, RealOrigin, missing};
 use crate::tls_origin::Authority;
-use crate::zoo::way::Speaks;
-use crate::zoo::ways::gone;
+use crate::zoo::access_path::Speaks;
+use crate::zoo::access_paths::gone;
 use crate::zoo_files::body;
 
-/// No origin is asked in fewer exchanges: more than 2,000 with all of them.
-const LEAST: usize = 300;
+/// The minimum number of exchanges with each origin; all origins together have more than 2,000.
+const MIN_EXCHANGES: usize = 300;
 
 /// Names of cases that an origin cannot send.
 type Holes = &'static [&'static str];
 
 const NONE: Holes = &[];
-/// The body is passed on in chunks, or the server has no such way to end one.
+/// The server passes such a body on in chunks, or cannot end a body by closing.
 const NO_CLOSE: Holes = &["until-close"];
-/// nginx gives an empty file its length and knows no 103.
+/// nginx sends a length for an empty file and does not support 103.
 const NGINX: Holes = &["unsized-0", "early-hints"];
-/// lighttpd gives what it has in one piece a length, and encodes nothing itself.
+/// lighttpd sends a length for a body that it has in one piece, and encodes nothing itself.
 const LIGHTTPD: Holes = &[
     "unsized-0",
     "unsized-1",
@@ -41,18 +42,18 @@ const LIGHTTPD: Holes = &[
     "unsized-16385",
     "identity-variant",
 ];
-/// It resets a stream for a 103, and ends it in order where the server behind breaks off.
+/// lighttpd resets a stream because of a 103, and ends a stream cleanly when its backend breaks off.
 const LIGHTTPD_H2: Holes = &["early-hints", "empty-last-frame", "cut-unsized"];
-/// Apache gives what it has in one buffer a length.
+/// Apache sends a length for a body that fits in one buffer.
 const APACHE: Holes = &["unsized-0", "unsized-1"];
-/// Trailers of the server behind end there.
+/// Apache drops the trailers of its backend.
 const APACHE_H1: Holes = &["trailers"];
 const APACHE_H2: Holes = &["early-hints", "empty-last-frame"];
-/// `HAProxy` ends a stream in order where the server behind breaks off.
+/// `HAProxy` ends a stream cleanly when its backend breaks off.
 const HAPROXY_H2: Holes = &["empty-last-frame", "cut-unsized"];
-/// A handler reaches no connection of HTTP/2.
+/// A Go handler has no access to the connection of HTTP/2.
 const GO_H2: Holes = &["cut-connection"];
-/// hypercorn leaves ranges and dates to its application, and shows it no connection.
+/// hypercorn leaves ranges and dates to its application, and gives it no access to the connection.
 const HYPERCORN: Holes = &[
     "not-modified-since",
     "range-first",
@@ -64,46 +65,46 @@ const HYPERCORN: Holes = &[
     "range-unstored",
     "cut-connection",
 ];
-/// It has these for HTTP/2 alone.
+/// hypercorn supports these over HTTP/2 only.
 const HYPERCORN_H1: Holes = &["trailers", "early-hints"];
 
-/// Asks an origin on all ways; `holes` is what it cannot send.
-async fn visit(name: &str, kind: Kind, speaks: Speaks, holes: &[Holes]) {
+/// Runs all cases against an origin by all access paths; `holes` lists the cases that it cannot send.
+async fn run_cases(name: &str, kind: Kind, speaks: Speaks, holes: &[Holes]) {
     if let Some(missing) = missing(kind) {
         assert!(std::env::var_os("CI").is_none(), "{missing}");
-        return tell(&format!("SKIPPED zoo: {missing}"));
+        return print_line(&format!("SKIPPED zoo: {missing}"));
     }
     let authority = Authority::new();
-    let behind = behind().await;
+    let backend = backend().await;
     let h2 = speaks == Speaks::H2;
     let node = match kind {
         Kind::Haproxy(_) => {
-            Some(RealOrigin::start(Kind::Node, &authority, behind.addr, false).await)
+            Some(RealOrigin::start(Kind::Node, &authority, backend.addr, false).await)
         }
         Kind::Nginx | Kind::Lighttpd | Kind::Apache | Kind::Node | Kind::Go | Kind::Hypercorn => {
             None
         }
     };
     let kind = node.as_ref().map_or(kind, |node| Kind::Haproxy(node.plain.port()));
-    let origin = RealOrigin::start(kind, &authority, behind.addr, h2).await;
+    let origin = RealOrigin::start(kind, &authority, backend.addr, h2).await;
     let tally = gone(&origin, &authority, speaks).await;
     let different = tally.differences.len();
-    tell(&format!("zoo: {} exchanges with {name}, {different} differences", tally.exchanges));
+    print_line(&format!("zoo: {} exchanges with {name}, {different} differences", tally.exchanges));
     let all = tally.differences.join("\n");
     let listed: BTreeSet<&str> = holes.concat().into_iter().collect();
     let found: BTreeSet<&str> = tally.holes.iter().map(String::as_str).collect();
-    assert_eq!(found, listed, "{name}: what it cannot send; differences:\n{all}");
-    assert!(tally.exchanges >= LEAST, "{name}: only {} exchanges", tally.exchanges);
+    assert_eq!(found, listed, "{name}: the cases it cannot send; differences:\n{all}");
+    assert!(tally.exchanges >= MIN_EXCHANGES, "{name}: only {} exchanges", tally.exchanges);
     assert!(different == 0, "{name}:\n{all}");
 }
 
-/// Not println: this line is to be seen although the test passes.
-fn tell(line: &str) {
+/// Not `println`: this line must be visible even if the test passes.
+fn print_line(line: &str) {
     writeln!(std::io::stderr(), "{line}").expect("standard error is open");
 }
 
-/// The server behind those that only pass on what they cannot make themselves.
-async fn behind() -> Origin {
+/// The backend of the servers that only pass on the responses that they cannot generate themselves.
+async fn backend() -> Origin {
     Origin::start(|seen| {
         let etag = "\"behind\"";
         if seen.field("if-none-match") == Some(etag) {
@@ -146,81 +147,81 @@ async fn behind() -> Origin {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_h1() {
-    visit("nginx_h1", Kind::Nginx, Speaks::Plain, &[NGINX]).await;
+    run_cases("nginx_h1", Kind::Nginx, Speaks::Plain, &[NGINX]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_h2() {
-    visit("nginx_h2", Kind::Nginx, Speaks::H2, &[NGINX]).await;
+    run_cases("nginx_h2", Kind::Nginx, Speaks::H2, &[NGINX]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lighttpd_h1() {
-    visit("lighttpd_h1", Kind::Lighttpd, Speaks::Plain, &[LIGHTTPD, NO_CLOSE]).await;
+    run_cases("lighttpd_h1", Kind::Lighttpd, Speaks::Plain, &[LIGHTTPD, NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lighttpd_h1_tls() {
-    visit("lighttpd_h1_tls", Kind::Lighttpd, Speaks::Tls, &[LIGHTTPD, NO_CLOSE]).await;
+    run_cases("lighttpd_h1_tls", Kind::Lighttpd, Speaks::Tls, &[LIGHTTPD, NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lighttpd_h2() {
-    visit("lighttpd_h2", Kind::Lighttpd, Speaks::H2, &[LIGHTTPD, LIGHTTPD_H2]).await;
+    run_cases("lighttpd_h2", Kind::Lighttpd, Speaks::H2, &[LIGHTTPD, LIGHTTPD_H2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apache_h1() {
-    visit("apache_h1", Kind::Apache, Speaks::Plain, &[APACHE, APACHE_H1, NO_CLOSE]).await;
+    run_cases("apache_h1", Kind::Apache, Speaks::Plain, &[APACHE, APACHE_H1, NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apache_h2() {
-    visit("apache_h2", Kind::Apache, Speaks::H2, &[APACHE, APACHE_H2]).await;
+    run_cases("apache_h2", Kind::Apache, Speaks::H2, &[APACHE, APACHE_H2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_h1() {
-    visit("haproxy_h1", Kind::Haproxy(0), Speaks::Plain, &[NONE]).await;
+    run_cases("haproxy_h1", Kind::Haproxy(0), Speaks::Plain, &[NONE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn haproxy_h2() {
-    visit("haproxy_h2", Kind::Haproxy(0), Speaks::H2, &[HAPROXY_H2]).await;
+    run_cases("haproxy_h2", Kind::Haproxy(0), Speaks::H2, &[HAPROXY_H2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_h1() {
-    visit("node_h1", Kind::Node, Speaks::Plain, &[NONE]).await;
+    run_cases("node_h1", Kind::Node, Speaks::Plain, &[NONE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn node_h2() {
-    visit("node_h2", Kind::Node, Speaks::H2, &[NONE]).await;
+    run_cases("node_h2", Kind::Node, Speaks::H2, &[NONE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn go_h1() {
-    visit("go_h1", Kind::Go, Speaks::Plain, &[NO_CLOSE]).await;
+    run_cases("go_h1", Kind::Go, Speaks::Plain, &[NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn go_h1_tls() {
-    visit("go_h1_tls", Kind::Go, Speaks::Tls, &[NO_CLOSE]).await;
+    run_cases("go_h1_tls", Kind::Go, Speaks::Tls, &[NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn go_h2() {
-    visit("go_h2", Kind::Go, Speaks::H2, &[GO_H2]).await;
+    run_cases("go_h2", Kind::Go, Speaks::H2, &[GO_H2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hypercorn_h1() {
-    visit("hypercorn_h1", Kind::Hypercorn, Speaks::Plain, &[HYPERCORN, HYPERCORN_H1, NO_CLOSE])
+    run_cases("hypercorn_h1", Kind::Hypercorn, Speaks::Plain, &[HYPERCORN, HYPERCORN_H1, NO_CLOSE])
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hypercorn_h2() {
-    visit("hypercorn_h2", Kind::Hypercorn, Speaks::H2, &[HYPERCORN]).await;
+    run_cases("hypercorn_h2", Kind::Hypercorn, Speaks::H2, &[HYPERCORN]).await;
 }

@@ -1,20 +1,20 @@
-//! A client that says exactly what a test wants and tells a whole answer from a cut one.
+//! An HTTP/1.1 client that sends exact bytes and detects truncated responses.
 
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// How an answer's body ended.
+/// How the body of a response ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// As its framing says it must.
+    /// As its framing requires.
     Whole,
-    /// The connection ended inside it.
+    /// The connection ended inside the body.
     Cut,
 }
 
-/// An answer as the client received it.
+/// A response as the client received it.
 #[derive(Debug, Clone)]
 pub struct Response {
     pub status: u16,
@@ -24,15 +24,15 @@ pub struct Response {
 }
 
 impl Response {
-    /// The value of a field, the first if there are several; names in any case.
+    /// The first value of a field; the name is case-insensitive.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     /// All values of a field.
     pub fn all(&self, name: &str) -> Vec<&str> {
-        let mine = |(n, _): &&(String, String)| n.eq_ignore_ascii_case(name);
-        self.fields.iter().filter(mine).map(|(_, v)| v.as_str()).collect()
+        let matches = |(n, _): &&(String, String)| n.eq_ignore_ascii_case(name);
+        self.fields.iter().filter(matches).map(|(_, v)| v.as_str()).collect()
     }
 
     /// `Cache-Status`, empty if there is none.
@@ -58,7 +58,7 @@ impl Client {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
-    /// A client over a connection that the test made.
+    /// A client over an existing connection.
     pub fn over(stream: S) -> Self {
         Self { stream, bytes: Vec::new() }
     }
@@ -80,13 +80,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         self.send(head).await;
     }
 
-    /// Asks and reads the answer; the connection stays open.
+    /// Sends a `GET` and reads its response; the connection stays open.
     pub async fn get(&mut self, url: &str, fields: &[&str]) -> Response {
         self.ask("GET", url, fields).await;
-        self.answer("GET").await.expect("an answer")
+        self.answer("GET").await.expect("a response")
     }
 
-    /// Reads one answer to `method`; `None` when the connection closed without one.
+    /// Reads the final response to a request with `method`; `None` if the connection closes before it.
     pub async fn answer(&mut self, method: &str) -> Option<Response> {
         loop {
             let response = self.one_answer(method).await?;
@@ -96,14 +96,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    /// Reads one answer, interim ones too.
+    /// Reads the next response, final or interim.
     pub async fn one_answer(&mut self, method: &str) -> Option<Response> {
         let end = loop {
             if let Some(end) = self.bytes.windows(4).position(|w| w == b"\r\n\r\n") {
                 break end + 4;
             }
-            if !self.more().await {
-                assert!(self.bytes.is_empty(), "a head was cut: {:?}", self.bytes);
+            if !self.read_some().await {
+                assert!(self.bytes.is_empty(), "a truncated head: {:?}", self.bytes);
                 return None;
             }
         };
@@ -125,26 +125,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Some(response)
     }
 
-    /// Reads until `bytes` have come, and leaves everything for the next answer.
+    /// Reads until `bytes` have arrived, and leaves everything to the next read of a response.
     pub async fn reads(&mut self, bytes: impl AsRef<[u8]>) {
-        let wanted = bytes.as_ref();
-        while !self.bytes.windows(wanted.len()).any(|window| window == wanted) {
-            assert!(self.more().await, "closed after {:?}", String::from_utf8_lossy(&self.bytes));
+        let expected = bytes.as_ref();
+        while !self.bytes.windows(expected.len()).any(|window| window == expected) {
+            assert!(
+                self.read_some().await,
+                "closed after {:?}",
+                String::from_utf8_lossy(&self.bytes)
+            );
         }
     }
 
-    /// Whether larder closes the connection without another byte.
+    /// Waits for the next byte or the end; whether larder closes the connection without sending a byte.
     pub async fn is_closed(&mut self) -> bool {
-        self.bytes.is_empty() && !self.more().await
+        self.bytes.is_empty() && !self.read_some().await
     }
 
-    /// Everything that comes until the connection ends.
+    /// Reads until the connection ends; all bytes that were received.
     pub async fn rest(&mut self) -> Vec<u8> {
-        while self.more().await {}
+        while self.read_some().await {}
         std::mem::take(&mut self.bytes)
     }
 
-    async fn more(&mut self) -> bool {
+    async fn read_some(&mut self) -> bool {
         self.stream.read_buf(&mut self.bytes).await.is_ok_and(|n| n > 0)
     }
 
@@ -158,7 +162,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 response.end = self.read_chunked(&mut response.body).await;
             }
             (false, Some(length)) => {
-                while self.bytes.len() < length && self.more().await {}
+                while self.bytes.len() < length && self.read_some().await {}
                 let got = self.bytes.len().min(length);
                 response.end = if got == length { End::Whole } else { End::Cut };
                 response.body = self.bytes.drain(..got).collect();
@@ -183,14 +187,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                 if let Some(end) = self.bytes.windows(2).position(|w| w == b"\r\n") {
                     break end;
                 }
-                if !self.more().await {
+                if !self.read_some().await {
                     return End::Cut;
                 }
             };
             let size = std::str::from_utf8(&self.bytes[..line]).expect("a chunk size");
             let size = usize::from_str_radix(size, 16).expect("a chunk size");
             while self.bytes.len() < line + 2 + size + 2 {
-                if !self.more().await {
+                if !self.read_some().await {
                     body.extend_from_slice(self.bytes.get(line + 2..).unwrap_or_default());
                     return End::Cut;
                 }

@@ -1,4 +1,4 @@
-//! A name server on loopback whose answers a test scripts; nothing it says may be cached.
+//! A scripted name server on loopback; its records have a TTL of 0.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,51 +13,51 @@ const HEAD: usize = 12;
 const A: u16 = 1;
 const AAAA: u16 = 28;
 
-/// What it says of a name.
+/// The reply to a query for a name.
 pub enum Said {
-    /// These are its addresses; with none it does not exist.
+    /// The addresses of the name; if empty, the name does not exist.
     Addresses(Vec<IpAddr>),
-    /// That it cannot tell (SERVFAIL).
+    /// SERVFAIL.
     Failure,
-    /// Nothing, however long one waits.
+    /// No reply at all.
     Nothing,
 }
 
 /// A running name server; it ends with the test.
 pub struct Dns {
     pub addr: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
-    held: Arc<Mutex<Option<Gate>>>,
-    answering: JoinHandle<()>,
+    queries: Arc<Mutex<Vec<String>>>,
+    gate: Arc<Mutex<Option<Gate>>>,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Dns {
     fn drop(&mut self) {
-        self.answering.abort();
+        self.task.abort();
     }
 }
 
 impl Dns {
-    /// A name server that answers with the addresses `script` gives for a name the n-th time it is
-    /// asked for (from 0); with none the name does not exist.
+    /// A name server that replies with the addresses that `script` returns for a name and the number of
+    /// its query, from 0; if there are none, the name does not exist.
     pub async fn start(script: impl Fn(&str, usize) -> Vec<IpAddr> + Send + 'static) -> Self {
         Self::saying(move |name, nth| Said::Addresses(script(name, nth))).await
     }
 
-    /// The same, where it may also fail or be silent.
+    /// The same, where a query may also fail or get no reply.
     pub async fn saying(script: impl Fn(&str, usize) -> Said + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = socket.local_addr().expect("a bound socket has an address");
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let names = Arc::clone(&asked);
-        let held: Arc<Mutex<Option<Gate>>> = Arc::default();
-        let holding = Arc::clone(&held);
-        let answering = tokio::spawn(async move {
+        let queries = Arc::new(Mutex::new(Vec::new()));
+        let names = Arc::clone(&queries);
+        let gate: Arc<Mutex<Option<Gate>>> = Arc::default();
+        let current_gate = Arc::clone(&gate);
+        let task = tokio::spawn(async move {
             let mut packet = [0; 1500];
             while let Ok((length, peer)) = socket.recv_from(&mut packet).await {
                 let Some((name, kind, end)) = question(&packet[..length]) else { continue };
                 let times = |names: &[String]| names.iter().filter(|n| **n == name).count();
-                // Both kinds of one look-up are answered alike: the first of them counts.
+                // A lookup sends an A and an AAAA query: only the A query increments the number.
                 let nth = match kind {
                     A => {
                         let nth = times(&names.lock());
@@ -66,35 +66,35 @@ impl Dns {
                     }
                     _ => times(&names.lock()),
                 };
-                let answer = match script(&name, nth) {
-                    Said::Addresses(found) => answer(&packet[..end], kind, &found),
-                    Said::Failure => failure(&packet[..end]),
+                let reply = match script(&name, nth) {
+                    Said::Addresses(found) => addresses(&packet[..end], kind, &found),
+                    Said::Failure => servfail(&packet[..end]),
                     Said::Nothing => continue,
                 };
-                let gate = holding.lock().clone();
+                let gate = current_gate.lock().clone();
                 if let Some(gate) = gate {
                     gate.passed().await;
                 }
-                let _client_gone = socket.send_to(&answer, peer).await;
+                let _client_gone = socket.send_to(&reply, peer).await;
             }
         });
-        Self { addr, asked, held, answering }
+        Self { addr, queries, gate, task }
     }
 
-    /// From now on answers wait for the gate.
+    /// From now on replies wait for the returned gate.
     pub fn hold(&self) -> Gate {
         let gate = Gate::new();
-        *self.held.lock() = Some(gate.clone());
+        *self.gate.lock() = Some(gate.clone());
         gate
     }
 
-    /// The names whose IPv4 addresses were asked for, in order, without the last dot.
+    /// The names of all A queries, in order, without the final dot.
     pub fn asked(&self) -> Vec<String> {
-        self.asked.lock().clone()
+        self.queries.lock().clone()
     }
 }
 
-/// Name, type, and where the question ends.
+/// The name and the type of the question, and the offset of its end.
 fn question(packet: &[u8]) -> Option<(String, u16, usize)> {
     let mut name = Vec::new();
     let mut at = HEAD;
@@ -111,8 +111,8 @@ fn question(packet: &[u8]) -> Option<(String, u16, usize)> {
     Some((name.join("."), kind, at + 4))
 }
 
-/// The answer to the query that ends with its question: records of the asked kind, lifetime 0.
-fn answer(query: &[u8], kind: u16, found: &[IpAddr]) -> Vec<u8> {
+/// The response to `query`, which ends with its question: records of type `kind` with TTL 0.
+fn addresses(query: &[u8], kind: u16, found: &[IpAddr]) -> Vec<u8> {
     let records: Vec<Vec<u8>> = found
         .iter()
         .filter_map(|ip| match (ip, kind) {
@@ -122,7 +122,7 @@ fn answer(query: &[u8], kind: u16, found: &[IpAddr]) -> Vec<u8> {
         })
         .collect();
     let mut packet = query.to_vec();
-    // A response that is authoritative; NXDOMAIN when the name has no address at all.
+    // An authoritative response; NXDOMAIN if the name has no address at all.
     packet[2..4].copy_from_slice(&if found.is_empty() { [0x85, 0x83] } else { [0x85, 0x80] });
     let count = u16::try_from(records.len()).expect("a few records");
     packet[6..8].copy_from_slice(&count.to_be_bytes());
@@ -137,8 +137,8 @@ fn answer(query: &[u8], kind: u16, found: &[IpAddr]) -> Vec<u8> {
     packet
 }
 
-/// The answer of a name server that cannot tell.
-fn failure(query: &[u8]) -> Vec<u8> {
+/// A SERVFAIL response.
+fn servfail(query: &[u8]) -> Vec<u8> {
     let mut packet = query.to_vec();
     packet[2..4].copy_from_slice(&[0x80, 0x82]);
     packet[6..12].fill(0);

@@ -1,4 +1,4 @@
-//! A larder that intercepts an API whose origin speaks TLS, and what is asked of it in both versions.
+//! A larder that intercepts TLS to an API, with requests over HTTP/1.1 and HTTP/2.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::origin::{Answer, Origin};
 use crate::tls_client::TlsClient;
 use crate::tls_origin::{Authority, TlsOrigin};
 
-/// The name of the API.
+/// The host name of the API.
 pub const API: &str = "api.example.test";
 
-const SOON: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A larder with one route for the API, whose origin speaks TLS.
+/// A larder with one route for an API whose origin uses TLS.
 pub struct Scene {
     pub larder: Larder,
     pub origin: Origin,
@@ -32,7 +32,7 @@ impl Scene {
         Self::before(origin, "", yaml).await
     }
 
-    /// The same with further keys of the API's upstream, a comma before each.
+    /// The same with further keys for the API's upstream, each after a comma.
     pub async fn before(origin: Origin, upstream: &str, yaml: &str) -> Self {
         let authority = Authority::new();
         let tls = TlsOrigin::before(&authority, origin.addr).await;
@@ -40,41 +40,41 @@ impl Scene {
         Self { larder, origin, tls, authority }
     }
 
-    /// The same before another origin, whose certificates `authority` makes.
+    /// The same with another TLS origin, whose certificates `authority` has issued.
     pub async fn at(tls: TlsOrigin, authority: Authority, origin: Origin, yaml: &str) -> Self {
         let larder = Larder::bare(&file(&tls, &authority, "", yaml)).await;
         Self { larder, origin, tls, authority }
     }
 
-    /// One route that keeps everything for an hour.
-    pub async fn keeping(answer: Answer) -> Self {
-        Self::with(Origin::always(answer).await, &route(&["ttl: 1h"])).await
+    /// One route with a `ttl` of an hour.
+    pub async fn keeping(response: Answer) -> Self {
+        Self::with(Origin::always(response).await, &route(&["ttl: 1h"])).await
     }
 
     pub fn client(&self, protocols: &[&str]) -> TlsClient {
         TlsClient::of(&self.larder, protocols)
     }
 
-    /// Another configuration, read again.
+    /// Writes another configuration and reloads it.
     pub async fn reload(&self, yaml: &str) {
         let file = file(&self.tls, &self.authority, "", yaml);
         self.larder.reload_bare(&file).await.expect("it is valid");
     }
 
-    /// TLS with the API, for a client that speaks both versions and likes HTTP/2 better.
+    /// A TLS connection to the API of a client that offers both versions and prefers HTTP/2.
     pub async fn either(&self) -> TlsStream<TcpStream> {
         let client = self.client(&["h2", "http/1.1"]);
         client.connect(&format!("{API}:443"), API).await.expect("a handshake")
     }
 
-    /// HTTP/2 to the API.
+    /// An HTTP/2 connection to the API.
     pub async fn h2(&self) -> H2 {
         let stream = self.client(&["h2"]).connect(&format!("{API}:443"), API).await;
         h2_over(stream.expect("a handshake")).await
     }
 }
 
-/// Two names lead to the origin; larder trusts it, and `yaml` is the rest.
+/// A configuration in which two names resolve to the origin and its certificate is trusted, and then `yaml`.
 fn file(tls: &TlsOrigin, authority: &Authority, upstream: &str, yaml: &str) -> String {
     format!(
         "resolve: {{ '{API}': '{addr}', other.example.test: '{addr}' }}\n\
@@ -84,29 +84,29 @@ fn file(tls: &TlsOrigin, authority: &Authority, upstream: &str, yaml: &str) -> S
     )
 }
 
-/// A request in origin form.
+/// Sends a `GET` in origin form over HTTP/1.1 and reads the response.
 pub async fn ask(client: &mut Client<TlsStream<TcpStream>>, target: &str, host: &str) -> Response {
     client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
-    timeout(SOON, client.answer("GET")).await.expect("in time").expect("an answer")
+    timeout(TIMEOUT, client.answer("GET")).await.expect("in time").expect("a response")
 }
 
-/// Whether HTTP/2 was agreed on.
+/// Whether HTTP/2 was negotiated.
 pub fn is_h2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(b"h2")
 }
 
-/// A connection of HTTP/2.
+/// An HTTP/2 connection.
 pub type H2 = h2::client::SendRequest<Bytes>;
 
-/// HTTP/2 inside `stream`, on which it was agreed.
+/// Starts HTTP/2 on `stream`, which must have negotiated it.
 pub async fn h2_over(stream: TlsStream<TcpStream>) -> H2 {
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
-    let (send, connection) = h2::client::handshake(stream).await.expect("larder speaks it");
+    let (sender, connection) = h2::client::handshake(stream).await.expect("an HTTP/2 handshake");
     tokio::spawn(connection);
-    send.ready().await.expect("it is open")
+    sender.ready().await.expect("it is open")
 }
 
-/// Sends a request that has no body: its answer's head, and the stream that it went over.
+/// Sends a request without a body; its response head to come, and its stream.
 pub fn head(
     h2: &mut H2,
     request: http::request::Builder,
@@ -119,24 +119,24 @@ pub fn get(h2: &mut H2, url: &str) -> impl Future<Output = (u16, String, Vec<u8>
     send(h2, Request::get(url), None)
 }
 
-/// Sends a request and reads its answer: status, `Cache-Status` and body.
+/// Sends a request and reads its response: status, `Cache-Status` and body.
 pub fn send(
     h2: &mut H2,
     request: http::request::Builder,
     body: Option<&'static str>,
 ) -> impl Future<Output = (u16, String, Vec<u8>)> + use<> {
     let request = request.body(()).expect("a request");
-    let (answer, mut stream) = h2.send_request(request, body.is_none()).expect("a stream");
+    let (response, mut stream) = h2.send_request(request, body.is_none()).expect("a stream");
     async move {
         if let Some(body) = body {
-            stream.send_data(Bytes::from(body), true).expect("it is taken");
+            stream.send_data(Bytes::from(body), true).expect("it is accepted");
         }
-        let answer = timeout(SOON, answer).await.expect("in time").expect("an answer");
-        let field = answer.headers().get("cache-status").and_then(|value| value.to_str().ok());
-        let (status, field) = (answer.status().as_u16(), field.unwrap_or_default().to_owned());
-        let mut read = answer.into_body();
+        let response = timeout(TIMEOUT, response).await.expect("in time").expect("a response");
+        let field = response.headers().get("cache-status").and_then(|value| value.to_str().ok());
+        let (status, field) = (response.status().as_u16(), field.unwrap_or_default().to_owned());
+        let mut response_body = response.into_body();
         let mut body = Vec::new();
-        while let Some(piece) = read.data().await {
+        while let Some(piece) = response_body.data().await {
             body.extend_from_slice(&piece.expect("a whole body"));
         }
         (status, field, body)

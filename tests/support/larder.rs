@@ -1,4 +1,4 @@
-//! A larder in this process, on free ports, with a clock that the test turns.
+//! A larder in this process, on free ports, with a clock that the test advances.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -22,19 +22,19 @@ pub const API: &str = "http://api.example.test";
 pub struct Larder {
     pub server: Server,
     pub clock: Clock,
-    /// What its file says: a reload reads it again.
+    /// The text of its configuration file; a reload reads it again.
     file: Arc<Mutex<String>>,
 }
 
 impl Larder {
     /// A larder with this configuration; `listen`, `admin` and `version` are added, and
-    /// `api.example.test` is `origin`.
+    /// `api.example.test` resolves to `origin`.
     pub async fn start(origin: &Origin, yaml: &str) -> Self {
         let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
         Self::bare(&format!("{resolve}{yaml}")).await
     }
 
-    /// A larder with one route for everything on `api.example.test`: these lines are its policy.
+    /// A larder with one route for all of `api.example.test`, with these lines as its policy.
     pub async fn with_policy(origin: &Origin, policy: &[&str]) -> Self {
         Self::start(origin, &route(policy)).await
     }
@@ -44,26 +44,26 @@ impl Larder {
         Self::with_parts(yaml, ServerDeps::default()).await
     }
 
-    /// The same with parts of its surroundings replaced; the clock and the file always are.
-    #[expect(clippy::unused_async, reason = "starting a larder is awaited, as by its users")]
-    pub async fn with_parts(yaml: &str, mut parts: ServerDeps) -> Self {
+    /// The same with other dependencies; the clock and the file are always replaced.
+    #[expect(clippy::unused_async, reason = "async like the helpers that call it")]
+    pub async fn with_parts(yaml: &str, mut deps: ServerDeps) -> Self {
         let file = Arc::new(Mutex::new(file(yaml)));
         let config = read(&file.lock()).unwrap_or_else(|report| panic!("{report}"));
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-        parts.clock = clock.clone();
-        let again = Arc::clone(&file);
-        parts.source = Some(ConfigSource::new("test.yaml", move || read(&again.lock())));
-        let server = Server::start(config, parts).expect("a free port");
+        deps.clock = clock.clone();
+        let current = Arc::clone(&file);
+        deps.source = Some(ConfigSource::new("test.yaml", move || read(&current.lock())));
+        let server = Server::start(config, deps).expect("a free port");
         Self { server, clock, file }
     }
 
-    /// Another file, read again; `api.example.test` is `origin`.
+    /// Reloads with another configuration; `api.example.test` resolves to `origin`.
     pub async fn reload(&self, origin: &Origin, yaml: &str) -> Result<ReloadResult, ReloadError> {
         let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
         self.reload_bare(&format!("{resolve}{yaml}")).await
     }
 
-    /// Another file with nothing but `version`, `listen` and `admin` added, read again.
+    /// Reloads with another configuration and nothing but `version`, `listen` and `admin` added.
     pub async fn reload_bare(&self, yaml: &str) -> Result<ReloadResult, ReloadError> {
         *self.file.lock() = file(yaml);
         self.server.controls().reload().await
@@ -77,23 +77,23 @@ impl Larder {
         Client::connect(self.addr()).await
     }
 
-    /// One request on a connection of its own.
+    /// Sends one `GET` on a new connection.
     pub async fn get(&self, path: &str) -> Response {
         self.get_with(path, &[]).await
     }
 
-    /// One request with these field lines on a connection of its own.
+    /// Sends one `GET` with these field lines on a new connection.
     pub async fn get_with(&self, path: &str, fields: &[&str]) -> Response {
         self.client().await.get(&format!("{API}{path}"), fields).await
     }
 
-    /// Waits until this many clients wait for or read a running fill.
+    /// Waits until this many clients wait for an in-flight fetch or read from it.
     pub async fn waiting(&self, clients: usize) {
         self.until(&format!("{clients} clients wait"), |larder| larder.server.waiting() == clients)
             .await;
     }
 
-    /// Waits until a metric has this value: an exchange is recorded after its last byte was read.
+    /// Waits until a metric has this value; a request is recorded after the client has read its last byte.
     pub async fn counts(&self, series: &str, value: f64) {
         self.until(&format!("{series} {value}"), |larder| {
             (larder.metric(series) - value).abs() < f64::EPSILON
@@ -101,18 +101,22 @@ impl Larder {
         .await;
     }
 
-    /// Waits until `holds`, with a bound against hanging.
-    pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+    /// Waits until `condition` is true, with a timeout.
+    pub async fn until(&self, description: &str, condition: impl Fn(&Self) -> bool) {
         for _ in 0..5000 {
-            if holds(self) {
+            if condition(self) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        panic!("never: {what}; {} wait\n{}", self.server.waiting(), self.server.account().render());
+        panic!(
+            "timed out: {description}; {} wait\n{}",
+            self.server.waiting(),
+            self.server.account().render()
+        );
     }
 
-    /// The value of a metric's line that starts with `series`; 0 when it is absent.
+    /// The sum of the metric lines that start with `series`; 0 if there is none.
     pub fn metric(&self, series: &str) -> f64 {
         let page = self.server.account().render();
         page.lines()
@@ -122,8 +126,8 @@ impl Larder {
     }
 }
 
-/// `yaml` with `version`, and with free ports where it names none. What a call does is seen one call
-/// at a time: there are no retries and no holds of larder's making unless `yaml` has `defaults`.
+/// `yaml` with `version`, and with free ports if it has none. Retries and cooldowns after errors are off
+/// unless `yaml` has `defaults`, so that each test sees the effect of a single call.
 fn file(yaml: &str) -> String {
     let mut text = String::from("version: 1\n");
     if !yaml.contains("defaults:") {
@@ -142,13 +146,13 @@ fn file(yaml: &str) -> String {
 fn read(text: &str) -> Result<Config, Report> {
     let mut config = config::read("test.yaml", text, &Env::default(), &Disk)?;
     if config.store.path == Path::new("larder-data") {
-        // No directory of its own: memory alone.
+        // The test has configured no directory: use the memory tier only.
         config.store.disk = 0;
     }
     Ok(config)
 }
 
-/// One route for everything on `api.example.test`: `policy` are its lines.
+/// One route for all of `api.example.test`, with the lines of `policy`.
 pub fn route(policy: &[&str]) -> String {
     let mut yaml =
         String::from("routes:\n  - name: api\n    match: { host: api.example.test, path: /** }\n");

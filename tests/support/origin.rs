@@ -1,5 +1,4 @@
-//! A scripted origin: it answers each request as its script says, byte for byte, and remembers what
-//! it saw.
+//! A scripted origin: it sends the exact bytes that its script returns, and records all requests.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,9 +14,9 @@ use tokio::task::JoinHandle;
 /// A request as the origin received it.
 #[derive(Debug, Clone)]
 pub struct Seen {
-    /// Its place among all requests, from 0.
+    /// Its number among all requests, from 0.
     pub index: usize,
-    /// Which connection it came on, from 0.
+    /// The number of its connection, from 0.
     pub connection: usize,
     pub method: String,
     pub target: String,
@@ -27,13 +26,13 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The value of a field, the first if there are several; names in any case.
+    /// The first value of a field; the name is case-insensitive.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 }
 
-/// Something that a script waits for until the test opens it.
+/// A gate that a script waits for and a test opens.
 #[derive(Clone)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 
@@ -46,45 +45,45 @@ impl Gate {
         self.0.send_replace(true);
     }
 
-    /// Waits until it is open.
+    /// Waits until the gate is open.
     pub async fn passed(&self) {
         let mut open = self.0.subscribe();
         open.wait_for(|open| *open).await.expect("the gate lives as long as its script");
     }
 }
 
-/// One step of an answer.
+/// One step of a response.
 #[derive(Clone)]
 pub enum Step {
     Write(Vec<u8>),
-    /// The same bytes so many times, without holding them all.
+    /// Writes the bytes this many times, without a buffer for all of them.
     Repeat(&'static [u8], usize),
     Wait(Gate),
-    /// Takes its time, where that is what a test is about.
+    /// Sleeps in real time, for tests of timeouts.
     Pause(Duration),
-    /// Close the connection in order.
+    /// Closes the connection regularly.
     Close,
-    /// Close it with a reset.
+    /// Closes the connection with a reset.
     Reset,
-    /// Say nothing more, keep the connection open.
+    /// Sends nothing more and keeps the connection open.
     Hang,
-    /// Something for the test to know that it has come so far.
+    /// Calls a function of the test.
     Do(Arc<dyn Fn() + Send + Sync>),
-    /// Say nothing more until larder closes the connection; [`Origin::left`] counts those.
+    /// Sends nothing more until larder closes the connection; [`Origin::wait_for_disconnects`] counts these.
     UntilGone,
 }
 
-/// An answer, byte for byte.
+/// A response as exact bytes.
 #[derive(Clone)]
 pub struct Answer(pub Vec<Step>);
 
 impl Answer {
-    /// These bytes, then the next request of the connection.
+    /// Writes these bytes; then the connection serves its next request.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self(vec![Step::Write(bytes.into())])
     }
 
-    /// A whole answer with `Content-Length`; `fields` are lines such as `Cache-Control: max-age=60`.
+    /// A complete response with `Content-Length`; `fields` are lines such as `Cache-Control: max-age=60`.
     pub fn new(status: u16, fields: &[&str], body: impl AsRef<[u8]>) -> Self {
         let body = body.as_ref();
         let mut head = head(status, fields);
@@ -94,14 +93,14 @@ impl Answer {
         Self::raw(bytes)
     }
 
-    /// A chunked answer of these pieces.
+    /// A chunked response with one chunk for each piece.
     pub fn chunked(status: u16, fields: &[&str], pieces: &[&[u8]]) -> Self {
-        let mut answer = Self::chunked_open(status, fields, pieces);
-        answer.0.push(Step::Write(b"0\r\n\r\n".to_vec()));
-        answer
+        let mut response = Self::chunked_open(status, fields, pieces);
+        response.0.push(Step::Write(b"0\r\n\r\n".to_vec()));
+        response
     }
 
-    /// A chunked answer that has not ended yet.
+    /// A chunked response without its last chunk.
     pub fn chunked_open(status: u16, fields: &[&str], pieces: &[&[u8]]) -> Self {
         let head = head(status, fields) + "Transfer-Encoding: chunked\r\n\r\n";
         let mut steps = vec![Step::Write(head.into_bytes())];
@@ -109,23 +108,23 @@ impl Answer {
         Self(steps)
     }
 
-    /// Nothing at all, then a closed connection.
+    /// No response: closes the connection.
     pub fn closed() -> Self {
         Self(vec![Step::Close])
     }
 
-    /// Nothing at all, for ever.
+    /// No response: keeps the connection open.
     pub fn hung() -> Self {
         Self(vec![Step::Hang])
     }
 
-    /// The same after `gate` was opened.
+    /// The same response, sent once `gate` is open.
     pub fn after(mut self, gate: &Gate) -> Self {
         self.0.insert(0, Step::Wait(gate.clone()));
         self
     }
 
-    /// The same with further steps.
+    /// The same response with further steps.
     pub fn then(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
         self.0.extend(steps);
         self
@@ -153,9 +152,9 @@ type Script = dyn Fn(&Seen) -> Answer + Send + Sync;
 
 struct State {
     script: Mutex<Arc<Script>>,
-    seen: Mutex<Vec<Seen>>,
+    requests: Mutex<Vec<Seen>>,
     calls: watch::Sender<usize>,
-    left: watch::Sender<usize>,
+    disconnects: watch::Sender<usize>,
     connections: AtomicUsize,
     repeated: AtomicUsize,
 }
@@ -164,121 +163,121 @@ struct State {
 pub struct Origin {
     pub addr: SocketAddr,
     state: Arc<State>,
-    accepting: JoinHandle<()>,
+    accept_task: JoinHandle<()>,
 }
 
 impl Drop for Origin {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accept_task.abort();
     }
 }
 
 impl Origin {
-    /// Starts an origin that answers as `script` says.
+    /// Starts an origin that sends the responses of `script`.
     pub async fn start(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0", script).await
     }
 
-    /// The same at an address of one's choice.
+    /// The same at a given address.
     pub async fn start_at(
         address: &str,
         script: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.expect("the address is there and free");
+        let listener = TcpListener::bind(address).await.expect("the address is local and free");
         let addr = listener.local_addr().expect("a bound listener has an address");
         let state = Arc::new(State {
             script: Mutex::new(Arc::new(script)),
-            seen: Mutex::default(),
+            requests: Mutex::default(),
             calls: watch::Sender::new(0),
-            left: watch::Sender::new(0),
+            disconnects: watch::Sender::new(0),
             connections: AtomicUsize::new(0),
             repeated: AtomicUsize::new(0),
         });
-        let accepting = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Self { addr, state, accepting }
+        let accept_task = tokio::spawn(accept(listener, Arc::clone(&state)));
+        Self { addr, state, accept_task }
     }
 
-    /// An origin that gives the same answer to everything.
-    pub async fn always(answer: Answer) -> Self {
-        Self::start(move |_| answer.clone()).await
+    /// Starts an origin that sends the same response to every request.
+    pub async fn always(response: Answer) -> Self {
+        Self::start(move |_| response.clone()).await
     }
 
-    /// From now on it answers as `script` says.
+    /// Replaces the script.
     pub fn now(&self, script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) {
         *self.state.script.lock() = Arc::new(script);
     }
 
-    /// Accepts no more connections: from here on they are refused.
+    /// Closes the listener: further connections are refused.
     pub async fn close(&self) {
-        self.accepting.abort();
-        while !self.accepting.is_finished() {
+        self.accept_task.abort();
+        while !self.accept_task.is_finished() {
             tokio::task::yield_now().await;
         }
     }
 
-    /// How many requests have come.
+    /// The number of received requests.
     pub fn calls(&self) -> usize {
-        self.state.seen.lock().len()
+        self.state.requests.lock().len()
     }
 
-    /// All requests that have come.
+    /// All received requests.
     pub fn seen(&self) -> Vec<Seen> {
-        self.state.seen.lock().clone()
+        self.state.requests.lock().clone()
     }
 
-    /// How many connections were accepted.
+    /// The number of accepted connections.
     pub fn connections(&self) -> usize {
         self.state.connections.load(Ordering::SeqCst)
     }
 
-    /// How many bytes [`Step::Repeat`] has written.
+    /// The number of bytes that [`Step::Repeat`] has written.
     pub fn repeated(&self) -> usize {
         self.state.repeated.load(Ordering::SeqCst)
     }
 
-    /// Waits until `calls` requests have come.
+    /// Waits until `calls` requests have been received.
     pub async fn reached(&self, calls: usize) {
         let mut count = self.state.calls.subscribe();
         count.wait_for(|count| *count >= calls).await.expect("the origin lives");
     }
 
-    /// Waits until larder has closed this many connections inside [`Step::UntilGone`].
+    /// Waits until larder has closed this many connections during [`Step::UntilDisconnect`].
     pub async fn left(&self, connections: usize) {
-        let mut count = self.state.left.subscribe();
+        let mut count = self.state.disconnects.subscribe();
         count.wait_for(|count| *count >= connections).await.expect("the origin lives");
     }
 }
 
 async fn accept(listener: TcpListener, state: Arc<State>) {
     while let Ok((stream, _)) = listener.accept().await {
-        // What a step writes is there when the next one begins.
+        // Without Nagle's algorithm, the bytes of a step are sent before the next step.
         stream.set_nodelay(true).expect("a connection that was just accepted");
         let connection = state.connections.fetch_add(1, Ordering::SeqCst);
-        tokio::spawn(converse(stream, connection, Arc::clone(&state)));
+        tokio::spawn(serve(stream, connection, Arc::clone(&state)));
     }
 }
 
-async fn converse(mut stream: TcpStream, connection: usize, state: Arc<State>) {
+async fn serve(mut stream: TcpStream, connection: usize, state: Arc<State>) {
     let mut bytes = Vec::new();
-    while let Some(mut seen) = read_request(&mut stream, &mut bytes).await {
-        seen.connection = connection;
+    while let Some(mut request) = read_request(&mut stream, &mut bytes).await {
+        request.connection = connection;
         let script = Arc::clone(&*state.script.lock());
         {
-            let mut all = state.seen.lock();
-            seen.index = all.len();
-            all.push(seen.clone());
+            let mut requests = state.requests.lock();
+            request.index = requests.len();
+            requests.push(request.clone());
         }
         state.calls.send_modify(|count| *count += 1);
-        let answer = script(&seen);
-        if !answered(&mut stream, answer, &state).await {
+        let response = script(&request);
+        if !send_response(&mut stream, response, &state).await {
             return;
         }
     }
 }
 
-/// Plays an answer; false when the connection is over.
-async fn answered(stream: &mut TcpStream, answer: Answer, state: &State) -> bool {
-    for step in answer.0 {
+/// Sends a response; false when the connection has ended.
+async fn send_response(stream: &mut TcpStream, response: Answer, state: &State) -> bool {
+    for step in response.0 {
         match step {
             Step::Write(bytes) => {
                 if stream.write_all(&bytes).await.is_err() {
@@ -307,7 +306,7 @@ async fn answered(stream: &mut TcpStream, answer: Answer, state: &State) -> bool
             Step::UntilGone => {
                 let mut sink = [0; 1024];
                 while stream.read(&mut sink).await.is_ok_and(|n| n > 0) {}
-                state.left.send_modify(|count| *count += 1);
+                state.disconnects.send_modify(|count| *count += 1);
                 return false;
             }
         }
@@ -327,13 +326,13 @@ async fn read_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<See
     let raw_head = String::from_utf8_lossy(&bytes[..end]).into_owned();
     bytes.drain(..end);
     let mut lines = raw_head.split("\r\n");
-    let mut request = lines.next()?.split(' ');
-    let (method, target) = (request.next()?.to_owned(), request.next()?.to_owned());
+    let mut request_line = lines.next()?.split(' ');
+    let (method, target) = (request_line.next()?.to_owned(), request_line.next()?.to_owned());
     let fields: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let mut seen = Seen {
+    let mut request = Seen {
         index: 0,
         connection: 0,
         method,
@@ -342,18 +341,18 @@ async fn read_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<See
         body: Vec::new(),
         raw_head: raw_head.clone(),
     };
-    let length = seen.field("content-length").and_then(|v| v.parse::<usize>().ok());
-    if seen.field("transfer-encoding").is_some() {
-        seen.body = read_chunked(stream, bytes).await?;
+    let length = request.field("content-length").and_then(|v| v.parse::<usize>().ok());
+    if request.field("transfer-encoding").is_some() {
+        request.body = read_chunked(stream, bytes).await?;
     } else if let Some(length) = length {
         while bytes.len() < length {
             if stream.read_buf(bytes).await.ok()? == 0 {
                 return None;
             }
         }
-        seen.body = bytes.drain(..length).collect();
+        request.body = bytes.drain(..length).collect();
     }
-    Some(seen)
+    Some(request)
 }
 
 async fn read_chunked(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Vec<u8>> {

@@ -1,4 +1,4 @@
-//! The real larder as a process of its own: what it prints, how it ends.
+//! The real larder as a process: its output and its exit status.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -14,35 +14,35 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-/// More than anything here takes; whatever takes longer hangs.
+/// Longer than any step of a test takes; a longer step hangs.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where the program is.
+/// The path of the larder executable.
 pub fn program() -> &'static str {
     env!("CARGO_BIN_EXE_larder")
 }
 
-/// A verb that ends by itself.
+/// Runs a larder command that exits by itself.
 pub async fn larder<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     let mut command = Command::new(program());
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
-    // What the documentation's examples take from the environment.
+    // The examples in the documentation read this variable.
     command.env("CMC_API_KEY", "of-no-use");
-    timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
+    timeout(PATIENCE, command.output()).await.expect("it exits").expect("it starts")
 }
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A directory of its own with a `proxy.yaml` in it.
+/// A temporary directory with a `proxy.yaml`.
 pub struct House {
     pub directory: tempfile::TempDir,
     pub config: PathBuf,
 }
 
 impl House {
-    /// This text and nothing else.
+    /// A directory whose `proxy.yaml` is exactly this text.
     pub fn with(yaml: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let config = directory.path().join("proxy.yaml");
@@ -51,7 +51,7 @@ impl House {
     }
 }
 
-/// A stream of a process, line by line as it comes.
+/// The lines that a process has printed to one stream so far.
 #[derive(Clone)]
 pub struct Lines {
     lines: Arc<Mutex<Vec<String>>>,
@@ -59,20 +59,20 @@ pub struct Lines {
 }
 
 impl Lines {
-    fn of(stream: impl AsyncRead + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
+    fn from_stream(stream: impl AsyncRead + Unpin + Send + 'static) -> (Self, JoinHandle<()>) {
         let lines = Arc::new(Mutex::new(Vec::new()));
-        let (counted, count) = watch::channel(0);
+        let (sender, count) = watch::channel(0);
         let sink = Arc::clone(&lines);
-        let reading = tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             let mut stream = BufReader::new(stream);
             let mut bytes = Vec::new();
             while stream.read_until(b'\n', &mut bytes).await.is_ok_and(|n| n > 0) {
                 sink.lock().push(text(&bytes).trim_end_matches('\n').to_owned());
                 bytes.clear();
-                counted.send_modify(|count| *count += 1);
+                sender.send_modify(|count| *count += 1);
             }
         });
-        (Self { lines, count }, reading)
+        (Self { lines, count }, reader)
     }
 
     pub fn all(&self) -> Vec<String> {
@@ -83,7 +83,7 @@ impl Lines {
         self.all().join("\n")
     }
 
-    /// The first line that contains `part`, now or as soon as it comes.
+    /// Waits for the first line that contains `part`.
     pub async fn line(&self, part: &str) -> String {
         let mut count = self.count.clone();
         let found = async {
@@ -102,12 +102,12 @@ impl Lines {
     }
 }
 
-/// A larder, or a fake, that runs until it is told to stop.
+/// A larder or a mock server that runs until it is stopped.
 pub struct Process {
     pub child: Child,
     pub out: Lines,
     pub err: Lines,
-    reading: [JoinHandle<()>; 2],
+    readers: [JoinHandle<()>; 2],
 }
 
 impl Process {
@@ -117,7 +117,7 @@ impl Process {
         Self::of(command)
     }
 
-    /// What `command` starts.
+    /// Starts `command`.
     pub fn of(mut command: Command) -> Self {
         let mut child = command
             .kill_on_drop(true)
@@ -125,67 +125,68 @@ impl Process {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let (out, reading_out) = Lines::of(child.stdout.take().expect("it is piped"));
-        let (err, reading_err) = Lines::of(child.stderr.take().expect("it is piped"));
-        Self { child, out, err, reading: [reading_out, reading_err] }
+        let (out, out_reader) = Lines::from_stream(child.stdout.take().expect("it is piped"));
+        let (err, err_reader) = Lines::from_stream(child.stderr.take().expect("it is piped"));
+        Self { child, out, err, readers: [out_reader, err_reader] }
     }
 
-    /// `larder run` with this configuration, serving. The directory lives as long as the process.
+    /// Starts `larder run` with this configuration and waits until it serves. Keep the directory while the
+    /// process runs.
     pub async fn run(yaml: &str) -> (Self, House) {
-        let house = House::with(yaml);
-        let process = Self::start(&[OsStr::new("run"), house.config.as_os_str()]);
+        let dir = House::with(yaml);
+        let process = Self::start(&[OsStr::new("run"), dir.config.as_os_str()]);
         process.out.line("listens on").await;
-        (process, house)
+        (process, dir)
     }
 
-    /// The same under this limit, as `ulimit` takes it.
+    /// The same with a resource limit, given as arguments of `ulimit`.
     pub async fn run_within(limit: &str, yaml: &str) -> (Self, House) {
-        let house = House::with(yaml);
+        let dir = House::with(yaml);
         let mut command = Command::new("sh");
         let script = format!("ulimit {limit}; exec \"$0\" run \"$1\"");
-        command.args(["-c", &script, program()]).arg(&house.config).stdin(Stdio::null());
+        command.args(["-c", &script, program()]).arg(&dir.config).stdin(Stdio::null());
         let process = Self::of(command);
         process.out.line("listens on").await;
-        (process, house)
+        (process, dir)
     }
 
-    /// From now on it may have at most `files` open; what is open beyond stays open.
+    /// Limits the process to `files` open files; files that are already open stay open.
     pub fn limit_files(&self, files: u32) {
         let pid = self.child.id().expect("it is still running").to_string();
         let arguments = ["--pid", &pid, &format!("--nofile={files}:")];
         let limited = std::process::Command::new("prlimit").args(arguments).status();
-        assert!(limited.is_ok_and(|status| status.success()), "prlimit is part of every Linux");
+        assert!(limited.is_ok_and(|status| status.success()), "prlimit is part of util-linux");
     }
 
-    /// The number that the next file it opens has.
+    /// The descriptor that the process will use for the next file it opens.
     pub fn next_file(&self) -> u32 {
         let pid = self.child.id().expect("it is still running");
         let open = |number: &u32| Path::new(&format!("/proc/{pid}/fd/{number}")).is_symlink();
         (0..1 << 16).find(|number| !open(number)).expect("one of many")
     }
 
-    /// How long it has kept a processor busy, all its threads together, to 10 ms.
+    /// The CPU time of all its threads, in steps of 10 ms.
     pub fn cpu(&self) -> Duration {
         let pid = self.child.id().expect("it is still running");
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
         let (_name, fields) = stat.rsplit_once(')').expect("a name in parentheses");
-        // utime and stime, in hundredths of a second whatever the kernel's own tick is.
+        // utime and stime are in hundredths of a second, independent of the kernel's tick.
         let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
         Duration::from_millis(10 * ticks.map(|n| n.expect("a number")).sum::<u64>())
     }
 
-    /// Where clients connect.
+    /// The address of the proxy listener.
     pub async fn addr(&self) -> SocketAddr {
         let line = self.out.line("listens on").await;
-        let said = line.rsplit(' ').next().expect("a line has a last word");
-        said.trim_start_matches("http://").parse().unwrap_or_else(|_| panic!("no address: {line}"))
+        let url = line.rsplit(' ').next().expect("a line has a last word");
+        url.trim_start_matches("http://").parse().unwrap_or_else(|_| panic!("no address: {line}"))
     }
 
-    /// Where `/metrics` is.
+    /// The address of the admin listener.
     pub async fn admin(&self) -> SocketAddr {
         let line = self.out.line("metrics:").await;
-        let said = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
-        said.and_then(|said| said.parse().ok()).unwrap_or_else(|| panic!("no address: {line}"))
+        let addr = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+        addr.and_then(|addr| addr.parse().ok()).unwrap_or_else(|| panic!("no address: {line}"))
     }
 
     /// Sends a signal, such as `TERM`.
@@ -196,22 +197,22 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "{kill}");
     }
 
-    /// Waits for its end, and until everything it printed has been read.
+    /// Waits until the process has exited and all its output has been read.
     pub async fn ended(&mut self) -> ExitStatus {
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it ends");
-        for reading in &mut self.reading {
-            timeout(PATIENCE, reading).await.expect("its pipes close").expect("no panic");
+        let status = timeout(PATIENCE, self.child.wait()).await.expect("it exits");
+        for reader in &mut self.readers {
+            timeout(PATIENCE, reader).await.expect("its pipes close").expect("no panic");
         }
         status.expect("it can be waited for")
     }
 }
 
-/// Waits until `reached` says yes; for what cannot be waited for by an event.
-pub async fn eventually(what: &str, mut reached: impl FnMut() -> bool) {
-    let polled = async {
-        while !reached() {
+/// Polls until `condition` is true, for conditions without an event to wait for.
+pub async fn eventually(description: &str, mut condition: impl FnMut() -> bool) {
+    let poll = async {
+        while !condition() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(timeout(PATIENCE, polled).await.is_ok(), "{what} never came");
+    assert!(timeout(PATIENCE, poll).await.is_ok(), "timed out: {description}");
 }

@@ -1,5 +1,5 @@
-//! Real web servers as origins: each started on free loopback ports, with a temporary directory for
-//! its configuration (tests/zoo) and its files, and ended with all its processes when it is dropped.
+//! Real web servers as origins. Each runs on free loopback ports, with a temporary directory for its
+//! configuration (from tests/zoo) and its files; all its processes are killed when it is dropped.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -16,22 +16,22 @@ use tokio::net::TcpStream;
 use crate::tls_origin::Authority;
 use crate::zoo_files;
 
-/// The name that the certificates are for.
+/// The host name of the certificates.
 pub const HOST: &str = "api.example.test";
 
-/// How often a server is started: another program may take a port before it does.
+/// Start attempts: another program may take a port first.
 const STARTS: usize = 5;
 
-/// How long a server may take until it accepts connections, in steps of 10 ms.
+/// The maximum time until a server accepts connections, in steps of 10 ms.
 const STEPS: usize = 1500;
 
-/// Which server.
+/// The kind of web server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Nginx,
     Lighttpd,
     Apache,
-    /// Before a server that listens at this port.
+    /// In front of a server that listens on this port.
     Haproxy(u16),
     Node,
     Go,
@@ -40,71 +40,71 @@ pub enum Kind {
 
 /// A running server; it ends with the test.
 pub struct RealOrigin {
-    /// HTTP/1.1 in the clear.
+    /// Plain HTTP/1.1.
     pub plain: SocketAddr,
-    /// HTTP/2 over TLS, or HTTP/1.1 where that was asked for.
+    /// TLS with HTTP/2, or with HTTP/1.1 only.
     pub tls: SocketAddr,
     _processes: Processes,
     _directory: tempfile::TempDir,
 }
 
-/// A process and all that it has started.
+/// The process group of a server.
 struct Processes(Child);
 
 impl Drop for Processes {
     fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ended = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
+        // It may have exited by itself.
+        let _exited = kill_process_group(Pid::from_child(&self.0), Signal::KILL);
         let _reaped = self.0.wait();
     }
 }
 
-/// What a server is started with.
-struct Setting<'a> {
+/// The parameters of one start.
+struct Settings<'a> {
     plain: u16,
     tls: u16,
     h2: bool,
-    /// A port of the scripted server behind it.
-    behind: u16,
+    /// The port of the scripted server that it is a reverse proxy for.
+    backend: u16,
     directory: &'a Path,
 }
 
 impl RealOrigin {
-    /// Starts a server whose certificate `authority` makes; `behind` is where a scripted server answers
-    /// what this one only passes on, and `h2` says whether it offers HTTP/2.
-    pub async fn start(kind: Kind, authority: &Authority, behind: SocketAddr, h2: bool) -> Self {
-        let mut said = String::new();
+    /// Starts a server with a certificate of `authority`. It forwards some paths to the scripted server
+    /// at `backend`; `h2` is whether it offers HTTP/2.
+    pub async fn start(kind: Kind, authority: &Authority, backend: SocketAddr, h2: bool) -> Self {
+        let mut output = String::new();
         for _ in 0..STARTS {
             let directory = tempfile::tempdir().expect("a temporary directory");
-            // A server that gives up the superuser's rights must find its files.
-            let open = fs::Permissions::from_mode(0o755);
-            fs::set_permissions(directory.path(), open).expect("its mode");
+            // A server that drops root privileges must be able to read its files.
+            let mode = fs::Permissions::from_mode(0o755);
+            fs::set_permissions(directory.path(), mode).expect("its mode");
             zoo_files::write(&directory.path().join("root"));
             write_certificate(authority, directory.path());
             let (plain, tls) = (free_port(), free_port());
-            let behind = behind.port();
-            let setting = Setting { plain, tls, h2, behind, directory: directory.path() };
-            let mut processes = Processes(spawn(kind, &setting));
+            let backend = backend.port();
+            let settings = Settings { plain, tls, h2, backend, directory: directory.path() };
+            let mut processes = Processes(spawn(kind, &settings));
             let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
             let (plain, tls) = (loopback(plain), loopback(tls));
-            if accepts(&mut processes.0, &[plain, tls]).await {
+            if wait_until_accepting(&mut processes.0, &[plain, tls]).await {
                 return Self { plain, tls, _processes: processes, _directory: directory };
             }
             drop(processes);
-            said = fs::read_to_string(directory.path().join("said")).unwrap_or_default();
+            output = fs::read_to_string(directory.path().join("output")).unwrap_or_default();
         }
-        panic!("{kind:?} does not start:\n{said}");
+        panic!("{kind:?} does not start:\n{output}");
     }
 }
 
-/// The name of the first thing that a server needs and that is not there, with how to get it.
+/// The first missing requirement of a server, with the command that installs it.
 pub fn missing(kind: Kind) -> Option<&'static str> {
     let has = |program: &str| {
         let system = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).chain(system).any(|dir| dir.join(program).exists())
     };
-    let needs: &[(&str, bool)] = &match kind {
+    let requirements: &[(&str, bool)] = &match kind {
         Kind::Nginx => [
             ("nginx is missing (apt install nginx)", has("nginx")),
             (
@@ -132,10 +132,10 @@ pub fn missing(kind: Kind) -> Option<&'static str> {
             [("hypercorn is missing (make origins)", hypercorn().exists()), ("", true)]
         }
     };
-    needs.iter().find(|(_, there)| !there).map(|(name, _)| *name)
+    requirements.iter().find(|(_, present)| !present).map(|(message, _)| *message)
 }
 
-fn here() -> PathBuf {
+fn zoo_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/zoo")
 }
 
@@ -143,7 +143,7 @@ fn hypercorn() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients/bin/hypercorn")
 }
 
-/// Below the ports that the system gives to connections.
+/// A random free port below the ephemeral ports.
 fn free_port() -> u16 {
     let mut random = rand::rng();
     loop {
@@ -163,43 +163,45 @@ fn write_certificate(authority: &Authority, directory: &Path) {
     fs::write(directory.join("key.pem"), key).expect("a file");
 }
 
-fn spawn(kind: Kind, setting: &Setting<'_>) -> Child {
-    let mut command = command(kind, setting);
-    let said = fs::File::create(setting.directory.join("said")).expect("a file");
-    command.env("ZOO_ROOT", setting.directory.join("root"));
+fn spawn(kind: Kind, settings: &Settings<'_>) -> Child {
+    let mut command = command(kind, settings);
+    let output = fs::File::create(settings.directory.join("output")).expect("a file");
+    command.env("ZOO_ROOT", settings.directory.join("root"));
     command.process_group(0).stdin(Stdio::piped());
-    command.stdout(said.try_clone().expect("a descriptor")).stderr(said);
+    command.stdout(output.try_clone().expect("a descriptor")).stderr(output);
     command.spawn().expect("the server starts")
 }
 
-/// Becomes a server, and ends all of its processes when standard input ends: should the test be killed.
-const LEASH: &str = "exec 3<&0; (read _ <&3; kill -KILL 0) & exec \"$@\" </dev/null 3<&-";
+/// Replaces the shell by the server, and kills the process group when standard input is closed, which also
+/// happens if the test is killed.
+const KILL_AT_STDIN_EOF: &str =
+    "exec 3<&0; (read _ <&3; kill -KILL 0) & exec \"$@\" </dev/null 3<&-";
 
-/// What starts a server in the foreground.
-fn command(kind: Kind, setting: &Setting<'_>) -> Command {
-    let Setting { plain, tls, h2, directory, .. } = setting;
+/// The command that runs a server in the foreground.
+fn command(kind: Kind, settings: &Settings<'_>) -> Command {
+    let Settings { plain, tls, h2, directory, .. } = settings;
     let mut command = Command::new("sh");
-    command.args(["-c", LEASH, "sh"]).current_dir(directory);
+    command.args(["-c", KILL_AT_STDIN_EOF, "sh"]).current_dir(directory);
     match kind {
         Kind::Nginx => {
             command
                 .args(["nginx", "-p"])
                 .arg(directory)
                 .arg("-c")
-                .arg(filled("nginx.conf", setting));
+                .arg(fill_template("nginx.conf", settings));
         }
         Kind::Lighttpd => {
-            command.args(["lighttpd", "-D", "-f"]).arg(filled("lighttpd.conf", setting));
+            command.args(["lighttpd", "-D", "-f"]).arg(fill_template("lighttpd.conf", settings));
         }
         Kind::Apache => {
-            command.args(["apache2", "-X", "-f"]).arg(filled("apache.conf", setting));
+            command.args(["apache2", "-X", "-f"]).arg(fill_template("apache.conf", settings));
         }
         Kind::Haproxy(port) => {
-            let setting = Setting { behind: port, ..*setting };
-            command.args(["haproxy", "-db", "-f"]).arg(filled("haproxy.cfg", &setting));
+            let settings = Settings { backend: port, ..*settings };
+            command.args(["haproxy", "-db", "-f"]).arg(fill_template("haproxy.cfg", &settings));
         }
         Kind::Node => {
-            command.arg("node").arg(here().join("node.cjs"));
+            command.arg("node").arg(zoo_dir().join("node.cjs"));
             command.args([plain.to_string(), tls.to_string()]).arg("root");
             command.args(["cert.pem", "key.pem", if *h2 { "h2" } else { "http/1.1" }]);
         }
@@ -210,8 +212,8 @@ fn command(kind: Kind, setting: &Setting<'_>) -> Command {
             command.arg(format!("-h2={h2}"));
         }
         Kind::Hypercorn => {
-            command.arg(hypercorn()).arg("--config").arg(filled("hypercorn.toml", setting));
-            command.arg("hypercorn_app:app").env("PYTHONPATH", here());
+            command.arg(hypercorn()).arg("--config").arg(fill_template("hypercorn.toml", settings));
+            command.arg("hypercorn_app:app").env("PYTHONPATH", zoo_dir());
             command.env("PYTHONDONTWRITEBYTECODE", "1");
         }
     }
@@ -222,59 +224,59 @@ fn command(kind: Kind, setting: &Setting<'_>) -> Command {
     command
 }
 
-/// A configuration of tests/zoo with everything between @ filled in, in the server's directory.
-fn filled(name: &str, setting: &Setting<'_>) -> PathBuf {
-    let directory = setting.directory.display();
-    let mut text = fs::read_to_string(here().join(name)).expect("a configuration");
+/// Writes a configuration of tests/zoo to the server's directory, with all `@…@` placeholders replaced.
+fn fill_template(name: &str, settings: &Settings<'_>) -> PathBuf {
+    let directory = settings.directory.display();
+    let mut text = fs::read_to_string(zoo_dir().join(name)).expect("a configuration");
     for (placeholder, value) in [
-        ("PLAIN", setting.plain.to_string()),
-        ("TLS", setting.tls.to_string()),
-        ("BEHIND", setting.behind.to_string()),
+        ("PLAIN", settings.plain.to_string()),
+        ("TLS", settings.tls.to_string()),
+        ("BEHIND", settings.backend.to_string()),
         ("DIR", directory.to_string()),
         ("ROOT", format!("{directory}/root")),
         ("CERT", format!("{directory}/cert.pem")),
         ("KEY", format!("{directory}/key.pem")),
         ("PEM", format!("{directory}/both.pem")),
-        ("HERE", here().display().to_string()),
-        ("H2", if setting.h2 { "h2 " } else { "" }.to_owned()),
-        // hypercorn breaks off the response to the last request of an HTTP/2 connection.
-        ("REQUESTS", if setting.h2 { "1000" } else { "7" }.to_owned()),
-        ("ALPN", if setting.h2 { "'h2', 'http/1.1'" } else { "'http/1.1'" }.to_owned()),
+        ("HERE", zoo_dir().display().to_string()),
+        ("H2", if settings.h2 { "h2 " } else { "" }.to_owned()),
+        // hypercorn truncates the response to the last request of an HTTP/2 connection.
+        ("REQUESTS", if settings.h2 { "1000" } else { "7" }.to_owned()),
+        ("ALPN", if settings.h2 { "'h2', 'http/1.1'" } else { "'http/1.1'" }.to_owned()),
     ] {
         text = text.replace(&format!("@{placeholder}@"), &value);
     }
-    let file = setting.directory.join(name);
+    let file = settings.directory.join(name);
     fs::write(&file, text).expect("a file");
     file
 }
 
-/// The program of tests/zoo/go, built once for all tests; Go's own cache knows whether it is current.
+/// Builds the program of tests/zoo/go. Go's build cache makes all builds but the first fast.
 fn go_program() -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let program = target.join("zoo-go");
     let own = target.join(format!("zoo-go-{}", std::process::id()));
     let mut build = Command::new("go");
-    build.args(["build", "-o"]).arg(&own).arg("main.go").current_dir(here().join("go"));
-    // Only the standard library: nothing is fetched.
+    build.args(["build", "-o"]).arg(&own).arg("main.go").current_dir(zoo_dir().join("go"));
+    // The program needs only the standard library, so Go downloads nothing.
     build.env("GOFLAGS", "-mod=mod").env("GOPROXY", "off").env("GO111MODULE", "off");
     let output = build.output().expect("go starts");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    // Another test may be running the one before.
+    // Renaming replaces the file while another test may run the previous one.
     fs::rename(own, &program).expect("one directory");
     program
 }
 
-/// Waits until a server accepts connections; false if it ended instead.
-async fn accepts(child: &mut Child, addresses: &[SocketAddr]) -> bool {
+/// Waits until a server accepts connections; false if it exits instead.
+async fn wait_until_accepting(child: &mut Child, addresses: &[SocketAddr]) -> bool {
     for _ in 0..STEPS {
         if child.try_wait().expect("it can be waited for").is_some() {
             return false;
         }
-        let mut all = true;
+        let mut all_accept = true;
         for address in addresses {
-            all &= TcpStream::connect(address).await.is_ok();
+            all_accept &= TcpStream::connect(address).await.is_ok();
         }
-        if all {
+        if all_accept {
             return true;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -1,4 +1,4 @@
-//! A client that speaks TLS inside a tunnel through larder and trusts larder's authority alone.
+//! A client that uses TLS in a tunnel through larder and trusts only larder's certificate authority.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,11 +13,11 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::careless::Careless;
 use crate::client::Client;
 use crate::larder_under_test::Larder;
+use crate::unverified_tls::Careless;
 
-/// How a client opens its tunnel and what it says inside.
+/// The settings of a client: the larder for its tunnels and its TLS configuration.
 pub struct TlsClient {
     pub larder: SocketAddr,
     config: ClientConfig,
@@ -37,7 +37,7 @@ impl TlsClient {
             store.add(root.expect("a certificate")).expect("a root");
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let mut config = ClientConfig::builder_with_details(provider, Arc::new(ByHand))
+        let mut config = ClientConfig::builder_with_details(provider, Arc::new(FixedTime))
             .with_safe_default_protocol_versions()
             .expect("ring has them")
             .with_root_certificates(store)
@@ -46,55 +46,55 @@ impl TlsClient {
         Self { larder, config }
     }
 
-    /// The same without naming the host in the handshake.
+    /// The same client without SNI.
     pub fn without_sni(mut self) -> Self {
         self.config.enable_sni = false;
         self
     }
 
-    /// The same without a look at certificates.
+    /// The same client without certificate verification.
     pub fn careless(mut self) -> Self {
         self.config.dangerous().set_certificate_verifier(Arc::new(Careless));
         self
     }
 
-    /// A tunnel to `authority`, opened.
+    /// Opens a tunnel to `authority`.
     pub async fn tunnel(&self, authority: &str) -> TcpStream {
         let mut client = Client::connect(self.larder).await;
         client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
-        let opened = client.answer("CONNECT").await.expect("an answer");
-        assert_eq!(opened.status, 200, "{}", opened.text());
+        let response = client.answer("CONNECT").await.expect("a response");
+        assert_eq!(response.status, 200, "{}", response.text());
         client.stream
     }
 
-    /// TLS in a tunnel to `authority`, in which the client means `name`.
+    /// Opens a tunnel to `authority` and a TLS connection in it to the host `name`.
     pub async fn connect(&self, authority: &str, name: &str) -> io::Result<TlsStream<TcpStream>> {
         let tunnel = self.tunnel(authority).await;
         let name = ServerName::try_from(name.to_owned()).expect("a server name");
         TlsConnector::from(Arc::new(self.config.clone())).connect(name, tunnel).await
     }
 
-    /// HTTP/1.1 with `host` on port 443.
+    /// An HTTP/1.1 connection to `host` on port 443.
     pub async fn http1(&self, host: &str) -> Client<TlsStream<TcpStream>> {
         Client::over(self.connect(&format!("{host}:443"), host).await.expect("a handshake"))
     }
 }
 
-/// The time of [`Larder`]s whose clock is turned by hand.
+/// The start time of the manual clock of a [`Larder`].
 #[derive(Debug)]
-struct ByHand;
+struct FixedTime;
 
-impl TimeProvider for ByHand {
+impl TimeProvider for FixedTime {
     fn current_time(&self) -> Option<UnixTime> {
         Some(UnixTime::since_unix_epoch(Duration::from_secs(1_800_000_000)))
     }
 }
 
-/// The certificates that the other side presented.
+/// The certificate chain of the server.
 pub fn presented(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
-    let (_, session) = stream.get_ref();
-    session
+    let (_, connection) = stream.get_ref();
+    connection
         .peer_certificates()
-        .map(|all| all.iter().map(|one| one.clone().into_owned()).collect())
+        .map(|chain| chain.iter().map(|certificate| certificate.clone().into_owned()).collect())
         .unwrap_or_default()
 }

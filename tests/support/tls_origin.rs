@@ -1,7 +1,7 @@
-//! A TLS origin with a certificate authority of its own, speaking HTTP/1.1 or HTTP/2.
+//! A TLS origin for HTTP/1.1 and HTTP/2, and a certificate authority for tests.
 //!
-//! Its HTTP/2 is the least that a client can be served with (RFC 9113), so that a test decides what
-//! is on the wire.
+//! Its HTTP/2 implements only the required minimum of RFC 9113, so that a test decides which frames are
+//! sent.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -21,37 +21,37 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// What protocol the origin offers.
+/// The protocols that the origin offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaks {
     H1,
     H2,
-    /// What the client likes better.
+    /// Both; the client chooses.
     Both,
 }
 
-/// What is wrong with its certificate.
+/// The certificate of the origin, valid or with one fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Certificate {
-    /// For `api.example.test`, `two.example.test` and `127.0.0.1`.
+    /// Valid for `api.example.test`, `two.example.test`, `secure.example.test` and `127.0.0.1`.
     Good,
     OtherName,
     SelfSigned,
-    /// Self-signed as `openssl req -x509` does it: one of an authority.
+    /// A self-signed CA certificate, as `openssl req -x509` creates.
     OfAuthority,
     Expired,
     NotYetValid,
 }
 
-/// A certificate for whoever calls, in files that only their owner may read.
+/// A client certificate, in files that only their owner can read.
 pub struct ClientFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
-    /// The certificate as an origin sees it.
+    /// The certificate as the origin receives it.
     pub der: Vec<u8>,
 }
 
-/// A certificate authority whose root lies in a file.
+/// A certificate authority with its root certificate in a file.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: tempfile::TempDir,
@@ -62,7 +62,7 @@ impl Authority {
         Self::named("Test Root")
     }
 
-    /// Others of the same name have other keys.
+    /// An authority with this common name and a new key.
     pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -74,12 +74,12 @@ impl Authority {
         Self { issuer, directory }
     }
 
-    /// The file with the root.
+    /// The file with the root certificate.
     pub fn root(&self) -> PathBuf {
         self.directory.path().join("root.pem")
     }
 
-    /// A certificate that this authority issued to a client called `name`.
+    /// Issues a certificate for the name `name`.
     pub fn client(&self, name: &str) -> ClientFiles {
         let params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
         let key = KeyPair::generate().expect("a key");
@@ -97,7 +97,12 @@ impl Authority {
         }
     }
 
-    fn config(&self, certificate: Certificate, speaks: Speaks, asks: Asks) -> ServerConfig {
+    fn config(
+        &self,
+        certificate: Certificate,
+        protocols: Speaks,
+        requirements: Asks,
+    ) -> ServerConfig {
         let names: &[&str] = match certificate {
             Certificate::OtherName => &["other.example.test"],
             Certificate::Good => {
@@ -135,9 +140,9 @@ impl Authority {
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(asks.versions)
+            .with_protocol_versions(requirements.versions)
             .expect("ring has them");
-        let builder = if asks.for_certificate {
+        let builder = if requirements.for_certificate {
             let mut roots = RootCertStore::empty();
             roots.add(self.issuer.der().clone()).expect("a root");
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -148,7 +153,7 @@ impl Authority {
         let mut config = builder
             .with_single_cert(vec![leaf.der().clone()], key)
             .expect("the key belongs to the certificate");
-        config.alpn_protocols = match speaks {
+        config.alpn_protocols = match protocols {
             Speaks::H1 => vec![b"http/1.1".to_vec()],
             Speaks::H2 => vec![b"h2".to_vec()],
             Speaks::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
@@ -157,7 +162,7 @@ impl Authority {
     }
 }
 
-/// What the origin asks of its clients.
+/// The requirements of the origin for its clients.
 #[derive(Clone, Copy)]
 pub struct Asks {
     pub for_certificate: bool,
@@ -168,152 +173,155 @@ impl Asks {
     pub const NOTHING: Self = Self { for_certificate: false, versions: rustls::ALL_VERSIONS };
 }
 
-/// A running origin that answers every request with the same body; it ends with the test.
+/// A running TLS origin; it ends with the test.
 pub struct TlsOrigin {
     pub addr: SocketAddr,
-    seen: Arc<Seen>,
-    accepting: JoinHandle<()>,
+    stats: Arc<Stats>,
+    accept_task: JoinHandle<()>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct Stats {
     attempts: AtomicUsize,
     /// The certificate of each client whose handshake was completed.
-    clients: Mutex<Vec<Option<Vec<u8>>>>,
+    client_certificates: Mutex<Vec<Option<Vec<u8>>>>,
     calls: AtomicUsize,
 }
 
 impl Drop for TlsOrigin {
     fn drop(&mut self) {
-        self.accepting.abort();
+        self.accept_task.abort();
     }
 }
 
 impl TlsOrigin {
+    /// Starts an origin that sends a 200 with `body` to every request.
     pub async fn start(
         authority: &Authority,
         certificate: Certificate,
-        speaks: Speaks,
+        protocols: Speaks,
         body: &'static str,
     ) -> Self {
-        Self::asking(authority, certificate, speaks, Asks::NOTHING, body).await
+        Self::asking(authority, certificate, protocols, Asks::NOTHING, body).await
     }
 
-    /// The same with something to ask of its clients.
+    /// The same with requirements for its clients.
     pub async fn asking(
         authority: &Authority,
         certificate: Certificate,
-        speaks: Speaks,
-        asks: Asks,
+        protocols: Speaks,
+        requirements: Asks,
         body: &'static str,
     ) -> Self {
-        let acceptor = TlsAcceptor::from(Arc::new(authority.config(certificate, speaks, asks)));
+        let acceptor =
+            TlsAcceptor::from(Arc::new(authority.config(certificate, protocols, requirements)));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
-        let seen: Arc<Seen> = Arc::default();
-        let shared = Arc::clone(&seen);
-        let accepting = tokio::spawn(async move {
+        let stats: Arc<Stats> = Arc::default();
+        let shared = Arc::clone(&stats);
+        let accept_task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
+                let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
-                    seen.attempts.fetch_add(1, Ordering::SeqCst);
-                    let Some(stream) = accepted(&acceptor, stream).await else { return };
+                    stats.attempts.fetch_add(1, Ordering::SeqCst);
+                    let Some(stream) = handshake(&acceptor, stream).await else { return };
                     let chain = stream.get_ref().1.peer_certificates();
                     let client = chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
-                    seen.clients.lock().push(client);
-                    match speaks {
-                        Speaks::H1 => h1(stream, body, &seen.calls).await,
-                        Speaks::H2 | Speaks::Both => h2(stream, body, &seen.calls).await,
+                    stats.client_certificates.lock().push(client);
+                    match protocols {
+                        Speaks::H1 => serve_http1(stream, body, &stats.calls).await,
+                        Speaks::H2 | Speaks::Both => serve_http2(stream, body, &stats.calls).await,
                     };
                 });
             }
         });
-        Self { addr, seen, accepting }
+        Self { addr, stats, accept_task }
     }
 
-    /// How many connections came.
+    /// The number of accepted TCP connections.
     pub fn attempts(&self) -> usize {
-        self.seen.attempts.load(Ordering::SeqCst)
+        self.stats.attempts.load(Ordering::SeqCst)
     }
 
-    /// TLS in front of an origin that speaks in the clear at `behind`: what is inside is that one's.
-    pub async fn before(authority: &Authority, behind: SocketAddr) -> Self {
+    /// Terminates TLS in front of a plain-text origin at `backend`.
+    pub async fn before(authority: &Authority, backend: SocketAddr) -> Self {
         let config = authority.config(Certificate::Good, Speaks::H1, Asks::NOTHING);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
-        let seen: Arc<Seen> = Arc::default();
-        let shared = Arc::clone(&seen);
-        let accepting = tokio::spawn(async move {
+        let stats: Arc<Stats> = Arc::default();
+        let shared = Arc::clone(&stats);
+        let accept_task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
+                let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
-                    seen.attempts.fetch_add(1, Ordering::SeqCst);
-                    let Ok(mut outside) = acceptor.accept(stream).await else { return };
-                    seen.clients.lock().push(None);
-                    let Ok(mut inside) = TcpStream::connect(behind).await else { return };
-                    // However it ends, both sides see it.
-                    let _ended = tokio::io::copy_bidirectional(&mut outside, &mut inside).await;
+                    stats.attempts.fetch_add(1, Ordering::SeqCst);
+                    let Ok(mut client) = acceptor.accept(stream).await else { return };
+                    stats.client_certificates.lock().push(None);
+                    let Ok(mut origin) = TcpStream::connect(backend).await else { return };
+                    // Both connections are closed, whether it ends with an error or not.
+                    let _ended = tokio::io::copy_bidirectional(&mut client, &mut origin).await;
                 });
             }
         });
-        Self { addr, seen, accepting }
+        Self { addr, stats, accept_task }
     }
 
-    /// HTTP/2 whose every answer ends with the trailer `grpc-status: 0`, once its request has ended.
+    /// An HTTP/2 origin that sends each request body back once it is complete, with the trailer
+    /// `grpc-status: 0`.
     pub async fn with_trailers(authority: &Authority) -> Self {
         let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
-        Self::serving(config, |stream, _seen| async {
+        Self::start_with(config, |stream, _stats| async {
             let mut connection = h2::server::handshake(stream).await.ok()?;
-            while let Some(Ok((request, answer))) = connection.accept().await {
-                tokio::spawn(answered_with_trailers(request.into_body(), answer));
+            while let Some(Ok((request, response))) = connection.accept().await {
+                tokio::spawn(respond_with_trailers(request.into_body(), response));
             }
             Some(())
         })
         .await
     }
 
-    /// HTTP/2, frame by frame: what `script` makes of the call of this number, on the connection of that
-    /// number, both from 0, on this stream. Who wants HTTP/1.1 alone is answered `http/1.1`, or gets
-    /// its bytes back behind a 101 if it asks for another protocol.
+    /// An HTTP/2 origin that sends the frames of `script`, which gets the number of the call and of the
+    /// connection, both from 0, and the stream identifier. A client that negotiates HTTP/1.1 gets the body
+    /// `http/1.1`, or, if it requests an upgrade, a 101 and then an echo of its bytes.
     pub async fn scripted(
         authority: &Authority,
         script: impl Fn(usize, usize, u32) -> Vec<Act> + Send + Sync + 'static,
     ) -> Self {
         let config = authority.config(Certificate::Good, Speaks::Both, Asks::NOTHING);
         let script = Arc::new(script);
-        Self::serving(config, move |stream, seen| {
+        Self::start_with(config, move |stream, stats| {
             let script = Arc::clone(&script);
-            let connection = seen.clients.lock().len() - 1;
+            let connection = stats.client_certificates.lock().len() - 1;
             async move {
                 if stream.get_ref().1.alpn_protocol() == Some(b"http/1.1") {
-                    return plain(stream).await;
+                    return serve_http1_or_echo(stream).await;
                 }
-                let act = |call, stream| script(call, connection, stream);
-                framed(stream, &seen.calls, act).await
+                let script = |call, stream| script(call, connection, stream);
+                serve_frames(stream, &stats.calls, script).await
             }
         })
         .await
     }
 
-    /// HTTP/2 with room for one call at a time. The path `/held` is answered when told to, all others at
-    /// once.
-    pub async fn narrow(authority: &Authority, told: Arc<tokio::sync::Notify>) -> Self {
+    /// An HTTP/2 origin that allows one stream at a time. It responds to the path `/held` after a
+    /// notification of `release`, and to all others at once.
+    pub async fn narrow(authority: &Authority, release: Arc<tokio::sync::Notify>) -> Self {
         let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
-        Self::serving(config, move |stream, seen| {
-            let told = Arc::clone(&told);
+        Self::start_with(config, move |stream, stats| {
+            let release = Arc::clone(&release);
             async move {
-                let mut narrow = h2::server::Builder::new();
-                narrow.max_concurrent_streams(1);
-                let mut connection = narrow.handshake::<_, bytes::Bytes>(stream).await.ok()?;
-                while let Some(Ok((request, mut answer))) = connection.accept().await {
-                    seen.calls.fetch_add(1, Ordering::SeqCst);
-                    let told = Arc::clone(&told);
+                let mut builder = h2::server::Builder::new();
+                builder.max_concurrent_streams(1);
+                let mut connection = builder.handshake::<_, bytes::Bytes>(stream).await.ok()?;
+                while let Some(Ok((request, mut response))) = connection.accept().await {
+                    stats.calls.fetch_add(1, Ordering::SeqCst);
+                    let release = Arc::clone(&release);
                     tokio::spawn(async move {
                         if request.uri().path() == "/held" {
-                            told.notified().await;
+                            release.notified().await;
                         }
-                        answer.send_response(http::Response::new(()), true)
+                        response.send_response(http::Response::new(()), true)
                     });
                 }
                 Some(())
@@ -322,10 +330,10 @@ impl TlsOrigin {
         .await
     }
 
-    /// Lets `serve` have each connection whose handshake was completed, and counts them.
-    async fn serving<F>(
+    /// Starts an origin that runs `serve` for each connection after its handshake, and counts these.
+    async fn start_with<F>(
         config: ServerConfig,
-        serve: impl Fn(TlsStream<TcpStream>, Arc<Seen>) -> F + Send + 'static,
+        serve: impl Fn(TlsStream<TcpStream>, Arc<Stats>) -> F + Send + 'static,
     ) -> Self
     where
         F: Future<Output = Option<()>> + Send + 'static,
@@ -333,56 +341,61 @@ impl TlsOrigin {
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
-        let seen: Arc<Seen> = Arc::default();
-        let (shared, serve) = (Arc::clone(&seen), Arc::new(Mutex::new(serve)));
-        let accepting = tokio::spawn(async move {
+        let stats: Arc<Stats> = Arc::default();
+        let (shared, serve) = (Arc::clone(&stats), Arc::new(Mutex::new(serve)));
+        let accept_task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, seen) = (acceptor.clone(), Arc::clone(&shared));
+                let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
                 let serve = Arc::clone(&serve);
                 tokio::spawn(async move {
-                    let stream = accepted(&acceptor, stream).await?;
+                    let stream = handshake(&acceptor, stream).await?;
                     let served = {
                         let serve = serve.lock();
-                        seen.clients.lock().push(None);
-                        serve(stream, seen)
+                        stats.client_certificates.lock().push(None);
+                        serve(stream, stats)
                     };
                     served.await
                 });
             }
         });
-        Self { addr, seen, accepting }
+        Self { addr, stats, accept_task }
     }
 
-    /// How many handshakes were completed.
+    /// The number of completed handshakes.
     pub fn connections(&self) -> usize {
-        self.seen.clients.lock().len()
+        self.stats.client_certificates.lock().len()
     }
 
-    /// The certificate that each of them came with.
+    /// The client certificate of each completed handshake.
     pub fn clients(&self) -> Vec<Option<Vec<u8>>> {
-        self.seen.clients.lock().clone()
+        self.stats.client_certificates.lock().clone()
     }
 
-    /// How many requests have come.
+    /// The number of received requests.
     pub fn calls(&self) -> usize {
-        self.seen.calls.load(Ordering::SeqCst)
+        self.stats.calls.load(Ordering::SeqCst)
     }
 }
 
-/// Who is refused is read from until it goes: a reset would overtake the alert that says why.
-async fn accepted(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+/// Completes a handshake. After a failure it reads until the client closes: a reset would discard the alert
+/// before the client reads it.
+async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
     match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => Some(stream),
-        Err((_refused, mut stream)) => {
-            let mut rest = [0; 1024];
-            while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+        Err((_error, mut stream)) => {
+            let mut sink = [0; 1024];
+            while stream.read(&mut sink).await.is_ok_and(|read| read > 0) {}
             None
         }
     }
 }
 
-/// Serves until the client is gone.
-async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
+/// Serves HTTP/1.1 until the client disconnects.
+async fn serve_http1(
+    mut stream: TlsStream<TcpStream>,
+    body: &str,
+    calls: &AtomicUsize,
+) -> Option<()> {
     let mut bytes = Vec::new();
     loop {
         while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -391,18 +404,18 @@ async fn h1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -
         let head = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
         bytes.clear();
         calls.fetch_add(1, Ordering::SeqCst);
-        let answer = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
-        stream.write_all(answer.as_bytes()).await.ok()?;
+        let response = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(response.as_bytes()).await.ok()?;
         stream.flush().await.ok()?;
-        // PHP's streams read to the end that they asked for.
+        // PHP's streams send `Connection: close` and read until the connection ends.
         if head.contains("\r\nconnection: close\r\n") {
             return stream.shutdown().await.ok();
         }
     }
 }
 
-/// Answers calls of HTTP/1.1 until the client is gone, or speaks another protocol with it.
-async fn plain(mut stream: TlsStream<TcpStream>) -> Option<()> {
+/// Serves HTTP/1.1 until the client disconnects; after an upgrade it echoes all bytes.
+async fn serve_http1_or_echo(mut stream: TlsStream<TcpStream>) -> Option<()> {
     loop {
         let mut bytes = Vec::new();
         while !bytes.ends_with(b"\r\n\r\n") {
@@ -430,7 +443,7 @@ const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// What a scripted origin does next.
+/// An action of a scripted origin.
 #[derive(Debug, Clone)]
 pub enum Act {
     Frame {
@@ -444,17 +457,17 @@ pub enum Act {
 }
 
 impl Act {
-    /// A head with this status, of the few that HPACK's static table has, and a length.
+    /// A response head with this status and a `content-length`.
     pub fn head(id: u32, status: u16, length: Option<usize>, ends: bool) -> Self {
-        let place = [(200, 0x88), (204, 0x89), (404, 0x8d), (500, 0x8e)];
-        let known = place.iter().find(|(known, _)| *known == status).map(|(_, byte)| *byte);
-        let mut payload = match known {
+        let table = [(200, 0x88), (204, 0x89), (404, 0x8d), (500, 0x8e)];
+        let indexed = table.iter().find(|(indexed, _)| *indexed == status).map(|(_, byte)| *byte);
+        let mut payload = match indexed {
             Some(byte) => vec![byte],
-            // A literal value behind the name that entry 8 has.
+            // A literal value with the name of entry 8 of HPACK's static table, `:status`.
             None => [&[0x08, 3][..], status.to_string().as_bytes()].concat(),
         };
         if let Some(length) = length {
-            // `content-length` is entry 28.
+            // `content-length` is entry 28 of the static table.
             let digits = length.to_string();
             payload.extend_from_slice(&[0x0f, 0x0d, u8::try_from(digits.len()).expect("short")]);
             payload.extend_from_slice(digits.as_bytes());
@@ -479,15 +492,15 @@ impl Act {
     }
 }
 
-/// Serves until the client is gone.
-async fn h2(stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
-    let act =
+/// Serves HTTP/2 until the client disconnects.
+async fn serve_http2(stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
+    let script =
         |_call, id| vec![Act::head(id, 200, None, false), Act::data(id, body.as_bytes(), true)];
-    framed(stream, calls, act).await
+    serve_frames(stream, calls, script).await
 }
 
-/// Answers each request as `script` says, until the client is gone.
-async fn framed(
+/// Sends the actions of `script` for each request, until the client disconnects.
+async fn serve_frames(
     mut stream: TlsStream<TcpStream>,
     calls: &AtomicUsize,
     script: impl Fn(usize, u32) -> Vec<Act>,
@@ -537,15 +550,15 @@ async fn write_frame(
     stream.flush().await.ok()
 }
 
-async fn answered_with_trailers(
+async fn respond_with_trailers(
     mut request: h2::RecvStream,
-    mut answer: h2::server::SendResponse<bytes::Bytes>,
+    mut response: h2::server::SendResponse<bytes::Bytes>,
 ) -> Result<(), h2::Error> {
     let mut body = Vec::new();
     while let Some(piece) = request.data().await {
         body.extend_from_slice(&piece?);
     }
-    let mut stream = answer.send_response(http::Response::new(()), false)?;
+    let mut stream = response.send_response(http::Response::new(()), false)?;
     stream.send_data(body.into(), false)?;
     let mut trailers = http::HeaderMap::new();
     trailers.insert("grpc-status", http::HeaderValue::from_static("0"));

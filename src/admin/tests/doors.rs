@@ -1,8 +1,8 @@
-//! Who may ask: by address, by name, by token, by page (ADM-02, ADM-03).
+//! Tests of the admission by address, host name, token and page origin (ADM-02, ADM-03).
 
 use super::*;
 
-/// Every path, with a method that it answers to; the ones that change something last.
+/// Every path with a method that it supports; those that change the state come last.
 const PATHS: [(&str, &str); 11] = [
     ("GET /healthz", ""),
     ("GET /readyz", ""),
@@ -17,13 +17,13 @@ const PATHS: [(&str, &str); 11] = [
     ("POST /v1/purge", r#"{"all": true}"#),
 ];
 
-const OPERATORS: usize = 5;
-const MUTATING: usize = 8;
+const FIRST_OPERATOR_PATH: usize = 5;
+const FIRST_MUTATING_PATH: usize = 8;
 
 #[tokio::test]
-async fn adm_03_a_rebound_name_gets_nothing_from_any_path() {
+async fn adm_03_a_rebound_host_name_is_refused_on_every_path() {
     let token = format!("Authorization: Bearer {TOKEN}\r\n");
-    for admin in [admin().await, admin_as("0.0.0.0:9901", &["10.0.0.0/8"], Some(TOKEN)).await] {
+    for admin in [admin().await, admin_with("0.0.0.0:9901", &["10.0.0.0/8"], Some(TOKEN)).await] {
         for (line, body) in PATHS.into_iter().chain([("GET /nothing", ""), ("GET /v1", "")]) {
             for host in ["evil.example", "127.0.0.1.nip.io", "", "larder:9901"] {
                 let length = body.len();
@@ -31,23 +31,23 @@ async fn adm_03_a_rebound_name_gets_nothing_from_any_path() {
                     "{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{token}\
                      Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
                 );
-                let answer = admin.ask(request.as_bytes()).await;
-                assert!(answer.starts_with("HTTP/1.1 421 "), "{line} {host}: {answer}");
-                assert!(answer.contains("\"class\":\"misdirected\""), "{answer}");
-                assert!(!answer.contains("larder_requests"), "{answer}");
+                let response = admin.send(request.as_bytes()).await;
+                assert!(response.starts_with("HTTP/1.1 421 "), "{line} {host}: {response}");
+                assert!(response.contains("\"class\":\"misdirected\""), "{response}");
+                assert!(!response.contains("larder_requests"), "{response}");
             }
-            let nameless = format!("{line} HTTP/1.0\r\n{token}\r\n");
-            let answer = admin.ask(nameless.as_bytes()).await;
-            assert!(answer.starts_with("HTTP/1.0 421 "), "{line}: {answer}");
+            let without_host = format!("{line} HTTP/1.0\r\n{token}\r\n");
+            let response = admin.send(without_host.as_bytes()).await;
+            assert!(response.starts_with("HTTP/1.0 421 "), "{line}: {response}");
         }
-        assert_eq!(admin.larder.asked(), Vec::<String>::new());
+        assert_eq!(admin.larder.take_calls(), Vec::<String>::new());
     }
 }
 
-/// ADM-02. Seen by the log, the metrics and the answers, none of which may show a token.
+/// ADM-02: checks the metrics and the responses, neither of which may contain a token.
 #[tokio::test]
-async fn adm_02_no_wrong_token_opens_any_path_of_an_operator() {
-    let admin = admin_as("127.0.0.1:9901", &[], Some(TOKEN)).await;
+async fn adm_02_a_wrong_token_is_refused_on_every_path_of_operators() {
+    let admin = admin_with("127.0.0.1:9901", &[], Some(TOKEN)).await;
     let json = "Content-Type: application/json\r\n";
     let wrong = [
         String::new(),
@@ -61,76 +61,76 @@ async fn adm_02_no_wrong_token_opens_any_path_of_an_operator() {
         format!("Authorization: Bearer {TOKEN}, Bearer {TOKEN}\r\n"),
         format!("Authorization: Bearer {}\r\n", "x".repeat(100_000)),
     ];
-    for (line, body) in &PATHS[OPERATORS..] {
+    for (line, body) in &PATHS[FIRST_OPERATOR_PATH..] {
         for fields in &wrong {
-            let (status, answer) = admin.say(line, &format!("{json}{fields}"), body).await;
-            assert_eq!((status, class(&answer)), (401, "token_required"), "{line} {fields:.60}");
-            assert!(!answer.to_string().contains("s3cret"), "{answer}");
+            let (status, response) = admin.request(line, &format!("{json}{fields}"), body).await;
+            assert_eq!((status, class(&response)), (401, "token_required"), "{line} {fields:.60}");
+            assert!(!response.to_string().contains("s3cret"), "{response}");
         }
         for query in ["token", "access_token", "authorization"] {
             let line = format!("{line}?{query}={TOKEN}");
-            let (status, answer) = admin.say(&line, json, body).await;
-            assert_eq!((status, class(&answer)), (401, "token_required"), "{line}");
-            assert!(!answer.to_string().contains("s3cret"), "{answer}");
+            let (status, response) = admin.request(&line, json, body).await;
+            assert_eq!((status, class(&response)), (401, "token_required"), "{line}");
+            assert!(!response.to_string().contains("s3cret"), "{response}");
         }
     }
-    assert_eq!(admin.larder.asked(), Vec::<String>::new());
-    let page = admin.get("/metrics", "localhost").await;
-    assert!(page.contains("larder_denied_total{reason=\"token_required\"} 78\n"), "{page}");
-    assert!(!page.contains("s3cret"), "{page}");
+    assert_eq!(admin.larder.take_calls(), Vec::<String>::new());
+    let metrics = admin.get("/metrics", "localhost").await;
+    assert!(metrics.contains("larder_denied_total{reason=\"token_required\"} 78\n"), "{metrics}");
+    assert!(!metrics.contains("s3cret"), "{metrics}");
 }
 
 #[tokio::test]
-async fn adm_02_a_token_of_a_megabyte_costs_nothing() {
-    let admin = admin_as("127.0.0.1:9901", &[], Some(TOKEN)).await;
+async fn adm_02_a_token_of_a_megabyte_is_refused_early() {
+    let admin = admin_with("127.0.0.1:9901", &[], Some(TOKEN)).await;
     let request = format!(
         "GET /v1/mode HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n\r\n",
         "x".repeat(1 << 20)
     );
-    let answer = admin.ask(request.as_bytes()).await;
-    // A client that still sends may find the connection reset instead of an answer.
-    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer:.200}");
+    let response = admin.send(request.as_bytes()).await;
+    // A client that still sends may get a reset instead of a response.
+    assert!(response.is_empty() || response.starts_with("HTTP/1.1 431 "), "{response:.200}");
     assert!(admin.get("/healthz", "localhost").await.ends_with("ok\n"));
 }
 
 #[tokio::test]
-async fn adm_02_the_right_token_opens_every_path_in_any_letter_case_of_bearer() {
-    let admin = admin_as("127.0.0.1:9901", &[], Some(TOKEN)).await;
-    for (line, body) in &PATHS[OPERATORS..] {
+async fn adm_02_the_right_token_is_accepted_on_every_path_of_operators() {
+    let admin = admin_with("127.0.0.1:9901", &[], Some(TOKEN)).await;
+    for (line, body) in &PATHS[FIRST_OPERATOR_PATH..] {
         for scheme in ["Bearer", "bearer", "BEARER"] {
             let fields =
                 format!("Content-Type: application/json\r\nAuthorization: {scheme} {TOKEN}\r\n");
-            let (status, answer) = admin.say(line, &fields, body).await;
-            assert_eq!(status, 200, "{line} {scheme}: {answer}");
+            let (status, response) = admin.request(line, &fields, body).await;
+            assert_eq!(status, 200, "{line} {scheme}: {response}");
         }
     }
-    let (status, answer) =
-        admin.say("GET /nothing", &format!("Authorization: Bearer {TOKEN}\r\n"), "").await;
-    assert_eq!((status, class(&answer)), (404, "not_found"));
+    let (status, response) =
+        admin.request("GET /nothing", &format!("Authorization: Bearer {TOKEN}\r\n"), "").await;
+    assert_eq!((status, class(&response)), (404, "not_found"));
 }
 
 #[tokio::test]
-async fn a_401_says_how_to_ask() {
-    let admin = admin_as("127.0.0.1:9901", &[], Some(TOKEN)).await;
-    let answer = admin.get("/v1/mode", "localhost").await;
-    assert!(answer.contains("\r\nwww-authenticate: Bearer realm=\"larder\"\r\n"), "{answer}");
+async fn a_401_contains_a_challenge() {
+    let admin = admin_with("127.0.0.1:9901", &[], Some(TOKEN)).await;
+    let response = admin.get("/v1/mode", "localhost").await;
+    assert!(response.contains("\r\nwww-authenticate: Bearer realm=\"larder\"\r\n"), "{response}");
 }
 
 #[tokio::test]
-async fn what_is_read_by_probes_and_scrapers_needs_no_token() {
-    let admin = admin_as("0.0.0.0:9901", &[], Some(TOKEN)).await;
+async fn paths_for_probes_and_scrapers_need_no_token() {
+    let admin = admin_with("0.0.0.0:9901", &[], Some(TOKEN)).await;
     for path in ["/healthz", "/readyz", "/metrics", "/ca.pem", "/proxy.pac"] {
-        let answer = admin.get(path, "localhost").await;
-        assert!(answer.starts_with("HTTP/1.1 200 "), "{path}: {answer}");
+        let response = admin.get(path, "localhost").await;
+        assert!(response.starts_with("HTTP/1.1 200 "), "{path}: {response}");
     }
-    // What is not known to be open is the operators'.
+    // All paths that are not known to be open need the token.
     for path in ["/", "/healthz/", "//v1/mode", "/metrics/../v1/mode", "/V1/mode", "/%761/mode"] {
-        let answer = admin.get(path, "localhost").await;
-        assert!(answer.starts_with("HTTP/1.1 401 "), "{path}: {answer}");
+        let response = admin.get(path, "localhost").await;
+        assert!(response.starts_with("HTTP/1.1 401 "), "{path}: {response}");
     }
 }
 
-/// A browser of this host may be talked into sending a form or a simple request anywhere.
+/// A web page can make a browser on this host send a form or a simple request to any address.
 #[tokio::test]
 async fn a_page_of_another_origin_changes_nothing() {
     let admin = admin().await;
@@ -156,21 +156,22 @@ async fn a_page_of_another_origin_changes_nothing() {
             "foreign_page",
         ),
     ];
-    for (line, body) in &PATHS[MUTATING..] {
+    for (line, body) in &PATHS[FIRST_MUTATING_PATH..] {
         for (fields, status, problem) in table {
-            let (answered, answer) = admin.say(line, fields, body).await;
-            assert_eq!((answered, class(&answer)), (status, problem), "{line} {fields}");
+            let (actual, response) = admin.request(line, fields, body).await;
+            assert_eq!((actual, class(&response)), (status, problem), "{line} {fields}");
         }
     }
-    assert_eq!(admin.larder.asked(), Vec::<String>::new());
-    // What a browser asks before it sends JSON is not granted.
-    let (status, _) = admin.say("OPTIONS /v1/purge", "Origin: http://evil.example\r\n", "").await;
+    assert_eq!(admin.larder.take_calls(), Vec::<String>::new());
+    // The preflight that a browser sends before JSON is refused.
+    let (status, _) =
+        admin.request("OPTIONS /v1/purge", "Origin: http://evil.example\r\n", "").await;
     assert_eq!(status, 403);
     let own = format!("{json}Origin: http://LOCALHOST\r\n");
-    let (status, _) = admin.say("POST /v1/config/reload", &own, "").await;
-    assert_eq!(status, 200, "larder's own pages may");
+    let (status, _) = admin.request("POST /v1/config/reload", &own, "").await;
+    assert_eq!(status, 200, "pages of the listener itself are allowed");
     let (status, _) = admin
-        .say("POST /v1/config/reload", "Content-Type: Application/JSON; charset=utf-8\r\n", "")
+        .request("POST /v1/config/reload", "Content-Type: Application/JSON; charset=utf-8\r\n", "")
         .await;
     assert_eq!(status, 200);
 }

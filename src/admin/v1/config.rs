@@ -1,6 +1,6 @@
-//! `/v1/config`: what is in force, and reading the file again.
+//! `/v1/config`: the current configuration, and reloading it.
 //!
-//! Owns: the form of both answers. Never touches: what a configuration means.
+//! Owns: the form of both responses. Never touches: the meaning of a configuration.
 
 use std::sync::Arc;
 
@@ -16,24 +16,24 @@ use crate::admin::{AppState, response, v1};
 use crate::telemetry::problem::Problem;
 
 /// `GET /v1/config`
-pub(in crate::admin) async fn show(State(desk): State<AppState>) -> Response {
-    response::json(StatusCode::OK, &desk.controls.config())
+pub(in crate::admin) async fn show(State(state): State<AppState>) -> Response {
+    response::json(StatusCode::OK, &state.controls.config())
 }
 
-/// A reload has nothing to say yet.
+/// The body of a reload request, which has no members yet.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReloadRequest {}
 
 /// `POST /v1/config/reload`
-pub(in crate::admin) async fn reload(State(desk): State<AppState>, body: Bytes) -> Response {
-    reloaded(&desk, body).await.unwrap_or_else(response::refuse)
+pub(in crate::admin) async fn reload(State(state): State<AppState>, body: Bytes) -> Response {
+    try_reload(&state, body).await.unwrap_or_else(response::refuse)
 }
 
-async fn reloaded(desk: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
-    let ReloadRequest {} = v1::parse_if_any(&body, &WANTED)?;
-    let controls = Arc::clone(&desk.controls);
-    let outcome = v1::finish(async move { controls.reload().await }).await?;
+async fn try_reload(state: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
+    let ReloadRequest {} = v1::parse_if_any(&body, &BAD_REQUEST)?;
+    let api = Arc::clone(&state.controls);
+    let outcome = v1::finish(async move { api.reload().await }).await?;
     Ok(match outcome {
         Ok(ReloadResult { routes, notes }) => {
             response::json(StatusCode::OK, &json!({ "routes": routes, "notes": notes }))
@@ -42,7 +42,7 @@ async fn reloaded(desk: &AppState, body: Bytes) -> Result<Response, &'static Pro
     })
 }
 
-const WANTED: Problem = Problem::new(
+const BAD_REQUEST: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "bad_request",
     "a reload takes no body, or `{}`; nothing was done",
@@ -52,6 +52,6 @@ const WANTED: Problem = Problem::new(
 const NOT_RELOADED: Problem = Problem::new(
     StatusCode::UNPROCESSABLE_ENTITY,
     "not_reloaded",
-    "the new configuration was refused; the one in force stays in force",
+    "the new configuration was refused; the current one stays active",
     "http_request_error",
 );

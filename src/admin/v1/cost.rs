@@ -1,6 +1,6 @@
-//! `/v1/cost`: what each upstream that costs something has cost.
+//! `/v1/cost`: the usage and cost of each upstream with costs.
 //!
-//! Owns: its JSON; times are seconds, as numbers. Never touches: counting (`account::ledger`).
+//! Owns: its JSON; durations are numbers of seconds. Never touches: counting (`telemetry::cost`).
 
 use axum::extract::State;
 use axum::response::Response;
@@ -13,52 +13,52 @@ use crate::policy::upstream::CostBudget;
 use crate::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
 
 /// `GET /v1/cost`
-pub(in crate::admin) async fn list(State(desk): State<AppState>) -> Response {
-    let upstreams: Vec<_> = desk.controls.cost().iter().map(shown).collect();
+pub(in crate::admin) async fn list(State(state): State<AppState>) -> Response {
+    let upstreams: Vec<_> = state.controls.cost().iter().map(report_json).collect();
     response::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 
-fn shown(spending: &CostReport) -> Value {
+fn report_json(report: &CostReport) -> Value {
     json!({
-        "name": &*spending.upstream,
-        "currency": spending.currency,
-        "per_credit": spending.per_credit,
-        "today": spent(&spending.today),
-        "month": spent(&spending.month),
-        "budget": spending.budget.as_ref().map(|(budget, standing)| stands(budget, standing)),
+        "name": &*report.upstream,
+        "currency": report.currency,
+        "per_credit": report.per_credit,
+        "today": usage_json(&report.today),
+        "month": usage_json(&report.month),
+        "budget": report.budget.as_ref().map(|(budget, status)| budget_json(budget, status)),
     })
 }
 
-fn spent(spent: &PeriodUsage) -> Value {
+fn usage_json(usage: &PeriodUsage) -> Value {
     json!({
-        "since": timestamp(spent.since),
-        "ends_in": spent.ends_in.as_secs(),
-        "calls": spent.calls,
-        "credits": amount(spent.credits),
-        "cost": amount(spent.money),
+        "since": timestamp(usage.since),
+        "ends_in": usage.ends_in.as_secs(),
+        "calls": usage.calls,
+        "credits": amount(usage.credits),
+        "cost": amount(usage.money),
         "avoided": {
-            "calls": spent.avoided_calls,
-            "credits": amount(spent.avoided_credits),
-            "cost": amount(spent.avoided_money),
+            "calls": usage.avoided_calls,
+            "credits": amount(usage.avoided_credits),
+            "cost": amount(usage.avoided_money),
         },
     })
 }
 
-fn stands(budget: &CostBudget, standing: &BudgetStatus) -> Value {
+fn budget_json(budget: &CostBudget, status: &BudgetStatus) -> Value {
     json!({
         "credits": amount(budget.credits),
         "period": budget.period.token(),
         "warn_at": budget.warn_at,
         "at_limit": budget.at_limit.token(),
-        "used": amount(standing.used),
-        "share": amount(standing.share),
-        "warns": standing.warn,
-        "spent": standing.spent,
-        "ends_in": standing.ends_in.as_secs(),
+        "used": amount(status.used),
+        "share": amount(status.share),
+        "warns": status.warn,
+        "spent": status.spent,
+        "ends_in": status.ends_in.as_secs(),
     })
 }
 
-/// To a millionth: what is counted is no finer, and 0.1 + 0.2 is 0.3.
+/// Rounded to a millionth, which is the precision of counting; so 0.1 + 0.2 is 0.3.
 fn amount(amount: f64) -> f64 {
     (amount * 1e6).round() / 1e6
 }

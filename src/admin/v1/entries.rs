@@ -1,6 +1,6 @@
-//! `/v1/entries`: what is stored, page by page.
+//! `/v1/entries`: the stored entries in pages.
 //!
-//! Owns: the parameters and the JSON of a page. Never touches: the store; masking, which was done.
+//! Owns: the parameters and the JSON of a page. Never touches: the store; masking, which is done before.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,12 +16,12 @@ use crate::admin::{AppState, response, v1};
 use crate::semantics::target::Target;
 use crate::telemetry::problem::Problem;
 
-/// What is misspelt is refused: `?ulr=…` must not list everything.
+/// Query parameters. Unknown names are refused: `?ulr=…` must not list all entries.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::admin) struct ListParams {
     cursor: Option<String>,
-    #[serde(default = "usual")]
+    #[serde(default = "default_limit")]
     limit: usize,
     url: Option<String>,
     key: Option<String>,
@@ -29,38 +29,38 @@ pub(in crate::admin) struct ListParams {
     details: bool,
 }
 
-fn usual() -> usize {
-    USUAL
+fn default_limit() -> usize {
+    DEFAULT_LIMIT
 }
 
 /// `GET /v1/entries`
 pub(in crate::admin) async fn list(
-    State(desk): State<AppState>,
-    asked: Result<Query<ListParams>, QueryRejection>,
+    State(state): State<AppState>,
+    query: Result<Query<ListParams>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(asked)) = asked else { return response::refuse(&WANTED) };
-    if asked.limit == 0 || asked.limit > MOST {
-        return response::refuse(&WANTED);
+    let Ok(Query(params)) = query else { return response::refuse(&BAD_REQUEST) };
+    if params.limit == 0 || params.limit > MAX_LIMIT {
+        return response::refuse(&BAD_REQUEST);
     }
-    let Ok(url) = asked.url.as_deref().map(Target::absolute).transpose() else {
-        return response::refuse(&WANTED);
+    let Ok(url) = params.url.as_deref().map(Target::absolute).transpose() else {
+        return response::refuse(&BAD_REQUEST);
     };
-    let key = asked.key.as_deref().map(v1::key);
+    let key = params.key.as_deref().map(v1::key);
     if key == Some(None) || (key.is_some() && url.is_some()) {
-        return response::refuse(&WANTED);
+        return response::refuse(&BAD_REQUEST);
     }
-    let ListParams { cursor: after, limit, details, .. } = asked;
-    let listing = ListQuery { after, limit, url, key: key.flatten(), details };
-    let page = desk.controls.entries(&listing).await;
-    let entries: Vec<_> = page.entries.iter().map(shown).collect();
-    let mut told = json!({ "entries": entries, "next": page.next });
+    let ListParams { cursor: after, limit, details, .. } = params;
+    let query = ListQuery { after, limit, url, key: key.flatten(), details };
+    let page = state.controls.entries(&query).await;
+    let entries: Vec<_> = page.entries.iter().map(entry_json).collect();
+    let mut body = json!({ "entries": entries, "next": page.next });
     if let Some(sent_as) = page.sent_as {
-        told["sent_as"] = sent_as.into();
+        body["sent_as"] = sent_as.into();
     }
-    response::json(StatusCode::OK, &told)
+    response::json(StatusCode::OK, &body)
 }
 
-fn shown(entry: &Entry) -> Value {
+fn entry_json(entry: &Entry) -> Value {
     let mut value = json!({
         "url": entry.url,
         "key": format!("{:032x}", entry.key),
@@ -80,32 +80,32 @@ fn shown(entry: &Entry) -> Value {
     value
 }
 
-/// RFC 3339, for what it can say: the years 1970 to 9999.
+/// RFC 3339; times are limited to the years 1970 to 9999, which it can represent.
 pub(super) fn timestamp(time: SystemTime) -> String {
     let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, last)).to_string()
 }
 
-/// Each name with all its values, in their order.
+/// Each field name with all its values in order.
 fn fields(headers: &HeaderMap) -> Value {
-    let mut all = Map::new();
+    let mut object = Map::new();
     for name in headers.keys() {
         let values = headers.get_all(name).iter();
         let values = values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
-        all.insert(name.as_str().to_owned(), values.collect::<Vec<_>>().into());
+        object.insert(name.as_str().to_owned(), values.collect::<Vec<_>>().into());
     }
-    all.into()
+    object.into()
 }
 
-/// How many where nothing is said.
-const USUAL: usize = 100;
-/// A page is built in memory.
-const MOST: usize = 1000;
+/// Number of entries if the request has no `limit`.
+const DEFAULT_LIMIT: usize = 100;
+/// Maximum of `limit`: a page is built in memory.
+const MAX_LIMIT: usize = 1000;
 
-const WANTED: Problem = Problem::new(
+const BAD_REQUEST: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "bad_request",
-    "parameters are limit (1 to 1000), cursor (`next` of the page before), url (one whole URL, \
+    "the parameters are limit (1 to 1000), cursor (`next` of the previous page), url (one whole URL, \
      percent-encoded) or key (of an entry), and details=true",
     "http_request_error",
 );

@@ -1,6 +1,6 @@
-//! `/v1/mode`: the master switch.
+//! `/v1/mode`: the mode of the proxy.
 //!
-//! Owns: its JSON. Never touches: what a mode does.
+//! Owns: its JSON. Never touches: the effect of a mode.
 
 use axum::extract::State;
 use axum::response::Response;
@@ -14,8 +14,8 @@ use crate::policy::Mode;
 use crate::telemetry::problem::Problem;
 
 /// `GET /v1/mode`
-pub(in crate::admin) async fn show(State(desk): State<AppState>) -> Response {
-    shown(desk.controls.mode())
+pub(in crate::admin) async fn show(State(state): State<AppState>) -> Response {
+    mode_json(state.controls.mode())
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,21 +25,21 @@ struct ModeRequest {
 }
 
 /// `PUT /v1/mode`
-pub(in crate::admin) async fn turn(State(desk): State<AppState>, body: Bytes) -> Response {
-    let asked: ModeRequest = match v1::parse(&body, &WANTED) {
-        Ok(asked) => asked,
+pub(in crate::admin) async fn turn(State(state): State<AppState>, body: Bytes) -> Response {
+    let request: ModeRequest = match v1::parse(&body, &BAD_REQUEST) {
+        Ok(request) => request,
         Err(problem) => return response::refuse(problem),
     };
-    let Some(mode) = Mode::parse(&asked.mode) else { return response::refuse(&WANTED) };
-    desk.controls.set_mode(mode);
-    shown(mode)
+    let Some(mode) = Mode::parse(&request.mode) else { return response::refuse(&BAD_REQUEST) };
+    state.controls.set_mode(mode);
+    mode_json(mode)
 }
 
-fn shown(mode: Mode) -> Response {
+fn mode_json(mode: Mode) -> Response {
     response::json(StatusCode::OK, &json!({ "mode": mode.token() }))
 }
 
-const WANTED: Problem = Problem::new(
+const BAD_REQUEST: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "bad_request",
     "send `{\"mode\": \"cache\"}`, \"bypass\" or \"offline\"; nothing was done",

@@ -1,6 +1,6 @@
-//! `/v1/purge`: making stored answers unusable.
+//! `/v1/purge`: making stored responses unusable.
 //!
-//! Owns: what may be asked to be purged. A URL is a URL: no pattern, no prefix (ADM-08).
+//! Owns: the form of a purge request. A URL is one exact URL: no pattern, no prefix (ADM-08).
 //! Never touches: the store.
 
 use std::sync::Arc;
@@ -31,51 +31,51 @@ struct PurgeRequest {
 }
 
 /// `POST /v1/purge`
-pub(in crate::admin) async fn purge(State(desk): State<AppState>, body: Bytes) -> Response {
-    purged(&desk, body).await.unwrap_or_else(response::refuse)
+pub(in crate::admin) async fn purge(State(state): State<AppState>, body: Bytes) -> Response {
+    try_purge(&state, body).await.unwrap_or_else(response::refuse)
 }
 
-async fn purged(desk: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
-    let asked: PurgeRequest = v1::parse(&body, &WANTED)?;
-    let what = match (asked.url.as_deref(), asked.key.as_deref(), asked.all) {
-        (Some(url), None, false) => PurgeTarget::Url(Target::absolute(url).map_err(|_| &NO_URL)?),
-        (None, Some(key), false) => PurgeTarget::Key(v1::key(key).ok_or(&WANTED)?),
+async fn try_purge(state: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
+    let request: PurgeRequest = v1::parse(&body, &BAD_REQUEST)?;
+    let target = match (request.url.as_deref(), request.key.as_deref(), request.all) {
+        (Some(url), None, false) => PurgeTarget::Url(Target::absolute(url).map_err(|_| &BAD_URL)?),
+        (None, Some(key), false) => PurgeTarget::Key(v1::key(key).ok_or(&BAD_REQUEST)?),
         (None, None, true) => PurgeTarget::All,
-        _ => return Err(&WANTED),
+        _ => return Err(&BAD_REQUEST),
     };
-    let purge = Purge { what, soft: asked.soft, dry_run: asked.dry_run };
-    let controls = Arc::clone(&desk.controls);
-    let outcome = v1::finish(async move { controls.purge(&purge).await }).await?;
+    let purge = Purge { what: target, soft: request.soft, dry_run: request.dry_run };
+    let api = Arc::clone(&state.controls);
+    let outcome = v1::finish(async move { api.purge(&purge).await }).await?;
     Ok(match outcome {
         Ok(PurgeResult { count, sent_as }) => {
-            let mut told = json!({ "count": count });
+            let mut body = json!({ "count": count });
             if let Some(sent_as) = sent_as {
-                told["sent_as"] = sent_as.into();
+                body["sent_as"] = sent_as.into();
             }
-            response::json(StatusCode::OK, &told)
+            response::json(StatusCode::OK, &body)
         }
-        Err(PurgeError { why }) => response::refuse_with(&NOT_DURABLE, "why", &why),
+        Err(PurgeError { why: reason }) => response::refuse_with(&NOT_DURABLE, "why", &reason),
     })
 }
 
-const WANTED: Problem = Problem::new(
+const BAD_REQUEST: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "bad_request",
     "send `{\"url\": \"http://api.example/path\"}`, `{\"key\": \"…\"}` (of /v1/entries) or \
-     `{\"all\": true}`, and \"soft\": true or \"dry_run\": true if you like; nothing was purged",
+     `{\"all\": true}`, optionally with \"soft\": true or \"dry_run\": true; nothing was purged",
     "http_request_error",
 );
 
-const NO_URL: Problem = Problem::new(
+const BAD_URL: Problem = Problem::new(
     StatusCode::BAD_REQUEST,
     "bad_url",
-    "`url` is one whole URL, such as http://api.example/path?q=1, no pattern; nothing was purged",
+    "`url` must be one whole URL, such as http://api.example/path?q=1, not a pattern; nothing was purged",
     "http_request_error",
 );
 
 const NOT_DURABLE: Problem = Problem::new(
     StatusCode::SERVICE_UNAVAILABLE,
     "not_durable",
-    "purged from memory, but this may not outlast a restart: purge again when /readyz names no fault",
+    "purged from memory, but the purge may not outlast a restart: purge again when /readyz lists no fault",
     "proxy_internal_error",
 );

@@ -1,6 +1,6 @@
-//! `/v1/upstreams`: how each upstream stands.
+//! `/v1/upstreams`: the status of each upstream.
 //!
-//! Owns: its JSON; times are seconds, as numbers. Never touches: why it stands so.
+//! Owns: its JSON; durations are numbers of seconds. Never touches: the cooldowns and limits themselves.
 
 use std::time::Duration;
 
@@ -13,50 +13,50 @@ use crate::admin::{AppState, response};
 use crate::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 /// `GET /v1/upstreams`
-pub(in crate::admin) async fn list(State(desk): State<AppState>) -> Response {
-    let upstreams: Vec<_> = desk.controls.upstreams().iter().map(shown).collect();
+pub(in crate::admin) async fn list(State(state): State<AppState>) -> Response {
+    let upstreams: Vec<_> = state.controls.upstreams().iter().map(upstream_json).collect();
     response::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 
-fn shown(report: &UpstreamStatus) -> Value {
-    let invalid = report.ban_guard;
-    let (retries, allowed) = report.retries;
+fn upstream_json(upstream: &UpstreamStatus) -> Value {
+    let ban_guard = upstream.ban_guard;
+    let (retries, allowed) = upstream.retries;
     json!({
-        "name": &*report.name,
-        "configured": report.configured,
-        "in_flight": report.in_flight,
-        "waiting": report.waiting,
-        "holds": report.holds.iter().map(held).collect::<Vec<_>>(),
-        "breaker": report.breaker,
-        "limits": report.limits.iter().map(limited).collect::<Vec<_>>(),
-        "ban_guard": invalid.map(|(count, trips_at)| {
+        "name": &*upstream.name,
+        "configured": upstream.configured,
+        "in_flight": upstream.in_flight,
+        "waiting": upstream.waiting,
+        "holds": upstream.holds.iter().map(cooldown_json).collect::<Vec<_>>(),
+        "breaker": upstream.breaker,
+        "limits": upstream.limits.iter().map(limit_json).collect::<Vec<_>>(),
+        "ban_guard": ban_guard.map(|(count, trips_at)| {
             json!({ "count": count, "trips_at": trips_at })
         }),
         "retries": { "count": retries, "allowed": allowed },
     })
 }
 
-fn held(held: &CooldownStatus) -> Value {
+fn cooldown_json(cooldown: &CooldownStatus) -> Value {
     json!({
-        "reach": held.reach,
-        "cause": held.cause,
-        "firm": held.firm,
-        "left": seconds(held.left),
-        "probing": held.probing,
-        "count": held.count,
+        "reach": cooldown.reach,
+        "cause": cooldown.cause,
+        "firm": cooldown.firm,
+        "left": seconds(cooldown.left),
+        "probing": cooldown.probing,
+        "count": cooldown.count,
     })
 }
 
-fn limited(limited: &LimitStatus) -> Value {
+fn limit_json(limit: &LimitStatus) -> Value {
     json!({
-        "name": limited.name,
-        "limit": limited.limit,
-        "window": limited.window.map(seconds),
-        "left": limited.left,
+        "name": limit.name,
+        "limit": limit.limit,
+        "window": limit.window.map(seconds),
+        "left": limit.left,
     })
 }
 
-/// To the millisecond.
+/// Rounded to a millisecond.
 fn seconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e3).round() / 1e3
 }

@@ -1,7 +1,7 @@
-//! The connections that a larder is asked on.
+//! The connections of the admin client.
 //!
-//! Owns: that nothing is sent on one before its other end is known to be a trusted user's.
-//! Never touches: which users those are (`holder`), what is sent.
+//! Owns: the check, before a connection sends data, that its peer belongs to a trusted user.
+//! Never touches: the list of trusted users (`port_owner`), the data that is sent.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -13,7 +13,7 @@ use ureq::unversioned::transport::{
 
 use crate::cli::admin_client::port_owner::{CONNECT, Trusted};
 
-/// Opens connections to larders of these users.
+/// Opens connections to listeners of these users only.
 #[derive(Debug)]
 pub(super) struct VerifyingConnector(pub(super) Trusted);
 
@@ -25,7 +25,7 @@ impl Connector for VerifyingConnector {
         details: &ConnectionDetails<'_>,
         _chained: Option<()>,
     ) -> Result<Option<VerifiedConnection>, ureq::Error> {
-        let mut failed = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let mut last_error = io::Error::from(io::ErrorKind::ConnectionRefused);
         for address in &details.addrs {
             match TcpStream::connect_timeout(address, CONNECT) {
                 Ok(stream) => {
@@ -36,14 +36,14 @@ impl Connector for VerifyingConnector {
                         LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
                     return Ok(Some(VerifiedConnection { stream, buffers }));
                 }
-                Err(error) => failed = error,
+                Err(error) => last_error = error,
             }
         }
-        Err(failed.into())
+        Err(last_error.into())
     }
 }
 
-/// A connection whose other end is known.
+/// A connection whose peer has been checked.
 #[derive(Debug)]
 pub(super) struct VerifiedConnection {
     stream: TcpStream,
@@ -59,31 +59,31 @@ impl Transport for VerifiedConnection {
         let timeout = timeout.for_write();
         self.stream.set_write_timeout(timeout.not_zero().map(|left| *left))?;
         let output = self.buffers.output().get(..amount).unwrap_or_default();
-        self.stream.write_all(output).map_err(|error| named(error, timeout.reason))
+        self.stream.write_all(output).map_err(|error| map_timeout(error, timeout.reason))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = timeout.for_read();
         self.stream.set_read_timeout(timeout.not_zero().map(|left| *left))?;
-        let room = self.buffers.input_append_buf();
+        let buffer = self.buffers.input_append_buf();
         let read = loop {
-            match self.stream.read(room) {
+            match self.stream.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                read => break read.map_err(|error| named(error, timeout.reason))?,
+                read => break read.map_err(|error| map_timeout(error, timeout.reason))?,
             }
         };
         self.buffers.input_appended(read);
         Ok(read > 0)
     }
 
-    /// Each request has a connection of its own.
+    /// Each request uses a new connection.
     fn is_open(&mut self) -> bool {
         false
     }
 }
 
-/// What the system calls a time that is over has two names.
-fn named(error: io::Error, reason: Timeout) -> ureq::Error {
+/// Maps the two error kinds that the system uses for a timeout to one timeout error.
+fn map_timeout(error: io::Error, reason: Timeout) -> ureq::Error {
     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
         return ureq::Error::Timeout(reason);
     }

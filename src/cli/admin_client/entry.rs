@@ -1,6 +1,6 @@
-//! A stored answer as `/v1/entries` tells of it, and how people read it.
+//! A stored response as `/v1/entries` lists it, and its text form.
 //!
-//! Owns: its words: ages, what is left of freshness, sizes. Never touches: what is stored.
+//! Owns: the texts for age, remaining freshness and size. Never touches: the store.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::config::{duration, size};
 use crate::semantics::redaction::{HIDDEN, Redactor};
 use crate::semantics::target::Target;
 
-/// One stored answer.
+/// One stored response.
 #[derive(Debug, Deserialize)]
 pub(in crate::cli) struct Entry {
     pub(in crate::cli) url: String,
@@ -35,9 +35,9 @@ pub(in crate::cli) struct Entry {
 }
 
 impl Entry {
-    /// All of an answer's `entries`.
-    pub(in crate::cli) fn all(answer: &Value) -> Vec<Self> {
-        let entries = answer["entries"].as_array().into_iter().flatten();
+    /// All `entries` of a response of the admin API.
+    pub(in crate::cli) fn all(response: &Value) -> Vec<Self> {
+        let entries = response["entries"].as_array().into_iter().flatten();
         entries.filter_map(|entry| Self::deserialize(entry).ok()).collect()
     }
 
@@ -46,7 +46,7 @@ impl Entry {
         duration::show(Duration::from_secs(self.age))
     }
 
-    /// `28m`, or how long it has been stale.
+    /// The remaining freshness, `28m`, or the time since it became stale.
     pub(in crate::cli) fn ttl(&self) -> String {
         match self.ttl {
             None => "no route".to_owned(),
@@ -64,14 +64,14 @@ impl Entry {
     }
 }
 
-/// Which entries are asked for.
+/// Which entries are requested.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::cli) enum Which<'a> {
-    /// All that are stored.
+    /// All stored entries.
     All,
-    /// Those of this URL.
+    /// The entries of this URL.
     Url(&'a str),
-    /// Those of the URL of an entry with this `key`.
+    /// The entries of the URL of the entry with this `key`.
     Key(&'a str),
 }
 
@@ -79,13 +79,13 @@ impl Which<'_> {
     fn query(self) -> Result<String, AdminClientError> {
         Ok(match self {
             Self::All => String::new(),
-            Self::Url(url) => format!("&url={}", encoded(&checked(url)?.to_string())),
+            Self::Url(url) => format!("&url={}", percent_encoded(&checked(url)?.to_string())),
             Self::Key(key) => format!("&key={}", checked_key(key)?),
         })
     }
 }
 
-/// Up to `limit` entries in as many pages as it takes.
+/// Fetches up to `limit` entries, in as many pages as needed.
 pub(in crate::cli) fn fetch(
     larder: &AdminClient,
     which: Which<'_>,
@@ -97,8 +97,8 @@ pub(in crate::cli) fn fetch(
     let mut entries = Vec::new();
     let mut next = Value::Null;
     loop {
-        let left = (limit - entries.len()).min(PAGE);
-        let cursor = next.as_str().map(|next| format!("&cursor={}", encoded(next)));
+        let left = (limit - entries.len()).min(PAGE_SIZE);
+        let cursor = next.as_str().map(|next| format!("&cursor={}", percent_encoded(next)));
         let cursor = cursor.unwrap_or_default();
         let mut page = larder.get(&format!("/v1/entries?limit={left}{query}{cursor}"))?;
         next = page["next"].take();
@@ -106,7 +106,7 @@ pub(in crate::cli) fn fetch(
         if let Value::Array(mut page) = page["entries"].take() {
             entries.append(&mut page);
         }
-        // A page without entries leads nowhere, whatever it says.
+        // A page without entries ends the loop, even if it has a cursor.
         let last = next.is_null() || entries.len() == before;
         if last || entries.len() >= limit {
             let mut all = serde_json::json!({ "entries": entries, "next": next });
@@ -118,46 +118,46 @@ pub(in crate::cli) fn fetch(
     }
 }
 
-/// A URL that larder can have stored.
+/// Parses a URL that can be a stored one.
 pub(in crate::cli) fn checked(url: &str) -> Result<Target, AdminClientError> {
     if url.contains(HIDDEN) {
-        let said = format!(
-            "`{url}` is a URL as larder shows it, without its secret: give the URL itself, or the key that \
-             `larder ls --json` shows to `--key` of `larder inspect` and `larder purge`"
+        let message = format!(
+            "`{url}` is a URL with a masked secret: pass the full URL, or pass the key from `larder ls --json` \
+             with `--key` to `larder inspect` or `larder purge`"
         );
-        return Err(AdminClientError::new(ExitStatus::Usage, said));
+        return Err(AdminClientError::new(ExitStatus::Usage, message));
     }
     Target::absolute(url).map_err(|error| {
         let url = shown(url);
-        let said = format!("`{url}` is not a URL such as http://api.example/path: {error}");
-        AdminClientError::new(ExitStatus::Usage, said)
+        let message = format!("`{url}` is not a URL such as http://api.example/path: {error}");
+        AdminClientError::new(ExitStatus::Usage, message)
     })
 }
 
-/// A `key` as larder shows it.
+/// Checks the form of a `key`.
 pub(in crate::cli) fn checked_key(key: &str) -> Result<&str, AdminClientError> {
     if key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(key);
     }
-    // What was meant may be a URL, and hold a secret.
-    let said = "a key is 32 hexadecimal digits, as `larder ls --json` shows it";
-    Err(AdminClientError::new(ExitStatus::Usage, said))
+    // The message omits the argument: it may be a URL that contains a secret.
+    let message = "a key is 32 hexadecimal digits, as `larder ls --json` shows it";
+    Err(AdminClientError::new(ExitStatus::Usage, message))
 }
 
-/// Says of a URL by which other one larder knows the resource, if so.
-pub(in crate::cli) fn sent_as(url: &str, answer: &Value) -> Option<String> {
-    let sent_as = answer["sent_as"].as_str()?;
+/// A line with the URL under which larder stores the resource, if it differs from `url`.
+pub(in crate::cli) fn sent_as(url: &str, response: &Value) -> Option<String> {
+    let sent_as = response["sent_as"].as_str()?;
     Some(format!("{} is sent as {}", shown(url), harmless(sent_as)))
 }
 
-/// A URL that was typed, without its secrets.
+/// A URL from the command line, with its secrets masked.
 pub(in crate::cli) fn shown(url: &str) -> String {
     Redactor::default().text(url).into_owned()
 }
 
-fn encoded(text: &str) -> String {
+fn percent_encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
 
-/// Entries of one answer of larder's.
-const PAGE: usize = 1000;
+/// The number of entries in one page of the admin API.
+const PAGE_SIZE: usize = 1000;

@@ -1,11 +1,11 @@
-//! The user whose larder it is: a port of this host belongs to the first process that takes it, and
-//! another user's could take it while larder does not run.
+//! The check of the user that owns a listener. The first process that binds a port of this host gets it,
+//! so a process of another user could bind it while larder does not run.
 //!
-//! Owns: which users are trusted with a token and with traffic, and that a connection is one of theirs.
-//! Never touches: how the system tells users (`front::owner`), what is sent.
+//! Owns: which users are trusted with a token and with traffic, and the check of a connection.
+//! Never touches: the look-up of the user (`frontend::socket_owner`), the data that is sent.
 //!
-//! Where the system does not tell (other systems, a user namespace that hides the other users, an
-//! address of another host) every listener is believed.
+//! If the system does not report the user (other systems, a user namespace that hides other users, an
+//! address of another host), every listener is trusted.
 
 use std::fmt;
 use std::fs::{self, Metadata};
@@ -20,11 +20,11 @@ use rustix::process::{geteuid, getuid};
 
 use crate::frontend::socket_owner::{self, SocketEnd};
 
-/// The users whose larder is believed.
+/// The users whose listeners are trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::cli) struct Trusted(Vec<u32>);
 
-/// A listener of another user's. The answer to a question that was never sent.
+/// The error for a listener of an untrusted user. No data was sent to it.
 #[derive(Debug)]
 pub(in crate::cli) struct Stranger {
     address: SocketAddr,
@@ -35,9 +35,10 @@ impl fmt::Display for Stranger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the listener at {} belongs to the user {}, who is neither you nor root, nor the owner of \
-             larder's configuration or store, so nothing was sent to it (if larder runs as that user, \
-             name its configuration with --config and let the user own that file or `store.path`)",
+            "the listener at {} belongs to user {}, which is not the caller, root, or the owner of \
+             larder's configuration or store, so no request was sent to it (if larder runs as that \
+             user, specify its configuration with --config and make the user the owner of that file \
+             or of `store.path`)",
             self.address, self.user
         )
     }
@@ -46,30 +47,32 @@ impl fmt::Display for Stranger {
 impl std::error::Error for Stranger {}
 
 impl Trusted {
-    /// The caller and root; whom the configuration at `file` belongs to, and whom the operator has
-    /// given the directory `store` that it names.
+    /// Trusts the caller, root, the owner of the configuration at `file`, and the owner of the directory
+    /// `store` of that configuration, if only trusted users can have created it.
     pub(in crate::cli) fn of(file: Option<&Path>, store: Option<&Path>) -> Self {
         let mut users = vec![geteuid().as_raw(), getuid().as_raw(), ROOT];
         users.extend(file.and_then(|file| fs::metadata(file).ok()).map(|facts| facts.uid()));
-        users.extend(store.and_then(|store| given(store, &users)));
+        users.extend(store.and_then(|store| store_owner(store, &users)));
         Self(users)
     }
 
-    /// Fails with a [`Stranger`] where the other end of the connection is another user's, and with
-    /// `TimedOut` where no process accepts it. Waits until one does: before that the end has no user.
+    /// Fails with an [`UntrustedListener`] if the peer of the connection belongs to another user, and with
+    /// `TimedOut` if no process accepts the connection. Waits until one does: before that, the peer's
+    /// socket has no owner.
     pub(in crate::cli) fn check(&self, stream: &TcpStream) -> io::Result<()> {
         let (here, there) = (stream.local_addr()?, stream.peer_addr()?);
         if !there.ip().is_loopback() && here.ip() != there.ip() {
             return Ok(());
         }
-        for look in 0..LOOKS {
+        for attempt in 0..MAX_CHECKS {
             match socket_owner::end(here, there) {
                 SocketEnd::Of(user)
                     if self.0.contains(&user) || socket_owner::stands_for_many(user) =>
                 {
                     return Ok(());
                 }
-                // A system that does not know the caller's own end knows no other one either.
+                // A system that does not report the owner of the caller's own socket reports no owner
+                // reliably.
                 SocketEnd::Of(_)
                     if socket_owner::end(there, here) != SocketEnd::Of(geteuid().as_raw()) =>
                 {
@@ -79,26 +82,26 @@ impl Trusted {
                     return Err(io::Error::other(Stranger { address: there, user }));
                 }
                 SocketEnd::Unseen => return Ok(()),
-                SocketEnd::Unheld => sleep(Duration::from_millis(1 << look.min(6))),
+                SocketEnd::Unheld => sleep(Duration::from_millis(1 << attempt.min(6))),
             }
         }
         Err(io::ErrorKind::TimedOut.into())
     }
 
-    /// The same for a listener that nothing is said to.
+    /// The same for a listener that receives no data on this connection.
     pub(in crate::cli) fn check_listener(&self, address: SocketAddr) -> io::Result<()> {
         self.check(&TcpStream::connect_timeout(&address, CONNECT)?)
     }
 }
 
-/// The stranger of an error, if it is one.
+/// The [`UntrustedListener`] inside an I/O error, if it is one.
 pub(in crate::cli) fn stranger(error: &io::Error) -> Option<&Stranger> {
     error.get_ref()?.downcast_ref()
 }
 
-/// The owner of a directory, if no other user can have put it there: all above it belong to trusted
-/// users or to the owner, and only their owners write to them.
-fn given(store: &Path, trusted: &[u32]) -> Option<u32> {
+/// The owner of a directory, if no other user can have created it: all its parent directories belong to
+/// trusted users or to the owner, and only their owners can write to them.
+fn store_owner(store: &Path, trusted: &[u32]) -> Option<u32> {
     let store = fs::canonicalize(store).ok()?;
     let user = fs::metadata(&store).ok()?.uid();
     let is_safe = |facts: Metadata| {
@@ -110,13 +113,13 @@ fn given(store: &Path, trusted: &[u32]) -> Option<u32> {
 
 const ROOT: u32 = 0;
 
-/// `g+w`, `o+w`
+/// The permission bits `g+w` and `o+w`.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// 1, 2, 4 … 64 ms: three seconds in all.
-const LOOKS: u32 = 52;
+/// The number of checks. The waits between them are 1, 2, 4 … 64 ms: three seconds in all.
+const MAX_CHECKS: u32 = 52;
 
-/// As for what is said.
+/// The longest time to connect, for requests and for checks.
 pub(super) const CONNECT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
@@ -133,36 +136,36 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_listener_of_a_user_who_is_not_trusted_is_a_stranger() {
+    fn a_listener_of_an_untrusted_user_is_rejected() {
         let (listener, address) = listener();
         let client = TcpStream::connect(address).unwrap();
         let _accepted = listener.accept().unwrap();
         Trusted::of(None, None).check(&client).unwrap();
         let error = Trusted(vec![4_000_000]).check(&client).unwrap_err();
-        let said = stranger(&error).unwrap().to_string();
+        let message = stranger(&error).unwrap().to_string();
         let own = geteuid().as_raw();
-        for word in [&address.to_string(), &format!("user {own},"), "--config", "store.path"] {
-            assert!(said.contains(word), "{said}");
+        for part in [&address.to_string(), &format!("user {own},"), "--config", "store.path"] {
+            assert!(message.contains(part), "{message}");
         }
         assert!(stranger(&io::ErrorKind::TimedOut.into()).is_none());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_connection_that_no_process_accepts_is_waited_for_and_given_up() {
+    fn a_check_waits_for_the_accept_of_its_connection_and_times_out() {
         let (listener, address) = listener();
         let error = Trusted::of(None, None).check_listener(address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let accepting = std::thread::spawn(move || {
-            // The one that was given up, then the one that is waited for.
+            // The connection of the failed check, then that of the second check.
             [listener.accept().unwrap(), listener.accept().unwrap()]
         });
         Trusted::of(None, None).check_listener(address).unwrap();
-        let _held = accepting.join().unwrap();
+        let _accepted = accepting.join().unwrap();
     }
 
     #[test]
-    fn the_owners_of_the_configuration_and_of_a_store_below_safe_directories_are_trusted() {
+    fn the_owners_of_the_configuration_and_of_a_safe_store_are_trusted() {
         use std::os::unix::fs::PermissionsExt;
 
         let home = tempfile::tempdir().unwrap();
@@ -171,11 +174,14 @@ mod tests {
         let own = geteuid().as_raw();
         let Trusted(users) = Trusted::of(Some(home.path()), None);
         assert_eq!(users.last(), Some(&own));
-        let systems = Path::new("/usr/bin");
-        assert_eq!(given(systems, &[]), fs::metadata(systems).ok().map(|facts| facts.uid()));
-        // Below a directory in which everybody may make one, such as /tmp.
+        let system_directory = Path::new("/usr/bin");
+        assert_eq!(
+            store_owner(system_directory, &[]),
+            fs::metadata(system_directory).ok().map(|facts| facts.uid())
+        );
+        // Below a directory in which every user can create directories, such as /tmp.
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(given(&store, &[ROOT, own]), None);
-        assert_eq!(given(&home.path().join("none"), &[ROOT]), None);
+        assert_eq!(store_owner(&store, &[ROOT, own]), None);
+        assert_eq!(store_owner(&home.path().join("none"), &[ROOT]), None);
     }
 }

@@ -1,13 +1,13 @@
-//! Rows under heads, as people read them.
+//! A text table: rows below column heads.
 //!
-//! Owns: how wide a column is. Never touches: what stands in it.
+//! Owns: the width of columns. Never touches: the content of cells.
 
 use std::io::{self, Write};
 
 use crate::cli::admin_client::harmless;
 
-/// Prints `heads` and `rows`, each column as wide as its widest cell. What a cell has of control
-/// characters does not reach the terminal.
+/// Prints `heads` and `rows`, each column as wide as its widest cell. Control characters in cells are
+/// replaced.
 pub(in crate::cli) fn print<const N: usize>(
     heads: [&str; N],
     rows: Vec<[String; N]>,

@@ -1,7 +1,7 @@
-//! Where a running larder is, and the token it wants.
+//! The address of a running larder's admin listener, and its token.
 //!
-//! Owns: the arguments, variables and files that say so, and which of them wins.
-//! Never touches: asking it.
+//! Owns: the arguments, variables and files that specify them, and their precedence.
+//! Never touches: requests to the listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,46 +16,52 @@ use crate::config::token::{LONGEST, Token};
 use crate::config::{self, Admin, AdminConfig, defaults};
 use crate::semantics::target::{Scheme, Target};
 
-/// Which larder is meant.
+/// The arguments that select a running larder.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Which larder")]
 pub(in crate::cli) struct TargetArgs {
-    /// Its admin listener, such as 127.0.0.1:9901; else the variable `LARDER_ADMIN`, else what the
-    /// configuration says.
+    /// The address of its admin listener, such as 127.0.0.1:9901; else the variable `LARDER_ADMIN`, else
+    /// `admin.listen` of the configuration.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration it runs with; else ./proxy.yaml, if there is one. A larder of the user whom
-    /// this file or its store belongs to is believed, besides one's own and root's.
+    /// The configuration it runs with; else ./proxy.yaml, if that exists. A larder that runs as the owner
+    /// of this file or of its store is trusted, as is one that runs as you or as root.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// A file with its token; else the variable `LARDER_ADMIN_TOKEN`, else the configuration's.
+    /// A file with its admin token; else the variable `LARDER_ADMIN_TOKEN`, else the token of the
+    /// configuration.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
 
 impl TargetArgs {
-    /// The larder of the configuration at `file`.
+    /// Selects the larder of the configuration at `file`.
     pub(in crate::cli) fn of(file: &Path) -> Self {
         Self { admin: None, config: Some(file.to_owned()), token_file: None }
     }
 
-    /// The larder that is meant.
+    /// The client for the selected larder.
     pub(in crate::cli) fn find(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
-        let named = self.admin.as_deref().or_else(|| variable(env, "LARDER_ADMIN"));
-        let Some(named) = named else { return self.configured(env) };
-        let authority = authority(named).ok_or_else(|| {
-            let said = "an admin listener is named by its address, such as 127.0.0.1:9901";
-            AdminClientError::new(ExitStatus::Usage, said)
+        let address = self.admin.as_deref().or_else(|| variable(env, "LARDER_ADMIN"));
+        let Some(address) = address else { return self.configured(env) };
+        let authority = authority(address).ok_or_else(|| {
+            let message = "an admin listener is an address, such as 127.0.0.1:9901";
+            AdminClientError::new(ExitStatus::Usage, message)
         })?;
-        // A token goes only where the same hand has sent it: the one in ./proxy.yaml belongs to the
-        // larder of that file.
+        // With an explicit address, only the token of an explicit configuration is sent: the token in
+        // ./proxy.yaml belongs to the larder of that file.
         let file = self.config.as_deref();
         let found = file.map(|file| config::operated(file, env));
-        let (admin, store, doubt) = found.map_or((None, None, None), |found| {
-            (found.admin, found.store, report(found.report.as_ref()))
+        let (admin, store, config_problem) = found.map_or((None, None, None), |found| {
+            (found.admin, found.store, report_text(found.report.as_ref()))
         });
         let token = self.token(env, admin)?;
-        Ok(AdminClient { authority, token, trusted: Trusted::of(file, store.as_deref()), doubt })
+        Ok(AdminClient {
+            authority,
+            token,
+            trusted: Trusted::of(file, store.as_deref()),
+            doubt: config_problem,
+        })
     }
 
     fn configured(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
@@ -65,65 +71,71 @@ impl TargetArgs {
             || AdminConfig { admin: Some(Admin::default()), store: None, report: None },
             |file| config::operated(file, env),
         );
-        let doubt = report(found.report.as_ref());
+        let config_problem = report_text(found.report.as_ref());
         let shown = file.unwrap_or(usual).display();
         let Some(admin) = found.admin else {
-            let said = format!("{shown} says `admin: off`: such a larder cannot be asked");
-            return Err(AdminClientError::new(ExitStatus::Unreachable, said));
+            let message = format!("{shown} has `admin: off`: its larder has no admin listener");
+            return Err(AdminClientError::new(ExitStatus::Unreachable, message));
         };
         if admin.listen.port() == 0 {
-            let said = format!(
-                "{shown} leaves the port of admin.listen open: name it with --admin; \
+            let message = format!(
+                "admin.listen in {shown} has no fixed port: specify the address with --admin; \
                  `larder run` printed it"
             );
-            return Err(AdminClientError::new(ExitStatus::Unreachable, said));
+            return Err(AdminClientError::new(ExitStatus::Unreachable, message));
         }
         let authority = reached(admin.listen).to_string();
         let trusted = Trusted::of(file, found.store.as_deref());
-        Ok(AdminClient { authority, token: self.token(env, Some(admin))?, trusted, doubt })
+        Ok(AdminClient {
+            authority,
+            token: self.token(env, Some(admin))?,
+            trusted,
+            doubt: config_problem,
+        })
     }
 
     fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, AdminClientError> {
-        let refused = |error: String| AdminClientError::new(ExitStatus::Failed, error);
+        let failed = |error: String| AdminClientError::new(ExitStatus::Failed, error);
         if let Some(file) = &self.token_file {
-            let wrong = |what: &str| refused(format!("{}: {what}", file.display()));
-            let contents =
-                Disk.read(file, LONGEST + 2).map_err(|error| wrong(&error.kind().to_string()))?;
+            let file_error = |problem: &str| failed(format!("{}: {problem}", file.display()));
+            let contents = Disk
+                .read(file, LONGEST + 2)
+                .map_err(|error| file_error(&error.kind().to_string()))?;
             if contents.open_to_all {
-                return Err(wrong("everybody on this machine may read it: `chmod o= FILE`"));
+                return Err(file_error("every user of this machine can read it: `chmod o= FILE`"));
             }
             let token = Token::parse(&contents.bytes);
-            return token.map(Some).map_err(|error| wrong(&format!("the file {error}")));
+            return token.map(Some).map_err(|error| file_error(&format!("the file {error}")));
         }
         if let Some(token) = variable(env, "LARDER_ADMIN_TOKEN") {
             let token = Token::parse(token.as_bytes());
-            return token.map(Some).map_err(|error| refused(format!("LARDER_ADMIN_TOKEN {error}")));
+            return token.map(Some).map_err(|error| failed(format!("LARDER_ADMIN_TOKEN {error}")));
         }
         Ok(admin.and_then(|admin| admin.token))
     }
 }
 
-/// An empty variable is one that was not set.
+/// A variable of the environment; an empty one counts as unset.
 fn variable<'e>(env: &'e Env, name: &str) -> Option<&'e str> {
     env.get(name).filter(|value| !value.is_empty())
 }
 
-fn report(report: Option<&Report>) -> Option<String> {
+fn report_text(report: Option<&Report>) -> Option<String> {
     report.map(ToString::to_string)
 }
 
-/// `127.0.0.1:9901`, `larder:9901`, `[::1]`, with or without `http://`.
+/// Parses `127.0.0.1:9901`, `larder:9901`, `[::1]`, with or without `http://`, into `HOST:PORT`.
 fn authority(text: &str) -> Option<String> {
     let text = text.strip_prefix("http://").unwrap_or(text);
     let text = text.strip_suffix('/').unwrap_or(text);
     let target = Target::with_authority(Scheme::Http, text, "/").ok()?;
-    let named = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    // An address in brackets has colons of its own; after the last one there is `1]`.
-    let port = if named { target.port() } else { defaults::ADMIN.port() };
+    let has_port = text.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    // An address in brackets contains colons; the text after its last one, such as `1]`, is no port.
+    let port = if has_port { target.port() } else { defaults::ADMIN.port() };
     Some(format!("{}:{port}", target.host()))
 }
 
-/// A listener on all addresses is reached on this host's own.
+/// The address at which this host reaches a listener: loopback, if it listens on all addresses.
 pub(in crate::cli) fn reached(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -140,7 +152,11 @@ mod tests {
 
     use super::*;
 
-    fn with(admin: Option<&str>, config: Option<&Path>, token_file: Option<&Path>) -> TargetArgs {
+    fn args_with(
+        admin: Option<&str>,
+        config: Option<&Path>,
+        token_file: Option<&Path>,
+    ) -> TargetArgs {
         TargetArgs {
             admin: admin.map(str::to_owned),
             config: config.map(Path::to_owned),
@@ -152,8 +168,8 @@ mod tests {
         variables.iter().copied().collect()
     }
 
-    /// A directory with a configuration that names a token.
-    fn house(yaml: &str) -> (tempfile::TempDir, PathBuf) {
+    /// A directory with a configuration and a token file.
+    fn directory_with(yaml: &str) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
         let token = directory.path().join("token");
         fs::write(&token, "of-the-configuration\n").unwrap();
@@ -164,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_admin_listener_is_named_with_or_without_scheme_and_port() {
+    fn an_admin_listener_is_accepted_with_or_without_scheme_and_port() {
         let table = [
             ("127.0.0.1:9901", "127.0.0.1:9901"),
             ("http://127.0.0.1:7/", "127.0.0.1:7"),
@@ -182,69 +198,72 @@ mod tests {
     }
 
     #[test]
-    fn the_nearer_word_wins() {
-        let (_house, config) =
-            house("admin: { listen: 0.0.0.0:7, allow: [::1], token_file: token }");
+    fn arguments_take_precedence_over_variables_and_the_configuration() {
+        let (_directory, config) =
+            directory_with("admin: { listen: 0.0.0.0:7, allow: [::1], token_file: token }");
         let variables =
             env(&[("LARDER_ADMIN", "variable:1"), ("LARDER_ADMIN_TOKEN", "of-the-variable-x")]);
-        let find = |place: TargetArgs, env: &Env| {
-            let found = place.find(env).unwrap_or_else(|failure| panic!("{}", failure.said));
+        let find = |args: TargetArgs, env: &Env| {
+            let found = args.find(env).unwrap_or_else(|error| panic!("{}", error.said));
             (found.authority, found.token.map(|token| token.reveal().to_owned()))
         };
         let token = |text: &str| Some(text.to_owned());
-        let argument = with(Some("argument:1"), None, None);
+        let argument = args_with(Some("argument:1"), None, None);
         let expected = ("argument:1".to_owned(), token("of-the-variable-x"));
         assert_eq!(find(argument, &variables), expected);
-        let configured = with(None, Some(&config), None);
+        let configured = args_with(None, Some(&config), None);
         let expected = ("variable:1".to_owned(), token("of-the-variable-x"));
         assert_eq!(find(configured, &variables), expected);
-        let configured = with(None, Some(&config), None);
+        let configured = args_with(None, Some(&config), None);
         let expected = ("127.0.0.1:7".to_owned(), token("of-the-configuration"));
         assert_eq!(find(configured, &env(&[("LARDER_ADMIN", "")])), expected);
     }
 
     #[test]
-    fn a_configurations_token_is_not_sent_to_somebody_else() {
-        let found = with(Some("argument:1"), None, None).find(&env(&[])).ok().unwrap();
+    fn a_token_of_an_unnamed_configuration_is_not_sent_elsewhere() {
+        let found = args_with(Some("argument:1"), None, None).find(&env(&[])).ok().unwrap();
         assert!(found.token.is_none());
-        let (_house, config) = house("admin: { token_file: token }");
-        let found = with(Some("argument:1"), Some(&config), None).find(&env(&[])).ok().unwrap();
-        assert!(found.token.is_some(), "both were named");
+        let (_directory, config) = directory_with("admin: { token_file: token }");
+        let found =
+            args_with(Some("argument:1"), Some(&config), None).find(&env(&[])).ok().unwrap();
+        assert!(found.token.is_some(), "both were specified");
     }
 
     #[test]
-    fn a_token_file_that_everybody_reads_is_refused_and_none_is_ever_shown() {
-        let (house, _) = house("");
-        let token = house.path().join("token");
+    fn a_world_readable_token_file_is_rejected_and_no_token_is_printed() {
+        let (directory, _) = directory_with("");
+        let token = directory.path().join("token");
         for mode in [0o644, 0o600] {
             fs::set_permissions(&token, fs::Permissions::from_mode(mode)).unwrap();
-            let found = with(Some("a:1"), None, Some(&token)).find(&env(&[]));
+            let found = args_with(Some("a:1"), None, Some(&token)).find(&env(&[]));
             assert_eq!(found.is_ok(), mode == 0o600);
         }
         fs::write(&token, "s3cret").unwrap();
-        for place in [with(Some("a:1"), None, Some(&token)), with(Some("a:1"), None, None)] {
-            let failure = place.find(&env(&[("LARDER_ADMIN_TOKEN", "s3cret")])).err().unwrap();
-            assert!(!failure.said.contains("s3cret"), "{}", failure.said);
-            assert_eq!(failure.exit, ExitStatus::Failed);
+        for args in [args_with(Some("a:1"), None, Some(&token)), args_with(Some("a:1"), None, None)]
+        {
+            let error = args.find(&env(&[("LARDER_ADMIN_TOKEN", "s3cret")])).err().unwrap();
+            assert!(!error.said.contains("s3cret"), "{}", error.said);
+            assert_eq!(error.exit, ExitStatus::Failed);
         }
     }
 
     #[test]
-    fn a_larder_that_cannot_be_asked_is_said_to_be_so() {
-        for (yaml, words) in
+    fn a_configuration_without_an_admin_address_is_an_error() {
+        for (yaml, part) in
             [("admin: off", "`admin: off`"), ("admin: { listen: 127.0.0.1:0 }", "port")]
         {
-            let (_house, config) = house(yaml);
-            let failure = with(None, Some(&config), None).find(&env(&[])).err().unwrap();
-            assert_eq!(failure.exit, ExitStatus::Unreachable);
-            assert!(failure.said.contains(words), "{}", failure.said);
+            let (_directory, config) = directory_with(yaml);
+            let error = args_with(None, Some(&config), None).find(&env(&[])).err().unwrap();
+            assert_eq!(error.exit, ExitStatus::Unreachable);
+            assert!(error.said.contains(part), "{}", error.said);
         }
     }
 
     #[test]
-    fn a_broken_configuration_still_leads_somewhere() {
-        let (_house, config) = house("version: 1\nadmin: { listen: 127.0.0.1:7 }\nroutes: {\n");
-        let found = with(None, Some(&config), None).find(&env(&[])).ok().unwrap();
+    fn a_broken_configuration_leads_to_the_default_address_and_a_report() {
+        let (_directory, config) =
+            directory_with("version: 1\nadmin: { listen: 127.0.0.1:7 }\nroutes: {\n");
+        let found = args_with(None, Some(&config), None).find(&env(&[])).ok().unwrap();
         assert_eq!(found.authority, "127.0.0.1:9901");
         assert!(found.doubt.unwrap().contains("this is not YAML"));
     }

@@ -1,6 +1,6 @@
-//! An authority in words and in JSON.
+//! A certificate authority as text and as JSON.
 //!
-//! Owns: what of it is told. Never touches: its key.
+//! Owns: which of its properties are printed. Never touches: its key.
 
 use std::io::{self, Write};
 use std::time::SystemTime;
@@ -10,36 +10,41 @@ use serde_json::{Value, json};
 use crate::config::CaFiles;
 use crate::frontend::ca::CertificateAuthority;
 
-/// For people.
+/// Prints it as text.
 pub(super) fn print(authority: &CertificateAuthority, out: &mut dyn Write) -> io::Result<()> {
-    let own = authority.certificate();
-    writeln!(out, "subject      {}", own.subject)?;
-    writeln!(out, "SHA-256      {}", own.fingerprint())?;
-    writeln!(out, "valid        {} to {}", time(own.not_before), time(own.not_after))?;
-    writeln!(out, "vouches for  {}", own.bounds)?;
+    let certificate = authority.certificate();
+    writeln!(out, "subject      {}", certificate.subject)?;
+    writeln!(out, "SHA-256      {}", certificate.fingerprint())?;
+    writeln!(
+        out,
+        "valid        {} to {}",
+        time(certificate.not_before),
+        time(certificate.not_after)
+    )?;
+    writeln!(out, "may sign for {}", certificate.bounds)?;
     if let Some(CaFiles { cert, key }) = authority.files() {
         writeln!(out, "certificate  {}", cert.display())?;
-        writeln!(out, "key          {}, this user's alone", key.display())?;
+        writeln!(out, "key          {}, readable by this user only", key.display())?;
     }
     Ok(())
 }
 
-/// For programs.
+/// The JSON form.
 pub(super) fn to_json(authority: &CertificateAuthority) -> Value {
-    let own = authority.certificate();
+    let certificate = authority.certificate();
     let files = authority.files();
     json!({
-        "subject": own.subject,
-        "sha256": own.fingerprint(),
-        "not_before": time(own.not_before),
-        "not_after": time(own.not_after),
-        "permitted": own.bounds.permitted().iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "subject": certificate.subject,
+        "sha256": certificate.fingerprint(),
+        "not_before": time(certificate.not_before),
+        "not_after": time(certificate.not_after),
+        "permitted": certificate.bounds.permitted().iter().map(ToString::to_string).collect::<Vec<_>>(),
         "cert": files.map(|files| files.cert.to_string_lossy()),
         "key": files.map(|files| files.key.to_string_lossy()),
     })
 }
 
-/// The same after a rotation that kept these.
+/// The JSON form after a rotation, with the previous files in `before`.
 pub(super) fn rotated_to_json(authority: &CertificateAuthority, kept: Option<&CaFiles>) -> Value {
     let mut value = to_json(authority);
     value["before"] = kept.map_or(

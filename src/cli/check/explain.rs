@@ -1,7 +1,7 @@
-//! `check --explain METHOD URL`: what would become of one request.
+//! `check --explain METHOD URL`: explains how larder would handle one request.
 //!
-//! Owns: building that request and telling route, scope and key. No value of a credential is told.
-//! Never touches: the network; the answer is not known here.
+//! Owns: building that request, and the text of its route, scope and key, without any credential value.
+//! Never touches: the network; the response is unknown here.
 
 use std::io::{self, Write};
 
@@ -21,31 +21,31 @@ use crate::semantics::request::{ListenerKind, ProxyRequest};
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::routing::UpstreamTable;
 
-/// Why a request cannot be explained.
+/// The reason why a request cannot be explained.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExplainError {
     /// Not a method.
     #[error("`{0}` is not a method; write it in capitals, such as GET")]
     Method(String),
     /// Not a URL.
-    #[error("`{url}` is not a URL that larder carries: {source}")]
+    #[error("`{url}` is not a URL that larder can request: {source}")]
     Url {
         url: String,
         #[source]
         source: crate::semantics::target::TargetError,
     },
-    /// Not a field. Its value may be a credential.
-    #[error("one of the -H is not a field; write 'Name: value'")]
+    /// Not a header field. The message omits it, since its value may be a credential.
+    #[error("a -H argument is not a header field; write 'Name: value'")]
     Field,
 }
 
-/// Words and what they mean here.
+/// Labels and their texts.
 type OutputRows = Vec<(&'static str, String)>;
 
-/// What becomes of it.
+/// How larder would handle the request.
 pub(super) struct Explanation {
     request: String,
-    /// The URL that a mount or an upstream makes of it, by which larder knows the resource.
+    /// The URL to which a mount or an upstream rewrites it; routes and keys use this URL.
     sent_as: Option<String>,
     route: Option<(String, String)>,
     policy: OutputRows,
@@ -55,107 +55,107 @@ pub(super) struct Explanation {
     notes: Vec<&'static str>,
 }
 
-/// The request, as the front door would hand it on.
+/// Builds the request as the frontend would pass it on.
 pub(super) fn asked(
     config: &Config,
-    request: &[String],
+    method_and_url: &[String],
     fields: &[String],
 ) -> Result<ProxyRequest, ExplainError> {
-    let (method, url) = match request {
+    let (method, url) = match method_and_url {
         [method, url] => (method.as_str(), url.as_str()),
         [] | [_] | [_, _, ..] => ("", ""),
     };
-    let known = method.bytes().all(|byte| !byte.is_ascii_lowercase());
-    let method = Method::from_bytes(method.as_bytes()).ok().filter(|_| known);
-    let method =
-        method.ok_or_else(|| ExplainError::Method(request.first().cloned().unwrap_or_default()))?;
+    let is_upper = method.bytes().all(|byte| !byte.is_ascii_lowercase());
+    let method = Method::from_bytes(method.as_bytes()).ok().filter(|_| is_upper);
+    let method = method
+        .ok_or_else(|| ExplainError::Method(method_and_url.first().cloned().unwrap_or_default()))?;
     let target = Target::absolute(url).map_err(|source| ExplainError::Url {
         url: config.redactor().text(url).into_owned(),
         source,
     })?;
-    let mut asked = ProxyRequest::get(target);
-    asked.method = method;
+    let mut request = ProxyRequest::get(target);
+    request.method = method;
     let loopback = config.listen.first().is_none_or(|at| at.ip().to_canonical().is_loopback());
-    asked.listener = if loopback { ListenerKind::Loopback } else { ListenerKind::Reachable };
+    request.listener = if loopback { ListenerKind::Loopback } else { ListenerKind::Reachable };
     for field in fields {
         let (name, value) = field.split_once(':').ok_or(ExplainError::Field)?;
         let name =
             HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| ExplainError::Field)?;
         let value = HeaderValue::from_str(value.trim()).map_err(|_| ExplainError::Field)?;
-        asked.headers.append(name, value);
+        request.headers.append(name, value);
     }
-    hop_by_hop::strip_request(&mut asked.headers);
-    asked.headers.remove(http::header::HOST);
-    Ok(asked)
+    hop_by_hop::strip_request(&mut request.headers);
+    request.headers.remove(http::header::HOST);
+    Ok(request)
 }
 
-/// What the configuration makes of it.
-pub(super) fn explain(config: &Config, asked: &ProxyRequest) -> Explanation {
-    // No HMAC is shown, so no secret is needed to make one.
-    let ring = config.keyring([0; 32]);
-    let (request, asked) = (asked, &as_the_origin_sees_it(config, asked));
-    let route = config.routes.find(asked);
-    let stored = asked.method == Method::GET || asked.method == Method::HEAD;
+/// Explains how the configuration handles the request.
+pub(super) fn explain(config: &Config, received: &ProxyRequest) -> Explanation {
+    // The explanation contains no HMAC, so no secret is needed to compute one.
+    let key_builder = config.keyring([0; 32]);
+    let request = &as_sent_upstream(config, received);
+    let route = config.routes.find(request);
+    let stored = request.method == Method::GET || request.method == Method::HEAD;
     let mut notes = Vec::new();
-    if request.target.scheme() == Scheme::Https {
-        notes.push(if config.intercepts_host(request.target.host(), request.target.port()) {
+    if received.target.scheme() == Scheme::Https {
+        notes.push(if config.intercepts_host(received.target.host(), received.target.port()) {
             "https to this host is intercepted: the client must trust larder's certificate authority"
         } else {
-            "https to this host passes through as a tunnel that larder does not look into: name the host in a route or in tls.intercept, or ask with http:// and let an upstream `https://HOST` upgrade it"
+            "https to this host passes through as a tunnel that larder does not inspect: list the host in a route or in tls.intercept, or request http:// and let an upstream `https://HOST` upgrade it"
         });
     }
     if route.is_none() {
         notes.push("no route matches: passed through unchanged, not stored");
     } else if !stored {
-        notes.push("only answers to GET and HEAD are stored: passed through");
+        notes.push("only responses to GET and HEAD are stored: passed through");
     }
-    if asked.is_overridden() {
+    if request.is_overridden() {
+        notes.push("a field or a query parameter overrides its method: passed through, not stored");
+    }
+    if connection_auth::is_sent(&request.headers) {
         notes.push(
-            "a field or a parameter names another method than its own: passed through, not stored",
+            "it authenticates its connection (NTLM, Negotiate): passed through on a connection for its client only, not stored",
         );
     }
-    if connection_auth::is_sent(&asked.headers) {
-        notes.push(
-            "it signs in (NTLM, Negotiate): passed through over a connection that is its client's alone, not stored",
-        );
-    }
-    if (!stored && !method::is_safe(&asked.method)) || asked.is_overridden() {
-        notes.push("a success makes what is stored of this URL unusable");
+    if (!stored && !method::is_safe(&request.method)) || request.is_overridden() {
+        notes.push("a success makes stored responses of this URL unusable");
     }
     let cached = route.filter(|_| stored);
-    let credentials = ring.credentials(&asked.headers);
-    let moved = asked.target != request.target;
+    let credentials = key_builder.credentials(&request.headers);
+    let rewritten = request.target != received.target;
     Explanation {
-        request: format!("{} {}", asked.method, shown_target(config, &request.target)),
-        sent_as: moved.then(|| shown_target(config, &asked.target)),
+        request: format!("{} {}", request.method, shown_target(config, &received.target)),
+        sent_as: rewritten.then(|| shown_target(config, &request.target)),
         route: route.map(|route| (route.name.to_string(), shown_pattern(&route.pattern))),
-        policy: route.map(|route| policy(&route.policy, &asked.method, stored)).unwrap_or_default(),
-        upstream: upstream(config, &asked.target, route.is_some()),
-        key: cached.map(|route| ring.explain(asked, &route.policy)).unwrap_or_default(),
+        policy: route
+            .map(|route| policy(&route.policy, &request.method, stored))
+            .unwrap_or_default(),
+        upstream: upstream(config, &request.target, route.is_some()),
+        key: cached.map(|route| key_builder.explain(request, &route.policy)).unwrap_or_default(),
         credentials: credentials.into_iter().map(ToString::to_string).collect(),
         notes,
     }
 }
 
-/// The request for the place that a mount and its upstream send it to, with larder's own credential in its client's
-/// place where it shows one.
-fn as_the_origin_sees_it(config: &Config, asked: &ProxyRequest) -> ProxyRequest {
-    let mut asked = asked.clone();
+/// The request with the target to which a mount and its upstream rewrite it, and with larder's own
+/// credential in place of the client's, if the upstream has one.
+fn as_sent_upstream(config: &Config, received: &ProxyRequest) -> ProxyRequest {
+    let mut request = received.clone();
     let upstreams = UpstreamTable::new(config.upstreams.clone());
     let mounts = Mounts::new(&config.upstreams);
-    if let Some(mounted) = mounts.stands_for(&asked.target, &config.listen) {
-        asked.target = mounted;
+    if let Some(mounted) = mounts.stands_for(&request.target, &config.listen) {
+        request.target = mounted;
     }
-    if let Some(moved) = upstreams.moved(&asked.target) {
-        asked.target = moved;
+    if let Some(canonical) = upstreams.moved(&request.target) {
+        request.target = canonical;
     }
-    if let Some(shown) = upstreams.credential(&asked.target) {
-        asked.headers.insert(shown.header.clone(), HeaderValue::from_static("larder"));
+    if let Some(credential) = upstreams.credential(&request.target) {
+        request.headers.insert(credential.header.clone(), HeaderValue::from_static("larder"));
     }
-    asked
+    request
 }
 
-/// What the route says of such a request: of one that is passed through, only how it is called.
+/// The route's policy for the request. For one that is passed through, only retry and cooldown.
 fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
     let retry = ("retry", describe::retry_of(&policy.retry, method));
     if !stored {
@@ -165,23 +165,23 @@ fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
     lines.map(|line| if line.0 == retry.0 { retry.clone() } else { line }).collect()
 }
 
-/// The upstream of its host, and how that is treated.
+/// The upstream of the target's host, and the policy of that upstream.
 fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, OutputRows)> {
-    let place = UpstreamTable::new(config.upstreams.clone()).place(target);
-    let upstream = place.upstream?;
-    let mut says = describe::conduct(&upstream);
+    let found = UpstreamTable::new(config.upstreams.clone()).place(target);
+    let upstream = found.upstream?;
+    let mut rows = describe::conduct(&upstream);
     if !routed {
-        says.push(("hold", describe::hold(config.hold)));
+        rows.push(("hold", describe::hold(config.hold)));
     }
-    Some((upstream.name.to_string(), says))
+    Some((upstream.name.to_string(), rows))
 }
 
-/// A route's path may hold a token, too.
+/// A route's pattern with secrets masked: its path may contain a token.
 fn shown_pattern(pattern: &Pattern) -> String {
     redaction::paths_in(&pattern.to_string()).into_owned()
 }
 
-/// Without its query, which the key tells part by part, secrets left out.
+/// The URL without its query, which the key lists by parameter, and with secrets masked.
 fn shown_target(config: &Config, target: &Target) -> String {
     let query = if target.query().is_some() { "?…" } else { "" };
     let redactor = config.redactor();
@@ -190,23 +190,23 @@ fn shown_target(config: &Config, target: &Target) -> String {
 }
 
 impl Explanation {
-    /// For people.
+    /// Prints it as text.
     pub(super) fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "{}", self.request)?;
         if let Some(sent_as) = &self.sent_as {
-            writeln!(out, "sent as       {sent_as}  (routes, keys and purges see this URL)")?;
+            writeln!(out, "sent as       {sent_as}  (routes, keys and purges use this URL)")?;
         }
         match &self.route {
             Some((name, pattern)) => writeln!(out, "\nroute         {name}  ({pattern})")?,
             None => writeln!(out, "\nroute         none")?,
         }
-        for (what, says) in &self.policy {
-            writeln!(out, "  {what:<12}{says}")?;
+        for (label, text) in &self.policy {
+            writeln!(out, "  {label:<12}{text}")?;
         }
-        if let Some((name, says)) = &self.upstream {
+        if let Some((name, rows)) = &self.upstream {
             writeln!(out, "\nupstream      {name}")?;
-            for (what, says) in says {
-                writeln!(out, "  {what:<12}{says}")?;
+            for (label, text) in rows {
+                writeln!(out, "  {label:<12}{text}")?;
             }
         }
         if !self.key.is_empty() {
@@ -223,7 +223,7 @@ impl Explanation {
         Ok(())
     }
 
-    /// For programs.
+    /// The JSON form.
     pub(super) fn to_json(&self) -> Value {
         let pairs = |pairs: &[(String, String)]| {
             pairs
@@ -238,7 +238,7 @@ impl Explanation {
             "match": self.route.as_ref().map(|(_, pattern)| pattern),
             "policy": describe::told(&self.policy),
             "upstream": self.upstream.as_ref().map(|(name, _)| name),
-            "conduct": self.upstream.as_ref().map(|(_, says)| describe::told(says)),
+            "conduct": self.upstream.as_ref().map(|(_, rows)| describe::told(rows)),
             "key": pairs(&self.key),
             "credentials": self.credentials,
             "notes": self.notes,

@@ -1,4 +1,4 @@
-//! What `larder check` prints, for valid, invalid and explained configurations.
+//! The output of `larder check` for valid, invalid and explained configurations.
 
 use std::io::Write;
 
@@ -26,78 +26,78 @@ routes:
 "#;
 
 #[derive(Parser)]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     check: Args,
 }
 
-struct Said {
+struct Output {
     exit: ExitStatus,
     out: String,
     err: String,
 }
 
 /// Runs `larder check FILE ARGUMENTS`.
-fn check(text: &str, arguments: &[&str]) -> Said {
+fn check(text: &str, arguments: &[&str]) -> Output {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(text.as_bytes()).unwrap();
     let path = file.path().to_str().unwrap();
     let line = ["check", path].into_iter().chain(arguments.iter().copied());
-    let args = Line::try_parse_from(line).unwrap().check;
+    let args = CommandLine::try_parse_from(line).unwrap().check;
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let mut world = Context { env: Env::default(), out: &mut out, err: &mut err };
-    let exit = run(&args, &mut world);
-    Said { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
+    let mut context = Context { env: Env::default(), out: &mut out, err: &mut err };
+    let exit = run(&args, &mut context);
+    Output { exit, out: String::from_utf8(out).unwrap(), err: String::from_utf8(err).unwrap() }
 }
 
 #[test]
-fn a_url_below_a_mount_is_explained_as_what_it_stands_for() {
+fn a_url_below_a_mount_is_explained_as_the_url_it_is_rewritten_to() {
     let text = FILE.replace("127.0.0.1:0", "127.0.0.1:8080").replace(
         r#"hosts: ["https://api.example"]"#,
         r#"hosts: ["https://api.example"], mount: /coins"#,
     );
     let url = "http://localhost:8080/coins/v1/btc";
-    let said = check(&text, &["--explain", "GET", url]);
-    assert_eq!((said.exit, said.err.as_str()), (ExitStatus::Ok, ""));
+    let output = check(&text, &["--explain", "GET", url]);
+    assert_eq!((output.exit, output.err.as_str()), (ExitStatus::Ok, ""));
     for words in ["sent as       https://api.example/v1/btc", "route         coins"] {
-        assert!(said.out.contains(words), "{words}: {}", said.out);
+        assert!(output.out.contains(words), "{words}: {}", output.out);
     }
-    let said = check(&text, &["--explain", "GET", "http://localhost:8080/v1/btc"]);
-    assert!(said.out.contains("route         none") && !said.out.contains("sent as"));
+    let output = check(&text, &["--explain", "GET", "http://localhost:8080/v1/btc"]);
+    assert!(output.out.contains("route         none") && !output.out.contains("sent as"));
 }
 
 #[test]
-fn a_valid_file_is_told_in_words() {
-    let said = check(FILE, &[]);
-    assert_eq!((said.exit, said.err.as_str()), (ExitStatus::Ok, ""));
+fn a_valid_file_is_described_as_text() {
+    let output = check(FILE, &[]);
+    assert_eq!((output.exit, output.err.as_str()), (ExitStatus::Ok, ""));
     for words in [
         "is valid: 2 routes",
         "coins  GET api.example/v1/{coin}",
-        "for 30m, whatever the origin says; 404 for 5m",
+        "for 30m, regardless of the origin; 404 for 5m",
         "24h in place of 429, 5xx, connect, timeout, an open breaker, a spent budget",
-        "one answer for all",
+        "shared by all clients",
         "api.example is reached at 127.0.0.1:9",
         "api: https://api.example",
-        "routes[coins].ttl: the origin's Cache-Control, Expires and Pragma are set aside",
-        "routes[shadowed]: never matches: `coins` before it",
+        "routes[coins].ttl: the origin's Cache-Control, Expires and Pragma are ignored",
+        "routes[shadowed]: never matches: the earlier route `coins`",
     ] {
-        assert!(said.out.contains(words), "{words}\n{}", said.out);
+        assert!(output.out.contains(words), "{words}\n{}", output.out);
     }
 }
 
 #[test]
-fn an_invalid_file_is_exit_3_with_the_report() {
-    let said = check("version: 1\nlisten: 0.0.0.0:1\nlimts: {}\n", &[]);
-    assert_eq!((said.exit, said.out.as_str()), (ExitStatus::Invalid, ""));
-    assert!(said.err.contains(":2:9: listen: would be an open proxy"), "{}", said.err);
-    assert!(said.err.contains("2 problems"), "{}", said.err);
+fn an_invalid_file_exits_3_with_the_report() {
+    let output = check("version: 1\nlisten: 0.0.0.0:1\nlimts: {}\n", &[]);
+    assert_eq!((output.exit, output.out.as_str()), (ExitStatus::Invalid, ""));
+    assert!(output.err.contains(":2:9: listen: would be an open proxy"), "{}", output.err);
+    assert!(output.err.contains("2 problems"), "{}", output.err);
 }
 
 #[test]
-fn an_invalid_file_is_json_too() {
-    let said = check("version: 1\nlimts: {}\n", &["--json"]);
-    assert_eq!(said.exit, ExitStatus::Invalid);
-    let value: Value = serde_json::from_str(&said.out).unwrap();
+fn an_invalid_file_is_reported_as_json() {
+    let output = check("version: 1\nlimts: {}\n", &["--json"]);
+    assert_eq!(output.exit, ExitStatus::Invalid);
+    let value: Value = serde_json::from_str(&output.out).unwrap();
     assert_eq!(value["valid"], false);
     assert_eq!(value["problems"][0]["line"], 2);
     assert_eq!(value["problems"][0]["path"], "limts");
@@ -105,12 +105,12 @@ fn an_invalid_file_is_json_too() {
 }
 
 #[test]
-fn a_valid_file_is_json_too() {
-    let said = check(FILE, &["--json"]);
-    let value: Value = serde_json::from_str(&said.out).unwrap();
-    assert_eq!(said.exit, ExitStatus::Ok);
+fn a_valid_file_is_described_as_json() {
+    let output = check(FILE, &["--json"]);
+    let value: Value = serde_json::from_str(&output.out).unwrap();
+    assert_eq!(output.exit, ExitStatus::Ok);
     assert_eq!(value["routes"][0]["name"], "coins");
-    assert_eq!(value["routes"][1]["scope"], "one answer for all");
+    assert_eq!(value["routes"][1]["scope"], "shared by all clients");
     assert_eq!(value["notes"][0]["kind"], "origin-set-aside");
     assert_eq!(value["notes"][1]["kind"], "shadowed-route");
 }
@@ -122,19 +122,19 @@ fn an_explained_request_names_its_route_and_hides_its_secrets() {
     for json in [&[] as &[&str], &["--json"]] {
         let request = ["--explain", "GET", url];
         let line: Vec<_> = request.iter().chain(&fields).chain(json).copied().collect();
-        let said = check(FILE, &line);
-        assert_eq!(said.exit, ExitStatus::Ok, "{}", said.err);
-        assert!(!said.out.contains("s3cret"), "{}", said.out);
+        let output = check(FILE, &line);
+        assert_eq!(output.exit, ExitStatus::Ok, "{}", output.err);
+        assert!(!output.out.contains("s3cret"), "{}", output.out);
         for shown in
             ["coins", "auth_code=(secret)&b=2", "credential by authorization, x-fancy-token"]
         {
-            assert!(said.out.contains(shown), "{shown}\n{}", said.out);
+            assert!(output.out.contains(shown), "{shown}\n{}", output.out);
         }
     }
 }
 
 #[test]
-fn what_no_route_matches_or_caches_says_so() {
+fn a_request_that_is_not_cached_is_explained_with_a_note() {
     let explain = |method, url| check(FILE, &["--explain", method, url]).out;
     assert!(explain("GET", "http://other.example/").contains("no route matches"));
     assert!(explain("POST", "http://api.example/v1/eth").contains("of this URL unusable"));
@@ -162,22 +162,21 @@ routes:
 "#;
 
 #[test]
-fn how_calls_are_treated_is_told_for_a_file_and_for_a_request() {
-    let retry =
-        "PUT: 6 times after 5xx; waits as Retry-After says, else 1s, 2s, 4s, …, 30s, 15s in all";
+fn upstream_policies_are_described_for_a_file_and_for_a_request() {
+    let retry = "PUT: 6 times after 5xx; waits as Retry-After specifies, else 1s, 2s, 4s, …, 30s, 15s in all";
     let upstream = [
         "$.code is 0 or \"0\"",
-        "$.code is 7: quota, held until the day ends (UTC)",
+        "$.code is 7: quota, cooldown until the day ends (UTC)",
         "403: auth",
-        "up to 30/m, and as its answers say; each waits up to 2s; 256 in flight",
-        "no more calls at 80% of 10000/10m answers 401, 403, 429",
+        "up to 30/m, and as its responses specify; each waits up to 2s; 256 in flight",
+        "no more calls at 80% of 10000/10m responses 401, 403, 429",
         "open for 30s after 5 failures within 30s",
         "credits 1 for each call, 0.5 USD each; a 304 is free",
         "333 credits a day (UTC), a warning from 80% on, then calls are refused",
     ];
     let whole = check(TREATED, &[]).out;
     let put = check(TREATED, &["--explain", "PUT", "http://api.example/a"]).out;
-    for words in upstream.iter().chain(&[retry, "as Retry-After says, up to 5m"]) {
+    for words in upstream.iter().chain(&[retry, "as Retry-After specifies, up to 5m"]) {
         assert!(whole.contains(words), "{words}\n{whole}");
         assert!(put.contains(words), "{words}\n{put}");
     }
@@ -186,13 +185,13 @@ fn how_calls_are_treated_is_told_for_a_file_and_for_a_request() {
     let unrouted = check(TREATED, &["--explain", "GET", "http://api.example/a", "--json"]).out;
     let unrouted: Value = serde_json::from_str(&unrouted).unwrap();
     assert_eq!(unrouted["upstream"], "api");
-    assert_eq!(unrouted["conduct"]["hold"], "as Retry-After says, up to 5m");
-    let rules = "$.code is 7: quota, held until the day ends (UTC); 403: auth";
+    assert_eq!(unrouted["conduct"]["hold"], "as Retry-After specifies, up to 5m");
+    let rules = "$.code is 7: quota, cooldown until the day ends (UTC); 403: auth";
     assert_eq!(unrouted["conduct"]["errors"], rules);
 }
 
 #[test]
-fn arguments_without_sense_are_exit_2() {
+fn invalid_arguments_exit_2() {
     for request in [
         ["--explain", "get", "http://a/"],
         ["--explain", "GET", "ftp://a/"],
@@ -201,7 +200,7 @@ fn arguments_without_sense_are_exit_2() {
     ] {
         assert_eq!(check(FILE, &request).exit, ExitStatus::Usage, "{request:?}");
     }
-    let said = check(FILE, &["--explain", "GET", "http://a/", "-H", "s3cret without a colon"]);
-    assert_eq!(said.exit, ExitStatus::Usage);
-    assert!(!said.err.contains("s3cret"), "{}", said.err);
+    let output = check(FILE, &["--explain", "GET", "http://a/", "-H", "s3cret without a colon"]);
+    assert_eq!(output.exit, ExitStatus::Usage);
+    assert!(!output.err.contains("s3cret"), "{}", output.err);
 }

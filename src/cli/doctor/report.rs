@@ -1,6 +1,6 @@
-//! What was seen, in words: who went around larder, why most likely, and what helps.
+//! The findings as text: which connections bypassed larder, the likely reason, and the fix.
 //!
-//! Owns: the guesses. Never touches: how it was seen.
+//! Owns: the likely reasons. Never touches: the scan of sockets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -12,29 +12,29 @@ use crate::cli::doctor::sockets::{Connection, Process, Sockets};
 use crate::cli::exec::final_stats::FinalStats;
 use crate::exec_env::no_proxy::NoProxy;
 
-/// The hosts of the configuration that have an address. Others may have it too: which one a client asked for by
-/// its name is not seen, so none is told as the one.
+/// The hosts of the configuration by address. Other hosts may share an address, and the name that a client
+/// looked up is not visible, so a host is reported only as one with this address.
 #[derive(Debug, Default)]
 pub(super) struct ReverseDns {
     addresses: BTreeMap<IpAddr, BTreeSet<String>>,
-    /// Where `resolve` sends a host: to this port alone.
-    places: BTreeMap<SocketAddr, BTreeSet<String>>,
+    /// The targets of `resolve` rules, which include the port.
+    endpoints: BTreeMap<SocketAddr, BTreeSet<String>>,
 }
 
 impl ReverseDns {
-    /// A name server has said so.
+    /// Adds an address from DNS.
     pub(super) fn add(&mut self, ip: IpAddr, host: &str) {
         self.addresses.entry(ip).or_default().insert(host.to_owned());
     }
 
-    /// `resolve` says so.
+    /// Adds an address and port from a `resolve` rule.
     pub(super) fn add_place(&mut self, address: SocketAddr, host: &str) {
-        self.places.entry(address).or_default().insert(host.to_owned());
+        self.endpoints.entry(address).or_default().insert(host.to_owned());
     }
 
-    fn shown(&self, address: SocketAddr) -> String {
-        let of = self.places.get(&address).or_else(|| self.addresses.get(&address.ip()));
-        let all = of.map(|hosts| hosts.iter().map(String::as_str).collect::<Vec<_>>());
+    fn describe(&self, address: SocketAddr) -> String {
+        let hosts = self.endpoints.get(&address).or_else(|| self.addresses.get(&address.ip()));
+        let all = hosts.map(|hosts| hosts.iter().map(String::as_str).collect::<Vec<_>>());
         match all.as_deref() {
             None | Some([]) => address.to_string(),
             Some([host]) => format!("{address} (an address of {host})"),
@@ -45,92 +45,93 @@ impl ReverseDns {
     }
 }
 
-/// What a command did beside larder.
+/// The connections of a command, grouped by whether they used larder.
 pub(super) struct Findings {
-    around: Vec<BypassingConnection>,
+    bypassing: Vec<BypassingConnection>,
     through: usize,
     tunnelled: Vec<(String, u64)>,
     distrusted: Vec<(String, u64)>,
 }
 
-/// Connections of one program to one place.
+/// The connections of one program to one address that bypassed larder.
 struct BypassingConnection {
     to: String,
     process: String,
     pid: u32,
     connections: usize,
-    why: &'static str,
+    reason: &'static str,
     fix: &'static str,
 }
 
 impl Findings {
-    /// What `seen` and larder have to say.
+    /// Combines the scanned sockets and larder's statistics.
     pub(super) fn of(
         seen: &Sockets,
         proxy: SocketAddr,
-        names: &ReverseDns,
+        reverse_dns: &ReverseDns,
         no_proxy: &NoProxy,
-        left: FinalStats,
+        stats: FinalStats,
     ) -> Self {
-        let mut around = BTreeMap::<(SocketAddr, String), BypassingConnection>::new();
+        let mut bypassing = BTreeMap::<(SocketAddr, String), BypassingConnection>::new();
         let mut through = 0;
         for connection in seen.connections.values() {
             if connection.remote == proxy {
                 through += 1;
                 continue;
             }
-            if is_among_themselves(connection, seen) {
+            if is_internal(connection, seen) {
                 continue;
             }
             let process = &connection.process;
-            let (why, fix) = reason(process, connection.remote, no_proxy);
-            let found = around.entry((connection.remote, process.name.clone())).or_insert(
+            let (reason, fix) = reason_and_fix(process, connection.remote, no_proxy);
+            let found = bypassing.entry((connection.remote, process.name.clone())).or_insert(
                 BypassingConnection {
-                    to: names.shown(connection.remote),
+                    to: reverse_dns.describe(connection.remote),
                     process: process.name.clone(),
                     pid: process.pid,
                     connections: 0,
-                    why,
+                    reason,
                     fix,
                 },
             );
             found.connections += 1;
         }
-        let around = around.into_values().collect();
-        Self { around, through, tunnelled: left.tunnelled, distrusted: left.distrusted }
+        let bypassing = bypassing.into_values().collect();
+        Self { bypassing, through, tunnelled: stats.tunnelled, distrusted: stats.distrusted }
     }
 
-    /// For people.
+    /// The text form.
     pub(super) fn text(&self) -> String {
         let through = if self.through == 1 { "connection" } else { "connections" };
         let mut lines = vec![format!(
             "larder doctor: {} {through} through larder, {} around it",
             self.through,
-            self.around.iter().map(|around| around.connections).sum::<usize>()
+            self.bypassing.iter().map(|found| found.connections).sum::<usize>()
         )];
-        for found in &self.around {
-            let BypassingConnection { to, process, pid, connections, why, fix } = found;
+        for found in &self.bypassing {
+            let BypassingConnection { to, process, pid, connections, reason, fix } = found;
             lines.push(format!("  around  {to}  by {process} (pid {pid}), {connections}x"));
-            lines.push(format!("          {why}: {fix}"));
+            lines.push(format!("          {reason}: {fix}"));
         }
         for (host, count) in &self.tunnelled {
             lines.push(format!("  unseen  {host}  {count}x tunnelled"));
             lines.push(format!("          {TUNNELLED}"));
         }
         for (host, count) in &self.distrusted {
-            lines.push(format!("  refused {host}  {count}x a client did not accept larder"));
+            lines
+                .push(format!("  refused {host}  {count}x a client rejected larder's certificate"));
             lines.push(format!("          {DISTRUSTED}"));
         }
         let lines = lines.iter().map(|line| harmless(line));
         lines.collect::<Vec<_>>().join("\n")
     }
 
-    /// For programs.
+    /// The JSON form.
     pub(super) fn json(&self) -> Value {
-        let around = self.around.iter().map(|found| {
+        let bypassing = self.bypassing.iter().map(|found| {
             json!({
                 "to": found.to, "process": found.process, "pid": found.pid,
-                "connections": found.connections, "why": found.why, "fix": found.fix,
+                "connections": found.connections, "why": found.reason, "fix": found.fix,
             })
         });
         let hosts = |hosts: &[(String, u64)]| {
@@ -138,65 +139,70 @@ impl Findings {
         };
         json!({
             "through": self.through,
-            "around": around.collect::<Vec<_>>(),
+            "around": bypassing.collect::<Vec<_>>(),
             "tunnelled": hosts(&self.tunnelled),
             "distrusted": hosts(&self.distrusted),
         })
     }
 }
 
-const TUNNELLED: &str = "no route names it, so nothing of it is kept: write a route for it, or list it in tls.intercept";
+const TUNNELLED: &str = "no route names the host, so its responses are not stored: add a route, or list the host in tls.intercept";
 
-const DISTRUSTED: &str = "its client has its own idea of whom to trust: give it the authority \
+const DISTRUSTED: &str = "its client has its own trust store: add the authority to it \
                           (`larder ca bundle`), use a mount, or list the host in tls.passthrough";
 
-/// What the processes say to each other, and what they answer.
-fn is_among_themselves(connection: &Connection, seen: &Sockets) -> bool {
+/// Whether the connection is between the watched processes, or one that they accepted.
+fn is_internal(connection: &Connection, seen: &Sockets) -> bool {
     let Connection { local, remote, .. } = connection;
     let here = remote.ip().is_loopback() || remote.ip() == local.ip();
     seen.listening.contains(&local.port()) || (here && seen.listening.contains(&remote.port()))
 }
 
-/// Why it went around, most likely, and what helps.
-fn reason(process: &Process, to: SocketAddr, spared: &NoProxy) -> (&'static str, &'static str) {
+/// The likely reason why the connection bypassed larder, and the fix.
+fn reason_and_fix(
+    process: &Process,
+    to: SocketAddr,
+    no_proxy: &NoProxy,
+) -> (&'static str, &'static str) {
     let program = format!("{} {}", process.name, process.program);
     let is = |names: &[&str]| names.iter().any(|name| program.contains(name));
     let has = |name: &str| process.has.contains(&name);
-    if spared.spares(&to.ip().to_string(), to.port()) {
-        return ("NO_PROXY spares it", "a route that names it takes it out of NO_PROXY");
+    if no_proxy.spares(&to.ip().to_string(), to.port()) {
+        return ("NO_PROXY excludes it", "a route that names it removes it from NO_PROXY");
     }
     if !has("HTTPS_PROXY") {
         let fix = "pass the environment on (`sudo -E`, `env` of a process manager)";
         return ("the process was started without the variables that larder sets", fix);
     }
     if is(&["node"]) && !has("NODE_OPTIONS") {
-        let fix = "somebody has unset it: extend it instead (NODE_OPTIONS=\"$NODE_OPTIONS …\")";
-        return ("Node without NODE_OPTIONS has no shim", fix);
+        let fix = "the variable was unset: extend it instead (NODE_OPTIONS=\"$NODE_OPTIONS …\")";
+        return ("Node without NODE_OPTIONS does not load larder's shim", fix);
     }
     if is(&["java"]) && !has("JAVA_TOOL_OPTIONS") {
-        return ("a JVM without JAVA_TOOL_OPTIONS", "somebody has unset it: extend it instead");
+        return ("a JVM without JAVA_TOOL_OPTIONS", "the variable was unset: extend it instead");
     }
     if is(&["python"]) {
-        let why = "its client ignores the variables, as raw urllib3 and sockets do";
-        return (why, "use requests or httpx, give it a ProxyManager, or use a mount");
+        let reason = "its client ignores the variables, as plain urllib3 and sockets do";
+        return (reason, "use requests or httpx, give it a ProxyManager, or use a mount");
     }
     if is(&["curl", "wget"]) {
         return (
-            "an argument or a file of settings says so",
+            "an argument or a settings file disables the proxy",
             "look for --noproxy, ~/.curlrc, ~/.wgetrc",
         );
     }
     if is(&["node", "java"]) {
         return (
-            "its client brings its own way of connecting",
-            "give that larder as proxy, or use a mount",
+            "its client has its own connection settings",
+            "set larder as its proxy, or use a mount",
         );
     }
     if ![80, 443, 8080, 8443].contains(&to.port()) {
-        return ("not a port of HTTP", "nothing to do if it is a database or the like");
+        return ("not an HTTP port", "no action is needed for a database or a similar service");
     }
-    let fix = "give its client larder as proxy (Go: http.ProxyFromEnvironment), or use a mount";
-    ("a client that ignores the variables", fix)
+    let fix =
+        "set larder as the proxy of its client (Go: http.ProxyFromEnvironment), or use a mount";
+    ("its client ignores the variables", fix)
 }
 
 #[cfg(test)]
@@ -204,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_host_is_told_as_the_one_that_was_asked_for() {
+    fn an_address_is_shown_with_its_possible_hosts() {
         let mut names = ReverseDns::default();
         names.add_place("127.0.0.1:9001".parse().unwrap(), "api.example");
         for host in ["b.example", "a.example"] {
@@ -216,7 +222,7 @@ mod tests {
             ("192.0.2.1:443", "192.0.2.1:443 (an address of a.example and 1 more)"),
             ("192.0.2.2:443", "192.0.2.2:443"),
         ] {
-            assert_eq!(names.shown(address.parse().unwrap()), shown);
+            assert_eq!(names.describe(address.parse().unwrap()), shown);
         }
     }
 }

@@ -6,10 +6,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Everything that was seen so far.
+/// All sockets found so far.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
-    /// By socket: one connection however often it is seen.
+    /// By socket number: a connection that is found in several scans is listed once.
     pub(super) connections: BTreeMap<u64, Connection>,
     /// The ports that the processes listen on.
     pub(super) listening: HashSet<u16>,
@@ -23,23 +23,23 @@ pub(super) struct Connection {
     pub(super) process: Process,
 }
 
-/// Whose it is.
+/// A process that has a connection.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Process {
     pub(super) pid: u32,
-    /// Its name, as it calls itself.
+    /// Its name, from `/proc/PID/comm`.
     pub(super) name: String,
     /// The file name of its program.
     pub(super) program: String,
-    /// Which of the variables that larder sets it still has.
+    /// The variables of larder's environment that the process still has.
     pub(super) has: Vec<&'static str>,
 }
 
-/// The variables by which it can be told whether a process was told about larder.
-const TELLING: [&str; 3] = ["HTTPS_PROXY", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS"];
+/// The variables that show whether a process inherited larder's environment.
+const LARDER_VARIABLES: [&str; 3] = ["HTTPS_PROXY", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS"];
 
 impl Sockets {
-    /// Looks at all descendants of `root` once.
+    /// Scans all descendants of `root` once.
     pub(super) fn look(&mut self, root: u32) {
         let mut table: Option<HashMap<u64, (SocketAddr, SocketAddr, bool)>> = None;
         for pid in descendants(root) {
@@ -57,7 +57,7 @@ impl Sockets {
                     self.listening.insert(local.port());
                     continue;
                 }
-                let process = process.get_or_insert_with(|| Process::of(pid)).clone();
+                let process = process.get_or_insert_with(|| Process::read(pid)).clone();
                 self.connections.insert(socket, Connection { local, remote, process });
             }
         }
@@ -65,12 +65,12 @@ impl Sockets {
 }
 
 impl Process {
-    fn of(pid: u32) -> Self {
+    fn read(pid: u32) -> Self {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
         let program = program.as_deref().and_then(|path| path.file_name());
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        let has = |name: &&str| {
+        let is_set = |name: &&str| {
             environment.split(|byte| *byte == 0).any(|variable| {
                 variable
                     .strip_prefix(name.as_bytes())
@@ -81,7 +81,7 @@ impl Process {
             pid,
             name: name.trim_end().to_owned(),
             program: program.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            has: TELLING.into_iter().filter(has).collect(),
+            has: LARDER_VARIABLES.into_iter().filter(is_set).collect(),
         }
     }
 }
@@ -93,7 +93,8 @@ fn descendants(root: u32) -> Vec<u32> {
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // The name before it may contain anything but ends with the last parenthesis.
+            // The process name before this field may contain any character, but ends with the last
+            // parenthesis.
             let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()?;
             Some((pid, parent))
         })
@@ -107,7 +108,7 @@ fn descendants(root: u32) -> Vec<u32> {
     found.split_off(1)
 }
 
-/// The numbers of the sockets that a process has open.
+/// The numbers of the open sockets of a process.
 fn sockets_of(pid: u32) -> Vec<u64> {
     let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     files
@@ -118,27 +119,28 @@ fn sockets_of(pid: u32) -> Vec<u64> {
         .collect()
 }
 
-/// The TCP sockets in the network of `pid` by their numbers: local, remote, whether it listens.
+/// The TCP sockets in the network namespace of `pid` by number: local address, remote address, and whether
+/// the socket listens.
 fn table_of(pid: u32) -> HashMap<u64, (SocketAddr, SocketAddr, bool)> {
     let mut table = HashMap::new();
     for file in ["tcp", "tcp6"] {
         let text = fs::read_to_string(format!("/proc/{pid}/net/{file}")).unwrap_or_default();
-        table.extend(text.lines().skip(1).filter_map(line));
+        table.extend(text.lines().skip(1).filter_map(parse_line));
     }
     table
 }
 
-fn line(line: &str) -> Option<(u64, (SocketAddr, SocketAddr, bool))> {
+fn parse_line(line: &str) -> Option<(u64, (SocketAddr, SocketAddr, bool))> {
     let mut fields = line.split_whitespace().skip(1);
-    let (local, remote) = (address(fields.next()?)?, address(fields.next()?)?);
+    let (local, remote) = (parse_address(fields.next()?)?, parse_address(fields.next()?)?);
     let listens = fields.next()? == "0A";
-    // Queues, timer, retransmissions, user, timeout.
+    // Skips queues, timer, retransmissions, user and timeout.
     let socket: u64 = fields.nth(5)?.parse().ok()?;
     (socket != 0).then_some((socket, (local, remote, listens)))
 }
 
-/// `0100007F:1F90`: four bytes at a time, each four in the order of the machine.
-fn address(text: &str) -> Option<SocketAddr> {
+/// Parses `0100007F:1F90`: groups of four bytes, each group in the byte order of the machine.
+fn parse_address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     if !ip.len().is_multiple_of(8) {
@@ -165,23 +167,23 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn a_line_of_proc_net_tcp_is_read() {
+    fn a_line_of_proc_net_tcp_is_parsed() {
         let text = "   1: 0100007F:1F90 0200007F:0050 01 00000000:00000000 00:00000000 00000000  1000 \
                     0 4711 1 0000000000000000 20 4 30 10 -1";
-        let (socket, (local, remote, listens)) = line(text).unwrap();
+        let (socket, (local, remote, listens)) = parse_line(text).unwrap();
         assert_eq!((socket, listens), (4711, false));
         assert_eq!(
             (local.to_string(), remote.to_string()),
             ("127.0.0.1:8080".into(), "127.0.0.2:80".into())
         );
-        let v6 = address("00000000000000000000000001000000:0050").unwrap();
+        let v6 = parse_address("00000000000000000000000001000000:0050").unwrap();
         assert_eq!(v6.to_string(), "[::1]:80");
         assert_eq!(
-            address("0000000000000000FFFF00000100007F:0050").unwrap().to_string(),
+            parse_address("0000000000000000FFFF00000100007F:0050").unwrap().to_string(),
             "127.0.0.1:80"
         );
         for odd in ["", "x", "0100007F", "0100007F:x", "01:0050"] {
-            assert!(address(odd).is_none(), "{odd}");
+            assert!(parse_address(odd).is_none(), "{odd}");
         }
     }
 }

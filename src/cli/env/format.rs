@@ -1,8 +1,8 @@
-//! How variables are written for those who set them.
+//! The output formats of `larder env`.
 //!
-//! Owns: the quoting of each format. Never touches: which variables there are.
+//! Owns: the quoting of each format. Never touches: the list of variables.
 
-/// For whom variables are written.
+/// The syntax in which variables are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     /// sh, bash, zsh: eval "$(larder env)"
@@ -18,7 +18,7 @@ pub(super) enum Format {
 }
 
 impl Format {
-    /// Whether it is read by a shell that has variables already.
+    /// Whether a shell reads it, which has an environment already.
     pub(super) fn is_for_shells(self) -> bool {
         match self {
             Self::Sh | Self::Fish => true,
@@ -26,36 +26,37 @@ impl Format {
         }
     }
 
-    /// One variable.
+    /// The line of one variable.
     pub(super) fn line(self, name: &str, value: &str) -> String {
         match self {
-            // Between single quotes everything stands for itself but a single quote.
+            // Between single quotes, every character except the single quote is literal.
             Self::Sh => format!("export {name}='{}'", value.replace('\'', "'\\''")),
-            // In fish a backslash escapes these two there.
+            // In fish, a backslash escapes these two characters between single quotes.
             Self::Fish => {
                 let value = value.replace('\\', "\\\\").replace('\'', "\\'");
                 format!("set -gx {name} '{value}'")
             }
             Self::Dotenv => format!("{name}={}", dotenv(value)),
-            // Not quoted at all: a quote would be part of the value. It knows no line ends.
+            // No quotes: they would be part of the value. Line ends are not supported.
             Self::Docker => format!("{name}={}", value.replace('\n', " ")),
-            // A string in JSON is one in YAML.
+            // A JSON string is a valid YAML string.
             Self::K8s => format!("- name: {name}\n  value: {}", serde_json::Value::from(value)),
         }
     }
 }
 
-/// All readers agree on single quotes; what cannot stand between them is escaped between double ones.
+/// Quotes with single quotes, which all parsers read alike. A value with a single quote or a line end is
+/// escaped between double quotes.
 fn dotenv(value: &str) -> String {
     if !value.contains(['\'', '\n']) {
         return format!("'{value}'");
     }
     let mut text = String::from("\"");
-    for sign in value.chars() {
-        match sign {
-            '"' | '\\' | '$' | '`' => text.extend(['\\', sign]),
+    for character in value.chars() {
+        match character {
+            '"' | '\\' | '$' | '`' => text.extend(['\\', character]),
             '\n' => text.push_str("\\n"),
-            sign => text.push(sign),
+            character => text.push(character),
         }
     }
     text.push('"');
@@ -68,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    const ODD: [&str; 7] = [
+    const UNUSUAL: [&str; 7] = [
         "",
         "plain",
         "two words",
@@ -79,8 +80,8 @@ mod tests {
     ];
 
     #[test]
-    fn a_shell_reads_back_what_was_meant() {
-        for value in ODD {
+    fn a_shell_reads_back_the_original_value() {
+        for value in UNUSUAL {
             let line = Format::Sh.line("LARDER_TEST", value);
             let script = format!("{line}\nprintf %s \"$LARDER_TEST\"");
             let output = Command::new("sh").args(["-c", &script]).output().unwrap();
@@ -90,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn fish_is_escaped_by_its_own_rules() {
+    fn fish_values_are_escaped_by_the_rules_of_fish() {
         let line = Format::Fish.line("N", "it's \\ $HOME\nb");
         assert_eq!(line, "set -gx N 'it\\'s \\\\ $HOME\nb'");
     }
 
     #[test]
     fn yaml_values_are_json() {
-        for value in ODD {
+        for value in UNUSUAL {
             let line = Format::K8s.line("N", value);
             let json = line.strip_prefix("- name: N\n  value: ").unwrap();
             assert_eq!(serde_json::from_str::<String>(json).unwrap(), value);
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_variables_have_one_a_line() {
+    fn docker_and_dotenv_files_have_one_variable_a_line() {
         assert_eq!(Format::Docker.line("N", "a 'b' \"c\""), "N=a 'b' \"c\"");
         assert_eq!(Format::Dotenv.line("N", "a \"b\" $c"), "N='a \"b\" $c'");
         assert_eq!(Format::Dotenv.line("N", "it's $5 \"x\"\nb"), "N=\"it's \\$5 \\\"x\\\"\\nb\"");

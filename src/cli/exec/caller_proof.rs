@@ -1,8 +1,8 @@
-//! The proof that a client of a private larder is its caller's. Every user of this machine reaches its port,
-//! so the connection must be the caller's, or else the client must know a password.
+//! The proof that a client of a private larder belongs to the caller. Every user of this machine can connect
+//! to its port, so either the connection belongs to the caller's user, or the client sends a password.
 //!
-//! Owns: which of the two, and that both processes of a guarded larder agree. Never touches: how the user
-//! is found (`front::owner`), how clients are told the password (`launch`).
+//! Owns: the choice between the two, the same in both processes of a supervised larder. Never touches: the
+//! look-up of the user (`frontend::socket_owner`), the password in clients' variables (`exec_env`).
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -15,49 +15,52 @@ use rustix::process::{geteuid, getuid};
 use crate::config::{Access, Users};
 use crate::frontend::socket_owner;
 
-/// How a client shows that it is the caller's.
+/// How a client proves that it belongs to the caller.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum CallerProof {
-    /// Its connection is the caller's, or root's: the system tells.
+    /// The system reports the user of its connection: the caller or root.
     User,
-    /// It knows the user and the password, `USER:PASSWORD`: where the system does not tell.
+    /// It sends `USER:PASSWORD`: used if the system does not report the user.
     Password(String),
 }
 
-/// The user of all passwords.
-const NAME: &str = "larder";
+/// The user name for all passwords.
+const USER_NAME: &str = "larder";
 
-/// Where the second process of a guarded larder finds the password.
-const FILE: &str = "password";
+/// The file from which the second process of a supervised larder reads the password.
+const PASSWORD_FILE: &str = "password";
 
 impl CallerProof {
-    /// The one that works here.
+    /// The proof that works on this system.
     pub(super) fn find() -> Self {
         if socket_owner::can_tell(geteuid().as_raw()) {
             return Self::User;
         }
-        tracing::debug!("The system does not tell whose a connection is: a password stands in");
-        Self::Password(format!("{NAME}:{:032x}", rand::random::<u128>()))
+        tracing::debug!(
+            "The system does not report the user of a connection: a password is used instead"
+        );
+        Self::Password(format!("{USER_NAME}:{:032x}", rand::random::<u128>()))
     }
 
-    /// Leaves it in a private directory, for [`CallerProof::left_in`].
+    /// Writes it to a private directory, for [`CallerProof::read_from`].
     pub(super) fn leave_in(&self, directory: &Path) -> io::Result<()> {
         let Self::Password(password) = self else { return Ok(()) };
         let mut file = OpenOptions::new();
-        let mut file = file.write(true).create_new(true).mode(0o600).open(directory.join(FILE))?;
+        let mut file =
+            file.write(true).create_new(true).mode(0o600).open(directory.join(PASSWORD_FILE))?;
         file.write_all(password.as_bytes())
     }
 
-    /// The one that was left there.
+    /// The proof that was written there.
     pub(super) fn left_in(directory: &Path) -> io::Result<Self> {
-        match fs::read_to_string(directory.join(FILE)) {
+        match fs::read_to_string(directory.join(PASSWORD_FILE)) {
             Ok(password) => Ok(Self::Password(password)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::User),
             Err(error) => Err(error),
         }
     }
 
-    /// The rules that ask for it.
+    /// The access rules that require it.
     pub(super) fn access(&self) -> Access {
         match self {
             Self::User => {
@@ -65,7 +68,7 @@ impl CallerProof {
                 Access { local_users: Some(users.into()), ..Access::default() }
             }
             Self::Password(password) => {
-                let (user, password) = password.split_once(':').unwrap_or((NAME, password));
+                let (user, password) = password.split_once(':').unwrap_or((USER_NAME, password));
                 let users = Arc::new([(user.to_owned(), password.to_owned())]);
                 Access { users: Some(Users(users)), ..Access::default() }
             }
@@ -81,7 +84,8 @@ impl CallerProof {
     }
 }
 
-/// Root may read the caller's keys anyhow, and what the command starts with `sudo` is the command's.
+/// Root is accepted: it can read the caller's keys anyway, and processes that the command starts with `sudo`
+/// belong to the command.
 const ROOT: u32 = 0;
 
 #[cfg(test)]
@@ -91,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_password_is_the_same_in_both_processes_and_its_files_owners_alone() {
+    fn a_password_is_equal_in_both_processes_and_private_to_its_owner() {
         let directory = tempfile::tempdir().unwrap();
         assert!(CallerProof::left_in(directory.path()).unwrap() == CallerProof::User);
         CallerProof::User.leave_in(directory.path()).unwrap();
@@ -99,13 +103,16 @@ mod tests {
         let proof = CallerProof::Password("larder:0123".to_owned());
         proof.leave_in(directory.path()).unwrap();
         assert!(CallerProof::left_in(directory.path()).unwrap() == proof);
-        let facts = fs::metadata(directory.path().join(FILE)).unwrap();
+        let facts = fs::metadata(directory.path().join(PASSWORD_FILE)).unwrap();
         assert_eq!(facts.permissions().mode() & 0o777, 0o600);
-        assert!(proof.leave_in(directory.path()).is_err(), "one that is there is somebody else's");
+        assert!(
+            proof.leave_in(directory.path()).is_err(),
+            "an existing file belongs to another process"
+        );
     }
 
     #[test]
-    fn every_proof_asks_for_something() {
+    fn every_proof_requires_a_user_or_a_password() {
         let user = CallerProof::User.access();
         assert!(user.users.is_none() && CallerProof::User.password().is_none());
         assert!(user.local_users.is_some_and(|users| users.contains(&geteuid().as_raw())));

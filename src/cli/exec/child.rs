@@ -1,7 +1,7 @@
-//! The command: started, told of signals, waited for.
+//! The process of the command: start, signals, wait.
 //!
-//! Owns: which signals it is sent, and the exit code that stands for its end.
-//! Never touches: its variables (`launch`).
+//! Owns: which signals are forwarded to it, and the exit code for its end.
+//! Never touches: its variables (`exec_env`).
 
 use std::ffi::OsString;
 use std::fs;
@@ -19,26 +19,26 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) struct ExitCode(pub(in crate::cli) u8);
 
-/// What shells say of a command that is not there, and of one that cannot be started.
+/// The exit codes of shells for a command that is not found, and for one that cannot be started.
 const NOT_FOUND: u8 = 127;
 const NOT_STARTED: u8 = 126;
 
-/// Starts `command` with these variables besides the ones of this process; or why not, and the exit
-/// code that says so.
+/// Starts `command` with these variables in addition to those of this process. The error has the reason and
+/// the exit code for it.
 pub(super) fn start(
     command: &[OsString],
     variables: &[(String, String)],
 ) -> Result<Child, (String, u8)> {
     let Some((program, arguments)) = command.split_first() else {
-        return Err(("no command is named".to_owned(), NOT_FOUND));
+        return Err(("no command is given".to_owned(), NOT_FOUND));
     };
     let variables = variables.iter().map(|(name, value)| (name, value));
     let started = Command::new(program).args(arguments).envs(variables).spawn();
     started.map_err(|error| {
         let shown = program.to_string_lossy();
         if error.kind() == io::ErrorKind::NotFound {
-            let fix = "no such command, or what its first line names is not there: write its path, \
-                       or put its directory into PATH";
+            let fix = "no such command, or the interpreter in its first line does not exist: write its \
+                       path, or put its directory into PATH";
             (format!("{shown}: {fix}"), NOT_FOUND)
         } else {
             (format!("{shown}: cannot be started: {error}"), NOT_STARTED)
@@ -46,39 +46,39 @@ pub(super) fn start(
     })
 }
 
-/// Waits for its end; signals that come meanwhile are for it.
+/// Waits for its end, and forwards the signals that arrive meanwhile.
 pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> ExitCode {
     loop {
         tokio::select! {
             status = child.wait() => return ExitCode(status.map_or(NOT_STARTED, code)),
-            told = signals.next() => forward(child, told),
+            received = signals.next() => forward(child, received),
         }
     }
 }
 
-/// As shells do it: 128 and the signal's number.
+/// The exit code as in shells: 128 plus the signal's number for a command that a signal ended.
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|number| 128 + number));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
-fn forward(child: &Child, told: Signal) {
-    // Ended, but not yet waited for: its number is not reused before.
+fn forward(child: &Child, signal: Signal) {
+    // The process ID cannot be reused before the child is waited for, even if it has ended.
     let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else {
         return;
     };
-    if is_of_terminal(told) {
+    if is_sent_by_terminal(signal) {
         return;
     }
-    if let Err(error) = kill_process(pid, told) {
-        tracing::warn!(%error, "Signal not passed on");
+    if let Err(error) = kill_process(pid, signal) {
+        tracing::warn!(%error, "Signal not forwarded");
     }
 }
 
-/// Ctrl-C and Ctrl-\ reach everybody in the terminal's foreground, so the command has had it: a
-/// second one ends what the first let finish.
-fn is_of_terminal(told: Signal) -> bool {
-    (told == Signal::INT || told == Signal::QUIT) && is_in_foreground()
+/// Whether the command has the signal already: Ctrl-C and Ctrl-\ reach every process in the terminal's
+/// foreground. A second signal would end a command that the first one asked to finish.
+fn is_sent_by_terminal(signal: Signal) -> bool {
+    (signal == Signal::INT || signal == Signal::QUIT) && is_in_foreground()
 }
 
 fn is_in_foreground() -> bool {
@@ -86,34 +86,34 @@ fn is_in_foreground() -> bool {
     rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())
 }
 
-/// The signals that a command may be sent.
-const PASSED_ON: [Signal; 6] =
+/// The signals that are forwarded to the command.
+const FORWARDED: [Signal; 6] =
     [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM, Signal::USR1, Signal::USR2];
 
-/// The signals that come to this process instead of the command.
+/// The signals that this process receives on behalf of the command.
 pub(in crate::cli) struct Signals(Vec<(Signal, tokio::signal::unix::Signal)>);
 
 impl Signals {
-    /// Listens for all but those that this process was started to ignore (`nohup`): the command
-    /// inherits that, as long as nobody listens for them here.
+    /// Listens for all but the signals that this process ignores since its start (`nohup`): the command
+    /// inherits the ignored ones, as long as this process does not listen for them.
     pub(in crate::cli) fn new() -> io::Result<Self> {
         let ignored = ignored();
         let mut all = Vec::new();
-        for told in PASSED_ON {
-            let number = told.as_raw();
+        for forwarded in FORWARDED {
+            let number = forwarded.as_raw();
             if ignored & (1 << (number - 1)) == 0 {
-                all.push((told, signal(SignalKind::from_raw(number))?));
+                all.push((forwarded, signal(SignalKind::from_raw(number))?));
             }
         }
         Ok(Self(all))
     }
 
-    /// The next one.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Signal {
         poll_fn(|context| {
-            for (told, stream) in &mut self.0 {
+            for (forwarded, stream) in &mut self.0 {
                 if stream.poll_recv(context).is_ready() {
-                    return Poll::Ready(*told);
+                    return Poll::Ready(*forwarded);
                 }
             }
             Poll::Pending
@@ -122,7 +122,7 @@ impl Signals {
     }
 }
 
-/// A bit for each ignored signal; where the system does not tell, none.
+/// The ignored signals as a bit mask; 0 if the system does not report them.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

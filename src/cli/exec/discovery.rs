@@ -1,7 +1,7 @@
-//! The larder that runs with a configuration already.
+//! Finds the larder that already runs with a configuration.
 //!
-//! Owns: recognising it: at the same address there may be another, or another user's program that
-//! would like to be taken for it. Never touches: starting one.
+//! Owns: its identification: another larder may listen at the same address, or a program of another user
+//! that imitates it. Never touches: starting one.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,98 +16,100 @@ use crate::cli::exec::summary::Counts;
 use crate::config::env::Env;
 use crate::config::{Config, redacted};
 
-/// A larder that runs.
+/// A running larder.
 pub(in crate::cli) struct RunningLarder {
-    remote: AdminClient,
-    /// Where clients connect.
+    admin_client: AdminClient,
+    /// The address at which clients connect.
     pub(in crate::cli) proxy: SocketAddr,
-    /// The certificate of its authority; empty where nothing is intercepted.
+    /// The certificate of its authority; empty if it intercepts no host.
     pub(in crate::cli) ca: String,
 }
 
-/// Why there is none to use.
+/// The reason why no running larder is used.
 pub(in crate::cli) enum NotFound {
-    /// None answers.
+    /// No larder responds.
     Nobody(String),
-    /// One answers that is not to be used.
+    /// A larder responds, but must not be used.
     Unfit(String),
 }
 
 impl NotFound {
-    /// For people.
+    /// The reason as text.
     pub(in crate::cli) fn said(&self) -> &str {
         match self {
-            Self::Nobody(said) | Self::Unfit(said) => said,
+            Self::Nobody(message) | Self::Unfit(message) => message,
         }
     }
 }
 
-/// The larder that runs with the configuration at `file`, as far as can be seen: it listens there and
-/// has the same routes. One that asks its clients for a user is nobody to start a command with.
+/// Finds the larder that runs with the configuration at `file`: it has the same listeners, routes and
+/// upstreams. A larder that requires its clients to authenticate is not used for a command.
 pub(in crate::cli) fn find(
     file: &Path,
     config: &Config,
     env: &Env,
 ) -> Result<RunningLarder, NotFound> {
-    let nobody = |said: &str| Err(NotFound::Nobody(said.to_owned()));
-    let Some(&listen) = config.listen.first() else { return nobody("it listens nowhere") };
+    let unreachable = |message: &str| Err(NotFound::Nobody(message.to_owned()));
+    let Some(&listen) = config.listen.first() else { return unreachable("it has no listener") };
     if listen.port() == 0 {
-        return nobody("`listen` leaves its port open, so nobody can tell where larder runs");
+        return unreachable("`listen` has no fixed port, so the address of larder is unknown");
     }
-    let unfit = |said: &str| Err(NotFound::Unfit(said.to_owned()));
+    let unsuitable = |message: &str| Err(NotFound::Unfit(message.to_owned()));
     if config.access.users.is_some() {
-        return unfit("the larder of this configuration asks its clients for a user");
+        return unsuitable("the larder of this configuration requires its clients to authenticate");
     }
-    let asked =
-        TargetArgs::of(file).find(env).and_then(|remote| Ok((remote.get("/v1/config")?, remote)));
-    let (theirs, remote) = asked.map_err(|failure| match failure.exit {
-        ExitStatus::Unreachable => NotFound::Nobody(failure.said),
+    let found =
+        TargetArgs::of(file).find(env).and_then(|client| Ok((client.get("/v1/config")?, client)));
+    let (theirs, admin_client) = found.map_err(|error| match error.exit {
+        ExitStatus::Unreachable => NotFound::Nobody(error.said),
         ExitStatus::Ok
         | ExitStatus::Failed
         | ExitStatus::Usage
         | ExitStatus::Invalid
-        | ExitStatus::Command(_) => NotFound::Unfit(failure.said),
+        | ExitStatus::Command(_) => NotFound::Unfit(error.said),
     })?;
     let ours = redacted::to_json(config);
     if ours["listen"] != theirs["listen"] {
-        return nobody("another larder has its admin listener there");
+        return unreachable("the admin listener belongs to another larder");
     }
     if ["routes", "upstreams"].iter().any(|part| ours[part] != theirs[part]) {
-        return unfit("a larder listens there, but not with these routes (try `larder reload`)");
+        return unsuitable(
+            "a larder listens there, but not with these routes (try `larder reload`)",
+        );
     }
     let proxy = reached(listen);
-    is_trusted(file, config, proxy)?;
-    match remote.text("/ca.pem") {
-        Ok(ca) => Ok(RunningLarder { remote, proxy, ca: ca.unwrap_or_default() }),
-        Err(failure) => Err(NotFound::Unfit(failure.said)),
+    check_owner(file, config, proxy)?;
+    match admin_client.text("/ca.pem") {
+        Ok(ca) => Ok(RunningLarder { admin_client, proxy, ca: ca.unwrap_or_default() }),
+        Err(error) => Err(NotFound::Unfit(error.said)),
     }
 }
 
-/// Traffic is worth as much as a token: where clients connect is asked for its user, too.
-fn is_trusted(file: &Path, config: &Config, proxy: SocketAddr) -> Result<(), NotFound> {
+/// Checks the owner of the proxy listener too: traffic needs the same protection as a token.
+fn check_owner(file: &Path, config: &Config, proxy: SocketAddr) -> Result<(), NotFound> {
     let trusted = Trusted::of(Some(file), Some(&config.store.path));
     trusted.check_listener(proxy).map_err(|error| match stranger(&error) {
-        Some(stranger) => NotFound::Unfit(stranger.to_string()),
+        Some(untrusted) => NotFound::Unfit(untrusted.to_string()),
         None => NotFound::Nobody(format!("no larder listens at {proxy} ({})", error.kind())),
     })
 }
 
 impl RunningLarder {
-    /// Its metrics; an empty page where it has gone.
+    /// Its metrics; empty if it does not respond.
     pub(super) fn page(&self) -> String {
-        self.remote.text("/metrics").ok().flatten().unwrap_or_default()
+        self.admin_client.text("/metrics").ok().flatten().unwrap_or_default()
     }
 
-    /// Its metrics once the command has ended: an answer is counted just after its last byte has left,
-    /// so they are asked for until they stand still.
+    /// Its metrics after the end of the command. A response is counted shortly after its last byte is sent,
+    /// so the metrics are requested until they no longer change.
     pub(super) async fn last_page(&self) -> String {
         let mut page = self.page();
-        for _ in 0..LOOKS {
-            sleep(BETWEEN).await;
+        for _ in 0..MAX_POLLS {
+            sleep(POLL_INTERVAL).await;
             let next = self.page();
-            let stands = Counts::of(&next) == Counts::of(&page);
+            let is_unchanged = Counts::of(&next) == Counts::of(&page);
             page = next;
-            if stands {
+            if is_unchanged {
                 break;
             }
         }
@@ -115,6 +117,6 @@ impl RunningLarder {
     }
 }
 
-/// A larder that others use does not stand still.
-const LOOKS: usize = 5;
-const BETWEEN: Duration = Duration::from_millis(20);
+/// The limit for a larder with other clients, whose metrics keep changing.
+const MAX_POLLS: usize = 5;
+const POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -1,7 +1,7 @@
 //! A larder in this process, for one command.
 //!
-//! Owns: what differs from the configuration: it listens on a free loopback port for its caller alone,
-//! and everything it keeps lies in the user's cache directory.
+//! Owns: its differences from the configuration: it listens on a free loopback port for its caller only,
+//! and its files are in the user's cache directory.
 //! Never touches: the command.
 
 use std::collections::BTreeSet;
@@ -31,7 +31,7 @@ use crate::store;
 use crate::store::lock::{Lock, LockError};
 use crate::telemetry::{self, Telemetry};
 
-/// A running larder of this process.
+/// A larder that runs in this process.
 pub(in crate::cli) struct EmbeddedLarder {
     server: Server,
     proxy: SocketAddr,
@@ -39,14 +39,14 @@ pub(in crate::cli) struct EmbeddedLarder {
     ca: String,
 }
 
-/// The command has ended: nobody is left to wait for but what it left behind.
+/// The longest drain after the end of the command: only processes that it left behind have connections.
 pub(super) const DRAIN: Duration = Duration::from_secs(1);
 
-/// A free port of this machine.
+/// Any free loopback port.
 pub(super) const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-/// Installs the log. The command's own words are what its caller wants to read: of larder there are
-/// only warnings, unless more is asked for.
+/// Installs the log. The output of the command has priority, so larder logs only warnings and errors unless
+/// `verbose` is set.
 pub(in crate::cli) fn log(config: &Config, verbose: bool) {
     let level = match config.log.level {
         level if verbose => level,
@@ -61,163 +61,163 @@ impl EmbeddedLarder {
     pub(super) fn start(
         file: &Path,
         config: Config,
-        world: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Self, String> {
         let proof = CallerProof::find();
-        let config = adapted(config, file, &proof, world);
+        let config = adapted(config, file, &proof, context);
         heal(&config);
         let server =
             Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
-        let proxy = *server.addrs().first().ok_or("it listens nowhere")?;
+        let proxy = *server.addrs().first().ok_or("it has no listener")?;
         let ca = server.ca().unwrap_or_default();
         Ok(Self { server, proxy, proof, ca })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(super) fn proxy(&self) -> SocketAddr {
         self.proxy
     }
 
-    /// The user and the password that it asks for.
+    /// The user and the password that it requires, if any.
     pub(super) fn password(&self) -> Option<&str> {
         self.proof.password()
     }
 
-    /// The certificate of its authority; empty where nothing is intercepted.
+    /// The certificate of its authority; empty if it intercepts no host.
     pub(super) fn ca(&self) -> &str {
         &self.ca
     }
 
-    /// Stops it; what it counted to the last.
+    /// Stops it and returns its final statistics.
     pub(super) async fn stop(self) -> FinalStats {
-        let account: Arc<Telemetry> = Arc::clone(self.server.account());
+        let telemetry: Arc<Telemetry> = Arc::clone(self.server.account());
         if !self.server.stop_within(DRAIN).await {
-            tracing::debug!("What the command left behind was cut");
+            tracing::debug!("Connections of processes that the command left behind were closed");
         }
-        let (tunnelled, distrusted) = (account.tunnelled(), account.distrusted());
-        FinalStats { page: account.render(), tunnelled, distrusted }
+        let (tunnelled, distrusted) = (telemetry.tunnelled(), telemetry.distrusted());
+        FinalStats { page: telemetry.render(), tunnelled, distrusted }
     }
 }
 
-/// A certificate authority of its own that is of no use any more (expired, damaged) is no reason not
-/// to start: only commands that end with their larder were told to trust it.
+/// Removes an expired or damaged certificate authority, so that a new one is created. This is safe: only
+/// commands that end with their larder trust it.
 pub(super) fn heal(config: &Config) {
     let Err(error) = CertificateAuthority::of(config, Clock::system().now()) else { return };
-    tracing::warn!(%error, "The certificate authority is made anew");
+    tracing::warn!(%error, "The certificate authority is unusable and is created again");
     let ours = config.tls.ca.files.as_ref().and_then(|files| files.cert.parent());
     if let Some(Err(error)) = ours.map(fs::remove_dir_all) {
-        tracing::warn!(%error, "The old one stays");
+        tracing::warn!(%error, "The unusable certificate authority cannot be removed");
     }
 }
 
-/// The configuration of a private larder: clients show that they are its caller's, whatever `access` says
-/// of others, and its certificate authority vouches for the hosts of this configuration alone.
+/// The configuration of a private larder. Its clients prove that they belong to the caller, regardless of
+/// `access`, and its certificate authority is constrained to the hosts of this configuration.
 pub(super) fn adapted(
     mut config: Config,
     file: &Path,
     proof: &CallerProof,
-    world: &mut Context<'_>,
+    context: &mut Context<'_>,
 ) -> Config {
     config.listen = vec![FREE];
     config.admin = None;
     config.access = proof.access();
     config.tls.ca = Ca { files: None, constrain: hosts(&config) };
-    let kept = kept(&world.env, file).and_then(|directory| {
+    let data_dir = kept(&context.env, file).and_then(|directory| {
         private(&directory)?;
         Ok(directory)
     });
-    match kept {
+    match data_dir {
         Ok(directory) => {
             config.tls.ca.files = Some(ca_files(&directory, &config.tls.ca.constrain));
-            if let Some(why) = in_use(&directory, &config) {
-                tell(world, &format!("{why}: what is stored now lasts as long as this command"));
+            if let Some(reason) = in_use(&directory, &config) {
+                tell(context, &format!("{reason}: running memory-only for this command"));
                 config.store.disk = 0;
             }
             config.store.path = directory;
         }
         Err(error) => {
-            tell(world, &format!("nothing is stored on disk: {error}"));
+            tell(context, &format!("nothing is stored on disk: {error}"));
             config.store.disk = 0;
         }
     }
     config
 }
 
-/// Where the private larder of the configuration at `file` keeps what it stores.
+/// The directory for the store of the private larder of the configuration at `file`.
 pub(in crate::cli) fn kept(env: &Env, file: &Path) -> io::Result<PathBuf> {
-    Ok(cache(env)?.join(own_name(file)?))
+    Ok(cache_dir(env)?.join(config_id(file)?))
 }
 
-/// Where the files lie that `larder env` names.
+/// The directory for the files that `larder env` names.
 pub(in crate::cli) fn env_files(env: &Env, file: &Path) -> io::Result<PathBuf> {
-    Ok(cache(env)?.join("env").join(own_name(file)?))
+    Ok(cache_dir(env)?.join("env").join(config_id(file)?))
 }
 
-/// Larder's part of the user's cache directory.
-fn cache(env: &Env) -> io::Result<PathBuf> {
+/// Larder's directory in the user's cache directory.
+fn cache_dir(env: &Env) -> io::Result<PathBuf> {
     let absolute = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    let nowhere = || {
-        let what = "neither XDG_CACHE_HOME nor HOME says where";
-        io::Error::new(io::ErrorKind::NotFound, what)
+    let not_found = || {
+        let message = "neither XDG_CACHE_HOME nor HOME is an absolute path";
+        io::Error::new(io::ErrorKind::NotFound, message)
     };
-    Ok(cache.ok_or_else(nowhere)?.join("larder"))
+    Ok(cache.ok_or_else(not_found)?.join("larder"))
 }
 
-/// A file has one name, however it is reached.
-fn own_name(file: &Path) -> io::Result<String> {
-    let whole = fs::canonicalize(file)?;
-    Ok(short(Sha256::new().chain_update(whole.as_os_str().as_bytes())))
+/// A directory name for the configuration at `file`, the same for every path to it.
+fn config_id(file: &Path) -> io::Result<String> {
+    let absolute = fs::canonicalize(file)?;
+    Ok(short_name(Sha256::new().chain_update(absolute.as_os_str().as_bytes())))
 }
 
-/// Makes a directory that is its owner's alone: the command must not inherit a mask for new files, so
-/// those below are made as the system says.
+/// Creates a directory that only its owner can access. The umask is left unchanged, since the command would
+/// inherit it; files below the directory get the default permissions.
 pub(in crate::cli) fn private(directory: &Path) -> io::Result<()> {
-    let named = |error: io::Error| {
+    let with_path = |error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()))
     };
-    store::private_file::directory(directory).map_err(named)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(named)
+    store::private_file::directory(directory).map_err(with_path)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(with_path)
 }
 
-/// Other hosts are vouched for by another authority: one that was made for fewer would be of no use,
-/// and nobody trusts it but commands that are told to.
+/// The files of the certificate authority. Each set of constraints has its own authority, since one that was
+/// created for fewer hosts would be useless; only commands that larder starts trust them.
 fn ca_files(directory: &Path, constrain: &[NameConstraint]) -> CaFiles {
     let mut digest = Sha256::new();
     for host in constrain {
         digest.update(host.to_string());
         digest.update([0]);
     }
-    let directory = directory.join("ca").join(short(digest));
+    let directory = directory.join("ca").join(short_name(digest));
     CaFiles { cert: directory.join("ca.pem"), key: directory.join("ca.key") }
 }
 
-/// A name that is long enough for what one user has.
-fn short(digest: Sha256) -> String {
+/// A file name from a digest: 64 bits are enough for the configurations of one user.
+fn short_name(digest: Sha256) -> String {
     let digest = digest.finalize();
     let head = digest.first_chunk().copied().unwrap_or_default();
     format!("{:016x}", u64::from_be_bytes(head))
 }
 
-/// The hosts that this configuration may intercept, and no others. Where they are all hosts
-/// (`tls.intercept: ["*"]`), nothing is left to constrain.
+/// The constraints: the hosts that this configuration may intercept. If these are all hosts
+/// (`tls.intercept: ["*"]`), there is no constraint.
 fn hosts(config: &Config) -> Vec<NameConstraint> {
     if config.named().any(HostPattern::is_any) {
         return Vec::new();
     }
-    let all: BTreeSet<_> = config.named().filter_map(NameConstraint::around).collect();
-    all.into_iter().collect()
+    let constraints: BTreeSet<_> = config.named().filter_map(NameConstraint::around).collect();
+    constraints.into_iter().collect()
 }
 
-/// Why the directory is not for this larder.
+/// The reason why this larder cannot use the directory, if any.
 fn in_use(directory: &Path, config: &Config) -> Option<String> {
     if config.store.disk == 0 {
         return None;
     }
     match Lock::try_take(directory, Clock::system().now()) {
-        // The store takes it at once; whoever comes between has it.
-        Ok(_free) => None,
-        Err(held @ LockError::Held { .. }) => Some(held.to_string()),
-        Err(failed @ LockError::Io { .. }) => Some(failed.to_string()),
+        // The store takes the lock right after this; a process that takes it in between has it.
+        Ok(_lock) => None,
+        Err(error @ LockError::Held { .. }) => Some(error.to_string()),
+        Err(error @ LockError::Io { .. }) => Some(error.to_string()),
     }
 }

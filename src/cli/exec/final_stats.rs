@@ -1,14 +1,14 @@
-//! What is left of a larder when its command has ended.
+//! The statistics of a larder at the end of its command.
 //!
-//! Owns: the words for it. Never touches: how it is told.
+//! Owns: the data. Never touches: its text.
 
-/// What a larder has to say when the command has ended.
+/// The statistics of a larder at the end of its command.
 #[derive(Default)]
 pub(in crate::cli) struct FinalStats {
-    /// Its metrics.
+    /// Its metrics, in the text format of Prometheus.
     pub(in crate::cli) page: String,
-    /// The hosts that it tunnelled, where it can tell, and in how many connections.
+    /// The hosts of its tunnels, if known, and the number of connections for each.
     pub(in crate::cli) tunnelled: Vec<(String, u64)>,
-    /// The hosts as which clients did not accept it, and how often.
+    /// The hosts for which clients rejected its certificate, and the number of handshakes for each.
     pub(in crate::cli) distrusted: Vec<(String, u64)>,
 }

@@ -1,6 +1,6 @@
-//! The larder that a command uses: one that runs already, or one of its own.
+//! The larder that a command uses: a running one, or a private one.
 //!
-//! Owns: which of them. Never touches: how each is found or started.
+//! Owns: the choice. Never touches: how each is found or started.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,72 +15,75 @@ use crate::config::Config;
 
 /// The larder that a command uses.
 pub(in crate::cli) enum Instance {
-    /// Somebody else's, with other clients perhaps.
+    /// A running larder, which may have other clients.
     Running(RunningLarder),
-    /// In this process.
+    /// A private larder in this process.
     Private(EmbeddedLarder),
-    /// In another process, with this one behind it.
+    /// A private larder in a child process, with this process as the fallback.
     Guarded(SupervisedLarder),
 }
 
 impl Instance {
-    /// The larder of the configuration at `file`: it accepts connections when this returns.
+    /// Finds the larder of the configuration at `file`, or starts a private one. It accepts connections
+    /// when this returns.
     pub(super) fn find(
         file: &Path,
         config: Config,
-        world: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Self, String> {
-        match discovery::find(file, &config, &world.env) {
+        match discovery::find(file, &config, &context.env) {
             Ok(running) => return Ok(Self::Running(running)),
             Err(NotFound::Nobody(_)) => {}
-            Err(NotFound::Unfit(said)) => tell(world, &format!("{said}: starting a private one")),
+            Err(NotFound::Unfit(reason)) => {
+                tell(context, &format!("{reason}: starting a private one"))
+            }
         }
-        EmbeddedLarder::start(file, config, world).map(Self::Private)
+        EmbeddedLarder::start(file, config, context).map(Self::Private)
     }
 
-    /// One that this process stands behind: never somebody else's, whose socket it could not hold.
+    /// Starts a supervised larder. A running one cannot be supervised: this process does not have its socket.
     pub(super) async fn guarded(
         file: &Path,
         config: Config,
         verbose: bool,
-        world: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Self, String> {
-        SupervisedLarder::start(file, config, verbose, world).await.map(Self::Guarded)
+        SupervisedLarder::start(file, config, verbose, context).await.map(Self::Guarded)
     }
 
-    /// One of its own, whoever runs.
+    /// Starts a private larder, even if another one runs.
     pub(in crate::cli) fn own(
         file: &Path,
         config: Config,
-        world: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Self, String> {
-        EmbeddedLarder::start(file, config, world).map(Self::Private)
+        EmbeddedLarder::start(file, config, context).map(Self::Private)
     }
 
-    /// Where it listens for the command.
+    /// The address for the command's connections.
     pub(in crate::cli) fn proxy(&self) -> SocketAddr {
         match self {
             Self::Running(running) => running.proxy,
-            Self::Private(private) => private.proxy(),
-            Self::Guarded(guarded) => guarded.proxy(),
+            Self::Private(embedded) => embedded.proxy(),
+            Self::Guarded(supervised) => supervised.proxy(),
         }
     }
 
-    /// The user and the password that it asks for, `USER:PASSWORD`.
+    /// The user and the password that it requires, `USER:PASSWORD`, if any.
     pub(super) fn password(&self) -> Option<&str> {
         match self {
             Self::Running(_) => None,
-            Self::Private(private) => private.password(),
-            Self::Guarded(guarded) => guarded.password(),
+            Self::Private(embedded) => embedded.password(),
+            Self::Guarded(supervised) => supervised.password(),
         }
     }
 
-    /// The certificate of its authority; empty where nothing is intercepted.
+    /// The certificate of its authority; empty if it intercepts no host.
     pub(super) fn ca(&self) -> &str {
         match self {
             Self::Running(running) => &running.ca,
-            Self::Private(private) => private.ca(),
-            Self::Guarded(guarded) => guarded.ca(),
+            Self::Private(embedded) => embedded.ca(),
+            Self::Guarded(supervised) => supervised.ca(),
         }
     }
 
@@ -89,7 +92,7 @@ impl Instance {
         matches!(self, Self::Running(_))
     }
 
-    /// Its metrics before the command; one of its own has counted nothing yet.
+    /// Its metrics before the command; a private larder has none yet.
     pub(super) fn page(&self) -> String {
         match self {
             Self::Running(running) => running.page(),
@@ -97,15 +100,15 @@ impl Instance {
         }
     }
 
-    /// The command has ended.
+    /// Stops it if it is private, and returns its final statistics.
     pub(in crate::cli) async fn leave(self) -> FinalStats {
         match self {
             Self::Running(running) => {
                 FinalStats { page: running.last_page().await, ..FinalStats::default() }
             }
-            Self::Private(private) => private.stop().await,
-            Self::Guarded(guarded) => {
-                FinalStats { page: guarded.stop().await, ..FinalStats::default() }
+            Self::Private(embedded) => embedded.stop().await,
+            Self::Guarded(supervised) => {
+                FinalStats { page: supervised.stop().await, ..FinalStats::default() }
             }
         }
     }

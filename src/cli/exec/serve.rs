@@ -1,6 +1,6 @@
-//! The larder of `larder exec --fallback-direct`, in a process of its own. Not for people.
+//! The child process of `larder exec --fallback-direct`, which runs larder. Not for direct use.
 //!
-//! Owns: taking over from the process that started it, ending when that does.
+//! Owns: taking over from the parent process, and ending when the parent ends.
 //! Never touches: the command.
 
 use std::io;
@@ -21,65 +21,67 @@ pub struct Args {
     /// The configuration.
     #[arg(long)]
     config: PathBuf,
-    /// Where the listening socket is offered.
+    /// The Unix socket on which the parent offers the listening socket.
     #[arg(long)]
     offer: PathBuf,
-    /// Log as the configuration says.
+    /// Log at the level of the configuration.
     #[arg(long)]
     verbose: bool,
 }
 
-/// Serves until standard input ends, then prints its metrics.
-pub fn run(args: &Args, world: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(&args.config, &world.env) {
+/// Serves until standard input is closed, then prints its metrics.
+pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    let config = match config::load(&args.config, &context.env) {
         Ok(config) => config,
-        Err(report) => return said(world, &report.to_string(), ExitStatus::Invalid),
+        Err(report) => return print_error(context, &report.to_string(), ExitStatus::Invalid),
     };
     embedded::log(&config, args.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return said(world, &error.to_string(), ExitStatus::Failed),
+        Err(error) => return print_error(context, &error.to_string(), ExitStatus::Failed),
     };
-    // What there is to say the process has said that started this one.
+    // The parent has printed all notes already.
     let (mut out, mut err) = (io::sink(), io::sink());
-    let mut quiet = Context { env: world.env.clone(), out: &mut out, err: &mut err };
-    let offers = args.offer.parent().unwrap_or(&args.offer);
-    let proof = match CallerProof::left_in(offers) {
+    let mut quiet = Context { env: context.env.clone(), out: &mut out, err: &mut err };
+    let offer_dir = args.offer.parent().unwrap_or(&args.offer);
+    let proof = match CallerProof::left_in(offer_dir) {
         Ok(proof) => proof,
-        Err(error) => return said(world, &format!("larder exec: {error}"), ExitStatus::Failed),
+        Err(error) => {
+            return print_error(context, &format!("larder exec: {error}"), ExitStatus::Failed);
+        }
     };
-    let config = supervisor::adapted(config, &args.config, offers, &proof, &mut quiet);
+    let config = supervisor::adapted(config, &args.config, offer_dir, &proof, &mut quiet);
     let exit = match runtime.block_on(serve(args, config)) {
         Ok(()) => ExitStatus::Ok,
-        Err(error) => said(world, &format!("larder exec: {error}"), ExitStatus::Failed),
+        Err(error) => print_error(context, &format!("larder exec: {error}"), ExitStatus::Failed),
     };
-    // It waits for standard input in a thread of its own.
+    // A thread of the runtime may still read standard input; it must not keep the process alive.
     runtime.shutdown_background();
     exit
 }
 
 async fn serve(args: &Args, config: Config) -> Result<(), String> {
     let taken = handover::take_over(&args.offer).await.map_err(|error| error.to_string())?;
-    let (sockets, before) = taken.ok_or("nobody offers a socket there")?;
+    let (sockets, predecessor) = taken.ok_or("no process offers a socket there")?;
     embedded::heal(&config);
-    let parts = ServerDeps { sockets, takes_over: true, ..ServerDeps::default() };
-    let mut server = Server::start(config, parts).map_err(|error| error.to_string())?;
-    server.take_over_from(before).await.map_err(|error| error.to_string())?;
-    let mut nothing = [0; 64];
+    let deps = ServerDeps { sockets, takes_over: true, ..ServerDeps::default() };
+    let mut server = Server::start(config, deps).map_err(|error| error.to_string())?;
+    server.take_over_from(predecessor).await.map_err(|error| error.to_string())?;
+    let mut buffer = [0; 64];
     let mut input = tokio::io::stdin();
-    while input.read(&mut nothing).await.is_ok_and(|read| read > 0) {}
-    let account = std::sync::Arc::clone(server.account());
+    while input.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
+    let telemetry = std::sync::Arc::clone(server.account());
     server.stop_within(DRAIN).await;
     let mut output = tokio::io::stdout();
-    let told = async {
-        output.write_all(account.render().as_bytes()).await?;
+    let printing = async {
+        output.write_all(telemetry.render().as_bytes()).await?;
         output.flush().await
     };
-    told.await.map_err(|error: io::Error| error.to_string())
+    printing.await.map_err(|error: io::Error| error.to_string())
 }
 
-fn said(world: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // Nowhere is left to say that standard error is closed.
-    let _closed = writeln!(world.err, "{text}");
+fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
+    // If standard error is closed, the message is lost.
+    let _closed = writeln!(context.err, "{text}");
     exit
 }

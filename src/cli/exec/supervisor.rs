@@ -1,10 +1,10 @@
-//! `--fallback-direct`: a larder that may die without the command noticing.
+//! `--fallback-direct`: a larder that can crash without an effect on the command.
 //!
-//! Owns: the listening socket, and who answers on it: larder in a process of its own, or while there is
-//! none, this process, which passes everything on unseen. Never touches: what larder does.
+//! Owns: the listening socket, and which process accepts on it: larder in a child process, or while none
+//! runs, this process, which passes all requests through. Never touches: the work of larder.
 //!
-//! The socket is handed over as between two larders (`server::handover`), so no connection is refused
-//! on the way to larder or back: those that wait to be accepted wait for whoever is next.
+//! The socket is handed over as between two larders (`server::handover`), so no connection is refused in
+//! either direction: connections in the backlog wait for the next process that accepts.
 
 use std::fs;
 use std::io;
@@ -32,123 +32,126 @@ use crate::server::inherited_sockets::InheritedSockets;
 use crate::server::{Server, ServerDeps};
 use crate::telemetry::Telemetry;
 
-/// How long until larder is started again; doubled each time it does not last.
-const AT_ONCE: Duration = Duration::from_millis(50);
-const LATEST: Duration = Duration::from_secs(5);
+/// The wait before larder is restarted, doubled for each start that does not last.
+const FIRST_BACKOFF: Duration = Duration::from_millis(50);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// One that has lived this long has not died of its start.
-const LASTING: Duration = Duration::from_secs(10);
+/// A larder that has run for this long has started successfully: the backoff is reset.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// What an ended larder may take to say what it counted.
-const LAST_WORDS: Duration = Duration::from_secs(10);
+/// The longest time for a stopped larder to print its metrics and exit.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Tunnels that began without larder go on without it.
-const AS_LONG_AS_IT_LASTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Tunnels that this process has opened continue in it, in effect without a limit.
+const DIRECT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
-/// A larder in another process, and this one behind it.
+/// A larder in a child process, with this process as the fallback.
 pub(in crate::cli) struct SupervisedLarder {
     proxy: SocketAddr,
     proof: CallerProof,
     ca: String,
     stop: watch::Sender<bool>,
-    guarding: JoinHandle<String>,
-    /// The way to hand the socket over lies there, for as long as the value lives.
-    _scratch: TempDir,
+    task: JoinHandle<String>,
+    /// The directory of the Unix sockets for the hand-over; removed with this value.
+    _temp_dir: TempDir,
 }
 
 impl SupervisedLarder {
-    /// Starts one for the configuration at `file`; it is ready when this returns.
+    /// Starts one for the configuration at `file`. It accepts connections when this returns.
     pub(super) async fn start(
         file: &Path,
         config: Config,
         verbose: bool,
-        world: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Self, String> {
-        let said = |error: io::Error| error.to_string();
-        let scratch = TempDir::new(&world.env, Clock::system().now()).map_err(said)?;
+        let message = |error: io::Error| error.to_string();
+        let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(message)?;
         let proof = CallerProof::find();
-        proof.leave_in(scratch.path()).map_err(said)?;
-        let config = adapted(config, file, scratch.path(), &proof, world);
-        let listener = listener::bind(FREE).map_err(said)?;
-        let proxy = listener.local_addr().map_err(said)?;
-        let guard = Supervisor {
+        proof.leave_in(temp_dir.path()).map_err(message)?;
+        let config = adapted(config, file, temp_dir.path(), &proof, context);
+        let listener = listener::bind(FREE).map_err(message)?;
+        let proxy = listener.local_addr().map_err(message)?;
+        let supervisor = Supervisor {
             listener,
             direct: direct(&config),
-            program: std::env::current_exe().map_err(said)?,
+            program: std::env::current_exe().map_err(message)?,
             file: file.to_owned(),
             verbose,
-            offers: scratch.path().to_owned(),
-            rounds: 0,
-            accounts: Vec::new(),
+            offer_dir: temp_dir.path().to_owned(),
+            starts: 0,
+            telemetries: Vec::new(),
         };
         let (stop, stopped) = watch::channel(false);
         let (ready, is_ready) = oneshot::channel();
-        let guarding = tokio::spawn(guard.run(ready, stopped));
+        let task = tokio::spawn(supervisor.run(ready, stopped));
         is_ready.await.map_err(|_| "it did not start: see above".to_owned())?;
         let ca = match &config.tls.ca.files {
-            Some(files) if config.intercepts() => fs::read_to_string(&files.cert).map_err(said)?,
+            Some(files) if config.intercepts() => {
+                fs::read_to_string(&files.cert).map_err(message)?
+            }
             Some(_) | None => String::new(),
         };
-        Ok(Self { proxy, proof, ca, stop, guarding, _scratch: scratch })
+        Ok(Self { proxy, proof, ca, stop, task, _temp_dir: temp_dir })
     }
 
-    /// Where it listens.
+    /// The address on which it listens.
     pub(super) fn proxy(&self) -> SocketAddr {
         self.proxy
     }
 
-    /// The user and the password that both ask for.
+    /// The user and the password that both processes require, if any.
     pub(super) fn password(&self) -> Option<&str> {
         self.proof.password()
     }
 
-    /// The certificate of its authority; empty where nothing is intercepted.
+    /// The certificate of its authority; empty if it intercepts no host.
     pub(super) fn ca(&self) -> &str {
         &self.ca
     }
 
-    /// Stops both; what they counted. What a larder counted that was killed is lost.
+    /// Stops both processes and returns their metrics. The metrics of a killed larder are lost.
     pub(super) async fn stop(self) -> String {
         self.stop.send_replace(true);
-        self.guarding.await.unwrap_or_default()
+        self.task.await.unwrap_or_default()
     }
 }
 
-/// A private configuration whose authority lasts as long as the command at least: the next larder must
-/// be the same one to it.
+/// The configuration of a private larder, with an authority that lasts at least as long as the command: the
+/// command must trust the certificates of a restarted larder too.
 pub(super) fn adapted(
     config: Config,
     file: &Path,
-    offers: &Path,
+    offer_dir: &Path,
     proof: &CallerProof,
-    world: &mut Context<'_>,
+    context: &mut Context<'_>,
 ) -> Config {
-    let mut config = embedded::adapted(config, file, proof, world);
-    let below = |name: &str| offers.join("ca").join(name);
-    let here = || CaFiles { cert: below("ca.pem"), key: below("ca.key") };
-    config.tls.ca.files.get_or_insert_with(here);
+    let mut config = embedded::adapted(config, file, proof, context);
+    let ca_path = |name: &str| offer_dir.join("ca").join(name);
+    let temporary = || CaFiles { cert: ca_path("ca.pem"), key: ca_path("ca.key") };
+    config.tls.ca.files.get_or_insert_with(temporary);
     config
 }
 
-/// The same ways to the same origins, with nothing kept and nothing intercepted.
+/// The configuration of the fallback: the same upstreams, without routes, interception and disk store.
 fn direct(config: &Config) -> Config {
     let mut direct = config.clone();
     direct.routes = Table::new(Vec::new());
     direct.tls.intercept.clear();
     direct.store.disk = 0;
     direct.store.memory = 1 << 20;
-    direct.limits.drain = AS_LONG_AS_IT_LASTS;
+    direct.limits.drain = DIRECT_DRAIN_TIMEOUT;
     direct
 }
 
-/// A larder in a process of its own.
+/// A larder in a child process.
 struct ChildLarder {
     process: Child,
-    /// It lives as long as this is open. Apart from the process: waiting for one closes its input.
+    /// The child runs as long as its standard input is open. Kept outside `process`, because waiting for a
+    /// process closes its input.
     input: Option<ChildStdin>,
 }
 
-/// Sees to it that somebody answers.
+/// Keeps the listening socket served, by the child or by this process.
 struct Supervisor {
     listener: TcpListener,
     direct: Config,
@@ -156,72 +159,73 @@ struct Supervisor {
     file: PathBuf,
     verbose: bool,
     /// The directory of the Unix sockets over which the listening socket is handed over.
-    offers: PathBuf,
-    rounds: u32,
-    accounts: Vec<Arc<Telemetry>>,
+    offer_dir: PathBuf,
+    starts: u32,
+    telemetries: Vec<Arc<Telemetry>>,
 }
 
 impl Supervisor {
-    /// Until `stop` says so; returns what was counted.
+    /// Runs until `stop` is set, and returns the metrics of both processes.
     async fn run(mut self, ready: oneshot::Sender<()>, mut stop: watch::Receiver<bool>) -> String {
         let mut ready = Some(ready);
-        let mut wait = AT_ONCE;
+        let mut wait = FIRST_BACKOFF;
         loop {
-            let (direct, offer) = match self.stand_in() {
-                Ok(standing_in) => standing_in,
+            let (direct, offer) = match self.start_direct() {
+                Ok(started) => started,
                 Err(error) => {
-                    tracing::error!(error, "Nobody answers the command");
-                    return self.pages(String::new());
+                    tracing::error!(error, "No proxy is serving the command");
+                    return self.all_metrics(String::new());
                 }
             };
-            let Some(mut larder) =
-                self.taken_over(&direct, &offer, ready.is_some(), &mut wait, &mut stop).await
+            let Some(mut larder) = self
+                .start_until_taken_over(&direct, &offer, ready.is_some(), &mut wait, &mut stop)
+                .await
             else {
                 direct.stop_within(DRAIN).await;
-                return self.pages(String::new());
+                return self.all_metrics(String::new());
             };
-            // What this process has begun it finishes beside larder.
+            // This process finishes its own requests, in parallel with larder.
             tokio::spawn(direct.hand_over());
             if let Some(ready) = ready.take() {
-                // Whoever waited for it has gone: then nobody needs it.
-                let _told = ready.send(());
+                // If the receiver is dropped, the start was cancelled.
+                let _sent = ready.send(());
             } else {
-                tracing::warn!("larder is back");
+                tracing::warn!("larder is running again");
             }
             let since = monotonic();
             tokio::select! {
                 status = larder.process.wait() => {
                     let status = status.map(|status| status.to_string()).unwrap_or_default();
-                    tracing::warn!(status, "larder has ended: what the command asks goes straight on");
+                    tracing::warn!(status, "larder has ended: requests go directly to their origins");
                 }
-                () = told(&mut stop) => {
-                    let page = ended(larder).await;
-                    return self.pages(page);
+                () = stop_requested(&mut stop) => {
+                    let page = stop_child(larder).await;
+                    return self.all_metrics(page);
                 }
             }
-            if monotonic().saturating_duration_since(since) > LASTING {
-                wait = AT_ONCE;
+            if monotonic().saturating_duration_since(since) > STABLE_AFTER {
+                wait = FIRST_BACKOFF;
             }
         }
     }
 
-    /// This process answers, and offers the socket to a larder.
-    fn stand_in(&mut self) -> Result<(Server, PathBuf), String> {
+    /// Starts to serve in this process, and offers the socket to a larder.
+    fn start_direct(&mut self) -> Result<(Server, PathBuf), String> {
         let listener = self.listener.try_clone().map_err(|error| error.to_string())?;
         let sockets = InheritedSockets::of_predecessor(vec![listener]);
-        let parts = ServerDeps { sockets, ..ServerDeps::default() };
+        let deps = ServerDeps { sockets, ..ServerDeps::default() };
         let mut direct =
-            Server::start(self.direct.clone(), parts).map_err(|error| error.to_string())?;
-        self.accounts.push(Arc::clone(direct.account()));
-        self.rounds += 1;
-        let offer = self.offers.join(format!("{}.sock", self.rounds));
+            Server::start(self.direct.clone(), deps).map_err(|error| error.to_string())?;
+        self.telemetries.push(Arc::clone(direct.account()));
+        self.starts += 1;
+        let offer = self.offer_dir.join(format!("{}.sock", self.starts));
         direct.offer(&offer, false).map_err(|error| error.to_string())?;
         Ok((direct, offer))
     }
 
-    /// Starts larders until one has taken over from `direct`; `None`: told to stop, or not even the
-    /// first did.
-    async fn taken_over(
+    /// Starts larders until one has taken over from `direct`. `None`: `stop` is set, or the first start
+    /// failed.
+    async fn start_until_taken_over(
         &self,
         direct: &Server,
         offer: &Path,
@@ -241,15 +245,15 @@ impl Supervisor {
                 tokio::select! {
                     () = direct.replaced() => return larder,
                     _ended = started.process.wait() => {}
-                    () = told(stop) => return None,
+                    () = stop_requested(stop) => return None,
                 }
             }
             if first {
                 return None;
             }
             tokio::select! {
-                () = sleep(*wait) => *wait = LATEST.min(*wait * 2),
-                () = told(stop) => return None,
+                () = sleep(*wait) => *wait = MAX_BACKOFF.min(*wait * 2),
+                () = stop_requested(stop) => return None,
             }
         }
     }
@@ -260,39 +264,39 @@ impl Supervisor {
         if self.verbose {
             command.arg("--verbose");
         }
-        // It ends when its standard input does, however this process ends. A group of its own: what is
-        // typed at the terminal is for the command.
+        // It ends when its standard input is closed, in whatever way this process ends. It has its own
+        // process group, so that signals of the terminal reach only the command.
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).kill_on_drop(true);
         let mut process = command.spawn()?;
         let input = process.stdin.take();
         Ok(ChildLarder { process, input })
     }
 
-    fn pages(&self, page: String) -> String {
-        let direct = self.accounts.iter().map(|account| account.render());
+    fn all_metrics(&self, page: String) -> String {
+        let direct = self.telemetries.iter().map(|telemetry| telemetry.render());
         direct.fold(page, |all, page| all + "\n" + &page)
     }
 }
 
-/// Ends a larder; the page of metrics that it leaves.
-async fn ended(larder: ChildLarder) -> String {
+/// Stops a child and returns its metrics.
+async fn stop_child(larder: ChildLarder) -> String {
     let ChildLarder { mut process, input } = larder;
     drop(input);
     let mut page = String::new();
-    let ending = async {
+    let stopping = async {
         if let Some(mut output) = process.stdout.take() {
-            // What it could not say is not counted.
+            // If the read fails, the rest of the metrics is missing.
             let _read = output.read_to_string(&mut page).await;
         }
         process.wait().await
     };
-    if timeout(LAST_WORDS, ending).await.is_err() {
-        tracing::warn!("larder did not end in time: it is killed");
+    if timeout(STOP_TIMEOUT, stopping).await.is_err() {
+        tracing::warn!("larder did not stop in time and is killed");
     }
     page
 }
 
-async fn told(stop: &mut watch::Receiver<bool>) {
-    // Without its sender nobody waits for the command either.
-    let _told = stop.wait_for(|stop| *stop).await.map(|stop| *stop);
+async fn stop_requested(stop: &mut watch::Receiver<bool>) {
+    // An error means that the sender is dropped, which ends the supervision too.
+    let _stopped = stop.wait_for(|stop| *stop).await.map(|stop| *stop);
 }

@@ -1,7 +1,7 @@
-//! A private directory for as long as a command runs.
+//! A private directory for the time that a command runs.
 //!
-//! Owns: that nobody else can read it, and that it is gone afterwards, whatever happened: what a
-//! killed larder left behind is removed by the next one. Never touches: what is written there.
+//! Owns: its permissions, and its removal: the directory of a killed larder is removed by the next one.
+//! Never touches: the files in it.
 
 use std::fs;
 use std::io;
@@ -14,24 +14,24 @@ use rustix::process::{Pid, geteuid, test_kill_process};
 use crate::config::env::Env;
 use crate::store::lock::Lock;
 
-/// A directory that is removed with the value.
+/// A directory that is removed when the value is dropped.
 pub(super) struct TempDir {
     path: PathBuf,
-    /// Tells the next one that its owner lives.
+    /// Shows other larders that the owner of the directory still runs.
     _lock: Lock,
 }
 
-/// `larder-exec-PID-RANDOM`
+/// The names are `larder-exec-PID-RANDOM`.
 const PREFIX: &str = "larder-exec-";
 
 impl TempDir {
-    /// A new directory where such things belong.
+    /// Creates a directory in the session's runtime directory, or in the system's temporary directory.
     pub(super) fn new(env: &Env, now: SystemTime) -> io::Result<Self> {
         let base = base(env);
         sweep(&base, now);
         let name = format!("{PREFIX}{}-{:016x}", std::process::id(), rand::random::<u64>());
         let path = base.join(name);
-        // Not recursive: one that is there already is somebody else's.
+        // Not recursive: an existing directory belongs to another process, so creation must fail.
         fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {}", path.display(), error.kind()))
         })?;
@@ -39,7 +39,7 @@ impl TempDir {
         Ok(Self { path, _lock: lock })
     }
 
-    /// Where it is.
+    /// The path of the directory.
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -48,20 +48,21 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.path) {
-            tracing::warn!(%error, directory = %self.path.display(), "Left behind");
+            tracing::warn!(%error, directory = %self.path.display(), "Temporary directory not removed");
         }
     }
 }
 
-/// A path in memory that ends with the session, or the system's directory for what is temporary.
+/// The session's runtime directory, which is in memory and ends with the session, or the system's temporary
+/// directory.
 fn base(env: &Env) -> PathBuf {
     let absolute = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let usable = |path: &PathBuf| path.is_dir();
-    let of_session = absolute("XDG_RUNTIME_DIR").filter(usable);
-    of_session.or_else(|| absolute("TMPDIR").filter(usable)).unwrap_or_else(|| "/tmp".into())
+    let runtime_dir = absolute("XDG_RUNTIME_DIR").filter(usable);
+    runtime_dir.or_else(|| absolute("TMPDIR").filter(usable)).unwrap_or_else(|| "/tmp".into())
 }
 
-/// Removes what killed ones left behind; what cannot be removed stays.
+/// Removes the directories of killed larders; one that cannot be removed stays.
 fn sweep(base: &Path, now: SystemTime) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for entry in entries.flatten() {
@@ -70,14 +71,14 @@ fn sweep(base: &Path, now: SystemTime) {
         let path = entry.path();
         let Ok(facts) = fs::symlink_metadata(&path) else { continue };
         let ours = facts.is_dir() && facts.uid() == geteuid().as_raw();
-        if !ours || lives(pid) {
+        if !ours || is_running(pid) {
             continue;
         }
-        // Another larder's process numbers may be counted elsewhere: its lock is what counts.
+        // The owner may run in another PID namespace, so its lock decides.
         if let Ok(_abandoned) = Lock::try_take(&path, now)
             && let Err(error) = fs::remove_dir_all(&path)
         {
-            tracing::debug!(%error, "What a killed larder left behind stays");
+            tracing::debug!(%error, "Temporary directory of a killed larder not removed");
         }
     }
 }
@@ -87,7 +88,7 @@ fn pid_of(name: &str) -> Option<Pid> {
     Pid::from_raw(pid.parse().ok()?)
 }
 
-fn lives(pid: Pid) -> bool {
+fn is_running(pid: Pid) -> bool {
     test_kill_process(pid).is_ok()
 }
 
@@ -101,23 +102,23 @@ mod tests {
         [("XDG_RUNTIME_DIR", base.to_str().unwrap())].into_iter().collect()
     }
 
-    fn left(base: &Path) -> usize {
+    fn entry_count(base: &Path) -> usize {
         fs::read_dir(base).unwrap().count()
     }
 
     #[test]
-    fn it_is_its_owners_alone_and_gone_afterwards() {
+    fn it_is_private_to_its_owner_and_removed_on_drop() {
         let base = tempfile::tempdir().unwrap();
-        let scratch = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
-        fs::write(scratch.path().join("file"), "text").unwrap();
-        let mode = fs::metadata(scratch.path()).unwrap().permissions().mode();
+        let temp_dir = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
+        fs::write(temp_dir.path().join("file"), "text").unwrap();
+        let mode = fs::metadata(temp_dir.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
-        drop(scratch);
-        assert_eq!(left(base.path()), 0);
+        drop(temp_dir);
+        assert_eq!(entry_count(base.path()), 0);
     }
 
     #[test]
-    fn what_a_killed_one_left_is_removed_and_nothing_else() {
+    fn only_the_directory_of_a_killed_larder_is_removed() {
         let base = tempfile::tempdir().unwrap();
         let ended = std::process::Command::new("true").spawn().unwrap();
         let pid = ended.id();
@@ -128,15 +129,15 @@ mod tests {
         let locked = base.path().join(format!("{PREFIX}{pid}-01"));
         let _lock = Lock::try_take(&locked, SystemTime::UNIX_EPOCH).unwrap();
         fs::create_dir(base.path().join("larder-exec-other")).unwrap();
-        let living = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
+        let running = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
         let next = TempDir::new(&env(base.path()), SystemTime::UNIX_EPOCH).unwrap();
         assert!(!abandoned.exists());
-        assert!(locked.exists() && living.path().exists() && next.path().exists());
-        assert_eq!(left(base.path()), 4);
+        assert!(locked.exists() && running.path().exists() && next.path().exists());
+        assert_eq!(entry_count(base.path()), 4);
     }
 
     #[test]
-    fn without_a_session_it_is_where_temporary_things_are() {
+    fn without_a_session_it_is_in_the_temporary_directory() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().to_str().unwrap();
         assert_eq!(super::base(&[("TMPDIR", path)].into_iter().collect()), base.path());

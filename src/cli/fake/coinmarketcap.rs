@@ -1,6 +1,6 @@
 //! `larder fake coinmarketcap`.
 //!
-//! Owns: its arguments. Never touches: what the fake answers.
+//! Owns: its arguments. Never touches: the responses of the fake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,39 +10,39 @@ use crate::cli::fake::faults::{FaultFlags, SCRIPTS};
 use crate::clock::Clock;
 use crate::fake::coinmarketcap::{Fake, Options, Plan, start};
 
-/// How the fake CoinMarketCap starts.
+/// The arguments of the fake CoinMarketCap.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Where it listens; port 0 takes a free one.
+    /// The address on which it listens; port 0 selects a free port.
     #[arg(long, default_value = "127.0.0.1:9002", value_name = "ADDRESS")]
     pub(super) listen: SocketAddr,
     #[command(flatten)]
-    conduct: FaultFlags,
-    /// The only key that it accepts; any if left out.
+    fault_flags: FaultFlags,
+    /// The only key that it accepts. Default: any key.
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
-    /// Calls that a key may make in a minute (error code 1008).
+    /// The calls per minute for a key (error code 1008).
     #[arg(long, value_name = "CALLS")]
     per_minute: Option<u64>,
-    /// Credits that a key may use in a UTC day (error code 1009).
+    /// The credits per UTC day for a key (error code 1009).
     #[arg(long, value_name = "CREDITS")]
     per_day: Option<u64>,
-    /// Credits that a key may use in a UTC month (error code 1010).
+    /// The credits per UTC month for a key (error code 1010).
     #[arg(long, value_name = "CREDITS")]
     per_month: Option<u64>,
-    /// Calls that an address may make in a minute (error code 1011).
+    /// The calls per minute for an address (error code 1011).
     #[arg(long, value_name = "CALLS")]
     per_address: Option<u64>,
-    /// What a credit costs, in US dollars.
+    /// The price of a credit, in US dollars.
     #[arg(long, default_value_t = 0.00167, value_name = "DOLLARS")]
     price: f64,
-    /// Answer errors with status 200, so that only the body tells.
+    /// Send errors with status 200, so that only the body shows them.
     #[arg(long)]
     errors_as_200: bool,
-    /// Add validators to answers; the real ones have none.
+    /// Add validators to responses; the real API sends none.
     #[arg(long)]
     validators: bool,
-    /// Print where it listens as JSON instead of how to use it.
+    /// Print the address as JSON instead of the quick start.
     #[arg(long)]
     pub(super) json: bool,
 }
@@ -54,8 +54,8 @@ impl Args {
 
     pub(super) fn options(&self) -> Options {
         Options {
-            behaviour: self.conduct.behaviour(),
-            script: self.conduct.script(None),
+            behaviour: self.fault_flags.behaviour(),
+            script: self.fault_flags.script(None),
             key: self.key.clone(),
             plan: Plan {
                 minute: self.per_minute,
@@ -79,14 +79,14 @@ pub(super) const LESSON: QuickStart = QuickStart {
     fields: "-H 'X-CMC_PRO_API_KEY: any' ",
 };
 
-/// What `--help` says at its end.
+/// The text at the end of `--help`.
 pub(super) fn help() -> String {
     format!(
         "{SCRIPTS}\n  GET  /_fake/bill      credits by UTC day and month, and their price\n  \
-         GET  /_fake/limits    refusals by error code\n\n{EXAMPLE}"
+         GET  /_fake/limits    rejections by error code\n\n{EXAMPLE}"
     )
 }
 
 const EXAMPLE: &str = "\
-A day's limit of 333 credits, told in the body of a 429 without Retry-After:
+A limit of 333 credits a day, reported in the body of a 429 without Retry-After:
   larder fake coinmarketcap --per-minute 30 --per-day 333";

@@ -1,4 +1,4 @@
-//! The arguments as they are typed, and what is printed.
+//! Tests of the arguments and the output.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::fake::rate::Rate;
 use crate::fake::script::{Phase, Script};
 
 #[derive(Debug, Parser)]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     args: Args,
 }
 
 fn parse(line: &str) -> Result<Args, clap::Error> {
-    Line::try_parse_from(["fake"].into_iter().chain(line.split(' '))).map(|line| line.args)
+    CommandLine::try_parse_from(["fake"].into_iter().chain(line.split(' '))).map(|line| line.args)
 }
 
 fn options(line: &str) -> Options {
@@ -45,14 +45,14 @@ fn each_fault_has_its_argument() {
         ("--cut", Fault::Cut),
     ];
     for (line, fault) in table {
-        let wanted = Faults::always(fault);
-        assert_eq!(options(&format!("discord {line}")).behaviour, wanted);
-        assert_eq!(cmc_options(&format!("coinmarketcap {line}")).behaviour, wanted);
+        let expected = Faults::always(fault);
+        assert_eq!(options(&format!("discord {line}")).behaviour, expected);
+        assert_eq!(cmc_options(&format!("coinmarketcap {line}")).behaviour, expected);
     }
 }
 
 #[test]
-fn latency_times_share_and_cache_control_are_taken_over() {
+fn latency_times_share_and_cache_control_are_applied() {
     let line = "discord --latency 50ms --cut --times 3 --share 0.5 --cache-control max-age=60";
     let options = options(line);
     assert_eq!(options.behaviour.latency, Duration::from_millis(50));
@@ -63,20 +63,20 @@ fn latency_times_share_and_cache_control_are_taken_over() {
 }
 
 #[test]
-fn a_storm_and_an_outage_follow_one_another_in_the_apis_own_dialect() {
+fn a_storm_precedes_an_outage_with_the_retry_after_of_the_api() {
     let minute = Duration::from_secs(60);
-    let told = |retry_after| {
+    let script = |retry_after| {
         let storm = Phase::storm(minute, retry_after);
         Some(Script::try_from(vec![storm, Phase::outage(10 * minute)]).unwrap())
     };
-    assert_eq!(options("discord --outage 10m --storm 60s").script, told(Some(1)));
-    assert_eq!(cmc_options("coinmarketcap --storm 60s --outage 10m").script, told(None));
+    assert_eq!(options("discord --outage 10m --storm 60s").script, script(Some(1)));
+    assert_eq!(cmc_options("coinmarketcap --storm 60s --outage 10m").script, script(None));
     let outage = Script::try_from(vec![Phase::outage(minute)]).unwrap();
     assert_eq!(options("discord --outage 1m").script, Some(outage));
 }
 
 #[test]
-fn a_script_is_typed_or_in_a_file() {
+fn a_script_is_an_argument_or_a_file() {
     let json = r#"[{"for":"60s","fault":{"status":503}},{"fault":null}]"#;
     let script: Script = serde_json::from_str(json).unwrap();
     assert_eq!(options(&format!("discord --script {json}")).script, Some(script.clone()));
@@ -86,30 +86,30 @@ fn a_script_is_typed_or_in_a_file() {
     let line = format!("coinmarketcap --script {}", path.display());
     assert_eq!(cmc_options(&line).script, Some(script));
     for (line, part) in [
-        ("discord --script nowhere.json", "no list in JSON"),
+        ("discord --script nowhere.json", "not a JSON list"),
         (r#"discord --script [{"fault":"cut"},{"for":"1s"}]"#, "phase 1"),
     ] {
-        let said = parse(line).unwrap_err().to_string();
-        assert!(said.contains(part), "{line}: {said}");
+        let error = parse(line).unwrap_err().to_string();
+        assert!(error.contains(part), "{line}: {error}");
     }
 }
 
 #[test]
-fn any_limit_turns_the_others_on() {
+fn any_limit_enables_the_default_limits() {
     let rate = |limit, seconds| Rate { limit, window: Duration::from_secs(seconds) };
     assert_eq!(options("discord --limit").limits, Some(Limits::default()));
     let all = "discord --limit 5/s --global 20/2s --shared 7=1/m --ban 100/10m --ban-for 5m";
-    let wanted = Limits {
+    let expected = Limits {
         route: rate(5, 1),
         global: rate(20, 2),
         shared: vec![Shared { resource: "7".to_owned(), rate: rate(1, 60) }],
         ban: Some(Ban { after: rate(100, 600), length: Duration::from_secs(300) }),
     };
-    assert_eq!(options(all).limits, Some(wanted));
+    assert_eq!(options(all).limits, Some(expected));
 }
 
 #[test]
-fn the_plan_the_key_and_the_price_are_taken_over() {
+fn the_plan_the_key_and_the_price_are_applied() {
     let line = "coinmarketcap --key k --per-minute 30 --per-day 333 --per-month 10000 \
                 --per-address 60 --price 0.5 --errors-as-200 --validators";
     let options = cmc_options(line);
@@ -121,7 +121,7 @@ fn the_plan_the_key_and_the_price_are_taken_over() {
 }
 
 #[test]
-fn arguments_that_contradict_each_other_are_refused() {
+fn invalid_or_contradictory_arguments_are_rejected() {
     for line in [
         "discord --cut --close",
         "discord --times 3",
@@ -142,9 +142,9 @@ fn arguments_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn help_teaches_scripts_and_the_paths_that_steer() {
+fn help_explains_scripts_and_control_paths() {
     for (api, probe) in [("discord", "/_fake/limits"), ("coinmarketcap", "/_fake/bill")] {
-        let mut command = Line::command();
+        let mut command = CommandLine::command();
         let help = command.find_subcommand_mut(api).unwrap().render_long_help().to_string();
         for part in ["--storm", "--outage", "--script", "/_fake/script", probe] {
             assert!(help.contains(part), "{api}: {part}: {help}");
@@ -154,35 +154,35 @@ fn help_teaches_scripts_and_the_paths_that_steer() {
     }
 }
 
-async fn said(line: &str) -> String {
+async fn output_of(line: &str) -> String {
     let mut out = Vec::new();
     parse(line).unwrap().api.serve(&mut out, std::future::ready(())).await.unwrap();
     String::from_utf8(out).unwrap()
 }
 
 #[tokio::test]
-async fn it_says_where_it_listens_and_how_to_use_it_before_it_waits() {
-    let out = said("discord --listen 127.0.0.1:0").await;
+async fn the_address_and_the_quick_start_are_printed_at_the_start() {
+    let out = output_of("discord --listen 127.0.0.1:0").await;
     assert!(out.starts_with("The fake Discord listens on http://127.0.0.1:"), "{out}");
     assert!(out.contains("resolve: { discord.example.test: \"127.0.0.1:"), "{out}");
     assert!(out.contains("/_fake/behave"), "{out}");
-    let out = said("coinmarketcap --listen 127.0.0.1:0").await;
+    let out = output_of("coinmarketcap --listen 127.0.0.1:0").await;
     assert!(out.starts_with("The fake CoinMarketCap listens on http://127.0.0.1:"), "{out}");
     assert!(out.contains("-H 'X-CMC_PRO_API_KEY: any'"), "{out}");
-    let out = said("coinmarketcap --listen 127.0.0.1:0 --json").await;
-    let told: serde_json::Value = serde_json::from_str(&out).unwrap();
-    assert_eq!(told["api"], "coinmarketcap");
+    let out = output_of("coinmarketcap --listen 127.0.0.1:0 --json").await;
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(value["api"], "coinmarketcap");
 }
 
 #[test]
-fn a_taken_port_is_one_line_and_a_failure() {
+fn a_port_in_use_is_reported_in_one_line_and_fails() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     for (api, name) in [("discord", "Discord"), ("coinmarketcap", "CoinMarketCap")] {
         let args = parse(&format!("{api} --listen {addr}")).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let mut world = Context { env: Env::default(), out: &mut out, err: &mut err };
-        assert_eq!(run(&args, &mut world), ExitStatus::Failed);
+        let mut context = Context { env: Env::default(), out: &mut out, err: &mut err };
+        assert_eq!(run(&args, &mut context), ExitStatus::Failed);
         let err = String::from_utf8(err).unwrap();
         assert_eq!(err.lines().count(), 1, "{err}");
         assert!(err.contains(&addr.to_string()) && err.contains("--listen"), "{err}");

@@ -1,7 +1,7 @@
-//! How calls are made, in words: repeated, held, paced.
+//! A human-readable description of how calls are made: retries, cooldowns, and the policy of an upstream.
 //!
-//! Owns: the lines about retries and holds, and those about an upstream. Never touches: what is stored
-//! (`words`).
+//! Owns: the lines about retries and cooldowns, and those about an upstream.
+//! Never touches: the lines about storing (`describe`).
 
 use std::time::Duration;
 
@@ -19,38 +19,38 @@ use crate::policy::upstream::{
 };
 use crate::policy::{CooldownPolicy, RetryPolicy};
 
-/// Lines as one JSON object; what has several of them is one text.
+/// The lines as one JSON object. Several lines with the same label are joined to one text.
 pub(crate) fn told(lines: &[(&'static str, String)]) -> Map<String, Value> {
-    let mut all = Map::new();
-    for (what, says) in lines {
-        let before = all.get(*what).and_then(Value::as_str);
-        let says = before.map_or_else(|| says.clone(), |before| format!("{before}; {says}"));
-        all.insert((*what).to_owned(), says.into());
+    let mut object = Map::new();
+    for (label, text) in lines {
+        let previous = object.get(*label).and_then(Value::as_str);
+        let text = previous.map_or_else(|| text.clone(), |previous| format!("{previous}; {text}"));
+        object.insert((*label).to_owned(), text.into());
     }
-    all
+    object
 }
 
-/// How an upstream is treated, line by line; nothing where its section says nothing of it. Of `errors`
-/// each rule has a line.
+/// The policy of an upstream, line by line; keys that its section does not set have no line. Each rule of
+/// `errors` has its own line.
 pub(crate) fn conduct(upstream: &Upstream) -> Vec<(&'static str, String)> {
-    let conduct = &upstream.conduct;
+    let policy = &upstream.conduct;
     let mut lines = Vec::new();
     if let Some(credential) = &upstream.credential {
         lines.push((
             "credential",
-            format!("{}, by larder in its clients' place", credential.header),
+            format!("{}, sent by larder instead of its clients", credential.header),
         ));
     }
-    if !conduct.rules.success.is_empty() {
-        lines.push(("success", said(&conduct.rules.success, " or ")));
+    if !policy.rules.success.is_empty() {
+        lines.push(("success", conditions(&policy.rules.success, " or ")));
     }
-    lines.extend(conduct.rules.errors.iter().map(|one| ("errors", rule(one))));
-    if conduct.rate_limit != RateLimit::default() {
-        lines.push(("rate_limit", rate_limit(conduct.rate_limit)));
+    lines.extend(policy.rules.errors.iter().map(|one| ("errors", rule(one))));
+    if policy.rate_limit != RateLimit::default() {
+        lines.push(("rate_limit", rate_limit(policy.rate_limit)));
     }
-    lines.extend(conduct.ban_guard.as_ref().map(|rule| ("guard", guard(rule))));
-    lines.extend(conduct.breaker.map(|rule| ("breaker", breaker(rule))));
-    if let Some(rule) = &conduct.cost {
+    lines.extend(policy.ban_guard.as_ref().map(|rule| ("guard", guard(rule))));
+    lines.extend(policy.breaker.map(|rule| ("breaker", breaker(rule))));
+    if let Some(rule) = &policy.cost {
         lines.push(("cost", cost(rule)));
         lines.extend(rule.budget.map(|rule| ("budget", budget(rule))));
     }
@@ -58,7 +58,7 @@ pub(crate) fn conduct(upstream: &Upstream) -> Vec<(&'static str, String)> {
 }
 
 /// `$.status.error_code is 0 or "0"`.
-fn said(rules: &[JsonRule], between: &str) -> String {
+fn conditions(rules: &[JsonRule], between: &str) -> String {
     let one = |rule: &JsonRule| {
         let values = rule.values.iter().map(ToString::to_string).collect::<Vec<_>>();
         format!("{} is {}", rule.path, values.join(" or "))
@@ -71,24 +71,24 @@ fn rule(rule: &ErrorRule) -> String {
         rule.status.iter().map(|matched| status(*matched)).collect::<Vec<_>>().join(", ");
     let when = match (rule.status.is_empty(), rule.json.is_empty()) {
         (_, true) => statuses,
-        (true, false) => said(&rule.json, " and "),
-        (false, false) => format!("{statuses} and {}", said(&rule.json, " and ")),
+        (true, false) => conditions(&rule.json, " and "),
+        (false, false) => format!("{statuses} and {}", conditions(&rule.json, " and ")),
     };
-    let hold = rule.hold.map(|hold| match hold {
-        CooldownUntil::For(time) => format!(", held for {}", show(time)),
-        CooldownUntil::UntilMidnight => ", held until the day ends (UTC)".to_owned(),
-        CooldownUntil::UntilNextMonth => ", held until the month ends (UTC)".to_owned(),
+    let cooldown = rule.hold.map(|cooldown| match cooldown {
+        CooldownUntil::For(time) => format!(", cooldown {}", show(time)),
+        CooldownUntil::UntilMidnight => ", cooldown until the day ends (UTC)".to_owned(),
+        CooldownUntil::UntilNextMonth => ", cooldown until the month ends (UTC)".to_owned(),
     });
-    format!("{when}: {}{}", rule.class.token(), hold.unwrap_or_default())
+    format!("{when}: {}{}", rule.class.token(), cooldown.unwrap_or_default())
 }
 
-/// How fast it is asked.
+/// The rate limit.
 fn rate_limit(rate_limit: RateLimit) -> String {
     let speed = match (rate_limit.limit, rate_limit.learn) {
-        (None, false) => "as fast as calls come".to_owned(),
-        (None, true) => "as its answers say".to_owned(),
+        (None, false) => "unlimited".to_owned(),
+        (None, true) => "as its responses specify".to_owned(),
         (Some(limit), false) => format!("up to {}", rate::show(limit)),
-        (Some(limit), true) => format!("up to {}, and as its answers say", rate::show(limit)),
+        (Some(limit), true) => format!("up to {}, and as its responses specify", rate::show(limit)),
     };
     let wait = if rate_limit.max_wait.is_zero() {
         "no call waits".to_owned()
@@ -101,7 +101,7 @@ fn rate_limit(rate_limit: RateLimit) -> String {
 fn guard(rule: &BanGuardRule) -> String {
     let statuses = rule.statuses.iter().map(|matched| status(*matched)).collect::<Vec<_>>();
     let (limit, share) = (rate::show(rule.limit), show_share(rule.trip_at));
-    format!("no more calls at {share} of {limit} answers {}", statuses.join(", "))
+    format!("no more calls at {share} of {limit} responses {}", statuses.join(", "))
 }
 
 fn breaker(rule: CircuitBreaker) -> String {
@@ -115,7 +115,7 @@ fn cost(rule: &Cost) -> String {
         CreditSource::Header(name) => format!("in {name}"),
         CreditSource::Body(path) => format!("at {path}"),
     };
-    // Without a price a credit is worth itself.
+    // Without a price, costs are counted in credits.
     let unpriced = rule.currency == "credits";
     let price = if unpriced {
         String::new()
@@ -128,7 +128,7 @@ fn cost(rule: &Cost) -> String {
 
 fn budget(rule: CostBudget) -> String {
     let then = match rule.at_limit {
-        OverBudgetAction::StaleOnly => "then only what is stored",
+        OverBudgetAction::StaleOnly => "then only stored responses",
         OverBudgetAction::Refuse => "then calls are refused",
         OverBudgetAction::Warn => "then a warning",
     };
@@ -136,7 +136,7 @@ fn budget(rule: CostBudget) -> String {
     format!("{credits} credits a {period} (UTC), a warning from {share} on, {then}")
 }
 
-/// When a call is made once more.
+/// When a call is retried.
 pub(crate) fn retry(retry: &RetryPolicy) -> String {
     if retry.retries == 0 || retry.on.is_empty() || retry.methods.is_empty() {
         return "never".to_owned();
@@ -147,12 +147,15 @@ pub(crate) fn retry(retry: &RetryPolicy) -> String {
         times => format!("{times} times"),
     };
     let on = retry.on.iter().map(|on| error(*on)).collect::<Vec<_>>().join(", ");
-    let word = if retry.honour_retry_after { "as Retry-After says, else " } else { "" };
+    let retry_after = if retry.honour_retry_after { "as Retry-After specifies, else " } else { "" };
     let (waits, budget) = (waits(retry), show(retry.budget));
-    format!("{}: {times} after {on}; waits {word}{waits}, {budget} in all", list(&retry.methods))
+    format!(
+        "{}: {times} after {on}; waits {retry_after}{waits}, {budget} in all",
+        list(&retry.methods)
+    )
 }
 
-/// The same, of a call with this method.
+/// The same for a call with this method.
 pub(crate) fn retry_of(rule: &RetryPolicy, method: &Method) -> String {
     if rule.retries > 0 && !rule.repeats(method) {
         return format!("never for {method}");
@@ -184,14 +187,14 @@ fn waits(retry: &RetryPolicy) -> String {
     format!("{}{share}", all.join(", "))
 }
 
-/// How long an origin that failed is left alone.
+/// The cooldown of a failed origin.
 pub(crate) fn hold(rule: CooldownPolicy) -> String {
     let max = show(rule.max_cooldown);
     if rule.cooldown.is_zero() {
-        return format!("as Retry-After says, up to {max}");
+        return format!("as Retry-After specifies, up to {max}");
     }
     let down = show(rule.cooldown);
     format!(
-        "as Retry-After says, up to {max}; after other failures {down}, where a stale answer is there"
+        "as Retry-After specifies, up to {max}; after other failures {down}, if a stale response is stored"
     )
 }

@@ -1,6 +1,6 @@
-//! From serde-saphyr's values to the tree.
+//! Conversion of serde-saphyr's values to the tree.
 //!
-//! Owns: the bounds under which the parser runs and the visitor that takes whatever it finds.
+//! Owns: the limits of the parser, and a visitor that accepts any value.
 //! Never touches: error texts.
 
 use std::fmt;
@@ -11,8 +11,8 @@ use serde_saphyr::{Error, Options, Spanned};
 
 use crate::config::file::{Entry, Node, ScalarKind, Value, place};
 
-/// A value as the parser gives it. Numbers and booleans are only marked: their text is taken from
-/// the source, so that `0x1F` or `007` stay what was written.
+/// A value from the parser. Numbers and booleans are only marked: their text is copied from the source, so
+/// that `0x1F` and `007` keep their spelling.
 enum Raw {
     Null,
     Text(String),
@@ -26,7 +26,7 @@ pub(super) fn read(text: &str) -> Result<Node, Error> {
     Ok(node(raw, text))
 }
 
-/// What no configuration needs more of. The parser's own limits let a 9 × 9 alias bomb take 73 MB.
+/// Limits that no real configuration exceeds. With the parser's own limits a 9 × 9 alias bomb takes 73 MB.
 fn options() -> Options {
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
@@ -53,7 +53,7 @@ fn options() -> Options {
     }
 }
 
-/// Bounded by `max_depth`, like the reading itself.
+/// Converts a value. The recursion is bounded by `max_depth`, like parsing itself.
 fn node(raw: Spanned<Raw>, text: &str) -> Node {
     let value = match raw.value {
         Raw::Null => Value::Null,

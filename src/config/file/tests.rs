@@ -1,11 +1,11 @@
-//! The spanned tree: places, bounds against bombs, what YAML may not say.
+//! The tree with source locations: locations, limits against bombs, refused YAML.
 
 use std::fmt::Write;
 
 use crate::config::file::{LONGEST, ScalarKind, Value, parse};
 
 #[test]
-fn scalars_stay_as_they_were_written() {
+fn scalars_keep_their_spelling() {
     let items = "1, 0x1F, 007, 1e3, true, yes, off, 'q', \"w\", 5M, .nan, 12345678901234567890123";
     let Value::Map(entries) = parse(&format!("a: [{items}]")).unwrap().value else {
         panic!("a map")
@@ -14,14 +14,14 @@ fn scalars_stay_as_they_were_written() {
     let read: Vec<_> = read.iter().map(|item| item.value.clone()).collect();
     let typed = ["1", "0x1F", "007", "1e3", "true", "12345678901234567890123"];
     let expected = items.split(", ").map(|text| {
-        let written = if typed.contains(&text) { ScalarKind::Typed } else { ScalarKind::Text };
-        Value::Scalar(text.replace(['\'', '"'], ""), written)
+        let kind = if typed.contains(&text) { ScalarKind::Typed } else { ScalarKind::Text };
+        Value::Scalar(text.replace(['\'', '"'], ""), kind)
     });
     assert_eq!(read, expected.collect::<Vec<_>>());
 }
 
 #[test]
-fn keys_and_values_know_their_places() {
+fn keys_and_values_have_their_locations() {
     let Value::Map(entries) = parse("x: 1\nabc:   de\n").unwrap().value else { panic!("a map") };
     let (key, value) = (entries[1].place, entries[1].value.place);
     assert_eq!((key.line, key.column, key.width), (2, 1, 3));
@@ -29,17 +29,17 @@ fn keys_and_values_know_their_places() {
 }
 
 #[test]
-fn an_alias_stands_where_it_is_used_with_the_text_of_its_anchor() {
+fn an_alias_has_its_own_location_and_the_text_of_its_anchor() {
     let Value::Map(entries) = parse("a: &t 30\nb: *t").unwrap().value else { panic!("a map") };
     assert_eq!(entries[1].value.value, Value::Scalar("30".to_owned(), ScalarKind::Typed));
     assert_eq!(entries[1].value.place.line, 2);
 }
 
 #[test]
-fn what_cannot_be_read_says_where_and_why() {
+fn invalid_yaml_is_reported_with_location_and_reason() {
     let table = [
-        ("a: 1\na: 2", 2, "the key `a` stands here for the second time"),
-        ("a:\n  404: 1\n  \"404\": 2", 3, "the key `404` stands here for the second time"),
+        ("a: 1\na: 2", 2, "the key `a` is defined a second time"),
+        ("a:\n  404: 1\n  \"404\": 2", 3, "the key `404` is defined a second time"),
         ("a: 1\n---\nb: 2", 3, "a second YAML document"),
         ("a: [1", 1, "this is not YAML: unclosed bracket"),
         ("a: b: c", 1, "this is not YAML: mapping values"),
@@ -53,13 +53,13 @@ fn what_cannot_be_read_says_where_and_why() {
         let problem = parse(text).expect_err(text);
         assert!(problem.what.contains(what), "{text}: {}", problem.what);
         assert_eq!(problem.place.line, line, "{text}");
-        let said = format!("{} {}", problem.what, problem.fix);
-        assert!(!said.contains("Options") && !said.contains("from_str"), "{text}: {said}");
+        let text = format!("{} {}", problem.what, problem.fix);
+        assert!(!text.contains("Options") && !text.contains("from_str"), "{text}: {text}");
     }
 }
 
 #[test]
-fn bombs_and_depths_are_refused_without_reading_them_through() {
+fn bombs_and_deep_nesting_are_refused_early() {
     let mut aliases = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n".to_owned();
     for level in 1..10 {
         let list = vec![format!("*a{}", level - 1); 9].join(",");

@@ -1,6 +1,6 @@
-//! What a limit may be: below one bound no request can keep it, beyond others it is surely a slip.
+//! Bounds of limits: values that no request could meet are refused, unusual values cause a warning.
 //!
-//! Owns: those bounds. Never touches: what is being limited.
+//! Owns: those bounds. Never touches: the objects that are limited.
 
 use std::time::Duration;
 
@@ -8,15 +8,15 @@ use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration;
 use crate::config::reader::{Reader, Section, Spanned, count as whole};
 
-/// The bounds of a time.
+/// The bounds of a duration.
 pub(super) struct DurationBounds {
-    /// Less is refused.
+    /// Smaller values are refused.
     least: Duration,
-    /// Less or more is noted.
+    /// Values outside this range cause a warning.
     usual: [Duration; 2],
-    /// What comes of less.
+    /// The effect of a smaller value.
     short: &'static str,
-    /// What comes of more.
+    /// The effect of a larger value.
     long: &'static str,
 }
 
@@ -26,7 +26,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// A TLS handshake inside a tunnel has this time, too.
+/// Also the time for a TLS handshake inside a tunnel.
 pub(super) const HEAD_TIMEOUT: DurationBounds = DurationBounds {
     least: TENTH,
     usual: [SECOND, Duration::from_secs(10 * 60)],
@@ -38,42 +38,42 @@ pub(super) const IDLE: DurationBounds = DurationBounds {
     least: TENTH,
     usual: [SECOND, DAY],
     short: "closes connections that their clients are about to use again",
-    long: "lets clients that have gone keep their connections",
+    long: "keeps connections of clients that are gone",
 };
 
-/// In a tunnel nothing moves while an API thinks.
+/// A tunnel is idle while the origin processes a request.
 pub(super) const TUNNEL_IDLE: DurationBounds = DurationBounds {
     least: SECOND,
     usual: [MINUTE, Duration::MAX],
-    short: "cuts off tunnels whose API takes longer to answer, and WebSockets between two messages",
+    short: "cuts off tunnels whose API takes longer to respond, and WebSockets between two messages",
     long: "",
 };
 
 pub(super) const BODY_IDLE: DurationBounds = DurationBounds {
     least: TENTH,
     usual: [SECOND, HOUR],
-    short: "answers 408 to clients whose line pauses for a moment",
+    short: "responds with 408 to clients whose connection pauses for a moment",
     long: "lets a client that never ends its body keep a connection",
 };
 
 pub(super) const DRAIN: DurationBounds = DurationBounds {
     least: Duration::from_nanos(1),
     usual: [SECOND, HOUR],
-    short: "cuts what is in flight at every stop",
+    short: "aborts requests in flight at every stop",
     long: "lets a stop take as long as the slowest download",
 };
 
 /// The bounds of a number.
 pub(super) struct CountBounds {
-    /// Less is refused, and more than the second.
+    /// Smaller and larger values are refused.
     bounds: [usize; 2],
-    /// Less is noted.
+    /// Smaller values cause a warning.
     usual: usize,
-    /// What comes of less.
+    /// The effect of a smaller value.
     few: &'static str,
 }
 
-/// curl sends four or five behind a proxy, other clients more, browsers some twenty.
+/// curl sends four or five fields to a proxy, other clients more, browsers about twenty.
 pub(super) const HEADERS: CountBounds = CountBounds {
     bounds: [8, 256],
     usual: 32,
@@ -83,16 +83,16 @@ pub(super) const HEADERS: CountBounds = CountBounds {
 pub(super) const CONNECTIONS: CountBounds = CountBounds {
     bounds: [1, usize::MAX],
     usual: 16,
-    few: "is fewer connections than one client may open: others wait, and are told 503",
+    few: "is fewer connections than one client may open: others wait, and receive 503",
 };
 
 pub(super) const WAITERS: CountBounds = CountBounds {
     bounds: [0, usize::MAX],
     usual: 1,
-    few: "answers 503 to every request for what another is just waiting for",
+    few: "responds with 503 to every request that would wait for a fetch in flight",
 };
 
-/// The time under `key`, or `usual`.
+/// The duration under `key`, or the default `usual`.
 pub(super) fn time(
     section: &mut Section<'_>,
     reader: &mut Reader<'_>,
@@ -113,14 +113,14 @@ pub(super) fn time(
     let Some(at) = section.scalar(reader, key, read) else { return usual };
     let [short, long] = times.usual;
     if at.value < short {
-        odd(reader, &at, times.short);
+        warn_unusual(reader, &at, times.short);
     } else if at.value > long {
-        odd(reader, &at, times.long);
+        warn_unusual(reader, &at, times.long);
     }
     at.value
 }
 
-/// The number under `key`, or `usual`.
+/// The number under `key`, or the default `usual`.
 pub(super) fn count(
     section: &mut Section<'_>,
     reader: &mut Reader<'_>,
@@ -130,19 +130,19 @@ pub(super) fn count(
 ) -> usize {
     let [from, to] = counts.bounds;
     let read = |text: &str| match whole(from, to)(text) {
-        Err(wrong) if whole(0, from)(text).is_ok() => {
+        Err(error) if whole(0, from)(text).is_ok() => {
             let what = format!("is less than {from}: it {}", counts.few);
-            Err(ValueError::new(wrong.wanted, what, wrong.fix))
+            Err(ValueError::new(error.wanted, what, error.fix))
         }
         read => read,
     };
     let Some(at) = section.scalar(reader, key, read) else { return usual };
     if at.value < counts.usual {
-        odd(reader, &at, counts.few);
+        warn_unusual(reader, &at, counts.few);
     }
     at.value
 }
 
-fn odd<T>(reader: &mut Reader<'_>, at: &Spanned<T>, what: &str) {
+fn warn_unusual<T>(reader: &mut Reader<'_>, at: &Spanned<T>, what: &str) {
     reader.note(at, WarningKind::OddLimit, what);
 }

@@ -1,7 +1,7 @@
-//! `destinations` and `resolve`: where requests may go, and names that need no look-up.
+//! `destinations` and `resolve`: allowed destinations, and host names with fixed addresses.
 //!
-//! Owns: what a destination rule may be.
-//! Never touches: the decision about an address (upstream).
+//! Owns: the syntax of destination rules.
+//! Never touches: the decision about an address (`upstream::egress_policy`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -45,22 +45,22 @@ pub(super) fn resolve(
         let address = reader.scalar(&entry.value, &path, address);
         let (host, port) = match one_name(&entry.key) {
             Ok(name) => name,
-            Err(wrong) => {
-                let what = format!("`{}` {}", entry.key, wrong.what);
-                reader.problem(entry.place, &path, what, wrong.fix);
+            Err(error) => {
+                let what = format!("`{}` {}", entry.key, error.what);
+                reader.problem(entry.place, &path, what, error.fix);
                 continue;
             }
         };
         if names.contains(&(host.clone(), port)) {
-            let what = format!("`{}` stands here for the second time", entry.key);
+            let what = format!("`{}` is defined a second time", entry.key);
             reader.problem(entry.place, &path, what, "keep one of the two; case does not matter");
         }
         names.push((host.clone(), port));
         if let Some(at) = &address
-            && let Some(why) =
+            && let Some(reason) =
                 unreachable::never_at(destinations, at.value.ip(), Some(at.value.port()))
         {
-            reader.note(at, WarningKind::Unreachable, why);
+            reader.note(at, WarningKind::Unreachable, reason);
         }
         rules.extend(address.map(|address| ResolveRule { host, port, address: address.value }));
     }
@@ -70,7 +70,7 @@ pub(super) fn resolve(
 fn one_name(text: &str) -> Result<(String, Option<u16>), ValueError> {
     let pattern = host_pattern(text)?;
     let Some(host) = pattern.exact() else {
-        let what = "is a pattern, but only one name can be given an address";
+        let what = "is a pattern, but only a single name can have an address";
         return Err(ValueError::new("one host name", what, "write the whole name"));
     };
     Ok((host.to_owned(), pattern.port()))
@@ -89,7 +89,7 @@ fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {
     Some(Ports::Only(ports.into_iter().map(|at| at.value).collect()))
 }
 
-/// A network, an address, an address with a port, or a host pattern, tried in this order.
+/// Parses a network, an address, an address with a port, or a host pattern, in this order.
 fn rule(text: &str) -> Result<DestinationRule, ValueError> {
     if let Ok(net) = net(text) {
         return Ok(DestinationRule::Net(net));
@@ -113,8 +113,8 @@ fn address(text: &str) -> Result<SocketAddr, ValueError> {
         .ok_or_else(|| ValueError::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
 }
 
-/// Notes the host patterns under `key` that end in a dot: a name with and without it is one host, so the
-/// dot is left out, in targets too.
+/// Warns about host patterns under `key` with a trailing dot. A name with and without it is the same host, so
+/// the dot is ignored, in targets too.
 pub(super) fn note_dots(section: &mut Section<'_>, key: &'static str, reader: &mut Reader<'_>) {
     let Some(node) = section.get(key) else { return };
     let path = section.at(key);
@@ -127,13 +127,13 @@ pub(super) fn note_dots(section: &mut Section<'_>, key: &'static str, reader: &m
         if ends_in_dot(text) {
             let at = Spanned { value: (), place: node.place, path: path.clone() };
             let text =
-                format!("the dot at the end of `{text}` is left out: hosts are matched without");
+                format!("the trailing dot of `{text}` is ignored: hosts are matched without it");
             reader.note(&at, WarningKind::TrailingDot, text);
         }
     }
 }
 
-/// Whether `host.`, `host.:port` or `https://host./` is meant.
+/// Whether the text has the form `host.`, `host.:port` or `https://host./`.
 fn ends_in_dot(text: &str) -> bool {
     let text = text.trim_end_matches('/');
     let (name, port) = text.rsplit_once(':').unwrap_or((text, ""));
@@ -141,7 +141,7 @@ fn ends_in_dot(text: &str) -> bool {
     (if is_port { name } else { text }).ends_with('.')
 }
 
-/// A host pattern, for every key that takes one.
+/// Parses a host pattern, for all keys that take one.
 pub(super) fn host_pattern(text: &str) -> Result<HostPattern, ValueError> {
     HostPattern::parse(text).map_err(|e| ValueError::new("a host pattern", e.to_string(), e.fix()))
 }

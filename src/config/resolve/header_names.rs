@@ -1,8 +1,8 @@
-//! Secrets in requests (`credential_headers`, `secret_query`, `secret_path`), and names of fields and query
-//! parameters wherever one is taken.
+//! Secrets in requests (`credential_headers`, `secret_query`, `secret_path`), and the names of fields and
+//! query parameters for all keys that take one.
 //!
-//! Owns: which names can be meant at all.
-//! Never touches: what counts as a credential beyond the file (`key`).
+//! Owns: which names are valid for which key.
+//! Never touches: built-in credentials (`key`).
 
 use http::HeaderName;
 
@@ -13,7 +13,7 @@ use crate::key;
 use crate::semantics::redaction::SecretPath;
 use crate::semantics::targeted_cache_control::is_targeted;
 
-/// Fields that end at each hop or are replaced before a route is looked for (RFC 9110 §7.6.1).
+/// Fields that are hop-by-hop or are replaced before routes are matched (RFC 9110 §7.6.1).
 const NEVER_SEEN: [&str; 12] = [
     "host",
     "connection",
@@ -38,12 +38,12 @@ pub(super) fn credential_headers(
     names.into_iter().map(|at| at.value).collect()
 }
 
-/// `secret_query`, after the built-in list.
+/// The built-in list, then `secret_query`.
 pub(super) fn secret_query(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<String> {
-    let names = top.scalars(reader, "secret_query", param).unwrap_or_default();
-    let further = names.into_iter().map(|at| at.value.to_ascii_lowercase());
+    let values = top.scalars(reader, "secret_query", param).unwrap_or_default();
+    let names = values.into_iter().map(|at| at.value.to_ascii_lowercase());
     let mut all: Vec<String> = SECRET_QUERY.iter().map(|name| (*name).to_owned()).collect();
-    for name in further {
+    for name in names {
         if !all.contains(&name) {
             all.push(name);
         }
@@ -62,8 +62,8 @@ pub(super) fn secret_path(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec
     paths.into_iter().map(|at| at.value).collect()
 }
 
-/// Any field's name (RFC 9110 §5.1). A name may hold `*`, and none that is in use does: who writes it means
-/// many fields, and would get none.
+/// Parses a field name (RFC 9110 §5.1). `*` is a valid character, but no field in use has it: the operator
+/// intends a wildcard, and the name would match no field.
 pub(super) fn field(text: &str, wanted: &'static str) -> Result<HeaderName, ValueError> {
     if text.contains('*') {
         return Err(ValueError::new(wanted, IS_A_WILDCARD, "name each field by itself"));
@@ -71,10 +71,9 @@ pub(super) fn field(text: &str, wanted: &'static str) -> Result<HeaderName, Valu
     HeaderName::from_bytes(text.as_bytes()).map_err(|_| ValueError::is_not(wanted))
 }
 
-const IS_A_WILDCARD: &str =
-    "is a wildcard, and would name nothing: names are taken letter for letter";
+const IS_A_WILDCARD: &str = "is a wildcard, but names are compared literally";
 
-/// A field's name, of those that a route or key can see.
+/// Parses the name of a field that routes and keys can match.
 pub(super) fn name(text: &str) -> Result<HeaderName, ValueError> {
     let wanted = "the name of a request field";
     let name = field(text, wanted)?;
@@ -83,41 +82,41 @@ pub(super) fn name(text: &str) -> Result<HeaderName, ValueError> {
         return Err(ValueError::new(wanted, "is taken from the target, not from the field", fix));
     }
     if NEVER_SEEN.contains(&name.as_str()) {
-        let fix = "it is about one connection or body, not about the request: remove it";
+        let fix = "it describes one connection or body, not the request: remove it";
         return Err(ValueError::new(wanted, "never reaches a route or key", fix));
     }
     Ok(name)
 }
 
-/// A field's name, of those that a key may leave out: no credential, and none by which an origin may
-/// answer for another resource.
+/// Parses the name of a field that a key may ignore: not a credential, and not a field by which an origin may
+/// select another resource.
 pub(super) fn ignored(text: &str) -> Result<HeaderName, ValueError> {
     let name = name(text)?;
     if key::is_credential_by_name(&name) {
-        let what = "is a credential: one user would be shown another's answer";
-        let fix = "leave it out here; `scope: shared` says that all may share the answers";
+        let what = "is a credential: one user would receive another user's response";
+        let fix = "leave it out here; use `scope: shared` if all clients may share the responses";
         return Err(ValueError::new("the name of a request field", what, fix));
     }
     if key::rewrites_the_target(&name) {
-        let what = "may make the origin answer for another host or path, for everybody";
+        let what = "can make the origin respond for another host or path, for all clients";
         return Err(ValueError::new("the name of a request field", what, "leave it out here"));
     }
     Ok(name)
 }
 
-/// A field's name, of those that can carry a credential to an origin.
+/// Parses the name of a field that can carry a credential to an origin.
 pub(super) fn carrier(text: &str) -> Result<HeaderName, ValueError> {
     let wanted = "the name of a request field";
     let name = field(text, wanted)?;
     if NEVER_SEEN.contains(&name.as_str()) {
-        let what = "says how a request is framed, where it goes or what its connection does";
-        let fix = "name the field that the API asks for, such as `Authorization`";
+        let what = "controls the framing, the destination or the connection of a request";
+        let fix = "name the field that the API requires, such as `Authorization`";
         return Err(ValueError::new(wanted, what, fix));
     }
     Ok(name)
 }
 
-/// A targeted field's name (RFC 9213).
+/// Parses the name of a targeted cache-control field (RFC 9213).
 pub(super) fn targeted(text: &str) -> Result<HeaderName, ValueError> {
     let wanted = "the name of a targeted field";
     let name = field(text, wanted)?;
@@ -128,7 +127,7 @@ pub(super) fn targeted(text: &str) -> Result<HeaderName, ValueError> {
     Err(ValueError::new(wanted, format!("is not {wanted}"), fix))
 }
 
-/// A query parameter's name, decoded.
+/// Parses the name of a query parameter, decoded.
 pub(super) fn param(text: &str) -> Result<String, ValueError> {
     let wanted = "the name of a query parameter";
     if text.contains('*') {

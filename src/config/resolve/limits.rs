@@ -1,7 +1,7 @@
-//! `limits`, `log`, `store`: how much larder holds and what it writes.
+//! `limits`, `log`, `store`: resource limits, the log, and the sizes of the store.
 //!
-//! Owns: the bounds of bounds.
-//! Never touches: whatever is being bounded.
+//! Owns: the bounds of their values, and the rules between them.
+//! Never touches: the objects that are limited.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use crate::config::reader::{Reader, Section, Spanned, word};
 use crate::config::resolve::bounds;
 use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 
-/// `limits`, and where `in_flight` stands, if it does.
+/// `limits`, and the location of `in_flight` if it is set.
 pub(super) fn limits(
     top: &mut Section<'_>,
     reader: &mut Reader<'_>,
@@ -21,7 +21,7 @@ pub(super) fn limits(
     let head = section.scalar(reader, "head", size::parse_memory);
     if let Some(at) = head.as_ref().filter(|at| !(1024..=1 << 20).contains(&at.value)) {
         let what =
-            "a head limit below 1KiB refuses honest requests, one above 1MiB protects nobody";
+            "a head limit below 1KiB refuses honest requests, one above 1MiB gives no protection";
         reader.problem(at.place, &at.path, what, "write a size from `1KiB` to `1MiB`");
     }
     let mut time = |key, usual, rule| bounds::time(&mut section, reader, key, usual, rule);
@@ -59,16 +59,16 @@ fn body(section: &mut Section<'_>, reader: &mut Reader<'_>) -> BodyLimits {
         return BodyLimits { idle, min_rate };
     };
     if at.value > FAST {
-        let text = "is more than many lines can send: uploads over them end with 408";
+        let text = "is more than many client connections can send: their uploads end with 408";
         reader.note(&at, WarningKind::OddLimit, text);
     }
     BodyLimits { idle, min_rate: at.value }
 }
 
-/// Bytes a second that no line is sure to send.
+/// A rate, in bytes per second, that many client connections cannot sustain.
 const FAST: u64 = 1 << 20;
 
-/// Bytes a second, or `off`.
+/// Parses a rate in bytes per second, or `off`.
 fn speed(text: &str) -> Result<u64, ValueError> {
     if text == "off" {
         return Ok(0);
@@ -102,7 +102,7 @@ pub(super) fn log(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Log {
     log
 }
 
-/// The directory of the store, alone.
+/// Only the directory of the store.
 pub(super) fn store_path(top: Option<&mut Section<'_>>, reader: &mut Reader<'_>) -> PathBuf {
     let mut section = top.and_then(|top| top.section(reader, "store"));
     let path = section.as_mut().and_then(|section| {
@@ -121,7 +121,7 @@ pub(super) fn store(
     let mut defaults = Store::default();
     defaults.path = reader.directory().join(defaults.path);
     let Some(mut section) = top.section(reader, "store") else {
-        flows(&defaults, limits, in_flight, reader);
+        check_in_flight(&defaults, limits, in_flight, reader);
         return defaults;
     };
     let path = section.get("path").and_then(|node| reader.path(node, &section.at("path")));
@@ -140,40 +140,44 @@ pub(super) fn store(
     section.finish(reader);
     let needed = store.max_object.saturating_mul(4);
     if store.memory >= needed {
-        flows(&store, limits, max_object.or(in_flight), reader);
+        check_in_flight(&store, limits, max_object.or(in_flight), reader);
     } else if let Some(at) = max_object.or(memory) {
-        let (shown, needed) = (shown(store.max_object), shown(needed));
-        let what = format!(
-            "an answer of `max_object` ({shown}) would push out most of the memory that holds others"
-        );
+        let (max, needed) = (format_size(store.max_object), format_size(needed));
+        let what =
+            format!("a response of `max_object` ({max}) would evict most of the memory tier");
         let fix = format!("set `store.memory` to 4 times that, `{needed}`, or `max_object` lower");
         reader.problem(at.place, &at.path, what, fix);
     }
     store
 }
 
-/// The largest answer fits among the bodies on their way; `said`: the one of the two that the file says. The
-/// defaults of both fit.
-fn flows(store: &Store, limits: &Limits, said: Option<Spanned<usize>>, reader: &mut Reader<'_>) {
-    let Some(at) = said else { return };
+/// Checks that the largest stored body fits into `limits.in_flight`. `configured`: the one of the two keys
+/// that the file sets; the defaults of both fit.
+fn check_in_flight(
+    store: &Store,
+    limits: &Limits,
+    configured: Option<Spanned<usize>>,
+    reader: &mut Reader<'_>,
+) {
+    let Some(at) = configured else { return };
     if limits.in_flight - limits.in_flight / 4 >= store.max_object {
         return;
     }
     let what = format!(
-        "an answer of `store.max_object` ({}) would not fit `limits.in_flight`, of which a quarter is left \
-         to bodies that are not kept",
-        shown(store.max_object)
+        "a response of `store.max_object` ({}) would not fit `limits.in_flight`, of which a quarter is reserved \
+         for bodies that are not stored",
+        format_size(store.max_object)
     );
-    let least = shown(store.max_object.saturating_mul(2));
+    let least = format_size(store.max_object.saturating_mul(2));
     let fix = format!("set `limits.in_flight` to `{least}` or more, or `store.max_object` lower");
     reader.problem(at.place, &at.path, what, fix);
 }
 
-fn shown(bytes: usize) -> String {
+fn format_size(bytes: usize) -> String {
     size::show(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
-/// A size, or `off`. A disk that holds next to nothing is a mistake: the database takes some itself.
+/// Parses a size, or `off`. A tiny disk tier is a mistake: the database itself needs space.
 fn disk(text: &str) -> Result<u64, ValueError> {
     if text == "off" {
         return Ok(0);
@@ -181,8 +185,8 @@ fn disk(text: &str) -> Result<u64, ValueError> {
     let bytes = size::parse(text)?;
     if bytes < SMALLEST_DISK {
         let wanted = "a size of at least 64MiB, or `off`";
-        let fix = "give it more room, or write `off` to keep answers in memory alone";
-        return Err(ValueError::new(wanted, "leaves no room beside the database itself", fix));
+        let fix = "give it more space, or write `off` to store responses in memory only";
+        return Err(ValueError::new(wanted, "leaves no space beside the database itself", fix));
     }
     Ok(bytes)
 }

@@ -1,7 +1,7 @@
-//! `listen`, `access`, `admin`: who can reach larder and who may use it.
+//! `listen`, `access`, `admin`: the listeners, and which clients may use them.
 //!
-//! Owns: the rule that no larder is an open proxy and no admin page is open to other hosts.
-//! Never touches: where requests may go (`destinations`).
+//! Owns: the rule that larder is no open proxy and that the admin listener is not open to other hosts.
+//! Never touches: allowed destinations (`destinations`).
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,15 +16,15 @@ use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::token::Token;
 use crate::config::{Access, Admin, Users};
 
-/// All three, and the rules between them.
+/// All three sections, and the rules between them.
 pub(super) fn read(
     top: &mut Section<'_>,
     reader: &mut Reader<'_>,
 ) -> (Vec<SocketAddr>, Access, Option<Admin>) {
     let listen = listen(top, reader);
-    let named = listen.as_deref().unwrap_or_default();
-    let access = access(top, named, reader);
-    let admin = admin(top, named, reader);
+    let listeners = listen.as_deref().unwrap_or_default();
+    let access = access(top, listeners, reader);
+    let admin = admin(top, listeners, reader);
     let listen = match listen {
         Some(listen) => listen.into_iter().map(|at| at.value).collect(),
         None => vec![defaults::LISTEN],
@@ -38,12 +38,12 @@ fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<Spanned<
     if listen.is_empty() && reader.problems.len() == known {
         let place = top.key_place("listen");
         let fix = "name an address, or remove the key for 127.0.0.1:8080";
-        reader.problem(place, "listen", "has no address: nobody could use this larder", fix);
+        reader.problem(place, "listen", "has no address: no client could connect", fix);
     }
     for (index, at) in listen.iter().enumerate() {
         let earlier = listen.iter().take(index).any(|earlier| earlier.value == at.value);
         if earlier && at.value.port() != 0 {
-            let what = "this address stands here for the second time";
+            let what = "this address is listed a second time";
             reader.problem(at.place, &at.path, what, "remove one of the two");
         }
     }
@@ -57,7 +57,7 @@ fn access(
 ) -> Access {
     let mut clients = Vec::new();
     let mut users = None;
-    let mut named = false;
+    let mut has_rules = false;
     if let Some(mut access) = top.section(reader, "access") {
         let known = reader.problems.len();
         clients = access.scalars(reader, "clients", net).unwrap_or_default();
@@ -65,25 +65,24 @@ fn access(
             let path = reader.path(node, &access.at("users_file"));
             users = path.and_then(|path| read_users(&path, reader));
         }
-        // What is there but wrong has been reported: nothing is gained by calling it missing too.
-        named = !clients.is_empty() || users.is_some() || reader.problems.len() > known;
+        // Invalid values have been reported; they do not also count as missing.
+        has_rules = !clients.is_empty() || users.is_some() || reader.problems.len() > known;
         access.finish(reader);
     }
     let reachable = listen.iter().find(|at| is_reachable(at.value));
-    if let (Some(at), false) = (reachable, named) {
-        let what =
-            "would be an open proxy: other hosts can reach it and nobody is asked who they are";
+    if let (Some(at), false) = (reachable, has_rules) {
+        let what = "would be an open proxy: other hosts can reach it without authentication";
         let fix =
             "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
         reader.problem(at.place, &at.path, what, fix);
     }
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
-        reader.note(at, WarningKind::Open, "every host that reaches this larder may use it");
+        reader.note(at, WarningKind::Open, "every host that can connect may use larder");
     }
     Access { clients: clients.into_iter().map(|at| at.value).collect(), users, local_users: None }
 }
 
-/// `admin`: `None` when it is switched off.
+/// `admin`; `None` if it is switched off.
 pub(super) fn admin(
     top: &mut Section<'_>,
     listen: &[Spanned<SocketAddr>],
@@ -106,31 +105,31 @@ pub(super) fn admin(
     let at = section.scalar(reader, "listen", socket);
     let token = token(&mut section, reader);
     let allow = section.scalars(reader, "allow", net).unwrap_or_default();
-    // What is there but wrong has been reported: nothing is gained by calling it missing too.
-    let guarded = token.is_some() || !allow.is_empty() || reader.problems.len() > known;
+    // Invalid values have been reported; they do not also count as missing.
+    let has_rules = token.is_some() || !allow.is_empty() || reader.problems.len() > known;
     section.finish(reader);
     if let Some(at) = &at {
-        refuse_admin_at(at, guarded, listen, reader);
+        refuse_admin_at(at, has_rules, listen, reader);
     }
     let value = at.map_or(defaults::ADMIN, |at| at.value);
-    let everybody = allow.iter().find(|at| at.value.prefix_len() == 0 && is_reachable(value));
-    if let Some(at) = everybody {
-        let what = "every host that reaches the admin listener may read metrics and health";
+    let any_network = allow.iter().find(|at| at.value.prefix_len() == 0 && is_reachable(value));
+    if let Some(at) = any_network {
+        let what = "every host that can connect to the admin listener may read metrics and health";
         reader.note(at, WarningKind::Open, what);
     }
     let allow = allow.into_iter().map(|at| at.value).collect();
     Some(Admin { listen: value, token, allow })
 }
 
-/// What an admin listener must not be: the proxy's own, or open to whoever reaches it.
+/// Refuses an admin listener on the proxy's own address, or open to other hosts without access control.
 fn refuse_admin_at(
     at: &Spanned<SocketAddr>,
-    guarded: bool,
+    has_rules: bool,
     listen: &[Spanned<SocketAddr>],
     reader: &mut Reader<'_>,
 ) {
-    if is_reachable(at.value) && !guarded {
-        let what = "can be reached by other hosts, and nobody is asked who they are";
+    if is_reachable(at.value) && !has_rules {
+        let what = "can be reached by other hosts without authentication";
         let fix = "set `admin.token_file` (they need the token to operate it), or `admin.allow: \
                    [10.0.0.0/8]` (these may read metrics and health), or listen on 127.0.0.1";
         reader.problem(at.place, &at.path, what, fix);
@@ -148,8 +147,13 @@ fn token(admin: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Token> {
     let at = reader.path(node, &admin.at("token_file"))?;
     let contents = reader.file(&at)?;
     if contents.open_to_all {
-        let what = "everybody on this machine may read or change the file with the token";
-        reader.problem(at.place, &at.path, what, "take the right from others: `chmod o= FILE`");
+        let what = "all users of this machine can read or change the file with the token";
+        reader.problem(
+            at.place,
+            &at.path,
+            what,
+            "remove the permissions of other users: `chmod o= FILE`",
+        );
         return None;
     }
     match Token::parse(&contents.bytes) {
@@ -161,7 +165,7 @@ fn token(admin: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Token> {
     }
 }
 
-/// Whether more than this host can connect. `::ffff:127.0.0.1` is loopback too.
+/// Whether other hosts can connect. `::ffff:127.0.0.1` is loopback too.
 fn is_reachable(address: SocketAddr) -> bool {
     !address.ip().to_canonical().is_loopback()
 }
@@ -179,19 +183,19 @@ fn socket(text: &str) -> Result<SocketAddr, ValueError> {
     })
 }
 
-/// A network; one address alone is a network of one.
+/// Parses a network; a single address is a network of one.
 pub(super) fn net(text: &str) -> Result<IpNet, ValueError> {
     let net = text.parse::<IpNet>().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()));
-    let wrong = |_| ValueError::is_not("a network such as `10.0.0.0/8`, or an address");
-    net.map(|net| net.trunc()).map_err(wrong)
+    let error = |_| ValueError::is_not("a network such as `10.0.0.0/8`, or an address");
+    net.map(|net| net.trunc()).map_err(error)
 }
 
-/// Lines of `user:password`; empty ones and those with a `#` first are left out.
+/// Reads lines of `user:password`; empty lines and those that begin with `#` are ignored.
 fn read_users(at: &Spanned<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
     let contents = reader.file(at)?;
     if contents.open_to_all {
-        let what = "everybody on this machine may read or change the file with the passwords";
-        let fix = "take the right from others: `chmod o= FILE`";
+        let what = "all users of this machine can read or change the file with the passwords";
+        let fix = "remove the permissions of other users: `chmod o= FILE`";
         reader.problem(at.place, &at.path, what, fix);
         return None;
     }
@@ -206,13 +210,13 @@ fn read_users(at: &Spanned<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
         if let Some((name, password)) = pair {
             users.push((name.to_owned(), password.to_owned()));
         } else {
-            // The line itself may be a password: it is not shown.
+            // The line itself may be a password: it is not printed.
             let what = format!("line {} of the file is not `user:password`", index + 1);
             reader.problem(at.place, &at.path, what, "write one `user:password` a line");
         }
     }
     if users.is_empty() {
-        let what = "the file names no user: nobody could use this larder";
+        let what = "the file names no user: no client could use larder";
         reader.problem(at.place, &at.path, what, "write one `user:password` a line");
         return None;
     }

@@ -1,7 +1,7 @@
-//! What a route says about its answers, and `defaults`.
+//! The policy of a route, and `defaults`.
 //!
-//! Owns: the forms of `ttl`, the windows, scopes, key rules and targeted fields, and which of them
-//! exclude another.
+//! Owns: the forms of `ttl`, the stale windows, scopes, key rules and targeted fields, and which of them
+//! exclude each other.
 //! Never touches: which requests a route matches (`routes`).
 
 use std::time::Duration;
@@ -20,11 +20,11 @@ use crate::policy::{
     SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
 };
 
-/// `defaults`: what holds where a route says nothing.
+/// `defaults`: the values for keys that a route does not set.
 pub(super) struct Defaults {
-    /// The master switch: of larder, not of a route.
+    /// The mode of larder as a whole.
     pub(super) mode: Mode,
-    /// How long an origin is left alone: where no route says it, too.
+    /// The cooldown policy, also for calls without a route.
     pub(super) hold: CooldownPolicy,
     retry: RetryPolicy,
     scope: ScopeRule,
@@ -34,13 +34,13 @@ pub(super) struct Defaults {
     stale_if_error: StaleIfErrorSection,
 }
 
-/// `stale_if_error` as written, and the holds that it comes to.
+/// `stale_if_error` as written, and the resulting cooldown policy.
 #[derive(Default)]
 struct StaleIfErrorSection {
     window: Option<Duration>,
     on: Option<Vec<ErrorMatch>>,
     ends_on: Option<Vec<StatusMatch>>,
-    hold: CooldownPolicy,
+    cooldown: CooldownPolicy,
 }
 
 /// `defaults`.
@@ -61,8 +61,9 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
         section.scalar_or(reader, "mode", word("one of cache, bypass, offline", &modes), read.mode);
     if let Some(at) = scope(&mut section, reader) {
         if at.value == ScopeRule::Shared {
-            let what = "`shared` here would show one user's answers to another on every route";
-            let fix = "write `scope: shared` on each route whose answers are the same for all";
+            let what =
+                "`shared` here would serve one user's responses to other users on every route";
+            let fix = "write `scope: shared` on each route whose responses are the same for all";
             reader.problem(at.place, &at.path, what, fix);
         }
         read.scope = at.value;
@@ -74,12 +75,12 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
     read.stale_while_revalidate = stale_while_revalidate(&mut section, reader);
     read.retry = retry::of_defaults(&mut section, reader);
     read.stale_if_error = stale_if_error(&mut section, read.hold, reader);
-    read.hold = read.stale_if_error.hold;
+    read.hold = read.stale_if_error.cooldown;
     section.finish(reader);
     read
 }
 
-/// The policy of one route that matches `methods`, and where its `ttl` stands, if it has one.
+/// The policy of one route that matches `methods`, and its `ttl` with location if it is set.
 pub(super) fn read(
     route: &mut Section<'_>,
     methods: &[Method],
@@ -97,26 +98,27 @@ pub(super) fn read(
     let key = key(route, reader);
     let set_cookie = set_cookie(route, scope.as_ref(), ttl.as_ref(), reader);
     let targeted = targeted(route, ttl.as_ref(), reader);
-    let form = ttl.as_ref().map_or(Ttl::Origin, |at| at.value);
-    // Windows from `defaults` belong to the operator's word; elsewhere the origin has its own, and
-    // only what the route itself spells out stands above them.
-    let operators = form.overrides_origin();
-    let window = sie.window.or(defaults.stale_if_error.window.filter(|_| operators));
+    let ttl_form = ttl.as_ref().map_or(Ttl::Origin, |at| at.value);
+    // Windows from `defaults` apply only if `ttl` overrides the origin. Otherwise the origin's own windows
+    // apply, and only those of the route itself take precedence over them.
+    let overrides_origin = ttl_form.overrides_origin();
+    let window = sie.window.or(defaults.stale_if_error.window.filter(|_| overrides_origin));
     let on = sie.on.or_else(|| defaults.stale_if_error.on.clone());
     let ends_on = sie.ends_on.or_else(|| defaults.stale_if_error.ends_on.clone());
-    let usual = StaleIfError::default();
+    let default = StaleIfError::default();
     let policy = Policy {
-        ttl: form,
+        ttl: ttl_form,
         ttl_by_status: by_status,
         ttl_jitter,
-        stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| operators)),
+        stale_while_revalidate: swr
+            .or(defaults.stale_while_revalidate.filter(|_| overrides_origin)),
         stale_if_error: StaleIfError {
             window,
-            on: on.unwrap_or(usual.on),
-            ends_on: ends_on.unwrap_or(usual.ends_on),
+            on: on.unwrap_or(default.on),
+            ends_on: ends_on.unwrap_or(default.ends_on),
         },
         retry,
-        hold: sie.hold,
+        hold: sie.cooldown,
         scope: scope.map_or_else(|| defaults.scope.clone(), |at| at.value),
         key,
         coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),
@@ -145,7 +147,7 @@ fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Ttl>>
     })
 }
 
-/// `{ fallback: 30m }` or `{ min: 1m, max: 1h }`; of the latter one alone is enough.
+/// `{ fallback: 30m }` or `{ min: 1m, max: 1h }`; either of the latter two is enough.
 fn ttl_of_map(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ttl> {
     let known = reader.problems.len();
     let fallback = section.scalar(reader, "fallback", duration::parse);
@@ -155,12 +157,12 @@ fn ttl_of_map(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ttl>
         (Some(fallback), None, None) => return Some(Ttl::Fallback(fallback.value)),
         (None, None, None) if reader.problems.len() > known => return None,
         (None, None, None) => (
-            "says neither `fallback` nor `min` and `max`",
+            "has neither `fallback` nor `min` and `max`",
             "write `{ fallback: 30m }`, `{ min: 1m, max: 1h }`, or a duration alone",
         ),
         (Some(_), _, _) => (
-            "has `fallback` beside `min` or `max`: the one is for answers without freshness, the \
-             others for answers with it",
+            "has `fallback` beside `min` or `max`: the first is for responses without freshness, the \
+             others for responses with it",
             "keep one of the two forms",
         ),
         (None, min, max) => {
@@ -176,7 +178,7 @@ fn ttl_of_map(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ttl>
     None
 }
 
-/// Single statuses before classes, so that the nearer word counts whatever the order.
+/// `ttl_by_status`, single statuses before classes, so that the more specific one matches first.
 fn ttl_by_status(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<(StatusMatch, Duration)> {
     let Some(section) = route.section(reader, "ttl_by_status") else { return Vec::new() };
     let mut all = Vec::new();
@@ -199,34 +201,34 @@ fn stale_while_revalidate(section: &mut Section<'_>, reader: &mut Reader<'_>) ->
     section.scalar(reader, "stale_while_revalidate", duration::parse).map(|at| at.value)
 }
 
-/// The holds of `defaults` are for every route: they say nothing of what is stored.
+/// `stale_if_error`; `cooldown` is the policy of `defaults`, which applies to every route.
 fn stale_if_error(
     section: &mut Section<'_>,
-    hold: CooldownPolicy,
+    cooldown: CooldownPolicy,
     reader: &mut Reader<'_>,
 ) -> StaleIfErrorSection {
-    let unsaid = StaleIfErrorSection { hold, ..StaleIfErrorSection::default() };
-    let Some(node) = section.get("stale_if_error") else { return unsaid };
+    let unset = StaleIfErrorSection { cooldown, ..StaleIfErrorSection::default() };
+    let Some(node) = section.get("stale_if_error") else { return unset };
     let path = section.at("stale_if_error");
     if matches!(node.value, Value::Scalar(..)) {
-        let what = "is one value, but the window and the errors have a key each";
+        let what = "is a single value, but the window and the errors have separate keys";
         reader.problem(
             node.place,
             &path,
             what,
             "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`",
         );
-        return unsaid;
+        return unset;
     }
-    let Some(mut inner) = reader.section(node, &path) else { return unsaid };
+    let Some(mut inner) = reader.section(node, &path) else { return unset };
     let window = inner.scalar(reader, "for", duration::parse).map(|at| at.value);
     let on = inner.scalars(reader, "on", status::error);
     let on = on.map(|on| on.into_iter().map(|at| at.value).collect());
     let ends_on = inner.scalars(reader, "ends_on", status::ends);
     let ends_on = ends_on.map(|ends| ends.into_iter().map(|at| at.value).collect());
-    let hold = retry::hold(&mut inner, hold, reader);
+    let cooldown = retry::hold(&mut inner, cooldown, reader);
     inner.finish(reader);
-    StaleIfErrorSection { window, on, ends_on, hold }
+    StaleIfErrorSection { window, on, ends_on, cooldown }
 }
 
 fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Duration> {
@@ -241,7 +243,7 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<S
     let path = section.at("scope");
     if matches!(node.value, Value::Map(_)) {
         let mut inner = reader.section(node, &path)?;
-        let header = inner.scalar(reader, "header", naming_field);
+        let header = inner.scalar(reader, "header", scope_header);
         if !inner.has("header") {
             let fix = "write `{ header: X-Larder-User }`, or `credential`";
             reader.problem(inner.place, &inner.at("header"), "is missing", fix);
@@ -257,12 +259,12 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<S
     Some(Spanned { value, place: shared.place, path })
 }
 
-/// The field in which the app names its user. It is not sent upstream, so it can be none that the
-/// origin needs.
-fn naming_field(text: &str) -> Result<HeaderName, ValueError> {
+/// Parses the field in which the app names its user. It is not sent upstream, so it cannot be a field that
+/// the origin needs.
+fn scope_header(text: &str) -> Result<HeaderName, ValueError> {
     let name = header_names::name(text)?;
     if name == http::header::AUTHORIZATION || name == http::header::COOKIE {
-        let what = "would not reach the origin: the field of a scope is taken out";
+        let what = "would not reach the origin: the field of a scope is removed";
         let fix = "use a field of the app's own, such as `X-Larder-User`, or `scope: credential`";
         return Err(ValueError::new("the name of a request field", what, fix));
     }
@@ -299,7 +301,7 @@ fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
         (Some(list), None) => QueryRule::Include(names(list)),
         (None, Some(list)) => QueryRule::Exclude(names(list)),
         (Some(_), Some(_)) => {
-            let what = "has `include` and `exclude`: either the named ones count or all others";
+            let what = "has both `include` and `exclude`";
             reader.problem(query.place, &query.path, what, "keep one of the two");
             QueryRule::All
         }
@@ -317,16 +319,16 @@ fn set_cookie(
         return SetCookiePolicy::Refuse;
     };
     let shared = scope.is_some_and(|scope| scope.value == ScopeRule::Shared);
-    let operators = ttl.is_some_and(|ttl| ttl.value.overrides_origin());
-    if at.value == SetCookiePolicy::Keep && shared && operators {
-        let what = "`keep` would hand one user's cookies to all: the scope is shared, and this `ttl` \
-                    sets the origin's `private` and `no-store` aside";
+    let overrides_origin = ttl.is_some_and(|ttl| ttl.value.overrides_origin());
+    if at.value == SetCookiePolicy::Keep && shared && overrides_origin {
+        let what = "`keep` would send one user's cookies to all: the scope is shared, and this `ttl` \
+                    overrides the origin's `private` and `no-store`";
         reader.problem(at.place, &at.path, what, "write `set_cookie: strip`");
     }
     at.value
 }
 
-/// The targeted fields whose word counts, in order. The operator's own `ttl` listens to none.
+/// The targeted fields that replace `Cache-Control`, in order. A `ttl` that overrides the origin uses none.
 fn targeted(
     route: &mut Section<'_>,
     ttl: Option<&Spanned<Ttl>>,
@@ -335,8 +337,9 @@ fn targeted(
     let names =
         route.scalars(reader, "targeted_cache_control", header_names::targeted).unwrap_or_default();
     if !names.is_empty() && ttl.is_some_and(|ttl| ttl.value.overrides_origin()) {
-        let what = "says nothing: this `ttl` sets aside whatever the origin says of caching";
-        let fix = "remove `targeted_cache_control`, or write `ttl: origin` to let the origin's word count";
+        let what = "has no effect: this `ttl` overrides the origin's caching fields";
+        let fix =
+            "remove `targeted_cache_control`, or write `ttl: origin` to use the origin's fields";
         reader.problem(
             route.key_place("targeted_cache_control"),
             &route.at("targeted_cache_control"),
@@ -347,12 +350,12 @@ fn targeted(
     names.into_iter().map(|at| at.value).collect()
 }
 
-/// Keys that say something about stored answers: useless where none is ever stored. Of
-/// `stale_if_error` the bound of a hold is for every call.
+/// The first key that affects stored responses only; it has no effect on a route whose responses are never
+/// stored. `stale_if_error.max_cooldown` alone does not count, because it applies to every call.
 pub(super) fn first_about_storing(
     route: &mut Section<'_>,
 ) -> Option<(&'static str, SourceLocation)> {
-    let holds_alone = route.get("stale_if_error").is_some_and(|node| match &node.value {
+    let only_max_cooldown = route.get("stale_if_error").is_some_and(|node| match &node.value {
         Value::Map(entries) => entries.iter().all(|entry| entry.key == "max_cooldown"),
         Value::Null | Value::Scalar(..) | Value::List(_) => false,
     });
@@ -364,7 +367,8 @@ pub(super) fn first_about_storing(
         "stale_if_error",
         "targeted_cache_control",
     ];
-    let says = |key: &&str| route.has(key) && !(holds_alone && *key == "stale_if_error");
-    let key = keys.into_iter().find(says)?;
+    let affects_storing =
+        |key: &&str| route.has(key) && !(only_max_cooldown && *key == "stale_if_error");
+    let key = keys.into_iter().find(affects_storing)?;
     Some((key, route.key_place(key)))
 }

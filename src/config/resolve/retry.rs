@@ -1,8 +1,7 @@
-//! `retry` and the holds of `stale_if_error`: when a call is made once more, and how long an origin
-//! that failed is left alone.
+//! `retry` and the cooldowns of `stale_if_error`.
 //!
-//! Owns: their keys and bounds, that a route's keys go over those of `defaults` one by one, and which
-//! methods may be repeated where. Never touches: the wait itself.
+//! Owns: their keys and bounds, the rule that each key of a route overrides that of `defaults`, and which
+//! methods may be retried where. Never touches: waiting.
 
 use std::time::Duration;
 
@@ -17,13 +16,13 @@ use crate::config::resolve::{routes, status};
 use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
 use crate::semantics::method;
 
-/// More calls than this do not help an origin, nor anybody who waits for it.
+/// More retries than this help neither the origin nor the waiting clients.
 const MOST_RETRIES: usize = 10;
 
-/// Nobody waits longer for an answer.
+/// No client waits longer for a response.
 const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// `retry` as written: what it comes to, and the methods that it names itself.
+/// The resolved `retry` section, and the methods that the section itself names.
 struct RetrySection {
     retry: RetryPolicy,
     methods: Vec<Spanned<Method>>,
@@ -31,19 +30,19 @@ struct RetrySection {
 
 /// `defaults.retry`.
 pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -> RetryPolicy {
-    let written = read(defaults, &RetryPolicy::default(), reader);
+    let section = read(defaults, &RetryPolicy::default(), reader);
     for Spanned { value, place, path } in
-        written.methods.iter().filter(|at| !method::is_idempotent(&at.value))
+        section.methods.iter().filter(|at| !method::is_idempotent(&at.value))
     {
         let what =
             format!("a {value} of every route would be sent again, and may take effect twice");
-        let fix = "name it on the routes whose API takes such a call twice as once";
+        let fix = "name it on the routes whose API tolerates such a call twice";
         reader.problem(*place, path, what, fix);
     }
-    written.retry
+    section.retry
 }
 
-/// `retry` of a route that matches `methods`, over that of `defaults`.
+/// `retry` of a route that matches `methods`, with defaults from `defaults`.
 pub(super) fn of_route(
     route: &mut Section<'_>,
     methods: &[Method],
@@ -51,22 +50,22 @@ pub(super) fn of_route(
     reader: &mut Reader<'_>,
 ) -> RetryPolicy {
     let known = reader.problems.len();
-    let RetrySection { retry, methods: written } = read(route, defaults, reader);
-    let takes = |method: &Method| {
+    let RetrySection { retry, methods: named } = read(route, defaults, reader);
+    let is_matched = |method: &Method| {
         methods.contains(method) || (method == Method::HEAD && methods.contains(&Method::GET))
     };
     if reader.problems.len() > known || !route.has("retry") || retry.retries == 0 {
         return retry;
     }
-    if !methods.is_empty() && !retry.methods.iter().any(takes) {
-        let what = "says nothing: it repeats none of the methods that this route matches";
+    if !methods.is_empty() && !retry.methods.iter().any(is_matched) {
+        let what = "has no effect: it retries none of the methods that this route matches";
         let fix = "name them in `retry.methods` if a repeated call does no harm, or remove `retry`";
         reader.problem(route.key_place("retry"), &route.at("retry"), what, fix);
     }
-    for at in written.iter().filter(|at| !method::is_idempotent(&at.value) && takes(&at.value)) {
+    for at in named.iter().filter(|at| !method::is_idempotent(&at.value) && is_matched(&at.value)) {
         let text = format!(
-            "a {} whose answer is lost or an error is sent again, as said here: it may take effect \
-             twice, unless the API tells a repeated call by a key in it",
+            "a {} whose response is lost or an error is sent again, as configured here: it may take \
+             effect twice, unless the API detects a repeated call by an idempotency key",
             at.value
         );
         reader.note(at, WarningKind::Repeated, text);
@@ -75,17 +74,17 @@ pub(super) fn of_route(
 }
 
 fn read(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) -> RetrySection {
-    let unsaid = RetrySection { retry: base.clone(), methods: Vec::new() };
-    let Some(node) = section.get("retry") else { return unsaid };
+    let unset = RetrySection { retry: base.clone(), methods: Vec::new() };
+    let Some(node) = section.get("retry") else { return unset };
     let path = section.at("retry");
     if matches!(node.value, Value::Scalar(..)) {
         let off = reader.scalar(node, &path, off);
         let retries = if off.is_some() { 0 } else { base.retries };
-        return RetrySection { retry: RetryPolicy { retries, ..unsaid.retry }, ..unsaid };
+        return RetrySection { retry: RetryPolicy { retries, ..unset.retry }, ..unset };
     }
-    let Some(mut inner) = reader.section(node, &path) else { return unsaid };
+    let Some(mut inner) = reader.section(node, &path) else { return unset };
     if base.retries == 0 && !inner.has("retries") {
-        let what = "says nothing: there are no retries, as `defaults.retry` says";
+        let what = "has no effect: `defaults.retry` switches retries off";
         reader.problem(section.key_place("retry"), &path, what, "add `retries: 3`");
     }
     keys(&mut inner, base, reader)
@@ -99,7 +98,7 @@ fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
     let backoff = backoff(section, base.backoff, reader);
     let words = [("true", true), ("false", false)];
     let yes_or_no = word("`true` or `false`", &words);
-    let honour =
+    let honour_retry_after =
         section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
     let budget = section.scalar_or(reader, "budget", patience, base.budget);
     section.finish(reader);
@@ -109,7 +108,7 @@ fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
         on: on.map_or_else(|| base.on.clone(), |on| on.into_iter().map(|at| at.value).collect()),
         methods: named.as_ref().map_or_else(|| base.methods.clone(), values),
         backoff,
-        honour_retry_after: honour,
+        honour_retry_after,
         budget,
     };
     RetrySection { retry, methods: named.unwrap_or_default() }
@@ -134,7 +133,7 @@ fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) ->
     read
 }
 
-/// `stale_if_error.cooldown` and `.max_cooldown`, over `base`.
+/// `stale_if_error.cooldown` and `.max_cooldown`, with defaults from `base`.
 pub(super) fn hold(
     section: &mut Section<'_>,
     base: CooldownPolicy,
@@ -145,9 +144,8 @@ pub(super) fn hold(
         max_cooldown: section.scalar_or(reader, "max_cooldown", parse_positive, base.max_cooldown),
     };
     if read.cooldown > read.max_cooldown {
-        let (down, max) = (duration::show(read.cooldown), duration::show(read.max_cooldown));
-        let what =
-            format!("`cooldown` is {down}, but nothing is held longer than `max_cooldown`, {max}");
+        let (cooldown, max) = (duration::show(read.cooldown), duration::show(read.max_cooldown));
+        let what = format!("`cooldown` is {cooldown}, which is longer than `max_cooldown`, {max}");
         let fix = "write a `cooldown` up to `max_cooldown`";
         let key = if section.has("cooldown") { "cooldown" } else { "max_cooldown" };
         reader.problem(section.key_place(key), &section.at(key), what, fix);
@@ -155,14 +153,14 @@ pub(super) fn hold(
     read
 }
 
-/// How long a client may be kept waiting.
+/// Parses how long a client may wait.
 pub(super) fn patience(text: &str) -> Result<Duration, ValueError> {
     let wait = parse_positive(text)?;
     if wait <= LONGEST_WAIT {
         return Ok(wait);
     }
     let wanted = "a duration of up to ten minutes";
-    let what = "is longer than any client waits: it would hold its connection for nobody";
+    let what = "is longer than any client waits: its connection would stay open for nothing";
     Err(ValueError::new(wanted, what, "write `10m` or less"))
 }
 
@@ -209,7 +207,7 @@ mod tests {
                           - { name: never, match: { host: c }, retry: off }";
 
     #[test]
-    fn a_routes_keys_go_over_those_of_defaults_one_by_one() {
+    fn each_key_of_a_route_overrides_that_of_defaults() {
         let config = valid(&format!(
             "defaults: {{ retry: {{ on: [500, timeout], backoff: {{ factor: 3, jitter: 10% }} }} }}\n\
              {ROUTES}"
@@ -228,26 +226,26 @@ mod tests {
     }
 
     #[test]
-    fn ups_07_retries_and_waits_are_bounded_whatever_is_written() {
-        for (keys, said) in [
+    fn ups_07_retries_and_waits_are_bounded() {
+        for (keys, expected) in [
             ("retries: 11", "from 0 to 10"),
             ("budget: 11m", "longer than any client waits"),
             ("budget: 0s", "above zero"),
             ("backoff: { initial: 1m }", "the first wait, 1m, is longer than the longest, 30s"),
             ("backoff: { max: 100ms }", "the first wait, 1s, is longer than the longest, 100ms"),
             ("backoff: { factor: 0.5 }", "from 1 to 10"),
-            ("backoff: { jitter: 120% }", "more than the whole"),
-            ("on: [budget]", "there is nothing to repeat"),
+            ("backoff: { jitter: 120% }", "more than 100%"),
+            ("on: [budget]", "there is nothing to retry"),
             ("on: [breakers]", "is not a status"),
             ("retrys: 3", "did you mean `retries`?"),
         ] {
-            let said_of = wrong(&format!("defaults: {{ retry: {{ {keys} }} }}"));
-            assert!(said_of.contains(said), "{keys}: {said_of}");
+            let problem = wrong(&format!("defaults: {{ retry: {{ {keys} }} }}"));
+            assert!(problem.contains(expected), "{keys}: {problem}");
         }
     }
 
     #[test]
-    fn a_call_that_is_not_idempotent_is_repeated_only_where_its_route_says_so() {
+    fn non_idempotent_calls_are_retried_only_if_their_route_allows_it() {
         let everywhere = wrong("defaults: { retry: { methods: [GET, PUT, POST] } }");
         assert!(everywhere.starts_with("defaults.retry.methods[2]: a POST of every route"));
         let route = |keys: &str| format!("routes: [{{ name: r, match: {{ host: a, {keys} }} }}]");
@@ -259,7 +257,7 @@ mod tests {
         assert!(policy(&config, 0).retry.repeats(&Method::POST));
         let useless = wrong(&route("method: POST }, retry: { retries: 2"));
         assert!(
-            useless.contains("repeats none of the methods that this route matches"),
+            useless.contains("retries none of the methods that this route matches"),
             "{useless}"
         );
         valid(&route("method: [POST, GET] }, retry: { retries: 2"));
@@ -268,19 +266,17 @@ mod tests {
     }
 
     #[test]
-    fn a_route_that_shall_retry_where_nothing_else_does_says_how_often() {
+    fn a_route_that_retries_while_defaults_do_not_needs_a_count() {
         let off = "defaults: { retry: off }\n";
         let route = |keys: &str| {
             format!("{off}routes: [{{ name: r, match: {{ host: a }}, retry: {{ {keys} }} }}]")
         };
-        assert!(
-            wrong(&route("on: 500")).contains("there are no retries, as `defaults.retry` says")
-        );
+        assert!(wrong(&route("on: 500")).contains("`defaults.retry` switches retries off"));
         assert_eq!(policy(&valid(&route("on: 500, retries: 2")), 0).retry.retries, 2);
     }
 
     #[test]
-    fn holds_of_defaults_are_for_every_route_and_for_calls_without_one() {
+    fn cooldowns_of_defaults_apply_to_every_route_and_to_unrouted_calls() {
         let config = valid(
             "defaults: { stale_if_error: { cooldown: 5s, max_cooldown: 10m } }\n\
              routes:\n- { name: a, match: { host: a }, ttl: origin }\n\
@@ -297,18 +293,20 @@ mod tests {
             CooldownPolicy { cooldown: Duration::ZERO, max_cooldown: ten }
         );
         for keys in ["cooldown: 2h", "max_cooldown: 1s"] {
-            let said = wrong(&format!("defaults: {{ stale_if_error: {{ {keys} }} }}"));
-            assert!(said.contains("nothing is held longer than `max_cooldown`"), "{said}");
+            let problem = wrong(&format!("defaults: {{ stale_if_error: {{ {keys} }} }}"));
+            assert!(problem.contains("is longer than `max_cooldown`"), "{problem}");
         }
     }
 
     #[test]
-    fn what_is_never_stored_has_no_holds_but_a_bound_for_them() {
+    fn a_route_that_stores_nothing_may_set_only_max_cooldown() {
         let route = |keys: &str| {
             let method = "match: { host: a, method: POST }";
             format!("routes: [{{ name: r, {method}, stale_if_error: {{ {keys} }} }}]")
         };
         valid(&route("max_cooldown: 5m"));
-        assert!(wrong(&route("cooldown: 5s")).contains("only answers to GET and HEAD are stored"));
+        assert!(
+            wrong(&route("cooldown: 5s")).contains("only responses to GET and HEAD are stored")
+        );
     }
 }

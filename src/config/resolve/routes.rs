@@ -1,8 +1,7 @@
-//! `routes`: which requests, in which order, under which name.
+//! `routes`: their patterns, order and names.
 //!
-//! Owns: what a `match` may say; names; what is said about routes that set the origin aside or are
-//! never reached.
-//! Never touches: what a route does with its answers (`policy`).
+//! Owns: the keys of `match`; names; warnings about routes that override the origin or never match.
+//! Never touches: the policy of a route (`policy`).
 
 use std::sync::Arc;
 
@@ -44,7 +43,7 @@ pub(super) fn read(
     for (at, node) in nodes.iter().enumerate() {
         let Some((route, place)) = route(node, at, defaults, reader) else { continue };
         if routes.iter().any(|earlier| earlier.name == route.name) {
-            let what = "names an earlier route already";
+            let what = "is the name of an earlier route";
             let path = format!("routes[{at}].name");
             reader.problem(place, &path, what, "give each route its own name");
         }
@@ -53,12 +52,12 @@ pub(super) fn read(
     }
     let table = Table::new(routes);
     refuse_ignored(&table, &places, credentials, reader);
-    note_shadowed(&table, &places, reader);
-    note_moved(&table, &places, upstreams, reader);
+    warn_shadowed(&table, &places, reader);
+    warn_rewritten_port(&table, &places, upstreams, reader);
     table
 }
 
-/// One route and the place of its name. A route with problems may be left out: they are taken down.
+/// One route and the location of its name. A route with problems may be left out; they are recorded.
 fn route(
     node: &Node,
     at: usize,
@@ -79,12 +78,12 @@ fn route(
     if let Some((key, place)) = policy::first_about_storing(&mut section)
         && !pattern.methods.iter().any(|method| cached.contains(method))
     {
-        let what = "says nothing: only answers to GET and HEAD are stored";
+        let what = "has no effect: only responses to GET and HEAD are stored";
         let fix = format!("remove `{key}`, or add GET to `match.method`");
         reader.problem(place, &section.at(key), what, fix);
     }
     if let Some(ttl) = &ttl {
-        note_set_aside(ttl, reader);
+        warn_overrides_origin(ttl, reader);
     }
     let Spanned { value: name, place, .. } = name?;
     Some((Route { name, index: at, pattern, policy: Arc::new(policy) }, place))
@@ -132,7 +131,7 @@ fn is_empty_list(node: Option<&Node>) -> bool {
     node.is_some_and(|node| matches!(&node.value, Value::List(items) if items.is_empty()))
 }
 
-/// `name: value`, or `name: "*"` for any value.
+/// Parses conditions `name: value`, or `name: "*"` for any value.
 fn conditions<N>(
     section: &mut Section<'_>,
     key: &'static str,
@@ -147,9 +146,9 @@ fn conditions<N>(
         });
         match read_name(&entry.key) {
             Ok(name) => Some((name, value?.value)),
-            Err(wrong) => {
-                let what = format!("`{}` {}", entry.key, wrong.what);
-                reader.problem(entry.place, &path, what, wrong.fix);
+            Err(error) => {
+                let what = format!("`{}` {}", entry.key, error.what);
+                reader.problem(entry.place, &path, what, error.fix);
                 None
             }
         }
@@ -157,13 +156,13 @@ fn conditions<N>(
     inner.entries().iter().filter_map(&mut one).collect()
 }
 
-/// A method, of those that a request can have.
+/// Parses a method that a routed request can have.
 pub(super) fn method(text: &str) -> Result<Method, ValueError> {
     let wanted = "a method such as `GET`";
     let upper = text.to_ascii_uppercase();
     if upper != text {
         let fix = format!("write `{upper}`: methods are case-sensitive");
-        return Err(ValueError::new(wanted, "is no method that anybody sends", fix));
+        return Err(ValueError::new(wanted, "is not a method that clients send", fix));
     }
     if text == "CONNECT" {
         let fix = "name the methods of the requests inside the tunnel";
@@ -176,20 +175,20 @@ fn path(text: &str) -> Result<PathPattern, ValueError> {
     PathPattern::parse(text).map_err(|e| ValueError::new("a path pattern", e.to_string(), e.fix()))
 }
 
-fn note_set_aside(ttl: &Spanned<Ttl>, reader: &mut Reader<'_>) {
+fn warn_overrides_origin(ttl: &Spanned<Ttl>, reader: &mut Reader<'_>) {
     let shown = match ttl.value {
         Ttl::Override(lifetime) => duration::show(lifetime),
         Ttl::Forever => "forever".to_owned(),
         Ttl::Origin | Ttl::Fallback(_) | Ttl::Clamp { .. } => return,
     };
     let text = format!(
-        "the origin's Cache-Control, Expires and Pragma are set aside: `ttl: {shown}` is the only \
-         rule, also against no-store and private"
+        "the origin's Cache-Control, Expires and Pragma are ignored: `ttl: {shown}` is the only \
+         rule, even for no-store and private"
     );
     reader.note(ttl, WarningKind::SetAside, text);
 }
 
-/// What names a user cannot be ignored.
+/// Refuses `key.ignore_headers` for fields that identify a user.
 fn refuse_ignored(
     table: &Table,
     places: &[SourceLocation],
@@ -200,7 +199,7 @@ fn refuse_ignored(
         let path = format!("routes[{}].key.ignore_headers", route.name);
         for name in &route.policy.key.ignored {
             let what = if credentials.contains(name) {
-                "is one of `credential_headers`: one user would be shown another's answer"
+                "is one of `credential_headers`: one user would receive another user's response"
             } else if route.policy.scope == ScopeRule::Header(name.clone()) {
                 "names the user of this route (`scope`)"
             } else {
@@ -211,9 +210,9 @@ fn refuse_ignored(
     }
 }
 
-/// Routes see the URL that a request is sent on as: a port that an upstream moves its requests away from
-/// meets none of them.
-fn note_moved(
+/// Warns about routes for a port that an upstream rewrites. Routes match the URL of the forwarded request, so
+/// they never match the original port.
+fn warn_rewritten_port(
     table: &Table,
     places: &[SourceLocation],
     upstreams: &[Arc<Upstream>],
@@ -222,20 +221,21 @@ fn note_moved(
     for (route, place) in table.routes().iter().zip(places) {
         let pattern = &route.pattern.host;
         let (Some(host), Some(port)) = (pattern.exact(), pattern.port()) else { continue };
-        let named = |upstream: &&Arc<Upstream>| {
-            upstream.hosts.iter().find(|named| named.host.matches(host, port)).cloned()
+        let find_host = |upstream: &&Arc<Upstream>| {
+            upstream.hosts.iter().find(|entry| entry.host.matches(host, port)).cloned()
         };
-        let Some((upstream, to)) = upstreams.iter().find_map(|up| Some((up, named(&up)?))) else {
+        let Some((upstream, to)) = upstreams.iter().find_map(|up| Some((up, find_host(&up)?)))
+        else {
             continue;
         };
         let Some(scheme) = to.scheme else { continue };
         let plain = port == Scheme::Http.default_port();
-        let moved = to.port.unwrap_or(if plain { scheme.default_port() } else { port });
-        if moved != port {
+        let new_port = to.port.unwrap_or(if plain { scheme.default_port() } else { port });
+        if new_port != port {
             let at = Spanned { value: (), place: *place, path: format!("routes[{}]", route.name) };
             let text = format!(
                 "matches no request for http://{host}:{port}: upstream `{}` sends those on to \
-                 {}://{host}:{moved}, and routes match that URL; name the host without a port",
+                 {}://{host}:{new_port}, and routes match that URL; name the host without a port",
                 upstream.name,
                 scheme.as_str()
             );
@@ -244,7 +244,7 @@ fn note_moved(
     }
 }
 
-fn note_shadowed(table: &Table, places: &[SourceLocation], reader: &mut Reader<'_>) {
+fn warn_shadowed(table: &Table, places: &[SourceLocation], reader: &mut Reader<'_>) {
     for shadowed in table.shadowed() {
         let (Some(route), Some(by)) =
             (table.routes().get(shadowed.route), table.routes().get(shadowed.by))
@@ -253,7 +253,8 @@ fn note_shadowed(table: &Table, places: &[SourceLocation], reader: &mut Reader<'
         };
         let place = places.get(shadowed.route).copied().unwrap_or_default();
         let at = Spanned { value: (), place, path: format!("routes[{}]", route.name) };
-        let text = format!("never matches: `{}` before it takes all its requests", by.name);
+        let text =
+            format!("never matches: the earlier route `{}` matches all its requests", by.name);
         reader.note(&at, WarningKind::Shadowed, text);
     }
 }

@@ -1,6 +1,6 @@
-//! `scope_secret`: a secret that several larders share, so that they make the same keys.
+//! `scope_secret`: a secret that several larder instances share, so that they build the same cache keys.
 //!
-//! Owns: where it comes from and how long it must be. Never touches: keys; it is never printed.
+//! Owns: its source and minimum length. Never touches: cache keys; the secret is never printed.
 
 use sha2::{Digest, Sha256};
 
@@ -8,7 +8,7 @@ use crate::config::ScopeSecret;
 use crate::config::diagnostics::ValueError;
 use crate::config::reader::{Reader, Section};
 
-/// Fewer characters could be guessed.
+/// The minimum length: a shorter secret could be guessed.
 const SHORTEST: usize = 16;
 
 /// `scope_secret`.
@@ -17,7 +17,7 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
     let known = reader.problems.len();
     let name = section.scalar(reader, "from_env", variable);
     if name.is_none() && reader.problems.len() == known {
-        let fix = "write `from_env: LARDER_SCOPE_SECRET`, or remove the key: larder makes its own";
+        let fix = "write `from_env: LARDER_SCOPE_SECRET`, or remove the key: larder then generates its own";
         reader.problem(section.place, &section.at("from_env"), "is missing", fix);
     }
     section.finish(reader);
@@ -28,8 +28,10 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
         return None;
     };
     if value.len() < SHORTEST {
-        let what = format!("the environment variable {} holds too short a secret", name.value);
-        let fix = format!("give at least {SHORTEST} characters: `openssl rand -hex 32` makes some");
+        let what =
+            format!("the environment variable {} contains a secret that is too short", name.value);
+        let fix =
+            format!("give at least {SHORTEST} characters: for example from `openssl rand -hex 32`");
         reader.problem(name.place, &name.path, what, fix);
         return None;
     }
@@ -38,8 +40,9 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
 
 /// The name of an environment variable.
 pub(super) fn variable(text: &str) -> Result<String, ValueError> {
-    let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let named = plain && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
+    let valid_characters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let is_name =
+        valid_characters && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
     let wanted = "the name of an environment variable";
-    if named { Ok(text.to_owned()) } else { Err(ValueError::is_not(wanted)) }
+    if is_name { Ok(text.to_owned()) } else { Err(ValueError::is_not(wanted)) }
 }

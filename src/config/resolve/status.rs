@@ -1,7 +1,7 @@
-//! Statuses and errors as the file names them: `404`, `5xx`, `connect`, `timeout`, `breaker`, `budget`.
+//! Statuses and errors in the file: `404`, `5xx`, `connect`, `timeout`, `breaker`, `budget`.
 //!
-//! Owns: how they are written and which cannot be meant.
-//! Never touches: what is done on them.
+//! Owns: their syntax, and which are valid for which key.
+//! Never touches: the reaction to them.
 
 use http::StatusCode;
 
@@ -9,8 +9,8 @@ use crate::config::diagnostics::ValueError;
 use crate::config::reader::nearest;
 use crate::policy::{ErrorMatch, StatusMatch};
 
-/// Statuses that are never stored, whatever anybody says: partial, interim, about the request's
-/// form, or about a stored answer.
+/// Statuses that are never stored, regardless of configuration and origin: partial content, malformed
+/// requests, and 304, which describes a stored response.
 const NEVER_STORED: [u16; 6] = [206, 304, 400, 413, 414, 431];
 
 /// A key of `ttl_by_status`.
@@ -24,7 +24,7 @@ pub(super) fn stored(text: &str) -> Result<StatusMatch, ValueError> {
     };
     if never {
         let fix = "remove it; 1xx 206 304 400 413 414 431 pass through unchanged";
-        return Err(ValueError::new(WANTED, "is never stored, whatever anybody says", fix));
+        return Err(ValueError::new(WANTED, "is never stored, regardless of configuration", fix));
     }
     Ok(matched)
 }
@@ -46,12 +46,12 @@ pub(super) fn error(text: &str) -> Result<ErrorMatch, ValueError> {
 pub(super) fn ends(text: &str) -> Result<StatusMatch, ValueError> {
     let wanted = "a status such as `404`, or `4xx`";
     let matched = failed(text, wanted, &["404", "410", "401", "403", "4xx"])?;
-    let passes = match matched {
+    let is_temporary = match matched {
         StatusMatch::Exact(code) => code.is_server_error() || code == StatusCode::TOO_MANY_REQUESTS,
         StatusMatch::Class(class) => class >= 5,
     };
-    if passes {
-        let what = "is a failure that passes: it says nothing of what is stored";
+    if is_temporary {
+        let what = "is a temporary failure: it does not make stored responses obsolete";
         return Err(ValueError::new(
             wanted,
             what,
@@ -68,14 +68,14 @@ pub(super) fn retried(text: &str) -> Result<ErrorMatch, ValueError> {
         "connect" => Ok(ErrorMatch::Connect),
         "timeout" => Ok(ErrorMatch::Timeout),
         "breaker" | "budget" => {
-            let what = "keeps the call from being made: there is nothing to repeat";
+            let what = "prevents the call: there is nothing to retry";
             Err(ValueError::new(wanted, what, "name it in `stale_if_error.on`; remove it here"))
         }
         _ => failed(text, wanted, &["connect", "timeout", "4xx", "5xx"]).map(ErrorMatch::Status),
     }
 }
 
-/// A status that is an error; `known` are the words near which `text` may be.
+/// Parses an error status; `known` are the keywords to suggest for a misspelt `text`.
 pub(super) fn failed(
     text: &str,
     wanted: &'static str,
@@ -91,7 +91,7 @@ pub(super) fn failed(
     Err(ValueError::new(wanted, "is not an error", "name statuses from 400 on"))
 }
 
-/// Whether a status says by itself that something failed.
+/// Whether a status is an error by itself.
 pub(super) fn is_error(matched: StatusMatch) -> bool {
     match matched {
         StatusMatch::Exact(code) => code.is_client_error() || code.is_server_error(),

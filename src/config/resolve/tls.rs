@@ -1,7 +1,7 @@
-//! `tls`: which connections are intercepted, and who vouches for larder in them.
+//! `tls`: which connections are intercepted, and the certificate authority for them.
 //!
-//! Owns: the rules between the hosts that are named and the constraints of the authority.
-//! Never touches: certificates; whether the authority's files are fit (`front::authority`).
+//! Owns: the rules between the intercepted hosts and the constraints of the authority.
+//! Never touches: certificates; validation of the authority's files (`frontend::ca`).
 
 use std::path::PathBuf;
 
@@ -25,13 +25,13 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Intercepti
     section.finish(reader);
     let values = |all: &[Spanned<HostPattern>]| all.iter().map(|at| at.value.clone()).collect();
     let tls = Interception { ca, intercept: values(&intercept), passthrough: values(&passthrough) };
-    for host in intercept.iter().filter(|host| !spared(&host.value, &tls)) {
+    for host in intercept.iter().filter(|host| !is_passthrough(&host.value, &tls)) {
         check(host, &tls.ca.constrain, reader);
     }
     tls
 }
 
-/// The routes' hosts against `tls.ca.constrain`.
+/// Checks the hosts of routes against `tls.ca.constrain`.
 pub(super) fn check_routes(
     top: &mut Section<'_>,
     tls: &Interception,
@@ -40,7 +40,7 @@ pub(super) fn check_routes(
 ) {
     let Some(Node { value: Value::List(nodes), .. }) = top.get("routes") else { return };
     for route in routes.routes().iter().filter(|route| !route.pattern.host.is_any()) {
-        if spared(&route.pattern.host, tls) {
+        if is_passthrough(&route.pattern.host, tls) {
             continue;
         }
         let place = nodes.get(route.index).and_then(host_of).map(|node| node.place);
@@ -53,36 +53,38 @@ pub(super) fn check_routes(
     }
 }
 
-/// What it means that nothing constrains the authority.
+/// Warns if the certificate authority has no constraints.
 pub(super) fn note_unconstrained(
     top: &Section<'_>,
     tls: &Interception,
     routes: &Table,
     reader: &mut Reader<'_>,
 ) {
-    let named = routes.routes().iter().map(|route| &route.pattern.host);
-    let named = named.filter(|host| !host.is_any()).chain(&tls.intercept);
-    let named: Vec<_> = named.filter(|host| !spared(host, tls)).collect();
-    if named.is_empty() || !tls.ca.constrain.is_empty() {
+    let hosts = routes.routes().iter().map(|route| &route.pattern.host);
+    let hosts = hosts.filter(|host| !host.is_any()).chain(&tls.intercept);
+    let hosts: Vec<_> = hosts.filter(|host| !is_passthrough(host, tls)).collect();
+    if hosts.is_empty() || !tls.ca.constrain.is_empty() {
         return;
     }
-    let fix = match around_all(named) {
-        None => "so it must be as long as every host is intercepted; name hosts instead, or take \
-                 care of the key"
-            .to_owned(),
+    let fix = match around_all(hosts) {
+        None => {
+            "this is required as long as every host is intercepted; name hosts instead, or protect \
+        the key"
+                .to_owned()
+        }
         Some(hosts) => {
             let more = if hosts.len() > SHOWN { ", …" } else { "" };
             let hosts: Vec<_> = hosts.iter().take(SHOWN).map(ToString::to_string).collect();
             format!(
-                "`tls: {{ ca: {{ constrain: [{}{more}] }} }}` and `larder ca rotate` keep it to \
+                "`tls: {{ ca: {{ constrain: [{}{more}] }} }}` and `larder ca rotate` restrict it to \
                  the hosts of this file",
                 hosts.join(", ")
             )
         }
     };
     let text = format!(
-        "larder's certificate authority may vouch for any host: whoever gets hold of its key \
-         passes for every one of them to clients that trust it; {fix}"
+        "larder's certificate authority may issue certificates for any host: an attacker with its key \
+         can impersonate every host to clients that trust it; {fix}"
     );
     let key = if top.has("tls") { "tls" } else { "routes" };
     let path = "tls.ca.constrain".to_owned();
@@ -90,7 +92,7 @@ pub(super) fn note_unconstrained(
     reader.note(&at, WarningKind::Unconstrained, text);
 }
 
-/// How many hosts a note names.
+/// The most hosts that a warning names.
 const SHOWN: usize = 5;
 
 fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
@@ -102,11 +104,12 @@ fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
     let (cert, key) = (path(&mut ca, reader, "cert"), path(&mut ca, reader, "key"));
     let constrain = ca.scalars(reader, "constrain", NameConstraint::parse).unwrap_or_default();
     ca.finish(reader);
-    for (there, missing) in [("cert", "key"), ("key", "cert")] {
-        if ca.has(there) && !ca.has(missing) {
-            let fix = format!("add `{missing}: …`, or leave both out: larder then keeps its own");
+    for (present, missing) in [("cert", "key"), ("key", "cert")] {
+        if ca.has(present) && !ca.has(missing) {
+            let fix =
+                format!("add `{missing}: …`, or leave both out: larder then generates its own");
             let what = "needs the other file of the pair";
-            reader.problem(ca.key_place(there), &ca.at(there), what, fix);
+            reader.problem(ca.key_place(present), &ca.at(present), what, fix);
         }
     }
     Ca {
@@ -122,22 +125,22 @@ fn files(
 ) -> Option<CaFiles> {
     let (cert, key) = (cert?, key?);
     if cert.value == key.value {
-        let fix = "name two files: the certificate is handed out, the key never";
+        let fix = "name two files: the certificate is public, the key is secret";
         reader.problem(key.place, &key.path, "is the certificate's file too", fix);
     }
     Some(CaFiles { cert: cert.value, key: key.value })
 }
 
-/// One host that is named for interception.
+/// Checks one intercepted host against the constraints.
 fn check(host: &Spanned<HostPattern>, constrain: &[NameConstraint], reader: &mut Reader<'_>) {
     if constrain.is_empty() {
         return;
     }
-    let within = NameConstraint::around(&host.value);
-    let (what, fix) = match &within {
+    let enclosing = NameConstraint::around(&host.value);
+    let (what, fix) = match &enclosing {
         Some(hosts) if constrain.iter().any(|one| one.covers(hosts)) => return,
         Some(hosts) => (
-            "lies outside tls.ca.constrain: larder could not vouch for it",
+            "is outside tls.ca.constrain: larder could not issue a certificate for it",
             format!(
                 "add `{hosts}` there and run `larder ca rotate`, or name it in tls.passthrough"
             ),
@@ -150,8 +153,8 @@ fn check(host: &Spanned<HostPattern>, constrain: &[NameConstraint], reader: &mut
     reader.problem(host.place, &host.path, format!("`{}` {what}", host.value), fix);
 }
 
-/// Whether `passthrough` takes all of this pattern.
-fn spared(host: &HostPattern, tls: &Interception) -> bool {
+/// Whether `passthrough` covers all of this pattern.
+fn is_passthrough(host: &HostPattern, tls: &Interception) -> bool {
     tls.passthrough.iter().any(|pattern| pattern.covers(host))
 }
 

@@ -1,14 +1,15 @@
-//! Destinations that the file names and that no call ever reaches: noted, for each call to them is an error.
+//! Destinations that the file names but that no call can reach; they cause a warning, because each call to
+//! them fails.
 //!
-//! Owns: which those are, as far as the file itself tells.
-//! Never touches: the decision about an address that is dialled (`upstream::destination`).
+//! Owns: finding them from the file alone.
+//! Never touches: the decision about an address that is dialled (`upstream::egress_policy`).
 
 use std::net::IpAddr;
 
 use crate::config::{DestinationRule, Destinations, Ports};
 use crate::route::pattern::HostPattern;
 
-/// Why an upstream's host is out of reach; `port`: the one that calls go to, if there is but one.
+/// Why no call can reach an upstream's host; `port`: the port of its calls if it is always the same.
 pub(super) fn never(
     destinations: &Destinations,
     host: &HostPattern,
@@ -28,7 +29,7 @@ pub(super) fn never(
     destinations.deny.iter().find(denies).map(denied).or_else(|| closed(destinations, port))
 }
 
-/// The same of an address.
+/// The same for an address.
 pub(super) fn never_at(
     destinations: &Destinations,
     ip: IpAddr,
@@ -37,7 +38,7 @@ pub(super) fn never_at(
     if ip.is_unspecified() {
         let own = if ip.is_ipv4() { "127.0.0.1" } else { "[::1]" };
         return Some(format!(
-            "`{ip}` is where servers listen, and the address of no host: write `{own}` for this one"
+            "`{ip}` is an address to listen on, not the address of a host: write `{own}` for this host"
         ));
     }
     let text = if ip.is_ipv4() { ip.to_string() } else { format!("[{ip}]") };
@@ -63,13 +64,15 @@ fn denied(rule: &DestinationRule) -> String {
         DestinationRule::Host(pattern) => pattern.to_string(),
     };
     format!(
-        "no call reaches it, for `destinations.deny` has `{rule}`: take one of the two out of the file"
+        "no call can reach it because `destinations.deny` contains `{rule}`: remove one of the two"
     )
 }
 
 fn closed(destinations: &Destinations, port: Option<u16>) -> Option<String> {
     let (Some(Ports::Only(ports)), Some(port)) = (&destinations.ports, port) else { return None };
     (!ports.contains(&port)).then(|| {
-        format!("no call reaches it, for port {port} is not in `destinations.ports`: add it there")
+        format!(
+            "no call can reach it because port {port} is not in `destinations.ports`: add it there"
+        )
     })
 }

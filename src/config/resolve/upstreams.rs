@@ -1,6 +1,6 @@
-//! `upstreams`: how origins are reached and treated.
+//! `upstreams`: configured groups of origins.
 //!
-//! Owns: names and hosts of upstreams, their deadlines.
+//! Owns: names and hosts of upstreams, their timeouts.
 //! Never touches: connections.
 
 mod cost;
@@ -31,12 +31,12 @@ pub(super) fn read(
     let mut all: Vec<Arc<Upstream>> = Vec::new();
     for entry in section.entries() {
         let path = section.at(&entry.key);
-        if let Err(wrong) = label(&entry.key) {
+        if let Err(error) = label(&entry.key) {
             reader.problem(
                 entry.place,
                 &path,
-                format!("`{}` {}", entry.key, wrong.what),
-                wrong.fix,
+                format!("`{}` {}", entry.key, error.what),
+                error.fix,
             );
         }
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
@@ -48,17 +48,18 @@ pub(super) fn read(
         if let Some(mount) = &mut mount {
             mount.guarded = credential.is_some();
         }
-        let conduct = conduct(&mut one, reader);
+        let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let one = Upstream { name, hosts, mount, timeouts, tls, credential, conduct };
+        let one =
+            Upstream { name, hosts, mount, timeouts, tls, credential, conduct: upstream_policy };
         all.push(Arc::new(one));
     }
     all
 }
 
-/// In the order of the reference file.
-fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPolicy {
+/// The policy of an upstream, in the order of the reference file.
+fn upstream_policy(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPolicy {
     UpstreamPolicy {
         rules: response_rules::read(one, reader),
         rate_limit: rate_limit::rate_limit(one, reader),
@@ -68,12 +69,16 @@ fn conduct(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPolicy {
     }
 }
 
-/// A name that becomes a label in metrics and logs.
+/// Parses a name that is used as a label in metrics and logs.
 pub(super) fn label(text: &str) -> Result<Arc<str>, ValueError> {
     let wanted = "a name";
     if text == "none" {
         let fix = "choose another name";
-        return Err(ValueError::new(wanted, "is the label of what has no name of its own", fix));
+        return Err(ValueError::new(
+            wanted,
+            "is reserved: it is the label of requests without a route or upstream",
+            fix,
+        ));
     }
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if text.is_empty() || text.len() > 64 || !plain {
@@ -106,14 +111,14 @@ fn hosts(
     for at in &hosts {
         let UpstreamHost { host, scheme, port } = &at.value;
         let port = port.or(host.port()).or(scheme.map(Scheme::default_port));
-        if let Some(why) = unreachable::never(destinations, host, port) {
-            reader.note(at, WarningKind::Unreachable, why);
+        if let Some(reason) = unreachable::never(destinations, host, port) {
+            reader.note(at, WarningKind::Unreachable, reason);
         }
     }
     hosts.into_iter().map(|at| at.value).collect()
 }
 
-/// `api.example`, `*.example`, or `https://api.example[:port]`.
+/// Parses `api.example`, `*.example`, or `https://api.example[:port]`.
 fn host(text: &str) -> Result<UpstreamHost, ValueError> {
     let wanted = "a host such as `api.example`, `*.example` or `https://api.example`";
     if text.starts_with("http://") {
@@ -125,7 +130,7 @@ fn host(text: &str) -> Result<UpstreamHost, ValueError> {
     };
     let host = host.strip_suffix('/').unwrap_or(host);
     let port = host_pattern(host)?.port();
-    // The port is the one to go to; requests are matched by name, whatever port they name.
+    // The port is the one to connect to; requests are matched by host name, regardless of their port.
     let name = port.and_then(|port| host.strip_suffix(&format!(":{port}"))).unwrap_or(host);
     Ok(UpstreamHost { host: host_pattern(name)?, scheme: Some(Scheme::Https), port })
 }

@@ -1,7 +1,7 @@
-//! The body of a fill, on its way from the origin to its readers and into the store.
+//! Reads the body of a fill from the origin and passes it to the readers and the store.
 //!
-//! Owns: that nothing but a whole body is stored, and is stored before any reader has all of it.
-//! Never touches: heads, how it is stored.
+//! Owns: storing only a whole body, and storing it before any reader has all of it. Never touches:
+//! heads, how a body is stored.
 
 use std::time::Duration;
 
@@ -12,33 +12,33 @@ use crate::engine::fill::Fill;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::{BodyFraming, UpstreamResponse};
 
-/// How far a body has come in.
+/// Progress of a body that is being read.
 #[derive(Default)]
 struct BodyIntake {
     read: u64,
-    /// The last piece of an announced length: readers get it once the body is stored.
+    /// The last piece of a body of announced length: readers get it once the body is stored.
     last: Bytes,
 }
 
 impl Fill {
-    /// Reads the body to its end. A whole body that was kept is handed to `keep` before any reader
-    /// can have all of it: who has read it to the end finds it in the store. What `keep` has stored is what
-    /// readers go on in.
+    /// Reads the body to its end. A whole body that was kept is passed to `store` before any reader can
+    /// have all of it, so that a client that has read the whole body finds it in the store. Readers then
+    /// continue in the bytes that `store` returns.
     pub(super) async fn take_in(
         &self,
-        mut answer: UpstreamResponse,
+        mut response: UpstreamResponse,
         storing: bool,
-        keep: impl FnOnce(Bytes) -> Option<Bytes>,
+        store: impl FnOnce(Bytes) -> Option<Bytes>,
     ) -> Result<(), UpstreamError> {
         let mut intake = BodyIntake::default();
-        self.flight.body.is_ahead(answer.body.ahead());
-        let end = self.to_its_end(&mut answer, storing, &mut intake).await;
+        self.flight.body.is_ahead(response.body.ahead());
+        let end = self.read_to_end(&mut response, storing, &mut intake).await;
         self.engine.account.upstream_bytes(intake.read);
         end?;
         let (body, BodyIntake { read, last }) = (&self.flight.body, intake);
         match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
             Some(whole) => {
-                if let Some(stored) = keep(whole) {
+                if let Some(stored) = store(whole) {
                     self.engine.store.told().await;
                     body.settle(stored);
                     return Ok(());
@@ -55,21 +55,22 @@ impl Fill {
         Ok(())
     }
 
-    async fn to_its_end(
+    async fn read_to_end(
         &self,
-        answer: &mut UpstreamResponse,
+        response: &mut UpstreamResponse,
         storing: bool,
         intake: &mut BodyIntake,
     ) -> Result<(), UpstreamError> {
-        let spent = answer.response_time.duration_since(answer.request_time).unwrap_or_default();
-        let deadline = sleep(answer.total.saturating_sub(spent).max(Duration::from_millis(1)));
+        let spent =
+            response.response_time.duration_since(response.request_time).unwrap_or_default();
+        let deadline = sleep(response.total.saturating_sub(spent).max(Duration::from_millis(1)));
         tokio::pin!(deadline);
         let body = &self.flight.body;
         loop {
             let piece = tokio::select! {
-                piece = answer.body.next() => piece?,
+                piece = response.body.next() => piece?,
                 () = body.abandoned(storing) => {
-                    // First nobody can join any more, then the last look.
+                    // First remove the fetch, so that no request can join it; then check once more.
                     self.leave();
                     if body.is_abandoned(storing) {
                         return Err(UpstreamError::Abandoned);
@@ -77,18 +78,18 @@ impl Fill {
                     continue;
                 }
                 () = &mut deadline, if storing && body.is_kept() => {
-                    // Too late to be kept; whoever reads it gets all of it (UPS-03).
+                    // Too late to store the body, but readers still get all of it (UPS-03).
                     self.leave();
                     body.stop_keeping();
                     continue;
                 }
             };
-            let Some(piece) = piece else { return is_whole(answer.framing, intake.read) };
-            self.pass_on(piece, answer.framing, storing, intake).await?;
+            let Some(piece) = piece else { return check_length(response.framing, intake.read) };
+            self.forward_piece(piece, response.framing, storing, intake).await?;
         }
     }
 
-    async fn pass_on(
+    async fn forward_piece(
         &self,
         piece: Bytes,
         framing: BodyFraming,
@@ -112,8 +113,8 @@ impl Fill {
     }
 }
 
-/// An announced length that was not reached is a cut body, whatever the connection says.
-fn is_whole(framing: BodyFraming, read: u64) -> Result<(), UpstreamError> {
+/// A body shorter than its announced length is truncated, however the connection ended.
+fn check_length(framing: BodyFraming, read: u64) -> Result<(), UpstreamError> {
     match framing {
         BodyFraming::Length(announced) if announced != read => Err(UpstreamError::Cut),
         BodyFraming::Length(_) | BodyFraming::Marked | BodyFraming::Close => Ok(()),

@@ -1,26 +1,26 @@
-// Node's own clients through a proxy: http, https and fetch read no proxy variable before Node 24.
+// Makes Node's own clients (http, https, fetch) use the proxy variables, which Node reads from version 24 on.
 //
-// Owns: how connections of these three are made. Each goes through CONNECT to the proxy that the
-// environment names, http: ones as well, so a request is the same with and without a proxy.
-// Never touches: what NO_PROXY spares, the proxy itself, Unix sockets, agents and dispatchers that
-// connect in their own way, and whatever the runtime sends through the proxy by itself.
+// Owns: the connections of these three clients. Each goes through CONNECT to the proxy of the environment,
+// those for http: as well, so that requests are the same with and without a proxy.
+// Never touches: hosts in NO_PROXY, the proxy itself, Unix sockets, agents and dispatchers with their own
+// connect function, and requests that the runtime itself sends through the proxy.
 //
-// Loaded before the program (NODE_OPTIONS=--require) in every process and worker thread: what takes
-// long to load, undici above all, is not loaded before it is needed.
+// Loaded before the program (NODE_OPTIONS=--require) in every process and worker thread. Slow modules, undici
+// above all, are loaded only when they are needed.
 'use strict';
 
 const ONCE = Symbol.for('larder.shim');
 
-/** The proxy for `https:` or `http:`, or nothing. Read each time: programs change their variables. */
+/** The proxy for `https:` or `http:`, or undefined. Reads the environment on each call: programs change it. */
 function proxyOf(scheme) {
   const { env } = process;
-  const said = scheme === 'https:'
+  const proxyUrl = scheme === 'https:'
     ? env.https_proxy || env.HTTPS_PROXY
     : env.http_proxy || env.HTTP_PROXY;
-  if (!said) return undefined;
+  if (!proxyUrl) return undefined;
   let url;
   try {
-    url = new URL(said);
+    url = new URL(proxyUrl);
   } catch {
     return undefined;
   }
@@ -33,18 +33,18 @@ function proxyOf(scheme) {
   };
 }
 
-/** A host without the brackets of an IPv6 address, without the dot of the root, in small letters. */
+/** A host in lower case, without IPv6 brackets and trailing dot. */
 function bare(host) {
   return String(host).replace(/^\[|\]$/g, '').replace(/\.$/, '').toLowerCase();
 }
 
-/** Whether NO_PROXY spares the host: `name` and `.name` mean it and all below, `*` means all. */
-function isSpared(host, port) {
+/** Whether NO_PROXY contains the host: `name` and `.name` match it and its subdomains, `*` matches all. */
+function isBypassed(host, port) {
   const list = process.env.no_proxy || process.env.NO_PROXY || '';
-  return list.split(/[\s,]+/).some((entry) => entry !== '' && spares(entry, host, port));
+  return list.split(/[\s,]+/).some((entry) => entry !== '' && matches(entry, host, port));
 }
 
-function spares(entry, host, port) {
+function matches(entry, host, port) {
   if (entry === '*') return true;
   if (entry.includes('/')) return isWithin(entry, host);
   const numbered = /^(\[.*\]|[^:]*):(\d+)$/.exec(entry);
@@ -69,10 +69,10 @@ function isWithin(network, host) {
   }
 }
 
-/** The proxy that a connection is to go through, or nothing. */
-function way(scheme, host, port) {
+/** The proxy for a connection, or undefined. */
+function proxyFor(scheme, host, port) {
   const proxy = proxyOf(scheme);
-  if (!proxy || isSpared(bare(host), port)) return undefined;
+  if (!proxy || isBypassed(bare(host), port)) return undefined;
   if (bare(host) === proxy.host && port === proxy.port) return undefined;
   return proxy;
 }
@@ -111,7 +111,7 @@ function tunnel(proxy, host, port, timeout, done) {
       const code = status[1] === '504' ? 'ETIMEDOUT' : 'ECONNREFUSED';
       return fail(code, `the proxy answered ${status[1]} to CONNECT ${host}:${port}`);
     }
-    // What came behind the head is the origin's: it may speak first.
+    // Bytes behind the head come from the origin, which may send first.
     if (head.length > length) socket.unshift(head.subarray(length));
     return end();
   };
@@ -125,24 +125,24 @@ function tunnel(proxy, host, port, timeout, done) {
   socket.write(`CONNECT ${authority} HTTP/1.1\r\nHost: ${authority}\r\n${authorization}\r\n`);
 }
 
-/** Makes an agent's connections go through tunnels. They stay the agent's: it pools them. */
-function teachAgent(Agent, scheme, finish) {
+/** Opens an agent's connections through tunnels. The agent still pools them. */
+function patchAgent(Agent, scheme, finish) {
   const direct = Agent.prototype.createConnection;
   Agent.prototype.createConnection = function createConnection(...args) {
     const [options] = args;
     const done = args[args.length - 1];
     const isOwn = typeof options === 'object' && options !== null && typeof done === 'function';
     if (!isOwn || options.socketPath || options.path || options.socket) return direct.apply(this, args);
-    // Node sends the connections of such an agent through the proxy by itself.
+    // Node itself sends the connections of such an agent through the proxy.
     if (this.options && this.options.proxyEnv) return direct.apply(this, args);
     const host = bare(options.host || options.hostname || 'localhost');
     const port = Number(options.port) || this.defaultPort;
-    const proxy = way(scheme, host, port);
+    const proxy = proxyFor(scheme, host, port);
     if (!proxy) return direct.apply(this, args);
     tunnel(proxy, host, port, options.timeout, (error, socket) => {
       if (error) return done(error);
       try {
-        return done(null, finish(this, direct, options, settle(socket, options)));
+        return done(null, finish(this, direct, options, setSocketOptions(socket, options)));
       } catch (thrown) {
         socket.destroy();
         return done(thrown);
@@ -152,25 +152,25 @@ function teachAgent(Agent, scheme, finish) {
   };
 }
 
-/** What a connection is given that Node opens directly. */
-function settle(socket, options) {
+/** Sets the socket options that Node sets on direct connections. */
+function setSocketOptions(socket, options) {
   if (options.noDelay) socket.setNoDelay(true);
   if (options.keepAlive) socket.setKeepAlive(true, options.keepAliveInitialDelay);
   return socket;
 }
 
-/** undici's way to connect: the dispatcher keeps its pool, only the way is another. */
+/** A connect function for undici; the dispatcher keeps its pool. */
 function connector(options) {
   const { allowH2 } = options;
   const connect = options.connect ?? {};
-  // undici's own bound, unless the program set one.
+  // undici's default, unless the program set a timeout.
   const timeout = connect.timeout ?? options.connectTimeout ?? 10_000;
   return function connectThroughProxy({ hostname, protocol, port, servername, localAddress }, done) {
     const net = require('net');
     const secure = protocol === 'https:';
     const host = bare(hostname);
     const number = Number(port) || (secure ? 443 : 80);
-    const proxy = connect.socketPath ? undefined : way(protocol, host, number);
+    const proxy = connect.socketPath ? undefined : proxyFor(protocol, host, number);
     if (proxy) {
       tunnel(proxy, host, number, timeout, (error, socket) => {
         if (error) return done(error);
@@ -189,7 +189,7 @@ function connector(options) {
       once(tls, 'secureConnect', () => done(null, tls.setNoDelay(true)));
     }
 
-    /** Waits for `event`, an error or the end of undici's patience. */
+    /** Waits for `event`, an error or undici's timeout. */
     function once(socket, event, reached) {
       const fail = (error) => {
         clearTimeout(timer);
@@ -215,9 +215,9 @@ function connector(options) {
   };
 }
 
-/** The dispatcher that fetch uses, if it is one that connects directly, through the proxy. */
-function teachDispatcher() {
-  // Any of these loads undici, which then makes the dispatcher.
+/** Sends the connections of fetch's dispatcher through the proxy, if it connects directly. */
+function patchDispatcher() {
+  // Access to this global loads undici, which then creates the dispatcher.
   void globalThis.Headers;
   const found = Object.getOwnPropertySymbols(globalThis)
     .filter((symbol) => /^undici\.globalDispatcher\./.test(symbol.description ?? ''));
@@ -227,26 +227,26 @@ function teachDispatcher() {
     const hidden = Object.getOwnPropertySymbols(dispatcher)
       .find((property) => property.description === 'options');
     const options = (hidden && dispatcher[hidden]) ?? {};
-    // A program that connects in its own way knows why.
+    // The program has its own connect function: leave it.
     if (typeof options.connect === 'function') continue;
     const connect = connector(options);
     globalThis[symbol] = new dispatcher.constructor({ ...options, connect });
   }
 }
 
-function teachFetch() {
+function patchFetch() {
   const { fetch } = globalThis;
   if (typeof fetch !== 'function') return;
-  let taught = false;
+  let patched = false;
   const property = Object.getOwnPropertyDescriptor(globalThis, 'fetch');
-  // Loading undici takes longer than most programs take to start: not before the first request.
+  // undici loads slower than most programs start, so it is loaded at the first request.
   const value = function (...args) {
-    if (!taught) {
-      taught = true;
+    if (!patched) {
+      patched = true;
       try {
-        teachDispatcher();
+        patchDispatcher();
       } catch {
-        // An undici that is built in another way: it connects as it did.
+        // An undici with other internals: its connections stay direct.
       }
     }
     return Reflect.apply(fetch, this, args);
@@ -260,13 +260,13 @@ function teachFetch() {
 if (!globalThis[ONCE] && (proxyOf('https:') || proxyOf('http:'))) {
   Object.defineProperty(globalThis, ONCE, { value: true });
   try {
-    teachAgent(require('http').Agent, 'http:', (agent, direct, { timeout }, socket) =>
+    patchAgent(require('http').Agent, 'http:', (agent, direct, { timeout }, socket) =>
       (timeout ? socket.setTimeout(timeout) : socket));
-    // Node's own function makes the TLS connection in the tunnel: it keeps sessions, too.
-    teachAgent(require('https').Agent, 'https:', (agent, direct, options, socket) =>
+    // Node's own function makes the TLS connection in the tunnel, with its session cache.
+    patchAgent(require('https').Agent, 'https:', (agent, direct, options, socket) =>
       direct.call(agent, { ...options, socket }));
-    teachFetch();
+    patchFetch();
   } catch {
-    // A Node that is built in another way: the program runs as it did.
+    // A Node with other internals: its connections stay direct.
   }
 }

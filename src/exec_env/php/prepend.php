@@ -1,13 +1,13 @@
 <?php
 // Runs before each script: streams (fopen, file_get_contents) go through larder.
 //
-// Owns: the default context of streams. Never touches: a context that a script makes itself; curl,
-// which reads the environment.
+// Owns: the default stream context. Never touches: contexts that a script creates, and curl, which reads
+// the environment.
 
 (static function () {
     $proxy = get_cfg_var('larder.proxy');
     if (is_string($proxy) && $proxy !== '') {
-        // Without the full URI a proxy could not tell which host an http:// URL is of.
+        // Without the full URI the proxy does not see the host of an http:// URL.
         $http = ['proxy' => $proxy, 'request_fulluri' => true];
         $authorization = get_cfg_var('larder.authorization');
         if (is_string($authorization) && $authorization !== '') {
@@ -18,7 +18,7 @@
     }
 })();
 
-// Whatever was set to run first before larder came still does.
+// The auto_prepend_file of the original configuration still runs.
 if ($larder_next = (static function () {
     $files = array_map('trim', explode(',', (string) php_ini_scanned_files()));
     array_unshift($files, (string) php_ini_loaded_file());
@@ -31,7 +31,7 @@ if ($larder_next = (static function () {
             $next = parse_ini_file($file)['auto_prepend_file'] ?? $next;
         }
     }
-    // PHP's own word for no file at all.
+    // `none` is PHP's value for no file.
     return in_array($next, [null, '', 'none'], true) ? null : $next;
 })()) {
     require $larder_next;

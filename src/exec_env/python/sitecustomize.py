@@ -1,13 +1,11 @@
-"""Runs when Python starts: aiohttp, which reads no proxy variable unless it is told to, does; and
-certifi, which programs name as their bundle whatever the variables say, has larder's certificate, too.
+"""Runs when Python starts. aiohttp, which by default reads no proxy variable, then uses the proxy, and the
+bundle of certifi, which programs use despite the variables, also contains larder's certificate.
 
-Owns: the proxy of aiohttp's requests that name none, certifi's file. Never touches: requests with a
-proxy, sessions that do not connect by TCP, credentials (aiohttp's own `trust_env` would also read
-~/.netrc).
+Owns: the proxy of aiohttp requests without one, and the path of certifi's bundle. Never touches: requests
+with a proxy, sessions that do not use TCP, credentials (aiohttp's `trust_env` would also read ~/.netrc).
 
-It must never keep Python from starting: whatever goes wrong here leaves things as they were. It
-imports nothing before a program imports one of the two, and does nothing on a Python that is too old
-for them.
+An error here never prevents Python from starting and changes nothing. The module imports nothing before a
+program imports one of the two packages, and does nothing on a Python that is too old for them.
 """
 
 
@@ -18,14 +16,14 @@ def _larder():
     here = __file__.replace("\\", "/").rsplit("/", 1)[0]
 
     def proxy_of(session, url):
-        """The proxy for a request that names none, or None."""
+        """The proxy for a request without one, or None."""
         from urllib.request import getproxies, proxy_bypass
 
         connector = sys.modules["aiohttp.connector"].TCPConnector
         used = session._connector
         if not isinstance(used, connector):
             return None
-        # A connector that connects in its own way, to another kind of proxy, say.
+        # A connector with its own connect method, for another kind of proxy for example.
         if type(used)._create_connection is not connector._create_connection:
             return None
         if session._trust_env or getattr(session, "_default_proxy", None) is not None:
@@ -36,8 +34,8 @@ def _larder():
             return None
         return getproxies().get(scheme)
 
-    def teach_aiohttp(module):
-        """Makes aiohttp's session look for a proxy."""
+    def patch_aiohttp(module):
+        """Makes aiohttp's sessions use the proxy."""
         import functools
 
         session = module.ClientSession
@@ -57,7 +55,7 @@ def _larder():
         session._request = _request
 
     def with_larder(bundle):
-        """A copy of the bundle that has larder's certificate, made once."""
+        """The path of a copy of the bundle with larder's certificate, written once."""
         import os
 
         copy = here + "/certifi.pem"
@@ -67,12 +65,12 @@ def _larder():
                 for part in (bundle, here + "/larder.pem"):
                     with open(part, "rb") as file:
                         out.write(file.read() + b"\n")
-            # Whole or not at all: other processes may be looking.
+            # Atomic: other processes may read the copy.
             os.replace(own, copy)
         return copy
 
-    def teach_certifi(module):
-        """Makes certifi name the copy."""
+    def patch_certifi(module):
+        """Makes certifi return the path of the copy."""
         import functools
 
         name_it = module.where
@@ -90,32 +88,32 @@ def _larder():
             with open(where(), "r", encoding="ascii") as file:
                 return file.read()
 
-        # The package has both by name, if it is there already.
+        # The package re-exports both names, if it is loaded already.
         for place in (module, sys.modules.get("certifi")):
             if getattr(place, "where", None) is name_it:
                 place.where, place.contents = where, contents
 
-    lessons = {"aiohttp.client": teach_aiohttp, "certifi.core": teach_certifi}
+    patches = {"aiohttp.client": patch_aiohttp, "certifi.core": patch_certifi}
 
-    class Taught(object):
-        """Finds a module as it would be found without, and teaches it once it is there."""
+    class PatchingFinder(object):
+        """Finds a module through the other finders, and patches it once it is loaded."""
 
-        # Tells other copies of this file that the modules have their teacher.
-        is_larders = True
+        # Shows other copies of this file that the modules are patched already.
+        is_larder_finder = True
 
         def __init__(self):
-            # Modules that are looked for just now, each with the thread that looks.
+            # The searches in progress: module and thread.
             self.sought = set()
 
         def find_elsewhere(self, name, path, target):
-            """The module as the other finders find it. One of them may ask this one again."""
+            """The module as the other finders find it. One of them may call this one again."""
             sought = (name, get_ident())
             if sought in self.sought:
                 return None
             self.sought.add(sought)
             try:
                 for finder in list(sys.meta_path):
-                    ours = finder is self or getattr(finder, "is_larders", False)
+                    ours = finder is self or getattr(finder, "is_larder_finder", False)
                     find = None if ours else getattr(finder, "find_spec", None)
                     spec = find(name, path, target) if find else None
                     if spec is not None:
@@ -125,8 +123,8 @@ def _larder():
                 self.sought.discard(sought)
 
         def find_spec(self, name, path=None, target=None):
-            teach = lessons.get(name)
-            spec = None if teach is None else self.find_elsewhere(name, path, target)
+            patch = patches.get(name)
+            spec = None if patch is None else self.find_elsewhere(name, path, target)
             if spec is None:
                 return None
             loader = spec.loader
@@ -137,7 +135,7 @@ def _larder():
             def exec_module(module):
                 execute(module)
                 try:
-                    teach(module)
+                    patch(module)
                 except Exception:
                     pass
 
@@ -147,19 +145,19 @@ def _larder():
                 pass
             return spec
 
-    # The first larder on the path is the one whose proxy the variables name: a second one adds nothing.
-    is_taught = any(getattr(finder, "is_larders", False) for finder in sys.meta_path)
-    if sys.version_info >= (3, 7) and not is_taught:
-        sys.meta_path.insert(0, Taught())
-        # What a .pth file has imported before.
-        for name in lessons:
+    # The variables name the proxy of the first larder on the path: a second copy adds nothing.
+    is_patched = any(getattr(finder, "is_larder_finder", False) for finder in sys.meta_path)
+    if sys.version_info >= (3, 7) and not is_patched:
+        sys.meta_path.insert(0, PatchingFinder())
+        # A .pth file may have imported them already.
+        for name in patches:
             if name in sys.modules:
-                lessons[name](sys.modules[name])
+                patches[name](sys.modules[name])
     return here
 
 
 def _larder_next(here):
-    """Runs the sitecustomize that would have run without this one, as the module of that name."""
+    """Runs the sitecustomize that this one hides, as the module of that name."""
     import os
     import sys
 
@@ -182,6 +180,6 @@ try:
     _larder_here = _larder()
 except Exception:
     _larder_here = None
-# Its own errors are its own: Python reports them as it always does.
+# Python reports errors of the hidden sitecustomize as usual.
 if _larder_here is not None:
     _larder_next(_larder_here)

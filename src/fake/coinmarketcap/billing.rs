@@ -1,6 +1,6 @@
-//! The bill: what every call cost, by UTC day and month; and what a key is told about it.
+//! The bill: the cost of every call, by UTC day and month; and the usage that `/v1/key/info` returns.
 //!
-//! Owns: credits and their price. Never touches: the clock; what a call costs.
+//! Owns: credits and their price. Never touches: the clock; the number of credits that a call costs.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -11,16 +11,16 @@ use serde_json::{Value, json};
 use crate::fake::coinmarketcap::Plan;
 use crate::fake::coinmarketcap::calendar::{day, month, next_day, next_month, stamp};
 
-/// What all calls cost since the fake started or was reset.
+/// The cost of all calls since the fake started or was reset.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Billing {
-    /// Calls that cost something.
+    /// Calls that cost at least one credit.
     pub calls: u64,
-    /// Credits.
+    /// All credits.
     pub credits: u64,
-    /// What one costs.
+    /// The price of one credit.
     pub price_per_credit: f64,
-    /// What all of them cost.
+    /// The price of all credits.
     pub price: f64,
     /// The currency of the prices.
     pub currency: &'static str,
@@ -30,7 +30,7 @@ pub struct Billing {
     pub by_month: BTreeMap<String, u64>,
 }
 
-/// What is written down.
+/// The credits that were charged.
 #[derive(Debug, Clone)]
 pub(super) struct Ledger {
     price_per_credit: f64,
@@ -39,7 +39,7 @@ pub(super) struct Ledger {
     by_month: BTreeMap<String, u64>,
 }
 
-/// Credits spent in the day and the month of some time.
+/// Credits used in the UTC day and month of a point in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BilledUsage {
     pub(super) day: u64,
@@ -60,13 +60,17 @@ impl Ledger {
     }
 
     pub(super) fn spent(&self, now: SystemTime) -> BilledUsage {
-        let of = |spent: &BTreeMap<String, u64>, name| spent.get(&name).copied().unwrap_or(0);
-        BilledUsage { day: of(&self.by_day, day(now)), month: of(&self.by_month, month(now)) }
+        let credits =
+            |by_period: &BTreeMap<String, u64>, name| by_period.get(&name).copied().unwrap_or(0);
+        BilledUsage {
+            day: credits(&self.by_day, day(now)),
+            month: credits(&self.by_month, month(now)),
+        }
     }
 
     pub(super) fn bill(&self) -> Billing {
         let credits = self.by_month.values().sum();
-        #[expect(clippy::cast_precision_loss, reason = "nobody runs up 2^52 credits")]
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52 credits")]
         let price = credits as f64 * self.price_per_credit;
         Billing {
             calls: self.calls,
@@ -80,7 +84,7 @@ impl Ledger {
     }
 }
 
-/// What `/v1/key/info` says; `minute`: calls in this minute.
+/// The data of `/v1/key/info`; `minute`: calls in the current minute.
 pub(super) fn key_info(plan: Plan, minute: u64, spent: BilledUsage, now: SystemTime) -> Value {
     let left = |limit: Option<u64>, used: u64| limit.map(|limit| limit.saturating_sub(used));
     let (tomorrow, next) = (next_day(now), next_month(now));
@@ -105,7 +109,7 @@ pub(super) fn key_info(plan: Plan, minute: u64, spent: BilledUsage, now: SystemT
     })
 }
 
-/// `In 19 hours, 56 minutes`.
+/// The time until a reset, such as `In 19 hours, 56 minutes`.
 fn until(now: SystemTime, then: SystemTime) -> String {
     let minutes = then.duration_since(now).unwrap_or_default().as_secs() / 60;
     let (days, hours, minutes) = (minutes / 1_440, minutes / 60 % 24, minutes % 60);

@@ -1,13 +1,14 @@
-//! Days and months as CoinMarketCap bills them: by UTC.
+//! UTC days and months, by which CoinMarketCap bills.
 //!
-//! Owns: names and beginnings of days and months, times in JSON. Never touches: the clock, nor the
-//! calendar that larder's own books are kept by: the bill is there to be compared with them.
+//! Owns: names and starts of days and months, times in JSON. Never touches: the clock, nor larder's own
+//! calendar code: tests compare the fake's bill with larder's cost accounting, so the two must be
+//! independent.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// `2026-10-01T12:00:00.000Z`.
 pub(super) fn stamp(time: SystemTime) -> String {
-    let last = UNIX_EPOCH + Duration::from_secs(LAST);
+    let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
     humantime::format_rfc3339_millis(time.clamp(UNIX_EPOCH, last)).to_string()
 }
 
@@ -21,17 +22,17 @@ pub(super) fn month(time: SystemTime) -> String {
     stamp(time).chars().take("2026-10".len()).collect()
 }
 
-/// When the next day begins.
+/// The start of the next day.
 pub(super) fn next_day(time: SystemTime) -> SystemTime {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().min(LAST);
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().min(LAST_SECOND);
     UNIX_EPOCH + Duration::from_secs((seconds / DAY + 1) * DAY)
 }
 
-/// When the next month begins.
+/// The start of the next month.
 pub(super) fn next_month(time: SystemTime) -> SystemTime {
     let this = month(time);
     let mut next = next_day(time);
-    // The year 9999 has no next month; a month has no more days than this.
+    // The year 9999 has no next month, so the loop is limited: no month has more days.
     for _ in 0..31 {
         if month(next) != this {
             break;
@@ -42,7 +43,7 @@ pub(super) fn next_month(time: SystemTime) -> SystemTime {
 }
 
 /// The last second of the year 9999.
-const LAST: u64 = 253_402_300_799;
+const LAST_SECOND: u64 = 253_402_300_799;
 const DAY: u64 = 86_400;
 
 #[cfg(test)]
@@ -71,8 +72,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_year_that_can_be_written_does_not_panic() {
-        let end = UNIX_EPOCH + Duration::from_secs(LAST);
+    fn the_end_of_year_9999_does_not_panic() {
+        let end = UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
         assert_eq!(month(next_month(end)), "9999-12");
         assert_eq!(day(end + Duration::from_secs(9)), "9999-12-31");
     }

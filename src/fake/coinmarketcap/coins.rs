@@ -1,6 +1,7 @@
-//! Coins, made up from their ids and the time: the same id at the same minute is always the same.
+//! Invented coins, computed from their ids and the time: the same id at the same minute always gives the
+//! same data.
 //!
-//! Owns: who they are and how their prices move. Never touches: the clock; the form of an answer.
+//! Owns: the list of coins and their prices over time. Never touches: the clock; the response format.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -18,7 +19,7 @@ pub(super) struct Coin {
     base: f64,
 }
 
-/// All coins, by rank: some that everybody knows under their real ids, and ids up to 200.
+/// All coins, by rank: some well-known ones with their real ids, and ids up to 200.
 pub(super) static ALL: LazyLock<Vec<Coin>> = LazyLock::new(|| {
     let known = KNOWN.map(|(id, name, symbol, price)| {
         let slug = name.to_lowercase().replace(' ', "-");
@@ -35,7 +36,7 @@ pub(super) static ALL: LazyLock<Vec<Coin>> = LazyLock::new(|| {
 });
 
 impl Coin {
-    /// Its price in US dollars in some minute since 1970.
+    /// Its price in US dollars at a minute since 1970.
     pub(super) fn price(&self, minute: u64) -> f64 {
         let seed = xxh3_64(self.symbol.as_bytes());
         let slow = wave(minute, 3_000 + seed % 4_000, seed);
@@ -43,39 +44,40 @@ impl Coin {
         rounded(self.base * (1.0 + 0.1 * slow + 0.01 * fast))
     }
 
-    /// How many of it there are: enough for its rank.
+    /// The number of coins in circulation, such that the market cap matches the rank.
     pub(super) fn supply(&self) -> f64 {
         (1.2e12 / f64::from(self.rank) / self.base).round()
     }
 
-    /// What was traded in a day, in US dollars.
+    /// The volume traded in a day, in US dollars.
     pub(super) fn volume(&self, minute: u64) -> f64 {
         rounded(self.price(minute) * self.supply() * (0.05 + 0.01 * wave(minute, 1_440, 0)))
     }
 
-    /// By how many per cent the price has changed in so many minutes.
+    /// The change of the price over this number of minutes, in per cent.
     pub(super) fn change(&self, minute: u64, minutes: u64) -> f64 {
         let before = self.price(minute.saturating_sub(minutes));
         rounded((self.price(minute) / before - 1.0) * 100.0)
     }
 }
 
-/// The minute since 1970 that a time belongs to: prices are renewed once a minute.
+/// The minute since 1970 of a point in time: prices change once a minute.
 pub(super) fn minute(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / 60
 }
 
-/// To eight digits, as prices are given.
+/// Rounded to eight decimal places, like prices.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1e8).round() / 1e8
 }
 
-/// Up and down between -1 and 1 in so many minutes; straight lines, so that every machine agrees.
+/// A triangle wave between -1 and 1 with this period in minutes; linear, so that every machine computes
+/// the same values.
 fn wave(minute: u64, period: u64, seed: u64) -> f64 {
-    let at = minute.wrapping_add(seed % period) % period;
-    let part = |minutes: u64| f64::from(u32::try_from(minutes).unwrap_or(u32::MAX));
-    let turn = part(at) / part(period);
-    if turn < 0.5 { 4.0 * turn - 1.0 } else { 3.0 - 4.0 * turn }
+    let offset = minute.wrapping_add(seed % period) % period;
+    let as_float = |minutes: u64| f64::from(u32::try_from(minutes).unwrap_or(u32::MAX));
+    let phase = as_float(offset) / as_float(period);
+    if phase < 0.5 { 4.0 * phase - 1.0 } else { 3.0 - 4.0 * phase }
 }
 
 const KNOWN: [(u32, &str, &str, f64); 8] = [
@@ -96,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_coin_has_an_id_a_symbol_and_a_slug_of_its_own() {
+    fn every_coin_has_a_unique_id_symbol_and_slug() {
         assert_eq!(ALL.len(), 205);
         assert!((1..=200).all(|id| ALL.iter().any(|coin| coin.id == id)));
         let symbols: BTreeSet<_> = ALL.iter().map(|coin| &coin.symbol).collect();
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn prices_move_with_the_minutes_within_bounds_and_are_always_the_same() {
+    fn prices_change_by_the_minute_stay_positive_and_are_reproducible() {
         for coin in ALL.iter() {
             let prices: Vec<_> = (0..5_000).map(|minute| coin.price(minute)).collect();
             assert!(prices.iter().all(|price| *price > 0.0), "{coin:?}");

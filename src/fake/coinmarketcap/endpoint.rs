@@ -1,28 +1,28 @@
-//! Which of CoinMarketCap's endpoints a request means.
+//! The CoinMarketCap endpoint of a request.
 //!
-//! Owns: methods and paths. Never touches: what an endpoint answers.
+//! Owns: methods and paths. Never touches: the response of an endpoint.
 
 use http::Method;
 
 /// An endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
-    /// Quotes, in the first form.
+    /// Quotes, version 1.
     QuotesV1,
-    /// Quotes, in the second form.
+    /// Quotes, version 2.
     QuotesV2,
     /// Coins by rank.
     Listings,
-    /// Figures of all coins together.
+    /// Totals over all coins.
     Global,
-    /// What the key may do and has done.
+    /// The limits and the usage of the key.
     KeyInfo,
-    /// Nothing that this fake knows.
+    /// Not an endpoint of this fake.
     Unknown,
 }
 
 impl Endpoint {
-    /// What `method` on `path` means. `HEAD` is `GET` without the body.
+    /// The endpoint of `method` and `path`. `HEAD` is `GET` without the body.
     pub(super) fn of(method: &Method, path: &str) -> Self {
         if method != Method::GET && method != Method::HEAD {
             return Self::Unknown;

@@ -1,6 +1,6 @@
-//! CoinMarketCap's way of saying no: an HTTP status, an `error_code` and a message.
+//! CoinMarketCap's errors: an HTTP status, an `error_code` and a message.
 //!
-//! Owns: the codes, and the `status` object of every body. Never touches: who is refused.
+//! Owns: the codes, and the `status` object of every body. Never touches: the decision to refuse a call.
 
 use std::time::SystemTime;
 
@@ -9,18 +9,18 @@ use serde_json::{Value, json};
 
 use crate::fake::coinmarketcap::calendar::stamp;
 
-/// Why a call is refused.
+/// The reason why a call is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ErrorCode {
-    /// 1001.
+    /// 1001: the key is invalid.
     KeyInvalid,
-    /// 1002.
+    /// 1002: the key is missing.
     KeyMissing,
-    /// 1008 to 1011, or whatever a script says.
+    /// 1008 to 1011, or the code that a script sets.
     Limit(u32),
-    /// A parameter makes no sense.
+    /// An invalid parameter.
     Parameter(String),
-    /// A status, for which there is no code of its own.
+    /// An HTTP status without an `error_code` of its own.
     Status(StatusCode),
 }
 
@@ -35,7 +35,7 @@ impl ErrorCode {
         }
     }
 
-    /// The `error_code`: the HTTP status where there is none of its own.
+    /// The `error_code`; the HTTP status if the error has no code of its own.
     pub(super) fn code(&self) -> u32 {
         match self {
             Self::KeyInvalid => 1001,
@@ -45,13 +45,13 @@ impl ErrorCode {
         }
     }
 
-    /// The whole body.
+    /// The complete response body.
     pub(super) fn body(&self, now: SystemTime) -> Value {
         json!({ "status": status_of(now, self.code(), Some(&self.message()), 0) })
     }
 
     fn message(&self) -> String {
-        let said = match self {
+        let message = match self {
             Self::KeyInvalid => "This API Key is invalid.",
             Self::KeyMissing => "API key missing.",
             Self::Limit(1009) => "You've exceeded your API Key's daily rate limit.",
@@ -65,7 +65,7 @@ impl ErrorCode {
             Self::Status(StatusCode::INTERNAL_SERVER_ERROR) => "An internal server error occurred",
             Self::Status(status) => status.canonical_reason().unwrap_or("Unknown"),
         };
-        said.to_owned()
+        message.to_owned()
     }
 }
 

@@ -1,6 +1,6 @@
-//! The figures of all coins together.
+//! Totals over all coins.
 //!
-//! Owns: `/global-metrics/quotes/latest`. Never touches: the clock; who may ask.
+//! Owns: `/global-metrics/quotes/latest`. Never touches: the clock; access checks.
 
 use std::time::SystemTime;
 
@@ -12,15 +12,15 @@ use crate::fake::coinmarketcap::error_code::ErrorCode;
 use crate::fake::coinmarketcap::query::Query;
 use crate::fake::coinmarketcap::quotes::{currencies, extra, updated};
 
-/// `/global-metrics/quotes/latest`: one credit, and one for each further currency.
+/// `/global-metrics/quotes/latest`: one credit, and one for each additional currency.
 pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, ErrorCode> {
     let currencies = currencies(query)?;
     let minute = minute(now);
     let cap = |coin: &Coin| coin.price(minute) * coin.supply();
     let all: f64 = ALL.iter().map(cap).sum();
     let volume: f64 = ALL.iter().map(|coin| coin.volume(minute)).sum();
-    let of = |symbol: &str| ALL.iter().find(|coin| coin.symbol == symbol).map_or(0.0, cap);
-    let (btc, eth) = (of("BTC"), of("ETH"));
+    let cap_of = |symbol: &str| ALL.iter().find(|coin| coin.symbol == symbol).map_or(0.0, cap);
+    let (btc, eth) = (cap_of("BTC"), cap_of("ETH"));
     let share = |cap: f64| rounded(cap / all * 100.0);
     let total = |rate: f64| {
         json!({

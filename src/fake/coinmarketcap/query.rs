@@ -1,13 +1,13 @@
-//! The query of a request, and the lists in it.
+//! The query string of a request, and its list parameters.
 //!
-//! Owns: decoding names and values. Never touches: what they mean.
+//! Owns: decoding names and values. Never touches: their meaning.
 
 use std::collections::BTreeMap;
 
 use http::Uri;
 use percent_encoding::percent_decode_str;
 
-/// Parameters by name; of a repeated one the last counts.
+/// Parameters by name; if a name is repeated, the last value applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Query(BTreeMap<String, String>);
 
@@ -18,12 +18,12 @@ impl Query {
         Self(pairs.map(|(name, value)| (decoded(name), decoded(value))).collect())
     }
 
-    /// A parameter; an empty one is none.
+    /// A parameter; an empty one counts as absent.
     pub(super) fn text(&self, name: &str) -> Option<String> {
         self.0.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    /// A list, each of its items once, in the order in which they were asked for.
+    /// A list parameter without duplicates, in the order of the request.
     pub(super) fn list(&self, name: &str) -> Option<Vec<String>> {
         let mut items: Vec<String> = Vec::new();
         for item in self.text(name)?.split(',').map(str::trim).filter(|item| !item.is_empty()) {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_has_each_item_once_in_the_order_asked() {
+    fn a_list_has_no_duplicates_and_keeps_the_order_of_the_request() {
         let query = Query::of(&Uri::from_static("/q?id=3,1%2C3,,2&symbol=&slug=a+b"));
         assert_eq!(query.list("id").unwrap(), ["3", "1", "2"]);
         assert_eq!(query.list("symbol"), None);

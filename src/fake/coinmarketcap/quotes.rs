@@ -1,7 +1,7 @@
-//! Coins with their quotes, one by one or by rank, in CoinMarketCap's form.
+//! Coins with their quotes, individually or by rank, in CoinMarketCap's format.
 //!
-//! Owns: which coins are meant, what they look like in JSON, and the credits for them.
-//! Never touches: the clock; who may ask.
+//! Owns: the selection of coins, their JSON format, and the credits that they cost.
+//! Never touches: the clock; access checks.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,29 +13,29 @@ use crate::fake::coinmarketcap::coins::{ALL, Coin, minute, rounded};
 use crate::fake::coinmarketcap::error_code::ErrorCode;
 use crate::fake::coinmarketcap::query::Query;
 
-/// The form of an answer.
+/// The version of the response format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Version {
-    /// A symbol means one coin; tags are names.
+    /// A symbol selects one coin; tags are names.
     One,
-    /// A symbol means all coins that use it; tags are objects.
+    /// A symbol selects all coins that use it; tags are objects.
     Two,
 }
 
 /// `/cryptocurrency/quotes/latest`.
 pub(super) fn latest(query: &Query, version: Version, now: SystemTime) -> Result<Reply, ErrorCode> {
     let currencies = currencies(query)?;
-    let (by, asked) = selection(query)?;
+    let (by, requested) = selection(query)?;
     let mut data = Map::new();
     let mut unknown = Vec::new();
-    for wanted in &asked {
-        match ALL.iter().find(|coin| is_meant(coin, by, wanted)) {
+    for wanted in &requested {
+        match ALL.iter().find(|coin| matches(coin, by, wanted)) {
             Some(coin) => {
-                let shown = shown(coin, version, &currencies, now);
-                // Symbols keep the key that was asked for, slugs and ids lead to the id.
+                let coin_json = coin_json(coin, version, &currencies, now);
+                // Results by symbol are keyed by the requested symbol, results by slug or id by the id.
                 let list = by == "symbol" && version == Version::Two;
                 let key = if by == "symbol" { wanted.to_uppercase() } else { coin.id.to_string() };
-                data.insert(key, if list { json!([shown]) } else { shown });
+                data.insert(key, if list { json!([coin_json]) } else { coin_json });
             }
             None => unknown.push(wanted.as_str()),
         }
@@ -45,7 +45,7 @@ pub(super) fn latest(query: &Query, version: Version, now: SystemTime) -> Result
         let values = unknown.join(",");
         return Err(ErrorCode::Parameter(format!("Invalid value for \"{by}\": \"{values}\"")));
     }
-    let credits = for_items(asked.len()) + extra(&currencies);
+    let credits = for_items(requested.len()) + extra(&currencies);
     Ok(Reply { data: Value::Object(data), credits, total: None })
 }
 
@@ -58,51 +58,51 @@ pub(super) fn listings(query: &Query, now: SystemTime) -> Result<Reply, ErrorCod
         .iter()
         .skip(start - 1)
         .take(limit)
-        .map(|coin| shown(coin, Version::One, &currencies, now))
+        .map(|coin| coin_json(coin, Version::One, &currencies, now))
         .collect();
     let credits = for_items(page.len()) + extra(&currencies);
     Ok(Reply { data: Value::Array(page), credits, total: Some(ALL.len()) })
 }
 
-/// The currencies that quotes are given in, with what a US dollar costs in each.
+/// The currencies of the quotes, with the price of a US dollar in each.
 pub(super) fn currencies(query: &Query) -> Result<Vec<(String, f64)>, ErrorCode> {
     let wanted = query.list("convert").unwrap_or_else(|| vec!["USD".to_owned()]);
-    let known = |name: String| {
+    let with_rate = |name: String| {
         let name = name.to_uppercase();
         let rate = CURRENCIES.iter().find(|(known, _)| *known == name).map(|(_, rate)| *rate);
-        let wrong = || ErrorCode::Parameter(format!("Invalid value for \"convert\": \"{name}\""));
-        rate.ok_or_else(wrong).map(|rate| (name.clone(), rate))
+        let invalid = || ErrorCode::Parameter(format!("Invalid value for \"convert\": \"{name}\""));
+        rate.ok_or_else(invalid).map(|rate| (name.clone(), rate))
     };
-    wanted.into_iter().map(known).collect()
+    wanted.into_iter().map(with_rate).collect()
 }
 
-/// The credits for each currency beyond the first.
+/// The credits for the currencies beyond the first.
 pub(super) fn extra(currencies: &[(String, f64)]) -> u64 {
     u64::try_from(currencies.len().saturating_sub(1)).unwrap_or(u64::MAX)
 }
 
-/// When the prices of a time were made.
+/// The time of the last price change before `now`.
 pub(super) fn updated(now: SystemTime) -> String {
     stamp(UNIX_EPOCH + Duration::from_secs(minute(now).saturating_mul(60)))
 }
 
-/// What is asked for, and by which of its names.
+/// The requested values, and the parameter that contains them (id, slug or symbol).
 fn selection(query: &Query) -> Result<(&'static str, Vec<String>), ErrorCode> {
     let mut given = ["id", "slug", "symbol"].into_iter().filter_map(|by| {
-        let asked = query.list(by)?;
-        Some((by, asked))
+        let values = query.list(by)?;
+        Some((by, values))
     });
     let first = given.next().ok_or_else(|| {
         ErrorCode::Parameter("\"value\" must contain at least one of [id, symbol, slug]".to_owned())
     })?;
     if given.next().is_some() {
-        let said = "\"value\" contains a conflict between exclusive peers [id, symbol, slug]";
-        return Err(ErrorCode::Parameter(said.to_owned()));
+        let message = "\"value\" contains a conflict between exclusive peers [id, symbol, slug]";
+        return Err(ErrorCode::Parameter(message.to_owned()));
     }
     Ok(first)
 }
 
-fn is_meant(coin: &Coin, by: &str, wanted: &str) -> bool {
+fn matches(coin: &Coin, by: &str, wanted: &str) -> bool {
     match by {
         "id" => coin.id.to_string() == wanted,
         "slug" => coin.slug == wanted,
@@ -112,19 +112,26 @@ fn is_meant(coin: &Coin, by: &str, wanted: &str) -> bool {
 
 fn number(query: &Query, name: &str, default: usize) -> Result<usize, ErrorCode> {
     let Some(text) = query.text(name) else { return Ok(default) };
-    let read = text.parse().ok().filter(|number| (1..=5_000).contains(number));
-    read.ok_or_else(|| ErrorCode::Parameter(format!("\"{name}\" must be between 1 and 5000")))
+    let value = text.parse().ok().filter(|number| (1..=5_000).contains(number));
+    value.ok_or_else(|| ErrorCode::Parameter(format!("\"{name}\" must be between 1 and 5000")))
 }
 
-/// A credit for every 200 begun.
+/// One credit for every 200 items or part of them.
 fn for_items(items: usize) -> u64 {
     u64::try_from(items.div_ceil(200).max(1)).unwrap_or(u64::MAX)
 }
 
-fn shown(coin: &Coin, version: Version, currencies: &[(String, f64)], now: SystemTime) -> Value {
+fn coin_json(
+    coin: &Coin,
+    version: Version,
+    currencies: &[(String, f64)],
+    now: SystemTime,
+) -> Value {
     let tag = json!({ "slug": "made-up", "name": "Made up", "category": "CATEGORY" });
-    let quotes: Map<_, _> =
-        currencies.iter().map(|(name, rate)| (name.clone(), quote(coin, *rate, now))).collect();
+    let quotes: Map<_, _> = currencies
+        .iter()
+        .map(|(name, rate)| (name.clone(), quote_json(coin, *rate, now)))
+        .collect();
     json!({
         "id": coin.id,
         "name": coin.name,
@@ -149,7 +156,7 @@ fn shown(coin: &Coin, version: Version, currencies: &[(String, f64)], now: Syste
     })
 }
 
-fn quote(coin: &Coin, rate: f64, now: SystemTime) -> Value {
+fn quote_json(coin: &Coin, rate: f64, now: SystemTime) -> Value {
     let minute = minute(now);
     let price = rounded(coin.price(minute) * rate);
     let cap = rounded(price * coin.supply());

@@ -1,4 +1,4 @@
-//! The fake as a client on a socket sees it.
+//! The fake over real sockets.
 
 use super::*;
 use crate::fake::client::{SeenResponse, ask};
@@ -6,7 +6,7 @@ use crate::fake::faults::Fault;
 
 const QUOTES: &str = "/v2/cryptocurrency/quotes/latest";
 
-/// A fake by a clock that stands at this time.
+/// A fake with a manual clock that is set to this time.
 async fn fake_at(time: &str, options: Options) -> (Fake, Clock) {
     let clock = Clock::by_hand(humantime::parse_rfc3339(time).unwrap());
     let options = Options { clock: clock.clone(), ..options };
@@ -22,7 +22,7 @@ async fn get(fake: &Fake, path: &str) -> SeenResponse {
 }
 
 /// The HTTP status, and the `error_code` and `credit_count` of the body.
-fn verdict(seen: &SeenResponse) -> (&str, u64, u64) {
+fn outcome(seen: &SeenResponse) -> (&str, u64, u64) {
     let status = &seen.json()["status"];
     let number = |name: &str| status[name].as_u64().unwrap();
     (seen.status(), number("error_code"), number("credit_count"))
@@ -32,7 +32,7 @@ fn verdict(seen: &SeenResponse) -> (&str, u64, u64) {
 async fn quotes_by_id_are_keyed_by_id_and_cost_one_credit() {
     let (fake, _clock) = fake(Options::default()).await;
     let seen = get(&fake, &format!("{QUOTES}?id=1,1027,74")).await;
-    assert_eq!(verdict(&seen), ("200", 0, 1));
+    assert_eq!(outcome(&seen), ("200", 0, 1));
     let body = seen.json();
     assert_eq!(body["status"]["timestamp"], "2026-10-31T23:00:00.000Z");
     assert!(body["status"]["error_message"].is_null());
@@ -41,11 +41,11 @@ async fn quotes_by_id_are_keyed_by_id_and_cost_one_credit() {
     assert_eq!(data["1027"]["symbol"], "ETH");
     assert!(data["1"]["quote"]["USD"]["price"].as_f64().unwrap() > 50_000.0);
     assert_eq!(data["1"]["quote"]["USD"]["last_updated"], "2026-10-31T23:00:00.000Z");
-    assert_eq!(seen.field("etag"), None, "the real one has no validators");
+    assert_eq!(seen.field("etag"), None, "the real API sends no validators");
 }
 
 #[tokio::test]
-async fn the_two_forms_differ_where_the_real_ones_do() {
+async fn the_two_versions_differ_as_those_of_the_real_api() {
     let (fake, _clock) = fake(Options::default()).await;
     let two = get(&fake, &format!("{QUOTES}?symbol=btc")).await.json();
     assert_eq!(two["data"]["BTC"][0]["id"], 1, "a symbol may mean several coins");
@@ -58,7 +58,7 @@ async fn the_two_forms_differ_where_the_real_ones_do() {
 }
 
 #[tokio::test]
-async fn prices_move_with_the_fakes_minutes() {
+async fn prices_change_with_the_minutes_of_the_fakes_clock() {
     let (fake, clock) = fake(Options::default()).await;
     let quotes = format!("{QUOTES}?id=1");
     let price = |seen: SeenResponse| seen.json()["data"]["1"]["quote"]["USD"]["price"].clone();
@@ -70,7 +70,7 @@ async fn prices_move_with_the_fakes_minutes() {
 }
 
 #[tokio::test]
-async fn a_credit_is_billed_for_every_200_ids_begun_and_every_further_currency() {
+async fn a_credit_is_billed_per_200_ids_and_per_additional_currency() {
     let (fake, _clock) = fake(Options::default()).await;
     let list = |count: u32| (1..=count).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
     for (query, credits) in [
@@ -80,10 +80,10 @@ async fn a_credit_is_billed_for_every_200_ids_begun_and_every_further_currency()
         ("id=1&convert=USD,EUR".to_owned(), 2),
     ] {
         let seen = get(&fake, &format!("{QUOTES}?{query}")).await;
-        assert_eq!(verdict(&seen), ("200", 0, credits), "{query}");
+        assert_eq!(outcome(&seen), ("200", 0, credits), "{query}");
     }
-    assert_eq!(verdict(&get(&fake, "/v1/global-metrics/quotes/latest").await), ("200", 0, 1));
-    assert_eq!(verdict(&get(&fake, "/v1/key/info").await), ("200", 0, 0));
+    assert_eq!(outcome(&get(&fake, "/v1/global-metrics/quotes/latest").await), ("200", 0, 1));
+    assert_eq!(outcome(&get(&fake, "/v1/key/info").await), ("200", 0, 0));
     let bill = fake.bill();
     assert_eq!((bill.calls, bill.credits), (5, 7));
     assert!((bill.price - 7.0 * 0.00167).abs() < 1e-12);
@@ -93,7 +93,7 @@ async fn a_credit_is_billed_for_every_200_ids_begun_and_every_further_currency()
 async fn listings_are_pages_by_rank() {
     let (fake, _clock) = fake(Options::default()).await;
     let seen = get(&fake, "/v1/cryptocurrency/listings/latest?start=2&limit=3").await;
-    assert_eq!(verdict(&seen), ("200", 0, 1));
+    assert_eq!(outcome(&seen), ("200", 0, 1));
     let body = seen.json();
     let ranks: Vec<_> =
         body["data"].as_array().unwrap().iter().map(|coin| coin["cmc_rank"].clone()).collect();
@@ -104,7 +104,7 @@ async fn listings_are_pages_by_rank() {
 }
 
 #[tokio::test]
-async fn the_global_figures_are_those_of_all_coins() {
+async fn the_global_figures_are_the_sums_over_all_coins() {
     let (fake, _clock) = fake(Options::default()).await;
     let global = get(&fake, "/v1/global-metrics/quotes/latest").await.json();
     let total = global["data"]["quote"]["USD"]["total_market_cap"].as_f64().unwrap();
@@ -115,23 +115,23 @@ async fn the_global_figures_are_those_of_all_coins() {
 }
 
 #[tokio::test]
-async fn a_key_is_needed_and_must_be_the_right_one() {
+async fn a_valid_key_is_required() {
     let options = Options { key: Some("k".to_owned()), ..Options::default() };
     let (fake, _clock) = fake(options).await;
     let path = format!("{QUOTES}?id=1");
     let missing = ask(fake.addr, "GET", &path, "", "").await;
-    assert_eq!(verdict(&missing), ("401", 1002, 0));
+    assert_eq!(outcome(&missing), ("401", 1002, 0));
     let wrong = ask(fake.addr, "GET", &path, "X-CMC_PRO_API_KEY: x\r\n", "").await;
-    assert_eq!(verdict(&wrong), ("401", 1001, 0));
+    assert_eq!(outcome(&wrong), ("401", 1001, 0));
     assert_eq!(wrong.json()["status"]["error_message"], "This API Key is invalid.");
     assert_eq!(get(&fake, &path).await.status(), "200");
     let in_query = ask(fake.addr, "GET", &format!("{path}&CMC_PRO_API_KEY=k"), "", "").await;
     assert_eq!(in_query.status(), "200");
-    assert_eq!(fake.bill().credits, 2, "who is refused pays nothing");
+    assert_eq!(fake.bill().credits, 2, "refused calls cost nothing");
 }
 
 #[tokio::test]
-async fn each_limit_has_its_code_and_none_says_when_to_come_back() {
+async fn each_limit_has_its_code_and_no_retry_after() {
     let quotes = format!("{QUOTES}?id=1");
     let table = [
         (Plan { minute: Some(2), ..Plan::default() }, 1008),
@@ -142,13 +142,13 @@ async fn each_limit_has_its_code_and_none_says_when_to_come_back() {
     for (plan, code) in table {
         let (fake, _clock) = fake(Options { plan, ..Options::default() }).await;
         for _ in 0..2 {
-            assert_eq!(verdict(&get(&fake, &quotes).await), ("200", 0, 1));
+            assert_eq!(outcome(&get(&fake, &quotes).await), ("200", 0, 1));
         }
         let seen = get(&fake, &quotes).await;
-        assert_eq!(verdict(&seen), ("429", u64::from(code), 0));
+        assert_eq!(outcome(&seen), ("429", u64::from(code), 0));
         assert_eq!(seen.field("retry-after"), None);
-        let told = get(&fake, "/_fake/limits").await.json();
-        assert_eq!(told[code.to_string()], 1);
+        let limits = get(&fake, "/_fake/limits").await.json();
+        assert_eq!(limits[code.to_string()], 1);
         assert_eq!(fake.refused().into_iter().collect::<Vec<_>>(), [(code, 1)]);
     }
 }
@@ -158,10 +158,10 @@ async fn limits_end_with_the_minute_the_utc_day_and_the_utc_month() {
     let quotes = format!("{QUOTES}?id=1");
     let hour = Duration::from_secs(3_600);
     let table = [
-        (Plan { minute: Some(1), ..Plan::default() }, "2026-10-30T12:00:00Z", A_MINUTE),
+        (Plan { minute: Some(1), ..Plan::default() }, "2026-10-30T12:00:00Z", ONE_MINUTE),
         (Plan { day: Some(1), ..Plan::default() }, "2026-10-30T23:00:00Z", hour),
         (Plan { month: Some(1), ..Plan::default() }, "2026-10-31T23:00:00Z", hour),
-        (Plan { address: Some(1), ..Plan::default() }, "2026-10-30T12:00:00Z", A_MINUTE),
+        (Plan { address: Some(1), ..Plan::default() }, "2026-10-30T12:00:00Z", ONE_MINUTE),
     ];
     for (plan, start, time) in table {
         let (fake, clock) = fake_at(start, Options { plan, ..Options::default() }).await;
@@ -190,7 +190,7 @@ async fn the_bill_is_by_utc_day_and_month() {
 }
 
 #[tokio::test]
-async fn the_key_is_told_what_is_left() {
+async fn key_info_returns_the_remaining_quota() {
     let plan = Plan { minute: Some(30), month: Some(10_000), ..Plan::default() };
     let (fake, _clock) = fake(Options { plan, ..Options::default() }).await;
     get(&fake, &format!("{QUOTES}?id=1")).await;
@@ -206,7 +206,7 @@ async fn the_key_is_told_what_is_left() {
 }
 
 #[tokio::test]
-async fn parameters_that_make_no_sense_are_refused_and_cost_nothing() {
+async fn invalid_parameters_are_refused_and_cost_nothing() {
     let (fake, _clock) = fake(Options::default()).await;
     for (query, part) in [
         ("", "at least one of"),
@@ -216,47 +216,47 @@ async fn parameters_that_make_no_sense_are_refused_and_cost_nothing() {
         ("?id=1&convert=XXX", "XXX"),
     ] {
         let seen = get(&fake, &format!("{QUOTES}{query}")).await;
-        assert_eq!(verdict(&seen), ("400", 400, 0), "{query}");
-        let said = seen.json()["status"]["error_message"].as_str().unwrap().to_owned();
-        assert!(said.contains(part), "{query}: {said}");
+        assert_eq!(outcome(&seen), ("400", 400, 0), "{query}");
+        let message = seen.json()["status"]["error_message"].as_str().unwrap().to_owned();
+        assert!(message.contains(part), "{query}: {message}");
     }
-    assert_eq!(verdict(&get(&fake, &format!("{QUOTES}?id=1,999999")).await), ("200", 0, 1));
-    assert_eq!(verdict(&get(&fake, "/v9/nothing").await), ("404", 404, 0));
+    assert_eq!(outcome(&get(&fake, &format!("{QUOTES}?id=1,999999")).await), ("200", 0, 1));
+    assert_eq!(outcome(&get(&fake, "/v9/nothing").await), ("404", 404, 0));
     assert_eq!(fake.bill().credits, 1);
 }
 
 #[tokio::test]
-async fn errors_can_come_with_status_200_so_that_only_the_body_tells() {
+async fn with_errors_as_200_only_the_body_contains_the_error() {
     let plan = Plan { minute: Some(1), ..Plan::default() };
     let (fake, _clock) = fake(Options { plan, errors_as_200: true, ..Options::default() }).await;
     let quotes = format!("{QUOTES}?id=1");
-    assert_eq!(verdict(&get(&fake, &quotes).await), ("200", 0, 1));
-    assert_eq!(verdict(&get(&fake, &quotes).await), ("200", 1008, 0));
+    assert_eq!(outcome(&get(&fake, &quotes).await), ("200", 0, 1));
+    assert_eq!(outcome(&get(&fake, &quotes).await), ("200", 1008, 0));
     fake.behave(Faults::always(Fault::RateLimited(RateLimited {
         code: Some(1010),
         ..RateLimited::default()
     })));
-    assert_eq!(verdict(&get(&fake, &quotes).await), ("200", 1010, 0));
+    assert_eq!(outcome(&get(&fake, &quotes).await), ("200", 1010, 0));
     fake.behave(Faults::always(Fault::Status(StatusCode::SERVICE_UNAVAILABLE)));
-    assert_eq!(get(&fake, &quotes).await.status(), "503", "a script has its way");
+    assert_eq!(get(&fake, &quotes).await.status(), "503", "the status of a script is kept");
 }
 
 #[tokio::test]
-async fn a_script_says_no_in_this_apis_words() {
+async fn scripted_errors_have_the_format_of_this_api() {
     let (fake, _clock) = fake(Options::default()).await;
     let quotes = format!("{QUOTES}?id=1");
     fake.behave(Faults::always(Fault::RateLimited(RateLimited::default())));
     let limited = get(&fake, &quotes).await;
-    assert_eq!((verdict(&limited), limited.field("retry-after")), (("429", 1008, 0), None));
+    assert_eq!((outcome(&limited), limited.field("retry-after")), (("429", 1008, 0), None));
     fake.behave(Faults::always(Fault::rate_limited(2)));
     assert_eq!(get(&fake, &quotes).await.field("retry-after"), Some("2"));
     fake.behave(Faults::always(Fault::Status(StatusCode::INTERNAL_SERVER_ERROR)));
-    assert_eq!(verdict(&get(&fake, &quotes).await), ("500", 500, 0));
-    assert!(fake.refused().is_empty(), "its own limits refused nobody");
+    assert_eq!(outcome(&get(&fake, &quotes).await), ("500", 500, 0));
+    assert!(fake.refused().is_empty(), "its own limits refused no call");
 }
 
 #[tokio::test]
-async fn with_validators_what_has_not_changed_is_a_304_and_free() {
+async fn with_validators_unchanged_data_is_a_304_and_free() {
     let (fake, clock) = fake(Options { validators: true, ..Options::default() }).await;
     let quotes = format!("{QUOTES}?id=1");
     let first = get(&fake, &quotes).await;

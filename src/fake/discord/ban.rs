@@ -1,7 +1,7 @@
-//! The ban: whoever collects too many 401, 403 and 429 is answered nothing else for a while.
+//! The ban: an address that causes too many 401, 403 and 429 gets nothing but 403 for a while.
 //!
-//! Owns: the invalid requests of each address, and until when it is banned.
-//! Never touches: the clock; which answers count.
+//! Owns: the invalid requests of each address, and the end of its ban.
+//! Never touches: the clock; which responses count as invalid.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
@@ -10,24 +10,24 @@ use std::time::{Duration, SystemTime};
 use crate::fake::api::Call;
 use crate::fake::rate::Rate;
 
-/// When an address is banned, and for how long.
+/// The rule for bans: the number of invalid requests, and the duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ban {
-    /// More invalid requests than this, in any such time, are too many.
+    /// An address is banned if it causes more invalid requests than this in any such window.
     pub after: Rate,
-    /// How long it lasts.
+    /// The duration of a ban.
     pub length: Duration,
 }
 
 impl Default for Ban {
-    /// As Discord says: 10,000 in 10 minutes. How long it lasts Discord does not say: an hour.
+    /// Discord documents 10,000 in 10 minutes. It does not document the duration: an hour.
     fn default() -> Self {
         let after = Rate { limit: 10_000, window: Duration::from_secs(600) };
         Self { after, length: Duration::from_secs(3_600) }
     }
 }
 
-/// Watches every address.
+/// The invalid requests and bans of all addresses.
 #[derive(Debug, Clone)]
 pub(super) struct BanTracker {
     rule: Option<Ban>,
@@ -36,7 +36,7 @@ pub(super) struct BanTracker {
 
 #[derive(Debug, Clone, Default)]
 struct Record {
-    // Sliding, so that no window's edge lets twice as many through.
+    // A sliding window, since the edge of a fixed window would allow twice as many.
     invalid: VecDeque<SystemTime>,
     until: Option<SystemTime>,
 }
@@ -46,27 +46,27 @@ impl BanTracker {
         Self { rule, addresses: BTreeMap::new() }
     }
 
-    /// How long the caller is still banned.
+    /// The remaining time of the caller's ban.
     pub(super) fn banned(&self, call: &Call<'_>) -> Option<Duration> {
         let until = self.addresses.get(&call.client)?.until?;
-        until.duration_since(call.now).ok().filter(|left| !left.is_zero())
+        until.duration_since(call.now).ok().filter(|remaining| !remaining.is_zero())
     }
 
-    /// Takes down an invalid request; whether it was the one too many.
+    /// Records an invalid request; returns whether it causes a ban.
     pub(super) fn invalid(&mut self, call: &Call<'_>) -> bool {
         let Some(Ban { after, length }) = self.rule else { return false };
         let record = self.addresses.entry(call.client).or_default();
         record.invalid.push_back(call.now);
-        let over =
+        let expired =
             |then: &SystemTime| call.now.duration_since(*then).is_ok_and(|age| age >= after.window);
-        while record.invalid.front().is_some_and(over) {
+        while record.invalid.front().is_some_and(expired) {
             record.invalid.pop_front();
         }
-        let many = u64::try_from(record.invalid.len()).unwrap_or(u64::MAX) > after.limit;
-        if many {
+        let exceeds = u64::try_from(record.invalid.len()).unwrap_or(u64::MAX) > after.limit;
+        if exceeds {
             record.invalid.clear();
             record.until = call.now.checked_add(length);
         }
-        many
+        exceeds
     }
 }

@@ -1,7 +1,7 @@
-//! What the fake Discord knows: guilds, roles, members and users, made up from their ids.
+//! The data of the fake Discord: guilds, roles, members and users, generated from their ids.
 //!
-//! Owns: that the same id always has the same data until a request changes it.
-//! Never touches: HTTP, except for the statuses of Discord's answers.
+//! Owns: the changes, such that the same id always has the same data until a request changes it.
+//! Never touches: HTTP, except for the statuses of Discord's responses.
 
 mod generate;
 
@@ -12,20 +12,20 @@ use serde_json::{Value, json};
 
 use crate::fake::discord::endpoint::Endpoint;
 
-/// Everything that was changed; what was not is made up when it is asked for.
+/// All changed data; unchanged data is generated on request.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Data {
     roles: BTreeMap<String, Vec<Value>>,
-    // `None`: not a member any more.
+    // `None`: no longer a member.
     members: BTreeMap<(String, String), Option<Value>>,
     created: u64,
 }
 
-/// What an endpoint answers; no body: `204 No Content`.
+/// The response of an endpoint; without a body it is `204 No Content`.
 pub(super) type Reply = (StatusCode, Option<Value>);
 
 impl Data {
-    /// Answers a request with the body `sent`, by a caller with these credentials.
+    /// Responds to a request with the body `sent`, by a caller with these credentials.
     pub(super) fn reply(&mut self, endpoint: Endpoint<'_>, sent: &Value, caller: &str) -> Reply {
         match endpoint {
             Endpoint::Roles(guild) => self.roles(guild),
@@ -39,20 +39,20 @@ impl Data {
             }
             Endpoint::RemoveMember(guild, user) => self.remove_member(guild, user),
             Endpoint::GiveRole(guild, user, role) => {
-                self.change_member(guild, user, |member| give(member, role), false)
+                self.change_member(guild, user, |member| add_role(member, role), false)
             }
             Endpoint::TakeRole(guild, user, role) => {
-                self.change_member(guild, user, |member| take(member, role), false)
+                self.change_member(guild, user, |member| remove_role_from(member, role), false)
             }
             Endpoint::Me => (StatusCode::OK, Some(generate::user(&generate::id(caller)))),
             Endpoint::MyGuilds => (StatusCode::OK, Some(generate::guilds(caller))),
-            Endpoint::Unknown => unknown("404: Not Found", 0),
+            Endpoint::Unknown => not_found("404: Not Found", 0),
         }
     }
 
     fn roles(&self, guild: &str) -> Reply {
-        if guild == NOBODY {
-            return unknown("Unknown Guild", 10004);
+        if guild == MISSING_ID {
+            return not_found("Unknown Guild", 10004);
         }
         let changed = self.roles.get(guild).cloned();
         let roles = changed.unwrap_or_else(|| generate::roles(guild));
@@ -76,7 +76,7 @@ impl Data {
 
     fn change_role(&mut self, guild: &str, role: &str, sent: &Value) -> Reply {
         let Some(role) = self.roles_mut(guild).iter_mut().find(|known| known["id"] == role) else {
-            return unknown("Unknown Role", 10011);
+            return not_found("Unknown Role", 10011);
         };
         merge(role, sent);
         (StatusCode::OK, Some(role.clone()))
@@ -87,26 +87,26 @@ impl Data {
         let before = roles.len();
         roles.retain(|known| known["id"] != role);
         if roles.len() == before {
-            return unknown("Unknown Role", 10011);
+            return not_found("Unknown Role", 10011);
         }
         (StatusCode::NO_CONTENT, None)
     }
 
     fn member(&self, guild: &str, user: &str) -> Reply {
-        if user == NOBODY || guild == NOBODY {
-            return unknown("Unknown Member", 10007);
+        if user == MISSING_ID || guild == MISSING_ID {
+            return not_found("Unknown Member", 10007);
         }
-        match self.members.get(&of(guild, user)) {
-            Some(None) => unknown("Unknown Member", 10007),
+        match self.members.get(&member_key(guild, user)) {
+            Some(None) => not_found("Unknown Member", 10007),
             Some(Some(changed)) => (StatusCode::OK, Some(changed.clone())),
             None => (StatusCode::OK, Some(generate::member(guild, user))),
         }
     }
 
     fn add_member(&mut self, guild: &str, user: &str) -> Reply {
-        if let Some(gone @ None) = self.members.get_mut(&of(guild, user)) {
+        if let Some(removed @ None) = self.members.get_mut(&member_key(guild, user)) {
             let member = generate::member(guild, user);
-            *gone = Some(member.clone());
+            *removed = Some(member.clone());
             return (StatusCode::CREATED, Some(member));
         }
         (StatusCode::NO_CONTENT, None)
@@ -117,34 +117,34 @@ impl Data {
         guild: &str,
         user: &str,
         change: impl FnOnce(&mut Value),
-        tell: bool,
+        return_member: bool,
     ) -> Reply {
         let (StatusCode::OK, Some(mut member)) = self.member(guild, user) else {
-            return unknown("Unknown Member", 10007);
+            return not_found("Unknown Member", 10007);
         };
         change(&mut member);
-        self.members.insert(of(guild, user), Some(member.clone()));
-        if tell { (StatusCode::OK, Some(member)) } else { (StatusCode::NO_CONTENT, None) }
+        self.members.insert(member_key(guild, user), Some(member.clone()));
+        if return_member { (StatusCode::OK, Some(member)) } else { (StatusCode::NO_CONTENT, None) }
     }
 
     fn remove_member(&mut self, guild: &str, user: &str) -> Reply {
-        match self.members.insert(of(guild, user), None) {
-            Some(None) => unknown("Unknown Member", 10007),
+        match self.members.insert(member_key(guild, user), None) {
+            Some(None) => not_found("Unknown Member", 10007),
             Some(Some(_)) | None => (StatusCode::NO_CONTENT, None),
         }
     }
 }
 
-fn of(guild: &str, user: &str) -> (String, String) {
+fn member_key(guild: &str, user: &str) -> (String, String) {
     (guild.to_owned(), user.to_owned())
 }
 
-/// Discord's form of an error.
-fn unknown(message: &str, code: u32) -> Reply {
+/// Discord's error format.
+fn not_found(message: &str, code: u32) -> Reply {
     (StatusCode::NOT_FOUND, Some(json!({ "message": message, "code": code })))
 }
 
-/// Takes over what was sent, except who it is about.
+/// Copies the fields of the request, except `id` and `user`.
 fn merge(known: &mut Value, sent: &Value) {
     let (Some(known), Some(sent)) = (known.as_object_mut(), sent.as_object()) else { return };
     for (name, value) in sent {
@@ -154,20 +154,20 @@ fn merge(known: &mut Value, sent: &Value) {
     }
 }
 
-fn give(member: &mut Value, role: &str) {
+fn add_role(member: &mut Value, role: &str) {
     let Some(roles) = member["roles"].as_array_mut() else { return };
     if !roles.iter().any(|known| known == role) {
         roles.push(Value::from(role));
     }
 }
 
-fn take(member: &mut Value, role: &str) {
+fn remove_role_from(member: &mut Value, role: &str) {
     let Some(roles) = member["roles"].as_array_mut() else { return };
     roles.retain(|known| known != role);
 }
 
-/// The id of what does not exist.
-const NOBODY: &str = "0";
+/// The id of nonexistent guilds and members.
+const MISSING_ID: &str = "0";
 
 #[cfg(test)]
 mod tests;

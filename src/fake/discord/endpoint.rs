@@ -1,6 +1,6 @@
-//! Which of Discord's endpoints a request means.
+//! The Discord endpoint of a request.
 //!
-//! Owns: methods and paths. Never touches: what an endpoint answers.
+//! Owns: methods and paths. Never touches: the response of an endpoint.
 
 use http::Method;
 
@@ -9,7 +9,7 @@ use http::Method;
 pub(super) enum Endpoint<'a> {
     /// The roles of a guild.
     Roles(&'a str),
-    /// A new role for a guild.
+    /// Creates a role in a guild.
     NewRole(&'a str),
     /// Changes a role.
     ChangeRole(&'a str, &'a str),
@@ -31,12 +31,12 @@ pub(super) enum Endpoint<'a> {
     Me,
     /// The guilds of the calling user.
     MyGuilds,
-    /// Nothing that this fake knows.
+    /// Not an endpoint of this fake.
     Unknown,
 }
 
 impl<'a> Endpoint<'a> {
-    /// What `method` on `path` means. `HEAD` is `GET` without the body.
+    /// The endpoint of `method` and `path`. `HEAD` is `GET` without the body.
     pub(super) fn of(method: &Method, path: &'a str) -> Self {
         let segments: Vec<&str> = path.split('/').collect();
         let ["", "api", version, rest @ ..] = segments.as_slice() else { return Self::Unknown };
@@ -84,7 +84,7 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    /// Whether it is about the caller, so that nobody can ask it without saying who they are.
+    /// Whether its data depends on the caller, so that it requires credentials.
     pub(super) fn is_about_the_caller(self) -> bool {
         matches!(self, Self::Me | Self::MyGuilds)
     }

@@ -1,6 +1,7 @@
-//! Discord's limits: for everything, for a shared resource, and per bucket and major parameter.
+//! Discord's rate limits: global, for a shared resource, and per bucket and major parameter.
 //!
-//! Owns: which limit a call falls under, and what was exceeded. Never touches: the clock; the words.
+//! Owns: which limit applies to a call, and the counts of exceeded limits. Never touches: the clock; the
+//! responses.
 
 use std::time::Duration;
 
@@ -14,20 +15,20 @@ use crate::fake::discord::response::{Bucket, bucket_name};
 use crate::fake::faults::Scope;
 use crate::fake::rate::{Acquired, Rate, Windows};
 
-/// The limits that a fake keeps.
+/// The limits that a fake enforces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// For each bucket (method and path template), major parameter and caller.
+    /// The limit of each bucket (method and path template), major parameter and caller.
     pub route: Rate,
-    /// For all calls of a caller.
+    /// The limit of all calls of a caller.
     pub global: Rate,
-    /// For single resources, whoever calls.
+    /// The limits of single resources, shared by all callers.
     pub shared: Vec<Shared>,
-    /// When an address is banned; `None`: never.
+    /// The rule for bans; `None`: no bans.
     pub ban: Option<Ban>,
 }
 
-/// A limit that everybody shares who asks about one resource.
+/// A limit of one resource that all callers share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shared {
     /// The major parameter: the id of a guild, a channel or a webhook.
@@ -43,25 +44,25 @@ impl Default for Limits {
     }
 }
 
-/// What went beyond a limit since the fake started or was reset.
+/// The number of calls that exceeded a limit since the fake started or was reset.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Exceeded {
-    /// 429 for one bucket.
+    /// 429 for the limit of a bucket.
     pub user: u64,
-    /// 429 for everything.
+    /// 429 for the global limit.
     pub global: u64,
-    /// 429 for a shared resource.
+    /// 429 for the limit of a shared resource.
     pub shared: u64,
-    /// All 401, 403 and 429 that bring a ban nearer, those of a script included.
+    /// All 401, 403 and 429 that count towards a ban, including those of a script.
     pub invalid: u64,
     /// Bans.
     pub bans: u64,
-    /// Calls that were made during a ban.
+    /// Calls during a ban.
     pub banned: u64,
 }
 
 impl Exceeded {
-    /// Whether any limit was ever exceeded; what a script answers exceeds none.
+    /// Whether any limit was ever exceeded; the responses of a script do not count.
     pub fn any(&self) -> bool {
         let Self { user, global, shared, bans, banned, invalid: _ } = self;
         [user, global, shared, bans, banned].into_iter().any(|count| *count > 0)
@@ -76,7 +77,7 @@ impl Exceeded {
     }
 }
 
-/// Where calls are let in or turned away.
+/// Checks calls against all limits.
 #[derive(Debug, Clone)]
 pub(super) struct RateLimiter {
     limits: Limits,
@@ -85,15 +86,15 @@ pub(super) struct RateLimiter {
     routes: Windows<(&'static str, String, Caller)>,
 }
 
-/// Who calls: a hash of the credentials, or of the address of those who have none.
+/// The identity of a caller: a hash of its credentials, or of its address if it has none.
 type Caller = u128;
 
-/// What a call is told.
+/// The result of checking a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum LimitResult {
-    /// Within all limits; the bucket as it is now.
+    /// Within all limits; the current state of the bucket.
     Within(Bucket),
-    /// Over this limit, for so long; the bucket, unless it is the limit for everything.
+    /// Over this limit, for this long; the bucket, unless it is the global limit.
     Over(Scope, Duration, Option<Bucket>),
 }
 
@@ -103,14 +104,14 @@ impl RateLimiter {
         Self { limits, global, shared, routes }
     }
 
-    /// Counts a call under the limits that it falls under.
+    /// Counts a call under the limits that apply to it.
     pub(super) fn knock(&mut self, pattern: &'static str, call: &Call<'_>) -> LimitResult {
         let caller = caller(call);
-        let all = self.global.take(caller, self.limits.global, call.now);
-        if !all.within {
-            return LimitResult::Over(Scope::Global, all.reset_after, None);
+        let global = self.global.take(caller, self.limits.global, call.now);
+        if !global.within {
+            return LimitResult::Over(Scope::Global, global.reset_after, None);
         }
-        let major = major(call.uri.path());
+        let major = major_parameter(call.uri.path());
         let bucket = |rate: Rate, Acquired { left, reset_after, .. }: Acquired| Bucket {
             name: bucket_name(pattern),
             limit: rate.limit,
@@ -120,31 +121,31 @@ impl RateLimiter {
         if let Some(Shared { rate, .. }) =
             self.limits.shared.iter().find(|shared| shared.resource == major)
         {
-            let taken = self.shared.take(major.to_owned(), *rate, call.now);
-            if !taken.within {
-                let bucket = bucket(*rate, taken);
-                return LimitResult::Over(Scope::Shared, taken.reset_after, Some(bucket));
+            let acquired = self.shared.take(major.to_owned(), *rate, call.now);
+            if !acquired.within {
+                let bucket = bucket(*rate, acquired);
+                return LimitResult::Over(Scope::Shared, acquired.reset_after, Some(bucket));
             }
         }
         let rate = self.limits.route;
-        let taken = self.routes.take((pattern, major.to_owned(), caller), rate, call.now);
-        let bucket = bucket(rate, taken);
-        if taken.within {
+        let acquired = self.routes.take((pattern, major.to_owned(), caller), rate, call.now);
+        let bucket = bucket(rate, acquired);
+        if acquired.within {
             LimitResult::Within(bucket)
         } else {
-            LimitResult::Over(Scope::User, taken.reset_after, Some(bucket))
+            LimitResult::Over(Scope::User, acquired.reset_after, Some(bucket))
         }
     }
 }
 
 fn caller(call: &Call<'_>) -> Caller {
     let credentials = call.field(&AUTHORIZATION);
-    let of = if credentials.is_empty() { call.client.to_string() } else { credentials };
-    xxh3_128(of.as_bytes())
+    let identity = if credentials.is_empty() { call.client.to_string() } else { credentials };
+    xxh3_128(identity.as_bytes())
 }
 
 /// The first guild, channel or webhook in the path; empty if there is none.
-fn major(path: &str) -> &str {
+fn major_parameter(path: &str) -> &str {
     let mut segments = path.split('/');
     segments.find(|segment| ["guilds", "channels", "webhooks"].contains(segment));
     segments.next().unwrap_or_default()
@@ -164,7 +165,7 @@ mod tests {
             ("/api/v10/guilds", ""),
         ];
         for (path, id) in table {
-            assert_eq!(major(path), id, "{path}");
+            assert_eq!(major_parameter(path), id, "{path}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! Discord's own words: the bodies of its errors, and what it says about its limits.
+//! Discord's response formats: error bodies and rate limit fields.
 //!
-//! Owns: the fields and bodies of a limit, of a ban, of an error. Never touches: the clock.
+//! Owns: the header fields and bodies of a limit, of a ban, of an error. Never touches: the clock.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::fake::faults::Scope;
 use crate::fake::response::MockResponse;
 
-/// What an answer says about a bucket.
+/// The rate limit state that a response contains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Bucket {
     pub(super) name: String,
@@ -23,20 +23,20 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// What is announced where no limit is kept; `number`: which call it is.
+    /// The state that is announced if no limit is enforced; `number`: the sequence number of the call.
     pub(super) fn announced(pattern: &str, number: u64) -> Self {
         let left = ANNOUNCED - 1 - number % ANNOUNCED;
         let reset_after = Duration::from_secs(1);
         Self { name: bucket_name(pattern), limit: ANNOUNCED, left, reset_after }
     }
 
-    /// One that nothing is left of for so long.
+    /// A bucket without remaining calls for this long.
     pub(super) fn empty(pattern: &str, reset_after: Duration) -> Self {
         Self { name: bucket_name(pattern), limit: ANNOUNCED, left: 0, reset_after }
     }
 }
 
-/// The name of a method and path template: it says nothing, and is always the same.
+/// The bucket name of a method and path template: opaque, and always the same.
 pub(super) fn bucket_name(pattern: &str) -> String {
     format!("{:032x}", xxh3_128(pattern.as_bytes()))
 }
@@ -49,7 +49,7 @@ impl MockResponse {
         Self::json(status, Some(json!({ "message": message, "code": 0 })))
     }
 
-    /// Discord's 429; without a time to wait it names none, neither in a field nor in the body.
+    /// Discord's 429; without a time to wait it has none, neither in a field nor in the body.
     pub(super) fn rate_limited(scope: Scope, wait: Option<Duration>) -> Self {
         let message = match scope {
             Scope::User | Scope::Global => "You are being rate limited.",
@@ -58,31 +58,33 @@ impl MockResponse {
         let mut body = json!({ "message": message, "global": scope == Scope::Global });
         let Some(wait) = wait else { return Self::json(StatusCode::TOO_MANY_REQUESTS, Some(body)) };
         body["retry_after"] = json!(in_millis(wait));
-        let answer = Self::json(StatusCode::TOO_MANY_REQUESTS, Some(body))
+        let response = Self::json(StatusCode::TOO_MANY_REQUESTS, Some(body))
             .with(RETRY_AFTER, &whole_seconds(wait))
             .with(SCOPE, &scope.token());
-        if scope == Scope::Global { answer.with(GLOBAL, &true) } else { answer }
+        if scope == Scope::Global { response.with(GLOBAL, &true) } else { response }
     }
 
-    /// What stands before Discord says to a banned address; it is not Discord's JSON.
+    /// The response of Cloudflare, in front of Discord, to a banned address; it is not Discord's JSON.
     pub(super) fn banned(left: Duration) -> Self {
-        let mut answer = Self::json(StatusCode::FORBIDDEN, None);
-        answer.body = Bytes::from_static(b"error code: 1015");
-        answer.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
-        answer.with(SERVER, &"cloudflare").with(RETRY_AFTER, &whole_seconds(left))
+        let mut response = Self::json(StatusCode::FORBIDDEN, None);
+        response.body = Bytes::from_static(b"error code: 1015");
+        response
+            .headers
+            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+        response.with(SERVER, &"cloudflare").with(RETRY_AFTER, &whole_seconds(left))
     }
 }
 
-/// Adds what Discord says about a bucket.
+/// Adds the rate limit fields of a bucket.
 pub(super) fn with_bucket(
-    answer: MockResponse,
+    response: MockResponse,
     bucket: Option<&Bucket>,
     now: SystemTime,
 ) -> MockResponse {
-    let Some(bucket) = bucket else { return answer };
+    let Some(bucket) = bucket else { return response };
     let epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let reset = epoch.saturating_add(bucket.reset_after);
-    answer
+    response
         .with(LIMIT, &bucket.limit)
         .with(REMAINING, &bucket.left)
         .with(RESET, &format!("{:.3}", in_millis(reset)))
@@ -90,7 +92,7 @@ pub(super) fn with_bucket(
         .with(BUCKET, &bucket.name)
 }
 
-/// Seconds to the millisecond, never less than the time: who waits that long finds it over.
+/// Seconds, rounded up to a millisecond, so that the limit has ended for a client that waits this long.
 fn in_millis(time: Duration) -> f64 {
     let millis = time.as_nanos().div_ceil(1_000_000);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).as_secs_f64()
@@ -100,7 +102,7 @@ fn whole_seconds(time: Duration) -> u64 {
     time.as_secs().saturating_add(u64::from(time.subsec_nanos() > 0))
 }
 
-/// Calls per bucket and second, as Discord answers for most of its endpoints.
+/// Calls per bucket and second, as Discord announces for most of its endpoints.
 const ANNOUNCED: u64 = 50;
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -120,8 +122,8 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(100)
     }
 
-    fn body(answer: &MockResponse) -> Value {
-        serde_json::from_slice(&answer.body).unwrap()
+    fn body(response: &MockResponse) -> Value {
+        serde_json::from_slice(&response.body).unwrap()
     }
 
     #[test]
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_429_says_when_to_come_back_in_whole_seconds_and_in_fractions() {
+    fn a_429_has_the_wait_in_whole_seconds_and_in_fractions() {
         let wait = Duration::from_micros(1_250_400);
         let limited = MockResponse::rate_limited(Scope::User, Some(wait));
         let limited = with_bucket(limited, Some(&Bucket::empty("p", wait)), now());
@@ -146,13 +148,13 @@ mod tests {
         assert_eq!(limited.headers[RESET_AFTER], "1.251");
         assert_eq!(limited.headers[SCOPE], "user");
         assert!(!limited.headers.contains_key(GLOBAL));
-        let said = body(&limited);
-        assert_eq!(said["retry_after"], 1.251);
-        assert_eq!(said["global"], false);
+        let body = body(&limited);
+        assert_eq!(body["retry_after"], 1.251);
+        assert_eq!(body["global"], false);
     }
 
     #[test]
-    fn each_scope_has_its_own_words() {
+    fn each_scope_has_its_own_fields_and_message() {
         let second = Some(Duration::from_secs(1));
         let global = MockResponse::rate_limited(Scope::Global, second);
         assert_eq!(global.headers[GLOBAL], "true");
@@ -164,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_429_without_a_time_says_nothing_about_when() {
+    fn a_429_without_a_time_has_no_limit_fields() {
         let limited = MockResponse::rate_limited(Scope::User, None);
         assert_eq!(limited.status, StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(limited.headers.keys().collect::<Vec<_>>(), [&CONTENT_TYPE]);

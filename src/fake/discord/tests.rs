@@ -1,4 +1,4 @@
-//! The fake as a client on a socket sees it.
+//! The fake over real sockets.
 
 use std::time::{Duration, SystemTime};
 
@@ -41,7 +41,7 @@ async fn an_option_adds_cache_control() {
 }
 
 #[tokio::test]
-async fn nobody_learns_who_they_are_without_saying_so() {
+async fn endpoints_about_the_caller_require_credentials() {
     let fake = fake().await;
     let path = "/api/v10/users/@me/guilds";
     assert_eq!(get(fake.addr, path).await.status(), "401");
@@ -78,15 +78,15 @@ async fn calls_are_counted_by_endpoint_with_the_bytes_of_their_bodies() {
     assert_eq!(calls.by_endpoint["GET /guilds/{guild}/members/{user}"], 2);
     assert!(calls.bytes > (roles.body.len() + member.body.len()) as u64);
     assert!(calls.bytes < (roles.body.len() * 2 + member.body.len()) as u64);
-    let told = get(fake.addr, "/_fake/calls").await.json();
-    assert_eq!(told["total"], 4, "asking for the count is not counted");
-    assert_eq!(told["bytes"], calls.bytes);
+    let counts = get(fake.addr, "/_fake/calls").await.json();
+    assert_eq!(counts["total"], 4, "requests for the counts are not counted");
+    assert_eq!(counts["bytes"], calls.bytes);
     assert_eq!(ask(fake.addr, "POST", "/_fake/reset", "", "").await.status(), "204");
     assert_eq!(fake.calls(), CallLog::default());
 }
 
 #[tokio::test]
-async fn a_status_is_shown_as_often_as_asked_for() {
+async fn a_status_fault_affects_the_set_number_of_calls() {
     let fake = fake().await;
     fake.behave(Faults::next(2, Fault::Status(StatusCode::SERVICE_UNAVAILABLE)));
     let mut statuses = Vec::new();
@@ -97,7 +97,7 @@ async fn a_status_is_shown_as_often_as_asked_for() {
 }
 
 #[tokio::test]
-async fn a_rate_limit_is_asked_for_over_http_and_cleared_the_same_way() {
+async fn a_rate_limit_fault_is_set_and_cleared_over_http() {
     let fake = fake().await;
     let limit = r#"{"fault": {"rate_limited": {"retry_after": 3}}}"#;
     assert_eq!(ask(fake.addr, "POST", "/_fake/behave", "", limit).await.status(), "204");
@@ -109,7 +109,7 @@ async fn a_rate_limit_is_asked_for_over_http_and_cleared_the_same_way() {
 }
 
 #[tokio::test]
-async fn a_behaviour_that_makes_no_sense_is_refused_with_an_example() {
+async fn an_invalid_fault_is_rejected_with_an_example() {
     let fake = fake().await;
     let seen = ask(fake.addr, "POST", "/_fake/behave", "", r#"{"fault": "flood"}"#).await;
     assert_eq!(seen.status(), "400");
@@ -118,7 +118,7 @@ async fn a_behaviour_that_makes_no_sense_is_refused_with_an_example() {
 }
 
 #[tokio::test]
-async fn a_closed_connection_brings_no_byte() {
+async fn a_closed_connection_delivers_no_byte() {
     let fake = fake().await;
     fake.behave(Faults::always(Fault::Close));
     let seen = get(fake.addr, ROLES).await;
@@ -127,7 +127,7 @@ async fn a_closed_connection_brings_no_byte() {
 }
 
 #[tokio::test]
-async fn a_cut_body_is_half_of_what_the_head_announced() {
+async fn a_cut_body_has_half_of_the_announced_length() {
     let fake = fake().await;
     fake.behave(Faults::always(Fault::Cut));
     let seen = get(fake.addr, ROLES).await;
@@ -138,7 +138,7 @@ async fn a_cut_body_is_half_of_what_the_head_announced() {
 }
 
 #[tokio::test]
-async fn latency_is_the_least_time_an_answer_takes() {
+async fn latency_is_the_minimum_time_of_a_response() {
     let fake = fake().await;
     let latency = Duration::from_millis(30);
     fake.behave(Faults { latency, ..Faults::default() });
@@ -148,7 +148,7 @@ async fn latency_is_the_least_time_an_answer_takes() {
 }
 
 #[tokio::test]
-async fn an_answer_is_dated_by_the_fakes_clock() {
+async fn the_date_field_is_that_of_the_fakes_clock() {
     let (fake, clock) = limited(Limits::default()).await;
     clock.advance(Duration::from_secs(3_600));
     let seen = get(fake.addr, ROLES).await;
@@ -162,20 +162,20 @@ async fn latency_runs_by_the_fakes_clock() {
     let behaviour = Faults { latency, ..Faults::default() };
     let options = Options { behaviour, clock: clock.clone(), ..Options::default() };
     let fake = start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
-    let asked = tokio::spawn(get(fake.addr, ROLES));
+    let request = tokio::spawn(get(fake.addr, ROLES));
     while clock.sleepers() == 0 {
         tokio::task::yield_now().await;
     }
     clock.advance(latency);
-    assert_eq!(asked.await.unwrap().status(), "200");
+    assert_eq!(request.await.unwrap().status(), "200");
 }
 
 #[tokio::test]
-async fn a_stopped_fake_leaves_its_port_to_the_next() {
+async fn a_stopped_fake_releases_its_port() {
     let first = fake().await;
     let addr = first.addr;
-    let Err(taken) = start(addr, Options::default()).await else { panic!("two on one port") };
-    assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    let Err(error) = start(addr, Options::default()).await else { panic!("two on one port") };
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     first.stop().await;
     assert!(TcpStream::connect(addr).await.is_err());
     start(addr, Options::default()).await.unwrap().stop().await;
@@ -183,7 +183,7 @@ async fn a_stopped_fake_leaves_its_port_to_the_next() {
 
 const START: SystemTime = SystemTime::UNIX_EPOCH;
 
-/// A fake that keeps these limits, by a clock that stands.
+/// A fake that enforces these limits, with a manual clock.
 async fn limited(limits: Limits) -> (Fake, Clock) {
     let clock = Clock::by_hand(START + Duration::from_secs(1_000));
     let options = Options { limits: Some(limits), clock: clock.clone(), ..Options::default() };
@@ -233,7 +233,7 @@ async fn guilds_and_callers_have_their_own_windows_under_one_bucket_name() {
 }
 
 #[tokio::test]
-async fn the_global_limit_holds_for_all_routes_of_a_caller_and_names_no_bucket() {
+async fn the_global_limit_covers_all_routes_of_a_caller_and_has_no_bucket() {
     let (fake, _clock) = limited(Limits { global: per_second(1), ..Limits::default() }).await;
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
     let seen = get(fake.addr, "/api/v10/guilds/2/members/7").await;
@@ -247,7 +247,7 @@ async fn the_global_limit_holds_for_all_routes_of_a_caller_and_names_no_bucket()
 }
 
 #[tokio::test]
-async fn a_shared_limit_is_everybodys_and_counts_towards_no_ban() {
+async fn a_shared_limit_covers_all_callers_and_counts_towards_no_ban() {
     let shared = limits::Shared { resource: "1".to_owned(), rate: per_second(1) };
     let (fake, _clock) = limited(Limits { shared: vec![shared], ..Limits::default() }).await;
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
@@ -259,7 +259,7 @@ async fn a_shared_limit_is_everybodys_and_counts_towards_no_ban() {
 }
 
 #[tokio::test]
-async fn too_many_invalid_requests_in_any_ten_minutes_are_a_ban_for_a_while() {
+async fn too_many_invalid_requests_in_any_ten_minutes_cause_a_ban() {
     let after = "2/10m".parse().unwrap();
     let ban = Some(limits::Ban { after, length: Duration::from_secs(60) });
     let (fake, clock) = limited(Limits { ban, ..Limits::default() }).await;
@@ -278,12 +278,12 @@ async fn too_many_invalid_requests_in_any_ten_minutes_are_a_ban_for_a_while() {
     assert_eq!(banned.field("x-ratelimit-limit"), None);
     clock.advance(Duration::from_secs(1));
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
-    let told = get(fake.addr, "/_fake/limits").await.json();
-    assert_eq!((told["bans"].as_u64(), told["banned"].as_u64()), (Some(1), Some(2)));
+    let limits = get(fake.addr, "/_fake/limits").await.json();
+    assert_eq!((limits["bans"].as_u64(), limits["banned"].as_u64()), (Some(1), Some(2)));
 }
 
 #[tokio::test]
-async fn invalid_requests_that_are_old_enough_bring_no_ban() {
+async fn invalid_requests_outside_the_window_cause_no_ban() {
     let after = "2/10m".parse().unwrap();
     let ban = Some(limits::Ban { after, length: Duration::from_secs(60) });
     let (fake, clock) = limited(Limits { ban, ..Limits::default() }).await;
@@ -295,7 +295,7 @@ async fn invalid_requests_that_are_old_enough_bring_no_ban() {
 }
 
 #[tokio::test]
-async fn a_scripted_storm_brings_a_ban_nearer_and_exceeds_no_limit() {
+async fn a_scripted_storm_counts_towards_a_ban_and_exceeds_no_limit() {
     let (fake, _clock) = limited(Limits::default()).await;
     fake.behave(Faults::next(3, Fault::rate_limited(1)));
     for _ in 0..3 {
@@ -306,7 +306,7 @@ async fn a_scripted_storm_brings_a_ban_nearer_and_exceeds_no_limit() {
 }
 
 #[tokio::test]
-async fn a_script_turns_by_the_fakes_clock_and_its_calls_are_counted_by_phase_and_second() {
+async fn script_phases_follow_the_clock_and_calls_are_counted_by_phase() {
     let clock = Clock::by_hand(START + Duration::from_secs(1_000));
     let minute = Duration::from_secs(60);
     let phases = vec![Phase::storm(minute, Some(1)), Phase::outage(minute)];
@@ -326,11 +326,11 @@ async fn a_script_turns_by_the_fakes_clock_and_its_calls_are_counted_by_phase_an
     assert_eq!(seconds, [(1_000, 2), (1_060, 2), (1_120, 2)]);
     assert_eq!(get(fake.addr, "/_fake/seconds").await.json()["1060"], 2);
     fake.reset();
-    assert_eq!(get(fake.addr, ROLES).await.status(), "429", "a reset plays it again");
+    assert_eq!(get(fake.addr, ROLES).await.status(), "429", "a reset restarts the script");
 }
 
 #[tokio::test]
-async fn a_script_is_set_over_http_and_a_wrong_one_is_refused_with_an_example() {
+async fn a_script_is_set_over_http_and_an_invalid_one_is_rejected() {
     let fake = fake().await;
     let script = r#"[{"calls": 1, "fault": {"rate_limited": {}}}, {"fault": {"status": 500}}]"#;
     assert_eq!(ask(fake.addr, "POST", "/_fake/script", "", script).await.status(), "204");
@@ -345,7 +345,7 @@ async fn a_script_is_set_over_http_and_a_wrong_one_is_refused_with_an_example() 
 }
 
 #[tokio::test]
-async fn nobody_locks_themselves_out_over_http() {
+async fn refusing_connections_forever_is_rejected_over_http() {
     let fake = fake().await;
     let refuse = r#"{"fault": "refuse"}"#;
     let seen = ask(fake.addr, "POST", "/_fake/behave", "", refuse).await;
@@ -355,9 +355,9 @@ async fn nobody_locks_themselves_out_over_http() {
     assert_eq!(ask(fake.addr, "POST", "/_fake/script", "", &list).await.status(), "400");
 }
 
-/// How a connection to the fake ends, once it ends as `wanted`; the listener follows its script
-/// within moments.
-async fn until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) {
+/// Waits until a connection to the fake ends as `wanted`; the listener follows its script within
+/// moments.
+async fn wait_until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) {
     let eventually = async {
         loop {
             let seen = TcpStream::connect(addr).await.err().map(|error| error.kind());
@@ -371,7 +371,7 @@ async fn until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) {
 }
 
 #[tokio::test]
-async fn connections_are_refused_for_as_long_as_the_script_says() {
+async fn connections_are_refused_during_the_phase_that_refuses_them() {
     let clock = Clock::by_hand(START);
     let minute = Duration::from_secs(60);
     let phases = vec![
@@ -383,23 +383,23 @@ async fn connections_are_refused_for_as_long_as_the_script_says() {
     let fake = start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
     clock.advance(minute);
-    until_connecting(fake.addr, Some(io::ErrorKind::ConnectionRefused)).await;
+    wait_until_connecting(fake.addr, Some(io::ErrorKind::ConnectionRefused)).await;
     clock.advance(minute);
-    until_connecting(fake.addr, None).await;
+    wait_until_connecting(fake.addr, None).await;
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
     let mut open = TcpStream::connect(fake.addr).await.unwrap();
     fake.behave(Faults::always(Fault::Refuse));
-    until_connecting(fake.addr, Some(io::ErrorKind::ConnectionRefused)).await;
+    wait_until_connecting(fake.addr, Some(io::ErrorKind::ConnectionRefused)).await;
     open.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap_or_default();
-    let mut answer = Vec::new();
-    open.read_to_end(&mut answer).await.unwrap_or_default();
-    assert!(answer.is_empty(), "an open connection is closed at its next call");
+    let mut response = Vec::new();
+    open.read_to_end(&mut response).await.unwrap_or_default();
+    assert!(response.is_empty(), "an open connection is closed at its next call");
     fake.behave(Faults::default());
-    until_connecting(fake.addr, None).await;
+    wait_until_connecting(fake.addr, None).await;
 }
 
 #[tokio::test]
-async fn an_unknown_probe_is_answered_with_the_list_of_them() {
+async fn the_response_to_an_unknown_probe_lists_the_probes() {
     let fake = fake().await;
     let seen = get(fake.addr, "/_fake/bill").await;
     assert_eq!(seen.status(), "404");

@@ -1,7 +1,8 @@
-//! A script as it is played: which phase it is, and what the next call meets.
+//! Playback of a script: the current phase, and the effect on the next call.
 //!
-//! Owns: turning from phase to phase, by a time that is handed in and by the number of calls.
-//! Never touches: the clock; what a fault looks like.
+//! Owns: advancing from phase to phase, by the time that the caller passes in and by the number of
+//! calls.
+//! Never touches: the clock; how a fault is injected.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,89 +10,90 @@ use std::time::{Duration, SystemTime};
 use crate::fake::faults::Fault;
 use crate::fake::script::{ActivePhase, Script};
 
-/// A script that began at some time.
+/// A script that is being played.
 #[derive(Debug)]
 pub(in crate::fake) struct Playback {
     script: Script,
-    // The phase that is played, when it began, and its calls and faults so far.
-    at: usize,
+    // The index of the current phase, its start, and its calls and faults so far.
+    index: usize,
     since: SystemTime,
     calls: u64,
     hit: u64,
 }
 
-/// What a call meets.
+/// The effect of the script on a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::fake) struct Effect {
-    /// What it is counted as.
+    /// The phase under which the call is counted.
     pub(in crate::fake) phase: Option<Arc<str>>,
-    /// The least time its answer takes.
+    /// The minimum time of the response.
     pub(in crate::fake) latency: Duration,
-    /// What goes wrong.
+    /// The fault to inject.
     pub(in crate::fake) fault: Option<Fault>,
 }
 
 impl Playback {
-    /// Begins a script.
+    /// Starts a script.
     pub(in crate::fake) fn new(script: Script, now: SystemTime) -> Self {
-        Self { script, at: 0, since: now, calls: 0, hit: 0 }
+        Self { script, index: 0, since: now, calls: 0, hit: 0 }
     }
 
-    /// What the next call meets, which is counted.
+    /// The effect on the next call, which is counted.
     pub(in crate::fake) fn next(&mut self, now: SystemTime) -> Effect {
-        self.turn(now);
-        let Some(act) = self.script.0.get(self.at) else {
+        self.advance(now);
+        let Some(phase) = self.script.0.get(self.index) else {
             return Effect { phase: self.afterwards(), latency: Duration::ZERO, fault: None };
         };
-        let fault = act.behaviour.fault_for(self.calls, self.hit);
-        let met = Effect { phase: act.name.clone(), latency: act.behaviour.latency, fault };
-        let last = act.calls.is_some_and(|calls| self.calls + 1 >= calls);
+        let fault = phase.behaviour.fault_for(self.calls, self.hit);
+        let effect = Effect { phase: phase.name.clone(), latency: phase.behaviour.latency, fault };
+        let last = phase.calls.is_some_and(|calls| self.calls + 1 >= calls);
         self.calls += 1;
         self.hit += u64::from(fault.is_some());
         if last {
-            self.begin(self.at + 1, now);
+            self.begin(self.index + 1, now);
         }
-        met
+        effect
     }
 
     /// Whether connections are refused now.
     pub(in crate::fake) fn refuses(&mut self, now: SystemTime) -> bool {
-        self.turn(now);
-        let act = self.script.0.get(self.at);
-        act.is_some_and(|act| act.behaviour.fault == Some(Fault::Refuse))
+        self.advance(now);
+        let phase = self.script.0.get(self.index);
+        phase.is_some_and(|phase| phase.behaviour.fault == Some(Fault::Refuse))
     }
 
-    /// How long it is until refusing may begin or end; `None`: calls or somebody else decide.
+    /// The time until refusing connections may begin or end; `None`: time does not change it, only calls
+    /// or a new script may.
     pub(in crate::fake) fn until_turn(&mut self, now: SystemTime) -> Option<Duration> {
-        self.turn(now);
-        let end = self.script.0.get(self.at).and_then(|act| self.end(act))?;
+        self.advance(now);
+        let end = self.script.0.get(self.index).and_then(|phase| self.end(phase))?;
         self.script.refuses_at_times().then(|| end.duration_since(now).unwrap_or_default())
     }
 
-    /// Moves on to the phase that `now` belongs to.
-    fn turn(&mut self, now: SystemTime) {
-        while let Some(act) = self.script.0.get(self.at) {
-            let end = self.end(act).filter(|end| *end <= now);
-            // No calls at all take no time.
-            let spent = (act.calls == Some(0)).then_some(self.since);
-            let Some(next) = spent.or(end) else { return };
-            self.begin(self.at + 1, next);
+    /// Advances to the phase that `now` belongs to.
+    fn advance(&mut self, now: SystemTime) {
+        while let Some(phase) = self.script.0.get(self.index) {
+            let end = self.end(phase).filter(|end| *end <= now);
+            // A phase of 0 calls takes no time.
+            let empty_since = (phase.calls == Some(0)).then_some(self.since);
+            let Some(next) = empty_since.or(end) else { return };
+            self.begin(self.index + 1, next);
         }
     }
 
-    /// When a phase that began with this one's beginning is over.
-    fn end(&self, act: &ActivePhase) -> Option<SystemTime> {
-        act.length.and_then(|length| self.since.checked_add(length))
+    /// The end of `phase` if it began when the current phase began.
+    fn end(&self, phase: &ActivePhase) -> Option<SystemTime> {
+        phase.length.and_then(|length| self.since.checked_add(length))
     }
 
-    fn begin(&mut self, at: usize, since: SystemTime) {
-        (self.at, self.since, self.calls, self.hit) = (at, since, 0, 0);
+    fn begin(&mut self, index: usize, since: SystemTime) {
+        (self.index, self.since, self.calls, self.hit) = (index, since, 0, 0);
     }
 
-    /// What calls after the last phase are counted as.
+    /// The name under which calls after the last phase are counted.
     fn afterwards(&self) -> Option<Arc<str>> {
-        let named = self.script.0.last().is_some_and(|act| act.name.is_some());
-        named.then(|| Arc::from(AFTERWARDS))
+        let has_name = self.script.0.last().is_some_and(|phase| phase.name.is_some());
+        has_name.then(|| Arc::from(AFTERWARDS))
     }
 }
 
@@ -109,80 +111,80 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_000 + second)
     }
 
-    fn course(phases: Vec<Phase>) -> Playback {
+    fn playback(phases: Vec<Phase>) -> Playback {
         Playback::new(Script::try_from(phases).unwrap(), at(0))
     }
 
-    fn met(course: &mut Playback, second: u64) -> (String, Option<Fault>) {
-        let met = course.next(at(second));
-        (met.phase.map(|name| name.to_string()).unwrap_or_default(), met.fault)
+    fn effect(playback: &mut Playback, second: u64) -> (String, Option<Fault>) {
+        let effect = playback.next(at(second));
+        (effect.phase.map(|name| name.to_string()).unwrap_or_default(), effect.fault)
     }
 
     const OUT: Fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
 
     #[test]
-    fn phases_turn_by_the_time_that_is_handed_in() {
+    fn phases_advance_by_the_time_that_is_passed_in() {
         let storm = Phase::storm(Duration::from_secs(60), Some(1));
-        let mut course = course(vec![storm, Phase::outage(Duration::from_secs(600))]);
+        let mut playback = playback(vec![storm, Phase::outage(Duration::from_secs(600))]);
         let limited = Some(Fault::rate_limited(1));
-        assert_eq!(met(&mut course, 0), ("storm".to_owned(), limited));
-        assert_eq!(met(&mut course, 59), ("storm".to_owned(), limited));
-        assert_eq!(met(&mut course, 60), ("outage".to_owned(), Some(OUT)));
-        assert_eq!(met(&mut course, 659), ("outage".to_owned(), Some(OUT)));
-        assert_eq!(met(&mut course, 660), ("afterwards".to_owned(), None));
+        assert_eq!(effect(&mut playback, 0), ("storm".to_owned(), limited));
+        assert_eq!(effect(&mut playback, 59), ("storm".to_owned(), limited));
+        assert_eq!(effect(&mut playback, 60), ("outage".to_owned(), Some(OUT)));
+        assert_eq!(effect(&mut playback, 659), ("outage".to_owned(), Some(OUT)));
+        assert_eq!(effect(&mut playback, 660), ("afterwards".to_owned(), None));
     }
 
     #[test]
-    fn a_phase_that_nobody_called_in_is_passed_over_without_a_shift() {
+    fn a_phase_without_calls_does_not_shift_the_later_ones() {
         let second = Duration::from_secs(1);
         let phases = ["a", "b", "c"].map(|name| Phase::lasting(name, second, None));
-        let mut course = course(phases.to_vec());
-        assert_eq!(met(&mut course, 2).0, "c");
-        assert_eq!(met(&mut course, 3).0, "afterwards");
+        let mut playback = playback(phases.to_vec());
+        assert_eq!(effect(&mut playback, 2).0, "c");
+        assert_eq!(effect(&mut playback, 3).0, "afterwards");
     }
 
     #[test]
-    fn a_phase_of_calls_ends_with_its_last_and_the_next_counts_from_there() {
+    fn a_phase_of_calls_ends_with_its_last_call_and_the_next_one_begins() {
         let three = Phase { calls: Some(3), fault: Some(OUT), ..Phase::default() };
         let none = Phase { calls: Some(0), ..Phase::default() };
         let minute = Phase::lasting("minute", Duration::from_secs(60), None);
-        let mut course = course(vec![three, none, minute]);
-        let seen: Vec<_> = (0..3).map(|second| met(&mut course, second * 100).0).collect();
+        let mut playback = playback(vec![three, none, minute]);
+        let seen: Vec<_> = (0..3).map(|second| effect(&mut playback, second * 100).0).collect();
         assert_eq!(seen, ["phase 1"; 3]);
-        assert_eq!(met(&mut course, 259).0, "minute");
-        assert_eq!(met(&mut course, 260).0, "afterwards");
+        assert_eq!(effect(&mut playback, 259).0, "minute");
+        assert_eq!(effect(&mut playback, 260).0, "afterwards");
     }
 
     #[test]
-    fn a_share_starts_anew_with_its_phase() {
+    fn a_share_is_counted_from_the_start_of_its_phase() {
         let half = Phase {
             share: Percentage::of(0.5).unwrap(),
             ..Phase::lasting("half", Duration::from_secs(10), Some(OUT))
         };
-        let mut course = course(vec![Phase { calls: Some(1), ..Phase::default() }, half]);
-        let hit: Vec<_> = (0..5).map(|_| met(&mut course, 0).1.is_some()).collect();
+        let mut playback = playback(vec![Phase { calls: Some(1), ..Phase::default() }, half]);
+        let hit: Vec<_> = (0..5).map(|_| effect(&mut playback, 0).1.is_some()).collect();
         assert_eq!(hit, [false, false, true, false, true]);
     }
 
     #[test]
-    fn a_lone_behaviour_stays_and_is_not_counted_apart() {
-        let mut course = Playback::new(Script::from(Faults::next(1, OUT)), at(0));
-        assert_eq!(met(&mut course, 0), (String::new(), Some(OUT)));
-        assert_eq!(met(&mut course, 9_999), (String::new(), None));
+    fn faults_without_a_script_stay_and_their_calls_have_no_phase() {
+        let mut playback = Playback::new(Script::from(Faults::next(1, OUT)), at(0));
+        assert_eq!(effect(&mut playback, 0), (String::new(), Some(OUT)));
+        assert_eq!(effect(&mut playback, 9_999), (String::new(), None));
     }
 
     #[test]
-    fn only_a_script_that_refuses_needs_somebody_to_watch_the_clock() {
+    fn only_a_script_with_refused_connections_has_a_time_of_change() {
         let minute = Duration::from_secs(60);
-        let mut calm = course(vec![Phase::outage(minute)]);
+        let mut calm = playback(vec![Phase::outage(minute)]);
         assert_eq!(calm.until_turn(at(0)), None);
         let refused = Phase::lasting("refused", minute, Some(Fault::Refuse));
-        let mut course = course(vec![Phase::outage(minute), refused]);
-        assert!(!course.refuses(at(59)));
-        assert_eq!(course.until_turn(at(50)), Some(Duration::from_secs(10)));
-        assert!(course.refuses(at(60)));
-        assert_eq!(course.until_turn(at(60)), Some(minute));
-        assert!(!course.refuses(at(120)));
-        assert_eq!(course.until_turn(at(120)), None);
+        let mut playback = playback(vec![Phase::outage(minute), refused]);
+        assert!(!playback.refuses(at(59)));
+        assert_eq!(playback.until_turn(at(50)), Some(Duration::from_secs(10)));
+        assert!(playback.refuses(at(60)));
+        assert_eq!(playback.until_turn(at(60)), Some(minute));
+        assert!(!playback.refuses(at(120)));
+        assert_eq!(playback.until_turn(at(120)), None);
     }
 }

@@ -1,6 +1,6 @@
-//! The certificate of an authority: what one of larder's says, and what any says.
+//! The certificate of an authority: the fields of larder's own, and of one that is read.
 //!
-//! Owns: its fields. Never touches: the key, where either lies.
+//! Owns: its fields. Never touches: the key, the files.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,38 +19,39 @@ use x509_parser::time::ASN1Time;
 use crate::config::name_constraint::NameConstraint;
 use crate::frontend::ca::name_constraints::CaNameConstraints;
 
-/// From now on; with what it is back-dated less than two years.
-const LASTS: Duration = Duration::from_secs(729 * 24 * 60 * 60);
+/// The validity from now on. With the time of [`BACKDATED`] it is less than two years.
+const VALIDITY: Duration = Duration::from_secs(729 * 24 * 60 * 60);
 
-/// Clocks of clients may be late.
+/// The start of the validity lies this far back, because the clocks of clients may be slow.
 pub(super) const BACKDATED: Duration = Duration::from_secs(30 * 60);
 
-/// A certificate that was read.
+/// A parsed certificate.
 #[derive(Debug, Clone)]
 pub struct Certificate {
-    /// Whose it is, such as `CN=larder CA 3f9c12ab`.
+    /// The subject, such as `CN=larder CA 3f9c12ab`.
     pub subject: String,
-    /// From when on it counts.
+    /// The start of its validity.
     pub not_before: SystemTime,
-    /// Until when.
+    /// The end of its validity.
     pub not_after: SystemTime,
-    /// What it may vouch for.
+    /// The hosts that it may issue certificates for.
     pub bounds: CaNameConstraints,
-    /// Whether clients can trust it without knowing another.
+    /// Whether it is a root: clients can trust it without another certificate.
     pub is_root: bool,
-    /// Why it is no authority's, if it is not.
+    /// The reason why it is not the certificate of an authority, if so.
     pub(super) unfit: Option<&'static str>,
     pub(super) public_key: Box<[u8]>,
     der: CertificateDer<'static>,
 }
 
 impl Certificate {
-    /// Reads one; `None` where it is none.
+    /// Parses a certificate; `None` if it is invalid.
     pub(super) fn read(der: &CertificateDer<'_>) -> Option<Self> {
         let (rest, read) = X509Certificate::from_der(der).ok()?;
         let constraints = read.name_constraints().ok()?;
-        let bounds =
-            constraints.map(|said| CaNameConstraints::said(said.value)).unwrap_or_default();
+        let bounds = constraints
+            .map(|extension| CaNameConstraints::said(extension.value))
+            .unwrap_or_default();
         rest.is_empty().then_some(())?;
         Some(Self {
             subject: read.subject().to_string(),
@@ -69,24 +70,24 @@ impl Certificate {
         self.is_root && self.subject.starts_with("CN=larder CA ")
     }
 
-    /// As it is sent.
+    /// The certificate in DER, as it is sent in handshakes.
     pub fn der(&self) -> &CertificateDer<'static> {
         &self.der
     }
 
-    /// As it is handed out.
+    /// The certificate in PEM.
     pub fn pem(&self) -> String {
         pem("CERTIFICATE", &self.der)
     }
 
-    /// The SHA-256 of it, in pairs of digits.
+    /// The SHA-256 of the certificate, in pairs of hexadecimal digits.
     pub fn fingerprint(&self) -> String {
         let pairs: Vec<_> = Sha256::digest(&self.der).iter().map(|b| format!("{b:02X}")).collect();
         pairs.join(":")
     }
 }
 
-/// What a new authority of larder's says: nothing that another installation's says.
+/// The fields of a new authority of larder's. They share nothing with another installation.
 pub(super) fn params(
     key: &KeyPair,
     constrain: &[NameConstraint],
@@ -104,18 +105,18 @@ pub(super) fn params(
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial());
     params.not_before = now.checked_sub(BACKDATED).unwrap_or(now).into();
-    params.not_after = now.checked_add(LASTS).unwrap_or(now).into();
+    params.not_after = now.checked_add(VALIDITY).unwrap_or(now).into();
     Ok(params)
 }
 
-/// 126 random bits, of one length, positive.
+/// 126 random bits of constant length, positive.
 pub(super) fn serial() -> SerialNumber {
     let mut bytes: [u8; 16] = rand::random();
     bytes[0] = bytes[0] & 0x3f | 0x40;
     SerialNumber::from_slice(&bytes)
 }
 
-/// In the form that people copy (RFC 7468).
+/// Encodes as PEM (RFC 7468).
 pub(super) fn pem(label: &str, der: &[u8]) -> String {
     let encoded = STANDARD.encode(der);
     let mut text = format!("-----BEGIN {label}-----\n");
@@ -135,7 +136,7 @@ pub(super) fn pem(label: &str, der: &[u8]) -> String {
 fn unfit(read: &X509Certificate<'_>) -> Option<&'static str> {
     let constraints = read.basic_constraints().ok().flatten();
     if !constraints.is_some_and(|constraints| constraints.value.ca) {
-        return Some("is not a certificate authority's (it lacks CA:TRUE)");
+        return Some("is not the certificate of an authority (it lacks CA:TRUE)");
     }
     let usage = read.key_usage().ok().flatten();
     if usage.is_some_and(|usage| !usage.value.key_cert_sign()) {

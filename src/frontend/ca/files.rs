@@ -1,12 +1,11 @@
 //! The files of a certificate authority.
 //!
-//! Owns: that a key is read only where nobody else could read it, that both files are of one pair,
-//! and that two larders that start at once end up with the same.
-//! Never touches: what certificates and keys say.
+//! Owns: a key is read only if no other user can read it; both files form one pair; two larders that
+//! start at once get the same pair. Never touches: the content of certificates and keys.
 //!
-//! The key's file is opened without following a link and judged by what was opened. It must belong
-//! to the user that larder runs as: whoever else owns it can read it, whatever its mode. That
-//! leaves out root's files too, which larder as another user could read only if others may.
+//! The key file is opened without following a link, and the checks apply to the opened file. It must
+//! belong to the user that larder runs as: any other owner can read it, whatever its mode. This also
+//! excludes root's files, which larder as another user could read only if others may.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
@@ -22,15 +21,15 @@ use crate::frontend::ca::CaError;
 use crate::store::private_file;
 
 /// No certificate chain and no key is longer.
-const LONGEST: u64 = 256 << 10;
+const MAX_LENGTH: u64 = 256 << 10;
 
-/// The texts of both files.
+/// The contents of both files.
 pub(super) struct CertKeyPair {
     pub(super) cert: Vec<u8>,
     pub(super) key: Vec<u8>,
 }
 
-/// Both files; `None`: neither is there.
+/// Reads both files; `None`: neither exists.
 pub(super) fn read(files: &CaFiles) -> Result<Option<CertKeyPair>, CaError> {
     let (cert, key) = (read_cert(&files.cert)?, read_key(&files.key)?);
     let half = |there: &Path, missing: &Path| CaError::Half {
@@ -45,47 +44,46 @@ pub(super) fn read(files: &CaFiles) -> Result<Option<CertKeyPair>, CaError> {
     }
 }
 
-/// What is there, or what `make` makes, which is then there. One process makes at a time.
+/// Reads the pair, or creates it with `make`. One process creates at a time.
 pub(super) fn read_or_make(
     files: &CaFiles,
     make: impl FnOnce() -> Result<CertKeyPair, CaError>,
 ) -> Result<CertKeyPair, CaError> {
-    // Without it half a pair could be read while the other half is being made. Where it cannot be
-    // had, nothing can be made either, but what is there can be read.
-    let turn = turn(files);
+    // Without the lock, half a pair could be read while the other half is being written. If the lock is
+    // unavailable, no pair can be created, but an existing pair can be read.
+    let lock = lock(files);
     if let Some(pair) = read(files)? {
         return Ok(pair);
     }
-    let _turn = turn?;
+    let _lock = lock?;
     let pair = make()?;
     write(files, &pair)?;
     Ok(pair)
 }
 
-/// Puts another pair in the place of the one that is there, which is kept under names that end in
-/// `mark`.
-pub(super) fn replace(files: &CaFiles, pair: &CertKeyPair, mark: &str) -> Result<(), CaError> {
-    let _turn = turn(files)?;
+/// Replaces the pair. The old files are kept under names that end in `suffix`.
+pub(super) fn replace(files: &CaFiles, pair: &CertKeyPair, suffix: &str) -> Result<(), CaError> {
+    let _lock = lock(files)?;
     for path in [&files.cert, &files.key] {
-        let kept = kept_as(path, mark);
+        let kept = kept_as(path, suffix);
         let linked = fs::hard_link(path, &kept);
         linked
             .or_else(unless(io::ErrorKind::NotFound))
             .map_err(|source| unwritten(&kept, source))?;
     }
-    shut(&kept_as(&files.key, mark)).map_err(|source| unwritten(&files.key, source))?;
+    make_private(&kept_as(&files.key, suffix)).map_err(|source| unwritten(&files.key, source))?;
     write(files, pair)
 }
 
-/// Where a file is kept that was replaced.
-pub(super) fn kept_as(path: &Path, mark: &str) -> PathBuf {
+/// The path under which a replaced file is kept.
+pub(super) fn kept_as(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{mark}"));
     path.with_file_name(name)
 }
 
 fn write(files: &CaFiles, pair: &CertKeyPair) -> Result<(), CaError> {
-    // The key first: a certificate alone would be handed out.
+    // The key is written first: a certificate without a key would be given to clients.
     for (path, bytes) in [(&files.key, &pair.key), (&files.cert, &pair.cert)] {
         let written = private_file::beside(path, bytes)
             .and_then(|new| fs::rename(new, path))
@@ -95,8 +93,8 @@ fn write(files: &CaFiles, pair: &CertKeyPair) -> Result<(), CaError> {
     Ok(())
 }
 
-/// This process's turn to make or replace the pair, until the value is dropped.
-fn turn(files: &CaFiles) -> Result<File, CaError> {
+/// Locks the pair for creation or replacement, until the value is dropped.
+fn lock(files: &CaFiles) -> Result<File, CaError> {
     for path in [&files.cert, &files.key] {
         let directory = directory_of(path);
         private_file::directory(&directory).map_err(|source| unwritten(&directory, source))?;
@@ -104,7 +102,7 @@ fn turn(files: &CaFiles) -> Result<File, CaError> {
     let directory = directory_of(&files.key);
     let file = File::open(&directory).map_err(|source| unwritten(&directory, source))?;
     while let Err(error) = flock(&file, FlockOperation::LockExclusive) {
-        // A signal handler ran: that says nothing about the lock.
+        // A signal handler ran: this does not concern the lock.
         if error != Errno::INTR {
             return Err(unwritten(&directory, error.into()));
         }
@@ -112,32 +110,32 @@ fn turn(files: &CaFiles) -> Result<File, CaError> {
     Ok(file)
 }
 
-/// The certificate's file; `None`: it is not there.
+/// Reads the certificate file; `None`: it does not exist.
 pub(super) fn read_cert(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
     match File::open(path) {
         Ok(file) => contents(file, path).map(Some),
-        Err(error) if is_nowhere(&error) => Ok(None),
-        Err(error) => Err(at(path, error)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(io_error(path, error)),
     }
 }
 
 fn read_key(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
-    // A pipe would keep larder waiting: it is no file, which is seen below.
+    // The open of a pipe must not block: it is not a file, which is detected below.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match open(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
         Err(Errno::LOOP) => return Err(CaError::Link(path.to_owned())),
-        Err(error) => return Err(at(path, error.into())),
+        Err(error) => return Err(io_error(path, error.into())),
     };
-    let facts = file.metadata().map_err(|source| at(path, source))?;
-    if !facts.is_file() {
+    let metadata = file.metadata().map_err(|source| io_error(path, source))?;
+    if !metadata.is_file() {
         return Err(CaError::Key(path.to_owned()));
     }
-    if facts.uid() != geteuid().as_raw() {
+    if metadata.uid() != geteuid().as_raw() {
         return Err(CaError::Foreign(path.to_owned()));
     }
-    if facts.mode() & 0o077 != 0 {
+    if metadata.mode() & 0o077 != 0 {
         return Err(CaError::Open(path.to_owned()));
     }
     contents(file, path).map(Some)
@@ -145,14 +143,17 @@ fn read_key(path: &Path) -> Result<Option<Vec<u8>>, CaError> {
 
 fn contents(file: File, path: &Path) -> Result<Vec<u8>, CaError> {
     let mut bytes = Vec::new();
-    let read = file.take(LONGEST).read_to_end(&mut bytes);
-    read.map_err(|source| at(path, source)).map(|_| bytes)
+    let read = file.take(MAX_LENGTH).read_to_end(&mut bytes);
+    read.map_err(|source| io_error(path, source)).map(|_| bytes)
 }
 
-/// A key that others could read is replaced for that very reason; the old one need not stay open.
-fn shut(key: &Path) -> io::Result<()> {
+/// Removes the permissions of other users from a replaced key: they may be the reason for the
+/// replacement.
+fn make_private(key: &Path) -> io::Result<()> {
     match key.symlink_metadata() {
-        Ok(facts) if facts.is_file() => fs::set_permissions(key, Permissions::from_mode(0o600)),
+        Ok(metadata) if metadata.is_file() => {
+            fs::set_permissions(key, Permissions::from_mode(0o600))
+        }
         Ok(_) | Err(_) => Ok(()),
     }
 }
@@ -166,7 +167,7 @@ fn unless(kind: io::ErrorKind) -> impl FnOnce(io::Error) -> io::Result<()> {
     move |error| if error.kind() == kind { Ok(()) } else { Err(error) }
 }
 
-fn is_nowhere(error: &io::Error) -> bool {
+fn is_missing(error: &io::Error) -> bool {
     [io::ErrorKind::NotFound, io::ErrorKind::NotADirectory].contains(&error.kind())
 }
 
@@ -174,6 +175,6 @@ fn unwritten(path: &Path, source: io::Error) -> CaError {
     CaError::Unwritten { path: path.to_owned(), source }
 }
 
-fn at(path: &Path, source: io::Error) -> CaError {
+fn io_error(path: &Path, source: io::Error) -> CaError {
     CaError::Io { path: path.to_owned(), source }
 }

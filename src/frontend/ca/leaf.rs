@@ -1,10 +1,11 @@
-//! Leaf certificates: one for each host that is intercepted.
+//! Leaf certificates: one for each intercepted host.
 //!
-//! Owns: what a leaf says, the key that all leaves of a mint share, how many are kept, and for how
-//! long. Never touches: which hosts are intercepted.
+//! Owns: the fields of a leaf, the key that all leaves of an issuer share, the size and the lifetime of
+//! the cache. Never touches: which hosts are intercepted.
 //!
-//! A leaf is sent alone where clients trust the authority itself, as they do larder's own. An
-//! operator's authority that another vouches for is sent along, for clients trust only that other.
+//! A leaf is sent alone if clients trust the authority itself, as they do with larder's own. If an
+//! operator's authority is an intermediate, its certificate is sent along, because clients trust only
+//! the one above it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,23 +27,24 @@ use crate::config::name_constraint::address;
 use crate::frontend::ca::certificate::{BACKDATED, serial};
 use crate::frontend::ca::{CaError, CertificateAuthority};
 
-/// From now on; with what it is back-dated less than seven days.
-const LASTS: Duration = Duration::from_secs(6 * 24 * 60 * 60);
+/// The validity from now on. With the time of [`BACKDATED`] it is less than seven days.
+const VALIDITY: Duration = Duration::from_secs(6 * 24 * 60 * 60);
 
-/// How long a leaf is used: a connection that begins with it outlives it by no client's measure.
-const USED: Duration = Duration::from_secs(3 * 24 * 60 * 60);
+/// How long a leaf is used for new connections: no connection that begins with it lasts until the leaf
+/// expires.
+const USE_TIME: Duration = Duration::from_secs(3 * 24 * 60 * 60);
 
-/// Leaves that are kept, some 2 KiB each.
-const KEPT: usize = 1000;
+/// The maximum number of cached leaves, about 2 KiB each.
+const MAX_CACHED: usize = 1000;
 
-/// Makes leaf certificates and keeps the latest.
+/// Issues leaf certificates and caches the latest.
 pub struct LeafIssuer {
     authority: Arc<CertificateAuthority>,
     key: KeyPair,
     signer: Arc<dyn SigningKey>,
-    /// What the configurations of all hosts share: ciphers, the key of session tickets.
+    /// The settings that all hosts share: ciphers, the key of session tickets.
     common: ServerConfig,
-    kept: Cache<String, CachedLeaf>,
+    cache: Cache<String, CachedLeaf>,
     clock: Clock,
 }
 
@@ -53,27 +55,26 @@ struct CachedLeaf {
 }
 
 impl LeafIssuer {
-    /// A mint of `authority`, with a key of its own.
+    /// Creates an issuer of `authority`, with its own key.
     pub fn new(authority: Arc<CertificateAuthority>, clock: Clock) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
         let der = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let signer = ring::default_provider().key_provider.load_private_key(der)?;
         let common = common(CertifiedKey::new(Vec::new(), Arc::clone(&signer)))?;
-        Ok(Self { authority, key, signer, common, kept: Cache::new(KEPT), clock })
+        Ok(Self { authority, key, signer, common, cache: Cache::new(MAX_CACHED), clock })
     }
 
-    /// How larder presents itself as `host` (lower-case, as in a target: an IPv6 address in
-    /// brackets). Offers `h2` and `http/1.1`. Who asks for a host whose leaf is being made waits
-    /// for that one.
+    /// The TLS configuration for `host` (lower-case, as in a target: an IPv6 address in brackets).
+    /// Offers `h2` and `http/1.1`. Concurrent calls for one host share one leaf.
     pub fn config(&self, host: &str) -> Result<Arc<ServerConfig>, CaError> {
         let now = self.clock.now();
-        let unkept = |kept: CachedLeaf| kept.config;
-        if let Some(kept) = self.kept.get(host).filter(|kept| now < kept.until) {
-            return Ok(unkept(kept));
+        let config_of = |leaf: CachedLeaf| leaf.config;
+        if let Some(leaf) = self.cache.get(host).filter(|leaf| now < leaf.until) {
+            return Ok(config_of(leaf));
         }
-        let found = self.kept.entry(host, None, |_, kept: &mut CachedLeaf| {
-            if now < kept.until {
-                EntryAction::Retain(Arc::clone(&kept.config))
+        let found = self.cache.entry(host, None, |_, leaf: &mut CachedLeaf| {
+            if now < leaf.until {
+                EntryAction::Retain(Arc::clone(&leaf.config))
             } else {
                 EntryAction::ReplaceWithGuard
             }
@@ -81,22 +82,22 @@ impl LeafIssuer {
         match found {
             EntryResult::Retained(config) => Ok(config),
             EntryResult::Vacant(place) | EntryResult::Replaced(place, _) => {
-                let kept = self.made(host, now)?;
-                // What cannot be kept serves this connection all the same.
-                let _kept = place.insert(kept.clone());
-                Ok(unkept(kept))
+                let leaf = self.issue(host, now)?;
+                // If the cache rejects the leaf, it still serves this connection.
+                let _inserted = place.insert(leaf.clone());
+                Ok(config_of(leaf))
             }
-            // Neither is asked for.
-            EntryResult::Removed(..) | EntryResult::Timeout => self.made(host, now).map(unkept),
+            // Neither is requested.
+            EntryResult::Removed(..) | EntryResult::Timeout => self.issue(host, now).map(config_of),
         }
     }
 
-    fn made(&self, host: &str, now: SystemTime) -> Result<CachedLeaf, CaError> {
+    fn issue(&self, host: &str, now: SystemTime) -> Result<CachedLeaf, CaError> {
         let expires = self.authority.certificate().not_after;
         if now >= expires {
             return Err(self.authority.expired());
         }
-        let until = now.checked_add(USED).unwrap_or(now).min(expires);
+        let until = now.checked_add(USE_TIME).unwrap_or(now).min(expires);
         let chain = self.chain(self.leaf_at(host, now)?);
         let certified = CertifiedKey::new(chain, Arc::clone(&self.signer));
         let mut config = self.common.clone();
@@ -104,7 +105,7 @@ impl LeafIssuer {
         Ok(CachedLeaf { config: Arc::new(config), until })
     }
 
-    /// A leaf of exactly this host, for nobody but who asks: it is not kept.
+    /// Issues a leaf for exactly this host, which is not cached.
     pub fn leaf(&self, host: &str) -> Result<CertificateDer<'static>, CaError> {
         self.leaf_at(host, self.clock.now())
     }
@@ -130,7 +131,7 @@ impl LeafIssuer {
         params.serial_number = Some(serial());
         let from = now.checked_sub(BACKDATED).unwrap_or(now).max(issuer.not_before);
         params.not_before = from.into();
-        params.not_after = now.checked_add(LASTS).unwrap_or(now).min(issuer.not_after).into();
+        params.not_after = now.checked_add(VALIDITY).unwrap_or(now).min(issuer.not_after).into();
         let leaf = params.signed_by(&self.key, self.authority.issuer())?;
         Ok(leaf.into())
     }
@@ -141,7 +142,7 @@ impl LeafIssuer {
     }
 }
 
-/// What holds for every host. Sessions are resumed by tickets, which larder keeps no memory of.
+/// The settings for all hosts. Sessions are resumed by tickets, for which larder stores nothing.
 fn common(key: CertifiedKey) -> Result<ServerConfig, CaError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
@@ -156,7 +157,7 @@ fn common(key: CertifiedKey) -> Result<ServerConfig, CaError> {
     Ok(config)
 }
 
-/// What a certificate for this host names; `None` where none can.
+/// The subject alternative name for this host; `None` if no certificate can contain it.
 fn name(host: &str) -> Option<SanType> {
     if let Some(address) = address(host) {
         return Some(SanType::IpAddress(address));
@@ -170,10 +171,10 @@ fn name(host: &str) -> Option<SanType> {
     name.try_into().ok().map(SanType::DnsName)
 }
 
-/// Without a dot, so that nobody holds it against name constraints.
+/// It has no dot, so that no client checks it against name constraints.
 const NAMELESS: &str = "larder";
 
-/// Old clients look here. An address is no name, and X.520 ends at 64 characters.
+/// Old clients read the common name. An address is not a name, and X.520 limits it to 64 characters.
 fn common_name(name: &SanType) -> &str {
     let SanType::DnsName(name) = name else { return NAMELESS };
     if name.as_str().len() <= 64 { name.as_str() } else { NAMELESS }

@@ -1,6 +1,6 @@
-//! What a certificate authority may vouch for: the name constraints of its certificate.
+//! The name constraints of a certificate authority: the hosts that it may issue certificates for.
 //!
-//! Owns: RFC 5280 §4.2.1.10 in both directions. Never touches: what the configuration wants of it.
+//! Owns: RFC 5280 §4.2.1.10 in both directions. Never touches: the configuration that requires them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,7 +11,7 @@ use x509_parser::extensions::{GeneralName, GeneralSubtree};
 
 use crate::config::name_constraint::{NameConstraint, address};
 
-/// Name constraints. Without any an authority may vouch for every host.
+/// Name constraints. Without any, an authority may issue certificates for every host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CaNameConstraints {
     permitted: Vec<NameConstraint>,
@@ -19,12 +19,12 @@ pub struct CaNameConstraints {
 }
 
 impl CaNameConstraints {
-    /// Only what `constrain` names; nothing named: no bounds.
+    /// Permits only the hosts in `constrain`; if it is empty, there are no constraints.
     pub(super) fn of(constrain: &[NameConstraint]) -> Self {
         if constrain.is_empty() {
             return Self::default();
         }
-        // Permitting names says nothing about addresses, and the other way round.
+        // A permitted name does not restrict addresses, and vice versa.
         let (names, nets) = (every_name(), every_address());
         let excluded = if constrain.iter().all(NameConstraint::is_net) {
             vec![names]
@@ -36,12 +36,12 @@ impl CaNameConstraints {
         Self::sorted(constrain.to_vec(), excluded)
     }
 
-    /// What a certificate says. Constraints of other kinds than hosts have no say here.
-    pub(super) fn said(said: &x509_parser::extensions::NameConstraints<'_>) -> Self {
+    /// Reads the constraints of a certificate. Constraints of other kinds than hosts are ignored.
+    pub(super) fn said(extension: &x509_parser::extensions::NameConstraints<'_>) -> Self {
         let read = |trees: &Option<Vec<GeneralSubtree<'_>>>| {
             trees.iter().flatten().filter_map(|tree| constraint(&tree.base)).collect()
         };
-        Self::sorted(read(&said.permitted_subtrees), read(&said.excluded_subtrees))
+        Self::sorted(read(&extension.permitted_subtrees), read(&extension.excluded_subtrees))
     }
 
     fn sorted(mut permitted: Vec<NameConstraint>, mut excluded: Vec<NameConstraint>) -> Self {
@@ -52,7 +52,7 @@ impl CaNameConstraints {
         Self { permitted, excluded }
     }
 
-    /// For a certificate to be made.
+    /// Converts the constraints for a new certificate.
     pub(super) fn to_certificate(&self) -> Option<NameConstraints> {
         let trees = |list: &[NameConstraint]| list.iter().map(subtree).collect();
         (*self != Self::default()).then(|| NameConstraints {
@@ -61,18 +61,18 @@ impl CaNameConstraints {
         })
     }
 
-    /// What it is kept to; empty: it is kept to nothing.
+    /// The permitted subtrees; empty: no restriction.
     pub fn permitted(&self) -> &[NameConstraint] {
         &self.permitted
     }
 
-    /// Whether this host, as a target has it, may be vouched for.
+    /// Whether a certificate for this host, written as in a target, is allowed.
     pub fn admit(&self, host: &str) -> bool {
         let is_address = address(host).is_some();
         self.decide(is_address, |one| one.admits(host))
     }
 
-    /// Whether every host within `hosts` may be vouched for.
+    /// Whether certificates for all hosts within `hosts` are allowed.
     pub(super) fn cover(&self, hosts: &NameConstraint) -> bool {
         self.decide(hosts.is_net(), |one| one.covers(hosts))
     }
@@ -84,7 +84,7 @@ impl CaNameConstraints {
     }
 }
 
-/// What may be vouched for, in words.
+/// Lists the hosts that certificates may be issued for.
 impl fmt::Display for CaNameConstraints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |list: &[NameConstraint]| {

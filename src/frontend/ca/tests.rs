@@ -1,4 +1,4 @@
-//! Where an authority lies, who may read its key, and what makes it fit.
+//! Tests of the files of an authority, the permissions of its key, and its fitness.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -29,11 +29,11 @@ fn files(directory: &Path) -> CaFiles {
     CaFiles { cert: ca.join("ca.pem"), key: ca.join("ca.key") }
 }
 
-fn lasting(directory: &TempDir) -> Result<CertificateAuthority, CaError> {
+fn persistent(directory: &TempDir) -> Result<CertificateAuthority, CaError> {
     CertificateAuthority::lasting(files(directory.path()), &[], noon())
 }
 
-/// A configuration whose store lies in `directory`.
+/// A configuration whose store is in `directory`.
 fn config(directory: &TempDir, rest: &str) -> Config {
     let store = directory.path().display();
     let text = format!("version: 1\nstore: {{ path: {store} }}\n{rest}\n");
@@ -48,7 +48,7 @@ fn mode(path: &Path) -> u32 {
     path.metadata().unwrap().mode() & 0o7777
 }
 
-/// Puts a pair of a test's making in the place of larder's.
+/// Replaces larder's pair by a pair of the test.
 fn put(files: &CaFiles, cert: &str, key: &str) {
     fs::create_dir_all(files.cert.parent().unwrap()).unwrap();
     fs::write(&files.cert, cert).unwrap();
@@ -56,7 +56,7 @@ fn put(files: &CaFiles, cert: &str, key: &str) {
     fs::set_permissions(&files.key, Permissions::from_mode(0o600)).unwrap();
 }
 
-/// An operator's own, changed by `change`.
+/// The certificate of an operator's authority, modified by `change`.
 fn operators(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> String {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, "Example Corp CA");
@@ -66,7 +66,7 @@ fn operators(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Stri
 }
 
 #[test]
-fn tls_03_what_larder_makes_is_an_authority_for_leaves_alone_and_for_two_years() {
+fn tls_03_a_new_authority_issues_leaves_only_and_lasts_two_years() {
     let authority = CertificateAuthority::for_now(noon(), &constrain(&["api.example"])).unwrap();
     let own = authority.certificate();
     let (_, read) = X509Certificate::from_der(own.der()).unwrap();
@@ -77,7 +77,7 @@ fn tls_03_what_larder_makes_is_an_authority_for_leaves_alone_and_for_two_years()
     assert!(usage.critical && usage.value.key_cert_sign() && usage.value.crl_sign());
     assert_eq!(usage.value.flags.count_ones(), 2, "nothing else");
     assert!(read.name_constraints().unwrap().unwrap().critical);
-    assert!(read.raw_serial().len() >= 9, "64 bits of chance at least");
+    assert!(read.raw_serial().len() >= 9, "at least 64 random bits");
     assert!(noon().duration_since(own.not_before).unwrap() <= Duration::from_secs(3600));
     assert!(own.not_after.duration_since(own.not_before).unwrap() <= DAY * 730);
     assert!(own.not_after.duration_since(noon()).unwrap() >= DAY * 700);
@@ -119,10 +119,10 @@ fn tls_03_constraints_leave_no_kind_of_host_open() {
 }
 
 #[test]
-fn tls_01_it_is_made_once_for_its_owner_only() {
+fn tls_01_the_pair_is_created_once_for_its_owner_only() {
     let directory = tempfile::tempdir().unwrap();
     let files = files(directory.path());
-    let made = lasting(&directory).unwrap();
+    let made = persistent(&directory).unwrap();
     assert_eq!(mode(files.key.parent().unwrap()), 0o700);
     assert_eq!(mode(&files.key), 0o600);
     let names: Vec<_> = fs::read_dir(directory.path().join("ca"))
@@ -130,7 +130,7 @@ fn tls_01_it_is_made_once_for_its_owner_only() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(names.len(), 2, "nothing else is left: {names:?}");
-    let again = lasting(&directory).unwrap();
+    let again = persistent(&directory).unwrap();
     assert_eq!(made.pem(), again.pem());
     assert_eq!(fs::read_to_string(&files.cert).unwrap(), again.pem());
 }
@@ -139,53 +139,56 @@ fn tls_01_it_is_made_once_for_its_owner_only() {
 fn tls_01_a_key_that_others_could_read_is_refused_with_the_fix() {
     let directory = tempfile::tempdir().unwrap();
     let key = files(directory.path()).key;
-    lasting(&directory).unwrap();
+    persistent(&directory).unwrap();
     for open in [0o644, 0o640, 0o604, 0o660, 0o610] {
         fs::set_permissions(&key, Permissions::from_mode(open)).unwrap();
-        let said = refused(lasting(&directory));
-        assert!(said.contains("chmod 600") && said.contains("ca.key"), "{open:o}: {said}");
+        let message = refused(persistent(&directory));
+        assert!(message.contains("chmod 600") && message.contains("ca.key"), "{open:o}: {message}");
     }
     fs::set_permissions(&key, Permissions::from_mode(0o400)).unwrap();
-    lasting(&directory).unwrap();
+    persistent(&directory).unwrap();
 }
 
 #[test]
-fn tls_01_a_link_and_what_is_no_file_are_refused() {
+fn tls_01_a_link_and_a_directory_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let key = files(directory.path()).key;
-    lasting(&directory).unwrap();
+    persistent(&directory).unwrap();
     let elsewhere = directory.path().join("elsewhere");
     fs::rename(&key, &elsewhere).unwrap();
     symlink(&elsewhere, &key).unwrap();
-    let said = refused(lasting(&directory));
-    assert!(said.contains("symbolic link") && said.contains("install -m 600"), "{said}");
+    let message = refused(persistent(&directory));
+    assert!(message.contains("symbolic link") && message.contains("install -m 600"), "{message}");
     fs::remove_file(&key).unwrap();
     fs::create_dir(&key).unwrap();
-    assert!(refused(lasting(&directory)).contains("holds no RSA, P-256 or P-384 key"));
+    assert!(refused(persistent(&directory)).contains("holds no RSA, P-256 or P-384 key"));
 }
 
 #[test]
 fn tls_01_another_users_key_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let key = files(directory.path()).key;
-    lasting(&directory).unwrap();
+    persistent(&directory).unwrap();
     if chown(&key, Some(65534), None).is_err() {
         println!("SKIPPED tls_01_another_users_key_is_refused: only root may give files away");
         return;
     }
-    let said = refused(lasting(&directory));
-    assert!(said.contains("belongs to another user") && said.contains("chown"), "{said}");
+    let message = refused(persistent(&directory));
+    assert!(message.contains("belongs to another user") && message.contains("chown"), "{message}");
 }
 
 #[test]
-fn half_a_pair_is_told_with_the_way_out_and_nothing_is_made() {
+fn half_a_pair_is_reported_with_the_fix_and_nothing_is_created() {
     for missing in ["ca.pem", "ca.key"] {
         let directory = tempfile::tempdir().unwrap();
-        lasting(&directory).unwrap();
+        persistent(&directory).unwrap();
         let path = directory.path().join("ca").join(missing);
         fs::remove_file(&path).unwrap();
-        let said = refused(lasting(&directory));
-        assert!(said.contains(&format!("{missing} is not")) && said.contains("backup"), "{said}");
+        let message = refused(persistent(&directory));
+        assert!(
+            message.contains(&format!("{missing} is missing")) && message.contains("backup"),
+            "{message}"
+        );
         assert!(!path.exists());
     }
 }
@@ -197,7 +200,7 @@ fn a_hundred_larders_that_start_at_once_agree_on_the_authority() {
     let all: Vec<String> = thread::scope(|scope| {
         let starting = || {
             start.wait();
-            lasting(&directory).unwrap().pem()
+            persistent(&directory).unwrap().pem()
         };
         let threads: Vec<_> = (0..100).map(|_| scope.spawn(starting)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
@@ -206,10 +209,10 @@ fn a_hundred_larders_that_start_at_once_agree_on_the_authority() {
 }
 
 #[test]
-fn a_rotation_keeps_the_old_pair_beside() {
+fn a_rotation_keeps_the_old_pair() {
     let directory = tempfile::tempdir().unwrap();
     let files = files(directory.path());
-    let before = lasting(&directory).unwrap();
+    let before = persistent(&directory).unwrap();
     fs::set_permissions(&files.key, Permissions::from_mode(0o644)).unwrap();
     let now = noon() + DAY;
     let after =
@@ -224,7 +227,7 @@ fn a_rotation_keeps_the_old_pair_beside() {
 #[test]
 fn readers_see_one_pair_or_the_other_while_it_is_replaced() {
     let directory = tempfile::tempdir().unwrap();
-    lasting(&directory).unwrap();
+    persistent(&directory).unwrap();
     thread::scope(|scope| {
         let rotating = scope.spawn(|| {
             for turn in 1..20 {
@@ -233,27 +236,27 @@ fn readers_see_one_pair_or_the_other_while_it_is_replaced() {
             }
         });
         while !rotating.is_finished() {
-            lasting(&directory).unwrap_or_else(|error| panic!("{error}"));
+            persistent(&directory).unwrap_or_else(|error| panic!("{error}"));
         }
     });
 }
 
 #[test]
-fn an_operators_own_is_used_with_any_key_that_is_read_and_never_replaced() {
+fn an_operators_authority_is_used_with_any_key_and_never_replaced() {
     for algorithm in [&rcgen::PKCS_ECDSA_P256_SHA256, &PKCS_ECDSA_P384_SHA384] {
         let directory = tempfile::tempdir().unwrap();
         let files = files(directory.path());
         let key = KeyPair::generate_for(algorithm).unwrap();
         put(&files, &operators(&key, |_| {}), &key.serialize_pem());
-        let authority = lasting(&directory).unwrap();
+        let authority = persistent(&directory).unwrap();
         assert_eq!(authority.certificate().subject, "CN=Example Corp CA");
-        let said = refused(CertificateAuthority::rotated(files, &[], noon()));
-        assert!(said.contains("was not made by larder"), "{said}");
+        let message = refused(CertificateAuthority::rotated(files, &[], noon()));
+        assert!(message.contains("was not made by larder"), "{message}");
     }
 }
 
 #[test]
-fn what_cannot_vouch_is_refused_with_its_file_and_the_fix() {
+fn an_unfit_pair_is_refused_with_its_file_and_the_fix() {
     let key = KeyPair::generate().unwrap();
     let other = KeyPair::generate().unwrap();
     let good = operators(&key, |_| {});
@@ -273,13 +276,13 @@ fn what_cannot_vouch_is_refused_with_its_file_and_the_fix() {
     ] {
         let directory = tempfile::tempdir().unwrap();
         put(&files(directory.path()), cert, key);
-        let said = refused(lasting(&directory));
-        assert!(said.contains(what) && said.contains("/ca/ca."), "{what}: {said}");
+        let message = refused(persistent(&directory));
+        assert!(message.contains(what) && message.contains("/ca/ca."), "{what}: {message}");
     }
 }
 
 #[test]
-fn nothing_is_made_where_nothing_is_intercepted() {
+fn no_authority_is_created_without_interception() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "");
     assert!(CertificateAuthority::of(&config, noon()).unwrap().is_none());
@@ -287,32 +290,32 @@ fn nothing_is_made_where_nothing_is_intercepted() {
 }
 
 #[test]
-fn an_authority_whose_time_is_over_is_refused_with_the_fix() {
+fn an_expired_authority_is_refused_with_the_fix() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "tls: { intercept: [api.example] }");
     CertificateAuthority::of(&config, noon()).unwrap().unwrap();
     CertificateAuthority::of(&config, noon() + DAY * 728).unwrap().unwrap();
     let late = CertificateAuthority::of(&config, noon() + DAY * 730);
-    let said = late.map(|_| ()).expect_err("it is over").to_string();
-    assert!(said.contains("has expired") && said.contains("`larder ca rotate`"), "{said}");
+    let message = late.map(|_| ()).expect_err("it is over").to_string();
+    assert!(message.contains("has expired") && message.contains("`larder ca rotate`"), "{message}");
 }
 
 #[test]
-fn tls_03_an_authority_that_may_not_vouch_for_what_is_named_is_refused() {
+fn tls_03_an_authority_that_excludes_a_named_host_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let with = |rest: &str| CertificateAuthority::of(&config(&directory, rest), noon());
     let narrow = "tls: { ca: { constrain: [api.example] }, intercept: [api.example] }";
     with(narrow).unwrap().unwrap();
     let wide = "tls: { ca: { constrain: [example] }, intercept: [api.example, b.example] }";
-    let said = with(wide).map(|_| ()).expect_err("b.example is outside").to_string();
-    assert!(said.contains("b.example") && said.contains("larder ca rotate"), "{said}");
+    let message = with(wide).map(|_| ()).expect_err("b.example is outside").to_string();
+    assert!(message.contains("b.example") && message.contains("larder ca rotate"), "{message}");
     with("tls: { ca: { constrain: [example] }, intercept: [api.example] }").unwrap().unwrap();
-    let spared = wide.replace("b.example] }", "b.example], passthrough: b.example }");
-    with(&spared).unwrap().unwrap();
+    let with_passthrough = wide.replace("b.example] }", "b.example], passthrough: b.example }");
+    with(&with_passthrough).unwrap().unwrap();
 }
 
 #[test]
-fn without_a_disk_it_lasts_as_long_as_the_process_and_reloads_keep_it() {
+fn without_a_disk_reloads_keep_the_authority_in_memory() {
     let text = |rest: &str| {
         let text = format!("version: 1\nstore: {{ disk: off }}\n{rest}\n");
         parse("proxy.yaml", &text, &Env::default()).unwrap()
@@ -329,7 +332,7 @@ fn without_a_disk_it_lasts_as_long_as_the_process_and_reloads_keep_it() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_written_costs_no_start_unless_files_were_named() {
+fn an_unwritable_directory_is_an_error_only_if_files_are_configured() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("ca"), b"").unwrap();
     let rest = "tls: { intercept: [api.example] }";
@@ -359,7 +362,7 @@ fn a_reload_reads_the_files_anew() {
 #[test]
 fn tls_01_nothing_of_the_key_is_printed() {
     let directory = tempfile::tempdir().unwrap();
-    let authority = lasting(&directory).unwrap();
+    let authority = persistent(&directory).unwrap();
     let key = fs::read_to_string(files(directory.path()).key).unwrap();
     let line = key.lines().nth(1).unwrap();
     assert!(line.len() > 40);

@@ -1,4 +1,4 @@
-//! Heads as tables of exact bytes, and properties over arbitrary ones.
+//! Tests of request heads: tables of exact bytes, and properties over arbitrary bytes.
 
 use bytes::{Bytes, BytesMut};
 use http::Version;
@@ -9,11 +9,11 @@ use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
 use crate::semantics::target::Target;
 
-/// Fields enough for every case here.
-const MOST: usize = 128;
+/// Enough fields for every case here.
+const MAX_FIELDS: usize = 128;
 
-fn class(text: &str) -> Result<RequestHead, &'static str> {
-    read(&Bytes::copy_from_slice(text.as_bytes()), MOST).map_err(|problem| problem.class)
+fn parse(text: &str) -> Result<RequestHead, &'static str> {
+    read(&Bytes::copy_from_slice(text.as_bytes()), MAX_FIELDS).map_err(|problem| problem.class)
 }
 
 fn get(fields: &str) -> String {
@@ -24,16 +24,16 @@ fn post(version: &str, fields: &str) -> String {
     format!("POST http://api.example/x HTTP/{version}\r\nHost: api.example\r\n{fields}\r\n")
 }
 
-/// What larder passes on for a head it accepts.
-fn passed_on(text: &str) -> String {
+/// The head that larder forwards for a head that it accepts.
+fn forwarded(text: &str) -> String {
     let raw = Bytes::copy_from_slice(text.as_bytes());
-    let head = read(&raw, MOST).unwrap();
+    let head = read(&raw, MAX_FIELDS).unwrap();
     let HeadTarget::Absolute(target) = &head.target else { panic!("a tunnel") };
-    String::from_utf8(written(&head, target, &raw).to_vec()).unwrap()
+    String::from_utf8(serialized(&head, target, &raw).to_vec()).unwrap()
 }
 
-/// A head of HTTP/1 with its fields as they were spelled.
-fn written(head: &RequestHead, target: &Target, raw: &Bytes) -> BytesMut {
+/// An HTTP/1 head with its field names spelled as received.
+fn serialized(head: &RequestHead, target: &Target, raw: &Bytes) -> BytesMut {
     let version = if head.version == Version::HTTP_11 { "1.1" } else { "1.0" };
     let (path, authority) = (target.path_and_query(), target.authority());
     let line = format!("{} {path} HTTP/{version}\r\nHost: {authority}\r\n", head.method);
@@ -44,22 +44,22 @@ fn written(head: &RequestHead, target: &Target, raw: &Bytes) -> BytesMut {
 }
 
 #[test]
-fn the_end_of_a_head_is_found_however_it_is_cut() {
+fn the_end_of_a_head_is_found_for_every_split() {
     let head = b"GET / HTTP/1.1\r\nHost: h\r\n\r\nrest";
     for cut in 0..head.len() {
-        let mut scan = HeadScanner::default();
-        let first = scan.end(&head[..cut]).unwrap();
+        let mut scanner = HeadScanner::default();
+        let first = scanner.end(&head[..cut]).unwrap();
         assert_eq!(first, (cut >= 27).then_some(27), "{cut}");
-        assert_eq!(scan.end(head).unwrap().or(first), Some(27), "{cut}");
+        assert_eq!(scanner.end(head).unwrap().or(first), Some(27), "{cut}");
     }
 }
 
 #[test]
-fn a_line_feed_alone_is_refused_however_it_is_cut() {
+fn a_bare_line_feed_is_rejected_for_every_split() {
     for head in [&b"GET / HTTP/1.1\nHost: h\n\n"[..], b"\n", b"GET / HTTP/1.1\r\nA: b\n\r\n"] {
         for cut in 0..=head.len() {
-            let mut scan = HeadScanner::default();
-            let refused = scan.end(&head[..cut]).is_err() || scan.end(head).is_err();
+            let mut scanner = HeadScanner::default();
+            let refused = scanner.end(&head[..cut]).is_err() || scanner.end(head).is_err();
             assert!(refused, "{:?} at {cut}", head.escape_ascii().to_string());
         }
     }
@@ -92,7 +92,7 @@ fn framing_is_one_length_or_chunked_or_nothing() {
         ),
         ("1.0", "", Err("ambiguous_framing")),
     ] {
-        let framing = class(&post(version, fields)).map(|head| head.framing);
+        let framing = parse(&post(version, fields)).map(|head| head.framing);
         assert_eq!(framing, expected, "{version} {fields:?}");
     }
 }
@@ -111,35 +111,35 @@ fn every_field_line_is_one_field() {
         "X-\u{e9}: 1\r\n",
         "X-A: 1\x7f\r\n",
     ] {
-        assert_eq!(class(&get(fields)).unwrap_err(), "malformed_head", "{fields:?}");
+        assert_eq!(parse(&get(fields)).unwrap_err(), "malformed_head", "{fields:?}");
     }
-    let odd = class(&get("X-A:\r\nX-B:\t1 \t\r\nX-C: \u{e9}\r\nX-A: 2\r\n")).unwrap();
+    let odd = parse(&get("X-A:\r\nX-B:\t1 \t\r\nX-C: \u{e9}\r\nX-A: 2\r\n")).unwrap();
     let values: Vec<_> = odd.fields.values().map(http::HeaderValue::as_bytes).collect();
     assert_eq!(values, [&b""[..], b"2", b"1", "\u{e9}".as_bytes()]);
 }
 
 #[test]
-fn host_is_named_once_and_the_target_wins_over_it() {
+fn host_occurs_once_and_the_target_overrides_it() {
     let two = get("Host: api.example\r\n");
-    assert_eq!(class(&two).unwrap_err(), "malformed_host");
+    assert_eq!(parse(&two).unwrap_err(), "malformed_host");
     let none = "GET http://api.example/x HTTP/1.1\r\nA: b\r\n\r\n";
-    assert_eq!(class(none).unwrap_err(), "malformed_host");
+    assert_eq!(parse(none).unwrap_err(), "malformed_host");
     assert_eq!(
-        passed_on(
+        forwarded(
             "GET http://API.example:80?q HTTP/1.0\r\nA: b\r\nhOsT: evil\r\nHost-X: c\r\n\r\n"
         ),
         "GET /?q HTTP/1.0\r\nHost: api.example\r\nA: b\r\nHost-X: c\r\n\r\n"
     );
     assert_eq!(
-        passed_on("GET http://[::1]:8080/ HTTP/1.0\r\n\r\n"),
+        forwarded("GET http://[::1]:8080/ HTTP/1.0\r\n\r\n"),
         "GET / HTTP/1.0\r\nHost: [::1]:8080\r\n\r\n"
     );
 }
 
 #[test]
-fn only_the_forms_of_a_target_are_taken() {
+fn only_valid_target_forms_are_accepted() {
     for (line, expected) in [
-        // Where to, the way in says.
+        // The tunnel or mount determines the origin.
         ("GET /x", Ok(())),
         ("GET /?\"", Ok(())),
         ("GET /<`>", Ok(())),
@@ -162,13 +162,13 @@ fn only_the_forms_of_a_target_are_taken() {
         ("CONNECT h:65536", Err("malformed_target")),
         ("CONNECT u@h:1", Err("malformed_target")),
     ] {
-        let got = class(&format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n")).map(|_| ());
+        let got = parse(&format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n")).map(|_| ());
         assert_eq!(got, expected, "{line}");
     }
 }
 
 #[test]
-fn a_version_that_larder_does_not_speak_is_told_from_garbage() {
+fn unsupported_versions_and_garbage_get_different_errors() {
     for (version, expected) in [
         ("HTTP/2.0", "http_version"),
         ("HTTP/1.2", "http_version"),
@@ -180,36 +180,36 @@ fn a_version_that_larder_does_not_speak_is_told_from_garbage() {
         ("", "malformed_head"),
     ] {
         let head = format!("GET http://h/ {version}\r\nHost: h\r\n\r\n");
-        assert_eq!(class(&head).unwrap_err(), expected, "{version:?}");
+        assert_eq!(parse(&head).unwrap_err(), expected, "{version:?}");
     }
 }
 
 #[test]
 fn fields_are_counted() {
     let many = |count: usize| get(&"A: b\r\n".repeat(count - 1));
-    for count in [63, 64, 65, MOST] {
-        assert!(class(&many(count)).is_ok(), "{count}");
+    for count in [63, 64, 65, MAX_FIELDS] {
+        assert!(parse(&many(count)).is_ok(), "{count}");
     }
-    for count in [MOST + 1, 1000] {
-        assert_eq!(class(&many(count)).unwrap_err(), "too_many_fields", "{count}");
+    for count in [MAX_FIELDS + 1, 1000] {
+        assert_eq!(parse(&many(count)).unwrap_err(), "too_many_fields", "{count}");
     }
 }
 
-/// `read` again what is written of a head, its target made absolute again.
-fn read_again(head: &RequestHead, raw: &Bytes) -> RequestHead {
+/// Parses again the head that larder forwards, with its target made absolute.
+fn reparse(head: &RequestHead, raw: &Bytes) -> RequestHead {
     let HeadTarget::Absolute(target) = &head.target else { panic!("a tunnel") };
-    let text = written(head, target, raw);
+    let text = serialized(head, target, raw);
     let line = text.iter().position(|byte| *byte == b'\n').unwrap();
     let version = if head.version == Version::HTTP_11 { "1.1" } else { "1.0" };
     let first = format!("{} {target} HTTP/{version}\r\n", head.method);
     let bytes = Bytes::from([first.as_bytes(), &text[line + 1..]].concat());
-    // What is passed on names the target's authority, once.
+    // The forwarded head contains the target's authority once.
     let host = format!("Host: {}\r\n", target.authority());
     assert!(bytes[first.len()..].starts_with(host.as_bytes()));
-    read(&bytes, MOST + 1).expect("what larder passes on is clear")
+    read(&bytes, MAX_FIELDS + 1).expect("a forwarded head is valid")
 }
 
-/// Pieces of heads, right and wrong ones.
+/// Fragments of heads, valid and invalid ones.
 fn heads() -> impl Strategy<Value = Vec<u8>> {
     let line = prop::sample::select(vec![
         "GET http://h/ HTTP/1.1",
@@ -253,26 +253,26 @@ fn heads() -> impl Strategy<Value = Vec<u8>> {
             text.extend_from_slice(end.as_bytes());
         }
         text.extend_from_slice(b"\r\n");
-        for (place, byte) in noise.into_iter().filter(|_| noisy) {
-            let place = place.index(text.len());
-            text[place] = byte;
+        for (index, byte) in noise.into_iter().filter(|_| noisy) {
+            let index = index.index(text.len());
+            text[index] = byte;
         }
         text
     })
 }
 
-/// The door's way: find the end, read what is before it.
-fn door(bytes: &[u8]) -> Option<(RequestHead, Bytes)> {
+/// Parses like a connection: finds the end, then parses the bytes before it.
+fn parse_head(bytes: &[u8]) -> Option<(RequestHead, Bytes)> {
     let end = HeadScanner::default().end(bytes).ok()??;
     let raw = Bytes::copy_from_slice(&bytes[..end]);
-    let head = read(&raw, MOST).ok()?;
+    let head = read(&raw, MAX_FIELDS).ok()?;
     Some((head, raw))
 }
 
-fn assert_reads_the_same(bytes: &[u8]) {
-    let Some((head, raw)) = door(bytes) else { return };
+fn assert_roundtrip(bytes: &[u8]) {
+    let Some((head, raw)) = parse_head(bytes) else { return };
     let HeadTarget::Absolute(target) = &head.target else { return };
-    let again = read_again(&head, &raw);
+    let again = reparse(&head, &raw);
     let HeadTarget::Absolute(same) = &again.target else { panic!("a tunnel") };
     assert_eq!(same, target);
     assert_eq!(
@@ -285,30 +285,30 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
-    fn no_bytes_panic_and_what_is_accepted_is_passed_on_the_same(
+    fn any_bytes_do_not_panic_and_accepted_heads_are_forwarded_unchanged(
         bytes in prop::collection::vec(any::<u8>(), 0..200),
     ) {
-        // Straight into `read`, whether or not they have an end.
-        let _either = read(&Bytes::copy_from_slice(&bytes), MOST).is_ok();
-        assert_reads_the_same(&bytes);
+        // Passed to `read` directly, whether or not they have an end.
+        let _either = read(&Bytes::copy_from_slice(&bytes), MAX_FIELDS).is_ok();
+        assert_roundtrip(&bytes);
     }
 
     #[test]
-    fn what_is_accepted_of_almost_heads_is_passed_on_the_same(bytes in heads()) {
-        assert_reads_the_same(&bytes);
+    fn accepted_near_heads_are_forwarded_unchanged(bytes in heads()) {
+        assert_roundtrip(&bytes);
     }
 
-    /// However the bytes arrive, the end is found at the same place, or they are refused.
+    /// The end is found at the same place however the bytes are split, or they are rejected.
     #[test]
-    fn the_end_does_not_depend_on_how_bytes_arrive(bytes in heads(), cut in any::<prop::sample::Index>()) {
+    fn the_end_does_not_depend_on_how_bytes_are_split(bytes in heads(), cut in any::<prop::sample::Index>()) {
         let cut = cut.index(bytes.len());
-        let mut scan = HeadScanner::default();
-        let in_two = scan.end(&bytes[..cut]).and_then(|first| match first {
+        let mut scanner = HeadScanner::default();
+        let in_two = scanner.end(&bytes[..cut]).and_then(|first| match first {
             Some(end) => Ok(Some(end)),
-            None => scan.end(&bytes),
+            None => scanner.end(&bytes),
         });
         let at_once = HeadScanner::default().end(&bytes);
-        // A later bare line feed may not have been seen yet when the end was.
+        // A later bare line feed may not have arrived yet when the end was found.
         if at_once.is_ok() {
             assert_eq!(in_two.map_err(|_| ()), at_once.map_err(|_| ()));
         }
@@ -316,11 +316,11 @@ proptest! {
 }
 
 #[test]
-fn the_generator_makes_heads_that_are_accepted() {
+fn the_generator_creates_heads_that_are_accepted() {
     use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     let accepted = (0..500)
-        .filter(|_| door(&heads().new_tree(&mut runner).unwrap().current()).is_some())
+        .filter(|_| parse_head(&heads().new_tree(&mut runner).unwrap().current()).is_some())
         .count();
     assert!(accepted > 10, "{accepted} of 500");
 }

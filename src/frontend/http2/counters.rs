@@ -1,40 +1,41 @@
-//! What has come of the requests of one connection of HTTP/2.
+//! Counts the outcomes of the requests on one HTTP/2 connection.
 //!
-//! Owns: how many may come to nothing (RFC 9113 §10.5). Never touches: requests, the connection.
+//! Owns: the limits on cancelled and malformed requests (RFC 9113 §10.5). Never touches: requests, the
+//! connection.
 
-/// Requests that a connection may give up beyond those it waited for: a client that goes on so makes
-/// larder work for nothing ("rapid reset").
-const GIVEN_UP: usize = 100;
+/// The number of requests that a client may cancel beyond the number of its completed requests. A
+/// client that exceeds it makes larder do useless work ("rapid reset").
+const MAX_CANCELLED: usize = 100;
 
-/// Requests that are not clean HTTP/2, over the life of a connection.
+/// The limit on malformed requests over the life of a connection.
 pub(super) const MALFORMED: usize = 32;
 
-/// What has come of a connection's streams.
+/// The outcomes of a connection's streams.
 #[derive(Debug, Default)]
 pub(super) struct StreamCounters {
-    answered: usize,
-    given_up: usize,
+    completed: usize,
+    cancelled: usize,
     malformed: usize,
 }
 
 impl StreamCounters {
-    /// A request has been answered, or its client gave it up.
-    pub(super) fn ended(&mut self, answered: bool) {
-        if answered {
-            self.answered += 1;
+    /// Counts a request that completed, or that its client cancelled.
+    pub(super) fn ended(&mut self, completed: bool) {
+        if completed {
+            self.completed += 1;
         } else {
-            self.given_up += 1;
+            self.cancelled += 1;
         }
     }
 
-    /// A request was not clean HTTP/2.
+    /// Counts a request that was not valid HTTP/2.
     pub(super) fn malformed(&mut self) {
         self.malformed += 1;
     }
 
-    /// Whether the client makes larder work for nothing.
+    /// Whether the client has exceeded a limit.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.malformed >= MALFORMED || self.given_up > GIVEN_UP + self.answered
+        self.malformed >= MALFORMED || self.cancelled > MAX_CANCELLED + self.completed
     }
 }
 
@@ -43,16 +44,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_may_give_up_as_often_as_it_waits_and_a_hundred_times_more() {
-        let mut tally = StreamCounters::default();
+    fn a_client_may_cancel_100_requests_more_than_it_completes() {
+        let mut counters = StreamCounters::default();
         for _ in 0..1000 {
-            tally.ended(true);
+            counters.ended(true);
         }
         for _ in 0..1100 {
-            tally.ended(false);
-            assert!(!tally.is_exhausted());
+            counters.ended(false);
+            assert!(!counters.is_exhausted());
         }
-        tally.ended(false);
-        assert!(tally.is_exhausted());
+        counters.ended(false);
+        assert!(counters.is_exhausted());
     }
 }

@@ -1,7 +1,7 @@
-//! One exchange on a connection of HTTP/1 (RFC 9112).
+//! An exchange on an HTTP/1 connection (RFC 9112).
 //!
-//! Owns: the framing of both bodies, whether the connection goes on. Never touches: request heads,
-//! which the door has read.
+//! Owns: the framing of both bodies, the persistence of the connection. Never touches: request heads
+//! (`frontend::http1`).
 
 mod response;
 
@@ -24,29 +24,29 @@ use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
 use crate::upstream::pinned_connections::ClientPins;
 
-/// What is read at once.
-const READ: usize = 16 * 1024;
+/// The number of bytes read at once.
+const READ_SIZE: usize = 16 * 1024;
 
-/// Less room than this is worth a new buffer: smaller reads share the one there is, or many small
-/// pieces of a body would each hold a whole buffer.
-const ROOM: usize = READ / 4;
+/// A buffer with less free space than this is replaced. Smaller reads share a buffer: otherwise many
+/// small pieces of a body would each hold a whole buffer.
+const MIN_FREE: usize = READ_SIZE / 4;
 
-/// What is read ahead of what is wanted, to notice that the client is gone.
-const AHEAD: usize = 64 * 1024;
+/// The number of bytes read ahead to notice that the client has disconnected.
+const READ_AHEAD: usize = 64 * 1024;
 
-/// How long what is left of a request's body may take once its answer is written.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long larder reads the rest of a request body after it has written the response.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How much of it is read.
+/// The maximum size of that rest.
 const DRAIN_BYTES: u64 = 64 * 1024 * 1024;
 
-/// How long a client that sends more than that has for reading its answer.
-const LAST_LOOK: Duration = Duration::from_millis(500);
+/// How long a client that sends more than that has to read its response.
+const LINGER: Duration = Duration::from_millis(500);
 
-/// One exchange.
+/// An exchange on HTTP/1.
 pub struct Http1Session {
     io: ClientStream,
-    /// What has been read and not used.
+    /// Bytes that have been read and not used.
     rest: BytesMut,
     incoming: RequestBodyState,
     spelling: FieldCase,
@@ -55,21 +55,21 @@ pub struct Http1Session {
     persists: bool,
     status: Option<StatusCode>,
     outgoing: ResponseFraming,
-    /// What is to be written.
+    /// The data to be written.
     queue: VecDeque<Bytes>,
     stall: Stall,
-    look: Look,
+    close_check: Look,
     sent: u64,
 }
 
-/// What of the request's body is still to come.
+/// The part of the request body that has not been read.
 enum RequestBodyState {
     Length(u64),
     Chunked(Decoder),
     Ended,
 }
 
-/// What of a body has been read and not used.
+/// Body data from the read buffer.
 enum ReadBuffer {
     Data(Bytes),
     /// The body has ended.
@@ -77,21 +77,21 @@ enum ReadBuffer {
     Nothing,
 }
 
-/// How the answer's end is told.
+/// How the end of the response is marked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ResponseFraming {
-    /// Its head has not been written.
+    /// The head has not been written.
     Unwritten,
-    /// So many bytes are still to come.
+    /// The number of bytes that remain.
     Length(u64),
     Chunked,
-    /// By the end of the connection.
+    /// The connection closes at the end.
     Close,
     Ended,
 }
 
 impl Http1Session {
-    /// The exchange whose request had this head; `rest` was read behind it.
+    /// Creates the exchange of a request with this head; `rest` was read after it.
     pub fn new(
         io: ClientStream,
         rest: BytesMut,
@@ -105,7 +105,7 @@ impl Http1Session {
             RequestFraming::Length(length) => RequestBodyState::Length(length),
             RequestFraming::Chunked => RequestBodyState::Chunked(Decoder::new(Strictness::Request)),
         };
-        // A second request that came with the first is not answered: the first answer says so.
+        // A pipelined request is not served: the first response announces that the connection closes.
         let pipelined = framing == RequestFraming::None && !rest.is_empty();
         let stall = Stall::new(io.in_flight());
         Self {
@@ -119,16 +119,16 @@ impl Http1Session {
             outgoing: ResponseFraming::Unwritten,
             queue: VecDeque::new(),
             stall,
-            look: Look::default(),
+            close_check: Look::default(),
             sent: 0,
         }
     }
 
     pub(super) async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
-        poll_fn(|cx| self.poll_news(cx, reads)).await
+        poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
-    fn poll_news(
+    fn poll_event(
         &mut self,
         cx: &mut Context<'_>,
         reads: bool,
@@ -148,24 +148,24 @@ impl Http1Session {
         }
     }
 
-    /// What of the body has been read already.
+    /// Takes body data that has already been read.
     fn buffered_body(&mut self) -> Result<ReadBuffer, ClientError> {
         match &mut self.incoming {
             RequestBodyState::Ended => Ok(ReadBuffer::End),
             RequestBodyState::Length(left) => {
-                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(self.rest.len());
-                if here == 0 {
+                let available = usize::try_from(*left).unwrap_or(usize::MAX).min(self.rest.len());
+                if available == 0 {
                     return Ok(ReadBuffer::Nothing);
                 }
-                *left -= here as u64;
+                *left -= available as u64;
                 if *left == 0 {
                     self.incoming = RequestBodyState::Ended;
                 }
-                Ok(ReadBuffer::Data(self.rest.split_to(here).freeze()))
+                Ok(ReadBuffer::Data(self.rest.split_to(available).freeze()))
             }
             RequestBodyState::Chunked(decoder) => match decoder.decode(&mut self.rest) {
                 Ok(Some(ChunkEvent::Data(data))) => Ok(ReadBuffer::Data(data)),
-                // Trailers of requests end here: nothing behind larder expects them.
+                // Request trailers are dropped here: no later component uses them.
                 Ok(Some(ChunkEvent::End(_trailers))) => {
                     self.incoming = RequestBodyState::Ended;
                     Ok(ReadBuffer::End)
@@ -180,8 +180,8 @@ impl Http1Session {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
-        if self.rest.capacity() - self.rest.len() < ROOM {
-            self.rest.reserve(READ);
+        if self.rest.capacity() - self.rest.len() < MIN_FREE {
+            self.rest.reserve(READ_SIZE);
         }
         let read = ready!(pin!(self.io.read_buf(&mut self.rest)).poll(cx));
         Poll::Ready(if matches!(read, Ok(1..)) { Ok(()) } else { Err(ClientError::Gone) })
@@ -197,11 +197,12 @@ impl Http1Session {
     }
 
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.rest.len() < AHEAD {
+        while self.rest.len() < READ_AHEAD {
             if ready!(self.poll_read(cx)).is_err() {
                 return Poll::Ready(());
             }
-            // A next request: it waits if this answer has promised to take it.
+            // The bytes belong to a next request. It waits if this response has already announced a
+            // persistent connection.
             if self.has_read_body() && self.status.is_none() {
                 self.persists = false;
             }
@@ -209,7 +210,7 @@ impl Http1Session {
         if let Poll::Ready(Err(_broken)) = Pin::new(&mut self.io).poll_flush(cx) {
             return Poll::Ready(());
         }
-        self.look.poll(cx, || self.io.has_closed())
+        self.close_check.poll(cx, || self.io.has_closed())
     }
 
     pub(super) fn skip_body(&mut self) {
@@ -247,13 +248,14 @@ impl Http1Session {
         self.io.pins_to_be()
     }
 
-    /// The connection as it is, and what was read from it already: the protocol is another now.
+    /// The connection and the bytes already read from it, after a switch to another protocol.
     pub fn raw(&mut self) -> (&mut ClientStream, &[u8]) {
         (&mut self.io, &self.rest)
     }
 
-    /// The connection, with what came of a next request, if another may follow. A connection that
-    /// ends after a whole answer is closed in order; one with a cut answer is just let go.
+    /// Ends the exchange. Returns the connection with the bytes of a next request, if another may
+    /// follow. A connection that ends after a complete response is closed in order; after a truncated
+    /// response it is dropped.
     pub async fn finish(mut self) -> Option<(ClientStream, BytesMut)> {
         if self.outgoing != ResponseFraming::Ended {
             return None;
@@ -261,21 +263,21 @@ impl Http1Session {
         if self.persists {
             return Some((self.io, self.rest));
         }
-        // The client may still be sending: a reset would take its answer away.
+        // The client may still be sending: a reset would discard its response.
         let closed = async {
             let shut = self.io.shutdown().await.is_ok();
             let mut left = DRAIN_BYTES;
-            let mut sink = vec![0; READ];
+            let mut sink = vec![0; READ_SIZE];
             while let (true, Ok(read @ 1..)) = (shut, self.io.read(&mut sink).await) {
                 left = left.saturating_sub(read as u64);
                 if left == 0 {
-                    // It gets no more room, and still a moment to read its answer.
-                    return tokio::time::sleep(LAST_LOOK).await;
+                    // Nothing more is read, but the client gets a moment to read its response.
+                    return tokio::time::sleep(LINGER).await;
                 }
             }
         };
-        // Past the time the client has had its chance to read it.
-        let _late = timeout(DRAIN, closed).await;
+        // After the timeout the client has had its chance to read the response.
+        let _late = timeout(DRAIN_TIMEOUT, closed).await;
         None
     }
 }

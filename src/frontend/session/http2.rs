@@ -1,7 +1,7 @@
-//! One exchange on a stream of HTTP/2 (RFC 9113).
+//! An exchange on an HTTP/2 stream (RFC 9113).
 //!
 //! Owns: flow control of both bodies, the end of the stream. Never touches: the connection, request
-//! heads (`multiplex`).
+//! heads (`frontend::http2`).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -21,80 +21,82 @@ use crate::frontend::shared_connection::{SharedConnection, StreamShare};
 use crate::frontend::stream::stall::Stall;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
-/// How long what is left of a request's body is read once its answer is written, and how much.
-const DRAIN: Duration = Duration::from_secs(1);
+/// How long, and how much, larder reads of the rest of a request body after it has written the
+/// response.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: usize = 1024 * 1024;
 
-/// One exchange.
+/// An exchange on HTTP/2.
 pub struct Http2Session {
     incoming: RecvStream,
     has_read: bool,
     respond: SendResponse<UnsentBytes>,
-    siblings: SharedConnection,
+    shared: SharedConnection,
     share: StreamShare,
-    /// The answer is the last one of its connection.
+    /// Whether the response is the last of its connection.
     is_last: bool,
     outgoing: Option<SendStream<UnsentBytes>>,
     status: Option<StatusCode>,
     ended: bool,
-    /// What is to be written.
+    /// The data to be written.
     queue: Bytes,
-    room: SendCapacity,
+    capacity: SendCapacity,
     stall: Stall,
     sent: u64,
 }
 
-/// Whether there is room for more of the answer. There is none while the connection has enough of others: what
-/// is read for a client that takes nothing is held.
+/// Whether there is capacity for more of the response. There is none while other responses fill the
+/// connection's queue: data that is read for a client that reads nothing occupies memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum SendCapacity {
-    /// There was, when it was last told.
+    /// There was capacity at the last check.
     Known,
-    /// It is to be told.
+    /// The session waits for capacity.
     Awaited,
 }
 
 impl Http2Session {
-    /// The exchange on the stream that these are the two sides of, one of `siblings`.
+    /// Creates the exchange on the stream with these two sides; `shared` is the state of its
+    /// connection.
     pub fn new(
         incoming: RecvStream,
         respond: SendResponse<UnsentBytes>,
-        siblings: SharedConnection,
+        shared: SharedConnection,
         in_flight: &Arc<InFlightBytes>,
     ) -> Self {
         let has_read = incoming.is_end_stream();
-        let share = siblings.share();
+        let share = shared.share();
         Self {
             incoming,
             has_read,
             respond,
-            stall: Stall::among(in_flight, &siblings),
-            siblings,
+            stall: Stall::among(in_flight, &shared),
+            shared,
             share,
             is_last: false,
             outgoing: None,
             status: None,
             ended: false,
             queue: Bytes::new(),
-            room: SendCapacity::Known,
+            capacity: SendCapacity::Known,
             sent: 0,
         }
     }
 
     pub(super) async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
-        poll_fn(|cx| self.poll_news(cx, reads)).await
+        poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
-    fn poll_news(
+    fn poll_event(
         &mut self,
         cx: &mut Context<'_>,
         reads: bool,
     ) -> Poll<Result<ClientEvent, ClientError>> {
-        if self.room == SendCapacity::Awaited
+        if self.capacity == SendCapacity::Awaited
             && self.poll_queue(cx)?.is_ready()
-            && self.poll_room(cx)?.is_ready()
+            && self.poll_capacity(cx)?.is_ready()
         {
-            self.room = SendCapacity::Known;
+            self.capacity = SendCapacity::Known;
             return Poll::Ready(Ok(ClientEvent::Room));
         }
         if !reads {
@@ -127,8 +129,8 @@ impl Http2Session {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.outgoing {
             Some(_) if self.ended => Poll::Pending,
-            Some(outgoing) => outgoing.poll_reset(cx).map(|_why| ()),
-            None => self.respond.poll_reset(cx).map(|_why| ()),
+            Some(outgoing) => outgoing.poll_reset(cx).map(|_reason| ()),
+            None => self.respond.poll_reset(cx).map(|_reason| ()),
         }
     }
 
@@ -152,7 +154,7 @@ impl Http2Session {
         mut headers: HeaderMap,
         length: BodyLength,
     ) -> Result<(), ClientError> {
-        // RFC 9113 §8.2.2: a connection's own fields have no place in a stream.
+        // RFC 9113 §8.2.2: connection-specific fields are not allowed in a stream.
         for name in [
             CONNECTION,
             TRANSFER_ENCODING,
@@ -179,7 +181,7 @@ impl Http2Session {
         *head.headers_mut() = headers;
         let ends = matches!(length, BodyLength::None | BodyLength::Known(0));
         if ends {
-            self.leave();
+            self.request_goaway();
         }
         let sent = self.respond.send_response(head, ends);
         self.outgoing = Some(sent.map_err(|_reset| ClientError::Gone)?);
@@ -188,17 +190,18 @@ impl Http2Session {
     }
 
     pub(super) fn siblings(&self) -> &SharedConnection {
-        &self.siblings
+        &self.shared
     }
 
     pub(super) fn leave_after(&mut self) {
         self.is_last = true;
     }
 
-    /// The answer ends next. Where the request has not, its client sends on, and stays.
-    fn leave(&self) {
+    /// Requests GOAWAY before the end of the last response. If the request has not ended, its client
+    /// continues to send, and the connection stays open.
+    fn request_goaway(&self) {
         if self.is_last && self.has_read {
-            self.siblings.leave();
+            self.shared.leave();
         }
     }
 
@@ -207,21 +210,21 @@ impl Http2Session {
         self.ended = true;
     }
 
-    /// As was told last, so that whoever hears that there is none hears of it when there is.
+    /// The capacity as last reported, so that a caller that sees none gets an event when there is some.
     pub(super) fn has_room(&self) -> bool {
-        self.room == SendCapacity::Known
+        self.capacity == SendCapacity::Known
     }
 
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ClientError>> {
+    fn poll_capacity(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ClientError>> {
         match self.share.poll_room(cx) {
-            Poll::Ready(room) => Poll::Ready(Ok(room)),
+            Poll::Ready(capacity) => Poll::Ready(Ok(capacity)),
             Poll::Pending => self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
         }
     }
 
     pub(super) fn queue(&mut self, piece: Bytes) {
         self.stall.holds(piece.len());
-        (self.queue, self.room) = (piece, SendCapacity::Awaited);
+        (self.queue, self.capacity) = (piece, SendCapacity::Awaited);
     }
 
     pub(super) async fn drained(&mut self) -> Result<(), ClientError> {
@@ -230,18 +233,18 @@ impl Http2Session {
 
     fn poll_queue(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while !self.queue.is_empty() {
-            // Room first: `h2` tells of capacity once.
-            let room = ready!(self.poll_room(cx))?;
+            // The connection's capacity comes first: `h2` reports the stream's capacity only once.
+            let capacity = ready!(self.poll_capacity(cx))?;
             let Some(outgoing) = self.outgoing.as_mut().filter(|_| !self.ended) else {
                 return Poll::Ready(Err(ClientError::Gone));
             };
-            outgoing.reserve_capacity(self.queue.len().min(room));
+            outgoing.reserve_capacity(self.queue.len().min(capacity));
             let granted = match outgoing.poll_capacity(cx) {
                 Poll::Pending => return self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
                 Poll::Ready(Some(Ok(granted))) => granted,
                 Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Err(ClientError::Gone)),
             };
-            let part = self.queue.split_to(granted.min(self.queue.len()).min(room));
+            let part = self.queue.split_to(granted.min(self.queue.len()).min(capacity));
             self.sent += part.len() as u64;
             self.stall.moved(part.len());
             let ahead = self.share.give(part.len());
@@ -256,21 +259,21 @@ impl Http2Session {
         if self.ended {
             return Ok(());
         }
-        self.leave();
+        self.request_goaway();
         let outgoing = self.outgoing.as_mut().ok_or(ClientError::Gone)?;
-        let trailed = trailers.map(|trailers| outgoing.send_trailers(trailers));
+        let sent = trailers.map(|trailers| outgoing.send_trailers(trailers));
         self.ended = true;
-        match trailed {
+        match sent {
             Some(Ok(())) => Ok(()),
-            // The answer is whole all the same where its trailers cannot be sent.
+            // The response is complete even if its trailers cannot be sent.
             None | Some(Err(_)) => {
                 outgoing.send_data(UnsentBytes::end(), true).map_err(|_reset| ClientError::Gone)
             }
         }
     }
 
-    /// Reads on for a moment where the answer came before the request's end: a stream that is closed
-    /// under its client's hands costs some clients the answer that they have.
+    /// Reads on for a moment if the response ended before the request: when a stream closes while the
+    /// client sends, some clients lose the response that they have.
     pub async fn finish(mut self) {
         if !self.ended {
             return;
@@ -280,12 +283,12 @@ impl Http2Session {
             while let Ok(ClientEvent::Body(Some(piece))) = self.news(true).await {
                 left = left.saturating_sub(piece.len());
                 if left == 0 {
-                    // It gets no more room, and still a moment to read its answer.
+                    // Nothing more is read, but the client gets a moment to read its response.
                     return std::future::pending().await;
                 }
             }
         };
-        let _read = timeout(DRAIN, rest).await;
+        let _read = timeout(DRAIN_TIMEOUT, rest).await;
     }
 
     pub(super) fn status(&self) -> Option<StatusCode> {
@@ -306,7 +309,7 @@ impl Drop for Http2Session {
         if self.ended {
             return;
         }
-        // An answer that was broken off must not look like one that has ended.
+        // An aborted response must not look complete.
         match &mut self.outgoing {
             Some(outgoing) => outgoing.send_reset(Reason::INTERNAL_ERROR),
             None => self.respond.send_reset(Reason::INTERNAL_ERROR),

@@ -1,28 +1,28 @@
-//! Parts of answers that a connection of HTTP/2 has taken over and not sent.
+//! Parts of responses that an HTTP/2 connection has accepted and not sent.
 //!
-//! Owns: that each counts for its connection until it is sent, or never will be. Never touches: how much
-//! may be ahead (`siblings`), what is sent.
+//! Owns: the count: each part counts for its connection until it is sent, or will never be sent. Never
+//! touches: the limit on queued bytes (`shared_connection`), the content.
 
 use bytes::{Buf, Bytes};
 
 use crate::frontend::shared_connection::QueuedBytes;
 
-/// One part. Whoever sends it drops it behind its last byte.
+/// One part. `h2` drops it after its last byte.
 #[derive(Debug)]
 pub struct UnsentBytes {
     bytes: Bytes,
-    _ahead: Option<QueuedBytes>,
+    _queued: Option<QueuedBytes>,
 }
 
 impl UnsentBytes {
-    /// These bytes, which count in `ahead`.
-    pub(super) fn new(bytes: Bytes, ahead: QueuedBytes) -> Self {
-        Self { bytes, _ahead: Some(ahead) }
+    /// Creates a part of these bytes, which count in `queued`.
+    pub(super) fn new(bytes: Bytes, queued: QueuedBytes) -> Self {
+        Self { bytes, _queued: Some(queued) }
     }
 
-    /// No bytes: what ends a body.
+    /// An empty part that ends a body.
     pub(super) fn end() -> Self {
-        Self { bytes: Bytes::new(), _ahead: None }
+        Self { bytes: Bytes::new(), _queued: None }
     }
 }
 

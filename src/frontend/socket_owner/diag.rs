@@ -1,6 +1,7 @@
-//! `sock_diag` (Linux, `sock_diag(7)`): one socket looked up by its two addresses.
+//! `sock_diag` (Linux, `sock_diag(7)`): looks up one socket by its two addresses.
 //!
-//! Owns: the request and the answer, byte by byte. Never touches: what is made of it (`owner`).
+//! Owns: the encoding of the request and the response. Never touches: the use of the result
+//! (`socket_owner`).
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -13,7 +14,7 @@ use crate::frontend::socket_owner::SocketEnd;
 const NETLINK: i32 = 16;
 const SOCK_DIAG: i32 = 4;
 
-/// `SOCK_DIAG_BY_FAMILY`, and `NLMSG_ERROR` with what it says of a socket that is not there (`ENOENT`).
+/// `SOCK_DIAG_BY_FAMILY`, and `NLMSG_ERROR` with its code for a socket that does not exist (`ENOENT`).
 const BY_FAMILY: u16 = 20;
 const ERROR: u16 = 2;
 const NOT_THERE: i32 = -2;
@@ -23,10 +24,11 @@ const V4: u8 = 2;
 const V6: u8 = 10;
 const TCP: u8 = 6;
 
-/// The state of a socket that listens: the kernel names one that has the port where no connection is.
+/// The state of a listening socket: the kernel returns one that has the port if there is no such
+/// connection.
 const LISTENS: u8 = 10;
 
-/// The header of each message; where an answer tells what, behind it.
+/// The length of a message header, and the offsets of the fields after it in a response.
 const HEADER: usize = 16;
 const STATE: usize = 1;
 const PORTS: usize = 4;
@@ -35,31 +37,31 @@ const REMOTE: usize = 24;
 const USER: usize = 64;
 const INODE: usize = 68;
 
-/// See [`end`](super::end). Fails where the system has no `sock_diag`, or forbids it. Never blocks:
-/// the kernel answers before the request is sent.
+/// See [`end`](super::end). Fails where the system has no `sock_diag`, or forbids it. Never blocks: the
+/// kernel responds before the write returns.
 pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> io::Result<SocketEnd> {
     if !cfg!(target_os = "linux") {
         return Err(io::ErrorKind::Unsupported.into());
     }
     let protocol = Some(Protocol::from(SOCK_DIAG));
-    let mut kernel = Socket::new(Domain::from(NETLINK), Type::DGRAM, protocol)?;
-    kernel.set_nonblocking(true)?;
+    let mut socket = Socket::new(Domain::from(NETLINK), Type::DGRAM, protocol)?;
+    socket.set_nonblocking(true)?;
     let (ours, peer) = (canonical(ours), canonical(peer));
-    kernel.write_all(&request(ours, peer))?;
-    let mut answer = [0; 512];
-    let length = kernel.read(&mut answer)?;
-    understood(answer.get(..length).unwrap_or_default(), ours, peer)
+    socket.write_all(&request(ours, peer))?;
+    let mut response = [0; 512];
+    let length = socket.read(&mut response)?;
+    parse_response(response.get(..length).unwrap_or_default(), ours, peer)
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// `inet_diag_req_v2`: numbers in the machine's order of bytes, ports and addresses in the network's.
+/// Encodes `inet_diag_req_v2`: numbers in host byte order, ports and addresses in network byte order.
 fn request(ours: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     let family = if peer.is_ipv4() { V4 } else { V6 };
     let mut body = vec![family, TCP, 0, 0];
-    body.extend_from_slice(&u32::MAX.to_ne_bytes()); // whatever its state
+    body.extend_from_slice(&u32::MAX.to_ne_bytes()); // any state
     body.extend_from_slice(&peer.port().to_be_bytes());
     body.extend_from_slice(&ours.port().to_be_bytes());
     body.extend_from_slice(&octets(peer.ip()));
@@ -70,7 +72,7 @@ fn request(ours: SocketAddr, peer: SocketAddr) -> Vec<u8> {
     let mut message = length.to_ne_bytes().to_vec();
     message.extend_from_slice(&BY_FAMILY.to_ne_bytes());
     message.extend_from_slice(&1_u16.to_ne_bytes()); // NLM_F_REQUEST
-    message.extend_from_slice(&[0; 8]); // no sequence, to the kernel
+    message.extend_from_slice(&[0; 8]); // no sequence number, addressed to the kernel
     message.extend_from_slice(&body);
     message
 }
@@ -86,14 +88,14 @@ fn octets(ip: IpAddr) -> [u8; 16] {
     }
 }
 
-/// `inet_diag_msg`, if it is about the socket that was meant. A socket that no process holds any more
-/// (no inode) is nobody's, whatever user is named.
-fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<SocketEnd> {
-    let odd = || io::Error::from(io::ErrorKind::InvalidData);
-    let kind = number(answer, 4).map(u16::from_ne_bytes).ok_or_else(odd)?;
-    let body = answer.get(HEADER..).ok_or_else(odd)?;
+/// Parses `inet_diag_msg`, if it describes the requested socket. A socket that no process holds any
+/// more (no inode) has no owner, whatever user id the response contains.
+fn parse_response(response: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<SocketEnd> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    let kind = number(response, 4).map(u16::from_ne_bytes).ok_or_else(invalid)?;
+    let body = response.get(HEADER..).ok_or_else(invalid)?;
     if kind == ERROR {
-        let code = number(body, 0).map(i32::from_ne_bytes).ok_or_else(odd)?;
+        let code = number(body, 0).map(i32::from_ne_bytes).ok_or_else(invalid)?;
         return if code == NOT_THERE {
             Ok(SocketEnd::Unseen)
         } else {
@@ -101,21 +103,21 @@ fn understood(answer: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Result<S
         };
     }
     if kind != BY_FAMILY {
-        return Err(odd());
+        return Err(invalid());
     }
-    let told = || {
+    let parse = || {
         let state = *body.get(STATE)?;
-        let is_meant = state != LISTENS
+        let matches = state != LISTENS
             && address(body, LOCAL, PORTS)? == peer
             && address(body, REMOTE, PORTS + 2)? == ours;
         let user = number(body, USER).map(u32::from_ne_bytes)?;
-        let is_held = number(body, INODE).map(u32::from_ne_bytes)? != 0;
-        Some(if is_meant && is_held { SocketEnd::Of(user) } else { SocketEnd::Unheld })
+        let has_owner = number(body, INODE).map(u32::from_ne_bytes)? != 0;
+        Some(if matches && has_owner { SocketEnd::Of(user) } else { SocketEnd::Unheld })
     };
-    told().ok_or_else(odd)
+    parse().ok_or_else(invalid)
 }
 
-/// An address of an answer: a socket for both families has one of IPv6 that stands for one of IPv4.
+/// An address in a response: a dual-stack socket with an IPv4 peer has IPv4-mapped IPv6 addresses.
 fn address(body: &[u8], at: usize, port_at: usize) -> Option<SocketAddr> {
     let ip = match *body.first()? {
         V4 => IpAddr::from(Ipv4Addr::from(number::<4>(body, at)?)),
@@ -137,8 +139,14 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// As the kernel would answer.
-    fn answer(family: u8, state: u8, local: SocketAddr, remote: SocketAddr, inode: u32) -> Vec<u8> {
+    /// A response as the kernel sends it.
+    fn response(
+        family: u8,
+        state: u8,
+        local: SocketAddr,
+        remote: SocketAddr,
+        inode: u32,
+    ) -> Vec<u8> {
         let mut message = [88_u32.to_ne_bytes(), [0; 4], [0; 4], [0; 4]].concat();
         message.splice(4..6, BY_FAMILY.to_ne_bytes());
         message.extend([family, state, 0, 0]);
@@ -154,40 +162,43 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_about_the_socket_that_was_meant_counts() {
+    fn only_a_response_about_the_requested_socket_counts() {
         let (ours, peer) = (address("127.0.0.1:8080"), address("127.0.0.1:36491"));
         let mapped = |text: &str| address(&format!("[::ffff:127.0.0.1]:{text}"));
         let (v6_ours, v6_peer) = (mapped("8080"), mapped("36491"));
-        let told = |answer: &[u8]| understood(answer, ours, peer).unwrap();
-        assert_eq!(told(&answer(V4, 1, peer, ours, 7)), SocketEnd::Of(1000));
-        assert_eq!(told(&answer(V6, 1, v6_peer, v6_ours, 7)), SocketEnd::Of(1000));
-        // Half closed, by a process that still has it.
-        assert_eq!(told(&answer(V4, 5, peer, ours, 7)), SocketEnd::Of(1000));
-        assert_eq!(told(&answer(V4, 5, peer, ours, 0)), SocketEnd::Unheld, "closed");
-        assert_eq!(told(&answer(V4, LISTENS, peer, address("0.0.0.0:0"), 7)), SocketEnd::Unheld);
-        assert_eq!(told(&answer(V4, 1, ours, peer, 7)), SocketEnd::Unheld, "larder's own end");
-        assert_eq!(told(&answer(V4, 1, peer, address("127.0.0.2:8080"), 7)), SocketEnd::Unheld);
+        let parsed = |response: &[u8]| parse_response(response, ours, peer).unwrap();
+        assert_eq!(parsed(&response(V4, 1, peer, ours, 7)), SocketEnd::Of(1000));
+        assert_eq!(parsed(&response(V6, 1, v6_peer, v6_ours, 7)), SocketEnd::Of(1000));
+        // Half closed by a process that still holds it.
+        assert_eq!(parsed(&response(V4, 5, peer, ours, 7)), SocketEnd::Of(1000));
+        assert_eq!(parsed(&response(V4, 5, peer, ours, 0)), SocketEnd::Unheld, "closed");
+        assert_eq!(
+            parsed(&response(V4, LISTENS, peer, address("0.0.0.0:0"), 7)),
+            SocketEnd::Unheld
+        );
+        assert_eq!(parsed(&response(V4, 1, ours, peer, 7)), SocketEnd::Unheld, "larder's own end");
+        assert_eq!(parsed(&response(V4, 1, peer, address("127.0.0.2:8080"), 7)), SocketEnd::Unheld);
     }
 
     #[test]
-    fn what_is_no_answer_is_an_error_and_what_is_not_there_is_nobodys() {
+    fn an_invalid_response_is_an_error_and_a_missing_socket_is_not_found() {
         let (ours, peer) = (address("127.0.0.1:8080"), address("127.0.0.1:36491"));
-        let whole = answer(V4, 1, peer, ours, 7);
+        let whole = response(V4, 1, peer, ours, 7);
         for length in 0..whole.len() {
-            assert!(understood(&whole[..length], ours, peer).is_err(), "{length} bytes");
+            assert!(parse_response(&whole[..length], ours, peer).is_err(), "{length} bytes");
         }
         let error = |code: i32| {
             let mut message = whole[..HEADER].to_vec();
             message.splice(4..6, ERROR.to_ne_bytes());
             message.extend(code.to_ne_bytes());
-            understood(&message, ours, peer)
+            parse_response(&message, ours, peer)
         };
         assert_eq!(error(NOT_THERE).unwrap(), SocketEnd::Unseen);
         assert!(error(-1).is_err() && error(-95).is_err());
     }
 
     #[test]
-    fn a_request_has_the_clients_end_first() {
+    fn a_request_contains_the_clients_end_first() {
         let request = request(address("127.0.0.1:8080"), address("127.0.0.1:36491"));
         assert_eq!(request.len(), 72);
         assert_eq!(request[24..28], [0x8e, 0x8b, 0x1f, 0x90]);

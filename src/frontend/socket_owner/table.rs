@@ -1,6 +1,6 @@
-//! The tables of TCP sockets as text, `/proc/net/tcp` and `tcp6`.
+//! The text tables of TCP sockets, `/proc/net/tcp` and `tcp6`.
 //!
-//! Owns: finding the one row that is meant. Never touches: what is made of it (`owner`).
+//! Owns: the search for one row. Never touches: the use of the result (`socket_owner`).
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -9,23 +9,24 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::frontend::socket_owner::SocketEnd;
 
-/// The table may change while it is read, page by page: a row can be skipped, hardly so each time.
-const LOOKS: usize = 3;
+/// The number of attempts: the table may change while it is read page by page, so a row can be skipped,
+/// but hardly in each attempt.
+const ATTEMPTS: usize = 3;
 
-/// See [`end`](super::end). Takes milliseconds, and longer where there are many sockets.
+/// See [`end`](super::end). Takes milliseconds, or longer with many sockets.
 pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> SocketEnd {
     let tables = rows(ours, peer);
-    let found = (0..LOOKS).find_map(|_| {
+    let found = (0..ATTEMPTS).find_map(|_| {
         tables.iter().find_map(|(table, row)| {
             let table = BufReader::new(File::open(table).ok()?);
-            holder(table, row)
+            find_owner(table, row)
         })
     });
     found.unwrap_or(SocketEnd::Unseen)
 }
 
-/// The tables in which the row may be, and how it begins there. A client that made a socket for both
-/// families has its row among those of IPv6, whichever it uses.
+/// The tables that can contain the row, and how the row begins there. A client with a dual-stack socket
+/// has its row in the IPv6 table, whichever family it uses.
 fn rows(ours: SocketAddr, peer: SocketAddr) -> Vec<(&'static str, String)> {
     let row = |address: fn(IpAddr) -> String| {
         let end = |end: SocketAddr| format!("{}:{:04X}", address(end.ip()), end.port());
@@ -43,7 +44,7 @@ fn mapped(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// As the kernel writes an address: words of 32 bits in the machine's own order of bytes.
+/// Formats an address like the kernel: words of 32 bits in host byte order.
 fn words(ip: IpAddr) -> String {
     let octets = match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
@@ -57,9 +58,9 @@ fn words(ip: IpAddr) -> String {
     text
 }
 
-/// Who holds the socket whose row begins so. One that no process holds any more is nobody's: older
-/// kernels show it as root's.
-fn holder(mut table: impl BufRead, row: &str) -> Option<SocketEnd> {
+/// The owner of the socket whose row begins with `row`. A socket that no process holds any more has no
+/// owner: older kernels list it under root.
+fn find_owner(mut table: impl BufRead, row: &str) -> Option<SocketEnd> {
     let mut line = String::new();
     while table.read_line(&mut line).ok()? > 0 {
         let found = line.split_once(": ").and_then(|(_number, rest)| rest.strip_prefix(row));
@@ -67,8 +68,8 @@ fn holder(mut table: impl BufRead, row: &str) -> Option<SocketEnd> {
             // st tx:rx tr:when retrnsmt uid timeout inode
             let mut fields = rest.split_whitespace().skip(4);
             let user = fields.next()?.parse().ok()?;
-            let is_held = fields.nth(1)? != "0";
-            return Some(if is_held { SocketEnd::Of(user) } else { SocketEnd::Unheld });
+            let has_owner = fields.nth(1)? != "0";
+            return Some(if has_owner { SocketEnd::Of(user) } else { SocketEnd::Unheld });
         }
         line.clear();
     }
@@ -85,7 +86,7 @@ mod tests {
 
     #[cfg(target_endian = "little")]
     #[test]
-    fn the_row_is_found_in_both_tables_whatever_family_the_client_chose() {
+    fn the_row_is_found_for_every_address_family() {
         const V4: &str = "\
   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
    0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 651 1 0 100 0 0 10 0
@@ -100,26 +101,26 @@ mod tests {
 ";
         for (ours, peer, user) in [
             ("127.0.0.1:8080", "127.0.0.1:36491", Some(SocketEnd::Of(1000))),
-            // Closed, and kept by the kernel alone.
+            // Closed; only the kernel still holds it.
             ("127.0.0.1:8080", "127.0.0.1:36492", Some(SocketEnd::Unheld)),
             ("127.0.0.1:8080", "127.0.0.1:36493", Some(SocketEnd::Of(1001))),
             ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(SocketEnd::Of(1000))),
             ("[::1]:8080", "[::1]:36494", Some(SocketEnd::Of(1002))),
             ("127.0.0.1:8080", "127.0.0.1:9", None),
-            // The other way round it is larder's own socket.
+            // In the opposite direction it is larder's own socket.
             ("127.0.0.1:36491", "127.0.0.1:8081", None),
         ] {
             let rows = rows(address(ours), address(peer));
             let found = rows.iter().find_map(|(table, row)| {
                 let text = if table.ends_with('6') { V6 } else { V4 };
-                holder(text.as_bytes(), row)
+                find_owner(text.as_bytes(), row)
             });
             assert_eq!(found, user, "{peer}");
         }
     }
 
     #[test]
-    fn a_damaged_table_tells_nothing_and_does_no_harm() {
+    fn a_damaged_table_yields_no_owner() {
         let row = "0100007F:8E8B 0100007F:1F90 ";
         for table in [
             "",
@@ -129,8 +130,8 @@ mod tests {
             "1: 0100007F:8E8B 0100007F:1F90 01 0:0 0:0 0 -1 0 5",
             "1: 0100007F:8E8B 0100007F:1F90 01 0:0 0:0 0 1000 0",
         ] {
-            assert_eq!(holder(table.as_bytes(), row), None, "{table:?}");
+            assert_eq!(find_owner(table.as_bytes(), row), None, "{table:?}");
         }
-        assert_eq!(holder([0xff; 64].as_slice(), row), None);
+        assert_eq!(find_owner([0xff; 64].as_slice(), row), None);
     }
 }

@@ -1,64 +1,65 @@
-//! The frames that a client sends, as far as to know whether it is in the middle of a head, and that it sends of
-//! bodies.
+//! Tracks the frames that a client sends: whether a head has begun and not ended, and how many body
+//! bytes arrive.
 //!
-//! Owns: where frames begin and end (RFC 9113 §4.1, §6.1, §6.2, §6.10). Never touches: what is in them.
+//! Owns: the boundaries of frames (RFC 9113 §4.1, §6.1, §6.2, §6.10). Never touches: the content of
+//! frames.
 
 use tokio::sync::watch;
 
 use crate::frontend::shared_connection::SharedConnection;
 
-/// What a connection begins with (RFC 9113 §3.4).
+/// The length of the connection preface (RFC 9113 §3.4).
 const PREFACE: usize = 24;
 
-const HEAD: usize = 9;
+const FRAME_HEADER: usize = 9;
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const CONTINUATION: u8 = 0x9;
 const END_HEADERS: u8 = 0x4;
 
-/// Follows what is read from a client and tells when a head has begun and not ended, and how much of bodies
-/// has come.
+/// Tracks received frames. It reports whether a head has begun and not ended, and how many body bytes
+/// have arrived.
 #[derive(Debug)]
 pub(super) struct FrameTracker {
     /// Bytes to skip: of the preface, or of a frame's payload.
     skip: usize,
-    head: [u8; HEAD],
-    /// How much of `head` has come.
-    come: usize,
-    /// The payload that is being skipped is a head's.
+    head: [u8; FRAME_HEADER],
+    /// The number of bytes of `head` that have arrived.
+    arrived: usize,
+    /// Whether the skipped payload belongs to a head.
     of_head: bool,
-    /// It is a body's.
+    /// Whether the skipped payload belongs to a body.
     of_body: bool,
-    /// A head goes on behind the frame.
-    goes_on: bool,
-    inside: watch::Sender<bool>,
-    siblings: SharedConnection,
+    /// Whether the head continues after this frame.
+    continues: bool,
+    in_head: watch::Sender<bool>,
+    shared: SharedConnection,
 }
 
 impl FrameTracker {
-    /// At the beginning of a connection of `siblings`, which learn of bodies; whether it is inside a head
-    /// is told to the receiver.
-    pub(super) fn new(siblings: SharedConnection) -> (Self, watch::Receiver<bool>) {
-        let (inside, told) = watch::channel(false);
+    /// Creates the tracker of a new connection. `shared` counts its body bytes; the receiver reports
+    /// whether a head has begun and not ended.
+    pub(super) fn new(shared: SharedConnection) -> (Self, watch::Receiver<bool>) {
+        let (in_head, receiver) = watch::channel(false);
         let frames = Self {
             skip: PREFACE,
-            head: [0; HEAD],
-            come: 0,
+            head: [0; FRAME_HEADER],
+            arrived: 0,
             of_head: false,
             of_body: false,
-            goes_on: false,
-            inside,
-            siblings,
+            continues: false,
+            in_head,
+            shared,
         };
-        (frames, told)
+        (frames, receiver)
     }
 
-    /// Whose they are.
+    /// The shared state of the connection.
     pub(super) fn siblings(&self) -> &SharedConnection {
-        &self.siblings
+        &self.shared
     }
 
-    /// These bytes came next.
+    /// Processes the bytes that arrived next.
     pub(super) fn read(&mut self, mut bytes: &[u8]) {
         let mut of_bodies = 0;
         while !bytes.is_empty() {
@@ -69,30 +70,30 @@ impl FrameTracker {
             }
             bytes = bytes.get(skipped..).unwrap_or_default();
             if self.skip == 0 && !bytes.is_empty() {
-                bytes = self.read_head(bytes);
+                bytes = self.read_header(bytes);
             }
         }
         if of_bodies > 0 {
-            self.siblings.comes(of_bodies);
+            self.shared.comes(of_bodies);
         }
-        let inside = self.come > 0 || self.goes_on || (self.of_head && self.skip > 0);
-        self.inside.send_if_modified(|told| std::mem::replace(told, inside) != inside);
+        let in_head = self.arrived > 0 || self.continues || (self.of_head && self.skip > 0);
+        self.in_head.send_if_modified(|current| std::mem::replace(current, in_head) != in_head);
     }
 
-    fn read_head<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let (taken, rest) = bytes.split_at((HEAD - self.come).min(bytes.len()));
-        if let Some(room) = self.head.get_mut(self.come..self.come + taken.len()) {
+    fn read_header<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (taken, rest) = bytes.split_at((FRAME_HEADER - self.arrived).min(bytes.len()));
+        if let Some(room) = self.head.get_mut(self.arrived..self.arrived + taken.len()) {
             room.copy_from_slice(taken);
         }
-        self.come += taken.len();
-        if self.come == HEAD {
+        self.arrived += taken.len();
+        if self.arrived == FRAME_HEADER {
             let [a, b, c, kind, flags, ..] = self.head;
-            self.come = 0;
+            self.arrived = 0;
             self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
             self.of_body = kind == DATA;
             self.of_head = matches!(kind, HEADERS | CONTINUATION);
             if self.of_head {
-                self.goes_on = flags & END_HEADERS == 0;
+                self.continues = flags & END_HEADERS == 0;
             }
         }
         rest
@@ -111,54 +112,57 @@ mod tests {
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
         let length = u32::try_from(length).expect("it is small").to_be_bytes();
         let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
-        frame.resize(HEAD + usize::try_from(u32::from_be_bytes(length)).expect("it is small"), 7);
+        frame.resize(
+            FRAME_HEADER + usize::try_from(u32::from_be_bytes(length)).expect("it is small"),
+            7,
+        );
         frame
     }
 
-    /// Whether it is inside a head after each byte.
-    fn told(bytes: &[u8]) -> Vec<bool> {
-        let (mut frames, told) = frames();
+    /// Whether a head has begun and not ended, after each byte.
+    fn in_head_after(bytes: &[u8]) -> Vec<bool> {
+        let (mut frames, receiver) = frames();
         frames.read(&[0; PREFACE]);
         let after = |byte: &u8| {
             frames.read(&[*byte]);
-            *told.borrow()
+            *receiver.borrow()
         };
         bytes.iter().map(after).collect()
     }
 
     #[test]
     fn a_head_lasts_from_its_first_byte_to_its_last() {
-        let told = told(&frame(HEADERS, END_HEADERS, 20));
-        assert_eq!(told.iter().position(|inside| !inside), Some(HEAD + 20 - 1));
+        let states = in_head_after(&frame(HEADERS, END_HEADERS, 20));
+        assert_eq!(states.iter().position(|in_head| !in_head), Some(FRAME_HEADER + 20 - 1));
     }
 
     #[test]
-    fn a_head_that_goes_on_lasts_until_its_end_is_marked() {
+    fn a_continued_head_lasts_until_end_headers() {
         let parts = [frame(HEADERS, 0, 5), frame(CONTINUATION, 0, 0), frame(CONTINUATION, 4, 3)];
-        let told = told(&parts.concat());
-        assert_eq!(told.iter().position(|inside| !inside), Some(told.len() - 1));
+        let states = in_head_after(&parts.concat());
+        assert_eq!(states.iter().position(|in_head| !in_head), Some(states.len() - 1));
     }
 
     #[test]
-    fn a_body_that_comes_slowly_is_no_head() {
-        let told = told(&frame(DATA, 0, 20));
-        assert_eq!(told.iter().filter(|inside| **inside).count(), HEAD - 1);
-        assert!(!told[HEAD], "inside the payload");
+    fn a_slow_body_is_not_a_head() {
+        let states = in_head_after(&frame(DATA, 0, 20));
+        assert_eq!(states.iter().filter(|in_head| **in_head).count(), FRAME_HEADER - 1);
+        assert!(!states[FRAME_HEADER], "in the payload");
     }
 
     #[test]
-    fn however_the_bytes_are_cut_the_end_is_the_same() {
+    fn the_result_does_not_depend_on_how_bytes_are_split() {
         let bytes = [frame(DATA, 0, 30), frame(HEADERS, 0, 9), frame(CONTINUATION, 0, 2)].concat();
         for size in 1..bytes.len() {
-            let (mut frames, told) = frames();
+            let (mut frames, receiver) = frames();
             let all = [vec![0; PREFACE], bytes.clone()].concat();
             for piece in all.chunks(size) {
                 frames.read(piece);
             }
-            assert!(*told.borrow(), "{size}");
-            assert_eq!(frames.siblings.came().bytes, 30, "{size}");
+            assert!(*receiver.borrow(), "{size}");
+            assert_eq!(frames.shared.came().bytes, 30, "{size}");
             frames.read(&frame(CONTINUATION, END_HEADERS, 0));
-            assert!(!*told.borrow(), "{size}");
+            assert!(!*receiver.borrow(), "{size}");
         }
     }
 }

@@ -1,6 +1,6 @@
-//! How long a client is waited for, where a wait is polled and not awaited.
+//! Timeouts for a client that does not read, for code that polls instead of awaiting.
 //!
-//! Owns: the two timers of that, and what counts as taking nothing. Never touches: connections.
+//! Owns: the two timers, and the check of the client's rate. Never touches: connections.
 
 use std::mem;
 use std::pin::Pin;
@@ -16,111 +16,113 @@ use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::STALLED;
 use crate::upstream::in_flight_bytes::{InFlightBytes, WAITED_FOR, Waiting};
 
-/// For so long a client is waited for, by and by, until it is looked at how fast it is.
-const STRETCH: Duration = Duration::from_secs(5);
+/// After this much waiting the rate of a client is checked.
+const RATE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often a connection that cannot be read on is looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// The interval between checks of a connection that cannot be read.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Lets a client take nothing for as long as [`InFlightBytes::patiently`] does, and while memory is short as little
-/// as it [bears](InFlightBytes::bears). Made when there is something to wait for.
+/// Limits how long a client may read nothing, and how slowly it may read while memory is short, by the
+/// rules of [`InFlightBytes`]. Created when there is something to wait for.
 pub(in crate::frontend) struct Stall {
     in_flight: Arc<InFlightBytes>,
-    late: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Since when it is waited for.
+    timer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// The start of the current wait.
     since: Option<Instant>,
-    /// For how long it has been waited for lately, and what it took meanwhile.
+    /// The waiting time since the last rate check, and the bytes that the client read meanwhile.
     waited: Duration,
     taken: usize,
-    /// What an origin may send ahead of it.
+    /// The bytes that an origin may send ahead of the client.
     ahead: usize,
-    /// The piece that it is given.
+    /// The size of the piece that is being written.
     piece: usize,
-    /// The others on its connection.
-    siblings: Option<SharedConnection>,
+    /// The state that is shared with the other streams of the connection.
+    shared: Option<SharedConnection>,
 }
 
 impl Stall {
     pub(in crate::frontend) fn new(in_flight: &Arc<InFlightBytes>) -> Self {
         Self {
             in_flight: Arc::clone(in_flight),
-            late: None,
+            timer: None,
             since: None,
             waited: Duration::ZERO,
             taken: 0,
             ahead: 0,
             piece: 0,
-            siblings: None,
+            shared: None,
         }
     }
 
-    /// For one of several answers on a connection: what all of them hold is their client's.
+    /// For one of several responses on a connection: their client is charged for the memory of all of
+    /// them.
     pub(in crate::frontend) fn among(
         in_flight: &Arc<InFlightBytes>,
-        siblings: &SharedConnection,
+        shared: &SharedConnection,
     ) -> Self {
-        Self { siblings: Some(siblings.clone()), ..Self::new(in_flight) }
+        Self { shared: Some(shared.clone()), ..Self::new(in_flight) }
     }
 
-    /// The client is given a piece of so many bytes.
+    /// Sets the size of the piece that is being written.
     pub(in crate::frontend) fn holds(&mut self, bytes: usize) {
         self.piece = bytes;
     }
 
-    /// While the client is waited for, an origin may send so many bytes ahead.
+    /// Sets the number of bytes that an origin may send ahead while larder waits for the client.
     pub(in crate::frontend) fn is_ahead(&mut self, bytes: usize) {
         self.ahead = bytes;
     }
 
-    /// The client has taken so much.
+    /// Records that the client has read this many bytes.
     pub(in crate::frontend) fn moved(&mut self, bytes: usize) {
         self.taken = self.taken.saturating_add(bytes);
-        self.late = None;
+        self.timer = None;
         if let Some(since) = self.since.take() {
             self.waited += since.elapsed();
         }
     }
 
-    /// Nothing can be written now; ready once that has been so for too long, or too often.
+    /// Called when nothing can be written. Ready once this has lasted too long, or the client reads too
+    /// slowly.
     pub(in crate::frontend) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.is_too_slow() {
             return Poll::Ready(());
         }
         self.since.get_or_insert_with(clock::of_timers);
-        let late = self.late.get_or_insert_with(|| {
+        let timer = self.timer.get_or_insert_with(|| {
             let waiting = Waiting { counted: WAITED_FOR + self.ahead, held: self.piece };
-            let (in_flight, siblings) = (Arc::clone(&self.in_flight), self.siblings.clone());
+            let (in_flight, shared) = (Arc::clone(&self.in_flight), self.shared.clone());
             Box::pin(async move {
-                let all = siblings.as_ref().map(SharedConnection::held);
+                let all = shared.as_ref().map(SharedConnection::held);
                 let taken = std::future::pending::<()>();
-                let _late = in_flight.patiently_for(waiting, all, STALLED, taken).await;
+                let _expired = in_flight.patiently_for(waiting, all, STALLED, taken).await;
             })
         });
-        late.as_mut().poll(cx)
+        timer.as_mut().poll(cx)
     }
 
-    /// What the client makes larder hold.
-    fn of_its_client(&self) -> usize {
-        let all = self.siblings.as_ref().map_or(0, |all| all.held().load(Ordering::Relaxed));
+    /// The memory that the client occupies.
+    fn client_memory(&self) -> usize {
+        let all = self.shared.as_ref().map_or(0, |all| all.held().load(Ordering::Relaxed));
         all.max(WAITED_FOR + self.ahead) + self.piece
     }
 
-    /// Looks at what was taken in each stretch of waiting.
+    /// Checks the rate of the client after each interval of waiting.
     fn is_too_slow(&mut self) -> bool {
-        if self.waited < STRETCH {
+        if self.waited < RATE_INTERVAL {
             return false;
         }
         let (taken, waited) = (mem::take(&mut self.taken), mem::take(&mut self.waited));
-        !self.in_flight.bears(taken, waited, self.of_its_client())
+        !self.in_flight.bears(taken, waited, self.client_memory())
     }
 }
 
-/// Looks at a connection now and then.
+/// Checks a connection periodically.
 #[derive(Default)]
 pub(in crate::frontend) struct Look(Option<Pin<Box<Sleep>>>);
 
 impl Look {
-    /// Ready once `is_over`.
+    /// Ready once `is_over` returns true.
     pub(in crate::frontend) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -130,7 +132,7 @@ impl Look {
             if is_over() {
                 return Poll::Ready(());
             }
-            let next = self.0.get_or_insert_with(|| Box::pin(sleep(LOOK)));
+            let next = self.0.get_or_insert_with(|| Box::pin(sleep(CHECK_INTERVAL)));
             ready!(next.as_mut().poll(cx));
             self.0 = None;
         }
@@ -145,8 +147,8 @@ mod tests {
 
     use super::*;
 
-    /// Takes so many bytes every three seconds; for how long that goes well.
-    async fn takes(in_flight: &Arc<InFlightBytes>, bytes: usize) -> Duration {
+    /// Reads this many bytes every three seconds; returns how long this is tolerated.
+    async fn tolerates(in_flight: &Arc<InFlightBytes>, bytes: usize) -> Duration {
         let (mut stall, since) = (Stall::new(in_flight), clock::of_timers());
         stall.holds(2 << 20);
         while since.elapsed() < Duration::from_secs(600) {
@@ -160,13 +162,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_takes_little_is_waited_for_unless_memory_is_short() {
+    async fn a_slow_client_is_tolerated_unless_memory_is_short() {
         let in_flight = InFlightBytes::new(4 << 20);
         let long = Duration::from_secs(600);
-        assert!(takes(&in_flight, 1).await >= long, "there is room");
+        assert!(tolerates(&in_flight, 1).await >= long, "memory is available");
         in_flight.take(6 << 20);
-        assert!(takes(&in_flight, 1).await < Duration::from_secs(10));
-        assert!(takes(&in_flight, 64 * 1024).await < Duration::from_secs(10));
-        assert!(takes(&in_flight, 128 * 1024).await >= long, "twice as much is held");
+        assert!(tolerates(&in_flight, 1).await < Duration::from_secs(10));
+        assert!(tolerates(&in_flight, 64 * 1024).await < Duration::from_secs(10));
+        assert!(tolerates(&in_flight, 128 * 1024).await >= long, "twice the limit is in use");
     }
 }

@@ -1,4 +1,4 @@
-//! Hits that a client takes slowly.
+//! Tests of fast hits with slow clients.
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpSocket};
@@ -6,11 +6,11 @@ use tokio::time::sleep;
 
 use super::*;
 
-/// The largest piece that goes out at once here, about.
+/// The approximate size of the largest piece that the socket accepts at once here.
 const SMALL: usize = 4 * 1024;
 
-/// Two ends of a connection of which little is on its way at any time.
-async fn narrow() -> (ClientStream, TcpStream, Arc<InFlightBytes>) {
+/// Both ends of a connection with small socket buffers.
+async fn small_buffers() -> (ClientStream, TcpStream, Arc<InFlightBytes>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(u32::try_from(SMALL).unwrap()).unwrap();
@@ -21,12 +21,12 @@ async fn narrow() -> (ClientStream, TcpStream, Arc<InFlightBytes>) {
     (ClientStream::new(stream, peer, Arc::clone(&in_flight)), client, in_flight)
 }
 
-/// How much of 8 MiB is sent to a client that takes so much every second.
-async fn sent(a_second: usize, held: usize) -> WriteResult {
-    let (mut io, mut client, in_flight) = narrow().await;
-    in_flight.take(held);
+/// Sends 8 MiB to a client that reads this many bytes per second, while `in_use` bytes are in flight.
+async fn sent(bytes_per_second: usize, in_use: usize) -> WriteResult {
+    let (mut io, mut client, in_flight) = small_buffers().await;
+    in_flight.take(in_use);
     let reader = tokio::spawn(async move {
-        let mut taken = vec![0; a_second];
+        let mut taken = vec![0; bytes_per_second];
         while client.read_exact(&mut taken).await.is_ok() {
             sleep(Duration::from_secs(1)).await;
         }
@@ -37,9 +37,9 @@ async fn sent(a_second: usize, held: usize) -> WriteResult {
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_memory_is_short_a_hit_that_is_taken_too_slowly_is_cut() {
-    assert!(sent(32 * 1024, 0).await.whole, "there is room");
+async fn a_slowly_read_hit_is_cut_when_memory_is_short() {
+    assert!(sent(32 * 1024, 0).await.whole, "memory is available");
     let short = sent(32 * 1024, 12 << 20).await;
     assert!(!short.whole && short.bytes < 1 << 20, "{} bytes", short.bytes);
-    assert!(sent(256 * 1024, 12 << 20).await.whole, "as fast as is wanted");
+    assert!(sent(256 * 1024, 12 << 20).await.whole, "the client is fast enough");
 }

@@ -1,6 +1,7 @@
-//! What a connection's bytes travel in: TCP as it is, or TLS above it.
+//! The transport of a connection: plain TCP, or TLS over TCP.
 //!
-//! Owns: the one switch between the two. Never touches: certificates; who decides to switch (`tls`).
+//! Owns: the switch from one to the other. Never touches: certificates; the decision to switch
+//! (`interception`).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -14,19 +15,19 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
-/// TCP, or TLS above it.
+/// Plain TCP, or TLS over TCP.
 #[derive(Debug)]
 pub enum Transport {
-    /// In the clear.
+    /// Plaintext.
     Plain(TcpStream),
-    /// Inside TLS that ends here.
+    /// TLS that larder terminates.
     Tls(Box<TlsStream<TcpStream>>),
-    /// A handshake has taken it and failed.
+    /// A handshake took the socket and failed.
     Gone,
 }
 
 impl Transport {
-    /// The socket below; `None` when it is gone.
+    /// The underlying socket; `None` when it is gone.
     pub(super) fn socket(&self) -> Option<&TcpStream> {
         match self {
             Self::Plain(tcp) => Some(tcp),
@@ -35,12 +36,12 @@ impl Transport {
         }
     }
 
-    /// Whether it is inside TLS.
+    /// Whether the transport is TLS.
     pub(super) fn is_secure(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// The protocol that was agreed on in the handshake.
+    /// The protocol that the handshake negotiated (ALPN).
     pub(super) fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(tls) => tls.get_ref().1.alpn_protocol(),
@@ -48,7 +49,7 @@ impl Transport {
         }
     }
 
-    /// Goes on with the handshake that the client began with `hello`.
+    /// Continues the handshake that the client began with `hello`.
     pub(super) async fn secure(
         &mut self,
         hello: Accepted,
@@ -62,14 +63,15 @@ impl Transport {
         Ok(())
     }
 
-    /// Waits for bytes to read, without a buffer until they are there; then takes what has come into
-    /// one with this much room. `None`: there will be none.
-    pub(super) async fn first_bytes(&mut self, room: usize) -> Option<BytesMut> {
+    /// Waits for bytes without allocating a buffer, then reads them into one with this capacity.
+    /// `None`: the connection has ended.
+    pub(super) async fn first_bytes(&mut self, capacity: usize) -> Option<BytesMut> {
         match self {
             Self::Plain(tcp) => loop {
                 tcp.readable().await.ok()?;
-                let mut bytes = BytesMut::with_capacity(room);
-                // A socket may be called readable in error: only a read shows that a head has begun.
+                let mut bytes = BytesMut::with_capacity(capacity);
+                // A socket may be reported as readable in error: only a read shows that a head has
+                // begun.
                 match tcp.try_read_buf(&mut bytes) {
                     Ok(0) => return None,
                     Ok(_) => return Some(bytes),
@@ -78,10 +80,10 @@ impl Transport {
                 }
             },
             Self::Tls(tls) => {
-                let come = tls.fill_buf().await.ok().filter(|come| !come.is_empty())?;
-                let mut bytes = BytesMut::with_capacity(room.max(come.len()));
-                bytes.extend_from_slice(come);
-                let taken = come.len();
+                let received = tls.fill_buf().await.ok().filter(|received| !received.is_empty())?;
+                let mut bytes = BytesMut::with_capacity(capacity.max(received.len()));
+                bytes.extend_from_slice(received);
+                let taken = received.len();
                 tls.consume(taken);
                 Some(bytes)
             }

@@ -1,4 +1,4 @@
-//! The forms of `ttl` against the origin's word.
+//! The forms of `ttl` combined with the origin's fields.
 
 use std::time::{Duration, SystemTime};
 
@@ -44,11 +44,11 @@ fn get() -> ProxyRequest {
 }
 
 fn lifetime(ttl: Ttl, line: &'static str) -> Lifetime {
-    let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
-    with(ttl).freshness(&said, StatusCode::OK, CacheKind::Shared, NOW).lifetime
+    let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
+    with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
 }
 
-/// Why a 200 (or another status) with these fields is not stored; `None`: it is.
+/// Why a response with this status and these fields is not stored; `None`: it is stored.
 fn refused(
     policy: &Policy,
     kind: CacheKind,
@@ -56,30 +56,30 @@ fn refused(
     fields: &[(&'static str, &'static str)],
 ) -> Option<NotStoredReason> {
     let headers = map(fields);
-    let said = CacheMetadata::of(code(status), &headers);
-    policy.storability(&get(), code(status), &headers, &said, kind).err()
+    let metadata = CacheMetadata::of(code(status), &headers);
+    policy.storability(&get(), code(status), &headers, &metadata, kind).err()
 }
 
 #[test]
 fn the_five_forms_of_ttl_set_the_lifetime_as_documented() {
-    let says = |n| Lifetime::For(secs(n));
+    let lifetime_of = |n| Lifetime::For(secs(n));
     for (ttl, line, expected) in [
-        (Ttl::Override(secs(30)), "max-age=5", says(30)),
-        (Ttl::Override(secs(30)), "no-store, private, max-age=0", says(30)),
-        (Ttl::Override(secs(30)), "no-cache, must-revalidate", says(30)),
+        (Ttl::Override(secs(30)), "max-age=5", lifetime_of(30)),
+        (Ttl::Override(secs(30)), "no-store, private, max-age=0", lifetime_of(30)),
+        (Ttl::Override(secs(30)), "no-cache, must-revalidate", lifetime_of(30)),
         (Ttl::Forever, "max-age=5", Lifetime::Forever),
-        (Ttl::Fallback(secs(30)), "max-age=5", says(5)),
-        (Ttl::Fallback(secs(30)), "max-age=0", says(0)),
-        (Ttl::Fallback(secs(30)), "public", says(30)),
-        (CLAMP, "max-age=5", says(60)),
-        (CLAMP, "max-age=100", says(100)),
-        (CLAMP, "max-age=5000", says(600)),
-        (CLAMP, "public", says(60)),
-        (Ttl::Origin, "max-age=5", says(5)),
-        (Ttl::Origin, "public", says(0)),
-        (Ttl::Origin, "max-age=5, no-store", says(0)),
-        (Ttl::Fallback(secs(30)), "no-store", says(0)),
-        (CLAMP, "private", says(0)),
+        (Ttl::Fallback(secs(30)), "max-age=5", lifetime_of(5)),
+        (Ttl::Fallback(secs(30)), "max-age=0", lifetime_of(0)),
+        (Ttl::Fallback(secs(30)), "public", lifetime_of(30)),
+        (CLAMP, "max-age=5", lifetime_of(60)),
+        (CLAMP, "max-age=100", lifetime_of(100)),
+        (CLAMP, "max-age=5000", lifetime_of(600)),
+        (CLAMP, "public", lifetime_of(60)),
+        (Ttl::Origin, "max-age=5", lifetime_of(5)),
+        (Ttl::Origin, "public", lifetime_of(0)),
+        (Ttl::Origin, "max-age=5, no-store", lifetime_of(0)),
+        (Ttl::Fallback(secs(30)), "no-store", lifetime_of(0)),
+        (CLAMP, "private", lifetime_of(0)),
     ] {
         assert_eq!(lifetime(ttl, line), expected, "{ttl:?} {line}");
     }
@@ -93,15 +93,15 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
         (StatusMatch::Class(4), secs(6)),
         (StatusMatch::Exact(code(200)), secs(7)),
     ];
-    let said = CacheMetadata::of(code(404), &map(&[("cache-control", "max-age=99")]));
+    let metadata = CacheMetadata::of(code(404), &map(&[("cache-control", "max-age=99")]));
     for (status, expected) in
         [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)]
     {
-        let freshness = policy.freshness(&said, code(status), CacheKind::Shared, NOW);
+        let freshness = policy.freshness(&metadata, code(status), CacheKind::Shared, NOW);
         assert_eq!(freshness.lifetime, Lifetime::For(secs(expected)), "{status}");
     }
     policy.ttl = Ttl::Origin;
-    let freshness = policy.freshness(&said, code(404), CacheKind::Shared, NOW);
+    let freshness = policy.freshness(&metadata, code(404), CacheKind::Shared, NOW);
     assert_eq!(freshness.lifetime, Lifetime::For(secs(5)));
     assert_eq!(refused(&policy, CacheKind::Shared, 429, &[]), None);
     let no_store = [("cache-control", "no-store")];
@@ -109,15 +109,15 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
 }
 
 #[test]
-fn windows_are_the_routes_then_the_origins_and_the_default_is_the_operators() {
+fn windows_come_from_route_then_origin_and_default_under_an_override() {
     const LINE: &str = "max-age=1, stale-while-revalidate=2, stale-if-error=3";
     let day = 86_400;
     let windows = |policy: &Policy, line: &'static str| {
-        let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
-        let freshness = policy.freshness(&said, StatusCode::OK, CacheKind::Shared, NOW);
+        let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
+        let freshness = policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         (freshness.swr.as_secs(), freshness.sie.as_secs())
     };
-    for (ttl, spelled_out, line, expected) in [
+    for (ttl, explicit, line, expected) in [
         (Ttl::Origin, None, LINE, (2, 3)),
         (Ttl::Origin, None, "max-age=1", (0, 0)),
         (Ttl::Origin, Some((8, 9)), LINE, (8, 9)),
@@ -128,14 +128,14 @@ fn windows_are_the_routes_then_the_origins_and_the_default_is_the_operators() {
         (Ttl::Forever, None, LINE, (0, day)),
     ] {
         let mut policy = with(ttl);
-        policy.stale_while_revalidate = spelled_out.map(|(swr, _)| secs(swr));
-        policy.stale_if_error.window = spelled_out.map(|(_, sie)| secs(sie));
-        assert_eq!(windows(&policy, line), expected, "{ttl:?} {spelled_out:?} {line}");
+        policy.stale_while_revalidate = explicit.map(|(swr, _)| secs(swr));
+        policy.stale_if_error.window = explicit.map(|(_, sie)| secs(sie));
+        assert_eq!(windows(&policy, line), expected, "{ttl:?} {explicit:?} {line}");
     }
 }
 
 #[test]
-fn the_origins_prohibitions_win_in_every_form_but_the_operators_word() {
+fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
     for (line, forbids_shared, forbids_private) in [
         ("max-age=9, must-revalidate", true, true),
         ("max-age=9, no-cache", true, true),
@@ -144,8 +144,8 @@ fn the_origins_prohibitions_win_in_every_form_but_the_operators_word() {
         ("max-age=9", false, false),
     ] {
         for (kind, forbids) in BOTH.into_iter().zip([forbids_shared, forbids_private]) {
-            let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
-            let freshness = |ttl| with(ttl).freshness(&said, StatusCode::OK, kind, NOW);
+            let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
+            let freshness = |ttl| with(ttl).freshness(&metadata, StatusCode::OK, kind, NOW);
             for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP] {
                 assert_eq!(freshness(ttl).stale_allowed, !forbids, "{ttl:?} {line} {kind:?}");
                 assert_eq!(freshness(ttl).revalidate_always, line.contains("no-cache"));
@@ -158,31 +158,32 @@ fn the_origins_prohibitions_win_in_every_form_but_the_operators_word() {
 }
 
 #[test]
-fn the_operators_lifetime_counts_from_arrival_and_the_origins_from_its_making() {
-    let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
-    let standing = |ttl, now: u64| {
-        let freshness = with(ttl).freshness(&said, StatusCode::OK, CacheKind::Shared, NOW);
+fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
+    let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let state = |ttl, now: u64| {
+        let freshness = with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         freshness.standing(secs(20), NOW, NOW + secs(now))
     };
-    assert_eq!(standing(Ttl::Origin, 0), FreshnessState::Fresh(secs(10)));
-    assert_eq!(standing(Ttl::Origin, 12), FreshnessState::Stale(secs(2)));
-    assert_eq!(standing(Ttl::Override(secs(30)), 0), FreshnessState::Fresh(secs(30)));
-    assert_eq!(standing(Ttl::Override(secs(30)), 31), FreshnessState::Stale(secs(1)));
-    assert!(matches!(standing(Ttl::Forever, u64::from(u32::MAX)), FreshnessState::Fresh(_)));
+    assert_eq!(state(Ttl::Origin, 0), FreshnessState::Fresh(secs(10)));
+    assert_eq!(state(Ttl::Origin, 12), FreshnessState::Stale(secs(2)));
+    assert_eq!(state(Ttl::Override(secs(30)), 0), FreshnessState::Fresh(secs(30)));
+    assert_eq!(state(Ttl::Override(secs(30)), 31), FreshnessState::Stale(secs(1)));
+    assert!(matches!(state(Ttl::Forever, u64::from(u32::MAX)), FreshnessState::Fresh(_)));
 }
 
 #[test]
-fn after_a_reload_what_was_another_users_is_nobodys() {
-    let says =
+fn after_a_reload_a_response_of_another_user_is_not_reused() {
+    let metadata_of =
         |fields: &[(&'static str, &'static str)]| CacheMetadata::of(StatusCode::OK, &map(fields));
     let private = CacheKind::Private;
     let shared = CacheKind::Shared;
-    let plain = says(&[("cache-control", "max-age=9")]);
-    let public = says(&[("cache-control", "max-age=9, public")]);
-    let cookies = says(&[("set-cookie", "a=b")]);
-    let cdn = says(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
+    let plain = metadata_of(&[("cache-control", "max-age=9")]);
+    let public = metadata_of(&[("cache-control", "max-age=9, public")]);
+    let cookies = metadata_of(&[("set-cookie", "a=b")]);
+    let cdn =
+        metadata_of(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
     let keep = Policy { set_cookie: SetCookiePolicy::Keep, ..with(Ttl::Origin) };
-    for (policy, said, authorized, kind, usable) in [
+    for (policy, metadata, authorized, kind, usable) in [
         (with(Ttl::Override(secs(9))), &plain, true, shared, true),
         (with(Ttl::Origin), &plain, true, shared, false),
         (with(Ttl::Origin), &plain, true, private, true),
@@ -191,18 +192,22 @@ fn after_a_reload_what_was_another_users_is_nobodys() {
         (with(Ttl::Origin), &cookies, false, shared, false),
         (with(Ttl::Origin), &cookies, false, private, false),
         (keep, &cookies, false, shared, true),
-        (listening(Ttl::Origin), &cdn, true, shared, true),
+        (with_targeted(Ttl::Origin), &cdn, true, shared, true),
         (with(Ttl::Origin), &cdn, true, shared, false),
     ] {
-        assert_eq!(policy.is_still_reusable(said, authorized, kind), usable, "{policy:?} {said:?}");
+        assert_eq!(
+            policy.is_still_reusable(metadata, authorized, kind),
+            usable,
+            "{policy:?} {metadata:?}"
+        );
     }
 }
 
 #[test]
 fn age_equal_to_lifetime_is_stale() {
     // RFC 9111 §4.2.
-    let said = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
-    let freshness = with(Ttl::Origin).freshness(&said, StatusCode::OK, CacheKind::Shared, NOW);
+    let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let freshness = with(Ttl::Origin).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
     let at = |millis| freshness.standing(Duration::ZERO, NOW, NOW + Duration::from_millis(millis));
     assert_eq!(at(29_999), FreshnessState::Fresh(Duration::from_millis(1)));
     assert_eq!(at(30_000), FreshnessState::Stale(Duration::ZERO));
@@ -211,7 +216,7 @@ fn age_equal_to_lifetime_is_stale() {
 }
 
 #[test]
-fn the_operators_word_covers_six_statuses_and_no_error() {
+fn an_override_ttl_covers_six_statuses_and_no_error() {
     for ttl in [Ttl::Override(secs(30)), Ttl::Forever] {
         for status in (200..600).map(code) {
             let expected = if status::is_covered_by_ttl(status) {
@@ -230,7 +235,7 @@ fn the_operators_word_covers_six_statuses_and_no_error() {
 }
 
 #[test]
-fn explicit_freshness_stores_any_final_status_but_the_never_stored() {
+fn with_explicit_freshness_every_storable_status_is_stored() {
     // http-caching: 299 and 599 too; product: never 206 400 413 414 431.
     let fields = [("cache-control", "max-age=60")];
     for status in 100..1000 {
@@ -244,7 +249,7 @@ fn explicit_freshness_stores_any_final_status_but_the_never_stored() {
 }
 
 #[test]
-fn without_explicit_freshness_only_some_statuses_are_kept_and_only_with_a_use() {
+fn without_explicit_freshness_only_reusable_statuses_are_stored() {
     let etag = [("etag", "\"a\"")];
     for (status, fields, expected) in [
         (200, &etag[..], None),
@@ -283,7 +288,7 @@ fn without_explicit_freshness_only_some_statuses_are_kept_and_only_with_a_use() 
 }
 
 #[test]
-fn prohibitions_are_set_aside_by_the_operators_word_alone() {
+fn only_an_override_ttl_overrides_prohibitions() {
     // CCH-03.
     for (line, shared, private) in [
         ("no-store, max-age=60", Some(NotStoredReason::NoStore), Some(NotStoredReason::NoStore)),
@@ -303,7 +308,7 @@ fn prohibitions_are_set_aside_by_the_operators_word_alone() {
 }
 
 #[test]
-fn what_no_form_of_ttl_can_store_is_refused_in_all() {
+fn unstorable_responses_are_refused_in_all_forms_of_ttl() {
     for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP, Ttl::Override(secs(30)), Ttl::Forever]
     {
         for kind in BOTH {
@@ -328,33 +333,36 @@ fn what_no_form_of_ttl_can_store_is_refused_in_all() {
 #[test]
 fn the_request_can_forbid_storing() {
     let headers = map(&[("cache-control", "max-age=60")]);
-    let said = CacheMetadata::of(StatusCode::OK, &headers);
+    let metadata = CacheMetadata::of(StatusCode::OK, &headers);
     let policy = with(Ttl::Override(secs(30)));
-    let refused = |asked: &ProxyRequest, policy: &Policy, kind| {
-        policy.storability(asked, StatusCode::OK, &headers, &said, kind).err()
+    let refused = |request: &ProxyRequest, policy: &Policy, kind| {
+        policy.storability(request, StatusCode::OK, &headers, &metadata, kind).err()
     };
-    let mut asked = get();
-    asked.headers = map(&[("cache-control", "no-store")]);
-    assert_eq!(refused(&asked, &policy, CacheKind::Shared), Some(NotStoredReason::RequestNoStore));
-    asked = get();
-    asked.method = Method::HEAD;
-    assert_eq!(refused(&asked, &policy, CacheKind::Shared), Some(NotStoredReason::Method));
-    asked = get();
-    asked.headers = map(&[("authorization", "Bearer a")]);
-    assert_eq!(refused(&asked, &policy, CacheKind::Shared), None);
+    let mut request = get();
+    request.headers = map(&[("cache-control", "no-store")]);
+    assert_eq!(
+        refused(&request, &policy, CacheKind::Shared),
+        Some(NotStoredReason::RequestNoStore)
+    );
+    request = get();
+    request.method = Method::HEAD;
+    assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::Method));
+    request = get();
+    request.headers = map(&[("authorization", "Bearer a")]);
+    assert_eq!(refused(&request, &policy, CacheKind::Shared), None);
     let origin = Policy::origin();
-    assert_eq!(refused(&asked, &origin, CacheKind::Shared), Some(NotStoredReason::Authorization));
-    assert_eq!(refused(&asked, &origin, CacheKind::Private), None);
+    assert_eq!(refused(&request, &origin, CacheKind::Shared), Some(NotStoredReason::Authorization));
+    assert_eq!(refused(&request, &origin, CacheKind::Private), None);
 }
 
 #[test]
 fn cookies_are_refused_stripped_or_kept() {
     // CCH-02.
     let headers = map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
-    let said = CacheMetadata::of(StatusCode::OK, &headers);
+    let metadata = CacheMetadata::of(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
-        policy.storability(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
+        policy.storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
     };
     assert_eq!(kept(SetCookiePolicy::Refuse), Err(NotStoredReason::SetCookie));
     assert_eq!(kept(SetCookiePolicy::Keep), Ok(headers.clone()));
@@ -405,11 +413,11 @@ proptest! {
     ) {
         let mut headers = fields;
         headers.append("cache-control", HeaderValue::from_static(directive));
-        let said = CacheMetadata::of(code(status), &headers);
+        let metadata = CacheMetadata::of(code(status), &headers);
         let keeps =
-            with(ttl).storability(&get(), code(status), &headers, &said, CacheKind::Shared).is_ok();
+            with(ttl).storability(&get(), code(status), &headers, &metadata, CacheKind::Shared).is_ok();
         assert!(!keeps || ttl.overrides_origin());
-        let reuse = with(ttl).freshness(&said, code(status), CacheKind::Shared, NOW);
+        let reuse = with(ttl).freshness(&metadata, code(status), CacheKind::Shared, NOW);
         assert!(reuse.revalidate_always || ttl.overrides_origin());
     }
 
@@ -425,39 +433,39 @@ proptest! {
         if named {
             policy.ttl_by_status = vec![(StatusMatch::Exact(code(status)), secs(9))];
         }
-        let said = CacheMetadata::of(code(status), &fields);
+        let metadata = CacheMetadata::of(code(status), &fields);
         for kind in BOTH {
-            assert!(policy.storability(&get(), code(status), &fields, &said, kind).is_err());
+            assert!(policy.storability(&get(), code(status), &fields, &metadata, kind).is_err());
         }
     }
 
     #[test]
-    fn what_is_stored_can_be_reused_or_validated(
+    fn a_stored_response_can_be_reused_or_revalidated(
         ttl in any_ttl(),
         fields in any_fields(),
         status in 100_u16..1000,
     ) {
-        let said = CacheMetadata::of(code(status), &fields);
+        let metadata = CacheMetadata::of(code(status), &fields);
         let policy = with(ttl);
-        if let Ok(kept) = policy.storability(&get(), code(status), &fields, &said, CacheKind::Shared) {
+        if let Ok(kept) = policy.storability(&get(), code(status), &fields, &metadata, CacheKind::Shared) {
             assert!(!kept.contains_key("set-cookie"));
-            let reuse = policy.freshness(&said, code(status), CacheKind::Shared, NOW);
-            assert!(reuse.stale_allowed || !reuse.revalidate_always || said.has_validator());
+            let reuse = policy.freshness(&metadata, code(status), CacheKind::Shared, NOW);
+            assert!(reuse.stale_allowed || !reuse.revalidate_always || metadata.has_validator());
         }
     }
 
     #[test]
-    fn once_stale_never_fresh_again(
+    fn a_stale_response_never_becomes_fresh_again(
         ttl in any_ttl(),
         fields in any_fields(),
         initial in any::<Duration>(),
         now in 0_u64..1 << 40,
         later in 0_u64..1 << 40,
     ) {
-        let said = CacheMetadata::of(StatusCode::OK, &fields);
-        // A clock that was set back by more than this knows no age, until it is there again.
+        let metadata = CacheMetadata::of(StatusCode::OK, &fields);
+        // If the clock is set back by more than this, ages are unknown until it reaches that time again.
         let arrival = NOW + secs(60);
-        let freshness = with(ttl).freshness(&said, StatusCode::OK, CacheKind::Shared, arrival);
+        let freshness = with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, arrival);
         let early = freshness.standing(initial, arrival, NOW + secs(now));
         let late = freshness.standing(initial, arrival, NOW + secs(now + later));
         assert!(matches!(early, FreshnessState::Fresh(_)) || matches!(late, FreshnessState::Stale(_)));
@@ -468,21 +476,21 @@ proptest! {
 
 const CDN: HeaderName = HeaderName::from_static("cdn-cache-control");
 
-fn listening(ttl: Ttl) -> Policy {
+fn with_targeted(ttl: Ttl) -> Policy {
     Policy { targeted_cache_control: vec![CDN], ..with(ttl) }
 }
 
 #[test]
-fn a_targeted_field_counts_in_place_of_cache_control_where_the_origins_word_does() {
+fn a_targeted_field_replaces_cache_control_unless_ttl_overrides() {
     // RFC 9213 §2.2.
     let lifetime = |policy: &Policy, fields: &[(&'static str, &'static str)]| {
-        let said = CacheMetadata::of(StatusCode::OK, &map(fields));
-        policy.freshness(&said, StatusCode::OK, CacheKind::Shared, NOW).lifetime
+        let metadata = CacheMetadata::of(StatusCode::OK, &map(fields));
+        policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
     };
     let long = &[("cache-control", "max-age=1"), ("cdn-cache-control", "max-age=300")];
     let long_only = &[("cdn-cache-control", "max-age=3000")];
     let none = &[("cdn-cache-control", "none")];
-    for (ttl, fields, expected, deaf) in [
+    for (ttl, fields, expected, untargeted) in [
         (Ttl::Origin, &long[..], secs(300), secs(1)),
         (Ttl::Fallback(secs(7)), long, secs(300), secs(1)),
         (Ttl::Fallback(secs(7)), long_only, secs(3000), secs(7)),
@@ -491,16 +499,16 @@ fn a_targeted_field_counts_in_place_of_cache_control_where_the_origins_word_does
         (CLAMP, long_only, secs(600), secs(60)),
         (Ttl::Override(secs(9)), long, secs(9), secs(9)),
     ] {
-        assert_eq!(lifetime(&listening(ttl), fields), Lifetime::For(expected), "{ttl:?}");
-        // The same stored response after a reload: nothing was concluded when it was stored.
-        assert_eq!(lifetime(&with(ttl), fields), Lifetime::For(deaf), "{ttl:?}");
+        assert_eq!(lifetime(&with_targeted(ttl), fields), Lifetime::For(expected), "{ttl:?}");
+        // The same stored response after a reload: freshness is not decided when it is stored.
+        assert_eq!(lifetime(&with(ttl), fields), Lifetime::For(untargeted), "{ttl:?}");
     }
 }
 
 #[test]
-fn a_targeted_fields_prohibitions_and_permissions_replace_those_of_cache_control() {
+fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
     // RFC 9213 §2.2.
-    let policy = listening(Ttl::Origin);
+    let policy = with_targeted(Ttl::Origin);
     for (fields, kind, expected) in [
         (&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")][..], None, None),
         (
@@ -533,27 +541,28 @@ fn a_targeted_fields_prohibitions_and_permissions_replace_those_of_cache_control
             assert_eq!(refused(&policy, each, 200, fields), expected, "{fields:?}");
         }
     }
-    let mut asked = get();
-    asked.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
+    let mut request = get();
+    request.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
     for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
         let headers = map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
-        let said = CacheMetadata::of(StatusCode::OK, &headers);
-        let kept = policy.storability(&asked, StatusCode::OK, &headers, &said, CacheKind::Shared);
+        let metadata = CacheMetadata::of(StatusCode::OK, &headers);
+        let kept =
+            policy.storability(&request, StatusCode::OK, &headers, &metadata, CacheKind::Shared);
         assert_eq!(kept.is_ok(), allowed, "{line}");
     }
 }
 
 #[test]
-fn fields_that_either_word_names_are_left_out_so_that_no_reload_shows_them() {
+fn fields_that_either_field_names_are_left_out() {
     let headers = map(&[
         ("cache-control", "private=\"x-mine\", max-age=60"),
         ("cdn-cache-control", "no-cache=\"x-other\", max-age=60"),
         ("x-mine", "1"),
         ("x-other", "1"),
     ]);
-    let said = CacheMetadata::of(StatusCode::OK, &headers);
-    let kept = listening(Ttl::Origin)
-        .storability(&get(), StatusCode::OK, &headers, &said, CacheKind::Shared)
+    let metadata = CacheMetadata::of(StatusCode::OK, &headers);
+    let kept = with_targeted(Ttl::Origin)
+        .storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
         .unwrap();
     assert!(!kept.contains_key("x-mine") && !kept.contains_key("x-other"));
     assert!(kept.contains_key(&CDN), "the field itself is kept");

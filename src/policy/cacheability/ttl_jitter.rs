@@ -1,28 +1,28 @@
-//! What is taken off a lifetime, so that what was stored together does not expire together (OVL-09).
+//! TTL jitter: shortens lifetimes so that responses stored at the same time do not expire at the same time
+//! (OVL-09).
 //!
-//! Owns: how much. Never touches: the clock; by the same arrival it is the same at every read.
+//! Owns: the amount. Never touches: the clock; the same arrival time always gives the same amount.
 
 use std::time::SystemTime;
 
 use crate::policy::cacheability::Lifetime;
 
-/// `lifetime` less up to `share` of it, by an amount that the time of arrival decides. For ever is not
-/// shortened.
+/// `lifetime` shortened by up to `share` of it, depending on the arrival time. `Forever` is not shortened.
 pub(super) fn shortened(lifetime: Lifetime, share: f64, response_time: SystemTime) -> Lifetime {
     match lifetime {
         Lifetime::For(whole) if share > 0.0 => {
-            let off = whole.mul_f64(share.min(LARGEST) * chance(response_time));
-            Lifetime::For(whole.saturating_sub(off))
+            let reduction = whole.mul_f64(share.min(LARGEST) * fraction(response_time));
+            Lifetime::For(whole.saturating_sub(reduction))
         }
         Lifetime::For(_) | Lifetime::Forever => lifetime,
     }
 }
 
-/// More than half is no lifetime that anybody asked for.
+/// The largest share: more than half would be far from the configured lifetime.
 const LARGEST: f64 = 0.5;
 
-/// From 0 to just under 1, as good as chance from one nanosecond to the next.
-fn chance(time: SystemTime) -> f64 {
+/// A pseudo-random number from 0 to just below 1 that changes with every nanosecond.
+fn fraction(time: SystemTime) -> f64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let nanos =
         since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()));
@@ -30,7 +30,7 @@ fn chance(time: SystemTime) -> f64 {
     f64::from(high) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// The last step of `SplitMix64`: every bit of the input changes half of the output.
+/// The finalizer of `SplitMix64`: every input bit changes about half of the output bits.
 fn mixed(mut bits: u64) -> u64 {
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -59,13 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn what_arrives_together_is_spread_over_the_whole_share_whatever_lies_between() {
+    fn simultaneous_arrivals_are_spread_over_the_whole_share() {
         for step in [1, 1000, 1_000_000, 1_000_000_000] {
-            let begun = 1_800_000_000_000_000_000;
+            let start = 1_800_000_000_000_000_000;
             let mut tenths = [0_u32; 10];
             for n in 0..1000 {
-                let off = HOUR.saturating_sub(left(HOUR, 0.1, begun + n * step));
-                let tenth = usize::try_from(off.as_secs() / 36).unwrap();
+                let reduction = HOUR.saturating_sub(left(HOUR, 0.1, start + n * step));
+                let tenth = usize::try_from(reduction.as_secs() / 36).unwrap();
                 tenths[tenth] += 1;
             }
             assert!(tenths.iter().all(|tenth| (60..=140).contains(tenth)), "{step}: {tenths:?}");
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_taken_off_without_jitter_and_never_from_what_is_for_ever() {
+    fn without_jitter_or_with_forever_nothing_is_shortened() {
         assert_eq!(left(HOUR, 0.0, 7), HOUR);
         assert_eq!(left(HOUR, -0.1, 7), HOUR);
         assert_eq!(left(HOUR, f64::NAN, 7), HOUR);
@@ -82,7 +82,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_lifetime_is_never_longer_never_shorter_than_the_share_allows_and_always_the_same(
+        fn a_lifetime_stays_within_the_share_and_is_deterministic(
             millis in 0_u64..100_000_000_000, share in 0.0..1.0_f64, nanos in 0_u64..u64::MAX,
         ) {
             let whole = Duration::from_millis(millis);

@@ -1,12 +1,12 @@
 //! Host patterns: `api.example`, `*.example`, `*`, each with an optional `:port`.
 //!
-//! Owns: which names and ports a pattern means and how it is written.
-//! Never touches: name look-ups; addresses are compared as text, as they stand in a target.
+//! Owns: their syntax, and which hosts and ports they match.
+//! Never touches: name lookups; addresses are compared as text, as in a target.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// Which hosts (and port). Neither case nor a trailing dot matters: targets have neither.
+/// A pattern for hosts and ports. Case and a trailing dot are ignored; targets are normalized likewise.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPattern {
     name: Name,
@@ -18,20 +18,20 @@ pub struct HostPattern {
 enum Name {
     /// `*`
     Any,
-    /// `*.example`, kept as `.example`: every name that ends so, at any depth.
+    /// `*.example`, stored as `.example`: every name with this suffix, at any depth.
     Below(String),
     /// `api.example`, `127.0.0.1`, `[::1]`
     Exact(String),
 }
 
-/// How a table finds the pattern again from a host.
+/// The key under which a table indexes the pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Index<'a> {
-    /// By looking at every host.
+    /// Matches every host.
     Any,
-    /// By the end of the host, from a dot on.
+    /// A suffix of the host that begins with a dot.
     Below(&'a str),
-    /// By the whole host.
+    /// The whole host.
     Exact(&'a str),
 }
 
@@ -39,20 +39,20 @@ pub(crate) enum Index<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// Nothing, or only a port.
+    /// Empty, or only a port.
     #[error("names no host")]
     Empty,
     /// `http://api.example`
-    #[error("is a URL, but only a host is meant here")]
+    #[error("is a URL, but only a host is expected here")]
     Url,
     /// `api.example/path`
-    #[error("has a path, but only a host is meant here")]
+    #[error("has a path, but only a host is expected here")]
     Path,
     /// `*api.example`, `api.*`
-    #[error("has a `*` where none can be")]
+    #[error("has a `*` in an invalid position")]
     Star,
     /// Not an LDH name.
-    #[error("has a character that no host name has")]
+    #[error("has a character that is not valid in a host name")]
     Character,
     /// `bücher.example`
     #[error("is not written in ASCII")]
@@ -69,12 +69,14 @@ pub enum HostError {
 }
 
 impl HostError {
-    /// What to write instead.
+    /// A suggested fix.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Empty | Self::Character => "write a host such as `api.example` or `*.example`",
             Self::Url | Self::Path => "leave only the host, such as `api.example`",
-            Self::Star => "a `*` stands alone or for whole leading labels, as in `*.example`",
+            Self::Star => {
+                "a `*` replaces the whole host or whole leading labels, as in `*.example`"
+            }
             Self::NotAscii => "write the name in its ASCII form (`xn--…`), as it is sent",
             Self::Number => "write all four numbers of an IPv4 address, or a host name",
             Self::Brackets => "write `[::1]`, or `[::1]:8080` with a port",
@@ -84,7 +86,7 @@ impl HostError {
 }
 
 impl HostPattern {
-    /// Reads a pattern as it stands in the configuration.
+    /// Parses a pattern of the configuration.
     pub fn parse(text: &str) -> Result<Self, HostError> {
         if text.contains("://") {
             return Err(HostError::Url);
@@ -100,12 +102,12 @@ impl HostPattern {
         Ok(Self { name: Name::parse(&bare.to_ascii_lowercase())?, port })
     }
 
-    /// Whether `host` (as a target has it: IPv6 in brackets) at `port` is meant.
+    /// Whether it matches `host` (as in a target: IPv6 in brackets) and `port`.
     pub fn matches(&self, host: &str, port: u16) -> bool {
         self.port.is_none_or(|ours| ours == port) && self.name.matches(host)
     }
 
-    /// Whether all that `other` matches is matched by `self` too.
+    /// Whether `self` matches everything that `other` matches.
     pub fn covers(&self, other: &Self) -> bool {
         let port = self.port.is_none() || self.port == other.port;
         port && match (&self.name, &other.name) {
@@ -117,17 +119,17 @@ impl HostPattern {
         }
     }
 
-    /// The port, when the pattern names one.
+    /// The port, if the pattern has one.
     pub fn port(&self) -> Option<u16> {
         self.port
     }
 
-    /// Whether it means every host: then it names none.
+    /// Whether it matches every host.
     pub fn is_any(&self) -> bool {
         self.name == Name::Any
     }
 
-    /// The one host it means, when it is no wildcard.
+    /// The host, if the pattern is not a wildcard.
     pub fn exact(&self) -> Option<&str> {
         match &self.name {
             Name::Exact(host) => Some(host),
@@ -144,7 +146,7 @@ impl HostPattern {
     }
 }
 
-/// As it is written in the configuration.
+/// The form used in the configuration.
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
@@ -168,7 +170,7 @@ impl Name {
         }
         if let Some(address) = name.strip_prefix('[') {
             let address = address.strip_suffix(']').ok_or(HostError::Brackets)?;
-            // One written form, or the pattern could never equal a target's.
+            // Normalized, so that the pattern can equal the host of a target.
             let address: Ipv6Addr = address.parse().map_err(|_| HostError::Number)?;
             return Ok(Self::Exact(format!("[{address}]")));
         }
@@ -216,7 +218,7 @@ fn check_name(name: &str) -> Result<(), HostError> {
     if !plain || name.len() > 254 || labels.clone().any(|l| l.is_empty() || l.len() > 63) {
         return Err(HostError::Character);
     }
-    // A name never ends in a number (RFC 1123 §2.1); what looks so is half an address.
+    // A host name never ends in a number (RFC 1123 §2.1); such a text is an incomplete address.
     let ends_in_number = labels.next_back().is_some_and(|l| l.bytes().all(|b| b.is_ascii_digit()));
     if ends_in_number && name.parse::<Ipv4Addr>().is_err() {
         return Err(HostError::Number);

@@ -1,7 +1,7 @@
 //! Path patterns: `/api/{version}/guilds/{guild}/roles`, `/files/*.json`, `/api/**`.
 //!
-//! Owns: which raw paths a pattern means. Of a path nothing is decoded but what is equivalent by RFC 3986
-//! (`%7E` is `~`): an origin may tell `/a%2Fb` and `/a/b` apart, and so must larder.
+//! Owns: which raw paths a pattern matches. Only escapes that are equivalent by RFC 3986 are decoded (`%7E`
+//! is `~`): an origin may distinguish `/a%2Fb` and `/a/b`, so larder must do so, too.
 //! Never touches: queries.
 
 use std::fmt;
@@ -9,27 +9,27 @@ use std::fmt;
 use crate::semantics::path_template::{PathTemplate, PathTemplateError};
 use crate::semantics::target::path_equivalence;
 
-/// Which paths.
+/// A pattern for paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
-    /// As written.
+    /// The pattern as written.
     text: String,
-    /// The literal beginning: whole segments, no slash at the end.
+    /// The literal prefix: whole segments, no slash at the end.
     literal: String,
-    /// What follows, segment by segment.
+    /// The remaining segments.
     segments: Vec<Segment>,
-    /// Whether it ends in `/**`: anything further, also nothing.
+    /// Whether it ends in `/**`, which matches any number of further segments, including none.
     rest: bool,
 }
 
-/// One segment. No kind but an empty literal matches an empty segment.
+/// One segment. Only an empty literal matches an empty segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Segment {
-    /// Exactly this.
+    /// Exactly this text.
     Literal(String),
-    /// `{name}`: anything.
+    /// `{name}`: any text.
     Capture(String),
-    /// What stands between the `*`s: at least two parts.
+    /// The texts between the `*`s: at least two parts.
     Glob(Vec<String>),
 }
 
@@ -37,11 +37,11 @@ enum Segment {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathError {
-    /// No pattern of paths at all.
+    /// Not a path template.
     #[error(transparent)]
     Outline(#[from] PathTemplateError),
     /// `/a{b}`, `/{a`, `/{}`
-    #[error("has braces that are no capture")]
+    #[error("has braces that are not a capture")]
     Capture,
     /// `/{a}/{a}`
     #[error("names a capture twice")]
@@ -49,7 +49,7 @@ pub enum PathError {
 }
 
 impl PathError {
-    /// What to write instead.
+    /// A suggested fix.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Outline(PathTemplateError::Slash) => {
@@ -76,24 +76,24 @@ impl PathPattern {
         Self { text: "/**".to_owned(), literal: String::new(), segments: Vec::new(), rest: true }
     }
 
-    /// Reads a pattern as it stands in the configuration.
+    /// Parses a pattern of the configuration.
     pub fn parse(text: &str) -> Result<Self, PathError> {
         let normal = path_equivalence::normal(text);
-        let outline = PathTemplate::read(&normal)?;
-        let segments: Vec<_> = outline.segments().map(Segment::parse).collect::<Result<_, _>>()?;
+        let template = PathTemplate::read(&normal)?;
+        let segments: Vec<_> = template.segments().map(Segment::parse).collect::<Result<_, _>>()?;
         if has_duplicates(&segments) {
             return Err(PathError::Twice);
         }
         let (literal, segments) = split_literal(segments);
-        Ok(Self { text: text.to_owned(), literal, segments, rest: outline.rest })
+        Ok(Self { text: text.to_owned(), literal, segments, rest: template.rest })
     }
 
-    /// Whether `path`, as it was sent, is meant.
+    /// Whether it matches `path`, as it was sent.
     pub fn matches(&self, path: &str) -> bool {
         self.matches_normal(&path_equivalence::normal(path))
     }
 
-    /// The same of a path in its [normal](spelled::normal) spelling, made once for many patterns.
+    /// The same for a path in its [normal form](path_equivalence::normal), computed once for many patterns.
     pub(crate) fn matches_normal(&self, path: &str) -> bool {
         let Some(mut left) = path.strip_prefix(self.literal.as_str()) else { return false };
         for segment in &self.segments {
@@ -108,7 +108,7 @@ impl PathPattern {
         left.is_empty() || (self.rest && left.starts_with('/'))
     }
 
-    /// Whether every path that `other` matches is matched by `self` too. May say `false` wrongly.
+    /// Whether `self` matches every path that `other` matches. `false` may be wrong.
     pub fn covers(&self, other: &Self) -> bool {
         let ours = self.all_segments();
         let theirs = other.all_segments();
@@ -126,7 +126,7 @@ impl PathPattern {
     }
 }
 
-/// As it is written in the configuration.
+/// The form used in the configuration.
 impl fmt::Display for PathPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -167,7 +167,8 @@ impl Segment {
     }
 }
 
-/// `parts` in order with anything between them; the first at the start, the last at the end.
+/// Whether `text` has `parts` in order with any text between them, the first at the start, the last at the
+/// end.
 fn glob(parts: &[String], text: &str) -> bool {
     let Some((first, others)) = parts.split_first() else { return false };
     let Some((last, middle)) = others.split_last() else { return false };

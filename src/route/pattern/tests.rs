@@ -1,4 +1,4 @@
-//! Which requests a pattern matches.
+//! Matching of patterns.
 
 use http::{HeaderName, HeaderValue, Method};
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, proptest};
@@ -17,7 +17,7 @@ fn host(text: &str) -> HostPattern {
     HostPattern::parse(text).expect(text)
 }
 
-fn asked(url: &str) -> ProxyRequest {
+fn request_to(url: &str) -> ProxyRequest {
     ProxyRequest::get(Target::absolute(url).expect(url))
 }
 
@@ -32,7 +32,7 @@ fn everything() -> Pattern {
 }
 
 #[test]
-fn a_host_pattern_matches_what_it_says() {
+fn a_host_pattern_matches_hosts_and_ports() {
     let table = [
         ("api.example", "api.example", 80, true),
         ("API.Example", "api.example", 80, true),
@@ -61,7 +61,7 @@ fn a_host_pattern_matches_what_it_says() {
 }
 
 #[test]
-fn what_is_no_host_is_refused() {
+fn an_invalid_host_pattern_is_refused() {
     let refused = [
         "",
         ":80",
@@ -125,7 +125,7 @@ fn a_path_pattern_matches_the_raw_path() {
         ("/f/a*b*c", "/f/ac", false),
         ("/f/a*a", "/f/a", false),
         ("/f/*", "/f/", false),
-        // CCH-07: nothing is decoded but what RFC 3986 §6.2.2 calls equivalent.
+        // CCH-07: only escapes that are equivalent by RFC 3986 §6.2.2 are decoded.
         ("/a/b", "/a%2Fb", false),
         ("/a/b", "/a/%62", true),
         ("/a/%62", "/a/b", true),
@@ -141,7 +141,7 @@ fn a_path_pattern_matches_the_raw_path() {
 }
 
 #[test]
-fn what_is_no_path_pattern_is_refused() {
+fn an_invalid_path_pattern_is_refused() {
     let refused = [
         "", "a", "/a?b", "/a#b", "/a b", "/ä", "/a**", "/**/a", "/a/**b", "/{a", "/a}", "/{}",
         "/{a}{b}", "/x{a}", "/{1a}", "/{a b}", "/{a}/{a}", "/{**}",
@@ -152,24 +152,24 @@ fn what_is_no_path_pattern_is_refused() {
 }
 
 #[test]
-fn a_get_route_is_a_head_route_too_and_no_other() {
-    let mut asked = asked("http://a/");
+fn a_get_route_also_matches_head_and_no_other_method() {
+    let mut request = request_to("http://a/");
     for (method, expected) in [("GET", true), ("HEAD", true), ("POST", false), ("PURGE", false)] {
-        asked.method = method.parse().unwrap();
-        assert_eq!(everything().matches(&asked), expected, "{method}");
+        request.method = method.parse().unwrap();
+        assert_eq!(everything().matches(&request), expected, "{method}");
     }
     let head_only = Pattern { methods: vec![Method::HEAD], ..everything() };
-    asked.method = Method::GET;
-    assert!(!head_only.matches(&asked));
+    request.method = Method::GET;
+    assert!(!head_only.matches(&request));
 }
 
 #[test]
-fn fields_and_parameters_must_be_there_with_their_value() {
+fn fields_and_parameters_must_be_present_with_their_value() {
     let is = |value: &str| ValueMatch::Is(value.to_owned());
     let field = |value| FieldMatch { name: HeaderName::from_static("x-v"), value };
     let param = |value| QueryMatch { name: "full list".to_owned(), value };
     let with = |headers, query| Pattern { headers, query, ..everything() };
-    let mut request = asked("http://a/?x=1&full%20list=a%2Fb&full+list=c");
+    let mut request = request_to("http://a/?x=1&full%20list=a%2Fb&full+list=c");
     request.headers.append("x-v", HeaderValue::from_static("1"));
     request.headers.append("x-v", HeaderValue::from_static("2"));
     let table = [
@@ -183,7 +183,7 @@ fn fields_and_parameters_must_be_there_with_their_value() {
     ];
     for (pattern, expected) in table {
         assert_eq!(pattern.matches(&request), expected, "{pattern}");
-        assert!(!pattern.matches(&asked("http://a/")), "{pattern}");
+        assert!(!pattern.matches(&request_to("http://a/")), "{pattern}");
     }
 }
 
@@ -223,7 +223,7 @@ fn any_host_pattern() -> impl Strategy<Value = HostPattern> {
 
 proptest! {
     #[test]
-    fn a_covering_path_matches_all_that_the_covered_one_does(
+    fn a_covering_path_matches_everything_the_covered_one_matches(
         wide in any_path_pattern(), narrow in any_path_pattern(), path in "(/[ab]{0,3}){1,3}"
     ) {
         if wide.covers(&narrow) && narrow.matches(&path) {
@@ -232,7 +232,7 @@ proptest! {
     }
 
     #[test]
-    fn a_covering_host_matches_all_that_the_covered_one_does(
+    fn a_covering_host_matches_everything_the_covered_one_matches(
         wide in any_host_pattern(), narrow in any_host_pattern(),
         name in "(a|b\\.a|c\\.b\\.a|b)", port in 80_u16..82
     ) {
@@ -242,13 +242,13 @@ proptest! {
     }
 
     #[test]
-    fn a_written_pattern_reads_back(pattern in any_host_pattern(), path in any_path_pattern()) {
+    fn a_printed_pattern_parses_to_itself(pattern in any_host_pattern(), path in any_path_pattern()) {
         prop_assert_eq!(HostPattern::parse(&pattern.to_string()), Ok(pattern));
         prop_assert_eq!(PathPattern::parse(&path.to_string()), Ok(path));
     }
 
     #[test]
-    fn no_text_makes_them_panic(text in any::<String>(), raw in "/[ -~]{0,20}") {
+    fn no_input_causes_a_panic(text in any::<String>(), raw in "/[ -~]{0,20}") {
         if let Ok(pattern) = PathPattern::parse(&text) {
             prop_assert_eq!(pattern.matches(&raw), pattern.matches(&raw));
         }

@@ -1,4 +1,4 @@
-//! First match wins; routes that never match are found.
+//! The first match is found; routes that never match are reported.
 
 use std::sync::Arc;
 
@@ -27,12 +27,12 @@ fn route(name: &str, host: &str, path: &str) -> Route {
 }
 
 fn found<'t>(table: &'t Table, url: &str) -> Option<&'t str> {
-    let asked = ProxyRequest::get(Target::absolute(url).expect(url));
-    table.find(&asked).map(|route| &*route.name)
+    let request = ProxyRequest::get(Target::absolute(url).expect(url));
+    table.find(&request).map(|route| &*route.name)
 }
 
 #[test]
-fn the_first_match_wins_whatever_kind_of_host_it_names() {
+fn the_first_match_wins_for_every_kind_of_host_pattern() {
     let table = Table::new(vec![
         route("exact", "api.example", "/a"),
         route("below", "*.example", "/b"),
@@ -60,14 +60,14 @@ fn an_empty_table_matches_nothing() {
 }
 
 #[test]
-fn routes_know_their_place() {
+fn routes_have_their_index() {
     let table = Table::new(vec![route("a", "a", "/"), route("b", "b", "/")]);
     let indices: Vec<_> = table.routes().iter().map(|route| route.index).collect();
     assert_eq!(indices, [0, 1]);
 }
 
 #[test]
-fn a_route_behind_a_wider_one_is_shadowed() {
+fn a_route_after_a_wider_one_is_shadowed() {
     let table = Table::new(vec![
         route("wide", "*.example", "/api/**"),
         route("free", "api.example", "/other"),
@@ -84,7 +84,7 @@ fn any_route() -> impl Strategy<Value = Route> {
 }
 
 proptest! {
-    /// The index by host is only faster than asking each route in turn.
+    /// The index by host only speeds up a search through all routes.
     #[test]
     fn the_index_finds_what_a_search_in_order_finds(
         routes in proptest::collection::vec(any_route(), 0..12),
@@ -92,9 +92,9 @@ proptest! {
     ) {
         let table = Table::new(routes);
         let target = Target::absolute(&format!("http://{host}{path}")).unwrap();
-        let asked = ProxyRequest::get(target);
-        let found = table.first(&asked, asked.target.path());
-        let searched = table.routes().iter().find(|route| route.pattern.matches(&asked));
+        let request = ProxyRequest::get(target);
+        let found = table.first(&request, request.target.path());
+        let searched = table.routes().iter().find(|route| route.pattern.matches(&request));
         prop_assert_eq!(
             found.map(|route| route.index),
             searched.map(|route| route.index)
@@ -114,8 +114,8 @@ proptest! {
 }
 
 #[test]
-fn fields_that_name_users_are_known_for_the_whole_host() {
-    let naming = |host: &str, path: &str, name: &'static str| {
+fn scope_headers_apply_to_the_whole_host() {
+    let with_scope_header = |host: &str, path: &str, name: &'static str| {
         let mut route = route("r", host, path);
         let scope = ScopeRule::Header(HeaderName::from_static(name));
         route.policy = Arc::new(Policy { scope, ..(*policy()).clone() });
@@ -123,22 +123,22 @@ fn fields_that_name_users_are_known_for_the_whole_host() {
     };
     let table = Table::new(vec![
         route("plain", "api.example", "/**"),
-        naming("api.example", "/users/**", "x-app-user"),
-        naming("*.example", "/**", "x-any-user"),
-        naming("other.test", "/**", "x-other-user"),
+        with_scope_header("api.example", "/users/**", "x-app-user"),
+        with_scope_header("*.example", "/**", "x-any-user"),
+        with_scope_header("other.test", "/**", "x-other-user"),
     ]);
-    let named = |url: &str| -> Vec<&str> {
+    let scope_headers = |url: &str| -> Vec<&str> {
         let target = Target::absolute(url).unwrap();
         table.scope_headers(&target).map(HeaderName::as_str).collect()
     };
-    assert_eq!(named("http://api.example/elsewhere"), ["x-app-user", "x-any-user"]);
-    assert_eq!(named("http://b.example/"), ["x-any-user"]);
-    assert!(named("http://third.test/").is_empty());
+    assert_eq!(scope_headers("http://api.example/elsewhere"), ["x-app-user", "x-any-user"]);
+    assert_eq!(scope_headers("http://b.example/"), ["x-any-user"]);
+    assert!(scope_headers("http://third.test/").is_empty());
 }
 
-/// The first may keep answers apart that the second does not.
+/// The first route may separate responses that the second does not.
 #[test]
-fn a_path_that_an_origin_may_read_as_another_routes_has_no_route() {
+fn a_path_that_an_origin_may_read_as_another_routes_matches_none() {
     let table = Table::new(vec![
         route("own", "api.example", "/api/{v}/users/@me/**"),
         route("all", "api.example", "/api/**"),

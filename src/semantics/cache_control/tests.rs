@@ -1,4 +1,4 @@
-//! Directives as written well and badly (RFC 9111 §5.2).
+//! Parsing of valid and invalid directives (RFC 9111 §5.2).
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ const fn secs(n: u64) -> Duration {
 }
 
 #[test]
-fn max_age_is_read_strictly_and_the_stricter_of_two_counts() {
+fn max_age_is_parsed_strictly_and_the_lower_of_two_values_applies() {
     // RFC 9111 §4.2.1, §5.2.2.1; CCH-22.
     for (line, expected) in [
         ("", None),
@@ -79,12 +79,12 @@ fn flags_are_read_in_any_case_and_on_any_line() {
         ("must-understand", Directive::MustUnderstand),
     ];
     for (text, directive) in all {
-        let said = CacheControl::response(&fields(&["max-age=1", &text.to_uppercase()]));
+        let control = CacheControl::response(&fields(&["max-age=1", &text.to_uppercase()]));
         for (other, candidate) in all {
-            assert_eq!(said.has(candidate), candidate == directive, "{text} {other}");
+            assert_eq!(control.has(candidate), candidate == directive, "{text} {other}");
         }
     }
-    // An argument that makes no sense does not weaken a prohibition.
+    // A meaningless argument does not weaken a prohibition.
     assert!(response("no-store=0").has(Directive::NoStore));
     assert!(!response("no-store-really").has(Directive::NoStore));
 }
@@ -92,10 +92,10 @@ fn flags_are_read_in_any_case_and_on_any_line() {
 #[test]
 fn a_list_of_fields_limits_private_and_no_cache() {
     // RFC 9111 §5.2.2.4, §5.2.2.7.
-    let said = response("private=\"X-A, x-b\", no-cache=set-cookie");
-    assert_eq!(said.private_fields, ["x-a", "x-b"]);
-    assert_eq!(said.no_cache_fields, ["set-cookie"]);
-    assert!(!said.has(Directive::Private) && !said.has(Directive::NoCache));
+    let control = response("private=\"X-A, x-b\", no-cache=set-cookie");
+    assert_eq!(control.private_fields, ["x-a", "x-b"]);
+    assert_eq!(control.no_cache_fields, ["set-cookie"]);
+    assert!(!control.has(Directive::Private) && !control.has(Directive::NoCache));
     for whole in [
         "private=\"\"",
         "private=",
@@ -110,18 +110,22 @@ fn a_list_of_fields_limits_private_and_no_cache() {
 
 #[test]
 fn stale_windows_are_read() {
-    let said = response("max-age=1, stale-while-revalidate=5, stale-if-error=x");
-    assert_eq!(said.stale_while_revalidate, Some(secs(5)));
-    assert_eq!(said.stale_if_error, Some(secs(0)));
+    let control = response("max-age=1, stale-while-revalidate=5, stale-if-error=x");
+    assert_eq!(control.stale_while_revalidate, Some(secs(5)));
+    assert_eq!(control.stale_if_error, Some(secs(0)));
 }
 
 #[test]
-fn request_directives_are_read_towards_the_stricter() {
+fn the_stricter_of_two_request_directives_applies() {
     // RFC 9111 §5.2.1.
-    let asked = request("no-cache, no-store, only-if-cached, max-age=5, min-fresh=7, max-stale=9");
-    assert!(asked.no_cache && asked.no_store && asked.only_if_cached);
-    assert_eq!((asked.max_age, asked.min_fresh), (Some(secs(5)), Some(secs(7))));
-    assert_eq!(asked.max_stale, Some(secs(9)));
+    let request_control =
+        request("no-cache, no-store, only-if-cached, max-age=5, min-fresh=7, max-stale=9");
+    assert!(request_control.no_cache && request_control.no_store && request_control.only_if_cached);
+    assert_eq!(
+        (request_control.max_age, request_control.min_fresh),
+        (Some(secs(5)), Some(secs(7)))
+    );
+    assert_eq!(request_control.max_stale, Some(secs(9)));
     assert_eq!(request("max-stale").max_stale, Some(MAX_DELTA));
     assert_eq!(request("max-stale, max-stale=3").max_stale, Some(secs(3)));
     assert_eq!(request("max-stale=3, max-stale").max_stale, Some(secs(3)));
@@ -148,7 +152,7 @@ fn pragma_counts_only_without_cache_control() {
 
 proptest! {
     #[test]
-    fn any_bytes_are_read_and_nothing_exceeds_the_greatest_delta(
+    fn any_bytes_are_read_and_no_value_exceeds_max_delta(
         lines in vec(vec(any::<u8>(), 0..60), 0..4),
         pieces in vec("(max-age|no-cache|private|max-stale|min-fresh)?[ =\",0-9a-z]{0,12}", 0..6),
     ) {
@@ -158,15 +162,15 @@ proptest! {
                 headers.append(CACHE_CONTROL, value);
             }
         }
-        let said = CacheControl::response(&headers);
-        let asked = RequestCacheControl::of(&headers);
-        for value in [said.max_age, said.s_maxage, asked.max_age, asked.min_fresh, asked.max_stale] {
+        let control = CacheControl::response(&headers);
+        let request_control = RequestCacheControl::of(&headers);
+        for value in [control.max_age, control.s_maxage, request_control.max_age, request_control.min_fresh, request_control.max_stale] {
             assert!(value.is_none_or(|value| value <= MAX_DELTA));
         }
     }
 
     #[test]
-    fn no_store_is_seen_whatever_stands_beside_it(
+    fn no_store_is_found_among_any_other_directives(
         before in "[a-z0-9=, -]{0,30}",
         after in "[a-z0-9=, -]{0,30}",
     ) {

@@ -1,4 +1,4 @@
-//! Lifetimes and ages (RFC 9111 §4.2), and that nothing overflows.
+//! Lifetimes and ages (RFC 9111 §4.2), and the absence of overflows.
 
 use std::time::{Duration, SystemTime};
 
@@ -23,7 +23,7 @@ const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn said(fields: &[(&'static str, String)]) -> CacheMetadata {
+fn metadata(fields: &[(&'static str, String)]) -> CacheMetadata {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
@@ -36,7 +36,7 @@ fn date(seconds: u64) -> String {
 }
 
 fn directives(line: &str) -> CacheMetadata {
-    said(&[("cache-control", line.to_owned())])
+    metadata(&[("cache-control", line.to_owned())])
 }
 
 #[test]
@@ -51,12 +51,12 @@ fn shared_caches_prefer_s_maxage_then_max_age_then_expires() {
         ("max-age=junk", Some(0), Some(0)),
         ("foo", Some(30), Some(30)),
     ] {
-        let said = said(&[("cache-control", line.to_owned()), expires.clone()]);
-        let lifetime = |kind| explicit_lifetime(&said, kind, at(NOON));
+        let metadata = metadata(&[("cache-control", line.to_owned()), expires.clone()]);
+        let lifetime = |kind| explicit_lifetime(&metadata, kind, at(NOON));
         assert_eq!(lifetime(CacheKind::Shared), shared.map(secs), "{line}");
         assert_eq!(lifetime(CacheKind::Private), private.map(secs), "{line}");
     }
-    assert_eq!(explicit_lifetime(&said(&[]), CacheKind::Shared, at(NOON)), None);
+    assert_eq!(explicit_lifetime(&metadata(&[]), CacheKind::Shared, at(NOON)), None);
 }
 
 #[test]
@@ -72,13 +72,13 @@ fn expires_counts_from_the_responses_own_date() {
         (vec![("expires", "0".to_owned())], 0),
         (vec![("date", date(0)), ("expires", date(200_000_000_000))], MAX_DELTA.as_secs()),
     ] {
-        let lifetime = explicit_lifetime(&said(&fields), CacheKind::Shared, at(NOON));
+        let lifetime = explicit_lifetime(&metadata(&fields), CacheKind::Shared, at(NOON));
         assert_eq!(lifetime, Some(secs(expected)), "{fields:?}");
     }
 }
 
 #[test]
-fn age_on_arrival_is_the_greater_of_what_date_and_age_say() {
+fn initial_age_is_the_greater_of_the_ages_by_date_and_by_age() {
     // RFC 9111 §4.2.3.
     for (fields, delay, expected) in [
         (vec![], 0, 0),
@@ -88,7 +88,7 @@ fn age_on_arrival_is_the_greater_of_what_date_and_age_say() {
         (vec![("date", date(NOON + 20)), ("age", "10".to_owned())], 3, 13),
         (vec![("age", "99999999999".to_owned())], 3, MAX_DELTA.as_secs()),
     ] {
-        let age = initial_age(&said(&fields), at(NOON - delay), at(NOON));
+        let age = initial_age(&metadata(&fields), at(NOON - delay), at(NOON));
         assert_eq!(age, secs(expected), "{fields:?}");
     }
 }
@@ -101,13 +101,13 @@ fn age_grows_with_the_clock_and_never_shrinks_below_its_start() {
 }
 
 #[test]
-fn a_tenth_of_the_time_unchanged_is_guessed_for_codes_that_allow_it() {
+fn the_heuristic_is_a_tenth_of_the_time_unchanged_for_allowed_codes() {
     // RFC 9111 §4.2.2.
     let fields = [("date", date(NOON)), ("last-modified", date(NOON - 1000))];
-    let guess = |code: u16, said: &CacheMetadata| {
-        heuristic_lifetime(said, StatusCode::from_u16(code).unwrap(), at(NOON))
+    let guess = |code: u16, metadata: &CacheMetadata| {
+        heuristic_lifetime(metadata, StatusCode::from_u16(code).unwrap(), at(NOON))
     };
-    let plain = said(&fields);
+    let plain = metadata(&fields);
     for code in [200, 203, 204, 300, 301, 308, 404, 405, 410, 501] {
         assert_eq!(guess(code, &plain), Some(secs(100)), "{code}");
     }
@@ -116,12 +116,12 @@ fn a_tenth_of_the_time_unchanged_is_guessed_for_codes_that_allow_it() {
     }
     let mut public = fields.to_vec();
     public.push(("cache-control", "public".to_owned()));
-    assert_eq!(guess(201, &said(&public)), Some(secs(100)));
-    assert_eq!(guess(206, &said(&public)), None);
-    assert_eq!(guess(200, &said(&[("date", date(NOON))])), None);
-    let old = said(&[("date", date(NOON)), ("last-modified", date(0))]);
+    assert_eq!(guess(201, &metadata(&public)), Some(secs(100)));
+    assert_eq!(guess(206, &metadata(&public)), None);
+    assert_eq!(guess(200, &metadata(&[("date", date(NOON))])), None);
+    let old = metadata(&[("date", date(NOON)), ("last-modified", date(0))]);
     assert_eq!(guess(200, &old), Some(secs(86_400)));
-    let future = said(&[("date", date(NOON)), ("last-modified", date(NOON + 9))]);
+    let future = metadata(&[("date", date(NOON)), ("last-modified", date(NOON + 9))]);
     assert_eq!(guess(200, &future), Some(secs(0)));
 }
 
@@ -136,14 +136,14 @@ fn the_origin_can_forbid_serving_stale() {
         ("proxy-revalidate", false, true),
         ("s-maxage=5", false, true),
     ] {
-        let said = directives(line);
-        assert_eq!(may_be_served_stale(&said, CacheKind::Shared), shared, "{line}");
-        assert_eq!(may_be_served_stale(&said, CacheKind::Private), private, "{line}");
+        let metadata = directives(line);
+        assert_eq!(may_be_served_stale(&metadata, CacheKind::Shared), shared, "{line}");
+        assert_eq!(may_be_served_stale(&metadata, CacheKind::Private), private, "{line}");
     }
 }
 
 #[test]
-fn sto_07_what_comes_from_the_future_is_old_and_not_fresh_for_years() {
+fn sto_07_a_response_received_in_the_future_counts_as_old() {
     let age = |ahead: u64| current_age(secs(5), at(NOON + ahead), at(NOON));
     assert_eq!([age(0), age(1), age(60)], [secs(5); 3]);
     assert_eq!([age(61), age(10 * 365 * 86_400)], [MAX_DELTA; 2]);
@@ -170,15 +170,15 @@ proptest! {
         request in 0u64..1 << 60,
         response in 0u64..1 << 60,
     ) {
-        let said = said(&[
+        let metadata = metadata(&[
             ("age", age.to_string()),
             ("date", date(date_at)),
             ("expires", date(expires)),
             ("last-modified", date(expires)),
         ]);
-        assert!(initial_age(&said, at(request), at(response)) <= MAX_DELTA);
-        let lifetime = explicit_lifetime(&said, CacheKind::Shared, at(response)).unwrap();
+        assert!(initial_age(&metadata, at(request), at(response)) <= MAX_DELTA);
+        let lifetime = explicit_lifetime(&metadata, CacheKind::Shared, at(response)).unwrap();
         assert!(lifetime <= MAX_DELTA);
-        assert!(heuristic_lifetime(&said, StatusCode::OK, at(response)).unwrap() <= MAX_DELTA);
+        assert!(heuristic_lifetime(&metadata, StatusCode::OK, at(response)).unwrap() <= MAX_DELTA);
     }
 }

@@ -1,7 +1,7 @@
 //! `RateLimit` and `RateLimit-Policy` (draft-ietf-httpapi-ratelimit-headers), as structured fields.
 //!
-//! Owns: the lists of today (`"default";r=50;t=30`), the dictionary of version 07 (`limit=100,
-//! remaining=50, reset=5`). Never touches: which limit counts.
+//! Owns: parsing of the current lists (`"default";r=50;t=30`) and of the dictionary of version 07
+//! (`limit=100, remaining=50, reset=5`). Never touches: the choice among several limits.
 
 use std::time::Duration;
 
@@ -13,37 +13,37 @@ use crate::semantics::rate_limit::{LONGEST, MOST, RateLimitState, window};
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// One of `RateLimit-Policy`.
+/// A member of `RateLimit-Policy`.
 struct Policy {
-    /// `None`: version 07, where the number stands in the name's place.
+    /// `None` in version 07, which has the number in place of the name.
     name: Option<String>,
     limit: Option<u64>,
     window: Option<Duration>,
-    /// Whether it limits calls, and not bytes or the like (`qu`).
+    /// Whether the policy limits calls, and not another unit such as bytes (`qu`).
     of_calls: bool,
 }
 
-/// The limits that the fields tell of. A policy that limits something else than calls is left out.
+/// The limits in the fields, without those of policies that do not limit calls.
 pub(super) fn read(headers: &HeaderMap) -> Vec<RateLimitState> {
     let policies = policies(headers);
-    let mut told: Vec<RateLimitState> = match items(headers, &RATE_LIMIT) {
+    let mut limits: Vec<RateLimitState> = match items(headers, &RATE_LIMIT) {
         Some(items) => items.iter().filter_map(|item| limit(item, &policies)).collect(),
         None => dictionary(headers, &policies).into_iter().collect(),
     };
-    told.retain(|quota| *quota != RateLimitState::default());
-    if told.is_empty() {
-        told.extend(policies.iter().filter(|policy| policy.of_calls).filter_map(alone));
+    limits.retain(|quota| *quota != RateLimitState::default());
+    if limits.is_empty() {
+        limits.extend(policies.iter().filter(|policy| policy.of_calls).filter_map(from_policy));
     }
-    told
+    limits
 }
 
-/// The window of a policy that allows so many calls.
+/// The window of the policy that allows `limit` calls.
 pub(super) fn window_of(headers: &HeaderMap, limit: u64) -> Option<Duration> {
     let policies = policies(headers);
     policies.iter().find(|policy| policy.limit == Some(limit))?.window
 }
 
-/// `"default";r=50;t=30`; `None`: not of calls, or no name.
+/// Parses `"default";r=50;t=30`. `None` if the limit is not for calls, or has no name.
 fn limit(item: &Item, policies: &[Policy]) -> Option<RateLimitState> {
     let name = name(&item.bare_item)?;
     let policy = policies.iter().find(|policy| policy.name.as_deref() == Some(name));
@@ -59,8 +59,8 @@ fn limit(item: &Item, policies: &[Policy]) -> Option<RateLimitState> {
     })
 }
 
-/// A policy of which nobody says how much is left.
-fn alone(policy: &Policy) -> Option<RateLimitState> {
+/// The state from a policy without a matching `RateLimit` member, so without remaining calls.
+fn from_policy(policy: &Policy) -> Option<RateLimitState> {
     let (limit, window) = (policy.limit?, policy.window);
     Some(RateLimitState { limit: Some(limit), window, ..RateLimitState::default() })
 }
@@ -68,7 +68,7 @@ fn alone(policy: &Policy) -> Option<RateLimitState> {
 fn dictionary(headers: &HeaderMap, policies: &[Policy]) -> Option<RateLimitState> {
     let members: Dictionary = Parser::new(&joined(headers, &RATE_LIMIT)).parse().ok()?;
     let number = |key: &str| match members.get(key)? {
-        ListEntry::Item(item) => natural(&item.bare_item),
+        ListEntry::Item(item) => non_negative(&item.bare_item),
         ListEntry::InnerList(_) => None,
     };
     let limit = number("limit");
@@ -92,13 +92,13 @@ fn policy(item: &Item) -> Policy {
     let unit = item.params.get("qu").and_then(name);
     Policy {
         name: name(&item.bare_item).map(str::to_owned),
-        limit: parameter(&item.params, "q").or_else(|| natural(&item.bare_item)),
+        limit: parameter(&item.params, "q").or_else(|| non_negative(&item.bare_item)),
         window: parameter(&item.params, "w").map(Duration::from_secs).and_then(window),
         of_calls: unit.is_none_or(|unit| unit == "requests"),
     }
 }
 
-/// The members of a list; `None`: it is none.
+/// The members of a list. `None` if the field is not a list.
 fn items(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<Item>> {
     let list: List = Parser::new(&joined(headers, name)).parse().ok()?;
     let only_items = list.into_iter().filter_map(|entry| match entry {
@@ -118,13 +118,13 @@ fn name(item: &BareItem) -> Option<&str> {
 }
 
 fn parameter(parameters: &Parameters, key: &str) -> Option<u64> {
-    natural(parameters.get(key)?)
+    non_negative(parameters.get(key)?)
 }
 
-fn natural(item: &BareItem) -> Option<u64> {
+fn non_negative(item: &BareItem) -> Option<u64> {
     u64::try_from(i64::from(item.as_integer()?)).ok()
 }
 
 fn reset(seconds: u64) -> Option<Duration> {
-    Some(Duration::from_secs(seconds)).filter(|told| *told <= LONGEST)
+    Some(Duration::from_secs(seconds)).filter(|time| *time <= LONGEST)
 }

@@ -1,4 +1,4 @@
-//! What holds of limits whatever an origin says of them.
+//! Properties of the parsed limits for arbitrary fields of an origin.
 
 use std::time::{Duration, SystemTime};
 
@@ -43,7 +43,7 @@ fn value() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn whatever_is_told_is_bounded(
+    fn parsed_limits_are_bounded_for_any_fields(
         fields in vec((select(&NAMES[..]), value()), 0..8),
         since in any::<u64>(),
     ) {
@@ -64,7 +64,7 @@ proptest! {
     }
 
     #[test]
-    fn a_reset_means_the_same_however_it_is_written(ahead in 0u64..2_764_800) {
+    fn a_reset_has_the_same_meaning_in_every_notation(ahead in 0u64..2_764_800) {
         let now = SystemTime::UNIX_EPOCH + NOW;
         let then = NOW + Duration::from_secs(ahead);
         for written in [
@@ -74,13 +74,13 @@ proptest! {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert("x-ratelimit-reset", HeaderValue::from_str(&written).expect("a value"));
-            let told = read(&headers, now).and_then(|quota| quota.resets_in);
-            prop_assert_eq!(told, Some(Duration::from_secs(ahead)), "{}", written);
+            let resets_in = read(&headers, now).and_then(|quota| quota.resets_in);
+            prop_assert_eq!(resets_in, Some(Duration::from_secs(ahead)), "{}", written);
         }
     }
 
     #[test]
-    fn a_name_is_neither_empty_nor_long(name in "[!-~]{0,200}", github in any::<bool>()) {
+    fn a_bucket_name_is_neither_empty_nor_too_long(name in "[!-~]{0,200}", github in any::<bool>()) {
         let field = if github { "x-ratelimit-resource" } else { "x-ratelimit-bucket" };
         let mut headers = HeaderMap::new();
         headers.insert(field, HeaderValue::from_str(&name).expect("a value"));

@@ -1,4 +1,4 @@
-//! The fields of real origins, and of the draft in its versions.
+//! The fields of real origins, and of the versions of the draft.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use crate::semantics::rate_limit::{Bucket, LimitScope, RateLimitState, read};
 /// 2016-08-02 20:50:18 UTC, with half a second.
 const NOW: Duration = Duration::from_millis(1_470_171_018_500);
 
-fn told(fields: &[(&'static str, &'static str)]) -> Option<RateLimitState> {
+fn read_fields(fields: &[(&'static str, &'static str)]) -> Option<RateLimitState> {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
@@ -17,7 +17,7 @@ fn told(fields: &[(&'static str, &'static str)]) -> Option<RateLimitState> {
     read(&headers, SystemTime::UNIX_EPOCH + NOW)
 }
 
-/// What is told in all four numbers; times in seconds.
+/// A limit from its four numbers; times are in seconds.
 fn quota(limit: u64, window: Option<u64>, remaining: u64, resets_in: f64) -> RateLimitState {
     RateLimitState {
         limit: Some(limit),
@@ -34,8 +34,8 @@ fn bucket(name: &str, per_resource: bool) -> Option<Bucket> {
 }
 
 #[test]
-fn discord_tells_a_bucket_of_each_resource_and_counts_from_now() {
-    let told = told(&[
+fn discord_names_a_bucket_per_resource_and_counts_from_now() {
+    let state = read_fields(&[
         ("x-ratelimit-limit", "5"),
         ("x-ratelimit-remaining", "0"),
         ("x-ratelimit-reset", "1470173023.123"),
@@ -43,12 +43,12 @@ fn discord_tells_a_bucket_of_each_resource_and_counts_from_now() {
         ("x-ratelimit-bucket", "abcd1234"),
     ]);
     let bucket = bucket("abcd1234", true);
-    assert_eq!(told, Some(RateLimitState { bucket, ..quota(5, None, 0, 64.57) }));
+    assert_eq!(state, Some(RateLimitState { bucket, ..quota(5, None, 0, 64.57) }));
 }
 
 #[test]
-fn discord_says_whose_limit_it_is() {
-    for (field, value, whose) in [
+fn discord_specifies_the_scope_of_the_limit() {
+    for (field, value, limit_scope) in [
         ("x-ratelimit-scope", "user", LimitScope::Callers),
         ("x-ratelimit-scope", "global", LimitScope::Global),
         ("x-ratelimit-global", "true", LimitScope::Global),
@@ -57,20 +57,23 @@ fn discord_says_whose_limit_it_is() {
         ("x-ratelimit-scope", "SHARED", LimitScope::Shared),
         ("x-ratelimit-scope", "sharedish", LimitScope::Callers),
     ] {
-        let told = told(&[("x-ratelimit-bucket", "a"), (field, value)]);
-        let expected =
-            RateLimitState { bucket: bucket("a", true), whose, ..RateLimitState::default() };
-        assert_eq!(told, Some(expected), "{field}: {value}");
+        let state = read_fields(&[("x-ratelimit-bucket", "a"), (field, value)]);
+        let expected = RateLimitState {
+            bucket: bucket("a", true),
+            whose: limit_scope,
+            ..RateLimitState::default()
+        };
+        assert_eq!(state, Some(expected), "{field}: {value}");
     }
     assert_eq!(
-        told(&[("x-ratelimit-global", "true"), ("x-ratelimit-scope", "global")]),
+        read_fields(&[("x-ratelimit-global", "true"), ("x-ratelimit-scope", "global")]),
         Some(RateLimitState { whose: LimitScope::Global, ..RateLimitState::default() })
     );
 }
 
 #[test]
-fn github_tells_a_resource_and_the_second_in_which_it_resets() {
-    let told = told(&[
+fn github_names_a_resource_and_the_time_of_its_reset() {
+    let state = read_fields(&[
         ("x-ratelimit-limit", "5000"),
         ("x-ratelimit-remaining", "4987"),
         ("x-ratelimit-used", "13"),
@@ -79,13 +82,13 @@ fn github_tells_a_resource_and_the_second_in_which_it_resets() {
     ]);
     let expected =
         RateLimitState { bucket: bucket("core", false), ..quota(5000, None, 4987, 1999.5) };
-    assert_eq!(told, Some(expected));
+    assert_eq!(state, Some(expected));
 }
 
 #[test]
-fn the_dialects_of_others_are_read() {
+fn the_dialects_of_other_origins_are_read() {
     let none = RateLimitState::default();
-    for (who, fields, expected) in [
+    for (origin, fields, expected) in [
         (
             "Twitter",
             &[
@@ -135,9 +138,13 @@ fn the_dialects_of_others_are_read() {
             Some(RateLimitState { resets_in: Some(Duration::from_millis(9500)), ..none.clone() }),
         ),
         ("Shopify", &[("x-shopify-shop-api-call-limit", "32/40")], None),
-        ("nobody", &[("content-type", "application/json"), ("retry-after", "5")], None),
+        (
+            "an unrelated response",
+            &[("content-type", "application/json"), ("retry-after", "5")],
+            None,
+        ),
     ] {
-        assert_eq!(told(fields), expected, "{who}");
+        assert_eq!(read_fields(fields), expected, "{origin}");
     }
 }
 
@@ -190,12 +197,12 @@ fn the_draft_is_read_in_all_its_versions() {
             Some(RateLimitState { remaining: None, resets_in: None, ..quota(10, Some(1), 0, 0.0) }),
         ),
     ] {
-        assert_eq!(told(fields), expected, "{version}");
+        assert_eq!(read_fields(fields), expected, "{version}");
     }
 }
 
 #[test]
-fn of_several_limits_the_one_that_is_hit_first_counts() {
+fn the_limit_that_is_reached_first_applies() {
     let policy = "\"burst\";q=100;w=60, \"day\";q=1000;w=86400";
     for (limits, expected) in [
         ("\"burst\";r=50;t=30, \"day\";r=400;t=9000", quota(100, Some(60), 50, 30.0)),
@@ -203,16 +210,16 @@ fn of_several_limits_the_one_that_is_hit_first_counts() {
         ("\"burst\";r=0;t=30, \"day\";r=0;t=9000", quota(1000, Some(86_400), 0, 9000.0)),
         ("\"day\";t=9000, \"burst\";r=50;t=30", quota(100, Some(60), 50, 30.0)),
     ] {
-        let told = told(&[("ratelimit", limits), ("ratelimit-policy", policy)]);
-        assert_eq!(told, Some(expected), "{limits}");
+        let state = read_fields(&[("ratelimit", limits), ("ratelimit-policy", policy)]);
+        assert_eq!(state, Some(expected), "{limits}");
     }
-    let listed = told(&[
+    let listed = read_fields(&[
         ("x-ratelimit-limit", "10, 50"),
         ("x-ratelimit-remaining", "9, 3"),
         ("x-ratelimit-reset", "1, 60"),
     ]);
     assert_eq!(listed, Some(quota(50, None, 3, 60.0)));
-    let mixed = told(&[
+    let mixed = read_fields(&[
         ("x-ratelimit-remaining", "9"),
         ("x-ratelimit-resource", "core"),
         ("ratelimit", "\"default\";r=2;t=5"),
@@ -221,17 +228,17 @@ fn of_several_limits_the_one_that_is_hit_first_counts() {
 }
 
 #[test]
-fn a_limit_of_something_else_than_calls_is_none() {
+fn limits_of_other_units_than_calls_are_ignored() {
     let policy = "\"bytes\";q=9;w=60;qu=\"content-bytes\", \"calls\";q=100;w=60;qu=\"requests\"";
-    let told = told(&[
+    let state = read_fields(&[
         ("ratelimit", "\"bytes\";r=1;t=30, \"calls\";r=50;t=30"),
         ("ratelimit-policy", policy),
     ]);
-    assert_eq!(told, Some(quota(100, Some(60), 50, 30.0)));
+    assert_eq!(state, Some(quota(100, Some(60), 50, 30.0)));
 }
 
 #[test]
-fn a_reset_that_is_no_time_is_not_believed() {
+fn an_implausible_reset_is_ignored() {
     for (reset, expected) in [
         ("0", Some(0.0)),
         ("-3", Some(0.0)),
@@ -253,14 +260,14 @@ fn a_reset_that_is_no_time_is_not_believed() {
         ("soon", None),
         ("", None),
     ] {
-        let told = told(&[("x-ratelimit-remaining", "1"), ("x-ratelimit-reset", reset)]);
-        let resets_in = told.expect("one is left").resets_in;
+        let state = read_fields(&[("x-ratelimit-remaining", "1"), ("x-ratelimit-reset", reset)]);
+        let resets_in = state.expect("one is left").resets_in;
         assert_eq!(resets_in, expected.map(Duration::from_secs_f64), "{reset}");
     }
 }
 
 #[test]
-fn what_is_no_number_says_nothing() {
+fn an_invalid_number_is_ignored() {
     for (value, expected) in [
         ("60", Some(60)),
         ("60;w=9", Some(60)),
@@ -274,13 +281,13 @@ fn what_is_no_number_says_nothing() {
         ("", None),
         (";w=60", None),
     ] {
-        let told = told(&[("x-ratelimit-remaining", value)]);
-        assert_eq!(told.and_then(|quota| quota.remaining), expected, "{value}");
+        let state = read_fields(&[("x-ratelimit-remaining", value)]);
+        assert_eq!(state.and_then(|quota| quota.remaining), expected, "{value}");
     }
 }
 
 #[test]
-fn what_is_no_structured_field_says_nothing() {
+fn an_invalid_structured_field_is_ignored() {
     for value in [
         "",
         "  ",
@@ -291,6 +298,6 @@ fn what_is_no_structured_field_says_nothing() {
         "(1 2)",
         "\"a\";r=-1",
     ] {
-        assert_eq!(told(&[("ratelimit", value)]), None, "{value}");
+        assert_eq!(read_fields(&[("ratelimit", value)]), None, "{value}");
     }
 }

@@ -1,6 +1,7 @@
-//! Limits that are told in a field for each number: `RateLimitKind`, `Remaining`, `Reset`, under three names.
+//! Limits with one field for each number: `Limit`, `Remaining` and `Reset`, in three families of names.
 //!
-//! Owns: these numbers, and what a `Reset` counts from. Never touches: which limit counts.
+//! Owns: parsing of these numbers, including the reference time of a `Reset`. Never touches: the choice among
+//! several limits.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,12 +10,12 @@ use http::{HeaderMap, HeaderName};
 use crate::semantics::rate_limit::{LONGEST, MOST, RateLimitState, ietf_draft, window};
 use crate::semantics::{date, field_list, retry_after};
 
-/// The names of one family.
+/// The field names of one family.
 pub(super) struct Fields {
     limit: HeaderName,
     remaining: HeaderName,
     reset: HeaderName,
-    /// Seconds from now, whatever the size: it needs no clock that agrees with the origin's.
+    /// Always seconds from now, so it does not depend on the origin's clock.
     reset_after: Option<HeaderName>,
 }
 
@@ -26,7 +27,7 @@ pub(super) const X_RATELIMIT: Fields = Fields {
     reset_after: Some(HeaderName::from_static("x-ratelimit-reset-after")),
 };
 
-/// Twitter's spelling.
+/// Twitter's names.
 pub(super) const X_RATE_LIMIT: Fields = Fields {
     limit: HeaderName::from_static("x-rate-limit-limit"),
     remaining: HeaderName::from_static("x-rate-limit-remaining"),
@@ -34,7 +35,7 @@ pub(super) const X_RATE_LIMIT: Fields = Fields {
     reset_after: None,
 };
 
-/// The draft up to its version 06, and those who stayed there.
+/// The draft up to version 06, which some origins still use.
 pub(super) const DRAFT_06: Fields = Fields {
     limit: HeaderName::from_static("ratelimit-limit"),
     remaining: HeaderName::from_static("ratelimit-remaining"),
@@ -42,7 +43,7 @@ pub(super) const DRAFT_06: Fields = Fields {
     reset_after: None,
 };
 
-/// The limits that the fields tell of: several where they list several numbers.
+/// The limits in the fields. There are several if the fields list several numbers.
 pub(super) fn read(headers: &HeaderMap, fields: &Fields, now: SystemTime) -> Vec<RateLimitState> {
     let limits = values(headers, &fields.limit);
     let remaining = values(headers, &fields.remaining);
@@ -50,25 +51,25 @@ pub(super) fn read(headers: &HeaderMap, fields: &Fields, now: SystemTime) -> Vec
     let resets = values(headers, &fields.reset);
     let one = |at: usize| {
         let limit = limits.get(at).and_then(|value| number(value));
-        let told_after = only_or(&after, at).and_then(seconds_from_now);
-        let told = || resets_in(headers, fields, only_or(&resets, at)?, now);
+        let after_now = only_or(&after, at).and_then(seconds_from_now);
+        let at_reset = || resets_in(headers, fields, only_or(&resets, at)?, now);
         RateLimitState {
             limit,
             window: limit.and_then(|limit| window_of(headers, &limits, at, limit)),
             remaining: remaining.get(at).and_then(|value| number(value)),
-            resets_in: told_after.or_else(told),
+            resets_in: after_now.or_else(at_reset),
             ..RateLimitState::default()
         }
     };
-    let told = (0..remaining.len().clamp(1, MOST)).map(one);
-    told.filter(|quota| *quota != RateLimitState::default()).collect()
+    let quotas = (0..remaining.len().clamp(1, MOST)).map(one);
+    quotas.filter(|quota| *quota != RateLimitState::default()).collect()
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
     field_list::members(headers.get_all(name)).take(MOST).collect()
 }
 
-/// The value of that number; one that stands alone is that of all.
+/// The value at an index. A single value applies to all indexes.
 fn only_or<'a>(values: &[&'a [u8]], at: usize) -> Option<&'a [u8]> {
     match values {
         [only] => Some(only),
@@ -76,19 +77,20 @@ fn only_or<'a>(values: &[&'a [u8]], at: usize) -> Option<&'a [u8]> {
     }
 }
 
-/// `100`, `100.0`, `100;w=60`. Below zero, or anything else, is said by those who mean "no limit".
+/// Parses `100`, `100.0` or `100;w=60`. Origins use negative numbers and other texts for "no limit".
 fn number(value: &[u8]) -> Option<u64> {
     let value = value.split(|&byte| byte == b';').next()?.trim_ascii();
     let number = retry_after::seconds(value)?;
     (!value.starts_with(b"-")).then_some(number.as_secs())
 }
 
-/// `100;w=60`, beside the limit or wherever else its number is listed; else a policy of that many.
+/// The window of a limit: a parameter as in `100;w=60`, on this member or on another one with the same
+/// number; otherwise that of a policy with this number.
 fn window_of(headers: &HeaderMap, limits: &[&[u8]], at: usize, limit: u64) -> Option<Duration> {
-    let own = limits.get(at).and_then(|value| parameter(value));
-    let same = || limits.iter().filter(|value| number(value) == Some(limit));
-    let listed = || same().find_map(|value| parameter(value));
-    own.or_else(listed).or_else(|| ietf_draft::window_of(headers, limit))
+    let own_window = limits.get(at).and_then(|value| parameter(value));
+    let equal = || limits.iter().filter(|value| number(value) == Some(limit));
+    let listed_window = || equal().find_map(|value| parameter(value));
+    own_window.or_else(listed_window).or_else(|| ietf_draft::window_of(headers, limit))
 }
 
 fn parameter(value: &[u8]) -> Option<Duration> {
@@ -101,29 +103,29 @@ fn parameter(value: &[u8]) -> Option<Duration> {
 }
 
 fn seconds_from_now(value: &[u8]) -> Option<Duration> {
-    retry_after::seconds(value).filter(|told| *told <= LONGEST)
+    retry_after::seconds(value).filter(|time| *time <= LONGEST)
 }
 
-/// Seconds from now, or since 1970, or milliseconds since then; or a date. What is none of these
-/// within [`LONGEST`] is not believed.
+/// The time until a reset, which may be given in seconds from now, in seconds or milliseconds since 1970, or
+/// as a date. The first interpretation within [`MAX_TIME`] applies; otherwise the value is ignored.
 fn resets_in(
     headers: &HeaderMap,
     fields: &Fields,
     value: &[u8],
     now: SystemTime,
 ) -> Option<Duration> {
-    let Some(told) = retry_after::seconds(value) else {
-        // A date has a comma, which lists may not have.
+    let Some(number) = retry_after::seconds(value) else {
+        // A date contains a comma, so the list members cannot be used.
         return until(date::parse(headers.get(&fields.reset)?.as_bytes(), now)?, now);
     };
-    if told <= LONGEST {
-        return Some(told);
+    if number <= LONGEST {
+        return Some(number);
     }
     let since_1970 = |since| until(SystemTime::UNIX_EPOCH.checked_add(since)?, now);
-    since_1970(told).or_else(|| since_1970(told / 1000))
+    since_1970(number).or_else(|| since_1970(number / 1000))
 }
 
-/// A time that is just over is now; one that is far, ahead or behind, was meant otherwise.
+/// The time from now until `time`, zero if it passed recently. A time far in the past or future is not valid.
 fn until(time: SystemTime, now: SystemTime) -> Option<Duration> {
     let ahead = match time.duration_since(now) {
         Ok(ahead) => ahead,

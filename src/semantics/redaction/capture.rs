@@ -1,8 +1,8 @@
-//! Paths with secrets that an operator names: `/bot{token}/**`, `/hooks/{id}/{key}`.
+//! Paths with secrets that an operator configures: `/bot{token}/**`, `/hooks/{id}/{key}`.
 //!
-//! Owns: how a segment of such a path is written and which parts of a raw path its captures mean. In doubt more is
-//! secret: empty segments are skipped, and where a segment is percent-encoded all of it is.
-//! Never touches: which paths a route means (`route::pattern`).
+//! Owns: the syntax of a segment of such a path, and finding the captured parts of a raw path. When in doubt
+//! it hides more: it skips empty segments, and hides the whole of a percent-encoded segment.
+//! Never touches: the paths of a route (`route::pattern`).
 
 use std::fmt;
 use std::ops::Range;
@@ -12,14 +12,14 @@ use crate::semantics::path_template::{PathTemplate, PathTemplateError};
 /// A path whose captures are secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SecretPath {
-    /// As written.
+    /// The text in the configuration.
     text: String,
     segments: Vec<Segment>,
-    /// Whether it ends in `/**`: anything further, also nothing.
+    /// Whether the path ends in `/**`, which matches any further segments or none.
     rest: bool,
 }
 
-/// `before{name}after`, `before*after`, or a literal alone.
+/// `before{name}after`, `before*after`, or a plain literal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Segment {
     before: String,
@@ -27,22 +27,22 @@ struct Segment {
     after: String,
 }
 
-/// The part between the literal ones of a segment.
+/// The variable part between the literal parts of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OpenSegment {
-    /// Nothing.
+    /// No variable part.
     Closed,
     /// `{name}`: a secret.
     Secret,
-    /// `*`: anything, shown.
+    /// `*`: any text, not secret.
     Shown,
 }
 
-/// Why such a path was refused.
+/// The reason why a path was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CaptureError {
-    /// No pattern of paths at all.
+    /// The text is not a valid path pattern.
     #[error(transparent)]
     Outline(#[from] PathTemplateError),
     /// `/a{b`, `/{}`, `/{a}{b}`
@@ -54,14 +54,14 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
-    /// The text to write instead.
+    /// Advice on how to correct the path.
     pub fn fix(self) -> &'static str {
         match self {
             Self::Outline(PathTemplateError::Slash) => {
                 "write the whole path from the root, such as `/bot{token}/**`"
             }
             Self::Outline(PathTemplateError::Query) => {
-                "leave the path only; `secret_query` is for query parameters"
+                "write only the path; `secret_query` is for query parameters"
             }
             Self::Outline(PathTemplateError::Character) => {
                 "write it percent-encoded, as it is sent"
@@ -76,18 +76,18 @@ impl CaptureError {
 }
 
 impl SecretPath {
-    /// Reads one as it stands in the configuration.
+    /// Parses a path from the configuration.
     pub fn parse(text: &str) -> Result<Self, CaptureError> {
-        let outline = PathTemplate::read(text)?;
-        let segments = outline.segments().filter(|segment| !segment.is_empty());
+        let template = PathTemplate::read(text)?;
+        let segments = template.segments().filter(|segment| !segment.is_empty());
         let segments: Vec<_> = segments.map(Segment::parse).collect::<Result<_, _>>()?;
-        let rest = outline.rest;
+        let rest = template.rest;
         let captures = segments.iter().any(|segment| segment.open == OpenSegment::Secret);
-        let own = Self { text: text.to_owned(), segments, rest };
-        if captures { Ok(own) } else { Err(CaptureError::NoCapture) }
+        let parsed = Self { text: text.to_owned(), segments, rest };
+        if captures { Ok(parsed) } else { Err(CaptureError::NoCapture) }
     }
 
-    /// The parts of a raw path that are captured; none where the path is not meant.
+    /// The captured parts of a raw path. Empty if the path does not match.
     pub(super) fn captured(&self, path: &str) -> Vec<Range<usize>> {
         let mut found = Vec::new();
         let mut patterns = self.segments.iter();
@@ -111,7 +111,7 @@ impl SecretPath {
     }
 }
 
-/// As it is written in the configuration.
+/// The text in the configuration.
 impl fmt::Display for SecretPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -138,26 +138,26 @@ impl Segment {
         Ok(Self { before: before.to_owned(), open, after: after.to_owned() })
     }
 
-    /// The secret part of this segment; `None`: another segment is meant.
+    /// The secret part of a segment. `None` if the segment does not match.
     fn secret_of(&self, segment: &str) -> Option<Range<usize>> {
-        if let Some(within) = self.open_part(segment) {
+        if let Some(length) = self.variable_length(segment) {
             let start = self.before.len();
             return Some(if self.open == OpenSegment::Secret {
-                start..start + within
+                start..start + length
             } else {
                 0..0
             });
         }
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
-        self.open_part(&decoded)?;
+        self.variable_length(&decoded)?;
         Some(if self.open == OpenSegment::Secret { 0..segment.len() } else { 0..0 })
     }
 
-    /// How much stands between the literal parts.
-    fn open_part(&self, segment: &str) -> Option<usize> {
+    /// The length of the variable part, if the segment matches.
+    fn variable_length(&self, segment: &str) -> Option<usize> {
         let rest = segment.strip_prefix(self.before.as_str())?;
-        let open = rest.strip_suffix(self.after.as_str())?;
-        (open.is_empty() == (self.open == OpenSegment::Closed)).then_some(open.len())
+        let variable = rest.strip_suffix(self.after.as_str())?;
+        (variable.is_empty() == (self.open == OpenSegment::Closed)).then_some(variable.len())
     }
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_path_is_refused() {
+    fn invalid_paths_are_rejected() {
         for (text, error) in [
             ("bot{token}", PathTemplateError::Slash.into()),
             ("/bot{token}?a", PathTemplateError::Query.into()),

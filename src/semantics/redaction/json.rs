@@ -1,8 +1,9 @@
 //! JSON in a query parameter: `variables={"token":"…"}`, as GraphQL sends it with GET.
 //!
-//! Owns: which parts of such a text are secret. Never touches: which names and values are (handed in).
+//! Owns: finding the secret parts of such a text. Never touches: the rules for names and values (the caller
+//! passes them).
 //!
-//! Nothing is built of the text: it is checked once, bounded in depth, and walked once.
+//! It builds no tree: the text is validated once, with bounded depth, and scanned once.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,20 +14,20 @@ use serde::de::IgnoredAny;
 use crate::semantics::query;
 use crate::semantics::redaction::{HIDDEN, shapes};
 
-/// What is secret in a JSON text.
+/// The secrets in a JSON text.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum JsonSecrets {
-    /// The values at these places, in their order; none where nothing is.
+    /// The values at these ranges, in order. Empty if there are no secrets.
     Values(Vec<Range<usize>>),
-    /// All of it.
+    /// The whole text.
     Whole,
 }
 
-/// A raw value as JSON, decoded as often as it is encoded; `None`: it does not begin as an object or a list
-/// does behind white space (RFC 8259 §2) or a byte order mark, and is no string of JSON.
+/// Decodes a raw value to JSON, as many times as it is encoded. `None` if the text, after white space (RFC
+/// 8259 §2) or a byte order mark, neither begins like an object or an array nor is a JSON string.
 pub(super) fn text(value: &str) -> Option<Cow<'_, str>> {
-    let begins = value.starts_with(['{', '[', '"', '%', '+', BOM]);
-    if !begins && !value.starts_with(char::is_whitespace) {
+    let may_be_json = value.starts_with(['{', '[', '"', '%', '+', BOM]);
+    if !may_be_json && !value.starts_with(char::is_whitespace) {
         return None;
     }
     let mut text = query::decoded(value);
@@ -50,34 +51,36 @@ fn is_string(text: &str) -> bool {
 
 const BOM: char = '\u{FEFF}';
 
-/// How often an encoded text is decoded further.
+/// Maximum number of further decodings of an encoded text.
 const DECODINGS: u8 = 3;
 
-/// Whether a raw value begins as a GraphQL document does.
+/// Whether a raw value begins like a GraphQL document.
 pub(super) fn begins_as_document(value: &str) -> bool {
     value.starts_with(['{', '%']) || GRAPHQL.into_iter().any(|word| value.starts_with(word))
 }
 
-/// Whether a GraphQL document has an argument with such a name and a value of its own, no variable.
+/// Whether a GraphQL document has an argument with a secret's name and a literal value instead of a variable.
 pub(super) fn is_secret_graphql(value: &str, is_name: impl Fn(&str) -> bool) -> bool {
-    let begins = |word: &str| value.get(..word.len()).is_some_and(|start| start == word);
-    if value.starts_with(|c: char| c.is_ascii_alphanumeric()) && !GRAPHQL.into_iter().any(begins) {
+    let begins_with = |word: &str| value.get(..word.len()).is_some_and(|start| start == word);
+    if value.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && !GRAPHQL.into_iter().any(begins_with)
+    {
         return false;
     }
     let text = query::decoded(value);
     let text = text.trim_start();
-    let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || c == '_';
     let Some(rest) = GRAPHQL.into_iter().find_map(|word| text.strip_prefix(word)) else {
         return false;
     };
-    if rest.starts_with(of_name) || !rest.contains('{') {
+    if rest.starts_with(is_name_char) || !rest.contains('{') {
         return false;
     }
-    let mut places = text.match_indices(':');
-    places.any(|(at, _)| {
+    let mut colons = text.match_indices(':');
+    colons.any(|(at, _)| {
         let (before, after) = text.split_at(at);
         let before = before.trim_end();
-        let start = before.trim_end_matches(of_name);
+        let start = before.trim_end_matches(is_name_char);
         let name = before.strip_prefix(start).unwrap_or_default();
         let is_variable =
             start.ends_with('$') || after.trim_start_matches([':', ' ']).starts_with('$');
@@ -85,49 +88,50 @@ pub(super) fn is_secret_graphql(value: &str, is_name: impl Fn(&str) -> bool) -> 
     })
 }
 
-/// What documents begin with; those that begin with a brace are read as JSON is.
+/// Keywords at the start of a document. A document that begins with a brace is treated like JSON.
 const GRAPHQL: [&str; 4] = ["query", "mutation", "subscription", "fragment"];
 
-/// What is secret: the values of members by their names, and strings by themselves. A text that is no JSON
-/// after all is secret as a whole where one of its words is such a name.
+/// Finds the secrets: member values by their names, and strings by their own text. A text that is not valid
+/// JSON is secret as a whole if one of its words is a secret's name or looks like a secret.
 pub(super) fn secrets(
     text: &str,
     is_name: impl Fn(&str) -> bool,
     is_value: impl Fn(&str) -> bool,
 ) -> JsonSecrets {
-    // serde's own bound on nesting (128) keeps the stack small.
+    // serde's own limit on nesting (128) keeps the stack small.
     if serde_json::from_str::<IgnoredAny>(text).is_err() {
-        let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let found = text.split(|c| !of_name(c)).any(|word| is_name(word) || is_value(word));
+        let is_name_char = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let found = text.split(|c| !is_name_char(c)).any(|word| is_name(word) || is_value(word));
         return if found { JsonSecrets::Whole } else { JsonSecrets::Values(Vec::new()) };
     }
     let mut walk = JsonWalk { text, at: 0, within: Vec::new(), name_is_next: false };
     let mut found = Vec::new();
     // `{"name": "token", "value": "…"}`
-    let (mut names_one, has_values) = (false, text.contains("\"val"));
+    let (mut value_is_name, has_values) = (false, text.contains("\"val"));
     while let Some(string) = walk.string() {
-        let said = walk.unescaped(&string);
+        let string_value = walk.unescaped(&string);
         if !walk.name_is_next {
-            if has_values && names_one && is_name(&said) {
+            if has_values && value_is_name && is_name(&string_value) {
                 return JsonSecrets::Whole;
             }
-            names_one = false;
-            found.extend(is_value(&said).then_some(string));
+            value_is_name = false;
+            found.extend(is_value(&string_value).then_some(string));
             continue;
         }
-        if shapes::is_secret(&said) {
+        if shapes::is_secret(&string_value) {
             return JsonSecrets::Whole;
         }
         walk.name_is_next = false;
-        names_one = matches!(said.as_str(), "name" | "key" | "field" | "header" | "parameter");
-        if is_name(&said) && !(names_one && has_values) {
+        value_is_name =
+            matches!(string_value.as_str(), "name" | "key" | "field" | "header" | "parameter");
+        if is_name(&string_value) && !(value_is_name && has_values) {
             found.push(walk.value());
         }
     }
     JsonSecrets::Values(found)
 }
 
-/// The raw value with these parts of its decoded `text` hidden, encoded as it was.
+/// The raw value with the given parts of its decoded `text` hidden, encoded if `value` was encoded.
 pub(super) fn masked(value: &str, text: &str, secrets: &[Range<usize>]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
@@ -142,22 +146,22 @@ pub(super) fn masked(value: &str, text: &str, secrets: &[Range<usize>]) -> Strin
     if value == text { out } else { utf8_percent_encode(&out, ENCODED).to_string() }
 }
 
-/// What stands plain in an encoded value.
+/// The characters to encode in an encoded value.
 const ENCODED: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'(').remove(b')');
 
-/// A walk over a text that is JSON.
+/// A scanner over a valid JSON text.
 struct JsonWalk<'t> {
     text: &'t str,
     at: usize,
-    /// For each object or list around this place, whether it is an object.
+    /// For each enclosing object or array, whether it is an object.
     within: Vec<bool>,
     /// Whether the next string is the name of a member.
     name_is_next: bool,
 }
 
 impl JsonWalk<'_> {
-    /// The next string, quotes included.
+    /// The next string, including its quotes.
     fn string(&mut self) -> Option<Range<usize>> {
         while let Some(byte) = self.text.as_bytes().get(self.at) {
             match byte {
@@ -179,7 +183,7 @@ impl JsonWalk<'_> {
         None
     }
 
-    /// The value behind the name that ends here.
+    /// The value after the name that ends at this position.
     fn value(&mut self) -> Range<usize> {
         let bytes = self.text.as_bytes();
         let plain =
@@ -210,7 +214,7 @@ impl JsonWalk<'_> {
     }
 }
 
-/// Behind the quote that ends the string beginning at `start`.
+/// The index after the closing quote of the string that begins at `start`.
 fn string_end(bytes: &[u8], start: usize) -> usize {
     let mut at = start + 1;
     while let Some(byte) = bytes.get(at) {
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_found_by_their_names_and_by_themselves() {
+    fn values_are_found_by_their_names_and_by_their_own_text() {
         for (text, secret) in [
             (r#"{"token": "a", "b": "c"}"#, &[r#""a""#][..]),
             (r#"{"a": {"token": [1, {"b": "]"}], "c": 2}}"#, &[r#"[1, {"b": "]"}]"#]),
@@ -261,7 +265,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_walked_without_a_panic(text in "[\\[\\]{}:,\"\\\\a-c1 ä]{0,40}") {
+        fn any_text_is_scanned_without_a_panic(text in "[\\[\\]{}:,\"\\\\a-c1 ä]{0,40}") {
             drop(found(&text));
             drop(found(&format!("{{\"token\":{text}}}")));
         }

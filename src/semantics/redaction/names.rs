@@ -1,42 +1,44 @@
-//! Names that tell of a secret: `x_cg_pro_api_key`, `accessToken`, `X-Amz-Signature`.
+//! Names of secrets: `x_cg_pro_api_key`, `accessToken`, `X-Amz-Signature`.
 //!
-//! Owns: the built-in words and how a name is split into them, so that `accessToken` holds `token` while
-//! `keyword`, `monkey`, `postcode` and `country_code` hold nothing. In doubt a name is secret: its value
-//! is then hashed and not shown, which costs no answer and no hit. Never touches: values.
+//! Owns: the built-in words and the splitting of a name into words, so that `accessToken` contains `token`
+//! but `keyword`, `monkey`, `postcode` and `country_code` contain no secret word. When in doubt a name counts
+//! as secret: its value is then hashed and hidden, which costs neither a response nor a cache hit.
+//! Never touches: values.
 
 use crate::semantics::byte_search::has_byte;
 
-/// Whether a value under this (decoded) name is secret. Runs over every parameter of every request.
+/// Whether a value with this (decoded) name is secret. Runs for every parameter of every request.
 pub(super) fn is_secret(name: &str) -> bool {
     if has_byte(name, |byte| byte.is_ascii_uppercase()) {
-        return is_secret_by(words(name).map(LowercaseTail::of), name) || is_in_odd_case(name);
+        return is_secret_by(words(name).map(LowercaseTail::new), name) || is_in_odd_case(name);
     }
     let words = name.as_bytes().split(|byte| !byte.is_ascii_alphabetic());
     is_secret_by(words.filter(|word| !word.is_empty()).map(LowercaseWord), name)
 }
 
-/// The same, `words` being those of `name` in small letters.
+/// Like [`is_secret`], where `words` are the words of `name` in lower case.
 fn is_secret_by<W: Word>(words: impl Iterator<Item = W>, name: &str) -> bool {
     let mut before: Option<W> = None;
     for word in words {
-        let behind = before.as_ref().map_or(&b""[..], W::bytes);
-        if is_word(word.bytes()) || is_behind(behind, word.bytes()) {
+        let previous = before.as_ref().map_or(&b""[..], W::bytes);
+        if is_secret_word(word.bytes()) || is_secret_pair(previous, word.bytes()) {
             return true;
         }
         before = Some(word);
     }
-    // Of several words the last: `user_pass`, and no `pass_count`.
+    // Only as the last of several words: `user_pass`, not `pass_count`.
     let last_is_pass = before.is_some_and(|last| last.bytes() == b"pass");
-    (last_is_pass && ends_apart(name, b"pass"))
-        || (name.len() <= LowercaseTail::ROOM && is_whole(LowercaseTail::of(name).bytes()))
+    (last_is_pass && last_word_is_secret(name, b"pass"))
+        || (name.len() <= LowercaseTail::CAPACITY
+            && is_whole_name(LowercaseTail::new(name).bytes()))
 }
 
-/// A word in small letters.
+/// A word in lower case.
 trait Word {
     fn bytes(&self) -> &[u8];
 }
 
-/// One that is written so.
+/// A word that is lower-case in the name.
 struct LowercaseWord<'n>(&'n [u8]);
 
 impl Word for LowercaseWord<'_> {
@@ -45,10 +47,10 @@ impl Word for LowercaseWord<'_> {
     }
 }
 
-/// Whether two words are a secret's name, though neither is.
-fn is_behind(before: &[u8], word: &[u8]) -> bool {
+/// Whether two consecutive words form a secret's name although neither does alone.
+fn is_secret_pair(before: &[u8], word: &[u8]) -> bool {
     match word {
-        b"code" => is_granting(before),
+        b"code" => makes_code_secret(before),
         b"phrase" | b"word" => before == b"pass",
         b"sign" => before == b"api",
         b"ticket" => matches!(before, b"access" | b"auth" | b"login" | b"service" | b"session"),
@@ -56,87 +58,87 @@ fn is_behind(before: &[u8], word: &[u8]) -> bool {
     }
 }
 
-/// Whether the last word stands behind another with which it means a secret.
-fn ends_apart(name: &str, last: &[u8]) -> bool {
-    let words = words(name).map(LowercaseTail::of);
+/// Whether another word precedes the last one and does not make it harmless, unlike `low_pass`.
+fn last_word_is_secret(name: &str, last: &[u8]) -> bool {
+    let words = words(name).map(LowercaseTail::new);
     let mut before = words.skip_while(|word| word.bytes() == last);
     let Some(first) = before.next() else { return false };
     !matches!(first.bytes(), b"all" | b"band" | b"boarding" | b"by" | b"high" | b"low")
 }
 
-/// Whether a run of letters is such a word though its capitals part it: `passWord`, `apiKEy`, `TOKENid`.
+/// Whether a run of letters is a secret word in unusual letter case: `passWord`, `apiKEy`, `TOKENid`.
 fn is_in_odd_case(name: &str) -> bool {
     name.split(|c: char| !c.is_ascii_alphabetic()).any(|run| {
         let start = run.get(..ASP_SESSION.len()).unwrap_or_default();
-        is_word(LowercaseTail::of(run).bytes()) || start.eq_ignore_ascii_case(ASP_SESSION)
+        is_secret_word(LowercaseTail::new(run).bytes()) || start.eq_ignore_ascii_case(ASP_SESSION)
     })
 }
 
-/// Behind it stand letters by chance.
+/// A prefix that random letters follow.
 const ASP_SESSION: &str = "ASPSESSIONID";
 
-/// Whether it is a credential of a user's: secret, and the same in all calls of this user.
+/// Whether the name is that of a user's credential: secret, and the same in all calls of this user.
 pub(super) fn is_credential(name: &str) -> bool {
-    is_secret(name) && !words(name).any(|word| is_passing(LowercaseTail::of(word).bytes()))
+    is_secret(name) && !words(name).any(|word| is_short_lived(LowercaseTail::new(word).bytes()))
 }
 
-/// Whether the path segment behind one of this name is a secret: `/webhooks/…`, `/token/…`.
+/// Whether the path segment after this segment is a secret: `/webhooks/…`, `/token/…`.
 pub(super) fn announces_secret(segment: &str) -> bool {
     let announces = |word: &str| {
-        let word = LowercaseTail::of(word);
-        is_hook(word.bytes()) || is_word(word.bytes())
+        let word = LowercaseTail::new(word);
+        is_announcing_word(word.bytes()) || is_secret_word(word.bytes())
     };
     let has_capitals = has_byte(segment, |byte| byte.is_ascii_uppercase());
     words(segment).any(announces) || (has_capitals && is_in_odd_case(segment))
 }
 
-/// The words of a name: parted by signs, by digits and by a capital (`accessToken`, `APIKey`).
+/// The words of a name, separated by punctuation, digits and capitals (`accessToken`, `APIKey`).
 pub(super) fn words(name: &str) -> impl Iterator<Item = &str> {
     let runs = name.split(|c: char| !c.is_ascii_alphabetic());
-    runs.flat_map(humps).filter(|word| !word.is_empty())
+    runs.flat_map(split_case).filter(|word| !word.is_empty())
 }
 
-/// The words of a run of letters; a run in one case is one word.
-fn humps(run: &str) -> impl Iterator<Item = &str> {
+/// The words of a run of letters. A run in one letter case is one word.
+fn split_case(run: &str) -> impl Iterator<Item = &str> {
     let mut rest = run;
     std::iter::from_fn(move || {
         if rest.is_empty() {
             return None;
         }
-        let (word, after) = rest.split_at(hump(rest.as_bytes()));
+        let (word, after) = rest.split_at(case_boundary(rest.as_bytes()));
         rest = after;
         Some(word)
     })
 }
 
-/// How long the first word is: up to a capital behind a small letter, or up to the last of several
-/// capitals before a small one.
-fn hump(run: &[u8]) -> usize {
+/// The length of the first word. It ends before a capital that follows a lower-case letter, or before the
+/// last of several capitals if a lower-case letter follows.
+fn case_boundary(run: &[u8]) -> usize {
     if !run.iter().any(u8::is_ascii_uppercase) {
         return run.len();
     }
     let begins = |at: usize| {
         let (before, own, next) = (run.get(at - 1), run.get(at), run.get(at + 1));
         let capital = own.is_some_and(u8::is_ascii_uppercase);
-        let behind_small = before.is_some_and(u8::is_ascii_lowercase);
-        capital && (behind_small || next.is_some_and(u8::is_ascii_lowercase))
+        let after_lowercase = before.is_some_and(u8::is_ascii_lowercase);
+        capital && (after_lowercase || next.is_some_and(u8::is_ascii_lowercase))
     };
     (1..run.len()).find(|at| begins(*at)).unwrap_or(run.len())
 }
 
-/// A word in small letters; of a long one the end, which is longer than any word below.
+/// A word in lower case. Of a long word only the end is kept, which is longer than any word below.
 struct LowercaseTail {
-    bytes: [u8; Self::ROOM],
+    bytes: [u8; Self::CAPACITY],
     length: usize,
 }
 
 impl LowercaseTail {
-    const ROOM: usize = 16;
+    const CAPACITY: usize = 16;
 
-    fn of(word: &str) -> Self {
+    fn new(word: &str) -> Self {
         let word = word.as_bytes();
-        let word = word.get(word.len().saturating_sub(Self::ROOM)..).unwrap_or_default();
-        let mut bytes = [0; Self::ROOM];
+        let word = word.get(word.len().saturating_sub(Self::CAPACITY)..).unwrap_or_default();
+        let mut bytes = [0; Self::CAPACITY];
         bytes.iter_mut().zip(word).for_each(|(own, byte)| *own = byte.to_ascii_lowercase());
         Self { bytes, length: word.len() }
     }
@@ -148,8 +150,8 @@ impl Word for LowercaseTail {
     }
 }
 
-/// Names that are secret though no word of theirs is. `code` alone is a grant (OAuth).
-fn is_whole(name: &[u8]) -> bool {
+/// Whole names that are secret although their words are not. A plain `code` is an OAuth grant.
+fn is_whole_name(name: &[u8]) -> bool {
     matches!(
         name,
         b"appid"
@@ -166,8 +168,8 @@ fn is_whole(name: &[u8]) -> bool {
     )
 }
 
-/// Words that tell of a secret wherever they stand as a word of their own.
-fn is_word(word: &[u8]) -> bool {
+/// Words that mark a name as secret at any position.
+fn is_secret_word(word: &[u8]) -> bool {
     let known = matches!(
         word,
         b"apikey"
@@ -200,11 +202,12 @@ fn is_word(word: &[u8]) -> bool {
             | b"verifier"
             | b"xsrf"
     );
-    known || ends_as_one(word)
+    known || ends_in_secret_word(word)
 }
 
-/// Words that are one, or end in one: `hapikey`, `jsessionid`. Never `key` alone: `monkey`.
-fn ends_as_one(word: &[u8]) -> bool {
+/// Words that are a secret word or end in one: `hapikey`, `jsessionid`. A `key` ending has exceptions:
+/// `monkey`.
+fn ends_in_secret_word(word: &[u8]) -> bool {
     let endings: &[&[u8]] = match word.last() {
         Some(b'd') => {
             &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid", b"tokenid"]
@@ -216,18 +219,18 @@ fn ends_as_one(word: &[u8]) -> bool {
     };
     endings.iter().any(|ending| word.ends_with(ending))
         || word.starts_with(b"apikey")
-        || (word.ends_with(b"key") && !KEYS_OF_NOTHING.contains(&word))
-        || (word.ends_with(b"pass") && word.len() > 4 && !PASSES_OF_NOTHING.contains(&word))
+        || (word.ends_with(b"key") && !HARMLESS_KEYS.contains(&word))
+        || (word.ends_with(b"pass") && word.len() > 4 && !HARMLESS_PASSES.contains(&word))
 }
 
-/// Words that end in `key` and open nothing.
-const KEYS_OF_NOTHING: [&[u8]; 9] = [
+/// Words that end in `key` and are not secret.
+const HARMLESS_KEYS: [&[u8]; 9] = [
     b"donkey", b"flunkey", b"hockey", b"jockey", b"lackey", b"monkey", b"turkey", b"whiskey",
     b"mickey",
 ];
 
-/// Words that end in `pass` and open nothing.
-const PASSES_OF_NOTHING: [&[u8]; 12] = [
+/// Words that end in `pass` and are not secret.
+const HARMLESS_PASSES: [&[u8]; 12] = [
     b"allpass",
     b"bandpass",
     b"boardingpass",
@@ -242,8 +245,8 @@ const PASSES_OF_NOTHING: [&[u8]; 12] = [
     b"underpass",
 ];
 
-/// Words that make a `code` behind them a grant; `country_code` is none.
-fn is_granting(word: &[u8]) -> bool {
+/// Words that make a following `code` a secret, unlike `country_code`.
+fn makes_code_secret(word: &[u8]) -> bool {
     matches!(
         word,
         b"access"
@@ -264,8 +267,8 @@ fn is_granting(word: &[u8]) -> bool {
     )
 }
 
-/// Words of secrets that are for one call, one page or one sign-in.
-fn is_passing(word: &[u8]) -> bool {
+/// Words of secrets that are valid for one call, one page or one sign-in.
+fn is_short_lived(word: &[u8]) -> bool {
     matches!(
         word,
         b"assertion"
@@ -299,8 +302,8 @@ fn is_passing(word: &[u8]) -> bool {
     )
 }
 
-/// Further segments behind which a path holds a secret.
-fn is_hook(word: &[u8]) -> bool {
+/// Further words of segments that a secret segment follows.
+fn is_announcing_word(word: &[u8]) -> bool {
     matches!(
         word,
         b"hook"
@@ -320,8 +323,8 @@ mod tests {
     use super::{announces_secret, is_credential, is_secret, words};
 
     #[test]
-    fn words_are_parted_by_signs_digits_and_capitals() {
-        for (name, parted) in [
+    fn words_are_separated_by_punctuation_digits_and_capitals() {
+        for (name, expected) in [
             ("CMC_PRO_API_KEY", "CMC PRO API KEY"),
             ("accessToken", "access Token"),
             ("myAPIKey", "my API Key"),
@@ -332,12 +335,12 @@ mod tests {
             ("ÄKey", "Key"),
             ("", ""),
         ] {
-            assert_eq!(words(name).collect::<Vec<_>>().join(" "), parted, "{name}");
+            assert_eq!(words(name).collect::<Vec<_>>().join(" "), expected, "{name}");
         }
     }
 
     #[test]
-    fn names_of_secrets_are_known_by_a_word() {
+    fn names_of_secrets_are_recognised_by_a_word() {
         let names = "CMC_PRO_API_KEY x_cg_pro_api_key private_token client_secret refresh_token \
             accessToken X-Amz-Signature X-Amz-Credential X-Amz-Security-Token subscription-key appid \
             hapikey jwt code key apikey APIKEY token sig password auth_code authorization_code \
@@ -353,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_only_contain_such_a_word_are_not() {
+    fn names_that_only_contain_a_secret_word_are_not_secret() {
         let names = "keyword keywords monkey postcode country_code currency_code countryCode zip_code \
             codec author authority tokenize signal design pinned spin secretary passage side residence \
             hockey turkey page limit offset symbol convert sort fields q id user_id client_id \
@@ -365,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_from_call_to_call_tells_no_user() {
+    fn secrets_that_change_per_call_are_not_credentials() {
         for name in ["api_key", "x_cg_pro_api_key", "access_token", "appid", "jwt", "hapikey"] {
             assert!(is_credential(name), "{name}");
         }
@@ -377,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_that_announce_a_secret() {
+    fn some_segments_precede_a_secret() {
         for (segment, announces) in [
             ("webhooks", true),
             ("token", true),

@@ -1,54 +1,54 @@
-//! Letters and digits by chance, as opposed to words, numbers, versions and ids with an order of their own.
+//! Detection of random letters and digits, as opposed to words, numbers, versions and structured identifiers.
 //!
-//! Owns: the measures: how often letters and digits, large and small ones take turns, and how much of a text
-//! is in words. Never touches: where such a text stands (`shapes`).
+//! Owns: the measures: how often upper-case letters, lower-case letters and digits alternate, and how much of
+//! a text consists of words. Never touches: the position of the text (`shapes`).
 
 use crate::semantics::redaction::names;
 
-/// Whether letters and digits alternate as they do by chance: words have long runs of one kind, numbers
-/// have one kind only. A capital before small letters is a word's beginning.
+/// Whether letters and digits alternate as in random text. Words have long runs of one kind, and numbers have
+/// only one kind. A capital before lower-case letters counts as the beginning of a word.
 pub(super) fn is_random(piece: &str) -> bool {
     if piece.len() < SHORTEST_MIXED || is_uuid(piece) {
         return false;
     }
-    let mix = CharacterMix::of(piece);
-    let (shortest, fewest) =
+    let mix = CharacterMix::new(piece);
+    let (min_length, min_digits) =
         if mix.is_mixed() { (SHORTEST_MIXED, 1) } else { (SHORTEST_OF_ONE_CASE, 4) };
-    mix.length() >= shortest && mix.digits >= fewest && mix.alternates()
+    mix.length() >= min_length && mix.digits >= min_digits && mix.alternates()
 }
 
-/// The same for shorter ones, of which more are names of things: hexadecimal ones are not meant, those with
-/// less than a third of letters, those of which a third is in words, and ULIDs.
+/// Like [`is_random`] for shorter texts, which are more often public identifiers. It excludes hexadecimal
+/// texts, texts with less than a third of letters, texts of which a third is in words, and ULIDs.
 pub(super) fn is_random_though_short(piece: &str) -> bool {
     let is_hex = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
     if piece.len() < SHORTEST || piece.bytes().all(is_hex) || is_ulid(piece) {
         return false;
     }
-    let mix = CharacterMix::of(piece);
-    let fewest = if mix.is_mixed() { 1 } else { 3 };
+    let mix = CharacterMix::new(piece);
+    let min_digits = if mix.is_mixed() { 1 } else { 3 };
     let letters = mix.upper + mix.lower;
-    mix.digits >= fewest
+    mix.digits >= min_digits
         && letters * 3 >= mix.length()
         && mix.alternates()
         && in_words(piece) * 3 < mix.length()
 }
 
-/// What a text is made of.
+/// The numbers of characters of each class in a text.
 #[derive(Default)]
 struct CharacterMix {
     upper: usize,
     lower: usize,
     digits: usize,
-    /// How often one of the three follows another.
-    turns: usize,
+    /// How many times the class changes between neighbouring characters.
+    changes: usize,
 }
 
 impl CharacterMix {
-    fn of(piece: &str) -> Self {
+    fn new(piece: &str) -> Self {
         let mut mix = Self::default();
         let mut before = CharacterClass::Sign;
         for byte in piece.bytes() {
-            let class = CharacterClass::of(byte);
+            let class = CharacterClass::from_byte(byte);
             match class {
                 CharacterClass::Upper => mix.upper += 1,
                 CharacterClass::Lower => mix.lower += 1,
@@ -56,9 +56,9 @@ impl CharacterMix {
                 CharacterClass::Sign => {}
             }
             let word_begins = before == CharacterClass::Upper && class == CharacterClass::Lower;
-            let apart = before == CharacterClass::Sign || class == CharacterClass::Sign;
-            if !apart && before != class && !word_begins {
-                mix.turns += 1;
+            let at_sign = before == CharacterClass::Sign || class == CharacterClass::Sign;
+            if !at_sign && before != class && !word_begins {
+                mix.changes += 1;
             }
             before = class;
         }
@@ -74,7 +74,7 @@ impl CharacterMix {
     }
 
     fn alternates(&self) -> bool {
-        self.turns * 5 > self.length()
+        self.changes * 5 > self.length()
     }
 }
 
@@ -88,7 +88,7 @@ enum CharacterClass {
 }
 
 impl CharacterClass {
-    fn of(byte: u8) -> Self {
+    fn from_byte(byte: u8) -> Self {
         match byte {
             b'A'..=b'Z' => Self::Upper,
             b'a'..=b'z' => Self::Lower,
@@ -98,13 +98,13 @@ impl CharacterClass {
     }
 }
 
-/// How many letters stand in what could be a word.
+/// The number of letters in parts that could be words.
 fn in_words(piece: &str) -> usize {
-    names::words(piece).filter(|word| could_be_spoken(word)).map(str::len).sum()
+    names::words(piece).filter(|word| could_be_word(word)).map(str::len).sum()
 }
 
-/// Whether vowels and consonants are mixed as in a word of four letters or more.
-fn could_be_spoken(word: &str) -> bool {
+/// Whether vowels and consonants alternate as in a word of four letters or more.
+fn could_be_word(word: &str) -> bool {
     let is_vowel = |byte: u8| b"aeiouy".contains(&byte.to_ascii_lowercase());
     let vowels = word.bytes().filter(|byte| is_vowel(*byte)).count();
     let (mut run, mut longest) = (0_usize, 0_usize);
@@ -115,7 +115,7 @@ fn could_be_spoken(word: &str) -> bool {
     word.len() >= 4 && vowels * 4 >= word.len() && vowels * 3 <= word.len() * 2 && longest <= 4
 }
 
-/// RFC 9562 §4: most are names of things.
+/// RFC 9562 §4. Most UUIDs are public identifiers.
 fn is_uuid(piece: &str) -> bool {
     let hyphens = [8, 13, 18, 23];
     piece.len() == 36
@@ -124,36 +124,37 @@ fn is_uuid(piece: &str) -> bool {
         })
 }
 
-/// A name of a thing that begins with the time: until the year 3084 with 0 or 1.
+/// A public identifier that begins with a timestamp: until the year 3084 with 0 or 1.
 fn is_ulid(piece: &str) -> bool {
-    let of_it =
+    let is_allowed =
         |byte: u8| byte.is_ascii_digit() || (byte.is_ascii_uppercase() && !b"ILOU".contains(&byte));
-    piece.len() == 26 && piece.starts_with(['0', '1']) && piece.bytes().all(of_it)
+    piece.len() == 26 && piece.starts_with(['0', '1']) && piece.bytes().all(is_allowed)
 }
 
-/// Bytes of the shortest that is told from a name of a thing.
+/// Minimum bytes of a random text that can be distinguished from a public identifier.
 const SHORTEST: usize = 16;
-/// With capitals, small letters and digits.
+/// Minimum bytes with capitals, lower-case letters and digits.
 const SHORTEST_MIXED: usize = 24;
-/// Of one case: hashes of 128 bits and keys in base 32 or 36, no identifiers of 96 bits.
+/// Minimum bytes in one letter case: covers hashes of 128 bits and keys in base 32 or 36, not identifiers of
+/// 96 bits.
 const SHORTEST_OF_ONE_CASE: usize = 28;
 
 #[cfg(test)]
 mod tests {
-    use super::{could_be_spoken, is_random_though_short};
+    use super::{could_be_word, is_random_though_short};
 
     #[test]
-    fn words_are_told_from_letters_by_chance() {
+    fn words_are_distinguished_from_random_letters() {
         for word in ["title", "quotes", "Instruct", "stride", "video", "promax"] {
-            assert!(could_be_spoken(word), "{word}");
+            assert!(could_be_word(word), "{word}");
         }
         for word in ["pVd", "sLm", "xkcd", "qzrmn", "aaaa", "btcusd", "ab"] {
-            assert!(!could_be_spoken(word), "{word}");
+            assert!(!could_be_word(word), "{word}");
         }
     }
 
     #[test]
-    fn names_of_things_are_not_by_chance() {
+    fn public_identifiers_are_not_random() {
         for piece in [
             "507f191e810c19729de860ea",
             "2f1a6c3e-1111-4222-8333",

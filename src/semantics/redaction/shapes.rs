@@ -1,8 +1,8 @@
-//! Texts that look like a secret: a bot's token, the last segment of a webhook, a JWT.
+//! Texts with the shape of a secret: a bot's token, the last segment of a webhook, a JWT.
 //!
-//! Owns: which shapes and places of a text make it a secret, and which make it the name of something public.
-//! A secret that is short or made of words is not known by its shape: `secret_path` is for those. Never
-//! touches: names; how random a text is (`random`).
+//! Owns: the shapes and positions that make a text a secret, and those that make it a public identifier. The
+//! shape of a short secret, or of one made of words, is not recognisable; `secret_path` is for those.
+//! Never touches: names; the measure of randomness (`random`).
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -11,8 +11,8 @@ use crate::semantics::byte_search::{kinds, table};
 use crate::semantics::redaction::names;
 use crate::semantics::redaction::random::{is_random, is_random_though_short};
 
-/// The secret parts of a raw path, in its order. Runs over the path of every request: a segment with
-/// neither a digit nor `=` nor `_` is passed over.
+/// The secret parts of a raw path, in order. Runs for the path of every request and therefore skips segments
+/// with neither a digit nor `=` nor `_`.
 pub(super) fn secrets_of_path(path: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let (mut start, mut before, mut suspect) = (0, 0..0, false);
@@ -32,17 +32,17 @@ pub(super) fn secrets_of_path(path: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Whether a path may have such a part, and whether a segment of it may hold a URL.
+/// Whether a path may contain a secret by its shape, and whether a segment of it may contain a URL.
 pub(super) fn may_hold(path: &str) -> (bool, bool) {
     let kinds = kinds(path, &KINDS);
-    (kinds & SUSPECT != 0, kinds & OF_URL != 0)
+    (kinds & SUSPECT != 0, kinds & MAY_BE_URL != 0)
 }
 
 const SUSPECT: u8 = 1;
-const OF_URL: u8 = 2;
-static KINDS: [u8; 256] = table(&[(b"0123456789=_", SUSPECT), (b"@%", OF_URL)], 0);
+const MAY_BE_URL: u8 = 2;
+static KINDS: [u8; 256] = table(&[(b"0123456789=_", SUSPECT), (b"@%", MAY_BE_URL)], 0);
 
-/// No secret is without one.
+/// Every secret has at least one such byte.
 fn is_suspect(byte: u8) -> bool {
     byte.is_ascii_digit() || matches!(byte, b'=' | b'_')
 }
@@ -54,7 +54,7 @@ fn secret_within(path: &str, before: &Range<usize>, segment: Range<usize>) -> Op
     Some(segment.start + secret.start..segment.start + secret.end)
 }
 
-/// Whether a value looks like a secret.
+/// Whether a value has the shape of a secret.
 pub(super) fn is_secret(value: &str) -> bool {
     if value.len() < SHORTEST {
         return false;
@@ -62,7 +62,7 @@ pub(super) fn is_secret(value: &str) -> bool {
     let value = decoded(value);
     let known = PREFIXES.iter().any(|(prefix, length)| {
         value.strip_prefix(prefix).is_some_and(|rest| {
-            let run = rest.bytes().take_while(|byte| is_of_token(*byte)).count();
+            let run = rest.bytes().take_while(|byte| is_token_byte(*byte)).count();
             run >= *length
         })
     });
@@ -76,35 +76,38 @@ fn secret_of(segment: &str, before: &str) -> Option<Range<usize>> {
     {
         return Some(secret);
     }
-    if segment.len() < SHORTEST_BEHIND {
+    if segment.len() < SHORTEST_AFTER {
         return None;
     }
-    if is_bot(segment) {
-        return Some(BOT.len()..segment.len());
+    if is_bot_token(segment) {
+        return Some(BOT_PREFIX.len()..segment.len());
     }
-    if names_content(segment, before) {
+    if is_public_hash(segment, before) {
         return None;
     }
-    let behind = || {
+    let after_secret_name = || {
         let digits = segment.bytes().filter(u8::is_ascii_digit).count();
         digits > 0 && digits < segment.len() && names::announces_secret(&decoded(before))
     };
-    let is_one = is_secret(segment) || behind() || (!is_listed(before) && is_short_one(segment));
-    is_one.then_some(0..segment.len())
+    let is_secret_segment = is_secret(segment)
+        || after_secret_name()
+        || (!is_collection(before) && has_short_random_piece(segment));
+    is_secret_segment.then_some(0..segment.len())
 }
 
-/// Whether a segment has a piece of 16 letters and digits or more by chance: in a path that is a link for
-/// those who know it as often as the name of a thing. A parameter has a name of its own that says which.
-fn is_short_one(segment: &str) -> bool {
+/// Whether a segment has a random piece of 16 letters and digits or more. In a path such a piece is as often
+/// a secret link as a public identifier. A parameter does not need this test, because its name distinguishes
+/// them.
+fn has_short_random_piece(segment: &str) -> bool {
     pieces(&decoded(segment)).any(is_random_though_short)
 }
 
-/// Whether a segment is the name of a collection whose members have ids that look random.
-fn is_listed(segment: &str) -> bool {
+/// Whether a segment is the name of a collection whose members have random-looking ids.
+fn is_collection(segment: &str) -> bool {
     COLLECTIONS.contains(&segment)
 }
 
-/// The value of `name=value` or `…;name=value` whose name is a secret's.
+/// The value of `name=value` or `…;name=value` if the name is that of a secret.
 fn value_of(segment: &str) -> Option<Range<usize>> {
     let mut start = 0;
     for piece in segment.split(';') {
@@ -118,26 +121,26 @@ fn value_of(segment: &str) -> Option<Range<usize>> {
     None
 }
 
-/// `bot110201543:AAH…`, as Telegram has it.
-fn is_bot(segment: &str) -> bool {
-    let Some(token) = segment.strip_prefix(BOT) else { return false };
+/// `bot110201543:AAH…`, the form of Telegram.
+fn is_bot_token(segment: &str) -> bool {
+    let Some(token) = segment.strip_prefix(BOT_PREFIX) else { return false };
     let token = decoded(token);
     let secret = token.split_once(':').filter(|(id, _)| id.bytes().all(|b| b.is_ascii_digit()));
-    secret.is_some_and(|(id, secret)| !id.is_empty() && secret.len() >= SHORTEST_BEHIND)
+    secret.is_some_and(|(id, secret)| !id.is_empty() && secret.len() >= SHORTEST_AFTER)
 }
 
-/// Whether a hash is how something public is called: a commit, a blob, an address of a chain.
-fn names_content(segment: &str, before: &str) -> bool {
+/// Whether a segment is a public hash: of a commit, of a blob, or an address in a blockchain.
+fn is_public_hash(segment: &str, before: &str) -> bool {
     let hash = DIGESTS.iter().find_map(|digest| segment.strip_prefix(digest));
-    let hash = hash.or_else(|| ADDRESSED.contains(&before).then_some(segment));
+    let hash = hash.or_else(|| HASH_PARENTS.contains(&before).then_some(segment));
     hash.is_some_and(|hash| hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn pieces(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c: char| !u8::try_from(c).is_ok_and(is_of_token))
+    text.split(|c: char| !u8::try_from(c).is_ok_and(is_token_byte))
 }
 
-fn is_of_token(byte: u8) -> bool {
+fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
@@ -145,14 +148,15 @@ fn decoded(text: &str) -> Cow<'_, str> {
     percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
 
-const BOT: &str = "bot";
+const BOT_PREFIX: &str = "bot";
 
-/// Bytes of the shortest value that is known by its shape, a prefix included.
+/// Minimum bytes of a value that is recognised by its shape, including a prefix.
 const SHORTEST: usize = 20;
-/// Behind a segment that announces a secret.
-const SHORTEST_BEHIND: usize = 8;
+/// Minimum bytes after a segment that precedes a secret.
+const SHORTEST_AFTER: usize = 8;
 
-/// Prefixes of well-known services' keys, and how many letters, digits, `-` or `_` follow.
+/// Prefixes of keys of well-known services, and the minimum number of letters, digits, `-` or `_` that
+/// follow.
 const PREFIXES: [(&str, usize); 19] = [
     ("AIza", 30),
     ("AKIA", 16),
@@ -175,11 +179,11 @@ const PREFIXES: [(&str, usize); 19] = [
     ("xox", 17),
 ];
 
-/// Prefixes of a hash by which a content is addressed.
+/// Prefixes of content hashes and addresses.
 const DIGESTS: [&str; 5] = ["sha256:", "sha512:", "sha1:", "md5:", "0x"];
 
-/// Segments behind which a hash is the name of something public.
-const ADDRESSED: [&str; 18] = [
+/// Segments after which a hash is a public identifier.
+const HASH_PARENTS: [&str; 18] = [
     "address",
     "addresses",
     "blob",
@@ -200,7 +204,7 @@ const ADDRESSED: [&str; 18] = [
     "txs",
 ];
 
-/// Collections of what nobody sees by its id alone.
+/// Collections whose members are not accessible by their id alone.
 const COLLECTIONS: [&str; 26] = [
     "accounts",
     "albums",
@@ -240,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_in_paths_are_known() {
+    fn secrets_in_paths_are_recognised() {
         for (path, safe) in [
             ("/bot110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe", "/bot(secret)/getMe"),
             ("/bot110201543%3AAAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/x", "/bot(secret)/x"),
@@ -261,7 +265,7 @@ mod tests {
             ("/u/ghp_abcdefabcdefabcde1", "/u/(secret)"),
             ("/u/ghp_abcdefabcdefabcdefg", "/u/(secret)"),
             ("/pay/cs_live_a1b2c3d4e5f6g7h8", "/pay/(secret)"),
-            // Letters and digits by chance, of 16 to 24.
+            // 16 to 24 random letters and digits.
             ("/share/X7kQ2pVd9sLm3RtY", "/share/(secret)"),
             ("/s/q8ZcNa5uX7kQ2pVd9s", "/s/(secret)"),
             ("/d/uN4xB7wKj2Qm9TzR5cVe/file.pdf", "/d/(secret)/file.pdf"),
@@ -276,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn names_numbers_and_public_hashes_stay() {
+    fn names_numbers_and_public_hashes_are_not_hidden() {
         for path in [
             "/",
             "",
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn nearly_everything_made_at_random_is_known() {
+    fn almost_all_random_texts_are_recognised() {
         let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
         let mut seed = 7_u64;
         let mut next = || {

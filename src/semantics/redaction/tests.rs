@@ -1,4 +1,4 @@
-//! URLs and texts without their secrets.
+//! Redaction of URLs and texts.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ fn redactor() -> Redactor {
 }
 
 #[test]
-fn parameters_are_secret_by_a_name_or_by_what_they_look_like() {
+fn parameters_are_secret_by_their_name_or_their_shape() {
     for (param, shown) in [
         ("token=a", "token=(secret)"),
         ("Plain=a", "Plain=(secret)"),
@@ -44,14 +44,14 @@ fn parameters_are_secret_by_a_name_or_by_what_they_look_like() {
 }
 
 #[test]
-fn a_listed_name_is_known_in_whatever_case_also_one_that_is_built_in() {
+fn a_listed_name_matches_in_any_case_even_if_it_is_built_in() {
     let listed = Redactor::new(&["device_code".to_owned()], &[]);
     for name in ["device_code", "DEVICE_CODE", "dEvIce_cOde"] {
         assert!(listed.is_secret_name(name), "{name}");
     }
 }
 
-/// GraphQL over GET, filters, anything that a client puts into one parameter.
+/// GraphQL over GET, filters, and other JSON that a client sends in one parameter.
 #[test]
 fn members_of_json_in_a_parameter_are_secret_by_their_names() {
     for (param, shown) in [
@@ -69,12 +69,12 @@ fn members_of_json_in_a_parameter_are_secret_by_their_names() {
         ("v={\"q\":\"X7kQ2pVd9sLm3RtYw8ZcNa5u\"}", "v={\"q\":\"(secret)\"}"),
         ("v={\"u\":\"https://a.test/?token=b\"}", "v={\"u\":\"(secret)\"}"),
         ("v={\"X7kQ2pVd9sLm3RtYw8ZcNa5u\":1}", "v=(secret)"),
-        // It cannot be read: a word of it is enough.
+        // Invalid JSON: one secret word hides all of it.
         ("v={\"token\":\"S3CRET\"", "v=(secret)"),
         ("v={token:S3CRET}", "v=(secret)"),
         ("v=%7B%22tok%65n%22:S3CRET", "v=(secret)"),
         ("v=%5B\"accessToken\", \"S3CRET\"", "v=(secret)"),
-        // White space and a byte order mark before it, a string of it, encoded twice.
+        // Leading white space and byte order mark, JSON inside a JSON string, double encoding.
         ("v=%20%7B%22token%22%3A%22S3CRET%22%7D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
         ("v=+{\"token\":\"S3CRET\"}", "v=%7B%22token%22%3A%22(secret)%22%7D"),
         ("v=%0A%7B%22token%22%3A%22S3CRET%22%7D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
@@ -85,7 +85,7 @@ fn members_of_json_in_a_parameter_are_secret_by_their_names() {
         ),
         ("v=%22%7B%5C%22token%5C%22%3A%5C%22S3CRET%5C%22%7D%22", "v=%22(secret)%22"),
         ("v={\"a\":\"{\\\"token\\\":\\\"S3CRET\\\"}\"}", "v={\"a\":\"(secret)\"}"),
-        // Names and values apart.
+        // Separate members for names and values.
         ("v=[{\"name\":\"token\",\"value\":\"S3CRET\"}]", "v=(secret)"),
         ("v=[{\"key\":\"token\",\"value\":\"S3CRET\"}]", "v=(secret)"),
         ("v=[{\"value\":\"S3CRET\",\"name\":\"token\"}]", "v=(secret)"),
@@ -100,7 +100,7 @@ fn members_of_json_in_a_parameter_are_secret_by_their_names() {
         ("query=query{me(id:7){id}}", "query=query{me(id:7){id}}"),
         ("v=%22btc%22", "v=%22btc%22"),
         ("q=query+token", "q=query+token"),
-        // Nothing in it is secret.
+        // No secrets.
         ("v={\"id\":7,\"name\":\"Ann\"}", "v={\"id\":7,\"name\":\"Ann\"}"),
         ("v={\"country_code\":\"US\"}", "v={\"country_code\":\"US\"}"),
         ("v={\"monkey\":\"a\"", "v={\"monkey\":\"a\""),
@@ -119,7 +119,7 @@ fn members_of_json_in_a_parameter_are_secret_by_their_names() {
 }
 
 #[test]
-fn json_that_is_nested_without_end_is_read_in_bounds() {
+fn deeply_nested_json_is_parsed_within_bounds() {
     for json in ["[".repeat(50_000), "{\"a\":".repeat(50_000), "%5B".repeat(50_000)] {
         let param = format!("v={json}");
         assert_eq!(redactor().param(&param), param);
@@ -129,7 +129,7 @@ fn json_that_is_nested_without_end_is_read_in_bounds() {
 }
 
 #[test]
-fn built_in_and_captured_parts_of_a_path_are_one() {
+fn overlapping_built_in_and_captured_parts_are_merged() {
     let path = "/bot1:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw/getMe";
     assert_eq!(redactor().path(path), "/bot(secret)/getMe");
     assert_eq!(redactor().path("/botplainword/getMe"), "/bot(secret)/getMe");
@@ -137,7 +137,7 @@ fn built_in_and_captured_parts_of_a_path_are_one() {
 }
 
 #[test]
-fn urls_in_a_path_and_encoded_names_in_it_lose_their_secrets() {
+fn secrets_of_urls_and_encoded_names_in_paths_are_hidden() {
     for (path, shown) in [
         ("/proxy/https://u:S3CRET@h/x", "/proxy/https://(secret)@h/x"),
         ("/proxy/https%3A%2F%2Fu%3AS3CRET%40h%2Fx", "/proxy/(secret)"),
@@ -159,7 +159,7 @@ fn urls_in_a_path_and_encoded_names_in_it_lose_their_secrets() {
 }
 
 #[test]
-fn urls_in_texts_lose_their_secrets_alone() {
+fn only_the_secrets_of_urls_in_texts_are_hidden() {
     for (text, shown) in [
         ("https://a.test/a?access_token=x&b=2#c", "https://a.test/a?access_token=(secret)&b=2#c"),
         ("https://a.test/cb#access_token=x&b=2", "https://a.test/cb#access_token=(secret)&b=2"),
@@ -181,7 +181,7 @@ fn urls_in_texts_lose_their_secrets_alone() {
     }
 }
 
-/// What is encoded as often as it lies within another.
+/// A query with a URL that is nested in `levels` other URLs and encoded once for each of them.
 fn within_urls(levels: usize, secret: &str) -> String {
     let encoded = |text: &str| {
         let one = |byte: u8| match byte {
@@ -196,7 +196,7 @@ fn within_urls(levels: usize, secret: &str) -> String {
 }
 
 #[test]
-fn a_secret_within_urls_within_urls_is_hidden_however_deep_it_lies() {
+fn a_secret_in_nested_urls_is_hidden_at_any_depth() {
     for levels in 1..=12 {
         let (token, page) = (within_urls(levels, "token=S3CRET"), within_urls(levels, "page=2"));
         let user = within_urls(levels, "x=https://u:S3CRET@b.test/");
@@ -205,7 +205,7 @@ fn a_secret_within_urls_within_urls_is_hidden_however_deep_it_lies() {
             assert!(!shown.contains("S3CRET"), "{levels}: {shown}");
             assert!(redactor().is_secret_param(param), "{levels}");
         }
-        // Deeper, nothing is looked at.
+        // Deeper levels are not inspected.
         if levels <= 3 {
             assert_eq!(redactor().param(&page), page, "{levels}");
         }
@@ -213,14 +213,14 @@ fn a_secret_within_urls_within_urls_is_hidden_however_deep_it_lies() {
 }
 
 #[test]
-fn a_url_within_urls_without_end_is_read_in_bounds() {
+fn deeply_nested_urls_are_parsed_within_bounds() {
     let deep = "?a=".repeat(20_000);
     assert_eq!(redactor().text(&deep), deep);
 }
 
 proptest! {
     #[test]
-    fn any_text_is_read_without_a_panic_and_secrets_go(text in "[ -~äß%]{0,60}") {
+    fn any_text_is_redacted_without_a_panic(text in "[ -~äß%]{0,60}") {
         drop(redactor().text(&text));
         drop(redactor().param(&text));
         drop(redactor().path(&text));
@@ -230,9 +230,9 @@ proptest! {
 }
 
 proptest! {
-    /// The short way for parameters without signs is only faster.
+    /// The fast path for parameters without special characters gives the same result as the full parse.
     #[test]
-    fn a_parameter_without_signs_is_as_secret_as_it_is_by_the_long_way(
+    fn the_fast_path_for_simple_parameters_equals_the_full_parse(
         name in "[a-zA-Z_.-]{0,12}|(access|api|pass)_?(key|token|word|code)|accessToken|appid",
         equals in "=?", value in "[a-zA-Z0-9,~_-]{0,40}|eyJ[a-zA-Z0-9_-]{20,40}",
     ) {

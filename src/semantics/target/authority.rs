@@ -1,7 +1,7 @@
-//! `host:port` as written in a target, in `Host` and in `CONNECT` (RFC 3986 §3.2, RFC 9110 §9.3.6).
+//! `host:port` in a target, in `Host` and in `CONNECT` (RFC 3986 §3.2, RFC 9110 §9.3.6).
 //!
-//! Owns: which texts are a host and a port, and their one written form.
-//! Never touches: what a name resolves to, whether larder may go there.
+//! Owns: parsing of host and port, and their normal form.
+//! Never touches: name resolution; the permission to connect to the host.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,13 +10,13 @@ use crate::semantics::target::TargetError;
 /// DNS allows 253 characters and a trailing dot.
 const LONGEST_HOST: usize = 254;
 
-/// Reads the target of `CONNECT`: host and port are both required (RFC 9110 §9.3.6).
+/// Parses the target of `CONNECT`: host and port are both required (RFC 9110 §9.3.6).
 pub fn parse(text: &str) -> Result<(String, u16), TargetError> {
     let (host, port) = split(text)?;
     Ok((host, port.ok_or(TargetError::Port)?))
 }
 
-/// Reads `host[:port]`; an empty port is the same as none (RFC 3986 §6.2.3).
+/// Parses `host[:port]`. An empty port is equivalent to no port (RFC 3986 §6.2.3).
 pub fn split(text: &str) -> Result<(String, Option<u16>), TargetError> {
     if text.contains('@') {
         return Err(TargetError::UserInfo);
@@ -37,8 +37,8 @@ pub fn split(text: &str) -> Result<(String, Option<u16>), TargetError> {
     }
 }
 
-/// A name or an IPv4 address, without the dot that may end it: larder looks names up as absolute ones
-/// anyway, and a rule that names a host must not be passed by another spelling of it.
+/// Parses a name or an IPv4 address and removes a trailing dot. Larder resolves names as absolute ones
+/// anyway, and another spelling of a host must not bypass a rule for that host.
 fn parse_name(text: &str) -> Result<String, TargetError> {
     let known = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
     let malformed = text.is_empty()
@@ -51,8 +51,8 @@ fn parse_name(text: &str) -> Result<String, TargetError> {
     if malformed || ambiguous { Err(TargetError::Host) } else { Ok(bare.to_ascii_lowercase()) }
 }
 
-/// No name ends so: some readers take it for an address (`0`, `0x7f.1`, `127.1`, `010.0.0.1`), each
-/// for another one.
+/// Whether the last label is a number. No valid name ends in one. Some parsers accept such a text as an
+/// address (`0`, `0x7f.1`, `127.1`, `010.0.0.1`), but not all as the same address.
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
@@ -129,7 +129,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_and_what_was_read_reads_the_same(text in any::<String>()) {
+        fn a_parsed_authority_has_a_normal_form_that_parses_to_itself(text in any::<String>()) {
             if let Ok((host, port)) = split(&text) {
                 let again = port.map_or(host.clone(), |port| format!("{host}:{port}"));
                 assert_eq!(split(&again), Ok((host, port)));

@@ -1,15 +1,16 @@
-//! Dot segments in all the spellings that some server reads as one (RFC 3986 §5.2.4, §6.2.2.3), and slashes in
-//! those that are written for no other reason.
+//! Detection of dot segments in all spellings that some server accepts (RFC 3986 §5.2.4, §6.2.2.3), and of
+//! slashes in spellings that have no legitimate use.
 //!
-//! Owns: telling them from data: `%2f` alone inside a segment (GitLab's ids, npm's scopes) is data, as is UTF-8.
-//! Never touches: what becomes of such a path.
+//! Owns: distinguishing them from data: a plain `%2f` inside a segment (GitLab's ids, npm's scopes) is data,
+//! and so is UTF-8.
+//! Never touches: the handling of such a path.
 
 use crate::semantics::byte_search::has_byte;
 
-/// Whether some server may read the path as another than it seems.
+/// Whether some server may resolve the path to a different one.
 pub(super) fn leads_elsewhere(path: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii() && byte != b'%';
-    // Without a dot, plain or encoded, there is none.
+    // Without a plain or encoded dot there is no dot segment.
     if !has_byte(path, |byte| byte == b'.' || !is_plain(byte)) {
         return false;
     }
@@ -17,28 +18,28 @@ pub(super) fn leads_elsewhere(path: &str) -> bool {
         return has_dots(path.as_bytes());
     }
     let mut path = path.as_bytes().to_vec();
-    // Each server decodes once, and some pass it on to another.
+    // Each server decodes once, and some forward the path to another server.
     for _ in 0..DECODINGS {
         if has_dots(&path) {
             return true;
         }
-        let Some(decoded) = decoded(&path).and_then(as_lax_readers_do) else { return true };
+        let Some(decoded) = decoded(&path).and_then(decode_leniently) else { return true };
         if decoded == path {
             return false;
         }
         path = decoded;
     }
-    // What is still encoded then is meant to deceive.
+    // A path that is still encoded after that is a deliberate disguise.
     true
 }
 
-/// How often a path is decoded.
+/// Maximum number of times that a path is decoded.
 const DECODINGS: usize = 5;
 
 fn has_dots(path: &[u8]) -> bool {
     path.split(|byte| is_slash(*byte)).any(|segment| {
         let bare = segment.split(|byte| *byte == b';').next().unwrap_or_default();
-        // Some servers end a name at a NUL, or leave blanks out.
+        // Some servers end a name at a NUL, or ignore blanks.
         let end = bare.iter().position(|byte| *byte == 0).unwrap_or(bare.len());
         let bare = bare.get(..end).unwrap_or_default().trim_ascii();
         matches!(bare, b"." | b"..")
@@ -49,14 +50,14 @@ fn is_slash(byte: u8) -> bool {
     matches!(byte, b'/' | b'\\')
 }
 
-/// The path with all its octets decoded once: `%2e`, and `%u002e` as some scripts write it. `None`: a slash is
-/// written in the latter way.
+/// Decodes all octets of the path once: `%2e`, and `%u002e`, a form that some scripts use. `None` if a slash
+/// is encoded in the latter form.
 fn decoded(path: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, behind @ ..] = rest {
         if let [b'%', b'u' | b'U', a, b, c, d, left @ ..] = rest
-            && let Some(octet) = hex(*a, *b).zip(hex(*c, *d)).and_then(of_unicode)
+            && let Some(octet) = hex(*a, *b).zip(hex(*c, *d)).and_then(octet_of_character)
         {
             if is_slash(octet) {
                 return None;
@@ -76,12 +77,13 @@ fn decoded(path: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// What a character counts for that stands for one octet, or that servers take for a dot or a slash: by width, or
-/// as the nearest that their character set has.
-fn of_unicode((high, low): (u8, u8)) -> Option<u8> {
+/// Maps a character to an octet: a character below U+0100 to its octet, and a character that servers convert
+/// to a dot or slash, because of its width or as the nearest character of their character set, to that dot or
+/// slash.
+fn octet_of_character((high, low): (u8, u8)) -> Option<u8> {
     match (high, low) {
         (0x00, octet) => Some(octet),
-        // Full width.
+        // Full-width forms.
         (0xff, 0x01..=0x5e) => Some(low + 0x20),
         (0x20, 0x24 | 0x25) | (0xfe, 0x52) => Some(b'.'),
         (0x20, 0x44) | (0x22, 0x15) => Some(b'/'),
@@ -90,9 +92,9 @@ fn of_unicode((high, low): (u8, u8)) -> Option<u8> {
     }
 }
 
-/// The bytes as those read them who do not mind longer forms of UTF-8 than need be, or take characters of other
-/// widths for the same. `None`: a slash is written in such a longer form, as nobody does in good faith.
-fn as_lax_readers_do(bytes: Vec<u8>) -> Option<Vec<u8>> {
+/// Decodes the bytes like a lenient decoder, which accepts overlong UTF-8 and converts characters of other
+/// widths. `None` if a slash is encoded in an overlong form, which has no legitimate use.
+fn decode_leniently(bytes: Vec<u8>) -> Option<Vec<u8>> {
     if bytes.is_ascii() {
         return Some(bytes);
     }
@@ -105,7 +107,7 @@ fn as_lax_readers_do(bytes: Vec<u8>) -> Option<Vec<u8>> {
             }
             out.push(octet);
             rest = rest.get(length..).unwrap_or_default();
-        } else if let Some((octet, length)) = alike(rest) {
+        } else if let Some((octet, length)) = lookalike(rest) {
             out.push(octet);
             rest = rest.get(length..).unwrap_or_default();
         } else {
@@ -116,21 +118,26 @@ fn as_lax_readers_do(bytes: Vec<u8>) -> Option<Vec<u8>> {
     Some(out)
 }
 
-/// The sign of ASCII that these bytes begin with, in two to four bytes, and how many.
+/// The ASCII character in an overlong form of two to four bytes at the beginning, and the number of its
+/// bytes.
 fn overlong(bytes: &[u8]) -> Option<(u8, usize)> {
-    let of = |before: &u8, last: &u8| (before & 1) << 6 | (last & 0x3f);
+    let character = |before: &u8, last: &u8| (before & 1) << 6 | (last & 0x3f);
     match bytes {
-        [before @ (0xc0 | 0xc1), last @ 0x80..=0xbf, ..] => Some((of(before, last), 2)),
-        [0xe0, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => Some((of(before, last), 3)),
-        [0xf0, 0x80, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => Some((of(before, last), 4)),
+        [before @ (0xc0 | 0xc1), last @ 0x80..=0xbf, ..] => Some((character(before, last), 2)),
+        [0xe0, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => {
+            Some((character(before, last), 3))
+        }
+        [0xf0, 0x80, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => {
+            Some((character(before, last), 4))
+        }
         _ => None,
     }
 }
 
-/// The dot or slash that these bytes begin with for some readers, and how many bytes it takes.
-fn alike(bytes: &[u8]) -> Option<(u8, usize)> {
+/// The dot or slash that some decoders read at the beginning of the bytes, and the number of its bytes.
+fn lookalike(bytes: &[u8]) -> Option<(u8, usize)> {
     match bytes {
-        // Who does not look at how the second byte begins.
+        // Some decoders do not check the leading bits of the second byte.
         [0xc0, second @ (b'.' | b'/'), ..] => Some((*second, 2)),
         [0xc1, 0x1c | b'\\', ..] => Some((b'\\', 2)),
         [0xef, 0xbc, 0x8e, ..] | [0xef, 0xb9, 0x92, ..] | [0xe2, 0x80, 0xa4 | 0xa5, ..] => {
@@ -154,7 +161,7 @@ mod tests {
     use super::leads_elsewhere;
 
     #[test]
-    fn dot_segments_are_seen_in_every_spelling_and_data_is_not_taken_for_them() {
+    fn dot_segments_are_found_in_every_spelling_and_data_is_not() {
         for path in [
             "/public/../private",
             "/public/./x",
@@ -207,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn dots_and_slashes_in_disguise_are_seen_and_text_is_not_taken_for_them() {
+    fn disguised_dots_and_slashes_are_found_and_text_is_not() {
         for path in [
             "/public/%c0%ae/private",
             "/public/..%c1%9cprivate",

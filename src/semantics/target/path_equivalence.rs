@@ -1,15 +1,16 @@
-//! Spellings of one path: those that are equivalent by RFC 3986 §6.2.2, and those that some origin reads
-//! alike.
+//! Different spellings of one path: those that are equivalent by RFC 3986 §6.2.2, and those that some origins
+//! treat as equal.
 //!
-//! Owns: the one written form of the former; what of a URL is encoded for those who did not. Never
-//! touches: dot segments (`dots`); what else is sent to the origin, which gets every path and query as it came.
+//! Owns: the normal form of equivalent spellings; encoding of characters that clients failed to encode.
+//! Never touches: dot segments (`dot_segments`); the rest of a path and query, which the origin gets as
+//! received.
 
 use std::borrow::Cow;
 
 use crate::semantics::byte_search::{has_byte, has_pair};
 
-/// The text with unreserved characters decoded and hexadecimal digits in capitals (RFC 3986 §6.2.2.1,
-/// §6.2.2.2): `%7e` is `~`, `%2f` is `%2F`.
+/// Decodes unreserved characters and writes hexadecimal digits in capitals (RFC 3986 §6.2.2.1, §6.2.2.2):
+/// `%7e` becomes `~`, `%2f` becomes `%2F`.
 pub fn normal(text: &str) -> Cow<'_, str> {
     if !has_byte(text, |byte| byte == b'%') {
         return Cow::Borrowed(text);
@@ -36,37 +37,38 @@ pub fn normal(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Path and query as every server takes them: the signs that belong in no URL, and that HTTP/2 does not carry,
-/// are percent-encoded (RFC 3986 §2.1). In a path those are `<`, `>` and `` ` ``, in a query `<`, `>` and `"`; some
-/// clients send them as they were typed (`curl -g`). All others stay as they are.
+/// Path and query in a form that every server accepts: characters that no URL may contain, and that HTTP/2
+/// does not allow, are percent-encoded (RFC 3986 §2.1). In a path these are `<`, `>` and `` ` ``, in a query
+/// `<`, `>` and `"`; some clients send them unencoded (`curl -g`). All other characters stay unchanged.
 pub fn carried(path_and_query: &str) -> Cow<'_, str> {
     if !has_byte(path_and_query, |byte| matches!(byte, b'<' | b'>' | b'`' | b'"')) {
         return Cow::Borrowed(path_and_query);
     }
     let mut out = String::with_capacity(path_and_query.len() + 8);
     let mut in_query = false;
-    for sign in path_and_query.chars() {
-        in_query |= sign == '?';
-        match sign {
+    for character in path_and_query.chars() {
+        in_query |= character == '?';
+        match character {
             '<' => out.push_str("%3C"),
             '>' => out.push_str("%3E"),
             '`' if !in_query => out.push_str("%60"),
             '"' if in_query => out.push_str("%22"),
-            _ => out.push(sign),
+            _ => out.push(character),
         }
     }
     Cow::Owned(out)
 }
 
-/// The path as an origin may read it that decodes it, takes several slashes for one and leaves out what is
-/// behind a `;`; `None`: as it is. An encoded slash stays: it is data inside a segment (GitLab's ids).
+/// The path as a lenient origin may interpret it: decoded, with repeated slashes merged and without the text
+/// after each `;`. `None` if it is unchanged. An encoded slash stays, because it is data inside a segment
+/// (GitLab's ids).
 pub fn as_read(path: &str) -> Option<String> {
-    let has_sign = has_byte(path, |byte| matches!(byte, b'%' | b';'));
-    if !has_sign && !has_pair(path, (b'/', b'/')) {
+    let has_special = has_byte(path, |byte| matches!(byte, b'%' | b';'));
+    if !has_special && !has_pair(path, (b'/', b'/')) {
         return None;
     }
     let mut decoded = path.to_owned();
-    // Each server decodes once, and some pass it on to another.
+    // Each server decodes once, and some forward the path to another server.
     for _ in 0..2 {
         decoded = decoded_once(&decoded);
     }
@@ -101,7 +103,7 @@ fn decoded_once(path: &str) -> String {
     out
 }
 
-/// The octet that two hexadecimal digits at the beginning stand for, and what follows them.
+/// The octet of the two hexadecimal digits at the beginning, and the rest of the text.
 fn octet(text: &str) -> Option<(u8, &str)> {
     let (digits, after) = text.split_at_checked(2)?;
     let plain = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
@@ -116,7 +118,7 @@ mod tests {
     use super::{as_read, carried, normal};
 
     #[test]
-    fn what_no_url_holds_is_encoded_and_nothing_else() {
+    fn only_characters_invalid_in_urls_are_encoded() {
         for (typed, sent) in [
             ("/a<b>`c?d", "/a%3Cb%3E%60c?d"),
             ("/\"{|}\\^", "/\"{|}\\^"),
@@ -130,7 +132,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_typed_without_controls_can_be_carried(text in "/[!-~ü]{0,40}") {
+        fn any_text_without_control_characters_becomes_a_valid_uri(text in "/[!-~ü]{0,40}") {
             let sent = carried(&text);
             assert!(Uri::try_from(&*sent).is_ok(), "{text} {sent}");
             assert_eq!(carried(&sent), sent, "once is enough");
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn equivalent_spellings_have_one_form_and_others_stay_apart() {
+    fn equivalent_spellings_have_one_form_and_others_stay_distinct() {
         for (text, form) in [
             ("/~bob", "/~bob"),
             ("/%7Ebob", "/~bob"),
@@ -156,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_read_as_lenient_origins_do() {
+    fn a_path_is_interpreted_as_lenient_origins_do() {
         for (path, read) in [
             ("/users/@me", None),
             ("/users/%40me", Some("/users/@me")),

@@ -1,4 +1,4 @@
-//! Targets as parsed, compared and resolved (RFC 3986).
+//! Parsing, comparison and resolution of targets (RFC 3986).
 
 use proptest::prelude::{any, proptest};
 
@@ -9,7 +9,7 @@ fn target(text: &str) -> Target {
 }
 
 #[test]
-fn only_what_rfc_3986_calls_equivalent_is_made_equal() {
+fn only_spellings_equivalent_by_rfc_3986_are_equal() {
     // RFC 3986 §6.2.2.1, §6.2.3; CCH-07.
     let equal = [
         ("HTTP://API.Example/x", "http://api.example/x"),
@@ -48,12 +48,12 @@ fn only_what_rfc_3986_calls_equivalent_is_made_equal() {
 }
 
 #[test]
-fn parts_are_given_back_as_received() {
+fn parts_are_returned_as_received() {
     let t = target("https://API.example:8443/a|b/[ü]\"<>^`{}/%zz?q=1?2&k=v%26#f");
     assert_eq!(t.scheme(), Scheme::Https);
     assert_eq!((t.host(), t.port()), ("api.example", 8443));
     assert_eq!(t.authority(), "api.example:8443");
-    assert_eq!(t.path(), "/a|b/[ü]\"%3C%3E^%60{}/%zz", "but for what no URL holds");
+    assert_eq!(t.path(), "/a|b/[ü]\"%3C%3E^%60{}/%zz", "except characters that no URL may contain");
     assert_eq!(t.query(), Some("q=1?2&k=v%26"));
     assert_eq!(t.to_string(), "https://api.example:8443/a|b/[ü]\"%3C%3E^%60{}/%zz?q=1?2&k=v%26");
     assert_eq!(target("http://[::1]:80/").authority(), "[::1]");
@@ -62,8 +62,8 @@ fn parts_are_given_back_as_received() {
 }
 
 #[test]
-fn what_is_no_target_is_refused_with_its_reason() {
-    for (text, why) in [
+fn invalid_targets_are_rejected_with_a_reason() {
+    for (text, reason) in [
         ("ftp://h/", TargetError::Scheme),
         ("/path", TargetError::Scheme),
         ("http:/h/", TargetError::Scheme),
@@ -80,7 +80,7 @@ fn what_is_no_target_is_refused_with_its_reason() {
         ("http://h/a\u{7f}", TargetError::Path),
         ("http://h/?\0", TargetError::Path),
     ] {
-        assert_eq!(Target::absolute(text), Err(why), "{text:?}");
+        assert_eq!(Target::absolute(text), Err(reason), "{text:?}");
     }
 }
 
@@ -145,7 +145,7 @@ fn debug_shows_no_query_value() {
 
 proptest! {
     #[test]
-    fn any_text_is_read_or_refused_and_what_was_read_reads_the_same(
+    fn a_parsed_target_has_a_display_form_that_parses_to_itself(
         text in any::<String>(),
         path in "/[ -~]{0,20}",
         reference in any::<String>(),

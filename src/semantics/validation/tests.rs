@@ -1,4 +1,4 @@
-//! Conditions, 304s and freshening (RFC 9110 §13, RFC 9111 §4.3).
+//! Conditions, 304 responses and freshening (RFC 9110 §13, RFC 9111 §4.3).
 
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -24,15 +24,15 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
-fn said(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
+fn metadata(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
     CacheMetadata::of(StatusCode::OK, &map(fields))
 }
 
 fn matches(
-    asked: &[(&'static str, &'static str)],
+    request: &[(&'static str, &'static str)],
     stored: &[(&'static str, &'static str)],
 ) -> bool {
-    evaluate(&map(asked), &said(stored), StatusCode::OK) == PreconditionResult::NotModified
+    evaluate(&map(request), &metadata(stored), StatusCode::OK) == PreconditionResult::NotModified
 }
 
 #[test]
@@ -106,13 +106,13 @@ fn if_modified_since_compares_with_last_modified_else_with_date() {
 
 #[test]
 fn only_a_success_becomes_a_304() {
-    let (asked, said) = (map(&[("if-none-match", "*")]), said(&[("etag", "\"a\"")]));
-    assert_eq!(evaluate(&asked, &said, StatusCode::NOT_FOUND), PreconditionResult::Full);
-    assert_eq!(evaluate(&map(&[]), &said, StatusCode::OK), PreconditionResult::Full);
+    let (request, metadata) = (map(&[("if-none-match", "*")]), metadata(&[("etag", "\"a\"")]));
+    assert_eq!(evaluate(&request, &metadata, StatusCode::NOT_FOUND), PreconditionResult::Full);
+    assert_eq!(evaluate(&map(&[]), &metadata, StatusCode::OK), PreconditionResult::Full);
 }
 
 #[test]
-fn a_made_304_carries_what_the_client_needs_to_update() {
+fn a_generated_304_has_the_fields_that_a_client_updates() {
     // RFC 9110 §15.4.5.
     let kept = [
         ("etag", "\"a\""),
@@ -131,17 +131,17 @@ fn a_made_304_carries_what_the_client_needs_to_update() {
 }
 
 #[test]
-fn the_origin_is_asked_with_the_stored_validators_as_received() {
-    let stored = said(&[("etag", "W/\"a\""), ("last-modified", "Sun Nov  6 08:49:37 1994")]);
+fn revalidation_sends_the_stored_validators_as_received() {
+    let stored = metadata(&[("etag", "W/\"a\""), ("last-modified", "Sun Nov  6 08:49:37 1994")]);
     let fields: HeaderMap = conditional_fields(&stored).into_iter().collect();
     let expected =
         map(&[("if-none-match", "W/\"a\""), ("if-modified-since", "Sun Nov  6 08:49:37 1994")]);
     assert_eq!(fields, expected);
-    assert!(conditional_fields(&said(&[])).is_empty());
+    assert!(conditional_fields(&metadata(&[])).is_empty());
 }
 
 #[test]
-fn all_five_conditional_fields_are_known() {
+fn all_five_conditional_fields_are_detected() {
     assert!(!has_conditionals(&map(&[("if-none", "x"), ("range", "bytes=0-1")])));
     for name in CONDITIONALS {
         let headers: HeaderMap = [(name, HeaderValue::from_static("x"))].into_iter().collect();
@@ -150,7 +150,7 @@ fn all_five_conditional_fields_are_known() {
 }
 
 #[test]
-fn a_304_replaces_every_field_but_those_of_the_body() {
+fn a_304_replaces_all_fields_except_those_of_the_body() {
     // RFC 9111 §3.2.
     let stored = map(&[
         ("cache-control", "max-age=1"),
@@ -191,10 +191,10 @@ fn a_304_replaces_every_field_but_those_of_the_body() {
 }
 
 #[test]
-fn a_304_with_another_strong_tag_or_vary_is_about_something_else() {
+fn a_304_with_another_strong_tag_or_vary_does_not_apply() {
     // RFC 9111 §4.3.4.
     let stored = map(&[("etag", "\"a\""), ("vary", "X, Y")]);
-    let said = CacheMetadata::of(StatusCode::OK, &stored);
+    let metadata = CacheMetadata::of(StatusCode::OK, &stored);
     for (update, expected) in [
         (vec![], true),
         (vec![("etag", "\"a\"")], true),
@@ -204,7 +204,7 @@ fn a_304_with_another_strong_tag_or_vary_is_about_something_else() {
         (vec![("vary", "x")], false),
         (vec![("vary", "*")], false),
     ] {
-        assert_eq!(is_about(&map(&update), &stored, &said), expected, "{update:?}");
+        assert_eq!(is_about(&map(&update), &stored, &metadata), expected, "{update:?}");
     }
 }
 
@@ -231,29 +231,29 @@ proptest! {
     }
 
     #[test]
-    fn any_condition_has_an_outcome_and_a_tag_always_names_itself(
+    fn any_condition_has_a_result_and_a_tag_always_matches_itself(
         condition in any::<Vec<u8>>(),
         tag in "(W/)?\"[!#-~]{0,8}\"",
     ) {
         let mut stored = HeaderMap::new();
         stored.insert("etag", HeaderValue::from_str(&tag).unwrap());
         stored.insert("last-modified", HeaderValue::from_static(CHANGED));
-        let said = CacheMetadata::of(StatusCode::OK, &stored);
-        let mut asked = HeaderMap::new();
+        let metadata = CacheMetadata::of(StatusCode::OK, &stored);
+        let mut request = HeaderMap::new();
         if let Ok(value) = HeaderValue::from_bytes(&condition) {
-            asked.insert("if-modified-since", value.clone());
-            evaluate(&asked, &said, StatusCode::OK);
-            asked.append("if-none-match", value);
-            evaluate(&asked, &said, StatusCode::OK);
+            request.insert("if-modified-since", value.clone());
+            evaluate(&request, &metadata, StatusCode::OK);
+            request.append("if-none-match", value);
+            evaluate(&request, &metadata, StatusCode::OK);
         }
-        asked.append("if-none-match", HeaderValue::from_str(&tag).unwrap());
-        assert_eq!(evaluate(&asked, &said, StatusCode::OK), PreconditionResult::NotModified);
+        request.append("if-none-match", HeaderValue::from_str(&tag).unwrap());
+        assert_eq!(evaluate(&request, &metadata, StatusCode::OK), PreconditionResult::NotModified);
     }
 }
 
-/// A range under `If-Range` needs a strong tag (RFC 9110 §13.1.5): confirming makes none of a weak one.
+/// A range with `If-Range` needs a strong tag (RFC 9110 §13.1.5). A 304 must not make a weak tag strong.
 #[test]
-fn a_304_makes_no_weak_tag_strong() {
+fn a_304_does_not_make_a_weak_tag_strong() {
     for (stored, confirmed, kept) in [
         ("W/\"a\"", "\"a\"", "W/\"a\""),
         ("W/\"a\"", "W/\"a\"", "W/\"a\""),

@@ -1,8 +1,8 @@
-//! What one of two larders invalidates, the other invalidates too, for as long as both answer: a write
-//! that still goes through the old one, a purge that the new one acknowledges.
+//! Synchronises invalidations between two larder processes while both serve: a write that still passes
+//! through the old one, a purge that the new one acknowledges.
 //!
-//! Owns: the lines that the two tell each other, and that a purge waits for the other's word.
-//! Never touches: what is invalidated, and why.
+//! Owns: the lines that the two processes exchange; waiting for the peer's confirmation of a purge.
+//! Never touches: which responses are invalidated, and why.
 
 use std::io;
 use std::sync::Arc;
@@ -23,143 +23,145 @@ use crate::store::tiered::TieredStore;
 use crate::store::{EntryId, EntryInfo, Health, Lookup, Store, StoreQuery};
 use crate::stored::StoredResponse;
 
-/// How long a purge waits for the other larder; one that does not answer is about to end.
-const WAIT: Duration = Duration::from_secs(2);
+/// Maximum time that a purge waits for the peer; a peer that does not reply is about to exit.
+const PURGE_WAIT: Duration = Duration::from_secs(2);
 
-/// How long an answer that is kept waits for it.
-const SOON: Duration = Duration::from_millis(50);
+/// Maximum time that a response to be stored waits for the peer.
+const STORE_WAIT: Duration = Duration::from_millis(50);
 
-/// How many lines may wait for the other's word.
-const UNCONFIRMED: u64 = 262_144;
+/// Maximum number of unconfirmed lines.
+const MAX_UNCONFIRMED: u64 = 262_144;
 
-/// A store whose invalidations another larder hears of.
+/// A store that reports its invalidations to a peer process.
 pub(in crate::server) struct SyncedStore {
     store: Arc<TieredStore>,
-    other: Mutex<Option<mpsc::UnboundedSender<Invalidation>>>,
-    /// How many were told.
-    told: AtomicU64,
-    /// How many the other has confirmed.
-    done: watch::Sender<u64>,
-    /// The other has once left an answer waiting for its word: an earlier larder knows only some of the lines.
-    silent: AtomicBool,
+    peer: Mutex<Option<mpsc::UnboundedSender<Invalidation>>>,
+    /// Number of invalidations sent.
+    sent: AtomicU64,
+    /// Number of invalidations that the peer has confirmed.
+    confirmed: watch::Sender<u64>,
+    /// Whether the peer once failed to confirm in time: an earlier version knows only some of the lines.
+    is_unresponsive: AtomicBool,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Invalidation {
     number: u64,
-    reach: PurgeScope,
+    scope: PurgeScope,
     kind: PurgeKind,
 }
 
 impl SyncedStore {
     pub(in crate::server) fn new(store: Arc<TieredStore>) -> Arc<Self> {
-        let (other, told) = (Mutex::new(None), AtomicU64::new(0));
-        let (done, silent) = (watch::Sender::new(0), AtomicBool::new(false));
-        Arc::new(Self { store, other, told, done, silent })
+        let (peer, sent) = (Mutex::new(None), AtomicU64::new(0));
+        let (confirmed, is_unresponsive) = (watch::Sender::new(0), AtomicBool::new(false));
+        Arc::new(Self { store, peer, sent, confirmed, is_unresponsive })
     }
 
-    /// The store itself.
+    /// The underlying store.
     pub(in crate::server) fn tiers(&self) -> &TieredStore {
         &self.store
     }
 
-    /// From now on whatever is invalidated is kept for the other larder, until what is returned ends.
+    /// Starts queueing invalidations for the peer, until the returned value is dropped.
     pub(in crate::server) fn open(self: &Arc<Self>) -> InvalidationSync {
-        let (sender, told) = mpsc::unbounded_channel();
-        *self.other.lock() = Some(sender);
-        self.silent.store(false, Ordering::Relaxed);
-        InvalidationSync { store: Arc::clone(self), told }
+        let (sender, invalidations) = mpsc::unbounded_channel();
+        *self.peer.lock() = Some(sender);
+        self.is_unresponsive.store(false, Ordering::Relaxed);
+        InvalidationSync { store: Arc::clone(self), invalidations }
     }
 
-    /// Waits for the other larder to have confirmed all that it was told so far.
-    async fn confirmed(&self) {
-        let told = self.told.load(Ordering::Relaxed);
-        let mut done = self.done.subscribe();
-        // It is this store's own sender: it is not gone.
-        let _done = done.wait_for(|done| *done >= told).await.map(|done| *done);
+    /// Waits until the peer has confirmed everything sent so far.
+    async fn wait_for_confirmation(&self) {
+        let sent = self.sent.load(Ordering::Relaxed);
+        let mut confirmed = self.confirmed.subscribe();
+        // The sender belongs to this store, so it cannot be closed.
+        let _confirmed = confirmed.wait_for(|number| *number >= sent).await.map(|number| *number);
     }
 
-    fn note(&self, reach: PurgeScope, kind: PurgeKind) {
-        let other = self.other.lock();
-        let Some(sender) = &*other else { return };
-        let unconfirmed = self.told.load(Ordering::Relaxed).saturating_sub(*self.done.borrow());
-        if kind == PurgeKind::Superseded && unconfirmed > UNCONFIRMED {
-            // It does not hear. It is told no more of what is stored here; of purges and writes it is.
+    fn send_to_peer(&self, scope: PurgeScope, kind: PurgeKind) {
+        let peer = self.peer.lock();
+        let Some(sender) = &*peer else { return };
+        let unconfirmed =
+            self.sent.load(Ordering::Relaxed).saturating_sub(*self.confirmed.borrow());
+        if kind == PurgeKind::Superseded && unconfirmed > MAX_UNCONFIRMED {
+            // The peer does not confirm. It gets no more superseded entries; purges and writes are still
+            // sent.
             return;
         }
-        let number = self.told.fetch_add(1, Ordering::Relaxed) + 1;
-        // Whoever would receive it is just ending: see `InvalidationSync::drop`.
-        let _ended = sender.send(Invalidation { number, reach, kind });
+        let number = self.sent.fetch_add(1, Ordering::Relaxed) + 1;
+        // The receiver is just being dropped: see `InvalidationSync::drop`.
+        let _ended = sender.send(Invalidation { number, scope, kind });
     }
 }
 
-/// The line to the other larder.
+/// The connection to the peer.
 pub(in crate::server) struct InvalidationSync {
     store: Arc<SyncedStore>,
-    told: mpsc::UnboundedReceiver<Invalidation>,
+    invalidations: mpsc::UnboundedReceiver<Invalidation>,
 }
 
 impl Drop for InvalidationSync {
     fn drop(&mut self) {
-        *self.store.other.lock() = None;
-        // Nobody is left to confirm anything.
-        self.store.done.send_replace(self.store.told.load(Ordering::Relaxed));
+        *self.store.peer.lock() = None;
+        // No peer is left to confirm.
+        self.store.confirmed.send_replace(self.store.sent.load(Ordering::Relaxed));
     }
 }
 
 impl InvalidationSync {
-    /// Tells and hears over `stream` until the other larder has ended.
+    /// Sends and receives over `stream` until the peer has exited.
     pub(in crate::server) async fn run(mut self, stream: UnixStream) {
-        if let Err(error) = self.converse(stream).await {
-            tracing::debug!(%error, "The other larder is gone");
+        if let Err(error) = self.exchange(stream).await {
+            tracing::debug!(%error, "Connection to the other larder closed");
         }
     }
 
-    async fn converse(&mut self, stream: UnixStream) -> io::Result<()> {
+    async fn exchange(&mut self, stream: UnixStream) -> io::Result<()> {
         let (reader, writer) = stream.into_split();
-        let (heard, confirming) = mpsc::unbounded_channel();
+        let (received, confirmations) = mpsc::unbounded_channel();
         let store = Arc::clone(&self.store);
-        // Neither waits for the other: both ends may be busy telling.
+        // Both directions run concurrently, because both peers may be busy sending.
         tokio::select! {
-            heard = hear(&store, reader, heard) => heard,
-            told = tell(&mut self.told, confirming, writer) => told,
+            result = receive(&store, reader, received) => result,
+            result = send(&mut self.invalidations, confirmations, writer) => result,
         }
     }
 }
 
-/// Invalidates what the other larder says, and notes what it has confirmed.
-async fn hear(
+/// Applies the peer's invalidations and records its confirmations.
+async fn receive(
     store: &SyncedStore,
     reader: OwnedReadHalf,
-    heard: mpsc::UnboundedSender<u64>,
+    received: mpsc::UnboundedSender<u64>,
 ) -> io::Result<()> {
     let mut lines = BufReader::new(reader).lines();
     while let Some(line) = lines.next_line().await? {
-        if let Some(told) = Invalidation::parse(&line) {
-            // Not told back: it came from there.
-            store.store.invalidate(told.reach, told.kind);
-            // Whoever would confirm it ends together with this.
-            let _ended = heard.send(told.number);
-        } else if let Some(Ok(done)) = line.strip_prefix("done ").map(str::parse::<u64>) {
-            store.done.send_modify(|known| *known = done.max(*known));
-            if done >= store.told.load(Ordering::Relaxed) {
-                store.silent.store(false, Ordering::Relaxed);
+        if let Some(invalidation) = Invalidation::parse(&line) {
+            // Applied to the inner store, so that it is not sent back to the peer.
+            store.store.invalidate(invalidation.scope, invalidation.kind);
+            // The receiver ends together with this task.
+            let _ended = received.send(invalidation.number);
+        } else if let Some(Ok(number)) = line.strip_prefix("done ").map(str::parse::<u64>) {
+            store.confirmed.send_modify(|known| *known = number.max(*known));
+            if number >= store.sent.load(Ordering::Relaxed) {
+                store.is_unresponsive.store(false, Ordering::Relaxed);
             }
         }
     }
     Ok(())
 }
 
-/// Says what is invalidated here, and confirms what was heard.
-async fn tell(
-    told: &mut mpsc::UnboundedReceiver<Invalidation>,
-    mut confirming: mpsc::UnboundedReceiver<u64>,
+/// Sends local invalidations and confirms those of the peer.
+async fn send(
+    invalidations: &mut mpsc::UnboundedReceiver<Invalidation>,
+    mut confirmations: mpsc::UnboundedReceiver<u64>,
     mut writer: OwnedWriteHalf,
 ) -> io::Result<()> {
     loop {
         let line = tokio::select! {
-            Some(told) = told.recv() => told.line(),
-            Some(number) = confirming.recv() => format!("done {number}\n"),
+            Some(invalidation) = invalidations.recv() => invalidation.line(),
+            Some(number) = confirmations.recv() => format!("done {number}\n"),
             else => return Ok(()),
         };
         writer.write_all(line.as_bytes()).await?;
@@ -168,13 +170,13 @@ async fn tell(
 
 impl Invalidation {
     fn line(self) -> String {
-        let Self { number, reach, kind } = self;
+        let Self { number, scope, kind } = self;
         let kind = match kind {
             PurgeKind::Hard => "hard",
             PurgeKind::Soft => "soft",
             PurgeKind::Superseded => "superseded",
         };
-        match reach {
+        match scope {
             PurgeScope::All => format!("invalidate {number} all {kind}\n"),
             PurgeScope::Target(target) => format!("invalidate {number} {target:032x} {kind}\n"),
         }
@@ -183,7 +185,7 @@ impl Invalidation {
     fn parse(line: &str) -> Option<Self> {
         let mut words = line.strip_prefix("invalidate ")?.split(' ');
         let number = words.next()?.parse().ok()?;
-        let reach = match words.next()? {
+        let scope = match words.next()? {
             "all" => PurgeScope::All,
             target => PurgeScope::Target(u128::from_str_radix(target, 16).ok()?),
         };
@@ -193,7 +195,7 @@ impl Invalidation {
             "superseded" => PurgeKind::Superseded,
             _ => return None,
         };
-        Some(Self { number, reach, kind })
+        Some(Self { number, scope, kind })
     }
 }
 
@@ -215,36 +217,36 @@ impl Store for SyncedStore {
         self.store.is_newer(one, other)
     }
 
-    fn is_current(&self, target: u128, mark: Epoch) -> bool {
-        self.store.is_current(target, mark)
+    fn is_current(&self, target: u128, epoch: Epoch) -> bool {
+        self.store.is_current(target, epoch)
     }
 
     fn put(
         &self,
         key: &CacheKey,
         stored: Arc<StoredResponse>,
-        mark: Epoch,
+        epoch: Epoch,
         until: Option<SystemTime>,
     ) -> bool {
-        let is_newest = self.store.put(key, stored, mark, until);
+        let is_newest = self.store.put(key, stored, epoch, until);
         if is_newest {
-            // Clients may be given it: what the other larder has is older.
-            self.note(PurgeScope::Target(key.target_id()), PurgeKind::Superseded);
+            // Clients may get this response now; the peer's is older.
+            self.send_to_peer(PurgeScope::Target(key.target_id()), PurgeKind::Superseded);
         }
         is_newest
     }
 
     async fn told(&self) {
-        let is_there = self.other.lock().is_some() && !self.silent.load(Ordering::Relaxed);
-        if is_there && timeout(SOON, self.confirmed()).await.is_err() {
-            self.silent.store(true, Ordering::Relaxed);
+        let has_peer = self.peer.lock().is_some() && !self.is_unresponsive.load(Ordering::Relaxed);
+        if has_peer && timeout(STORE_WAIT, self.wait_for_confirmation()).await.is_err() {
+            self.is_unresponsive.store(true, Ordering::Relaxed);
         }
     }
 
-    fn invalidate(&self, reach: PurgeScope, kind: PurgeKind) -> bool {
-        let is_here = self.store.invalidate(reach, kind);
-        self.note(reach, kind);
-        is_here
+    fn invalidate(&self, scope: PurgeScope, kind: PurgeKind) -> bool {
+        let has_effect = self.store.invalidate(scope, kind);
+        self.send_to_peer(scope, kind);
+        has_effect
     }
 
     fn may_keep(&self, target: u128) -> bool {
@@ -252,9 +254,9 @@ impl Store for SyncedStore {
     }
 
     async fn flush(&self) -> Result<(), String> {
-        let confirmed = timeout(WAIT, self.confirmed());
-        let (settled, _in_time) = tokio::join!(self.store.flush(), confirmed);
-        settled
+        let confirmed = timeout(PURGE_WAIT, self.wait_for_confirmation());
+        let (flushed, _in_time) = tokio::join!(self.store.flush(), confirmed);
+        flushed
     }
 
     async fn list(
@@ -280,17 +282,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_told_is_heard_as_it_was_meant() {
-        for reach in [
+    fn an_invalidation_line_parses_back_to_the_same_invalidation() {
+        for scope in [
             PurgeScope::All,
             PurgeScope::Target(0),
             PurgeScope::Target(u128::MAX),
             PurgeScope::Target(77),
         ] {
             for kind in [PurgeKind::Hard, PurgeKind::Soft, PurgeKind::Superseded] {
-                let line = Invalidation { number: 9, reach, kind }.line();
-                let heard = Invalidation::parse(line.trim_end()).expect("it is a line");
-                assert_eq!((heard.number, heard.reach, heard.kind), (9, reach, kind), "{line}");
+                let line = Invalidation { number: 9, scope, kind }.line();
+                let parsed = Invalidation::parse(line.trim_end()).expect("the line is valid");
+                assert_eq!((parsed.number, parsed.scope, parsed.kind), (9, scope, kind), "{line}");
             }
         }
         for other in ["", "done 5", "invalidate", "invalidate x all hard", "invalidate 1 all warm"]

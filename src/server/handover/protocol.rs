@@ -1,7 +1,7 @@
-//! Lines and sockets over a Unix socket.
+//! Sends and receives lines and sockets over a Unix socket.
 //!
-//! Owns: their bounds, and that received sockets are closed on exec.
-//! Never touches: what is said.
+//! Owns: their limits, and close-on-exec for received sockets.
+//! Never touches: the content of the lines.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,18 +17,18 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-/// More listeners than any configuration has.
+/// Maximum number of sockets; no configuration has more listeners.
 pub(super) const MOST: usize = 64;
 
-/// No line is longer.
-const LONGEST_LINE: usize = 8 * 1024;
+/// Maximum length of a line.
+const MAX_LINE: usize = 8 * 1024;
 
 #[cfg(not(target_vendor = "apple"))]
 const RECEIVE: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
 #[cfg(target_vendor = "apple")]
 const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
 
-/// Says one line, with these sockets if there are any.
+/// Writes one line, with these sockets if there are any.
 pub(super) async fn say(
     stream: &UnixStream,
     line: &str,
@@ -40,7 +40,7 @@ pub(super) async fn say(
     while !left.is_empty() {
         let sent = stream.async_io(Interest::WRITABLE, || send(stream, left, sockets)).await?;
         left = left.get(sent..).unwrap_or_default();
-        // They travel with the first byte.
+        // The sockets are sent with the first byte.
         sockets = &[];
     }
     Ok(())
@@ -56,14 +56,14 @@ fn send(stream: &UnixStream, bytes: &[u8], sockets: &[TcpListener]) -> io::Resul
     Ok(sendmsg(stream, &[IoSlice::new(bytes)], &mut control, SendFlags::DONTWAIT)?)
 }
 
-/// Hears one line, and whatever sockets came with it. `None`: the other end has left.
+/// Reads one line, with the sockets sent along. `None`: the peer has closed the connection.
 pub(super) async fn hear(
     stream: &UnixStream,
     within: Duration,
 ) -> io::Result<Option<(String, Vec<OwnedFd>)>> {
     let mut line = Vec::new();
     let mut sockets = Vec::new();
-    let heard = async {
+    let reading = async {
         loop {
             let receiving = || receive(stream, &mut line, &mut sockets);
             if stream.async_io(Interest::READABLE, receiving).await? == 0 {
@@ -72,12 +72,12 @@ pub(super) async fn hear(
             if line.last() == Some(&b'\n') {
                 return Ok(true);
             }
-            if line.len() > LONGEST_LINE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a line without end"));
+            if line.len() > MAX_LINE {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the line is too long"));
             }
         }
     };
-    let whole = timeout(within, heard).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let whole = timeout(within, reading).await.map_err(|_| io::ErrorKind::TimedOut)??;
     let text = String::from_utf8_lossy(&line).trim_end().to_owned();
     Ok(whole.then_some((text, sockets)))
 }
@@ -87,7 +87,7 @@ fn receive(
     line: &mut Vec<u8>,
     sockets: &mut Vec<OwnedFd>,
 ) -> io::Result<usize> {
-    // Byte for byte: what follows the line belongs to whoever reads next.
+    // One byte at a time: bytes after the line belong to the next reader.
     let mut bytes = [0; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -1,6 +1,6 @@
-//! The next one: it takes the sockets of the larder that runs.
+//! The next process: takes over the sockets of the running larder.
 //!
-//! Owns: finding it, and telling it when to leave. Never touches: the sockets.
+//! Owns: finding the running process, and notifying it when to exit. Never touches: the sockets.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -15,31 +15,31 @@ use crate::server::handover::{
 };
 use crate::server::inherited_sockets::InheritedSockets;
 
-/// The larder that ran before, waiting to hear that the next one is ready.
+/// The previous larder process, which waits for the notification that this one is ready.
 #[derive(Debug)]
 pub struct Predecessor {
     stream: UnixStream,
     pid: Option<i32>,
 }
 
-/// Why the sockets could not be taken over. The larder that runs goes on.
+/// Why the sockets could not be taken over. The running process continues.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TakeOverError {
-    /// It is not larder, or not ours.
+    /// The peer is not larder, or belongs to another user.
     #[error("{0}: not a larder of this user")]
     Stranger(String),
-    /// The conversation broke off.
+    /// The connection failed.
     #[error("{path}: {source}")]
     Io {
-        /// Where.
+        /// The path of the Unix socket.
         path: String,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
 }
 
-/// Takes the sockets of the larder that offers them at `path`; `None` when none runs.
+/// Takes over the sockets that a larder process offers at `path`; `None` if none runs.
 pub async fn take_over(
     path: &Path,
 ) -> Result<Option<(InheritedSockets, Predecessor)>, TakeOverError> {
@@ -54,11 +54,11 @@ pub async fn take_over(
         return Err(TakeOverError::Stranger(shown()));
     }
     say(&stream, TAKE_OVER, &[]).await.map_err(failed)?;
-    let Some((word, sockets)) = hear(&stream, PROMPT).await.map_err(failed)? else {
-        // It was about to stop: as good as none.
+    let Some((message, sockets)) = hear(&stream, PROMPT).await.map_err(failed)? else {
+        // The process was about to stop, so it counts as not running.
         return Ok(None);
     };
-    if word != SOCKETS {
+    if message != SOCKETS {
         return Err(TakeOverError::Stranger(shown()));
     }
     let sockets = sockets.into_iter().map(TcpListener::from).collect();
@@ -67,24 +67,25 @@ pub async fn take_over(
 }
 
 impl Predecessor {
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> Option<i32> {
         self.pid
     }
 
-    /// This larder accepts connections: the other may leave. Returns once it knows.
+    /// Notifies the previous process that this one accepts connections. Returns once it has
+    /// acknowledged.
     pub(in crate::server) async fn leave(self) -> io::Result<UnixStream> {
         say(&self.stream, READY, &[]).await?;
         match hear(&self.stream, PROMPT).await? {
-            Some((word, _)) if word == LEAVING => Ok(self.stream),
+            Some((message, _)) if message == LEAVING => Ok(self.stream),
             Some(_) | None => Err(io::ErrorKind::ConnectionAborted.into()),
         }
     }
 }
 
-/// The process of the larder that offers its sockets at `path` and listens on the port of `address`.
+/// The process id of the larder that offers its sockets at `path` and listens on the port of `address`.
 pub async fn holder(path: &Path, address: SocketAddr) -> Option<i32> {
-    let asking = async {
+    let query = async {
         let stream = connect(path).await.ok().filter(is_ours)?;
         say(&stream, WHO, &[]).await.ok()?;
         let (line, _) = hear(&stream, PROMPT).await.ok()??;
@@ -93,8 +94,8 @@ pub async fn holder(path: &Path, address: SocketAddr) -> Option<i32> {
             .any(|at| at.parse::<SocketAddr>().is_ok_and(|at| at.port() == address.port()));
         if listens { stream.peer_cred().ok()?.pid() } else { None }
     };
-    // The answer to a taken port must not wait for somebody who is busy.
-    timeout(PROMPT / 10, asking).await.ok().flatten()
+    // A short timeout: the error message for a port in use must not wait for a busy process.
+    timeout(PROMPT / 10, query).await.ok().flatten()
 }
 
 async fn connect(path: &Path) -> io::Result<UnixStream> {

@@ -1,6 +1,6 @@
-//! The one that runs: it offers its sockets until another takes them or it stops.
+//! The running process: offers its sockets until another process takes them over or it stops.
 //!
-//! Owns: the Unix socket's file. Never touches: what happens once they are taken.
+//! Owns: the file of the Unix socket. Never touches: the shutdown after a hand-over.
 
 use std::fs;
 use std::io;
@@ -21,15 +21,15 @@ use crate::server::handover::{
     is_ours,
 };
 
-/// An offer that stands until it is taken or withdrawn.
+/// An offer that is open until it is taken or withdrawn.
 pub(in crate::server) struct HandoverListener {
     path: PathBuf,
     offering: JoinHandle<()>,
 }
 
 impl HandoverListener {
-    /// Offers `sockets` at `path` until somebody has taken them over: then `replaced` says so.
-    /// `taken_over`: they were themselves taken over from the larder that offered there before.
+    /// Offers `sockets` at `path` until another process has taken them over, then sets `replaced`.
+    /// `taken_over`: the sockets were themselves taken over from the process that offered there before.
     pub(in crate::server) fn new(
         path: &Path,
         taken_over: bool,
@@ -42,19 +42,19 @@ impl HandoverListener {
         Ok(Self { path: path.to_owned(), offering })
     }
 
-    /// From now on nobody can take it.
+    /// Withdraws the offer.
     pub(in crate::server) async fn stop_offering(self) {
         if let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(%error, "No offer left to withdraw");
+            tracing::debug!(%error, "The hand-over socket was already removed");
         }
         self.offering.abort();
-        // Its copies of the sockets are closed with it.
+        // Aborting the task closes its copies of the sockets.
         let _aborted = self.offering.await;
     }
 }
 
-/// Opens the Unix socket at `path` for this process's user. A file that a crashed larder left there
-/// is replaced, and so is that of a larder whose sockets were just taken over.
+/// Opens the Unix socket at `path` for this process's user. Replaces a file that a crashed process left
+/// there, and the file of a process whose sockets were just taken over.
 fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
     if path.as_os_str().len() > LONGEST {
         return Err(HandoverError::TooLong);
@@ -65,7 +65,7 @@ fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
     if !taken_over && BlockingStream::connect(path).is_ok() {
         return Err(HandoverError::Taken);
     }
-    // Made beside it and moved onto it: there is never a moment without one.
+    // Created beside it and renamed onto it, so that the path always exists.
     let new = path.with_file_name("handover.new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
@@ -77,7 +77,7 @@ fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
     Ok(listener)
 }
 
-/// Answers on `listener` until somebody has taken `sockets` over: then `replaced` says so.
+/// Serves `listener` until another process has taken over `sockets`, then sets `replaced`.
 async fn offer(
     listener: UnixListener,
     sockets: Vec<TcpListener>,
@@ -86,33 +86,33 @@ async fn offer(
 ) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of descriptors, say: there will be another time.
+            // For example out of file descriptors: retry later.
             tokio::time::sleep(PROMPT).await;
             continue;
         };
         if !is_ours(&stream) {
             continue;
         }
-        match converse(&stream, &sockets, &store).await {
-            Ok(Some(echo)) => {
+        match serve(&stream, &sockets, &store).await {
+            Ok(Some(invalidation_sync)) => {
                 replaced.send_replace(true);
                 drop(sockets);
-                return echo.run(stream).await;
+                return invalidation_sync.run(stream).await;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(%error, "Hand-over broken off: going on"),
+            Err(error) => tracing::warn!(%error, "Hand-over failed; this process continues"),
         }
     }
 }
 
-/// One visitor; the line to it when it listens now.
-async fn converse(
+/// Serves one connection; returns the invalidation sync once the peer accepts connections.
+async fn serve(
     stream: &UnixStream,
     sockets: &[TcpListener],
     store: &Arc<SyncedStore>,
 ) -> io::Result<Option<InvalidationSync>> {
-    let Some((asked, _)) = hear(stream, PROMPT).await? else { return Ok(None) };
-    match asked.as_str() {
+    let Some((message, _)) = hear(stream, PROMPT).await? else { return Ok(None) };
+    match message.as_str() {
         WHO => {
             let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok());
             let line = addresses.fold(LISTENS.to_owned(), |line, at| format!("{line} {at}"));
@@ -121,21 +121,21 @@ async fn converse(
         }
         TAKE_OVER => {
             tracing::info!("Handing over to another larder");
-            // From before it accepts: nothing that is invalidated in between is lost.
-            let echo = store.open();
+            // Opened before the peer accepts, so that no invalidation in between is lost.
+            let invalidation_sync = store.open();
             say(stream, SOCKETS, sockets.get(..protocol::MOST).unwrap_or(sockets)).await?;
             match hear(stream, STARTING).await? {
-                Some((word, _)) if word == READY => {}
+                Some((message, _)) if message == READY => {}
                 Some(_) | None => {
-                    tracing::warn!("The other larder did not start: going on");
+                    tracing::warn!("The other larder did not start; this process continues");
                     return Ok(None);
                 }
             }
-            // Whether or not it hears this: it accepts already.
+            // The peer accepts connections already, so a failure here is harmless.
             if let Err(error) = say(stream, LEAVING, &[]).await {
-                tracing::debug!(%error, "The other larder did not wait for a word");
+                tracing::debug!(%error, "The other larder did not wait for the confirmation");
             }
-            Ok(Some(echo))
+            Ok(Some(invalidation_sync))
         }
         _ => Ok(None),
     }

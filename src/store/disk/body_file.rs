@@ -1,8 +1,7 @@
-//! The bodies that are too large for an entry: a file each, written once under a name that never
-//! comes again.
+//! The bodies that are too large for an entry: one file each, written once under a name that is never reused.
 //!
-//! Owns: their names and places. A file is neither renamed nor synced: its entry, which comes later,
-//! says how long it is and what its hash is. Never touches: entries.
+//! Owns: their names and paths. A file is neither renamed nor synced: its entry, written later, records its
+//! length and its hash. Never touches: entries.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -23,15 +22,15 @@ pub(super) struct BodyFileName {
 }
 
 impl BodyFileName {
-    /// A new name. Chance, not a count: it must not come again, whatever was lost and whatever the
-    /// clock says.
+    /// A new random name. It is not a counter, because a name must never be reused, even after lost data or a
+    /// changed clock.
     pub(super) fn new(id: u128) -> Self {
-        // Zero stands for "in the entry".
+        // Zero means "in the entry".
         Self { id, number: rand::random::<u64>().max(1) }
     }
 }
 
-/// How many directories the files are spread over.
+/// Number of directories that the files are spread over.
 pub(super) const SHARDS: u16 = 256;
 
 impl Bodies {
@@ -50,12 +49,12 @@ impl Bodies {
             }
             created => created?,
         };
-        let written = file.write_all(body);
-        if written.is_err() {
-            // Half a body helps nobody, and the disk may be full of it.
+        let result = file.write_all(body);
+        if result.is_err() {
+            // Half a body is of no use, and the disk may be full of it.
             let _gone = fs::remove_file(&path);
         }
-        written
+        result
     }
 
     /// Reads a body of `length` bytes; `None` where there is no file, or one of another length.
@@ -78,7 +77,7 @@ impl Bodies {
         fs::metadata(self.path(name)).is_ok_and(|file| file.is_file() && file.len() == length)
     }
 
-    /// Removes a file. Who reads it goes on reading.
+    /// Removes a file. A reader that has it open can finish.
     pub(super) fn remove(&self, name: BodyFileName) -> io::Result<()> {
         match fs::remove_file(self.path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -86,7 +85,7 @@ impl Bodies {
         }
     }
 
-    /// The files of one of the [`SHARDS`]; what else may lie there is nobody's business.
+    /// The files of one of the [`SHARDS`]; other files in the directory are ignored.
     pub(super) fn list(&self, shard: u16) -> io::Result<Vec<BodyFileName>> {
         let dir = self.dir.join(format!("{shard:02x}"));
         let files = match fs::read_dir(&dir) {
@@ -106,7 +105,7 @@ impl Bodies {
         let (id, number) = path.file_name()?.to_str()?.split_once('.')?;
         let id = u128::from_str_radix(id, 16).ok()?;
         let name = BodyFileName { id, number: u64::from_str_radix(number, 16).ok()? };
-        // Only what leads back to the same file: that is what would be removed.
+        // Only a name that maps back to the same path: a file returned here may be removed.
         (self.path(name) == path).then_some(name)
     }
 }
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_is_read_as_it_was_written_or_not_at_all() {
+    fn a_body_is_read_only_as_it_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let bodies = Bodies::new(dir.path().join("body"));
         let name = BodyFileName::new(7);
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn sto_09_files_and_directories_are_their_owners_alone() {
+    fn sto_09_files_and_directories_are_private_to_their_owner() {
         let dir = tempfile::tempdir().unwrap();
         let bodies = Bodies::new(dir.path().join("body"));
         bodies.write(BodyFileName::new(7), b"a body").unwrap();

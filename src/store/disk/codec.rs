@@ -1,14 +1,14 @@
-//! An entry as bytes, version 3: what happened when an answer was fetched, and its body where that is
-//! small.
+//! The encoding of an entry, version 3: the metadata of a stored response, and its body where that is small.
 //!
-//! Owns: the layout; that a damaged value is refused. Raise [`VERSION`] when the layout changes: what
-//! is of another version counts as damaged. Never touches: files, the database.
+//! Owns: the layout; the rejection of damaged values. Raise [`VERSION`] when the layout changes: a value of
+//! another version counts as damaged. Never touches: files, the database.
 //!
-//! `flags | status | request, response, age in ns | asked | mark | until | variant | body length, hash, file |
-//! canonical key | Vary names | fields, encrypted | inline body`; of the request only what `Vary` names,
-//! and of that only the names.
+//! `flags | status | request, response, age in ns | order | epoch | until | variant |
+//! body length, hash, file | canonical key | Vary names | fields, encrypted | inline body`
 //!
-//! v1: fields in clear. v2: without its place in the order of what is asked for.
+//! Of the request only the names of the fields in `Vary` are stored.
+//!
+//! v1: fields in clear. v2: without the order number of the request.
 
 use std::time::{Duration, SystemTime};
 
@@ -26,13 +26,13 @@ use crate::stored::StoredResponse;
 /// The version of the layout.
 const VERSION: u8 = 3;
 
-/// No larger value goes into the database. It holds pages of many values in memory beside its cache:
-/// with URLs of 16 kB those came to 290 MiB.
+/// No larger value goes into the database. It keeps pages of many values in memory beside its cache: with
+/// URLs of 16 kB those took 290 MiB.
 pub(super) const LARGEST: usize = 8 * 1024;
-/// Bodies up to this stand in the entry itself, if the whole fits.
+/// Bodies up to this size are stored in the entry itself, if the whole entry fits.
 const INLINE_BODY: usize = 4 * 1024;
 
-/// Where a body is.
+/// Location of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyLocation {
     /// In the entry.
@@ -60,17 +60,17 @@ pub(super) struct EntryMeta {
     pub(super) vary: VaryFields,
 }
 
-/// An entry that was read and found whole.
+/// An entry that was decoded and verified.
 #[derive(Debug, Clone)]
 pub(super) struct Entry<'a> {
     pub(super) head: EntryMeta,
     pub(super) canonical: &'a [u8],
-    /// As [`FieldCipher`] sealed them.
+    /// As encrypted by [`FieldCipher`].
     fields: &'a [u8],
     inline: &'a [u8],
 }
 
-/// What is written about a response.
+/// The data from which an entry is encoded.
 pub(super) struct EntryRef<'a> {
     pub(super) canonical: &'a [u8],
     pub(super) stored: &'a StoredResponse,
@@ -85,100 +85,100 @@ pub(super) fn body_hash(body: &[u8]) -> u128 {
 }
 
 impl EntryRef<'_> {
-    /// Whether the body stands in the entry itself.
+    /// Whether the body is stored in the entry itself.
     pub(super) fn is_inline(&self) -> bool {
         let body = self.stored.body.len();
         body <= INLINE_BODY && self.size() + body <= LARGEST
     }
 
-    /// The entry; `None` where it is too large to be one.
-    pub(super) fn encode(&self, body_in: BodyLocation, at_rest: &FieldCipher) -> Option<Vec<u8>> {
+    /// The encoded entry; `None` where it is too large.
+    pub(super) fn encode(&self, body_in: BodyLocation, cipher: &FieldCipher) -> Option<Vec<u8>> {
         if !self.stored.is_whole() {
             return None;
         }
-        let fields = at_rest.seal(self.canonical, &self.fields()?)?;
+        let fields = cipher.seal(self.canonical, &self.fields()?)?;
         let body = match body_in {
             BodyLocation::Entry => &self.stored.body[..],
             BodyLocation::File(_) => &[],
         };
-        let mut draft = EntryEncoder::with_capacity(self.size() + body.len());
-        self.put_fixed(&mut draft, body_in);
-        draft.put_long(self.canonical)?;
-        put_vary(&mut draft, &self.stored.vary)?;
-        draft.put_long(&fields)?;
-        draft.put(body);
-        let value = draft.sealed(VERSION);
+        let mut encoder = EntryEncoder::with_capacity(self.size() + body.len());
+        self.put_fixed(&mut encoder, body_in);
+        encoder.put_long(self.canonical)?;
+        put_vary(&mut encoder, &self.stored.vary)?;
+        encoder.put_long(&fields)?;
+        encoder.put(body);
+        let value = encoder.sealed(VERSION);
         (value.len() <= LARGEST).then_some(value)
     }
 
-    /// All fields, behind their number.
+    /// All fields, preceded by their count.
     fn fields(&self) -> Option<Vec<u8>> {
         let headers = self.stored.all_headers();
-        let mut draft = EntryEncoder::of_part(2 + fields_size(self.stored));
-        draft.put(&u16::try_from(headers.len()).ok()?.to_le_bytes());
+        let mut encoder = EntryEncoder::of_part(2 + fields_size(self.stored));
+        encoder.put(&u16::try_from(headers.len()).ok()?.to_le_bytes());
         for (name, value) in &headers {
-            draft.put_short(name.as_str().as_bytes())?;
-            draft.put_long(value.as_bytes())?;
+            encoder.put_short(name.as_str().as_bytes())?;
+            encoder.put_long(value.as_bytes())?;
         }
-        Some(draft.part())
+        Some(encoder.part())
     }
 
-    fn put_fixed(&self, draft: &mut EntryEncoder, body_in: BodyLocation) {
+    fn put_fixed(&self, encoder: &mut EntryEncoder, body_in: BodyLocation) {
         let stored = self.stored;
-        draft.put(&[if stored.authorized { AUTHORIZED } else { 0 }]);
-        draft.put(&stored.status.as_u16().to_le_bytes());
+        encoder.put(&[if stored.authorized { AUTHORIZED } else { 0 }]);
+        encoder.put(&stored.status.as_u16().to_le_bytes());
         for nanos in [since(stored.request_time), since(stored.response_time), stored.initial_age] {
-            draft.put(&u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
+            encoder.put(&u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
         }
-        draft.put(&stored.asked.to_le_bytes());
-        draft.put(&self.mark.raw().to_le_bytes());
-        draft.put(&self.until.0.to_le_bytes());
-        draft.put(&stored.variant.0.to_le_bytes());
-        draft.put(&(stored.body.len() as u64).to_le_bytes());
-        draft.put(&self.body_hash.to_le_bytes());
+        encoder.put(&stored.asked.to_le_bytes());
+        encoder.put(&self.mark.raw().to_le_bytes());
+        encoder.put(&self.until.0.to_le_bytes());
+        encoder.put(&stored.variant.0.to_le_bytes());
+        encoder.put(&(stored.body.len() as u64).to_le_bytes());
+        encoder.put(&self.body_hash.to_le_bytes());
         let file = match body_in {
             BodyLocation::Entry => 0,
             BodyLocation::File(number) => number,
         };
-        draft.put(&file.to_le_bytes());
+        encoder.put(&file.to_le_bytes());
     }
 
-    /// About how many bytes it takes without the body.
+    /// Approximate number of bytes without the body.
     fn size(&self) -> usize {
         FIXED + self.canonical.len() + fields_size(self.stored)
     }
 }
 
 impl<'a> Entry<'a> {
-    /// Reads an entry; `None` where it is damaged, or of another version.
+    /// Decodes an entry; `None` where it is damaged, or of another version.
     pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
-        let mut cursor = EntryDecoder::unsealed(value, VERSION)?;
-        let flags = cursor.u8().filter(|flags| flags & !AUTHORIZED == 0)?;
-        let status = StatusCode::from_u16(cursor.u16()?).ok()?;
-        let request_time = time(cursor.u64()?)?;
-        let response_time = time(cursor.u64()?)?;
-        let initial_age = Duration::from_nanos(cursor.u64()?);
-        let asked = cursor.u64()?;
-        let mark = Epoch::from_raw(cursor.u64()?);
-        let until = ExpiresAt(cursor.u64()?);
-        let variant = VariantId(cursor.u128()?);
-        let body_len = cursor.u64()?;
-        let body_hash = cursor.u128()?;
-        let body_in = match cursor.u64()? {
+        let mut decoder = EntryDecoder::unsealed(value, VERSION)?;
+        let flags = decoder.u8().filter(|flags| flags & !AUTHORIZED == 0)?;
+        let status = StatusCode::from_u16(decoder.u16()?).ok()?;
+        let request_time = time(decoder.u64()?)?;
+        let response_time = time(decoder.u64()?)?;
+        let initial_age = Duration::from_nanos(decoder.u64()?);
+        let order = decoder.u64()?;
+        let epoch = Epoch::from_raw(decoder.u64()?);
+        let until = ExpiresAt(decoder.u64()?);
+        let variant = VariantId(decoder.u128()?);
+        let body_len = decoder.u64()?;
+        let body_hash = decoder.u128()?;
+        let body_in = match decoder.u64()? {
             0 => BodyLocation::Entry,
             number => BodyLocation::File(number),
         };
-        let canonical = cursor.long()?;
-        let vary = take_vary(&mut cursor)?;
-        let fields = cursor.long()?;
-        let head = EntryMeta {
+        let canonical = decoder.long()?;
+        let vary = take_vary(&mut decoder)?;
+        let fields = decoder.long()?;
+        let meta = EntryMeta {
             authorized: flags == AUTHORIZED,
             status,
             request_time,
             response_time,
             initial_age,
-            asked,
-            mark,
+            asked: order,
+            mark: epoch,
             until,
             variant,
             body_len,
@@ -186,70 +186,70 @@ impl<'a> Entry<'a> {
             body_in,
             vary,
         };
-        Some(Self { head, canonical, fields, inline: cursor.rest() })
+        Some(Self { head: meta, canonical, fields, inline: decoder.rest() })
     }
 
-    /// The response with the body that lies in the entry; `None` where none does, or it is damaged.
-    pub(super) fn with_own_body(&self, at_rest: &FieldCipher) -> Option<StoredResponse> {
-        let (headers, body) = (self.fields(at_rest)?, self.inline);
+    /// The response with the body from the entry; `None` where the body is in a file, or is damaged.
+    pub(super) fn with_own_body(&self, cipher: &FieldCipher) -> Option<StoredResponse> {
+        let (headers, body) = (self.fields(cipher)?, self.inline);
         let whole =
             self.head.body_in == BodyLocation::Entry && body.len() as u64 == self.head.body_len;
         let stored = whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))?;
         stored.is_whole().then_some(stored)
     }
 
-    /// The response with this body; `None` where it is not the one it was stored with.
-    pub(super) fn with_body(&self, body: Bytes, at_rest: &FieldCipher) -> Option<StoredResponse> {
+    /// The response with this body; `None` where it differs from the body that was stored.
+    pub(super) fn with_body(&self, body: Bytes, cipher: &FieldCipher) -> Option<StoredResponse> {
         let same =
             body.len() as u64 == self.head.body_len && body_hash(&body) == self.head.body_hash;
-        let headers = self.fields(at_rest).filter(|_| same)?;
+        let headers = self.fields(cipher).filter(|_| same)?;
         let stored = self.stored(&headers, body);
         stored.is_whole().then_some(stored)
     }
 
     /// The response with an empty body in place of its own.
-    pub(super) fn without_body(&self, at_rest: &FieldCipher) -> Option<StoredResponse> {
-        Some(self.stored(&self.fields(at_rest)?, Bytes::new()))
+    pub(super) fn without_body(&self, cipher: &FieldCipher) -> Option<StoredResponse> {
+        Some(self.stored(&self.fields(cipher)?, Bytes::new()))
     }
 
-    fn fields(&self, at_rest: &FieldCipher) -> Option<HeaderMap> {
-        let opened = at_rest.open(self.canonical, self.fields)?;
-        let mut cursor = EntryDecoder::of_part(&opened);
-        let count = cursor.u16()?;
+    fn fields(&self, cipher: &FieldCipher) -> Option<HeaderMap> {
+        let opened = cipher.open(self.canonical, self.fields)?;
+        let mut decoder = EntryDecoder::of_part(&opened);
+        let count = decoder.u16()?;
         let mut headers = HeaderMap::try_with_capacity(count.into()).ok()?;
         for _ in 0..count {
-            let name = HeaderName::from_bytes(cursor.short()?).ok()?;
-            let value = HeaderValue::from_bytes(cursor.long()?).ok()?;
+            let name = HeaderName::from_bytes(decoder.short()?).ok()?;
+            let value = HeaderValue::from_bytes(decoder.long()?).ok()?;
             headers.try_append(name, value).ok()?;
         }
-        cursor.rest().is_empty().then_some(headers)
+        decoder.rest().is_empty().then_some(headers)
     }
 
     fn stored(&self, headers: &HeaderMap, body: Bytes) -> StoredResponse {
-        let head = &self.head;
+        let meta = &self.head;
         StoredResponse::new(
-            head.status,
+            meta.status,
             headers,
             body,
-            (head.vary.clone(), head.variant),
-            (head.request_time, head.response_time),
-            head.initial_age,
+            (meta.vary.clone(), meta.variant),
+            (meta.request_time, meta.response_time),
+            meta.initial_age,
         )
-        .fetched_with(head.authorized)
-        .asked_as(head.asked)
+        .fetched_with(meta.authorized)
+        .asked_as(meta.asked)
     }
 }
 
-/// Names, each with its length, behind their number.
-pub(super) fn put_vary(draft: &mut EntryEncoder, vary: &VaryFields) -> Option<()> {
-    draft.put(&u16::try_from(vary.names().len()).ok()?.to_le_bytes());
-    vary.names().iter().try_for_each(|name| draft.put_short(name.as_str().as_bytes()))
+/// Names, each with its length, preceded by their count.
+pub(super) fn put_vary(encoder: &mut EntryEncoder, vary: &VaryFields) -> Option<()> {
+    encoder.put(&u16::try_from(vary.names().len()).ok()?.to_le_bytes());
+    vary.names().iter().try_for_each(|name| encoder.put_short(name.as_str().as_bytes()))
 }
 
-/// What [`put_vary`] put.
-pub(super) fn take_vary(cursor: &mut EntryDecoder<'_>) -> Option<VaryFields> {
-    let count = cursor.u16()?;
-    let names = (0..count).map(|_| HeaderName::from_bytes(cursor.short()?).ok());
+/// Decodes the output of [`put_vary`].
+pub(super) fn take_vary(decoder: &mut EntryDecoder<'_>) -> Option<VaryFields> {
+    let count = decoder.u16()?;
+    let names = (0..count).map(|_| HeaderName::from_bytes(decoder.short()?).ok());
     Some(VaryFields::new(names.collect::<Option<_>>()?))
 }
 
@@ -268,10 +268,10 @@ fn time(nanos: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(nanos))
 }
 
-/// The flag of [`StoredResponse::authorized`]. An entry with another one was written by a later larder.
+/// The flag of [`StoredResponse::authorized`]. An entry with any other flag was written by a later larder.
 const AUTHORIZED: u8 = 1;
 
-/// Seal, fixed fields, the numbers before lists, nonce and tag.
+/// Envelope, fixed fields, the counts before lists, nonce and tag.
 const FIXED: usize = 160;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The check of what lies on disk, at the start and once a day: a crash may leave an entry without
-//! its death, a death or a variant without its entry, a body file that no entry names.
+//! The consistency check of the disk, at the start and once a day. A crash may leave an entry without its
+//! expiry record, an expiry record or a variant without its entry, or a body file that no entry names.
 //!
-//! Owns: finding and mending these, slice by slice. Never touches: what is as it should be.
+//! Owns: finding and repairing these, slice by slice. Never touches: consistent data.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ use crate::store::disk::variants::Variants;
 use crate::store::disk::writer::{DiskWriter, VariantUpdate, weight};
 use crate::telemetry::StoreOp;
 
-/// A check that is under way.
+/// A check in progress.
 #[derive(Default)]
 pub(super) struct Check {
     stage: Stage,
@@ -31,88 +31,95 @@ pub(super) struct Check {
 enum Stage {
     #[default]
     Entries,
-    Deaths,
+    Expiries,
     Variants,
     /// The files of this shard are next.
     Files(u16),
 }
 
 impl Check {
-    /// A body file that was written while the check is under way.
+    /// Records a body file that was written during the check.
     pub(super) fn created(&mut self, name: BodyFileName) {
         self.named.insert(name.number);
     }
 
-    /// The next slice; says whether more is to be done.
-    fn step(&mut self, keeper: &DiskWriter) -> Result<bool, Fault> {
+    /// Runs the next slice; returns whether more is to be done.
+    fn step(&mut self, writer: &DiskWriter) -> Result<bool, Fault> {
         let (prefix, next) = match self.stage {
-            Stage::Entries => (ENTRIES, Stage::Deaths),
-            Stage::Deaths => (DEATHS, Stage::Variants),
+            Stage::Entries => (ENTRIES, Stage::Expiries),
+            Stage::Expiries => (DEATHS, Stage::Variants),
             Stage::Variants => (VARIANTS, Stage::Files(0)),
             Stage::Files(shard) => {
-                self.files(keeper, shard);
+                self.files(writer, shard);
                 self.stage = Stage::Files(shard + 1);
                 return Ok(shard + 1 < SHARDS);
             }
         };
-        let page = keeper.database.scan(&prefix, self.after.as_deref(), SLICE)?;
+        let page = writer.database.scan(&prefix, self.after.as_deref(), SLICE)?;
         self.after = page.last().map(|(key, _)| key.clone());
         if page.is_empty() {
             self.stage = next;
         }
         for pair in page {
             match self.stage {
-                Stage::Entries => self.entry(keeper, &pair)?,
-                Stage::Deaths => death(keeper, &pair)?,
-                Stage::Variants | Stage::Files(_) => variants(keeper, &pair)?,
+                Stage::Entries => self.entry(writer, &pair)?,
+                Stage::Expiries => expiry(writer, &pair)?,
+                Stage::Variants | Stage::Files(_) => variants(writer, &pair)?,
             }
         }
         Ok(true)
     }
 
-    fn entry(&mut self, keeper: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
-        let Some(place) = keys::parse_entry(key) else {
-            return keeper.database.remove(key).map(drop);
+    fn entry(&mut self, writer: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
+        let Some(entry_id) = keys::parse_entry(key) else {
+            return writer.database.remove(key).map(drop);
         };
-        let Some(entry) = Entry::decode(value).filter(|entry| entry.head.variant == place.variant)
+        let Some(entry) =
+            Entry::decode(value).filter(|entry| entry.head.variant == entry_id.variant)
         else {
-            keeper.account.store_error(StoreOp::Read, &"an entry was damaged");
-            return keeper.remove(&place).map(drop);
+            writer.account.store_error(StoreOp::Read, &"an entry was damaged");
+            return writer.remove(&entry_id).map(drop);
         };
         if let BodyLocation::File(number) = entry.head.body_in {
             self.named.insert(number);
         }
-        if keeper.database.get(&keys::death(entry.head.until, &place))?.is_none() {
+        if writer.database.get(&keys::death(entry.head.until, &entry_id))?.is_none() {
             let body = usize::try_from(entry.head.body_len).unwrap_or(usize::MAX);
-            keeper.index_expiry(
-                &place,
+            writer.index_expiry(
+                &entry_id,
                 entry.head.until,
                 weight(value, entry.head.body_in, body),
             )?;
         }
-        let known = keeper.variants(&place)?;
-        let mut variants = known.unwrap_or_else(|| Variants::none(place.target, entry.canonical));
-        if variants.ids().all(|id| id != place.variant) && variants.canonical() == entry.canonical {
-            variants.add(place.variant, &entry.head.vary);
-            let shed = std::iter::from_fn(|| variants.shed()).collect();
-            keeper.write_variants(&place, VariantUpdate { variants, shed, changed: true })?;
+        let known = writer.variants(&entry_id)?;
+        let mut variants =
+            known.unwrap_or_else(|| Variants::none(entry_id.target, entry.canonical));
+        if variants.ids().all(|id| id != entry_id.variant)
+            && variants.canonical() == entry.canonical
+        {
+            variants.add(entry_id.variant, &entry.head.vary);
+            let evicted = std::iter::from_fn(|| variants.shed()).collect();
+            writer.write_variants(
+                &entry_id,
+                VariantUpdate { variants, shed: evicted, changed: true },
+            )?;
         }
         Ok(())
     }
 
-    fn files(&self, keeper: &DiskWriter, shard: u16) {
-        let files = keeper.database.bodies.list(shard).unwrap_or_else(|error| {
-            keeper.account.store_error(StoreOp::Read, &error);
+    fn files(&self, writer: &DiskWriter, shard: u16) {
+        let files = writer.database.bodies.list(shard).unwrap_or_else(|error| {
+            writer.account.store_error(StoreOp::Read, &error);
             Vec::new()
         });
         for orphan in files.into_iter().filter(|name| !self.named.contains(&name.number)) {
-            keeper.remove_body(orphan);
+            writer.remove_body(orphan);
         }
     }
 }
 
 impl DiskWriter {
-    /// A slice of the check that is under way, if one is.
+    /// Runs a slice of the check in progress, if there is one.
     pub(super) fn check_on(&mut self) -> Result<(), Fault> {
         let Some(mut check) = self.check.take() else { return Ok(()) };
         if check.step(self)? {
@@ -122,35 +129,38 @@ impl DiskWriter {
     }
 }
 
-/// A death without its entry.
-fn death(keeper: &DiskWriter, (key, _): &Pair) -> Result<(), Fault> {
-    let Some((until, place)) = keys::parse_death(key) else {
-        return keeper.database.remove(key).map(drop);
+/// Removes an expiry record without its entry.
+fn expiry(writer: &DiskWriter, (key, _): &Pair) -> Result<(), Fault> {
+    let Some((until, entry_id)) = keys::parse_death(key) else {
+        return writer.database.remove(key).map(drop);
     };
-    let value = keeper.database.get(&keys::entry(&place))?;
+    let value = writer.database.get(&keys::entry(&entry_id))?;
     let entry = value.as_ref().and_then(|value| Entry::decode(value));
     match entry {
         Some(entry) if entry.head.until == until => Ok(()),
-        Some(_) | None => keeper.unindex_expiry(&place, until),
+        Some(_) | None => writer.unindex_expiry(&entry_id, until),
     }
 }
 
-/// Variants without their entries.
-fn variants(keeper: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
+/// Removes variants without their entries.
+fn variants(writer: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
     let id = key.strip_prefix(&VARIANTS).and_then(|id| id.first_chunk());
     let known = id.map(|id| u128::from_be_bytes(*id)).zip(Variants::decode(value));
-    let Some((id, known)) = known else { return keeper.database.remove(key).map(drop) };
+    let Some((id, known)) = known else { return writer.database.remove(key).map(drop) };
     let target = known.target();
     let mut left = known.clone();
     for variant in known.ids() {
-        let place = EntryId { target, id, variant };
-        if keeper.database.get(&keys::entry(&place))?.is_none() {
+        let entry_id = EntryId { target, id, variant };
+        if writer.database.get(&keys::entry(&entry_id))?.is_none() {
             left.remove(variant);
         }
     }
     if left == known {
         return Ok(());
     }
-    let place = EntryId { target, id, variant: VariantId::SOLE };
-    keeper.write_variants(&place, VariantUpdate { variants: left, shed: Vec::new(), changed: true })
+    let entry_id = EntryId { target, id, variant: VariantId::SOLE };
+    writer.write_variants(
+        &entry_id,
+        VariantUpdate { variants: left, shed: Vec::new(), changed: true },
+    )
 }

@@ -1,9 +1,8 @@
-//! The database and the bodies beside it: every call is caught, so that neither an error nor a panic
-//! of the engine below goes any further.
+//! The database and the bodies beside it. Every call catches errors and panics of the database engine.
 //!
-//! Owns: how the engine is called. Only plain gets, inserts, removes and scans: its batches and
-//! transactions make every later call of the process many times slower. Never touches: what keys and
-//! values mean; what becomes of a fault.
+//! Owns: how the engine is called. Only plain gets, inserts, removes and scans: its batches and transactions
+//! make every later call of the process many times slower. Never touches: the meaning of keys and values; the
+//! handling of a fault.
 
 use std::any::Any;
 use std::io;
@@ -18,13 +17,13 @@ use sled::{IVec, Mode};
 
 use crate::store::disk::body_file::Bodies;
 
-/// What the database keeps in memory: the memory tier is larder's own.
+/// Cache size of the database. It is small because larder has its own memory tier.
 const MEMORY: u64 = 16 << 20;
-/// How often what was written is synced: what a crash may cost.
+/// How often writes are synced: a crash loses at most so much.
 const FLUSH_EVERY_MS: u64 = 1000;
 
-/// Tells this database from a foreign one.
-const SIGN: (&[u8], &[u8]) = (b"F", b"larder cache 1");
+/// A row that identifies the database as larder's.
+const MARKER: (&[u8], &[u8]) = (b"F", b"larder cache 1");
 
 /// An open database with its bodies.
 #[derive(Debug)]
@@ -34,10 +33,10 @@ pub(super) struct Database {
     closing: Sender<()>,
 }
 
-/// Comes when a [`Database`] has let go of its files.
+/// Receives a message when a [`Database`] has released its files.
 pub(super) type Closed = Receiver<()>;
 
-/// Why a call failed. Its text may be logged: it holds no key and no value.
+/// Reason why a call failed. Its text may be logged: it contains no key and no value.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     #[error("{0}")]
@@ -46,33 +45,34 @@ pub(super) enum Fault {
     Io(#[from] io::Error),
     #[error("panic: {0}")]
     Panic(String),
-    #[error("it is not a database of larder's")]
+    #[error("the database does not belong to larder")]
     Foreign,
-    #[error("it is closed")]
+    #[error("the database is closed")]
     Closed,
-    #[error("it took longer than {0:?}")]
+    #[error("opening took longer than {0:?}")]
     Slow(std::time::Duration),
 }
 
 impl Fault {
-    /// Whether it says something about this moment, not about what lies on disk.
+    /// Whether the fault is transient, and no sign of damage on disk.
     pub(super) fn is_passing(&self) -> bool {
         let (Self::Io(error) | Self::Engine(sled::Error::Io(error))) = self else { return false };
-        let passing = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
-        Errno::from_io_error(error).is_some_and(|errno| passing.contains(&errno))
+        let transient = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
+        Errno::from_io_error(error).is_some_and(|errno| transient.contains(&errno))
     }
 }
 
 /// A key and its value.
 pub(super) type Pair = (IVec, IVec);
 
-/// Runs `call`, and makes a panic of it a [`Fault`].
+/// Runs `call`, and turns a panic into a [`Fault`].
 pub(super) fn caught<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     // Unwind safety: after a fault in a write the whole database is closed; reads change nothing.
-    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Fault::Panic(said(&*panic))))
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|panic| Err(Fault::Panic(panic_text(&*panic))))
 }
 
-fn said(panic: &(dyn Any + Send)) -> String {
+fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
     // The first line: further ones are dumps of memory.
@@ -80,7 +80,7 @@ fn said(panic: &(dyn Any + Send)) -> String {
 }
 
 impl Database {
-    /// Opens what is in these directories. May take long, and is caught by nobody.
+    /// Opens the database in these directories. May take long; the caller must catch panics.
     pub(super) fn open(database: &Path, bodies: Bodies) -> Result<(Self, Closed), Fault> {
         let tree = sled::Config::new()
             .path(database)
@@ -88,11 +88,11 @@ impl Database {
             .flush_every_ms(Some(FLUSH_EVERY_MS))
             .mode(Mode::LowSpace)
             .open()?;
-        let (key, sign) = SIGN;
+        let (key, marker) = MARKER;
         match tree.get(key)? {
-            Some(found) if found == sign => {}
+            Some(found) if found == marker => {}
             None if tree.is_empty() => {
-                tree.insert(key, sign)?;
+                tree.insert(key, marker)?;
                 tree.flush()?;
             }
             Some(_) | None => return Err(Fault::Foreign),
@@ -105,17 +105,17 @@ impl Database {
         self.call(|tree| tree.get(key))
     }
 
-    /// Gives what was there before.
+    /// Returns the previous value.
     pub(super) fn insert(&self, key: &[u8], value: Vec<u8>) -> Result<Option<IVec>, Fault> {
         self.call(|tree| tree.insert(key, value))
     }
 
-    /// Gives what was there before.
+    /// Returns the removed value.
     pub(super) fn remove(&self, key: &[u8]) -> Result<Option<IVec>, Fault> {
         self.call(|tree| tree.remove(key))
     }
 
-    /// The first `limit` pairs whose keys begin with `prefix`, behind `after` where that is given.
+    /// The first `limit` pairs whose keys begin with `prefix`, after `after` where that is given.
     pub(super) fn scan(
         &self,
         prefix: &[u8],
@@ -124,14 +124,14 @@ impl Database {
     ) -> Result<Vec<Pair>, Fault> {
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         let range = (from, Bound::Unbounded);
-        // A range that begins behind its end would panic below.
+        // A range that begins behind its end would panic in the engine.
         if after.is_some_and(|after| after < prefix) {
             return Ok(Vec::new());
         }
         self.call(|tree| scan(tree, range, prefix, limit))
     }
 
-    /// Puts on disk what was written.
+    /// Flushes writes to disk.
     pub(super) fn flush(&self) -> Result<(), Fault> {
         self.call(|tree| tree.flush().map(drop))
     }
@@ -142,7 +142,7 @@ impl Database {
     }
 
     fn call<T>(&self, call: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, Fault> {
-        // It is there until it is dropped.
+        // The tree is present until `self` is dropped.
         let tree = self.tree.as_ref().ok_or(Fault::Closed)?;
         caught(|| Ok(call(tree)?))
     }
@@ -166,7 +166,7 @@ fn scan<'a>(
 }
 
 impl Drop for Database {
-    /// On a thread of its own: closing writes what is left and hangs where the disk does.
+    /// Closes on a separate thread: closing writes what is left and hangs where the disk does.
     fn drop(&mut self) {
         let (tree, closing) = (self.tree.take(), self.closing.clone());
         let close = move || {
@@ -174,8 +174,8 @@ impl Drop for Database {
                 drop(tree);
                 Ok(())
             });
-            // Nobody may be waiting any more.
-            let _nobody = closing.send(());
+            // The receiver may be gone.
+            let _receiver_gone = closing.send(());
         };
         let _closing = thread::Builder::new().name("larder-close".to_owned()).spawn(close);
     }
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_says_nothing_about_the_files_is_passing() {
+    fn only_faults_without_damage_to_files_are_transient() {
         let io = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
         assert!(Fault::Io(io(Errno::MFILE)).is_passing());
         assert!(Fault::Engine(sled::Error::Io(io(Errno::NOMEM))).is_passing());
@@ -199,8 +199,8 @@ mod tests {
     #[test]
     fn a_panic_becomes_a_fault_of_one_short_line() {
         let fault = caught::<()>(|| panic!("first line {}\nsecond line", "x".repeat(1000)));
-        let said = fault.unwrap_err().to_string();
-        assert!(said.starts_with("panic: first line x") && said.len() < 300, "{said}");
-        assert!(!said.contains('\n'));
+        let message = fault.unwrap_err().to_string();
+        assert!(message.starts_with("panic: first line x") && message.len() < 300, "{message}");
+        assert!(!message.contains('\n'));
     }
 }

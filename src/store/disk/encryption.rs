@@ -1,9 +1,9 @@
-//! Encryption of a response's fields on disk: a `Location`, a `VerifiedConnection` or a cookie may hold a token that is
-//! good for more than one answer, and only its client gets it in clear.
+//! Encryption of a response's fields on disk: a `Location`, a `Link` or a cookie may contain a token that is
+//! valid for more than one response, and only its client receives it in clear.
 //!
-//! Owns: AES-256-GCM (NIST SP 800-38D) under a key derived from the secret of this installation, a
-//! random nonce before each text. A text that cannot be opened counts as damaged: it costs a hit. Never touches:
-//! memory, where fields are in clear; bodies, which are stored as they came.
+//! Owns: AES-256-GCM (NIST SP 800-38D) under a key derived from the secret of this installation, a random
+//! nonce before each text. A text that cannot be decrypted counts as damaged: it costs a hit. Never touches:
+//! memory, where fields are in clear; bodies, which are stored as received.
 
 use std::fmt;
 
@@ -15,15 +15,15 @@ use crate::store::state_db::Secret;
 pub(super) struct FieldCipher(LessSafeKey);
 
 impl FieldCipher {
-    /// The key of this installation. Random nonces are good for 2^32 texts under one key.
+    /// Derives the key of this installation. Random nonces are safe for 2^32 texts under one key.
     pub(super) fn new(secret: &Secret) -> Self {
         let key = secret.derived("fields at rest");
         let key = UnboundKey::new(&AES_256_GCM, &key).expect("AES-256 takes a key of 32 bytes");
         Self(LessSafeKey::new(key))
     }
 
-    /// Nonce, text and tag. It can be opened with the same `context` only: the fields of one entry are
-    /// no other's.
+    /// Encrypts `text` to nonce, ciphertext and tag. It can be decrypted only with the same `context`: the
+    /// fields of one entry cannot be used for another.
     pub(super) fn seal(&self, context: &[u8], text: &[u8]) -> Option<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut text = text.to_vec();
@@ -32,7 +32,7 @@ impl FieldCipher {
         Some([&nonce[..], &text, tag.as_ref()].concat())
     }
 
-    /// The text; `None` where it was sealed with another key or context, or changed since.
+    /// Decrypts; `None` where the text was encrypted with another key or context, or was changed since.
     pub(super) fn open(&self, context: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let mut text = text.to_vec();
@@ -43,7 +43,7 @@ impl FieldCipher {
     }
 }
 
-/// Prints nothing of it.
+/// Does not print the key.
 impl fmt::Debug for FieldCipher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("AtRest(…)")
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_sealed_is_opened_with_the_same_key_and_context_alone() {
+    fn a_text_decrypts_only_with_the_same_key_and_context() {
         let own = FieldCipher::new(&Secret::from_bytes([7; 32]));
         let sealed = own.seal(b"a", b"location: /x?token=S3").unwrap();
         assert!(!sealed.windows(2).any(|window| window == b"S3"));

@@ -1,25 +1,24 @@
-//! How a value lies in the database: a version, a hash of the rest, the rest. Numbers are
+//! The envelope of a value in the database: a version, a hash of the rest, the rest. Numbers are
 //! little-endian.
 //!
-//! Owns: telling a whole value from a damaged one, reading one within its bounds. Never touches:
-//! what a value says.
+//! Owns: detecting damaged values, reading a value within its bounds. Never touches: the meaning of a value.
 
 use xxhash_rust::xxh3::xxh3_64;
 
 /// Version and hash.
-const SEAL: usize = 1 + 8;
+const HEADER: usize = 1 + 8;
 
-/// A value that is being written.
+/// A value that is being encoded.
 pub(super) struct EntryEncoder(Vec<u8>);
 
 impl EntryEncoder {
     pub(super) fn with_capacity(bytes: usize) -> Self {
-        let mut value = Vec::with_capacity(SEAL + bytes);
-        value.resize(SEAL, 0);
+        let mut value = Vec::with_capacity(HEADER + bytes);
+        value.resize(HEADER, 0);
         Self(value)
     }
 
-    /// One that gets no seal of its own, for a part of another.
+    /// An encoder without an envelope, for a part of another value.
     pub(super) fn of_part(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
@@ -33,43 +32,43 @@ impl EntryEncoder {
         self.0.extend_from_slice(bytes);
     }
 
-    /// The bytes with their length before them; `None` where the length does not fit.
+    /// Appends the bytes with their length before them; `None` where the length does not fit.
     pub(super) fn put_short(&mut self, bytes: &[u8]) -> Option<()> {
         self.put(&u16::try_from(bytes.len()).ok()?.to_le_bytes());
         self.put(bytes);
         Some(())
     }
 
-    /// [`EntryEncoder::put_short`] for what may be longer than 64 KiB.
+    /// [`EntryEncoder::put_short`] for bytes that may be longer than 64 KiB.
     pub(super) fn put_long(&mut self, bytes: &[u8]) -> Option<()> {
         self.put(&u32::try_from(bytes.len()).ok()?.to_le_bytes());
         self.put(bytes);
         Some(())
     }
 
-    /// The value with its seal.
+    /// The value with its envelope.
     pub(super) fn sealed(mut self, version: u8) -> Vec<u8> {
-        let hash = xxh3_64(self.0.get(SEAL..).unwrap_or_default());
-        let seal = [version].into_iter().chain(hash.to_le_bytes());
-        self.0.iter_mut().zip(seal).for_each(|(place, byte)| *place = byte);
+        let hash = xxh3_64(self.0.get(HEADER..).unwrap_or_default());
+        let header = [version].into_iter().chain(hash.to_le_bytes());
+        self.0.iter_mut().zip(header).for_each(|(target, byte)| *target = byte);
         self.0
     }
 }
 
-/// What is left to read of a value.
+/// The rest of a value that is still to be decoded.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct EntryDecoder<'a>(&'a [u8]);
 
 impl<'a> EntryDecoder<'a> {
-    /// Opens a value: `None` where it is of another version or not as it was sealed.
+    /// Opens a value: `None` where it has another version or was changed.
     pub(super) fn unsealed(value: &'a [u8], version: u8) -> Option<Self> {
-        let (seal, rest) = value.split_at_checked(SEAL)?;
-        let (own, hash) = seal.split_first()?;
-        let whole = *own == version && *hash == xxh3_64(rest).to_le_bytes();
+        let (header, rest) = value.split_at_checked(HEADER)?;
+        let (stored_version, hash) = header.split_first()?;
+        let whole = *stored_version == version && *hash == xxh3_64(rest).to_le_bytes();
         whole.then_some(Self(rest))
     }
 
-    /// Opens the part of a value that has no seal of its own.
+    /// Decodes a part of a value, which has no envelope.
     pub(super) fn of_part(part: &'a [u8]) -> Self {
         Self(part)
     }

@@ -1,35 +1,35 @@
-//! Room on the volume: a cache must not be what fills it, and the database does not shrink by itself.
+//! Free space on the volume: the cache must not fill it, and the database does not shrink by itself.
 //!
-//! Owns: how much is left free, and the steps when it is not: evict, then begin anew, then wait.
-//! Never touches: `store.disk`, which bounds the cache by itself.
+//! Owns: how much is left free, and the actions when it is not: evict, then recreate the cache, then wait.
+//! Never touches: `store.disk`, a separate bound of the cache.
 
 use std::path::Path;
 
 /// Kept free on a volume of ordinary size.
 const LEAST_FREE: u64 = 256 << 20;
-/// A twentieth of a large volume is more than anybody misses.
+/// A twentieth of a large volume would be more than necessary.
 const MOST_FREE: u64 = 2 << 30;
-/// What the database may take besides twice the bound, before it is begun anew.
+/// The database may take this much besides twice the bound before it is recreated.
 const DATABASE_FLOOR: u64 = 64 << 20;
 
-/// A volume's size and what is free of it, bytes.
+/// Size and free space of a volume, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FsUsage {
     pub(super) total: u64,
     pub(super) free: u64,
 }
 
-/// How the volume of a directory is; `None` where the system does not say.
+/// Measures the volume of a directory; `None` where the system does not provide it.
 pub(super) type Measure = fn(&Path) -> Option<FsUsage>;
 
-/// What the system says.
+/// Measures with `statvfs`.
 pub(super) fn measure(dir: &Path) -> Option<FsUsage> {
-    let said = rustix::fs::statvfs(dir).ok()?;
-    let block = said.f_frsize.max(1);
-    // What only the system's administrator may use is not free.
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    let block = stat.f_frsize.max(1);
+    // Space reserved for the superuser is not counted as free.
     Some(FsUsage {
-        total: said.f_blocks.saturating_mul(block),
-        free: said.f_bavail.saturating_mul(block),
+        total: stat.f_blocks.saturating_mul(block),
+        free: stat.f_bavail.saturating_mul(block),
     })
 }
 
@@ -45,46 +45,46 @@ impl FsUsage {
     }
 }
 
-/// What is done about a lack of room.
+/// Action on a lack of space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PressureAction {
-    /// Nothing: there is room.
+    /// None: there is enough space.
     Go,
-    /// Evict half of what is held, and write nothing meanwhile.
+    /// Evict half of the entries, and write nothing meanwhile.
     Evict,
-    /// Begin anew: evicting frees files, not the database.
+    /// Recreate the cache: eviction frees files, not the database.
     Rebuild,
-    /// Write nothing: others fill the volume.
+    /// Write nothing: other data fills the volume.
     Wait,
 }
 
-/// What was tried already. It takes measures at most 10 s apart, so that each has time to help.
+/// The last action taken. Measurements are 10 s apart, so that each action has time to help.
 #[derive(Debug, Default)]
 pub(super) struct SpacePressure {
-    tried: Option<PressureAction>,
+    last: Option<PressureAction>,
 }
 
 impl SpacePressure {
-    /// What to do now.
+    /// The action to take now.
     pub(super) fn step(&mut self, volume: Option<FsUsage>) -> PressureAction {
         let short = volume.is_some_and(FsUsage::is_short);
-        let step = match self.tried {
+        let step = match self.last {
             _ if !short => PressureAction::Go,
             None | Some(PressureAction::Go) => PressureAction::Evict,
             Some(PressureAction::Evict) => PressureAction::Rebuild,
             Some(PressureAction::Rebuild | PressureAction::Wait) => PressureAction::Wait,
         };
-        self.tried = Some(step);
+        self.last = Some(step);
         step
     }
 
-    /// Whether nothing may be written.
+    /// Whether writes are suspended.
     pub(super) fn is_on(&self) -> bool {
-        self.tried.is_some_and(|step| step != PressureAction::Go)
+        self.last.is_some_and(|step| step != PressureAction::Go)
     }
 }
 
-/// Whether the database has grown so far past what is in it that only beginning anew helps.
+/// Whether the database is so much larger than its content that it must be recreated.
 pub(super) fn is_bloated(database: u64, bound: u64) -> bool {
     database > bound.saturating_mul(2).saturating_add(DATABASE_FLOOR)
 }
@@ -102,16 +102,16 @@ mod tests {
         assert!(short(GIB, LEAST_FREE - 1) && !short(GIB, LEAST_FREE));
         assert!(short(1000 * GIB, MOST_FREE - 1) && !short(1000 * GIB, MOST_FREE));
         assert!(short(16 << 20, (4 << 20) - 1) && !short(16 << 20, 4 << 20));
-        assert!(!short(0, 0), "what says nothing of itself is not short");
+        assert!(!short(0, 0), "a volume of unknown size is not short");
     }
 
     #[test]
-    fn a_shortage_is_met_step_by_step_and_ends_with_it() {
+    fn a_shortage_is_handled_step_by_step_until_it_ends() {
         let full = Some(FsUsage { total: 20 * GIB, free: 0 });
         let empty = Some(FsUsage { total: 20 * GIB, free: 20 * GIB });
-        let mut shortage = SpacePressure::default();
+        let mut pressure = SpacePressure::default();
         let steps: Vec<_> = [empty, full, full, full, full, empty, full, None]
-            .map(|volume| (shortage.step(volume), shortage.is_on()))
+            .map(|volume| (pressure.step(volume), pressure.is_on()))
             .into();
         let expected = [
             (PressureAction::Go, false),

@@ -1,7 +1,7 @@
 //! The keys of the disk tier's database.
 //!
-//! Owns: their layout. `E | target | id | variant` holds an entry, `V | id` which variants a key
-//! has, `X | until | E-key` when an entry dies: the front of X dies next. Never touches: values.
+//! Owns: their layout. `E | target | id | variant` holds an entry, `V | id` the variants of a key, `X | until
+//! | E-key` the expiry record of an entry: the first X expires next. Never touches: values.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,10 +13,10 @@ use crate::store::EntryId;
 pub(super) const ENTRIES: [u8; 1] = *b"E";
 /// The first byte of all lists of variants.
 pub(super) const VARIANTS: [u8; 1] = *b"V";
-/// The first byte of all deaths.
+/// The first byte of all expiry records.
 pub(super) const DEATHS: [u8; 1] = *b"X";
 
-/// Where the answer with this key and variant is.
+/// Position of the entry with this key and variant.
 pub(super) fn place(key: &CacheKey, variant: VariantId) -> EntryId {
     EntryId { target: key.target_id(), id: key.id(), variant }
 }
@@ -24,13 +24,13 @@ pub(super) fn place(key: &CacheKey, variant: VariantId) -> EntryId {
 /// The length of [`entry`].
 pub(super) const ENTRY_LENGTH: usize = 1 + 3 * 16;
 
-/// The key of an entry. Keys sort as places do.
-pub(super) fn entry(of: &EntryId) -> Vec<u8> {
-    let parts = [of.target, of.id, of.variant.0].map(u128::to_be_bytes);
+/// The key of an entry. Keys sort like entry ids.
+pub(super) fn entry(id: &EntryId) -> Vec<u8> {
+    let parts = [id.target, id.id, id.variant.0].map(u128::to_be_bytes);
     [&ENTRIES[..], parts.as_flattened()].concat()
 }
 
-/// Where an entry is, as its key says it.
+/// The position that the key of an entry contains.
 pub(super) fn parse_entry(bytes: &[u8]) -> Option<EntryId> {
     let parts = bytes.strip_prefix(&ENTRIES)?;
     let (parts, []) = parts.as_chunks::<16>() else { return None };
@@ -39,7 +39,7 @@ pub(super) fn parse_entry(bytes: &[u8]) -> Option<EntryId> {
     Some(EntryId { target, id, variant: VariantId(variant) })
 }
 
-/// What the keys of all entries of a target begin with.
+/// The common prefix of the keys of all entries of a target.
 pub(super) fn of_target(target: u128) -> Vec<u8> {
     [&ENTRIES[..], &target.to_be_bytes()].concat()
 }
@@ -49,25 +49,25 @@ pub(super) fn variants(id: u128) -> Vec<u8> {
     [&VARIANTS[..], &id.to_be_bytes()].concat()
 }
 
-/// The key under which an entry's death stands.
-pub(super) fn death(until: ExpiresAt, of: &EntryId) -> Vec<u8> {
-    [&DEATHS[..], &until.0.to_be_bytes(), &entry(of)].concat()
+/// The key of an entry's expiry record.
+pub(super) fn death(until: ExpiresAt, id: &EntryId) -> Vec<u8> {
+    [&DEATHS[..], &until.0.to_be_bytes(), &entry(id)].concat()
 }
 
-/// When which entry dies, as the key of a death says it.
+/// The time and the position that the key of an expiry record contains.
 pub(super) fn parse_death(bytes: &[u8]) -> Option<(ExpiresAt, EntryId)> {
-    let (until, of) = bytes.strip_prefix(&DEATHS)?.split_first_chunk()?;
-    Some((ExpiresAt(u64::from_be_bytes(*until)), parse_entry(of)?))
+    let (until, id) = bytes.strip_prefix(&DEATHS)?.split_first_chunk()?;
+    Some((ExpiresAt(u64::from_be_bytes(*until)), parse_entry(id)?))
 }
 
-/// Until when an entry can be of any use: milliseconds since 1970, so that keys sort by it.
+/// The time from which an entry is of no more use: milliseconds since 1970, so that keys sort by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct ExpiresAt(pub(super) u64);
 
 impl ExpiresAt {
     pub(super) const FOREVER: Self = Self(u64::MAX);
 
-    /// `None`: forever. A time this cannot say is the nearest that it can, never forever.
+    /// `None` means forever. A time that is out of range becomes the nearest that fits, never forever.
     pub(super) fn of(time: Option<SystemTime>) -> Self {
         let Some(time) = time else { return Self::FOREVER };
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -87,24 +87,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_says_what_it_was_made_of(
+        fn a_key_decodes_to_what_it_was_encoded_from(
             target in any::<u128>(), id in any::<u128>(), variant in any::<u128>(),
             until in any::<u64>(),
         ) {
-            let place = EntryId { target, id, variant: VariantId(variant) };
-            prop_assert_eq!(parse_entry(&entry(&place)), Some(place));
-            prop_assert_eq!(entry(&place).len(), ENTRY_LENGTH);
-            let death = death(ExpiresAt(until), &place);
-            prop_assert_eq!(parse_death(&death), Some((ExpiresAt(until), place)));
-            prop_assert_eq!(parse_entry(&death), None);
-            prop_assert_eq!(parse_death(&death[1..]), None);
-            prop_assert_eq!(parse_entry(&entry(&place)[..ENTRY_LENGTH - 1]), None);
+            let entry_id = EntryId { target, id, variant: VariantId(variant) };
+            prop_assert_eq!(parse_entry(&entry(&entry_id)), Some(entry_id));
+            prop_assert_eq!(entry(&entry_id).len(), ENTRY_LENGTH);
+            let expiry = death(ExpiresAt(until), &entry_id);
+            prop_assert_eq!(parse_death(&expiry), Some((ExpiresAt(until), entry_id)));
+            prop_assert_eq!(parse_entry(&expiry), None);
+            prop_assert_eq!(parse_death(&expiry[1..]), None);
+            prop_assert_eq!(parse_entry(&entry(&entry_id)[..ENTRY_LENGTH - 1]), None);
         }
 
         #[test]
-        fn deaths_sort_by_time(one in any::<u64>(), other in any::<u64>(), id in any::<u128>()) {
-            let place = EntryId { target: id, id, variant: VariantId(id) };
-            let order = death(ExpiresAt(one), &place).cmp(&death(ExpiresAt(other), &place));
+        fn expiries_sort_by_time(one in any::<u64>(), other in any::<u64>(), id in any::<u128>()) {
+            let entry_id = EntryId { target: id, id, variant: VariantId(id) };
+            let order = death(ExpiresAt(one), &entry_id).cmp(&death(ExpiresAt(other), &entry_id));
             prop_assert_eq!(order, one.cmp(&other));
         }
     }

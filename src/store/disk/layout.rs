@@ -1,8 +1,8 @@
-//! Where the disk tier's files lie: `cache/v5/db` (the database), `cache/v5/body` (large bodies), and
-//! beside `cache` at most one `quarantine-TIME` with what could not be read.
+//! Paths of the disk tier: `cache/v5/db` (the database), `cache/v5/body` (large bodies), and beside `cache`
+//! at most one `quarantine-TIME` with an unreadable cache.
 //!
-//! Owns: making, setting aside and removing whole directories. Nothing outside `cache` is touched but
-//! quarantines. Never touches: what is in the files.
+//! Owns: creating, setting aside and removing whole directories. Outside `cache` only quarantines are
+//! touched. Never touches: the content of files.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -15,11 +15,12 @@ use std::time::SystemTime;
 
 /// The version of everything below: keys, values, body files.
 ///
-/// v1: bodies over HTTP/2 might be stored cut. v2: secrets of paths, of many query parameters and of
-/// response fields in clear. v3: secrets of 16 to 23 letters and digits in paths, and those within JSON in a query.
+/// v1: bodies over HTTP/2 might be stored truncated. v2: secrets of paths, of many query parameters and of
+/// response fields in clear. v3: secrets of 16 to 23 letters and digits in paths, and those within JSON in a
+/// query.
 const VERSION: &str = "v5";
-/// What is put aside to be removed is named so until it is gone.
-const DOOMED: &str = "doomed-";
+/// Prefix of a directory that is being removed in the background.
+const REMOVAL_PREFIX: &str = "doomed-";
 const QUARANTINE: &str = "quarantine-";
 
 /// The directories.
@@ -47,7 +48,7 @@ impl Layout {
         self.cache.join(VERSION)
     }
 
-    /// Makes what is missing and removes other versions and what was doomed earlier.
+    /// Creates missing directories and removes other versions and directories left from earlier removals.
     pub(super) fn prepare(&self) -> io::Result<()> {
         for dir in [self.database(), self.bodies()] {
             DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
@@ -55,22 +56,23 @@ impl Layout {
         self.remove_old()
     }
 
-    /// Whether another version, or what was doomed earlier, is there. `Err`: nobody can say.
+    /// Whether a directory of another version, or one left from an earlier removal, is there. `Err`: it
+    /// cannot be determined.
     pub(super) fn has_old(&self) -> io::Result<bool> {
         Ok(!self.old()?.is_empty())
     }
 
-    /// Removes other versions and what was doomed earlier.
+    /// Removes other versions and directories left from earlier removals.
     pub(super) fn remove_old(&self) -> io::Result<()> {
         for dir in self.old()? {
             let name = dir.file_name().and_then(OsStr::to_str).unwrap_or_default();
-            if name.starts_with(DOOMED) {
+            if name.starts_with(REMOVAL_PREFIX) {
                 remove_later(dir);
                 continue;
             }
-            tracing::info!(version = name, "Removing what another version of larder cached");
-            self.doom(&dir)?;
-            // They may be of that version, and hold secrets in the clear.
+            tracing::info!(version = name, "Removing the cache of another version of larder");
+            self.move_and_remove(&dir)?;
+            // Quarantines may be of that version, and hold secrets in the clear.
             self.remove_quarantines()?;
         }
         Ok(())
@@ -86,40 +88,40 @@ impl Layout {
             let dir = dir?;
             let name = dir.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.starts_with(DOOMED) || (name != VERSION && is_version(name)) {
+            if name.starts_with(REMOVAL_PREFIX) || (name != VERSION && is_version(name)) {
                 old.push(dir.path());
             }
         }
         Ok(old)
     }
 
-    /// Puts everything aside beside `cache`, in place of what was put aside before.
+    /// Moves everything to a quarantine beside `cache`, in place of an earlier one.
     pub(super) fn quarantine(&self, now: SystemTime) -> io::Result<()> {
         if !self.current().try_exists()? {
             return Ok(());
         }
         self.remove_quarantines()?;
         let name = format!("{QUARANTINE}{}", humantime::format_rfc3339_seconds(now));
-        let place = self.beside().join(name);
-        tracing::warn!(place = %place.display(), "Putting the cache on disk aside");
-        fs::rename(self.current(), &place)?;
-        // Whoever takes a look learns from the database; the bodies would only take room.
-        remove_later(place.join("body"));
+        let path = self.parent_dir().join(name);
+        tracing::warn!(place = %path.display(), "Moving the cache on disk to a quarantine");
+        fs::rename(self.current(), &path)?;
+        // The database is enough for an inspection; the bodies would only take space.
+        remove_later(path.join("body"));
         Ok(())
     }
 
-    /// Removes everything, and what was put aside.
+    /// Removes everything, quarantines included.
     pub(super) fn wipe(&self) -> io::Result<()> {
         self.remove_quarantines()?;
         remove(&self.current())
     }
 
-    /// Puts everything out of the way at once; it is removed in the background.
+    /// Moves everything out of the way at once; it is removed in the background.
     pub(super) fn discard(&self) -> io::Result<()> {
-        if self.current().try_exists()? { self.doom(&self.current()) } else { Ok(()) }
+        if self.current().try_exists()? { self.move_and_remove(&self.current()) } else { Ok(()) }
     }
 
-    /// Lets nobody but the owner read the database's files, whoever made them.
+    /// Makes the database's files accessible to their owner only, whichever process created them.
     pub(super) fn close_to_others(&self) -> io::Result<()> {
         for file in fs::read_dir(self.database())? {
             let file = file?;
@@ -133,9 +135,9 @@ impl Layout {
         Ok(())
     }
 
-    /// Removes what was put aside.
+    /// Removes the quarantines.
     pub(super) fn remove_quarantines(&self) -> io::Result<()> {
-        for dir in fs::read_dir(self.beside())? {
+        for dir in fs::read_dir(self.parent_dir())? {
             let dir = dir?;
             if dir.file_name().to_str().is_some_and(|name| name.starts_with(QUARANTINE)) {
                 remove(&dir.path())?;
@@ -144,24 +146,24 @@ impl Layout {
         Ok(())
     }
 
-    fn doom(&self, dir: &Path) -> io::Result<()> {
-        let doomed = self.cache.join(format!("{DOOMED}{:016x}", rand::random::<u64>()));
-        fs::rename(dir, &doomed)?;
-        remove_later(doomed);
+    fn move_and_remove(&self, dir: &Path) -> io::Result<()> {
+        let removed = self.cache.join(format!("{REMOVAL_PREFIX}{:016x}", rand::random::<u64>()));
+        fs::rename(dir, &removed)?;
+        remove_later(removed);
         Ok(())
     }
 
-    fn beside(&self) -> &Path {
+    fn parent_dir(&self) -> &Path {
         self.cache.parent().unwrap_or(&self.cache)
     }
 }
 
-/// Removes what other versions of larder cached below `dir`, where no disk tier is opened that would do it:
-/// it may hold secrets in the clear. `hold` takes hold of the directory, and is not asked where there is
-/// nothing to remove.
-pub(in crate::store) fn remove_old<H, E>(
+/// Removes caches of other versions of larder below `dir`, where no disk tier is opened that would do it:
+/// they may hold secrets in the clear. `lock` locks the directory; it is not called where there is nothing to
+/// remove.
+pub(in crate::store) fn remove_old<L, E>(
     dir: &Path,
-    hold: impl FnOnce() -> Result<H, E>,
+    lock: impl FnOnce() -> Result<L, E>,
 ) -> Result<(), String>
 where
     E: fmt::Display,
@@ -169,12 +171,12 @@ where
     let layout = Layout::new(dir.to_owned());
     match layout.has_old() {
         Ok(false) => return Ok(()),
-        // A file, or what this user may not look into, is none of larder's caches.
+        // A file, or a directory without read permission, is no cache of larder.
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(()),
         Ok(true) => {}
         Err(error) => return Err(error.to_string()),
     }
-    let _held = hold().map_err(|error| error.to_string())?;
+    let _lock = lock().map_err(|error| error.to_string())?;
     layout.remove_old().map_err(|error| error.to_string())
 }
 
@@ -189,13 +191,13 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// On a thread of its own: there may be a hundred thousand files.
+/// Removes on a separate thread: there may be a hundred thousand files.
 fn remove_later(dir: PathBuf) {
     let removing = move || {
         if let Err(error) = remove(&dir) {
             tracing::warn!(place = %dir.display(), %error, "Cannot remove a directory");
         }
     };
-    // Where no thread is to be had it stays, and goes at the next start.
+    // If no thread can be started the directory stays, and is removed at the next start.
     let _removing = thread::Builder::new().name("larder-wipe".to_owned()).spawn(removing);
 }

@@ -1,7 +1,7 @@
-//! An entry as a look-up found it: what is known without reading its body.
+//! Lookup of an entry's metadata, without reading its body.
 //!
-//! Owns: looking up. A key's variants first, then the entries that the request may select. Never
-//! touches: whether an entry is still current or fresh.
+//! Owns: the lookup: a key's variants first, then the entries that the request may select. Never touches:
+//! whether an entry is still current or fresh.
 
 use std::time::SystemTime;
 
@@ -17,7 +17,7 @@ use crate::store::disk::variants::Variants;
 use crate::store::generations::Epoch;
 use crate::store::{EntryId, StoreQuery, is_newer};
 
-/// An entry whose metadata was found whole and belongs to the key that was asked for.
+/// An entry whose metadata was verified and belongs to the requested key.
 #[derive(Debug, Clone)]
 pub struct DiskEntry {
     pub(super) place: EntryId,
@@ -26,12 +26,12 @@ pub struct DiskEntry {
 }
 
 impl DiskEntry {
-    /// The mark it was stored with.
+    /// The epoch it was stored with.
     pub fn mark(&self) -> Epoch {
         self.head.mark
     }
 
-    /// Whether its body came with it: reading it waits for nothing.
+    /// Whether its body is in the entry: then reading it needs no file.
     pub fn is_inline(&self) -> bool {
         self.head.body_in == BodyLocation::Entry
     }
@@ -46,7 +46,7 @@ impl DiskEntry {
         self.head.response_time
     }
 
-    /// Which request fields chose it.
+    /// The request fields that select it.
     pub fn vary(&self) -> &VaryFields {
         &self.head.vary
     }
@@ -57,25 +57,25 @@ impl DiskEntry {
     }
 }
 
-/// A value that is not what was written: which, and its hash now.
+/// A damaged value: its position, and its hash now.
 pub(super) type CorruptEntry = (EntryId, u64);
 
-/// What a damaged value is known by.
+/// Hash by which a damaged value is identified.
 pub(super) fn value_hash(value: &[u8]) -> u64 {
     xxh3_64(value)
 }
 
-/// Looks up, and reports the damaged entries that it met.
+/// Looks up an entry, and returns the damaged entries that were found.
 pub(super) fn find(
     database: &Database,
-    wanted: StoreQuery<'_>,
-    so_far: u64,
+    query: StoreQuery<'_>,
+    latest_order: u64,
 ) -> Result<(DiskLookup, Vec<CorruptEntry>), Fault> {
-    let canonical = wanted.key.canonical();
+    let canonical = query.key.canonical();
     let nothing = Ok((DiskLookup::Nothing, Vec::new()));
-    let Some(value) = database.get(&keys::variants(wanted.key.id()))? else { return nothing };
+    let Some(value) = database.get(&keys::variants(query.key.id()))? else { return nothing };
     let Some(variants) = Variants::decode(&value) else { return nothing };
-    // Two keys may have one id.
+    // Two keys may have the same id.
     if variants.canonical() != canonical {
         return nothing;
     }
@@ -83,20 +83,21 @@ pub(super) fn find(
     let mut newest: Option<DiskEntry> = None;
     let mut own = Vec::with_capacity(1);
     for fields in variants.lists() {
-        let variant = (wanted.variant)(fields);
+        let variant = (query.variant)(fields);
         own.push(variant);
-        let place = keys::place(wanted.key, variant);
-        let Some(value) = database.get(&keys::entry(&place))? else { continue };
+        let entry_id = keys::place(query.key, variant);
+        let Some(value) = database.get(&keys::entry(&entry_id))? else { continue };
         let Some(entry) = Entry::decode(&value) else {
-            damaged.push((place, value_hash(&value)));
+            damaged.push((entry_id, value_hash(&value)));
             continue;
         };
-        let Entry { head, canonical: found, .. } = entry;
-        let same = found == canonical && head.variant == variant && head.vary == *fields;
+        let Entry { head: meta, canonical: found, .. } = entry;
+        let same = found == canonical && meta.variant == variant && meta.vary == *fields;
         // RFC 9111 §4: of several that match, the most recent.
-        let newer = newest.as_ref().is_none_or(|n| is_newer(head.asked, n.head.asked, so_far));
+        let newer =
+            newest.as_ref().is_none_or(|n| is_newer(meta.asked, n.head.asked, latest_order));
         if same && newer {
-            newest = Some(DiskEntry { place, value, head });
+            newest = Some(DiskEntry { place: entry_id, value, head: meta });
         }
     }
     let others = variants.ids().any(|id| !own.contains(&id));

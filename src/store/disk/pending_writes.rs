@@ -1,6 +1,8 @@
-//! What waits to be written, as look-ups see it: newer than what is on disk, and perhaps in memory no more.
+//! Responses that are queued to be written, for lookups: they are newer than the disk, and may be evicted
+//! from memory already.
 //!
-//! Owns: finding it by key and variant until it is written. Never touches: the order of writing (`queue`).
+//! Owns: finding them by key and variant until they are written. Never touches: the order of writing
+//! (`queue`).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,58 +12,64 @@ use crate::store::generations::Epoch;
 use crate::store::{EntryId, StoreQuery, place_in_order};
 use crate::stored::StoredResponse;
 
-/// All of it, by the id of its key.
+/// All pending writes, by the id of their key.
 #[derive(Default)]
 pub(super) struct PendingWrites(HashMap<u128, Vec<PendingWrite>>);
 
 struct PendingWrite {
     number: u64,
-    place: EntryId,
+    id: EntryId,
     key: CacheKey,
     stored: Arc<StoredResponse>,
-    mark: Epoch,
+    epoch: Epoch,
 }
 
 impl PendingWrites {
-    /// This is to be written, as the command of this number; what waited in its place is not any more.
+    /// Adds a pending write, as the command of this number. It replaces one of the same entry.
     pub(super) fn put(
         &mut self,
         number: u64,
-        place: EntryId,
+        entry_id: EntryId,
         key: &CacheKey,
-        (stored, mark): (&Arc<StoredResponse>, Epoch),
+        (stored, epoch): (&Arc<StoredResponse>, Epoch),
     ) {
-        let of = self.0.entry(place.id).or_default();
-        of.retain(|one| one.place != place);
-        of.push(PendingWrite { number, place, key: key.clone(), stored: Arc::clone(stored), mark });
+        let writes = self.0.entry(entry_id.id).or_default();
+        writes.retain(|one| one.id != entry_id);
+        writes.push(PendingWrite {
+            number,
+            id: entry_id,
+            key: key.clone(),
+            stored: Arc::clone(stored),
+            epoch,
+        });
     }
 
-    /// The command of this number is done, and was about this place.
-    pub(super) fn done(&mut self, number: u64, place: EntryId) {
-        let Some(of) = self.0.get_mut(&place.id) else { return };
-        of.retain(|one| one.number > number || one.place != place);
-        if of.is_empty() {
+    /// Removes the write of this entry once the command of this number is done.
+    pub(super) fn done(&mut self, number: u64, entry_id: EntryId) {
+        let Some(writes) = self.0.get_mut(&entry_id.id) else { return };
+        writes.retain(|one| one.number > number || one.id != entry_id);
+        if writes.is_empty() {
             self.0.remove(&place.id);
         }
     }
 
-    /// Whether there is one of this key.
+    /// Whether there is a pending write of this key.
     pub(super) fn has(&self, key: &CacheKey) -> bool {
         self.0.contains_key(&key.id())
     }
 
-    /// The one that the request selects, the newest of several.
+    /// The response that the request selects, the newest of several.
     pub(super) fn find(
         &self,
-        wanted: StoreQuery<'_>,
-        so_far: u64,
+        query: StoreQuery<'_>,
+        latest_order: u64,
     ) -> Option<(Arc<StoredResponse>, Epoch)> {
-        let of = self.0.get(&wanted.key.id())?;
-        let meant = |one: &&PendingWrite| {
-            one.key == *wanted.key && (wanted.variant)(&one.stored.vary) == one.stored.variant
+        let writes = self.0.get(&query.key.id())?;
+        let is_selected = |one: &&PendingWrite| {
+            one.key == *query.key && (query.variant)(&one.stored.vary) == one.stored.variant
         };
-        let place = |one: &&PendingWrite| place_in_order(one.stored.asked, so_far);
-        let newest = of.iter().filter(meant).max_by_key(place)?;
-        Some((Arc::clone(&newest.stored), newest.mark))
+        let order = |one: &&PendingWrite| place_in_order(one.stored.asked, latest_order);
+        let newest = writes.iter().filter(is_selected).max_by_key(order)?;
+        Some((Arc::clone(&newest.stored), newest.epoch))
     }
 }

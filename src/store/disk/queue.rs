@@ -1,7 +1,7 @@
-//! What waits for the store thread: bounded, so that a slow disk costs later hits and never memory or
-//! an answer.
+//! The queue of the store thread: bounded, so that a slow disk costs later hits, but never memory or a
+//! response.
 //!
-//! Owns: order, bounds, that of two puts of one entry the newer is written. Never touches: the disk.
+//! Owns: order, bounds, replacing an older queued put of an entry by a newer one. Never touches: the disk.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,22 +19,22 @@ use crate::store::presence::PresenceGuard;
 use crate::store::{EntryId, StoreQuery, is_newer};
 use crate::stored::StoredResponse;
 
-/// Commands that wait.
+/// Maximum number of queued commands.
 const COMMANDS: usize = 4096;
 
-/// An answer to be written.
+/// A response to be written.
 pub(super) struct PutCommand {
     pub(super) key: CacheKey,
     pub(super) stored: Arc<StoredResponse>,
     pub(super) mark: Epoch,
-    /// Where the order of what is asked for had got to.
+    /// The newest order number given out when the response was put.
     pub(super) so_far: u64,
     pub(super) until: ExpiresAt,
-    /// Until it is written.
+    /// Keeps the target marked as present until the response is written.
     pub(super) _presence: PresenceGuard,
 }
 
-/// What the store thread can be told.
+/// A command to the store thread.
 pub(super) enum Command {
     /// Write this.
     Put(PutCommand),
@@ -44,18 +44,18 @@ pub(super) enum Command {
     Reclaim(u128),
     /// Remove everything.
     Clear,
-    /// Say when everything before is on disk.
+    /// Reply when everything queued before is on disk.
     Flush(oneshot::Sender<()>),
-    /// Wait for this.
+    /// Block until this receives a message.
     Stall(Receiver<()>),
-    /// Close, say so, and end.
+    /// Close, reply, and end the thread.
     Close(oneshot::Sender<()>),
 }
 
-/// Why a command was not taken.
+/// Reason why a command was not queued.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NotQueued {
-    /// There is no room.
+    /// The queue is full.
     Full,
     /// The store is closed.
     Closed,
@@ -63,7 +63,7 @@ pub(super) enum NotQueued {
 
 /// The queue.
 pub(super) struct Queue {
-    /// What may wait, in bytes.
+    /// Maximum size of queued puts, in bytes.
     bytes: usize,
     waiting: Mutex<Waiting>,
     changed: Condvar,
@@ -72,12 +72,12 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct Waiting {
     commands: VecDeque<Command>,
-    /// Taken since the start: what the first of `commands` is the number of.
+    /// Number of commands taken since the start: the number of the first of `commands`.
     taken: u64,
-    /// The puts that a later one of the same entry may stand in for, and their numbers.
+    /// Puts that a later put of the same entry may replace in the queue, and their numbers.
     puts: HashMap<EntryId, u64>,
-    /// All puts, until the command behind them is taken.
-    awaiting: PendingWrites,
+    /// All puts, until the command after them is taken.
+    pending: PendingWrites,
     /// The put that was taken last, and its number: it is being written.
     writing: Option<(u64, EntryId)>,
     bytes: usize,
@@ -93,39 +93,39 @@ impl PutCommand {
         self.key.weight() + self.stored.weight()
     }
 
-    /// Whether what is kept, asked for as `asked`, is newer.
-    pub(super) fn is_older_than(&self, asked: u64) -> bool {
-        is_newer(asked, self.stored.asked, self.so_far)
+    /// Whether a stored response with the order number `order` is newer.
+    pub(super) fn is_older_than(&self, order: u64) -> bool {
+        is_newer(order, self.stored.asked, self.so_far)
     }
 }
 
 impl Queue {
-    /// A queue in which so many bytes may wait.
+    /// A queue for this many bytes.
     pub(super) fn of(bytes: usize) -> Self {
         Self { bytes, waiting: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Queues a put, or lets it stand in for one of the same entry.
+    /// Queues a put, or replaces a queued put of the same entry by it.
     pub(super) fn put(&self, put: PutCommand) -> Result<(), NotQueued> {
         let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(NotQueued::Closed);
         }
-        let place = put.place();
+        let entry_id = put.place();
         let bytes = put.weight();
-        if let Some(kept) = waiting.put_of(place) {
-            if put.is_older_than(kept.stored.asked) {
+        if let Some(queued) = waiting.queued_put(entry_id) {
+            if put.is_older_than(queued.stored.asked) {
                 return Ok(());
             }
-            let before = kept.weight();
+            let before = queued.weight();
             if waiting.bytes - before + bytes > self.bytes {
                 return Err(NotQueued::Full);
             }
             waiting.bytes = waiting.bytes - before + bytes;
-            let number = waiting.puts.get(&place).copied().unwrap_or_default();
-            waiting.awaiting.put(number, place, &put.key, (&put.stored, put.mark));
-            if let Some(kept) = waiting.put_of(place) {
-                *kept = put;
+            let number = waiting.puts.get(&entry_id).copied().unwrap_or_default();
+            waiting.pending.put(number, entry_id, &put.key, (&put.stored, put.mark));
+            if let Some(queued) = waiting.queued_put(entry_id) {
+                *queued = put;
             }
             return Ok(());
         }
@@ -134,28 +134,28 @@ impl Queue {
         }
         waiting.bytes += bytes;
         let number = waiting.taken + waiting.commands.len() as u64;
-        waiting.puts.insert(place, number);
-        waiting.awaiting.put(number, place, &put.key, (&put.stored, put.mark));
+        waiting.puts.insert(entry_id, number);
+        waiting.pending.put(number, entry_id, &put.key, (&put.stored, put.mark));
         waiting.commands.push_back(Command::Put(put));
         self.changed.notify_one();
         Ok(())
     }
 
-    /// What waits to be written, or is being written, and the request selects.
+    /// Finds a response that is queued or being written and that the request selects.
     pub(super) fn find(
         &self,
-        wanted: StoreQuery<'_>,
-        so_far: u64,
+        query: StoreQuery<'_>,
+        latest_order: u64,
     ) -> Option<(Arc<StoredResponse>, Epoch)> {
-        self.waiting.lock().awaiting.find(wanted, so_far)
+        self.waiting.lock().pending.find(query, latest_order)
     }
 
-    /// Whether something of this key waits to be written, or is being written.
+    /// Whether a put of this key is queued or being written.
     pub(super) fn has(&self, key: &CacheKey) -> bool {
-        self.waiting.lock().awaiting.has(key)
+        self.waiting.lock().pending.has(key)
     }
 
-    /// Queues a command that may be left out where there is no room.
+    /// Queues a command that may be dropped when the queue is full.
     pub(super) fn push(&self, command: Command) -> Result<(), NotQueued> {
         self.push_within(command, COMMANDS)
     }
@@ -173,7 +173,7 @@ impl Queue {
         if waiting.commands.len() >= bound {
             return Err(NotQueued::Full);
         }
-        // A later put must not come before what is between.
+        // A later put must not move ahead of the commands between.
         waiting.puts.clear();
         waiting.closed = matches!(command, Command::Close(_));
         waiting.commands.push_back(command);
@@ -184,8 +184,8 @@ impl Queue {
     /// The next command; `None` when there is none by `until`.
     pub(super) fn next(&self, until: Instant) -> Option<Command> {
         let mut waiting = self.waiting.lock();
-        if let Some((number, place)) = waiting.writing.take() {
-            waiting.awaiting.done(number, place);
+        if let Some((number, entry_id)) = waiting.writing.take() {
+            waiting.pending.done(number, entry_id);
         }
         while waiting.commands.is_empty() {
             if self.changed.wait_until(&mut waiting, until).timed_out() {
@@ -196,19 +196,19 @@ impl Queue {
         waiting.taken += 1;
         if let Command::Put(put) = &command {
             waiting.bytes -= put.weight();
-            let (place, number) = (put.place(), waiting.taken - 1);
-            if waiting.puts.get(&place) == Some(&number) {
-                waiting.puts.remove(&place);
+            let (entry_id, number) = (put.place(), waiting.taken - 1);
+            if waiting.puts.get(&entry_id) == Some(&number) {
+                waiting.puts.remove(&entry_id);
             }
-            waiting.writing = Some((number, place));
+            waiting.writing = Some((number, entry_id));
         }
         Some(command)
     }
 }
 
 impl Waiting {
-    fn put_of(&mut self, place: EntryId) -> Option<&mut PutCommand> {
-        let nth = self.puts.get(&place)?.checked_sub(self.taken)?;
+    fn queued_put(&mut self, entry_id: EntryId) -> Option<&mut PutCommand> {
+        let nth = self.puts.get(&entry_id)?.checked_sub(self.taken)?;
         match self.commands.get_mut(usize::try_from(nth).ok()?)? {
             Command::Put(put) => Some(put),
             Command::Remove(..)

@@ -1,7 +1,8 @@
-//! The recovery ladder: from what lies on disk to an open database, whatever happened to it.
+//! Recovery: opens a database, whatever state the files on disk are in.
 //!
-//! Owns: its rungs. As it is; put aside and begun anew; everything wiped; none: memory only. Nothing
-//! is salvaged: half a database could bring back what was removed. Never touches: what is stored.
+//! Owns: its steps. Open as it is; move it to a quarantine and start empty; remove everything and start
+//! empty; if all fail: memory only. Nothing is salvaged: half a database could bring back removed entries.
+//! Never touches: stored entries.
 
 use std::fs::File;
 use std::io;
@@ -21,21 +22,21 @@ use crate::store::disk::layout::Layout;
 use crate::store::disk::usage::DiskUsage;
 use crate::telemetry::{StoreOp, Telemetry};
 
-/// The rungs, in order.
+/// The steps, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RecoveryStep {
-    /// As it is.
+    /// Open as it is.
     AsItIs,
-    /// Begun anew, what was there put aside.
+    /// Start empty, with the old files in a quarantine.
     Quarantine,
-    /// Begun anew, what was there and what was put aside removed.
+    /// Start empty, with the old files and quarantines removed.
     Wipe,
 }
 
-const RUNGS: [RecoveryStep; 3] =
+const STEPS: [RecoveryStep; 3] =
     [RecoveryStep::AsItIs, RecoveryStep::Quarantine, RecoveryStep::Wipe];
 
-/// What it takes to open.
+/// Dependencies of an opening.
 pub(super) struct Recovery {
     pub(super) layout: Layout,
     pub(super) clock: Clock,
@@ -47,40 +48,40 @@ pub(super) struct Recovery {
 /// An open database.
 pub(super) struct Opened {
     pub(super) database: Database,
-    /// What comes when it is closed.
+    /// Receives a message when it is closed.
     pub(super) closed: Closed,
-    /// What it holds.
+    /// Its usage.
     pub(super) sizes: DiskUsage,
 }
 
 impl Recovery {
-    /// Opens, from this rung on; `Err`: why no rung held. Where it is not the files that are to blame
-    /// they are left as they are.
+    /// Opens, from this step on; `Err`: the reason why every step failed. If the files are not the cause they
+    /// are left as they are.
     pub(super) fn climb(&self, from: RecoveryStep) -> Result<Opened, String> {
-        let mut why = Vec::new();
-        for rung in RUNGS.into_iter().filter(|rung| *rung >= from) {
-            match self.stand_on(rung) {
+        let mut errors = Vec::new();
+        for step in STEPS.into_iter().filter(|step| *step >= from) {
+            match self.try_step(step) {
                 Ok(opened) => {
-                    if rung > RecoveryStep::AsItIs {
+                    if step > RecoveryStep::AsItIs {
                         self.account.store_recovered();
                     }
                     return Ok(opened);
                 }
                 Err(fault) => {
                     self.account.store_error(StoreOp::Open, &fault);
-                    why.push(fault.to_string());
+                    errors.push(fault.to_string());
                     if fault.is_passing() {
                         break;
                     }
                 }
             }
         }
-        // The first is the cause, what follows came of it.
-        Err(why.into_iter().next().unwrap_or_default())
+        // The first error is the cause of the others.
+        Err(errors.into_iter().next().unwrap_or_default())
     }
 
-    fn stand_on(&self, rung: RecoveryStep) -> Result<Opened, Fault> {
-        match rung {
+    fn try_step(&self, step: RecoveryStep) -> Result<Opened, Fault> {
+        match step {
             RecoveryStep::AsItIs => {}
             RecoveryStep::Quarantine => self.layout.quarantine(self.clock.now())?,
             RecoveryStep::Wipe => self.layout.wipe()?,
@@ -91,18 +92,18 @@ impl Recovery {
         Ok(opened)
     }
 
-    /// Opens on another thread, which is left behind if it takes too long.
+    /// Opens on another thread, which is abandoned if it takes too long.
     fn open(&self) -> Result<Opened, Fault> {
         let (database, bodies) = (self.layout.database(), self.layout.bodies());
         let (done, opened) = mpsc::channel();
         let open = move || {
             let opened = caught(|| {
-                wait_until_free(&database.join("db"))?;
+                wait_until_unlocked(&database.join("db"))?;
                 let (database, closed) = Database::open(&database, Bodies::new(bodies))?;
-                let sizes = DiskUsage::of(&database)?;
-                Ok(Opened { database, closed, sizes })
+                let usage = DiskUsage::of(&database)?;
+                Ok(Opened { database, closed, sizes: usage })
             });
-            // Where nobody waits any more, what was opened is closed again.
+            // If the receiver is gone, the opened database is dropped and closed again.
             drop(done.send(opened));
         };
         let _opening = thread::Builder::new().name("larder-open".to_owned()).spawn(open)?;
@@ -110,9 +111,9 @@ impl Recovery {
     }
 }
 
-/// Waits until whoever had the database last has let go of its file: closing may lag behind, and
-/// that is no damage.
-fn wait_until_free(file: &Path) -> io::Result<()> {
+/// Waits until the previous user of the database has released its lock: closing may take a while, and a lock
+/// is no sign of damage.
+fn wait_until_unlocked(file: &Path) -> io::Result<()> {
     let file = match File::open(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         file => file?,

@@ -1,6 +1,6 @@
-//! What goes by itself: what is of no use any more, and what there is no room for.
+//! Removal of expired entries, and eviction of entries that exceed the bound.
 //!
-//! Owns: the order, nearest death first. Never touches: when it is time; whether an answer is fresh.
+//! Owns: the order, nearest expiry first. Never touches: when the sweep runs; whether a response is fresh.
 
 use std::time::SystemTime;
 
@@ -11,29 +11,29 @@ use crate::store::disk::keys::{self, DEATHS, ExpiresAt};
 use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::writer::DiskWriter;
 
-/// How many are swept before something else gets its turn.
+/// Number of entries swept before other work gets its turn.
 pub(super) const SLICE: usize = 500;
-/// How many are evicted before looking again.
+/// Number of entries evicted before the next scan.
 const STEP: usize = 64;
-/// Eviction makes so much room besides that not every put evicts, but no more than is done at once.
+/// Eviction frees this much more than needed, so that not every put evicts; it bounds the work done at once.
 const MARGIN: u64 = 4 << 20;
 
 impl DiskWriter {
-    /// Removes what died before `now`, at most [`SLICE`] of it; says whether more is due.
+    /// Removes entries that expired before `now`, at most [`SLICE`] of them; returns whether more are due.
     pub(super) fn sweep(&mut self, now: SystemTime) -> Result<bool, Fault> {
         let mut due = 0;
-        for (death, _) in self.database.scan(&DEATHS, None, SLICE)? {
-            match keys::parse_death(&death) {
+        for (record, _) in self.database.scan(&DEATHS, None, SLICE)? {
+            match keys::parse_death(&record) {
                 Some((until, _)) if !until.is_past(now) => break,
-                Some((until, place)) => drop(self.let_die(&place, until)?),
-                None => drop(self.database.remove(&death)?),
+                Some((until, id)) => drop(self.remove_expired(&id, until)?),
+                None => drop(self.database.remove(&record)?),
             }
             due += 1;
         }
         Ok(due == SLICE)
     }
 
-    /// Evicts until what is held fits the bound.
+    /// Evicts until the usage fits the bound.
     pub(super) fn make_room(&mut self) -> Result<(), Fault> {
         if self.sizes.bytes() <= self.bound {
             return Ok(());
@@ -41,19 +41,19 @@ impl DiskWriter {
         self.evict_down_to(self.bound - MARGIN.min(self.bound / 64))
     }
 
-    /// Evicts until no more than `bytes` are held.
+    /// Evicts until the usage is at most `bytes`.
     pub(super) fn evict_down_to(&mut self, bytes: u64) -> Result<(), Fault> {
         while self.sizes.bytes() > bytes {
             let front = self.database.scan(&DEATHS, None, STEP)?;
             if front.is_empty() {
-                // Nothing is left that could be held.
+                // No entry is left.
                 self.sizes.replace(&DiskUsage::default());
             }
-            for (death, _) in front {
-                match keys::parse_death(&death) {
-                    Some((until, place)) if self.let_die(&place, until)? => self.sizes.evicted(),
+            for (record, _) in front {
+                match keys::parse_death(&record) {
+                    Some((until, id)) if self.remove_expired(&id, until)? => self.sizes.evicted(),
                     Some(_) => {}
-                    None => drop(self.database.remove(&death)?),
+                    None => drop(self.database.remove(&record)?),
                 }
                 if self.sizes.bytes() <= bytes {
                     break;
@@ -63,16 +63,16 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Removes the entry of a death, or only the death where the entry is gone or has another one;
-    /// says whether there was an entry.
-    fn let_die(&self, place: &EntryId, until: ExpiresAt) -> Result<bool, Fault> {
-        let value = self.database.get(&keys::entry(place))?;
-        let its_own = value.is_some_and(|value| {
-            // Of a damaged one nobody knows: it goes too.
+    /// Removes the entry of an expiry record, or only the record where the entry is gone or has another one;
+    /// returns whether there was an entry.
+    fn remove_expired(&self, id: &EntryId, until: ExpiresAt) -> Result<bool, Fault> {
+        let value = self.database.get(&keys::entry(id))?;
+        let is_current = value.is_some_and(|value| {
+            // The expiry of a damaged entry is unknown: it is removed too.
             Entry::decode(&value).is_none_or(|entry| entry.head.until == until)
         });
-        let removed = its_own && self.remove(place)?;
-        self.unindex_expiry(place, until)?;
+        let removed = is_current && self.remove(id)?;
+        self.unindex_expiry(id, until)?;
         Ok(removed)
     }
 }

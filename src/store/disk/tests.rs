@@ -1,4 +1,4 @@
-//! The disk tier as its callers see it: what it keeps, what it lets go of, what damage does to it.
+//! The disk tier as its callers see it: storing, removing, and damage.
 
 mod bounds;
 mod damage;
@@ -36,7 +36,7 @@ use crate::telemetry::Telemetry;
 
 const MIB: u64 = 1 << 20;
 
-/// A directory with a disk tier in it, and what the tier is given.
+/// A directory with a disk tier in it, and the tier's settings.
 struct TestDisk {
     dir: TempDir,
     clock: Clock,
@@ -45,19 +45,19 @@ struct TestDisk {
     means: Hooks,
 }
 
-/// Nothing is above these disks.
+/// These disks have no tiers above them.
 pub(super) struct NoObserver;
 
 impl crate::store::disk::DiskObserver for NoObserver {
-    fn lost(&self, _key: &CacheKey, _stored: &Arc<StoredResponse>, _mark: Epoch) {}
+    fn lost(&self, _key: &CacheKey, _stored: &Arc<StoredResponse>, _epoch: Epoch) {}
 
     fn opened(&self) {}
 }
 
 impl TestDisk {
     fn new() -> Self {
-        let means = Hooks {
-            // What else is on the machine is no matter of these tests.
+        let hooks = Hooks {
+            // The tests do not depend on the free space of the machine.
             measure: |_| None,
             open_within: Duration::from_secs(20),
             retry_every: Duration::from_millis(5),
@@ -67,7 +67,7 @@ impl TestDisk {
             clock: Clock::by_hand(at(1_000_000)),
             account: Telemetry::new(&[], &[]),
             bytes: 1024 * MIB,
-            means,
+            means: hooks,
         }
     }
 
@@ -87,12 +87,12 @@ impl TestDisk {
     }
 
     fn start(&self) -> Arc<Disk> {
-        let account = Arc::clone(&self.account);
+        let telemetry = Arc::clone(&self.account);
         Disk::start_with(
             self.settings(),
             self.means,
             self.clock.clone(),
-            account,
+            telemetry,
             Box::new(NoObserver),
         )
     }
@@ -104,7 +104,7 @@ impl TestDisk {
         disk
     }
 
-    /// The keeper without its thread.
+    /// The writer without its thread.
     fn keeper(&self) -> DiskWriter {
         let layout = self.layout();
         layout.prepare().unwrap();
@@ -126,15 +126,15 @@ impl TestDisk {
         files_below(&self.layout().bodies())
     }
 
-    /// The value of a metric without its labels' other values.
+    /// The value of a metric.
     fn metric(&self, name: &str) -> u64 {
         let page = self.account.render();
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
     }
 
-    fn errors(&self, op: &str) -> u64 {
-        self.metric(&format!("larder_store_errors_total{{op=\"{op}\"}}"))
+    fn errors(&self, operation: &str) -> u64 {
+        self.metric(&format!("larder_store_errors_total{{op=\"{operation}\"}}"))
     }
 }
 
@@ -162,12 +162,12 @@ fn key(path: &str) -> CacheKey {
         .key(&ProxyRequest::get(target), &Policy::origin())
 }
 
-/// Bytes that no other seed gives.
+/// Bytes that differ for each seed.
 fn bytes(seed: usize, length: usize) -> Bytes {
     (0..length).map(|n| u8::try_from((n * 31 + n / 251 + seed * 17) % 256).unwrap()).collect()
 }
 
-/// A response that arrived `seconds` after the beginning.
+/// A response that arrived `seconds` after the epoch.
 fn stored_at(
     body: impl Into<Bytes>,
     vary: &[&'static str],
@@ -196,10 +196,10 @@ fn stored(body: impl Into<Bytes>) -> Arc<StoredResponse> {
 }
 
 const MARK: Epoch = Epoch::from_raw(1);
-/// Nothing is asked for later.
+/// Later than every order number in these tests.
 const SO_FAR: u64 = 1 << 40;
 
-/// Of no target that these tests are about.
+/// Presence of a target that is not part of these tests.
 fn presence() -> PresenceGuard {
     Arc::new(PresentTargets::default()).enter(0, PresenceKind::Awaited)
 }
@@ -208,12 +208,12 @@ fn put(disk: &Disk, path: &str, stored: &Arc<StoredResponse>) {
     disk.put(&key(path), stored, (MARK, SO_FAR), None, presence());
 }
 
-/// What a request finds whose variant is `variant` wherever something varies.
+/// Looks up as a request whose variant is `variant` wherever a response varies.
 fn find(disk: &Disk, path: &str, variant: u128) -> DiskLookup {
-    let choose = |fields: &VaryFields| {
+    let select_variant = |fields: &VaryFields| {
         if fields.names().is_empty() { VariantId::SOLE } else { VariantId(variant) }
     };
-    disk.find(StoreQuery { key: &key(path), variant: &choose }, u64::MAX)
+    disk.find(StoreQuery { key: &key(path), variant: &select_variant }, u64::MAX)
 }
 
 fn record(disk: &Disk, path: &str, variant: u128) -> Option<DiskEntry> {
@@ -231,7 +231,7 @@ fn body(disk: &Disk, path: &str) -> Option<Bytes> {
     body_of(disk, path, 0)
 }
 
-/// How many entries, lists of variants and deaths there are.
+/// Number of entries, lists of variants and expiry records.
 fn counts(database: &Database) -> [usize; 3] {
     [ENTRIES, VARIANTS, DEATHS].map(|prefix| database.scan(&prefix, None, 100_000).unwrap().len())
 }

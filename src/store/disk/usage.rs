@@ -1,6 +1,6 @@
-//! How much the disk tier holds, kept up to date with every death that is noted or removed.
+//! Usage of the disk tier, updated with every expiry record that is added or removed.
 //!
-//! Owns: the reckoning of bytes against `store.disk`. Never touches: what to do about it.
+//! Owns: counting bytes against `store.disk`. Never touches: eviction.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,18 +8,18 @@ use crate::store::StoreUsage;
 use crate::store::disk::database::{Database, Fault};
 use crate::store::disk::keys::{self, DEATHS};
 
-/// What the file system gives a file at least.
+/// The smallest allocation of the file system for a file.
 const BLOCK: u64 = 4096;
-/// The database takes three times what is in it when it was filled once, and up to nine times after
-/// much replacing and evicting, measured; it gives nothing back.
+/// The database takes three times its content after the first fill, and up to nine times after many
+/// replacements and evictions (measured); it never shrinks.
 const DATABASE_FACTOR: u64 = 8;
-/// Of an entry, besides its value: its key, its death and its place among the variants.
-const BESIDES: u64 = 3 * keys::ENTRY_LENGTH as u64 + 100;
+/// Bytes of an entry besides its value: its key, its expiry record and its place among the variants.
+const OVERHEAD: u64 = 3 * keys::ENTRY_LENGTH as u64 + 100;
 
-/// How many deaths are read at once.
+/// Number of expiry records read at once.
 const PAGE: usize = 1000;
 
-/// What one entry weighs; the value of a death.
+/// Size of one entry; the value of an expiry record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct EntrySize {
     /// Bytes of the body file, zero without one.
@@ -33,7 +33,7 @@ impl EntrySize {
         [&self.file.to_le_bytes()[..], &self.value.to_le_bytes()].concat()
     }
 
-    /// What a death that cannot be read weighs is not known: nothing.
+    /// An unreadable expiry record counts as size zero.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let read = || {
             let (file, rest) = bytes.split_first_chunk()?;
@@ -46,11 +46,11 @@ impl EntrySize {
     /// Bytes that count against `store.disk`.
     pub(super) fn cost(self) -> u64 {
         let file = self.file.div_ceil(BLOCK).saturating_mul(BLOCK);
-        file.saturating_add(DATABASE_FACTOR * (u64::from(self.value) + BESIDES))
+        file.saturating_add(DATABASE_FACTOR * (u64::from(self.value) + OVERHEAD))
     }
 }
 
-/// What is held now. Written by the store thread only.
+/// Current usage. Written by the store thread only.
 #[derive(Debug, Default)]
 pub(super) struct DiskUsage {
     entries: AtomicU64,
@@ -59,35 +59,35 @@ pub(super) struct DiskUsage {
 }
 
 impl DiskUsage {
-    pub(super) fn add(&self, weight: EntrySize) {
+    pub(super) fn add(&self, size: EntrySize) {
         self.entries.fetch_add(1, Ordering::Relaxed);
-        self.bytes.fetch_add(weight.cost(), Ordering::Relaxed);
+        self.bytes.fetch_add(size.cost(), Ordering::Relaxed);
     }
 
-    pub(super) fn remove(&self, weight: EntrySize) {
-        lower(&self.entries, 1);
-        lower(&self.bytes, weight.cost());
+    pub(super) fn remove(&self, size: EntrySize) {
+        decrease(&self.entries, 1);
+        decrease(&self.bytes, size.cost());
     }
 
     pub(super) fn evicted(&self) {
         self.evictions.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Reckons up what a database holds.
+    /// Computes the usage of a database.
     pub(super) fn of(database: &Database) -> Result<Self, Fault> {
-        let sizes = Self::default();
+        let usage = Self::default();
         let mut after = None;
         loop {
             let page = database.scan(&DEATHS, after.as_deref(), PAGE)?;
-            for (_, weight) in &page {
-                sizes.add(EntrySize::parse(weight));
+            for (_, size) in &page {
+                usage.add(EntrySize::parse(size));
             }
-            let Some((last, _)) = page.into_iter().next_back() else { return Ok(sizes) };
+            let Some((last, _)) = page.into_iter().next_back() else { return Ok(usage) };
             after = Some(last);
         }
     }
 
-    /// From now on these are held; evictions go on being counted.
+    /// Replaces entries and bytes; evictions continue to be counted.
     pub(super) fn replace(&self, now: &Self) {
         let copy = |to: &AtomicU64, from: &AtomicU64| {
             to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -109,7 +109,7 @@ impl DiskUsage {
     }
 }
 
-fn lower(count: &AtomicU64, by: u64) {
+fn decrease(count: &AtomicU64, by: u64) {
     count.store(count.load(Ordering::Relaxed).saturating_sub(by), Ordering::Relaxed);
 }
 
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_added_and_removed_again_leaves_nothing() {
-        let sizes = DiskUsage::default();
-        let weight = EntrySize { file: 5000, value: 300 };
-        assert_eq!(EntrySize::parse(&weight.bytes()), weight);
-        sizes.add(weight);
-        assert_eq!((sizes.totals().entries, sizes.bytes()), (1, weight.cost()));
-        sizes.remove(weight);
-        sizes.remove(weight);
-        assert_eq!(sizes.totals(), StoreUsage::default());
+    fn adding_and_removing_an_entry_leaves_nothing() {
+        let usage = DiskUsage::default();
+        let size = EntrySize { file: 5000, value: 300 };
+        assert_eq!(EntrySize::parse(&size.bytes()), size);
+        usage.add(size);
+        assert_eq!((usage.totals().entries, usage.bytes()), (1, size.cost()));
+        usage.remove(size);
+        usage.remove(size);
+        assert_eq!(usage.totals(), StoreUsage::default());
     }
 }

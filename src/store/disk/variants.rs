@@ -1,4 +1,4 @@
-//! Which variants are stored under one key, and by what they vary.
+//! The variants that are stored under one key, and the fields by which they vary.
 //!
 //! Owns: their order (the least recently stored first) and their number. Never touches: the variants
 //! themselves.
@@ -21,12 +21,12 @@ pub(super) struct Variants {
 }
 
 impl Variants {
-    /// Those of a key under which nothing is stored yet.
+    /// The empty list of a key under which nothing is stored yet.
     pub(super) fn none(target: u128, canonical: &[u8]) -> Self {
         Self { target, canonical: canonical.to_owned(), known: Vec::new() }
     }
 
-    /// The target that the key is one of.
+    /// The target of the key.
     pub(super) fn target(&self) -> u128 {
         self.target
     }
@@ -41,12 +41,12 @@ impl Variants {
         self.known.iter().map(|(id, _)| *id)
     }
 
-    /// Those that vary by other fields than these.
+    /// Variants that vary by other fields than these.
     pub(super) fn by_others(&self, by: &VaryFields) -> Vec<VariantId> {
         self.known.iter().filter(|(_, vary)| vary != by).map(|(id, _)| *id).collect()
     }
 
-    /// What they vary by: each list once, that of the newest first.
+    /// The `Vary` lists: each once, that of the newest variant first.
     pub(super) fn lists(&self) -> Vec<&VaryFields> {
         let mut lists: Vec<&VaryFields> = Vec::with_capacity(1);
         for (_, vary) in self.known.iter().rev() {
@@ -57,7 +57,7 @@ impl Variants {
         lists
     }
 
-    /// Notes a variant as the newest; says whether that changes anything.
+    /// Records a variant as the newest; returns whether that changes anything.
     pub(super) fn add(&mut self, id: VariantId, vary: &VaryFields) -> bool {
         if self.known.last().is_some_and(|(newest, by)| *newest == id && by == vary) {
             return false;
@@ -67,51 +67,51 @@ impl Variants {
         true
     }
 
-    /// Forgets a variant; says whether that changes anything.
+    /// Removes a variant; returns whether that changes anything.
     pub(super) fn remove(&mut self, id: VariantId) -> bool {
         let before = self.known.len();
         self.known.retain(|(known, _)| *known != id);
         self.known.len() < before
     }
 
-    /// Forgets the least recently stored one if there are too many.
+    /// Removes and returns the least recently stored variant if there are too many.
     pub(super) fn shed(&mut self) -> Option<VariantId> {
         let too_long = || self.known.len() > 1 && self.encode().is_none();
         let too_many = self.known.len() > VARIANTS || too_long();
         too_many.then(|| self.known.remove(0).0)
     }
 
-    /// Whether there are any.
+    /// Whether there are none.
     pub(super) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// The value; `None` where it is too large to be one.
+    /// The encoded value; `None` where it is too large.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let mut draft =
+        let mut encoder =
             EntryEncoder::with_capacity(32 + self.canonical.len() + 32 * self.known.len());
-        draft.put(&self.target.to_le_bytes());
-        draft.put_long(&self.canonical)?;
-        draft.put(&u16::try_from(self.known.len()).ok()?.to_le_bytes());
+        encoder.put(&self.target.to_le_bytes());
+        encoder.put_long(&self.canonical)?;
+        encoder.put(&u16::try_from(self.known.len()).ok()?.to_le_bytes());
         for (id, vary) in &self.known {
-            draft.put(&id.0.to_le_bytes());
-            put_vary(&mut draft, vary)?;
+            encoder.put(&id.0.to_le_bytes());
+            put_vary(&mut encoder, vary)?;
         }
-        let value = draft.sealed(VERSION);
+        let value = encoder.sealed(VERSION);
         (value.len() <= LARGEST).then_some(value)
     }
 
-    /// Reads a value; `None` where it is damaged, or of another version.
+    /// Decodes a value; `None` where it is damaged, or of another version.
     pub(super) fn decode(value: &[u8]) -> Option<Self> {
-        let mut cursor = EntryDecoder::unsealed(value, VERSION)?;
-        let target = cursor.u128()?;
-        let canonical = cursor.long()?.to_owned();
-        let count = cursor.u16()?;
+        let mut decoder = EntryDecoder::unsealed(value, VERSION)?;
+        let target = decoder.u128()?;
+        let canonical = decoder.long()?.to_owned();
+        let count = decoder.u16()?;
         let mut known = Vec::with_capacity(count.into());
         for _ in 0..count {
-            known.push((VariantId(cursor.u128()?), take_vary(&mut cursor)?));
+            known.push((VariantId(decoder.u128()?), take_vary(&mut decoder)?));
         }
-        cursor.rest().is_empty().then_some(Self { target, canonical, known })
+        decoder.rest().is_empty().then_some(Self { target, canonical, known })
     }
 }
 
@@ -127,23 +127,23 @@ mod tests {
     }
 
     #[test]
-    fn the_least_recently_stored_variant_gives_way() {
+    fn the_least_recently_stored_variant_is_evicted() {
         let mut variants = Variants::none(7, b"key");
-        let mut shed = Vec::new();
+        let mut evicted = Vec::new();
         for n in 0..VARIANTS as u128 {
             assert!(variants.add(VariantId(n), &by(&["x-v"])));
-            shed.extend(variants.shed());
+            evicted.extend(variants.shed());
         }
         assert!(variants.add(VariantId(0), &by(&["x-v"])), "it is the newest again");
         assert!(!variants.add(VariantId(0), &by(&["x-v"])), "it was the newest already");
-        assert_eq!(shed, []);
+        assert_eq!(evicted, []);
         variants.add(VariantId(1000), &by(&["x-v"]));
         assert_eq!(variants.shed(), Some(VariantId(1)));
         assert_eq!(variants.shed(), None);
     }
 
     #[test]
-    fn what_they_vary_by_comes_once_and_the_newest_first() {
+    fn each_vary_list_comes_once_and_that_of_the_newest_first() {
         let mut variants = Variants::none(7, b"key");
         variants.add(VariantId(1), &by(&["accept"]));
         variants.add(VariantId(2), &by(&["accept", "x-v"]));
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn however_long_the_lists_are_the_value_stays_small() {
+    fn the_value_stays_small_however_long_the_lists_are() {
         let mut variants = Variants::none(7, &[7; 4_000]);
         let long = VaryFields::new(
             (0..40).map(|n| HeaderName::try_from(format!("x-{n:060}")).unwrap()).collect(),

@@ -1,7 +1,7 @@
-//! The store thread: the only one that changes what is on disk.
+//! The store thread: the only one that changes the disk.
 //!
-//! Owns: what is done when: commands as they come; sweeping, checking and looking after room by its
-//! own timers; climbing the ladder when a write fails. Never touches: how any of it is done.
+//! Owns: scheduling: commands in their order; sweeping, checking and measuring free space by its own timers;
+//! recovery when a write fails. Never touches: how any of it is done.
 
 use std::mem;
 use std::sync::Arc;
@@ -20,34 +20,34 @@ use crate::store::disk::recovery::{Opened, Recovery, RecoveryStep};
 use crate::store::disk::writer::DiskWriter;
 use crate::telemetry::StoreOp;
 
-/// A database that fails within this after its opening is not opened as it is once more.
+/// A database that fails within this time after its opening is not opened again as it is.
 const TRIAL: Duration = Duration::from_secs(60);
-/// How often the volume is looked at.
+/// How often the volume is measured.
 const ROOM_EVERY: Duration = Duration::from_secs(10);
-/// How often what lies on disk is checked.
+/// How often the consistency of the disk is checked.
 const CHECK_EVERY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long background work may be put off by commands.
+/// How long commands may delay background work.
 const SLICE_EVERY: Duration = Duration::from_millis(100);
 /// How long closing may take.
 pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
-/// The thread's own.
+/// State of the thread.
 pub(super) struct Worker {
     shared: Arc<Shared>,
-    ladder: Recovery,
+    recovery: Recovery,
     open: Option<(DiskWriter, Closed)>,
     shortage: SpacePressure,
-    /// Whether a slice of sweeping left something.
+    /// Whether a slice of sweeping left due entries.
     sweeping: bool,
     timers: Timers,
     /// When the database was opened last.
     opened: Instant,
 }
 
-/// When each is due.
+/// When each task is due.
 struct Timers {
     sweep: Instant,
-    room: Instant,
+    free_space: Instant,
     check: Instant,
     retry: Instant,
     slice: Instant,
@@ -55,7 +55,7 @@ struct Timers {
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let ladder = Recovery {
+        let recovery = Recovery {
             layout: Layout::new(shared.settings.dir.clone()),
             clock: shared.clock.clone(),
             account: Arc::clone(&shared.account),
@@ -63,10 +63,10 @@ impl Worker {
         };
         let now = clock::monotonic();
         let sweep = now + shared.settings.sweep_every;
-        let timers = Timers { sweep, room: now, check: now, retry: now, slice: now };
+        let timers = Timers { sweep, free_space: now, check: now, retry: now, slice: now };
         Self {
             shared,
-            ladder,
+            recovery,
             open: None,
             shortage: SpacePressure::default(),
             sweeping: false,
@@ -75,7 +75,7 @@ impl Worker {
         }
     }
 
-    /// Runs until it is told to close.
+    /// Runs until the command to close.
     pub(super) fn run(mut self) {
         self.climb(RecoveryStep::AsItIs);
         self.shared.settled.send_replace(true);
@@ -85,45 +85,45 @@ impl Worker {
             match command {
                 Some(Command::Close(done)) => {
                     self.close();
-                    // Who asked may have stopped waiting.
+                    // The receiver may be gone.
                     let _gone = done.send(());
                     return;
                 }
                 Some(Command::Stall(until)) => drop(until.recv()),
                 Some(Command::Flush(done)) => {
-                    self.attempt(|keeper, _| keeper.database.flush());
+                    self.attempt(|writer, _| writer.database.flush());
                     let _gone = done.send(());
                 }
-                Some(Command::Clear) => self.begin_anew(),
-                Some(command) => self.obey(&command),
+                Some(Command::Clear) => self.recreate(),
+                Some(command) => self.execute(&command),
                 None => {}
             }
             self.look_after(idle);
         }
     }
 
-    fn obey(&mut self, command: &Command) {
+    fn execute(&mut self, command: &Command) {
         match command {
             Command::Put(put) => self.write(put),
             Command::Remove(key, hash) => {
-                self.attempt(|keeper, _| keeper.remove_damaged((*key, *hash)));
+                self.attempt(|writer, _| writer.remove_damaged((*key, *hash)));
             }
             Command::Reclaim(target) => {
-                self.attempt(|keeper, _| keeper.remove_target(*target));
+                self.attempt(|writer, _| writer.remove_target(*target));
             }
             Command::Clear | Command::Flush(_) | Command::Stall(_) | Command::Close(_) => {}
         }
     }
 
-    /// Writes an answer. Where it cannot be, what it replaces goes all the same.
+    /// Writes a response. If it cannot be written, the entry that it replaces is removed all the same.
     fn write(&mut self, put: &PutCommand) {
         let written = if self.shortage.is_on() {
             self.shared.account.store_dropped();
-            self.attempt(|keeper, _| keeper.outdo(put))
+            self.attempt(|writer, _| writer.outdo(put))
         } else {
-            self.attempt(|keeper, _| {
-                keeper.put(put)?;
-                keeper.make_room()
+            self.attempt(|writer, _| {
+                writer.put(put)?;
+                writer.make_room()
             })
         };
         if written.is_none() {
@@ -131,7 +131,7 @@ impl Worker {
         }
     }
 
-    /// What is due by the timers.
+    /// Runs the tasks that are due by the timers.
     fn look_after(&mut self, idle: bool) {
         let now = clock::monotonic();
         if self.open.is_none() {
@@ -140,14 +140,14 @@ impl Worker {
             }
             return;
         }
-        if now >= self.timers.room {
-            self.timers.room = now + ROOM_EVERY;
+        if now >= self.timers.free_space {
+            self.timers.free_space = now + ROOM_EVERY;
             self.look_for_room();
         }
         if now >= self.timers.check {
             self.timers.check = now + CHECK_EVERY;
-            self.attempt(|keeper, _| {
-                keeper.check = Some(Check::default());
+            self.attempt(|writer, _| {
+                writer.check = Some(Check::default());
                 Ok(())
             });
         }
@@ -165,96 +165,100 @@ impl Worker {
         if mem::take(&mut self.sweeping) {
             self.sweeping = self.attempt(DiskWriter::sweep).unwrap_or_default();
         } else {
-            self.attempt(|keeper, _| keeper.check_on());
+            self.attempt(|writer, _| writer.check_on());
         }
     }
 
     fn look_for_room(&mut self) {
         let volume = (self.shared.means.measure)(&self.shared.settings.dir);
         let bound = self.shared.settings.bytes;
-        let size = self.attempt(|keeper, _| keeper.database.size());
+        let size = self.attempt(|writer, _| writer.database.size());
         let bloated = size.is_some_and(|size| free_space::is_bloated(size, bound));
         let step = self.shortage.step(volume);
         self.shared.full.store(self.shortage.is_on(), Ordering::Relaxed);
         match step {
-            PressureAction::Go if bloated => self.begin_anew(),
+            PressureAction::Go if bloated => self.recreate(),
             PressureAction::Go | PressureAction::Wait => {}
             PressureAction::Evict => {
                 tracing::warn!("The volume of the store is nearly full: evicting");
-                if let Err(error) = self.ladder.layout.remove_quarantines() {
+                if let Err(error) = self.recovery.layout.remove_quarantines() {
                     self.shared.account.store_error(StoreOp::Remove, &error);
                 }
-                self.attempt(|keeper, _| keeper.evict_down_to(keeper.sizes.bytes() / 2));
+                self.attempt(|writer, _| writer.evict_down_to(writer.sizes.bytes() / 2));
             }
             PressureAction::Rebuild => {
                 tracing::warn!("The volume of the store is still nearly full: emptying the cache");
-                self.begin_anew();
+                self.recreate();
             }
         }
     }
 
     fn next_due(&self) -> Instant {
-        let Some((keeper, _)) = &self.open else { return self.timers.retry };
-        if self.sweeping || keeper.check.is_some() {
+        let Some((writer, _)) = &self.open else { return self.timers.retry };
+        if self.sweeping || writer.check.is_some() {
             return clock::monotonic();
         }
-        self.timers.sweep.min(self.timers.room).min(self.timers.check)
+        self.timers.sweep.min(self.timers.free_space).min(self.timers.check)
     }
 
-    /// Does something with the open database, and climbs the ladder where that fails: an engine that
-    /// failed once fails on.
+    /// Calls `act` with the open database. After a failure it starts recovery: the engine does not work again
+    /// after an error.
     fn attempt<T>(
         &mut self,
         act: impl FnOnce(&mut DiskWriter, SystemTime) -> Result<T, Fault>,
     ) -> Option<T> {
-        let (keeper, _) = self.open.as_mut()?;
+        let (writer, _) = self.open.as_mut()?;
         let now = self.shared.clock.now();
-        match caught(|| act(keeper, now)) {
+        match caught(|| act(writer, now)) {
             Ok(done) => Some(done),
             Err(fault) => {
                 self.shared.account.store_error(StoreOp::Write, &fault);
-                self.let_go();
-                let soon = clock::monotonic() < self.opened + TRIAL;
-                if soon && fault.is_passing() {
-                    // The system lacks something: no reason to put aside what lies there.
-                    self.rest(fault.to_string());
+                self.close_database();
+                let failed_soon = clock::monotonic() < self.opened + TRIAL;
+                if failed_soon && fault.is_passing() {
+                    // The system lacks a resource: that is no reason to quarantine the files.
+                    self.retry_later(fault.to_string());
                 } else {
-                    // What fails again so soon is not to be had as it is.
-                    self.climb(if soon { RecoveryStep::Quarantine } else { RecoveryStep::AsItIs });
+                    // A database that fails again so soon is not opened as it is.
+                    self.climb(if failed_soon {
+                        RecoveryStep::Quarantine
+                    } else {
+                        RecoveryStep::AsItIs
+                    });
                 }
                 None
             }
         }
     }
 
-    /// Opens, or goes on with memory only until the next try.
+    /// Opens the database, or continues with memory only until the next retry.
     fn climb(&mut self, from: RecoveryStep) {
-        match self.ladder.climb(from) {
-            Ok(Opened { database, closed, sizes }) => {
-                let keeper = self.shared.publish(database, &sizes);
-                self.open = Some((keeper, closed));
+        match self.recovery.climb(from) {
+            Ok(Opened { database, closed, sizes: usage }) => {
+                let writer = self.shared.publish(database, &usage);
+                self.open = Some((writer, closed));
                 let now = clock::monotonic();
                 self.opened = now;
                 self.timers.check = now;
                 self.shared.events.opened();
             }
-            Err(why) => self.rest(why),
+            Err(reason) => self.retry_later(reason),
         }
     }
 
-    /// Goes on with memory only until the next try.
-    fn rest(&mut self, why: String) {
-        self.shared.out_of_order(why);
+    /// Continues with memory only until the next retry.
+    fn retry_later(&mut self, reason: String) {
+        self.shared.out_of_order(reason);
         self.timers.retry = clock::monotonic() + self.shared.means.retry_every;
     }
 
-    /// Empties everything: what is there is put out of the way and a new database opened.
-    fn begin_anew(&mut self) {
+    /// Empties the cache: the old one is moved out of the way and a new database opened.
+    fn recreate(&mut self) {
         if self.open.is_none() {
             return;
         }
-        self.let_go();
-        let from = match self.ladder.layout.discard() {
+        self.close_database();
+        let from = match self.recovery.layout.discard() {
             Ok(()) => RecoveryStep::AsItIs,
             Err(error) => {
                 self.shared.account.store_error(StoreOp::Remove, &error);
@@ -264,24 +268,24 @@ impl Worker {
         self.climb(from);
     }
 
-    /// Lets go of the database, and waits until it is closed, for so long: as long as it is not, it
-    /// may still write to where the next one will be.
-    fn let_go(&mut self) {
+    /// Drops the database, and waits a limited time until it is closed: before that it may still write where
+    /// the next one will be.
+    fn close_database(&mut self) {
         self.shared.withdraw();
-        let Some((keeper, closed)) = self.open.take() else { return };
-        drop(keeper);
+        let Some((writer, closed)) = self.open.take() else { return };
+        drop(writer);
         if closed.recv_timeout(CLOSE_WITHIN) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("The store did not close in time: what it wrote last may be lost");
         }
     }
 
     fn close(&mut self) {
-        if let Some((keeper, _)) = &self.open
-            && let Err(fault) = keeper.database.flush()
+        if let Some((writer, _)) = &self.open
+            && let Err(fault) = writer.database.flush()
         {
             self.shared.account.store_error(StoreOp::Write, &fault);
         }
-        self.let_go();
+        self.close_database();
     }
 }
 

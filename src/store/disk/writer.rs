@@ -1,8 +1,8 @@
-//! Everything that changes what is on disk, one thing after the other.
+//! Every change of the disk, one after the other.
 //!
-//! Owns: the order of writes (body file, variants, death, entry: the entry makes it all count), and
-//! that what is replaced or removed leaves nothing behind. Never touches: threads, timers; what
-//! becomes of a fault.
+//! Owns: the order of writes (body file, variants, expiry record, entry: the entry makes the others valid),
+//! and the complete removal of replaced and removed entries. Never touches: threads, timers; the handling of
+//! a fault.
 
 use std::sync::Arc;
 
@@ -22,16 +22,16 @@ use crate::store::disk::variants::Variants;
 use crate::store::{EntryId, is_newer};
 use crate::telemetry::{StoreOp, Telemetry};
 
-/// The variants of a key as they are to be written.
+/// An update of a key's variants.
 pub(super) struct VariantUpdate {
     pub(super) variants: Variants,
-    /// Those that were too many.
+    /// Variants that exceeded the limit.
     pub(super) shed: Vec<VariantId>,
     /// Whether there is anything to write.
     pub(super) changed: bool,
 }
 
-/// The keeper of an open database.
+/// Writes to an open database.
 pub(super) struct DiskWriter {
     pub(super) database: Arc<Database>,
     pub(super) sizes: Arc<DiskUsage>,
@@ -39,41 +39,41 @@ pub(super) struct DiskWriter {
     pub(super) account: Arc<Telemetry>,
     /// `store.disk`.
     pub(super) bound: u64,
-    /// Where the order of what is asked for had got to with the last put.
+    /// The newest order number given out at the last put.
     pub(super) so_far: u64,
-    /// The check that is under way.
+    /// The check in progress.
     pub(super) check: Option<Check>,
 }
 
-/// How many entries are removed for a target before the next are looked for.
+/// Number of entries of a target that are removed before the next scan.
 const PAGE: usize = 500;
 
 impl DiskWriter {
-    /// Removes what an answer replaces that cannot be written.
+    /// Removes the entries that a response replaces which cannot be written.
     pub(super) fn outdo(&self, put: &PutCommand) -> Result<(), Fault> {
-        let place = put.place();
-        let kept = self.database.get(&keys::entry(&place))?;
+        let entry_id = put.place();
+        let existing = self.database.get(&keys::entry(&entry_id))?;
         let newer = |value: &IVec| {
             Entry::decode(value).is_some_and(|entry| put.is_older_than(entry.head.asked))
         };
-        if kept.as_ref().is_some_and(newer) {
+        if existing.as_ref().is_some_and(newer) {
             return Ok(());
         }
-        self.remove(&place)?;
-        self.remove_older(&place, &put.stored.vary, |asked| !put.is_older_than(asked))
+        self.remove(&entry_id)?;
+        self.remove_older(&entry_id, &put.stored.vary, |order| !put.is_older_than(order))
     }
 
-    /// An answer at `place`, which varies by these fields, is gone: what varies by others may be selected in its
-    /// place, and must not be older.
+    /// Removes older variants after the response at `entry_id` was removed, which varies by these fields: a
+    /// request may now select a variant by other fields, and that must not be older.
     fn remove_older(
         &self,
-        place: &EntryId,
+        entry_id: &EntryId,
         by: &VaryFields,
         is_older: impl Fn(u64) -> bool,
     ) -> Result<(), Fault> {
-        let Some(variants) = self.variants(place)? else { return Ok(()) };
+        let Some(variants) = self.variants(entry_id)? else { return Ok(()) };
         for variant in variants.by_others(by) {
-            let other = EntryId { variant, ..*place };
+            let other = EntryId { variant, ..*entry_id };
             let value = self.database.get(&keys::entry(&other))?;
             let entry = value.as_ref().and_then(|value| Entry::decode(value));
             if entry.is_none_or(|entry| is_older(entry.head.asked)) {
@@ -83,18 +83,18 @@ impl DiskWriter {
         Ok(())
     }
 
-    /// Writes an answer in place of the same variant unless that was asked for later.
+    /// Writes a response. It replaces the same variant unless that was requested later.
     pub(super) fn put(&mut self, put: &PutCommand) -> Result<(), Fault> {
         self.so_far = put.so_far;
-        let place = put.place();
-        let kept = self.database.get(&keys::entry(&place))?;
-        let kept = kept.as_ref().and_then(|value| Entry::decode(value));
-        let kept = kept.filter(|entry| entry.canonical == put.key.canonical());
-        let kept = kept.map(|entry| entry.head);
-        if kept.as_ref().is_some_and(|kept| put.is_older_than(kept.asked)) {
+        let entry_id = put.place();
+        let existing = self.database.get(&keys::entry(&entry_id))?;
+        let existing = existing.as_ref().and_then(|value| Entry::decode(value));
+        let existing = existing.filter(|entry| entry.canonical == put.key.canonical());
+        let existing = existing.map(|entry| entry.head);
+        if existing.as_ref().is_some_and(|existing| put.is_older_than(existing.asked)) {
             return Ok(());
         }
-        let writing = EntryRef {
+        let new_entry = EntryRef {
             canonical: put.key.canonical(),
             stored: &put.stored,
             mark: put.mark,
@@ -102,32 +102,32 @@ impl DiskWriter {
             body_hash: body_hash(&put.stored.body),
         };
         let variants = self.variants_with(put)?;
-        let body_in = self.body_in(&writing, place, kept.as_ref());
-        let (Some(value), Some(variants)) = (writing.encode(body_in, &self.at_rest), variants)
+        let body_in = self.body_in(&new_entry, entry_id, existing.as_ref());
+        let (Some(value), Some(variants)) = (new_entry.encode(body_in, &self.at_rest), variants)
         else {
-            // Too large to be kept; and what it replaces is not the newest any more.
+            // Too large to be stored; the entry that it replaces is no longer the newest.
             return self.outdo(put);
         };
         if let BodyLocation::File(number) = body_in
-            && !self.write_body(BodyFileName { id: place.id, number }, &put.stored.body)
+            && !self.write_body(BodyFileName { id: entry_id.id, number }, &put.stored.body)
         {
             return self.outdo(put);
         }
-        self.write_variants(&place, variants)?;
-        let weight = weight(&value, body_in, put.stored.body.len());
-        self.index_expiry(&place, put.until, weight)?;
-        match self.database.insert(&keys::entry(&place), value)? {
-            Some(before) => self.delete_leftovers(&place, &before, Some((put.until, body_in))),
+        self.write_variants(&entry_id, variants)?;
+        let size = weight(&value, body_in, put.stored.body.len());
+        self.index_expiry(&entry_id, put.until, size)?;
+        match self.database.insert(&keys::entry(&entry_id), value)? {
+            Some(before) => self.delete_leftovers(&entry_id, &before, Some((put.until, body_in))),
             None => Ok(()),
         }
     }
 
     /// Removes a damaged entry, unless it was replaced meanwhile.
-    pub(super) fn remove_damaged(&mut self, (place, hash): CorruptEntry) -> Result<(), Fault> {
-        match self.database.get(&keys::entry(&place))? {
+    pub(super) fn remove_damaged(&mut self, (entry_id, hash): CorruptEntry) -> Result<(), Fault> {
+        match self.database.get(&keys::entry(&entry_id))? {
             Some(value) if value_hash(&value) == hash => {
                 self.account.store_error(StoreOp::Read, &"an entry was damaged");
-                self.remove(&place).map(drop)
+                self.remove(&entry_id).map(drop)
             }
             Some(_) | None => Ok(()),
         }
@@ -143,119 +143,125 @@ impl DiskWriter {
             }
             for (key, _) in page {
                 match keys::parse_entry(&key) {
-                    Some(place) => drop(self.remove(&place)?),
+                    Some(entry_id) => drop(self.remove(&entry_id)?),
                     None => drop(self.database.remove(&key)?),
                 }
             }
         }
     }
 
-    /// Removes an entry and all that belongs to it, with what is older and may be selected in its place; says whether
-    /// there was one.
-    pub(super) fn remove(&self, place: &EntryId) -> Result<bool, Fault> {
-        let Some(value) = self.database.remove(&keys::entry(place))? else { return Ok(false) };
-        self.delete_leftovers(place, &value, None)?;
-        if let Some(mut variants) = self.variants(place)?
-            && variants.remove(place.variant)
+    /// Removes an entry and its records, with older variants that may be selected in its place; returns
+    /// whether there was one.
+    pub(super) fn remove(&self, entry_id: &EntryId) -> Result<bool, Fault> {
+        let Some(value) = self.database.remove(&keys::entry(entry_id))? else { return Ok(false) };
+        self.delete_leftovers(entry_id, &value, None)?;
+        if let Some(mut variants) = self.variants(entry_id)?
+            && variants.remove(entry_id.variant)
         {
             self.write_variants(
-                place,
+                entry_id,
                 VariantUpdate { variants, shed: Vec::new(), changed: true },
             )?;
         }
-        if let Some(Entry { head, .. }) = Entry::decode(&value) {
-            let so_far = self.so_far;
-            self.remove_older(place, &head.vary, |asked| is_newer(head.asked, asked, so_far))?;
+        if let Some(Entry { head: meta, .. }) = Entry::decode(&value) {
+            let latest_order = self.so_far;
+            self.remove_older(entry_id, &meta.vary, |order| {
+                is_newer(meta.asked, order, latest_order)
+            })?;
         }
         Ok(true)
     }
 
-    /// Notes when an entry dies.
+    /// Adds the expiry record of an entry.
     pub(super) fn index_expiry(
         &self,
-        place: &EntryId,
+        entry_id: &EntryId,
         until: ExpiresAt,
-        weight: EntrySize,
+        size: EntrySize,
     ) -> Result<(), Fault> {
-        let before = self.database.insert(&keys::death(until, place), weight.bytes())?;
-        self.sizes.add(weight);
+        let before = self.database.insert(&keys::death(until, entry_id), size.bytes())?;
+        self.sizes.add(size);
         if let Some(before) = before {
             self.sizes.remove(EntrySize::parse(&before));
         }
         Ok(())
     }
 
-    /// Forgets when an entry dies.
-    pub(super) fn unindex_expiry(&self, place: &EntryId, until: ExpiresAt) -> Result<(), Fault> {
-        if let Some(weight) = self.database.remove(&keys::death(until, place))? {
-            self.sizes.remove(EntrySize::parse(&weight));
+    /// Removes the expiry record of an entry.
+    pub(super) fn unindex_expiry(&self, entry_id: &EntryId, until: ExpiresAt) -> Result<(), Fault> {
+        if let Some(size) = self.database.remove(&keys::death(until, entry_id))? {
+            self.sizes.remove(EntrySize::parse(&size));
         }
         Ok(())
     }
 
-    /// The variants of an entry's key; `None` where there are none, or none that can be read.
-    pub(super) fn variants(&self, place: &EntryId) -> Result<Option<Variants>, Fault> {
-        let value = self.database.get(&keys::variants(place.id))?;
+    /// The variants of an entry's key; `None` where there are none, or they are damaged.
+    pub(super) fn variants(&self, entry_id: &EntryId) -> Result<Option<Variants>, Fault> {
+        let value = self.database.get(&keys::variants(entry_id.id))?;
         Ok(value.and_then(|value| Variants::decode(&value)))
     }
 
     /// The variants of a key with this one as the newest; `None` where its key is too long.
     fn variants_with(&self, put: &PutCommand) -> Result<Option<VariantUpdate>, Fault> {
-        let (place, canonical) = (put.place(), put.key.canonical());
-        let known = self.variants(&place)?.filter(|known| known.canonical() == canonical);
-        let mut variants = known.unwrap_or_else(|| Variants::none(place.target, canonical));
-        let changed = variants.add(place.variant, &put.stored.vary);
-        let shed = std::iter::from_fn(|| variants.shed()).collect();
-        Ok(variants.encode().is_some().then_some(VariantUpdate { variants, shed, changed }))
+        let (entry_id, canonical) = (put.place(), put.key.canonical());
+        let known = self.variants(&entry_id)?.filter(|known| known.canonical() == canonical);
+        let mut variants = known.unwrap_or_else(|| Variants::none(entry_id.target, canonical));
+        let changed = variants.add(entry_id.variant, &put.stored.vary);
+        let evicted = std::iter::from_fn(|| variants.shed()).collect();
+        Ok(variants.encode().is_some().then_some(VariantUpdate {
+            variants,
+            shed: evicted,
+            changed,
+        }))
     }
 
-    /// Writes variants where they changed, and removes the entries of those that are too many.
+    /// Writes variants where they changed, and removes the entries of evicted variants.
     pub(super) fn write_variants(
         &self,
-        place: &EntryId,
-        listed: VariantUpdate,
+        entry_id: &EntryId,
+        update: VariantUpdate,
     ) -> Result<(), Fault> {
-        let VariantUpdate { variants, shed, changed } = listed;
-        for variant in shed {
-            self.remove(&EntryId { variant, ..*place })?;
+        let VariantUpdate { variants, shed: evicted, changed } = update;
+        for variant in evicted {
+            self.remove(&EntryId { variant, ..*entry_id })?;
         }
-        let at = keys::variants(place.id);
+        let key = keys::variants(entry_id.id);
         if changed {
             match variants.encode().filter(|_| !variants.is_empty()) {
-                Some(value) => drop(self.database.insert(&at, value)?),
-                None => drop(self.database.remove(&at)?),
+                Some(value) => drop(self.database.insert(&key, value)?),
+                None => drop(self.database.remove(&key)?),
             }
         }
         Ok(())
     }
 
-    /// Where the body goes: into the entry, into the file it is in already, into a new file.
+    /// Location of the body: the entry, the file that it is already in, or a new file.
     fn body_in(
         &self,
-        writing: &EntryRef<'_>,
-        place: EntryId,
-        kept: Option<&EntryMeta>,
+        new_entry: &EntryRef<'_>,
+        entry_id: EntryId,
+        existing: Option<&EntryMeta>,
     ) -> BodyLocation {
-        if writing.is_inline() {
+        if new_entry.is_inline() {
             return BodyLocation::Entry;
         }
-        let length = writing.stored.body.len() as u64;
-        // What a 304 freshened has the body that it had.
+        let length = new_entry.stored.body.len() as u64;
+        // A response freshened by a 304 has the same body as before.
         if let Some(EntryMeta {
             body_in: body_in @ BodyLocation::File(number),
             body_len,
             body_hash,
             ..
-        }) = kept
-            && (*body_len, *body_hash) == (length, writing.body_hash)
-            && self.database.bodies.has(BodyFileName { id: place.id, number: *number }, length)
+        }) = existing
+            && (*body_len, *body_hash) == (length, new_entry.body_hash)
+            && self.database.bodies.has(BodyFileName { id: entry_id.id, number: *number }, length)
         {
             return *body_in;
         }
-        BodyLocation::File(BodyFileName::new(place.id).number)
+        BodyLocation::File(BodyFileName::new(entry_id.id).number)
     }
 
-    /// Writes a body file that is not there yet; says whether it is there now.
+    /// Writes a body file unless it exists; returns whether it exists now.
     fn write_body(&mut self, name: BodyFileName, body: &[u8]) -> bool {
         if self.database.bodies.has(name, body.len() as u64) {
             return true;
@@ -270,24 +276,24 @@ impl DiskWriter {
         written.is_ok()
     }
 
-    /// Removes what an entry that is no longer there leaves behind: its death and its file, unless
-    /// those are `now` another's.
+    /// Removes the expiry record and the body file of an entry that is gone, unless `now` they belong to its
+    /// successor.
     fn delete_leftovers(
         &self,
-        place: &EntryId,
+        entry_id: &EntryId,
         value: &IVec,
         now: Option<(ExpiresAt, BodyLocation)>,
     ) -> Result<(), Fault> {
-        // Of a damaged one the sweep and the check find what is left.
-        let Some(Entry { head, .. }) = Entry::decode(value) else { return Ok(()) };
+        // The sweep and the check find the records of a damaged entry.
+        let Some(Entry { head: meta, .. }) = Entry::decode(value) else { return Ok(()) };
         let (until, body_in) = now.unzip();
-        if until != Some(head.until) {
-            self.unindex_expiry(place, head.until)?;
+        if until != Some(meta.until) {
+            self.unindex_expiry(entry_id, meta.until)?;
         }
-        if let BodyLocation::File(number) = head.body_in
-            && body_in != Some(head.body_in)
+        if let BodyLocation::File(number) = meta.body_in
+            && body_in != Some(meta.body_in)
         {
-            self.remove_body(BodyFileName { id: place.id, number });
+            self.remove_body(BodyFileName { id: entry_id.id, number });
         }
         Ok(())
     }
@@ -299,7 +305,7 @@ impl DiskWriter {
     }
 }
 
-/// What an entry with this value weighs.
+/// The size of an entry with this value.
 pub(super) fn weight(value: &[u8], body_in: BodyLocation, body: usize) -> EntrySize {
     let file = match body_in {
         BodyLocation::Entry => 0,

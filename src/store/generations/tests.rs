@@ -1,4 +1,4 @@
-//! The order of invalidations, over restarts and successors.
+//! The order of invalidations, across restarts and successors.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,18 +9,22 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 #[test]
-fn only_what_was_marked_before_the_invalidation_is_unusable() {
+fn only_entries_with_an_earlier_epoch_are_unusable() {
     let generations = Generations::new(at(10));
     let before = generations.mark();
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(20));
     let after = generations.mark();
     assert_eq!(generations.validity(7, before), Validity::Gone);
     assert_eq!(generations.validity(7, after), Validity::Current);
-    assert_eq!(generations.validity(8, before), Validity::Current, "another target is left alone");
+    assert_eq!(
+        generations.validity(8, before),
+        Validity::Current,
+        "another target is not affected"
+    );
 }
 
 #[test]
-fn a_soft_invalidation_says_when_and_a_hard_one_wins_over_it() {
+fn a_soft_invalidation_has_a_time_and_a_hard_one_wins_over_it() {
     let generations = Generations::new(at(10));
     let before = generations.mark();
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Soft, at(20));
@@ -36,7 +40,7 @@ fn a_soft_invalidation_says_when_and_a_hard_one_wins_over_it() {
 }
 
 #[test]
-fn everything_is_reached_at_once() {
+fn a_purge_of_everything_takes_effect_at_once() {
     let generations = Generations::new(at(10));
     let before = generations.mark();
     generations.invalidate(PurgeScope::All, PurgeKind::Hard, at(20));
@@ -45,7 +49,7 @@ fn everything_is_reached_at_once() {
 }
 
 #[test]
-fn marks_go_on_where_the_clock_goes_back() {
+fn epochs_increase_when_the_clock_goes_back() {
     // STO-07.
     let generations = Generations::new(at(1000));
     let before = generations.mark();
@@ -55,7 +59,7 @@ fn marks_go_on_where_the_clock_goes_back() {
 }
 
 #[test]
-fn what_was_invalidated_before_a_restart_stays_so() {
+fn invalidations_survive_a_restart() {
     for (restarted, clock) in [(at(30), "goes on"), (at(5), "went back"), (at(20), "stood still")] {
         let old = Generations::new(at(10));
         let purged = old.mark();
@@ -68,15 +72,15 @@ fn what_was_invalidated_before_a_restart_stays_so() {
         assert_eq!(new.validity(7, purged), Validity::Gone, "{clock}");
         assert_eq!(new.validity(7, later), Validity::Current, "{clock}");
         assert_eq!(new.validity(8, purged), Validity::Current, "{clock}");
-        // And what the old one stored can be invalidated by the new one.
+        // The new larder can invalidate entries that the old one stored.
         new.invalidate(PurgeScope::Target(7), PurgeKind::Hard, restarted);
         assert_eq!(new.validity(7, later), Validity::Gone, "{clock}");
     }
 }
 
-/// Of what was stored before the clock went back only its mark tells when.
+/// Only the epoch of an entry from before the clock went back shows its age.
 #[test]
-fn what_was_stored_before_the_clock_went_back_over_a_restart_can_be_invalidated() {
+fn entries_stored_before_a_clock_step_back_can_be_invalidated() {
     let old = Generations::new(at(100));
     let stored = old.mark();
     let kept = old.all();
@@ -89,22 +93,22 @@ fn what_was_stored_before_the_clock_went_back_over_a_restart_can_be_invalidated(
 }
 
 #[test]
-fn a_successors_own_invalidations_win_over_what_its_predecessor_stored_meanwhile() {
+fn a_successors_invalidations_win_over_its_predecessors_entries() {
     let old = Generations::new(at(10));
     let new = Generations::new(at(20));
     new.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(21));
-    // The old one drains; its clock is ahead, and what it stores is marked later than the purge.
+    // The old larder drains; its clock is ahead, and its entries have a later epoch than the purge.
     let change = old.invalidate(PurgeScope::Target(9), PurgeKind::Hard, at(500));
     let stored_by_old = old.mark();
     let kept = Snapshot { targets: [(9, change.generation)].into(), ..Snapshot::default() };
     let all = new.adopt(kept, at(22));
     assert_eq!(new.validity(7, stored_by_old), Validity::Gone);
-    assert!(all.targets.contains_key(&7), "and it is kept");
+    assert!(all.targets.contains_key(&7), "and it is persisted");
     assert!(all.targets.contains_key(&9));
 }
 
 #[test]
-fn forgetting_never_brings_an_invalidated_target_back() {
+fn forgetting_never_makes_an_invalidated_entry_usable() {
     let generations = Generations::new(at(10));
     let before = generations.mark();
     for target in 0..=(REMEMBERED as u128 * 2) {
@@ -121,7 +125,7 @@ fn forgetting_never_brings_an_invalidated_target_back() {
 }
 
 #[test]
-fn what_nothing_is_held_of_is_forgotten_first_and_costs_nobody_a_hit() {
+fn targets_without_entries_are_forgotten_first_and_cost_no_hit() {
     let generations = Generations::new(at(10));
     let before = generations.mark();
     for target in 0..=(REMEMBERED as u128) {

@@ -25,7 +25,7 @@ fn key(path: &str) -> CacheKey {
         .key(&ProxyRequest::get(target), &Policy::origin())
 }
 
-/// A response that was asked for, and arrived, `at` seconds after the beginning.
+/// A response that was requested, and arrived, `at` seconds after the epoch.
 fn stored(
     body: impl Into<Bytes>,
     vary: &[&'static str],
@@ -36,13 +36,13 @@ fn stored(
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
     let mut headers = HeaderMap::new();
     headers.insert("x-field", HeaderValue::from_static("1"));
-    let chosen = (VaryFields::new(names), VariantId(variant));
+    let variant_key = (VaryFields::new(names), VariantId(variant));
     Arc::new(
         StoredResponse::new(
             StatusCode::OK,
             &headers,
             body.into(),
-            chosen,
+            variant_key,
             (time, time),
             Duration::ZERO,
         )
@@ -51,7 +51,7 @@ fn stored(
 }
 
 fn memory(bytes: usize, max_object: usize) -> Memory {
-    // Later than all that these tests ask for.
+    // Later than every order number in these tests.
     let generations = Generations::new(SystemTime::UNIX_EPOCH + Duration::from_millis(9));
     Memory::new(bytes, max_object, Arc::new(generations))
 }
@@ -68,12 +68,12 @@ fn purge(memory: &Memory, target: u128) {
     );
 }
 
-/// What a request finds whose variant is `variant` wherever something varies.
+/// Looks up as a request whose variant is `variant` wherever a response varies.
 fn found(memory: &Memory, path: &str, variant: u128) -> Option<Bytes> {
-    let choose = |fields: &VaryFields| {
+    let select_variant = |fields: &VaryFields| {
         if fields.names().is_empty() { VariantId::SOLE } else { VariantId(variant) }
     };
-    match memory.get(StoreQuery { key: &key(path), variant: &choose }) {
+    match memory.get(StoreQuery { key: &key(path), variant: &select_variant }) {
         Lookup::Found(stored) => Some(stored.body.clone()),
         Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper => None,
     }
@@ -95,7 +95,7 @@ fn cch_05_thousands_of_variants_leave_the_newest_and_their_number_bounded() {
 }
 
 #[test]
-fn it_never_weighs_more_than_it_may() {
+fn it_never_exceeds_its_bound() {
     let memory = memory(4 * MIB, MIB);
     for n in 0..1000 {
         put(&memory, &format!("/{n}"), stored(vec![0; 50_000], &[], 0, 0));
@@ -106,7 +106,7 @@ fn it_never_weighs_more_than_it_may() {
 }
 
 #[test]
-fn the_largest_object_finds_room() {
+fn the_largest_object_fits() {
     let memory = memory(4 * MIB, MIB);
     for n in 0..20 {
         let path = format!("/{n}");
@@ -116,7 +116,7 @@ fn the_largest_object_finds_room() {
 }
 
 #[test]
-fn what_was_asked_for_before_an_invalidation_is_neither_found_nor_kept() {
+fn a_response_requested_before_an_invalidation_is_not_stored() {
     let memory = memory(4 * MIB, MIB);
     let before = memory.generations.mark();
     put(&memory, "/x", stored("old", &[], 0, 0));
@@ -141,15 +141,15 @@ fn an_older_response_does_not_replace_a_newer_one() {
         assert_eq!(found(&memory, &path, variant).unwrap(), "newer", "{vary:?}");
         put(&memory, &path, stored("newest", vary, variant, 20));
         assert_eq!(found(&memory, &path, variant).unwrap(), "newest", "{vary:?}");
-        // Unless the newer one was invalidated: then it stands for nothing.
+        // Unless the newer one was invalidated: then it does not count.
         purge(&memory, key(&path).target_id());
-        put(&memory, &path, stored("asked anew", vary, variant, 15));
-        assert_eq!(found(&memory, &path, variant).unwrap(), "asked anew", "{vary:?}");
+        put(&memory, &path, stored("requested again", vary, variant, 15));
+        assert_eq!(found(&memory, &path, variant).unwrap(), "requested again", "{vary:?}");
     }
 }
 
 #[test]
-fn sto_07_an_answer_from_the_future_keeps_nothing_away() {
+fn sto_07_a_response_from_the_future_does_not_block_newer_ones() {
     let memory = memory(4 * MIB, MIB);
     put(&memory, "/x", stored("from the future", &[], 0, 10 * 365 * 86_400));
     put(&memory, "/x", stored("from now", &[], 0, 100));
@@ -168,26 +168,26 @@ fn of_several_that_match_the_most_recent_is_found() {
 }
 
 #[test]
-fn what_is_softly_purged_is_found_as_outdated_until_a_new_one_comes() {
+fn a_softly_purged_entry_is_found_as_stale_until_it_is_replaced() {
     let memory = memory(4 * MIB, MIB);
     put(&memory, "/x", stored("old", &[], 0, 0));
     let at = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
     let target = key("/x").target_id();
     memory.generations.invalidate(PurgeScope::Target(target), PurgeKind::Soft, at);
-    let wanted = StoreQuery { key: &key("/x"), variant: &|_| VariantId::SOLE };
-    let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
+    let query = StoreQuery { key: &key("/x"), variant: &|_| VariantId::SOLE };
+    let Lookup::Found(found) = memory.get(query) else { panic!("it is gone") };
     assert_eq!(
         (found.outdated, &found.body[..]),
         (Some(ForcedStale { at, superseded: false }), &b"old"[..])
     );
     put(&memory, "/x", stored("new", &[], 0, 0));
-    let Lookup::Found(found) = memory.get(wanted) else { panic!("it is gone") };
+    let Lookup::Found(found) = memory.get(query) else { panic!("it is gone") };
     assert_eq!((found.outdated, &found.body[..]), (None, &b"new"[..]));
 }
 
-/// A fill that went wrong must not become a hit.
+/// A failed fill must not become a hit.
 #[test]
-fn nothing_but_whole_bodies_is_kept() {
+fn only_complete_bodies_are_stored() {
     for (length, body, whole) in [
         ("7", "a whole", true),
         ("7, 7", "a whole", true),
@@ -202,23 +202,23 @@ fn nothing_but_whole_bodies_is_kept() {
         let mut headers = HeaderMap::new();
         headers.insert("content-length", HeaderValue::from_static(length));
         let time = SystemTime::UNIX_EPOCH;
-        let chosen = (VaryFields::default(), VariantId::SOLE);
+        let variant_key = (VaryFields::default(), VariantId::SOLE);
         let (status, body) = (StatusCode::OK, Bytes::from_static(body.as_bytes()));
         let stored =
-            StoredResponse::new(status, &headers, body, chosen, (time, time), Duration::ZERO);
+            StoredResponse::new(status, &headers, body, variant_key, (time, time), Duration::ZERO);
         let kept = memory.put(&key("/x"), Arc::new(stored), memory.generations.mark());
         assert_eq!(kept, whole, "{length}");
     }
 }
 
 #[test]
-fn keys_and_what_they_vary_by_take_room_too() {
+fn keys_and_vary_lists_count_against_the_bound_too() {
     let memory = memory(4 * MIB, 64 * 1024);
     for n in 0..1000 {
         put(&memory, &format!("/{n}?q={}", "y".repeat(16_000)), stored("x", &[], 0, n));
     }
-    let held = |memory: &Memory| memory.slots.iter().count();
-    assert!(held(&memory) < 4 * MIB / 16_000, "{} keys of 16 kB", held(&memory));
+    let entries = |memory: &Memory| memory.slots.iter().count();
+    assert!(entries(&memory) < 4 * MIB / 16_000, "{} keys of 16 kB", entries(&memory));
     assert!(memory.totals().bytes > 3 * MIB as u64);
     let memory = self::memory(4 * MIB, 64 * 1024);
     let names: Vec<String> = (0..200).map(|n| format!("x-{n}-{}", "n".repeat(60))).collect();
@@ -229,18 +229,18 @@ fn keys_and_what_they_vary_by_take_room_too() {
         put(&memory, &format!("/{n}"), Arc::new(varied));
     }
     let lists = 200 * (64 + size_of::<HeaderName>());
-    assert!(held(&memory) < 4 * MIB / lists, "{} lists of {lists} bytes", held(&memory));
+    assert!(entries(&memory) < 4 * MIB / lists, "{} lists of {lists} bytes", entries(&memory));
 }
 
-/// An older answer that varies by other fields must not be given in its place.
+/// An older response that varies by other fields must not be served in its place.
 #[test]
-fn where_the_newest_of_several_that_match_had_no_room_nothing_is_found() {
+fn nothing_is_found_if_the_newest_of_several_matches_was_evicted() {
     let memory = memory(4 * MIB, MIB);
     put(&memory, "/x", stored("older", &["x-v"], 7, 1));
     put(&memory, "/x", stored("newer", &["x-v", "x-w"], 8, 2));
-    let choose = |fields: &VaryFields| VariantId(6 + fields.names().len() as u128);
+    let select_variant = |fields: &VaryFields| VariantId(6 + fields.names().len() as u128);
     let key = key("/x");
-    let seen = || memory.get(StoreQuery { key: &key, variant: &choose });
+    let seen = || memory.get(StoreQuery { key: &key, variant: &select_variant });
     let Lookup::Found(newer) = seen() else { panic!("both are there") };
     assert_eq!(newer.body, "newer");
     memory.slots.remove(&SlotKey { id: key.id(), variant: Some(VariantId(8)) });

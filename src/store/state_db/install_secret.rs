@@ -1,7 +1,7 @@
-//! The secret of this installation, made once: keys made with it name no credential to anybody else.
+//! The secret of this installation, generated once: keys derived with it do not reveal a credential.
 //!
-//! Owns: the file `state/secret`, readable by its owner only, also while another larder has the
-//! rest of the state. Never touches: what is made with it.
+//! Owns: the file `state/secret`, readable by its owner only, also while another larder has locked the rest
+//! of the state. Never touches: the derived keys.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,54 +18,54 @@ use crate::store::private_file;
 #[derive(Clone)]
 pub struct Secret([u8; 32]);
 
-/// Why there is none.
+/// Reason why there is no secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
-    /// Others may read it.
-    #[error("{} may be read by others: `chmod 600` it, or remove it and lose what is stored", .0.display())]
+    /// Other users may read it.
+    #[error("{} may be read by others: `chmod 600` it, or remove it and lose the stored entries", .0.display())]
     Open(PathBuf),
-    /// It could not be read or made.
+    /// It could not be read or created.
     #[error("{}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
 impl Secret {
-    /// The secret in the directory `state`, made if there is none yet. A damaged one is put aside, with
-    /// a line in the log: what was stored is then not found any more.
+    /// The secret in the directory `state`, created if there is none yet. A damaged one is set aside, with a
+    /// line in the log: entries stored with it are then not found any more.
     pub fn of(state: &Path) -> Result<Self, SecretError> {
         let path = state.join("secret");
         let io = |source| SecretError::Io { path: path.clone(), source };
         match read(&path)? {
             SecretFile::Whole(secret) => return Ok(secret),
-            SecretFile::Damaged => put_aside(&path).map_err(io)?,
+            SecretFile::Damaged => set_aside_damaged(&path).map_err(io)?,
             SecretFile::Nothing => {}
         }
         private_file::directory(state).map_err(io)?;
-        make(state, &path).map_err(io)?;
-        // Another larder may have been first: what stands there counts.
+        create(state, &path).map_err(io)?;
+        // Another larder may have created it first: its secret counts.
         match read(&path)? {
             SecretFile::Whole(secret) => Ok(secret),
             SecretFile::Damaged | SecretFile::Nothing => Err(io(io::ErrorKind::InvalidData.into())),
         }
     }
 
-    /// A secret that was configured.
+    /// A configured secret.
     pub fn from_bytes(secret: [u8; 32]) -> Self {
         Self(secret)
     }
 
-    /// A secret for this process alone.
+    /// A random secret for this process only.
     pub fn for_now() -> Self {
         Self(rand::random())
     }
 
-    /// The secret derived from this one for a purpose: who learns one learns no other.
+    /// The secret derived from this one for a purpose: knowing one derived secret reveals no other.
     #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
     pub fn derived(&self, purpose: &str) -> [u8; 32] {
         let mut mac: Hmac<Sha256> =
@@ -81,14 +81,14 @@ enum SecretFile {
     Nothing,
 }
 
-fn put_aside(path: &Path) -> io::Result<()> {
-    let aside = path.with_extension(format!("damaged-{:08x}", rand::random::<u32>()));
+fn set_aside_damaged(path: &Path) -> io::Result<()> {
+    let set_aside = path.with_extension(format!("damaged-{:08x}", rand::random::<u32>()));
     tracing::error!(
         secret = %path.display(),
-        aside = %aside.display(),
-        "The secret of all keys is damaged and was put aside; what was stored is not found any more"
+        aside = %set_aside.display(),
+        "The secret of all keys is damaged and was set aside; stored entries are not found any more"
     );
-    fs::rename(path, aside)
+    fs::rename(path, set_aside)
 }
 
 fn read(path: &Path) -> Result<SecretFile, SecretError> {
@@ -115,8 +115,8 @@ fn parse(text: &str) -> Option<Secret> {
     (text.len() == 64).then_some(Secret(secret))
 }
 
-/// Whole or not at all, and never over one that is there.
-fn make(state: &Path, path: &Path) -> io::Result<()> {
+/// Creates the file complete or not at all, and never over an existing one.
+fn create(state: &Path, path: &Path) -> io::Result<()> {
     let secret: [u8; 32] = rand::random();
     let text: String =
         secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
@@ -129,7 +129,7 @@ fn make(state: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-/// Prints nothing of it.
+/// Does not print the secret.
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")

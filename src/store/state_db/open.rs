@@ -1,7 +1,7 @@
-//! Opening the database of the state: what it holds, or why that is not known.
+//! Opening the database of the state: its content, or the reason why that is unknown.
 //!
-//! Owns: the making of a new database, the reading of an old one, what counts as damage of it.
-//! Never touches: what follows from damage (`state`), later writes (`keeper`).
+//! Owns: creating a new database, reading an existing one, the definition of damage. Never touches: the
+//! handling of damage (`state_db`), later writes (`writer`).
 
 use std::any::Any;
 use std::fs::{self, File};
@@ -17,21 +17,21 @@ use crate::store::state_db::{
     decode, decode_superseded, encode, key,
 };
 
-/// A locked database is tried for five seconds.
+/// A locked database is retried for five seconds.
 const LOCKED_TRIES: u32 = 250;
 const LOCKED_PAUSE: Duration = Duration::from_millis(20);
 
-/// Bytes that have to be free before a database is opened: several segments of sled.
-const ROOM: u64 = 2 << 20;
+/// Free bytes required before a database is opened: several segments of sled.
+const REQUIRED_SPACE: u64 = 2 << 20;
 
-/// A database that could be opened.
+/// Result of opening a database.
 pub(super) enum Read {
     Known(Box<OpenedState>),
-    /// It is of a later larder, in this format.
+    /// It was written by a later larder, in this format.
     Later(u32),
 }
 
-/// The database and all that it holds.
+/// The database and all its rows.
 pub(super) struct OpenedState {
     pub(super) db: sled::Db,
     pub(super) all: Snapshot,
@@ -39,22 +39,22 @@ pub(super) struct OpenedState {
     pub(super) others: [Rows; 2],
 }
 
-/// Why a database could not be opened.
+/// Reason why a database could not be opened.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Its bytes are not those that were written, or a part of them is lost.
+    /// Its bytes were changed, or a part of them is lost.
     Damaged(String),
-    /// The system refused a read or a write: no room, no right, no descriptor, a failing disk. This
-    /// says nothing of what the database holds.
+    /// The system refused a read or a write: no space, no permission, no descriptor, a failing disk. That is
+    /// no sign of damage to the database.
     Unavailable(String),
 }
 
 impl From<sled::Error> for Fault {
     fn from(error: sled::Error) -> Self {
-        let is_of_the_system =
+        let is_system_error =
             matches!(&error, sled::Error::Io(source) if source.raw_os_error().is_some());
-        let why = error.to_string();
-        if is_of_the_system { Self::Unavailable(why) } else { Self::of(why) }
+        let reason = error.to_string();
+        if is_system_error { Self::Unavailable(reason) } else { Self::from_text(reason) }
     }
 }
 
@@ -65,39 +65,41 @@ impl From<io::Error> for Fault {
 }
 
 impl Fault {
-    /// sled hands an error of the system on as text, where it does so from another of its threads or
-    /// panics over it. Both forms of an [`io::Error`] name its number.
-    fn of(why: String) -> Self {
-        let is_of_the_system = why.contains("(os error ") || why.contains("Os { code: ");
-        if is_of_the_system { Self::Unavailable(why) } else { Self::Damaged(why) }
+    /// sled reports a system error as text if it occurs on another of its threads, or if sled panics over it.
+    /// Both text forms of an [`io::Error`] contain its number.
+    fn from_text(reason: String) -> Self {
+        let is_system_error = reason.contains("(os error ") || reason.contains("Os { code: ");
+        if is_system_error { Self::Unavailable(reason) } else { Self::Damaged(reason) }
     }
 
-    fn damaged(why: &str) -> Self {
-        Self::Damaged(why.to_owned())
+    fn damaged(reason: &str) -> Self {
+        Self::Damaged(reason.to_owned())
     }
 
-    fn of_panic(panic: &(dyn Any + Send)) -> Self {
+    fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Self::of(format!("it cannot be read: {}", text.unwrap_or("the database gave up")))
+        Self::from_text(format!(
+            "the database cannot be read: {}",
+            text.unwrap_or("the database panicked")
+        ))
     }
 
     fn is_locked(&self) -> bool {
-        matches!(self, Self::Unavailable(why) if why.contains("could not acquire lock"))
+        matches!(self, Self::Unavailable(reason) if reason.contains("could not acquire lock"))
     }
 }
 
-/// Opens the database in `dir` and reads it. Where there is none, it is made.
+/// Opens and reads the database in `dir`. Creates it if there is none.
 pub(super) fn read(dir: &Path, now: SystemTime) -> Result<Read, Fault> {
     let parent = dir.parent().unwrap_or(dir);
     private_file::directory(parent)?;
-    is_room_in(parent)?;
-    patiently(|| read_once(dir, now))
+    check_free_space(parent)?;
+    retry_while_locked(|| read_once(dir, now))
 }
 
-/// A database that was closed a moment ago may still be locked: sled lets go of it on a thread of its
-/// own.
-fn patiently(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
+/// A database that was closed a moment ago may still be locked: sled releases it on a separate thread.
+fn retry_while_locked(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
     let mut tries = 0;
     loop {
         match caught(&open) {
@@ -110,25 +112,26 @@ fn patiently(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
     }
 }
 
-/// sled panics on some damage: here that is an error like others.
+/// sled panics on some damage: the panic becomes an error like others.
 fn caught(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
-    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(Fault::of_panic(&*panic)))
+    catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(Fault::from_panic(&*panic)))
 }
 
-/// Opens a database again that could not be written, if there is room by now.
+/// Opens a database again after a failed write, if there is space by now.
 pub(super) fn again(dir: &Path) -> Result<sled::Db, Fault> {
-    is_room_in(dir.parent().unwrap_or(dir))?;
-    match patiently(|| read_old(dir))? {
-        Read::Known(known) => Ok(known.db),
-        Read::Later(_) => Err(Fault::damaged("it is of a later larder now")),
+    check_free_space(dir.parent().unwrap_or(dir))?;
+    match retry_while_locked(|| read_old(dir))? {
+        Read::Known(opened) => Ok(opened.db),
+        Read::Later(_) => Err(Fault::damaged("a later larder has written it")),
     }
 }
 
-/// sled is not to find out: a failure of its own leaves something half written.
-fn is_room_in(dir: &Path) -> io::Result<()> {
+/// Checked before sled writes: a failed write of sled leaves something half written.
+fn check_free_space(dir: &Path) -> io::Result<()> {
     let path = dir.join("room");
     let mut file = File::create(&path)?;
-    let written = io::copy(&mut io::repeat(0).take(ROOM), &mut file).and_then(|_| file.sync_data());
+    let written =
+        io::copy(&mut io::repeat(0).take(REQUIRED_SPACE), &mut file).and_then(|_| file.sync_data());
     fs::remove_file(&path)?;
     written
 }
@@ -141,15 +144,16 @@ fn read_once(dir: &Path, now: SystemTime) -> Result<Read, Fault> {
     if dir.try_exists()? {
         return read_old(dir);
     }
-    make(dir, &unfinished, now).map(|known| Read::Known(Box::new(known)))
+    create(dir, &unfinished, now).map(|opened| Read::Known(Box::new(opened)))
 }
 
-/// This file stands beside a database from before it is made until it is whole.
+/// This file exists beside a database from before its creation until it is complete.
 fn unfinished(dir: &Path) -> PathBuf {
     dir.with_extension("unfinished")
 }
 
-/// A database that never became whole, for want of room perhaps. Nothing was acknowledged of it.
+/// Removes a database that never became complete, for example for lack of space. None of its writes was
+/// acknowledged.
 fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -157,17 +161,17 @@ fn remove(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// The mark is gone for good before anything is acknowledged: else a crash would bring it back, and
-/// the next start would remove a good database.
-fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState, Fault> {
+/// The marker file is removed for good before anything is acknowledged. Otherwise a crash would bring it
+/// back, and the next start would remove a good database.
+fn create(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState, Fault> {
     let parent = dir.parent().unwrap_or(dir);
     File::create(unfinished)?;
     private_file::settle(parent)?;
-    // Before sled makes it, open to all.
+    // Created before sled does it, which would make it readable by all.
     private_file::directory(dir)?;
     let db = config(dir).open()?;
     db.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
-    // What was purged of a cache beside it is not known: none of it is usable, also after a crash.
+    // Purges of a cache beside it are unknown: no entry of it is usable, also after a crash.
     let all = Generation { hard: Epoch::at(now), ..Generation::default() };
     db.insert(key(GENERATIONS, PurgeScope::All), encode(all))?;
     db.flush()?;
@@ -180,7 +184,7 @@ fn make(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState, F
 fn read_old(dir: &Path) -> Result<Read, Fault> {
     remove_half_written(dir)?;
     let db = config(dir).open()?;
-    match db.get(FORMAT_KEY)?.map(|raw| number(&raw)) {
+    match db.get(FORMAT_KEY)?.map(|raw| parse_number(&raw)) {
         Some(found) if found > FORMAT => return Ok(Read::Later(found)),
         Some(_) => {}
         // sled opens some damage as an empty database.
@@ -189,17 +193,17 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
     let mut all = generations(&db)?;
     let latest = db.get(LATEST_KEY)?.and_then(|raw| raw.as_ref().try_into().ok());
     all.latest = Epoch::from_raw(latest.map_or(0, u64::from_be_bytes));
-    let least = db.get(LEAST_KEY)?.map_or(0, |raw| number(&raw));
+    let least = db.get(LEAST_KEY)?.map_or(0, |raw| parse_number(&raw));
     if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
         return Err(Fault::damaged("a part of it is lost"));
     }
     let ledger = rows(&db, LEDGER)?;
-    let [limits, engine] = RowOwner::ALL.map(|whose| rows(&db, whose.prefix()));
+    let [limits, engine] = RowOwner::ALL.map(|owner| rows(&db, owner.prefix()));
     Ok(Read::Known(Box::new(OpenedState { db, all, ledger, others: [limits?, engine?] })))
 }
 
-/// An open that met a full disk leaves a summary of the database half written, under a name that it
-/// never has when it is whole. sled takes it for the newest one, and the database for damaged.
+/// An open that met a full disk leaves a snapshot of the database half written, under a name that a complete
+/// one never has. sled takes it for the newest one, and the database for damaged.
 fn remove_half_written(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();
@@ -218,7 +222,7 @@ fn config(dir: &Path) -> sled::Config {
         .flush_every_ms(Some(500))
 }
 
-fn number(raw: &[u8]) -> u32 {
+fn parse_number(raw: &[u8]) -> u32 {
     raw.try_into().map_or(u32::MAX, u32::from_be_bytes)
 }
 

@@ -1,4 +1,4 @@
-//! The state over restarts and damage.
+//! The state across restarts and damage.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -23,7 +23,7 @@ fn change(target: u128, hard: u64, soft: u64) -> Change {
 }
 
 #[test]
-fn a_state_is_for_its_owner_only() {
+fn a_state_is_private_to_its_owner() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let (open, _) = StateDb::open(&state, at(1)).unwrap();
@@ -34,7 +34,7 @@ fn a_state_is_for_its_owner_only() {
 }
 
 #[tokio::test]
-async fn what_was_settled_is_there_after_a_restart() {
+async fn flushed_changes_are_there_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (state, all) = StateDb::open(dir.path(), at(1)).unwrap();
     assert_eq!(all.all.hard, Epoch::at(at(1)), "what a cache holds from before is unusable");
@@ -48,7 +48,7 @@ async fn what_was_settled_is_there_after_a_restart() {
     assert_eq!(all.all, change(0, 5, 6).generation);
     assert_eq!(all.targets[&7], change(7, 70, 0).generation);
     assert_eq!(all.targets[&8], change(8, 0, 80).generation);
-    // Replacing leaves nothing else.
+    // Replacing removes all others.
     let latest = Epoch::from_raw(99);
     let targets = [(9, change(9, 1, 1).generation)].into();
     state.replace(Snapshot { targets, latest, ..Snapshot::default() });
@@ -59,14 +59,14 @@ async fn what_was_settled_is_there_after_a_restart() {
     assert_eq!(all.latest, latest);
 }
 
-/// It reads rows of sixteen bytes, and leaves alone what begins otherwise.
+/// An earlier larder reads rows of sixteen bytes, and ignores other prefixes.
 #[tokio::test]
-async fn what_is_superseded_is_softly_invalidated_for_an_earlier_larder() {
+async fn superseded_entries_are_softly_invalidated_for_an_earlier_larder() {
     let dir = tempfile::tempdir().unwrap();
     let superseded = Generation { superseded: Epoch::from_raw(90), ..change(7, 70, 80).generation };
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
-    for reach in [PurgeScope::Target(7), PurgeScope::All] {
-        state.keep(Change { reach, generation: superseded });
+    for scope in [PurgeScope::Target(7), PurgeScope::All] {
+        state.keep(Change { reach: scope, generation: superseded });
     }
     state.flush().await.unwrap();
     state.close();
@@ -82,7 +82,7 @@ async fn what_is_superseded_is_softly_invalidated_for_an_earlier_larder() {
 }
 
 #[tokio::test]
-async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
+async fn a_damaged_state_is_set_aside_and_everything_counts_as_purged() {
     let dir = tempfile::tempdir().unwrap();
     let before = Generations::new(at(10)).mark();
     let (state, _) = StateDb::open(dir.path(), at(10)).unwrap();
@@ -97,7 +97,7 @@ async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
     assert!(dir.path().join("damaged-20").is_dir());
     state.flush().await.unwrap();
     state.close();
-    // Again, and before a second has passed.
+    // Again, within the same second.
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
     let (state, _) = StateDb::open(dir.path(), at(20)).unwrap();
     state.flush().await.unwrap();
@@ -105,21 +105,21 @@ async fn a_damaged_state_is_put_aside_and_everything_counts_as_purged() {
 }
 
 #[tokio::test]
-async fn a_later_larders_state_is_left_alone() {
+async fn a_later_larders_state_is_not_changed() {
     let dir = tempfile::tempdir().unwrap();
     {
         let db = sled::open(dir.path().join("db")).unwrap();
         db.insert(b"format", &(FORMAT + 1).to_be_bytes()).unwrap();
         db.flush().unwrap();
     }
-    let refused = StateDb::open(dir.path(), at(1)).err().expect("it is of a later larder");
+    let refused = StateDb::open(dir.path(), at(1)).err().expect("a later larder wrote it");
     assert!(refused.to_string().contains("later larder"), "{refused}");
     let kept: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(kept, ["db"]);
 }
 
 #[test]
-fn a_secret_is_made_once_for_its_owner_only() {
+fn a_secret_is_created_once_and_private_to_its_owner() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
     let made = Secret::of(&state).unwrap().derived("x");
@@ -128,18 +128,18 @@ fn a_secret_is_made_once_for_its_owner_only() {
     assert_eq!(fs::metadata(&state).unwrap().mode() & 0o777, 0o700);
     let file = state.join("secret");
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
-    assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no trace of the making");
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no temporary file is left");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     assert!(matches!(Secret::of(&state), Err(SecretError::Open(_))));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
-    // A damaged one keeps nobody from starting.
+    // A damaged secret does not prevent a start.
     for damage in [&b"short\n"[..], b"\xff\xfe", b"", &[b'g'; 64]] {
         fs::write(&file, damage).unwrap();
         let new = Secret::of(&state).unwrap().derived("x");
         assert_ne!(new, made);
         assert_eq!(Secret::of(&state).unwrap().derived("x"), new);
     }
-    assert_eq!(fs::read_dir(&state).unwrap().count(), 5, "each was put aside");
+    assert_eq!(fs::read_dir(&state).unwrap().count(), 5, "each was set aside");
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_hundred_larders_that_start_at_once_agree_on_the_secret() {
 }
 
 #[tokio::test]
-async fn an_invalidation_survives_whatever_follows_its_settling() {
+async fn an_invalidation_survives_a_kill_after_its_flush() {
     let dir = tempfile::tempdir().unwrap();
     let generations = Generations::new(at(10));
     let before = generations.mark();
@@ -163,7 +163,7 @@ async fn an_invalidation_survives_whatever_follows_its_settling() {
     state.replace(generations.adopt(all, at(10)));
     state.keep(generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(11)));
     state.flush().await.unwrap();
-    // A copy of the directory now is what a kill would leave.
+    // A copy of the directory at this moment is the state after a kill.
     let copy = tempfile::tempdir().unwrap();
     fs::create_dir(copy.path().join("db")).unwrap();
     copy_files(&dir.path().join("db"), &copy.path().join("db"));
@@ -177,14 +177,14 @@ fn row(key: &[u8], value: Option<&[u8]>) -> UsageRow {
     UsageRow { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
 }
 
-/// Once these rows, then nothing.
+/// Returns these rows once, then none.
 fn once(rows: Vec<UsageRow>) -> impl Fn() -> Vec<UsageRow> + Send + 'static {
     let rows = Mutex::new(rows);
     move || std::mem::take(&mut *rows.lock())
 }
 
 #[tokio::test]
-async fn what_changed_in_the_ledger_is_there_after_a_restart_and_what_is_forgotten_is_not() {
+async fn changed_cost_rows_survive_a_restart_and_removed_ones_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     assert_eq!(state.ledger(), Rows::new());
@@ -196,10 +196,10 @@ async fn what_changed_in_the_ledger_is_there_after_a_restart_and_what_is_forgott
     ]));
     state.close();
     let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
-    assert_eq!(all.targets.len(), 1, "the two do not get in each other's way");
+    assert_eq!(all.targets.len(), 1, "the two kinds of rows are separate");
     let kept = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
     assert_eq!(state.ledger(), [kept(b"", b""), kept(b"a", b"1"), kept(b"b", b"2")]);
-    assert_eq!(state.ledger(), Rows::new(), "it is handed out once");
+    assert_eq!(state.ledger(), Rows::new(), "it is returned once");
     state.keep_ledger(once(vec![row(b"a", Some(b"3")), row(b"b", None)]));
     state.close();
     let (state, _) = StateDb::open(dir.path(), at(3)).unwrap();
@@ -207,49 +207,49 @@ async fn what_changed_in_the_ledger_is_there_after_a_restart_and_what_is_forgott
 }
 
 #[tokio::test]
-async fn a_ledger_is_asked_by_itself_while_purges_come_and_while_none_come() {
+async fn cost_rows_are_collected_with_and_without_purges() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
-    let (told, asked) = std::sync::mpsc::channel();
+    let (calls, called) = std::sync::mpsc::channel();
     state.keep_ledger(move || {
-        let _gone = told.send(());
+        let _gone = calls.send(());
         Vec::new()
     });
-    let patience = Duration::from_secs(20);
-    asked.recv_timeout(patience).unwrap();
-    asked.recv_timeout(patience).unwrap();
-    // Never idle until it was asked again.
-    while asked.try_recv().is_err() {
+    let timeout = Duration::from_secs(20);
+    called.recv_timeout(timeout).unwrap();
+    called.recv_timeout(timeout).unwrap();
+    // The state is never idle until it collects rows again.
+    while called.try_recv().is_err() {
         state.keep(change(7, 70, 0));
         state.flush().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn limits_are_kept_beside_the_ledger_and_on_disk_when_settling_or_a_nudge_says_so() {
+async fn rows_of_limits_are_on_disk_after_a_flush_or_a_nudge() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
-    let (told, asked) = std::sync::mpsc::channel();
+    let (calls, called) = std::sync::mpsc::channel();
     state.keep_rows(RowOwner::Limits, move || {
-        let _gone = told.send(monotonic());
+        let _gone = calls.send(monotonic());
         vec![row(b"a", Some(b"2"))]
     });
     state.flush().await.unwrap();
-    assert!(asked.try_recv().is_ok(), "it was asked before all was on disk");
-    let nudges = monotonic();
+    assert!(called.try_recv().is_ok(), "rows were collected before the flush ended");
+    let started = monotonic();
     for _ in 0..20 {
-        while asked.try_recv().is_ok() {}
+        while called.try_recv().is_ok() {}
         state.nudge();
-        asked.recv_timeout(Duration::from_secs(20)).unwrap();
+        called.recv_timeout(Duration::from_secs(20)).unwrap();
     }
-    // Unasked for, it would have been three times a second.
-    assert!(monotonic() - nudges < Duration::from_secs(4), "{:?}", monotonic() - nudges);
+    // Without nudges it would be three times a second.
+    assert!(monotonic() - started < Duration::from_secs(4), "{:?}", monotonic() - started);
     state.close();
     let (state, _) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
     assert_eq!(state.rows(RowOwner::Limits), [(b"a".to_vec(), b"2".to_vec())]);
-    assert_eq!(state.rows(RowOwner::Limits), Rows::new(), "they are handed out once");
+    assert_eq!(state.rows(RowOwner::Limits), Rows::new(), "they are returned once");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
-//! The thread that writes the state: changes that came in together reach the disk by one flush. It asks the
-//! ledger and the limits for their rows by itself: calls must not wait for it, nor it for a moment without
-//! calls.
+//! The thread that writes the state. Changes that arrive together reach the disk with one flush. The thread
+//! collects changed rows of costs and limits by itself: calls must not wait for it, and it must not wait for
+//! a moment without calls.
 //!
-//! Owns: the thread, when it writes, who is told of the outcome. Never touches: the database (`kept`).
+//! Owns: the thread, the time of its writes, the replies. Never touches: the database (`pending`).
 
 mod pending;
 
@@ -20,26 +20,26 @@ use crate::store::generations::{Change, Snapshot};
 use crate::store::state_db::writer::pending::WriterState;
 use crate::telemetry::cost::UsageRow;
 
-/// Gives the rows that changed since it was asked last; those of the last time are on disk by then.
+/// Returns the rows that changed since the last call; those of the last call are on disk by then.
 pub(super) type Changed = Box<dyn Fn() -> Vec<UsageRow> + Send>;
 
-/// What the thread is told.
+/// A command to the thread.
 pub(super) enum Command {
-    /// Keep this.
+    /// Persist this.
     Keep(Change),
-    /// Keep these generations and no others.
+    /// Persist these generations and no others.
     Replace(Snapshot),
-    /// Ask this for the rows of a kind that changed, and keep them, again and again.
+    /// Collect the changed rows of a kind from this function and persist them, again and again.
     Watch(&'static [u8], Changed),
-    /// Ask soon.
+    /// Collect changed rows soon.
     Nudge,
-    /// Say when everything before is on disk.
+    /// Reply when everything before is on disk.
     Settle(oneshot::Sender<Result<(), String>>),
-    /// Close the database and say so; whatever comes later is lost.
+    /// Close the database and reply; later commands are lost.
     Stop(Sender<()>),
 }
 
-/// The thread, as its owner sees it.
+/// Handle of the thread.
 pub(super) struct StateWriter {
     commands: Sender<Command>,
 }
@@ -50,26 +50,26 @@ impl StateWriter {
         dir: PathBuf,
         db: sled::Db,
         targets: impl Iterator<Item = u128>,
-        ill: Arc<Mutex<Option<String>>>,
+        failure: Arc<Mutex<Option<String>>>,
     ) -> io::Result<Self> {
         let (commands, incoming) = mpsc::channel();
-        let mut kept = WriterState::new(dir, db, targets);
+        let mut state = WriterState::new(dir, db, targets);
         thread::Builder::new().name("larder-state".to_owned()).spawn(move || {
-            let stopped = run(&mut kept, &incoming, &ill);
-            drop(kept);
+            let stopped = run(&mut state, &incoming, &failure);
+            drop(state);
             if let Some(stopped) = stopped {
-                let _nobody_waits = stopped.send(());
+                let _receiver_gone = stopped.send(());
             }
         })?;
         Ok(Self { commands })
     }
 
-    /// Tells the thread something; nobody listens once it was stopped.
+    /// Sends a command to the thread; it is lost if the thread was stopped.
     pub(super) fn send(&self, command: Command) {
         let _ended = self.commands.send(command);
     }
 
-    /// Lets the thread finish, and waits for it no longer than this.
+    /// Stops the thread, and waits for its end at most this long.
     pub(super) fn stop(&self, within: Duration) {
         let (stopped, ended) = mpsc::channel();
         self.send(Command::Stop(stopped));
@@ -79,15 +79,15 @@ impl StateWriter {
     }
 }
 
-/// Until it is stopped, or no sender is left.
+/// Runs until a stop command, or until no sender is left.
 fn run(
-    kept: &mut WriterState,
+    state: &mut WriterState,
     incoming: &Receiver<Command>,
-    ill: &Mutex<Option<String>>,
+    failure: &Mutex<Option<String>>,
 ) -> Option<Sender<()>> {
     let mut stopped = None;
     while stopped.is_none() {
-        let Ok(first) = kept.next(incoming) else { break };
+        let Ok(first) = state.next(incoming) else { break };
         let mut waiting = Vec::new();
         let mut next = first;
         while let Some(command) = next.take() {
@@ -97,39 +97,42 @@ fn run(
                     stopped = Some(done);
                     break;
                 }
-                Command::Watch(kind, changed) => kept.watched.push((kind, changed)),
-                Command::Nudge => kept.nudged = true,
-                Command::Keep(change) => kept.keep(change),
-                Command::Replace(all) => kept.replace(&all),
+                Command::Watch(kind, changed) => state.watched.push((kind, changed)),
+                Command::Nudge => state.nudged = true,
+                Command::Keep(change) => state.keep(change),
+                Command::Replace(all) => state.replace(&all),
             }
             next = incoming.try_recv().ok();
         }
-        let told = note(kept.write(!waiting.is_empty()), ill);
+        let outcome = record_outcome(state.write(!waiting.is_empty()), failure);
         for done in waiting {
-            let _gone = done.send(told.clone());
+            let _gone = done.send(outcome.clone());
         }
     }
-    kept.try_now();
-    if let Err(why) = kept.write(true) {
-        tracing::error!(%why, "The state could not be written at the end");
+    state.try_now();
+    if let Err(reason) = state.write(true) {
+        tracing::error!(why = %reason, "The state could not be written at the end");
     }
     stopped
 }
 
-/// Says so when writing begins to fail, and when all that could not be written is on disk.
-fn note(outcome: Result<(), String>, ill: &Mutex<Option<String>>) -> Result<(), String> {
-    let mut ill = ill.lock();
+/// Logs when writes begin to fail, and when all pending writes are on disk again.
+fn record_outcome(
+    outcome: Result<(), String>,
+    failure: &Mutex<Option<String>>,
+) -> Result<(), String> {
+    let mut failure = failure.lock();
     match &outcome {
-        Err(why) if ill.is_none() => tracing::error!(
-            %why,
-            "The state cannot be written: until it can be, neither purges nor what is spent and held \
-             will outlast a restart"
+        Err(reason) if failure.is_none() => tracing::error!(
+            why = %reason,
+            "The state cannot be written: until it can be, neither purges nor costs and cooldowns \
+             survive a restart"
         ),
-        Ok(()) if ill.is_some() => {
+        Ok(()) if failure.is_some() => {
             tracing::warn!("The state is written again: nothing of it was lost");
         }
         Ok(()) | Err(_) => {}
     }
-    *ill = outcome.clone().err();
+    *failure = outcome.clone().err();
     outcome
 }

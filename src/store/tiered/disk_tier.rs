@@ -1,6 +1,6 @@
-//! The directory of a store: held by one larder at a time.
+//! The disk tier of a store: a directory that one larder at a time uses.
 //!
-//! Owns: waiting for the lock, the order of opening and closing. Never touches: what is kept.
+//! Owns: waiting for the lock, the order of opening and closing. Never touches: entries.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -23,187 +23,188 @@ use crate::store::{EntryId, EntryInfo, Health};
 use crate::stored::StoredResponse;
 use crate::telemetry::Telemetry;
 
-/// Of what the disk does not know so much is seen to as soon as it is open: it must fit what may wait for the disk.
-const CAUGHT_UP: usize = 1_024;
+/// Number of unwritten keys that are handled as soon as the disk is open: they must fit the write queue.
+const CATCH_UP_ON_OPEN: usize = 1_024;
 
-/// A directory that is held.
+/// A locked directory.
 pub(super) struct DiskTier {
     pub(super) disk: Arc<Disk>,
     pub(super) state: StateDb,
     lock: Mutex<Option<Lock>>,
 }
 
-/// Without a disk tier nothing would remove what another version of larder cached, secrets in the clear
-/// perhaps. Another larder that holds the directory sees to it itself.
+/// Removes caches of other versions of larder where no disk tier does it; they may contain secrets in the
+/// clear. If another larder has locked the directory, that one removes them.
 pub(super) fn leave_nothing_old(path: &Path, now: SystemTime) {
-    remove_old(path, || Lock::try_take(path, now));
+    remove_old_caches(path, || Lock::try_take(path, now));
 }
 
-fn remove_old<H, E: fmt::Display>(path: &Path, hold: impl FnOnce() -> Result<H, E>) {
+fn remove_old_caches<L, E: fmt::Display>(path: &Path, lock: impl FnOnce() -> Result<L, E>) {
     let cache = path.join("cache");
-    if let Err(why) = disk::remove_old(&cache, hold) {
+    if let Err(reason) = disk::remove_old(&cache, lock) {
         tracing::warn!(
-            why,
+            why = reason,
             place = %cache.display(),
-            "What another version of larder cached stays on disk, and may hold secrets in the clear: \
+            "A cache of another larder version stays on disk, and may hold secrets in the clear: \
              remove this directory while no larder uses it"
         );
     }
 }
 
-/// Takes hold of the directory: now, or once another larder lets go of it.
+/// Locks and opens the directory: now, or as soon as another larder releases it.
 pub(super) fn open_or_wait(
-    tiers: &Arc<TieredStore>,
+    store: &Arc<TieredStore>,
     settings: Settings,
-    account: &Arc<Telemetry>,
-    lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
+    telemetry: &Arc<Telemetry>,
+    row_sources: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) {
-    match Lock::try_take(&settings.path, tiers.clock.now()) {
-        Ok(lock) => open(tiers, lock, &settings, account, lasting),
-        Err(held @ LockError::Held { .. }) => {
-            tracing::warn!("{held}: memory serves alone until then");
-            tiers.wait_alone(held.to_string());
-            let (weak, account) = (Arc::downgrade(tiers), Arc::clone(account));
-            let waiting = thread::Builder::new()
+    match Lock::try_take(&settings.path, store.clock.now()) {
+        Ok(lock) => open(store, lock, &settings, telemetry, row_sources),
+        Err(in_use @ LockError::Held { .. }) => {
+            tracing::warn!("{in_use}: running memory-only until it is free");
+            store.wait_alone(in_use.to_string());
+            let (weak, telemetry) = (Arc::downgrade(store), Arc::clone(telemetry));
+            let waiter = thread::Builder::new()
                 .name("larder-lock".to_owned())
-                .spawn(move || wait(&weak, &settings, &account, lasting));
-            if let Err(error) = waiting {
-                tracing::error!(%error, "Cannot wait for the store: memory serves alone");
-                tiers.run_memory_only(error.to_string());
+                .spawn(move || wait(&weak, &settings, &telemetry, row_sources));
+            if let Err(error) = waiter {
+                tracing::error!(%error, "Cannot wait for the store: running memory-only");
+                store.run_memory_only(error.to_string());
             }
         }
         Err(failed @ LockError::Io { .. }) => {
-            tracing::error!("{failed}: memory serves alone");
-            tiers.run_memory_only(failed.to_string());
+            tracing::error!("{failed}: running memory-only");
+            store.run_memory_only(failed.to_string());
         }
     }
 }
 
 fn wait(
-    tiers: &Weak<TieredStore>,
+    store: &Weak<TieredStore>,
     settings: &Settings,
-    account: &Arc<Telemetry>,
-    lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
+    telemetry: &Arc<Telemetry>,
+    row_sources: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) {
-    let now = || tiers.upgrade().map(|tiers| tiers.clock.now());
+    let now = || store.upgrade().map(|store| store.clock.now());
     match Lock::wait(&settings.path, || now().unwrap_or(std::time::UNIX_EPOCH)) {
         Ok(lock) => {
-            // The larder may be gone by now: the next one in line takes it.
-            let Some(tiers) = tiers.upgrade() else { return };
-            tracing::info!("The store is free: what is on disk is used from now on");
-            open(&tiers, lock, settings, account, lasting);
+            // This larder may have stopped meanwhile: the next one that waits takes the lock.
+            let Some(store) = store.upgrade() else { return };
+            tracing::info!("The store is free: entries on disk are used from now on");
+            open(&store, lock, settings, telemetry, row_sources);
         }
-        Err(error) => not_held(tiers, &error),
+        Err(error) => lock_failed(store, &error),
     }
 }
 
-fn not_held(tiers: &Weak<TieredStore>, error: &io::Error) {
-    tracing::error!(%error, "Cannot wait for the store: memory serves alone");
-    if let Some(tiers) = tiers.upgrade() {
-        tiers.run_memory_only(error.to_string());
+fn lock_failed(store: &Weak<TieredStore>, error: &io::Error) {
+    tracing::error!(%error, "Cannot wait for the store: running memory-only");
+    if let Some(store) = store.upgrade() {
+        store.run_memory_only(error.to_string());
     }
 }
 
-/// First what was purged, then what is stored: nothing purged is ever served.
+/// First the purges, then the entries: a purged entry is never served.
 fn open(
-    tiers: &Arc<TieredStore>,
+    store: &Arc<TieredStore>,
     lock: Lock,
     settings: &Settings,
-    account: &Arc<Telemetry>,
-    lasting: Vec<(RowOwner, Arc<dyn RowSource>)>,
+    telemetry: &Arc<Telemetry>,
+    row_sources: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) {
-    let opened = StateDb::open(&settings.path.join("state"), tiers.clock.now());
-    let (state, kept): (StateDb, Snapshot) = match opened {
+    let opened = StateDb::open(&settings.path.join("state"), store.clock.now());
+    let (state, persisted): (StateDb, Snapshot) = match opened {
         Ok(opened) => opened,
         Err(
             error @ (OpenError::Later { .. }
             | OpenError::Unavailable { .. }
             | OpenError::Broken { .. }),
         ) => {
-            tracing::error!("{error}: memory serves alone");
-            remove_old(&settings.path, || Ok::<_, Infallible>(lock));
-            return tiers.run_memory_only(error.to_string());
+            tracing::error!("{error}: running memory-only");
+            remove_old_caches(&settings.path, || Ok::<_, Infallible>(lock));
+            return store.run_memory_only(error.to_string());
         }
     };
-    keep_ledger(&state, account);
-    for (whose, rows) in lasting {
-        keep_rows(&state, whose, rows);
+    restore_costs(&state, telemetry);
+    for (owner, row_source) in row_sources {
+        restore_rows(&state, owner, row_source);
     }
     let settings = disk::Settings {
         dir: settings.path.join("cache"),
         bytes: settings.disk,
-        waiting: waiting(settings),
+        waiting: queue_bytes(settings),
         sweep_every: settings.sweep_every,
         secret: settings.secret.clone(),
     };
-    let weak = Arc::downgrade(tiers);
-    let above = Box::new(UpperTiers(weak));
-    let disk = Disk::start(settings, tiers.clock.clone(), Arc::clone(account), above);
-    let deep = DiskTier { disk, state, lock: Mutex::new(Some(lock)) };
-    tiers.attach_disk(Arc::new(deep), kept);
+    let weak = Arc::downgrade(store);
+    let observer = Box::new(UpperTiers(weak));
+    let disk = Disk::start(settings, store.clock.clone(), Arc::clone(telemetry), observer);
+    let disk_tier = DiskTier { disk, state, lock: Mutex::new(Some(lock)) };
+    store.attach_disk(Arc::new(disk_tier), persisted);
 }
 
-/// The tiers above a disk, as that tells them of itself.
+/// Forwards events of a disk to the tiers above it.
 struct UpperTiers(Weak<TieredStore>);
 
 impl DiskObserver for UpperTiers {
-    fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
-        if let Some(tiers) = self.0.upgrade() {
-            tiers.lost(key, stored, mark);
+    fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, epoch: Epoch) {
+        if let Some(store) = self.0.upgrade() {
+            store.lost(key, stored, epoch);
         }
     }
 
     fn opened(&self) {
-        if let Some(tiers) = self.0.upgrade() {
-            tiers.catch_up(CAUGHT_UP);
+        if let Some(store) = self.0.upgrade() {
+            store.catch_up(CATCH_UP_ON_OPEN);
         }
     }
 }
 
-/// Bytes that may wait to be written: in proportion to what memory keeps, but always the largest answer.
-fn waiting(settings: &Settings) -> usize {
-    const MOST: usize = 64 << 20;
+/// Bytes of the write queue: in proportion to the memory tier, but always enough for the largest response.
+fn queue_bytes(settings: &Settings) -> usize {
+    const LIMIT: usize = 64 << 20;
     const FIELDS: usize = 128 << 10;
-    (settings.memory / 4).min(MOST).max(settings.max_object + FIELDS)
+    (settings.memory / 4).min(LIMIT).max(settings.max_object + FIELDS)
 }
 
-/// What was spent under the state is added to what was spent without it, and kept from now on.
-fn keep_ledger(state: &StateDb, account: &Arc<Telemetry>) {
+/// Adds the costs persisted in the state to those counted without it, and persists changes from now on.
+fn restore_costs(state: &StateDb, telemetry: &Arc<Telemetry>) {
     let rows = state.ledger();
-    let unread = account.ledger().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
-    if unread > 0 {
+    let unreadable =
+        telemetry.ledger().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
+    if unreadable > 0 {
         tracing::error!(
-            unread,
-            "Some of what was spent is damaged: budgets have more left than they should"
+            unread = unreadable,
+            "Some of the persisted costs are damaged: budgets have more left than they should"
         );
     }
-    let account = Arc::clone(account);
-    state.keep_ledger(move || account.ledger().changed());
+    let telemetry = Arc::clone(telemetry);
+    state.keep_ledger(move || telemetry.ledger().changed());
 }
 
-/// What an earlier larder kept goes on, and its changes are kept from now on.
-fn keep_rows(state: &StateDb, whose: RowOwner, lasting: Arc<dyn RowSource>) {
-    let unread = lasting.restore(&state.rows(whose));
-    if unread > 0 {
-        let what = match whose {
-            RowOwner::Limits => "what was held or counted of upstreams",
-            RowOwner::Engine => "what is remembered of stored answers",
+/// Restores the rows that an earlier larder persisted, and persists changes from now on.
+fn restore_rows(state: &StateDb, owner: RowOwner, row_source: Arc<dyn RowSource>) {
+    let unreadable = row_source.restore(&state.rows(owner));
+    if unreadable > 0 {
+        let subject = match owner {
+            RowOwner::Limits => "the cooldowns and counts of upstreams",
+            RowOwner::Engine => "the persistent facts about stored responses",
         };
-        tracing::warn!(unread, "Some of {what} is damaged: it begins anew");
+        tracing::warn!(unread = unreadable, "Some of {subject} are damaged: they start empty");
     }
-    state.keep_rows(whose, move || lasting.changed());
+    state.keep_rows(owner, move || row_source.changed());
 }
 
 impl DiskTier {
-    /// How disk and state are.
+    /// Health of disk and state.
     pub(super) fn condition(&self) -> Health {
         match self.state.illness() {
-            Some(why) => Health::MemoryOnly(why),
+            Some(reason) => Health::MemoryOnly(reason),
             None => self.disk.condition(),
         }
     }
 
-    /// At most `limit` usable answers behind `after`. Blocks.
+    /// At most `limit` usable entries after `after`. Blocks.
     pub(super) fn list(
         &self,
         generations: &Generations,
@@ -232,7 +233,7 @@ impl DiskTier {
         usable
     }
 
-    /// Writes what is queued, closes, and lets another larder in.
+    /// Writes everything queued, closes, and releases the lock.
     pub(super) async fn close(self: Arc<Self>) {
         self.disk.close().await;
         let closing = spawn_blocking(move || {

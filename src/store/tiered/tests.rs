@@ -23,14 +23,14 @@ use crate::store::lock::Lock;
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 
 fn open(dir: &Path) -> Arc<TieredStore> {
-    sized(dir, 1 << 30)
+    open_sized(dir, 1 << 30)
 }
 
-fn sized(dir: &Path, disk: u64) -> Arc<TieredStore> {
-    told(dir, disk, &Telemetry::new(&[], &[]))
+fn open_sized(dir: &Path, disk: u64) -> Arc<TieredStore> {
+    open_with(dir, disk, &Telemetry::new(&[], &[]))
 }
 
-fn told(dir: &Path, disk: u64, account: &Arc<Telemetry>) -> Arc<TieredStore> {
+fn open_with(dir: &Path, disk: u64, telemetry: &Arc<Telemetry>) -> Arc<TieredStore> {
     let settings = Settings {
         path: dir.to_owned(),
         memory: 64 << 20,
@@ -39,35 +39,35 @@ fn told(dir: &Path, disk: u64, account: &Arc<Telemetry>) -> Arc<TieredStore> {
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    TieredStore::open(settings, Clock::by_hand(NOW), account)
+    TieredStore::open(settings, Clock::by_hand(NOW), telemetry)
 }
 
-static RING: LazyLock<KeyBuilder> =
+static KEYS: LazyLock<KeyBuilder> =
     LazyLock::new(|| KeyBuilder::new([7; 32], &[], Redactor::default()));
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    RING.key(&ProxyRequest::get(target), &Policy::origin())
+    KEYS.key(&ProxyRequest::get(target), &Policy::origin())
 }
 
-fn answer(body: impl Into<Bytes>) -> StoredResponse {
+fn response(body: impl Into<Bytes>) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let times = (NOW, NOW);
     StoredResponse::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO)
 }
 
-fn put(tiers: &TieredStore, path: &str, body: impl Into<Bytes>) {
-    let stored = answer(body);
+fn put(store: &TieredStore, path: &str, body: impl Into<Bytes>) {
+    let stored = response(body);
     let key = key(path);
-    let watch = tiers.watch(key.target_id());
-    tiers.put(&key, Arc::new(stored.asked_as(watch.asked)), watch.mark, None);
+    let watch = store.watch(key.target_id());
+    store.put(&key, Arc::new(stored.asked_as(watch.asked)), watch.mark, None);
 }
 
-async fn found(tiers: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
+async fn found(store: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
     let (key, variant) = (key(path), |_: &VaryFields| VariantId::SOLE);
-    let wanted = StoreQuery { key: &key, variant: &variant };
-    let found = match tiers.get(wanted) {
-        Lookup::Deeper => tiers.load(wanted).await,
+    let query = StoreQuery { key: &key, variant: &variant };
+    let found = match store.get(query) {
+        Lookup::Deeper => store.load(query).await,
         found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
     };
     match found {
@@ -77,23 +77,23 @@ async fn found(tiers: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
     }
 }
 
-/// What a larder of another format left, beside what is nobody's of larder's.
+/// Creates files as a larder of another format leaves them, beside a file that is not larder's.
 fn leave_old(dir: &Path) {
-    for at in
+    for path in
         ["cache/v1/db", "cache/v3/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"]
     {
-        let at = dir.join(at);
-        fs::create_dir_all(&at).unwrap();
-        fs::write(at.join("file"), b"S3CRET").unwrap();
+        let path = dir.join(path);
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("file"), b"S3CRET").unwrap();
     }
     fs::create_dir_all(dir.join("cache/mine")).unwrap();
 }
 
-/// Files are removed behind the caller's back, on a thread that nothing waits for.
-async fn gone(dir: &Path) {
+/// Files are removed in the background, on a thread that is not awaited.
+async fn until_removed(dir: &Path) {
     let old = |name: &str| {
-        let begins = ["v1", "v3", "doomed-", "quarantine-"];
-        begins.iter().any(|begins| name.starts_with(begins))
+        let prefixes = ["v1", "v3", "doomed-", "quarantine-"];
+        prefixes.iter().any(|prefix| name.starts_with(prefix))
     };
     let left = |dir: &Path| {
         let names = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
@@ -105,13 +105,13 @@ async fn gone(dir: &Path) {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    panic!("it stays");
+    panic!("the files are not removed");
 }
 
-/// The disk opens behind the caller's back.
-async fn opened(tiers: &TieredStore, path: &str) -> Arc<StoredResponse> {
+/// The disk opens in the background.
+async fn opened(store: &TieredStore, path: &str) -> Arc<StoredResponse> {
     for _ in 0..5000 {
-        if let Some(stored) = found(tiers, path).await {
+        if let Some(stored) = found(store, path).await {
             return stored;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -119,21 +119,21 @@ async fn opened(tiers: &TieredStore, path: &str) -> Arc<StoredResponse> {
     panic!("never found: {path}");
 }
 
-/// The disk is open, and nothing of it is in memory yet.
-async fn opened_disk(tiers: &TieredStore) {
+/// Waits until the disk is open; none of its entries is in memory yet.
+async fn opened_disk(store: &TieredStore) {
     for _ in 0..5000 {
-        if let Some(deep) = tiers.deep.load_full() {
-            return deep.disk.opened().await;
+        if let Some(disk_tier) = store.deep.load_full() {
+            return disk_tier.disk.opened().await;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     panic!("it never opened");
 }
 
-async fn paths(tiers: &TieredStore, limit: usize) -> Vec<Vec<(u128, bool, bool)>> {
+async fn paths(store: &TieredStore, limit: usize) -> Vec<Vec<(u128, bool, bool)>> {
     let (mut pages, mut after) = (Vec::new(), None);
     loop {
-        let page = tiers.list(after, limit, None).await;
+        let page = store.list(after, limit, None).await;
         let Some(last) = page.last() else { return pages };
         after = Some(last.place);
         pages.push(page.iter().map(|l| (l.place.target, l.in_memory, l.on_disk)).collect());
@@ -141,15 +141,15 @@ async fn paths(tiers: &TieredStore, limit: usize) -> Vec<Vec<(u128, bool, bool)>
 }
 
 #[tokio::test]
-async fn a_larder_beside_another_serves_from_memory_until_the_store_is_free() {
+async fn a_second_larder_runs_memory_only_until_the_store_is_free() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
     put(&first, "/old", "of the first");
     put(&first, "/purged-by-the-second", "of the first");
     let second = open(dir.path());
-    let Health::MemoryOnly(why) = second.condition() else { panic!("it is locked") };
-    assert!(why.contains(&std::process::id().to_string()), "{why}");
-    assert!(second.flush().await.is_err(), "no purge lasts yet");
+    let Health::MemoryOnly(reason) = second.condition() else { panic!("it is locked") };
+    assert!(reason.contains(&std::process::id().to_string()), "{reason}");
+    assert!(second.flush().await.is_err(), "no purge is persisted yet");
     put(&second, "/new", "of the second");
     assert!(found(&second, "/new").await.is_some());
     assert!(found(&second, "/old").await.is_none());
@@ -159,7 +159,7 @@ async fn a_larder_beside_another_serves_from_memory_until_the_store_is_free() {
     put(&first, "/purged-by-the-first", "of the first");
     first.invalidate(purged, PurgeKind::Hard);
     first.release().await;
-    assert!(found(&first, "/old").await.is_some(), "memory goes on");
+    assert!(found(&first, "/old").await.is_some(), "memory keeps working");
     assert_eq!(opened(&second, "/old").await.body, "of the first");
     assert_eq!(second.condition(), Health::Good);
     second.flush().await.unwrap();
@@ -171,7 +171,7 @@ async fn a_larder_beside_another_serves_from_memory_until_the_store_is_free() {
 }
 
 #[tokio::test]
-async fn many_who_want_the_same_large_body_get_one_copy_of_it() {
+async fn many_requests_for_one_large_body_get_one_copy_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
     put(&first, "/large", vec![7; 5 << 20]);
@@ -185,8 +185,8 @@ async fn many_who_want_the_same_large_body_get_one_copy_of_it() {
         tokio::spawn(async move { found(&again, "/large").await.expect("it is on disk") })
     });
     let mut copies = Vec::new();
-    for one in all.collect::<Vec<_>>() {
-        copies.push(one.await.unwrap());
+    for copy in all.collect::<Vec<_>>() {
+        copies.push(copy.await.unwrap());
     }
     assert!(copies.iter().all(|copy| Arc::ptr_eq(copy, &copies[0])));
     assert_eq!(copies[0].body.len(), 5 << 20);
@@ -194,7 +194,7 @@ async fn many_who_want_the_same_large_body_get_one_copy_of_it() {
 }
 
 #[tokio::test]
-async fn a_listing_shows_each_answer_once_whichever_tier_has_it() {
+async fn a_listing_shows_each_entry_once_whichever_tier_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
     for n in 0..10 {
@@ -222,7 +222,7 @@ async fn a_listing_shows_each_answer_once_whichever_tier_has_it() {
 }
 
 #[tokio::test]
-async fn a_soft_purge_outdates_what_is_on_disk() {
+async fn a_soft_purge_makes_entries_on_disk_stale() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
     put(&first, "/x", "x");
@@ -238,22 +238,22 @@ async fn a_soft_purge_outdates_what_is_on_disk() {
 }
 
 #[tokio::test]
-async fn what_is_invalidated_and_nowhere_is_not_remembered() {
+async fn invalidations_of_targets_without_entries_are_not_remembered() {
     let dir = tempfile::tempdir().unwrap();
-    let tiers = open(dir.path());
-    put(&tiers, "/kept", "x");
-    opened(&tiers, "/kept").await;
-    // As many as larder remembers, and more: nobody has any of them.
+    let store = open(dir.path());
+    put(&store, "/kept", "x");
+    opened(&store, "/kept").await;
+    // More targets than larder remembers; none of them has an entry.
     for n in 0..70_000_u128 {
-        tiers.invalidate(PurgeScope::Target(n), PurgeKind::Hard);
+        store.invalidate(PurgeScope::Target(n), PurgeKind::Hard);
     }
-    assert!(found(&tiers, "/kept").await.is_some());
-    tiers.flush().await.unwrap();
-    tiers.release().await;
-    drop(tiers);
+    assert!(found(&store, "/kept").await.is_some());
+    store.flush().await.unwrap();
+    store.release().await;
+    drop(store);
     let again = open(dir.path());
     assert_eq!(opened(&again, "/kept").await.body, "x");
-    // On disk alone it is there all the same.
+    // The same with an entry that is on disk only.
     again.release().await;
     drop(again);
     let again = open(dir.path());
@@ -265,123 +265,131 @@ async fn what_is_invalidated_and_nowhere_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_while_it_is_invalidated_is_not_kept() {
+async fn a_response_invalidated_during_its_request_is_not_stored() {
     let dir = tempfile::tempdir().unwrap();
     for disk in [0, 1 << 30] {
-        let tiers = sized(dir.path(), disk);
+        let store = open_sized(dir.path(), disk);
         let key = key("/x");
-        let watch = tiers.watch(key.target_id());
-        // Nothing is stored of it, and its answer is on its way.
-        tiers.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Hard);
-        tiers.put(&key, Arc::new(answer("old")), watch.mark, None);
-        assert!(found(&tiers, "/x").await.is_none(), "{disk}");
+        let watch = store.watch(key.target_id());
+        // No entry of it is stored, and a response is pending.
+        store.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Hard);
+        store.put(&key, Arc::new(response("old")), watch.mark, None);
+        assert!(found(&store, "/x").await.is_none(), "{disk}");
         drop(watch);
-        put(&tiers, "/x", "new");
-        assert!(found(&tiers, "/x").await.is_some(), "{disk}");
-        tiers.release().await;
+        put(&store, "/x", "new");
+        assert!(found(&store, "/x").await.is_some(), "{disk}");
+        store.release().await;
     }
 }
 
 #[tokio::test]
-async fn what_was_stored_and_then_invalidated_without_end_costs_others_no_hit() {
+async fn endless_puts_and_invalidations_cost_other_targets_no_hit() {
     // No disk, and one that this larder will never open.
     let file = tempfile::NamedTempFile::new().unwrap();
     for (path, disk) in [(Path::new("unused"), 0), (file.path(), 1 << 30)] {
-        let tiers = sized(path, disk);
-        put(&tiers, "/kept", "x");
+        let store = open_sized(path, disk);
+        put(&store, "/kept", "x");
         for n in 0..70_000 {
             let path = format!("/{n}");
-            put(&tiers, &path, "x");
-            tiers.invalidate(PurgeScope::Target(key(&path).target_id()), PurgeKind::Hard);
+            put(&store, &path, "x");
+            store.invalidate(PurgeScope::Target(key(&path).target_id()), PurgeKind::Hard);
             if n % 2 == 0 {
-                put(&tiers, &path, "new");
+                put(&store, &path, "new");
             }
             if n % 500 == 0 {
-                // It is in use: it does not give way to what is not.
-                assert!(found(&tiers, "/kept").await.is_some(), "{n}");
+                // The entry is in use: it is not evicted by others.
+                assert!(found(&store, "/kept").await.is_some(), "{n}");
             }
         }
-        assert!(found(&tiers, "/kept").await.is_some(), "{disk}");
-        assert!(found(&tiers, "/69998").await.is_some());
-        assert!(found(&tiers, "/69999").await.is_none());
+        assert!(found(&store, "/kept").await.is_some(), "{disk}");
+        assert!(found(&store, "/69998").await.is_some());
+        assert!(found(&store, "/69999").await.is_none());
     }
 }
 
-/// What an earlier format holds may be secrets in the clear.
+/// Files of an earlier format may contain secrets in the clear.
 #[tokio::test]
-async fn without_a_disk_tier_what_another_format_left_is_removed_and_nothing_else() {
+async fn without_a_disk_tier_only_files_of_another_format_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     leave_old(dir.path());
     for kept in ["cache/v5/db", "state/db"] {
         fs::create_dir_all(dir.path().join(kept)).unwrap();
     }
-    let _memory = sized(dir.path(), 0);
-    gone(dir.path()).await;
+    let _memory = open_sized(dir.path(), 0);
+    until_removed(dir.path()).await;
     for kept in ["cache/v5/db", "state/db", "cache/mine"] {
         assert!(dir.path().join(kept).exists(), "{kept}");
     }
 }
 
 #[tokio::test]
-async fn without_a_disk_tier_nothing_is_made_and_nothing_of_a_running_larder_touched() {
+async fn without_a_disk_tier_nothing_of_a_running_larder_is_touched() {
     let dir = tempfile::tempdir().unwrap();
-    let _memory = sized(dir.path(), 0);
+    let _memory = open_sized(dir.path(), 0);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     leave_old(dir.path());
     let _other = Lock::try_take(dir.path(), NOW).unwrap();
-    let _memory = sized(dir.path(), 0);
-    assert!(dir.path().join("cache/v1/db/file").exists(), "the one that holds it sees to it");
+    let _memory = open_sized(dir.path(), 0);
+    assert!(
+        dir.path().join("cache/v1/db/file").exists(),
+        "the larder that has locked it removes them"
+    );
 }
 
-/// What was purged is not known then, so the disk stays closed; what another format left goes all the same.
+/// The purges are unknown then, so the disk stays closed; files of another format are removed all the same.
 #[tokio::test]
-async fn where_the_state_cannot_be_opened_what_another_format_left_is_removed() {
+async fn without_a_readable_state_files_of_another_format_are_removed() {
     let dir = tempfile::tempdir().unwrap();
     leave_old(dir.path());
     fs::write(dir.path().join("state"), b"a file where a directory must be").unwrap();
     let memory = open(dir.path());
     assert!(matches!(memory.condition(), Health::MemoryOnly(_)));
-    gone(dir.path()).await;
+    until_removed(dir.path()).await;
 }
 
-/// What `larder_store_state` says.
-fn state(account: &Telemetry) -> u8 {
-    let page = account.render();
+/// The value of `larder_store_state`.
+fn state(telemetry: &Telemetry) -> u8 {
+    let page = telemetry.render();
     let line = page.lines().find_map(|line| line.strip_prefix("larder_store_state "));
     line.expect("it is there").parse().unwrap()
 }
 
 #[tokio::test]
-async fn the_metric_of_the_store_says_what_readyz_does_from_the_lock_to_the_release() {
+async fn the_store_metric_equals_readyz_from_the_lock_to_the_release() {
     let dir = tempfile::tempdir().unwrap();
-    let account = || Telemetry::new(&[], &[]);
-    let (first_account, second_account, third_account) = (account(), account(), account());
-    let first = told(dir.path(), 1 << 30, &first_account);
-    let second = told(dir.path(), 1 << 30, &second_account);
-    assert_eq!((state(&first_account), state(&second_account)), (0, 1), "one of them waits");
+    let telemetry = || Telemetry::new(&[], &[]);
+    let (first_telemetry, second_telemetry, third_telemetry) =
+        (telemetry(), telemetry(), telemetry());
+    let first = open_with(dir.path(), 1 << 30, &first_telemetry);
+    let second = open_with(dir.path(), 1 << 30, &second_telemetry);
+    assert_eq!((state(&first_telemetry), state(&second_telemetry)), (0, 1), "one of them waits");
     first.release().await;
     opened_disk(&second).await;
-    assert_eq!((state(&first_account), state(&second_account)), (1, 0), "the other has let go");
-    let _memory = told(dir.path(), 0, &third_account);
-    assert_eq!(state(&third_account), 0, "memory alone by choice");
+    assert_eq!(
+        (state(&first_telemetry), state(&second_telemetry)),
+        (1, 0),
+        "the other has released it"
+    );
+    let _memory = open_with(dir.path(), 0, &third_telemetry);
+    assert_eq!(state(&third_telemetry), 0, "memory-only by configuration");
     second.release().await;
 }
 
 #[tokio::test]
-async fn the_metric_of_the_store_follows_a_state_that_falls_ill_and_heals() {
-    let (dir, account) = (tempfile::tempdir().unwrap(), Telemetry::new(&[], &[]));
-    let tiers = told(dir.path(), 1 << 30, &account);
-    opened_disk(&tiers).await;
-    assert_eq!(state(&account), 0);
-    tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
-    assert!(matches!(tiers.condition(), Health::MemoryOnly(_)));
-    assert_eq!(state(&account), 1);
-    // A disk tier that is opened anew meanwhile does not make it well.
-    tiers.invalidate(PurgeScope::All, PurgeKind::Hard);
-    tiers.deep.load_full().unwrap().disk.flush().await;
-    tiers.deep.load_full().unwrap().state.fall_ill("no space left on device");
-    assert_eq!(state(&account), 1);
-    tiers.flush().await.unwrap();
-    assert_eq!((tiers.condition(), state(&account)), (Health::Good, 0));
-    tiers.release().await;
+async fn the_store_metric_follows_a_state_that_fails_and_recovers() {
+    let (dir, telemetry) = (tempfile::tempdir().unwrap(), Telemetry::new(&[], &[]));
+    let store = open_with(dir.path(), 1 << 30, &telemetry);
+    opened_disk(&store).await;
+    assert_eq!(state(&telemetry), 0);
+    store.deep.load_full().unwrap().state.fall_ill("no space left on device");
+    assert!(matches!(store.condition(), Health::MemoryOnly(_)));
+    assert_eq!(state(&telemetry), 1);
+    // Opening the disk tier again meanwhile does not make the state healthy.
+    store.invalidate(PurgeScope::All, PurgeKind::Hard);
+    store.deep.load_full().unwrap().disk.flush().await;
+    store.deep.load_full().unwrap().state.fall_ill("no space left on device");
+    assert_eq!(state(&telemetry), 1);
+    store.flush().await.unwrap();
+    assert_eq!((store.condition(), state(&telemetry)), (Health::Good, 0));
+    store.release().await;
 }

@@ -1,7 +1,8 @@
-//! Answers that are in memory and not on disk, where an older version may be: that must not come back.
+//! Entries that are in memory and not on disk, where an older version may be: that must not become usable
+//! again.
 //!
-//! Owns: which those are, for as long as the disk cannot be asked, bounded; what is done about them. Never
-//! touches: how a tier keeps what it keeps.
+//! Owns: the list of those entries while the disk cannot be used, bounded; the handling of them later. Never
+//! touches: the internals of a tier.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,140 +18,145 @@ use crate::store::tiered::disk_tier::DiskTier;
 use crate::store::{EntryId, is_newer};
 use crate::stored::StoredResponse;
 
-/// How many are remembered one by one.
-const MOST: usize = 65_536;
+/// Number of entries that are remembered individually.
+const LIMIT: usize = 65_536;
 
-/// How many a look-up sees to: it must not wait long.
+/// Number of keys that a lookup handles: it must not wait long.
 pub(super) const BATCH: usize = 256;
 
-/// All of them.
+/// All unwritten entries.
 #[derive(Debug, Default)]
 pub(super) struct UnwrittenEntries(Mutex<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// By the id of the key: the target, and which variants. The keys themselves may be long.
+    /// By the id of the key: the target, and the variants. The keys themselves may be long.
     keys: HashMap<u128, (u128, HashSet<VariantId>)>,
-    /// How many there are.
+    /// Number of variants.
     count: usize,
-    /// The keys that are being seen to.
-    begun: HashSet<u128>,
-    /// There were more.
-    more: bool,
+    /// The keys that are being handled.
+    in_progress: HashSet<u128>,
+    /// The limit was exceeded.
+    overflowed: bool,
 }
 
-/// Which of several was noted.
+/// Position of a noted entry in the list.
 #[derive(Debug, PartialEq, Eq)]
 enum UnwrittenEntry {
     First,
     Another,
 }
 
-/// What there is to do once the disk can be asked again.
+/// The work to do once the disk can be used again.
 #[derive(Debug, PartialEq, Eq)]
 enum DeferredWork {
-    /// These are to be seen to, and no others are left.
+    /// Handle these entries; no others are left.
     Last(Vec<EntryId>),
-    /// These are to be seen to.
+    /// Handle these entries.
     Some(Vec<EntryId>),
-    /// Too many: nothing on disk is to be trusted.
+    /// The limit was exceeded: no entry on disk may be used.
     TooMany,
 }
 
 impl UnwrittenEntries {
-    /// One more.
+    /// Adds an entry.
     fn note(&self, key: &CacheKey, variant: VariantId) -> UnwrittenEntry {
         let mut inner = self.0.lock();
-        if inner.count >= MOST {
-            inner.more = true;
+        if inner.count >= LIMIT {
+            inner.overflowed = true;
             return UnwrittenEntry::Another;
         }
-        let note =
+        let position =
             if inner.keys.is_empty() { UnwrittenEntry::First } else { UnwrittenEntry::Another };
         let (_, variants) =
             inner.keys.entry(key.id()).or_insert_with(|| (key.target_id(), HashSet::new()));
         let is_new = variants.insert(variant);
         inner.count += usize::from(is_new);
-        note
+        position
     }
 
-    /// Whether none is left that nobody has begun with.
+    /// Whether every entry is being handled.
     fn none_is_left(&self) -> bool {
         self.0.lock().keys.is_empty()
     }
 
-    /// Whether there are none: asked at every look at the disk.
+    /// Whether there are none: checked at every lookup on disk.
     fn is_empty(&self) -> bool {
         let inner = self.0.lock();
-        inner.keys.is_empty() && inner.begun.is_empty()
+        inner.keys.is_empty() && inner.in_progress.is_empty()
     }
 
-    /// Whether what is on disk of this key may be older than what is not.
+    /// Whether the disk may have an older version of an entry of this key.
     pub(super) fn may_have(&self, key: &CacheKey) -> bool {
         let inner = self.0.lock();
-        inner.more || inner.keys.contains_key(&key.id()) || inner.begun.contains(&key.id())
+        inner.overflowed
+            || inner.keys.contains_key(&key.id())
+            || inner.in_progress.contains(&key.id())
     }
 
-    /// The variants of about so many keys, which the caller sees to and says so; `None`: others do.
+    /// Takes the variants of at most `most` keys, which the caller handles before it calls `done`; `None`:
+    /// another caller does, or there are none.
     fn begin(&self, most: usize) -> Option<DeferredWork> {
         let mut inner = self.0.lock();
-        if !inner.begun.is_empty() || inner.keys.is_empty() {
+        if !inner.in_progress.is_empty() || inner.keys.is_empty() {
             return None;
         }
-        if inner.more {
+        if inner.overflowed {
             return Some(DeferredWork::TooMany);
         }
-        let begun: Vec<u128> = inner.keys.keys().copied().take(most).collect();
-        let mut all = Vec::with_capacity(begun.len());
-        for id in &begun {
+        let in_progress: Vec<u128> = inner.keys.keys().copied().take(most).collect();
+        let mut all = Vec::with_capacity(in_progress.len());
+        for id in &in_progress {
             let Some((target, variants)) = inner.keys.remove(id) else { continue };
             inner.count -= variants.len();
             all.extend(variants.into_iter().map(|variant| EntryId { target, id: *id, variant }));
         }
-        inner.begun.extend(begun);
+        inner.in_progress.extend(in_progress);
         Some(if inner.keys.is_empty() { DeferredWork::Last(all) } else { DeferredWork::Some(all) })
     }
 
-    /// Those that were begun are seen to.
+    /// The entries taken by `begin` have been handled.
     fn done(&self) {
-        self.0.lock().begun.clear();
+        self.0.lock().in_progress.clear();
     }
 
-    /// Everything is.
+    /// All entries have been handled.
     fn all_done(&self) {
         *self.0.lock() = Inner::default();
     }
 }
 
 impl TieredStore {
-    /// An answer that is in memory will not be on disk, where an older version may be: none may come back.
-    pub(super) fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
+    /// Called when a response in memory will not be written to disk: an older version there must not be used.
+    pub(super) fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, epoch: Epoch) {
         match &*self.deep.load() {
-            Some(deep) if !deep.disk.is_open() => {
+            Some(disk_tier) if !disk_tier.disk.is_open() => {
                 if self.unwritten.note(key, stored.variant) == UnwrittenEntry::First {
-                    self.distrust(deep);
+                    self.distrust(disk_tier);
                 }
             }
-            Some(deep) if deep.disk.may_hold(key.target_id()) || deep.disk.is_to_hold(key) => {
-                self.supersede(key, stored, mark);
+            Some(disk_tier)
+                if disk_tier.disk.may_hold(key.target_id()) || disk_tier.disk.is_to_hold(key) =>
+            {
+                self.supersede(key, stored, epoch);
             }
             None if self.to_be_opened.load(Ordering::Relaxed) => {
-                // That the other larder's disk is not to be trusted is said once it is this one's.
+                // The generations of the disk are persisted as unusable once this larder has opened it.
                 let _first = self.unwritten.note(key, stored.variant);
             }
             Some(_) | None => {}
         }
     }
 
-    /// Should larder end before the disk can be asked again, nothing that is on it now is to be used.
-    fn distrust(&self, deep: &DiskTier) {
-        let _alone = self.alone.lock();
+    /// Persists that no entry on disk may be used if larder ends before the disk works again.
+    fn distrust(&self, disk_tier: &DiskTier) {
+        let _guard = self.alone.lock();
         let all = self.generations.all().all;
-        deep.state.keep(Change { reach: PurgeScope::All, generation: self.trusted(all) });
+        disk_tier.state.keep(Change { reach: PurgeScope::All, generation: self.trusted(all) });
     }
 
-    /// What is said of everything on disk: while there is something that it does not know of, that nothing on it
-    /// is to be used by the next larder. Under the lock of `alone`.
+    /// The generation of everything to persist: while there are unwritten entries, it makes every entry on
+    /// disk unusable for the next larder. Call with `memory_only_reason` locked.
     pub(super) fn trusted(&self, all: Generation) -> Generation {
         if self.unwritten.is_empty() {
             all
@@ -159,17 +165,17 @@ impl TieredStore {
         }
     }
 
-    /// Everything of its target but this answer is unusable from now on, on disk above all.
-    fn supersede(&self, key: &CacheKey, stored: &Arc<StoredResponse>, mark: Epoch) {
-        let alone = self.alone.lock();
-        let place = EntryId { target: key.target_id(), id: key.id(), variant: stored.variant };
-        // What was kept meanwhile is newer, or the same.
+    /// Makes every entry of the target but this response unusable, above all on disk.
+    fn supersede(&self, key: &CacheKey, stored: &Arc<StoredResponse>, epoch: Epoch) {
+        let guard = self.alone.lock();
+        let entry_id = EntryId { target: key.target_id(), id: key.id(), variant: stored.variant };
+        // An entry stored meanwhile is newer, or the same.
         let kept = self
             .memory
-            .kept(place)
+            .kept(entry_id)
             .filter(|(_, kept, _)| is_newer(kept.asked, stored.asked, self.generations.so_far()));
-        let (stored, mark) = kept.map_or((Arc::clone(stored), mark), |(_, kept, at)| (kept, at));
-        let stored = match self.validity(key, mark) {
+        let (stored, epoch) = kept.map_or((Arc::clone(stored), epoch), |(_, kept, at)| (kept, at));
+        let stored = match self.validity(key, epoch) {
             Validity::Current => stored,
             Validity::Outdated(at) => Arc::new(stored.outdated(at)),
             Validity::Gone => return,
@@ -179,16 +185,20 @@ impl TieredStore {
             PurgeKind::Hard,
             self.deep.load().as_deref(),
         );
-        let mark = self.generations.mark();
-        drop(alone);
-        self.memory.put(key, stored, mark);
+        let epoch = self.generations.mark();
+        drop(guard);
+        self.memory.put(key, stored, epoch);
     }
 
-    /// The disk can be asked: what it does not know of is written now, or what it has instead is of no use. Sees to
-    /// so many keys at most; the others are taken for unknown to the disk until they are.
+    /// Handles unwritten entries once the disk can be used: each is written now, or the older version on disk
+    /// is invalidated. Handles `most` keys at most; lookups of the others skip the disk until they are
+    /// handled.
     pub(super) fn catch_up(&self, most: usize) {
-        let deep = self.deep.load();
-        let Some(deep) = deep.as_ref().filter(|deep| deep.disk.is_open()) else { return };
+        let disk_tier = self.deep.load();
+        let Some(disk_tier) = disk_tier.as_ref().filter(|disk_tier| disk_tier.disk.is_open())
+        else {
+            return;
+        };
         if self.unwritten.is_empty() {
             return;
         }
@@ -196,37 +206,41 @@ impl TieredStore {
             None => {}
             Some(DeferredWork::TooMany) => {
                 tracing::warn!(
-                    "Too much was kept that the disk does not know of: nothing on it is used"
+                    "Too many responses could not be written to disk: no entry on it is used"
                 );
-                let _alone = self.alone.lock();
-                self.invalidated(PurgeScope::All, PurgeKind::Hard, Some(deep));
+                let _guard = self.alone.lock();
+                self.invalidated(PurgeScope::All, PurgeKind::Hard, Some(disk_tier));
                 self.unwritten.all_done();
-                deep.state.replace(self.generations.all());
+                disk_tier.state.replace(self.generations.all());
             }
-            Some(DeferredWork::Some(missed)) => {
-                self.see_to(deep, missed);
+            Some(DeferredWork::Some(entries)) => {
+                self.handle(disk_tier, entries);
                 self.unwritten.done();
             }
-            Some(DeferredWork::Last(missed)) => {
-                self.see_to(deep, missed);
-                let _alone = self.alone.lock();
+            Some(DeferredWork::Last(entries)) => {
+                self.handle(disk_tier, entries);
+                let _guard = self.alone.lock();
                 self.unwritten.done();
                 if self.unwritten.none_is_left() {
-                    // What is on it is to be trusted again.
-                    deep.state.replace(self.generations.all());
+                    // Entries on disk may be used again.
+                    disk_tier.state.replace(self.generations.all());
                 }
             }
         }
     }
 
-    fn see_to(&self, deep: &Arc<DiskTier>, missed: Vec<EntryId>) {
-        for place in missed {
-            if let Some((key, stored, mark)) = self.memory.kept(place) {
-                self.write(deep, &key, &stored, mark, None);
+    fn handle(&self, disk_tier: &Arc<DiskTier>, entries: Vec<EntryId>) {
+        for entry_id in entries {
+            if let Some((key, stored, epoch)) = self.memory.kept(entry_id) {
+                self.write(disk_tier, &key, &stored, epoch, None);
             } else {
-                // It is gone from memory, and was newer than what is on disk.
-                let _alone = self.alone.lock();
-                self.invalidated(PurgeScope::Target(place.target), PurgeKind::Hard, Some(deep));
+                // The entry was evicted from memory, and was newer than the one on disk.
+                let _guard = self.alone.lock();
+                self.invalidated(
+                    PurgeScope::Target(entry_id.target),
+                    PurgeKind::Hard,
+                    Some(disk_tier),
+                );
             }
         }
     }
@@ -242,10 +256,10 @@ mod tests {
     use crate::semantics::target::Target;
 
     #[test]
-    fn too_many_are_all() {
-        let ring = KeyBuilder::new([7; 32], &[], Redactor::default());
+    fn too_many_unwritten_entries_make_the_whole_disk_unusable() {
+        let keys = KeyBuilder::new([7; 32], &[], Redactor::default());
         let target = Target::absolute("http://h/").unwrap();
-        let key = ring.key(&ProxyRequest::get(target), &Policy::origin());
+        let key = keys.key(&ProxyRequest::get(target), &Policy::origin());
         let unwritten = UnwrittenEntries::default();
         assert!(unwritten.is_empty() && !unwritten.may_have(&key));
         let noted = [1, 2, 1].map(|variant| unwritten.note(&key, VariantId(variant)));
@@ -255,11 +269,11 @@ mod tests {
         );
         let Some(DeferredWork::Last(two)) = unwritten.begin(BATCH) else { panic!("not so many") };
         assert_eq!(two.len(), 2);
-        assert_eq!(unwritten.begin(BATCH), None, "somebody sees to them");
+        assert_eq!(unwritten.begin(BATCH), None, "they are being handled");
         assert!(!unwritten.is_empty() && unwritten.may_have(&key));
         unwritten.done();
         assert!(unwritten.is_empty() && !unwritten.may_have(&key));
-        for variant in 0..=MOST as u128 {
+        for variant in 0..=LIMIT as u128 {
             let _noted = unwritten.note(&key, VariantId(variant));
         }
         assert_eq!(unwritten.begin(BATCH), Some(DeferredWork::TooMany));

@@ -1,4 +1,4 @@
-//! Parts of a response: what is one, what they hold, what they become together.
+//! Partial responses: validity, available ranges, joining.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -58,12 +58,12 @@ fn part(first: usize, last: usize) -> PartialResponse {
     part_of(BODY, first, last, STRONG, 0)
 }
 
-fn holds(part: &PartialResponse, fields: Fields<'_>) -> bool {
+fn has_range(part: &PartialResponse, fields: Fields<'_>) -> bool {
     part.holding(&map(fields)).is_some()
 }
 
 #[test]
-fn only_a_206_that_agrees_with_itself_and_has_a_strong_validator_is_a_part() {
+fn only_a_consistent_206_with_a_strong_validator_is_a_part() {
     let range = ("content-range", "bytes 2-4/10");
     for (status, fields, body, expected) in [
         (206, &[range, STRONG][..], "234", true),
@@ -89,7 +89,7 @@ fn only_a_206_that_agrees_with_itself_and_has_a_strong_validator_is_a_part() {
 }
 
 #[test]
-fn a_part_answers_only_one_range_that_lies_within_it() {
+fn a_part_satisfies_only_one_range_that_lies_within_it() {
     let part = part(2, 6);
     for (range, expected) in [
         ("bytes=2-6", true),
@@ -105,21 +105,21 @@ fn a_part_answers_only_one_range_that_lies_within_it() {
         ("bytes=6-2", false),
         ("items=2-6", false),
     ] {
-        assert_eq!(holds(&part, &[("range", range)]), expected, "{range}");
+        assert_eq!(has_range(&part, &[("range", range)]), expected, "{range}");
     }
-    assert!(!holds(&part, &[]), "no range asks for the whole");
+    assert!(!has_range(&part, &[]), "a request without a range is for the whole");
     let tail = part_of(BODY, 7, 9, STRONG, 0);
     for (range, expected) in [("bytes=-3", true), ("bytes=8-", true), ("bytes=-4", false)] {
-        assert_eq!(holds(&tail, &[("range", range)]), expected, "{range}");
+        assert_eq!(has_range(&tail, &[("range", range)]), expected, "{range}");
     }
 }
 
 #[test]
-fn if_range_must_name_the_parts_own_response() {
+fn if_range_must_match_the_response_of_the_part() {
     let range = ("range", "bytes=2-3");
-    assert!(holds(&part(2, 6), &[range, ("if-range", "\"a\"")]));
-    assert!(!holds(&part(2, 6), &[range, ("if-range", "\"b\"")]));
-    assert!(!holds(&part(2, 6), &[range, ("if-range", "W/\"a\"")]));
+    assert!(has_range(&part(2, 6), &[range, ("if-range", "\"a\"")]));
+    assert!(!has_range(&part(2, 6), &[range, ("if-range", "\"b\"")]));
+    assert!(!has_range(&part(2, 6), &[range, ("if-range", "W/\"a\"")]));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn joined_parts_have_the_fields_and_times_of_the_latest() {
 }
 
 #[test]
-fn only_all_bytes_are_the_whole() {
+fn only_all_bytes_form_the_whole() {
     assert!(part(0, 9).whole().is_some());
     for (first, last) in [(0, 8), (1, 9), (3, 3)] {
         assert!(part(first, last).whole().is_none(), "{first}-{last}");
@@ -185,16 +185,16 @@ fn only_all_bytes_are_the_whole() {
 
 proptest! {
     #[test]
-    fn whatever_comes_together_is_a_slice_of_the_body(
+    fn every_join_is_a_slice_of_the_body(
         body in vec(any::<u8>(), 1..200),
         cuts in vec((any::<proptest::sample::Index>(), any::<proptest::sample::Index>()), 1..12),
         largest in 1..250_usize,
     ) {
-        let mut known: Option<PartialResponse> = None;
+        let mut joined: Option<PartialResponse> = None;
         for (at, (a, b)) in cuts.iter().enumerate() {
             let (a, b) = (a.index(body.len()), b.index(body.len()));
             let next = part_of(&body, a.min(b), a.max(b), STRONG, at as u64);
-            let part = known.as_ref().and_then(|known| next.joined(known, largest)).unwrap_or(next);
+            let part = joined.as_ref().and_then(|joined| next.joined(joined, largest)).unwrap_or(next);
             let ByteRange { first, last } = part.span;
             let [first, last] = [first, last].map(|n| usize::try_from(n).unwrap());
             assert_eq!(part.stored.body, body[first..=last]);
@@ -204,7 +204,7 @@ proptest! {
                 Some(whole) => assert_eq!(whole.body, body),
                 None => assert!(part.stored.body.len() < body.len()),
             }
-            known = Some(part);
+            joined = Some(part);
         }
     }
 }

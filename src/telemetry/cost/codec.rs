@@ -1,23 +1,24 @@
-//! A day of an upstream as it is kept: bytes to bytes.
+//! Codec for the persisted usage of one upstream on one day.
 //!
-//! Owns: their form. A later larder may add to a value's end, never change what is before. Never
-//! touches: where they are kept (`store::state`).
+//! Owns: the format of key and value. A later version may append to a value, but not change the existing
+//! fields.
+//! Never touches: the database (`store::state_db`).
 
 use std::sync::Arc;
 
 use crate::telemetry::cost::credits::{CreditUsage, MicroCredits};
 use crate::telemetry::cost::utc_day::Day;
 
-/// What is to be kept under a key; `None`: no longer.
+/// A row to write to or remove from the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UsageRow {
-    /// Unique among the rows.
+    /// The unique key of the row.
     pub key: Vec<u8>,
-    /// What stands there.
+    /// The value; `None` removes the row.
     pub value: Option<Vec<u8>>,
 }
 
-/// The row of an upstream's day; without a sum it is to go.
+/// The row of an upstream and a day; without a sum it removes the persisted row.
 pub(super) fn encode(upstream: &str, day: Day, sum: Option<CreditUsage>) -> UsageRow {
     let mut key = day.raw().to_be_bytes().to_vec();
     key.extend_from_slice(upstream.as_bytes());
@@ -27,7 +28,7 @@ pub(super) fn encode(upstream: &str, day: Day, sum: Option<CreditUsage>) -> Usag
     UsageRow { key, value }
 }
 
-/// Whose it is, of which day, and how much; `None`: it is no row.
+/// The upstream, the day and the usage of a row; `None` if the row is invalid.
 pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, Day, CreditUsage)> {
     let (day, upstream) = key.split_first_chunk()?;
     let upstream = std::str::from_utf8(upstream).ok().filter(|name| !name.is_empty())?;
@@ -35,7 +36,7 @@ pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, Day, CreditU
     let (paid, rest) = number(rest)?;
     let (credits, rest) = number(rest)?;
     let (avoided_calls, rest) = number(rest)?;
-    let (avoided, _later) = number(rest)?;
+    let (avoided, _appended) = number(rest)?;
     let (credits, avoided) = (MicroCredits(credits), MicroCredits(avoided));
     let sum = CreditUsage { calls, paid, credits, avoided_calls, avoided };
     Some((upstream.into(), Day::from_raw(u32::from_be_bytes(*day)), sum))
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_is_read_as_it_was_written_whatever_a_later_larder_adds() {
+    fn a_row_is_decoded_as_encoded_also_with_appended_bytes() {
         let sum = CreditUsage {
             calls: 1,
             paid: 2,

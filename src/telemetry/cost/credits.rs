@@ -1,8 +1,8 @@
-//! What was spent and avoided, added up: whole numbers, so that nothing is lost however much is added.
+//! Sums of spent and avoided credits as integers, so that adding loses no precision.
 //!
-//! Owns: millionths of credits. Never touches: whose they are.
+//! Owns: fixed-point credits in millionths. Never touches: upstreams and periods.
 
-/// Millionths of a credit: what an API counts in whole credits adds up exactly.
+/// Millionths of a credit. Sums of whole credits are exact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct MicroCredits(pub(super) u64);
 
@@ -10,17 +10,17 @@ impl MicroCredits {
     /// One credit.
     pub(super) const CREDIT: Self = Self(MILLION);
 
-    /// What is no amount (negative, or no number) is none.
+    /// Converts from credits. A negative value or NaN becomes zero.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
-        reason = "the conversion saturates, and what is no amount becomes 0"
+        reason = "the conversion saturates, and negative values and NaN become 0"
     )]
     pub(super) fn of(credits: f64) -> Self {
         Self((credits * 1e6).round() as u64)
     }
 
-    /// In credits.
+    /// The value in credits.
     #[expect(clippy::cast_precision_loss, reason = "exact up to nine thousand million credits")]
     pub(super) fn credits(self) -> f64 {
         self.0 as f64 / 1e6
@@ -31,23 +31,23 @@ impl MicroCredits {
     }
 }
 
-/// What came together in some time.
+/// The usage in some period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct CreditUsage {
-    /// Calls that were made: answered, or left by a client that did not wait for the answer.
+    /// Calls that were made, including those whose client disconnected before the response.
     pub(super) calls: u64,
-    /// Those of them that cost something.
+    /// Calls that cost something.
     pub(super) paid: u64,
-    /// What they cost.
+    /// The cost of the calls.
     pub(super) credits: MicroCredits,
-    /// Calls that were not made, because what is stored answered.
+    /// Calls that were avoided by a response from the store or of another request's fill.
     pub(super) avoided_calls: u64,
-    /// What they would have cost, and what calls would have cost that cost nothing.
+    /// The cost of the avoided calls, plus the cost that calls without a charge would have had.
     pub(super) avoided: MicroCredits,
 }
 
 impl CreditUsage {
-    /// A call that cost so much.
+    /// The usage of one call with this cost.
     pub(super) fn spent(credits: MicroCredits) -> Self {
         let paid = u64::from(credits > MicroCredits::default());
         Self { calls: 1, paid, credits, ..Self::default() }
@@ -63,7 +63,7 @@ impl CreditUsage {
         }
     }
 
-    /// What a call costs that costs something; `None`: there was none yet.
+    /// The average cost of a call that cost something; `None` before the first one.
     pub(super) fn usual(self) -> Option<MicroCredits> {
         self.credits.0.checked_div(self.paid).map(MicroCredits)
     }
@@ -78,12 +78,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_amount_is_none_and_what_is_too_much_is_the_most() {
-        for nothing in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY, 1e-9] {
-            assert_eq!(MicroCredits::of(nothing), MicroCredits(0), "{nothing}");
+    fn invalid_amounts_become_zero_and_large_ones_saturate() {
+        for invalid in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY, 1e-9] {
+            assert_eq!(MicroCredits::of(invalid), MicroCredits(0), "{invalid}");
         }
-        for most in [f64::INFINITY, 1e300] {
-            assert_eq!(MicroCredits::of(most), MicroCredits(u64::MAX), "{most}");
+        for too_large in [f64::INFINITY, 1e300] {
+            assert_eq!(MicroCredits::of(too_large), MicroCredits(u64::MAX), "{too_large}");
         }
         let full = CreditUsage::spent(MicroCredits(u64::MAX));
         assert_eq!(full.plus(full).credits, MicroCredits(u64::MAX));

@@ -1,6 +1,6 @@
-//! What an upstream has cost, for its operator (`larder cost`, `/v1/cost`).
+//! Cost report of an upstream for operators (`larder cost`, `/v1/cost`).
 //!
-//! Owns: the values that are shown. Never touches: their JSON (`admin`).
+//! Owns: the reported values. Never touches: their JSON form (`admin`).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,61 +10,61 @@ use crate::telemetry::cost::usage::UsageHistory;
 use crate::telemetry::cost::utc_day::Day;
 use crate::telemetry::cost::{BudgetStatus, money, standing};
 
-/// One upstream that costs something.
+/// The costs of one priced upstream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CostReport {
-    /// The configured name.
+    /// The configured name of the upstream.
     pub upstream: Arc<str>,
-    /// What money is counted in.
+    /// The currency of all amounts of money.
     pub currency: String,
-    /// What a credit costs.
+    /// The price of a credit.
     pub per_credit: f64,
-    /// Since midnight (UTC).
+    /// Usage since midnight (UTC).
     pub today: PeriodUsage,
-    /// Since the first of the month (UTC).
+    /// Usage since the first of the month (UTC).
     pub month: PeriodUsage,
-    /// The budget, and how it stands; `None`: there is none.
+    /// The budget and its status, if one is configured.
     pub budget: Option<(CostBudget, BudgetStatus)>,
 }
 
-/// What was spent in a window, and what was not.
+/// The spent and the avoided cost in a period.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PeriodUsage {
-    /// When the window began.
+    /// The start of the period.
     pub since: SystemTime,
-    /// How long it still lasts.
+    /// Time until the period ends.
     pub ends_in: Duration,
-    /// Calls that were made: answered, or left by a client that did not wait for the answer.
+    /// Calls that were made, including those whose client disconnected before the response.
     pub calls: u64,
-    /// What they cost in credits.
+    /// The cost of the calls in credits.
     pub credits: f64,
-    /// What they cost.
+    /// The cost of the calls in money.
     pub money: f64,
-    /// Calls that were not made.
+    /// Calls that were avoided.
     pub avoided_calls: u64,
-    /// What they, and calls that cost nothing, would have cost in credits.
+    /// The avoided cost in credits: of avoided calls, and of calls without a charge.
     pub avoided_credits: f64,
-    /// What they would have cost.
+    /// The avoided cost in money.
     pub avoided_money: f64,
 }
 
 impl CostReport {
-    pub(super) fn of(book: &UsageHistory, cost: &Cost, now: SystemTime) -> Self {
-        let budget = cost.budget.map(|budget| (budget, standing(book, &budget, now)));
+    pub(super) fn of(history: &UsageHistory, cost: &Cost, now: SystemTime) -> Self {
+        let budget = cost.budget.map(|budget| (budget, standing(history, &budget, now)));
         Self {
-            upstream: Arc::clone(book.name()),
+            upstream: Arc::clone(history.name()),
             currency: cost.currency.clone(),
             per_credit: cost.per_credit,
-            today: PeriodUsage::of(book, cost, Period::Day, now),
-            month: PeriodUsage::of(book, cost, Period::Month, now),
+            today: PeriodUsage::new(history, cost, Period::Day, now),
+            month: PeriodUsage::new(history, cost, Period::Month, now),
             budget,
         }
     }
 }
 
 impl PeriodUsage {
-    fn of(book: &UsageHistory, cost: &Cost, period: Period, now: SystemTime) -> Self {
-        let (sum, day) = (book.window(period, now), Day::of(now));
+    fn new(history: &UsageHistory, cost: &Cost, period: Period, now: SystemTime) -> Self {
+        let (sum, day) = (history.window(period, now), Day::of(now));
         Self {
             since: day.first(period).begin(),
             ends_in: day.next(period).begin().duration_since(now).unwrap_or_default(),

@@ -1,7 +1,7 @@
-//! Reservations: calls under way set their usual price aside until their bills are known.
+//! Budget reservations: a pending call reserves its usual cost until its actual cost is known.
 //!
-//! Owns: that a reservation is released once, however its call ends. Never touches: how much a call
-//! costs, what becomes of a call for which nothing is left (`upstream::gate`).
+//! Owns: releasing a reservation exactly once, however its call ends. Never touches: the cost of a call, the
+//! handling of calls for which no credits are left (`upstream::admission`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,32 +9,32 @@ use std::time::Duration;
 use crate::telemetry::cost::credits::MicroCredits;
 use crate::telemetry::cost::usage::UsageHistory;
 
-/// Credits that are set aside for one call. Dropped, they are free again: the call's bill is in the book
-/// by then, or the call cost nothing.
+/// Credits that are reserved for one call. Dropping the reservation releases them; the call's cost has been
+/// recorded by then, or the call cost nothing.
 #[derive(Debug)]
 pub struct Reservation {
-    book: Arc<UsageHistory>,
+    history: Arc<UsageHistory>,
     price: MicroCredits,
 }
 
-/// Why a call may not be made.
+/// The reason why a budget does not permit a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BudgetShortage {
-    /// The budget is spent; its window ends in so long.
+    /// The budget is spent; the period ends after this time.
     Spent(Duration),
-    /// The calls under way are expected to spend all that is left.
+    /// Pending calls are expected to spend all remaining credits.
     Reserved,
 }
 
 impl Reservation {
-    /// Credits that `book` has set aside already.
-    pub(super) fn new(book: &Arc<UsageHistory>, price: MicroCredits) -> Self {
-        Self { book: Arc::clone(book), price }
+    /// Takes over credits that are already reserved in `history`.
+    pub(super) fn new(history: &Arc<UsageHistory>, price: MicroCredits) -> Self {
+        Self { history: Arc::clone(history), price }
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.book.release(self.price);
+        self.history.release(self.price);
     }
 }

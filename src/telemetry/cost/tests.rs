@@ -1,4 +1,4 @@
-//! Spending, avoiding, budgets and their windows, over reloads and restarts.
+//! Tests of recorded and avoided cost, budgets and their periods, across reloads and restarts.
 #![expect(clippy::float_cmp, reason = "whole credits are exact")]
 
 use std::time::UNIX_EPOCH;
@@ -28,7 +28,7 @@ fn in_header() -> CreditSource {
     CreditSource::Header(http::HeaderName::from_static("x-credits"))
 }
 
-fn a_month(credits: f64) -> CostBudget {
+fn monthly_budget(credits: f64) -> CostBudget {
     CostBudget {
         credits,
         period: Period::Month,
@@ -52,17 +52,17 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
     })
 }
 
-/// `coins` costs something, `roles` does not.
-fn account(clock: &Clock, cost: Cost) -> Arc<Telemetry> {
+/// Telemetry with a priced upstream `coins` and an upstream `roles` without a price.
+fn telemetry(clock: &Clock, cost: Cost) -> Arc<Telemetry> {
     let upstreams =
         [upstream("roles", "roles.example", None), upstream("coins", "*.example", Some(cost))];
-    let account = Telemetry::dated(clock.clone(), &[], &[]);
-    account.ledger().price(&upstreams);
-    account
+    let telemetry = Telemetry::dated(clock.clone(), &[], &[]);
+    telemetry.ledger().price(&upstreams);
+    telemetry
 }
 
-fn answered(account: &Telemetry, host: &str, result: ResultKind) {
-    account.record(&RequestEvent {
+fn record(telemetry: &Telemetry, host: &str, result: ResultKind) {
+    telemetry.record(&RequestEvent {
         route: 0,
         result,
         why: None,
@@ -81,57 +81,57 @@ fn answered(account: &Telemetry, host: &str, result: ResultKind) {
     });
 }
 
-fn only(account: &Telemetry, now: SystemTime) -> CostReport {
-    let spendings = account.ledger().spendings(now);
+fn only(telemetry: &Telemetry, now: SystemTime) -> CostReport {
+    let spendings = telemetry.ledger().spendings(now);
     assert_eq!(spendings.len(), 1);
     spendings.into_iter().next().unwrap()
 }
 
-/// What a disk would hold, if it held everything.
-fn kept(account: &Telemetry) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let rows = account.ledger().changed().into_iter();
+/// The changed rows, without removals.
+fn changed_rows(telemetry: &Telemetry) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let rows = telemetry.ledger().changed().into_iter();
     rows.filter_map(|row| Some((row.key, row.value?))).collect()
 }
 
-fn restored(account: &Telemetry, kept: &[(Vec<u8>, Vec<u8>)]) -> usize {
-    account.ledger().restore(kept.iter().map(|(key, value)| (&key[..], &value[..])))
+fn restored(telemetry: &Telemetry, rows: &[(Vec<u8>, Vec<u8>)]) -> usize {
+    telemetry.ledger().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])))
 }
 
 #[test]
-fn what_calls_cost_adds_up_by_day_and_month() {
-    let account = account(&Clock::by_hand(noon()), cost(in_header(), None));
-    let ledger = account.ledger();
+fn the_cost_of_calls_is_summed_by_day_and_month() {
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
+    let ledger = telemetry.ledger();
     ledger.spend("coins", 1.0, noon() - DAY);
     ledger.spend("coins", 2.0, noon());
     ledger.spend("coins", 0.0, noon());
     ledger.spend("coins", 5.0, noon() + 17 * DAY);
     ledger.spend("roles", 7.0, noon());
-    ledger.spend("nobody", 7.0, noon());
-    let coins = only(&account, noon());
+    ledger.spend("unknown", 7.0, noon());
+    let coins = only(&telemetry, noon());
     assert_eq!((coins.today.calls, coins.today.credits), (2, 2.0));
     assert_eq!((coins.month.calls, coins.month.credits, coins.month.money), (3, 3.0, 1.5));
     assert_eq!(coins.month.since, noon() - 14 * DAY - DAY / 2);
     assert_eq!(coins.today.ends_in, DAY / 2);
-    assert_eq!(only(&account, noon() + 17 * DAY).month.credits, 5.0);
+    assert_eq!(only(&telemetry, noon() + 17 * DAY).month.credits, 5.0);
 }
 
 #[test]
-fn an_answer_without_a_call_avoids_what_calls_cost_on_average() {
-    let account = account(&Clock::by_hand(noon()), cost(in_header(), None));
-    answered(&account, "api.example", ResultKind::Hit);
-    assert_eq!(only(&account, noon()).today.avoided_credits, 1.0, "nothing is known yet");
-    account.ledger().spend("coins", 2.0, noon());
-    account.ledger().spend("coins", 4.0, noon());
-    account.ledger().spend("coins", 0.0, noon());
-    assert_eq!(account.ledger().usual("coins"), 3.0);
+fn a_response_without_a_call_avoids_the_average_cost() {
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
+    record(&telemetry, "api.example", ResultKind::Hit);
+    assert_eq!(only(&telemetry, noon()).today.avoided_credits, 1.0, "no cost is known yet");
+    telemetry.ledger().spend("coins", 2.0, noon());
+    telemetry.ledger().spend("coins", 4.0, noon());
+    telemetry.ledger().spend("coins", 0.0, noon());
+    assert_eq!(telemetry.ledger().usual("coins"), 3.0);
     for result in ResultKind::ALL {
-        answered(&account, "api.example", result);
+        record(&telemetry, "api.example", result);
     }
-    answered(&account, "roles.example", ResultKind::Hit);
-    answered(&account, "elsewhere.test", ResultKind::Hit);
-    let today = only(&account, noon()).today;
+    record(&telemetry, "roles.example", ResultKind::Hit);
+    record(&telemetry, "elsewhere.test", ResultKind::Hit);
+    let today = only(&telemetry, noon()).today;
     assert_eq!((today.avoided_calls, today.avoided_credits, today.calls), (4, 10.0, 3));
-    let page = account.render();
+    let page = telemetry.render();
     for line in [
         "larder_cost_avoided_total{upstream=\"coins\"} 5\n",
         "larder_cost_total{upstream=\"coins\"} 3\n",
@@ -142,99 +142,99 @@ fn an_answer_without_a_call_avoids_what_calls_cost_on_average() {
 }
 
 #[test]
-fn a_call_that_is_priced_as_such_is_avoided_at_that_price() {
-    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(0.25), None));
-    answered(&account, "api.example", ResultKind::Coalesced);
-    account.ledger().avoided("coins", 0.25, noon());
-    let today = only(&account, noon()).today;
-    assert_eq!((today.avoided_calls, today.avoided_credits), (1, 0.5), "a 304 was a call");
+fn an_avoided_call_with_a_fixed_price_counts_at_that_price() {
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(0.25), None));
+    record(&telemetry, "api.example", ResultKind::Coalesced);
+    telemetry.ledger().avoided("coins", 0.25, noon());
+    let today = only(&telemetry, noon()).today;
+    assert_eq!((today.avoided_calls, today.avoided_credits), (1, 0.5), "a revalidation is a call");
 }
 
 #[test]
-fn what_is_avoided_belongs_to_the_day_on_which_it_was() {
+fn an_avoided_call_is_counted_on_its_day() {
     let clock = Clock::by_hand(noon());
-    let account = account(&clock, cost(in_header(), None));
-    answered(&account, "api.example", ResultKind::Hit);
+    let telemetry = telemetry(&clock, cost(in_header(), None));
+    record(&telemetry, "api.example", ResultKind::Hit);
     clock.advance(DAY);
-    answered(&account, "api.example", ResultKind::Hit);
-    answered(&account, "api.example", ResultKind::Hit);
-    assert_eq!(only(&account, noon()).today.avoided_calls, 1);
-    assert_eq!(only(&account, noon() + DAY).today.avoided_calls, 2);
-    assert_eq!(only(&account, noon()).month.avoided_calls, 3);
+    record(&telemetry, "api.example", ResultKind::Hit);
+    record(&telemetry, "api.example", ResultKind::Hit);
+    assert_eq!(only(&telemetry, noon()).today.avoided_calls, 1);
+    assert_eq!(only(&telemetry, noon() + DAY).today.avoided_calls, 2);
+    assert_eq!(only(&telemetry, noon()).month.avoided_calls, 3);
 }
 
 #[test]
-fn a_budget_is_spent_until_its_window_ends() {
-    let budget = a_month(10.0);
-    let account = account(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
-    let standing = |now| account.ledger().standing("coins", &budget, now);
-    account.ledger().spend("coins", 7.0, noon());
-    let before = standing(noon());
+fn a_spent_budget_is_available_again_in_the_next_period() {
+    let budget = monthly_budget(10.0);
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
+    let status = |now| telemetry.ledger().standing("coins", &budget, now);
+    telemetry.ledger().spend("coins", 7.0, noon());
+    let before = status(noon());
     assert_eq!((before.used, before.share, before.spent, before.warn), (7.0, 0.7, false, false));
-    account.ledger().spend("coins", 1.0, noon());
-    assert!(standing(noon()).warn && !standing(noon()).spent);
-    account.ledger().spend("coins", 2.0, noon());
+    telemetry.ledger().spend("coins", 1.0, noon());
+    assert!(status(noon()).warn && !status(noon()).spent);
+    telemetry.ledger().spend("coins", 2.0, noon());
     let last = noon() + 16 * DAY + DAY / 2 - Duration::from_secs(1);
-    assert!(standing(last).spent);
-    assert_eq!(standing(last).ends_in, Duration::from_secs(1));
-    let next = standing(last + Duration::from_secs(1));
+    assert!(status(last).spent);
+    assert_eq!(status(last).ends_in, Duration::from_secs(1));
+    let next = status(last + Duration::from_secs(1));
     assert_eq!((next.used, next.spent, next.ends_in), (0.0, false, 28 * DAY));
-    // By a clock that was set back the window before counts again.
-    assert!(standing(last).spent);
+    // If the clock is set back, the previous period counts again.
+    assert!(status(last).spent);
 }
 
 #[test]
-fn a_clock_set_back_or_years_ahead_loses_nothing_of_this_month() {
-    let account = account(&Clock::by_hand(noon()), cost(in_header(), None));
-    account.ledger().spend("coins", 3.0, noon());
-    account.ledger().spend("coins", 1.0, noon() + 4000 * DAY);
-    account.ledger().spend("coins", 1.0, UNIX_EPOCH);
-    account.ledger().spend("coins", 4.0, noon());
-    assert_eq!(only(&account, noon()).today.credits, 7.0);
+fn a_clock_that_is_set_back_or_years_ahead_loses_no_usage_of_this_month() {
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
+    telemetry.ledger().spend("coins", 3.0, noon());
+    telemetry.ledger().spend("coins", 1.0, noon() + 4000 * DAY);
+    telemetry.ledger().spend("coins", 1.0, UNIX_EPOCH);
+    telemetry.ledger().spend("coins", 4.0, noon());
+    assert_eq!(only(&telemetry, noon()).today.credits, 7.0);
 }
 
 #[test]
 fn the_last_thirteen_months_are_kept() {
-    let account = account(&Clock::by_hand(noon()), cost(in_header(), None));
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
     for month in 0..13 {
-        account.ledger().spend("coins", 1.0, noon() + month * 31 * DAY);
+        telemetry.ledger().spend("coins", 1.0, noon() + month * 31 * DAY);
     }
-    assert_eq!(kept(&account).len(), 13);
-    account.ledger().spend("coins", 1.0, noon() + 13 * 31 * DAY);
-    let rows = account.ledger().changed();
-    let gone: Vec<_> = rows.iter().filter(|row| row.value.is_none()).collect();
-    assert_eq!((rows.len(), gone.len()), (2, 1));
-    assert_eq!(only(&account, noon()).month.credits, 0.0);
-    assert_eq!(only(&account, noon() + 31 * DAY).month.credits, 1.0);
+    assert_eq!(changed_rows(&telemetry).len(), 13);
+    telemetry.ledger().spend("coins", 1.0, noon() + 13 * 31 * DAY);
+    let rows = telemetry.ledger().changed();
+    let removed: Vec<_> = rows.iter().filter(|row| row.value.is_none()).collect();
+    assert_eq!((rows.len(), removed.len()), (2, 1));
+    assert_eq!(only(&telemetry, noon()).month.credits, 0.0);
+    assert_eq!(only(&telemetry, noon() + 31 * DAY).month.credits, 1.0);
 }
 
 #[test]
-fn what_was_kept_is_added_to_what_was_spent_meanwhile() {
+fn restored_usage_is_added_to_the_usage_since_the_start() {
     let clock = Clock::by_hand(noon());
-    let before = account(&clock, cost(in_header(), None));
+    let before = telemetry(&clock, cost(in_header(), None));
     before.ledger().spend("coins", 3.0, noon());
     before.ledger().spend("coins", 5.0, noon() - DAY);
-    answered(&before, "api.example", ResultKind::Hit);
-    let rows = kept(&before);
+    record(&before, "api.example", ResultKind::Hit);
+    let rows = changed_rows(&before);
     assert_eq!(rows.len(), 2);
-    assert!(before.ledger().changed().is_empty(), "each change is told once");
-    let after = account(&clock, cost(in_header(), None));
+    assert!(before.ledger().changed().is_empty(), "each change is reported once");
+    let after = telemetry(&clock, cost(in_header(), None));
     after.ledger().spend("coins", 1.0, noon());
     assert_eq!(restored(&after, &rows), 0);
     let coins = only(&after, noon());
     assert_eq!((coins.today.credits, coins.month.credits), (4.0, 9.0));
     assert_eq!((coins.today.avoided_calls, after.ledger().usual("coins")), (1, 3.0));
-    let changed = kept(&after);
-    assert_eq!(changed.len(), 1, "what did not change is not written again");
-    assert_eq!(restored(&account(&clock, cost(in_header(), None)), &changed), 0);
+    let changed = changed_rows(&after);
+    assert_eq!(changed.len(), 1, "unchanged days are not written again");
+    assert_eq!(restored(&telemetry(&clock, cost(in_header(), None)), &changed), 0);
     let unreadable = [(b"x".to_vec(), Vec::new())];
     assert_eq!(restored(&after, &unreadable), 1);
 }
 
 #[test]
-fn a_reload_goes_on_in_the_same_books() {
+fn usage_is_kept_across_reloads() {
     let clock = Clock::by_hand(noon());
-    let before = account(&clock, cost(in_header(), Some(a_month(10.0))));
+    let before = telemetry(&clock, cost(in_header(), Some(monthly_budget(10.0))));
     before.ledger().spend("coins", 5.0, noon());
     let line = "larder_budget_used_ratio{upstream=\"coins\"} 0.5\n";
     assert!(before.render().contains(line));
@@ -245,53 +245,57 @@ fn a_reload_goes_on_in_the_same_books() {
     before.ledger().spend("coins", 1.0, noon());
     let coins = only(&after, noon());
     assert_eq!((coins.month.credits, coins.month.money), (6.0, 12.0));
-    answered(&after, "api.example", ResultKind::Hit);
-    assert_eq!(only(&after, noon()).month.avoided_calls, 0, "its hosts are others now");
+    record(&after, "api.example", ResultKind::Hit);
+    assert_eq!(only(&after, noon()).month.avoided_calls, 0, "the upstream has other hosts now");
     after.ledger().price(&[]);
     after.ledger().spend("coins", 1.0, noon());
     after.ledger().price(&[upstream("coins", "coins.example", Some(cost(in_header(), None)))]);
-    assert_eq!(only(&after, noon()).month.credits, 7.0, "no call is lost that was under way");
+    assert_eq!(
+        only(&after, noon()).month.credits,
+        7.0,
+        "no call that was pending during a reload is lost"
+    );
 }
 
 #[test]
-fn threads_that_hit_at_once_are_all_counted() {
-    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), None));
+fn concurrent_hits_are_all_counted() {
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), None));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for n in 0..1000 {
-                    answered(&account, "api.example", ResultKind::Hit);
+                    record(&telemetry, "api.example", ResultKind::Hit);
                     if n % 100 == 0 {
-                        account.ledger().spend("coins", 1.0, noon());
+                        telemetry.ledger().spend("coins", 1.0, noon());
                     }
                 }
             });
         }
     });
-    let today = only(&account, noon()).today;
+    let today = only(&telemetry, noon()).today;
     assert_eq!((today.avoided_calls, today.avoided_credits, today.credits), (4000, 4000.0, 40.0));
 }
 
 #[test]
-fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
-    let budget = a_month(10.0);
-    let account = account(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
-    let written = CapturedLog::default();
-    tracing::subscriber::with_default(written.log(), || {
+fn a_budget_warns_once_per_period_and_once_more_when_it_is_spent() {
+    let budget = monthly_budget(10.0);
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
+    let log = CapturedLog::default();
+    tracing::subscriber::with_default(log.log(), || {
         for month in 0..2 {
             for _ in 0..12 {
                 let now = noon() + month * 31 * DAY;
-                account.ledger().spend("coins", 1.0, now);
-                account.ledger().standing("coins", &budget, now);
+                telemetry.ledger().spend("coins", 1.0, now);
+                telemetry.ledger().standing("coins", &budget, now);
             }
         }
     });
-    let lines = written.lines();
-    let said: Vec<_> =
+    let lines = log.lines();
+    let messages: Vec<_> =
         lines.iter().map(|line| (line["message"].as_str().unwrap(), &line["used"])).collect();
     let (nearly, spent) = (serde_json::json!(8), serde_json::json!(10));
     let month = [("Budget nearly spent", &nearly), ("Budget spent", &spent)];
-    assert_eq!(said, [month, month].concat());
+    assert_eq!(messages, [month, month].concat());
     assert_eq!(
         (&lines[0]["upstream"], &lines[0]["at_limit"]),
         (&"coins".into(), &"stale-only".into())
@@ -301,33 +305,34 @@ fn a_budget_warns_once_in_each_window_and_once_more_when_it_is_spent() {
 // ---- reservations
 
 #[test]
-fn calls_under_way_reserve_their_price_and_the_last_credit_is_spent() {
+fn pending_calls_reserve_their_cost_and_the_last_credit_is_spent() {
     let budget = CostBudget { credits: 5.0, period: Period::Day, ..a_month(5.0) };
-    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
-    let ledger = account.ledger();
+    let telemetry =
+        telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
+    let ledger = telemetry.ledger();
     let reserve = || ledger.reserve("coins", &budget, noon());
-    let under_way: Vec<_> = (0..5).map(|_| reserve().expect("there is room")).collect();
+    let pending: Vec<_> = (0..5).map(|_| reserve().expect("credits are left")).collect();
     assert_eq!(reserve().err(), Some(BudgetShortage::Reserved));
     assert_eq!(ledger.shortage("coins", &budget, noon()), Some(BudgetShortage::Reserved));
-    for reservation in under_way.into_iter().skip(1) {
+    for reservation in pending.into_iter().skip(1) {
         ledger.spend("coins", 1.0, noon());
         drop(reservation);
-        assert!(reserve().is_ok(), "the fifth cost nothing, and its reservation is gone");
+        assert!(reserve().is_ok(), "one call cost nothing, and its reservation is released");
     }
     ledger.spend("coins", 1.0, noon());
     assert_eq!(reserve().err(), Some(BudgetShortage::Spent(DAY / 2)));
 }
 
 #[test]
-fn one_call_after_another_spends_a_budget_to_its_end_whatever_they_cost() {
-    let budget = a_month(5.0);
+fn consecutive_calls_spend_a_budget_completely_at_any_price() {
+    let budget = monthly_budget(5.0);
     for (credits, price, calls) in [
         (CreditSource::PerCall(1.0), 1.0, 5),
         (CreditSource::PerCall(2.0), 2.0, 3),
         (in_header(), 0.5, 10),
     ] {
-        let account = account(&Clock::by_hand(noon()), cost(credits, Some(budget)));
-        let ledger = account.ledger();
+        let telemetry = telemetry(&Clock::by_hand(noon()), cost(credits, Some(budget)));
+        let ledger = telemetry.ledger();
         let mut made = 0;
         while let Ok(_reservation) = ledger.reserve("coins", &budget, noon()) {
             ledger.spend("coins", price, noon());
@@ -338,38 +343,40 @@ fn one_call_after_another_spends_a_budget_to_its_end_whatever_they_cost() {
 }
 
 #[test]
-fn a_learned_price_is_reserved_and_a_credit_at_least() {
-    let budget = a_month(10.0);
-    let account = account(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
-    let ledger = account.ledger();
-    let at_once = || {
+fn a_learned_price_is_reserved_but_at_least_one_credit() {
+    let budget = monthly_budget(10.0);
+    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
+    let ledger = telemetry.ledger();
+    let concurrent_calls = || {
         let reserve = |_| ledger.reserve("coins", &budget, noon()).ok();
         (0..20).map_while(reserve).collect::<Vec<_>>().len()
     };
-    assert_eq!(at_once(), 10, "nothing is known yet: a credit");
+    assert_eq!(concurrent_calls(), 10, "no price is known yet: one credit each");
     ledger.spend("coins", 0.5, noon());
-    assert_eq!(at_once(), 10);
+    assert_eq!(concurrent_calls(), 10);
     ledger.spend("coins", 5.5, noon());
-    assert_eq!(at_once(), 2, "3 each, 4 left");
+    assert_eq!(concurrent_calls(), 2, "3 each, 4 left");
 }
 
 #[test]
-fn threads_that_reserve_at_once_are_given_no_more_than_there_is() {
-    let budget = a_month(100.0);
-    let account = account(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
-    let given = std::sync::atomic::AtomicU64::new(0);
+fn concurrent_reservations_never_exceed_the_budget() {
+    let budget = monthly_budget(100.0);
+    let telemetry =
+        telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
+    let granted = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while let Ok(reservation) = account.ledger().reserve("coins", &budget, noon()) {
-                    account.ledger().spend("coins", 1.0, noon());
+                while let Ok(reservation) = telemetry.ledger().reserve("coins", &budget, noon()) {
+                    telemetry.ledger().spend("coins", 1.0, noon());
                     drop(reservation);
-                    given.fetch_add(1, Ordering::Relaxed);
+                    granted.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
     });
-    // A thread may stop while another's call is both reserved and spent; no thread overspends.
-    let given = given.into_inner();
-    assert!((97..=100).contains(&given), "{given}");
+    // A thread may stop early while the call of another one is both reserved and spent; the budget is never
+    // exceeded.
+    let granted = granted.into_inner();
+    assert!((97..=100).contains(&granted), "{granted}");
 }

@@ -1,7 +1,7 @@
-//! What one upstream has cost, day by day.
+//! Daily usage of one upstream.
 //!
-//! Owns: the days, which of them changed since they were kept, what is forgotten. Never touches:
-//! prices, budgets.
+//! Owns: the days, the set of days with unsaved changes, the removal of old days. Never touches: prices,
+//! budgets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use crate::telemetry::cost::codec::{self, UsageRow};
 use crate::telemetry::cost::credits::{CreditUsage, MicroCredits};
 use crate::telemetry::cost::utc_day::Day;
 
-/// One upstream, by its name: it outlives a reload, and is found again after a restart.
+/// The usage of the upstream with this name. It is kept across reloads and restarts.
 #[derive(Debug)]
 pub(super) struct UsageHistory {
     name: Arc<str>,
-    /// What hits avoided and is in no day yet: a hit must not wait for a lock.
+    /// Avoided calls that are not in `days` yet: a hit must not wait for a lock.
     avoided: Avoided,
-    /// What a call costs that costs something, in millionths; zero: not known yet.
-    usual: AtomicU64,
+    /// The average cost of a call that cost something, in millionths of a credit; zero if not known yet.
+    average: AtomicU64,
     days: Mutex<Days>,
 }
 
@@ -36,130 +36,131 @@ struct Avoided {
 #[derive(Debug, Default)]
 struct Days {
     by_day: BTreeMap<Day, CreditUsage>,
-    all: CreditUsage,
+    total: CreditUsage,
     changed: BTreeSet<Day>,
-    told: Option<AlertState>,
-    /// The credits that calls under way are expected to cost.
+    last_alert: Option<AlertState>,
+    /// The credits that are reserved for pending calls.
     reserved: MicroCredits,
 }
 
-/// What an operator was told of a budget last.
+/// The last warning about a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AlertState {
-    /// In the window that begins then.
+    /// The first day of the period that the warning is about.
     pub(super) window: Day,
-    /// Of a budget of this size.
+    /// The size of the budget.
     pub(super) budget: MicroCredits,
-    /// That it is spent; else that it nearly is.
+    /// Whether the warning said that the budget is spent, and not nearly spent.
     pub(super) spent: bool,
 }
 
 impl UsageHistory {
     pub(super) fn new(name: Arc<str>) -> Self {
-        let (avoided, usual, days) = (Avoided::default(), AtomicU64::new(0), Mutex::default());
-        Self { name, avoided, usual, days }
+        let (avoided, average, days) = (Avoided::default(), AtomicU64::new(0), Mutex::default());
+        Self { name, avoided, average, days }
     }
 
     pub(super) fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// A call that cost so much.
+    /// Records a call with this cost.
     pub(super) fn spend(&self, credits: MicroCredits, now: SystemTime) {
-        self.settled().add(Day::of(now), CreditUsage::spent(credits));
-        self.note_usual();
+        self.lock_days().add(Day::of(now), CreditUsage::spent(credits));
+        self.update_average();
     }
 
-    /// A call that was made and cost nothing, though others cost so much.
+    /// Records a call without a charge; `avoided` is the usual cost.
     pub(super) fn spare(&self, avoided: MicroCredits, now: SystemTime) {
-        self.settled().add(Day::of(now), CreditUsage { avoided, ..CreditUsage::default() });
+        self.lock_days().add(Day::of(now), CreditUsage { avoided, ..CreditUsage::default() });
     }
 
-    /// A call that was not made and would have cost so much. On the way of every hit.
+    /// Records an avoided call and its usual cost. Runs for every hit.
     pub(super) fn avoid(&self, credits: MicroCredits, now: SystemTime) {
         let day = Day::of(now).raw();
         if self.avoided.day.load(Ordering::Relaxed) != day {
-            let _days = self.settled();
+            let _days = self.lock_days();
             self.avoided.day.store(day, Ordering::Relaxed);
         }
         self.avoided.calls.fetch_add(1, Ordering::Relaxed);
         self.avoided.credits.fetch_add(credits.0, Ordering::Relaxed);
     }
 
-    /// What a call costs that costs something; `None`: there was none yet.
+    /// The average cost of a call that cost something; `None` before the first one.
     pub(super) fn usual(&self) -> Option<MicroCredits> {
-        let usual = self.usual.load(Ordering::Relaxed);
-        (usual > 0).then_some(MicroCredits(usual))
+        let average = self.average.load(Ordering::Relaxed);
+        (average > 0).then_some(MicroCredits(average))
     }
 
-    /// What came together in the window of `now`.
+    /// The usage in the period of `now`.
     pub(super) fn window(&self, period: Period, now: SystemTime) -> CreditUsage {
-        self.settled().window(period, now)
+        self.lock_days().usage_in_period(period, now)
     }
 
-    /// Sets `price` aside, unless the credits spent in the window of `now` and those set aside leave
-    /// nothing of `all`: then `false`. As long as anything is left a call may go out, even one that is
-    /// expected to cost more: otherwise the last credits of a budget could never be spent.
+    /// Reserves `price` and returns `true` if the credits spent in the period of `now` plus the reserved ones
+    /// are less than `budget`, else returns `false`. A call is permitted while any credits are left, even if
+    /// it is expected to cost more; otherwise the last credits of a budget could never be spent.
     pub(super) fn reserve(
         &self,
         price: MicroCredits,
-        all: MicroCredits,
+        budget: MicroCredits,
         period: Period,
         now: SystemTime,
     ) -> bool {
-        let mut days = self.settled();
-        let fits = days.window(period, now).credits.plus(days.reserved) < all;
+        let mut days = self.lock_days();
+        let fits = days.usage_in_period(period, now).credits.plus(days.reserved) < budget;
         if fits {
             days.reserved = days.reserved.plus(price);
         }
         fits
     }
 
-    /// The credits set aside for a call are free again.
+    /// Releases the credits that were reserved for a call.
     pub(super) fn release(&self, price: MicroCredits) {
         let mut days = self.days.lock();
         days.reserved = MicroCredits(days.reserved.0.saturating_sub(price.0));
     }
 
-    /// The credits that calls under way are expected to cost.
+    /// The credits that are reserved for pending calls.
     pub(super) fn reserved(&self) -> MicroCredits {
         self.days.lock().reserved
     }
 
-    /// Takes down what an operator is told; false: it was told before.
-    pub(super) fn tell(&self, told: AlertState) -> bool {
+    /// Records a warning. `false` if the same warning was recorded before in this period.
+    pub(super) fn tell(&self, alert: AlertState) -> bool {
         let mut days = self.days.lock();
-        let before =
-            days.told.filter(|before| (before.window, before.budget) == (told.window, told.budget));
-        let news = before.is_none_or(|before| told.spent && !before.spent);
-        if news {
-            days.told = Some(told);
+        let before = days
+            .last_alert
+            .filter(|before| (before.window, before.budget) == (alert.window, alert.budget));
+        let is_new = before.is_none_or(|before| alert.spent && !before.spent);
+        if is_new {
+            days.last_alert = Some(alert);
         }
-        news
+        is_new
     }
 
-    /// Adds what an earlier larder kept of a day to what happened since this one started.
-    pub(super) fn adopt(&self, day: Day, kept: CreditUsage) {
-        let mut days = self.settled();
-        let own = days.by_day.contains_key(&day);
-        days.add(day, kept);
-        if !own {
+    /// Adds the persisted usage of a day to the usage since the start of this process.
+    pub(super) fn adopt(&self, day: Day, persisted: CreditUsage) {
+        let mut days = self.lock_days();
+        let has_own_usage = days.by_day.contains_key(&day);
+        days.add(day, persisted);
+        if !has_own_usage {
             days.changed.remove(&day);
         }
         drop(days);
-        self.note_usual();
+        self.update_average();
     }
 
-    /// What changed since this was asked last.
+    /// Appends the rows of the days that changed since the last call of this method.
     pub(super) fn changed(&self, rows: &mut Vec<UsageRow>) {
-        let mut days = self.settled();
+        let mut days = self.lock_days();
         for day in std::mem::take(&mut days.changed) {
             rows.push(codec::encode(&self.name, day, days.by_day.get(&day).copied()));
         }
     }
 
-    /// The days, with all that was avoided among them.
-    fn settled(&self) -> MutexGuard<'_, Days> {
+    /// Locks the days and adds the avoided calls that are not in them yet.
+    fn lock_days(&self) -> MutexGuard<'_, Days> {
         let mut days = self.days.lock();
         let avoided_calls = self.avoided.calls.swap(0, Ordering::Relaxed);
         let avoided = MicroCredits(self.avoided.credits.swap(0, Ordering::Relaxed));
@@ -170,42 +171,42 @@ impl UsageHistory {
         days
     }
 
-    fn note_usual(&self) {
-        let usual = self.days.lock().all.usual().unwrap_or_default();
-        self.usual.store(usual.0, Ordering::Relaxed);
+    fn update_average(&self) {
+        let average = self.days.lock().total.usual().unwrap_or_default();
+        self.average.store(average.0, Ordering::Relaxed);
     }
 }
 
 impl Days {
-    fn window(&self, period: Period, now: SystemTime) -> CreditUsage {
+    fn usage_in_period(&self, period: Period, now: SystemTime) -> CreditUsage {
         let day = Day::of(now);
         let window = self.by_day.range(day.first(period)..day.next(period));
         window.fold(CreditUsage::default(), |sum, (_, one)| sum.plus(*one))
     }
 
     fn add(&mut self, day: Day, sum: CreditUsage) {
-        self.all = self.all.plus(sum);
+        self.total = self.total.plus(sum);
         let before = self.by_day.get(&day).copied();
         self.by_day.insert(day, before.unwrap_or_default().plus(sum));
         self.changed.insert(day);
         if before.is_none() {
-            self.forget();
+            self.drop_old_months();
         }
     }
 
-    /// Keeps the last months in which anything was counted. Not those before some date: a clock that
-    /// is years ahead for a moment must not cost what this month has spent.
-    fn forget(&mut self) {
+    /// Drops all but the last months that have usage. The limit is a number of months and not a date: if the
+    /// clock is years ahead for a moment, the usage of the current month must not be lost.
+    fn drop_old_months(&mut self) {
         let mut months: Vec<Day> = self.by_day.keys().map(|day| day.first(Period::Month)).collect();
         months.dedup();
         let Some(oldest) = months.len().checked_sub(MONTHS).map(|over| months[over]) else {
             return;
         };
         let kept = self.by_day.split_off(&oldest);
-        let gone = std::mem::replace(&mut self.by_day, kept);
-        self.changed.extend(gone.into_keys());
+        let dropped = std::mem::replace(&mut self.by_day, kept);
+        self.changed.extend(dropped.into_keys());
     }
 }
 
-/// A year and the month that is compared with its first.
+/// One year plus the current month, which can be compared with the same month of the previous year.
 const MONTHS: usize = 13;

@@ -1,13 +1,13 @@
-//! Days and their months in UTC, as they are counted in the books.
+//! UTC days and their months, for the usage history.
 //!
-//! Owns: the number of a day, the days that its window begins and ends with. Never touches: the clock.
+//! Owns: the number of a day, the first day of its period and of the next one. Never touches: the clock.
 
 use std::time::{Duration, SystemTime};
 
 use crate::policy::upstream::Period;
 use crate::semantics::utc_calendar::{until_midnight, until_next_month};
 
-/// A day, counted from 1970-01-01. What was before is that day.
+/// A day, as the number of days since 1970-01-01. Earlier times become that day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Day(u32);
 
@@ -15,7 +15,7 @@ impl Day {
     /// The day of a time.
     pub(super) fn of(time: SystemTime) -> Self {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self(u32::try_from(since.as_secs() / DAY).unwrap_or(u32::MAX))
+        Self(u32::try_from(since.as_secs() / DAY_SECONDS).unwrap_or(u32::MAX))
     }
 
     pub(super) const fn from_raw(raw: u32) -> Self {
@@ -26,7 +26,7 @@ impl Day {
         self.0
     }
 
-    /// The first day of the window that this day is in.
+    /// The first day of the period that contains this day.
     pub(super) fn first(self, period: Period) -> Self {
         let next = self.next(period);
         let first = |length: u32| Self(next.0.saturating_sub(length));
@@ -37,7 +37,7 @@ impl Day {
         }
     }
 
-    /// The first day behind the window that this day is in.
+    /// The first day of the next period.
     pub(super) fn next(self, period: Period) -> Self {
         let begin = self.begin();
         let left = match period {
@@ -47,14 +47,14 @@ impl Day {
         begin.checked_add(left).map_or(self, Self::of)
     }
 
-    /// Midnight, when it begins.
+    /// The start of the day (midnight UTC).
     pub(super) fn begin(self) -> SystemTime {
-        let since = Duration::from_secs(u64::from(self.0) * DAY);
+        let since = Duration::from_secs(u64::from(self.0) * DAY_SECONDS);
         SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }
 
-const DAY: u64 = 86_400;
+const DAY_SECONDS: u64 = 86_400;
 
 #[cfg(test)]
 mod tests {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_month_begins_at_its_first_and_ends_at_the_next() {
+    fn a_month_starts_on_its_first_day_and_ends_at_the_next() {
         for (within, first, next) in [
             ("Thu, 01 Jan 1970", "Thu, 01 Jan 1970", "Sun, 01 Feb 1970"),
             ("Sat, 31 Jan 2026", "Thu, 01 Jan 2026", "Sun, 01 Feb 2026"),
@@ -89,7 +89,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_day_is_in_its_month_and_the_next_month_begins_where_it_ends(raw in 0u32..4_000_000) {
+        fn every_day_is_in_its_month_and_months_are_contiguous(raw in 0u32..4_000_000) {
             let day = Day::from_raw(raw);
             let (first, next) = (day.first(Period::Month), day.next(Period::Month));
             prop_assert!(first <= day && day < next);

@@ -1,6 +1,6 @@
-//! What is logged, for tests that read it.
+//! Captured log for tests.
 //!
-//! Owns: a writer that keeps what it is given. Never touches: what is logged.
+//! Owns: a writer that stores the log in memory. Never touches: the contents of the log.
 
 use std::io;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use tracing::Subscriber;
 use crate::config::{self, LogFormat, LogLevel};
 use crate::telemetry::log::subscriber;
 
-/// What was written so far.
+/// The log that was written so far.
 #[derive(Clone, Default)]
 pub(crate) struct CapturedLog(Arc<Mutex<Vec<u8>>>);
 
 impl CapturedLog {
-    /// All of it.
+    /// The whole text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.0.lock().clone()).unwrap()
     }
 
-    /// The lines of a log in JSON.
+    /// The lines of a JSON log.
     pub(crate) fn lines(&self) -> Vec<serde_json::Value> {
         self.text().lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// A log in JSON that is written here from `INFO` on.
+    /// A subscriber that writes a JSON log from level `INFO` on to this object.
     pub(crate) fn log(&self) -> impl Subscriber + Send + Sync + use<> {
-        let written = self.clone();
+        let writer = self.clone();
         let log = config::Log { format: LogFormat::Json, level: LogLevel::Info };
-        subscriber(&log, move || written.clone())
+        subscriber(&log, move || writer.clone())
     }
 }
 

@@ -1,28 +1,28 @@
-//! Makes a text safe to write into one line of a log that people read in a terminal.
+//! Escapes a text for one line of a log that is read in a terminal.
 //!
-//! Owns: which characters never reach the log as they are (ADM-06), and the bound on a text.
+//! Owns: the set of characters that are escaped (ADM-06), and the length limit of a text.
 //! Never touches: secrets.
 
 use std::fmt::Write;
 
-/// Appends `text` with every dangerous character written as `\u…`, up to `room` bytes. What does not
-/// fit is replaced by `…`. The result can stand inside a JSON string.
-pub(super) fn push(out: &mut String, text: &str, room: usize) {
+/// Appends `text` with every dangerous character escaped as `\u…`, in at most `capacity` bytes. An excess
+/// part is replaced by `…`. The result is valid inside a JSON string.
+pub(super) fn push(out: &mut String, text: &str, capacity: usize) {
     let start = out.len();
-    // Room for the longest escape and the mark that something is missing.
-    let limit = room.saturating_sub(LONGEST + MORE.len());
+    // Leaves capacity for the longest escape and for the ellipsis.
+    let limit = capacity.saturating_sub(MAX_ESCAPE_BYTES + ELLIPSIS.len());
     for c in text.chars() {
         if out.len() - start > limit {
-            out.push_str(MORE);
+            out.push_str(ELLIPSIS);
             return;
         }
         push_char(out, c);
     }
 }
 
-/// The text up to about `longest` bytes, and what is beyond.
-pub(super) fn start_of(text: &str, longest: usize) -> (&str, &str) {
-    let mut end = text.len().min(longest);
+/// Splits the text at a character boundary after at most `max_bytes` bytes.
+pub(super) fn start_of(text: &str, max_bytes: usize) -> (&str, &str) {
+    let mut end = text.len().min(max_bytes);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
@@ -37,16 +37,16 @@ fn push_char(out: &mut String, c: char) {
         '\r' => out.push_str("\\r"),
         '\t' => out.push_str("\\t"),
         c if is_dangerous(c) => {
-            // All of them are below U+10000: four digits, as JSON wants it.
+            // All of them are below U+10000, so four digits suffice, as JSON requires.
             let written = write!(out, "\\u{:04x}", u32::from(c));
-            debug_assert!(written.is_ok(), "a String takes everything");
+            debug_assert!(written.is_ok(), "writing to a String does not fail");
         }
         c => out.push(c),
     }
 }
 
-/// Controls drive the terminal, separators forge a line, marks of direction make a line read as
-/// another one.
+/// Control characters control the terminal, separators forge a line, direction marks change how a line is
+/// displayed.
 fn is_dangerous(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{2028}' | '\u{2029}')
@@ -54,8 +54,8 @@ fn is_dangerous(c: char) -> bool {
         || c == '\u{feff}'
 }
 
-const MORE: &str = "…";
-const LONGEST: usize = 6;
+const ELLIPSIS: &str = "…";
+const MAX_ESCAPE_BYTES: usize = 6;
 
 #[cfg(test)]
 mod tests {
@@ -63,14 +63,14 @@ mod tests {
 
     use super::*;
 
-    fn escaped(text: &str, room: usize) -> String {
+    fn escaped(text: &str, capacity: usize) -> String {
         let mut out = String::new();
-        push(&mut out, text, room);
+        push(&mut out, text, capacity);
         out
     }
 
     #[test]
-    fn neither_escapes_nor_line_ends_nor_direction_marks_get_through() {
+    fn control_characters_line_ends_and_direction_marks_are_escaped() {
         assert_eq!(escaped("\u{1b}[2J", 99), "\\u001b[2J");
         assert_eq!(
             escaped("a\r\nb\u{2028}c\u{202e}d\u{9b}", 99),
@@ -81,12 +81,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_escaped_fits_and_is_a_json_string(text in any::<String>(), room in 16usize..200) {
-            let out = escaped(&text, room);
-            prop_assert!(out.len() <= room, "{} bytes of {room}", out.len());
+        fn escaped_text_fits_the_limit_and_is_a_json_string(text in any::<String>(), capacity in 16usize..200) {
+            let out = escaped(&text, capacity);
+            prop_assert!(out.len() <= capacity, "{} bytes of {capacity}", out.len());
             let read: String = serde_json::from_str(&format!("\"{out}\"")).unwrap();
-            let whole = read == text;
-            prop_assert!(whole || read.ends_with(MORE));
+            let is_complete = read == text;
+            prop_assert!(is_complete || read.ends_with(ELLIPSIS));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! One event as one line: JSON for machines, or time, level, words and facts for people.
+//! Formats one event as one line: JSON for machines, or time, level, message and fields for people.
 //!
-//! Owns: the order and the names of what a line says; that it is at most 8 KiB (ADM-06).
-//! Never touches: where the line goes.
+//! Owns: the order and the names of the parts of a line; its maximum length of 8 KiB (ADM-06).
+//! Never touches: the output.
 
 use std::fmt;
 use std::fmt::Write;
@@ -42,39 +42,39 @@ where
     ) -> fmt::Result {
         let bridged = event.normalized_metadata();
         let metadata = bridged.as_ref().unwrap_or_else(|| event.metadata());
-        let foreign = third_party::is_foreign(metadata.target());
-        let mut facts = FieldVisitor::new(self.format, foreign);
-        event.record(&mut facts);
+        let is_third_party = third_party::is_foreign(metadata.target());
+        let mut fields = FieldVisitor::new(self.format, is_third_party);
+        event.record(&mut fields);
         let mut time = String::with_capacity(32);
         SystemTime.format_time(&mut Writer::new(&mut time))?;
-        let level = word(*metadata.level(), foreign);
+        let level = level_token(*metadata.level(), is_third_party);
         let target = metadata.target();
         match self.format {
             LogFormat::Json => {
                 write!(writer, "{{\"time\":\"{time}\",\"level\":\"{level}\",\"target\":\"")?;
                 let mut shown = String::new();
-                escape::push(&mut shown, target, LONGEST_TARGET);
-                writeln!(writer, "{shown}\",\"message\":\"{}\"{}}}", facts.message, facts.rest)
+                escape::push(&mut shown, target, MAX_TARGET_BYTES);
+                writeln!(writer, "{shown}\",\"message\":\"{}\"{}}}", fields.message, fields.rest)
             }
             LogFormat::Pretty => {
-                let origin = if foreign { metadata.target() } else { "" };
+                let origin = if is_third_party { metadata.target() } else { "" };
                 let mut shown = String::new();
-                escape::push(&mut shown, origin, LONGEST_TARGET);
-                let colon = if foreign { ": " } else { "" };
+                escape::push(&mut shown, origin, MAX_TARGET_BYTES);
+                let colon = if is_third_party { ": " } else { "" };
                 let level = level.to_ascii_uppercase();
-                writeln!(writer, "{time} {level:5} {shown}{colon}{}{}", facts.message, facts.rest)
+                writeln!(writer, "{time} {level:5} {shown}{colon}{}{}", fields.message, fields.rest)
             }
         }
     }
 }
 
-/// Another crate's `error` is about one request or one connection, which no operator must act on:
-/// larder reports what it means in its own words.
-fn word(level: Level, foreign: bool) -> &'static str {
+/// The level in the log. An `error` of another crate concerns one request or connection and requires no
+/// operator; larder logs its own event about it.
+fn level_token(level: Level, is_third_party: bool) -> &'static str {
     match level {
-        Level::ERROR if foreign => "warn",
+        Level::ERROR if is_third_party => "warn",
         Level::ERROR => "error",
-        Level::WARN | Level::INFO if foreign => "debug",
+        Level::WARN | Level::INFO if is_third_party => "debug",
         Level::WARN => "warn",
         Level::INFO => "info",
         Level::DEBUG => "debug",
@@ -82,23 +82,23 @@ fn word(level: Level, foreign: bool) -> &'static str {
     }
 }
 
-/// What an event says, redacted, escaped and bounded.
+/// Collects the fields of an event, redacted, escaped and limited in length.
 struct FieldVisitor {
     format: LogFormat,
-    foreign: bool,
+    is_third_party: bool,
     message: String,
     rest: String,
-    room: usize,
+    remaining: usize,
 }
 
 impl FieldVisitor {
-    fn new(format: LogFormat, foreign: bool) -> Self {
-        let room = LONGEST_LINE - LONGEST_HEAD - LONGEST_TEXT;
-        Self { format, foreign, message: String::new(), rest: String::new(), room }
+    fn new(format: LogFormat, is_third_party: bool) -> Self {
+        let remaining = MAX_LINE_BYTES - MAX_PREFIX_BYTES - MAX_TEXT_BYTES;
+        Self { format, is_third_party, message: String::new(), rest: String::new(), remaining }
     }
 
-    /// A name and a value that needs neither quotes nor escapes.
-    fn plain(&mut self, field: &Field, value: fmt::Arguments<'_>) {
+    /// Writes a field whose value needs neither quotes nor escapes.
+    fn write_plain(&mut self, field: &Field, value: fmt::Arguments<'_>) {
         if !self.may_show(field) {
             return;
         }
@@ -107,14 +107,14 @@ impl FieldVisitor {
             LogFormat::Json => write!(self.rest, ",\"{}\":{value}", field.name()),
             LogFormat::Pretty => write!(self.rest, " {}={value}", field.name()),
         };
-        self.settle(before, written.is_ok());
+        self.commit(before, written.is_ok());
     }
 
-    fn text(&mut self, field: &Field, value: &str) {
+    fn write_text(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            let shown = if self.foreign { third_party::harmless(value) } else { value };
+            let shown = if self.is_third_party { third_party::harmless(value) } else { value };
             self.message.clear();
-            escape::push(&mut self.message, &redact(shown), LONGEST_TEXT);
+            escape::push(&mut self.message, &redact(shown), MAX_TEXT_BYTES);
             return;
         }
         if !self.may_show(field) {
@@ -127,27 +127,28 @@ impl FieldVisitor {
             LogFormat::Pretty => write!(self.rest, " {}={quote}", field.name()),
         };
         let used = self.rest.len() - before;
-        let room = self.room.saturating_sub(used + quote.len()).min(LONGEST_TEXT);
+        let remaining = self.remaining.saturating_sub(used + quote.len()).min(MAX_TEXT_BYTES);
         let shown = if is_secret(field.name()) { "…".into() } else { redact(value) };
-        escape::push(&mut self.rest, &shown, room);
+        escape::push(&mut self.rest, &shown, remaining);
         self.rest.push_str(quote);
-        self.settle(before, written.is_ok());
+        self.commit(before, written.is_ok());
     }
 
-    /// Takes what was written since `before` from the room, or takes it back if there was none.
-    fn settle(&mut self, before: usize, written: bool) {
+    /// Subtracts the bytes written since `before` from the remaining capacity, or removes them if they exceed
+    /// it.
+    fn commit(&mut self, before: usize, is_ok: bool) {
         let used = self.rest.len() - before;
-        if !written || used > self.room {
+        if !is_ok || used > self.remaining {
             self.rest.truncate(before);
             return;
         }
-        self.room -= used;
+        self.remaining -= used;
     }
 
-    // The fields of another crate's event are its own business: only its message is known to be
-    // harmless, once cut. `log.*` is what the bridge adds.
+    // Only the shortened message of another crate's event is known to be harmless, so its fields are not
+    // logged. The bridge adds the `log.*` fields.
     fn may_show(&self, field: &Field) -> bool {
-        !self.foreign && !field.name().starts_with("log.")
+        !self.is_third_party && !field.name().starts_with("log.")
     }
 }
 
@@ -157,39 +158,39 @@ fn needs_quotes(value: &str) -> bool {
 
 impl Visit for FieldVisitor {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.text(field, value);
+        self.write_text(field, value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.text(field, &format!("{value:?}"));
+        self.write_text(field, &format!("{value:?}"));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.plain(field, format_args!("{value}"));
+        self.write_plain(field, format_args!("{value}"));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.plain(field, format_args!("{value}"));
+        self.write_plain(field, format_args!("{value}"));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.plain(field, format_args!("{value}"));
+        self.write_plain(field, format_args!("{value}"));
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         if value.is_finite() {
-            self.plain(field, format_args!("{value}"));
+            self.write_plain(field, format_args!("{value}"));
         } else {
-            // JSON has no word for it.
-            self.text(field, &value.to_string());
+            // JSON has no infinite numbers and no NaN.
+            self.write_text(field, &value.to_string());
         }
     }
 }
 
-/// Bytes of a line, its end included.
-const LONGEST_LINE: usize = 8 * 1024;
-/// Bytes of a message, and of each text among the facts.
-const LONGEST_TEXT: usize = 2 * 1024;
-/// Bytes of time, level, target and punctuation.
-const LONGEST_HEAD: usize = LONGEST_TARGET + 128;
-const LONGEST_TARGET: usize = 128;
+/// Maximum bytes of a line, including its end.
+const MAX_LINE_BYTES: usize = 8 * 1024;
+/// Maximum bytes of a message and of each text field.
+const MAX_TEXT_BYTES: usize = 2 * 1024;
+/// Maximum bytes of time, level, target and punctuation.
+const MAX_PREFIX_BYTES: usize = MAX_TARGET_BYTES + 128;
+const MAX_TARGET_BYTES: usize = 128;

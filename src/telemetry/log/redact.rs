@@ -1,54 +1,54 @@
-//! Takes secrets out of a text that is about to be logged, wherever it came from.
+//! Removes secrets from a text before it is logged, whatever its source.
 //!
-//! Owns: what a secret looks like in a line: user information, queries, credentials (ADM-07). Other
-//! secrets in URLs are told by `semantics::redaction`.
-//! Never touches: which texts are logged. It is the second defence: larder's own events name no
-//! secrets in the first place.
+//! Owns: the patterns of secrets in a line: user information, queries, credentials (ADM-07).
+//! `semantics::redaction` detects other secrets in URLs.
+//! Never touches: the choice of the texts that are logged. This is the second line of defence: larder's own
+//! events do not contain secrets.
 
 use std::borrow::Cow;
 
 use crate::semantics::redaction::{self, Redactor};
 use crate::telemetry::log::escape::start_of;
 
-/// The start of the text without user information, queries, what follows a credential's name, and
-/// secrets of URLs.
+/// The start of the text without user information, queries, values after the name of a credential, and
+/// secrets in URLs.
 pub(super) fn redact(text: &str) -> Cow<'_, str> {
     let redactor = Redactor::default();
-    match without_marked(text) {
+    match without_marked_secrets(text) {
         Cow::Borrowed(text) => redactor.text(text),
         Cow::Owned(text) => Cow::Owned(redactor.text(&text).into_owned()),
     }
 }
 
-/// The start of the text without what a sign or a name before it marks as secret.
-fn without_marked(text: &str) -> Cow<'_, str> {
-    let (text, beyond) = start_of(text, LONGEST);
-    // Nearly every value is a short word: look before copying.
-    let Some(suspect) = first_suspect(text) else { return Cow::Borrowed(text) };
+/// The start of the text without the secrets that a preceding delimiter or name marks.
+fn without_marked_secrets(text: &str) -> Cow<'_, str> {
+    let (text, beyond) = start_of(text, MAX_SEARCHED_BYTES);
+    // Most values contain no secret, so the text is searched before it is copied.
+    let Some(pattern) = first_pattern(text) else { return Cow::Borrowed(text) };
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    let mut next = Some(suspect);
-    while let Some((at, suspect)) = next {
+    let mut next = Some(pattern);
+    while let Some((at, pattern)) = next {
         let (before, from) = rest.split_at(at);
         out.push_str(before);
-        rest = match suspect {
+        rest = match pattern {
             SecretPattern::Query => after_query(from, &mut out),
             SecretPattern::Scheme => after_user_info(from, beyond.is_empty(), &mut out),
             SecretPattern::Credential(name) => after_credential(from, name, &mut out),
         };
-        next = first_suspect(rest);
+        next = first_pattern(rest);
     }
     out.push_str(rest);
     Cow::Owned(out)
 }
 
-/// Whether a field of this name may only hold a secret.
+/// Whether a field with this name contains a secret.
 pub(super) fn is_secret(name: &str) -> bool {
     let contained = |secret| find_ignoring_case(name, secret).is_some();
     SECRET_NAMES.into_iter().any(contained) || redaction::is_secret_name(name)
 }
 
-/// What may begin a secret.
+/// A pattern that a secret may follow.
 #[derive(Debug, Clone, Copy)]
 enum SecretPattern {
     /// `?`
@@ -59,7 +59,7 @@ enum SecretPattern {
     Credential(&'static str),
 }
 
-fn first_suspect(text: &str) -> Option<(usize, SecretPattern)> {
+fn first_pattern(text: &str) -> Option<(usize, SecretPattern)> {
     let query = text.find('?').map(|at| (at, SecretPattern::Query));
     let scheme = text.find(SCHEME).map(|at| (at, SecretPattern::Scheme));
     let credential = CREDENTIALS
@@ -71,7 +71,7 @@ fn first_suspect(text: &str) -> Option<(usize, SecretPattern)> {
     [query, scheme, credential].into_iter().flatten().min_by_key(|(at, _)| *at)
 }
 
-/// `?a=b&c=d` becomes `?…`; a question mark that ends a word stays.
+/// Replaces `?a=b&c=d` by `?…`. A question mark at the end of a word stays.
 fn after_query<'a>(from: &'a str, out: &mut String) -> &'a str {
     let (mark, rest) = from.split_at(1);
     out.push_str(mark);
@@ -82,14 +82,14 @@ fn after_query<'a>(from: &'a str, out: &mut String) -> &'a str {
     rest.split_at(end).1
 }
 
-/// `://user:secret@host` becomes `://…@host`. If the text goes on after what is seen of it, so may the
-/// user information.
-fn after_user_info<'a>(from: &'a str, whole: bool, out: &mut String) -> &'a str {
+/// Replaces `://user:secret@host` by `://…@host`. If the text continues beyond the searched part, the user
+/// information may continue too, so the rest is removed.
+fn after_user_info<'a>(from: &'a str, is_complete: bool, out: &mut String) -> &'a str {
     let (scheme, rest) = from.split_at(SCHEME.len());
     out.push_str(scheme);
     let end = rest.find(|c| ends_address(c) || "/?#".contains(c)).unwrap_or(rest.len());
     let (authority, _) = rest.split_at(end);
-    if end == rest.len() && !whole {
+    if end == rest.len() && !is_complete {
         out.push('…');
         return "";
     }
@@ -98,8 +98,8 @@ fn after_user_info<'a>(from: &'a str, whole: bool, out: &mut String) -> &'a str 
     rest.split_at(at).1
 }
 
-/// `Cookie: a=b` becomes `Cookie: …` up to the end: nobody knows where a credential ends. A name
-/// that no value follows, as in the reason `set-cookie`, stays.
+/// Replaces `Cookie: a=b` by `Cookie: …` up to the end of the text, because the end of a credential is
+/// unknown. A name without a value, as in the reason `set-cookie`, stays.
 fn after_credential<'a>(from: &'a str, name: &str, out: &mut String) -> &'a str {
     let (name, rest) = from.split_at(name.len());
     out.push_str(name);
@@ -124,13 +124,13 @@ fn find_ignoring_case(text: &str, name: &str) -> Option<usize> {
     text.as_bytes().windows(name.len()).position(window)
 }
 
-/// Bytes that are looked at; a line shows fewer.
-const LONGEST: usize = 4 * 1024;
+/// Maximum number of searched bytes; a log line contains fewer.
+const MAX_SEARCHED_BYTES: usize = 4 * 1024;
 
 const SCHEME: &str = "://";
 
-/// Names of header fields, and of authentication schemes, that a secret follows. ASCII, so that a match
-/// begins and ends at a character.
+/// Names of header fields and authentication schemes that a secret follows. They are ASCII, so that a match
+/// starts and ends at a character boundary.
 const CREDENTIALS: [&str; 7] =
     ["authorization", "cookie", "bearer ", "basic ", "api-key", "api_key", "x-auth-token"];
 
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn secrets_go_and_their_surroundings_stay() {
+    fn secrets_are_removed_and_the_surrounding_text_stays() {
         let table = [
             ("/a?token=S3&api_key=S4", "/a?…"),
             ("GET http://u:S5@h.test/a?x=S3 done", "GET http://(secret)@h.test/a?… done"),
@@ -168,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn user_information_without_an_end_in_sight_is_not_shown() {
-        let text = format!("http://S5{}@h", "x".repeat(LONGEST));
+    fn user_information_beyond_the_searched_part_is_removed() {
+        let text = format!("http://S5{}@h", "x".repeat(MAX_SEARCHED_BYTES));
         assert_eq!(redact(&text), "http://…");
     }
 
@@ -180,7 +180,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_secret_never_survives_whatever_stands_around_it(
+        fn a_secret_is_removed_from_any_surrounding_text(
             before in "[ -~ü]{0,30}", after in "[ -~ü]{0,30}"
         ) {
             for carrier in ["/p?k=XSECRETX", "http://u:XSECRETX@h/", "Cookie: XSECRETX",

@@ -1,4 +1,4 @@
-//! What arrives on the other side, read as written.
+//! Tests of the written log lines.
 
 use std::sync::Arc;
 
@@ -11,12 +11,12 @@ use crate::telemetry::{
     RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent,
 };
 
-/// What `act` makes the log say.
+/// The log that `act` writes.
 fn logged(format: LogFormat, level: LogLevel, act: impl FnOnce()) -> String {
     let written = CapturedLog::default();
     let writer = written.clone();
     let subscriber = subscriber(&config::Log { format, level }, move || writer.clone());
-    // Installed once per process; what it brings goes to the subscriber of the thread.
+    // The bridge is installed once per process and forwards to the subscriber of the thread.
     bridge(LogLevel::Trace);
     tracing::subscriber::with_default(subscriber, act);
     written.text()
@@ -26,11 +26,11 @@ fn as_json(line: &str) -> serde_json::Value {
     serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))
 }
 
-fn account() -> Arc<Telemetry> {
+fn telemetry() -> Arc<Telemetry> {
     Telemetry::new(&[Arc::from("roles")], &[Arc::from("discord")])
 }
 
-fn exchange(path: &str) -> RequestEvent<'_> {
+fn request_event(path: &str) -> RequestEvent<'_> {
     RequestEvent {
         route: 0,
         result: ResultKind::Miss,
@@ -51,36 +51,39 @@ fn exchange(path: &str) -> RequestEvent<'_> {
 }
 
 #[test]
-fn an_exchange_is_one_json_line_at_debug_and_none_at_info() {
-    let act = || account().record(&exchange("/api/v10/guilds/1/roles"));
+fn a_request_is_one_json_line_at_debug_and_none_at_info() {
+    let act = || telemetry().record(&request_event("/api/v10/guilds/1/roles"));
     let text = logged(LogFormat::Json, LogLevel::Debug, act);
     let line = as_json(&text);
     assert_eq!(line["level"], "debug");
-    assert_eq!(line["message"], "Answered");
+    assert_eq!(line["message"], "Request completed");
     assert_eq!(line["route"], "roles");
     assert_eq!(line["result"], "miss");
     assert_eq!(line["why"], "uri-miss");
     assert_eq!(line["status"], 200);
-    assert_eq!(line["upstream_bytes"], 12, "of the call, and of the fill that it began");
+    assert_eq!(
+        line["upstream_bytes"], 12,
+        "bytes of the call and of the fill that the request started"
+    );
     assert_eq!(line["path"], "/api/v10/guilds/1/roles");
     assert_eq!(line.get("error"), None);
     assert!(line["time"].as_str().unwrap().ends_with('Z'));
-    let act = || account().record(&exchange("/"));
+    let act = || telemetry().record(&request_event("/"));
     assert_eq!(logged(LogFormat::Json, LogLevel::Info, act), "");
 }
 
 #[test]
-fn the_form_for_people_is_one_line_with_the_facts_behind_the_words() {
-    let act = || account().record(&exchange("/a b"));
+fn the_pretty_format_is_one_line_with_the_fields_after_the_message() {
+    let act = || telemetry().record(&request_event("/a b"));
     let text = logged(LogFormat::Pretty, LogLevel::Debug, act);
     assert_eq!(text.lines().count(), 1);
-    assert!(text.contains(" DEBUG Answered route=roles result=miss"), "{text}");
+    assert!(text.contains(" DEBUG Request completed route=roles result=miss"), "{text}");
     assert!(text.contains("path=\"/a b\""), "{text}");
 }
 
 #[test]
 fn a_query_is_not_logged_at_any_level() {
-    let act = || account().record(&exchange("/a?token=S3&api_key=S4"));
+    let act = || telemetry().record(&request_event("/a?token=S3&api_key=S4"));
     let text = logged(LogFormat::Json, LogLevel::Trace, act);
     assert_eq!(as_json(&text)["path"], "/a");
 }
@@ -112,7 +115,7 @@ fn no_secret_of_a_request_reaches_the_log_at_trace() {
 }
 
 #[test]
-fn pingoras_lines_keep_their_target_and_are_never_errors() {
+fn pingora_lines_keep_their_target_and_are_never_errors() {
     let act = || tracing_log::log::error!(target: "pingora_core::listeners", "Accept failed");
     let line = as_json(&logged(LogFormat::Json, LogLevel::Warn, act));
     assert_eq!(line["target"], "pingora_core::listeners");
@@ -121,10 +124,10 @@ fn pingoras_lines_keep_their_target_and_are_never_errors() {
 }
 
 #[test]
-fn adm_06_hostile_characters_forge_no_line_and_reach_no_terminal() {
+fn adm_06_hostile_characters_never_forge_lines_or_reach_a_terminal() {
     let hostile = "/\r\n{\"level\":\"error\"}\u{1b}[2J\u{2028}\u{9b}31m";
     for format in [LogFormat::Json, LogFormat::Pretty] {
-        let text = logged(format, LogLevel::Debug, || account().record(&exchange(hostile)));
+        let text = logged(format, LogLevel::Debug, || telemetry().record(&request_event(hostile)));
         assert_eq!(text.lines().count(), 1, "{text:?}");
         let raw = |c: char| c.is_control() && c != '\n' || c == '\u{2028}';
         assert!(!text.contains(raw), "{text:?}");
@@ -132,7 +135,7 @@ fn adm_06_hostile_characters_forge_no_line_and_reach_no_terminal() {
 }
 
 #[test]
-fn a_megabyte_in_every_field_is_still_one_line_of_8_kib() {
+fn an_event_with_a_megabyte_per_field_is_one_line_of_8_kib() {
     let huge = "\u{1b}".repeat(1 << 20);
     let act = || tracing::error!(a = %huge, b = %huge, c = %huge, d = %huge, e = 1, "{huge}");
     for format in [LogFormat::Json, LogFormat::Pretty] {
@@ -145,22 +148,22 @@ fn a_megabyte_in_every_field_is_still_one_line_of_8_kib() {
 }
 
 #[test]
-fn ovl_11_a_flood_of_refusals_is_ten_lines_and_all_are_counted() {
-    let account = account();
+fn ovl_11_many_refusals_are_few_lines_and_all_are_counted() {
+    let telemetry = telemetry();
     let act = || {
         for _ in 0..5_000 {
-            account.refused(&RejectEvent { class: "malformed", client: None });
+            telemetry.refused(&RejectEvent { class: "malformed", client: None });
         }
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
-    // Ten a second, one of them kept for connections that cannot be accepted; the loop takes seconds
-    // at worst. Without a bound, 5,000.
+    // Ten lines per second, one of them reserved for accept errors; the loop takes seconds at worst. Without
+    // a limit there would be 5,000.
     assert!((9..=100).contains(&text.lines().count()), "{} lines", text.lines().count());
-    assert!(account.render().contains("larder_denied_total{reason=\"malformed\"} 5000"));
+    assert!(telemetry.render().contains("larder_denied_total{reason=\"malformed\"} 5000"));
 }
 
 #[test]
-fn a_flood_from_pingora_is_bounded_too() {
+fn a_flood_of_pingora_lines_is_limited_too() {
     let act = || {
         for _ in 0..1_000 {
             tracing_log::log::error!(target: "pingora_proxy", "Fail to proxy: x");
@@ -171,7 +174,7 @@ fn a_flood_from_pingora_is_bounded_too() {
 }
 
 #[test]
-fn a_failed_call_names_upstream_route_and_class() {
+fn a_failed_call_is_logged_with_upstream_route_and_class() {
     let call = UpstreamEvent {
         upstream: 0,
         route: 1,
@@ -180,7 +183,7 @@ fn a_failed_call_names_upstream_route_and_class() {
         outcome: Err("connect-refused"),
         duration: std::time::Duration::from_millis(1),
     };
-    let act = || account().upstream_call(&call);
+    let act = || telemetry().upstream_call(&call);
     let line = as_json(&logged(LogFormat::Json, LogLevel::Info, act));
     assert_eq!(line["message"], "Call to origin failed");
     assert_eq!(line["upstream"], "discord");
@@ -190,57 +193,61 @@ fn a_failed_call_names_upstream_route_and_class() {
 }
 
 #[test]
-fn what_pingora_warns_of_is_shown_at_debug_only() {
+fn pingora_warnings_are_logged_at_debug_only() {
     let act = || tracing_log::log::warn!(target: "pingora_core::connectors", "not reusable");
     for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info] {
         assert_eq!(logged(LogFormat::Json, level, act), "");
         let fails =
             || tracing_log::log::error!(target: "pingora_core::connectors", "no reusable stream");
-        assert_eq!(logged(LogFormat::Json, level, fails), "", "it names neither origin nor cause");
+        assert_eq!(
+            logged(LogFormat::Json, level, fails),
+            "",
+            "it contains neither origin nor cause"
+        );
     }
     let line = as_json(&logged(LogFormat::Json, LogLevel::Debug, act));
     assert_eq!(line["level"], "debug");
 }
 
 #[test]
-fn a_retry_and_a_stale_answer_in_place_of_an_error_are_a_line_each_with_their_cause() {
+fn retries_and_stale_if_error_responses_are_logged_with_their_cause() {
     let wait = std::time::Duration::from_millis(2500);
     let (host, port) = ("discord.example", 443);
     let retry = RetryEvent { upstream: 0, route: 0, host, port, cause: "rate-limited", wait };
     let act = || {
-        let account = account();
-        account.upstream_retry(&retry);
-        account.stale_served(0, "timeout");
-        account.stale_served(0, "stale-while-revalidate");
+        let telemetry = telemetry();
+        telemetry.upstream_retry(&retry);
+        telemetry.stale_served(0, "timeout");
+        telemetry.stale_served(0, "stale-while-revalidate");
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
     let lines: Vec<_> = text.lines().map(as_json).collect();
-    assert_eq!(lines.len(), 2, "refreshed behind the client's back is no event: {text}");
-    let told = |line: &serde_json::Value| {
-        let fact = |name: &str| line[name].as_str().map(str::to_owned);
-        (fact("message"), fact("route"), fact("cause"), line["wait"].as_f64())
+    assert_eq!(lines.len(), 2, "a stale response with a background refresh has no line: {text}");
+    let summary = |line: &serde_json::Value| {
+        let field = |name: &str| line[name].as_str().map(str::to_owned);
+        (field("message"), field("route"), field("cause"), line["wait"].as_f64())
     };
     let expected = |message: &str, cause: &str, wait| {
         (Some(message.to_owned()), Some("roles".to_owned()), Some(cause.to_owned()), wait)
     };
-    assert_eq!(told(&lines[0]), expected("Call to origin retried", "rate-limited", Some(2.5)));
+    assert_eq!(summary(&lines[0]), expected("Call to origin retried", "rate-limited", Some(2.5)));
     assert_eq!(lines[0]["upstream"], "discord");
-    assert_eq!(told(&lines[1]), expected("Stale answer served", "timeout", None));
+    assert_eq!(summary(&lines[1]), expected("Stale response served", "timeout", None));
     assert_eq!(logged(LogFormat::Json, LogLevel::Warn, act), "");
 }
 
-/// OVL-11: a storm of retries and stale answers leaves room to what is worse.
+/// OVL-11: many retries and stale responses leave a part of the rate limit to more severe events.
 #[test]
-fn ovl_11_no_storm_of_stale_answers_hides_a_failure() {
+fn ovl_11_many_stale_responses_never_hide_a_failure() {
     let act = || {
-        let account = account();
+        let telemetry = telemetry();
         for _ in 0..1000 {
-            account.stale_served(0, "rate-limited");
+            telemetry.stale_served(0, "rate-limited");
         }
         let duration = std::time::Duration::ZERO;
         let outcome = Err("connect");
         let (host, port) = ("h", 443);
-        account.upstream_call(&UpstreamEvent {
+        telemetry.upstream_call(&UpstreamEvent {
             upstream: 0,
             route: 0,
             host,
@@ -251,6 +258,6 @@ fn ovl_11_no_storm_of_stale_answers_hides_a_failure() {
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
     assert!(text.contains("Call to origin failed"), "{text}");
-    // Four a second and the failure; without a bound, 1,001.
+    // Four lines per second and the failure; without a limit there would be 1,001.
     assert!(text.lines().count() < 50, "{} lines", text.lines().count());
 }

@@ -1,7 +1,7 @@
-//! What other crates have to say, pingora above all: bounded in number and cut to what is known to be
+//! Log events of other crates, mainly pingora: limited in rate and reduced to text that is known to be
 //! harmless.
 //!
-//! Owns: which events are not larder's own; how much of their text is shown (ADM-07, OVL-11).
+//! Owns: the detection of such events; the part of their text that is logged (ADM-07, OVL-11).
 //! Never touches: larder's own lines.
 
 use std::time::Duration;
@@ -17,16 +17,16 @@ use crate::telemetry::log::OWN;
 use crate::telemetry::log::escape::start_of;
 use crate::telemetry::log_limiter::Limiter;
 
-/// Whether an event with this target is another crate's.
+/// Whether an event with this target is from another crate.
 pub(super) fn is_foreign(target: &str) -> bool {
     target.strip_prefix(OWN).is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
 }
 
-/// The part of a foreign message that is written by its author, not by a client or an origin.
-/// pingora appends up to 2 KiB of a raw head after `buf:`, error texts after `context:` and
-/// `cause:`, and the request line before `, Host:`.
+/// The part of a message of another crate that is constant text and not data of a client or an origin.
+/// pingora appends up to 2 KiB of a raw head after `buf:`, error texts after `context:` and `cause:`, and the
+/// request line before `, Host:`.
 pub(super) fn harmless(message: &str) -> &str {
-    let (shown, _) = start_of(message, LONGEST);
+    let (shown, _) = start_of(message, MAX_MESSAGE_BYTES);
     let cut = MARKERS
         .iter()
         .filter_map(|marker| shown.find(marker))
@@ -37,21 +37,21 @@ pub(super) fn harmless(message: &str) -> &str {
     shown.split_at(cut).0.trim_end_matches([' ', ',', ':'])
 }
 
-/// Where a request line or an address with a path begins.
+/// The start of a request line or of a URL.
 fn request_line(text: &str) -> Option<usize> {
     let slash = text.find(" /").or_else(|| text.find("://"))?;
     let (before, _) = text.split_at(slash);
-    // The word before it is a method or a scheme: not the author's either.
+    // The word before it is a method or a scheme, which is data too.
     Some(before.rfind(' ').map_or(0, |space| space + 1))
 }
 
 const MARKERS: [&str; 7] = ["buf:", "context:", "cause:", ", Host:", "HTTP/", "eader:", "eaders:"];
 
-/// Bytes of a foreign message that are looked at.
-const LONGEST: usize = 512;
+/// Maximum number of bytes that are used of a message of another crate.
+const MAX_MESSAGE_BYTES: usize = 512;
 
-/// Lets at most ten foreign events a second pass: a failing origin makes pingora write one line per
-/// request.
+/// Lets at most ten events of other crates pass per second: with a failing origin, pingora writes one line
+/// per request.
 pub(super) struct RateLimitedLayer {
     lines: Mutex<Limiter>,
 }
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_authors_words_of_a_foreign_message_are_shown() {
+    fn only_the_constant_text_of_a_third_party_message_is_logged() {
         let table = [
             (
                 "Fail to proxy:  Downstream InvalidHTTPHeader context: buf: GET /S6, status: 400",
@@ -104,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn a_long_foreign_message_is_cut_at_a_character() {
-        assert!(harmless(&"ü".repeat(600)).len() <= LONGEST);
+    fn a_long_third_party_message_is_cut_at_a_character_boundary() {
+        assert!(harmless(&"ü".repeat(600)).len() <= MAX_MESSAGE_BYTES);
     }
 
     #[test]
-    fn a_target_is_larders_own_by_whole_segments() {
+    fn a_target_belongs_to_larder_if_its_first_segment_is_larder() {
         assert!(!is_foreign("larder"));
         assert!(!is_foreign("larder::engine::fill"));
         assert!(is_foreign("larderous"));

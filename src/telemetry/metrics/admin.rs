@@ -1,12 +1,13 @@
-//! The metrics of what an operator did to a running larder.
+//! The metrics of operator actions on a running larder.
 //!
-//! Owns: the master switch, reloads, and what they set aside. Never touches: requests.
+//! Owns: the metrics of the mode, of reloads, and of upstreams without certificate verification.
+//! Never touches: requests.
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
 
 use crate::telemetry::metrics::registry::{counter, gauge_of_one, gauges};
 
-/// They hold for all configurations.
+/// The metrics of operator actions, shared by all configurations.
 #[derive(Clone)]
 pub(in crate::telemetry) struct AdminMetrics {
     mode: IntGaugeVec,
@@ -18,34 +19,39 @@ pub(in crate::telemetry) struct AdminMetrics {
 impl AdminMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
-            mode: gauges(r, "larder_mode", "1 for what the master switch says.", &["mode"]),
+            mode: gauges(
+                r,
+                "larder_mode",
+                "1 for the current mode of the master switch.",
+                &["mode"],
+            ),
             insecure: gauges(
                 r,
                 "larder_upstream_insecure",
-                "1 for an upstream whose certificate is not looked at.",
+                "1 for an upstream whose certificate is not verified.",
                 &["upstream"],
             ),
             reloaded: gauge_of_one(
                 r,
                 "larder_config_last_reload_successful",
-                "1 when the configuration in force is the one that was read last.",
+                "1 if the last reload of the configuration succeeded.",
             ),
             reload_failures: counter(
                 r,
                 "larder_config_reload_failures_total",
-                "Reloads that kept the old configuration.",
+                "Failed reloads, which kept the old configuration.",
             ),
         }
     }
 
-    /// One of `all` is `mode`.
+    /// Sets the gauge of `mode` to 1 and those of the other modes in `all` to 0.
     pub(in crate::telemetry) fn mode(&self, mode: &'static str, all: &[&'static str]) {
         for other in all {
             self.mode.with_label_values(&[*other]).set(i64::from(*other == mode));
         }
     }
 
-    /// The upstreams whose certificates are not looked at, and no others.
+    /// Sets the upstreams whose certificates are not verified; all others are removed.
     pub(in crate::telemetry) fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
         self.insecure.reset();
         for upstream in upstreams {
@@ -53,7 +59,7 @@ impl AdminMetrics {
         }
     }
 
-    /// A configuration that was read again.
+    /// Records a reload and whether the new configuration is in force.
     pub(in crate::telemetry) fn reloaded(&self, swapped: bool) {
         self.reloaded.set(i64::from(swapped));
         if !swapped {

@@ -1,6 +1,6 @@
-//! The metrics of what upstreams cost.
+//! The metrics of upstream costs.
 //!
-//! Owns: their names and help texts. Never touches: what a call costs (`ledger`).
+//! Owns: their names and help texts. Never touches: the cost of a call (`telemetry::cost`).
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use prometheus::{Counter, CounterVec, GaugeVec, Registry};
 
 use crate::telemetry::metrics::registry::{amounts, shares};
 
-/// They hold for all configurations.
+/// The cost metrics, shared by all configurations.
 #[derive(Clone)]
 pub(in crate::telemetry) struct CostMetrics {
     cost: CounterVec,
     avoided: CounterVec,
     credits: CounterVec,
     used: GaugeVec,
-    /// The upstreams whose budgets are shown.
-    shown: Arc<Mutex<Vec<Arc<str>>>>,
+    /// The upstreams that have a budget gauge.
+    with_budget: Arc<Mutex<Vec<Arc<str>>>>,
 }
 
-/// Those of one upstream, resolved: a hit looks nothing up.
+/// The resolved handles of one upstream, so that a hit needs no lookup.
 pub(in crate::telemetry) struct CostHandles {
     money: Counter,
     avoided: Counter,
@@ -33,33 +33,32 @@ impl CostMetrics {
             cost: amounts(
                 r,
                 "larder_cost_total",
-                "What calls to origins cost, in the currency of `upstreams.*.cost`.",
+                "Cost of calls to origins, in the currency of `upstreams.*.cost`.",
                 &["upstream"],
             ),
             avoided: amounts(
                 r,
                 "larder_cost_avoided_total",
-                "What calls would have cost that were not made, or cost nothing, thanks to what is \
-                 stored.",
+                "Cost of calls that were avoided, or were free of charge, because of a stored response.",
                 &["upstream"],
             ),
             credits: amounts(
                 r,
                 "larder_credits_total",
-                "What calls to origins cost in credits.",
+                "Cost of calls to origins, in credits.",
                 &["upstream"],
             ),
             used: shares(
                 r,
                 "larder_budget_used_ratio",
-                "The share of the budget of the current day or month that is spent.",
+                "Spent share of the budget of the current day or month.",
                 &["upstream"],
             ),
-            shown: Arc::default(),
+            with_budget: Arc::default(),
         }
     }
 
-    /// Those of an upstream.
+    /// The handles of an upstream.
     pub(in crate::telemetry) fn of(&self, upstream: &str) -> CostHandles {
         CostHandles {
             money: self.cost.with_label_values(&[upstream]),
@@ -68,29 +67,30 @@ impl CostMetrics {
         }
     }
 
-    /// How much of their budgets these have spent, and no others. Nobody who looks meanwhile misses
-    /// one.
+    /// Sets the spent shares of the budgets and removes the gauges of all other upstreams. A concurrent
+    /// rendering always contains the gauges that stay.
     pub(in crate::telemetry) fn used(&self, shares: &[(Arc<str>, f64)]) {
-        let mut shown = self.shown.lock();
-        for gone in shown.iter().filter(|name| shares.iter().all(|(one, _)| one != *name)) {
-            // It was shown: it is there.
-            let _there = self.used.remove_label_values(&[&**gone]);
+        let mut with_budget = self.with_budget.lock();
+        for removed in with_budget.iter().filter(|name| shares.iter().all(|(one, _)| one != *name))
+        {
+            // The gauge exists, so removing it does not fail.
+            let _removed = self.used.remove_label_values(&[&**removed]);
         }
         for (upstream, share) in shares {
             self.used.with_label_values(&[&**upstream]).set(*share);
         }
-        *shown = shares.iter().map(|(upstream, _)| Arc::clone(upstream)).collect();
+        *with_budget = shares.iter().map(|(upstream, _)| Arc::clone(upstream)).collect();
     }
 }
 
 impl CostHandles {
-    /// A call that cost so much.
+    /// Records a call with this cost.
     pub(in crate::telemetry) fn spent(&self, credits: f64, money: f64) {
         self.credits.inc_by(credits);
         self.money.inc_by(money);
     }
 
-    /// What was not spent.
+    /// Records avoided cost.
     pub(in crate::telemetry) fn avoided(&self, money: f64) {
         self.avoided.inc_by(money);
     }

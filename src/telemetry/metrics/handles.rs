@@ -1,6 +1,6 @@
-//! The metrics of one route and of one upstream, labels resolved: what the hot path touches.
+//! The metric handles of one route and of one upstream with resolved labels, for the hot path.
 //!
-//! Owns: that a hit costs two counters and one histogram and no look-up.
+//! Owns: the handles, so that a hit updates two counters and one histogram without a lookup.
 //! Never touches: names and help texts.
 
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use crate::telemetry::event::ResultKind;
 
 const RESULTS: usize = ResultKind::ALL.len();
 
-/// One route.
+/// The handles of one route.
 pub(super) struct RouteHandles {
     name: Arc<str>,
     requests: [IntCounter; RESULTS],
@@ -54,7 +54,7 @@ impl RouteHandles {
     }
 }
 
-/// One upstream.
+/// The handles of one upstream.
 pub(super) struct UpstreamHandles {
     name: Arc<str>,
     durations: Lazy,
@@ -74,8 +74,8 @@ impl UpstreamHandles {
     }
 }
 
-/// A histogram that appears with its first observation. A histogram is 22 lines of text: with a
-/// hundred routes the results that never happen would make the page larger than 1 MB (OVL-08).
+/// A histogram that is created with its first observation. A histogram is 22 lines of text: with a hundred
+/// routes, results that never occur would make the page larger than 1 MB (OVL-08).
 struct Lazy {
     family: HistogramVec,
     resolved: OnceLock<Histogram>,

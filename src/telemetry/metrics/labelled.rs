@@ -1,7 +1,7 @@
-//! The families whose labels are looked up when something happens: nothing of them is on the way of a
-//! hit, and naming only what has happened keeps the page small.
+//! The metric families whose labels are looked up at each event. They are not used for hits. A series appears
+//! with its first event, which keeps the page small.
 //!
-//! Owns: their names and help texts. Never touches: what a hit counts (`resolved`).
+//! Owns: their names and help texts. Never touches: the metrics of hits (`handles`).
 
 use prometheus::{IntCounterVec, Registry};
 
@@ -27,27 +27,27 @@ impl LabelledMetrics {
         Self {
             misses: family(
                 "larder_misses_total",
-                "Requests that were forwarded, by the reason of Cache-Status.",
+                "Requests that were forwarded, by the reason in Cache-Status.",
                 &["route", "reason"],
             ),
             not_stored: family(
                 "larder_not_stored_total",
-                "Answers that were not stored.",
+                "Responses that were not stored.",
                 &["route", "reason"],
             ),
             upstream_requests: family(
                 "larder_upstream_requests_total",
-                "Calls to origins, by status or class of failure.",
+                "Calls to origins, by status or failure class.",
                 &["upstream", "route", "code"],
             ),
             upstream_retries: family(
                 "larder_upstream_retries_total",
-                "Calls to origins that were made once more.",
+                "Retries of calls to origins.",
                 &["upstream", "cause"],
             ),
             stale_served: family(
                 "larder_stale_served_total",
-                "Stale answers that were served.",
+                "Stale responses that were served.",
                 &["route", "cause"],
             ),
             refreshes: family(
@@ -67,7 +67,7 @@ impl LabelledMetrics {
             ),
             handshakes: family(
                 "larder_tls_handshakes_total",
-                "Handshakes with clients whose TLS is intercepted, by the pattern that named the host.",
+                "TLS handshakes with intercepted clients, by the pattern that matches the host.",
                 &["pattern", "outcome"],
             ),
         }

@@ -6,7 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
 use crate::telemetry::metrics::registry::{counter, counters, gauge_of_one, gauges};
 
-/// What the tiers hold and how they are.
+/// The usage and the health of the store tiers.
 #[derive(Clone)]
 pub(super) struct StoreMetrics {
     pub(super) entries: IntGaugeVec,
@@ -25,23 +25,23 @@ impl StoreMetrics {
             evictions: counters(
                 r,
                 "larder_evictions_total",
-                "Stored responses that were evicted for room.",
+                "Stored responses that were evicted to free capacity.",
                 &["tier"],
             ),
             state: gauge_of_one(
                 r,
                 "larder_store_state",
-                "0: the store is as configured; 1: memory only, though a disk is configured.",
+                "0: the store is as configured; 1: memory only although a disk store is configured.",
             ),
             recovered: counter(
                 r,
                 "larder_store_recovered_total",
-                "Stores on disk that were begun anew because they could not be used.",
+                "Disk stores that were recreated because they were unusable.",
             ),
             errors: counters(
                 r,
                 "larder_store_errors_total",
-                "Faults of the store on disk, by what it was doing.",
+                "Failures of the disk store, by operation.",
                 &["op"],
             ),
         }

@@ -1,4 +1,4 @@
-//! What `/metrics` says after something happened.
+//! Tests of the contents of `/metrics` after events.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn metrics(routes: usize) -> Metrics {
     Metrics::new(&routes, &[Arc::from("discord"), Arc::from("none")])
 }
 
-fn exchange(route: usize, result: ResultKind) -> RequestEvent<'static> {
+fn request_event(route: usize, result: ResultKind) -> RequestEvent<'static> {
     RequestEvent {
         route,
         result,
@@ -34,7 +34,7 @@ fn exchange(route: usize, result: ResultKind) -> RequestEvent<'static> {
     }
 }
 
-/// The value of exactly this series; `None`: there is no such series.
+/// The value of exactly this series; `None` if it does not exist.
 fn value(page: &str, series: &str) -> Option<f64> {
     page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
 }
@@ -42,7 +42,7 @@ fn value(page: &str, series: &str) -> Option<f64> {
 #[test]
 fn a_hit_counts_once_with_its_duration_and_bytes() {
     let metrics = metrics(1);
-    metrics.record(&exchange(0, ResultKind::Hit));
+    metrics.record(&request_event(0, ResultKind::Hit));
     let page = metrics.render();
     assert_eq!(value(&page, r#"larder_requests_total{result="hit",route="route-0"}"#), Some(1.0));
     assert_eq!(value(&page, r#"larder_requests_total{result="miss",route="route-0"}"#), Some(0.0));
@@ -73,8 +73,8 @@ fn a_waiter_counts_as_coalesced_in_both_families() {
 #[test]
 fn an_index_past_the_last_route_counts_as_none() {
     let metrics = metrics(2);
-    metrics.record(&exchange(2, ResultKind::Tunnel));
-    metrics.record(&exchange(usize::MAX, ResultKind::Tunnel));
+    metrics.record(&request_event(2, ResultKind::Tunnel));
+    metrics.record(&request_event(usize::MAX, ResultKind::Tunnel));
     let series = r#"larder_requests_total{result="tunnel",route="none"}"#;
     assert_eq!(value(&metrics.render(), series), Some(2.0));
 }
@@ -85,7 +85,7 @@ fn call(status: StatusCode) -> UpstreamEvent<'static> {
 }
 
 #[test]
-fn every_family_of_the_issue_appears_once_something_of_it_happened() {
+fn every_metric_family_appears_after_its_first_event() {
     let metrics = metrics(1);
     let missed = RequestEvent { why: Some("stale"), ..exchange(0, ResultKind::Miss) };
     metrics.record(&missed);
@@ -151,7 +151,7 @@ fn the_process_reports_its_memory() {
 }
 
 #[test]
-fn whatever_statuses_an_origin_invents_the_series_stay_few() {
+fn unregistered_statuses_of_an_origin_do_not_create_many_series() {
     let metrics = metrics(1);
     for code in 100..1000 {
         let status = StatusCode::from_u16(code).unwrap();
@@ -170,14 +170,14 @@ fn a_hundred_busy_routes_make_a_page_below_a_megabyte() {
     let metrics = metrics(100);
     for route in 0..=100 {
         for result in [ResultKind::Hit, ResultKind::Miss, ResultKind::Stale, ResultKind::Error] {
-            metrics.record(&exchange(route, result));
+            metrics.record(&request_event(route, result));
         }
     }
     assert!(metrics.render().len() < 1_000_000);
 }
 
 #[test]
-fn the_mode_is_one_of_all_and_a_failed_reload_counts() {
+fn exactly_one_mode_is_set_and_failed_reloads_are_counted() {
     let metrics = metrics(0);
     metrics.operation().mode("cache", &["cache", "offline"]);
     metrics.operation().mode("offline", &["cache", "offline"]);
@@ -195,13 +195,13 @@ fn the_mode_is_one_of_all_and_a_failed_reload_counts() {
 }
 
 #[test]
-fn what_held_calls_back_is_told_by_upstream_and_cause() {
+fn limited_calls_are_counted_by_upstream_and_cause() {
     let metrics = metrics(0);
-    let restraint = metrics.restraint();
-    restraint.rate_limited("discord", "shared-limit");
-    restraint.refused("discord", "budget");
-    restraint.waited("discord", "rate-limit", Duration::from_millis(1500));
-    restraint.waited("discord", "rate-limit", Duration::from_millis(500));
+    let limits = metrics.restraint();
+    limits.rate_limited("discord", "shared-limit");
+    limits.refused("discord", "budget");
+    limits.waited("discord", "rate-limit", Duration::from_millis(1500));
+    limits.waited("discord", "rate-limit", Duration::from_millis(500));
     let page = metrics.render();
     for (series, expected) in [
         (r#"larder_upstream_rate_limited_total{class="shared-limit",upstream="discord"}"#, 1.0),

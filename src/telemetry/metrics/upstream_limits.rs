@@ -1,6 +1,6 @@
-//! The metrics of how calls were held back: by origins, and by larder for their sake.
+//! The metrics of limited calls: rate limits of origins, and calls that larder delayed or blocked.
 //!
-//! Owns: their names and help texts. Never touches: why a call is held back.
+//! Owns: their names and help texts. Never touches: the decision to delay or block a call.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use prometheus::{CounterVec, IntCounterVec, Registry};
 
 use crate::telemetry::metrics::registry::{amounts, counters};
 
-/// They hold for all configurations.
+/// The metrics of limited calls, shared by all configurations.
 #[derive(Clone)]
 pub(in crate::telemetry) struct UpstreamLimitMetrics {
     rate_limited: IntCounterVec,
@@ -23,41 +23,41 @@ impl UpstreamLimitMetrics {
             rate_limited: counters(
                 r,
                 "larder_upstream_rate_limited_total",
-                "Answers by which an origin said that it was asked too much, by the limit.",
+                "Responses that report an exceeded rate limit of the origin, by the kind of limit.",
                 &["upstream", "class"],
             ),
             refused: counters(
                 r,
                 "larder_upstream_refused_total",
-                "Calls that larder did not make, by what kept it from it.",
+                "Calls that larder blocked, by cause.",
                 &["upstream", "cause"],
             ),
             waits: counters(
                 r,
                 "larder_upstream_waits_total",
-                "Calls that waited before they were made, by what for.",
+                "Calls that waited for admission, by cause.",
                 &["upstream", "cause"],
             ),
             wait_seconds: amounts(
                 r,
                 "larder_upstream_wait_seconds_total",
-                "How long calls waited before they were made, by what for.",
+                "Time that calls waited for admission, by cause.",
                 &["upstream", "cause"],
             ),
         }
     }
 
-    /// An answer by which an origin said so.
+    /// Counts a response that reports an exceeded rate limit.
     pub(in crate::telemetry) fn rate_limited(&self, upstream: &str, class: &'static str) {
         self.rate_limited.with_label_values(&[upstream, class]).inc();
     }
 
-    /// A call that was not made.
+    /// Counts a blocked call.
     pub(in crate::telemetry) fn refused(&self, upstream: &str, cause: &'static str) {
         self.refused.with_label_values(&[upstream, cause]).inc();
     }
 
-    /// A call that was made later, or not at all then.
+    /// Records the wait of a call for admission; the call was made afterwards or not.
     pub(in crate::telemetry) fn waited(&self, upstream: &str, cause: &'static str, time: Duration) {
         self.waits.with_label_values(&[upstream, cause]).inc();
         self.wait_seconds.with_label_values(&[upstream, cause]).inc_by(time.as_secs_f64());

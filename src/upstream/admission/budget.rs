@@ -1,7 +1,7 @@
-//! The budget of an upstream, seen by a call that is about to go out.
+//! The budget of an upstream, checked before a call goes out.
 //!
-//! Owns: whether it keeps the call back, and for how long. Never touches: counting (`account::ledger`),
-//! waiting.
+//! Owns: whether the budget blocks the call, and for how long. Never touches: counting credits
+//! (`telemetry::cost`), waiting.
 
 use std::time::Duration;
 
@@ -13,23 +13,26 @@ use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;
 
 impl AdmissionControl {
-    /// Why the budget of an upstream keeps calls back right now, if it does.
+    /// The rejection by the budget of an upstream, if it blocks calls right now.
     pub(super) fn over_budget(&self, upstream: &Upstream) -> Option<Rejection> {
-        let (budget, cause) = limiting(upstream)?;
-        let short = self.account.ledger().shortage(&upstream.name, budget, self.clock.now())?;
-        Some(short_of(short, cause))
+        let (budget, reason) = limiting(upstream)?;
+        let shortage = self.account.ledger().shortage(&upstream.name, budget, self.clock.now())?;
+        Some(budget_rejection(shortage, reason))
     }
 
-    /// Sets aside what a call usually costs; `None`: there is no budget that keeps calls back.
-    pub(super) fn reserve(&self, place: &UpstreamTarget) -> Result<Option<Reservation>, Rejection> {
-        let Some(upstream) = &place.upstream else { return Ok(None) };
-        let Some((budget, cause)) = limiting(upstream) else { return Ok(None) };
+    /// Reserves the usual cost of a call. `None`: the upstream has no budget that blocks calls.
+    pub(super) fn reserve(
+        &self,
+        target: &UpstreamTarget,
+    ) -> Result<Option<Reservation>, Rejection> {
+        let Some(upstream) = &target.upstream else { return Ok(None) };
+        let Some((budget, reason)) = limiting(upstream) else { return Ok(None) };
         let reserved = self.account.ledger().reserve(&upstream.name, budget, self.clock.now());
-        reserved.map(Some).map_err(|short| short_of(short, cause))
+        reserved.map(Some).map_err(|shortage| budget_rejection(shortage, reason))
     }
 }
 
-/// The budget of an upstream, if it keeps calls back, and the cause to name then.
+/// The budget of an upstream and the reason for rejections, if the budget blocks calls.
 fn limiting(upstream: &Upstream) -> Option<(&CostBudget, RejectReason)> {
     let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
     let stale = match budget.at_limit {
@@ -40,11 +43,11 @@ fn limiting(upstream: &Upstream) -> Option<(&CostBudget, RejectReason)> {
     Some((budget, RejectReason::Budget { stale }))
 }
 
-/// Reserved credits may be free again with the next answer: as with a probe, no time is known.
-fn short_of(short: BudgetShortage, cause: RejectReason) -> Rejection {
-    let left = match short {
+/// Reserved credits may be released by the next response. As with a probe, the time is unknown.
+fn budget_rejection(shortage: BudgetShortage, reason: RejectReason) -> Rejection {
+    let left = match shortage {
         BudgetShortage::Spent(left) => left,
         BudgetShortage::Reserved => Duration::ZERO,
     };
-    Rejection { cause, left }
+    Rejection { cause: reason, left }
 }

@@ -1,6 +1,6 @@
-//! What a call says of itself at the gate.
+//! The description of a call for admission control.
 //!
-//! Owns: which limits and holds a call is subject to. Never touches: whether it passes.
+//! Owns: which limits and cooldowns apply to a call. Never touches: whether it is admitted.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,117 +14,117 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::policy::{Backoff, CooldownPolicy, Policy};
 use crate::semantics::target::Target;
 
-/// A call at the gate.
+/// A call that requests admission.
 #[derive(Debug, Clone)]
 pub struct CallContext {
-    /// The route's index, for accounting.
+    /// The index of the route, for telemetry.
     pub route: usize,
-    /// Whether a route or an upstream names what is called: nothing else is ever kept back.
+    /// Whether a route or an upstream names the host. Other calls are never blocked.
     pub governed: bool,
-    /// Whether a client waits for it.
+    /// Whether a client waits for the call.
     pub audience: Arc<CallAudience>,
-    /// The credential it is made with, hashed; zero: none.
+    /// The hash of the credential that the call uses. Zero: none.
     pub credential: u128,
-    /// Under which key its answer is stored, if it is.
+    /// The key under which its response is stored, if it is.
     pub key: Option<u128>,
-    /// The method and the path with its ids left out, hashed: calls alike in it count towards one of
-    /// the origin's limits.
+    /// The hash of the method and of the path without its ids. Calls of the same shape count towards the same
+    /// limit of the origin.
     pub shape: u64,
-    /// The first id in the path, hashed.
+    /// The hash of the first id in the path.
     pub resource: u64,
-    /// The shape without the last segment, which may be an id that does not look like one.
+    /// The shape without the last path segment, which may be an id that does not look like one.
     pub family: u64,
-    /// How long failures hold.
+    /// The cooldown times after failures.
     pub hold: CooldownPolicy,
-    /// How long a rate limit without a word of the origin is held for.
+    /// The cooldown after a rate limit for which the origin sends no `Retry-After`.
     pub backoff: Backoff,
-    /// Whether the origin's `Retry-After` is heard.
+    /// Whether the origin's `Retry-After` is honoured.
     pub heeds: bool,
-    /// How long it may wait for a hold to end.
+    /// How long the call may wait for a cooldown to end.
     pub patience: Duration,
-    /// There is something stale to show in its place.
+    /// Whether a stale response can be served instead.
     pub yields: bool,
-    /// Whether it is the first for its request.
+    /// Whether it is the first call for its request.
     pub attempt: AttemptKind,
-    /// Becomes true once it has to wait for its turn, for those who wait for its answer.
+    /// Set when the call is queued. Requests that wait for its response then do not start their own call.
     pub in_line: Arc<AtomicBool>,
-    /// Is told each time it goes out.
+    /// Called each time the call is admitted.
     pub goes_out: Callback,
 }
 
-/// What is to be told of something, if anything is.
+/// An optional callback.
 #[derive(Clone, Default)]
 pub struct Callback(Option<Arc<dyn Fn() + Send + Sync>>);
 
 impl Callback {
-    /// This is called.
-    pub fn by(call: impl Fn() + Send + Sync + 'static) -> Self {
-        Self(Some(Arc::new(call)))
+    /// A callback that runs this function.
+    pub fn by(callback: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(callback)))
     }
 
     pub(super) fn tell(&self) {
-        if let Some(call) = &self.0 {
-            call();
+        if let Some(callback) = &self.0 {
+            callback();
         }
     }
 }
 
 impl fmt::Debug for Callback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "Told" } else { "Untold" })
+        f.write_str(if self.0.is_some() { "Callback(set)" } else { "Callback(unset)" })
     }
 }
 
-/// Which of several calls for one request it is.
+/// Whether a call is a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptKind {
-    /// The first.
+    /// The first call for its request.
     First,
-    /// One after others that failed.
+    /// A retry after calls that failed.
     Again,
 }
 
-/// Whether a client waits for a call: one may join while the call itself waits for its turn, and all may leave.
+/// Whether a client waits for a call. A client may join while the call is queued, and all clients may leave.
 #[derive(Debug)]
 pub struct CallAudience {
-    is_there: AtomicBool,
+    present: AtomicBool,
     changed: Notify,
 }
 
-/// A client.
+/// A client waits.
 impl Default for CallAudience {
     fn default() -> Self {
-        Self { is_there: AtomicBool::new(true), changed: Notify::new() }
+        Self { present: AtomicBool::new(true), changed: Notify::new() }
     }
 }
 
 impl CallAudience {
-    /// Nobody, for now: a refresh.
+    /// No client waits yet: a background refresh.
     pub fn nobody() -> Self {
-        Self { is_there: AtomicBool::new(false), ..Self::default() }
+        Self { present: AtomicBool::new(false), ..Self::default() }
     }
 
-    /// Whether it is there from now on.
-    pub fn is(&self, is_there: bool) {
-        if self.is_there.swap(is_there, Ordering::AcqRel) != is_there {
+    /// Sets whether a client waits from now on.
+    pub fn is(&self, is_present: bool) {
+        if self.present.swap(is_present, Ordering::AcqRel) != is_present {
             self.changed.notify_one();
         }
     }
 
-    /// Whether it is there.
+    /// Whether a client waits.
     pub fn is_there(&self) -> bool {
-        self.is_there.load(Ordering::Acquire)
+        self.present.load(Ordering::Acquire)
     }
 
-    /// Returns when that has changed. For the one call that it is about.
+    /// Returns when this has changed. Only the call itself may wait for it.
     pub(super) async fn changes(&self) {
         self.changed.notified().await;
     }
 }
 
 impl CallContext {
-    /// A call that `route` makes with this policy, by a client who has nothing stale to fall back on
-    /// and does not wait.
+    /// A call of `route` with this policy. It has no stale response to fall back on and does not wait for
+    /// cooldowns.
     pub fn new(
         route: usize,
         policy: &Policy,
@@ -155,7 +155,7 @@ impl CallContext {
     }
 }
 
-/// The family of a call's endpoint.
+/// The family of the call's endpoint: the method and the parent path without ids.
 fn family(method: &Method, target: &Target) -> u64 {
     let path = target.path().split('?').next().unwrap_or_default();
     let parent = path.trim_end_matches('/').rsplit_once('/').map(|(parent, _)| parent);
@@ -185,7 +185,7 @@ pub fn shape(method: &Method, target: &Target) -> (u64, u64) {
     (shape.digest(), resource.unwrap_or_default())
 }
 
-/// Digits alone, or a long word with digits in it such as a UUID or a hash.
+/// An id is all digits, or a long token that contains digits, such as a UUID or a hash.
 fn is_id(segment: &str) -> bool {
     let digits = segment.bytes().filter(u8::is_ascii_digit).count();
     let plain = segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
@@ -196,32 +196,32 @@ fn is_id(segment: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn of(path: &str) -> (u64, u64) {
+    fn shape_of(path: &str) -> (u64, u64) {
         shape(&Method::GET, &Target::absolute(&format!("http://api.example{path}")).unwrap())
     }
 
     #[test]
-    fn paths_that_differ_in_ids_alone_have_one_shape_and_the_first_id_is_the_resource() {
-        let (roles, guild) = of("/api/v10/guilds/81384788765712384/roles");
-        let (others, other) = of("/api/v10/guilds/197038439483310086/roles?x=1");
+    fn paths_that_differ_in_ids_have_one_shape_and_the_first_id_is_resource() {
+        let (roles, guild) = shape_of("/api/v10/guilds/81384788765712384/roles");
+        let (others, other) = shape_of("/api/v10/guilds/197038439483310086/roles?x=1");
         assert_eq!(roles, others);
         assert_ne!(guild, other);
-        let (_, same) = of("/api/v10/guilds/81384788765712384/members/5");
+        let (_, same) = shape_of("/api/v10/guilds/81384788765712384/members/5");
         assert_eq!(guild, same);
     }
 
     #[test]
-    fn what_is_no_id_tells_shapes_apart() {
+    fn segments_other_than_ids_give_different_shapes() {
         let shapes = [
-            of("/v1/users").0,
-            of("/v2/users").0,
-            of("/v1/users/me").0,
-            of("/v1/users/5").0,
-            of("/v1/groups/5").0,
-            of("/v1/users/").0,
+            shape_of("/v1/users").0,
+            shape_of("/v2/users").0,
+            shape_of("/v1/users/me").0,
+            shape_of("/v1/users/5").0,
+            shape_of("/v1/groups/5").0,
+            shape_of("/v1/users/").0,
         ];
         for (at, shape) in shapes.iter().enumerate() {
-            // An id leaves its place empty, as the last slash does.
+            // An id leaves its segment empty, as a trailing slash does.
             let alike = shapes.iter().filter(|other| *other == shape).count();
             assert_eq!(alike, if at == 3 || at == 5 { 2 } else { 1 }, "{at}");
         }

@@ -1,6 +1,6 @@
-//! What is recorded of each call to an origin.
+//! The metrics and the log event of each call to an origin.
 //!
-//! Owns: that it is recorded once. Never touches: what the call means for others (`pass`).
+//! Owns: that each call is recorded once. Never touches: how the call affects later calls (`permit`).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,36 +11,36 @@ use crate::clock;
 use crate::telemetry::{Telemetry, UpstreamEvent};
 use crate::upstream::routing::UpstreamTarget;
 
-/// A call that is under way. Dropped without a word, it counts as abandoned.
+/// A call in flight. If it is dropped without an outcome, it is recorded as abandoned.
 pub struct CallTimer {
-    account: Arc<Telemetry>,
-    /// Where it goes.
+    telemetry: Arc<Telemetry>,
+    /// The target of the call.
     pub(super) place: UpstreamTarget,
     route: usize,
     since: Instant,
-    said: bool,
+    recorded: bool,
 }
 
 impl CallTimer {
-    pub(super) fn new(account: Arc<Telemetry>, place: UpstreamTarget, route: usize) -> Self {
-        Self { account, place, route, since: clock::monotonic(), said: false }
+    pub(super) fn new(telemetry: Arc<Telemetry>, target: UpstreamTarget, route: usize) -> Self {
+        Self { telemetry, place: target, route, since: clock::monotonic(), recorded: false }
     }
 
-    /// The head of the final answer came.
+    /// Records that the head of the final response arrived.
     pub fn answered(&mut self, status: StatusCode) {
-        self.say(Ok(status));
+        self.record(Ok(status));
     }
 
-    /// No head came.
+    /// Records that no head arrived.
     pub fn failed(&mut self, token: &'static str) {
-        self.say(Err(token));
+        self.record(Err(token));
     }
 
-    fn say(&mut self, outcome: Result<StatusCode, &'static str>) {
-        if std::mem::replace(&mut self.said, true) {
+    fn record(&mut self, outcome: Result<StatusCode, &'static str>) {
+        if std::mem::replace(&mut self.recorded, true) {
             return;
         }
-        self.account.upstream_call(&UpstreamEvent {
+        self.telemetry.upstream_call(&UpstreamEvent {
             upstream: self.place.index,
             route: self.route,
             host: &self.place.host,
@@ -53,6 +53,6 @@ impl CallTimer {
 
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        self.say(Err("abandoned"));
+        self.record(Err("abandoned"));
     }
 }

@@ -1,7 +1,7 @@
-//! The price of one call: set aside while the call is under way, then in the books.
+//! The price of one call: reserved while the call is in flight, then recorded.
 //!
-//! Owns: that each call is in the books once, however it ends. Never touches: how an answer tells its
-//! price (`bill`), the books (`account::ledger`).
+//! Owns: that each call is recorded once, however it ends. Never touches: how a response contains its price
+//! (`credit_cost`), the usage records (`telemetry::cost`).
 
 use std::sync::Arc;
 
@@ -15,63 +15,63 @@ use crate::upstream::admission::AdmissionControl;
 use crate::upstream::admission::state::UpstreamState;
 use crate::upstream::credit_cost;
 
-/// A call that costs one of so many parts of a budget is on disk at once: of a small budget, a crash
-/// forgets none.
-const A_PART: f64 = 64.0;
+/// A call that costs at least one part in this many of a budget is written to disk at once, so that a crash
+/// loses no call of a small budget.
+const URGENT_SHARE: f64 = 64.0;
 
-/// The price of one call. Dropped, it is in the books if an answer to use has begun.
+/// The price of one call. If it is dropped after the head of a usable response, the usual price is recorded.
 pub(super) struct CallCharge {
-    gate: AdmissionControl,
+    control: AdmissionControl,
     upstream: Option<Arc<Upstream>>,
     reserved: Option<ReservedCredits>,
-    due: PriceState,
+    price: PriceState,
 }
 
-/// How far the price is known.
+/// Whether the price is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum PriceState {
-    /// No answer came so far.
-    Nothing,
-    /// Nor need one be heard: who asked has left, and the API charges all the same.
-    Left,
-    /// The head of an answer came, and its body will tell the price. `ok`: it is an answer to use.
-    Unread { ok: bool },
-    /// It is in the books.
-    Settled,
+    /// No response yet.
+    NoResponse,
+    /// The client is gone and no response is needed: the API charges for the call anyway.
+    ClientGone,
+    /// The head of a response arrived; its body contains the price. `ok`: the response is usable.
+    InBody { ok: bool },
+    /// The price is recorded.
+    Recorded,
 }
 
-/// Credits that are set aside, and the calls that wait for what is left.
+/// Reserved credits, and the upstream whose calls wait for them.
 pub(super) struct ReservedCredits {
-    /// `None` once it is released.
+    /// `None` once released.
     reservation: Option<Reservation>,
-    traffic: Arc<UpstreamState>,
+    upstream: Arc<UpstreamState>,
 }
 
 impl ReservedCredits {
-    pub(super) fn new(reservation: Reservation, traffic: &Arc<UpstreamState>) -> Self {
-        Self { reservation: Some(reservation), traffic: Arc::clone(traffic) }
+    pub(super) fn new(reservation: Reservation, upstream: &Arc<UpstreamState>) -> Self {
+        Self { reservation: Some(reservation), upstream: Arc::clone(upstream) }
     }
 }
 
 impl Drop for ReservedCredits {
     fn drop(&mut self) {
-        // First the release, then the news of it: a call that looks again finds the room.
+        // Release before the notification: a call that checks again finds the released credits.
         self.reservation = None;
-        self.traffic.eased.notify_waiters();
+        self.upstream.eased.notify_waiters();
     }
 }
 
 impl CallCharge {
     pub(super) fn new(
-        gate: AdmissionControl,
+        control: AdmissionControl,
         upstream: Option<Arc<Upstream>>,
         reserved: Option<ReservedCredits>,
     ) -> Self {
-        Self { gate, upstream, reserved, due: PriceState::Nothing }
+        Self { control, upstream, reserved, price: PriceState::NoResponse }
     }
 
-    /// The head of the answer came, and its body, if it is read at all: `json`. Its price is what they
-    /// tell; where neither can be read, an answer to use costs what calls usually cost.
+    /// The head arrived, and the body as `json` if it is read. They contain the price. If it cannot be read
+    /// from them, a usable response costs the usual price.
     pub(super) fn answered(
         &mut self,
         status: StatusCode,
@@ -83,13 +83,13 @@ impl CallCharge {
         let Some(cost) = upstream.as_ref().and_then(|one| one.conduct.cost.as_ref()) else {
             return;
         };
-        if self.due == PriceState::Settled {
+        if self.price == PriceState::Recorded {
             return;
         }
         if status == StatusCode::NOT_MODIFIED && !cost.not_modified {
-            self.spare();
+            self.record_avoided();
         } else if json.is_none() && matches!(cost.credits, CreditSource::Body(_)) {
-            self.due = PriceState::Unread { ok };
+            self.price = PriceState::InBody { ok };
             self.unread();
         } else {
             let credits = credit_cost::credits(cost, ok, headers, json);
@@ -97,68 +97,68 @@ impl CallCharge {
         }
     }
 
-    /// The head of the answer came; if the price stands in its body, that will be read as it passes.
+    /// The head arrived. If the body contains the price, the body is read as it passes.
     pub(super) fn begun(&mut self, status: StatusCode, ok: bool, headers: &HeaderMap) {
         let cost = self.upstream.as_ref().and_then(|one| one.conduct.cost.as_ref());
         let in_body = cost.is_some_and(|cost| matches!(cost.credits, CreditSource::Body(_)));
         let free = status == StatusCode::NOT_MODIFIED;
-        if in_body && !free && self.due != PriceState::Settled {
-            self.due = PriceState::Unread { ok };
+        if in_body && !free && self.price != PriceState::Recorded {
+            self.price = PriceState::InBody { ok };
         } else {
             self.answered(status, ok, headers, None);
         }
     }
 
-    /// The body of the answer was not read to its end, or not understood, and will not be.
+    /// The body was not read to its end or could not be parsed, and will not be.
     pub(super) fn unread(&mut self) {
-        if let PriceState::Unread { ok } = self.due {
-            let usual = self.usual().filter(|_| ok);
+        if let PriceState::InBody { ok } = self.price {
+            let usual = self.usual_price().filter(|_| ok);
             self.spend(usual.unwrap_or_default());
         }
     }
 
-    /// All of the request was sent, and whoever asked is gone: unless an answer tells another price, the
-    /// call costs the usual one.
+    /// The whole request was sent and the client is gone. The call costs the usual price unless a response
+    /// states another one.
     pub(super) fn left(&mut self) {
-        if self.due == PriceState::Nothing {
-            self.due = PriceState::Left;
+        if self.price == PriceState::NoResponse {
+            self.price = PriceState::ClientGone;
         }
     }
 
-    /// No answer came: the call costs nothing.
+    /// No response arrived: the call costs nothing.
     pub(super) fn failed(&mut self) {
-        if self.due == PriceState::Nothing {
-            self.settled();
+        if self.price == PriceState::NoResponse {
+            self.finish();
         }
     }
 
-    /// The usual price of a call; `None`: calls to this upstream are not counted.
-    fn usual(&self) -> Option<f64> {
+    /// The usual price of a call. `None`: calls to this upstream are not counted.
+    fn usual_price(&self) -> Option<f64> {
         let upstream = self.upstream.as_ref().filter(|one| one.conduct.cost.is_some())?;
-        Some(self.gate.account.ledger().usual(&upstream.name))
+        Some(self.control.account.ledger().usual(&upstream.name))
     }
 
     fn spend(&mut self, credits: f64) {
         let Some(upstream) = &self.upstream else { return };
-        let now = self.gate.clock.now();
-        self.gate.account.ledger().spend(&upstream.name, credits, now);
+        let now = self.control.clock.now();
+        self.control.account.ledger().spend(&upstream.name, credits, now);
         let budget = upstream.conduct.cost.as_ref().and_then(|cost| cost.budget);
-        if budget.is_some_and(|budget| credits * A_PART >= budget.credits) {
-            self.gate.traffics.nudge();
+        if budget.is_some_and(|budget| credits * URGENT_SHARE >= budget.credits) {
+            self.control.traffics.nudge();
         }
-        self.settled();
+        self.finish();
     }
 
-    /// The call confirmed what is stored, at no cost.
-    fn spare(&mut self) {
+    /// The call revalidated a stored response at no cost.
+    fn record_avoided(&mut self) {
         let Some(upstream) = &self.upstream else { return };
-        let (ledger, now) = (self.gate.account.ledger(), self.gate.clock.now());
+        let (ledger, now) = (self.control.account.ledger(), self.control.clock.now());
         ledger.avoided(&upstream.name, ledger.usual(&upstream.name), now);
-        self.settled();
+        self.finish();
     }
 
-    fn settled(&mut self) {
-        self.due = PriceState::Settled;
+    fn finish(&mut self) {
+        self.price = PriceState::Recorded;
         self.reserved = None;
     }
 }
@@ -166,7 +166,7 @@ impl CallCharge {
 impl Drop for CallCharge {
     fn drop(&mut self) {
         self.unread();
-        if let (PriceState::Left, Some(usual)) = (self.due, self.usual()) {
+        if let (PriceState::ClientGone, Some(usual)) = (self.price, self.usual_price()) {
             self.spend(usual);
         }
     }

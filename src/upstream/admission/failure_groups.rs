@@ -1,139 +1,143 @@
-//! Which calls fail, and how far that speaks for others: three keys for their endpoint, three endpoints for those
-//! beside them (their paths differ in the last segment), three of such families for their origin.
+//! Which calls fail, and when their failures count for a group: three failing keys for their endpoint, three
+//! failing endpoints for their family (paths that differ in the last segment), three failing families for
+//! their origin.
 //!
-//! Owns: when several that fail speak for all, and which have nothing more to say. Bounded. Pure: time is an
-//! argument. Never touches: holds themselves (`hold`).
+//! Owns: when failing members put their group into a cooldown, and which members count no more. Bounded.
+//! Pure: time is an argument. Never touches: cooldowns themselves (`cooldown`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::upstream::cooldown::CooldownScope;
 
-/// So many different ones that fail speak for all.
-const SPEAKING: usize = 3;
+/// The number of different failing members that puts a group into a cooldown.
+const THRESHOLD: usize = 3;
 
-/// How much is remembered at each level; the oldest goes first.
-const MOST: usize = 256;
+/// The number of entries at each level. The oldest is removed first.
+const MAX_MEMBERS: usize = 256;
 
-/// One of a group: what it speaks for, and which of them it is.
+/// A member of a group: the group, and the member's number in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GroupMember {
     pub(super) group: CooldownScope,
     pub(super) number: u128,
 }
 
-/// What is known of those that fail, at one level.
+/// The failing members of the groups of one level.
 #[derive(Debug, Default)]
 pub(super) struct FailureGroups {
-    /// Those that failed since the last success in their group, and have not been heard yet.
-    speaking: VecDeque<GroupMember>,
-    /// Those that have been heard: they say nothing new until one of theirs goes well.
-    heard: VecDeque<GroupMember>,
-    /// The groups in which those that have been heard take turns at finding out how things are.
-    rounds: VecDeque<ProbeRotation>,
+    /// Members that failed since the last success in their group and have not been reported yet.
+    failing: VecDeque<GroupMember>,
+    /// Reported members: their failures have put the group into a cooldown. They count no more until one of
+    /// their calls succeeds.
+    reported: VecDeque<GroupMember>,
+    /// The groups whose reported members probe in rotation.
+    rotations: VecDeque<ProbeRotation>,
 }
 
-/// Who of a group that has been heard may find out next: one in the time of a hold, and nobody a second time before
-/// the others had a hold's time of their own for it.
+/// The next probe among the reported members of a group. One member probes per cooldown time, and none probes
+/// a second time before the others had a cooldown time of their own to probe.
 #[derive(Debug)]
 struct ProbeRotation {
     group: CooldownScope,
-    /// When the group was held, or one of them found out.
+    /// When the cooldown of the group began, or the last member probed.
     last: Instant,
-    hold: Duration,
-    /// Those who have had their turn; at first all.
-    had: Option<VecDeque<u128>>,
+    cooldown: Duration,
+    /// The members that have probed; at first all of them.
+    probed: Option<VecDeque<u128>>,
 }
 
 /// How a call failed.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FailureKind {
-    /// It was to find out whether its group is back.
+    /// Whether the call was the probe of its group.
     pub(super) probes: bool,
-    /// It was known to fail, for it has a hold of its own.
+    /// Whether the call was known to fail, because its key is in a cooldown.
     pub(super) is_held: bool,
-    /// How long its group is held, if it is to be.
+    /// The length of the group's cooldown, if it begins.
     pub(super) hold: Duration,
     pub(super) at: Instant,
 }
 
 impl FailureGroups {
-    /// One of a group failed; whether the group is to be held.
-    pub(super) fn failed(&mut self, member: GroupMember, failed: FailureKind) -> bool {
-        let FailureKind { probes, is_held, hold, at } = failed;
+    /// Records the failure of a member. Returns whether the group's cooldown begins.
+    pub(super) fn failed(&mut self, member: GroupMember, failure: FailureKind) -> bool {
+        let FailureKind { probes, is_held: in_cooldown, hold: cooldown, at } = failure;
         let group = member.group;
-        if is_held && probes && !self.heard.contains(&member) {
-            push(&mut self.heard, member);
+        if in_cooldown && probes && !self.reported.contains(&member) {
+            push(&mut self.reported, member);
         }
-        if self.heard.contains(&member) {
+        if self.reported.contains(&member) {
             if probes {
-                self.had_its_turn(member, hold, at);
+                self.record_probe(member, cooldown, at);
             }
             return false;
         }
-        if !is_held && !self.speaking.contains(&member) {
-            push(&mut self.speaking, member);
+        if !in_cooldown && !self.failing.contains(&member) {
+            push(&mut self.failing, member);
         }
-        let of_it = |other: &&GroupMember| other.group == group;
-        if !(probes || self.speaking.iter().filter(of_it).count() >= SPEAKING) {
+        let in_group = |other: &&GroupMember| other.group == group;
+        if !(probes || self.failing.iter().filter(in_group).count() >= THRESHOLD) {
             return false;
         }
-        let spoken: Vec<GroupMember> = self.speaking.iter().filter(of_it).copied().collect();
-        for one in spoken.into_iter().chain([member]) {
-            if !self.heard.contains(&one) {
-                push(&mut self.heard, one);
+        let members: Vec<GroupMember> = self.failing.iter().filter(in_group).copied().collect();
+        for one in members.into_iter().chain([member]) {
+            if !self.reported.contains(&one) {
+                push(&mut self.reported, one);
             }
         }
-        self.speaking.retain(|other| other.group != group);
-        // The others come first when the hold is over.
-        self.rounds.retain(|round| round.group != group);
-        push(&mut self.rounds, ProbeRotation { group, last: at, hold, had: None });
+        self.failing.retain(|other| other.group != group);
+        // The other members probe first after the cooldown.
+        self.rotations.retain(|rotation| rotation.group != group);
+        push(&mut self.rotations, ProbeRotation { group, last: at, cooldown, probed: None });
         true
     }
 
-    /// One of a group went well.
+    /// Records the success of a member.
     pub(super) fn succeeded(&mut self, member: GroupMember) {
-        self.speaking.retain(|other| other.group != member.group);
-        self.rounds.retain(|round| round.group != member.group);
-        self.heard.retain(|other| *other != member);
+        self.failing.retain(|other| other.group != member.group);
+        self.rotations.retain(|rotation| rotation.group != member.group);
+        self.reported.retain(|other| *other != member);
     }
 
-    /// Whether it failed, and neither it nor another of its group has gone well since.
+    /// Whether the member failed, and no call of it or of another member of its group succeeded since.
     pub(super) fn knows(&self, member: GroupMember) -> bool {
-        self.speaking.contains(&member) || self.heard.contains(&member)
+        self.failing.contains(&member) || self.reported.contains(&member)
     }
 
-    /// How long it leaves it to others to find out whether its group is back. `is_held`: it is known to fail.
+    /// How long the member leaves the probe of its group to others. `in_cooldown`: its key is in a cooldown.
     pub(super) fn rests(
         &self,
         member: GroupMember,
-        is_held: bool,
+        in_cooldown: bool,
         now: Instant,
     ) -> Option<Duration> {
-        let round = self.rounds.iter().find(|round| round.group == member.group)?;
-        if !is_held && !self.heard.contains(&member) {
+        let rotation = self.rotations.iter().find(|rotation| rotation.group == member.group)?;
+        if !in_cooldown && !self.reported.contains(&member) {
             return None;
         }
-        let had = round.had.as_ref().is_none_or(|had| had.contains(&member.number));
-        let time = if had { round.hold.saturating_mul(2) } else { round.hold };
-        let left = round.last.checked_add(time)?.saturating_duration_since(now);
+        let probed = rotation.probed.as_ref().is_none_or(|probed| probed.contains(&member.number));
+        let time = if probed { rotation.cooldown.saturating_mul(2) } else { rotation.cooldown };
+        let left = rotation.last.checked_add(time)?.saturating_duration_since(now);
         Some(left).filter(|left| !left.is_zero())
     }
 
-    /// One that has been heard found out that nothing has changed.
-    fn had_its_turn(&mut self, member: GroupMember, hold: Duration, at: Instant) {
-        let known = self.rounds.iter().position(|round| round.group == member.group);
-        let had = known.and_then(|known| self.rounds.remove(known)?.had);
-        // Where one comes a second time nobody else did: the round is over.
-        let mut had = had.filter(|had| !had.contains(&member.number)).unwrap_or_default();
-        push(&mut had, member.number);
-        let round = ProbeRotation { group: member.group, last: at, hold, had: Some(had) };
-        push(&mut self.rounds, round);
+    /// Records that the probe of a reported member failed.
+    fn record_probe(&mut self, member: GroupMember, cooldown: Duration, at: Instant) {
+        let known = self.rotations.iter().position(|rotation| rotation.group == member.group);
+        let probed = known.and_then(|known| self.rotations.remove(known)?.probed);
+        // If a member probes a second time, no other member has probed since: a new round begins.
+        let mut probed =
+            probed.filter(|probed| !probed.contains(&member.number)).unwrap_or_default();
+        push(&mut probed, member.number);
+        let rotation =
+            ProbeRotation { group: member.group, last: at, cooldown, probed: Some(probed) };
+        push(&mut self.rotations, rotation);
     }
 }
 
 fn push<T>(all: &mut VecDeque<T>, one: T) {
-    if all.len() >= MOST {
+    if all.len() >= MAX_MEMBERS {
         all.pop_front();
     }
     all.push_back(one);

@@ -1,7 +1,7 @@
-//! What an answer, or the lack of one, changes for the calls to come.
+//! How a response, or its absence, affects later calls.
 //!
-//! Owns: which hold begins, is renewed or ends; what is learned. Pure: time is an argument. Never
-//! touches: how an answer is read (`classify`).
+//! Owns: which cooldown begins, is renewed or ends; what is learned. Pure: time is an argument. Never
+//! touches: how a response is classified (`classify`).
 
 use std::time::{Duration, Instant};
 
@@ -17,25 +17,25 @@ use crate::upstream::rate_limiter::AdaptiveLimit;
 use crate::upstream::rejection::RejectReason;
 use crate::upstream::retry::backoff;
 
-/// Each answer that counts towards a limit of so few is on disk at once.
-const FEW: u32 = 64;
+/// A response that counts towards a ban limit of at most this many is written to disk at once.
+const URGENT_LIMIT: u32 = 64;
 
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallEnd {
-    /// With an answer.
+    /// With a response.
     Answered(StatusCode),
-    /// Without one, though there was a way to the origin.
+    /// Without a response, though the origin was reached.
     Broken,
-    /// As its own client may be the reason for: by this error, or without an answer. It counts towards limits
-    /// and a ban, and its origin is not held for it.
+    /// With an error, or without a response, for which the call's own client may be the cause. The call
+    /// counts towards limits and the ban guard, but starts no cooldown of its origin.
     Spared(Option<StatusCode>),
-    /// There was none.
+    /// The origin was not reached.
     Unreached,
 }
 
 impl CallEnd {
-    /// The same of a call whose failures its own client may be the reason for.
+    /// The same end of a call whose failures its own client may have caused.
     pub(super) fn spared(self, class: OutcomeClass) -> Self {
         match (class, self) {
             (OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::RateLimited(_), _)
@@ -47,246 +47,255 @@ impl CallEnd {
 }
 
 impl LimiterState {
-    /// A call was answered, or failed.
+    /// A call was completed: it got a response, or failed.
     pub(super) fn on_completed(
         &mut self,
         subject: &LimitKeys<'_>,
-        ticket: &mut Admission,
-        verdict: &CallOutcome,
+        admission: &mut Admission,
+        outcome: &CallOutcome,
         end: CallEnd,
         now: Instant,
     ) {
-        self.on_head(subject, ticket, verdict, end, now);
+        self.on_head(subject, admission, outcome, end, now);
         match end {
             CallEnd::Unreached => {
-                self.free(ticket);
+                self.free(admission);
                 let origin = CooldownScope::Origin(subject.origin);
-                self.hold_group(origin, subject, ticket, verdict, now);
-                self.trip(subject, ticket, now);
+                self.cool_down_group(origin, subject, admission, outcome, now);
+                self.trip_breaker(subject, admission, now);
             }
-            CallEnd::Spared(_) => self.free(ticket),
+            CallEnd::Spared(_) => self.free(admission),
             CallEnd::Answered(_) | CallEnd::Broken => {
-                self.on_outcome(subject, ticket, verdict, now)
+                self.on_outcome(subject, admission, outcome, now)
             }
         }
     }
 
-    /// A call is no longer under way; what it comes to is found out now or once its body was read.
+    /// A call is no longer in flight. Its outcome is applied now, or once its body was read.
     pub(super) fn on_head(
         &mut self,
         subject: &LimitKeys<'_>,
-        ticket: &mut Admission,
-        verdict: &CallOutcome,
+        admission: &mut Admission,
+        outcome: &CallOutcome,
         end: CallEnd,
         now: Instant,
     ) {
-        self.ended(ticket);
-        self.update_limits(subject, ticket, verdict, now);
+        self.ended(admission);
+        self.update_limits(subject, admission, outcome, now);
         if let CallEnd::Answered(status) | CallEnd::Spared(Some(status)) = end {
-            self.count(subject, verdict, status, now);
+            self.count_for_ban_guard(subject, outcome, status, now);
         }
     }
 
-    /// What an answer, or its body that was read later, says of the calls to come.
+    /// Applies the outcome of a response, or of its body that was read later.
     pub(super) fn on_outcome(
         &mut self,
         subject: &LimitKeys<'_>,
-        ticket: &Admission,
-        verdict: &CallOutcome,
+        admission: &Admission,
+        outcome: &CallOutcome,
         now: Instant,
     ) {
-        match verdict.class {
-            OutcomeClass::Ok | OutcomeClass::Auth => self.succeeded(subject, ticket, now),
+        match outcome.class {
+            OutcomeClass::Ok | OutcomeClass::Auth => self.on_success(subject, admission, now),
             OutcomeClass::RateLimited(limit) => {
                 self.run.reset();
-                self.free(ticket);
-                self.on_rate_limited(subject, verdict, limit, now);
+                self.free(admission);
+                self.on_rate_limited(subject, outcome, limit, now);
             }
             OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => {
-                self.failed(subject, ticket, verdict, now);
+                self.on_failure(subject, admission, outcome, now);
             }
         }
     }
 
-    /// A call ended without finding anything out.
-    pub(super) fn abandoned(&mut self, ticket: &mut Admission) {
-        self.ended(ticket);
-        self.free(ticket);
-        if let Some((limit, line)) = ticket.learned.and_then(|id| of(&mut self.learned, id)) {
+    /// A call ended without an outcome.
+    pub(super) fn abandoned(&mut self, admission: &mut Admission) {
+        self.ended(admission);
+        self.free(admission);
+        if let Some((limit, queue)) = admission.learned.and_then(|id| of(&mut self.learned, id)) {
             limit.on_no_answer();
-            line.wake();
+            queue.wake();
         }
     }
 
     fn update_limits(
         &mut self,
         subject: &LimitKeys<'_>,
-        ticket: &Admission,
-        verdict: &CallOutcome,
+        admission: &Admission,
+        outcome: &CallOutcome,
         now: Instant,
     ) {
-        let quota = verdict.quota.as_ref();
+        let quota = outcome.quota.as_ref();
         if let Some(bucket) = quota.and_then(|quota| quota.bucket.as_ref()) {
             self.belongs(subject.knock, bucket);
         }
-        let Some(asked) = ticket.learned else { return };
-        // The answer may name another limit than the one that the call was counted towards.
-        let told = quota
+        let Some(counted) = admission.learned else { return };
+        // The response may name another bucket than the one that the call was counted towards.
+        let named = quota
             .and_then(|quota| quota.bucket.as_ref())
-            .map_or(asked, |bucket| bucket_id(bucket, subject));
-        let callers = quota.filter(|quota| quota.whose == LimitScope::Callers);
-        let other = Some(asked).filter(|_| told != asked).and_then(|id| of(&mut self.learned, id));
-        if let Some((limit, line)) = other {
+            .map_or(counted, |bucket| bucket_id(bucket, subject));
+        let own_limit = quota.filter(|quota| quota.whose == LimitScope::Callers);
+        let other =
+            Some(counted).filter(|_| named != counted).and_then(|id| of(&mut self.learned, id));
+        if let Some((limit, queue)) = other {
             limit.on_no_answer();
-            line.wake();
+            queue.wake();
         }
-        let (limit, line) = entry(&mut self.learned, told, now, AdaptiveLimit::default);
-        if told != asked {
+        let (limit, queue) = entry(&mut self.learned, named, now, AdaptiveLimit::default);
+        if named != counted {
             limit.send();
         }
-        limit.on_response(callers, now);
-        line.wake();
+        limit.on_response(own_limit, now);
+        queue.wake();
     }
 
-    /// The ban guard.
-    fn count(
+    /// Counts the response for the ban guard.
+    fn count_for_ban_guard(
         &mut self,
         subject: &LimitKeys<'_>,
-        verdict: &CallOutcome,
+        outcome: &CallOutcome,
         status: StatusCode,
         now: Instant,
     ) {
         let Some(rule) = &subject.conduct.ban_guard else { return };
-        let shared = verdict.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
+        let shared = outcome.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
         let counts = self.guard.count(rule, status, shared, now);
         self.unsaved.guard |= counts;
-        // Of a large count, the answers of a third of a second are no matter.
-        self.urgent |= counts && rule.limit.count <= FEW;
+        // In a large limit, losing the responses of a third of a second does not matter.
+        self.urgent |= counts && rule.limit.count <= URGENT_LIMIT;
         if let Some(left) = self.guard.tripped(rule, now) {
-            self.stop(left, RejectReason::InvalidRequests, now);
+            self.block_upstream(left, RejectReason::InvalidRequests, now);
         }
     }
 
-    /// Stops all calls to the upstream; where they were not for the same cause, since the last one that went well, that is news.
-    fn stop(&mut self, time: Duration, cause: RejectReason, now: Instant) {
-        if self.holds.cause(CooldownScope::Upstream) != Some(cause) {
-            self.stopped = Some((cause, time));
+    /// Blocks all calls to the upstream. A warning is logged unless they are already blocked for the same
+    /// reason.
+    fn block_upstream(&mut self, time: Duration, reason: RejectReason, now: Instant) {
+        if self.holds.cause(CooldownScope::Upstream) != Some(reason) {
+            self.stopped = Some((reason, time));
         }
-        self.hold(CooldownScope::Upstream, time, cause, now);
+        self.start_cooldown(CooldownScope::Upstream, time, reason, now);
     }
 
-    /// Begins a firm hold, which outlives the process if it lasts a while.
-    fn hold(&mut self, reach: CooldownScope, time: Duration, cause: RejectReason, now: Instant) {
-        self.holds.begin(reach, time, cause, true, now);
-        if cause.outlives() && time >= WORTH_KEEPING {
+    /// Begins a firm cooldown, which is stored if it is long enough.
+    fn start_cooldown(
+        &mut self,
+        scope: CooldownScope,
+        time: Duration,
+        reason: RejectReason,
+        now: Instant,
+    ) {
+        self.holds.begin(scope, time, reason, true, now);
+        if reason.outlives() && time >= WORTH_KEEPING {
             (self.unsaved.holds, self.urgent) = (true, true);
         }
     }
 
-    fn succeeded(&mut self, subject: &LimitKeys<'_>, ticket: &Admission, now: Instant) {
+    fn on_success(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
         self.run.reset();
         for (member, failing) in subject.levels().into_iter().zip(&mut self.failing) {
             failing.succeeded(member);
             self.holds.lift(member.group, now);
         }
         let own = subject.knock.key.map(CooldownScope::Key);
-        for reach in own.into_iter().chain(ticket.probes.iter().copied()) {
-            self.holds.lift(reach, now);
+        for scope in own.into_iter().chain(admission.probes.iter().copied()) {
+            self.holds.lift(scope, now);
         }
     }
 
-    /// 5xx, and no whole answer in time: the key alone; three different ones without a success in between speak
-    /// for all of their group, once.
-    fn failed(
+    /// A 5xx, or no complete response in time. It puts only its key into a cooldown. Three different failing
+    /// members of a group, without a success in between, put the group into one cooldown.
+    fn on_failure(
         &mut self,
         subject: &LimitKeys<'_>,
-        ticket: &Admission,
-        verdict: &CallOutcome,
+        admission: &Admission,
+        outcome: &CallOutcome,
         now: Instant,
     ) {
-        let cause = RejectReason::Failed(verdict.class);
+        let reason = RejectReason::Failed(outcome.class);
         let rule = &subject.knock.hold;
-        let word = retry_after(subject, verdict);
-        let is_held =
+        let requested = retry_after(subject, outcome);
+        let in_cooldown =
             subject.knock.key.is_some_and(|key| self.holds.is_known(CooldownScope::Key(key)));
         if let Some(key) = subject.knock.key {
-            let time = word.unwrap_or(rule.cooldown);
-            match word {
-                Some(_) => self.hold(CooldownScope::Key(key), time, cause, now),
-                None => self.holds.begin(CooldownScope::Key(key), time, cause, false, now),
+            let time = requested.unwrap_or(rule.cooldown);
+            match requested {
+                Some(_) => self.start_cooldown(CooldownScope::Key(key), time, reason, now),
+                None => self.holds.begin(CooldownScope::Key(key), time, reason, false, now),
             }
         }
-        self.free(ticket);
+        self.free(admission);
         for (level, member) in subject.levels().into_iter().enumerate() {
-            let probes = ticket.probes.contains(&member.group);
-            let failed = FailureKind { probes, is_held, hold: rule.cooldown, at: now };
-            if self.failing[level].failed(member, failed) {
-                self.hold_group(member.group, subject, ticket, verdict, now);
+            let probes = admission.probes.contains(&member.group);
+            let failure =
+                FailureKind { probes, is_held: in_cooldown, hold: rule.cooldown, at: now };
+            if self.failing[level].failed(member, failure) {
+                self.cool_down_group(member.group, subject, admission, outcome, now);
             }
         }
-        self.trip(subject, ticket, now);
+        self.trip_breaker(subject, admission, now);
     }
 
-    /// Only its probe renews a hold of a whole group: whoever passes it without one must not keep the
-    /// others from finding out that it is back.
-    fn hold_group(
+    /// Only its probe renews the cooldown of a group. Calls that pass without being the probe must not delay
+    /// the probe of the others.
+    fn cool_down_group(
         &mut self,
         group: CooldownScope,
         subject: &LimitKeys<'_>,
-        ticket: &Admission,
-        verdict: &CallOutcome,
+        admission: &Admission,
+        outcome: &CallOutcome,
         now: Instant,
     ) {
-        if !self.holds.is_known(group) || ticket.probes.contains(&group) {
+        if !self.holds.is_known(group) || admission.probes.contains(&group) {
             let time = subject.knock.hold.cooldown;
-            self.holds.begin(group, time, RejectReason::Failed(verdict.class), false, now);
+            self.holds.begin(group, time, RejectReason::Failed(outcome.class), false, now);
         }
     }
 
-    /// The breaker: another failure, or the one call that tried while it was open.
-    fn trip(&mut self, subject: &LimitKeys<'_>, ticket: &Admission, now: Instant) {
+    /// The circuit breaker: it opens after another failure, or after a failed probe while it is open.
+    fn trip_breaker(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
         let Some(rule) = &subject.conduct.breaker else { return };
-        let tried = ticket.probes.contains(&CooldownScope::Upstream);
-        if self.run.failed(rule, now) || tried {
-            self.stop(rule.open_for, RejectReason::Breaker, now);
+        let was_probe = admission.probes.contains(&CooldownScope::Upstream);
+        if self.run.failed(rule, now) || was_probe {
+            self.block_upstream(rule.open_for, RejectReason::Breaker, now);
         }
     }
 
-    /// The origin said: too many calls.
+    /// The origin responded that there are too many calls.
     fn on_rate_limited(
         &mut self,
         subject: &LimitKeys<'_>,
-        verdict: &CallOutcome,
+        outcome: &CallOutcome,
         limit: RateLimitKind,
         now: Instant,
     ) {
-        let reach = self.limited_reach(subject, verdict, limit);
-        let time = retry_after(subject, verdict).unwrap_or_else(|| {
-            // In the middle of the jitter: those who back off come when it is over.
-            let wait = backoff(&subject.knock.backoff, self.holds.times(reach), 0.5);
+        let scope = self.rate_limit_scope(subject, outcome, limit);
+        let time = retry_after(subject, outcome).unwrap_or_else(|| {
+            // The middle of the jitter, so that clients that back off return when the cooldown is over.
+            let wait = backoff(&subject.knock.backoff, self.holds.times(scope), 0.5);
             wait.min(subject.knock.hold.max_cooldown)
         });
-        if let CooldownScope::Bucket(bucket) = reach
+        if let CooldownScope::Bucket(bucket) = scope
             && time >= WORTH_KEEPING
         {
             self.held_after(bucket, subject.knock.shape);
         }
-        self.hold(reach, time, RejectReason::Failed(verdict.class), now);
+        self.start_cooldown(scope, time, RejectReason::Failed(outcome.class), now);
     }
 
-    fn limited_reach(
+    fn rate_limit_scope(
         &self,
         subject: &LimitKeys<'_>,
-        verdict: &CallOutcome,
+        outcome: &CallOutcome,
         limit: RateLimitKind,
     ) -> CooldownScope {
-        let knock = subject.knock;
+        let call = subject.knock;
         let bucket = self.bucket_of(subject).map(CooldownScope::Bucket);
-        let whose = verdict.quota.as_ref().map(|quota| quota.whose).unwrap_or_default();
+        let whose = outcome.quota.as_ref().map(|quota| quota.whose).unwrap_or_default();
         let callers = CooldownScope::Credential(subject.credential);
         match (limit, whose) {
             (RateLimitKind::Shared, _) | (_, LimitScope::Shared) => {
-                knock.key.map(CooldownScope::Key).or(bucket).unwrap_or(callers)
+                call.key.map(CooldownScope::Key).or(bucket).unwrap_or(callers)
             }
             (RateLimitKind::Quota, _) | (_, LimitScope::Global) => callers,
             (RateLimitKind::Minute, LimitScope::Callers) => bucket.unwrap_or(callers),
@@ -294,9 +303,8 @@ impl LimiterState {
     }
 }
 
-/// How long the origin asks to be left alone, as far as it is heard. A word that says "now" says
-/// nothing.
-fn retry_after(subject: &LimitKeys<'_>, verdict: &CallOutcome) -> Option<Duration> {
-    let heeded = subject.knock.heeds || verdict.wait.is_some_and(|wait| wait.quota);
-    verdict.bounded_retry_after(&subject.knock.hold).filter(|_| heeded)
+/// The time from the origin's `Retry-After`, if it is honoured. A time of zero counts as none.
+fn retry_after(subject: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
+    let heeded = subject.knock.heeds || outcome.wait.is_some_and(|wait| wait.quota);
+    outcome.bounded_retry_after(&subject.knock.hold).filter(|_| heeded)
 }

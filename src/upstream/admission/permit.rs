@@ -1,6 +1,6 @@
-//! One call that went through the gate.
+//! The permit of one admitted call.
 //!
-//! Owns: that each call is settled once, however it ends. Never touches: the call itself.
+//! Owns: that each call is completed once, however it ends. Never touches: the call itself.
 
 use std::sync::Arc;
 
@@ -20,25 +20,25 @@ use crate::upstream::error::UpstreamError;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::rejection::RejectReason;
 
-/// A call on its way. Dropped without a word, it counts as abandoned.
+/// An admitted call. If it is dropped without an outcome, it counts as abandoned.
 pub struct Permit {
-    gate: AdmissionControl,
-    knock: CallContext,
-    record: CallTimer,
+    control: AdmissionControl,
+    call: CallContext,
+    timer: CallTimer,
     charge: CallCharge,
-    /// `None` once it is settled, or where nothing is ever kept back.
-    out: Option<ActiveCall>,
-    verdict: Option<CallOutcome>,
-    way: Option<Arc<Notify>>,
-    /// Its head is one to use, and its body may yet say otherwise.
-    unread: Option<ActiveCall>,
-    /// An error may be its client's fault.
-    spares: bool,
-    /// What it waited for, if it did.
+    /// `None` once the call is completed, or if it is not governed.
+    active: Option<ActiveCall>,
+    outcome: Option<CallOutcome>,
+    preempted: Option<Arc<Notify>>,
+    /// The call whose head is usable, while its body may still change the outcome.
+    awaiting_body: Option<ActiveCall>,
+    /// Whether the client may be the cause of an error.
+    client_at_fault: bool,
+    /// The reason for which the call waited, if it did.
     pub(super) waited: Option<RejectReason>,
 }
 
-/// A call that counts.
+/// A call that counts towards limits.
 pub(super) struct ActiveCall {
     pub(super) traffic: Arc<UpstreamState>,
     pub(super) ticket: Admission,
@@ -46,226 +46,260 @@ pub(super) struct ActiveCall {
 
 impl Permit {
     pub(super) fn new(
-        gate: AdmissionControl,
-        knock: CallContext,
-        record: CallTimer,
+        control: AdmissionControl,
+        call: CallContext,
+        timer: CallTimer,
         charge: CallCharge,
-        out: Option<ActiveCall>,
+        active: Option<ActiveCall>,
     ) -> Self {
-        let (verdict, way, unread, waited) = (None, None, None, None);
-        Self { gate, knock, record, charge, out, verdict, way, unread, spares: false, waited }
+        let (outcome, preempted, awaiting_body, waited) = (None, None, None, None);
+        Self {
+            control,
+            call,
+            timer,
+            charge,
+            active,
+            outcome,
+            preempted,
+            awaiting_body,
+            client_at_fault: false,
+            waited,
+        }
     }
 
-    /// What comes is an answer to half a request, whose client may be at fault: an error of its says nothing of
-    /// the origin.
+    /// Marks the response as one to an incomplete request, for which the client may be the cause: an error
+    /// does not count against the origin.
     pub fn spares_the_origin(&mut self) {
-        self.spares = true;
+        self.client_at_fault = true;
     }
 
-    /// The head of the final answer came, and its body as far as rules read it.
+    /// The head of the final response arrived, and its body as far as rules read it.
     pub fn answered(
         &mut self,
         status: StatusCode,
         headers: &HeaderMap,
         json: Option<&Value>,
     ) -> CallOutcome {
-        let verdict = self.judge(status, headers, json);
-        self.ended(status, &verdict);
-        self.charge.answered(status, verdict.is_ok(), headers, json);
-        verdict
+        let outcome = self.classify(status, headers, json);
+        self.record_response(status, &outcome);
+        self.charge.answered(status, outcome.is_ok(), headers, json);
+        outcome
     }
 
-    /// The same of an answer whose body is read while it passes: whether it is one to use is known
-    /// then, and so whether calls like it go well.
+    /// The head arrived, and the body is read while it passes. The outcome, for this call and for later ones,
+    /// is known once the body was read.
     pub fn on_head_unread(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
-        let verdict = self.judge(status, headers, None);
-        if verdict.is_ok() && conduct(&self.record.place).rules.read_bodies() {
-            self.unread = self.out.take();
+        let outcome = self.classify(status, headers, None);
+        if outcome.is_ok() && conduct(&self.timer.place).rules.read_bodies() {
+            self.awaiting_body = self.active.take();
         }
-        if let Some(ActiveCall { traffic, mut ticket }) = self.unread.take() {
-            let subject =
-                LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
-            let (end, now) = (CallEnd::Answered(status), self.gate.clock.instant());
-            self.learn(&traffic, |state| state.on_head(&subject, &mut ticket, &verdict, end, now));
-            self.unread = Some(ActiveCall { traffic, ticket });
+        if let Some(ActiveCall { traffic: upstream, ticket: mut admission }) =
+            self.awaiting_body.take()
+        {
+            let subject = LimitKeys::new(&self.call, conduct(&self.timer.place), &self.timer.place);
+            let (end, now) = (CallEnd::Answered(status), self.control.clock.instant());
+            self.update(&upstream, |state| {
+                state.on_head(&subject, &mut admission, &outcome, end, now);
+            });
+            self.awaiting_body = Some(ActiveCall { traffic: upstream, ticket: admission });
             self.gives_way();
         }
-        self.ended(status, &verdict);
-        self.charge.begun(status, verdict.is_ok(), headers);
-        verdict
+        self.record_response(status, &outcome);
+        self.charge.begun(status, outcome.is_ok(), headers);
+        outcome
     }
 
-    fn ended(&mut self, status: StatusCode, verdict: &CallOutcome) {
-        self.record.answered(status);
-        if self.verdict.is_none() {
-            self.count(verdict);
+    fn record_response(&mut self, status: StatusCode, outcome: &CallOutcome) {
+        self.timer.answered(status);
+        if self.outcome.is_none() {
+            self.count_rate_limit(outcome);
         }
-        self.settle(verdict, CallEnd::Answered(status));
-        self.verdict = Some(verdict.clone());
+        self.complete(outcome, CallEnd::Answered(status));
+        self.outcome = Some(outcome.clone());
     }
 
-    /// The body of an answer that has passed on already: it may say more than its head did. Whether it
-    /// is an answer to use.
+    /// The body of a response that was already forwarded. It may change the outcome. Returns whether the
+    /// response is usable.
     pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) -> bool {
-        let verdict = self.judge(status, headers, Some(json));
-        self.charge.answered(status, verdict.is_ok(), headers, Some(json));
-        if self.verdict.as_ref().is_none_or(|known| known.class != verdict.class) {
-            self.count(&verdict);
+        let outcome = self.classify(status, headers, Some(json));
+        self.charge.answered(status, outcome.is_ok(), headers, Some(json));
+        if self.outcome.as_ref().is_none_or(|known| known.class != outcome.class) {
+            self.count_rate_limit(&outcome);
         }
-        let more = self.verdict.as_ref() != Some(&verdict) && !verdict.is_ok();
-        match self.unread.take() {
-            Some(out) => self.find_out(&out, &verdict),
-            None if more => {
-                if let Some(traffic) = self.gate.traffic(&self.record.place, &self.knock) {
-                    self.find_out(&ActiveCall { traffic, ticket: Admission::default() }, &verdict);
+        let is_news = self.outcome.as_ref() != Some(&outcome) && !outcome.is_ok();
+        match self.awaiting_body.take() {
+            Some(active) => self.apply_outcome(&active, &outcome),
+            None if is_news => {
+                if let Some(upstream) = self.control.traffic(&self.timer.place, &self.call) {
+                    self.apply_outcome(
+                        &ActiveCall { traffic: upstream, ticket: Admission::default() },
+                        &outcome,
+                    );
                 }
             }
             None => {}
         }
-        verdict.is_ok()
+        outcome.is_ok()
     }
 
-    /// No head came.
+    /// No head arrived.
     pub fn failed(&mut self, failure: UpstreamError) {
-        self.record.failed(failure.token());
+        self.timer.failed(failure.token());
         self.charge.failed();
         match classify::failure(failure) {
-            Some(verdict) if failure.is_before_the_call() => {
-                self.settle(&verdict, CallEnd::Unreached);
+            Some(outcome) if failure.is_before_the_call() => {
+                self.complete(&outcome, CallEnd::Unreached);
             }
-            Some(verdict) => self.settle(&verdict, CallEnd::Broken),
+            Some(outcome) => self.complete(&outcome, CallEnd::Broken),
             None => self.abandon(),
         }
     }
 
-    /// All of the request was sent, and its answer is not waited for any longer.
+    /// The whole request was sent, and the client no longer waits for the response.
     pub fn left(&mut self) {
         self.charge.left();
     }
 
-    /// Its client has left before its head. Whether it is to go on without it: it counts until it is known
-    /// what it comes to. That is so where the upstream's rules count calls by what becomes of them; elsewhere
-    /// it ends, and the API learns at once that nobody waits. `whole`: all of its request is there; half of one
-    /// is answered early, if ever, which only the ban guard is about.
+    /// The client left before the head arrived. Returns whether the call continues without it, so that its
+    /// outcome is counted. It does where the upstream limits calls by their outcome; elsewhere it ends at
+    /// once, and the API sees that no client waits. `whole`: the whole request was sent. An incomplete
+    /// request gets an early response, if any, which matters only to the ban guard.
     pub fn outlives_its_client(&mut self, whole: bool) -> bool {
         if whole {
             self.charge.left();
         }
-        let Some(upstream) = &self.record.place.upstream else { return false };
+        let Some(upstream) = &self.timer.place.upstream else { return false };
         let guards = upstream.conduct.ban_guard.is_some();
         let bounds = upstream.conduct.rate_limit.in_flight < RateLimit::default().in_flight;
         if !(guards || whole && bounds) {
             return false;
         }
-        if let Some(ActiveCall { traffic, ticket }) = &mut self.out {
-            traffic.state.lock().come_back(ticket);
+        if let Some(ActiveCall { traffic: upstream, ticket: admission }) = &mut self.active {
+            upstream.state.lock().come_back(admission);
         }
         true
     }
 
-    /// Whether it was answered with a limit of calls.
+    /// Whether the response was a rate limit.
     pub fn is_limited(&self) -> bool {
-        self.verdict.as_ref().is_some_and(CallOutcome::is_limit)
+        self.outcome.as_ref().is_some_and(CallOutcome::is_limit)
     }
 
-    /// Its body is not one that rules can read: its head is all there is.
+    /// Rules cannot read the body: the outcome is that of the head.
     pub fn finish_without_body(&mut self) {
         self.charge.unread();
-        if let (Some(out), Some(verdict)) = (self.unread.take(), &self.verdict) {
-            self.find_out(&out, verdict);
+        if let (Some(active), Some(outcome)) = (self.awaiting_body.take(), &self.outcome) {
+            self.apply_outcome(&active, outcome);
         }
     }
 
-    /// The head of its answer is there: while its body is read, others find out how things are, too.
+    /// The head arrived. While the body is read, other calls may probe.
     pub fn gives_way(&mut self) {
-        for ActiveCall { traffic, ticket } in
-            [&mut self.out, &mut self.unread].into_iter().flatten()
+        for ActiveCall { traffic: upstream, ticket: admission } in
+            [&mut self.active, &mut self.awaiting_body].into_iter().flatten()
         {
-            traffic.state.lock().give_way(ticket);
-            traffic.eased.notify_waiters();
+            upstream.state.lock().give_way(admission);
+            upstream.eased.notify_waiters();
         }
     }
 
-    /// It is held up by its own client, which is slow to send or to take: others need not wait for it.
+    /// The client stalls the call by sending or reading slowly. Other calls do not wait for it.
     pub fn step_aside(&mut self) {
-        let now = self.gate.clock.instant();
-        for ActiveCall { traffic, ticket } in
-            [&mut self.out, &mut self.unread].into_iter().flatten()
+        let now = self.control.clock.instant();
+        for ActiveCall { traffic: upstream, ticket: admission } in
+            [&mut self.active, &mut self.awaiting_body].into_iter().flatten()
         {
-            let way = traffic.state.lock().step_aside(ticket, now);
-            self.way = way.or(self.way.take());
-            traffic.eased.notify_waiters();
+            let preempted = upstream.state.lock().step_aside(admission, now);
+            self.preempted = preempted.or(self.preempted.take());
+            upstream.eased.notify_waiters();
         }
     }
 
-    /// Tells when it has to make way: others wait for the place of a call that its own client holds up. `None`:
-    /// it is none.
+    /// Notifies when the call must end because others wait for its slot. `None`: its client does not stall
+    /// it.
     pub fn way(&self) -> Option<Arc<Notify>> {
-        self.way.clone()
+        self.preempted.clone()
     }
 
-    /// What it had to wait for before it went out.
+    /// The reason for which the call waited before it was admitted.
     pub fn waited(&self) -> Option<RejectReason> {
         self.waited
     }
 
-    /// Whether the body of its answer says something that the head does not.
+    /// Whether the body of the response matters beyond its head.
     pub fn reads_bodies(&self) -> bool {
-        conduct(&self.record.place).reads_bodies()
+        conduct(&self.timer.place).reads_bodies()
     }
 
-    /// Whether what it says may be that its answer is an error.
+    /// Whether the body may turn the response into an error.
     pub fn judges_bodies(&self) -> bool {
-        conduct(&self.record.place).rules.read_bodies()
+        conduct(&self.timer.place).rules.read_bodies()
     }
 
-    fn judge(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> CallOutcome {
-        let conduct: &UpstreamPolicy = conduct(&self.record.place);
-        classify::answer(status, headers, json, &conduct.rules, self.gate.clock.now())
+    fn classify(
+        &self,
+        status: StatusCode,
+        headers: &HeaderMap,
+        json: Option<&Value>,
+    ) -> CallOutcome {
+        let policy: &UpstreamPolicy = conduct(&self.timer.place);
+        classify::answer(status, headers, json, &policy.rules, self.control.clock.now())
     }
 
-    fn count(&self, verdict: &CallOutcome) {
-        if let OutcomeClass::RateLimited(limit) = verdict.class {
-            self.gate.account.rate_limited(self.record.place.index, limit.token());
+    fn count_rate_limit(&self, outcome: &CallOutcome) {
+        if let OutcomeClass::RateLimited(limit) = outcome.class {
+            self.control.account.rate_limited(self.timer.place.index, limit.token());
         }
     }
 
-    fn settle(&mut self, verdict: &CallOutcome, end: CallEnd) {
-        let Some(ActiveCall { traffic, mut ticket }) = self.out.take() else { return };
-        let subject = LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
-        let now = self.gate.clock.instant();
-        let end = if self.spares { end.spared(verdict.class) } else { end };
-        self.learn(&traffic, |state| state.on_completed(&subject, &mut ticket, verdict, end, now));
-        traffic.eased.notify_waiters();
+    fn complete(&mut self, outcome: &CallOutcome, end: CallEnd) {
+        let Some(ActiveCall { traffic: upstream, ticket: mut admission }) = self.active.take()
+        else {
+            return;
+        };
+        let subject = LimitKeys::new(&self.call, conduct(&self.timer.place), &self.timer.place);
+        let now = self.control.clock.instant();
+        let end = if self.client_at_fault { end.spared(outcome.class) } else { end };
+        self.update(&upstream, |state| {
+            state.on_completed(&subject, &mut admission, outcome, end, now);
+        });
+        upstream.eased.notify_waiters();
     }
 
-    fn find_out(&self, ActiveCall { traffic, ticket }: &ActiveCall, verdict: &CallOutcome) {
-        let subject = LimitKeys::new(&self.knock, conduct(&self.record.place), &self.record.place);
-        let now = self.gate.clock.instant();
-        self.learn(traffic, |state| state.on_outcome(&subject, ticket, verdict, now));
-        traffic.eased.notify_waiters();
+    fn apply_outcome(
+        &self,
+        ActiveCall { traffic: upstream, ticket: admission }: &ActiveCall,
+        outcome: &CallOutcome,
+    ) {
+        let subject = LimitKeys::new(&self.call, conduct(&self.timer.place), &self.timer.place);
+        let now = self.control.clock.instant();
+        self.update(upstream, |state| state.on_outcome(&subject, admission, outcome, now));
+        upstream.eased.notify_waiters();
     }
 
-    /// Learns from how the call ended; urgent changes are on disk soon.
-    fn learn(&self, traffic: &UpstreamState, how: impl FnOnce(&mut LimiterState)) {
-        let mut state = traffic.state.lock();
-        how(&mut state);
-        let (urgent, stopped) = (std::mem::take(&mut state.urgent), state.stopped.take());
-        drop(state);
+    /// Updates the limiter state after a call. Urgent changes are written to disk soon.
+    fn update(&self, upstream_state: &UpstreamState, change: impl FnOnce(&mut LimiterState)) {
+        let mut limiter = upstream_state.state.lock();
+        change(&mut limiter);
+        let (urgent, stopped) = (std::mem::take(&mut limiter.urgent), limiter.stopped.take());
+        drop(limiter);
         if let Some((cause, time)) = stopped {
             let (cause, seconds) = (cause.token(), time.as_secs());
-            let upstream = self.record.place.upstream.as_ref().map(|upstream| &*upstream.name);
-            tracing::warn!(upstream, cause, seconds, "All calls to an upstream are held back");
+            let upstream = self.timer.place.upstream.as_ref().map(|upstream| &*upstream.name);
+            tracing::warn!(upstream, cause, seconds, "All calls to an upstream are blocked");
         }
         if urgent {
-            self.gate.traffics.nudge();
+            self.control.traffics.nudge();
         }
     }
 
     fn abandon(&mut self) {
-        let Some(ActiveCall { traffic, mut ticket }) = self.out.take() else { return };
-        traffic.state.lock().abandoned(&mut ticket);
-        traffic.eased.notify_waiters();
+        let Some(ActiveCall { traffic: upstream, ticket: mut admission }) = self.active.take()
+        else {
+            return;
+        };
+        upstream.state.lock().abandoned(&mut admission);
+        upstream.eased.notify_waiters();
     }
 }
 

@@ -1,7 +1,7 @@
-//! Limits that outlive the process: windows of a minute and more, the counts of the ban guards, firm
-//! holds.
+//! Limits that are stored across restarts: windows of a minute and more, the counts of ban guards, firm
+//! cooldowns.
 //!
-//! Owns: which rows change, which are of no more use, and that a call of a long window is on disk before
+//! Owns: which rows changed, which can be deleted, and that a call in a long window is counted on disk before
 //! it goes out. Never touches: the disk; when a call goes out.
 
 mod row;
@@ -22,38 +22,39 @@ use crate::upstream::admission::wait_queue::WaitQueue;
 use crate::upstream::cooldown::CooldownScope;
 use crate::upstream::rate_limiter::SlidingWindow;
 
-/// How many holds of an upstream outlive the process.
-const MOST_HOLDS: usize = 512;
+/// The maximum number of cooldowns of an upstream that are stored.
+const MAX_COOLDOWNS: usize = 512;
 
-/// How often rows that are of no more use are looked for.
+/// The interval between searches for rows to delete.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a call waits for the disk: a disk that hangs costs a limit its memory, and no answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a call waits for the disk. If the disk hangs, limits may be lost at a restart, but no response
+/// is.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The place where limits are kept. It asks [`UpstreamRegistry::changed`] for the rows.
+/// The storage for limits. It requests the rows from [`UpstreamRegistry::changed_rows`].
 #[async_trait]
 pub trait LimitStore: fmt::Debug + Send + Sync {
-    /// Returns once all that changed before is on disk, or if it will not get there.
+    /// Returns once all earlier changes are on disk, or cannot be written.
     async fn settle(&self);
 
-    /// The same without waiting.
+    /// Requests a flush without waiting.
     fn nudge(&self);
 }
 
-/// The parts of an upstream's limits that changed since they were written.
+/// The parts of an upstream's limits that changed since they were last written.
 #[derive(Debug, Default)]
 pub(super) struct UnsavedLimits {
     pub(super) windows: BTreeSet<u128>,
     pub(super) guard: bool,
     pub(super) holds: bool,
-    /// The windows that the last row was written of.
-    written: Vec<u128>,
+    /// The windows whose rows were written last.
+    last_written: Vec<u128>,
 }
 
 impl UnsavedLimits {
-    /// The window of a credential is to be written. Where no disk ever asks, those of windows that were
-    /// forgotten meanwhile are dropped.
+    /// Marks the window of a credential as changed. If no storage requests the rows, windows that no longer
+    /// exist are dropped.
     pub(super) fn window(
         &mut self,
         credential: u128,
@@ -70,65 +71,67 @@ impl UnsavedLimits {
 #[derive(Debug, Default)]
 pub(super) struct Disk {
     rows: BTreeSet<RowKey>,
-    swept: Option<Instant>,
-    /// Nothing is counted ahead any more: this larder lets go of the disk.
-    last: bool,
-    /// It was told that the disk does not keep up.
-    told: bool,
+    last_sweep: Option<Instant>,
+    /// Whether no calls are counted ahead any more, because this process releases the storage.
+    closing: bool,
+    /// Whether the warning about a slow disk was logged.
+    warned_slow: bool,
 }
 
 impl UpstreamRegistry {
-    /// Limits are kept there from now on.
-    pub fn keep_in(&self, keeping: Arc<dyn LimitStore>) {
-        // There is one store for a process.
-        let _kept_already = self.keeping.set(keeping);
+    /// Sets the storage for limits.
+    pub fn keep_in(&self, store: Arc<dyn LimitStore>) {
+        // A process has one storage.
+        let _already_set = self.keeping.set(store);
     }
 
-    /// Returns once what has changed is on disk, or soon if the disk does not keep up.
+    /// Returns once the changes are on disk, or after a timeout if the disk is slow.
     pub(super) async fn settle(&self) {
-        let Some(keeping) = self.keeping.get() else { return };
-        let settled = timeout(PATIENCE, keeping.settle()).await;
-        if settled.is_err() && !std::mem::replace(&mut self.disk.lock().told, true) {
-            tracing::warn!("The disk is slow: calls go out before it knows of them");
+        let Some(store) = self.keeping.get() else { return };
+        let flushed = timeout(FLUSH_TIMEOUT, store.settle()).await;
+        if flushed.is_err() && !std::mem::replace(&mut self.disk.lock().warned_slow, true) {
+            tracing::warn!("The disk is slow: calls go out before their counts are on disk");
         }
     }
 
-    /// Has the changes written soon.
+    /// Requests that the changes are written soon.
     pub(super) fn nudge(&self) {
-        if let Some(keeping) = self.keeping.get() {
-            keeping.nudge();
+        if let Some(store) = self.keeping.get() {
+            store.nudge();
         }
     }
 
-    /// This larder lets go of the disk: the rows that follow are the last, and count nothing ahead.
+    /// Releases the storage: the next rows are the last ones and count no calls ahead.
     pub fn close(&self) {
-        self.disk.lock().last = true;
-        for (_, traffic) in self.all() {
-            let mut state = traffic.state.lock();
+        self.disk.lock().closing = true;
+        for (_, upstream) in self.all() {
+            let mut state = upstream.state.lock();
             let LimiterState { windows, unsaved, .. } = &mut *state;
             unsaved.windows.extend(windows.keys());
         }
     }
 
-    /// The rows that changed since the last call of this; those of the last call are on disk by now.
+    /// The rows that changed since the last call of this function. The rows of the last call are on disk by
+    /// now.
     pub fn changed(&self, date: SystemTime, now: Instant) -> Vec<UsageRow> {
         let mut disk = self.disk.lock();
-        let sweeps =
-            disk.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_EVERY);
-        let (mut rows, mut alive) = (Vec::new(), BTreeSet::new());
-        for (configured, traffic) in self.all() {
-            let key = |what| RowKey { configured, name: Arc::clone(&traffic.name), what };
-            let mut state = traffic.state.lock();
-            state.flushed();
-            for (what, value) in state.written(disk.last, date, now) {
+        let sweep_due = disk
+            .last_sweep
+            .is_none_or(|last_sweep| now.saturating_duration_since(last_sweep) >= SWEEP_EVERY);
+        let (mut rows, mut live) = (Vec::new(), BTreeSet::new());
+        for (configured, upstream) in self.all() {
+            let key = |kind| RowKey { configured, name: Arc::clone(&upstream.name), what: kind };
+            let mut state = upstream.state.lock();
+            state.mark_flushed();
+            for (kind, value) in state.rows_to_write(disk.closing, date, now) {
                 rows.push((key(what), value));
             }
-            if sweeps {
-                alive.extend(state.alive(now).into_iter().map(key));
+            if sweep_due {
+                live.extend(state.live_rows(now).into_iter().map(key));
             }
         }
-        if sweeps {
-            disk.swept = Some(now);
+        if sweep_due {
+            disk.last_sweep = Some(now);
             rows.extend(disk.rows.difference(&alive).map(|key| (key.clone(), None)));
         }
         for (key, value) in &rows {
@@ -140,50 +143,50 @@ impl UpstreamRegistry {
         rows.into_iter().map(|(key, value)| UsageRow { key: key.encode(), value }).collect()
     }
 
-    /// Adds the rows of an earlier larder to all that happened since this one started. Returns how many
-    /// of them could not be read.
+    /// Adds the rows of an earlier process to the state of this one. Returns the number of unreadable rows.
     pub fn restore<'a>(
         &self,
         rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
         date: SystemTime,
         now: Instant,
     ) -> usize {
-        let mut unread = 0;
+        let mut unreadable = 0;
         for (key, value) in rows {
             let restored = RowKey::decode(key).is_some_and(|key| {
-                let traffic = self.by_name(&key.name, key.configured, now);
-                let restored = restored(&mut traffic.state.lock(), key.what, value, date, now);
+                let upstream = self.by_name(&key.name, key.configured, now);
+                let restored = restore_row(&mut upstream.state.lock(), key.what, value, date, now);
                 self.disk.lock().rows.insert(key);
                 restored.is_some()
             });
-            unread += usize::from(!restored);
+            unreadable += usize::from(!restored);
         }
-        unread
+        unreadable
     }
 
-    /// All traffics, and whether a configured upstream is theirs.
+    /// All upstream states, and whether each belongs to a configured upstream.
     fn all(&self) -> Vec<(bool, Arc<UpstreamState>)> {
         let named: Vec<_> = self.named.lock().values().cloned().collect();
         let unnamed: Vec<_> = self.unnamed.lock().values().cloned().collect();
-        let named = named.into_iter().map(|traffic| (true, traffic));
-        named.chain(unnamed.into_iter().map(|traffic| (false, traffic))).collect()
+        let named = named.into_iter().map(|upstream| (true, upstream));
+        named.chain(unnamed.into_iter().map(|upstream| (false, upstream))).collect()
     }
 }
 
-fn restored(
+fn restore_row(
     state: &mut LimiterState,
-    what: RowKind,
+    kind: RowKind,
     value: &[u8],
     date: SystemTime,
     now: Instant,
 ) -> Option<()> {
-    match what {
+    match kind {
         RowKind::Window(credential) => {
-            let kept = row::read_window(value, date)?;
+            let saved = row::read_window(value, date)?;
             let (window, _) =
-                entry(&mut state.windows, credential, now, || SlidingWindow::new(kept.rate));
-            window.adopt(&kept, now);
-            // By this larder's clock, should it differ from the one that the row was dated by.
+                entry(&mut state.windows, credential, now, || SlidingWindow::new(saved.rate));
+            window.adopt(&saved, now);
+            // The row is written again with the date of this process's clock, which may differ from the
+            // row's.
             state.unsaved.windows.insert(credential);
         }
         RowKind::Guard => {
@@ -192,8 +195,8 @@ fn restored(
         }
         RowKind::Holds => {
             let SavedCooldowns { all, shapes } = row::read_holds(value, date)?;
-            for kept in &all {
-                state.holds.adopt(kept, now);
+            for saved in &all {
+                state.holds.adopt(saved, now);
             }
             for (shape, bucket) in shapes {
                 state.buckets.entry(shape).or_insert(bucket);
@@ -205,69 +208,69 @@ fn restored(
 }
 
 impl LimiterState {
-    /// The rows of the last time are on disk.
-    fn flushed(&mut self) {
-        for credential in std::mem::take(&mut self.unsaved.written) {
+    /// The rows of the last write are on disk.
+    fn mark_flushed(&mut self) {
+        for credential in std::mem::take(&mut self.unsaved.last_written) {
             if let Some((window, _)) = self.windows.get_mut(&credential) {
                 window.flushed();
             }
         }
     }
 
-    /// The rows to write; `None`: the row is to go.
-    fn written(
+    /// The rows to write. `None`: the row is to be deleted.
+    fn rows_to_write(
         &mut self,
-        last: bool,
+        closing: bool,
         date: SystemTime,
         now: Instant,
     ) -> Vec<(RowKind, Option<Vec<u8>>)> {
         let mut rows = Vec::new();
         for credential in std::mem::take(&mut self.unsaved.windows) {
             let window = self.windows.get_mut(&credential);
-            let kept = window.and_then(|(window, _)| window.kept(last, now));
-            rows.push((RowKind::Window(credential), kept.map(|kept| row::window(&kept, date))));
-            self.unsaved.written.push(credential);
+            let saved = window.and_then(|(window, _)| window.kept(closing, now));
+            rows.push((RowKind::Window(credential), saved.map(|saved| row::window(&saved, date))));
+            self.unsaved.last_written.push(credential);
         }
         if std::mem::take(&mut self.unsaved.guard) {
-            let kept = self.guard.kept(now);
-            rows.push((RowKind::Guard, kept.map(|kept| row::guard(&kept, date))));
+            let saved = self.guard.kept(now);
+            rows.push((RowKind::Guard, saved.map(|saved| row::guard(&saved, date))));
         }
         if std::mem::take(&mut self.unsaved.holds) {
-            let kept = self.kept_holds(now);
-            let any = !kept.all.is_empty();
-            rows.push((RowKind::Holds, any.then(|| row::holds(&kept, date))));
+            let saved = self.cooldowns_to_save(now);
+            let any = !saved.all.is_empty();
+            rows.push((RowKind::Holds, any.then(|| row::holds(&saved, date))));
         }
         rows
     }
 
-    /// Which rows are of any use.
-    fn alive(&self, now: Instant) -> Vec<RowKind> {
+    /// The rows that are still needed.
+    fn live_rows(&self, now: Instant) -> Vec<RowKind> {
         let windows = self.windows.iter().filter(|(_, (window, _))| !window.is_over(now));
-        let mut alive: Vec<_> =
+        let mut live: Vec<_> =
             windows.map(|(credential, _)| RowKind::Window(*credential)).collect();
-        alive.extend(self.guard.kept(now).map(|_| RowKind::Guard));
-        let holds = self.holds.kept(1, now);
-        alive.extend(holds.first().map(|_| RowKind::Holds));
-        alive
+        live.extend(self.guard.kept(now).map(|_| RowKind::Guard));
+        let cooldowns = self.holds.kept(1, now);
+        live.extend(cooldowns.first().map(|_| RowKind::Holds));
+        live
     }
 
-    /// Calls of this shape belong to a bucket that is held.
+    /// Records that calls of this shape belong to a bucket in a cooldown.
     pub(super) fn held_after(&mut self, bucket: u128, shape: u64) {
         if self.held_shapes.len() >= MOST {
-            let holds = &self.holds;
-            self.held_shapes.retain(|bucket, _| holds.is_firm(CooldownScope::Bucket(*bucket)));
+            let cooldowns = &self.holds;
+            self.held_shapes.retain(|bucket, _| cooldowns.is_firm(CooldownScope::Bucket(*bucket)));
         }
         if self.held_shapes.len() < MOST {
             self.held_shapes.insert(bucket, shape);
         }
     }
 
-    /// The holds to be kept. That of a bucket is of use only with the calls that belong to it.
-    fn kept_holds(&mut self, now: Instant) -> SavedCooldowns {
-        let all = self.holds.kept(MOST_HOLDS, now);
-        let is_held =
+    /// The cooldowns to store. The cooldown of a bucket is stored only with the shape of its calls.
+    fn cooldowns_to_save(&mut self, now: Instant) -> SavedCooldowns {
+        let all = self.holds.kept(MAX_COOLDOWNS, now);
+        let is_saved =
             |bucket: &u128| all.iter().any(|one| one.reach == CooldownScope::Bucket(*bucket));
-        self.held_shapes.retain(|bucket, _| is_held(bucket));
+        self.held_shapes.retain(|bucket, _| is_saved(bucket));
         let shape = |shape: &u64| Some((*shape, self.buckets.get(shape)?.clone()));
         let shapes: BTreeSet<_> = self.held_shapes.values().copied().collect();
         let shapes = shapes.iter().filter_map(shape).collect();

@@ -1,6 +1,6 @@
-//! The traffic of all upstreams: what is known of them outlives a configuration.
+//! The states of all upstreams, which outlive configurations.
 //!
-//! Owns: which of them a call belongs to. Never touches: what is known of each.
+//! Owns: which state a call belongs to. Never touches: the content of a state.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -13,10 +13,10 @@ use crate::upstream::admission::persistence::{Disk, LimitStore};
 use crate::upstream::admission::state::UpstreamState;
 use crate::upstream::routing::UpstreamTarget;
 
-/// How many hosts that no upstream names are remembered.
-const UNNAMED: usize = 1024;
+/// The maximum number of hosts without a configured upstream that have a state.
+const MAX_UNNAMED: usize = 1024;
 
-/// The traffic of all upstreams.
+/// The states of all upstreams.
 #[derive(Debug, Default)]
 pub struct UpstreamRegistry {
     pub(super) named: Mutex<HashMap<Arc<str>, Arc<UpstreamState>>>,
@@ -26,14 +26,14 @@ pub struct UpstreamRegistry {
 }
 
 impl UpstreamRegistry {
-    pub(super) fn of(&self, place: &UpstreamTarget, now: Instant) -> Arc<UpstreamState> {
-        let Some(upstream) = &place.upstream else {
-            return self.unnamed(&format!("{}:{}", place.host, place.port), now);
+    pub(super) fn of(&self, target: &UpstreamTarget, now: Instant) -> Arc<UpstreamState> {
+        let Some(upstream) = &target.upstream else {
+            return self.unnamed(&format!("{}:{}", target.host, target.port), now);
         };
         self.named(&upstream.name)
     }
 
-    /// The traffic of a configured upstream, or of a host and port.
+    /// The state of a configured upstream, or of a host and port.
     pub(super) fn by_name(
         &self,
         name: &Arc<str>,
@@ -43,12 +43,12 @@ impl UpstreamRegistry {
         if configured { self.named(name) } else { self.unnamed(name, now) }
     }
 
-    /// The traffic of an upstream that a call has been made to.
+    /// The state of a configured upstream, if a call has been made to it.
     pub(super) fn known(&self, name: &str) -> Option<Arc<UpstreamState>> {
         self.named.lock().get(name).cloned()
     }
 
-    /// The hosts that no upstream names, sorted.
+    /// The states of hosts that no upstream names, sorted by name.
     pub(super) fn others(&self) -> Vec<Arc<UpstreamState>> {
         let mut others: Vec<_> = self.unnamed.lock().values().cloned().collect();
         others.sort_by(|a, b| a.name.cmp(&b.name));
@@ -57,42 +57,42 @@ impl UpstreamRegistry {
 
     fn named(&self, name: &Arc<str>) -> Arc<UpstreamState> {
         let mut named = self.named.lock();
-        if let Some(traffic) = named.get(name) {
-            return Arc::clone(traffic);
+        if let Some(upstream) = named.get(name) {
+            return Arc::clone(upstream);
         }
-        let traffic = UpstreamState::new(Arc::clone(name));
-        named.insert(Arc::clone(name), Arc::clone(&traffic));
-        traffic
+        let upstream = UpstreamState::new(Arc::clone(name));
+        named.insert(Arc::clone(name), Arc::clone(&upstream));
+        upstream
     }
 
     fn unnamed(&self, name: &str, now: Instant) -> Arc<UpstreamState> {
         let mut unnamed = self.unnamed.lock();
-        if let Some(traffic) = unnamed.get(name) {
-            return Arc::clone(traffic);
+        if let Some(upstream) = unnamed.get(name) {
+            return Arc::clone(upstream);
         }
-        if unnamed.len() >= UNNAMED {
-            unnamed.retain(|_, traffic| !traffic.is_idle(now));
+        if unnamed.len() >= MAX_UNNAMED {
+            unnamed.retain(|_, upstream| !upstream.is_idle(now));
         }
-        if unnamed.len() >= UNNAMED {
+        if unnamed.len() >= MAX_UNNAMED {
             make_room(&mut unnamed, now);
         }
-        let traffic = UpstreamState::new(name.into());
-        unnamed.insert(name.into(), Arc::clone(&traffic));
-        traffic
+        let upstream = UpstreamState::new(name.into());
+        unnamed.insert(name.into(), Arc::clone(&upstream));
+        upstream
     }
 }
 
-/// Forgets hosts of which nothing is known but larder's own guess after a failure, and then the half of those that
-/// are held for the shortest time: a client that makes hosts up must not make larder forget what an API said.
+/// Removes idle hosts without a firm cooldown, then the half of the rest whose cooldowns end first. A client
+/// that makes up hosts must not remove the rate limits of an API.
 fn make_room(unnamed: &mut HashMap<Box<str>, Arc<UpstreamState>>, now: Instant) {
-    unnamed.retain(|_, traffic| traffic.is_busy() || traffic.told_until(now).is_some());
-    if unnamed.len() < UNNAMED {
+    unnamed.retain(|_, upstream| upstream.is_busy() || upstream.firm_until(now).is_some());
+    if unnamed.len() < MAX_UNNAMED {
         return;
     }
-    let mut until: Vec<_> = unnamed.values().map(|traffic| traffic.told_until(now)).collect();
+    let mut until: Vec<_> = unnamed.values().map(|upstream| upstream.firm_until(now)).collect();
     let middle = until.len() / 2;
     let (_, &mut middle, _) = until.select_nth_unstable(middle);
-    unnamed.retain(|_, traffic| traffic.is_busy() || traffic.told_until(now) > middle);
+    unnamed.retain(|_, upstream| upstream.is_busy() || upstream.firm_until(now) > middle);
 }
 
 impl UpstreamState {
@@ -104,16 +104,16 @@ impl UpstreamState {
         self.state.lock().in_flight > 0
     }
 
-    /// Until when it is held by the API's own word.
-    fn told_until(&self, now: Instant) -> Option<Instant> {
+    /// When its last firm cooldown ends.
+    fn firm_until(&self, now: Instant) -> Option<Instant> {
         let state = self.state.lock();
-        let firm = state.holds.all().filter(|(_, hold)| hold.firm && hold.until > now);
-        firm.map(|(_, hold)| hold.until).max()
+        let firm = state.holds.all().filter(|(_, cooldown)| cooldown.firm && cooldown.until > now);
+        firm.map(|(_, cooldown)| cooldown.until).max()
     }
 
     fn is_idle(&self, now: Instant) -> bool {
         let state = self.state.lock();
-        let held = state.holds.all().any(|(_, hold)| hold.until > now);
-        state.in_flight == 0 && !held
+        let in_cooldown = state.holds.all().any(|(_, cooldown)| cooldown.until > now);
+        state.in_flight == 0 && !in_cooldown
     }
 }

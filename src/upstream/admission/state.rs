@@ -1,7 +1,7 @@
-//! One upstream's traffic: what is held, who waits, what went out.
+//! The limiter state of one upstream: cooldowns, queues, windows, calls in flight.
 //!
-//! Owns: whether a call goes out now. Pure but for waking who waits: the time is an argument. Never
-//! touches: waiting (`gate`), what an answer changes (`settle`).
+//! Owns: whether a call goes out now. Pure except for waking waiters: time is an argument. Never touches:
+//! waiting (`admission`), the effects of responses (`feedback`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -25,62 +25,62 @@ use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::retry;
 use crate::upstream::routing::UpstreamTarget;
 
-/// How many credentials and buckets are kept apart; beyond it, idle ones are forgotten.
+/// How many credentials and buckets have a limit of their own. Beyond it, idle ones are removed.
 pub(super) const MOST: usize = 4096;
 
-/// What outlives a configuration: one for each upstream.
+/// The state of one upstream. It outlives configurations.
 #[derive(Debug)]
 pub(super) struct UpstreamState {
     /// The configured name, or the host and port.
     pub(super) name: Arc<str>,
     pub(super) state: Mutex<LimiterState>,
-    /// A hold ended, or its probe did.
+    /// Notified when a cooldown or its probe ended, or when credits were released.
     pub(super) eased: Notify,
 }
 
-/// How long a call that its client holds up keeps a place for which others wait.
-const BORNE: Duration = Duration::from_secs(1);
+/// How long a call that its client stalls keeps a slot that other calls wait for.
+const STALL_TIME: Duration = Duration::from_secs(1);
 
-/// All that is known of an upstream.
+/// The limiter state of an upstream.
 #[derive(Debug, Default)]
 pub(super) struct LimiterState {
     pub(super) holds: Cooldowns,
     pub(super) run: circuit_breaker::FailureStreak,
     pub(super) guard: BanGuard,
     pub(super) retries: retry::RetryBudget,
-    /// The configured limit, by credential.
+    /// The windows of the configured limit, by credential.
     pub(super) windows: HashMap<u128, (SlidingWindow, WaitQueue)>,
-    /// Learned limits, by credential or bucket.
+    /// The learned limits, by credential or bucket.
     pub(super) learned: HashMap<u128, (AdaptiveLimit, WaitQueue)>,
-    /// Which bucket calls of a shape belong to.
+    /// The bucket of the calls of a shape.
     pub(super) buckets: HashMap<u64, Bucket>,
-    /// Who waits because too many wait for an answer.
+    /// Calls that wait because too many calls are in flight.
     pub(super) cap: WaitQueue,
     pub(super) in_flight: usize,
-    /// Calls that are under way beside those, for their own clients hold them up; the oldest first.
-    asides: VecDeque<ClientStall>,
-    turns: u64,
-    /// Which keys of an endpoint fail, which endpoints of a family, which families of an origin.
+    /// Calls in flight that their clients stall, not counted in `in_flight`; the oldest first.
+    stalled: VecDeque<ClientStall>,
+    last_number: u64,
+    /// The failing keys of endpoints, endpoints of families, and families of origins.
     pub(super) failing: [FailureGroups; LEVELS],
-    /// Of each bucket that is held, the shape of the call that it was held after.
+    /// The shape of the call after which the cooldown of a bucket began, by bucket.
     pub(super) held_shapes: HashMap<u128, u64>,
     pub(super) unsaved: UnsavedLimits,
-    /// Some of it is not to wait until the disk asks for it.
+    /// Whether some changes must be written to disk at once.
     pub(super) urgent: bool,
-    /// All calls were stopped just now, for so long: nobody has been told yet.
+    /// The reason and time of a block of all calls that has not been logged yet.
     pub(super) stopped: Option<(RejectReason, Duration)>,
 }
 
-/// A call that its client holds up.
+/// A call that its client stalls.
 #[derive(Debug)]
 struct ClientStall {
     number: u64,
     since: Instant,
-    /// Tells it to make way.
-    way: Arc<Notify>,
+    /// Notifies the call that it must end.
+    preempted: Arc<Notify>,
 }
 
-/// Where a call waits for its turn.
+/// The queue in which a call waits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum QueueKind {
     Window(u128),
@@ -88,75 +88,76 @@ pub(super) enum QueueKind {
     Cap,
 }
 
-/// A call that went out.
+/// The admission of a call.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Admission {
-    /// It is the probe of these.
+    /// The cooldowns whose probe the call is.
     pub(super) probes: Vec<CooldownScope>,
-    /// Others are the probe of these by now.
+    /// Whether another call may be their probe by now.
     pub(super) gave_way: bool,
-    /// The learned limit that it counts towards.
+    /// The learned limit towards which the call counts.
     pub(super) learned: Option<u128>,
-    /// It is not on disk that it goes out: first that, then the call.
+    /// Whether the count of the call must reach the disk before the call goes out.
     pub(super) unsaved: bool,
     pub(super) seat: CallSlot,
 }
 
-/// Which of an upstream's calls under way one is among.
+/// The slot of a call among the calls in flight of its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum CallSlot {
-    /// Those that `rate_limit.in_flight` is about.
+    /// Counted for `rate_limit.in_flight`.
     Taken,
-    /// Those that are held up by their own clients, as this one of them.
+    /// Stalled by its client, with its number among the stalled calls.
     Aside(u64),
-    /// None: it is over.
+    /// None: the call has ended.
     #[default]
     Over,
 }
 
-/// What the gate says to a call.
+/// The decision about a call.
 #[derive(Debug)]
 pub(super) enum AdmissionDecision {
-    /// Go.
+    /// The call goes out.
     Go(Admission),
-    /// Not before a hold ends, or its probe.
+    /// The call is blocked until a cooldown or its probe ends.
     Hold(Rejection),
-    /// Wait for a turn: woken, or when the time is over.
+    /// The call waits in a queue until it is notified or the time is over.
     Line(QueueKind, Arc<Notify>, Option<Duration>),
 }
 
-/// How many levels there are at which several that fail speak for all.
+/// The number of levels of failure groups.
 const LEVELS: usize = 3;
 
-/// What a call at its place is subject to.
+/// The policy and the identifiers by which limits apply to a call at its target.
 pub(super) struct LimitKeys<'a> {
     pub(super) knock: &'a CallContext,
     pub(super) conduct: &'a UpstreamPolicy,
     /// The host and port, hashed.
     pub(super) origin: u64,
-    /// The endpoint there, and its family.
+    /// The endpoint at this origin, and its family.
     endpoint: u64,
     family: u64,
-    /// Who asks, as the origin sees it: larder itself, where it shows a credential of its own.
+    /// The credential that the origin sees. Zero if the upstream has a credential of its own.
     pub(super) credential: u128,
 }
 
 impl<'a> LimitKeys<'a> {
     pub(super) fn new(
-        knock: &'a CallContext,
-        conduct: &'a UpstreamPolicy,
-        place: &UpstreamTarget,
+        call: &'a CallContext,
+        policy: &'a UpstreamPolicy,
+        target: &UpstreamTarget,
     ) -> Self {
-        let own = place.upstream.as_ref().is_some_and(|upstream| upstream.credential.is_some());
-        let credential = if own { 0 } else { knock.credential };
-        let origin = origin(place);
-        let there =
-            |what: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(what)).to_le_bytes());
-        let (endpoint, family) = (there(knock.shape), there(knock.family));
-        Self { knock, conduct, origin, endpoint, family, credential }
+        let has_own_credential =
+            target.upstream.as_ref().is_some_and(|upstream| upstream.credential.is_some());
+        let credential = if has_own_credential { 0 } else { call.credential };
+        let origin = origin(target);
+        let at_origin =
+            |id: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(id)).to_le_bytes());
+        let (endpoint, family) = (at_origin(call.shape), at_origin(call.family));
+        Self { knock: call, conduct: policy, origin, endpoint, family, credential }
     }
 
-    /// What the call is one of, from the nearest to the widest.
+    /// The groups that the call belongs to, from the smallest to the largest.
     pub(super) fn levels(&self) -> [GroupMember; LEVELS] {
         let resource = || u128::from(self.knock.resource);
         [
@@ -170,67 +171,71 @@ impl<'a> LimitKeys<'a> {
     }
 }
 
-fn origin(place: &UpstreamTarget) -> u64 {
-    xxh3_64(format!("{}:{}", place.host, place.port).as_bytes())
+fn origin(target: &UpstreamTarget) -> u64 {
+    xxh3_64(format!("{}:{}", target.host, target.port).as_bytes())
 }
 
 impl LimiterState {
-    /// A place in every line.
+    /// Issues a position, which is valid in every queue.
     pub(super) fn turn(&mut self, for_a_client: bool) -> QueuePosition {
-        self.turns += 1;
-        QueuePosition { background: !for_a_client, number: self.turns }
+        self.last_number += 1;
+        QueuePosition { background: !for_a_client, number: self.last_number }
     }
 
-    /// Whether something keeps the call back that waiting in a line would not end.
+    /// Whether a cooldown blocks the call.
     pub(super) fn check_cooldowns(&self, subject: &LimitKeys<'_>, now: Instant) -> CooldownCheck {
         if subject.knock.yields
-            && let Some(held) = self.rests(subject, now)
+            && let Some(rejection) = self.probe_delay(subject, now)
         {
-            return CooldownCheck::Until(held);
+            return CooldownCheck::Until(rejection);
         }
         self.holds.check(&self.reaches(subject), subject.knock.yields, now)
     }
 
-    /// Whether a call leaves it to others to find out how things are: one that is not known to fail does not.
-    fn rests(&self, subject: &LimitKeys<'_>, now: Instant) -> Option<Rejection> {
+    /// The rejection of a call that leaves the probe to others. Calls that are not known to fail never do.
+    fn probe_delay(&self, subject: &LimitKeys<'_>, now: Instant) -> Option<Rejection> {
         let levels = subject.levels();
         let key = subject.knock.key.map(CooldownScope::Key);
-        let is_held = key.is_some_and(|key| self.holds.is_known(key));
-        if !is_held && !self.failing[1].knows(levels[1]) {
+        let in_cooldown = key.is_some_and(|key| self.holds.is_known(key));
+        if !in_cooldown && !self.failing[1].knows(levels[1]) {
             return None;
         }
-        let rests = levels.into_iter().zip(&self.failing).enumerate();
-        rests
+        let delays = levels.into_iter().zip(&self.failing).enumerate();
+        delays
             .filter_map(|(level, (member, failing))| {
-                // Of keys there may be more than are remembered.
-                let left = failing.rests(member, is_held && level == 0, now)?;
+                // More keys may fail than are remembered.
+                let left = failing.rests(member, in_cooldown && level == 0, now)?;
                 Some(Rejection { cause: self.holds.cause(member.group)?, left })
             })
-            .max_by_key(|held| held.left)
+            .max_by_key(|rejection| rejection.left)
     }
 
-    /// Lets the call go out, or says what it has to wait for.
+    /// Admits the call, or returns what it has to wait for.
     pub(super) fn admit(
         &mut self,
         subject: &LimitKeys<'_>,
-        turn: QueuePosition,
+        position: QueuePosition,
         now: Instant,
     ) -> AdmissionDecision {
         let probes = match self.check_cooldowns(subject, now) {
             CooldownCheck::Clear(probes) => probes,
-            CooldownCheck::Until(held) | CooldownCheck::Probing(held) => {
-                return AdmissionDecision::Hold(held);
+            CooldownCheck::Until(rejection) | CooldownCheck::Probing(rejection) => {
+                return AdmissionDecision::Hold(rejection);
             }
         };
-        let learned = self.limit(subject);
-        if let Some((station, wait)) = self.blocked(subject, learned, turn, now) {
-            let line = self.line(station);
-            let woken = line.join(turn);
-            // Only the first one's wait is over with time; the others are woken in their turn.
-            return AdmissionDecision::Line(station, woken, wait.filter(|_| line.is_first(turn)));
+        let learned = self.learned_limit(subject);
+        if let Some((kind, wait)) = self.first_queue(subject, learned, position, now) {
+            let queue = self.line(kind);
+            let wakeup = queue.join(position);
+            // Only the first call in the queue wakes by time; the others are notified in their order.
+            return AdmissionDecision::Line(
+                kind,
+                wakeup,
+                wait.filter(|_| queue.is_first(position)),
+            );
         }
         let configured = subject.conduct.rate_limit.limit.map(|_| subject.credential);
-        let unsaved = configured.is_some_and(|id| self.send(id, now) == Write::First);
+        let unsaved = configured.is_some_and(|id| self.count_sent(id, now) == Write::First);
         if let Some((limit, _)) = learned.and_then(|id| of(&mut self.learned, id)) {
             limit.send();
         }
@@ -248,92 +253,96 @@ impl LimiterState {
         })
     }
 
-    /// A probe's place is free for the next, once.
-    pub(super) fn free(&mut self, ticket: &Admission) {
-        if !ticket.gave_way {
-            self.holds.unprobe(&ticket.probes);
+    /// Lets another call be the probe, unless this was done before.
+    pub(super) fn free(&mut self, admission: &Admission) {
+        if !admission.gave_way {
+            self.holds.unprobe(&admission.probes);
         }
     }
 
-    /// A probe leaves its place to the next, and tells what it has found out later.
-    pub(super) fn give_way(&mut self, ticket: &mut Admission) {
-        self.free(ticket);
-        ticket.gave_way = true;
+    /// Lets another call be the probe, while this call still reports its outcome later.
+    pub(super) fn give_way(&mut self, admission: &mut Admission) {
+        self.free(admission);
+        admission.gave_way = true;
     }
 
-    /// A call is held up by its own client: others take its place, and its probe. Returns what tells it to make
-    /// way altogether.
+    /// The client stalls the call: its slot and its probe go to other calls. Returns the notification that
+    /// ends the call.
     pub(super) fn step_aside(
         &mut self,
-        ticket: &mut Admission,
+        admission: &mut Admission,
         now: Instant,
     ) -> Option<Arc<Notify>> {
-        self.free(ticket);
-        ticket.probes.clear();
-        if ticket.seat != CallSlot::Taken {
+        self.free(admission);
+        admission.probes.clear();
+        if admission.seat != CallSlot::Taken {
             return None;
         }
-        self.ended(ticket);
-        self.turns += 1;
-        let way = Arc::default();
-        self.asides.push_back(ClientStall {
-            number: self.turns,
+        self.ended(admission);
+        self.last_number += 1;
+        let preempted = Arc::default();
+        self.stalled.push_back(ClientStall {
+            number: self.last_number,
             since: now,
-            way: Arc::clone(&way),
+            preempted: Arc::clone(&preempted),
         });
-        ticket.seat = CallSlot::Aside(self.turns);
-        Some(way)
+        admission.seat = CallSlot::Aside(self.last_number);
+        Some(preempted)
     }
 
-    /// The client that held a call up has left, and the call goes on: it is among the others again, even if
-    /// they are too many then. No more go out until they are fewer, so no client leaves any number behind. One
-    /// that had to make way has no place any more.
-    pub(super) fn come_back(&mut self, ticket: &mut Admission) {
-        if let CallSlot::Aside(number) = ticket.seat {
-            let had_a_place = self.asides.iter().any(|aside| aside.number == number);
-            self.ended(ticket);
-            if had_a_place {
+    /// The client that stalled the call has left, and the call continues. It counts as in flight again, even
+    /// above the limit. No more calls go out until enough have ended, so clients cannot leave any number of
+    /// calls behind. A call that was notified to end gets no slot.
+    pub(super) fn come_back(&mut self, admission: &mut Admission) {
+        if let CallSlot::Aside(number) = admission.seat {
+            let had_slot = self.stalled.iter().any(|stall| stall.number == number);
+            self.ended(admission);
+            if had_slot {
                 self.in_flight += 1;
-                ticket.seat = CallSlot::Taken;
+                admission.seat = CallSlot::Taken;
             }
         }
     }
 
-    /// A call is under way no longer.
-    pub(super) fn ended(&mut self, ticket: &mut Admission) {
-        match std::mem::take(&mut ticket.seat) {
+    /// The call is no longer in flight.
+    pub(super) fn ended(&mut self, admission: &mut Admission) {
+        match std::mem::take(&mut admission.seat) {
             CallSlot::Taken => self.in_flight -= 1,
-            CallSlot::Aside(number) => self.asides.retain(|aside| aside.number != number),
+            CallSlot::Aside(number) => self.stalled.retain(|stall| stall.number != number),
             CallSlot::Over => return,
         }
         self.cap.wake();
     }
 
-    /// Whether one more call may be under way. Each may be answered in a way that counts towards a ban: no
-    /// more go out at once than the ban guard bears. Where that is because of some that their clients hold up, they
-    /// make way. `Err`: there is no room; when the next will make way, if so.
-    fn room(&mut self, conduct: &UpstreamPolicy, now: Instant) -> Result<(), Option<Duration>> {
-        if self.in_flight >= conduct.rate_limit.in_flight {
+    /// Whether one more call may be in flight. Each response may count towards a ban, so no more calls are in
+    /// flight than responses are allowed before the ban guard trips. If stalled calls use up that number, the
+    /// oldest must end. `Err`: no capacity; the time until a stalled call must end, if any.
+    fn check_capacity(
+        &mut self,
+        policy: &UpstreamPolicy,
+        now: Instant,
+    ) -> Result<(), Option<Duration>> {
+        if self.in_flight >= policy.rate_limit.in_flight {
             return Err(None);
         }
-        let Some(rule) = &conduct.ban_guard else { return Ok(()) };
-        let borne = self.guard.left(rule, now);
-        while (self.in_flight + self.asides.len()) as u64 >= borne {
-            let oldest = self.asides.front().filter(|_| (self.in_flight as u64) < borne);
+        let Some(rule) = &policy.ban_guard else { return Ok(()) };
+        let allowed = self.guard.left(rule, now);
+        while (self.in_flight + self.stalled.len()) as u64 >= allowed {
+            let oldest = self.stalled.front().filter(|_| (self.in_flight as u64) < allowed);
             let since = oldest.ok_or(None)?.since;
-            let left = BORNE.saturating_sub(now.saturating_duration_since(since));
+            let left = STALL_TIME.saturating_sub(now.saturating_duration_since(since));
             if !left.is_zero() {
                 return Err(Some(left));
             }
-            if let Some(oldest) = self.asides.pop_front() {
-                oldest.way.notify_one();
+            if let Some(oldest) = self.stalled.pop_front() {
+                oldest.preempted.notify_one();
             }
         }
         Ok(())
     }
 
-    /// A call counts towards the configured limit of a credential.
-    fn send(&mut self, credential: u128, now: Instant) -> Write {
+    /// Counts a call towards the configured limit of a credential.
+    fn count_sent(&mut self, credential: u128, now: Instant) -> Write {
         let credential = own_or_shared(&self.windows, credential);
         let Some((window, _)) = self.windows.get_mut(&credential) else { return Write::No };
         let write = window.send(now);
@@ -343,20 +352,20 @@ impl LimiterState {
         write
     }
 
-    /// Leaves the line at a station; the next one there looks again.
-    pub(super) fn leave(&mut self, station: QueueKind, turn: QueuePosition) {
-        self.line(station).leave(turn);
+    /// Leaves a queue. The next call in it is notified.
+    pub(super) fn leave(&mut self, kind: QueueKind, position: QueuePosition) {
+        self.line(kind).leave(position);
     }
 
-    /// How long the call would have to wait at a station, about: for `Retry-After`.
+    /// The estimated wait of the call in a queue, for `Retry-After`.
     pub(super) fn estimate_wait(
         &mut self,
-        station: QueueKind,
-        turn: QueuePosition,
+        kind: QueueKind,
+        position: QueuePosition,
         now: Instant,
     ) -> Duration {
-        let ahead = u32::try_from(self.line(station).ahead(turn)).unwrap_or(u32::MAX);
-        match station {
+        let ahead = u32::try_from(self.line(kind).ahead(position)).unwrap_or(u32::MAX);
+        match kind {
             QueueKind::Window(credential) => {
                 of(&mut self.windows, credential).map(|(window, _)| {
                     let Rate { count, per } = window.rate();
@@ -371,87 +380,87 @@ impl LimiterState {
         .unwrap_or(Duration::from_secs(1))
     }
 
-    /// Who waits at all stations.
+    /// The number of calls in all queues.
     pub(super) fn waiting(&self) -> usize {
-        let windows = self.windows.values().map(|(_, line)| line.len());
-        let learned = self.learned.values().map(|(_, line)| line.len());
+        let windows = self.windows.values().map(|(_, queue)| queue.len());
+        let learned = self.learned.values().map(|(_, queue)| queue.len());
         windows.chain(learned).sum::<usize>() + self.cap.len()
     }
 
-    /// What may hold this call.
+    /// The scopes of the cooldowns that may block this call.
     pub(super) fn reaches(&self, subject: &LimitKeys<'_>) -> Vec<CooldownScope> {
-        let knock = subject.knock;
-        let mut reaches = vec![
+        let call = subject.knock;
+        let mut scopes = vec![
             CooldownScope::Upstream,
             CooldownScope::Origin(subject.origin),
             CooldownScope::Family(subject.family),
             CooldownScope::Endpoint(subject.endpoint),
             CooldownScope::Credential(subject.credential),
         ];
-        reaches.extend(self.bucket_of(subject).map(CooldownScope::Bucket));
-        // Who tries again is not kept back by its own failure, but by all that speaks for its origin.
-        let own =
-            |key: &CooldownScope| knock.attempt == AttemptKind::First || self.holds.is_firm(*key);
-        reaches.extend(knock.key.map(CooldownScope::Key).filter(own));
-        reaches
+        scopes.extend(self.bucket_of(subject).map(CooldownScope::Bucket));
+        // A retry ignores the soft cooldown of its own key, but not one of its origin, bucket or upstream.
+        let applies =
+            |key: &CooldownScope| call.attempt == AttemptKind::First || self.holds.is_firm(*key);
+        scopes.extend(call.key.map(CooldownScope::Key).filter(applies));
+        scopes
     }
 
-    /// The bucket that a call is known to belong to.
+    /// The bucket of a call, if it is known.
     pub(super) fn bucket_of(&self, subject: &LimitKeys<'_>) -> Option<u128> {
         self.buckets.get(&subject.knock.shape).map(|bucket| bucket_id(bucket, subject))
     }
 
-    /// Calls like this one belong to this bucket from now on.
-    pub(super) fn belongs(&mut self, knock: &CallContext, bucket: &Bucket) {
-        if self.buckets.len() >= MOST && !self.buckets.contains_key(&knock.shape) {
+    /// Assigns calls of this shape to a bucket.
+    pub(super) fn belongs(&mut self, call: &CallContext, bucket: &Bucket) {
+        if self.buckets.len() >= MOST && !self.buckets.contains_key(&call.shape) {
             self.buckets.clear();
         }
-        if self.buckets.get(&knock.shape) != Some(bucket) {
-            self.buckets.insert(knock.shape, bucket.clone());
+        if self.buckets.get(&call.shape) != Some(bucket) {
+            self.buckets.insert(call.shape, bucket.clone());
         }
     }
 
-    /// The learned limit of a call, where larder learns.
-    fn limit(&self, subject: &LimitKeys<'_>) -> Option<u128> {
-        // Until an answer names a bucket, calls find it out one by one.
+    /// The learned limit of a call, if the upstream's limits are learned.
+    fn learned_limit(&self, subject: &LimitKeys<'_>) -> Option<u128> {
+        // Until a response names a bucket, the limit of the credential lets calls out one by one.
         let bucket = || self.bucket_of(subject).unwrap_or(subject.credential);
         subject.conduct.rate_limit.learn.then(bucket)
     }
 
-    /// The first station at which the call has to wait, and for how long at least.
-    fn blocked(
+    /// The first queue in which the call has to wait, and for how long at least.
+    fn first_queue(
         &mut self,
         subject: &LimitKeys<'_>,
         learned: Option<u128>,
-        turn: QueuePosition,
+        position: QueuePosition,
         now: Instant,
     ) -> Option<(QueueKind, Option<Duration>)> {
         let rate_limit = &subject.conduct.rate_limit;
         let credential = subject.credential;
         if let Some(rate) = rate_limit.limit {
-            let (window, line) =
+            let (window, queue) =
                 entry(&mut self.windows, credential, now, || SlidingWindow::new(rate));
             window.keep_to(rate);
             let wait = window.wait(now);
-            if !wait.is_zero() || !line.is_first(turn) {
+            if !wait.is_zero() || !queue.is_first(position) {
                 return Some((QueueKind::Window(credential), Some(wait)));
             }
         }
         if let Some(id) = learned {
-            let (limit, line) = entry(&mut self.learned, id, now, AdaptiveLimit::default);
+            let (limit, queue) = entry(&mut self.learned, id, now, AdaptiveLimit::default);
             let wait = limit.wait(now);
-            if wait != Some(Duration::ZERO) || !line.is_first(turn) {
+            if wait != Some(Duration::ZERO) || !queue.is_first(position) {
                 return Some((QueueKind::Learned(id), wait));
             }
         }
-        if !self.cap.is_first(turn) {
+        if !self.cap.is_first(position) {
             return Some((QueueKind::Cap, None));
         }
-        self.room(subject.conduct, now).err().map(|wait| (QueueKind::Cap, wait))
+        self.check_capacity(subject.conduct, now).err().map(|wait| (QueueKind::Cap, wait))
     }
 
-    pub(super) fn line(&mut self, station: QueueKind) -> &mut WaitQueue {
-        match station {
+    pub(super) fn line(&mut self, kind: QueueKind) -> &mut WaitQueue {
+        match kind {
             QueueKind::Window(credential) => {
                 let rate = Rate { count: 1, per: Duration::from_secs(1) };
                 let id = own_or_shared(&self.windows, credential);
@@ -470,44 +479,44 @@ impl LimiterState {
     }
 }
 
-/// A limit that may be forgotten.
+/// A limit that may be removed.
 pub(super) trait Evictable {
-    /// When it was last of use; `None`: it keeps nobody back, now or soon.
-    fn last_of_use(&self, now: Instant) -> Option<Instant>;
+    /// When the limit was last relevant. `None`: it blocks no call, now or soon.
+    fn last_relevant(&self, now: Instant) -> Option<Instant>;
 
-    /// Whether nothing more may go out under it for now.
-    fn is_reached(&self, now: Instant) -> bool;
+    /// Whether it lets out no more calls for now.
+    fn is_exhausted(&self, now: Instant) -> bool;
 }
 
 impl Evictable for SlidingWindow {
-    fn last_of_use(&self, now: Instant) -> Option<Instant> {
+    fn last_relevant(&self, now: Instant) -> Option<Instant> {
         self.last().filter(|_| !self.is_over(now))
     }
 
-    fn is_reached(&self, now: Instant) -> bool {
+    fn is_exhausted(&self, now: Instant) -> bool {
         !self.is_over(now) && self.is_full()
     }
 }
 
 impl Evictable for AdaptiveLimit {
-    fn last_of_use(&self, now: Instant) -> Option<Instant> {
+    fn last_relevant(&self, now: Instant) -> Option<Instant> {
         self.resets().filter(|resets| *resets > now)
     }
 
-    fn is_reached(&self, now: Instant) -> bool {
+    fn is_exhausted(&self, now: Instant) -> bool {
         self.spare(now) == Some(0)
     }
 }
 
-/// So few make no room.
-const FEW: usize = MOST / 16;
+/// Below this number of evictable limits, none is evicted.
+const MIN_EVICTABLE: usize = MOST / 16;
 
-/// The one limit of all that find no room for one of their own.
+/// The limit that all credentials without a limit of their own share.
 const OVERFLOW: u128 = u128::MAX;
 
-/// The entry of `id`. When there are too many, those are forgotten that keep nobody back, and then the older
-/// half of those that have room left. Where all are reached it is one that all who come later share: a
-/// client that makes credentials up must not reset the limits of others, nor get around its own.
+/// The entry of `id`. If there are too many entries, those that block no call are removed, then the older
+/// half of those with capacity left. If all are exhausted, new credentials share one limit: a client that
+/// makes up credentials must not reset the limits of others, nor evade its own.
 pub(super) fn entry<T: Evictable>(
     all: &mut HashMap<u128, (T, WaitQueue)>,
     id: u128,
@@ -523,32 +532,32 @@ pub(super) fn entry<T: Evictable>(
 }
 
 fn make_room<T: Evictable>(all: &mut HashMap<u128, (T, WaitQueue)>, now: Instant) {
-    all.retain(|_, (limit, line)| !line.is_empty() || limit.last_of_use(now).is_some());
-    let spare = |limit: &T, line: &WaitQueue| line.is_empty() && !limit.is_reached(now);
-    let with_room = all.values().filter(|(limit, line)| spare(limit, line));
-    let mut last: Vec<_> = with_room.map(|(limit, _)| limit.last_of_use(now)).collect();
-    // A few that have room would have to go for each that comes.
-    if all.len() < MOST || last.len() < FEW {
+    all.retain(|_, (limit, queue)| !queue.is_empty() || limit.last_relevant(now).is_some());
+    let can_evict = |limit: &T, queue: &WaitQueue| queue.is_empty() && !limit.is_exhausted(now);
+    let evictable = all.values().filter(|(limit, queue)| can_evict(limit, queue));
+    let mut last: Vec<_> = evictable.map(|(limit, _)| limit.last_relevant(now)).collect();
+    // With few evictable limits, each new entry would evict them again.
+    if all.len() < MOST || last.len() < MIN_EVICTABLE {
         return;
     }
     let middle = last.len() / 2;
     let (_, middle, _) = last.select_nth_unstable(middle);
     let middle = *middle;
-    all.retain(|_, (limit, line)| !spare(limit, line) || limit.last_of_use(now) > middle);
+    all.retain(|_, (limit, queue)| !can_evict(limit, queue) || limit.last_relevant(now) > middle);
 }
 
-/// Which entry is that of `id`: its own, or the one that is shared.
+/// The key of the entry of `id`: its own, or the shared one.
 fn own_or_shared<T>(all: &HashMap<u128, T>, id: u128) -> u128 {
     if all.contains_key(&id) { id } else { OVERFLOW }
 }
 
-/// The entry of `id`, or the one that is shared.
+/// The entry of `id`, or the shared one.
 pub(super) fn of<T>(all: &mut HashMap<u128, T>, id: u128) -> Option<&mut T> {
     let id = own_or_shared(all, id);
     all.get_mut(&id)
 }
 
-/// The bucket of a call, apart for each credential, and for each resource where the origin does so.
+/// The bucket of a call: one per credential, and per resource if the origin separates them.
 pub(super) fn bucket_id(bucket: &Bucket, subject: &LimitKeys<'_>) -> u128 {
     let mut id = Xxh3::new();
     id.update(bucket.name.as_bytes());
@@ -559,9 +568,9 @@ pub(super) fn bucket_id(bucket: &Bucket, subject: &LimitKeys<'_>) -> u128 {
     id.digest128()
 }
 
-/// Why a call that waited in a line for too long was not made.
-pub(super) fn no_turn(station: QueueKind) -> RejectReason {
-    match station {
+/// The reason to reject a call that waited too long in a queue.
+pub(super) fn no_turn(kind: QueueKind) -> RejectReason {
+    match kind {
         QueueKind::Window(_) | QueueKind::Learned(_) => RejectReason::Pace,
         QueueKind::Cap => RejectReason::InFlight,
     }

@@ -1,4 +1,4 @@
-//! The gate on a clock that the tests turn: who passes, who waits for how long, who is refused.
+//! Admission control on a simulated clock: which calls are admitted, wait, or are rejected.
 
 use std::time::SystemTime;
 
@@ -27,96 +27,96 @@ const LIMITED: RejectReason =
     RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute));
 
 struct Bench {
-    gate: AdmissionControl,
+    control: AdmissionControl,
     clock: Clock,
-    place: UpstreamTarget,
+    target: UpstreamTarget,
 }
 
 impl Bench {
-    /// An upstream that is treated like this.
-    fn new(conduct: UpstreamPolicy) -> Self {
+    /// An upstream with this policy.
+    fn new(policy: UpstreamPolicy) -> Self {
         let yaml = "{ version: 1, upstreams: { api: { hosts: [api.example] } } }";
         let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
         let mut upstream: Arc<Upstream> = Arc::clone(&config.upstreams[0]);
-        Arc::make_mut(&mut upstream).conduct = conduct;
+        Arc::make_mut(&mut upstream).conduct = policy;
         let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000);
-        let account = Telemetry::new(&["route".into()], &["api".into()]);
-        let gate = AdmissionControl::new(account, Arc::default(), clock.clone());
-        let place = UpstreamTable::new(vec![upstream]).place(&target("/"));
-        Self { gate, clock, place }
+        let telemetry = Telemetry::new(&["route".into()], &["api".into()]);
+        let control = AdmissionControl::new(telemetry, Arc::default(), clock.clone());
+        let target = UpstreamTable::new(vec![upstream]).place(&request_target("/"));
+        Self { control, clock, target }
     }
 
-    async fn enter(&self, knock: CallContext) -> Result<Permit, Rejection> {
-        self.gate.acquire(&self.place, knock).await
+    async fn acquire(&self, call: CallContext) -> Result<Permit, Rejection> {
+        self.control.acquire(&self.target, call).await
     }
 
-    /// In the background, until it waits or is through.
-    async fn entering(&self, knock: CallContext) -> JoinHandle<Result<Permit, Rejection>> {
-        let (gate, place) = (self.gate.clone(), self.place.clone());
+    /// Starts to acquire in the background, and returns once the call waits or is decided.
+    async fn spawn_acquire(&self, call: CallContext) -> JoinHandle<Result<Permit, Rejection>> {
+        let (control, target) = (self.control.clone(), self.target.clone());
         let before = self.clock.sleepers();
-        let entering = tokio::spawn(async move { gate.acquire(&place, knock).await });
-        while self.clock.sleepers() == before && !entering.is_finished() {
+        let acquiring = tokio::spawn(async move { control.acquire(&target, call).await });
+        while self.clock.sleepers() == before && !acquiring.is_finished() {
             tokio::task::yield_now().await;
         }
-        entering
+        acquiring
     }
 
-    /// A call that is answered at once.
-    async fn answered(&self, knock: CallContext, status: u16, fields: &[(&'static str, &str)]) {
-        let mut pass = self.enter(knock).await.expect("it passes");
-        answer(&mut pass, status, fields);
+    /// A call that is admitted and gets this response at once.
+    async fn complete(&self, call: CallContext, status: u16, fields: &[(&'static str, &str)]) {
+        let mut permit = self.acquire(call).await.expect("it is admitted");
+        respond(&mut permit, status, fields);
     }
 
     fn metric(&self, line: &str) -> bool {
-        self.gate.account.render().contains(line)
+        self.control.account.render().contains(line)
     }
 }
 
-fn answer(pass: &mut Permit, status: u16, fields: &[(&'static str, &str)]) {
+fn respond(permit: &mut Permit, status: u16, fields: &[(&'static str, &str)]) {
     let fields = fields.iter().map(|(name, value)| {
         (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
     });
-    pass.answered(StatusCode::from_u16(status).unwrap(), &fields.collect(), None);
+    permit.answered(StatusCode::from_u16(status).unwrap(), &fields.collect(), None);
 }
 
-fn target(path: &str) -> Target {
+fn request_target(path: &str) -> Target {
     Target::absolute(&format!("http://api.example{path}")).unwrap()
 }
 
-fn knock(path: &str) -> CallContext {
-    CallContext::new(0, &Policy::origin(), &Method::GET, &target(path), 0)
+fn call(path: &str) -> CallContext {
+    CallContext::new(0, &Policy::origin(), &Method::GET, &request_target(path), 0)
 }
 
 fn keyed(key: u128) -> CallContext {
-    CallContext { key: Some(key), ..knock("/") }
+    CallContext { key: Some(key), ..call("/") }
 }
 
-fn yielding(key: u128) -> CallContext {
+fn with_stale(key: u128) -> CallContext {
     CallContext { yields: true, ..keyed(key) }
 }
 
-fn patient(path: &str, patience: Duration) -> CallContext {
-    CallContext { patience, ..knock(path) }
+fn with_patience(path: &str, patience: Duration) -> CallContext {
+    CallContext { patience, ..call(path) }
 }
 
-fn refused(entered: Result<Permit, Rejection>) -> Rejection {
-    entered.err().expect("it is refused")
+fn rejected(result: Result<Permit, Rejection>) -> Rejection {
+    result.err().expect("it is rejected")
 }
 
-async fn done(entering: JoinHandle<Result<Permit, Rejection>>) -> Result<Permit, Rejection> {
-    entering.await.expect("the gate does not panic")
+async fn joined(acquiring: JoinHandle<Result<Permit, Rejection>>) -> Result<Permit, Rejection> {
+    acquiring.await.expect("admission control does not panic")
 }
 
 #[tokio::test]
-async fn a_rate_limit_holds_its_credential_for_as_long_as_it_says() {
+async fn a_rate_limit_blocks_its_credential_for_its_retry_after() {
     let bench = Bench::new(UpstreamPolicy::default());
-    bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
-    let held = refused(bench.enter(knock("/other")).await);
-    assert_eq!(held, Rejection { cause: LIMITED, left: 7 * SECOND });
-    let other = CallContext { credential: 5, ..knock("/") };
-    assert!(bench.enter(other).await.is_ok(), "another credential has another limit");
+    bench.complete(call("/"), 429, &[("retry-after", "7")]).await;
+    let rejection = rejected(bench.acquire(call("/other")).await);
+    assert_eq!(rejection, Rejection { cause: LIMITED, left: 7 * SECOND });
+    let other = CallContext { credential: 5, ..call("/") };
+    assert!(bench.acquire(other).await.is_ok(), "another credential has another limit");
     bench.clock.advance(7 * SECOND);
-    assert!(bench.enter(knock("/other")).await.is_ok());
+    assert!(bench.acquire(call("/other")).await.is_ok());
     assert!(
         bench.metric(
             "larder_upstream_rate_limited_total{class=\"rate-limited\",upstream=\"api\"} 1"
@@ -128,252 +128,276 @@ async fn a_rate_limit_holds_its_credential_for_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn nobody_is_believed_who_asks_for_more_than_max_hold_unless_it_is_a_quota() {
+async fn max_cooldown_limits_a_retry_after_but_not_the_end_of_a_quota() {
     let bench = Bench::new(UpstreamPolicy::default());
-    bench.answered(knock("/"), 429, &[("retry-after", "999999999")]).await;
-    assert_eq!(refused(bench.enter(knock("/")).await).left, 3600 * SECOND);
+    bench.complete(call("/"), 429, &[("retry-after", "999999999")]).await;
+    assert_eq!(rejected(bench.acquire(call("/")).await).left, 3600 * SECOND);
     let bench = Bench::new(UpstreamPolicy::default());
     let quota = [("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "1800010000")];
-    bench.answered(knock("/"), 403, &quota).await;
-    assert_eq!(refused(bench.enter(knock("/")).await).left, 10_000 * SECOND);
+    bench.complete(call("/"), 403, &quota).await;
+    assert_eq!(rejected(bench.acquire(call("/")).await).left, 10_000 * SECOND);
 }
 
 #[tokio::test]
-async fn a_rate_limit_without_a_word_holds_for_one_two_and_four_seconds() {
-    for word in
+async fn a_rate_limit_without_retry_after_backs_off_exponentially() {
+    for headers in
         [&[][..], &[("retry-after", "0")], &[("retry-after", "-5")], &[("retry-after", "abc")]]
     {
         let bench = Bench::new(UpstreamPolicy::default());
         for seconds in [1, 2, 4, 8] {
-            bench.answered(knock("/"), 429, word).await;
-            assert_eq!(refused(bench.enter(knock("/")).await).left, seconds * SECOND, "{word:?}");
+            bench.complete(call("/"), 429, headers).await;
+            assert_eq!(
+                rejected(bench.acquire(call("/")).await).left,
+                seconds * SECOND,
+                "{headers:?}"
+            );
             bench.clock.advance(seconds * SECOND);
         }
-        bench.answered(knock("/"), 200, &[]).await;
-        bench.answered(knock("/"), 429, word).await;
-        assert_eq!(refused(bench.enter(knock("/")).await).left, SECOND, "it begins anew");
+        bench.complete(call("/"), 200, &[]).await;
+        bench.complete(call("/"), 429, headers).await;
+        assert_eq!(rejected(bench.acquire(call("/")).await).left, SECOND, "it starts again");
     }
 }
 
 #[tokio::test]
-async fn who_has_time_waits_for_the_end_of_a_hold() {
+async fn a_patient_call_waits_for_the_end_of_a_cooldown() {
     let bench = Bench::new(UpstreamPolicy::default());
-    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
-    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
-    assert_eq!(refused(bench.enter(patient("/", SECOND)).await).left, 2 * SECOND);
+    bench.complete(call("/"), 429, &[("retry-after", "2")]).await;
+    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
+    assert_eq!(rejected(bench.acquire(with_patience("/", SECOND)).await).left, 2 * SECOND);
     bench.clock.advance(2 * SECOND);
-    let pass = done(waiting).await.expect("it was its turn");
-    assert_eq!(pass.waited(), Some(LIMITED));
+    let permit = joined(waiting).await.expect("the cooldown is over");
+    assert_eq!(permit.waited(), Some(LIMITED));
 }
 
 #[tokio::test]
-async fn when_a_hold_is_over_one_call_goes_ahead_and_the_others_wait_for_its_answer() {
+async fn after_a_cooldown_one_call_probes_and_the_others_wait() {
     let bench = Bench::new(UpstreamPolicy::default());
-    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
+    bench.complete(call("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
-    let mut probe = bench.enter(knock("/")).await.expect("the probe");
-    assert_eq!(refused(bench.enter(knock("/")).await).left, Duration::ZERO);
-    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
-    answer(&mut probe, 429, &[("retry-after", "3")]);
-    assert_eq!(refused(bench.enter(knock("/")).await).left, 3 * SECOND, "it was renewed");
+    let mut probe = bench.acquire(call("/")).await.expect("the probe");
+    assert_eq!(rejected(bench.acquire(call("/")).await).left, Duration::ZERO);
+    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
+    respond(&mut probe, 429, &[("retry-after", "3")]);
+    assert_eq!(rejected(bench.acquire(call("/")).await).left, 3 * SECOND, "it was renewed");
     while bench.clock.sleepers() == 0 {
         tokio::task::yield_now().await;
     }
     bench.clock.advance(3 * SECOND);
-    let mut second = done(waiting).await.expect("the next probe");
-    assert!(bench.enter(knock("/")).await.is_err());
-    answer(&mut second, 200, &[]);
-    assert!(bench.enter(knock("/")).await.is_ok() && bench.enter(knock("/")).await.is_ok());
+    let mut second = joined(waiting).await.expect("the next probe");
+    assert!(bench.acquire(call("/")).await.is_err());
+    respond(&mut second, 200, &[]);
+    assert!(bench.acquire(call("/")).await.is_ok() && bench.acquire(call("/")).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_probe_that_is_given_up_leaves_its_place_to_the_next() {
+async fn an_abandoned_probe_lets_the_next_call_probe() {
     let bench = Bench::new(UpstreamPolicy::default());
-    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
+    bench.complete(call("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
-    let probe = bench.enter(knock("/")).await.expect("the probe");
-    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
+    let probe = bench.acquire(call("/")).await.expect("the probe");
+    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
     drop(probe);
-    assert!(done(waiting).await.is_ok());
+    assert!(joined(waiting).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_call_that_its_client_holds_up_gives_its_probe_and_its_place_to_others() {
-    let mut conduct = UpstreamPolicy::default();
-    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
-    let bench = Bench::new(conduct);
-    bench.answered(knock("/"), 429, &[("retry-after", "2")]).await;
+async fn a_stalled_call_releases_its_probe_and_its_slot() {
+    let mut policy = UpstreamPolicy::default();
+    (policy.rate_limit.in_flight, policy.rate_limit.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(policy);
+    bench.complete(call("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
-    let mut slow = bench.enter(knock("/")).await.expect("the probe");
-    let waiting = bench.entering(patient("/", 15 * SECOND)).await;
+    let mut slow = bench.acquire(call("/")).await.expect("the probe");
+    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
     slow.step_aside();
-    let mut probe = done(waiting).await.expect("there is room, and it is the probe");
-    // The one that stepped aside leaves no second place free.
-    answer(&mut slow, 200, &[]);
-    answer(&mut probe, 200, &[]);
-    let _one = bench.enter(knock("/")).await.expect("there is room for one");
-    assert!(!bench.entering(knock("/")).await.is_finished());
+    let mut probe = joined(waiting).await.expect("there is capacity, and it is the probe");
+    // The stalled call does not release a second slot.
+    respond(&mut slow, 200, &[]);
+    respond(&mut probe, 200, &[]);
+    let _one = bench.acquire(call("/")).await.expect("there is capacity for one");
+    assert!(!bench.spawn_acquire(call("/")).await.is_finished());
 }
 
-/// Or clients that hold calls up and leave would leave any number of them behind.
+/// Otherwise clients that stall calls and leave could leave any number of calls behind.
 #[tokio::test]
-async fn a_call_that_goes_on_without_its_client_is_among_the_others_again() {
-    let mut conduct = UpstreamPolicy::default();
-    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
-    let bench = Bench::new(conduct);
-    let mut left = bench.enter(knock("/")).await.expect("there is room");
-    assert!(!left.outlives_its_client(false), "half a request, and no guard that counts");
+async fn a_call_that_continues_without_its_client_is_in_flight_again() {
+    let mut policy = UpstreamPolicy::default();
+    (policy.rate_limit.in_flight, policy.rate_limit.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(policy);
+    let mut left = bench.acquire(call("/")).await.expect("there is capacity");
+    assert!(!left.outlives_its_client(false), "an incomplete request, and no ban guard");
     left.step_aside();
-    let mut other = bench.enter(knock("/")).await.expect("there is room");
+    let mut other = bench.acquire(call("/")).await.expect("there is capacity");
     assert!(left.outlives_its_client(true));
-    answer(&mut other, 200, &[]);
-    let waiting = bench.entering(knock("/")).await;
+    respond(&mut other, 200, &[]);
+    let waiting = bench.spawn_acquire(call("/")).await;
     assert!(!waiting.is_finished());
-    answer(&mut left, 200, &[]);
-    done(waiting).await.expect("there is room");
+    respond(&mut left, 200, &[]);
+    joined(waiting).await.expect("there is capacity");
 }
 
-/// A client may make up credentials without end.
+/// A client may make up any number of credentials.
 #[tokio::test]
-async fn made_up_credentials_do_not_reset_the_limit_of_one_that_is_at_it() {
-    let mut conduct = UpstreamPolicy::default();
-    conduct.rate_limit.limit = Some(Rate { count: 2, per: 86_400 * SECOND });
-    conduct.rate_limit.max_wait = Duration::ZERO;
-    let bench = Bench::new(conduct);
-    let of = |credential| CallContext { credential, ..knock("/") };
+async fn made_up_credentials_do_not_reset_an_exhausted_limit() {
+    let mut policy = UpstreamPolicy::default();
+    policy.rate_limit.limit = Some(Rate { count: 2, per: 86_400 * SECOND });
+    policy.rate_limit.max_wait = Duration::ZERO;
+    let bench = Bench::new(policy);
+    let with_credential = |credential| CallContext { credential, ..call("/") };
     for _ in 0..2 {
-        bench.answered(of(1), 200, &[]).await;
+        bench.complete(with_credential(1), 200, &[]).await;
     }
     for credential in 2..=4_096 {
         for _ in 0..2 {
-            bench.answered(of(credential), 200, &[]).await;
+            bench.complete(with_credential(credential), 200, &[]).await;
         }
     }
-    // Those that come later share one limit, rather than reset those of others.
+    // Later credentials share one limit instead of resetting those of others.
     let mut more = 0;
     for credential in 4_097..5_000 {
-        more += usize::from(bench.enter(of(credential)).await.is_ok());
+        more += usize::from(bench.acquire(with_credential(credential)).await.is_ok());
     }
     assert_eq!(more, 2);
-    assert_eq!(refused(bench.enter(of(1)).await).cause, RejectReason::Pace);
-    // Once their windows are over, others have room.
+    assert_eq!(rejected(bench.acquire(with_credential(1)).await).cause, RejectReason::Pace);
+    // Once their windows are over, there is capacity for others.
     bench.clock.advance(86_400 * SECOND);
-    assert!(bench.enter(of(20_000)).await.is_ok() && bench.enter(of(1)).await.is_ok());
+    assert!(
+        bench.acquire(with_credential(20_000)).await.is_ok()
+            && bench.acquire(with_credential(1)).await.is_ok()
+    );
 }
 
 #[tokio::test]
-async fn one_failing_key_is_held_alone_and_three_in_a_row_speak_for_their_endpoint() {
+async fn three_failing_keys_start_the_cooldown_of_their_endpoint() {
     let bench = Bench::new(UpstreamPolicy::default());
     for key in 1..=2 {
-        bench.answered(keyed(key), 503, &[]).await;
-        let held =
-            bench.gate.check_admission(&bench.place, &yielding(key)).expect("its own failure");
+        bench.complete(keyed(key), 503, &[]).await;
+        let rejection = bench
+            .control
+            .check_admission(&bench.target, &with_stale(key))
+            .expect("its own failure");
         assert_eq!(
-            held,
+            rejection,
             Rejection { cause: RejectReason::Failed(OutcomeClass::Server), left: 30 * SECOND }
         );
-        assert_eq!(bench.gate.check_admission(&bench.place, &yielding(9)), None);
-        assert!(bench.enter(keyed(key)).await.is_ok(), "who has nothing stale asks");
+        assert_eq!(bench.control.check_admission(&bench.target, &with_stale(9)), None);
+        assert!(
+            bench.acquire(keyed(key)).await.is_ok(),
+            "a call without a stale response goes out"
+        );
     }
-    bench.answered(keyed(3), 500, &[]).await;
-    assert!(bench.gate.check_admission(&bench.place, &yielding(9)).is_some());
-    assert!(bench.enter(keyed(9)).await.is_ok(), "who has nothing stale asks");
-    bench.answered(keyed(9), 200, &[]).await;
-    assert_eq!(bench.gate.check_admission(&bench.place, &yielding(8)), None, "it is back");
-    assert!(bench.gate.check_admission(&bench.place, &yielding(1)).is_some(), "that one is not");
+    bench.complete(keyed(3), 500, &[]).await;
+    assert!(bench.control.check_admission(&bench.target, &with_stale(9)).is_some());
+    assert!(bench.acquire(keyed(9)).await.is_ok(), "a call without a stale response goes out");
+    bench.complete(keyed(9), 200, &[]).await;
+    assert_eq!(
+        bench.control.check_admission(&bench.target, &with_stale(8)),
+        None,
+        "it has recovered"
+    );
+    assert!(
+        bench.control.check_admission(&bench.target, &with_stale(1)).is_some(),
+        "this key has not"
+    );
 }
 
-/// Those that still fail always come first.
+/// The members that still fail always come first.
 #[tokio::test]
-async fn one_that_failed_and_is_well_again_has_its_turn_however_often_others_ask() {
+async fn a_recovered_member_gets_to_probe_among_failing_members() {
     for paths in [["/x?a", "/x?b", "/x?c"], ["/v/a", "/v/b", "/v/c"], ["/a", "/b", "/c"]] {
         let bench = Bench::new(UpstreamPolicy::default());
-        let yielding = |n: usize| {
+        let with_stale = |n: usize| {
             let key = Some(n as u128);
-            CallContext { key, yields: true, ..knock(paths[n]) }
+            CallContext { key, yields: true, ..call(paths[n]) }
         };
         for n in 0..3 {
-            bench.answered(yielding(n), 503, &[]).await;
+            bench.complete(with_stale(n), 503, &[]).await;
         }
         let mut seconds = 0;
         loop {
             for n in [0, 1] {
-                if bench.gate.check_admission(&bench.place, &yielding(n)).is_none() {
-                    bench.answered(yielding(n), 503, &[]).await;
+                if bench.control.check_admission(&bench.target, &with_stale(n)).is_none() {
+                    bench.complete(with_stale(n), 503, &[]).await;
                 }
             }
-            if seconds % 2 == 0 && bench.gate.check_admission(&bench.place, &yielding(2)).is_none()
+            if seconds % 2 == 0
+                && bench.control.check_admission(&bench.target, &with_stale(2)).is_none()
             {
                 break;
             }
             bench.clock.advance(SECOND);
             seconds += 1;
-            assert!(seconds < 160, "{paths:?}: five holds");
+            assert!(seconds < 160, "{paths:?}: five cooldowns");
         }
     }
 }
 
-/// They were heard once, and have nothing new to say of the others.
+/// After they have started a cooldown once, their failures count no more.
 #[tokio::test]
-async fn endpoints_that_always_fail_do_not_keep_the_others_from_coming_back() {
+async fn failing_endpoints_do_not_keep_healthy_ones_in_cooldown() {
     let bench = Bench::new(UpstreamPolicy::default());
     let broken = ["/a", "/b", "/c"];
     let all = async |status| {
         for (key, path) in (1..).zip(broken) {
-            bench.answered(CallContext { key: Some(key), ..knock(path) }, status, &[]).await;
+            bench.complete(CallContext { key: Some(key), ..call(path) }, status, &[]).await;
         }
     };
-    let well = || CallContext { key: Some(9), yields: true, ..knock("/well") };
+    let healthy = || CallContext { key: Some(9), yields: true, ..call("/well") };
     all(503).await;
-    assert!(bench.gate.check_admission(&bench.place, &well()).is_some());
+    assert!(bench.control.check_admission(&bench.target, &healthy()).is_some());
     for _ in 0..10 {
         bench.clock.advance(3 * SECOND);
         all(503).await;
     }
-    assert_eq!(bench.gate.check_admission(&bench.place, &well()), None, "30 seconds are over");
-    // One of them comes as the probe first, and leaves its place to the next.
+    assert_eq!(
+        bench.control.check_admission(&bench.target, &healthy()),
+        None,
+        "30 seconds are over"
+    );
+    // One of them probes first, and leaves the next probe to the others.
     bench.clock.advance(30 * SECOND);
-    bench.answered(CallContext { yields: true, key: Some(1), ..knock("/a") }, 503, &[]).await;
-    bench.answered(well(), 200, &[]).await;
-    // Beside one that is well they never speak for the origin again.
+    bench.complete(CallContext { yields: true, key: Some(1), ..call("/a") }, 503, &[]).await;
+    bench.complete(healthy(), 200, &[]).await;
+    // Beside a healthy endpoint they start no further cooldown of the origin.
     for _ in 0..10 {
         bench.clock.advance(40 * SECOND);
         all(503).await;
-        assert_eq!(bench.gate.check_admission(&bench.place, &well()), None);
+        assert_eq!(bench.control.check_admission(&bench.target, &healthy()), None);
     }
-    // Once they have been well they may.
+    // Their failures count again after a success.
     all(200).await;
     all(503).await;
-    assert!(bench.gate.check_admission(&bench.place, &well()).is_some());
+    assert!(bench.control.check_admission(&bench.target, &healthy()).is_some());
 }
 
-/// It fails under ever new keys, and is one endpoint all the same.
+/// It fails under many keys, but counts as one endpoint.
 #[tokio::test]
-async fn one_endpoint_that_fails_for_every_id_is_heard_once() {
+async fn an_endpoint_that_fails_for_every_id_counts_once() {
     let bench = Bench::new(UpstreamPolicy::default());
     let broken = async |id: u128| {
         let path = format!("/broken/no-{id}");
-        bench.answered(CallContext { key: Some(id), ..knock(&path) }, 500, &[]).await;
+        bench.complete(CallContext { key: Some(id), ..call(&path) }, 500, &[]).await;
     };
-    let well = || CallContext { key: Some(9), yields: true, ..knock("/well") };
-    let mut stale = 0;
+    let healthy = || CallContext { key: Some(9), yields: true, ..call("/well") };
+    let mut stale_seconds = 0;
     for second in 0..300 {
         for n in 0..10 {
             broken(1_000 + second * 10 + n).await;
         }
         bench.clock.advance(SECOND);
-        if bench.gate.check_admission(&bench.place, &well()).is_some() {
-            stale += 1;
+        if bench.control.check_admission(&bench.target, &healthy()).is_some() {
+            stale_seconds += 1;
         } else {
-            bench.answered(well(), 200, &[]).await;
+            bench.complete(healthy(), 200, &[]).await;
         }
     }
-    assert!(stale <= 30, "{stale} of 300");
+    assert!(stale_seconds <= 30, "{stale_seconds} of 300");
 }
 
-/// What fails beside it: other paths with the same parent, with queries, with names that look like no ids.
+/// Failing neighbours: paths with the same parent, with queries, with names that do not look like ids.
 #[tokio::test]
-async fn an_endpoint_that_is_well_is_stale_for_one_hold_at_most_whatever_fails_beside_it() {
+async fn a_healthy_endpoint_is_stale_for_at_most_one_cooldown() {
     type PathAt = fn(u128) -> String;
     let failing: [&[PathAt]; 5] = [
         &[|id| format!("/v1/bad?i={id}")],
@@ -384,31 +408,31 @@ async fn an_endpoint_that_is_well_is_stale_for_one_hold_at_most_whatever_fails_b
     ];
     for (case, failing) in failing.into_iter().enumerate() {
         let bench = Bench::new(UpstreamPolicy::default());
-        let well = || CallContext { key: Some(9), yields: true, ..knock("/v1/well") };
-        let mut stale = 0;
+        let healthy = || CallContext { key: Some(9), yields: true, ..call("/v1/well") };
+        let mut stale_seconds = 0;
         for second in 0..300 {
             for (n, path) in (0..).zip(failing) {
                 let path = path(second);
                 let key = Some(1_000 + u128::from(xxh3_64(path.as_bytes())) + n);
-                let bad = CallContext { key, yields: second % 2 == 0, ..knock(&path) };
-                if bench.gate.check_admission(&bench.place, &bad).is_none() {
-                    bench.answered(bad, 503, &[]).await;
+                let bad = CallContext { key, yields: second % 2 == 0, ..call(&path) };
+                if bench.control.check_admission(&bench.target, &bad).is_none() {
+                    bench.complete(bad, 503, &[]).await;
                 }
             }
             bench.clock.advance(SECOND);
-            if bench.gate.check_admission(&bench.place, &well()).is_some() {
-                stale += 1;
+            if bench.control.check_admission(&bench.target, &healthy()).is_some() {
+                stale_seconds += 1;
             } else {
-                bench.answered(well(), 200, &[]).await;
+                bench.complete(healthy(), 200, &[]).await;
             }
         }
-        assert!(stale <= 30, "case {case}: {stale} of 300");
+        assert!(stale_seconds <= 30, "case {case}: {stale_seconds} of 300");
     }
 }
 
-/// Once in thirty seconds somebody finds out whether it is back, however many want to know.
+/// One call in thirty seconds probes the origin, however many clients wait.
 #[tokio::test]
-async fn a_dead_origin_is_left_alone() {
+async fn a_dead_origin_gets_one_probe_per_cooldown() {
     for path in [
         |_| "/all/alike".to_owned(),
         |key: u128| format!("/{}", ["a", "b", "c", "d"][key as usize % 4]),
@@ -417,10 +441,10 @@ async fn a_dead_origin_is_left_alone() {
         let mut calls = 0;
         for second in 0..300 {
             for key in 0..40 {
-                let knock = CallContext { key: Some(key), yields: true, ..knock(&path(key)) };
-                if bench.gate.check_admission(&bench.place, &knock).is_none() {
+                let call = CallContext { key: Some(key), yields: true, ..call(&path(key)) };
+                if bench.control.check_admission(&bench.target, &call).is_none() {
                     calls += 1;
-                    bench.answered(knock, 503, &[]).await;
+                    bench.complete(call, 503, &[]).await;
                 }
             }
             bench.clock.advance(SECOND);
@@ -430,54 +454,55 @@ async fn a_dead_origin_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_origin_that_cannot_be_reached_is_held_at_once_for_all_its_keys() {
+async fn an_unreachable_origin_is_in_cooldown_at_once_for_all_keys() {
     let bench = Bench::new(UpstreamPolicy::default());
-    let mut pass = bench.enter(keyed(1)).await.unwrap();
-    pass.failed(UpstreamError::Refused);
-    let held = bench.gate.check_admission(&bench.place, &yielding(9)).expect("all of it");
+    let mut permit = bench.acquire(keyed(1)).await.unwrap();
+    permit.failed(UpstreamError::Refused);
+    let rejection =
+        bench.control.check_admission(&bench.target, &with_stale(9)).expect("the whole origin");
     assert_eq!(
-        held,
+        rejection,
         Rejection { cause: RejectReason::Failed(OutcomeClass::Network), left: 30 * SECOND }
     );
-    let mut other = bench.place.clone();
+    let mut other = bench.target.clone();
     other.port = 8443;
     assert_eq!(
-        bench.gate.check_admission(&other, &yielding(9)),
+        bench.control.check_admission(&other, &with_stale(9)),
         None,
         "another port is another origin"
     );
 }
 
 #[tokio::test]
-async fn what_larder_itself_did_is_held_against_nobody() {
+async fn failures_within_larder_start_no_cooldown() {
     let bench = Bench::new(UpstreamPolicy::default());
     for failure in [UpstreamError::Abandoned, UpstreamError::Exhausted, UpstreamError::Internal] {
-        bench.enter(keyed(1)).await.unwrap().failed(failure);
-        drop(bench.enter(keyed(1)).await.unwrap());
+        bench.acquire(keyed(1)).await.unwrap().failed(failure);
+        drop(bench.acquire(keyed(1)).await.unwrap());
     }
-    assert_eq!(bench.gate.check_admission(&bench.place, &yielding(1)), None);
+    assert_eq!(bench.control.check_admission(&bench.target, &with_stale(1)), None);
 }
 
 #[tokio::test]
-async fn a_breaker_opens_for_everybody_and_one_call_tries_again() {
+async fn a_breaker_blocks_all_calls_and_then_lets_one_probe_through() {
     let rule = CircuitBreaker { failures: 3, within: 30 * SECOND, open_for: 20 * SECOND };
     let bench = Bench::new(UpstreamPolicy { breaker: Some(rule), ..UpstreamPolicy::default() });
     for _ in 0..3 {
-        bench.answered(keyed(1), 500, &[]).await;
+        bench.complete(keyed(1), 500, &[]).await;
     }
-    let held = refused(bench.enter(keyed(2)).await);
-    assert_eq!(held, Rejection { cause: RejectReason::Breaker, left: 20 * SECOND });
-    assert_eq!(bench.gate.report(&[])[..], []);
+    let rejection = rejected(bench.acquire(keyed(2)).await);
+    assert_eq!(rejection, Rejection { cause: RejectReason::Breaker, left: 20 * SECOND });
+    assert_eq!(bench.control.report(&[])[..], []);
     bench.clock.advance(20 * SECOND);
-    bench.answered(keyed(2), 502, &[]).await;
-    assert_eq!(refused(bench.enter(keyed(2)).await).left, 20 * SECOND, "it opened again");
+    bench.complete(keyed(2), 502, &[]).await;
+    assert_eq!(rejected(bench.acquire(keyed(2)).await).left, 20 * SECOND, "it opened again");
     bench.clock.advance(20 * SECOND);
-    bench.answered(keyed(2), 200, &[]).await;
-    assert!(bench.enter(keyed(1)).await.is_ok());
+    bench.complete(keyed(2), 200, &[]).await;
+    assert!(bench.acquire(keyed(1)).await.is_ok());
 }
 
-/// Ten a minute lead to a ban; eight are borne.
-fn ten_borne() -> BanGuardRule {
+/// Ten responses in a minute lead to a ban; the guard trips at eight.
+fn trips_at_eight() -> BanGuardRule {
     let exact = |code| StatusMatch::Exact(StatusCode::from_u16(code).unwrap());
     BanGuardRule {
         statuses: [401, 403, 429].map(exact).to_vec(),
@@ -487,260 +512,266 @@ fn ten_borne() -> BanGuardRule {
 }
 
 #[tokio::test]
-async fn the_ban_guard_counts_every_call_and_stops_before_the_ban() {
-    let bench =
-        Bench::new(UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() });
-    // Of a route and of none, with one credential and another.
-    for call in 0..8 {
-        let knock = CallContext { governed: call % 2 == 0, credential: call, ..knock("/") };
-        bench.answered(knock, 401, &[]).await;
+async fn the_ban_guard_counts_every_call_and_blocks_before_the_ban() {
+    let bench = Bench::new(UpstreamPolicy {
+        ban_guard: Some(trips_at_eight()),
+        ..UpstreamPolicy::default()
+    });
+    // With and without a route, with different credentials.
+    for n in 0..8 {
+        let call = CallContext { governed: n % 2 == 0, credential: n, ..call("/") };
+        bench.complete(call, 401, &[]).await;
     }
-    let held = refused(bench.enter(knock("/")).await);
-    assert_eq!(held.cause, RejectReason::InvalidRequests);
-    bench.clock.advance(held.left);
-    assert!(bench.enter(knock("/")).await.is_ok());
+    let rejection = rejected(bench.acquire(call("/")).await);
+    assert_eq!(rejection.cause, RejectReason::InvalidRequests);
+    bench.clock.advance(rejection.left);
+    assert!(bench.acquire(call("/")).await.is_ok());
 }
 
 #[tokio::test]
-async fn an_upstream_of_which_all_calls_are_held_back_is_named_once() {
+async fn a_block_of_all_calls_to_an_upstream_is_logged_once() {
     let breaker = CircuitBreaker { failures: 2, within: 60 * SECOND, open_for: 5 * SECOND };
-    for (conduct, status, cause, seconds) in [
+    for (policy, status, cause, seconds) in [
         (UpstreamPolicy { breaker: Some(breaker), ..UpstreamPolicy::default() }, 500, "breaker", 5),
         (
-            UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() },
+            UpstreamPolicy { ban_guard: Some(trips_at_eight()), ..UpstreamPolicy::default() },
             401,
             "ban-guard",
             61,
         ),
     ] {
-        let (bench, written) = (Bench::new(conduct), CapturedLog::default());
+        let (bench, written) = (Bench::new(policy), CapturedLog::default());
         let _log = tracing::subscriber::set_default(written.log());
-        for call in 0..8 {
-            let passed = bench.enter(keyed(call)).await;
-            if let Ok(mut pass) = passed {
-                answer(&mut pass, status, &[]);
+        for n in 0..8 {
+            let result = bench.acquire(keyed(n)).await;
+            if let Ok(mut permit) = result {
+                respond(&mut permit, status, &[]);
             }
         }
         bench.clock.advance(5 * SECOND);
-        if let Ok(mut probe) = bench.enter(keyed(9)).await {
-            answer(&mut probe, status, &[]);
+        if let Ok(mut probe) = bench.acquire(keyed(9)).await {
+            respond(&mut probe, status, &[]);
         }
         let lines = written.lines();
         assert_eq!(lines.len(), 1, "{lines:?}");
-        let (told, expected) = (&lines[0], (&"api".into(), &cause.into(), &seconds.into()));
-        assert_eq!((&told["upstream"], &told["cause"], &told["seconds"]), expected);
+        let (line, expected) = (&lines[0], (&"api".into(), &cause.into(), &seconds.into()));
+        assert_eq!((&line["upstream"], &line["cause"], &line["seconds"]), expected);
     }
 }
 
 #[tokio::test]
-async fn a_shared_limit_is_nobodys_fault_and_holds_its_resource_alone() {
+async fn a_shared_limit_blocks_only_its_key() {
     let bench = Bench::new(UpstreamPolicy::default());
     let shared =
         [("retry-after", "5"), ("x-ratelimit-scope", "shared"), ("x-ratelimit-remaining", "0")];
-    bench.answered(keyed(1), 429, &shared).await;
-    assert!(bench.enter(keyed(1)).await.is_err());
-    assert!(bench.enter(keyed(2)).await.is_ok());
+    bench.complete(keyed(1), 429, &shared).await;
+    assert!(bench.acquire(keyed(1)).await.is_err());
+    assert!(bench.acquire(keyed(2)).await.is_ok());
 }
 
 #[tokio::test]
-async fn a_bucket_is_held_for_its_resource_and_other_buckets_go_on() {
+async fn a_bucket_is_blocked_per_resource_and_other_buckets_are_not() {
     let bench = Bench::new(UpstreamPolicy::default());
     let bucket =
         [("retry-after", "5"), ("x-ratelimit-bucket", "abcd1234"), ("x-ratelimit-remaining", "0")];
-    bench.answered(knock("/guilds/1000/roles"), 429, &bucket).await;
-    assert!(bench.enter(knock("/guilds/1000/roles")).await.is_err());
-    assert!(bench.enter(knock("/guilds/2000/roles")).await.is_ok(), "another guild");
-    assert!(bench.enter(knock("/users/@me")).await.is_ok(), "another bucket");
+    bench.complete(call("/guilds/1000/roles"), 429, &bucket).await;
+    assert!(bench.acquire(call("/guilds/1000/roles")).await.is_err());
+    assert!(bench.acquire(call("/guilds/2000/roles")).await.is_ok(), "another guild");
+    assert!(bench.acquire(call("/users/@me")).await.is_ok(), "another bucket");
     let global = [("retry-after", "5"), ("x-ratelimit-global", "true")];
-    bench.answered(knock("/users/@me"), 429, &global).await;
-    assert!(bench.enter(knock("/channels/7")).await.is_err(), "everything of this credential");
+    bench.complete(call("/users/@me"), 429, &global).await;
+    assert!(bench.acquire(call("/channels/7")).await.is_err(), "everything of this credential");
 }
 
 #[tokio::test]
-async fn a_pace_lets_calls_out_in_their_order_and_refuses_who_would_wait_too_long() {
-    let mut conduct = UpstreamPolicy::default();
-    conduct.rate_limit.limit = Some(Rate { count: 2, per: SECOND });
-    conduct.rate_limit.max_wait = 5 * SECOND;
-    let bench = Bench::new(conduct);
+async fn a_rate_limit_admits_calls_in_order_and_clients_first() {
+    let mut policy = UpstreamPolicy::default();
+    policy.rate_limit.limit = Some(Rate { count: 2, per: SECOND });
+    policy.rate_limit.max_wait = 5 * SECOND;
+    let bench = Bench::new(policy);
     let mut out = Vec::new();
     for _ in 0..2 {
-        out.push(bench.enter(knock("/")).await.expect("two at once"));
+        out.push(bench.acquire(call("/")).await.expect("two at once"));
     }
-    let third = bench.entering(knock("/")).await;
-    let fourth = bench.entering(knock("/")).await;
-    let background =
-        bench.entering(CallContext { audience: CallAudience::nobody().into(), ..knock("/") }).await;
-    let fifth = bench.entering(knock("/")).await;
+    let third = bench.spawn_acquire(call("/")).await;
+    let fourth = bench.spawn_acquire(call("/")).await;
+    let background = bench
+        .spawn_acquire(CallContext { audience: CallAudience::nobody().into(), ..call("/") })
+        .await;
+    let fifth = bench.spawn_acquire(call("/")).await;
     bench.clock.advance(SECOND);
-    out.push(done(third).await.expect("the first in line"));
-    out.push(done(fourth).await.expect("the second"));
+    out.push(joined(third).await.expect("the first in the queue"));
+    out.push(joined(fourth).await.expect("the second"));
     assert!(!fifth.is_finished() && !background.is_finished());
     bench.clock.advance(SECOND);
-    let fifth = done(fifth).await.expect("clients before background work");
+    let fifth = joined(fifth).await.expect("clients before background work");
     assert_eq!(fifth.waited(), Some(RejectReason::Pace));
-    assert_eq!(done(background).await.err(), None, "and that at last");
+    assert_eq!(joined(background).await.err(), None, "and background work last");
 }
 
-/// Slow uploads, as many as the guard bears: whoever sends them must not keep everybody else out.
+/// As many slow uploads as the ban guard allows must not keep all other calls out.
 #[tokio::test]
-async fn a_call_that_its_client_holds_up_makes_way_where_others_wait_for_its_place() {
-    let conduct = UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() };
-    let bench = Bench::new(conduct);
+async fn a_stalled_call_must_end_if_others_wait_for_its_slot() {
+    let policy = UpstreamPolicy { ban_guard: Some(trips_at_eight()), ..UpstreamPolicy::default() };
+    let bench = Bench::new(policy);
     let mut slow = Vec::new();
     for _ in 0..8 {
-        let mut one = bench.enter(knock("/")).await.expect("eight are borne");
+        let mut one = bench.acquire(call("/")).await.expect("eight are allowed");
         one.step_aside();
         slow.push(one);
         bench.clock.advance(SECOND / 100);
     }
-    let next = bench.entering(knock("/")).await;
-    assert!(!next.is_finished(), "not so soon");
+    let next = bench.spawn_acquire(call("/")).await;
+    assert!(!next.is_finished(), "the stalled calls keep their slots at first");
     bench.clock.advance(SECOND);
-    let _next = done(next).await.expect("the place of the first that was slow");
-    slow[0].way().expect("it is slow").notified().await;
-    let second = bench.enter(knock("/")).await.expect("and that of the second");
-    slow[1].way().expect("it is slow").notified().await;
-    // What they are answered all the same counts, and they have no place any more.
+    let _next = joined(next).await.expect("the slot of the first stalled call");
+    slow[0].way().expect("it is stalled").notified().await;
+    let second = bench.acquire(call("/")).await.expect("and the slot of the second");
+    slow[1].way().expect("it is stalled").notified().await;
+    // Their responses still count, and they have no slots any more.
     for mut left in slow.drain(..2) {
         assert!(left.outlives_its_client(false));
-        answer(&mut left, 401, &[]);
+        respond(&mut left, 401, &[]);
     }
     drop(second);
-    // Six are borne now, of which one has just begun.
-    let _third = bench.enter(knock("/")).await.expect("two more make way");
+    // Six are allowed now, of which one has just started.
+    let _third = bench.acquire(call("/")).await.expect("two more stalled calls must end");
     for left in &slow[..2] {
-        left.way().expect("it is slow").notified().await;
+        left.way().expect("it is stalled").notified().await;
     }
-    assert_eq!(bench.gate.report(&[bench.place.upstream.clone().unwrap()])[0].in_flight, 2);
+    assert_eq!(bench.control.report(&[bench.target.upstream.clone().unwrap()])[0].in_flight, 2);
 }
 
 /// A fill whose clients have left, and a refresh that a client has joined.
 #[tokio::test]
-async fn a_place_in_line_is_that_of_who_waits_now() {
-    let mut conduct = UpstreamPolicy::default();
-    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
-    let bench = Bench::new(conduct);
+async fn the_queue_position_follows_whether_a_client_waits() {
+    let mut policy = UpstreamPolicy::default();
+    (policy.rate_limit.in_flight, policy.rate_limit.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(policy);
     let audiences = [true, false].map(|is_there| {
         let audience = Arc::new(CallAudience::nobody());
         audience.is(is_there);
         audience
     });
-    let mut out = bench.enter(knock("/")).await.expect("one at a time");
-    let [left, joined] =
-        audiences.clone().map(|audience| bench.entering(CallContext { audience, ..knock("/") }));
-    let (left, joined) = (left.await, joined.await);
-    let client = bench.entering(knock("/")).await;
+    let mut out = bench.acquire(call("/")).await.expect("one at a time");
+    let [left, rejoined] = audiences
+        .clone()
+        .map(|audience| bench.spawn_acquire(CallContext { audience, ..call("/") }));
+    let (left, rejoined) = (left.await, rejoined.await);
+    let client = bench.spawn_acquire(call("/")).await;
     audiences[0].is(false);
     audiences[1].is(true);
     tokio::task::yield_now().await;
-    for next in [client, joined, left] {
-        answer(&mut out, 200, &[]);
-        out = done(next).await.expect("its turn");
+    for next in [client, rejoined, left] {
+        respond(&mut out, 200, &[]);
+        out = joined(next).await.expect("it is the first");
     }
 }
 
 #[tokio::test]
-async fn who_gets_no_turn_in_time_is_told_when_there_is_one() {
-    let mut conduct = UpstreamPolicy::default();
-    conduct.rate_limit.limit = Some(Rate { count: 1, per: 60 * SECOND });
-    let bench = Bench::new(conduct);
-    let _first = bench.enter(knock("/")).await.expect("one a minute");
-    let held = refused(bench.enter(knock("/")).await);
+async fn a_call_that_cannot_go_out_in_time_gets_the_estimated_wait() {
+    let mut policy = UpstreamPolicy::default();
+    policy.rate_limit.limit = Some(Rate { count: 1, per: 60 * SECOND });
+    let bench = Bench::new(policy);
+    let _first = bench.acquire(call("/")).await.expect("one a minute");
+    let rejection = rejected(bench.acquire(call("/")).await);
     assert_eq!(
-        held,
+        rejection,
         Rejection { cause: RejectReason::Pace, left: 60 * SECOND },
-        "two seconds would not help"
+        "a wait of two seconds is too short"
     );
     assert!(bench.metric("larder_upstream_refused_total{cause=\"rate-limit\",upstream=\"api\"} 1"));
 }
 
 #[tokio::test]
-async fn who_gives_up_waiting_leaves_its_place_in_the_line() {
-    let mut conduct = UpstreamPolicy::default();
-    (conduct.rate_limit.in_flight, conduct.rate_limit.max_wait) = (1, 5 * SECOND);
-    let bench = Bench::new(conduct);
-    let first = bench.enter(knock("/")).await.expect("one at a time");
-    let gone = bench.entering(knock("/")).await;
-    let next = bench.entering(knock("/")).await;
+async fn a_cancelled_wait_leaves_the_queue() {
+    let mut policy = UpstreamPolicy::default();
+    (policy.rate_limit.in_flight, policy.rate_limit.max_wait) = (1, 5 * SECOND);
+    let bench = Bench::new(policy);
+    let first = bench.acquire(call("/")).await.expect("one at a time");
+    let gone = bench.spawn_acquire(call("/")).await;
+    let next = bench.spawn_acquire(call("/")).await;
     gone.abort();
     assert!(gone.await.is_err());
     drop(first);
-    assert!(done(next).await.is_ok());
+    assert!(joined(next).await.is_ok());
     assert_eq!(bench.clock.sleepers(), 0);
 }
 
 #[tokio::test]
-async fn no_more_calls_than_the_cap_wait_for_an_answer() {
-    let mut conduct = UpstreamPolicy::default();
-    conduct.rate_limit.in_flight = 2;
-    let bench = Bench::new(conduct);
-    let mut first = bench.enter(knock("/")).await.expect("one");
-    let _second = bench.enter(knock("/")).await.expect("two");
-    let third = bench.entering(knock("/")).await;
+async fn no_more_calls_are_in_flight_than_the_limit_allows() {
+    let mut policy = UpstreamPolicy::default();
+    policy.rate_limit.in_flight = 2;
+    let bench = Bench::new(policy);
+    let mut first = bench.acquire(call("/")).await.expect("one");
+    let _second = bench.acquire(call("/")).await.expect("two");
+    let third = bench.spawn_acquire(call("/")).await;
     assert!(!third.is_finished());
-    answer(&mut first, 200, &[]);
-    let third = done(third).await.expect("there is room");
+    respond(&mut first, 200, &[]);
+    let third = joined(third).await.expect("there is capacity");
     assert_eq!(third.waited(), Some(RejectReason::InFlight));
-    let fourth = bench.entering(knock("/")).await;
+    let fourth = bench.spawn_acquire(call("/")).await;
     bench.clock.advance(2 * SECOND);
-    assert_eq!(refused(done(fourth).await).cause, RejectReason::InFlight);
+    assert_eq!(rejected(joined(fourth).await).cause, RejectReason::InFlight);
 }
 
-/// However many come at once, no ninth goes out before it is known what the eight came to.
+/// However many calls arrive at once, no ninth goes out before the outcome of the eight is known.
 #[tokio::test]
-async fn no_more_calls_are_under_way_than_the_ban_guard_bears() {
-    let bench =
-        Bench::new(UpstreamPolicy { ban_guard: Some(ten_borne()), ..UpstreamPolicy::default() });
+async fn no_more_calls_are_in_flight_than_the_ban_guard_allows() {
+    let bench = Bench::new(UpstreamPolicy {
+        ban_guard: Some(trips_at_eight()),
+        ..UpstreamPolicy::default()
+    });
     let mut out = Vec::new();
     for _ in 0..8 {
-        out.push(bench.enter(knock("/")).await.expect("one of eight"));
+        out.push(bench.acquire(call("/")).await.expect("one of eight"));
     }
-    // A call that its client holds up can be answered so too.
+    // A stalled call may get such a response too.
     out[0].step_aside();
     out[0].step_aside();
-    let ninth = bench.entering(knock("/")).await;
+    let ninth = bench.spawn_acquire(call("/")).await;
     assert!(!ninth.is_finished());
-    answer(&mut out[1], 200, &[]);
-    let mut ninth = done(ninth).await.expect("one has ended well");
-    let tenth = bench.entering(patient("/", SECOND)).await;
-    for pass in out.iter_mut().chain([&mut ninth]) {
-        answer(pass, 401, &[]);
+    respond(&mut out[1], 200, &[]);
+    let mut ninth = joined(ninth).await.expect("one call has succeeded");
+    let tenth = bench.spawn_acquire(with_patience("/", SECOND)).await;
+    for permit in out.iter_mut().chain([&mut ninth]) {
+        respond(permit, 401, &[]);
     }
-    assert_eq!(refused(done(tenth).await).cause, RejectReason::InvalidRequests);
+    assert_eq!(rejected(joined(tenth).await).cause, RejectReason::InvalidRequests);
 }
 
-/// The head of its answer has come, and then its client is slow to take the body.
+/// The head of the response has arrived, and the client reads the body slowly.
 #[tokio::test]
-async fn a_call_that_is_answered_gives_its_place_back_once() {
-    let mut conduct = UpstreamPolicy::default();
-    conduct.rate_limit.in_flight = 2;
+async fn a_call_releases_its_slot_once() {
+    let mut policy = UpstreamPolicy::default();
+    policy.rate_limit.in_flight = 2;
     let path = JsonPath::parse("$.code").unwrap();
-    conduct.rules.success = vec![JsonRule { path, values: vec![0.into()] }];
-    let bench = Bench::new(conduct);
-    let mut slow = bench.enter(knock("/")).await.expect("one");
-    let _other = bench.enter(knock("/")).await.expect("two");
+    policy.rules.success = vec![JsonRule { path, values: vec![0.into()] }];
+    let bench = Bench::new(policy);
+    let mut slow = bench.acquire(call("/")).await.expect("one");
+    let _other = bench.acquire(call("/")).await.expect("two");
     slow.on_head_unread(StatusCode::OK, &HeaderMap::new());
     slow.step_aside();
-    let _third = bench.enter(knock("/")).await.expect("in the place of the first");
-    let fourth = bench.entering(knock("/")).await;
+    let _third = bench.acquire(call("/")).await.expect("in the slot of the first");
+    let fourth = bench.spawn_acquire(call("/")).await;
     assert!(!fourth.is_finished());
     fourth.abort();
 }
 
 #[tokio::test]
-async fn a_learned_limit_is_kept_to_before_the_origin_has_to_say_so() {
-    let mut conduct = UpstreamPolicy::default();
-    conduct.rate_limit.learn = true;
-    let bench = Bench::new(conduct);
-    let told = [
+async fn a_learned_limit_is_kept_before_the_origin_enforces_it() {
+    let mut policy = UpstreamPolicy::default();
+    policy.rate_limit.learn = true;
+    let bench = Bench::new(policy);
+    let fields = [
         ("x-ratelimit-limit", "2"),
         ("x-ratelimit-remaining", "1"),
         ("x-ratelimit-reset-after", "1.5"),
     ];
-    bench.answered(knock("/"), 200, &told).await;
+    bench.complete(call("/"), 200, &fields).await;
     bench
-        .answered(
-            knock("/"),
+        .complete(
+            call("/"),
             200,
             &[
                 ("x-ratelimit-limit", "2"),
@@ -749,73 +780,75 @@ async fn a_learned_limit_is_kept_to_before_the_origin_has_to_say_so() {
             ],
         )
         .await;
-    let waiting = bench.entering(knock("/")).await;
+    let waiting = bench.spawn_acquire(call("/")).await;
     assert!(!waiting.is_finished());
     bench.clock.advance(SECOND * 3 / 2);
-    assert!(done(waiting).await.is_ok());
+    assert!(joined(waiting).await.is_ok());
 }
 
 #[tokio::test]
-async fn what_is_known_of_an_upstream_outlives_its_configuration() {
+async fn the_state_of_an_upstream_outlives_its_configuration() {
     let bench = Bench::new(UpstreamPolicy::default());
-    bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
-    let traffics = Arc::clone(&bench.gate.traffics);
-    let account = bench.gate.account.renamed(&[], &["api".into()], Redactor::default());
-    let reloaded = AdmissionControl::new(account, traffics, bench.clock.clone());
+    bench.complete(call("/"), 429, &[("retry-after", "7")]).await;
+    let registry = Arc::clone(&bench.control.traffics);
+    let telemetry = bench.control.account.renamed(&[], &["api".into()], Redactor::default());
+    let reloaded = AdmissionControl::new(telemetry, registry, bench.clock.clone());
     assert_eq!(
-        reloaded.check_admission(&bench.place, &knock("/")).map(|held| held.left),
+        reloaded.check_admission(&bench.target, &call("/")).map(|rejection| rejection.left),
         Some(7 * SECOND)
     );
 }
 
 #[tokio::test]
-async fn hosts_that_are_made_up_push_no_word_of_an_api_out() {
+async fn made_up_hosts_do_not_evict_the_rate_limit_of_an_api() {
     let bench = Bench::new(UpstreamPolicy::default());
     let host = |number: usize| {
         let target = Target::absolute(&format!("http://h{number}.test/")).unwrap();
         UpstreamTable::new(Vec::new()).place(&target)
     };
-    let named = knock("/");
-    let mut pass = bench.gate.acquire(&host(0), named.clone()).await.unwrap();
-    answer(&mut pass, 429, &[("retry-after", "600")]);
+    let named = call("/");
+    let mut permit = bench.control.acquire(&host(0), named.clone()).await.unwrap();
+    respond(&mut permit, 429, &[("retry-after", "600")]);
     for number in 1..3_000 {
-        let mut pass = bench.gate.acquire(&host(number), named.clone()).await.unwrap();
-        pass.failed(UpstreamError::Refused);
+        let mut permit = bench.control.acquire(&host(number), named.clone()).await.unwrap();
+        permit.failed(UpstreamError::Refused);
     }
-    assert!(bench.gate.check_admission(&host(0), &named).is_some());
-    // Nor do so many others of which the API has said so, for less time.
+    assert!(bench.control.check_admission(&host(0), &named).is_some());
+    // Nor do many other hosts with a shorter rate limit.
     for number in 3_000..5_000 {
-        let mut pass = bench.gate.acquire(&host(number), named.clone()).await.unwrap();
-        answer(&mut pass, 429, &[("retry-after", "60")]);
+        let mut permit = bench.control.acquire(&host(number), named.clone()).await.unwrap();
+        respond(&mut permit, 429, &[("retry-after", "60")]);
     }
-    assert!(bench.gate.check_admission(&host(0), &named).is_some());
-    assert!(bench.gate.traffics.others().len() <= 1024);
+    assert!(bench.control.check_admission(&host(0), &named).is_some());
+    assert!(bench.control.traffics.others().len() <= 1024);
 }
 
 #[tokio::test]
-async fn hosts_that_nobody_named_are_never_kept_back() {
+async fn calls_to_hosts_without_a_route_or_upstream_are_never_blocked() {
     let bench = Bench::new(UpstreamPolicy::default());
-    let place = UpstreamTable::new(Vec::new()).place(&target("/"));
-    let unknown = CallContext { governed: false, ..knock("/") };
+    let target = UpstreamTable::new(Vec::new()).place(&request_target("/"));
+    let unknown = CallContext { governed: false, ..call("/") };
     for _ in 0..20 {
-        let mut pass = bench.gate.acquire(&place, unknown.clone()).await.expect("it passes");
-        answer(&mut pass, 429, &[("retry-after", "60")]);
+        let mut permit =
+            bench.control.acquire(&target, unknown.clone()).await.expect("it is admitted");
+        respond(&mut permit, 429, &[("retry-after", "60")]);
     }
-    assert_eq!(bench.gate.check_admission(&place, &unknown), None);
-    let routed = CallContext { governed: true, ..knock("/") };
-    let mut pass = bench.gate.acquire(&place, routed.clone()).await.expect("it passes");
-    answer(&mut pass, 429, &[("retry-after", "60")]);
-    assert!(bench.gate.check_admission(&place, &routed).is_some(), "a route is a name");
+    assert_eq!(bench.control.check_admission(&target, &unknown), None);
+    let routed = CallContext { governed: true, ..call("/") };
+    let mut permit = bench.control.acquire(&target, routed.clone()).await.expect("it is admitted");
+    respond(&mut permit, 429, &[("retry-after", "60")]);
+    assert!(bench.control.check_admission(&target, &routed).is_some(), "a route names the host");
 }
 
 #[tokio::test]
-async fn the_retries_of_all_calls_are_a_fifth_of_them() {
+async fn retries_are_limited_to_a_fifth_of_the_calls() {
     let bench = Bench::new(UpstreamPolicy::default());
     for _ in 0..100 {
-        bench.answered(keyed(1), 503, &[]).await;
+        bench.complete(keyed(1), 503, &[]).await;
     }
-    let spare = || bench.gate.try_acquire_retry(&bench.place, &keyed(1), "server-error", SECOND);
-    assert_eq!((0..100).filter(|_| spare()).count(), 20);
+    let acquire_retry =
+        || bench.control.try_acquire_retry(&bench.target, &keyed(1), "server-error", SECOND);
+    assert_eq!((0..100).filter(|_| acquire_retry()).count(), 20);
     assert!(
         bench.metric("larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"} 20")
     );
@@ -825,18 +858,20 @@ async fn the_retries_of_all_calls_are_a_fifth_of_them() {
 }
 
 #[tokio::test]
-async fn the_report_shows_what_is_held_and_until_when() {
+async fn the_status_lists_the_cooldowns_and_their_ends() {
     let bench = Bench::new(UpstreamPolicy::default());
     for key in 1..=3 {
-        bench.answered(keyed(key), 503, &[]).await;
+        bench.complete(keyed(key), 503, &[]).await;
     }
-    bench.answered(knock("/"), 429, &[("retry-after", "7")]).await;
-    let upstream = bench.place.upstream.clone().unwrap();
-    let report = bench.gate.report(&[upstream]).remove(0);
+    bench.complete(call("/"), 429, &[("retry-after", "7")]).await;
+    let upstream = bench.target.upstream.clone().unwrap();
+    let report = bench.control.report(&[upstream]).remove(0);
     let shown: Vec<_> = report
         .holds
         .iter()
-        .map(|held| (held.reach, held.cause, held.firm, held.left.as_secs(), held.count))
+        .map(|cooldown| {
+            (cooldown.reach, cooldown.cause, cooldown.firm, cooldown.left.as_secs(), cooldown.count)
+        })
         .collect();
     let expected = [
         ("credential", "rate-limited", true, 7, 1),
@@ -846,9 +881,9 @@ async fn the_report_shows_what_is_held_and_until_when() {
     assert_eq!(shown, expected);
 }
 
-// ---- reservations and bills
+// ---- reservations and prices
 
-/// A budget of so many credits a day; each call costs one, or what its answer says.
+/// A budget of credits per day. Each call costs one, or what its response states.
 fn budgeted(credits: CreditSource, day: f64) -> Bench {
     let budget = CostBudget {
         credits: day,
@@ -859,7 +894,7 @@ fn budgeted(credits: CreditSource, day: f64) -> Bench {
     let (currency, budget) = ("credits".to_owned(), Some(budget));
     let cost = Cost { currency, credits, per_credit: 1.0, not_modified: false, budget };
     let bench = Bench::new(UpstreamPolicy { cost: Some(cost), ..UpstreamPolicy::default() });
-    bench.gate.account.ledger().price(&[bench.place.upstream.clone().unwrap()]);
+    bench.control.account.ledger().price(&[bench.target.upstream.clone().unwrap()]);
     bench
 }
 
@@ -868,82 +903,83 @@ fn in_body() -> CreditSource {
 }
 
 impl Bench {
-    /// Calls in the books of today, and what they cost.
+    /// The recorded calls of today, and their cost.
     fn spent(&self) -> (u64, u64) {
-        let spent = self.gate.account.ledger().spendings(self.clock.now()).remove(0).today;
+        let spent = self.control.account.ledger().spendings(self.clock.now()).remove(0).today;
         (spent.calls, format!("{:.0}", spent.credits).parse().unwrap())
     }
 }
 
 #[tokio::test]
-async fn calls_under_way_take_their_price_and_whatever_ends_them_gives_the_rest_back() {
+async fn calls_in_flight_reserve_their_price_and_release_the_rest() {
     let bench = budgeted(CreditSource::PerCall(1.0), 2.0);
     let spent = RejectReason::Budget { stale: false };
-    let mut first = bench.enter(knock("/")).await.unwrap();
-    let second = bench.enter(knock("/")).await.unwrap();
-    let held = refused(bench.enter(knock("/")).await);
-    assert_eq!(held, Rejection { cause: spent, left: Duration::ZERO });
-    assert_eq!(bench.gate.check_admission(&bench.place, &knock("/")), Some(held));
-    let waiting = bench.entering(patient("/", SECOND)).await;
+    let mut first = bench.acquire(call("/")).await.unwrap();
+    let second = bench.acquire(call("/")).await.unwrap();
+    let rejection = rejected(bench.acquire(call("/")).await);
+    assert_eq!(rejection, Rejection { cause: spent, left: Duration::ZERO });
+    assert_eq!(bench.control.check_admission(&bench.target, &call("/")), Some(rejection));
+    let waiting = bench.spawn_acquire(with_patience("/", SECOND)).await;
     drop(second);
-    let mut third = done(waiting).await.expect("the dropped call's credit is free again");
-    answer(&mut first, 500, &[]);
-    let mut fourth = bench.enter(knock("/")).await.expect("so is that of an error, which is free");
+    let mut third = joined(waiting).await.expect("the credit of the dropped call is released");
+    respond(&mut first, 500, &[]);
+    let mut fourth =
+        bench.acquire(call("/")).await.expect("an error costs nothing, so its credit is released");
     fourth.failed(UpstreamError::Refused);
-    answer(&mut third, 200, &[]);
-    bench.answered(knock("/"), 200, &[]).await;
-    let held = refused(bench.enter(patient("/", SECOND)).await);
-    assert!(held.cause == spent && held.left > SECOND, "{held:?}");
+    respond(&mut third, 200, &[]);
+    bench.complete(call("/"), 200, &[]).await;
+    let rejection = rejected(bench.acquire(with_patience("/", SECOND)).await);
+    assert!(rejection.cause == spent && rejection.left > SECOND, "{rejection:?}");
     assert_eq!(bench.spent(), (3, 2));
 }
 
 #[tokio::test]
-async fn a_call_that_waits_for_its_turn_reserves_nothing_meanwhile() {
+async fn a_queued_call_reserves_no_credits() {
     let mut bench = budgeted(CreditSource::PerCall(1.0), 2.0);
-    let upstream = Arc::make_mut(bench.place.upstream.as_mut().unwrap());
+    let upstream = Arc::make_mut(bench.target.upstream.as_mut().unwrap());
     (upstream.conduct.rate_limit.in_flight, upstream.conduct.rate_limit.max_wait) = (1, 5 * SECOND);
-    let mut first = bench.enter(knock("/")).await.unwrap();
-    let waiting = bench.entering(knock("/")).await;
+    let mut first = bench.acquire(call("/")).await.unwrap();
+    let waiting = bench.spawn_acquire(call("/")).await;
     assert_eq!(
-        bench.gate.check_admission(&bench.place, &knock("/")),
+        bench.control.check_admission(&bench.target, &call("/")),
         None,
         "one is under way, of two"
     );
-    answer(&mut first, 200, &[]);
-    done(waiting).await.expect("its turn");
+    respond(&mut first, 200, &[]);
+    joined(waiting).await.expect("it is the first");
 }
 
 #[tokio::test]
-async fn the_price_in_a_body_is_in_the_books_once_however_the_body_ends() {
-    let head = |pass: &mut Permit, status| {
-        pass.on_head_unread(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
+async fn the_price_in_a_body_is_recorded_once_however_the_body_ends() {
+    let head = |permit: &mut Permit, status| {
+        permit.on_head_unread(StatusCode::from_u16(status).unwrap(), &HeaderMap::new());
     };
     let (ok, none) = (StatusCode::OK, HeaderMap::new());
     let bench = budgeted(in_body(), 100.0);
-    let mut read = bench.enter(knock("/")).await.unwrap();
+    let mut read = bench.acquire(call("/")).await.unwrap();
     head(&mut read, 200);
-    assert_eq!(bench.spent(), (0, 0), "its body tells");
+    assert_eq!(bench.spent(), (0, 0), "its body contains the price");
     read.read(ok, &none, &serde_json::json!({ "credits": 3 }));
     drop(read);
     assert_eq!(bench.spent(), (1, 3));
-    let mut left = bench.enter(knock("/")).await.unwrap();
+    let mut left = bench.acquire(call("/")).await.unwrap();
     head(&mut left, 200);
     drop(left);
     assert_eq!(bench.spent(), (2, 6), "the usual price");
-    let mut given_up = bench.enter(knock("/")).await.unwrap();
+    let mut given_up = bench.acquire(call("/")).await.unwrap();
     head(&mut given_up, 200);
     given_up.finish_without_body();
     assert_eq!(bench.spent(), (3, 9));
     drop(given_up);
     assert_eq!(bench.spent(), (3, 9), "once");
-    let mut error = bench.enter(knock("/")).await.unwrap();
+    let mut error = bench.acquire(call("/")).await.unwrap();
     head(&mut error, 500);
     drop(error);
-    assert_eq!(bench.spent(), (4, 9), "an error that says nothing costs nothing");
-    let mut unanswered = bench.enter(knock("/")).await.unwrap();
+    assert_eq!(bench.spent(), (4, 9), "an error that states no price costs nothing");
+    let mut unanswered = bench.acquire(call("/")).await.unwrap();
     unanswered.left();
     drop(unanswered);
     assert_eq!(bench.spent(), (5, 12), "the request was sent");
-    drop(bench.enter(knock("/")).await.unwrap());
+    drop(bench.acquire(call("/")).await.unwrap());
     assert_eq!(bench.spent(), (5, 12), "this one was not");
 }

@@ -1,63 +1,63 @@
-//! Who is next: clients before background work, and each in the order in which it came.
+//! The queue of calls: clients before background work, each in the order of arrival.
 //!
-//! Owns: the order, and waking the first. Never touches: whether the first may go.
+//! Owns: the order, and waking the first call. Never touches: whether the first call may go out.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-/// A place in every line that its holder may stand in: it keeps it wherever it waits.
+/// The position of a call. It is the same in every queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct QueuePosition {
-    /// Sorts first: background work always yields to clients.
+    /// Sorted first: clients precede background work.
     pub(super) background: bool,
-    /// When it came.
+    /// The number of the call in the order of arrival.
     pub(super) number: u64,
 }
 
-/// One line.
+/// A queue.
 #[derive(Debug, Default)]
 pub(super) struct WaitQueue {
     waiting: BTreeMap<QueuePosition, Arc<Notify>>,
 }
 
 impl WaitQueue {
-    /// Stands in the line, if it does not already; what wakes it when it is the first.
-    pub(super) fn join(&mut self, turn: QueuePosition) -> Arc<Notify> {
-        Arc::clone(self.waiting.entry(turn).or_default())
+    /// Joins the queue, if the call is not in it yet. Returns the notification for when it is the first.
+    pub(super) fn join(&mut self, position: QueuePosition) -> Arc<Notify> {
+        Arc::clone(self.waiting.entry(position).or_default())
     }
 
-    /// Leaves the line; who is the first then looks again.
-    pub(super) fn leave(&mut self, turn: QueuePosition) {
-        if self.waiting.remove(&turn).is_some() {
+    /// Leaves the queue and wakes the call that is first then.
+    pub(super) fn leave(&mut self, position: QueuePosition) {
+        if self.waiting.remove(&position).is_some() {
             self.wake();
         }
     }
 
-    /// Whether nobody with an earlier turn stands here.
-    pub(super) fn is_first(&self, turn: QueuePosition) -> bool {
-        self.waiting.first_key_value().is_none_or(|(first, _)| *first >= turn)
+    /// Whether no call with an earlier position waits.
+    pub(super) fn is_first(&self, position: QueuePosition) -> bool {
+        self.waiting.first_key_value().is_none_or(|(first, _)| *first >= position)
     }
 
-    /// How many stand before this turn.
-    pub(super) fn ahead(&self, turn: QueuePosition) -> usize {
+    /// The number of calls before this position.
+    pub(super) fn ahead(&self, position: QueuePosition) -> usize {
         self.waiting.range(..turn).count()
     }
 
-    /// The first looks again whether it may go.
+    /// Wakes the first call, which checks again whether it may go out.
     pub(super) fn wake(&self) {
         if let Some((_, first)) = self.waiting.first_key_value() {
             first.notify_one();
         }
     }
 
-    /// Whether nobody stands here.
+    /// Whether no call waits.
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// How many stand here.
+    /// The number of calls that wait.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -67,31 +67,33 @@ impl WaitQueue {
 mod tests {
     use super::*;
 
-    fn turn(background: bool, number: u64) -> QueuePosition {
+    fn position(background: bool, number: u64) -> QueuePosition {
         QueuePosition { background, number }
     }
 
     #[test]
-    fn clients_are_before_background_work_and_each_in_the_order_of_their_coming() {
-        let mut line = WaitQueue::default();
-        for turn in [turn(true, 0), turn(false, 3), turn(false, 1), turn(true, 2)] {
-            line.join(turn);
+    fn clients_precede_background_work_and_each_keeps_its_order() {
+        let mut queue = WaitQueue::default();
+        for position in
+            [position(true, 0), position(false, 3), position(false, 1), position(true, 2)]
+        {
+            queue.join(position);
         }
-        let order = [turn(false, 1), turn(false, 3), turn(true, 0), turn(true, 2)];
-        for (at, turn) in order.into_iter().enumerate() {
-            assert_eq!(line.ahead(turn), 0, "{at}");
-            assert!(line.is_first(turn), "{at}");
-            line.leave(turn);
+        let order = [position(false, 1), position(false, 3), position(true, 0), position(true, 2)];
+        for (at, position) in order.into_iter().enumerate() {
+            assert_eq!(queue.ahead(position), 0, "{at}");
+            assert!(queue.is_first(position), "{at}");
+            queue.leave(position);
         }
-        assert!(line.is_empty());
+        assert!(queue.is_empty());
     }
 
     #[tokio::test]
-    async fn who_leaves_wakes_the_next() {
-        let mut line = WaitQueue::default();
-        line.join(turn(false, 1));
-        let second = line.join(turn(false, 2));
-        line.leave(turn(false, 1));
+    async fn leaving_the_queue_wakes_the_next_call() {
+        let mut queue = WaitQueue::default();
+        queue.join(position(false, 1));
+        let second = queue.join(position(false, 2));
+        queue.leave(position(false, 1));
         second.notified().await;
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies that rules read, those that they cannot, and those that would exhaust them.
+//! Readable bodies, unreadable bodies, and bodies that would exhaust memory.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -23,7 +23,7 @@ use crate::upstream::body_inspection::{
 use crate::upstream::error::UpstreamError;
 use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes, READ_ALWAYS};
 
-/// Room for everything.
+/// A memory budget for everything.
 fn room() -> Arc<InFlightBytes> {
     InFlightBytes::new(usize::MAX / 2)
 }
@@ -35,11 +35,11 @@ fn parse(coding: ContentCoding, body: &[u8]) -> Option<Value> {
 }
 
 async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<dyn Body>) {
-    let (reading, body) = body_inspection::read(headers, body, &room()).await;
-    (reading.says().cloned(), body)
+    let (inspected, body) = body_inspection::read(headers, body, &room()).await;
+    (inspected.says().cloned(), body)
 }
 
-/// A body in these pieces, which nobody asks again once it has ended.
+/// A body in these pieces, which must not be read again after its end.
 struct Pieces {
     left: VecDeque<Bytes>,
     end: Option<Result<(), UpstreamError>>,
@@ -60,7 +60,7 @@ fn pieces(pieces: &[&[u8]], end: Result<(), UpstreamError>) -> Box<dyn Body> {
     Box::new(Pieces { left, end: Some(end) })
 }
 
-/// All that a body yields, and its end.
+/// All bytes that a body yields, and its end.
 async fn drained(mut body: Box<dyn Body>) -> (Vec<u8>, Result<(), UpstreamError>) {
     let mut all = Vec::new();
     loop {
@@ -91,7 +91,7 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_body_is_read_if_it_is_called_json_or_nothing_and_coded_readably() {
+fn a_body_is_read_if_its_type_is_json_or_absent_and_its_coding_known() {
     for (fields, expected) in [
         (&[][..], Some(ContentCoding::Identity)),
         (&[(CONTENT_TYPE, "application/json")], Some(ContentCoding::Identity)),
@@ -116,7 +116,7 @@ fn a_body_is_read_if_it_is_called_json_or_nothing_and_coded_readably() {
 }
 
 #[test]
-fn upstream_is_asked_for_gzip_or_nothing_coded() {
+fn the_upstream_gets_accept_encoding_gzip_or_identity() {
     for (lines, expected) in [
         (&["gzip, deflate, br, zstd"][..], "gzip"),
         (&["br", "x-gzip"], "gzip"),
@@ -130,13 +130,13 @@ fn upstream_is_asked_for_gzip_or_nothing_coded() {
             headers.append(ACCEPT_ENCODING, HeaderValue::from_static(line));
         }
         accept_encoding(&mut headers);
-        let asked: Vec<_> = headers.get_all(ACCEPT_ENCODING).iter().collect();
-        assert_eq!(asked, [expected], "{lines:?}");
+        let sent: Vec<_> = headers.get_all(ACCEPT_ENCODING).iter().collect();
+        assert_eq!(sent, [expected], "{lines:?}");
     }
 }
 
 #[test]
-fn what_is_no_json_says_nothing() {
+fn a_body_that_is_not_json_has_no_value() {
     for text in ["", " ", "{", "{}x", "<html>", "nul", "{'a':1}", "\u{feff}\u{feff}1"] {
         assert_eq!(parse(ContentCoding::Identity, text.as_bytes()), None, "{text}");
         assert_eq!(parse(ContentCoding::Gzip, &gzip(text.as_bytes())), None, "{text}");
@@ -154,7 +154,7 @@ fn what_is_no_json_says_nothing() {
 }
 
 #[test]
-fn nesting_that_would_exhaust_the_stack_is_not_readable() {
+fn nesting_that_would_exhaust_the_stack_is_not_read() {
     let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     assert!(parse(ContentCoding::Identity, nested(127).as_bytes()).is_some());
     assert_eq!(parse(ContentCoding::Identity, nested(128).as_bytes()), None);
@@ -163,7 +163,7 @@ fn nesting_that_would_exhaust_the_stack_is_not_readable() {
 }
 
 #[test]
-fn cch_21_a_gzip_bomb_is_inflated_no_further_than_its_bounds() {
+fn cch_21_a_gzip_bomb_is_inflated_no_further_than_its_limits() {
     // Zeros inflate to a thousand times their length; 64 MiB stand for the 10 GB.
     let mebibyte = vec![b'0'; 1024 * 1024];
     let small = gzip(&mebibyte);
@@ -186,35 +186,35 @@ fn cch_21_a_gzip_bomb_is_inflated_no_further_than_its_bounds() {
 }
 
 #[test]
-fn more_values_than_are_worth_their_memory_are_not_readable() {
+fn bodies_with_too_many_values_are_not_read() {
     let list = |count| format!("[{}0]", "0,".repeat(count));
     assert!(parse(ContentCoding::Identity, list(MOST_VALUES - 2).as_bytes()).is_some());
     assert_eq!(parse(ContentCoding::Identity, list(MOST_VALUES - 1).as_bytes()), None);
 }
 
 #[tokio::test]
-async fn what_was_read_is_yielded_again() {
-    let (said, body) = read(&json_head(), pieces(&[b"{\"a\"", b"", b": [1]", b"}"], Ok(()))).await;
-    assert_eq!(said, Some(json!({ "a": [1] })));
+async fn a_body_that_was_read_is_yielded_again() {
+    let (json, body) = read(&json_head(), pieces(&[b"{\"a\"", b"", b": [1]", b"}"], Ok(()))).await;
+    assert_eq!(json, Some(json!({ "a": [1] })));
     assert_eq!(drained(body).await, (b"{\"a\": [1]}".to_vec(), Ok(())));
-    let (said, body) = read(&json_head(), pieces(&[], Ok(()))).await;
-    assert_eq!(said, None);
+    let (json, body) = read(&json_head(), pieces(&[], Ok(()))).await;
+    assert_eq!(json, None);
     assert_eq!(drained(body).await, (Vec::new(), Ok(())));
 }
 
 #[tokio::test]
 async fn a_large_body_is_read_too() {
     let text = json!({ "text": "x".repeat(LARGEST / 2) }).to_string();
-    let (said, body) = read(&json_head(), pieces(&[text.as_bytes()], Ok(()))).await;
-    assert!(said.is_some_and(|said| said.get("text").is_some()));
+    let (json, body) = read(&json_head(), pieces(&[text.as_bytes()], Ok(()))).await;
+    assert!(json.is_some_and(|json| json.get("text").is_some()));
     assert!(drained(body).await.0 == text.as_bytes());
 }
 
 #[tokio::test]
-async fn a_body_that_fails_says_nothing_and_fails_where_it_did() {
+async fn a_body_that_fails_has_no_value_and_fails_at_the_same_place() {
     let cut = Err(UpstreamError::Cut);
-    let (said, mut body) = read(&json_head(), pieces(&[b"[1", b"]"], cut)).await;
-    assert_eq!(said, None, "a cut body may be a part of another one");
+    let (json, mut body) = read(&json_head(), pieces(&[b"[1", b"]"], cut)).await;
+    assert_eq!(json, None, "a cut body may be a part of another one");
     for piece in [&b"[1"[..], b"]"] {
         assert_eq!(body.next().await, Ok(Some(Bytes::from_static(piece))));
     }
@@ -223,39 +223,40 @@ async fn a_body_that_fails_says_nothing_and_fails_where_it_did() {
 }
 
 #[tokio::test]
-async fn a_body_for_which_there_is_no_room_flows_on_unread() {
+async fn a_body_beyond_the_memory_budget_streams_unread() {
     let text = json!({ "text": "x".repeat(200_000) }).to_string().into_bytes();
     let parts: Vec<&[u8]> = text.chunks(5000).collect();
-    // Room for some of it; for all, but not for what it says; and for that too.
+    // A budget for a part of the body; for all of it, but not for its value; and for both.
     for (bytes, readable) in [(100_000, false), (600_000, false), (1_000_000, true)] {
-        let room = InFlightBytes::new(bytes);
-        let (said, body) = body_inspection::read(&json_head(), pieces(&parts, Ok(())), &room).await;
-        assert_eq!(said.says().is_some(), readable, "{bytes}");
-        assert!(readable || said == InspectedBody::Unread);
-        assert!(room.used() <= bytes);
+        let budget = InFlightBytes::new(bytes);
+        let (inspected, body) =
+            body_inspection::read(&json_head(), pieces(&parts, Ok(())), &budget).await;
+        assert_eq!(inspected.says().is_some(), readable, "{bytes}");
+        assert!(readable || inspected == InspectedBody::Unread);
+        assert!(budget.used() <= bytes);
         assert_eq!(drained(body).await, (text.clone(), Ok(())), "{bytes}");
-        assert_eq!(room.used(), 0);
+        assert_eq!(budget.used(), 0);
     }
 }
 
-/// Who holds a lot must not have others' errors taken for answers.
+/// A client that has much buffered must not make errors of others pass as usable responses.
 #[tokio::test]
-async fn a_short_body_is_read_however_much_is_held() {
-    let room = InFlightBytes::new(1000);
-    room.take(1_000_000);
+async fn a_short_body_is_read_however_much_is_buffered() {
+    let budget = InFlightBytes::new(1000);
+    budget.take(1_000_000);
     for length in [10, READ_ALWAYS - 20] {
         let text = json!({ "text": "x".repeat(length) }).to_string();
         let body = pieces(&[text.as_bytes()], Ok(()));
-        let (said, body) = body_inspection::read(&json_head(), body, &room).await;
-        assert!(said.says().is_some(), "{length}");
+        let (inspected, body) = body_inspection::read(&json_head(), body, &budget).await;
+        assert!(inspected.says().is_some(), "{length}");
         assert_eq!(drained(body).await.0, text.as_bytes());
-        assert_eq!(room.used(), 1_000_000);
+        assert_eq!(budget.used(), 1_000_000);
     }
 }
 
-/// Each object takes a node of its tree, however short it is written.
+/// Each object takes a tree node, however short its text is.
 #[test]
-fn objects_are_charged_for_more_than_they_are_long() {
+fn objects_are_charged_for_more_than_their_length() {
     let of_lists = format!("[{}0]", "[0],".repeat(20_000));
     let of_objects = format!("[{}0]", "{\"\":0},".repeat(20_000));
     let room = |bytes| {
@@ -270,9 +271,9 @@ fn objects_are_charged_for_more_than_they_are_long() {
     assert!(room(25_000_000)(&of_objects));
 }
 
-/// What is large is parsed elsewhere, and says the same.
+/// A large body is parsed on another thread, with the same result.
 #[tokio::test]
-async fn a_body_says_the_same_wherever_it_is_parsed() {
+async fn a_body_has_the_same_value_inline_and_off_thread() {
     let long = |length: usize| format!("[{}{{\"a\":1}}]", " ".repeat(length));
     for text in [
         long(10),
@@ -289,39 +290,39 @@ async fn a_body_says_the_same_wherever_it_is_parsed() {
             let in_flight = room();
             let mut gathered = BufferedPieces::new(&in_flight);
             gathered.push(Bytes::from(body)).expect("there is room");
-            let apart = body_inspection::parse_apart(coding, &gathered).await;
+            let off_thread = body_inspection::parse_apart(coding, &gathered).await;
             assert_eq!(
-                apart,
+                off_thread,
                 body_inspection::parse(coding, &gathered),
                 "{coding:?}, {} bytes",
                 text.len()
             );
             drop(gathered);
-            assert_eq!(in_flight.used(), 0, "nothing of it is held");
+            assert_eq!(in_flight.used(), 0, "nothing is buffered");
         }
     }
 }
 
-/// A body without an end that counts how often it was asked.
+/// A body without an end that counts its reads.
 struct Endless {
     piece: Bytes,
-    asked: usize,
+    reads: usize,
 }
 
 #[async_trait]
 impl Body for Endless {
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        self.asked += 1;
-        assert!(self.asked * self.piece.len() <= LARGEST + 2 * self.piece.len(), "read too far");
+        self.reads += 1;
+        assert!(self.reads * self.piece.len() <= LARGEST + 2 * self.piece.len(), "read too far");
         Ok(Some(self.piece.clone()))
     }
 }
 
 #[tokio::test]
-async fn a_body_beyond_the_bound_flows_on() {
-    let endless = Endless { piece: Bytes::from(vec![b' '; 1024 * 1024]), asked: 0 };
-    let (said, mut body) = read(&json_head(), Box::new(endless)).await;
-    assert_eq!(said, None);
+async fn a_body_beyond_the_limit_streams_on() {
+    let endless = Endless { piece: Bytes::from(vec![b' '; 1024 * 1024]), reads: 0 };
+    let (json, mut body) = read(&json_head(), Box::new(endless)).await;
+    assert_eq!(json, None);
     let mut yielded = 0;
     while yielded <= LARGEST + 1024 * 1024 {
         let piece = body.next().await.expect("no failure").expect("no end");
@@ -331,17 +332,17 @@ async fn a_body_beyond_the_bound_flows_on() {
 }
 
 #[tokio::test]
-async fn what_begins_otherwise_than_json_is_not_waited_for() {
+async fn a_body_that_cannot_begin_json_is_not_read_to_its_end() {
     for first in [&b"<"[..], b"data: {}", b"\x1f\x8b", b"\0"] {
-        let body = Endless { piece: Bytes::copy_from_slice(first), asked: LARGEST / first.len() };
-        let (said, _) = read(&HeaderMap::new(), Box::new(body)).await;
-        assert_eq!(said, None, "{first:?}");
+        let body = Endless { piece: Bytes::copy_from_slice(first), reads: LARGEST / first.len() };
+        let (json, _) = read(&HeaderMap::new(), Box::new(body)).await;
+        assert_eq!(json, None, "{first:?}");
     }
 }
 
 proptest! {
     #[test]
-    fn no_body_is_changed_by_reading_it(
+    fn reading_a_body_does_not_change_it(
         parts in vec(vec(any::<u8>(), 0..20), 0..6),
         json in any::<bool>(),
         zipped in any::<bool>(),
@@ -356,17 +357,17 @@ proptest! {
         let headers = head(&[(CONTENT_TYPE, called), (CONTENT_ENCODING, coded)]);
         let parts: Vec<&[u8]> = sent.chunks(7).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let (said, yielded) = runtime.block_on(async {
-            let (said, body) = read(&headers, pieces(&parts, end)).await;
-            (said, drained(body).await)
+        let (inspected, yielded) = runtime.block_on(async {
+            let (inspected, body) = read(&headers, pieces(&parts, end)).await;
+            (inspected, drained(body).await)
         });
         prop_assert_eq!(yielded, (sent, end));
         let is_so = if zipped { "gzip" } else { "identity" };
         let readable = called != "text/html" && !fails && coded == is_so;
         if json {
-            prop_assert_eq!(said, readable.then_some(value));
+            prop_assert_eq!(inspected, readable.then_some(value));
         } else {
-            prop_assert!(said.is_none() || readable);
+            prop_assert!(inspected.is_none() || readable);
         }
     }
 }

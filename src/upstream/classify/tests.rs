@@ -1,4 +1,4 @@
-//! Verdicts on heads and bodies, in tables and as properties.
+//! Outcomes of heads and bodies, with tables and properties.
 
 use std::time::{Duration, SystemTime};
 
@@ -25,7 +25,7 @@ const MINUTE: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Minute);
 const QUOTA: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Quota);
 const SHARED: OutcomeClass = OutcomeClass::RateLimited(RateLimitKind::Shared);
 
-/// Half a minute before midnight, a day more before the month ends.
+/// Half a minute before midnight, one day and half a minute before the month ends.
 fn now() -> SystemTime {
     date::parse_undated(b"Mon, 29 Jun 2026 23:59:30 GMT").expect("a date")
 }
@@ -38,13 +38,13 @@ fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
     headers
 }
 
-fn by_head(status: u16, told: &[(&'static str, &'static str)]) -> CallOutcome {
+fn by_head(status: u16, headers: &[(&'static str, &'static str)]) -> CallOutcome {
     let status = StatusCode::from_u16(status).expect("a status");
-    answer(status, &fields(told), None, &ResponseRules::default(), now())
+    answer(status, &fields(headers), None, &ResponseRules::default(), now())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is a column of the tables")]
-fn word(seconds: f64) -> Option<RetryAfter> {
+fn retry_after(seconds: f64) -> Option<RetryAfter> {
     Some(RetryAfter { time: Duration::from_secs_f64(seconds), quota: false })
 }
 
@@ -63,18 +63,21 @@ fn error_rule(status: &[StatusMatch], codes: &[u64], class: OutcomeClass) -> Err
     ErrorRule { status: status.to_vec(), json: json.into_iter().collect(), class, hold: None }
 }
 
-fn held(rule: ErrorRule, hold: CooldownUntil) -> ErrorRule {
-    ErrorRule { hold: Some(hold), ..rule }
+fn with_cooldown(rule: ErrorRule, until: CooldownUntil) -> ErrorRule {
+    ErrorRule { hold: Some(until), ..rule }
 }
 
-/// CoinMarketCap's codes.
+/// The rules for CoinMarketCap's error codes.
 fn coinmarketcap() -> ResponseRules {
     ResponseRules {
         success: vec![json_rule("$.status.error_code", &[json!(0), json!("0")])],
         errors: vec![
-            held(error_rule(&[], &[1008], MINUTE), CooldownUntil::For(Duration::from_secs(60))),
-            held(error_rule(&[], &[1009], QUOTA), CooldownUntil::UntilMidnight),
-            held(error_rule(&[], &[1010], QUOTA), CooldownUntil::UntilNextMonth),
+            with_cooldown(
+                error_rule(&[], &[1008], MINUTE),
+                CooldownUntil::For(Duration::from_secs(60)),
+            ),
+            with_cooldown(error_rule(&[], &[1009], QUOTA), CooldownUntil::UntilMidnight),
+            with_cooldown(error_rule(&[], &[1010], QUOTA), CooldownUntil::UntilNextMonth),
             error_rule(&[], &[1011], SHARED),
             error_rule(&[], &[1001, 1002], OutcomeClass::Auth),
         ],
@@ -82,8 +85,8 @@ fn coinmarketcap() -> ResponseRules {
 }
 
 #[test]
-fn the_head_alone_says_what_an_answer_is() {
-    for (status, told, class, wait) in [
+fn the_head_alone_determines_the_class() {
+    for (status, headers, class, wait) in [
         (200, &[][..], OutcomeClass::Ok, None),
         (200, &[("retry-after", "5")], OutcomeClass::Ok, None),
         (204, &[], OutcomeClass::Ok, None),
@@ -96,18 +99,18 @@ fn the_head_alone_says_what_an_answer_is() {
         (403, &[], OutcomeClass::Auth, None),
         (407, &[], OutcomeClass::Auth, None),
         (408, &[], OutcomeClass::Server, None),
-        (408, &[("retry-after", "5")], OutcomeClass::Server, word(5.0)),
+        (408, &[("retry-after", "5")], OutcomeClass::Server, retry_after(5.0)),
         (500, &[], OutcomeClass::Server, None),
-        (502, &[("retry-after", "1")], OutcomeClass::Server, word(1.0)),
+        (502, &[("retry-after", "1")], OutcomeClass::Server, retry_after(1.0)),
         (503, &[], OutcomeClass::Server, None),
-        (503, &[("retry-after", "120")], OutcomeClass::Server, word(120.0)),
+        (503, &[("retry-after", "120")], OutcomeClass::Server, retry_after(120.0)),
         (
             503,
             &[("retry-after", "Tue, 30 Jun 2026 00:00:00 GMT")],
             OutcomeClass::Server,
-            word(30.0),
+            retry_after(30.0),
         ),
-        (503, &[("retry-after", "99999")], OutcomeClass::Server, word(99_999.0)),
+        (503, &[("retry-after", "99999")], OutcomeClass::Server, retry_after(99_999.0)),
         (
             503,
             &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9")],
@@ -117,64 +120,64 @@ fn the_head_alone_says_what_an_answer_is() {
         (599, &[], OutcomeClass::Server, None),
         (429, &[], MINUTE, None),
         (429, &[("retry-after", "abc")], MINUTE, None),
-        (429, &[("retry-after", "1")], MINUTE, word(1.0)),
-        (429, &[("retry-after", "1.5")], MINUTE, word(1.5)),
-        (429, &[("retry-after", "-5")], MINUTE, word(0.0)),
-        (429, &[("retry-after", "3600")], MINUTE, word(3600.0)),
-        (429, &[("retry-after", "3601")], QUOTA, word(3601.0)),
-        (429, &[("retry-after", "999999999")], QUOTA, word(999_999_999.0)),
+        (429, &[("retry-after", "1")], MINUTE, retry_after(1.0)),
+        (429, &[("retry-after", "1.5")], MINUTE, retry_after(1.5)),
+        (429, &[("retry-after", "-5")], MINUTE, retry_after(0.0)),
+        (429, &[("retry-after", "3600")], MINUTE, retry_after(3600.0)),
+        (429, &[("retry-after", "3601")], QUOTA, retry_after(3601.0)),
+        (429, &[("retry-after", "999999999")], QUOTA, retry_after(999_999_999.0)),
     ] {
-        let verdict = by_head(status, told);
-        assert_eq!((verdict.class, verdict.wait), (class, wait), "{status} {told:?}");
-        assert_eq!(verdict.is_ok(), class == OutcomeClass::Ok);
+        let outcome = by_head(status, headers);
+        assert_eq!((outcome.class, outcome.wait), (class, wait), "{status} {headers:?}");
+        assert_eq!(outcome.is_ok(), class == OutcomeClass::Ok);
     }
 }
 
 #[test]
-fn a_spent_quota_says_how_long_it_lasts() {
-    for (status, told, class, wait) in [
+fn a_spent_quota_determines_the_retry_after() {
+    for (status, headers, class, wait) in [
         (429, ["7", "60", ""], MINUTE, None),
         (429, ["0", "60", ""], MINUTE, quota(60.0)),
         (429, ["0", "7200", ""], QUOTA, quota(7200.0)),
-        (429, ["", "60", ""], MINUTE, word(60.0)),
+        (429, ["", "60", ""], MINUTE, retry_after(60.0)),
         (429, ["0", "", ""], MINUTE, None),
-        // Retry-After goes first; as the quota's word only if the quota lasts as long.
+        // Retry-After takes precedence. It counts as the end of the quota only if the quota lasts as long.
         (429, ["0", "64.57", "65"], MINUTE, quota(65.0)),
         (429, ["0", "64.57", "1"], MINUTE, quota(1.0)),
-        (429, ["0", "64.57", "66"], MINUTE, word(66.0)),
+        (429, ["0", "64.57", "66"], MINUTE, retry_after(66.0)),
         (429, ["0", "86400", "86400"], QUOTA, quota(86_400.0)),
-        (429, ["7", "86400", "30"], MINUTE, word(30.0)),
+        (429, ["7", "86400", "30"], MINUTE, retry_after(30.0)),
         (403, ["0", "60", ""], MINUTE, quota(60.0)),
         (403, ["7", "60", ""], OutcomeClass::Auth, None),
-        (403, ["7", "60", "30"], MINUTE, word(30.0)),
+        (403, ["7", "60", "30"], MINUTE, retry_after(30.0)),
         (401, ["0", "60", ""], OutcomeClass::Auth, None),
         (200, ["0", "60", ""], OutcomeClass::Ok, None),
     ] {
         let names = ["x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"];
-        let told: Vec<_> =
-            names.into_iter().zip(told).filter(|(_, said)| !said.is_empty()).collect();
-        let verdict = by_head(status, &told);
-        assert_eq!((verdict.class, verdict.wait), (class, wait), "{status} {told:?}");
-        assert!(verdict.quota.is_some(), "whatever it comes to, the quota is told");
+        let headers: Vec<_> =
+            names.into_iter().zip(headers).filter(|(_, value)| !value.is_empty()).collect();
+        let outcome = by_head(status, &headers);
+        assert_eq!((outcome.class, outcome.wait), (class, wait), "{status} {headers:?}");
+        assert!(outcome.quota.is_some(), "the quota is returned for every class");
     }
 }
 
 #[test]
-fn a_limit_that_others_have_used_up_is_shared() {
-    let told = [("x-ratelimit-scope", "shared"), ("retry-after", "7200")];
-    let verdict = by_head(429, &told);
-    assert_eq!((verdict.class, verdict.wait), (SHARED, word(7200.0)));
-    assert_eq!(by_head(200, &told).class, OutcomeClass::Ok);
+fn a_limit_that_other_clients_used_up_is_shared() {
+    let headers = [("x-ratelimit-scope", "shared"), ("retry-after", "7200")];
+    let outcome = by_head(429, &headers);
+    assert_eq!((outcome.class, outcome.wait), (SHARED, retry_after(7200.0)));
+    assert_eq!(by_head(200, &headers).class, OutcomeClass::Ok);
     assert_eq!(by_head(429, &[("x-ratelimit-scope", "user")]).class, MINUTE);
     assert_eq!(by_head(429, &[("x-ratelimit-global", "true")]).class, MINUTE);
 }
 
 #[test]
-fn a_body_says_what_its_status_does_not() {
+fn a_body_changes_the_class_of_its_status() {
     for (status, code, class, wait) in [
         (200, json!(0), OutcomeClass::Ok, None),
         (200, json!("0"), OutcomeClass::Ok, None),
-        (200, json!(1008), MINUTE, word(60.0)),
+        (200, json!(1008), MINUTE, retry_after(60.0)),
         (200, json!(1009), QUOTA, quota(30.0)),
         (429, json!(1009), QUOTA, quota(30.0)),
         (429, json!(1010), QUOTA, quota(86_430.0)),
@@ -189,16 +192,16 @@ fn a_body_says_what_its_status_does_not() {
         let body = json!({ "status": { "error_code": code } });
         let status = StatusCode::from_u16(status).expect("a status");
         let rules = coinmarketcap();
-        let verdict = answer(status, &HeaderMap::new(), Some(&body), &rules, now());
-        assert_eq!((verdict.class, verdict.wait), (class, wait), "{status} {body}");
-        // What cannot be read says nothing.
+        let outcome = answer(status, &HeaderMap::new(), Some(&body), &rules, now());
+        assert_eq!((outcome.class, outcome.wait), (class, wait), "{status} {body}");
+        // A body that cannot be read does not change the class.
         let unread = answer(status, &HeaderMap::new(), None, &rules, now());
         assert_eq!(unread, by_head(status.as_u16(), &[]));
     }
 }
 
 #[test]
-fn the_first_rule_of_which_all_holds_counts() {
+fn the_first_rule_whose_conditions_all_match_applies() {
     let not_found = StatusMatch::Exact(StatusCode::NOT_FOUND);
     let rules = ResponseRules {
         success: Vec::new(),
@@ -225,37 +228,37 @@ fn the_first_rule_of_which_all_holds_counts() {
         (200, None, OutcomeClass::Ok),
     ] {
         let status = StatusCode::from_u16(status).expect("a status");
-        let verdict = answer(status, &HeaderMap::new(), body, &rules, now());
-        assert_eq!(verdict.class, class, "{status} {body:?}");
+        let outcome = answer(status, &HeaderMap::new(), body, &rules, now());
+        assert_eq!(outcome.class, class, "{status} {body:?}");
     }
 }
 
 #[test]
-fn a_rules_own_hold_goes_before_the_origins_word() {
+fn the_cooldown_of_a_rule_takes_precedence_over_retry_after() {
     let rule = error_rule(&[StatusMatch::Class(4)], &[], MINUTE);
-    let told = fields(&[("retry-after", "5")]);
+    let headers = fields(&[("retry-after", "5")]);
     let status = StatusCode::TOO_MANY_REQUESTS;
-    for (hold, class, expected) in [
-        (None, MINUTE, word(5.0)),
-        (None, QUOTA, word(5.0)),
+    for (until, class, expected) in [
+        (None, MINUTE, retry_after(5.0)),
+        (None, QUOTA, retry_after(5.0)),
         (None, OutcomeClass::Auth, None),
-        (Some(CooldownUntil::For(Duration::from_secs(90))), MINUTE, word(90.0)),
-        (Some(CooldownUntil::For(Duration::from_secs(90))), OutcomeClass::Auth, word(90.0)),
+        (Some(CooldownUntil::For(Duration::from_secs(90))), MINUTE, retry_after(90.0)),
+        (Some(CooldownUntil::For(Duration::from_secs(90))), OutcomeClass::Auth, retry_after(90.0)),
         (Some(CooldownUntil::UntilMidnight), QUOTA, quota(30.0)),
         (Some(CooldownUntil::UntilNextMonth), QUOTA, quota(86_430.0)),
-        (Some(CooldownUntil::UntilNextMonth), OutcomeClass::Server, word(86_430.0)),
+        (Some(CooldownUntil::UntilNextMonth), OutcomeClass::Server, retry_after(86_430.0)),
     ] {
         let rules = ResponseRules {
             success: Vec::new(),
-            errors: vec![ErrorRule { class, hold, ..rule.clone() }],
+            errors: vec![ErrorRule { class, hold: until, ..rule.clone() }],
         };
-        let verdict = answer(status, &told, None, &rules, now());
-        assert_eq!(verdict.wait, expected, "{hold:?} {class:?}");
+        let outcome = answer(status, &headers, None, &rules, now());
+        assert_eq!(outcome.wait, expected, "{until:?} {class:?}");
     }
 }
 
 #[test]
-fn what_the_origin_had_no_part_in_has_no_verdict() {
+fn a_failure_without_the_origin_has_no_outcome() {
     for (failed, class) in [
         (UpstreamError::Denied(Denied::Rule), None),
         (UpstreamError::Abandoned, None),
@@ -275,26 +278,26 @@ fn what_the_origin_had_no_part_in_has_no_verdict() {
     ] {
         assert_eq!(failure(failed), class.map(CallOutcome::of), "{failed:?}");
         if class.is_some() {
-            let as_error = class.map(|class| CallOutcome::of(class).error_class(StatusCode::OK));
-            assert_eq!(as_error, failed.error_class(), "{failed:?}");
+            let error_class = class.map(|class| CallOutcome::of(class).error_class(StatusCode::OK));
+            assert_eq!(error_class, failed.error_class(), "{failed:?}");
         }
     }
 }
 
 #[test]
-fn a_time_out_that_the_origin_tells_of_is_repeated_only_where_its_status_is_named() {
-    let verdict = by_head(408, &[]);
+fn a_408_keeps_its_status_as_error_class() {
+    let outcome = by_head(408, &[]);
     let status = StatusCode::REQUEST_TIMEOUT;
-    assert_eq!(verdict.error_class(status), decide::ErrorClass::Status(status));
+    assert_eq!(outcome.error_class(status), decide::ErrorClass::Status(status));
     let disguised = CallOutcome::of(OutcomeClass::Server).error_class(StatusCode::OK);
     assert_eq!(disguised, decide::ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE));
 }
 
 proptest! {
     #[test]
-    fn any_head_has_a_verdict(
+    fn any_head_has_an_outcome(
         status in 100u16..1000,
-        told in vec(
+        lines in vec(
             (
                 select(&["retry-after", "x-ratelimit-remaining", "x-ratelimit-reset",
                     "x-ratelimit-scope", "ratelimit"][..]),
@@ -305,21 +308,21 @@ proptest! {
         code in any::<Option<u16>>(),
     ) {
         let mut headers = HeaderMap::new();
-        for (name, value) in &told {
+        for (name, value) in &lines {
             headers.append(*name, HeaderValue::from_str(value).expect("visible"));
         }
         let status = StatusCode::from_u16(status).expect("a status");
         let body = code.map(|code| json!({ "status": { "error_code": code } }));
-        let verdict = answer(status, &headers, body.as_ref(), &coinmarketcap(), now());
-        prop_assert!(verdict.wait.is_none() || !matches!(verdict.class, OutcomeClass::Ok | OutcomeClass::Auth));
+        let outcome = answer(status, &headers, body.as_ref(), &coinmarketcap(), now());
+        prop_assert!(outcome.wait.is_none() || !matches!(outcome.class, OutcomeClass::Ok | OutcomeClass::Auth));
         prop_assert_eq!(
             status == StatusCode::TOO_MANY_REQUESTS && body.is_none(),
-            matches!(verdict.class, OutcomeClass::RateLimited(_))
+            matches!(outcome.class, OutcomeClass::RateLimited(_))
                 && body.is_none() && status != StatusCode::FORBIDDEN
         );
-        prop_assert!(now().checked_add(verdict.wait.map_or(Duration::ZERO, |w| w.time)).is_some());
-        // Only the quota's own word, or the operator's, is called so.
-        let of_quota = verdict.quota.as_ref().is_some_and(|quota| quota.remaining == Some(0));
-        prop_assert!(body.is_some() || of_quota || verdict.wait.is_none_or(|wait| !wait.quota));
+        prop_assert!(now().checked_add(outcome.wait.map_or(Duration::ZERO, |w| w.time)).is_some());
+        // Only the end of a quota, or the operator's rule, is marked as a quota.
+        let of_quota = outcome.quota.as_ref().is_some_and(|quota| quota.remaining == Some(0));
+        prop_assert!(body.is_some() || of_quota || outcome.wait.is_none_or(|wait| !wait.quota));
     }
 }

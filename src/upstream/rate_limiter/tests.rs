@@ -1,4 +1,4 @@
-//! Paces against model origins, on a time that the tests turn.
+//! Rate limits against model origins, on a simulated time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn rate(count: u32, per: Duration) -> Rate {
 }
 
 #[test]
-fn a_window_lets_so_many_out_and_the_next_when_the_first_is_forgotten() {
+fn a_full_window_admits_the_next_call_when_the_first_expires() {
     let (mut window, now) = (SlidingWindow::new(rate(3, SECOND)), start());
     for call in 0..3 {
         assert_eq!(window.wait(now + call * 100 * MILLI), Duration::ZERO);
@@ -33,7 +33,7 @@ fn a_window_lets_so_many_out_and_the_next_when_the_first_is_forgotten() {
 }
 
 #[test]
-fn a_smaller_rate_from_a_reload_counts_what_went_out_before() {
+fn a_smaller_rate_after_a_reload_counts_earlier_calls() {
     let (mut window, now) = (SlidingWindow::new(rate(10, SECOND)), start());
     for _ in 0..10 {
         window.send(now);
@@ -43,8 +43,8 @@ fn a_smaller_rate_from_a_reload_counts_what_went_out_before() {
     assert_eq!(window.wait(now + SECOND), Duration::ZERO);
 }
 
-/// An origin with fixed windows that begin with a call, as Discord's: it tells what is left, and how
-/// long until the window ends.
+/// An origin with fixed windows that begin with a call, as Discord's. It states the remaining calls and the
+/// time until the window ends.
 struct Model {
     limit: u64,
     per: Duration,
@@ -77,71 +77,71 @@ impl Model {
     }
 }
 
-/// A client that always wants to call, with answers under way for `latency`: how many calls were
-/// answered in `time`.
-fn press(model: &mut Model, latency: Duration, time: Duration) -> u64 {
+/// A client that always has calls to make, with a latency per call. Returns the number of responses in
+/// `time`.
+fn responses_under_load(model: &mut Model, latency: Duration, time: Duration) -> u64 {
     let (mut learned, begun) = (AdaptiveLimit::default(), start());
-    let mut under_way: VecDeque<(Instant, RateLimitState)> = VecDeque::new();
-    let (mut now, mut answered) = (begun, 0);
+    let mut in_flight: VecDeque<(Instant, RateLimitState)> = VecDeque::new();
+    let (mut now, mut responses) = (begun, 0);
     while now.duration_since(begun) < time {
-        while under_way.front().is_some_and(|(due, _)| *due <= now) {
-            if let Some((_, quota)) = under_way.pop_front() {
+        while in_flight.front().is_some_and(|(due, _)| *due <= now) {
+            if let Some((_, quota)) = in_flight.pop_front() {
                 learned.on_response(Some(&quota), now);
-                answered += 1;
+                responses += 1;
             }
         }
-        while learned.wait(now) == Some(Duration::ZERO) && under_way.len() < 500 {
+        while learned.wait(now) == Some(Duration::ZERO) && in_flight.len() < 500 {
             learned.send();
-            // Half of the time is spent on the way there.
+            // Half of the latency is the way to the origin.
             let quota = model.call(now + latency / 2);
-            under_way.push_back((now + latency, quota));
+            in_flight.push_back((now + latency, quota));
         }
         now += MILLI;
     }
-    answered
+    responses
 }
 
 #[test]
-fn a_learned_limit_of_fifty_a_second_is_never_exceeded_and_nearly_all_of_it_is_used() {
+fn a_learned_limit_of_fifty_a_second_is_kept_and_nearly_used_up() {
     let mut model = Model::new(50, SECOND);
-    let answered = press(&mut model, 20 * MILLI, 60 * SECOND);
+    let responses = responses_under_load(&mut model, 20 * MILLI, 60 * SECOND);
     assert_eq!(model.refused, 0);
-    assert!(answered >= 50 * 60 * 9 / 10, "{answered} of 3,000");
+    assert!(responses >= 50 * 60 * 9 / 10, "{responses} of 3,000");
 }
 
 #[test]
-fn the_first_call_goes_alone_to_find_the_limit_out() {
+fn the_first_call_learns_the_limit_alone() {
     let (mut learned, now) = (AdaptiveLimit::default(), start());
     assert_eq!(learned.wait(now), Some(Duration::ZERO));
     learned.send();
-    assert_eq!(learned.wait(now), None, "the others wait for its answer");
+    assert_eq!(learned.wait(now), None, "the other calls wait for its response");
     learned.on_no_answer();
-    assert_eq!(learned.wait(now), Some(Duration::ZERO), "it was not answered: the next one");
+    assert_eq!(learned.wait(now), Some(Duration::ZERO), "no response: the next call");
     learned.send();
     learned.on_response(None, now);
-    assert_eq!(learned.wait(now), Some(Duration::ZERO), "an origin that says nothing");
+    assert_eq!(learned.wait(now), Some(Duration::ZERO), "an origin that states no limits");
 }
 
 #[test]
-fn a_limit_that_others_use_too_is_heard() {
+fn a_limit_shared_with_other_clients_is_learned() {
     let (mut learned, now) = (AdaptiveLimit::default(), start());
-    let told = |left, resets_in| RateLimitState {
+    let quota = |left, resets_in| RateLimitState {
         limit: Some(10),
         remaining: Some(left),
         resets_in: Some(resets_in),
         ..RateLimitState::default()
     };
     learned.send();
-    learned.on_response(Some(&told(9, SECOND)), now);
+    learned.on_response(Some(&quota(9, SECOND)), now);
     learned.send();
-    learned.on_response(Some(&told(0, SECOND)), now);
-    assert_eq!(learned.wait(now), Some(SECOND), "somebody else has used the rest");
+    learned.on_response(Some(&quota(0, SECOND)), now);
+    assert_eq!(learned.wait(now), Some(SECOND), "another client used the rest");
     assert_eq!(learned.wait(now + SECOND), Some(Duration::ZERO));
 }
 
 proptest! {
     #[test]
-    fn no_stretch_ever_has_more_than_the_configured_rate(
+    fn no_time_window_has_more_than_the_configured_rate(
         count in 1_u32..20,
         gaps in proptest::collection::vec(0_u32..300, 1..400),
     ) {
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn a_window_says_exactly_when_the_next_may_go(count in 1_u32..5, gap in 0_u32..1500) {
+    fn a_window_returns_the_exact_wait_for_the_next_call(count in 1_u32..5, gap in 0_u32..1500) {
         let now = start();
         let mut window = SlidingWindow::new(rate(count, SECOND));
         for _ in 0..count {
@@ -181,20 +181,20 @@ proptest! {
         latency in 0_u32..300,
     ) {
         let mut model = Model::new(limit, millis * MILLI);
-        let answered = press(&mut model, latency * MILLI, 20 * SECOND);
+        let responses = responses_under_load(&mut model, latency * MILLI, 20 * SECOND);
         prop_assert_eq!(model.refused, 0);
-        prop_assert!(answered > 0);
+        prop_assert!(responses > 0);
     }
 }
 
 // ---- windows that outlive the process
 
-/// Lets calls out as fast as the window allows, one each `step` milliseconds at most, and restarts the
-/// larder behind it where `kills` says so: when each call went out. What a row has not counted by then
-/// is forgotten; a row that is due soon may be written or not.
+/// Lets calls out as fast as the window allows, at most one per step, and restarts larder before it where
+/// `kills` is true. Returns when each call went out. Calls that no row has counted are lost at a restart; a
+/// row that is due soon may be written or not.
 fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
     let (mut window, mut now) = (SlidingWindow::new(rate), start());
-    let (mut row, mut out) = (None::<(Kept, Instant)>, Vec::new());
+    let (mut row, mut sent) = (None::<(Kept, Instant)>, Vec::new());
     for (step, kill) in steps.iter().zip(kills) {
         now += Duration::from_millis(*step);
         if *kill {
@@ -211,9 +211,9 @@ fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
             row = window.kept(false, now).map(|kept| (kept, now));
             window.flushed();
         }
-        out.push(now);
+        sent.push(now);
     }
-    out
+    sent
 }
 
 proptest! {
@@ -224,33 +224,33 @@ proptest! {
         kills in proptest::collection::vec(proptest::bool::weighted(0.1), 400),
     ) {
         let rate = rate(count, 60 * SECOND);
-        let out = through_kills(rate, &steps, &kills);
-        for (place, first) in out.iter().enumerate() {
-            let within = out[place..].iter().take_while(|at| **at - *first < rate.per).count();
+        let sent = through_kills(rate, &steps, &kills);
+        for (place, first) in sent.iter().enumerate() {
+            let within = sent[place..].iter().take_while(|at| **at - *first < rate.per).count();
             prop_assert!(within <= count as usize, "{within} of {count}");
         }
-        prop_assert!(!out.is_empty());
+        prop_assert!(!sent.is_empty());
     }
 }
 
 #[test]
-fn without_a_kill_a_long_window_lets_as_many_out_as_it_says_and_remembers_few_things() {
+fn a_long_window_admits_its_full_rate_and_keeps_few_pieces() {
     let (mut window, start) = (SlidingWindow::new(rate(10_000, 600 * SECOND)), start());
-    let mut out = 0;
+    let mut sent = 0;
     for step in 0..40_000_u32 {
         let now = start + step * 30 * MILLI;
         if window.wait(now).is_zero() {
             window.send(now);
-            out += 1;
+            sent += 1;
         }
     }
-    assert_eq!(out, 20_000, "in twenty minutes");
+    assert_eq!(sent, 20_000, "in twenty minutes");
     let kept = window.kept(true, start + 1_199 * SECOND).expect("it is not over");
     assert!((30..=66).contains(&kept.sent.len()), "{}", kept.sent.len());
 }
 
 #[test]
-fn each_call_of_a_small_window_is_written_first_and_few_of_a_large_one() {
+fn every_call_of_a_small_window_is_written_first_few_of_a_large_one() {
     let written = |count: u32, calls: u32| {
         let (mut window, now) = (SlidingWindow::new(rate(count, 86_400 * SECOND)), start());
         let mut first = 0;
@@ -268,13 +268,13 @@ fn each_call_of_a_small_window_is_written_first_and_few_of_a_large_one() {
     };
     assert_eq!(written(2, 2), 2);
     assert_eq!(written(64, 64), 64);
-    assert_eq!(written(10_000, 10_000), 1, "the row is renewed before it is used up");
+    assert_eq!(written(10_000, 10_000), 1, "the row is renewed before its calls are used up");
     let (mut short, now) = (SlidingWindow::new(rate(2, 59 * SECOND)), start());
     assert_eq!((short.send(now), short.kept(false, now)), (Write::No, None));
 }
 
 #[test]
-fn a_larder_that_starts_again_and_again_without_a_call_uses_nothing_up() {
+fn repeated_restarts_without_a_call_use_nothing_up() {
     let (mut window, now) = (SlidingWindow::new(rate(6_400, 600 * SECOND)), start());
     window.send(now);
     for _ in 0..100 {
@@ -282,12 +282,12 @@ fn a_larder_that_starts_again_and_again_without_a_call_uses_nothing_up() {
         window = SlidingWindow::new(kept.rate);
         window.adopt(&kept.aged(SECOND), now);
     }
-    assert_eq!(window.left(now), 6_400 - 101, "a call, and what was counted ahead once");
+    assert_eq!(window.left(now), 6_400 - 101, "one call, and the calls counted ahead once");
     assert!(!window.is_over(now) && window.is_over(now + 600 * SECOND));
 }
 
 #[test]
-fn another_rate_after_a_restart_counts_what_is_known_of_the_calls_before() {
+fn another_rate_after_a_restart_counts_the_stored_calls() {
     let (mut window, now) = (SlidingWindow::new(rate(2, 86_400 * SECOND)), start());
     window.send(now);
     window.send(now);

@@ -1,35 +1,35 @@
-//! A configured limit: so many calls in any stretch of a length.
+//! A configured limit: a sliding window with a maximum number of calls.
 //!
-//! Owns: when the next call may go out, and whether a call must be on disk before it does. Pure: the time
-//! is an argument. Never touches: the disk (`gate::durable`).
+//! Owns: when the next call may go out, and whether a call must be on disk first. Pure: time is an argument.
+//! Never touches: the disk (`admission::persistence`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::policy::upstream::Rate;
 
-/// Windows of this length and more outlive the process.
-const LONG: Duration = Duration::from_secs(60);
+/// Windows of at least this length are stored across restarts.
+const MIN_STORED_LENGTH: Duration = Duration::from_secs(60);
 
-/// A long window remembers its calls in so many pieces at most, and so large a share of it may go out
-/// between one write and the next.
+/// A long window groups its calls into at most about this many pieces, and one in this many of its calls may
+/// go out between two writes.
 const PIECES: u32 = 64;
 
-/// So many calls in any stretch of a length, counted at the instants at which they go out.
+/// At most so many calls in any time of a given length, counted when they go out.
 #[derive(Debug)]
 pub(in crate::upstream) struct SlidingWindow {
     rate: Rate,
     sent: VecDeque<CallBurst>,
     /// The calls of all pieces.
     calls: u64,
-    /// How many went out since the window was made: the number of the last one.
+    /// The number of the last call, counted from the creation of the window.
     number: u64,
-    /// The calls covered by the row that is being written, and by the one on disk.
-    written: Option<ReservedCalls>,
-    covered: Option<ReservedCalls>,
+    /// The calls covered by the row that is being written, and by the row on disk.
+    pending_row: Option<ReservedCalls>,
+    stored_row: Option<ReservedCalls>,
 }
 
-/// Calls that went out one soon after the other; they count until the last of them is old enough.
+/// Calls that went out shortly after each other. They count until the last of them expires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct CallBurst {
     first: Instant,
@@ -37,65 +37,65 @@ struct CallBurst {
     calls: u64,
 }
 
-/// Which calls a row counts as gone out, before they do.
+/// The calls that a row counts before they go out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct ReservedCalls {
-    /// Up to this number …
+    /// Up to this call number …
     number: u64,
     /// … and before this time.
     until: Instant,
 }
 
-/// Whether a row has to be written because a call goes out.
+/// Whether a call requires a write of the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::upstream) enum Write {
-    /// No.
+    /// No write.
     No,
-    /// The row on disk counts the call already; another is due before long.
+    /// The row on disk already counts the call; another write is due soon.
     Soon,
-    /// The call goes out after the row that counts it has reached the disk.
+    /// The row that counts the call must be on disk before the call goes out.
     First,
 }
 
-/// A window as it is kept.
+/// A stored window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::upstream) struct Kept {
-    /// The rate that the calls went out under.
+    /// The rate under which the calls went out.
     pub(in crate::upstream) rate: Rate,
-    /// How long ago calls went out, and how many.
+    /// The age and number of the calls that went out.
     pub(in crate::upstream) sent: Vec<(Duration, u64)>,
-    /// Calls that may go out from now on without another row.
+    /// Calls that may go out from now on without another write.
     pub(in crate::upstream) ahead: u64,
 }
 
 impl SlidingWindow {
-    /// A window in which nothing went out yet.
+    /// A window without calls.
     pub(in crate::upstream) fn new(rate: Rate) -> Self {
         let sent = VecDeque::new();
-        Self { rate, sent, calls: 0, number: 0, written: None, covered: None }
+        Self { rate, sent, calls: 0, number: 0, pending_row: None, stored_row: None }
     }
 
-    /// The rate it keeps to.
+    /// The rate of the window.
     pub(in crate::upstream) fn rate(&self) -> Rate {
         self.rate
     }
 
-    /// How long until a call may go out; zero: now.
+    /// How long until a call may go out. Zero: now.
     pub(in crate::upstream) fn wait(&mut self, now: Instant) -> Duration {
-        self.forget(now);
-        let Some(over) = self.calls.checked_sub(u64::from(self.rate.count)) else {
+        self.expire(now);
+        let Some(excess) = self.calls.checked_sub(u64::from(self.rate.count)) else {
             return Duration::ZERO;
         };
-        let mut forgotten = 0;
+        let mut expired = 0;
         let enough = self.sent.iter().find(|piece| {
-            forgotten += piece.calls;
-            forgotten > over
+            expired += piece.calls;
+            expired > excess
         });
         let last = enough.map_or(now, |piece| piece.last);
         self.rate.per.saturating_sub(now.saturating_duration_since(last))
     }
 
-    /// A call goes out.
+    /// Records that a call goes out.
     pub(in crate::upstream) fn send(&mut self, now: Instant) -> Write {
         self.calls += 1;
         self.number += 1;
@@ -114,49 +114,48 @@ impl SlidingWindow {
         self.sent.back().map(|piece| piece.last)
     }
 
-    /// Whether as many count as may, as far as was looked.
+    /// Whether the window was full at the last check.
     pub(in crate::upstream) fn is_full(&self) -> bool {
         self.calls >= u64::from(self.rate.count)
     }
 
-    /// How many may go out now.
+    /// How many calls may go out now.
     pub(in crate::upstream) fn left(&mut self, now: Instant) -> usize {
-        self.forget(now);
+        self.expire(now);
         let left = u64::from(self.rate.count).saturating_sub(self.calls);
         usize::try_from(left).unwrap_or(usize::MAX)
     }
 
-    /// Another rate, from a reload or a restart: the calls that went out count under it too.
+    /// Sets another rate after a reload or a restart. The calls that went out count under it too.
     pub(in crate::upstream) fn keep_to(&mut self, rate: Rate) {
         if self.rate != rate {
             self.rate = rate;
-            // Under the old rate, as the rows say.
-            (self.written, self.covered) = (None, None);
+            // The rows contain the old rate.
+            (self.pending_row, self.stored_row) = (None, None);
         }
     }
 
-    /// Whether it is to outlive the process.
+    /// Whether the window is stored across restarts.
     pub(in crate::upstream) fn is_long(&self) -> bool {
-        self.rate.per >= LONG
+        self.rate.per >= MIN_STORED_LENGTH
     }
 
-    /// Whether no call counts any more.
+    /// Whether all calls have expired.
     pub(in crate::upstream) fn is_over(&self, now: Instant) -> bool {
         let last = self.sent.back().map(|piece| piece.last);
         last.is_none_or(|last| now.saturating_duration_since(last) >= self.rate.per)
     }
 
-    /// The window as it is kept; `None`: no call counts any more. `last`: no row follows, so that no call
-    /// is counted ahead.
+    /// The window to store. `None`: all calls have expired. `last`: no row follows, so no calls are counted
+    /// ahead.
     pub(in crate::upstream) fn kept(&mut self, last: bool, now: Instant) -> Option<Kept> {
-        self.forget(now);
+        self.expire(now);
         if self.sent.is_empty() || !self.is_long() {
             return None;
         }
-        // Nor is anything counted ahead before the first call: a larder that starts again and again
-        // uses nothing up.
+        // Nothing is counted ahead before the first call either, so that repeated restarts use nothing up.
         let ahead = if last || self.number == 0 { 0 } else { self.ahead() };
-        self.written = now
+        self.pending_row = now
             .checked_add(self.piece())
             .filter(|_| ahead > 0)
             .map(|until| ReservedCalls { number: self.number + ahead, until });
@@ -164,14 +163,14 @@ impl SlidingWindow {
         Some(Kept { rate: self.rate, sent: self.sent.iter().map(age).collect(), ahead })
     }
 
-    /// The row of [`SlidingWindow::kept`] is on disk.
+    /// The row of [`SlidingWindow::to_save`] is on disk.
     pub(in crate::upstream) fn flushed(&mut self) {
-        self.covered = self.written.take().or(self.covered);
+        self.stored_row = self.pending_row.take().or(self.stored_row);
     }
 
-    /// Adds the calls that an earlier larder has let out.
-    pub(in crate::upstream) fn adopt(&mut self, kept: &Kept, now: Instant) {
-        for (age, calls) in kept.sent.iter().copied().filter(|(age, _)| *age < self.rate.per) {
+    /// Adds the calls of an earlier process.
+    pub(in crate::upstream) fn adopt(&mut self, saved: &Kept, now: Instant) {
+        for (age, calls) in saved.sent.iter().copied().filter(|(age, _)| *age < self.rate.per) {
             let at = now.checked_sub(age).unwrap_or(now);
             self.sent.push_back(CallBurst { first: at, last: at, calls });
             self.calls = self.calls.saturating_add(calls);
@@ -179,7 +178,7 @@ impl SlidingWindow {
         self.sent.make_contiguous().sort_by_key(|piece| piece.last);
     }
 
-    fn forget(&mut self, now: Instant) {
+    fn expire(&mut self, now: Instant) {
         let per = self.rate.per;
         while let Some(first) = self.sent.front()
             && now.saturating_duration_since(first.last) >= per
@@ -189,12 +188,12 @@ impl SlidingWindow {
         }
     }
 
-    /// How long a piece lasts: no time where each call can be remembered, or need not be for long.
+    /// The length of a piece. Zero if each call can be remembered, or is remembered only briefly.
     fn piece(&self) -> Duration {
         if self.has_pieces() { piece(self.rate) } else { Duration::ZERO }
     }
 
-    /// How many calls a row counts ahead, so that not each of them waits for the disk.
+    /// How many calls a row counts ahead, so that not every call waits for the disk.
     fn ahead(&self) -> u64 {
         u64::from(if self.has_pieces() { self.rate.count / PIECES } else { 0 })
     }
@@ -207,7 +206,7 @@ impl SlidingWindow {
         if !self.is_long() {
             return Write::No;
         }
-        match self.covered {
+        match self.stored_row {
             Some(ReservedCalls { number, until }) if self.number <= number && now < until => {
                 let half = self.number + self.ahead() / 2 > number;
                 if half { Write::Soon } else { Write::No }
@@ -218,8 +217,8 @@ impl SlidingWindow {
 }
 
 impl Kept {
-    /// The same after so much time, and after a crash: which of the calls that were counted ahead went
-    /// out is not known, so all of them did, as late as they may have.
+    /// The stored window after this time, and after a crash. It is unknown which of the calls counted ahead
+    /// went out, so all of them count, at the latest time at which they can have gone out.
     pub(in crate::upstream) fn aged(mut self, by: Duration) -> Self {
         for (age, _) in &mut self.sent {
             *age = age.saturating_add(by);

@@ -1,7 +1,7 @@
-//! One call on a connection of HTTP/1 (RFC 9112).
+//! One call on an HTTP/1 connection (RFC 9112).
 //!
-//! Owns: the framing of both messages, strictly: what two parsers could read in two ways is no answer.
-//! Never touches: how the connection was made, where it goes afterwards (`connect`).
+//! Owns: strict framing of both messages: a response that two parsers could read differently is an error.
+//! Never touches: establishing the connection, reusing it (`connection_pool`).
 
 mod head;
 
@@ -27,7 +27,7 @@ use crate::upstream::session::{
 };
 use crate::upstream::tls_error::TlsError;
 
-/// What is read at once while a head is awaited, and of a body.
+/// Bytes per read while waiting for a head, and inside a body.
 const READ_HEAD: usize = 8 * 1024;
 const READ_BODY: usize = 32 * 1024;
 
@@ -36,29 +36,29 @@ pub struct Http1Call {
     stream: Stream,
     method: Method,
     upgrades: bool,
-    /// What is to be sent.
+    /// Bytes to be written.
     out: VecDeque<Bytes>,
     body: RequestFraming,
     upload: UploadState,
     input: BytesMut,
-    /// How far the end of a head has been looked for.
+    /// Bytes of `input` already searched for the end of the head.
     scanned: usize,
     incoming: ResponseBodyState,
     interims: Interims,
-    /// Whether the connection may be used again once this call is over.
+    /// Whether the connection may be reused after this call.
     persists: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum UploadState {
-    /// There may be more.
+    /// More body may follow.
     Open,
-    /// Written, and not yet pushed through the stream's own buffer.
+    /// Queued or written, but not yet flushed.
     Unflushed {
         ended: bool,
     },
     Ended,
-    /// The origin takes no more.
+    /// The origin accepts no more.
     Refused,
 }
 
@@ -75,7 +75,7 @@ enum ResponseBodyState {
 pub struct Raw {
     /// The connection.
     pub stream: Stream,
-    /// What was read from it already.
+    /// Bytes that were already read from it.
     pub early: BytesMut,
 }
 
@@ -104,7 +104,7 @@ impl Http1Call {
 
     pub(super) fn send(&mut self, part: RequestPart) {
         let ended = part == RequestPart::End;
-        // In chunks it would be the end.
+        // An empty chunk would end the body.
         if matches!(&part, RequestPart::Data(data) if data.is_empty()) {
             return;
         }
@@ -127,18 +127,18 @@ impl Http1Call {
         }
     }
 
-    pub(super) async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
-        poll_fn(|cx| self.poll_next(cx, reads)).await
+    pub(super) async fn next(&mut self, read_response: bool) -> Result<SessionEvent, SessionError> {
+        poll_fn(|cx| self.poll_next(cx, read_response)).await
     }
 
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-        reads: bool,
+        read_response: bool,
     ) -> Poll<Result<SessionEvent, SessionError>> {
         let had_room = self.has_room();
         if self.poll_send(cx).is_err() {
-            // It may have answered before it closed its side: that is read.
+            // The origin may have responded before it closed its side, so the response is still read.
             self.out.clear();
             self.upload = UploadState::Refused;
             self.persists = false;
@@ -146,20 +146,22 @@ impl Http1Call {
         if !had_room && self.has_room() {
             return Poll::Ready(Ok(SessionEvent::Room));
         }
-        if !reads {
+        if !read_response {
             return Poll::Pending;
         }
         loop {
-            if let Some(event) = self.parsed()? {
+            if let Some(event) = self.parse_next()? {
                 return Poll::Ready(Ok(event));
             }
             let read = ready!(self.poll_read(cx));
             match read {
                 Ok(1..) => {}
-                Ok(0) => return Poll::Ready(self.closed()),
+                Ok(0) => return Poll::Ready(self.on_eof()),
                 Err(error) => {
-                    let fault = TlsError::of_end(&error).filter(|_| self.awaits_head());
-                    return Poll::Ready(Err(fault.map_or_else(|| self.cut(), SessionError::Tls)));
+                    let tls_error = TlsError::of_end(&error).filter(|_| self.awaits_head());
+                    return Poll::Ready(Err(
+                        tls_error.map_or_else(|| self.truncation_error(), SessionError::Tls)
+                    ));
                 }
             }
         }
@@ -189,27 +191,28 @@ impl Http1Call {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let room = if self.awaits_head() { READ_HEAD } else { READ_BODY };
-        // Small reads share a buffer, or many small pieces of a body would each hold a whole one.
-        if self.input.capacity() - self.input.len() < room / 4 {
-            self.input.reserve(room);
+        let wanted = if self.awaits_head() { READ_HEAD } else { READ_BODY };
+        // Small reads share a buffer, otherwise each small piece of a body would keep a whole buffer alive.
+        if self.input.capacity() - self.input.len() < wanted / 4 {
+            self.input.reserve(wanted);
         }
         let read = self.stream.read_buf(&mut self.input);
         std::pin::pin!(read).poll(cx)
     }
 
-    /// What the bytes that are there come to.
-    fn parsed(&mut self) -> Result<Option<SessionEvent>, SessionError> {
+    /// Parses the next event from the buffered bytes; `None`: more bytes are needed.
+    fn parse_next(&mut self) -> Result<Option<SessionEvent>, SessionError> {
         match &mut self.incoming {
-            ResponseBodyState::Head => self.parsed_head(),
+            ResponseBodyState::Head => self.parse_head(),
             ResponseBodyState::Length(0) => {
                 self.incoming = ResponseBodyState::Ended;
                 Ok(Some(SessionEvent::End(None)))
             }
             ResponseBodyState::Length(left) => {
-                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
-                *left -= here as u64;
-                Ok((here > 0).then(|| SessionEvent::Data(self.input.split_to(here).freeze())))
+                let available = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                *left -= available as u64;
+                Ok((available > 0)
+                    .then(|| SessionEvent::Data(self.input.split_to(available).freeze())))
             }
             ResponseBodyState::Chunked(decoder) => {
                 match decoder.decode(&mut self.input).map_err(|_malformed| SessionError::Cut)? {
@@ -227,7 +230,7 @@ impl Http1Call {
         }
     }
 
-    fn parsed_head(&mut self) -> Result<Option<SessionEvent>, SessionError> {
+    fn parse_head(&mut self) -> Result<Option<SessionEvent>, SessionError> {
         let Some(end) = head_end(&self.input, &mut self.scanned)? else { return Ok(None) };
         self.scanned = 0;
         let raw = self.input.split_to(end).freeze();
@@ -237,15 +240,15 @@ impl Http1Call {
             return Ok(Some(SessionEvent::Head(Box::new(head))));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            // RFC 9110 §15.2.2: only who asked for another protocol may be sent to one.
+            // RFC 9110 §15.2.2: a switch is allowed only if the request contained `Upgrade`.
             if !self.upgrades {
                 return Err(SessionError::Switched);
             }
             self.persists = false;
         }
         self.persists &= persists(&head) && !is_misframed(&head);
-        let announced = length(&head.headers)?;
-        say_once(&mut head.headers, announced);
+        let content_length = length(&head.headers)?;
+        say_once(&mut head.headers, content_length);
         head.framing = framing(&head, &self.method)?;
         self.incoming = match head.framing {
             BodyFraming::Length(length) => ResponseBodyState::Length(length),
@@ -256,19 +259,20 @@ impl Http1Call {
         Ok(Some(SessionEvent::Head(Box::new(head))))
     }
 
-    /// The origin has closed its side.
-    fn closed(&mut self) -> Result<SessionEvent, SessionError> {
+    /// Handles the end of the origin's side of the connection.
+    fn on_eof(&mut self) -> Result<SessionEvent, SessionError> {
         self.persists = false;
         if matches!(self.incoming, ResponseBodyState::Close) {
             self.incoming = ResponseBodyState::Ended;
             return Ok(SessionEvent::End(None));
         }
-        Err(self.cut())
+        Err(self.truncation_error())
     }
 
-    fn cut(&self) -> SessionError {
-        let untouched = self.awaits_head() && self.input.is_empty() && self.interims.are_none();
-        if untouched { SessionError::Closed } else { SessionError::Cut }
+    fn truncation_error(&self) -> SessionError {
+        let nothing_received =
+            self.awaits_head() && self.input.is_empty() && self.interims.are_none();
+        if nothing_received { SessionError::Closed } else { SessionError::Cut }
     }
 
     pub(super) fn persists(&self) -> bool {
@@ -279,14 +283,14 @@ impl Http1Call {
         matches!(self.incoming, ResponseBodyState::Head)
     }
 
-    /// The connection, if another call may be made on it.
+    /// The connection, if it may be reused for another call.
     pub(in crate::upstream) fn into_reusable(self) -> Option<Stream> {
-        // What came behind the answer is nobody's (response queue poisoning).
+        // Bytes behind the response belong to no request (response queue poisoning).
         let clean = self.input.is_empty() && matches!(self.incoming, ResponseBodyState::Ended);
         (self.persists && clean && self.upload == UploadState::Ended).then_some(self.stream)
     }
 
-    /// The connection as it is, once it speaks another protocol.
+    /// The connection itself, after a switch to another protocol.
     pub fn into_raw(self) -> Raw {
         Raw { stream: self.stream, early: self.input }
     }

@@ -1,7 +1,7 @@
-//! One call on a stream of HTTP/2 (RFC 9113), and the connection below it.
+//! One call on an HTTP/2 stream (RFC 9113), and its connection.
 //!
-//! Owns: flow control of both bodies, what a reset or a GOAWAY says about a call.
-//! Never touches: how the connection was made, which calls share it (`connect`).
+//! Owns: flow control of both bodies, the meaning of a reset or GOAWAY for a call.
+//! Never touches: establishing the connection, which calls share it (`shared_http2`).
 
 use std::future::{Future as _, poll_fn};
 use std::pin::Pin;
@@ -24,30 +24,30 @@ use crate::upstream::session::{
 };
 use crate::upstream::tls_error::TlsError;
 
-/// A connection that calls share.
+/// A connection that is shared by calls.
 pub struct Connection {
     send: SendRequest<Bytes>,
-    /// Calls under way.
+    /// Calls in progress.
     pub(in crate::upstream) calls: AtomicUsize,
-    /// No further call may begin on it: it has ended, or the origin has said so.
+    /// No further call may begin: the connection has ended, or the origin has sent GOAWAY.
     pub(in crate::upstream) closing: AtomicBool,
-    /// The origin has been heard on it. Until then it is for one call.
+    /// The origin has responded on it. Until then it is limited to one call.
     pub(in crate::upstream) proven: AtomicBool,
-    /// The origin speaks HTTP/1 only for some of what was asked.
-    http1: AtomicBool,
+    /// The origin requires HTTP/1.1 for some requests.
+    http1_required: AtomicBool,
 }
 
 impl Connection {
     pub(in crate::upstream) fn new(send: SendRequest<Bytes>) -> Self {
-        let (closing, proven, http1) = Default::default();
-        Self { send, calls: AtomicUsize::new(0), closing, proven, http1 }
+        let (closing, proven, http1_required) = Default::default();
+        Self { send, calls: AtomicUsize::new(0), closing, proven, http1_required }
     }
 
-    /// Whether one more call may begin: none is to wait in line for others to end.
-    pub(in crate::upstream) fn has_room(&self, most: usize) -> bool {
+    /// Whether one more call may begin without queueing behind others.
+    pub(in crate::upstream) fn has_room(&self, limit: usize) -> bool {
         let proven = self.proven.load(Ordering::Relaxed);
-        let most = if proven { most.min(self.send.current_max_send_streams()) } else { 1 };
-        self.calls.load(Ordering::Relaxed) < most
+        let limit = if proven { limit.min(self.send.current_max_send_streams()) } else { 1 };
+        self.calls.load(Ordering::Relaxed) < limit
     }
 
     fn close(&self) {
@@ -55,10 +55,10 @@ impl Connection {
     }
 }
 
-/// A call's share of its connection.
-struct ConnectionShare(Arc<Connection>);
+/// A call's slot on its connection; it is released on drop.
+struct ConnectionSlot(Arc<Connection>);
 
-impl Drop for ConnectionShare {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
@@ -69,13 +69,13 @@ pub struct Http2Call {
     method: Method,
     upload: Option<SendStream<Bytes>>,
     pending: Bytes,
-    /// The request's body ends behind `pending`.
+    /// The request body ends after `pending`.
     ends: bool,
     response: ResponseFuture,
     incoming: ResponseStreamState,
     interims: Interims,
-    /// Last: the stream is given up before its place is.
-    share: ConnectionShare,
+    /// Declared last: the stream is dropped before its slot is released.
+    slot: ConnectionSlot,
 }
 
 enum ResponseStreamState {
@@ -85,27 +85,27 @@ enum ResponseStreamState {
 }
 
 impl Http2Call {
-    /// Begins a call. The share of `connection` must have been counted.
+    /// Begins a call. The caller must have counted it in [`Connection::calls`].
     pub(in crate::upstream) async fn new(
         connection: Arc<Connection>,
         request: &OutgoingRequest,
     ) -> Result<Self, SessionError> {
-        let share = ConnectionShare(connection);
+        let slot = ConnectionSlot(connection);
         let ends = request.body == RequestFraming::None;
-        let send = share.0.send.clone();
-        let begun = async {
+        let send = slot.0.send.clone();
+        let sent = async {
             let mut send = send.ready().await?;
             send.send_request(message(request), ends)
         };
-        let (response, upload) = begun.await.map_err(|error: h2::Error| {
-            share.0.close();
+        let (response, upload) = sent.await.map_err(|error: h2::Error| {
+            slot.0.close();
             error
                 .get_io()
                 .and_then(TlsError::of_end)
                 .map_or(SessionError::NotProcessed, SessionError::Tls)
         })?;
         Ok(Self {
-            share,
+            slot,
             method: request.method.clone(),
             upload: (!ends).then_some(upload),
             pending: Bytes::new(),
@@ -117,11 +117,11 @@ impl Http2Call {
     }
 
     pub(super) fn distrust(&self) {
-        self.share.0.close();
+        self.slot.0.close();
     }
 
     pub(super) fn requires_http1(&self) -> bool {
-        self.share.0.http1.load(Ordering::Relaxed)
+        self.slot.0.http1_required.load(Ordering::Relaxed)
     }
 
     pub(super) fn has_room(&self) -> bool {
@@ -135,24 +135,24 @@ impl Http2Call {
         }
     }
 
-    pub(super) async fn next(&mut self, reads: bool) -> Result<SessionEvent, SessionError> {
-        poll_fn(|cx| self.poll_next(cx, reads)).await
+    pub(super) async fn next(&mut self, read_response: bool) -> Result<SessionEvent, SessionError> {
+        poll_fn(|cx| self.poll_next(cx, read_response)).await
     }
 
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-        reads: bool,
+        read_response: bool,
     ) -> Poll<Result<SessionEvent, SessionError>> {
         let had_room = self.has_room();
         if self.poll_upload(cx).is_err() {
-            // What the origin has to say to that comes as its answer.
+            // The origin's reason arrives as its response.
             (self.upload, self.pending) = (None, Bytes::new());
         }
         if !had_room && self.has_room() {
             return Poll::Ready(Ok(SessionEvent::Room));
         }
-        if !reads {
+        if !read_response {
             return Poll::Pending;
         }
         match &mut self.incoming {
@@ -187,7 +187,7 @@ impl Http2Call {
         if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
             let (parts, ()) = interim.into_parts();
             self.interims.one_more()?;
-            // RFC 9113 §8.6: nothing can be switched to here.
+            // RFC 9113 §8.6: HTTP/2 has no protocol switch.
             if parts.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(Err(SessionError::Switched));
             }
@@ -197,9 +197,9 @@ impl Http2Call {
         }
         let response = match ready!(Pin::new(&mut self.response).poll(cx)) {
             Ok(response) => response,
-            Err(error) => return Poll::Ready(Err(self.unanswered(&error))),
+            Err(error) => return Poll::Ready(Err(self.error_before_head(&error))),
         };
-        self.share.0.proven.store(true, Ordering::Relaxed);
+        self.slot.0.proven.store(true, Ordering::Relaxed);
         let (mut parts, stream) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Poll::Ready(Err(SessionError::Switched));
@@ -232,7 +232,7 @@ impl Http2Call {
             match ready!(stream.poll_data(cx)) {
                 Some(Ok(piece)) if piece.is_empty() => {}
                 Some(Ok(piece)) => {
-                    // A stream that has ended needs no more room.
+                    // Fails only if the stream has ended, which needs no more window.
                     let _freed = stream.flow_control().release_capacity(piece.len());
                     if let Some(left) = left {
                         let rest = left.checked_sub(piece.len() as u64);
@@ -240,7 +240,8 @@ impl Http2Call {
                     }
                     return Poll::Ready(Ok(SessionEvent::Data(piece)));
                 }
-                // A whole answer may be followed by a reset that only says "send no more" (§8.1).
+                // A complete response may be followed by a reset with NO_ERROR, which means "send no more"
+                // (§8.1).
                 Some(Err(error)) if is_no_error(&error) && *left == Some(0) => break,
                 Some(Err(_reset)) => return Poll::Ready(Err(SessionError::Cut)),
                 None if left.is_some_and(|left| left > 0) => {
@@ -261,28 +262,28 @@ impl Http2Call {
         Poll::Ready(Ok(SessionEvent::End(None)))
     }
 
-    /// What a failure before the head says (RFC 9113 §6.8, §8.7).
-    fn unanswered(&self, error: &h2::Error) -> SessionError {
+    /// Converts an error that occurred before the response head (RFC 9113 §6.8, §8.7).
+    fn error_before_head(&self, error: &h2::Error) -> SessionError {
         if error.is_go_away() || error.is_io() {
-            self.share.0.close();
+            self.slot.0.close();
         }
         let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         if error.is_remote() && (refused || error.is_go_away()) {
-            // Whatever made it refuse this one, a connection of its own is the surest way.
-            self.share.0.close();
+            // The retry uses a new connection, which is the safest choice whatever the reason.
+            self.slot.0.close();
             return SessionError::NotProcessed;
         }
         if error.is_remote() && error.reason() == Some(Reason::HTTP_1_1_REQUIRED) {
-            self.share.0.http1.store(true, Ordering::Relaxed);
+            self.slot.0.http1_required.store(true, Ordering::Relaxed);
             return SessionError::NotProcessed;
         }
-        if let Some(fault) = error.get_io().and_then(TlsError::of_end) {
-            return SessionError::Tls(fault);
+        if let Some(tls_error) = error.get_io().and_then(TlsError::of_end) {
+            return SessionError::Tls(tls_error);
         }
         if error.is_io() && self.interims.are_none() {
             return SessionError::Closed;
         }
-        // A reset of this call alone says that the origin lives, and has seen it.
+        // A reset of this stream only: the origin is alive and has received the request.
         if error.is_io() || (error.is_remote() && error.is_reset()) {
             return SessionError::Cut;
         }
@@ -299,8 +300,8 @@ fn head(status: StatusCode, headers: HeaderMap, framing: BodyFraming, ended: boo
     UpstreamHead { status, version, headers, spelling, framing, ended }
 }
 
-/// The request as HTTP/2 has it: `:authority` in place of `Host`, no connection's own fields
-/// (RFC 9113 §8.2.2, §8.3.1).
+/// The request in HTTP/2 form: `:authority` instead of `Host`, no connection-specific fields (RFC 9113
+/// §8.2.2, §8.3.1).
 fn message(request: &OutgoingRequest) -> Request<()> {
     let mut message = Request::new(());
     let uri = Uri::builder()
@@ -310,10 +311,10 @@ fn message(request: &OutgoingRequest) -> Request<()> {
         .build();
     *message.method_mut() = request.method.clone();
     *message.version_mut() = Version::HTTP_2;
-    // The door has refused what no target is.
+    // The frontend has rejected invalid targets.
     *message.uri_mut() = uri.unwrap_or_default();
     let mut headers = request.headers.clone();
-    // Larder tells its client to go on: what the origin says to that may never come.
+    // Larder sends 100 to its client itself, because the origin's 100 may never arrive.
     headers.remove(EXPECT);
     if let RequestFraming::Length(length) = request.body {
         headers.insert(http::header::CONTENT_LENGTH, HeaderValue::from(length));

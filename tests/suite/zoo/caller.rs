@@ -1,5 +1,4 @@
-//! Who asks: a strict client at an origin itself, or at larder. It keeps its connection as long as the
-//! other side does.
+//! A strict client of an origin or of larder. It keeps its connection open as long as the other side does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +10,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::real_origin::HOST;
-use crate::strict::{Fault, PATIENCE, Received};
-use crate::strict_h1::H1;
-use crate::strict_h2::H2;
+use crate::strict_http1::H1;
+use crate::strict_http2::H2;
+use crate::strict_response::{Fault, PATIENCE, Received};
 use crate::tls_client::TlsClient;
 use crate::tls_origin::Authority;
 use crate::zoo::cases::Version;
 
-/// Where a client connects, and what is there.
+/// The peer that a client connects to.
 pub enum Dial {
     /// An origin, in the clear.
     Origin(SocketAddr),
@@ -26,7 +25,7 @@ pub enum Dial {
     OriginTls(SocketAddr, Arc<ClientConfig>),
     /// Larder as a forward proxy.
     Larder(SocketAddr),
-    /// Larder as a tunnel, in which it speaks TLS.
+    /// Larder through a tunnel, in which it intercepts TLS.
     LarderTls(Box<TlsClient>),
 }
 
@@ -47,7 +46,7 @@ impl Caller {
         Self { dial, version, open: None }
     }
 
-    /// A client of an origin with TLS that trusts `authority`.
+    /// A client of a TLS origin that trusts `authority`.
     pub fn of_tls_origin(addr: SocketAddr, authority: &Authority, version: Version) -> Self {
         let pem = std::fs::read(authority.root()).expect("a root");
         let mut roots = RootCertStore::empty();
@@ -62,7 +61,7 @@ impl Caller {
         Self::new(Dial::OriginTls(addr, Arc::new(config)), version)
     }
 
-    /// Asks for a path; on a new connection if the other side has closed the one before.
+    /// Requests a path, on a new connection if the other side has closed the previous one.
     pub async fn ask(
         &mut self,
         method: &str,
@@ -72,7 +71,7 @@ impl Caller {
         let reused = self.open.is_some();
         match self.attempt(method, path, fields).await {
             Err(Fault::Closed) if reused => self.attempt(method, path, fields).await,
-            // An origin may close an idle connection just when a request is on its way.
+            // An origin may close an idle connection while a request is on its way.
             Err(Fault::Gone) if reused && self.is_direct() => {
                 self.attempt(method, path, fields).await
             }
@@ -148,7 +147,7 @@ impl Caller {
     }
 }
 
-/// The name by which TLS agrees on a version.
+/// The ALPN name of a version.
 pub fn protocol(version: Version) -> &'static str {
     match version {
         Version::H1 => "http/1.1",

@@ -1,14 +1,14 @@
-//! What each origin of the zoo is asked for, and how its response shows that the origin can send it.
+//! The requests to each origin of the zoo, and how a response shows that the origin can send it.
 
 use std::io::Read as _;
 
 use flate2::read::GzDecoder;
 
 use crate::client::End;
-use crate::strict::{Framing, Received};
+use crate::strict_response::{Framing, Received};
 use crate::zoo_files::{SIZES, TEXTS, body, text};
 
-/// In a request's fields: the validator of the whole response under the same path.
+/// Placeholder in the fields of a request: the `ETag` of the whole response under the same path.
 pub const ETAG: &str = "@ETAG@";
 /// The same for `Last-Modified`.
 pub const MODIFIED: &str = "@MODIFIED@";
@@ -20,33 +20,33 @@ pub enum Version {
     H2,
 }
 
-/// What is asserted of a response besides that all ways agree.
+/// An assertion on a response, besides that all access paths agree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// It is stored, and found from then on.
+    /// It is stored and is a hit from then on.
     Stored,
-    /// Nothing.
+    /// No further assertion.
     Same,
-    /// A 304 to the client's own question.
+    /// A 304 to the client's own conditional request.
     NotModified,
-    /// It is cut: never stored, and shown as whole to no client.
+    /// It is cut: larder never stores it and presents it as whole to no client.
     Cut,
 }
 
-/// Says whether a response is what its case asks for.
+/// Whether a response is the one that its case requests.
 type Shows = Box<dyn Fn(&Received) -> bool>;
 
-/// One thing to ask an origin for.
+/// One request to an origin, and the expected response.
 pub struct Case {
     pub name: String,
     pub method: &'static str,
     pub path: String,
     /// Fields of the request.
     pub fields: Vec<(&'static str, &'static str)>,
-    /// The case that is asked for under the same URL; its own name if none is.
+    /// The name of the case that shares its URL with this one; its own name if there is none.
     pub url_of: String,
     pub expect: Expect,
-    /// What only one version has is asked of origins that speak it.
+    /// The only version in which the case exists; other origins skip it.
     pub only: Option<Version>,
     pub shows: Shows,
 }
@@ -91,13 +91,13 @@ impl Case {
         self
     }
 
-    /// Whether its body is so large that not every way is gone.
+    /// Whether its body is so large that the case does not run on all access paths.
     pub fn is_heavy(&self) -> bool {
         self.path.ends_with("/8388608")
     }
 }
 
-/// All of them, in the order in which they are asked for.
+/// All cases, in the order in which they run.
 pub fn all() -> Vec<Case> {
     let mut cases = bodies();
     cases.extend(ends());
@@ -117,7 +117,7 @@ fn has_length(response: &Received) -> bool {
     response.fields.contains_key("content-length")
 }
 
-/// Each size, with a length and without.
+/// Bodies of each size, with a length and without.
 fn bodies() -> Vec<Case> {
     let mut cases = Vec::new();
     for size in SIZES {
@@ -185,7 +185,7 @@ fn heads_and_statuses() -> Vec<Case> {
     ]
 }
 
-/// Clients that ask whether what they have is current.
+/// Conditional requests.
 fn conditional() -> Vec<Case> {
     let unchanged = |r: &Received| r.status == 304 && r.body.is_empty();
     let changed = |r: &Received| is_whole(r, 200, &body(16_385));
@@ -236,7 +236,7 @@ fn ranges() -> Vec<Case> {
     ]
 }
 
-/// Each coding, and the same URL without one.
+/// Each content coding, and the same URL without one.
 fn encoded() -> Vec<Case> {
     let coded = |r: &Received, coding: &str| {
         r.status == 200 && r.end == End::Whole && r.field("content-encoding") == Some(coding)
@@ -272,7 +272,7 @@ fn encoded() -> Vec<Case> {
     cases
 }
 
-/// Bodies of 16,384 bytes of which 10,000 come.
+/// Bodies of 16,384 bytes of which only 10,000 arrive.
 fn cut() -> Vec<Case> {
     let is_cut =
         |r: &Received| r.status == 200 && r.end == End::Cut && body(16_384).starts_with(&r.body);

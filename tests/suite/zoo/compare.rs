@@ -1,12 +1,12 @@
-//! Whether a response through larder is the one that the origin gives to who asks it directly.
+//! Compares a response through larder with the one that the origin sends to a direct request.
 
 use crate::client::End;
-use crate::strict::{Fault, Fields, Received};
+use crate::strict_response::{Fault, Fields, Received};
 use crate::zoo::cases::{Case, Expect};
 
-/// Fields that are for one connection, or that a cache says for itself (RFC 9110 §7.6, RFC 9111 §5.1).
+/// Fields that belong to one connection, or that a cache sets itself (RFC 9110 §7.6, RFC 9111 §5.1).
 /// `Trailer` announces what an intermediary may discard (RFC 9110 §6.5.1).
-const APART: [&str; 13] = [
+const NOT_COMPARED: [&str; 13] = [
     "age",
     "cache-status",
     "connection",
@@ -22,20 +22,21 @@ const APART: [&str; 13] = [
     "via",
 ];
 
-/// What a 304 must say if the 200 would have said it (RFC 9110 §15.4.5), but `Date`.
+/// The fields, except `Date`, that a 304 must contain if the 200 would have contained them (RFC 9110
+/// §15.4.5).
 const OF_304: [&str; 5] = ["cache-control", "content-location", "etag", "expires", "vary"];
 
-/// Whose response it is.
+/// The source of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
-    /// The origin's, passed on.
+    /// The origin; larder passes the response on.
     Origin,
-    /// The origin's or, from what is stored, larder's.
+    /// The origin, or larder from a stored response.
     Either,
 }
 
-/// All that is different, in words; `direct` is the origin's own response, `whole` that to a `GET` of
-/// the same path without conditions.
+/// All differences, as text. `direct` is the origin's direct response, `whole` its response to a `GET` of the
+/// same path without conditions.
 pub fn differences(
     case: &Case,
     direct: &Received,
@@ -44,7 +45,7 @@ pub fn differences(
     by: By,
 ) -> Vec<String> {
     if case.expect == Expect::Cut {
-        return of_cut(direct, through);
+        return compare_cut(direct, through);
     }
     let through = match through {
         Ok(through) => through,
@@ -52,12 +53,12 @@ pub fn differences(
     };
     let mut found = Vec::new();
     if through.status != direct.status {
-        let said = String::from_utf8_lossy(&through.body[..through.body.len().min(200)]);
-        found.push(format!("status {} for {}: {said}", through.status, direct.status));
+        let body = String::from_utf8_lossy(&through.body[..through.body.len().min(200)]);
+        found.push(format!("status {} for {}: {body}", through.status, direct.status));
         return found;
     }
     if direct.status == 416 && by == By::Either {
-        of_416(whole, through, &mut found);
+        compare_416(whole, through, &mut found);
         return found;
     }
     if through.end == End::Cut {
@@ -66,13 +67,13 @@ pub fn differences(
         found.push(body_difference(&direct.body, &through.body));
     }
     if direct.status == 304 {
-        of_304(direct, whole, through, &mut found);
+        compare_304(direct, whole, through, &mut found);
     } else {
-        // A part of what is stored may say all that the whole says.
+        // A part of a stored response may contain all the fields that the whole contains.
         let whole = (direct.status == 206 && by == By::Either).then_some(whole);
-        of_fields(direct, whole, through, &mut found);
+        compare_fields(direct, whole, through, &mut found);
     }
-    of_length(case, direct, whole, through, &mut found);
+    compare_length(case, direct, whole, through, &mut found);
     if !through.trailers.is_empty() && through.trailers != direct.trailers {
         found.push(format!("trailers {:?} for {:?}", through.trailers, direct.trailers));
     }
@@ -83,7 +84,7 @@ pub fn differences(
     found
 }
 
-/// The interim answers without their `Date`: they were made for two calls.
+/// The interim responses without their `Date`, which differs between two calls.
 fn undated(received: &Received) -> Vec<(u16, Fields)> {
     let mut interim = received.interim.clone();
     for (_, fields) in &mut interim {
@@ -98,7 +99,7 @@ fn body_difference(direct: &[u8], through: &[u8]) -> String {
     format!("body of {} bytes for {}, other from byte {at}", through.len(), direct.len())
 }
 
-fn of_fields(
+fn compare_fields(
     direct: &Received,
     whole: Option<&Received>,
     through: &Received,
@@ -111,22 +112,22 @@ fn of_fields(
         let (expected, got) = (direct.fields.get(name), through.fields.get(name));
         let of_whole = whole.and_then(|whole| whole.fields.get(name));
         let is_of_whole = expected.is_none() && got == of_whole;
-        if !APART.contains(&name.as_str()) && expected != got && !is_of_whole {
+        if !NOT_COMPARED.contains(&name.as_str()) && expected != got && !is_of_whole {
             found.push(format!("{name}: {got:?} for {expected:?}"));
         }
     }
 }
 
-/// Larder's own words for a range that is beyond what it has (RFC 9110 §15.5.17).
-fn of_416(whole: &Received, through: &Received, found: &mut Vec<String>) {
+/// Checks larder's own response to a range beyond the stored body (RFC 9110 §15.5.17).
+fn compare_416(whole: &Received, through: &Received, found: &mut Vec<String>) {
     let (expected, got) = (format!("bytes */{}", length(whole)), through.field("content-range"));
     if got != Some(&expected) || through.end == End::Cut {
         found.push(format!("content-range of a 416: {got:?} for {expected}"));
     }
 }
 
-/// A 304 of larder's own may say what the 200 said and the origin's 304 leaves out.
-fn of_304(direct: &Received, whole: &Received, through: &Received, found: &mut Vec<String>) {
+/// A 304 from larder itself may contain fields of the 200 that the origin's 304 omits.
+fn compare_304(direct: &Received, whole: &Received, through: &Received, found: &mut Vec<String>) {
     for name in OF_304 {
         let of = |fields: &Fields| fields.get(name).cloned();
         let (expected, got) = (of(&direct.fields), of(&through.fields));
@@ -137,9 +138,9 @@ fn of_304(direct: &Received, whole: &Received, through: &Received, found: &mut V
     }
 }
 
-/// What the origin gave is passed on; larder may say the length where the origin did not, if it is that
-/// of the body that a `GET` gets (RFC 9110 §8.6).
-fn of_length(
+/// The origin's `Content-Length` is passed on. Where the origin sends none, larder may add the length of the
+/// body that a `GET` receives (RFC 9110 §8.6).
+fn compare_length(
     case: &Case,
     direct: &Received,
     whole: &Received,
@@ -164,10 +165,10 @@ fn length(response: &Received) -> String {
     response.body.len().to_string()
 }
 
-/// What the origin cut must be seen as cut, or as larder's own error.
-fn of_cut(direct: &Received, through: &Result<Received, Fault>) -> Vec<String> {
+/// A response that the origin cut must reach the client as cut, or as larder's own error.
+fn compare_cut(direct: &Received, through: &Result<Received, Fault>) -> Vec<String> {
     match through {
-        // Closed or reset where the head should be.
+        // The connection was closed or reset before the head.
         Err(Fault::Closed | Fault::Gone | Fault::Reset(_)) => Vec::new(),
         Err(Fault::Violation(what)) => vec![format!("no response: {what}")],
         Ok(through) if through.status == 502 && through.fields.contains_key("proxy-status") => {

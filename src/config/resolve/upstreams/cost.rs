@@ -1,6 +1,6 @@
-//! `upstreams.*.cost`: what a call costs, and what may be spent.
+//! `upstreams.*.cost`: the cost of a call, and the budget.
 //!
-//! Owns: credits, prices and budgets as they are written. Never touches: the ledger.
+//! Owns: the syntax of credits, prices and budgets. Never touches: cost accounting (`telemetry::cost`).
 
 use http::HeaderName;
 
@@ -12,10 +12,10 @@ use crate::config::resolve::header_names;
 use crate::config::resolve::upstreams::response_rules;
 use crate::policy::upstream::{Cost, CostBudget, CreditSource, OverBudgetAction, Period};
 
-/// No API sells more; it keeps sums exact to a thousandth.
+/// The largest number of credits: no API sells more, and sums stay exact to a thousandth.
 const MOST: f64 = 1e12;
 
-/// `cost`; without the section nothing is counted.
+/// `cost`; without the section no cost is counted.
 pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cost> {
     let mut section = one.section(reader, "cost")?;
     let currency = section.scalar(reader, "currency", currency);
@@ -26,10 +26,10 @@ pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cos
     let budget = budget(&mut section, reader);
     section.finish(reader);
     let (what, fix) = match (section.has("currency"), section.has("per_credit")) {
-        (true, false) => ("needs what a credit costs", "add `per_credit: 0.002`"),
-        (false, true) => ("needs what money it is", "add `currency: USD`"),
+        (true, false) => ("needs the price of a credit", "add `per_credit: 0.002`"),
+        (false, true) => ("needs a currency", "add `currency: USD`"),
         (true, true) | (false, false) => {
-            // Where no price is said, what is spent is told in credits.
+            // Without a price, the cost is reported in credits.
             return Some(Cost {
                 currency: currency.map_or_else(|| CREDITS.to_owned(), |at| at.value),
                 credits,
@@ -43,7 +43,7 @@ pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cos
     None
 }
 
-/// What is counted where no money is.
+/// The currency of an upstream without a price.
 const CREDITS: &str = "credits";
 
 fn currency(text: &str) -> Result<String, ValueError> {
@@ -52,46 +52,46 @@ fn currency(text: &str) -> Result<String, ValueError> {
     if plain && (1..=16).contains(&text.len()) {
         return Ok(text.to_owned());
     }
-    Err(ValueError::new(wanted, "is no currency", "write up to 16 letters, such as `USD`"))
+    Err(ValueError::new(wanted, "is not a currency", "write up to 16 letters, such as `USD`"))
 }
 
-/// `"$.status.credit_count"`, `{ header: X-CreditSource }`, or a number for each call.
+/// `"$.status.credit_count"`, `{ header: X-Credits }`, or a number for each call.
 fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
-    let each = CreditSource::PerCall(1.0);
-    let Some(node) = section.get("credits") else { return each };
+    let per_call = CreditSource::PerCall(1.0);
+    let Some(node) = section.get("credits") else { return per_call };
     let path = section.at("credits");
     if matches!(node.value, Value::Map(_)) {
-        let Some(mut inner) = reader.section(node, &path) else { return each };
-        let header = inner.scalar(reader, "header", answer_field);
+        let Some(mut inner) = reader.section(node, &path) else { return per_call };
+        let header = inner.scalar(reader, "header", response_field);
         if !inner.has("header") {
             let fix = "write `{ header: X-Credits }`, a path, or a number";
             reader.problem(inner.place, &inner.at("header"), "is missing", fix);
         }
         inner.finish(reader);
-        return header.map_or(each, |at| CreditSource::Header(at.value));
+        return header.map_or(per_call, |at| CreditSource::Header(at.value));
     }
-    reader.scalar(node, &path, counted).map_or(each, |at| at.value)
+    reader.scalar(node, &path, credit_source).map_or(per_call, |at| at.value)
 }
 
-fn counted(text: &str) -> Result<CreditSource, ValueError> {
+fn credit_source(text: &str) -> Result<CreditSource, ValueError> {
     let wanted =
         "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
     if text.starts_with('$') {
-        let path = response_rules::path(text).map_err(|wrong| ValueError { wanted, ..wrong })?;
+        let path = response_rules::path(text).map_err(|error| ValueError { wanted, ..error })?;
         return Ok(CreditSource::Body(path));
     }
     match decimal(text.trim()) {
         Some(number) if number > 0.0 && number <= MOST => Ok(CreditSource::PerCall(number)),
         Some(_) => {
-            let fix = "write what a call costs, above zero";
-            Err(ValueError::new(wanted, "would count nothing, or more than is ever sold", fix))
+            let fix = "write the credits of a call, above zero";
+            Err(ValueError::new(wanted, "is zero or too large", fix))
         }
         None => Err(ValueError::is_not(wanted)),
     }
 }
 
-fn answer_field(text: &str) -> Result<HeaderName, ValueError> {
-    header_names::field(text, "the name of a field of the answer")
+fn response_field(text: &str) -> Result<HeaderName, ValueError> {
+    header_names::field(text, "the name of a response field")
 }
 
 fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudget> {
@@ -103,7 +103,7 @@ fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudg
         reader.problem(inner.place, &inner.at("credits"), "is missing", fix);
     }
     let warn_at = inner.scalar_or(reader, "warn_at", positive_share, 0.8);
-    let words = OverBudgetAction::ALL.map(|what| (what.token(), what));
+    let words = OverBudgetAction::ALL.map(|action| (action.token(), action));
     let wanted = "one of stale-only, refuse, warn";
     let at_limit =
         inner.scalar_or(reader, "at_limit", word(wanted, &words), OverBudgetAction::StaleOnly);
@@ -112,23 +112,23 @@ fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudg
     Some(CostBudget { credits, period, warn_at, at_limit })
 }
 
-/// `10000/month`, `333/day`.
+/// Parses `10000/month`, `333/day`.
 fn in_period(text: &str) -> Result<(f64, Period), ValueError> {
-    let wanted = "credits in a calendar window, such as `10000/month` or `333/day`";
+    let wanted = "credits in a calendar period, such as `10000/month` or `333/day`";
     let (credits, period) =
         text.trim().split_once('/').ok_or_else(|| ValueError::is_not(wanted))?;
     let credits = decimal(credits.trim_end()).ok_or_else(|| ValueError::is_not(wanted))?;
     let period = period.trim_start();
     let Some(period) = PERIODS.into_iter().find(|known| known.token() == period) else {
-        let near = nearest(period, &PERIODS.map(Period::token)).unwrap_or("month");
-        let fix = format!("did you mean `{credits}/{near}`?");
-        return Err(ValueError::new(wanted, "names no window of the calendar", fix));
+        let nearest_period = nearest(period, &PERIODS.map(Period::token)).unwrap_or("month");
+        let fix = format!("did you mean `{credits}/{nearest_period}`?");
+        return Err(ValueError::new(wanted, "names no calendar period", fix));
     };
     if credits > 0.0 && credits <= MOST {
         return Ok((credits, period));
     }
-    let fix = "write what may be spent; without `budget` it is whatever is needed";
-    Err(ValueError::new(wanted, "would let no call through, or any number", fix))
+    let fix = "write the credits that may be spent, or remove `budget` for no limit";
+    Err(ValueError::new(wanted, "is zero or too large", fix))
 }
 
 const PERIODS: [Period; 2] = [Period::Day, Period::Month];
@@ -141,7 +141,7 @@ mod tests {
     use crate::semantics::json_path::JsonPath;
 
     #[test]
-    fn a_budget_is_credits_in_a_window_of_the_calendar() {
+    fn a_budget_is_credits_per_calendar_period() {
         assert_eq!(in_period("10000/month"), Ok((10_000.0, Period::Month)));
         assert_eq!(in_period("333.5 / day"), Ok((333.5, Period::Day)));
         for text in ["10000", "/day", "10/m", "0/day", "-1/day", "1e3/day", "5/year"] {
@@ -151,26 +151,26 @@ mod tests {
     }
 
     #[test]
-    fn credits_stand_in_the_body_in_a_field_or_are_the_same_for_each_call() {
-        assert_eq!(counted("0.5"), Ok(CreditSource::PerCall(0.5)));
+    fn credits_come_from_the_body_or_a_field_or_are_fixed_per_call() {
+        assert_eq!(credit_source("0.5"), Ok(CreditSource::PerCall(0.5)));
         let path = JsonPath::parse("$.status.credit_count").unwrap();
-        assert_eq!(counted("$.status.credit_count"), Ok(CreditSource::Body(path)));
+        assert_eq!(credit_source("$.status.credit_count"), Ok(CreditSource::Body(path)));
         for text in ["0", "-1", "status.credit_count", "$.", "x"] {
-            assert!(counted(text).is_err(), "{text}");
+            assert!(credit_source(text).is_err(), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn every_whole_number_of_credits_is_read_as_it_is(credits in 1_u32..) {
+        fn every_whole_number_of_credits_is_parsed_exactly(credits in 1_u32..) {
             let expected = Ok((f64::from(credits), Period::Day));
             prop_assert_eq!(in_period(&format!("{credits}/day")), expected);
         }
 
         #[test]
-        fn no_text_makes_it_panic(text in any::<String>()) {
+        fn no_input_causes_a_panic(text in any::<String>()) {
             prop_assert_eq!(in_period(&text), in_period(&text));
-            prop_assert_eq!(counted(&text), counted(&text));
+            prop_assert_eq!(credit_source(&text), credit_source(&text));
         }
     }
 }

@@ -1,7 +1,7 @@
-//! `upstreams.*.credential`: what larder shows to an origin in its clients' place.
+//! `upstreams.*.credential`: the credential that larder sends to an origin instead of its clients.
 //!
-//! Owns: where the secret comes from, who else may read it, what a field can carry. Never touches:
-//! requests; the secret is never printed.
+//! Owns: the source of the secret, the permissions of its file, valid field values. Never touches: requests;
+//! the secret is never printed.
 
 use http::{HeaderName, HeaderValue};
 
@@ -13,7 +13,7 @@ use crate::config::resolve::upstreams::mount;
 use crate::config::resolve::{header_names, secret};
 use crate::route::pattern::host::Index;
 
-/// More would not fit into a request's head beside the rest.
+/// The longest secret: a longer one would not fit into a request head.
 const LONGEST: usize = 8192;
 
 pub(super) fn read(
@@ -27,15 +27,15 @@ pub(super) fn read(
     let header = section.scalar(reader, "header", header_names::carrier);
     let prefix = section.scalar(reader, "prefix", prefix);
     let secret = secret(&mut section, reader);
-    let allow_origins = mount::pages(&mut section, reader);
+    let allow_origins = mount::web_pages(&mut section, reader);
     section.finish(reader);
     if header.is_none() && reader.problems.len() == known {
-        let fix = "add `header: Authorization`, or the field that the API asks for";
+        let fix = "add `header: Authorization`, or the field that the API requires";
         reader.problem(section.place, &section.at("header"), "is missing", fix);
     }
-    refuse_run_together(header.as_ref(), prefix.as_ref(), reader);
+    refuse_missing_space(header.as_ref(), prefix.as_ref(), reader);
     let at = Spanned { value: (), place, path: section.path.clone() };
-    refuse_or_note(&at, hosts, reader);
+    refuse_or_warn(&at, hosts, reader);
     let (header, secret) = (header?.value, secret?);
     let prefix = prefix.map(|at| at.value).unwrap_or_default();
     let value = field_value(&prefix, &secret.value);
@@ -49,7 +49,7 @@ pub(super) fn read(
     }
 }
 
-/// From exactly one of the two places.
+/// The secret from exactly one of the two sources.
 fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
     let known = reader.problems.len();
     let env = section.scalar(reader, "from_env", secret::variable);
@@ -90,8 +90,13 @@ fn from_file(
 ) -> Option<Spanned<Vec<u8>>> {
     let contents = reader.file(at)?;
     if contents.open_to_all {
-        let what = "everybody on this machine may read or change the file with the secret";
-        reader.problem(at.place, &at.path, what, "take the right from others: `chmod o= FILE`");
+        let what = "all users of this machine can read or change the file with the secret";
+        reader.problem(
+            at.place,
+            &at.path,
+            what,
+            "remove the permissions of other users: `chmod o= FILE`",
+        );
         return None;
     }
     let secret = line(&contents.bytes);
@@ -107,23 +112,23 @@ fn from_file(
     Some(Spanned { value: secret.to_vec(), place: at.place, path: at.path.clone() })
 }
 
-/// The line end that files and commands leave behind a secret is never meant.
+/// Removes the line end that files and commands leave after a secret.
 fn line(bytes: &[u8]) -> &[u8] {
     let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
     bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }
 
-/// What is wrong with the secret never repeats it.
+/// The field value. Error texts never contain the secret.
 fn field_value(prefix: &str, secret: &[u8]) -> Result<HeaderValue, &'static str> {
     let visible = |byte: &u8| byte.is_ascii_graphic() || *byte == b' ';
     if secret.len() > LONGEST {
         return Err("the secret is longer than 8192 characters");
     }
     if secret.starts_with(b" ") || secret.ends_with(b" ") || !secret.iter().all(visible) {
-        return Err("the secret has characters that no field carries");
+        return Err("the secret has characters that no field can carry");
     }
     HeaderValue::from_bytes(&[prefix.as_bytes(), secret].concat())
-        .map_err(|_| "the secret has characters that no field carries")
+        .map_err(|_| "the secret has characters that no field can carry")
 }
 
 fn prefix(text: &str) -> Result<String, ValueError> {
@@ -131,38 +136,38 @@ fn prefix(text: &str) -> Result<String, ValueError> {
     if text.bytes().all(visible) && !text.starts_with(' ') && text.len() <= 64 {
         return Ok(text.to_owned());
     }
-    Err(ValueError::is_not("what stands before the secret, such as `\"Bearer \"`"))
+    Err(ValueError::is_not("the text before the secret, such as `\"Bearer \"`"))
 }
 
-/// A scheme and its credentials are parted by a space (RFC 9110 §11.4), which YAML drops outside
-/// quotes.
-fn refuse_run_together(
+/// Refuses a prefix without a trailing space in `Authorization`: a scheme and its credentials are separated
+/// by a space (RFC 9110 §11.4), which YAML drops outside quotes.
+fn refuse_missing_space(
     header: Option<&Spanned<HeaderName>>,
     prefix: Option<&Spanned<String>>,
     reader: &mut Reader<'_>,
 ) {
     let (Some(header), Some(prefix)) = (header, prefix) else { return };
-    let parted = prefix.value.is_empty() || prefix.value.ends_with(' ');
-    if header.value == http::header::AUTHORIZATION && !parted {
-        let what = "would run into the secret: a space parts the two";
+    let separated = prefix.value.is_empty() || prefix.value.ends_with(' ');
+    if header.value == http::header::AUTHORIZATION && !separated {
+        let what = "is not separated from the secret: a space is missing";
         let fix = "write it with the space, in quotes: `\"Bearer \"`";
         reader.problem(prefix.place, &prefix.path, what, fix);
     }
 }
 
-fn refuse_or_note(at: &Spanned<()>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
+fn refuse_or_warn(at: &Spanned<()>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
     if hosts.iter().any(|host| matches!(host.host.index(), Index::Any)) {
-        let what = "would be shown to every host";
-        let fix = "name the hosts that it is meant for in an upstream of their own";
+        let what = "would be sent to every host";
+        let fix = "name the hosts that it is for in a separate upstream";
         reader.problem(at.place, &at.path, what, fix);
         return;
     }
-    let clear: Vec<_> = hosts.iter().filter(|host| host.scheme.is_none()).collect();
-    let Some(first) = clear.first() else { return };
+    let unencrypted: Vec<_> = hosts.iter().filter(|host| host.scheme.is_none()).collect();
+    let Some(first) = unencrypted.first() else { return };
     let text = format!(
-        "requests that clients send as http:// carry this credential in the clear to {}: write \
-         `https://{}` in `hosts`, so that they go on as https",
-        clear.iter().map(|host| host.host.to_string()).collect::<Vec<_>>().join(", "),
+        "requests that clients send as http:// carry this credential without encryption to {}: \
+         write `https://{}` in `hosts` to forward them as https",
+        unencrypted.iter().map(|host| host.host.to_string()).collect::<Vec<_>>().join(", "),
         first.host
     );
     reader.note(at, WarningKind::InTheClear, text);
@@ -178,7 +183,7 @@ mod tests {
     use crate::config::file_source::{Contents, FileSource};
     use crate::config::{Config, read, redacted};
 
-    /// The secret in `/etc/larder/key`, and in the variable `KEY`.
+    /// A file source with the secret in `/etc/larder/key`; the variable `KEY` has the same secret.
     struct Secret {
         bytes: Vec<u8>,
         open: bool,
@@ -222,43 +227,43 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_neither_printed_nor_shown() {
+    fn a_secret_is_never_printed() {
         let config = with(b"hunter2", false, HOST, FILE).unwrap();
         let shown = redacted::to_json(&config).to_string();
-        assert!(shown.contains("authorization, by larder"), "{shown}");
+        assert!(shown.contains("authorization, sent by larder"), "{shown}");
         assert!(!shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"));
     }
 
     #[test]
     fn cfg_07_a_secret_that_others_can_read_is_refused() {
         let report = with(b"hunter2", true, HOST, FILE).unwrap_err().to_string();
-        assert!(report.contains("credential.file: everybody on this machine may read"), "{report}");
+        assert!(report.contains("credential.file: all users of this machine can read"), "{report}");
         assert!(report.contains("chmod o=") && !report.contains("hunter2"), "{report}");
     }
 
     #[test]
-    fn what_no_field_can_carry_is_refused_without_repeating_it() {
+    fn an_invalid_field_value_is_refused_without_printing_the_secret() {
         let long = "hunter2".repeat(2000);
-        for (secret, said) in [
+        for (secret, expected) in [
             ("", "is empty"),
             ("\n", "is empty"),
-            ("hunter2\nhunter2\n", "characters that no field carries"),
-            ("hunter2 ", "characters that no field carries"),
-            ("hünter2", "characters that no field carries"),
+            ("hunter2\nhunter2\n", "characters that no field can carry"),
+            ("hunter2 ", "characters that no field can carry"),
+            ("hünter2", "characters that no field can carry"),
             (long.as_str(), "longer than 8192"),
         ] {
             for keys in [FILE, VARIABLE] {
                 let report = with(secret.as_bytes(), false, HOST, keys).expect_err(secret);
                 assert_eq!(report.problems().len(), 1, "{report}");
                 let report = report.to_string();
-                assert!(report.contains(said), "{report}");
+                assert!(report.contains(expected), "{report}");
                 assert!(!report.contains("hunter2") && !report.contains("hünter2"), "{report}");
             }
         }
     }
 
     #[test]
-    fn fields_that_frame_a_request_or_end_at_each_hop_carry_no_secret() {
+    fn framing_and_hop_by_hop_fields_carry_no_secret() {
         let names = [
             "Host",
             "connection",
@@ -276,9 +281,9 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_belongs_to_named_hosts_and_is_noted_where_tls_is_not_sure() {
+    fn a_credential_needs_named_hosts_and_a_warning_without_https() {
         let report = with(b"x", false, "\"*\"", FILE).expect_err("every host").to_string();
-        assert!(report.contains("would be shown to every host"), "{report}");
+        assert!(report.contains("would be sent to every host"), "{report}");
         let config = with(b"x", false, "\"https://a.example\", b.example", FILE).unwrap();
         let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };
         assert_eq!(
@@ -289,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_does_not_run_into_its_secret() {
+    fn a_scheme_and_its_secret_are_separated_by_a_space() {
         let keys = "header: Authorization, prefix: Bearer, from_env: KEY";
         let report = with(b"x", false, HOST, keys).expect_err("no space").to_string();
         assert!(report.contains("`\"Bearer \"`"), "{report}");

@@ -1,7 +1,7 @@
-//! `upstreams.*.mount`: a path of larder's own that leads to the upstream, for clients that take a
-//! base URL and no proxy.
+//! `upstreams.*.mount`: a path on larder's own address that is forwarded to the upstream, for clients that
+//! support a base URL but no proxy.
 //!
-//! Owns: which origin it leads to. Never touches: requests.
+//! Owns: the origin of a mount. Never touches: requests.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::{Mount, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target, authority};
 
-/// `mount: /cmc` leads to the upstream's first host by https; `mount: { path: /cmc, to: URL }` to
-/// this origin. `allow_hosts` and `allow_origins` name who may ask besides this host's programs.
+/// `mount: /cmc` leads to the upstream's first host by https, `mount: { path: /cmc, to: URL }` to the given
+/// origin. `allow_hosts` and `allow_origins` allow further host names and web pages.
 pub(super) fn read(
     one: &mut Section<'_>,
     hosts: &[UpstreamHost],
@@ -23,7 +23,7 @@ pub(super) fn read(
     let at = one.at("mount");
     if !matches!(node.value, Value::Map(_)) {
         let path = reader.scalar(node, &at, path)?;
-        unique(&path, earlier, reader);
+        refuse_duplicate(&path, earlier, reader);
         return first_host(path, hosts, reader);
     }
     let mut section = reader.section(node, &at)?;
@@ -37,24 +37,24 @@ pub(super) fn read(
     let to = section.scalar(reader, "to", origin);
     let is_wrong = reader.problems.len() > known;
     let allow_hosts = values(section.scalars(reader, "allow_hosts", name));
-    let allow_origins = pages(&mut section, reader);
+    let allow_origins = web_pages(&mut section, reader);
     section.finish(reader);
     let path = path?;
-    unique(&path, earlier, reader);
-    let mount = leading(path, to, is_wrong, hosts, reader)?;
+    refuse_duplicate(&path, earlier, reader);
+    let mount = mount_to(path, to, is_wrong, hosts, reader)?;
     Some(Mount { allow_hosts, allow_origins, ..mount })
 }
 
-/// `allow_origins`: the origins of web pages, as browsers write them.
-pub(super) fn pages(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Box<str>> {
-    values(section.scalars(reader, "allow_origins", page))
+/// `allow_origins`: the origins of web pages, as browsers write them in `Origin`.
+pub(super) fn web_pages(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Box<str>> {
+    values(section.scalars(reader, "allow_origins", web_page))
 }
 
 fn values(read: Option<Vec<Spanned<Box<str>>>>) -> Vec<Box<str>> {
     read.unwrap_or_default().into_iter().map(|at| at.value).collect()
 }
 
-fn leading(
+fn mount_to(
     path: Spanned<Box<str>>,
     to: Option<Spanned<Target>>,
     is_wrong: bool,
@@ -65,7 +65,7 @@ fn leading(
         return if is_wrong { None } else { first_host(path, hosts, reader) };
     };
     if !hosts.iter().any(|host| host.host.matches(target.host(), target.port())) {
-        let what = format!("`{}` is none of this upstream's hosts", target.host());
+        let what = format!("`{}` is not one of this upstream's hosts", target.host());
         reader.problem(place, &at, what, "add it to `hosts`, or mount one of them");
         return None;
     }
@@ -86,8 +86,8 @@ fn mount(path: Spanned<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u
     }
 }
 
-/// One that several mounts have leads nowhere in particular.
-fn unique(path: &Spanned<Box<str>>, earlier: &[Arc<Upstream>], reader: &mut Reader<'_>) {
+/// Refuses a path that an earlier upstream uses.
+fn refuse_duplicate(path: &Spanned<Box<str>>, earlier: &[Arc<Upstream>], reader: &mut Reader<'_>) {
     let same = |up: &&Arc<Upstream>| up.mount.as_ref().is_some_and(|m| m.path == path.value);
     if let Some(other) = earlier.iter().find(same) {
         let what = format!("upstream `{}` has this mount already", other.name);
@@ -100,7 +100,7 @@ fn first_host(
     hosts: &[UpstreamHost],
     reader: &mut Reader<'_>,
 ) -> Option<Mount> {
-    // Without hosts there is a complaint already.
+    // Missing hosts have been reported already.
     let first = hosts.first()?;
     let Some(host) = first.host.exact() else {
         let what = format!("leads to `{}`, which is not one host", first.host);
@@ -125,7 +125,7 @@ fn path(text: &str) -> Result<Box<str>, ValueError> {
         text.is_empty() || text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
     if empty {
         let fix = "name at least one segment, and no empty one, `.` or `..`";
-        return Err(ValueError::new(wanted, "would not tell its requests from others", fix));
+        return Err(ValueError::new(wanted, "cannot be distinguished from other paths", fix));
     }
     Ok(text.into())
 }
@@ -134,7 +134,7 @@ fn origin(text: &str) -> Result<Target, ValueError> {
     let wanted = "an origin such as `https://api.example` or `http://127.0.0.1:9001`";
     let target = Target::absolute(text).map_err(|_| ValueError::is_not(wanted))?;
     if target.path_and_query() != "/" {
-        let fix = "leave the path out: what follows the mount is the path";
+        let fix = "leave the path out: the part of the path after the mount is sent";
         return Err(ValueError::new(wanted, "has a path", fix));
     }
     Ok(target)
@@ -144,28 +144,28 @@ fn name(text: &str) -> Result<Box<str>, ValueError> {
     let wanted = "a name such as `host.docker.internal`";
     let (host, port) = authority::split(text).map_err(|_| ValueError::is_not(wanted))?;
     if port.is_some() {
-        return Err(ValueError::new(wanted, "has a port", "leave it out: any port is meant"));
+        return Err(ValueError::new(wanted, "has a port", "leave it out: every port is allowed"));
     }
     Ok(host.into())
 }
 
-/// The origin of a page as a browser writes it: that of a site, an app's or an extension's of its own scheme,
-/// or `null` (a file, a sandboxed frame).
-fn page(text: &str) -> Result<Box<str>, ValueError> {
+/// Parses the origin of a web page as a browser writes it: that of a site, one with the scheme of an app or
+/// an extension, or `null` (a file, a sandboxed frame).
+fn web_page(text: &str) -> Result<Box<str>, ValueError> {
     let wanted = "the origin of a page such as `http://localhost:3000`, or `null`";
     if matches!(text, "null" | "file://") {
         return Ok(text.into());
     }
     let (scheme, rest) = text.split_once("://").ok_or_else(|| ValueError::is_not(wanted))?;
     if rest.ends_with('/') {
-        let fix = "leave the slash out: a browser writes none";
+        let fix = "leave the slash out: browsers send none";
         return Err(ValueError::new(wanted, "ends in a slash", fix));
     }
     if Scheme::parse(scheme).is_none() {
-        let plain = |text: &str, more: &[u8]| {
+        let is_valid = |text: &str, more: &[u8]| {
             !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || more.contains(&b))
         };
-        let valid = plain(scheme, b"+-.") && plain(rest, b"-._:");
+        let valid = is_valid(scheme, b"+-.") && is_valid(rest, b"-._:");
         return if valid { Ok(text.into()) } else { Err(ValueError::is_not(wanted)) };
     }
     let target = origin(text)?;

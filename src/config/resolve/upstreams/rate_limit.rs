@@ -1,5 +1,5 @@
-//! `upstreams.*.rate_limit`, `.ban_guard` and `.breaker`: how fast an upstream is asked, and when it
-//! is left alone.
+//! `upstreams.*.rate_limit`, `.ban_guard` and `.breaker`: the rate of calls to an upstream, and when calls
+//! stop.
 //!
 //! Owns: their keys and bounds. Never touches: counting and waiting.
 
@@ -14,7 +14,7 @@ use crate::config::resolve::{retry, status};
 use crate::policy::StatusMatch;
 use crate::policy::upstream::{BanGuardRule, CircuitBreaker, RateLimit};
 
-/// More would be no cap.
+/// The largest `in_flight`: a larger one would be no limit.
 const MOST_IN_FLIGHT: usize = 65_536;
 
 /// `rate_limit`.
@@ -25,7 +25,7 @@ pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Rate
     let rate_limit = RateLimit {
         limit: section.scalar(reader, "limit", rate::parse).map(|at| at.value),
         learn: section.scalar_or(reader, "learn", yes_or_no, defaults.learn),
-        max_wait: section.scalar_or(reader, "max_wait", turn, defaults.max_wait),
+        max_wait: section.scalar_or(reader, "max_wait", queue_wait, defaults.max_wait),
         in_flight: section.scalar_or(
             reader,
             "in_flight",
@@ -37,17 +37,17 @@ pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Rate
     rate_limit
 }
 
-/// How long a call waits for its turn; not at all is a choice, too.
-fn turn(text: &str) -> Result<Duration, ValueError> {
+/// Parses how long a call waits in the queue; zero is valid, too.
+fn queue_wait(text: &str) -> Result<Duration, ValueError> {
     if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { retry::patience(text) }
 }
 
-/// `ban_guard`; nothing of it is guarded without the section.
+/// `ban_guard`; `None` without the section.
 pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<BanGuardRule> {
     let defaults = BanGuardRule::default();
     let mut section = one.section(reader, "ban_guard")?;
     let known = reader.problems.len();
-    let statuses = section.scalars(reader, "statuses", invalid);
+    let statuses = section.scalars(reader, "statuses", error_status);
     let limit = section.scalar_or(reader, "limit", rate::parse, defaults.limit);
     let trip_at = section.scalar_or(reader, "trip_at", positive_share, defaults.trip_at);
     section.finish(reader);
@@ -59,7 +59,7 @@ pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ba
     if f64::from(limit.count) * trip_at < 1.0 {
         let (share, limit) = (show_share(trip_at), rate::show(limit));
         let what =
-            format!("{share} of {limit} is less than one answer: every call would be kept back");
+            format!("{share} of {limit} is less than one response: every call would be blocked");
         let fix = "write a larger `limit` or `trip_at`";
         reader.problem(section.key_place("trip_at"), &section.at("trip_at"), what, fix);
     }
@@ -68,11 +68,11 @@ pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ba
     Some(BanGuardRule { statuses, limit, trip_at })
 }
 
-fn invalid(text: &str) -> Result<StatusMatch, ValueError> {
+fn error_status(text: &str) -> Result<StatusMatch, ValueError> {
     status::failed(text, "a status such as `403`, or a class such as `4xx`", &["4xx", "5xx"])
 }
 
-/// `breaker`; without the section there is none.
+/// `breaker`; `None` without the section.
 pub(super) fn breaker(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CircuitBreaker> {
     let defaults = CircuitBreaker::default();
     let mut section = one.section(reader, "breaker")?;
@@ -95,35 +95,35 @@ mod tests {
     use crate::config::parse;
     use crate::policy::upstream::{BanGuardRule, CircuitBreaker, Rate, RateLimit, UpstreamPolicy};
 
-    fn conduct(keys: &str) -> UpstreamPolicy {
+    fn policy(keys: &str) -> UpstreamPolicy {
         let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], {keys} }} }}\n");
         let config = parse("p", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"));
         config.upstreams[0].conduct.clone()
     }
 
     #[test]
-    fn a_section_that_is_there_has_the_defaults_of_the_reference() {
-        let all = conduct("rate_limit: {}, ban_guard: {}, breaker: {}");
+    fn an_empty_section_has_the_defaults_of_the_reference() {
+        let all = policy("rate_limit: {}, ban_guard: {}, breaker: {}");
         assert_eq!(all.rate_limit, RateLimit::default());
         assert_eq!(all.ban_guard, Some(BanGuardRule::default()));
         assert_eq!(all.breaker, Some(CircuitBreaker::default()));
-        assert_eq!(conduct("mount: /a"), UpstreamPolicy::default());
+        assert_eq!(policy("mount: /a"), UpstreamPolicy::default());
     }
 
     #[test]
-    fn a_limit_and_learning_go_together() {
+    fn a_limit_and_learning_can_be_combined() {
         let limit = Some(Rate { count: 10_000, per: Duration::from_secs(600) });
-        let paced =
-            conduct("rate_limit: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
+        let policy =
+            policy("rate_limit: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
         let expected = RateLimit { limit, learn: true, max_wait: Duration::ZERO, in_flight: 1 };
-        assert_eq!(paced.rate_limit, expected);
+        assert_eq!(policy.rate_limit, expected);
     }
 
     #[test]
-    fn a_guard_that_would_trip_before_the_first_answer_is_refused() {
+    fn a_guard_that_would_trip_before_the_first_response_is_refused() {
         let text = "version: 1\nupstreams: { u: { hosts: [a], ban_guard: { limit: 1/h } } }";
         let report = parse("p", text, &Env::default()).expect_err("0.8 of one").to_string();
-        assert!(report.contains("80% of 1/h is less than one answer"), "{report}");
-        conduct("ban_guard: { limit: 1/h, trip_at: 1 }");
+        assert!(report.contains("80% of 1/h is less than one response"), "{report}");
+        policy("ban_guard: { limit: 1/h, trip_at: 1 }");
     }
 }

@@ -1,7 +1,7 @@
-//! `upstreams.*.success` and `.errors`: what an answer means beyond its status.
+//! `upstreams.*.success` and `.errors`: classification of responses beyond their status.
 //!
-//! Owns: how rules over statuses and JSON bodies are written, and which could never be meant.
-//! Never touches: answers.
+//! Owns: the syntax of rules over statuses and JSON bodies, and which rules are refused.
+//! Never touches: responses.
 
 use crate::config::diagnostics::ValueError;
 use crate::config::duration::parse_positive;
@@ -26,7 +26,7 @@ fn success(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
     json
 }
 
-/// In the order of the file: the first that matches counts.
+/// The rules in file order; the first match counts.
 fn errors(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ErrorRule> {
     let Some(node) = one.get("errors") else { return Vec::new() };
     let path = one.at("errors");
@@ -49,32 +49,32 @@ fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> 
     let status = section.scalars(reader, "status", status::any).unwrap_or_default();
     let json = json(&mut section, reader);
     let class = section.scalar(reader, "class", class);
-    let hold = section.scalar(reader, "hold", hold);
+    let cooldown = section.scalar(reader, "hold", cooldown);
     section.finish(reader);
     if reader.problems.len() > known {
         return None;
     }
     if status.is_empty() && json.is_empty() {
-        let what = "names neither a status nor what the body says: it would match every answer";
+        let what = "has neither `status` nor `json`: it would match every response";
         let fix = "add `status: [403]`, or `json: { \"$.error.code\": [7] }`";
         reader.problem(section.place, path, what, fix);
     }
     if json.is_empty() {
-        refuse_good(&status, reader);
+        refuse_non_errors(&status, reader);
     }
     if class.is_none() {
         let fix = "add `class: minute`, or quota, shared, auth, server";
         reader.problem(section.place, &section.at("class"), "is missing", fix);
     }
     let status = status.into_iter().map(|at| at.value).collect();
-    Some(ErrorRule { status, json, class: class?.value, hold: hold.map(|at| at.value) })
+    Some(ErrorRule { status, json, class: class?.value, hold: cooldown.map(|at| at.value) })
 }
 
-/// A status below 400 is no error by itself.
-fn refuse_good(statuses: &[Spanned<StatusMatch>], reader: &mut Reader<'_>) {
+/// Refuses statuses below 400 in rules without `json`: they are no errors by themselves.
+fn refuse_non_errors(statuses: &[Spanned<StatusMatch>], reader: &mut Reader<'_>) {
     for at in statuses.iter().filter(|at| !status::is_error(at.value)) {
-        let what = "would make an error of every answer that is none";
-        let fix = "add `json` to say by what in the body such an answer is an error";
+        let what = "would classify responses that are no errors as errors";
+        let fix = "add `json` with the values in the body that mark such a response as an error";
         reader.problem(at.place, &at.path, what, fix);
     }
 }
@@ -90,7 +90,7 @@ fn class(text: &str) -> Result<OutcomeClass, ValueError> {
     word("one of minute, quota, shared, auth, server", &words)(text)
 }
 
-fn hold(text: &str) -> Result<CooldownUntil, ValueError> {
+fn cooldown(text: &str) -> Result<CooldownUntil, ValueError> {
     let wanted = "a duration such as `30s`, `until-utc-midnight` or `until-utc-month`";
     let words = [
         ("until-utc-midnight", CooldownUntil::UntilMidnight),
@@ -99,10 +99,10 @@ fn hold(text: &str) -> Result<CooldownUntil, ValueError> {
     if !text.contains(|c: char| c.is_ascii_digit()) {
         return word(wanted, &words)(text);
     }
-    parse_positive(text).map(CooldownUntil::For).map_err(|wrong| ValueError { wanted, ..wrong })
+    parse_positive(text).map(CooldownUntil::For).map_err(|error| ValueError { wanted, ..error })
 }
 
-/// `{ "$.status.error_code": [0, "0"] }`.
+/// `json`: `{ "$.status.error_code": [0, "0"] }`.
 fn json(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
     let Some(inner) = section.section(reader, "json") else { return Vec::new() };
     let mut rules = Vec::new();
@@ -111,16 +111,16 @@ fn json(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
         let values = values(&entry.value, &at, reader);
         match path(&entry.key) {
             Ok(path) => rules.push(JsonRule { path, values }),
-            Err(wrong) => {
-                let what = format!("`{}` {}", entry.key, wrong.what);
-                reader.problem(entry.place, &inner.path, what, wrong.fix);
+            Err(error) => {
+                let what = format!("`{}` {}", entry.key, error.what);
+                reader.problem(entry.place, &inner.path, what, error.fix);
             }
         }
     }
     rules
 }
 
-/// A place in a JSON body.
+/// Parses the path of a value in a JSON body.
 pub(super) fn path(text: &str) -> Result<JsonPath, ValueError> {
     JsonPath::parse(text).map_err(|_| {
         let rooted = format!("$.{text}");
@@ -132,7 +132,7 @@ pub(super) fn path(text: &str) -> Result<JsonPath, ValueError> {
         };
         ValueError::new(
             "a JSON path such as `$.status.error_code`",
-            "is no JSON path (RFC 9535)",
+            "is not a JSON path (RFC 9535)",
             fix,
         )
     })
@@ -144,14 +144,14 @@ fn values(node: &Node, path: &str, reader: &mut Reader<'_>) -> Vec<serde_json::V
         return value(node, path, reader).into_iter().collect();
     };
     if items.is_empty() {
-        let fix = "name those that are meant, such as `[0, \"0\"]`";
+        let fix = "write the expected values, such as `[0, \"0\"]`";
         reader.problem(node.place, path, "names no value: nothing would match", fix);
     }
     let value = |(at, item)| value(item, &format!("{path}[{at}]"), reader);
     items.iter().enumerate().filter_map(value).collect()
 }
 
-/// As JSON: `0` is a number, `"0"` a text, `true` a boolean, nothing is null.
+/// A value as JSON: `0` is a number, `"0"` a string, `true` a boolean, an empty value is null.
 fn value(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<serde_json::Value> {
     match &node.value {
         Value::Null => Some(serde_json::Value::Null),
@@ -165,8 +165,8 @@ fn value(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<serde_json:
 fn typed(text: &str) -> Result<serde_json::Value, ValueError> {
     serde_json::from_str(&text.to_ascii_lowercase()).map_err(|_| {
         let wanted = "a value that JSON has";
-        let fix = "write it in decimal without leading zeros, or in quotes if text is meant";
-        ValueError::new(wanted, "is no number that JSON can write", fix)
+        let fix = "write it in decimal without leading zeros, or in quotes for text";
+        ValueError::new(wanted, "is not a valid JSON number", fix)
     })
 }
 
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_json_takes_them_for() {
+    fn values_have_their_json_types() {
         let rules = rules(
             "success: { json: { $.code: [0, \"0\", '0', 0.5, 1e3, true, True, no, null, ~, ok, \
              \"${CODE}\"] } }",
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_keep_their_order_and_name_what_they_mean() {
+    fn rules_keep_their_order_and_their_classes() {
         let rules = rules(
             "errors: [{ json: { $.code: 1009 }, class: quota, hold: until-utc-midnight }, \
              { status: 5xx, json: { $.a: 1, $.b: [x] }, class: shared, hold: 90s }, \
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_without_rules_has_its_bodies_left_alone() {
+    fn without_rules_bodies_are_not_inspected() {
         assert_eq!(rules("errors: []"), ResponseRules::default());
         assert!(!rules("errors: [{ status: 403, class: minute }]").read_bodies());
     }

@@ -1,6 +1,6 @@
-//! `upstreams.*.tls`: whom larder trusts there, and who it is to them.
+//! `upstreams.*.tls`: trusted roots and the client certificate for connections to origins.
 //!
-//! Owns: roots, the client certificate, and the word that sets verification aside.
+//! Owns: roots, the client certificate, and the key that disables verification.
 //! Never touches: handshakes.
 
 use std::path::PathBuf;
@@ -24,22 +24,22 @@ pub(super) fn read(
     let insecure = section.scalar(reader, "insecure", &yes_or_no).filter(|at| at.value);
     let http2 = section.scalar_or(reader, "http2", &yes_or_no, defaults.http2);
     if let Some(at) = &insecure {
-        refuse_or_note(at, hosts, reader);
+        refuse_or_warn(at, hosts, reader);
     }
     section.finish(reader);
     UpstreamTls { extra_roots, client_cert, insecure: insecure.is_some(), http2 }
 }
 
-/// Spelled on an upstream it is consent, for the hosts that are named there: never for all.
-fn refuse_or_note(at: &Spanned<bool>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
+/// `insecure` on an upstream is explicit consent for its named hosts; it is refused for every host.
+fn refuse_or_warn(at: &Spanned<bool>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) {
     if hosts.iter().any(|host| matches!(host.host.index(), Index::Any)) {
         let what = "would accept any certificate of every host";
-        let fix = "name the hosts that it is meant for in an upstream of their own";
+        let fix = "name the hosts that it is for in a separate upstream";
         reader.problem(at.place, &at.path, what, fix);
         return;
     }
-    let text = "any certificate is accepted for these hosts, as said here: who stands between larder \
-                and them may read and change everything; `extra_roots` with their root is safe";
+    let text = "any certificate is accepted for these hosts, as configured here: an attacker on the path \
+                can read and change all traffic; `extra_roots` with their root certificate is safe";
     reader.note(at, WarningKind::Insecure, text);
 }
 
@@ -49,10 +49,10 @@ fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBu
     let roots = reader.paths(node, &path);
     for at in &roots {
         let Some(contents) = reader.file(at) else { continue };
-        let mark = b"-----BEGIN CERTIFICATE-----";
-        if !contents.bytes.windows(mark.len()).any(|window| window == mark) {
+        let marker = b"-----BEGIN CERTIFICATE-----";
+        if !contents.bytes.windows(marker.len()).any(|window| window == marker) {
             let fix = "give a PEM file with at least one `BEGIN CERTIFICATE`";
-            reader.problem(at.place, &at.path, "the file holds no certificate", fix);
+            reader.problem(at.place, &at.path, "the file contains no certificate", fix);
         }
     }
     roots.into_iter().map(|at| at.value).collect()
@@ -74,8 +74,13 @@ fn client_cert(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cli
     let (cert_file, key_file) = (reader.file(&cert), reader.file(&key));
     let (cert_file, key_file) = (cert_file?, key_file?);
     if key_file.open_to_all {
-        let what = "everybody on this machine may read or change the file with the key";
-        reader.problem(key.place, &key.path, what, "take the right from others: `chmod o= FILE`");
+        let what = "all users of this machine can read or change the file with the key";
+        reader.problem(
+            key.place,
+            &key.path,
+            what,
+            "remove the permissions of other users: `chmod o= FILE`",
+        );
         return None;
     }
     match ClientCert::parse(&cert_file.bytes, &key_file.bytes) {
@@ -108,7 +113,7 @@ mod tests {
     use crate::config::file_source::{Contents, FileSource};
     use crate::config::{Config, read};
 
-    /// A pair in `larder.pem` and `larder-key.pem`; `open` says which key everybody may read.
+    /// A pair in `larder.pem` and `larder-key.pem`; `open`: all users can read the files.
     struct Pair {
         cert: String,
         key: String,
@@ -140,28 +145,28 @@ mod tests {
     const BOTH: &str = "client_cert: { cert: larder.pem, key: larder-key.pem }";
 
     #[test]
-    fn a_client_certificate_comes_from_files_of_which_others_cannot_read_the_key() {
+    fn the_key_of_a_client_certificate_must_not_be_readable_by_others() {
         let config = with(&pair(), BOTH).unwrap_or_else(|report| panic!("{report}"));
         assert_eq!(config.upstreams[0].tls.client_cert.as_ref().unwrap().chain().len(), 1);
         let open = Pair { open: true, ..pair() };
         let report = with(&open, BOTH).unwrap_err().to_string();
-        assert!(report.contains("tls.client_cert.key: everybody on this machine may"), "{report}");
+        assert!(report.contains("tls.client_cert.key: all users of this machine can"), "{report}");
         assert!(report.contains("chmod o="), "{report}");
     }
 
     #[test]
-    fn a_pair_that_is_none_is_reported_at_the_file_that_is_wrong() {
+    fn an_invalid_pair_is_reported_at_the_file_with_the_error() {
         let mismatch = Pair { key: pair().key, ..pair() };
         let report = with(&mismatch, BOTH).unwrap_err();
         assert_eq!(report.problems()[0].path, "upstreams.u.tls.client_cert.key");
-        assert_eq!(report.problems()[0].what, "the file holds the key of another certificate");
+        assert_eq!(report.problems()[0].what, "the file contains the key of another certificate");
         let swapped = "client_cert: { cert: larder-key.pem, key: larder.pem }";
         let report = with(&pair(), swapped).unwrap_err();
         assert_eq!(report.problems()[0].path, "upstreams.u.tls.client_cert.cert");
     }
 
     #[test]
-    fn cfg_07_an_insecure_upstream_is_noted_and_never_stands_for_every_host() {
+    fn cfg_07_an_insecure_upstream_causes_a_warning_and_names_its_hosts() {
         let config = with(&pair(), "insecure: true").unwrap();
         assert!(config.upstreams[0].tls.insecure);
         let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };

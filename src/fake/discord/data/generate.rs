@@ -1,12 +1,12 @@
-//! Data made up from ids: plausible, of realistic size, and always the same.
+//! Data generated from ids: plausible, of realistic size, and reproducible.
 //!
-//! Owns: what a role, a member, a user and a guild look like in JSON.
-//! Never touches: what was changed since.
+//! Owns: the JSON of a role, a member, a user and a guild.
+//! Never touches: later changes.
 
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// An id that looks like Discord's and follows from `seed`.
+/// An id that looks like one of Discord's, derived from `seed`.
 pub(in crate::fake::discord) fn id(seed: &str) -> String {
     (100_000_000_000_000_000 + xxh3_64(seed.as_bytes()) % 900_000_000_000_000_000).to_string()
 }

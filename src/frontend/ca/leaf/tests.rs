@@ -1,4 +1,4 @@
-//! What leaves say, that they are kept, and that their number is bounded.
+//! Tests of leaf certificates: their fields, their cache, and the bound on their number.
 
 use std::sync::Barrier;
 use std::thread;
@@ -24,49 +24,49 @@ fn authority(constrain: &[&str]) -> Arc<CertificateAuthority> {
     Arc::new(CertificateAuthority::for_now(noon(), &constrain).unwrap())
 }
 
-fn mint(constrain: &[&str]) -> (LeafIssuer, Clock) {
+fn issuer(constrain: &[&str]) -> (LeafIssuer, Clock) {
     let clock = Clock::by_hand(noon());
     (LeafIssuer::new(authority(constrain), clock.clone()).unwrap(), clock)
 }
 
-/// What a client that trusts the authority gets as `host`.
-fn shown(mint: &LeafIssuer, host: &str) -> Vec<CertificateDer<'static>> {
-    let config = mint.config(host).unwrap_or_else(|error| panic!("{host}: {error}"));
+/// The certificate chain that a client gets for `host`.
+fn presented(issuer: &LeafIssuer, host: &str) -> Vec<CertificateDer<'static>> {
+    let config = issuer.config(host).unwrap_or_else(|error| panic!("{host}: {error}"));
     let mut server = ServerConnection::new(config).unwrap();
     let mut client = client("any.example");
-    // The client refuses whatever is not for its name; what it was shown is looked at here.
+    // The certificate need not be for the client's name; the test only reads it.
     for _ in 0..4 {
-        let mut flight = Vec::new();
-        client.write_tls(&mut flight).unwrap();
-        server.read_tls(&mut flight.as_slice()).unwrap();
+        let mut records = Vec::new();
+        client.write_tls(&mut records).unwrap();
+        server.read_tls(&mut records.as_slice()).unwrap();
         server.process_new_packets().unwrap();
-        let mut flight = Vec::new();
-        server.write_tls(&mut flight).unwrap();
-        client.read_tls(&mut flight.as_slice()).unwrap();
+        let mut records = Vec::new();
+        server.write_tls(&mut records).unwrap();
+        client.read_tls(&mut records.as_slice()).unwrap();
         client.process_new_packets().unwrap();
         if let Some(chain) = client.peer_certificates() {
             return chain.iter().map(|one| one.clone().into_owned()).collect();
         }
     }
-    panic!("no certificate was shown");
+    panic!("no certificate was presented");
 }
 
-/// Accepts any certificate: what it says is for the test to see.
+/// A client that accepts any certificate, so that the test can inspect it.
 fn client(name: &'static str) -> ClientConnection {
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Whatever))
+        .with_custom_certificate_verifier(Arc::new(AcceptAny))
         .with_no_client_auth();
     config.resumption = Resumption::disabled();
     ClientConnection::new(Arc::new(config), ServerName::try_from(name).unwrap()).unwrap()
 }
 
 #[derive(Debug)]
-struct Whatever;
+struct AcceptAny;
 
-impl ServerCertVerifier for Whatever {
+impl ServerCertVerifier for AcceptAny {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,
@@ -101,24 +101,24 @@ impl ServerCertVerifier for Whatever {
     }
 }
 
-/// Whether a strict client that trusts the authority takes this leaf for `name` now.
-fn accepted(mint: &LeafIssuer, leaf: &CertificateDer<'_>, name: &str) -> bool {
+/// Whether a strict client that trusts the authority accepts this leaf for `name` now.
+fn accepted(issuer: &LeafIssuer, leaf: &CertificateDer<'_>, name: &str) -> bool {
     let mut roots = RootCertStore::empty();
-    roots.add(mint.authority.certificate().der().clone()).unwrap();
+    roots.add(issuer.authority.certificate().der().clone()).unwrap();
     let provider = Arc::new(ring::default_provider());
     let verifier =
         WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
-    let since = mint.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let since = issuer.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let now = UnixTime::since_unix_epoch(since);
     verifier.verify_server_cert(leaf, &[], &name, &[], now).is_ok()
 }
 
 #[test]
-fn tls_02_a_leaf_says_its_host_and_nothing_more() {
-    let (mint, _) = mint(&[]);
-    let ca = mint.authority.certificate().clone();
-    let leaf = &shown(&mint, "api.example")[0];
+fn tls_02_a_leaf_contains_its_host_and_nothing_more() {
+    let (issuer, _) = issuer(&[]);
+    let ca = issuer.authority.certificate().clone();
+    let leaf = &presented(&issuer, "api.example")[0];
     let (_, read) = X509Certificate::from_der(leaf).unwrap();
     let names = read.subject_alternative_name().unwrap().unwrap();
     assert_eq!(names.value.general_names, [GeneralName::DNSName("api.example")]);
@@ -136,18 +136,18 @@ fn tls_02_a_leaf_says_its_host_and_nothing_more() {
     let now = now.unwrap();
     assert!((1..=3600).contains(&(now - from.timestamp())), "back-dated by an hour at most");
     assert!(to.timestamp() - from.timestamp() <= 7 * 24 * 60 * 60, "a week at most");
-    assert!(read.raw_serial().len() >= 9, "64 bits of chance at least");
-    assert!(accepted(&mint, leaf, "api.example"));
+    assert!(read.raw_serial().len() >= 9, "at least 64 random bits");
+    assert!(accepted(&issuer, leaf, "api.example"));
     for name in ["example", "www.api.example", "other.example"] {
-        assert!(!accepted(&mint, leaf, name), "{name}");
+        assert!(!accepted(&issuer, leaf, name), "{name}");
     }
 }
 
 #[test]
 fn tls_02_no_two_leaves_share_a_serial() {
-    let (mint, _) = mint(&[]);
+    let (issuer, _) = issuer(&[]);
     let serial = |host: &str| {
-        let leaf = mint.leaf(host).unwrap();
+        let leaf = issuer.leaf(host).unwrap();
         X509Certificate::from_der(&leaf).unwrap().1.raw_serial().to_vec()
     };
     let mut serials: Vec<_> = (0..50).map(|_| serial("api.example")).collect();
@@ -158,7 +158,7 @@ fn tls_02_no_two_leaves_share_a_serial() {
 
 #[test]
 fn tls_05_each_kind_of_host_gets_its_leaf_or_an_error() {
-    let (mint, _) = mint(&[]);
+    let (issuer, _) = issuer(&[]);
     let long = |total: usize| {
         let label = "a".repeat(60);
         let mut name = [label.as_str(); 5].join(".");
@@ -176,8 +176,8 @@ fn tls_05_each_kind_of_host_gets_its_leaf_or_an_error() {
         ("[2001:db8::1]", "2001:db8::1"),
         (long(253).as_str(), long(253).as_str()),
     ] {
-        let leaf = mint.leaf(host).unwrap_or_else(|error| panic!("{host}: {error}"));
-        assert!(accepted(&mint, &leaf, name), "{host}");
+        let leaf = issuer.leaf(host).unwrap_or_else(|error| panic!("{host}: {error}"));
+        assert!(accepted(&issuer, &leaf, name), "{host}");
     }
     for host in [
         "",
@@ -193,16 +193,16 @@ fn tls_05_each_kind_of_host_gets_its_leaf_or_an_error() {
         long(254).as_str(),
         &"a".repeat(64),
     ] {
-        let refused = mint.config(host);
+        let refused = issuer.config(host);
         assert!(matches!(refused, Err(CaError::Name(_))), "{host:?}");
     }
 }
 
 #[test]
-fn tls_05_a_long_name_stands_in_the_subject_alternative_name_alone() {
-    let (mint, _) = mint(&[]);
+fn tls_05_a_long_name_is_only_in_the_subject_alternative_name() {
+    let (issuer, _) = issuer(&[]);
     let subject = |host: &str| {
-        let leaf = mint.leaf(host).unwrap();
+        let leaf = issuer.leaf(host).unwrap();
         X509Certificate::from_der(&leaf).unwrap().1.subject().to_string()
     };
     let label = "a".repeat(57);
@@ -212,36 +212,36 @@ fn tls_05_a_long_name_stands_in_the_subject_alternative_name_alone() {
 }
 
 #[test]
-fn a_leaf_is_kept_until_half_its_time_and_never_outlives_its_authority() {
-    let (mint, clock) = mint(&[]);
-    let first = mint.config("api.example").unwrap();
+fn a_leaf_is_reused_for_half_its_validity_and_ends_with_its_authority() {
+    let (issuer, clock) = issuer(&[]);
+    let first = issuer.config("api.example").unwrap();
     clock.advance(DAY * 2);
-    assert!(Arc::ptr_eq(&first, &mint.config("api.example").unwrap()), "still the same");
+    assert!(Arc::ptr_eq(&first, &issuer.config("api.example").unwrap()), "still the same");
     clock.advance(DAY);
-    assert!(!Arc::ptr_eq(&first, &mint.config("api.example").unwrap()), "a new one");
-    let end = mint.authority.certificate().not_after;
+    assert!(!Arc::ptr_eq(&first, &issuer.config("api.example").unwrap()), "a new one");
+    let end = issuer.authority.certificate().not_after;
     let last_day = end.checked_sub(DAY).unwrap();
     clock.advance(last_day.duration_since(clock.now()).unwrap());
-    let leaf = mint.leaf("api.example").unwrap();
+    let leaf = issuer.leaf("api.example").unwrap();
     let (_, read) = X509Certificate::from_der(&leaf).unwrap();
     let until = u64::try_from(read.validity().not_after.timestamp()).unwrap();
     assert_eq!(SystemTime::UNIX_EPOCH + Duration::from_secs(until), end);
-    mint.config("api.example").unwrap();
+    issuer.config("api.example").unwrap();
     clock.advance(DAY);
-    let over = mint.config("api.example");
+    let over = issuer.config("api.example");
     assert!(matches!(over, Err(CaError::Expired { .. })), "not after its end");
 }
 
 #[test]
-fn who_comes_at_once_shares_one_leaf() {
-    let (mint, _) = mint(&[]);
+fn concurrent_requests_share_one_leaf() {
+    let (issuer, _) = issuer(&[]);
     let start = Barrier::new(8);
     let configs: Vec<_> = thread::scope(|scope| {
-        let asking = || {
+        let request = || {
             start.wait();
-            mint.config("api.example").unwrap()
+            issuer.config("api.example").unwrap()
         };
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(asking)).collect();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(request)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
     assert!(configs.iter().all(|one| Arc::ptr_eq(one, &configs[0])));
@@ -249,34 +249,34 @@ fn who_comes_at_once_shares_one_leaf() {
 
 #[test]
 fn tls_05_the_number_of_leaves_is_bounded() {
-    let (mint, _) = mint(&[]);
-    for at in 0..1_200 {
-        mint.config(&format!("h{at}.example")).unwrap();
+    let (issuer, _) = issuer(&[]);
+    for index in 0..1_200 {
+        issuer.config(&format!("h{index}.example")).unwrap();
     }
-    assert!(mint.kept.len() <= KEPT, "{}", mint.kept.len());
+    assert!(issuer.cache.len() <= MAX_CACHED, "{}", issuer.cache.len());
 }
 
 #[test]
-fn tls_03_an_authority_vouches_for_nothing_outside_its_constraints() {
-    let (mint, _) = mint(&["api.example", "10.0.0.0/8"]);
+fn tls_03_an_authority_issues_nothing_outside_its_constraints() {
+    let (issuer, _) = issuer(&["api.example", "10.0.0.0/8"]);
     for host in ["api.example", "a.api.example", "10.1.2.3"] {
-        let leaf = mint.leaf(host).unwrap();
-        assert!(accepted(&mint, &leaf, host), "{host}");
+        let leaf = issuer.leaf(host).unwrap();
+        assert!(accepted(&issuer, &leaf, host), "{host}");
     }
     for host in ["example", "other.example", "11.0.0.1", "[::1]"] {
-        let refused = mint.config(host);
+        let refused = issuer.config(host);
         assert!(matches!(refused, Err(CaError::Outside { .. })), "{host}");
     }
 }
 
 #[test]
-fn both_versions_of_tls_and_of_http_are_offered_and_no_session_is_remembered() {
-    let (mint, _) = mint(&[]);
-    let config = mint.config("api.example").unwrap();
+fn both_http_versions_are_offered_and_no_session_is_stored() {
+    let (issuer, _) = issuer(&[]);
+    let config = issuer.config("api.example").unwrap();
     assert_eq!(config.alpn_protocols, [b"h2".to_vec(), b"http/1.1".to_vec()]);
     assert!(config.ticketer.enabled());
     assert!(!config.session_storage.can_cache());
-    let other = mint.config("other.example").unwrap();
+    let other = issuer.config("other.example").unwrap();
     assert!(Arc::ptr_eq(&config.ticketer, &other.ticketer), "one key of tickets for all");
     assert!(Arc::ptr_eq(config.crypto_provider(), other.crypto_provider()));
 }

@@ -1,6 +1,6 @@
-//! The answer on a connection of HTTP/1, as it is written.
+//! The response on an HTTP/1 connection.
 //!
-//! Owns: its framing, and what of it waits to be written. Never touches: the request.
+//! Owns: its framing, and the data that waits to be written. Never touches: the request.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -23,7 +23,7 @@ impl Http1Session {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Result<(), ClientError> {
-        // HTTP/1.0 knows none, and none follows the final answer.
+        // HTTP/1.0 has no interim responses, and none may follow the final response.
         if self.version != Version::HTTP_11 || self.status.is_some() {
             return Ok(());
         }
@@ -44,7 +44,7 @@ impl Http1Session {
     ) -> Result<(), ClientError> {
         self.status = Some(status);
         headers.remove(TRANSFER_ENCODING);
-        // RFC 9110 §8.6: these never have a length.
+        // RFC 9110 §8.6: these responses never have a length.
         if status == StatusCode::NO_CONTENT || status.is_informational() {
             headers.remove(CONTENT_LENGTH);
         }
@@ -55,12 +55,12 @@ impl Http1Session {
                 headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
                 ResponseFraming::Length(length)
             }
-            BodyLength::Unknown => self.unknown(&mut headers),
+            BodyLength::Unknown => self.unknown_length(&mut headers),
         };
         if !switches {
             self.persists &= self.has_read_body();
-            let goes_on = if self.persists { "keep-alive" } else { "close" };
-            headers.insert(CONNECTION, HeaderValue::from_static(goes_on));
+            let option = if self.persists { "keep-alive" } else { "close" };
+            headers.insert(CONNECTION, HeaderValue::from_static(option));
         }
         let mut head = start_line(status);
         spelling.write(&headers, &mut head);
@@ -69,15 +69,15 @@ impl Http1Session {
         self.drained().await
     }
 
-    /// A body whose end is marked, which HTTP/1.0 cannot do.
-    fn unknown(&mut self, headers: &mut HeaderMap) -> ResponseFraming {
+    /// A body of unknown length: chunked, or ended by the close of the connection on HTTP/1.0.
+    fn unknown_length(&mut self, headers: &mut HeaderMap) -> ResponseFraming {
         headers.remove(CONTENT_LENGTH);
         if self.version == Version::HTTP_11 {
             headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
             return ResponseFraming::Chunked;
         }
         self.persists = false;
-        // Cut off, it must not look like its end.
+        // If the connection breaks, the body must not look complete.
         self.io.answering();
         ResponseFraming::Close
     }
@@ -100,7 +100,7 @@ impl Http1Session {
             }
             ResponseFraming::Close => self.queue.push_back(piece),
             ResponseFraming::Length(left) => {
-                // More than was announced would be taken for the next answer.
+                // More bytes than announced would be parsed as the next response.
                 *left = left.checked_sub(piece.len() as u64).ok_or(ClientError::Gone)?;
                 self.queue.push_back(piece);
             }

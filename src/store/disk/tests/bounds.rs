@@ -1,4 +1,4 @@
-//! What waits and what is held stays within bounds.
+//! Bounds of the queue and of stored bytes.
 
 use std::sync::mpsc;
 
@@ -7,10 +7,10 @@ use crate::store::disk::keys::{self, ExpiresAt};
 use crate::store::disk::queue::PutCommand;
 
 #[tokio::test]
-async fn bodies_that_wait_are_bounded_and_what_is_dropped_is_counted() {
-    let house = TestDisk::new();
-    let disk = house.open().await;
-    let (go_on, stalled) = mpsc::channel();
+async fn queued_bodies_are_bounded_and_dropped_ones_are_counted() {
+    let fixture = TestDisk::new();
+    let disk = fixture.open().await;
+    let (resume, stalled) = mpsc::channel();
     disk.stall(stalled);
     let body = bytes(1, usize::try_from(MIB).unwrap());
     let large = stored(body.clone());
@@ -18,8 +18,8 @@ async fn bodies_that_wait_are_bounded_and_what_is_dropped_is_counted() {
         put(&disk, &format!("/{n}"), &large);
     }
     // Each weighs a little more than its body.
-    assert_eq!(house.errors("drop"), 70 - 63);
-    drop(go_on);
+    assert_eq!(fixture.errors("drop"), 70 - 63);
+    drop(resume);
     disk.flush().await;
     assert_eq!(disk.totals().entries, 63);
     assert_eq!(self::body(&disk, "/62"), Some(body));
@@ -30,29 +30,29 @@ async fn bodies_that_wait_are_bounded_and_what_is_dropped_is_counted() {
 }
 
 #[tokio::test]
-async fn commands_that_wait_are_bounded() {
-    let house = TestDisk::new();
-    let disk = house.open().await;
-    let (go_on, stalled) = mpsc::channel();
+async fn queued_commands_are_bounded() {
+    let fixture = TestDisk::new();
+    let disk = fixture.open().await;
+    let (resume, stalled) = mpsc::channel();
     disk.stall(stalled);
     let small = stored("small");
     for n in 0..5000 {
         put(&disk, &format!("/{n}"), &small);
         disk.remove_target(n);
     }
-    // The stall itself may still wait or not.
-    let dropped = house.errors("drop");
+    // The stall itself may or may not still be queued.
+    let dropped = fixture.errors("drop");
     assert!((10_000 - 4096..=10_000 - 4095).contains(&dropped), "{dropped}");
-    drop(go_on);
+    drop(resume);
     disk.flush().await;
     disk.close().await;
 }
 
 #[tokio::test]
-async fn of_several_puts_that_wait_the_newest_is_written() {
-    let house = TestDisk::new();
-    let disk = house.open().await;
-    let (go_on, stalled) = mpsc::channel();
+async fn of_several_queued_puts_the_newest_is_written() {
+    let fixture = TestDisk::new();
+    let disk = fixture.open().await;
+    let (resume, stalled) = mpsc::channel();
     disk.stall(stalled);
     let large = usize::try_from(MIB).unwrap();
     for n in 0..200 {
@@ -62,8 +62,8 @@ async fn of_several_puts_that_wait_the_newest_is_written() {
     put(&disk, "/y", &stored("reclaimed"));
     disk.remove_target(key("/y").target_id());
     put(&disk, "/y", &stored("put after"));
-    assert_eq!(house.errors("drop"), 0, "one entry waits once");
-    drop(go_on);
+    assert_eq!(fixture.errors("drop"), 0, "one entry waits once");
+    drop(resume);
     disk.flush().await;
     let newest = (0..200).max_by_key(|n| (n * 7) % 200).unwrap();
     assert_eq!(body(&disk, "/x"), Some(bytes(newest, large)));
@@ -73,12 +73,12 @@ async fn of_several_puts_that_wait_the_newest_is_written() {
 
 #[tokio::test]
 async fn hits_go_on_while_the_store_thread_is_stalled() {
-    let house = TestDisk::new();
-    let disk = house.open().await;
+    let fixture = TestDisk::new();
+    let disk = fixture.open().await;
     put(&disk, "/inline", &stored("inline"));
     put(&disk, "/file", &stored(bytes(1, 100_000)));
     disk.flush().await;
-    let (go_on, stalled) = mpsc::channel();
+    let (resume, stalled) = mpsc::channel();
     disk.stall(stalled);
     put(&disk, "/x", &stored("waits"));
     for _ in 0..100 {
@@ -86,23 +86,23 @@ async fn hits_go_on_while_the_store_thread_is_stalled() {
         assert_eq!(body(&disk, "/file"), Some(bytes(1, 100_000)));
     }
     assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
-    drop(go_on);
+    drop(resume);
     disk.flush().await;
     assert_eq!(body(&disk, "/x").unwrap(), "waits");
     disk.close().await;
 }
 
-/// What the files take on disk.
-fn taken(dir: &Path) -> u64 {
+/// Bytes that the files take on disk.
+fn disk_usage(dir: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
     files_below(dir).iter().map(|file| file.metadata().unwrap().blocks() * 512).sum()
 }
 
-/// Puts so many answers of these sizes, each some times, and looks after each few what the files
+/// Puts `puts` responses of these sizes, each several times, and checks every 500 puts how much the files
 /// take. STO-05 allows 1.3 times the bound: the engine's own growth comes in jumps.
 async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
-    let house = TestDisk { bytes: bound, ..TestDisk::new() };
-    let disk = house.open().await;
+    let fixture = TestDisk { bytes: bound, ..TestDisk::new() };
+    let disk = fixture.open().await;
     let bodies = sizes.map(|size| bytes(size, size));
     let mut written = 0;
     for n in 0..puts {
@@ -119,32 +119,32 @@ async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
         if n % 500 == 499 {
             disk.flush().await;
             assert!(disk.totals().bytes <= bound);
-            let taken = taken(&house.cache());
-            assert!(taken <= bound * 13 / 10, "{taken} after {n}");
+            let disk_usage = disk_usage(&fixture.cache());
+            assert!(disk_usage <= bound * 13 / 10, "{disk_usage} after {n}");
         }
     }
     let totals = disk.totals();
     assert!(written > bound && totals.evictions > 1000 && totals.bytes > bound / 2, "{totals:?}");
-    assert_eq!(house.errors("drop") + house.errors("write"), 0);
-    let blobs = files_below(&house.layout().database().join("blobs"));
-    assert!(blobs.is_empty(), "no value is so large that its room is never given back");
+    assert_eq!(fixture.errors("drop") + fixture.errors("write"), 0);
+    let blobs = files_below(&fixture.layout().database().join("blobs"));
+    assert!(blobs.is_empty(), "no value is so large that its space is never freed");
     disk.close().await;
 }
 
 #[tokio::test]
-async fn eviction_keeps_what_the_files_take_near_the_bound() {
+async fn eviction_keeps_the_size_of_the_files_near_the_bound() {
     churn(24 * MIB, 5000, [300, 2000, 4000, 9000, 30_000, 80_000]).await;
 }
 
 #[tokio::test]
-async fn many_small_answers_stay_within_the_bound_too() {
+async fn many_small_responses_stay_within_the_bound_too() {
     churn(12 * MIB, 10_000, [300, 700, 1000, 1500, 2500, 4000]).await;
 }
 
 #[test]
-fn the_nearest_death_goes_first_and_what_lives_forever_last() {
-    let house = TestDisk::new();
-    let mut keeper = house.keeper();
+fn the_nearest_expiry_is_evicted_first_and_entries_without_one_last() {
+    let fixture = TestDisk::new();
+    let mut writer = fixture.keeper();
     let until =
         |n: u64| if n == 0 { ExpiresAt::FOREVER } else { ExpiresAt::of(Some(at(5000 + n))) };
     for n in 0..10 {
@@ -157,22 +157,22 @@ fn the_nearest_death_goes_first_and_what_lives_forever_last() {
             until: until(n),
             _presence: presence(),
         };
-        keeper.put(&put).unwrap();
+        writer.put(&put).unwrap();
     }
-    let each = keeper.sizes.bytes() / 10;
-    keeper.bound = each * 4;
-    keeper.make_room().unwrap();
-    let left = |keeper: &DiskWriter| -> Vec<u64> {
+    let each = writer.sizes.bytes() / 10;
+    writer.bound = each * 4;
+    writer.make_room().unwrap();
+    let left = |writer: &DiskWriter| -> Vec<u64> {
         let key = |n: u64| keys::entry(&keys::place(&key(&format!("/{n}")), VariantId::SOLE));
-        (0..10).filter(|n| keeper.database.get(&key(*n)).unwrap().is_some()).collect()
+        (0..10).filter(|n| writer.database.get(&key(*n)).unwrap().is_some()).collect()
     };
-    // A little more goes than must.
-    assert_eq!(left(&keeper), [0, 8, 9]);
-    assert_eq!(keeper.sizes.totals().evictions, 7);
-    keeper.evict_down_to(each).unwrap();
-    assert_eq!(left(&keeper), [0]);
-    keeper.evict_down_to(0).unwrap();
-    assert_eq!(left(&keeper), [0; 0]);
-    assert_eq!((keeper.sizes.bytes(), house.files().len()), (0, 0));
-    assert_eq!(counts(&keeper.database), [0, 0, 0]);
+    // Eviction frees a little more than needed.
+    assert_eq!(left(&writer), [0, 8, 9]);
+    assert_eq!(writer.sizes.totals().evictions, 7);
+    writer.evict_down_to(each).unwrap();
+    assert_eq!(left(&writer), [0]);
+    writer.evict_down_to(0).unwrap();
+    assert_eq!(left(&writer), [0; 0]);
+    assert_eq!((writer.sizes.bytes(), fixture.files().len()), (0, 0));
+    assert_eq!(counts(&writer.database), [0, 0, 0]);
 }

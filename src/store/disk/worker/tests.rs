@@ -1,4 +1,4 @@
-//! What the store thread does when a write fails or the volume is full, without the thread.
+//! The worker when a write fails or the volume is full, without its thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use crate::store::disk::{Hooks, Settings};
 use crate::store::{EntryId, Health};
 use crate::telemetry::Telemetry;
 
-fn thread(dir: &std::path::Path, measure: free_space::Measure) -> Worker {
+fn worker(dir: &std::path::Path, measure: free_space::Measure) -> Worker {
     let settings = Settings {
         dir: dir.join("cache"),
         bytes: 1 << 30,
@@ -21,109 +21,115 @@ fn thread(dir: &std::path::Path, measure: free_space::Measure) -> Worker {
         secret: crate::store::state_db::Secret::from_bytes([7; 32]),
     };
     let second = Duration::from_secs(20);
-    let means = Hooks { measure, open_within: second, retry_every: second };
+    let hooks = Hooks { measure, open_within: second, retry_every: second };
     let shared = Shared::new(
         settings,
-        means,
+        hooks,
         Clock::system(),
         Telemetry::new(&[], &[]),
         Box::new(crate::store::disk::tests::NoObserver),
     );
-    let mut thread = Worker::new(shared);
-    thread.climb(RecoveryStep::AsItIs);
-    thread
+    let mut worker = Worker::new(shared);
+    worker.climb(RecoveryStep::AsItIs);
+    worker
 }
 
-fn note(thread: &mut Worker, keys: std::ops::Range<u8>) {
-    thread.attempt(|keeper, _| {
+fn add_expiries(worker: &mut Worker, keys: std::ops::Range<u8>) {
+    worker.attempt(|writer, _| {
         for n in keys {
-            let place = EntryId { target: 0, id: n.into(), variant: VariantId::SOLE };
-            keeper.index_expiry(&place, ExpiresAt::FOREVER, EntrySize { file: 9000, value: 10 })?;
+            let entry_id = EntryId { target: 0, id: n.into(), variant: VariantId::SOLE };
+            writer.index_expiry(
+                &entry_id,
+                ExpiresAt::FOREVER,
+                EntrySize { file: 9000, value: 10 },
+            )?;
         }
-        keeper.database.flush()
+        writer.database.flush()
     });
 }
 
-fn recovered(thread: &Worker) -> bool {
-    thread.shared.account.render().contains("larder_store_recovered_total 1\n")
+fn recovered(worker: &Worker) -> bool {
+    worker.shared.account.render().contains("larder_store_recovered_total 1\n")
 }
 
-fn fails(thread: &mut Worker) {
-    let failed: Option<()> = thread.attempt(|_, _| Err(Fault::Closed));
+fn fails(worker: &mut Worker) {
+    let failed: Option<()> = worker.attempt(|_, _| Err(Fault::Closed));
     assert_eq!(failed, None);
 }
 
 #[test]
-fn what_fails_soon_after_its_opening_is_begun_anew() {
+fn a_database_that_fails_soon_after_opening_is_recreated() {
     let dir = tempfile::tempdir().unwrap();
-    let mut thread = thread(dir.path(), |_| None);
-    note(&mut thread, 0..5);
-    assert_eq!(thread.shared.sizes.totals().entries, 5);
-    fails(&mut thread);
-    assert!(thread.open.is_some() && recovered(&thread));
-    assert_eq!(thread.shared.sizes.totals().entries, 0);
+    let mut worker = worker(dir.path(), |_| None);
+    add_expiries(&mut worker, 0..5);
+    assert_eq!(worker.shared.sizes.totals().entries, 5);
+    fails(&mut worker);
+    assert!(worker.open.is_some() && recovered(&worker));
+    assert_eq!(worker.shared.sizes.totals().entries, 0);
 }
 
-/// A process without descriptors says nothing about what lies on disk.
+/// A lack of file descriptors is no sign of damage on disk.
 #[test]
-fn what_fails_for_want_of_descriptors_is_tried_again_later_and_put_aside_never() {
+fn a_lack_of_descriptors_causes_a_retry_and_no_quarantine() {
     let dir = tempfile::tempdir().unwrap();
-    let mut thread = thread(dir.path(), |_| None);
-    note(&mut thread, 0..5);
+    let mut worker = worker(dir.path(), |_| None);
+    add_expiries(&mut worker, 0..5);
     for _ in 0..3 {
-        let lacks = std::io::Error::from(rustix::io::Errno::MFILE);
-        let failed: Option<()> = thread.attempt(|_, _| Err(Fault::Io(lacks)));
-        assert!(failed.is_none() && thread.open.is_none() && !recovered(&thread));
-        assert!(thread.timers.retry > clock::monotonic(), "not at once");
-        thread.timers.retry = clock::monotonic();
-        thread.look_after(true);
-        assert_eq!(thread.shared.sizes.totals().entries, 5);
+        let no_descriptors = std::io::Error::from(rustix::io::Errno::MFILE);
+        let failed: Option<()> = worker.attempt(|_, _| Err(Fault::Io(no_descriptors)));
+        assert!(failed.is_none() && worker.open.is_none() && !recovered(&worker));
+        assert!(worker.timers.retry > clock::monotonic(), "not at once");
+        worker.timers.retry = clock::monotonic();
+        worker.look_after(true);
+        assert_eq!(worker.shared.sizes.totals().entries, 5);
     }
 }
 
 #[test]
-fn what_worked_for_long_is_opened_once_more_as_it_is() {
+fn a_database_that_worked_long_is_opened_again_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
-    let mut thread = thread(dir.path(), |_| None);
-    note(&mut thread, 0..5);
-    thread.opened = thread.opened.checked_sub(TRIAL).unwrap();
-    fails(&mut thread);
-    assert!(thread.open.is_some() && !recovered(&thread));
-    assert_eq!(thread.shared.sizes.totals().entries, 5);
+    let mut worker = worker(dir.path(), |_| None);
+    add_expiries(&mut worker, 0..5);
+    worker.opened = worker.opened.checked_sub(TRIAL).unwrap();
+    fails(&mut worker);
+    assert!(worker.open.is_some() && !recovered(&worker));
+    assert_eq!(worker.shared.sizes.totals().entries, 5);
 }
 
 #[test]
-fn a_panic_of_the_engine_goes_no_further() {
+fn a_panic_of_the_engine_is_caught() {
     let dir = tempfile::tempdir().unwrap();
-    let mut thread = thread(dir.path(), |_| None);
-    let failed: Option<()> = thread.attempt(|_, _| panic!("as the engine does"));
+    let mut worker = worker(dir.path(), |_| None);
+    let failed: Option<()> = worker.attempt(|_, _| panic!("as the engine does"));
     assert_eq!(failed, None);
-    assert!(thread.open.is_some() && recovered(&thread));
+    assert!(worker.open.is_some() && recovered(&worker));
 }
 
 #[test]
-fn on_a_full_volume_it_evicts_then_begins_anew_then_waits() {
+fn on_a_full_volume_it_evicts_then_recreates_then_waits() {
     static FREE: AtomicU64 = AtomicU64::new(0);
     let dir = tempfile::tempdir().unwrap();
     let volume =
         |_: &std::path::Path| Some(FsUsage { total: 1 << 40, free: FREE.load(Ordering::Relaxed) });
-    let mut thread = thread(dir.path(), volume);
-    note(&mut thread, 0..10);
-    let entries = |thread: &Worker| thread.shared.sizes.totals().entries;
-    assert_eq!(thread.shared.condition(), Health::Good);
-    thread.look_for_room();
-    assert_eq!(entries(&thread), 5);
-    assert!(matches!(thread.shared.condition(), Health::MemoryOnly(why) if why.contains("full")));
-    thread.look_for_room();
-    assert_eq!(entries(&thread), 0);
-    assert_ne!(thread.shared.condition(), Health::Good, "it is open anew, and nothing is written");
-    note(&mut thread, 0..3);
-    thread.look_for_room();
-    assert_eq!(entries(&thread), 3, "more would not help");
-    assert!(thread.shortage.is_on());
+    let mut worker = worker(dir.path(), volume);
+    add_expiries(&mut worker, 0..10);
+    let entries = |worker: &Worker| worker.shared.sizes.totals().entries;
+    assert_eq!(worker.shared.condition(), Health::Good);
+    worker.look_for_room();
+    assert_eq!(entries(&worker), 5);
+    assert!(
+        matches!(worker.shared.condition(), Health::MemoryOnly(reason) if reason.contains("full"))
+    );
+    worker.look_for_room();
+    assert_eq!(entries(&worker), 0);
+    assert_ne!(worker.shared.condition(), Health::Good, "it is open again, and nothing is written");
+    add_expiries(&mut worker, 0..3);
+    worker.look_for_room();
+    assert_eq!(entries(&worker), 3, "more would not help");
+    assert!(worker.shortage.is_on());
     FREE.store(1 << 39, Ordering::Relaxed);
-    thread.look_for_room();
-    assert!(!thread.shortage.is_on());
-    assert_eq!(thread.shared.condition(), Health::Good);
-    assert!(!recovered(&thread), "that is no fault");
+    worker.look_for_room();
+    assert!(!worker.shortage.is_on());
+    assert_eq!(worker.shared.condition(), Health::Good);
+    assert!(!recovered(&worker), "that is no fault");
 }

@@ -1,4 +1,4 @@
-//! What counts as damage, and what never does.
+//! The definition of damage.
 
 use std::fs;
 use std::path::Path;
@@ -12,25 +12,27 @@ fn at(seconds: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
-fn system(number: i32) -> io::Error {
+fn system_error(number: i32) -> io::Error {
     io::Error::from_raw_os_error(number)
 }
 
 #[test]
-fn what_the_system_refuses_is_no_damage_however_it_is_told() {
+fn a_system_error_is_no_damage_in_whatever_form_it_comes() {
     // EIO, EACCES, EMFILE, ENOSPC, EROFS, EDQUOT.
     for number in [5, 13, 24, 28, 30, 122] {
-        let again = sled::Error::Io(system(number)).clone();
-        let buried = sled::Error::ReportableBug(format!("a thread gave up: {}", system(number)));
-        let panic = catch_unwind(|| panic!("called `unwrap` on {:?}", system(number))).unwrap_err();
-        let told = [
-            Fault::from(system(number)),
-            Fault::from(sled::Error::Io(system(number))),
-            Fault::from(again),
-            Fault::from(buried),
-            Fault::of_panic(&*panic),
+        let cloned = sled::Error::Io(system_error(number)).clone();
+        let nested =
+            sled::Error::ReportableBug(format!("a thread gave up: {}", system_error(number)));
+        let panic =
+            catch_unwind(|| panic!("called `unwrap` on {:?}", system_error(number))).unwrap_err();
+        let faults = [
+            Fault::from(system_error(number)),
+            Fault::from(sled::Error::Io(system_error(number))),
+            Fault::from(cloned),
+            Fault::from(nested),
+            Fault::from_panic(&*panic),
         ];
-        for fault in told {
+        for fault in faults {
             assert!(matches!(fault, Fault::Unavailable(_)), "{number}: {fault:?}");
         }
     }
@@ -42,8 +44,8 @@ fn what_the_system_refuses_is_no_damage_however_it_is_told() {
         Fault::from(sled::Error::Corruption { at: None, bt: () }),
         Fault::from(sled::Error::ReportableBug("a segment of no kind".to_owned())),
         Fault::from(sled::Error::Unsupported("created with version 0.33".to_owned())),
-        Fault::of_panic(&*panic),
-        Fault::of_panic(&*silent),
+        Fault::from_panic(&*panic),
+        Fault::from_panic(&*silent),
     ];
     for fault in damage {
         assert!(matches!(fault, Fault::Damaged(_)), "{fault:?}");
@@ -71,39 +73,39 @@ async fn with_one_purge(dir: &Path) -> Generation {
 #[tokio::test]
 async fn a_state_that_cannot_be_opened_now_stays_where_it_is_and_is_used_later() {
     let dir = tempfile::tempdir().unwrap();
-    let purged = with_one_purge(dir.path()).await;
-    let (file, away) = (dir.path().join("db/db"), dir.path().join("away"));
-    // Rights do not bind every user who runs tests; a directory in the file's place stops all.
-    fs::rename(&file, &away).unwrap();
+    let generation = with_one_purge(dir.path()).await;
+    let (file, moved) = (dir.path().join("db/db"), dir.path().join("away"));
+    // Permissions do not restrict every user who runs tests; a directory in the file's place stops all.
+    fs::rename(&file, &moved).unwrap();
     fs::create_dir(&file).unwrap();
     let refused = StateDb::open(dir.path(), at(2)).err().expect("a directory is no file");
     assert!(matches!(refused, OpenError::Unavailable { .. }), "{refused}");
     assert!(refused.to_string().contains("left as it is"), "{refused}");
     fs::remove_dir(&file).unwrap();
-    fs::rename(&away, &file).unwrap();
+    fs::rename(&moved, &file).unwrap();
     let (_state, all) = StateDb::open(dir.path(), at(3)).unwrap();
-    assert_eq!(all.targets[&7], purged);
-    assert_eq!(all.all.hard, Epoch::at(at(1)), "it is the old one");
-    assert_eq!(names(dir.path()), ["db"], "nothing was put aside");
+    assert_eq!(all.targets[&7], generation);
+    assert_eq!(all.all.hard, Epoch::at(at(1)), "the old state was opened");
+    assert_eq!(names(dir.path()), ["db"], "nothing was set aside");
 }
 
 #[tokio::test]
-async fn what_an_open_on_a_full_disk_left_half_written_is_no_damage() {
+async fn a_half_written_snapshot_of_a_full_disk_is_no_damage() {
     let dir = tempfile::tempdir().unwrap();
-    let purged = with_one_purge(dir.path()).await;
+    let generation = with_one_purge(dir.path()).await;
     let left = dir.path().join("db/snap.7FFFFFFFFFFFFFFF.generating");
     for half in [&b""[..], b"half of a summary of a database"] {
         fs::write(&left, half).unwrap();
         let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
-        assert_eq!(all.targets[&7], purged);
+        assert_eq!(all.targets[&7], generation);
         state.close();
         assert!(!left.exists());
     }
-    assert_eq!(names(dir.path()), ["db"], "nothing was put aside");
+    assert_eq!(names(dir.path()), ["db"], "nothing was set aside");
 }
 
 #[test]
-fn without_room_no_database_is_touched() {
+fn without_free_space_no_database_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("room")).unwrap();
     let refused = StateDb::open(dir.path(), at(1)).err().expect("there is no room");
@@ -112,8 +114,8 @@ fn without_room_no_database_is_touched() {
 }
 
 #[tokio::test]
-async fn a_state_that_never_became_whole_is_made_anew_and_is_no_damage() {
-    for content in ["whole but for the mark", "cut", "nothing"] {
+async fn a_state_that_never_became_complete_is_recreated_and_no_damage() {
+    for content in ["complete but for the marker", "cut", "nothing"] {
         let dir = tempfile::tempdir().unwrap();
         with_one_purge(dir.path()).await;
         match content {
@@ -133,10 +135,10 @@ async fn a_state_that_never_became_whole_is_made_anew_and_is_no_damage() {
 }
 
 #[test]
-fn a_state_that_cannot_be_made_leaves_nothing_that_counts_as_one() {
+fn a_state_that_cannot_be_created_leaves_nothing_that_counts_as_one() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("db.unfinished")).unwrap();
-    let refused = StateDb::open(dir.path(), at(1)).err().expect("a directory is no mark");
+    let refused = StateDb::open(dir.path(), at(1)).err().expect("a directory is no marker");
     assert!(matches!(refused, OpenError::Unavailable { .. }), "{refused}");
     assert_eq!(names(dir.path()), ["db.unfinished"]);
     fs::remove_dir(dir.path().join("db.unfinished")).unwrap();

@@ -1,7 +1,7 @@
-//! The database of the state, and what is not on disk yet. What cannot be written, for want of room say, is
-//! kept here and written once it can be.
+//! The database of the state, and changes that are not on disk yet. A change that cannot be written, for
+//! example for lack of space, is kept here and written later.
 //!
-//! Owns: the open database, the order of writes. Never touches: who is told (`keeper`), what rows mean.
+//! Owns: the open database, the order of writes. Never touches: replies (`writer`), the meaning of rows.
 
 use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,32 +19,33 @@ use crate::store::state_db::{
 };
 use crate::telemetry::cost::UsageRow;
 
-/// How often givers are asked for rows: a crash loses so much of the ledger at most.
-const ASK_EVERY: Duration = Duration::from_millis(300);
+/// How often changed rows are collected: a crash loses at most so much of the costs.
+const COLLECT_EVERY: Duration = Duration::from_millis(300);
 
-/// How soon after the last time they are asked when a nudge came. Where encoding the rows takes long, the
+/// How soon after the last collection rows are collected after a nudge. If encoding the rows takes long, the
 /// pause grows with it: it takes a fifth of a processor at most.
 const SOON: Duration = Duration::from_millis(10);
 const SHARE: u32 = 5;
 
-/// How long a state that cannot be written is left in peace before it is tried again.
+/// Pause before a state that could not be written is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
 
-/// The database, and what is not in it yet.
+/// The database, and the changes that are not in it yet.
 pub(super) struct WriterState {
     dir: PathBuf,
     db: Database,
-    /// The targets that a generation is kept of.
+    /// Targets with a persisted generation.
     targets: HashSet<u128>,
     /// Whether generations of other targets are still to be removed from the database.
-    sweeps: bool,
-    /// Rows to be written, and rows that were written but may not be on disk yet. Their keys are those
-    /// of `targets` and of one answer of each of `watched`: they are bounded as those are.
+    sweep_needed: bool,
+    /// Rows to be written, and rows that were written but may not be on disk yet. Their keys are those of
+    /// `targets` and of one collection of each of `watched`: they are bounded as those are.
     unwritten: WriteBatch,
     unflushed: WriteBatch,
     pub(super) watched: Vec<(&'static [u8], Changed)>,
-    /// When those were asked last, how long that and writing took, and whether they are to be asked soon.
-    asked: Instant,
+    /// Time of the last collection, the duration of that and of writing, and whether the next one is due
+    /// soon.
+    collected_at: Instant,
     took: Duration,
     pub(super) nudged: bool,
 }
@@ -54,9 +55,9 @@ type WriteBatch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 enum Database {
     Open(sled::Db),
-    /// sled writes nothing more after a write that failed: it has to be opened again.
+    /// sled writes nothing more after a failed write: it has to be opened again.
     Lost {
-        why: String,
+        reason: String,
         tried: Instant,
     },
 }
@@ -67,17 +68,17 @@ impl WriterState {
             dir,
             db: Database::Open(db),
             targets: targets.collect(),
-            sweeps: false,
+            sweep_needed: false,
             unwritten: WriteBatch::new(),
             unflushed: WriteBatch::new(),
             watched: Vec::new(),
-            asked: monotonic(),
+            collected_at: monotonic(),
             took: Duration::ZERO,
             nudged: false,
         }
     }
 
-    /// The next command; `None`: it is time to ask for what has changed, or to try again.
+    /// The next command; `None`: changed rows are to be collected, or a write is to be retried.
     pub(super) fn next(&self, incoming: &Receiver<Command>) -> Result<Option<Command>, RecvError> {
         if self.watched.is_empty() && matches!(self.db, Database::Open(_)) {
             return incoming.recv().map(Some);
@@ -93,19 +94,19 @@ impl WriterState {
         let (every, since) = match &self.db {
             Database::Lost { tried, .. } => (RETRY_EVERY, *tried),
             Database::Open(_) if self.nudged => {
-                (self.took.saturating_mul(SHARE).clamp(SOON, ASK_EVERY), self.asked)
+                (self.took.saturating_mul(SHARE).clamp(SOON, COLLECT_EVERY), self.collected_at)
             }
-            Database::Open(_) => (ASK_EVERY, self.asked),
+            Database::Open(_) => (COLLECT_EVERY, self.collected_at),
         };
         every.saturating_sub(monotonic().saturating_duration_since(since))
     }
 
-    pub(super) fn keep(&mut self, Change { reach, generation }: Change) {
-        self.unwritten.insert(key(GENERATIONS, reach), Some(encode(generation)));
+    pub(super) fn keep(&mut self, Change { reach: scope, generation }: Change) {
+        self.unwritten.insert(key(GENERATIONS, scope), Some(encode(generation)));
         if let Some(superseded) = encode_superseded(generation) {
-            self.unwritten.insert(key(SUPERSEDED, reach), Some(superseded));
+            self.unwritten.insert(key(SUPERSEDED, scope), Some(superseded));
         }
-        if let PurgeScope::Target(target) = reach {
+        if let PurgeScope::Target(target) = scope {
             self.targets.insert(target);
         }
     }
@@ -117,7 +118,7 @@ impl WriterState {
                 self.unwritten.remove(&key);
                 self.unflushed.remove(&key);
             }
-            self.sweeps = true;
+            self.sweep_needed = true;
         }
         self.targets.clear();
         let latest = all.latest.raw().to_be_bytes().to_vec();
@@ -128,50 +129,51 @@ impl WriterState {
         }
     }
 
-    /// Writes what is to be written; with `settles`, or when it is time, also the rows that changed, and
-    /// all of it is on disk then. Nothing is lost by an error: it is written later.
-    pub(super) fn write(&mut self, settles: bool) -> Result<(), String> {
+    /// Writes all pending changes. With `flushes`, or when it is due, it also collects changed rows, and
+    /// everything is on disk afterwards. An error loses nothing: the changes are written later.
+    pub(super) fn write(&mut self, flushes: bool) -> Result<(), String> {
         let is_due = self.due_in().is_zero();
-        if let Database::Lost { why, tried } = &mut self.db {
+        if let Database::Lost { reason, tried } = &mut self.db {
             if !is_due {
-                return Err(why.clone());
+                return Err(reason.clone());
             }
             *tried = monotonic();
             self.open_again()?;
         }
         let Database::Open(db) = &self.db else { return Ok(()) };
         let db = db.clone();
-        let written = caught(|| self.write_to(&db, settles || is_due));
-        if let Err(why) = &written {
+        let written = caught(|| self.write_to(&db, flushes || is_due));
+        if let Err(reason) = &written {
             drop(db);
-            self.lose(why);
+            self.lose(reason);
         }
         written
     }
 
-    /// Has the next write try a database that was lost.
+    /// Makes the next write retry a lost database at once.
     pub(super) fn try_now(&mut self) {
         if let Database::Lost { tried, .. } = &mut self.db {
             *tried = tried.checked_sub(RETRY_EVERY).unwrap_or(*tried);
         }
     }
 
-    /// First what covers, then what is covered goes: whenever the process is cut, nothing comes back.
-    /// Givers of rows take those of the last time for kept when they are asked: what was lost comes first.
-    fn write_to(&mut self, db: &sled::Db, asks: bool) -> sled::Result<()> {
+    /// A covering generation is written before the covered ones are removed: no invalidated entry becomes
+    /// usable, whenever the process is killed. Sources of rows treat those of the last collection as
+    /// persisted when they are called again: changes left from a lost database are therefore written first.
+    fn write_to(&mut self, db: &sled::Db, collects: bool) -> sled::Result<()> {
         self.put(db)?;
-        if self.sweeps {
+        if self.sweep_needed {
             self.flush(db)?;
             self.sweep(db)?;
         }
-        if !asks {
+        if !collects {
             return Ok(());
         }
-        let begun = monotonic();
-        self.ask();
+        let started = monotonic();
+        self.collect();
         self.put(db)?;
-        self.asked = monotonic();
-        self.took = self.asked.saturating_duration_since(begun);
+        self.collected_at = monotonic();
+        self.took = self.collected_at.saturating_duration_since(started);
         if self.unflushed.is_empty() { Ok(()) } else { self.flush(db) }
     }
 
@@ -186,9 +188,9 @@ impl WriterState {
         Ok(())
     }
 
-    /// Takes the rows that changed. They are flushed before this asks again, and their givers rely on
-    /// that: it does not ask while there is no database.
-    fn ask(&mut self) {
+    /// Collects changed rows. They are flushed before the next collection, and their sources rely on that:
+    /// nothing is collected while there is no database.
+    fn collect(&mut self) {
         self.nudged = false;
         for (kind, changed) in &self.watched {
             for UsageRow { key, value } in changed() {
@@ -197,7 +199,7 @@ impl WriterState {
         }
     }
 
-    /// The number reaches the disk with or after what it counts, and before any of that goes.
+    /// The count reaches the disk with or after the rows that it counts, and before any of them is removed.
     fn flush(&mut self, db: &sled::Db) -> sled::Result<()> {
         let least = u32::try_from(self.targets.len()).unwrap_or(u32::MAX);
         db.insert(LEAST_KEY, &least.to_be_bytes())?;
@@ -216,13 +218,13 @@ impl WriterState {
                 }
             }
         }
-        self.sweeps = false;
+        self.sweep_needed = false;
         db.flush().map(drop)
     }
 
-    /// What was written but not flushed may be lost with the database: it is to be written again.
-    fn lose(&mut self, why: &str) {
-        let lost = Database::Lost { why: why.to_owned(), tried: monotonic() };
+    /// A write that was not flushed may be lost with the database: it is to be written again.
+    fn lose(&mut self, reason: &str) {
+        let lost = Database::Lost { reason: reason.to_owned(), tried: monotonic() };
         if let Database::Open(db) = std::mem::replace(&mut self.db, lost) {
             // sled waits for threads of its own there, which a failure may have ended.
             let closing = thread::Builder::new().name("larder-state-end".to_owned());
@@ -232,12 +234,12 @@ impl WriterState {
         }
         self.unflushed.append(&mut self.unwritten);
         std::mem::swap(&mut self.unflushed, &mut self.unwritten);
-        self.sweeps = true;
+        self.sweep_needed = true;
     }
 
     fn open_again(&mut self) -> Result<(), String> {
         let opened = again(&self.dir).map_err(|fault| match fault {
-            Fault::Damaged(why) | Fault::Unavailable(why) => why,
+            Fault::Damaged(reason) | Fault::Unavailable(reason) => reason,
         });
         match opened {
             Ok(db) => {
@@ -245,8 +247,8 @@ impl WriterState {
                 Ok(())
             }
             Err(new) => {
-                if let Database::Lost { why, .. } = &mut self.db {
-                    why.clone_from(&new);
+                if let Database::Lost { reason, .. } = &mut self.db {
+                    reason.clone_from(&new);
                 }
                 Err(new)
             }
@@ -257,7 +259,7 @@ impl WriterState {
 fn caught(act: impl FnOnce() -> sled::Result<()>) -> Result<(), String> {
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(done) => done.map_err(|error| error.to_string()),
-        Err(_panic) => Err("the database gave up".to_owned()),
+        Err(_panic) => Err("the database panicked".to_owned()),
     }
 }
 

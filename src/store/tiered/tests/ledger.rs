@@ -1,4 +1,4 @@
-//! What was spent, over restarts, from one larder to the next, and under damage.
+//! Costs across restarts, from one larder to the next, and under damage.
 #![expect(clippy::float_cmp, reason = "whole credits are exact")]
 
 use std::fs;
@@ -14,8 +14,8 @@ fn noon() -> SystemTime {
     SystemTime::UNIX_EPOCH + NOON
 }
 
-/// A store in `dir` that keeps what `account` counts.
-fn beside(dir: &Path, account: &Arc<Telemetry>) -> Arc<TieredStore> {
+/// A store in `dir` that persists the costs of `telemetry`.
+fn open_with_costs(dir: &Path, telemetry: &Arc<Telemetry>) -> Arc<TieredStore> {
     let settings = Settings {
         path: dir.to_owned(),
         memory: 1 << 20,
@@ -24,33 +24,33 @@ fn beside(dir: &Path, account: &Arc<Telemetry>) -> Arc<TieredStore> {
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    TieredStore::open(settings, Clock::by_hand(noon()), account)
+    TieredStore::open(settings, Clock::by_hand(noon()), telemetry)
 }
 
-fn spend(account: &Telemetry, credits: f64, now: SystemTime) {
-    account.ledger().spend("coins", credits, now);
+fn spend(telemetry: &Telemetry, credits: f64, now: SystemTime) {
+    telemetry.ledger().spend("coins", credits, now);
 }
 
-fn used(account: &Telemetry, period: Period, now: SystemTime) -> f64 {
+fn used(telemetry: &Telemetry, period: Period, now: SystemTime) -> f64 {
     let budget =
         CostBudget { credits: 100.0, period, warn_at: 1.0, at_limit: OverBudgetAction::Warn };
-    account.ledger().standing("coins", &budget, now).used
+    telemetry.ledger().standing("coins", &budget, now).used
 }
 
 #[tokio::test]
-async fn what_was_spent_is_known_when_the_next_larder_starts() {
+async fn the_next_larder_starts_with_the_costs_of_the_last() {
     let dir = tempfile::tempdir().unwrap();
     let before = Telemetry::new(&[], &[]);
-    let first = beside(dir.path(), &before);
+    let first = open_with_costs(dir.path(), &before);
     spend(&before, 3.0, noon() - DAY);
     spend(&before, 4.0, noon());
     first.release().await;
     drop(first);
     let after = Telemetry::new(&[], &[]);
-    let second = beside(dir.path(), &after);
+    let second = open_with_costs(dir.path(), &after);
     assert_eq!(used(&after, Period::Day, noon()), 4.0);
     assert_eq!(used(&after, Period::Month, noon()), 7.0);
-    // Into the next month, and back by a clock that was set back.
+    // Into the next month, and back because the clock was set back.
     let february = noon() + 2 * DAY;
     assert_eq!(used(&after, Period::Month, february), 0.0);
     spend(&after, 1.0, february);
@@ -58,24 +58,24 @@ async fn what_was_spent_is_known_when_the_next_larder_starts() {
     second.release().await;
     drop(second);
     let last = Telemetry::new(&[], &[]);
-    let third = beside(dir.path(), &last);
+    let third = open_with_costs(dir.path(), &last);
     assert_eq!(used(&last, Period::Month, noon()), 8.0);
     assert_eq!(used(&last, Period::Month, february), 1.0);
     third.release().await;
 }
 
-/// While one takes over from the other each counts its own calls; once the first has let go, the second
-/// knows all that the first had counted by then.
+/// While one larder takes over from the other each counts its own calls; once the first has released the
+/// store, the second has the counts of the first as well.
 #[tokio::test]
-async fn a_larder_that_takes_over_adds_what_the_other_spent_and_counts_nothing_twice() {
+async fn a_larder_that_takes_over_adds_the_costs_of_the_other_once() {
     let dir = tempfile::tempdir().unwrap();
     let (before, after) = (Telemetry::new(&[], &[]), Telemetry::new(&[], &[]));
-    let first = beside(dir.path(), &before);
+    let first = open_with_costs(dir.path(), &before);
     spend(&before, 3.0, noon());
-    let second = beside(dir.path(), &after);
+    let second = open_with_costs(dir.path(), &after);
     spend(&after, 10.0, noon());
     spend(&before, 4.0, noon());
-    assert_eq!(used(&after, Period::Month, noon()), 10.0, "its own, until then");
+    assert_eq!(used(&after, Period::Month, noon()), 10.0, "only its own until then");
     put(&first, "/there", "x");
     first.release().await;
     opened(&second, "/there").await;
@@ -83,29 +83,29 @@ async fn a_larder_that_takes_over_adds_what_the_other_spent_and_counts_nothing_t
     second.release().await;
     drop((first, second));
     let last = Telemetry::new(&[], &[]);
-    let third = beside(dir.path(), &last);
+    let third = open_with_costs(dir.path(), &last);
     assert_eq!(used(&last, Period::Month, noon()), 17.0, "both were written back");
     third.release().await;
 }
 
 #[tokio::test]
-async fn of_a_damaged_state_only_what_is_spent_from_then_on_is_known() {
+async fn after_damage_of_the_state_only_later_costs_are_known() {
     let dir = tempfile::tempdir().unwrap();
     let before = Telemetry::new(&[], &[]);
-    let first = beside(dir.path(), &before);
+    let first = open_with_costs(dir.path(), &before);
     spend(&before, 3.0, noon());
     first.release().await;
     drop(first);
     fs::write(dir.path().join("state/db/db"), vec![0x5a; 1 << 20]).unwrap();
     let after = Telemetry::new(&[], &[]);
-    let second = beside(dir.path(), &after);
+    let second = open_with_costs(dir.path(), &after);
     assert_eq!(second.condition(), Health::Good);
     assert_eq!(used(&after, Period::Month, noon()), 0.0);
     spend(&after, 4.0, noon());
     second.release().await;
     drop(second);
     let last = Telemetry::new(&[], &[]);
-    let third = beside(dir.path(), &last);
+    let third = open_with_costs(dir.path(), &last);
     assert_eq!(used(&last, Period::Month, noon()), 4.0);
     third.release().await;
 }

@@ -1,49 +1,49 @@
-//! Answers that never reach the disk leave no older version there that could come back.
+//! Responses that are never written to disk: an older version there must not come back.
 
 use std::sync::mpsc;
 
 use super::*;
 
-/// What is there after a restart in order.
-async fn after_a_restart(dir: &Path, tiers: Arc<TieredStore>, path: &str) -> Option<Bytes> {
-    tiers.release().await;
-    drop(tiers);
+/// The body found after a clean restart.
+async fn after_a_restart(dir: &Path, store: Arc<TieredStore>, path: &str) -> Option<Bytes> {
+    store.release().await;
+    drop(store);
     let next = open(dir);
     opened_disk(&next).await;
     found(&next, path).await.map(|stored| stored.body.clone())
 }
 
-async fn flushed(tiers: &TieredStore) {
-    tiers.deep.load_full().expect("the store is open").disk.flush().await;
+async fn flushed(store: &TieredStore) {
+    store.deep.load_full().expect("the store is open").disk.flush().await;
 }
 
 #[tokio::test]
-async fn what_finds_no_room_in_the_queue_leaves_nothing_older_on_disk() {
+async fn a_response_dropped_by_a_full_queue_leaves_no_older_one_on_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let tiers = open(dir.path());
-    opened_disk(&tiers).await;
-    put(&tiers, "/x", "v1");
-    put(&tiers, "/other", "v1");
-    flushed(&tiers).await;
-    // More waits than may.
-    let (go, wait) = mpsc::channel();
-    tiers.stall(wait);
+    let store = open(dir.path());
+    opened_disk(&store).await;
+    put(&store, "/x", "v1");
+    put(&store, "/other", "v1");
+    flushed(&store).await;
+    // More puts than fit the queue.
+    let (resume, stalled) = mpsc::channel();
+    store.stall(stalled);
     for n in 0..40 {
-        put(&tiers, &format!("/large/{n}"), vec![7; 1 << 20]);
+        put(&store, &format!("/large/{n}"), vec![7; 1 << 20]);
     }
-    put(&tiers, "/x", vec![2; 1 << 20]);
-    let seen = found(&tiers, "/x").await.expect("memory has it");
+    put(&store, "/x", vec![2; 1 << 20]);
+    let seen = found(&store, "/x").await.expect("memory has it");
     assert_eq!(seen.body.len(), 1 << 20);
-    drop(go);
-    flushed(&tiers).await;
-    assert_eq!(after_a_restart(dir.path(), tiers, "/x").await, None);
+    drop(resume);
+    flushed(&store).await;
+    assert_eq!(after_a_restart(dir.path(), store, "/x").await, None);
     let next = open(dir.path());
     opened_disk(&next).await;
-    assert!(found(&next, "/other").await.is_some(), "it costs nobody else a hit");
+    assert!(found(&next, "/other").await.is_some(), "other entries are not affected");
 }
 
 #[tokio::test]
-async fn what_is_kept_while_another_larder_holds_the_disk_is_on_it_afterwards() {
+async fn responses_stored_before_the_disk_is_free_are_on_it_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
     opened_disk(&first).await;
@@ -61,64 +61,64 @@ async fn what_is_kept_while_another_larder_holds_the_disk_is_on_it_afterwards() 
     assert_eq!(after_a_restart(dir.path(), second, "/x").await, Some("v2".into()));
 }
 
-/// The database fails, and the process ends before it can be asked again.
+/// The database fails, and the process ends before it works again.
 #[tokio::test]
-async fn what_is_kept_while_the_disk_is_out_of_order_leaves_nothing_older_on_it() {
+async fn a_response_stored_during_a_disk_fault_leaves_no_older_one() {
     let dir = tempfile::tempdir().unwrap();
-    let tiers = open(dir.path());
-    opened_disk(&tiers).await;
-    put(&tiers, "/x", "v1");
-    flushed(&tiers).await;
-    let deep = tiers.deep.load_full().unwrap();
-    deep.disk.close().await;
-    put(&tiers, "/x", "v2");
-    deep.state.flush().await.unwrap();
-    drop(deep);
-    assert_eq!(after_a_restart(dir.path(), tiers, "/x").await, None);
+    let store = open(dir.path());
+    opened_disk(&store).await;
+    put(&store, "/x", "v1");
+    flushed(&store).await;
+    let disk_tier = store.deep.load_full().unwrap();
+    disk_tier.disk.close().await;
+    put(&store, "/x", "v2");
+    disk_tier.state.flush().await.unwrap();
+    drop(disk_tier);
+    assert_eq!(after_a_restart(dir.path(), store, "/x").await, None);
 }
 
-/// Memory may let go of it before that.
+/// Memory may have evicted the response before it is written.
 #[tokio::test]
-async fn what_waits_to_be_written_is_found_before_what_it_replaces() {
+async fn a_pending_write_is_found_before_the_entry_it_replaces() {
     let dir = tempfile::tempdir().unwrap();
-    let tiers = open(dir.path());
-    opened_disk(&tiers).await;
-    put(&tiers, "/x", "v1");
-    flushed(&tiers).await;
-    let (go, wait) = mpsc::channel();
-    tiers.stall(wait);
-    put(&tiers, "/x", "v2");
-    tiers.memory.clear();
-    assert_eq!(found(&tiers, "/x").await.expect("it waits").body, "v2");
-    drop(go);
-    flushed(&tiers).await;
-    tiers.memory.clear();
-    assert_eq!(found(&tiers, "/x").await.expect("it is on disk").body, "v2");
+    let store = open(dir.path());
+    opened_disk(&store).await;
+    put(&store, "/x", "v1");
+    flushed(&store).await;
+    let (resume, stalled) = mpsc::channel();
+    store.stall(stalled);
+    put(&store, "/x", "v2");
+    store.memory.clear();
+    assert_eq!(found(&store, "/x").await.expect("it waits").body, "v2");
+    drop(resume);
+    flushed(&store).await;
+    store.memory.clear();
+    assert_eq!(found(&store, "/x").await.expect("it is on disk").body, "v2");
 }
 
-/// It is neither on disk yet nor the one to keep.
+/// The older one is neither on disk yet nor the newest.
 #[tokio::test]
-async fn what_finds_no_room_behind_its_predecessor_leaves_nothing_of_that() {
+async fn a_dropped_response_also_removes_its_queued_predecessor() {
     let dir = tempfile::tempdir().unwrap();
-    let tiers = open(dir.path());
-    opened_disk(&tiers).await;
-    let (go, wait) = mpsc::channel();
-    tiers.stall(wait);
-    put(&tiers, "/x", "v1");
+    let store = open(dir.path());
+    opened_disk(&store).await;
+    let (resume, stalled) = mpsc::channel();
+    store.stall(stalled);
+    put(&store, "/x", "v1");
     for n in 0..40 {
-        put(&tiers, &format!("/large/{n}"), vec![7; 1 << 20]);
+        put(&store, &format!("/large/{n}"), vec![7; 1 << 20]);
     }
-    put(&tiers, "/x", vec![2; 1 << 20]);
-    drop(go);
-    flushed(&tiers).await;
-    tiers.memory.clear();
-    assert!(found(&tiers, "/x").await.is_none());
-    assert_eq!(after_a_restart(dir.path(), tiers, "/x").await, None);
+    put(&store, "/x", vec![2; 1 << 20]);
+    drop(resume);
+    flushed(&store).await;
+    store.memory.clear();
+    assert!(found(&store, "/x").await.is_none());
+    assert_eq!(after_a_restart(dir.path(), store, "/x").await, None);
 }
 
-/// Nobody has to look for anything.
+/// This happens without any lookup.
 #[tokio::test]
-async fn what_was_kept_while_another_larder_held_the_disk_is_written_as_soon_as_it_is_open() {
+async fn responses_stored_before_the_disk_is_free_are_written_on_open() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
     opened_disk(&first).await;
@@ -136,17 +136,17 @@ async fn what_was_kept_while_another_larder_held_the_disk_is_written_as_soon_as_
 }
 
 #[tokio::test]
-async fn a_soft_purge_of_everything_does_not_make_an_unknowing_disk_trusted() {
+async fn after_a_disk_fault_a_soft_purge_does_not_make_the_disk_usable() {
     let dir = tempfile::tempdir().unwrap();
-    let tiers = open(dir.path());
-    opened_disk(&tiers).await;
-    put(&tiers, "/x", "v1");
-    flushed(&tiers).await;
-    let deep = tiers.deep.load_full().unwrap();
-    deep.disk.close().await;
-    put(&tiers, "/x", "v2");
-    tiers.invalidate(PurgeScope::All, PurgeKind::Soft);
-    deep.state.flush().await.unwrap();
-    drop(deep);
-    assert_eq!(after_a_restart(dir.path(), tiers, "/x").await, None);
+    let store = open(dir.path());
+    opened_disk(&store).await;
+    put(&store, "/x", "v1");
+    flushed(&store).await;
+    let disk_tier = store.deep.load_full().unwrap();
+    disk_tier.disk.close().await;
+    put(&store, "/x", "v2");
+    store.invalidate(PurgeScope::All, PurgeKind::Soft);
+    disk_tier.state.flush().await.unwrap();
+    drop(disk_tier);
+    assert_eq!(after_a_restart(dir.path(), store, "/x").await, None);
 }

@@ -1,10 +1,10 @@
-//! Limits as they are kept: bytes to bytes.
+//! The encoding of stored limits.
 //!
-//! Owns: their form, and how old a row is by a clock that may have been set. A later larder may add to a
-//! value's end, never change what is before. Never touches: where rows are kept (`store::state`).
+//! Owns: the encoding, and the age of a row when the clock may have been set. A later version may append to a
+//! value, but never change its existing part. Never touches: where rows are stored (`store::state_db`).
 //!
-//! A row has a date, and its content has ages as of that date. A clock that was set back makes a row
-//! young: no limit lasts longer than its own length.
+//! A row has a date, and its content has ages relative to that date. If the clock was set back, the row
+//! counts as new: no limit lasts longer than its own length.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -16,13 +16,13 @@ use crate::upstream::cooldown::{self, CooldownScope};
 use crate::upstream::rate_limiter;
 use crate::upstream::rejection::RejectReason;
 
-/// No hold lasts longer, whatever a row says: the longest that an origin's word is believed.
+/// The maximum length of a restored cooldown: the longest `Retry-After` that is accepted.
 const LONGEST_HOLD: Duration = Duration::from_secs(32 * 86_400);
 
-/// The upstream that a row belongs to, and the row's kind.
+/// The upstream that a row belongs to, and the kind of the row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct RowKey {
-    /// Whether the name is that of a configured upstream; else it is a host and port.
+    /// Whether the name is that of a configured upstream. Otherwise it is a host and port.
     pub(super) configured: bool,
     pub(super) name: Arc<str>,
     pub(super) what: RowKind,
@@ -35,11 +35,11 @@ pub(super) enum RowKind {
     Window(u128),
     /// The count of the ban guard.
     Guard,
-    /// The firm holds.
+    /// The firm cooldowns.
     Holds,
 }
 
-/// Firm holds, and the calls that belong to a bucket which is held.
+/// Firm cooldowns, and the shapes of the calls that belong to their buckets.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct SavedCooldowns {
     pub(super) all: Vec<cooldown::SavedCooldown>,
@@ -48,12 +48,12 @@ pub(super) struct SavedCooldowns {
 
 impl RowKey {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let what = match self.what {
+        let kind = match self.what {
             RowKind::Window(_) => b'w',
             RowKind::Guard => b'g',
             RowKind::Holds => b'h',
         };
-        let mut key = vec![what, u8::from(self.configured)];
+        let mut key = vec![kind, u8::from(self.configured)];
         key.extend_from_slice(self.name.as_bytes());
         if let RowKind::Window(credential) = self.what {
             key.extend_from_slice(&credential.to_be_bytes());
@@ -62,8 +62,8 @@ impl RowKey {
     }
 
     pub(super) fn decode(key: &[u8]) -> Option<Self> {
-        let ([what, configured], rest) = key.split_first_chunk()?;
-        let (name, what) = match what {
+        let ([kind, configured], rest) = key.split_first_chunk()?;
+        let (name, kind) = match kind {
             b'w' => {
                 let (name, credential) = rest.split_last_chunk()?;
                 (name, RowKind::Window(u128::from_be_bytes(*credential)))
@@ -73,11 +73,11 @@ impl RowKey {
             _ => return None,
         };
         let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
-        Some(Self { configured: *configured == 1, name: name.into(), what })
+        Some(Self { configured: *configured == 1, name: name.into(), what: kind })
     }
 }
 
-/// A row's date and numbers, as they are written.
+/// Encodes the date and the numbers of a row.
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -109,15 +109,15 @@ impl Writer {
     }
 }
 
-/// The same as they are read.
+/// Decodes the date and the numbers of a row.
 struct Reader<'a> {
     rest: &'a [u8],
-    /// How long ago the row was written.
+    /// The age of the row.
     age: Duration,
 }
 
 impl<'a> Reader<'a> {
-    /// A row that was written later than now is new: the clock was set back.
+    /// A row with a later date than now counts as new: the clock was set back.
     fn at(row: &'a [u8], now: SystemTime) -> Option<Self> {
         let mut reader = Self { rest: row, age: Duration::ZERO };
         let written = SystemTime::UNIX_EPOCH.checked_add(reader.time()?)?;
@@ -141,7 +141,8 @@ impl<'a> Reader<'a> {
         Some(u128::from_be_bytes(*number))
     }
 
-    /// How many follow, each of this many bytes at least: the number in a damaged row takes no memory.
+    /// The number of items that follow, each of at least `each` bytes. A damaged row cannot allocate much
+    /// memory.
     fn count(&mut self, each: usize) -> Option<usize> {
         let count = usize::try_from(self.number()?).ok()?;
         (count.checked_mul(each)? <= self.rest.len()).then_some(count)
@@ -160,13 +161,13 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn window(kept: &rate_limiter::Kept, now: SystemTime) -> Vec<u8> {
+pub(super) fn window(saved: &rate_limiter::Kept, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
-    row.number(kept.rate.count.into());
-    row.time(kept.rate.per);
-    row.number(kept.ahead);
-    row.count(kept.sent.len());
-    for (age, calls) in &kept.sent {
+    row.number(saved.rate.count.into());
+    row.time(saved.rate.per);
+    row.number(saved.ahead);
+    row.count(saved.sent.len());
+    for (age, calls) in &saved.sent {
         row.time(*age);
         row.number(*calls);
     }
@@ -182,11 +183,11 @@ pub(super) fn read_window(row: &[u8], now: SystemTime) -> Option<rate_limiter::K
     Some(rate_limiter::Kept { rate, sent, ahead }.aged(row.age))
 }
 
-pub(super) fn guard(kept: &ban_guard::SavedBanGuard, now: SystemTime) -> Vec<u8> {
+pub(super) fn guard(saved: &ban_guard::SavedBanGuard, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
-    row.time(kept.for_long);
-    row.count(kept.pieces.len());
-    for (age, count) in &kept.pieces {
+    row.time(saved.for_long);
+    row.count(saved.pieces.len());
+    for (age, count) in &saved.pieces {
         row.time(*age);
         row.number(*count);
     }
@@ -209,19 +210,19 @@ fn pairs(row: &mut Reader<'_>) -> Option<Vec<(Duration, u64)>> {
     (0..count).map(|_| Some((row.time()?, row.number()?))).collect()
 }
 
-pub(super) fn holds(kept: &SavedCooldowns, now: SystemTime) -> Vec<u8> {
+pub(super) fn holds(saved: &SavedCooldowns, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
-    row.count(kept.all.len());
-    for one in &kept.all {
-        let (kind, id) = reach(one.reach);
+    row.count(saved.all.len());
+    for one in &saved.all {
+        let (kind, id) = encode_scope(one.reach);
         row.number(kind);
         row.wide(id);
         row.time(one.left);
-        row.number(cause(one.cause));
+        row.number(encode_reason(one.cause));
         row.number(one.times.into());
     }
-    row.count(kept.shapes.len());
-    for (shape, bucket) in &kept.shapes {
+    row.count(saved.shapes.len());
+    for (shape, bucket) in &saved.shapes {
         row.number(*shape);
         row.number(bucket.per_resource.into());
         row.text(&bucket.name);
@@ -229,28 +230,33 @@ pub(super) fn holds(kept: &SavedCooldowns, now: SystemTime) -> Vec<u8> {
     row.0
 }
 
-/// Those that are not over. A hold of a kind or cause that this larder does not know is left out.
+/// The cooldowns that are not over. Those with an unknown scope or reason are left out.
 pub(super) fn read_holds(row: &[u8], now: SystemTime) -> Option<SavedCooldowns> {
     let mut row = Reader::at(row, now)?;
-    let mut holds = SavedCooldowns::default();
+    let mut cooldowns = SavedCooldowns::default();
     for _ in 0..row.count(48)? {
-        let known = known_reach(row.number()?, row.wide()?);
+        let scope = decode_scope(row.number()?, row.wide()?);
         let left = row.time()?.min(LONGEST_HOLD).saturating_sub(row.age);
-        let cause = known_cause(row.number()?);
+        let reason = decode_reason(row.number()?);
         let times = u32::try_from(row.number()?).unwrap_or(u32::MAX);
-        if let (Some(reach), Some(cause), false) = (known, cause, left.is_zero()) {
-            holds.all.push(cooldown::SavedCooldown { reach, left, cause, times });
+        if let (Some(scope), Some(reason), false) = (scope, reason, left.is_zero()) {
+            cooldowns.all.push(cooldown::SavedCooldown {
+                reach: scope,
+                left,
+                cause: reason,
+                times,
+            });
         }
     }
     for _ in 0..row.count(24)? {
         let (shape, per_resource) = (row.number()?, row.number()? == 1);
-        holds.shapes.push((shape, Bucket { name: row.text()?.into(), per_resource }));
+        cooldowns.shapes.push((shape, Bucket { name: row.text()?.into(), per_resource }));
     }
-    Some(holds)
+    Some(cooldowns)
 }
 
-fn reach(reach: CooldownScope) -> (u64, u128) {
-    match reach {
+fn encode_scope(scope: CooldownScope) -> (u64, u128) {
+    match scope {
         CooldownScope::Upstream => (0, 0),
         CooldownScope::Origin(id) => (1, id.into()),
         CooldownScope::Credential(id) => (2, id),
@@ -261,7 +267,7 @@ fn reach(reach: CooldownScope) -> (u64, u128) {
     }
 }
 
-fn known_reach(kind: u64, id: u128) -> Option<CooldownScope> {
+fn decode_scope(kind: u64, id: u128) -> Option<CooldownScope> {
     Some(match kind {
         0 => CooldownScope::Upstream,
         1 => CooldownScope::Origin(u64::try_from(id).ok()?),
@@ -274,7 +280,7 @@ fn known_reach(kind: u64, id: u128) -> Option<CooldownScope> {
     })
 }
 
-/// By their places, which never change.
+/// The stored number of a reason is its index, which never changes.
 const CAUSES: [RejectReason; 7] = [
     RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)),
     RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)),
@@ -285,11 +291,11 @@ const CAUSES: [RejectReason; 7] = [
     RejectReason::InvalidRequests,
 ];
 
-fn cause(cause: RejectReason) -> u64 {
-    CAUSES.iter().position(|known| *known == cause).map_or(u64::MAX, |place| place as u64)
+fn encode_reason(reason: RejectReason) -> u64 {
+    CAUSES.iter().position(|known| *known == reason).map_or(u64::MAX, |place| place as u64)
 }
 
-fn known_cause(place: u64) -> Option<RejectReason> {
+fn decode_reason(place: u64) -> Option<RejectReason> {
     CAUSES.get(usize::try_from(place).ok()?).copied()
 }
 

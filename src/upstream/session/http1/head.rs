@@ -1,6 +1,6 @@
-//! Heads of HTTP/1 as they are written to origins and read from them.
+//! Writes HTTP/1 request heads to origins and parses their response heads.
 //!
-//! Owns: what is no head of an answer, and how an answer's body is framed (RFC 9112 §4 to §6, §9.3).
+//! Owns: which response heads are invalid, and how a response body is framed (RFC 9112 §4 to §6, §9.3).
 //! Never touches: connections.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -16,7 +16,7 @@ use crate::upstream::session::{
     is_within_bounds, length,
 };
 
-/// The head of a request.
+/// Serialises the head of a request.
 pub(super) fn head(request: &OutgoingRequest) -> Bytes {
     let mut out = BytesMut::with_capacity(512);
     out.put_slice(request.method.as_str().as_bytes());
@@ -48,18 +48,18 @@ pub(super) fn head(request: &OutgoingRequest) -> Bytes {
     out.freeze()
 }
 
-/// Methods whose request says that it has no body (RFC 9110 §8.6).
+/// Methods for which a request without a body has `Content-Length: 0` (RFC 9110 §8.6).
 fn expects_a_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
-/// Where the head ends; `None`: it has not all come. `scanned`: where the first line begins that has
-/// not been looked at, for the next time.
+/// The offset of the end of the head; `None`: the head is incomplete. `scanned` is the offset of the first
+/// line that has not been examined; the next call continues there.
 pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize>, SessionError> {
     while let Some(feed) = input.get(*scanned..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
         let line = input.get(*scanned..*scanned + feed).unwrap_or_default();
         *scanned += feed + 1;
-        // An empty line in front is no end of a head.
+        // A leading empty line does not end a head.
         if (line.is_empty() || line == b"\r") && *scanned > 2 {
             return Ok(Some(*scanned));
         }
@@ -98,17 +98,17 @@ pub(super) fn read_head(raw: &Bytes) -> Result<UpstreamHead, SessionError> {
     Ok(UpstreamHead { status, version, headers, spelling, framing, ended: false })
 }
 
-/// RFC 9112 §6.3. Larder announces no coding (`TE`), so chunked alone may come, and to HTTP/1.1
-/// alone; a length beside it is two readings.
+/// RFC 9112 §6.3. Larder sends no `TE` with codings, so only `chunked` is allowed, and only with HTTP/1.1. A
+/// length in addition is ambiguous.
 pub(super) fn framing(head: &UpstreamHead, method: &Method) -> Result<BodyFraming, SessionError> {
     let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
-    let (coding, more) = (codings.next(), codings.next().is_some());
+    let (coding, repeated) = (codings.next(), codings.next().is_some());
     let length = length(&head.headers)?;
     let chunked = match coding {
         None => false,
         Some(coding) => {
             let chunked = coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked");
-            if !chunked || more || length.is_some() || head.version != Version::HTTP_11 {
+            if !chunked || repeated || length.is_some() || head.version != Version::HTTP_11 {
                 return Err(SessionError::Protocol);
             }
             true
@@ -124,8 +124,8 @@ pub(super) fn framing(head: &UpstreamHead, method: &Method) -> Result<BodyFramin
     })
 }
 
-/// Whether the head says that a body follows where none may (RFC 9112 §6.1, §6.2): the answer ends with
-/// it, and what an origin that means it sends behind it is not taken for the next answer.
+/// Whether the head declares a body where none is allowed (RFC 9112 §6.1, §6.2). The response ends with its
+/// head, and bytes that the origin still sends must not be taken for the next response.
 pub(super) fn is_misframed(head: &UpstreamHead) -> bool {
     let coded = head.headers.contains_key(TRANSFER_ENCODING);
     let long = head.headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0");
@@ -136,11 +136,11 @@ pub(super) fn is_misframed(head: &UpstreamHead) -> bool {
     }
 }
 
-/// RFC 9112 §9.3.
+/// Whether the connection persists after this response (RFC 9112 §9.3).
 pub(super) fn persists(head: &UpstreamHead) -> bool {
     let mut options = field_list::members(head.headers.get_all(CONNECTION)).peekable();
-    let named = options.peek().is_some();
-    let mut keeps = head.version == Version::HTTP_11 || named;
+    let has_options = options.peek().is_some();
+    let mut keeps = head.version == Version::HTTP_11 || has_options;
     for option in options {
         let keep_alive = option.eq_ignore_ascii_case(b"keep-alive");
         keeps &= !option.eq_ignore_ascii_case(b"close");

@@ -1,4 +1,4 @@
-//! What cannot be written for a while is on disk once it can be.
+//! Changes that cannot be written for a while are on disk once they can be.
 
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::store::generations::{Epoch, Generation};
 use crate::store::state_db::StateDb;
-use crate::store::state_db::writer::note;
+use crate::store::state_db::writer::record_outcome;
 
 fn opened(dir: &Path) -> WriterState {
     StateDb::open(dir, SystemTime::UNIX_EPOCH).unwrap().0.close();
@@ -33,77 +33,77 @@ fn targets(dir: &Path) -> Vec<u128> {
 }
 
 #[test]
-fn what_failed_and_what_came_meanwhile_is_written_once_there_is_room() {
+fn failed_and_later_changes_are_written_once_there_is_space() {
     let dir = tempfile::tempdir().unwrap();
-    let mut kept = opened(dir.path());
-    kept.keep(change(1));
-    kept.write(true).unwrap();
-    kept.keep(change(2));
-    kept.write(false).unwrap();
-    kept.lose("no room");
-    kept.keep(change(3));
-    let told = kept.write(true);
-    assert_eq!(told, Err("no room".to_owned()), "it is not tried again at once");
-    // No room: not even for this file.
+    let mut state = opened(dir.path());
+    state.keep(change(1));
+    state.write(true).unwrap();
+    state.keep(change(2));
+    state.write(false).unwrap();
+    state.lose("no room");
+    state.keep(change(3));
+    let result = state.write(true);
+    assert_eq!(result, Err("no room".to_owned()), "it is not tried again at once");
+    // No space: not even for this file.
     fs::create_dir(dir.path().join("room")).unwrap();
-    kept.try_now();
-    assert!(kept.write(true).unwrap_err().contains("directory"));
+    state.try_now();
+    assert!(state.write(true).unwrap_err().contains("directory"));
     fs::remove_dir(dir.path().join("room")).unwrap();
-    kept.try_now();
-    kept.write(true).unwrap();
-    kept.keep(change(4));
-    kept.write(true).unwrap();
-    drop(kept);
+    state.try_now();
+    state.write(true).unwrap();
+    state.keep(change(4));
+    state.write(true).unwrap();
+    drop(state);
     assert_eq!(targets(dir.path()), [1, 2, 3, 4]);
 }
 
 #[test]
-fn what_was_forgotten_while_nothing_could_be_written_does_not_come_back() {
+fn targets_removed_during_a_write_failure_do_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
-    let mut kept = opened(dir.path());
-    kept.keep(change(1));
-    kept.keep(change(2));
-    kept.write(true).unwrap();
-    kept.keep(change(3));
-    kept.lose("no room");
-    kept.replace(&Snapshot { targets: [(2, change(2).generation)].into(), ..Snapshot::default() });
-    assert_eq!(kept.unwritten.len(), 3, "no more than what is kept, and the newest mark");
-    kept.keep(change(4));
-    kept.try_now();
-    kept.write(true).unwrap();
-    drop(kept);
+    let mut state = opened(dir.path());
+    state.keep(change(1));
+    state.keep(change(2));
+    state.write(true).unwrap();
+    state.keep(change(3));
+    state.lose("no room");
+    state.replace(&Snapshot { targets: [(2, change(2).generation)].into(), ..Snapshot::default() });
+    assert_eq!(state.unwritten.len(), 3, "only the remaining rows, and the newest epoch");
+    state.keep(change(4));
+    state.try_now();
+    state.write(true).unwrap();
+    drop(state);
     assert_eq!(targets(dir.path()), [2, 4]);
 }
 
 #[test]
-fn rows_are_not_asked_for_while_they_cannot_be_written() {
+fn rows_are_not_collected_while_they_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
-    let mut kept = opened(dir.path());
-    let (told, asked) = mpsc::channel();
+    let mut state = opened(dir.path());
+    let (calls, called) = mpsc::channel();
     let row = |value: &[u8]| UsageRow { key: b"a".to_vec(), value: Some(value.to_vec()) };
-    kept.watched.push((
+    state.watched.push((
         b"c",
         Box::new(move || {
-            told.send(()).unwrap();
+            calls.send(()).unwrap();
             vec![row(b"1")]
         }),
     ));
-    kept.lose("no room");
-    kept.write(true).unwrap_err();
-    assert!(asked.try_recv().is_err());
-    kept.try_now();
-    kept.write(true).unwrap();
-    assert!(asked.try_recv().is_ok());
-    drop(kept);
+    state.lose("no room");
+    state.write(true).unwrap_err();
+    assert!(called.try_recv().is_err());
+    state.try_now();
+    state.write(true).unwrap();
+    assert!(called.try_recv().is_ok());
+    drop(state);
     let (state, _) = StateDb::open(dir.path(), SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
 }
 
 #[test]
-fn an_illness_ends_with_its_cause() {
-    let ill = Mutex::new(None);
-    assert!(note(Err("no room".to_owned()), &ill).is_err());
-    assert_eq!(ill.lock().as_deref(), Some("no room"));
-    assert!(note(Ok(()), &ill).is_ok());
-    assert_eq!(*ill.lock(), None);
+fn a_write_failure_ends_with_its_cause() {
+    let failure = Mutex::new(None);
+    assert!(record_outcome(Err("no room".to_owned()), &failure).is_err());
+    assert_eq!(failure.lock().as_deref(), Some("no room"));
+    assert!(record_outcome(Ok(()), &failure).is_ok());
+    assert_eq!(*failure.lock(), None);
 }

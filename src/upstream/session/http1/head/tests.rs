@@ -1,4 +1,4 @@
-//! Heads of answers as tables of exact bytes.
+//! Response heads as tables of exact bytes.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
@@ -14,14 +14,14 @@ fn read(text: &str) -> Result<super::UpstreamHead, SessionError> {
     read_head(&Bytes::copy_from_slice(text.as_bytes()))
 }
 
-/// How the body of a 200 with these lines to a GET is framed.
+/// The framing of the body of a 200 response with these lines to a GET.
 fn framed(version: &str, lines: &str) -> Result<BodyFraming, SessionError> {
     framing(&read(&format!("HTTP/{version} 200 OK\r\n{lines}\r\n"))?, &Method::GET)
 }
 
 #[test]
-fn a_body_is_framed_in_one_way_or_its_answer_is_none() {
-    let refused = Err(SessionError::Protocol);
+fn a_response_with_ambiguous_framing_is_an_error() {
+    let rejected = Err(SessionError::Protocol);
     for (version, lines, expected) in [
         ("1.1", "", Ok(BodyFraming::Close)),
         ("1.0", "", Ok(BodyFraming::Close)),
@@ -29,22 +29,22 @@ fn a_body_is_framed_in_one_way_or_its_answer_is_none() {
         ("1.0", "Content-Length: 5\r\n", Ok(BodyFraming::Length(5))),
         ("1.1", "Content-Length: 5\r\nContent-Length: 5\r\n", Ok(BodyFraming::Length(5))),
         ("1.1", "Content-Length: 5, 5\r\n", Ok(BodyFraming::Length(5))),
-        ("1.1", "Content-Length: 5, 6\r\n", refused),
-        ("1.1", "Content-Length: 5\r\nContent-Length: 6\r\n", refused),
-        ("1.1", "Content-Length: +5\r\n", refused),
-        ("1.1", "Content-Length: -5\r\n", refused),
-        ("1.1", "Content-Length:\r\n", refused),
-        ("1.1", "Content-Length: 5,\r\n", refused),
-        ("1.1", "Content-Length: 99999999999999999999\r\n", refused),
+        ("1.1", "Content-Length: 5, 6\r\n", rejected),
+        ("1.1", "Content-Length: 5\r\nContent-Length: 6\r\n", rejected),
+        ("1.1", "Content-Length: +5\r\n", rejected),
+        ("1.1", "Content-Length: -5\r\n", rejected),
+        ("1.1", "Content-Length:\r\n", rejected),
+        ("1.1", "Content-Length: 5,\r\n", rejected),
+        ("1.1", "Content-Length: 99999999999999999999\r\n", rejected),
         ("1.1", "Transfer-Encoding: chunked\r\n", Ok(BodyFraming::Marked)),
         ("1.1", "Transfer-Encoding: CHUNKED\r\n", Ok(BodyFraming::Marked)),
-        ("1.0", "Transfer-Encoding: chunked\r\n", refused),
-        ("1.1", "Transfer-Encoding: gzip\r\n", refused),
-        ("1.1", "Transfer-Encoding: gzip, chunked\r\n", refused),
-        ("1.1", "Transfer-Encoding: xchunked\r\n", refused),
-        ("1.1", "Transfer-Encoding:\r\n", refused),
-        ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", refused),
-        ("1.1", "Content-Length : 3\r\nTRANSFER-encoding: chunked\r\n", refused),
+        ("1.0", "Transfer-Encoding: chunked\r\n", rejected),
+        ("1.1", "Transfer-Encoding: gzip\r\n", rejected),
+        ("1.1", "Transfer-Encoding: gzip, chunked\r\n", rejected),
+        ("1.1", "Transfer-Encoding: xchunked\r\n", rejected),
+        ("1.1", "Transfer-Encoding:\r\n", rejected),
+        ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", rejected),
+        ("1.1", "Content-Length : 3\r\nTRANSFER-encoding: chunked\r\n", rejected),
         ("1.1", "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n", Ok(BodyFraming::Marked)),
     ] {
         assert_eq!(framed(version, lines), expected, "{version} {lines:?}");
@@ -52,7 +52,7 @@ fn a_body_is_framed_in_one_way_or_its_answer_is_none() {
 }
 
 #[test]
-fn some_answers_have_no_body_whatever_they_say() {
+fn responses_to_head_and_204_and_304_have_no_body() {
     for (method, status) in [("HEAD", 200), ("GET", 204), ("GET", 304)] {
         let text = format!("HTTP/1.1 {status} x\r\nContent-Length: 5\r\n\r\n");
         let method = Method::from_bytes(method.as_bytes()).unwrap();
@@ -61,7 +61,7 @@ fn some_answers_have_no_body_whatever_they_say() {
 }
 
 #[test]
-fn what_is_no_head_is_refused() {
+fn an_invalid_head_is_an_error() {
     for text in [
         "HTTP/1.1 2OO OK\r\n\r\n",
         "HTTP/9.9 200 OK\r\n\r\n",
@@ -82,8 +82,8 @@ fn what_is_no_head_is_refused() {
 }
 
 #[test]
-fn a_connection_goes_on_as_its_version_and_options_say() {
-    for (version, field, goes_on) in [
+fn persistence_depends_on_the_version_and_connection_options() {
+    for (version, field, persistent) in [
         ("1.1", "", true),
         ("1.1", "Connection: close\r\n", false),
         ("1.1", "Connection: x, Close\r\n", false),
@@ -93,12 +93,12 @@ fn a_connection_goes_on_as_its_version_and_options_say() {
         ("1.0", "Connection: x-own\r\n", false),
     ] {
         let head = read(&format!("HTTP/{version} 200 OK\r\n{field}\r\n")).unwrap();
-        assert_eq!(persists(&head), goes_on, "{version} {field:?}");
+        assert_eq!(persists(&head), persistent, "{version} {field:?}");
     }
 }
 
 #[test]
-fn a_body_where_none_may_be_ends_the_connection() {
+fn a_declared_body_where_none_is_allowed_is_misframed() {
     for (status, field, misframed) in [
         (204, "Content-Length: 5", true),
         (204, "Content-Length: 0", false),
@@ -113,7 +113,7 @@ fn a_body_where_none_may_be_ends_the_connection() {
 }
 
 #[test]
-fn the_end_of_a_head_is_found_however_it_is_cut() {
+fn the_end_of_a_head_is_found_at_every_split() {
     let head = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest";
     for cut in 0..head.len() {
         let mut scanned = 0;
@@ -142,7 +142,7 @@ fn outgoing(body: RequestFraming, upgrade: bool) -> String {
 }
 
 #[test]
-fn a_request_says_where_it_goes_and_how_its_body_ends() {
+fn a_request_head_contains_host_and_framing() {
     let head = "POST /a?b HTTP/1.1\r\nHost: api.example:81\r\nX-KEY: 1\r\n";
     for (body, upgrade, fields) in [
         (RequestFraming::None, false, "Content-Length: 0\r\n"),
