@@ -50,14 +50,14 @@ fn steps(criterion: &mut Criterion) {
     let plain = request(&[("user-agent", "bench/1.0"), ("accept", "application/json")]);
     let with_credential =
         request(&[("user-agent", "bench/1.0"), ("authorization", "Bearer abcdefghijkl")]);
-    let keyring = config.keyring([7; 32]);
+    let keyring = config.key_builder([7; 32]);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let route = config.routes.find(&plain).expect("the route matches");
     let generations = Arc::new(Generations::default());
     let store = Memory::new(64 << 20, 1 << 20, Arc::clone(&generations));
     let key = keyring.key(&plain, &route.policy);
     let entry = Arc::new(stored(now));
-    store.put(&key, Arc::clone(&entry), generations.mark());
+    store.put(&key, Arc::clone(&entry), generations.current_epoch());
 
     criterion.bench_function("route: find", |b| b.iter(|| config.routes.find(black_box(&plain))));
     criterion.bench_function("key: no credential", |b| {

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use load::{Load, Target};
 use process::Process;
-use secure::Secure;
+use secure::TlsLoad;
 use subject::HOSTS;
 use tempfile::TempDir;
 
@@ -171,7 +171,7 @@ fn disk(
     let origin = load.origin(bytes);
     let first = larder(origin, dir.path());
     load.fill(first.address, keys);
-    first.end();
+    first.stop();
     let mut again = larder(origin, dir.path());
     let calls = load.calls();
     let mut passes = Vec::new();
@@ -202,7 +202,7 @@ fn stalled(
     figures: &mut serde_json::Map<String, serde_json::Value>,
 ) {
     for state in ["running", "stalled"] {
-        larder.say(if state == "stalled" { "stall" } else { "go on" });
+        larder.send_line(if state == "stalled" { "stall" } else { "go on" });
         let since = larder::clock::monotonic();
         let mut times = Vec::new();
         while larder::clock::monotonic().saturating_duration_since(since) < STALL {
@@ -212,13 +212,13 @@ fn stalled(
         println!("  store thread {state} for 5 s: {count} hits, p99 {p99:.0} us");
         figures.insert(format!("{state}_{name}_p99_us"), round(p99));
     }
-    larder.say("go on");
+    larder.send_line("go on");
 }
 
 /// CPU per fresh hit inside intercepted TLS against the same without TLS, in interleaved pairs; per new
 /// connection, to new and to known hosts; memory per host.
 fn tls(requests: usize, figures: &mut serde_json::Map<String, serde_json::Value>) {
-    let (load, secure, dir) = (Load::new(), Secure::new(), temporary());
+    let (load, secure, dir) = (Load::new(), TlsLoad::new(), temporary());
     let origin = load.origin(1024);
     let arguments = [origin.to_string(), dir.path().display().to_string(), secure.origin(1024)];
     let larder = Process::start("role-larder", &arguments);
@@ -246,7 +246,7 @@ fn tls(requests: usize, figures: &mut serde_json::Map<String, serde_json::Value>
     secure.run(larder.address, 64);
     let before = larder.resident();
     for hosts in ["new", "known"] {
-        let us = cost(&larder, HOSTS, || secure.meet(larder.address, HOSTS));
+        let us = cost(&larder, HOSTS, || secure.connect_each(larder.address, HOSTS));
         println!("{HOSTS} connections to {hosts} hosts: {us:.0} us CPU each");
         figures.insert(format!("tls_connection_{hosts}_us"), round(us));
     }
@@ -292,6 +292,6 @@ fn round(value: f64) -> serde_json::Value {
 }
 
 /// larder's response as one argument: the length of the body and the header fields, one per line.
-fn bare_argument(response: &load::Answer) -> String {
+fn bare_argument(response: &load::Response) -> String {
     format!("{}\n{}", response.body, response.fields.join("\n"))
 }

@@ -27,19 +27,19 @@ use larder::fake::discord::faults::Faults;
 use larder::server::{Server, ServerDeps};
 use tokio::task::JoinSet;
 
-use crate::client::{Answer, Connection, Failure};
+use crate::client::{Connection, Failure, Response};
 use crate::figures::{Figures, Side};
 
 /// The number of users and visits, the users that visit concurrently, and the forced refreshes.
 #[derive(Clone, Copy)]
-struct Story {
+struct Workload {
     users: usize,
     visits: usize,
     at_once: usize,
     refreshes: usize,
 }
 
-impl Story {
+impl Workload {
     const FULL: Self = Self { users: 200, visits: 5, at_once: 20, refreshes: 10 };
     const QUICK: Self = Self { users: 40, visits: 5, at_once: 4, refreshes: 2 };
 
@@ -60,7 +60,7 @@ const LATENCY: Duration = Duration::from_millis(20);
 #[tokio::main]
 async fn main() -> ExitCode {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    match compare(if quick { Story::QUICK } else { Story::FULL }).await {
+    match compare(if quick { Workload::QUICK } else { Workload::FULL }).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -71,7 +71,7 @@ async fn main() -> ExitCode {
 }
 
 /// Runs the workload twice, prints the table, and returns whether all targets were reached.
-async fn compare(workload: Story) -> Result<bool, Failure> {
+async fn compare(workload: Workload) -> Result<bool, Failure> {
     let options = discord::Options {
         behaviour: Faults { latency: LATENCY, ..Faults::default() },
         ..discord::Options::default()
@@ -92,7 +92,7 @@ async fn compare(workload: Story) -> Result<bool, Failure> {
     discord.stop().await;
 
     let figures = Figures {
-        story: workload,
+        workload,
         same_bodies: before.bodies == after.bodies
             && forced.bodies.iter().all(|(path, body)| after.bodies.get(path) == Some(body)),
         hits_after_refresh: forced.hits,
@@ -143,7 +143,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn take(&mut self, path: &str, response: Answer, latency: Duration) -> Result<(), Failure> {
+    fn take(&mut self, path: &str, response: Response, latency: Duration) -> Result<(), Failure> {
         if response.status != 200 {
             return Err(format!("{path} got status {}", response.status).into());
         }
@@ -181,7 +181,7 @@ impl Seen {
 }
 
 /// All visits of all users, with this many users concurrently.
-async fn visit_all(workload: Story, access: Access) -> Result<Seen, Failure> {
+async fn visit_all(workload: Workload, access: Access) -> Result<Seen, Failure> {
     let access = Arc::new(access);
     let mut visitors = JoinSet::new();
     for first in 0..workload.at_once {
@@ -234,7 +234,7 @@ async fn call(
 }
 
 /// The first users force a refresh (the orange button of the page), and visit again afterwards.
-async fn force_refreshes(workload: Story, proxy: SocketAddr) -> Result<Seen, Failure> {
+async fn force_refreshes(workload: Workload, proxy: SocketAddr) -> Result<Seen, Failure> {
     let access = Access::through(proxy);
     let mut connection = Connection::open(proxy).await?;
     let mut seen = Seen::default();

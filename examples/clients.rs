@@ -30,10 +30,10 @@ use std::process::ExitCode;
 
 use crate::client::Failure;
 use crate::origin::Origin;
-use crate::programs::{Part, Place};
+use crate::programs::{Part, Paths};
 use crate::report::Row;
-use crate::run::Scene;
-use crate::tls::Front;
+use crate::run::Testbed;
+use crate::tls::TlsFrontend;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -51,9 +51,9 @@ async fn main() -> ExitCode {
 /// Runs the clients one after the other, prints the table, and returns whether none failed.
 async fn matrix(quick: bool, require: bool) -> Result<bool, Failure> {
     let origin = Origin::start().await?;
-    let tls_frontend = Front::start(run::SECURE, origin.addr).await?;
-    let testbed = Scene::new(origin, &tls_frontend)?;
-    let paths = Place::prepare()?;
+    let tls_frontend = TlsFrontend::start(run::SECURE, origin.addr).await?;
+    let testbed = Testbed::new(origin, &tls_frontend)?;
+    let paths = Paths::prepare()?;
     let mut rows = Vec::new();
     for program in programs::all(&paths) {
         if quick && program.part == Part::Full {
@@ -69,7 +69,7 @@ async fn matrix(quick: bool, require: bool) -> Result<bool, Failure> {
         rows.push(row);
     }
     report::print(&rows);
-    let reached = rows.iter().all(|row| row.is_well);
+    let reached = rows.iter().all(|row| row.passes);
     println!("{}", report::json(&rows, reached));
     Ok(reached)
 }

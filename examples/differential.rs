@@ -14,8 +14,6 @@
 
 #[path = "differential/api.rs"]
 mod api;
-#[path = "differential/asking.rs"]
-mod asking;
 #[path = "support/client.rs"]
 mod client;
 #[path = "differential/model.rs"]
@@ -26,16 +24,18 @@ mod operator;
 mod process;
 #[path = "support/program.rs"]
 mod program;
+#[path = "differential/workload.rs"]
+mod workload;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::asking::Asking;
 use crate::client::Failure;
 use crate::model::Model;
 use crate::operator::Operator;
+use crate::workload::Client;
 
 /// The number of concurrent clients.
 const CLIENTS: u64 = 12;
@@ -74,15 +74,15 @@ async fn all() -> Result<bool, Failure> {
     let mut clients = JoinSet::new();
     for number in 0..CLIENTS {
         let (proxy, admin) = operator.addresses();
-        let client = Asking::new(Arc::clone(&model), (proxy, admin), seed ^ (number << 32));
-        clients.spawn(client.until(requests));
+        let client = Client::new(Arc::clone(&model), (proxy, admin), seed ^ (number << 32));
+        clients.spawn(client.run(requests));
     }
     let drifting = tokio::spawn(api::drift(Arc::clone(&model), seed));
     let mut actions = 0;
-    while model.asked() < requests {
-        model.until(((actions + 1) * REQUESTS_PER_ACTION).min(requests)).await;
-        if model.asked() < requests {
-            operator.act(actions, &model).await?;
+    while model.requests() < requests {
+        model.wait_for_requests(((actions + 1) * REQUESTS_PER_ACTION).min(requests)).await;
+        if model.requests() < requests {
+            operator.perform_action(actions, &model).await?;
             actions += 1;
         }
     }

@@ -16,8 +16,8 @@ mod client;
 mod figures;
 #[path = "support/program.rs"]
 mod program;
-#[path = "https_exec/scene.rs"]
-mod scene;
+#[path = "https_exec/testbed.rs"]
+mod testbed;
 #[path = "support/tls.rs"]
 mod tls;
 
@@ -25,16 +25,16 @@ use std::process::ExitCode;
 
 use crate::client::Failure;
 use crate::figures::{Figures, Saved};
-use crate::scene::{App, Scene};
+use crate::testbed::{App, Testbed};
 
 /// The number of calls of an app: five per visit.
 #[derive(Clone, Copy)]
-struct Story {
+struct Workload {
     users: usize,
     visits: usize,
 }
 
-impl Story {
+impl Workload {
     const FULL: Self = Self { users: 20, visits: 10 };
     const QUICK: Self = Self { users: 5, visits: 5 };
 }
@@ -42,7 +42,7 @@ impl Story {
 #[tokio::main]
 async fn main() -> ExitCode {
     let quick = std::env::args().any(|argument| argument == "--quick");
-    match compare(if quick { Story::QUICK } else { Story::FULL }).await {
+    match compare(if quick { Workload::QUICK } else { Workload::FULL }).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -53,18 +53,18 @@ async fn main() -> ExitCode {
 }
 
 /// Runs both apps in both ways, prints the table, and returns whether all targets were reached.
-async fn compare(workload: Story) -> Result<bool, Failure> {
-    let testbed = Scene::start().await?;
+async fn compare(workload: Workload) -> Result<bool, Failure> {
+    let testbed = Testbed::start().await?;
     let mut apps = Vec::new();
     for app in [App::PYTHON, App::NODE] {
-        let before = testbed.calls_of(app, workload, false).await?;
-        let after = testbed.calls_of(app, workload, true).await?;
+        let before = testbed.count_calls(app, workload, false).await?;
+        let after = testbed.count_calls(app, workload, true).await?;
         apps.push(Saved { app: app.name, before, after });
     }
     let presented = testbed.presented().await?;
     testbed.stop().await;
 
-    let figures = Figures { asked: workload.users * workload.visits * 5, apps, presented };
+    let figures = Figures { requests: workload.users * workload.visits * 5, apps, presented };
     figures.print();
     let missed = figures.missed();
     for figure in &missed {

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use crate::client::Failure;
 use crate::figures::Figures;
-use crate::load::{malformed, recovers, requests};
+use crate::load::{malformed, recovery_time, requests};
 use crate::origin::{BODY, Origin};
 use crate::process::Larder;
 
@@ -91,7 +91,7 @@ async fn overload(workload: Workload) -> Result<bool, Failure> {
     let cpu_after_peak = cpu_of(pid)?;
     let crowd = requests(proxy, CROWD, workload.crowd).await?;
     let cpu = [cpu_after_peak - cpu_at_start, cpu_of(pid)? - cpu_after_peak];
-    let recovery = recovers(proxy).await?;
+    let recovery = recovery_time(proxy).await?;
     let after = requests(proxy, FITTING_CLIENTS, workload.peak).await?;
     let before = log_lines()?;
     let flood = malformed(proxy, FITTING_CLIENTS, workload.flood).await?;

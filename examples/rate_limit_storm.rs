@@ -11,14 +11,14 @@
 //! runs on loopback. The exit status is 1 if a target is missed.
 #![expect(clippy::print_stdout, reason = "an example prints its results")]
 
-#[path = "rate_limit_storm/chapters.rs"]
-mod chapters;
 #[path = "support/client.rs"]
 mod client;
 #[path = "rate_limit_storm/cold.rs"]
 mod cold;
-#[path = "rate_limit_storm/scene.rs"]
-mod scene;
+#[path = "rate_limit_storm/scenarios.rs"]
+mod scenarios;
+#[path = "rate_limit_storm/testbed.rs"]
+mod testbed;
 
 use std::process::ExitCode;
 
@@ -28,7 +28,7 @@ use crate::client::Failure;
 
 /// The amount of requests.
 #[derive(Clone, Copy)]
-struct Story {
+struct Workload {
     /// Keys with a stored response before anything fails.
     keys: usize,
     /// Requests in the storm, and in each outage.
@@ -38,11 +38,13 @@ struct Story {
     /// The virtual seconds during which half of the calls fail, with 200 requests in each.
     half_down: u32,
     /// Calls under the learned limit.
-    paced: usize,
+    rate_limited: usize,
 }
 
-const FULL: Story = Story { keys: 100, requests: 10_000, at_once: 8, half_down: 60, paced: 1000 };
-const QUICK: Story = Story { keys: 20, requests: 1_000, at_once: 4, half_down: 12, paced: 300 };
+const FULL: Workload =
+    Workload { keys: 100, requests: 10_000, at_once: 8, half_down: 60, rate_limited: 1000 };
+const QUICK: Workload =
+    Workload { keys: 20, requests: 1_000, at_once: 4, half_down: 12, rate_limited: 300 };
 
 /// The measured figures, and the missed targets.
 #[derive(Default)]
@@ -83,14 +85,14 @@ async fn main() -> ExitCode {
 }
 
 /// Runs all scenarios, one after the other; each has its own API and larder.
-async fn run(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
+async fn run(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
     println!("{:<58} {:>22}   target (time is virtual)", "", "found");
-    chapters::storm(workload, figures).await?;
-    chapters::outage(workload, figures).await?;
-    chapters::brownout(workload, figures).await?;
-    chapters::a_day(figures).await?;
+    scenarios::storm(workload, figures).await?;
+    scenarios::outage(workload, figures).await?;
+    scenarios::brownout(workload, figures).await?;
+    scenarios::fresh_then_stale(figures).await?;
     cold::waits(figures).await?;
     cold::always(figures).await?;
-    chapters::half_down(workload, figures).await?;
-    chapters::learned(workload, figures).await
+    scenarios::half_down(workload, figures).await?;
+    scenarios::learned(workload, figures).await
 }

@@ -78,7 +78,7 @@ async fn operate(workload: Workload) -> Result<bool, Failure> {
     let load = Load::start(larder.proxy()?);
     let (mut restarts, mut longest) = (Vec::new(), Duration::ZERO);
     for _ in 0..workload.restarts {
-        load.more(REQUESTS_BETWEEN).await;
+        load.wait_for_responses(REQUESTS_BETWEEN).await;
         let since = clock::monotonic();
         let next = Larder::start(&file.path, &["--take-over"]).await?;
         let before = std::mem::replace(&mut larder, next);
@@ -87,12 +87,12 @@ async fn operate(workload: Workload) -> Result<bool, Failure> {
     }
     let mut reloads = Vec::new();
     for number in 0..workload.reloads {
-        load.more(REQUESTS_BETWEEN / 10).await;
+        load.wait_for_responses(REQUESTS_BETWEEN / 10).await;
         let valid = number % 2 == 0;
         file.write(&format!("{}m", number + 1), if valid { "" } else { "nonsense: 1\n" })?;
         reloads.push(reload(&larder).await? == valid);
     }
-    load.more(REQUESTS_BETWEEN).await;
+    load.wait_for_responses(REQUESTS_BETWEEN).await;
     let seen = load.stop().await?;
     larder.stop().await?;
     discord.stop().await;

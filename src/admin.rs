@@ -37,9 +37,9 @@ use crate::telemetry::problem::Problem;
 /// The state that all request handlers share.
 #[derive(Clone)]
 struct AppState {
-    controls: Arc<dyn AdminApi>,
-    account: Arc<Telemetry>,
-    access: Arc<AdminAcl>,
+    api: Arc<dyn AdminApi>,
+    telemetry: Arc<Telemetry>,
+    acl: Arc<AdminAcl>,
 }
 
 /// Serves `listener` under the rules of `admin` until `stop` is set or its sender is dropped. Requests
@@ -53,8 +53,7 @@ pub fn serve(
 ) -> impl Future<Output = ()> + Send + 'static {
     let stop_deadline = stop.clone();
     let acl = Arc::new(AdminAcl::new(admin));
-    let state =
-        AppState { controls: api, account: Arc::clone(&telemetry), access: Arc::clone(&acl) };
+    let state = AppState { api, telemetry: Arc::clone(&telemetry), acl: Arc::clone(&acl) };
     async move {
         let router = router(state).into_make_service_with_connect_info::<AdminConnectInfo>();
         let server = axum::serve(AdminListener::new(listener, telemetry, acl), router)
@@ -90,7 +89,7 @@ fn router(state: AppState) -> Router {
         .route("/proxy.pac", get(pac::show))
         .route("/v1/config", get(v1::config::show))
         .route("/v1/config/reload", post(v1::config::reload))
-        .route("/v1/mode", get(v1::mode::show).put(v1::mode::turn))
+        .route("/v1/mode", get(v1::mode::show).put(v1::mode::set))
         .route("/v1/purge", post(v1::purge::purge))
         .route("/v1/entries", get(v1::entries::list))
         .route("/v1/upstreams", get(v1::upstreams::list))

@@ -35,7 +35,7 @@ impl Clock {
     }
 
     /// A clock that stays at `start` until [`Clock::advance`] moves it.
-    pub fn by_hand(start: SystemTime) -> Self {
+    pub fn manual(start: SystemTime) -> Self {
         let (elapsed, wake_times) = (watch::Sender::new(Duration::ZERO), Mutex::default());
         let (started, set_back_by) = (monotonic(), Mutex::default());
         Self {
@@ -140,12 +140,12 @@ pub fn monotonic() -> Instant {
 
 /// The same, but with the time of a test's paused runtime.
 fn runtime_time() -> Instant {
-    of_timers().into_std()
+    timer_now().into_std()
 }
 
 /// The same, as timers see it: for the deadline of something that is in progress.
 #[expect(clippy::disallowed_methods, reason = "this is the clock")]
-pub fn of_timers() -> tokio::time::Instant {
+pub fn timer_now() -> tokio::time::Instant {
     tokio::time::Instant::now()
 }
 
@@ -162,7 +162,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_sleeper_wakes_when_a_manual_clock_has_advanced_far_enough() {
-        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH);
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH);
         let other = clock.clone();
         let sleeping = tokio::spawn(async move { other.sleep(2 * SECOND).await });
         while clock.sleepers() == 0 {
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn both_times_move_together() {
-        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH);
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH);
         let before = clock.instant();
         clock.advance(3 * SECOND);
         assert_eq!(clock.now(), SystemTime::UNIX_EPOCH + 3 * SECOND);

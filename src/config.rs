@@ -56,7 +56,7 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
 /// Reads only the parts of the file at `path` that administrative commands need: the admin listener and
 /// the store. Errors in the rest of the file are ignored, so that a command can reach a running larder, for
 /// example to reload, while its file is invalid.
-pub fn operated(path: &Path, env: &Env) -> AdminConfig {
+pub fn load_admin(path: &Path, env: &Env) -> AdminConfig {
     let name = path.to_string_lossy();
     let read = text_of(path).and_then(|text| {
         let tree =
@@ -156,19 +156,19 @@ pub struct Config {
     /// `defaults.mode`: the mode at start.
     pub mode: Mode,
     /// The cooldown of a failed origin for calls without a route.
-    pub hold: CooldownPolicy,
+    pub cooldown: CooldownPolicy,
     /// The configured upstreams.
     pub upstreams: Vec<Arc<Upstream>>,
     /// The routes with their policies.
     pub routes: Table,
     /// Warnings: no errors, but the operator should know them. Printed by `check` and at start.
-    pub notes: Vec<diagnostics::Warning>,
+    pub warnings: Vec<diagnostics::Warning>,
 }
 
 impl Config {
     /// The builder of cache keys with this secret. The fields in which larder sends its own credentials count
     /// as credentials, too.
-    pub fn keyring(&self, secret: [u8; 32]) -> KeyBuilder {
+    pub fn key_builder(&self, secret: [u8; 32]) -> KeyBuilder {
         let fields = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
         let fields = fields.map(|credential| credential.header.clone());
         let headers: Vec<HeaderName> =
@@ -183,18 +183,18 @@ impl Config {
 
     /// Whether any TLS connection can be intercepted: a route or `tls.intercept` names a host.
     pub fn intercepts(&self) -> bool {
-        self.named().next().is_some()
+        self.interception_patterns().next().is_some()
     }
 
     /// Whether TLS to `host:port` is intercepted.
     pub fn intercepts_host(&self, host: &str, port: u16) -> bool {
         let passthrough = self.tls.passthrough.iter().any(|pattern| pattern.matches(host, port));
-        !passthrough && self.named().any(|pattern| pattern.matches(host, port))
+        !passthrough && self.interception_patterns().any(|pattern| pattern.matches(host, port))
     }
 
     /// The hosts named for interception by routes and by `tls.intercept`, before `tls.passthrough` is
     /// applied. A route for every host names none.
-    pub fn named(&self) -> impl Iterator<Item = &HostPattern> {
+    pub fn interception_patterns(&self) -> impl Iterator<Item = &HostPattern> {
         let routes = self.routes.routes().iter().map(|route| &route.pattern.host);
         routes.filter(|host| !host.is_any()).chain(&self.tls.intercept)
     }
@@ -421,7 +421,7 @@ pub struct Upstream {
     /// The credential that larder sends instead of its clients.
     pub credential: Option<Credential>,
     /// Rate limits, breaker, response rules and cost.
-    pub conduct: UpstreamPolicy,
+    pub policy: UpstreamPolicy,
 }
 
 /// `upstreams.*.mount`: requests below `path` are forwarded to this origin.
@@ -440,7 +440,7 @@ pub struct Mount {
     /// Origins of web pages that may send requests, as a browser writes them in `Origin`.
     pub allow_origins: Vec<Box<str>>,
     /// Whether larder adds its own credential to the requests.
-    pub guarded: bool,
+    pub has_credential: bool,
 }
 
 /// One of `upstreams.*.hosts`: `api.example`, `*.example`, or `https://api.example[:port]`, which upgrades

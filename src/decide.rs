@@ -25,9 +25,9 @@ pub enum CacheLookup<'a> {
     /// Only variants for other request fields (`Vary`).
     OtherVariants,
     /// Only a partial response that does not contain the whole requested range.
-    OtherPart,
+    OtherPartial,
     /// A partial response that contains the requested range ([`PartialResponse::holding`]).
-    Part(&'a PartialResponse),
+    Partial(&'a PartialResponse),
     /// A complete response.
     Stored(&'a StoredResponse),
 }
@@ -47,7 +47,7 @@ pub enum Decision {
     /// Forward the request to the origin.
     Forward {
         /// Why the request is forwarded; the token of `Cache-Status: fwd`.
-        why: ForwardReason,
+        reason: ForwardReason,
         /// Send the stored validators.
         validate: bool,
         /// A stored response may be served if the origin fails: call [`stale_if_error`] on an error.
@@ -169,10 +169,11 @@ fn decide_with(
         // §4.1: variants for other request fields do not match.
         CacheLookup::OtherVariants => Decision::forward(ForwardReason::VaryMiss, None),
         // RFC 9111 §3.3: a partial response serves only the range that it contains.
-        CacheLookup::OtherPart => Decision::forward(ForwardReason::Partial, None),
-        CacheLookup::Part(part) => {
-            only_if_fresh(reuse(directives, &EvaluatedEntry::new(policy, kind, part.head(), now)))
-        }
+        CacheLookup::OtherPartial => Decision::forward(ForwardReason::Partial, None),
+        CacheLookup::Partial(part) => only_if_fresh(reuse(
+            directives,
+            &EvaluatedEntry::new(policy, kind, part.freshness_input(), now),
+        )),
         CacheLookup::Stored(stored) => {
             reuse(directives, &EvaluatedEntry::new(policy, kind, stored.into(), now))
         }
@@ -191,7 +192,7 @@ fn decide_with(
 fn only_if_fresh(decision: Decision) -> Decision {
     match decision {
         Decision::Serve { stale: Some(_), .. } => Decision::forward(ForwardReason::Stale, None),
-        Decision::Forward { why: reason, .. } => Decision::forward(reason, None),
+        Decision::Forward { reason, .. } => Decision::forward(reason, None),
         Decision::Serve { stale: None, .. } | Decision::Refuse => decision,
     }
 }
@@ -201,9 +202,12 @@ fn reuse(directives: &RequestCacheControl, entry: &EvaluatedEntry<'_>) -> Decisi
     let Freshness { swr, stale_allowed, revalidate_always, .. } = entry.freshness;
     let ttl = entry.state.ttl();
     // §5.2.1.4 the client's no-cache (or max-age=0); §5.2.2.4 the origin's no-cache.
-    if directives.insists() || revalidate_always {
-        let reason =
-            if directives.insists() { ForwardReason::Request } else { ForwardReason::Stale };
+    if directives.demands_revalidation() || revalidate_always {
+        let reason = if directives.demands_revalidation() {
+            ForwardReason::Request
+        } else {
+            ForwardReason::Stale
+        };
         return Decision::forward(reason, Some(entry));
     }
     // §5.2.1.1 max-age: the client accepts no older response.
@@ -256,7 +260,9 @@ pub fn stale_if_error(
 
 /// The remaining freshness of a stored response under the current policy, in seconds.
 pub fn ttl(policy: &Policy, kind: CacheKind, stored: &StoredResponse, now: SystemTime) -> i64 {
-    EvaluatedEntry::new(policy, kind, FreshnessInput::of_either(stored), now).state.ttl()
+    EvaluatedEntry::new(policy, kind, FreshnessInput::from_complete_or_partial(stored), now)
+        .state
+        .ttl()
 }
 
 /// The time after which a stored response is useless under the current policy; `None`: never. Only a bound
@@ -267,12 +273,12 @@ pub fn useful_until(
     stored: &StoredResponse,
 ) -> Option<SystemTime> {
     let received = stored.response_time;
-    let head = FreshnessInput::of_either(stored);
-    let freshness = policy.freshness(head.said, head.status, kind, received);
+    let head = FreshnessInput::from_complete_or_partial(stored);
+    let freshness = policy.freshness(head.metadata, head.status, kind, received);
     let Lifetime::For(lifetime) = freshness.lifetime else { return None };
     // RFC 9111 §4.3: with a validator, even a response that is stale for long saves a transfer of the body.
     let window = freshness.swr.max(freshness.sie);
-    let window = if stored.said.has_validator() { window.max(REVALIDATABLE) } else { window };
+    let window = if stored.metadata.has_validator() { window.max(REVALIDATABLE) } else { window };
     received.checked_add(lifetime)?.checked_add(window)
 }
 
@@ -293,15 +299,10 @@ struct EvaluatedEntry<'a> {
 
 impl<'a> EvaluatedEntry<'a> {
     fn new(policy: &'a Policy, kind: CacheKind, head: FreshnessInput<'a>, now: SystemTime) -> Self {
-        let FreshnessInput {
-            said: metadata,
-            status,
-            response_time,
-            initial_age,
-            outdated: forced_stale,
-        } = head;
+        let FreshnessInput { metadata, status, response_time, initial_age, outdated: forced_stale } =
+            head;
         let freshness = policy.freshness(metadata, status, kind, response_time);
-        let state = freshness.standing(initial_age, response_time, now);
+        let state = freshness.state(initial_age, response_time, now);
         // A soft purge ends the freshness lifetime; the stale windows begin at the purge.
         let state = match (state, forced_stale) {
             (state, Some(ForcedStale { at, .. })) => {
@@ -334,7 +335,7 @@ impl<'a> EvaluatedEntry<'a> {
 impl Decision {
     fn forward(reason: ForwardReason, entry: Option<&EvaluatedEntry<'_>>) -> Self {
         Self::Forward {
-            why: reason,
+            reason,
             // §4.3.1: a 304 costs less than a full response, at many origins nothing.
             validate: entry.is_some_and(|entry| entry.metadata.has_validator()),
             fallback: entry.is_some_and(EvaluatedEntry::usable_on_error),
@@ -344,8 +345,8 @@ impl Decision {
 
     fn without_storing(self) -> Self {
         match self {
-            Self::Forward { why, validate, fallback, .. } => {
-                Self::Forward { why, validate, fallback, store: false }
+            Self::Forward { reason: why, validate, fallback, .. } => {
+                Self::Forward { reason: why, validate, fallback, store: false }
             }
             Self::Serve { .. } | Self::Refuse => self,
         }

@@ -66,21 +66,21 @@ pub struct EngineDeps {
     /// Makes upstream calls.
     pub origin: Arc<dyn Origin>,
     /// Records logs and metrics.
-    pub account: Arc<Telemetry>,
+    pub telemetry: Arc<Telemetry>,
     /// Builds cache keys.
-    pub keyring: Arc<KeyBuilder>,
+    pub key_builder: Arc<KeyBuilder>,
     /// The clock.
     pub clock: Clock,
     /// The engine's limits.
-    pub bounds: EngineLimits,
+    pub limits: EngineLimits,
     /// Bytes of all bodies in transit, shared by all engines.
     pub in_flight: Arc<InFlightBytes>,
     /// The mode switch: cache, bypass or offline.
     pub switch: Arc<ModeSwitch>,
     /// The calls in flight, shared by all engines.
-    pub underway: Arc<PendingCalls>,
+    pub pending_calls: Arc<PendingCalls>,
     /// Facts about stored responses that outlive the configuration.
-    pub remembered: Arc<PersistentFacts>,
+    pub persistent_facts: Arc<PersistentFacts>,
     /// The value that larder adds to `Via`.
     pub via: HeaderValue,
 }
@@ -89,16 +89,16 @@ pub struct EngineDeps {
 pub struct Engine {
     store: Arc<dyn Store>,
     origin: Arc<dyn Origin>,
-    account: Arc<Telemetry>,
-    keyring: Arc<KeyBuilder>,
+    telemetry: Arc<Telemetry>,
+    key_builder: Arc<KeyBuilder>,
     clock: Clock,
-    bounds: EngineLimits,
+    limits: EngineLimits,
     in_flight: Arc<InFlightBytes>,
     switch: Arc<ModeSwitch>,
-    underway: Arc<PendingCalls>,
-    remembered: Arc<PersistentFacts>,
-    flights: InFlightFetches,
-    apart: FragmentationLog,
+    pending_calls: Arc<PendingCalls>,
+    persistent_facts: Arc<PersistentFacts>,
+    in_flight_fetches: InFlightFetches,
+    fragmentation_log: FragmentationLog,
     /// The value that larder adds to `Via`.
     via: HeaderValue,
 }
@@ -106,22 +106,22 @@ pub struct Engine {
 impl Engine {
     /// Creates an engine from its dependencies.
     pub fn new(deps: EngineDeps) -> Arc<Self> {
-        let EngineDeps { store, origin, account: telemetry, keyring: key_builder, .. } = deps;
-        let EngineDeps { clock, bounds: limits, in_flight, switch, .. } = deps;
-        let EngineDeps { underway: pending_calls, remembered: persistent_facts, via, .. } = deps;
+        let EngineDeps { store, origin, telemetry, key_builder, .. } = deps;
+        let EngineDeps { clock, limits, in_flight, switch, .. } = deps;
+        let EngineDeps { pending_calls, persistent_facts, via, .. } = deps;
         Arc::new(Self {
             store,
             origin,
-            account: telemetry,
-            keyring: key_builder,
+            telemetry,
+            key_builder,
             clock,
-            bounds: limits,
+            limits,
             in_flight,
             switch,
-            underway: pending_calls,
-            remembered: persistent_facts,
-            flights: InFlightFetches::default(),
-            apart: FragmentationLog::default(),
+            pending_calls,
+            persistent_facts,
+            in_flight_fetches: InFlightFetches::default(),
+            fragmentation_log: FragmentationLog::default(),
             via,
         })
     }
@@ -133,30 +133,30 @@ impl Engine {
 
     /// Whether a field of this name is a credential.
     pub fn is_credential(&self, name: &HeaderName) -> bool {
-        self.keyring.is_credential(name)
+        self.key_builder.is_credential(name)
     }
 
     /// The redactor of the key builder: specifies which parts of a URL are secret.
     pub fn redactor(&self) -> &Redactor {
-        self.keyring.redactor()
+        self.key_builder.redactor()
     }
 
     /// The call context of an upstream call for `request`.
-    pub fn knock(
+    pub fn call_context(
         &self,
         request: &ProxyRequest,
         route: usize,
         policy: &Policy,
         key: Option<&CacheKey>,
     ) -> CallContext {
-        let credential = self.keyring.asker(request);
+        let credential = self.key_builder.api_user(request);
         let call = CallContext::new(route, policy, &request.method, &request.target, credential);
         CallContext { key: key.map(CacheKey::id), ..call }
     }
 
     /// Number of clients that wait for or read a fill that others may join.
     pub fn waiting(&self) -> usize {
-        self.flights.readers()
+        self.in_flight_fetches.readers()
     }
 }
 

@@ -41,7 +41,7 @@ pub struct ExecEnv<'a> {
 
 /// The system roots and `ca` (PEM).
 pub fn bundle(ca: &str) -> String {
-    ca_bundle::both(&ca_bundle::systems_roots(), ca)
+    ca_bundle::append_ca(&ca_bundle::system_roots(), ca)
 }
 
 impl ExecEnv<'_> {
@@ -50,7 +50,7 @@ impl ExecEnv<'_> {
     /// larder's certificate to copies of the certificate bundles that the environment names.
     pub fn prepare(&self) -> io::Result<Vec<(String, String)>> {
         let files = PrivateDir::within(self.directory)?;
-        let trust = CaBundle::of(self, &files)?;
+        let trust = CaBundle::create(self, &files)?;
         let mut variables = self.proxy_variables();
         variables.extend(trust.variables(self, &files)?);
         variables.extend(java::prepare(self, &files, &trust)?);
@@ -69,10 +69,10 @@ impl ExecEnv<'_> {
         let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
         let no_proxy = self.no_proxy.variable();
         let direct = ["NO_PROXY", "no_proxy"].map(|name| set(name, no_proxy.clone()));
-        names.iter().map(|name| set(name, self.url())).chain(direct).collect()
+        names.iter().map(|name| set(name, self.proxy_url())).chain(direct).collect()
     }
 
-    fn url(&self) -> String {
+    fn proxy_url(&self) -> String {
         match self.password {
             Some(password) => format!("http://{password}@{}", self.proxy),
             None => format!("http://{}", self.proxy),
@@ -87,7 +87,7 @@ impl ExecEnv<'_> {
     }
 
     /// A variable of the caller's environment; `None` if it is unset or empty.
-    fn said(&self, name: &str) -> Option<&str> {
+    fn caller_variable(&self, name: &str) -> Option<&str> {
         self.env.get(name).filter(|value| !value.is_empty())
     }
 }

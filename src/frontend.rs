@@ -54,15 +54,21 @@ pub trait RequestHandler: Send + Sync + 'static {
     /// The response to `request`, if it is available without waiting. `request` is an HTTP/1.1 request
     /// without a body on a persistent connection. The method may normalise it further in place; this
     /// does not change the response that [`RequestHandler::serve`] gives to it.
-    fn at_hand(&self, request: &mut ProxyRequest) -> Option<PreparedResponse>;
+    fn prepared_response(&self, request: &mut ProxyRequest) -> Option<PreparedResponse>;
 
     /// Records a prepared response that was written, or whose client has disconnected. `since`: the
     /// time when the request's head was complete.
-    fn written(&self, request: &ProxyRequest, ready: &PreparedResponse, bytes: u64, since: Instant);
+    fn record_prepared(
+        &self,
+        request: &ProxyRequest,
+        ready: &PreparedResponse,
+        bytes: u64,
+        since: Instant,
+    );
 
     /// Whether a route matches this origin. Plaintext requests to such an origin inside a tunnel are
     /// then served like all others.
-    fn names(&self, host: &str, port: u16) -> bool;
+    fn has_route_for(&self, host: &str, port: u16) -> bool;
 
     /// Responds to `request` on `session`. Returns the session, unless its connection has switched to
     /// another protocol, and whether the client disconnected before the end.
@@ -78,7 +84,7 @@ pub struct ServeOutcome {
     /// The client session; `None`: its connection switched to another protocol and has ended.
     pub session: Option<ClientSession>,
     /// Whether the client aborted the exchange.
-    pub given_up: bool,
+    pub client_aborted: bool,
 }
 
 /// Provides the current [`Frontend`]: a reload replaces it.

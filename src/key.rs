@@ -26,7 +26,7 @@ use crate::semantics::redaction::Redactor;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::storability::CacheKind;
 use crate::semantics::target::Target;
-use crate::semantics::vary::{VARIANT_SECRET, VariantId, VariantSecret, VaryFields};
+use crate::semantics::vary::{VARIANT_SECRET_LEN, VariantId, VariantSecret, VaryFields};
 
 /// The users that share a stored response (configuration: `scope`). Part of every key, so every lookup
 /// specifies a scope.
@@ -123,12 +123,12 @@ impl CacheKey {
     /// response, so that a lookup of that never finds a partial one. The target is the same, so that an
     /// invalidation applies to both.
     #[must_use]
-    pub fn of_parts(&self) -> Self {
-        canonical::of_parts(self)
+    pub fn for_partial(&self) -> Self {
+        canonical::for_partial(self)
     }
 
     /// Whether it is a [key for partial responses](Self::for_partial).
-    pub fn is_of_parts(&self) -> bool {
+    pub fn is_for_partial(&self) -> bool {
         self.canonical.first() == Some(&canonical::PARTS)
     }
 }
@@ -232,12 +232,12 @@ impl KeyBuilder {
     /// credentials in query parameters; zero: no credentials. Used for rate limits that an origin applies per
     /// user. If the request has an API key or `Authorization`, only those count: session cookies and tokens
     /// may change with every call and do not change the identity.
-    pub fn asker(&self, request: &ProxyRequest) -> u128 {
+    pub fn api_user(&self, request: &ProxyRequest) -> u128 {
         let lasting = field_kinds::lasting(self, &request.headers);
         if let Scope::Credential(fields) = self.scope_of(lasting) {
             return u128::from_be_bytes(fields);
         }
-        let params = query::counted(request.target.query(), &QueryRule::All);
+        let params = query::included(request.target.query(), &QueryRule::All);
         let secret: Vec<_> =
             params.filter(|param| self.redactor.is_credential_param(param)).collect();
         match (self.scope_of(field_kinds::credentials(self, &request.headers)), secret.as_slice()) {
@@ -283,8 +283,8 @@ fn hmac<'a>(
 }
 
 /// Derives the secret for variants, of the required length.
-fn expanded(mac: &Hmac<Sha256>) -> [u8; VARIANT_SECRET] {
-    let mut bytes = [0; VARIANT_SECRET];
+fn expanded(mac: &Hmac<Sha256>) -> [u8; VARIANT_SECRET_LEN] {
+    let mut bytes = [0; VARIANT_SECRET_LEN];
     for (piece, n) in bytes.chunks_mut(16).zip(0_u8..) {
         piece.copy_from_slice(&hmac(mac, Purpose::Variants, [&[n][..]]));
     }

@@ -34,7 +34,7 @@ pub struct Policy {
     /// When a call is retried.
     pub retry: RetryPolicy,
     /// The cooldown of a failed origin.
-    pub hold: CooldownPolicy,
+    pub cooldown: CooldownPolicy,
     /// Which users share a response.
     pub scope: ScopeRule,
     /// Which parts of a request are in the key.
@@ -57,7 +57,7 @@ impl Policy {
             stale_while_revalidate: None,
             stale_if_error: StaleIfError::default(),
             retry: RetryPolicy::default(),
-            hold: CooldownPolicy::default(),
+            cooldown: CooldownPolicy::default(),
             scope: ScopeRule::Credential,
             key: KeyPolicy::default(),
             coalesce_wait: Duration::from_secs(10),
@@ -132,13 +132,13 @@ pub enum StaleIfErrorEnd {
     /// All requests for the same target.
     All,
     /// Requests with the same credential.
-    Asker,
+    SameCredential,
 }
 
 impl StaleIfError {
     /// Whether a stale response may be served on this failure.
     pub fn covers(&self, failure: ErrorClass) -> bool {
-        self.on.iter().any(|member| failure.is(*member))
+        self.on.iter().any(|member| failure.matches(*member))
     }
 
     /// Whether, and for which requests, a response with this status ends stale-if-error of responses stored
@@ -146,7 +146,11 @@ impl StaleIfError {
     pub fn ended_by(&self, status: StatusCode) -> Option<StaleIfErrorEnd> {
         let ends = self.ends_on.iter().any(|pattern| pattern.matches(status));
         let credential_only = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        ends.then_some(if credential_only { StaleIfErrorEnd::Asker } else { StaleIfErrorEnd::All })
+        ends.then_some(if credential_only {
+            StaleIfErrorEnd::SameCredential
+        } else {
+            StaleIfErrorEnd::All
+        })
     }
 
     /// Whether a response with this status is an error on which a stale one may be served.

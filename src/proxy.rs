@@ -33,7 +33,7 @@ use crate::frontend::drain::DrainState;
 use crate::frontend::session::ClientSession;
 use crate::frontend::{PreparedResponse, RequestHandler, ServeFuture};
 use crate::policy::CooldownPolicy;
-use crate::proxy::handler::PingoraHandler;
+use crate::proxy::handler::ProxyHandler;
 use crate::route::table::Table;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::Telemetry;
@@ -48,13 +48,13 @@ pub struct ProxyDeps {
     /// The HTTP client for all other requests.
     pub network: Arc<HttpClient>,
     /// Records the requests.
-    pub account: Arc<Telemetry>,
+    pub telemetry: Arc<Telemetry>,
     /// Cooldown after failed calls that match no route.
-    pub hold: CooldownPolicy,
+    pub cooldown: CooldownPolicy,
     /// The member that larder adds to `Via`.
     pub via: HeaderValue,
     /// The drain state; while larder is closing, responses have `Connection: close`.
-    pub stage: watch::Receiver<DrainState>,
+    pub drain: watch::Receiver<DrainState>,
     /// Idle timeout of an upgraded connection.
     pub tunnel_idle: Duration,
     /// Idle timeout and minimum rate of request bodies.
@@ -63,33 +63,33 @@ pub struct ProxyDeps {
 
 /// The proxy.
 pub struct Proxy {
-    handler: Arc<PingoraHandler>,
+    handler: Arc<ProxyHandler>,
 }
 
 impl Proxy {
     /// A proxy with these dependencies.
     pub fn new(deps: ProxyDeps) -> Self {
-        Self { handler: Arc::new(PingoraHandler::new(deps)) }
+        Self { handler: Arc::new(ProxyHandler::new(deps)) }
     }
 }
 
 impl RequestHandler for Proxy {
-    fn at_hand(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
-        self.handler.at_hand(request)
+    fn prepared_response(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
+        self.handler.prepared_response(request)
     }
 
-    fn written(
+    fn record_prepared(
         &self,
         request: &ProxyRequest,
         response: &PreparedResponse,
         bytes: u64,
         since: Instant,
     ) {
-        self.handler.written(request, response, bytes, since);
+        self.handler.record_prepared(request, response, bytes, since);
     }
 
-    fn names(&self, host: &str, port: u16) -> bool {
-        self.handler.routes.names(host, port)
+    fn has_route_for(&self, host: &str, port: u16) -> bool {
+        self.handler.routes.has_route_for(host, port)
     }
 
     fn serve(&self, request: ProxyRequest, session: ClientSession) -> ServeFuture<'_> {

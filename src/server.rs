@@ -94,7 +94,7 @@ pub enum StartError {
 
 impl StartError {
     /// The address that another process listens on, if that is the cause.
-    pub fn taken(&self) -> Option<SocketAddr> {
+    pub fn address_in_use(&self) -> Option<SocketAddr> {
         match self {
             Self::Listen { address, source, .. } => {
                 (source.kind() == io::ErrorKind::AddrInUse).then_some(*address)
@@ -124,16 +124,16 @@ fn fix(error: &io::Error) -> &'static str {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    estate: Arc<Runtime>,
-    stage: watch::Sender<DrainState>,
+    runtime: Arc<Runtime>,
+    drain_state: watch::Sender<DrainState>,
     admin_stop: watch::Sender<bool>,
-    places: Arc<Semaphore>,
+    connection_slots: Arc<Semaphore>,
     connections: usize,
-    accepting: Vec<JoinHandle<()>>,
-    administering: Option<JoinHandle<()>>,
+    accept_tasks: Vec<JoinHandle<()>>,
+    admin_task: Option<JoinHandle<()>>,
     /// Copies of the listening sockets, for the hand-over.
     sockets: Vec<TcpListener>,
-    offer: Option<HandoverListener>,
+    handover_listener: Option<HandoverListener>,
     invalidation_sync: Option<InvalidationSync>,
     replaced: watch::Sender<bool>,
 }
@@ -141,30 +141,30 @@ pub struct Server {
 impl Server {
     /// Builds and starts a server, within a tokio runtime. It accepts connections when this returns.
     pub fn start(config: Config, mut deps: ServerDeps) -> Result<Self, StartError> {
-        let listeners = Listeners::of(&config, std::mem::take(&mut deps.sockets))?;
+        let listeners = Listeners::bind(&config, std::mem::take(&mut deps.sockets))?;
         let addresses: Vec<_> = listeners.proxy.iter().filter_map(address).collect();
         let admin = listeners.admin.as_ref().and_then(address);
         // Without copies the server still runs; it only cannot hand the sockets over.
         let sockets = listeners.iter().filter_map(|socket| socket.try_clone().ok()).collect();
         let (drain_state, drain_receiver) = watch::channel(DrainState::Open);
-        let connections = descriptors::clients(config.limits.connections);
+        let connections = descriptors::max_clients(config.limits.connections);
         let admin_config = config.admin.clone();
         let shared = SharedState::new(&config, &deps, &addresses, admin, drain_receiver)?;
-        let runtime = Runtime::found(config, shared, deps.source)?;
+        let runtime = Runtime::new(config, shared, deps.source)?;
         // Opened before the server accepts, so that no invalidation in between is lost.
-        let invalidation_sync = deps.takes_over.then(|| runtime.ground.store.open());
+        let invalidation_sync = deps.takes_over.then(|| runtime.shared.store.start_sync());
         let mut server = Self {
             addresses,
             admin,
-            estate: runtime,
-            stage: drain_state,
+            runtime,
+            drain_state,
             admin_stop: watch::Sender::new(false),
-            places: Arc::new(Semaphore::new(connections)),
+            connection_slots: Arc::new(Semaphore::new(connections)),
             connections,
-            accepting: Vec::new(),
-            administering: None,
+            accept_tasks: Vec::new(),
+            admin_task: None,
             sockets,
-            offer: None,
+            handover_listener: None,
             invalidation_sync,
             replaced: watch::Sender::new(false),
         };
@@ -178,22 +178,22 @@ impl Server {
         admin_config: Option<&Admin>,
     ) -> Result<(), StartError> {
         let context = AcceptContext {
-            doors: Arc::clone(&self.estate) as Arc<dyn CurrentFrontend>,
-            places: Arc::clone(&self.places),
-            exits: Arc::new(Semaphore::new(listener::TURNED_AWAY)),
-            account: Arc::clone(self.account()),
-            stage: self.stage.subscribe(),
+            frontends: Arc::clone(&self.runtime) as Arc<dyn CurrentFrontend>,
+            slots: Arc::clone(&self.connection_slots),
+            rejection_slots: Arc::new(Semaphore::new(listener::MAX_REJECTIONS)),
+            telemetry: Arc::clone(self.telemetry()),
+            drain: self.drain_state.subscribe(),
         };
         for listener in listeners.proxy {
             let listener = hand_to_tokio(listener, "listen")?;
-            self.accepting.push(tokio::spawn(listener::accept(listener, context.clone())));
+            self.accept_tasks.push(tokio::spawn(listener::accept(listener, context.clone())));
         }
         if let (Some(listener), Some(admin_config)) = (listeners.admin, admin_config) {
             let listener = hand_to_tokio(listener, "admin.listen")?;
-            let telemetry = Arc::clone(self.account());
+            let telemetry = Arc::clone(self.telemetry());
             let stop = self.admin_stop.subscribe();
-            let serving = admin::serve(listener, admin_config, self.controls(), telemetry, stop);
-            self.administering = Some(tokio::spawn(serving));
+            let serving = admin::serve(listener, admin_config, self.admin_api(), telemetry, stop);
+            self.admin_task = Some(tokio::spawn(serving));
         }
         Ok(())
     }
@@ -201,8 +201,8 @@ impl Server {
     /// Offers the listening sockets to the next larder process, at `path`.
     pub fn offer(&mut self, path: &Path, taken_over: bool) -> Result<(), HandoverError> {
         let sockets = std::mem::take(&mut self.sockets);
-        let store = Arc::clone(&self.estate.ground.store);
-        self.offer =
+        let store = Arc::clone(&self.runtime.shared.store);
+        self.handover_listener =
             Some(HandoverListener::new(path, taken_over, sockets, store, self.replaced.clone())?);
         Ok(())
     }
@@ -210,7 +210,7 @@ impl Server {
     /// Notifies the previous larder process that it may exit; returns once it has acknowledged. Until it
     /// has exited, each process receives the invalidations of the other.
     pub async fn take_over_from(&mut self, predecessor: Predecessor) -> io::Result<()> {
-        let stream = predecessor.leave().await?;
+        let stream = predecessor.notify_ready().await?;
         if let Some(invalidation_sync) = self.invalidation_sync.take() {
             tokio::spawn(invalidation_sync.run(stream));
         }
@@ -226,8 +226,8 @@ impl Server {
     }
 
     /// The operator API.
-    pub fn controls(&self) -> Arc<dyn AdminApi> {
-        Arc::new(AdminService(Arc::clone(&self.estate)))
+    pub fn admin_api(&self) -> Arc<dyn AdminApi> {
+        Arc::new(AdminService(Arc::clone(&self.runtime)))
     }
 
     /// The addresses of the client listeners, in the order of `listen`, with the actual ports.
@@ -242,30 +242,30 @@ impl Server {
 
     /// The certificate of the certificate authority (PEM); `None`: no connection is intercepted.
     pub fn ca(&self) -> Option<String> {
-        self.estate.house().authority.as_ref().map(|authority| authority.pem())
+        self.runtime.pipeline().authority.as_ref().map(|authority| authority.pem())
     }
 
     /// Blocks the disk writer thread until `until` receives a message, to measure the requests in the
     /// meantime.
     #[doc(hidden)]
     pub fn stall_store(&self, until: std::sync::mpsc::Receiver<()>) {
-        self.estate.ground.store.tiers().stall(until);
+        self.runtime.shared.store.tiered_store().stall(until);
     }
 
     /// The telemetry: logs and metrics.
-    pub fn account(&self) -> &Arc<Telemetry> {
-        &self.estate.ground.account
+    pub fn telemetry(&self) -> &Arc<Telemetry> {
+        &self.runtime.shared.telemetry
     }
 
     /// Number of clients that wait for or read a fill that others may join.
     pub fn waiting(&self) -> usize {
-        self.estate.house().engine.waiting()
+        self.runtime.pipeline().engine.waiting()
     }
 
     /// Number of client slots in use: one per open connection, and one per listener that waits for the
     /// next.
-    pub fn places_taken(&self) -> usize {
-        self.connections - self.places.available_permits()
+    pub fn connections_taken(&self) -> usize {
+        self.connections - self.connection_slots.available_permits()
     }
 }
 

@@ -42,7 +42,7 @@ pub enum Lookup {
     /// Nothing is stored under this key.
     Nothing,
     /// Nothing is in memory, but the disk may have the entry: call [`Store::load`].
-    Deeper,
+    CheckDisk,
 }
 
 /// State of the disk tier, for `/readyz`. Responses are served in every state.
@@ -97,7 +97,7 @@ impl EntryId {
 #[derive(Debug, Clone)]
 pub struct EntryInfo {
     /// Its position.
-    pub place: EntryId,
+    pub id: EntryId,
     /// The canonical form of its key ([`CacheKey::canonical`]).
     pub canonical: Arc<[u8]>,
     /// The response; its body is empty where the entry is on disk only.
@@ -143,14 +143,14 @@ pub trait Store: Send + Sync {
 
     /// Waits a short time until a larder beside this one, if there is one, has received all puts and
     /// invalidations so far.
-    async fn told(&self) {}
+    async fn sync_peer(&self) {}
 
     /// Makes stored entries unusable or stale, at once. [`Store::flush`] waits until that is on disk. Returns
     /// false if nothing of the scope is stored.
     fn invalidate(&self, scope: PurgeScope, kind: PurgeKind) -> bool;
 
     /// Whether an entry of this target may be stored.
-    fn may_keep(&self, target: u128) -> bool;
+    fn may_contain(&self, target: u128) -> bool;
 
     /// Waits until every invalidation so far is on disk and outlives the process; `Err` gives the reason why
     /// it does not.
@@ -165,7 +165,7 @@ pub trait Store: Send + Sync {
     ) -> Vec<EntryInfo>;
 
     /// State of the disk tier.
-    fn condition(&self) -> Health;
+    fn health(&self) -> Health;
 
     /// Releases the disk: queued writes are finished, then the files are closed and free for another process.
     /// Memory keeps working.
@@ -175,13 +175,13 @@ pub trait Store: Send + Sync {
 /// Sort key of `order`: of two requests the higher one is the newer. `latest_order` is the newest order
 /// number that any larder has given out. A higher number was stored before the clock went back and larder
 /// restarted; it counts as older.
-fn place_in_order(order: u64, latest_order: u64) -> (bool, u64) {
+fn order_key(order: u64, latest_order: u64) -> (bool, u64) {
     (order <= latest_order, order)
 }
 
 /// Whether `one` was requested later than `other`.
 fn is_newer(one: u64, other: u64, latest_order: u64) -> bool {
-    place_in_order(one, latest_order) > place_in_order(other, latest_order)
+    order_key(one, latest_order) > order_key(other, latest_order)
 }
 
 #[cfg(test)]

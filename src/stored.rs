@@ -45,10 +45,10 @@ pub struct StoredResponse {
     pub initial_age: Duration,
     /// Order number of the request: of two responses the one with the higher number is the newer, whichever
     /// arrived first.
-    pub asked: u64,
+    pub order: u64,
     /// Cache metadata, read once from the fields and `status`: everything that affects freshness and
     /// validation.
-    pub said: CacheMetadata,
+    pub metadata: CacheMetadata,
     /// Whether the request carried `Authorization` (RFC 9111 §3.5).
     pub authorized: bool,
     /// Whether it is stale, whatever its lifetime, and since when.
@@ -71,7 +71,7 @@ pub struct ForcedStale {
 #[derive(Debug, Clone, Copy)]
 pub struct FreshnessInput<'a> {
     /// Its cache metadata.
-    pub said: &'a CacheMetadata,
+    pub metadata: &'a CacheMetadata,
     /// The status that policy is applied to.
     pub status: StatusCode,
     /// Time when it was received.
@@ -85,7 +85,7 @@ pub struct FreshnessInput<'a> {
 impl<'a> From<&'a StoredResponse> for FreshnessInput<'a> {
     fn from(stored: &'a StoredResponse) -> Self {
         Self {
-            said: &stored.said,
+            metadata: &stored.metadata,
             status: stored.status,
             response_time: stored.response_time,
             initial_age: stored.initial_age,
@@ -97,7 +97,7 @@ impl<'a> From<&'a StoredResponse> for FreshnessInput<'a> {
 impl<'a> FreshnessInput<'a> {
     /// The input of a complete response as it is, of a partial one as if it were complete: to compute how
     /// long an entry is of use, not whether it satisfies a request.
-    pub fn of_either(stored: &'a StoredResponse) -> Self {
+    pub fn from_complete_or_partial(stored: &'a StoredResponse) -> Self {
         let status = if stored.is_part() { StatusCode::OK } else { stored.status };
         Self { status, ..stored.into() }
     }
@@ -105,7 +105,7 @@ impl<'a> FreshnessInput<'a> {
 
 /// Whether the field applies to one exchange and would mislead in a later one: the rest of a rate limit, or
 /// the time to wait.
-pub fn is_left_out_of_hits(name: &HeaderName) -> bool {
+pub fn is_withheld_from_hits(name: &HeaderName) -> bool {
     let text = name.as_str();
     text.starts_with("x-ratelimit") || text.starts_with("ratelimit") || name == RETRY_AFTER
 }
@@ -122,9 +122,9 @@ impl StoredResponse {
         initial_age: Duration,
     ) -> Self {
         let headers = compact(headers);
-        let metadata = CacheMetadata::of(status, &headers);
+        let metadata = CacheMetadata::from_response(status, &headers);
         let (headers, withheld) = split_withheld(headers);
-        let (tracked_body, body) = evicted_bodies::Body::follow(body);
+        let (tracked_body, body) = evicted_bodies::Body::track(body);
         Self {
             status,
             headers,
@@ -135,8 +135,8 @@ impl StoredResponse {
             request_time,
             response_time,
             initial_age,
-            asked: 0,
-            said: metadata,
+            order: 0,
+            metadata,
             authorized: false,
             outdated: None,
             tracked_body,
@@ -145,15 +145,15 @@ impl StoredResponse {
 
     /// The same, with whether the request carried `Authorization`.
     #[must_use]
-    pub fn fetched_with(mut self, authorized: bool) -> Self {
+    pub fn with_authorized(mut self, authorized: bool) -> Self {
         self.authorized = authorized;
         self
     }
 
     /// The same, with the order number of its request.
     #[must_use]
-    pub fn asked_as(mut self, order: u64) -> Self {
-        self.asked = order;
+    pub fn with_order(mut self, order: u64) -> Self {
+        self.order = order;
         self
     }
 
@@ -166,14 +166,14 @@ impl StoredResponse {
     /// The same with another body.
     #[must_use]
     pub fn with_body(self, body: Bytes) -> Self {
-        let (tracked_body, body) = evicted_bodies::Body::follow(body);
+        let (tracked_body, body) = evicted_bodies::Body::track(body);
         Self { body, tracked_body, ..self }
     }
 
     /// A guard of a store for the body, which counts in `evicted_bodies` when the last guard is dropped;
     /// `None`: the body is too small.
-    pub fn hold_body(&self, evicted_bodies: &EvictedBodies) -> Option<StoredBodyGuard> {
-        self.tracked_body.as_ref().map(|body| body.hold(evicted_bodies))
+    pub fn guard_body(&self, evicted_bodies: &EvictedBodies) -> Option<StoredBodyGuard> {
+        self.tracked_body.as_ref().map(|body| body.guard(evicted_bodies))
     }
 
     /// Whether the body is as long as the origin announced. No other body may be stored: it would be taken
@@ -209,13 +209,13 @@ impl StoredResponse {
     /// Approximate number of bytes in memory.
     pub fn weight(&self) -> usize {
         let fields = fields_weight(&self.headers) + fields_weight(&self.withheld);
-        size_of::<Self>() + self.body.len() + fields + self.vary.weight() + self.said.weight()
+        size_of::<Self>() + self.body.len() + fields + self.vary.weight() + self.metadata.weight()
     }
 
     /// Whether a 304 with these fields applies to this response (RFC 9111 §4.3.4). If not, the complete
     /// response must be requested again.
-    pub fn is_meant_by(&self, not_modified: &HeaderMap) -> bool {
-        validation::is_about(not_modified, &self.headers, &self.said)
+    pub fn is_updated_by(&self, not_modified: &HeaderMap) -> bool {
+        validation::applies_to(not_modified, &self.headers, &self.metadata)
     }
 
     /// This response updated by a 304 to its validators (RFC 9111 §3.2, §4.3.4). A 304 may contain
@@ -230,7 +230,7 @@ impl StoredResponse {
         response_time: SystemTime,
     ) -> Self {
         let headers = compact(&validation::freshen(&self.all_headers(), not_modified));
-        let metadata = CacheMetadata::of(self.status, &headers);
+        let metadata = CacheMetadata::from_response(self.status, &headers);
         let initial_age = freshness::initial_age(&metadata, request_time, response_time);
         let outdated = None;
         Self {
@@ -244,15 +244,15 @@ impl StoredResponse {
 
     /// The same response with only these fields.
     #[must_use]
-    pub fn keeping(&self, headers: &HeaderMap) -> Self {
+    pub fn with_headers(&self, headers: &HeaderMap) -> Self {
         let headers = compact(headers);
-        let metadata = CacheMetadata::of(self.status, &headers);
+        let metadata = CacheMetadata::from_response(self.status, &headers);
         self.with_headers_and_metadata(headers, metadata)
     }
 
     fn with_headers_and_metadata(&self, headers: HeaderMap, metadata: CacheMetadata) -> Self {
         let (headers, withheld) = split_withheld(headers);
-        Self { headers, withheld, said: metadata, ..self.clone() }
+        Self { headers, withheld, metadata, ..self.clone() }
     }
 }
 
@@ -314,7 +314,7 @@ fn compact(headers: &HeaderMap) -> HeaderMap {
 
 /// Splits the fields into those of a hit and those it leaves out. Done once, so that a hit filters nothing.
 fn split_withheld(headers: HeaderMap) -> (HeaderMap, HeaderMap) {
-    let is_withheld = |name: &HeaderName| *name == AGE || is_left_out_of_hits(name);
+    let is_withheld = |name: &HeaderName| *name == AGE || is_withheld_from_hits(name);
     let count = headers.keys().filter(|name| is_withheld(name)).count();
     if count == 0 {
         return (headers, HeaderMap::new());

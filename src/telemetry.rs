@@ -60,11 +60,11 @@ impl Telemetry {
     /// Creates the telemetry for these configured names. The indexes `routes.len()` and `upstreams.len()`
     /// mean [`NONE`].
     pub fn new(routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
-        Self::dated(Clock::system(), routes, upstreams)
+        Self::with_clock(Clock::system(), routes, upstreams)
     }
 
     /// Like [`Telemetry::new`], with the days and months of `clock`.
-    pub fn dated(clock: Clock, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
+    pub fn with_clock(clock: Clock, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
@@ -89,7 +89,7 @@ impl Telemetry {
 
     /// The telemetry with the names and the redactor of a reloaded configuration. Both instances share their
     /// counters; a request that began under the old names is recorded under them.
-    pub fn renamed(
+    pub fn with_names(
         &self,
         routes: &[Arc<str>],
         upstreams: &[Arc<str>],
@@ -97,7 +97,7 @@ impl Telemetry {
     ) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
-        let metrics = self.metrics.renamed(&routes, &upstreams);
+        let metrics = self.metrics.with_names(&routes, &upstreams);
         Arc::new(Self {
             routes,
             upstreams,
@@ -114,7 +114,7 @@ impl Telemetry {
     }
 
     /// The cost tracker.
-    pub fn ledger(&self) -> &CostTracker {
+    pub fn cost(&self) -> &CostTracker {
         &self.cost
     }
 
@@ -126,8 +126,8 @@ impl Telemetry {
     /// Records a finished request: metrics, and one log line at `debug`.
     pub fn record(&self, event: &RequestEvent<'_>) {
         self.metrics.record(event);
-        if event.result.is_without_a_call() {
-            self.cost.answered(event.host, event.port);
+        if event.result.needs_no_call() {
+            self.cost.record_avoided_call(event.host, event.port);
         }
         if event.result == ResultKind::Tunnel {
             self.tunnels.lock().count(event.host);
@@ -135,7 +135,7 @@ impl Telemetry {
         tracing::debug!(
             route = self.route_name(event.route),
             result = event.result.token(),
-            why = event.why,
+            why = event.forward_reason,
             method = event.method.as_str(),
             host = event.host,
             path = &*self.redactor.path(without_query(event.path)),
@@ -183,18 +183,18 @@ impl Telemetry {
 
     /// Counts a response that reports an exceeded rate limit of the origin; `class` is the kind of limit.
     pub fn rate_limited(&self, upstream: usize, class: &'static str) {
-        self.metrics.restraint().rate_limited(self.upstream_name(upstream), class);
+        self.metrics.upstream_limits().rate_limited(self.upstream_name(upstream), class);
     }
 
     /// Counts a call that larder blocked, and the cause.
     pub fn refused_call(&self, upstream: usize, cause: &'static str) {
-        self.metrics.restraint().refused(self.upstream_name(upstream), cause);
+        self.metrics.upstream_limits().refused(self.upstream_name(upstream), cause);
     }
 
     /// Records the wait of a call for admission, its cause and its duration; the call was made afterwards or
     /// not.
     pub fn waited(&self, upstream: usize, cause: &'static str, time: Duration) {
-        self.metrics.restraint().waited(self.upstream_name(upstream), cause, time);
+        self.metrics.upstream_limits().waited(self.upstream_name(upstream), cause, time);
     }
 
     /// Counts the bytes that a fill received. A fill has no client, so no [`RequestEvent`] contains them.
@@ -220,7 +220,8 @@ impl Telemetry {
     /// host.
     pub fn handshake(&self, pattern: &str, host: &str, outcome: HandshakeOutcome) {
         self.metrics.handshake(pattern, outcome.token());
-        let due = if outcome.is_distrust() { self.distrust.lock().count(host) } else { None };
+        let due =
+            if outcome.indicates_distrust() { self.distrust.lock().count(host) } else { None };
         let Some(refused) = due else {
             tracing::debug!(host, outcome = outcome.token(), "Handshake ended");
             return;
@@ -236,12 +237,12 @@ impl Telemetry {
     }
 
     /// The hosts whose clients did not accept larder's certificate, with counts, the highest count first.
-    pub fn distrusted(&self) -> Vec<(String, u64)> {
+    pub fn distrusting_hosts(&self) -> Vec<(String, u64)> {
         self.distrust.lock().hosts()
     }
 
     /// The hosts of tunnelled connections, with the number of connections, the highest number first.
-    pub fn tunnelled(&self) -> Vec<(String, u64)> {
+    pub fn tunnelled_hosts(&self) -> Vec<(String, u64)> {
         self.tunnels.lock().hosts()
     }
 
@@ -289,18 +290,18 @@ impl Telemetry {
 
     /// Sets the current mode of the master switch.
     pub fn mode(&self, mode: Mode) {
-        self.metrics.operation().mode(mode.token(), &Mode::ALL.map(Mode::token));
+        self.metrics.admin().mode(mode.token(), &Mode::ALL.map(Mode::token));
     }
 
     /// Sets the upstreams whose certificates are not verified; all others are removed.
     pub fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
-        self.metrics.operation().insecure(upstreams);
+        self.metrics.admin().insecure(upstreams);
     }
 
     /// Records a reload and whether the new configuration is in force. The initial configuration counts as
     /// one that is.
     pub fn reloaded(&self, swapped: bool) {
-        self.metrics.operation().reloaded(swapped);
+        self.metrics.admin().reloaded(swapped);
     }
 
     /// Counts a disk store that was recreated because it was unusable.
@@ -340,7 +341,7 @@ impl Telemetry {
 
     /// Reads the health of the store from `is_healthy` whenever the metrics are rendered; changes need not be
     /// reported.
-    pub fn watch_condition(&self, is_healthy: impl Fn() -> bool + Send + Sync + 'static) {
+    pub fn watch_health(&self, is_healthy: impl Fn() -> bool + Send + Sync + 'static) {
         *self.persistence_check.lock() = Some(Box::new(is_healthy));
     }
 
@@ -356,7 +357,7 @@ impl Telemetry {
             self.evicted(tier.name, totals.evictions.saturating_sub(tier.evictions));
             tier.evictions = totals.evictions;
         }
-        self.cost.show();
+        self.cost.update_budget_metrics();
         self.metrics.render()
     }
 
@@ -417,7 +418,7 @@ mod tests {
     fn renamed_telemetry_shares_counters_by_name_and_keeps_old_indexes() {
         let name = |name: &str| -> Arc<str> { name.into() };
         let before = Telemetry::new(&[name("a"), name("b")], &[]);
-        let after = before.renamed(&[name("b"), name("c")], &[], Redactor::default());
+        let after = before.with_names(&[name("b"), name("c")], &[], Redactor::default());
         before.stale_served(1, "x");
         after.stale_served(0, "x");
         before.stale_served(0, "x");

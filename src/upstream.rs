@@ -56,7 +56,7 @@ use crate::upstream::rejection::{RejectReason, Rejection};
 #[derive(Clone)]
 pub struct UpstreamRequest {
     /// The call's context for admission control.
-    pub knock: CallContext,
+    pub context: CallContext,
     /// The method.
     pub method: Method,
     /// The client's target; an upstream may rewrite `http` to `https`.
@@ -82,15 +82,15 @@ pub struct UpstreamResponse {
     /// How the body is delimited.
     pub framing: BodyFraming,
     /// The classified result of the call.
-    pub verdict: CallOutcome,
+    pub outcome: CallOutcome,
     /// A rule inspects bodies and this one could not be inspected, so the outcome may be incomplete.
-    pub unread: bool,
+    pub body_uninspected: bool,
     /// Why the call had to wait before it was sent, if it did.
-    pub waited: Option<RejectReason>,
+    pub wait_reason: Option<RejectReason>,
     /// The body.
     pub body: Box<dyn Body>,
     /// Deadline for the complete response, counted from the call, if the response is to be stored.
-    pub total: Duration,
+    pub total_timeout: Duration,
 }
 
 /// How a response body is delimited (RFC 9112 §6.3).
@@ -99,7 +99,7 @@ pub enum BodyFraming {
     /// By a declared length in bytes.
     Length(u64),
     /// By a marker in the stream (chunked coding, or HTTP/2's `END_STREAM`).
-    Marked,
+    Delimited,
     /// By the end of the connection: a truncated body cannot be told from a complete one.
     Close,
 }
@@ -111,7 +111,7 @@ pub trait Body: Send {
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError>;
 
     /// Bytes that the origin may send before they are read.
-    fn ahead(&self) -> usize {
+    fn receive_window(&self) -> usize {
         0
     }
 }
@@ -142,19 +142,19 @@ pub trait Origin: Send + Sync {
     }
 
     /// The canonical target of the resource that `target` leads to; `None`: `target` itself.
-    fn moved(&self, target: &Target) -> Option<Target> {
+    fn canonical_target(&self, target: &Target) -> Option<Target> {
         let _ = target;
         None
     }
 
     /// How long a call to `target` without retries may wait in a queue or for a cooldown to end.
-    fn patience(&self, target: &Target) -> Duration {
+    fn max_wait(&self, target: &Target) -> Duration {
         let _ = target;
         Duration::ZERO
     }
 
     /// Deadline for a call to `target` including its retries.
-    fn total(&self, target: &Target) -> Duration {
+    fn total_timeout(&self, target: &Target) -> Duration {
         let _ = target;
         Timeouts::default().total
     }

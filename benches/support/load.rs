@@ -33,7 +33,7 @@ impl Target {
 }
 
 /// The header fields of a response and the length of its body.
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) fields: Vec<String>,
     pub(crate) body: usize,
 }
@@ -79,7 +79,7 @@ impl Load {
     }
 
     /// Sends four requests, so that the returned response is the one that the load will get.
-    pub(crate) fn warm(&self, target: &Target) -> Answer {
+    pub(crate) fn warm(&self, target: &Target) -> Response {
         self.runtime.block_on(async {
             let mut stream = connect(target.address).await;
             let mut buffer = Vec::new();
@@ -190,7 +190,7 @@ async fn connect(address: SocketAddr) -> TcpStream {
     stream
 }
 
-async fn send(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Answer {
+async fn send(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Response {
     buffer.clear();
     stream.write_all(request.as_bytes()).await.expect("a reader");
     let end = loop {
@@ -210,7 +210,7 @@ async fn send(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> An
     while buffer.len() < end + body {
         assert!(stream.read_buf(buffer).await.expect("a body") > 0, "cut");
     }
-    Answer { fields, body }
+    Response { fields, body }
 }
 
 /// Reads one response whose body has `body` bytes; its head may grow (`Age`).

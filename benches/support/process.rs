@@ -44,13 +44,13 @@ impl Process {
     }
 
     /// Sends a line to its standard input.
-    pub(crate) fn say(&mut self, line: &str) {
+    pub(crate) fn send_line(&mut self, line: &str) {
         let input = self.child.stdin.as_mut().expect("standard input was piped");
         writeln!(input, "{line}").expect("the child reads its input");
     }
 
     /// Closes its standard input and waits for its exit with status 0.
-    pub(crate) fn end(mut self) {
+    pub(crate) fn stop(mut self) {
         drop(self.child.stdin.take());
         let status = self.child.wait().expect("a child");
         assert!(status.success(), "the child exited with status 0");

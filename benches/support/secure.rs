@@ -22,12 +22,12 @@ const REQUEST: &str = "GET /hit HTTP/1.1\r\nHost: api.example.test\r\nUser-Agent
                        Connection: keep-alive\r\n\r\n";
 
 /// An origin and its clients on a runtime of their own.
-pub(crate) struct Secure {
+pub(crate) struct TlsLoad {
     runtime: Runtime,
     connector: TlsConnector,
 }
 
-impl Secure {
+impl TlsLoad {
     pub(crate) fn new() -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut config = ClientConfig::builder_with_provider(provider)
@@ -104,7 +104,7 @@ impl Secure {
     }
 
     /// Opens one connection to each of this many hosts, without sending a request.
-    pub(crate) fn meet(&self, larder: SocketAddr, hosts: usize) {
+    pub(crate) fn connect_each(&self, larder: SocketAddr, hosts: usize) {
         self.runtime.block_on(async {
             for host in 0..hosts {
                 let name = format!("h{host}.hosts.example.test");

@@ -8,7 +8,7 @@ use larder::fake::discord::CallLog;
 
 use crate::ROLE_CHECKS;
 use crate::Seen;
-use crate::Story;
+use crate::Workload;
 
 /// One column of the table.
 pub(crate) struct Side {
@@ -39,7 +39,7 @@ impl Side {
 
 /// The measured figures.
 pub(crate) struct Figures {
-    pub(crate) story: Story,
+    pub(crate) workload: Workload,
     pub(crate) before: Side,
     pub(crate) after: Side,
     /// Calls to Discord with larder, before any refresh was forced.
@@ -53,9 +53,9 @@ pub(crate) struct Figures {
 impl Figures {
     /// The missed targets.
     pub(crate) fn missed(&self) -> Vec<String> {
-        let Story { refreshes, .. } = self.story;
-        let needed = self.story.needed() as u64;
-        let calls = self.story.visit_calls();
+        let Workload { refreshes, .. } = self.workload;
+        let needed = self.workload.needed() as u64;
+        let calls = self.workload.visit_calls();
         let checks = [
             (self.before.client_calls == calls, format!("{calls} calls before")),
             (self.after.client_calls == calls, format!("{calls} calls after")),
@@ -78,7 +78,7 @@ impl Figures {
 
     /// Prints the table.
     pub(crate) fn print(&self) {
-        let Story { users, visits, refreshes, .. } = self.story;
+        let Workload { users, visits, refreshes, .. } = self.workload;
         let (before, after) = (&self.before, &self.after);
         println!("{users} users x {visits} visits, {} calls each\n", ROLE_CHECKS + 1);
         println!("{:<24}{:>12}{:>12}", "", "before", "after");
@@ -126,9 +126,9 @@ impl Figures {
         };
         serde_json::json!({
             "example": "badge_egress",
-            "users": self.story.users,
-            "visits": self.story.visits,
-            "forced_refreshes": self.story.refreshes,
+            "users": self.workload.users,
+            "visits": self.workload.visits,
+            "forced_refreshes": self.workload.refreshes,
             "visits_upstream_calls": self.visits_upstream,
             "upstream_bytes_share": self.bytes_share(),
             "before": side(&self.before),

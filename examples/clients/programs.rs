@@ -21,7 +21,7 @@ pub(crate) enum Part {
 
 /// The way that a client's requests reach larder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub(crate) enum AccessMode {
     /// Through the proxy, without any change to the client.
     Proxy,
     /// With larder as its base URL.
@@ -32,7 +32,7 @@ pub(crate) enum Way {
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) part: Part,
-    pub(crate) way: Way,
+    pub(crate) access: AccessMode,
     /// The commands that build it, run first.
     build: Vec<Vec<String>>,
     /// The command, to which the URLs are appended.
@@ -73,12 +73,12 @@ async fn output(step: &[String]) -> Result<Output, String> {
 }
 
 /// The directories of the programs and packages.
-pub(crate) struct Place {
+pub(crate) struct Paths {
     sources: String,
     installed: String,
 }
 
-impl Place {
+impl Paths {
     /// `tests/clients` and `target/clients`. Node looks for packages beside a program, so the programs
     /// that need packages are copied beside the installed ones.
     pub(crate) fn prepare() -> Result<Self, Failure> {
@@ -106,7 +106,7 @@ impl Place {
 }
 
 /// All clients.
-pub(crate) fn all(paths: &Place) -> Vec<Program> {
+pub(crate) fn all(paths: &Paths) -> Vec<Program> {
     let mut all = command_line();
     all.extend(python(paths));
     all.extend(node(paths));
@@ -129,7 +129,7 @@ fn command_line() -> Vec<Program> {
     ]
 }
 
-fn python(paths: &Place) -> Vec<Program> {
+fn python(paths: &Paths) -> Vec<Program> {
     let installed = paths.installed("bin/python3");
     let python = if Path::new(&installed).exists() { installed.as_str() } else { "python3" };
     let clients = [
@@ -161,7 +161,7 @@ fn python(paths: &Place) -> Vec<Program> {
     clients.into_iter().map(program).collect()
 }
 
-fn node(paths: &Place) -> Vec<Program> {
+fn node(paths: &Paths) -> Vec<Program> {
     let (fetch, http) = (paths.source("node/fetch.mjs"), paths.source("node/http.cjs"));
     let latest = paths.installed("node_modules/node/bin/node");
     let package =
@@ -184,7 +184,7 @@ fn node(paths: &Place) -> Vec<Program> {
     ]
 }
 
-fn compiled(paths: &Place) -> Vec<Program> {
+fn compiled(paths: &Paths) -> Vec<Program> {
     let (go, main) = (paths.installed("go-client"), paths.source("go/main.go"));
     let classes = paths.installed("java");
     let (connection, client) =
@@ -210,7 +210,7 @@ fn compiled(paths: &Place) -> Vec<Program> {
     ]
 }
 
-fn others(paths: &Place) -> Vec<Program> {
+fn others(paths: &Paths) -> Vec<Program> {
     let (ruby, curl) = (paths.source("ruby/net_http.rb"), paths.source("php/with_curl.php"));
     let streams = paths.source("php/streams.php");
     vec![
@@ -226,18 +226,21 @@ fn others(paths: &Place) -> Vec<Program> {
 }
 
 /// The two clients that environment variables cannot configure for larder.
-fn mounted(paths: &Place) -> Vec<Program> {
+fn mounted(paths: &Paths) -> Vec<Program> {
     let installed = paths.installed("bin/python3");
     let python = if Path::new(&installed).exists() { installed.as_str() } else { "python3" };
     let source = paths.source("python/with_urllib3.py");
     let probe = [python, "-c", "import urllib3 as it; print(it.__version__)"];
     let urllib3 = interpreted("Python urllib3, bare", Part::Full, &[python, &source], &probe);
     let reqwest = rust("Rust reqwest, webpki-roots", "webpki", paths);
-    [urllib3, reqwest].into_iter().map(|program| Program { way: Way::Mount, ..program }).collect()
+    [urllib3, reqwest]
+        .into_iter()
+        .map(|program| Program { access: AccessMode::Mount, ..program })
+        .collect()
 }
 
 /// A separate crate, built once for each kind of roots.
-fn rust(name: &'static str, roots: &str, paths: &Place) -> Program {
+fn rust(name: &'static str, roots: &str, paths: &Paths) -> Program {
     let target = paths.installed(&format!("rust-{roots}"));
     let manifest = paths.source("rust/Cargo.toml");
     let build = ["cargo", "build", "--quiet", "--locked", "--manifest-path", &manifest];
@@ -251,7 +254,7 @@ fn rust(name: &'static str, roots: &str, paths: &Place) -> Program {
 
 fn interpreted(name: &'static str, part: Part, command: &[&str], probe: &[&str]) -> Program {
     let (command, probe) = (owned(command), owned(probe));
-    Program { name, part, way: Way::Proxy, build: Vec::new(), command, probe }
+    Program { name, part, access: AccessMode::Proxy, build: Vec::new(), command, probe }
 }
 
 impl Program {

@@ -2,7 +2,7 @@
 //!
 //! Owns: the table. Never touches: running the clients.
 
-use crate::programs::{Part, Program, Way};
+use crate::programs::{AccessMode, Part, Program};
 
 /// The result of one client.
 pub(crate) struct Row {
@@ -13,7 +13,7 @@ pub(crate) struct Row {
     /// Its complete output, if it failed.
     reason: Option<String>,
     /// Whether the run may pass.
-    pub(crate) is_well: bool,
+    pub(crate) passes: bool,
 }
 
 impl Row {
@@ -27,7 +27,7 @@ impl Row {
             version,
             outcome: "MISSED",
             reason: Some(reason),
-            is_well: false,
+            passes: false,
             ..Self::new(program)
         }
     }
@@ -35,16 +35,16 @@ impl Row {
     /// Not installed; with `require` that is allowed only for clients that CI does not cover.
     pub(crate) fn skipped(program: &Program, require: bool) -> Self {
         let is_well = !require || program.part == Part::Full;
-        Self { outcome: "skipped", is_well, ..Self::new(program) }
+        Self { outcome: "skipped", passes: is_well, ..Self::new(program) }
     }
 
     fn new(program: &Program) -> Self {
-        let access = match program.way {
-            Way::Proxy => "proxy",
-            Way::Mount => "mount",
+        let access = match program.access {
+            AccessMode::Proxy => "proxy",
+            AccessMode::Mount => "mount",
         };
         let version = String::new();
-        Self { name: program.name, version, access, outcome: "", reason: None, is_well: true }
+        Self { name: program.name, version, access, outcome: "", reason: None, passes: true }
     }
 }
 

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use crate::client::Failure;
 use crate::origin::{BODY, Origin};
 use crate::program;
-use crate::programs::{Program, Way};
+use crate::programs::{AccessMode, Program};
 use crate::report::Row;
-use crate::tls::Front;
+use crate::tls::TlsFrontend;
 
 /// The host of the API over TLS.
 pub(crate) const SECURE: &str = "secure.example.test";
@@ -24,14 +24,14 @@ const PLAIN: &str = "api.example.test";
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The setup that all clients share.
-pub(crate) struct Scene {
+pub(crate) struct Testbed {
     origin: Origin,
     directory: tempfile::TempDir,
 }
 
-impl Scene {
+impl Testbed {
     /// Writes the configuration for the clients.
-    pub(crate) fn new(origin: Origin, tls_frontend: &Front) -> Result<Self, Failure> {
+    pub(crate) fn new(origin: Origin, tls_frontend: &TlsFrontend) -> Result<Self, Failure> {
         let directory = tempfile::tempdir()?;
         std::fs::write(directory.path().join("root.pem"), &tls_frontend.root)?;
         let yaml = format!(
@@ -84,12 +84,12 @@ routes:
         let mut command = Command::new(program::larder()?);
         command.args(["exec", "--config", "proxy.yaml", "--"]);
         let [secure, plain] = paths;
-        match program.way {
-            Way::Proxy => {
+        match program.access {
+            AccessMode::Proxy => {
                 let urls = [format!("https://{SECURE}{secure}"), format!("http://{PLAIN}{plain}")];
                 command.args(&program.command).args(&urls).args(&urls);
             }
-            Way::Mount => {
+            AccessMode::Mount => {
                 // The client's base URLs: larder's address instead of the API's.
                 let urls = format!("$http_proxy/secure{secure} $http_proxy/plain{plain}");
                 let script = format!("exec \"$@\" {urls} {urls}");

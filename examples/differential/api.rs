@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::client::Failure;
-use crate::model::{Model, RESOURCES, Resource, Which};
+use crate::model::{Model, RESOURCES, Representation, Resource};
 
 /// Starts the API on loopback; it runs until the process ends.
 pub(crate) async fn start(model: Arc<Model>, seed: u64) -> Result<SocketAddr, Failure> {
@@ -77,12 +77,12 @@ fn get_response(model: &Model, resource: Resource, head: &str) -> (Vec<u8>, Vec<
     let language = if field("accept-language").as_deref() == Some("de") { "de" } else { "en" };
     let user =
         field("authorization").and_then(|value| value.strip_prefix("Bearer u")?.parse().ok());
-    let representation = Which {
+    let representation = Representation {
         resource,
         language: resource.varies().then_some(language),
         user: user.filter(|_| !resource.shared),
     };
-    let (call, version) = model.call(resource);
+    let (call, version) = model.record_call(resource);
     let tag = format!("\"{language}-{user:?}-{version}\"", user = representation.user);
     let vary = if resource.varies() { "Vary: Accept-Language\r\n" } else { "" };
     let fields = format!("ETag: {tag}\r\n{vary}");

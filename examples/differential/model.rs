@@ -44,14 +44,14 @@ impl Resource {
 
 /// A representation of a resource.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Which {
+pub(crate) struct Representation {
     pub(crate) resource: Resource,
     /// Its language, if the resource varies; its user, if the resource is not shared.
     pub(crate) language: Option<&'static str>,
     pub(crate) user: Option<u64>,
 }
 
-impl Which {
+impl Representation {
     /// The body of a version, as returned to call number `call`: every line contains all of this.
     pub(crate) fn body(&self, version: u64, call: usize) -> Vec<u8> {
         let Self { resource, language, user } = self;
@@ -89,9 +89,9 @@ struct Inner {
     replaced: HashMap<(Resource, u64), Instant>,
     /// The newest delivered version of each representation, if storable: later requests must not get
     /// older ones.
-    delivered: HashMap<Which, SeenVersion>,
+    delivered: HashMap<Representation, SeenVersion>,
     /// The newest version that came from the API: later responses that are not hits must not be older.
-    seen: HashMap<Which, SeenVersion>,
+    seen: HashMap<Representation, SeenVersion>,
     /// The version that an acknowledged write or purge established: later requests must not get older
     /// ones.
     changed: HashMap<Resource, u64>,
@@ -105,13 +105,13 @@ struct Inner {
 
 impl Inner {
     /// Whether the version had been replaced for longer than larder may serve it.
-    fn was_replaced(&self, representation: &Which, version: u64, at: Instant) -> bool {
+    fn was_replaced(&self, representation: &Representation, version: u64, at: Instant) -> bool {
         let replaced = self.replaced.get(&(representation.resource, version));
         replaced.is_some_and(|replaced| at.saturating_duration_since(*replaced) > MAX_STALE)
     }
 }
 
-fn keep_newest(known: Entry<'_, Which, SeenVersion>, seen: SeenVersion) {
+fn keep_newest(known: Entry<'_, Representation, SeenVersion>, seen: SeenVersion) {
     let known = known.or_insert(seen);
     if seen.version > known.version {
         *known = seen;
@@ -137,7 +137,7 @@ impl Default for Model {
 
 /// The state when a request began.
 #[derive(Debug)]
-pub(crate) struct Before {
+pub(crate) struct Snapshot {
     at: Instant,
     delivered: Option<SeenVersion>,
     seen: Option<SeenVersion>,
@@ -146,26 +146,26 @@ pub(crate) struct Before {
 }
 
 impl Model {
-    pub(crate) fn asked(&self) -> usize {
+    pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
     /// Returns once this many requests are complete.
-    pub(crate) async fn until(&self, requests: usize) {
+    pub(crate) async fn wait_for_requests(&self, requests: usize) {
         let mut progress = self.progress.subscribe();
         // This cannot fail: the model itself owns the sender.
         let _reached = progress.wait_for(|count| *count >= requests).await;
     }
 
     /// Records a completed request.
-    pub(crate) fn over(&self, operation: &'static str) {
+    pub(crate) fn record_request(&self, operation: &'static str) {
         *self.inner.lock().counts.entry(operation).or_default() += 1;
         let requests = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         self.progress.send_replace(requests);
     }
 
     /// Records a call that reaches the API; returns its number, and the current version.
-    pub(crate) fn call(&self, resource: Resource) -> (usize, u64) {
+    pub(crate) fn record_call(&self, resource: Resource) -> (usize, u64) {
         let mut inner = self.inner.lock();
         inner.calls.push(clock::monotonic());
         (inner.calls.len() - 1, inner.versions.get(&resource).copied().unwrap_or_default())
@@ -186,28 +186,28 @@ impl Model {
     }
 
     /// Later requests must get this version or a newer one.
-    pub(crate) fn changed(&self, resource: Resource, version: u64) {
+    pub(crate) fn require_at_least(&self, resource: Resource, version: u64) {
         let mut inner = self.inner.lock();
         let changed = inner.changed.entry(resource).or_default();
         *changed = version.max(*changed);
     }
 
     /// Records the start of an operator action.
-    pub(crate) fn acts(&self, action: &'static str) {
+    pub(crate) fn set_action(&self, action: &'static str) {
         self.inner.lock().action = Some((action, clock::monotonic()));
     }
 
     /// Records that larder is about to be killed.
-    pub(crate) fn killed(&self) {
+    pub(crate) fn record_kill(&self) {
         let mut inner = self.inner.lock();
         inner.kills += 1;
         inner.delivered.clear();
     }
 
-    pub(crate) fn before(&self, representation: &Which) -> Before {
+    pub(crate) fn snapshot(&self, representation: &Representation) -> Snapshot {
         let inner = self.inner.lock();
-        let latest = |all: &HashMap<Which, SeenVersion>| all.get(representation).copied();
-        Before {
+        let latest = |all: &HashMap<Representation, SeenVersion>| all.get(representation).copied();
+        Snapshot {
             at: clock::monotonic(),
             delivered: latest(&inner.delivered),
             seen: latest(&inner.seen),
@@ -218,10 +218,10 @@ impl Model {
 
     /// Checks and records a response with this version, which the API returned to call number `call`, to
     /// a request that began at `before`. `storable`: the response may be stored.
-    pub(crate) fn answered(
+    pub(crate) fn check_response(
         &self,
-        representation: &Which,
-        before: &Before,
+        representation: &Representation,
+        before: &Snapshot,
         (version, call): (u64, usize),
         (hit, storable): (bool, bool),
         operation: &str,
@@ -260,7 +260,7 @@ impl Model {
         *inner.counts.entry(if hit { "hits" } else { "from the API" }).or_default() += 1;
     }
 
-    pub(crate) fn violated(&self, violation: String) {
+    pub(crate) fn record_violation(&self, violation: String) {
         self.inner.lock().violations.push(violation);
     }
 

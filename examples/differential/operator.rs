@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use tokio::process::Command;
 
-use crate::asking::HOST;
 use crate::client::{Connection, Failure};
 use crate::model::Model;
 use crate::process::Larder;
+use crate::workload::HOST;
 
 /// The operator.
 pub(crate) struct Operator {
@@ -43,9 +43,13 @@ impl Operator {
     }
 
     /// Performs the next action.
-    pub(crate) async fn act(&mut self, number: usize, model: &Model) -> Result<(), Failure> {
+    pub(crate) async fn perform_action(
+        &mut self,
+        number: usize,
+        model: &Model,
+    ) -> Result<(), Failure> {
         let actions = ["reload", "stop", "take-over", "reload", "take-over", "kill"];
-        model.acts(actions[number % actions.len()]);
+        model.set_action(actions[number % actions.len()]);
         let result = match number % 6 {
             0 | 3 => self.reload(if number.is_multiple_of(6) { "2s" } else { "1s" }).await,
             1 => self.stop_and_restart().await,
@@ -60,7 +64,7 @@ impl Operator {
             "after a take-over",
             "after a kill",
         ];
-        model.acts(after[number % after.len()]);
+        model.set_action(after[number % after.len()]);
         result
     }
 
@@ -79,17 +83,17 @@ impl Operator {
     }
 
     async fn kill_and_restart(&mut self, model: &Model) -> Result<(), Failure> {
-        model.killed();
+        model.record_kill();
         self.kill("-KILL").await?;
         self.restart().await?;
-        model.killed();
+        model.record_kill();
         Ok(())
     }
 
     async fn take_over(&mut self) -> Result<(), Failure> {
         let next = Larder::start(&self.file, &["--take-over"]).await?;
         if let Some(before) = self.larder.replace(next) {
-            before.ended().await?;
+            before.wait().await?;
         }
         Ok(())
     }
@@ -97,7 +101,7 @@ impl Operator {
     /// Starts a new larder, after the stopped or killed one has exited.
     async fn restart(&mut self) -> Result<(), Failure> {
         if let Some(before) = self.larder.take() {
-            before.ended().await?;
+            before.wait().await?;
         }
         self.larder = Some(Larder::start(&self.file, &[]).await?);
         Ok(())

@@ -5,7 +5,7 @@
 /// The measured figures.
 pub(crate) struct Figures {
     /// The number of requests that each app makes.
-    pub(crate) asked: usize,
+    pub(crate) requests: usize,
     pub(crate) apps: Vec<Saved>,
     pub(crate) presented: Presented,
 }
@@ -37,8 +37,8 @@ impl Figures {
     pub(crate) fn missed(&self) -> Vec<String> {
         let mut missed = Vec::new();
         for saved in &self.apps {
-            if u64::try_from(self.asked).ok() != Some(saved.before) {
-                missed.push(format!("{}: {} calls without larder", saved.app, self.asked));
+            if u64::try_from(self.requests).ok() != Some(saved.before) {
+                missed.push(format!("{}: {} calls without larder", saved.app, self.requests));
             }
             if saved.part() < 0.9 {
                 missed.push(format!("{}: 90 % fewer calls", saved.app));

@@ -45,7 +45,7 @@ impl Figures {
                 self.by_cpu() >= MIN_GOODPUT,
                 "responses per CPU time in the crowd at least 80 % of the peak's",
             ),
-            (!self.crowd.told.is_empty(), "a crowd with rejected clients"),
+            (!self.crowd.rejection_times.is_empty(), "a crowd with rejected clients"),
             (rejection_time(&self.crowd, 99) < MAX_REJECTION_TIME, "a 503 within three seconds"),
             (self.recovery < MAX_RECOVERY, "recovered within two seconds"),
             (self.lines_a_second() <= MAX_LOG_LINES, "at most ten lines a second"),
@@ -64,7 +64,7 @@ impl Figures {
         row("in the crowd, responses a second", rate(&self.crowd));
         row("  of the peak", format!("{:.0} %", self.goodput() * 100.0));
         row("  by CPU time", format!("{:.0} %", self.by_cpu() * 100.0));
-        row("  rejected with 503", self.crowd.told.len().to_string());
+        row("  rejected with 503", self.crowd.rejection_times.len().to_string());
         row("  503 received within, p50", millis(rejection_time(&self.crowd, 50)));
         row("  503 received within, p99", millis(rejection_time(&self.crowd, 99)));
         row("a new client is served after", millis(self.recovery));
@@ -83,7 +83,7 @@ impl Figures {
             "crowd_rps": per_second(&self.crowd),
             "goodput": self.goodput(),
             "goodput_by_cpu": self.by_cpu(),
-            "told_503": self.crowd.told.len(),
+            "told_503": self.crowd.rejection_times.len(),
             "told_p50_seconds": rejection_time(&self.crowd, 50).as_secs_f64(),
             "told_p99_seconds": rejection_time(&self.crowd, 99).as_secs_f64(),
             "recovery_seconds": self.recovery.as_secs_f64(),
@@ -127,7 +127,7 @@ fn rate(seen: &Seen) -> String {
 
 /// The time until the 503 that this percentage of the rejected clients did not exceed.
 fn rejection_time(seen: &Seen, percent: usize) -> Duration {
-    let mut sorted = seen.told.clone();
+    let mut sorted = seen.rejection_times.clone();
     sorted.sort_unstable();
     let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
     sorted.get(index).copied().unwrap_or_default()

@@ -33,14 +33,14 @@ pub(crate) struct Seen {
     /// Responses with status 200.
     pub(crate) good: u64,
     /// The times from connecting to the 503.
-    pub(crate) told: Vec<Duration>,
+    pub(crate) rejection_times: Vec<Duration>,
     pub(crate) failures: Vec<String>,
 }
 
 impl Seen {
     fn add(&mut self, other: Self) {
         self.good += other.good;
-        self.told.extend(other.told);
+        self.rejection_times.extend(other.rejection_times);
         self.failures.extend(other.failures);
     }
 }
@@ -64,7 +64,7 @@ pub(crate) async fn malformed(
 }
 
 /// The time until a new client is served.
-pub(crate) async fn recovers(proxy: SocketAddr) -> Result<Duration, Failure> {
+pub(crate) async fn recovery_time(proxy: SocketAddr) -> Result<Duration, Failure> {
     let since = clock::monotonic();
     let mut seen = Seen::default();
     while seen.good == 0 {
@@ -99,7 +99,7 @@ where
 async fn send_valid(proxy: SocketAddr, until: Instant) -> Seen {
     let mut seen = Seen::default();
     while clock::monotonic() < until {
-        let rejected = seen.told.len();
+        let rejected = seen.rejection_times.len();
         match timeout(TIMEOUT, one_connection(proxy, until, REQUESTS_PER_CONNECTION, &mut seen))
             .await
         {
@@ -107,7 +107,7 @@ async fn send_valid(proxy: SocketAddr, until: Instant) -> Seen {
             Ok(Err(error)) => seen.failures.push(error.to_string()),
             Err(_elapsed) => seen.failures.push("no response in time".to_owned()),
         }
-        if seen.told.len() > rejected {
+        if seen.rejection_times.len() > rejected {
             let left = until.saturating_duration_since(clock::monotonic());
             sleep(RETRY_AFTER.min(left)).await;
         }
@@ -130,7 +130,7 @@ async fn one_connection(
             // A response after the end of the time is not counted as goodput.
             200 => seen.good += u64::from(clock::monotonic() < until),
             503 => {
-                seen.told.push(clock::monotonic().duration_since(since));
+                seen.rejection_times.push(clock::monotonic().duration_since(since));
                 return Ok(());
             }
             other => return Err(format!("{other}").into()),

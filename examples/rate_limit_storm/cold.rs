@@ -10,8 +10,8 @@ use larder::fake::faults::{Fault, Faults, RateLimited};
 use serde_json::json;
 
 use crate::Figures;
-use crate::client::{Answer, Failure};
-use crate::scene::{Scene, roles};
+use crate::client::{Failure, Response};
+use crate::testbed::{Testbed, roles};
 
 /// The step of the virtual clock, and so the precision of the measured waits.
 const STEP: Duration = Duration::from_millis(10);
@@ -54,12 +54,12 @@ pub(crate) async fn always(figures: &mut Figures) -> Result<(), Failure> {
 }
 
 /// The response for a cold key, and the waits between the calls for it.
-async fn cold(behaviour: Faults, route: &str) -> Result<(Answer, Vec<Duration>), Failure> {
-    let testbed = Scene::set(Options { behaviour, ..Options::default() }, route, "").await?;
-    let request = testbed.getting(&roles(0));
+async fn cold(behaviour: Faults, route: &str) -> Result<(Response, Vec<Duration>), Failure> {
+    let testbed = Testbed::start(Options { behaviour, ..Options::default() }, route, "").await?;
+    let request = testbed.spawn_get(&roles(0));
     let (mut waits, mut waited, mut calls) = (Vec::new(), Duration::ZERO, 0);
     while !request.is_finished() {
-        testbed.settle().await;
+        testbed.wait_until_idle().await;
         let total = testbed.discord.calls().total;
         if total > calls && calls > 0 {
             waits.push(std::mem::take(&mut waited));
@@ -74,7 +74,7 @@ async fn cold(behaviour: Faults, route: &str) -> Result<(Answer, Vec<Duration>),
     if testbed.discord.calls().total > calls {
         waits.push(waited);
     }
-    testbed.end().await;
+    testbed.stop().await;
     Ok((response, waits))
 }
 

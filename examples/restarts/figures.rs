@@ -43,7 +43,7 @@ impl Figures {
         row("reloads, every second invalid", self.reloads.len().to_string());
         row("requests with a response", seen.latencies.len().to_string());
         row("  on kept-alive connections", seen.on_kept.to_string());
-        row("  with Connection: close", seen.last.to_string());
+        row("  with Connection: close", seen.last_on_connection.to_string());
         row("  hits", seen.hits.to_string());
         row("requests failed", seen.failures.len().to_string());
         row("latency p50", millis(self.percentile(50)));

@@ -28,7 +28,7 @@ pub(crate) struct Seen {
     pub(crate) latencies: Vec<Duration>,
     pub(crate) hits: usize,
     pub(crate) on_kept: usize,
-    pub(crate) last: usize,
+    pub(crate) last_on_connection: usize,
     pub(crate) failures: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ impl Load {
     }
 
     /// Waits for this many more responses.
-    pub(crate) async fn more(&self, requests: usize) {
+    pub(crate) async fn wait_for_responses(&self, requests: usize) {
         let mut finished = self.finished.clone();
         let until = *finished.borrow() + requests;
         // This cannot fail: the app outlives this call.
@@ -108,7 +108,7 @@ impl App {
                 seen.latencies.push(latency);
                 seen.hits += usize::from(response.hit);
                 seen.on_kept += usize::from(reused);
-                seen.last += usize::from(response.last);
+                seen.last_on_connection += usize::from(response.last);
                 if kept && !response.last {
                     self.idle.lock().push(connection);
                 }

@@ -17,12 +17,12 @@ pub(crate) struct Connection {
 }
 
 /// A response.
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     /// Whether `Cache-Status` contains `hit`.
     pub(crate) hit: bool,
     /// Whether the connection closes after it.
-    pub(crate) last: bool,
+    pub(crate) closes_connection: bool,
     pub(crate) body: Vec<u8>,
 }
 
@@ -39,27 +39,28 @@ impl Connection {
         target: &str,
         host: &str,
         fields: &str,
-    ) -> Result<Answer, Failure> {
-        self.ask("GET", target, host, fields).await
+    ) -> Result<Response, Failure> {
+        self.send("GET", target, host, fields).await
     }
 
     /// The same with another method.
-    pub(crate) async fn ask(
+    pub(crate) async fn send(
         &mut self,
         method: &str,
         target: &str,
         host: &str,
         fields: &str,
-    ) -> Result<Answer, Failure> {
+    ) -> Result<Response, Failure> {
         let request = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n");
         self.stream.get_mut().write_all(request.as_bytes()).await?;
         self.read(method == "HEAD").await
     }
 
-    async fn read(&mut self, has_no_body: bool) -> Result<Answer, Failure> {
+    async fn read(&mut self, has_no_body: bool) -> Result<Response, Failure> {
         let status = self.line().await?;
         let status = status.split(' ').nth(1).ok_or("no status")?.parse()?;
-        let mut response = Answer { status, hit: false, last: false, body: Vec::new() };
+        let mut response =
+            Response { status, hit: false, closes_connection: false, body: Vec::new() };
         let mut length = None;
         let mut chunked = false;
         loop {
@@ -70,7 +71,7 @@ impl Connection {
             let (name, value) = line.split_once(':').ok_or("a field without a colon")?;
             match name {
                 "content-length" => length = Some(value.trim().parse()?),
-                "connection" => response.last = value.trim() == "close",
+                "connection" => response.closes_connection = value.trim() == "close",
                 "transfer-encoding" => chunked = value.trim() == "chunked",
                 "cache-status" => response.hit = value.split(';').any(|part| part.trim() == "hit"),
                 _ => {}

@@ -59,7 +59,7 @@ impl Larder {
     }
 
     /// Waits for its exit; returns whether the exit status is 0.
-    pub(crate) async fn ended(mut self) -> Result<bool, Failure> {
+    pub(crate) async fn wait(mut self) -> Result<bool, Failure> {
         Ok(self.child.wait().await?.success())
     }
 
@@ -69,7 +69,7 @@ impl Larder {
         if !Command::new("kill").arg(pid).status().await?.success() {
             return Err("the signal could not be sent".into());
         }
-        self.ended().await
+        self.wait().await
     }
 }
 

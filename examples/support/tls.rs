@@ -15,7 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::client::Failure;
 
 /// A TLS frontend that serves until the example ends.
-pub(crate) struct Front {
+pub(crate) struct TlsFrontend {
     pub(crate) addr: SocketAddr,
     /// The root certificate to trust, PEM.
     pub(crate) root: String,
@@ -23,7 +23,7 @@ pub(crate) struct Front {
     pub(crate) leaf: Vec<u8>,
 }
 
-impl Front {
+impl TlsFrontend {
     /// Starts a frontend for host `name`, HTTP/1.1 only, in front of the API at `backend`.
     pub(crate) async fn start(name: &str, backend: SocketAddr) -> Result<Self, Failure> {
         let mut params = CertificateParams::new(Vec::new())?;

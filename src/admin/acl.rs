@@ -32,7 +32,7 @@ pub(super) enum Authorization {
     /// A token is needed, and the request has none, a different one, or several.
     NeedsToken,
     /// No token is configured, so only clients on this host are operators.
-    NeedsThisHost,
+    NeedsLocalClient,
 }
 
 impl AdminAcl {
@@ -47,17 +47,17 @@ impl AdminAcl {
     }
 
     /// Whether `client` may use any host name for this larder. See [`crate::admin::auth`].
-    pub(super) fn trusts_names_of(&self, client: IpAddr) -> bool {
+    pub(super) fn accepts_any_host_name_from(&self, client: IpAddr) -> bool {
         self.reachable && !client.is_loopback() && self.allows(client)
     }
 
     /// Whether a request with these fields comes from an operator.
-    pub(super) fn operator(&self, client: IpAddr, fields: &HeaderMap) -> Authorization {
+    pub(super) fn authorize(&self, client: IpAddr, fields: &HeaderMap) -> Authorization {
         let Some(token) = &self.token else {
             return if client.is_loopback() {
                 Authorization::Yes
             } else {
-                Authorization::NeedsThisHost
+                Authorization::NeedsLocalClient
             };
         };
         let given = bearer_token(fields).map(digest);
@@ -124,20 +124,20 @@ mod tests {
     #[test]
     fn only_allowed_clients_from_other_hosts_may_use_any_name() {
         let acl = acl_for("0.0.0.0:1", &["10.0.0.0/8", "127.0.0.0/8"], Some(TOKEN));
-        assert!(acl.trusts_names_of(ip("10.1.2.3")));
+        assert!(acl.accepts_any_host_name_from(ip("10.1.2.3")));
         assert!(
-            !acl.trusts_names_of(ip("127.0.0.1")),
+            !acl.accepts_any_host_name_from(ip("127.0.0.1")),
             "DNS rebinding can reach a browser on this host"
         );
-        assert!(!acl.trusts_names_of(ip("192.0.2.1")));
+        assert!(!acl.accepts_any_host_name_from(ip("192.0.2.1")));
         let loopback = acl_for("127.0.0.1:1", &["10.0.0.0/8"], None);
-        assert!(!loopback.trusts_names_of(ip("10.1.2.3")));
+        assert!(!loopback.accepts_any_host_name_from(ip("10.1.2.3")));
     }
 
     #[test]
     fn adm_02_only_the_one_right_token_makes_an_operator() {
         let acl = acl_for("127.0.0.1:1", &[], Some(TOKEN));
-        let authorize = |values: &[&str]| acl.operator(ip("127.0.0.1"), &fields(values));
+        let authorize = |values: &[&str]| acl.authorize(ip("127.0.0.1"), &fields(values));
         for right in
             ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER   0123456789abcdef"]
         {
@@ -172,8 +172,8 @@ mod tests {
     fn without_a_token_only_this_host_operates() {
         let acl = acl_for("0.0.0.0:1", &["10.0.0.0/8"], None);
         let none = HeaderMap::new();
-        assert_eq!(acl.operator(ip("127.0.0.1"), &none), Authorization::Yes);
-        assert_eq!(acl.operator(ip("::1"), &none), Authorization::Yes);
-        assert_eq!(acl.operator(ip("10.1.2.3"), &none), Authorization::NeedsThisHost);
+        assert_eq!(acl.authorize(ip("127.0.0.1"), &none), Authorization::Yes);
+        assert_eq!(acl.authorize(ip("::1"), &none), Authorization::Yes);
+        assert_eq!(acl.authorize(ip("10.1.2.3"), &none), Authorization::NeedsLocalClient);
     }
 }

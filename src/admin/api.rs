@@ -65,7 +65,7 @@ pub struct ReloadResult {
     /// Number of active routes.
     pub routes: usize,
     /// Warnings about the configuration.
-    pub notes: Vec<String>,
+    pub warnings: Vec<String>,
 }
 
 /// The reason why the old configuration stays active.
@@ -79,7 +79,7 @@ pub struct ReloadError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Purge {
     /// The entries to purge.
-    pub what: PurgeTarget,
+    pub target: PurgeTarget,
     /// Only make them stale: they are revalidated, and may be served on errors until then.
     pub soft: bool,
     /// Only count them.
@@ -111,7 +111,7 @@ pub struct PurgeResult {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PurgeError {
     /// The reason why the purge would not outlast this process.
-    pub why: String,
+    pub reason: String,
 }
 
 /// Parameters of a listing.

@@ -38,15 +38,15 @@ pub(super) const OPEN: [&str; 5] = ["/healthz", "/readyz", "/metrics", "/ca.pem"
 /// Passes a request on if all checks succeed.
 pub(super) async fn check(
     State(state): State<AppState>,
-    ConnectInfo(AdminConnectInfo { address, seat: slot }): ConnectInfo<AdminConnectInfo>,
+    ConnectInfo(AdminConnectInfo { address, slot }): ConnectInfo<AdminConnectInfo>,
     request: Request,
     next: Next,
 ) -> Response {
     let client = address.ip().to_canonical();
-    let Err(problem) = authorize(&state.access, client, &request) else {
+    let Err(problem) = authorize(&state.acl, client, &request) else {
         return handle(slot, request, next).await;
     };
-    state.account.refused(&RejectEvent { class: problem.class, client: Some(address) });
+    state.telemetry.refused(&RejectEvent { class: problem.class, client: Some(address) });
     let mut response = response::refuse(problem);
     if problem.status == StatusCode::UNAUTHORIZED {
         // RFC 9110 §11.6.1: a 401 contains a challenge.
@@ -59,11 +59,11 @@ pub(super) async fn check(
 /// A connection can be evicted while the body of its request arrives, but not while the request is
 /// handled.
 async fn handle(slot: SlotIndex, request: Request, next: Next) -> Response {
-    let request = match v1::gathered(request).await {
+    let request = match v1::read_body(request).await {
         Ok(request) => request,
         Err(problem) => return response::refuse(problem),
     };
-    let _guard = slot.handle();
+    let _guard = slot.begin_request();
     next.run(request).await
 }
 
@@ -72,16 +72,16 @@ fn authorize(acl: &AdminAcl, client: IpAddr, request: &Request) -> Result<(), &'
     if !acl.admits(client) {
         return Err(&CLIENT_DENIED);
     }
-    if !acl.trusts_names_of(client) && !names_own_host(uri, fields) {
+    if !acl.accepts_any_host_name_from(client) && !names_own_host(uri, fields) {
         return Err(&MISDIRECTED);
     }
     if OPEN.contains(&uri.path()) {
         return Ok(());
     }
-    match acl.operator(client, fields) {
+    match acl.authorize(client, fields) {
         Authorization::Yes => {}
         Authorization::NeedsToken => return Err(&TOKEN_REQUIRED),
-        Authorization::NeedsThisHost => return Err(&LOCAL_ONLY),
+        Authorization::NeedsLocalClient => return Err(&LOCAL_ONLY),
     }
     if is_cross_origin(fields) {
         return Err(&FOREIGN_PAGE);

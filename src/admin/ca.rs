@@ -12,7 +12,7 @@ use crate::telemetry::problem::Problem;
 
 /// `GET /ca.pem`. Every admitted client may read it: a certificate is no secret.
 pub(super) async fn certificate(State(state): State<AppState>) -> Response {
-    let Some(pem) = state.controls.ca() else { return response::refuse(&NO_INTERCEPTION) };
+    let Some(pem) = state.api.ca() else { return response::refuse(&NO_INTERCEPTION) };
     // Not the media type of a DER certificate, which browsers offer to install.
     let fields = [(CONTENT_TYPE, "application/x-pem-file"), (CACHE_CONTROL, "no-store")];
     (fields, pem).into_response()

@@ -28,7 +28,7 @@ pub(super) enum ClientKind {
 
 impl ClientKind {
     /// Maximum number of concurrent connections.
-    pub(super) const fn places(self) -> usize {
+    pub(super) const fn max_connections(self) -> usize {
         match self {
             Self::Local => 16,
             Self::Remote => 48,
@@ -80,10 +80,12 @@ struct SlotHolder {
 impl ConnectionSlots {
     /// A slot for a client of this kind, if necessary that of a connection that is not in use.
     /// `None`: none is available at present.
-    pub(super) fn take(self: &Arc<Self>, kind: ClientKind) -> Option<ConnectionSlot> {
+    pub(super) fn try_acquire(self: &Arc<Self>, kind: ClientKind) -> Option<ConnectionSlot> {
         let now = self.clock.instant();
         let mut in_use = self.in_use.lock();
-        if in_use.holders.iter().filter(|holder| holder.kind == kind).count() >= kind.places() {
+        if in_use.holders.iter().filter(|holder| holder.kind == kind).count()
+            >= kind.max_connections()
+        {
             let at = in_use.to_evict(kind, now)?;
             drop(in_use.holders.swap_remove(at));
         }
@@ -100,9 +102,9 @@ impl ConnectionSlots {
     }
 
     /// As [`ConnectionSlots::try_acquire`], but waits until a slot is available.
-    pub(super) async fn wait_for(self: &Arc<Self>, kind: ClientKind) -> ConnectionSlot {
+    pub(super) async fn acquire(self: &Arc<Self>, kind: ClientKind) -> ConnectionSlot {
         loop {
-            if let Some(slot) = self.take(kind) {
+            if let Some(slot) = self.try_acquire(kind) {
                 return slot;
             }
             // Either a connection ends, or one has been idle for long enough.
@@ -133,19 +135,19 @@ pub(super) struct ConnectionSlot {
 
 impl ConnectionSlot {
     /// Sets the phase of the connection, except while a request is being handled.
-    pub(super) fn turn_to(&self, phase: Phase) {
+    pub(super) fn set_phase(&self, phase: Phase) {
         self.index.update(|before| if before == Phase::Handled { before } else { phase });
     }
 
     /// Whether the slot was taken away; if not, the task is woken when it is.
-    pub(super) fn is_lost(&mut self, context: &mut Context<'_>) -> bool {
+    pub(super) fn is_evicted(&mut self, context: &mut Context<'_>) -> bool {
         // The channel must not be polled again after it has completed.
         self.lost = self.lost || Pin::new(&mut self.evicted).poll(context).is_ready();
         self.lost
     }
 
     /// The index of the slot, for the handlers of the connection's requests.
-    pub(super) fn seat(&self) -> SlotIndex {
+    pub(super) fn index(&self) -> SlotIndex {
         self.index.clone()
     }
 }
@@ -166,7 +168,7 @@ pub(super) struct SlotIndex {
 
 impl SlotIndex {
     /// Marks a request of this connection as being handled until the guard is dropped.
-    pub(super) fn handle(self) -> RequestGuard {
+    pub(super) fn begin_request(self) -> RequestGuard {
         self.update(|_before| Phase::Handled);
         RequestGuard(self)
     }
@@ -199,7 +201,7 @@ mod tests {
     use super::*;
 
     fn full(slots: &Arc<ConnectionSlots>, kind: ClientKind) -> Vec<ConnectionSlot> {
-        (0..kind.places()).map(|_| slots.take(kind).unwrap()).collect()
+        (0..kind.max_connections()).map(|_| slots.try_acquire(kind).unwrap()).collect()
     }
 
     fn lost(all: &mut [ConnectionSlot]) -> Vec<usize> {
@@ -207,7 +209,7 @@ mod tests {
         let lost = all
             .iter_mut()
             .enumerate()
-            .filter_map(|(index, slot)| slot.is_lost(&mut context).then_some(index));
+            .filter_map(|(index, slot)| slot.is_evicted(&mut context).then_some(index));
         lost.collect()
     }
 
@@ -215,22 +217,23 @@ mod tests {
     async fn the_connection_idle_longest_is_evicted_and_one_in_use_never() {
         let slots = Arc::new(ConnectionSlots::default());
         let mut all = full(&slots, ClientKind::Refused);
-        assert!(slots.take(ClientKind::Refused).is_none(), "all have only just connected");
+        assert!(slots.try_acquire(ClientKind::Refused).is_none(), "all have only just connected");
         advance(EVICTABLE_AFTER).await;
-        let handled = all[0].seat().handle();
-        all[1].turn_to(Phase::Receiving);
-        all[2].turn_to(Phase::Receiving);
-        all[2].turn_to(Phase::Idle);
+        let handled = all[0].index().begin_request();
+        all[1].set_phase(Phase::Receiving);
+        all[2].set_phase(Phase::Receiving);
+        all[2].set_phase(Phase::Idle);
         advance(EVICTABLE_AFTER).await;
         // First the silent ones, then the one with a completed request, then the one with a slow request.
-        let mut later: Vec<_> = (3..8).map(|_| slots.take(ClientKind::Refused).unwrap()).collect();
+        let mut later: Vec<_> =
+            (3..8).map(|_| slots.try_acquire(ClientKind::Refused).unwrap()).collect();
         assert_eq!(lost(&mut all), [3, 4, 5, 6, 7]);
-        later.push(slots.take(ClientKind::Refused).unwrap());
+        later.push(slots.try_acquire(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [2, 3, 4, 5, 6, 7]);
-        later.push(slots.take(ClientKind::Refused).unwrap());
+        later.push(slots.try_acquire(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [1, 2, 3, 4, 5, 6, 7]);
         assert!(
-            slots.take(ClientKind::Refused).is_none(),
+            slots.try_acquire(ClientKind::Refused).is_none(),
             "one is in use, the others have just connected"
         );
         drop(handled);
@@ -246,16 +249,16 @@ mod tests {
         let local = full(&slots, ClientKind::Local);
         assert!(lost(&mut remote).is_empty() && lost(&mut refused).is_empty());
         drop(local);
-        assert!(slots.take(ClientKind::Local).is_some(), "slots are released");
+        assert!(slots.try_acquire(ClientKind::Local).is_some(), "slots are released");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_waits_for_a_slot_gets_the_next_free_one() {
         let slots = Arc::new(ConnectionSlots::default());
         let mut all = full(&slots, ClientKind::Local);
-        let handled: Vec<_> = all.iter().map(|slot| slot.seat().handle()).collect();
+        let handled: Vec<_> = all.iter().map(|slot| slot.index().begin_request()).collect();
         let other = Arc::clone(&slots);
-        let waiting = tokio::spawn(async move { other.wait_for(ClientKind::Local).await });
+        let waiting = tokio::spawn(async move { other.acquire(ClientKind::Local).await });
         advance(10 * EVICTABLE_AFTER).await;
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());

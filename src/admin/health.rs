@@ -19,7 +19,7 @@ pub(super) async fn alive() -> Response {
 /// `GET /readyz`, for readiness probes: 503 while larder is stopping. Faults that do not prevent
 /// responses are only listed in the details.
 pub(super) async fn ready(State(state): State<AppState>) -> Response {
-    let readiness = state.controls.ready();
+    let readiness = state.api.ready();
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     response::json(status, &to_json(&readiness))
 }
@@ -39,7 +39,7 @@ fn to_json(readiness: &Readiness) -> Value {
 /// `GET /metrics`, in the text format of Prometheus.
 pub(super) async fn metrics(State(state): State<AppState>) -> Response {
     let fields = [(CONTENT_TYPE, PROMETHEUS_TEXT), (CACHE_CONTROL, "no-store")];
-    (fields, state.account.render()).into_response()
+    (fields, state.telemetry.render()).into_response()
 }
 
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -21,12 +21,12 @@ use crate::telemetry::Telemetry;
 #[derive(Clone)]
 pub(super) struct AdminConnectInfo {
     pub(super) address: SocketAddr,
-    pub(super) seat: SlotIndex,
+    pub(super) slot: SlotIndex,
 }
 
 impl Connected<IncomingStream<'_, AdminListener>> for AdminConnectInfo {
     fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
-        Self { address: *stream.remote_addr(), seat: stream.io().seat() }
+        Self { address: *stream.remote_addr(), slot: stream.io().slot_index() }
     }
 }
 
@@ -63,8 +63,8 @@ impl AdminListener {
     /// none is available, so that no connection from this host waits behind them.
     async fn slot_for(&self, client: SocketAddr) -> Option<ConnectionSlot> {
         match self.kind(client) {
-            ClientKind::Local => Some(self.slots.wait_for(ClientKind::Local).await),
-            other @ (ClientKind::Remote | ClientKind::Refused) => self.slots.take(other),
+            ClientKind::Local => Some(self.slots.acquire(ClientKind::Local).await),
+            other @ (ClientKind::Remote | ClientKind::Refused) => self.slots.try_acquire(other),
         }
     }
 }
@@ -126,7 +126,7 @@ mod tests {
         while let Some(slot) = admin.slot_for(refused).await {
             slots.push(slot);
         }
-        assert_eq!(slots.len(), ClientKind::Refused.places());
+        assert_eq!(slots.len(), ClientKind::Refused.max_connections());
         assert!(admin.slot_for("10.1.2.3:5".parse().unwrap()).await.is_some());
         assert!(admin.slot_for("127.0.0.1:5".parse().unwrap()).await.is_some());
     }

@@ -13,5 +13,5 @@ use crate::admin::AppState;
 pub(super) async fn show(State(state): State<AppState>, fields: HeaderMap) -> Response {
     let host = fields.get(HOST).and_then(|value| value.to_str().ok());
     let fields = [(CONTENT_TYPE, "application/x-ns-proxy-autoconfig"), (CACHE_CONTROL, "no-store")];
-    (fields, state.controls.pac(host)).into_response()
+    (fields, state.api.pac(host)).into_response()
 }

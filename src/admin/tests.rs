@@ -1,7 +1,7 @@
 //! Tests of the admin listener over a real socket, with a mock of the larder behind it.
 
+mod admission;
 mod api;
-mod doors;
 
 use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
@@ -43,7 +43,10 @@ impl MockApi {
             calls: Mutex::default(),
             ready: Mutex::new(Readiness { ready: true, details: Vec::new() }),
             ca: Mutex::new(Some("-----BEGIN CERTIFICATE-----\n".to_owned())),
-            reload: Mutex::new(Ok(ReloadResult { routes: 3, notes: vec!["a warning".to_owned()] })),
+            reload: Mutex::new(Ok(ReloadResult {
+                routes: 3,
+                warnings: vec!["a warning".to_owned()],
+            })),
             purge: Mutex::new(Ok(PurgeResult { count: 7, sent_as: None })),
             mode: Mutex::new(Mode::Cache),
             next: Mutex::new(None),
@@ -128,9 +131,9 @@ impl AdminApi for MockApi {
             configured: true,
             in_flight: 2,
             waiting: 1,
-            holds: vec![CooldownStatus {
-                reach: "bucket",
-                cause: "rate-limited",
+            cooldowns: vec![CooldownStatus {
+                scope: "bucket",
+                reason: "rate-limited",
                 firm: true,
                 left: Duration::from_micros(1_500_400),
                 probing: false,

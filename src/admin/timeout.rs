@@ -42,12 +42,12 @@ impl<S> DeadlineStream<S> {
     }
 
     /// The index of the slot, for the handlers of the connection's requests.
-    pub(super) fn seat(&self) -> SlotIndex {
-        self.slot.seat()
+    pub(super) fn slot_index(&self) -> SlotIndex {
+        self.slot.index()
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.slot.is_lost(context) {
+        if self.slot.is_evicted(context) {
             return Err(io::ErrorKind::TimedOut.into());
         }
         match self.deadline.as_mut().poll(context) {
@@ -62,7 +62,7 @@ impl<S> DeadlineStream<S> {
             // A new timer instead of `reset`, which needs the current time.
             self.deadline.set(tokio::time::sleep(direction.timeout()));
         }
-        self.slot.turn_to(phase);
+        self.slot.set_phase(phase);
     }
 }
 
@@ -113,7 +113,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
         self.check(context)?;
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         if self.direction == Direction::Sending {
-            self.slot.turn_to(Phase::Idle);
+            self.slot.set_phase(Phase::Idle);
         }
         Poll::Ready(Ok(()))
     }
@@ -135,7 +135,7 @@ mod tests {
 
     fn pair() -> (DeadlineStream<DuplexStream>, DuplexStream) {
         let (ours, theirs) = duplex(64);
-        let slot = Arc::new(ConnectionSlots::default()).take(ClientKind::Local).unwrap();
+        let slot = Arc::new(ConnectionSlots::default()).try_acquire(ClientKind::Local).unwrap();
         (DeadlineStream::new(ours, slot), theirs)
     }
 

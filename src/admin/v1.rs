@@ -25,7 +25,7 @@ use crate::telemetry::problem::Problem;
 type ApiError = &'static Problem;
 
 /// The request with its complete body. The bodies of `GET` and `HEAD` are not read.
-pub(super) async fn gathered(request: Request) -> Result<Request, ApiError> {
+pub(super) async fn read_body(request: Request) -> Result<Request, ApiError> {
     if [Method::GET, Method::HEAD].contains(request.method()) {
         return Ok(request);
     }
@@ -39,7 +39,7 @@ pub(super) async fn gathered(request: Request) -> Result<Request, ApiError> {
 }
 
 /// Parses an optional body: an empty one counts as `{}`.
-fn parse_if_any<T: DeserializeOwned>(body: &Bytes, error: ApiError) -> Result<T, ApiError> {
+fn parse_optional<T: DeserializeOwned>(body: &Bytes, error: ApiError) -> Result<T, ApiError> {
     parse(if body.is_empty() { b"{}" } else { body }, error)
 }
 
@@ -49,14 +49,14 @@ fn parse<T: DeserializeOwned>(bytes: &[u8], error: ApiError) -> Result<T, ApiErr
 }
 
 /// Completes `work` even if the client disconnects meanwhile.
-async fn finish<T: Send + 'static>(
+async fn run_to_completion<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::spawn(work).await.map_err(|_| &FAILED)
 }
 
 /// Parses the `key` of an entry: 32 hexadecimal digits.
-fn key(text: &str) -> Option<u128> {
+fn parse_key(text: &str) -> Option<u128> {
     let is_valid = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u128::from_str_radix(text, 16).ok().filter(|_| is_valid)
 }

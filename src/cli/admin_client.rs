@@ -17,8 +17,8 @@ use serde_json::Value;
 use ureq::unversioned::resolver::DefaultResolver;
 
 use crate::cli::admin_client::connector::VerifyingConnector;
-use crate::cli::admin_client::port_owner::{CONNECT, Trusted, stranger};
-pub(super) use crate::cli::admin_client::target::{TargetArgs, reached};
+use crate::cli::admin_client::port_owner::{CONNECT_TIMEOUT, TrustedUsers, untrusted_listener};
+pub(super) use crate::cli::admin_client::target::{TargetArgs, connect_address};
 use crate::cli::{Context, ExitStatus};
 use crate::config::token::Token;
 
@@ -28,9 +28,9 @@ pub(super) struct AdminClient {
     authority: String,
     token: Option<Token>,
     /// The users to whose processes requests may be sent.
-    trusted: Trusted,
+    trusted: TrustedUsers,
     /// A problem of the configuration that named the listener. It is added to error messages.
-    doubt: Option<String>,
+    config_problem: Option<String>,
 }
 
 /// The reason why a verb got no successful response.
@@ -38,14 +38,14 @@ pub(super) struct AdminClient {
 pub(super) struct AdminClientError {
     pub(super) exit: ExitStatus,
     /// The message for people: one line, and a report if there is one.
-    pub(super) said: String,
+    pub(super) message: String,
     /// The body of larder's error response, for programs.
-    pub(super) answer: Option<Value>,
+    pub(super) response: Option<Value>,
 }
 
 impl AdminClientError {
     pub(super) fn new(exit: ExitStatus, message: impl Into<String>) -> Self {
-        Self { exit, said: message.into(), answer: None }
+        Self { exit, message: message.into(), response: None }
     }
 }
 
@@ -106,7 +106,7 @@ impl AdminClient {
             .proxy(None)
             .max_redirects(0)
             .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(RESPONSE_TIMEOUT))
             .build();
         ureq::Agent::with_parts(
@@ -123,7 +123,7 @@ impl AdminClient {
     /// The error for a failed request: no larder responds, or the listener belongs to an untrusted user.
     fn unreachable_error(&self, error: &ureq::Error) -> AdminClientError {
         if let ureq::Error::Io(error) = error
-            && let Some(untrusted) = stranger(error)
+            && let Some(untrusted) = untrusted_listener(error)
         {
             return AdminClientError::new(
                 ExitStatus::Failed,
@@ -161,7 +161,7 @@ impl AdminClient {
             (_, None, Some(detail)) => format!("{reason} ({detail})"),
             (_, None, None) => reason.to_owned(),
         };
-        AdminClientError { exit: ExitStatus::Failed, said: message, answer: Some(response) }
+        AdminClientError { exit: ExitStatus::Failed, message, response: Some(response) }
     }
 
     fn token_required_message(&self) -> String {
@@ -174,7 +174,7 @@ impl AdminClient {
     }
 
     fn with_config_problem(&self, message: String) -> String {
-        match &self.doubt {
+        match &self.config_problem {
             Some(problem) => format!("{message}\n{problem}"),
             None => message,
         }
@@ -192,11 +192,11 @@ pub(super) fn print_result(
     let printed = match outcome {
         Ok(response) if json => writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok),
         Ok(response) => print(&response, context.out),
-        Err(AdminClientError { exit, answer: Some(response), .. }) if json => {
+        Err(AdminClientError { exit, response: Some(response), .. }) if json => {
             writeln!(context.out, "{response:#}").map(|()| exit)
         }
         Err(error) => {
-            let message = harmless(&error.said);
+            let message = sanitize(&error.message);
             writeln!(context.err, "larder {verb}: {message}").map(|()| error.exit)
         }
     };
@@ -206,7 +206,7 @@ pub(super) fn print_result(
 
 /// Replaces all control characters except the line end: terminals act on them, and stored data comes from
 /// other hosts.
-pub(super) fn harmless(text: &str) -> String {
+pub(super) fn sanitize(text: &str) -> String {
     let sanitized = |c: char| match c {
         '\n' => c,
         c if c.is_control() => char::REPLACEMENT_CHARACTER,

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustls_pki_types::CertificateDer;
 
-use crate::cli::config_arg::Named;
+use crate::cli::config_arg::ConfigArg;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, CaFiles, Config};
@@ -41,7 +41,7 @@ enum Verb {
     /// Print its subject, its validity, the hosts that it may sign for, and its files.
     Show {
         #[command(flatten)]
-        config_file: Named,
+        config_file: ConfigArg,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -50,7 +50,7 @@ enum Verb {
     /// programs that use it in place of the system's (`SSL_CERT_FILE`, `REQUESTS_CA_BUNDLE`).
     Bundle {
         #[command(flatten)]
-        config_file: Named,
+        config_file: ConfigArg,
         /// Write to this file instead of standard output.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
@@ -60,7 +60,7 @@ enum Verb {
     /// its admin listener.
     Export {
         #[command(flatten)]
-        config_file: Named,
+        config_file: ConfigArg,
         /// PEM text, or DER bytes, which some trust stores require.
         #[arg(long, default_value = "pem")]
         format: Format,
@@ -73,7 +73,7 @@ enum Verb {
     /// with the next `larder reload`: clients must trust it by then.
     Rotate {
         #[command(flatten)]
-        config_file: Named,
+        config_file: ConfigArg,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -124,7 +124,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     if matches!(failure, Failure::Config(_)) { ExitStatus::Invalid } else { ExitStatus::Failed }
 }
 
-fn show(config_file: &Named, json: bool, context: &mut Context<'_>) -> Result<(), Failure> {
+fn show(config_file: &ConfigArg, json: bool, context: &mut Context<'_>) -> Result<(), Failure> {
     let authority = existing(config_file, context)?;
     if json {
         writeln!(context.out, "{:#}", show::to_json(&authority))?;
@@ -135,7 +135,7 @@ fn show(config_file: &Named, json: bool, context: &mut Context<'_>) -> Result<()
 }
 
 fn bundle(
-    config_file: &Named,
+    config_file: &ConfigArg,
     out: Option<&Path>,
     context: &mut Context<'_>,
 ) -> Result<(), Failure> {
@@ -148,7 +148,7 @@ fn bundle(
 }
 
 fn export(
-    config_file: &Named,
+    config_file: &ConfigArg,
     format: Format,
     out: Option<&Path>,
     context: &mut Context<'_>,
@@ -161,11 +161,11 @@ fn export(
     }
 }
 
-fn rotate(config_file: &Named, json: bool, context: &mut Context<'_>) -> Result<(), Failure> {
+fn rotate(config_file: &ConfigArg, json: bool, context: &mut Context<'_>) -> Result<(), Failure> {
     let (config, files) = read(config_file, context)?;
     let now = Clock::system().now();
     let authority = CertificateAuthority::rotated(files.clone(), &config.tls.ca.constrain, now)?;
-    let kept = ca::kept_by_rotation(&files, now);
+    let kept = ca::rotation_backup(&files, now);
     let kept = kept.cert.exists().then_some(kept);
     if json {
         writeln!(context.out, "{:#}", show::rotated_to_json(&authority, kept.as_ref()))?;
@@ -188,15 +188,18 @@ fn rotate(config_file: &Named, json: bool, context: &mut Context<'_>) -> Result<
 }
 
 /// The authority; creates it if there is none.
-fn existing(config_file: &Named, context: &Context<'_>) -> Result<CertificateAuthority, Failure> {
+fn existing(
+    config_file: &ConfigArg,
+    context: &Context<'_>,
+) -> Result<CertificateAuthority, Failure> {
     let (config, files) = read(config_file, context)?;
     let now = Clock::system().now();
-    Ok(CertificateAuthority::lasting(files, &config.tls.ca.constrain, now)?)
+    Ok(CertificateAuthority::persistent(files, &config.tls.ca.constrain, now)?)
 }
 
-fn read(config_file: &Named, context: &Context<'_>) -> Result<(Config, CaFiles), Failure> {
+fn read(config_file: &ConfigArg, context: &Context<'_>) -> Result<(Config, CaFiles), Failure> {
     let config = config::load(config_file.path(), &context.env)?;
-    let files = ca::files_of(&config).ok_or(Failure::MemoryOnly)?;
+    let files = ca::files_for(&config).ok_or(Failure::MemoryOnly)?;
     Ok((config, files))
 }
 

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::config_arg::Named;
+use crate::cli::config_arg::ConfigArg;
 use crate::cli::{Context, ExitStatus};
 use crate::config::diagnostics::{Report, Warning};
 use crate::config::{self, Config, describe};
@@ -20,7 +20,7 @@ use crate::semantics::redaction;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    config: Named,
+    config: ConfigArg,
     /// Explain how a request would be handled: its route, its key, its credentials.
     #[arg(long, num_args = 2, value_names = ["METHOD", "URL"])]
     explain: Option<Vec<String>>,
@@ -69,7 +69,7 @@ fn print_explained(
     method_and_url: &[String],
     context: &mut Context<'_>,
 ) -> io::Result<ExitStatus> {
-    let request = match explain::asked(config, method_and_url, &args.headers) {
+    let request = match explain::build_request(config, method_and_url, &args.headers) {
         Ok(request) => request,
         Err(error) => {
             writeln!(context.err, "larder check: {error}")?;
@@ -108,7 +108,7 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
     }
     writeln!(out, "intercepts      {}", describe::interception(config))?;
     if config.intercepts() {
-        writeln!(out, "authority       {}", describe::authority(config))?;
+        writeln!(out, "authority       {}", describe::certificate_authority(config))?;
     }
     writeln!(out, "store           {}", describe::store(&config.store))?;
     for rule in &config.resolve {
@@ -116,7 +116,7 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
     }
     for upstream in &config.upstreams {
         writeln!(out, "upstream        {}: {}", upstream.name, describe::upstream(upstream))?;
-        for (label, text) in describe::conduct(upstream) {
+        for (label, text) in describe::upstream_policy(upstream) {
             writeln!(out, "  {label:<14}{text}")?;
         }
     }
@@ -127,10 +127,10 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
     for route in routes {
         print_route(route, out)?;
     }
-    if !config.notes.is_empty() {
+    if !config.warnings.is_empty() {
         writeln!(out, "\nWarnings:")?;
     }
-    for warning in &config.notes {
+    for warning in &config.warnings {
         writeln!(out, "  {warning}")?;
     }
     Ok(())
@@ -166,7 +166,7 @@ fn to_json(args: &Args, config: &Config) -> Value {
         "admin": config.admin.as_ref().map(|admin| admin.listen),
         "upstreams": config.upstreams.iter().map(|up| &*up.name).collect::<Vec<_>>(),
         "routes": config.routes.routes().iter().map(route_to_json).collect::<Vec<_>>(),
-        "notes": config.notes.iter().map(warning).collect::<Vec<_>>(),
+        "notes": config.warnings.iter().map(warning).collect::<Vec<_>>(),
     })
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// The argument that specifies the configuration file.
 #[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Named {
+pub(in crate::cli) struct ConfigArg {
     /// The configuration.
     #[arg(default_value = "proxy.yaml", value_name = "FILE")]
     file: PathBuf,
@@ -16,7 +16,7 @@ pub(in crate::cli) struct Named {
     config: Option<PathBuf>,
 }
 
-impl Named {
+impl ConfigArg {
     /// The path of the file.
     pub(in crate::cli) fn path(&self) -> &Path {
         self.config.as_deref().unwrap_or(&self.file)

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::admin_client::{self, TargetArgs, harmless, table};
+use crate::cli::admin_client::{self, TargetArgs, sanitize, table};
 use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
@@ -92,7 +92,7 @@ fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
         writeln!(out)?;
     }
     for line in budgets {
-        writeln!(out, "{}", harmless(&line).replace('\n', " "))?;
+        writeln!(out, "{}", sanitize(&line).replace('\n', " "))?;
     }
     Ok(ExitStatus::Ok)
 }

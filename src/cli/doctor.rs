@@ -75,9 +75,9 @@ async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Exit
         Ok(signals) => signals,
         Err(error) => return failed(context, &error.to_string(), ExitStatus::Failed),
     };
-    let no_proxy = NoProxy::of(&config, &context.env);
+    let no_proxy = NoProxy::from_config(&config, &context.env);
     let reverse_dns = reverse_dns(&config).await;
-    let larder = match Instance::own(&args.config, config, context) {
+    let larder = match Instance::start_private(&args.config, config, context) {
         Ok(larder) => larder,
         Err(message) => return failed(context, &message, ExitStatus::Failed),
     };
@@ -87,13 +87,13 @@ async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Exit
     let ended = exec::command(&args.command, &larder, &no_proxy, context, &mut signals).await;
     drop(stop);
     let seen = watching.await.unwrap_or_default();
-    let stats = larder.leave().await;
+    let stats = larder.finish().await;
     let code = match ended {
         Ok(ExitCode(code)) => code,
-        Err(error) => return failed(context, &error.said, error.exit),
+        Err(error) => return failed(context, &error.message, error.exit),
     };
-    let findings = Findings::of(&seen, proxy, &reverse_dns, &no_proxy, stats);
-    let text = if args.json { findings.json().to_string() } else { findings.text() };
+    let findings = Findings::new(&seen, proxy, &reverse_dns, &no_proxy, stats);
+    let text = if args.json { findings.to_json().to_string() } else { findings.to_text() };
     print_error(context, text.trim_end(), ExitStatus::Command(code))
 }
 
@@ -101,9 +101,9 @@ async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Exit
 async fn reverse_dns(config: &Config) -> ReverseDns {
     let mut reverse_dns = ReverseDns::default();
     for rule in &config.resolve {
-        reverse_dns.add_place(rule.address, &rule.host);
+        reverse_dns.add_endpoint(rule.address, &rule.host);
     }
-    for host in config.named().filter_map(|pattern| pattern.exact()) {
+    for host in config.interception_patterns().filter_map(|pattern| pattern.exact()) {
         let found = timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((host, 443))).await;
         for address in found.ok().and_then(Result::ok).into_iter().flatten() {
             let ip: IpAddr = address.ip().to_canonical();
@@ -119,7 +119,7 @@ fn watch() -> (Sender<()>, JoinHandle<Sockets>) {
     let watching = tokio::task::spawn_blocking(move || {
         let mut seen = Sockets::default();
         loop {
-            seen.look(std::process::id());
+            seen.scan(std::process::id());
             if stopped.recv_timeout(SCAN_INTERVAL) != Err(RecvTimeoutError::Timeout) {
                 return seen;
             }

@@ -55,7 +55,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let running = match discovery::find(&args.config, &config, &context.env) {
         Ok(running) => running,
         Err(not_found) => {
-            let message = format!("larder env: {}", not_found.said());
+            let message = format!("larder env: {}", not_found.message());
             return print_error(context, &message, ExitStatus::Unreachable);
         }
     };
@@ -83,13 +83,13 @@ fn variables(
         directory.clone()
     } else {
         let cache_directory = embedded::env_files(caller, &args.config)?;
-        embedded::private(&cache_directory)?;
+        embedded::create_private_dir(&cache_directory)?;
         cache_directory
     };
     let directory = fs::canonicalize(directory)?;
     let empty = Env::default();
     let env = if args.format.is_for_shells() { caller } else { &empty };
-    let no_proxy = NoProxy::of(config, env);
+    let no_proxy = NoProxy::from_config(config, env);
     let exec_env = ExecEnv {
         proxy: running.proxy,
         password: None,

@@ -91,7 +91,7 @@ pub(super) fn with_config(
         Ok(config) => config,
         Err(report) => return print_error(context, &format!("{report}"), ExitStatus::Invalid),
     };
-    embedded::log(&config, verbose);
+    embedded::install_log(&config, verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -114,12 +114,12 @@ async fn run_command(args: &Args, config: Config, context: &mut Context<'_>) -> 
             return print_error(context, &message, ExitStatus::Failed);
         }
     };
-    let no_proxy = NoProxy::of(&config, &context.env);
+    let no_proxy = NoProxy::from_config(&config, &context.env);
     print_no_proxy_changes(args, &no_proxy, context);
     let found = if args.fallback_direct {
-        Instance::guarded(&args.config, config, args.verbose, context).await
+        Instance::start_supervised(&args.config, config, args.verbose, context).await
     } else {
-        Instance::find(&args.config, config, context)
+        Instance::find_or_start(&args.config, config, context)
     };
     let larder = match found {
         Ok(larder) => larder,
@@ -127,21 +127,22 @@ async fn run_command(args: &Args, config: Config, context: &mut Context<'_>) -> 
             return print_error(context, &format!("larder exec: {message}"), ExitStatus::Failed);
         }
     };
-    let before = larder.page();
+    let before = larder.metrics();
     let ended = command(&args.command, &larder, &no_proxy, context, &mut signals).await;
     let exit = match ended {
         Ok(ExitCode(code)) => ExitStatus::Command(code),
-        Err(SpawnError { said: message, exit }) => {
-            larder.leave().await;
+        Err(SpawnError { message, exit }) => {
+            larder.finish().await;
             return print_error(context, &format!("larder exec: {message}"), exit);
         }
     };
     let shared = larder.is_shared();
-    let stats = larder.leave().await;
+    let stats = larder.finish().await;
     if !args.quiet {
-        let mut counts = Counts::of(&stats.page).since(&Counts::of(&before));
+        let mut counts = Counts::parse(&stats.metrics).since(&Counts::parse(&before));
         counts.tunnelled = stats.tunnelled.into_iter().map(|(host, _)| host).collect();
-        let text = if args.json { counts.json(shared).to_string() } else { counts.lines(shared) };
+        let text =
+            if args.json { counts.to_json(shared).to_string() } else { counts.to_text(shared) };
         print_line(context, &text);
     }
     exit
@@ -149,7 +150,7 @@ async fn run_command(args: &Args, config: Config, context: &mut Context<'_>) -> 
 
 /// The reason why the command did not run.
 pub(super) struct SpawnError {
-    pub(super) said: String,
+    pub(super) message: String,
     pub(super) exit: ExitStatus,
 }
 
@@ -163,7 +164,7 @@ pub(super) async fn command(
     signals: &mut Signals,
 ) -> Result<ExitCode, SpawnError> {
     let write_error = |error: &io::Error| SpawnError {
-        said: format!("cannot write the files that the command needs: {error}"),
+        message: format!("cannot write the files that the command needs: {error}"),
         exit: ExitStatus::Failed,
     };
     let temp_dir =
@@ -179,7 +180,7 @@ pub(super) async fn command(
     let variables = exec_env.prepare().map_err(|error| write_error(&error))?;
     let spawned = child::start(command, &variables);
     let mut child = spawned
-        .map_err(|(message, code)| SpawnError { said: message, exit: ExitStatus::Command(code) })?;
+        .map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)
 }
 
@@ -189,11 +190,11 @@ fn print_no_proxy_changes(args: &Args, no_proxy: &NoProxy, context: &mut Context
         return;
     }
     let hosts = no_proxy.left_out().join(", ");
-    tell(context, &format!("not in NO_PROXY, since a route names it: {hosts}"));
+    print_note(context, &format!("not in NO_PROXY, since a route names it: {hosts}"));
 }
 
 /// Prints a note of larder's own to standard error, between the lines of the command.
-fn tell(context: &mut Context<'_>, message: &str) {
+fn print_note(context: &mut Context<'_>, message: &str) {
     print_line(context, &format!("larder: {message}"));
 }
 

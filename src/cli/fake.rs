@@ -71,18 +71,18 @@ impl Api {
     async fn serve(&self, out: &mut dyn Write, stop: impl Future<Output = ()>) -> io::Result<()> {
         match self {
             Self::Discord(args) => {
-                serve(&discord::LESSON, args.start().await?, args.json, out, stop).await
+                serve(&discord::QUICK_START, args.start().await?, args.json, out, stop).await
             }
             Self::CoinMarketCap(args) => {
-                serve(&coinmarketcap::LESSON, args.start().await?, args.json, out, stop).await
+                serve(&coinmarketcap::QUICK_START, args.start().await?, args.json, out, stop).await
             }
         }
     }
 
     fn quick_start(&self) -> (&'static QuickStart, SocketAddr) {
         match self {
-            Self::Discord(args) => (&discord::LESSON, args.listen),
-            Self::CoinMarketCap(args) => (&coinmarketcap::LESSON, args.listen),
+            Self::Discord(args) => (&discord::QUICK_START, args.listen),
+            Self::CoinMarketCap(args) => (&coinmarketcap::QUICK_START, args.listen),
         }
     }
 }

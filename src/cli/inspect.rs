@@ -7,8 +7,8 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::cli::admin_client::entry::{self, Entry, Which};
-use crate::cli::admin_client::{self, TargetArgs, harmless};
+use crate::cli::admin_client::entry::{self, Entry, EntryFilter};
+use crate::cli::admin_client::{self, TargetArgs, sanitize};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder inspect`.
@@ -41,9 +41,9 @@ Examples:
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&context.env);
     let which = match (&args.url, &args.key) {
-        (Some(url), _) => Which::Url(url),
-        (None, Some(key)) => Which::Key(key),
-        (None, None) => Which::All,
+        (Some(url), _) => EntryFilter::Url(url),
+        (None, Some(key)) => EntryFilter::Key(key),
+        (None, None) => EntryFilter::All,
     };
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, MAX_ENTRIES, true));
     let is_empty =
@@ -57,7 +57,7 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}\n")?;
     }
-    let entries = Entry::all(response);
+    let entries = Entry::parse_all(response);
     if entries.is_empty() {
         writeln!(out, "no response is stored for it")?;
     }
@@ -87,13 +87,13 @@ fn print_block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {
         ("body", format!("{} in {}", entry.size(), entry.tiers.join(" and "))),
         ("vary", vary),
     ];
-    writeln!(out, "{}", harmless(&entry.url))?;
+    writeln!(out, "{}", sanitize(&entry.url))?;
     for (name, value) in lines {
-        writeln!(out, "  {name:<8}{}", harmless(&value))?;
+        writeln!(out, "  {name:<8}{}", sanitize(&value))?;
     }
     for (name, values) in &entry.headers {
         for value in values {
-            writeln!(out, "    {}: {}", harmless(name), harmless(value))?;
+            writeln!(out, "    {}: {}", sanitize(name), sanitize(value))?;
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::cli::admin_client::entry::{self, Entry, Which};
+use crate::cli::admin_client::entry::{self, Entry, EntryFilter};
 use crate::cli::admin_client::{self, TargetArgs, table};
 use crate::cli::{Context, ExitStatus};
 use crate::semantics::redaction::HIDDEN;
@@ -39,7 +39,7 @@ Examples:
 /// Prints a line for each stored response.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let found = args.at.find(&context.env);
-    let which = args.url.as_deref().map_or(Which::All, Which::Url);
+    let which = args.url.as_deref().map_or(EntryFilter::All, EntryFilter::Url);
     let outcome = found.and_then(|larder| entry::fetch(&larder, which, args.limit.max(1), false));
     admin_client::print_result("ls", args.json, outcome, context, |response, out| {
         print(args, response, out)
@@ -50,7 +50,7 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}")?;
     }
-    let entries = Entry::all(response);
+    let entries = Entry::parse_all(response);
     if entries.is_empty() {
         writeln!(out, "nothing is stored")?;
         return Ok(ExitStatus::Ok);

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::{self, TargetArgs, harmless};
+use crate::cli::admin_client::{self, TargetArgs, sanitize};
 use crate::cli::{Context, ExitStatus};
 use crate::policy::Mode;
 
@@ -47,6 +47,6 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
 }
 
 fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    writeln!(out, "{}", harmless(response["mode"].as_str().unwrap_or_default()))?;
+    writeln!(out, "{}", sanitize(response["mode"].as_str().unwrap_or_default()))?;
     Ok(ExitStatus::Ok)
 }

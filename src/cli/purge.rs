@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::{self, TargetArgs, entry, harmless};
+use crate::cli::admin_client::{self, TargetArgs, entry, sanitize};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder purge`.
@@ -46,8 +46,8 @@ Examples:
 /// Requests the purge and prints the number of purged responses.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let target = match (&args.url, &args.key) {
-        (Some(url), _) => entry::checked(url).map(|url| json!({ "url": url.to_string() })),
-        (None, Some(key)) => entry::checked_key(key).map(|key| json!({ "key": key })),
+        (Some(url), _) => entry::parse_url(url).map(|url| json!({ "url": url.to_string() })),
+        (None, Some(key)) => entry::validate_key(key).map(|key| json!({ "key": key })),
         (None, None) => Ok(json!({ "all": true })),
     };
     let outcome = target.and_then(|mut body| {
@@ -69,9 +69,12 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
         (true, true) => "would make stale:",
     };
     let noun = if count == 1 { "response" } else { "responses" };
-    let of_url =
-        args.url.as_deref().map(|url| format!(" of {}", entry::shown(url))).unwrap_or_default();
-    let sent_as = response["sent_as"].as_str().map(harmless);
+    let of_url = args
+        .url
+        .as_deref()
+        .map(|url| format!(" of {}", entry::redacted_url(url)))
+        .unwrap_or_default();
+    let sent_as = response["sent_as"].as_str().map(sanitize);
     let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
     writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")?;
     Ok(ExitStatus::Ok)

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::{self, TargetArgs, harmless};
+use crate::cli::admin_client::{self, TargetArgs, sanitize};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder reload`.
@@ -38,7 +38,7 @@ fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
     let routes = response["routes"].as_u64().unwrap_or_default();
     writeln!(out, "reloaded: {routes} route{}", if routes == 1 { "" } else { "s" })?;
     for warning in response["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        writeln!(out, "  {}", harmless(warning))?;
+        writeln!(out, "  {}", sanitize(warning))?;
     }
     Ok(ExitStatus::Ok)
 }

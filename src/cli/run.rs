@@ -10,7 +10,7 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::config_arg::Named;
+use crate::cli::config_arg::ConfigArg;
 use crate::cli::{Context, ExitStatus};
 use crate::config::{self, Config};
 use crate::server::handover::{self, Predecessor, TakeOverError};
@@ -25,7 +25,7 @@ use crate::upstream::descriptors;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    config: Named,
+    config: ConfigArg,
     /// Replace the larder that runs with this store, without dropping a connection: it hands its
     /// listening sockets over, finishes its requests, and exits. If none runs, start as usual.
     #[arg(long)]
@@ -45,7 +45,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
         }
     };
     log::install(&config.log);
-    descriptors::raise(config.limits.connections);
+    descriptors::raise_limit(config.limits.connections);
     // The database library creates its files with the default permissions.
     lock::keep_files_private();
     // Before any thread starts, since this removes variables from the environment.
@@ -151,7 +151,7 @@ async fn start(
     let (path, env) = (args.config.path().to_owned(), context.env.clone());
     let source =
         ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
-    let (warnings, routes) = (config.notes.clone(), config.routes.routes().len());
+    let (warnings, routes) = (config.warnings.clone(), config.routes.routes().len());
     let taken_over = predecessor.is_some();
     let deps = ServerDeps {
         source: Some(source),
@@ -197,7 +197,7 @@ async fn sockets(
     offer: &Path,
     args: &Args,
 ) -> Result<(InheritedSockets, Option<Predecessor>), TakeOverError> {
-    let mut sockets = InheritedSockets::of_supervisor(given);
+    let mut sockets = InheritedSockets::from_supervisor(given);
     if !args.take_over {
         return Ok((sockets, None));
     }
@@ -214,8 +214,8 @@ async fn sockets(
 /// The reason why the server did not start. If another larder has the address, the text names it and the
 /// fix.
 async fn start_error(error: &StartError, offer: &Path, config: &Path) -> String {
-    if let Some(address) = error.taken()
-        && let Some(pid) = handover::holder(offer, address).await
+    if let Some(address) = error.address_in_use()
+        && let Some(pid) = handover::listening_pid(offer, address).await
     {
         return format!(
             "cannot listen on {address}: larder (pid {pid}) listens there: stop it, or replace it \
@@ -228,7 +228,7 @@ async fn start_error(error: &StartError, offer: &Path, config: &Path) -> String 
 
 /// Serves until a signal stops it, or until another larder has taken over.
 async fn serve(server: Server, signals: &mut Signals) -> ExitStatus {
-    let admin_api = server.controls();
+    let admin_api = server.admin_api();
     let replaced = loop {
         tokio::select! {
             () = server.replaced() => break true,

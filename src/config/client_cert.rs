@@ -33,7 +33,7 @@ pub enum ClientCertError {
     Certificate,
     /// The TLS library does not support the certificate.
     #[error("contains a certificate that cannot be used for TLS")]
-    Unfit,
+    Unsupported,
     /// The file has no PEM private key.
     #[error("contains no private key")]
     NoKey,
@@ -55,7 +55,7 @@ impl ClientCertError {
             Self::NoCertificate | Self::Certificate => {
                 "give a PEM file with larder's certificate first and its intermediates after it"
             }
-            Self::Unfit => {
+            Self::Unsupported => {
                 "give an X.509 v3 certificate: `openssl x509 -req` makes one with `-extfile` or `-copy_extensions copy`"
             }
             Self::NoKey | Self::Key => {
@@ -69,9 +69,9 @@ impl ClientCertError {
     }
 
     /// Whether the error is in the key file.
-    pub fn is_of_key(self) -> bool {
+    pub fn is_key_error(self) -> bool {
         match self {
-            Self::NoCertificate | Self::Certificate | Self::Unfit => false,
+            Self::NoCertificate | Self::Certificate | Self::Unsupported => false,
             Self::NoKey | Self::Encrypted | Self::Key | Self::Mismatch => true,
         }
     }
@@ -87,7 +87,7 @@ impl ClientCert {
             Ok(_pair) => {}
             Err(rustls::Error::InconsistentKeys(_)) => return Err(ClientCertError::Mismatch),
             // rustls rejects the certificate, for example X.509 v1.
-            Err(rustls::Error::InvalidCertificate(_)) => return Err(ClientCertError::Unfit),
+            Err(rustls::Error::InvalidCertificate(_)) => return Err(ClientCertError::Unsupported),
             Err(_other) => return Err(ClientCertError::Key),
         }
         let chain = chain.iter().map(|certificate| certificate.to_vec()).collect();

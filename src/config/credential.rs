@@ -26,7 +26,7 @@ impl Credential {
 
     /// The same credential, also sent for requests of these web pages.
     #[must_use]
-    pub fn for_pages(self, allow_origins: Vec<Box<str>>) -> Self {
+    pub fn with_allowed_origins(self, allow_origins: Vec<Box<str>>) -> Self {
         Self { allow_origins, ..self }
     }
 

@@ -15,14 +15,16 @@ use crate::policy::{
 };
 use crate::semantics::target::Scheme;
 
-pub(crate) use crate::config::describe::upstream::{conduct, hold, retry, retry_of, told};
+pub(crate) use crate::config::describe::upstream::{
+    cooldown, retry, retry_for_method, to_json_object, upstream_policy,
+};
 
 /// A policy, line by line: a label and its text.
 pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     let mut lines = vec![("fresh", fresh(policy))];
     lines.push(("stale", stale(policy)));
     lines.push(("retry", retry(&policy.retry)));
-    lines.push(("hold", hold(policy.hold)));
+    lines.push(("hold", cooldown(policy.cooldown)));
     lines.push(("scope", scope(&policy.scope)));
     lines.push(("key", key(&policy.key)));
     lines.push(("coalesce", format!("wait {} for a fetch in flight", show(policy.coalesce_wait))));
@@ -63,8 +65,9 @@ pub(crate) fn admin(admin: &Admin) -> String {
 pub(crate) fn interception(config: &Config) -> String {
     let passthrough = &config.tls.passthrough;
     let mut hosts: Vec<_> = Vec::new();
-    for host in
-        config.named().filter(|host| !passthrough.iter().any(|pattern| pattern.covers(host)))
+    for host in config
+        .interception_patterns()
+        .filter(|host| !passthrough.iter().any(|pattern| pattern.covers(host)))
     {
         if !hosts.contains(&host.to_string()) {
             hosts.push(host.to_string());
@@ -78,7 +81,7 @@ pub(crate) fn interception(config: &Config) -> String {
 }
 
 /// The certificate authority: its file, and the hosts for which it may issue certificates.
-pub(crate) fn authority(config: &Config) -> String {
+pub(crate) fn certificate_authority(config: &Config) -> String {
     let names = match config.tls.ca.constrain.as_slice() {
         [] => "any host".to_owned(),
         constrain => format!("{} and names below", list(constrain)),

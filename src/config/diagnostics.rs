@@ -150,7 +150,7 @@ pub struct Warning {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WarningKind {
     /// A route's `ttl` overrides the origin's own caching fields.
-    SetAside,
+    OverridesOrigin,
     /// A route that never matches because an earlier one matches all its requests.
     Shadowed,
     /// Every host that can connect may use this larder.
@@ -162,7 +162,7 @@ pub enum WarningKind {
     /// A call that is not idempotent may be repeated.
     Repeated,
     /// A credential of larder could be sent without TLS.
-    InTheClear,
+    CleartextCredential,
     /// A host pattern has a trailing dot, which is ignored.
     TrailingDot,
     /// A limit is valid but unusual, probably a mistake.
@@ -175,13 +175,13 @@ impl WarningKind {
     /// The token for logs and JSON.
     pub fn token(self) -> &'static str {
         match self {
-            Self::SetAside => "origin-set-aside",
+            Self::OverridesOrigin => "origin-set-aside",
             Self::Shadowed => "shadowed-route",
             Self::Open => "open-to-all",
             Self::Unconstrained => "unconstrained-authority",
             Self::Insecure => "insecure-upstream",
             Self::Repeated => "repeated-writes",
-            Self::InTheClear => "credential-in-the-clear",
+            Self::CleartextCredential => "credential-in-the-clear",
             Self::TrailingDot => "trailing-dot",
             Self::OddLimit => "odd-limit",
             Self::Unreachable => "unreachable",

@@ -53,7 +53,7 @@ impl NameConstraint {
     }
 
     /// The narrowest constraint that includes all hosts of `pattern`; `None`: the pattern matches every host.
-    pub fn around(pattern: &HostPattern) -> Option<Self> {
+    pub fn for_pattern(pattern: &HostPattern) -> Option<Self> {
         match pattern.index() {
             Index::Any => None,
             Index::Below(end) => Some(Self::Below(end.trim_matches('.').into())),
@@ -90,10 +90,10 @@ impl NameConstraint {
 
 /// The narrowest constraints that together include all of `hosts`, sorted; `None`: one of them is every
 /// host.
-pub fn around_all<'p>(
+pub fn for_patterns<'p>(
     hosts: impl IntoIterator<Item = &'p HostPattern>,
 ) -> Option<Vec<NameConstraint>> {
-    let mut all = hosts.into_iter().map(NameConstraint::around).collect::<Option<Vec<_>>>()?;
+    let mut all = hosts.into_iter().map(NameConstraint::for_pattern).collect::<Option<Vec<_>>>()?;
     all.sort();
     all.dedup();
     let needed = |one: &NameConstraint| !all.iter().any(|other| other != one && other.covers(one));
@@ -187,7 +187,7 @@ mod tests {
         let covering = |hosts: &[&str]| {
             let patterns: Vec<_> = hosts.iter().map(|h| HostPattern::parse(h).unwrap()).collect();
             let shown = |all: Vec<NameConstraint>| all.iter().map(ToString::to_string).collect();
-            around_all(&patterns).map(shown)
+            for_patterns(&patterns).map(shown)
         };
         let some = |all: &[&str]| Some(all.iter().map(ToString::to_string).collect::<Vec<_>>());
         assert_eq!(covering(&["b.example:8443", "a.b.example", "B.example"]), some(&["b.example"]));

@@ -18,7 +18,7 @@ pub(crate) struct Reader<'a> {
     env: &'a Env,
     files: &'a dyn FileSource,
     pub(crate) problems: Vec<Problem>,
-    pub(crate) notes: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
 }
 
 /// A value with its location, for rules over several values.
@@ -40,7 +40,7 @@ struct Interpolated<'t> {
 impl<'a> Reader<'a> {
     /// A reader of the file `name`. Relative paths in the file start at its directory.
     pub(crate) fn new(name: &str, env: &'a Env, files: &'a dyn FileSource) -> Self {
-        Self { name: name.into(), env, files, problems: Vec::new(), notes: Vec::new() }
+        Self { name: name.into(), env, files, problems: Vec::new(), warnings: Vec::new() }
     }
 
     /// The value of an environment variable.
@@ -61,9 +61,9 @@ impl<'a> Reader<'a> {
     }
 
     /// Records a warning.
-    pub(crate) fn note<T>(&mut self, at: &Spanned<T>, kind: WarningKind, text: impl Into<String>) {
+    pub(crate) fn warn<T>(&mut self, at: &Spanned<T>, kind: WarningKind, text: impl Into<String>) {
         let (name, path) = (Arc::clone(&self.name), at.path.clone());
-        self.notes.push(Warning { name, place: at.place, path, kind, text: text.into() });
+        self.warnings.push(Warning { name, place: at.place, path, kind, text: text.into() });
     }
 
     /// A scalar, parsed by `parse`.

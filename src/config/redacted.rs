@@ -28,14 +28,14 @@ pub fn to_json(config: &Config) -> Value {
         "tls": tls(&config.tls),
         "resolve": resolve,
         "store": store(&config.store),
-        "defaults": { "mode": config.mode.token(), "hold": describe::hold(config.hold) },
+        "defaults": { "mode": config.mode.token(), "hold": describe::cooldown(config.cooldown) },
         "credential_headers":
             config.credential_headers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "secret_query": config.secret_query,
         "secret_path": config.secret_path.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstreams": config.upstreams.iter().map(|one| upstream(one)).collect::<Vec<_>>(),
         "routes": config.routes.routes().iter().map(route).collect::<Vec<_>>(),
-        "notes": config.notes.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "notes": config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 
@@ -106,7 +106,7 @@ fn upstream(upstream: &Upstream) -> Value {
             "http2": upstream.tls.http2,
         },
     });
-    for (label, text) in describe::told(&describe::conduct(upstream)) {
+    for (label, text) in describe::to_json_object(&describe::upstream_policy(upstream)) {
         value[label] = text;
     }
     value

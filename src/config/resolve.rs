@@ -69,8 +69,8 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let upstreams = upstreams::read(top, &destinations, reader);
     let routes = routes::read(top, &defaults, &upstreams, &credential_headers, reader);
     tls::check_routes(top, &tls, &routes, reader);
-    tls::note_unconstrained(top, &tls, &routes, reader);
-    let notes = std::mem::take(&mut reader.notes);
+    tls::warn_unconstrained(top, &tls, &routes, reader);
+    let notes = std::mem::take(&mut reader.warnings);
     Config {
         listen,
         access,
@@ -86,10 +86,10 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         secret_query,
         secret_path,
         mode: defaults.mode,
-        hold: defaults.hold,
+        cooldown: defaults.cooldown,
         upstreams,
         routes,
-        notes,
+        warnings: notes,
     }
 }
 

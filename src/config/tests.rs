@@ -14,7 +14,7 @@ use crate::config::env::Env;
 use crate::config::file_source::{Contents, FileSource};
 use crate::config::{
     Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
-    defaults, operated, parse, read,
+    defaults, load_admin, parse, read,
 };
 use crate::policy::upstream::UpstreamPolicy;
 use crate::policy::{
@@ -66,7 +66,7 @@ fn a_file_with_only_its_version_has_all_defaults() {
     assert!(config.routes.routes().is_empty() && config.upstreams.is_empty());
     assert_eq!(config.secret_query, defaults::SECRET_QUERY);
     assert_eq!(config.mode, Mode::Cache);
-    assert!(config.notes.is_empty());
+    assert!(config.warnings.is_empty());
 }
 
 #[test]
@@ -98,10 +98,10 @@ fn the_reference_file_contains_the_defaults() {
     assert_eq!(config.credential_headers, bare.credential_headers);
     assert_eq!(config.secret_query, bare.secret_query);
     assert_eq!(config.mode, bare.mode);
-    assert_eq!(config.hold, bare.hold);
+    assert_eq!(config.cooldown, bare.cooldown);
     assert_eq!(config.upstreams[0].timeouts, Timeouts::default());
     assert_eq!(config.upstreams[0].tls, UpstreamTls::default());
-    assert_eq!(config.upstreams[0].conduct, UpstreamPolicy::default());
+    assert_eq!(config.upstreams[0].policy, UpstreamPolicy::default());
     assert_eq!(config.upstreams[0].credential, None);
     for built_in in defaults::SECRET_QUERY {
         assert!(text.contains(built_in), "the reference names {built_in}");
@@ -111,7 +111,7 @@ fn the_reference_file_contains_the_defaults() {
     assert_eq!(demo.coalesce_wait, defaults::COALESCE_WAIT);
     assert_eq!(demo.stale_if_error.on, StaleIfError::default().on);
     assert_eq!(
-        (demo.retry.clone(), demo.hold),
+        (demo.retry.clone(), demo.cooldown),
         (RetryPolicy::default(), CooldownPolicy::default())
     );
     assert_eq!(demo.set_cookie, SetCookiePolicy::Refuse);
@@ -234,7 +234,7 @@ fn a_listener_that_other_hosts_can_reach_needs_access_rules() {
 #[test]
 fn a_network_of_all_addresses_is_allowed_with_a_warning() {
     let config = valid("listen: 0.0.0.0:1\naccess: { clients: [0.0.0.0/0] }\n");
-    assert_eq!(config.notes[0].kind, WarningKind::Open);
+    assert_eq!(config.warnings[0].kind, WarningKind::Open);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn cfg_07_an_admin_listener_that_others_can_reach_needs_access_rules() {
     assert_eq!(admin.allow, ["10.0.0.0/8".parse().unwrap()]);
     assert!(!valid("admin: { listen: \"[::ffff:127.0.0.1]:0\" }").admin.unwrap().is_reachable());
     let open = valid("admin: { listen: 0.0.0.0:9901, allow: [0.0.0.0/0] }");
-    assert_eq!(open.notes[0].kind, WarningKind::Open);
+    assert_eq!(open.warnings[0].kind, WarningKind::Open);
 }
 
 #[test]
@@ -317,7 +317,7 @@ fn the_admin_section_is_read_even_if_the_rest_is_invalid() {
     let file = directory.path().join("proxy.yaml");
     let read = |text: &str| {
         std::fs::write(&file, text).unwrap();
-        operated(&file, &env)
+        load_admin(&file, &env)
     };
     let config = read("version: 9\nlimts: {}\nadmin: { listen: 127.0.0.1:7 }\nroutes: 5\n");
     assert_eq!(config.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
@@ -332,7 +332,7 @@ fn the_admin_section_is_read_even_if_the_rest_is_invalid() {
     assert!(
         config.report.unwrap().to_string().contains("admin.token_file: the file cannot be read")
     );
-    let missing = operated(&directory.path().join("none.yaml"), &env);
+    let missing = load_admin(&directory.path().join("none.yaml"), &env);
     assert!(missing.report.unwrap().to_string().contains("no such file"));
 }
 
@@ -549,7 +549,7 @@ fn unreachable_destinations_cause_a_warning_with_a_fix() {
     ] {
         let config = valid(text);
         let note =
-            config.notes.iter().find(|note| note.kind == WarningKind::Unreachable).expect(text);
+            config.warnings.iter().find(|note| note.kind == WarningKind::Unreachable).expect(text);
         assert_eq!(note.path, path, "{text}");
         assert!(note.text.contains(expected), "{text}: {}", note.text);
         assert_eq!(note.place.line, 1 + text.lines().count(), "{text}");
@@ -562,7 +562,7 @@ fn unreachable_destinations_cause_a_warning_with_a_fix() {
         "destinations: { ports: [443] }\nupstreams: { u: { hosts: [api.example] } }",
     ] {
         let config = valid(text);
-        assert!(config.notes.iter().all(|note| note.kind != WarningKind::Unreachable), "{text}");
+        assert!(config.warnings.iter().all(|note| note.kind != WarningKind::Unreachable), "{text}");
     }
 }
 
@@ -570,7 +570,7 @@ fn unreachable_destinations_cause_a_warning_with_a_fix() {
 fn unusual_limits_cause_a_warning() {
     let warnings = |text: &str| {
         let config = valid(&format!("limits: {{ {text} }}"));
-        let notes = config.notes.iter().filter(|note| note.kind == WarningKind::OddLimit);
+        let notes = config.warnings.iter().filter(|note| note.kind == WarningKind::OddLimit);
         notes.map(|note| (note.place.line, note.path.clone())).collect::<Vec<_>>()
     };
     for text in [
@@ -612,7 +612,7 @@ fn a_trailing_dot_and_a_rewritten_port_cause_warnings() {
          - { name: four, match: { host: c.test:80 } }\n",
     );
     let paths = |kind| {
-        let notes = config.notes.iter().filter(move |note| note.kind == kind);
+        let notes = config.warnings.iter().filter(move |note| note.kind == kind);
         notes.map(|note| note.path.as_str()).collect::<Vec<_>>()
     };
     let dots = [
@@ -624,7 +624,7 @@ fn a_trailing_dot_and_a_rewritten_port_cause_warnings() {
     ];
     assert_eq!(paths(WarningKind::TrailingDot), dots);
     assert_eq!(paths(WarningKind::Shadowed), ["routes[two]"]);
-    let text = config.notes.iter().map(ToString::to_string).collect::<String>();
+    let text = config.warnings.iter().map(ToString::to_string).collect::<String>();
     assert!(text.contains("sends those on to https://a.test:443"), "{text}");
 }
 
@@ -635,16 +635,16 @@ fn origin_overrides_and_shadowed_routes_cause_warnings() {
          - { name: one, match: { host: b.a }, ttl: forever }\n\
          - { name: own, match: { host: b }, ttl: { max: 1m } }\n",
     );
-    let notes: Vec<_> = config.notes.iter().map(|n| (n.kind, n.path.as_str())).collect();
+    let notes: Vec<_> = config.warnings.iter().map(|n| (n.kind, n.path.as_str())).collect();
     let expected = [
-        (WarningKind::SetAside, "routes[all].ttl"),
-        (WarningKind::SetAside, "routes[one].ttl"),
+        (WarningKind::OverridesOrigin, "routes[all].ttl"),
+        (WarningKind::OverridesOrigin, "routes[one].ttl"),
         (WarningKind::Shadowed, "routes[one]"),
         (WarningKind::Unconstrained, "tls.ca.constrain"),
     ];
     assert_eq!(notes, expected);
     assert!(
-        config.notes[2].to_string().contains("the earlier route `all` matches all its requests")
+        config.warnings[2].to_string().contains("the earlier route `all` matches all its requests")
     );
 }
 
@@ -700,7 +700,11 @@ fn named_hosts_are_intercepted_unless_passthrough_matches() {
     assert!(!valid("routes: [{ name: all, match: { host: \"*\" } }]").intercepts());
     let all = valid("tls: { intercept: \"*\" }");
     assert!(all.intercepts_host("anything", 443));
-    assert!(all.notes[0].text.contains("as long as every host is intercepted"), "{:?}", all.notes);
+    assert!(
+        all.warnings[0].text.contains("as long as every host is intercepted"),
+        "{:?}",
+        all.warnings
+    );
 }
 
 #[test]
@@ -712,7 +716,7 @@ fn tls_03_intercepted_hosts_must_meet_the_name_constraints() {
     };
     for host in ["a", "*.a", "x.a:8443", "10.1.2.3", "*"] {
         let config = valid(&route(host));
-        assert!(config.notes.is_empty(), "{host}: {:?}", config.notes);
+        assert!(config.warnings.is_empty(), "{host}: {:?}", config.warnings);
     }
     for host in ["b", "*.b", "ba", "11.0.0.1", "[::1]"] {
         let report = invalid(&route(host));
@@ -729,10 +733,10 @@ fn tls_03_intercepted_hosts_must_meet_the_name_constraints() {
 #[test]
 fn an_unconstrained_authority_causes_a_warning_with_a_fix() {
     let config = valid("routes: [{ name: r, match: { host: \"*.b\" } }]\ntls: { intercept: [a] }");
-    let note = config.notes.iter().find(|note| note.kind == WarningKind::Unconstrained).unwrap();
+    let note = config.warnings.iter().find(|note| note.kind == WarningKind::Unconstrained).unwrap();
     assert!(note.text.contains("`tls: { ca: { constrain: [a, b] } }`"), "{note}");
     let config = valid("tls: { intercept: [a], passthrough: [a] }");
-    assert!(config.notes.is_empty());
+    assert!(config.warnings.is_empty());
 }
 
 #[test]

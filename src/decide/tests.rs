@@ -70,7 +70,7 @@ fn outcome(decision: &Decision) -> String {
             let stale = stale.map_or("fresh", StaleReason::token);
             format!("{stale} {ttl}{}", if *refresh { " refresh" } else { "" })
         }
-        Decision::Forward { why, fallback, .. } => {
+        Decision::Forward { reason: why, fallback, .. } => {
             format!("{}{}", why.token(), if *fallback { " fallback" } else { "" })
         }
         Decision::Refuse => "refuse".to_owned(),
@@ -151,7 +151,7 @@ fn each_kind_of_miss_has_its_reason() {
     for (lookup, reason) in [
         (CacheLookup::Nothing, "uri-miss"),
         (CacheLookup::OtherVariants, "vary-miss"),
-        (CacheLookup::OtherPart, "partial"),
+        (CacheLookup::OtherPartial, "partial"),
     ] {
         let decide =
             |line| decide(&request(line), &Policy::origin(), CacheKind::Shared, lookup, ARRIVAL);
@@ -180,24 +180,25 @@ fn a_partial_response_is_served_only_while_fresh() {
     ] {
         let fields = [range, ("etag", "\"a\""), ("cache-control", line)];
         let stored = stored_as(206, &fields).with_body(Bytes::from_static(b"x"));
-        let part = PartialResponse::of(Arc::new(stored.clone())).unwrap();
+        let part = PartialResponse::from_stored(Arc::new(stored.clone())).unwrap();
         let decide = |directives, lookup| {
             let now = ARRIVAL + secs(at);
             decide(&request(directives), &Policy::origin(), CacheKind::Shared, lookup, now)
         };
-        let decision = decide(directives, CacheLookup::Part(&part));
+        let decision = decide(directives, CacheLookup::Partial(&part));
         assert_eq!(outcome(&decision), expected, "{line} {directives} {at}");
         // A partial response is neither revalidated nor served on an error.
         let validates = matches!(decision, Decision::Forward { validate: true, .. });
         assert!(!validates, "{line} {directives}");
-        let purged = PartialResponse::of(Arc::new(stored.outdated(soft_purged(ARRIVAL)))).unwrap();
-        let purged = decide(directives, CacheLookup::Part(&purged));
+        let purged =
+            PartialResponse::from_stored(Arc::new(stored.outdated(soft_purged(ARRIVAL)))).unwrap();
+        let purged = decide(directives, CacheLookup::Partial(&purged));
         assert!(!matches!(purged, Decision::Serve { .. }), "{line} {directives}");
         let offline = decide_offline(
             &request(directives),
             &Policy::origin(),
             CacheKind::Shared,
-            CacheLookup::Part(&part),
+            CacheLookup::Partial(&part),
             ARRIVAL + secs(at),
         );
         let served = matches!(offline, Decision::Serve { stale: None, .. });
@@ -435,11 +436,11 @@ proptest! {
                 assert_eq!(stale.is_none(), ttl > 0);
                 assert_eq!(refresh, stale == Some(StaleReason::WhileRevalidate));
             }
-            Decision::Forward { fallback, why, .. } => {
+            Decision::Forward { fallback, reason, .. } => {
                 let usable =
                     stale_if_error(&request(&directives), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
                 assert_eq!(fallback, usable.is_some());
-                assert!(why == ForwardReason::Request || remaining <= 0);
+                assert!(reason == ForwardReason::Request || remaining <= 0);
             }
             Decision::Refuse => panic!("no only-if-cached in the request"),
         }
@@ -459,7 +460,7 @@ proptest! {
         match decide(&request, &Policy::origin(), CacheKind::Shared, lookup, ARRIVAL + secs(at)) {
             Decision::Serve { refresh, .. } => assert!(!refresh),
             Decision::Refuse => {}
-            Decision::Forward { why, .. } => panic!("{why:?}"),
+            Decision::Forward { reason, .. } => panic!("{reason:?}"),
         }
     }
 }

@@ -15,7 +15,9 @@ use tokio::sync::Notify;
 use crate::semantics::storability::NotStoredReason;
 use crate::upstream::admission::call::CallAudience;
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight_bytes::{EACH, InFlightBytes, SMALL, Waiting};
+use crate::upstream::in_flight_bytes::{
+    COPY_THRESHOLD, InFlightBytes, PIECE_OVERHEAD, StalledClient,
+};
 
 /// Bytes that a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
@@ -77,7 +79,7 @@ impl SharedBody {
             }),
             reader_notify: Notify::new(),
             writer_notify: Notify::new(),
-            audience: Arc::new(CallAudience::nobody()),
+            audience: Arc::new(CallAudience::background()),
             in_flight,
             largest,
             read_ahead: AtomicUsize::new(0),
@@ -93,7 +95,7 @@ impl SharedBody {
         let id = inner.next_reader;
         inner.next_reader += 1;
         inner.readers.insert(id, 0);
-        self.audience.is(true);
+        self.audience.set_present(true);
         Some(BodyReader { body: Arc::clone(self), id })
     }
 
@@ -118,7 +120,7 @@ impl SharedBody {
     }
 
     /// Sets the number of bytes that the origin may send ahead of the slowest reader.
-    pub(crate) fn is_ahead(&self, bytes: usize) {
+    pub(crate) fn set_read_ahead(&self, bytes: usize) {
         self.read_ahead.store(bytes, Ordering::Relaxed);
     }
 
@@ -128,7 +130,7 @@ impl SharedBody {
     }
 
     /// The reason why the body is no longer kept.
-    pub(crate) fn why_not_kept(&self) -> NotStoredReason {
+    pub(crate) fn not_kept_reason(&self) -> NotStoredReason {
         let too_large = self.inner.lock().written > self.largest;
         if too_large { NotStoredReason::TooLarge } else { NotStoredReason::NoRoom }
     }
@@ -158,15 +160,15 @@ impl SharedBody {
     pub(crate) async fn push(&self, mut piece: Bytes) {
         {
             let mut inner = self.inner.lock();
-            if piece.len() < SMALL {
+            if piece.len() < COPY_THRESHOLD {
                 piece = Bytes::copy_from_slice(&piece);
             }
             inner.written += piece.len();
             inner.buffered += piece.len();
-            inner.charged += piece.len() + EACH;
-            self.in_flight.take(piece.len() + EACH);
+            inner.charged += piece.len() + PIECE_OVERHEAD;
+            self.in_flight.reserve(piece.len() + PIECE_OVERHEAD);
             inner.pieces.push_back(piece);
-            if inner.kept && (inner.written > self.largest || self.in_flight.is_spent()) {
+            if inner.kept && (inner.written > self.largest || self.in_flight.is_full()) {
                 inner.stop_keeping(&self.in_flight);
             }
         }
@@ -186,8 +188,9 @@ impl SharedBody {
                 }
             }
             // Both the bytes read ahead and the bytes buffered for readers are already counted.
-            let waiting = Waiting { counted: self.read_ahead.load(Ordering::Relaxed), held: 0 };
-            if self.in_flight.patiently_for(waiting, None, STALLED, room).await.is_none() {
+            let waiting =
+                StalledClient { counted: self.read_ahead.load(Ordering::Relaxed), body_bytes: 0 };
+            if self.in_flight.with_stall_timeout_for(waiting, None, STALLED, room).await.is_none() {
                 self.inner.lock().detach_slowest(&self.in_flight);
                 self.reader_notify.notify_waiters();
             }
@@ -203,7 +206,7 @@ impl SharedBody {
 
     /// Replaces the pieces by the stored body, so that the bytes are not in memory twice. Readers
     /// continue in `stored`.
-    pub(crate) fn settle(&self, stored: Bytes) {
+    pub(crate) fn replace_with_stored(&self, stored: Bytes) {
         let mut inner = self.inner.lock();
         if !inner.kept {
             return;
@@ -214,7 +217,7 @@ impl SharedBody {
             *next = read(*next);
         }
         inner.pieces.clear();
-        self.in_flight.give_back(std::mem::take(&mut inner.charged));
+        self.in_flight.release(std::mem::take(&mut inner.charged));
         (inner.buffered, inner.stored) = (0, Some(stored));
         drop(inner);
         self.reader_notify.notify_waiters();
@@ -230,7 +233,7 @@ impl SharedBody {
 impl Drop for SharedBody {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        self.in_flight.give_back(inner.charged);
+        self.in_flight.release(inner.charged);
     }
 }
 
@@ -249,8 +252,8 @@ impl SharedBodyState {
             let Some(piece) = self.pieces.pop_front() else { break };
             self.dropped += 1;
             self.buffered -= piece.len();
-            self.charged -= piece.len() + EACH;
-            in_flight.give_back(piece.len() + EACH);
+            self.charged -= piece.len() + PIECE_OVERHEAD;
+            in_flight.release(piece.len() + PIECE_OVERHEAD);
         }
     }
 
@@ -319,7 +322,7 @@ impl Drop for BodyReader {
     fn drop(&mut self) {
         let mut inner = self.body.inner.lock();
         inner.readers.remove(&self.id);
-        self.body.audience.is(!inner.readers.is_empty());
+        self.body.audience.set_present(!inner.readers.is_empty());
         inner.drop_read_pieces(&self.body.in_flight);
         drop(inner);
         self.body.writer_notify.notify_waiters();
@@ -371,7 +374,7 @@ mod tests {
         }
         assert_eq!(behind.next().await.unwrap().unwrap(), "one ");
         let stored = body.whole(&Bytes::from_static(b"three")).unwrap();
-        body.settle(stored);
+        body.replace_with_stored(stored);
         assert_eq!(budget.used(), 0, "the store counts the body");
         let late = body.reader().unwrap();
         body.finish(Ok(()));
@@ -465,7 +468,7 @@ mod tests {
             }
         });
         assert!(pushed.await.is_err(), "the writer waits");
-        assert!(body.inner.lock().pieces.len() <= WINDOW / EACH + 1);
+        assert!(body.inner.lock().pieces.len() <= WINDOW / PIECE_OVERHEAD + 1);
     }
 
     #[tokio::test]

@@ -34,7 +34,7 @@ pub(crate) enum JoinOutcome<T> {
     /// A fill is running: wait for it.
     Wait(Arc<InFlightFetch>, BodyReader),
     /// The response was stored in the meantime.
-    Answered(T),
+    Stored(T),
     /// Too many clients wait already.
     Full,
 }
@@ -68,7 +68,7 @@ impl InFlightFetches {
             }
         }
         if let Some(response) = recheck() {
-            return JoinOutcome::Answered(response);
+            return JoinOutcome::Stored(response);
         }
         let fetch = begin();
         let reader = fetch.body.first_reader();

@@ -40,7 +40,7 @@ impl Engine {
             return None;
         }
         accept_encoding::reduce(&mut request.headers);
-        let key = self.keyring.key(request, &route.policy);
+        let key = self.key_builder.key(request, &route.policy);
         let Lookup::Found(stored) = self.lookup_memory(request, &key, &route.policy) else {
             return None;
         };

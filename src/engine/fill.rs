@@ -38,15 +38,15 @@ use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
 /// A fill, ready to run.
 pub(crate) struct Fill {
     pub(crate) engine: Arc<Engine>,
-    pub(crate) flight: Arc<InFlightFetch>,
+    pub(crate) fetch: Arc<InFlightFetch>,
     /// The key under which other requests join the fill; `None`: no request can join it.
-    pub(crate) place: Option<InFlightKey>,
-    pub(crate) asked: ProxyRequest,
+    pub(crate) in_flight_key: Option<InFlightKey>,
+    pub(crate) request: ProxyRequest,
     pub(crate) route: usize,
     pub(crate) policy: Arc<Policy>,
     pub(crate) key: CacheKey,
     /// The stored response to revalidate.
-    pub(crate) confirm: Option<Arc<StoredResponse>>,
+    pub(crate) revalidate: Option<Arc<StoredResponse>>,
     /// Whether the request's range is forwarded: the response is for this client only, and is stored as
     /// a part.
     pub(crate) ranged: bool,
@@ -55,7 +55,7 @@ pub(crate) struct Fill {
     /// Receives interim responses, if a client leads.
     pub(crate) interims: Option<Arc<Interims>>,
     /// Whether a stale response can be served in place of this fill's response.
-    pub(crate) yields: bool,
+    pub(crate) has_fallback: bool,
     /// The reason of a background fill; `None`: a client waits for it.
     pub(crate) trigger: Option<&'static str>,
 }
@@ -69,8 +69,8 @@ impl Fill {
     async fn run(self) {
         let mut guard = FillGuard {
             engine: Arc::clone(&self.engine),
-            flight: Arc::clone(&self.flight),
-            place: self.place.clone(),
+            fetch: Arc::clone(&self.fetch),
+            in_flight_key: self.in_flight_key.clone(),
             route: self.route,
             trigger: self.trigger,
             outcome: FillOutcome::Failed,
@@ -79,21 +79,21 @@ impl Fill {
     }
 
     async fn fetch_and_store(mut self) -> FillOutcome {
-        let FetchResult { answer: mut response, detail } = self.fetch_with_retries().await;
+        let FetchResult { mut response, detail } = self.fetch_with_retries().await;
         if response.as_ref().is_ok_and(|response| self.matches_other_entry(response)) {
             // RFC 9111 §4.3.4: this 304 matches another stored response; fetch the whole response.
-            self.confirm = None;
-            response = self.engine.origin.fetch(&self.call()).await;
+            self.revalidate = None;
+            response = self.engine.origin.fetch(&self.upstream_request()).await;
         }
         match response {
             Err(failure) => {
-                self.leave();
-                self.flight.publish(FillState::Failed(failure));
-                self.flight.body.finish(Err(failure));
+                self.remove_in_flight();
+                self.fetch.publish(FillState::Failed(failure));
+                self.fetch.body.finish(Err(failure));
                 FillOutcome::Failed
             }
             Ok(response)
-                if response.status == StatusCode::NOT_MODIFIED && self.confirm.is_some() =>
+                if response.status == StatusCode::NOT_MODIFIED && self.revalidate.is_some() =>
             {
                 self.on_not_modified(response).await
             }
@@ -101,19 +101,19 @@ impl Fill {
         }
     }
 
-    pub(super) fn call(&self) -> UpstreamRequest {
-        let mut headers = self.asked.headers.clone();
+    pub(super) fn upstream_request(&self) -> UpstreamRequest {
+        let mut headers = self.request.headers.clone();
         if let ScopeRule::Header(name) = &self.policy.scope {
             headers.remove(name);
         }
         // Only a fetch that no other request joins may forward the client's own conditions.
-        if self.confirm.is_some() || self.place.is_some() {
+        if self.revalidate.is_some() || self.in_flight_key.is_some() {
             for name in &validation::CONDITIONALS {
                 headers.remove(name);
             }
         }
-        if let Some(stored) = &self.confirm {
-            headers.extend(validation::conditional_fields(&stored.said));
+        if let Some(stored) = &self.revalidate {
+            headers.extend(validation::conditional_fields(&stored.metadata));
         }
         if !self.ranged {
             headers.remove(http::header::RANGE);
@@ -122,30 +122,34 @@ impl Fill {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         headers.append(VIA, self.engine.via.clone());
-        let mut call = self.engine.knock(&self.asked, self.route, &self.policy, Some(&self.key));
-        call.yields = self.yields;
-        call.in_line = Arc::clone(&self.flight.in_line);
-        call.audience = self.flight.body.audience();
-        let (engine, fetch) = (Arc::clone(&self.engine), Arc::downgrade(&self.flight));
+        let mut call =
+            self.engine.call_context(&self.request, self.route, &self.policy, Some(&self.key));
+        call.has_stale = self.has_fallback;
+        call.queued = Arc::clone(&self.fetch.is_queued);
+        call.audience = self.fetch.body.audience();
+        let (engine, fetch) = (Arc::clone(&self.engine), Arc::downgrade(&self.fetch));
         let target = self.key.target_id();
-        call.goes_out = Callback::by(move || {
+        call.on_admitted = Callback::new(move || {
             if let Some(fetch) = fetch.upgrade() {
-                fetch.order().goes_out(engine.store.watch(target).asked);
+                fetch.order().on_sent(engine.store.watch(target).order);
             }
         });
         UpstreamRequest {
-            knock: call,
+            context: call,
             method: Method::GET,
-            target: self.asked.target.clone(),
+            target: self.request.target.clone(),
             headers,
-            listener: self.asked.listener,
+            listener: self.request.listener,
             interims: self.interims.clone(),
         }
     }
 
     fn matches_other_entry(&self, response: &UpstreamResponse) -> bool {
         response.status == StatusCode::NOT_MODIFIED
-            && self.confirm.as_ref().is_some_and(|stored| !stored.is_meant_by(&response.headers))
+            && self
+                .revalidate
+                .as_ref()
+                .is_some_and(|stored| !stored.is_updated_by(&response.headers))
     }
 
     fn cache(&self) -> CacheKind {
@@ -153,43 +157,48 @@ impl Fill {
     }
 
     fn variant(&self, fields: &VaryFields) -> VariantId {
-        self.engine.variant(&self.asked, fields)
+        self.engine.variant(&self.request, fields)
     }
 
-    fn leave(&self) {
-        if let Some(place) = &self.place {
-            self.engine.flights.remove(place, &self.flight);
+    fn remove_in_flight(&self) {
+        if let Some(place) = &self.in_flight_key {
+            self.engine.in_flight_fetches.remove(place, &self.fetch);
         }
     }
 
     /// Handles a 304 to the stored validators (RFC 9111 §4.3.4).
     async fn on_not_modified(&mut self, mut response: UpstreamResponse) -> FillOutcome {
-        let Some(stored) = self.confirm.take() else { return FillOutcome::Failed };
+        let Some(stored) = self.revalidate.take() else { return FillOutcome::Failed };
         while let Ok(Some(_)) = response.body.next().await {}
         let mut fresh = stored
             .freshened(&response.headers, response.request_time, response.response_time)
-            .asked_as(self.flight.order().asked());
-        if let Vary::Fields(fields) = Vary::chosen_by(&fresh.all_headers()) {
+            .with_order(self.fetch.order().number());
+        if let Vary::Fields(fields) = Vary::effective(&fresh.all_headers()) {
             fresh.variant = self.variant(&fields);
             fresh.vary = fields;
         }
         let fields = fresh.all_headers();
-        let storability =
-            self.policy.storability(&self.asked, fresh.status, &fields, &fresh.said, self.cache());
-        fresh.authorized |= self.asked.headers.contains_key(AUTHORIZATION);
-        let shared = storability.map(|kept| Arc::new(fresh.keeping(&kept)));
+        let storability = self.policy.storability(
+            &self.request,
+            fresh.status,
+            &fields,
+            &fresh.metadata,
+            self.cache(),
+        );
+        fresh.authorized |= self.request.headers.contains_key(AUTHORIZATION);
+        let shared = storability.map(|kept| Arc::new(fresh.with_headers(&kept)));
         let variant = Some(fresh.variant);
-        self.engine.underway.answered(&self.key, variant, self.flight.order().asked());
+        self.engine.pending_calls.overtake_older(&self.key, variant, self.fetch.order().number());
         let outcome = match &shared {
-            Ok(_) if self.flight.order().is_overtaken(variant) => FillOutcome::NotStored,
+            Ok(_) if self.fetch.order().is_overtaken(variant) => FillOutcome::NotStored,
             Ok(kept) => {
                 self.engine.store_response(
                     &self.key,
                     &self.policy,
                     Arc::clone(kept),
-                    self.flight.mark(),
+                    self.fetch.epoch(),
                 );
-                self.engine.flights.enable_collapsing(&self.key);
+                self.engine.in_flight_fetches.enable_collapsing(&self.key);
                 FillOutcome::Confirmed
             }
             Err(reason) => {
@@ -200,24 +209,25 @@ impl Fill {
         if shared.is_ok() {
             self.note_delivered(fresh.status, variant, outcome == FillOutcome::Confirmed).await;
         }
-        self.leave();
+        self.remove_in_flight();
         let own = Arc::new(fresh);
-        self.flight.publish(FillState::Confirmed(Revalidated { own, shared }));
-        self.flight.body.finish(Ok(()));
+        self.fetch.publish(FillState::Confirmed(Revalidated { own, shared }));
+        self.fetch.body.finish(Ok(()));
         outcome
     }
 
     /// The response is not shareable: collapsing is off for this key for a while.
     fn not_stored(&self, reason: NotStoredReason) {
-        self.engine.account.not_stored(self.route, reason.token());
+        self.engine.telemetry.not_stored(self.route, reason.token());
         // Three results do not show that other responses are not shareable: the response to a client's
         // own condition, the error that one client insisted on, and a larder without free capacity.
         let conditional =
-            self.confirm.is_none() && validation::has_conditionals(&self.asked.headers);
-        let one_client = self.place.is_none() && (conditional || reason == NotStoredReason::Status);
-        let busy = matches!(reason, NotStoredReason::NoRoom | NotStoredReason::Unread);
+            self.revalidate.is_none() && validation::has_conditionals(&self.request.headers);
+        let one_client =
+            self.in_flight_key.is_none() && (conditional || reason == NotStoredReason::Status);
+        let busy = matches!(reason, NotStoredReason::NoRoom | NotStoredReason::NotInspected);
         if !busy && !one_client && !self.ranged {
-            self.engine.flights.disable_collapsing(&self.key, self.engine.clock.now());
+            self.engine.in_flight_fetches.disable_collapsing(&self.key, self.engine.clock.now());
         }
     }
 
@@ -225,13 +235,13 @@ impl Fill {
     /// not stored. `kept`: whether it is stored.
     async fn note_delivered(&self, status: StatusCode, variant: Option<VariantId>, kept: bool) {
         // Checked after storing, so that a newer response that arrives in between is not missed.
-        let overtaken = self.flight.order().is_overtaken(variant);
+        let overtaken = self.fetch.order().is_overtaken(variant);
         if kept && !overtaken {
             return;
         }
-        let order = self.flight.order().asked() + u64::from(overtaken);
-        let (request, key, policy) = (&self.asked, &self.key, &self.policy);
-        self.engine.given(UnstoredResponse { asked: request, key, policy, order }, status).await;
+        let order = self.fetch.order().number() + u64::from(overtaken);
+        let (request, key, policy) = (&self.request, &self.key, &self.policy);
+        self.engine.outdate_older(UnstoredResponse { request, key, policy, order }, status).await;
     }
 
     /// Handles a final response: publishes its head at once and its body as it arrives.
@@ -243,36 +253,36 @@ impl Fill {
         let head = Arc::new(ResponseHead { detail, ..self.head(&response) });
         self.permit = None;
         let is_error = self.policy.stale_if_error.covers(head.failure);
-        let may_be_stored = self.apply_head(&response.verdict, &head).await && !is_error;
+        let may_be_stored = self.apply_head(&response.outcome, &head).await && !is_error;
         match &head.shared {
-            Ok(_) => self.engine.flights.enable_collapsing(&self.key),
+            Ok(_) => self.engine.in_flight_fetches.enable_collapsing(&self.key),
             // Waiters share the error, and collapsing stays on for the next request.
             Err(reason) if head.is_shared_error(&self.policy, self.cache()) => {
-                self.engine.account.not_stored(self.route, reason.token());
+                self.engine.telemetry.not_stored(self.route, reason.token());
             }
             Err(reason) => {
                 self.not_stored(*reason);
-                self.leave();
-                self.flight.body.stop_keeping();
+                self.remove_in_flight();
+                self.fetch.body.stop_keeping();
             }
         }
-        self.flight.publish(FillState::Head(Arc::clone(&head)));
+        self.fetch.publish(FillState::Head(Arc::clone(&head)));
         let times = FetchTimes { request: response.request_time, response: response.response_time };
-        let end = self.take_in(response, head.shared.is_ok(), |body| {
+        let end = self.read_body(response, head.shared.is_ok(), |body| {
             self.store_body(&head, head.shared.as_ref().ok()?, body, &times)
         });
         let end = end.await;
         if end.is_err() {
             // Before the readers are notified, so that no request joins a truncated body.
-            self.leave();
+            self.remove_in_flight();
         }
-        let kept = head.shared.is_ok() && self.flight.body.is_kept();
+        let kept = head.shared.is_ok() && self.fetch.body.is_kept();
         // A truncated body is an error, not a version of the resource.
         if may_be_stored && end.is_ok() {
             self.note_delivered(head.status, head.variant, kept).await;
         }
-        self.flight.body.finish(end);
-        self.leave();
+        self.fetch.body.finish(end);
+        self.remove_in_flight();
         match (end, &head.shared) {
             (Ok(()), Ok(_)) if kept => FillOutcome::Replaced,
             (Err(_), Ok(_)) => FillOutcome::Failed,
@@ -284,15 +294,23 @@ impl Fill {
     /// Applies a head to other pending calls and to stored responses. Returns whether its response might
     /// be stored.
     async fn apply_head(&self, outcome: &CallOutcome, head: &ResponseHead) -> bool {
-        let (order, is_ok) = (self.flight.order().asked(), outcome.is_ok());
-        if !outcome.is_limit() {
-            self.engine.ends(&self.asked, &self.policy, &self.key, head.status, order).await;
+        let (order, is_ok) = (self.fetch.order().number(), outcome.is_ok());
+        if !outcome.is_rate_limited() {
+            self.engine
+                .apply_stale_if_error_end(
+                    &self.request,
+                    &self.policy,
+                    &self.key,
+                    head.status,
+                    order,
+                )
+                .await;
         }
-        if is_ok && status::is_news(head.status) {
-            self.engine.underway.answered(&self.key, head.variant, order);
+        if is_ok && status::is_definitive(head.status) {
+            self.engine.pending_calls.overtake_older(&self.key, head.variant, order);
         }
         let not_stored = head.shared.as_ref().err();
-        let may_be_stored = is_ok && not_stored.is_none_or(|reason| reason.is_for_want_of_room());
+        let may_be_stored = is_ok && not_stored.is_none_or(|reason| reason.is_storage_failure());
         if may_be_stored {
             self.note_delivered(head.status, head.variant, not_stored.is_none()).await;
         }
@@ -302,29 +320,29 @@ impl Fill {
     fn head(&self, response: &UpstreamResponse) -> ResponseHead {
         let mut own = response.headers.clone();
         hop_by_hop::strip_response(&mut own);
-        let metadata = CacheMetadata::of(response.status, &own);
-        let vary = Vary::chosen_by(&own);
+        let metadata = CacheMetadata::from_response(response.status, &own);
+        let vary = Vary::effective(&own);
         let variant = match &vary {
             Vary::Fields(fields) => Some(self.variant(fields)),
             Vary::Any => None,
         };
         let length = match response.framing {
             BodyFraming::Length(length) => Some(length),
-            BodyFraming::Marked | BodyFraming::Close => None,
+            BodyFraming::Delimited | BodyFraming::Close => None,
         };
         // The part that the head announces; the body is checked against it once it has arrived.
         let part = self.ranged
-            && partial::told(response.status, &own, &metadata)
+            && partial::partial_range(response.status, &own, &metadata)
                 .is_some_and(|(span, _)| length.is_none_or(|length| length == span.length()));
         let mut head = ResponseHead {
             status: response.status,
             received: response.response_time,
             shared: Err(NotStoredReason::Status),
-            failure: response.verdict.error_class(response.status),
+            failure: response.outcome.error_class(response.status),
             cause: cause(response),
             detail: None,
             own,
-            said: metadata,
+            metadata,
             vary,
             variant,
             length,
@@ -334,13 +352,19 @@ impl Fill {
         // a whole that does not look like a mislabelled part.
         let whole = head.status == StatusCode::OK && !head.own.contains_key(CONTENT_RANGE);
         // An error that only the body reports is not the requested representation.
-        let is_body_error = response.status.is_success() && !response.verdict.is_ok();
-        if response.unread {
-            head.shared = Err(NotStoredReason::Unread);
+        let is_body_error = response.status.is_success() && !response.outcome.is_ok();
+        if response.body_uninspected {
+            head.shared = Err(NotStoredReason::NotInspected);
         } else if !is_body_error && (!self.ranged || head.part || whole) {
             head.shared = self
                 .policy
-                .storability(&self.asked, head.kept_as(), &head.own, &head.said, self.cache())
+                .storability(
+                    &self.request,
+                    head.policy_status(),
+                    &head.own,
+                    &head.metadata,
+                    self.cache(),
+                )
                 .and_then(|headers| self.check_limits(response.framing).map(|()| headers));
         }
         head
@@ -348,15 +372,15 @@ impl Fill {
 
     fn check_limits(&self, framing: BodyFraming) -> Result<(), NotStoredReason> {
         match framing {
-            BodyFraming::Length(n) if n > self.engine.bounds.max_object as u64 => {
+            BodyFraming::Length(n) if n > self.engine.limits.max_object as u64 => {
                 Err(NotStoredReason::TooLarge)
             }
             // A truncated body looks the same as a complete one: it may be read, never stored.
             BodyFraming::Close => Err(NotStoredReason::Incomplete),
-            BodyFraming::Length(_) | BodyFraming::Marked if !self.flight.body.is_kept() => {
+            BodyFraming::Length(_) | BodyFraming::Delimited if !self.fetch.body.is_kept() => {
                 Err(NotStoredReason::NoRoom)
             }
-            BodyFraming::Length(_) | BodyFraming::Marked => Ok(()),
+            BodyFraming::Length(_) | BodyFraming::Delimited => Ok(()),
         }
     }
 
@@ -368,11 +392,11 @@ impl Fill {
         body: Bytes,
         times: &FetchTimes,
     ) -> Option<Bytes> {
-        if self.flight.order().is_overtaken(head.variant) {
+        if self.fetch.order().is_overtaken(head.variant) {
             return None;
         }
         let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
-        let metadata = CacheMetadata::of(head.status, headers);
+        let metadata = CacheMetadata::from_response(head.status, headers);
         let stored = StoredResponse::new(
             head.status,
             headers,
@@ -382,8 +406,8 @@ impl Fill {
             freshness::initial_age(&metadata, times.request, times.response),
         );
         let stored = stored
-            .fetched_with(self.asked.headers.contains_key(AUTHORIZATION))
-            .asked_as(self.flight.order().asked());
+            .with_authorized(self.request.headers.contains_key(AUTHORIZATION))
+            .with_order(self.fetch.order().number());
         if head.part {
             self.store_part(stored);
             return None;
@@ -393,25 +417,25 @@ impl Fill {
             &self.key,
             &self.policy,
             Arc::new(stored),
-            self.flight.mark(),
+            self.fetch.epoch(),
         );
         kept.then_some(body)
     }
 
     fn store_part(&self, stored: StoredResponse) {
-        let (engine, epoch) = (&self.engine, self.flight.mark());
-        if !engine.keep_part(&self.asked, &self.key, &self.policy, stored, epoch) {
-            engine.account.not_stored(self.route, NotStoredReason::Incomplete.token());
+        let (engine, epoch) = (&self.engine, self.fetch.epoch());
+        if !engine.store_part(&self.request, &self.key, &self.policy, stored, epoch) {
+            engine.telemetry.not_stored(self.route, NotStoredReason::Incomplete.token());
         }
     }
 }
 
 /// The token of a response's error class, for stale-if-error.
 fn cause(response: &UpstreamResponse) -> &'static str {
-    if response.verdict.is_ok() {
-        response.verdict.error_class(response.status).token()
+    if response.outcome.is_ok() {
+        response.outcome.error_class(response.status).token()
     } else {
-        response.verdict.class.token()
+        response.outcome.class.token()
     }
 }
 

@@ -15,8 +15,8 @@ use crate::upstream::error::UpstreamError;
 /// outcome, because the first published state and the first end of the body are final.
 pub(super) struct FillGuard {
     pub(super) engine: Arc<Engine>,
-    pub(super) flight: Arc<InFlightFetch>,
-    pub(super) place: Option<InFlightKey>,
+    pub(super) fetch: Arc<InFlightFetch>,
+    pub(super) in_flight_key: Option<InFlightKey>,
     pub(super) route: usize,
     pub(super) trigger: Option<&'static str>,
     pub(super) outcome: FillOutcome,
@@ -24,13 +24,13 @@ pub(super) struct FillGuard {
 
 impl Drop for FillGuard {
     fn drop(&mut self) {
-        if let Some(place) = &self.place {
-            self.engine.flights.remove(place, &self.flight);
+        if let Some(place) = &self.in_flight_key {
+            self.engine.in_flight_fetches.remove(place, &self.fetch);
         }
-        self.flight.fail_unless_published(UpstreamError::Internal);
-        self.flight.body.finish(Err(UpstreamError::Internal));
+        self.fetch.fail_unless_published(UpstreamError::Internal);
+        self.fetch.body.finish(Err(UpstreamError::Internal));
         if let Some(trigger) = self.trigger {
-            self.engine.account.refresh(self.route, trigger, self.outcome.token());
+            self.engine.telemetry.refresh(self.route, trigger, self.outcome.token());
         }
     }
 }

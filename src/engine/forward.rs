@@ -27,24 +27,28 @@ use crate::stored::StoredResponse;
 
 impl Engine {
     pub(super) async fn forward(self: &Arc<Self>, mut miss: Miss<'_>) -> EngineResult {
-        if miss.why == ForwardReason::UriMiss {
+        if miss.reason == ForwardReason::UriMiss {
             self.log_fragmentation(&miss);
         }
-        let is_disabled = self.flights.is_collapsing_disabled(&miss.key, self.clock.now());
+        let is_disabled =
+            self.in_flight_fetches.is_collapsing_disabled(&miss.key, self.clock.now());
         let conditional =
-            miss.stored.is_none() && validation::has_conditionals(&miss.asked.headers);
+            miss.stored.is_none() && validation::has_conditionals(&miss.request.headers);
         // A request that insists on an end-to-end response is fetched separately. So is a conditional
         // request for a response that is not stored.
-        let insists = miss.why == ForwardReason::Request || miss.asked.cache_control().insists();
-        if insists || conditional || is_disabled || self.in_flight.is_spent() {
+        let insists = miss.reason == ForwardReason::Request
+            || miss.request.cache_control().demands_revalidation();
+        if insists || conditional || is_disabled || self.in_flight.is_full() {
             return EngineResult::Reply(Box::new(self.fetch_uncollapsed(&miss, None).await));
         }
         loop {
             match self.join(&miss) {
-                JoinOutcome::Answered(reply) => return EngineResult::Reply(reply),
-                JoinOutcome::Full => return EngineResult::Reply(Box::new(self.too_many(&miss))),
+                JoinOutcome::Stored(reply) => return EngineResult::Reply(reply),
+                JoinOutcome::Full => {
+                    return EngineResult::Reply(Box::new(self.too_many_waiters(&miss)));
+                }
                 JoinOutcome::Lead(fetch, reader) => {
-                    let in_flight_key = Some(miss.place());
+                    let in_flight_key = Some(miss.in_flight_key());
                     self.fill(&miss, &fetch, in_flight_key, None).spawn();
                     let reply = self.follow_as_leader(&miss, &fetch, reader).await;
                     return EngineResult::Reply(Box::new(reply));
@@ -52,8 +56,8 @@ impl Engine {
                 JoinOutcome::Wait(fetch, reader) => {
                     match self.follow_as_waiter(&miss, &fetch, reader).await {
                         WaitOutcome::Reply(reply) => return EngineResult::Reply(reply),
-                        WaitOutcome::OtherVariant(variant) => miss.move_to(variant),
-                        WaitOutcome::Alone(permit) => {
+                        WaitOutcome::OtherVariant(variant) => miss.switch_variant(variant),
+                        WaitOutcome::FetchSeparately(permit) => {
                             let reply = self.fetch_uncollapsed(&miss, permit).await;
                             return EngineResult::Reply(Box::new(reply));
                         }
@@ -65,12 +69,15 @@ impl Engine {
 
     /// Logs the field that kept this request from sharing the response of an otherwise equal one.
     fn log_fragmentation(&self, miss: &Miss<'_>) {
-        let fields = self.keyring.separators(miss.asked, miss.policy);
+        let fields = self.key_builder.separators(miss.request, miss.policy);
         let rest = miss.key.without_separators();
-        let Some(separator) = self.apart.missed(miss.route.index, rest, &fields) else { return };
+        let Some(separator) = self.fragmentation_log.record_miss(miss.route.index, rest, &fields)
+        else {
+            return;
+        };
         let (route, field) = (&*miss.route.name, separator.name.as_str());
         tracing::debug!(route, field, "Request not collapsed with an equal one because of a field");
-        if separator.is_news {
+        if separator.should_warn {
             tracing::warn!(
                 route,
                 field,
@@ -83,25 +90,25 @@ impl Engine {
     fn join(self: &Arc<Self>, miss: &Miss<'_>) -> JoinOutcome<Box<ClientResponse>> {
         // Runs under the lock of the in-flight fetches: only looks up, starts nothing.
         let recheck = || {
-            let found = self.lookup_memory(miss.asked, &miss.key, miss.policy);
+            let found = self.lookup_memory(miss.request, &miss.key, miss.policy);
             let Lookup::Found(stored) = found else { return None };
             let now = self.clock.now();
             match self.decide(
-                miss.asked,
+                miss.request,
                 miss.policy,
                 miss.cache,
                 CacheLookup::Stored(&stored),
                 now,
             ) {
                 Decision::Serve { ttl, stale: None, refresh: false } => Some(Box::new(
-                    self.respond_stored(miss.asked, miss.route, &stored, ttl, None, now),
+                    self.respond_stored(miss.request, miss.route, &stored, ttl, None, now),
                 )),
                 Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
             }
         };
-        self.flights.join(
-            &miss.place(),
-            self.bounds.waiters_per_key,
+        self.in_flight_fetches.join(
+            &miss.in_flight_key(),
+            self.limits.waiters_per_key,
             |fetch| self.is_joinable(&miss.key, miss.variant, fetch),
             recheck,
             || self.new_fetch(&miss.key, miss.variant),
@@ -115,15 +122,16 @@ impl Engine {
         variant: Option<VariantId>,
         fetch: &InFlightFetch,
     ) -> bool {
-        !fetch.order().is_overtaken(variant) && self.store.is_current(key.target_id(), fetch.mark())
+        !fetch.order().is_overtaken(variant)
+            && self.store.is_current(key.target_id(), fetch.epoch())
     }
 
     fn new_fetch(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<InFlightFetch> {
-        let kept = !self.in_flight.is_spent();
-        let body = SharedBody::new(kept, self.bounds.max_object, Arc::clone(&self.in_flight));
+        let kept = !self.in_flight.is_full();
+        let body = SharedBody::new(kept, self.limits.max_object, Arc::clone(&self.in_flight));
         let watch = self.store.watch(key.target_id());
-        let order = Arc::new(RequestOrder::new(watch.asked));
-        InFlightFetch::new(watch, self.underway.begun(key, variant, order), body)
+        let order = Arc::new(RequestOrder::new(watch.order));
+        InFlightFetch::new(watch, self.pending_calls.begin(key, variant, order), body)
     }
 
     /// Makes a fetch that no other request joins.
@@ -147,17 +155,17 @@ impl Engine {
     ) -> Fill {
         Fill {
             engine: Arc::clone(self),
-            flight: Arc::clone(fetch),
-            place: in_flight_key,
-            asked: miss.asked.clone(),
+            fetch: Arc::clone(fetch),
+            in_flight_key,
+            request: miss.request.clone(),
             route: miss.route.index,
             policy: Arc::clone(&miss.route.policy),
             key: miss.key.clone(),
-            confirm: miss.stored.clone().filter(|_| miss.validate),
+            revalidate: miss.stored.clone().filter(|_| miss.validate),
             ranged: miss.ranged,
             permit,
             interims: Some(Arc::clone(miss.interims)),
-            yields: miss.fallback,
+            has_fallback: miss.fallback,
             trigger: None,
         }
     }
@@ -172,15 +180,14 @@ impl Engine {
         stored: Arc<StoredResponse>,
         variant: Option<VariantId>,
     ) {
-        let mut call = self.knock(request, route.index, &route.policy, Some(&key));
-        call.yields = true;
-        if self.in_flight.is_spent()
-            || self.origin.check_admission(&request.target, &call).is_some()
+        let mut call = self.call_context(request, route.index, &route.policy, Some(&key));
+        call.has_stale = true;
+        if self.in_flight.is_full() || self.origin.check_admission(&request.target, &call).is_some()
         {
             return;
         }
         let in_flight_key = InFlightKey { key: key.clone(), variant };
-        let joined = self.flights.join(
+        let joined = self.in_flight_fetches.join(
             &in_flight_key,
             usize::MAX,
             |fetch| self.is_joinable(&key, variant, fetch),
@@ -191,18 +198,18 @@ impl Engine {
             drop(reader);
             let fill = Fill {
                 engine: Arc::clone(self),
-                flight: fetch,
-                place: Some(in_flight_key),
+                fetch,
+                in_flight_key: Some(in_flight_key),
                 // A HEAD may trigger it, but stored responses belong to GET.
-                asked: ProxyRequest { method: Method::GET, ..request.clone() },
+                request: ProxyRequest { method: Method::GET, ..request.clone() },
                 route: route.index,
                 policy: Arc::clone(&route.policy),
                 key,
-                confirm: Some(stored).filter(|stored| stored.said.has_validator()),
+                revalidate: Some(stored).filter(|stored| stored.metadata.has_validator()),
                 ranged: false,
                 permit: None,
                 interims: None,
-                yields: true,
+                has_fallback: true,
                 trigger: Some(StaleReason::WhileRevalidate.token()),
             };
             fill.spawn();

@@ -38,12 +38,12 @@ pub(crate) struct FragmentingField<'a> {
     /// The field.
     pub(crate) name: &'a HeaderName,
     /// Whether to warn: the field has separated requests often and was not logged before.
-    pub(crate) is_news: bool,
+    pub(crate) should_warn: bool,
 }
 
 impl FragmentationLog {
     /// Records a miss of a request of `route`. `rest`: the cache key without `fields`.
-    pub(crate) fn missed<'a>(
+    pub(crate) fn record_miss<'a>(
         &self,
         route: usize,
         rest: u128,
@@ -58,7 +58,7 @@ impl FragmentationLog {
         let hash = sole_difference(&previous, &now)?;
         let (name, _) =
             fields.iter().find(|(name, _)| xxh3_64(name.as_str().as_bytes()) == hash)?;
-        Some(FragmentingField { name, is_news: seen.should_warn((route, hash)) })
+        Some(FragmentingField { name, should_warn: seen.should_warn((route, hash)) })
     }
 }
 
@@ -107,8 +107,8 @@ mod tests {
         let values: Vec<HeaderValue> =
             fields.iter().map(|(_, value)| HeaderValue::from_str(value).unwrap()).collect();
         let fields: Vec<_> = fields.iter().map(|(name, _)| *name).zip(&values).collect();
-        let field = log.missed(0, rest, &fields)?;
-        Some((field.name.to_string(), field.is_news))
+        let field = log.record_miss(0, rest, &fields)?;
+        Some((field.name.to_string(), field.should_warn))
     }
 
     #[test]

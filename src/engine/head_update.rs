@@ -37,7 +37,7 @@ pub struct PassThroughStart {
 
 impl PassThroughStart {
     /// The pending call.
-    pub(crate) fn begun(&self) -> Option<Arc<PendingCallGuard>> {
+    pub(crate) fn pending_call(&self) -> Option<Arc<PendingCallGuard>> {
         self.pending_call.clone()
     }
 
@@ -48,18 +48,22 @@ impl PassThroughStart {
 
 impl Engine {
     /// Records that a request which `route` caches is about to pass through.
-    pub fn sent(&self, request: &ProxyRequest, route: Option<&Route>) -> PassThroughStart {
+    pub fn begin_pass_through(
+        &self,
+        request: &ProxyRequest,
+        route: Option<&Route>,
+    ) -> PassThroughStart {
         let is_relevant =
             is_cacheable_head(request) || [Method::GET, Method::POST].contains(&request.method);
         let route = route.filter(|_| is_relevant);
         let watch = route.map(|route| {
-            let target = self.keyring.target_id(&request.target, &route.policy.key.query);
+            let target = self.key_builder.target_id(&request.target, &route.policy.key.query);
             (target, self.store.watch(target))
         });
         let pending_call = route.filter(|_| request.method == Method::POST).zip(watch.as_ref());
         let pending_call = pending_call.map(|(route, (_, watch))| {
-            let key = self.keyring.key(&as_a_get(request), &route.policy);
-            Arc::new(self.underway.begun(&key, None, Arc::new(RequestOrder::new(watch.asked))))
+            let key = self.key_builder.key(&as_a_get(request), &route.policy);
+            Arc::new(self.pending_calls.begin(&key, None, Arc::new(RequestOrder::new(watch.order))))
         });
         PassThroughStart { watch, pending_call, time: self.clock.now() }
     }
@@ -68,7 +72,7 @@ impl Engine {
     pub fn is_current(&self, sent: &PassThroughStart) -> bool {
         sent.watch
             .as_ref()
-            .is_some_and(|(target, watch)| self.store.is_current(*target, watch.mark))
+            .is_some_and(|(target, watch)| self.store.is_current(*target, watch.epoch))
     }
 
     /// The stored response, stale, in place of an error to a `HEAD`, under the rules for a `GET`.
@@ -83,21 +87,21 @@ impl Engine {
         if !is_cacheable_head(request) || self.switch.mode() != Mode::Cache {
             return None;
         }
-        let key = self.keyring.key(request, &route.policy);
+        let key = self.key_builder.key(request, &route.policy);
         let found = self.lookup(request, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return None };
         let (cache, now) = (key.scope().cache_kind(), self.clock.now());
         let found = CacheLookup::Stored(&stored);
         let decision = self.decide(request, &route.policy, cache, found, now);
-        let Decision::Forward { why: reason, fallback: true, .. } = decision else { return None };
+        let Decision::Forward { reason, fallback: true, .. } = decision else { return None };
         let ttl = stale_if_error(request, &route.policy, cache, &stored, error, now)?;
-        self.has_its_right(&key, &stored).then_some(())?;
+        self.may_serve_on_error(&key, &stored).then_some(())?;
         let mut status = CacheStatus::forwarded(reason.token()).ttl(ttl);
         if let Some(origin_status) = origin_status {
             status = status.status(origin_status);
         }
         let status = status.detail("stale-if-error", cause);
-        self.account.stale_served(route.index, cause);
+        self.telemetry.stale_served(route.index, cause);
         let response =
             ClientResponse::from_stored(request, &stored, now, &status, ResultKind::Stale);
         Some(response.with_forward_reason(reason.token()))
@@ -105,7 +109,7 @@ impl Engine {
 
     /// Applies the response to a `GET` or `HEAD` that passed through: earlier requests are now
     /// overtaken. `is_limit`: the origin sent this status because of a rate limit.
-    pub async fn read_answered(
+    pub async fn on_read_response(
         &self,
         request: &ProxyRequest,
         route: &Route,
@@ -119,25 +123,25 @@ impl Engine {
         let is_get = request.method == Method::GET;
         // Some frameworks do not implement HEAD and reply 404 or 405.
         let overtakes = if is_get {
-            status::is_news(status) && !is_limit
+            status::is_definitive(status) && !is_limit
         } else {
-            status.is_success() && CacheMetadata::of(status, headers).has_validator()
+            status.is_success() && CacheMetadata::from_response(status, headers).has_validator()
         };
         if !is_get && request.method != Method::HEAD {
             return;
         }
-        let key = self.keyring.key(request, &route.policy);
+        let key = self.key_builder.key(request, &route.policy);
         if overtakes {
-            self.underway.answered(&key, None, watch.asked);
+            self.pending_calls.overtake_older(&key, None, watch.order);
         }
         if is_get && !is_limit {
-            self.ends(request, &route.policy, &key, status, watch.asked).await;
+            self.apply_stale_if_error_end(request, &route.policy, &key, status, watch.order).await;
         }
     }
 
     /// Applies the response to a `HEAD`: equal validators freshen the stored response, different ones
     /// outdate it.
-    pub async fn head_answered(
+    pub async fn on_head_response(
         &self,
         request: &ProxyRequest,
         route: &Route,
@@ -152,30 +156,35 @@ impl Engine {
         if !is_usable || status != StatusCode::OK {
             return;
         }
-        let key = self.keyring.key(request, &route.policy);
+        let key = self.key_builder.key(request, &route.policy);
         let found = self.lookup(request, &key, &route.policy).await;
         let Lookup::Found(stored) = found else { return };
-        match validation::head_says(headers, &stored.headers, &stored.said, stored.body.len()) {
-            HeadComparison::Nothing => {}
+        match validation::compare_head(
+            headers,
+            &stored.headers,
+            &stored.metadata,
+            stored.body.len(),
+        ) {
+            HeadComparison::Inconclusive => {}
             // The HEAD was requested before the stored response.
-            _ if self.store.is_newer(stored.asked, watch.asked) => {}
+            _ if self.store.is_newer(stored.order, watch.order) => {}
             HeadComparison::Changed => {
                 // RFC 9111 §4.3.5: the stored response is considered stale. It is not removed, because
                 // some frameworks do not implement HEAD and reply to it with an empty response.
                 self.store.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Superseded);
-                self.account.invalidated("head", 1);
-                self.store.told().await;
+                self.telemetry.invalidated("head", 1);
+                self.store.sync_peer().await;
             }
             HeadComparison::Same => {
                 let fresh = stored.freshened(headers, sent.time, self.clock.now());
-                let fresh = fresh.asked_as(watch.asked);
+                let fresh = fresh.with_order(watch.order);
                 let get = ProxyRequest { method: Method::GET, ..request.clone() };
                 let (status, fields) = (fresh.status, fresh.all_headers());
                 let cache = key.scope().cache_kind();
-                let kept = route.policy.storability(&get, status, &fields, &fresh.said, cache);
+                let kept = route.policy.storability(&get, status, &fields, &fresh.metadata, cache);
                 if let Ok(kept) = kept {
-                    let fresh = Arc::new(fresh.keeping(&kept));
-                    self.store_response(&key, &route.policy, fresh, watch.mark);
+                    let fresh = Arc::new(fresh.with_headers(&kept));
+                    self.store_response(&key, &route.policy, fresh, watch.epoch);
                 }
             }
         }

@@ -53,7 +53,7 @@ pub(crate) enum FillEvent {
     /// The fill published its state.
     Published(FillState),
     /// An attempt failed and the fill continues.
-    Trouble(AttemptFailure),
+    AttemptFailed(AttemptFailure),
 }
 
 /// A stored response updated by a 304.
@@ -81,7 +81,7 @@ pub(crate) struct ResponseHead {
     pub(crate) cause: &'static str,
     /// Why the response came later than possible.
     pub(crate) detail: Option<(&'static str, &'static str)>,
-    pub(crate) said: CacheMetadata,
+    pub(crate) metadata: CacheMetadata,
     pub(crate) vary: Vary,
     /// The variant of the request that was sent.
     pub(crate) variant: Option<VariantId>,
@@ -93,18 +93,18 @@ pub(crate) struct ResponseHead {
 
 impl ResponseHead {
     /// The status for policy decisions: a part counts as its whole.
-    pub(crate) fn kept_as(&self) -> StatusCode {
+    pub(crate) fn policy_status(&self) -> StatusCode {
         if self.part { StatusCode::OK } else { self.status }
     }
 
     /// Whether this is an error that stale-if-error or the retries cover. Waiters share it, so that they
     /// do not overload a failing origin, unless the response is private (RFC 9111 §5.2.2.7).
     pub(crate) fn is_shared_error(&self, policy: &Policy, cache: CacheKind) -> bool {
-        let cache_control = &policy.effective_metadata(&self.said).cache_control;
+        let cache_control = &policy.effective_metadata(&self.metadata).cache_control;
         let private = cache == CacheKind::Shared && cache_control.has(Directive::Private);
-        let retried = policy.retry.repeats(&Method::GET) && policy.retry.covers(self.failure);
+        let retried = policy.retry.is_retryable(&Method::GET) && policy.retry.covers(self.failure);
         (policy.stale_if_error.covers(self.failure) || retried)
-            && !self.said.has_set_cookie
+            && !self.metadata.has_set_cookie
             && !private
             && matches!(self.vary, Vary::Fields(_))
     }
@@ -116,12 +116,12 @@ pub(crate) struct InFlightFetch {
     first_failure: Mutex<Option<AttemptFailure>>,
     changed: Notify,
     /// Set when the call is queued; waiters then do not start their own fetch.
-    pub(crate) in_line: Arc<AtomicBool>,
+    pub(crate) is_queued: Arc<AtomicBool>,
     /// Taken before the call is sent.
     watch: InvalidationWatch,
     pending_call: PendingCallGuard,
     /// Limits how many waiters fetch separately at once.
-    pub(crate) own_heads: Arc<Semaphore>,
+    pub(crate) separate_fetches: Arc<Semaphore>,
     /// The body; readers attach while they wait for the head.
     pub(crate) body: Arc<SharedBody>,
 }
@@ -136,17 +136,17 @@ impl InFlightFetch {
             state: Mutex::new(None),
             first_failure: Mutex::new(None),
             changed: Notify::new(),
-            in_line: Arc::default(),
+            is_queued: Arc::default(),
             watch,
             pending_call,
-            own_heads: Arc::new(Semaphore::new(MAX_SEPARATE_FETCHES)),
+            separate_fetches: Arc::new(Semaphore::new(MAX_SEPARATE_FETCHES)),
             body,
         })
     }
 
     /// The epoch in which the fetch began.
-    pub(crate) fn mark(&self) -> Epoch {
-        self.watch.mark
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.watch.epoch
     }
 
     /// The position of the fetch's request in the request order.
@@ -168,13 +168,13 @@ impl InFlightFetch {
 
     /// Records that the first attempt failed and others follow; readers with a stale response need not
     /// wait.
-    pub(crate) fn trouble(&self, failure: AttemptFailure) {
+    pub(crate) fn report_failed_attempt(&self, failure: AttemptFailure) {
         self.first_failure.lock().get_or_insert(failure);
         self.changed.notify_waiters();
     }
 
     /// Whether an attempt has failed; waiters then wait for the retries.
-    pub(crate) fn is_in_trouble(&self) -> bool {
+    pub(crate) fn has_failed_attempt(&self) -> bool {
         self.first_failure.lock().is_some()
     }
 
@@ -188,7 +188,7 @@ impl InFlightFetch {
                 return FillEvent::Published(published);
             }
             if let Some(failure) = *self.first_failure.lock() {
-                return FillEvent::Trouble(failure);
+                return FillEvent::AttemptFailed(failure);
             }
             changed.await;
         }

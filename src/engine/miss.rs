@@ -22,12 +22,12 @@ use crate::upstream::interim::Interims;
 
 /// A request that the store could not serve alone.
 pub(crate) struct Miss<'a> {
-    pub(crate) asked: &'a ProxyRequest,
+    pub(crate) request: &'a ProxyRequest,
     pub(crate) route: &'a Route,
     pub(crate) policy: &'a Policy,
     pub(crate) key: CacheKey,
     pub(crate) cache: CacheKind,
-    pub(crate) why: ForwardReason,
+    pub(crate) reason: ForwardReason,
     /// The stored response, if there is one.
     pub(crate) stored: Option<Arc<StoredResponse>>,
     pub(crate) variant: Option<VariantId>,
@@ -41,15 +41,15 @@ pub(crate) struct Miss<'a> {
 
 impl Miss<'_> {
     /// The key under which equal requests join the fill.
-    pub(super) fn place(&self) -> InFlightKey {
+    pub(super) fn in_flight_key(&self) -> InFlightKey {
         InFlightKey { key: self.key.clone(), variant: self.variant }
     }
 
     /// Switches to the request's own variant, because the in-flight fetch is for another one.
-    pub(super) fn move_to(&mut self, variant: VariantId) {
+    pub(super) fn switch_variant(&mut self, variant: VariantId) {
         self.variant = Some(variant);
         if self.stored.is_none() {
-            self.why = ForwardReason::VaryMiss;
+            self.reason = ForwardReason::VaryMiss;
         }
     }
 
@@ -66,8 +66,6 @@ impl Miss<'_> {
         received: SystemTime,
     ) -> i64 {
         let fresh = self.policy.freshness(metadata, status, self.cache, received);
-        fresh
-            .standing(freshness::initial_age(metadata, received, received), received, received)
-            .ttl()
+        fresh.state(freshness::initial_age(metadata, received, received), received, received).ttl()
     }
 }

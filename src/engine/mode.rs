@@ -38,7 +38,7 @@ impl ModeSwitch {
     }
 
     /// Sets the mode and returns the previous one.
-    pub fn turn(&self, mode: Mode) -> Mode {
+    pub fn set(&self, mode: Mode) -> Mode {
         let before = self.mode();
         self.0.store(number(mode), Ordering::Relaxed);
         before
@@ -66,7 +66,7 @@ mod tests {
         let switch = ModeSwitch::new(Mode::Cache);
         let mut before = Mode::Cache;
         for mode in Mode::ALL.into_iter().chain([Mode::Bypass, Mode::Cache]) {
-            assert_eq!(switch.turn(mode), before);
+            assert_eq!(switch.set(mode), before);
             assert_eq!(switch.mode(), mode);
             before = mode;
         }

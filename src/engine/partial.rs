@@ -28,14 +28,14 @@ use crate::telemetry::ResultKind;
 use crate::upstream::interim::Interims;
 
 /// Whether a stored part may serve this request.
-pub(crate) fn may_be_answered_by_a_part(request: &ProxyRequest) -> bool {
+pub(crate) fn may_be_served_from_a_part(request: &ProxyRequest) -> bool {
     request.method == Method::GET && ranges::is_single(&request.headers)
 }
 
 impl Engine {
     /// Serves a request for one range of a resource that is not stored whole. `other`: a stored variant
     /// that is not the request's.
-    pub(crate) async fn ranged(
+    pub(crate) async fn respond_range(
         self: &Arc<Self>,
         request: &ProxyRequest,
         route: &Route,
@@ -45,12 +45,12 @@ impl Engine {
     ) -> EngineResult {
         let (policy, cache) = (&*route.policy, key.scope().cache_kind());
         let part = self.lookup_part(request, &key, policy).await;
-        let wanted = part.as_ref().and_then(|part| part.holding(&request.headers));
+        let wanted = part.as_ref().and_then(|part| part.available_range(&request.headers));
         // A condition applies to the whole; only `If-Range` applies to ranges.
         let wanted = wanted.filter(|_| !validation::has_conditions_on_the_whole(&request.headers));
         let found = match (&part, wanted, other) {
-            (Some(part), Some(_), _) => CacheLookup::Part(part),
-            (Some(_), None, _) => CacheLookup::OtherPart,
+            (Some(part), Some(_), _) => CacheLookup::Partial(part),
+            (Some(_), None, _) => CacheLookup::OtherPartial,
             (None, _, Some(_)) => CacheLookup::OtherVariants,
             (None, _, None) => CacheLookup::Nothing,
         };
@@ -66,18 +66,18 @@ impl Engine {
                 });
             }
             Decision::Refuse => return EngineResult::Reply(Box::new(self.offline_or_504(request))),
-            Decision::Forward { why: reason, store: false, .. } => {
+            Decision::Forward { reason, store: false, .. } => {
                 return EngineResult::Pass(reason);
             }
-            Decision::Forward { why: reason, store: true, .. } => reason,
+            Decision::Forward { reason, store: true, .. } => reason,
         };
         let miss = Miss {
-            asked: request,
+            request,
             route,
             policy,
             key,
             cache,
-            why: reason,
+            reason,
             stored: None,
             variant: other,
             validate: false,
@@ -91,12 +91,12 @@ impl Engine {
     /// Whether a part of the response is in memory. This is only for `Cache-Status`, so the disk is not
     /// read.
     pub(crate) fn has_part(&self, request: &ProxyRequest, key: &CacheKey, policy: &Policy) -> bool {
-        as_part(self.lookup_memory(request, &key.of_parts(), policy)).is_some()
+        as_part(self.lookup_memory(request, &key.for_partial(), policy)).is_some()
     }
 
     /// Stores a part of the response to `request`, joined with the stored part. False if it is not a
     /// valid part: the length of its body differs from its `Content-Range`.
-    pub(crate) fn keep_part(
+    pub(crate) fn store_part(
         &self,
         request: &ProxyRequest,
         key: &CacheKey,
@@ -104,12 +104,12 @@ impl Engine {
         stored: StoredResponse,
         epoch: Epoch,
     ) -> bool {
-        let Some(part) = PartialResponse::of(Arc::new(stored)) else { return false };
-        let parts = key.of_parts();
+        let Some(part) = PartialResponse::from_stored(Arc::new(stored)) else { return false };
+        let parts = key.for_partial();
         // The lookup before the fetch has brought a part on disk into memory.
         let stored_part = as_part(self.lookup_memory(request, &parts, policy));
         let joined =
-            stored_part.and_then(|stored_part| part.joined(&stored_part, self.bounds.max_object));
+            stored_part.and_then(|stored_part| part.joined(&stored_part, self.limits.max_object));
         let part = joined.unwrap_or(part);
         match part.whole() {
             Some(whole) => self.store_response(key, policy, Arc::new(whole), epoch),
@@ -125,13 +125,13 @@ impl Engine {
         key: &CacheKey,
         policy: &Policy,
     ) -> Option<PartialResponse> {
-        as_part(self.lookup(request, &key.of_parts(), policy).await)
+        as_part(self.lookup(request, &key.for_partial(), policy).await)
     }
 }
 
 fn as_part(found: Lookup) -> Option<PartialResponse> {
     match found {
-        Lookup::Found(stored) => PartialResponse::of(stored),
-        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper => None,
+        Lookup::Found(stored) => PartialResponse::from_stored(stored),
+        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk => None,
     }
 }

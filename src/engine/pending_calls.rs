@@ -30,12 +30,12 @@ impl RequestOrder {
         Self { number: number.into(), overtaken: Mutex::default() }
     }
 
-    pub(crate) fn asked(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number.load(Ordering::Acquire)
     }
 
     /// The call is sent, for the first time or again. Earlier overtakers no longer count.
-    pub(crate) fn goes_out(&self, number: u64) {
+    pub(crate) fn on_sent(&self, number: u64) {
         let mut overtaken = self.overtaken.lock();
         self.number.store(number, Ordering::Release);
         overtaken.retain(|(_, order)| *order > number);
@@ -46,7 +46,7 @@ impl RequestOrder {
     /// not stored.
     fn overtake(&self, by: Option<VariantId>, order: u64) {
         let mut overtaken = self.overtaken.lock();
-        if self.asked() >= order {
+        if self.number() >= order {
             return;
         }
         if let Some((_, latest)) = overtaken.iter_mut().find(|(variant, _)| *variant == by) {
@@ -87,7 +87,7 @@ pub(crate) struct PendingCallGuard {
 
 impl PendingCalls {
     /// Registers a call for `key`.
-    pub(crate) fn begun(
+    pub(crate) fn begin(
         self: &Arc<Self>,
         key: &CacheKey,
         variant: Option<VariantId>,
@@ -100,7 +100,7 @@ impl PendingCalls {
 
     /// The request with number `order` for `key` has a response, so earlier requests are overtaken.
     /// `variant`: the variant of the response; `None`: all variants.
-    pub(crate) fn answered(&self, key: &CacheKey, variant: Option<VariantId>, order: u64) {
+    pub(crate) fn overtake_older(&self, key: &CacheKey, variant: Option<VariantId>, order: u64) {
         let all = self.0.lock();
         let others = all.get(&key.id()).into_iter().flatten().filter(|other| {
             let is_another = other.variant.zip(variant).is_some_and(|(one, two)| one != two);
@@ -137,7 +137,7 @@ mod tests {
         order.overtake(Some(VariantId(7)), 2);
         assert!(order.is_overtaken(Some(VariantId(7))) && order.is_overtaken(None));
         assert!(!order.is_overtaken(Some(VariantId(8))));
-        order.goes_out(3);
+        order.on_sent(3);
         assert!(!order.is_overtaken(None));
         order.overtake(None, 2);
         assert!(!order.is_overtaken(None));

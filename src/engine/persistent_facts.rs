@@ -44,7 +44,7 @@ struct Inner {
 impl PersistentFacts {
     /// Ends stale-if-error for responses stored under `id` (a target or a key) that were requested
     /// before `order`.
-    pub(crate) fn end(&self, id: u128, order: u64) {
+    pub(crate) fn end_stale_if_error(&self, id: u128, order: u64) {
         let mut inner = self.0.lock();
         let end = inner.ends.entry(id).or_default();
         *end = order.max(*end);
@@ -62,14 +62,14 @@ impl PersistentFacts {
 
     /// Whether a response that was requested as `order` and is stored under one of `ids` may be served
     /// on errors.
-    pub(crate) fn may_stand_in(&self, ids: [u128; 2], order: u64) -> bool {
+    pub(crate) fn allows_stale_if_error(&self, ids: [u128; 2], order: u64) -> bool {
         let inner = self.0.lock();
         let end = |id| inner.ends.get(id).copied().unwrap_or_default();
         order >= ids.iter().map(end).fold(inner.default_end, u64::max)
     }
 
     /// Adds rules under which responses may be stored from now on.
-    pub fn know<'r>(&self, rules: impl IntoIterator<Item = &'r QueryRule>) {
+    pub fn add_rules<'r>(&self, rules: impl IntoIterator<Item = &'r QueryRule>) {
         let mut inner = self.0.lock();
         for rule in rules {
             if *rule == QueryRule::All {
@@ -208,15 +208,19 @@ mod tests {
     #[test]
     fn earlier_responses_are_not_served_on_errors_even_after_a_restart() {
         let first = PersistentFacts::default();
-        assert!(first.may_stand_in([1, 2], 0));
-        first.end(1, 10);
-        first.end(1, 5);
-        first.know([&include(&["a", "b"]), &QueryRule::All]);
+        assert!(first.allows_stale_if_error([1, 2], 0));
+        first.end_stale_if_error(1, 10);
+        first.end_stale_if_error(1, 5);
+        first.add_rules([&include(&["a", "b"]), &QueryRule::All]);
         let second = PersistentFacts::default();
         assert_eq!(second.restore(&rows(&first)), 0);
         for facts in [&first, &second] {
-            assert!(!facts.may_stand_in([1, 2], 9) && facts.may_stand_in([1, 2], 10));
-            assert!(!facts.may_stand_in([3, 1], 9) && facts.may_stand_in([3, 4], 9));
+            assert!(
+                !facts.allows_stale_if_error([1, 2], 9) && facts.allows_stale_if_error([1, 2], 10)
+            );
+            assert!(
+                !facts.allows_stale_if_error([3, 1], 9) && facts.allows_stale_if_error([3, 4], 9)
+            );
             assert_eq!(facts.rules(), [include(&["a", "b"]), QueryRule::All]);
         }
         assert!(first.changed().is_empty());
@@ -227,18 +231,21 @@ mod tests {
     fn excess_ends_merge_into_one_and_excess_rules_drop_the_oldest() {
         let all = PersistentFacts::default();
         for id in 0..=MAX_ENDS as u64 {
-            all.end(u128::from(id), id + 1);
+            all.end_stale_if_error(u128::from(id), id + 1);
         }
         assert!(all.0.lock().ends.len() <= MAX_ENDS / 2 + 1);
-        assert!(!all.may_stand_in([7, 7], 7), "an end is never revoked");
-        assert!(all.may_stand_in([1 << 70, 0], MAX_ENDS as u64 + 1), "a newer response may");
+        assert!(!all.allows_stale_if_error([7, 7], 7), "an end is never revoked");
+        assert!(
+            all.allows_stale_if_error([1 << 70, 0], MAX_ENDS as u64 + 1),
+            "a newer response may"
+        );
         let name = |number: usize| include(&[&number.to_string()]);
-        (0..=MAX_RULES).for_each(|number| all.know([&name(number)]));
+        (0..=MAX_RULES).for_each(|number| all.add_rules([&name(number)]));
         let known = all.rules();
         assert_eq!(known.len(), MAX_RULES + 1);
         assert!(!known.contains(&name(0)) && known.contains(&name(1)));
-        all.know([&name(1)]);
-        all.know([&name(MAX_RULES + 1)]);
+        all.add_rules([&name(1)]);
+        all.add_rules([&name(MAX_RULES + 1)]);
         assert!(all.rules().contains(&name(1)), "the rule is still in use");
     }
 }

@@ -19,20 +19,20 @@ const COUNT_PAGE: usize = 1000;
 impl Engine {
     /// The target under which responses for `target` are stored: where an upstream moves it, or `target`
     /// itself.
-    pub fn known_as(&self, target: &Target) -> Target {
-        self.origin.moved(target).unwrap_or_else(|| target.clone())
+    pub fn effective_target(&self, target: &Target) -> Target {
+        self.origin.canonical_target(target).unwrap_or_else(|| target.clone())
     }
 
     /// The scopes under which responses for `target` (an effective target) may be stored, including
     /// those by the query rules of removed routes, because such routes may come back.
-    pub fn reach(&self, target: &Target) -> BTreeSet<PurgeScope> {
-        self.targets(target).into_iter().map(PurgeScope::Target).collect()
+    pub fn purge_scopes(&self, target: &Target) -> BTreeSet<PurgeScope> {
+        self.target_ids(target).into_iter().map(PurgeScope::Target).collect()
     }
 
     /// The same as ids.
-    pub(crate) fn targets(&self, target: &Target) -> BTreeSet<u128> {
-        let id = |rule| self.keyring.target_id(target, &rule);
-        self.remembered.rules().into_iter().map(id).collect()
+    pub(crate) fn target_ids(&self, target: &Target) -> BTreeSet<u128> {
+        let id = |rule| self.key_builder.target_id(target, &rule);
+        self.persistent_facts.rules().into_iter().map(id).collect()
     }
 
     /// Invalidates or outdates everything in `scopes`, fills in flight included. Returns once the purge
@@ -45,7 +45,7 @@ impl Engine {
         for scope in scopes {
             self.store.invalidate(*scope, kind);
         }
-        self.account.invalidated("purge", scopes.len() as u64);
+        self.telemetry.invalidated("purge", scopes.len() as u64);
         self.store.flush().await
     }
 
@@ -62,7 +62,7 @@ impl Engine {
                 let page = self.list(after, COUNT_PAGE, target).await;
                 count += page.len() as u64;
                 match page.last() {
-                    Some(last) if page.len() == COUNT_PAGE => after = Some(last.place),
+                    Some(last) if page.len() == COUNT_PAGE => after = Some(last.id),
                     Some(_) | None => break,
                 }
             }

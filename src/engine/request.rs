@@ -47,7 +47,7 @@ impl Engine {
     /// Handles `request`, which `route` caches. Reduces `Accept-Encoding` in place first, so that
     /// clients share variants.
     /// `interims` yields interim responses while this is awaited.
-    pub async fn answer(
+    pub async fn respond(
         self: &Arc<Self>,
         request: &mut ProxyRequest,
         route: &Route,
@@ -57,7 +57,7 @@ impl Engine {
             return EngineResult::Pass(ForwardReason::Bypass);
         }
         match self.respond_cached(request, route, interims).await {
-            EngineResult::Pass(reason) => match self.refusal(request) {
+            EngineResult::Pass(reason) => match self.offline_response(request) {
                 Some(reply) => EngineResult::Reply(Box::new(reply)),
                 None => EngineResult::Pass(reason),
             },
@@ -66,13 +66,13 @@ impl Engine {
     }
 
     /// While larder is offline: the response to a request that would have to pass through.
-    pub fn refusal(&self, request: &ProxyRequest) -> Option<ClientResponse> {
+    pub fn offline_response(&self, request: &ProxyRequest) -> Option<ClientResponse> {
         (self.switch.mode() == Mode::Offline).then(|| offline(request))
     }
 
     /// The response to a request for which no upstream call may be made.
     pub(crate) fn offline_or_504(&self, request: &ProxyRequest) -> ClientResponse {
-        self.refusal(request).unwrap_or_else(|| only_if_cached(request))
+        self.offline_response(request).unwrap_or_else(|| only_if_cached(request))
     }
 
     async fn respond_cached(
@@ -86,7 +86,7 @@ impl Engine {
         }
         accept_encoding::reduce(&mut request.headers);
         let request = &*request;
-        let key = self.keyring.key(request, &route.policy);
+        let key = self.key_builder.key(request, &route.policy);
         let found = self.lookup_memory(request, &key, &route.policy);
         let outcome = match self.evaluate(request, route, key, found, interims) {
             LookupOutcome::CheckDisk(key) => {
@@ -103,7 +103,7 @@ impl Engine {
             LookupOutcome::Done(result) => result,
             LookupOutcome::Forward(miss) => self.forward(miss).await,
             LookupOutcome::Ranged(key, other) => {
-                self.ranged(request, route, key, other, interims).await
+                self.respond_range(request, route, key, other, interims).await
             }
             // A load never returns `Deeper`; if it did, the request would go to the origin.
             LookupOutcome::CheckDisk(_) => EngineResult::Pass(ForwardReason::Bypass),
@@ -111,7 +111,7 @@ impl Engine {
     }
 
     pub(crate) fn variant(&self, request: &ProxyRequest, fields: &VaryFields) -> VariantId {
-        self.keyring.variant(fields, &request.headers)
+        self.key_builder.variant(fields, &request.headers)
     }
 
     /// Looks up in memory only.
@@ -133,7 +133,7 @@ impl Engine {
         policy: &Policy,
     ) -> Lookup {
         match self.lookup_memory(request, key, policy) {
-            Lookup::Deeper => {
+            Lookup::CheckDisk => {
                 let variant = |fields: &VaryFields| self.variant(request, fields);
                 let found = self.store.load(StoreQuery { key, variant: &variant }).await;
                 filter_reusable(found, key, policy)
@@ -184,7 +184,7 @@ impl Engine {
         let policy = &*route.policy;
         let cache = key.scope().cache_kind();
         let (stored, variant) = match found {
-            Lookup::Deeper => return LookupOutcome::CheckDisk(key),
+            Lookup::CheckDisk => return LookupOutcome::CheckDisk(key),
             Lookup::Found(stored) => {
                 let variant = stored.variant;
                 (Some(stored), Some(variant))
@@ -192,12 +192,12 @@ impl Engine {
             Lookup::OtherVariants(variant) => (None, Some(variant)),
             Lookup::Nothing => (None, None),
         };
-        if stored.is_none() && partial::may_be_answered_by_a_part(request) {
+        if stored.is_none() && partial::may_be_served_from_a_part(request) {
             return LookupOutcome::Ranged(key, variant);
         }
         let found = match (&stored, variant) {
             (Some(stored), _) => CacheLookup::Stored(stored),
-            (None, _) if self.has_part(request, &key, policy) => CacheLookup::OtherPart,
+            (None, _) if self.has_part(request, &key, policy) => CacheLookup::OtherPartial,
             (None, Some(_)) => CacheLookup::OtherVariants,
             (None, None) => CacheLookup::Nothing,
         };
@@ -216,18 +216,18 @@ impl Engine {
             Decision::Refuse => {
                 LookupOutcome::Done(EngineResult::Reply(Box::new(self.offline_or_504(request))))
             }
-            Decision::Forward { why: reason, store: false, .. } => {
+            Decision::Forward { reason, store: false, .. } => {
                 LookupOutcome::Done(EngineResult::Pass(reason))
             }
-            Decision::Forward { why: reason, validate, fallback, store: true } => {
-                let fallback = fallback && self.falls_back(&key, stored.as_deref());
+            Decision::Forward { reason, validate, fallback, store: true } => {
+                let fallback = fallback && self.has_usable_fallback(&key, stored.as_deref());
                 let miss = Miss {
-                    asked: request,
+                    request,
                     route,
                     policy,
                     key,
                     cache,
-                    why: reason,
+                    reason,
                     stored,
                     variant,
                     validate,
@@ -260,7 +260,7 @@ impl Engine {
         let status = match stale {
             None => CacheStatus::hit(ttl),
             Some(reason) => {
-                self.account.stale_served(route.index, reason.token());
+                self.telemetry.stale_served(route.index, reason.token());
                 CacheStatus::hit(ttl).detail(reason.token(), "")
             }
         };
@@ -275,17 +275,19 @@ impl Engine {
 fn filter_reusable(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
     match found {
         Lookup::Found(stored)
-            if stored.is_part() != key.is_of_parts()
+            if stored.is_part() != key.is_for_partial()
                 || !policy.is_still_reusable(
-                    &stored.said,
+                    &stored.metadata,
                     stored.authorized,
                     key.scope().cache_kind(),
                 ) =>
         {
             Lookup::Nothing
         }
-        found
-        @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper) => found,
+        found @ (Lookup::Found(_)
+        | Lookup::OtherVariants(_)
+        | Lookup::Nothing
+        | Lookup::CheckDisk) => found,
     }
 }
 
@@ -300,7 +302,7 @@ pub(super) fn not_cached(request: &ProxyRequest) -> Option<ForwardReason> {
         return Some(ForwardReason::Bypass);
     }
     // The response belongs to an authenticated connection.
-    if connection_auth::is_sent(&request.headers) {
+    if connection_auth::is_in_request(&request.headers) {
         return Some(ForwardReason::Bypass);
     }
     // A body may change the meaning of a GET (search APIs); an event stream never ends.

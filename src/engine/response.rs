@@ -44,7 +44,7 @@ pub struct ClientResponse {
     /// The result kind, for telemetry.
     pub result: ResultKind,
     /// Why the request was forwarded, if it was.
-    pub why: Option<&'static str>,
+    pub forward_reason: Option<&'static str>,
     /// The error class, if larder generated the response as an error.
     pub error: Option<&'static str>,
 }
@@ -100,12 +100,12 @@ impl ClientResponse {
         result: ResultKind,
     ) -> Self {
         let mut headers = stored.hit_headers();
-        date::add_where_missing(&mut headers, stored.response_time);
+        date::add_if_missing(&mut headers, stored.response_time);
         headers.insert(AGE, HeaderValue::from(stored.age(now).as_secs()));
         status.append_to(&mut headers);
         let length = stored.body.len() as u64;
         let mut response =
-            apply_preconditions(request, &stored.said, stored.status, headers, Some(length));
+            apply_preconditions(request, &stored.metadata, stored.status, headers, Some(length));
         let body = match response.body {
             BodySelection::Empty => ResponseBody::Empty,
             BodySelection::Whole => ResponseBody::Whole(stored.body.clone()),
@@ -120,7 +120,7 @@ impl ClientResponse {
             headers: response.headers,
             body,
             result,
-            why: None,
+            forward_reason: None,
             error: None,
         }
     }
@@ -135,13 +135,13 @@ impl ClientResponse {
     ) -> Option<Self> {
         let body = ResponseBody::Whole(part.cut(wanted)?);
         let mut headers = part.hit_headers();
-        date::add_where_missing(&mut headers, part.received());
+        date::add_if_missing(&mut headers, part.received());
         headers.remove(TRANSFER_ENCODING);
         set_partial_headers(&mut headers, wanted, part.total());
         headers.insert(AGE, HeaderValue::from(part.age(now).as_secs()));
         status.append_to(&mut headers);
         let status = StatusCode::PARTIAL_CONTENT;
-        Some(Self { status, headers, body, result, why: None, error: None })
+        Some(Self { status, headers, body, result, forward_reason: None, error: None })
     }
 
     /// Builds the response from a body that is still arriving under `headers`.
@@ -170,7 +170,7 @@ impl ClientResponse {
             headers: response.headers,
             body,
             result: ResultKind::Miss,
-            why: None,
+            forward_reason: None,
             error: None,
         }
     }
@@ -189,7 +189,7 @@ impl ClientResponse {
             headers,
             body: if is_head { ResponseBody::Empty } else { ResponseBody::Whole(body) },
             result: ResultKind::Error,
-            why: None,
+            forward_reason: None,
             error: Some(problem.class),
         }
     }
@@ -197,7 +197,7 @@ impl ClientResponse {
     /// Sets the reason why the request was forwarded.
     #[must_use]
     pub fn with_forward_reason(mut self, reason: &'static str) -> Self {
-        self.why = Some(reason);
+        self.forward_reason = Some(reason);
         self
     }
 }
@@ -263,7 +263,7 @@ fn set_partial_headers(headers: &mut HeaderMap, part: ByteRange, length: u64) {
 /// random, so that it cannot have been planted in the body.
 fn multipart_body(body: &Bytes, parts: &[ByteRange], headers: &mut HeaderMap) -> ResponseBody {
     let media_type = headers.get(CONTENT_TYPE);
-    let (content_type, pieces) = byteranges::assembled(body, parts, media_type, rand::random());
+    let (content_type, pieces) = byteranges::assemble(body, parts, media_type, rand::random());
     headers.insert(CONTENT_TYPE, content_type);
     let length: usize = pieces.iter().map(Bytes::len).sum();
     headers.insert(CONTENT_LENGTH, HeaderValue::from(length));

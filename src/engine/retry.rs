@@ -22,7 +22,7 @@ use crate::upstream::{UpstreamRequest, UpstreamResponse, buffered_body};
 
 /// A response, and the detail of how it was obtained.
 pub(super) struct FetchResult {
-    pub(super) answer: Result<UpstreamResponse, UpstreamError>,
+    pub(super) response: Result<UpstreamResponse, UpstreamError>,
     /// Why the origin was called more than once, or later than possible.
     pub(super) detail: Option<(&'static str, &'static str)>,
 }
@@ -31,32 +31,33 @@ impl Fill {
     /// Makes the call, and retries while it fails and may be repeated.
     pub(super) async fn fetch_with_retries(&self) -> FetchResult {
         let (engine, policy) = (&self.engine, &self.policy);
-        let mut call = self.call();
+        let mut call = self.upstream_request();
         let began = engine.clock.instant();
         let mut retry_state =
-            RetryState::new(policy.retry.clone(), engine.origin.total(&call.target));
+            RetryState::new(policy.retry.clone(), engine.origin.total_timeout(&call.target));
         let mut result = self.first_attempt(&mut call, &mut retry_state).await;
-        let repeats = policy.retry.repeats(&Method::GET);
-        while let Some((failure, outcome)) = attempt_failure(&result.answer).filter(|_| repeats) {
+        let repeats = policy.retry.is_retryable(&Method::GET);
+        while let Some((failure, outcome)) = attempt_failure(&result.response).filter(|_| repeats) {
             let elapsed = engine.clock.instant().saturating_duration_since(began);
-            let retry_after = outcome.bounded_retry_after(&policy.hold);
+            let retry_after = outcome.bounded_retry_after(&policy.cooldown);
             let next = retry_state.next(failure.failure, retry_after, elapsed, rand::random());
             let RetryDecision::After(wait) = next else { break };
-            self.flight.trouble(failure);
-            (call.knock.attempt, call.knock.patience) = (AttemptKind::Again, retry_state.left());
-            if !engine.origin.try_acquire_retry(&call.target, &call.knock, failure.cause, wait) {
+            self.fetch.report_failed_attempt(failure);
+            (call.context.attempt, call.context.patience) =
+                (AttemptKind::Retry, retry_state.left());
+            if !engine.origin.try_acquire_retry(&call.target, &call.context, failure.cause, wait) {
                 break;
             }
             // Kept as the final response if admission control blocks the next attempt.
-            result.answer = buffer_error_body(result.answer, &self.engine.in_flight).await;
+            result.response = buffer_error_body(result.response, &self.engine.in_flight).await;
             engine.clock.sleep(wait).await;
             if engine.switch.mode() == Mode::Offline {
                 break;
             }
             match self.attempt(&call, &mut retry_state).await {
-                Err(UpstreamError::Held(_)) => break,
+                Err(UpstreamError::Rejected(_)) => break,
                 response => {
-                    result.answer = response;
+                    result.response = response;
                     result.detail = Some(("retried", failure.cause));
                 }
             }
@@ -71,20 +72,20 @@ impl Fill {
         call: &mut UpstreamRequest,
         retry_state: &mut RetryState,
     ) -> FetchResult {
-        let repeats = self.policy.retry.repeats(&Method::GET);
+        let repeats = self.policy.retry.is_retryable(&Method::GET);
         let patience =
-            if repeats { retry_state.left() } else { self.engine.origin.patience(&call.target) };
-        call.knock.patience = if self.yields { Duration::ZERO } else { patience };
+            if repeats { retry_state.left() } else { self.engine.origin.max_wait(&call.target) };
+        call.context.patience = if self.has_fallback { Duration::ZERO } else { patience };
         self.announce_wait(call);
         let mut response = self.attempt(call, retry_state).await;
-        if call.knock.yields && self.has_no_fallback(&response) {
+        if call.context.has_stale && self.has_no_fallback(&response) {
             // The call was blocked in favour of a stale response, but the policy does not allow that
             // response.
-            (call.knock.yields, call.knock.patience) = (false, patience);
+            (call.context.has_stale, call.context.patience) = (false, patience);
             response = self.attempt(call, retry_state).await;
         }
-        let waited = response.as_ref().ok().and_then(|response| response.waited);
-        FetchResult { answer: response, detail: waited.map(|cause| ("waited", cause.token())) }
+        let waited = response.as_ref().ok().and_then(|response| response.wait_reason);
+        FetchResult { response, detail: waited.map(|cause| ("waited", cause.token())) }
     }
 
     async fn attempt(
@@ -95,30 +96,30 @@ impl Fill {
         let clock = &self.engine.clock;
         let began = clock.instant();
         let response = self.engine.origin.fetch(call).await;
-        if response.as_ref().is_ok_and(|response| response.waited.is_some()) {
+        if response.as_ref().is_ok_and(|response| response.wait_reason.is_some()) {
             retry_state
-                .spend(clock.instant().saturating_duration_since(began).min(retry_state.left()));
+                .add_wait(clock.instant().saturating_duration_since(began).min(retry_state.left()));
         }
         response
     }
 
     /// Whether the call was not made and no stale response replaces it.
     fn has_no_fallback(&self, response: &Result<UpstreamResponse, UpstreamError>) -> bool {
-        let Err(UpstreamError::Held(rejection)) = response else { return false };
+        let Err(UpstreamError::Rejected(rejection)) = response else { return false };
         let is_covered = |error| self.policy.stale_if_error.covers(error);
         self.trigger.is_none() && !rejection.error_class().is_some_and(is_covered)
     }
 
     /// If the call has to wait for a cooldown, reports that to the readers of this fill.
     fn announce_wait(&self, call: &UpstreamRequest) {
-        let rejection = self.engine.origin.check_admission(&call.target, &call.knock);
+        let rejection = self.engine.origin.check_admission(&call.target, &call.context);
         if let Some((rejection, failure)) =
             rejection.and_then(|rejection| Some((rejection, rejection.error_class()?)))
         {
-            self.flight.trouble(AttemptFailure {
+            self.fetch.report_failed_attempt(AttemptFailure {
                 failure,
                 status: None,
-                cause: rejection.cause.token(),
+                cause: rejection.reason.token(),
             });
         }
     }
@@ -130,13 +131,13 @@ fn attempt_failure(
 ) -> Option<(AttemptFailure, CallOutcome)> {
     match response {
         Ok(response) => {
-            let error = response.verdict.error_class(response.status);
-            let is_failure = !response.verdict.is_ok() || response.status.as_u16() >= 400;
-            let (status, cause) = (Some(response.status), response.verdict.class.token());
+            let error = response.outcome.error_class(response.status);
+            let is_failure = !response.outcome.is_ok() || response.status.as_u16() >= 400;
+            let (status, cause) = (Some(response.status), response.outcome.class.token());
             let failure = AttemptFailure { failure: error, status, cause };
-            is_failure.then(|| (failure, response.verdict.clone()))
+            is_failure.then(|| (failure, response.outcome.clone()))
         }
-        Err(error) if !error.may_pass() => None,
+        Err(error) if !error.is_transient() => None,
         Err(error) => {
             let outcome = classify::failure(*error)?;
             let class = outcome.error_class(StatusCode::BAD_GATEWAY);

@@ -21,7 +21,7 @@ impl Engine {
     /// Applies the response to `request`, which has number `order`: ends stale-if-error for earlier
     /// responses if the policy specifies so for `status`. Not called for a response that is due to a
     /// rate limit.
-    pub(crate) async fn ends(
+    pub(crate) async fn apply_stale_if_error_end(
         &self,
         request: &ProxyRequest,
         policy: &Policy,
@@ -31,39 +31,43 @@ impl Engine {
     ) {
         let end = policy.stale_if_error.ended_by(status);
         // A response that one credential may not get may still be permitted for others.
-        let of_client = end == Some(StaleIfErrorEnd::Asker)
+        let of_client = end == Some(StaleIfErrorEnd::SameCredential)
             && !(policy.scope == ScopeRule::Shared && self.has_client_credential(request));
         if end == Some(StaleIfErrorEnd::All) {
-            let targets = self.targets(&request.target);
-            for target in targets.into_iter().filter(|target| self.store.may_keep(*target)) {
-                self.remembered.end(target, order);
+            let targets = self.target_ids(&request.target);
+            for target in targets.into_iter().filter(|target| self.store.may_contain(*target)) {
+                self.persistent_facts.end_stale_if_error(target, order);
             }
         }
         // Invented credentials have no stored responses, so they cannot displace recorded ends of
         // others.
-        if of_client && self.store.may_keep(key.target_id()) {
+        if of_client && self.store.may_contain(key.target_id()) {
             let found = self.lookup(request, key, policy).await;
             if matches!(found, Lookup::Found(_) | Lookup::OtherVariants(_)) {
-                self.remembered.end(key.id(), order);
+                self.persistent_facts.end_stale_if_error(key.id(), order);
             }
         }
     }
 
     /// Whether a stored response may still be served on errors, given the later responses.
-    pub(crate) fn has_its_right(&self, key: &CacheKey, stored: &StoredResponse) -> bool {
-        self.remembered.may_stand_in([key.target_id(), key.id()], stored.asked)
+    pub(crate) fn may_serve_on_error(&self, key: &CacheKey, stored: &StoredResponse) -> bool {
+        self.persistent_facts.allows_stale_if_error([key.target_id(), key.id()], stored.order)
     }
 
     /// The same for a response that may not be stored; `None` counts as permitted.
-    pub(crate) fn falls_back(&self, key: &CacheKey, stored: Option<&StoredResponse>) -> bool {
-        stored.is_none_or(|stored| self.has_its_right(key, stored))
+    pub(crate) fn has_usable_fallback(
+        &self,
+        key: &CacheKey,
+        stored: Option<&StoredResponse>,
+    ) -> bool {
+        stored.is_none_or(|stored| self.may_serve_on_error(key, stored))
     }
 
     /// Whether the request contains a credential of its client; larder's own is the same for all
     /// clients.
     fn has_client_credential(&self, request: &ProxyRequest) -> bool {
         let own = |(name, value): (&HeaderName, &HeaderValue)| {
-            self.keyring.is_credential(name) && *value != OWN_CREDENTIAL
+            self.key_builder.is_credential(name) && *value != OWN_CREDENTIAL
         };
         request.headers.iter().any(own)
     }

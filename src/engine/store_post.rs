@@ -54,7 +54,7 @@ impl Engine {
     /// Starts a capture if the response to a `POST` may serve later `GET`s of `route`. Called with the
     /// response head, after the invalidation, for a body whose end is detectable. The response needs
     /// explicit freshness and a `Content-Location` that equals the target.
-    pub fn record(
+    pub fn capture_post(
         &self,
         request: &ProxyRequest,
         route: &Route,
@@ -71,15 +71,15 @@ impl Engine {
             return None;
         }
         let get = as_a_get(request);
-        let key = self.keyring.key(&get, &route.policy);
+        let key = self.key_builder.key(&get, &route.policy);
         let kind = key.scope().cache_kind();
         let now = self.clock.now();
-        let metadata = CacheMetadata::of(status, headers);
+        let metadata = CacheMetadata::from_response(status, headers);
         freshness::explicit_lifetime(route.policy.effective_metadata(&metadata), kind, now)?;
         let kept = route.policy.storability(&get, status, headers, &metadata, kind).ok()?;
-        let Vary::Fields(fields) = Vary::of(&kept) else { return None };
+        let Vary::Fields(fields) = Vary::from_response(&kept) else { return None };
         let variant = self.variant(&get, &fields);
-        let (pending_call, watch) = (sent.begun()?, self.store.watch(key.target_id()));
+        let (pending_call, watch) = (sent.pending_call()?, self.store.watch(key.target_id()));
         Some(PostCapture {
             key,
             policy: Arc::clone(&route.policy),
@@ -91,23 +91,23 @@ impl Engine {
             pending_call,
             times: (sent.time, now),
             body: BufferedPieces::new(&self.in_flight),
-            largest: self.bounds.max_object,
+            largest: self.limits.max_object,
         })
     }
 
     /// Stores the captured response once it has passed whole.
-    pub fn recorded(&self, capture: PostCapture) {
+    pub fn store_captured(&self, capture: PostCapture) {
         let PostCapture { key, policy, authorized, headers, metadata, vary, .. } = capture;
         let PostCapture { watch, pending_call, times, body, .. } = capture;
         let age = freshness::initial_age(&metadata, times.0, times.1);
         let stored = StoredResponse::new(StatusCode::OK, &headers, body.joined(), vary, times, age);
         let order = pending_call.order();
-        let stored = stored.fetched_with(authorized).asked_as(order.asked());
-        self.underway.answered(&key, Some(stored.variant), order.asked());
+        let stored = stored.with_authorized(authorized).with_order(order.number());
+        self.pending_calls.overtake_older(&key, Some(stored.variant), order.number());
         if order.is_overtaken(Some(stored.variant)) {
             return;
         }
-        self.store_response(&key, &policy, Arc::new(stored), watch.mark);
+        self.store_response(&key, &policy, Arc::new(stored), watch.epoch);
     }
 
     fn is_the_target(&self, request: &ProxyRequest, headers: &HeaderMap) -> bool {
@@ -115,7 +115,7 @@ impl Engine {
             .get(CONTENT_LOCATION)
             .and_then(|location| location.to_str().ok())
             .and_then(|location| request.target.resolve(location))
-            .map(|location| self.origin.moved(&location).unwrap_or(location))
+            .map(|location| self.origin.canonical_target(&location).unwrap_or(location))
             .is_some_and(|location| location == request.target)
     }
 }

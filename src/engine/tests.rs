@@ -99,9 +99,9 @@ impl Origin for Scripted {
                     .collect();
                 let now = self.clock.now();
                 Ok(UpstreamResponse {
-                    unread: false,
+                    body_uninspected: false,
                     status,
-                    verdict: classify::answer(
+                    outcome: classify::response(
                         status,
                         &headers,
                         None,
@@ -112,9 +112,9 @@ impl Origin for Scripted {
                     request_time: now,
                     response_time: now,
                     framing,
-                    waited: None,
+                    wait_reason: None,
                     body: Box::new(ScriptedBody(script)),
-                    total: Duration::from_secs(60),
+                    total_timeout: Duration::from_secs(60),
                 })
             }
             Act::Fail(failure) => Err(failure),
@@ -157,7 +157,7 @@ impl Bench {
         limits: EngineLimits,
         in_flight: usize,
     ) -> Self {
-        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let telemetry = Telemetry::new(&["api".into()], &[]);
         let origin = Arc::new(Scripted {
             acts: Mutex::new(acts.into_iter().collect()),
@@ -177,14 +177,14 @@ impl Bench {
         let engine = Engine::new(EngineDeps {
             store,
             origin: Arc::clone(&origin) as Arc<dyn Origin>,
-            account: Arc::clone(&telemetry),
-            keyring: Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default())),
+            telemetry: Arc::clone(&telemetry),
+            key_builder: Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default())),
             clock,
-            bounds: limits,
+            limits,
             in_flight: InFlightBytes::new(in_flight),
             switch: Arc::new(ModeSwitch::new(Mode::Cache)),
-            underway: Arc::default(),
-            remembered: Arc::default(),
+            pending_calls: Arc::default(),
+            persistent_facts: Arc::default(),
             via: HeaderValue::from_static("1.1 larder"),
         });
         let route = Arc::new(Route {
@@ -224,7 +224,7 @@ impl Bench {
         let (engine, route) = (Arc::clone(&self.engine), Arc::clone(&self.route));
         tokio::spawn(async move {
             let mut request = request();
-            match engine.answer(&mut request, &route, &Interims::new()).await {
+            match engine.respond(&mut request, &route, &Interims::new()).await {
                 EngineResult::Reply(reply) => *reply,
                 EngineResult::Pass(reason) => panic!("passed: {}", reason.token()),
             }
@@ -241,7 +241,7 @@ impl Bench {
     async fn stored(&self) -> Option<Vec<u8>> {
         let mut request = request();
         request.headers.insert("cache-control", HeaderValue::from_static("only-if-cached"));
-        match self.engine.answer(&mut request, &self.route, &Interims::new()).await {
+        match self.engine.respond(&mut request, &self.route, &Interims::new()).await {
             EngineResult::Reply(reply) if reply.status == StatusCode::OK => {
                 Some(read(*reply).await.expect("a stored body is whole"))
             }
@@ -282,7 +282,7 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test(start_paused = true)]
 async fn past_the_total_deadline_a_body_is_passed_on_but_not_stored() {
     for fields in [&[][..], &[("set-cookie", "a=b")]] {
-        for framing in [BodyFraming::Marked, BodyFraming::Length(9)] {
+        for framing in [BodyFraming::Delimited, BodyFraming::Length(9)] {
             let (origin, act) = response(fields, framing);
             let bench = Bench::new([act], LIMITS);
             bench.open(1);
@@ -337,7 +337,7 @@ async fn a_waiter_past_the_bound_gets_the_response_when_it_arrives() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stalled_reader_is_detached_from_a_body_that_is_not_kept() {
-    let (body, act) = response(&[], BodyFraming::Marked);
+    let (body, act) = response(&[], BodyFraming::Delimited);
     let limits = EngineLimits { max_object: 1000, ..LIMITS };
     let bench = Bench::new([act], limits);
     let (lively, stalled) = (bench.send(), bench.send());
@@ -357,7 +357,7 @@ async fn a_stalled_reader_is_detached_from_a_body_that_is_not_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
-    let (first, one) = response(&[], BodyFraming::Marked);
+    let (first, one) = response(&[], BodyFraming::Delimited);
     let (second, two) = response(&[], BodyFraming::Length(3));
     let (third, three) = response(&[], BodyFraming::Length(3));
     let bench = Bench::with_in_flight_limit([one, two, three], LIMITS, 1000);
@@ -365,7 +365,7 @@ async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
     // One body without reader uses up the budget.
     let unread = soon(bench.send()).await.unwrap();
     first.write(vec![b'x'; 2000]);
-    while !bench.engine.in_flight.is_spent() {
+    while !bench.engine.in_flight.is_full() {
         tokio::task::yield_now().await;
     }
     let pending = [bench.send(), bench.send()];
@@ -385,16 +385,21 @@ async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
     // With free capacity again the key collapses as before.
     drop(unread);
     soon(first.dropped()).await;
-    while bench.engine.in_flight.is_spent() {
+    while bench.engine.in_flight.is_full() {
         tokio::task::yield_now().await;
     }
-    assert!(!bench.engine.flights.is_collapsing_disabled(&key(&bench), bench.engine.clock.now()));
+    assert!(
+        !bench
+            .engine
+            .in_flight_fetches
+            .is_collapsing_disabled(&key(&bench), bench.engine.clock.now())
+    );
 }
 
 fn key(bench: &Bench) -> crate::key::CacheKey {
     let mut request = request();
     crate::semantics::accept_encoding::reduce(&mut request.headers);
-    bench.engine.keyring.key(&request, &bench.route.policy)
+    bench.engine.key_builder.key(&request, &bench.route.policy)
 }
 
 #[tokio::test(start_paused = true)]
@@ -429,7 +434,7 @@ async fn a_fill_without_readers_continues_only_if_it_will_be_stored() {
     ] {
         let (sender, script) = mpsc::unbounded_channel();
         let body = Writer(sender);
-        let act = Act::Respond(status, fields, BodyFraming::Marked, script);
+        let act = Act::Respond(status, fields, BodyFraming::Delimited, script);
         let bench = Bench::new([act], LIMITS);
         bench.open(1);
         let reply = soon(bench.send()).await.unwrap();
@@ -491,10 +496,10 @@ async fn a_failure_is_shared_and_the_next_request_makes_a_new_call() {
 async fn only_a_body_known_to_be_complete_is_stored() {
     for (framing, end, stored) in [
         (BodyFraming::Length(4), true, true),
-        (BodyFraming::Marked, true, true),
+        (BodyFraming::Delimited, true, true),
         (BodyFraming::Length(5), true, false),
         (BodyFraming::Length(5), false, false),
-        (BodyFraming::Marked, false, false),
+        (BodyFraming::Delimited, false, false),
         (BodyFraming::Close, true, false),
     ] {
         let (body, act) = response(&[], framing);
@@ -514,7 +519,7 @@ async fn only_a_body_known_to_be_complete_is_stored() {
 
 #[tokio::test]
 async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
-    let (whole, act) = response(&[], BodyFraming::Marked);
+    let (whole, act) = response(&[], BodyFraming::Delimited);
     let bench = Bench::new([act], LIMITS);
     let fields = [("content-range", "bytes 0-3/20"), ("etag", "\"a\"")]
         .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)));
@@ -528,12 +533,12 @@ async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
         Duration::ZERO,
     );
     let (store, key) =
-        (&bench.engine.store, bench.engine.keyring.key(&request(), &bench.route.policy));
-    store.put(&key, Arc::new(part), store.watch(key.target_id()).mark, None);
+        (&bench.engine.store, bench.engine.key_builder.key(&request(), &bench.route.policy));
+    store.put(&key, Arc::new(part), store.watch(key.target_id()).epoch, None);
     assert_eq!(bench.stored().await, None);
     let mut head = request();
     head.method = Method::HEAD;
-    let passed = bench.engine.answer(&mut head, &bench.route, &Interims::new()).await;
+    let passed = bench.engine.respond(&mut head, &bench.route, &Interims::new()).await;
     assert!(matches!(passed, EngineResult::Pass(_)));
     bench.open(1);
     let reply = bench.send();

@@ -33,9 +33,9 @@ impl UnknownOutcomeGuard {
     }
 
     /// The outcome stays unknown.
-    pub async fn stays(mut self) {
+    pub async fn invalidate_unresolved(mut self) {
         let scopes = std::mem::take(&mut self.scopes);
-        if self.engine.changed(&scopes, PurgeKind::Superseded, "unknown-outcome") {
+        if self.engine.invalidate_scopes(&scopes, PurgeKind::Superseded, "unknown-outcome") {
             self.engine.await_durable().await;
         }
     }
@@ -43,7 +43,7 @@ impl UnknownOutcomeGuard {
 
 impl Drop for UnknownOutcomeGuard {
     fn drop(&mut self) {
-        self.engine.changed(&self.scopes, PurgeKind::Superseded, "unknown-outcome");
+        self.engine.invalidate_scopes(&self.scopes, PurgeKind::Superseded, "unknown-outcome");
     }
 }
 
@@ -58,11 +58,11 @@ impl Engine {
         headers: &HeaderMap,
         then: impl FnOnce() -> T,
     ) -> T {
-        let moved = |target: &Target| self.origin.moved(target);
+        let moved = |target: &Target| self.origin.canonical_target(target);
         let targets = invalidation::targets(request, status, headers, moved);
         let scopes: Vec<PurgeScope> =
-            targets.iter().flat_map(|target| self.reach(target)).collect();
-        let changed = self.changed(&scopes, PurgeKind::Hard, "unsafe-method");
+            targets.iter().flat_map(|target| self.purge_scopes(target)).collect();
+        let changed = self.invalidate_scopes(&scopes, PurgeKind::Hard, "unsafe-method");
         let result = then();
         if changed {
             self.await_durable().await;
@@ -72,8 +72,8 @@ impl Engine {
 
     /// Returns a guard for a request that is about to be sent; `None`: the request cannot change
     /// anything.
-    pub fn doubt(self: &Arc<Self>, request: &ProxyRequest) -> Option<UnknownOutcomeGuard> {
-        let scopes = || self.reach(&request.target).into_iter().collect();
+    pub fn guard_outcome(self: &Arc<Self>, request: &ProxyRequest) -> Option<UnknownOutcomeGuard> {
+        let scopes = || self.purge_scopes(&request.target).into_iter().collect();
         invalidation::may_change(request)
             .then(|| UnknownOutcomeGuard { engine: Arc::clone(self), scopes: scopes() })
     }
@@ -84,7 +84,7 @@ impl Engine {
         let _late = timeout(MAX_DURABLE_WAIT, self.store.flush()).await;
     }
 
-    pub(super) fn changed(
+    pub(super) fn invalidate_scopes(
         &self,
         scopes: &[PurgeScope],
         kind: PurgeKind,
@@ -92,7 +92,7 @@ impl Engine {
     ) -> bool {
         let count = scopes.iter().filter(|scope| self.store.invalidate(**scope, kind)).count();
         if count > 0 {
-            self.account.invalidated(source, count as u64);
+            self.telemetry.invalidated(source, count as u64);
         }
         count > 0
     }

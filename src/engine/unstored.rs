@@ -19,7 +19,7 @@ use crate::store::{Health, Lookup};
 /// The request of a response that is not stored.
 #[derive(Clone, Copy)]
 pub(crate) struct UnstoredResponse<'a> {
-    pub(crate) asked: &'a ProxyRequest,
+    pub(crate) request: &'a ProxyRequest,
     pub(crate) key: &'a CacheKey,
     pub(crate) policy: &'a Arc<Policy>,
     /// The request's number in the request order.
@@ -31,22 +31,22 @@ impl Engine {
     /// because of a newer one. If it is a version of the resource, older stored responses for the same
     /// request are outdated. Entries that are only on disk are checked in the background. If the disk
     /// cannot be read, everything under the target is outdated.
-    pub(crate) async fn given(
+    pub(crate) async fn outdate_older(
         self: &Arc<Self>,
         response: UnstoredResponse<'_>,
         status: StatusCode,
     ) {
-        let UnstoredResponse { asked: request, key, policy, order } = response;
-        if !status::is_a_version(status) || !self.store.may_keep(key.target_id()) {
+        let UnstoredResponse { request, key, policy, order } = response;
+        if !status::is_current_version(status) || !self.store.may_contain(key.target_id()) {
             return;
         }
-        let found = [key, &key.of_parts()].map(|key| self.lookup_memory(request, key, policy));
+        let found = [key, &key.for_partial()].map(|key| self.lookup_memory(request, key, policy));
         if found.iter().any(|found| self.is_older(found, order))
-            || self.store.condition() != Health::Good
+            || self.store.health() != Health::Good
         {
             self.outdate(key);
-            self.store.told().await;
-        } else if found.iter().any(|found| matches!(found, Lookup::Deeper)) {
+            self.store.sync_peer().await;
+        } else if found.iter().any(|found| matches!(found, Lookup::CheckDisk)) {
             let (engine, request, key) = (Arc::clone(self), request.clone(), key.clone());
             let policy = Arc::clone(policy);
             tokio::spawn(async move {
@@ -62,7 +62,7 @@ impl Engine {
         policy: &Policy,
         order: u64,
     ) {
-        for key in [key, &key.of_parts()] {
+        for key in [key, &key.for_partial()] {
             if self.is_older(&self.lookup(request, key, policy).await, order) {
                 return self.outdate(key);
             }
@@ -70,14 +70,18 @@ impl Engine {
     }
 
     fn outdate(&self, key: &CacheKey) {
-        self.changed(&[PurgeScope::Target(key.target_id())], PurgeKind::Superseded, "newer-answer");
+        self.invalidate_scopes(
+            &[PurgeScope::Target(key.target_id())],
+            PurgeKind::Superseded,
+            "newer-answer",
+        );
     }
 
     /// Whether a stored response was found whose request is earlier, and which is not yet marked as
     /// superseded.
     fn is_older(&self, found: &Lookup, order: u64) -> bool {
         let Lookup::Found(stored) = found else { return false };
-        self.store.is_newer(order, stored.asked)
+        self.store.is_newer(order, stored.order)
             && stored.outdated.is_none_or(|outdated| !outdated.superseded)
     }
 }

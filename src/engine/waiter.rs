@@ -33,7 +33,7 @@ pub(crate) enum WaitOutcome {
     /// The response is another variant; this client's variant is this one.
     OtherVariant(VariantId),
     /// The response is not shareable: fetch separately.
-    Alone(Option<OwnedSemaphorePermit>),
+    FetchSeparately(Option<OwnedSemaphorePermit>),
 }
 
 impl WaitOutcome {
@@ -86,7 +86,7 @@ impl Engine {
             Ok(Ok(published)) => published,
             Ok(Err(reply)) => return WaitOutcome::Reply(reply),
             // The fill has retries left: a separate call would only add one more.
-            Err(_elapsed) if fetch.is_in_trouble() => fetch.published().await,
+            Err(_elapsed) if fetch.has_failed_attempt() => fetch.published().await,
             Err(_elapsed) => match self.on_wait_timeout(miss, fetch).await {
                 Ok(published) => published,
                 Err(outcome) => return outcome,
@@ -98,7 +98,9 @@ impl Engine {
                 WaitOutcome::reply(self.respond_revalidated(miss, &stored, true, Role::Waiter))
             }
             // Not shareable: every waiter fetches separately and does not wait for another.
-            FillState::Confirmed(Revalidated { shared: Err(_), .. }) => WaitOutcome::Alone(None),
+            FillState::Confirmed(Revalidated { shared: Err(_), .. }) => {
+                WaitOutcome::FetchSeparately(None)
+            }
             FillState::Head(head) => self.respond_shared(miss, &head, reader),
         }
     }
@@ -112,7 +114,7 @@ impl Engine {
     ) -> Result<FillState, Box<ClientResponse>> {
         match fetch.next_event().await {
             FillEvent::Published(state) => Ok(state),
-            FillEvent::Trouble(AttemptFailure { failure, status, cause }) => {
+            FillEvent::AttemptFailed(AttemptFailure { failure, status, cause }) => {
                 match self.stale_response(miss, failure, status, cause) {
                     Some(reply) => Err(Box::new(reply)),
                     None => Ok(fetch.published().await),
@@ -127,9 +129,10 @@ impl Engine {
         if miss.stored.is_none() || !miss.fallback {
             return None;
         }
-        let mut call = self.knock(miss.asked, miss.route.index, miss.policy, Some(&miss.key));
-        call.yields = true;
-        let rejection = self.origin.check_admission(&miss.asked.target, &call)?;
+        let mut call =
+            self.call_context(miss.request, miss.route.index, miss.policy, Some(&miss.key));
+        call.has_stale = true;
+        let rejection = self.origin.check_admission(&miss.request.target, &call)?;
         self.stale_for_rejection(miss, rejection)
     }
 
@@ -137,7 +140,7 @@ impl Engine {
     /// lookup.
     fn fallback_response<'p>(&self, miss: &'p Miss<'_>) -> Option<&'p Arc<StoredResponse>> {
         let stored = miss.stored.as_ref().filter(|_| miss.fallback)?;
-        self.has_its_right(&miss.key, stored).then_some(stored)
+        self.may_serve_on_error(&miss.key, stored).then_some(stored)
     }
 
     /// The stored response in place of a call that is not made.
@@ -145,11 +148,11 @@ impl Engine {
         let stored = self.fallback_response(miss)?;
         let now = self.clock.now();
         let failure = rejection.error_class()?;
-        let ttl = stale_if_error(miss.asked, miss.policy, miss.cache, stored, failure, now)?;
-        let cause = rejection.cause.token();
-        self.account.stale_served(miss.route.index, cause);
+        let ttl = stale_if_error(miss.request, miss.policy, miss.cache, stored, failure, now)?;
+        let cause = rejection.reason.token();
+        self.telemetry.stale_served(miss.route.index, cause);
         let status = CacheStatus::hit(ttl).detail("stale-if-error", cause);
-        Some(ClientResponse::from_stored(miss.asked, stored, now, &status, ResultKind::Stale))
+        Some(ClientResponse::from_stored(miss.request, stored, now, &status, ResultKind::Stale))
     }
 
     /// Handles the end of the wait without a head: serves a stale response if there is one. Otherwise
@@ -164,19 +167,19 @@ impl Engine {
         if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, cause) {
             return Err(WaitOutcome::reply(reply));
         }
-        if fetch.in_line.load(Ordering::Relaxed) {
+        if fetch.is_queued.load(Ordering::Relaxed) {
             return Ok(fetch.published().await);
         }
         tokio::select! {
             published = fetch.published() => Ok(published),
-            Ok(permit) = Arc::clone(&fetch.own_heads).acquire_owned() => {
-                Err(WaitOutcome::Alone(Some(permit)))
+            Ok(permit) = Arc::clone(&fetch.separate_fetches).acquire_owned() => {
+                Err(WaitOutcome::FetchSeparately(Some(permit)))
             }
         }
     }
 
     fn respond_failed(&self, miss: &Miss<'_>, failure: UpstreamError) -> ClientResponse {
-        let stale = if let UpstreamError::Held(rejection) = failure {
+        let stale = if let UpstreamError::Rejected(rejection) = failure {
             self.stale_for_rejection(miss, rejection)
         } else {
             failure
@@ -185,11 +188,11 @@ impl Engine {
         };
         stale.unwrap_or_else(|| {
             if let UpstreamError::Denied(reason) = failure {
-                self.account.denied(reason.token());
+                self.telemetry.denied(reason.token());
             }
-            let status = failure.told(miss.why.token());
-            ClientResponse::from_problem(miss.asked, &failure.problem(), &status)
-                .with_forward_reason(miss.why.token())
+            let status = failure.cache_status(miss.reason.token());
+            ClientResponse::from_problem(miss.request, &failure.problem(), &status)
+                .with_forward_reason(miss.reason.token())
         })
     }
 
@@ -201,7 +204,8 @@ impl Engine {
         role: Role,
     ) -> ClientResponse {
         let now = self.clock.now();
-        let mut status = CacheStatus::forwarded(miss.why.token()).status(StatusCode::NOT_MODIFIED);
+        let mut status =
+            CacheStatus::forwarded(miss.reason.token()).status(StatusCode::NOT_MODIFIED);
         if kept {
             status = status.stored().ttl(miss.ttl(stored, now));
         }
@@ -212,8 +216,8 @@ impl Engine {
             Role::Leader => ResultKind::Revalidated,
             Role::Waiter => ResultKind::Coalesced,
         };
-        ClientResponse::from_stored(miss.asked, stored, now, &status, result)
-            .with_forward_reason(miss.why.token())
+        ClientResponse::from_stored(miss.request, stored, now, &status, result)
+            .with_forward_reason(miss.reason.token())
     }
 
     /// The waiter's result for a head: a stale response instead of an error, a shared body, or neither.
@@ -227,7 +231,7 @@ impl Engine {
             return WaitOutcome::reply(reply);
         }
         if head.shared.is_err() && !head.is_shared_error(miss.policy, miss.cache) {
-            return WaitOutcome::Alone(None);
+            return WaitOutcome::FetchSeparately(None);
         }
         match self.other_variant(miss, head) {
             Some(other) => WaitOutcome::OtherVariant(other),
@@ -243,7 +247,7 @@ impl Engine {
     /// The client's variant, if it differs from the fetched one.
     fn other_variant(&self, miss: &Miss<'_>, head: &ResponseHead) -> Option<VariantId> {
         let Vary::Fields(fields) = &head.vary else { return None };
-        let variant = self.variant(miss.asked, fields);
+        let variant = self.variant(miss.request, fields);
         (head.variant != Some(variant)).then_some(variant)
     }
 
@@ -253,9 +257,9 @@ impl Engine {
         reader: BodyReader,
         role: Role,
     ) -> ClientResponse {
-        let mut status = CacheStatus::forwarded(miss.why.token()).status(head.status);
+        let mut status = CacheStatus::forwarded(miss.reason.token()).status(head.status);
         if head.shared.is_ok() {
-            let ttl = miss.ttl_of(head.kept_as(), &head.said, head.received);
+            let ttl = miss.ttl_of(head.policy_status(), &head.metadata, head.received);
             status = status.stored().ttl(ttl);
         }
         if role == Role::Waiter {
@@ -269,9 +273,9 @@ impl Engine {
             (Role::Leader, _) | (Role::Waiter, Err(_)) => head.own.clone(),
         };
         status.append_to(&mut headers);
-        let metadata = &head.said;
+        let metadata = &head.metadata;
         let mut reply = ClientResponse::from_growing(
-            miss.asked,
+            miss.request,
             metadata,
             head.status,
             headers,
@@ -281,7 +285,7 @@ impl Engine {
         if role == Role::Waiter {
             reply.result = ResultKind::Coalesced;
         }
-        reply.with_forward_reason(miss.why.token())
+        reply.with_forward_reason(miss.reason.token())
     }
 
     /// The stored response in place of an error, if policy and origin allow it.
@@ -294,20 +298,20 @@ impl Engine {
     ) -> Option<ClientResponse> {
         let stored = self.fallback_response(miss)?;
         let now = self.clock.now();
-        let ttl = stale_if_error(miss.asked, miss.policy, miss.cache, stored, failure, now)?;
-        let mut status = CacheStatus::forwarded(miss.why.token()).ttl(ttl);
+        let ttl = stale_if_error(miss.request, miss.policy, miss.cache, stored, failure, now)?;
+        let mut status = CacheStatus::forwarded(miss.reason.token()).ttl(ttl);
         if let Some(origin_status) = origin_status {
             status = status.status(origin_status);
         }
         let status = status.detail("stale-if-error", cause);
-        self.account.stale_served(miss.route.index, cause);
+        self.telemetry.stale_served(miss.route.index, cause);
         let reply =
-            ClientResponse::from_stored(miss.asked, stored, now, &status, ResultKind::Stale);
-        Some(reply.with_forward_reason(miss.why.token()))
+            ClientResponse::from_stored(miss.request, stored, now, &status, ResultKind::Stale);
+        Some(reply.with_forward_reason(miss.reason.token()))
     }
 
     /// The response when too many requests wait for this key.
-    pub(crate) fn too_many(&self, miss: &Miss<'_>) -> ClientResponse {
+    pub(crate) fn too_many_waiters(&self, miss: &Miss<'_>) -> ClientResponse {
         let cause = "waiters";
         if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, cause) {
             return reply;
@@ -319,8 +323,8 @@ impl Engine {
             "connection_limit_reached",
         )
         .retry_after(1);
-        let status = CacheStatus::forwarded(miss.why.token());
-        ClientResponse::from_problem(miss.asked, &problem, &status)
-            .with_forward_reason(miss.why.token())
+        let status = CacheStatus::forwarded(miss.reason.token());
+        ClientResponse::from_problem(miss.request, &problem, &status)
+            .with_forward_reason(miss.reason.token())
     }
 }

@@ -39,15 +39,18 @@ pub(super) struct CaBundle<'a> {
     ca: &'a str,
     roots: String,
     /// The path of the file that contains the roots and larder's certificate.
-    pub(super) bundle: String,
+    pub(super) bundle_path: String,
 }
 
 impl<'a> CaBundle<'a> {
     /// The roots of the caller's `SSL_CERT_FILE`, else the system roots, plus larder's certificate.
-    pub(super) fn of(exec_env: &ExecEnv<'a>, files: &PrivateDir) -> io::Result<Self> {
-        let roots = exec_env.said("SSL_CERT_FILE").and_then(pem_of).unwrap_or_else(systems_roots);
-        let bundle = files.write("bundle.pem", both(&roots, exec_env.ca))?;
-        Ok(Self { ca: exec_env.ca, roots, bundle })
+    pub(super) fn create(exec_env: &ExecEnv<'a>, files: &PrivateDir) -> io::Result<Self> {
+        let roots = exec_env
+            .caller_variable("SSL_CERT_FILE")
+            .and_then(read_pem)
+            .unwrap_or_else(system_roots);
+        let bundle = files.write("bundle.pem", append_ca(&roots, exec_env.ca))?;
+        Ok(Self { ca: exec_env.ca, roots, bundle_path: bundle })
     }
 
     /// The variables that name bundles, each with a bundle that includes larder's certificate.
@@ -58,16 +61,17 @@ impl<'a> CaBundle<'a> {
     ) -> io::Result<Vec<(String, String)>> {
         let mut variables = Vec::new();
         for names in REPLACING {
-            let base = names.iter().find_map(|name| exec_env.said(name)).and_then(pem_of);
+            let base =
+                names.iter().find_map(|name| exec_env.caller_variable(name)).and_then(read_pem);
             let path = match (names, base) {
-                (["SSL_CERT_FILE"], _) | (_, None) => self.bundle.clone(),
+                (["SSL_CERT_FILE"], _) | (_, None) => self.bundle_path.clone(),
                 ([name, ..], Some(base)) => self.write(files, name, &base)?,
                 ([], Some(_)) => continue,
             };
             variables.extend(names.first().map(|name| set(name, path)));
         }
         for name in ADDING {
-            let base = exec_env.said(name).and_then(pem_of).unwrap_or_default();
+            let base = exec_env.caller_variable(name).and_then(read_pem).unwrap_or_default();
             variables.push(set(name, self.write(files, name, &base)?));
         }
         Ok(variables)
@@ -75,7 +79,7 @@ impl<'a> CaBundle<'a> {
 
     /// Writes `base` and larder's certificate to a file that is named after the variable `name`.
     pub(super) fn write(&self, files: &PrivateDir, name: &str, base: &str) -> io::Result<String> {
-        files.write(&format!("{}.pem", name.to_ascii_lowercase()), both(base, self.ca))
+        files.write(&format!("{}.pem", name.to_ascii_lowercase()), append_ca(base, self.ca))
     }
 
     /// All certificates of the bundle, larder's first.
@@ -88,7 +92,7 @@ impl<'a> CaBundle<'a> {
 
 /// The certificates in a file or in a directory of files. `None` if the path cannot be read: the setting was
 /// useless without larder as well, so it does not prevent the command from starting.
-pub(super) fn pem_of(path: &str) -> Option<String> {
+pub(super) fn read_pem(path: &str) -> Option<String> {
     let path = Path::new(path);
     if path.is_dir() {
         let found = rustls_native_certs::load_certs_from_paths(None, Some(path));
@@ -98,11 +102,11 @@ pub(super) fn pem_of(path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&contents.bytes).into_owned())
 }
 
-pub(super) fn systems_roots() -> String {
+pub(super) fn system_roots() -> String {
     rustls_native_certs::load_native_certs().certs.iter().map(pem).collect()
 }
 
-pub(super) fn both(base: &str, ca: &str) -> String {
+pub(super) fn append_ca(base: &str, ca: &str) -> String {
     // A shell that ran `larder env` before names bundles that already contain larder's certificate.
     if base.contains(ca) {
         return base.to_owned();

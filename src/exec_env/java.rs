@@ -10,7 +10,7 @@ use p12_keystore::{Certificate, KeyStore, KeyStoreEntry, Pkcs12ImportPolicy};
 
 use crate::config::file_source::{Disk, FileSource as _};
 use crate::exec_env::ca_bundle::CaBundle;
-use crate::exec_env::private_dir::{PrivateDir, is_larders};
+use crate::exec_env::private_dir::{PrivateDir, is_larder_dir};
 use crate::exec_env::{ExecEnv, set};
 
 /// Java's default trust store password. Public certificates need no secret one.
@@ -33,7 +33,8 @@ pub(super) fn prepare(
     files: &PrivateDir,
     trust: &CaBundle<'_>,
 ) -> io::Result<Vec<(String, String)>> {
-    let theirs = exec_env.said("JAVA_TOOL_OPTIONS").map(without_ours).unwrap_or_default();
+    let theirs =
+        exec_env.caller_variable("JAVA_TOOL_OPTIONS").map(without_ours).unwrap_or_default();
     let (host, port) = (exec_env.proxy.ip(), exec_env.proxy.port());
     let mut options: Vec<_> =
         Some(theirs.clone()).filter(|it| !it.is_empty()).into_iter().collect();
@@ -106,7 +107,7 @@ fn without_ours(options: &str) -> String {
     let mut store_options_left = 0_u8;
     for (written, option) in pieces(options) {
         let store = option.strip_prefix(STORE).and_then(|path| path.strip_suffix("/trust.p12"));
-        if store.is_some_and(is_larders) {
+        if store.is_some_and(is_larder_dir) {
             // The password and the type follow the path.
             store_options_left = 2;
             continue;

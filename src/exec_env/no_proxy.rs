@@ -44,7 +44,7 @@ pub struct NoProxyEntry {
     /// The entry as it was written.
     pub text: String,
     /// The hosts that the entry matches.
-    pub spared: Bypass,
+    pub bypass: Bypass,
     /// The port that the entry is limited to.
     pub port: Option<u16>,
 }
@@ -66,16 +66,16 @@ impl NoProxy {
     /// The default hosts and those of the caller's `NO_PROXY`, without entries that cover a host of a route
     /// in `config`: a route for `localhost` is meant to be used. An entry that is narrower than a route's
     /// pattern is an exception to it and stays.
-    pub fn of(config: &Config, env: &Env) -> Self {
+    pub fn from_config(config: &Config, env: &Env) -> Self {
         let given = env.get("no_proxy").or_else(|| env.get("NO_PROXY")).unwrap_or_default();
         let given = given.split([',', ' ']).map(str::trim).filter(|text| !text.is_empty());
         let always = ALWAYS.iter().copied().chain(env.get(API_SERVER));
         // `*` does not name a particular host.
-        let named: Vec<_> = config.named().filter(|host| !host.is_any()).collect();
+        let named: Vec<_> = config.interception_patterns().filter(|host| !host.is_any()).collect();
         let (mut members, mut left_out) = (Vec::<NoProxyEntry>::new(), Vec::new());
         for entry in always.chain(given).filter_map(NoProxyEntry::parse) {
             let is_same =
-                |other: &NoProxyEntry| (&other.spared, other.port) == (&entry.spared, entry.port);
+                |other: &NoProxyEntry| (&other.bypass, other.port) == (&entry.bypass, entry.port);
             if members.iter().any(is_same) {
                 continue;
             }
@@ -99,15 +99,15 @@ impl NoProxy {
     }
 
     /// Whether requests to `host` (in its URL form) at `port` bypass larder.
-    pub fn spares(&self, host: &str, port: u16) -> bool {
-        self.members.iter().any(|entry| entry.spares(host, port))
+    pub fn bypasses(&self, host: &str, port: u16) -> bool {
+        self.members.iter().any(|entry| entry.bypasses(host, port))
     }
 
     /// The value of `NO_PROXY`. The default list contains addresses in addition to their networks, because
     /// some clients do not support CIDR notation. IPv6 addresses without a port have no brackets: httpx fails
     /// to start if one has.
     pub fn variable(&self) -> String {
-        let written = |entry: &NoProxyEntry| match (&entry.spared, entry.port) {
+        let written = |entry: &NoProxyEntry| match (&entry.bypass, entry.port) {
             (Bypass::Net(IpNet::V6(_)), None) => entry.text.replace(['[', ']'], ""),
             _ => entry.text.clone(),
         };
@@ -119,7 +119,7 @@ impl NoProxy {
     pub fn java(&self) -> String {
         let mut list = Vec::new();
         for entry in self.members.iter().filter(|entry| entry.port.is_none()) {
-            match &entry.spared {
+            match &entry.bypass {
                 Bypass::All => list.push("*".to_owned()),
                 Bypass::Name(name) => list.extend([name.clone(), format!("*.{name}")]),
                 Bypass::Below(end) => list.push(format!("*{end}")),
@@ -176,12 +176,12 @@ impl NoProxyEntry {
                 }
             }
         };
-        Some(Self { text: text.to_owned(), spared: bypass, port })
+        Some(Self { text: text.to_owned(), bypass, port })
     }
 
-    fn spares(&self, host: &str, port: u16) -> bool {
+    fn bypasses(&self, host: &str, port: u16) -> bool {
         let host = host.to_ascii_lowercase();
-        self.port.is_none_or(|own| own == port) && self.spared.matches(&host)
+        self.port.is_none_or(|own| own == port) && self.bypass.matches(&host)
     }
 
     /// Whether all hosts that `host` matches bypass larder.
@@ -189,9 +189,9 @@ impl NoProxyEntry {
         let port_matches = self.port.is_none() || self.port == host.port();
         port_matches
             && match host.index() {
-                Index::Any => self.spared == Bypass::All,
-                Index::Exact(name) => self.spared.matches(name),
-                Index::Below(end) => match &self.spared {
+                Index::Any => self.bypass == Bypass::All,
+                Index::Exact(name) => self.bypass.matches(name),
+                Index::Below(end) => match &self.bypass {
                     Bypass::All => true,
                     Bypass::Name(name) => {
                         end.strip_prefix('.').is_some_and(|base| is_or_below(base, name))
@@ -241,7 +241,7 @@ mod tests {
         let env: Env = given.iter().copied().collect();
         let yaml = format!("version: 1\nroutes:\n{routes}");
         let config = config::parse("proxy.yaml", &yaml, &env).unwrap_or_else(|e| panic!("{e}"));
-        NoProxy::of(&config, &env)
+        NoProxy::from_config(&config, &env)
     }
 
     fn route(host: &str) -> String {
@@ -265,11 +265,11 @@ mod tests {
             "metadata.google.internal",
         ];
         for host in bypassing {
-            assert!(list.spares(host, 80), "{host}");
+            assert!(list.bypasses(host, 80), "{host}");
         }
         let others = ["api.example", "notlocalhost", "svc", "128.0.0.1", "[::2]", "a.internal"];
         for host in others {
-            assert!(!list.spares(host, 80), "{host}");
+            assert!(!list.bypasses(host, 80), "{host}");
         }
         assert!(list.left_out().is_empty());
     }
@@ -287,7 +287,7 @@ mod tests {
         for (host, left_out) in table {
             let list = list(&route(host), &[]);
             assert_eq!(list.left_out(), left_out, "{host}");
-            assert!(list.spares("metadata.google.internal", 80));
+            assert!(list.bypasses("metadata.google.internal", 80));
         }
         // An entry that is narrower than the pattern of a route is an exception and stays.
         assert!(list(&route("*.internal"), &[]).left_out().is_empty());
@@ -312,7 +312,7 @@ mod tests {
             ("[::5]", 82, true),
             ("api.example", 80, false),
         ] {
-            assert_eq!(list.spares(host, port), bypasses, "{host}:{port}");
+            assert_eq!(list.bypasses(host, port), bypasses, "{host}:{port}");
         }
         // With `*` no request would use larder.
         let all = self::list(&route("api.example"), &[("no_proxy", "*")]);
@@ -323,8 +323,8 @@ mod tests {
     fn the_lower_case_variable_wins_and_a_pod_bypasses_to_its_api_server() {
         let variables = [("NO_PROXY", "a.test"), ("no_proxy", "b.test"), (API_SERVER, "10.96.0.1")];
         let list = list(&route("api.example"), &variables);
-        assert!(list.spares("b.test", 80) && !list.spares("a.test", 80));
-        assert!(list.spares("10.96.0.1", 443));
+        assert!(list.bypasses("b.test", 80) && !list.bypasses("a.test", 80));
+        assert!(list.bypasses("10.96.0.1", 443));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::exec_env::private_dir::{PrivateDir, is_larders};
+use crate::exec_env::private_dir::{PrivateDir, is_larder_dir};
 use crate::exec_env::{ExecEnv, set};
 
 const SHIM: &str = include_str!("node/shim.cjs");
@@ -17,7 +17,7 @@ pub(super) fn prepare(
     let shim = files.write("node/shim.cjs", SHIM)?;
     // Node splits the variable at spaces, except between double quotes.
     let ours = format!("{REQUIRE}{shim}\"");
-    let options = match exec_env.said("NODE_OPTIONS").map(without_ours).as_deref() {
+    let options = match exec_env.caller_variable("NODE_OPTIONS").map(without_ours).as_deref() {
         Some("") | None => ours,
         Some(theirs) => format!("{theirs} {ours}"),
     };
@@ -32,7 +32,7 @@ fn without_ours(options: &str) -> String {
     let mut kept = pieces.next().unwrap_or_default().to_owned();
     for piece in pieces {
         match piece.split_once("/node/shim.cjs\"") {
-            Some((directory, rest)) if is_larders(directory) => kept.push_str(rest.trim_start()),
+            Some((directory, rest)) if is_larder_dir(directory) => kept.push_str(rest.trim_start()),
             Some(_) | None => kept = kept + REQUIRE + piece,
         }
     }

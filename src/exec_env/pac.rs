@@ -15,11 +15,11 @@ use crate::exec_env::no_proxy::{Bypass, NoProxy};
 /// The script has no `DIRECT` fallback for the case that larder does not respond: a request that larder
 /// blocks, because of offline mode or a route that refuses it, must not reach the API during a restart of
 /// larder.
-pub fn text(no_proxy: &NoProxy, proxy: &str) -> String {
+pub fn script(no_proxy: &NoProxy, proxy: &str) -> String {
     let (mut names, mut ends, mut nets, mut addresses) = (vec![], vec![], vec![], vec![]);
     // Not every engine can compare ports, so requests to entries with a port go to larder.
     for entry in no_proxy.members().iter().filter(|entry| entry.port.is_none()) {
-        match &entry.spared {
+        match &entry.bypass {
             Bypass::All => ends.push(String::new()),
             Bypass::Name(name) => names.push(name.clone()),
             Bypass::Below(end) => ends.push(end.clone()),
@@ -41,7 +41,7 @@ pub fn text(no_proxy: &NoProxy, proxy: &str) -> String {
 
 /// The proxy address as `host:port`. If larder listens on all addresses, the host is the one of the `Host`
 /// field that the client sent.
-pub fn proxy(listen: SocketAddr, host_field: Option<&str>) -> String {
+pub fn proxy_address(listen: SocketAddr, host_field: Option<&str>) -> String {
     if !listen.ip().is_unspecified() {
         return listen.to_string();
     }
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_proxy_address_is_the_listen_address_or_the_requested_host() {
-        let at = |listen: &str, host_field| proxy(listen.parse().unwrap(), host_field);
+        let at = |listen: &str, host_field| proxy_address(listen.parse().unwrap(), host_field);
         assert_eq!(at("127.0.0.1:8080", Some("larder:9901")), "127.0.0.1:8080");
         for (host_field, host) in [
             (Some("larder:9901"), "larder"),

@@ -5,7 +5,7 @@
 use std::io;
 
 use crate::exec_env::ca_bundle::CaBundle;
-use crate::exec_env::private_dir::{PrivateDir, is_larders};
+use crate::exec_env::private_dir::{PrivateDir, is_larder_dir};
 use crate::exec_env::{ExecEnv, set};
 
 const PREPEND: &str = include_str!("php/prepend.php");
@@ -23,7 +23,7 @@ pub(super) fn prepare(
          auto_prepend_file = '{prepend}'\n\
          larder.proxy = 'tcp://{proxy}'\n\
          larder.authorization = '{authorization}'\n",
-        bundle = trust.bundle,
+        bundle = trust.bundle_path,
         proxy = exec_env.proxy,
         authorization = exec_env.authorization().unwrap_or_default(),
     );
@@ -43,5 +43,5 @@ pub(super) fn prepare(
 
 /// Whether an earlier larder added this directory to the list.
 fn is_ours(place: &str) -> bool {
-    place.strip_suffix("/php").is_some_and(is_larders)
+    place.strip_suffix("/php").is_some_and(is_larder_dir)
 }

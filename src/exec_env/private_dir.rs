@@ -50,7 +50,7 @@ impl PrivateDir {
 
 /// Whether an earlier larder wrote its files to `directory`, for an enclosing command or for a shell that ran
 /// `larder env`. Its settings in the variables are replaced and not repeated.
-pub(super) fn is_larders(directory: &str) -> bool {
+pub(super) fn is_larder_dir(directory: &str) -> bool {
     let directory = Path::new(directory);
     MARKER_FILES.iter().all(|marker| directory.join(marker).is_file())
 }
@@ -68,7 +68,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
-    use crate::exec_env::private_dir::{MARKER_FILES, PrivateDir, is_larders};
+    use crate::exec_env::private_dir::{MARKER_FILES, PrivateDir, is_larder_dir};
 
     #[test]
     fn only_the_owner_can_access_files_and_directories() {
@@ -87,10 +87,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let files = PrivateDir::within(directory.path()).unwrap();
         for marker in MARKER_FILES {
-            assert!(!is_larders(directory.path().to_str().unwrap()));
+            assert!(!is_larder_dir(directory.path().to_str().unwrap()));
             files.write(marker, "x").unwrap();
         }
-        assert!(is_larders(directory.path().to_str().unwrap()));
+        assert!(is_larder_dir(directory.path().to_str().unwrap()));
     }
 
     #[test]

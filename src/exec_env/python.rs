@@ -6,7 +6,7 @@
 
 use std::io;
 
-use crate::exec_env::private_dir::{PrivateDir, is_larders};
+use crate::exec_env::private_dir::{PrivateDir, is_larder_dir};
 use crate::exec_env::{ExecEnv, set};
 
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
@@ -19,7 +19,7 @@ pub(super) fn prepare(
     let file = files.write("python/sitecustomize.py", SITECUSTOMIZE)?;
     files.write("python/larder.pem", exec_env.ca)?;
     let ours = file.trim_end_matches("/sitecustomize.py");
-    let theirs = exec_env.said("PYTHONPATH");
+    let theirs = exec_env.caller_variable("PYTHONPATH");
     let theirs =
         theirs.into_iter().flat_map(|path| path.split(':')).filter(|place| !is_ours(place));
     let path: Vec<_> = [ours].into_iter().chain(theirs).collect();
@@ -28,5 +28,5 @@ pub(super) fn prepare(
 
 /// Whether an earlier larder added this directory to the path.
 fn is_ours(place: &str) -> bool {
-    place.strip_suffix("/python").is_some_and(is_larders)
+    place.strip_suffix("/python").is_some_and(is_larder_dir)
 }

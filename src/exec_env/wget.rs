@@ -17,11 +17,11 @@ pub(super) fn prepare(
     trust: &CaBundle<'_>,
 ) -> io::Result<Vec<(String, String)>> {
     let theirs = theirs(exec_env).unwrap_or_default();
-    let bundle = match setting(&theirs, "ca_certificate").and_then(ca_bundle::pem_of) {
+    let bundle = match setting(&theirs, "ca_certificate").and_then(ca_bundle::read_pem) {
         Some(base) => trust.write(files, "wget", &base)?,
-        None => trust.bundle.clone(),
+        None => trust.bundle_path.clone(),
     };
-    let proxy = exec_env.url();
+    let proxy = exec_env.proxy_url();
     let settings = format!(
         "{theirs}\nca_certificate = {bundle}\nuse_proxy = on\n\
          http_proxy = {proxy}\nhttps_proxy = {proxy}\n"
@@ -33,8 +33,8 @@ pub(super) fn prepare(
 const MAX_SETTINGS_BYTES: usize = 1024 * 1024;
 
 fn theirs(exec_env: &ExecEnv<'_>) -> Option<String> {
-    let named = exec_env.said("WGETRC").map(ToOwned::to_owned);
-    let path = named.or_else(|| Some(format!("{}/.wgetrc", exec_env.said("HOME")?)))?;
+    let named = exec_env.caller_variable("WGETRC").map(ToOwned::to_owned);
+    let path = named.or_else(|| Some(format!("{}/.wgetrc", exec_env.caller_variable("HOME")?)))?;
     let contents = Disk.read(path.as_ref(), MAX_SETTINGS_BYTES).ok()?;
     Some(String::from_utf8_lossy(&contents.bytes).into_owned())
 }

@@ -20,7 +20,7 @@ pub trait Api: Clone + Send + Sync + 'static {
     fn endpoint(method: &Method, path: &str) -> &'static str;
 
     /// Responds to a call; `failure`: the error to respond with instead of data.
-    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse;
+    fn respond(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse;
 
     /// The value of one of [`Api::PROBES`].
     fn probe(&self, name: &str) -> Option<Value>;

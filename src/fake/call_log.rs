@@ -32,7 +32,12 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Counts a call and returns its sequence number, from 0.
-    pub(super) fn asked(&mut self, endpoint: &str, phase: Option<&str>, now: SystemTime) -> u64 {
+    pub(super) fn record_call(
+        &mut self,
+        endpoint: &str,
+        phase: Option<&str>,
+        now: SystemTime,
+    ) -> u64 {
         let calls = &mut self.calls;
         let number = calls.total;
         calls.total += 1;
@@ -49,7 +54,7 @@ impl Counts {
     }
 
     /// Counts a response; without a status, the connection was closed before the client received one.
-    pub(super) fn sent(&mut self, status: Option<StatusCode>, bytes: usize) {
+    pub(super) fn record_response(&mut self, status: Option<StatusCode>, bytes: usize) {
         if let Some(status) = status {
             *self.calls.by_status.entry(status.as_u16()).or_default() += 1;
         }
@@ -78,9 +83,9 @@ mod tests {
     #[test]
     fn calls_are_counted_by_endpoint_phase_and_second() {
         let mut counts = Counts::default();
-        assert_eq!(counts.asked("GET /a", None, at(5)), 0);
-        assert_eq!(counts.asked("GET /a", Some("storm"), at(7)), 1);
-        assert_eq!(counts.asked("GET /b", Some("storm"), at(7)), 2);
+        assert_eq!(counts.record_call("GET /a", None, at(5)), 0);
+        assert_eq!(counts.record_call("GET /a", Some("storm"), at(7)), 1);
+        assert_eq!(counts.record_call("GET /b", Some("storm"), at(7)), 2);
         assert_eq!(counts.calls.by_endpoint["GET /a"], 2);
         assert_eq!(counts.calls.by_phase, BTreeMap::from([("storm".to_owned(), 2)]));
         assert_eq!(counts.by_second(), BTreeMap::from([(5, 1), (7, 2)]));
@@ -89,8 +94,8 @@ mod tests {
     #[test]
     fn a_closed_connection_has_no_status_and_its_bytes_count() {
         let mut counts = Counts::default();
-        counts.sent(Some(StatusCode::OK), 10);
-        counts.sent(None, 3);
+        counts.record_response(Some(StatusCode::OK), 10);
+        counts.record_response(None, 3);
         assert_eq!(counts.calls.by_status, BTreeMap::from([(200, 1)]));
         assert_eq!(counts.calls.bytes, 13);
     }
@@ -99,7 +104,7 @@ mod tests {
     fn the_oldest_seconds_are_dropped() {
         let mut counts = Counts::default();
         for second in 0..=MAX_SECONDS as u64 {
-            counts.asked("GET /a", None, at(second));
+            counts.record_call("GET /a", None, at(second));
         }
         assert_eq!(counts.by_second().len(), MAX_SECONDS);
         assert_eq!(counts.by_second().first_key_value(), Some((&1, &1)));

@@ -28,7 +28,7 @@ impl SeenResponse {
     }
 }
 
-pub(super) async fn ask(
+pub(super) async fn send(
     addr: SocketAddr,
     method: &str,
     path: &str,
@@ -50,5 +50,5 @@ pub(super) async fn ask(
 }
 
 pub(super) async fn get(addr: SocketAddr, path: &str) -> SeenResponse {
-    ask(addr, "GET", path, "", "").await
+    send(addr, "GET", path, "", "").await
 }

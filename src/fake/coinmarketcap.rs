@@ -117,13 +117,13 @@ pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
 impl Fake {
     /// The cost of all calls so far.
     pub fn bill(&self) -> Billing {
-        self.look(|api| api.ledger.bill())
+        self.with_api(|api| api.ledger.bill())
     }
 
     /// The number of calls that the fake's own limits and checks refused, by `error_code`, without those
     /// that a script refused.
     pub fn refused(&self) -> Refused {
-        self.look(|api| api.refused.clone())
+        self.with_api(|api| api.refused.clone())
     }
 }
 
@@ -131,10 +131,10 @@ impl Api for CoinMarketCap {
     const PROBES: &'static [&'static str] = &["bill", "limits"];
 
     fn endpoint(method: &Method, path: &str) -> &'static str {
-        Endpoint::of(method, path).pattern()
+        Endpoint::from_request(method, path).pattern()
     }
 
-    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
+    fn respond(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
         match failure {
             Some(Failure::Status(status)) => {
                 self.error_response(&ErrorCode::Status(status), call, Some(status))
@@ -179,7 +179,7 @@ struct Reply {
 
 impl CoinMarketCap {
     fn reply(&mut self, call: &Call<'_>) -> Result<MockResponse, ErrorCode> {
-        let query = Query::of(call.uri);
+        let query = Query::from_uri(call.uri);
         self.check_access(call, &query)?;
         let Reply { data, credits, total } = self.data(call, &query)?;
         let spent = self.ledger.spent(call.now);
@@ -192,7 +192,7 @@ impl CoinMarketCap {
             return Err(ErrorCode::Limit(MONTH_LIMIT));
         }
         let serialized = data.to_string();
-        let mut status = error_code::status_of(call.now, 0, None, credits);
+        let mut status = error_code::status_object(call.now, 0, None, credits);
         if let Some(total) = total {
             status["total_count"] = json!(total);
         }
@@ -212,7 +212,7 @@ impl CoinMarketCap {
         // Calls are counted even without a limit: `/v1/key/info` returns their number.
         let rate =
             |limit: Option<u64>| Rate { limit: limit.unwrap_or(u64::MAX), window: ONE_MINUTE };
-        if !self.addresses.take(call.client, rate(self.plan.address), call.now).within {
+        if !self.addresses.acquire(call.client, rate(self.plan.address), call.now).within {
             return Err(ErrorCode::Limit(ADDRESS_LIMIT));
         }
         let key = call.field(&KEY);
@@ -224,14 +224,14 @@ impl CoinMarketCap {
         if self.key.as_ref().is_some_and(|known| *known != key) {
             return Err(ErrorCode::KeyInvalid);
         }
-        if !self.minutes.take((), rate(self.plan.minute), call.now).within {
+        if !self.minutes.acquire((), rate(self.plan.minute), call.now).within {
             return Err(ErrorCode::Limit(MINUTE_LIMIT));
         }
         Ok(())
     }
 
     fn data(&self, call: &Call<'_>, query: &Query) -> Result<Reply, ErrorCode> {
-        match Endpoint::of(call.method, call.uri.path()) {
+        match Endpoint::from_request(call.method, call.uri.path()) {
             Endpoint::QuotesV1 => quotes::latest(query, quotes::Version::One, call.now),
             Endpoint::QuotesV2 => quotes::latest(query, quotes::Version::Two, call.now),
             Endpoint::Listings => quotes::listings(query, call.now),

@@ -72,7 +72,7 @@ pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
 impl Fake {
     /// The number of calls that exceeded its limits so far.
     pub fn exceeded(&self) -> Exceeded {
-        self.look(|discord| discord.exceeded.clone())
+        self.with_api(|discord| discord.exceeded.clone())
     }
 }
 
@@ -80,18 +80,18 @@ impl Api for Discord {
     const PROBES: &'static [&'static str] = &["limits"];
 
     fn endpoint(method: &Method, path: &str) -> &'static str {
-        Endpoint::of(method, path).pattern()
+        Endpoint::from_request(method, path).pattern()
     }
 
-    fn answer(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
-        if let Some(remaining) = self.ban_tracker.banned(call) {
+    fn respond(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
+        if let Some(remaining) = self.ban_tracker.remaining_ban(call) {
             self.exceeded.banned += 1;
             return MockResponse::banned(remaining);
         }
         let response = self.respond_to_unbanned(call, failure);
         if counts_as_invalid(&response) {
             self.exceeded.invalid += 1;
-            self.exceeded.bans += u64::from(self.ban_tracker.invalid(call));
+            self.exceeded.bans += u64::from(self.ban_tracker.record_invalid(call));
         }
         response
     }
@@ -103,7 +103,7 @@ impl Api for Discord {
 
 impl Discord {
     fn respond_to_unbanned(&mut self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
-        let endpoint = Endpoint::of(call.method, call.uri.path());
+        let endpoint = Endpoint::from_request(call.method, call.uri.path());
         let announced = Bucket::announced(endpoint.pattern(), call.number);
         let announced = self.limiter.is_none().then_some(&announced);
         match failure {
@@ -124,7 +124,7 @@ impl Discord {
         let Some(limiter) = &mut self.limiter else {
             return with_bucket(self.data(endpoint, call), announced, call.now);
         };
-        match limiter.knock(endpoint.pattern(), call) {
+        match limiter.check(endpoint.pattern(), call) {
             LimitResult::Within(bucket) => {
                 with_bucket(self.data(endpoint, call), Some(&bucket), call.now)
             }
@@ -138,7 +138,7 @@ impl Discord {
 
     fn data(&mut self, endpoint: Endpoint<'_>, call: &Call<'_>) -> MockResponse {
         let caller = call.field(&AUTHORIZATION);
-        if caller.is_empty() && endpoint.is_about_the_caller() {
+        if caller.is_empty() && endpoint.requires_credentials() {
             return MockResponse::error(StatusCode::UNAUTHORIZED);
         }
         let sent = serde_json::from_slice(call.body).unwrap_or(Value::Null);

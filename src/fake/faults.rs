@@ -92,7 +92,7 @@ impl Percentage {
     pub const ALL: Self = Self(MILLION);
 
     /// From a fraction between 0 (none) and 1 (all).
-    pub fn of(fraction: f64) -> Option<Self> {
+    pub fn from_fraction(fraction: f64) -> Option<Self> {
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -124,7 +124,7 @@ impl Default for Percentage {
 impl<'de> Deserialize<'de> for Percentage {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let fraction = f64::deserialize(from)?;
-        Self::of(fraction)
+        Self::from_fraction(fraction)
             .ok_or_else(|| D::Error::custom("a share is between 0 and 1, such as 0.5"))
     }
 }
@@ -232,14 +232,17 @@ mod tests {
     #[test]
     fn a_fault_for_two_calls_does_not_affect_the_third() {
         assert_eq!(hits(&Faults::next(2, Fault::Close), 5), [0, 1]);
-        let half = Faults { share: Percentage::of(0.5).unwrap(), ..Faults::next(2, Fault::Cut) };
+        let half = Faults {
+            share: Percentage::from_fraction(0.5).unwrap(),
+            ..Faults::next(2, Fault::Cut)
+        };
         assert_eq!(hits(&half, 9), [1, 3], "unaffected calls do not count");
     }
 
     #[test]
     fn a_share_is_spread_evenly_over_the_calls() {
         let with_share = |share| Faults {
-            share: Percentage::of(share).unwrap(),
+            share: Percentage::from_fraction(share).unwrap(),
             ..Faults::always(Fault::Close)
         };
         assert_eq!(hits(&with_share(0.5), 6), [1, 3, 5]);
@@ -252,7 +255,7 @@ mod tests {
     #[test]
     fn a_seeded_share_is_pseudo_random_and_reproducible() {
         let half = |seed| Faults {
-            share: Percentage::of(0.5).unwrap(),
+            share: Percentage::from_fraction(0.5).unwrap(),
             seed: Some(seed),
             ..Faults::always(Fault::Close)
         };

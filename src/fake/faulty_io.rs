@@ -80,7 +80,7 @@ impl<A: Api> Listener for FaultyListener<A> {
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         loop {
-            let mut script_changes = self.shared.scripts();
+            let mut script_changes = self.shared.script_changes();
             let refuses = self.shared.refuses();
             let state_set = self.set_refusing(refuses);
             let accepted = async {
@@ -93,7 +93,7 @@ impl<A: Api> Listener for FaultyListener<A> {
             };
             tokio::select! {
                 _ = script_changes.changed() => {}
-                () = self.shared.turned() => {}
+                () = self.shared.phase_changed() => {}
                 accepted = accepted => match accepted {
                     Ok((stream, client)) => {
                         return (FaultyStream { stream, fault: ConnectionFault::default() }, client);
@@ -160,13 +160,13 @@ impl ConnectionFault {
 /// The client of a connection, and the fault of the connection.
 #[derive(Debug, Clone)]
 pub(super) struct FakeConnectInfo {
-    pub(super) fate: ConnectionFault,
+    pub(super) fault: ConnectionFault,
     pub(super) client: IpAddr,
 }
 
 impl<A: Api> Connected<IncomingStream<'_, FaultyListener<A>>> for FakeConnectInfo {
     fn connect_info(stream: IncomingStream<'_, FaultyListener<A>>) -> Self {
-        Self { fate: stream.io().fault.clone(), client: stream.remote_addr().ip() }
+        Self { fault: stream.io().fault.clone(), client: stream.remote_addr().ip() }
     }
 }
 

@@ -113,7 +113,7 @@ async fn probe<A: Api>(State(shared): State<Arc<Shared<A>>>, Path(name): Path<St
 
 async fn call<A: Api>(
     State(shared): State<Arc<Shared<A>>>,
-    ConnectInfo(FakeConnectInfo { fate: connection_fault, client }): ConnectInfo<FakeConnectInfo>,
+    ConnectInfo(FakeConnectInfo { fault: connection_fault, client }): ConnectInfo<FakeConnectInfo>,
     request: Request,
 ) -> Response {
     let (parts, body) = request.into_parts();
@@ -132,14 +132,14 @@ async fn call<A: Api>(
         // A call whose connection is closed has no effect on the API.
         Some(Fault::Refuse) => {
             connection_fault.close();
-            shared.sent(None, 0);
+            shared.record_response(None, 0);
             return StatusCode::SERVICE_UNAVAILABLE.into_response();
         }
         Some(Fault::Close | Fault::Cut) | None => None,
     };
-    let response = shared.answer(&call, failure);
+    let response = shared.respond(&call, failure);
     let sent_bytes = apply_fault(&response, method, effect.fault, &connection_fault);
-    shared.sent(sent_bytes.map(|_| &response), sent_bytes.unwrap_or(0));
+    shared.record_response(sent_bytes.map(|_| &response), sent_bytes.unwrap_or(0));
     to_http(response, now)
 }
 

@@ -68,7 +68,7 @@ struct Window {
 
 impl<K: Ord> Windows<K> {
     /// Counts one call in the window of `key`; a call beyond the limit is not counted.
-    pub(super) fn take(&mut self, key: K, rate: Rate, now: SystemTime) -> Acquired {
+    pub(super) fn acquire(&mut self, key: K, rate: Rate, now: SystemTime) -> Acquired {
         if self.0.len() >= MAX_WINDOWS {
             self.0.retain(|_, window| window.end > now);
         }
@@ -131,7 +131,7 @@ mod tests {
         let rate = "2/s".parse().unwrap();
         let mut windows = Windows::default();
         let results: Vec<_> = [0, 400, 999, 1_000]
-            .map(|millis| windows.take("a", rate, at(millis)))
+            .map(|millis| windows.acquire("a", rate, at(millis)))
             .map(|taken| (taken.within, taken.left, taken.reset_after.as_millis()))
             .to_vec();
         assert_eq!(results, [(true, 1, 1_000), (true, 0, 600), (false, 0, 1), (true, 1, 1_000)]);
@@ -141,10 +141,10 @@ mod tests {
     fn each_key_has_a_window_of_its_own() {
         let rate = "1/s".parse().unwrap();
         let mut windows = Windows::default();
-        assert!(windows.take("a", rate, at(0)).within);
-        assert!(windows.take("b", rate, at(500)).within);
-        assert!(!windows.take("a", rate, at(500)).within);
-        assert!(windows.take("a", rate, at(1_000)).within);
+        assert!(windows.acquire("a", rate, at(0)).within);
+        assert!(windows.acquire("b", rate, at(500)).within);
+        assert!(!windows.acquire("a", rate, at(500)).within);
+        assert!(windows.acquire("a", rate, at(1_000)).within);
         assert_eq!((windows.used(&"b", at(1_000)), windows.used(&"b", at(1_500))), (1, 0));
     }
 
@@ -152,9 +152,9 @@ mod tests {
     fn setting_the_clock_back_begins_a_new_window() {
         let rate = "1/s".parse().unwrap();
         let mut windows = Windows::default();
-        assert!(windows.take("a", rate, at(10_000)).within);
-        assert!(windows.take("a", rate, at(0)).within);
-        assert_eq!(windows.take("a", rate, at(0)).reset_after, Duration::from_secs(1));
+        assert!(windows.acquire("a", rate, at(10_000)).within);
+        assert!(windows.acquire("a", rate, at(0)).within);
+        assert_eq!(windows.acquire("a", rate, at(0)).reset_after, Duration::from_secs(1));
     }
 
     #[test]
@@ -162,9 +162,9 @@ mod tests {
         let rate = "1/s".parse().unwrap();
         let mut windows = Windows::default();
         for key in 0..=MAX_WINDOWS {
-            windows.take(key, rate, at(0));
+            windows.acquire(key, rate, at(0));
         }
-        windows.take(usize::MAX, rate, at(2_000));
+        windows.acquire(usize::MAX, rate, at(2_000));
         assert_eq!(windows.0.len(), 1);
     }
 }

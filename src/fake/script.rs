@@ -117,7 +117,7 @@ impl From<Faults> for Script {
 
 impl Script {
     /// Whether any phase refuses connections: only then the listener has to watch the clock.
-    pub(super) fn refuses_at_times(&self) -> bool {
+    pub(super) fn has_refusing_phase(&self) -> bool {
         self.0.iter().any(|phase| phase.behaviour.fault == Some(Fault::Refuse))
     }
 }
@@ -145,7 +145,7 @@ mod tests {
         let flaky = Phase {
             calls: Some(3),
             latency: Duration::from_millis(5),
-            share: Percentage::of(0.5).unwrap(),
+            share: Percentage::from_fraction(0.5).unwrap(),
             seed: Some(7),
             fault: Some(Fault::Close),
             ..Phase::default()

@@ -75,7 +75,7 @@ impl<A: Api> FakeServer<A> {
     }
 
     /// Reads the state of the API.
-    pub(super) fn look<T>(&self, read: impl FnOnce(&A) -> T) -> T {
+    pub(super) fn with_api<T>(&self, read: impl FnOnce(&A) -> T) -> T {
         read(&self.shared.state.lock().api)
     }
 
@@ -137,7 +137,7 @@ impl<A: Api> Shared<A> {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let effect = state.playback.next(now);
-        let number = state.counts.asked(endpoint, effect.phase.as_deref(), now);
+        let number = state.counts.record_call(endpoint, effect.phase.as_deref(), now);
         // A phase that refuses connections may have begun with this call, and no clock notifies the
         // listener of that.
         if state.playback.refuses(now) {
@@ -146,16 +146,16 @@ impl<A: Api> Shared<A> {
         (effect, number)
     }
 
-    pub(super) fn answer(&self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
-        self.state.lock().api.answer(call, failure)
+    pub(super) fn respond(&self, call: &Call<'_>, failure: Option<Failure>) -> MockResponse {
+        self.state.lock().api.respond(call, failure)
     }
 
     pub(super) fn probe(&self, name: &str) -> Option<serde_json::Value> {
         self.state.lock().api.probe(name)
     }
 
-    pub(super) fn sent(&self, response: Option<&MockResponse>, bytes: usize) {
-        self.state.lock().counts.sent(response.map(|response| response.status), bytes);
+    pub(super) fn record_response(&self, response: Option<&MockResponse>, bytes: usize) {
+        self.state.lock().counts.record_response(response.map(|response| response.status), bytes);
     }
 
     /// Whether connections are refused now.
@@ -164,13 +164,13 @@ impl<A: Api> Shared<A> {
     }
 
     /// Notified of every script that is set from now on.
-    pub(super) fn scripts(&self) -> watch::Receiver<()> {
+    pub(super) fn script_changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
     /// Returns when another phase may have begun.
-    pub(super) async fn turned(&self) {
-        let until = self.state.lock().playback.until_turn(self.clock.now());
+    pub(super) async fn phase_changed(&self) {
+        let until = self.state.lock().playback.until_phase_change(self.clock.now());
         match until {
             Some(time) => self.clock.sleep(time).await,
             None => std::future::pending().await,

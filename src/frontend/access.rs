@@ -68,7 +68,7 @@ impl AccessControl {
 
     /// Whether a user that larder serves owns the client's end of the connection. The system is queried
     /// once per connection, and only if larder does not serve all users.
-    pub(super) async fn serves(&self, io: &ClientStream) -> bool {
+    pub(super) async fn allows_local_user(&self, io: &ClientStream) -> bool {
         let Some(users) = &self.access.local_users else { return true };
         let Some(ours) = io.local() else { return false };
         // A user that the system does not identify is not served.
@@ -76,7 +76,7 @@ impl AccessControl {
     }
 
     /// Whether the fields contain the credentials of a known user.
-    pub fn knows(&self, fields: &HeaderMap) -> bool {
+    pub fn authenticates(&self, fields: &HeaderMap) -> bool {
         let Some(users) = &self.users else { return true };
         let Some(given) = fields.get(PROXY_AUTHORIZATION).and_then(|v| basic(v.as_bytes())) else {
             return false;
@@ -152,11 +152,11 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (accepted, peer) = listener.accept().await.unwrap();
         let io = ClientStream::new(accepted, peer, InFlightBytes::new(0));
-        assert!(serving(None).serves(&io).await);
-        assert!(serving(Some(&[own + 1, own])).serves(&io).await);
-        assert!(!serving(Some(&[own + 1])).serves(&io).await);
+        assert!(serving(None).allows_local_user(&io).await);
+        assert!(serving(Some(&[own + 1, own])).allows_local_user(&io).await);
+        assert!(!serving(Some(&[own + 1])).allows_local_user(&io).await);
         drop(client);
-        assert!(!serving(Some(&[own])).serves(&io).await, "its owner is unknown");
+        assert!(!serving(Some(&[own])).allows_local_user(&io).await, "its owner is unknown");
     }
 
     #[test]
@@ -165,14 +165,14 @@ mod tests {
         let with = |value: &'static str| {
             let mut fields = HeaderMap::new();
             fields.insert(PROXY_AUTHORIZATION, HeaderValue::from_static(value));
-            control.knows(&fields)
+            control.authenticates(&fields)
         };
         assert!(with("Basic YW5uOnMzY3JldA=="));
         assert!(with("basic YW5uOnMzY3JldA=="));
         assert!(!with("Basic YW5uOm90aGVy"), "bob's password is not ann's");
         assert!(!with("Bearer YW5uOnMzY3JldA=="));
         assert!(!with("Basic !!!"));
-        assert!(!control.knows(&HeaderMap::new()));
-        assert!(access_control(&[], None).knows(&HeaderMap::new()));
+        assert!(!control.authenticates(&HeaderMap::new()));
+        assert!(access_control(&[], None).authenticates(&HeaderMap::new()));
     }
 }

@@ -47,13 +47,13 @@ impl fmt::Debug for CertificateAuthority {
 impl CertificateAuthority {
     /// The authority that `config` uses, created if it does not exist; `None` if nothing is
     /// intercepted.
-    pub fn of(config: &Config, now: SystemTime) -> Result<Option<Arc<Self>>, CaError> {
-        Self::after(None, config, now)
+    pub fn from_config(config: &Config, now: SystemTime) -> Result<Option<Arc<Self>>, CaError> {
+        Self::for_reload(None, config, now)
     }
 
     /// Like [`CertificateAuthority::from_config`], as the successor of `before`. If `before` has no
     /// files it is kept: clients trust it.
-    pub fn after(
+    pub fn for_reload(
         before: Option<&Arc<Self>>,
         config: &Config,
         now: SystemTime,
@@ -62,7 +62,7 @@ impl CertificateAuthority {
             return Ok(None);
         }
         let constrain = &config.tls.ca.constrain;
-        let loaded = files_of(config).map(|files| Self::lasting(files, constrain, now));
+        let loaded = files_for(config).map(|files| Self::persistent(files, constrain, now));
         let error = match loaded {
             Some(Ok(authority)) => {
                 authority.check_against(config, now)?;
@@ -75,7 +75,7 @@ impl CertificateAuthority {
             Some(Err(error)) => return Err(error),
             None => None,
         };
-        let bounds = CaNameConstraints::of(constrain);
+        let bounds = CaNameConstraints::from_config(constrain);
         let is_reusable = |one: &&Arc<Self>| {
             let own = one.certificate();
             one.files.is_none() && own.bounds == bounds && now < own.not_after
@@ -84,16 +84,16 @@ impl CertificateAuthority {
             return Ok(Some(Arc::clone(before)));
         }
         warn_ephemeral(error.as_ref());
-        Ok(Some(Arc::new(Self::for_now(now, constrain)?)))
+        Ok(Some(Arc::new(Self::ephemeral(now, constrain)?)))
     }
 
     /// The authority in `files`, created if neither file exists.
-    pub fn lasting(
+    pub fn persistent(
         files: CaFiles,
         constrain: &[NameConstraint],
         now: SystemTime,
     ) -> Result<Self, CaError> {
-        let pair = files::read_or_make(&files, || {
+        let pair = files::read_or_create(&files, || {
             tracing::info!(cert = %files.cert.display(), "Certificate authority created");
             create_pair(constrain, now)
         })?;
@@ -110,7 +110,7 @@ impl CertificateAuthority {
         // Only the certificate is checked: a damaged key is no reason to keep the pair.
         let before = files::read_cert(&files.cert)?.map(|pem| CertificateDer::from_pem_slice(&pem));
         let before = before.and_then(|der| Certificate::read(&der.ok()?));
-        if before.is_some_and(|before| !before.is_larders()) {
+        if before.is_some_and(|before| !before.is_made_by_larder()) {
             return Err(CaError::Operators(files.cert));
         }
         let pair = create_pair(constrain, now)?;
@@ -119,7 +119,7 @@ impl CertificateAuthority {
     }
 
     /// An authority that lasts as long as the process: its key is stored nowhere.
-    pub fn for_now(now: SystemTime, constrain: &[NameConstraint]) -> Result<Self, CaError> {
+    pub fn ephemeral(now: SystemTime, constrain: &[NameConstraint]) -> Result<Self, CaError> {
         Self::from_pair(&create_pair(constrain, now)?, None)
     }
 
@@ -151,8 +151,8 @@ impl CertificateAuthority {
             return Err(self.expired());
         }
         let excluded = |host: &HostPattern| config.tls.passthrough.iter().any(|p| p.covers(host));
-        let outside = config.named().filter(|host| !excluded(host)).find(|host| {
-            NameConstraint::around(host).is_some_and(|hosts| !own.bounds.cover(&hosts))
+        let outside = config.interception_patterns().filter(|host| !excluded(host)).find(|host| {
+            NameConstraint::for_pattern(host).is_some_and(|hosts| !own.bounds.allows_all(&hosts))
         });
         if let Some(host) = outside {
             let (host, subject) = (host.to_string(), own.subject.clone());
@@ -160,7 +160,7 @@ impl CertificateAuthority {
         }
         let constrain = &config.tls.ca.constrain;
         let checked = !constrain.is_empty() || config.tls.ca.files.is_none();
-        if checked && own.bounds != CaNameConstraints::of(constrain) {
+        if checked && own.bounds != CaNameConstraints::from_config(constrain) {
             tracing::warn!(
                 subject = own.subject,
                 may = %own.bounds,
@@ -228,15 +228,15 @@ fn warn_ephemeral(reason: Option<&CaError>) {
 }
 
 /// The files of the authority of `config`; `None` if nothing outlives the process.
-pub fn files_of(config: &Config) -> Option<CaFiles> {
+pub fn files_for(config: &Config) -> Option<CaFiles> {
     let below = |name: &str| config.store.path.join("ca").join(name);
     let own_files = || CaFiles { cert: below("ca.pem"), key: below("ca.key") };
     config.tls.ca.files.clone().or_else(|| (config.store.disk > 0).then(own_files))
 }
 
 /// The files in which a rotation at `now` keeps the old pair.
-pub fn kept_by_rotation(files: &CaFiles, now: SystemTime) -> CaFiles {
-    let kept = |path| files::kept_as(path, &suffix(now));
+pub fn rotation_backup(files: &CaFiles, now: SystemTime) -> CaFiles {
+    let kept = |path| files::backup_path(path, &suffix(now));
     CaFiles { cert: kept(&files.cert), key: kept(&files.key) }
 }
 

@@ -20,23 +20,23 @@ use crate::frontend::{CurrentFrontend, http2};
 use crate::semantics::request::ListenerKind;
 
 /// Serves a connection until it ends. Each request uses the frontend that is current when it begins.
-pub async fn receive(
+pub async fn serve_connection(
     frontends: Arc<dyn CurrentFrontend>,
     mut io: ClientStream,
     listener: ListenerKind,
     mut drain: watch::Receiver<DrainState>,
 ) {
     let frontend = frontends.current();
-    if !frontend.gatekeeper.admits(io.peer()) {
+    if !frontend.access_control.admits(io.peer()) {
         return frontend.refuse(io, &CLIENT_DENIED).await;
     }
-    if !frontend.gatekeeper.serves(&io).await {
+    if !frontend.access_control.allows_local_user(&io).await {
         return frontend.refuse(io, &FOREIGN_USER).await;
     }
     let mut idle = frontend.limits.idle;
     // An idle connection must not keep alive the objects that a reload has replaced.
     drop(frontend);
-    let mut mode = ProxyMode::Straight;
+    let mut mode = ProxyMode::Direct;
     let mut buffered = BytesMut::new();
     loop {
         let mut first = buffered;
@@ -53,11 +53,13 @@ pub async fn receive(
         }
         let frontend = frontends.current();
         idle = frontend.limits.idle;
-        let Some(next) = frontend.request(io, first, &mut mode, listener).await else { return };
+        let Some(next) = frontend.serve_request(io, first, &mut mode, listener).await else {
+            return;
+        };
         (io, buffered) = next;
-        if io.speaks_h2() {
+        if io.negotiated_h2() {
             drop(frontend);
-            return http2::receive(frontends, io, mode, listener, drain).await;
+            return http2::serve_connection(frontends, io, mode, listener, drain).await;
         }
     }
 }

@@ -34,7 +34,7 @@ impl Frontend {
 
     /// Records a rejection, sends the error response and closes the connection.
     pub(super) async fn refuse(&self, io: ClientStream, problem: &Problem) {
-        self.account.refused(&RejectEvent { class: problem.class, client: Some(io.peer()) });
+        self.telemetry.refused(&RejectEvent { class: problem.class, client: Some(io.peer()) });
         self.write_error(io, problem).await;
     }
 
@@ -56,7 +56,7 @@ impl Frontend {
         if problem.class == USER_REQUIRED.class {
             headers.insert(PROXY_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"larder\""));
         }
-        date::add_where_missing(&mut headers, self.clock.now());
+        date::add_if_missing(&mut headers, self.clock.now());
         let reason = problem.status.canonical_reason().unwrap_or("Error");
         let mut out = format!("HTTP/1.1 {} {reason}\r\n", problem.status.as_u16()).into_bytes();
         for (name, value) in &headers {

@@ -37,7 +37,7 @@ pub struct RequestHead {
     /// Whether the connection persists after the response.
     pub persists: bool,
     /// Whether `Connection` contains no option other than `keep-alive`.
-    pub plain: bool,
+    pub only_keep_alive: bool,
 }
 
 /// The forms of a request target (RFC 9112 §3.2).
@@ -227,7 +227,7 @@ fn build(
     }
     let switches = version == Version::HTTP_11 && hop_by_hop::is_upgrade(&fields);
     let upgrade = switches.then(|| fields.get(UPGRADE).cloned()).flatten();
-    let trailers = version == Version::HTTP_11 && hop_by_hop::takes_trailers(&fields);
+    let trailers = version == Version::HTTP_11 && hop_by_hop::accepts_trailers(&fields);
     let persists = persists(version, &fields);
     let is_keep_alive =
         |option: &HeaderValue| option.as_bytes().eq_ignore_ascii_case(b"keep-alive");
@@ -242,7 +242,7 @@ fn build(
         upgrade,
         trailers,
         persists,
-        plain,
+        only_keep_alive: plain,
     })
 }
 
@@ -279,7 +279,7 @@ fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
     let fits = |path: &str| Uri::try_from(path).map(drop).map_err(|_invalid| BAD_TARGET);
     // RFC 9112 §3.2.4: only OPTIONS may use the asterisk.
     if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) {
-        let path = path_equivalence::carried(path);
+        let path = path_equivalence::encode_invalid(path);
         fits(&path)?;
         return Ok(HeadTarget::Origin(path.into_owned()));
     }

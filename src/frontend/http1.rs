@@ -51,9 +51,9 @@ pub struct Frontend {
     /// Limits on client requests.
     pub limits: Limits,
     /// Decides which clients may use larder.
-    pub gatekeeper: AccessControl,
+    pub access_control: AccessControl,
     /// Serves valid requests.
-    pub service: Arc<dyn RequestHandler>,
+    pub handler: Arc<dyn RequestHandler>,
     /// Opens tunnels for `CONNECT` requests.
     pub tunnels: Tunnels,
     /// Decides which TLS connections are intercepted.
@@ -61,11 +61,11 @@ pub struct Frontend {
     /// The paths that lead to origins without a proxy.
     pub mounts: Mounts,
     /// The web pages for which larder may use its own credentials through the proxy.
-    pub spenders: PageCredentialRules,
+    pub page_credential_rules: PageCredentialRules,
     /// Counts the bytes that all bodies in transit hold.
     pub in_flight: Arc<InFlightBytes>,
     /// Records rejected requests.
-    pub account: Arc<Telemetry>,
+    pub telemetry: Arc<Telemetry>,
     /// The clock, for `Date`.
     pub clock: Clock,
     /// The pseudonym of this larder in `Via`. It is unique, so that a loop differs from a chain of
@@ -86,7 +86,7 @@ pub(super) type KeepAlive = (ClientStream, BytesMut);
 impl Frontend {
     /// Serves the request that begins with `first`. Returns the connection if it can carry another
     /// request. If a tunnel carries HTTP, `mode` becomes that tunnel for all following requests.
-    pub(super) async fn request(
+    pub(super) async fn serve_request(
         &self,
         mut io: ClientStream,
         first: BytesMut,
@@ -94,7 +94,7 @@ impl Frontend {
         listener: ListenerKind,
     ) -> Option<KeepAlive> {
         // Checked for each request: a reload may have denied the address of an open connection.
-        if !self.gatekeeper.admits(io.peer()) {
+        if !self.access_control.admits(io.peer()) {
             return self.reject_and_close(io, &CLIENT_DENIED).await;
         }
         let received = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await
@@ -108,7 +108,7 @@ impl Frontend {
             return self.reject_and_close(io, &problem).await;
         }
         let ReceivedHead { head, raw, rest } = received;
-        if let (HeadTarget::Authority(host, port), ProxyMode::Straight) = (&head.target, &*mode) {
+        if let (HeadTarget::Authority(host, port), ProxyMode::Direct) = (&head.target, &*mode) {
             return Box::pin(self.tunnel(io, host, *port, mode, listener, rest)).await;
         }
         match self.resolve_target(&head, mode, listener, &io) {
@@ -126,8 +126,8 @@ impl Frontend {
         io: &ClientStream,
     ) -> Result<MountTarget, Problem> {
         let mount_target = mode.target(head, &self.mounts, listener, || io.is_local())?;
-        if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(mode, ProxyMode::Straight) {
-            self.spenders.admit(&mount_target.target, &head.fields)?;
+        if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(mode, ProxyMode::Direct) {
+            self.page_credential_rules.admit(&mount_target.target, &head.fields)?;
         }
         Ok(mount_target)
     }
@@ -142,7 +142,7 @@ impl Frontend {
         rest: BytesMut,
         listener: ListenerKind,
     ) -> Option<KeepAlive> {
-        let (persists, plain) = (head.persists, head.plain);
+        let (persists, plain) = (head.persists, head.only_keep_alive);
         let mut request = proxy_request(head, mount_target, io.peer(), listener);
         // A session is required to order bytes that the client sends before the response.
         let plain = plain && persists && request.version == Version::HTTP_11;
@@ -151,14 +151,14 @@ impl Frontend {
         let plain = plain && io.pins().is_none() && request.page.is_none() && !request.in_browser;
         if plain && request.body == RequestFraming::None && rest.is_empty() {
             let since = clock::monotonic();
-            if let Some(prepared) = self.service.at_hand(&mut request) {
+            if let Some(prepared) = self.handler.prepared_response(&mut request) {
                 let sent = io.send(&prepared.head, &prepared.body).await;
-                self.service.written(&request, &prepared, sent.bytes, since);
+                self.handler.record_prepared(&request, &prepared, sent.bytes, since);
                 return sent.whole.then_some((io, rest));
             }
         }
         let session = Http1Session::new(io, rest, request.body, request.version, persists, raw);
-        let served = self.service.serve(request, ClientSession::Http1(Box::new(session))).await;
+        let served = self.handler.serve(request, ClientSession::Http1(Box::new(session))).await;
         match served.session {
             Some(ClientSession::Http1(session)) => session.finish().await,
             Some(ClientSession::Http2(_)) | None => None,
@@ -178,21 +178,22 @@ impl Frontend {
         listener: ListenerKind,
         rest: BytesMut,
     ) -> Option<KeepAlive> {
-        let matched = self.interception.names(host, port);
+        let matched = self.interception.matched_host(host, port);
         let is_https = port == Scheme::Https.default_port();
-        let inspected = if matched.is_some() || (!is_https && self.service.names(host, port)) {
-            self.tunnels.inspect(io, host, port, listener, rest, matched.is_some()).await
-        } else {
-            self.tunnels.open(io, host, port, listener, rest).await
-        };
+        let inspected =
+            if matched.is_some() || (!is_https && self.handler.has_route_for(host, port)) {
+                self.tunnels.inspect(io, host, port, listener, rest, matched.is_some()).await
+            } else {
+                self.tunnels.open(io, host, port, listener, rest).await
+            };
         let (scheme, io, first) = match (inspected, matched) {
             (TunnelOutcome::Http(io, first), _) => (Scheme::Http, io, first),
             (TunnelOutcome::Tls(io, first), Some(matched)) => {
                 let origin = (host, port);
-                let Intercepted { io, consistent } =
+                let Intercepted { io, sni_matches: consistent } =
                     self.intercept(io, origin, matched, first).await?;
                 if !consistent {
-                    *mode = ProxyMode::Astray;
+                    *mode = ProxyMode::Misdirected;
                     return Some((io, BytesMut::new()));
                 }
                 (Scheme::Https, io, BytesMut::new())
@@ -219,7 +220,8 @@ impl Frontend {
         matched: MatchedHost,
         first: BytesMut,
     ) -> Option<Intercepted> {
-        let context = HandshakeContext { within: self.limits.head_timeout, account: &self.account };
+        let context =
+            HandshakeContext { within: self.limits.head_timeout, telemetry: &self.telemetry };
         self.interception.intercept(io, origin, matched, first, context).await
     }
 
@@ -260,10 +262,10 @@ impl Frontend {
 
     fn check_head(&self, head: &RequestHead, mode: &ProxyMode) -> Result<(), Problem> {
         // A client authenticates when it opens a tunnel; inside it, its credentials are for the origin.
-        if matches!(mode, ProxyMode::Straight) && !self.gatekeeper.knows(&head.fields) {
+        if matches!(mode, ProxyMode::Direct) && !self.access_control.authenticates(&head.fields) {
             return Err(USER_REQUIRED);
         }
-        if passed_before(&head.fields, &self.name) {
+        if via_contains(&head.fields, &self.name) {
             return Err(LOOP);
         }
         Ok(())
@@ -300,7 +302,7 @@ fn proxy_request(
     }
 }
 
-pub(super) fn passed_before(fields: &HeaderMap, name: &str) -> bool {
+pub(super) fn via_contains(fields: &HeaderMap, name: &str) -> bool {
     fields.get_all(VIA).iter().any(|via| {
         via.as_bytes()
             .split(|c| *c == b',' || c.is_ascii_whitespace())

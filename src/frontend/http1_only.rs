@@ -67,13 +67,13 @@ impl Http1Only {
     }
 
     /// A handle that can add this host later.
-    pub(super) fn place(&self, host: &str, port: u16) -> Http1Candidate {
+    pub(super) fn candidate(&self, host: &str, port: u16) -> Http1Candidate {
         Http1Candidate { host: host.to_owned(), port, auth_hosts: self.auth_hosts.clone() }
     }
 
     /// Whether this host is limited to HTTP/1.
-    pub(super) fn has(&self, host: &str, port: u16) -> bool {
-        let upstream = self.upstreams.of(host, port);
+    pub(super) fn contains(&self, host: &str, port: u16) -> bool {
+        let upstream = self.upstreams.upstream_for(host, port);
         upstream.is_some_and(|upstream| !upstream.tls.http2) || self.auth_hosts.contains(host, port)
     }
 }
@@ -95,10 +95,10 @@ mod tests {
             ("x.c.example", 443, true),
             ("other.example", 443, false),
         ] {
-            assert_eq!(hosts.has(host, port), expected, "{host}:{port}");
+            assert_eq!(hosts.contains(host, port), expected, "{host}:{port}");
         }
-        hosts.place("other.example", 443).remember();
-        assert!(hosts.has("other.example", 443) && !hosts.has("other.example", 8443));
+        hosts.candidate("other.example", 443).remember();
+        assert!(hosts.contains("other.example", 443) && !hosts.contains("other.example", 8443));
     }
 
     #[test]

@@ -24,12 +24,12 @@ use crate::frontend::CurrentFrontend;
 use crate::frontend::access::CLIENT_DENIED;
 use crate::frontend::drain::DrainState;
 use crate::frontend::head::{BAD_TARGET, TOO_MANY_FIELDS};
-use crate::frontend::http1::{Frontend, LOOP, passed_before};
-use crate::frontend::http2::counters::{MALFORMED, StreamCounters};
-use crate::frontend::http2::timeout::given_up;
+use crate::frontend::http1::{Frontend, LOOP, via_contains};
+use crate::frontend::http2::counters::{MAX_MALFORMED, StreamCounters};
+use crate::frontend::http2::timeout::client_timed_out;
 use crate::frontend::session::{BodyLength, ClientError, ClientSession, Http2Session, UnsentBytes};
 use crate::frontend::shared_connection::SharedConnection;
-use crate::frontend::stream::{ClientStream, FAREWELL};
+use crate::frontend::stream::{CLOSE_TIMEOUT, ClientStream};
 use crate::frontend::target::{NESTED, ProxyMode};
 use crate::semantics::date;
 use crate::semantics::field_case::FieldCase;
@@ -50,7 +50,7 @@ const STREAM_SEND_BUFFER: usize = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 
 /// Serves a connection until it ends. Each request uses the frontend that is current when it begins.
-pub(super) async fn receive(
+pub(super) async fn serve_connection(
     frontends: Arc<dyn CurrentFrontend>,
     mut io: ClientStream,
     mode: ProxyMode,
@@ -62,7 +62,7 @@ pub(super) async fn receive(
     let peer = io.peer();
     let shared = shared_connection(&frontend, &io, &mode);
     drop(frontend);
-    let timed_out = given_up(&shared, io.watch_frames(shared.clone()), limits.head_timeout);
+    let timed_out = client_timed_out(&shared, io.watch_frames(shared.clone()), limits.head_timeout);
     tokio::pin!(timed_out);
     let Some(mut connection) = handshake(io, &limits).await else { return };
     let mode = Arc::new(mode);
@@ -81,15 +81,15 @@ pub(super) async fn receive(
             Some(ended) = streams.join_next() => {
                 // A panic has been reported; its stream is reset, and the others continue.
                 counters.ended(ended.unwrap_or(true));
-                goaway_requested = shared.has_left();
+                goaway_requested = shared.is_goaway_requested();
                 continue;
             }
             accepted = connection.accept() => accepted,
             // The end of the last response is written. It is sent together with the GOAWAY frame that
             // follows.
-            () = ready(()), if goaway_requested && shared.is_kept_back() => {
-                shared.let_go();
-                if streams.is_empty() && !shared.is_clogged() {
+            () = ready(()), if goaway_requested && shared.are_writes_held() => {
+                shared.release_writes();
+                if streams.is_empty() && !shared.is_write_blocked() {
                     break Some(Reason::NO_ERROR);
                 }
                 connection.graceful_shutdown();
@@ -132,7 +132,7 @@ async fn handshake(
         .max_concurrent_streams(MAX_STREAMS)
         .max_send_buffer_size(STREAM_SEND_BUFFER)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_local_error_reset_streams(Some(MALFORMED))
+        .max_local_error_reset_streams(Some(MAX_MALFORMED))
         .max_header_list_size(u32::try_from(limits.head).unwrap_or(u32::MAX));
     timeout(limits.head_timeout, builder.handshake::<_, UnsentBytes>(io)).await.ok()?.ok()
 }
@@ -140,10 +140,10 @@ async fn handshake(
 /// Creates the state that the streams of a connection share.
 fn shared_connection(frontend: &Frontend, io: &ClientStream, mode: &ProxyMode) -> SharedConnection {
     let http1 = match mode {
-        ProxyMode::Tunnel(origin) if io.speaks_http1_too() => {
-            Some(frontend.interception.http1_place(origin.host(), origin.port()))
+        ProxyMode::Tunnel(origin) if io.offered_http1() => {
+            Some(frontend.interception.http1_candidate(origin.host(), origin.port()))
         }
-        ProxyMode::Straight | ProxyMode::Tunnel(_) | ProxyMode::Astray => None,
+        ProxyMode::Direct | ProxyMode::Tunnel(_) | ProxyMode::Misdirected => None,
     };
     SharedConnection::new(http1, &frontend.in_flight)
 }
@@ -179,7 +179,7 @@ async fn close(mut connection: Connection<ClientStream, UnsentBytes>, reason: Re
     connection.abrupt_shutdown(reason);
     let sent = poll_fn(|cx| connection.poll_closed(cx));
     // A client that does not read is not waited for.
-    let _sent = timeout(FAREWELL, sent).await;
+    let _sent = timeout(CLOSE_TIMEOUT, sent).await;
 }
 
 impl Frontend {
@@ -202,14 +202,14 @@ impl Frontend {
         )));
         match self.stream_request(head, ends_here, mode, peer, listener) {
             Ok(request) => {
-                let served = self.service.serve(request, session).await;
+                let served = self.handler.serve(request, session).await;
                 if let Some(ClientSession::Http2(session)) = served.session {
                     session.finish().await;
                 }
-                !served.given_up
+                !served.client_aborted
             }
             Err(problem) => {
-                self.account.refused(&RejectEvent { class: problem.class, client: Some(peer) });
+                self.telemetry.refused(&RejectEvent { class: problem.class, client: Some(peer) });
                 self.write_stream_error(session, &problem).await.is_ok()
             }
         }
@@ -224,7 +224,7 @@ impl Frontend {
         listener: ListenerKind,
     ) -> Result<ProxyRequest, Problem> {
         // Checked for each request: a reload may have denied the address of an open connection.
-        if !self.gatekeeper.admits(peer) {
+        if !self.access_control.admits(peer) {
             return Err(CLIENT_DENIED);
         }
         if head.method == Method::CONNECT {
@@ -233,7 +233,7 @@ impl Frontend {
         if head.headers.len() > self.limits.headers {
             return Err(TOO_MANY_FIELDS);
         }
-        if passed_before(&head.headers, &self.name) {
+        if via_contains(&head.headers, &self.name) {
             return Err(LOOP);
         }
         // RFC 9110 §7.1: only OPTIONS may use the asterisk.
@@ -242,13 +242,13 @@ impl Frontend {
             return Err(BAD_TARGET);
         }
         let target = mode.stream_target(authority(&head)?, path)?;
-        self.spenders.admit(&target, &head.headers)?;
+        self.page_credential_rules.admit(&target, &head.headers)?;
         if let Some(cookie) = joined_cookies(&head.headers) {
             head.headers.insert(COOKIE, cookie);
         }
         let mut headers = head.headers;
         headers.remove(HOST);
-        let trailers = hop_by_hop::takes_trailers(&headers);
+        let trailers = hop_by_hop::accepts_trailers(&headers);
         hop_by_hop::strip_request(&mut headers);
         let length = headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -282,7 +282,7 @@ impl Frontend {
         problem: &Problem,
     ) -> Result<(), ClientError> {
         let (mut headers, body) = problem.response();
-        date::add_where_missing(&mut headers, self.clock.now());
+        date::add_if_missing(&mut headers, self.clock.now());
         let length = BodyLength::Known(body.len() as u64);
         session.write_head(problem.status, headers, length, &FieldCase::default()).await?;
         session.write_body(body).await?;

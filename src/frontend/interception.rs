@@ -40,7 +40,7 @@ pub struct Intercepted {
     /// The decrypted stream.
     pub io: ClientStream,
     /// Whether the server name in the ClientHello is the host of the `CONNECT` request.
-    pub consistent: bool,
+    pub sni_matches: bool,
 }
 
 impl TlsInterceptor {
@@ -64,7 +64,7 @@ impl TlsInterceptor {
     }
 
     /// The pattern by which TLS to `host:port` is intercepted; `None`: it is not intercepted.
-    pub fn names(&self, host: &str, port: u16) -> Option<MatchedHost> {
+    pub fn matched_host(&self, host: &str, port: u16) -> Option<MatchedHost> {
         self.issuer.as_ref()?;
         let index = self.patterns.iter().position(|pattern| pattern.matches(host, port))?;
         let excluded = self.passthrough.iter().any(|pattern| pattern.matches(host, port));
@@ -72,8 +72,8 @@ impl TlsInterceptor {
     }
 
     /// A handle that can add `host:port` to the hosts whose clients need HTTP/1.
-    pub(super) fn http1_place(&self, host: &str, port: u16) -> Http1Candidate {
-        self.http1_only.place(host, port)
+    pub(super) fn http1_candidate(&self, host: &str, port: u16) -> Http1Candidate {
+        self.http1_only.candidate(host, port)
     }
 
     /// Completes the handshake that begins with `first` as `host`; `None`: it failed, and the failure
@@ -87,15 +87,15 @@ impl TlsInterceptor {
         context: HandshakeContext<'_>,
     ) -> Option<Intercepted> {
         let handshake = timeout(context.within, self.accept_tls(io, host, port, first));
-        let outcome = handshake.await.unwrap_or(Err(HandshakeOutcome::Slow));
+        let outcome = handshake.await.unwrap_or(Err(HandshakeOutcome::TimedOut));
         let label = self.patterns.get(matched.0).map(ToString::to_string).unwrap_or_default();
         match outcome {
             Ok(intercepted) => {
-                context.account.handshake(&label, host, HandshakeOutcome::Done);
+                context.telemetry.handshake(&label, host, HandshakeOutcome::Done);
                 Some(intercepted)
             }
             Err(outcome) => {
-                context.account.handshake(&label, host, outcome);
+                context.telemetry.handshake(&label, host, outcome);
                 None
             }
         }
@@ -116,15 +116,15 @@ impl TlsInterceptor {
             Some(Ok(config)) => config,
             Some(Err(error)) => {
                 tracing::warn!(host, %error, "Could not issue a certificate");
-                return Err(HandshakeOutcome::Unvouched);
+                return Err(HandshakeOutcome::NoCertificate);
             }
-            None => return Err(HandshakeOutcome::Unvouched),
+            None => return Err(HandshakeOutcome::NoCertificate),
         };
         // Clients that support only HTTP/2 (gRPC) still get it.
-        let http1 = offers_http1(&hello) && self.http1_only.has(host, port);
+        let http1 = offers_http1(&hello) && self.http1_only.contains(host, port);
         let config = if http1 { without_http2(&config) } else { config };
-        let io = io.secured(hello, config).await.map_err(|error| handshake_error(&error))?;
-        Ok(Intercepted { io, consistent })
+        let io = io.into_tls(hello, config).await.map_err(|error| handshake_error(&error))?;
+        Ok(Intercepted { io, sni_matches: consistent })
     }
 }
 
@@ -141,7 +141,7 @@ pub(super) struct HandshakeContext<'a> {
     /// The time from the first byte to the last.
     pub(super) within: Duration,
     /// Records the outcome.
-    pub(super) account: &'a Arc<Telemetry>,
+    pub(super) telemetry: &'a Arc<Telemetry>,
 }
 
 /// Reads the ClientHello, which begins with `bytes`.
@@ -202,7 +202,7 @@ mod tests {
         let config = parse("proxy.yaml", &format!("version: 1\n{yaml}\n"), &Env::default())
             .expect("it is valid");
         let clock = Clock::default();
-        let authority = CertificateAuthority::for_now(clock.now(), &[]).expect("an authority");
+        let authority = CertificateAuthority::ephemeral(clock.now(), &[]).expect("an authority");
         let issuer = LeafIssuer::new(Arc::new(authority), clock).expect("an issuer");
         TlsInterceptor::new(&config, Some(issuer), ConnectionAuthHosts::default())
     }
@@ -225,7 +225,7 @@ mod tests {
             // A route for every host does not enable interception.
             ("other.example", 443, false),
         ] {
-            assert_eq!(interception.names(host, port).is_some(), expected, "{host}:{port}");
+            assert_eq!(interception.matched_host(host, port).is_some(), expected, "{host}:{port}");
         }
     }
 

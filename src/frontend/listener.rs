@@ -42,7 +42,7 @@ const UNSENT: u32 = 256 * 1024;
 
 /// The number of clients that are rejected concurrently, over all listeners. Each of them uses a file
 /// descriptor until it has read its response.
-pub const TURNED_AWAY: usize = 8;
+pub const MAX_REJECTIONS: usize = 8;
 
 /// No connection slot became free in time.
 const CONNECTION_LIMIT: Problem = Problem::new(
@@ -81,16 +81,16 @@ pub fn kind(address: SocketAddr) -> ListenerKind {
 #[derive(Clone)]
 pub struct AcceptContext {
     /// Provides the current frontend.
-    pub doors: Arc<dyn CurrentFrontend>,
+    pub frontends: Arc<dyn CurrentFrontend>,
     /// The connection slots: each connection holds a permit while it is open.
-    pub places: Arc<Semaphore>,
+    pub slots: Arc<Semaphore>,
     /// The slots for rejections, [`MAX_REJECTIONS`] in all: a rejected client holds one until it has
     /// its response.
-    pub exits: Arc<Semaphore>,
+    pub rejection_slots: Arc<Semaphore>,
     /// Records failed accepts.
-    pub account: Arc<Telemetry>,
+    pub telemetry: Arc<Telemetry>,
     /// The drain state.
-    pub stage: watch::Receiver<DrainState>,
+    pub drain: watch::Receiver<DrainState>,
 }
 
 /// Accepts connections until larder is closing. Connections that were established by then are still
@@ -100,7 +100,7 @@ pub async fn accept(listener: TcpListener, context: AcceptContext) {
         Ok(address) => kind(address),
         Err(_unknown) => ListenerKind::Reachable,
     };
-    let mut drain = context.stage.clone();
+    let mut drain = context.drain.clone();
     tokio::select! {
         biased;
         _ = drain.wait_for(|drain| drain.is_closing()) => {}
@@ -129,7 +129,7 @@ async fn accept_all(listener: &TcpListener, kind: ListenerKind, context: &Accept
                 None => context.reject(stream, peer).await,
             },
             Err(error) => {
-                context.account.accept_error(&error);
+                context.telemetry.accept_error(&error);
                 if !is_connection_error(&error) {
                     sleep(ACCEPT_BACKOFF).await;
                 }
@@ -147,7 +147,7 @@ fn is_connection_error(error: &io::Error) -> bool {
 
 impl AcceptContext {
     fn free_slot(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.places).try_acquire_owned().ok()
+        Arc::clone(&self.slots).try_acquire_owned().ok()
     }
 
     /// Waits for a slot for the next connection; `None` if none has been free for longer than
@@ -163,13 +163,13 @@ impl AcceptContext {
         let since = *full_since.get_or_insert(now);
         let left = SLOT_WAIT.saturating_sub(now.saturating_duration_since(since));
         // The semaphore is never closed.
-        timeout(left, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok()
+        timeout(left, Arc::clone(&self.slots).acquire_owned()).await.ok()?.ok()
     }
 
     /// Sends an error response to a client for which no slot is free.
     async fn reject(&self, stream: TcpStream, peer: SocketAddr) {
-        let Ok(slot) = Arc::clone(&self.exits).acquire_owned().await else { return };
-        let frontend = self.doors.current();
+        let Ok(slot) = Arc::clone(&self.rejection_slots).acquire_owned().await else { return };
+        let frontend = self.frontends.current();
         tokio::spawn(async move {
             set_socket_options(&stream);
             let io = ClientStream::new(stream, peer, Arc::clone(&frontend.in_flight));
@@ -186,12 +186,12 @@ impl AcceptContext {
         slot: OwnedSemaphorePermit,
     ) {
         let (frontends, drain, mut drain_end) =
-            (Arc::clone(&self.doors), self.stage.clone(), self.stage.clone());
+            (Arc::clone(&self.frontends), self.drain.clone(), self.drain.clone());
         tokio::spawn(async move {
             set_socket_options(&stream);
             let io = ClientStream::new(stream, peer, Arc::clone(&frontends.current().in_flight));
             tokio::select! {
-                () = connection::receive(frontends, io, kind, drain) => {}
+                () = connection::serve_connection(frontends, io, kind, drain) => {}
                 _ = drain_end.wait_for(|drain| *drain == DrainState::Over) => {}
             }
             drop(slot);
@@ -201,7 +201,7 @@ impl AcceptContext {
     /// Connections in the backlog would be reset when the socket closes, so they are accepted first.
     fn accept_backlog(&self, listener: TcpListener, kind: ListenerKind) {
         let Ok(listener) = listener.into_std() else { return };
-        while let Ok(slot) = Arc::clone(&self.places).try_acquire_owned() {
+        while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
             let Ok((stream, peer)) = listener.accept() else { return };
             let Ok(()) = stream.set_nonblocking(true) else { continue };
             let Ok(stream) = TcpStream::from_std(stream) else { continue };

@@ -68,23 +68,23 @@ impl Mounts {
     ) -> Option<Result<MountTarget, Problem>> {
         let (mount, rest) = self.below(path_and_query)?;
         let is_on_this_host = || listener == ListenerKind::Loopback || is_local();
-        let in_browser = metadata.shows_a_browser();
+        let in_browser = metadata.is_from_browser();
         let is_ours = if in_browser || is_on_this_host() {
-            metadata.names_this_host(&mount.allow_hosts)
+            metadata.is_addressed_to_this_host(&mount.allow_hosts)
         } else {
             // A program on another host, or a page that makes its browser look like a program.
-            !mount.guarded || metadata.names_a_neighbour(&mount.allow_hosts)
+            !mount.has_credential || metadata.is_addressed_by_local_name(&mount.allow_hosts)
         };
         if !is_ours {
             return Some(Err(MISDIRECTED));
         }
         let page = match metadata.page(
             &mount.allow_origins,
-            mount.guarded,
+            mount.has_credential,
             metadata.own_origin().as_deref(),
         ) {
             WebPage::None => None,
-            WebPage::Named(origin) => Some(origin),
+            WebPage::Allowed(origin) => Some(origin),
             WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
         };
         Some(Ok(MountTarget { target: target_below(mount, rest)?, page, in_browser }))
@@ -93,7 +93,7 @@ impl Mounts {
     /// The URL that a URL below a mount maps to, as a request for it would be forwarded. The URL must
     /// address a larder with these listeners: by its address, as localhost or by a name in
     /// `allow_hosts`. `None`: the URL does not refer to a mount.
-    pub fn stands_for(&self, url: &Target, listeners: &[SocketAddr]) -> Option<Target> {
+    pub fn resolve_url(&self, url: &Target, listeners: &[SocketAddr]) -> Option<Target> {
         // larder accepts TLS only inside tunnels.
         if url.scheme() != Scheme::Http {
             return None;
@@ -102,7 +102,7 @@ impl Mounts {
         let (host, port) = (url.host(), url.port());
         let here = || listeners.iter().any(|own| own.port() == port);
         let is_own = match web_page::address(host) {
-            Some(address) => egress_policy::is_one_of(listeners, address, port),
+            Some(address) => egress_policy::reaches_listener(listeners, address, port),
             None => web_page::is_localhost(host) && here(),
         };
         let is_own = is_own || mount.allow_hosts.iter().any(|allowed| **allowed == *host);
@@ -139,7 +139,7 @@ mod tests {
             port: None,
             allow_hosts: vec![],
             allow_origins: vec![],
-            guarded: false,
+            has_credential: false,
         };
         let mut mounts = vec![mount("/a", "a.example"), mount("/a/b", "b.example")];
         mounts.sort_by_key(|mount| std::cmp::Reverse(mount.path.len()));
@@ -204,7 +204,7 @@ mod tests {
             ("http://192.0.2.1:8081/a/c", None),
             ("http://other.example:8080/a/c", None),
         ] {
-            let found = mounts.stands_for(&Target::absolute(url).unwrap(), &listeners);
+            let found = mounts.resolve_url(&Target::absolute(url).unwrap(), &listeners);
             assert_eq!(found.map(|found| found.to_string()).as_deref(), expected, "{url}");
         }
     }
@@ -233,7 +233,7 @@ mod tests {
         mounts.mounts[0].allow_hosts = vec!["larder.internal".into()];
         let refused = |guarded: bool, host: &str, field: (&'static str, &'static str)| {
             let mut mounts = mounts.clone();
-            mounts.mounts[0].guarded = guarded;
+            mounts.mounts[0].has_credential = guarded;
             let mut fields = HeaderMap::new();
             fields.insert(field.0, HeaderValue::from_static(field.1));
             let host = HeaderValue::from_str(host).unwrap();

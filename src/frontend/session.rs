@@ -63,10 +63,10 @@ impl ClientSession {
     /// Waits for the next event: capacity for more of the response, if there was none, and with `reads`
     /// the next piece of the request body; without `reads` it only detects that the client has
     /// disconnected. Queued data is written meanwhile. Cancel-safe.
-    pub async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
+    pub async fn next_event(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
         match self {
-            Self::Http1(session) => session.news(reads).await,
-            Self::Http2(session) => session.news(reads).await,
+            Self::Http1(session) => session.next_event(reads).await,
+            Self::Http2(session) => session.next_event(reads).await,
         }
     }
 
@@ -80,10 +80,10 @@ impl ClientSession {
 
     /// Resolves when the client has disconnected, however much of the request body has been read.
     /// Cancel-safe. A half-close counts as a disconnect.
-    pub async fn gone(&mut self) -> ClientError {
+    pub async fn until_gone(&mut self) -> ClientError {
         match self {
-            Self::Http1(session) => session.gone().await,
-            Self::Http2(session) => session.gone().await,
+            Self::Http1(session) => session.until_gone().await,
+            Self::Http2(session) => session.until_gone().await,
         }
     }
 
@@ -133,17 +133,17 @@ impl ClientSession {
 
     /// The state that exchanges on the client's connection share; `None` on HTTP/1, which has one
     /// exchange at a time.
-    pub fn siblings(&self) -> Option<&SharedConnection> {
+    pub fn shared_connection(&self) -> Option<&SharedConnection> {
         match self {
             Self::Http1(_) => None,
-            Self::Http2(session) => Some(session.siblings()),
+            Self::Http2(session) => Some(session.shared_connection()),
         }
     }
 
     /// Lets an HTTP/2 connection accept no further requests once this one has its response.
-    pub fn leave_after(&mut self) {
+    pub fn goaway_after(&mut self) {
         if let Self::Http2(session) = self {
-            session.leave_after();
+            session.goaway_after();
         }
     }
 
@@ -164,10 +164,10 @@ impl ClientSession {
     }
 
     /// Sets the number of bytes that an origin may send ahead while larder waits for the client.
-    pub fn is_ahead(&mut self, bytes: usize) {
+    pub fn set_read_ahead(&mut self, bytes: usize) {
         match self {
-            Self::Http1(session) => session.is_ahead(bytes),
-            Self::Http2(session) => session.is_ahead(bytes),
+            Self::Http1(session) => session.set_read_ahead(bytes),
+            Self::Http2(session) => session.set_read_ahead(bytes),
         }
     }
 
@@ -239,9 +239,9 @@ impl ClientSession {
 
     /// Like [`ClientSession::pins`], but creates an empty set if there is none. `None` on HTTP/2: many
     /// exchanges share the client's connection, so it cannot belong to one user.
-    pub fn pins_to_be(&mut self) -> Option<&ClientPins> {
+    pub fn ensure_pins(&mut self) -> Option<&ClientPins> {
         match self {
-            Self::Http1(session) => Some(session.pins_to_be()),
+            Self::Http1(session) => Some(session.ensure_pins()),
             Self::Http2(_) => None,
         }
     }

@@ -80,36 +80,36 @@ impl SharedConnection {
             queued: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             in_flight: Arc::clone(in_flight),
-            received: Mutex::new(BytesReceived { bytes: 0, last: clock::of_timers() }),
+            received: Mutex::new(BytesReceived { bytes: 0, last: clock::timer_now() }),
             stalled_uploads: AtomicUsize::new(0),
         }))
     }
 
     /// Counts received bytes of a request body.
-    pub(super) fn comes(&self, bytes: usize) {
+    pub(super) fn record_received(&self, bytes: usize) {
         let mut received = self.0.received.lock();
         received.bytes += bytes as u64;
-        received.last = clock::of_timers();
+        received.last = clock::timer_now();
     }
 
     /// The bytes received so far.
-    pub fn came(&self) -> BytesReceived {
+    pub fn received(&self) -> BytesReceived {
         *self.0.received.lock()
     }
 
     /// Whether the client cannot send more of some body because its origin accepts no more.
-    pub fn is_any_held(&self) -> bool {
+    pub fn is_any_upload_stalled(&self) -> bool {
         self.0.stalled_uploads.load(Ordering::Relaxed) > 0
     }
 
     /// Creates the marker for a stream whose upload may stall.
-    pub fn holding(&self) -> StalledUpload {
+    pub fn stalled_upload(&self) -> StalledUpload {
         StalledUpload { shared: self.clone(), is_stalled: false }
     }
 
     /// Records that the host needs HTTP/1: from now on no other protocol is offered to its clients.
     /// Returns false if the client supports only HTTP/2.
-    pub fn need_http1(&self) -> bool {
+    pub fn require_http1(&self) -> bool {
         if let Some(candidate) = &self.0.http1 {
             candidate.remember();
         }
@@ -119,29 +119,29 @@ impl SharedConnection {
     /// Requests that the connection accept no further requests. Data that is written from now on is
     /// held back until the GOAWAY frame can directly follow it: the client reads both at once and sends
     /// no request in between.
-    pub(super) fn leave(&self) {
+    pub(super) fn request_goaway(&self) {
         self.0.writes_held.store(true, Ordering::Release);
         self.0.goaway_requested.store(true, Ordering::Release);
     }
 
     /// Whether a stream has requested that.
-    pub(super) fn has_left(&self) -> bool {
+    pub(super) fn is_goaway_requested(&self) -> bool {
         self.0.goaway_requested.load(Ordering::Acquire)
     }
 
     /// Releases the data that was held back.
-    pub(super) fn let_go(&self) {
+    pub(super) fn release_writes(&self) {
         self.0.writes_held.store(false, Ordering::Release);
     }
 
     /// Whether the client accepts less than there is to send.
-    pub(super) fn is_clogged(&self) -> bool {
+    pub(super) fn is_write_blocked(&self) -> bool {
         self.0.write_blocked.load(Ordering::Acquire)
     }
 
     /// Sets whether the client accepts less than there is to send. The connection calls this at every
     /// write.
-    pub(super) fn clogs(&self, write_blocked: bool) {
+    pub(super) fn set_write_blocked(&self, write_blocked: bool) {
         if self.0.write_blocked.load(Ordering::Relaxed) != write_blocked {
             self.0.write_blocked.store(write_blocked, Ordering::Release);
             self.0.write_blocked_sender.send_replace(write_blocked);
@@ -149,12 +149,12 @@ impl SharedConnection {
     }
 
     /// Subscribes to changes of this state.
-    pub(super) fn watch(&self) -> watch::Receiver<bool> {
+    pub(super) fn watch_write_blocked(&self) -> watch::Receiver<bool> {
         self.0.write_blocked_sender.subscribe()
     }
 
     /// Counts bytes that the client has accepted.
-    pub(super) fn wrote(&self, bytes: usize) {
+    pub(super) fn record_written(&self, bytes: usize) {
         self.0.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -169,7 +169,7 @@ impl SharedConnection {
     }
 
     /// The bytes that the streams that wait for the client keep in memory.
-    pub(super) fn held(&self) -> &AtomicUsize {
+    pub(super) fn held_bytes(&self) -> &AtomicUsize {
         &self.0.held_bytes
     }
 
@@ -179,7 +179,7 @@ impl SharedConnection {
     }
 
     /// Whether writes are held back.
-    pub(super) fn is_kept_back(&self) -> bool {
+    pub(super) fn are_writes_held(&self) -> bool {
         self.0.writes_held.load(Ordering::Acquire)
     }
 }
@@ -201,7 +201,7 @@ struct StreamCounts {
 
 impl StreamShare {
     /// The number of bytes that the stream may queue now.
-    pub(super) fn room(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         if self.shared.0.queued.load(Ordering::Acquire) < MAX_QUEUED {
             usize::MAX
         } else if self.own.bytes.load(Ordering::Acquire) == 0 {
@@ -212,25 +212,25 @@ impl StreamShare {
     }
 
     /// Like [`StreamShare::capacity`]; ready when it is not zero.
-    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<usize> {
-        let room = self.room();
+    pub(super) fn poll_capacity(&self, cx: &mut Context<'_>) -> Poll<usize> {
+        let room = self.capacity();
         if room > 0 {
             return Poll::Ready(room);
         }
         *self.own.waker.lock() = Some(cx.waker().clone());
         // Checked again: the task that sends the last bytes wakes the task that it finds behind this
         // lock.
-        match self.room() {
+        match self.capacity() {
             0 => Poll::Pending,
             room => Poll::Ready(room),
         }
     }
 
     /// Queues this many bytes.
-    pub(super) fn give(&self, bytes: usize) -> QueuedBytes {
+    pub(super) fn enqueue(&self, bytes: usize) -> QueuedBytes {
         self.own.bytes.fetch_add(bytes, Ordering::AcqRel);
         self.shared.0.queued.fetch_add(bytes, Ordering::AcqRel);
-        self.shared.0.in_flight.unsent(bytes);
+        self.shared.0.in_flight.add_unsent(bytes);
         QueuedBytes { shared: self.shared.clone(), own: Arc::clone(&self.own), bytes }
     }
 }
@@ -247,7 +247,7 @@ pub struct QueuedBytes {
 impl Drop for QueuedBytes {
     fn drop(&mut self) {
         let Inner { queued, in_flight, .. } = &*self.shared.0;
-        in_flight.sent(self.bytes);
+        in_flight.remove_unsent(self.bytes);
         queued.fetch_sub(self.bytes, Ordering::AcqRel);
         if self.own.bytes.fetch_sub(self.bytes, Ordering::AcqRel) == self.bytes
             && let Some(waker) = self.own.waker.lock().take()
@@ -259,7 +259,7 @@ impl Drop for QueuedBytes {
 
 impl StalledUpload {
     /// Sets whether the upload is stalled from now on.
-    pub fn is(&mut self, stalled: bool) {
+    pub fn set_stalled(&mut self, stalled: bool) {
         if std::mem::replace(&mut self.is_stalled, stalled) == stalled {
             return;
         }
@@ -274,7 +274,7 @@ impl StalledUpload {
 
 impl Drop for StalledUpload {
     fn drop(&mut self) {
-        self.is(false);
+        self.set_stalled(false);
     }
 }
 
@@ -287,16 +287,16 @@ mod tests {
     #[test]
     fn a_stalled_upload_counts_once_until_it_is_dropped() {
         let shared = SharedConnection::new(None, &InFlightBytes::new(1 << 20));
-        let (mut one, mut other) = (shared.holding(), shared.holding());
+        let (mut one, mut other) = (shared.stalled_upload(), shared.stalled_upload());
         for stalled in [true, true, false, false, true] {
-            one.is(stalled);
-            assert_eq!(shared.is_any_held(), stalled);
+            one.set_stalled(stalled);
+            assert_eq!(shared.is_any_upload_stalled(), stalled);
         }
-        other.is(true);
+        other.set_stalled(true);
         drop(one);
-        assert!(shared.is_any_held());
+        assert!(shared.is_any_upload_stalled());
         drop(other);
-        assert!(!shared.is_any_held());
+        assert!(!shared.is_any_upload_stalled());
     }
 
     /// A waiting stream that records whether it was woken.
@@ -317,22 +317,22 @@ mod tests {
         let mut cx = Context::from_waker(&waker);
         let (one, other) = (shared.share(), shared.share());
         let mut queue = Vec::new();
-        while one.room() > 0 {
-            queue.push(one.give(MAX_QUEUED / 8));
+        while one.capacity() > 0 {
+            queue.push(one.enqueue(MAX_QUEUED / 8));
         }
         assert_eq!(queue.len(), 8);
-        assert!(one.poll_room(&mut cx).is_pending());
+        assert!(one.poll_capacity(&mut cx).is_pending());
         // Another stream does not have to wait for it.
-        assert_eq!(other.poll_room(&mut cx), Poll::Ready(MIN_QUEUED));
-        let queued = other.give(MIN_QUEUED);
-        assert!(other.poll_room(&mut cx).is_pending());
+        assert_eq!(other.poll_capacity(&mut cx), Poll::Ready(MIN_QUEUED));
+        let queued = other.enqueue(MIN_QUEUED);
+        assert!(other.poll_capacity(&mut cx).is_pending());
         drop(queued);
         assert!(stream.0.swap(false, Ordering::Relaxed), "its bytes are sent");
-        assert_eq!(other.room(), MIN_QUEUED);
-        assert!(one.poll_room(&mut cx).is_pending());
+        assert_eq!(other.capacity(), MIN_QUEUED);
+        assert!(one.poll_capacity(&mut cx).is_pending());
         queue.clear();
         assert!(stream.0.load(Ordering::Relaxed));
-        assert_eq!((one.room(), other.room()), (usize::MAX, usize::MAX));
+        assert_eq!((one.capacity(), other.capacity()), (usize::MAX, usize::MAX));
         assert_eq!(shared.0.queued.load(Ordering::Relaxed), 0);
     }
 }

@@ -17,18 +17,18 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SocketEnd {
     /// A process of this user owns it.
-    Of(u32),
+    OwnedBy(u32),
     /// It exists, but no process owns it: it is not accepted yet, or already closed.
-    Unheld,
+    Unowned,
     /// It is not on this host, or not visible from here.
-    Unseen,
+    NotFound,
 }
 
 impl SocketEnd {
     fn user(self) -> Option<u32> {
         match self {
-            Self::Of(user) => Some(user),
-            Self::Unheld | Self::Unseen => None,
+            Self::OwnedBy(user) => Some(user),
+            Self::Unowned | Self::NotFound => None,
         }
     }
 }
@@ -36,36 +36,36 @@ impl SocketEnd {
 /// The user that owns the end at `peer` of a connection whose end at `ours` belongs to this process.
 /// `None`: that end is already closed, is not on this host, or is not visible from here.
 pub async fn owner(ours: SocketAddr, peer: SocketAddr) -> Option<u32> {
-    if let Ok(found) = diag::ask(ours, peer) {
+    if let Ok(found) = diag::lookup(ours, peer) {
         return found.user();
     }
     // A task that never runs yields no owner either.
-    let found = tokio::task::spawn_blocking(move || table::ask(ours, peer)).await;
+    let found = tokio::task::spawn_blocking(move || table::lookup(ours, peer)).await;
     found.ok().and_then(SocketEnd::user)
 }
 
 /// Looks up the end at `there` of a connection whose other end is at `here`, whichever of the two
 /// connected. May take milliseconds without `sock_diag`.
 pub fn end(here: SocketAddr, there: SocketAddr) -> SocketEnd {
-    diag::ask(here, there).unwrap_or_else(|_none| table::ask(here, there))
+    diag::lookup(here, there).unwrap_or_else(|_none| table::lookup(here, there))
 }
 
 /// Whether the system reports socket owners at all. The check looks up a connection of this process,
 /// whose user is `own`: there is no other way to find out (other systems, no `/proc`, sandboxes).
-pub fn can_tell(own: u32) -> bool {
+pub fn reports_owners(own: u32) -> bool {
     let probe = || -> io::Result<bool> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let ours = listener.local_addr()?;
         let other = TcpStream::connect(ours)?;
         let peer = other.local_addr()?;
-        Ok(end(ours, peer) == SocketEnd::Of(own))
+        Ok(end(ours, peer) == SocketEnd::OwnedBy(own))
     };
-    probe().unwrap_or(false) && !stands_for_many(own)
+    probe().unwrap_or(false) && !is_overflow_id(own)
 }
 
 /// Whether the id of this user may also represent other users: in a user namespace all users that are
 /// not mapped into it share one id (`overflowuid`, usually 65534).
-pub fn stands_for_many(user: u32) -> bool {
+pub fn is_overflow_id(user: u32) -> bool {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
     let overflow = read("/proc/sys/kernel/overflowuid").trim().parse().unwrap_or(OVERFLOW);
     let map = read("/proc/self/uid_map");
@@ -88,8 +88,8 @@ mod tests {
         use socket2::{Domain, Socket, Type};
 
         let own = std::fs::metadata("/proc/self").unwrap().uid();
-        assert!(can_tell(own));
-        assert!(!can_tell(own + 1));
+        assert!(reports_owners(own));
+        assert!(!reports_owners(own + 1));
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let Ok(listener) = TcpListener::bind(address) else { continue };
             let ours = listener.local_addr().unwrap();
@@ -97,11 +97,15 @@ mod tests {
             let peer = client.local_addr().unwrap();
             let accepted = listener.accept().unwrap();
             assert_eq!(owner(ours, peer).await, Some(own), "{address}");
-            assert_eq!(table::ask(ours, peer), SocketEnd::Of(own), "{address}");
-            assert_eq!(end(peer, ours), SocketEnd::Of(own), "{address}: the end that accepted");
+            assert_eq!(table::lookup(ours, peer), SocketEnd::OwnedBy(own), "{address}");
+            assert_eq!(
+                end(peer, ours),
+                SocketEnd::OwnedBy(own),
+                "{address}: the end that accepted"
+            );
             drop(client);
             assert_eq!(owner(ours, peer).await, None, "{address}");
-            assert_ne!(table::ask(ours, peer), SocketEnd::Of(own), "{address}");
+            assert_ne!(table::lookup(ours, peer), SocketEnd::OwnedBy(own), "{address}");
             drop(accepted);
         }
         // A dual-stack socket, such as Java's, that uses IPv4.
@@ -114,7 +118,7 @@ mod tests {
         let (accepted, peer) = listener.accept().unwrap();
         let ours = accepted.local_addr().unwrap();
         assert_eq!(owner(ours, peer).await, Some(own));
-        assert_eq!(table::ask(ours, peer), SocketEnd::Of(own));
+        assert_eq!(table::lookup(ours, peer), SocketEnd::OwnedBy(own));
     }
 
     #[cfg(target_os = "linux")]
@@ -124,9 +128,9 @@ mod tests {
         let there = listener.local_addr().unwrap();
         let client = TcpStream::connect(there).unwrap();
         let here = client.local_addr().unwrap();
-        assert_eq!(diag::ask(here, there).unwrap_or(SocketEnd::Unheld), SocketEnd::Unheld);
-        assert_eq!(table::ask(here, there), SocketEnd::Unheld);
+        assert_eq!(diag::lookup(here, there).unwrap_or(SocketEnd::Unowned), SocketEnd::Unowned);
+        assert_eq!(table::lookup(here, there), SocketEnd::Unowned);
         let _accepted = listener.accept().unwrap();
-        assert!(matches!(end(here, there), SocketEnd::Of(_)));
+        assert!(matches!(end(here, there), SocketEnd::OwnedBy(_)));
     }
 }

@@ -37,10 +37,10 @@ use crate::upstream::pinned_connections::ClientPins;
 const WRITE_BUFFER: usize = 4 * 1024;
 
 /// A client that reads nothing for this long is disconnected.
-pub const STALLED: Duration = Duration::from_secs(60);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long the orderly close of a connection may take.
-pub(super) const FAREWELL: Duration = Duration::from_secs(1);
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The result of writing a response.
 #[derive(Debug, Clone, Copy)]
@@ -109,7 +109,7 @@ impl ClientStream {
     /// vanished must be detected.
     pub fn keep_alive(&self) {
         if let Some(socket) = self.stream.get_ref().socket() {
-            keep_alive::probe(socket);
+            keep_alive::enable(socket);
         }
     }
 
@@ -121,9 +121,13 @@ impl ClientStream {
 
     /// The same connection inside TLS, once the handshake that `hello` began has completed. If the
     /// client rejects the handshake, the error contains its alert.
-    pub async fn secured(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
+    pub async fn into_tls(
+        mut self,
+        hello: Accepted,
+        config: Arc<ServerConfig>,
+    ) -> io::Result<Self> {
         self.offers_http1 = offers_http1(&hello);
-        self.stream.get_mut().secure(hello, config).await?;
+        self.stream.get_mut().start_tls(hello, config).await?;
         Ok(self)
     }
 
@@ -139,7 +143,7 @@ impl ClientStream {
     }
 
     /// Like [`ClientStream::pins`], but creates an empty set if there is none.
-    pub(super) fn pins_to_be(&mut self) -> &ClientPins {
+    pub(super) fn ensure_pins(&mut self) -> &ClientPins {
         self.pins.get_or_insert_default()
     }
 
@@ -159,17 +163,17 @@ impl ClientStream {
     pub async fn close(mut self) {
         if self.stream.get_ref().is_secure() {
             // The result does not matter: the client may be gone.
-            let _closed = timeout(FAREWELL, self.stream.shutdown()).await;
+            let _closed = timeout(CLOSE_TIMEOUT, self.stream.shutdown()).await;
         }
     }
 
     /// Whether the handshake negotiated HTTP/2.
-    pub fn speaks_h2(&self) -> bool {
+    pub fn negotiated_h2(&self) -> bool {
         self.stream.get_ref().alpn() == Some(b"h2")
     }
 
     /// Whether the client also supports HTTP/1 inside TLS.
-    pub fn speaks_http1_too(&self) -> bool {
+    pub fn offered_http1(&self) -> bool {
         self.offers_http1
     }
 
@@ -183,12 +187,12 @@ impl ClientStream {
 
     /// From now until [`ClientStream::disarm_reset`], dropping the connection resets it: a client
     /// without framing (HTTP/1.0) must not take a truncated response for a complete one.
-    pub fn answering(&self) {
+    pub fn arm_reset(&self) {
         self.resets_on_drop.store(true, Ordering::Relaxed);
     }
 
     /// Ends the effect of [`ClientStream::arm_reset`], because the response is complete.
-    pub fn answered(&self) {
+    pub fn disarm_reset(&self) {
         self.resets_on_drop.store(false, Ordering::Relaxed);
     }
 
@@ -210,7 +214,7 @@ impl ClientStream {
                     Poll::Pending => {
                         let stall = stall.get_or_insert_with(|| {
                             let mut stall = Stall::new(&self.in_flight);
-                            stall.holds(body.len());
+                            stall.set_piece(body.len());
                             stall
                         });
                         stall.poll(cx).map(|()| 0)
@@ -222,19 +226,20 @@ impl ClientStream {
             }
             done += written;
             if let Some(stall) = &mut stall {
-                stall.moved(written);
+                stall.record_read(written);
             }
         }
-        let whole = done == all && patiently(&self.in_flight, transport.flush()).await.is_ok();
+        let whole =
+            done == all && with_stall_timeout(&self.in_flight, transport.flush()).await.is_ok();
         WriteResult { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
     /// Reports the result of a write to the HTTP/2 streams.
     fn report_write<T>(&self, written: &Poll<io::Result<T>>, bytes: impl Fn(&T) -> usize) {
         let Some(frames) = &self.frames else { return };
-        frames.siblings().clogs(written.is_pending());
+        frames.shared().set_write_blocked(written.is_pending());
         if let Poll::Ready(Ok(taken)) = written {
-            frames.siblings().wrote(bytes(taken));
+            frames.shared().record_written(bytes(taken));
         }
     }
 
@@ -254,7 +259,7 @@ pub(super) fn offers_http1(hello: &Accepted) -> bool {
 
 /// Waits for a client for at most [`STALL_TIMEOUT`]. Most clients accept the data at once: no timer is
 /// created for them.
-pub(super) async fn patiently<T>(
+pub(super) async fn with_stall_timeout<T>(
     in_flight: &InFlightBytes,
     taken: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
@@ -263,7 +268,7 @@ pub(super) async fn patiently<T>(
         return taken;
     }
     let late = || Err(io::ErrorKind::TimedOut.into());
-    in_flight.patiently(STALLED, taken).await.unwrap_or_else(late)
+    in_flight.with_stall_timeout(STALL_TIMEOUT, taken).await.unwrap_or_else(late)
 }
 
 /// The result of `work`; `None`: it did not complete within this time. Work that completes at once
@@ -333,7 +338,7 @@ impl AsyncWrite for ClientStream {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.frames.as_ref().is_some_and(|frames| frames.siblings().is_kept_back()) {
+        if this.frames.as_ref().is_some_and(|frames| frames.shared().are_writes_held()) {
             return Poll::Ready(Ok(()));
         }
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);

@@ -32,11 +32,11 @@ pub const NESTED: Problem = Problem::new(
 #[derive(Debug, Clone)]
 pub enum ProxyMode {
     /// Directly: each request names its target, or a mount.
-    Straight,
+    Direct,
     /// Inside a tunnel to this origin.
     Tunnel(Target),
     /// Inside a tunnel whose TLS server name is not the host of the tunnel.
-    Astray,
+    Misdirected,
 }
 
 impl ProxyMode {
@@ -65,9 +65,9 @@ impl ProxyMode {
     ) -> Result<MountTarget, Problem> {
         match (self, &head.target) {
             (_, HeadTarget::Authority(..)) => Err(NESTED),
-            (Self::Astray, _) => Err(ANOTHER_ORIGIN),
-            (Self::Straight, HeadTarget::Absolute(target)) => Ok(target.clone().into()),
-            (Self::Straight, HeadTarget::Origin(path)) => {
+            (Self::Misdirected, _) => Err(ANOTHER_ORIGIN),
+            (Self::Direct, HeadTarget::Absolute(target)) => Ok(target.clone().into()),
+            (Self::Direct, HeadTarget::Origin(path)) => {
                 let metadata = FetchMetadata { fields: &head.fields, host: head.host.as_ref() };
                 mounts.find(path, metadata, listener, is_local).unwrap_or(Err(NOT_PROXY))
             }

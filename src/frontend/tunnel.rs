@@ -82,11 +82,11 @@ pub struct Tunnels {
     /// Resolves names to allowed addresses.
     pub resolver: Arc<Resolver>,
     /// The admission control of outgoing connections.
-    pub gate: AdmissionControl,
+    pub admission: AdmissionControl,
     /// Records tunnels.
-    pub account: Arc<Telemetry>,
+    pub telemetry: Arc<Telemetry>,
     /// The mode switch: in offline mode there are no tunnels.
-    pub switch: Arc<ModeSwitch>,
+    pub mode_switch: Arc<ModeSwitch>,
     /// The metrics index of calls that match no upstream and no route.
     pub upstream: usize,
     /// The same for routes.
@@ -157,13 +157,13 @@ impl Tunnels {
         listener: ListenerKind,
         since: Instant,
     ) -> Option<Problem> {
-        if self.switch.mode() == Mode::Offline {
+        if self.mode_switch.mode() == Mode::Offline {
             return None;
         }
         let resolved =
             timeout(RESOLVE_TIMEOUT, self.resolver.addresses(host, port, listener)).await;
         let Ok(Err(UpstreamError::Denied(reason))) = resolved else { return None };
-        self.account.denied(reason.token());
+        self.telemetry.denied(reason.token());
         let problem = UpstreamError::Denied(reason).problem();
         self.record(host, since, Err(&problem));
         Some(problem)
@@ -177,21 +177,21 @@ impl Tunnels {
         listener: ListenerKind,
         since: Instant,
     ) -> Result<TcpStream, Problem> {
-        if self.switch.mode() == Mode::Offline {
+        if self.mode_switch.mode() == Mode::Offline {
             self.record(host, since, Err(&OFFLINE_PROBLEM));
             return Err(OFFLINE_PROBLEM);
         }
-        let target = UpstreamTarget::of_a_tunnel(self.upstream, host, port);
-        let mut timer = self.gate.record(target, self.route);
+        let target = UpstreamTarget::for_tunnel(self.upstream, host, port);
+        let mut timer = self.admission.start_timer(target, self.route);
         match self.dial(host, port, listener).await {
             Ok(origin) => {
-                timer.answered(StatusCode::OK);
+                timer.on_response(StatusCode::OK);
                 Ok(origin)
             }
             Err(failure) => {
-                timer.failed(failure.token());
+                timer.on_failure(failure.token());
                 if let UpstreamError::Denied(reason) = failure {
-                    self.account.denied(reason.token());
+                    self.telemetry.denied(reason.token());
                 }
                 let problem = failure.problem();
                 self.record(host, since, Err(&problem));
@@ -222,10 +222,10 @@ impl Tunnels {
     /// Records a tunnel with the bytes that were sent to the client, or the problem that prevented it.
     fn record(&self, host: &str, since: Instant, outcome: Result<u64, &Problem>) {
         let down = outcome.unwrap_or_default();
-        self.account.record(&RequestEvent {
+        self.telemetry.record(&RequestEvent {
             route: self.route,
             result: if outcome.is_ok() { ResultKind::Tunnel } else { ResultKind::Error },
-            why: None,
+            forward_reason: None,
             method: &Method::CONNECT,
             host,
             port: 0,
@@ -237,7 +237,7 @@ impl Tunnels {
             client_bytes: down,
             upstream_bytes: down,
             filled_bytes: 0,
-            is_larders: outcome.is_err(),
+            is_own_error: outcome.is_err(),
         });
     }
 
@@ -255,7 +255,7 @@ impl Tunnels {
             host: host.to_owned(),
             port,
             addresses: addresses.into(),
-            within: CONNECT_TIMEOUT,
+            timeout: CONNECT_TIMEOUT,
             preferred: self.resolver.preferred(),
         };
         dialer.dial().await
@@ -296,7 +296,7 @@ async fn relay(
     spliced.up += early.len() as u64;
     if spliced.end == SpliceEnd::Idle {
         // A stream that is cut must not look complete to either side: both see a reset.
-        io.answering();
+        io.arm_reset();
         if let Err(error) = SockRef::from(&*origin).set_linger(Some(Duration::ZERO)) {
             tracing::trace!(%error, "Could not prepare a reset");
         }

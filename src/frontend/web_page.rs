@@ -50,7 +50,7 @@ impl PageCredentialRules {
         let metadata = FetchMetadata { fields, host: None };
         match metadata.page(&credential.allow_origins, true, Some(&own)) {
             WebPage::Foreign => Err(FOREIGN_CREDENTIAL_USE),
-            WebPage::None | WebPage::Named(_) => Ok(()),
+            WebPage::None | WebPage::Allowed(_) => Ok(()),
         }
     }
 }
@@ -61,7 +61,7 @@ pub enum WebPage {
     /// No page, or a page of the origin itself: a program, the address bar.
     None,
     /// An allowed page of another site, with its origin.
-    Named(HeaderValue),
+    Allowed(HeaderValue),
     /// A page of another site.
     Foreign,
 }
@@ -78,15 +78,15 @@ pub struct FetchMetadata<'a> {
 impl FetchMetadata<'_> {
     /// Whether `Host` is an address, `localhost` or one of `allowed`, and not a name that a foreign DNS
     /// server resolves to the address of this host (DNS rebinding).
-    pub fn names_this_host(&self, allowed: &[Box<str>]) -> bool {
+    pub fn is_addressed_to_this_host(&self, allowed: &[Box<str>]) -> bool {
         // Every browser sends it.
         self.host.is_none() || self.host().is_some_and(|host| is_name_of_this_host(&host, allowed))
     }
 
     /// Whether `Host` may also be a name without a dot, as the DNS of a private network defines it
     /// (`larder` in Docker Compose): no host on the internet has such a name.
-    pub fn names_a_neighbour(&self, allowed: &[Box<str>]) -> bool {
-        self.names_this_host(allowed)
+    pub fn is_addressed_by_local_name(&self, allowed: &[Box<str>]) -> bool {
+        self.is_addressed_to_this_host(allowed)
             || self.host().is_some_and(|host| !host.contains(['.', ':', '[']))
     }
 
@@ -103,7 +103,7 @@ impl FetchMetadata<'_> {
 
     /// Whether a browser sends the request: by its User-Agent, or by its fields about a page. Node's
     /// `fetch` identifies itself as a program.
-    pub fn shows_a_browser(&self) -> bool {
+    pub fn is_from_browser(&self) -> bool {
         let has = |name| self.fields.contains_key(name);
         self.has_browser_agent() || has(ORIGIN) || has(REFERER) || self.fetch_site(false).is_some()
     }
@@ -130,7 +130,7 @@ impl FetchMetadata<'_> {
         // forge neither.
         let referrer = self.fields.get(REFERER);
         if let Some(page) = allowed_origin(origin, referrer, allowed) {
-            return WebPage::Named(page);
+            return WebPage::Allowed(page);
         }
         let foreign = match (self.fetch_site(own.is_some()), origin) {
             (_, Some(origin)) if !has_origin(origin, own) => true,
@@ -321,7 +321,7 @@ mod tests {
             let host = HeaderValue::from_str(host).unwrap();
             let metadata = FetchMetadata { fields: &HeaderMap::new(), host: Some(&host) };
             assert_eq!(
-                metadata.names_this_host(&["host.docker.internal".into()]),
+                metadata.is_addressed_to_this_host(&["host.docker.internal".into()]),
                 is_this,
                 "{host:?}"
             );

@@ -28,7 +28,7 @@ pub(super) const END: u8 = 0;
 
 /// Builds `target | listener | separators | [excluded secrets] | fields | scope`.
 pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy) -> CacheKey {
-    let (scope, separators) = field_kinds::told_apart(builder, request, policy);
+    let (scope, separators) = field_kinds::scope_and_separators(builder, request, policy);
     let target = &request.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, builder, target, &policy.key.query);
@@ -47,7 +47,7 @@ pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy)
 }
 
 /// The key for partial responses: the same parts after another first byte.
-pub(super) fn of_parts(complete: &CacheKey) -> CacheKey {
+pub(super) fn for_partial(complete: &CacheKey) -> CacheKey {
     let mut bytes = complete.canonical.to_vec();
     if let Some(first) = bytes.first_mut() {
         *first = PARTS;
@@ -91,8 +91,8 @@ fn put_target(bytes: &mut Vec<u8>, builder: &KeyBuilder, target: &Target, rule: 
     });
     bytes.extend_from_slice(&target.port().to_le_bytes());
     put(bytes, target.host().as_bytes());
-    put_path(bytes, builder, &path_equivalence::normal(target.path()));
-    put_query(bytes, builder, target.query().map(path_equivalence::normal).as_deref(), rule);
+    put_path(bytes, builder, &path_equivalence::normalize(target.path()));
+    put_query(bytes, builder, target.query().map(path_equivalence::normalize).as_deref(), rule);
 }
 
 /// Writes the parts of a path in order; secret ones are hashed. Different paths never have the same list,
@@ -114,7 +114,7 @@ fn put_path(bytes: &mut Vec<u8>, builder: &KeyBuilder, path: &str) {
 
 /// Writes the included parameters. A secret one is written as its visible start and the hash of the whole.
 fn put_query(bytes: &mut Vec<u8>, builder: &KeyBuilder, query: Option<&str>, rule: &QueryRule) {
-    for param in query::counted(query, rule) {
+    for param in query::included(query, rule) {
         if builder.redactor.is_secret_param(param) {
             bytes.push(NAMED);
             put(bytes, redaction::shown_start(param).as_bytes());
@@ -149,7 +149,7 @@ fn put_excluded_secrets(
     if matches!(scope, Scope::Shared | Scope::Named(_)) {
         return;
     }
-    let mut excluded = query::left_out(request.target.query(), &policy.key.query)
+    let mut excluded = query::excluded(request.target.query(), &policy.key.query)
         .filter(|param| builder.redactor.is_secret_param(param))
         .peekable();
     if excluded.peek().is_some() {

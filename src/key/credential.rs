@@ -11,12 +11,12 @@ use crate::key::ignored_fields::is_harmless;
 
 /// Whether a field of this name is a credential. Fields on the list of harmless ones never are.
 pub(super) fn is_built_in(name: &HeaderName) -> bool {
-    !is_harmless(name) && has_telling_name(name)
+    !is_harmless(name) && has_credential_name(name)
 }
 
 /// The same for a name that is not on that list.
-pub(super) fn has_telling_name(name: &HeaderName) -> bool {
-    *name == COOKIE || has_telling_word(name.as_str())
+pub(super) fn has_credential_name(name: &HeaderName) -> bool {
+    *name == COOKIE || has_credential_word(name.as_str())
 }
 
 /// Words that mark a credential as a separate word of the name.
@@ -61,7 +61,7 @@ const BEGINNINGS: [&str; 5] = ["auth0", "session", "tenant", "token", "userid"];
 
 /// Whether a word of the (lower-case) name marks a credential. Called for every field that is not on the list
 /// of harmless ones.
-pub(super) fn has_telling_word(name: &str) -> bool {
+pub(super) fn has_credential_word(name: &str) -> bool {
     let mut words = name.split(['-', '_', '.']).filter(|word| !word.is_empty()).peekable();
     while let Some(word) = words.next() {
         let describes_software = word == "user" && words.peek() == Some(&"agent");

@@ -39,7 +39,7 @@ impl KeyBuilder {
     /// that the route names: all that are not known to be harmless; in a shared scope only those by which an
     /// origin may select another resource. Sorted by name.
     pub fn separators<'a>(&self, request: &'a ProxyRequest, policy: &Policy) -> Vec<FieldLine<'a>> {
-        told_apart(self, request, policy).1
+        scope_and_separators(self, request, policy).1
     }
 
     /// The scope for these credentials.
@@ -65,7 +65,7 @@ impl KeyBuilder {
             FieldKind::Credential
         } else if ignored_fields::is_harmless(name) {
             FieldKind::Harmless
-        } else if credential::has_telling_name(name) {
+        } else if credential::has_credential_name(name) {
             FieldKind::Credential
         } else {
             FieldKind::Other
@@ -74,7 +74,7 @@ impl KeyBuilder {
 }
 
 /// [`KeyBuilder::scope`] and [`KeyBuilder::separators`] in one pass.
-pub(super) fn told_apart<'a>(
+pub(super) fn scope_and_separators<'a>(
     builder: &KeyBuilder,
     request: &'a ProxyRequest,
     policy: &Policy,

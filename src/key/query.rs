@@ -8,7 +8,7 @@ use crate::policy::QueryRule;
 use crate::semantics::query::names;
 
 /// The parameters of `query` that `rule` includes, in order.
-pub(super) fn counted<'q>(
+pub(super) fn included<'q>(
     query: Option<&'q str>,
     rule: &QueryRule,
 ) -> impl Iterator<Item = &'q str> {
@@ -17,7 +17,7 @@ pub(super) fn counted<'q>(
 }
 
 /// The parameters that `rule` excludes.
-pub(super) fn left_out<'q>(
+pub(super) fn excluded<'q>(
     query: Option<&'q str>,
     rule: &QueryRule,
 ) -> impl Iterator<Item = &'q str> {

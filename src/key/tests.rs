@@ -247,13 +247,13 @@ fn one_target_has_one_target_id_in_every_scope() {
 #[test]
 fn partial_responses_have_their_own_key_with_same_target_and_scope() {
     let whole = key("http://h/x", &[("authorization", "one")]);
-    let parts = whole.of_parts();
+    let parts = whole.for_partial();
     assert_ne!(whole, parts);
     assert_ne!(whole.id(), parts.id());
-    assert!(parts.is_of_parts() && !whole.is_of_parts());
+    assert!(parts.is_for_partial() && !whole.is_for_partial());
     assert_eq!((parts.target_id(), parts.scope()), (whole.target_id(), whole.scope()));
     assert_eq!(parts.canonical().get(1..), whole.canonical().get(1..));
-    assert_ne!(parts, key("http://h/x", &[("authorization", "two")]).of_parts());
+    assert_ne!(parts, key("http://h/x", &[("authorization", "two")]).for_partial());
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn accounts_have_separate_limits_if_their_field_is_a_credential() {
     let named = KeyBuilder::new([7; 32], &[account], Redactor::default());
     let of = |builder: &KeyBuilder, account| {
         let fields = [("authorization", "Bearer x"), ("stripe-account", account)];
-        builder.asker(&request_to("http://a/", &fields))
+        builder.api_user(&request_to("http://a/", &fields))
     };
     assert_ne!(of(&named, "acct_1"), of(&named, "acct_2"));
     assert_eq!(of(&builder(), "acct_1"), of(&builder(), "acct_2"), "the credential alone counts");
@@ -346,7 +346,8 @@ fn a_field_with_a_url_that_has_a_token_is_hashed_and_counts() {
 
 #[test]
 fn only_credentials_in_the_query_distinguish_api_users() {
-    let api_user = |query: &str| builder().asker(&request_to(&format!("http://a/?{query}"), &[]));
+    let api_user =
+        |query: &str| builder().api_user(&request_to(&format!("http://a/?{query}"), &[]));
     assert_ne!(api_user("CMC_PRO_API_KEY=1"), api_user("CMC_PRO_API_KEY=2"));
     for query in ["code=US", "page_token=1", "limit=5", "q=X7kQ2pVd9sLm3RtYw8ZcNa5u"] {
         assert_eq!(api_user(query), 0, "{query}");
@@ -428,7 +429,7 @@ proptest! {
 /// A session field that changes with every call must not evade the limits of its credential.
 #[test]
 fn a_lasting_credential_alone_identifies_an_api_user() {
-    let api_user = |fields: &[(&str, &str)]| builder().asker(&request_to("http://a/", fields));
+    let api_user = |fields: &[(&str, &str)]| builder().api_user(&request_to("http://a/", fields));
     for lasting in [("authorization", "Bearer a"), ("x-api-key", "a"), ("x-my-thing", "a")] {
         let alone = api_user(&[lasting]);
         assert_ne!(alone, 0);
@@ -452,7 +453,7 @@ fn a_credential_within_json_distinguishes_users() {
     assert_ne!(key(&of("alice")), key(&of("alice").replace("token", "id")));
     assert_eq!(key("{\"id\":1}"), key("{\"id\":2}"), "the parameter is excluded");
     // For rate limits it does not identify a user, no more than a page number does.
-    let api_user = |url: &str| builder().asker(&request_to(url, &[]));
+    let api_user = |url: &str| builder().api_user(&request_to(url, &[]));
     assert_eq!(api_user(&format!("http://h/p?v={}", of("alice"))), 0);
     // Text that is not valid JSON but contains such a word is secret as a whole.
     assert_ne!(key("{token:alice"), key("{token:bob"));

@@ -91,7 +91,7 @@ impl Freshness {
     };
 
     /// The state at `now` of a response that arrived at `response_time` with the age `initial_age`.
-    pub fn standing(
+    pub fn state(
         &self,
         initial_age: Duration,
         response_time: SystemTime,
@@ -139,7 +139,7 @@ impl Policy {
                 since: LifetimeStart::Received,
             };
         }
-        if storability::forbidden(metadata, kind).is_some() {
+        if storability::origin_prohibition(metadata, kind).is_some() {
             return Freshness::UNUSABLE;
         }
         let cache_control = &metadata.cache_control;
@@ -184,10 +184,10 @@ impl Policy {
         if storability::is_event_stream(headers) {
             return Err(NotStoredReason::EventStream);
         }
-        if Vary::of(headers) == Vary::Any {
+        if Vary::from_response(headers) == Vary::Any {
             return Err(NotStoredReason::VaryAny);
         }
-        if connection_auth::is_asked_for(headers) {
+        if connection_auth::is_in_response(headers) {
             return Err(NotStoredReason::SignIn);
         }
         if metadata.has_set_cookie && self.set_cookie == SetCookiePolicy::Refuse {
@@ -198,8 +198,8 @@ impl Policy {
         self.can_be_reused(status, effective, kind)?;
         // Fields that either `Cache-Control` or the targeted field names are left out: a later policy may use
         // the other one.
-        let mut kept = storability::kept_fields(headers, metadata, kind);
-        storability::leave_named_out(&mut kept, effective, kind);
+        let mut kept = storability::storable_fields(headers, metadata, kind);
+        storability::remove_named_fields(&mut kept, effective, kind);
         match self.set_cookie {
             SetCookiePolicy::Refuse | SetCookiePolicy::Strip => {
                 storability::strip_cookies(&mut kept)
@@ -219,7 +219,7 @@ impl Policy {
     ) -> bool {
         let cookies = metadata.has_set_cookie && self.set_cookie != SetCookiePolicy::Keep;
         let needs_permission =
-            authorized && storability::needs_leave(self.effective_metadata(metadata), kind);
+            authorized && storability::lacks_permission(self.effective_metadata(metadata), kind);
         !cookies && (self.ttl.overrides_origin() || !needs_permission)
     }
 
@@ -233,7 +233,7 @@ impl Policy {
         if self.ttl.overrides_origin() {
             return Ok(());
         }
-        if let Some(reason) = storability::forbidden(metadata, kind) {
+        if let Some(reason) = storability::origin_prohibition(metadata, kind) {
             return Err(reason);
         }
         if storability::authorization_forbids(&request.headers, metadata, kind) {
@@ -252,7 +252,7 @@ impl Policy {
         // Without a Date the exact lifetime is not known yet; here it only matters whether there is one.
         let generated_at = metadata.date.unwrap_or(SystemTime::UNIX_EPOCH);
         if self.lifetime(metadata, status, kind, generated_at).is_none() {
-            let not_covered = self.ttl.overrides_origin() || status::is_momentary(status);
+            let not_covered = self.ttl.overrides_origin() || status::is_transient(status);
             return Err(if not_covered {
                 NotStoredReason::Status
             } else {
@@ -291,7 +291,7 @@ impl Policy {
             Ttl::Forever => return covered.then_some(Lifetime::Forever),
             Ttl::Override(lifetime) => covered.then_some(lifetime),
             Ttl::Origin => explicit.or_else(heuristic),
-            Ttl::Fallback(_) | Ttl::Clamp { .. } if status::is_momentary(status) => None,
+            Ttl::Fallback(_) | Ttl::Clamp { .. } if status::is_transient(status) => None,
             Ttl::Fallback(lifetime) => {
                 explicit.or_else(|| if covered { Some(lifetime) } else { heuristic() })
             }
@@ -315,7 +315,7 @@ fn heuristic_lifetime(
     let public = metadata.cache_control.has(Directive::Public);
     // RFC 9110 §15.6.2: a 501 is not temporary. Other server errors are stored only with `public`.
     let lasts = status == StatusCode::NOT_IMPLEMENTED || (status.is_server_error() && public);
-    if status::is_momentary(status) && !lasts {
+    if status::is_transient(status) && !lasts {
         return None;
     }
     let may_be_kept = status::is_heuristically_cacheable(status) || public;

@@ -23,7 +23,7 @@ pub enum ErrorClass {
 
 impl ErrorClass {
     /// Whether `member` of an `on` list matches it.
-    pub fn is(self, member: ErrorMatch) -> bool {
+    pub fn matches(self, member: ErrorMatch) -> bool {
         match (self, member) {
             (Self::Status(status), ErrorMatch::Status(pattern)) => pattern.matches(status),
             (Self::Connect, ErrorMatch::Connect)

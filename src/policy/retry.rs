@@ -44,13 +44,13 @@ pub struct Backoff {
 
 impl RetryPolicy {
     /// Whether a call with this method may be retried.
-    pub fn repeats(&self, method: &Method) -> bool {
+    pub fn is_retryable(&self, method: &Method) -> bool {
         self.retries > 0 && self.methods.contains(method)
     }
 
     /// Whether this failure is retried.
     pub fn covers(&self, failure: ErrorClass) -> bool {
-        self.on.iter().any(|member| failure.is(*member))
+        self.on.iter().any(|member| failure.matches(*member))
     }
 }
 

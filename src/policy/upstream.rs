@@ -75,7 +75,7 @@ pub struct ErrorRule {
     /// The class of the error.
     pub class: OutcomeClass,
     /// The cooldown after the error; `None`: as the response specifies, else by the class.
-    pub hold: Option<CooldownUntil>,
+    pub cooldown: Option<CooldownUntil>,
 }
 
 /// The class of a call's outcome.

@@ -22,54 +22,55 @@ pub(super) struct BodyCapture {
 
 impl BodyCapture {
     /// A capture of the body that follows this head, if rules can inspect it.
-    pub(super) fn of(
+    pub(super) fn for_response(
         status: StatusCode,
         headers: &HeaderMap,
         in_flight: &Arc<InFlightBytes>,
     ) -> Option<Self> {
         let coding = body_inspection::coding(headers)?;
-        let body = BufferedPieces::to_read(in_flight);
+        let body = BufferedPieces::for_inspection(in_flight);
         Some(Self { status, headers: headers.clone(), coding, body })
     }
 
     /// Adds a piece. False once this body, or the total of all buffered bodies, is too large: the capture
     /// must then be dropped.
     fn push(&mut self, piece: &Bytes) -> bool {
-        let fits = self.body.len() + piece.len() <= body_inspection::LARGEST;
+        let fits = self.body.len() + piece.len() <= body_inspection::MAX_BODY;
         fits && self.body.push(piece.clone()).is_ok()
     }
 }
 
 impl RequestContext {
     /// Adds a piece of the body that has passed through.
-    pub(super) fn read(&mut self, piece: &Bytes) {
-        let Some(capture) = &mut self.copy else { return };
+    pub(super) fn capture_piece(&mut self, piece: &Bytes) {
+        let Some(capture) = &mut self.body_capture else { return };
         if !capture.push(piece) {
-            self.copy = None;
+            self.body_capture = None;
             self.skip_inspection();
         }
     }
 
     /// Applies the rules to the complete body. A large body is parsed outside the worker threads.
-    pub(super) async fn read_all(&mut self) {
-        let Some(capture) = self.copy.take() else { return };
-        let inspected = body_inspection::parse_apart(capture.coding, &capture.body).await;
-        let Some(permit) = &mut self.pass else { return };
+    pub(super) async fn inspect_body(&mut self) {
+        let Some(capture) = self.body_capture.take() else { return };
+        let inspected = body_inspection::parse_off_thread(capture.coding, &capture.body).await;
+        let Some(permit) = &mut self.permit else { return };
         match inspected {
-            InspectedBody::Says(json) if permit.read(capture.status, &capture.headers, &json) => {}
+            InspectedBody::Json(json)
+                if permit.on_body(capture.status, &capture.headers, &json) => {}
             // An error that is only visible in the body is not stored.
-            InspectedBody::Says(_) => self.recording = None,
-            InspectedBody::NoJson => permit.finish_without_body(),
+            InspectedBody::Json(_) => self.post_capture = None,
+            InspectedBody::NotJson => permit.finish_without_body(),
             InspectedBody::Unread => self.skip_inspection(),
         }
     }
 
     /// Ends the call without inspection. The response may be an error, so it is not stored.
     fn skip_inspection(&mut self) {
-        let Some(permit) = &mut self.pass else { return };
+        let Some(permit) = &mut self.permit else { return };
         permit.finish_without_body();
-        if permit.judges_bodies() {
-            self.recording = None;
+        if permit.body_affects_outcome() {
+            self.post_capture = None;
         }
     }
 }
@@ -85,17 +86,17 @@ mod tests {
     /// The runtime has one thread, so parsing on another thread makes the future pending.
     #[tokio::test]
     async fn a_large_body_is_parsed_on_another_thread_and_a_small_one_is_not() {
-        let in_flight = InFlightBytes::new(4 * body_inspection::LARGEST);
+        let in_flight = InFlightBytes::new(4 * body_inspection::MAX_BODY);
         for (length, other_thread) in
-            [(1000, false), (1 << 20, true), (body_inspection::LARGEST, true)]
+            [(1000, false), (1 << 20, true), (body_inspection::MAX_BODY, true)]
         {
             let mut capture =
-                BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &in_flight).unwrap();
+                BodyCapture::for_response(StatusCode::OK, &HeaderMap::new(), &in_flight).unwrap();
             let text = format!("[{}1]", " ".repeat(length - 3));
             assert!(capture.push(&Bytes::from(text)));
             let mut ctx = RequestContext::new(0);
-            ctx.copy = Some(capture);
-            let mut reading = pin!(ctx.read_all());
+            ctx.body_capture = Some(capture);
+            let mut reading = pin!(ctx.inspect_body());
             let is_pending =
                 poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
             assert_eq!(is_pending, other_thread, "{length} bytes");
@@ -108,12 +109,12 @@ mod tests {
 
     #[test]
     fn each_capture_and_their_total_are_limited_and_a_drop_frees_memory() {
-        let in_flight = InFlightBytes::new(8 * body_inspection::LARGEST);
+        let in_flight = InFlightBytes::new(8 * body_inspection::MAX_BODY);
         let capture = || {
-            BodyCapture::of(StatusCode::OK, &HeaderMap::new(), &in_flight)
+            BodyCapture::for_response(StatusCode::OK, &HeaderMap::new(), &in_flight)
                 .expect("a body without a content type is inspected")
         };
-        let half = Bytes::from(vec![b' '; body_inspection::LARGEST / 2]);
+        let half = Bytes::from(vec![b' '; body_inspection::MAX_BODY / 2]);
         let fill =
             |capture: &mut BodyCapture| (0..3).map(|_| capture.push(&half)).collect::<Vec<_>>();
         let (mut first, mut second, mut third) = (capture(), capture(), capture());

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::frontend::session::ClientSession;
 use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
+use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::connection_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::semantics::request::ProxyRequest;
@@ -27,41 +27,45 @@ const SIGNED_OUT: Problem = Problem::new(
     "connection_terminated",
 );
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// Whether a connection to the origin of `request` is pinned to the client's connection. The request
     /// must then go to the origin, where the client is signed in.
-    pub(super) fn has_signed_in(&self, request: &ProxyRequest, client: &ClientSession) -> bool {
+    pub(super) fn has_pinned_connection(
+        &self,
+        request: &ProxyRequest,
+        client: &ClientSession,
+    ) -> bool {
         client.pins().is_some_and(|pins| {
-            let upstream = self.network.upstreams.place(&request.target);
+            let upstream = self.network.upstreams.lookup(&request.target);
             pins.has(&upstream.origin())
         })
     }
 
     /// Requests a new sign-in, on the client's next connection, as the client regards this one as signed
     /// in. The client may repeat `request`: the origin has not received it, or it is idempotent.
-    pub(super) async fn signed_out(
+    pub(super) async fn reply_signed_out(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
         scheme: &'static str,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        ctx.pass = None;
+        ctx.permit = None;
         let mut headers = HeaderMap::new();
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
         CacheStatus::refused().append_to(&mut headers);
-        self.tell_with(request, client, ctx, &SIGNED_OUT, headers).await?;
-        Ok(ExchangeEnd::Answered)
+        self.write_error_with(request, client, ctx, &SIGNED_OUT, headers).await?;
+        Ok(ExchangeEnd::Completed)
     }
 }
 
 /// The scheme of a lost sign-in, which the client must repeat before `request` may be sent to `upstream`.
-pub(super) fn lost(
+pub(super) fn lost_sign_in(
     request: &ProxyRequest,
     client: &ClientSession,
     upstream: &UpstreamTarget,
 ) -> Option<&'static str> {
-    client.pins()?.signed_out(&upstream.origin(), &request.headers)
+    client.pins()?.reauthentication_scheme(&upstream.origin(), &request.headers)
 }
 
 /// Handles an HTTP/2 response that requests a connection-oriented sign-in, which is impossible over HTTP/2,
@@ -70,38 +74,40 @@ pub(super) fn lost(
 /// If the request was already a step of a sign-in, the next step would be for a connection that the client
 /// does not have. The function then resets the stream with `HTTP_1_1_REQUIRED` and returns true. The
 /// connection stays open, because curl 7.88 misses that reset if the connection closes right after it.
-pub(super) fn is_left_to_http1(
+pub(super) fn needs_http1(
     request: &ProxyRequest,
     client: &mut ClientSession,
     ctx: &mut RequestContext,
     (status, headers): (StatusCode, &HeaderMap),
 ) -> bool {
     let requests_sign_in =
-        status == StatusCode::UNAUTHORIZED && connection_auth::is_asked_for(headers);
-    let Some(siblings) = client.siblings().filter(|_| requests_sign_in) else { return false };
-    if !siblings.need_http1() {
+        status == StatusCode::UNAUTHORIZED && connection_auth::is_in_response(headers);
+    let Some(siblings) = client.shared_connection().filter(|_| requests_sign_in) else {
+        return false;
+    };
+    if !siblings.require_http1() {
         return false;
     }
-    if connection_auth::is_sent(&request.headers) {
+    if connection_auth::is_in_request(&request.headers) {
         ctx.error = Some("http1_required");
         client.require_http1();
         return true;
     }
-    client.leave_after();
+    client.goaway_after();
     false
 }
 
 /// The owner of the connection for a call.
-pub(super) fn owner(
+pub(super) fn connection_owner(
     request: &ProxyRequest,
     client: &mut ClientSession,
     upstream: &UpstreamTarget,
 ) -> ConnectionOwner {
     let pinned = client.pins().is_some_and(|pins| pins.has(&upstream.origin()));
-    if !pinned && !connection_auth::is_sent(&request.headers) {
+    if !pinned && !connection_auth::is_in_request(&request.headers) {
         return ConnectionOwner::Pool;
     }
-    if client.pins().is_some_and(ClientPins::are_many) {
+    if client.pins().is_some_and(ClientPins::is_nearly_full) {
         client.close_after();
     }
     reserved_owner(client, upstream)
@@ -110,23 +116,23 @@ pub(super) fn owner(
 /// Handles the head of a response. If it requests a connection-oriented sign-in, its connection is pinned to
 /// the client. If the origin closes a pinned connection, the client's connection is closed too, so that the
 /// client notices the lost sign-in.
-pub(super) fn heard(
+pub(super) fn on_response_head(
     headers: &HeaderMap,
     client: &mut ClientSession,
     channel: &mut CallChannel,
     upstream: &UpstreamTarget,
 ) {
-    if channel.is_a_clients() && !channel.persists() {
+    if channel.is_pinned() && !channel.persists() {
         client.close_after();
     }
-    if connection_auth::is_asked_for(headers) {
-        channel.belongs_to(reserved_owner(client, upstream));
+    if connection_auth::is_in_response(headers) {
+        channel.set_owner(reserved_owner(client, upstream));
     }
 }
 
 /// Adds `Proxy-Support`, which allows the client to sign in through larder.
-pub(super) fn tell(headers: &mut HeaderMap, client: &ClientSession) {
-    if matches!(client, ClientSession::Http1(_)) && connection_auth::is_asked_for(headers) {
+pub(super) fn add_proxy_support(headers: &mut HeaderMap, client: &ClientSession) {
+    if matches!(client, ClientSession::Http1(_)) && connection_auth::is_in_response(headers) {
         headers.insert(PROXY_SUPPORT, SUPPORTED);
     }
 }
@@ -134,7 +140,7 @@ pub(super) fn tell(headers: &mut HeaderMap, client: &ClientSession) {
 /// The owner of a connection that is reserved for the client. If the client's connection carries several
 /// requests at once (HTTP/2), each call gets its own connection, which is not reused.
 fn reserved_owner(client: &mut ClientSession, upstream: &UpstreamTarget) -> ConnectionOwner {
-    let pins = client.pins_to_be();
+    let pins = client.ensure_pins();
     pins.map_or(ConnectionOwner::Call, |pins| {
         ConnectionOwner::Client(pins.clone(), upstream.origin())
     })

@@ -27,26 +27,26 @@ pub(super) struct RequestContext {
     pub(super) since: Instant,
     pub(super) result: ResultKind,
     /// The reason why the request passes through.
-    pub(super) why: ForwardReason,
+    pub(super) forward_reason: ForwardReason,
     /// The token that is recorded as the reason of a miss.
-    pub(super) miss: Option<&'static str>,
+    pub(super) miss_reason: Option<&'static str>,
     pub(super) error: Option<&'static str>,
     /// The last member of `Cache-Status` that the client got.
     pub(super) cache_status: Option<HeaderValue>,
     /// The start of the pass-through call, for the effects of its response on stored entries.
-    pub(super) sent: Option<PassThroughStart>,
+    pub(super) pass_through_start: Option<PassThroughStart>,
     /// Guard of an unsafe request while its effect at the origin is unknown.
-    pub(super) doubt: Option<UnknownOutcomeGuard>,
+    pub(super) unknown_outcome: Option<UnknownOutcomeGuard>,
     /// The response to a `POST` that is captured for later `GET`s.
-    pub(super) recording: Option<PostCapture>,
+    pub(super) post_capture: Option<PostCapture>,
     /// The permit of the pass-through call.
-    pub(super) pass: Option<Permit>,
+    pub(super) permit: Option<Permit>,
     /// Its attempts.
-    pub(super) tries: RetryContext,
+    pub(super) retry: RetryContext,
     /// Set while the client delays the call; other calls then do not wait for its outcome.
-    pub(super) aside: bool,
+    pub(super) stepped_aside: bool,
     /// A copy of the response body if a rule inspects it.
-    pub(super) copy: Option<BodyCapture>,
+    pub(super) body_capture: Option<BodyCapture>,
     /// Set if the call uses a connection with a sign-in of its client; the response then does not affect
     /// stored entries.
     pub(super) signed_in: bool,
@@ -55,7 +55,7 @@ pub(super) struct RequestContext {
     /// Bytes of the response body that were received by a fill that this request began.
     pub(super) filled_bytes: u64,
     /// Set if the client got an error that larder generated.
-    pub(super) is_larders: bool,
+    pub(super) is_own_error: bool,
 }
 
 /// The reason why an exchange ended without a complete response.
@@ -64,7 +64,7 @@ pub(super) enum ExchangeFailure {
     /// The client failed.
     Client(ClientError),
     /// The origin's response broke off.
-    Answer(UpstreamError),
+    Response(UpstreamError),
 }
 
 impl From<ClientError> for ExchangeFailure {
@@ -80,55 +80,59 @@ impl RequestContext {
             route,
             since: clock::monotonic(),
             result: ResultKind::Bypass,
-            why: ForwardReason::Bypass,
-            miss: None,
+            forward_reason: ForwardReason::Bypass,
+            miss_reason: None,
             error: None,
             cache_status: None,
-            sent: None,
-            doubt: None,
-            recording: None,
-            pass: None,
-            tries: RetryContext::default(),
-            aside: false,
-            copy: None,
+            pass_through_start: None,
+            unknown_outcome: None,
+            post_capture: None,
+            permit: None,
+            retry: RetryContext::default(),
+            stepped_aside: false,
+            body_capture: None,
             signed_in: false,
             upstream_bytes: 0,
             filled_bytes: 0,
-            is_larders: false,
+            is_own_error: false,
         }
     }
 
     /// Handles the status of the response, after which the effect of the call is known, unless a gateway
     /// generated the response.
-    pub(super) async fn answered(&mut self, status: StatusCode) {
-        if let Some(guard) = self.doubt.take() {
-            if invalidation::leaves_open(status) { guard.stays().await } else { guard.resolved() }
+    pub(super) async fn on_response(&mut self, status: StatusCode) {
+        if let Some(guard) = self.unknown_outcome.take() {
+            if invalidation::leaves_outcome_unknown(status) {
+                guard.invalidate_unresolved().await
+            } else {
+                guard.resolved()
+            }
         }
     }
 
     /// Handles a call that has finally failed without a response.
-    pub(super) async fn unanswered(&mut self, failure: UpstreamError) {
-        if let Some(guard) = self.doubt.take() {
+    pub(super) async fn on_failure(&mut self, failure: UpstreamError) {
+        if let Some(guard) = self.unknown_outcome.take() {
             // RFC 9113 §8.7: the call had no effect.
             if failure == UpstreamError::NotProcessed {
                 guard.resolved()
             } else {
-                guard.stays().await
+                guard.invalidate_unresolved().await
             }
         }
     }
 
     /// The client is slow: other calls no longer wait for the outcome of this one.
     pub(super) fn step_aside(&mut self) {
-        self.aside = true;
-        if let Some(permit) = &mut self.pass {
-            permit.step_aside();
+        self.stepped_aside = true;
+        if let Some(permit) = &mut self.permit {
+            permit.on_client_stalled();
         }
     }
 
     /// Returns once other calls wait for the permit that the call keeps because of its client.
-    pub(super) async fn has_to_make_way(&self) {
-        match self.pass.as_ref().and_then(Permit::way) {
+    pub(super) async fn preempted(&self) {
+        match self.permit.as_ref().and_then(Permit::preemption) {
             Some(way) => way.notified().await,
             None => std::future::pending().await,
         }
@@ -136,7 +140,7 @@ impl RequestContext {
 
     /// Drops the permit without an outcome if the origin closed the connection before the whole body was
     /// sent: it may have refused the body, which does not show a fault of the origin.
-    pub(super) fn spare_the_origin(
+    pub(super) fn ignore_early_close(
         &mut self,
         request: &ProxyRequest,
         failure: UpstreamError,
@@ -144,17 +148,17 @@ impl RequestContext {
     ) {
         let is_incomplete = request.body != RequestFraming::None && !upload.is_sent();
         if is_incomplete && failure == UpstreamError::Closed {
-            self.pass = None;
+            self.permit = None;
         }
     }
 
     /// Records the failure of the exchange.
-    pub(super) fn broken(&mut self, failure: ExchangeFailure) {
+    pub(super) fn set_failure(&mut self, failure: ExchangeFailure) {
         self.result = ResultKind::Error;
         self.error = Some(match failure {
             ExchangeFailure::Client(ClientError::Malformed) => "malformed_body",
             ExchangeFailure::Client(ClientError::Gone | ClientError::Stalled) => "client_gone",
-            ExchangeFailure::Answer(error) => error.token(),
+            ExchangeFailure::Response(error) => error.token(),
         });
     }
 
@@ -168,7 +172,7 @@ impl RequestContext {
         telemetry.record(&RequestEvent {
             route: self.route,
             result: self.result,
-            why: self.miss,
+            forward_reason: self.miss_reason,
             method: &request.method,
             host: request.target.host(),
             port: request.target.port(),
@@ -180,7 +184,7 @@ impl RequestContext {
             client_bytes: client.map_or(self.upstream_bytes, ClientSession::body_bytes),
             upstream_bytes: self.upstream_bytes,
             filled_bytes: self.filled_bytes,
-            is_larders: self.is_larders,
+            is_own_error: self.is_own_error,
         });
     }
 }

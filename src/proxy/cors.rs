@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
+use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
 
@@ -44,7 +44,7 @@ pub(super) fn is_preflight(request: &ProxyRequest) -> bool {
 
 /// Adds the fields that let the page read the response. They replace those of the API, which apply to the
 /// API's own site and not to larder.
-pub(super) fn tell(request: &ProxyRequest, headers: &mut HeaderMap) {
+pub(super) fn add_response_fields(request: &ProxyRequest, headers: &mut HeaderMap) {
     let Some(page) = &request.page else { return };
     // The API grants access to other pages, and with the cookies of its own site.
     let removed: Vec<HeaderName> = headers
@@ -62,9 +62,9 @@ pub(super) fn tell(request: &ProxyRequest, headers: &mut HeaderMap) {
     headers.append(VARY, HeaderValue::from(ORIGIN));
 }
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// Responds to a preflight: the page may send any request, as any program may.
-    pub(super) async fn preflight(
+    pub(super) async fn reply_preflight(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
@@ -88,6 +88,6 @@ impl PingoraHandler {
             .write_head(StatusCode::NO_CONTENT, headers, BodyLength::None, &FieldCase::default())
             .await?;
         client.end(None).await?;
-        Ok(ExchangeEnd::Answered)
+        Ok(ExchangeEnd::Completed)
     }
 }

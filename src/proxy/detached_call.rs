@@ -18,8 +18,8 @@ use crate::engine::head_update::PassThroughStart;
 use crate::engine::unsafe_request::UnknownOutcomeGuard;
 use crate::proxy::context::RequestContext;
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::PingoraHandler;
-use crate::proxy::relay::{is_interim, send_what_is_at_hand};
+use crate::proxy::handler::ProxyHandler;
+use crate::proxy::relay::{is_interim, send_available};
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::connection_auth;
 use crate::semantics::invalidation;
@@ -28,7 +28,7 @@ use crate::upstream::Body;
 use crate::upstream::admission::Permit;
 use crate::upstream::body_inspection;
 use crate::upstream::buffered_body::buffer;
-use crate::upstream::client::{AttemptError, body_behind};
+use crate::upstream::client::{AttemptError, response_body};
 use crate::upstream::connection_pool::{CallChannel, ConnectionOwner};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
@@ -45,9 +45,9 @@ const INSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Watches a call while its client waits. If it is dropped without a call of [`ClientWatch::finish`], the
 /// client has disconnected: the end of an HTTP/2 connection drops the futures of all its requests.
 pub(super) struct ClientWatch<'a> {
-    handler: &'a Arc<PingoraHandler>,
-    pub(super) asked: &'a ProxyRequest,
-    pub(super) place: &'a UpstreamTarget,
+    handler: &'a Arc<ProxyHandler>,
+    pub(super) request: &'a ProxyRequest,
+    pub(super) upstream: &'a UpstreamTarget,
     pub(super) ctx: &'a mut RequestContext,
     pub(super) channel: &'a mut CallChannel,
     pub(super) upload: &'a mut RequestUpload,
@@ -56,37 +56,38 @@ pub(super) struct ClientWatch<'a> {
 
 impl<'a> ClientWatch<'a> {
     pub(super) fn new(
-        handler: &'a Arc<PingoraHandler>,
+        handler: &'a Arc<ProxyHandler>,
         request: &'a ProxyRequest,
         upstream: &'a UpstreamTarget,
         (ctx, upload): (&'a mut RequestContext, &'a mut RequestUpload),
         channel: &'a mut CallChannel,
     ) -> Self {
-        Self { handler, asked: request, place: upstream, ctx, channel, upload, complete: false }
+        Self { handler, request, upstream, ctx, channel, upload, complete: false }
     }
 
     /// Ends the wait. If not `complete`, the call may continue without its client.
-    pub(super) fn over(mut self, complete: bool) {
+    pub(super) fn finish(mut self, complete: bool) {
         self.complete = complete;
     }
 
     /// The call without its client, if it should continue.
     fn detach(&mut self) -> Option<DetachedCall> {
-        let is_complete = self.asked.body == RequestFraming::None || self.upload.is_all_here();
-        let permit = self.ctx.pass.take_if(|permit| permit.outlives_its_client(is_complete))?;
+        let is_complete = self.request.body == RequestFraming::None || self.upload.is_complete();
+        let permit =
+            self.ctx.permit.take_if(|permit| permit.continues_without_client(is_complete))?;
         let mut channel = self.channel.take();
         if self.ctx.signed_in {
             // Other users must not use a connection with a sign-in.
-            channel.belongs_to(ConnectionOwner::Call);
+            channel.set_owner(ConnectionOwner::Call);
         }
         let empty = RequestUpload::new(&self.handler.network.in_flight);
         Some(DetachedCall {
             handler: Arc::clone(self.handler),
-            request: self.asked.clone(),
-            upstream: self.place.clone(),
+            request: self.request.clone(),
+            upstream: self.upstream.clone(),
             route: self.ctx.route,
-            start: self.ctx.sent.take().filter(|_| !self.ctx.signed_in),
-            guard: self.ctx.doubt.take(),
+            start: self.ctx.pass_through_start.take().filter(|_| !self.ctx.signed_in),
+            guard: self.ctx.unknown_outcome.take(),
             permit,
             channel,
             upload: std::mem::replace(self.upload, empty),
@@ -109,7 +110,7 @@ impl Drop for ClientWatch<'_> {
 
 /// A call without a client.
 struct DetachedCall {
-    handler: Arc<PingoraHandler>,
+    handler: Arc<ProxyHandler>,
     request: ProxyRequest,
     upstream: UpstreamTarget,
     route: usize,
@@ -137,10 +138,10 @@ impl DetachedCall {
     /// Waits for the head of the final response.
     async fn head(&mut self) -> Result<Box<UpstreamHead>, SessionError> {
         loop {
-            send_what_is_at_hand(&mut self.channel, &mut self.upload);
+            send_available(&mut self.channel, &mut self.upload);
             match self.channel.next(true).await? {
                 SessionEvent::Head(head) if !is_interim(head.status) => return Ok(head),
-                SessionEvent::Head(_) | SessionEvent::Room => {}
+                SessionEvent::Head(_) | SessionEvent::SendReady => {}
                 SessionEvent::Data(_) | SessionEvent::End(_) => return Err(SessionError::Protocol),
             }
         }
@@ -150,33 +151,35 @@ impl DetachedCall {
     /// error does not show a fault of the origin: the permit is dropped, and the call counts as abandoned.
     fn on_error(mut self, error: SessionError) {
         if let (true, AttemptError::Failed(failure)) =
-            (self.is_complete, AttemptError::after(error, &self.channel))
+            (self.is_complete, AttemptError::from_session_error(error, &self.channel))
         {
-            self.permit.failed(failure);
+            self.permit.on_failure(failure);
         }
     }
 
     fn on_timeout(mut self) {
         // An event stream may be silent for long.
-        if self.is_complete && !forwarded_message::streams(&self.request) {
-            self.channel.distrust();
-            self.permit.failed(UpstreamError::FirstByteTimeout);
+        if self.is_complete && !forwarded_message::may_pause(&self.request) {
+            self.channel.stop_reuse();
+            self.permit.on_failure(UpstreamError::FirstByteTimeout);
         }
     }
 
     async fn on_head(mut self, head: UpstreamHead) {
         let UpstreamHead { status, mut headers, .. } = head;
-        if let Some(guard) = self.guard.take().filter(|_| !invalidation::leaves_open(status)) {
+        if let Some(guard) =
+            self.guard.take().filter(|_| !invalidation::leaves_outcome_unknown(status))
+        {
             guard.resolved();
         }
         if status == StatusCode::REQUEST_TIMEOUT && !self.is_complete {
             return;
         }
-        if connection_auth::is_asked_for(&headers) {
-            self.channel.belongs_to(ConnectionOwner::Call);
+        if connection_auth::is_in_response(&headers) {
+            self.channel.set_owner(ConnectionOwner::Call);
         }
         if !self.is_complete {
-            self.permit.spares_the_origin();
+            self.permit.mark_client_at_fault();
         }
         forwarded_message::strip(&mut headers);
         let inspects = self.permit.reads_bodies()
@@ -185,11 +188,11 @@ impl DetachedCall {
         if inspects {
             self.permit.on_head_unread(status, &headers);
         } else {
-            self.permit.answered(status, &headers, None);
+            self.permit.on_response(status, &headers, None);
         }
         let read = (self.route, self.start.as_ref());
-        let response = (status, self.permit.is_limited());
-        self.handler.heard_alone(&self.request, read, response, &headers).await;
+        let response = (status, self.permit.is_rate_limited());
+        self.handler.on_detached_head(&self.request, read, response, &headers).await;
         if status != StatusCode::SWITCHING_PROTOCOLS {
             self.read_body(status, &headers, inspects).await;
         }
@@ -198,15 +201,15 @@ impl DetachedCall {
     /// Reads the body for the rules if `inspects`. Then reads the rest of a short body, so that other calls
     /// can use the connection.
     async fn read_body(mut self, status: StatusCode, headers: &HeaderMap, inspects: bool) {
-        let mut body: Box<dyn Body> = body_behind(headers, self.channel, &self.upstream);
+        let mut body: Box<dyn Body> = response_body(headers, self.channel, &self.upstream);
         let in_flight = &self.handler.network.in_flight;
         if inspects {
             let inspection = body_inspection::read(headers, body, in_flight);
             let Ok((inspected, rest)) = timeout(INSPECTION_TIMEOUT, inspection).await else {
                 return;
             };
-            match inspected.says() {
-                Some(json) => _ = self.permit.read(status, headers, json),
+            match inspected.json() {
+                Some(json) => _ = self.permit.on_body(status, headers, json),
                 None => self.permit.finish_without_body(),
             }
             body = rest;

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 use crate::engine::response::{ClientResponse, ResponseBody};
 use crate::frontend::session::{BodyLength, ClientError, ClientSession};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
+use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
@@ -46,18 +46,18 @@ const NO_TRACE: Problem = Problem::new(
     "http_request_error",
 );
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// Responds to a request that must not be forwarded (`Max-Forwards: 0`, RFC 9110 §7.6.2).
-    pub(super) async fn last_hop(
+    pub(super) async fn reply_as_last_hop(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         if request.method == Method::TRACE {
-            let status = CacheStatus::forwarded(ctx.why.token());
+            let status = CacheStatus::forwarded(ctx.forward_reason.token());
             self.write_error(request, client, ctx, &NO_TRACE, &status).await?;
-            return Ok(ExchangeEnd::Answered);
+            return Ok(ExchangeEnd::Completed);
         }
         let mut headers = HeaderMap::new();
         client.skip_body();
@@ -65,11 +65,11 @@ impl PingoraHandler {
         let (status, length) = (http::StatusCode::OK, BodyLength::Known(0));
         client.write_head(status, headers, length, &FieldCase::default()).await?;
         client.end(None).await?;
-        Ok(ExchangeEnd::Answered)
+        Ok(ExchangeEnd::Completed)
     }
 
     /// Responds with the error of a call that has finally failed.
-    pub(super) async fn failed(
+    pub(super) async fn reply_error(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
@@ -77,28 +77,28 @@ impl PingoraHandler {
         failure: UpstreamError,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         if let UpstreamError::Denied(reason) = failure {
-            self.account.denied(reason.token());
+            self.telemetry.denied(reason.token());
         }
-        let status = failure.told(ctx.why.token());
+        let status = failure.cache_status(ctx.forward_reason.token());
         self.write_error(request, client, ctx, &failure.problem(), &status).await?;
-        Ok(ExchangeEnd::Answered)
+        Ok(ExchangeEnd::Completed)
     }
 
     /// Responds with an error in place of an origin's 407.
-    pub(super) async fn not_a_proxy(
+    pub(super) async fn reply_origin_407(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let received = http::StatusCode::PROXY_AUTHENTICATION_REQUIRED;
-        let status = CacheStatus::forwarded(ctx.why.token()).status(received);
+        let status = CacheStatus::forwarded(ctx.forward_reason.token()).status(received);
         self.write_error(request, client, ctx, &PROXY_AUTH, &status).await?;
-        Ok(ExchangeEnd::Answered)
+        Ok(ExchangeEnd::Completed)
     }
 
     /// Responds to a failure of the client before the response, if possible.
-    pub(super) async fn broken_by_client(
+    pub(super) async fn on_client_error(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
@@ -111,8 +111,8 @@ impl PingoraHandler {
             ClientError::Gone => None,
         };
         if let Some(problem) = problem.filter(|_| client.status().is_none()) {
-            self.account.refused(&RejectEvent { class: problem.class, client: request.client });
-            let status = CacheStatus::forwarded(ctx.why.token());
+            self.telemetry.refused(&RejectEvent { class: problem.class, client: request.client });
+            let status = CacheStatus::forwarded(ctx.forward_reason.token());
             // The failure counts even if the client does not receive the response.
             let _written = self.write_error(request, client, ctx, &problem, &status).await;
         }
@@ -129,11 +129,11 @@ impl PingoraHandler {
     ) -> Result<(), ClientError> {
         let mut headers = HeaderMap::new();
         status.append_to(&mut headers);
-        self.tell_with(request, client, ctx, problem, headers).await
+        self.write_error_with(request, client, ctx, problem, headers).await
     }
 
     /// As [`Self::write_error`], with `more` header fields.
-    pub(super) async fn tell_with(
+    pub(super) async fn write_error_with(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
@@ -143,7 +143,7 @@ impl PingoraHandler {
     ) -> Result<(), ClientError> {
         ctx.result = ResultKind::Error;
         ctx.error = Some(problem.class);
-        ctx.is_larders = true;
+        ctx.is_own_error = true;
         let (mut headers, body) = problem.response();
         headers.extend(more);
         client.skip_body();
@@ -160,7 +160,7 @@ impl PingoraHandler {
 }
 
 /// `reply`, or the error response in place of an origin's 407.
-pub(super) fn unless_as_a_proxy(request: &ProxyRequest, reply: ClientResponse) -> ClientResponse {
+pub(super) fn replace_origin_407(request: &ProxyRequest, reply: ClientResponse) -> ClientResponse {
     if reply.status != http::StatusCode::PROXY_AUTHENTICATION_REQUIRED {
         return reply;
     }
@@ -174,7 +174,7 @@ pub(super) fn unless_as_a_proxy(request: &ProxyRequest, reply: ClientResponse) -
         headers,
         body: if empty { ResponseBody::Empty } else { ResponseBody::Whole(body) },
         result: ResultKind::Error,
-        why: reply.why,
+        forward_reason: reply.forward_reason,
         error: Some(PROXY_AUTH.class),
     }
 }

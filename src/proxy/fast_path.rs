@@ -13,22 +13,22 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::clock;
 use crate::engine::fast_path::FastHit;
 use crate::frontend::PreparedResponse;
-use crate::proxy::handler::PingoraHandler;
+use crate::proxy::handler::ProxyHandler;
 use crate::semantics::cache_status::CACHE_STATUS;
-use crate::semantics::field_case::usual;
+use crate::semantics::field_case::default_spelling;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::{RequestEvent, ResultKind};
 
 /// Initial capacity, sufficient for most response heads.
 const HEAD_CAPACITY: usize = 512;
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// The response to `request` if it can be served on the fast path.
-    pub(super) fn at_hand(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
-        if self.stage.borrow().is_closing() {
+    pub(super) fn prepared_response(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
+        if self.drain.borrow().is_closing() {
             return None;
         }
-        let route = self.prepare(request)?;
+        let route = self.match_route(request)?;
         let hit = self.engine.fast_hit(request, route)?;
         // The first two have no body although they may have a length; the last one is replaced by an error.
         if matches!(
@@ -46,18 +46,18 @@ impl PingoraHandler {
     }
 
     /// Records a response of the fast path in the telemetry.
-    pub(super) fn written(
+    pub(super) fn record_prepared(
         &self,
         request: &ProxyRequest,
         response: &PreparedResponse,
         bytes: u64,
         since: Instant,
     ) {
-        self.account.fast_hit();
-        self.account.record(&RequestEvent {
+        self.telemetry.fast_hit();
+        self.telemetry.record(&RequestEvent {
             route: response.route,
             result: ResultKind::Hit,
-            why: None,
+            forward_reason: None,
             method: &request.method,
             host: request.target.host(),
             port: request.target.port(),
@@ -69,7 +69,7 @@ impl PingoraHandler {
             client_bytes: bytes,
             upstream_bytes: 0,
             filled_bytes: 0,
-            is_larders: false,
+            is_own_error: false,
         });
     }
 }
@@ -166,7 +166,7 @@ impl OwnFields<'_> {
 }
 
 fn put(out: &mut BytesMut, name: &HeaderName, value: &[u8]) {
-    out.put_slice(usual(name).as_bytes());
+    out.put_slice(default_spelling(name).as_bytes());
     out.put_slice(b": ");
     out.put_slice(value);
     out.put_slice(b"\r\n");

@@ -11,7 +11,7 @@ use crate::engine::head_update::{self, PassThroughStart};
 use crate::engine::store_post::PostCapture;
 use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::RequestContext;
-use crate::proxy::handler::PingoraHandler;
+use crate::proxy::handler::ProxyHandler;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
@@ -24,8 +24,8 @@ use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::OutgoingRequest;
 
 /// The request to send to the origin.
-pub(super) fn outgoing(
-    handler: &PingoraHandler,
+pub(super) fn outgoing_request(
+    handler: &ProxyHandler,
     request: &ProxyRequest,
     client: &ClientSession,
     upstream: &UpstreamTarget,
@@ -35,7 +35,7 @@ pub(super) fn outgoing(
     for name in handler.routes.scope_headers(&request.target) {
         headers.remove(name);
     }
-    max_forwards::count_down(&request.method, &mut headers);
+    max_forwards::decrement(&request.method, &mut headers);
     upstream.apply_upstream_headers(&request.method, &mut headers);
     OutgoingRequest {
         method: request.method.clone(),
@@ -56,9 +56,9 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 }
 
 /// Adds the `Cache-Status` and `Proxy-Status` of a response that passes through.
-pub(super) fn incoming(ctx: &RequestContext, status: StatusCode, headers: &mut HeaderMap) {
-    let mut cache_status = CacheStatus::forwarded(ctx.why.token()).status(status);
-    if let Some((name, reason)) = ctx.tries.detail() {
+pub(super) fn add_status_fields(ctx: &RequestContext, status: StatusCode, headers: &mut HeaderMap) {
+    let mut cache_status = CacheStatus::forwarded(ctx.forward_reason.token()).status(status);
+    if let Some((name, reason)) = ctx.retry.detail() {
         cache_status = cache_status.detail(name, reason);
     }
     cache_status.append_to(headers);
@@ -68,7 +68,7 @@ pub(super) fn incoming(ctx: &RequestContext, status: StatusCode, headers: &mut H
 }
 
 /// The length of the body for the client.
-pub(super) fn length(
+pub(super) fn body_length(
     request: &ProxyRequest,
     status: StatusCode,
     headers: &HeaderMap,
@@ -88,12 +88,12 @@ pub(super) fn length(
             BodyLength::None
         }
         BodyFraming::Length(length) => BodyLength::Known(length),
-        BodyFraming::Marked | BodyFraming::Close => BodyLength::Unknown,
+        BodyFraming::Delimited | BodyFraming::Close => BodyLength::Unknown,
     }
 }
 
 /// Whether the response may pause, so that inactivity does not indicate a failure.
-pub(super) fn streams(request: &ProxyRequest) -> bool {
+pub(super) fn may_pause(request: &ProxyRequest) -> bool {
     request.upgrade.is_some()
         || request.headers.get_all(ACCEPT).iter().any(|accept| {
             accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
@@ -104,7 +104,7 @@ pub(super) fn streams(request: &ProxyRequest) -> bool {
 const BIDIRECTIONAL_TYPES: [&[u8]; 2] = [b"application/grpc", b"application/connect+"];
 
 /// Whether both sides send at the same time at any rate, so that the client's rate has no meaning.
-pub(super) fn converses(request: &ProxyRequest) -> bool {
+pub(super) fn is_bidirectional(request: &ProxyRequest) -> bool {
     let media_type =
         request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let has_prefix = |prefix: &[u8]| {
@@ -114,24 +114,24 @@ pub(super) fn converses(request: &ProxyRequest) -> bool {
 }
 
 /// Captures a piece of a response body that passes through.
-pub(super) fn copied(piece: &Bytes, ctx: &mut RequestContext) {
+pub(super) fn capture_piece(piece: &Bytes, ctx: &mut RequestContext) {
     // First, as the rules may find that the response must not be stored.
-    ctx.read(piece);
-    if let Some(mut recording) = ctx.recording.take()
+    ctx.capture_piece(piece);
+    if let Some(mut recording) = ctx.post_capture.take()
         && recording.push(piece)
     {
-        ctx.recording = Some(recording);
+        ctx.post_capture = Some(recording);
     }
 }
 
 /// The `GET` to which the response to this `POST` may also apply.
-pub(super) fn as_a_get(request: &ProxyRequest) -> Option<ProxyRequest> {
+pub(super) fn as_get(request: &ProxyRequest) -> Option<ProxyRequest> {
     (request.method == Method::POST).then(|| head_update::as_a_get(request))
 }
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// Applies the head of a response to the stored entries (invalidation, freshening).
-    pub(super) async fn heard(
+    pub(super) async fn on_head(
         &self,
         request: &ProxyRequest,
         ctx: &mut RequestContext,
@@ -139,8 +139,8 @@ impl PingoraHandler {
         headers: &HeaderMap,
         framing: BodyFraming,
     ) {
-        let start = ctx.sent.as_ref().filter(|_| !ctx.signed_in);
-        let is_limit = ctx.pass.as_ref().is_some_and(Permit::is_limited);
+        let start = ctx.pass_through_start.as_ref().filter(|_| !ctx.signed_in);
+        let is_limit = ctx.permit.as_ref().is_some_and(Permit::is_rate_limited);
         // Checked before its own invalidation: only those of other requests make the response outdated.
         let is_current = start.is_some_and(|start| self.engine.is_current(start));
         let is_recordable = is_current && framing != BodyFraming::Close;
@@ -148,11 +148,11 @@ impl PingoraHandler {
             || is_recordable.then(|| self.start_capture(request, ctx, status, headers)).flatten();
         let recording = self.engine.invalidate(request, status, headers, record).await;
         self.update_stored(request, (ctx.route, start), (status, is_limit), headers).await;
-        ctx.recording = recording;
+        ctx.post_capture = recording;
     }
 
     /// As [`Self::on_head`], for a call without a client.
-    pub(super) async fn heard_alone(
+    pub(super) async fn on_detached_head(
         &self,
         request: &ProxyRequest,
         read: (usize, Option<&PassThroughStart>),
@@ -173,8 +173,8 @@ impl PingoraHandler {
         headers: &HeaderMap,
     ) {
         if let (Some(start), Some(route)) = (start, self.routes.routes().get(route)) {
-            self.engine.read_answered(request, route, start, (status, is_limit), headers).await;
-            self.engine.head_answered(request, route, start, status, headers).await;
+            self.engine.on_read_response(request, route, start, (status, is_limit), headers).await;
+            self.engine.on_head_response(request, route, start, status, headers).await;
         }
     }
 
@@ -186,20 +186,20 @@ impl PingoraHandler {
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<PostCapture> {
-        let route = self.routes.find(&as_a_get(request)?)?;
+        let route = self.routes.find(&as_get(request)?)?;
         // If a rule applies to the body but cannot inspect it, the response may be an error.
-        let may_be_error = ctx.pass.as_ref().is_some_and(Permit::judges_bodies);
-        if may_be_error && ctx.copy.is_none() && body_inspection::may_be_json(headers) {
+        let may_be_error = ctx.permit.as_ref().is_some_and(Permit::body_affects_outcome);
+        if may_be_error && ctx.body_capture.is_none() && body_inspection::may_be_json(headers) {
             return None;
         }
-        self.engine.record(request, route, ctx.sent.as_ref()?, status, headers)
+        self.engine.capture_post(request, route, ctx.pass_through_start.as_ref()?, status, headers)
     }
 
     /// Completes the captures after the whole body has passed through.
-    pub(super) async fn ended(&self, ctx: &mut RequestContext) {
-        ctx.read_all().await;
-        if let Some(recording) = ctx.recording.take() {
-            self.engine.recorded(recording);
+    pub(super) async fn on_body_end(&self, ctx: &mut RequestContext) {
+        ctx.inspect_body().await;
+        if let Some(recording) = ctx.post_capture.take() {
+            self.engine.store_captured(recording);
         }
     }
 }
@@ -209,7 +209,7 @@ mod tests {
     use http::header::CONTENT_TYPE;
     use http::{HeaderMap, HeaderValue};
 
-    use super::converses;
+    use super::is_bidirectional;
     use crate::semantics::request::ProxyRequest;
     use crate::semantics::target::Target;
 
@@ -227,7 +227,7 @@ mod tests {
             let mut request = ProxyRequest::get(Target::absolute("http://h/").unwrap());
             let value = HeaderValue::from_static(media_type);
             request.headers = HeaderMap::from_iter([(CONTENT_TYPE, value)]);
-            assert_eq!(converses(&request), expected, "{media_type}");
+            assert_eq!(is_bidirectional(&request), expected, "{media_type}");
         }
     }
 }

@@ -29,45 +29,35 @@ use crate::upstream::client::HttpClient;
 use crate::upstream::interim::Interims;
 
 /// Handles requests.
-pub(super) struct PingoraHandler {
+pub(super) struct ProxyHandler {
     pub(super) engine: Arc<Engine>,
     pub(super) routes: Table,
     pub(super) network: Arc<HttpClient>,
-    pub(super) account: Arc<Telemetry>,
+    pub(super) telemetry: Arc<Telemetry>,
     /// The policy for requests that match no route.
     pub(super) unrouted: Policy,
     pub(super) via: HeaderValue,
-    pub(super) stage: watch::Receiver<DrainState>,
+    pub(super) drain: watch::Receiver<DrainState>,
     /// Idle timeout of an upgraded connection.
     pub(super) tunnel_idle: Duration,
     pub(super) body: BodyLimits,
 }
 
-impl PingoraHandler {
+impl ProxyHandler {
     pub(super) fn new(deps: ProxyDeps) -> Self {
         let ProxyDeps {
             engine,
             routes,
             network,
-            account: telemetry,
-            hold: cooldown,
+            telemetry,
+            cooldown,
             via,
-            stage: drain,
+            drain,
             tunnel_idle,
             body,
         } = deps;
-        let unrouted = Policy { hold: cooldown, ..Policy::origin() };
-        Self {
-            engine,
-            routes,
-            network,
-            account: telemetry,
-            unrouted,
-            via,
-            stage: drain,
-            tunnel_idle,
-            body,
-        }
+        let unrouted = Policy { cooldown, ..Policy::origin() };
+        Self { engine, routes, network, telemetry, unrouted, via, drain, tunnel_idle, body }
     }
 
     /// Serves `request`.
@@ -79,12 +69,12 @@ impl PingoraHandler {
         let mut ctx = RequestContext::new(self.routes.routes().len());
         let result = self.respond(&mut request, &mut client, &mut ctx).await;
         if let Err(failure) = result {
-            ctx.broken(failure);
+            ctx.set_failure(failure);
         }
         let client_aborted = matches!(result, Err(ExchangeFailure::Client(_)));
         let switched = matches!(result, Ok(ExchangeEnd::Switched));
-        ctx.record(&request, (!switched).then_some(&client), &self.account);
-        ServeOutcome { session: (!switched).then_some(client), given_up: client_aborted }
+        ctx.record(&request, (!switched).then_some(&client), &self.telemetry);
+        ServeOutcome { session: (!switched).then_some(client), client_aborted }
     }
 
     async fn respond(
@@ -94,18 +84,18 @@ impl PingoraHandler {
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         if cors::is_preflight(request) {
-            return self.preflight(request, client, ctx).await;
+            return self.reply_preflight(request, client, ctx).await;
         }
-        let Some(route) = self.prepare(request) else {
+        let Some(route) = self.match_route(request) else {
             return self.pass_through(request, client, ctx).await;
         };
         ctx.route = route.index;
-        if self.has_signed_in(request, client) {
+        if self.has_pinned_connection(request, client) {
             return self.pass_through(request, client, ctx).await;
         }
         let (interims, in_browser) = (Interims::new(), request.in_browser);
         let result = {
-            let response = self.engine.answer(request, route, &interims);
+            let response = self.engine.respond(request, route, &interims);
             tokio::pin!(response);
             loop {
                 tokio::select! {
@@ -115,7 +105,7 @@ impl PingoraHandler {
                         mount_headers::confine(in_browser, &mut interim.headers);
                         client.write_interim(interim.status, interim.headers).await?;
                     }
-                    gone = client.gone() => return Err(gone.into()),
+                    gone = client.until_gone() => return Err(gone.into()),
                 }
             }
         };
@@ -125,7 +115,7 @@ impl PingoraHandler {
         }
         match result {
             EngineResult::Pass(reason) => {
-                ctx.why = reason;
+                ctx.forward_reason = reason;
                 self.relay(request, client, ctx).await
             }
             EngineResult::Reply(reply) => self.reply(request, client, ctx, *reply).await,
@@ -139,7 +129,7 @@ impl PingoraHandler {
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        match self.engine.refusal(request) {
+        match self.engine.offline_response(request) {
             Some(reply) => self.reply(request, client, ctx, reply).await,
             None => self.relay(request, client, ctx).await,
         }
@@ -153,20 +143,20 @@ impl PingoraHandler {
         ctx: &mut RequestContext,
         reply: ClientResponse,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        let mut reply = error_response::unless_as_a_proxy(request, reply);
+        let mut reply = error_response::replace_origin_407(request, reply);
         ctx.result = reply.result;
-        ctx.miss = reply.why;
+        ctx.miss_reason = reply.forward_reason;
         ctx.error = reply.error;
-        ctx.is_larders = reply.result == ResultKind::Error;
+        ctx.is_own_error = reply.result == ResultKind::Error;
         client.skip_body();
         let head = (reply.status, &reply.headers);
-        if connection_auth::is_left_to_http1(request, client, ctx, head) {
-            return Ok(ExchangeEnd::Answered);
+        if connection_auth::needs_http1(request, client, ctx, head) {
+            return Ok(ExchangeEnd::Completed);
         }
         self.finish_head(request, client, ctx, &mut reply.headers);
         let filled_bytes = (reply.result == ResultKind::Miss).then_some(&mut ctx.filled_bytes);
-        response_writer::reply(client, reply, filled_bytes).await?;
-        Ok(ExchangeEnd::Answered)
+        response_writer::write_response(client, reply, filled_bytes).await?;
+        Ok(ExchangeEnd::Completed)
     }
 
     /// Adds larder's part to the head of every response: `Via`, a missing `Date` (RFC 9110 §6.6.1), and
@@ -179,12 +169,12 @@ impl PingoraHandler {
         headers: &mut http::HeaderMap,
     ) {
         headers.append(http::header::VIA, self.via.clone());
-        connection_auth::tell(headers, client);
+        connection_auth::add_proxy_support(headers, client);
         mount_headers::confine(request.in_browser, headers);
-        cors::tell(request, headers);
-        date::add_where_missing(headers, self.engine.now());
+        cors::add_response_fields(request, headers);
+        date::add_if_missing(headers, self.engine.now());
         ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();
-        if self.stage.borrow().is_closing() {
+        if self.drain.borrow().is_closing() {
             client.close_after();
         }
     }
@@ -192,8 +182,8 @@ impl PingoraHandler {
     /// The route that caches `request`. The method replaces the target by its canonical form, removes the
     /// fields in which apps name their users for other routes, and replaces the client's credential by
     /// larder's own if one is configured.
-    pub(super) fn prepare(&self, request: &mut ProxyRequest) -> Option<&Route> {
-        if let Some(canonical) = self.network.upstreams.moved(&request.target) {
+    pub(super) fn match_route(&self, request: &mut ProxyRequest) -> Option<&Route> {
+        if let Some(canonical) = self.network.upstreams.canonical_target(&request.target) {
             request.target = canonical;
         }
         let route = self.routes.find(request)?;
@@ -218,7 +208,7 @@ impl PingoraHandler {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ExchangeEnd {
     /// With a complete response.
-    Answered,
+    Completed,
     /// With a switch to another protocol, which has ended as well.
     Switched,
 }

@@ -68,38 +68,38 @@ impl InactivityTimer {
     }
 
     /// Sets the other requests on the client's connection.
-    pub(super) fn among(self, shared: Option<&SharedConnection>) -> Self {
-        let counted = shared.map_or(0, |shared| shared.came().bytes);
-        let stalled_upload = shared.map(SharedConnection::holding);
+    pub(super) fn with_shared_connection(self, shared: Option<&SharedConnection>) -> Self {
+        let counted = shared.map_or(0, |shared| shared.received().bytes);
+        let stalled_upload = shared.map(SharedConnection::stalled_upload);
         Self { shared: shared.cloned(), counted, stalled_upload, ..self }
     }
 
     /// Sets the limits for the body of the request.
-    pub(super) fn with(self, body: BodyLimits) -> Self {
+    pub(super) fn with_body_limits(self, body: BodyLimits) -> Self {
         Self { client: Some(body.idle), rate: Some(UploadRate::new(body)), ..self }
     }
 
     /// Sets the peer that the call waits for. A change restarts the timer.
-    pub(super) fn is_of(&mut self, peer: SilentPeer) {
+    pub(super) fn wait_for(&mut self, peer: SilentPeer) {
         if self.peer != peer {
             self.peer = peer;
-            self.broken();
+            self.restart();
             if let Some(rate) = &mut self.rate {
-                rate.waits(peer == SilentPeer::Client);
+                rate.set_waiting(peer == SilentPeer::Client);
             }
         }
     }
 
     /// Sets whether the upload is stalled because the origin does not read it.
-    pub(super) fn is_held(&mut self, stalled: bool) {
+    pub(super) fn set_stalled(&mut self, stalled: bool) {
         if let Some(upload) = &mut self.stalled_upload {
-            upload.is(stalled);
+            upload.set_stalled(stalled);
         }
     }
 
     /// Records received bytes of the client's body.
-    pub(super) fn came(&mut self, bytes: usize) {
-        self.broken();
+    pub(super) fn on_bytes(&mut self, bytes: usize) {
+        self.restart();
         self.count(bytes);
     }
 
@@ -108,22 +108,22 @@ impl InactivityTimer {
         let Some(rate) = &mut self.rate else { return };
         let mut bytes = bytes as u64;
         if let Some(shared) = &self.shared {
-            let received = shared.came().bytes;
+            let received = shared.received().bytes;
             bytes = received.saturating_sub(std::mem::replace(&mut self.counted, received));
-            if shared.is_any_held() {
-                bytes = bytes.max(rate.least());
+            if shared.is_any_upload_stalled() {
+                bytes = bytes.max(rate.min_bytes());
             }
         }
-        self.too_slow |= rate.came(bytes);
+        self.too_slow |= rate.on_bytes(bytes);
     }
 
     /// Restarts the timer after an event.
-    pub(super) fn broken(&mut self) {
+    pub(super) fn restart(&mut self) {
         self.timer.set(sleep(self.limit().unwrap_or_default()));
     }
 
     /// Resolves once the peer was inactive or slow for too long. Cancel-safe.
-    pub(super) async fn lasted(&mut self) -> SilentPeer {
+    pub(super) async fn expired(&mut self) -> SilentPeer {
         while !self.too_slow {
             let (is_bounded, timer) = (self.limit().is_some(), self.timer.as_mut());
             let window = async {
@@ -151,8 +151,8 @@ impl InactivityTimer {
         else {
             return false;
         };
-        let now = clock::of_timers();
-        let last = if shared.is_any_held() { now } else { shared.came().last };
+        let now = clock::timer_now();
+        let last = if shared.is_any_upload_stalled() { now } else { shared.received().last };
         let until = last + limit;
         self.timer.set(sleep_until(until));
         until > now
@@ -175,15 +175,15 @@ mod tests {
     async fn each_peer_has_its_own_timeout_and_a_change_restarts_the_timer() {
         let second = Duration::from_secs(1);
         let mut timer = InactivityTimer::new(Some(3 * second), Some(10 * second));
-        assert!(timeout(2 * second, timer.lasted()).await.is_err());
-        timer.is_of(SilentPeer::Client);
-        assert!(timeout(9 * second, timer.lasted()).await.is_err());
-        timer.broken();
-        assert!(timeout(9 * second, timer.lasted()).await.is_err());
-        timer.is_of(SilentPeer::Origin);
-        assert!(timeout(2 * second, timer.lasted()).await.is_err());
-        assert_eq!(timeout(2 * second, timer.lasted()).await, Ok(SilentPeer::Origin));
+        assert!(timeout(2 * second, timer.expired()).await.is_err());
+        timer.wait_for(SilentPeer::Client);
+        assert!(timeout(9 * second, timer.expired()).await.is_err());
+        timer.restart();
+        assert!(timeout(9 * second, timer.expired()).await.is_err());
+        timer.wait_for(SilentPeer::Origin);
+        assert!(timeout(2 * second, timer.expired()).await.is_err());
+        assert_eq!(timeout(2 * second, timer.expired()).await, Ok(SilentPeer::Origin));
         let mut unlimited = InactivityTimer::new(None, None);
-        assert!(timeout(1000 * second, unlimited.lasted()).await.is_err());
+        assert!(timeout(1000 * second, unlimited.expired()).await.is_err());
     }
 }

@@ -18,7 +18,7 @@ use crate::proxy::connection_auth;
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::detached_call::ClientWatch;
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
+use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
 use crate::proxy::inactivity::{InactivityTimer, SilentPeer};
 use crate::proxy::mount_headers;
 use crate::proxy::upload::RequestUpload;
@@ -26,7 +26,7 @@ use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::storability::is_event_stream;
-use crate::upstream::client::{AttemptError, FreeRepeats};
+use crate::upstream::client::{AttemptError, TransparentRetries};
 use crate::upstream::connection_pool::{CallChannel, ConnectionOwner, ConnectionUse};
 use crate::upstream::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
@@ -59,7 +59,7 @@ impl From<ClientError> for NoResponseHead {
     }
 }
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// Passes `request` through.
     pub(super) async fn relay(
         self: &Arc<Self>,
@@ -67,55 +67,55 @@ impl PingoraHandler {
         client: &mut ClientSession,
         ctx: &mut RequestContext,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
-        if max_forwards::left(&request.method, &request.headers) == Some(0) {
-            return self.last_hop(request, client, ctx).await;
+        if max_forwards::remaining(&request.method, &request.headers) == Some(0) {
+            return self.reply_as_last_hop(request, client, ctx).await;
         }
-        let upstream = self.network.upstreams.place(&request.target);
-        if let Some(scheme) = connection_auth::lost(request, client, &upstream) {
-            return self.signed_out(request, client, ctx, scheme).await;
+        let upstream = self.network.upstreams.lookup(&request.target);
+        if let Some(scheme) = connection_auth::lost_sign_in(request, client, &upstream) {
+            return self.reply_signed_out(request, client, ctx, scheme).await;
         }
         let mut upload = RequestUpload::new(&self.network.in_flight);
         let (head, channel) = loop {
             match self.attempt(request, client, ctx, &upstream, &mut upload).await {
                 RelayAttempt::Answered(head, channel) => {
-                    ctx.answered(head.status).await;
-                    let is_incomplete = !upload.is_all_here() && !client.has_read_body();
-                    if let Some(permit) = ctx.pass.as_mut().filter(|_| is_incomplete) {
-                        permit.spares_the_origin();
+                    ctx.on_response(head.status).await;
+                    let is_incomplete = !upload.is_complete() && !client.has_read_body();
+                    if let Some(permit) = ctx.permit.as_mut().filter(|_| is_incomplete) {
+                        permit.mark_client_at_fault();
                     }
                     if head.status == StatusCode::REQUEST_TIMEOUT && is_incomplete {
-                        ctx.pass = None;
+                        ctx.permit = None;
                     }
-                    if let Some(reply) = self.stale_head(request, ctx, &head).await {
+                    if let Some(reply) = self.stale_for_error(request, ctx, &head).await {
                         return self.reply(request, client, ctx, reply).await;
                     }
-                    if !self.is_asked_again(ctx, &head, upload.is_whole()) {
+                    if !self.should_retry_response(ctx, &head, upload.is_repeatable()) {
                         break (head, channel);
                     }
                 }
                 RelayAttempt::Failed(failure) => {
-                    ctx.unanswered(failure).await;
-                    ctx.spare_the_origin(request, failure, &upload);
-                    if let Some(reply) = self.stale_instead(request, ctx, failure).await {
+                    ctx.on_failure(failure).await;
+                    ctx.ignore_early_close(request, failure, &upload);
+                    if let Some(reply) = self.stale_for_failure(request, ctx, failure).await {
                         return self.reply(request, client, ctx, reply).await;
                     }
-                    if !self.fails(ctx, failure, upload.is_whole()) {
-                        return self.failed(request, client, ctx, failure).await;
+                    if !self.should_retry_failure(ctx, failure, upload.is_repeatable()) {
+                        return self.reply_error(request, client, ctx, failure).await;
                     }
                 }
                 RelayAttempt::Client(error) => {
-                    return Err(self.broken_by_client(request, client, ctx, error).await);
+                    return Err(self.on_client_error(request, client, ctx, error).await);
                 }
                 RelayAttempt::SignedOut(scheme) => {
-                    return self.signed_out(request, client, ctx, scheme).await;
+                    return self.reply_signed_out(request, client, ctx, scheme).await;
                 }
             }
         };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switched(request, client, ctx, *head, channel).await;
+            return self.switch_protocol(request, client, ctx, *head, channel).await;
         }
         if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            return self.not_a_proxy(request, client, ctx).await;
+            return self.reply_origin_407(request, client, ctx).await;
         }
         self.forward_response(request, client, ctx, *head, (channel, upload), &upstream).await
     }
@@ -129,15 +129,15 @@ impl PingoraHandler {
         upstream: &UpstreamTarget,
         upload: &mut RequestUpload,
     ) -> RelayAttempt {
-        let owner = connection_auth::owner(request, client, upstream);
+        let owner = connection_auth::connection_owner(request, client, upstream);
         ctx.signed_in = !matches!(owner, ConnectionOwner::Pool);
-        match unless_gone(client, self.passed(ctx, request, upstream)).await {
+        match unless_gone(client, self.admit(ctx, request, upstream)).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return RelayAttempt::Failed(failure),
             Err(gone) => return RelayAttempt::Client(gone),
         }
-        let outgoing = forwarded_message::outgoing(self, request, client, upstream);
-        let (mut repeats, mut connection) = (FreeRepeats::default(), ConnectionUse::Pooled);
+        let outgoing = forwarded_message::outgoing_request(self, request, client, upstream);
+        let (mut repeats, mut connection) = (TransparentRetries::default(), ConnectionUse::Pooled);
         loop {
             upload.begin();
             let begun = {
@@ -155,14 +155,20 @@ impl PingoraHandler {
                 Err(gone) => return RelayAttempt::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
-                    ctx.doubt = ctx.doubt.take().or_else(|| self.engine.doubt(request));
+                    ctx.unknown_outcome =
+                        ctx.unknown_outcome.take().or_else(|| self.engine.guard_outcome(request));
                     let mut watch =
                         ClientWatch::new(self, request, upstream, (ctx, upload), &mut channel);
                     let head = self.await_head(client, &mut watch).await;
-                    watch.over(!matches!(head, Err(NoResponseHead::Client(_))));
+                    watch.finish(!matches!(head, Err(NoResponseHead::Client(_))));
                     match head {
                         Ok(head) => {
-                            connection_auth::heard(&head.headers, client, &mut channel, upstream);
+                            connection_auth::on_response_head(
+                                &head.headers,
+                                client,
+                                &mut channel,
+                                upstream,
+                            );
                             return RelayAttempt::Answered(head, channel);
                         }
                         Err(NoResponseHead::Client(error)) => return RelayAttempt::Client(error),
@@ -170,16 +176,17 @@ impl PingoraHandler {
                     }
                 }
             };
-            let repeat = upload.is_whole() && repeats.again(attempt, request.is_idempotent());
+            let repeat =
+                upload.is_repeatable() && repeats.should_retry(attempt, request.is_idempotent());
             if (repeat || attempt == AttemptError::SignedOut)
-                && let Some(scheme) = connection_auth::lost(request, client, upstream)
+                && let Some(scheme) = connection_auth::lost_sign_in(request, client, upstream)
             {
                 return RelayAttempt::SignedOut(scheme);
             }
             if !repeat {
-                return RelayAttempt::Failed(attempt.failure());
+                return RelayAttempt::Failed(attempt.upstream_error());
             }
-            self.network.gate.redialled(upstream, ctx.route);
+            self.network.admission.redialled(upstream, ctx.route);
             connection = ConnectionUse::New;
         }
     }
@@ -190,27 +197,28 @@ impl PingoraHandler {
         client: &mut ClientSession,
         watch: &mut ClientWatch<'_>,
     ) -> Result<Box<UpstreamHead>, NoResponseHead> {
-        let ClientWatch { asked: request, place: upstream, ctx, channel, upload, .. } = watch;
+        let ClientWatch { request, upstream, ctx, channel, upload, .. } = watch;
         // The client is not expected to send its body before it gets a `100 Continue`.
         let mut awaits_continue = request.expects_continue() && !client.has_read_body();
-        if awaits_continue && channel.goes_on_unasked() {
+        if awaits_continue && channel.requires_local_continue() {
             client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
             awaits_continue = false;
         }
-        let mut timer = self.head_timer(request, upstream).among(client.siblings());
-        let began = clock::of_timers();
+        let mut timer =
+            self.head_timer(request, upstream).with_shared_connection(client.shared_connection());
+        let began = clock::timer_now();
         let (step_aside_at, continue_at) = (began + STEP_ASIDE_AFTER, began + CONTINUE_AFTER);
         loop {
-            send_what_is_at_hand(channel, upload);
+            send_available(channel, upload);
             // If the client is slow to send its body, the origin is not at fault.
-            let waits_for_client = channel.has_room() && upload.needs_more();
-            timer.is_of(if waits_for_client && !awaits_continue {
+            let waits_for_client = channel.can_send() && upload.needs_more();
+            timer.wait_for(if waits_for_client && !awaits_continue {
                 SilentPeer::Client
             } else {
                 SilentPeer::Origin
             });
-            timer.is_held(!waits_for_client && !client.has_read_body());
-            let before = upload.came_so_far();
+            timer.set_stalled(!waits_for_client && !client.has_read_body());
+            let before = upload.received_bytes();
             tokio::select! {
                 biased;
                 event = channel.next(true) => match event {
@@ -222,37 +230,37 @@ impl PingoraHandler {
                         client.write_interim(head.status, headers).await?;
                     }
                     Ok(SessionEvent::Head(head)) => return Ok(head),
-                    Ok(SessionEvent::Room) => timer.broken(),
+                    Ok(SessionEvent::SendReady) => timer.restart(),
                     Ok(SessionEvent::Data(_) | SessionEvent::End(_)) => {
                         return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::Protocol)));
                     }
                     // The origin has waited for the client for long enough, and so would larder.
-                    Err(_error) if waits_for_client && ctx.aside => {
+                    Err(_error) if waits_for_client && ctx.stepped_aside => {
                         return Err(NoResponseHead::Client(ClientError::Stalled));
                     }
-                    Err(error) => return Err(NoResponseHead::Origin(AttemptError::after(error, channel))),
+                    Err(error) => return Err(NoResponseHead::Origin(AttemptError::from_session_error(error, channel))),
                 },
-                piece = upload.news(client, waits_for_client) => {
+                piece = upload.next_event(client, waits_for_client) => {
                     if let Some(piece) = piece? {
                         channel.send(RequestPart::Data(piece));
                     }
                     awaits_continue = false;
-                    timer.came(upload.came_so_far() - before);
+                    timer.on_bytes(upload.received_bytes() - before);
                 }
                 // RFC 9110 §10.1.1: clients do not wait indefinitely, and some origins send no 100.
                 () = sleep_until(continue_at), if awaits_continue => {
                     client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
                     awaits_continue = false;
                 }
-                () = sleep_until(step_aside_at), if waits_for_client && !ctx.aside => ctx.step_aside(),
+                () = sleep_until(step_aside_at), if waits_for_client && !ctx.stepped_aside => ctx.step_aside(),
                 // Other calls wait for the slot, which a slow client would occupy without a limit.
-                () = ctx.has_to_make_way(), if waits_for_client && ctx.aside =>
+                () = ctx.preempted(), if waits_for_client && ctx.stepped_aside =>
                     return Err(NoResponseHead::Client(ClientError::Stalled)),
-                peer = timer.lasted() => {
+                peer = timer.expired() => {
                     if peer == SilentPeer::Client {
                         return Err(NoResponseHead::Client(ClientError::Stalled));
                     }
-                    channel.distrust();
+                    channel.stop_reuse();
                     return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::FirstByteTimeout)));
                 }
             }
@@ -261,9 +269,14 @@ impl PingoraHandler {
 
     fn head_timer(&self, request: &ProxyRequest, upstream: &UpstreamTarget) -> InactivityTimer {
         // An event stream or a WebSocket may be inactive for a long time.
-        let origin = (!forwarded_message::streams(request)).then_some(upstream.timeouts.first_byte);
+        let origin =
+            (!forwarded_message::may_pause(request)).then_some(upstream.timeouts.first_byte);
         let timer = InactivityTimer::new(origin, None);
-        if forwarded_message::converses(request) { timer } else { timer.with(self.body) }
+        if forwarded_message::is_bidirectional(request) {
+            timer
+        } else {
+            timer.with_body_limits(self.body)
+        }
     }
 
     /// Forwards the response from its head to its end.
@@ -277,33 +290,33 @@ impl PingoraHandler {
         upstream: &UpstreamTarget,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let UpstreamHead { status, mut headers, framing, ended, spelling, .. } = head;
-        if connection_auth::is_left_to_http1(request, client, ctx, (status, &headers)) {
-            return Ok(ExchangeEnd::Answered);
+        if connection_auth::needs_http1(request, client, ctx, (status, &headers)) {
+            return Ok(ExchangeEnd::Completed);
         }
-        let timeout = (!forwarded_message::streams(request) && !is_event_stream(&headers))
+        let timeout = (!forwarded_message::may_pause(request) && !is_event_stream(&headers))
             .then_some(upstream.timeouts.between_bytes);
         forwarded_message::strip(&mut headers);
-        self.heard(request, ctx, status, &headers, framing).await;
-        forwarded_message::incoming(ctx, status, &mut headers);
+        self.on_head(request, ctx, status, &headers, framing).await;
+        forwarded_message::add_status_fields(ctx, status, &mut headers);
         self.finish_head(request, client, ctx, &mut headers);
-        let length = forwarded_message::length(request, status, &headers, framing, ended);
+        let length = forwarded_message::body_length(request, status, &headers, framing, ended);
         let has_body = !matches!(length, BodyLength::None | BodyLength::Known(0));
         client.write_head(status, headers, length, &spelling).await?;
         if request.method == Method::HEAD || ended {
-            self.ended(ctx).await;
+            self.on_body_end(ctx).await;
         }
         let mut trailers = pump(client, channel, upload, ctx, timeout, |ctx, piece| {
             ctx.upstream_bytes += piece.len() as u64;
-            forwarded_message::copied(piece, ctx);
+            forwarded_message::capture_piece(piece, ctx);
             has_body
         })
         .await?;
-        self.ended(ctx).await;
+        self.on_body_end(ctx).await;
         if let Some(trailers) = &mut trailers {
             hop_by_hop::strip_trailers(trailers);
         }
         client.end(trailers.filter(|trailers| !trailers.is_empty())).await?;
-        Ok(ExchangeEnd::Answered)
+        Ok(ExchangeEnd::Completed)
     }
 }
 
@@ -318,23 +331,24 @@ async fn pump(
     passes: impl Fn(&mut RequestContext, &Bytes) -> bool,
 ) -> Result<Option<HeaderMap>, ExchangeFailure> {
     // A response that has begun may last as long as its client sends (gRPC).
-    let mut timer = InactivityTimer::new(timeout, None).among(client.siblings());
-    client.is_ahead(channel.ahead());
-    let mut since = clock::of_timers();
+    let mut timer =
+        InactivityTimer::new(timeout, None).with_shared_connection(client.shared_connection());
+    client.set_read_ahead(channel.receive_window());
+    let mut since = clock::timer_now();
     loop {
-        send_what_is_at_hand(&mut channel, &mut upload);
-        let waits_for_client = channel.has_room() && upload.needs_more();
+        send_available(&mut channel, &mut upload);
+        let waits_for_client = channel.can_send() && upload.needs_more();
         // The unsent part of the response limits reading from the origin, but never from the client.
         let reads = client.has_room();
-        if reads && !ctx.aside {
-            since = clock::of_timers();
+        if reads && !ctx.stepped_aside {
+            since = clock::timer_now();
         }
-        timer.is_of(if waits_for_client || !reads {
+        timer.wait_for(if waits_for_client || !reads {
             SilentPeer::Client
         } else {
             SilentPeer::Origin
         });
-        timer.is_held(!waits_for_client && !client.has_read_body());
+        timer.set_stalled(!waits_for_client && !client.has_read_body());
         tokio::select! {
             biased;
             event = channel.next(reads) => match event {
@@ -342,22 +356,22 @@ async fn pump(
                     if passes(ctx, &piece) {
                         client.queue(piece)?;
                     }
-                    timer.broken();
+                    timer.restart();
                 }
                 Ok(SessionEvent::End(trailers)) => return Ok(trailers),
-                Ok(SessionEvent::Room) => timer.broken(),
-                Ok(SessionEvent::Head(_)) | Err(_) => return Err(ExchangeFailure::Answer(UpstreamError::Cut)),
+                Ok(SessionEvent::SendReady) => timer.restart(),
+                Ok(SessionEvent::Head(_)) | Err(_) => return Err(ExchangeFailure::Response(UpstreamError::Cut)),
             },
-            piece = upload.news(client, waits_for_client) => {
+            piece = upload.next_event(client, waits_for_client) => {
                 if let Some(piece) = piece? {
                     channel.send(RequestPart::Data(piece));
                 }
-                timer.broken();
+                timer.restart();
             }
-            () = sleep_until(since + STEP_ASIDE_AFTER), if !reads && !ctx.aside => ctx.step_aside(),
-            _peer = timer.lasted() => {
-                channel.distrust();
-                return Err(ExchangeFailure::Answer(UpstreamError::BodyTimeout));
+            () = sleep_until(since + STEP_ASIDE_AFTER), if !reads && !ctx.stepped_aside => ctx.step_aside(),
+            _peer = timer.expired() => {
+                channel.stop_reuse();
+                return Err(ExchangeFailure::Response(UpstreamError::BodyTimeout));
             }
         }
     }
@@ -368,20 +382,20 @@ async fn unless_gone<T>(
     client: &mut ClientSession,
     work: impl Future<Output = T>,
 ) -> Result<T, ClientError> {
-    let mut stalled_upload = client.siblings().map(SharedConnection::holding);
+    let mut stalled_upload = client.shared_connection().map(SharedConnection::stalled_upload);
     if let Some(upload) = &mut stalled_upload {
-        upload.is(!client.has_read_body());
+        upload.set_stalled(!client.has_read_body());
     }
     tokio::select! {
         biased;
         done = work => Ok(done),
-        gone = client.gone() => Err(gone),
+        gone = client.until_gone() => Err(gone),
     }
 }
 
-pub(super) fn send_what_is_at_hand(channel: &mut CallChannel, upload: &mut RequestUpload) {
-    while channel.has_room() {
-        let Some(part) = upload.at_hand() else { return };
+pub(super) fn send_available(channel: &mut CallChannel, upload: &mut RequestUpload) {
+    while channel.can_send() {
+        let Some(part) = upload.next_part() else { return };
         channel.send(part);
     }
 }

@@ -15,13 +15,13 @@ use crate::upstream::error::UpstreamError;
 
 /// Writes the whole `reply`. `Err`: the client must not regard the response as complete. `received_bytes`
 /// counts the bytes that arrive from the origin meanwhile.
-pub(super) async fn reply(
+pub(super) async fn write_response(
     client: &mut ClientSession,
     mut reply: ClientResponse,
     received_bytes: Option<&mut u64>,
 ) -> Result<(), ExchangeFailure> {
     // The error was just received from the origin; it is not from larder or the store.
-    let received = reply.why.is_some() && reply.error.is_none();
+    let received = reply.forward_reason.is_some() && reply.error.is_none();
     if let Some(received) = received.then(|| received_error(reply.status)).flatten() {
         reply.headers.append(PROXY_STATUS, received);
     }
@@ -65,9 +65,9 @@ async fn write_growing(
         let next = tokio::select! {
             biased;
             next = reader.next() => next,
-            gone = client.gone() => return Err(gone.into()),
+            gone = client.until_gone() => return Err(gone.into()),
         };
-        let Some(piece) = next.map_err(ExchangeFailure::Answer)? else { break };
+        let Some(piece) = next.map_err(ExchangeFailure::Response)? else { break };
         if let Some(received) = &mut received_bytes {
             **received += piece.len() as u64;
         }
@@ -75,7 +75,7 @@ async fn write_growing(
         client.write_body(piece).await?;
     }
     if take.is_some() && left > 0 {
-        Err(ExchangeFailure::Answer(UpstreamError::Cut))
+        Err(ExchangeFailure::Response(UpstreamError::Cut))
     } else {
         Ok(())
     }

@@ -13,7 +13,7 @@ use crate::policy::{ErrorClass, Policy};
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::context::RequestContext;
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::PingoraHandler;
+use crate::proxy::handler::ProxyHandler;
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
 use crate::upstream::classify;
@@ -49,32 +49,32 @@ impl RetryContext {
     }
 }
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// Waits for the backoff of a retry, then for admission.
-    pub(super) async fn passed(
+    pub(super) async fn admit(
         &self,
         ctx: &mut RequestContext,
         request: &ProxyRequest,
         upstream: &UpstreamTarget,
     ) -> Result<(), UpstreamError> {
-        let admission = &self.network.gate;
-        if let Some(wait) = ctx.tries.wait.take() {
-            ctx.pass = None;
+        let admission = &self.network.admission;
+        if let Some(wait) = ctx.retry.wait.take() {
+            ctx.permit = None;
             admission.sleep(wait).await;
         }
         let call = self.call_context(ctx, request, upstream);
-        ctx.tries.began.get_or_insert_with(|| admission.instant());
+        ctx.retry.began.get_or_insert_with(|| admission.instant());
         let permit =
-            admission.acquire(upstream, call.clone()).await.map_err(UpstreamError::Held)?;
-        ctx.tries.wait_reason = permit.waited().map(RejectReason::token);
-        (ctx.pass, ctx.tries.call) = (Some(permit), Some((upstream.clone(), call)));
+            admission.acquire(upstream, call.clone()).await.map_err(UpstreamError::Rejected)?;
+        ctx.retry.wait_reason = permit.waited().map(RejectReason::token);
+        (ctx.permit, ctx.retry.call) = (Some(permit), Some((upstream.clone(), call)));
         let route = match request.method {
             Method::POST => {
-                forwarded_message::as_a_get(request).and_then(|get| self.routes.find(&get))
+                forwarded_message::as_get(request).and_then(|get| self.routes.find(&get))
             }
             _ => self.route(ctx),
         };
-        ctx.sent = Some(self.engine.sent(request, route));
+        ctx.pass_through_start = Some(self.engine.begin_pass_through(request, route));
         Ok(())
     }
 
@@ -86,23 +86,23 @@ impl PingoraHandler {
         upstream: &UpstreamTarget,
     ) -> CallContext {
         let policy = self.policy(ctx);
-        let mut call = self.engine.knock(request, ctx.route, policy, None);
+        let mut call = self.engine.call_context(request, ctx.route, policy, None);
         call.governed = self.route(ctx).is_some();
-        let is_retry = ctx.tries.began.is_some();
+        let is_retry = ctx.retry.began.is_some();
         if !is_retry
-            && policy.retry.repeats(&request.method)
+            && policy.retry.is_retryable(&request.method)
             && !request.is_overridden()
             && call.governed
             && request.upgrade.is_none()
         {
             let state = RetryState::new(policy.retry.clone(), upstream.timeouts.total);
-            ctx.tries.state = Some(state);
+            ctx.retry.state = Some(state);
         }
         if is_retry {
-            call.attempt = AttemptKind::Again;
+            call.attempt = AttemptKind::Retry;
         }
-        let left = ctx.tries.state.as_ref().map(RetryState::left);
-        call.patience = left.unwrap_or_else(|| upstream.patience());
+        let left = ctx.retry.state.as_ref().map(RetryState::left);
+        call.patience = left.unwrap_or_else(|| upstream.max_wait());
         call
     }
 
@@ -112,22 +112,23 @@ impl PingoraHandler {
 
     /// Handles the head of a response and returns whether to retry. `is_repeatable`: the whole request can
     /// be sent again.
-    pub(super) fn is_asked_again(
+    pub(super) fn should_retry_response(
         &self,
         ctx: &mut RequestContext,
         head: &UpstreamHead,
         is_repeatable: bool,
     ) -> bool {
-        let Some(permit) = &mut ctx.pass else { return false };
+        let Some(permit) = &mut ctx.permit else { return false };
         let status = head.status;
-        ctx.copy = None;
+        ctx.body_capture = None;
         // A 101 is followed by another protocol, not by a body.
         if permit.reads_bodies() && status != StatusCode::SWITCHING_PROTOCOLS {
-            ctx.copy = BodyCapture::of(status, &head.headers, &self.network.in_flight);
+            ctx.body_capture =
+                BodyCapture::for_response(status, &head.headers, &self.network.in_flight);
         }
-        let outcome = match ctx.copy {
+        let outcome = match ctx.body_capture {
             Some(_) => permit.on_head_unread(status, &head.headers),
-            None => permit.answered(status, &head.headers, None),
+            None => permit.on_response(status, &head.headers, None),
         };
         let is_error = !outcome.is_ok() || status.as_u16() >= 400;
         is_error
@@ -136,7 +137,7 @@ impl PingoraHandler {
     }
 
     /// The stored response to serve in place of an error response to a `HEAD`.
-    pub(super) async fn stale_head(
+    pub(super) async fn stale_for_error(
         &self,
         request: &ProxyRequest,
         ctx: &mut RequestContext,
@@ -147,15 +148,15 @@ impl PingoraHandler {
         }
         let (error, status) = (ErrorClass::Status(head.status), Some(head.status));
         // Before the lookup, during which the client may disconnect.
-        if let Some(permit) = &mut ctx.pass {
-            permit.answered(head.status, &head.headers, None);
+        if let Some(permit) = &mut ctx.permit {
+            permit.on_response(head.status, &head.headers, None);
         }
         let route = self.route(ctx)?;
         self.engine.stale_head(request, route, error, status, error.token()).await
     }
 
     /// The stored response to serve if a `HEAD` got no response.
-    pub(super) async fn stale_instead(
+    pub(super) async fn stale_for_failure(
         &self,
         request: &ProxyRequest,
         ctx: &mut RequestContext,
@@ -165,24 +166,24 @@ impl PingoraHandler {
         let error = failure.error_class().filter(|_| is_head)?;
         let route = self.route(ctx)?;
         let reply = self.engine.stale_head(request, route, error, None, failure.token()).await?;
-        if let Some(permit) = &mut ctx.pass {
-            permit.failed(failure);
+        if let Some(permit) = &mut ctx.permit {
+            permit.on_failure(failure);
         }
         Some(reply)
     }
 
     /// Handles a failure without a response and returns whether to retry.
-    pub(super) fn fails(
+    pub(super) fn should_retry_failure(
         &self,
         ctx: &mut RequestContext,
         failure: UpstreamError,
         is_repeatable: bool,
     ) -> bool {
-        if let Some(permit) = &mut ctx.pass {
-            permit.failed(failure);
+        if let Some(permit) = &mut ctx.permit {
+            permit.on_failure(failure);
         }
         let Some(outcome) = classify::failure(failure) else { return false };
-        failure.may_pass()
+        failure.is_transient()
             && is_repeatable
             && self.schedule_retry(ctx, &outcome, StatusCode::BAD_GATEWAY, failure.token())
     }
@@ -195,14 +196,14 @@ impl PingoraHandler {
         status: StatusCode,
         reason: &'static str,
     ) -> bool {
-        let cooldown = self.policy(ctx).hold;
-        let admission = &self.network.gate;
+        let cooldown = self.policy(ctx).cooldown;
+        let admission = &self.network.admission;
         let RetryContext {
             state: Some(state),
             began: Some(began),
             call: Some((upstream, call)),
             ..
-        } = &mut ctx.tries
+        } = &mut ctx.retry
         else {
             return false;
         };
@@ -211,11 +212,11 @@ impl PingoraHandler {
         let next =
             state.next(class, outcome.bounded_retry_after(&cooldown), elapsed, rand::random());
         let RetryDecision::After(wait) = next else { return false };
-        (call.attempt, call.patience) = (AttemptKind::Again, state.left());
+        (call.attempt, call.patience) = (AttemptKind::Retry, state.left());
         if !admission.try_acquire_retry(upstream, call, reason, wait) {
             return false;
         }
-        (ctx.tries.wait, ctx.tries.reason) = (Some(wait), Some(reason));
+        (ctx.retry.wait, ctx.retry.reason) = (Some(wait), Some(reason));
         true
     }
 }

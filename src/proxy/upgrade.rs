@@ -12,15 +12,15 @@ use crate::frontend::session::{BodyLength, ClientSession, Http1Session};
 use crate::frontend::splice::{self, splice};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::{ExchangeEnd, PingoraHandler};
+use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::connection_pool::CallChannel;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::session::UpstreamHead;
 
-impl PingoraHandler {
+impl ProxyHandler {
     /// Forwards the 101 and then passes bytes between client and origin.
-    pub(super) async fn switched(
+    pub(super) async fn switch_protocol(
         &self,
         request: &ProxyRequest,
         client: &mut ClientSession,
@@ -31,7 +31,7 @@ impl PingoraHandler {
         let mut headers = head.headers;
         let protocol = headers.get(UPGRADE).cloned();
         forwarded_message::strip(&mut headers);
-        forwarded_message::incoming(ctx, head.status, &mut headers);
+        forwarded_message::add_status_fields(ctx, head.status, &mut headers);
         self.finish_head(request, client, ctx, &mut headers);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         if let Some(protocol) = protocol {
@@ -39,10 +39,12 @@ impl PingoraHandler {
         }
         client.write_head(head.status, headers, BodyLength::None, &head.spelling).await?;
         client.flush().await?;
-        let (Some(origin), ClientSession::Http1(session)) = (channel.into_raw(), client) else {
-            return Err(ExchangeFailure::Answer(UpstreamError::Protocol));
+        let (Some(origin), ClientSession::Http1(session)) = (channel.into_upgraded(), client)
+        else {
+            return Err(ExchangeFailure::Response(UpstreamError::Protocol));
         };
-        ctx.upstream_bytes = tunnel(session, origin.stream, &origin.early, self.tunnel_idle).await;
+        ctx.upstream_bytes =
+            tunnel(session, origin.stream, &origin.buffered, self.tunnel_idle).await;
         Ok(ExchangeEnd::Switched)
     }
 }
@@ -69,7 +71,7 @@ async fn tunnel(
     let spliced = splice(io.transport(), &mut origin, idle).await;
     if spliced.end == splice::SpliceEnd::Idle {
         // A truncated stream must not look complete, so the client gets a reset.
-        io.answering();
+        io.arm_reset();
     }
     tracing::debug!(up = spliced.up, down = spliced.down, end = ?spliced.end, "Upgraded connection closed");
     spliced.down + buffered.len() as u64

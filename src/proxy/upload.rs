@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::frontend::session::{ClientError, ClientEvent, ClientSession};
-use crate::upstream::in_flight_bytes::{BytesPermit, InFlightBytes, SMALL};
+use crate::upstream::in_flight_bytes::{BytesPermit, COPY_THRESHOLD, InFlightBytes};
 use crate::upstream::session::RequestPart;
 
 /// Maximum length of a body that is buffered for repeats.
@@ -56,12 +56,12 @@ impl RequestUpload {
     }
 
     /// Whether a new call can send the whole body.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(super) fn is_repeatable(&self) -> bool {
         !self.outgrown
     }
 
     /// Number of bytes received from the client.
-    pub(super) fn came_so_far(&self) -> usize {
+    pub(super) fn received_bytes(&self) -> usize {
         self.received
     }
 
@@ -71,7 +71,7 @@ impl RequestUpload {
     }
 
     /// Whether the whole body has been read from the client, so that the rest can be sent without it.
-    pub(super) fn is_all_here(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.ended
     }
 
@@ -81,7 +81,7 @@ impl RequestUpload {
     }
 
     /// The next piece, or the end, that can be sent without reading from the client.
-    pub(super) fn at_hand(&mut self) -> Option<RequestPart> {
+    pub(super) fn next_part(&mut self) -> Option<RequestPart> {
         if let Some(piece) = self.buffer.get(self.sent) {
             self.sent += 1;
             return Some(RequestPart::Data(piece.clone()));
@@ -94,12 +94,12 @@ impl RequestUpload {
     /// Waits for an event of the client: more of the body if `wanted`, capacity for the response, or the end
     /// of the connection. Received data is available from [`RequestUpload::next_part`], except a returned
     /// piece, which is not buffered. Cancel-safe.
-    pub(super) async fn news(
+    pub(super) async fn next_event(
         &mut self,
         client: &mut ClientSession,
         wanted: bool,
     ) -> Result<Option<Bytes>, ClientError> {
-        Ok(match client.news(wanted).await? {
+        Ok(match client.next_event(wanted).await? {
             ClientEvent::Room => None,
             ClientEvent::Body(None) => {
                 self.ended = true;
@@ -114,15 +114,15 @@ impl RequestUpload {
         self.received += piece.len();
         let memory = piece.len().max(MIN_PIECE);
         self.buffer_bytes += memory;
-        if self.buffer_bytes <= MAX_BUFFERED && !self.outgrown && self.memory.add(memory) {
-            let is_small = piece.len() < SMALL;
+        if self.buffer_bytes <= MAX_BUFFERED && !self.outgrown && self.memory.try_reserve(memory) {
+            let is_small = piece.len() < COPY_THRESHOLD;
             self.buffer.push(if is_small { Bytes::copy_from_slice(&piece) } else { piece });
             return None;
         }
         self.outgrown = true;
         // The buffered pieces were sent before: more is read only after that.
         self.buffer.clear();
-        self.memory.give_all_back();
+        self.memory.release_all();
         self.sent = 0;
         Some(piece)
     }
@@ -143,13 +143,13 @@ mod tests {
         while upload.on_piece(Bytes::from_static(b"x"), false).is_none() {
             pieces += 1;
             // All pieces are sent before more is read.
-            while upload.at_hand().is_some() {}
+            while upload.next_part().is_some() {}
         }
-        assert!(!upload.is_whole());
+        assert!(!upload.is_repeatable());
         assert_eq!(pieces, MAX_BUFFERED / MIN_PIECE);
         assert_eq!(in_flight.used(), 0, "the memory of the dropped pieces is released");
         let mut upload = RequestUpload::new(&InFlightBytes::new(MIN_PIECE));
         assert!(upload.on_piece(Bytes::from_static(b"x"), false).is_some());
-        assert!(!upload.is_whole(), "a repeat needs more memory than is available");
+        assert!(!upload.is_repeatable(), "a repeat needs more memory than is available");
     }
 }

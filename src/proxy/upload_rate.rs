@@ -32,14 +32,14 @@ impl UploadRate {
     }
 
     /// Sets whether the call waits for the client.
-    pub(super) fn waits(&mut self, is_waited_for: bool) {
+    pub(super) fn set_waiting(&mut self, is_waited_for: bool) {
         self.count();
-        self.since = is_waited_for.then(clock::of_timers);
+        self.since = is_waited_for.then(clock::timer_now);
     }
 
     /// Records received bytes. Returns whether a window has ended with too few bytes. The next window begins
     /// when one ends.
-    pub(super) fn came(&mut self, bytes: u64) -> bool {
+    pub(super) fn on_bytes(&mut self, bytes: u64) -> bool {
         self.bytes += bytes;
         self.count();
         if self.waited < self.window {
@@ -51,7 +51,7 @@ impl UploadRate {
     }
 
     /// The minimum number of bytes in a window.
-    pub(super) fn least(&self) -> u64 {
+    pub(super) fn min_bytes(&self) -> u64 {
         self.min_bytes
     }
 
@@ -68,7 +68,7 @@ impl UploadRate {
 
     fn count(&mut self) {
         if let Some(since) = &mut self.since {
-            let now = clock::of_timers();
+            let now = clock::timer_now();
             self.waited += now.duration_since(*since);
             *since = now;
         }
@@ -90,11 +90,11 @@ mod tests {
     async fn a_byte_a_second_is_too_slow_and_a_hundred_are_not() {
         for (bytes, expected) in [(1, Some(30)), (63, Some(30)), (64, None), (100, None)] {
             let mut rate = upload_rate();
-            rate.waits(true);
+            rate.set_waiting(true);
             let mut failed_after = None;
             for second in 1..=120 {
                 sleep(SECOND).await;
-                if rate.came(bytes) {
+                if rate.on_bytes(bytes) {
                     failed_after = Some(second);
                     break;
                 }
@@ -108,23 +108,23 @@ mod tests {
         let mut rate = upload_rate();
         for _ in 0..90 {
             // The origin does not read for nine seconds, then the client sends within one.
-            rate.waits(false);
+            rate.set_waiting(false);
             sleep(9 * SECOND).await;
-            rate.waits(true);
+            rate.set_waiting(true);
             sleep(SECOND).await;
-            assert!(!rate.came(64));
+            assert!(!rate.on_bytes(64));
         }
         assert!(timeout(29 * SECOND, rate.window_ends()).await.is_err());
         assert!(timeout(2 * SECOND, rate.window_ends()).await.is_ok());
-        rate.waits(false);
+        rate.set_waiting(false);
         assert!(timeout(1000 * SECOND, rate.window_ends()).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn without_a_minimum_no_rate_is_too_slow() {
         let mut rate = UploadRate::new(BodyLimits { idle: 30 * SECOND, min_rate: 0 });
-        rate.waits(true);
+        rate.set_waiting(true);
         assert!(timeout(1000 * SECOND, rate.window_ends()).await.is_err());
-        assert!(!rate.came(0));
+        assert!(!rate.on_bytes(0));
     }
 }

@@ -61,7 +61,7 @@ pub enum ValueMatch {
 impl Pattern {
     /// Whether `request` matches.
     pub fn matches(&self, request: &ProxyRequest) -> bool {
-        self.matches_at(request, &path_equivalence::normal(request.target.path()))
+        self.matches_at(request, &path_equivalence::normalize(request.target.path()))
     }
 
     /// The same with the normalized path of the target, computed once for many patterns.

@@ -72,13 +72,13 @@ impl Table {
     pub fn find(&self, request: &ProxyRequest) -> Option<&Route> {
         let path = request.target.path();
         let found = self.first(request, path)?;
-        let interpreted = path_equivalence::as_read(path)
+        let interpreted = path_equivalence::lenient_form(path)
             .and_then(|interpreted| self.first(request, &interpreted));
         interpreted.is_none_or(|interpreted| interpreted.index == found.index).then_some(found)
     }
 
     fn first(&self, request: &ProxyRequest, path: &str) -> Option<&Route> {
-        let (host, path) = (request.target.host(), &*path_equivalence::normal(path));
+        let (host, path) = (request.target.host(), &*path_equivalence::normalize(path));
         let exact = self.exact.get(host);
         let below = self.suffixes(host).filter_map(|end| self.below.get(end));
         let lists = exact.into_iter().chain(below).chain([&self.any]);
@@ -107,7 +107,7 @@ impl Table {
     }
 
     /// Whether any route matches this origin.
-    pub fn names(&self, host: &str, port: u16) -> bool {
+    pub fn has_route_for(&self, host: &str, port: u16) -> bool {
         self.routes.iter().any(|route| route.pattern.host.matches(host, port))
     }
 

@@ -9,7 +9,7 @@ pub fn has_byte(text: &str, matches: impl Fn(u8) -> bool) -> bool {
 }
 
 /// The union of the class bits that `table` assigns to the bytes of a text.
-pub fn kinds(text: &str, table: &[u8; 256]) -> u8 {
+pub fn byte_classes(text: &str, table: &[u8; 256]) -> u8 {
     text.bytes().fold(0, |kinds, byte| kinds | table[usize::from(byte)])
 }
 

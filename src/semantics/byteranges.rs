@@ -14,7 +14,7 @@ use crate::semantics::ranges::{ByteRange, content_range};
     clippy::missing_panics_doc,
     reason = "these literals and hex digits are a valid field value"
 )]
-pub fn assembled(
+pub fn assemble(
     body: &Bytes,
     parts: &[ByteRange],
     media_type: Option<&HeaderValue>,
@@ -58,7 +58,7 @@ mod tests {
     use proptest::prelude::{any, proptest};
     use proptest::sample::Index;
 
-    use crate::semantics::byteranges::{assembled, slice};
+    use crate::semantics::byteranges::{assemble, slice};
     use crate::semantics::ranges::ByteRange;
 
     #[test]
@@ -66,7 +66,7 @@ mod tests {
         let body = Bytes::from_static(b"0123456789");
         let parts = [ByteRange { first: 5, last: 6 }, ByteRange { first: 0, last: 1 }];
         let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        let (content_type, pieces) = assembled(&body, &parts, Some(&plain), 10);
+        let (content_type, pieces) = assemble(&body, &parts, Some(&plain), 10);
         let boundary = "0000000000000000000000000000000a";
         assert_eq!(content_type, format!("multipart/byteranges; boundary={boundary}"));
         let text = String::from_utf8(pieces.concat()).unwrap();
@@ -80,14 +80,14 @@ mod tests {
             text,
             part("5-6", "56") + &part("0-1", "01") + &format!("\r\n--{boundary}--\r\n")
         );
-        let (_, untyped) = assembled(&body, &parts, None, 10);
+        let (_, untyped) = assemble(&body, &parts, None, 10);
         assert!(!String::from_utf8(untyped.concat()).unwrap().contains("Content-Type"));
     }
 
     #[test]
     fn the_parts_reference_the_body_without_copies() {
         let body = Bytes::from(vec![7; 1000]);
-        let (_, pieces) = assembled(&body, &[ByteRange { first: 10, last: 19 }], None, 1);
+        let (_, pieces) = assemble(&body, &[ByteRange { first: 10, last: 19 }], None, 1);
         assert_eq!(pieces[1].as_ptr(), body[10..].as_ptr());
     }
 
@@ -104,7 +104,7 @@ mod tests {
                 .map(|(a, b)| ByteRange { first: a.min(b), last: a.max(b) })
                 .collect();
             let whole = Bytes::from(body.clone());
-            let (content_type, pieces) = assembled(&whole, &parts, None, boundary);
+            let (content_type, pieces) = assemble(&whole, &parts, None, boundary);
             let boundary = content_type.to_str().unwrap().rsplit_once('=').unwrap().1.to_owned();
             let mut rest = pieces.concat();
             for part in &parts {

@@ -52,7 +52,7 @@ pub struct CacheControl {
 
 impl CacheControl {
     /// Parses `Cache-Control` of a response.
-    pub fn response(headers: &HeaderMap) -> Self {
+    pub fn from_response(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         for member in field_list::members(headers.get_all(CACHE_CONTROL)) {
             let (name, argument) = split(member);
@@ -134,12 +134,12 @@ pub struct RequestCacheControl {
 impl RequestCacheControl {
     /// Whether the request demands revalidation: `no-cache`, or `max-age=0`, which clients use with the same
     /// meaning (RFC 9111 §5.2.1.1 would still allow a response of age zero).
-    pub fn insists(&self) -> bool {
+    pub fn demands_revalidation(&self) -> bool {
         self.no_cache || self.max_age == Some(Duration::ZERO)
     }
 
     /// Parses `Cache-Control` or `Pragma` of a request.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_request(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         if !headers.contains_key(CACHE_CONTROL) {
             control.no_cache = headers.contains_key(PRAGMA)

@@ -69,13 +69,13 @@ const REQUEST_SCHEMES: [&str; 45] = [
 ];
 
 /// Whether a request has credentials of a connection-based scheme.
-pub fn is_sent(headers: &HeaderMap) -> bool {
-    scheme_sent(headers).is_some()
+pub fn is_in_request(headers: &HeaderMap) -> bool {
+    request_scheme(headers).is_some()
 }
 
 /// The connection-based scheme that a request uses. The bare scheme name also is the challenge that starts
 /// such an authentication.
-pub fn scheme_sent(headers: &HeaderMap) -> Option<&'static str> {
+pub fn request_scheme(headers: &HeaderMap) -> Option<&'static str> {
     headers
         .get_all(AUTHORIZATION)
         .iter()
@@ -85,7 +85,7 @@ pub fn scheme_sent(headers: &HeaderMap) -> Option<&'static str> {
 /// A hash of the request's credentials if larder does not know their scheme. The origin may authenticate the
 /// whole connection with them, so calls with other credentials must not use that connection. `None` if the
 /// request has no credentials, or all of them use known schemes.
-pub fn of_an_unknown_scheme(headers: &HeaderMap) -> Option<u64> {
+pub fn unknown_scheme_hash(headers: &HeaderMap) -> Option<u64> {
     let credentials = || headers.get_all(AUTHORIZATION).iter().map(HeaderValue::as_bytes);
     let known = |value: &[u8]| find_scheme(value, &REQUEST_SCHEMES).is_some();
     if credentials().all(known) {
@@ -97,7 +97,7 @@ pub fn of_an_unknown_scheme(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Whether a response requests or continues an authentication of the connection.
-pub fn is_asked_for(headers: &HeaderMap) -> bool {
+pub fn is_in_response(headers: &HeaderMap) -> bool {
     let challenges = [WWW_AUTHENTICATE, PROXY_AUTHENTICATE];
     let mut lines = challenges.iter().flat_map(|name| headers.get_all(name));
     // A comma inside quotes separates nothing. Treating it as a separator only costs one connection.
@@ -138,20 +138,20 @@ mod tests {
             ("NTLMv2 x", false),
             ("", false),
         ] {
-            assert_eq!(is_sent(&headers(AUTHORIZATION, value)), is, "{value:?}");
+            assert_eq!(is_in_request(&headers(AUTHORIZATION, value)), is, "{value:?}");
         }
-        assert!(!is_sent(&HeaderMap::new()));
+        assert!(!is_in_request(&HeaderMap::new()));
     }
 
     #[test]
     fn credentials_of_unknown_schemes_have_distinct_hashes() {
-        let hash = |value| of_an_unknown_scheme(&headers(AUTHORIZATION, value));
+        let hash = |value| unknown_scheme_hash(&headers(AUTHORIZATION, value));
         for value in
             ["Bearer x", "basic eDp5", "AWS4-HMAC-SHA256 Credential=a, Signature=b", "token x"]
         {
             assert_eq!(hash(value), None, "{value}");
         }
-        assert_eq!(of_an_unknown_scheme(&HeaderMap::new()), None);
+        assert_eq!(unknown_scheme_hash(&HeaderMap::new()), None);
         assert!(hash("Zork alice").is_some() && hash("Zork alice") != hash("Zork bob"));
         assert!(hash("c0ffee").is_some(), "a token without a scheme");
     }
@@ -166,12 +166,12 @@ mod tests {
             ("Basic realm=\"NTLM\"", false),
             ("Digest realm=x, qop=auth", false),
         ] {
-            assert_eq!(is_asked_for(&headers(WWW_AUTHENTICATE, value)), is, "{value:?}");
-            assert_eq!(is_asked_for(&headers(PROXY_AUTHENTICATE, value)), is, "{value:?}");
+            assert_eq!(is_in_response(&headers(WWW_AUTHENTICATE, value)), is, "{value:?}");
+            assert_eq!(is_in_response(&headers(PROXY_AUTHENTICATE, value)), is, "{value:?}");
         }
         let mut lines = headers(WWW_AUTHENTICATE, "Basic realm=x");
-        assert!(!is_asked_for(&lines));
+        assert!(!is_in_response(&lines));
         lines.append(WWW_AUTHENTICATE, HeaderValue::from_static("NTLM"));
-        assert!(is_asked_for(&lines));
+        assert!(is_in_response(&lines));
     }
 }

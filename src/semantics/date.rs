@@ -17,7 +17,7 @@ const DAYS: [&[u8]; 7] =
 const DAY: i64 = 86_400;
 
 /// Adds a `Date` field with the time of receipt to a message without one (RFC 9110 §6.6.1).
-pub fn add_where_missing(headers: &mut HeaderMap, received: SystemTime) {
+pub fn add_if_missing(headers: &mut HeaderMap, received: SystemTime) {
     if !headers.contains_key(DATE)
         && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(received))
     {

@@ -14,7 +14,7 @@ pub struct FieldCase(Bytes);
 
 impl FieldCase {
     /// Takes the names from a head that begins with its start line.
-    pub fn of(head: Bytes) -> Self {
+    pub fn from_head(head: Bytes) -> Self {
         Self(head)
     }
 
@@ -27,7 +27,7 @@ impl FieldCase {
             at = next;
             match spelling {
                 Some(spelling) => out.put_slice(spelling),
-                None => out.put_slice(usual(name).as_bytes()),
+                None => out.put_slice(default_spelling(name).as_bytes()),
             }
             out.put_slice(b": ");
             out.put_slice(value.as_bytes());
@@ -61,7 +61,7 @@ impl FieldCase {
 }
 
 /// The spelling of names that were not in a received HTTP/1 head.
-pub fn usual(name: &HeaderName) -> &str {
+pub fn default_spelling(name: &HeaderName) -> &str {
     match *name {
         header::ACCEPT_RANGES => "Accept-Ranges",
         header::AGE => "Age",
@@ -103,7 +103,7 @@ mod tests {
             map.append(*name, value.parse().unwrap());
         }
         let mut out = BytesMut::new();
-        FieldCase::of(Bytes::from_static(head.as_bytes())).write(&map, &mut out);
+        FieldCase::from_head(Bytes::from_static(head.as_bytes())).write(&map, &mut out);
         String::from_utf8(out.to_vec()).unwrap()
     }
 

@@ -57,7 +57,7 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the sender accepts trailer fields (RFC 9110 §10.1.4).
-pub fn takes_trailers(headers: &HeaderMap) -> bool {
+pub fn accepts_trailers(headers: &HeaderMap) -> bool {
     field_list::members(headers.get_all(TE)).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 

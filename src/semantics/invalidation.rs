@@ -42,7 +42,7 @@ pub fn may_change(request: &ProxyRequest) -> bool {
 /// Whether a response with this status leaves the effect of the request unknown: a gateway reports an error
 /// without knowing the origin's result, or the exchange continues in another protocol. A 500 comes from the
 /// origin itself.
-pub fn leaves_open(status: StatusCode) -> bool {
+pub fn leaves_outcome_unknown(status: StatusCode) -> bool {
     matches!(status.as_u16(), 101 | 502 | 504 | 520 | 522 | 524)
 }
 

@@ -6,7 +6,7 @@ use http::header::MAX_FORWARDS;
 use http::{HeaderMap, HeaderValue, Method};
 
 /// The number of times that the request may still be forwarded. `None` means no limit.
-pub fn left(method: &Method, headers: &HeaderMap) -> Option<u64> {
+pub fn remaining(method: &Method, headers: &HeaderMap) -> Option<u64> {
     if !matches!(*method, Method::OPTIONS | Method::TRACE) {
         return None;
     }
@@ -18,8 +18,8 @@ pub fn left(method: &Method, headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Decrements the field for the next hop.
-pub fn count_down(method: &Method, headers: &mut HeaderMap) {
-    if let Some(left) = left(method, headers) {
+pub fn decrement(method: &Method, headers: &mut HeaderMap) {
+    if let Some(left) = remaining(method, headers) {
         headers.insert(MAX_FORWARDS, HeaderValue::from(left.saturating_sub(1)));
     }
 }
@@ -40,9 +40,9 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(MAX_FORWARDS, value.parse().unwrap());
-            count_down(&method.parse().unwrap(), &mut headers);
+            decrement(&method.parse().unwrap(), &mut headers);
             assert_eq!(headers[MAX_FORWARDS], next, "{method} {value}");
         }
-        assert_eq!(left(&Method::OPTIONS, &HeaderMap::new()), None);
+        assert_eq!(remaining(&Method::OPTIONS, &HeaderMap::new()), None);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::borrow::Cow;
 
-use crate::semantics::byte_search::{has_byte, kinds, table};
+use crate::semantics::byte_search::{byte_classes, has_byte, table};
 
 /// The decoded names in one parameter (the text between two `&`). A parameter that contains `;` has several
 /// names.
@@ -30,7 +30,7 @@ static SPECIAL: [u8; 256] =
 /// nested, and there is no further separator. Most parameters are simple. `None` if the parameter needs a
 /// full parse.
 pub fn simple(param: &str) -> Option<(&str, &str)> {
-    if kinds(param, &SPECIAL) != 0 {
+    if byte_classes(param, &SPECIAL) != 0 {
         return None;
     }
     let (name, value) = param.split_once('=').unwrap_or((param, ""));

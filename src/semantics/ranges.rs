@@ -32,7 +32,7 @@ impl ByteRange {
     }
 
     /// Whether this range contains every byte of `other`.
-    pub fn holds(self, other: Self) -> bool {
+    pub fn contains(self, other: Self) -> bool {
         self.first <= other.first && other.last <= self.last
     }
 
@@ -81,7 +81,7 @@ pub fn is_single(request: &HeaderMap) -> bool {
 
 /// The byte range of a single-part 206, and the length of the whole body (RFC 9110 §14.4). `None` if
 /// `Content-Range` is missing, repeated, invalid or contradictory.
-pub fn held(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
+pub fn parse_content_range(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
     let mut lines = headers.get_all(CONTENT_RANGE).iter();
     let (Some(line), None) = (lines.next(), lines.next()) else { return None };
     let (unit, range) = line.as_bytes().split_at_checked(6)?;
@@ -214,8 +214,8 @@ mod tests {
     use proptest::prelude::{any, prop_oneof, proptest};
 
     use crate::semantics::ranges::{
-        ByteRange, MAX_REQUESTED, RangeSelection, content_range, evaluate, held, is_single,
-        unsatisfied_range,
+        ByteRange, MAX_REQUESTED, RangeSelection, content_range, evaluate, is_single,
+        parse_content_range, unsatisfied_range,
     };
     use crate::semantics::response_metadata::CacheMetadata;
 
@@ -228,7 +228,7 @@ mod tests {
     }
 
     fn select(range: &'static str, len: u64) -> RangeSelection {
-        let metadata = CacheMetadata::of(StatusCode::OK, &map(&[]));
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&[]));
         evaluate(&map(&[("range", range)]), &metadata, len)
     }
 
@@ -266,7 +266,7 @@ mod tests {
         }
         let two = map(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
         assert_eq!(
-            evaluate(&two, &CacheMetadata::of(StatusCode::OK, &map(&[])), 10),
+            evaluate(&two, &CacheMetadata::from_response(StatusCode::OK, &map(&[])), 10),
             RangeSelection::Whole
         );
     }
@@ -289,7 +289,7 @@ mod tests {
             (LATER, vec![("last-modified", CHANGED), ("date", LATER)], false),
             ("junk", vec![("last-modified", CHANGED), ("date", LATER)], false),
         ] {
-            let metadata = CacheMetadata::of(StatusCode::OK, &map(&stored));
+            let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&stored));
             let request = map(&[("range", "bytes=0-1"), ("if-range", condition)]);
             let part = RangeSelection::Part(ByteRange { first: 0, last: 1 });
             let expected = if matches { part } else { RangeSelection::Whole };
@@ -342,7 +342,11 @@ mod tests {
             let mut request = HeaderMap::new();
             let value = HeaderValue::from_str(&format!("bytes={}", list.join(",")));
             request.insert("range", value.unwrap());
-            evaluate(&request, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 1 << 20)
+            evaluate(
+                &request,
+                &CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new()),
+                1 << 20,
+            )
         };
         assert!(matches!(ranges(16), RangeSelection::Parts(parts) if parts.len() == 16));
         assert_eq!(ranges(17), RangeSelection::Whole);
@@ -350,7 +354,7 @@ mod tests {
         let mut request = HeaderMap::new();
         request.insert("range", HeaderValue::from_str(&same).unwrap());
         assert_eq!(
-            evaluate(&request, &CacheMetadata::of(StatusCode::OK, &HeaderMap::new()), 9),
+            evaluate(&request, &CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new()), 9),
             RangeSelection::Whole
         );
     }
@@ -391,10 +395,14 @@ mod tests {
             ("items 0-4/10", None),
             ("", None),
         ] {
-            assert_eq!(held(&map(&[("content-range", value)])), expected, "{value:?}");
+            assert_eq!(
+                parse_content_range(&map(&[("content-range", value)])),
+                expected,
+                "{value:?}"
+            );
         }
         let twice = map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
-        assert_eq!(held(&twice), None);
+        assert_eq!(parse_content_range(&twice), None);
     }
 
     proptest! {
@@ -404,7 +412,7 @@ mod tests {
             shaped in "bytes=[0-9]{0,21}-[0-9]{0,21}(,[0-9]{0,3}-[0-9]{0,3}){0,20}",
             len in prop_oneof![any::<u64>(), 0_u64..1000],
         ) {
-            let metadata = CacheMetadata::of(StatusCode::OK, &HeaderMap::new());
+            let metadata = CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new());
             for value in [HeaderValue::from_bytes(&raw), HeaderValue::from_str(&shaped)] {
                 let Ok(value) = value else { continue };
                 let mut request = HeaderMap::new();

@@ -14,10 +14,10 @@ use http::{HeaderMap, HeaderName};
 use crate::semantics::rate_limit::x_ratelimit::{DRAFT_06, X_RATE_LIMIT, X_RATELIMIT};
 
 /// Maximum window length and time to reset; larger values are ignored. It is longer than any month.
-const LONGEST: Duration = Duration::from_secs(32 * 86_400);
+const MAX_TIME: Duration = Duration::from_secs(32 * 86_400);
 
 /// Maximum number of limits that are read from one response.
-const MOST: usize = 16;
+const MAX_LIMITS: usize = 16;
 
 /// Maximum bytes of a bucket name; longer names are ignored.
 const MAX_NAME: usize = 128;
@@ -41,7 +41,7 @@ pub struct RateLimitState {
     /// The bucket, if the origin has several limits.
     pub bucket: Option<Bucket>,
     /// The scope of the limit.
-    pub whose: LimitScope,
+    pub scope: LimitScope,
 }
 
 /// One of several limits of an origin.
@@ -58,7 +58,7 @@ pub struct Bucket {
 pub enum LimitScope {
     /// The caller's limit, for its bucket if the response names one.
     #[default]
-    Callers,
+    Caller,
     /// The caller's limit over all its requests (Discord's `global`).
     Global,
     /// A resource's limit, which other callers also use up (Discord's `shared`).
@@ -67,7 +67,7 @@ pub enum LimitScope {
 
 impl RateLimitState {
     /// Whether no calls are left.
-    pub fn is_spent(&self) -> bool {
+    pub fn is_exhausted(&self) -> bool {
         self.remaining == Some(0)
     }
 
@@ -91,7 +91,7 @@ pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<RateLimitState> {
         .min_by_key(RateLimitState::urgency);
     let quota = numbers
         .unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });
-    let quota = RateLimitState { whose: limit_scope, ..quota };
+    let quota = RateLimitState { scope: limit_scope, ..quota };
     (quota != RateLimitState::default()).then_some(quota)
 }
 
@@ -117,13 +117,13 @@ fn limit_scope(headers: &HeaderMap) -> LimitScope {
     } else if has_value(&SCOPE, "shared") {
         LimitScope::Shared
     } else {
-        LimitScope::Callers
+        LimitScope::Caller
     }
 }
 
 /// The length of a window, if it is valid.
 fn window(length: Duration) -> Option<Duration> {
-    (!length.is_zero() && length <= LONGEST).then_some(length)
+    (!length.is_zero() && length <= MAX_TIME).then_some(length)
 }
 
 #[cfg(test)]

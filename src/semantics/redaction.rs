@@ -75,7 +75,7 @@ impl Redactor {
     }
 
     fn secrets_of_path_within(&self, path: &str, depth: u8) -> Vec<Range<usize>> {
-        let (by_shape, urls) = shapes::may_hold(path);
+        let (by_shape, urls) = shapes::may_contain(path);
         let mut found = if by_shape { shapes::secrets_of_path(path) } else { Vec::new() };
         let by_shape = found.len();
         if urls {

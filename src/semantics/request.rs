@@ -101,7 +101,7 @@ impl ProxyRequest {
 
     /// The request's own cache directives (RFC 9111 §5.2.1).
     pub fn cache_control(&self) -> RequestCacheControl {
-        RequestCacheControl::of(&self.headers)
+        RequestCacheControl::from_request(&self.headers)
     }
 }
 

@@ -101,8 +101,8 @@ impl CacheMetadata {
     }
 
     /// Reads the metadata of a response with this status and these fields.
-    pub fn of(status: StatusCode, headers: &HeaderMap) -> Self {
-        let cache_control = CacheControl::response(headers);
+    pub fn from_response(status: StatusCode, headers: &HeaderMap) -> Self {
+        let cache_control = CacheControl::from_response(headers);
         let date = headers.get(DATE).and_then(|value| date::parse_undated(value.as_bytes()));
         let mut metadata = Self {
             no_store: no_store(status, &cache_control),
@@ -219,7 +219,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        CacheMetadata::of(StatusCode::OK, &headers)
+        CacheMetadata::from_response(StatusCode::OK, &headers)
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
         let with = |status: u16, line: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert("cache-control", HeaderValue::from_static(line));
-            CacheMetadata::of(StatusCode::from_u16(status).unwrap(), &headers).no_store
+            CacheMetadata::from_response(StatusCode::from_u16(status).unwrap(), &headers).no_store
         };
         assert!(with(200, "no-store"));
         assert!(!with(200, "must-understand, no-store"));
@@ -346,7 +346,7 @@ mod tests {
                     headers.append(HeaderName::from_static(name), value);
                 }
             }
-            let metadata = CacheMetadata::of(StatusCode::from_u16(status).unwrap(), &headers);
+            let metadata = CacheMetadata::from_response(StatusCode::from_u16(status).unwrap(), &headers);
             assert_eq!(metadata.expires.is_some(), headers.contains_key("expires"));
             assert!(metadata.age.is_none_or(|age| age <= MAX_DELTA));
         }

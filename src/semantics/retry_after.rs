@@ -15,7 +15,7 @@ pub const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The time that a response requests before the next call, the longest of several fields. A past date or a
 /// negative number counts as zero. A value that is neither seconds nor a date is ignored.
-pub fn of(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub fn from_headers(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     headers.get_all(RETRY_AFTER).iter().filter_map(|value| wait(value.as_bytes(), now)).max()
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
     use crate::semantics::date;
-    use crate::semantics::retry_after::{LONGEST, of, seconds};
+    use crate::semantics::retry_after::{LONGEST, from_headers, seconds};
 
     fn now() -> SystemTime {
         date::parse_undated(b"Sun, 06 Nov 1994 08:49:37 GMT").unwrap()
@@ -74,7 +74,7 @@ mod tests {
         for line in lines {
             headers.append(RETRY_AFTER, HeaderValue::from_static(line));
         }
-        of(&headers, now())
+        from_headers(&headers, now())
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
                     headers.append(RETRY_AFTER, line);
                 }
             }
-            prop_assert!(of(&headers, now).is_none_or(|wait| wait <= LONGEST));
+            prop_assert!(from_headers(&headers, now).is_none_or(|wait| wait <= LONGEST));
         }
 
         #[test]
@@ -171,7 +171,7 @@ mod tests {
             let then = httpdate::fmt_http_date(now() + Duration::from_secs(ahead));
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, HeaderValue::from_str(&then).unwrap());
-            prop_assert_eq!(of(&headers, now()), Some(Duration::from_secs(ahead)));
+            prop_assert_eq!(from_headers(&headers, now()), Some(Duration::from_secs(ahead)));
         }
     }
 }

@@ -14,7 +14,7 @@ pub fn is_never_stored(status: StatusCode) -> bool {
 
 /// Temporary refusals and failures. They are stored only if a route names them, or if the origin gives them
 /// an explicit lifetime and the route sets none.
-pub fn is_momentary(status: StatusCode) -> bool {
+pub fn is_transient(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 401 | 403 | 408 | 429)
 }
 
@@ -30,14 +30,14 @@ pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
 
 /// Whether a response with this status is the current representation of its target, or redirects to it. A
 /// partial response (206), a confirmation (304) and an error are not.
-pub fn is_a_version(status: StatusCode) -> bool {
+pub fn is_current_version(status: StatusCode) -> bool {
     (status.is_success() || status.is_redirection()) && !matches!(status.as_u16(), 206 | 304)
 }
 
 /// Whether a response with this status states the current state of its target: its current version, or that
 /// the target does not exist.
-pub fn is_news(status: StatusCode) -> bool {
-    is_a_version(status) || matches!(status.as_u16(), 404 | 410)
+pub fn is_definitive(status: StatusCode) -> bool {
+    is_current_version(status) || matches!(status.as_u16(), 404 | 410)
 }
 
 /// The final codes that larder understands (for `must-understand`, RFC 9111 §5.2.2.3).
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn successes_and_redirects_are_current_versions() {
-        let version = |code| status::is_a_version(StatusCode::from_u16(code).unwrap());
+        let version = |code| status::is_current_version(StatusCode::from_u16(code).unwrap());
         assert!([200, 203, 204, 300, 301, 302, 303, 307, 308].into_iter().all(version));
         assert!(![101, 206, 304, 400, 401, 404, 410, 412, 416, 500].into_iter().any(version));
     }
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn codes_that_are_never_stored_are_in_no_storable_class() {
         for status in all().filter(|status| status::is_never_stored(*status)) {
-            assert!(!status::is_momentary(status), "{status}");
+            assert!(!status::is_transient(status), "{status}");
             assert!(!status::is_heuristically_cacheable(status), "{status}");
             assert!(!status::is_understood(status), "{status}");
         }
@@ -81,7 +81,7 @@ mod tests {
     fn transient_failures_are_not_covered_by_a_ttl() {
         for code in [401, 403, 408, 429, 500, 502, 503, 504, 599] {
             let status = StatusCode::from_u16(code).unwrap();
-            assert!(status::is_momentary(status) && !status::is_covered_by_ttl(status), "{code}");
+            assert!(status::is_transient(status) && !status::is_covered_by_ttl(status), "{code}");
         }
         assert_eq!(all().filter(|status| status::is_covered_by_ttl(*status)).count(), 6);
     }

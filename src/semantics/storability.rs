@@ -52,7 +52,7 @@ pub enum NotStoredReason {
     NoRoom,
     /// A rule inspects bodies, but this one was too large or there was no buffer space for it, so it may be
     /// an error.
-    Unread,
+    NotInspected,
 }
 
 impl NotStoredReason {
@@ -73,20 +73,20 @@ impl NotStoredReason {
             Self::Incomplete => "incomplete",
             Self::TooLarge => "too-large",
             Self::NoRoom => "no-room",
-            Self::Unread => "unread",
+            Self::NotInspected => "unread",
         }
     }
 }
 
 impl NotStoredReason {
     /// Whether the response was storable, but larder could not store it.
-    pub fn is_for_want_of_room(self) -> bool {
+    pub fn is_storage_failure(self) -> bool {
         matches!(self, Self::Incomplete | Self::TooLarge | Self::NoRoom)
     }
 }
 
 /// The origin's prohibition by the response alone, without regard to the request, if there is one.
-pub fn forbidden(metadata: &CacheMetadata, kind: CacheKind) -> Option<NotStoredReason> {
+pub fn origin_prohibition(metadata: &CacheMetadata, kind: CacheKind) -> Option<NotStoredReason> {
     if metadata.no_store {
         return Some(NotStoredReason::NoStore);
     }
@@ -104,12 +104,12 @@ pub fn authorization_forbids(
     metadata: &CacheMetadata,
     kind: CacheKind,
 ) -> bool {
-    needs_leave(metadata, kind) && request.contains_key(AUTHORIZATION)
+    lacks_permission(metadata, kind) && request.contains_key(AUTHORIZATION)
 }
 
 /// Whether a shared cache may not store the response to a request with `Authorization`, because the origin
 /// does not give the required permission (RFC 9111 §3.5).
-pub fn needs_leave(metadata: &CacheMetadata, kind: CacheKind) -> bool {
+pub fn lacks_permission(metadata: &CacheMetadata, kind: CacheKind) -> bool {
     let allowed = metadata.cache_control.has(Directive::Public)
         || metadata.cache_control.has(Directive::MustRevalidate)
         || metadata.cache_control.s_maxage.is_some();
@@ -125,15 +125,19 @@ pub fn is_event_stream(headers: &HeaderMap) -> bool {
 
 /// The fields to store (RFC 9111 §3.1): all but hop-by-hop fields and those that `private` or `no-cache`
 /// names. A route cannot override this, because a missing named field does no harm.
-pub fn kept_fields(headers: &HeaderMap, metadata: &CacheMetadata, kind: CacheKind) -> HeaderMap {
+pub fn storable_fields(
+    headers: &HeaderMap,
+    metadata: &CacheMetadata,
+    kind: CacheKind,
+) -> HeaderMap {
     let mut kept = headers.clone();
     hop_by_hop::strip_response(&mut kept);
-    leave_named_out(&mut kept, metadata, kind);
+    remove_named_fields(&mut kept, metadata, kind);
     kept
 }
 
 /// Removes the fields that `private` or `no-cache` names.
-pub fn leave_named_out(kept: &mut HeaderMap, metadata: &CacheMetadata, kind: CacheKind) {
+pub fn remove_named_fields(kept: &mut HeaderMap, metadata: &CacheMetadata, kind: CacheKind) {
     for name in &metadata.cache_control.no_cache_fields {
         kept.remove(name);
     }
@@ -159,7 +163,8 @@ mod tests {
 
     use crate::semantics::response_metadata::CacheMetadata;
     use crate::semantics::storability::{
-        CacheKind, NotStoredReason, authorization_forbids, forbidden, is_event_stream, kept_fields,
+        CacheKind, NotStoredReason, authorization_forbids, is_event_stream, origin_prohibition,
+        storable_fields,
     };
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -170,7 +175,7 @@ mod tests {
     }
 
     fn directives(line: &'static str) -> CacheMetadata {
-        CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]))
+        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]))
     }
 
     #[test]
@@ -188,8 +193,8 @@ mod tests {
             ("no-cache", None, None),
         ] {
             let metadata = directives(line);
-            assert_eq!(forbidden(&metadata, CacheKind::Shared), shared, "{line}");
-            assert_eq!(forbidden(&metadata, CacheKind::Private), private, "{line}");
+            assert_eq!(origin_prohibition(&metadata, CacheKind::Shared), shared, "{line}");
+            assert_eq!(origin_prohibition(&metadata, CacheKind::Private), private, "{line}");
         }
     }
 
@@ -228,9 +233,9 @@ mod tests {
             ("content-security-policy", "default-src 'none'"),
             ("content-type", "a/b"),
         ]);
-        let metadata = CacheMetadata::of(StatusCode::OK, &headers);
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
         let names = |kind| {
-            let kept = kept_fields(&headers, &metadata, kind);
+            let kept = storable_fields(&headers, &metadata, kind);
             let mut names: Vec<_> = kept.keys().map(|name| name.as_str().to_owned()).collect();
             names.sort();
             names

@@ -154,7 +154,7 @@ impl Target {
     /// (`%c0%ae`), or as `%u002e`. An origin may resolve such a path to another resource. The same holds for
     /// a slash in these last spellings.
     pub fn is_ambiguous(&self) -> bool {
-        dot_segments::leads_elsewhere(self.path())
+        dot_segments::is_ambiguous(self.path())
     }
 
     /// Whether scheme, host and port are equal (RFC 9110 §4.3.1).
@@ -252,7 +252,7 @@ fn clean(path_and_query: &str) -> Result<String, TargetError> {
     if text.contains(|c: char| c.is_control() || c == ' ') {
         return Err(TargetError::Path);
     }
-    let text = path_equivalence::carried(text);
+    let text = path_equivalence::encode_invalid(text);
     match text.as_bytes().first() {
         None => Ok("/".to_owned()),
         Some(b'?') => Ok(format!("/{text}")),

@@ -37,7 +37,7 @@ pub enum HeadComparison {
     /// The stored response has changed.
     Changed,
     /// No conclusion: the `HEAD` response has no validator, or describes another representation.
-    Nothing,
+    Inconclusive,
 }
 
 /// Whether the request has any condition.
@@ -100,31 +100,35 @@ pub fn conditional_fields(metadata: &CacheMetadata) -> Vec<(HeaderName, HeaderVa
 
 /// Whether a 304 applies to this stored response. It does not if it has a different strong tag or a different
 /// `Vary` (RFC 9111 §4.3.4); then the whole response must be fetched again.
-pub fn is_about(not_modified: &HeaderMap, stored: &HeaderMap, metadata: &CacheMetadata) -> bool {
-    let tag =
-        CacheMetadata::of(StatusCode::NOT_MODIFIED, not_modified).etag.filter(|tag| !tag.weak);
+pub fn applies_to(not_modified: &HeaderMap, stored: &HeaderMap, metadata: &CacheMetadata) -> bool {
+    let tag = CacheMetadata::from_response(StatusCode::NOT_MODIFIED, not_modified)
+        .etag
+        .filter(|tag| !tag.weak);
     let same_tag = match (&tag, &metadata.etag) {
         (Some(new), Some(known)) => new.opaque() == known.opaque(),
         (Some(_), None) | (None, _) => true,
     };
-    let same_vary = !not_modified.contains_key(VARY) || Vary::of(not_modified) == Vary::of(stored);
+    let same_vary = !not_modified.contains_key(VARY)
+        || Vary::from_response(not_modified) == Vary::from_response(stored);
     same_tag && same_vary
 }
 
 /// Compares the fields of a 200 to a `HEAD` with a stored response and the length of its body. The RFC also
 /// allows a response without any validator to update the stored one, but nothing then confirms that it
 /// describes the stored bytes.
-pub fn head_says(
+pub fn compare_head(
     head: &HeaderMap,
     stored: &HeaderMap,
     metadata: &CacheMetadata,
     length: usize,
 ) -> HeadComparison {
     let other = |name: &HeaderName| head.get(name) != stored.get(name);
-    if other(&CONTENT_ENCODING) || (head.contains_key(VARY) && Vary::of(head) != Vary::of(stored)) {
-        return HeadComparison::Nothing;
+    if other(&CONTENT_ENCODING)
+        || (head.contains_key(VARY) && Vary::from_response(head) != Vary::from_response(stored))
+    {
+        return HeadComparison::Inconclusive;
     }
-    let head_metadata = CacheMetadata::of(StatusCode::OK, head);
+    let head_metadata = CacheMetadata::from_response(StatusCode::OK, head);
     let changed = head_metadata.etag.is_some() && head_metadata.etag != metadata.etag
         || head_metadata.last_modified.is_some()
             && head_metadata.last_modified != metadata.last_modified
@@ -132,7 +136,7 @@ pub fn head_says(
     match (changed, head_metadata.has_validator()) {
         (true, _) => HeadComparison::Changed,
         (false, true) => HeadComparison::Same,
-        (false, false) => HeadComparison::Nothing,
+        (false, false) => HeadComparison::Inconclusive,
     }
 }
 

@@ -23,7 +23,7 @@ pub enum Vary {
 
 impl Vary {
     /// Parses `Vary` of a response.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn from_response(headers: &HeaderMap) -> Self {
         let mut names = Vec::new();
         for member in field_list::members(headers.get_all(VARY)) {
             match HeaderName::from_bytes(member) {
@@ -36,9 +36,9 @@ impl Vary {
 
     /// The fields that selected a response: those of its `Vary`, and `Accept-Encoding` if the body is
     /// encoded, even if the origin does not list it. So no client gets a coding that it does not accept.
-    pub fn chosen_by(headers: &HeaderMap) -> Self {
+    pub fn effective(headers: &HeaderMap) -> Self {
         let identity = |member: &[u8]| member.eq_ignore_ascii_case(b"identity");
-        match Self::of(headers) {
+        match Self::from_response(headers) {
             Self::Fields(fields)
                 if !field_list::members(headers.get_all(CONTENT_ENCODING)).all(identity) =>
             {
@@ -58,14 +58,14 @@ pub type CredentialHasher<'a> = dyn Fn(&HeaderName, &[u8]) -> Option<[u8; 16]> +
 /// client could find two values with the same hash, and other clients would get the response to its request.
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct VariantSecret(Arc<[u8; VARIANT_SECRET]>);
+pub struct VariantSecret(Arc<[u8; VARIANT_SECRET_LEN]>);
 
 /// The number of bytes that XXH3 mixes in; it would repeat a shorter secret.
-pub const VARIANT_SECRET: usize = 192;
+pub const VARIANT_SECRET_LEN: usize = 192;
 
 impl VariantSecret {
     /// Takes bytes from a secure random source.
-    pub fn new(bytes: [u8; VARIANT_SECRET]) -> Self {
+    pub fn new(bytes: [u8; VARIANT_SECRET_LEN]) -> Self {
         Self(Arc::new(bytes))
     }
 }
@@ -183,7 +183,7 @@ mod tests {
 
     use xxhash_rust::xxh3::xxh3_128;
 
-    use crate::semantics::vary::{VARIANT_SECRET, VariantId, VariantSecret, Vary, VaryFields};
+    use crate::semantics::vary::{VARIANT_SECRET_LEN, VariantId, VariantSecret, Vary, VaryFields};
 
     type Lines<'a> = &'a [(&'static str, &'a [u8])];
 
@@ -205,7 +205,7 @@ mod tests {
     }
 
     fn secret() -> VariantSecret {
-        let mut bytes = [0; VARIANT_SECRET];
+        let mut bytes = [0; VARIANT_SECRET_LEN];
         for (byte, n) in bytes.iter_mut().zip(0_u8..) {
             *byte = n.wrapping_mul(151).wrapping_add(43);
         }
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(plain(&mine), plain(&theirs), "the two values do not collide without a secret");
         let id = |request| names.variant(request, &secret(), &no_hash);
         assert_ne!(id(&mine), id(&theirs));
-        let other = VariantSecret::new([7; VARIANT_SECRET]);
+        let other = VariantSecret::new([7; VARIANT_SECRET_LEN]);
         assert_ne!(
             id(&mine),
             names.variant(&mine, &other, &no_hash),
@@ -252,13 +252,13 @@ mod tests {
             [vec!["*"], vec!["*, x"], vec!["x, *"], vec![", *"], vec!["x", "*"], vec!["x, a b"]]
         {
             let lines: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
-            assert_eq!(Vary::of(&map(&lines)), Vary::Any, "{lines:?}");
+            assert_eq!(Vary::from_response(&map(&lines)), Vary::Any, "{lines:?}");
         }
-        let vary = Vary::of(&map(&[("vary", b"X-B, x-a,"), ("vary", b"x-b")]));
+        let vary = Vary::from_response(&map(&[("vary", b"X-B, x-a,"), ("vary", b"x-b")]));
         assert_eq!(vary, Vary::Fields(fields(&["x-a", "x-b"])));
-        assert_eq!(Vary::of(&map(&[])), Vary::Fields(VaryFields::default()));
+        assert_eq!(Vary::from_response(&map(&[])), Vary::Fields(VaryFields::default()));
         for (encoding, expected) in [(&b"gzip"[..], true), (b"identity", false), (b"", false)] {
-            let chosen = Vary::chosen_by(&map(&[("content-encoding", encoding)]));
+            let chosen = Vary::effective(&map(&[("content-encoding", encoding)]));
             let fields =
                 if expected { vec![HeaderName::from_static("accept-encoding")] } else { vec![] };
             assert_eq!(chosen, Vary::Fields(VaryFields::new(fields)), "{encoding:?}");
@@ -347,7 +347,7 @@ mod tests {
                 response.append("vary", vary);
             }
             if let (Vary::Fields(fields), Ok(value)) =
-                (Vary::of(&response), HeaderValue::from_bytes(&value))
+                (Vary::from_response(&response), HeaderValue::from_bytes(&value))
             {
                 for name in fields.names() {
                     request.append(name.clone(), value.clone());

@@ -29,8 +29,8 @@ impl AdminService {
         ResourceContext {
             engine: &pipeline.engine,
             routes: &pipeline.config.routes,
-            mounts: &pipeline.door.mounts,
-            listen: &self.0.ground.listen,
+            mounts: &pipeline.frontend.mounts,
+            listen: &self.0.shared.listen,
         }
     }
 }
@@ -38,16 +38,16 @@ impl AdminService {
 #[async_trait]
 impl AdminApi for AdminService {
     fn ready(&self) -> Readiness {
-        let shared = &self.0.ground;
+        let shared = &self.0.shared;
         let mut details = Vec::new();
-        if let Health::MemoryOnly(reason) = shared.store.condition() {
+        if let Health::MemoryOnly(reason) = shared.store.health() {
             details.push(("store", format!("memory only: {reason}")));
         }
         let mode = self.mode();
         if mode != Mode::Cache {
             details.push(("mode", mode.token().to_owned()));
         }
-        let ready = !shared.stage.borrow().is_closing();
+        let ready = !shared.drain_state.borrow().is_closing();
         if !ready {
             details.push((
                 "stopping",
@@ -58,18 +58,18 @@ impl AdminApi for AdminService {
     }
 
     fn pac(&self, host: Option<&str>) -> String {
-        let no_proxy = NoProxy::of(&self.0.house().config, &Env::default());
+        let no_proxy = NoProxy::from_config(&self.0.pipeline().config, &Env::default());
         // The first of larder's own addresses is the first of `listen`, which is never empty.
-        let listen = self.0.ground.own.first().copied().unwrap_or(defaults::LISTEN);
-        pac::text(&no_proxy, &pac::proxy(listen, host))
+        let listen = self.0.shared.own_addresses.first().copied().unwrap_or(defaults::LISTEN);
+        pac::script(&no_proxy, &pac::proxy_address(listen, host))
     }
 
     fn config(&self) -> serde_json::Value {
-        redacted::to_json(&self.0.house().config)
+        redacted::to_json(&self.0.pipeline().config)
     }
 
     fn ca(&self) -> Option<String> {
-        self.0.house().authority.as_ref().map(|authority| authority.pem())
+        self.0.pipeline().authority.as_ref().map(|authority| authority.pem())
     }
 
     async fn reload(&self) -> Result<ReloadResult, ReloadError> {
@@ -77,7 +77,7 @@ impl AdminApi for AdminService {
     }
 
     fn mode(&self) -> Mode {
-        self.0.ground.switch.mode()
+        self.0.shared.switch.mode()
     }
 
     fn set_mode(&self, mode: Mode) {
@@ -85,22 +85,22 @@ impl AdminApi for AdminService {
     }
 
     async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError> {
-        let pipeline = self.0.house();
+        let pipeline = self.0.pipeline();
         store_admin::purge(self.resource_context(&pipeline), purge).await
     }
 
     async fn entries(&self, query: &ListQuery) -> Page {
-        let pipeline = self.0.house();
+        let pipeline = self.0.pipeline();
         store_admin::entries(self.resource_context(&pipeline), query).await
     }
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {
-        let pipeline = self.0.house();
-        pipeline.gate.report(&pipeline.config.upstreams)
+        let pipeline = self.0.pipeline();
+        pipeline.admission.report(&pipeline.config.upstreams)
     }
 
     fn cost(&self) -> Vec<CostReport> {
-        let shared = &self.0.ground;
-        shared.account.ledger().spendings(shared.clock.now())
+        let shared = &self.0.shared;
+        shared.telemetry.cost().reports(shared.clock.now())
     }
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
-pub use crate::server::handover::receiver::{Predecessor, TakeOverError, holder, take_over};
+pub use crate::server::handover::receiver::{Predecessor, TakeOverError, listening_pid, take_over};
 pub(super) use crate::server::handover::sender::HandoverListener;
 
 /// The path at which a larder with this store offers its sockets.
@@ -49,21 +49,21 @@ pub enum HandoverError {
 }
 
 /// Whether the peer process belongs to the same user; all others are rejected.
-fn is_ours(stream: &UnixStream) -> bool {
+fn is_same_user(stream: &UnixStream) -> bool {
     stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw())
 }
 
 /// Maximum path length: `sockaddr_un` allows 108 bytes on Linux, 104 elsewhere.
-const LONGEST: usize = 100;
+const MAX_PATH: usize = 100;
 
 /// Maximum time for a reply that needs no work.
-const PROMPT: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Maximum time for the next process to start; after it the running one continues.
-const STARTING: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 const TAKE_OVER: &str = "larder-1 take-over";
-const WHO: &str = "larder-1 who";
+const LIST_ADDRESSES: &str = "larder-1 who";
 const SOCKETS: &str = "larder-1 sockets";
 const LISTENS: &str = "larder-1 listens";
 const READY: &str = "ready";

@@ -21,13 +21,13 @@ pub struct InheritedSockets {
 impl InheritedSockets {
     /// Sockets from a supervisor that listens for larder (systemd socket activation). Each must match a
     /// listener of the configuration; otherwise its queued connections would never be served.
-    pub fn of_supervisor(sockets: Vec<TcpListener>) -> Self {
+    pub fn from_supervisor(sockets: Vec<TcpListener>) -> Self {
         Self { sockets, strict: true }
     }
 
     /// Sockets from the previous larder process. Sockets that the configuration no longer contains are
     /// closed.
-    pub fn of_predecessor(sockets: Vec<TcpListener>) -> Self {
+    pub fn from_predecessor(sockets: Vec<TcpListener>) -> Self {
         Self { sockets, strict: false }
     }
 
@@ -58,7 +58,7 @@ pub(super) struct Listeners {
 
 impl Listeners {
     /// Uses the inherited sockets and binds the rest.
-    pub(super) fn of(config: &Config, mut sockets: InheritedSockets) -> Result<Self, StartError> {
+    pub(super) fn bind(config: &Config, mut sockets: InheritedSockets) -> Result<Self, StartError> {
         let proxy = config.listen.iter().map(|address| open(*address, "listen", &mut sockets));
         let proxy = proxy.collect::<Result<_, _>>()?;
         let admin = config.admin.as_ref().map(|admin| admin.listen);

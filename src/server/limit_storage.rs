@@ -15,18 +15,18 @@ use crate::upstream::admission::{LimitStore, UpstreamRegistry};
 
 /// The upstream limits, as the store sees them.
 pub(super) struct UpstreamLimitRows {
-    pub(super) traffics: Arc<UpstreamRegistry>,
+    pub(super) registry: Arc<UpstreamRegistry>,
     pub(super) clock: Clock,
 }
 
 impl RowSource for UpstreamLimitRows {
     fn restore(&self, rows: &Rows) -> usize {
         let rows = rows.iter().map(|(key, value)| (&key[..], &value[..]));
-        self.traffics.restore(rows, self.clock.now(), self.clock.instant())
+        self.registry.restore(rows, self.clock.now(), self.clock.instant())
     }
 
     fn changed(&self) -> Vec<UsageRow> {
-        self.traffics.changed(self.clock.now(), self.clock.instant())
+        self.registry.changed_rows(self.clock.now(), self.clock.instant())
     }
 }
 
@@ -36,14 +36,14 @@ pub(super) struct LimitStorage(pub(super) Weak<TieredStore>);
 
 #[async_trait]
 impl LimitStore for LimitStorage {
-    async fn settle(&self) {
+    async fn flush(&self) {
         if let Some(store) = self.0.upgrade() {
             // The store logs a failure, and it affects no response.
             let _flushed = store.flush().await;
         }
     }
 
-    fn nudge(&self) {
+    fn flush_soon(&self) {
         if let Some(store) = self.0.upgrade() {
             store.nudge();
         }

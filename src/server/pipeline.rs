@@ -46,8 +46,8 @@ pub enum BuildError {
 pub(super) struct Pipeline {
     pub(super) config: Config,
     pub(super) engine: Arc<Engine>,
-    pub(super) door: Arc<Frontend>,
-    pub(super) gate: AdmissionControl,
+    pub(super) frontend: Arc<Frontend>,
+    pub(super) admission: AdmissionControl,
     /// The certificate authority; `None`: no connection is intercepted.
     pub(super) authority: Option<Arc<CertificateAuthority>>,
     pool: ConnectionPool,
@@ -63,7 +63,7 @@ impl Pipeline {
         check_system_roots()?;
         let previous_authority = previous.and_then(|pipeline| pipeline.authority.as_ref());
         let authority =
-            CertificateAuthority::after(previous_authority, &config, shared.clock.now())?;
+            CertificateAuthority::for_reload(previous_authority, &config, shared.clock.now())?;
         let leaf_issuer =
             authority.clone().map(|authority| LeafIssuer::new(authority, shared.clock.clone()));
         let leaf_issuer = leaf_issuer.transpose()?;
@@ -71,7 +71,7 @@ impl Pipeline {
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
         let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
-        let telemetry = shared.account.renamed(&routes, &upstreams, config.redactor());
+        let telemetry = shared.telemetry.with_names(&routes, &upstreams, config.redactor());
         let UpstreamStack { resolver, admission, client } =
             upstream_stack(&config, &telemetry, shared, pool.clone())?;
         let via = HeaderValue::try_from(format!("1.1 {}", shared.name))
@@ -81,36 +81,40 @@ impl Pipeline {
             engine: Arc::clone(&engine),
             routes: config.routes.clone(),
             network: client,
-            account: Arc::clone(&telemetry),
-            hold: config.hold,
+            telemetry: Arc::clone(&telemetry),
+            cooldown: config.cooldown,
             via,
-            stage: shared.stage.clone(),
+            drain: shared.drain_state.clone(),
             tunnel_idle: config.limits.tunnel_idle,
             body: config.limits.body,
         });
         let tunnels = Tunnels {
             resolver,
-            gate: admission.clone(),
-            account: Arc::clone(&telemetry),
-            switch: Arc::clone(&shared.switch),
+            admission: admission.clone(),
+            telemetry: Arc::clone(&telemetry),
+            mode_switch: Arc::clone(&shared.switch),
             upstream: upstreams.len(),
             route: routes.len(),
             idle: config.limits.tunnel_idle,
         };
         let frontend = Frontend {
             limits: config.limits.clone(),
-            gatekeeper: AccessControl::new(config.access.clone()),
-            service: Arc::new(service),
+            access_control: AccessControl::new(config.access.clone()),
+            handler: Arc::new(service),
             tunnels,
-            interception: TlsInterceptor::new(&config, leaf_issuer, shared.sign_ins.clone()),
+            interception: TlsInterceptor::new(
+                &config,
+                leaf_issuer,
+                shared.connection_auth_hosts.clone(),
+            ),
             mounts: Mounts::new(&config.upstreams),
-            spenders: PageCredentialRules::new(&config.upstreams),
+            page_credential_rules: PageCredentialRules::new(&config.upstreams),
             in_flight: Arc::clone(&shared.in_flight),
-            account: telemetry,
+            telemetry,
             clock: shared.clock.clone(),
             name: Arc::clone(&shared.name),
         };
-        Ok(Self { config, engine, door: Arc::new(frontend), gate: admission, authority, pool })
+        Ok(Self { config, engine, frontend: Arc::new(frontend), admission, authority, pool })
     }
 
     /// The connection pool, if its connections are equally valid under `config`. The pool stores neither
@@ -141,10 +145,10 @@ fn upstream_stack(
     pool: ConnectionPool,
 ) -> Result<UpstreamStack, ProfileError> {
     let egress_policy = Arc::new(EgressPolicy::new(config.destinations.clone()));
-    egress_policy.add_own(shared.own.iter().copied());
+    egress_policy.add_own_listeners(shared.own_addresses.iter().copied());
     let (rules, clock) = (config.resolve.clone(), shared.clock.clone());
     let resolver = Arc::new(Resolver::new(rules, egress_policy, shared.name_server, clock));
-    let registry = Arc::clone(&shared.traffics);
+    let registry = Arc::clone(&shared.upstream_registry);
     let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone());
     let client = Arc::new(HttpClient::new(
         UpstreamTable::new(config.upstreams.clone()),
@@ -165,22 +169,24 @@ fn engine(
     client: &Arc<HttpClient>,
     via: &HeaderValue,
 ) -> Arc<Engine> {
-    let key_builder = config.keyring(shared.secret);
-    shared.remembered.know(config.routes.routes().iter().map(|route| &route.policy.key.query));
+    let key_builder = config.key_builder(shared.secret);
+    shared
+        .persistent_facts
+        .add_rules(config.routes.routes().iter().map(|route| &route.policy.key.query));
     Engine::new(engine::EngineDeps {
         store: Arc::clone(&shared.store) as Arc<dyn Store>,
         origin: Arc::clone(client) as Arc<dyn Origin>,
-        account: Arc::clone(telemetry),
-        keyring: Arc::new(key_builder),
+        telemetry: Arc::clone(telemetry),
+        key_builder: Arc::new(key_builder),
         clock: shared.clock.clone(),
-        bounds: EngineLimits {
+        limits: EngineLimits {
             max_object: config.store.max_object,
             waiters_per_key: config.limits.waiters_per_key,
         },
         in_flight: Arc::clone(&shared.in_flight),
         switch: Arc::clone(&shared.switch),
-        underway: Arc::clone(&shared.underway),
-        remembered: Arc::clone(&shared.remembered),
+        pending_calls: Arc::clone(&shared.pending_calls),
+        persistent_facts: Arc::clone(&shared.persistent_facts),
         via: via.clone(),
     })
 }

@@ -27,7 +27,7 @@ impl ConfigSource {
     }
 
     /// Reads the new configuration. Fails if it differs from `old` in a fixed key.
-    pub(super) fn successor_of(&self, old: &Config) -> Result<Config, Report> {
+    pub(super) fn read_next(&self, old: &Config) -> Result<Config, Report> {
         let new = (self.read)()?;
         let problems = changed_fixed_keys(&self.name, old, &new);
         if problems.is_empty() { Ok(new) } else { Err(Report::new(&self.name, "", problems)) }
@@ -116,7 +116,7 @@ mod tests {
     fn reload(old: &str, new: &str) -> Result<Config, Report> {
         let new = config(new);
         let source = ConfigSource::new("proxy.yaml", move || Ok(new.clone()));
-        source.successor_of(&config(old))
+        source.read_next(&config(old))
     }
 
     #[test]

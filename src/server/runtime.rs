@@ -20,7 +20,7 @@ use crate::telemetry::log;
 
 /// The running server's state.
 pub(super) struct Runtime {
-    pub(super) ground: SharedState,
+    pub(super) shared: SharedState,
     pipeline: ArcSwap<Pipeline>,
     source: Option<ConfigSource>,
     /// Serialises reloads: the one requested last takes effect last.
@@ -29,20 +29,20 @@ pub(super) struct Runtime {
 
 impl Runtime {
     /// Builds the first pipeline on `shared`; later ones are built from `source`.
-    pub(super) fn found(
+    pub(super) fn new(
         config: Config,
         shared: SharedState,
         source: Option<ConfigSource>,
     ) -> Result<Arc<Self>, BuildError> {
         let pipeline = Pipeline::build(config, &shared, None)?;
         record_insecure(&pipeline.config, &shared);
-        shared.account.ledger().price(&pipeline.config.upstreams);
+        shared.telemetry.cost().set_prices(&pipeline.config.upstreams);
         let pipeline = ArcSwap::from_pointee(pipeline);
-        Ok(Arc::new(Self { ground: shared, pipeline, source, reloading: Mutex::default() }))
+        Ok(Arc::new(Self { shared, pipeline, source, reloading: Mutex::default() }))
     }
 
     /// The current pipeline.
-    pub(super) fn house(&self) -> Arc<Pipeline> {
+    pub(super) fn pipeline(&self) -> Arc<Pipeline> {
         self.pipeline.load_full()
     }
 
@@ -71,14 +71,14 @@ impl Runtime {
                 Err(ReloadError { report: "larder could not read the configuration".to_owned() })
             }
         };
-        self.ground.account.reloaded(outcome.is_ok());
+        self.shared.telemetry.reloaded(outcome.is_ok());
         outcome
     }
 
     /// Sets the mode.
     pub(super) fn set_mode(&self, mode: Mode) {
-        let before = self.ground.switch.turn(mode);
-        self.ground.account.mode(mode);
+        let before = self.shared.switch.set(mode);
+        self.shared.telemetry.mode(mode);
         if before != mode {
             tracing::info!(mode = mode.token(), before = before.token(), "Mode changed");
         }
@@ -89,8 +89,8 @@ impl Runtime {
             return Err(whole_file_report("proxy.yaml", "this larder was not started from a file"));
         };
         let current = self.pipeline.load_full();
-        let config = source.successor_of(&current.config)?;
-        Pipeline::build(config, &self.ground, Some(&current))
+        let config = source.read_next(&current.config)?;
+        Pipeline::build(config, &self.shared, Some(&current))
             .map_err(|error| whole_file_report(source.name(), &error.to_string()))
     }
 
@@ -105,22 +105,22 @@ impl Runtime {
             log::set_level(now.log.level);
         }
         let ConfigDiff { added, changed, removed, upstreams } = ConfigDiff::between(before, now);
-        record_insecure(now, &self.ground);
-        self.ground.account.ledger().price(&now.upstreams);
+        record_insecure(now, &self.shared);
+        self.shared.telemetry.cost().set_prices(&now.upstreams);
         let routes = now.routes.routes().len();
-        let notes: Vec<String> = now.notes.iter().map(ToString::to_string).collect();
+        let notes: Vec<String> = now.warnings.iter().map(ToString::to_string).collect();
         self.pipeline.store(Arc::new(pipeline));
         tracing::info!(routes, added, changed, removed, upstreams, "Configuration reloaded");
         for note in &notes {
             tracing::warn!("{note}");
         }
-        ReloadResult { routes, notes }
+        ReloadResult { routes, warnings: notes }
     }
 }
 
 fn record_insecure(config: &Config, shared: &SharedState) {
     let insecure = config.upstreams.iter().filter(|upstream| upstream.tls.insecure);
-    shared.account.insecure(insecure.map(|upstream| &*upstream.name));
+    shared.telemetry.insecure(insecure.map(|upstream| &*upstream.name));
 }
 
 /// A report of one problem that concerns the whole file.
@@ -132,6 +132,6 @@ fn whole_file_report(name: &str, problem: &str) -> Report {
 
 impl CurrentFrontend for Runtime {
     fn current(&self) -> Arc<Frontend> {
-        Arc::clone(&self.pipeline.load().door)
+        Arc::clone(&self.pipeline.load().frontend)
     }
 }

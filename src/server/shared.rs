@@ -27,7 +27,7 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 /// The state that all pipelines share.
 pub(super) struct SharedState {
     /// Without names: each pipeline has its own names over the same counters.
-    pub(super) account: Arc<Telemetry>,
+    pub(super) telemetry: Arc<Telemetry>,
     /// Reports invalidations to the other larder process during a hand-over.
     pub(super) store: Arc<SyncedStore>,
     pub(super) secret: [u8; 32],
@@ -35,23 +35,23 @@ pub(super) struct SharedState {
     pub(super) in_flight: Arc<InFlightBytes>,
     pub(super) switch: Arc<ModeSwitch>,
     /// The fills in flight: a later request overtakes them, even if an earlier pipeline started them.
-    pub(super) underway: Arc<PendingCalls>,
+    pub(super) pending_calls: Arc<PendingCalls>,
     /// Facts about stored responses that outlive the configuration.
-    pub(super) remembered: Arc<PersistentFacts>,
+    pub(super) persistent_facts: Arc<PersistentFacts>,
     /// Cooldowns, learned limits and counters of the upstreams.
-    pub(super) traffics: Arc<UpstreamRegistry>,
+    pub(super) upstream_registry: Arc<UpstreamRegistry>,
     /// The hosts whose authentication applies to a connection.
-    pub(super) sign_ins: ConnectionAuthHosts,
+    pub(super) connection_auth_hosts: ConnectionAuthHosts,
     /// A unique name in `Via`: it detects a loop of larders, and still permits a chain of them.
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
     pub(super) name_server: Option<SocketAddr>,
     /// The addresses on which larder itself listens, for clients and operators: an origin is never
     /// there.
-    pub(super) own: Vec<SocketAddr>,
+    pub(super) own_addresses: Vec<SocketAddr>,
     /// The addresses for clients, under which the mounts are served.
     pub(super) listen: Vec<SocketAddr>,
-    pub(super) stage: watch::Receiver<DrainState>,
+    pub(super) drain_state: watch::Receiver<DrainState>,
 }
 
 impl SharedState {
@@ -62,7 +62,7 @@ impl SharedState {
         admin: Option<SocketAddr>,
         drain_state: watch::Receiver<DrainState>,
     ) -> Result<Self, SecretError> {
-        let telemetry = Telemetry::dated(deps.clock.clone(), &[], &[]);
+        let telemetry = Telemetry::with_clock(deps.clock.clone(), &[], &[]);
         let switch = Arc::new(ModeSwitch::new(config.mode));
         telemetry.mode(switch.mode());
         telemetry.reloaded(true);
@@ -70,24 +70,25 @@ impl SharedState {
         let registry = Arc::default();
         let persistent_facts = Arc::default();
         let store = store(config, &secret, &telemetry, &registry, &persistent_facts, &deps.clock);
-        let in_flight = InFlightBytes::beside(config.limits.in_flight, store.lent());
-        registry.keep_in(Arc::new(LimitStorage(Arc::downgrade(&store))));
+        let in_flight =
+            InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
+        registry.set_store(Arc::new(LimitStorage(Arc::downgrade(&store))));
         Ok(Self {
             store: SyncedStore::new(store),
             secret: secret.derived("scope"),
             in_flight,
             switch,
-            underway: Arc::default(),
-            remembered: persistent_facts,
-            traffics: registry,
-            sign_ins: ConnectionAuthHosts::default(),
+            pending_calls: Arc::default(),
+            persistent_facts,
+            upstream_registry: registry,
+            connection_auth_hosts: ConnectionAuthHosts::default(),
             name: format!("larder-{:08x}", rand::random::<u32>()).into(),
             clock: deps.clock.clone(),
             name_server: deps.name_server,
-            own: listen.iter().copied().chain(admin).collect(),
+            own_addresses: listen.iter().copied().chain(admin).collect(),
             listen: listen.to_vec(),
-            stage: drain_state,
-            account: telemetry,
+            drain_state,
+            telemetry,
         })
     }
 }
@@ -109,12 +110,12 @@ fn store(
         sweep_every: config.store.sweep_every,
         secret: secret.clone(),
     };
-    let limit_rows = UpstreamLimitRows { traffics: Arc::clone(registry), clock: clock.clone() };
+    let limit_rows = UpstreamLimitRows { registry: Arc::clone(registry), clock: clock.clone() };
     let row_sources: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
         (RowOwner::Limits, Arc::new(limit_rows)),
         (RowOwner::Engine, Arc::clone(persistent_facts) as Arc<dyn RowSource>),
     ];
-    TieredStore::beside(settings, clock.clone(), telemetry, row_sources)
+    TieredStore::open_with_rows(settings, clock.clone(), telemetry, row_sources)
 }
 
 /// The secret of all keys and of the data on disk: the configured one, or that of this installation.
@@ -124,13 +125,13 @@ fn secret(config: &Config) -> Result<Secret, SecretError> {
         return Ok(Secret::from_bytes(configured));
     }
     if config.store.disk == 0 {
-        return Ok(Secret::for_now());
+        return Ok(Secret::ephemeral());
     }
-    match Secret::of(&config.store.path.join("state")) {
+    match Secret::load_or_create(&config.store.path.join("state")) {
         // A directory that is not writable costs hits after a restart, but no response.
         Err(error @ SecretError::Io { .. }) => {
             tracing::error!("{error}: stored responses will not be found after a restart");
-            Ok(Secret::for_now())
+            Ok(Secret::ephemeral())
         }
         found @ (Ok(_) | Err(SecretError::Open(_))) => found,
     }

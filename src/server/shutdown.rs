@@ -31,9 +31,9 @@ impl Server {
     /// [`Server::stop`] with another deadline.
     pub async fn stop_within(mut self, drain: Duration) -> bool {
         self.stop_offering().await;
-        self.stage.send_replace(DrainState::Closing { grace: GRACE.min(drain) });
+        self.drain_state.send_replace(DrainState::Closing { grace: GRACE.min(drain) });
         let finished = self.finish(drain).await;
-        release(Arc::clone(&self.estate)).await;
+        release(Arc::clone(&self.runtime)).await;
         // The admin listener stops last, so that it reports larder as not ready until the end.
         self.admin_stop.send_replace(true);
         self.join().await;
@@ -45,22 +45,22 @@ impl Server {
     /// once.
     pub async fn hand_over(mut self) -> bool {
         let drain = self.drain();
-        self.stage.send_replace(DrainState::Closing { grace: drain });
+        self.drain_state.send_replace(DrainState::Closing { grace: drain });
         self.admin_stop.send_replace(true);
-        let released = release(Arc::clone(&self.estate));
+        let released = release(Arc::clone(&self.runtime));
         let (finished, ()) = tokio::join!(self.finish(drain), released);
         self.join().await;
         finished
     }
 
     fn drain(&self) -> Duration {
-        self.estate.house().config.limits.drain
+        self.runtime.pipeline().config.limits.drain
     }
 
     /// Withdraws the offer of the sockets.
     async fn stop_offering(&mut self) {
         self.sockets.clear();
-        if let Some(offer) = self.offer.take() {
+        if let Some(offer) = self.handover_listener.take() {
             offer.stop_offering().await;
         }
     }
@@ -68,12 +68,12 @@ impl Server {
     /// Waits for open connections; closes those that remain at the deadline. Returns whether none
     /// remained.
     async fn finish(&mut self, drain: Duration) -> bool {
-        for accepting in self.accepting.drain(..) {
+        for accepting in self.accept_tasks.drain(..) {
             // The task accepts the queued connections, then ends. A task that panicked has ended, too.
             let _ended = accepting.await;
         }
         let finished = self.all_closed(drain).await;
-        self.stage.send_replace(DrainState::Over);
+        self.drain_state.send_replace(DrainState::Over);
         if !finished {
             self.all_closed(FORCED_CLOSE).await;
         }
@@ -83,11 +83,11 @@ impl Server {
     /// Whether all connections are closed within this time.
     async fn all_closed(&self, within: Duration) -> bool {
         let all = u32::try_from(self.connections).unwrap_or(u32::MAX);
-        timeout(within, self.places.acquire_many(all)).await.is_ok()
+        timeout(within, self.connection_slots.acquire_many(all)).await.is_ok()
     }
 
     async fn join(self) {
-        if let Some(administering) = self.administering {
+        if let Some(administering) = self.admin_task {
             // As above.
             let _ended = administering.await;
         }
@@ -96,8 +96,8 @@ impl Server {
 
 /// Releases the store. The limit rows are written last and exactly, without calls reserved ahead.
 async fn release(runtime: Arc<Runtime>) {
-    runtime.ground.traffics.close();
-    if timeout(FORCED_CLOSE, runtime.ground.store.release()).await.is_err() {
+    runtime.shared.upstream_registry.close();
+    if timeout(FORCED_CLOSE, runtime.shared.store.release()).await.is_err() {
         tracing::warn!("The store did not close in time; unwritten data is lost");
     }
 }

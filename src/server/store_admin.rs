@@ -47,7 +47,7 @@ pub(super) async fn purge(
 ) -> Result<PurgeResult, PurgeError> {
     let engine = context.engine;
     let single = |scope| Resource { scopes: BTreeSet::from([scope]), sent_as: None };
-    let Resource { scopes, sent_as } = match &purge.what {
+    let Resource { scopes, sent_as } = match &purge.target {
         PurgeTarget::All => single(PurgeScope::All),
         PurgeTarget::Key(target) => single(PurgeScope::Target(*target)),
         PurgeTarget::Url(url) => context.resource(url),
@@ -56,8 +56,8 @@ pub(super) async fn purge(
     let count = engine.count(&scopes).await;
     if !purge.dry_run {
         let kind = if purge.soft { PurgeKind::Soft } else { PurgeKind::Hard };
-        engine.purge(&scopes, kind).await.map_err(|reason| PurgeError { why: reason })?;
-        tracing::info!(count, soft = purge.soft, all = purge.what == PurgeTarget::All, "Purged");
+        engine.purge(&scopes, kind).await.map_err(|reason| PurgeError { reason })?;
+        tracing::info!(count, soft = purge.soft, all = purge.target == PurgeTarget::All, "Purged");
     }
     Ok(PurgeResult { count, sent_as })
 }
@@ -86,7 +86,7 @@ pub(super) async fn entries(context: ResourceContext<'_>, query: &ListQuery) -> 
     }
     let more = listed.len() > query.limit;
     listed.truncate(query.limit);
-    let next = listed.last().filter(|_| more).map(|last| last.place.to_string());
+    let next = listed.last().filter(|_| more).map(|last| last.id.to_string());
     let entries = listed.iter().map(|one| entry(engine, routes, one, query.details)).collect();
     Page { entries, next, sent_as }
 }
@@ -96,11 +96,11 @@ impl ResourceContext<'_> {
     /// also belong to another server, whose responses are stored under the URL itself, so both are
     /// included.
     fn resource(self, url: &Target) -> Resource {
-        let mounted = self.mounts.stands_for(url, self.listen);
-        let effective = self.engine.known_as(mounted.as_ref().unwrap_or(url));
+        let mounted = self.mounts.resolve_url(url, self.listen);
+        let effective = self.engine.effective_target(mounted.as_ref().unwrap_or(url));
         let mut scopes = self.purge_scopes(&effective);
         if mounted.is_some() {
-            scopes.extend(self.purge_scopes(&self.engine.known_as(url)));
+            scopes.extend(self.purge_scopes(&self.engine.effective_target(url)));
         }
         let moved = effective != *url;
         let sent_as =
@@ -109,7 +109,7 @@ impl ResourceContext<'_> {
     }
 
     fn purge_scopes(self, effective: &Target) -> BTreeSet<PurgeScope> {
-        self.engine.reach(effective)
+        self.engine.purge_scopes(effective)
     }
 }
 
@@ -134,7 +134,7 @@ fn entry(engine: &Engine, routes: &Table, listed: &EntryInfo, details: bool) -> 
     let stored = &listed.stored;
     let tiers = [("memory", listed.in_memory), ("disk", listed.on_disk)];
     Entry {
-        key: listed.place.target,
+        key: listed.id.target,
         url: decoded.map_or_else(|| "(unreadable)".to_owned(), |decoded| decoded.url),
         scope,
         route: route.map(|route| route.name.to_string()),

@@ -122,9 +122,9 @@ pub enum DiskLookup {
 #[derive(Debug, Clone)]
 pub struct EntryPage {
     /// The entry; its response has no body.
-    pub listed: EntryInfo,
+    pub info: EntryInfo,
     /// The epoch it was stored with.
-    pub mark: Epoch,
+    pub epoch: Epoch,
 }
 
 /// Receives events of a disk tier.
@@ -144,19 +144,19 @@ pub struct Disk {
 /// State that callers and the store thread share.
 struct Shared {
     settings: Settings,
-    means: Hooks,
+    hooks: Hooks,
     clock: Clock,
-    account: Arc<Telemetry>,
+    telemetry: Arc<Telemetry>,
     open: ArcSwapOption<Database>,
     /// Whether the first opening has finished.
-    settled: watch::Sender<bool>,
+    first_open_done: watch::Sender<bool>,
     /// Requests wait for the first opening until then.
     open_deadline: Instant,
     queue: Queue,
-    sizes: Arc<DiskUsage>,
-    at_rest: Arc<FieldCipher>,
+    usage: Arc<DiskUsage>,
+    cipher: Arc<FieldCipher>,
     /// State of the database.
-    condition: Mutex<Health>,
+    health: Mutex<Health>,
     /// Whether writes are suspended because the volume is nearly full.
     full: AtomicBool,
     events: Box<dyn DiskObserver>,
@@ -186,16 +186,16 @@ impl Disk {
         let run = move || Worker::new(own).run();
         let spawned = std::thread::Builder::new().name("larder-store".to_owned()).spawn(run);
         if let Err(error) = spawned {
-            shared.out_of_order(format!("no thread for the store: {error}"));
+            shared.set_memory_only(format!("no thread for the store: {error}"));
         }
         Arc::new(Self { shared })
     }
 
     /// Waits until the first opening has finished, with or without success, but not much longer than a normal
     /// opening takes. The first requests after a restart then find entries on disk, too.
-    pub async fn opened(&self) {
-        if !*self.shared.settled.borrow() {
-            let mut first_open_done = self.shared.settled.subscribe();
+    pub async fn wait_until_open(&self) {
+        if !*self.shared.first_open_done.borrow() {
+            let mut first_open_done = self.shared.first_open_done.subscribe();
             let _late = timeout_at(
                 self.shared.open_deadline,
                 first_open_done.wait_for(|first_open_done| *first_open_done),
@@ -205,12 +205,12 @@ impl Disk {
     }
 
     /// State of the tier.
-    pub fn condition(&self) -> Health {
-        self.shared.condition()
+    pub fn health(&self) -> Health {
+        self.shared.health()
     }
 
     /// Finds a response that was put and is not written yet. It is newer than any entry on disk.
-    pub fn awaiting(
+    pub fn find_pending(
         &self,
         query: StoreQuery<'_>,
         latest_order: u64,
@@ -230,7 +230,7 @@ impl Disk {
                 found
             }
             Err(fault) => {
-                self.shared.account.store_error(StoreOp::Read, &fault);
+                self.shared.telemetry.store_error(StoreOp::Read, &fault);
                 DiskLookup::Nothing
             }
         }
@@ -240,16 +240,16 @@ impl Disk {
     /// removed. Reads a file unless [`DiskEntry::is_inline`]: then call it on a blocking thread.
     pub fn read(&self, record: &DiskEntry) -> Option<Arc<StoredResponse>> {
         let database = self.shared.open.load_full()?;
-        match caught(|| Ok(read(&database, record, &self.shared.at_rest)?)) {
+        match caught(|| Ok(read(&database, record, &self.shared.cipher)?)) {
             Ok(Some(stored)) => Some(Arc::new(stored)),
             Ok(None) => {
                 // The entry may also have been replaced between finding and reading; then its file was
                 // removed correctly. If it is still the same entry it is damaged: it is counted and removed.
-                self.shared.remove_damaged(record.place, value_hash(&record.value));
+                self.shared.remove_damaged(record.id, value_hash(&record.value));
                 None
             }
             Err(fault) => {
-                self.shared.account.store_error(StoreOp::Read, &fault);
+                self.shared.telemetry.store_error(StoreOp::Read, &fault);
                 None
             }
         }
@@ -266,12 +266,12 @@ impl Disk {
         until: Option<SystemTime>,
         presence: PresenceGuard,
     ) {
-        let until = ExpiresAt::of(until);
+        let until = ExpiresAt::from_time(until);
         let put = PutCommand {
             key: key.clone(),
             stored: Arc::clone(stored),
-            mark: epoch,
-            so_far: latest_order,
+            epoch,
+            latest_order,
             until,
             _presence: presence,
         };
@@ -288,32 +288,34 @@ impl Disk {
     }
 
     /// Whether an entry of this target may be on disk; true if the database cannot be read.
-    pub fn may_hold(&self, target: u128) -> bool {
+    pub fn may_contain(&self, target: u128) -> bool {
         let Some(database) = self.shared.open.load_full() else { return true };
-        caught(|| database.scan(&keys::of_target(target), None, 1))
+        caught(|| database.scan(&keys::target_prefix(target), None, 1))
             .map_or(true, |found| !found.is_empty())
     }
 
     /// Whether a response of this key is queued or being written.
-    pub fn is_to_hold(&self, key: &CacheKey) -> bool {
+    pub fn has_pending(&self, key: &CacheKey) -> bool {
         self.shared.queue.has(key)
     }
 
     /// Whether an entry of this target that is older than `epoch` may be on disk; true if the database cannot
     /// be read.
-    pub fn may_hold_before(&self, target: u128, epoch: Epoch) -> bool {
+    pub fn may_contain_older(&self, target: u128, epoch: Epoch) -> bool {
         const SCAN_LIMIT: usize = 16;
         let Some(database) = self.shared.open.load_full() else { return true };
-        let Ok(found) = caught(|| database.scan(&keys::of_target(target), None, SCAN_LIMIT)) else {
+        let Ok(found) = caught(|| database.scan(&keys::target_prefix(target), None, SCAN_LIMIT))
+        else {
             return true;
         };
-        let older = |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.head.mark < epoch);
+        let older =
+            |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.meta.epoch < epoch);
         found.len() == SCAN_LIMIT || found.iter().any(|(_, value)| older(value))
     }
 
     /// Removes every entry of a target, in the background.
     pub fn remove_target(&self, target: u128) {
-        self.shared.count_dropped(&self.shared.queue.push(Command::Reclaim(target)));
+        self.shared.count_dropped(&self.shared.queue.push(Command::RemoveTarget(target)));
     }
 
     /// Removes everything, in the background.
@@ -330,16 +332,16 @@ impl Disk {
         target: Option<u128>,
     ) -> Vec<EntryPage> {
         let Some(database) = self.shared.open.load_full() else { return Vec::new() };
-        let cipher = &self.shared.at_rest;
+        let cipher = &self.shared.cipher;
         caught(|| page(&database, cipher, after, limit, target)).unwrap_or_else(|fault| {
-            self.shared.account.store_error(StoreOp::Read, &fault);
+            self.shared.telemetry.store_error(StoreOp::Read, &fault);
             Vec::new()
         })
     }
 
     /// Current usage, in bytes as they count against the bound.
     pub fn totals(&self) -> StoreUsage {
-        self.shared.sizes.totals()
+        self.shared.usage.totals()
     }
 
     /// Waits until everything queued before is on disk.
@@ -358,7 +360,7 @@ impl Disk {
         if self.shared.queue.push_always(Command::Close(done)).is_ok() {
             let _late = timeout(CLOSE_WITHIN, closed).await;
         }
-        self.shared.withdraw();
+        self.shared.unpublish();
     }
 
     /// Blocks the store thread until `until` receives a message, to measure what happens meanwhile.
@@ -384,19 +386,19 @@ impl Shared {
         events: Box<dyn DiskObserver>,
     ) -> Arc<Self> {
         let cipher = Arc::new(FieldCipher::new(&settings.secret));
-        let queue = Queue::of(settings.waiting);
+        let queue = Queue::with_capacity(settings.waiting);
         Arc::new(Self {
             settings,
-            means: hooks,
+            hooks,
             clock,
-            account: telemetry,
+            telemetry,
             open: ArcSwapOption::empty(),
-            settled: watch::Sender::new(false),
+            first_open_done: watch::Sender::new(false),
             open_deadline: Instant::from_std(clock::monotonic()) + OPEN_WAIT,
             queue,
-            sizes: Arc::default(),
-            at_rest: cipher,
-            condition: Mutex::new(Health::Good),
+            usage: Arc::default(),
+            cipher,
+            health: Mutex::new(Health::Good),
             full: AtomicBool::new(false),
             events,
         })
@@ -405,35 +407,35 @@ impl Shared {
     /// Makes this the open database.
     fn publish(&self, database: Database, usage: &DiskUsage) -> DiskWriter {
         let database = Arc::new(database);
-        self.sizes.replace(usage);
+        self.usage.replace(usage);
         self.open.store(Some(Arc::clone(&database)));
         self.set_health(Health::Good);
         DiskWriter {
             database,
-            sizes: Arc::clone(&self.sizes),
-            at_rest: Arc::clone(&self.at_rest),
-            account: Arc::clone(&self.account),
+            usage: Arc::clone(&self.usage),
+            cipher: Arc::clone(&self.cipher),
+            telemetry: Arc::clone(&self.telemetry),
             bound: self.settings.bytes,
-            so_far: 0,
+            latest_order: 0,
             check: None,
         }
     }
 
     /// Removes the open database.
-    fn withdraw(&self) {
+    fn unpublish(&self) {
         self.open.store(None);
-        self.sizes.replace(&DiskUsage::default());
+        self.usage.replace(&DiskUsage::default());
     }
 
     /// Continues with memory only, for this reason.
-    fn out_of_order(&self, reason: String) {
+    fn set_memory_only(&self, reason: String) {
         tracing::error!(why = reason, "The store on disk cannot be used: running memory-only");
         self.set_health(Health::MemoryOnly(reason));
-        self.settled.send_replace(true);
+        self.first_open_done.send_replace(true);
     }
 
-    fn condition(&self) -> Health {
-        let health = self.condition.lock().clone();
+    fn health(&self) -> Health {
+        let health = self.health.lock().clone();
         if health == Health::Good && self.full.load(Ordering::Relaxed) {
             return Health::MemoryOnly(FULL.to_owned());
         }
@@ -441,7 +443,7 @@ impl Shared {
     }
 
     fn set_health(&self, health: Health) {
-        *self.condition.lock() = health;
+        *self.health.lock() = health;
     }
 
     fn remove_damaged(&self, entry_id: EntryId, hash: u64) {
@@ -450,7 +452,7 @@ impl Shared {
 
     fn count_dropped(&self, queued: &Result<(), NotQueued>) {
         if *queued == Err(NotQueued::Full) {
-            self.account.store_error(StoreOp::Drop, &"the write queue is full");
+            self.telemetry.store_error(StoreOp::Drop, &"the write queue is full");
         }
     }
 }
@@ -462,11 +464,11 @@ fn read(
     cipher: &FieldCipher,
 ) -> io::Result<Option<StoredResponse>> {
     let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
-    match entry.head.body_in {
+    match entry.meta.body_in {
         BodyLocation::Entry => Ok(entry.with_own_body(cipher)),
         BodyLocation::File(number) => {
-            let name = BodyFileName { id: record.place.id, number };
-            let body = database.bodies.read(name, entry.head.body_len)?;
+            let name = BodyFileName { id: record.id.id, number };
+            let body = database.bodies.read(name, entry.meta.body_len)?;
             Ok(body.and_then(|body| entry.with_body(Bytes::from(body), cipher)))
         }
     }
@@ -479,7 +481,7 @@ fn page(
     limit: usize,
     target: Option<u128>,
 ) -> Result<Vec<EntryPage>, Fault> {
-    let prefix = target.map_or_else(|| ENTRIES.to_vec(), keys::of_target);
+    let prefix = target.map_or_else(|| ENTRIES.to_vec(), keys::target_prefix);
     let mut after = after.map(|after| keys::entry(&after));
     let mut paged = Vec::new();
     // Reads the next page if all entries of this one were damaged: an empty result means that no entries
@@ -498,12 +500,12 @@ fn page_entry(key: &[u8], value: &[u8], cipher: &FieldCipher) -> Option<EntryPag
     let entry_id = keys::parse_entry(key)?;
     let entry = Entry::decode(value)?;
     let listed = EntryInfo {
-        place: entry_id,
+        id: entry_id,
         canonical: entry.canonical.into(),
         stored: Arc::new(entry.without_body(cipher)?),
-        body: entry.head.body_len,
+        body: entry.meta.body_len,
         in_memory: false,
         on_disk: true,
     };
-    Some(EntryPage { listed, mark: entry.head.mark })
+    Some(EntryPage { info: listed, epoch: entry.meta.epoch })
 }

@@ -133,11 +133,11 @@ pub enum Validity {
 #[derive(Debug)]
 pub struct InvalidationWatch {
     /// The point.
-    pub mark: Epoch,
+    pub epoch: Epoch,
     /// The order number of the request: microseconds since 1970, or more where the clock stood still or went
     /// back. Higher than that of every earlier request of this larder, and of other larders, unless the clock
     /// went back between them.
-    pub asked: u64,
+    pub order: u64,
     _presence: PresenceGuard,
 }
 
@@ -149,7 +149,7 @@ const REMEMBERED: usize = 65_536;
 pub struct Generations {
     latest: AtomicU64,
     latest_order: AtomicU64,
-    of: RwLock<Snapshot>,
+    snapshot: RwLock<Snapshot>,
     present: Arc<PresentTargets>,
 }
 
@@ -169,7 +169,7 @@ pub struct Snapshot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// Its scope.
-    pub reach: PurgeScope,
+    pub scope: PurgeScope,
     /// Its new value.
     pub generation: Generation,
 }
@@ -184,34 +184,34 @@ impl Generations {
     }
 
     /// The current epoch.
-    pub fn mark(&self) -> Epoch {
+    pub fn current_epoch(&self) -> Epoch {
         Epoch(self.latest.load(Ordering::Acquire))
     }
 
     /// The current epoch and a new order number, for a request of `target` that is sent next.
     pub fn watch(&self, target: u128, now: SystemTime) -> InvalidationWatch {
         // First: an invalidation after this epoch must find the target present.
-        let presence = self.enter(target, PresenceKind::Awaited);
+        let presence = self.register(target, PresenceKind::Pending);
         let now = Epoch::at(now).0;
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.latest_order.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
         let order = last.ok().and_then(next).unwrap_or(now);
-        InvalidationWatch { mark: self.mark(), asked: order, _presence: presence }
+        InvalidationWatch { epoch: self.current_epoch(), order, _presence: presence }
     }
 
     /// The newest order number given out.
-    pub fn so_far(&self) -> u64 {
+    pub fn latest_order(&self) -> u64 {
         self.latest_order.load(Ordering::Acquire)
     }
 
     /// Raises the order to `now` at least: another larder may have given out numbers.
-    pub fn pass(&self, now: SystemTime) {
+    pub fn advance_order_to(&self, now: SystemTime) {
         self.latest_order.fetch_max(Epoch::at(now).0, Ordering::AcqRel);
     }
 
     /// Marks `target` as present until the guard is dropped.
-    pub fn enter(&self, target: u128, kind: PresenceKind) -> PresenceGuard {
-        self.present.enter(target, kind)
+    pub fn register(&self, target: u128, kind: PresenceKind) -> PresenceGuard {
+        self.present.register(target, kind)
     }
 
     /// Whether any response of `target` is in memory or pending.
@@ -220,45 +220,45 @@ impl Generations {
     }
 
     /// Whether any response of `target` is in memory.
-    pub fn keeps(&self, target: u128) -> bool {
-        self.present.keeps(target)
+    pub fn is_in_memory(&self, target: u128) -> bool {
+        self.present.is_in_memory(target)
     }
 
     /// Whether any response of `target` is pending.
-    pub fn is_awaited(&self, target: u128) -> bool {
-        self.present.awaits(target)
+    pub fn is_pending(&self, target: u128) -> bool {
+        self.present.is_pending(target)
     }
 
     /// Invalidates entries with an epoch before now.
     pub fn invalidate(&self, scope: PurgeScope, kind: PurgeKind, now: SystemTime) -> Change {
-        let mut snapshot = self.of.write();
-        let epoch = Epoch::next(self.mark(), now);
+        let mut snapshot = self.snapshot.write();
+        let epoch = Epoch::next(self.current_epoch(), now);
         let generation = snapshot.join(scope, Generation::for_kind(kind, epoch));
         // Last: a reader that sees the new epoch must find the generation.
         self.latest.store(epoch.0, Ordering::Release);
-        Change { reach: scope, generation }
+        Change { scope, generation }
     }
 
     /// All generations.
     pub fn all(&self) -> Snapshot {
-        self.with_latest(&self.of.read())
+        self.with_latest(&self.snapshot.read())
     }
 
     fn with_latest(&self, snapshot: &Snapshot) -> Snapshot {
-        Snapshot { latest: self.mark(), ..snapshot.clone() }
+        Snapshot { latest: self.current_epoch(), ..snapshot.clone() }
     }
 
     /// The generation `all` if everything were invalidated now.
-    pub fn foresee(&self, all: Generation, now: SystemTime) -> Generation {
-        Generation::for_kind(PurgeKind::Hard, Epoch::next(self.mark(), now)).joined(all)
+    pub fn after_full_purge(&self, all: Generation, now: SystemTime) -> Generation {
+        Generation::for_kind(PurgeKind::Hard, Epoch::next(self.current_epoch(), now)).joined(all)
     }
 
     /// Validity of an entry of `target` with this epoch.
     pub fn validity(&self, target: u128, epoch: Epoch) -> Validity {
-        if epoch == self.mark() {
+        if epoch == self.current_epoch() {
             return Validity::Current;
         }
-        let snapshot = self.of.read();
+        let snapshot = self.snapshot.read();
         let own = snapshot.targets.get(&target).copied().unwrap_or_default();
         let Generation { hard, soft, superseded } = own.joined(snapshot.all);
         if epoch < hard {
@@ -275,10 +275,10 @@ impl Generations {
     /// went back this costs hits, but it never makes an invalidated entry usable again. Returns the
     /// generations to persist.
     pub fn adopt(&self, kept: Snapshot, now: SystemTime) -> Snapshot {
-        let mut snapshot = self.of.write();
+        let mut snapshot = self.snapshot.write();
         let newest = kept.targets.values().fold(kept.all, |most, one| most.joined(*one)).newest();
         let own = std::mem::replace(&mut *snapshot, kept);
-        let epoch = Epoch::next(self.mark().max(newest).max(snapshot.latest), now);
+        let epoch = Epoch::next(self.current_epoch().max(newest).max(snapshot.latest), now);
         let renewed = |old: Epoch| if old == Epoch::default() { old } else { epoch };
         let reissued = |old: Generation| Generation {
             hard: renewed(old.hard),
@@ -295,7 +295,7 @@ impl Generations {
 
     /// Whether more targets are remembered individually than the limit.
     pub fn is_full(&self) -> bool {
-        self.of.read().targets.len() > REMEMBERED
+        self.snapshot.read().targets.len() > REMEMBERED
     }
 
     /// Forgets the targets whose generation is not needed according to `is_needed`, and the older half of the
@@ -304,10 +304,10 @@ impl Generations {
     /// left, to be persisted. No target may be invalidated meanwhile.
     pub fn forget(&self, is_needed: impl Fn(u128, Generation) -> bool) -> Snapshot {
         let known: Vec<(u128, Generation)> =
-            self.of.read().targets.iter().map(|(target, one)| (*target, *one)).collect();
+            self.snapshot.read().targets.iter().map(|(target, one)| (*target, *one)).collect();
         let gone = known.into_iter().filter(|(target, one)| !is_needed(*target, *one));
         let gone: HashSet<u128> = gone.map(|(target, _)| target).collect();
-        let mut snapshot = self.of.write();
+        let mut snapshot = self.snapshot.write();
         snapshot.targets.retain(|target, _| !gone.contains(target));
         if snapshot.targets.len() > REMEMBERED / 2 {
             let mut all: Vec<Epoch> = snapshot.targets.values().map(|one| one.newest()).collect();

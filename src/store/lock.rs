@@ -25,7 +25,7 @@ pub struct Lock {
 pub enum LockError {
     /// Another process holds the lock.
     #[error("{} is in use{}{}", dir.display(), by(*pid), start(since.as_deref()))]
-    Held {
+    InUse {
         /// The directory.
         dir: PathBuf,
         /// The holder's process id, if the file contains it.
@@ -57,7 +57,7 @@ impl Lock {
             Ok(()) => Self::write_holder(file, now).map_err(failed),
             Err(Errno::WOULDBLOCK) => {
                 let (pid, since) = holder(&mut file);
-                Err(LockError::Held { dir: dir.to_owned(), pid, since })
+                Err(LockError::InUse { dir: dir.to_owned(), pid, since })
             }
             Err(error) => Err(failed(error.into())),
         }
@@ -140,7 +140,7 @@ mod tests {
         let lock = Lock::try_take(dir.path(), start_time()).unwrap();
         let refused = Lock::try_take(dir.path(), start_time()).unwrap_err();
         let message = refused.to_string();
-        let LockError::Held { pid, since, .. } = refused else { panic!("{refused}") };
+        let LockError::InUse { pid, since, .. } = refused else { panic!("{refused}") };
         assert_eq!(pid, Some(std::process::id()));
         assert_eq!(since.as_deref(), Some("1970-01-01T12:00:00Z"));
         assert!(message.contains(&dir.path().display().to_string()), "{message}");
@@ -175,7 +175,7 @@ mod tests {
         let lock = Lock::try_take(dir.path(), start_time()).unwrap();
         std::fs::write(&path, b"pid -1\nsince \x1b[31mnever").unwrap();
         let refused = Lock::try_take(dir.path(), start_time()).unwrap_err();
-        let LockError::Held { pid: None, since: None, .. } = refused else { panic!("{refused}") };
+        let LockError::InUse { pid: None, since: None, .. } = refused else { panic!("{refused}") };
         drop(lock);
     }
 

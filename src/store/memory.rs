@@ -132,7 +132,7 @@ impl Memory {
     }
 
     /// Bytes of evicted bodies that clients still receive.
-    pub fn lent(&self) -> EvictedBodies {
+    pub fn evicted_bodies(&self) -> EvictedBodies {
         Arc::clone(&self.evicted_bodies)
     }
 
@@ -157,7 +157,7 @@ impl Memory {
     fn has_newer(&self, slot: &SlotKey, entry: &Entry) -> bool {
         let stored = self.if_usable(self.slots.peek(slot), &entry.key);
         stored.is_some_and(|stored| {
-            let newer = is_newer(stored.asked, entry.stored.asked, self.generations.so_far());
+            let newer = is_newer(stored.order, entry.stored.order, self.generations.latest_order());
             stored.variant == entry.stored.variant && newer
         })
     }
@@ -178,9 +178,9 @@ impl Memory {
             }
             let Some(found) = self.if_usable(slot, query.key) else { continue };
             // RFC 9111 §4: of several that match, the most recent.
-            let latest_order = self.generations.so_far();
+            let latest_order = self.generations.latest_order();
             let newer =
-                newest.as_ref().is_none_or(|n| !is_newer(n.asked, found.asked, latest_order));
+                newest.as_ref().is_none_or(|n| !is_newer(n.order, found.order, latest_order));
             if found.vary == *fields && newer {
                 newest = Some(found);
             }
@@ -250,8 +250,8 @@ impl Memory {
             return false;
         }
         let varies = !stored.vary.names().is_empty();
-        let presence = self.generations.enter(key.target_id(), PresenceKind::Kept);
-        let guard = stored.hold_body(&self.evicted_bodies);
+        let presence = self.generations.register(key.target_id(), PresenceKind::InMemory);
+        let guard = stored.guard_body(&self.evicted_bodies);
         let entry = Entry { key: key.clone(), epoch, stored, _presence: presence, _guard: guard };
         let entry = Arc::new(entry);
         let _writing = self.writing.lock();
@@ -270,7 +270,7 @@ impl Memory {
     }
 
     /// The entry at a position: its key, and the epoch it was stored with.
-    pub fn kept(&self, entry_id: EntryId) -> Option<(CacheKey, Arc<StoredResponse>, Epoch)> {
+    pub fn entry_at(&self, entry_id: EntryId) -> Option<(CacheKey, Arc<StoredResponse>, Epoch)> {
         let slot = |variant| self.slots.peek(&SlotKey { id: entry_id.id, variant });
         let found = [slot(Some(entry_id.variant)), slot(None)].into_iter().flatten();
         found.into_iter().find_map(|slot| match slot {
@@ -288,7 +288,7 @@ impl Memory {
     }
 
     /// Removes invalidated entries.
-    pub fn drop_gone(&self) {
+    pub fn remove_invalidated(&self) {
         let is_gone = |slot: &Slot| match slot {
             Slot::Entry(entry) => self.if_valid(entry).is_none(),
             Slot::Variants(_) => false,
@@ -307,7 +307,7 @@ impl Memory {
             let stored = self.if_valid(entry)?;
             let (target, id) = (entry.key.target_id(), entry.key.id());
             Some(EntryInfo {
-                place: EntryId { target, id, variant: stored.variant },
+                id: EntryId { target, id, variant: stored.variant },
                 canonical: entry.key.canonical().into(),
                 body: stored.body.len() as u64,
                 stored,

@@ -23,9 +23,9 @@ struct PresenceCount {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PresenceKind {
     /// In memory.
-    Kept,
+    InMemory,
     /// Pending: requested, or queued to be written.
-    Awaited,
+    Pending,
 }
 
 /// Marks a target as present as long as it lives.
@@ -37,7 +37,7 @@ pub struct PresenceGuard {
 
 impl PresentTargets {
     /// Marks `target` as present until the guard is dropped.
-    pub fn enter(self: &Arc<Self>, target: u128, kind: PresenceKind) -> PresenceGuard {
+    pub fn register(self: &Arc<Self>, target: u128, kind: PresenceKind) -> PresenceGuard {
         *self.0.lock().entry(target).or_default().count_mut(kind) += 1;
         PresenceGuard { targets: Arc::clone(self), target, kind }
     }
@@ -48,12 +48,12 @@ impl PresentTargets {
     }
 
     /// Whether any response of `target` is in memory.
-    pub fn keeps(&self, target: u128) -> bool {
+    pub fn is_in_memory(&self, target: u128) -> bool {
         self.0.lock().get(&target).is_some_and(|count| count.kept > 0)
     }
 
     /// Whether any response of `target` is pending.
-    pub fn awaits(&self, target: u128) -> bool {
+    pub fn is_pending(&self, target: u128) -> bool {
         self.0.lock().get(&target).is_some_and(|count| count.awaited > 0)
     }
 }
@@ -61,8 +61,8 @@ impl PresentTargets {
 impl PresenceCount {
     fn count_mut(&mut self, kind: PresenceKind) -> &mut u32 {
         match kind {
-            PresenceKind::Kept => &mut self.kept,
-            PresenceKind::Awaited => &mut self.awaited,
+            PresenceKind::InMemory => &mut self.kept,
+            PresenceKind::Pending => &mut self.awaited,
         }
     }
 }
@@ -95,10 +95,12 @@ mod tests {
     #[test]
     fn a_target_is_present_as_long_as_a_guard_of_it_lives() {
         let present = Arc::new(PresentTargets::default());
-        let (one, two) =
-            (present.enter(1, PresenceKind::Kept), present.enter(1, PresenceKind::Awaited));
-        let other = present.enter(2, PresenceKind::Kept);
-        assert!(present.awaits(1) && !present.awaits(2));
+        let (one, two) = (
+            present.register(1, PresenceKind::InMemory),
+            present.register(1, PresenceKind::Pending),
+        );
+        let other = present.register(2, PresenceKind::InMemory);
+        assert!(present.is_pending(1) && !present.is_pending(2));
         drop(one);
         assert!(present.has(1) && present.has(2) && !present.has(3));
         drop(two);

@@ -8,12 +8,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Creates the directory and its parents unless they exist.
-pub fn directory(path: &Path) -> io::Result<()> {
+pub fn create_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Writes and syncs a file of another name next to `path`, to be linked or renamed to it.
-pub fn beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
+pub fn write_temp(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(format!(".{:08x}", rand::random::<u32>()));
     let new = path.with_file_name(name);
@@ -24,6 +24,6 @@ pub fn beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
 }
 
 /// Syncs a directory: the names in it are then on disk.
-pub fn settle(directory: &Path) -> io::Result<()> {
+pub fn sync_dir(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

@@ -30,7 +30,7 @@ const FORMAT: u32 = 1;
 const FORMAT_KEY: &[u8] = b"format";
 
 /// Prefix of the cost rows. A larder that does not support them ignores them.
-const LEDGER: &[u8] = b"c";
+const COST_ROWS: &[u8] = b"c";
 
 /// Owner of rows that are stored beside purges and costs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +92,7 @@ pub enum OpenError {
          the backup of `state` made before it",
         dir.display()
     )]
-    Later {
+    NewerFormat {
         /// Its directory.
         dir: PathBuf,
         /// Its format.
@@ -157,8 +157,8 @@ impl StateDb {
     }
 
     /// Persists a change; it is on disk soon.
-    pub fn keep(&self, change: Change) {
-        self.writer.send(Command::Keep(change));
+    pub fn persist(&self, change: Change) {
+        self.writer.send(Command::Persist(change));
     }
 
     /// Persists these generations and removes all others.
@@ -167,24 +167,28 @@ impl StateDb {
     }
 
     /// The cost rows found when this was opened; empty on a second call.
-    pub fn ledger(&self) -> Rows {
+    pub fn take_cost_rows(&self) -> Rows {
         std::mem::take(&mut self.ledger.lock())
     }
 
     /// Collects changed cost rows from `changed` and persists them, several times a second from now on and
     /// once more at the end.
-    pub fn keep_ledger(&self, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
-        self.writer.send(Command::Watch(LEDGER, Box::new(changed)));
+    pub fn watch_cost_rows(&self, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
+        self.writer.send(Command::Watch(COST_ROWS, Box::new(changed)));
     }
 
     /// The rows of this owner found when this was opened; empty on a second call.
-    pub fn rows(&self, owner: RowOwner) -> Rows {
+    pub fn take_rows(&self, owner: RowOwner) -> Rows {
         std::mem::take(&mut self.others[owner as usize].lock())
     }
 
     /// Collects changed rows of this owner from `changed` and persists them, like
     /// [`StateDb::watch_cost_rows`].
-    pub fn keep_rows(&self, owner: RowOwner, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
+    pub fn watch_rows(
+        &self,
+        owner: RowOwner,
+        changed: impl Fn() -> Vec<UsageRow> + Send + 'static,
+    ) {
         self.writer.send(Command::Watch(owner.prefix(), Box::new(changed)));
     }
 
@@ -196,18 +200,18 @@ impl StateDb {
     /// Waits until all changes and all rows that changed before this call are on disk.
     pub async fn flush(&self) -> Result<(), String> {
         let (done, flushed) = oneshot::channel();
-        self.writer.send(Command::Settle(done));
+        self.writer.send(Command::Flush(done));
         flushed.await.unwrap_or_else(|_ended| Err("the state is closed".to_owned()))
     }
 
     /// Reason why writes fail at present, if they do.
-    pub fn illness(&self) -> Option<String> {
+    pub fn write_failure(&self) -> Option<String> {
         self.failure.lock().clone()
     }
 
     /// Simulates a failed write.
     #[cfg(test)]
-    pub(in crate::store) fn fall_ill(&self, reason: &str) {
+    pub(in crate::store) fn fail_writes(&self, reason: &str) {
         *self.failure.lock() = Some(reason.to_owned());
     }
 
@@ -226,8 +230,10 @@ enum StateUnknown {
 fn read_state(dir: &Path, now: SystemTime) -> Result<OpenedState, StateUnknown> {
     let open_error = |error: OpenError| Err(StateUnknown::For(error));
     match read(&dir.join("db"), now) {
-        Ok(Read::Known(opened)) => Ok(*opened),
-        Ok(Read::Later(found)) => open_error(OpenError::Later { dir: dir.to_owned(), found }),
+        Ok(Read::Opened(opened)) => Ok(*opened),
+        Ok(Read::NewerFormat(found)) => {
+            open_error(OpenError::NewerFormat { dir: dir.to_owned(), found })
+        }
         Err(Fault::Damaged(reason)) => Err(StateUnknown::Damaged(reason)),
         Err(Fault::Unavailable(reason)) => {
             open_error(OpenError::Unavailable { dir: dir.to_owned(), reason })

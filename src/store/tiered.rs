@@ -62,27 +62,27 @@ pub struct TieredStore {
     clock: Clock,
     /// Whether there is a disk that this larder has not opened yet and will open: invalidations before that
     /// must apply to it.
-    to_be_opened: AtomicBool,
+    disk_pending: AtomicBool,
     /// The reader of a body file holds the lock that its key maps to.
     read_locks: [tokio::sync::Mutex<()>; READERS],
     /// `None`: memory only.
-    deep: ArcSwapOption<DiskTier>,
+    disk_tier: ArcSwapOption<DiskTier>,
     /// Entries that are not on disk while the disk cannot be used.
     unwritten: UnwrittenEntries,
     /// The reason for running memory-only although a disk is configured. Locked during an invalidation and
     /// while the disk is attached, so that no invalidation is lost between the two.
-    alone: Mutex<Option<String>>,
+    memory_only_reason: Mutex<Option<String>>,
 }
 
 impl TieredStore {
     /// Opens a store. The disk is used at once, or as soon as another larder releases it; until then the
     /// store runs memory-only.
     pub fn open(settings: Settings, clock: Clock, telemetry: &Arc<Telemetry>) -> Arc<Self> {
-        Self::beside(settings, clock, telemetry, Vec::new())
+        Self::open_with_rows(settings, clock, telemetry, Vec::new())
     }
 
     /// The same, with further sources of rows that the state persists.
-    pub fn beside(
+    pub fn open_with_rows(
         settings: Settings,
         clock: Clock,
         telemetry: &Arc<Telemetry>,
@@ -99,34 +99,34 @@ impl TieredStore {
             memory,
             generations,
             clock,
-            to_be_opened: disk_pending,
+            disk_pending,
             read_locks,
-            deep: disk_tier,
+            disk_tier,
             unwritten,
-            alone: memory_only_reason,
+            memory_only_reason,
         });
         let weak = Arc::downgrade(&store);
-        telemetry.watch_condition(move || {
-            weak.upgrade().is_none_or(|store| store.condition() == Health::Good)
+        telemetry.watch_health(move || {
+            weak.upgrade().is_none_or(|store| store.health() == Health::Good)
         });
         store.report("memory", telemetry, |store| store.memory.totals());
         if has_disk {
             store.report("disk", telemetry, Self::disk_totals);
             disk_tier::open_or_wait(&store, settings, telemetry, row_sources);
         } else {
-            disk_tier::leave_nothing_old(&settings.path, store.clock.now());
+            disk_tier::remove_old_versions(&settings.path, store.clock.now());
         }
         store
     }
 
     /// Bytes of bodies that memory evicted and clients still receive.
-    pub fn lent(&self) -> EvictedBodies {
-        self.memory.lent()
+    pub fn evicted_bodies(&self) -> EvictedBodies {
+        self.memory.evicted_bodies()
     }
 
     /// Makes the state collect changed rows soon.
     pub fn nudge(&self) {
-        if let Some(disk_tier) = &*self.deep.load() {
+        if let Some(disk_tier) = &*self.disk_tier.load() {
             disk_tier.state.nudge();
         }
     }
@@ -148,13 +148,13 @@ impl TieredStore {
     /// [`Disk::stall`](crate::store::disk::Disk::stall).
     #[doc(hidden)]
     pub fn stall(&self, until: Receiver<()>) {
-        if let Some(disk_tier) = &*self.deep.load() {
+        if let Some(disk_tier) = &*self.disk_tier.load() {
             disk_tier.disk.stall(until);
         }
     }
 
     fn disk_totals(&self) -> StoreUsage {
-        self.deep.load().as_ref().map(|disk_tier| disk_tier.disk.totals()).unwrap_or_default()
+        self.disk_tier.load().as_ref().map(|disk_tier| disk_tier.disk.totals()).unwrap_or_default()
     }
 
     fn validity(&self, key: &CacheKey, epoch: Epoch) -> Validity {
@@ -183,10 +183,12 @@ impl TieredStore {
 
     /// Starts to use the disk.
     fn attach_disk(&self, disk_tier: Arc<DiskTier>, persisted: Snapshot) {
-        let mut memory_only_reason = self.alone.lock();
+        let mut memory_only_reason = self.memory_only_reason.lock();
         let persisted = self.generations.adopt(persisted, self.clock.now());
-        disk_tier.state.replace(Snapshot { all: self.trusted(persisted.all), ..persisted });
-        self.deep.store(Some(disk_tier));
+        disk_tier
+            .state
+            .replace(Snapshot { all: self.generation_to_persist(persisted.all), ..persisted });
+        self.disk_tier.store(Some(disk_tier));
         *memory_only_reason = None;
         drop(memory_only_reason);
         self.catch_up(usize::MAX);
@@ -200,57 +202,64 @@ impl TieredStore {
         epoch: Epoch,
         until: Option<SystemTime>,
     ) {
-        let presence = self.generations.enter(key.target_id(), PresenceKind::Awaited);
-        disk_tier.disk.put(key, stored, (epoch, self.generations.so_far()), until, presence);
+        let presence = self.generations.register(key.target_id(), PresenceKind::Pending);
+        disk_tier.disk.put(key, stored, (epoch, self.generations.latest_order()), until, presence);
     }
 
     /// Invalidates, and has the change persisted. Call with `memory_only_reason` locked.
-    fn invalidated(&self, scope: PurgeScope, kind: PurgeKind, disk_tier: Option<&DiskTier>) {
+    fn invalidate_and_persist(
+        &self,
+        scope: PurgeScope,
+        kind: PurgeKind,
+        disk_tier: Option<&DiskTier>,
+    ) {
         let change = self.generations.invalidate(scope, kind, self.clock.now());
         let forgotten = self.generations.is_full().then(|| self.forget(disk_tier));
         let Some(disk_tier) = disk_tier else { return };
         match forgotten {
-            Some(all) => disk_tier.state.replace(Snapshot { all: self.trusted(all.all), ..all }),
+            Some(all) => disk_tier
+                .state
+                .replace(Snapshot { all: self.generation_to_persist(all.all), ..all }),
             None if scope == PurgeScope::All => {
-                let generation = self.trusted(change.generation);
-                disk_tier.state.keep(Change { generation, ..change });
+                let generation = self.generation_to_persist(change.generation);
+                disk_tier.state.persist(Change { generation, ..change });
             }
-            None => disk_tier.state.keep(change),
+            None => disk_tier.state.persist(change),
         }
     }
 
     /// Whether a response of `target` is in memory, pending, or on a disk that cannot be read.
-    fn may_hold(&self, target: u128, disk_tier: Option<&DiskTier>) -> bool {
-        let disk_pending = self.to_be_opened.load(Ordering::Relaxed);
+    fn may_contain(&self, target: u128, disk_tier: Option<&DiskTier>) -> bool {
+        let disk_pending = self.disk_pending.load(Ordering::Relaxed);
         self.generations.is_present(target)
-            || disk_tier.map_or(disk_pending, |disk_tier| disk_tier.disk.may_hold(target))
+            || disk_tier.map_or(disk_pending, |disk_tier| disk_tier.disk.may_contain(target))
     }
 
     fn forget(&self, disk_tier: Option<&DiskTier>) -> Snapshot {
-        self.memory.drop_gone();
-        let disk_pending = self.to_be_opened.load(Ordering::Relaxed);
+        self.memory.remove_invalidated();
+        let disk_pending = self.disk_pending.load(Ordering::Relaxed);
         // Entries that memory holds after that are newer than their generation, unless that was soft.
         self.generations.forget(|target, generation| {
             let here = if generation.is_hard() {
-                self.generations.is_awaited(target)
+                self.generations.is_pending(target)
             } else {
                 self.generations.is_present(target)
             };
             let newest = generation.newest();
             here || disk_tier
-                .map_or(disk_pending, |disk_tier| disk_tier.disk.may_hold_before(target, newest))
+                .map_or(disk_pending, |disk_tier| disk_tier.disk.may_contain_older(target, newest))
         })
     }
 
     /// Runs memory-only until the disk can be opened.
-    fn wait_alone(&self, reason: String) {
-        *self.alone.lock() = Some(reason);
+    fn set_memory_only(&self, reason: String) {
+        *self.memory_only_reason.lock() = Some(reason);
     }
 
     /// Runs memory-only for as long as this larder lives.
     fn run_memory_only(&self, reason: String) {
-        self.to_be_opened.store(false, Ordering::Relaxed);
-        self.wait_alone(reason);
+        self.disk_pending.store(false, Ordering::Relaxed);
+        self.set_memory_only(reason);
     }
 }
 
@@ -259,20 +268,20 @@ impl Store for TieredStore {
     fn get(&self, query: StoreQuery<'_>) -> Lookup {
         match self.memory.get(query) {
             found @ Lookup::Found(_) => found,
-            _ if self.deep.load().is_some() => Lookup::Deeper,
-            nothing @ (Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper) => nothing,
+            _ if self.disk_tier.load().is_some() => Lookup::CheckDisk,
+            nothing @ (Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk) => nothing,
         }
     }
 
     async fn load(&self, query: StoreQuery<'_>) -> Lookup {
         let in_memory = self.memory.get(query);
-        let Some(disk_tier) = self.deep.load_full() else { return in_memory };
+        let Some(disk_tier) = self.disk_tier.load_full() else { return in_memory };
         // The entry read is stored in memory: an invalidation of it in between must be recorded.
-        let _watch = self.generations.enter(query.key.target_id(), PresenceKind::Awaited);
-        disk_tier.disk.opened().await;
+        let _watch = self.generations.register(query.key.target_id(), PresenceKind::Pending);
+        disk_tier.disk.wait_until_open().await;
         self.catch_up(unwritten::BATCH);
-        let latest_order = self.generations.so_far();
-        if let Some((stored, epoch)) = disk_tier.disk.awaiting(query, latest_order) {
+        let latest_order = self.generations.latest_order();
+        if let Some((stored, epoch)) = disk_tier.disk.find_pending(query, latest_order) {
             return self.promote(query, epoch, Some(stored));
         }
         if self.unwritten.may_have(query.key) {
@@ -285,12 +294,12 @@ impl Store for TieredStore {
             }
             DiskLookup::OtherVariants(_) | DiskLookup::Nothing => return in_memory,
         };
-        if self.validity(query.key, record.mark()) == Validity::Gone {
+        if self.validity(query.key, record.epoch()) == Validity::Gone {
             return in_memory;
         }
         if record.is_inline() {
             let read = disk_tier.disk.read(&record);
-            return self.promote(query, record.mark(), read);
+            return self.promote(query, record.epoch(), read);
         }
         // Of several requests for the same large body only one reads the file.
         let lock_index = usize::try_from(query.key.id() % READERS as u128).unwrap_or_default();
@@ -298,7 +307,7 @@ impl Store for TieredStore {
         if let found @ Lookup::Found(_) = self.memory.get(query) {
             return found;
         }
-        let epoch = record.mark();
+        let epoch = record.epoch();
         let read = spawn_blocking(move || disk_tier.disk.read(&record)).await;
         self.promote(query, epoch, read.unwrap_or_default())
     }
@@ -308,8 +317,8 @@ impl Store for TieredStore {
     }
 
     fn is_newer(&self, one: u64, other: u64) -> bool {
-        self.generations.pass(self.clock.now());
-        is_newer(one, other, self.generations.so_far())
+        self.generations.advance_order_to(self.clock.now());
+        is_newer(one, other, self.generations.latest_order())
     }
 
     fn is_current(&self, target: u128, epoch: Epoch) -> bool {
@@ -323,9 +332,9 @@ impl Store for TieredStore {
         epoch: Epoch,
         until: Option<SystemTime>,
     ) -> bool {
-        self.generations.pass(self.clock.now());
+        self.generations.advance_order_to(self.clock.now());
         let is_newest = self.memory.put(key, Arc::clone(&stored), epoch);
-        match &*self.deep.load() {
+        match &*self.disk_tier.load() {
             _ if !is_newest => {}
             Some(disk_tier) => self.write(disk_tier, key, &stored, epoch, until),
             None => self.lost(key, &stored, epoch),
@@ -334,13 +343,13 @@ impl Store for TieredStore {
     }
 
     fn invalidate(&self, scope: PurgeScope, kind: PurgeKind) -> bool {
-        let _guard = self.alone.lock();
-        let disk_tier = self.deep.load();
+        let _guard = self.memory_only_reason.lock();
+        let disk_tier = self.disk_tier.load();
         let disk_tier = disk_tier.as_deref();
-        if matches!(scope, PurgeScope::Target(target) if !self.may_hold(target, disk_tier)) {
+        if matches!(scope, PurgeScope::Target(target) if !self.may_contain(target, disk_tier)) {
             return false;
         }
-        self.invalidated(scope, kind, disk_tier);
+        self.invalidate_and_persist(scope, kind, disk_tier);
         let Some(disk_tier) = disk_tier else { return true };
         match (scope, kind) {
             (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
@@ -350,17 +359,18 @@ impl Store for TieredStore {
         true
     }
 
-    fn may_keep(&self, target: u128) -> bool {
-        let disk_pending = self.to_be_opened.load(Ordering::Relaxed);
-        let on_disk = |disk_tier: &Arc<DiskTier>| disk_tier.disk.may_hold(target);
-        self.generations.keeps(target) || self.deep.load().as_ref().map_or(disk_pending, on_disk)
+    fn may_contain(&self, target: u128) -> bool {
+        let disk_pending = self.disk_pending.load(Ordering::Relaxed);
+        let on_disk = |disk_tier: &Arc<DiskTier>| disk_tier.disk.may_contain(target);
+        self.generations.is_in_memory(target)
+            || self.disk_tier.load().as_ref().map_or(disk_pending, on_disk)
     }
 
     async fn flush(&self) -> Result<(), String> {
-        match self.deep.load_full() {
+        match self.disk_tier.load_full() {
             Some(disk_tier) => disk_tier.state.flush().await,
             // Memory-only by configuration: stored entries do not outlive the process either.
-            None => self.alone.lock().clone().map_or(Ok(()), Err),
+            None => self.memory_only_reason.lock().clone().map_or(Ok(()), Err),
         }
     }
 
@@ -371,27 +381,27 @@ impl Store for TieredStore {
         target: Option<u128>,
     ) -> Vec<EntryInfo> {
         let mut all: BTreeMap<EntryId, EntryInfo> = BTreeMap::new();
-        if let Some(disk_tier) = self.deep.load_full() {
+        if let Some(disk_tier) = self.disk_tier.load_full() {
             let generations = Arc::clone(&self.generations);
             let on_disk =
                 spawn_blocking(move || disk_tier.list(&generations, after, limit, target));
             for listed in on_disk.await.unwrap_or_default() {
-                all.insert(listed.place, listed);
+                all.insert(listed.id, listed);
             }
         }
         for listed in self.memory.list(target) {
-            if after.is_none_or(|after| listed.place > after) {
-                let on_disk = all.contains_key(&listed.place);
-                all.insert(listed.place, EntryInfo { on_disk, ..listed });
+            if after.is_none_or(|after| listed.id > after) {
+                let on_disk = all.contains_key(&listed.id);
+                all.insert(listed.id, EntryInfo { on_disk, ..listed });
             }
         }
         all.into_values().take(limit).collect()
     }
 
-    fn condition(&self) -> Health {
-        let disk_tier = self.deep.load();
-        match (&*disk_tier, &*self.alone.lock()) {
-            (Some(disk_tier), _) => disk_tier.condition(),
+    fn health(&self) -> Health {
+        let disk_tier = self.disk_tier.load();
+        match (&*disk_tier, &*self.memory_only_reason.lock()) {
+            (Some(disk_tier), _) => disk_tier.health(),
             (None, Some(reason)) => Health::MemoryOnly(reason.clone()),
             (None, None) => Health::Good,
         }
@@ -400,9 +410,9 @@ impl Store for TieredStore {
     async fn release(&self) {
         self.catch_up(usize::MAX);
         let disk_tier = {
-            let mut memory_only_reason = self.alone.lock();
-            let disk_tier = self.deep.swap(None);
-            self.to_be_opened.store(false, Ordering::Relaxed);
+            let mut memory_only_reason = self.memory_only_reason.lock();
+            let disk_tier = self.disk_tier.swap(None);
+            self.disk_pending.store(false, Ordering::Relaxed);
             if disk_tier.is_some() || memory_only_reason.is_some() {
                 *memory_only_reason = Some("this larder has released its store".to_owned());
             }

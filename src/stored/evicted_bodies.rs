@@ -43,7 +43,7 @@ impl AsRef<[u8]> for Read {
 
 impl Body {
     /// Tracks `bytes`: the returned bytes replace them.
-    pub(super) fn follow(bytes: Bytes) -> (Option<Arc<Self>>, Bytes) {
+    pub(super) fn track(bytes: Bytes) -> (Option<Arc<Self>>, Bytes) {
         if bytes.len() < SMALL {
             return (None, bytes);
         }
@@ -52,7 +52,7 @@ impl Body {
     }
 
     /// A guard of a store; when the last one is dropped, the body counts in `evicted_bodies`.
-    pub(super) fn hold(self: &Arc<Self>, evicted_bodies: &EvictedBodies) -> StoredBodyGuard {
+    pub(super) fn guard(self: &Arc<Self>, evicted_bodies: &EvictedBodies) -> StoredBodyGuard {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.guards += 1;
         if let Some(counter) = state.counter.take() {
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     fn tracked() -> (Arc<Body>, Bytes) {
-        let (body, bytes) = Body::follow(Bytes::from(vec![7; SMALL]));
+        let (body, bytes) = Body::track(Bytes::from(vec![7; SMALL]));
         (body.expect("it is not small"), bytes)
     }
 
@@ -98,7 +98,7 @@ mod tests {
         let evicted_bodies = EvictedBodies::default();
         let count = || evicted_bodies.load(Ordering::Relaxed);
         let (body, bytes) = tracked();
-        let (guard, other_guard) = (body.hold(&evicted_bodies), body.hold(&evicted_bodies));
+        let (guard, other_guard) = (body.guard(&evicted_bodies), body.guard(&evicted_bodies));
         drop(body);
         let reader = bytes.slice(2..4);
         drop(bytes);
@@ -115,13 +115,13 @@ mod tests {
         let evicted_bodies = EvictedBodies::default();
         let count = || evicted_bodies.load(Ordering::Relaxed);
         let (body, bytes) = tracked();
-        drop(body.hold(&evicted_bodies));
+        drop(body.guard(&evicted_bodies));
         assert_eq!(count(), SMALL);
-        let again = body.hold(&evicted_bodies);
+        let again = body.guard(&evicted_bodies);
         assert_eq!(count(), 0);
         drop((body, bytes));
         drop(again);
         assert_eq!(count(), 0);
-        assert!(Body::follow(Bytes::from_static(b"small")).0.is_none());
+        assert!(Body::track(Bytes::from_static(b"small")).0.is_none());
     }
 }

@@ -29,20 +29,20 @@ pub struct PartialResponse {
 
 impl PartialResponse {
     /// A stored response as a part; `None` where it is complete, or not a valid part.
-    pub fn of(stored: Arc<StoredResponse>) -> Option<Self> {
-        let (span, total) = told(stored.status, &stored.headers, &stored.said)?;
+    pub fn from_stored(stored: Arc<StoredResponse>) -> Option<Self> {
+        let (span, total) = partial_range(stored.status, &stored.headers, &stored.metadata)?;
         let part = Self { stored, span, total };
         (part.span.length() == part.stored.body.len() as u64).then_some(part)
     }
 
     /// The range that a `GET` with one range requests, if all of its bytes are here and its `If-Range`, if
     /// any, matches this response.
-    pub fn holding(&self, headers: &HeaderMap) -> Option<ByteRange> {
+    pub fn available_range(&self, headers: &HeaderMap) -> Option<ByteRange> {
         if !ranges::is_single(headers) {
             return None;
         }
-        match ranges::evaluate(headers, &self.stored.said, self.total) {
-            RangeSelection::Part(wanted) => self.span.holds(wanted).then_some(wanted),
+        match ranges::evaluate(headers, &self.stored.metadata, self.total) {
+            RangeSelection::Part(wanted) => self.span.contains(wanted).then_some(wanted),
             RangeSelection::Whole | RangeSelection::Parts(_) | RangeSelection::Unsatisfiable => {
                 None
             }
@@ -52,7 +52,7 @@ impl PartialResponse {
     /// These bytes, if all of them are here.
     pub fn cut(&self, wanted: ByteRange) -> Option<Bytes> {
         let offset = |n: u64| n - self.span.first;
-        self.span.holds(wanted).then(|| {
+        self.span.contains(wanted).then(|| {
             let wanted = ByteRange { first: offset(wanted.first), last: offset(wanted.last) };
             byteranges::slice(&self.stored.body, wanted)
         })
@@ -69,8 +69,8 @@ impl PartialResponse {
     }
 
     /// The input of the freshness check: the status is that of the complete response.
-    pub fn head(&self) -> FreshnessInput<'_> {
-        FreshnessInput::of_either(&self.stored)
+    pub fn freshness_input(&self) -> FreshnessInput<'_> {
+        FreshnessInput::from_complete_or_partial(&self.stored)
     }
 
     /// Time when it was received.
@@ -97,7 +97,7 @@ impl PartialResponse {
             last: self.span.last.max(other.span.last),
         };
         let same = self.total == other.total
-            && is_same(&self.stored.said, &other.stored.said)
+            && is_same(&self.stored.metadata, &other.stored.metadata)
             && self.stored.vary == other.stored.vary
             && self.stored.variant == other.stored.variant;
         let fits = usize::try_from(span.length()).is_ok_and(|length| length <= largest);
@@ -114,7 +114,7 @@ impl PartialResponse {
         let body = front.followed_by(back);
         let authorized = self.stored.authorized || other.stored.authorized;
         let joined = StoredResponse { headers, authorized, ..(*newer.stored).clone() };
-        Self::of(Arc::new(joined.with_body(body)))
+        Self::from_stored(Arc::new(joined.with_body(body)))
     }
 
     /// The complete response as a 200, if every byte of it is here.
@@ -126,7 +126,7 @@ impl PartialResponse {
         headers.remove(CONTENT_RANGE);
         headers.insert(CONTENT_LENGTH, HeaderValue::from(self.total));
         let whole = StoredResponse { status: StatusCode::OK, ..(*self.stored).clone() };
-        Some(whole.keeping(&headers))
+        Some(whole.with_headers(&headers))
     }
 
     /// Whether bytes that both contain differ: then the origin used one validator for two bodies.
@@ -138,7 +138,7 @@ impl PartialResponse {
 
     /// The bytes of this part, and those of `back` that follow it.
     fn followed_by(&self, back: &Self) -> Bytes {
-        if self.span.holds(back.span) {
+        if self.span.contains(back.span) {
             return self.stored.body.clone();
         }
         let rest = ByteRange { first: self.span.last.saturating_add(1), last: back.span.last };
@@ -152,7 +152,7 @@ impl PartialResponse {
 
 /// The range and the total length of a response with this head, if it can be stored as a part: a 206 with a
 /// single range and a strong validator.
-pub fn told(
+pub fn partial_range(
     status: StatusCode,
     headers: &HeaderMap,
     metadata: &CacheMetadata,
@@ -164,7 +164,7 @@ pub fn told(
     if status != StatusCode::PARTIAL_CONTENT || is_multipart || !is_strong(metadata) {
         return None;
     }
-    ranges::held(headers)
+    ranges::parse_content_range(headers)
 }
 
 /// Prefix of the media type of several ranges: the body then is not the bytes themselves.

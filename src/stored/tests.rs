@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
 use crate::semantics::vary::{VariantId, VaryFields};
-use crate::stored::{StoredResponse, is_left_out_of_hits};
+use crate::stored::{StoredResponse, is_withheld_from_hits};
 
 const SENT: SystemTime = SystemTime::UNIX_EPOCH;
 
@@ -54,8 +54,8 @@ fn a_hit_leaves_out_fields_of_the_original_exchange() {
     ]);
     assert_eq!(stored.hit_headers(), hit);
     assert_eq!(stored.all_headers(), all);
-    assert_eq!(stored.said.age, Some(secs(3)));
-    assert!(!is_left_out_of_hits(&HeaderName::from_static("x-rate-limiter")));
+    assert_eq!(stored.metadata.age, Some(secs(3)));
+    assert!(!is_withheld_from_hits(&HeaderName::from_static("x-rate-limiter")));
 }
 
 #[test]
@@ -75,18 +75,18 @@ fn a_304_updates_fields_and_times_and_keeps_the_body() {
     assert_eq!(fresh.hit_headers(), map(&[("etag", "\"a\""), ("cache-control", "max-age=9")]));
     assert_eq!(fresh.withheld, map(&[("x-ratelimit-remaining", "3")]));
     assert_eq!((fresh.body, fresh.variant), (old.body, old.variant));
-    assert_eq!(fresh.said.cache_control.max_age, Some(secs(9)));
+    assert_eq!(fresh.metadata.cache_control.max_age, Some(secs(9)));
     // Not the 50 s of the first exchange: only the two that this one took.
-    assert_eq!((fresh.initial_age, fresh.said.age), (secs(2), None));
+    assert_eq!((fresh.initial_age, fresh.metadata.age), (secs(2), None));
     assert_eq!((fresh.request_time, fresh.response_time), (SENT + secs(60), SENT + secs(62)));
 }
 
 #[test]
 fn removed_fields_are_removed_from_the_metadata_too() {
     let with_cookie = stored(&map(&[("set-cookie", "a=b"), ("retry-after", "1")]), "");
-    assert!(with_cookie.said.has_set_cookie);
-    let without = with_cookie.keeping(&map(&[("retry-after", "1")]));
-    assert!(!without.said.has_set_cookie && without.headers.is_empty());
+    assert!(with_cookie.metadata.has_set_cookie);
+    let without = with_cookie.with_headers(&map(&[("retry-after", "1")]));
+    assert!(!without.metadata.has_set_cookie && without.headers.is_empty());
     assert_eq!(without.all_headers(), map(&[("retry-after", "1")]));
 }
 
@@ -116,7 +116,7 @@ proptest! {
         }
         let stored = stored(&headers, "");
         assert_eq!(stored.all_headers(), headers);
-        assert!(stored.headers.keys().all(|name| !is_left_out_of_hits(name)));
+        assert!(stored.headers.keys().all(|name| !is_withheld_from_hits(name)));
     }
 }
 

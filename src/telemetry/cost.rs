@@ -81,18 +81,18 @@ impl CostTracker {
     }
 
     /// Replaces all prices and budgets by those of these upstreams.
-    pub fn price(&self, upstreams: &[Arc<Upstream>]) {
+    pub fn set_prices(&self, upstreams: &[Arc<Upstream>]) {
         let (mut priced, mut host_table) = (Vec::new(), Vec::new());
-        let last = upstreams.iter().rposition(|upstream| upstream.conduct.cost.is_some());
+        let last = upstreams.iter().rposition(|upstream| upstream.policy.cost.is_some());
         for upstream in upstreams.iter().take(last.map_or(0, |last| last + 1)) {
-            let cost = upstream.conduct.cost.clone();
+            let cost = upstream.policy.cost.clone();
             host_table.push((Arc::clone(upstream), cost.as_ref().map(|_| priced.len())));
             if let Some(cost) = cost {
                 let history = self.history(&upstream.name);
                 priced.push(PricedUpstream {
                     history,
                     cost,
-                    metrics: self.metrics.of(&upstream.name),
+                    metrics: self.metrics.for_upstream(&upstream.name),
                 });
             }
         }
@@ -101,18 +101,18 @@ impl CostTracker {
     }
 
     /// Updates the metrics of the spent budget shares.
-    pub(super) fn show(&self) {
+    pub(super) fn update_budget_metrics(&self) {
         let (prices, now) = (self.prices.load(), self.clock.now());
         let used = prices.priced.iter().filter_map(|priced| {
-            let share = standing(&priced.history, priced.cost.budget.as_ref()?, now).share;
+            let share = budget_status(&priced.history, priced.cost.budget.as_ref()?, now).share;
             Some((Arc::clone(priced.history.name()), share))
         });
-        self.metrics.used(&used.collect::<Vec<_>>());
+        self.metrics.set_used(&used.collect::<Vec<_>>());
     }
 
     /// Records a call to an upstream and its cost, which may be zero.
     pub fn spend(&self, upstream: &str, credits: f64, now: SystemTime) {
-        let (prices, credits) = (self.prices.load(), MicroCredits::of(credits));
+        let (prices, credits) = (self.prices.load(), MicroCredits::from_credits(credits));
         let Some(priced) = prices.find(upstream) else {
             // A reload removed the price during the call; the call cost credits nevertheless.
             return self.history(&upstream.into()).spend(credits, now);
@@ -120,31 +120,36 @@ impl CostTracker {
         priced.history.spend(credits, now);
         priced.metrics.spent(credits.credits(), priced.money(credits));
         if let Some(budget) = &priced.cost.budget {
-            priced.warn_if_due(budget, standing(&priced.history, budget, now), now);
+            priced.warn_if_due(budget, budget_status(&priced.history, budget, now), now);
         }
     }
 
     /// Records a call that cost nothing because the origin confirmed the stored response; `credits` is the
     /// avoided cost. `record_avoided_call` records requests that needed no call.
-    pub fn avoided(&self, upstream: &str, credits: f64, now: SystemTime) {
-        let (prices, credits) = (self.prices.load(), MicroCredits::of(credits));
+    pub fn record_free_call(&self, upstream: &str, credits: f64, now: SystemTime) {
+        let (prices, credits) = (self.prices.load(), MicroCredits::from_credits(credits));
         let Some(priced) = prices.find(upstream) else { return };
-        priced.history.spare(credits, now);
+        priced.history.add_free_call(credits, now);
         priced.metrics.avoided(priced.money(credits));
     }
 
     /// The usual cost of a call to an upstream: the configured one, else the average of its calls so far.
-    pub fn usual(&self, upstream: &str) -> f64 {
+    pub fn usual_cost(&self, upstream: &str) -> f64 {
         self.prices.load().find(upstream).map_or(0.0, |priced| priced.usual_cost().credits())
     }
 
     /// The status of an upstream's budget. Logs a warning if one is due.
-    pub fn standing(&self, upstream: &str, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
+    pub fn budget_status(
+        &self,
+        upstream: &str,
+        budget: &CostBudget,
+        now: SystemTime,
+    ) -> BudgetStatus {
         let prices = self.prices.load();
         let Some(priced) = prices.find(upstream) else {
-            return standing(&self.history(&upstream.into()), budget, now);
+            return budget_status(&self.history(&upstream.into()), budget, now);
         };
-        let status = standing(&priced.history, budget, now);
+        let status = budget_status(&priced.history, budget, now);
         // The restored usage of an earlier larder may already exceed a threshold.
         priced.warn_if_due(budget, status, now);
         status
@@ -162,7 +167,7 @@ impl CostTracker {
             Some(priced) => (Arc::clone(&priced.history), priced.expected()),
             None => (self.history(&upstream.into()), MicroCredits::CREDIT),
         };
-        if history.reserve(price, MicroCredits::of(budget.credits), budget.period, now) {
+        if history.reserve(price, MicroCredits::from_credits(budget.credits), budget.period, now) {
             return Ok(Reservation::new(&history, price));
         }
         let shortage = self.shortage(upstream, budget, now);
@@ -177,31 +182,32 @@ impl CostTracker {
         budget: &CostBudget,
         now: SystemTime,
     ) -> Option<BudgetShortage> {
-        let status = self.standing(upstream, budget, now);
+        let status = self.budget_status(upstream, budget, now);
         if status.spent {
             return Some(BudgetShortage::Spent(status.ends_in));
         }
         let reserved = self.history(&upstream.into()).reserved();
-        let used_or_reserved = MicroCredits::of(status.used).plus(reserved);
-        (used_or_reserved >= MicroCredits::of(budget.credits)).then_some(BudgetShortage::Reserved)
+        let used_or_reserved = MicroCredits::from_credits(status.used).plus(reserved);
+        (used_or_reserved >= MicroCredits::from_credits(budget.credits))
+            .then_some(BudgetShortage::Reserved)
     }
 
     /// The cost reports of all priced upstreams, in the order of the configuration.
-    pub fn spendings(&self, now: SystemTime) -> Vec<CostReport> {
+    pub fn reports(&self, now: SystemTime) -> Vec<CostReport> {
         let report =
-            |upstream: &PricedUpstream| CostReport::of(&upstream.history, &upstream.cost, now);
+            |upstream: &PricedUpstream| CostReport::new(&upstream.history, &upstream.cost, now);
         self.prices.load().priced.iter().map(report).collect()
     }
 
     /// Records a response that needed no call of its own. Runs for every hit.
-    pub(super) fn answered(&self, host: &str, port: u16) {
+    pub(super) fn record_avoided_call(&self, host: &str, port: u16) {
         if self.free.load(Ordering::Relaxed) {
             return;
         }
         let prices = self.prices.load();
         let Some(priced) = prices.find_by_host(host, port) else { return };
         let credits = priced.usual_cost();
-        priced.history.avoid(credits, self.clock.now());
+        priced.history.add_avoided_call(credits, self.clock.now());
         priced.metrics.avoided(priced.money(credits));
     }
 
@@ -211,7 +217,7 @@ impl CostTracker {
         let mut unreadable = 0;
         for (key, value) in rows {
             match codec::decode(key, value) {
-                Some((upstream, day, sum)) => self.history(&upstream).adopt(day, sum),
+                Some((upstream, day, sum)) => self.history(&upstream).add_restored(day, sum),
                 None => unreadable += 1,
             }
         }
@@ -219,11 +225,11 @@ impl CostTracker {
     }
 
     /// The rows to persist that changed since the last call of this method.
-    pub fn changed(&self) -> Vec<UsageRow> {
+    pub fn take_changed_rows(&self) -> Vec<UsageRow> {
         let histories: Vec<_> = self.histories.lock().values().cloned().collect();
         let mut rows = Vec::new();
         for history in histories {
-            history.changed(&mut rows);
+            history.take_changed_rows(&mut rows);
         }
         rows
     }
@@ -255,9 +261,9 @@ impl Prices {
 impl PricedUpstream {
     fn usual_cost(&self) -> MicroCredits {
         match self.cost.credits {
-            CreditSource::PerCall(credits) => MicroCredits::of(credits),
+            CreditSource::PerCall(credits) => MicroCredits::from_credits(credits),
             CreditSource::Header(_) | CreditSource::Body(_) => {
-                self.history.usual().unwrap_or(MicroCredits::CREDIT)
+                self.history.average_cost().unwrap_or(MicroCredits::CREDIT)
             }
         }
     }
@@ -281,10 +287,13 @@ impl PricedUpstream {
         if !status.warn && !status.spent {
             return;
         }
-        let window = Day::of(now).first(budget.period);
-        let alert =
-            AlertState { window, budget: MicroCredits::of(budget.credits), spent: status.spent };
-        if !self.history.tell(alert) {
+        let window = Day::from_time(now).period_start(budget.period);
+        let alert = AlertState {
+            period_start: window,
+            budget: MicroCredits::from_credits(budget.credits),
+            spent: status.spent,
+        };
+        if !self.history.record_alert(alert) {
             return;
         }
         let (upstream, used, credits) = (&**self.history.name(), status.used, budget.credits);
@@ -310,12 +319,12 @@ fn money(credits: MicroCredits, cost: &Cost) -> f64 {
     (credits.credits() * cost.per_credit).max(0.0)
 }
 
-fn standing(history: &UsageHistory, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
-    let used = history.window(budget.period, now).credits;
-    let total = MicroCredits::of(budget.credits);
+fn budget_status(history: &UsageHistory, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
+    let used = history.usage_in_period(budget.period, now).credits;
+    let total = MicroCredits::from_credits(budget.credits);
     let share =
         if total > MicroCredits::default() { used.credits() / total.credits() } else { 1.0 };
-    let end = Day::of(now).next(budget.period).begin();
+    let end = Day::from_time(now).next_period_start(budget.period).start_time();
     BudgetStatus {
         used: used.credits(),
         share,

@@ -16,7 +16,7 @@ pub struct RequestEvent<'a> {
     /// The result of the request.
     pub result: ResultKind,
     /// The reason for forwarding the request: the token of `Cache-Status: fwd`.
-    pub why: Option<&'static str>,
+    pub forward_reason: Option<&'static str>,
     /// The request's method.
     pub method: &'a Method,
     /// The target's host.
@@ -42,7 +42,7 @@ pub struct RequestEvent<'a> {
     /// counts them.
     pub filled_bytes: u64,
     /// Whether the response is an error that larder generated, so its bytes come from no API.
-    pub is_larders: bool,
+    pub is_own_error: bool,
 }
 
 /// The result of a request: the label `result` of `larder_requests_total`.
@@ -98,7 +98,7 @@ impl ResultKind {
     }
 
     /// Whether the response required no call of its own.
-    pub fn is_without_a_call(self) -> bool {
+    pub fn needs_no_call(self) -> bool {
         match self {
             Self::Hit | Self::Stale | Self::Coalesced => true,
             Self::Revalidated

@@ -54,7 +54,7 @@ fn filter(level: config::LogLevel) -> Targets {
     Targets::new()
         .with_default(third_party_level(level))
         .with_target(CONNECTOR_TARGET, connector_level(level))
-        .with_target(OWN, larder_level(level))
+        .with_target(LARDER_TARGET, larder_level(level))
 }
 
 /// The subscriber that [`install`] installs, but with `writer` and a constant level.
@@ -82,7 +82,7 @@ fn bridge(level: config::LogLevel) {
 const CONNECTOR_TARGET: &str = "pingora_core::connectors";
 
 /// The target of larder's own events.
-const OWN: &str = "larder";
+const LARDER_TARGET: &str = "larder";
 
 fn larder_level(level: config::LogLevel) -> LevelFilter {
     match level {

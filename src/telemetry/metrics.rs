@@ -60,7 +60,7 @@ impl Metrics {
         let registry = Registry::new();
         let r = &registry;
         let by_name = RouteAndUpstreamHandles::new(r);
-        registry::about_this_program(r);
+        registry::register_process_info(r);
         Self {
             routes: by_name.routes(routes),
             upstreams: by_name.upstreams(upstreams),
@@ -96,7 +96,7 @@ impl Metrics {
     }
 
     /// The same metrics for other names. A name that existed before keeps its counters.
-    pub(super) fn renamed(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
+    pub(super) fn with_names(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
         Self {
             routes: self.by_name.routes(routes),
             upstreams: self.by_name.upstreams(upstreams),
@@ -121,15 +121,15 @@ impl Metrics {
 
     pub(super) fn record(&self, event: &RequestEvent<'_>) {
         let Some(route) = self.route(event.route) else { return };
-        route.ended(event.result, event.duration);
+        route.record(event.result, event.duration);
         self.client_bytes.inc_by(event.client_bytes);
-        if event.is_larders {
+        if event.is_own_error {
             self.error_bytes.inc_by(event.client_bytes);
         }
         if event.upstream_bytes > 0 {
             self.upstream_bytes.inc_by(event.upstream_bytes);
         }
-        if let Some(reason) = event.why {
+        if let Some(reason) = event.forward_reason {
             self.labelled.misses.with_label_values(&[route.name(), reason]).inc();
         }
     }
@@ -141,7 +141,7 @@ impl Metrics {
             Ok(status) => code_label(status),
             Err(class) => class,
         };
-        upstream.called(call.duration);
+        upstream.record_call(call.duration);
         let labels = [upstream.name(), route.name(), code];
         self.labelled.upstream_requests.with_label_values(&labels).inc();
     }
@@ -195,12 +195,12 @@ impl Metrics {
     }
 
     /// The metrics of operator actions.
-    pub(super) fn operation(&self) -> &AdminMetrics {
+    pub(super) fn admin(&self) -> &AdminMetrics {
         &self.admin
     }
 
     /// The metrics of limited calls.
-    pub(super) fn restraint(&self) -> &UpstreamLimitMetrics {
+    pub(super) fn upstream_limits(&self) -> &UpstreamLimitMetrics {
         &self.upstream_limits
     }
 

@@ -24,11 +24,11 @@ pub enum HandshakeOutcome {
     /// The client closed the connection without an alert after it received larder's certificate.
     Closed,
     /// The handshake timed out.
-    Slow,
+    TimedOut,
     /// The client sent no valid TLS, or a version that larder does not support.
     Malformed,
     /// Larder cannot issue a certificate for the host.
-    Unvouched,
+    NoCertificate,
 }
 
 impl HandshakeOutcome {
@@ -38,15 +38,15 @@ impl HandshakeOutcome {
             Self::Done => "ok",
             Self::Refused(_) => "refused",
             Self::Closed => "closed",
-            Self::Slow => "timeout",
+            Self::TimedOut => "timeout",
             Self::Malformed => "malformed",
-            Self::Unvouched => "no-certificate",
+            Self::NoCertificate => "no-certificate",
         }
     }
 
     /// Whether the client may not trust larder's certificate authority. Some clients close the connection
     /// without an alert in this case.
-    pub fn is_distrust(self) -> bool {
+    pub fn indicates_distrust(self) -> bool {
         match self {
             Self::Refused(alert) => matches!(
                 alert,
@@ -58,7 +58,7 @@ impl HandshakeOutcome {
                     | AlertDescription::AccessDenied
             ),
             Self::Closed => true,
-            Self::Done | Self::Slow | Self::Malformed | Self::Unvouched => false,
+            Self::Done | Self::TimedOut | Self::Malformed | Self::NoCertificate => false,
         }
     }
 }
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn hosts_beyond_the_limit_share_one_count() {
         let mut distrust = HostCounter::default();
-        for host in 0..HOSTS + 50 {
+        for host in 0..MAX_HOSTS + 50 {
             distrust.count(&format!("h{host}"));
         }
         assert_eq!(distrust.by_host.len(), MAX_HOSTS + 1);

@@ -27,7 +27,7 @@ use crate::telemetry::{RetryEvent, Telemetry};
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::charge::{CallCharge, ReservedCredits};
 use crate::upstream::admission::state::{
-    Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, no_turn,
+    Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, queue_timeout_reason,
 };
 use crate::upstream::admission::wait_queue::QueuePosition;
 use crate::upstream::cooldown::CooldownCheck;
@@ -44,15 +44,15 @@ use crate::upstream::admission::permit::ActiveCall;
 /// Admission control. Cheap to clone.
 #[derive(Clone)]
 pub struct AdmissionControl {
-    account: Arc<Telemetry>,
-    traffics: Arc<UpstreamRegistry>,
+    telemetry: Arc<Telemetry>,
+    registry: Arc<UpstreamRegistry>,
     clock: Clock,
 }
 
 impl AdmissionControl {
     /// Creates an admission control with the telemetry to report to and the registry of upstream states.
     pub fn new(telemetry: Arc<Telemetry>, registry: Arc<UpstreamRegistry>, clock: Clock) -> Self {
-        Self { account: telemetry, traffics: registry, clock }
+        Self { telemetry, registry, clock }
     }
 
     /// Admits a call, at once or after a wait, or rejects it. The caller reports the end of the call to the
@@ -63,25 +63,25 @@ impl AdmissionControl {
         call: CallContext,
     ) -> Result<Permit, Rejection> {
         let (mut active, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
-        if let Some(upstream) = self.traffic(target, &call) {
+        if let Some(upstream) = self.upstream_state(target, &call) {
             let admitted = self.wait_for_admission(&upstream, target, &call).await;
             let admitted = admitted.inspect_err(|rejection| {
-                self.account.refused_call(target.index, rejection.cause.token());
+                self.telemetry.refused_call(target.index, rejection.reason.token());
             })?;
             (reserved, waited) = (admitted.reserved, admitted.waited);
             unsaved = admitted.admission.unsaved;
-            active = Some(ActiveCall { traffic: upstream, ticket: admitted.admission });
+            active = Some(ActiveCall { upstream, admission: admitted.admission });
         }
-        let timer = self.record(target.clone(), call.route);
+        let timer = self.start_timer(target.clone(), call.route);
         let charge = CallCharge::new(self.clone(), target.upstream.clone(), reserved);
-        let on_admitted = call.goes_out.clone();
+        let on_admitted = call.on_admitted.clone();
         let mut permit = Permit::new(self.clone(), call, timer, charge, active);
         permit.waited = waited;
         if unsaved {
             // If the process is killed now, a call that was not made is counted, never the reverse.
-            self.traffics.settle().await;
+            self.registry.flush().await;
         }
-        on_admitted.tell();
+        on_admitted.call();
         Ok(permit)
     }
 
@@ -92,12 +92,12 @@ impl AdmissionControl {
         target: &UpstreamTarget,
         call: &CallContext,
     ) -> Option<Rejection> {
-        let upstream = self.traffic(target, call)?;
+        let upstream = self.upstream_state(target, call)?;
         if let Some(rejection) = target.upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Some(rejection);
         }
-        let subject = LimitKeys::new(call, conduct(target), target);
-        let check = upstream.state.lock().check_cooldowns(&subject, self.clock.instant());
+        let subject = LimitKeys::new(call, upstream_policy(target), target);
+        let check = upstream.limiter.lock().check_cooldowns(&subject, self.clock.instant());
         match check {
             CooldownCheck::Clear(_) => None,
             CooldownCheck::Until(rejection) | CooldownCheck::Probing(rejection) => Some(rejection),
@@ -114,16 +114,16 @@ impl AdmissionControl {
         cause: &'static str,
         wait: Duration,
     ) -> bool {
-        let Some(upstream) = self.traffic(target, call) else { return true };
+        let Some(upstream) = self.upstream_state(target, call) else { return true };
         let until = wait.saturating_add(call.patience);
         if self.check_admission(target, call).is_some_and(|rejection| rejection.left > until) {
             return false;
         }
-        let granted = upstream.state.lock().retries.spend(self.clock.instant());
+        let granted = upstream.limiter.lock().retry_budget.try_acquire(self.clock.instant());
         if granted {
             self.again(target, call.route, cause, wait);
         } else {
-            self.account.refused_call(target.index, "retry-budget");
+            self.telemetry.refused_call(target.index, "retry-budget");
         }
         granted
     }
@@ -139,8 +139,8 @@ impl AdmissionControl {
     }
 
     /// Starts the timer of a call that needs no admission and whose response is not inspected: a tunnel.
-    pub fn record(&self, target: UpstreamTarget, route: usize) -> CallTimer {
-        CallTimer::new(Arc::clone(&self.account), target, route)
+    pub fn start_timer(&self, target: UpstreamTarget, route: usize) -> CallTimer {
+        CallTimer::new(Arc::clone(&self.telemetry), target, route)
     }
 
     /// Records that a call was retried because its pooled connection was dead.
@@ -150,13 +150,17 @@ impl AdmissionControl {
 
     fn again(&self, target: &UpstreamTarget, route: usize, cause: &'static str, wait: Duration) {
         let (upstream, host, port) = (target.index, &*target.host, target.port);
-        self.account.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });
+        self.telemetry.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });
     }
 
     /// The state of the upstream at `target`. `None`: the call is not governed.
-    fn traffic(&self, target: &UpstreamTarget, call: &CallContext) -> Option<Arc<UpstreamState>> {
+    fn upstream_state(
+        &self,
+        target: &UpstreamTarget,
+        call: &CallContext,
+    ) -> Option<Arc<UpstreamState>> {
         let governed = call.governed || target.upstream.is_some();
-        governed.then(|| self.traffics.of(target, self.clock.instant()))
+        governed.then(|| self.registry.for_target(target, self.clock.instant()))
     }
 
     /// Decides whether a call goes out now: by the budget, all cooldowns and the queues. If the call has to
@@ -168,13 +172,13 @@ impl AdmissionControl {
         subject: &LimitKeys<'_>,
         position: QueuePosition,
     ) -> (AdmissionDecision, Option<Reservation>) {
-        let mut state = upstream.state.lock();
+        let mut state = upstream.limiter.lock();
         let reservation = match self.reserve(target) {
             Ok(reservation) => reservation,
-            Err(rejection) => return (AdmissionDecision::Hold(rejection), None),
+            Err(rejection) => return (AdmissionDecision::Blocked(rejection), None),
         };
         let admit = state.admit(subject, position, self.clock.instant());
-        let admitted = matches!(admit, AdmissionDecision::Go(_));
+        let admitted = matches!(admit, AdmissionDecision::Admitted(_));
         (admit, reservation.filter(|_| admitted))
     }
 
@@ -186,34 +190,33 @@ impl AdmissionControl {
         target: &UpstreamTarget,
         call: &CallContext,
     ) -> Result<AdmittedCall, Rejection> {
-        let subject = LimitKeys::new(call, conduct(target), target);
-        let position = upstream.state.lock().turn(call.audience.is_there());
+        let subject = LimitKeys::new(call, upstream_policy(target), target);
+        let position = upstream.limiter.lock().new_position(call.audience.is_present());
         let mut guard = QueueGuard::new(self, upstream, target, position);
         loop {
-            guard.set_for_client(call.audience.is_there());
+            guard.set_for_client(call.audience.is_present());
             // Registered before the check, so that no notification in between is lost.
-            let recheck = upstream.eased.notified();
+            let recheck = upstream.recheck.notified();
             tokio::pin!(recheck);
             recheck.as_mut().enable();
             let (admit, reservation) = self.admit(upstream, target, &subject, guard.position);
             match admit {
-                AdmissionDecision::Go(admission) => {
+                AdmissionDecision::Admitted(admission) => {
                     return Ok(guard.finish(admission, reservation, upstream));
                 }
-                AdmissionDecision::Hold(rejection) => {
+                AdmissionDecision::Blocked(rejection) => {
                     let time = guard.cooldown_wait(rejection, call.patience)?;
                     tokio::select! {
                         () = recheck => {}
                         () = self.clock.sleep(time) => {}
                     }
                 }
-                AdmissionDecision::Line(queue, wakeup, time) => {
-                    let time =
-                        guard.queue_wait(queue, time, subject.conduct.rate_limit.max_wait)?;
-                    call.in_line.store(true, Ordering::Relaxed);
+                AdmissionDecision::Queued(queue, wakeup, time) => {
+                    let time = guard.queue_wait(queue, time, subject.policy.rate_limit.max_wait)?;
+                    call.queued.store(true, Ordering::Relaxed);
                     tokio::select! {
                         () = wakeup.notified() => {}
-                        () = call.audience.changes() => {}
+                        () = call.audience.wait_for_change() => {}
                         () = self.clock.sleep(time) => {}
                     }
                 }
@@ -235,10 +238,10 @@ struct AdmittedCall {
 const WAKE_DELAY: Duration = Duration::from_millis(10);
 
 /// The policy of an upstream. Hosts without a configured upstream get the default: no limits, only cooldowns.
-fn conduct(target: &UpstreamTarget) -> &UpstreamPolicy {
+fn upstream_policy(target: &UpstreamTarget) -> &UpstreamPolicy {
     static DEFAULT: std::sync::LazyLock<UpstreamPolicy> =
         std::sync::LazyLock::new(UpstreamPolicy::default);
-    target.upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.conduct)
+    target.upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.policy)
 }
 
 /// A call that may have to wait. It leaves its queue when it is dropped.
@@ -270,7 +273,7 @@ impl<'a> QueueGuard<'a> {
         patience: Duration,
     ) -> Result<Duration, Rejection> {
         self.leave();
-        let patience = self.remaining(patience, rejection.cause);
+        let patience = self.remaining(patience, rejection.reason);
         if patience.is_zero() || rejection.left > patience {
             return Err(rejection);
         }
@@ -287,18 +290,18 @@ impl<'a> QueueGuard<'a> {
         max_wait: Duration,
     ) -> Result<Duration, Rejection> {
         self.join(queue);
-        let reason = no_turn(queue);
+        let reason = queue_timeout_reason(queue);
         let patience = self.remaining(max_wait, reason);
         let now = self.control.clock.instant();
-        let estimate = self.upstream.state.lock().estimate_wait(queue, self.position, now);
+        let estimate = self.upstream.limiter.lock().estimate_wait(queue, self.position, now);
         if estimate.is_zero() {
             // There is capacity for this call and for those before it, which are about to wake up.
             return Ok(WAKE_DELAY);
         }
         let too_long = time.is_some_and(|time| time > patience)
-            || (reason == RejectReason::Pace && estimate > patience);
+            || (reason == RejectReason::RateLimit && estimate > patience);
         if patience.is_zero() || too_long {
-            return Err(Rejection { cause: reason, left: estimate });
+            return Err(Rejection { reason, left: estimate });
         }
         Ok(time.unwrap_or(patience).min(patience))
     }
@@ -307,7 +310,7 @@ impl<'a> QueueGuard<'a> {
     fn set_for_client(&mut self, for_client: bool) {
         if self.position.background == for_client {
             self.leave();
-            self.position = self.upstream.state.lock().turn(for_client);
+            self.position = self.upstream.limiter.lock().new_position(for_client);
         }
     }
 
@@ -331,7 +334,7 @@ impl<'a> QueueGuard<'a> {
 
     fn leave(&mut self) {
         if let Some(queue) = self.queue.take() {
-            self.upstream.state.lock().leave(queue, self.position);
+            self.upstream.limiter.lock().leave_queue(queue, self.position);
         }
     }
 
@@ -350,7 +353,7 @@ impl Drop for QueueGuard<'_> {
     fn drop(&mut self) {
         self.leave();
         if let Some(reason) = self.reason {
-            self.control.account.waited(self.index, reason.token(), self.waited());
+            self.control.telemetry.waited(self.index, reason.token(), self.waited());
         }
     }
 }

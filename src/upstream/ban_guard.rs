@@ -26,7 +26,7 @@ pub(super) struct BanGuard {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct SavedBanGuard {
     /// How long a piece counts.
-    pub(super) for_long: Duration,
+    pub(super) retention: Duration,
     /// The age of each piece, and its count.
     pub(super) pieces: Vec<(Duration, u64)>,
 }
@@ -90,16 +90,16 @@ impl BanGuard {
     }
 
     /// The count to store. `None`: no response counts any more.
-    pub(super) fn kept(&self, now: Instant) -> Option<SavedBanGuard> {
+    pub(super) fn to_save(&self, now: Instant) -> Option<SavedBanGuard> {
         let age = |(start, count): &(Instant, u64)| (now.saturating_duration_since(*start), *count);
         let pieces = self.pieces.iter().map(age).filter(|(age, _)| *age < self.retention);
         let pieces: Vec<_> = pieces.collect();
-        (!pieces.is_empty()).then_some(SavedBanGuard { for_long: self.retention, pieces })
+        (!pieces.is_empty()).then_some(SavedBanGuard { retention: self.retention, pieces })
     }
 
     /// Adds the count of an earlier process.
-    pub(super) fn adopt(&mut self, saved: &SavedBanGuard, now: Instant) {
-        self.retention = self.retention.max(saved.for_long);
+    pub(super) fn restore(&mut self, saved: &SavedBanGuard, now: Instant) {
+        self.retention = self.retention.max(saved.retention);
         for (age, count) in &saved.pieces {
             self.pieces.push_back((now.checked_sub(*age).unwrap_or(now), *count));
         }

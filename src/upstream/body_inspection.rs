@@ -16,16 +16,18 @@ use tokio::sync::Semaphore;
 use crate::semantics::accept_encoding;
 use crate::upstream::Body;
 use crate::upstream::buffered_body::{PrefixedBody, Remainder};
-use crate::upstream::in_flight_bytes::{BufferedPieces, BytesPermit, InFlightBytes, READ_ALWAYS};
+use crate::upstream::in_flight_bytes::{
+    ALWAYS_INSPECTED, BufferedPieces, BytesPermit, InFlightBytes,
+};
 
 /// A longer body, as received or inflated, is not read.
-pub const LARGEST: usize = 8 * 1024 * 1024;
+pub const MAX_BODY: usize = 8 * 1024 * 1024;
 
 /// A body that inflates to more than this many times its length is not read.
 const MAX_RATIO: usize = 100;
 
 /// A body with more values is not read: each value takes more memory than it has bytes.
-const MOST_VALUES: usize = 1 << 20;
+const MAX_VALUES: usize = 1 << 20;
 
 /// The memory of a value beside its bytes, in a growing list.
 const VALUE_OVERHEAD: usize = 2 * size_of::<Value>();
@@ -37,7 +39,7 @@ const LIST_OVERHEAD: usize = 80;
 const OBJECT_OVERHEAD: usize = 640;
 
 /// Bodies up to this length are parsed inline. Longer ones would delay other tasks.
-const AT_ONCE: usize = READ_ALWAYS;
+const INLINE_LIMIT: usize = ALWAYS_INSPECTED;
 
 /// Limits how many large bodies are parsed at the same time.
 static LARGE_PARSERS: Semaphore = Semaphore::const_new(4);
@@ -46,19 +48,19 @@ static LARGE_PARSERS: Semaphore = Semaphore::const_new(4);
 #[derive(Debug, Clone, PartialEq)]
 pub enum InspectedBody {
     /// The body is this JSON value.
-    Says(Value),
+    Json(Value),
     /// The body is not JSON.
-    NoJson,
+    NotJson,
     /// The body may be JSON, but was not read: no memory budget, too large, or another content coding.
     Unread,
 }
 
 impl InspectedBody {
     /// The JSON value, if the body is one.
-    pub fn says(&self) -> Option<&Value> {
+    pub fn json(&self) -> Option<&Value> {
         match self {
-            Self::Says(value) => Some(value),
-            Self::NoJson | Self::Unread => None,
+            Self::Json(value) => Some(value),
+            Self::NotJson | Self::Unread => None,
         }
     }
 }
@@ -77,7 +79,7 @@ impl ContentCoding {
     fn max_inflated(self, length: usize) -> usize {
         match self {
             Self::Identity => length,
-            Self::Gzip => length.saturating_mul(MAX_RATIO).min(LARGEST),
+            Self::Gzip => length.saturating_mul(MAX_RATIO).min(MAX_BODY),
         }
     }
 
@@ -130,7 +132,7 @@ fn is_json(value: &HeaderValue) -> bool {
 
 fn is_too_long(headers: &HeaderMap) -> bool {
     let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok());
-    length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > LARGEST)
+    length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > MAX_BODY)
 }
 
 /// All lines of a field, joined.
@@ -149,16 +151,17 @@ pub async fn read(
 ) -> (InspectedBody, Box<dyn Body>) {
     let Some(coding) = coding(headers) else {
         let inspected =
-            if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NoJson };
+            if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NotJson };
         return (inspected, body);
     };
     let is_not_json =
         |read: &BufferedPieces| read.first().is_some_and(|first| !coding.can_begin_with(first));
-    let enough = |read: &BufferedPieces| read.len() > LARGEST || is_not_json(read);
-    let prefixed = PrefixedBody::until(body, BufferedPieces::to_read(in_flight), enough).await;
+    let enough = |read: &BufferedPieces| read.len() > MAX_BODY || is_not_json(read);
+    let prefixed =
+        PrefixedBody::read_until(body, BufferedPieces::for_inspection(in_flight), enough).await;
     let inspected = match prefixed.rest {
-        Remainder::Ended => parse_apart(coding, &prefixed.read).await,
-        Remainder::Open(_) if is_not_json(&prefixed.read) => InspectedBody::NoJson,
+        Remainder::Ended => parse_off_thread(coding, &prefixed.prefix).await,
+        Remainder::Open(_) if is_not_json(&prefixed.prefix) => InspectedBody::NotJson,
         Remainder::Open(_) | Remainder::Failed(_) => InspectedBody::Unread,
     };
     (inspected, Box::new(prefixed))
@@ -174,21 +177,21 @@ fn parse(coding: ContentCoding, body: &BufferedPieces) -> InspectedBody {
 
 /// The joined body, with a permit for the memory of its inflated form.
 fn joined(coding: ContentCoding, body: &BufferedPieces) -> Option<(Bytes, BytesPermit)> {
-    if body.len() > LARGEST {
+    if body.len() > MAX_BODY {
         return None;
     }
     let inflated = match coding {
         ContentCoding::Identity => 0,
         ContentCoding::Gzip => coding.max_inflated(body.len()),
     };
-    body.joined_within(inflated)
+    body.try_joined(inflated)
 }
 
 fn parse_within(coding: ContentCoding, body: &[u8], mut permit: BytesPermit) -> InspectedBody {
     match coding {
         ContentCoding::Identity => parse_text(body, &mut permit),
         ContentCoding::Gzip => match inflate(body) {
-            None => InspectedBody::NoJson,
+            None => InspectedBody::NotJson,
             Some(text) if text.len() > coding.max_inflated(body.len()) => InspectedBody::Unread,
             Some(text) => parse_text(&text, &mut permit),
         },
@@ -196,8 +199,8 @@ fn parse_within(coding: ContentCoding, body: &[u8], mut permit: BytesPermit) -> 
 }
 
 /// Parses a complete body. A large body is parsed on a blocking thread, a few of them at a time.
-pub async fn parse_apart(coding: ContentCoding, body: &BufferedPieces) -> InspectedBody {
-    if coding.max_inflated(body.len()) <= AT_ONCE {
+pub async fn parse_off_thread(coding: ContentCoding, body: &BufferedPieces) -> InspectedBody {
+    if coding.max_inflated(body.len()) <= INLINE_LIMIT {
         return parse(coding, body);
     }
     let Ok(_parser) = LARGE_PARSERS.acquire().await else { return InspectedBody::Unread };
@@ -223,11 +226,11 @@ fn parse_text(text: &[u8], permit: &mut BytesPermit) -> InspectedBody {
     let lists = text.split(|byte| *byte == b'[').count() - 1;
     let tree = values * VALUE_OVERHEAD + lists * LIST_OVERHEAD + objects * OBJECT_OVERHEAD;
     // A short body is parsed inline: at any time no more of them than there are threads.
-    let mut has_capacity = || text.len() <= AT_ONCE || permit.add(text.len() + tree);
-    if values >= MOST_VALUES || !has_capacity() {
+    let mut has_capacity = || text.len() <= INLINE_LIMIT || permit.try_reserve(text.len() + tree);
+    if values >= MAX_VALUES || !has_capacity() {
         return InspectedBody::Unread;
     }
-    serde_json::from_slice(text).map_or(InspectedBody::NoJson, InspectedBody::Says)
+    serde_json::from_slice(text).map_or(InspectedBody::NotJson, InspectedBody::Json)
 }
 
 #[cfg(test)]

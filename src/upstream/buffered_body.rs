@@ -20,7 +20,7 @@ const BUFFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A body whose beginning has been read.
 pub(super) struct PrefixedBody {
-    pub(super) read: BufferedPieces,
+    pub(super) prefix: BufferedPieces,
     /// A piece that did not fit into the in-flight limit.
     spilled: Option<Bytes>,
     pub(super) rest: Remainder,
@@ -35,7 +35,7 @@ pub(super) enum Remainder {
 
 impl PrefixedBody {
     /// Continues behind `read` until the body ends, `enough` returns true, or the in-flight limit is reached.
-    pub(super) async fn until(
+    pub(super) async fn read_until(
         mut body: Box<dyn Body>,
         mut read: BufferedPieces,
         enough: impl Fn(&BufferedPieces) -> bool,
@@ -51,7 +51,7 @@ impl PrefixedBody {
                 break Remainder::Open(body);
             }
         };
-        Self { read, spilled, rest }
+        Self { prefix: read, spilled, rest }
     }
 }
 
@@ -59,14 +59,16 @@ impl PrefixedBody {
 /// and reading it later fails; error bodies are short.
 pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlightBytes>) -> Box<dyn Body> {
     let enough = |read: &BufferedPieces| read.len() > MAX_BUFFERED;
-    let buffered =
-        timeout(BUFFER_TIMEOUT, PrefixedBody::until(body, BufferedPieces::new(in_flight), enough))
-            .await;
+    let buffered = timeout(
+        BUFFER_TIMEOUT,
+        PrefixedBody::read_until(body, BufferedPieces::new(in_flight), enough),
+    )
+    .await;
     match buffered {
         Ok(body) => Box::new(body),
         Err(_elapsed) => {
             let rest = Remainder::Failed(UpstreamError::BodyTimeout);
-            Box::new(PrefixedBody { read: BufferedPieces::new(in_flight), spilled: None, rest })
+            Box::new(PrefixedBody { prefix: BufferedPieces::new(in_flight), spilled: None, rest })
         }
     }
 }
@@ -74,7 +76,7 @@ pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlightBytes>) -> Box<
 #[async_trait]
 impl Body for PrefixedBody {
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
-        if let Some(piece) = self.read.pop().or_else(|| self.spilled.take()) {
+        if let Some(piece) = self.prefix.pop().or_else(|| self.spilled.take()) {
             return Ok(Some(piece));
         }
         match &mut self.rest {
@@ -84,9 +86,9 @@ impl Body for PrefixedBody {
         }
     }
 
-    fn ahead(&self) -> usize {
+    fn receive_window(&self) -> usize {
         match &self.rest {
-            Remainder::Open(body) => body.ahead(),
+            Remainder::Open(body) => body.receive_window(),
             Remainder::Ended | Remainder::Failed(_) => 0,
         }
     }

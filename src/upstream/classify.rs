@@ -26,7 +26,7 @@ const ROUNDING: Duration = Duration::from_secs(1);
 
 /// The outcome of a response: by the operator's rules first, then by its head. `json: None`: the body could
 /// not be read, and rules about bodies do not match.
-pub fn answer(
+pub fn response(
     status: StatusCode,
     headers: &HeaderMap,
     json: Option<&Value>,
@@ -34,27 +34,27 @@ pub fn answer(
     now: SystemTime,
 ) -> CallOutcome {
     let quota = rate_limit::read(headers, now);
-    let hint = retry_hint(retry_after::of(headers, now), quota.as_ref());
+    let hint = retry_hint(retry_after::from_headers(headers, now), quota.as_ref());
     let rule = rules.errors.iter().find(|rule| matches_rule(rule, status, json));
     let class = match rule {
         Some(rule) => rule.class,
         None if is_disguised_failure(status, json, rules) => OutcomeClass::Server,
         None => class_from_head(status, headers, quota.as_ref(), hint),
     };
-    let by_rule = rule.and_then(|rule| rule.hold).map(|until| RetryAfter {
+    let by_rule = rule.and_then(|rule| rule.cooldown).map(|until| RetryAfter {
         time: cooldown_time(until, now),
-        quota: class == OutcomeClass::RateLimited(RateLimitKind::Quota),
+        is_quota_end: class == OutcomeClass::RateLimited(RateLimitKind::Quota),
     });
     let wait =
         by_rule.or_else(|| hint.filter(|hint| honours_hint(class, *hint)).map(|hint| hint.wait));
-    CallOutcome { class, wait, quota }
+    CallOutcome { class, retry_after: wait, quota }
 }
 
 /// The outcome of a call without a response. `None`: the origin did not cause the failure.
 pub fn failure(failure: UpstreamError) -> Option<CallOutcome> {
     let class = match failure {
         UpstreamError::Denied(_)
-        | UpstreamError::Held(_)
+        | UpstreamError::Rejected(_)
         | UpstreamError::Abandoned
         | UpstreamError::Exhausted
         | UpstreamError::Internal => return None,
@@ -71,7 +71,7 @@ pub fn failure(failure: UpstreamError) -> Option<CallOutcome> {
         | UpstreamError::Switched
         | UpstreamError::Protocol => OutcomeClass::Network,
     };
-    Some(CallOutcome::of(class))
+    Some(CallOutcome::from_class(class))
 }
 
 /// The time after which the origin allows the next call.
@@ -87,14 +87,14 @@ struct RetryHint {
 fn retry_hint(retry_after: Option<Duration>, quota: Option<&RateLimitState>) -> Option<RetryHint> {
     let resets_in = quota.filter(|quota| quota.remaining.is_none_or(|left| left == 0));
     let resets_in = resets_in.and_then(|quota| quota.resets_in);
-    let is_spent = quota.is_some_and(RateLimitState::is_spent);
+    let is_spent = quota.is_some_and(RateLimitState::is_exhausted);
     let Some(time) = retry_after else {
-        let wait = RetryAfter { time: resets_in?, quota: is_spent };
+        let wait = RetryAfter { time: resets_in?, is_quota_end: is_spent };
         return Some(RetryHint { wait, by_retry_after: false });
     };
     let quota_lasts = resets_in.is_some_and(|resets_in| resets_in + ROUNDING >= time);
     Some(RetryHint {
-        wait: RetryAfter { time, quota: is_spent && quota_lasts },
+        wait: RetryAfter { time, is_quota_end: is_spent && quota_lasts },
         by_retry_after: true,
     })
 }
@@ -136,7 +136,8 @@ fn class_from_head(
         StatusCode::TOO_MANY_REQUESTS => OutcomeClass::RateLimited(rate_limit_kind(quota, hint)),
         // GitHub: the primary limit has nothing remaining; the secondary one sends only `Retry-After`.
         StatusCode::FORBIDDEN
-            if quota.is_some_and(RateLimitState::is_spent) || headers.contains_key(RETRY_AFTER) =>
+            if quota.is_some_and(RateLimitState::is_exhausted)
+                || headers.contains_key(RETRY_AFTER) =>
         {
             OutcomeClass::RateLimited(rate_limit_kind(quota, hint))
         }
@@ -152,7 +153,7 @@ fn class_from_head(
 }
 
 fn rate_limit_kind(quota: Option<&RateLimitState>, hint: Option<RetryHint>) -> RateLimitKind {
-    if quota.is_some_and(|quota| quota.whose == LimitScope::Shared) {
+    if quota.is_some_and(|quota| quota.scope == LimitScope::Shared) {
         RateLimitKind::Shared
     } else if hint.is_some_and(|hint| hint.wait.time > MAX_MINUTE_LIMIT) {
         RateLimitKind::Quota

@@ -51,7 +51,7 @@ pub struct HttpClient {
     /// Resolves names to permitted addresses.
     pub resolver: Arc<Resolver>,
     /// Admission control, shared by fills and pass-through.
-    pub gate: AdmissionControl,
+    pub admission: AdmissionControl,
     /// Counts buffered body bytes, including bodies that rules inspect.
     pub in_flight: Arc<InFlightBytes>,
     tls_configs: TlsConfigs,
@@ -69,7 +69,7 @@ impl HttpClient {
         pool: ConnectionPool,
         in_flight: Arc<InFlightBytes>,
     ) -> Self {
-        Self { pool, upstreams, resolver, gate, in_flight, tls_configs, clock }
+        Self { pool, upstreams, resolver, admission: gate, in_flight, tls_configs, clock }
     }
 
     /// Begins a call to `destination` on a connection of `owner`.
@@ -83,7 +83,7 @@ impl HttpClient {
     ) -> Result<CallChannel, AttemptError> {
         let mut peer = self.peer(destination, listener).await.map_err(AttemptError::Failed)?;
         if matches!(owner, ConnectionOwner::Pool)
-            && let Some(credentials_hash) = connection_auth::of_an_unknown_scheme(&request.headers)
+            && let Some(credentials_hash) = connection_auth::unknown_scheme_hash(&request.headers)
         {
             peer.group_key ^= credentials_hash;
         }
@@ -121,26 +121,26 @@ impl HttpClient {
         let awaited_head = final_head(&mut channel, call.interims.as_deref());
         let head = match timeout(destination.timeouts.first_byte, awaited_head).await {
             Ok(Ok(head)) => head,
-            Ok(Err(error)) => return Err(AttemptError::after(error, &channel)),
+            Ok(Err(error)) => return Err(AttemptError::from_session_error(error, &channel)),
             Err(_elapsed) => {
-                channel.distrust();
+                channel.stop_reuse();
                 return Err(AttemptError::Failed(UpstreamError::FirstByteTimeout));
             }
         };
-        if connection_auth::is_asked_for(&head.headers) {
-            channel.belongs_to(ConnectionOwner::Call);
+        if connection_auth::is_in_response(&head.headers) {
+            channel.set_owner(ConnectionOwner::Call);
         }
-        let body = body_behind(&head.headers, channel, destination);
+        let body = response_body(&head.headers, channel, destination);
         Ok(UpstreamResponse {
             status: head.status,
             headers: head.headers,
             request_time,
             response_time: self.clock.now(),
             framing: head.framing,
-            total: destination.timeouts.total,
-            verdict: CallOutcome::of(OutcomeClass::Ok),
-            unread: false,
-            waited: None,
+            total_timeout: destination.timeouts.total,
+            outcome: CallOutcome::from_class(OutcomeClass::Ok),
+            body_uninspected: false,
+            wait_reason: None,
             body,
         })
     }
@@ -150,7 +150,7 @@ impl HttpClient {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptError {
     /// A pooled connection turned out to be dead before any response byte arrived.
-    Dead,
+    DeadConnection,
     /// The origin did not process the request.
     NotProcessed,
     /// The call was not made: the connection on which its client had signed in has ended.
@@ -161,10 +161,10 @@ pub enum AttemptError {
 
 impl AttemptError {
     /// Converts an error of `channel` that occurred before the response head.
-    pub fn after(error: SessionError, channel: &CallChannel) -> Self {
+    pub fn from_session_error(error: SessionError, channel: &CallChannel) -> Self {
         match error {
             SessionError::NotProcessed => Self::NotProcessed,
-            SessionError::Closed if channel.is_reused() => Self::Dead,
+            SessionError::Closed if channel.is_reused() => Self::DeadConnection,
             SessionError::Closed | SessionError::Cut => Self::Failed(UpstreamError::Closed),
             SessionError::Tls(fault) => Self::Failed(UpstreamError::Tls(fault)),
             SessionError::Switched => Self::Failed(UpstreamError::Switched),
@@ -173,9 +173,9 @@ impl AttemptError {
     }
 
     /// The error that the call ends with if it is not retried.
-    pub fn failure(self) -> UpstreamError {
+    pub fn upstream_error(self) -> UpstreamError {
         match self {
-            Self::Dead | Self::SignedOut => UpstreamError::Closed,
+            Self::DeadConnection | Self::SignedOut => UpstreamError::Closed,
             Self::NotProcessed => UpstreamError::NotProcessed,
             Self::Failed(failure) => failure,
         }
@@ -184,22 +184,26 @@ impl AttemptError {
 
 /// Counts the transparent retries of one call; they are not charged to the retry budget.
 #[derive(Debug, Default)]
-pub struct FreeRepeats {
+pub struct TransparentRetries {
     not_processed: u32,
     reconnected: bool,
 }
 
-impl FreeRepeats {
+impl TransparentRetries {
     /// Whether to send a call, whose request is still complete, once more on a new connection.
-    pub fn again(&mut self, attempt: AttemptError, idempotent: bool) -> bool {
+    pub fn should_retry(&mut self, attempt: AttemptError, idempotent: bool) -> bool {
         match attempt {
             // RFC 9113 §8.7: safe for every method.
             AttemptError::NotProcessed => {
                 self.not_processed += 1;
                 self.not_processed <= MAX_NOT_PROCESSED
             }
-            AttemptError::Dead if idempotent => !std::mem::replace(&mut self.reconnected, true),
-            AttemptError::Dead | AttemptError::SignedOut | AttemptError::Failed(_) => false,
+            AttemptError::DeadConnection if idempotent => {
+                !std::mem::replace(&mut self.reconnected, true)
+            }
+            AttemptError::DeadConnection | AttemptError::SignedOut | AttemptError::Failed(_) => {
+                false
+            }
         }
     }
 }
@@ -207,32 +211,35 @@ impl FreeRepeats {
 #[async_trait]
 impl Origin for HttpClient {
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
-        let destination = self.upstreams.place(&call.target);
+        let destination = self.upstreams.lookup(&call.target);
         let mut permit = self
-            .gate
-            .acquire(&destination, call.knock.clone())
+            .admission
+            .acquire(&destination, call.context.clone())
             .await
-            .map_err(UpstreamError::Held)?;
-        let (mut repeats, mut connection_use) = (FreeRepeats::default(), ConnectionUse::Pooled);
+            .map_err(UpstreamError::Rejected)?;
+        let (mut repeats, mut connection_use) =
+            (TransparentRetries::default(), ConnectionUse::Pooled);
         loop {
             match self.attempt(call, &destination, connection_use).await {
                 Ok(response) => {
                     return classify_response(response, &mut permit, &self.in_flight).await;
                 }
-                Err(attempt) if repeats.again(attempt, method::is_idempotent(&call.method)) => {
-                    self.gate.redialled(&destination, call.knock.route);
+                Err(attempt)
+                    if repeats.should_retry(attempt, method::is_idempotent(&call.method)) =>
+                {
+                    self.admission.redialled(&destination, call.context.route);
                     connection_use = ConnectionUse::New;
                 }
                 Err(attempt) => {
-                    permit.failed(attempt.failure());
-                    return Err(attempt.failure());
+                    permit.on_failure(attempt.upstream_error());
+                    return Err(attempt.upstream_error());
                 }
             }
         }
     }
 
     fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
-        self.gate.check_admission(&self.upstreams.place(target), call)
+        self.admission.check_admission(&self.upstreams.lookup(target), call)
     }
 
     fn try_acquire_retry(
@@ -242,19 +249,19 @@ impl Origin for HttpClient {
         cause: &'static str,
         wait: Duration,
     ) -> bool {
-        self.gate.try_acquire_retry(&self.upstreams.place(target), call, cause, wait)
+        self.admission.try_acquire_retry(&self.upstreams.lookup(target), call, cause, wait)
     }
 
-    fn moved(&self, target: &Target) -> Option<Target> {
-        self.upstreams.moved(target)
+    fn canonical_target(&self, target: &Target) -> Option<Target> {
+        self.upstreams.canonical_target(target)
     }
 
-    fn patience(&self, target: &Target) -> Duration {
-        self.upstreams.place(target).patience()
+    fn max_wait(&self, target: &Target) -> Duration {
+        self.upstreams.lookup(target).max_wait()
     }
 
-    fn total(&self, target: &Target) -> Duration {
-        self.upstreams.place(target).timeouts.total
+    fn total_timeout(&self, target: &Target) -> Duration {
+        self.upstreams.lookup(target).timeouts.total
     }
 }
 
@@ -264,24 +271,24 @@ async fn classify_response(
     permit: &mut Permit,
     in_flight: &Arc<InFlightBytes>,
 ) -> Result<UpstreamResponse, UpstreamError> {
-    let mut inspected = InspectedBody::NoJson;
+    let mut inspected = InspectedBody::NotJson;
     if permit.reads_bodies() && response.framing != BodyFraming::Length(0) {
         if response.status.is_success() {
-            permit.gives_way();
+            permit.release_probe();
         }
         let reading = body_inspection::read(&response.headers, response.body, in_flight);
-        let Ok((read, body)) = timeout(response.total, reading).await else {
+        let Ok((read, body)) = timeout(response.total_timeout, reading).await else {
             if response.status.is_success() {
-                permit.left();
+                permit.on_client_gone();
             }
-            permit.failed(UpstreamError::TotalTimeout);
+            permit.on_failure(UpstreamError::TotalTimeout);
             return Err(UpstreamError::TotalTimeout);
         };
         (inspected, response.body) = (read, body);
     }
-    response.verdict = permit.answered(response.status, &response.headers, inspected.says());
-    response.unread = inspected == InspectedBody::Unread && permit.judges_bodies();
-    response.waited = permit.waited();
+    response.outcome = permit.on_response(response.status, &response.headers, inspected.json());
+    response.body_uninspected = inspected == InspectedBody::Unread && permit.body_affects_outcome();
+    response.wait_reason = permit.waited();
     Ok(response)
 }
 
@@ -309,7 +316,7 @@ async fn final_head(
     loop {
         let head = match channel.next(true).await? {
             SessionEvent::Head(head) => head,
-            SessionEvent::Room => continue,
+            SessionEvent::SendReady => continue,
             SessionEvent::Data(_) | SessionEvent::End(_) => return Err(SessionError::Protocol),
         };
         match head.status {
@@ -329,7 +336,7 @@ async fn final_head(
 }
 
 /// The response body that follows a head received on `channel`.
-pub fn body_behind(
+pub fn response_body(
     headers: &HeaderMap,
     channel: CallChannel,
     destination: &UpstreamTarget,
@@ -348,8 +355,8 @@ struct NetworkBody {
 
 #[async_trait]
 impl Body for NetworkBody {
-    fn ahead(&self) -> usize {
-        self.channel.as_ref().map_or(0, CallChannel::ahead)
+    fn receive_window(&self) -> usize {
+        self.channel.as_ref().map_or(0, CallChannel::receive_window)
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
@@ -362,14 +369,14 @@ impl Body for NetworkBody {
             };
             match next {
                 Ok(Ok(SessionEvent::Data(piece))) => return Ok(Some(piece)),
-                Ok(Ok(SessionEvent::Room)) => {}
+                Ok(Ok(SessionEvent::SendReady)) => {}
                 Ok(Ok(SessionEvent::End(_trailers))) => self.channel = None,
                 Ok(Ok(SessionEvent::Head(_)) | Err(_)) => {
                     self.channel = None;
                     return Err(UpstreamError::Cut);
                 }
                 Err(_elapsed) => {
-                    channel.distrust();
+                    channel.stop_reuse();
                     self.channel = None;
                     return Err(UpstreamError::BodyTimeout);
                 }

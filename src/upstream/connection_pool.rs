@@ -16,10 +16,10 @@ use crate::upstream::descriptors;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::happy_eyeballs::EXHAUSTED;
 use crate::upstream::idle_connections::IdleConnections;
-use crate::upstream::in_flight_bytes::SENT_AHEAD;
+use crate::upstream::in_flight_bytes::RECEIVE_WINDOW;
 use crate::upstream::peer::IDLE;
 use crate::upstream::pinned_connections::{ClientPins, PinnedConnections, PinnedUse};
-use crate::upstream::session::http1::{Http1Call, Raw};
+use crate::upstream::session::http1::{Http1Call, UpgradedConnection};
 use crate::upstream::session::http2::Http2Call;
 use crate::upstream::session::{
     OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
@@ -40,7 +40,7 @@ struct Inner {
 
 impl Default for ConnectionPool {
     fn default() -> Self {
-        let options = ConnectorOptions::new(descriptors::waiting());
+        let options = ConnectorOptions::new(descriptors::max_idle_connections());
         Self(Arc::new(Inner {
             transport: TransportConnector::new(Some(options)),
             shared: SharedHttp2::default(),
@@ -141,7 +141,7 @@ impl ConnectionPool {
         // Boxed, so that the future of a call on a pooled connection does not include the size of dialling.
         let stream = Box::pin(self.dial(peer, http1)).await.map_err(ConnectFailure::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
-            self.0.idle.made(key, peer.clone());
+            self.0.idle.record(key, peer.clone());
             let session = Http1Call::new(stream, request);
             return Ok(channel(UpstreamSession::Http1(Box::new(session)), false));
         }
@@ -171,7 +171,7 @@ impl ConnectionPool {
             let dialled = transport.new_stream(&peer).await.map_err(|error| failure(&error));
             let exhausted = matches!(dialled, Err(UpstreamError::Exhausted));
             // Closing an idle connection frees the descriptor that this one needs.
-            if !exhausted || !(idle.let_one_go(transport).await || pinned.let_one_go()) {
+            if !exhausted || !(idle.evict_one(transport).await || pinned.evict_oldest()) {
                 return dialled;
             }
         }
@@ -223,25 +223,25 @@ impl CallChannel {
     }
 
     /// Keeps further calls off the connection, because the origin has been silent for too long.
-    pub fn distrust(&self) {
+    pub fn stop_reuse(&self) {
         if let Some(session) = &self.session {
-            session.distrust();
+            session.stop_reuse();
         }
     }
 
     /// Assigns the connection to `owner`, because of the authentication exchanged on it.
-    pub fn belongs_to(&mut self, owner: ConnectionOwner) {
+    pub fn set_owner(&mut self, owner: ConnectionOwner) {
         self.owner = owner;
     }
 
     /// Whether the connection is pinned to one client connection.
-    pub fn is_a_clients(&self) -> bool {
+    pub fn is_pinned(&self) -> bool {
         matches!(self.owner, ConnectionOwner::Client(..))
     }
 
     /// Whether [`CallChannel::send`] may be called.
-    pub fn has_room(&self) -> bool {
-        self.session.as_ref().is_some_and(UpstreamSession::has_room)
+    pub fn can_send(&self) -> bool {
+        self.session.as_ref().is_some_and(UpstreamSession::can_send)
     }
 
     /// Queues the next part of the request body for sending.
@@ -257,11 +257,11 @@ impl CallChannel {
     }
 
     /// Bytes of the response that the origin may send before they are read.
-    pub fn ahead(&self) -> usize {
+    pub fn receive_window(&self) -> usize {
         match self.session {
             // Bytes in the socket buffer are the kernel's memory.
             Some(UpstreamSession::Http1(_)) | None => 0,
-            Some(UpstreamSession::Http2(_)) => SENT_AHEAD as usize,
+            Some(UpstreamSession::Http2(_)) => RECEIVE_WINDOW as usize,
         }
     }
 
@@ -271,14 +271,14 @@ impl CallChannel {
     }
 
     /// Whether larder has to respond to `Expect: 100-continue` itself.
-    pub fn goes_on_unasked(&self) -> bool {
-        self.session.as_ref().is_some_and(UpstreamSession::goes_on_unasked)
+    pub fn requires_local_continue(&self) -> bool {
+        self.session.as_ref().is_some_and(UpstreamSession::requires_local_continue)
     }
 
     /// The connection itself, after a switch to another protocol.
-    pub fn into_raw(mut self) -> Option<Raw> {
+    pub fn into_upgraded(mut self) -> Option<UpgradedConnection> {
         match self.session.take()? {
-            UpstreamSession::Http1(session) => Some(session.into_raw()),
+            UpstreamSession::Http1(session) => Some(session.into_upgraded()),
             UpstreamSession::Http2(_) => None,
         }
     }
@@ -303,7 +303,7 @@ impl CallChannel {
 #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 fn failure(error: &Error) -> UpstreamError {
     use ErrorType::{ConnectTimedout, H2Error, HandshakeError, TLSHandshakeTimedout};
-    if let Some(fault) = TlsError::of(error) {
+    if let Some(fault) = TlsError::from_error(error) {
         return UpstreamError::Tls(fault);
     }
     match error.etype() {

@@ -14,17 +14,17 @@ use crate::upstream::rejection::{RejectReason, Rejection};
 const MAX_COOLDOWNS: usize = 16_384;
 
 /// A cooldown with less time left than this is not stored.
-pub(super) const WORTH_KEEPING: Duration = Duration::from_secs(1);
+pub(super) const MIN_STORED_TIME: Duration = Duration::from_secs(1);
 
 /// A firm cooldown as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SavedCooldown {
     /// The calls that it blocks.
-    pub(super) reach: CooldownScope,
+    pub(super) scope: CooldownScope,
     /// The time left.
     pub(super) left: Duration,
     /// The reason.
-    pub(super) cause: RejectReason,
+    pub(super) reason: RejectReason,
     /// How often in a row the origin gave cause for it.
     pub(super) times: u32,
 }
@@ -69,7 +69,7 @@ pub(super) struct Cooldown {
     /// No calls before this time; after it, one call is the probe.
     pub(super) until: Instant,
     /// The reason.
-    pub(super) cause: RejectReason,
+    pub(super) reason: RejectReason,
     /// Firm: blocks every call. Otherwise soft: blocks only calls that have a stale response.
     pub(super) firm: bool,
     /// Whether the probe is in flight.
@@ -113,7 +113,7 @@ impl Cooldowns {
         for scope in scopes {
             let Some(cooldown) = self.all.get(scope) else { continue };
             let left = cooldown.until.saturating_duration_since(now);
-            let rejection = Rejection { cause: cooldown.cause, left };
+            let rejection = Rejection { reason: cooldown.reason, left };
             let blocks = cooldown.firm || has_stale;
             if !left.is_zero() {
                 if blocks && longest.is_none_or(|longest| longest.left < left) {
@@ -135,7 +135,7 @@ impl Cooldowns {
     }
 
     /// Marks a call as the probe of these cooldowns.
-    pub(super) fn probe(&mut self, scopes: &[CooldownScope]) {
+    pub(super) fn start_probe(&mut self, scopes: &[CooldownScope]) {
         for scope in scopes {
             if let Some(cooldown) = self.all.get_mut(scope) {
                 cooldown.probing = true;
@@ -144,7 +144,7 @@ impl Cooldowns {
     }
 
     /// A probe ended without an outcome: the next call is the probe.
-    pub(super) fn unprobe(&mut self, scopes: &[CooldownScope]) {
+    pub(super) fn end_probe(&mut self, scopes: &[CooldownScope]) {
         for scope in scopes {
             if let Some(cooldown) = self.all.get_mut(scope) {
                 cooldown.probing = false;
@@ -175,12 +175,10 @@ impl Cooldowns {
             }
             Some(cooldown) => {
                 let times = cooldown.times.saturating_add(1);
-                *cooldown =
-                    Cooldown { until, cause: reason, firm, probing: false, times, sequence };
+                *cooldown = Cooldown { until, reason, firm, probing: false, times, sequence };
             }
             None => {
-                let cooldown =
-                    Cooldown { until, cause: reason, firm, probing: false, times: 1, sequence };
+                let cooldown = Cooldown { until, reason, firm, probing: false, times: 1, sequence };
                 self.all.insert(scope, cooldown);
             }
         }
@@ -222,42 +220,42 @@ impl Cooldowns {
     }
 
     /// Whether there is a cooldown of this scope, including one whose probe is due.
-    pub(super) fn is_known(&self, scope: CooldownScope) -> bool {
+    pub(super) fn contains(&self, scope: CooldownScope) -> bool {
         self.all.contains_key(&scope)
     }
 
     /// The reason of this cooldown, including one whose probe is due.
-    pub(super) fn cause(&self, scope: CooldownScope) -> Option<RejectReason> {
-        self.all.get(&scope).map(|cooldown| cooldown.cause)
+    pub(super) fn reason(&self, scope: CooldownScope) -> Option<RejectReason> {
+        self.all.get(&scope).map(|cooldown| cooldown.reason)
     }
 
     /// Restores a firm cooldown of an earlier process. A cooldown that ends later is kept.
-    pub(super) fn adopt(&mut self, saved: &SavedCooldown, now: Instant) {
+    pub(super) fn restore(&mut self, saved: &SavedCooldown, now: Instant) {
         let until = now.checked_add(saved.left).unwrap_or(now);
-        if self.all.get(&saved.reach).is_none_or(|cooldown| cooldown.until < until) {
-            let SavedCooldown { reach: scope, cause: reason, times, .. } = *saved;
+        if self.all.get(&saved.scope).is_none_or(|cooldown| cooldown.until < until) {
+            let SavedCooldown { scope, reason, times, .. } = *saved;
             self.sequence += 1;
             let sequence = self.sequence;
             self.all.insert(
                 scope,
-                Cooldown { until, cause: reason, firm: true, probing: false, times, sequence },
+                Cooldown { until, reason, firm: true, probing: false, times, sequence },
             );
         }
     }
 
     /// The firm cooldowns to store: those with enough time left, and at most `max` of them. Cooldowns of
     /// single keys are left out first, then those that end first.
-    pub(super) fn kept(&self, max: usize, now: Instant) -> Vec<SavedCooldown> {
+    pub(super) fn to_save(&self, max: usize, now: Instant) -> Vec<SavedCooldown> {
         let saved = |(scope, cooldown): (&CooldownScope, &Cooldown)| {
             let left = cooldown.until.saturating_duration_since(now);
-            let Cooldown { cause: reason, times, .. } = *cooldown;
-            let is_saved = cooldown.firm && reason.outlives() && left >= WORTH_KEEPING;
-            is_saved.then_some(SavedCooldown { reach: *scope, left, cause: reason, times })
+            let Cooldown { reason, times, .. } = *cooldown;
+            let is_saved = cooldown.firm && reason.is_stored() && left >= MIN_STORED_TIME;
+            is_saved.then_some(SavedCooldown { scope: *scope, left, reason, times })
         };
         let mut all: Vec<SavedCooldown> = self.all.iter().filter_map(saved).collect();
         if all.len() > max {
             // Other calls may wait for the lock, so the entries that are left out are not sorted.
-            let is_key = |one: &SavedCooldown| matches!(one.reach, CooldownScope::Key(_));
+            let is_key = |one: &SavedCooldown| matches!(one.scope, CooldownScope::Key(_));
             all.select_nth_unstable_by_key(max, |one| (is_key(one), Reverse(one.left)));
             all.truncate(max);
         }
@@ -291,7 +289,7 @@ mod tests {
     #[test]
     fn a_soft_cooldown_blocks_only_calls_that_have_a_stale_response() {
         let (cooldowns, now) = started(false);
-        let rejection = Rejection { cause: DOWN, left: 30 * SECOND };
+        let rejection = Rejection { reason: DOWN, left: 30 * SECOND };
         assert_eq!(cooldowns.check(&[ORIGIN, KEY], true, now), CooldownCheck::Until(rejection));
         assert_eq!(cooldowns.check(&[ORIGIN, KEY], false, now), CooldownCheck::Clear(Vec::new()));
         assert_eq!(cooldowns.check(&[KEY], true, now), CooldownCheck::Clear(Vec::new()));
@@ -311,11 +309,11 @@ mod tests {
     fn one_call_is_the_probe_and_the_others_wait_for_it() {
         let (mut cooldowns, now) = started(true);
         let later = now + 30 * SECOND;
-        cooldowns.probe(&[ORIGIN]);
+        cooldowns.start_probe(&[ORIGIN]);
         assert!(matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Probing(_)));
-        cooldowns.unprobe(&[ORIGIN]);
+        cooldowns.end_probe(&[ORIGIN]);
         assert_eq!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
-        cooldowns.probe(&[ORIGIN]);
+        cooldowns.start_probe(&[ORIGIN]);
         cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, true, later);
         assert!(
             matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Until(_)),
@@ -338,7 +336,7 @@ mod tests {
     fn of_several_cooldowns_the_longest_is_returned() {
         let (mut cooldowns, now) = started(true);
         cooldowns.begin(KEY, 50 * SECOND, LIMITED, true, now);
-        let rejection = Rejection { cause: LIMITED, left: 50 * SECOND };
+        let rejection = Rejection { reason: LIMITED, left: 50 * SECOND };
         assert_eq!(cooldowns.check(&[ORIGIN, KEY], false, now), CooldownCheck::Until(rejection));
     }
 
@@ -368,14 +366,14 @@ mod tests {
                 // A renewed cooldown is not old.
                 cooldowns.begin(ORIGIN, SECOND, DOWN, true, now);
             }
-            assert!(cooldowns.is_known(CooldownScope::Credential(credential)), "the newest holds");
+            assert!(cooldowns.contains(CooldownScope::Credential(credential)), "the newest holds");
         }
         assert!(cooldowns.all().count() <= MAX_COOLDOWNS);
-        assert!(cooldowns.is_known(ORIGIN) && cooldowns.is_known(CooldownScope::Upstream));
-        assert!(!cooldowns.is_known(CooldownScope::Credential(0)));
+        assert!(cooldowns.contains(ORIGIN) && cooldowns.contains(CooldownScope::Upstream));
+        assert!(!cooldowns.contains(CooldownScope::Credential(0)));
         cooldowns.begin(CooldownScope::Origin(2), SECOND, DOWN, true, now);
-        assert!(cooldowns.is_known(CooldownScope::Origin(2)) && cooldowns.is_known(ORIGIN));
+        assert!(cooldowns.contains(CooldownScope::Origin(2)) && cooldowns.contains(ORIGIN));
         cooldowns.begin(KEY, SECOND, DOWN, false, now + 2 * SECOND);
-        assert!(cooldowns.is_known(KEY), "what is over makes room");
+        assert!(cooldowns.contains(KEY), "what is over makes room");
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::upstream::pinned_connections::MOST_IN_ALL;
+use crate::upstream::pinned_connections::MAX_PINNED;
 
 /// Descriptors for larder itself: listeners, the store, the admin listener's connections.
 const OWN_DESCRIPTORS: u64 = 32;
@@ -29,7 +29,7 @@ const MAX_IDLE: usize = 128;
 
 /// Raises the soft limit of open files to the number that `clients` need, at most to the hard limit. The
 /// usual soft limit of 1,024 exists for programs that use `select`.
-pub fn raise(clients: usize) {
+pub fn raise_limit(clients: usize) {
     let limit = getrlimit(Resource::Nofile);
     let wanted = descriptors_needed(clients);
     let wanted = limit.maximum.map_or(wanted, |maximum| wanted.min(maximum));
@@ -43,7 +43,7 @@ pub fn raise(clients: usize) {
 }
 
 /// How many of `wanted` clients can be served at once. Further clients wait to be accepted.
-pub fn clients(wanted: usize) -> usize {
+pub fn max_clients(wanted: usize) -> usize {
     let Some(files) = descriptor_limit() else { return wanted };
     let clients = clients_within(files, wanted);
     if clients < wanted {
@@ -58,13 +58,13 @@ pub fn clients(wanted: usize) -> usize {
 }
 
 /// How many idle connections to origins may be kept.
-pub(super) fn waiting() -> usize {
+pub(super) fn max_idle_connections() -> usize {
     descriptor_limit().map_or(MAX_IDLE, idle_within)
 }
 
 /// Whether a call's descriptor is one that is reserved for clients. The kernel assigns the lowest free
 /// descriptor, so a high number means that all below it are in use.
-pub(super) fn is_for_clients(descriptor: RawFd) -> bool {
+pub(super) fn is_reserved_for_clients(descriptor: RawFd) -> bool {
     let number = u64::try_from(descriptor).unwrap_or(0);
     descriptor_limit().is_some_and(|files| number >= files - part_size(files))
 }
@@ -80,7 +80,7 @@ fn part_size(files: u64) -> u64 {
 fn descriptors_needed(clients: usize) -> u64 {
     let parts = (clients as u64).div_ceil(CLIENT_PARTS);
     // Pinned idle connections come on top. If there are not enough descriptors for them, they are evicted.
-    parts.saturating_mul(PARTS).saturating_add(OWN_DESCRIPTORS + MOST_IN_ALL as u64)
+    parts.saturating_mul(PARTS).saturating_add(OWN_DESCRIPTORS + MAX_PINNED as u64)
 }
 
 fn clients_within(files: u64, wanted: usize) -> usize {
@@ -121,7 +121,7 @@ mod tests {
         let files = descriptor_limit().and_then(|files| RawFd::try_from(files).ok());
         // Without a limit no descriptor is reserved.
         if let Some(files) = files {
-            assert!(is_for_clients(files - 1) && !is_for_clients(3));
+            assert!(is_reserved_for_clients(files - 1) && !is_reserved_for_clients(3));
         }
     }
 }

@@ -41,7 +41,7 @@ pub enum Denied {
     /// It is a cloud metadata service, which is never permitted.
     Metadata,
     /// It is one of larder's own listeners, which are never permitted.
-    Own,
+    OwnPort,
     /// Its port is not in `destinations.ports`.
     Port,
     /// It is in a private range, and the request came through a listener that other hosts can reach.
@@ -54,7 +54,7 @@ impl Denied {
         match self {
             Self::Rule => "destination-denied",
             Self::Metadata => "destination-metadata",
-            Self::Own => "destination-own-port",
+            Self::OwnPort => "destination-own-port",
             Self::Port => "destination-port",
             Self::Private => "destination-private",
         }
@@ -75,7 +75,7 @@ impl EgressPolicy {
     }
 
     /// Adds addresses that larder itself listens on, as soon as they are known.
-    pub fn add_own(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
+    pub fn add_own_listeners(&self, addresses: impl IntoIterator<Item = SocketAddr>) {
         self.own_listeners.write().extend(addresses);
     }
 
@@ -92,7 +92,7 @@ impl EgressPolicy {
             return Err(Denied::Metadata);
         }
         if self.is_own(ip, port) {
-            return Err(Denied::Own);
+            return Err(Denied::OwnPort);
         }
         if equivalent_addresses(address.ip())
             .iter()
@@ -119,12 +119,12 @@ impl EgressPolicy {
     }
 
     fn is_own(&self, ip: IpAddr, port: u16) -> bool {
-        is_one_of(&self.own_listeners.read(), ip, port)
+        reaches_listener(&self.own_listeners.read(), ip, port)
     }
 }
 
 /// Whether a connection to this address and port reaches one of larder's `listeners`.
-pub fn is_one_of(listeners: &[SocketAddr], ip: IpAddr, port: u16) -> bool {
+pub fn reaches_listener(listeners: &[SocketAddr], ip: IpAddr, port: u16) -> bool {
     listeners.iter().any(|own| {
         own.port() == port
             && (own.ip() == ip
@@ -396,13 +396,16 @@ mod tests {
     #[test]
     fn larders_own_ports_are_denied_under_every_address_of_this_host() {
         let policy = policy(&["0.0.0.0/0"], &[]);
-        policy.add_own(["0.0.0.0:8080".parse().unwrap(), "127.0.0.1:9901".parse().unwrap()]);
+        policy.add_own_listeners([
+            "0.0.0.0:8080".parse().unwrap(),
+            "127.0.0.1:9901".parse().unwrap(),
+        ]);
         for address in
             ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"]
         {
             assert_eq!(
                 check(&policy, address, ListenerKind::Loopback),
-                Err(Denied::Own),
+                Err(Denied::OwnPort),
                 "{address}"
             );
         }

@@ -60,8 +60,8 @@ pub enum UpstreamError {
     #[error("no client waits for the response")]
     Abandoned,
     /// Admission control blocked the call.
-    #[error("the call was not made: {}", .0.cause.token())]
-    Held(Rejection),
+    #[error("the call was not made: {}", .0.reason.token())]
+    Rejected(Rejection),
     /// No file descriptor or no kernel memory is left for a connection.
     #[error("larder lacks the resources for a connection")]
     Exhausted,
@@ -74,10 +74,10 @@ impl UpstreamError {
     /// Whether a retry a moment later may succeed. A certificate does not change, a name has been queried
     /// more than once by then, and an origin that switches protocols unrequested does so on purpose: if it
     /// has acted on the request, it would act on it again.
-    pub fn may_pass(self) -> bool {
+    pub fn is_transient(self) -> bool {
         match self {
-            Self::Dns | Self::Denied(_) | Self::Held(_) | Self::Switched => false,
-            Self::Tls(error) => !error.lasts(),
+            Self::Dns | Self::Denied(_) | Self::Rejected(_) | Self::Switched => false,
+            Self::Tls(error) => !error.is_permanent(),
             Self::Refused
             | Self::ConnectTimeout
             | Self::FirstByteTimeout
@@ -94,7 +94,7 @@ impl UpstreamError {
     }
 
     /// Whether no connection could be established, so that no request to this origin would have succeeded.
-    pub fn is_before_the_call(self) -> bool {
+    pub fn is_connect_failure(self) -> bool {
         matches!(self, Self::Dns | Self::Refused | Self::ConnectTimeout | Self::Tls(_))
     }
 
@@ -114,7 +114,7 @@ impl UpstreamError {
             Self::Cut => "cut",
             Self::Switched | Self::Protocol => "protocol",
             Self::Abandoned => "abandoned",
-            Self::Held(rejection) => rejection.cause.token(),
+            Self::Rejected(rejection) => rejection.reason.token(),
             Self::Exhausted => "exhausted",
             Self::Internal => "internal",
         }
@@ -124,7 +124,7 @@ impl UpstreamError {
     pub fn error_class(self) -> Option<decide::ErrorClass> {
         match self {
             Self::Denied(_) | Self::Abandoned => None,
-            Self::Held(rejection) => rejection.error_class(),
+            Self::Rejected(rejection) => rejection.error_class(),
             Self::ConnectTimeout
             | Self::FirstByteTimeout
             | Self::BodyTimeout
@@ -143,16 +143,16 @@ impl UpstreamError {
     }
 
     /// Its `Cache-Status`; `reason` is the reason for forwarding the request.
-    pub fn told(self, reason: &'static str) -> CacheStatus {
-        if let Self::Held(rejection) = self {
-            return CacheStatus::refused().detail("refused", rejection.cause.token());
+    pub fn cache_status(self, reason: &'static str) -> CacheStatus {
+        if let Self::Rejected(rejection) = self {
+            return CacheStatus::refused().detail("refused", rejection.reason.token());
         }
         CacheStatus::forwarded(reason)
     }
 
     /// The problem response for the client.
     pub fn problem(self) -> Problem {
-        if let Self::Held(rejection) = self {
+        if let Self::Rejected(rejection) = self {
             return rejection.problem();
         }
         let (status, proxy_status, reason) = match self {
@@ -203,7 +203,7 @@ impl UpstreamError {
             Self::Protocol => return NOT_HTTP,
             Self::Switched => return SWITCHED,
             Self::Exhausted => return EXHAUSTED,
-            Self::Abandoned | Self::Held(_) | Self::Internal => (
+            Self::Abandoned | Self::Rejected(_) | Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "proxy_internal_error",
                 "larder failed; the request may be retried",

@@ -70,7 +70,7 @@ pub struct Dialer {
     /// The addresses in the order to try them; never empty.
     pub addresses: Arc<[SocketAddr]>,
     /// Deadline for all attempts together.
-    pub within: Duration,
+    pub timeout: Duration,
     /// Remembers the address that accepted.
     pub preferred: Arc<PreferredAddrs>,
 }
@@ -78,13 +78,13 @@ pub struct Dialer {
 impl Dialer {
     /// Returns the first connection that succeeds.
     pub async fn dial(&self) -> std::result::Result<TcpStream, UpstreamError> {
-        let (stream, address) = match timeout(self.within, self.race()).await {
+        let (stream, address) = match timeout(self.timeout, self.race()).await {
             Ok(Ok(won)) => won,
             Ok(Err(error)) if is_exhausted(&error) => return Err(UpstreamError::Exhausted),
             Ok(Err(_refused)) => return Err(UpstreamError::Refused),
             Err(_elapsed) => return Err(UpstreamError::ConnectTimeout),
         };
-        if descriptors::is_for_clients(stream.as_raw_fd()) {
+        if descriptors::is_reserved_for_clients(stream.as_raw_fd()) {
             return Err(UpstreamError::Exhausted);
         }
         if self.addresses.first() != Some(&address) {
@@ -93,7 +93,7 @@ impl Dialer {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "Could not set TCP_NODELAY");
         }
-        keep_alive::probe(&stream);
+        keep_alive::enable(&stream);
         Ok(stream)
     }
 
@@ -165,7 +165,7 @@ mod tests {
             host: "api.example".into(),
             port: 80,
             addresses: preferred.order("api.example", 80, addresses.to_vec()).into(),
-            within: Duration::from_secs(5),
+            timeout: Duration::from_secs(5),
             preferred: Arc::clone(preferred),
         }
     }

@@ -18,7 +18,7 @@ pub(super) struct IdleConnections(Mutex<HashMap<u64, HttpPeer>>);
 
 impl IdleConnections {
     /// Records a peer to which a connection has been made.
-    pub(super) fn made(&self, key: u64, peer: HttpPeer) {
+    pub(super) fn record(&self, key: u64, peer: HttpPeer) {
         let mut peers = self.0.lock();
         if peers.len() >= MAX_PEERS
             && let Some(any) = peers.keys().next().copied()
@@ -29,7 +29,7 @@ impl IdleConnections {
     }
 
     /// Closes one idle connection; false: there is none.
-    pub(super) async fn let_one_go(&self, transport: &TransportConnector) -> bool {
+    pub(super) async fn evict_one(&self, transport: &TransportConnector) -> bool {
         while let Some((key, peer)) = self.any() {
             if transport.reused_stream(&peer).await.is_some() {
                 return true;

@@ -16,25 +16,25 @@ use crate::clock;
 
 /// Smaller pieces are copied when they are buffered, because a piece keeps the whole buffer alive that it was
 /// read into, and that buffer may have contained much else.
-pub const SMALL: usize = 4 * 1024;
+pub const COPY_THRESHOLD: usize = 4 * 1024;
 
 /// Rules inspect a body up to this length (inflated) even if the limit is reached: clients that occupy much
 /// memory must not cause the errors of other clients to be taken for successful responses.
-pub const READ_ALWAYS: usize = 64 * 1024;
+pub const ALWAYS_INSPECTED: usize = 64 * 1024;
 
 /// Memory overhead of a buffered piece in addition to its bytes.
-pub const EACH: usize = 64;
+pub const PIECE_OVERHEAD: usize = 64;
 
 /// Memory that a stalled client occupies in addition to the pieces that are counted one by one: the buffers
 /// of its connections, and the piece that is being written to it.
-pub const WAITED_FOR: usize = 128 * 1024;
+pub const STALLED_CLIENT_BYTES: usize = 128 * 1024;
 
 /// Clients that occupy no more than this with all their responses have twice the threshold of others: a slow
 /// client with one response is no reason for memory pressure.
 const SMALL_CLIENT: usize = 1024 * 1024;
 
 /// Flow-control window of an HTTP/2 stream: bytes of a response that an origin may send before they are read.
-pub const SENT_AHEAD: u32 = 512 * 1024;
+pub const RECEIVE_WINDOW: u32 = 512 * 1024;
 
 /// How long a client may read nothing at the onset of memory pressure; at twice the threshold half as long. A
 /// slow but steady client seems to read nothing until a third of its socket buffer is free.
@@ -63,11 +63,11 @@ pub struct InFlightBytes {
 impl InFlightBytes {
     /// A limit of `cap` bytes.
     pub fn new(cap: usize) -> Arc<Self> {
-        Self::beside(cap, Arc::default())
+        Self::with_evicted(cap, Arc::default())
     }
 
     /// The same; `evicted` counts the bytes of bodies that the store has evicted and clients still read.
-    pub fn beside(cap: usize, evicted: Arc<AtomicUsize>) -> Arc<Self> {
+    pub fn with_evicted(cap: usize, evicted: Arc<AtomicUsize>) -> Arc<Self> {
         let [used, stalled, unsent] = [0; 3].map(AtomicUsize::new);
         Arc::new(Self { used, stalled, unsent, evicted, cap })
     }
@@ -102,7 +102,7 @@ impl InFlightBytes {
 
     /// Whether a client that occupies `own` bytes is fast enough to be waited for: it has read `taken` bytes
     /// within `waited`. The higher the total, the more it must have read.
-    pub fn bears(&self, taken: usize, waited: Duration, own: usize) -> bool {
+    pub fn is_fast_enough(&self, taken: usize, waited: Duration, own: usize) -> bool {
         let (total, threshold) = (self.total(), self.pressure_threshold(own).max(1));
         let least = (total / 1024).saturating_mul(MIN_RATE) / threshold.div_ceil(1024);
         let seconds = usize::try_from(waited.as_secs()).unwrap_or(usize::MAX);
@@ -111,15 +111,25 @@ impl InFlightBytes {
 
     /// The result of `taken`; `None`: the client has read nothing for the `usual` time, or for less under
     /// memory pressure.
-    pub async fn patiently<T>(&self, usual: Duration, taken: impl Future<Output = T>) -> Option<T> {
-        self.patiently_for(Waiting { counted: WAITED_FOR, held: 0 }, None, usual, taken).await
+    pub async fn with_stall_timeout<T>(
+        &self,
+        usual: Duration,
+        taken: impl Future<Output = T>,
+    ) -> Option<T> {
+        self.with_stall_timeout_for(
+            StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: 0 },
+            None,
+            usual,
+            taken,
+        )
+        .await
     }
 
     /// The same for a stalled client. `all` counts the memory that all of its responses occupy, if it has
     /// several.
-    pub async fn patiently_for<T>(
+    pub async fn with_stall_timeout_for<T>(
         &self,
-        client: Waiting,
+        client: StalledClient,
         all: Option<&AtomicUsize>,
         usual: Duration,
         taken: impl Future<Output = T>,
@@ -127,30 +137,30 @@ impl InFlightBytes {
         let mut taken = std::pin::pin!(taken);
         let _wait = CountedBytes::new(&self.stalled, client.counted);
         let _own = all.map(|all| CountedBytes::new(all, client.counted));
-        let since = clock::of_timers();
+        let since = clock::timer_now();
         loop {
             if let Ok(taken) = timeout(usual.min(CHECK_INTERVAL), taken.as_mut()).await {
                 return Some(taken);
             }
             let own = all.map_or(client.counted, |all| all.load(Ordering::Relaxed));
-            if since.elapsed() >= self.stall_timeout(usual, own.saturating_add(client.held)) {
+            if since.elapsed() >= self.stall_timeout(usual, own.saturating_add(client.body_bytes)) {
                 return None;
             }
         }
     }
 
     /// Counts bytes that a client connection has accepted, until [`Self::remove_unsent`].
-    pub fn unsent(&self, bytes: usize) {
+    pub fn add_unsent(&self, bytes: usize) {
         self.unsent.fetch_add(bytes, Ordering::Relaxed);
     }
 
     /// Removes bytes that have been sent, or never will be.
-    pub fn sent(&self, bytes: usize) {
+    pub fn remove_unsent(&self, bytes: usize) {
         self.unsent.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// Whether no further body can be kept whole.
-    pub fn is_spent(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.used() >= self.whole_body_limit()
     }
 
@@ -166,7 +176,7 @@ impl InFlightBytes {
     }
 
     /// Counts bytes without checking the limit.
-    pub fn take(&self, bytes: usize) {
+    pub fn reserve(&self, bytes: usize) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -181,24 +191,24 @@ impl InFlightBytes {
         let used = self.used.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
         let within = used <= limit;
         if !within {
-            self.give_back(bytes);
+            self.release(bytes);
         }
         within
     }
 
     /// Removes bytes from the count.
-    pub fn give_back(&self, bytes: usize) {
+    pub fn release(&self, bytes: usize) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 /// A client that currently reads nothing.
 #[derive(Debug, Clone, Copy)]
-pub struct Waiting {
+pub struct StalledClient {
     /// The memory that it occupies and that is not counted elsewhere.
     pub counted: usize,
     /// Further memory that it occupies: a body that is written to it in one piece.
-    pub held: usize,
+    pub body_bytes: usize,
 }
 
 /// Counts bytes in a counter until it is dropped.
@@ -231,13 +241,13 @@ impl BytesPermit {
     }
 
     /// Adds bytes; false: the limit is reached and nothing was added.
-    pub fn add(&mut self, bytes: usize) -> bool {
+    pub fn try_reserve(&mut self, bytes: usize) -> bool {
         self.try_reserve_within(bytes, self.in_flight.whole_body_limit())
     }
 
     /// Adds bytes without checking the limit.
-    pub fn take(&mut self, bytes: usize) {
-        self.in_flight.take(bytes);
+    pub fn reserve(&mut self, bytes: usize) {
+        self.in_flight.reserve(bytes);
         self.bytes += bytes;
     }
 
@@ -249,19 +259,19 @@ impl BytesPermit {
     }
 
     /// Releases all bytes.
-    pub fn give_all_back(&mut self) {
+    pub fn release_all(&mut self) {
         self.release(self.bytes);
     }
 
     fn release(&mut self, bytes: usize) {
         self.bytes -= bytes;
-        self.in_flight.give_back(bytes);
+        self.in_flight.release(bytes);
     }
 }
 
 impl Drop for BytesPermit {
     fn drop(&mut self) {
-        self.in_flight.give_back(self.bytes);
+        self.in_flight.release(self.bytes);
     }
 }
 
@@ -284,8 +294,8 @@ impl BufferedPieces {
 
     /// No pieces yet of a body that is inspected once it is complete. The limit is lower, but a body of up to
     /// [`ALWAYS_INSPECTED`] bytes always fits.
-    pub fn to_read(in_flight: &Arc<InFlightBytes>) -> Self {
-        Self::with_limit(in_flight, in_flight.inspection_limit(), READ_ALWAYS)
+    pub fn for_inspection(in_flight: &Arc<InFlightBytes>) -> Self {
+        Self::with_limit(in_flight, in_flight.inspection_limit(), ALWAYS_INSPECTED)
     }
 
     fn with_limit(in_flight: &Arc<InFlightBytes>, limit: usize, unchecked: usize) -> Self {
@@ -304,11 +314,11 @@ impl BufferedPieces {
             return Ok(());
         }
         if self.length + piece.len() <= self.unchecked {
-            self.permit.take(piece.len() + EACH);
-        } else if !self.permit.try_reserve_within(piece.len() + EACH, self.limit) {
+            self.permit.reserve(piece.len() + PIECE_OVERHEAD);
+        } else if !self.permit.try_reserve_within(piece.len() + PIECE_OVERHEAD, self.limit) {
             return Err(piece);
         }
-        let small = piece.len() < SMALL;
+        let small = piece.len() < COPY_THRESHOLD;
         self.length += piece.len();
         self.pieces.push_back(if small { Bytes::copy_from_slice(&piece) } else { piece });
         Ok(())
@@ -318,7 +328,7 @@ impl BufferedPieces {
     pub fn pop(&mut self) -> Option<Bytes> {
         let piece = self.pieces.pop_front()?;
         self.length -= piece.len();
-        self.permit.release(piece.len() + EACH);
+        self.permit.release(piece.len() + PIECE_OVERHEAD);
         Some(piece)
     }
 
@@ -346,13 +356,13 @@ impl BufferedPieces {
 
     /// The same with a permit for the copy and `more` bytes; `None`: that would exceed the limit. A short
     /// body always fits.
-    pub fn joined_within(&self, more: usize) -> Option<(Bytes, BytesPermit)> {
+    pub fn try_joined(&self, more: usize) -> Option<(Bytes, BytesPermit)> {
         let mut permit = BytesPermit::new(&self.permit.in_flight);
         if self.length + more <= self.unchecked {
-            permit.take(self.length + more);
+            permit.reserve(self.length + more);
             return Some((self.joined(), permit));
         }
-        permit.add(self.length.saturating_add(more)).then(|| (self.joined(), permit))
+        permit.try_reserve(self.length.saturating_add(more)).then(|| (self.joined(), permit))
     }
 }
 
@@ -362,17 +372,17 @@ mod tests {
 
     #[test]
     fn buffered_pieces_are_counted_and_released() {
-        let in_flight = InFlightBytes::new((10_000 + 2 * EACH) * 4 / 3 + 1);
+        let in_flight = InFlightBytes::new((10_000 + 2 * PIECE_OVERHEAD) * 4 / 3 + 1);
         let mut pieces = BufferedPieces::new(&in_flight);
         assert!(pieces.push(Bytes::from(vec![1; 6000])).is_ok());
         let mut other = BufferedPieces::new(&in_flight);
         let refused = other.push(Bytes::from(vec![2; 6000]));
         assert_eq!(refused.map_err(|piece| piece.len()), Err(6000));
         assert!(other.push(Bytes::from(vec![2; 4000])).is_ok());
-        assert!(in_flight.used() <= in_flight.whole_body_limit() && !other.permit.add(2));
-        assert!(pieces.joined_within(0).is_none(), "a copy exceeds the limit");
+        assert!(in_flight.used() <= in_flight.whole_body_limit() && !other.permit.try_reserve(2));
+        assert!(pieces.try_joined(0).is_none(), "a copy exceeds the limit");
         drop(other);
-        assert_eq!(in_flight.used(), 6000 + EACH);
+        assert_eq!(in_flight.used(), 6000 + PIECE_OVERHEAD);
         assert_eq!((pieces.len(), pieces.first(), pieces.joined().len()), (6000, Some(1), 6000));
         assert_eq!(pieces.pop().map(|piece| piece.len()), Some(6000));
         assert_eq!((in_flight.used(), pieces.is_empty(), pieces.pop()), (0, true, None));
@@ -380,10 +390,10 @@ mod tests {
 
     /// How long larder waits for a stalled client if the usual time is a minute.
     async fn time_until_stalled(in_flight: Arc<InFlightBytes>) -> Duration {
-        let (since, never) = (clock::of_timers(), std::future::pending::<()>());
-        let waiting = Waiting { counted: WAITED_FOR, held: SMALL_CLIENT };
+        let (since, never) = (clock::timer_now(), std::future::pending::<()>());
+        let waiting = StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: SMALL_CLIENT };
         assert_eq!(
-            in_flight.patiently_for(waiting, None, Duration::from_secs(60), never).await,
+            in_flight.with_stall_timeout_for(waiting, None, Duration::from_secs(60), never).await,
             None
         );
         since.elapsed()
@@ -396,7 +406,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stalled_client_gets_the_usual_time_while_memory_suffices() {
         let evicted = Arc::new(AtomicUsize::new(0));
-        let in_flight = InFlightBytes::beside(3 * WAITED_FOR, Arc::clone(&evicted));
+        let in_flight = InFlightBytes::with_evicted(3 * STALLED_CLIENT_BYTES, Arc::clone(&evicted));
         let usual = Duration::from_secs(60);
         let wait = || tokio::spawn(time_until_stalled(Arc::clone(&in_flight)));
         for waiting in [wait(), wait()] {
@@ -414,7 +424,7 @@ mod tests {
         for evicted_now in [2, 22] {
             let waiting = wait();
             tokio::time::sleep(PRESSURE_TIMEOUT).await;
-            evicted.store(evicted_now * WAITED_FOR, Ordering::Relaxed);
+            evicted.store(evicted_now * STALLED_CLIENT_BYTES, Ordering::Relaxed);
             assert!(
                 waiting.await.unwrap()
                     <= PRESSURE_TIMEOUT + CHECK_INTERVAL + Duration::from_millis(10)
@@ -429,27 +439,28 @@ mod tests {
             evicted.store(0, Ordering::Relaxed);
         }
         assert_eq!(in_flight.stall_timeout(usual, 0), usual, "no client is stalled");
-        assert_eq!(in_flight.patiently(usual, async { 7 }).await, Some(7));
+        assert_eq!(in_flight.with_stall_timeout(usual, async { 7 }).await, Some(7));
     }
 
     #[test]
     fn the_required_rate_grows_with_the_total() {
         let (in_flight, mib) = (InFlightBytes::new(4 << 20), 1 << 20);
-        let fast_enough = |taken| in_flight.bears(taken, Duration::from_secs(15), SMALL_CLIENT + 1);
-        in_flight.unsent(3 * mib);
+        let fast_enough =
+            |taken| in_flight.is_fast_enough(taken, Duration::from_secs(15), SMALL_CLIENT + 1);
+        in_flight.add_unsent(3 * mib);
         assert!(fast_enough(0), "below the threshold");
         for (total, factor) in [(4, 4), (6, 6), (30, 30)] {
-            in_flight.unsent((total - 3) * mib);
+            in_flight.add_unsent((total - 3) * mib);
             let least = MIN_RATE * 15 * factor / 3;
             assert!(!fast_enough(least - 1024) && fast_enough(least), "{total} MiB: {least}");
             assert_eq!(
-                in_flight.bears(0, Duration::from_secs(15), SMALL_CLIENT),
+                in_flight.is_fast_enough(0, Duration::from_secs(15), SMALL_CLIENT),
                 total <= 6,
                 "{total} MiB"
             );
-            in_flight.sent((total - 3) * mib);
+            in_flight.remove_unsent((total - 3) * mib);
         }
-        in_flight.sent(3 * mib);
+        in_flight.remove_unsent(3 * mib);
         assert_eq!(in_flight.total(), 0);
     }
 

@@ -17,7 +17,7 @@ const MAX_PROBES: u32 = 4;
 
 /// Enables keep-alive probes on `stream`. Best effort: without probes a dead peer is detected by the other
 /// timeouts only.
-pub fn probe(stream: &TcpStream) {
+pub fn enable(stream: &TcpStream) {
     let keep_alive = TcpKeepalive::new()
         .with_time(IDLE_TIME)
         .with_interval(PROBE_INTERVAL)

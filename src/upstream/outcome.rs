@@ -18,7 +18,7 @@ pub struct CallOutcome {
     /// Its class.
     pub class: OutcomeClass,
     /// How long the origin requests no further calls, if it does.
-    pub wait: Option<RetryAfter>,
+    pub retry_after: Option<RetryAfter>,
     /// The limits that the response states.
     pub quota: Option<RateLimitState>,
 }
@@ -29,24 +29,25 @@ pub struct RetryAfter {
     /// From now.
     pub time: Duration,
     /// Whether it is the end of a quota, which `max_cooldown` does not limit.
-    pub quota: bool,
+    pub is_quota_end: bool,
 }
 
 impl CallOutcome {
     /// An outcome with only a class.
-    pub fn of(class: OutcomeClass) -> Self {
-        Self { class, wait: None, quota: None }
+    pub fn from_class(class: OutcomeClass) -> Self {
+        Self { class, retry_after: None, quota: None }
     }
 
     /// The time of `Retry-After`, limited by `max_cooldown` unless it is the end of a quota. A time of zero
     /// counts as none.
     pub fn bounded_retry_after(&self, rule: &CooldownPolicy) -> Option<Duration> {
-        let RetryAfter { time, quota } = self.wait.filter(|wait| !wait.time.is_zero())?;
+        let RetryAfter { time, is_quota_end: quota } =
+            self.retry_after.filter(|wait| !wait.time.is_zero())?;
         Some(if quota { time } else { time.min(rule.max_cooldown) })
     }
 
     /// Whether the response was a rate limit.
-    pub fn is_limit(&self) -> bool {
+    pub fn is_rate_limited(&self) -> bool {
         matches!(self.class, OutcomeClass::RateLimited(_))
     }
 

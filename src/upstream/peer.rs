@@ -51,7 +51,7 @@ pub fn peer(
     options.idle_timeout = Some(IDLE);
     let http2 = destination.upstream.as_ref().is_none_or(|u| u.tls.http2);
     options.alpn = if tls && http2 { ALPN::H2H1 } else { ALPN::H1 };
-    let tls_config = tls_configs.of(destination.index);
+    let tls_config = tls_configs.for_upstream(destination.index);
     options.ca = tls_config.roots;
     options.verify_cert = !tls_config.insecure;
     options.verify_hostname = !tls_config.insecure;
@@ -59,7 +59,7 @@ pub fn peer(
         host: destination.host.clone(),
         port: destination.port,
         addresses: addresses.into(),
-        within: timeouts.connect,
+        timeout: timeouts.connect,
         preferred,
     }));
     peer.client_cert_key = tls_config.client;

@@ -28,7 +28,7 @@ const MAX_ORIGINS: usize = 64;
 
 /// Idle pinned connections of all clients; beyond that the one that has been idle longest is closed. Each
 /// uses a descriptor that no client's call accounts for.
-pub const MOST_IN_ALL: usize = 256;
+pub const MAX_PINNED: usize = 256;
 
 /// The connections to origins that are pinned to one client connection. They are closed with it. Cheap to
 /// clone: a call in progress returns its connection through a clone.
@@ -65,7 +65,11 @@ impl ClientPins {
     /// The scheme by which the client has to sign in again before a request with these fields is sent to this
     /// origin: the client relies on a sign-in whose connection has ended, and the request has no
     /// `Authorization`. The origin would treat such a request as anonymous.
-    pub fn signed_out(&self, origin: &str, request: &HeaderMap) -> Option<&'static str> {
+    pub fn reauthentication_scheme(
+        &self,
+        origin: &str,
+        request: &HeaderMap,
+    ) -> Option<&'static str> {
         let mut pins = self.0.lock();
         let pin = pins.iter_mut().find(|pin| pin.origin == origin)?;
         let scheme = pin.scheme.filter(|_| !request.contains_key(AUTHORIZATION))?;
@@ -73,7 +77,7 @@ impl ClientPins {
     }
 
     /// Whether the number of remembered origins has almost reached its limit.
-    pub fn are_many(&self) -> bool {
+    pub fn is_nearly_full(&self) -> bool {
         self.0.lock().len() + 1 >= MAX_ORIGINS
     }
 
@@ -90,7 +94,7 @@ impl ClientPins {
         let mut pin = pins.iter_mut().find(|pin| pin.origin == origin);
         let relies_on_sign_in = pin.as_ref().is_some_and(|pin| pin.scheme.is_some());
         let stream = pin.as_mut().and_then(|pin| pin.take(group_key, all));
-        let sent_scheme = connection_auth::scheme_sent(request);
+        let sent_scheme = connection_auth::request_scheme(request);
         match (pin, sent_scheme) {
             (Some(pin), Some(_)) => pin.scheme = sent_scheme,
             (None, Some(_)) => {
@@ -178,14 +182,14 @@ impl PinnedConnections {
         let id = all.next_id;
         all.next_id += 1;
         all.idle.insert(id, stream);
-        let oldest = (all.idle.len() > MOST_IN_ALL).then(|| all.idle.pop_first()).flatten();
+        let oldest = (all.idle.len() > MAX_PINNED).then(|| all.idle.pop_first()).flatten();
         drop(all);
         drop(oldest);
         IdlePin { id, group_key, all: self.clone() }
     }
 
     /// Closes the connection that has been idle longest; false: there is none.
-    pub(super) fn let_one_go(&self) -> bool {
+    pub(super) fn evict_oldest(&self) -> bool {
         let oldest = self.0.lock().idle.pop_first();
         oldest.is_some()
     }
@@ -267,7 +271,7 @@ mod tests {
     }
 
     fn is_lost(pins: &ClientPins, origin: &str, all: &PinnedConnections) -> bool {
-        let scheme = pins.signed_out(origin, &bare());
+        let scheme = pins.reauthentication_scheme(origin, &bare());
         pins.has(origin)
             && scheme == Some("NTLM")
             && matches!(pins.take(origin, GROUP_KEY, &bare(), all), PinnedUse::SignedOut)
@@ -286,7 +290,7 @@ mod tests {
         assert!(is_stream(&pins, "2", &all) && !pins.has("2") && !is_stream(&pins, "2", &all));
         assert_eq!(all.0.lock().idle.len(), MAX_PER_CLIENT - 1);
         drop((pins, ends));
-        assert!(!all.let_one_go(), "they are closed with the client connection");
+        assert!(!all.evict_oldest(), "they are closed with the client connection");
     }
 
     #[test]
@@ -295,7 +299,7 @@ mod tests {
         let origins: Vec<_> = (0..MAX_ORIGINS).map(|n| n.to_string()).collect();
         let mut ends = Vec::new();
         for origin in &origins {
-            assert_eq!(pins.are_many(), ends.len() + 1 >= MAX_ORIGINS);
+            assert_eq!(pins.is_nearly_full(), ends.len() + 1 >= MAX_ORIGINS);
             ends.push(signed_in(&pins, origin, &all));
         }
         let (evicted, kept) = origins.split_at(MAX_ORIGINS - MAX_PER_CLIENT);
@@ -306,8 +310,7 @@ mod tests {
     #[test]
     fn beyond_the_limit_of_all_clients_the_longest_idle_one_is_evicted() {
         let all = PinnedConnections::default();
-        let clients: Vec<ClientPins> =
-            (0..MOST_IN_ALL + 2).map(|_| ClientPins::default()).collect();
+        let clients: Vec<ClientPins> = (0..MAX_PINNED + 2).map(|_| ClientPins::default()).collect();
         let mut ends = vec![signed_in(&clients[0], "a", &all), signed_in(&clients[1], "a", &all)];
         let PinnedUse::Stream(used) = clients[0].take("a", GROUP_KEY, &bare(), &all) else {
             panic!("the pinned connection")
@@ -318,9 +321,9 @@ mod tests {
         }
         assert!(is_lost(&clients[1], "a", &all));
         assert!(is_lost(&clients[0], "a", &all), "the next to be evicted");
-        assert!(all.let_one_go() && is_lost(&clients[2], "a", &all));
+        assert!(all.evict_oldest() && is_lost(&clients[2], "a", &all));
         assert!(is_stream(&clients[3], "a", &all));
-        assert_eq!(all.0.lock().idle.len(), MOST_IN_ALL - 2);
+        assert_eq!(all.0.lock().idle.len(), MAX_PINNED - 2);
     }
 
     #[tokio::test]
@@ -328,7 +331,7 @@ mod tests {
         for unrequested in [&b""[..], b"HTTP/1.1 200 OK\r\n"] {
             let (all, pins) = (PinnedConnections::default(), ClientPins::default());
             let mut end = signed_in(&pins, "a", &all);
-            assert_eq!(pins.signed_out("a", &bare()), None);
+            assert_eq!(pins.reauthentication_scheme("a", &bare()), None);
             if unrequested.is_empty() {
                 drop(end);
             } else {
@@ -346,7 +349,7 @@ mod tests {
         let (stream, end) = connection();
         pins.put("a", GROUP_KEY, stream, &all);
         drop(end);
-        assert_eq!(pins.signed_out("a", &bare()), None);
+        assert_eq!(pins.reauthentication_scheme("a", &bare()), None);
         assert!(matches!(pins.take("a", GROUP_KEY, &bare(), &all), PinnedUse::New));
     }
 
@@ -359,6 +362,6 @@ mod tests {
         assert!(matches!(pins.take("a", GROUP_KEY, &bare(), &new), PinnedUse::SignedOut));
         let _end = signed_in(&pins, "a", &all);
         assert!(matches!(pins.take("a", GROUP_KEY + 1, &bare(), &all), PinnedUse::SignedOut));
-        assert!(!all.let_one_go());
+        assert!(!all.evict_oldest());
     }
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::semantics::rate_limit::RateLimitState;
 
-pub(super) use crate::upstream::rate_limiter::window::{Kept, SlidingWindow, Write};
+pub(super) use crate::upstream::rate_limiter::window::{SavedWindow, SlidingWindow, Write};
 
 /// A limit learned from the origin's responses.
 #[derive(Debug, Default)]
@@ -18,9 +18,9 @@ pub(super) enum AdaptiveLimit {
     #[default]
     Unknown,
     /// The call that learns the limit is in flight.
-    Asking,
+    Probing,
     /// The responses state no limits.
-    Silent,
+    Unadvertised,
     /// The responses state this limit.
     Known(ObservedLimit),
 }
@@ -44,8 +44,8 @@ impl AdaptiveLimit {
     /// How long until a call may go out. Zero: now. `None`: once the call in flight gets a response.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         match self {
-            Self::Unknown | Self::Silent => Some(Duration::ZERO),
-            Self::Asking => None,
+            Self::Unknown | Self::Unadvertised => Some(Duration::ZERO),
+            Self::Probing => None,
             Self::Known(known) => Some(known.wait(now)),
         }
     }
@@ -53,8 +53,8 @@ impl AdaptiveLimit {
     /// Records that a call goes out.
     pub(super) fn send(&mut self) {
         match self {
-            Self::Unknown => *self = Self::Asking,
-            Self::Asking | Self::Silent => {}
+            Self::Unknown => *self = Self::Probing,
+            Self::Probing | Self::Unadvertised => {}
             Self::Known(known) => {
                 known.left = known.left.saturating_sub(1);
                 known.unanswered += 1;
@@ -66,24 +66,24 @@ impl AdaptiveLimit {
     pub(super) fn resets(&self) -> Option<Instant> {
         match self {
             Self::Known(known) => Some(known.resets),
-            Self::Unknown | Self::Asking | Self::Silent => None,
+            Self::Unknown | Self::Probing | Self::Unadvertised => None,
         }
     }
 
     /// How many calls may go out, if the limit is known.
-    pub(super) fn spare(&self, now: Instant) -> Option<u64> {
+    pub(super) fn remaining(&self, now: Instant) -> Option<u64> {
         match self {
             Self::Known(known) => Some(known.left_at(now)),
-            Self::Unknown | Self::Asking | Self::Silent => None,
+            Self::Unknown | Self::Probing | Self::Unadvertised => None,
         }
     }
 
     /// A call ended without a response that states limits.
     pub(super) fn on_no_answer(&mut self) {
         match self {
-            Self::Asking => *self = Self::Unknown,
+            Self::Probing => *self = Self::Unknown,
             Self::Known(known) => known.unanswered = known.unanswered.saturating_sub(1),
-            Self::Unknown | Self::Silent => {}
+            Self::Unknown | Self::Unadvertised => {}
         }
     }
 
@@ -93,11 +93,11 @@ impl AdaptiveLimit {
         let update = quota.and_then(QuotaUpdate::from_state);
         match (&mut *self, update) {
             (Self::Known(known), Some(update)) => known.apply(update, now),
-            (Self::Unknown | Self::Asking | Self::Silent, Some(update)) => {
+            (Self::Unknown | Self::Probing | Self::Unadvertised, Some(update)) => {
                 *self = Self::Known(ObservedLimit::new(update, now));
             }
-            (Self::Unknown | Self::Asking, None) => *self = Self::Silent,
-            (Self::Silent | Self::Known(_), None) => {}
+            (Self::Unknown | Self::Probing, None) => *self = Self::Unadvertised,
+            (Self::Unadvertised | Self::Known(_), None) => {}
         }
     }
 }

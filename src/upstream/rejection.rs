@@ -15,7 +15,7 @@ use crate::telemetry::problem::Problem;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Rejection {
     /// The reason.
-    pub cause: RejectReason,
+    pub reason: RejectReason,
     /// The time from now after which a retry makes sense.
     pub left: Duration,
 }
@@ -28,14 +28,14 @@ pub enum RejectReason {
     /// The circuit breaker is open: too many failures in a row.
     Breaker,
     /// The ban guard tripped: too many responses that lead to a ban.
-    InvalidRequests,
+    BanGuard,
     /// The budget is used up; whether stale responses may be served.
     Budget {
         /// `at_limit: stale-only`.
         stale: bool,
     },
     /// A rate limit, without capacity for the call within `rate_limit.max_wait`.
-    Pace,
+    RateLimit,
     /// Too many calls are in flight.
     InFlight,
 }
@@ -57,24 +57,24 @@ impl RejectReason {
                 "cooldown-server-error"
             }
             Self::Breaker => "breaker",
-            Self::InvalidRequests => "ban-guard",
+            Self::BanGuard => "ban-guard",
             Self::Budget { .. } => "budget",
-            Self::Pace => "rate-limit",
+            Self::RateLimit => "rate-limit",
             Self::InFlight => "in-flight",
         }
     }
 
     /// Whether a firm cooldown for this reason is stored: the API requested it, or a ban follows without it.
     /// An open breaker is an assumption of larder and is re-evaluated after a restart.
-    pub(super) fn outlives(self) -> bool {
+    pub(super) fn is_stored(self) -> bool {
         match self {
-            Self::Failed(_) | Self::InvalidRequests => true,
-            Self::Breaker | Self::Budget { .. } | Self::Pace | Self::InFlight => false,
+            Self::Failed(_) | Self::BanGuard => true,
+            Self::Breaker | Self::Budget { .. } | Self::RateLimit | Self::InFlight => false,
         }
     }
 
     /// The token without `cooldown-`, for lists of cooldowns.
-    pub fn word(self) -> &'static str {
+    pub fn short_token(self) -> &'static str {
         match self {
             Self::Failed(
                 class @ (OutcomeClass::RateLimited(_)
@@ -85,9 +85,9 @@ impl RejectReason {
                 OutcomeClass::Server.token()
             }
             Self::Breaker
-            | Self::InvalidRequests
+            | Self::BanGuard
             | Self::Budget { .. }
-            | Self::Pace
+            | Self::RateLimit
             | Self::InFlight => self.token(),
         }
     }
@@ -96,10 +96,10 @@ impl RejectReason {
 impl Rejection {
     /// The error class for stale-if-error. `None`: no stale response may be served.
     pub fn error_class(self) -> Option<decide::ErrorClass> {
-        match self.cause {
+        match self.reason {
             RejectReason::Failed(OutcomeClass::RateLimited(_))
-            | RejectReason::InvalidRequests
-            | RejectReason::Pace
+            | RejectReason::BanGuard
+            | RejectReason::RateLimit
             | RejectReason::InFlight => {
                 Some(decide::ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS))
             }
@@ -129,7 +129,7 @@ impl Rejection {
     fn message(self) -> (StatusCode, &'static str, &'static str) {
         const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
         const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
-        match self.cause {
+        match self.reason {
             RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => {
                 (MANY, "quota_spent", "the quota of this API is used up; no call was made")
             }
@@ -150,7 +150,7 @@ impl Rejection {
                 "breaker_open",
                 "the API failed repeatedly; no call is made until the circuit breaker closes",
             ),
-            RejectReason::InvalidRequests => (
+            RejectReason::BanGuard => (
                 MANY,
                 "ban_guard",
                 "the API would ban its client after many more such responses; see \
@@ -167,7 +167,7 @@ impl Rejection {
                 "budget_spent",
                 "the budget of this API is used up; see `larder cost` and upstreams.*.cost.budget",
             ),
-            RejectReason::Pace => (
+            RejectReason::RateLimit => (
                 MANY,
                 "paced",
                 "no capacity within rate_limit.max_wait; larder keeps to the API's rate limit",
@@ -189,17 +189,17 @@ mod tests {
     fn a_rejection_has_a_retry_after_of_at_least_one_second() {
         for (left, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)] {
             let rejection =
-                Rejection { cause: RejectReason::Pace, left: Duration::from_millis(left) };
+                Rejection { reason: RejectReason::RateLimit, left: Duration::from_millis(left) };
             assert_eq!(rejection.problem().retry_after, Some(seconds), "{left} ms");
         }
-        let rejection = Rejection { cause: RejectReason::Breaker, left: Duration::MAX };
+        let rejection = Rejection { reason: RejectReason::Breaker, left: Duration::MAX };
         assert_eq!(rejection.problem().retry_after, Some(u32::MAX));
     }
 
     #[test]
     fn no_stale_response_is_served_if_the_budget_refuses_it() {
         let left = Duration::from_secs(1);
-        let rejection = |stale| Rejection { cause: RejectReason::Budget { stale }, left };
+        let rejection = |stale| Rejection { reason: RejectReason::Budget { stale }, left };
         assert_eq!(rejection(true).error_class(), Some(decide::ErrorClass::Budget));
         assert_eq!(rejection(false).error_class(), None);
     }

@@ -54,7 +54,7 @@ impl Resolver {
                 Ok(()) => allowed.push(address),
                 // One address of larder itself denies the name, such as `localhost`, even if its other
                 // addresses are permitted.
-                Err(Denied::Own) => return Err(UpstreamError::Denied(Denied::Own)),
+                Err(Denied::OwnPort) => return Err(UpstreamError::Denied(Denied::OwnPort)),
                 Err(reason) => denied = Some(reason),
             }
         }

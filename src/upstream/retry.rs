@@ -62,7 +62,7 @@ impl RetryState {
     }
 
     /// Records a wait of the request other than its own backoff.
-    pub fn spend(&mut self, waited: Duration) {
+    pub fn add_wait(&mut self, waited: Duration) {
         self.waited = self.waited.saturating_add(waited);
     }
 
@@ -108,15 +108,15 @@ const CALLS_PER_RETRY: u64 = 5;
 
 impl RetryBudget {
     /// Records a call that is not a retry.
-    pub fn called(&mut self, now: Instant) {
+    pub fn record_call(&mut self, now: Instant) {
         if let Some(second) = self.second(now) {
             second.calls += 1;
         }
     }
 
     /// Takes a retry from the budget. Returns false if the budget is used up.
-    pub fn spend(&mut self, now: Instant) -> bool {
-        let (used, max) = self.standing(now);
+    pub fn try_acquire(&mut self, now: Instant) -> bool {
+        let (used, max) = self.usage(now);
         if used >= max {
             return false;
         }
@@ -133,7 +133,7 @@ impl RetryBudget {
     }
 
     /// The retries of the last ten seconds, and the maximum.
-    pub fn standing(&mut self, now: Instant) -> (u64, u64) {
+    pub fn usage(&mut self, now: Instant) -> (u64, u64) {
         while self.seconds.front().is_some_and(|s| now.duration_since(s.begun) >= WINDOW) {
             self.seconds.pop_front();
         }
@@ -148,7 +148,7 @@ impl RetryBudget {
             .back()
             .is_some_and(|second| now.duration_since(second.begun) < Duration::from_secs(1));
         if !is_current {
-            let _trimmed = self.standing(now);
+            let _trimmed = self.usage(now);
             self.seconds.push_back(BudgetBucket { begun: now, calls: 0, retries: 0 });
         }
         self.seconds.back_mut()

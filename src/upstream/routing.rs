@@ -42,16 +42,16 @@ pub struct UpstreamTarget {
 
 impl UpstreamTarget {
     /// The destination of a tunnel; `index` is the one for hosts without an upstream.
-    pub fn of_a_tunnel(index: usize, host: &str, port: u16) -> Self {
+    pub fn for_tunnel(index: usize, host: &str, port: u16) -> Self {
         let (scheme, timeouts) = (Scheme::Https, Timeouts::default());
         Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
     }
 
     /// How long a call without retries may wait in a queue or for a cooldown to end.
-    pub fn patience(&self) -> Duration {
+    pub fn max_wait(&self) -> Duration {
         self.upstream
             .as_ref()
-            .map(|upstream| upstream.conduct.rate_limit.max_wait)
+            .map(|upstream| upstream.policy.rate_limit.max_wait)
             .unwrap_or_default()
     }
 
@@ -73,7 +73,7 @@ impl UpstreamTarget {
     /// client's, and content codings that a rule on bodies cannot read are removed from `Accept-Encoding`.
     pub fn apply_upstream_headers(&self, method: &Method, headers: &mut HeaderMap) {
         let Some(upstream) = &self.upstream else { return };
-        if upstream.conduct.reads_bodies() {
+        if upstream.policy.reads_bodies() {
             body_inspection::accept_encoding(headers);
         }
         if let Some(credential) = &upstream.credential {
@@ -97,15 +97,15 @@ impl UpstreamTable {
 
     /// The canonical target of the resource that `target` leads to: if an upstream rewrites the scheme or
     /// port of a call, the call is for the resource there. `None`: `target` is canonical.
-    pub fn moved(&self, target: &Target) -> Option<Target> {
+    pub fn canonical_target(&self, target: &Target) -> Option<Target> {
         if !self.rewrites {
             return None;
         }
-        let destination = self.place(target);
+        let destination = self.lookup(target);
         let rewritten = target.with_origin(destination.scheme, &destination.host, destination.port);
         // If another upstream lists the rewritten target, the two targets are different resources.
         let same =
-            !rewritten.same_origin(target) && self.place(&rewritten).index == destination.index;
+            !rewritten.same_origin(target) && self.lookup(&rewritten).index == destination.index;
         same.then_some(rewritten)
     }
 
@@ -115,16 +115,16 @@ impl UpstreamTable {
             self.upstreams.iter().filter(|upstream| upstream.credential.is_some());
         // Skips the lookup if no upstream has a credential, which is the usual case.
         with_credential.next()?;
-        self.of(target.host(), target.port())?.credential.as_ref()
+        self.upstream_for(target.host(), target.port())?.credential.as_ref()
     }
 
     /// The upstream that a host belongs to.
-    pub fn of(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
+    pub fn upstream_for(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
         self.find(host, port).map(|(_, upstream, _)| upstream)
     }
 
     /// The effective destination of a call to `target`.
-    pub fn place(&self, target: &Target) -> UpstreamTarget {
+    pub fn lookup(&self, target: &Target) -> UpstreamTarget {
         if let Some((index, upstream, host)) = self.find(target.host(), target.port()) {
             let scheme = host.scheme.unwrap_or(target.scheme());
             let port = host.port.unwrap_or_else(|| rewritten_port(target, scheme));
@@ -182,7 +182,7 @@ mod tests {
 
     fn canonical(upstreams: &UpstreamTable, url: &str) -> String {
         let target = Target::absolute(url).unwrap();
-        upstreams.moved(&target).unwrap_or(target).to_string()
+        upstreams.canonical_target(&target).unwrap_or(target).to_string()
     }
 
     #[test]

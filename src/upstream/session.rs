@@ -19,10 +19,10 @@ use crate::upstream::session::http2::Http2Call;
 use crate::upstream::tls_error::TlsError;
 
 /// Limit on the bytes of a response head, names and values.
-pub(super) const HEAD_BYTES: usize = 256 * 1024;
+pub(super) const MAX_HEAD_BYTES: usize = 256 * 1024;
 
 /// Limit on the number of fields in a response head.
-pub(super) const HEAD_FIELDS: usize = 256;
+pub(super) const MAX_HEAD_FIELDS: usize = 256;
 
 /// Limit on the number of interim (1xx) responses before the final one.
 const MAX_INTERIM: usize = 16;
@@ -80,7 +80,7 @@ pub enum RequestPart {
 #[derive(Debug)]
 pub enum SessionEvent {
     /// All queued request bytes have been written; the next part may be sent.
-    Room,
+    SendReady,
     /// The head of an interim or final response.
     Head(Box<UpstreamHead>),
     /// A piece of the response body, never empty.
@@ -131,9 +131,9 @@ impl UpstreamSession {
     }
 
     /// Keeps further calls off a shared connection, because the origin has been silent for too long.
-    pub fn distrust(&self) {
+    pub fn stop_reuse(&self) {
         if let Self::Http2(session) = self {
-            session.distrust();
+            session.stop_reuse();
         }
     }
 
@@ -143,10 +143,10 @@ impl UpstreamSession {
     }
 
     /// Whether [`UpstreamSession::send`] may be called.
-    pub fn has_room(&self) -> bool {
+    pub fn can_send(&self) -> bool {
         match self {
-            Self::Http1(session) => session.has_room(),
-            Self::Http2(session) => session.has_room(),
+            Self::Http1(session) => session.can_send(),
+            Self::Http2(session) => session.can_send(),
         }
     }
 
@@ -168,21 +168,21 @@ impl UpstreamSession {
 
     /// Whether larder has to respond to `Expect: 100-continue` itself, because the origin's 100 never
     /// arrives.
-    pub fn goes_on_unasked(&self) -> bool {
+    pub fn requires_local_continue(&self) -> bool {
         matches!(self, Self::Http2(_))
     }
 }
 
 /// Counts and limits the interim responses of one call.
 #[derive(Debug, Default)]
-struct Interims(usize);
+struct InterimCounter(usize);
 
-impl Interims {
-    fn are_none(&self) -> bool {
+impl InterimCounter {
+    fn is_empty(&self) -> bool {
         self.0 == 0
     }
 
-    fn one_more(&mut self) -> Result<(), SessionError> {
+    fn add(&mut self) -> Result<(), SessionError> {
         self.0 += 1;
         if self.0 > MAX_INTERIM { Err(SessionError::Protocol) } else { Ok(()) }
     }
@@ -215,7 +215,7 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, SessionError> {
 }
 
 /// Replaces a repeated `Content-Length` by a single one.
-fn say_once(headers: &mut HeaderMap, length: Option<u64>) {
+fn merge_content_length(headers: &mut HeaderMap, length: Option<u64>) {
     let mut values = headers.get_all(CONTENT_LENGTH).iter();
     let single = values.next().is_some_and(|value| !value.as_bytes().contains(&b','));
     if let (Some(length), true) = (length, values.next().is_some() || !single) {
@@ -226,5 +226,5 @@ fn say_once(headers: &mut HeaderMap, length: Option<u64>) {
 /// Whether the head is within the limits, which are the same for both versions.
 fn is_within_bounds(headers: &HeaderMap) -> bool {
     let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    headers.len() <= HEAD_FIELDS && bytes <= HEAD_BYTES
+    headers.len() <= MAX_HEAD_FIELDS && bytes <= MAX_HEAD_BYTES
 }

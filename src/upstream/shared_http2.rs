@@ -13,13 +13,13 @@ use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
 use tokio::time::sleep;
 
-use crate::upstream::in_flight_bytes::SENT_AHEAD;
+use crate::upstream::in_flight_bytes::RECEIVE_WINDOW;
 use crate::upstream::peer::{H2_STREAMS, IDLE};
 use crate::upstream::session::http2::Connection;
 
 /// Flow-control window of a connection: the sum of its streams' windows, so that a response that is not read
 /// does not block the others.
-const CONNECTION_WINDOW: u32 = SENT_AHEAD * 100;
+const CONNECTION_WINDOW: u32 = RECEIVE_WINDOW * 100;
 const _: () = assert!(H2_STREAMS == 100, "one window for each");
 
 /// Number of origins that are remembered as requiring HTTP/1.1 for some requests.
@@ -61,8 +61,10 @@ impl SharedHttp2 {
         let mut shared = self.0.connections.lock();
         let connections = shared.get_mut(&key)?;
         connections.retain(|connection| !connection.closing.load(Ordering::Relaxed));
-        let available =
-            connections.iter().find(|connection| connection.has_room(H2_STREAMS)).map(Arc::clone);
+        let available = connections
+            .iter()
+            .find(|connection| connection.has_capacity(H2_STREAMS))
+            .map(Arc::clone);
         if connections.is_empty() {
             shared.remove(&key);
         }
@@ -79,7 +81,7 @@ impl SharedHttp2 {
             .initial_max_send_streams(H2_STREAMS)
             .max_frame_size(MAX_FRAME)
             .max_header_list_size(MAX_HEAD)
-            .initial_window_size(SENT_AHEAD)
+            .initial_window_size(RECEIVE_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .handshake::<_, Bytes>(stream)
             .await;
@@ -116,7 +118,7 @@ async fn drive(
             received = &mut pong, if awaiting_pong => {
                 awaiting_pong = false;
                 if let (true, Some(connection)) = (received, connection.upgrade()) {
-                    connection.proven.store(true, Ordering::Relaxed);
+                    connection.confirmed.store(true, Ordering::Relaxed);
                 }
             }
             () = sleep(IDLE / 2) => {

@@ -17,7 +17,7 @@ pub struct UpstreamStatus {
     /// Calls in queues.
     pub waiting: usize,
     /// The cooldowns: why calls are blocked, and until when.
-    pub holds: Vec<CooldownStatus>,
+    pub cooldowns: Vec<CooldownStatus>,
     /// The state of the circuit breaker: `closed`, `open` or `half-open`. `None`: there is no breaker.
     pub breaker: Option<&'static str>,
     /// The limits that larder keeps.
@@ -32,10 +32,10 @@ pub struct UpstreamStatus {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CooldownStatus {
     /// The scope: `upstream`, `origin`, `endpoints`, `endpoint`, `credential`, `bucket`, `key`.
-    pub reach: &'static str,
+    pub scope: &'static str,
     /// The reason: `rate-limited`, `quota`, `shared-limit`, `connect`, `timeout`, `server-error`, `breaker`,
     /// `ban-guard`, `budget`.
-    pub cause: &'static str,
+    pub reason: &'static str,
     /// Whether it blocks every call. Otherwise it blocks only calls that have a stale response.
     pub firm: bool,
     /// The time left. Zero: a probe is due.

@@ -37,7 +37,7 @@ pub(super) struct TlsConfig {
 pub enum ProfileError {
     /// A file of `extra_roots` cannot be used.
     #[error("upstreams.{upstream}.tls.extra_roots: {}: {reason}", path.display())]
-    Extra {
+    ExtraRoots {
         /// The upstream's name.
         upstream: Arc<str>,
         /// The file.
@@ -50,13 +50,13 @@ pub enum ProfileError {
         "upstreams.{0}.tls.insecure: this requires at least one root certificate; install the system's \
          (ca-certificates), or specify any in extra_roots"
     )]
-    None(Arc<str>),
+    NoRoots(Arc<str>),
     /// The system's roots cannot be used.
     #[error(
         "the system's root certificates cannot be used: {reason}; repair them, or set SSL_CERT_FILE \
          to a valid bundle"
     )]
-    System {
+    SystemRoots {
         /// The error.
         reason: String,
     },
@@ -66,7 +66,7 @@ pub enum ProfileError {
 pub fn check_system_roots() -> Result<(), ProfileError> {
     let mut store = RootCertStore::empty();
     load_platform_certs_incl_env_into_store(&mut store)
-        .map_err(|error| ProfileError::System { reason: error.root_cause().to_string() })?;
+        .map_err(|error| ProfileError::SystemRoots { reason: error.root_cause().to_string() })?;
     if store.is_empty() {
         tracing::warn!("No root certificate found: only upstreams with extra_roots are trusted");
     }
@@ -88,7 +88,7 @@ impl TlsConfigs {
     }
 
     /// The configuration of an upstream; hosts that no upstream lists get the default.
-    pub(super) fn of(&self, index: usize) -> TlsConfig {
+    pub(super) fn for_upstream(&self, index: usize) -> TlsConfig {
         self.by_upstream.get(index).cloned().unwrap_or_default()
     }
 }
@@ -101,11 +101,15 @@ fn roots(upstream: &Upstream) -> Result<Option<Arc<CaType>>, ProfileError> {
     if upstream.tls.extra_roots.is_empty() {
         let none =
             upstream.tls.insecure && rustls_native_certs::load_native_certs().certs.is_empty();
-        return if none { Err(ProfileError::None(Arc::clone(&upstream.name))) } else { Ok(None) };
+        return if none {
+            Err(ProfileError::NoRoots(Arc::clone(&upstream.name)))
+        } else {
+            Ok(None)
+        };
     }
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     for path in &upstream.tls.extra_roots {
-        let failed = |reason: String| ProfileError::Extra {
+        let failed = |reason: String| ProfileError::ExtraRoots {
             upstream: Arc::clone(&upstream.name),
             path: path.clone(),
             reason,

@@ -53,7 +53,7 @@ impl TlsError {
     }
 
     /// Whether the error is permanent, so that a retry cannot succeed.
-    pub fn lasts(self) -> bool {
+    pub fn is_permanent(self) -> bool {
         !matches!(self, Self::Alert | Self::Handshake)
     }
 
@@ -120,7 +120,7 @@ impl TlsError {
     /// pingora keeps only rustls's text of a failed handshake, so the text is parsed. A test for each error
     /// fails if an update changes the text.
     #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; no other is TLS")]
-    pub(crate) fn of(error: &Error) -> Option<Self> {
+    pub(crate) fn from_error(error: &Error) -> Option<Self> {
         use ErrorType::{InvalidCert, TLSHandshakeFailure, TLSWantX509Lookup};
         match error.etype() {
             TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {
@@ -136,7 +136,7 @@ impl TlsError {
     /// The TLS error that ended a connection; `None` if TLS is not the cause. In TLS 1.3 an origin verifies
     /// the client certificate after larder has finished the handshake, so its alert arrives instead of the
     /// response.
-    pub(crate) fn of_end(error: &io::Error) -> Option<Self> {
+    pub(crate) fn from_io_error(error: &io::Error) -> Option<Self> {
         error.to_string().strip_prefix(ALERT_PREFIX).map(Self::from_alert)
     }
 

@@ -12,16 +12,16 @@ pub struct Client {
 }
 
 /// A complete response.
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     /// `Cache-Status`.
     pub cache_status: String,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// Whether the response is in larder's store.
-    pub fn is_kept(&self) -> bool {
+    pub fn is_stored(&self) -> bool {
         self.cache_status.contains("; hit") || self.cache_status.contains("; stored")
     }
 }
@@ -35,22 +35,22 @@ impl Client {
     }
 
     /// Requests URL number `n`; with `revalidate` the request must go to the origin (`no-cache`).
-    pub fn get(&mut self, n: usize, revalidate: bool) -> io::Result<Answer> {
+    pub fn get(&mut self, n: usize, revalidate: bool) -> io::Result<Response> {
         self.send("GET", n, if revalidate { "Cache-Control: no-cache\r\n" } else { "" })
     }
 
     /// Requests URL number `n` with `only-if-cached`.
-    pub fn look(&mut self, n: usize) -> io::Result<Answer> {
+    pub fn get_if_cached(&mut self, n: usize) -> io::Result<Response> {
         self.send("GET", n, "Cache-Control: only-if-cached\r\n")
     }
 
     /// Sends a POST to URL number `n`, which invalidates its stored responses (RFC 9111 §4.4).
-    pub fn post(&mut self, n: usize) -> io::Result<Answer> {
+    pub fn post(&mut self, n: usize) -> io::Result<Response> {
         self.send("POST", n, "Content-Length: 0\r\n")
     }
 
     /// Purges URL number `n` through the admin API: `self` is a connection to the admin listener.
-    pub fn purge(&mut self, n: usize) -> io::Result<Answer> {
+    pub fn purge(&mut self, n: usize) -> io::Result<Response> {
         let body = format!("{{\"url\": \"http://api.example.test/{n}\"}}");
         let head = format!(
             "POST /v1/purge HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
@@ -61,14 +61,14 @@ impl Client {
         self.read_response()
     }
 
-    fn send(&mut self, method: &str, n: usize, field: &str) -> io::Result<Answer> {
+    fn send(&mut self, method: &str, n: usize, field: &str) -> io::Result<Response> {
         let url = format!("http://api.example.test/{n}");
         let head = format!("{method} {url} HTTP/1.1\r\nHost: api.example.test\r\n{field}\r\n");
         self.stream.get_mut().write_all(head.as_bytes())?;
         self.read_response()
     }
 
-    fn read_response(&mut self) -> io::Result<Answer> {
+    fn read_response(&mut self) -> io::Result<Response> {
         let truncated = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let mut head = Vec::new();
         loop {
@@ -90,6 +90,6 @@ impl Client {
         let mut body = vec![0; length.ok_or_else(truncated)?];
         self.stream.read_exact(&mut body)?;
         let cache_status = field("cache-status").unwrap_or_default().to_owned();
-        Ok(Answer { status: status.ok_or_else(truncated)?, cache_status, body })
+        Ok(Response { status: status.ok_or_else(truncated)?, cache_status, body })
     }
 }

@@ -3,7 +3,7 @@
 //! Owns: the generation and the verification of bodies.
 
 /// The number of URLs.
-pub const KINDS: usize = 400;
+pub const URLS: usize = 400;
 
 /// The body of response number `seq` for URL number `n`. Its first line contains both numbers and the
 /// length; the rest is generated from the two numbers.

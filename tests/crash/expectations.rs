@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ::larder::clock::monotonic;
 
-use crate::client::Answer;
+use crate::client::Response;
 use crate::content;
 
 /// A response that was stored longer ago than this must be found after a kill.
@@ -18,9 +18,9 @@ const MUST_BE_FOUND_AFTER: Duration = Duration::from_secs(2);
 const DURABLE_AFTER: Duration = Duration::from_secs(1);
 
 /// The expected state of all URLs, over all runs of larder.
-pub struct Book {
+pub struct Expectations {
     urls: Mutex<Vec<UrlState>>,
-    counters: Mutex<Tally>,
+    counters: Mutex<Counters>,
 }
 
 /// The expected state of one URL.
@@ -47,30 +47,30 @@ impl UrlState {
 
 /// The counts of one phase of the test.
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
+pub struct Counters {
     pub lives: u64,
     pub answers: u64,
     pub purges: u64,
     pub refused: u64,
     pub wrong: u64,
     pub resurrected: u64,
-    pub settled: u64,
+    pub expected: u64,
     pub found: u64,
     pub slowest_start: Duration,
 }
 
-impl Book {
+impl Expectations {
     pub fn new() -> Self {
-        let urls = Mutex::new(vec![UrlState::default(); content::KINDS]);
+        let urls = Mutex::new(vec![UrlState::default(); content::URLS]);
         Self { urls, counters: Mutex::default() }
     }
 
-    pub fn tally(&self) -> Tally {
+    pub fn counters(&self) -> Counters {
         self.counters.lock().expect("no thread panics with it").clone()
     }
 
     /// Records that larder has started and its store is open, `within` this time.
-    pub fn started(&self, within: Duration) {
+    pub fn record_start(&self, within: Duration) {
         self.count(|counters| {
             counters.lives += 1;
             counters.slowest_start = counters.slowest_start.max(within);
@@ -84,12 +84,12 @@ impl Book {
 
     /// Records that a request was sent that may replace or remove the stored response: the expected
     /// state is unknown until its response has come.
-    pub fn unsettle(&self, n: usize) {
+    pub fn set_unknown(&self, n: usize) {
         self.with_url(n, |url| url.stored = None);
     }
 
     /// Records that a purge of the responses up to `upto` was acknowledged: it must survive a kill.
-    pub fn was_purged(&self, n: usize, upto: u64) {
+    pub fn record_purge(&self, n: usize, upto: u64) {
         self.with_url(n, |url| {
             url.durable = url.durable.max(upto);
             url.purge(upto);
@@ -98,13 +98,13 @@ impl Book {
     }
 
     /// Records that a purge was not acknowledged.
-    pub fn was_refused(&self) {
+    pub fn record_failed_purge(&self) {
         self.count(|counters| counters.refused += 1);
     }
 
     /// Records the response to a POST, which invalidates the responses up to `upto` at once. The
     /// invalidation survives a kill once it is on disk; larder waits for the write only a short time.
-    pub fn was_changed(&self, n: usize, upto: u64) {
+    pub fn record_invalidation(&self, n: usize, upto: u64) {
         self.with_url(n, |url| {
             url.invalidations.push((upto, monotonic()));
             url.purge(upto);
@@ -113,10 +113,10 @@ impl Book {
     }
 
     /// Records a complete response; `purged` is the last purged response when its request was sent.
-    pub fn came(&self, n: usize, response: &Answer, purged: u64) {
+    pub fn record_response(&self, n: usize, response: &Response, purged: u64) {
         self.count(|counters| counters.answers += 1);
         let Some(seq) = self.check(n, response, purged) else { return };
-        if response.is_kept() {
+        if response.is_stored() {
             self.with_url(n, |url| match url.stored {
                 Some((stored, _)) if stored >= seq => {}
                 _ if seq <= url.purged => {}
@@ -126,7 +126,7 @@ impl Book {
     }
 
     /// Records the result of an `only-if-cached` request after a start.
-    pub fn looked(&self, n: usize, response: &Answer) {
+    pub fn record_lookup(&self, n: usize, response: &Response) {
         let found = response.status == 200;
         let seq = if found { self.check(n, response, self.purged(n)) } else { None };
         let expected = self.with_url(n, |url| {
@@ -137,13 +137,13 @@ impl Book {
             expected
         });
         self.count(|counters| {
-            counters.settled += u64::from(expected);
+            counters.expected += u64::from(expected);
             counters.found += u64::from(expected && found);
         });
     }
 
     /// Records that larder was killed.
-    pub fn killed(&self) {
+    pub fn record_kill(&self) {
         let now = monotonic();
         for url in self.urls.lock().expect("no thread panics with it").iter_mut() {
             let age = |at: Instant| now.saturating_duration_since(at);
@@ -167,12 +167,12 @@ impl Book {
     }
 
     /// Sets all counters to zero.
-    pub fn begin_anew(&self) {
-        *self.counters.lock().expect("no thread panics with it") = Tally::default();
+    pub fn reset_counters(&self) {
+        *self.counters.lock().expect("no thread panics with it") = Counters::default();
     }
 
     /// Checks the body and counts wrong and purged ones; returns the response's number if it is correct.
-    fn check(&self, n: usize, response: &Answer, purged: u64) -> Option<u64> {
+    fn check(&self, n: usize, response: &Response, purged: u64) -> Option<u64> {
         let seq = content::seq_of(n, &response.body).filter(|_| response.status == 200);
         let resurrected = seq.is_some_and(|seq| seq <= purged);
         self.count(|counters| {
@@ -186,36 +186,36 @@ impl Book {
         change(&mut self.urls.lock().expect("no thread panics with it")[n])
     }
 
-    fn count(&self, change: impl FnOnce(&mut Tally)) {
+    fn count(&self, change: impl FnOnce(&mut Counters)) {
         change(&mut self.counters.lock().expect("no thread panics with it"));
     }
 }
 
-impl Tally {
+impl Counters {
     /// The share of the expected responses that was found.
     #[expect(clippy::cast_precision_loss, reason = "the counts are some thousands")]
-    pub fn found_part(&self) -> f64 {
-        if self.settled == 0 { 1.0 } else { self.found as f64 / self.settled as f64 }
+    pub fn found_share(&self) -> f64 {
+        if self.expected == 0 { 1.0 } else { self.found as f64 / self.expected as f64 }
     }
 
     /// Whether every criterion is met.
-    pub fn is_good(&self) -> bool {
+    pub fn meets_criteria(&self) -> bool {
         let correct = self.wrong == 0 && self.resurrected == 0 && self.refused == 0;
-        correct && self.found_part() >= 0.99 && self.slowest_start <= crate::START
+        correct && self.found_share() >= 0.99 && self.slowest_start <= crate::START
     }
 
     pub fn json(&self) -> serde_json::Value {
         serde_json::json!({
             "lives": self.lives, "answers": self.answers, "purges": self.purges, "refused": self.refused,
-            "wrong": self.wrong, "resurrected": self.resurrected, "settled": self.settled,
+            "wrong": self.wrong, "resurrected": self.resurrected, "settled": self.expected,
             "found": self.found, "slowest_start_seconds": self.slowest_start.as_secs_f64(),
         })
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { answers, wrong, resurrected, settled, found, .. } = self;
+        let Self { answers, wrong, resurrected, expected: settled, found, .. } = self;
         let start = self.slowest_start;
         write!(f, "{answers} responses, {wrong} wrong, {resurrected} purged ones came back, ")?;
         write!(f, "{found} of {settled} found, slowest start {start:.2?}")

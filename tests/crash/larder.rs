@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// The directory with larder's configuration and store, which outlives each run.
-pub struct House {
+pub struct DataDir {
     directory: tempfile::TempDir,
 }
 
-impl House {
+impl DataDir {
     pub fn new(origin: SocketAddr) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let yaml = format!(
@@ -38,7 +38,7 @@ pub struct Larder {
 
 impl Larder {
     /// Starts larder and returns when it accepts connections.
-    pub fn start(data_dir: &House) -> Self {
+    pub fn start(data_dir: &DataDir) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_larder"))
             .args(["run", "--json"])
             .arg(data_dir.directory.path().join("proxy.yaml"))

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use crate::client::Client;
 use crate::content;
-use crate::expectations::Book;
+use crate::expectations::Expectations;
 use crate::larder::Larder;
 use crate::origin::Origin;
 
@@ -27,7 +27,7 @@ impl Load {
     pub fn start(
         larder: &Larder,
         origin: &Arc<Origin>,
-        expectations: &Arc<Book>,
+        expectations: &Arc<Expectations>,
         seed: u64,
     ) -> Self {
         let (addr, admin) = (larder.addr, larder.admin);
@@ -46,7 +46,7 @@ impl Load {
     }
 
     /// Stops the clients and waits for all of them.
-    pub fn end(self) {
+    pub fn stop(self) {
         self.stopped.store(true, Ordering::Relaxed);
         for client in self.clients {
             client.join().expect("no client panics");
@@ -57,36 +57,36 @@ impl Load {
 fn run_client(
     [addr, admin]: [SocketAddr; 2],
     origin: &Origin,
-    expectations: &Book,
+    expectations: &Expectations,
     mut random: StdRng,
     stopped: &AtomicBool,
 ) -> std::io::Result<()> {
     let mut client = Client::connect(addr)?;
     while !stopped.load(Ordering::Relaxed) {
-        let n = random.random_range(0..content::KINDS);
+        let n = random.random_range(0..content::URLS);
         let purged = expectations.purged(n);
         match random.random_range(0..100) {
             0..3 => {
-                expectations.unsettle(n);
+                expectations.set_unknown(n);
                 let response = client.post(n)?;
                 let upto = std::str::from_utf8(&response.body).ok().and_then(|n| n.parse().ok());
-                expectations.was_changed(n, upto.expect("a response of the origin"));
+                expectations.record_invalidation(n, upto.expect("a response of the origin"));
             }
             3..5 => {
-                expectations.unsettle(n);
+                expectations.set_unknown(n);
                 let upto = origin.last();
                 let status = Client::connect(admin)?.purge(n)?.status;
                 if status == 200 {
-                    expectations.was_purged(n, upto);
+                    expectations.record_purge(n, upto);
                 } else {
-                    expectations.was_refused();
+                    expectations.record_failed_purge();
                 }
             }
             5..20 => {
-                expectations.unsettle(n);
-                expectations.came(n, &client.get(n, true)?, purged);
+                expectations.set_unknown(n);
+                expectations.record_response(n, &client.get(n, true)?, purged);
             }
-            _ => expectations.came(n, &client.get(n, false)?, purged),
+            _ => expectations.record_response(n, &client.get(n, false)?, purged),
         }
     }
     Ok(())

@@ -27,8 +27,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::client::Client;
-use crate::expectations::{Book, Tally};
-use crate::larder::{House, Larder};
+use crate::expectations::{Counters, Expectations};
+use crate::larder::{DataDir, Larder};
 use crate::origin::Origin;
 
 /// The maximum time of a start until the entries on disk are found.
@@ -66,33 +66,33 @@ fn main() -> ExitCode {
     let Some(plan) = Plan::from_args(std::env::args().skip(1)) else { return ExitCode::SUCCESS };
     let mut random = StdRng::seed_from_u64(plan.seed);
     let origin = Arc::new(Origin::start());
-    let data_dir = House::new(origin.addr);
-    let expectations = Arc::new(Book::new());
+    let data_dir = DataDir::new(origin.addr);
+    let expectations = Arc::new(Expectations::new());
     for round in 1..=plan.kills {
         let span = Duration::from_millis(random.random_range(20..700));
         run_once(&data_dir, &origin, &expectations, span, random.random());
         if round % 10 == 0 {
-            println!("{round:>4} kills    {}", expectations.tally());
+            println!("{round:>4} kills    {}", expectations.counters());
         }
     }
-    let killed = expectations.tally();
-    expectations.begin_anew();
+    let killed = expectations.counters();
+    expectations.reset_counters();
     for round in 1..=plan.damages {
         run_once(&data_dir, &origin, &expectations, Duration::from_millis(100), random.random());
         damage::one_file(&data_dir.store(), &mut random);
         expectations.expect_nothing();
         if round % 10 == 0 {
-            println!("{round:>4} damages  {}", expectations.tally());
+            println!("{round:>4} damages  {}", expectations.counters());
         }
     }
-    report(plan, &killed, &expectations.tally())
+    report(plan, &killed, &expectations.counters())
 }
 
 /// One run of larder: starts it, requests all stored entries, puts load on it and kills it.
 fn run_once(
-    data_dir: &House,
+    data_dir: &DataDir,
     origin: &Arc<Origin>,
-    expectations: &Arc<Book>,
+    expectations: &Arc<Expectations>,
     span: Duration,
     seed: u64,
 ) {
@@ -100,19 +100,22 @@ fn run_once(
     let larder = Larder::start(data_dir);
     let mut client = Client::connect(larder.addr).expect("larder accepts");
     wait_for_the_store(&larder, expectations, started);
-    expectations.started(since(started));
-    for n in 0..content::KINDS {
-        expectations.looked(n, &client.look(n).expect("larder responds while it is not killed"));
+    expectations.record_start(since(started));
+    for n in 0..content::URLS {
+        expectations.record_lookup(
+            n,
+            &client.get_if_cached(n).expect("larder responds while it is not killed"),
+        );
     }
     let load = load::Load::start(&larder, origin, expectations, seed);
     std::thread::sleep(span);
     larder.kill();
-    expectations.killed();
-    load.end();
+    expectations.record_kill();
+    load.stop();
 }
 
 /// Waits until the entries on disk can be found; only a gauge reports that.
-fn wait_for_the_store(larder: &Larder, expectations: &Book, started: Instant) {
+fn wait_for_the_store(larder: &Larder, expectations: &Expectations, started: Instant) {
     while expectations.expects_anything() && larder.entries_on_disk() == 0 && since(started) < START
     {
         std::thread::sleep(Duration::from_millis(2));
@@ -123,9 +126,9 @@ fn since(earlier: Instant) -> Duration {
     monotonic().saturating_duration_since(earlier)
 }
 
-fn report(plan: Plan, killed: &Tally, damaged: &Tally) -> ExitCode {
+fn report(plan: Plan, killed: &Counters, damaged: &Counters) -> ExitCode {
     println!("\n{:<44}{:>12}{:>12}", "", "killed", "damaged");
-    let row = |name: &str, value: &dyn Fn(&Tally) -> String| {
+    let row = |name: &str, value: &dyn Fn(&Counters) -> String| {
         println!("{name:<44}{:>12}{:>12}", value(killed), value(damaged));
     };
     row("runs", &|t| t.lives.to_string());
@@ -134,10 +137,10 @@ fn report(plan: Plan, killed: &Tally, damaged: &Tally) -> ExitCode {
     row("refused purges (0 in the kill phase)", &|t| t.refused.to_string());
     row("wrong bytes (0)", &|t| t.wrong.to_string());
     row("purged responses that came back (0)", &|t| t.resurrected.to_string());
-    row("responses older than 2 s, expected", &|t| t.settled.to_string());
-    row("share of these found (99 %)", &|t| format!("{:.2} %", 100.0 * t.found_part()));
+    row("responses older than 2 s, expected", &|t| t.expected.to_string());
+    row("share of these found (99 %)", &|t| format!("{:.2} %", 100.0 * t.found_share()));
     row("slowest start until the store is open (5 s)", &|t| format!("{:.2?}", t.slowest_start));
-    let passed = killed.is_good() && damaged.wrong == 0;
+    let passed = killed.meets_criteria() && damaged.wrong == 0;
     println!(
         "{}",
         serde_json::json!({

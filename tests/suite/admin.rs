@@ -8,15 +8,15 @@ use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Origin};
-use crate::process::{House, PATIENCE, Process, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{ConfigDir, Process, TIMEOUT, text};
 
 /// Sends `request` byte for byte and returns everything until the connection closes.
 async fn exchange(larder: &Larder, request: &str) -> String {
     let admin = larder.server.admin_addr().expect("the admin listener is on");
     let mut client = Client::connect(admin).await;
     client.send(request).await;
-    text(&client.rest().await)
+    text(&client.read_to_end().await)
 }
 
 fn get(path: &str, fields: &str) -> String {
@@ -25,7 +25,7 @@ fn get(path: &str, fields: &str) -> String {
 
 #[tokio::test]
 async fn health_and_metrics_are_served_by_address_and_as_localhost() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/x").await;
     larder.get("/x").await;
@@ -51,7 +51,7 @@ async fn health_and_metrics_are_served_by_address_and_as_localhost() {
 /// The text format: each family has HELP and TYPE, each sample a number.
 #[tokio::test]
 async fn the_metrics_page_is_valid_exposition_text() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/\"quoted\"\\back").await;
     let page = exchange(&larder, &get("/metrics", "Host: localhost\r\n")).await;
@@ -72,7 +72,7 @@ async fn the_metrics_page_is_valid_exposition_text() {
 
 #[tokio::test]
 async fn adm_03_a_request_with_a_foreign_host_name_gets_no_data() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     for path in ["/healthz", "/metrics", "/v1/purge", "/"] {
         for fields in [
@@ -96,7 +96,7 @@ async fn adm_03_a_request_with_a_foreign_host_name_gets_no_data() {
 
 #[tokio::test]
 async fn an_unknown_admin_request_gets_an_error_in_json() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     for request in [
         get("/v1/nothing", "Host: localhost\r\n"),
@@ -122,7 +122,7 @@ async fn a_larder_that_accepts_requests_is_ready() {
 /// ADM-08: more slow connections than the admin listener accepts.
 #[tokio::test]
 async fn adm_08_a_full_admin_listener_does_not_affect_the_proxy() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let admin = larder.server.admin_addr().unwrap();
     let mut slow = Vec::new();
@@ -159,14 +159,14 @@ async fn a_health_check_succeeds_beside_many_silent_and_slow_connections() {
         assert!(health.ends_with("ok\n"), "{bytes:?}: {health}");
         // The listener has closed the oldest connection to make room.
         let mut first = connections.swap_remove(0);
-        assert!(timeout(PATIENCE, first.is_closed()).await.expect("it is closed"), "{bytes:?}");
+        assert!(timeout(TIMEOUT, first.is_closed()).await.expect("it is closed"), "{bytes:?}");
     }
 }
 
 /// ADM-02, with the real program: the token from the file grants access, and no form of it is logged.
 #[tokio::test]
 async fn adm_02_the_token_grants_access_and_is_in_no_log_at_any_level() {
-    let config_dir = House::with(
+    let config_dir = ConfigDir::with(
         "version: 1\nlisten: 127.0.0.1:0\nlog: { level: trace }\n\
          admin: { listen: 127.0.0.1:0, token_file: token }\nstore: { disk: off }\n",
     );
@@ -187,12 +187,12 @@ async fn adm_02_the_token_grants_access_and_is_in_no_log_at_any_level() {
     ] {
         let mut client = Client::connect(admin).await;
         client.send(get(&path, &format!("Host: localhost\r\n{field}"))).await;
-        let answer = text(&client.rest().await);
+        let answer = text(&client.read_to_end().await);
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path} {field}: {answer}");
         assert!(!answer.contains("s3cret"), "{answer}");
     }
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
     let log = larder.err.text();
     assert!(log.contains("Request refused") && log.contains("token_required"), "{log}");
     let line = log.lines().find(|line| line.contains("s3cret"));

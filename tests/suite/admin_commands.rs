@@ -25,8 +25,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
-use crate::process::{PATIENCE, Process, program, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{Process, TIMEOUT, program, text};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 
@@ -62,7 +62,7 @@ impl api::AdminApi for FakeAdminApi {
             let report = "proxy.yaml:2:1: lisen: is not a key\u{1b}[2J\nproxy.yaml: 1 problem";
             return Err(api::ReloadError { report: report.to_owned() });
         }
-        Ok(api::ReloadResult { routes: 1, notes: vec!["coins sets it aside".to_owned()] })
+        Ok(api::ReloadResult { routes: 1, warnings: vec!["coins sets it aside".to_owned()] })
     }
 
     fn mode(&self) -> Mode {
@@ -76,7 +76,7 @@ impl api::AdminApi for FakeAdminApi {
     async fn purge(&self, purge: &api::Purge) -> Result<api::PurgeResult, api::PurgeError> {
         self.requests.lock().push(format!("{purge:?}"));
         if self.fails {
-            return Err(api::PurgeError { why: "the disk is full".to_owned() });
+            return Err(api::PurgeError { reason: "the disk is full".to_owned() });
         }
         Ok(api::PurgeResult { count: 3, sent_as: None })
     }
@@ -99,7 +99,7 @@ impl api::AdminApi for FakeAdminApi {
             configured: true,
             in_flight: 2,
             waiting: 0,
-            holds: Vec::new(),
+            cooldowns: Vec::new(),
             breaker: None,
             limits: Vec::new(),
             ban_guard: None,
@@ -116,7 +116,7 @@ impl api::AdminApi for FakeAdminApi {
             vec![LimitStatus { name: "configured".to_owned(), limit: 30, window, left: 12 }];
         vec![
             UpstreamStatus {
-                holds,
+                cooldowns,
                 limits,
                 breaker: Some("open"),
                 ban_guard: Some((3, 8000)),
@@ -174,7 +174,7 @@ fn cooldown(
     count: usize,
 ) -> CooldownStatus {
     let left = Duration::from_millis(left);
-    CooldownStatus { reach, cause, firm, left, probing: false, count }
+    CooldownStatus { scope: reach, reason: cause, firm, left, probing: false, count }
 }
 
 fn sample_entry(number: usize, details: bool) -> api::Entry {
@@ -219,7 +219,7 @@ async fn run_in(arguments: &[&str], variables: &[(&str, &str)], directory: &Path
     command.args(arguments).current_dir(directory).stdin(Stdio::null()).kill_on_drop(true);
     command.env_remove("LARDER_ADMIN").env_remove("LARDER_ADMIN_TOKEN");
     command.envs(variables.iter().copied());
-    timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
+    timeout(TIMEOUT, command.output()).await.expect("it ends").expect("it starts")
 }
 
 /// Runs a command against this admin listener: exit code, standard output, standard error.
@@ -471,11 +471,11 @@ async fn without_a_running_larder_a_command_prints_one_line_and_exits_with_4() {
 
 #[tokio::test]
 async fn a_response_of_a_different_server_is_an_error() {
-    let origin = Origin::always(Answer::new(200, &[], "<html>hello</html>")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "<html>hello</html>")).await;
     let (code, out, err) = run_at(origin.addr, &["mode"]).await;
     assert_eq!((code, out.as_str()), (4, ""));
     assert!(err.contains("is not a larder admin listener"), "{err}");
-    let redirect = Answer::new(302, &["Location: http://127.0.0.1:1/"], "{}");
+    let redirect = MockResponse::new(302, &["Location: http://127.0.0.1:1/"], "{}");
     let origin = Origin::always(redirect).await;
     let (code, ..) = run_at(origin.addr, &["purge", "--all"]).await;
     assert_eq!((code, origin.calls()), (4, 1), "no redirect is followed");
@@ -488,7 +488,7 @@ type Invocation<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a Path);
 #[tokio::test]
 async fn adm_02_the_token_is_sent_to_larder_only_and_never_printed() {
     let (addr, _larder, _stop) = admin(FakeAdminApi::default(), Some(TOKEN)).await;
-    let proxy = Origin::always(Answer::new(200, &[], "{}")).await;
+    let proxy = Origin::always(MockResponse::new(200, &[], "{}")).await;
     let config_dir = tempfile::tempdir().unwrap();
     let token = config_dir.path().join("token");
     fs::write(&token, format!("{TOKEN}\n")).unwrap();
@@ -560,7 +560,7 @@ async fn the_help_of_every_command_has_an_example() {
 
 #[tokio::test]
 async fn the_entries_of_a_real_larder_are_listed_inspected_and_purged() {
-    let origin = Origin::always(Answer::new(200, &["X-Seen: 1"], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &["X-Seen: 1"], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h", "scope: shared"]).await;
     let addr = larder.server.admin_addr().unwrap();
     let url = format!("{API}/x?a=1");
@@ -589,7 +589,7 @@ async fn the_entries_of_a_real_larder_are_listed_inspected_and_purged() {
 /// Operators paste the URL that their app uses, and that URL is below a mount.
 #[tokio::test]
 async fn a_url_below_a_mount_addresses_the_mounted_resource() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    mount: { path: /api, \
                  to: \"http://api.example.test\", allow_hosts: larder.internal }\n";
     let larder = Larder::start(&origin, &format!("{mount}{}", route(&["ttl: 1h"]))).await;
@@ -600,7 +600,7 @@ async fn a_url_below_a_mount_addresses_the_mounted_resource() {
     {
         let mut client = larder.client().await;
         client.send(format!("GET /api/x?a=1 HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
-        assert_eq!(client.answer("GET").await.expect("an answer").text(), "hello");
+        assert_eq!(client.response("GET").await.expect("an answer").text(), "hello");
         let url = format!("http://{host}/api/x?a=1");
         let (code, out, err) = run_at(admin, &["ls", "--url", &url]).await;
         assert_eq!((code, out.lines().count()), (0, 3), "{out}{err}");
@@ -628,7 +628,7 @@ async fn a_url_below_a_mount_addresses_the_mounted_resource() {
 /// `ls` prints URLs without their secrets, so only the key identifies such an entry.
 #[tokio::test]
 async fn an_entry_with_a_redacted_url_is_inspected_by_its_key() {
-    let origin = Origin::always(Answer::new(200, &["X-Seen: 1"], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &["X-Seen: 1"], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let admin = larder.server.admin_addr().unwrap();
     larder.get("/x?token=S3CRET").await;
@@ -660,7 +660,7 @@ async fn an_entry_with_a_redacted_url_is_inspected_by_its_key() {
 
 #[tokio::test]
 async fn the_mode_of_a_real_larder_is_set_and_read() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let addr = larder.server.admin_addr().unwrap();
     assert_eq!(run_at(addr, &["mode", "bypass"]).await.1, "bypass\n");
@@ -669,7 +669,7 @@ async fn the_mode_of_a_real_larder_is_set_and_read() {
 
 #[tokio::test]
 async fn the_upstreams_of_a_real_larder_are_printed() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let yaml = "upstreams: { coins: { hosts: [api.example.test] } }\n";
     let larder = Larder::start(&origin, &format!("{yaml}{}", route(&["ttl: 1h"]))).await;
     let addr = larder.server.admin_addr().unwrap();

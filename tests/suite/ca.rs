@@ -19,32 +19,32 @@ use tokio::time::timeout;
 
 use crate::client::{Client, Response};
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Origin};
-use crate::process::{House, PATIENCE, Process, larder, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{ConfigDir, Process, TIMEOUT, run_larder, text};
 use crate::resident_memory::resident;
 use crate::tls_client::TlsClient;
 
 const INTERCEPTING: &str = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n\
                             tls: { intercept: [api.example.test] }\n";
 
-async fn ca(config_dir: &House, command: &str, more: &[&str]) -> Output {
+async fn ca(config_dir: &ConfigDir, command: &str, more: &[&str]) -> Output {
     let mut arguments = vec![OsStr::new("ca"), OsStr::new(command), config_dir.config.as_os_str()];
     arguments.extend(more.iter().map(OsStr::new));
-    larder(&arguments).await
+    run_larder(&arguments).await
 }
 
 /// Runs `larder ca`, which must succeed, and returns its output.
-async fn ca_output(config_dir: &House, command: &str, more: &[&str]) -> String {
+async fn ca_output(config_dir: &ConfigDir, command: &str, more: &[&str]) -> String {
     let output = ca(config_dir, command, more).await;
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{command}");
     text(&output.stdout)
 }
 
-fn store(config_dir: &House) -> PathBuf {
+fn store(config_dir: &ConfigDir) -> PathBuf {
     config_dir.directory.path().join("larder-data")
 }
 
-fn key(config_dir: &House) -> PathBuf {
+fn key(config_dir: &ConfigDir) -> PathBuf {
     store(config_dir).join("ca/ca.key")
 }
 
@@ -56,7 +56,7 @@ async fn get(admin: SocketAddr, path: &str) -> Response {
 /// The output of `openssl`; `None` if it is not installed.
 async fn openssl(test: &str, arguments: &[&OsStr]) -> Option<String> {
     let mut command = Command::new("openssl");
-    let output = timeout(PATIENCE, command.args(arguments).kill_on_drop(true).output()).await;
+    let output = timeout(TIMEOUT, command.args(arguments).kill_on_drop(true).output()).await;
     let Ok(output) = output.expect("it ends") else {
         skipped(test);
         return None;
@@ -94,38 +94,38 @@ async fn tls_01_the_first_start_creates_a_key_that_only_its_owner_can_read() {
     assert_eq!(directory.mode() & 0o777, 0o700);
     let exported = ca_output(&config_dir, "export", &[]).await;
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
     assert!(exported.starts_with("-----BEGIN CERTIFICATE-----\n"));
     assert_eq!(exported.matches("BEGIN").count(), 1);
 }
 
 #[tokio::test]
 async fn a_configuration_is_given_as_an_argument_or_by_config_but_not_twice() {
-    let config_dir = House::with(INTERCEPTING);
+    let config_dir = ConfigDir::with(INTERCEPTING);
     let (file, config) = (config_dir.config.as_os_str(), OsStr::new("--config"));
     for command in [&["ca", "show"][..], &["ca", "export"], &["check"]] {
         let command: Vec<_> = command.iter().map(OsStr::new).collect();
-        let plain = larder(&[&command[..], &[file]].concat()).await;
-        let named = larder(&[&command[..], &[config, file]].concat()).await;
+        let plain = run_larder(&[&command[..], &[file]].concat()).await;
+        let named = run_larder(&[&command[..], &[config, file]].concat()).await;
         assert_eq!(named.status.code(), Some(0), "{}", text(&named.stderr));
         assert_eq!(text(&named.stdout), text(&plain.stdout), "{command:?}");
-        let both = larder(&[&command[..], &[file, config, file]].concat()).await;
+        let both = run_larder(&[&command[..], &[file, config, file]].concat()).await;
         assert_eq!(both.status.code(), Some(2), "{command:?}");
     }
     let mut running = Process::start(&[OsStr::new("run"), config, file]);
     running.addr().await;
     running.signal("TERM");
-    assert_eq!(running.ended().await.code(), Some(0));
+    assert_eq!(running.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
 async fn tls_01_larder_does_not_start_with_a_key_that_other_users_can_read() {
-    let config_dir = House::with(INTERCEPTING);
+    let config_dir = ConfigDir::with(INTERCEPTING);
     ca_output(&config_dir, "show", &[]).await;
     fs::set_permissions(key(&config_dir), Permissions::from_mode(0o644)).unwrap();
     let mut refused = Process::start(&[OsStr::new("run"), config_dir.config.as_os_str()]);
-    assert_eq!(refused.ended().await.code(), Some(1));
-    let line = refused.err.line("may be read by others").await;
+    assert_eq!(refused.wait_for_exit().await.code(), Some(1));
+    let line = refused.err.wait_for_line("may be read by others").await;
     assert!(line.contains("chmod 600") && line.contains("ca.key"), "{line}");
     let shown = ca(&config_dir, "show", &[]).await;
     assert_eq!(shown.status.code(), Some(1));
@@ -144,12 +144,12 @@ async fn tls_01_the_key_is_in_no_log_and_no_response() {
     }
     let arguments = ["check", "--json"].map(OsStr::new);
     let checked = [arguments[0], config_dir.config.as_os_str(), arguments[1]];
-    collected += &text(&crate::process::larder(&checked).await.stdout);
+    collected += &text(&crate::process::run_larder(&checked).await.stdout);
     for command in ["show", "export", "bundle"] {
         collected += &ca_output(&config_dir, command, &[]).await;
     }
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
     collected += &larder.err.text();
     collected += &larder.out.text();
     assert!(
@@ -178,7 +178,7 @@ async fn tls_01_a_larder_with_a_key_cannot_be_traced() {
         ("version: 1\nlisten: 127.0.0.1:0\nadmin: off\n", true),
         ("version: 1\nlisten: 127.0.0.1:0\nadmin: off\ntls: { intercept: [a.example] }\n", false),
     ] {
-        let config_dir = House::with(yaml);
+        let config_dir = ConfigDir::with(yaml);
         let mut command = Command::new(crate::process::program());
         command.arg("run").arg(&config_dir.config);
         if root {
@@ -187,8 +187,8 @@ async fn tls_01_a_larder_with_a_key_cannot_be_traced() {
             command.uid(unprivileged);
         }
         let own = if root { unprivileged } else { fs::metadata("/proc/self").unwrap().uid() };
-        let larder = Process::of(command);
-        larder.out.line("listens on").await;
+        let larder = Process::from_command(command);
+        larder.out.wait_for_line("listens on").await;
         let expected = if traceable { own } else { 0 };
         assert_eq!(owner(&larder).unwrap(), expected, "{yaml}");
     }
@@ -199,7 +199,7 @@ async fn tls_02_openssl_reads_a_leaf_certificate_as_intended() {
     let test = "tls_02_openssl_reads_a_leaf_certificate_as_intended";
     let directory = tempfile::tempdir().unwrap();
     let clock = Clock::system();
-    let authority = Arc::new(CertificateAuthority::for_now(clock.now(), &[]).unwrap());
+    let authority = Arc::new(CertificateAuthority::ephemeral(clock.now(), &[]).unwrap());
     let root = directory.path().join("root.pem");
     fs::write(&root, authority.pem()).unwrap();
     let issuer = LeafIssuer::new(Arc::clone(&authority), clock).unwrap();
@@ -240,7 +240,7 @@ async fn tls_03_openssl_reads_the_authority_as_intended() {
     let test = "tls_03_openssl_reads_the_authority_as_intended";
     let yaml = "version: 1\ntls:\n  ca: { constrain: [example.test, 10.0.0.0/8] }\n  \
                 intercept: [api.example.test]\n";
-    let config_dir = House::with(yaml);
+    let config_dir = ConfigDir::with(yaml);
     let out = config_dir.directory.path().join("ca.pem");
     ca_output(&config_dir, "export", &["--out", out.to_str().unwrap()]).await;
     let Some(page) = read_by_openssl(test, &out).await else { return };
@@ -255,7 +255,7 @@ async fn tls_03_openssl_reads_the_authority_as_intended() {
 
 #[tokio::test]
 async fn ca_show_prints_subject_fingerprint_scope_and_path() {
-    let config_dir = House::with(INTERCEPTING);
+    let config_dir = ConfigDir::with(INTERCEPTING);
     let page = ca_output(&config_dir, "show", &[]).await;
     for part in ["subject      CN=larder CA ", "SHA-256      ", "may sign for any host", "ca.key"] {
         assert!(page.contains(part), "{part}: {page}");
@@ -269,7 +269,7 @@ async fn ca_show_prints_subject_fingerprint_scope_and_path() {
 
 #[tokio::test]
 async fn ca_export_and_bundle_print_the_certificates_that_clients_trust() {
-    let config_dir = House::with(INTERCEPTING);
+    let config_dir = ConfigDir::with(INTERCEPTING);
     let pem = ca_output(&config_dir, "export", &[]).await;
     let der = ca(&config_dir, "export", &["--format", "der"]).await.stdout;
     assert_eq!(der.first(), Some(&0x30), "a sequence");
@@ -295,7 +295,7 @@ async fn ca_rotate_takes_effect_after_a_reload() {
     assert!(page.contains("then `larder reload`") && page.contains("previous     "), "{page}");
     assert_eq!(served().await, before, "not before a reload");
     let admin_at = admin.to_string();
-    let reloaded = crate::process::larder(&["reload", "--admin", &admin_at]).await;
+    let reloaded = crate::process::run_larder(&["reload", "--admin", &admin_at]).await;
     assert_eq!(reloaded.status.code(), Some(0), "{}", text(&reloaded.stderr));
     let after = served().await;
     assert_ne!(after, before);
@@ -310,7 +310,7 @@ async fn a_reload_without_a_usable_authority_keeps_the_old_one_and_reports_it() 
     let admin = larder.admin().await;
     let before = get(admin, "/ca.pem").await.text();
     fs::set_permissions(key(&config_dir), Permissions::from_mode(0o640)).unwrap();
-    let reloaded = crate::process::larder(&["reload", "--admin", &admin.to_string()]).await;
+    let reloaded = crate::process::run_larder(&["reload", "--admin", &admin.to_string()]).await;
     assert_eq!(reloaded.status.code(), Some(1));
     let reason = text(&reloaded.stderr);
     assert!(reason.contains("chmod 600") && reason.contains("the old one stays"), "{reason}");
@@ -319,15 +319,15 @@ async fn a_reload_without_a_usable_authority_keeps_the_old_one_and_reports_it() 
 
 #[tokio::test]
 async fn ca_reports_why_it_fails() {
-    let without_disk = House::with("version: 1\nstore: { disk: off }\n");
+    let without_disk = ConfigDir::with("version: 1\nstore: { disk: off }\n");
     let output = ca(&without_disk, "show", &[]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("specify files in tls.ca"), "{}", text(&output.stderr));
-    let invalid = House::with("version: 1\ntsl: {}\n");
+    let invalid = ConfigDir::with("version: 1\ntsl: {}\n");
     let output = ca(&invalid, "rotate", &[]).await;
     assert_eq!(output.status.code(), Some(3));
     assert!(text(&output.stderr).contains("did you mean `tls`?"), "{}", text(&output.stderr));
-    let usage = larder(&["ca", "burn"]).await;
+    let usage = run_larder(&["ca", "burn"]).await;
     assert_eq!(usage.status.code(), Some(2));
 }
 
@@ -335,7 +335,7 @@ async fn ca_reports_why_it_fails() {
 async fn without_a_disk_larder_warns_that_its_authority_is_temporary() {
     let yaml = format!("{INTERCEPTING}store: {{ disk: off }}\n");
     let (larder, config_dir) = Process::run(&yaml).await;
-    larder.err.line("ends with this process").await;
+    larder.err.wait_for_line("ends with this process").await;
     let page = get(larder.admin().await, "/ca.pem").await;
     assert_eq!(page.status, 200);
     assert!(!store(&config_dir).join("ca").exists());
@@ -344,8 +344,8 @@ async fn without_a_disk_larder_warns_that_its_authority_is_temporary() {
 /// The bound that the issue requires.
 #[tokio::test]
 async fn tls_05_twenty_thousand_hosts_use_less_than_fifty_mebibytes() {
-    let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-    let authority = Arc::new(CertificateAuthority::for_now(clock.now(), &[]).unwrap());
+    let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let authority = Arc::new(CertificateAuthority::ephemeral(clock.now(), &[]).unwrap());
     let issuer = LeafIssuer::new(authority, clock).unwrap();
     issuer.config("first.example").unwrap();
     let before = resident();
@@ -372,7 +372,7 @@ async fn an_rsa_authority_of_the_operator_signs_leaf_certificates() {
         return;
     }
     fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
-    let origin = Origin::always(Answer::new(200, &[], "")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "")).await;
     let files = format!("{{ cert: '{cert_at}', key: '{key_at}' }}");
     let yaml = format!("tls: {{ ca: {files} }}\n{}", route(&["ttl: 1h"]));
     let larder = Larder::start(&origin, &yaml).await;

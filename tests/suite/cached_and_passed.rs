@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::client::{End, Response};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin, Step};
+use crate::origin::{MockResponse, Origin, Step};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,7 +27,7 @@ fn compared_parts(answer: &Response) -> (u16, String, bool, Vec<String>) {
         .map(|(name, value)| format!("{}: {value}", name.to_ascii_lowercase()))
         .collect();
     fields.sort();
-    (answer.status, answer.text(), answer.end == End::Whole, fields)
+    (answer.status, answer.text(), answer.end == End::Complete, fields)
 }
 
 /// RFC 9110 §7.6.1, RFC 9112 §5 and §6.3.
@@ -53,7 +53,7 @@ async fn malformed_responses_are_forwarded_or_refused_alike() {
             ("X-A: a\0b\r\nContent-Length: 5\r\n\r\nhello", 502),
         ] {
             let bytes = format!("HTTP/1.1 200 OK\r\n{rest}");
-            let origin = Origin::always(Answer::raw(bytes).then([Step::Close])).await;
+            let origin = Origin::always(MockResponse::raw(bytes).then([Step::Close])).await;
             let larder = Larder::start(&origin, &yaml("", &["set_cookie: keep"])).await;
             let (kept, passed) = (larder.get(BOTH[0]).await, larder.get(BOTH[1]).await);
             let head = rest.get(..60.min(rest.len())).unwrap();
@@ -72,14 +72,14 @@ async fn interim_responses_are_limited_and_forwarded_alike() {
             let hint =
                 "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-Own\r\nX-Own: 1\r\n\r\n";
             let bytes = hint.repeat(hints) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
-            let origin = Origin::always(Answer::raw(bytes).then([Step::Close])).await;
+            let origin = Origin::always(MockResponse::raw(bytes).then([Step::Close])).await;
             let larder = Larder::start(&origin, &yaml("", &[])).await;
             for path in BOTH {
                 let mut client = larder.client().await;
-                client.ask("GET", &format!("{API}{path}"), &[]).await;
+                client.send_request("GET", &format!("{API}{path}"), &[]).await;
                 let mut seen = 0;
                 let last = loop {
-                    let one = client.one_answer("GET").await.unwrap();
+                    let one = client.next_response("GET").await.unwrap();
                     if one.status != 103 {
                         break one;
                     }
@@ -99,20 +99,20 @@ async fn the_deadline_of_the_head_is_first_byte_only() {
     bounded(async {
         let pause = |pause, then: &str| vec![Step::Pause(pause), Step::Write(then.as_bytes().to_vec())];
         let whole = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-        let late = Answer(pause(Duration::from_millis(1500), &format!("{whole}hello")));
-        let paused = Answer::raw(format!("{whole}he")).then(pause(Duration::from_millis(1500), "llo"));
+        let late = MockResponse(pause(Duration::from_millis(1500), &format!("{whole}hello")));
+        let paused = MockResponse::raw(format!("{whole}he")).then(pause(Duration::from_millis(1500), "llo"));
         let upstreams = "upstreams: { api: { hosts: [api.example.test], timeouts: { first_byte: 500ms, between_bytes: 30s } } }\n";
         for (answer, status) in [(late, 504), (paused, 200)] {
             let origin = Origin::always(answer).await;
             let larder = Larder::start(&origin, &yaml(upstreams, &[])).await;
             for path in BOTH {
                 let answer = larder.get(path).await;
-                assert_eq!((answer.status, answer.end), (status, End::Whole), "{path}");
+                assert_eq!((answer.status, answer.end), (status, End::Complete), "{path}");
             }
             let mut client = larder.client().await;
-            client.ask("POST", &format!("{API}/kept/x"), &["Content-Length: 4"]).await;
+            client.send_request("POST", &format!("{API}/kept/x"), &["Content-Length: 4"]).await;
             client.send("body").await;
-            assert_eq!(client.answer("POST").await.unwrap().status, status, "POST");
+            assert_eq!(client.response("POST").await.unwrap().status, status, "POST");
         }
     })
     .await;
@@ -122,27 +122,27 @@ async fn the_deadline_of_the_head_is_first_byte_only() {
 #[tokio::test]
 async fn head_falls_back_to_a_stale_response_as_get_does() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &["ETag: \"1\""], "v1")).await;
+        let origin = Origin::always(MockResponse::new(200, &["ETag: \"1\""], "v1")).await;
         let defaults = "defaults: { retry: off, stale_if_error: { for: 24h, cooldown: 0s } }\n";
         let larder = Larder::start(&origin, &yaml(defaults, &[])).await;
         larder.get(BOTH[0]).await;
         larder.clock.advance(1801 * SECOND);
-        for failure in [Answer::new(503, &[], "no"), Answer::closed()] {
-            origin.now(move |_| failure.clone());
+        for failure in [MockResponse::new(503, &[], "no"), MockResponse::closed()] {
+            origin.set_script(move |_| failure.clone());
             let get = larder.get(BOTH[0]).await;
             let mut client = larder.client().await;
-            client.ask("HEAD", &format!("{API}{}", BOTH[0]), &[]).await;
-            let head = client.answer("HEAD").await.unwrap();
+            client.send_request("HEAD", &format!("{API}{}", BOTH[0]), &[]).await;
+            let head = client.response("HEAD").await.unwrap();
             assert_eq!((get.status, head.status), (200, 200), "{head:?}");
             assert_eq!(head.cache_status(), get.cache_status());
             assert_eq!(head.field("etag"), Some("\"1\""));
             assert_eq!(head.field("content-length"), Some("2"));
         }
-        origin.now(|_| Answer::new(404, &[], "gone"));
+        origin.set_script(|_| MockResponse::new(404, &[], "gone"));
         let mut client = larder.client().await;
-        client.ask("HEAD", &format!("{API}{}", BOTH[0]), &[]).await;
+        client.send_request("HEAD", &format!("{API}{}", BOTH[0]), &[]).await;
         assert_eq!(
-            client.answer("HEAD").await.unwrap().status,
+            client.response("HEAD").await.unwrap().status,
             404,
             "a 404 is no failure of the origin"
         );
@@ -157,7 +157,7 @@ async fn every_method_waits_for_the_end_of_a_short_cooldown() {
         for method in ["GET", "POST"] {
             let origin = Origin::start(|seen| {
                 let limited = seen.target == "/kept/limited";
-                if limited { Answer::new(429, &["Retry-After: 1"], "") } else { Answer::new(200, &[], "ok") }
+                if limited { MockResponse::new(429, &["Retry-After: 1"], "") } else { MockResponse::new(200, &[], "ok") }
             })
             .await;
             let upstreams = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 2s } } }\n\
@@ -165,11 +165,11 @@ async fn every_method_waits_for_the_end_of_a_short_cooldown() {
             let larder = Larder::start(&origin, &yaml(upstreams, &[])).await;
             assert_eq!(larder.get("/kept/limited").await.status, 429);
             let mut client = larder.client().await;
-            client.ask(method, &format!("{API}/kept/other"), &["Content-Length: 0"]).await;
-            larder.until("it waits", |larder| larder.clock.sleepers() > 0).await;
+            client.send_request(method, &format!("{API}/kept/other"), &["Content-Length: 0"]).await;
+            larder.wait_until("it waits", |larder| larder.clock.sleepers() > 0).await;
             assert_eq!(origin.calls(), 1, "{method}");
             larder.clock.advance(SECOND);
-            assert_eq!(client.answer(method).await.unwrap().text(), "ok", "{method}");
+            assert_eq!(client.response(method).await.unwrap().text(), "ok", "{method}");
         }
     })
     .await;
@@ -182,13 +182,13 @@ async fn the_date_of_a_response_is_the_date_of_the_origin_on_every_path() {
         let date = "Date: Mon, 01 Jan 2024 00:00:00 GMT";
         let origin = Origin::start(move |seen| {
             if seen.field("if-none-match").is_some() {
-                return Answer::new(
+                return MockResponse::new(
                     304,
                     &["Date: Tue, 02 Jan 2024 00:00:00 GMT", "ETag: \"1\""],
                     "",
                 );
             }
-            Answer::new(200, &[date, "ETag: \"1\""], "x")
+            MockResponse::new(200, &[date, "ETag: \"1\""], "x")
         })
         .await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
@@ -204,7 +204,7 @@ async fn the_date_of_a_response_is_the_date_of_the_origin_on_every_path() {
         for _ in 0..2 {
             assert_eq!(dates(larder.get("/kept/x").await), second);
         }
-        origin.now(|_| Answer::new(200, &[], "x"));
+        origin.set_script(|_| MockResponse::new(200, &[], "x"));
         let now = httpdate::fmt_http_date(larder.clock.now());
         for path in ["/passed", "/kept/undated"] {
             assert_eq!(dates(larder.get(path).await), now, "{path}");
@@ -220,7 +220,7 @@ async fn the_date_of_a_response_is_the_date_of_the_origin_on_every_path() {
 #[tokio::test]
 async fn registered_safe_methods_keep_stored_responses_unknown_ones_do_not() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "x")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "x")).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         for (method, safe) in [
             ("OPTIONS", true),
@@ -235,8 +235,8 @@ async fn registered_safe_methods_keep_stored_responses_unknown_ones_do_not() {
             let path = format!("/kept/{method}");
             larder.get(&path).await;
             let mut client = larder.client().await;
-            client.ask(method, &format!("{API}{path}"), &[]).await;
-            assert_eq!(client.answer(method).await.unwrap().status, 200, "{method}");
+            client.send_request(method, &format!("{API}{path}"), &[]).await;
+            assert_eq!(client.response(method).await.unwrap().status, 200, "{method}");
             let hit = larder.get(&path).await.cache_status().starts_with("larder; hit");
             assert_eq!(hit, safe, "{method}");
         }

@@ -3,7 +3,7 @@
 
 use crate::client::Response;
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use std::time::Duration;
 
 mod freshness;
@@ -17,12 +17,13 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// An origin whose body contains the number of the call.
 async fn numbered(status: u16, fields: &'static [&'static str]) -> Origin {
-    Origin::start(move |seen| Answer::new(status, fields, format!("call {}", seen.index))).await
+    Origin::start(move |seen| MockResponse::new(status, fields, format!("call {}", seen.index)))
+        .await
 }
 
 /// An origin whose body is the request target.
 async fn echo() -> Origin {
-    Origin::start(|seen| Answer::new(200, &[], &seen.target)).await
+    Origin::start(|seen| MockResponse::new(200, &[], &seen.target)).await
 }
 
 fn secs(seconds: u64) -> Duration {
@@ -35,8 +36,8 @@ fn is_hit(answer: &Response) -> bool {
 
 async fn send(larder: &Larder, method: &str, path: &str, fields: &[&str]) -> Response {
     let mut client = larder.client().await;
-    client.ask(method, &format!("{API}{path}"), fields).await;
-    client.answer(method).await.expect("an answer")
+    client.send_request(method, &format!("{API}{path}"), fields).await;
+    client.response(method).await.expect("an answer")
 }
 
 const OVERRIDES: [(&str, &[&str]); 3] = [

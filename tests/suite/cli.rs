@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use crate::client::{Client, End};
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Gate, Origin, Step};
-use crate::process::{House, PATIENCE, Process, eventually, larder, program, text};
+use crate::origin::{Gate, MockResponse, Origin, Step};
+use crate::process::{ConfigDir, Process, TIMEOUT, eventually, program, run_larder, text};
 
 /// A configuration on free ports, with `api.example.test` resolved to `origin`.
 fn yaml(origin: &Origin, rest: &str) -> String {
@@ -26,10 +26,10 @@ const FREE_PORTS: &str = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.
 const ONE_ROUTE: &str = "routes:\n  - { name: api, match: { host: api.example.test }, ttl: 1h }\n";
 
 async fn check(yaml: &str, more: &[&str]) -> Output {
-    let config_dir = House::with(yaml);
+    let config_dir = ConfigDir::with(yaml);
     let mut arguments = vec![OsStr::new("check"), config_dir.config.as_os_str()];
     arguments.extend(more.iter().map(OsStr::new));
-    larder(&arguments).await
+    run_larder(&arguments).await
 }
 
 fn repository() -> &'static Path {
@@ -38,10 +38,10 @@ fn repository() -> &'static Path {
 
 #[tokio::test]
 async fn run_prints_the_export_lines_and_serves() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (larder, _config_dir) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
     let addr = larder.addr().await;
-    let export = larder.out.line("export HTTP_PROXY").await;
+    let export = larder.out.wait_for_line("export HTTP_PROXY").await;
     assert_eq!(export, format!("export HTTP_PROXY=http://{addr} http_proxy=http://{addr}"));
     let mut client = Client::connect(addr).await;
     let url = format!("{API}/x");
@@ -53,16 +53,16 @@ async fn run_prints_the_export_lines_and_serves() {
 
 #[tokio::test]
 async fn run_with_json_prints_its_addresses_in_one_line() {
-    let config_dir = House::with(FREE_PORTS);
+    let config_dir = ConfigDir::with(FREE_PORTS);
     let arguments = [OsStr::new("run"), OsStr::new("--json"), config_dir.config.as_os_str()];
     let mut larder = Process::start(&arguments);
-    let line = larder.out.line("listen").await;
+    let line = larder.out.wait_for_line("listen").await;
     let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
     let addr = parsed["listen"][0].as_str().unwrap();
     assert!(TcpStream::connect(addr).await.is_ok(), "{line}");
     assert!(TcpStream::connect(parsed["admin"].as_str().unwrap()).await.is_ok(), "{line}");
     larder.signal("TERM");
-    assert_eq!(larder.ended().await.code(), Some(0));
+    assert_eq!(larder.wait_for_exit().await.code(), Some(0));
     assert_eq!(larder.out.all().len(), 1);
 }
 
@@ -79,8 +79,8 @@ async fn a_port_in_use_is_reported_in_one_line_and_exits_with_1() {
         ),
         (format!("version: 1\nlisten: [127.0.0.1:0, {taken}]\nadmin: off\n"), "listen"),
     ] {
-        let config_dir = House::with(&yaml);
-        let second = larder(&[OsStr::new("run"), config_dir.config.as_os_str()]).await;
+        let config_dir = ConfigDir::with(&yaml);
+        let second = run_larder(&[OsStr::new("run"), config_dir.config.as_os_str()]).await;
         let message = text(&second.stderr);
         assert_eq!(second.status.code(), Some(1), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
@@ -94,23 +94,23 @@ async fn a_port_in_use_is_reported_in_one_line_and_exits_with_1() {
 async fn after_a_signal_in_flight_requests_finish_and_larder_exits_with_0() {
     for signal in ["TERM", "INT"] {
         let gate = Gate::new();
-        let slow = Answer::chunked_open(200, &[], &[b"first "])
+        let slow = MockResponse::chunked_open(200, &[], &[b"first "])
             .then([Step::Wait(gate.clone()), Step::Write(b"4\r\nlast\r\n0\r\n\r\n".to_vec())]);
         let origin = Origin::always(slow).await;
         let (mut larder, _config_dir) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
         let addr = larder.addr().await;
         let mut idle = Client::connect(addr).await;
         let mut client = Client::connect(addr).await;
-        client.ask("GET", &format!("{API}/x"), &[]).await;
-        origin.reached(1).await;
+        client.send_request("GET", &format!("{API}/x"), &[]).await;
+        origin.wait_for_calls(1).await;
         larder.signal(signal);
-        larder.err.line("Stopping").await;
-        assert!(timeout(PATIENCE, idle.is_closed()).await.unwrap(), "idle connections end");
+        larder.err.wait_for_line("Stopping").await;
+        assert!(timeout(TIMEOUT, idle.is_closed()).await.unwrap(), "idle connections end");
         until_refused(addr).await;
         gate.open();
-        let answer = timeout(PATIENCE, client.answer("GET")).await.unwrap().unwrap();
-        assert_eq!((answer.text().as_str(), answer.end), ("first last", End::Whole), "{signal}");
-        assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
+        let answer = timeout(TIMEOUT, client.response("GET")).await.unwrap().unwrap();
+        assert_eq!((answer.text().as_str(), answer.end), ("first last", End::Complete), "{signal}");
+        assert_eq!(larder.wait_for_exit().await.code(), Some(0), "{}", larder.err.text());
         assert!(larder.err.text().contains("Stopped"), "{}", larder.err.text());
     }
 }
@@ -122,7 +122,7 @@ async fn until_refused(addr: std::net::SocketAddr) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    timeout(PATIENCE, refused).await.expect("the listener closes");
+    timeout(TIMEOUT, refused).await.expect("the listener closes");
 }
 
 /// The second half of OVL-04: no 408 after `head_timeout`, because no head has begun.
@@ -130,33 +130,33 @@ async fn until_refused(addr: std::net::SocketAddr) {
 async fn an_idle_connection_is_closed_at_the_idle_limit_without_a_response() {
     let larder = Larder::bare("limits: { head_timeout: 1s, idle: 2s }\n").await;
     let mut client = larder.client().await;
-    assert!(timeout(PATIENCE, client.is_closed()).await.unwrap(), "a response was sent");
+    assert!(timeout(TIMEOUT, client.is_closed()).await.unwrap(), "a response was sent");
     assert!(larder.metric("larder_denied_total{reason=\"head_timeout\"}") < 1.0);
 }
 
 /// LIF-04, the part of issue A: an origin that hangs does not delay the exit of larder.
 #[tokio::test]
 async fn a_second_signal_ends_larder_at_once() {
-    let origin = Origin::always(Answer::hung()).await;
+    let origin = Origin::always(MockResponse::hang()).await;
     let (mut larder, _config_dir) = Process::run(&yaml(&origin, ONE_ROUTE)).await;
     let mut client = Client::connect(larder.addr().await).await;
-    client.ask("GET", &format!("{API}/x"), &[]).await;
-    origin.reached(1).await;
+    client.send_request("GET", &format!("{API}/x"), &[]).await;
+    origin.wait_for_calls(1).await;
     larder.signal("TERM");
-    larder.err.line("Stopping").await;
+    larder.err.wait_for_line("Stopping").await;
     assert!(larder.child.try_wait().unwrap().is_none(), "it waits for the request in flight");
     larder.signal("TERM");
     // Much less than the 30 seconds that requests have after the first signal.
-    let status = timeout(Duration::from_secs(10), larder.ended()).await.unwrap();
+    let status = timeout(Duration::from_secs(10), larder.wait_for_exit()).await.unwrap();
     assert_eq!(status.code(), Some(1), "the request in flight was aborted");
-    assert_eq!(client.answer("GET").await.map(|answer| answer.status), None);
+    assert_eq!(client.response("GET").await.map(|answer| answer.status), None);
 }
 
 #[tokio::test]
 async fn an_invalid_configuration_is_reported_on_stderr_and_exits_with_3() {
-    let config_dir = House::with("version: 1\nlimits: { haed: 1KiB }\nroutes: 5\n");
+    let config_dir = ConfigDir::with("version: 1\nlimits: { haed: 1KiB }\nroutes: 5\n");
     for command in ["run", "check"] {
-        let output = larder(&[OsStr::new(command), config_dir.config.as_os_str()]).await;
+        let output = run_larder(&[OsStr::new(command), config_dir.config.as_os_str()]).await;
         let report = text(&output.stderr);
         assert_eq!(output.status.code(), Some(3), "{command}: {report}");
         assert!(report.contains("proxy.yaml:2:11: limits.haed"), "{command}: {report}");
@@ -165,7 +165,8 @@ async fn an_invalid_configuration_is_reported_on_stderr_and_exits_with_3() {
         assert!(output.stdout.is_empty(), "{command}: {}", text(&output.stdout));
     }
     let json =
-        larder(&[OsStr::new("check"), OsStr::new("--json"), config_dir.config.as_os_str()]).await;
+        run_larder(&[OsStr::new("check"), OsStr::new("--json"), config_dir.config.as_os_str()])
+            .await;
     let parsed: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((json.status.code(), &parsed["valid"]), (Some(3), &false.into()));
     assert_eq!(parsed["problems"].as_array().unwrap().len(), 2, "{parsed}");
@@ -173,7 +174,7 @@ async fn an_invalid_configuration_is_reported_on_stderr_and_exits_with_3() {
 
 #[tokio::test]
 async fn a_missing_configuration_is_reported_with_its_path_and_a_hint() {
-    let output = larder(&["run", "/no/such/proxy.yaml"]).await;
+    let output = run_larder(&["run", "/no/such/proxy.yaml"]).await;
     let report = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{report}");
     assert!(report.starts_with("/no/such/proxy.yaml: "), "{report}");
@@ -229,13 +230,13 @@ async fn invalid_arguments_exit_with_2_and_are_named_in_the_message() {
         (&["fake", "discord", "--listen", "nowhere"], "nowhere"),
         (&[], "Usage"),
     ] {
-        let output = larder(arguments).await;
+        let output = run_larder(arguments).await;
         let message = text(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
         assert!(message.contains(part), "{arguments:?}: {message}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
-    let config_dir = House::with(FREE_PORTS);
+    let config_dir = ConfigDir::with(FREE_PORTS);
     let mut command = tokio::process::Command::new(program());
     let output = command.args(without_host).current_dir(config_dir.directory.path()).output();
     let output = output.await.unwrap();
@@ -255,11 +256,11 @@ async fn help_and_version_exit_with_0_and_every_command_is_documented() {
         &["fake", "coinmarketcap", "--help"],
         &["--version"],
     ] {
-        let output = larder(arguments).await;
+        let output = run_larder(arguments).await;
         assert_eq!(output.status.code(), Some(0), "{arguments:?}");
         assert!(!output.stdout.is_empty() && output.stderr.is_empty(), "{arguments:?}");
     }
-    let help = text(&larder(&["--help"]).await.stdout);
+    let help = text(&run_larder(&["--help"]).await.stdout);
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();
     for command in ["run", "check", "fake discord"] {
         let first = command.split(' ').next().unwrap();
@@ -287,16 +288,16 @@ async fn the_fake_discord_responds_and_fails_on_request() {
              Content-Length: {length}\r\n\r\n{limited}"
         ))
         .await;
-    let response = client.answer("POST").await.unwrap();
+    let response = client.response("POST").await.unwrap();
     assert!((200..300).contains(&response.status), "{}", response.text());
     let answer = client.get(&url, &[]).await;
     assert_eq!((answer.status, answer.field("retry-after")), (429, Some("1")));
     assert_eq!(client.get(&url, &[]).await.status, 200);
-    let taken = larder(&["fake", "discord", "--listen", &addr.to_string()]).await;
+    let taken = run_larder(&["fake", "discord", "--listen", &addr.to_string()]).await;
     assert_eq!(taken.status.code(), Some(1));
     assert!(text(&taken.stderr).contains(&addr.to_string()), "{}", text(&taken.stderr));
     fake.signal("TERM");
-    assert_eq!(fake.ended().await.code(), Some(0));
+    assert_eq!(fake.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -319,7 +320,7 @@ async fn the_fake_coinmarketcap_responds_refuses_and_bills() {
     let bill: serde_json::Value = serde_json::from_str(&bill.text()).unwrap();
     assert_eq!((bill["credits"].as_u64(), bill["price"].as_f64()), (Some(2), Some(1.0)));
     fake.signal("TERM");
-    assert_eq!(fake.ended().await.code(), Some(0));
+    assert_eq!(fake.wait_for_exit().await.code(), Some(0));
 }
 
 #[tokio::test]
@@ -359,7 +360,7 @@ async fn the_reference_configuration_serves_the_fake_discord() {
 
 /// Runs `larder check` and limits its time and its peak memory, with tolerance for a busy machine.
 async fn bounded_check(yaml: &str) -> Output {
-    let config_dir = House::with(yaml);
+    let config_dir = ConfigDir::with(yaml);
     let mut larder = Process::start(&[OsStr::new("check"), config_dir.config.as_os_str()]);
     let status = format!("/proc/{}/status", larder.child.id().unwrap());
     let mut peak = 0;
@@ -375,7 +376,7 @@ async fn bounded_check(yaml: &str) -> Output {
     .await;
     assert!(peak < 100 * 1024, "{peak} KiB");
     let status = ended.unwrap();
-    larder.ended().await;
+    larder.wait_for_exit().await;
     Output { status, stdout: Vec::new(), stderr: larder.err.text().into_bytes() }
 }
 
@@ -444,7 +445,7 @@ async fn cfg_05_the_environment_fills_scalars_and_is_never_printed() {
     let unset = check("version: 1\nlisten: ${LARDER_TEST_NEVER_SET}\n", &[]).await;
     assert_eq!(unset.status.code(), Some(3));
     assert!(text(&unset.stderr).contains("proxy.yaml:2:9"), "{}", text(&unset.stderr));
-    let config_dir = House::with("version: 1\nlisten: \"${LISTEN}\"\nadmin: off\n");
+    let config_dir = ConfigDir::with("version: 1\nlisten: \"${LISTEN}\"\nadmin: off\n");
     for hostile in ["XSECRETX", "127.0.0.1:0\nadmin: {listen: 127.0.0.1:1}", "{a: [XSECRETX"] {
         let mut command = tokio::process::Command::new(program());
         command.args([OsStr::new("check"), config_dir.config.as_os_str()]).env("LISTEN", hostile);
@@ -465,13 +466,13 @@ async fn cfg_07_dangerous_combinations_are_refused() {
         assert_eq!(output.status.code(), Some(3), "{dangerous}: {report}");
         assert!(report.contains(part), "{report}");
     }
-    let config_dir = House::with("version: 1\naccess: { users_file: users }\n");
+    let config_dir = ConfigDir::with("version: 1\naccess: { users_file: users }\n");
     let users = config_dir.directory.path().join("users");
     fs::write(&users, "ann:XSECRETX\n").unwrap();
     for (mode, exit) in [(0o644, 3), (0o600, 0)] {
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(&users, fs::Permissions::from_mode(mode)).unwrap();
-        let output = larder(&[OsStr::new("check"), config_dir.config.as_os_str()]).await;
+        let output = run_larder(&[OsStr::new("check"), config_dir.config.as_os_str()]).await;
         assert_eq!(output.status.code(), Some(exit), "{mode:o}: {}", text(&output.stderr));
         assert!(!(text(&output.stderr) + &text(&output.stdout)).contains("XSECRETX"));
     }
@@ -479,8 +480,8 @@ async fn cfg_07_dangerous_combinations_are_refused() {
 
 #[tokio::test]
 async fn fwd_11_a_public_listener_without_access_rules_does_not_start() {
-    let config_dir = House::with("version: 1\nlisten: 0.0.0.0:3128\n");
-    let output = larder(&[OsStr::new("run"), config_dir.config.as_os_str()]).await;
+    let config_dir = ConfigDir::with("version: 1\nlisten: 0.0.0.0:3128\n");
+    let output = run_larder(&[OsStr::new("run"), config_dir.config.as_os_str()]).await;
     let report = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{report}");
     assert!(report.contains("open proxy") && report.contains("access"), "{report}");

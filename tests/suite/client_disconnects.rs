@@ -9,10 +9,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::concurrent::bounded;
-use crate::failing_origin::{api, class, holds, yaml};
-use crate::intercepted::{self, Scene};
+use crate::failing_origin::{api_status, cooldowns, error_class, yaml};
+use crate::intercepted::{self, InterceptionSetup};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step};
+use crate::origin::{Gate, MockResponse, Origin, Step};
 
 const GUARD: &str = "ban_guard: { statuses: [401], limit: 10/10m }, rate_limit: { max_wait: 0s }";
 
@@ -41,21 +41,23 @@ async fn disconnect_after_call(larder: &Larder, origin: &Origin, request: String
     let (calls, before) = (origin.calls(), aborted_requests(larder));
     let mut client = larder.client().await;
     client.send(request).await;
-    origin.reached(calls + 1).await;
+    origin.wait_for_calls(calls + 1).await;
     drop(client);
-    larder.until("the disconnect is noticed", |larder| aborted_requests(larder) > before).await;
+    larder
+        .wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > before)
+        .await;
 }
 
 /// Sends a request and returns its status and the class of larder's error.
 async fn status_and_class(larder: &Larder, request: String) -> (u16, String) {
     let mut client = larder.client().await;
     client.send(request).await;
-    let answer = client.answer("POST").await.expect("an answer");
-    (answer.status, class(&answer))
+    let answer = client.response("POST").await.expect("an answer");
+    (answer.status, error_class(&answer))
 }
 
 fn in_flight(larder: &Larder) -> usize {
-    api(larder).in_flight
+    api_status(larder).in_flight
 }
 
 #[tokio::test]
@@ -63,7 +65,8 @@ async fn the_ban_guard_counts_responses_to_disconnected_clients() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin = Origin::start(move |_| Answer::new(401, &[], "no").after(&release)).await;
+        let origin =
+            Origin::start(move |_| MockResponse::new(401, &[], "no").after(&release)).await;
         let larder = Larder::start(&origin, &yaml(GUARD, &["retry: off"])).await;
         for n in 0..8 {
             disconnect_after_call(&larder, &origin, uncached_request(n)).await;
@@ -72,12 +75,12 @@ async fn the_ban_guard_counts_responses_to_disconnected_clients() {
         assert_eq!(status_and_class(&larder, post("/w", 2, "hi")).await.0, 503);
         assert_eq!((origin.calls(), in_flight(&larder)), (8, 8));
         gate.open();
-        larder.until("all are counted", |larder| in_flight(larder) == 0).await;
-        assert_eq!(api(&larder).ban_guard, Some((8, 8)));
+        larder.wait_until("all are counted", |larder| in_flight(larder) == 0).await;
+        assert_eq!(api_status(&larder).ban_guard, Some((8, 8)));
         let refused = (429, "ban_guard".to_owned());
         assert_eq!(status_and_class(&larder, post("/w", 2, "hi")).await, refused);
         let calls = "larder_upstream_requests_total{code=\"401\",route=\"none\",upstream=\"api\"}";
-        larder.counts(calls, 8.0).await;
+        larder.wait_for_metric(calls, 8.0).await;
         assert_eq!(origin.calls(), 8);
     })
     .await;
@@ -88,7 +91,8 @@ async fn disconnects_do_not_raise_the_number_of_calls_above_in_flight() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin = Origin::start(move |_| Answer::new(200, &[], "ok").after(&release)).await;
+        let origin =
+            Origin::start(move |_| MockResponse::new(200, &[], "ok").after(&release)).await;
         let rate_limit = "rate_limit: { in_flight: 2, max_wait: 0s }";
         let larder = Larder::start(&origin, &yaml(rate_limit, &["retry: off"])).await;
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
@@ -98,7 +102,7 @@ async fn disconnects_do_not_raise_the_number_of_calls_above_in_flight() {
         }
         assert_eq!(origin.calls(), 2);
         gate.open();
-        larder.until("both are answered", |larder| in_flight(larder) == 0).await;
+        larder.wait_until("both are answered", |larder| in_flight(larder) == 0).await;
         // No client read the responses, and the next call succeeds.
         assert_eq!(status_and_class(&larder, uncached_request(0)).await.0, 200);
         assert_eq!(origin.calls(), 3);
@@ -112,8 +116,14 @@ async fn the_end_of_an_http_2_connection_releases_no_permit() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin = Origin::start(move |_| Answer::new(401, &[], "no").after(&release)).await;
-        let scene = Scene::before(origin, &format!(", {GUARD}"), &route(&["ttl: 1h"])).await;
+        let origin =
+            Origin::start(move |_| MockResponse::new(401, &[], "no").after(&release)).await;
+        let scene = InterceptionSetup::start_with_upstream(
+            origin,
+            &format!(", {GUARD}"),
+            &route(&["ttl: 1h"]),
+        )
+        .await;
         let (client, name) = (scene.client(&["h2"]), intercepted::API);
         let stream = client.connect(&format!("{name}:443"), name).await.expect("a handshake");
         let (mut send, connection) = h2::client::handshake(stream).await.expect("larder speaks it");
@@ -123,15 +133,15 @@ async fn the_end_of_an_http_2_connection_releases_no_permit() {
             let url = format!("https://{}/{n}", intercepted::API);
             pending.push(intercepted::head(&mut send, Request::delete(url)));
         }
-        scene.origin.reached(8).await;
-        let places = scene.larder.server.places_taken();
+        scene.origin.wait_for_calls(8).await;
+        let places = scene.larder.server.connections_taken();
         driver.abort();
-        let disconnected = |larder: &Larder| larder.server.places_taken() < places;
-        scene.larder.until("the disconnect is noticed", disconnected).await;
+        let disconnected = |larder: &Larder| larder.server.connections_taken() < places;
+        scene.larder.wait_until("the disconnect is noticed", disconnected).await;
         assert_eq!(in_flight(&scene.larder), 8);
         gate.open();
-        scene.larder.until("all are counted", |larder| in_flight(larder) == 0).await;
-        assert_eq!(api(&scene.larder).ban_guard, Some((8, 8)));
+        scene.larder.wait_until("all are counted", |larder| in_flight(larder) == 0).await;
+        assert_eq!(api_status(&scene.larder).ban_guard, Some((8, 8)));
     })
     .await;
 }
@@ -158,7 +168,7 @@ async fn refuse_head(mut stream: TcpStream, gate: Gate, heads: tokio::sync::watc
         }
     }
     heads.send_modify(|heads| *heads += 1);
-    gate.passed().await;
+    gate.wait_open().await;
     let answer = b"HTTP/1.1 401 No\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
     let _ignored = stream.write_all(answer).await;
 }
@@ -182,17 +192,17 @@ async fn the_ban_guard_counts_early_responses_to_incomplete_requests() {
             heads.wait_for(|heads| *heads == n + 1).await.unwrap();
             if n % 2 == 1 {
                 client.send("no chunk\r\n").await;
-                client.answer("POST").await.expect("a response");
+                client.response("POST").await.expect("a response");
             }
             drop(client);
             larder
-                .until("the disconnect is noticed", |larder| aborted_requests(larder) > before)
+                .wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > before)
                 .await;
         }
         assert_eq!(status_and_class(&larder, post("/w", 2, "hi")).await.0, 503);
         gate.open();
-        larder.until("all are counted", |larder| in_flight(larder) == 0).await;
-        assert_eq!(api(&larder).ban_guard, Some((8, 8)));
+        larder.wait_until("all are counted", |larder| in_flight(larder) == 0).await;
+        assert_eq!(api_status(&larder).ban_guard, Some((8, 8)));
     })
     .await;
 }
@@ -207,7 +217,9 @@ async fn an_incomplete_request_without_a_guard_ends_with_its_client() {
         client.send(post("/h", 100, "half")).await;
         heads.wait_for(|heads| *heads == 1).await.unwrap();
         drop(client);
-        larder.until("the disconnect is noticed", |larder| aborted_requests(larder) > 0.0).await;
+        larder
+            .wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > 0.0)
+            .await;
         assert_eq!(in_flight(&larder), 0);
     })
     .await;
@@ -216,14 +228,14 @@ async fn an_incomplete_request_without_a_guard_ends_with_its_client() {
 #[tokio::test]
 async fn a_call_without_a_response_releases_its_permit_at_its_timeout() {
     bounded(async {
-        let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
+        let origin = Origin::always(MockResponse(vec![Step::UntilDisconnect])).await;
         let rate_limit = "rate_limit: { in_flight: 1, max_wait: 0s }, timeouts: { first_byte: 300ms }";
         let larder = Larder::start(&origin, &yaml(rate_limit, &["retry: off"])).await;
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
-        origin.left(1).await;
-        larder.until("its permit is released", |larder| in_flight(larder) == 0).await;
+        origin.wait_for_disconnects(1).await;
+        larder.wait_until("its permit is released", |larder| in_flight(larder) == 0).await;
         let failed = "larder_upstream_requests_total{code=\"first-byte-timeout\",route=\"none\",upstream=\"api\"}";
-        larder.counts(failed, 1.0).await;
+        larder.wait_for_metric(failed, 1.0).await;
     })
     .await;
 }
@@ -235,8 +247,8 @@ async fn a_write_of_a_disconnected_client_invalidates_the_stored_response() {
         let gate = Gate::new();
         let release = gate.clone();
         let origin = Origin::start(move |seen| match seen.method.as_str() {
-            "GET" => Answer::new(200, &[], "stored"),
-            _ => Answer::new(204, &[], "").after(&release),
+            "GET" => MockResponse::new(200, &[], "stored"),
+            _ => MockResponse::new(204, &[], "").after(&release),
         })
         .await;
         let larder = Larder::start(&origin, &yaml(BOUND, &["retry: off"])).await;
@@ -244,8 +256,8 @@ async fn a_write_of_a_disconnected_client_invalidates_the_stored_response() {
         assert!(larder.get("/0").await.cache_status().contains("hit"));
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
         gate.open();
-        larder.until("it is answered", |larder| in_flight(larder) == 0).await;
-        larder.counts("larder_invalidations_total{source=\"unsafe-method\"}", 1.0).await;
+        larder.wait_until("it is answered", |larder| in_flight(larder) == 0).await;
+        larder.wait_for_metric("larder_invalidations_total{source=\"unsafe-method\"}", 1.0).await;
         assert!(!larder.get("/0").await.cache_status().contains("hit"));
     })
     .await;
@@ -259,7 +271,7 @@ async fn a_limit_in_an_unread_body_is_applied() {
         let release = gate.clone();
         let origin = Origin::start(move |_| {
             let fields = ["Content-Type: application/json"];
-            Answer::new(200, &fields, "{\"code\":9}").after(&release)
+            MockResponse::new(200, &fields, "{\"code\":9}").after(&release)
         })
         .await;
         let quota = "{ json: { \"$.code\": [9] }, class: quota, hold: until-utc-midnight }";
@@ -267,7 +279,7 @@ async fn a_limit_in_an_unread_body_is_applied() {
         let larder = Larder::start(&origin, &yaml(&rules, &["retry: off"])).await;
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
         gate.open();
-        larder.until("the body is read", |larder| !holds(larder).is_empty()).await;
+        larder.wait_until("the body is read", |larder| !cooldowns(larder).is_empty()).await;
         let refused = (429, "quota_spent".to_owned());
         assert_eq!(status_and_class(&larder, post("/w", 2, "hi")).await, refused);
         assert_eq!(origin.calls(), 1);
@@ -281,15 +293,16 @@ async fn the_connection_of_a_short_unread_response_is_reused() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin = Origin::start(move |_| Answer::new(200, &[], "ok").after(&release)).await;
+        let origin =
+            Origin::start(move |_| MockResponse::new(200, &[], "ok").after(&release)).await;
         let larder = Larder::start(&origin, &yaml(BOUND, &["retry: off"])).await;
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
         gate.open();
-        larder.until("it is answered", |larder| in_flight(larder) == 0).await;
+        larder.wait_until("it is answered", |larder| in_flight(larder) == 0).await;
         // Larder may read the last bytes a moment after the head.
         for _ in 0..50 {
             assert_eq!(status_and_class(&larder, uncached_request(0)).await.0, 200);
-            if origin.seen().iter().skip(1).any(|seen| seen.connection == 0) {
+            if origin.requests().iter().skip(1).any(|seen| seen.connection == 0) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -303,11 +316,11 @@ async fn the_connection_of_a_short_unread_response_is_reused() {
 #[tokio::test]
 async fn a_call_that_no_rule_counts_ends_with_its_client() {
     bounded(async {
-        let origin = Origin::start(|_| Answer(vec![Step::UntilGone])).await;
+        let origin = Origin::start(|_| MockResponse(vec![Step::UntilDisconnect])).await;
         let larder = Larder::start(&origin, &yaml("", &["retry: off"])).await;
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
-        larder.until("its permit is released", |larder| in_flight(larder) == 0).await;
-        origin.left(1).await;
+        larder.wait_until("its permit is released", |larder| in_flight(larder) == 0).await;
+        origin.wait_for_disconnects(1).await;
     })
     .await;
 }

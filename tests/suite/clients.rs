@@ -13,8 +13,8 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Origin};
-use crate::process::{PATIENCE, Process, eventually, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{Process, TIMEOUT, eventually, text};
 
 /// Prints the response in the format of curl.
 const REQUESTS: &str = "
@@ -97,7 +97,7 @@ impl App {
         let proxy = format!("http://{proxy}");
         command.env("HTTP_PROXY", &proxy).env("http_proxy", &proxy);
         command.env("NO_PROXY", "localhost,127.0.0.1").env("no_proxy", "localhost,127.0.0.1");
-        let output = timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+        let output = timeout(TIMEOUT, command.output()).await.expect("it ends").unwrap();
         let (out, err) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{} reported an error:\n{out}{err}", self.name);
         let out = out.replace("\r\n", "\n");
@@ -122,7 +122,7 @@ async fn sees_miss_hit_stale_and_no_error(app: App) {
         return;
     }
     let origin =
-        Origin::start(|seen| Answer::new(200, &[], format!("answer {}", seen.index))).await;
+        Origin::start(|seen| MockResponse::new(200, &[], format!("answer {}", seen.index))).await;
     let policy = ["ttl: 60s", "stale_while_revalidate: 30s", "stale_if_error: { for: 1h }"];
     let larder = Larder::with_policy(&origin, &policy).await;
     let (proxy, url) = (larder.addr(), format!("{API}/coins?id=1"));
@@ -144,13 +144,13 @@ async fn sees_miss_hit_stale_and_no_error(app: App) {
     assert_eq!((status.as_str(), body.as_str()), ("larder; hit; ttl=60", "answer 1"), "refreshed");
 
     larder.clock.advance(Duration::from_secs(200));
-    origin.now(|_| Answer::new(503, &[], "down"));
+    origin.set_script(|_| MockResponse::new(503, &[], "down"));
     let (status, body) = app.get(proxy, &url).await;
     assert!(status.starts_with("larder; fwd=stale; fwd-status=503; "), "hidden: {status}");
     assert!(status.contains("stale-if-error"), "hidden: {status}");
     assert_eq!(body, "answer 1");
 
-    origin.now(|_| Answer::closed());
+    origin.set_script(|_| MockResponse::closed());
     let (status, body) = app.get(proxy, &url).await;
     assert!(status.starts_with("larder; fwd=stale; "), "hidden: {status}");
     assert!(status.contains("stale-if-error"), "hidden: {status}");
@@ -158,7 +158,7 @@ async fn sees_miss_hit_stale_and_no_error(app: App) {
 }
 
 fn has_refreshes(larder: &Larder, count: usize) -> bool {
-    let page = larder.server.account().render();
+    let page = larder.server.telemetry().render();
     let refreshes = page.lines().filter(|line| line.starts_with("larder_refreshes_total{"));
     let refreshes = refreshes.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok());
     refreshes.sum::<usize>() == count
@@ -185,7 +185,7 @@ async fn the_lines_that_run_prints_configure_curl() {
     if !App::curl().is_installed().await {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (larder, _config_dir) = Process::run(&format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ api.example.test: \"{}\" }}\n\

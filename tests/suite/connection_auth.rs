@@ -12,9 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::client::{Client, Response};
 use crate::concurrent::bounded;
-use crate::intercepted::{self, Scene, h2_over, is_h2};
+use crate::intercepted::{self, InterceptionSetup, h2_over, is_h2};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Seen, Step};
+use crate::origin::{Gate, MockResponse, Origin, ReceivedRequest, Step};
 use crate::process::Process;
 
 /// A host that no route matches.
@@ -28,7 +28,7 @@ struct ConnectionAuth {
 }
 
 impl ConnectionAuth {
-    fn answer(&mut self, seen: &Seen) -> Answer {
+    fn answer(&mut self, seen: &ReceivedRequest) -> MockResponse {
         let credentials = seen.field("authorization").unwrap_or_default();
         let connection = seen.connection;
         if credentials.ends_with(" one") {
@@ -40,13 +40,17 @@ impl ConnectionAuth {
         }
         if let Some(name) = self.users.get(&connection) {
             let body = if seen.method == "HEAD" { "" } else { name };
-            return Answer::new(200, &["Cache-Control: public, max-age=600", "ETag: \"1\""], body);
+            return MockResponse::new(
+                200,
+                &["Cache-Control: public, max-age=600", "ETag: \"1\""],
+                body,
+            );
         }
         let challenge = match credentials.split_once(' ') {
             Some((scheme, _)) => format!("WWW-Authenticate: {scheme} two"),
             None => "WWW-Authenticate: Negotiate, NTLM".to_owned(),
         };
-        Answer::new(401, &[&challenge], "sign in")
+        MockResponse::new(401, &[&challenge], "sign in")
     }
 }
 
@@ -87,8 +91,8 @@ async fn sign_in<S: AsyncRead + AsyncWrite + Unpin>(
 async fn requires_sign_in(larder: &Larder, url: &str) {
     let mut client = larder.client().await;
     for method in ["GET", "HEAD", "POST"] {
-        client.ask(method, url, &["Content-Length: 0"]).await;
-        let answer = client.answer(method).await.expect("an answer");
+        client.send_request(method, url, &["Content-Length: 0"]).await;
+        let answer = client.response(method).await.expect("an answer");
         assert_eq!(answer.status, 401, "{method} {url}: {}", answer.text());
     }
 }
@@ -111,8 +115,8 @@ async fn an_authenticated_connection_is_not_shared_and_nothing_is_stored() {
                     assert_eq!((answer.status, answer.text().as_str()), (200, name), "{path}");
                     assert!(!answer.cache_status().contains("; hit"), "{}", answer.cache_status());
                 }
-                client.ask("HEAD", &url, &[]).await;
-                assert_eq!(client.answer("HEAD").await.expect("an answer").status, 200);
+                client.send_request("HEAD", &url, &[]).await;
+                assert_eq!(client.response("HEAD").await.expect("an answer").status, 200);
             }
             requires_sign_in(&larder, &url).await;
             drop((alice, bob));
@@ -147,7 +151,7 @@ impl ConnectionEnd {
     /// Performs the end and waits until it is done.
     async fn trigger(&self) {
         self.now.open();
-        self.done.passed().await;
+        self.done.wait_open().await;
     }
 }
 
@@ -155,9 +159,9 @@ async fn origin_that_ends(ending: ConnectionEnd) -> Origin {
     let state = Mutex::new(ConnectionAuth::default());
     Origin::start(move |seen| match &*seen.target {
         "/last" => state.lock().answer(seen).then(ending.steps()),
-        "/closed" => Answer::closed(),
-        "/bye" => Answer::new(200, &["Connection: close"], "bye"),
-        "/open" => Answer::new(200, &["Cache-Control: public, max-age=600"], "anybody"),
+        "/closed" => MockResponse::closed(),
+        "/bye" => MockResponse::new(200, &["Connection: close"], "bye"),
+        "/open" => MockResponse::new(200, &["Cache-Control: public, max-age=600"], "anybody"),
         _ => state.lock().answer(seen),
     })
     .await
@@ -165,8 +169,8 @@ async fn origin_that_ends(ending: ConnectionEnd) -> Origin {
 
 /// Checks that larder requires a new sign-in: it responds with 401 and closes the connection.
 async fn must_sign_in_again(client: &mut Client, method: &str, url: &str) {
-    client.ask(method, url, &["Content-Length: 0"]).await;
-    let answer = client.answer(method).await.expect("an answer");
+    client.send_request(method, url, &["Content-Length: 0"]).await;
+    let answer = client.response(method).await.expect("an answer");
     assert_eq!(answer.status, 401, "{method} {url}: {}", answer.text());
     assert_eq!(answer.field("www-authenticate"), Some("NTLM"));
     assert_eq!(answer.field("proxy-support"), Some("Session-Based-Authentication"));
@@ -234,8 +238,8 @@ async fn a_post_that_loses_the_sign_in_at_the_origin_is_not_retried() {
         let url = format!("{base}/closed");
         let mut alice = larder.client().await;
         sign_in(&mut alice, &format!("{base}/me"), "NTLM", "alice").await;
-        alice.ask("POST", &url, &["Content-Length: 0"]).await;
-        assert_eq!(alice.answer("POST").await.expect("an answer").status, 502);
+        alice.send_request("POST", &url, &["Content-Length: 0"]).await;
+        assert_eq!(alice.response("POST").await.expect("an answer").status, 502);
         assert!(alice.is_closed().await);
         let mut alice = larder.client().await;
         sign_in(&mut alice, &format!("{base}/me"), "NTLM", "alice").await;
@@ -261,8 +265,8 @@ async fn a_close_by_the_origin_also_closes_the_authenticated_client_connection()
 async fn a_signed_in_client_gets_no_head_from_the_store_during_a_cooldown() {
     let state = Mutex::new(ConnectionAuth::default());
     let origin = Origin::start(move |seen| match &*seen.target {
-        "/open" => Answer::new(200, &["Cache-Control: public, max-age=60"], "anybody"),
-        "/busy" => Answer::new(429, &["Retry-After: 3000"], ""),
+        "/open" => MockResponse::new(200, &["Cache-Control: public, max-age=60"], "anybody"),
+        "/busy" => MockResponse::new(429, &["Retry-After: 3000"], ""),
         _ => state.lock().answer(seen),
     })
     .await;
@@ -275,8 +279,8 @@ async fn a_signed_in_client_gets_no_head_from_the_store_during_a_cooldown() {
     assert_eq!(other.get(&format!("{API}/busy"), &[]).await.status, 429);
     let calls = origin.calls();
     for (client, status) in [(&mut other, 200), (&mut alice, 429)] {
-        client.ask("HEAD", &url, &[]).await;
-        assert_eq!(client.answer("HEAD").await.expect("an answer").status, status);
+        client.send_request("HEAD", &url, &[]).await;
+        assert_eq!(client.response("HEAD").await.expect("an answer").status, status);
     }
     assert_eq!(origin.calls(), calls, "the cooldown blocks the call");
 }
@@ -303,7 +307,7 @@ async fn a_reload_that_changes_how_an_origin_is_reached_ends_its_sign_ins() {
 #[tokio::test]
 async fn responses_with_other_schemes_are_stored_as_usual() {
     let answer = ["Cache-Control: max-age=600", "WWW-Authenticate: Basic realm=\"NTLM\""];
-    let origin = Origin::always(Answer::new(200, &answer, "kept")).await;
+    let origin = Origin::always(MockResponse::new(200, &answer, "kept")).await;
     let larder = larder(&origin, &["ttl: 1h"]).await;
     let mut client = larder.client().await;
     for hit in [false, true] {
@@ -316,8 +320,11 @@ async fn responses_with_other_schemes_are_stored_as_usual() {
 
 #[tokio::test]
 async fn streams_of_one_connection_share_no_sign_in() {
-    let scene =
-        Scene::with(authenticating_origin().await, &route(&["ttl: 1h", "scope: shared"])).await;
+    let scene = InterceptionSetup::start(
+        authenticating_origin().await,
+        &route(&["ttl: 1h", "scope: shared"]),
+    )
+    .await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{}/me", intercepted::API);
     for step in ["NTLM one", "NTLM three alice"] {
@@ -336,7 +343,7 @@ async fn idle_sign_ins_yield_descriptors_and_a_lack_is_no_failure_of_the_origin(
     bounded(async {
         let state = Mutex::new(ConnectionAuth::default());
         let origin = Origin::start(move |seen| match &*seen.target {
-            "/open" => Answer::new(200, &[], "anybody"),
+            "/open" => MockResponse::new(200, &[], "anybody"),
             _ => state.lock().answer(seen),
         })
         .await;
@@ -360,17 +367,17 @@ async fn idle_sign_ins_yield_descriptors_and_a_lack_is_no_failure_of_the_origin(
             // These clients do not sign in; the request ensures that larder has accepted their connections.
             assert_eq!(other.get(&format!("http://{}/open", hosts[6]), &[]).await.status, 200);
         }
-        process.limit_files(process.next_file());
+        process.limit_open_files(process.next_fd());
         // The longest idle connection is closed first, then the other one; each call keeps its descriptor.
         for (other, host) in others.iter_mut().zip(&hosts[2..4]) {
             assert_eq!(other.get(&url(host), &["Authorization: NTLM one"]).await.status, 401);
         }
         assert_eq!(alice.get(&url(&hosts[4]), &["Authorization: NTLM one"]).await.status, 401);
         // The limit is so low that closing an idle connection does not help.
-        process.limit_files(8);
+        process.limit_open_files(8);
         let answer = others[0].get(&url(&hosts[5]), &["Authorization: NTLM one"]).await;
         assert_eq!((answer.status, answer.text().contains("LimitNOFILE")), (503, true));
-        process.limit_files(1024);
+        process.limit_open_files(1024);
         let answer = others[1].get(&url(&hosts[5]), &["Authorization: NTLM one"]).await;
         assert_eq!(answer.status, 401, "{}", answer.text());
         // The client whose sign-in was lost must sign in again; it is not treated as anonymous.
@@ -396,8 +403,8 @@ async fn until_drained(h2: &intercepted::H2) {
 async fn a_challenge_over_http_2_makes_the_next_connection_http_1() {
     for yaml in [route(&["ttl: 1h"]), "tls: { intercept: [api.example.test] }\n".to_owned()] {
         for scheme in ["NTLM", "Negotiate"] {
-            let scene = Scene::with(authenticating_origin().await, &yaml).await;
-            let mut h2 = h2_over(scene.either().await).await;
+            let scene = InterceptionSetup::start(authenticating_origin().await, &yaml).await;
+            let mut h2 = h2_over(scene.connect_any_version().await).await;
             let (answer, _) = intercepted::head(&mut h2, Request::get(INTERCEPTED));
             let answer = bounded(answer).await.expect("the challenge itself is forwarded");
             assert_eq!(answer.status(), 401);
@@ -409,12 +416,12 @@ async fn a_challenge_over_http_2_makes_the_next_connection_http_1() {
             assert_eq!(body, b"sign in");
             // The connection is closed to new requests with the end of the response.
             assert!(h2.clone().ready().await.is_err(), "the connection accepts further requests");
-            let next = scene.either().await;
+            let next = scene.connect_any_version().await;
             assert!(!is_h2(&next));
             let mut alice = Client::over(next);
             sign_in(&mut alice, INTERCEPTED, scheme, "alice").await;
             assert_eq!(alice.get(INTERCEPTED, &[]).await.text(), "alice");
-            let mut other = Client::over(scene.either().await);
+            let mut other = Client::over(scene.connect_any_version().await);
             assert_eq!(other.get(INTERCEPTED, &[]).await.status, 401);
         }
     }
@@ -423,18 +430,20 @@ async fn a_challenge_over_http_2_makes_the_next_connection_http_1() {
 /// RFC 9113 §7. The challenge would apply to a connection that the client does not have.
 #[tokio::test]
 async fn a_sign_in_step_over_http_2_must_be_repeated_over_http_1() {
-    let scene = Scene::with(authenticating_origin().await, &route(&["ttl: 1h"])).await;
-    let mut h2 = h2_over(scene.either().await).await;
+    let scene = InterceptionSetup::start(authenticating_origin().await, &route(&["ttl: 1h"])).await;
+    let mut h2 = h2_over(scene.connect_any_version().await).await;
     let first = || Request::get(INTERCEPTED).header("authorization", "NTLM one");
     let (answer, _) = intercepted::head(&mut h2, first());
     let reset = bounded(answer).await.expect_err("no answer");
     assert_eq!(reset.reason(), Some(Reason::HTTP_1_1_REQUIRED));
-    assert!(!is_h2(&scene.either().await));
+    assert!(!is_h2(&scene.connect_any_version().await));
     // The connection accepts requests until a response on it requires a sign-in.
     assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
     until_drained(&h2).await;
     // A sign-in that completes in one step (Kerberos) is forwarded unchanged.
-    scene.origin.now(|_| Answer::new(200, &["WWW-Authenticate: Negotiate done"], "alice"));
+    scene
+        .origin
+        .set_script(|_| MockResponse::new(200, &["WWW-Authenticate: Negotiate done"], "alice"));
     let mut h2 = scene.h2().await;
     let single_step = Request::get(INTERCEPTED).header("authorization", "Negotiate ticket");
     assert_eq!(intercepted::send(&mut h2, single_step, None).await.0, 200);
@@ -443,42 +452,42 @@ async fn a_sign_in_step_over_http_2_must_be_repeated_over_http_1() {
 
 #[tokio::test]
 async fn a_client_that_supports_only_http_2_is_not_rejected() {
-    let scene = Scene::with(authenticating_origin().await, &route(&["ttl: 1h"])).await;
+    let scene = InterceptionSetup::start(authenticating_origin().await, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     for _ in 0..3 {
         assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
     }
     // Another client may have marked the host meanwhile; this client still offers only HTTP/2.
     until_drained(&{
-        let mut both = h2_over(scene.either().await).await;
+        let mut both = h2_over(scene.connect_any_version().await).await;
         assert_eq!(intercepted::get(&mut both, INTERCEPTED).await.0, 401);
         both
     })
     .await;
-    assert!(!is_h2(&scene.either().await));
+    assert!(!is_h2(&scene.connect_any_version().await));
     assert_eq!(intercepted::get(&mut scene.h2().await, INTERCEPTED).await.0, 401);
     assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
 }
 
 #[tokio::test]
 async fn a_reload_keeps_the_hosts_that_authenticate_connections() {
-    let scene = Scene::with(authenticating_origin().await, &route(&["ttl: 1h"])).await;
-    let mut h2 = h2_over(scene.either().await).await;
+    let scene = InterceptionSetup::start(authenticating_origin().await, &route(&["ttl: 1h"])).await;
+    let mut h2 = h2_over(scene.connect_any_version().await).await;
     assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
     scene.reload(&route(&["ttl: 2h"])).await;
-    assert!(!is_h2(&scene.either().await));
+    assert!(!is_h2(&scene.connect_any_version().await));
 }
 
 /// A 401 with another scheme does not mark the host.
 #[tokio::test]
 async fn other_schemes_keep_http_2() {
     let challenge = ["WWW-Authenticate: Basic realm=\"NTLM\", Bearer"];
-    let scene = Scene::keeping(Answer::new(401, &challenge, "sign in")).await;
-    let mut h2 = h2_over(scene.either().await).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(401, &challenge, "sign in")).await;
+    let mut h2 = h2_over(scene.connect_any_version().await).await;
     for _ in 0..2 {
         assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
     }
-    assert!(is_h2(&scene.either().await));
+    assert!(is_h2(&scene.connect_any_version().await));
 }
 
 /// No list of schemes is complete: an unknown scheme may authenticate a connection too.
@@ -491,8 +500,8 @@ async fn a_connection_that_used_an_unknown_scheme_is_not_shared() {
             users.insert(seen.connection, name.to_owned());
         }
         match users.get(&seen.connection) {
-            Some(name) => Answer::new(200, &[], name),
-            None => Answer::new(401, &["WWW-Authenticate: Zork"], ""),
+            Some(name) => MockResponse::new(200, &[], name),
+            None => MockResponse::new(401, &["WWW-Authenticate: Zork"], ""),
         }
     })
     .await;

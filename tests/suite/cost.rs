@@ -13,8 +13,8 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
-use crate::process::{House, Process, eventually, larder, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{ConfigDir, Process, eventually, run_larder, text};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -27,13 +27,13 @@ fn costly(per_credit: f64) -> String {
 }
 
 fn coins(larder: &Larder) -> CostReport {
-    let all = larder.server.controls().cost();
+    let all = larder.server.admin_api().cost();
     assert_eq!(all.len(), 1);
     all.into_iter().next().unwrap()
 }
 
 fn spend(larder: &Larder, credits: f64) {
-    larder.server.account().ledger().spend("coins", credits, larder.clock.now());
+    larder.server.telemetry().cost().spend("coins", credits, larder.clock.now());
 }
 
 fn approx_equals(amount: f64, expected: f64) -> bool {
@@ -42,7 +42,7 @@ fn approx_equals(amount: f64, expected: f64) -> bool {
 
 #[tokio::test]
 async fn a_new_month_resets_the_budget_and_a_new_day_does_not() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, &costly(0.5)).await;
     spend(&larder, 9.0);
     let before = coins(&larder);
@@ -64,14 +64,14 @@ async fn a_new_month_resets_the_budget_and_a_new_day_does_not() {
 
 #[tokio::test]
 async fn every_call_with_a_response_is_charged_cached_or_passed_through() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, &costly(0.5)).await;
     larder.get("/a").await;
     larder.get("/b").await;
     let mut client = larder.client().await;
-    client.ask("DELETE", &format!("{API}/a"), &[]).await;
-    assert_eq!(client.answer("DELETE").await.unwrap().status, 200);
-    larder.until("three calls", |larder| coins(larder).today.calls == 3).await;
+    client.send_request("DELETE", &format!("{API}/a"), &[]).await;
+    assert_eq!(client.response("DELETE").await.unwrap().status, 200);
+    larder.wait_until("three calls", |larder| coins(larder).today.calls == 3).await;
     let today = coins(&larder).today;
     assert!(approx_equals(today.credits, 3.0) && approx_equals(today.money, 1.5), "{today:?}");
     assert!(approx_equals(larder.metric("larder_credits_total{upstream=\"coins\"}"), 3.0));
@@ -80,31 +80,31 @@ async fn every_call_with_a_response_is_charged_cached_or_passed_through() {
 
 #[tokio::test]
 async fn hits_count_as_avoided_calls_and_a_reload_keeps_the_counts() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, &costly(0.5)).await;
     for _ in 0..4 {
         larder.get("/x").await;
     }
-    larder.until("three hits", |larder| coins(larder).today.avoided_calls == 3).await;
+    larder.wait_until("three hits", |larder| coins(larder).today.avoided_calls == 3).await;
     assert!(approx_equals(coins(&larder).today.avoided_money, 1.5));
     assert!(approx_equals(larder.metric("larder_cost_avoided_total{upstream=\"coins\"}"), 1.5));
     larder.reload(&origin, &costly(2.0)).await.unwrap();
     assert!(approx_equals(coins(&larder).today.avoided_money, 6.0));
     larder.get("/x").await;
-    larder.until("a fourth", |larder| coins(larder).today.avoided_calls == 4).await;
+    larder.wait_until("a fourth", |larder| coins(larder).today.avoided_calls == 4).await;
     larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
-    assert!(larder.server.controls().cost().is_empty());
+    assert!(larder.server.admin_api().cost().is_empty());
 }
 
 // ---- processes
 
-fn config_dir_for(origin: &Origin) -> House {
+fn config_dir_for(origin: &Origin) -> ConfigDir {
     let resolve = format!("resolve: {{ api.example.test: \"{}\" }}", origin.addr);
     let free = "listen: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }";
-    House::with(&format!("version: 1\n{free}\n{resolve}\n{}", costly(0.5)))
+    ConfigDir::with(&format!("version: 1\n{free}\n{resolve}\n{}", costly(0.5)))
 }
 
-fn run(config_dir: &House, flags: &[&str]) -> Process {
+fn run(config_dir: &ConfigDir, flags: &[&str]) -> Process {
     let mut arguments = vec![OsStr::new("run"), config_dir.config.as_os_str()];
     arguments.extend(flags.iter().map(OsStr::new));
     Process::start(&arguments)
@@ -123,7 +123,7 @@ async fn until_reported(admin: SocketAddr, avoided: u64) {
     let admin = admin.to_string();
     let polling = async {
         loop {
-            let output = larder(&["cost", "--json", "--admin", &admin]).await;
+            let output = run_larder(&["cost", "--json", "--admin", &admin]).await;
             let report: Value = serde_json::from_str(&text(&output.stdout)).unwrap_or_default();
             let calls = report["upstreams"][0]["month"]["avoided"]["calls"].as_u64();
             assert!(calls.is_none_or(|calls| calls <= avoided), "counted twice: {report}");
@@ -136,25 +136,25 @@ async fn until_reported(admin: SocketAddr, avoided: u64) {
 }
 
 /// Whether the count of `avoided` calls would survive a kill at this moment.
-fn is_stored(config_dir: &House, avoided: u64) -> bool {
+fn is_stored(config_dir: &ConfigDir, avoided: u64) -> bool {
     let copy = tempfile::tempdir().unwrap();
     let from = config_dir.directory.path().join("larder-data/state/db");
     // A file may disappear during the copy; the next copy is complete.
-    if copied(&from, &copy.path().join("db")).is_err() {
+    if copy_tree(&from, &copy.path().join("db")).is_err() {
         return false;
     }
     let Ok((state, _)) = StateDb::open(copy.path(), SystemTime::UNIX_EPOCH) else { return false };
-    let rows = state.ledger();
+    let rows = state.take_cost_rows();
     state.close();
     rows.iter().any(|(_, value)| value.get(24..32) == Some(&avoided.to_be_bytes()))
 }
 
-pub fn copied(from: &Path, to: &Path) -> std::io::Result<()> {
+pub fn copy_tree(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
-            copied(&entry.path(), &to.join(entry.file_name()))?;
+            copy_tree(&entry.path(), &to.join(entry.file_name()))?;
         } else {
             fs::copy(entry.path(), to.join(entry.file_name()))?;
         }
@@ -164,34 +164,34 @@ pub fn copied(from: &Path, to: &Path) -> std::io::Result<()> {
 
 #[tokio::test]
 async fn counts_survive_a_kill_and_a_stop() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let config_dir = config_dir_for(&origin);
     let mut first = run(&config_dir, &[]);
     hit(first.addr().await, "/x", 3).await;
     until_reported(first.admin().await, 3).await;
     eventually("on disk", || is_stored(&config_dir, 3)).await;
     first.signal("KILL");
-    first.ended().await;
+    first.wait_for_exit().await;
     let mut second = run(&config_dir, &[]);
     until_reported(second.admin().await, 3).await;
     hit(second.addr().await, "/y", 2).await;
     until_reported(second.admin().await, 5).await;
     second.signal("TERM");
-    assert_eq!(second.ended().await.code(), Some(0));
+    assert_eq!(second.wait_for_exit().await.code(), Some(0));
     let third = run(&config_dir, &[]);
     until_reported(third.admin().await, 5).await;
 }
 
 #[tokio::test]
 async fn a_hand_over_keeps_the_counts() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let config_dir = config_dir_for(&origin);
     let mut before = run(&config_dir, &[]);
     hit(before.addr().await, "/x", 3).await;
     until_reported(before.admin().await, 3).await;
     let next = run(&config_dir, &["--take-over"]);
     let (addr, admin) = (next.addr().await, next.admin().await);
-    assert_eq!(before.ended().await.code(), Some(0), "{}", before.err.text());
+    assert_eq!(before.wait_for_exit().await.code(), Some(0), "{}", before.err.text());
     until_reported(admin, 3).await;
     hit(addr, "/y", 2).await;
     until_reported(admin, 5).await;

@@ -9,19 +9,19 @@ use tokio::task::JoinSet;
 
 use crate::client::Client;
 use crate::concurrent::bounded;
-use crate::dns::{Dns, Said};
+use crate::dns::{Dns, DnsReply};
 use crate::larder_under_test::Larder;
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 const ROUTES: &str = "routes: [{ name: all, match: { host: \"*\" }, ttl: 1h }]\n";
 
 async fn larder(dns: &Dns) -> Larder {
     let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
-    Larder::with_parts(ROUTES, parts).await
+    Larder::with_deps(ROUTES, parts).await
 }
 
-fn loopback() -> Said {
-    Said::Addresses(vec![IpAddr::from([127, 0, 0, 1])])
+fn loopback() -> DnsReply {
+    DnsReply::Addresses(vec![IpAddr::from([127, 0, 0, 1])])
 }
 
 /// The status of a GET of `url`; an error must have the class `dns`.
@@ -33,13 +33,13 @@ async fn get(larder: &Larder, url: &str) -> u16 {
 
 /// The number of queries for `name`.
 fn queries(dns: &Dns, name: &str) -> usize {
-    dns.asked().iter().filter(|query| *query == name).count()
+    dns.queried_names().iter().filter(|query| *query == name).count()
 }
 
 #[tokio::test]
 async fn ups_09_a_name_that_does_not_exist_is_a_502_and_is_cached() {
     bounded(async {
-        let dns = Dns::saying(|_, _| Said::Addresses(Vec::new())).await;
+        let dns = Dns::with_replies(|_, _| DnsReply::Addresses(Vec::new())).await;
         let larder = larder(&dns).await;
         for n in 0..5 {
             assert_eq!(get(&larder, &format!("http://nowhere.test/{n}")).await, 502);
@@ -52,10 +52,12 @@ async fn ups_09_a_name_that_does_not_exist_is_a_502_and_is_cached() {
 #[tokio::test]
 async fn ups_09_a_failure_of_a_name_server_is_cached_for_a_second() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let dns =
-            Dns::saying(|name, _| if name == "good.test" { loopback() } else { Said::Failure })
-                .await;
+            Dns::with_replies(
+                |name, _| if name == "good.test" { loopback() } else { DnsReply::Failure },
+            )
+            .await;
         let larder = larder(&dns).await;
         assert_eq!(get(&larder, "http://failing.test/").await, 502);
         let before = queries(&dns, "failing.test");
@@ -77,7 +79,7 @@ async fn ups_09_a_failure_of_a_name_server_is_cached_for_a_second() {
 #[tokio::test]
 async fn ups_09_all_requests_to_one_name_share_one_lookup() {
     bounded(async {
-        let dns = Dns::saying(|_, _| Said::Nothing).await;
+        let dns = Dns::with_replies(|_, _| DnsReply::NoReply).await;
         let larder = larder(&dns).await;
         let mut requests = JoinSet::new();
         for n in 0..50 {
@@ -89,7 +91,7 @@ async fn ups_09_all_requests_to_one_name_share_one_lookup() {
             assert_eq!(status.unwrap(), 502);
         }
         // One lookup sends its query several times; fifty lookups would send hundreds of queries.
-        assert!(queries(&dns, "silent.test") < 10, "{:?}", dns.asked());
+        assert!(queries(&dns, "silent.test") < 10, "{:?}", dns.queried_names());
     })
     .await;
 }
@@ -100,12 +102,12 @@ async fn ups_09_all_requests_to_one_name_share_one_lookup() {
 async fn ups_09_a_thousand_failing_names_do_not_delay_a_good_one() {
     const BAD: usize = 1000;
     // This process holds both ends of every connection.
-    descriptors::raise(3 * BAD);
+    descriptors::raise_limit(3 * BAD);
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
-        let dns = Dns::saying(
-            |name, _| if name.starts_with("good") { loopback() } else { Said::Nothing },
-        );
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
+        let dns = Dns::with_replies(|name, _| {
+            if name.starts_with("good") { loopback() } else { DnsReply::NoReply }
+        });
         let dns = dns.await;
         let larder = larder(&dns).await;
         let good = |name: &str| format!("http://good-{name}.test:{}/", origin.addr.port());
@@ -118,7 +120,7 @@ async fn ups_09_a_thousand_failing_names_do_not_delay_a_good_one() {
                 client.get(&format!("http://bad-{n}.test/"), &[]).await.status
             });
         }
-        while dns.asked().len() < BAD {
+        while dns.queried_names().len() < BAD {
             tokio::task::yield_now().await;
         }
         for n in 0..10 {

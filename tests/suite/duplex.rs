@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::concurrent::bounded;
-use crate::intercepted::{API, Scene, get};
+use crate::intercepted::{API, InterceptionSetup, get};
 use crate::larder_under_test::Larder;
-use crate::origin::{Answer, Origin};
-use crate::tls_origin::{Act, Authority, TlsOrigin};
+use crate::origin::{MockResponse, Origin};
+use crate::tls_origin::{Action, TestCa, TlsOrigin};
 
 /// More bytes than the buffers of the sockets hold.
 const LONG: usize = 48 * 1024 * 1024;
@@ -106,7 +106,7 @@ async fn a_client_disconnect_is_detected_while_its_body_is_unread() {
         };
         socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         drop(stream);
-        larder.counts(r#"larder_requests_total{result="error",route="none"}"#, 1.0).await;
+        larder.wait_for_metric(r#"larder_requests_total{result="error",route="none"}"#, 1.0).await;
         drop(reached);
     })
     .await;
@@ -124,7 +124,7 @@ async fn an_origin_without_a_response_or_a_100_continue_is_a_timeout() {
         let mut client = larder.client().await;
         client.send(post("/", "Content-Length: 4\r\nExpect: 100-continue\r\n")).await;
         let connection = accept_head(&listener).await;
-        assert_eq!(client.answer("POST").await.unwrap().status, 504);
+        assert_eq!(client.response("POST").await.unwrap().status, 504);
         drop(connection);
     })
     .await;
@@ -134,12 +134,12 @@ async fn an_origin_without_a_response_or_a_100_continue_is_a_timeout() {
 #[tokio::test]
 async fn a_web_socket_uses_http_1_if_the_origin_supports_both_versions() {
     bounded(Box::pin(async {
-        let authority = Authority::new();
-        let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Act::head(id, 200, None, true)]);
+        let authority = TestCa::new();
+        let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Action::head(id, 200, None, true)]);
         let tls = tls.await;
-        let unused = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(MockResponse::closed()).await;
         let route = format!("routes: [{{ name: api, match: {{ host: {API} }}, ttl: 1h }}]\n");
-        let scene = Scene::at(tls, authority, unused, &route).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused, &route).await;
         // An HTTP/2 connection exists already.
         assert_eq!(get(&mut scene.h2().await, &format!("https://{API}/")).await.0, 200);
         let mut client = scene.client(&["http/1.1"]).http1(API).await;
@@ -148,7 +148,7 @@ async fn a_web_socket_uses_http_1_if_the_origin_supports_both_versions() {
                 "GET /ws HTTP/1.1\r\nHost: {API}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
             ))
             .await;
-        let switched = client.one_answer("GET").await.unwrap();
+        let switched = client.next_response("GET").await.unwrap();
         assert_eq!((switched.status, switched.field("upgrade")), (101, Some("websocket")));
         client.send("there and back").await;
         let mut back = [0; 14];
@@ -161,9 +161,9 @@ async fn a_web_socket_uses_http_1_if_the_origin_supports_both_versions() {
 #[tokio::test]
 async fn after_http_1_1_required_an_origin_is_called_over_http_1() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let origin = TlsOrigin::scripted(&authority, |_, _, id| {
-            vec![Act::reset(id, Reason::HTTP_1_1_REQUIRED)]
+            vec![Action::reset(id, Reason::HTTP_1_1_REQUIRED)]
         })
         .await;
         let yaml = format!(
@@ -187,12 +187,13 @@ async fn after_http_1_1_required_an_origin_is_called_over_http_1() {
 #[tokio::test]
 async fn no_call_waits_for_a_stream_on_a_full_connection() {
     bounded(Box::pin(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let release = Arc::new(Notify::new());
-        let tls = TlsOrigin::narrow(&authority, Arc::clone(&release)).await;
-        let unused = Origin::always(Answer::closed()).await;
+        let tls = TlsOrigin::one_stream_at_a_time(&authority, Arc::clone(&release)).await;
+        let unused = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, unused, &intercept).await;
+        let scene =
+            InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
         let mut client = scene.h2().await;
         assert_eq!(get(&mut client, &format!("https://{API}/first")).await.0, 200);
         let blocked = tokio::spawn(get(&mut client, &format!("https://{API}/held")));
@@ -208,8 +209,8 @@ async fn no_call_waits_for_a_stream_on_a_full_connection() {
 async fn an_early_response_over_http_2_does_not_reset_the_upload() {
     bounded(Box::pin(async {
         let (listener, addr) = listener().await;
-        let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, addr).await;
+        let authority = TestCa::new();
+        let tls = TlsOrigin::in_front_of(&authority, addr).await;
         tokio::spawn(async move {
             loop {
                 let mut stream = accept_head(&listener).await;
@@ -217,9 +218,10 @@ async fn an_early_response_over_http_2_does_not_reset_the_upload() {
                 stream.write_all(answer).await.unwrap();
             }
         });
-        let unused = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, unused, &intercept).await;
+        let scene =
+            InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
         let mut client = scene.h2().await;
         let request = http::Request::post(format!("https://{API}/up")).body(()).unwrap();
         let (answer, mut upload) = client.send_request(request, false).unwrap();
@@ -244,12 +246,12 @@ async fn an_early_response_over_http_2_does_not_reset_the_upload() {
 #[tokio::test]
 async fn an_empty_line_between_requests_begins_no_request() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let larder = larder_for(origin.addr, "limits: { head_timeout: 100ms }\n").await;
         let mut client = larder.client().await;
         for call in 0..3 {
             client.send(format!("GET http://{API}/ HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
-            assert_eq!(client.answer("GET").await.unwrap().text(), "ok", "{call}");
+            assert_eq!(client.response("GET").await.unwrap().text(), "ok", "{call}");
             client.send("\r\n").await;
             let unsolicited = timeout(Duration::from_millis(300), client.stream.read_u8()).await;
             assert!(unsolicited.is_err(), "{call}");
@@ -262,7 +264,7 @@ async fn an_empty_line_between_requests_begins_no_request() {
 #[tokio::test]
 async fn a_request_with_max_forwards_zero_gets_a_response_from_larder() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "from the origin")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "from the origin")).await;
         let larder = larder_for(origin.addr, "").await;
         for (method, hops, status, calls) in [
             ("OPTIONS", 0, 200, 0),
@@ -272,11 +274,11 @@ async fn a_request_with_max_forwards_zero_gets_a_response_from_larder() {
         ] {
             let mut client = larder.client().await;
             let field = format!("Max-Forwards: {hops}");
-            client.ask(method, &format!("http://{API}/"), &[&field]).await;
-            let answer = client.answer(method).await.unwrap();
+            client.send_request(method, &format!("http://{API}/"), &[&field]).await;
+            let answer = client.response(method).await.unwrap();
             assert_eq!((answer.status, origin.calls()), (status, calls), "{method} {hops}");
         }
-        let forwarded = origin.seen();
+        let forwarded = origin.requests();
         let hops: Vec<_> = forwarded.iter().map(|request| request.field("max-forwards")).collect();
         assert_eq!(hops, [Some("0"), Some("0")]);
     })
@@ -287,17 +289,17 @@ async fn a_request_with_max_forwards_zero_gets_a_response_from_larder() {
 #[tokio::test]
 async fn a_length_is_sent_once_and_not_on_interim_responses() {
     bounded(async {
-        let origin = Origin::always(Answer::raw(
+        let origin = Origin::always(MockResponse::raw(
             "HTTP/1.1 103 x\r\nContent-Length: 9\r\nLink: </a>\r\n\r\n\
              HTTP/1.1 200 x\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\n",
         ))
         .await;
         let larder = larder_for(origin.addr, "").await;
         let mut client = larder.client().await;
-        client.ask("HEAD", &format!("http://{API}/"), &[]).await;
-        let hint = client.one_answer("HEAD").await.unwrap();
+        client.send_request("HEAD", &format!("http://{API}/"), &[]).await;
+        let hint = client.next_response("HEAD").await.unwrap();
         assert_eq!((hint.status, hint.field("content-length")), (103, None));
-        let answer = client.one_answer("HEAD").await.unwrap();
+        let answer = client.next_response("HEAD").await.unwrap();
         assert_eq!((answer.status, answer.field("content-length")), (200, Some("2")));
     })
     .await;
@@ -310,8 +312,8 @@ async fn buffered_bytes_reach_a_slow_client_while_its_origin_pauses() {
     const HALF: usize = 900_000;
     bounded(Box::pin(async {
         let (listener, addr) = listener().await;
-        let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, addr).await;
+        let authority = TestCa::new();
+        let tls = TlsOrigin::in_front_of(&authority, addr).await;
         tokio::spawn(async move {
             loop {
                 let mut stream = accept_head(&listener).await;
@@ -322,9 +324,10 @@ async fn buffered_bytes_reach_a_slow_client_while_its_origin_pauses() {
                 tokio::spawn(async move { stream.read_u8().await });
             }
         });
-        let unused = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, unused, &intercept).await;
+        let scene =
+            InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
         for pause in [0, 5, 20] {
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
             client.send(format!("GET /{pause} HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
@@ -346,18 +349,19 @@ async fn buffered_bytes_reach_a_slow_client_while_its_origin_pauses() {
 #[tokio::test]
 async fn a_101_over_http_2_is_refused() {
     bounded(Box::pin(async {
-        let authority = Authority::new();
-        let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Act::head(id, 101, None, true)]);
+        let authority = TestCa::new();
+        let tls =
+            TlsOrigin::scripted(&authority, |_, _, id| vec![Action::head(id, 101, None, true)]);
         let tls = tls.await;
-        let unused = Origin::always(Answer::closed()).await;
+        let unused = Origin::always(MockResponse::closed()).await;
         let route =
             format!("routes: [{{ name: api, match: {{ host: {API}, path: /kept }}, ttl: 1h }}]\n");
-        let scene = Scene::at(tls, authority, unused, &route).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused, &route).await;
         for path in ["/kept", "/passed"] {
             assert_eq!(get(&mut scene.h2().await, &format!("https://{API}{path}")).await.0, 502);
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
             client.send(format!("GET {path} HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
-            assert_eq!(client.answer("GET").await.unwrap().status, 502, "{path}");
+            assert_eq!(client.response("GET").await.unwrap().status, 502, "{path}");
         }
     }))
     .await;
@@ -387,7 +391,7 @@ async fn an_early_response_reaches_a_client_that_sends_its_whole_body_first() {
                 for _ in 0..LONG >> 16 {
                     client.send(&piece).await;
                 }
-                let answer = client.answer("POST").await.expect("an answer");
+                let answer = client.response("POST").await.expect("an answer");
                 assert_eq!(answer.status, status);
             }
         }

@@ -12,13 +12,13 @@ use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::larder_under_test::Larder;
-use crate::origin::{Answer, Origin, Step};
-use crate::process::{House, PATIENCE, Process, eventually, program, text};
-use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
+use crate::origin::{MockResponse, Origin, Step};
+use crate::process::{ConfigDir, Process, TIMEOUT, eventually, program, text};
+use crate::tls_origin::{Certificate, Protocols, TestCa, TlsOrigin};
 
 /// A configuration with separate cache and runtime directories of a user.
 pub struct Home {
-    config_dir: House,
+    config_dir: ConfigDir,
     cache: tempfile::TempDir,
     session: tempfile::TempDir,
 }
@@ -26,7 +26,7 @@ pub struct Home {
 impl Home {
     pub fn with(yaml: &str) -> Self {
         let directory = || tempfile::tempdir().unwrap();
-        Self { config_dir: House::with(yaml), cache: directory(), session: directory() }
+        Self { config_dir: ConfigDir::with(yaml), cache: directory(), session: directory() }
     }
 
     /// A configuration that caches everything of `api.example.test`, which is `origin`.
@@ -48,7 +48,7 @@ impl Home {
 
     async fn exec(&self, flags: &[&str], command: &[&str]) -> Output {
         let running = self.command(flags, command).output();
-        timeout(PATIENCE, running).await.expect("it ends").expect("it starts")
+        timeout(TIMEOUT, running).await.expect("it ends").expect("it starts")
     }
 
     /// The number of session directories of commands that still exist.
@@ -85,7 +85,7 @@ async fn the_second_call_of_a_command_hits_and_a_summary_is_printed() {
     if !has_curl("exec") {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let home = Home::for_origin(&origin);
     let output = home.exec(&[], &["sh", "-c", &format!("{CURL}; {CURL}")]).await;
     let log = text(&output.stderr);
@@ -104,7 +104,7 @@ async fn an_error_by_larder_is_counted_as_failed_and_saves_nothing() {
     if !has_curl("exec") {
         return;
     }
-    let origin = Origin::always(Answer::closed()).await;
+    let origin = Origin::always(MockResponse::closed()).await;
     let home = Home::for_origin(&origin);
     let output = home.exec(&[], &["sh", "-c", CURL]).await;
     assert!(text(&output.stdout).contains("larder_error"), "{}", text(&output.stdout));
@@ -118,7 +118,7 @@ async fn a_response_that_a_command_stored_is_used_by_the_next_command() {
     if !has_curl("exec") {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let home = Home::for_origin(&origin);
     for _ in 0..2 {
         let output = home.exec(&["--json"], &["sh", "-c", CURL]).await;
@@ -137,14 +137,14 @@ async fn a_store_in_use_is_reported_in_one_line_and_larder_uses_memory() {
     if !has_curl("exec") {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let home = Home::for_origin(&origin);
     let mut outer = home.command(&["--quiet"], &["sh", "-c", "echo begun; read line"]);
-    let mut outer = Process::of({
+    let mut outer = Process::from_command({
         outer.stdin(Stdio::piped());
         outer
     });
-    outer.out.line("begun").await;
+    outer.out.wait_for_line("begun").await;
     let inner = home.exec(&["--quiet"], &["sh", "-c", &format!("{CURL}; {CURL}")]).await;
     let log = text(&inner.stderr);
     assert_eq!(text(&inner.stdout), "hellohello", "{log}");
@@ -152,7 +152,7 @@ async fn a_store_in_use_is_reported_in_one_line_and_larder_uses_memory() {
     assert!(log.contains("is in use by") && log.contains("running memory-only"), "{log}");
     assert_eq!(origin.calls(), 1);
     drop(outer.child.stdin.take());
-    outer.ended().await;
+    outer.wait_for_exit().await;
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn input_and_output_of_the_command_are_unchanged() {
     fs::write(&input, b"in\0\xfe").unwrap();
     command.stdin(fs::File::open(&input).unwrap());
     let mask = std::process::Command::new("sh").args(["-c", "umask"]).output().unwrap().stdout;
-    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    let output = timeout(TIMEOUT, command.output()).await.unwrap().unwrap();
     assert_eq!(output.stdout, [b"in\0\xfeout\0\xff".as_slice(), &mask].concat());
     assert_eq!(output.stderr, b"err\0\xff");
 }
@@ -202,11 +202,11 @@ async fn signals_are_forwarded_to_the_command() {
     {
         let home = Home::with("version: 1\n");
         let script = "echo begun; exec sleep 60";
-        let mut process = Process::of(home.command(&["--quiet"], &["sh", "-c", script]));
-        process.out.line("begun").await;
+        let mut process = Process::from_command(home.command(&["--quiet"], &["sh", "-c", script]));
+        process.out.wait_for_line("begun").await;
         assert_eq!(home.session_dirs(), 1);
         process.signal(signal);
-        assert_eq!(process.ended().await.code(), Some(code), "{signal}");
+        assert_eq!(process.wait_for_exit().await.code(), Some(code), "{signal}");
         assert_eq!(home.session_dirs(), 0, "{signal}");
     }
 }
@@ -215,10 +215,10 @@ async fn signals_are_forwarded_to_the_command() {
 async fn a_command_that_handles_a_signal_sets_the_exit_code() {
     let home = Home::with("version: 1\n");
     let script = "trap 'echo handled; exit 7' TERM; echo begun; while :; do sleep 0.01; done";
-    let mut process = Process::of(home.command(&["--quiet"], &["sh", "-c", script]));
-    process.out.line("begun").await;
+    let mut process = Process::from_command(home.command(&["--quiet"], &["sh", "-c", script]));
+    process.out.wait_for_line("begun").await;
     process.signal("TERM");
-    assert_eq!(process.ended().await.code(), Some(7));
+    assert_eq!(process.wait_for_exit().await.code(), Some(7));
     assert_eq!(process.out.all(), ["begun", "handled"]);
 }
 
@@ -237,11 +237,11 @@ async fn the_command_inherits_ignored_signals() {
             nohup.env(name, value);
         }
     }
-    let mut process = Process::of(nohup);
-    process.out.line("begun").await;
+    let mut process = Process::from_command(nohup);
+    process.out.wait_for_line("begun").await;
     process.signal("HUP");
     drop(process.child.stdin.take());
-    assert_eq!(process.ended().await.code(), Some(0));
+    assert_eq!(process.wait_for_exit().await.code(), Some(0));
     assert_eq!(process.out.all(), ["begun", "ended"]);
 }
 
@@ -251,11 +251,11 @@ async fn the_next_larder_removes_the_directories_of_a_killed_one() {
     let script = "echo begun; read line";
     let mut command = home.command(&["--quiet"], &["sh", "-c", script]);
     command.stdin(Stdio::piped());
-    let mut process = Process::of(command);
-    process.out.line("begun").await;
+    let mut process = Process::from_command(command);
+    process.out.wait_for_line("begun").await;
     process.signal("KILL");
     drop(process.child.stdin.take());
-    process.ended().await;
+    process.wait_for_exit().await;
     assert_eq!(home.session_dirs(), 1, "the killed larder could not remove it");
     home.exec(&["--quiet"], &["true"]).await;
     assert_eq!(home.session_dirs(), 0);
@@ -266,7 +266,7 @@ async fn a_running_larder_with_the_same_configuration_is_used() {
     if !has_curl("exec") {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (home, mut larder) = running(&origin).await;
     let configured = fs::read_to_string(&home.config_dir.config).unwrap();
     for calls in 1..3 {
@@ -289,7 +289,7 @@ async fn a_running_larder_with_the_same_configuration_is_used() {
     );
     assert_eq!(origin.calls(), 2, "{log}");
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
 }
 
 fn admin_at(admin: &str) -> String {
@@ -307,7 +307,7 @@ async fn a_missing_configuration_or_command_is_reported() {
     let home = Home::with("version: 1\n");
     let mut command = Command::new(program());
     command.args(["exec", "--", "true"]).current_dir(home.cache.path());
-    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    let output = timeout(TIMEOUT, command.output()).await.unwrap().unwrap();
     let log = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{log}");
     assert!(log.contains("proxy.yaml: ") && log.contains("`version: 1`"), "{log}");
@@ -336,7 +336,7 @@ async fn without_a_cache_directory_the_command_still_runs() {
     fs::write(&file, "").unwrap();
     let mut command = home.command(&["--quiet"], &["echo", "done"]);
     command.env("XDG_CACHE_HOME", &file);
-    let output = timeout(PATIENCE, command.output()).await.unwrap().unwrap();
+    let output = timeout(TIMEOUT, command.output()).await.unwrap().unwrap();
     let log = text(&output.stderr);
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "done\n"), "{log}");
     assert!(log.starts_with("larder: nothing is stored on disk: "), "{log}");
@@ -348,8 +348,8 @@ async fn an_https_call_of_an_unmodified_command_hits_the_second_time() {
     if !has_curl("exec over TLS") {
         return;
     }
-    let authority = Authority::new();
-    for speaks in [Speaks::H1, Speaks::H2] {
+    let authority = TestCa::new();
+    for speaks in [Protocols::H1, Protocols::H2] {
         let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "secret").await;
         let home = Home::with(&format!(
             "version: 1\nresolve: {{ api.example.test: \"{}\" }}\n\
@@ -378,7 +378,7 @@ async fn running(origin: &Origin) -> (Home, Process) {
     let configured = yaml(origin, &proxy).replace("{ listen: 127.0.0.1:0 }", &admin_at(&admin));
     let home = Home::with(&configured);
     let larder = Process::start(&[OsStr::new("run"), home.config_dir.config.as_os_str()]);
-    larder.out.line("listens on").await;
+    larder.out.wait_for_line("listens on").await;
     (home, larder)
 }
 
@@ -393,7 +393,7 @@ impl Home {
         let mut shell = Command::new("sh");
         shell.args(["-c", script]).env("XDG_CACHE_HOME", self.cache.path()).kill_on_drop(true);
         shell.env("NODE_OPTIONS", "--no-warnings").env_remove("LARDER_ADMIN");
-        timeout(PATIENCE, shell.output()).await.expect("it ends").expect("it starts")
+        timeout(TIMEOUT, shell.output()).await.expect("it ends").expect("it starts")
     }
 }
 
@@ -402,7 +402,7 @@ async fn a_shell_that_evaluates_the_output_of_env_uses_the_running_larder() {
     if !has_curl("env") {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (home, mut larder) = running(&origin).await;
     let env = home.env("");
     let output = home.shell(&format!("eval \"$({env})\"; {CURL}; {CURL}")).await;
@@ -417,12 +417,12 @@ async fn a_shell_that_evaluates_the_output_of_env_uses_the_running_larder() {
     assert_eq!(once, again);
     assert!(once.iter().any(|line| line.starts_with("NODE_OPTIONS=--no-warnings --require")));
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
 }
 
 #[tokio::test]
 async fn every_format_of_env_names_the_same_files_in_a_given_directory() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (home, mut larder) = running(&origin).await;
     let files = home.config_dir.directory.path().join("a volume");
     let flags = |format: &str| format!("--format {format} --files '{}'", files.display());
@@ -449,7 +449,7 @@ async fn every_format_of_env_names_the_same_files_in_a_given_directory() {
         }
     }
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
 }
 
 #[derive(serde::Deserialize)]
@@ -514,7 +514,7 @@ async fn proxy_pac_sends_all_but_excluded_urls_to_larder() {
         .arg(pac.text())
         .args(table.map(|(url, _)| url))
         .kill_on_drop(true);
-    let output = timeout(PATIENCE, node_command.output()).await.unwrap().unwrap();
+    let output = timeout(TIMEOUT, node_command.output()).await.unwrap().unwrap();
     let printed = text(&output.stdout);
     let expected = table.map(|(_, result)| result);
     assert_eq!(printed.lines().collect::<Vec<_>>(), expected, "{}", text(&output.stderr));
@@ -549,8 +549,8 @@ impl Caller {
     async fn start(home: &Home) -> Self {
         let mut exec = home.command(&["--fallback-direct"], &["sh", "-c", CALL_PER_LINE]);
         exec.stdin(Stdio::piped());
-        let exec = Process::of(exec);
-        exec.out.line("begun").await;
+        let exec = Process::from_command(exec);
+        exec.out.wait_for_line("begun").await;
         Self { exec, calls: 0 }
     }
 
@@ -573,7 +573,7 @@ impl Caller {
 
     async fn end(mut self) -> (Option<i32>, String) {
         drop(self.exec.child.stdin.take());
-        let code = self.exec.ended().await.code();
+        let code = self.exec.wait_for_exit().await.code();
         (code, self.exec.err.text())
     }
 }
@@ -583,7 +583,7 @@ async fn after_a_kill_no_call_fails_and_larder_restarts_with_its_store() {
     if !has_curl("fallback") {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let home = Home::for_origin(&origin);
     let mut caller = Caller::start(&home).await;
     let first = caller.call().await;
@@ -615,7 +615,7 @@ async fn a_supervised_larder_counts_and_stores_as_usual() {
     if !has_curl("fallback") {
         return;
     }
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let home = Home::for_origin(&origin);
     let script = format!("{CURL}; {CURL}");
     let output = home.exec(&["--fallback-direct"], &["sh", "-c", &script]).await;
@@ -632,15 +632,15 @@ async fn a_supervised_larder_ends_when_its_supervisor_is_killed() {
     let home = Home::with("version: 1\n");
     let mut exec = home.command(&["--fallback-direct"], &["sh", "-c", "echo begun; read line"]);
     exec.stdin(Stdio::piped());
-    let mut exec = Process::of(exec);
-    exec.out.line("begun").await;
+    let mut exec = Process::from_command(exec);
+    exec.out.wait_for_line("begun").await;
     let larder = larder_pid(&exec);
     exec.signal("KILL");
     drop(exec.child.stdin.take());
     let runs =
         || fs::read_to_string(format!("/proc/{larder}/cmdline")).is_ok_and(|c| !c.is_empty());
     eventually("the end of larder", || !runs()).await;
-    exec.ended().await;
+    exec.wait_for_exit().await;
 }
 
 // ---- larder doctor
@@ -657,7 +657,7 @@ impl Home {
                 None => doctor.env_remove(name),
             };
         }
-        timeout(PATIENCE, doctor.output()).await.expect("it ends").expect("it starts")
+        timeout(TIMEOUT, doctor.output()).await.expect("it ends").expect("it starts")
     }
 }
 
@@ -668,7 +668,7 @@ async fn doctor_reports_only_connections_that_bypass_larder() {
     }
     // The connection stays open long enough to be detected.
     let origin = Origin::start(|_| {
-        let body = Answer::chunked_open(200, &[], &[b"hello"]);
+        let body = MockResponse::chunked_open(200, &[], &[b"hello"]);
         body.then([Step::Pause(Duration::from_millis(200)), Step::Write(b"0\r\n\r\n".to_vec())])
     })
     .await;
@@ -704,8 +704,8 @@ async fn doctor_and_exec_report_tunnelled_hosts() {
     if !has_curl("doctor") {
         return;
     }
-    let authority = Authority::new();
-    let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "theirs").await;
+    let authority = TestCa::new();
+    let origin = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "theirs").await;
     let home = Home::with(&format!(
         "version: 1\nresolve: {{ two.example.test: \"{}\" }}\n\
          routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",

@@ -9,12 +9,13 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::exec::{Home, has_curl};
-use crate::origin::{Answer, Origin};
-use crate::process::{PATIENCE, Process, program, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{Process, TIMEOUT, program, text};
 
 /// The id of a user that owns nothing.
-pub const NOBODY: &str = "65534";
-const AS_UNPRIVILEGED: [&str; 5] = ["setpriv", "--reuid", NOBODY, "--clear-groups", "true"];
+pub const UNPRIVILEGED_USER: &str = "65534";
+const AS_UNPRIVILEGED: [&str; 5] =
+    ["setpriv", "--reuid", UNPRIVILEGED_USER, "--clear-groups", "true"];
 
 /// A user namespace in which all users have the same id.
 const USER_NAMESPACE: [&str; 3] = ["unshare", "--user", "true"];
@@ -46,7 +47,7 @@ pub fn can_run(test: &str, command: &[&str]) -> bool {
 
 async fn output_of(mut command: Command) -> Output {
     command.stdin(Stdio::null()).kill_on_drop(true).current_dir("/");
-    timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts")
+    timeout(TIMEOUT, command.output()).await.expect("it ends").expect("it starts")
 }
 
 /// Runs curl as `user` with `arguments`: the response body and the status codes.
@@ -66,15 +67,15 @@ async fn the_larder_of_a_command_refuses_other_users_on_every_path() {
         return;
     }
     for flags in [&["--quiet"][..], &["--quiet", "--fallback-direct"]] {
-        let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
         let home = Home::with(&yaml(&origin));
         let script = "echo $http_proxy; curl -qsS http://api.example.test/x; echo; read line";
         let mut command = home.command(flags, &["sh", "-c", script]);
         command.stdin(Stdio::piped());
-        let mut process = Process::of(command);
-        let proxy = process.out.line("http://127.0.0.1:").await;
+        let mut process = Process::from_command(command);
+        let proxy = process.out.wait_for_line("http://127.0.0.1:").await;
         assert!(!proxy.contains('@'), "no client needs a password here: {proxy}");
-        process.out.line("hello").await;
+        process.out.wait_for_line("hello").await;
         assert_eq!(origin.calls(), 1);
         let mount = format!("{proxy}/api/x");
         for arguments in [
@@ -86,17 +87,17 @@ async fn the_larder_of_a_command_refuses_other_users_on_every_path() {
             &[&mount],
         ] {
             let before = origin.calls();
-            let other = curl(NOBODY, arguments).await;
+            let other = curl(UNPRIVILEGED_USER, arguments).await;
             assert!(other.contains("403"), "{flags:?} {arguments:?}: {other}");
             assert!(!other.contains("hello"), "{flags:?} {arguments:?}: {other}");
             assert_eq!(origin.calls(), before, "{flags:?} {arguments:?}");
             let own = curl("0", arguments).await;
             assert!(own.starts_with("hello 200"), "{flags:?} {arguments:?}: {own}");
         }
-        let refusal = curl(NOBODY, &[&mount]).await;
+        let refusal = curl(UNPRIVILEGED_USER, &[&mount]).await;
         assert!(refusal.contains("foreign_user") && refusal.contains("larder exec"), "{refusal}");
         drop(process.child.stdin.take());
-        process.ended().await;
+        process.wait_for_exit().await;
     }
 }
 
@@ -107,7 +108,7 @@ async fn if_users_cannot_be_distinguished_the_command_gets_a_password() {
         return;
     }
     for flags in [&["--quiet"][..], &["--quiet", "--fallback-direct"]] {
-        let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
         let home = Home::with(&yaml(&origin));
         let calls = "echo $http_proxy; curl -qsS http://api.example.test/x; \
                  curl -qsS -p http://api.example.test/x; echo; \

@@ -3,7 +3,7 @@
 
 use crate::failing_origin::{SECOND, yaml};
 use crate::larder_under_test::Larder;
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use std::time::Duration;
 
 mod admission;
@@ -17,17 +17,17 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// 80 % and 120 % of one second: the bounds of the first backoff with jitter.
-const SHORT: Duration = Duration::from_millis(800);
+const MIN_BACKOFF: Duration = Duration::from_millis(800);
 
-const LONG: Duration = Duration::from_millis(1200);
+const MAX_BACKOFF: Duration = Duration::from_millis(1200);
 
-fn ok(body: &str) -> Answer {
-    Answer::new(200, &[], body)
+fn ok(body: &str) -> MockResponse {
+    MockResponse::new(200, &[], body)
 }
 
 /// A larder that stores `old` for `/x`, stale for one second.
-async fn warm(origin: &Origin, yaml: &str) -> Larder {
-    origin.now(|_| ok("old"));
+async fn with_stale_entry(origin: &Origin, yaml: &str) -> Larder {
+    origin.set_script(|_| ok("old"));
     let larder = Larder::start(origin, yaml).await;
     assert_eq!(larder.get("/x").await.text(), "old");
     larder.clock.advance(61 * SECOND);
@@ -35,6 +35,6 @@ async fn warm(origin: &Origin, yaml: &str) -> Larder {
 }
 
 /// An origin that closes every connection.
-async fn nowhere() -> Origin {
-    Origin::always(Answer::closed()).await
+async fn closing_origin() -> Origin {
+    Origin::always(MockResponse::closed()).await
 }

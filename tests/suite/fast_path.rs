@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 /// A connection option without a meaning: the fast path leaves such a request to a session, which
 /// keeps the connection open.
@@ -20,32 +20,44 @@ const FAST_HITS: &str = "larder_fast_hits_total";
 const TYPE: &str = "Content-Type: application/json";
 
 /// The responses of the origin, each with a name.
-fn answers() -> Vec<(&'static str, Answer)> {
+fn answers() -> Vec<(&'static str, MockResponse)> {
     let large = "0123456789abcdef".repeat(20_000);
     vec![
-        ("plain", Answer::new(200, &[TYPE], "{\"a\":1}")),
-        ("empty", Answer::new(200, &[TYPE], "")),
-        ("large", Answer::new(200, &["ETag: \"v1\"", TYPE], large)),
-        ("dated", Answer::new(200, &["Date: Mon, 01 Jan 2024 00:00:00 GMT", "X-After: 1"], "d")),
-        ("aged", Answer::new(200, &["Age: 40", "Expires: 0", "Server: s"], "a")),
+        ("plain", MockResponse::new(200, &[TYPE], "{\"a\":1}")),
+        ("empty", MockResponse::new(200, &[TYPE], "")),
+        ("large", MockResponse::new(200, &["ETag: \"v1\"", TYPE], large)),
+        (
+            "dated",
+            MockResponse::new(200, &["Date: Mon, 01 Jan 2024 00:00:00 GMT", "X-After: 1"], "d"),
+        ),
+        ("aged", MockResponse::new(200, &["Age: 40", "Expires: 0", "Server: s"], "a")),
         (
             "through-others",
-            Answer::new(
+            MockResponse::new(
                 200,
                 &["Via: 1.1 one", "X-Between: 1", "Via: 1.0 two", "Cache-Status: Edge; fwd=miss"],
                 "v",
             ),
         ),
-        ("twice", Answer::new(200, &["X-A: 1", "Link: <a>", "X-A: 2", "link: <b>", "x-a: "], "t")),
-        ("cookies", Answer::new(200, &["Set-Cookie: a=b", "Set-Cookie: c=d"], "c")),
-        ("limits", Answer::new(200, &["X-RateLimit-Remaining: 3", "Retry-After: 9"], "l")),
-        ("hops", Answer::new(200, &["Connection: x-hop", "X-Hop: 1", "Keep-Alive: 5"], "h")),
-        ("other-status", Answer::new(203, &[TYPE, "Accept-Ranges: bytes"], "o")),
-        ("missing", Answer::new(404, &[TYPE, "Content-Language: en"], "{}")),
-        ("moved", Answer::new(301, &["Location: http://api.example.test/x"], "m")),
-        ("no-content", Answer::new(204, &["X-A: 1"], "")),
-        ("obscure", Answer::new(200, &["X-Byte: caf\u{e9}", "X-Empty:", "ETag: W/\"w\""], "b")),
-        ("vary", Answer::new(200, &["Vary: Accept-Encoding, X-V", "Content-Encoding: gzip"], "z")),
+        (
+            "twice",
+            MockResponse::new(200, &["X-A: 1", "Link: <a>", "X-A: 2", "link: <b>", "x-a: "], "t"),
+        ),
+        ("cookies", MockResponse::new(200, &["Set-Cookie: a=b", "Set-Cookie: c=d"], "c")),
+        ("limits", MockResponse::new(200, &["X-RateLimit-Remaining: 3", "Retry-After: 9"], "l")),
+        ("hops", MockResponse::new(200, &["Connection: x-hop", "X-Hop: 1", "Keep-Alive: 5"], "h")),
+        ("other-status", MockResponse::new(203, &[TYPE, "Accept-Ranges: bytes"], "o")),
+        ("missing", MockResponse::new(404, &[TYPE, "Content-Language: en"], "{}")),
+        ("moved", MockResponse::new(301, &["Location: http://api.example.test/x"], "m")),
+        ("no-content", MockResponse::new(204, &["X-A: 1"], "")),
+        (
+            "obscure",
+            MockResponse::new(200, &["X-Byte: caf\u{e9}", "X-Empty:", "ETag: W/\"w\""], "b"),
+        ),
+        (
+            "vary",
+            MockResponse::new(200, &["Vary: Accept-Encoding, X-V", "Content-Encoding: gzip"], "z"),
+        ),
     ]
 }
 
@@ -110,7 +122,7 @@ async fn larder_with_answers() -> (Larder, Origin) {
         let name = seen.target.trim_start_matches('/');
         let answers = answers();
         let answer = answers.into_iter().find(|(known, _)| *known == name);
-        answer.map_or_else(|| Answer::new(500, &[], "unknown"), |(_, answer)| answer)
+        answer.map_or_else(|| MockResponse::new(500, &[], "unknown"), |(_, answer)| answer)
     })
     .await;
     let policy = ["ttl: 1h", "ttl_by_status: { 404: 1h, 301: 1h }", "set_cookie: keep"];
@@ -167,14 +179,14 @@ async fn the_fast_path_and_sessions_count_hits_in_the_same_metrics() {
         (RawConnection::open(&larder).await, RawConnection::open(&larder).await);
     let hits = "larder_requests_total{result=\"hit\",route=\"api\"}";
     let bytes = "larder_client_bytes_total";
-    larder.counts(bytes, 7.0).await;
+    larder.wait_for_metric(bytes, 7.0).await;
     for n in 1..=3_u8 {
         fast.exchange("GET", "/plain", &[]).await;
-        larder.counts(FAST_HITS, f64::from(n)).await;
-        larder.counts(hits, f64::from(2 * n - 1)).await;
+        larder.wait_for_metric(FAST_HITS, f64::from(n)).await;
+        larder.wait_for_metric(hits, f64::from(2 * n - 1)).await;
         session.exchange("GET", "/plain", &[FORCES_SESSION]).await;
-        larder.counts(hits, f64::from(2 * n)).await;
-        larder.counts(bytes, 7.0 + f64::from(14 * n)).await;
+        larder.wait_for_metric(hits, f64::from(2 * n)).await;
+        larder.wait_for_metric(bytes, 7.0 + f64::from(14 * n)).await;
     }
     assert!(
         (larder.metric("larder_request_duration_seconds_count{result=\"hit\",route=\"api\"}")
@@ -209,5 +221,5 @@ async fn the_fast_path_leaves_all_but_plain_fresh_hits_to_sessions() {
     assert_eq!(origin.calls(), calls + 1);
     let (head, _) = connection.exchange("GET", "/plain", &[]).await;
     assert!(head.contains("hit; ttl=3600"), "{head}");
-    larder.counts(FAST_HITS, 1.0).await;
+    larder.wait_for_metric(FAST_HITS, 1.0).await;
 }

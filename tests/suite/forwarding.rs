@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::client::{Client, Response};
 use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -63,7 +63,10 @@ async fn get(larder: &Larder, url: &str) -> Response {
 async fn connect(larder: &Larder, target: &str) -> Response {
     let mut client = larder.client().await;
     client.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
-    timeout(SOON, client.answer("CONNECT")).await.expect("a response in time").expect("a response")
+    timeout(SOON, client.response("CONNECT"))
+        .await
+        .expect("a response in time")
+        .expect("a response")
 }
 
 fn assert_denied(answer: &Response, reason: &str) {
@@ -86,14 +89,15 @@ async fn assert_every_method_is_denied(larder: &Larder, authority: &str, reason:
         "POST http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 5\r\n\r\nhello"
     );
     client.send(head).await;
-    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("a response");
+    let answer =
+        timeout(SOON, client.response("POST")).await.expect("in time").expect("a response");
     assert_denied(&answer, reason);
     assert!((denied(larder, reason) - before - 3.0).abs() < 0.1, "each is counted once");
 }
 
 #[tokio::test]
 async fn fwd_01_a_denied_destination_is_never_dialled() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let forbidden = Forbidden::at("127.0.0.1:0");
     let port = forbidden.addr().port();
     let deny = format!("destinations: {{ deny: [\"127.0.0.1:{port}\", \"[::1]:{port}\"] }}\n");
@@ -110,7 +114,7 @@ async fn fwd_01_a_denied_destination_is_never_dialled() {
 
 #[tokio::test]
 async fn fwd_01_a_reachable_listener_opens_only_private_addresses_in_allow() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let forbidden = Forbidden::at("127.0.0.1:0");
     let allow = format!("destinations: {{ allow: [\"{}\"], ports: all }}\n", origin.addr);
     for routes in ["", EVERYTHING] {
@@ -315,13 +319,14 @@ async fn in_a_separate_network_namespace() {
 
 async fn with_dns(yaml: &str, dns: &Dns) -> Larder {
     let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
-    Larder::with_parts(yaml, parts).await
+    Larder::with_deps(yaml, parts).await
 }
 
 /// Two loopback addresses with the same port: the first is allowed, the second is not.
 async fn twins() -> (Origin, Forbidden) {
     loop {
-        let origin = Origin::start_at("127.0.0.2:0", |_| Answer::new(200, &[], "allowed")).await;
+        let origin =
+            Origin::start_at("127.0.0.2:0", |_| MockResponse::new(200, &[], "allowed")).await;
         let twin = std::net::TcpListener::bind(("127.0.0.1", origin.addr.port()));
         if let Ok(listener) = twin {
             listener.set_nonblocking(true).expect("a listener can be made non-blocking");
@@ -345,7 +350,7 @@ async fn fwd_05_a_name_that_moves_to_a_denied_address_is_not_dialled() {
     let authority = format!("rebind.example.test:{}", origin.addr.port());
     assert_denied(&connect(&larder, &authority).await, "destination-private");
     forbidden.assert_untouched();
-    assert_eq!(dns.asked().len(), 5, "each request resolves and checks the name");
+    assert_eq!(dns.queried_names().len(), 5, "each request resolves and checks the name");
 }
 
 #[tokio::test]
@@ -374,7 +379,7 @@ async fn fwd_06_a_redirect_is_relayed_and_not_followed() {
     let forbidden = Forbidden::at("127.0.0.1:0");
     let location = format!("http://{}/", forbidden.addr());
     let field = format!("Location: {location}");
-    let origin = Origin::always(Answer::new(302, &[&field], "")).await;
+    let origin = Origin::always(MockResponse::new(302, &[&field], "")).await;
     for yaml in [String::new(), route(&["ttl: 1h", "ttl_by_status: { 302: 1h }"])] {
         let larder = Larder::start(&origin, &yaml).await;
         for _ in 0..2 {
@@ -410,10 +415,10 @@ async fn fwd_07_larder_does_not_connect_to_its_own_port() {
 
 #[tokio::test]
 async fn fwd_07_a_request_with_this_larder_in_via_is_refused() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let larder = Larder::start(&origin, "").await;
     assert_eq!(larder.get("/x").await.status, 200);
-    let via = origin.seen()[0].field("via").expect("larder adds its name").to_owned();
+    let via = origin.requests()[0].field("via").expect("larder adds its name").to_owned();
     for value in [via.clone(), format!("1.1 other, {via}"), format!("{via}, 1.0 other (comment)")] {
         let answer = larder.get_with("/x", &[&format!("Via: {value}")]).await;
         assert_eq!(answer.status, 508, "{value}");
@@ -544,7 +549,7 @@ fn fwd_11_a_reachable_listener_requires_access_clients() {
 
 #[tokio::test]
 async fn a_reachable_listener_serves_no_entry_of_a_loopback_listener() {
-    let origin = Origin::always(Answer::new(200, &[], "private")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "private")).await;
     let listen = "listen: [\"127.0.0.1:0\", \"0.0.0.0:0\"]\naccess: { clients: [127.0.0.0/8] }\n";
     let policy = route(&["ttl: 1h", "scope: shared"]);
     let larder = Larder::start(&origin, &format!("{listen}{policy}")).await;
@@ -573,7 +578,7 @@ async fn a_client_outside_access_is_refused_before_it_sends_a_request() {
     let larder = Larder::bare("access: { clients: [10.0.0.0/8] }\n").await;
     let mut client = larder.client().await;
     let answer =
-        timeout(SOON, client.answer("GET")).await.expect("the refusal needs no request").unwrap();
+        timeout(SOON, client.response("GET")).await.expect("the refusal needs no request").unwrap();
     assert_eq!(answer.status, 403);
     assert!(answer.text().contains("\"client_denied\""), "{}", answer.text());
     assert!(timeout(SOON, client.is_closed()).await.unwrap());
@@ -582,7 +587,7 @@ async fn a_client_outside_access_is_refused_before_it_sends_a_request() {
 
 #[tokio::test]
 async fn a_larder_with_users_serves_only_them_and_forwards_no_password() {
-    let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
+    let origin = Origin::start(|seen| MockResponse::new(200, &[], &seen.target)).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("users");
     let mut file =
@@ -615,9 +620,9 @@ async fn a_larder_with_users_serves_only_them_and_forwards_no_password() {
         let head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{known}\r\n\r\n");
         let mut client = larder.client().await;
         client.send(head).await;
-        assert_eq!(client.answer("CONNECT").await.unwrap().status, 200);
+        assert_eq!(client.response("CONNECT").await.unwrap().status, 200);
     }
-    for seen in origin.seen() {
+    for seen in origin.requests() {
         assert_eq!(seen.field("proxy-authorization"), None, "{}", seen.raw_head);
     }
 }
@@ -636,7 +641,7 @@ const ENDED: [&str; 8] = [
 
 #[tokio::test]
 async fn hop_by_hop_fields_are_removed_in_both_directions() {
-    let origin = Origin::always(Answer::new(
+    let origin = Origin::always(MockResponse::new(
         200,
         &[
             "Connection: X-Hop, close",
@@ -677,7 +682,7 @@ async fn hop_by_hop_fields_are_removed_in_both_directions() {
             let via = answer.all("via").join(", ");
             assert!(via.starts_with("1.0 front, 1.1 larder-"), "{via}");
         }
-        let seen = origin.seen().last().cloned().unwrap();
+        let seen = origin.requests().last().cloned().unwrap();
         for name in ENDED {
             assert_eq!(seen.field(name), None, "{name} in {}", seen.raw_head);
         }
@@ -695,7 +700,7 @@ async fn ipv4_and_ipv6_listeners_serve_from_one_store() {
     if std::net::TcpListener::bind("[::1]:0").is_err() {
         return skipped("this host has no IPv6");
     }
-    let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
+    let origin = Origin::start(|seen| MockResponse::new(200, &[], &seen.target)).await;
     let listen = "listen: [\"127.0.0.1:0\", \"[::1]:0\", \"127.0.0.1:0\"]\n";
     let larder = Larder::start(&origin, &format!("{listen}{}", route(&["ttl: 1h"]))).await;
     assert_eq!(larder.server.addrs().len(), 3);
@@ -713,12 +718,12 @@ async fn an_origin_at_an_ipv6_address_gets_a_host_field_in_brackets() {
         return skipped("this host has no IPv6");
     };
     drop(probe);
-    let origin = Origin::start_at("[::1]:0", |_| Answer::new(200, &[], "six")).await;
+    let origin = Origin::start_at("[::1]:0", |_| MockResponse::new(200, &[], "six")).await;
     for routes in ["", EVERYTHING] {
         let larder = Larder::bare(routes).await;
         assert_eq!(get(&larder, &format!("http://{}/x", origin.addr)).await.text(), "six");
         assert_eq!(connect(&larder, &origin.addr.to_string()).await.status, 200);
     }
     let host = origin.addr.to_string();
-    assert!(origin.seen().iter().all(|seen| seen.field("host") == Some(host.as_str())));
+    assert!(origin.requests().iter().all(|seen| seen.field("host") == Some(host.as_str())));
 }

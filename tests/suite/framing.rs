@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::client::End;
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin, Step};
+use crate::origin::{MockResponse, Origin, Step};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -53,12 +53,12 @@ async fn a_chunked_response_without_its_last_chunk_is_cut_and_never_stored() {
             for together in [true, false] {
                 let (head, tail) = bytes.split_at(if together { bytes.len() } else { 50 });
                 let steps = [head, tail].map(|part| Step::Write(part.as_bytes().to_vec()));
-                let origin = Origin::always(Answer(steps.into()).then([Step::Close])).await;
+                let origin = Origin::always(MockResponse(steps.into()).then([Step::Close])).await;
                 let larder = larder_before(&origin).await;
                 for path in ["/kept/x", "/passed"] {
                     for call in 1..3 {
                         let answer = larder.get(path).await;
-                        let whole = answer.status == 200 && answer.end == End::Whole;
+                        let whole = answer.status == 200 && answer.end == End::Complete;
                         assert!(!whole, "{line:?} {path} {call}: {answer:?}");
                         assert!(!answer.cache_status().contains("hit"), "{line:?} {path} {call}");
                     }
@@ -74,11 +74,11 @@ async fn blanks_after_a_chunk_size_are_accepted_and_extensions_are_dropped() {
     bounded(async {
         for size in ["5 ", "5\t", "5;a=b", "5 ; a=\"b\"", "5;", "00005"] {
             let bytes = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\nhello\r\n0\r\nX-Sum: 1\r\n\r\n");
-            let origin = Origin::always(Answer::raw(bytes)).await;
+            let origin = Origin::always(MockResponse::raw(bytes)).await;
             let larder = larder_before(&origin).await;
             for path in ["/kept/x", "/kept/x", "/passed"] {
                 let answer = larder.get(path).await;
-                assert_eq!((answer.text().as_str(), answer.end), ("hello", End::Whole), "{size}");
+                assert_eq!((answer.text().as_str(), answer.end), ("hello", End::Complete), "{size}");
                 assert_eq!(answer.field("x-sum"), None, "a trailer is not a header field");
             }
             assert_eq!(origin.calls(), 2, "{size}");
@@ -91,7 +91,7 @@ async fn blanks_after_a_chunk_size_are_accepted_and_extensions_are_dropped() {
 #[tokio::test]
 async fn an_http_1_0_client_gets_the_body_without_chunks_in_every_case() {
     bounded(async {
-        let origin = Origin::always(Answer::chunked(200, &[], &[b"{\"a\":", b"1}"])).await;
+        let origin = Origin::always(MockResponse::chunked(200, &[], &[b"{\"a\":", b"1}"])).await;
         let larder = larder_before(&origin).await;
         for path in ["/kept/x", "/kept/x", "/passed"] {
             for keep in ["", "Connection: keep-alive\r\n"] {
@@ -109,7 +109,7 @@ async fn an_http_1_0_client_gets_the_body_without_chunks_in_every_case() {
 #[tokio::test]
 async fn a_cut_response_to_an_http_1_0_client_ends_in_a_reset() {
     bounded(async {
-        let cut = Answer::chunked_open(200, &[], &[b"half"]).then([Step::Close]);
+        let cut = MockResponse::chunked_open(200, &[], &[b"half"]).then([Step::Close]);
         let origin = Origin::always(cut).await;
         let larder = larder_before(&origin).await;
         for path in ["/kept/x", "/passed"] {
@@ -126,7 +126,7 @@ async fn a_cut_response_to_an_http_1_0_client_ends_in_a_reset() {
 #[tokio::test]
 async fn pipelined_requests_are_dropped_and_the_first_response_has_close() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "x")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "x")).await;
         let larder = larder_before(&origin).await;
         larder.get("/kept/x").await;
         for path in ["/kept/x", "/kept/y", "/passed"] {
@@ -148,20 +148,20 @@ async fn pipelined_requests_are_dropped_and_the_first_response_has_close() {
 async fn a_request_that_arrives_during_a_response_is_served_after_it() {
     bounded(async {
         let gate = crate::origin::Gate::new();
-        let half = Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
+        let half = MockResponse::raw("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha");
         let slow = half.then([Step::Wait(gate.clone()), Step::Write(b"lf".to_vec())]);
         let origin = Origin::always(slow).await;
         let larder = larder_before(&origin).await;
         for path in ["/kept/x", "/passed"] {
             let mut client = larder.client().await;
-            client.ask("GET", &format!("{API}{path}"), &[]).await;
+            client.send_request("GET", &format!("{API}{path}"), &[]).await;
             let mut begun = [0; 300];
             let read = client.stream.peek(&mut begun).await.unwrap();
             assert!(read > 0);
-            client.ask("GET", &format!("{API}{path}"), &[]).await;
+            client.send_request("GET", &format!("{API}{path}"), &[]).await;
             gate.open();
-            assert_eq!(client.answer("GET").await.unwrap().text(), "half", "{path}");
-            assert_eq!(client.answer("GET").await.unwrap().text(), "half", "{path}");
+            assert_eq!(client.response("GET").await.unwrap().text(), "half", "{path}");
+            assert_eq!(client.response("GET").await.unwrap().text(), "half", "{path}");
         }
     })
     .await;
@@ -170,7 +170,7 @@ async fn a_request_that_arrives_during_a_response_is_served_after_it() {
 /// RFC 9112 §3.2: this applies to a target in absolute form, too.
 #[tokio::test]
 async fn a_malformed_host_field_is_refused() {
-    let origin = Origin::always(Answer::new(200, &[], "x")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "x")).await;
     let larder = larder_before(&origin).await;
     for host in ["a b", "a,b", "user@h", "http://h", "h/x", "h:x", "h:99999", "[::1", "\u{e9}"] {
         let answer =
@@ -190,7 +190,7 @@ async fn a_malformed_host_field_is_refused() {
 #[tokio::test]
 async fn the_asterisk_form_is_for_options_only_and_reaches_the_origin() {
     bounded(async {
-        let origin = Origin::start(|seen| Answer::new(200, &[], &seen.target)).await;
+        let origin = Origin::start(|seen| MockResponse::new(200, &[], &seen.target)).await;
         let larder = larder_before(&origin).await;
         let host = API.trim_start_matches("http://");
         for (line, target) in [
@@ -229,7 +229,7 @@ async fn a_204_has_no_content_length_and_no_transfer_encoding() {
     bounded(async {
         for field in ["Content-Length: 5", "Content-Length: 0", "Transfer-Encoding: chunked"] {
             let bytes = format!("HTTP/1.1 204 No Content\r\n{field}\r\nX-A: 1\r\n\r\n");
-            let origin = Origin::always(Answer::raw(bytes)).await;
+            let origin = Origin::always(MockResponse::raw(bytes)).await;
             let larder = larder_before(&origin).await;
             for path in ["/kept/x", "/kept/x", "/passed"] {
                 let mut client = larder.client().await;

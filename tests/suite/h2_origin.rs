@@ -11,16 +11,16 @@ use tokio::net::TcpListener;
 
 use crate::client::End;
 use crate::concurrent::bounded;
-use crate::intercepted::{API, Scene, h2_over};
+use crate::intercepted::{API, InterceptionSetup, h2_over};
 use crate::larder_under_test::Larder;
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use crate::tls_client::TlsClient;
-use crate::tls_origin::{Act, Authority, TlsOrigin};
+use crate::tls_origin::{Action, TestCa, TlsOrigin};
 
 const SIZES: [usize; 5] = [1, 7, 16_384, 20_000, 100_000];
 
 /// One route below `/kept`; all other requests pass through. `http` URLs are forwarded as `https`.
-fn yaml(origin: &TlsOrigin, authority: &Authority, store: &str) -> String {
+fn yaml(origin: &TlsOrigin, authority: &TestCa, store: &str) -> String {
     format!(
         "resolve: {{ '{API}:443': '{}' }}\n{store}\
          upstreams: {{ api: {{ hosts: ['https://{API}'], tls: {{ extra_roots: ['{}'] }} }} }}\n\
@@ -30,7 +30,7 @@ fn yaml(origin: &TlsOrigin, authority: &Authority, store: &str) -> String {
     )
 }
 
-async fn larder_before(origin: &TlsOrigin, authority: &Authority) -> Larder {
+async fn larder_before(origin: &TlsOrigin, authority: &TestCa) -> Larder {
     Larder::bare(&yaml(origin, authority, "")).await
 }
 
@@ -39,10 +39,10 @@ fn body(size: usize) -> Vec<u8> {
 }
 
 /// The body in frames of at most 16,000 bytes, then an empty one that ends the stream.
-fn with_an_empty_end(id: u32, body: &[u8], length: Option<usize>) -> Vec<Act> {
-    let mut acts = vec![Act::head(id, 200, length, false)];
-    acts.extend(body.chunks(16_000).map(|piece| Act::data(id, piece, false)));
-    acts.push(Act::data(id, b"", true));
+fn with_an_empty_end(id: u32, body: &[u8], length: Option<usize>) -> Vec<Action> {
+    let mut acts = vec![Action::head(id, 200, length, false)];
+    acts.extend(body.chunks(16_000).map(|piece| Action::data(id, piece, false)));
+    acts.push(Action::data(id, b"", true));
     acts
 }
 
@@ -50,7 +50,7 @@ fn with_an_empty_end(id: u32, body: &[u8], length: Option<usize>) -> Vec<Act> {
 #[tokio::test]
 async fn a_body_that_ends_in_an_empty_frame_is_whole_and_survives_restarts() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         for announces in [true, false] {
             let origin = TlsOrigin::scripted(&authority, move |call, _, id| {
                 let body = body(SIZES[call % SIZES.len()]);
@@ -68,7 +68,7 @@ async fn a_body_that_ends_in_an_empty_frame_is_whole_and_survives_restarts() {
                 }
                 for (at, size) in SIZES.into_iter().enumerate() {
                     let answer = larder.get(&format!("/kept/{at}")).await;
-                    assert_eq!(answer.end, End::Whole, "{when} {size}");
+                    assert_eq!(answer.end, End::Complete, "{when} {size}");
                     assert!(answer.body == body(size), "{when}: {} of {size}", answer.body.len());
                     let hit = answer.cache_status().starts_with("larder; hit");
                     assert_eq!(hit, when != "miss", "{when} {size}");
@@ -86,17 +86,17 @@ async fn a_body_that_ends_in_an_empty_frame_is_whole_and_survives_restarts() {
 #[tokio::test]
 async fn a_body_that_contradicts_its_content_length_is_cut_and_never_stored() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         for (announced, sent, reset) in [(10, 5, false), (10, 5, true), (5, 10, false)] {
             let origin = TlsOrigin::scripted(&authority, move |_, _, id| {
                 let last = if reset {
-                    Act::reset(id, Reason::INTERNAL_ERROR)
+                    Action::reset(id, Reason::INTERNAL_ERROR)
                 } else {
-                    Act::data(id, b"", true)
+                    Action::data(id, b"", true)
                 };
                 vec![
-                    Act::head(id, 200, Some(announced), false),
-                    Act::data(id, &body(sent), false),
+                    Action::head(id, 200, Some(announced), false),
+                    Action::data(id, &body(sent), false),
                     last,
                 ]
             })
@@ -105,7 +105,7 @@ async fn a_body_that_contradicts_its_content_length_is_cut_and_never_stored() {
             for path in ["/kept/x", "/passed"] {
                 for call in 1..3 {
                     let answer = larder.get(path).await;
-                    let whole = answer.status == 200 && answer.end == End::Whole;
+                    let whole = answer.status == 200 && answer.end == End::Complete;
                     assert!(!whole, "{path} {call}: {sent} of {announced}");
                     assert!(!answer.cache_status().starts_with("larder; hit"), "{path} {call}");
                 }
@@ -116,25 +116,25 @@ async fn a_body_that_contradicts_its_content_length_is_cut_and_never_stored() {
     .await;
 }
 
-fn refused(id: u32) -> Vec<Act> {
-    vec![Act::reset(id, Reason::REFUSED_STREAM)]
+fn refused(id: u32) -> Vec<Action> {
+    vec![Action::reset(id, Reason::REFUSED_STREAM)]
 }
 
 /// A GOAWAY whose last stream is below the stream of the request.
-fn goaway(id: u32) -> Vec<Act> {
-    vec![Act::goaway(id.saturating_sub(2), Reason::NO_ERROR), Act::Close]
+fn goaway(id: u32) -> Vec<Action> {
+    vec![Action::goaway(id.saturating_sub(2), Reason::NO_ERROR), Action::Close]
 }
 
 async fn ask(larder: &Larder, method: &str, path: &str) -> crate::client::Response {
     let mut client = larder.client().await;
     let url = format!("http://{API}{path}");
     if method == "POST" {
-        client.ask("POST", &url, &["Content-Length: 4"]).await;
+        client.send_request("POST", &url, &["Content-Length: 4"]).await;
         client.send("body").await;
     } else {
-        client.ask(method, &url, &[]).await;
+        client.send_request(method, &url, &[]).await;
     }
-    client.answer(method).await.expect("a response")
+    client.response(method).await.expect("a response")
 }
 
 /// RFC 9113 §8.7: a request that the origin reports as not processed is safe to repeat, for any
@@ -142,8 +142,8 @@ async fn ask(larder: &Larder, method: &str, path: &str) -> crate::client::Respon
 #[tokio::test]
 async fn a_request_that_the_origin_did_not_process_is_sent_again() {
     bounded(async {
-        let authority = Authority::new();
-        for (name, refuse) in [("refused", refused as fn(u32) -> Vec<Act>), ("goaway", goaway)] {
+        let authority = TestCa::new();
+        for (name, refuse) in [("refused", refused as fn(u32) -> Vec<Action>), ("goaway", goaway)] {
             for first in [0, 1] {
                 for (method, path) in
                     [("GET", "/kept/x"), ("GET", "/none"), ("POST", "/kept/x"), ("POST", "/none")]
@@ -152,7 +152,10 @@ async fn a_request_that_the_origin_did_not_process_is_sent_again() {
                         if (first..first + 2).contains(&call) {
                             refuse(id)
                         } else {
-                            vec![Act::head(id, 200, Some(2), false), Act::data(id, b"ok", true)]
+                            vec![
+                                Action::head(id, 200, Some(2), false),
+                                Action::data(id, b"ok", true),
+                            ]
                         }
                     })
                     .await;
@@ -174,7 +177,7 @@ async fn a_request_that_the_origin_did_not_process_is_sent_again() {
 #[tokio::test]
 async fn an_origin_that_refuses_every_stream_is_called_three_times() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let origin = TlsOrigin::scripted(&authority, |_, _, id| refused(id)).await;
         let larder = larder_before(&origin, &authority).await;
         for (method, path) in [("GET", "/kept/x"), ("POST", "/none")] {
@@ -192,12 +195,12 @@ async fn an_origin_that_refuses_every_stream_is_called_three_times() {
 #[tokio::test]
 async fn after_an_early_response_a_kept_alive_connection_stays_open() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let origin = TlsOrigin::scripted(&authority, |_, _, id| {
             vec![
-                Act::head(id, 413, Some(5), false),
-                Act::data(id, b"large", true),
-                Act::reset(id, Reason::NO_ERROR),
+                Action::head(id, 413, Some(5), false),
+                Action::data(id, b"large", true),
+                Action::reset(id, Reason::NO_ERROR),
             ]
         })
         .await;
@@ -205,7 +208,11 @@ async fn after_an_early_response_a_kept_alive_connection_stays_open() {
         for size in [10, 2_000_000] {
             let mut client = larder.client().await;
             client
-                .ask("POST", &format!("http://{API}/up"), &[&format!("Content-Length: {size}")])
+                .send_request(
+                    "POST",
+                    &format!("http://{API}/up"),
+                    &[&format!("Content-Length: {size}")],
+                )
                 .await;
             let (mut read, mut write) = tokio::io::split(client.stream);
             let upload = tokio::spawn(async move {
@@ -239,19 +246,19 @@ async fn after_an_early_response_a_kept_alive_connection_stays_open() {
 #[tokio::test]
 async fn a_waiting_client_gets_100_continue_if_either_side_uses_http_2() {
     bounded(Box::pin(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let tls = TlsOrigin::with_trailers(&authority).await;
-        let unused_origin = Origin::always(Answer::closed()).await;
+        let unused_origin = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, unused_origin, &intercept).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, &intercept).await;
         // HTTP/1.1 to HTTP/2.
         let mut client = scene.client(&["http/1.1"]).http1(API).await;
         client
             .send(format!("POST /up HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"))
             .await;
-        assert_eq!(client.one_answer("POST").await.unwrap().status, 100);
+        assert_eq!(client.next_response("POST").await.unwrap().status, 100);
         client.send("body").await;
-        assert_eq!(client.answer("POST").await.unwrap().text(), "body");
+        assert_eq!(client.response("POST").await.unwrap().text(), "body");
         // HTTP/2 to HTTP/2.
         assert_eq!(body_after_continue(&scene.larder).await, b"body");
     }))
@@ -273,11 +280,13 @@ async fn a_waiting_client_gets_100_continue_if_either_side_uses_http_2() {
             let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n";
             stream.write_all(&[&answer[..], &body].concat()).await.unwrap();
         });
-        let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, addr).await;
-        let unused_origin = Origin::always(Answer::closed()).await;
+        let authority = TestCa::new();
+        let tls = TlsOrigin::in_front_of(&authority, addr).await;
+        let unused_origin = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene = Scene::at(tls, authority, unused_origin, &intercept).await;
+        let scene =
+            InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, &intercept)
+                .await;
         assert_eq!(body_after_continue(&scene.larder).await, b"body");
         origin_task.await.unwrap();
     })
@@ -286,7 +295,7 @@ async fn a_waiting_client_gets_100_continue_if_either_side_uses_http_2() {
 
 /// Sends a body over HTTP/2 after `100 Continue` and returns the response's body.
 async fn body_after_continue(larder: &Larder) -> Vec<u8> {
-    let client = TlsClient::of(larder, &["h2"]);
+    let client = TlsClient::for_larder(larder, &["h2"]);
     let stream = client.connect(&format!("{API}:443"), API).await.expect("a handshake");
     let mut h2 = h2_over(stream).await;
     let request = http::Request::post(format!("https://{API}/up"))
@@ -309,19 +318,20 @@ async fn body_after_continue(larder: &Larder) -> Vec<u8> {
 #[tokio::test]
 async fn early_hints_of_an_http_2_origin_reach_clients_of_both_versions() {
     bounded(Box::pin(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let tls = TlsOrigin::scripted(&authority, |_, _, id| {
             vec![
-                Act::head(id, 103, None, false),
-                Act::head(id, 200, Some(2), false),
-                Act::data(id, b"ok", true),
+                Action::head(id, 103, None, false),
+                Action::head(id, 200, Some(2), false),
+                Action::data(id, b"ok", true),
             ]
         })
         .await;
         let route =
             "routes: [{ name: api, match: { host: api.example.test, path: /kept }, ttl: 1h }]\n";
-        let unused_origin = Origin::always(Answer::closed()).await;
-        let scene = Scene::at(tls, authority, unused_origin, route).await;
+        let unused_origin = Origin::always(MockResponse::closed()).await;
+        let scene =
+            InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, route).await;
         for path in ["/kept", "/passed"] {
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
             client
@@ -329,8 +339,8 @@ async fn early_hints_of_an_http_2_origin_reach_clients_of_both_versions() {
                     "GET {path} HTTP/1.1\r\nHost: {API}\r\nCache-Control: no-cache\r\n\r\n"
                 ))
                 .await;
-            assert_eq!(client.one_answer("GET").await.unwrap().status, 103, "{path}");
-            assert_eq!(client.one_answer("GET").await.unwrap().status, 200, "{path}");
+            assert_eq!(client.next_response("GET").await.unwrap().status, 103, "{path}");
+            assert_eq!(client.next_response("GET").await.unwrap().status, 200, "{path}");
             let mut h2 = scene.h2().await;
             let request = http::Request::get(format!("https://{API}{path}"))
                 .header("cache-control", "no-cache")
@@ -350,13 +360,14 @@ async fn early_hints_of_an_http_2_origin_reach_clients_of_both_versions() {
 #[tokio::test]
 async fn calls_survive_connections_that_end_again_and_again() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let connections: Arc<AtomicUsize> = Arc::default();
         let count = Arc::clone(&connections);
         let origin = TlsOrigin::scripted(&authority, move |_, connection, id| {
-            let mut acts = vec![Act::head(id, 200, Some(2), false), Act::data(id, b"ok", true)];
+            let mut acts =
+                vec![Action::head(id, 200, Some(2), false), Action::data(id, b"ok", true)];
             if id >= 20 {
-                acts.push(Act::goaway(id, Reason::NO_ERROR));
+                acts.push(Action::goaway(id, Reason::NO_ERROR));
                 count.fetch_max(connection + 1, Ordering::SeqCst);
             }
             acts

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::concurrent::bounded;
-use crate::intercepted::{API, Scene, get, send};
+use crate::intercepted::{API, InterceptionSetup, get, send};
 use crate::larder_under_test::route;
-use crate::origin::{Answer, Gate, Origin, Step, chunk};
+use crate::origin::{Gate, MockResponse, Origin, Step, chunk};
 use crate::resident_memory::resident;
-use crate::tls_origin::{Authority, TlsOrigin};
+use crate::tls_origin::{TestCa, TlsOrigin};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -46,7 +46,7 @@ fn get_fields(path: &str) -> Vec<u8> {
 }
 
 /// A connection on which the test writes the frames.
-async fn raw(scene: &Scene) -> TlsStream<TcpStream> {
+async fn raw(scene: &InterceptionSetup) -> TlsStream<TcpStream> {
     let client = scene.client(&["h2"]);
     let mut stream = client.connect(&format!("{API}:443"), API).await.expect("a handshake");
     let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, &[])].concat();
@@ -65,8 +65,8 @@ async fn read_to_end(stream: &mut TlsStream<TcpStream>) -> Vec<u8> {
 /// CVE-2023-44487.
 #[tokio::test]
 async fn a_client_that_resets_request_after_request_is_disconnected() {
-    let hung = Origin::always(Answer::hung()).await;
-    let scene = Scene::with(hung, &route(&["ttl: 1h"])).await;
+    let hung = Origin::always(MockResponse::hang()).await;
+    let scene = InterceptionSetup::start(hung, &route(&["ttl: 1h"])).await;
     let mut stream = raw(&scene).await;
     let mut sent = 0;
     for at in 0..20_000_u32 {
@@ -83,13 +83,17 @@ async fn a_client_that_resets_request_after_request_is_disconnected() {
     assert!(sent < 20_000, "the connection was not ended");
     assert!(scene.origin.calls() < 500, "{} calls", scene.origin.calls());
     // Other clients are still served.
-    scene.origin.now(|_| Answer::new(200, &[], "kept"));
+    scene.origin.set_script(|_| MockResponse::new(200, &[], "kept"));
     assert_eq!(get(&mut scene.h2().await, &format!("https://{API}/x")).await.0, 200);
 }
 
 #[tokio::test]
 async fn repeated_origin_failures_do_not_end_the_clients_connection() {
-    let scene = Scene::with(Origin::always(Answer::closed()).await, &route(&["ttl: 1h"])).await;
+    let scene = InterceptionSetup::start(
+        Origin::always(MockResponse::closed()).await,
+        &route(&["ttl: 1h"]),
+    )
+    .await;
     let mut h2 = scene.h2().await;
     for _ in 0..150 {
         let request = Request::post(format!("https://{API}/x"));
@@ -100,8 +104,8 @@ async fn repeated_origin_failures_do_not_end_the_clients_connection() {
 /// CVE-2024-27316 and similar: a head without an end.
 #[tokio::test]
 async fn a_flood_of_continuations_is_cut_off_before_it_fills_memory() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let before = resident();
     let mut stream = raw(&scene).await;
     stream
@@ -132,9 +136,9 @@ async fn a_flood_of_continuations_is_cut_off_before_it_fills_memory() {
 
 #[tokio::test]
 async fn a_head_without_an_end_is_cut_off_and_idle_connections_are_not() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
     let yaml = format!("limits: {{ head_timeout: 300ms, idle: 60s }}\n{}", route(&["ttl: 1h"]));
-    let scene = Scene::with(origin, &yaml).await;
+    let scene = InterceptionSetup::start(origin, &yaml).await;
     let mut idle = scene.h2().await;
     assert_eq!(get(&mut idle, &format!("https://{API}/x")).await.0, 200);
     let mut half_a_head = raw(&scene).await;
@@ -155,16 +159,16 @@ async fn a_head_without_an_end_is_cut_off_and_idle_connections_are_not() {
 
 #[tokio::test]
 async fn an_idle_connection_ends_after_the_idle_timeout() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
     let yaml = format!("limits: {{ idle: 200ms }}\n{}", route(&["ttl: 1h"]));
-    let scene = Scene::with(origin, &yaml).await;
+    let scene = InterceptionSetup::start(origin, &yaml).await;
     read_to_end(&mut raw(&scene).await).await;
 }
 
 #[tokio::test]
 async fn many_malformed_requests_end_a_connection() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let contradicts_itself = || {
         Request::get(format!("https://{API}/x"))
             .header("content-length", "1")
@@ -201,9 +205,9 @@ async fn a_cut_body_ends_in_a_reset_and_never_in_end_stream() {
         for path in ["/kept", "/passed"] {
             let bytes = bytes.clone();
             let origin =
-                Origin::start(move |_| Answer(vec![Step::Write(bytes.clone()), Step::Close]));
+                Origin::start(move |_| MockResponse(vec![Step::Write(bytes.clone()), Step::Close]));
             let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
-            let scene = Scene::with(origin.await, &yaml).await;
+            let scene = InterceptionSetup::start(origin.await, &yaml).await;
             let mut h2 = scene.h2().await;
             let request = Request::get(format!("https://{API}{path}")).body(()).expect("one");
             let (answer, _) = h2.send_request(request, true).expect("a stream");
@@ -230,17 +234,18 @@ async fn a_cut_body_ends_in_a_reset_and_never_in_end_stream() {
 async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
     let gate = Gate::new();
     let origin_gate = gate.clone();
-    let origin = Origin::start(move |_| Answer::new(200, &[], "kept").after(&origin_gate)).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin =
+        Origin::start(move |_| MockResponse::new(200, &[], "kept").after(&origin_gate)).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{API}/x");
     let (leader, mut stream) =
         h2.send_request(Request::get(&url).body(()).expect("a request"), true).expect("a stream");
     let waiter = get(&mut h2, &url);
-    scene.larder.waiting(2).await;
+    scene.larder.wait_for_waiters(2).await;
     stream.send_reset(h2::Reason::CANCEL);
     drop(leader);
-    scene.larder.waiting(1).await;
+    scene.larder.wait_for_waiters(1).await;
     gate.open();
     assert_eq!(bounded(waiter).await.2, b"kept");
     assert_eq!(scene.origin.calls(), 1);
@@ -250,12 +255,13 @@ async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
 async fn a_shutdown_finishes_open_streams_and_accepts_no_new_ones() {
     let gate = Gate::new();
     let origin_gate = gate.clone();
-    let origin = Origin::start(move |_| Answer::new(200, &[], "kept").after(&origin_gate)).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin =
+        Origin::start(move |_| MockResponse::new(200, &[], "kept").after(&origin_gate)).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     let open_stream = get(&mut h2, &format!("https://{API}/x"));
-    scene.larder.waiting(1).await;
-    let Scene { larder, origin, .. } = scene;
+    scene.larder.wait_for_waiters(1).await;
+    let InterceptionSetup { larder, origin, .. } = scene;
     let stopping = tokio::spawn(larder.server.stop());
     // GOAWAY: the client opens no further stream.
     bounded(async {
@@ -273,8 +279,8 @@ async fn a_shutdown_finishes_open_streams_and_accepts_no_new_ones() {
 
 #[tokio::test]
 async fn each_stream_is_served_by_the_configuration_in_force_when_it_begins() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{API}/x");
     get(&mut h2, &url).await;
@@ -286,8 +292,8 @@ async fn each_stream_is_served_by_the_configuration_in_force_when_it_begins() {
 
 #[tokio::test]
 async fn access_that_a_reload_revokes_ends_for_open_connections_too() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{API}/x");
     assert_eq!(get(&mut h2, &url).await.0, 200);
@@ -299,10 +305,16 @@ async fn access_that_a_reload_revokes_ends_for_open_connections_too() {
 /// gRPC sends the status of a call in the trailers of its response.
 #[tokio::test]
 async fn trailers_pass_from_http_2_to_http_2() {
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let tls = TlsOrigin::with_trailers(&authority).await;
-    let unused_origin = Origin::always(Answer::new(500, &[], "")).await;
-    let scene = Scene::at(tls, authority, unused_origin, &route(&["ttl: 1h"])).await;
+    let unused_origin = Origin::always(MockResponse::new(500, &[], "")).await;
+    let scene = InterceptionSetup::start_with_tls_origin(
+        tls,
+        authority,
+        unused_origin,
+        &route(&["ttl: 1h"]),
+    )
+    .await;
     let mut h2 = scene.h2().await;
     let request = Request::post(format!("https://{API}/package.Service/Method"))
         .header("content-type", "application/grpc")
@@ -324,8 +336,8 @@ async fn trailers_pass_from_http_2_to_http_2() {
 
 #[tokio::test]
 async fn request_and_response_bodies_of_streams_pass_unchanged() {
-    let origin = Origin::always(Answer::chunked(200, &[], &[b"a", b"b"])).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin = Origin::always(MockResponse::chunked(200, &[], &[b"a", b"b"])).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     let request = Request::post(format!("https://{API}/x")).body(()).expect("a request");
     let (answer, mut stream) = h2.send_request(request, false).expect("a stream");
@@ -339,7 +351,7 @@ async fn request_and_response_bodies_of_streams_pass_unchanged() {
         body.extend_from_slice(&piece.expect("a whole body"));
     }
     assert_eq!(body, b"ab");
-    assert_eq!(scene.origin.seen()[0].body, b"first last");
+    assert_eq!(scene.origin.requests()[0].body, b"first last");
     let head = Request::head(format!("https://{API}/x"));
     assert_eq!(send(&mut h2, head, None).await.0, 200);
 }

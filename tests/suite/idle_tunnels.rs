@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::{interval, timeout};
 
 use crate::client::Client;
-use crate::intercepted::{API, Scene};
+use crate::intercepted::{API, InterceptionSetup};
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step};
-use crate::tunnel::{Raw, both_ways, exactly, head_of, tunnel, upgrade};
+use crate::origin::{Gate, MockResponse, Origin, Step};
+use crate::tunnel::{Raw, bypass_and_cached_yaml, exactly, head_of, tunnel, upgrade};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -37,7 +37,7 @@ async fn websocket(larder: &Larder, origin: &Raw) -> (TcpStream, TcpStream) {
     let mut server = origin.accepted().await;
     head_of(&mut server).await;
     server.write_all(SWITCHED).await.unwrap();
-    let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
+    let answer = timeout(SOON, client.response("GET")).await.unwrap().unwrap();
     assert_eq!(answer.status, 101);
     (client.stream, server)
 }
@@ -57,14 +57,14 @@ async fn a_tunnel_stays_open_while_bytes_pass_and_is_reset_when_idle() {
     }
     assert!(is_cut(&mut client).await);
     assert!(is_cut(&mut server).await);
-    larder.counts("larder_requests_total{result=\"tunnel\",route=\"none\"}", 1.0).await;
-    larder.counts("larder_client_bytes_total", 10.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"tunnel\",route=\"none\"}", 1.0).await;
+    larder.wait_for_metric("larder_client_bytes_total", 10.0).await;
 }
 
 #[tokio::test]
 async fn an_idle_upgraded_connection_is_closed() {
     let origin = Raw::start().await;
-    for yaml in both_ways(&origin) {
+    for yaml in bypass_and_cached_yaml(&origin) {
         let larder = Larder::bare(&format!("{yaml}{BOUND}")).await;
         let (mut client, mut server) = websocket(&larder, &origin).await;
         client.write_all(b"ping").await.unwrap();
@@ -78,14 +78,14 @@ async fn an_idle_upgraded_connection_is_closed() {
 #[tokio::test]
 async fn an_idle_upgraded_connection_inside_tls_is_cut_without_close_notify() {
     let silent = Gate::new();
-    let script = Answer(vec![Step::Write(SWITCHED.to_vec()), Step::Wait(silent.clone())]);
-    let scene = Scene::with(Origin::always(script).await, BOUND).await;
+    let script = MockResponse(vec![Step::Write(SWITCHED.to_vec()), Step::Wait(silent.clone())]);
+    let scene = InterceptionSetup::start(Origin::always(script).await, BOUND).await;
     scene.reload(&format!("{BOUND}{}", route(&["ttl: 1h"]))).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     client.send(format!("GET /socket HTTP/1.1\r\nHost: {API}\r\n{fields}")).await;
-    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
+    let answer = timeout(SOON, client.response("GET")).await.expect("in time").expect("a response");
     assert_eq!(answer.status, 101);
     let Client { mut stream, .. } = client;
     assert!(is_cut(&mut stream).await);
@@ -128,7 +128,7 @@ async fn dead_peers_of_tunnels_and_upgrades_are_probed_on_both_sides() {
         for (near, peer) in [(client, "client"), (server, "origin")] {
             let (far, near) = (near.peer_addr().unwrap(), near.local_addr().unwrap());
             let probed = |_: &Larder| timer(far, near).as_deref() == Some("02");
-            larder.until(&format!("the socket to the {peer} is probed"), probed).await;
+            larder.wait_until(&format!("the socket to the {peer} is probed"), probed).await;
         }
     }
 }

@@ -12,37 +12,37 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 use crate::client::{Client, End};
-use crate::intercepted::{API, Scene, ask, get, h2_over, send};
+use crate::intercepted::{API, InterceptionSetup, get, h2_over, http1_get, send};
 use crate::larder_under_test::route;
-use crate::origin::{Answer, Origin};
-use crate::tls_client::{TlsClient, presented};
+use crate::origin::{MockResponse, Origin};
+use crate::tls_client::{TlsClient, peer_certificates};
 
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn https_responses_are_cached_for_the_same_and_other_connections() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
-    let first = ask(&mut client, "/coins?x=1", API).await;
-    assert_eq!((first.status, first.text().as_str(), first.end), (200, "kept", End::Whole));
+    let first = http1_get(&mut client, "/coins?x=1", API).await;
+    assert_eq!((first.status, first.text().as_str(), first.end), (200, "kept", End::Complete));
     assert!(first.cache_status().contains("fwd=uri-miss"), "{}", first.cache_status());
-    let second = ask(&mut client, "/coins?x=1", API).await;
+    let second = http1_get(&mut client, "/coins?x=1", API).await;
     assert!(second.cache_status().contains("; hit"), "{}", second.cache_status());
     let mut another = scene.client(&[]).http1(API).await;
-    let third = ask(&mut another, "/coins?x=1", API).await;
+    let third = http1_get(&mut another, "/coins?x=1", API).await;
     assert!(third.cache_status().contains("; hit"), "{}", third.cache_status());
-    let seen = scene.origin.seen();
+    let seen = scene.origin.requests();
     assert_eq!((seen.len(), seen[0].target.as_str()), (1, "/coins?x=1"));
     assert_eq!(seen[0].field("host"), Some(API));
-    scene.larder.counts("larder_requests_total{result=\"hit\",route=\"api\"}", 2.0).await;
+    scene.larder.wait_for_metric("larder_requests_total{result=\"hit\",route=\"api\"}", 2.0).await;
 }
 
 /// CCH-09: a response that was fetched over one scheme is not served over the other.
 #[tokio::test]
 async fn http_and_https_are_two_origins() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
-    ask(&mut client, "/x", API).await;
+    http1_get(&mut client, "/x", API).await;
     let over_http = scene.larder.get("/x").await;
     // The origin accepts only TLS, so that the call fails; the stored response is not served.
     assert_eq!(over_http.status, 502, "{}", over_http.text());
@@ -50,7 +50,7 @@ async fn http_and_https_are_two_origins() {
 
 #[tokio::test]
 async fn http_2_responses_are_cached_and_concurrent_requests_collapse() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let mut h2 = scene.h2().await;
     let pending: Vec<_> = (0..20).map(|_| get(&mut h2, &format!("https://{API}/coins"))).collect();
     for answer in pending {
@@ -63,23 +63,24 @@ async fn http_2_responses_are_cached_and_concurrent_requests_collapse() {
     assert!(cache_status.contains("; hit"), "{cache_status}");
     // HTTP/1.1 is served from the same entry.
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
-    let first = ask(&mut client, "/coins", API).await;
+    let first = http1_get(&mut client, "/coins", API).await;
     assert!(first.cache_status().contains("; hit"), "{}", first.cache_status());
 }
 
 #[tokio::test]
 async fn an_uncached_request_passes_through_both_versions_with_its_body() {
-    let scene = Scene::keeping(Answer::new(201, &[], "made")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(201, &[], "made")).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     client.send(format!("POST /x HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\n\r\nbody")).await;
-    let answer = timeout(SOON, client.answer("POST")).await.expect("in time").expect("a response");
+    let answer =
+        timeout(SOON, client.response("POST")).await.expect("in time").expect("a response");
     assert_eq!((answer.status, answer.text().as_str()), (201, "made"));
     let mut h2 = scene.h2().await;
     let request =
         Request::post(format!("https://{API}/x")).header("cookie", "a=1").header("cookie", "b=2");
     let (status, _, body) = send(&mut h2, request, Some("body")).await;
     assert_eq!((status, body.as_slice()), (201, b"made".as_slice()));
-    let seen = scene.origin.seen();
+    let seen = scene.origin.requests();
     assert_eq!(seen.len(), 2);
     for request in &seen {
         assert_eq!(request.body, b"body");
@@ -91,24 +92,24 @@ async fn an_uncached_request_passes_through_both_versions_with_its_body() {
 
 #[tokio::test]
 async fn tls_05_without_a_server_name_the_certificate_is_for_the_connect_host() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let client = scene.client(&["http/1.1"]).without_sni();
     let stream = client.connect(&format!("{API}:443"), API).await.expect("a handshake");
     let mut client = Client::over(stream);
-    assert_eq!(ask(&mut client, "/x", API).await.status, 200);
+    assert_eq!(http1_get(&mut client, "/x", API).await.status, 200);
 }
 
 #[tokio::test]
 async fn tls_05_a_server_name_in_capitals_or_with_another_port_is_the_same_host() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let client = scene.client(&["http/1.1"]);
     let stream =
         client.connect("API.example.test:8443", "Api.Example.TEST").await.expect("it fits");
     let mut client = Client::over(stream);
-    let answer = ask(&mut client, "/x", "api.example.test:8443").await;
+    let answer = http1_get(&mut client, "/x", "api.example.test:8443").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     // The port is part of the origin.
-    let answer = ask(&mut client, "/x", API).await;
+    let answer = http1_get(&mut client, "/x", API).await;
     assert_eq!(answer.status, 421, "{}", answer.text());
 }
 
@@ -116,7 +117,7 @@ async fn tls_05_a_server_name_in_capitals_or_with_another_port_is_the_same_host(
 /// that does not receives a 421.
 #[tokio::test]
 async fn tls_05_a_server_name_for_another_host_is_misdirected() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let refused = scene.client(&[]).connect(&format!("{API}:443"), "evil.example.test").await;
     assert!(refused.is_err(), "no certificate for a name that the attacker chose");
     for protocols in [vec!["http/1.1"], vec!["h2"]] {
@@ -126,7 +127,7 @@ async fn tls_05_a_server_name_for_another_host_is_misdirected() {
             let mut h2 = h2_over(stream).await;
             get(&mut h2, "https://evil.example.test/x").await.0
         } else {
-            ask(&mut Client::over(stream), "/x", API).await.status
+            http1_get(&mut Client::over(stream), "/x", API).await.status
         };
         assert_eq!(status, 421, "{protocols:?}");
     }
@@ -135,7 +136,7 @@ async fn tls_05_a_server_name_for_another_host_is_misdirected() {
 
 #[tokio::test]
 async fn tls_06_an_intercepted_tunnel_reaches_only_its_own_origin() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     for (target, host) in [
         ("/x", "other.example.test"),
         ("/x", "api.example.test:444"),
@@ -144,7 +145,7 @@ async fn tls_06_an_intercepted_tunnel_reaches_only_its_own_origin() {
         ("http://other.example.test/x", "other.example.test"),
     ] {
         let mut client = scene.client(&["http/1.1"]).http1(API).await;
-        let answer = ask(&mut client, target, host).await;
+        let answer = http1_get(&mut client, target, host).await;
         assert_eq!(answer.status, 421, "{target} {host}: {}", answer.text());
         assert!(client.is_closed().await);
     }
@@ -155,27 +156,29 @@ async fn tls_06_an_intercepted_tunnel_reaches_only_its_own_origin() {
     // The connection stays open for its other streams.
     assert_eq!(get(&mut h2, &format!("https://{API}/x")).await.0, 200);
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
-    let answer = ask(&mut client, &format!("https://{API}/x"), API).await;
+    let answer = http1_get(&mut client, &format!("https://{API}/x"), API).await;
     assert!(answer.cache_status().contains("; hit"), "{}", answer.cache_status());
     assert_eq!(scene.origin.calls(), 1);
 }
 
 #[tokio::test]
 async fn tls_07_a_host_that_no_route_names_presents_its_own_certificate() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let roots = fs::read_to_string(scene.authority.root()).expect("roots");
     // The origin's certificate is for the API's name; the test checks only its issuer.
     let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
     let stream = client.connect("other.example.test:443", API).await.expect("the origin's own");
-    assert!(presented(&stream)[0].as_ref().windows(9).any(|part| part == b"Test Root"));
+    assert!(peer_certificates(&stream)[0].as_ref().windows(9).any(|part| part == b"Test Root"));
     let mut client = Client::over(stream);
-    assert_eq!(ask(&mut client, "/x", API).await.field("cache-status"), None);
+    assert_eq!(http1_get(&mut client, "/x", API).await.field("cache-status"), None);
 }
 
 #[tokio::test]
 async fn a_passthrough_host_is_not_intercepted_even_if_a_route_names_it() {
     let yaml = format!("tls: {{ passthrough: ['{API}'] }}\n{}", route(&["ttl: 1h"]));
-    let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
+    let scene =
+        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml)
+            .await;
     let roots = fs::read_to_string(scene.authority.root()).expect("roots");
     let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
     client.connect(&format!("{API}:443"), API).await.expect("the origin's own certificate");
@@ -183,7 +186,7 @@ async fn a_passthrough_host_is_not_intercepted_even_if_a_route_names_it() {
 
 #[tokio::test]
 async fn a_malformed_client_hello_ends_only_its_own_connection() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let client = scene.client(&[]);
     let mut long = vec![0x16, 0x03, 0x01, 0x40, 0x00, 0x01, 0x00, 0x3f, 0xfc];
     long.extend(std::iter::repeat_n(0xff, 70_000));
@@ -202,22 +205,24 @@ async fn a_malformed_client_hello_ends_only_its_own_connection() {
         assert!(received.len() < 100, "{received:?}");
     }
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
-    assert_eq!(ask(&mut client, "/x", API).await.status, 200);
+    assert_eq!(http1_get(&mut client, "/x", API).await.status, 200);
     let malformed =
         "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"malformed\"}";
-    scene.larder.counts(malformed, 4.0).await;
+    scene.larder.wait_for_metric(malformed, 4.0).await;
 }
 
 #[tokio::test]
 async fn an_incomplete_client_hello_is_cut_off() {
     let yaml = format!("limits: {{ head_timeout: 200ms }}\n{}", route(&["ttl: 1h"]));
-    let scene = Scene::with(Origin::always(Answer::new(200, &[], "")).await, &yaml).await;
+    let scene =
+        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "")).await, &yaml)
+            .await;
     let mut tunnel = scene.client(&[]).tunnel(&format!("{API}:443")).await;
     tunnel.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("larder reads");
     let mut received = Vec::new();
     timeout(SOON, tunnel.read_to_end(&mut received)).await.expect("it ends").expect("in order");
     let slow = "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"timeout\"}";
-    scene.larder.counts(slow, 1.0).await;
+    scene.larder.wait_for_metric(slow, 1.0).await;
 }
 
 /// Without a `close_notify` (RFC 8446 §6.1) a client cannot distinguish a regular end from a
@@ -225,7 +230,9 @@ async fn an_incomplete_client_hello_is_cut_off() {
 #[tokio::test]
 async fn an_intercepted_connection_ends_with_a_close_notify() {
     let yaml = format!("limits: {{ idle: 200ms }}\n{}", route(&["ttl: 1h"]));
-    let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
+    let scene =
+        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml)
+            .await;
     for protocol in ["http/1.1", "h2"] {
         let stream = scene.client(&[protocol]).connect(&format!("{API}:443"), API).await;
         let mut stream = stream.expect("a handshake");
@@ -244,22 +251,22 @@ async fn an_intercepted_connection_ends_with_a_close_notify() {
 async fn an_upgrade_inside_tls_passes_both_ways() {
     let switched = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\
                      Upgrade: websocket\r\n\r\nhello";
-    let origin = Origin::always(Answer::raw(switched.to_vec())).await;
-    let scene = Scene::with(origin, &route(&["ttl: 1h"])).await;
+    let origin = Origin::always(MockResponse::raw(switched.to_vec())).await;
+    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     client.send(format!("GET /socket HTTP/1.1\r\nHost: {API}\r\n{upgrade}")).await;
-    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
+    let answer = timeout(SOON, client.response("GET")).await.expect("in time").expect("a response");
     assert_eq!(answer.status, 101);
-    timeout(SOON, client.reads("hello")).await.expect("in time");
+    timeout(SOON, client.read_until("hello")).await.expect("in time");
 }
 
 /// CONNECT accepts only possible host names, and each accepted one is served.
 #[tokio::test]
 async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
-    let scene = Scene::with(
-        Origin::always(Answer::new(200, &[], "kept")).await,
+    let scene = InterceptionSetup::start(
+        Origin::always(MockResponse::new(200, &[], "kept")).await,
         "routes: [{ name: below, match: { host: '*.example.test' }, ttl: 1h }]",
     )
     .await;
@@ -277,7 +284,7 @@ async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
     ] {
         let mut client = scene.larder.client().await;
         client.send(format!("CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\r\n")).await;
-        let answer = timeout(SOON, client.answer("CONNECT")).await.expect("in time");
+        let answer = timeout(SOON, client.response("CONNECT")).await.expect("in time");
         assert_eq!(answer.expect("a response").status, expected, "{host:?}");
     }
     // The longest possible name.
@@ -291,15 +298,15 @@ async fn tls_05_odd_names_are_refused_or_served_and_never_panic() {
 /// Such a client pins a certificate, or does not trust larder's CA.
 #[tokio::test]
 async fn a_client_that_rejects_larders_certificate_is_counted_by_host() {
-    let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+    let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let other = fs::read_to_string(scene.authority.root()).expect("roots");
     let client = TlsClient::trusting(scene.larder.addr(), &other, &["http/1.1"]);
     for _ in 0..3 {
         client.connect(&format!("{API}:443"), API).await.expect_err("it trusts another authority");
     }
     let refused = "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"refused\"}";
-    scene.larder.counts(refused, 3.0).await;
-    assert_eq!(scene.larder.server.account().distrusted(), [(API.to_owned(), 3)]);
+    scene.larder.wait_for_metric(refused, 3.0).await;
+    assert_eq!(scene.larder.server.telemetry().distrusting_hosts(), [(API.to_owned(), 3)]);
 }
 
 #[tokio::test]
@@ -308,21 +315,23 @@ async fn heads_inside_tls_have_the_same_limits() {
         "limits: {{ head: 2KiB, headers: 20, head_timeout: 200ms }}\n{}",
         route(&["ttl: 1h"])
     );
-    let scene = Scene::with(Origin::always(Answer::new(200, &[], "kept")).await, &yaml).await;
+    let scene =
+        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml)
+            .await;
     let tls = scene.client(&["http/1.1"]);
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nX: {}\r\n\r\n", "x".repeat(4000))).await;
-    assert_eq!(client.answer("GET").await.expect("a response").status, 431);
+    assert_eq!(client.response("GET").await.expect("a response").status, 431);
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\n{}\r\n", "X: 1\r\n".repeat(30))).await;
-    assert_eq!(client.answer("GET").await.expect("a response").status, 431);
+    assert_eq!(client.response("GET").await.expect("a response").status, 431);
     let mut client = tls.http1(API).await;
     client.send("GET / HT").await;
-    let slow = timeout(SOON, client.answer("GET")).await.expect("in time");
+    let slow = timeout(SOON, client.response("GET")).await.expect("in time");
     assert_eq!(slow.expect("a response").status, 408);
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
-    assert_eq!(client.answer("GET").await.expect("a response").status, 400);
+    assert_eq!(client.response("GET").await.expect("a response").status, 400);
     let mut h2 = scene.h2().await;
     let mut request = Request::get(format!("https://{API}/"));
     for at in 0..30 {
@@ -336,25 +345,30 @@ async fn heads_inside_tls_have_the_same_limits() {
 
 /// A connection of a client that does not verify certificates.
 async fn unverified(
-    scene: &Scene,
+    scene: &InterceptionSetup,
     authority: &str,
     name: &str,
     protocols: &[&str],
 ) -> TlsStream<TcpStream> {
-    scene.client(protocols).careless().connect(authority, name).await.expect("it accepts anything")
+    scene
+        .client(protocols)
+        .without_verification()
+        .connect(authority, name)
+        .await
+        .expect("it accepts anything")
 }
 
 /// Inside a tunnel a 407 is not from the proxy either, but some clients treat it as if it were.
 #[tokio::test]
 async fn a_407_of_an_origin_inside_a_tunnel_becomes_a_502() {
     let challenge = ["Proxy-Authenticate: Digest realm=\"phish\", nonce=\"1\""];
-    let origin = Origin::always(Answer::new(407, &challenge, "password?")).await;
+    let origin = Origin::always(MockResponse::new(407, &challenge, "password?")).await;
     let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
-    let scene = Scene::with(origin, &yaml).await;
+    let scene = InterceptionSetup::start(origin, &yaml).await;
     let http1 = scene.client(&["http/1.1"]);
     let mut h2 = scene.h2().await;
     for path in ["/kept", "/passed"] {
-        let answer = ask(&mut http1.http1(API).await, path, API).await;
+        let answer = http1_get(&mut http1.http1(API).await, path, API).await;
         assert_eq!((answer.status, answer.field("proxy-authenticate")), (502, None), "{path}");
         let answer = send(&mut h2, Request::get(format!("https://{API}{path}")), None).await;
         assert_eq!(answer.0, 502, "{path}");
@@ -364,10 +378,10 @@ async fn a_407_of_an_origin_inside_a_tunnel_becomes_a_502() {
     let shown = "Proxy-Authorization: Basic YW5uOnMzY3JldA==";
     let mut client = http1.http1(API).await;
     client.send(format!("GET /passed HTTP/1.1\r\nHost: {API}\r\n{shown}\r\n\r\n")).await;
-    client.answer("GET").await.expect("a response");
+    client.response("GET").await.expect("a response");
     let request = Request::get(format!("https://{API}/passed"));
     send(&mut h2, request.header("proxy-authorization", "Basic YW5uOnMzY3JldA=="), None).await;
-    for seen in scene.origin.seen() {
+    for seen in scene.origin.requests() {
         assert_eq!(seen.field("proxy-authorization"), None, "{}", seen.raw_head);
     }
 }
@@ -383,9 +397,9 @@ async fn over_http_2_no_cross_site_page_can_use_larders_credential() {
         ", credential: {{ header: X-Api-Key, file: \"{}\", allow_origins: [\"http://localhost:3000\"] }}",
         file.display()
     );
-    let origin = Origin::always(Answer::new(200, &[], "here")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "here")).await;
     let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
-    let scene = Scene::before(origin, &credential, &yaml).await;
+    let scene = InterceptionSetup::start_with_upstream(origin, &credential, &yaml).await;
     let mut h2 = scene.h2().await;
     let browser = ("user-agent", "Mozilla/5.0 (X11) Chrome/140");
     let cross = ("sec-fetch-site", "cross-site");
@@ -421,7 +435,7 @@ async fn over_http_2_no_cross_site_page_can_use_larders_credential() {
         let answer = send(&mut h2, with("GET", "/passed", page), None).await;
         assert_eq!(answer.0, 200, "{page:?}");
     }
-    for seen in scene.origin.seen() {
+    for seen in scene.origin.requests() {
         assert_eq!(seen.field("x-api-key"), Some("larders-own-s3cret"), "{}", seen.raw_head);
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::{interval, timeout};
 
 use crate::client::{Client, Response};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin, Step};
+use crate::origin::{MockResponse, Origin, Step};
 use crate::resident_memory::resident;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -27,7 +27,7 @@ async fn refusal(larder: &Larder, input: &[u8]) -> Response {
     let mut client = larder.client().await;
     // Larder closes before it has read all of it.
     let _rest_unread = timeout(SOON, client.stream.write_all(input)).await.expect("no hang");
-    let answer = timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
+    let answer = timeout(SOON, client.response("GET")).await.expect("in time").expect("a response");
     assert!(timeout(SOON, client.is_closed()).await.expect("in time"));
     answer
 }
@@ -48,7 +48,7 @@ fn head_with(fields: &str) -> String {
 
 #[tokio::test]
 async fn par_12_a_head_over_the_limits_is_refused() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     for yaml in [String::new(), route(&["ttl: 1h"])] {
         let larder = Larder::start(&origin, &yaml).await;
         let one = head_with(&format!("X-A: {}\r\n", "a".repeat(64 << 10)));
@@ -66,7 +66,7 @@ async fn par_12_a_head_over_the_limits_is_refused() {
 
 #[tokio::test]
 async fn par_12_a_head_exactly_at_the_configured_limits_passes() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let small = Larder::start(&origin, "limits: { head: 1KiB, headers: 10 }\n").await;
     let default = Larder::start(&origin, "").await;
     for (larder, bytes, fields) in [(&small, 1024, 10), (&default, 64 << 10, 128)] {
@@ -76,12 +76,12 @@ async fn par_12_a_head_exactly_at_the_configured_limits_passes() {
             assert_eq!(head.len(), bytes + over);
             let mut client = larder.client().await;
             client.send(head).await;
-            let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.unwrap().unwrap();
             assert_eq!(answer.status, status, "{bytes} {over}");
             // `Host` counts as one field.
             client = larder.client().await;
             client.send(head_with(&"A: b\r\n".repeat(fields - 1 + over))).await;
-            let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.unwrap().unwrap();
             assert_eq!(answer.status, status, "{fields} {over}");
         }
     }
@@ -100,7 +100,7 @@ async fn par_12_heads_without_an_end_take_no_memory() {
         let mut client = larder.client().await;
         clients.push(tokio::spawn(async move {
             let _rest_unread = client.stream.write_all(input).await;
-            let answer = client.answer("GET").await.expect("a response");
+            let answer = client.response("GET").await.expect("a response");
             (answer.status, client)
         }));
     }
@@ -136,7 +136,7 @@ async fn par_12_incomplete_heads_take_little_more_than_their_bytes() {
     }
     for client in &mut open {
         client.send("\nX").await;
-        let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
+        let answer = timeout(SOON, client.response("GET")).await.unwrap().unwrap();
         assert_eq!(answer.status, 400);
     }
     report("100 heads of 60 KiB", grown);
@@ -157,7 +157,7 @@ async fn drip(client: &mut Client, bytes: &[u8]) {
 /// Single bytes do not extend the deadline: it applies to the whole head.
 #[tokio::test]
 async fn a_slow_head_is_refused_at_its_deadline_on_new_and_kept_connections() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let larder = Larder::start(&origin, "limits: { head_timeout: 300ms }\n").await;
     for kept in [false, true] {
         let mut client = larder.client().await;
@@ -168,7 +168,7 @@ async fn a_slow_head_is_refused_at_its_deadline_on_new_and_kept_connections() {
         // At this rate the head would take four seconds.
         let slow = head_with(&format!("X-A: {}\r\n", "a".repeat(110)));
         timeout(SOON, drip(&mut client, &slow.as_bytes()[..180])).await.expect("no hang");
-        let answer = timeout(SOON, client.answer("GET")).await.expect("in time");
+        let answer = timeout(SOON, client.response("GET")).await.expect("in time");
         // A client that keeps sending may lose the response to a reset, but always sees the close.
         if let Some(answer) = answer {
             assert_eq!(answer.status, 408, "kept: {kept}");
@@ -189,7 +189,7 @@ async fn a_head_that_stops_gets_a_408() {
         let mut client = larder.client().await;
         client.send(part).await;
         let answer =
-            timeout(SOON, client.answer("GET")).await.expect("in time").expect("a response");
+            timeout(SOON, client.response("GET")).await.expect("in time").expect("a response");
         assert_eq!(answer.status, 408, "{part:?}");
         assert!(timeout(SOON, client.is_closed()).await.expect("closed in time"));
     }
@@ -197,7 +197,7 @@ async fn a_head_that_stops_gets_a_408() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_without_a_response() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let larder = Larder::start(&origin, "limits: { idle: 200ms }\n").await;
     let mut fresh = larder.client().await;
     let mut kept = larder.client().await;
@@ -228,21 +228,21 @@ const LARGE: usize = 50 * MIB;
 static PIECE: [u8; 64 << 10] = [b'x'; 64 << 10];
 const READERS: usize = 200;
 
-fn large() -> Answer {
+fn large() -> MockResponse {
     let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
-    Answer::raw(head).then([Step::Repeat(&PIECE, LARGE / PIECE.len())])
+    MockResponse::raw(head).then([Step::Repeat(&PIECE, LARGE / PIECE.len())])
 }
 
 /// A chunked body: its length is unknown.
-fn endless() -> Answer {
+fn endless() -> MockResponse {
     static CHUNK: std::sync::LazyLock<Vec<u8>> =
         std::sync::LazyLock::new(|| crate::origin::chunk(&PIECE));
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-    Answer::raw(head)
+    MockResponse::raw(head)
         .then([Step::Repeat(&CHUNK, LARGE / PIECE.len()), Step::Write(b"0\r\n\r\n".to_vec())])
 }
 
-async fn assert_memory_stays_below(yaml: &str, answer: Answer, same: bool, most: usize) {
+async fn assert_memory_stays_below(yaml: &str, answer: MockResponse, same: bool, most: usize) {
     let origin = Origin::always(answer).await;
     let larder = Larder::start(&origin, yaml).await;
     let before = resident();
@@ -250,10 +250,12 @@ async fn assert_memory_stays_below(yaml: &str, answer: Answer, same: bool, most:
     for n in 0..READERS {
         let mut client = larder.client().await;
         let path = if same { 0 } else { n };
-        client.ask("GET", &format!("{API}/large/{path}"), &[]).await;
+        client.send_request("GET", &format!("{API}/large/{path}"), &[]).await;
         clients.push(client);
     }
-    timeout(SOON, origin.reached(if same { 1 } else { READERS })).await.expect("all calls arrive");
+    timeout(SOON, origin.wait_for_calls(if same { 1 } else { READERS }))
+        .await
+        .expect("all calls arrive");
     let written = until_backpressure(&origin).await;
     let grown = resident().saturating_sub(before);
     report("200 clients that do not read, larder and origin together", grown);
@@ -261,8 +263,8 @@ async fn assert_memory_stays_below(yaml: &str, answer: Answer, same: bool, most:
     assert!(written < READERS * LARGE / 2, "backpressure stopped the origin: {written}");
     // Clients that read are still served quickly.
     let mut reader = larder.client().await;
-    reader.ask("GET", &format!("{API}/large/reader"), &[]).await;
-    let answer = timeout(Duration::from_secs(25), reader.answer("GET"))
+    reader.send_request("GET", &format!("{API}/large/reader"), &[]).await;
+    let answer = timeout(Duration::from_secs(25), reader.response("GET"))
         .await
         .expect("in time")
         .expect("one");
@@ -307,7 +309,7 @@ fn as_many_as_fit(wanted: usize) -> usize {
 
 #[tokio::test]
 async fn ovl_04_an_idle_connection_takes_little_memory() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     assert_eq!(larder.get("/x").await.status, 200);
     let count = as_many_as_fit(2000);
@@ -327,7 +329,7 @@ async fn ovl_04_an_idle_connection_takes_little_memory() {
 
 #[tokio::test]
 async fn ovl_04_many_idle_connections_are_all_closed_at_the_idle_timeout() {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
     let yaml = format!("limits: {{ idle: 1s }}\n{}", route(&["ttl: 1h"]));
     let larder = Larder::start(&origin, &yaml).await;
     let mut idle = Vec::new();

@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::client::Client;
-use crate::origin::{Answer, Origin};
-use crate::process::{House, PATIENCE, Process, eventually, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{ConfigDir, Process, TIMEOUT, eventually, text};
 
 /// Every kind of secret, in the order of ADM-07, including the passwords of larder's own users.
 const SECRETS: [&str; 10] = [
@@ -34,7 +34,7 @@ const SECRETS: [&str; 10] = [
 async fn exchange(addr: SocketAddr, bytes: &str) -> String {
     let mut client = Client::connect(addr).await;
     client.send(bytes).await;
-    let rest = timeout(PATIENCE, client.rest()).await.expect("the connection ends");
+    let rest = timeout(TIMEOUT, client.read_to_end()).await.expect("the connection ends");
     text(&rest)
 }
 
@@ -94,15 +94,15 @@ fn requests(proxy_user: &str) -> Vec<String> {
 
 async fn origin() -> Origin {
     Origin::start(|seen| match seen.target.as_str() {
-        target if target.contains("/garbage") => Answer::raw(
+        target if target.contains("/garbage") => MockResponse::raw(
             "HTTP/1.1 200 OK\r\nS9originheadS9 without a colon\r\nSet-Cookie: S8setcookieS8\r\n\r\n",
         ),
-        target if target.contains("/closed") => Answer::closed(),
+        target if target.contains("/closed") => MockResponse::closed(),
         target if target.contains("/cut") => {
-            Answer::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nSet-Cookie: S8setcookieS8\r\n\r\nx")
+            MockResponse::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\nSet-Cookie: S8setcookieS8\r\n\r\nx")
                 .then([crate::origin::Step::Close])
         }
-        _ => Answer::new(200, &["Cache-Control: max-age=60"], "plain"),
+        _ => MockResponse::new(200, &["Cache-Control: max-age=60"], "plain"),
     })
     .await
 }
@@ -111,7 +111,7 @@ async fn origin() -> Origin {
 async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
     for format in ["json", "pretty"] {
         let origin = origin().await;
-        let files = House::with(&format!(
+        let files = ConfigDir::with(&format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
              log: {{ format: {format}, level: trace }}\n\
              defaults: {{ retry: {{ backoff: {{ initial: 10ms }} }} }}\naccess: {{ users_file: users }}\n\
@@ -133,7 +133,7 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
         assert!(metrics.contains("larder_denied_total{reason="), "{metrics}");
         assert!(origin.calls() > 3, "the well-formed requests reached the origin");
         larder.signal("TERM");
-        larder.ended().await;
+        larder.wait_for_exit().await;
         let log = larder.err.text();
         assert!(
             log.contains("Request completed") && log.contains("refused"),
@@ -155,7 +155,7 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
 /// messages of other crates.
 #[tokio::test]
 async fn adm_06_no_request_forges_corrupts_or_inflates_log_lines() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     for (format, level) in [("json", "debug"), ("json", "trace"), ("pretty", "trace")] {
         let yaml = format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -169,10 +169,10 @@ async fn adm_06_no_request_forges_corrupts_or_inflates_log_lines() {
             let mut client = Client::connect(addr).await;
             // A head that is too long is refused before all of it was sent.
             let _refused = client.stream.write_all(request.as_bytes()).await;
-            timeout(PATIENCE, client.rest()).await.expect("the connection ends");
+            timeout(TIMEOUT, client.read_to_end()).await.expect("the connection ends");
         }
         larder.signal("TERM");
-        larder.ended().await;
+        larder.wait_for_exit().await;
         let lines = larder.err.all();
         assert!(lines.len() >= 10, "{lines:?}");
         for line in lines {
@@ -192,7 +192,7 @@ async fn adm_06_no_request_forges_corrupts_or_inflates_log_lines() {
 /// 0.
 #[tokio::test]
 async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          log: {{ format: json, level: debug }}\n\
@@ -204,11 +204,11 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
     let addr = larder.addr().await;
     for method in ["GET", "GET", "DELETE"] {
         let mut client = Client::connect(addr).await;
-        client.ask(method, "http://api.example.test/x", &[]).await;
-        assert_eq!(client.answer(method).await.expect("a response").text(), "hello");
+        client.send_request(method, "http://api.example.test/x", &[]).await;
+        assert_eq!(client.response(method).await.expect("a response").text(), "hello");
     }
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
     let lines = larder.err.all();
     let byte_counts = |result: &str| {
         let lines = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
@@ -225,7 +225,7 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
 /// A key field that changes with every request prevents every hit; a warning names it once.
 #[tokio::test]
 async fn a_key_field_that_prevents_hits_is_logged_once_without_its_values() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          log: {{ format: json, level: debug }}\n\
@@ -241,7 +241,7 @@ async fn a_key_field_that_prevents_hits_is_logged_once_without_its_values() {
         assert_eq!(client.get(url, &[&field, "X-Account: same"]).await.status, 200);
     }
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
     let lines = larder.err.all();
     let count_at = |level: &str| {
         let matches_level =
@@ -284,7 +284,7 @@ fn hostile_requests() -> Vec<String> {
 #[tokio::test]
 async fn ovl_11_thousands_of_malformed_requests_are_counted_in_few_log_lines() {
     const CONNECTIONS: usize = 3000;
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ api.example.test: \"{}\" }}\n",
@@ -312,7 +312,7 @@ async fn ovl_11_thousands_of_malformed_requests_are_counted_in_few_log_lines() {
     assert_eq!(denied, CONNECTIONS, "all are counted");
     let took = clock::monotonic().duration_since(begun);
     larder.signal("TERM");
-    larder.ended().await;
+    larder.wait_for_exit().await;
     let windows = usize::try_from(took.as_secs()).unwrap() + 2;
     let lines = larder.err.all();
     let refused = lines.iter().filter(|line| line.contains("Request refused")).count();

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::client::{End, Response};
-use crate::concurrent::{Crowd, bounded};
+use crate::concurrent::{ConcurrentRequests, bounded};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step, chunk};
+use crate::origin::{Gate, MockResponse, Origin, Step, chunk};
 
 /// The number of concurrent clients.
 const N: usize = 50;
@@ -40,15 +40,16 @@ struct Scene {
 }
 
 impl Scene {
-    async fn new(start: Start, policy: &[&str], answer: Answer) -> Self {
+    async fn new(start: Start, policy: &[&str], answer: MockResponse) -> Self {
         Self::with(start, &route(policy), answer).await
     }
 
-    async fn with(start: Start, yaml: &str, answer: Answer) -> Self {
+    async fn with(start: Start, yaml: &str, answer: MockResponse) -> Self {
         // The connection is not reused, so that no retry on a pooled one changes the number of
         // calls.
         let fields = ["ETag: \"old\"", "Cache-Control: max-age=60", "Connection: close"];
-        let origin = Origin::always(Answer::new(200, &fields, "old").then([Step::Close])).await;
+        let origin =
+            Origin::always(MockResponse::new(200, &fields, "old").then([Step::Close])).await;
         let larder = Larder::start(&origin, yaml).await;
         if start == Start::Stale {
             assert_eq!(larder.get("/x").await.text(), "old");
@@ -57,16 +58,16 @@ impl Scene {
         let before = origin.calls();
         let gate = Gate::new();
         let gated = answer.after(&gate);
-        origin.now(move |_| gated.clone());
+        origin.set_script(move |_| gated.clone());
         Self { origin, larder, gate, before }
     }
 
     /// All clients wait for one fill, then the origin responds.
     async fn play(&self) -> Vec<Response> {
-        let crowd = Crowd::plain(&self.larder, N, "/x").await;
-        self.larder.waiting(N).await;
+        let crowd = ConcurrentRequests::send_plain(&self.larder, N, "/x").await;
+        self.larder.wait_for_waiters(N).await;
         self.gate.open();
-        crowd.answers().await
+        crowd.responses().await
     }
 
     /// Calls since the clients sent their requests.
@@ -88,7 +89,7 @@ fn assert_all(answers: &[Response], status: u16, body: &str, case: &str) {
         let seen = (answer.status, answer.text(), answer.end);
         assert_eq!(
             seen,
-            (status, body.to_owned(), End::Whole),
+            (status, body.to_owned(), End::Complete),
             "{case}: {}",
             answer.cache_status()
         );
@@ -102,7 +103,8 @@ fn collapsed(answers: &[Response]) -> usize {
 #[tokio::test]
 async fn a_200_is_fetched_once_for_all_and_stored() {
     bounded(async {
-        let framings = [Answer::new(200, &[], "new"), Answer::chunked(200, &[], &[b"n", b"ew"])];
+        let framings =
+            [MockResponse::new(200, &[], "new"), MockResponse::chunked(200, &[], &[b"n", b"ew"])];
         for (start, answer) in BOTH.into_iter().flat_map(|s| framings.clone().map(|a| (s, a))) {
             let scene = Scene::new(start, OVERRIDE, answer).await;
             let answers = scene.play().await;
@@ -110,7 +112,10 @@ async fn a_200_is_fetched_once_for_all_and_stored() {
             assert_eq!(collapsed(&answers), N - 1, "{start:?}");
             assert_eq!(scene.calls(), 1, "{start:?}");
             assert_eq!(scene.stored().await.as_deref(), Some("new"), "{start:?}");
-            scene.larder.counts("larder_coalesced_requests_total{route=\"api\"}", 49.0).await;
+            scene
+                .larder
+                .wait_for_metric("larder_coalesced_requests_total{route=\"api\"}", 49.0)
+                .await;
             let reason = if start == Start::Cold { "uri-miss" } else { "stale" };
             for answer in &answers {
                 let expected = format!("larder; fwd={reason}; fwd-status=200; stored; ttl=60");
@@ -124,7 +129,7 @@ async fn a_200_is_fetched_once_for_all_and_stored() {
 #[tokio::test]
 async fn one_304_confirms_the_stored_response_for_all_waiters() {
     bounded(async {
-        let answer = Answer::raw("HTTP/1.1 304 x\r\nETag: \"old\"\r\nX-New: 1\r\n\r\n");
+        let answer = MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"old\"\r\nX-New: 1\r\n\r\n");
         let scene = Scene::new(Start::Stale, OVERRIDE, answer).await;
         let answers = scene.play().await;
         assert_all(&answers, 200, "old", "304");
@@ -133,7 +138,7 @@ async fn one_304_confirms_the_stored_response_for_all_waiters() {
             assert!(answer.cache_status().contains("fwd-status=304"), "{}", answer.cache_status());
             assert_eq!(answer.field("x-new"), Some("1"), "freshened for all");
         }
-        let revalidation = scene.origin.seen().pop().unwrap();
+        let revalidation = scene.origin.requests().pop().unwrap();
         assert_eq!(revalidation.field("if-none-match"), Some("\"old\""));
         let hit = scene.larder.get("/x").await;
         assert_eq!((hit.field("x-new"), hit.cache_status()), (Some("1"), "larder; hit; ttl=60"));
@@ -146,23 +151,28 @@ async fn one_304_confirms_the_stored_response_for_all_waiters() {
 #[tokio::test]
 async fn with_nothing_stored_each_conditional_request_is_forwarded() {
     bounded(async {
-        let scene =
-            Scene::new(Start::Cold, OVERRIDE, Answer::raw("HTTP/1.1 304 x\r\nETag: \"c\"\r\n\r\n"))
-                .await;
-        let crowd =
-            Crowd::asks(&scene.larder, N, "/x", |_| vec!["If-None-Match: \"c\"".into()]).await;
-        scene.origin.reached(N).await;
+        let scene = Scene::new(
+            Start::Cold,
+            OVERRIDE,
+            MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"c\"\r\n\r\n"),
+        )
+        .await;
+        let crowd = ConcurrentRequests::send(&scene.larder, N, "/x", |_| {
+            vec!["If-None-Match: \"c\"".into()]
+        })
+        .await;
+        scene.origin.wait_for_calls(N).await;
         scene.gate.open();
-        assert_all(&crowd.answers().await, 304, "", "conditional");
+        assert_all(&crowd.responses().await, 304, "", "conditional");
         assert_eq!((scene.calls(), scene.stored().await), (N, None));
         // Requests without a condition still collapse.
         let gate = Gate::new();
-        let whole = Answer::new(200, &[], "whole").after(&gate);
-        scene.origin.now(move |_| whole.clone());
-        let crowd = Crowd::plain(&scene.larder, N, "/x").await;
-        scene.larder.waiting(N).await;
+        let whole = MockResponse::new(200, &[], "whole").after(&gate);
+        scene.origin.set_script(move |_| whole.clone());
+        let crowd = ConcurrentRequests::send_plain(&scene.larder, N, "/x").await;
+        scene.larder.wait_for_waiters(N).await;
         gate.open();
-        assert_all(&crowd.answers().await, 200, "whole", "afterwards");
+        assert_all(&crowd.responses().await, 200, "whole", "afterwards");
         assert_eq!(scene.calls(), N + 1);
     })
     .await;
@@ -181,7 +191,8 @@ async fn an_origin_error_is_fetched_once_and_replaced_by_a_stale_response() {
         for (status, fields, cause) in errors {
             for start in BOTH {
                 let case = format!("{status} {fields:?} {start:?}");
-                let scene = Scene::new(start, OVERRIDE, Answer::new(status, fields, "no")).await;
+                let scene =
+                    Scene::new(start, OVERRIDE, MockResponse::new(status, fields, "no")).await;
                 let answers = scene.play().await;
                 assert_eq!(scene.calls(), 1, "{case}");
                 match start {
@@ -209,7 +220,7 @@ async fn an_origin_error_is_fetched_once_and_replaced_by_a_stale_response() {
                         assert_eq!(scene.stored().await.as_deref(), Some("old"), "{case}");
                         let series =
                             format!("larder_stale_served_total{{cause=\"{cause}\",route=\"api\"}}");
-                        scene.larder.counts(&series, 50.0).await;
+                        scene.larder.wait_for_metric(&series, 50.0).await;
                     }
                 }
             }
@@ -225,10 +236,10 @@ async fn a_refused_connection_is_tried_once_and_replaced_if_a_response_is_stale(
     bounded(async {
         for start in BOTH {
             let dns = crate::dns::Dns::start(|_, _| vec![[127, 0, 0, 1].into()]).await;
-            let prime = Answer::new(200, &["Connection: close"], "old").then([Step::Close]);
+            let prime = MockResponse::new(200, &["Connection: close"], "old").then([Step::Close]);
             let origin = Origin::always(prime).await;
             let port = origin.addr.port();
-            let larder = Larder::with_parts(
+            let larder = Larder::with_deps(
                 "routes:\n  - name: api\n    match: { host: slow.test }\n    ttl: 1m\n",
                 larder::server::ServerDeps { name_server: Some(dns.addr), ..Default::default() },
             )
@@ -238,14 +249,14 @@ async fn a_refused_connection_is_tried_once_and_replaced_if_a_response_is_stale(
                 assert_eq!(larder.client().await.get(&url, &[]).await.text(), "old");
                 larder.clock.advance(Duration::from_secs(61));
             }
-            let gate = dns.hold();
+            let gate = dns.delay_replies();
             origin.close().await;
             let mut pending = Vec::new();
             for _ in 0..N {
                 let (mut client, url) = (larder.client().await, url.clone());
                 pending.push(tokio::spawn(async move { client.get(&url, &[]).await }));
             }
-            larder.waiting(N).await;
+            larder.wait_for_waiters(N).await;
             gate.open();
             let mut answers = Vec::new();
             for request in pending {
@@ -277,13 +288,13 @@ async fn a_refused_connection_is_tried_once_and_replaced_if_a_response_is_stale(
 async fn a_connection_closed_without_a_response_is_one_call_for_all() {
     bounded(async {
         for start in BOTH {
-            let scene = Scene::new(start, OVERRIDE, Answer::closed()).await;
+            let scene = Scene::new(start, OVERRIDE, MockResponse::closed()).await;
             let answers = scene.play().await;
             assert_eq!(scene.calls(), 1, "{start:?}");
             match start {
                 Start::Cold => {
                     for answer in &answers {
-                        assert_eq!((answer.status, answer.end), (502, End::Whole));
+                        assert_eq!((answer.status, answer.end), (502, End::Complete));
                         assert!(
                             answer.text().contains("\"class\":\"closed\""),
                             "{}",
@@ -319,18 +330,18 @@ async fn a_cut_body_is_cut_for_all_clients_and_never_stored() {
     bounded(async {
         for (name, bytes, seen) in rows {
             for start in BOTH {
-                let answer = Answer::raw(bytes.clone()).then([Step::Close]);
+                let answer = MockResponse::raw(bytes.clone()).then([Step::Close]);
                 let scene = Scene::new(start, OVERRIDE, answer).await;
                 let answers = scene.play().await;
                 for answer in &answers {
                     let got = (answer.status, answer.text(), answer.end);
-                    assert_eq!(got, (200, seen.to_owned(), End::Cut), "{name} {start:?}");
+                    assert_eq!(got, (200, seen.to_owned(), End::Truncated), "{name} {start:?}");
                 }
                 assert_eq!(scene.calls(), 1, "{name} {start:?}");
                 let kept = (start == Start::Stale).then(|| "old".to_owned());
                 assert_eq!(scene.stored().await, kept, "{name} {start:?}");
                 let next = scene.larder.get("/x").await;
-                assert_eq!(next.end, End::Cut, "the next request makes a new call");
+                assert_eq!(next.end, End::Truncated, "the next request makes a new call");
                 assert_eq!(scene.calls(), 2, "{name} {start:?}");
             }
         }
@@ -346,10 +357,10 @@ async fn a_timeout_is_one_call_for_all_and_replaced_by_a_stale_response() {
     bounded(async {
         for start in BOTH {
             let yaml = format!("{upstream}{}", route(OVERRIDE));
-            let scene = Scene::with(start, &yaml, Answer::new(200, &[], "never")).await;
-            let crowd = Crowd::plain(&scene.larder, N, "/x").await;
-            scene.larder.waiting(N).await;
-            let answers = crowd.answers().await;
+            let scene = Scene::with(start, &yaml, MockResponse::new(200, &[], "never")).await;
+            let crowd = ConcurrentRequests::send_plain(&scene.larder, N, "/x").await;
+            scene.larder.wait_for_waiters(N).await;
+            let answers = crowd.responses().await;
             assert_eq!(scene.calls(), 1, "{start:?}");
             match start {
                 Start::Cold => {
@@ -377,7 +388,7 @@ async fn a_slow_body_is_fetched_once_and_streamed_to_all_clients() {
     bounded(async {
         for start in BOTH {
             let (second, last) = (Gate::new(), Gate::new());
-            let drip = Answer::chunked_open(200, &[], &[b"a"]).then([
+            let drip = MockResponse::chunked_open(200, &[], &[b"a"]).then([
                 Step::Wait(second.clone()),
                 Step::Write(chunk(b"b")),
                 Step::Wait(last.clone()),
@@ -388,23 +399,23 @@ async fn a_slow_body_is_fetched_once_and_streamed_to_all_clients() {
             let mut clients = Vec::new();
             for _ in 0..N {
                 let mut client = scene.larder.client().await;
-                client.ask("GET", &format!("{API}/x"), &[]).await;
+                client.send_request("GET", &format!("{API}/x"), &[]).await;
                 clients.push(client);
             }
-            scene.larder.waiting(N).await;
+            scene.larder.wait_for_waiters(N).await;
             scene.gate.open();
             for client in &mut clients {
-                client.reads("1\r\na\r\n").await;
+                client.read_until("1\r\na\r\n").await;
             }
             second.open();
             for client in &mut clients {
-                client.reads("1\r\nb\r\n").await;
+                client.read_until("1\r\nb\r\n").await;
             }
             assert_ne!(scene.stored().await.as_deref(), Some("abc"), "not stored before its end");
             last.open();
             for client in &mut clients {
-                let answer = client.answer("GET").await.unwrap();
-                assert_eq!((answer.text().as_str(), answer.end), ("abc", End::Whole));
+                let answer = client.response("GET").await.unwrap();
+                assert_eq!((answer.text().as_str(), answer.end), ("abc", End::Complete));
             }
             assert_eq!(scene.calls(), 1, "{start:?}");
             assert_eq!(scene.stored().await.as_deref(), Some("abc"));
@@ -432,7 +443,7 @@ impl Counting {
         let counting = Self { waiting: Arc::default(), most: Arc::default() };
         let (waiting, most) = (Arc::clone(&counting.waiting), Arc::clone(&counting.most));
         let (gate, later_gate) = (gate.clone(), later_gate.clone());
-        origin.now(move |seen| {
+        origin.set_script(move |seen| {
             let first = seen.index == before;
             let now = waiting.fetch_add(1, Ordering::SeqCst) + 1;
             if !first {
@@ -442,7 +453,7 @@ impl Counting {
             let answered = Step::Do(Arc::new(move || {
                 done.fetch_sub(1, Ordering::SeqCst);
             }));
-            let mut answer = Answer::new(200, fields, format!("call {}", seen.index));
+            let mut answer = MockResponse::new(200, fields, format!("call {}", seen.index));
             answer.0.insert(0, answered);
             answer.after(if first { &gate } else { &later_gate })
         });
@@ -451,21 +462,21 @@ impl Counting {
 }
 
 async fn assert_not_shared(start: Start, policy: &[&str], fields: &'static [&'static str]) {
-    let scene = Scene::new(start, policy, Answer::hung()).await;
+    let scene = Scene::new(start, policy, MockResponse::hang()).await;
     let later_gate = Gate::new();
     let counting = Counting::install(&scene.origin, fields, scene.before, &scene.gate, &later_gate);
-    let crowd = Crowd::plain(&scene.larder, N, "/x").await;
-    scene.larder.waiting(N).await;
+    let crowd = ConcurrentRequests::send_plain(&scene.larder, N, "/x").await;
+    scene.larder.wait_for_waiters(N).await;
     assert_eq!(scene.calls(), 1, "while they wait");
     scene.gate.open();
     // After the head of a response that is not shareable no client waits for another.
-    scene.origin.reached(scene.before + N).await;
+    scene.origin.wait_for_calls(scene.before + N).await;
     later_gate.open();
-    let answers = crowd.answers().await;
+    let answers = crowd.responses().await;
     let bodies: BTreeSet<String> = answers.iter().map(Response::text).collect();
     assert_eq!(bodies.len(), N, "every client has its own response");
     assert_eq!(collapsed(&answers), 0);
-    assert!(answers.iter().all(|answer| answer.status == 200 && answer.end == End::Whole));
+    assert!(answers.iter().all(|answer| answer.status == 200 && answer.end == End::Complete));
     assert_eq!(scene.calls(), N);
     assert_eq!(counting.most.load(Ordering::SeqCst), N - 1, "at once");
     let kept = (start == Start::Stale).then(|| "old".to_owned());
@@ -473,22 +484,22 @@ async fn assert_not_shared(start: Start, policy: &[&str], fields: &'static [&'st
 
     // Collapsing is off for the key: no client of the second burst waits for another.
     let (gate, before) = (Gate::new(), scene.origin.calls());
-    let second = Answer::new(200, fields, "second").after(&gate);
-    scene.origin.now(move |_| second.clone());
-    let crowd = Crowd::plain(&scene.larder, N, "/x").await;
-    scene.origin.reached(before + N).await;
+    let second = MockResponse::new(200, fields, "second").after(&gate);
+    scene.origin.set_script(move |_| second.clone());
+    let crowd = ConcurrentRequests::send_plain(&scene.larder, N, "/x").await;
+    scene.origin.wait_for_calls(before + N).await;
     gate.open();
-    assert_all(&crowd.answers().await, 200, "second", "second burst");
+    assert_all(&crowd.responses().await, 200, "second", "second burst");
 
     scene.larder.clock.advance(Duration::from_secs(31));
     let (gate, before) = (Gate::new(), scene.origin.calls());
-    let third = Answer::new(200, fields, "third").after(&gate);
-    scene.origin.now(move |_| third.clone());
-    let crowd = Crowd::plain(&scene.larder, N, "/x").await;
-    scene.larder.waiting(N).await;
+    let third = MockResponse::new(200, fields, "third").after(&gate);
+    scene.origin.set_script(move |_| third.clone());
+    let crowd = ConcurrentRequests::send_plain(&scene.larder, N, "/x").await;
+    scene.larder.wait_for_waiters(N).await;
     assert_eq!(scene.origin.calls(), before + 1, "the clients wait again");
     gate.open();
-    assert_all(&crowd.answers().await, 200, "third", "third burst");
+    assert_all(&crowd.responses().await, 200, "third", "third burst");
     assert_eq!(scene.origin.calls(), before + N);
 }
 
@@ -528,10 +539,10 @@ async fn cch_19_a_response_with_set_cookie_is_not_shared() {
 async fn cch_19_a_private_error_is_not_shared() {
     bounded(async {
         for fields in [&["Cache-Control: private"][..], &["Set-Cookie: sid=1"]] {
-            let scene = Scene::new(Start::Cold, ORIGIN, Answer::hung()).await;
+            let scene = Scene::new(Start::Cold, ORIGIN, MockResponse::hang()).await;
             let gate = scene.gate.clone();
-            scene.origin.now(move |seen| {
-                Answer::new(503, fields, format!("call {}", seen.index)).after(&gate)
+            scene.origin.set_script(move |seen| {
+                MockResponse::new(503, fields, format!("call {}", seen.index)).after(&gate)
             });
             let answers = scene.play().await;
             let bodies: BTreeSet<String> = answers.iter().map(Response::text).collect();
@@ -547,13 +558,13 @@ async fn cch_19_a_private_error_is_not_shared() {
 async fn cch_19_a_304_with_private_or_set_cookie_confirms_for_one_client_only() {
     bounded(async {
         for field in ["Cache-Control: private", "Set-Cookie: sid=SECRET"] {
-            let scene = Scene::new(Start::Stale, ORIGIN, Answer::hung()).await;
+            let scene = Scene::new(Start::Stale, ORIGIN, MockResponse::hang()).await;
             let gate = scene.gate.clone();
-            scene.origin.now(move |seen| {
+            scene.origin.set_script(move |seen| {
                 let call = seen.index;
                 let head =
                     format!("HTTP/1.1 304 x\r\nETag: \"old\"\r\nX-Call: {call}\r\n{field}\r\n\r\n");
-                Answer::raw(head).after(&gate)
+                MockResponse::raw(head).after(&gate)
             });
             let answers = scene.play().await;
             assert_all(&answers, 200, "old", field);
@@ -577,21 +588,21 @@ async fn cch_19_variants_are_fetched_once_each_and_stored_side_by_side() {
     }
     bounded(async {
         for start in BOTH {
-            let scene = Scene::new(start, OVERRIDE, Answer::hung()).await;
+            let scene = Scene::new(start, OVERRIDE, MockResponse::hang()).await;
             let gate = scene.gate.clone();
-            scene.origin.now(move |seen| {
+            scene.origin.set_script(move |seen| {
                 let lang = seen.field("x-lang").unwrap_or("none").to_owned();
-                Answer::new(200, &["Vary: X-Lang"], lang).after(&gate)
+                MockResponse::new(200, &["Vary: X-Lang"], lang).after(&gate)
             });
             for round in ["fetched", "stored"] {
-                let crowd = Crowd::asks(&scene.larder, N, "/x", language).await;
+                let crowd = ConcurrentRequests::send(&scene.larder, N, "/x", language).await;
                 if round == "fetched" {
-                    scene.larder.waiting(N).await;
+                    scene.larder.wait_for_waiters(N).await;
                     scene.gate.open();
                 }
-                for (place, answer) in crowd.answers().await.into_iter().enumerate() {
+                for (place, answer) in crowd.responses().await.into_iter().enumerate() {
                     let expected = format!("l{}", place % LANGUAGES);
-                    assert_eq!((answer.text(), answer.end), (expected, End::Whole), "{start:?}");
+                    assert_eq!((answer.text(), answer.end), (expected, End::Complete), "{start:?}");
                     let hit = answer.cache_status().starts_with("larder; hit");
                     assert_eq!(hit, round == "stored", "{}", answer.cache_status());
                 }
@@ -607,23 +618,23 @@ async fn an_event_stream_is_not_shared_and_ends_with_its_client() {
     bounded(async {
         for start in BOTH {
             let fields = ["Content-Type: text/event-stream"];
-            let events =
-                Answer::chunked_open(200, &fields, &[b"data: 1\n\n"]).then([Step::UntilGone]);
+            let events = MockResponse::chunked_open(200, &fields, &[b"data: 1\n\n"])
+                .then([Step::UntilDisconnect]);
             let scene = Scene::new(start, OVERRIDE, events).await;
             let mut clients = Vec::new();
             for _ in 0..N {
                 let mut client = scene.larder.client().await;
-                client.ask("GET", &format!("{API}/x"), &[]).await;
+                client.send_request("GET", &format!("{API}/x"), &[]).await;
                 clients.push(client);
             }
-            scene.larder.waiting(N).await;
+            scene.larder.wait_for_waiters(N).await;
             scene.gate.open();
             for client in &mut clients {
-                client.reads("data: 1\n\n").await;
+                client.read_until("data: 1\n\n").await;
             }
             assert_eq!(scene.calls(), N, "{start:?}");
             drop(clients);
-            scene.origin.left(N).await;
+            scene.origin.wait_for_disconnects(N).await;
             let kept = (start == Start::Stale).then(|| "old".to_owned());
             assert_eq!(scene.stored().await, kept, "{start:?}");
         }
@@ -636,18 +647,18 @@ async fn ups_12_if_the_leader_disconnects_the_others_get_the_whole_response() {
     bounded(async {
         for start in BOTH {
             let body = "x".repeat(200_000);
-            let scene = Scene::new(start, OVERRIDE, Answer::new(200, &[], &body)).await;
+            let scene = Scene::new(start, OVERRIDE, MockResponse::new(200, &[], &body)).await;
             let mut leader = scene.larder.client().await;
-            leader.ask("GET", &format!("{API}/x"), &[]).await;
-            scene.larder.waiting(1).await;
-            let crowd = Crowd::plain(&scene.larder, N - 1, "/x").await;
-            scene.larder.waiting(N).await;
+            leader.send_request("GET", &format!("{API}/x"), &[]).await;
+            scene.larder.wait_for_waiters(1).await;
+            let crowd = ConcurrentRequests::send_plain(&scene.larder, N - 1, "/x").await;
+            scene.larder.wait_for_waiters(N).await;
             socket2::SockRef::from(&leader.stream).set_linger(Some(Duration::ZERO)).unwrap();
             drop(leader);
-            scene.larder.waiting(N - 1).await;
+            scene.larder.wait_for_waiters(N - 1).await;
             scene.gate.open();
-            for answer in crowd.answers().await {
-                assert_eq!((answer.status, answer.end), (200, End::Whole));
+            for answer in crowd.responses().await {
+                assert_eq!((answer.status, answer.end), (200, End::Complete));
                 assert_eq!(answer.body.len(), body.len());
             }
             assert_eq!(scene.calls(), 1, "{start:?}");
@@ -661,13 +672,13 @@ async fn ups_12_if_the_leader_disconnects_the_others_get_the_whole_response() {
 async fn if_some_waiters_disconnect_the_others_get_the_whole_response() {
     bounded(async {
         for start in BOTH {
-            let scene = Scene::new(start, OVERRIDE, Answer::new(200, &[], "new")).await;
-            let mut crowd = Crowd::plain(&scene.larder, N + 10, "/x").await;
-            scene.larder.waiting(N + 10).await;
-            crowd.leave(10);
-            scene.larder.waiting(N).await;
+            let scene = Scene::new(start, OVERRIDE, MockResponse::new(200, &[], "new")).await;
+            let mut crowd = ConcurrentRequests::send_plain(&scene.larder, N + 10, "/x").await;
+            scene.larder.wait_for_waiters(N + 10).await;
+            crowd.disconnect(10);
+            scene.larder.wait_for_waiters(N).await;
             scene.gate.open();
-            assert_all(&crowd.answers().await, 200, "new", "the rest");
+            assert_all(&crowd.responses().await, 200, "new", "the rest");
             assert_eq!(scene.calls(), 1, "{start:?}");
             assert_eq!(scene.stored().await.as_deref(), Some("new"));
         }
@@ -681,14 +692,14 @@ async fn if_all_clients_disconnect_the_response_is_stored_all_the_same() {
     bounded(async {
         for start in BOTH {
             let rest = Gate::new();
-            let answer = Answer::chunked_open(200, &[], &[b"new "])
+            let answer = MockResponse::chunked_open(200, &[], &[b"new "])
                 .then([Step::Wait(rest.clone()), Step::Write(chunk(b"and whole"))])
                 .then([Step::Write(b"0\r\n\r\n".to_vec())]);
             let scene = Scene::new(start, OVERRIDE, answer).await;
-            let mut crowd = Crowd::plain(&scene.larder, N, "/x").await;
-            scene.larder.waiting(N).await;
-            crowd.leave(N);
-            scene.larder.waiting(0).await;
+            let mut crowd = ConcurrentRequests::send_plain(&scene.larder, N, "/x").await;
+            scene.larder.wait_for_waiters(N).await;
+            crowd.disconnect(N);
+            scene.larder.wait_for_waiters(0).await;
             scene.gate.open();
             rest.open();
             let mut stored = scene.stored().await;
@@ -713,17 +724,18 @@ async fn forced_refreshes_do_not_collapse() {
         for start in BOTH {
             for field in ["Cache-Control: no-cache", "Cache-Control: max-age=0", "Pragma: no-cache"]
             {
-                let scene = Scene::new(start, OVERRIDE, Answer::new(200, &[], "new")).await;
-                let others = Crowd::plain(&scene.larder, 10, "/x").await;
-                scene.larder.waiting(10).await;
-                let crowd = Crowd::asks(&scene.larder, N, "/x", |_| vec![field.into()]).await;
-                scene.origin.reached(scene.before + 1 + N).await;
+                let scene = Scene::new(start, OVERRIDE, MockResponse::new(200, &[], "new")).await;
+                let others = ConcurrentRequests::send_plain(&scene.larder, 10, "/x").await;
+                scene.larder.wait_for_waiters(10).await;
+                let crowd =
+                    ConcurrentRequests::send(&scene.larder, N, "/x", |_| vec![field.into()]).await;
+                scene.origin.wait_for_calls(scene.before + 1 + N).await;
                 assert_eq!(scene.larder.server.waiting(), 10, "{field} {start:?}");
                 scene.gate.open();
-                let answers = crowd.answers().await;
+                let answers = crowd.responses().await;
                 assert_all(&answers, 200, "new", field);
                 assert_eq!(collapsed(&answers), 0, "{field}");
-                assert_eq!(collapsed(&others.answers().await), 9, "{field}");
+                assert_eq!(collapsed(&others.responses().await), 9, "{field}");
                 assert_eq!(scene.calls(), 1 + N, "{field} {start:?}");
             }
         }
@@ -735,22 +747,22 @@ async fn forced_refreshes_do_not_collapse() {
 #[tokio::test]
 async fn cch_20_fifty_users_make_fifty_calls_and_get_fifty_responses() {
     bounded(async {
-        let scene = Scene::new(Start::Cold, OVERRIDE, Answer::hung()).await;
+        let scene = Scene::new(Start::Cold, OVERRIDE, MockResponse::hang()).await;
         let gate = scene.gate.clone();
-        scene.origin.now(move |seen| {
-            Answer::new(200, &[], seen.field("authorization").unwrap_or("none")).after(&gate)
+        scene.origin.set_script(move |seen| {
+            MockResponse::new(200, &[], seen.field("authorization").unwrap_or("none")).after(&gate)
         });
         let user = |place: usize| vec![format!("Authorization: Bearer u{place}")];
-        let crowd = Crowd::asks(&scene.larder, N, "/x", user).await;
-        scene.larder.waiting(N).await;
-        scene.origin.reached(N).await;
+        let crowd = ConcurrentRequests::send(&scene.larder, N, "/x", user).await;
+        scene.larder.wait_for_waiters(N).await;
+        scene.origin.wait_for_calls(N).await;
         scene.gate.open();
-        for (place, answer) in crowd.answers().await.into_iter().enumerate() {
+        for (place, answer) in crowd.responses().await.into_iter().enumerate() {
             assert_eq!(answer.text(), format!("Bearer u{place}"));
             assert!(!answer.cache_status().contains("collapsed"));
         }
-        let again = Crowd::asks(&scene.larder, N, "/x", user).await;
-        for (place, answer) in again.answers().await.into_iter().enumerate() {
+        let again = ConcurrentRequests::send(&scene.larder, N, "/x", user).await;
+        for (place, answer) in again.responses().await.into_iter().enumerate() {
             assert_eq!(answer.text(), format!("Bearer u{place}"));
             assert!(answer.cache_status().starts_with("larder; hit"));
         }

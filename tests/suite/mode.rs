@@ -5,16 +5,16 @@ use std::time::Duration;
 use larder::policy::Mode;
 
 use crate::client::Client;
-use crate::concurrent::{Crowd, bounded};
+use crate::concurrent::{ConcurrentRequests, bounded};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin};
+use crate::origin::{Gate, MockResponse, Origin};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// An origin that numbers its responses, and a larder with one route that has stored `/x`.
 async fn stocked(policy: &[&str], fields: &'static [&'static str]) -> (Origin, Larder) {
     let origin = Origin::start(move |seen| {
-        Answer::new(200, fields, format!("{} {}", seen.method, seen.index))
+        MockResponse::new(200, fields, format!("{} {}", seen.method, seen.index))
     })
     .await;
     let larder = Larder::with_policy(&origin, policy).await;
@@ -23,7 +23,7 @@ async fn stocked(policy: &[&str], fields: &'static [&'static str]) -> (Origin, L
 }
 
 fn set_mode(larder: &Larder, mode: Mode) {
-    larder.server.controls().set_mode(mode);
+    larder.server.admin_api().set_mode(mode);
 }
 
 #[tokio::test]
@@ -35,8 +35,8 @@ async fn offline_serves_stored_responses_of_any_age_and_marks_them() {
     larder.clock.advance(HOUR * 24 * 365);
     for method in ["GET", "HEAD"] {
         let mut client = larder.client().await;
-        client.ask(method, &format!("{API}/x"), &[]).await;
-        let stale = client.answer(method).await.unwrap();
+        client.send_request(method, &format!("{API}/x"), &[]).await;
+        let stale = client.response(method).await.unwrap();
         assert_eq!(stale.status, 200);
         assert_eq!(stale.cache_status(), "larder; hit; ttl=-31535940; detail=\"offline\"");
     }
@@ -93,8 +93,8 @@ async fn offline_refuses_at_once_every_request_that_needs_an_origin() {
         ("GET", elsewhere, &[]),
     ] {
         let mut client = larder.client().await;
-        client.ask(method, &url, fields).await;
-        let refused = bounded(client.answer(method)).await.unwrap();
+        client.send_request(method, &url, fields).await;
+        let refused = bounded(client.response(method)).await.unwrap();
         assert_eq!(refused.status, 504, "{method} {url} {fields:?}");
         assert_eq!(refused.cache_status(), "larder; detail=\"offline\"");
         if method != "HEAD" {
@@ -108,18 +108,18 @@ async fn offline_refuses_at_once_every_request_that_needs_an_origin() {
 
 #[tokio::test]
 async fn offline_opens_no_tunnel() {
-    let origin = Origin::always(Answer::new(200, &[], "inside")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "inside")).await;
     let larder = Larder::start(&origin, "defaults: { mode: offline }\n").await;
     let mut client = larder.client().await;
     client.send(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.addr)).await;
-    let refused = bounded(client.answer("CONNECT")).await.unwrap();
+    let refused = bounded(client.response("CONNECT")).await.unwrap();
     assert_eq!(refused.status, 504);
     assert!(refused.text().contains("\"class\":\"offline\""), "{}", refused.text());
     assert_eq!(origin.connections(), 0);
     set_mode(&larder, Mode::Cache);
     let mut client = larder.client().await;
     client.send(format!("CONNECT {} HTTP/1.1\r\nHost: a\r\n\r\n", origin.addr)).await;
-    assert_eq!(bounded(client.answer("CONNECT")).await.unwrap().status, 200);
+    assert_eq!(bounded(client.response("CONNECT")).await.unwrap().status, 200);
 }
 
 #[tokio::test]
@@ -143,8 +143,8 @@ async fn a_write_in_bypass_still_invalidates() {
     let (_origin, larder) = stocked(&["ttl: 1h"], &[]).await;
     set_mode(&larder, Mode::Bypass);
     let mut client = larder.client().await;
-    client.ask("POST", &format!("{API}/x"), &["Content-Length: 0"]).await;
-    assert_eq!(client.answer("POST").await.unwrap().text(), "POST 1");
+    client.send_request("POST", &format!("{API}/x"), &["Content-Length: 0"]).await;
+    assert_eq!(client.response("POST").await.unwrap().text(), "POST 1");
     set_mode(&larder, Mode::Cache);
     assert_eq!(larder.get("/x").await.text(), "GET 2");
 }
@@ -152,11 +152,13 @@ async fn a_write_in_bypass_still_invalidates() {
 #[tokio::test]
 async fn a_head_in_bypass_does_not_affect_the_stored_response() {
     let (origin, larder) = stocked(&["ttl: 1h"], &["ETag: \"1\""]).await;
-    origin.now(|_| Answer::raw("HTTP/1.1 200 OK\r\nETag: \"2\"\r\nContent-Length: 9\r\n\r\n"));
+    origin.set_script(|_| {
+        MockResponse::raw("HTTP/1.1 200 OK\r\nETag: \"2\"\r\nContent-Length: 9\r\n\r\n")
+    });
     set_mode(&larder, Mode::Bypass);
     let mut client = larder.client().await;
-    client.ask("HEAD", &format!("{API}/x"), &[]).await;
-    assert_eq!(client.answer("HEAD").await.unwrap().field("etag"), Some("\"2\""));
+    client.send_request("HEAD", &format!("{API}/x"), &[]).await;
+    assert_eq!(client.response("HEAD").await.unwrap().field("etag"), Some("\"2\""));
     set_mode(&larder, Mode::Cache);
     assert_eq!(larder.get("/x").await.text(), "GET 0");
 }
@@ -166,16 +168,16 @@ async fn a_fetch_that_ends_after_a_switch_to_bypass_is_not_stored() {
     let gate = Gate::new();
     let origin_gate = gate.clone();
     let origin = Origin::start(move |seen| match seen.index {
-        0 => Answer::new(200, &[], "slow").after(&origin_gate),
-        _ => Answer::new(200, &[], "later"),
+        0 => MockResponse::new(200, &[], "slow").after(&origin_gate),
+        _ => MockResponse::new(200, &[], "later"),
     })
     .await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-    let crowd = Crowd::plain(&larder, 3, "/x").await;
-    larder.waiting(3).await;
+    let crowd = ConcurrentRequests::send_plain(&larder, 3, "/x").await;
+    larder.wait_for_waiters(3).await;
     set_mode(&larder, Mode::Bypass);
     gate.open();
-    for answer in crowd.answers().await {
+    for answer in crowd.responses().await {
         assert_eq!(answer.text(), "slow");
     }
     set_mode(&larder, Mode::Cache);
@@ -184,10 +186,10 @@ async fn a_fetch_that_ends_after_a_switch_to_bypass_is_not_stored() {
 
 #[tokio::test]
 async fn the_file_sets_the_first_mode_and_the_gauge_shows_the_current_one() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let yaml = format!("defaults: {{ mode: bypass }}\n{}", route(&["ttl: 1h"]));
     let larder = Larder::start(&origin, &yaml).await;
-    assert_eq!(larder.server.controls().mode(), Mode::Bypass);
+    assert_eq!(larder.server.admin_api().mode(), Mode::Bypass);
     larder.get("/x").await;
     larder.get("/x").await;
     assert_eq!(origin.calls(), 2);
@@ -196,7 +198,7 @@ async fn the_file_sets_the_first_mode_and_the_gauge_shows_the_current_one() {
         for other in Mode::ALL {
             let series = format!("larder_mode{{mode=\"{}\"}}", other.token());
             let expected = if other == mode { 1.0 } else { 0.0 };
-            larder.counts(&series, expected).await;
+            larder.wait_for_metric(&series, expected).await;
         }
     }
 }

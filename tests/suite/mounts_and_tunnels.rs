@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::client::{Client, End, Response};
 use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -24,27 +24,27 @@ async fn mounted(origin: &Origin) -> Larder {
 /// A request in origin form, as sent to a server.
 async fn ask_directly(client: &mut Client, method: &str, path: &str, host: &str) -> Response {
     client.send(format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
-    timeout(SOON, client.answer(method)).await.expect("in time").expect("a response")
+    timeout(SOON, client.response(method)).await.expect("in time").expect("a response")
 }
 
 /// A client whose connection is a tunnel to `authority`.
 async fn tunnel_client(larder: &Larder, authority: &str) -> Client {
     let mut client = larder.client().await;
     client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
-    let answer = timeout(SOON, client.answer("CONNECT")).await.expect("in time").expect("one");
+    let answer = timeout(SOON, client.response("CONNECT")).await.expect("in time").expect("one");
     assert_eq!(answer.status, 200);
     client
 }
 
 #[tokio::test]
 async fn a_request_below_a_mount_shares_entries_with_proxied_requests() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
     let larder = mounted(&origin).await;
     let mut client = larder.client().await;
     let first = ask_directly(&mut client, "GET", "/api/coins?x=1", "127.0.0.1:8080").await;
     assert_eq!((first.status, first.text().as_str()), (200, "kept"));
     assert!(first.cache_status().contains("fwd=uri-miss"), "{}", first.cache_status());
-    let seen = &origin.seen()[0];
+    let seen = &origin.requests()[0];
     assert_eq!(seen.target, "/coins?x=1");
     assert_eq!(seen.field("host"), Some("api.example.test"));
     // The kept-alive connection and a proxied request are served from the same entry.
@@ -62,7 +62,7 @@ async fn a_request_below_a_mount_shares_entries_with_proxied_requests() {
 
 #[tokio::test]
 async fn a_path_below_no_mount_is_refused_as_no_proxy_request() {
-    let origin = Origin::always(Answer::new(200, &[], "")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "")).await;
     let larder = mounted(&origin).await;
     for path in ["/", "/apis/x", "/other", "*"] {
         let answer = ask_directly(&mut larder.client().await, "OPTIONS", path, "localhost").await;
@@ -75,7 +75,7 @@ async fn a_path_below_no_mount_is_refused_as_no_proxy_request() {
 /// A page whose host name resolves to 127.0.0.1 (DNS rebinding) may not use the app's larder.
 #[tokio::test]
 async fn a_page_with_a_rebound_host_name_reaches_no_mount() {
-    let origin = Origin::always(Answer::new(200, &[], "secret")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "secret")).await;
     let larder = mounted(&origin).await;
     for host in ["evil.example", "127.0.0.1.nip.io:8080"] {
         let answer = ask_directly(&mut larder.client().await, "GET", "/api/x", host).await;
@@ -89,7 +89,7 @@ async fn a_page_with_a_rebound_host_name_reaches_no_mount() {
 /// site.
 #[tokio::test]
 async fn a_cross_site_page_reaches_a_mount_only_if_allow_origins_lists_it() {
-    let origin = Origin::always(Answer::new(200, &[], "secret")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "secret")).await;
     let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
                  mount: { path: /api, to: \"http://api.example.test\", \
                  allow_origins: \"http://localhost:3000\", allow_hosts: host.docker.internal }\n";
@@ -114,7 +114,7 @@ async fn a_cross_site_page_reaches_a_mount_only_if_allow_origins_lists_it() {
         let calls = origin.calls();
         let mut client = larder.client().await;
         client.send(format!("{method} /api/x HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n")).await;
-        let answer = timeout(SOON, client.answer(method)).await.expect("in time").expect("one");
+        let answer = timeout(SOON, client.response(method)).await.expect("in time").expect("one");
         assert_eq!(answer.status, status, "{method} {host} {fields}");
         if status != 200 {
             assert!(!answer.text().contains("secret"));
@@ -134,7 +134,7 @@ async fn in_a_browser_mounted_responses_are_sandboxed_and_have_no_cookies() {
         "Clear-Site-Data: \"*\"",
         "Content-Security-Policy: default-src 'self'",
     ];
-    let origin = Origin::always(Answer::new(200, &response_fields, "<script>")).await;
+    let origin = Origin::always(MockResponse::new(200, &response_fields, "<script>")).await;
     let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
                  mount: { path: /api, to: \"http://api.example.test\", \
                  allow_origins: \"http://localhost:3000\" }\n";
@@ -144,7 +144,7 @@ async fn in_a_browser_mounted_responses_are_sandboxed_and_have_no_cookies() {
             let mut client = larder.client().await;
             let head = "GET /api/x HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nCookie: sid=other\r\n";
             client.send(format!("{head}{fields}\r\n")).await;
-            timeout(SOON, client.answer("GET")).await.expect("in time").expect("one")
+            timeout(SOON, client.response("GET")).await.expect("in time").expect("one")
         };
         let agent = "User-Agent: Mozilla/5.0 (X11) Firefox/140.0\r\n";
         let typed = format!("{agent}Sec-Fetch-Site: none\r\nSec-Fetch-Mode: navigate\r\n");
@@ -160,7 +160,7 @@ async fn in_a_browser_mounted_responses_are_sandboxed_and_have_no_cookies() {
             assert_eq!(policies, ["default-src 'self'", "sandbox"], "{fields}");
             assert_eq!(shown.field("x-content-type-options"), Some("nosniff"), "{fields}");
             if origin.calls() > calls {
-                assert_eq!(origin.seen().last().unwrap().field("cookie"), None, "{fields}");
+                assert_eq!(origin.requests().last().unwrap().field("cookie"), None, "{fields}");
             }
         }
         // Sandboxed documents have no origin and send `Origin: null`.
@@ -177,7 +177,7 @@ async fn in_a_browser_mounted_responses_are_sandboxed_and_have_no_cookies() {
         let plain = ask("User-Agent: node\r\nSec-Fetch-Mode: cors\r\n").await;
         assert_eq!(plain.field("set-cookie"), Some("sid=1"));
         assert_eq!(plain.all("content-security-policy").len(), 1);
-        assert_eq!(origin.seen().last().unwrap().field("cookie"), Some("sid=other"));
+        assert_eq!(origin.requests().last().unwrap().field("cookie"), Some("sid=other"));
     }
 }
 
@@ -189,7 +189,7 @@ async fn an_allowed_page_may_read_the_responses_to_its_requests() {
         "Access-Control-Allow-Credentials: true",
         "Vary: Accept",
     ];
-    let origin = Origin::always(Answer::new(200, &own, "shown")).await;
+    let origin = Origin::always(MockResponse::new(200, &own, "shown")).await;
     let mount = "upstreams:\n  api:\n    hosts: [api.example.test]\n    \
                  mount: { path: /api, to: \"http://api.example.test\", \
                  allow_origins: \"http://localhost:3000\" }\n";
@@ -199,7 +199,7 @@ async fn an_allowed_page_may_read_the_responses_to_its_requests() {
         let mut client = larder.client().await;
         let head = format!("{method} /api/x HTTP/1.1\r\nHost: localhost\r\nOrigin: {page}\r\n");
         client.send(format!("{head}{fields}\r\n")).await;
-        timeout(SOON, client.answer(method)).await.expect("in time").expect("one")
+        timeout(SOON, client.response(method)).await.expect("in time").expect("one")
     };
     for hit in [false, true] {
         let answer = ask("GET", "Sec-Fetch-Site: same-site\r\n").await;
@@ -236,13 +236,13 @@ async fn an_allowed_page_may_read_the_responses_to_its_requests() {
 
 #[tokio::test]
 async fn http_inside_connect_is_cached() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let mut client = tunnel_client(&larder, "api.example.test:80").await;
     for (n, expected) in ["fwd=uri-miss", "; hit", "; hit"].iter().enumerate() {
         let host = ["api.example.test", "api.example.test:80", "API.example.test"][n];
         let answer = ask_directly(&mut client, "GET", "/coins", host).await;
-        assert_eq!((answer.text().as_str(), answer.end), ("kept", End::Whole));
+        assert_eq!((answer.text().as_str(), answer.end), ("kept", End::Complete));
         assert!(answer.cache_status().contains(expected), "{n}: {}", answer.cache_status());
     }
     assert!(larder.get("/coins").await.cache_status().contains("; hit"));
@@ -252,17 +252,17 @@ async fn http_inside_connect_is_cached() {
     let both = "CONNECT api.example.test:80 HTTP/1.1\r\nHost: api.example.test:80\r\n\r\n\
                 GET /coins HTTP/1.1\r\nHost: api.example.test\r\n\r\n";
     client.send(both).await;
-    assert_eq!(client.answer("CONNECT").await.unwrap().status, 200);
-    assert!(client.answer("GET").await.unwrap().cache_status().contains("; hit"));
+    assert_eq!(client.response("CONNECT").await.unwrap().status, 200);
+    assert!(client.response("GET").await.unwrap().cache_status().contains("; hit"));
 }
 
 /// Clients that tunnel everything (Node's fetch) must get the stale response if the origin is down.
 #[tokio::test]
 async fn a_dead_origin_is_replaced_by_a_stale_response_inside_connect_too() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1m"]).await;
     larder.get("/coins").await;
-    origin.now(|_| Answer::closed());
+    origin.set_script(|_| MockResponse::closed());
     larder.clock.advance(Duration::from_secs(120));
     let mut client = tunnel_client(&larder, "api.example.test:80").await;
     let answer = ask_directly(&mut client, "GET", "/coins", "api.example.test").await;
@@ -273,15 +273,15 @@ async fn a_dead_origin_is_replaced_by_a_stale_response_inside_connect_too() {
 /// A stored response needs no name server.
 #[tokio::test]
 async fn a_hanging_name_server_does_not_delay_a_hit_inside_connect() {
-    let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
     let address = origin.addr.ip();
     let dns = Dns::start(move |_, _| vec![address]).await;
     let port = origin.addr.port();
     let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
-    let larder = Larder::with_parts(&route(&["ttl: 1h"]), parts).await;
+    let larder = Larder::with_deps(&route(&["ttl: 1h"]), parts).await;
     let url = format!("http://api.example.test:{port}/coins");
     assert_eq!(larder.client().await.get(&url, &[]).await.text(), "kept");
-    let _blocked_lookups = dns.hold();
+    let _blocked_lookups = dns.delay_replies();
     let authority = format!("api.example.test:{port}");
     let opened = timeout(Duration::from_secs(5), tunnel_client(&larder, &authority)).await;
     let mut client = opened.expect("long before the DNS timeout");
@@ -293,7 +293,7 @@ async fn a_hanging_name_server_does_not_delay_a_hit_inside_connect() {
 
 #[tokio::test]
 async fn a_tunnel_reaches_only_its_own_origin() {
-    let origin = Origin::always(Answer::new(200, &[], "mine")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "mine")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     for request in [
         "GET /x HTTP/1.1\r\nHost: other.example.test\r\n\r\n".to_owned(),
@@ -303,7 +303,7 @@ async fn a_tunnel_reaches_only_its_own_origin() {
     ] {
         let mut client = tunnel_client(&larder, "api.example.test:80").await;
         client.send(&request).await;
-        let answer = client.answer("GET").await.expect("a response");
+        let answer = client.response("GET").await.expect("a response");
         assert_eq!(answer.status, 421, "{request}");
     }
     // The absolute form of its own origin is equivalent.
@@ -312,9 +312,9 @@ async fn a_tunnel_reaches_only_its_own_origin() {
     assert_eq!((answer.status, origin.calls()), (200, 1));
     // A tunnel inside a tunnel is refused.
     client.send("GET /x HTTP/1.1\r\nHost: api.example.test\r\n\r\n").await;
-    assert_eq!(client.answer("GET").await.unwrap().status, 200);
+    assert_eq!(client.response("GET").await.unwrap().status, 200);
     client.send("CONNECT api.example.test:80 HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    assert_eq!(client.answer("GET").await.unwrap().status, 400);
+    assert_eq!(client.response("GET").await.unwrap().status, 400);
 }
 
 /// Bytes that are not HTTP pass unchanged even if a route names the host; so do those of an origin
@@ -351,13 +351,13 @@ async fn other_protocols_inside_connect_pass_unread() {
 /// FWD-02 is enforced before larder reports an open tunnel, whether or not a route names the host.
 #[tokio::test]
 async fn fwd_02_no_tunnel_opens_to_a_denied_host_that_a_route_names() {
-    let origin = Origin::always(Answer::new(200, &[], "")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "")).await;
     let yaml =
         format!("destinations: {{ deny: [\"{}/32\"] }}\n{}", origin.addr.ip(), route(&["ttl: 1h"]));
     let larder = Larder::start(&origin, &yaml).await;
     let mut client = larder.client().await;
     client.send("CONNECT api.example.test:80 HTTP/1.1\r\nHost: api.example.test:80\r\n\r\n").await;
-    assert_eq!(client.answer("CONNECT").await.unwrap().status, 403);
+    assert_eq!(client.response("CONNECT").await.unwrap().status, 403);
     assert_eq!(origin.connections(), 0);
 }
 
@@ -368,7 +368,7 @@ async fn fwd_02_no_tunnel_opens_to_a_denied_host_that_a_route_names() {
 async fn a_407_of_an_origin_becomes_a_502() {
     let challenges = ["Proxy-Authenticate: Basic realm=\"phish\"", "Proxy-Authenticate: NTLM"];
     let challenge =
-        Answer::new(407, &[&challenges[..], &["X-Own: 1"]].concat(), "your password, please");
+        MockResponse::new(407, &[&challenges[..], &["X-Own: 1"]].concat(), "your password, please");
     let origin = Origin::always(challenge).await;
     let mount = "upstreams: { api: { hosts: [api.example.test], \
                  mount: { path: /api, to: \"http://api.example.test\" } } }\n";
@@ -382,7 +382,7 @@ async fn a_407_of_an_origin_becomes_a_502() {
                 let head = format!("{method} {url}{base}{path} HTTP/1.1\r\nHost: localhost\r\n");
                 client.send(format!("{head}Content-Length: 0\r\n\r\n")).await;
                 let answer =
-                    timeout(SOON, client.answer(method)).await.expect("soon").expect("one");
+                    timeout(SOON, client.response(method)).await.expect("soon").expect("one");
                 let case = format!("{method} {url}{base}{path}");
                 assert_eq!(answer.status, 502, "{case}");
                 assert_eq!(answer.field("proxy-authenticate"), None, "{case}");
@@ -397,7 +397,7 @@ async fn a_407_of_an_origin_becomes_a_502() {
             }
         }
     }
-    for seen in origin.seen() {
+    for seen in origin.requests() {
         assert_eq!(seen.field("proxy-authorization"), None);
     }
 }

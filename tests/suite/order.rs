@@ -8,13 +8,13 @@ use std::time::Duration;
 use crate::client::{Client, Response};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin};
+use crate::origin::{Gate, MockResponse, Origin};
 
 /// An API that numbers its responses; the first one waits for a gate.
 async fn counting(first: &Gate, fields: &'static [&'static str]) -> Origin {
     let first = first.clone();
     Origin::start(move |seen| {
-        let answer = Answer::new(200, fields, format!("v{}", seen.index + 1));
+        let answer = MockResponse::new(200, fields, format!("v{}", seen.index + 1));
         if seen.index == 0 { answer.after(&first) } else { answer }
     })
     .await
@@ -23,12 +23,12 @@ async fn counting(first: &Gate, fields: &'static [&'static str]) -> Origin {
 /// Sends a request and returns its client.
 async fn start_request(larder: &Larder, method: &str, path: &str, fields: &[&str]) -> Client {
     let mut client = larder.client().await;
-    client.ask(method, &format!("{API}{path}"), fields).await;
+    client.send_request(method, &format!("{API}{path}"), fields).await;
     client
 }
 
 async fn response_to(mut client: Client, method: &str) -> Response {
-    client.answer(method).await.expect("a response")
+    client.response(method).await.expect("a response")
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn a_fetch_from_before_a_forced_refresh_does_not_replace_it() {
         let origin = counting(&gate, &[]).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.reached(1).await;
+        origin.wait_for_calls(1).await;
         let forced = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
         assert_eq!(forced.text(), "v2");
         // No request joins the older fetch, and its response replaces nothing.
@@ -58,7 +58,7 @@ async fn a_request_after_an_unstored_response_joins_no_older_fetch() {
         let origin = counting(&gate, &[]).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.reached(1).await;
+        origin.wait_for_calls(1).await;
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
         assert_eq!(larder.get("/x").await.text(), "v3", "not the first, which is older than v2");
@@ -83,14 +83,14 @@ async fn a_response_that_is_no_version_does_not_outdate_a_fetch() {
             let gate = Gate::new();
             let first = gate.clone();
             let origin = Origin::start(move |seen| match seen.index {
-                0 => Answer::new(200, &[], "v1").after(&first),
-                1 => Answer::new(status, &[], ""),
-                _ => Answer::new(200, &[], "v2"),
+                0 => MockResponse::new(200, &[], "v1").after(&first),
+                1 => MockResponse::new(status, &[], ""),
+                _ => MockResponse::new(200, &[], "v2"),
             })
             .await;
             let larder = Larder::with_policy(&origin, &["ttl: 1h", "scope: shared"]).await;
             let slow = start_request(&larder, "GET", "/x", &[]).await;
-            origin.reached(1).await;
+            origin.wait_for_calls(1).await;
             let error = start_request(&larder, method, "/x", &[fields]).await;
             assert_eq!(response_to(error, method).await.status, status);
             let joins = start_request(&larder, "GET", "/x", &[]).await;
@@ -108,14 +108,14 @@ async fn a_response_that_is_no_version_does_not_outdate_a_fetch() {
 async fn a_retry_is_newer_than_a_request_made_before_it() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.index {
-            0 => Answer::new(503, &[], "no"),
-            index => Answer::new(200, &[], format!("v{index}")),
+            0 => MockResponse::new(503, &[], "no"),
+            index => MockResponse::new(200, &[], format!("v{index}")),
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h", "retry: { retries: 1 }"]).await;
         let asleep = larder.clock.sleepers();
         let retried = start_request(&larder, "GET", "/x", &[]).await;
-        origin.reached(1).await;
+        origin.wait_for_calls(1).await;
         while larder.clock.sleepers() == asleep {
             tokio::task::yield_now().await;
         }
@@ -139,16 +139,18 @@ async fn a_posts_response_is_not_stored_over_that_of_a_later_get() {
             let origin = Origin::start(move |seen| match seen.index {
                 0 => {
                     let fields = ["Content-Location: /x", "Cache-Control: max-age=600"];
-                    Answer::new(200, &fields, "v1").after(&first)
+                    MockResponse::new(200, &fields, "v1").after(&first)
                 }
-                index => {
-                    Answer::new(200, &["Cache-Control: max-age=600"], format!("v{}", index + 1))
-                }
+                index => MockResponse::new(
+                    200,
+                    &["Cache-Control: max-age=600"],
+                    format!("v{}", index + 1),
+                ),
             })
             .await;
             let larder = Larder::with_policy(&origin, &["scope: shared"]).await;
             let post = start_request(&larder, "POST", "/x", &[]).await;
-            origin.reached(1).await;
+            origin.wait_for_calls(1).await;
             assert_eq!(larder.get_with("/x", &[field]).await.text(), "v2");
             gate.open();
             assert_eq!(response_to(post, "POST").await.text(), "v1");
@@ -176,9 +178,9 @@ async fn a_newer_response_that_is_too_large_outdates_the_stored_response() {
             let origin = Origin::start(move |seen| {
                 let fields = [extra, &["Vary: Accept-Language"]].concat();
                 if seen.index == 1 {
-                    return Answer::new(status, &fields, "large ".repeat(20_000));
+                    return MockResponse::new(status, &fields, "large ".repeat(20_000));
                 }
-                Answer::new(200, &["Vary: Accept-Language"], format!("v{}", seen.index + 1))
+                MockResponse::new(200, &["Vary: Accept-Language"], format!("v{}", seen.index + 1))
             })
             .await;
             let larder = Larder::start(&origin, &small()).await;
@@ -204,10 +206,10 @@ async fn a_newer_full_response_that_is_too_large_outdates_a_stored_part() {
     bounded(async {
         let origin = Origin::start(|seen| {
             if seen.index == 1 {
-                return Answer::new(200, &[], "new ".repeat(30_000));
+                return MockResponse::new(200, &[], "new ".repeat(30_000));
             }
             let fields = ["Content-Range: bytes 0-3/120000", "ETag: \"1\""];
-            Answer::new(206, &fields, format!("old{}", seen.index))
+            MockResponse::new(206, &fields, format!("old{}", seen.index))
         })
         .await;
         let larder = Larder::start(&origin, &small()).await;
@@ -229,7 +231,7 @@ async fn a_fetch_from_before_a_reload_is_outdated_by_one_after_it() {
         let origin = counting(&gate, &[]).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.reached(1).await;
+        origin.wait_for_calls(1).await;
         larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
@@ -248,7 +250,7 @@ async fn of_two_stored_post_responses_the_later_request_wins() {
         let origin = counting(&gate, fields).await;
         let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
         let slow = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
-        origin.reached(1).await;
+        origin.wait_for_calls(1).await;
         let quick = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
         assert_eq!(response_to(quick, "POST").await.text(), "v2");
         gate.open();
@@ -294,12 +296,12 @@ async fn a_write_whose_outcome_is_unknown_outdates_its_target() {
         let origin = Origin::start(move |seen| {
             if seen.method == "GET" {
                 let n = read.fetch_add(1, Ordering::Relaxed);
-                return Answer::new(200, &[], format!("v{n}"));
+                return MockResponse::new(200, &[], format!("v{n}"));
             }
             match seen.target.trim_start_matches('/').parse() {
-                Ok(status) => Answer::new(status, &[], "no"),
-                Err(_) if seen.target == "/hung" => Answer::hung(),
-                Err(_) => Answer::closed(),
+                Ok(status) => MockResponse::new(status, &[], "no"),
+                Err(_) if seen.target == "/hung" => MockResponse::hang(),
+                Err(_) => MockResponse::closed(),
             }
         })
         .await;
@@ -316,7 +318,7 @@ async fn a_write_whose_outcome_is_unknown_outdates_its_target() {
         // The invalidation is soft: the outdated response is still served if the API fails.
         let before = larder.get("/504").await.text();
         response_to(start_request(&larder, "PATCH", "/504", &["Content-Length: 0"]).await, "PATCH").await;
-        origin.now(|_| Answer::closed());
+        origin.set_script(|_| MockResponse::closed());
         assert_eq!(larder.get("/504").await.text(), before);
     })
     .await;
@@ -329,17 +331,19 @@ async fn a_write_whose_client_disconnects_outdates_its_target() {
         let gate = Gate::new();
         let released = gate.clone();
         let origin = Origin::start(move |seen| match seen.method.as_str() {
-            "GET" => Answer::new(200, &[], format!("v{}", seen.index)),
-            _ => Answer::new(200, &[], "done").after(&released),
+            "GET" => MockResponse::new(200, &[], format!("v{}", seen.index)),
+            _ => MockResponse::new(200, &[], "done").after(&released),
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let before = larder.get("/x").await.text();
         let write = start_request(&larder, "PUT", "/x", &["Content-Length: 0"]).await;
-        origin.reached(2).await;
+        origin.wait_for_calls(2).await;
         drop(write);
         let gone = "larder_invalidations_total{source=\"unknown-outcome\"}";
-        larder.until("larder notices the disconnect", |larder| larder.metric(gone) > 0.0).await;
+        larder
+            .wait_until("larder notices the disconnect", |larder| larder.metric(gone) > 0.0)
+            .await;
         assert_ne!(larder.get("/x").await.text(), before);
         gate.open();
     })
@@ -353,7 +357,7 @@ async fn responding_with(status: &Arc<AtomicUsize>) -> Origin {
     let status = Arc::clone(status);
     Origin::start(move |_| {
         let status = u16::try_from(status.load(Ordering::Relaxed)).unwrap();
-        Answer::new(status, &[], format!("status {status}"))
+        MockResponse::new(status, &[], format!("status {status}"))
     })
     .await
 }
@@ -442,7 +446,7 @@ async fn the_query_rule_of_another_route_does_not_merge_two_resources() {
                 (_, true) => 404,
                 (_, false) => status,
             };
-            Answer::new(status, &[], format!("status {status}"))
+            MockResponse::new(status, &[], format!("status {status}"))
         })
         .await;
         let routes = format!(
@@ -467,8 +471,8 @@ async fn the_query_rule_of_another_route_does_not_merge_two_resources() {
 async fn an_empty_head_response_leaves_a_stored_get_for_stale_if_error() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.method.as_str() {
-            "HEAD" => Answer::new(200, &[], ""),
-            _ => Answer::new(200, &["ETag: \"1\""], "v1"),
+            "HEAD" => MockResponse::new(200, &[], ""),
+            _ => MockResponse::new(200, &["ETag: \"1\""], "v1"),
         })
         .await;
         let larder =
@@ -486,7 +490,8 @@ async fn an_empty_head_response_leaves_a_stored_get_for_stale_if_error() {
 #[tokio::test]
 async fn a_restored_route_does_not_revive_a_resource_changed_meanwhile() {
     bounded(async {
-        let origin = Origin::start(|seen| Answer::new(200, &[], format!("v{}", seen.index))).await;
+        let origin =
+            Origin::start(|seen| MockResponse::new(200, &[], format!("v{}", seen.index))).await;
         let rules = [&["ttl: 1h"][..], &["ttl: 1h", "key: { query: { include: [id] } }"]];
         for (n, policy) in rules.into_iter().enumerate() {
             let larder = Larder::start(&origin, &route(policy)).await;
@@ -509,7 +514,7 @@ async fn endpoints_that_always_fail_do_not_keep_a_healthy_one_stale() {
     bounded(async {
         let origin = Origin::start(|seen| {
             let broken = seen.target.starts_with("/broken");
-            Answer::new(if broken { 500 } else { 200 }, &[], format!("v{}", seen.index))
+            MockResponse::new(if broken { 500 } else { 200 }, &[], format!("v{}", seen.index))
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1s", "retry: off"]).await;
@@ -534,13 +539,13 @@ async fn a_probe_with_a_slow_body_does_not_block_other_calls() {
         let gate = Gate::new();
         let released = gate.clone();
         let origin = Origin::start(move |seen| match seen.target.as_str() {
-            "/limited" => Answer::new(429, &["Retry-After: 1"], ""),
+            "/limited" => MockResponse::new(429, &["Retry-After: 1"], ""),
             "/stream" => {
                 let json = ["Content-Type: application/json"];
-                let begun = Answer::chunked_open(200, &json, &[b"{\"ok\":true,"]);
+                let begun = MockResponse::chunked_open(200, &json, &[b"{\"ok\":true,"]);
                 begun.then([crate::origin::Step::Wait(released.clone())])
             }
-            _ => Answer::new(200, &["Content-Type: application/json"], "{\"ok\":true}"),
+            _ => MockResponse::new(200, &["Content-Type: application/json"], "{\"ok\":true}"),
         })
         .await;
         let api = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 0s }, \
@@ -553,7 +558,7 @@ async fn a_probe_with_a_slow_body_does_not_block_other_calls() {
             larder.clock.advance(Duration::from_secs(2));
             let calls = origin.calls();
             let _slow = start_request(&larder, method, "/stream", &["Content-Length: 0"]).await;
-            origin.reached(calls + 1).await;
+            origin.wait_for_calls(calls + 1).await;
             // Waits until the head has reached larder.
             let mut status = 0;
             while status != 200 {

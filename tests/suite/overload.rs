@@ -10,15 +10,15 @@ use tokio::time::{interval, timeout};
 use crate::client::{Client, Response};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Origin, Step};
-use crate::process::{House, PATIENCE, Process};
+use crate::origin::{MockResponse, Origin, Step};
+use crate::process::{ConfigDir, Process, TIMEOUT};
 
 const CLIENTS: usize = 400;
 const FILES: u32 = 128;
 const RECOVERED: Duration = Duration::from_secs(5);
 
 /// A larder that caches the responses of `origin`, with an optional limit on open files.
-async fn caching_larder(origin: &Origin, extra: &str, files: Option<u32>) -> (Process, House) {
+async fn caching_larder(origin: &Origin, extra: &str, files: Option<u32>) -> (Process, ConfigDir) {
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ api.example.test: \"{}\" }}\n\
@@ -26,18 +26,18 @@ async fn caching_larder(origin: &Origin, extra: &str, files: Option<u32>) -> (Pr
         origin.addr
     );
     match files {
-        Some(files) => Process::run_within(&format!("-n {files}"), &yaml).await,
+        Some(files) => Process::run_with_ulimit(&format!("-n {files}"), &yaml).await,
         None => Process::run(&yaml).await,
     }
 }
 
-async fn larder_with_few_files(origin: &Origin) -> (Process, House) {
+async fn larder_with_few_files(origin: &Origin) -> (Process, ConfigDir) {
     caching_larder(origin, "", Some(FILES)).await
 }
 
 /// Sends a request on a connection that stays open.
 async fn get(client: &mut Client, path: &str) -> Response {
-    timeout(PATIENCE, client.get(&format!("{API}{path}"), &[])).await.expect("a response in time")
+    timeout(TIMEOUT, client.get(&format!("{API}{path}"), &[])).await.expect("a response in time")
 }
 
 /// Clients that each send one request on their own connection and then disconnect.
@@ -52,7 +52,7 @@ fn one_request_each(addr: SocketAddr, clients: usize) -> JoinSet<u16> {
 /// Asserts that all of them get a response with this status.
 async fn all_get(expected: u16, mut tasks: JoinSet<u16>, clients: usize) {
     let mut answered = 0;
-    while let Some(status) = timeout(PATIENCE, tasks.join_next()).await.expect("in time") {
+    while let Some(status) = timeout(TIMEOUT, tasks.join_next()).await.expect("in time") {
         assert_eq!(status.expect("no client panics"), expected);
         answered += 1;
     }
@@ -77,7 +77,7 @@ async fn until_served(addr: SocketAddr) {
 
 async fn metrics(admin: &mut Client) -> String {
     admin.send("GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    timeout(PATIENCE, admin.answer("GET")).await.expect("in time").expect("a page").text()
+    timeout(TIMEOUT, admin.response("GET")).await.expect("in time").expect("a page").text()
 }
 
 /// The number of failed accepts in `/metrics`.
@@ -96,12 +96,12 @@ async fn ovl_05_clients_beyond_the_file_limit_wait_and_the_others_are_served() {
     // their calls.
     const PLACES: usize = 36;
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let (mut larder, _files) = larder_with_few_files(&origin).await;
         let mut admin = Client::connect(larder.admin().await).await;
         let mut connected = connected_clients(larder.addr().await, PLACES).await;
         let newcomers = one_request_each(larder.addr().await, CLIENTS - PLACES);
-        let (begun, busy) = (clock::monotonic(), larder.cpu());
+        let (begun, busy) = (clock::monotonic(), larder.cpu_time());
         let mut tick = interval(Duration::from_millis(20));
         for n in 0..100 {
             tick.tick().await;
@@ -109,14 +109,14 @@ async fn ovl_05_clients_beyond_the_file_limit_wait_and_the_others_are_served() {
             assert_eq!(get(&mut connected[n % PLACES], &format!("/cold/{n}")).await.status, 200);
         }
         let (took, busy) =
-            (clock::monotonic().duration_since(begun), larder.cpu().saturating_sub(busy));
+            (clock::monotonic().duration_since(begun), larder.cpu_time().saturating_sub(busy));
         assert!(busy < took / 2, "{busy:?} of {took:?}");
         all_get(503, newcomers, CLIENTS - PLACES).await;
         drop(connected);
         timeout(RECOVERED, until_served(larder.addr().await)).await.expect("in 5 s");
         assert_eq!(accept_errors(&mut admin).await, 0, "every accepted client had a descriptor");
         larder.signal("TERM");
-        assert!(larder.ended().await.success());
+        assert!(larder.wait_for_exit().await.success());
     })
     .await;
 }
@@ -125,7 +125,7 @@ async fn ovl_05_clients_beyond_the_file_limit_wait_and_the_others_are_served() {
 #[tokio::test]
 async fn ovl_05_an_idle_pooled_connection_keeps_no_descriptor_from_a_call() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let hosts = ["a", "b", "c", "d", "e"].map(|name| format!("{name}.example.test"));
         let to = |host: &String| format!("{host}: '{}'", origin.addr);
         let resolve = hosts.iter().map(to).collect::<Vec<_>>().join(", ");
@@ -137,7 +137,7 @@ async fn ovl_05_an_idle_pooled_connection_keeps_no_descriptor_from_a_call() {
         let mut client = Client::connect(process.addr().await).await;
         for (n, host) in hosts.iter().enumerate() {
             if n == 2 {
-                process.limit_files(process.next_file());
+                process.limit_open_files(process.next_fd());
             }
             let answer = client.get(&format!("http://{host}/"), &[]).await;
             assert_eq!(answer.status, 200, "{host}: {}", answer.text());
@@ -152,15 +152,15 @@ async fn ovl_05_an_idle_pooled_connection_keeps_no_descriptor_from_a_call() {
 async fn ovl_05_without_descriptors_accepts_back_off_and_hits_are_served() {
     bounded(async {
         // Every call needs a new connection.
-        let last = Answer::new(200, &["Connection: close"], "ok").then([Step::Close]);
+        let last = MockResponse::new(200, &["Connection: close"], "ok").then([Step::Close]);
         let origin = Origin::always(last).await;
         let (mut larder, _files) = larder_with_few_files(&origin).await;
         let mut client = Client::connect(larder.addr().await).await;
         let mut admin = Client::connect(larder.admin().await).await;
         assert_eq!(get(&mut client, "/kept").await.status, 200);
-        larder.limit_files(8);
+        larder.limit_open_files(8);
         let newcomers = one_request_each(larder.addr().await, CLIENTS);
-        let (begun, busy) = (clock::monotonic(), larder.cpu());
+        let (begun, busy) = (clock::monotonic(), larder.cpu_time());
         let mut tick = interval(Duration::from_millis(20));
         while accept_errors(&mut admin).await < 40 {
             for _ in 0..10 {
@@ -169,18 +169,18 @@ async fn ovl_05_without_descriptors_accepts_back_off_and_hits_are_served() {
             }
         }
         let (took, busy) =
-            (clock::monotonic().duration_since(begun), larder.cpu().saturating_sub(busy));
+            (clock::monotonic().duration_since(begun), larder.cpu_time().saturating_sub(busy));
         assert!(busy < took / 2, "{busy:?} of {took:?}");
         assert!(took > Duration::from_secs(1), "it backs off: {took:?}");
         // A request that needs a descriptor gets an error response.
         let cold = get(&mut client, "/cold").await;
         assert_eq!((cold.status, origin.calls()), (503, 1), "{}", cold.text());
-        larder.limit_files(FILES);
+        larder.limit_open_files(FILES);
         timeout(RECOVERED, all_get(200, newcomers, CLIENTS)).await.expect("in 5 s");
         let mut client = Client::connect(larder.addr().await).await;
         assert_eq!(get(&mut client, "/cold").await.status, 200);
         larder.signal("TERM");
-        assert!(larder.ended().await.success());
+        assert!(larder.wait_for_exit().await.success());
         let logged = larder.err.all().iter().filter(|line| line.contains("Accept failed")).count();
         let seconds = usize::try_from(clock::monotonic().duration_since(begun).as_secs()).unwrap();
         assert!((1..=seconds + 1).contains(&logged), "{logged} lines in {seconds} s");
@@ -213,7 +213,7 @@ async fn request_all_keys(larder: &Larder, clients: usize) -> Vec<u16> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ovl_09_a_thousand_keys_that_expire_together_are_fetched_once_each() {
     let all = async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         request_all_keys(&larder, 1).await;
         assert_eq!(origin.calls(), KEYS);
@@ -232,7 +232,7 @@ async fn ovl_09_with_ttl_jitter_entries_stored_together_expire_gradually() {
     const LATER: Duration = Duration::from_millis(1);
     const SOME: usize = 200;
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1000s", "ttl_jitter: 20%"]).await;
         let mut client = larder.client().await;
         for key in 0..SOME {
@@ -260,7 +260,7 @@ async fn ovl_09_with_ttl_jitter_entries_stored_together_expire_gradually() {
 async fn ovl_11_excess_clients_get_503_malformed_requests_400_and_few_lines() {
     const PLACES: usize = 16;
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let (mut larder, _files) =
             caching_larder(&origin, "limits: { connections: 16 }\n", None).await;
         let (addr, begun) = (larder.addr().await, clock::monotonic());
@@ -268,14 +268,14 @@ async fn ovl_11_excess_clients_get_503_malformed_requests_400_and_few_lines() {
         for n in 0..500 {
             let mut client = Client::connect(addr).await;
             client.send(format!("GET /{n} HTTP/1.1\r\nno colon here\r\n\r\n")).await;
-            assert_eq!(client.answer("GET").await.expect("a response").status, 400);
+            assert_eq!(client.response("GET").await.expect("a response").status, 400);
         }
         let mut connected = connected_clients(addr, PLACES).await;
         // Full for a second: from here on larder refuses new clients at once.
         all_get(503, one_request_each(addr, 1), 1).await;
         for _ in 0..10 {
             let since = clock::monotonic();
-            let refusal = timeout(PATIENCE, Client::connect(addr).await.get(API, &[])).await;
+            let refusal = timeout(TIMEOUT, Client::connect(addr).await.get(API, &[])).await;
             let refusal = refusal.expect("in time");
             assert_eq!((refusal.status, refusal.field("retry-after")), (503, Some("1")));
             assert!(refusal.text().contains("\"connections\""), "{}", refusal.text());
@@ -296,7 +296,7 @@ async fn ovl_11_excess_clients_get_503_malformed_requests_400_and_few_lines() {
         assert_eq!(counted("malformed_head"), 500, "{page}");
         assert!(counted("connections") >= 11 + 30 * PLACES, "{page}");
         larder.signal("TERM");
-        assert!(larder.ended().await.success());
+        assert!(larder.wait_for_exit().await.success());
         let seconds = usize::try_from(clock::monotonic().duration_since(begun).as_secs()).unwrap();
         let logged = larder.err.all().iter().filter(|line| line.contains("refused")).count();
         assert!((1..=10 * (seconds + 2)).contains(&logged), "{logged} lines in {seconds} s");

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::client::{Client, End, Response};
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Gate, Origin, Step};
+use crate::origin::{Gate, MockResponse, Origin, Step};
 
 /// A request that must never be parsed as one: every malformed input hides it.
 const EVIL: &str = "GET http://api.example.test/EVIL HTTP/1.1\r\nHost: api.example.test\r\n\r\n";
@@ -35,8 +35,10 @@ async fn with_each_policy(origin: &Origin) -> Vec<Larder> {
 }
 
 async fn echo() -> Origin {
-    Origin::start(|seen| Answer::new(200, &[], format!("{} {}", seen.target, seen.body.len())))
-        .await
+    Origin::start(|seen| {
+        MockResponse::new(200, &[], format!("{} {}", seen.target, seen.body.len()))
+    })
+    .await
 }
 
 fn post(fields: &str) -> String {
@@ -54,7 +56,7 @@ async fn assert_refused(larder: &Larder, input: &[u8], status: u16, class: &str)
     let before = denied(larder, class);
     let mut client = larder.client().await;
     client.send(input).await;
-    let answer = timeout(SOON, client.answer("POST")).await.expect("a response in time");
+    let answer = timeout(SOON, client.response("POST")).await.expect("a response in time");
     assert!(answer.is_some(), "closed without a response: {shown}");
     let answer = answer.expect("there is one");
     assert_problem(&answer, status, class, &shown);
@@ -77,7 +79,7 @@ fn assert_problem(answer: &Response, status: u16, class: &str, shown: &str) {
 async fn assert_only_a_good_request_arrives(larder: &Larder, origin: &Origin) {
     let before = origin.calls();
     assert_eq!(larder.get("/good").await.status, 200);
-    let seen = origin.seen();
+    let seen = origin.requests();
     assert_eq!(seen.len(), before + 1);
     assert_eq!(seen.last().map(|seen| seen.target.as_str()), Some("/good"));
     assert!(seen.iter().all(|seen| !seen.target.contains("EVIL")), "{seen:?}");
@@ -89,7 +91,7 @@ async fn assert_all_refused(cases: &[(Vec<u8>, u16, &str)]) {
     for (input, status, class) in cases {
         assert_refused(&larder, input, *status, class).await;
     }
-    assert_eq!(origin.calls(), 0, "{:?}", origin.seen());
+    assert_eq!(origin.calls(), 0, "{:?}", origin.requests());
     assert_only_a_good_request_arrives(&larder, &origin).await;
 }
 
@@ -166,11 +168,11 @@ async fn par_05_the_legal_spellings_of_chunked_frame_the_body() {
     {
         let mut client = larder.client().await;
         client.send(format!("{}5\r\nhello\r\n0\r\n\r\n", post(field))).await;
-        assert_eq!(client.answer("POST").await.unwrap().text(), "/x 5", "{field}");
+        assert_eq!(client.response("POST").await.unwrap().text(), "/x 5", "{field}");
     }
     assert!(
         origin
-            .seen()
+            .requests()
             .iter()
             .all(|seen| seen.body == b"hello" && seen.field("content-length").is_none())
     );
@@ -184,8 +186,8 @@ async fn par_05_transfer_encoding_with_an_underscore_frames_no_body() {
     let fields = format!("Transfer_Encoding: chunked\r\nContent-Length: {}", body.len());
     let mut client = larder.client().await;
     client.send(post(&fields) + &body).await;
-    assert_eq!(client.answer("POST").await.unwrap().text(), format!("/x {}", body.len()));
-    assert_eq!(origin.seen()[0].body, body.as_bytes());
+    assert_eq!(client.response("POST").await.unwrap().text(), format!("/x {}", body.len()));
+    assert_eq!(origin.requests()[0].body, body.as_bytes());
     assert_only_a_good_request_arrives(&larder, &origin).await;
 }
 
@@ -217,7 +219,7 @@ async fn par_06_bytes_after_a_request_without_a_body_are_not_its_body() {
     let mut client = larder.client().await;
     let first = format!("DELETE {API}/x HTTP/1.0\r\nHost: api.example.test\r\n\r\n");
     client.send(first + EVIL).await;
-    assert_eq!(client.answer("DELETE").await.unwrap().text(), "/x 0");
+    assert_eq!(client.response("DELETE").await.unwrap().text(), "/x 0");
     assert!(timeout(SOON, client.is_closed()).await.unwrap());
     assert_only_a_good_request_arrives(&larder, &origin).await;
 }
@@ -262,7 +264,7 @@ async fn par_08_an_encoded_line_end_in_the_target_stays_encoded() {
         let before = origin.calls();
         let answer = larder.get("/a%0d%0aX-B:%202?q=%0D%0A").await;
         assert_eq!(answer.status, 200);
-        let seen = &origin.seen()[before];
+        let seen = &origin.requests()[before];
         assert_eq!(seen.target, "/a%0d%0aX-B:%202?q=%0D%0A");
         assert_eq!(seen.field("x-b"), None);
     }
@@ -274,7 +276,7 @@ async fn upload(larder: &Larder, body: &str) -> Option<Response> {
     client.send(post("Transfer-Encoding: chunked") + body).await;
     // If a wrong size makes larder wait for more bytes, it reads the end of the stream.
     client.stream.shutdown().await.expect("larder still reads");
-    let answer = timeout(SOON, client.answer("POST")).await.expect("no hang");
+    let answer = timeout(SOON, client.response("POST")).await.expect("no hang");
     assert!(timeout(SOON, client.is_closed()).await.expect("no hang"), "{body:?}");
     answer
 }
@@ -302,11 +304,11 @@ async fn par_10_a_malformed_chunk_ends_the_upload_and_hides_no_request() {
         if let Some(answer) = upload(&larder, body).await {
             assert_problem(&answer, 400, "malformed_body", body);
         }
-        assert_eq!(origin.calls(), 0, "{body:?}: {:?}", origin.seen());
+        assert_eq!(origin.calls(), 0, "{body:?}: {:?}", origin.requests());
     }
     assert_only_a_good_request_arrives(&larder, &origin).await;
     let newest = origin.connections() - 1;
-    let used = origin.seen().last().map(|seen| seen.connection);
+    let used = origin.requests().last().map(|seen| seen.connection);
     assert_eq!(used, Some(newest), "no connection with half an upload is reused");
 }
 
@@ -319,9 +321,9 @@ async fn par_10_a_chunk_extension_is_dropped() {
         let body = format!("5{extension}\r\nhello\r\n0{extension}\r\n\r\n");
         client.send(post("Transfer-Encoding: chunked") + &body).await;
         // The origin reads sizes without extensions only.
-        assert_eq!(client.answer("POST").await.unwrap().text(), "/x 5", "{extension}");
+        assert_eq!(client.response("POST").await.unwrap().text(), "/x 5", "{extension}");
     }
-    assert!(origin.seen().iter().all(|seen| seen.body == b"hello"));
+    assert!(origin.requests().iter().all(|seen| seen.body == b"hello"));
 }
 
 #[tokio::test]
@@ -343,13 +345,13 @@ async fn par_11_trailers_of_a_request_never_become_header_fields() {
         // Larder may close the connection while the many trailers are still being written.
         let sent = client.stream.write_all(input.as_bytes());
         let _closed_early = timeout(SOON, sent).await.expect("no hang");
-        let answer = timeout(SOON, client.answer("POST")).await.expect("no hang");
+        let answer = timeout(SOON, client.response("POST")).await.expect("no hang");
         match answer.map(|answer| answer.status) {
             Some(200) => assert_eq!(origin.calls(), before + 1),
             Some(400) | None => assert_eq!(origin.calls(), before),
             Some(other) => panic!("{other}"),
         }
-        for seen in &origin.seen()[before..] {
+        for seen in &origin.requests()[before..] {
             assert_eq!(seen.field("host"), Some("api.example.test"));
             assert_eq!((seen.field("authorization"), seen.field("content-length")), (None, None));
             assert_eq!(seen.body, b"hello");
@@ -365,11 +367,11 @@ async fn par_11_trailers_of_a_response_never_become_header_fields() {
         let answer = format!(
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n"
         );
-        let origin = Origin::always(Answer::raw(answer)).await;
+        let origin = Origin::always(MockResponse::raw(answer)).await;
         for larder in with_each_policy(&origin).await {
             for _ in 0..2 {
                 let got = timeout(SOON, larder.get("/x")).await.expect("no hang");
-                if got.status == 200 && got.end == End::Whole {
+                if got.status == 200 && got.end == End::Complete {
                     assert_eq!(got.text(), "hello");
                 }
                 for name in ["set-cookie", "x-t", "trailer"] {
@@ -406,17 +408,17 @@ async fn par_14_the_body_of_a_get_reaches_the_origin_and_is_never_a_request() {
             } else {
                 client.send(format!("{head}{body}")).await;
             }
-            let answer = timeout(SOON, client.answer("GET")).await.expect("no hang").unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.expect("no hang").unwrap();
             assert_eq!(answer.text(), format!("/x {}", EVIL.len()), "the body was seen");
             assert!(answer.cache_status().contains("fwd=bypass"), "{}", answer.cache_status());
-            let seen = origin.seen();
+            let seen = origin.requests();
             assert_eq!(seen.len(), before + 1);
             assert_eq!(seen[before].body, EVIL.as_bytes());
             // The connection still is in sync.
             assert!(client.get(&format!("{API}/x"), &[]).await.cache_status().contains("hit"));
         }
     }
-    assert!(origin.seen().iter().all(|seen| seen.target == "/x"));
+    assert!(origin.requests().iter().all(|seen| seen.target == "/x"));
 }
 
 #[tokio::test]
@@ -458,20 +460,20 @@ async fn par_15_any_other_connection_option_is_dropped_or_refused_by_larder() {
             let mut client = larder.client().await;
             let connection = format!("Connection: {named}");
             client
-                .ask(
+                .send_request(
                     "GET",
                     &format!("{API}/{}", named.len()),
                     &[&connection, "X-A: 1", "Cookie: c"],
                 )
                 .await;
-            let answer = timeout(SOON, client.answer("GET")).await.expect("no hang").unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.expect("no hang").unwrap();
             if answer.status != 200 {
                 let text = answer.text();
                 assert!(text.contains("larder_error"), "{named}: {} {text}", answer.status);
             }
         }
     }
-    for seen in origin.seen() {
+    for seen in origin.requests() {
         assert_eq!(
             seen.field("connection").filter(|c| !c.eq_ignore_ascii_case("keep-alive")),
             None
@@ -500,7 +502,7 @@ async fn par_17_a_response_that_is_not_http_becomes_a_502_and_is_not_stored() {
         interim.as_str(),
     ];
     for raw in answers {
-        let origin = Origin::always(Answer::raw(raw).then([Step::Close])).await;
+        let origin = Origin::always(MockResponse::raw(raw).then([Step::Close])).await;
         for larder in with_each_policy(&origin).await {
             let before = origin.calls();
             for attempt in 1..=2 {
@@ -522,8 +524,8 @@ async fn par_17_an_unrequested_101_is_not_retried_and_ends_its_connection() {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
     let poison = "HTTP/1.1 200 OK\r\nCache-Control: max-age=60\r\nContent-Length: 6\r\n\r\npoison";
     let origin = Origin::start(move |seen| match &*seen.target {
-        "/x" => Answer::raw(format!("{switch}{poison}")),
-        _ => Answer::new(200, &[], "good"),
+        "/x" => MockResponse::raw(format!("{switch}{poison}")),
+        _ => MockResponse::new(200, &[], "good"),
     })
     .await;
     let retry = ["ttl: 1h", "retry: { retries: 3, backoff: { initial: 1ms } }"];
@@ -535,15 +537,15 @@ async fn par_17_an_unrequested_101_is_not_retried_and_ends_its_connection() {
         for method in ["GET", "HEAD", "GET"] {
             let calls = origin.calls();
             let mut client = larder.client().await;
-            client.ask(method, &format!("{API}/x"), &[]).await;
-            let answer = timeout(SOON, client.answer(method)).await.expect("no hang").unwrap();
+            client.send_request(method, &format!("{API}/x"), &[]).await;
+            let answer = timeout(SOON, client.response(method)).await.expect("no hang").unwrap();
             assert_eq!(answer.status, 502, "{method}");
             assert_eq!(origin.calls(), calls + 1, "{method}: once");
             assert_eq!(larder.get(&format!("/good?{calls}")).await.text(), "good");
         }
     }
     let mut ended = HashSet::new();
-    for seen in origin.seen() {
+    for seen in origin.requests() {
         assert!(!ended.contains(&seen.connection), "{} after a switch", seen.target);
         ended.extend((seen.target == "/x").then_some(seen.connection));
     }
@@ -555,7 +557,7 @@ async fn par_17_an_unrequested_101_is_not_retried_and_ends_its_connection() {
 #[tokio::test]
 async fn par_17_both_framings_in_a_response_desynchronise_no_client() {
     let raw = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
-    let origin = Origin::always(Answer::raw(raw)).await;
+    let origin = Origin::always(MockResponse::raw(raw)).await;
     for larder in with_each_policy(&origin).await {
         let before = origin.calls();
         for attempt in 1..=2 {
@@ -573,19 +575,19 @@ async fn par_17_both_framings_in_a_response_desynchronise_no_client() {
 async fn par_18_bytes_after_a_response_are_never_the_next_response() {
     let poisoned = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nPOISON";
     for late in [false, true] {
-        let origin = Origin::start(|_| Answer::new(200, &[], "good")).await;
+        let origin = Origin::start(|_| MockResponse::new(200, &[], "good")).await;
         for larder in with_each_policy(&origin).await {
             let gate = Gate::new();
             let origin_gate = gate.clone();
-            origin.now(move |seen| match seen.target.as_str() {
+            origin.set_script(move |seen| match seen.target.as_str() {
                 "/first" if late => {
                     let (now, then) =
                         poisoned.as_bytes().split_at(poisoned.find("helloHTTP").unwrap() + 5);
-                    Answer::raw(now)
+                    MockResponse::raw(now)
                         .then([Step::Wait(origin_gate.clone()), Step::Write(then.to_vec())])
                 }
-                "/first" => Answer::raw(poisoned),
-                _ => Answer::new(200, &[], "good"),
+                "/first" => MockResponse::raw(poisoned),
+                _ => MockResponse::new(200, &[], "good"),
             });
             let mut client = larder.client().await;
             assert_eq!(client.get(&format!("{API}/first"), &[]).await.text(), "hello");
@@ -623,7 +625,7 @@ async fn par_18_after_an_early_response_the_origin_connection_is_not_reused() {
     let (mut first, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
     head_of(&mut first).await;
     first.write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").await.unwrap();
-    let answer = timeout(SOON, client.answer("POST")).await.unwrap().unwrap();
+    let answer = timeout(SOON, client.response("POST")).await.unwrap().unwrap();
     assert_eq!((answer.status, answer.text().as_str()), (413, "big"));
     let next = tokio::spawn({
         let addr = larder.addr();
@@ -686,7 +688,7 @@ async fn par_19_an_empty_line_before_a_request_is_accepted_however_it_is_split()
             client.send(first).await;
             tokio::task::yield_now().await;
             client.send(rest).await;
-            let answer = timeout(SOON, client.answer("GET")).await.expect("no hang").unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.expect("no hang").unwrap();
             assert_eq!(answer.text(), "/good 0", "cut at {cut}");
         }
     }
@@ -732,7 +734,7 @@ async fn odd_targets_reach_the_origin_unchanged() {
             let mut client = larder.client().await;
             let head = format!("GET {API}{path} HTTP/1.1\r\nHost: api.example.test\r\n\r\n");
             client.send(head).await;
-            let answer = timeout(SOON, client.answer("GET")).await.expect("no hang").unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.expect("no hang").unwrap();
             assert_eq!(answer.status, 200, "{path:?} {}", answer.text());
             let expected = match path {
                 "/a?q=\"x\"" => "/a?q=%22x%22",
@@ -741,7 +743,7 @@ async fn odd_targets_reach_the_origin_unchanged() {
                 "?x=1" => "/?x=1",
                 path => path,
             };
-            assert_eq!(origin.seen()[before].target, expected);
+            assert_eq!(origin.requests()[before].target, expected);
         }
     }
 }

@@ -17,11 +17,12 @@ use tokio::task::JoinHandle;
 use crate::client::{Client, End, Response};
 use crate::concurrent::bounded;
 use crate::failing_origin::{
-    SECOND, api, asking, class, holds, in_order, limited, next_call, settled, yaml,
+    SECOND, api_status, cooldowns, error_class, expect_next_call, in_order, round_trip, start_get,
+    too_many_requests, yaml,
 };
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step};
-use crate::process::{House, Process, larder, text};
+use crate::origin::{Gate, MockResponse, Origin, Step};
+use crate::process::{ConfigDir, Process, run_larder, text};
 
 const JSON: &str = "Content-Type: application/json";
 
@@ -40,15 +41,15 @@ async fn start_request(
     bytes.extend_from_slice(b"\r\n");
     bytes.extend_from_slice(body);
     client.send(bytes).await;
-    tokio::spawn(async move { client.answer(method).await.expect("a response") })
+    tokio::spawn(async move { client.response(method).await.expect("a response") })
 }
 
 async fn post(larder: &Larder, path: &str) -> Response {
     start_request(larder, "POST", &format!("{API}{path}"), b"hi").await.await.unwrap()
 }
 
-fn unavailable() -> Answer {
-    Answer::new(503, &["Retry-After: 2", "X-Own: kept"], "down")
+fn unavailable() -> MockResponse {
+    MockResponse::new(503, &["Retry-After: 2", "X-Own: kept"], "down")
 }
 
 /// `POST /replayed` may be retried, because its route allows it.
@@ -66,26 +67,26 @@ fn yaml_with_replay() -> String {
 async fn a_post_is_retried_with_its_body_if_its_route_allows_it() {
     bounded(async {
         let origin =
-            Origin::start(in_order(vec![unavailable(), Answer::new(200, &[], "done")])).await;
+            Origin::start(in_order(vec![unavailable(), MockResponse::new(200, &[], "done")])).await;
         let larder = Larder::start(&origin, &yaml_with_replay()).await;
         let body = vec![b'x'; 60_000];
         let pending = start_request(&larder, "POST", &format!("{API}/replayed"), &body).await;
-        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
         let answer = pending.await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "done"));
         assert!(answer.cache_status().ends_with("detail=\"retried/server-error\""), "{answer:?}");
-        let seen = origin.seen();
+        let seen = origin.requests();
         assert_eq!(seen.len(), 2);
         assert!(seen.iter().all(|seen| seen.method == "POST" && seen.body == body));
-        origin.now(in_order(vec![unavailable(), Answer::new(200, &[], "done")]));
+        origin.set_script(in_order(vec![unavailable(), MockResponse::new(200, &[], "done")]));
         let mut client = larder.client().await;
         let head = format!("POST {API}/replayed HTTP/1.1\r\nHost: x\r\n");
         client.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n")).await;
-        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
-        assert_eq!(client.answer("POST").await.unwrap().text(), "done");
-        assert_eq!(origin.seen()[3].body, b"abc");
+        expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        assert_eq!(client.response("POST").await.unwrap().text(), "done");
+        assert_eq!(origin.requests()[3].body, b"abc");
         let retries = "larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"}";
-        larder.counts(retries, 2.0).await;
+        larder.wait_for_metric(retries, 2.0).await;
     })
     .await;
 }
@@ -104,7 +105,7 @@ async fn a_post_that_no_route_allows_or_that_is_too_long_is_not_retried() {
             assert_eq!(answer.field("x-own"), Some("kept"));
             assert_eq!(answer.field("retry-after"), Some("2"), "unchanged");
             assert_eq!((origin.calls() - before, larder.clock.sleepers()), (1, 0), "{path}");
-            assert_eq!(origin.seen().last().unwrap().body, body);
+            assert_eq!(origin.requests().last().unwrap().body, body);
         }
     })
     .await;
@@ -113,15 +114,17 @@ async fn a_post_that_no_route_allows_or_that_is_too_long_is_not_retried() {
 #[tokio::test]
 async fn a_head_is_retried_like_a_get() {
     bounded(async {
-        let origin =
-            Origin::start(in_order(vec![unavailable(), Answer::new(200, &["X-Own: new"], "")]))
-                .await;
+        let origin = Origin::start(in_order(vec![
+            unavailable(),
+            MockResponse::new(200, &["X-Own: new"], ""),
+        ]))
+        .await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let pending = start_request(&larder, "HEAD", &format!("{API}/x"), b"").await;
-        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
         let answer = pending.await.unwrap();
         assert_eq!((answer.status, answer.field("x-own")), (200, Some("new")));
-        assert!(origin.seen().iter().all(|seen| seen.method == "HEAD"));
+        assert!(origin.requests().iter().all(|seen| seen.method == "HEAD"));
         assert_eq!(origin.calls(), 2);
     })
     .await;
@@ -143,18 +146,18 @@ async fn if_the_breaker_would_block_a_retry_the_origins_error_is_passed_on() {
 #[tokio::test]
 async fn a_429_of_a_pass_through_call_blocks_all_calls_until_retry_after() {
     bounded(async {
-        let origin = Origin::always(limited(&["Retry-After: 30"])).await;
+        let origin = Origin::always(too_many_requests(&["Retry-After: 30"])).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let first = post(&larder, "/w").await;
         assert_eq!((first.status, first.text().as_str()), (429, "slow down"));
         for answer in [post(&larder, "/w").await, larder.get("/cold").await] {
-            assert_eq!((answer.status, class(&answer).as_str()), (429, "rate_limited"));
+            assert_eq!((answer.status, error_class(&answer).as_str()), (429, "rate_limited"));
             assert_eq!(answer.field("retry-after"), Some("30"));
             assert_eq!(answer.cache_status(), "larder; detail=\"refused/cooldown-rate-limited\"");
         }
         assert_eq!(origin.calls(), 1);
         larder.clock.advance(30 * SECOND);
-        origin.now(|_| Answer::new(200, &[], "again"));
+        origin.set_script(|_| MockResponse::new(200, &[], "again"));
         assert_eq!(post(&larder, "/w").await.text(), "again");
         assert_eq!(larder.get("/cold").await.text(), "again");
     })
@@ -175,8 +178,8 @@ const QUOTA: &str = "{\"ok\":false,\"code\":9}";
 /// The test clock starts at 08:00.
 const TO_MIDNIGHT: &str = "57600";
 
-fn json_response(body: &str) -> Answer {
-    Answer::new(200, &[JSON], body)
+fn json_response(body: &str) -> MockResponse {
+    MockResponse::new(200, &[JSON], body)
 }
 
 fn gzip(body: &str) -> Vec<u8> {
@@ -192,7 +195,7 @@ async fn a_200_with_an_error_in_its_body_is_replaced_by_a_stale_response() {
         let larder = Larder::start(&origin, &yaml(RULES, &["retry: off"])).await;
         larder.get("/x").await;
         larder.clock.advance(61 * SECOND);
-        origin.now(|_| json_response(BAD));
+        origin.set_script(|_| json_response(BAD));
         let stale = larder.get("/x").await;
         assert_eq!((stale.status, stale.text().as_str()), (200, GOOD));
         let expected = "larder; fwd=stale; fwd-status=200; ttl=-1; \
@@ -214,7 +217,7 @@ async fn without_a_stale_response_a_200_with_an_error_passes_and_is_not_stored()
         for coded in [false, true] {
             let body = if coded { gzip(BAD) } else { BAD.as_bytes().to_vec() };
             let fields = if coded { vec![JSON, "Content-Encoding: gzip"] } else { vec![JSON] };
-            let answer = Answer::new(200, &fields, &body);
+            let answer = MockResponse::new(200, &fields, &body);
             let origin = Origin::always(answer).await;
             let larder = Larder::start(&origin, &yaml(RULES, &["retry: off"])).await;
             for calls in 1..=2 {
@@ -223,7 +226,7 @@ async fn without_a_stale_response_a_200_with_an_error_passes_and_is_not_stored()
                 assert_eq!(passed.cache_status(), "larder; fwd=uri-miss; fwd-status=200");
                 assert_eq!(origin.calls(), calls);
             }
-            let accept_encoding = origin.seen()[0].field("accept-encoding").map(str::to_owned);
+            let accept_encoding = origin.requests()[0].field("accept-encoding").map(str::to_owned);
             assert_eq!(
                 accept_encoding.as_deref(),
                 Some("gzip"),
@@ -240,8 +243,8 @@ async fn a_rate_limit_in_the_body_only_is_retried_like_a_429() {
         let origin =
             Origin::start(in_order(vec![json_response(MINUTE), json_response(GOOD)])).await;
         let larder = Larder::start(&origin, &yaml(RULES, &["retry: { on: [429] }"])).await;
-        let pending = asking(&larder, "/x", &[]).await;
-        next_call(&larder, &origin, SECOND * 8 / 10, SECOND * 12 / 10).await;
+        let pending = start_get(&larder, "/x", &[]).await;
+        expect_next_call(&larder, &origin, SECOND * 8 / 10, SECOND * 12 / 10).await;
         let answer = pending.await.unwrap();
         assert_eq!(answer.text(), GOOD);
         assert!(answer.cache_status().ends_with("detail=\"retried/rate-limited\""), "{answer:?}");
@@ -255,22 +258,22 @@ async fn a_spent_quota_in_the_body_blocks_calls_until_midnight() {
         let origin = Origin::always(json_response(GOOD)).await;
         let larder = Larder::start(&origin, &yaml(RULES, &[])).await;
         larder.get("/x").await;
-        origin.now(|_| json_response(QUOTA));
+        origin.set_script(|_| json_response(QUOTA));
         let first = larder.get("/cold").await;
         assert_eq!((first.status, first.text().as_str()), (200, QUOTA), "the origin's response");
         let next = larder.get("/other").await;
-        assert_eq!((next.status, class(&next).as_str()), (429, "quota_spent"));
+        assert_eq!((next.status, error_class(&next).as_str()), (429, "quota_spent"));
         assert_eq!(next.field("retry-after"), Some(TO_MIDNIGHT));
-        assert_eq!(holds(&larder), [("credential", "quota", true)]);
+        assert_eq!(cooldowns(&larder), [("credential", "quota", true)]);
         larder.clock.advance(61 * SECOND);
         let stale = larder.get("/x").await;
         assert!(stale.cache_status().ends_with("\"stale-if-error/cooldown-quota\""), "{stale:?}");
         // A call waits at most fifteen seconds for a cooldown to end.
         larder.clock.advance((57_600 - 61 - 16) * SECOND);
-        assert_eq!(class(&larder.get("/other").await), "quota_spent");
+        assert_eq!(error_class(&larder.get("/other").await), "quota_spent");
         assert_eq!(origin.calls(), 2);
         larder.clock.advance(16 * SECOND);
-        origin.now(|_| json_response(GOOD));
+        origin.set_script(|_| json_response(GOOD));
         assert_eq!(larder.get("/other").await.text(), GOOD);
     })
     .await;
@@ -282,13 +285,13 @@ async fn a_quota_error_in_a_passing_body_is_not_delayed_and_blocks_later_calls()
         for coded in [false, true] {
             let body = if coded { gzip(QUOTA) } else { QUOTA.as_bytes().to_vec() };
             let fields = if coded { vec![JSON, "Content-Encoding: gzip"] } else { vec![JSON] };
-            let origin = Origin::always(Answer::new(200, &fields, &body)).await;
+            let origin = Origin::always(MockResponse::new(200, &fields, &body)).await;
             let larder = Larder::start(&origin, &yaml(RULES, &[])).await;
             let first = post(&larder, "/w").await;
             assert_eq!((first.status, &first.body), (200, &body));
-            larder.until("the body is read", |larder| !holds(larder).is_empty()).await;
+            larder.wait_until("the body is read", |larder| !cooldowns(larder).is_empty()).await;
             for answer in [post(&larder, "/w").await, larder.get("/x").await] {
-                assert_eq!((answer.status, class(&answer).as_str()), (429, "quota_spent"));
+                assert_eq!((answer.status, error_class(&answer).as_str()), (429, "quota_spent"));
             }
             assert_eq!(origin.calls(), 1);
         }
@@ -303,24 +306,24 @@ async fn errors_in_passing_bodies_open_the_breaker_and_a_success_closes_it() {
         let rules = format!("{RULES}, breaker: {{ failures: 3, within: 30s, open_for: 30s }}");
         let larder = Larder::start(&origin, &yaml(&rules, &["retry: off"])).await;
         let breaker =
-            |state: &'static str| move |larder: &Larder| api(larder).breaker == Some(state);
+            |state: &'static str| move |larder: &Larder| api_status(larder).breaker == Some(state);
         for _ in 0..3 {
             assert_eq!(post(&larder, "/w").await.text(), BAD);
-            settled(&larder).await;
+            round_trip(&larder).await;
         }
-        larder.until("it is open", breaker("open")).await;
+        larder.wait_until("it is open", breaker("open")).await;
         let open = post(&larder, "/w").await;
-        assert_eq!((open.status, class(&open).as_str()), (503, "breaker_open"));
+        assert_eq!((open.status, error_class(&open).as_str()), (503, "breaker_open"));
         larder.clock.advance(30 * SECOND);
         assert_eq!(post(&larder, "/w").await.text(), BAD);
-        larder.until("it is open again", breaker("open")).await;
+        larder.wait_until("it is open again", breaker("open")).await;
         larder.clock.advance(30 * SECOND);
         for body in ["{\"ok\":true}", "{\"ok\":true} and bytes that are no JSON"] {
-            origin.now(move |_| json_response(body));
+            origin.set_script(move |_| json_response(body));
             assert_eq!(post(&larder, "/w").await.text(), body);
-            larder.until("it is closed", breaker("closed")).await;
+            larder.wait_until("it is closed", breaker("closed")).await;
         }
-        assert_eq!((api(&larder).in_flight, origin.calls()), (0, 6));
+        assert_eq!((api_status(&larder).in_flight, origin.calls()), (0, 6));
     })
     .await;
 }
@@ -332,7 +335,7 @@ async fn an_error_in_a_200_to_a_post_is_not_stored_for_later_gets() {
         for (body, kept) in [(GOOD, true), (BAD, false)] {
             let location = format!("Content-Location: {API}/x");
             let fields = [JSON, "Cache-Control: max-age=60", &location];
-            let origin = Origin::always(Answer::new(200, &fields, body)).await;
+            let origin = Origin::always(MockResponse::new(200, &fields, body)).await;
             let larder = Larder::start(&origin, &yaml(RULES, &["ttl: origin", "retry: off"])).await;
             assert_eq!(post(&larder, "/x").await.text(), body);
             let get = larder.get("/x").await;
@@ -348,22 +351,25 @@ async fn a_rate_limit_in_the_head_the_body_or_both_is_counted_once() {
     bounded(async {
         let wait = "Retry-After: 1";
         let cases = [
-            (Answer::new(429, &[JSON, wait], MINUTE), [1.0, 0.0]),
-            (Answer::new(200, &[JSON], MINUTE), [1.0, 0.0]),
-            (Answer::new(429, &[JSON, wait], GOOD), [1.0, 0.0]),
-            (Answer::new(429, &[JSON, wait], QUOTA), [1.0, 1.0]),
+            (MockResponse::new(429, &[JSON, wait], MINUTE), [1.0, 0.0]),
+            (MockResponse::new(200, &[JSON], MINUTE), [1.0, 0.0]),
+            (MockResponse::new(429, &[JSON, wait], GOOD), [1.0, 0.0]),
+            (MockResponse::new(429, &[JSON, wait], QUOTA), [1.0, 1.0]),
         ];
         for (answer, expected) in cases {
             let origin = Origin::always(answer).await;
             let rules = format!("{RULES}, cost: {{ credits: \"$.code\" }}");
             let larder = Larder::start(&origin, &yaml(&rules, &["retry: off"])).await;
             post(&larder, "/w").await;
-            larder.until("it is read", |larder| cost_report(larder).today.calls == 1).await;
-            settled(&larder).await;
+            larder.wait_until("it is read", |larder| cost_report(larder).today.calls == 1).await;
+            round_trip(&larder).await;
             for (class, expected) in ["rate-limited", "quota"].into_iter().zip(expected) {
                 let series = "larder_upstream_rate_limited_total";
                 larder
-                    .counts(&format!("{series}{{class=\"{class}\",upstream=\"api\"}}"), expected)
+                    .wait_for_metric(
+                        &format!("{series}{{class=\"{class}\",upstream=\"api\"}}"),
+                        expected,
+                    )
                     .await;
             }
         }
@@ -384,18 +390,18 @@ async fn bodies_that_rules_cannot_read_are_classified_by_their_head() {
             (&[JSON], large.as_bytes()),
         ];
         for (place, (fields, body)) in bodies.into_iter().enumerate() {
-            let origin = Origin::always(Answer::new(200, fields, body)).await;
+            let origin = Origin::always(MockResponse::new(200, fields, body)).await;
             let larder = Larder::start(&origin, &yaml(RULES, &[])).await;
             let gzip = ["Accept-Encoding: gzip"];
             let cached = larder.get_with("/x", &gzip).await;
-            assert_eq!((cached.status, cached.end), (200, End::Whole), "{place}");
+            assert_eq!((cached.status, cached.end), (200, End::Complete), "{place}");
             assert!(cached.body == body, "{place}: unchanged");
             let kept = cached.cache_status().contains("stored");
             // The last two cannot be read and may be errors.
             assert_eq!(kept, place < 3, "{place}: {}", cached.cache_status());
             let passed = post(&larder, "/w").await;
             assert!(passed.status == 200 && passed.body == body, "{place}");
-            assert_eq!((origin.calls(), holds(&larder)), (2, Vec::new()), "{place}");
+            assert_eq!((origin.calls(), cooldowns(&larder)), (2, Vec::new()), "{place}");
         }
     })
     .await;
@@ -413,7 +419,7 @@ async fn bodies_that_rules_read_count_towards_the_in_flight_limit() {
         let (step, release) = (format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{first}"), gate.clone());
         let last = last.as_bytes().to_vec();
         let origin = Origin::start(move |_| {
-            let waits = Answer::raw(step.clone()).then([Step::Wait(release.clone())]);
+            let waits = MockResponse::raw(step.clone()).then([Step::Wait(release.clone())]);
             waits.then([Step::Write(last.clone())])
         })
         .await;
@@ -428,10 +434,10 @@ async fn bodies_that_rules_read_count_towards_the_in_flight_limit() {
             tokio::spawn(async move {
                 let mut client = Client::connect(addr).await;
                 let url = format!("{API}/{n}");
-                client.ask(method, &url, &["Content-Length: 0"]).await;
-                client.reads("HTTP/1.1 200").await;
+                client.send_request(method, &url, &["Content-Length: 0"]).await;
+                client.read_until("HTTP/1.1 200").await;
                 count.send_modify(|count| *count += 1);
-                client.answer(method).await.expect("a response")
+                client.response(method).await.expect("a response")
             })
         };
         // A fill reads its body first, because the body can be an error; a pass-through call is
@@ -461,7 +467,7 @@ async fn a_body_that_a_rule_could_not_read_is_not_stored() {
             let body = format!("{{\"ok\":{ok},\"a\":\"{long}\"}}");
             let body =
                 if call.target.starts_with("/short") { format!("{{\"ok\":{ok}}}") } else { body };
-            Answer::new(200, &[JSON, "Content-Location: /posted"], &body)
+            MockResponse::new(200, &[JSON, "Content-Location: /posted"], &body)
         })
         .await;
         let rules = "success: { json: { \"$.ok\": [true] } }";
@@ -480,8 +486,8 @@ async fn a_body_that_a_rule_could_not_read_is_not_stored() {
         // A POST's response is stored for later GETs of its `Content-Location`, but not an unread
         // one.
         let mut client = larder.client().await;
-        client.ask("POST", &format!("{API}/posted"), &["Content-Length: 0"]).await;
-        assert_eq!(client.answer("POST").await.expect("a response").status, 200);
+        client.send_request("POST", &format!("{API}/posted"), &["Content-Length: 0"]).await;
+        assert_eq!(client.response("POST").await.expect("a response").status, 200);
         assert!(!larder.get("/posted").await.cache_status().contains("hit"));
         // A short body is always read.
         assert!(!larder.get("/short").await.cache_status().contains("stored"));
@@ -522,8 +528,8 @@ async fn calls_carry_larders_credential_and_all_clients_share_the_entries() {
     bounded(async {
         let directory = tempfile::tempdir().unwrap();
         let (origin, other) = (
-            Origin::always(Answer::new(200, &[], "here")).await,
-            Origin::always(Answer::new(200, &[], "there")).await,
+            Origin::always(MockResponse::new(200, &[], "here")).await,
+            Origin::always(MockResponse::new(200, &[], "there")).await,
         );
         let larder = Larder::bare(&two_hosts(&origin, &other, &secret_file(&directory))).await;
         for fields in [&[][..], &["X-Api-Key: placeholder-a"], &["X-Api-Key: placeholder-b"]] {
@@ -534,7 +540,7 @@ async fn calls_carry_larders_credential_and_all_clients_share_the_entries() {
         larder.get_with("/x", &["Authorization: me", "X-Api-Key: placeholder-a"]).await;
         post(&larder, "/w").await;
         assert_eq!(origin.calls(), 3);
-        for seen in origin.seen() {
+        for seen in origin.requests() {
             let shown: Vec<_> = seen
                 .fields
                 .iter()
@@ -553,13 +559,13 @@ async fn calls_carry_larders_credential_and_all_clients_share_the_entries() {
 async fn a_trace_does_not_carry_larders_credential() {
     bounded(async {
         let directory = tempfile::tempdir().unwrap();
-        let origin = Origin::start(|seen| Answer::new(200, &[], &seen.raw_head)).await;
+        let origin = Origin::start(|seen| MockResponse::new(200, &[], &seen.raw_head)).await;
         let yaml = two_hosts(&origin, &origin, &secret_file(&directory));
         let larder = Larder::bare(&yaml).await;
         let mut client = larder.client().await;
         for fields in [&[][..], &["X-Api-Key: the client's own"]] {
-            client.ask("TRACE", &format!("{API}/x"), fields).await;
-            let answer = client.answer("TRACE").await.expect("a response");
+            client.send_request("TRACE", &format!("{API}/x"), fields).await;
+            let answer = client.response("TRACE").await.expect("a response");
             assert_eq!(answer.status, 200);
             assert!(answer.text().starts_with("TRACE /x"), "{}", answer.text());
             assert!(!answer.text().contains(SECRET), "{}", answer.text());
@@ -573,8 +579,8 @@ async fn no_cross_site_page_can_use_larders_credential() {
     bounded(async {
         let directory = tempfile::tempdir().unwrap();
         let (origin, other) = (
-            Origin::always(Answer::new(200, &[], "here")).await,
-            Origin::always(Answer::new(200, &[], "there")).await,
+            Origin::always(MockResponse::new(200, &[], "here")).await,
+            Origin::always(MockResponse::new(200, &[], "there")).await,
         );
         let yaml = two_hosts(&origin, &other, &secret_file(&directory));
         let named = "prefix: \"Key \", allow_origins: [\"http://localhost:3000\"]";
@@ -598,8 +604,10 @@ async fn no_cross_site_page_can_use_larders_credential() {
                 assert!(answer.text().contains("credential.allow_origins"), "{}", answer.text());
             }
             let mut client = larder.client().await;
-            client.ask("POST", &format!("{API}/w"), &[page, &["Content-Length: 0"]].concat()).await;
-            assert_eq!(client.answer("POST").await.expect("a response").status, 403, "{page:?}");
+            client
+                .send_request("POST", &format!("{API}/w"), &[page, &["Content-Length: 0"]].concat())
+                .await;
+            assert_eq!(client.response("POST").await.expect("a response").status, 403, "{page:?}");
             // Larder does not restrict requests to a host without larder's credential.
             let elsewhere = get_url(&larder, &format!("{OTHER}/kept"), page).await;
             assert_eq!(elsewhere.status, 200, "{page:?}");
@@ -629,7 +637,7 @@ async fn larder_is_the_private_cache_of_its_own_credential() {
     bounded(async {
         let directory = tempfile::tempdir().unwrap();
         let own = &["Cache-Control: private, max-age=60"];
-        let origin = Origin::always(Answer::new(200, own, "the account's")).await;
+        let origin = Origin::always(MockResponse::new(200, own, "the account's")).await;
         let upstream = credential(&secret_file(&directory));
         let yaml = format!(
             "upstreams: {{ api: {{ hosts: [api.example.test], {upstream} }} }}\n{}",
@@ -658,9 +666,9 @@ async fn no_other_host_gets_larders_credential_even_after_a_redirect() {
     bounded(async {
         let directory = tempfile::tempdir().unwrap();
         let location = format!("Location: {OTHER}/kept");
-        let moved = Answer::new(302, &[&location], "");
+        let moved = MockResponse::new(302, &[&location], "");
         let origin = Origin::always(moved).await;
-        let other = Origin::always(Answer::new(200, &[], "there")).await;
+        let other = Origin::always(MockResponse::new(200, &[], "there")).await;
         let larder = Larder::bare(&two_hosts(&origin, &other, &secret_file(&directory))).await;
         let answer = larder.get("/x").await;
         assert_eq!(
@@ -676,12 +684,12 @@ async fn no_other_host_gets_larders_credential_even_after_a_redirect() {
         // The target selects the origin, not the `Host` field.
         let mut client = larder.client().await;
         client.send(format!("GET {OTHER}/passed HTTP/1.1\r\nHost: api.example.test\r\n\r\n")).await;
-        client.answer("GET").await.unwrap();
+        client.response("GET").await.unwrap();
         assert_eq!(other.calls(), 3);
-        for seen in other.seen() {
+        for seen in other.requests() {
             assert!(!seen.raw_head.contains(SECRET), "{}", seen.raw_head);
         }
-        assert_eq!(other.seen()[0].field("x-api-key"), Some("the-clients"));
+        assert_eq!(other.requests()[0].field("x-api-key"), Some("the-clients"));
     })
     .await;
 }
@@ -692,16 +700,16 @@ async fn larders_credential_is_in_no_log_config_metric_or_explanation() {
         let directory = tempfile::tempdir().unwrap();
         let file = secret_file(&directory);
         let origin = Origin::start(|seen| match seen.target.as_str() {
-            "/closed" => Answer::closed(),
-            "/limited" => Answer::new(429, &["Retry-After: 1"], "no"),
-            _ => Answer::new(200, &[], "here"),
+            "/closed" => MockResponse::closed(),
+            "/limited" => MockResponse::new(429, &["Retry-After: 1"], "no"),
+            _ => MockResponse::new(200, &[], "here"),
         })
         .await;
         let free = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n";
         let log = format!("log: {{ format: {format}, level: trace }}\n");
         let fast = "defaults: { retry: { backoff: { initial: 10ms } } }\n";
         let yaml = format!("{free}{log}{fast}{}", two_hosts(&origin, &origin, &file));
-        let files = House::with(&yaml);
+        let files = ConfigDir::with(&yaml);
         let mut running = Process::start(&[OsStr::new("run"), files.config.as_os_str()]);
         let (addr, admin) = (running.addr().await, running.admin().await);
         let mut all = String::new();
@@ -713,22 +721,22 @@ async fn larders_credential_is_in_no_log_config_metric_or_explanation() {
         for path in ["/metrics", "/v1/config", "/v1/upstreams", "/v1/entries", "/v1/cost"] {
             let mut client = Client::connect(admin).await;
             client.send(format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n")).await;
-            all.push_str(&text(&client.rest().await));
+            all.push_str(&text(&client.read_to_end().await));
         }
         let explain = ["--explain", "GET", "http://api.example.test/x"];
         let mut arguments = vec![OsStr::new("check"), files.config.as_os_str()];
         arguments.extend(explain.map(OsStr::new));
-        let explained = larder(&arguments).await;
+        let explained = run_larder(&arguments).await;
         assert_eq!(explained.status.code(), Some(0), "{}", text(&explained.stderr));
         all.push_str(&text(&explained.stdout));
         all.push_str(&text(&explained.stderr));
         running.signal("TERM");
-        running.ended().await;
+        running.wait_for_exit().await;
         all.push_str(&running.out.text());
         all.push_str(&running.err.text());
         assert!(all.contains("Exchange") || all.contains("api.example.test"), "it was logged");
         assert!(!all.contains(SECRET), "{format}: {all}");
-        assert!(origin.seen().iter().any(|seen| seen.raw_head.contains(SECRET)));
+        assert!(origin.requests().iter().any(|seen| seen.raw_head.contains(SECRET)));
     }
 }
 
@@ -742,7 +750,7 @@ fn yaml_with_cost(credits: &str, budget: &str) -> String {
 }
 
 fn cost_report(larder: &Larder) -> CostReport {
-    larder.server.controls().cost().remove(0)
+    larder.server.admin_api().cost().remove(0)
 }
 
 fn is_close(amount: f64, expected: f64) -> bool {
@@ -756,7 +764,8 @@ async fn credits_are_counted_for_fills_and_pass_through_calls_from_each_source()
         for (credits, each) in
             [("\"$.status.credit_count\"", 3.0), ("{ header: X-Credits }", 2.0), ("1", 1.0)]
         {
-            let origin = Origin::always(Answer::new(200, &[JSON, "X-Credits: 2"], body)).await;
+            let origin =
+                Origin::always(MockResponse::new(200, &[JSON, "X-Credits: 2"], body)).await;
             let larder = Larder::start(&origin, &yaml_with_cost(credits, "")).await;
             larder.get("/x").await;
             assert!(
@@ -766,11 +775,13 @@ async fn credits_are_counted_for_fills_and_pass_through_calls_from_each_source()
             );
             post(&larder, "/w").await;
             let both = |larder: &Larder| is_close(cost_report(larder).today.credits, 2.0 * each);
-            larder.until("both are counted", both).await;
+            larder.wait_until("both are counted", both).await;
             for _ in 0..3 {
                 larder.get("/x").await;
             }
-            larder.until("three hits", |larder| cost_report(larder).today.avoided_calls == 3).await;
+            larder
+                .wait_until("three hits", |larder| cost_report(larder).today.avoided_calls == 3)
+                .await;
             let spent = cost_report(&larder).today;
             assert!(
                 is_close(spent.credits, 2.0 * each) && is_close(spent.money, each),
@@ -789,9 +800,9 @@ async fn credits_are_counted_for_fills_and_pass_through_calls_from_each_source()
 async fn a_304_and_an_error_cost_nothing_with_a_fixed_cost_per_call() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.field("if-none-match") {
-            Some(_) => Answer::raw("HTTP/1.1 304 Not Modified\r\nETag: \"v1\"\r\n\r\n"),
-            None if seen.target == "/x" => Answer::new(200, &["ETag: \"v1\""], "here"),
-            None => Answer::new(500, &[], "broken"),
+            Some(_) => MockResponse::raw("HTTP/1.1 304 Not Modified\r\nETag: \"v1\"\r\n\r\n"),
+            None if seen.target == "/x" => MockResponse::new(200, &["ETag: \"v1\""], "here"),
+            None => MockResponse::new(500, &[], "broken"),
         })
         .await;
         let larder = Larder::start(&origin, &yaml_with_cost("1", "")).await;
@@ -827,14 +838,14 @@ async fn larder_over_budget(origin: &Origin, at_limit: OverBudgetAction) -> Lard
 #[tokio::test]
 async fn a_spent_budget_serves_stored_responses_and_sends_retry_after() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "here")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "here")).await;
         let larder = larder_over_budget(&origin, OverBudgetAction::StaleOnly).await;
         assert_eq!(larder.get("/y").await.cache_status(), "larder; hit; ttl=60");
         let stale = larder.get("/x").await;
         let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/budget\"";
         assert_eq!((stale.status, stale.cache_status()), (200, expected));
         for cold in [larder.get("/cold").await, post(&larder, "/w").await] {
-            assert_eq!((cold.status, class(&cold).as_str()), (429, "budget_spent"));
+            assert_eq!((cold.status, error_class(&cold).as_str()), (429, "budget_spent"));
             let until = (TO_FEBRUARY - 61).to_string();
             assert_eq!(cold.field("retry-after"), Some(until.as_str()));
             assert_eq!(cold.cache_status(), "larder; detail=\"refused/budget\"");
@@ -843,7 +854,10 @@ async fn a_spent_budget_serves_stored_responses_and_sends_retry_after() {
         let (_, budget_status) = cost_report(&larder).budget.unwrap();
         assert!(budget_status.spent && is_close(budget_status.share, 1.0), "{budget_status:?}");
         larder
-            .counts("larder_upstream_refused_total{cause=\"budget\",upstream=\"api\"}", 2.0)
+            .wait_for_metric(
+                "larder_upstream_refused_total{cause=\"budget\",upstream=\"api\"}",
+                2.0,
+            )
             .await;
         larder.clock.advance(Duration::from_secs(TO_FEBRUARY));
         assert_eq!(larder.get("/cold").await.status, 200, "a new month");
@@ -854,7 +868,7 @@ async fn a_spent_budget_serves_stored_responses_and_sends_retry_after() {
 #[tokio::test]
 async fn with_a_spent_budget_refuse_serves_nothing_stale_and_warn_allows_calls() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "here")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "here")).await;
         let larder = larder_over_budget(&origin, OverBudgetAction::Refuse).await;
         assert_eq!(
             larder.get("/y").await.cache_status(),
@@ -863,7 +877,11 @@ async fn with_a_spent_budget_refuse_serves_nothing_stale_and_warn_allows_calls()
         );
         for path in ["/x", "/cold"] {
             let answer = larder.get(path).await;
-            assert_eq!((answer.status, class(&answer).as_str()), (429, "budget_spent"), "{path}");
+            assert_eq!(
+                (answer.status, error_class(&answer).as_str()),
+                (429, "budget_spent"),
+                "{path}"
+            );
         }
         assert_eq!(origin.calls(), 2);
         let larder = larder_over_budget(&origin, OverBudgetAction::Warn).await;
@@ -879,7 +897,7 @@ async fn with_a_spent_budget_refuse_serves_nothing_stale_and_warn_allows_calls()
 
 /// The usage of this month that `larder cost` reports.
 async fn month_usage(admin: std::net::SocketAddr) -> Value {
-    let output = larder(&["cost", "--json", "--admin", &admin.to_string()]).await;
+    let output = run_larder(&["cost", "--json", "--admin", &admin.to_string()]).await;
     let report: Value = serde_json::from_str(&text(&output.stdout)).unwrap_or_default();
     report["upstreams"][0]["month"].clone()
 }
@@ -887,11 +905,11 @@ async fn month_usage(admin: std::net::SocketAddr) -> Value {
 #[tokio::test]
 async fn the_cost_of_calls_and_a_spent_budget_survive_a_restart() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[JSON], "{\"n\":3}")).await;
+        let origin = Origin::always(MockResponse::new(200, &[JSON], "{\"n\":3}")).await;
         let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
         let free = "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\n";
         let cost = yaml_with_cost("\"$.n\"", "credits: 6/month");
-        let files = House::with(&format!("{free}{resolve}{cost}"));
+        let files = ConfigDir::with(&format!("{free}{resolve}{cost}"));
         let arguments = [OsStr::new("run"), files.config.as_os_str()];
         let mut first = Process::start(&arguments);
         let addr = first.addr().await;
@@ -902,10 +920,10 @@ async fn the_cost_of_calls_and_a_spent_budget_survive_a_restart() {
         let before = month_usage(first.admin().await).await;
         assert_eq!((before["credits"].as_f64(), before["calls"].as_u64()), (Some(6.0), Some(2)));
         first.signal("TERM");
-        assert_eq!(first.ended().await.code(), Some(0));
+        assert_eq!(first.wait_for_exit().await.code(), Some(0));
         let second = Process::start(&arguments);
         let cold = Client::connect(second.addr().await).await.get(&format!("{API}/c"), &[]).await;
-        assert_eq!((cold.status, class(&cold).as_str()), (429, "budget_spent"));
+        assert_eq!((cold.status, error_class(&cold).as_str()), (429, "budget_spent"));
         let after = month_usage(second.admin().await).await;
         assert_eq!((after["credits"].as_f64(), after["calls"].as_u64()), (Some(6.0), Some(2)));
         assert_eq!(origin.calls(), 2);
@@ -919,9 +937,9 @@ async fn the_cost_of_calls_and_a_spent_budget_survive_a_restart() {
 async fn a_host_without_an_upstream_is_called_after_any_response() {
     bounded(async {
         let answers = [
-            limited(&["Retry-After: 600"]),
+            too_many_requests(&["Retry-After: 600"]),
             unavailable(),
-            Answer::new(403, &["X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 600"], "no"),
+            MockResponse::new(403, &["X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 600"], "no"),
         ];
         let again = answers.iter().cycle().take(12).cloned().collect();
         let origin = Origin::start(in_order(again)).await;
@@ -931,7 +949,7 @@ async fn a_host_without_an_upstream_is_called_after_any_response() {
             assert!([429, 503, 403].contains(&answer.status), "{answer:?}");
             assert_eq!((origin.calls(), larder.clock.sleepers()), (call, 0));
         }
-        assert!(larder.server.controls().upstreams().is_empty(), "no upstream is recorded");
+        assert!(larder.server.admin_api().upstreams().is_empty(), "no upstream is recorded");
     })
     .await;
 }
@@ -939,7 +957,7 @@ async fn a_host_without_an_upstream_is_called_after_any_response() {
 #[tokio::test]
 async fn a_tunnel_is_never_blocked() {
     bounded(async {
-        let origin = Origin::always(Answer::new(503, &[], "down")).await;
+        let origin = Origin::always(MockResponse::new(503, &[], "down")).await;
         let port = origin.addr.port();
         let keys =
             "breaker: { failures: 1, open_for: 1h }, rate_limit: { limit: 1/h, max_wait: 0s }";
@@ -948,20 +966,20 @@ async fn a_tunnel_is_never_blocked() {
         let larder = Larder::start(&origin, &file).await;
         assert_eq!(larder.get("/x").await.text(), "down");
         assert!(
-            !class(&larder.get("/y").await).is_empty(),
+            !error_class(&larder.get("/y").await).is_empty(),
             "requests that larder reads are blocked"
         );
         for _ in 0..5 {
             let mut client = larder.client().await;
             let authority = format!("api.example.test:{port}");
             client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
-            assert_eq!(client.answer("CONNECT").await.unwrap().status, 200);
+            assert_eq!(client.response("CONNECT").await.unwrap().status, 200);
             // Neither HTTP nor TLS: larder does not read these bytes.
             client.send("\u{1}OPAQUE /t -\r\n\r\n").await;
-            assert_eq!(client.answer("GET").await.unwrap().text(), "down");
+            assert_eq!(client.response("GET").await.unwrap().text(), "down");
         }
         assert_eq!(origin.calls(), 1 + 5);
-        assert!(!class(&larder.get("/z").await).is_empty(), "and still are");
+        assert!(!error_class(&larder.get("/z").await).is_empty(), "and still are");
     })
     .await;
 }

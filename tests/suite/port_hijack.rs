@@ -15,9 +15,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::exec::Home;
-use crate::exec_users::{NOBODY, can_run};
-use crate::origin::{Answer, Origin};
-use crate::process::{House, PATIENCE, Process, larder, text};
+use crate::exec_users::{UNPRIVILEGED_USER, can_run};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{ConfigDir, Process, TIMEOUT, run_larder, text};
 
 /// Listens on two ports, replies `{}` to every request, and prints each request line and whether the
 /// request contains the token.
@@ -49,14 +49,14 @@ struct Squatter {
 
 impl Squatter {
     async fn start(test: &str) -> Option<Self> {
-        let user = ["--reuid", NOBODY, "--clear-groups", PYTHON, "-c"];
+        let user = ["--reuid", UNPRIVILEGED_USER, "--clear-groups", PYTHON, "-c"];
         if !can_run(test, &[&["setpriv"][..], &user, &[""]].concat()) {
             return None;
         }
         let mut command = Command::new("setpriv");
         command.args(user).arg(SQUATTER).stdin(Stdio::piped()).current_dir("/");
-        let process = Process::of(command);
-        let ports = process.out.line("ports ").await;
+        let process = Process::from_command(command);
+        let ports = process.out.wait_for_line("ports ").await;
         let ports: Vec<u16> = ports.split(' ').skip(1).map(|port| port.parse().unwrap()).collect();
         let address = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
         let [admin, proxy] = ports[..] else { panic!("{ports:?}") };
@@ -75,7 +75,7 @@ impl Squatter {
     async fn received(&self) -> Vec<String> {
         for (address, last) in [(self.admin, "last-admin"), (self.proxy, "last-proxy")] {
             TcpStream::connect(address).unwrap().write_all(last.as_bytes()).unwrap();
-            self.process.out.line(last).await;
+            self.process.out.wait_for_line(last).await;
         }
         let all = self.process.out.all();
         all.into_iter()
@@ -96,7 +96,7 @@ async fn no_verb_sends_its_token_to_a_port_that_another_user_has_taken() {
     let Some(squatter) = Squatter::start("a token for its larder").await else { return };
     let secrets = tempfile::tempdir().unwrap();
     let token = token(secrets.path());
-    let config_dir = House::with(&squatter.yaml(&token));
+    let config_dir = ConfigDir::with(&squatter.yaml(&token));
     let config = config_dir.config.to_str().unwrap();
     let admin = squatter.admin.to_string();
     for verb in [
@@ -110,7 +110,7 @@ async fn no_verb_sends_its_token_to_a_port_that_another_user_has_taken() {
         &["cost"],
     ] {
         for place in [&["--config", config][..], &["--admin", &admin, "--token-file", &token]] {
-            let output = larder(&[verb, place].concat()).await;
+            let output = run_larder(&[verb, place].concat()).await;
             let stderr = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{verb:?}: {stderr}");
             for part in [admin.as_str(), "user 65534", "no request was sent", "--config"] {
@@ -118,7 +118,7 @@ async fn no_verb_sends_its_token_to_a_port_that_another_user_has_taken() {
             }
         }
     }
-    let output = larder(&["env", "--config", config]).await;
+    let output = run_larder(&["env", "--config", config]).await;
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(4), String::new()));
     assert!(text(&output.stderr).contains("user 65534"));
     assert_eq!(squatter.received().await, [""; 0]);
@@ -129,10 +129,10 @@ async fn the_owner_of_the_configuration_file_is_sent_the_token() {
     let Some(squatter) = Squatter::start("a larder of a user of its own").await else { return };
     let secrets = tempfile::tempdir().unwrap();
     let token = token(secrets.path());
-    let config_dir = House::with(&squatter.yaml(&token));
+    let config_dir = ConfigDir::with(&squatter.yaml(&token));
     let config = config_dir.config.to_str().unwrap();
-    chown(&config_dir.config, Some(NOBODY.parse().unwrap()), None).unwrap();
-    let _answered = larder(&["mode", "--config", config]).await;
+    chown(&config_dir.config, Some(UNPRIVILEGED_USER.parse().unwrap()), None).unwrap();
+    let _answered = run_larder(&["mode", "--config", config]).await;
     assert_eq!(squatter.received().await, ["got GET /v1/mode HTTP/1.1 True"]);
 }
 
@@ -164,7 +164,7 @@ async fn exec_does_not_send_a_command_to_the_proxy_of_another_user() {
     };
     let config = config::parse("proxy.yaml", &yaml("127.0.0.1:9901"), &Env::default()).unwrap();
     let shown = redacted::to_json(&config).to_string();
-    let admin = Origin::always(Answer::new(200, &[], &shown)).await;
+    let admin = Origin::always(MockResponse::new(200, &[], &shown)).await;
     let home = Home::with(&yaml(&admin.addr.to_string()));
     let (proxy, stderr) = proxy_of_exec(&home).await;
     assert!(proxy.starts_with("http://127.0.0.1:"), "{proxy}{stderr}");
@@ -178,6 +178,6 @@ async fn exec_does_not_send_a_command_to_the_proxy_of_another_user() {
 /// The proxy that `larder exec` gives to a command, and its standard error.
 async fn proxy_of_exec(home: &Home) -> (String, String) {
     let mut command = home.command(&["--quiet"], &["sh", "-c", "echo $http_proxy"]);
-    let output = timeout(PATIENCE, command.output()).await.expect("it ends").expect("it starts");
+    let output = timeout(TIMEOUT, command.output()).await.expect("it ends").expect("it starts");
     (text(&output.stdout), text(&output.stderr))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::client::{End, Response};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Seen, Step};
+use crate::origin::{Gate, MockResponse, Origin, ReceivedRequest, Step};
 
 const BODY: &str = "0123456789abcdefghij";
 const TAG: &str = "ETag: \"a\"";
@@ -20,21 +20,21 @@ fn is_hit(answer: &Response) -> bool {
 }
 
 /// Responds as an origin that supports ranges: `bytes=a-b` of `body` as a 206, otherwise all of it.
-fn cut(seen: &Seen, body: &str, fields: &[&str]) -> Answer {
+fn cut(seen: &ReceivedRequest, body: &str, fields: &[&str]) -> MockResponse {
     let range = seen.field("range").and_then(|range| range.strip_prefix("bytes="));
     let span = range.and_then(|range| range.split_once('-'));
     let span = span.and_then(|(a, b)| Some((a.parse::<usize>().ok()?, b.parse::<usize>().ok()?)));
     let Some((first, last)) = span.filter(|_| seen.method == "GET") else {
-        return Answer::new(200, fields, body);
+        return MockResponse::new(200, fields, body);
     };
     if first >= body.len() {
         let range = format!("Content-Range: bytes */{}", body.len());
-        return Answer::new(416, &[&range], "");
+        return MockResponse::new(416, &[&range], "");
     }
     let last = last.min(body.len() - 1);
     let range = format!("Content-Range: bytes {first}-{last}/{}", body.len());
     let fields: Vec<&str> = fields.iter().copied().chain([range.as_str()]).collect();
-    Answer::new(206, &fields, &body.as_bytes()[first..=last])
+    MockResponse::new(206, &fields, &body.as_bytes()[first..=last])
 }
 
 async fn range_origin() -> Origin {
@@ -47,8 +47,8 @@ async fn range(larder: &Larder, range: &str) -> Response {
 
 async fn head(larder: &Larder, fields: &[&str]) -> Response {
     let mut client = larder.client().await;
-    client.ask("HEAD", &format!("{API}/x"), fields).await;
-    client.answer("HEAD").await.expect("a response")
+    client.send_request("HEAD", &format!("{API}/x"), fields).await;
+    client.response("HEAD").await.expect("a response")
 }
 
 /// The ranges and bytes of a `multipart/byteranges` response, and its boundary.
@@ -81,7 +81,7 @@ async fn several_ranges_come_as_one_response_in_the_requested_order() {
             ("-2,4-5,99-,5-6", &[("18-19", "ij"), ("4-6", "456")]),
         ] {
             let answer = range(&larder, requested).await;
-            assert_eq!((answer.status, answer.end), (206, End::Whole), "{requested}");
+            assert_eq!((answer.status, answer.end), (206, End::Complete), "{requested}");
             assert_eq!(answer.field("content-range"), None, "{requested}");
             let length = answer.body.len().to_string();
             assert_eq!(answer.field("content-length"), Some(length.as_str()), "{requested}");
@@ -142,25 +142,25 @@ async fn several_ranges_of_a_body_still_arriving_get_the_whole_body() {
         let wait = gate.clone();
         let origin = Origin::start(move |seen| {
             if seen.index == 0 {
-                return Answer::new(200, &[], "old");
+                return MockResponse::new(200, &[], "old");
             }
             let head = "HTTP/1.1 200 x\r\nContent-Length: 20\r\n\r\n0123456789";
             let rest = Step::Write(b"abcdefghij".to_vec());
-            Answer::raw(head).then([Step::Wait(wait.clone()), rest])
+            MockResponse::raw(head).then([Step::Wait(wait.clone()), rest])
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         larder.get("/x").await;
         larder.clock.advance(secs(3601));
         let mut leader = larder.client().await;
-        leader.ask("GET", &format!("{API}/x"), &[]).await;
-        leader.reads("0123456789").await;
+        leader.send_request("GET", &format!("{API}/x"), &[]).await;
+        leader.read_until("0123456789").await;
         let mut waiter = larder.client().await;
-        waiter.ask("GET", &format!("{API}/x"), &["Range: bytes=15-16,0-1"]).await;
-        waiter.reads("0123456789").await;
+        waiter.send_request("GET", &format!("{API}/x"), &["Range: bytes=15-16,0-1"]).await;
+        waiter.read_until("0123456789").await;
         gate.open();
         for client in [&mut leader, &mut waiter] {
-            let answer = client.answer("GET").await.unwrap();
+            let answer = client.response("GET").await.unwrap();
             assert_eq!((answer.status, answer.text().as_str()), (200, BODY));
             assert_eq!(answer.field("content-length"), Some("20"));
         }
@@ -173,13 +173,13 @@ async fn several_ranges_of_a_body_still_arriving_get_the_whole_body() {
 async fn several_ranges_of_an_unstored_url_pass_through_and_are_not_stored() {
     bounded(async {
         let fields = &[TAG, "Content-Type: multipart/byteranges; boundary=x"];
-        let origin = Origin::always(Answer::new(206, fields, "--x--")).await;
+        let origin = Origin::always(MockResponse::new(206, fields, "--x--")).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         for call in 1..3 {
             let answer = range(&larder, "0-1,5-6").await;
             assert_eq!((answer.status, answer.text().as_str()), (206, "--x--"));
             assert_eq!(origin.calls(), call);
-            assert_eq!(origin.seen()[call - 1].field("range"), Some("bytes=0-1,5-6"));
+            assert_eq!(origin.requests()[call - 1].field("range"), Some("bytes=0-1,5-6"));
         }
     })
     .await;
@@ -246,10 +246,10 @@ async fn a_part_never_satisfies_a_request_for_more_than_it_contains() {
             let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
             assert_eq!(range(&larder, "5-14").await.text(), "56789abcde");
             let mut client = larder.client().await;
-            client.ask(method, &format!("{API}/x"), fields).await;
-            let answer = client.answer(method).await.unwrap();
+            client.send_request(method, &format!("{API}/x"), fields).await;
+            let answer = client.response(method).await.unwrap();
             assert_eq!(origin.calls(), 2, "{method} {fields:?}: the request was forwarded");
-            let seen = &origin.seen()[1];
+            let seen = &origin.requests()[1];
             let sent = fields.iter().find_map(|field| field.strip_prefix("Range: "));
             assert_eq!(seen.field("range"), sent, "{method} {fields:?}");
             assert!(!is_hit(&answer), "{method} {fields:?}: {}", answer.cache_status());
@@ -279,7 +279,7 @@ async fn a_part_is_never_served_instead_of_an_error() {
         let policy = ["ttl: 10s", "stale_while_revalidate: 1h", "stale_if_error: { for: 1h }"];
         let larder = Larder::with_policy(&origin, &policy).await;
         range(&larder, "5-14").await;
-        origin.now(|_| Answer::new(503, &[], "down"));
+        origin.set_script(|_| MockResponse::new(503, &[], "down"));
         let whole = larder.get("/x").await;
         assert_eq!((whole.status, whole.text().as_str()), (503, "down"));
         let outside = range(&larder, "0-8").await;
@@ -291,7 +291,7 @@ async fn a_part_is_never_served_instead_of_an_error() {
             assert_eq!((stale.status, stale.text().as_str()), (503, "down"), "{fields:?}");
             assert_eq!(stale.cache_status(), "larder; fwd=stale; fwd-status=503", "{fields:?}");
         }
-        origin.now(|_| Answer::closed());
+        origin.set_script(|_| MockResponse::closed());
         assert_eq!(range(&larder, "7-8").await.status, 502);
     })
     .await;
@@ -306,7 +306,7 @@ async fn a_full_get_with_only_a_part_stored_is_fetched_unconditionally() {
         let whole = larder.get("/x").await;
         assert_eq!((whole.status, whole.text().as_str()), (200, BODY));
         assert_eq!(whole.cache_status(), "larder; fwd=partial; fwd-status=200; stored; ttl=3600");
-        let seen = &origin.seen()[1];
+        let seen = &origin.requests()[1];
         for name in ["range", "if-none-match", "if-modified-since", "if-range"] {
             assert_eq!(seen.field(name), None, "{name}");
         }
@@ -357,7 +357,7 @@ async fn parts_of_two_versions_are_never_combined() {
             let origin = range_origin().await;
             let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
             range(&larder, "0-10").await;
-            origin.now(move |seen| cut(seen, body, &[tag]));
+            origin.set_script(move |seen| cut(seen, body, &[tag]));
             range(&larder, "9-19").await;
             let whole = larder.get("/x").await;
             assert!(!is_hit(&whole), "{body} {tag}: {}", whole.cache_status());
@@ -390,7 +390,7 @@ async fn a_range_response_that_is_no_usable_part_is_passed_on_and_not_stored() {
             let owned: Vec<String> = fields.iter().map(ToString::to_string).collect();
             let origin = Origin::start(move |_| {
                 let lines: Vec<&str> = owned.iter().map(String::as_str).collect();
-                Answer::new(status, &lines, body)
+                MockResponse::new(status, &lines, body)
             })
             .await;
             let policy = ["ttl: 1h", "ttl_by_status: { 404: 1h, 416: 1h, 5xx: 1h }"];
@@ -401,7 +401,7 @@ async fn a_range_response_that_is_no_usable_part_is_passed_on_and_not_stored() {
                 assert!(!answer.cache_status().contains("stored"), "{fields:?}");
                 assert_eq!(origin.calls(), call, "{status} {fields:?}");
             }
-            origin.now(|_| Answer::new(200, &[], BODY));
+            origin.set_script(|_| MockResponse::new(200, &[], BODY));
             assert_eq!(larder.get("/x").await.text(), BODY, "{status} {fields:?}");
         }
     })
@@ -427,21 +427,21 @@ async fn no_store_and_private_from_the_origin_apply_to_parts() {
 async fn a_truncated_part_is_not_stored_and_does_not_end_cleanly() {
     bounded(async {
         let head = format!("HTTP/1.1 206 x\r\n{TAG}\r\nContent-Range: bytes 5-9/20\r\n");
-        let short = Answer::raw(format!("{head}Content-Length: 5\r\n\r\n567"));
+        let short = MockResponse::raw(format!("{head}Content-Length: 5\r\n\r\n567"));
         let origin = Origin::always(short.then([Step::Close])).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let answer = range(&larder, "5-9").await;
-        assert_eq!((answer.status, answer.end), (206, End::Cut));
+        assert_eq!((answer.status, answer.end), (206, End::Truncated));
         // Chunked, but its `Content-Range` announces more bytes.
         let fields = [TAG, "Content-Range: bytes 5-9/20"];
-        let chunked = Answer::chunked(206, &fields, &[b"567"]);
-        origin.now(move |_| chunked.clone());
+        let chunked = MockResponse::chunked(206, &fields, &[b"567"]);
+        origin.set_script(move |_| chunked.clone());
         for call in 2..4 {
             assert_eq!(range(&larder, "5-9").await.text(), "567");
             assert_eq!(origin.calls(), call);
         }
-        let whole = Answer::chunked(206, &fields, &[b"567", b"89"]);
-        origin.now(move |_| whole.clone());
+        let whole = MockResponse::chunked(206, &fields, &[b"567", b"89"]);
+        origin.set_script(move |_| whole.clone());
         range(&larder, "5-9").await;
         assert!(is_hit(&range(&larder, "5-9").await));
     })
@@ -451,7 +451,7 @@ async fn a_truncated_part_is_not_stored_and_does_not_end_cleanly() {
 #[tokio::test]
 async fn a_200_response_to_a_range_request_is_stored_as_usual() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], BODY)).await;
+        let origin = Origin::always(MockResponse::new(200, &[], BODY)).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let part = range(&larder, "5-9").await;
         assert_eq!((part.status, part.text().as_str()), (206, "56789"));
@@ -467,8 +467,8 @@ async fn a_part_with_status_200_is_passed_on_unchanged_and_not_stored() {
     bounded(async {
         let fields = &["Content-Range: bytes 5-9/20", TAG];
         let origin = Origin::start(|seen| match seen.field("range") {
-            Some(_) => Answer::new(200, fields, "56789"),
-            None => Answer::new(200, &[TAG], BODY),
+            Some(_) => MockResponse::new(200, fields, "56789"),
+            None => MockResponse::new(200, &[TAG], BODY),
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -502,7 +502,7 @@ async fn a_stale_part_is_fetched_again() {
         larder.clock.advance(secs(10));
         let anew = range(&larder, "5-9").await;
         assert_eq!(anew.cache_status(), "larder; fwd=stale; fwd-status=206; stored; ttl=10");
-        assert_eq!(origin.seen()[1].field("if-none-match"), None);
+        assert_eq!(origin.requests()[1].field("if-none-match"), None);
         assert!(is_hit(&range(&larder, "5-9").await));
         assert_eq!(origin.calls(), 2);
     })
@@ -516,8 +516,8 @@ async fn an_unsafe_method_invalidates_parts_including_those_in_flight() {
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         range(&larder, "5-9").await;
         let mut writer = larder.client().await;
-        writer.ask("DELETE", &format!("{API}/x"), &[]).await;
-        writer.answer("DELETE").await.unwrap();
+        writer.send_request("DELETE", &format!("{API}/x"), &[]).await;
+        writer.response("DELETE").await.unwrap();
         assert_eq!(
             range(&larder, "5-9").await.cache_status(),
             "larder; fwd=uri-miss; fwd-status=206; stored; ttl=3600"
@@ -525,18 +525,18 @@ async fn an_unsafe_method_invalidates_parts_including_those_in_flight() {
         // Requested before the unsafe method, received after it.
         let gate = Gate::new();
         let wait = gate.clone();
-        origin.now(move |seen| match seen.method.as_str() {
+        origin.set_script(move |seen| match seen.method.as_str() {
             "GET" => cut(seen, BODY, &[TAG]).after(&wait),
-            _ => Answer::new(200, &[], ""),
+            _ => MockResponse::new(200, &[], ""),
         });
         let calls = origin.calls();
         let mut slow = larder.client().await;
-        slow.ask("GET", &format!("{API}/x"), &["Range: bytes=10-14"]).await;
-        origin.reached(calls + 1).await;
-        writer.ask("DELETE", &format!("{API}/x"), &[]).await;
-        writer.answer("DELETE").await.unwrap();
+        slow.send_request("GET", &format!("{API}/x"), &["Range: bytes=10-14"]).await;
+        origin.wait_for_calls(calls + 1).await;
+        writer.send_request("DELETE", &format!("{API}/x"), &[]).await;
+        writer.response("DELETE").await.unwrap();
         gate.open();
-        assert_eq!(slow.answer("GET").await.unwrap().text(), "abcde");
+        assert_eq!(slow.response("GET").await.unwrap().text(), "abcde");
         assert!(!is_hit(&range(&larder, "10-14").await));
     })
     .await;

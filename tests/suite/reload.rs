@@ -12,18 +12,18 @@ use tokio::time::sleep;
 use crate::client::{Client, End};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin};
-use crate::process::{House, Process};
+use crate::origin::{Gate, MockResponse, Origin};
+use crate::process::{ConfigDir, Process};
 
 #[tokio::test]
 async fn the_next_request_on_an_open_connection_uses_the_new_configuration() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let mut client = larder.client().await;
     let url = format!("{API}/x");
     assert_eq!(client.get(&url, &[]).await.cache_status(), "larder; fwd=bypass; fwd-status=200");
     let reloaded = larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
-    assert_eq!((reloaded.routes, reloaded.notes.len()), (1, 2), "a ttl and a free authority");
+    assert_eq!((reloaded.routes, reloaded.warnings.len()), (1, 2), "a ttl and a free authority");
     let miss = client.get(&url, &[]).await;
     assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
     // Stored responses survive the next reload, and the new policy applies to them.
@@ -35,31 +35,31 @@ async fn the_next_request_on_an_open_connection_uses_the_new_configuration() {
 #[tokio::test]
 async fn a_request_in_flight_keeps_its_policy_and_its_route_label() {
     let gate = Gate::new();
-    let origin = Origin::always(Answer::new(200, &[], "slow").after(&gate)).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "slow").after(&gate)).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let mut client = larder.client().await;
-    client.ask("GET", &format!("{API}/x"), &[]).await;
-    origin.reached(1).await;
+    client.send_request("GET", &format!("{API}/x"), &[]).await;
+    origin.wait_for_calls(1).await;
     let other = "routes: [{ name: other, match: { host: api.example.test }, ttl: 1m }]\n";
     larder.reload(&origin, other).await.unwrap();
     gate.open();
-    let slow = client.answer("GET").await.unwrap();
+    let slow = client.response("GET").await.unwrap();
     assert!(slow.cache_status().ends_with("stored; ttl=3600"), "{}", slow.cache_status());
     assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=60");
-    larder.counts("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
-    larder.counts("larder_requests_total{result=\"hit\",route=\"other\"}", 1.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"hit\",route=\"other\"}", 1.0).await;
     // The old route name is back, and its counters continue.
     larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
     larder.get("/x").await;
-    larder.counts("larder_requests_total{result=\"hit\",route=\"api\"}", 1.0).await;
-    larder.counts("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"hit\",route=\"api\"}", 1.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"miss\",route=\"api\"}", 1.0).await;
 }
 
 /// The keys of pooled connections do not contain the settings that determine how larder reaches an origin.
 /// After such a setting changes, no pooled connection is reused.
 #[tokio::test]
 async fn pooled_connections_are_kept_unless_origins_are_reached_differently() {
-    let origin = Origin::always(Answer::new(200, &[], "one")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "one")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/1").await;
     larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
@@ -69,33 +69,33 @@ async fn pooled_connections_are_kept_unless_origins_are_reached_differently() {
     larder.reload(&origin, &deny).await.unwrap();
     larder.get("/3").await;
     assert_eq!((origin.calls(), origin.connections()), (3, 2));
-    let other = Origin::always(Answer::new(200, &[], "other")).await;
+    let other = Origin::always(MockResponse::new(200, &[], "other")).await;
     larder.reload(&other, &deny).await.unwrap();
     assert_eq!(larder.get("/4").await.text(), "other");
 }
 
 #[tokio::test]
 async fn an_invalid_file_is_rejected_with_its_report() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/x").await;
     let (gauge, failures) =
         ("larder_config_last_reload_successful", "larder_config_reload_failures_total");
-    larder.counts(gauge, 1.0).await;
+    larder.wait_for_metric(gauge, 1.0).await;
     let refused = larder.reload(&origin, &route(&["ttl: 5M"])).await.unwrap_err();
     assert!(refused.report.starts_with("test.yaml:9:10: routes[api].ttl: "), "{}", refused.report);
     assert!(refused.report.ends_with("test.yaml: 1 problem"), "{}", refused.report);
     assert_eq!(larder.get("/x").await.cache_status(), "larder; hit; ttl=3600");
-    larder.counts(gauge, 0.0).await;
-    larder.counts(failures, 1.0).await;
+    larder.wait_for_metric(gauge, 0.0).await;
+    larder.wait_for_metric(failures, 1.0).await;
     larder.reload(&origin, &route(&["ttl: 1h"])).await.unwrap();
-    larder.counts(gauge, 1.0).await;
-    larder.counts(failures, 1.0).await;
+    larder.wait_for_metric(gauge, 1.0).await;
+    larder.wait_for_metric(failures, 1.0).await;
 }
 
 #[tokio::test]
 async fn a_changed_key_that_needs_a_restart_rejects_the_whole_file() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let yaml = format!("limits: {{ connections: 7 }}\n{}", route(&["ttl: 2h"]));
     let refused = larder.reload(&origin, &yaml).await.unwrap_err();
@@ -109,7 +109,7 @@ async fn a_changed_key_that_needs_a_restart_rejects_the_whole_file() {
 /// A client that is no longer admitted is rejected on its open connection.
 #[tokio::test]
 async fn access_that_is_revoked_is_revoked_on_open_connections_too() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let mut client = larder.client().await;
     let url = format!("{API}/x");
@@ -126,7 +126,8 @@ async fn access_that_is_revoked_is_revoked_on_open_connections_too() {
 #[tokio::test]
 async fn a_header_that_becomes_a_credential_separates_stored_responses() {
     let origin =
-        Origin::start(|seen| Answer::new(200, &[], seen.field("x-who").unwrap_or_default())).await;
+        Origin::start(|seen| MockResponse::new(200, &[], seen.field("x-who").unwrap_or_default()))
+            .await;
     let ignoring = ["ttl: 1h", "key: { ignore_headers: [X-Who] }"];
     let larder = Larder::with_policy(&origin, &ignoring).await;
     assert_eq!(larder.get_with("/x", &["X-Who: ann"]).await.text(), "ann");
@@ -140,9 +141,9 @@ async fn a_header_that_becomes_a_credential_separates_stored_responses() {
 
 #[tokio::test]
 async fn a_mode_set_at_run_time_stays_until_the_file_changes_it() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
-    let controls = larder.server.controls();
+    let controls = larder.server.admin_api();
     controls.set_mode(Mode::Offline);
     larder.reload(&origin, "limits: { idle: 5s }\n").await.unwrap();
     assert_eq!(controls.mode(), Mode::Offline);
@@ -155,9 +156,9 @@ async fn a_mode_set_at_run_time_stays_until_the_file_changes_it() {
 
 #[tokio::test]
 async fn the_active_configuration_is_the_last_one_that_was_applied() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
-    let controls = larder.server.controls();
+    let controls = larder.server.admin_api();
     assert_eq!(controls.config()["limits"]["idle"], "1m 15s");
     larder.reload(&origin, "limits: { idle: 5s }\n").await.unwrap();
     larder.reload(&origin, "limits: { idle: 5 }\n").await.unwrap_err();
@@ -174,7 +175,10 @@ async fn load(larder: Arc<Larder>, kept: bool, over: Arc<AtomicBool>, answered: 
         }
         sent += 1;
         let answer = client.get(&format!("{API}/{}", sent % 7), &[]).await;
-        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "hello", End::Whole));
+        assert_eq!(
+            (answer.status, answer.text().as_str(), answer.end),
+            (200, "hello", End::Complete)
+        );
         answered.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -182,7 +186,7 @@ async fn load(larder: Arc<Larder>, kept: bool, over: Arc<AtomicBool>, answered: 
 /// Every second configuration is invalid and is rejected.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lif_03_a_hundred_reloads_under_load_fail_no_request() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Arc::new(Larder::with_policy(&origin, &["ttl: 1h"]).await);
     let (over, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let load = |kept| load(Arc::clone(&larder), kept, Arc::clone(&over), Arc::clone(&answered));
@@ -194,7 +198,7 @@ async fn lif_03_a_hundred_reloads_under_load_fail_no_request() {
         let broken = if turn % 2 == 1 { "jobs: []\n" } else { "" };
         let outcome = larder.reload(&origin, &format!("{broken}{}", route(&policy))).await;
         assert_eq!(outcome.is_ok(), turn % 2 == 0, "{outcome:?}");
-        let shown = larder.server.controls().config()["routes"][0]["fresh"].to_string();
+        let shown = larder.server.admin_api().config()["routes"][0]["fresh"].to_string();
         let hours = turn / 2 * 2 + 1;
         assert!(shown.starts_with(&format!("\"for {}", show(hours))), "{shown} after {turn}");
         // Some requests run under each configuration.
@@ -209,8 +213,8 @@ async fn lif_03_a_hundred_reloads_under_load_fail_no_request() {
     for client in clients {
         client.await.expect("no request failed");
     }
-    larder.counts("larder_config_reload_failures_total", 50.0).await;
-    larder.counts("larder_config_last_reload_successful", 0.0).await;
+    larder.wait_for_metric("larder_config_reload_failures_total", 50.0).await;
+    larder.wait_for_metric("larder_config_last_reload_successful", 0.0).await;
 }
 
 /// Formats hours as larder shows durations: `25h` is `1day 1h`.
@@ -220,11 +224,11 @@ fn show(hours: u64) -> String {
 
 #[tokio::test]
 async fn sighup_reloads_the_file_and_the_result_is_logged() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
     let start =
         format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n{resolve}");
-    let config_dir = House::with(&start);
+    let config_dir = ConfigDir::with(&start);
     let larder = Process::start(&[OsStr::new("run"), config_dir.config.as_os_str()]);
     let addr = larder.addr().await;
     let url = format!("{API}/x");
@@ -233,18 +237,18 @@ async fn sighup_reloads_the_file_and_the_result_is_logged() {
 
     fs::write(&config_dir.config, format!("{start}routes: nonsense\n")).unwrap();
     larder.signal("HUP");
-    let line = larder.err.line("Configuration not reloaded").await;
+    let line = larder.err.wait_for_line("Configuration not reloaded").await;
     assert!(line.contains("routes") && line.contains("ERROR"), "{line}");
     assert_eq!(client.get(&url, &[]).await.status, 200);
 
     let debug = format!("{start}log: {{ level: debug }}\n{}", route(&["ttl: 1h"]));
     fs::write(&config_dir.config, debug).unwrap();
     larder.signal("HUP");
-    let line = larder.err.line("Configuration reloaded").await;
+    let line = larder.err.wait_for_line("Configuration reloaded").await;
     for part in ["routes=1", "added=1", "changed=0", "removed=0"] {
         assert!(line.contains(part), "{part} in {line}");
     }
     let miss = client.get(&url, &[]).await;
     assert!(miss.cache_status().contains("stored"), "{}", miss.cache_status());
-    larder.err.line("Request completed").await;
+    larder.err.wait_for_line("Request completed").await;
 }

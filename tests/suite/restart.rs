@@ -19,8 +19,8 @@ use tokio::time::{interval, timeout};
 use crate::client::{Client, End, Response};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step};
-use crate::process::{House, Process, eventually, larder, program, text};
+use crate::origin::{Gate, MockResponse, Origin, Step};
+use crate::process::{ConfigDir, Process, eventually, program, run_larder, text};
 use crate::resident_memory::resident;
 
 /// A configuration on free ports: `api.example.test` is at `origin`, and everything on it is cached.
@@ -35,7 +35,7 @@ fn is_last(answer: &Response) -> bool {
     answer.field("connection") == Some("close")
 }
 
-fn run(config_dir: &House, flags: &[&str]) -> Process {
+fn run(config_dir: &ConfigDir, flags: &[&str]) -> Process {
     let mut arguments = vec![OsStr::new("run"), config_dir.config.as_os_str()];
     arguments.extend(flags.iter().map(OsStr::new));
     Process::start(&arguments)
@@ -48,8 +48,8 @@ async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
     let gate = Gate::new();
     let wait = gate.clone();
     let origin = Origin::start(move |seen| match seen.target.as_str() {
-        "/slow" => Answer::new(200, &[], "slow").after(&wait),
-        _ => Answer::new(200, &[], "quick"),
+        "/slow" => MockResponse::new(200, &[], "slow").after(&wait),
+        _ => MockResponse::new(200, &[], "quick"),
     })
     .await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -59,9 +59,9 @@ async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
         assert!(!is_last(&client.get(&format!("{API}/x"), &[]).await));
     }
     let mut slow = larder.client().await;
-    slow.ask("GET", &format!("{API}/slow"), &[]).await;
-    origin.reached(2).await;
-    let (controls, addr) = (larder.server.controls(), larder.addr());
+    slow.send_request("GET", &format!("{API}/slow"), &[]).await;
+    origin.wait_for_calls(2).await;
+    let (controls, addr) = (larder.server.admin_api(), larder.addr());
     let admin = larder.server.admin_addr().unwrap();
     assert!(controls.ready().ready);
 
@@ -70,8 +70,8 @@ async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
     eventually("refused", || std::net::TcpStream::connect(addr).is_err()).await;
     let hit = hit.get(&format!("{API}/x"), &[]).await;
     let miss = miss.get(&format!("{API}/new"), &[]).await;
-    passed.ask("DELETE", &format!("{API}/x"), &[]).await;
-    let passed = passed.answer("DELETE").await.unwrap();
+    passed.send_request("DELETE", &format!("{API}/x"), &[]).await;
+    let passed = passed.response("DELETE").await.unwrap();
     for last in [hit, miss, passed] {
         assert_eq!((last.text().as_str(), is_last(&last)), ("quick", true));
     }
@@ -80,13 +80,13 @@ async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
         let request =
             format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         probe.send(request).await;
-        let response = text(&probe.rest().await);
+        let response = text(&probe.read_to_end().await);
         assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "until the end: {response}");
     }
     assert!(!stopping.is_finished(), "one is still in flight");
     gate.open();
     // The request began before the stop, its response is sent after it.
-    let slow = slow.answer("GET").await.unwrap();
+    let slow = slow.response("GET").await.unwrap();
     assert_eq!((slow.text().as_str(), is_last(&slow)), ("slow", true));
     assert!(bounded(stopping).await.unwrap(), "all were finished");
     assert!(TcpStream::connect(admin).await.is_err());
@@ -94,7 +94,7 @@ async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
 
 #[tokio::test]
 async fn an_idle_connection_is_closed_after_the_grace_period() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     let (mut fresh, mut kept) = (larder.client().await, larder.client().await);
     kept.get(&format!("{API}/x"), &[]).await;
@@ -105,7 +105,7 @@ async fn an_idle_connection_is_closed_after_the_grace_period() {
 /// Clients that connected before the stop are served, whether larder had accepted them or not.
 #[tokio::test]
 async fn connections_in_the_listen_backlog_are_served_before_the_stop() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::start(&origin, "").await;
     // Larder accepts nothing in between: this test runs on one thread and does not yield.
     let waiting: Vec<_> = (0..20)
@@ -125,33 +125,33 @@ async fn connections_in_the_listen_backlog_are_served_before_the_stop() {
 
 #[tokio::test]
 async fn lif_04_an_origin_that_hangs_is_cut_at_the_drain_deadline() {
-    let half = Answer::chunked_open(200, &[], &[b"half"]).then([Step::Hang]);
+    let half = MockResponse::chunked_open(200, &[], &[b"half"]).then([Step::Hang]);
     let origin = Origin::always(half).await;
     let (mut larder, _config_dir) =
         Process::run(&yaml(&origin, "limits: { drain: 300ms }\n")).await;
     let mut client = Client::connect(larder.addr().await).await;
-    client.ask("GET", &format!("{API}/x"), &[]).await;
-    client.reads("half").await;
+    client.send_request("GET", &format!("{API}/x"), &[]).await;
+    client.read_until("half").await;
     larder.signal("TERM");
-    let answer = bounded(client.answer("GET")).await.unwrap();
-    assert_eq!((answer.text().as_str(), answer.end), ("half", End::Cut));
-    assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
-    larder.err.line("unfinished requests were cut").await;
+    let answer = bounded(client.response("GET")).await.unwrap();
+    assert_eq!((answer.text().as_str(), answer.end), ("half", End::Truncated));
+    assert_eq!(larder.wait_for_exit().await.code(), Some(0), "{}", larder.err.text());
+    larder.err.wait_for_line("unfinished requests were cut").await;
 }
 
 #[tokio::test]
 async fn lif_04_a_second_signal_ends_larder_within_a_second() {
     for (first, second) in [("TERM", "TERM"), ("INT", "INT"), ("TERM", "INT")] {
-        let origin = Origin::always(Answer::hung()).await;
+        let origin = Origin::always(MockResponse::hang()).await;
         let (mut larder, _config_dir) = Process::run(&yaml(&origin, "")).await;
         let mut client = Client::connect(larder.addr().await).await;
-        client.ask("GET", &format!("{API}/x"), &[]).await;
-        origin.reached(1).await;
+        client.send_request("GET", &format!("{API}/x"), &[]).await;
+        origin.wait_for_calls(1).await;
         larder.signal(first);
-        larder.err.line("Stopping").await;
+        larder.err.wait_for_line("Stopping").await;
         let since = monotonic();
         larder.signal(second);
-        assert_eq!(larder.ended().await.code(), Some(1));
+        assert_eq!(larder.wait_for_exit().await.code(), Some(1));
         assert!(monotonic() - since < Duration::from_secs(1));
     }
 }
@@ -160,16 +160,17 @@ async fn lif_04_a_second_signal_ends_larder_within_a_second() {
 async fn is_not_cut(addr: SocketAddr, path: String) -> bool {
     let Ok(stream) = TcpStream::connect(addr).await else { return true };
     let mut client = Client::over(stream);
-    client.ask("GET", &format!("{API}{path}"), &[]).await;
-    let answer = client.answer("GET").await;
-    answer.is_some_and(|a| (a.status, a.text().as_str(), a.end) == (200, "one second", End::Whole))
+    client.send_request("GET", &format!("{API}{path}"), &[]).await;
+    let answer = client.response("GET").await;
+    answer
+        .is_some_and(|a| (a.status, a.text().as_str(), a.end) == (200, "one second", End::Complete))
 }
 
 /// This test is slow because the case is about requests that take a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lif_01_a_stop_at_500_requests_a_second_cuts_no_response() {
     let second = Step::Pause(Duration::from_secs(1));
-    let answer = Answer(vec![second]).then(Answer::new(200, &[], "one second").0);
+    let answer = MockResponse(vec![second]).then(MockResponse::new(200, &[], "one second").0);
     let origin = Origin::always(answer).await;
     let (mut larder, _config_dir) = Process::run(&yaml(&origin, "")).await;
     let addr = larder.addr().await;
@@ -190,15 +191,15 @@ async fn lif_01_a_stop_at_500_requests_a_second_cuts_no_response() {
     for (turn, request) in requests.into_iter().enumerate() {
         assert!(bounded(request).await.unwrap(), "request {turn} was cut");
     }
-    assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
-    larder.err.line("Stopped").await;
+    assert_eq!(larder.wait_for_exit().await.code(), Some(0), "{}", larder.err.text());
+    larder.err.wait_for_line("Stopped").await;
 }
 
 // ---- hand-over to the next larder
 
 #[tokio::test]
 async fn lif_07_a_second_larder_reports_the_address_the_pid_and_take_over() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (first, config_dir) = Process::run(&yaml(&origin, "")).await;
     let taken = first.addr().await;
     let pid = first.child.id().unwrap();
@@ -206,7 +207,7 @@ async fn lif_07_a_second_larder_reports_the_address_the_pid_and_take_over() {
     let second = config_dir.directory.path().join("second.yaml");
     fs::write(&second, same.replacen("127.0.0.1:0", &taken.to_string(), 1)).unwrap();
     let since = monotonic();
-    let ended = larder(&[OsStr::new("run"), second.as_os_str()]).await;
+    let ended = run_larder(&[OsStr::new("run"), second.as_os_str()]).await;
     assert!(monotonic() - since < Duration::from_secs(1));
     assert_eq!(ended.status.code(), Some(1));
     let expected = format!(
@@ -223,8 +224,8 @@ async fn the_next_larder_takes_the_sockets_over_and_the_old_one_drains() {
     let gate = Gate::new();
     let wait = gate.clone();
     let origin = Origin::start(move |seen| match seen.target.as_str() {
-        "/slow" => Answer::new(200, &[], "slow").after(&wait),
-        _ => Answer::new(200, &[], "quick"),
+        "/slow" => MockResponse::new(200, &[], "slow").after(&wait),
+        _ => MockResponse::new(200, &[], "quick"),
     })
     .await;
     let (mut before, config_dir) = Process::run(&yaml(&origin, "")).await;
@@ -232,12 +233,12 @@ async fn the_next_larder_takes_the_sockets_over_and_the_old_one_drains() {
     let mut kept = Client::connect(addr).await;
     assert_eq!(kept.get(&format!("{API}/x"), &[]).await.text(), "quick");
     let mut slow = Client::connect(addr).await;
-    slow.ask("GET", &format!("{API}/slow"), &[]).await;
-    origin.reached(2).await;
+    slow.send_request("GET", &format!("{API}/slow"), &[]).await;
+    origin.wait_for_calls(2).await;
 
     let mut next = run(&config_dir, &["--take-over"]);
     assert_eq!((next.addr().await, next.admin().await), (addr, admin), "the same sockets");
-    before.err.line("Another larder has taken over").await;
+    before.err.wait_for_line("Another larder has taken over").await;
     // The old larder may have accepted one more connection before it stopped, and closes that one after
     // its response.
     let mut fresh = Client::connect(addr).await;
@@ -253,16 +254,16 @@ async fn the_next_larder_takes_the_sockets_over_and_the_old_one_drains() {
     bounded(idle_connection_is_closed).await;
     assert!(before.child.try_wait().unwrap().is_none(), "one is still in flight");
     gate.open();
-    let slow = slow.answer("GET").await.unwrap();
-    assert_eq!((slow.text().as_str(), slow.end), ("slow", End::Whole));
-    assert_eq!(before.ended().await.code(), Some(0), "{}", before.err.text());
-    before.err.line("Stopped").await;
+    let slow = slow.response("GET").await.unwrap();
+    assert_eq!((slow.text().as_str(), slow.end), ("slow", End::Complete));
+    assert_eq!(before.wait_for_exit().await.code(), Some(0), "{}", before.err.text());
+    before.err.wait_for_line("Stopped").await;
 
     // A third larder takes over from the second.
     let third = run(&config_dir, &["--take-over"]);
     assert_eq!(third.addr().await, addr);
     drop(fresh);
-    assert_eq!(next.ended().await.code(), Some(0), "{}", next.err.text());
+    assert_eq!(next.wait_for_exit().await.code(), Some(0), "{}", next.err.text());
     assert_eq!(Client::connect(addr).await.get(&format!("{API}/x"), &[]).await.text(), "quick");
 }
 
@@ -273,8 +274,8 @@ async fn an_invalidation_during_a_hand_over_reaches_both_larders() {
     let gate = Gate::new();
     let wait = gate.clone();
     let origin = Origin::start(move |seen| match seen.target.as_str() {
-        "/slow" => Answer::new(200, &[], "slow").after(&wait),
-        _ => Answer::new(200, &[], format!("{}", seen.index)),
+        "/slow" => MockResponse::new(200, &[], "slow").after(&wait),
+        _ => MockResponse::new(200, &[], format!("{}", seen.index)),
     })
     .await;
     let (before, config_dir) = Process::run(&yaml(&origin, "")).await;
@@ -287,12 +288,12 @@ async fn an_invalidation_during_a_hand_over_reaches_both_larders() {
     let (old, name) = (answer.text(), answer.field("via").map(str::to_owned));
     assert_eq!(second.get(&url("/purged"), &[]).await.text(), old);
     let mut slow = Client::connect(addr).await;
-    slow.ask("GET", &url("/slow"), &[]).await;
-    origin.reached(2).await;
+    slow.send_request("GET", &url("/slow"), &[]).await;
+    origin.wait_for_calls(2).await;
 
     let next = run(&config_dir, &["--take-over"]);
     let admin = next.admin().await;
-    before.err.line("Another larder has taken over").await;
+    before.err.wait_for_line("Another larder has taken over").await;
     // The old larder logs this a moment before it acts on it and may accept one more connection. `Via`
     // shows which larder responds.
     bounded(async { while !is_last(&probe.get(&url("/purged"), &[]).await) {} }).await;
@@ -308,25 +309,25 @@ async fn an_invalidation_during_a_hand_over_reaches_both_larders() {
     .await;
     assert_eq!(fresh.get(&url("/written"), &[]).await.text(), written, "the next one has it");
     // The old larder sends the last response of this connection; the write must reach the new one too.
-    first.ask("POST", &url("/written"), &["Content-Length: 0"]).await;
-    assert!(is_last(&first.answer("POST").await.unwrap()));
+    first.send_request("POST", &url("/written"), &["Content-Length: 0"]).await;
+    assert!(is_last(&first.response("POST").await.unwrap()));
     bounded(async { while fresh.get(&url("/written"), &[]).await.text() == written {} }).await;
     // The other way round: a purge that the new larder confirms also removes the entry of the old one.
     let purge = [OsStr::new("purge"), OsStr::new("http://api.example.test/purged")];
     let admin = admin.to_string();
     let purge = [purge.as_slice(), &[OsStr::new("--admin"), OsStr::new(&admin)]].concat();
     // The new larder confirms no purge before it has opened the store, because the purge would not persist.
-    bounded(async { while larder(&purge).await.status.code() != Some(0) {} }).await;
+    bounded(async { while run_larder(&purge).await.status.code() != Some(0) {} }).await;
     let last = second.get(&url("/purged"), &[]).await;
     assert!(is_last(&last), "from the old larder");
     assert_ne!(last.text(), old);
     gate.open();
-    assert_eq!(slow.answer("GET").await.unwrap().text(), "slow");
+    assert_eq!(slow.response("GET").await.unwrap().text(), "slow");
 }
 
 #[tokio::test]
 async fn a_next_larder_that_cannot_start_leaves_the_running_one_unchanged() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (mut running, config_dir) = Process::run(&yaml(&origin, "")).await;
     let addr = running.addr().await;
     let mut kept = Client::connect(addr).await;
@@ -347,34 +348,34 @@ async fn a_next_larder_that_cannot_start_leaves_the_running_one_unchanged() {
         assert_ne!(broken, fine);
         fs::write(&config_dir.config, broken).unwrap();
         let mut next = run(&config_dir, &["--take-over"]);
-        assert_eq!(next.ended().await.code(), Some(exit), "{}", next.err.text());
+        assert_eq!(next.wait_for_exit().await.code(), Some(exit), "{}", next.err.text());
         let answer = kept.get(&format!("{API}/x"), &[]).await;
         assert!(!is_last(&answer), "it goes on");
     }
-    running.err.line("The other larder did not start").await;
+    running.err.wait_for_line("The other larder did not start").await;
     assert!(running.child.try_wait().unwrap().is_none());
     // The running larder still offers its sockets.
     fs::write(&config_dir.config, fine).unwrap();
     let next = run(&config_dir, &["--take-over"]);
     assert_eq!(next.addr().await, addr);
     drop(kept);
-    assert_eq!(running.ended().await.code(), Some(0), "{}", running.err.text());
+    assert_eq!(running.wait_for_exit().await.code(), Some(0), "{}", running.err.text());
 }
 
 #[tokio::test]
 async fn take_over_without_a_running_larder_starts_as_usual() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
-    let config_dir = House::with(&yaml(&origin, ""));
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
+    let config_dir = ConfigDir::with(&yaml(&origin, ""));
     let mut first = run(&config_dir, &["--take-over"]);
     let addr = first.addr().await;
-    first.err.line("No larder to take over from").await;
+    first.err.wait_for_line("No larder to take over from").await;
     assert_eq!(Client::connect(addr).await.get(&format!("{API}/x"), &[]).await.text(), "hello");
     // A killed larder leaves its socket file behind.
     first.signal("KILL");
-    first.ended().await;
+    first.wait_for_exit().await;
     let second = run(&config_dir, &["--take-over"]);
     let addr = second.addr().await;
-    second.err.line("No larder to take over from").await;
+    second.err.wait_for_line("No larder to take over from").await;
     assert_eq!(Client::connect(addr).await.get(&format!("{API}/x"), &[]).await.text(), "hello");
 }
 
@@ -382,7 +383,7 @@ async fn take_over_without_a_running_larder_starts_as_usual() {
 #[tokio::test]
 async fn the_hand_over_socket_is_private_and_removed_at_the_stop() {
     use std::os::unix::fs::PermissionsExt;
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (mut running, config_dir) = Process::run(&yaml(&origin, "")).await;
     let store = config_dir.directory.path().join("larder-data");
     let offer = store.join("handover.sock");
@@ -397,16 +398,16 @@ async fn the_hand_over_socket_is_private_and_removed_at_the_stop() {
     let _closed = bounded(stranger.read_to_end(&mut received)).await;
     assert!(received.is_empty());
     running.signal("TERM");
-    assert_eq!(running.ended().await.code(), Some(0));
+    assert_eq!(running.wait_for_exit().await.code(), Some(0));
     assert!(!offer.exists());
 }
 
 #[tokio::test]
 async fn a_store_path_too_long_for_a_socket_only_disables_the_hand_over() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let store = format!("store: {{ path: {} }}\n", "long/".repeat(20));
     let (larder, _config_dir) = Process::run(&yaml(&origin, &store)).await;
-    let line = larder.err.line("Sockets not offered").await;
+    let line = larder.err.wait_for_line("Sockets not offered").await;
     assert!(line.contains("too long"), "{line}");
     let mut client = Client::connect(larder.addr().await).await;
     assert_eq!(client.get(&format!("{API}/x"), &[]).await.text(), "hello");
@@ -415,63 +416,65 @@ async fn a_store_path_too_long_for_a_socket_only_disables_the_hand_over() {
 #[tokio::test]
 async fn a_file_size_limit_only_keeps_larger_responses_off_the_disk() {
     let large = "x".repeat(4 << 20);
-    let origin = Origin::always(Answer::new(200, &["Cache-Control: max-age=600"], &large)).await;
+    let origin =
+        Origin::always(MockResponse::new(200, &["Cache-Control: max-age=600"], &large)).await;
     for blocks in [1_000, 5_000] {
         let (mut larder, _config_dir) =
-            Process::run_within(&format!("-f {blocks}"), &yaml(&origin, "")).await;
+            Process::run_with_ulimit(&format!("-f {blocks}"), &yaml(&origin, "")).await;
         let mut client = Client::connect(larder.addr().await).await;
         for path in ["/1", "/2", "/3", "/1"] {
             let answer = client.get(&format!("{API}{path}"), &[]).await;
             assert_eq!(answer.text().len(), large.len());
         }
-        larder.err.line("(os error 27)").await;
+        larder.err.wait_for_line("(os error 27)").await;
         assert_eq!(client.get(&format!("{API}/1"), &[]).await.text().len(), large.len());
         larder.signal("TERM");
-        assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
+        assert_eq!(larder.wait_for_exit().await.code(), Some(0), "{}", larder.err.text());
     }
 }
 
 // ---- socket activation by a supervisor
 
 /// `larder run` with this socket passed as systemd passes it: as descriptor 3.
-fn activated(socket: std::net::TcpListener, config_dir: &House) -> Process {
+fn activated(socket: std::net::TcpListener, config_dir: &ConfigDir) -> Process {
     let script = "exec 3<&0 0</dev/null; LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", program(), "run"]).arg(&config_dir.config);
     command.stdin(Stdio::from(OwnedFd::from(socket)));
-    Process::of(command)
+    Process::from_command(command)
 }
 
 #[tokio::test]
 async fn a_listening_socket_of_a_supervisor_is_used_and_outlives_larder() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = socket.local_addr().unwrap();
-    let config_dir = House::with(&yaml(&origin, "").replacen("127.0.0.1:0", &addr.to_string(), 1));
+    let config_dir =
+        ConfigDir::with(&yaml(&origin, "").replacen("127.0.0.1:0", &addr.to_string(), 1));
     // Sent before larder runs: the connection waits in the supervisor's backlog.
     let mut early = Client::connect(addr).await;
-    early.ask("GET", &format!("{API}/x"), &[]).await;
+    early.send_request("GET", &format!("{API}/x"), &[]).await;
     let mut larder = activated(socket.try_clone().unwrap(), &config_dir);
-    assert_eq!(bounded(early.answer("GET")).await.unwrap().text(), "hello");
+    assert_eq!(bounded(early.response("GET")).await.unwrap().text(), "hello");
     assert_eq!(larder.addr().await, addr);
     larder.signal("TERM");
-    assert_eq!(larder.ended().await.code(), Some(0), "{}", larder.err.text());
+    assert_eq!(larder.wait_for_exit().await.code(), Some(0), "{}", larder.err.text());
     // Between two larders, connections wait and are not refused.
     let mut between = Client::connect(addr).await;
-    between.ask("GET", &format!("{API}/x"), &[]).await;
+    between.send_request("GET", &format!("{API}/x"), &[]).await;
     let _next = activated(socket, &config_dir);
-    assert_eq!(bounded(between.answer("GET")).await.unwrap().text(), "hello");
+    assert_eq!(bounded(between.response("GET")).await.unwrap().text(), "hello");
 }
 
 #[tokio::test]
 async fn a_supervisors_socket_missing_from_the_file_is_an_error_naming_both() {
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = socket.local_addr().unwrap();
     let yaml = yaml(&origin, "").replacen("127.0.0.1:0", "127.0.0.1:18080", 1);
-    let config_dir = House::with(&yaml.replace("admin: { listen: 127.0.0.1:0 }", "admin: off"));
+    let config_dir = ConfigDir::with(&yaml.replace("admin: { listen: 127.0.0.1:0 }", "admin: off"));
     let mut larder = activated(socket, &config_dir);
-    assert_eq!(larder.ended().await.code(), Some(1));
+    assert_eq!(larder.wait_for_exit().await.code(), Some(1));
     let log = larder.err.text();
     assert!(log.contains(&format!("listens on {addr}")), "{log}");
     assert!(log.contains("`listen` (127.0.0.1:18080)"), "{log}");
@@ -514,7 +517,7 @@ async fn lif_06_clients_that_reset_at_any_byte_leave_nothing_behind() {
     let body = vec![b'x'; 3000];
     let origin = Origin::start(move |seen| {
         // Without pooled connections, any that are left at the end are a leak.
-        let answer = Answer::new(200, &["Connection: close"], &body);
+        let answer = MockResponse::new(200, &["Connection: close"], &body);
         if seen.method == "POST" { answer } else { answer.then([Step::Close]) }
     })
     .await;
@@ -565,13 +568,16 @@ async fn lif_06_clients_that_reset_at_any_byte_leave_nothing_behind() {
     assert_eq!(larder.server.waiting(), 0, "no client waits for a fill any more");
     println!("LIF-06: {base} descriptors, as at first; {} KiB more", grown >> 10);
     let answer = bounded(larder.get("/hit")).await;
-    assert_eq!((answer.body.len(), answer.end), (3000, End::Whole));
+    assert_eq!((answer.body.len(), answer.end), (3000, End::Complete));
 }
 
 /// Waits until no connection is open and at most `most` descriptors are.
 async fn idle(larder: &Larder, most: usize) {
     // The listener itself takes one place.
-    while larder.server.places_taken() > 1 || larder.server.waiting() > 0 || descriptors() > most {
+    while larder.server.connections_taken() > 1
+        || larder.server.waiting() > 0
+        || descriptors() > most
+    {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

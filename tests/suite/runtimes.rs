@@ -19,9 +19,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Origin};
-use crate::process::{PATIENCE, text};
-use crate::tls_origin::{Authority, Certificate, Speaks, TlsOrigin};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{TIMEOUT, text};
+use crate::tls_origin::{Certificate, Protocols, TestCa, TlsOrigin};
 
 /// The environment of a command: the variables of the caller, and those that larder adds.
 struct CommandEnv {
@@ -50,7 +50,7 @@ impl CommandEnv {
             .collect();
         let caller: Env = env.clone().into_iter().collect();
         let config = config::parse("test.yaml", "version: 1", &caller).unwrap();
-        let no_proxy = &NoProxy::of(&config, &caller);
+        let no_proxy = &NoProxy::from_config(&config, &caller);
         let launch = ExecEnv { proxy, password, ca, no_proxy, directory: &private, env: &caller };
         env.extend(launch.prepare().unwrap());
         Self { directory, env }
@@ -68,7 +68,7 @@ impl CommandEnv {
     async fn run<S: AsRef<OsStr>>(&self, program: &str, arguments: &[S]) -> String {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().envs(&self.env).stdin(Stdio::null()).kill_on_drop(true);
-        let output = timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+        let output = timeout(TIMEOUT, command.output()).await.expect("it ends").unwrap();
         let stdout = text(&output.stdout);
         assert!(output.status.success(), "{program}: {stdout}{}", text(&output.stderr));
         stdout
@@ -114,9 +114,9 @@ impl Both {
 
     /// The same with these lines in the configuration.
     async fn starting(more: &str) -> Self {
-        let authority = Authority::new();
-        let secure = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "secure").await;
-        let plain = Origin::always(Answer::new(200, &[], "plain")).await;
+        let authority = TestCa::new();
+        let secure = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "secure").await;
+        let plain = Origin::always(MockResponse::new(200, &[], "plain")).await;
         let yaml = format!(
             "{more}resolve: {{ api.example.test: \"{}\", secure.example.test: \"{}\" }}\n{}",
             plain.addr,
@@ -139,7 +139,7 @@ impl Both {
         assert_eq!((self.plain.calls(), self.secure.calls()), (1, 2), "{output}");
         // A tunnel is recorded when it closes, which may be after the command has ended.
         let tunnels = "larder_requests_total{result=\"tunnel\",route=\"none\"}";
-        self.larder.until("a tunnel", |larder| larder.metric(tunnels) > 0.0).await;
+        self.larder.wait_until("a tunnel", |larder| larder.metric(tunnels) > 0.0).await;
     }
 }
 
@@ -372,7 +372,7 @@ async fn wget_uses_larder_and_keeps_its_settings() {
         let arguments: Vec<_> = arguments.into_iter().chain(URLS).collect();
         let output = command_env.run("wget", &arguments).await;
         both.assert_used(&output).await;
-        assert_eq!(both.plain.seen()[0].field("user-agent"), Some("theirs"));
+        assert_eq!(both.plain.requests()[0].field("user-agent"), Some("theirs"));
     }
 }
 
@@ -400,7 +400,7 @@ async fn clients_send_the_password_that_a_larder_requires() {
         let command_env = CommandEnv::with(both.larder.addr(), password, &both.ca, &[]);
         let output = command_env.run(program, &arguments).await;
         both.assert_used(&output).await;
-        let seen = both.plain.seen();
+        let seen = both.plain.requests();
         assert_eq!(seen[0].field("proxy-authorization"), None, "{program}: larder removes it");
     }
 }

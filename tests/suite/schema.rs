@@ -10,7 +10,7 @@ use larder::cli::schema::SCHEMA;
 use larder::config::{self, diagnostics::WarningKind, env::Env};
 use serde_json::Value;
 
-use crate::process::{larder, text};
+use crate::process::{run_larder, text};
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).expect("the schema is JSON")
@@ -68,7 +68,7 @@ fn the_schema_is_valid_and_declares_its_dialect() {
 
 #[tokio::test]
 async fn larder_schema_prints_the_schema() {
-    let output = larder(&["schema"]).await;
+    let output = run_larder(&["schema"]).await;
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), SCHEMA));
 }
 
@@ -102,8 +102,8 @@ fn the_presets_page_shows_every_preset_and_larder_accepts_them() {
         assert!(blocks.contains(&text.trim_end()), "{} is not what the page shows", path.display());
         let config =
             config::parse("proxy.yaml", &text, &env).unwrap_or_else(|report| panic!("{report}"));
-        let set_aside = |kind: WarningKind| kind == WarningKind::SetAside;
-        assert!(config.notes.iter().all(|note| set_aside(note.kind)), "{:?}", config.notes);
+        let set_aside = |kind: WarningKind| kind == WarningKind::OverridesOrigin;
+        assert!(config.warnings.iter().all(|note| set_aside(note.kind)), "{:?}", config.warnings);
     }
 }
 

@@ -19,10 +19,10 @@ use tokio_rustls::client::TlsStream;
 
 use crate::client::Client;
 use crate::concurrent::bounded;
-use crate::intercepted::{self, API as HOST, H2, Scene};
+use crate::intercepted::{self, API as HOST, H2, InterceptionSetup};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step};
-use crate::tls_origin::{Authority, TlsOrigin};
+use crate::origin::{Gate, MockResponse, Origin, Step};
+use crate::tls_origin::{TestCa, TlsOrigin};
 
 const LIMITS: &str = "limits: { body_idle: 600ms, body_min_rate: 100B/s }\n";
 
@@ -37,7 +37,7 @@ async fn begin_post(larder: &Larder, path: &str, length: usize, fields: &str) ->
 #[tokio::test]
 async fn a_client_that_stalls_or_drips_gets_408_and_the_origin_is_not_blamed() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let breaker = "upstreams: { api: { hosts: [api.example.test], timeouts: { first_byte: 300ms }, \
                        breaker: { failures: 3, within: 30s, open_for: 30s } } }\n";
         let yaml = format!("{LIMITS}{breaker}{}", route(&["ttl: 1h"]));
@@ -54,15 +54,15 @@ async fn a_client_that_stalls_or_drips_gets_408_and_the_origin_is_not_blamed() {
                 }
             };
             let _over_the_limit = timeout(Duration::from_millis(900), dripping).await;
-            let answer = client.answer("POST").await.expect("a response");
+            let answer = client.response("POST").await.expect("a response");
             assert_eq!(answer.status, 408, "drips: {drips}");
             assert!(answer.text().contains("limits.body_min_rate"), "{}", answer.text());
         }
         // No cooldown is active and no breaker is open, because the origin has not failed.
         assert_eq!(larder.get("/x").await.text(), "ok");
         let mut other = larder.client().await;
-        other.ask("POST", &format!("{API}/w"), &["Content-Length: 0"]).await;
-        assert_eq!(other.answer("POST").await.expect("a response").text(), "ok");
+        other.send_request("POST", &format!("{API}/w"), &["Content-Length: 0"]).await;
+        assert_eq!(other.response("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
@@ -70,7 +70,7 @@ async fn a_client_that_stalls_or_drips_gets_408_and_the_origin_is_not_blamed() {
 #[tokio::test]
 async fn a_long_steady_upload_and_a_silent_grpc_stream_are_not_cut() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let larder = Larder::start(&origin, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await;
         let mut steady = begin_post(&larder, "/w", 1 + 15 * 30, "").await;
         let mut grpc =
@@ -79,10 +79,10 @@ async fn a_long_steady_upload_and_a_silent_grpc_stream_are_not_cut() {
             sleep(Duration::from_millis(100)).await;
             steady.send([b'x'; 30]).await;
         }
-        assert_eq!(steady.answer("POST").await.expect("a response").text(), "ok");
+        assert_eq!(steady.response("POST").await.expect("a response").text(), "ok");
         // This client has sent nothing for more than twice the limit.
         grpc.send("x").await;
-        assert_eq!(grpc.answer("POST").await.expect("a response").text(), "ok");
+        assert_eq!(grpc.response("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
@@ -91,8 +91,8 @@ async fn a_long_steady_upload_and_a_silent_grpc_stream_are_not_cut() {
 async fn a_slow_upload_that_probes_a_cooldown_delays_no_other_request() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.index {
-            0 => Answer::new(429, &["Retry-After: 1", "Connection: close"], "later"),
-            _ => Answer::new(200, &[], "ok"),
+            0 => MockResponse::new(429, &["Retry-After: 1", "Connection: close"], "later"),
+            _ => MockResponse::new(200, &[], "ok"),
         })
         .await;
         let upstream =
@@ -101,11 +101,11 @@ async fn a_slow_upload_that_probes_a_cooldown_delays_no_other_request() {
         assert_eq!(larder.get("/x").await.status, 429);
         larder.clock.advance(Duration::from_secs(2));
         let mut slow = begin_post(&larder, "/w", 2, "").await;
-        larder.until("it is under way", |_| origin.connections() == 2).await;
+        larder.wait_until("it is under way", |_| origin.connections() == 2).await;
         let cold = timeout(Duration::from_secs(5), larder.get("/y")).await.expect("soon");
         assert_eq!(cold.text(), "ok");
         slow.send("x").await;
-        assert_eq!(slow.answer("POST").await.expect("a response").text(), "ok");
+        assert_eq!(slow.response("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
@@ -160,7 +160,7 @@ async fn an_origin_that_gives_up_waiting_for_a_body_is_not_blamed() {
             let mut client = larder.client().await;
             let head = format!("POST {API}{path} HTTP/1.1\r\nHost: x\r\n{fields}");
             client.send(format!("{head}Content-Length: 1000\r\n\r\nx")).await;
-            let answer = client.answer("POST").await.expect("a response");
+            let answer = client.response("POST").await.expect("a response");
             assert_eq!(answer.status, 408, "{path} {fields}");
         }
         assert_eq!(larder.get("/x").await.text(), "ok", "no breaker is open");
@@ -171,14 +171,14 @@ async fn an_origin_that_gives_up_waiting_for_a_body_is_not_blamed() {
 #[tokio::test]
 async fn larder_sends_100_continue_where_an_origin_does_not() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let larder = Larder::start(&origin, &route(&["ttl: 1h"])).await;
         let mut client = larder.client().await;
         let head = format!("POST {API}/w HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n");
         client.send(format!("{head}Content-Length: 2\r\n\r\n")).await;
-        assert_eq!(client.one_answer("POST").await.expect("a 100").status, 100);
+        assert_eq!(client.next_response("POST").await.expect("a 100").status, 100);
         client.send("hi").await;
-        assert_eq!(client.answer("POST").await.expect("a response").text(), "ok");
+        assert_eq!(client.response("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
@@ -199,9 +199,9 @@ async fn outcome_of(answer: ResponseFuture) -> (u16, Vec<u8>) {
     (status, body)
 }
 
-async fn with_limits() -> Scene {
-    let origin = Origin::always(Answer::new(200, &[], "ok")).await;
-    Scene::with(origin, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await
+async fn with_limits() -> InterceptionSetup {
+    let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
+    InterceptionSetup::start(origin, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await
 }
 
 /// A client that sends one upload after the other is not silent meanwhile: the later uploads wait for the
@@ -283,11 +283,11 @@ async fn origin_without_reads() -> SocketAddr {
 #[tokio::test]
 async fn an_upload_behind_one_that_the_origin_does_not_read_is_not_cut() {
     bounded(async {
-        let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, origin_without_reads().await).await;
-        let unused = Origin::always(Answer::closed()).await;
+        let authority = TestCa::new();
+        let tls = TlsOrigin::in_front_of(&authority, origin_without_reads().await).await;
+        let unused = Origin::always(MockResponse::closed()).await;
         let yaml = format!("{LIMITS}tls: {{ intercept: [{}] }}\n", intercepted::API);
-        let scene = Scene::at(tls, authority, unused, &yaml).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused, &yaml).await;
         let mut h2 = scene.h2().await;
         let (first, mut body) = upload(&mut h2, "/unread");
         let (mut second, mut waits) = upload(&mut h2, "/2");
@@ -310,13 +310,17 @@ async fn an_upload_behind_one_that_the_origin_does_not_read_is_not_cut() {
 async fn an_upload_that_waits_for_its_client_delays_no_other_request() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.index {
-            0 => Answer::new(429, &["Retry-After: 1", "Connection: close"], "later"),
-            _ => Answer::new(200, &[], "ok"),
+            0 => MockResponse::new(429, &["Retry-After: 1", "Connection: close"], "later"),
+            _ => MockResponse::new(200, &[], "ok"),
         })
         .await;
         let upstream = ", rate_limit: { max_wait: 9s, in_flight: 1 }";
-        let scene =
-            Scene::before(origin, upstream, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await;
+        let scene = InterceptionSetup::start_with_upstream(
+            origin,
+            upstream,
+            &format!("{LIMITS}{}", route(&["ttl: 1h"])),
+        )
+        .await;
         let mut h2 = scene.h2().await;
         let url = |path: &str| format!("https://{}{path}", intercepted::API);
         assert_eq!(intercepted::get(&mut h2, &url("/x")).await.0, 429);
@@ -389,14 +393,14 @@ async fn an_error_response_to_half_an_upload_is_not_blamed_on_the_origin() {
         let larder = Larder::bare(&format!("{yaml}{}", route(&["ttl: 1h"]))).await;
         for n in 0..5 {
             let mut client = begin_post(&larder, &format!("/w{n}"), 10_000, "").await;
-            let answer = client.answer("POST").await.expect("a response");
+            let answer = client.response("POST").await.expect("a response");
             assert_eq!((answer.status, answer.text().as_str()), (503, "no body came"));
         }
         assert_eq!(larder.get("/x").await.text(), "fine");
         // Errors in response to whole uploads do count.
         for n in 0..3 {
             let mut client = begin_post(&larder, &format!("/w{n}"), 1, "").await;
-            assert_eq!(client.answer("POST").await.expect("a response").text(), "no body came");
+            assert_eq!(client.response("POST").await.expect("a response").text(), "no body came");
         }
         assert_eq!(larder.get("/y").await.status, 503);
     })
@@ -407,7 +411,7 @@ async fn an_error_response_to_half_an_upload_is_not_blamed_on_the_origin() {
 #[tokio::test]
 async fn slow_uploads_give_up_their_ban_guard_slots_to_waiting_calls() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "ok")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let guard = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 5s }, \
                      ban_guard: { limit: 4/10m, trip_at: 0.75, statuses: [401] } } }\n";
         let larder = Larder::start(&origin, &format!("{guard}{}", route(&["ttl: 1h"]))).await;
@@ -415,7 +419,7 @@ async fn slow_uploads_give_up_their_ban_guard_slots_to_waiting_calls() {
         for n in 0..3 {
             slow.push(begin_post(&larder, &format!("/w{n}"), 10_000, "").await);
         }
-        larder.until("they are under way", |_| origin.connections() == 3).await;
+        larder.wait_until("they are under way", |_| origin.connections() == 3).await;
         for n in 0..2 {
             let path = format!("/{n}");
             let mut answer = pin!(larder.get(&path));
@@ -430,12 +434,12 @@ async fn slow_uploads_give_up_their_ban_guard_slots_to_waiting_calls() {
             };
             assert_eq!(answer.text(), "ok");
         }
-        let gave_way = slow[0].answer("POST").await.expect("a response");
+        let gave_way = slow[0].response("POST").await.expect("a response");
         assert_eq!(gave_way.status, 408);
         assert!(gave_way.text().contains("ban_guard"), "{}", gave_way.text());
         // The other uploads continue.
         slow[2].send("x".repeat(9_999)).await;
-        assert_eq!(slow[2].answer("POST").await.expect("a response").text(), "ok");
+        assert_eq!(slow[2].response("POST").await.expect("a response").text(), "ok");
     })
     .await;
 }
@@ -450,7 +454,7 @@ async fn stalled_clients_are_dropped(host: &str, route_label: &str) {
         let head =
             format!("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: {LONG}\r\n\r\n");
         let body = Step::Repeat(&[b'x'; 4096], LONG >> 12);
-        let long = Answer::raw(head).then([body]);
+        let long = MockResponse::raw(head).then([body]);
         let origin = Origin::always(long).await;
         let to = format!("'{}'", origin.addr);
         let resolve = format!("resolve: {{ api.example.test: {to}, other.example.test: {to} }}\n");
@@ -459,7 +463,7 @@ async fn stalled_clients_are_dropped(host: &str, route_label: &str) {
         let mut stalled = Vec::new();
         for n in 0..12 {
             let mut client = larder.client().await;
-            client.ask("GET", &format!("{host}/{n}"), &[]).await;
+            client.send_request("GET", &format!("{host}/{n}"), &[]).await;
             stalled.push(client);
         }
         let broken = format!("larder_requests_total{{result=\"error\",route=\"{route_label}\"}}");
@@ -494,13 +498,14 @@ async fn an_unread_http_2_connection_is_dropped_when_memory_is_short() {
         let origin = Origin::start(move |seen| {
             if seen.target == "/quiet" {
                 let fields = ["Content-Type: text/event-stream"];
-                return Answer::chunked_open(200, &fields, &[b"x"]).then([Step::Hang]);
+                return MockResponse::chunked_open(200, &fields, &[b"x"]).then([Step::Hang]);
             }
-            Answer::new(200, &["Cache-Control: no-store"], vec![b'x'; 60_000]).after(&wait)
+            MockResponse::new(200, &["Cache-Control: no-store"], vec![b'x'; 60_000]).after(&wait)
         })
         .await;
         let limits = "limits: { in_flight: 64KiB }\nstore: { disk: off, max_object: 16KiB }\n";
-        let scene = Scene::with(origin, &format!("{limits}{}", route(&["ttl: 1h"]))).await;
+        let scene =
+            InterceptionSetup::start(origin, &format!("{limits}{}", route(&["ttl: 1h"]))).await;
         let stream = scene.client(&["h2"]).connect(&format!("{HOST}:443"), HOST).await;
         let (mut h2, connection) = h2::client::Builder::new()
             .initial_window_size(1 << 30)
@@ -518,8 +523,8 @@ async fn an_unread_http_2_connection_is_dropped_when_memory_is_short() {
         }
         // From here on the client reads nothing.
         gate.open();
-        let taken = scene.larder.server.places_taken();
-        while scene.larder.server.places_taken() == taken {
+        let taken = scene.larder.server.connections_taken();
+        while scene.larder.server.connections_taken() == taken {
             sleep(Duration::from_millis(20)).await;
         }
         drop(requests);
@@ -527,7 +532,7 @@ async fn an_unread_http_2_connection_is_dropped_when_memory_is_short() {
     .await;
 }
 
-async fn await_calls(scene: &Scene, calls: usize) {
+async fn await_calls(scene: &InterceptionSetup, calls: usize) {
     while scene.origin.calls() < calls {
         sleep(Duration::from_millis(10)).await;
     }
@@ -579,12 +584,13 @@ impl AsyncWrite for SlowReader {
 async fn every_response_progresses_on_a_slow_http_2_connection() {
     const STREAMS: usize = 40;
     bounded(async {
-        let long = Answer::raw(
+        let long = MockResponse::raw(
             "HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: 8388608\r\n\r\n",
         );
         let body = Step::Repeat(&[b'x'; 4096], 2048);
         let scene =
-            Scene::with(Origin::always(long.then([body])).await, &route(&["ttl: 1h"])).await;
+            InterceptionSetup::start(Origin::always(long.then([body])).await, &route(&["ttl: 1h"]))
+                .await;
         let stream = scene.client(&["h2"]).connect(&format!("{HOST}:443"), HOST).await;
         let pause = Box::pin(sleep(Duration::ZERO));
         let slow_reader = SlowReader { stream: stream.expect("a handshake"), pause };

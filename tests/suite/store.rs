@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::client::{Client, Response};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use crate::process::Process;
 
 /// A larder whose store is in this directory.
@@ -20,7 +20,7 @@ async fn stored_in(origin: &Origin, dir: &Path, policy: &[&str]) -> Larder {
 /// The same, once its disk tier is open.
 async fn with_open_disk(origin: &Origin, dir: &Path, policy: &[&str]) -> Larder {
     let larder = stored_in(origin, dir, policy).await;
-    larder.until("the disk is open", |larder| larder.metric(ON_DISK) > 0.0).await;
+    larder.wait_until("the disk is open", |larder| larder.metric(ON_DISK) > 0.0).await;
     larder
 }
 
@@ -33,7 +33,7 @@ async fn counting() -> Origin {
         let length = length.parse::<usize>().unwrap_or(1);
         let line = format!("{} ", seen.index);
         let fields = ["Cache-Control: max-age=3600", "X-RateLimit-Remaining: 7"];
-        Answer::new(200, &fields, line.repeat(length.div_ceil(line.len())))
+        MockResponse::new(200, &fields, line.repeat(length.div_ceil(line.len())))
     })
     .await
 }
@@ -62,7 +62,7 @@ async fn the_next_larder_finds_stored_responses_byte_for_byte() {
         assert_eq!(answer.field("age"), Some("90"), "{path}");
         assert_eq!(answer.field("x-ratelimit-remaining"), None, "{path}");
     }
-    assert_eq!(origin.seen().len(), paths.len(), "nothing is fetched again");
+    assert_eq!(origin.requests().len(), paths.len(), "nothing is fetched again");
     larder.server.stop().await;
 }
 
@@ -104,8 +104,8 @@ async fn an_invalidated_response_stays_invalidated_after_a_restart() {
     let outdated = larder.get("/x").await;
     larder.get("/other").await;
     let mut client = larder.client().await;
-    client.ask("POST", &format!("{API}/x"), &["Content-Length: 0"]).await;
-    assert_eq!(client.answer("POST").await.unwrap().status, 200);
+    client.send_request("POST", &format!("{API}/x"), &["Content-Length: 0"]).await;
+    assert_eq!(client.response("POST").await.unwrap().status, 200);
     larder.server.stop().await;
     let larder = with_open_disk(&origin, dir.path(), &["ttl: 1h"]).await;
     let answer = larder.get("/x").await;
@@ -144,7 +144,7 @@ async fn an_unusable_store_costs_no_response_and_is_reported() {
     let larder = stored_in(&origin, &file.join("below"), &["ttl: 1h"]).await;
     assert_eq!(larder.get("/x").await.status, 200);
     assert!(is_hit(&larder.get("/x").await), "larder runs memory-only");
-    larder.counts("larder_store_state", 1.0).await;
+    larder.wait_for_metric("larder_store_state", 1.0).await;
     larder.server.stop().await;
 }
 
@@ -178,7 +178,7 @@ async fn sto_09_the_store_contains_no_secret_and_is_private_to_its_user() {
             assert!(is_hit(&client.get(&format!("{API}{path}"), &fields).await));
         }
         larder.signal("TERM");
-        assert!(larder.ended().await.success());
+        assert!(larder.wait_for_exit().await.success());
         let mut seen_public = false;
         for file in files_below(&store) {
             let content = fs::read(&file).unwrap();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::concurrent::bounded;
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 const CDN_POLICY: [&str; 3] =
     ["ttl: origin", "scope: shared", "targeted_cache_control: [CDN-Cache-Control]"];
@@ -18,7 +18,7 @@ async fn is_reused(policy: &[&str], fields: &[&str], pause: Duration) -> bool {
     let owned: Vec<String> = fields.iter().map(ToString::to_string).collect();
     let origin = Origin::start(move |seen| {
         let lines: Vec<&str> = owned.iter().map(String::as_str).collect();
-        Answer::new(200, &lines, format!("call {}", seen.index))
+        MockResponse::new(200, &lines, format!("call {}", seen.index))
     })
     .await;
     let larder = Larder::with_policy(&origin, policy).await;
@@ -107,7 +107,7 @@ async fn the_first_valid_one_of_several_listed_fields_decides() {
 async fn a_targeted_field_is_forwarded_with_hits_and_subject_to_the_same_age() {
     bounded(async {
         let fields = &["Cache-Control: max-age=1", "CDN-Cache-Control: max-age=100", "Age: 30"];
-        let origin = Origin::always(Answer::new(200, fields, "body")).await;
+        let origin = Origin::always(MockResponse::new(200, fields, "body")).await;
         let larder = Larder::with_policy(&origin, &CDN_POLICY).await;
         let first = larder.get("/x").await;
         assert_eq!(first.field("cdn-cache-control"), Some("max-age=100"));
@@ -128,8 +128,8 @@ async fn a_targeted_field_is_forwarded_with_hits_and_subject_to_the_same_age() {
 async fn a_304_updates_the_targeted_field() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.index {
-            0 => Answer::new(200, &["ETag: \"a\"", "CDN-Cache-Control: max-age=10"], "body"),
-            _ => Answer::raw("HTTP/1.1 304 x\r\nCDN-Cache-Control: max-age=500\r\n\r\n"),
+            0 => MockResponse::new(200, &["ETag: \"a\"", "CDN-Cache-Control: max-age=10"], "body"),
+            _ => MockResponse::raw("HTTP/1.1 304 x\r\nCDN-Cache-Control: max-age=500\r\n\r\n"),
         })
         .await;
         let larder = Larder::start(&origin, &route(&CDN_POLICY)).await;

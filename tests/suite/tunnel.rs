@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use crate::client::{Client, End, Response};
 use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step};
+use crate::origin::{Gate, MockResponse, Origin, Step};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -72,7 +72,7 @@ async fn request_tunnel(larder: &Larder, authority: &str, early: &[u8]) -> (Clie
     head.extend_from_slice(early);
     client.send(head).await;
     let answer =
-        timeout(SOON, client.answer("CONNECT")).await.expect("in time").expect("a response");
+        timeout(SOON, client.response("CONNECT")).await.expect("in time").expect("a response");
     (client, answer)
 }
 
@@ -97,7 +97,7 @@ async fn a_tunnel_passes_any_bytes_unchanged_in_both_directions() {
     drop(client);
     assert!(to_the_end(&mut server).await.is_empty());
     drop(server);
-    larder.counts("larder_requests_total{result=\"tunnel\",route=\"none\"}", 1.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"tunnel\",route=\"none\"}", 1.0).await;
 }
 
 #[tokio::test]
@@ -152,14 +152,14 @@ async fn a_tunnel_whose_origin_resets_closes_for_the_client() {
     let mut rest = Vec::new();
     let ended = timeout(SOON, client.read_to_end(&mut rest)).await.expect("in time");
     assert!(ended.is_err() || rest.is_empty(), "{rest:?}");
-    larder.counts("larder_requests_total{result=\"tunnel\",route=\"none\"}", 1.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"tunnel\",route=\"none\"}", 1.0).await;
 }
 
 #[tokio::test]
 async fn a_tunnel_that_cannot_be_opened_states_a_reason_and_is_an_error() {
     let dns = Dns::start(|_, _| Vec::new()).await;
     let parts = larder::server::ServerDeps { name_server: Some(dns.addr), ..Default::default() };
-    let larder = Larder::with_parts("", parts).await;
+    let larder = Larder::with_deps("", parts).await;
     // Only after larder has bound its ports: a port that is closed earlier could become one of larder's.
     let closed = Raw::start().await.authority();
     for (authority, error, class) in [
@@ -175,7 +175,7 @@ async fn a_tunnel_that_cannot_be_opened_states_a_reason_and_is_an_error() {
         let denied = larder.metric(&format!("larder_denied_total{{reason=\"{class}\"}}"));
         assert!(denied < 0.1, "larder denied nothing");
     }
-    larder.counts("larder_requests_total{result=\"error\",route=\"none\"}", 2.0).await;
+    larder.wait_for_metric("larder_requests_total{result=\"error\",route=\"none\"}", 2.0).await;
 }
 
 pub fn upgrade(path: &str) -> String {
@@ -186,7 +186,7 @@ pub fn upgrade(path: &str) -> String {
 }
 
 /// Configurations for the pass-through and for a cached route.
-pub fn both_ways(origin: &Raw) -> [String; 2] {
+pub fn bypass_and_cached_yaml(origin: &Raw) -> [String; 2] {
     let resolve = origin.resolve();
     [resolve.clone(), format!("{resolve}{}", route(&["ttl: 1h"]))]
 }
@@ -194,7 +194,7 @@ pub fn both_ways(origin: &Raw) -> [String; 2] {
 #[tokio::test]
 async fn a_websocket_upgrade_and_the_bytes_after_it_pass_through() {
     let origin = Raw::start().await;
-    for yaml in both_ways(&origin) {
+    for yaml in bypass_and_cached_yaml(&origin) {
         let larder = Larder::bare(&yaml).await;
         for _ in 0..2 {
             let mut client = larder.client().await;
@@ -207,7 +207,7 @@ async fn a_websocket_upgrade_and_the_bytes_after_it_pass_through() {
             let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                            Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nfirst";
             server.write_all(switch).await.unwrap();
-            let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.unwrap().unwrap();
             assert_eq!(answer.status, 101);
             assert_eq!(answer.field("upgrade"), Some("websocket"));
             assert_eq!(answer.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
@@ -216,7 +216,7 @@ async fn a_websocket_upgrade_and_the_bytes_after_it_pass_through() {
             assert!(exactly(&mut server, bytes.len()).await == bytes);
             server.write_all(&bytes).await.unwrap();
             server.shutdown().await.unwrap();
-            let got = timeout(SOON, client.rest()).await.unwrap();
+            let got = timeout(SOON, client.read_to_end()).await.unwrap();
             assert!(got == [b"first".as_slice(), &bytes].concat(), "{} bytes", got.len());
         }
     }
@@ -225,7 +225,7 @@ async fn a_websocket_upgrade_and_the_bytes_after_it_pass_through() {
 #[tokio::test]
 async fn an_h2c_upgrade_is_ignored_and_the_response_is_stored() {
     // RFC 9110 §7.8: a server may ignore an upgrade; RFC 9113 §3.1 makes this one obsolete.
-    let origin = Origin::always(Answer::new(200, &[], "hello")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let fields = ["Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: AAEA", "Upgrade: h2c"];
     let first = larder.get_with("/x", &fields).await;
@@ -234,20 +234,20 @@ async fn an_h2c_upgrade_is_ignored_and_the_response_is_stored() {
     assert_eq!(second.field("cache-status"), Some("larder; hit; ttl=3600"));
     assert_eq!(origin.calls(), 1);
     for name in ["connection", "http2-settings", "upgrade"] {
-        assert_eq!(origin.seen()[0].field(name).filter(|value| *value != "keep-alive"), None);
+        assert_eq!(origin.requests()[0].field(name).filter(|value| *value != "keep-alive"), None);
     }
 }
 
 #[tokio::test]
 async fn a_response_without_the_requested_upgrade_passes_and_is_not_stored() {
-    let origin = Origin::always(Answer::new(200, &[], "no")).await;
+    let origin = Origin::always(MockResponse::new(200, &[], "no")).await;
     for yaml in [String::new(), route(&["ttl: 1h"])] {
         let larder = Larder::start(&origin, &yaml).await;
         let before = origin.calls();
         for _ in 0..2 {
             let mut client = larder.client().await;
             client.send(upgrade("/ws")).await;
-            let answer = timeout(SOON, client.answer("GET")).await.unwrap().unwrap();
+            let answer = timeout(SOON, client.response("GET")).await.unwrap().unwrap();
             assert_eq!((answer.status, answer.text().as_str()), (200, "no"));
         }
         assert_eq!(origin.calls(), before + 2);
@@ -258,16 +258,16 @@ async fn a_response_without_the_requested_upgrade_passes_and_is_not_stored() {
 async fn interim_responses_pass_before_the_final_one() {
     let raw = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n\
                HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let origin = Origin::always(Answer::raw(raw)).await;
+    let origin = Origin::always(MockResponse::raw(raw)).await;
     let larder = Larder::start(&origin, "").await;
     let mut client = larder.client().await;
     for _ in 0..2 {
-        client.ask("GET", &format!("{API}/x"), &[]).await;
-        let hints = client.one_answer("GET").await.unwrap();
+        client.send_request("GET", &format!("{API}/x"), &[]).await;
+        let hints = client.next_response("GET").await.unwrap();
         assert_eq!((hints.status, hints.field("link")), (103, Some("</a.css>; rel=preload")));
-        assert_eq!(client.one_answer("GET").await.unwrap().status, 102);
-        let answer = client.one_answer("GET").await.unwrap();
-        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "ok", End::Whole));
+        assert_eq!(client.next_response("GET").await.unwrap().status, 102);
+        let answer = client.next_response("GET").await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "ok", End::Complete));
     }
 }
 
@@ -276,7 +276,7 @@ async fn interim_responses_pass_before_the_final_one() {
 #[tokio::test]
 async fn interim_responses_reach_the_leader_at_once_and_are_not_stored() {
     let gate = Gate::new();
-    let script = Answer(vec![
+    let script = MockResponse(vec![
         Step::Write(
             b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n"
                 .to_vec(),
@@ -287,15 +287,15 @@ async fn interim_responses_reach_the_leader_at_once_and_are_not_stored() {
     let origin = Origin::always(script).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let mut client = larder.client().await;
-    client.ask("GET", &format!("{API}/x"), &[]).await;
-    let hints = timeout(SOON, client.one_answer("GET")).await.unwrap().unwrap();
+    client.send_request("GET", &format!("{API}/x"), &[]).await;
+    let hints = timeout(SOON, client.next_response("GET")).await.unwrap().unwrap();
     assert_eq!((hints.status, hints.field("link")), (103, Some("</a.css>")));
     assert_eq!(hints.field("x-hop"), None, "hop-by-hop fields end here");
     gate.open();
-    let answer = client.one_answer("GET").await.unwrap();
+    let answer = client.next_response("GET").await.unwrap();
     assert_eq!((answer.status, answer.text().as_str(), answer.field("link")), (200, "ok", None));
-    client.ask("GET", &format!("{API}/x"), &[]).await;
-    let hit = client.one_answer("GET").await.unwrap();
+    client.send_request("GET", &format!("{API}/x"), &[]).await;
+    let hit = client.next_response("GET").await.unwrap();
     assert_eq!((hit.status, hit.text().as_str(), hit.field("link")), (200, "ok", None));
     assert!(hit.cache_status().starts_with("larder; hit"), "{}", hit.cache_status());
     assert_eq!(origin.calls(), 1);
@@ -304,11 +304,11 @@ async fn interim_responses_reach_the_leader_at_once_and_are_not_stored() {
 #[tokio::test]
 async fn an_http_1_0_client_gets_no_interim_response() {
     let raw = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let origin = Origin::always(Answer::raw(raw)).await;
+    let origin = Origin::always(MockResponse::raw(raw)).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let mut client = larder.client().await;
     client.send(format!("GET {API}/x HTTP/1.0\r\nHost: api.example.test\r\n\r\n")).await;
-    assert_eq!(client.one_answer("GET").await.unwrap().status, 200);
+    assert_eq!(client.next_response("GET").await.unwrap().status, 200);
 }
 
 fn expecting(length: usize) -> String {
@@ -320,7 +320,7 @@ fn expecting(length: usize) -> String {
 #[tokio::test]
 async fn an_expectation_passes_and_the_body_follows_the_origins_100() {
     let origin = Raw::start().await;
-    for yaml in both_ways(&origin) {
+    for yaml in bypass_and_cached_yaml(&origin) {
         let larder = Larder::bare(&yaml).await;
         let mut client = larder.client().await;
         client.send(expecting(5)).await;
@@ -328,12 +328,12 @@ async fn an_expectation_passes_and_the_body_follows_the_origins_100() {
         let head = head_of(&mut server).await.to_ascii_lowercase();
         assert!(head.contains("\r\nexpect: 100-continue\r\n"), "{head}");
         server.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
-        let interim = timeout(SOON, client.one_answer("POST")).await.unwrap().unwrap();
+        let interim = timeout(SOON, client.next_response("POST")).await.unwrap().unwrap();
         assert_eq!(interim.status, 100);
         client.send("hello").await;
         assert_eq!(exactly(&mut server, 5).await, b"hello");
         server.write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        let answer = timeout(SOON, client.one_answer("POST")).await.unwrap().unwrap();
+        let answer = timeout(SOON, client.next_response("POST")).await.unwrap().unwrap();
         assert_eq!(answer.status, 201);
     }
 }
@@ -348,8 +348,8 @@ async fn a_refused_expectation_passes_and_no_body_is_forwarded() {
     head_of(&mut server).await;
     let refusal = b"HTTP/1.1 417 Expectation Failed\r\nContent-Length: 2\r\n\r\nno";
     server.write_all(refusal).await.unwrap();
-    let answer = timeout(SOON, client.answer("POST")).await.unwrap().unwrap();
-    assert_eq!((answer.status, answer.text().as_str(), answer.end), (417, "no", End::Whole));
+    let answer = timeout(SOON, client.response("POST")).await.unwrap().unwrap();
+    assert_eq!((answer.status, answer.text().as_str(), answer.end), (417, "no", End::Complete));
     // The client may still send the body or not, so larder cannot find the next request on the connection.
     assert_eq!(answer.field("connection"), Some("close"));
     drop(client);

@@ -9,9 +9,9 @@ use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::concurrent::bounded;
-use crate::intercepted::{self, Scene};
+use crate::intercepted::{self, InterceptionSetup};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 /// The target as typed, the target that the origin receives, and whether HTTP/2 can carry the typed form.
 const TARGETS: [(&str, &str, bool); 6] = [
@@ -29,14 +29,14 @@ where
 {
     let none = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
     client.send(format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n{none}\r\n")).await;
-    let answer = client.answer(method).await.expect("a response");
+    let answer = client.response(method).await.expect("a response");
     (answer.status, answer.cache_status().to_owned())
 }
 
 #[tokio::test]
 async fn every_plaintext_access_path_sends_the_origin_the_same_target() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "kept")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
         let mount = "upstreams: { api: { hosts: [api.example.test], mount: { path: /api, \
                      to: \"http://api.example.test\" } } }\n";
         let larder = Larder::start(&origin, &format!("{mount}{}", route(&["ttl: 1h"]))).await;
@@ -58,7 +58,7 @@ async fn every_plaintext_access_path_sends_the_origin_the_same_target() {
                 assert_eq!(send(client, "POST", target, host).await.0, 200, "{target}");
                 assert_eq!(send(client, "GET", target, host).await.0, 200, "{target}");
             }
-            let seen = origin.seen().split_off(before);
+            let seen = origin.requests().split_off(before);
             assert_eq!(seen.len(), 7, "each write invalidates the stored response: {typed}");
             assert!(seen.iter().all(|seen| seen.target == sent), "{typed} {seen:?}");
         }
@@ -69,12 +69,12 @@ async fn every_plaintext_access_path_sends_the_origin_the_same_target() {
 #[tokio::test]
 async fn every_http_version_inside_tls_sends_the_origin_the_same_target() {
     let all = async {
-        let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+        let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
         for (typed, sent, carried) in TARGETS {
             let mut client = scene.client(&["http/1.1"]).http1(intercepted::API).await;
             let (status, _) = send(&mut client, "GET", typed, intercepted::API).await;
             assert_eq!(status, 200, "{typed}");
-            assert_eq!(scene.origin.seen().last().unwrap().target, sent);
+            assert_eq!(scene.origin.requests().last().unwrap().target, sent);
             // The same over HTTP/2: as typed where HTTP/2 can carry it, otherwise encoded.
             let typed = if carried { typed } else { sent };
             let url = format!("https://{}{typed}", intercepted::API);
@@ -92,7 +92,7 @@ async fn every_http_version_inside_tls_sends_the_origin_the_same_target() {
 #[tokio::test]
 async fn an_http_2_stream_with_an_invalid_target_is_reset() {
     bounded(async {
-        let scene = Scene::keeping(Answer::new(200, &[], "kept")).await;
+        let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
         for (typed, ..) in TARGETS.into_iter().filter(|(.., carried)| !carried) {
             let client = scene.client(&["h2"]);
             let name = intercepted::API;

@@ -8,10 +8,10 @@ use larder::server::ServerDeps;
 use tokio::net::TcpSocket;
 
 use crate::client::{Client, End};
-use crate::concurrent::{Crowd, bounded};
+use crate::concurrent::{ConcurrentRequests, bounded};
 use crate::dns::Dns;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step, chunk};
+use crate::origin::{Gate, MockResponse, Origin, Step, chunk};
 
 /// An upstream with these timeouts, and a route that stores everything for a minute.
 fn with_timeouts(timeouts: &str) -> String {
@@ -44,8 +44,8 @@ async fn ups_02_a_black_hole_is_a_504_at_the_connect_timeout_and_frees_the_key()
         let yaml = with_timeouts("connect: 300ms, first_byte: 20s");
         let larder =
             Larder::bare(&format!("resolve: {{ api.example.test: \"{addr}\" }}\n{yaml}")).await;
-        let crowd = Crowd::plain(&larder, 10, "/x").await;
-        for answer in crowd.answers().await {
+        let crowd = ConcurrentRequests::send_plain(&larder, 10, "/x").await;
+        for answer in crowd.responses().await {
             assert_eq!(answer.status, 504);
             assert!(answer.text().contains("\"class\":\"connect-timeout\""), "{}", answer.text());
         }
@@ -60,11 +60,11 @@ async fn ups_02_a_black_hole_is_a_504_at_the_connect_timeout_and_frees_the_key()
 #[tokio::test]
 async fn ups_02_a_silent_origin_is_a_504_and_its_connection_is_closed() {
     bounded(async {
-        let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
+        let origin = Origin::always(MockResponse(vec![Step::UntilDisconnect])).await;
         let larder = Larder::start(&origin, &with_timeouts("first_byte: 1s")).await;
-        let crowd = Crowd::plain(&larder, 20, "/x").await;
-        larder.waiting(20).await;
-        for answer in crowd.answers().await {
+        let crowd = ConcurrentRequests::send_plain(&larder, 20, "/x").await;
+        larder.wait_for_waiters(20).await;
+        for answer in crowd.responses().await {
             assert_eq!(answer.status, 504);
             assert!(
                 answer.text().contains("\"class\":\"first-byte-timeout\""),
@@ -74,11 +74,11 @@ async fn ups_02_a_silent_origin_is_a_504_and_its_connection_is_closed() {
             assert!(answer.field("proxy-status").unwrap().contains("http_response_timeout"));
         }
         assert_eq!(origin.calls(), 1);
-        origin.left(1).await;
+        origin.wait_for_disconnects(1).await;
         assert_eq!(larder.server.waiting(), 0);
-        origin.now(|_| Answer::new(200, &[], "back"));
+        origin.set_script(|_| MockResponse::new(200, &[], "back"));
         assert_eq!(larder.get("/x").await.text(), "back", "the key is free");
-        larder.counts(&counted("first-byte-timeout"), 1.0).await;
+        larder.wait_for_metric(&counted("first-byte-timeout"), 1.0).await;
     })
     .await;
 }
@@ -92,7 +92,7 @@ async fn ups_03_a_dripping_head_is_a_504() {
         for (gate, byte) in gates.iter().zip(*b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx") {
             steps.extend([Step::Wait(gate.clone()), Step::Write(vec![byte])]);
         }
-        let origin = Origin::always(Answer(steps).then([Step::UntilGone])).await;
+        let origin = Origin::always(MockResponse(steps).then([Step::UntilDisconnect])).await;
         let larder =
             Larder::start(&origin, &with_timeouts("first_byte: 400ms, between_bytes: 20s")).await;
         let dripping = tokio::spawn(async move {
@@ -102,7 +102,7 @@ async fn ups_03_a_dripping_head_is_a_504() {
             }
         });
         let answer = larder.get("/x").await;
-        assert_eq!((answer.status, answer.end), (504, End::Whole), "{}", answer.text());
+        assert_eq!((answer.status, answer.end), (504, End::Complete), "{}", answer.text());
         dripping.abort();
     })
     .await;
@@ -111,17 +111,20 @@ async fn ups_03_a_dripping_head_is_a_504() {
 #[tokio::test]
 async fn ups_03_a_dripping_body_is_relayed_live_and_cut_at_the_total_deadline() {
     bounded(async {
-        let drip = Answer::chunked_open(200, &[], &[b"first"]).then([Step::UntilGone]);
+        let drip = MockResponse::chunked_open(200, &[], &[b"first"]).then([Step::UntilDisconnect]);
         let origin = Origin::always(drip).await;
         let larder =
             Larder::start(&origin, &with_timeouts("between_bytes: 20s, total: 500ms")).await;
         let mut client = larder.client().await;
-        client.ask("GET", &format!("{API}/x"), &[]).await;
-        client.reads("5\r\nfirst\r\n").await;
-        let answer = client.answer("GET").await.unwrap();
-        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "first", End::Cut));
-        origin.left(1).await;
-        origin.now(|_| Answer::new(200, &[], "whole"));
+        client.send_request("GET", &format!("{API}/x"), &[]).await;
+        client.read_until("5\r\nfirst\r\n").await;
+        let answer = client.response("GET").await.unwrap();
+        assert_eq!(
+            (answer.status, answer.text().as_str(), answer.end),
+            (200, "first", End::Truncated)
+        );
+        origin.wait_for_disconnects(1).await;
+        origin.set_script(|_| MockResponse::new(200, &[], "whole"));
         let next = larder.get("/x").await;
         assert_eq!((next.text().as_str(), origin.calls()), ("whole", 2), "nothing was stored");
     })
@@ -133,18 +136,19 @@ async fn ups_03_a_dripping_body_is_relayed_live_and_cut_at_the_total_deadline() 
 async fn the_total_deadline_does_not_apply_to_unstored_responses() {
     bounded(async {
         let rest = Gate::new();
-        let answer = Answer::chunked_open(200, &["Content-Type: text/event-stream"], &[b"one"])
-            .then([Step::Wait(rest.clone()), Step::Write(chunk(b"two"))])
-            .then([Step::Write(b"0\r\n\r\n".to_vec())]);
+        let answer =
+            MockResponse::chunked_open(200, &["Content-Type: text/event-stream"], &[b"one"])
+                .then([Step::Wait(rest.clone()), Step::Write(chunk(b"two"))])
+                .then([Step::Write(b"0\r\n\r\n".to_vec())]);
         let origin = Origin::always(answer).await;
         let larder = Larder::start(&origin, &with_timeouts("total: 100ms")).await;
         let mut client = larder.client().await;
-        client.ask("GET", &format!("{API}/x"), &[]).await;
-        client.reads("one").await;
+        client.send_request("GET", &format!("{API}/x"), &[]).await;
+        client.read_until("one").await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         rest.open();
-        let answer = client.answer("GET").await.unwrap();
-        assert_eq!((answer.text().as_str(), answer.end), ("onetwo", End::Whole));
+        let answer = client.response("GET").await.unwrap();
+        assert_eq!((answer.text().as_str(), answer.end), ("onetwo", End::Complete));
     })
     .await;
 }
@@ -152,13 +156,13 @@ async fn the_total_deadline_does_not_apply_to_unstored_responses() {
 #[tokio::test]
 async fn a_body_that_stalls_between_its_bytes_is_cut_and_not_stored() {
     bounded(async {
-        let stall =
-            Answer::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf").then([Step::UntilGone]);
+        let stall = MockResponse::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf")
+            .then([Step::UntilDisconnect]);
         let origin = Origin::always(stall).await;
         let larder = Larder::start(&origin, &with_timeouts("between_bytes: 200ms")).await;
         let answer = larder.get("/x").await;
-        assert_eq!((answer.text().as_str(), answer.end), ("half", End::Cut));
-        origin.left(1).await;
+        assert_eq!((answer.text().as_str(), answer.end), ("half", End::Truncated));
+        origin.wait_for_disconnects(1).await;
         larder.get("/x").await;
         assert_eq!(origin.calls(), 2);
     })
@@ -181,7 +185,7 @@ async fn ups_06_a_get_on_a_dead_pooled_connection_is_retried_once() {
         // Every round but the first finds the dead connection of the previous round.
         assert_eq!(origin.calls(), usize::from(ROUNDS + (ROUNDS - 1)));
         let retries = "larder_upstream_retries_total{cause=\"dead-connection\",upstream=\"up\"}";
-        larder.counts(retries, f64::from(ROUNDS - 1)).await;
+        larder.wait_for_metric(retries, f64::from(ROUNDS - 1)).await;
     })
     .await;
 }
@@ -192,7 +196,7 @@ async fn closing_origin() -> Origin {
         let mut answered = answered.lock();
         let times = answered.entry(seen.connection).or_default();
         *times += 1;
-        if *times == 1 { Answer::new(200, &[], &seen.target) } else { Answer::closed() }
+        if *times == 1 { MockResponse::new(200, &[], &seen.target) } else { MockResponse::closed() }
     })
     .await
 }
@@ -206,21 +210,21 @@ async fn ups_06_the_retry_does_not_take_another_dead_connection() {
         let larder = Larder::start(&origin, &with_timeouts("first_byte: 10s")).await;
         // Ten calls at once leave ten connections in the pool.
         let wait = gate.clone();
-        origin.now(move |seen| Answer::new(200, &[], &seen.target).after(&wait));
+        origin.set_script(move |seen| MockResponse::new(200, &[], &seen.target).after(&wait));
         let mut crowd = Vec::new();
         for n in 0..10 {
-            crowd.push(Crowd::plain(&larder, 1, &format!("/{n}")).await);
+            crowd.push(ConcurrentRequests::send_plain(&larder, 1, &format!("/{n}")).await);
         }
-        origin.reached(10).await;
+        origin.wait_for_calls(10).await;
         gate.open();
         for one in crowd {
-            assert_eq!(one.answers().await[0].status, 200);
+            assert_eq!(one.responses().await[0].status, 200);
         }
-        larder.until("all are back in the pool", |larder| larder.server.waiting() == 0).await;
+        larder.wait_until("all are back in the pool", |larder| larder.server.waiting() == 0).await;
         let first_ten = origin.connections();
-        origin.now(move |seen| {
+        origin.set_script(move |seen| {
             let dead = seen.connection < first_ten;
-            if dead { Answer::closed() } else { Answer::new(200, &[], "fresh") }
+            if dead { MockResponse::closed() } else { MockResponse::new(200, &[], "fresh") }
         });
         for n in 10..15 {
             let answer = larder.get(&format!("/{n}")).await;
@@ -240,7 +244,7 @@ async fn ups_06_a_post_is_never_sent_twice() {
         let (mut failed, mut answered) = (0, 0);
         for _ in 0..20 {
             client.send(&post).await;
-            let answer = client.answer("POST").await.unwrap();
+            let answer = client.response("POST").await.unwrap();
             match answer.status {
                 200 => answered += 1,
                 502 => {
@@ -252,7 +256,7 @@ async fn ups_06_a_post_is_never_sent_twice() {
         }
         assert!(failed > 0 && answered > 0, "{failed} {answered}");
         assert_eq!(origin.calls(), 20, "each was sent once");
-        assert!(origin.seen().iter().all(|seen| seen.body == b"body"));
+        assert!(origin.requests().iter().all(|seen| seen.body == b"body"));
     })
     .await;
 }
@@ -261,7 +265,7 @@ async fn ups_06_a_post_is_never_sent_twice() {
 #[tokio::test]
 async fn a_get_on_a_new_connection_is_not_retried() {
     bounded(async {
-        let origin = Origin::always(Answer::closed()).await;
+        let origin = Origin::always(MockResponse::closed()).await;
         let larder = Larder::start(&origin, &with_timeouts("first_byte: 10s")).await;
         assert_eq!(larder.get("/x").await.status, 502);
         assert_eq!(origin.calls(), 1);
@@ -275,20 +279,20 @@ async fn ups_12_a_slow_leader_delays_no_waiter() {
     bounded(async {
         let body = vec![b'x'; 4 << 20];
         let gate = Gate::new();
-        let origin = Origin::always(Answer::new(200, &[], &body).after(&gate)).await;
+        let origin = Origin::always(MockResponse::new(200, &[], &body).after(&gate)).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let stream = socket.connect(larder.addr()).await.unwrap();
         let mut leader = Client::over(stream);
-        leader.ask("GET", &format!("{API}/x"), &[]).await;
-        larder.waiting(1).await;
-        let crowd = Crowd::plain(&larder, 20, "/x").await;
-        larder.waiting(21).await;
+        leader.send_request("GET", &format!("{API}/x"), &[]).await;
+        larder.wait_for_waiters(1).await;
+        let crowd = ConcurrentRequests::send_plain(&larder, 20, "/x").await;
+        larder.wait_for_waiters(21).await;
         gate.open();
         // The leader reads nothing at all.
-        for answer in crowd.answers().await {
-            assert_eq!((answer.body.len(), answer.end), (body.len(), End::Whole));
+        for answer in crowd.responses().await {
+            assert_eq!((answer.body.len(), answer.end), (body.len(), End::Complete));
         }
         socket2::SockRef::from(&leader.stream).set_linger(Some(Duration::ZERO)).unwrap();
         drop(leader);
@@ -304,27 +308,27 @@ async fn ups_12_a_slow_leader_delays_no_waiter() {
 async fn ovl_06_waiters_are_capped_and_do_not_stampede_after_the_wait() {
     const CAP: usize = 40;
     bounded(async {
-        let origin = Origin::always(Answer(vec![Step::UntilGone])).await;
+        let origin = Origin::always(MockResponse(vec![Step::UntilDisconnect])).await;
         let yaml = format!(
             "limits: {{ waiters_per_key: {CAP} }}\ndefaults: {{ retry: off, coalesce: {{ wait: 2s }} }}\n{}",
             with_timeouts("first_byte: 4s")
         );
         let larder = Larder::start(&origin, &yaml).await;
-        let crowd = Crowd::plain(&larder, 1 + CAP, "/x").await;
-        larder.waiting(1 + CAP).await;
-        for answer in Crowd::plain(&larder, 20, "/x").await.answers().await {
+        let crowd = ConcurrentRequests::send_plain(&larder, 1 + CAP, "/x").await;
+        larder.wait_for_waiters(1 + CAP).await;
+        for answer in ConcurrentRequests::send_plain(&larder, 20, "/x").await.responses().await {
             assert_eq!((answer.status, answer.field("retry-after")), (503, Some("1")));
             assert!(answer.text().contains("\"class\":\"waiters_per_key\""), "{}", answer.text());
         }
         // The wait is over: four waiters fetch separately, the others wait for the outcome of the fill.
-        origin.reached(5).await;
-        for answer in crowd.answers().await {
+        origin.wait_for_calls(5).await;
+        for answer in crowd.responses().await {
             assert_eq!(answer.status, 504);
         }
         assert_eq!(origin.calls(), 5, "the leader and four, never all");
         assert_eq!(larder.server.waiting(), 0, "all are free");
-        origin.left(5).await;
-        origin.now(|_| Answer::new(200, &[], "back"));
+        origin.wait_for_disconnects(5).await;
+        origin.set_script(|_| MockResponse::new(200, &[], "back"));
         assert_eq!(larder.get("/x").await.text(), "back");
     })
     .await;
@@ -333,9 +337,10 @@ async fn ovl_06_waiters_are_capped_and_do_not_stampede_after_the_wait() {
 #[tokio::test]
 async fn ovl_06_waiters_get_a_stale_response_after_the_wait() {
     bounded(async {
-        let origin =
-            Origin::always(Answer::new(200, &["Connection: close"], "old").then([Step::Close]))
-                .await;
+        let origin = Origin::always(
+            MockResponse::new(200, &["Connection: close"], "old").then([Step::Close]),
+        )
+        .await;
         let yaml = format!(
             "defaults: {{ retry: off, coalesce: {{ wait: 200ms }} }}\n{}",
             with_timeouts("first_byte: 20s")
@@ -344,11 +349,11 @@ async fn ovl_06_waiters_get_a_stale_response_after_the_wait() {
         larder.get("/x").await;
         larder.clock.advance(Duration::from_secs(61));
         let gate = Gate::new();
-        let later = Answer::new(200, &[], "new").after(&gate);
-        origin.now(move |_| later.clone());
-        let leader = Crowd::plain(&larder, 1, "/x").await;
-        larder.waiting(1).await;
-        for answer in Crowd::plain(&larder, 20, "/x").await.answers().await {
+        let later = MockResponse::new(200, &[], "new").after(&gate);
+        origin.set_script(move |_| later.clone());
+        let leader = ConcurrentRequests::send_plain(&larder, 1, "/x").await;
+        larder.wait_for_waiters(1).await;
+        for answer in ConcurrentRequests::send_plain(&larder, 20, "/x").await.responses().await {
             assert_eq!(answer.text(), "old");
             assert!(
                 answer.cache_status().contains("stale-if-error/coalesce-wait"),
@@ -357,7 +362,7 @@ async fn ovl_06_waiters_get_a_stale_response_after_the_wait() {
             );
         }
         gate.open();
-        assert_eq!(leader.answers().await[0].text(), "new");
+        assert_eq!(leader.responses().await[0].text(), "new");
         assert_eq!(origin.calls(), 2);
     })
     .await;
@@ -366,7 +371,7 @@ async fn ovl_06_waiters_get_a_stale_response_after_the_wait() {
 #[tokio::test]
 async fn every_address_of_a_name_is_tried() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &[], "found")).await;
+        let origin = Origin::always(MockResponse::new(200, &[], "found")).await;
         let port = origin.addr.port();
         // Nothing listens on the first two (nor on ::1).
         let dns = Dns::start(|_, _| {
@@ -378,7 +383,7 @@ async fn every_address_of_a_name_is_tried() {
         .await;
         let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
         let routes = "routes: [{ name: api, match: { host: many.test }, ttl: 1h }]\n";
-        let larder = Larder::with_parts(routes, parts).await;
+        let larder = Larder::with_deps(routes, parts).await;
         for path in ["a", "b"] {
             let answer =
                 larder.client().await.get(&format!("http://many.test:{port}/{path}"), &[]).await;
@@ -386,8 +391,8 @@ async fn every_address_of_a_name_is_tried() {
         }
         // The pass-through too.
         let mut client = larder.client().await;
-        client.ask("POST", &format!("http://many.test:{port}/p"), &[]).await;
-        assert_eq!(client.answer("POST").await.unwrap().text(), "found");
+        client.send_request("POST", &format!("http://many.test:{port}/p"), &[]).await;
+        assert_eq!(client.response("POST").await.unwrap().text(), "found");
         assert_eq!(origin.calls(), 3);
     })
     .await;
@@ -402,7 +407,7 @@ async fn an_event_stream_may_be_silent_for_longer_than_between_bytes() {
         let origin = Origin::start(move |seen| {
             let kind = if seen.target == "/events" { "text/event-stream" } else { "text/plain" };
             let field = format!("Content-Type: {kind}");
-            Answer::chunked_open(200, &[&field], &[b"first "]).then([
+            MockResponse::chunked_open(200, &[&field], &[b"first "]).then([
                 Step::Wait(late.clone()),
                 Step::Write(chunk(b"second")),
                 Step::Write(b"0\r\n\r\n".to_vec()),
@@ -411,13 +416,13 @@ async fn an_event_stream_may_be_silent_for_longer_than_between_bytes() {
         .await;
         let larder = Larder::start(&origin, &with_timeouts("between_bytes: 200ms")).await;
         let mut events = larder.client().await;
-        events.ask("GET", &format!("{API}/events"), &[]).await;
-        origin.reached(1).await;
+        events.send_request("GET", &format!("{API}/events"), &[]).await;
+        origin.wait_for_calls(1).await;
         let plain = larder.get("/plain").await;
-        assert_eq!((plain.text().as_str(), plain.end), ("first ", End::Cut));
+        assert_eq!((plain.text().as_str(), plain.end), ("first ", End::Truncated));
         gate.open();
-        let events = events.answer("GET").await.unwrap();
-        assert_eq!((events.text().as_str(), events.end), ("first second", End::Whole));
+        let events = events.response("GET").await.unwrap();
+        assert_eq!((events.text().as_str(), events.end), ("first second", End::Complete));
     })
     .await;
 }

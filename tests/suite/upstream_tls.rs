@@ -10,16 +10,18 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::client::{Client, End, Response};
-use crate::concurrent::{Crowd, bounded};
+use crate::concurrent::{ConcurrentRequests, bounded};
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
-use crate::process::{House, Process, program};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{ConfigDir, Process, program};
 use crate::tls_client::TlsClient;
-use crate::tls_origin::{Asks, Authority, Certificate, ClientFiles, Speaks, TlsOrigin};
+use crate::tls_origin::{
+    Certificate, ClientFiles, ClientRequirements, Protocols, TestCa, TlsOrigin,
+};
 
 /// Everything on `api.example.test` goes to `addr` over TLS and is stored for a minute. `tls` contains more
 /// TLS settings.
-fn yaml(addr: std::net::SocketAddr, authority: &Authority, tls: &str) -> String {
+fn yaml(addr: std::net::SocketAddr, authority: &TestCa, tls: &str) -> String {
     format!(
         "resolve: {{ api.example.test: \"{addr}\" }}\n\
          upstreams: {{ up: {{ hosts: [\"https://api.example.test\"], timeouts: {{ connect: 20s }}, \
@@ -29,7 +31,7 @@ fn yaml(addr: std::net::SocketAddr, authority: &Authority, tls: &str) -> String 
     )
 }
 
-fn tls_yaml(origin: &TlsOrigin, authority: &Authority, tls: &str) -> String {
+fn tls_yaml(origin: &TlsOrigin, authority: &TestCa, tls: &str) -> String {
     yaml(origin.addr, authority, tls)
 }
 
@@ -41,8 +43,8 @@ fn client_cert(files: &ClientFiles) -> String {
 /// Sends a request that passes through.
 async fn post(larder: &Larder) -> Response {
     let mut client = larder.client().await;
-    client.ask("POST", &format!("{API}/p"), &[]).await;
-    client.answer("POST").await.expect("a response")
+    client.send_request("POST", &format!("{API}/p"), &[]).await;
+    client.response("POST").await.expect("a response")
 }
 
 /// How a fault is reported: its token in metrics and `detail`, its class in the JSON error, its error type of
@@ -79,7 +81,7 @@ const BAD: [(Certificate, FaultReport); 5] = [
     (Certificate::Expired, EXPIRED),
     (Certificate::NotYetValid, NOT_YET),
     (Certificate::SelfSigned, ISSUER),
-    (Certificate::OfAuthority, SELF_SIGNED),
+    (Certificate::SelfSignedCa, SELF_SIGNED),
     (Certificate::OtherName, NAME),
 ];
 
@@ -101,15 +103,15 @@ async fn assert_refused(larder: &Larder, expected: FaultReport) {
             "larder_upstream_requests_total{{code=\"{token}\",route=\"{route}\",upstream=\"up\"}}"
         )
     };
-    larder.counts(&calls("api"), 2.0).await;
-    larder.counts(&calls("none"), 1.0).await;
+    larder.wait_for_metric(&calls("api"), 2.0).await;
+    larder.wait_for_metric(&calls("none"), 1.0).await;
 }
 
 #[tokio::test]
 async fn a_bad_certificate_is_a_502_that_states_the_reason() {
     bounded(async {
-        let authority = Authority::new();
-        for speaks in [Speaks::H1, Speaks::H2] {
+        let authority = TestCa::new();
+        for speaks in [Protocols::H1, Protocols::H2] {
             for (certificate, expected) in BAD {
                 let origin = TlsOrigin::start(&authority, certificate, speaks, "stolen").await;
                 let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
@@ -117,8 +119,8 @@ async fn a_bad_certificate_is_a_502_that_states_the_reason() {
                 assert_eq!((origin.attempts(), origin.calls()), (3, 0), "no call is retried");
             }
         }
-        for other in [Authority::new(), Authority::named("Other Root")] {
-            let origin = TlsOrigin::start(&other, Certificate::Good, Speaks::H1, "stolen").await;
+        for other in [TestCa::new(), TestCa::named("Other Root")] {
+            let origin = TlsOrigin::start(&other, Certificate::Good, Protocols::H1, "stolen").await;
             let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
             assert_refused(&larder, ISSUER).await;
         }
@@ -164,7 +166,7 @@ async fn no_tls(instead: Instead) -> std::net::SocketAddr {
 #[tokio::test]
 async fn anything_but_a_tls_handshake_is_a_502_at_once() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         for (instead, expected) in [
             (Instead::Garbage, HANDSHAKE),
             (Instead::Http, HANDSHAKE),
@@ -184,7 +186,7 @@ async fn anything_but_a_tls_handshake_is_a_502_at_once() {
 #[tokio::test]
 async fn a_handshake_that_hangs_ends_at_the_connect_timeout() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let addr = no_tls(Instead::Silence).await;
         let yaml = yaml(addr, &authority, "").replace("connect: 20s", "connect: 300ms");
         let larder = Larder::bare(&yaml).await;
@@ -200,18 +202,25 @@ async fn a_handshake_that_hangs_ends_at_the_connect_timeout() {
 #[tokio::test]
 async fn a_stale_response_is_served_on_a_tls_fault() {
     bounded(async {
-        let authority = Authority::new();
-        let good = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "good").await;
+        let authority = TestCa::new();
+        let good = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "good").await;
         let mut bad = Vec::new();
         let mut origins = Vec::new();
         for (certificate, expected) in BAD {
-            let origin = TlsOrigin::start(&authority, certificate, Speaks::H1, "bad").await;
+            let origin = TlsOrigin::start(&authority, certificate, Protocols::H1, "bad").await;
             bad.push((origin.addr, expected));
             origins.push(origin);
         }
-        let client_auth = Asks { for_certificate: true, ..Asks::NOTHING };
-        let requiring =
-            TlsOrigin::asking(&authority, Certificate::Good, Speaks::H1, client_auth, "bad").await;
+        let client_auth =
+            ClientRequirements { client_certificate: true, ..ClientRequirements::NONE };
+        let requiring = TlsOrigin::with_requirements(
+            &authority,
+            Certificate::Good,
+            Protocols::H1,
+            client_auth,
+            "bad",
+        )
+        .await;
         bad.push((requiring.addr, CLIENT));
         bad.push((no_tls(Instead::Garbage).await, HANDSHAKE));
         bad.push((no_tls(Instead::Close).await, HANDSHAKE));
@@ -238,22 +247,27 @@ async fn a_stale_response_is_served_on_a_tls_fault() {
 #[tokio::test]
 async fn the_client_certificate_is_sent_to_an_origin_that_requests_it() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let right = authority.client("larder");
-        let (namesake, other) = (Authority::new(), Authority::named("Other Root"));
+        let (namesake, other) = (TestCa::new(), TestCa::named("Other Root"));
         let wrong = [namesake.client("mallory"), other.client("mallory")];
         for version in rustls::ALL_VERSIONS {
             let versions = std::slice::from_ref(version);
-            for speaks in [Speaks::H1, Speaks::H2] {
-                let client_auth = Asks { for_certificate: true, versions };
-                let origin =
-                    TlsOrigin::asking(&authority, Certificate::Good, speaks, client_auth, "known")
-                        .await;
+            for speaks in [Protocols::H1, Protocols::H2] {
+                let client_auth = ClientRequirements { client_certificate: true, versions };
+                let origin = TlsOrigin::with_requirements(
+                    &authority,
+                    Certificate::Good,
+                    speaks,
+                    client_auth,
+                    "known",
+                )
+                .await;
                 let with = client_cert(&right);
                 let larder = Larder::bare(&tls_yaml(&origin, &authority, &with)).await;
                 assert_eq!(larder.get("/x").await.text(), "known", "{speaks:?} {version:?}");
                 assert_eq!(post(&larder).await.text(), "known", "{speaks:?} {version:?}");
-                assert_eq!(origin.clients(), vec![Some(right.der.clone())]);
+                assert_eq!(origin.client_certificates(), vec![Some(right.der.clone())]);
                 for without in [String::new(), client_cert(&wrong[0]), client_cert(&wrong[1])] {
                     let larder = Larder::bare(&tls_yaml(&origin, &authority, &without)).await;
                     assert_refused(&larder, CLIENT).await;
@@ -268,9 +282,9 @@ async fn the_client_certificate_is_sent_to_an_origin_that_requests_it() {
 #[tokio::test]
 async fn an_insecure_upstream_takes_any_certificate() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         for (certificate, _) in BAD {
-            let origin = TlsOrigin::start(&authority, certificate, Speaks::H1, "taken").await;
+            let origin = TlsOrigin::start(&authority, certificate, Protocols::H1, "taken").await;
             let larder = Larder::bare(&tls_yaml(&origin, &authority, ", insecure: true")).await;
             assert_eq!(larder.get("/x").await.text(), "taken", "{certificate:?}");
             assert_eq!(post(&larder).await.text(), "taken", "{certificate:?}");
@@ -283,27 +297,27 @@ async fn an_insecure_upstream_takes_any_certificate() {
 #[tokio::test]
 async fn an_insecure_upstream_is_reported_until_it_is_secure_again() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let metric = "larder_upstream_insecure{upstream=\"up\"}";
-        for speaks in [Speaks::H1, Speaks::H2] {
+        for speaks in [Protocols::H1, Protocols::H2] {
             let origin = TlsOrigin::start(&authority, Certificate::Expired, speaks, "taken").await;
             let trusting = tls_yaml(&origin, &authority, ", insecure: true");
             let larder = Larder::bare(&trusting).await;
             assert_eq!(larder.get("/x").await.text(), "taken");
-            larder.counts(metric, 1.0).await;
+            larder.wait_for_metric(metric, 1.0).await;
             let verifying = tls_yaml(&origin, &authority, "");
             let reloaded = larder.reload_bare(&verifying).await.unwrap();
-            assert!(reloaded.notes.iter().all(|note| !note.contains("insecure")));
-            assert!(!larder.server.account().render().contains("larder_upstream_insecure{"));
+            assert!(reloaded.warnings.iter().all(|note| !note.contains("insecure")));
+            assert!(!larder.server.telemetry().render().contains("larder_upstream_insecure{"));
             for answer in [larder.get("/y").await, post(&larder).await] {
                 assert_eq!(answer.status, 502, "{speaks:?}");
                 assert!(answer.text().contains(EXPIRED.3), "{}", answer.text());
             }
             let reloaded = larder.reload_bare(&trusting).await.unwrap();
-            let note = reloaded.notes.iter().find(|note| note.contains("tls.insecure"));
+            let note = reloaded.warnings.iter().find(|note| note.contains("tls.insecure"));
             assert!(note.unwrap().contains("any certificate is accepted"), "{note:?}");
             assert_eq!(larder.get("/z").await.text(), "taken");
-            larder.counts(metric, 1.0).await;
+            larder.wait_for_metric(metric, 1.0).await;
         }
     })
     .await;
@@ -312,12 +326,12 @@ async fn an_insecure_upstream_is_reported_until_it_is_secure_again() {
 #[tokio::test]
 async fn upstreams_at_one_address_share_no_connection() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         let (first, second) = (authority.client("first"), authority.client("second"));
-        let client_auth = Asks { for_certificate: true, ..Asks::NOTHING };
-        for speaks in [Speaks::H1, Speaks::H2] {
+        let client_auth = ClientRequirements { client_certificate: true, ..ClientRequirements::NONE };
+        for speaks in [Protocols::H1, Protocols::H2] {
             let origin =
-                TlsOrigin::asking(&authority, Certificate::Good, speaks, client_auth, "known").await;
+                TlsOrigin::with_requirements(&authority, Certificate::Good, speaks, client_auth, "known").await;
             let (root, addr) = (authority.root(), origin.addr);
             let up = |name: &str, host: &str, more: &str| {
                 let root = root.display();
@@ -340,7 +354,7 @@ async fn upstreams_at_one_address_share_no_connection() {
             }
             assert_eq!(origin.calls(), 6);
             let expected = [Some(first.der.clone()), Some(second.der.clone())];
-            assert_eq!(origin.clients(), expected, "{speaks:?}: one connection per upstream, and each is reused");
+            assert_eq!(origin.client_certificates(), expected, "{speaks:?}: one connection per upstream, and each is reused");
         }
     })
     .await;
@@ -350,8 +364,8 @@ async fn upstreams_at_one_address_share_no_connection() {
 #[tokio::test]
 async fn an_insecure_upstream_makes_no_other_upstream_insecure() {
     bounded(async {
-        let authority = Authority::new();
-        let origin = TlsOrigin::start(&authority, Certificate::OtherName, Speaks::H1, "x").await;
+        let authority = TestCa::new();
+        let origin = TlsOrigin::start(&authority, Certificate::OtherName, Protocols::H1, "x").await;
         let (root, addr) = (authority.root(), origin.addr);
         let larder = Larder::bare(&format!(
             "resolve: {{ api.example.test: \"{addr}\", two.example.test: \"{addr}\" }}\n\
@@ -373,9 +387,9 @@ async fn an_insecure_upstream_makes_no_other_upstream_insecure() {
 #[tokio::test]
 async fn a_certificate_must_match_the_address_of_a_host_without_a_name() {
     bounded(async {
-        let authority = Authority::new();
+        let authority = TestCa::new();
         for (certificate, status) in [(Certificate::Good, 200), (Certificate::OtherName, 502)] {
-            let origin = TlsOrigin::start(&authority, certificate, Speaks::H1, "x").await;
+            let origin = TlsOrigin::start(&authority, certificate, Protocols::H1, "x").await;
             let larder = Larder::bare(&format!(
                 "upstreams: {{ up: {{ hosts: [127.0.0.1], tls: {{ extra_roots: [\"{}\"] }} }} }}\n\
                  routes: [{{ name: all, match: {{ host: \"*\" }}, ttl: 1m }}]\n",
@@ -393,11 +407,17 @@ async fn a_certificate_must_match_the_address_of_a_host_without_a_name() {
 #[tokio::test]
 async fn a_renewed_client_certificate_is_used_from_the_next_reload_on() {
     bounded(async {
-        let authority = Authority::new();
-        let client_auth = Asks { for_certificate: true, ..Asks::NOTHING };
-        let origin =
-            TlsOrigin::asking(&authority, Certificate::Good, Speaks::H1, client_auth, "known")
-                .await;
+        let authority = TestCa::new();
+        let client_auth =
+            ClientRequirements { client_certificate: true, ..ClientRequirements::NONE };
+        let origin = TlsOrigin::with_requirements(
+            &authority,
+            Certificate::Good,
+            Protocols::H1,
+            client_auth,
+            "known",
+        )
+        .await;
         let old = authority.client("larder");
         let yaml = tls_yaml(&origin, &authority, &client_cert(&old));
         let larder = Larder::bare(&yaml).await;
@@ -405,7 +425,7 @@ async fn a_renewed_client_certificate_is_used_from_the_next_reload_on() {
         let new = authority.client("larder");
         larder.reload_bare(&yaml).await.unwrap();
         assert_eq!(larder.get("/2").await.text(), "known");
-        assert_eq!(origin.clients(), [Some(old.der), Some(new.der)]);
+        assert_eq!(origin.client_certificates(), [Some(old.der), Some(new.der)]);
         // An invalid pair is rejected, and the old one stays in use.
         std::fs::copy(&new.cert, &new.key).unwrap();
         let ReloadError { report } = larder.reload_bare(&yaml).await.unwrap_err();
@@ -423,25 +443,25 @@ const FREE_PORTS: &str =
     "version: 1\nlisten: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }\nstore: { disk: off }\n";
 
 /// A larder process whose environment names these system roots.
-fn with_system_roots(config_dir: &House, roots: &Path) -> Process {
+fn with_system_roots(config_dir: &ConfigDir, roots: &Path) -> Process {
     let mut command = Command::new(program());
     command
         .arg("run")
         .arg(&config_dir.config)
         .env_remove("SSL_CERT_DIR")
         .env("SSL_CERT_FILE", roots);
-    Process::of(command)
+    Process::from_command(command)
 }
 
 #[tokio::test]
 async fn hosts_without_extra_roots_are_verified_against_the_system_roots() {
     bounded(async {
-        let (authority, other) = (Authority::new(), Authority::named("Other Root"));
-        for speaks in [Speaks::H1, Speaks::H2] {
+        let (authority, other) = (TestCa::new(), TestCa::named("Other Root"));
+        for speaks in [Protocols::H1, Protocols::H2] {
             let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "x").await;
             let yaml = "resolve: { api.example.test: \"ADDR\" }\n\
                         routes: [{ name: all, match: { host: \"*\" }, ttl: 1m }]\n";
-            let config_dir = House::with(&format!(
+            let config_dir = ConfigDir::with(&format!(
                 "{FREE_PORTS}{}",
                 yaml.replace("ADDR", &origin.addr.to_string())
             ));
@@ -465,15 +485,15 @@ async fn hosts_without_extra_roots_are_verified_against_the_system_roots() {
 #[tokio::test]
 async fn unusable_system_roots_are_reported_without_a_panic() {
     bounded(async {
-        let config_dir = House::with(FREE_PORTS);
+        let config_dir = ConfigDir::with(FREE_PORTS);
         let broken = tempfile::NamedTempFile::new().unwrap();
         let pem = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         std::fs::write(broken.path(), pem).unwrap();
         for roots in [broken.path(), Path::new("/no/such/bundle.pem")] {
             let mut larder = with_system_roots(&config_dir, roots);
-            let line = larder.err.line("root certificates").await;
+            let line = larder.err.wait_for_line("root certificates").await;
             assert!(line.contains("let SSL_CERT_FILE name a bundle of good ones"), "{line}");
-            assert_eq!(larder.ended().await.code(), Some(1), "{}", larder.err.text());
+            assert_eq!(larder.wait_for_exit().await.code(), Some(1), "{}", larder.err.text());
             assert!(!larder.err.text().contains("panicked"), "{}", larder.err.text());
         }
     })
@@ -484,17 +504,17 @@ async fn unusable_system_roots_are_reported_without_a_panic() {
 async fn a_system_without_root_certificates_is_reported() {
     bounded(async {
         let none = tempfile::NamedTempFile::new().unwrap();
-        let config_dir = House::with(FREE_PORTS);
+        let config_dir = ConfigDir::with(FREE_PORTS);
         let larder = with_system_roots(&config_dir, none.path());
-        larder.err.line("No root certificate found").await;
+        larder.err.wait_for_line("No root certificate found").await;
         // rustls builds no verifier without a root, not even one that verifies nothing.
         let insecure =
             "upstreams: { up: { hosts: [api.example.test], tls: { insecure: true } } }\n";
-        let config_dir = House::with(&format!("{FREE_PORTS}{insecure}"));
+        let config_dir = ConfigDir::with(&format!("{FREE_PORTS}{insecure}"));
         let mut larder = with_system_roots(&config_dir, none.path());
-        let line = larder.err.line("upstreams.up.tls.insecure").await;
+        let line = larder.err.wait_for_line("upstreams.up.tls.insecure").await;
         assert!(line.contains("give any in extra_roots"), "{line}");
-        assert_eq!(larder.ended().await.code(), Some(1));
+        assert_eq!(larder.wait_for_exit().await.code(), Some(1));
     })
     .await;
 }
@@ -502,8 +522,8 @@ async fn a_system_without_root_certificates_is_reported() {
 #[tokio::test]
 async fn the_configuration_that_larder_shows_contains_no_private_key() {
     bounded(async {
-        let authority = Authority::new();
-        let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "x").await;
+        let authority = TestCa::new();
+        let origin = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "x").await;
         let files = authority.client("larder");
         let key = std::fs::read_to_string(&files.key).unwrap();
         let line = key.lines().nth(1).unwrap();
@@ -531,14 +551,16 @@ async fn the_configuration_that_larder_shows_contains_no_private_key() {
 #[tokio::test]
 async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
     bounded(async {
-        let authority = Authority::new();
-        for (speaks, more) in [(Speaks::H1, ""), (Speaks::H2, ""), (Speaks::H1, ", http2: false")] {
+        let authority = TestCa::new();
+        for (speaks, more) in
+            [(Protocols::H1, ""), (Protocols::H2, ""), (Protocols::H1, ", http2: false")]
+        {
             let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "secure").await;
             let larder = Larder::bare(&tls_yaml(&origin, &authority, more)).await;
             for n in 0..5 {
                 let answer = larder.get(&format!("/{n}")).await;
                 let seen = (answer.status, answer.text(), answer.end);
-                assert_eq!(seen, (200, "secure".to_owned(), End::Whole), "{speaks:?}");
+                assert_eq!(seen, (200, "secure".to_owned(), End::Complete), "{speaks:?}");
                 assert!(
                     larder.get(&format!("/{n}")).await.cache_status().starts_with("larder; hit")
                 );
@@ -547,8 +569,8 @@ async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
             // Passed requests use the same connections.
             for _ in 0..5 {
                 let mut client = larder.client().await;
-                client.ask("POST", &format!("{API}/p"), &[]).await;
-                assert_eq!(client.answer("POST").await.unwrap().text(), "secure", "{speaks:?}");
+                client.send_request("POST", &format!("{API}/p"), &[]).await;
+                assert_eq!(client.response("POST").await.unwrap().text(), "secure", "{speaks:?}");
             }
             assert_eq!((origin.calls(), origin.connections()), (10, 1), "{speaks:?}: pooled");
         }
@@ -559,16 +581,16 @@ async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
 #[tokio::test]
 async fn h2_carries_many_calls_on_one_connection() {
     bounded(async {
-        let authority = Authority::new();
-        let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::H2, "secure").await;
+        let authority = TestCa::new();
+        let origin = TlsOrigin::start(&authority, Certificate::Good, Protocols::H2, "secure").await;
         let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
         larder.get("/warm").await;
         let mut crowd = Vec::new();
         for n in 0..30 {
-            crowd.push(Crowd::plain(&larder, 1, &format!("/{n}")).await);
+            crowd.push(ConcurrentRequests::send_plain(&larder, 1, &format!("/{n}")).await);
         }
         for one in crowd {
-            assert_eq!(one.answers().await[0].text(), "secure");
+            assert_eq!(one.responses().await[0].text(), "secure");
         }
         assert_eq!((origin.calls(), origin.connections()), (31, 1));
     })
@@ -579,9 +601,9 @@ async fn h2_carries_many_calls_on_one_connection() {
 #[tokio::test]
 async fn cch_09_http_and_https_share_nothing() {
     bounded(async {
-        let authority = Authority::new();
-        let secure = TlsOrigin::start(&authority, Certificate::Good, Speaks::H1, "secure").await;
-        let plain = Origin::always(Answer::new(200, &[], "plain")).await;
+        let authority = TestCa::new();
+        let secure = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "secure").await;
+        let plain = Origin::always(MockResponse::new(200, &[], "plain")).await;
         let larder = Larder::bare(&format!(
             "resolve: {{ \"api.example.test:443\": \"{}\", \"api.example.test:80\": \"{}\" }}\n\
              upstreams: {{ up: {{ hosts: [api.example.test], tls: {{ extra_roots: [\"{}\"] }} }} }}\n{}",
@@ -640,8 +662,8 @@ impl Switch {
 #[tokio::test]
 async fn clients_get_http_2_to_an_http_1_upstream_only_if_they_need_it() {
     bounded(async {
-        let authority = Authority::new();
-        let origin = TlsOrigin::start(&authority, Certificate::Good, Speaks::Both, "ok").await;
+        let authority = TestCa::new();
+        let origin = TlsOrigin::start(&authority, Certificate::Good, Protocols::Both, "ok").await;
         for (tls, offered, agreed) in [
             ("", &["h2", "http/1.1"][..], &b"h2"[..]),
             (", http2: false", &["h2", "http/1.1"], b"http/1.1"),
@@ -649,7 +671,7 @@ async fn clients_get_http_2_to_an_http_1_upstream_only_if_they_need_it() {
             (", http2: false", &["h2"], b"h2"),
         ] {
             let larder = Larder::bare(&tls_yaml(&origin, &authority, tls)).await;
-            let client = TlsClient::of(&larder, offered);
+            let client = TlsClient::for_larder(&larder, offered);
             let stream = client.connect("api.example.test:443", "api.example.test").await;
             let stream = stream.expect("a handshake");
             let found = stream.get_ref().1.alpn_protocol();

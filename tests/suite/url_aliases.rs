@@ -10,9 +10,9 @@ use tokio_rustls::client::TlsStream;
 use crate::client::{Client, Response};
 use crate::intercepted;
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use crate::tls_client::TlsClient;
-use crate::tls_origin::{Authority, TlsOrigin};
+use crate::tls_origin::{TestCa, TlsOrigin};
 
 const HOST: &str = "api.example.test";
 
@@ -39,12 +39,12 @@ impl Scene {
         let now = Arc::clone(&version);
         let origin = Origin::start(move |seen| match seen.method.as_str() {
             // The origin behind the upgrade names itself by the URL that the client requested.
-            "POST" => Answer::new(201, &["Location: http://api.example.test/x"], "made"),
-            _ => Answer::new(200, &[], format!("v{}", now.load(Ordering::Relaxed))),
+            "POST" => MockResponse::new(201, &["Location: http://api.example.test/x"], "made"),
+            _ => MockResponse::new(200, &[], format!("v{}", now.load(Ordering::Relaxed))),
         })
         .await;
-        let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, origin.addr).await;
+        let authority = TestCa::new();
+        let tls = TlsOrigin::in_front_of(&authority, origin.addr).await;
         let larder = Larder::bare(&format!(
             "resolve: {{ {HOST}: '{}' }}\n\
              upstreams:\n  api:\n    hosts: ['https://{HOST}']\n    mount: /api\n    \
@@ -61,14 +61,14 @@ impl Scene {
         let mut client = self.larder.client().await;
         if alias.starts_with('/') {
             client.send(format!("{method} {alias} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
-            return client.answer(method).await.expect("a response");
+            return client.response(method).await.expect("a response");
         }
-        client.ask(method, alias, &[]).await;
-        client.answer(method).await.expect("a response")
+        client.send_request(method, alias, &[]).await;
+        client.response(method).await.expect("a response")
     }
 
     async fn tunnel(&self) -> Client<TlsStream<TcpStream>> {
-        TlsClient::of(&self.larder, &["http/1.1"]).http1(HOST).await
+        TlsClient::for_larder(&self.larder, &["http/1.1"]).http1(HOST).await
     }
 
     fn change_version(&self) -> String {
@@ -89,7 +89,7 @@ async fn every_url_of_a_resource_finds_the_response_stored_under_another() {
         let again = scene.request("GET", alias).await;
         assert!(is_hit(&again), "{alias}: {}", again.cache_status());
     }
-    let answer = intercepted::ask(&mut scene.tunnel().await, "/x", HOST).await;
+    let answer = intercepted::http1_get(&mut scene.tunnel().await, "/x", HOST).await;
     assert!(is_hit(&answer), "https://: {}", answer.cache_status());
     assert_eq!(scene.origin.calls(), 1);
 }
@@ -111,7 +111,7 @@ async fn a_change_through_one_url_invalidates_all_urls_of_the_resource() {
                 "{alias} after {method} {url}"
             );
         }
-        let answer = intercepted::ask(&mut scene.tunnel().await, "/x", HOST).await;
+        let answer = intercepted::http1_get(&mut scene.tunnel().await, "/x", HOST).await;
         assert_eq!(answer.text(), now, "https:// after {method} {url}");
     }
 }
@@ -136,7 +136,7 @@ async fn a_purge_of_any_url_of_a_resource_removes_it() {
                 body.len()
             ))
             .await;
-        let purged = client.answer("POST").await.expect("a response");
+        let purged = client.response("POST").await.expect("a response");
         assert_eq!((purged.status, purged.text().contains('1')), (200, true), "{}", purged.text());
         assert_eq!(
             scene.request("GET", "/api/x").await.text(),

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use crate::client::{Client, Response};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, route};
-use crate::origin::{Answer, Origin};
-use crate::process::{House, PATIENCE, Process, larder, text};
+use crate::origin::{MockResponse, Origin};
+use crate::process::{ConfigDir, Process, TIMEOUT, run_larder, text};
 use crate::store::files_below;
 
 /// Query parameters in which APIs take their keys.
@@ -37,7 +37,7 @@ const LOCATION: &str = "https://files.example.test/a?access_token=L0cationT0ken7
 /// A larder process with a disk store and a log of everything.
 struct LoggedLarder {
     process: Process,
-    config_dir: House,
+    config_dir: ConfigDir,
     store: tempfile::TempDir,
     addr: SocketAddr,
     admin: String,
@@ -66,7 +66,7 @@ impl LoggedLarder {
     /// Runs a verb of the CLI against this larder and returns its output.
     async fn verb(&self, arguments: &[&str]) -> String {
         let admin = ["--admin", self.admin.as_str()];
-        let output = larder(&[arguments, &admin].concat()).await;
+        let output = run_larder(&[arguments, &admin].concat()).await;
         assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
         text(&output.stdout)
     }
@@ -85,9 +85,9 @@ impl LoggedLarder {
         }
         let mut client = Client::connect(self.admin.parse().unwrap()).await;
         client.send("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
-        all.push_str(&text(&timeout(PATIENCE, client.rest()).await.unwrap()));
+        all.push_str(&text(&timeout(TIMEOUT, client.read_to_end()).await.unwrap()));
         self.process.signal("TERM");
-        assert!(self.process.ended().await.success());
+        assert!(self.process.wait_for_exit().await.success());
         all.push_str(&self.process.err.text());
         for file in files_below(self.store.path()) {
             all.push_str(&String::from_utf8_lossy(&fs::read(file).unwrap()));
@@ -99,7 +99,7 @@ impl LoggedLarder {
 /// The output of `check --explain` for a `GET`.
 async fn explained(config: &Path, url: &str) -> String {
     let config = config.to_str().unwrap();
-    let output = larder(&["check", config, "--explain", "GET", url]).await;
+    let output = run_larder(&["check", config, "--explain", "GET", url]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     text(&output.stdout)
 }
@@ -115,7 +115,7 @@ fn is_shared(answer: &Response) -> bool {
 }
 
 async fn echo() -> Origin {
-    Origin::start(|seen| Answer::new(200, &[], seen.index.to_string())).await
+    Origin::start(|seen| MockResponse::new(200, &[], seen.index.to_string())).await
 }
 
 #[tokio::test]
@@ -132,7 +132,10 @@ async fn secret_parameters_separate_users_and_appear_nowhere_in_clear() {
             urls.push(format!("{API}{}", path(1)));
         }
         assert_eq!(origin.calls(), 2 * NAMES.len());
-        assert!(origin.seen().iter().all(|seen| seen.target.contains("S3cr3t")), "as it was sent");
+        assert!(
+            origin.requests().iter().all(|seen| seen.target.contains("S3cr3t")),
+            "as it was sent"
+        );
         let entries = larder.entries().await;
         let shown: Vec<_> = entries.iter().filter_map(|entry| entry["url"].as_str()).collect();
         let expected = format!("{API}/v1/prices?x_cg_pro_api_key=(secret)&limit=10");
@@ -194,7 +197,7 @@ async fn secrets_in_paths_and_locations_stay_masked_but_reach_clients() {
         let origin = Origin::start(move |seen| {
             let fields: Vec<&str> = links.iter().map(String::as_str).collect();
             let redirects = seen.target.contains("getFile");
-            Answer::new(
+            MockResponse::new(
                 if redirects { 302 } else { 200 },
                 if redirects { &fields } else { &[] },
                 "",

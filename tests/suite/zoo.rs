@@ -15,11 +15,11 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::time::Duration;
 
-use crate::origin::{Answer, Origin, Step};
-use crate::real_origin::{Kind, RealOrigin, missing};
-use crate::tls_origin::Authority;
-use crate::zoo::access_path::Speaks;
-use crate::zoo::access_paths::gone;
+use crate::origin::{MockResponse, Origin, Step};
+use crate::real_origin::{RealOrigin, ServerKind, missing_requirement};
+use crate::tls_origin::TestCa;
+use crate::zoo::access_path::OriginProtocol;
+use crate::zoo::access_paths::run_all;
 use crate::zoo_files::body;
 
 /// The minimum number of exchanges with each origin; all origins together have more than 2,000.
@@ -69,25 +69,28 @@ const HYPERCORN: Holes = &[
 const HYPERCORN_H1: Holes = &["trailers", "early-hints"];
 
 /// Runs all cases against an origin by all access paths; `holes` lists the cases that it cannot send.
-async fn run_cases(name: &str, kind: Kind, speaks: Speaks, holes: &[Holes]) {
-    if let Some(missing) = missing(kind) {
+async fn run_cases(name: &str, kind: ServerKind, speaks: OriginProtocol, holes: &[Holes]) {
+    if let Some(missing) = missing_requirement(kind) {
         assert!(std::env::var_os("CI").is_none(), "{missing}");
         return print_line(&format!("SKIPPED zoo: {missing}"));
     }
-    let authority = Authority::new();
+    let authority = TestCa::new();
     let backend = backend().await;
-    let h2 = speaks == Speaks::H2;
+    let h2 = speaks == OriginProtocol::H2;
     let node = match kind {
-        Kind::Haproxy(_) => {
-            Some(RealOrigin::start(Kind::Node, &authority, backend.addr, false).await)
+        ServerKind::Haproxy(_) => {
+            Some(RealOrigin::start(ServerKind::Node, &authority, backend.addr, false).await)
         }
-        Kind::Nginx | Kind::Lighttpd | Kind::Apache | Kind::Node | Kind::Go | Kind::Hypercorn => {
-            None
-        }
+        ServerKind::Nginx
+        | ServerKind::Lighttpd
+        | ServerKind::Apache
+        | ServerKind::Node
+        | ServerKind::Go
+        | ServerKind::Hypercorn => None,
     };
-    let kind = node.as_ref().map_or(kind, |node| Kind::Haproxy(node.plain.port()));
+    let kind = node.as_ref().map_or(kind, |node| ServerKind::Haproxy(node.plain.port()));
     let origin = RealOrigin::start(kind, &authority, backend.addr, h2).await;
-    let tally = gone(&origin, &authority, speaks).await;
+    let tally = run_all(&origin, &authority, speaks).await;
     let different = tally.differences.len();
     print_line(&format!("zoo: {} exchanges with {name}, {different} differences", tally.exchanges));
     let all = tally.differences.join("\n");
@@ -108,7 +111,7 @@ async fn backend() -> Origin {
     Origin::start(|seen| {
         let etag = "\"behind\"";
         if seen.field("if-none-match") == Some(etag) {
-            return Answer::raw(format!("HTTP/1.1 304 Not Modified\r\nETag: {etag}\r\n\r\n"));
+            return MockResponse::raw(format!("HTTP/1.1 304 Not Modified\r\nETag: {etag}\r\n\r\n"));
         }
         let path = seen.target.split('?').next().unwrap_or_default();
         let (kind, name) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
@@ -117,9 +120,9 @@ async fn backend() -> Origin {
         let head = format!("HTTP/1.1 200 OK\r\n{}\r\n", fields.join("\r\n"));
         let of_length = |bytes: &[u8]| {
             let head = format!("{head}Content-Length: {}\r\n\r\n", whole.len());
-            Answer::raw([head.as_bytes(), bytes].concat())
+            MockResponse::raw([head.as_bytes(), bytes].concat())
         };
-        let chunked = |bytes: &[u8]| Answer::chunked_open(200, &fields, &[bytes]);
+        let chunked = |bytes: &[u8]| MockResponse::chunked_open(200, &fields, &[bytes]);
         let end = |bytes: &str| Step::Write(bytes.as_bytes().to_vec());
         let soon = Step::Pause(Duration::from_millis(20));
         match (kind, name) {
@@ -130,16 +133,16 @@ async fn backend() -> Origin {
             ("cut", "unsized") => chunked(&whole[..10_000]).then([soon, Step::Close]),
             ("early", _) => {
                 let early = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
-                Answer::raw(early).then(of_length(&whole).0)
+                MockResponse::raw(early).then(of_length(&whole).0)
             }
             ("eof", _) => {
-                Answer::raw([head.as_bytes(), b"\r\n", &whole].concat()).then([Step::Close])
+                MockResponse::raw([head.as_bytes(), b"\r\n", &whole].concat()).then([Step::Close])
             }
             ("lastempty", _) => {
                 let last = Step::Write(whole[10_000..].to_vec());
                 of_length(&whole[..10_000]).then([soon, last])
             }
-            _ => Answer::new(404, &[], "no such thing\n"),
+            _ => MockResponse::new(404, &[], "no such thing\n"),
         }
     })
     .await
@@ -147,81 +150,95 @@ async fn backend() -> Origin {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_h1() {
-    run_cases("nginx_h1", Kind::Nginx, Speaks::Plain, &[NGINX]).await;
+    run_cases("nginx_h1", ServerKind::Nginx, OriginProtocol::Plain, &[NGINX]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nginx_h2() {
-    run_cases("nginx_h2", Kind::Nginx, Speaks::H2, &[NGINX]).await;
+    run_cases("nginx_h2", ServerKind::Nginx, OriginProtocol::H2, &[NGINX]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lighttpd_h1() {
-    run_cases("lighttpd_h1", Kind::Lighttpd, Speaks::Plain, &[LIGHTTPD, NO_CLOSE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lighttpd_h1_tls() {
-    run_cases("lighttpd_h1_tls", Kind::Lighttpd, Speaks::Tls, &[LIGHTTPD, NO_CLOSE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lighttpd_h2() {
-    run_cases("lighttpd_h2", Kind::Lighttpd, Speaks::H2, &[LIGHTTPD, LIGHTTPD_H2]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apache_h1() {
-    run_cases("apache_h1", Kind::Apache, Speaks::Plain, &[APACHE, APACHE_H1, NO_CLOSE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn apache_h2() {
-    run_cases("apache_h2", Kind::Apache, Speaks::H2, &[APACHE, APACHE_H2]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn haproxy_h1() {
-    run_cases("haproxy_h1", Kind::Haproxy(0), Speaks::Plain, &[NONE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn haproxy_h2() {
-    run_cases("haproxy_h2", Kind::Haproxy(0), Speaks::H2, &[HAPROXY_H2]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn node_h1() {
-    run_cases("node_h1", Kind::Node, Speaks::Plain, &[NONE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn node_h2() {
-    run_cases("node_h2", Kind::Node, Speaks::H2, &[NONE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn go_h1() {
-    run_cases("go_h1", Kind::Go, Speaks::Plain, &[NO_CLOSE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn go_h1_tls() {
-    run_cases("go_h1_tls", Kind::Go, Speaks::Tls, &[NO_CLOSE]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn go_h2() {
-    run_cases("go_h2", Kind::Go, Speaks::H2, &[GO_H2]).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hypercorn_h1() {
-    run_cases("hypercorn_h1", Kind::Hypercorn, Speaks::Plain, &[HYPERCORN, HYPERCORN_H1, NO_CLOSE])
+    run_cases("lighttpd_h1", ServerKind::Lighttpd, OriginProtocol::Plain, &[LIGHTTPD, NO_CLOSE])
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lighttpd_h1_tls() {
+    run_cases("lighttpd_h1_tls", ServerKind::Lighttpd, OriginProtocol::Tls, &[LIGHTTPD, NO_CLOSE])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lighttpd_h2() {
+    run_cases("lighttpd_h2", ServerKind::Lighttpd, OriginProtocol::H2, &[LIGHTTPD, LIGHTTPD_H2])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apache_h1() {
+    run_cases(
+        "apache_h1",
+        ServerKind::Apache,
+        OriginProtocol::Plain,
+        &[APACHE, APACHE_H1, NO_CLOSE],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn apache_h2() {
+    run_cases("apache_h2", ServerKind::Apache, OriginProtocol::H2, &[APACHE, APACHE_H2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_h1() {
+    run_cases("haproxy_h1", ServerKind::Haproxy(0), OriginProtocol::Plain, &[NONE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn haproxy_h2() {
+    run_cases("haproxy_h2", ServerKind::Haproxy(0), OriginProtocol::H2, &[HAPROXY_H2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_h1() {
+    run_cases("node_h1", ServerKind::Node, OriginProtocol::Plain, &[NONE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn node_h2() {
+    run_cases("node_h2", ServerKind::Node, OriginProtocol::H2, &[NONE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_h1() {
+    run_cases("go_h1", ServerKind::Go, OriginProtocol::Plain, &[NO_CLOSE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_h1_tls() {
+    run_cases("go_h1_tls", ServerKind::Go, OriginProtocol::Tls, &[NO_CLOSE]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn go_h2() {
+    run_cases("go_h2", ServerKind::Go, OriginProtocol::H2, &[GO_H2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hypercorn_h1() {
+    run_cases(
+        "hypercorn_h1",
+        ServerKind::Hypercorn,
+        OriginProtocol::Plain,
+        &[HYPERCORN, HYPERCORN_H1, NO_CLOSE],
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hypercorn_h2() {
-    run_cases("hypercorn_h2", Kind::Hypercorn, Speaks::H2, &[HYPERCORN]).await;
+    run_cases("hypercorn_h2", ServerKind::Hypercorn, OriginProtocol::H2, &[HYPERCORN]).await;
 }

@@ -9,9 +9,9 @@ use tokio::net::TcpStream;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// As its framing requires.
-    Whole,
+    Complete,
     /// The connection ended inside the body.
-    Cut,
+    Truncated,
 }
 
 /// A response as the client received it.
@@ -69,7 +69,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Sends a request without a body in absolute-form; `fields` are whole lines.
-    pub async fn ask(&mut self, method: &str, url: &str, fields: &[&str]) {
+    pub async fn send_request(&mut self, method: &str, url: &str, fields: &[&str]) {
         let host = url.split('/').nth(2).unwrap_or_default();
         let mut head = format!("{method} {url} HTTP/1.1\r\nHost: {host}\r\n");
         for field in fields {
@@ -82,14 +82,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     /// Sends a `GET` and reads its response; the connection stays open.
     pub async fn get(&mut self, url: &str, fields: &[&str]) -> Response {
-        self.ask("GET", url, fields).await;
-        self.answer("GET").await.expect("a response")
+        self.send_request("GET", url, fields).await;
+        self.response("GET").await.expect("a response")
     }
 
     /// Reads the final response to a request with `method`; `None` if the connection closes before it.
-    pub async fn answer(&mut self, method: &str) -> Option<Response> {
+    pub async fn response(&mut self, method: &str) -> Option<Response> {
         loop {
-            let response = self.one_answer(method).await?;
+            let response = self.next_response(method).await?;
             if response.status == 101 || response.status >= 200 {
                 return Some(response);
             }
@@ -97,7 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Reads the next response, final or interim.
-    pub async fn one_answer(&mut self, method: &str) -> Option<Response> {
+    pub async fn next_response(&mut self, method: &str) -> Option<Response> {
         let end = loop {
             if let Some(end) = self.bytes.windows(4).position(|w| w == b"\r\n\r\n") {
                 break end + 4;
@@ -116,7 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
             .collect();
         let status = status.parse().expect("a status");
-        let mut response = Response { status, fields, body: Vec::new(), end: End::Whole };
+        let mut response = Response { status, fields, body: Vec::new(), end: End::Complete };
         let tunnel = method == "CONNECT" && (200..300).contains(&status);
         let bodiless = method == "HEAD" || tunnel || status < 200 || status == 204 || status == 304;
         if !bodiless {
@@ -126,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Reads until `bytes` have arrived, and leaves everything to the next read of a response.
-    pub async fn reads(&mut self, bytes: impl AsRef<[u8]>) {
+    pub async fn read_until(&mut self, bytes: impl AsRef<[u8]>) {
         let expected = bytes.as_ref();
         while !self.bytes.windows(expected.len()).any(|window| window == expected) {
             assert!(
@@ -143,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 
     /// Reads until the connection ends; all bytes that were received.
-    pub async fn rest(&mut self) -> Vec<u8> {
+    pub async fn read_to_end(&mut self) -> Vec<u8> {
         while self.read_some().await {}
         std::mem::take(&mut self.bytes)
     }
@@ -164,15 +164,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             (false, Some(length)) => {
                 while self.bytes.len() < length && self.read_some().await {}
                 let got = self.bytes.len().min(length);
-                response.end = if got == length { End::Whole } else { End::Cut };
+                response.end = if got == length { End::Complete } else { End::Truncated };
                 response.body = self.bytes.drain(..got).collect();
             }
             (false, None) => {
                 let ended = loop {
                     match self.stream.read_buf(&mut self.bytes).await {
-                        Ok(0) => break End::Whole,
+                        Ok(0) => break End::Complete,
                         Ok(_) => {}
-                        Err(_reset) => break End::Cut,
+                        Err(_reset) => break End::Truncated,
                     }
                 };
                 response.end = ended;
@@ -188,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
                     break end;
                 }
                 if !self.read_some().await {
-                    return End::Cut;
+                    return End::Truncated;
                 }
             };
             let size = std::str::from_utf8(&self.bytes[..line]).expect("a chunk size");
@@ -196,13 +196,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
             while self.bytes.len() < line + 2 + size + 2 {
                 if !self.read_some().await {
                     body.extend_from_slice(self.bytes.get(line + 2..).unwrap_or_default());
-                    return End::Cut;
+                    return End::Truncated;
                 }
             }
             body.extend_from_slice(&self.bytes[line + 2..line + 2 + size]);
             self.bytes.drain(..line + 2 + size + 2);
             if size == 0 {
-                return End::Whole;
+                return End::Complete;
             }
         }
     }

@@ -14,13 +14,13 @@ const A: u16 = 1;
 const AAAA: u16 = 28;
 
 /// The reply to a query for a name.
-pub enum Said {
+pub enum DnsReply {
     /// The addresses of the name; if empty, the name does not exist.
     Addresses(Vec<IpAddr>),
     /// SERVFAIL.
     Failure,
     /// No reply at all.
-    Nothing,
+    NoReply,
 }
 
 /// A running name server; it ends with the test.
@@ -41,11 +41,11 @@ impl Dns {
     /// A name server that replies with the addresses that `script` returns for a name and the number of
     /// its query, from 0; if there are none, the name does not exist.
     pub async fn start(script: impl Fn(&str, usize) -> Vec<IpAddr> + Send + 'static) -> Self {
-        Self::saying(move |name, nth| Said::Addresses(script(name, nth))).await
+        Self::with_replies(move |name, nth| DnsReply::Addresses(script(name, nth))).await
     }
 
     /// The same, where a query may also fail or get no reply.
-    pub async fn saying(script: impl Fn(&str, usize) -> Said + Send + 'static) -> Self {
+    pub async fn with_replies(script: impl Fn(&str, usize) -> DnsReply + Send + 'static) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = socket.local_addr().expect("a bound socket has an address");
         let queries = Arc::new(Mutex::new(Vec::new()));
@@ -67,13 +67,13 @@ impl Dns {
                     _ => times(&names.lock()),
                 };
                 let reply = match script(&name, nth) {
-                    Said::Addresses(found) => addresses(&packet[..end], kind, &found),
-                    Said::Failure => servfail(&packet[..end]),
-                    Said::Nothing => continue,
+                    DnsReply::Addresses(found) => addresses(&packet[..end], kind, &found),
+                    DnsReply::Failure => servfail(&packet[..end]),
+                    DnsReply::NoReply => continue,
                 };
                 let gate = current_gate.lock().clone();
                 if let Some(gate) = gate {
-                    gate.passed().await;
+                    gate.wait_open().await;
                 }
                 let _client_gone = socket.send_to(&reply, peer).await;
             }
@@ -82,14 +82,14 @@ impl Dns {
     }
 
     /// From now on replies wait for the returned gate.
-    pub fn hold(&self) -> Gate {
+    pub fn delay_replies(&self) -> Gate {
         let gate = Gate::new();
         *self.gate.lock() = Some(gate.clone());
         gate
     }
 
     /// The names of all A queries, in order, without the final dot.
-    pub fn asked(&self) -> Vec<String> {
+    pub fn queried_names(&self) -> Vec<String> {
         self.queries.lock().clone()
     }
 }

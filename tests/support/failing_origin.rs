@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::client::Response;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin, Seen};
+use crate::origin::{MockResponse, Origin, ReceivedRequest};
 
 pub const SECOND: Duration = Duration::from_secs(1);
 
@@ -29,12 +29,14 @@ pub fn yaml(upstream: &str, policy: &[&str]) -> String {
 }
 
 /// A 429 with these fields and a body.
-pub fn limited(fields: &[&str]) -> Answer {
-    Answer::new(429, fields, "slow down")
+pub fn too_many_requests(fields: &[&str]) -> MockResponse {
+    MockResponse::new(429, fields, "slow down")
 }
 
 /// A script that sends these responses in order, and the last one for all further requests.
-pub fn in_order(responses: Vec<Answer>) -> impl Fn(&Seen) -> Answer + Send + Sync {
+pub fn in_order(
+    responses: Vec<MockResponse>,
+) -> impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync {
     let next = AtomicUsize::new(0);
     move |_| {
         let index = next.fetch_add(1, Ordering::SeqCst).min(responses.len() - 1);
@@ -43,26 +45,26 @@ pub fn in_order(responses: Vec<Answer>) -> impl Fn(&Seen) -> Answer + Send + Syn
 }
 
 /// Sends a `GET` and reads its response in a task, while the test advances the clock.
-pub async fn asking(larder: &Larder, path: &str, fields: &[&str]) -> JoinHandle<Response> {
+pub async fn start_get(larder: &Larder, path: &str, fields: &[&str]) -> JoinHandle<Response> {
     let mut client = larder.client().await;
-    client.ask("GET", &format!("{API}{path}"), fields).await;
-    tokio::spawn(async move { client.answer("GET").await.expect("a response") })
+    client.send_request("GET", &format!("{API}{path}"), fields).await;
+    tokio::spawn(async move { client.response("GET").await.expect("a response") })
 }
 
 /// Waits until a task sleeps, advances the clock, and asserts that the next call to the origin comes after
 /// `from` and no later than `to`.
-pub async fn next_call(larder: &Larder, origin: &Origin, from: Duration, to: Duration) {
-    larder.until("a retry waits", |larder| larder.clock.sleepers() > 0).await;
+pub async fn expect_next_call(larder: &Larder, origin: &Origin, from: Duration, to: Duration) {
+    larder.wait_until("a retry waits", |larder| larder.clock.sleepers() > 0).await;
     let calls = origin.calls();
     larder.clock.advance(from.saturating_sub(TICK));
-    settled(larder).await;
+    round_trip(larder).await;
     assert_eq!(origin.calls(), calls, "earlier than {from:?}");
     larder.clock.advance(to.saturating_sub(from) + TICK);
-    origin.reached(calls + 1).await;
+    origin.wait_for_calls(calls + 1).await;
 }
 
 /// Advances the clock by `step`s until the response comes; the response and the time that it took.
-pub async fn turned(
+pub async fn advance_until_response(
     larder: &Larder,
     request: JoinHandle<Response>,
     step: Duration,
@@ -72,7 +74,7 @@ pub async fn turned(
         if larder.clock.sleepers() > 0 {
             larder.clock.advance(step);
         }
-        settled(larder).await;
+        round_trip(larder).await;
     }
     (request.await.expect("no panic"), since(larder, start))
 }
@@ -82,14 +84,14 @@ pub fn since(larder: &Larder, start: SystemTime) -> Duration {
 }
 
 /// Sends an invalid request and reads its error response: tasks that the clock has woken run meanwhile.
-pub async fn settled(larder: &Larder) {
+pub async fn round_trip(larder: &Larder) {
     let mut client = larder.client().await;
     client.send("nonsense\r\n\r\n").await;
-    client.rest().await;
+    client.read_to_end().await;
 }
 
 /// Sends requests until the response has this body: a background revalidation has ended.
-pub async fn gets(larder: &Larder, path: &str, body: &str) -> Response {
+pub async fn get_until_body(larder: &Larder, path: &str, body: &str) -> Response {
     for _ in 0..2000 {
         let response = larder.get(path).await;
         assert_eq!(response.status, 200, "{}", response.text());
@@ -106,21 +108,21 @@ pub async fn gets(larder: &Larder, path: &str, body: &str) -> Response {
 }
 
 /// The status of the upstream `api`.
-pub fn api(larder: &Larder) -> UpstreamStatus {
-    larder.server.controls().upstreams().remove(0)
+pub fn api_status(larder: &Larder) -> UpstreamStatus {
+    larder.server.admin_api().upstreams().remove(0)
 }
 
 /// The scope and the reason of each cooldown of the upstream `api`, and whether it is firm.
-pub fn holds(larder: &Larder) -> Vec<(&'static str, &'static str, bool)> {
-    api(larder)
-        .holds
+pub fn cooldowns(larder: &Larder) -> Vec<(&'static str, &'static str, bool)> {
+    api_status(larder)
+        .cooldowns
         .iter()
-        .map(|cooldown| (cooldown.reach, cooldown.cause, cooldown.firm))
+        .map(|cooldown| (cooldown.scope, cooldown.reason, cooldown.firm))
         .collect()
 }
 
 /// The class of an error response of larder; empty for a response of the origin.
-pub fn class(response: &Response) -> String {
+pub fn error_class(response: &Response) -> String {
     let json: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
     json["larder_error"]["class"].as_str().unwrap_or_default().to_owned()
 }

@@ -10,9 +10,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::client::{Client, Response};
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use crate::tls_client::TlsClient;
-use crate::tls_origin::{Authority, TlsOrigin};
+use crate::tls_origin::{TestCa, TlsOrigin};
 
 /// The host name of the API.
 pub const API: &str = "api.example.test";
@@ -20,39 +20,44 @@ pub const API: &str = "api.example.test";
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A larder with one route for an API whose origin uses TLS.
-pub struct Scene {
+pub struct InterceptionSetup {
     pub larder: Larder,
     pub origin: Origin,
     tls: TlsOrigin,
-    pub authority: Authority,
+    pub authority: TestCa,
 }
 
-impl Scene {
-    pub async fn with(origin: Origin, yaml: &str) -> Self {
-        Self::before(origin, "", yaml).await
+impl InterceptionSetup {
+    pub async fn start(origin: Origin, yaml: &str) -> Self {
+        Self::start_with_upstream(origin, "", yaml).await
     }
 
     /// The same with further keys for the API's upstream, each after a comma.
-    pub async fn before(origin: Origin, upstream: &str, yaml: &str) -> Self {
-        let authority = Authority::new();
-        let tls = TlsOrigin::before(&authority, origin.addr).await;
+    pub async fn start_with_upstream(origin: Origin, upstream: &str, yaml: &str) -> Self {
+        let authority = TestCa::new();
+        let tls = TlsOrigin::in_front_of(&authority, origin.addr).await;
         let larder = Larder::bare(&file(&tls, &authority, upstream, yaml)).await;
         Self { larder, origin, tls, authority }
     }
 
     /// The same with another TLS origin, whose certificates `authority` has issued.
-    pub async fn at(tls: TlsOrigin, authority: Authority, origin: Origin, yaml: &str) -> Self {
+    pub async fn start_with_tls_origin(
+        tls: TlsOrigin,
+        authority: TestCa,
+        origin: Origin,
+        yaml: &str,
+    ) -> Self {
         let larder = Larder::bare(&file(&tls, &authority, "", yaml)).await;
         Self { larder, origin, tls, authority }
     }
 
     /// One route with a `ttl` of an hour.
-    pub async fn keeping(response: Answer) -> Self {
-        Self::with(Origin::always(response).await, &route(&["ttl: 1h"])).await
+    pub async fn caching(response: MockResponse) -> Self {
+        Self::start(Origin::always(response).await, &route(&["ttl: 1h"])).await
     }
 
     pub fn client(&self, protocols: &[&str]) -> TlsClient {
-        TlsClient::of(&self.larder, protocols)
+        TlsClient::for_larder(&self.larder, protocols)
     }
 
     /// Writes another configuration and reloads it.
@@ -62,7 +67,7 @@ impl Scene {
     }
 
     /// A TLS connection to the API of a client that offers both versions and prefers HTTP/2.
-    pub async fn either(&self) -> TlsStream<TcpStream> {
+    pub async fn connect_any_version(&self) -> TlsStream<TcpStream> {
         let client = self.client(&["h2", "http/1.1"]);
         client.connect(&format!("{API}:443"), API).await.expect("a handshake")
     }
@@ -75,7 +80,7 @@ impl Scene {
 }
 
 /// A configuration in which two names resolve to the origin and its certificate is trusted, and then `yaml`.
-fn file(tls: &TlsOrigin, authority: &Authority, upstream: &str, yaml: &str) -> String {
+fn file(tls: &TlsOrigin, authority: &TestCa, upstream: &str, yaml: &str) -> String {
     format!(
         "resolve: {{ '{API}': '{addr}', other.example.test: '{addr}' }}\n\
          upstreams: {{ api: {{ hosts: [{API}], tls: {{ extra_roots: ['{}'] }}{upstream} }} }}\n{yaml}",
@@ -85,9 +90,13 @@ fn file(tls: &TlsOrigin, authority: &Authority, upstream: &str, yaml: &str) -> S
 }
 
 /// Sends a `GET` in origin form over HTTP/1.1 and reads the response.
-pub async fn ask(client: &mut Client<TlsStream<TcpStream>>, target: &str, host: &str) -> Response {
+pub async fn http1_get(
+    client: &mut Client<TlsStream<TcpStream>>,
+    target: &str,
+    host: &str,
+) -> Response {
     client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
-    timeout(TIMEOUT, client.answer("GET")).await.expect("in time").expect("a response")
+    timeout(TIMEOUT, client.response("GET")).await.expect("in time").expect("a response")
 }
 
 /// Whether HTTP/2 was negotiated.

@@ -41,15 +41,15 @@ impl Larder {
 
     /// A larder with this configuration and nothing but `version`, `listen` and `admin` added.
     pub async fn bare(yaml: &str) -> Self {
-        Self::with_parts(yaml, ServerDeps::default()).await
+        Self::with_deps(yaml, ServerDeps::default()).await
     }
 
     /// The same with other dependencies; the clock and the file are always replaced.
     #[expect(clippy::unused_async, reason = "async like the helpers that call it")]
-    pub async fn with_parts(yaml: &str, mut deps: ServerDeps) -> Self {
+    pub async fn with_deps(yaml: &str, mut deps: ServerDeps) -> Self {
         let file = Arc::new(Mutex::new(file(yaml)));
         let config = read(&file.lock()).unwrap_or_else(|report| panic!("{report}"));
-        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         deps.clock = clock.clone();
         let current = Arc::clone(&file);
         deps.source = Some(ConfigSource::new("test.yaml", move || read(&current.lock())));
@@ -66,7 +66,7 @@ impl Larder {
     /// Reloads with another configuration and nothing but `version`, `listen` and `admin` added.
     pub async fn reload_bare(&self, yaml: &str) -> Result<ReloadResult, ReloadError> {
         *self.file.lock() = file(yaml);
-        self.server.controls().reload().await
+        self.server.admin_api().reload().await
     }
 
     pub fn addr(&self) -> SocketAddr {
@@ -88,21 +88,23 @@ impl Larder {
     }
 
     /// Waits until this many clients wait for an in-flight fetch or read from it.
-    pub async fn waiting(&self, clients: usize) {
-        self.until(&format!("{clients} clients wait"), |larder| larder.server.waiting() == clients)
-            .await;
+    pub async fn wait_for_waiters(&self, clients: usize) {
+        self.wait_until(&format!("{clients} clients wait"), |larder| {
+            larder.server.waiting() == clients
+        })
+        .await;
     }
 
     /// Waits until a metric has this value; a request is recorded after the client has read its last byte.
-    pub async fn counts(&self, series: &str, value: f64) {
-        self.until(&format!("{series} {value}"), |larder| {
+    pub async fn wait_for_metric(&self, series: &str, value: f64) {
+        self.wait_until(&format!("{series} {value}"), |larder| {
             (larder.metric(series) - value).abs() < f64::EPSILON
         })
         .await;
     }
 
     /// Waits until `condition` is true, with a timeout.
-    pub async fn until(&self, description: &str, condition: impl Fn(&Self) -> bool) {
+    pub async fn wait_until(&self, description: &str, condition: impl Fn(&Self) -> bool) {
         for _ in 0..5000 {
             if condition(self) {
                 return;
@@ -112,13 +114,13 @@ impl Larder {
         panic!(
             "timed out: {description}; {} wait\n{}",
             self.server.waiting(),
-            self.server.account().render()
+            self.server.telemetry().render()
         );
     }
 
     /// The sum of the metric lines that start with `series`; 0 if there is none.
     pub fn metric(&self, series: &str) -> f64 {
-        let page = self.server.account().render();
+        let page = self.server.telemetry().render();
         page.lines()
             .filter_map(|line| line.strip_prefix(series))
             .filter_map(|rest| rest.trim().parse::<f64>().ok())

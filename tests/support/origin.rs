@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 /// A request as the origin received it.
 #[derive(Debug, Clone)]
-pub struct Seen {
+pub struct ReceivedRequest {
     /// Its number among all requests, from 0.
     pub index: usize,
     /// The number of its connection, from 0.
@@ -25,7 +25,7 @@ pub struct Seen {
     pub raw_head: String,
 }
 
-impl Seen {
+impl ReceivedRequest {
     /// The first value of a field; the name is case-insensitive.
     pub fn field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
@@ -46,7 +46,7 @@ impl Gate {
     }
 
     /// Waits until the gate is open.
-    pub async fn passed(&self) {
+    pub async fn wait_open(&self) {
         let mut open = self.0.subscribe();
         open.wait_for(|open| *open).await.expect("the gate lives as long as its script");
     }
@@ -70,14 +70,14 @@ pub enum Step {
     /// Calls a function of the test.
     Do(Arc<dyn Fn() + Send + Sync>),
     /// Sends nothing more until larder closes the connection; [`Origin::wait_for_disconnects`] counts these.
-    UntilGone,
+    UntilDisconnect,
 }
 
 /// A response as exact bytes.
 #[derive(Clone)]
-pub struct Answer(pub Vec<Step>);
+pub struct MockResponse(pub Vec<Step>);
 
-impl Answer {
+impl MockResponse {
     /// Writes these bytes; then the connection serves its next request.
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
         Self(vec![Step::Write(bytes.into())])
@@ -114,7 +114,7 @@ impl Answer {
     }
 
     /// No response: keeps the connection open.
-    pub fn hung() -> Self {
+    pub fn hang() -> Self {
         Self(vec![Step::Hang])
     }
 
@@ -148,11 +148,11 @@ fn head(status: u16, fields: &[&str]) -> String {
     head
 }
 
-type Script = dyn Fn(&Seen) -> Answer + Send + Sync;
+type Script = dyn Fn(&ReceivedRequest) -> MockResponse + Send + Sync;
 
 struct State {
     script: Mutex<Arc<Script>>,
-    requests: Mutex<Vec<Seen>>,
+    requests: Mutex<Vec<ReceivedRequest>>,
     calls: watch::Sender<usize>,
     disconnects: watch::Sender<usize>,
     connections: AtomicUsize,
@@ -174,14 +174,16 @@ impl Drop for Origin {
 
 impl Origin {
     /// Starts an origin that sends the responses of `script`.
-    pub async fn start(script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) -> Self {
+    pub async fn start(
+        script: impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync + 'static,
+    ) -> Self {
         Self::start_at("127.0.0.1:0", script).await
     }
 
     /// The same at a given address.
     pub async fn start_at(
         address: &str,
-        script: impl Fn(&Seen) -> Answer + Send + Sync + 'static,
+        script: impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync + 'static,
     ) -> Self {
         let listener = TcpListener::bind(address).await.expect("the address is local and free");
         let addr = listener.local_addr().expect("a bound listener has an address");
@@ -198,12 +200,15 @@ impl Origin {
     }
 
     /// Starts an origin that sends the same response to every request.
-    pub async fn always(response: Answer) -> Self {
+    pub async fn always(response: MockResponse) -> Self {
         Self::start(move |_| response.clone()).await
     }
 
     /// Replaces the script.
-    pub fn now(&self, script: impl Fn(&Seen) -> Answer + Send + Sync + 'static) {
+    pub fn set_script(
+        &self,
+        script: impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync + 'static,
+    ) {
         *self.state.script.lock() = Arc::new(script);
     }
 
@@ -221,7 +226,7 @@ impl Origin {
     }
 
     /// All received requests.
-    pub fn seen(&self) -> Vec<Seen> {
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.state.requests.lock().clone()
     }
 
@@ -236,13 +241,13 @@ impl Origin {
     }
 
     /// Waits until `calls` requests have been received.
-    pub async fn reached(&self, calls: usize) {
+    pub async fn wait_for_calls(&self, calls: usize) {
         let mut count = self.state.calls.subscribe();
         count.wait_for(|count| *count >= calls).await.expect("the origin lives");
     }
 
     /// Waits until larder has closed this many connections during [`Step::UntilDisconnect`].
-    pub async fn left(&self, connections: usize) {
+    pub async fn wait_for_disconnects(&self, connections: usize) {
         let mut count = self.state.disconnects.subscribe();
         count.wait_for(|count| *count >= connections).await.expect("the origin lives");
     }
@@ -276,7 +281,7 @@ async fn serve(mut stream: TcpStream, connection: usize, state: Arc<State>) {
 }
 
 /// Sends a response; false when the connection has ended.
-async fn send_response(stream: &mut TcpStream, response: Answer, state: &State) -> bool {
+async fn send_response(stream: &mut TcpStream, response: MockResponse, state: &State) -> bool {
     for step in response.0 {
         match step {
             Step::Write(bytes) => {
@@ -292,7 +297,7 @@ async fn send_response(stream: &mut TcpStream, response: Answer, state: &State) 
                     state.repeated.fetch_add(bytes.len(), Ordering::SeqCst);
                 }
             }
-            Step::Wait(gate) => gate.passed().await,
+            Step::Wait(gate) => gate.wait_open().await,
             Step::Pause(time) => tokio::time::sleep(time).await,
             Step::Do(act) => act(),
             Step::Close => return false,
@@ -303,7 +308,7 @@ async fn send_response(stream: &mut TcpStream, response: Answer, state: &State) 
                 return false;
             }
             Step::Hang => std::future::pending().await,
-            Step::UntilGone => {
+            Step::UntilDisconnect => {
                 let mut sink = [0; 1024];
                 while stream.read(&mut sink).await.is_ok_and(|n| n > 0) {}
                 state.disconnects.send_modify(|count| *count += 1);
@@ -314,7 +319,7 @@ async fn send_response(stream: &mut TcpStream, response: Answer, state: &State) 
     true
 }
 
-async fn read_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<Seen> {
+async fn read_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<ReceivedRequest> {
     let end = loop {
         if let Some(end) = bytes.windows(4).position(|w| w == b"\r\n\r\n") {
             break end + 4;
@@ -332,7 +337,7 @@ async fn read_request(stream: &mut TcpStream, bytes: &mut Vec<u8>) -> Option<See
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
         .collect();
-    let mut request = Seen {
+    let mut request = ReceivedRequest {
         index: 0,
         connection: 0,
         method,

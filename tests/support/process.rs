@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 /// Longer than any step of a test takes; a longer step hangs.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The path of the larder executable.
 pub fn program() -> &'static str {
@@ -23,12 +23,12 @@ pub fn program() -> &'static str {
 }
 
 /// Runs a larder command that exits by itself.
-pub async fn larder<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
+pub async fn run_larder<S: AsRef<OsStr>>(arguments: &[S]) -> Output {
     let mut command = Command::new(program());
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     // The examples in the documentation read this variable.
     command.env("CMC_API_KEY", "of-no-use");
-    timeout(PATIENCE, command.output()).await.expect("it exits").expect("it starts")
+    timeout(TIMEOUT, command.output()).await.expect("it exits").expect("it starts")
 }
 
 pub fn text(bytes: &[u8]) -> String {
@@ -36,12 +36,12 @@ pub fn text(bytes: &[u8]) -> String {
 }
 
 /// A temporary directory with a `proxy.yaml`.
-pub struct House {
+pub struct ConfigDir {
     pub directory: tempfile::TempDir,
     pub config: PathBuf,
 }
 
-impl House {
+impl ConfigDir {
     /// A directory whose `proxy.yaml` is exactly this text.
     pub fn with(yaml: &str) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -84,7 +84,7 @@ impl Lines {
     }
 
     /// Waits for the first line that contains `part`.
-    pub async fn line(&self, part: &str) -> String {
+    pub async fn wait_for_line(&self, part: &str) -> String {
         let mut count = self.count.clone();
         let found = async {
             loop {
@@ -97,7 +97,7 @@ impl Lines {
                 }
             }
         };
-        let found = timeout(PATIENCE, found).await.ok().flatten();
+        let found = timeout(TIMEOUT, found).await.ok().flatten();
         found.unwrap_or_else(|| panic!("no line with {part:?} in:\n{}", self.text()))
     }
 }
@@ -114,11 +114,11 @@ impl Process {
     pub fn start<S: AsRef<OsStr>>(arguments: &[S]) -> Self {
         let mut command = Command::new(program());
         command.args(arguments).stdin(Stdio::null());
-        Self::of(command)
+        Self::from_command(command)
     }
 
     /// Starts `command`.
-    pub fn of(mut command: Command) -> Self {
+    pub fn from_command(mut command: Command) -> Self {
         let mut child = command
             .kill_on_drop(true)
             .stdout(Stdio::piped())
@@ -132,26 +132,26 @@ impl Process {
 
     /// Starts `larder run` with this configuration and waits until it serves. Keep the directory while the
     /// process runs.
-    pub async fn run(yaml: &str) -> (Self, House) {
-        let dir = House::with(yaml);
+    pub async fn run(yaml: &str) -> (Self, ConfigDir) {
+        let dir = ConfigDir::with(yaml);
         let process = Self::start(&[OsStr::new("run"), dir.config.as_os_str()]);
-        process.out.line("listens on").await;
+        process.out.wait_for_line("listens on").await;
         (process, dir)
     }
 
     /// The same with a resource limit, given as arguments of `ulimit`.
-    pub async fn run_within(limit: &str, yaml: &str) -> (Self, House) {
-        let dir = House::with(yaml);
+    pub async fn run_with_ulimit(limit: &str, yaml: &str) -> (Self, ConfigDir) {
+        let dir = ConfigDir::with(yaml);
         let mut command = Command::new("sh");
         let script = format!("ulimit {limit}; exec \"$0\" run \"$1\"");
         command.args(["-c", &script, program()]).arg(&dir.config).stdin(Stdio::null());
-        let process = Self::of(command);
-        process.out.line("listens on").await;
+        let process = Self::from_command(command);
+        process.out.wait_for_line("listens on").await;
         (process, dir)
     }
 
     /// Limits the process to `files` open files; files that are already open stay open.
-    pub fn limit_files(&self, files: u32) {
+    pub fn limit_open_files(&self, files: u32) {
         let pid = self.child.id().expect("it is still running").to_string();
         let arguments = ["--pid", &pid, &format!("--nofile={files}:")];
         let limited = std::process::Command::new("prlimit").args(arguments).status();
@@ -159,14 +159,14 @@ impl Process {
     }
 
     /// The descriptor that the process will use for the next file it opens.
-    pub fn next_file(&self) -> u32 {
+    pub fn next_fd(&self) -> u32 {
         let pid = self.child.id().expect("it is still running");
         let open = |number: &u32| Path::new(&format!("/proc/{pid}/fd/{number}")).is_symlink();
         (0..1 << 16).find(|number| !open(number)).expect("one of many")
     }
 
     /// The CPU time of all its threads, in steps of 10 ms.
-    pub fn cpu(&self) -> Duration {
+    pub fn cpu_time(&self) -> Duration {
         let pid = self.child.id().expect("it is still running");
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("Linux");
         let (_name, fields) = stat.rsplit_once(')').expect("a name in parentheses");
@@ -177,14 +177,14 @@ impl Process {
 
     /// The address of the proxy listener.
     pub async fn addr(&self) -> SocketAddr {
-        let line = self.out.line("listens on").await;
+        let line = self.out.wait_for_line("listens on").await;
         let url = line.rsplit(' ').next().expect("a line has a last word");
         url.trim_start_matches("http://").parse().unwrap_or_else(|_| panic!("no address: {line}"))
     }
 
     /// The address of the admin listener.
     pub async fn admin(&self) -> SocketAddr {
-        let line = self.out.line("metrics:").await;
+        let line = self.out.wait_for_line("metrics:").await;
         let addr = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
         addr.and_then(|addr| addr.parse().ok()).unwrap_or_else(|| panic!("no address: {line}"))
     }
@@ -198,10 +198,10 @@ impl Process {
     }
 
     /// Waits until the process has exited and all its output has been read.
-    pub async fn ended(&mut self) -> ExitStatus {
-        let status = timeout(PATIENCE, self.child.wait()).await.expect("it exits");
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
+        let status = timeout(TIMEOUT, self.child.wait()).await.expect("it exits");
         for reader in &mut self.readers {
-            timeout(PATIENCE, reader).await.expect("its pipes close").expect("no panic");
+            timeout(TIMEOUT, reader).await.expect("its pipes close").expect("no panic");
         }
         status.expect("it can be waited for")
     }
@@ -214,5 +214,5 @@ pub async fn eventually(description: &str, mut condition: impl FnMut() -> bool) 
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    assert!(timeout(PATIENCE, poll).await.is_ok(), "timed out: {description}");
+    assert!(timeout(TIMEOUT, poll).await.is_ok(), "timed out: {description}");
 }

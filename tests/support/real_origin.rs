@@ -13,7 +13,7 @@ use rand::Rng;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::TcpStream;
 
-use crate::tls_origin::Authority;
+use crate::tls_origin::TestCa;
 use crate::zoo_files;
 
 /// The host name of the certificates.
@@ -27,7 +27,7 @@ const STEPS: usize = 1500;
 
 /// The kind of web server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum ServerKind {
     Nginx,
     Lighttpd,
     Apache,
@@ -72,7 +72,12 @@ struct Settings<'a> {
 impl RealOrigin {
     /// Starts a server with a certificate of `authority`. It forwards some paths to the scripted server
     /// at `backend`; `h2` is whether it offers HTTP/2.
-    pub async fn start(kind: Kind, authority: &Authority, backend: SocketAddr, h2: bool) -> Self {
+    pub async fn start(
+        kind: ServerKind,
+        authority: &TestCa,
+        backend: SocketAddr,
+        h2: bool,
+    ) -> Self {
         let mut output = String::new();
         for _ in 0..STARTS {
             let directory = tempfile::tempdir().expect("a temporary directory");
@@ -98,37 +103,37 @@ impl RealOrigin {
 }
 
 /// The first missing requirement of a server, with the command that installs it.
-pub fn missing(kind: Kind) -> Option<&'static str> {
+pub fn missing_requirement(kind: ServerKind) -> Option<&'static str> {
     let has = |program: &str| {
         let system = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
         let path = std::env::var_os("PATH").unwrap_or_default();
         std::env::split_paths(&path).chain(system).any(|dir| dir.join(program).exists())
     };
     let requirements: &[(&str, bool)] = &match kind {
-        Kind::Nginx => [
+        ServerKind::Nginx => [
             ("nginx is missing (apt install nginx)", has("nginx")),
             (
                 "nginx's brotli is missing (apt install libnginx-mod-http-brotli-filter)",
                 Path::new("/usr/lib/nginx/modules/ngx_http_brotli_filter_module.so").exists(),
             ),
         ],
-        Kind::Lighttpd => [
+        ServerKind::Lighttpd => [
             ("lighttpd is missing (apt install lighttpd)", has("lighttpd")),
             (
                 "lighttpd's TLS is missing (apt install lighttpd-mod-openssl)",
                 Path::new("/usr/lib/lighttpd/mod_openssl.so").exists(),
             ),
         ],
-        Kind::Apache => {
+        ServerKind::Apache => {
             [("apache2 is missing (apt install apache2-bin)", has("apache2")), ("", true)]
         }
-        Kind::Haproxy(_) => [
+        ServerKind::Haproxy(_) => [
             ("haproxy is missing (apt install haproxy)", has("haproxy")),
             ("node is missing (apt install nodejs)", has("node")),
         ],
-        Kind::Node => [("node is missing (apt install nodejs)", has("node")), ("", true)],
-        Kind::Go => [("go is missing (apt install golang-go)", has("go")), ("", true)],
-        Kind::Hypercorn => {
+        ServerKind::Node => [("node is missing (apt install nodejs)", has("node")), ("", true)],
+        ServerKind::Go => [("go is missing (apt install golang-go)", has("go")), ("", true)],
+        ServerKind::Hypercorn => {
             [("hypercorn is missing (make origins)", hypercorn().exists()), ("", true)]
         }
     };
@@ -154,7 +159,7 @@ fn free_port() -> u16 {
     }
 }
 
-fn write_certificate(authority: &Authority, directory: &Path) {
+fn write_certificate(authority: &TestCa, directory: &Path) {
     let files = authority.client(HOST);
     let (cert, key) = (fs::read(files.cert), fs::read(files.key));
     let (cert, key) = (cert.expect("a certificate"), key.expect("a key"));
@@ -163,7 +168,7 @@ fn write_certificate(authority: &Authority, directory: &Path) {
     fs::write(directory.join("key.pem"), key).expect("a file");
 }
 
-fn spawn(kind: Kind, settings: &Settings<'_>) -> Child {
+fn spawn(kind: ServerKind, settings: &Settings<'_>) -> Child {
     let mut command = command(kind, settings);
     let output = fs::File::create(settings.directory.join("output")).expect("a file");
     command.env("ZOO_ROOT", settings.directory.join("root"));
@@ -178,40 +183,40 @@ const KILL_AT_STDIN_EOF: &str =
     "exec 3<&0; (read _ <&3; kill -KILL 0) & exec \"$@\" </dev/null 3<&-";
 
 /// The command that runs a server in the foreground.
-fn command(kind: Kind, settings: &Settings<'_>) -> Command {
+fn command(kind: ServerKind, settings: &Settings<'_>) -> Command {
     let Settings { plain, tls, h2, directory, .. } = settings;
     let mut command = Command::new("sh");
     command.args(["-c", KILL_AT_STDIN_EOF, "sh"]).current_dir(directory);
     match kind {
-        Kind::Nginx => {
+        ServerKind::Nginx => {
             command
                 .args(["nginx", "-p"])
                 .arg(directory)
                 .arg("-c")
                 .arg(fill_template("nginx.conf", settings));
         }
-        Kind::Lighttpd => {
+        ServerKind::Lighttpd => {
             command.args(["lighttpd", "-D", "-f"]).arg(fill_template("lighttpd.conf", settings));
         }
-        Kind::Apache => {
+        ServerKind::Apache => {
             command.args(["apache2", "-X", "-f"]).arg(fill_template("apache.conf", settings));
         }
-        Kind::Haproxy(port) => {
+        ServerKind::Haproxy(port) => {
             let settings = Settings { backend: port, ..*settings };
             command.args(["haproxy", "-db", "-f"]).arg(fill_template("haproxy.cfg", &settings));
         }
-        Kind::Node => {
+        ServerKind::Node => {
             command.arg("node").arg(zoo_dir().join("node.cjs"));
             command.args([plain.to_string(), tls.to_string()]).arg("root");
             command.args(["cert.pem", "key.pem", if *h2 { "h2" } else { "http/1.1" }]);
         }
-        Kind::Go => {
+        ServerKind::Go => {
             let at = |flag: &str, port: &u16| format!("-{flag}=127.0.0.1:{port}");
             command.arg(go_program()).args([at("plain", plain), at("tls", tls)]);
             command.args(["-root=root", "-cert=cert.pem", "-key=key.pem"]);
             command.arg(format!("-h2={h2}"));
         }
-        Kind::Hypercorn => {
+        ServerKind::Hypercorn => {
             command.arg(hypercorn()).arg("--config").arg(fill_template("hypercorn.toml", settings));
             command.arg("hypercorn_app:app").env("PYTHONPATH", zoo_dir());
             command.env("PYTHONDONTWRITEBYTECODE", "1");

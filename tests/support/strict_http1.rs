@@ -6,29 +6,31 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::client::End;
-use crate::strict_response::{Fault, Fields, Framing, PATIENCE, Received, Wire};
-use crate::strict_response::{framing, is_framed, length, section, status, violation};
+use crate::strict_response::{ByteStream, Fault, Fields, Framing, ReceivedResponse, TIMEOUT};
+use crate::strict_response::{
+    content_length, framing, is_framed, parse_fields, parse_status_line, violation,
+};
 
 /// An HTTP/1.1 connection, for sequential requests.
 pub struct H1 {
-    stream: Box<dyn Wire>,
+    stream: Box<dyn ByteStream>,
     bytes: Vec<u8>,
     /// Whether another request may follow.
     pub reusable: bool,
 }
 
 impl H1 {
-    pub fn over(stream: impl Wire + 'static) -> Self {
+    pub fn over(stream: impl ByteStream + 'static) -> Self {
         Self { stream: Box::new(stream), bytes: Vec::new(), reusable: true }
     }
 
     /// Sends a request without a body and reads its response. `fields` are whole lines.
-    pub async fn ask(
+    pub async fn send(
         &mut self,
         method: &str,
         target: &str,
         fields: &[String],
-    ) -> Result<Received, Fault> {
+    ) -> Result<ReceivedResponse, Fault> {
         self.expect_no_bytes().await?;
         let mut head = format!("{method} {target} HTTP/1.1\r\n");
         for field in fields {
@@ -37,9 +39,9 @@ impl H1 {
         }
         head.push_str("\r\n");
         self.reusable = false;
-        self.stream.write_all(head.as_bytes()).await.map_err(|_| Fault::Gone)?;
-        self.stream.flush().await.map_err(|_| Fault::Gone)?;
-        match timeout(PATIENCE, self.read_response(method)).await {
+        self.stream.write_all(head.as_bytes()).await.map_err(|_| Fault::NoResponse)?;
+        self.stream.flush().await.map_err(|_| Fault::NoResponse)?;
+        match timeout(TIMEOUT, self.read_response(method)).await {
             Ok(response) => response,
             Err(_elapsed) => violation("no whole response in time"),
         }
@@ -56,7 +58,7 @@ impl H1 {
         if self.bytes.is_empty() {
             match timeout(Duration::ZERO, self.stream.read_buf(&mut self.bytes)).await {
                 Err(_elapsed) => return Ok(()),
-                Ok(Ok(0) | Err(_)) => return Err(Fault::Closed),
+                Ok(Ok(0) | Err(_)) => return Err(Fault::NotProcessed),
                 Ok(Ok(_)) => {}
             }
         }
@@ -67,7 +69,7 @@ impl H1 {
         self.stream.read_buf(&mut self.bytes).await.is_ok_and(|read| read > 0)
     }
 
-    async fn read_response(&mut self, method: &str) -> Result<Received, Fault> {
+    async fn read_response(&mut self, method: &str) -> Result<ReceivedResponse, Fault> {
         let mut interim = Vec::new();
         loop {
             let (status, fields) = self.read_head(interim.is_empty()).await?;
@@ -87,26 +89,26 @@ impl H1 {
         status: u16,
         fields: Fields,
         interim: Vec<(u16, Fields)>,
-    ) -> Result<Received, Fault> {
+    ) -> Result<ReceivedResponse, Fault> {
         let framing = framing(method, status, &fields)?;
-        let mut response = Received {
+        let mut response = ReceivedResponse {
             status,
             fields,
             body: Vec::new(),
             trailers: Fields::new(),
             interim,
             framing,
-            end: End::Whole,
+            end: End::Complete,
         };
         match framing {
-            Framing::Nothing | Framing::Stream { .. } => {}
+            Framing::NoBody | Framing::Stream { .. } => {}
             Framing::Length => self.read_sized(&mut response).await?,
             Framing::Chunked => self.read_chunked(&mut response).await?,
             Framing::Close => self.read_until_close(&mut response).await,
         }
         let mut options = response.fields.get("connection").into_iter().flatten();
         let closes = options.any(|v| v.split(',').any(|o| o.trim().eq_ignore_ascii_case("close")));
-        self.reusable = response.end == End::Whole && framing != Framing::Close && !closes;
+        self.reusable = response.end == End::Complete && framing != Framing::Close && !closes;
         if !self.bytes.is_empty() {
             return violation(format!("{} extra bytes after the response", self.bytes.len()));
         }
@@ -121,7 +123,7 @@ impl H1 {
             }
             if !self.read_some().await {
                 return match (self.bytes.as_slice(), is_first) {
-                    ([], true) => Err(Fault::Gone),
+                    ([], true) => Err(Fault::NoResponse),
                     (cut, _) => violation(format!("a head ends after {} bytes", cut.len())),
                 };
             }
@@ -129,33 +131,33 @@ impl H1 {
         let head: Vec<u8> = self.bytes.drain(..end).take(end - 4).collect();
         let head: String = head.into_iter().map(char::from).collect();
         let (line, fields) = head.split_once("\r\n").unwrap_or((&head, ""));
-        let status = status(line)?;
+        let status = parse_status_line(line)?;
         let fields = fields.split("\r\n").filter(|line| !line.is_empty());
-        Ok((status, section(fields)?))
+        Ok((status, parse_fields(fields)?))
     }
 
-    async fn read_sized(&mut self, response: &mut Received) -> Result<(), Fault> {
-        let length = length(&response.fields)?.unwrap_or_default();
+    async fn read_sized(&mut self, response: &mut ReceivedResponse) -> Result<(), Fault> {
+        let length = content_length(&response.fields)?.unwrap_or_default();
         while self.bytes.len() < length && self.read_some().await {}
         let available = length.min(self.bytes.len());
-        response.end = if available == length { End::Whole } else { End::Cut };
+        response.end = if available == length { End::Complete } else { End::Truncated };
         response.body = self.bytes.drain(..available).collect();
         Ok(())
     }
 
-    async fn read_until_close(&mut self, response: &mut Received) {
+    async fn read_until_close(&mut self, response: &mut ReceivedResponse) {
         response.end = loop {
             match self.stream.read_buf(&mut self.bytes).await {
-                Ok(0) => break End::Whole,
+                Ok(0) => break End::Complete,
                 Ok(_) => {}
-                Err(_reset) => break End::Cut,
+                Err(_reset) => break End::Truncated,
             }
         };
         response.body = std::mem::take(&mut self.bytes);
     }
 
     /// Reads a chunked body (RFC 9112 §7.1).
-    async fn read_chunked(&mut self, response: &mut Received) -> Result<(), Fault> {
+    async fn read_chunked(&mut self, response: &mut ReceivedResponse) -> Result<(), Fault> {
         loop {
             let Some(line) = self.read_line().await? else { break };
             let digits = line.split(';').next().unwrap_or_default();
@@ -177,23 +179,23 @@ impl H1 {
             }
         }
         self.bytes.clear();
-        response.end = End::Cut;
+        response.end = End::Truncated;
         Ok(())
     }
 
-    async fn read_trailers(&mut self, response: &mut Received) -> Result<(), Fault> {
+    async fn read_trailers(&mut self, response: &mut ReceivedResponse) -> Result<(), Fault> {
         let mut lines = Vec::new();
         loop {
             match self.read_line().await? {
                 None => {
-                    response.end = End::Cut;
+                    response.end = End::Truncated;
                     return Ok(());
                 }
                 Some(line) if line.is_empty() => break,
                 Some(line) => lines.push(line),
             }
         }
-        response.trailers = section(lines.iter().map(String::as_str))?;
+        response.trailers = parse_fields(lines.iter().map(String::as_str))?;
         Ok(())
     }
 

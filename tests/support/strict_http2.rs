@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::client::End;
-use crate::strict_response::{Fault, Fields, Framing, PATIENCE, Received, Wire};
+use crate::strict_response::{ByteStream, Fault, Fields, Framing, ReceivedResponse, TIMEOUT};
 
 /// The flow-control window, large enough that a body of 8 MiB rarely waits for window updates.
 const WINDOW: u32 = 1 << 20;
@@ -30,10 +30,11 @@ impl Drop for H2 {
 
 impl H2 {
     /// Starts a connection over a stream that has negotiated HTTP/2.
-    pub async fn over(stream: impl Wire + 'static) -> Result<Self, Fault> {
+    pub async fn over(stream: impl ByteStream + 'static) -> Result<Self, Fault> {
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        let (sender, connection) = builder.handshake(stream).await.map_err(|_| Fault::Closed)?;
+        let (sender, connection) =
+            builder.handshake(stream).await.map_err(|_| Fault::NotProcessed)?;
         let connection_task = tokio::spawn(async move {
             // The streams report the error of the connection.
             let _ended = connection.await;
@@ -52,28 +53,29 @@ impl H2 {
     }
 
     /// Sends a request without a body and reads its response.
-    pub async fn ask(
+    pub async fn send(
         &mut self,
         method: &str,
         url: &str,
         fields: &[(&str, String)],
-    ) -> Result<Received, Fault> {
+    ) -> Result<ReceivedResponse, Fault> {
         let mut request = Request::builder().method(method).uri(url);
         for (name, value) in fields {
             request = request.header(*name, value);
         }
         let request = request.body(()).expect("a request");
         let ready = self.sender.clone().ready().await;
-        self.sender = ready.map_err(|_| Fault::Closed)?;
-        let (response, _) = self.sender.send_request(request, true).map_err(|_| Fault::Closed)?;
-        match timeout(PATIENCE, read_response(response)).await {
+        self.sender = ready.map_err(|_| Fault::NotProcessed)?;
+        let (response, _) =
+            self.sender.send_request(request, true).map_err(|_| Fault::NotProcessed)?;
+        match timeout(TIMEOUT, read_response(response)).await {
             Ok(response) => response,
             Err(_elapsed) => Err(Fault::Violation("no whole response in time".into())),
         }
     }
 }
 
-async fn read_response(mut response: ResponseFuture) -> Result<Received, Fault> {
+async fn read_response(mut response: ResponseFuture) -> Result<ReceivedResponse, Fault> {
     let mut interim = Vec::new();
     while let Some(head) = poll_fn(|context| response.poll_informational(context)).await {
         let head = head.map_err(|error| head_fault(&error))?;
@@ -84,10 +86,10 @@ async fn read_response(mut response: ResponseFuture) -> Result<Received, Fault> 
     let head = Response::from_parts(head, ());
     let mut body = Vec::new();
     let (mut pieces, mut empty_last) = (0, false);
-    let mut end = End::Whole;
+    let mut end = End::Complete;
     while let Some(piece) = stream.data().await {
         let Ok(piece) = piece else {
-            end = End::Cut;
+            end = End::Truncated;
             break;
         };
         pieces += 1;
@@ -97,13 +99,13 @@ async fn read_response(mut response: ResponseFuture) -> Result<Received, Fault> 
         let _ended = stream.flow_control().release_capacity(piece.len());
     }
     let mut trailers = Fields::new();
-    if end == End::Whole {
+    if end == End::Complete {
         match stream.trailers().await {
             Ok(map) => trailers = map.as_ref().map(to_fields).unwrap_or_default(),
-            Err(_reset) => end = End::Cut,
+            Err(_reset) => end = End::Truncated,
         }
     }
-    Ok(Received {
+    Ok(ReceivedResponse {
         status: head.status().as_u16(),
         fields: to_fields(head.headers()),
         body,
@@ -120,9 +122,9 @@ fn head_fault(error: &h2::Error) -> Fault {
     let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);
     let goaway_no_error = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
     if refused || goaway_no_error {
-        Fault::Closed
+        Fault::NotProcessed
     } else if error.is_io() {
-        Fault::Gone
+        Fault::NoResponse
     } else if error.is_library() {
         Fault::Violation(error.to_string())
     } else {

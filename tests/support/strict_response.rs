@@ -12,13 +12,13 @@ use crate::client::End;
 pub type Fields = BTreeMap<String, Vec<String>>;
 
 /// Longer than any response in a test takes.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How the end of the body is determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Framing {
     /// No body: HEAD, 204, 304.
-    Nothing,
+    NoBody,
     Length,
     Chunked,
     /// The body ends when the connection is closed.
@@ -31,7 +31,7 @@ pub enum Framing {
 
 /// A response with all its parts.
 #[derive(Debug, Clone)]
-pub struct Received {
+pub struct ReceivedResponse {
     pub status: u16,
     pub fields: Fields,
     pub body: Vec<u8>,
@@ -42,7 +42,7 @@ pub struct Received {
     pub end: End,
 }
 
-impl Received {
+impl ReceivedResponse {
     /// The value of a field; `None` if there is none or more than one.
     pub fn field(&self, name: &str) -> Option<&str> {
         match self.fields.get(name).map(Vec::as_slice) {
@@ -61,9 +61,9 @@ impl Received {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The connection was closed, or the request refused, before the request was processed.
-    Closed,
+    NotProcessed,
     /// The connection was closed before the first byte of the response.
-    Gone,
+    NoResponse,
     /// HTTP/2: the stream or its connection was reset before the response head.
     Reset(String),
     /// The response violates the RFCs.
@@ -71,8 +71,8 @@ pub enum Fault {
 }
 
 /// The byte stream of a connection.
-pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+pub trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
 /// The result for an invalid response.
 pub fn violation<T>(description: impl Into<String>) -> Result<T, Fault> {
@@ -80,7 +80,7 @@ pub fn violation<T>(description: impl Into<String>) -> Result<T, Fault> {
 }
 
 /// Parses a status line (RFC 9112 §4); its status.
-pub fn status(line: &str) -> Result<u16, Fault> {
+pub fn parse_status_line(line: &str) -> Result<u16, Fault> {
     let mut parts = line.splitn(3, ' ');
     let (version, status, reason) = (parts.next(), parts.next(), parts.next());
     let digits = status.filter(|s| s.len() == 3 && s.bytes().all(|b| b.is_ascii_digit()));
@@ -91,7 +91,7 @@ pub fn status(line: &str) -> Result<u16, Fault> {
 }
 
 /// Parses field lines (RFC 9112 §5): no folding, no whitespace around names, no control characters.
-pub fn section<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Fields, Fault> {
+pub fn parse_fields<'a>(lines: impl Iterator<Item = &'a str>) -> Result<Fields, Fault> {
     let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let mut fields = Fields::new();
     for line in lines {
@@ -116,7 +116,7 @@ pub fn is_framed(fields: &Fields) -> bool {
 /// The framing of a response (RFC 9112 §6.3).
 pub fn framing(method: &str, status: u16, fields: &Fields) -> Result<Framing, Fault> {
     let coding = fields.get("transfer-encoding").map(Vec::as_slice);
-    let length = length(fields)?;
+    let length = content_length(fields)?;
     match (coding, length) {
         (Some(_), Some(_)) => violation("both Content-Length and Transfer-Encoding"),
         (Some([coding]), _) if !coding.eq_ignore_ascii_case("chunked") => {
@@ -124,7 +124,7 @@ pub fn framing(method: &str, status: u16, fields: &Fields) -> Result<Framing, Fa
         }
         (Some([] | [_, _, ..]), _) => violation("several transfer codings"),
         _ if status == 204 && is_framed(fields) => violation("a 204 with a framing field"),
-        _ if method == "HEAD" || status == 204 || status == 304 => Ok(Framing::Nothing),
+        _ if method == "HEAD" || status == 204 || status == 304 => Ok(Framing::NoBody),
         (Some(_), None) => Ok(Framing::Chunked),
         (None, Some(_)) => Ok(Framing::Length),
         (None, None) => Ok(Framing::Close),
@@ -132,7 +132,7 @@ pub fn framing(method: &str, status: u16, fields: &Fields) -> Result<Framing, Fa
 }
 
 /// The value of `Content-Length`.
-pub fn length(fields: &Fields) -> Result<Option<usize>, Fault> {
+pub fn content_length(fields: &Fields) -> Result<Option<usize>, Fault> {
     match fields.get("content-length").map(Vec::as_slice) {
         None => Ok(None),
         Some([digits]) if digits.bytes().all(|b| b.is_ascii_digit()) => {

@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::client::Client;
 use crate::larder_under_test::Larder;
-use crate::unverified_tls::Careless;
+use crate::unverified_tls::AcceptAnyCertificate;
 
 /// The settings of a client: the larder for its tunnels and its TLS configuration.
 pub struct TlsClient {
@@ -25,7 +25,7 @@ pub struct TlsClient {
 
 impl TlsClient {
     /// A client of `larder` that offers `protocols`.
-    pub fn of(larder: &Larder, protocols: &[&str]) -> Self {
+    pub fn for_larder(larder: &Larder, protocols: &[&str]) -> Self {
         let ca = larder.server.ca().expect("larder intercepts");
         Self::trusting(larder.addr(), &ca, protocols)
     }
@@ -53,8 +53,8 @@ impl TlsClient {
     }
 
     /// The same client without certificate verification.
-    pub fn careless(mut self) -> Self {
-        self.config.dangerous().set_certificate_verifier(Arc::new(Careless));
+    pub fn without_verification(mut self) -> Self {
+        self.config.dangerous().set_certificate_verifier(Arc::new(AcceptAnyCertificate));
         self
     }
 
@@ -62,7 +62,7 @@ impl TlsClient {
     pub async fn tunnel(&self, authority: &str) -> TcpStream {
         let mut client = Client::connect(self.larder).await;
         client.send(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n")).await;
-        let response = client.answer("CONNECT").await.expect("a response");
+        let response = client.response("CONNECT").await.expect("a response");
         assert_eq!(response.status, 200, "{}", response.text());
         client.stream
     }
@@ -91,7 +91,7 @@ impl TimeProvider for FixedTime {
 }
 
 /// The certificate chain of the server.
-pub fn presented(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+pub fn peer_certificates(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
     let (_, connection) = stream.get_ref();
     connection
         .peer_certificates()

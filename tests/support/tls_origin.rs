@@ -23,7 +23,7 @@ use tokio_rustls::server::TlsStream;
 
 /// The protocols that the origin offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub enum Protocols {
     H1,
     H2,
     /// Both; the client chooses.
@@ -38,7 +38,7 @@ pub enum Certificate {
     OtherName,
     SelfSigned,
     /// A self-signed CA certificate, as `openssl req -x509` creates.
-    OfAuthority,
+    SelfSignedCa,
     Expired,
     NotYetValid,
 }
@@ -52,12 +52,12 @@ pub struct ClientFiles {
 }
 
 /// A certificate authority with its root certificate in a file.
-pub struct Authority {
+pub struct TestCa {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: tempfile::TempDir,
 }
 
-impl Authority {
+impl TestCa {
     pub fn new() -> Self {
         Self::named("Test Root")
     }
@@ -100,8 +100,8 @@ impl Authority {
     fn config(
         &self,
         certificate: Certificate,
-        protocols: Speaks,
-        requirements: Asks,
+        protocols: Protocols,
+        requirements: ClientRequirements,
     ) -> ServerConfig {
         let names: &[&str] = match certificate {
             Certificate::OtherName => &["other.example.test"],
@@ -109,7 +109,7 @@ impl Authority {
                 &["api.example.test", "two.example.test", "secure.example.test", "127.0.0.1"]
             }
             Certificate::SelfSigned
-            | Certificate::OfAuthority
+            | Certificate::SelfSignedCa
             | Certificate::Expired
             | Certificate::NotYetValid => &["api.example.test"],
         };
@@ -121,16 +121,16 @@ impl Authority {
             Certificate::Good
             | Certificate::OtherName
             | Certificate::SelfSigned
-            | Certificate::OfAuthority => (1975, 4096),
+            | Certificate::SelfSignedCa => (1975, 4096),
         };
         params.not_before = rcgen::date_time_ymd(from, 1, 1);
         params.not_after = rcgen::date_time_ymd(to, 1, 1);
-        if certificate == Certificate::OfAuthority {
+        if certificate == Certificate::SelfSignedCa {
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         }
         let key = KeyPair::generate().expect("a key");
         let leaf = match certificate {
-            Certificate::SelfSigned | Certificate::OfAuthority => params.self_signed(&key),
+            Certificate::SelfSigned | Certificate::SelfSignedCa => params.self_signed(&key),
             Certificate::Good
             | Certificate::OtherName
             | Certificate::Expired
@@ -142,7 +142,7 @@ impl Authority {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(requirements.versions)
             .expect("ring has them");
-        let builder = if requirements.for_certificate {
+        let builder = if requirements.client_certificate {
             let mut roots = RootCertStore::empty();
             roots.add(self.issuer.der().clone()).expect("a root");
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
@@ -154,9 +154,9 @@ impl Authority {
             .with_single_cert(vec![leaf.der().clone()], key)
             .expect("the key belongs to the certificate");
         config.alpn_protocols = match protocols {
-            Speaks::H1 => vec![b"http/1.1".to_vec()],
-            Speaks::H2 => vec![b"h2".to_vec()],
-            Speaks::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+            Protocols::H1 => vec![b"http/1.1".to_vec()],
+            Protocols::H2 => vec![b"h2".to_vec()],
+            Protocols::Both => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
         };
         config
     }
@@ -164,13 +164,13 @@ impl Authority {
 
 /// The requirements of the origin for its clients.
 #[derive(Clone, Copy)]
-pub struct Asks {
-    pub for_certificate: bool,
+pub struct ClientRequirements {
+    pub client_certificate: bool,
     pub versions: &'static [&'static SupportedProtocolVersion],
 }
 
-impl Asks {
-    pub const NOTHING: Self = Self { for_certificate: false, versions: rustls::ALL_VERSIONS };
+impl ClientRequirements {
+    pub const NONE: Self = Self { client_certificate: false, versions: rustls::ALL_VERSIONS };
 }
 
 /// A running TLS origin; it ends with the test.
@@ -197,20 +197,21 @@ impl Drop for TlsOrigin {
 impl TlsOrigin {
     /// Starts an origin that sends a 200 with `body` to every request.
     pub async fn start(
-        authority: &Authority,
+        authority: &TestCa,
         certificate: Certificate,
-        protocols: Speaks,
+        protocols: Protocols,
         body: &'static str,
     ) -> Self {
-        Self::asking(authority, certificate, protocols, Asks::NOTHING, body).await
+        Self::with_requirements(authority, certificate, protocols, ClientRequirements::NONE, body)
+            .await
     }
 
     /// The same with requirements for its clients.
-    pub async fn asking(
-        authority: &Authority,
+    pub async fn with_requirements(
+        authority: &TestCa,
         certificate: Certificate,
-        protocols: Speaks,
-        requirements: Asks,
+        protocols: Protocols,
+        requirements: ClientRequirements,
         body: &'static str,
     ) -> Self {
         let acceptor =
@@ -229,8 +230,10 @@ impl TlsOrigin {
                     let client = chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
                     stats.client_certificates.lock().push(client);
                     match protocols {
-                        Speaks::H1 => serve_http1(stream, body, &stats.calls).await,
-                        Speaks::H2 | Speaks::Both => serve_http2(stream, body, &stats.calls).await,
+                        Protocols::H1 => serve_http1(stream, body, &stats.calls).await,
+                        Protocols::H2 | Protocols::Both => {
+                            serve_http2(stream, body, &stats.calls).await
+                        }
                     };
                 });
             }
@@ -244,8 +247,8 @@ impl TlsOrigin {
     }
 
     /// Terminates TLS in front of a plain-text origin at `backend`.
-    pub async fn before(authority: &Authority, backend: SocketAddr) -> Self {
-        let config = authority.config(Certificate::Good, Speaks::H1, Asks::NOTHING);
+    pub async fn in_front_of(authority: &TestCa, backend: SocketAddr) -> Self {
+        let config = authority.config(Certificate::Good, Protocols::H1, ClientRequirements::NONE);
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
         let addr = listener.local_addr().expect("a bound listener has an address");
@@ -269,8 +272,8 @@ impl TlsOrigin {
 
     /// An HTTP/2 origin that sends each request body back once it is complete, with the trailer
     /// `grpc-status: 0`.
-    pub async fn with_trailers(authority: &Authority) -> Self {
-        let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
+    pub async fn with_trailers(authority: &TestCa) -> Self {
+        let config = authority.config(Certificate::Good, Protocols::H2, ClientRequirements::NONE);
         Self::start_with(config, |stream, _stats| async {
             let mut connection = h2::server::handshake(stream).await.ok()?;
             while let Some(Ok((request, response))) = connection.accept().await {
@@ -285,10 +288,10 @@ impl TlsOrigin {
     /// connection, both from 0, and the stream identifier. A client that negotiates HTTP/1.1 gets the body
     /// `http/1.1`, or, if it requests an upgrade, a 101 and then an echo of its bytes.
     pub async fn scripted(
-        authority: &Authority,
-        script: impl Fn(usize, usize, u32) -> Vec<Act> + Send + Sync + 'static,
+        authority: &TestCa,
+        script: impl Fn(usize, usize, u32) -> Vec<Action> + Send + Sync + 'static,
     ) -> Self {
-        let config = authority.config(Certificate::Good, Speaks::Both, Asks::NOTHING);
+        let config = authority.config(Certificate::Good, Protocols::Both, ClientRequirements::NONE);
         let script = Arc::new(script);
         Self::start_with(config, move |stream, stats| {
             let script = Arc::clone(&script);
@@ -306,8 +309,11 @@ impl TlsOrigin {
 
     /// An HTTP/2 origin that allows one stream at a time. It responds to the path `/held` after a
     /// notification of `release`, and to all others at once.
-    pub async fn narrow(authority: &Authority, release: Arc<tokio::sync::Notify>) -> Self {
-        let config = authority.config(Certificate::Good, Speaks::H2, Asks::NOTHING);
+    pub async fn one_stream_at_a_time(
+        authority: &TestCa,
+        release: Arc<tokio::sync::Notify>,
+    ) -> Self {
+        let config = authority.config(Certificate::Good, Protocols::H2, ClientRequirements::NONE);
         Self::start_with(config, move |stream, stats| {
             let release = Arc::clone(&release);
             async move {
@@ -367,7 +373,7 @@ impl TlsOrigin {
     }
 
     /// The client certificate of each completed handshake.
-    pub fn clients(&self) -> Vec<Option<Vec<u8>>> {
+    pub fn client_certificates(&self) -> Vec<Option<Vec<u8>>> {
         self.stats.client_certificates.lock().clone()
     }
 
@@ -445,7 +451,7 @@ const END_HEADERS: u8 = 4;
 
 /// An action of a scripted origin.
 #[derive(Debug, Clone)]
-pub enum Act {
+pub enum Action {
     Frame {
         kind: u8,
         flags: u8,
@@ -456,7 +462,7 @@ pub enum Act {
     Close,
 }
 
-impl Act {
+impl Action {
     /// A response head with this status and a `content-length`.
     pub fn head(id: u32, status: u16, length: Option<usize>, ends: bool) -> Self {
         let table = [(200, 0x88), (204, 0x89), (404, 0x8d), (500, 0x8e)];
@@ -494,8 +500,9 @@ impl Act {
 
 /// Serves HTTP/2 until the client disconnects.
 async fn serve_http2(stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
-    let script =
-        |_call, id| vec![Act::head(id, 200, None, false), Act::data(id, body.as_bytes(), true)];
+    let script = |_call, id| {
+        vec![Action::head(id, 200, None, false), Action::data(id, body.as_bytes(), true)]
+    };
     serve_frames(stream, calls, script).await
 }
 
@@ -503,7 +510,7 @@ async fn serve_http2(stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsi
 async fn serve_frames(
     mut stream: TlsStream<TcpStream>,
     calls: &AtomicUsize,
-    script: impl Fn(usize, u32) -> Vec<Act>,
+    script: impl Fn(usize, u32) -> Vec<Action>,
 ) -> Option<()> {
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await.ok()?;
@@ -524,7 +531,7 @@ async fn serve_frames(
             }
             (HEADERS, _) => {
                 for act in script(calls.fetch_add(1, Ordering::SeqCst), id) {
-                    let Act::Frame { kind, flags, id, payload } = act else {
+                    let Action::Frame { kind, flags, id, payload } = act else {
                         return stream.shutdown().await.ok();
                     };
                     write_frame(&mut stream, kind, flags, id, &payload).await?;

@@ -6,9 +6,9 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
 /// Accepts every certificate and signature.
 #[derive(Debug)]
-pub(crate) struct Careless;
+pub(crate) struct AcceptAnyCertificate;
 
-impl ServerCertVerifier for Careless {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _leaf: &CertificateDer<'_>,

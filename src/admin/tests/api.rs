@@ -93,7 +93,7 @@ async fn adm_08_a_url_that_looks_like_a_pattern_is_one_literal_url() {
 #[tokio::test]
 async fn a_purge_that_is_not_durable_is_503_with_the_reason() {
     let admin = admin().await;
-    *admin.larder.purge.lock() = Err(PurgeError { why: "the disk is full".to_owned() });
+    *admin.larder.purge.lock() = Err(PurgeError { reason: "the disk is full".to_owned() });
     let (status, response) = admin.operate("POST /v1/purge", r#"{"all": true}"#).await;
     assert_eq!((status, class(&response)), (503, "not_durable"));
     assert_eq!(response["larder_error"]["why"], "the disk is full");

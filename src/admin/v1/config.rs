@@ -17,7 +17,7 @@ use crate::telemetry::problem::Problem;
 
 /// `GET /v1/config`
 pub(in crate::admin) async fn show(State(state): State<AppState>) -> Response {
-    response::json(StatusCode::OK, &state.controls.config())
+    response::json(StatusCode::OK, &state.api.config())
 }
 
 /// The body of a reload request, which has no members yet.
@@ -31,11 +31,11 @@ pub(in crate::admin) async fn reload(State(state): State<AppState>, body: Bytes)
 }
 
 async fn try_reload(state: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
-    let ReloadRequest {} = v1::parse_if_any(&body, &BAD_REQUEST)?;
-    let api = Arc::clone(&state.controls);
-    let outcome = v1::finish(async move { api.reload().await }).await?;
+    let ReloadRequest {} = v1::parse_optional(&body, &BAD_REQUEST)?;
+    let api = Arc::clone(&state.api);
+    let outcome = v1::run_to_completion(async move { api.reload().await }).await?;
     Ok(match outcome {
-        Ok(ReloadResult { routes, notes }) => {
+        Ok(ReloadResult { routes, warnings: notes }) => {
             response::json(StatusCode::OK, &json!({ "routes": routes, "notes": notes }))
         }
         Err(ReloadError { report }) => response::refuse_with(&NOT_RELOADED, "report", &report),

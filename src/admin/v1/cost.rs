@@ -14,7 +14,7 @@ use crate::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
 
 /// `GET /v1/cost`
 pub(in crate::admin) async fn list(State(state): State<AppState>) -> Response {
-    let upstreams: Vec<_> = state.controls.cost().iter().map(report_json).collect();
+    let upstreams: Vec<_> = state.api.cost().iter().map(report_json).collect();
     response::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 

@@ -45,13 +45,13 @@ pub(in crate::admin) async fn list(
     let Ok(url) = params.url.as_deref().map(Target::absolute).transpose() else {
         return response::refuse(&BAD_REQUEST);
     };
-    let key = params.key.as_deref().map(v1::key);
+    let key = params.key.as_deref().map(v1::parse_key);
     if key == Some(None) || (key.is_some() && url.is_some()) {
         return response::refuse(&BAD_REQUEST);
     }
     let ListParams { cursor: after, limit, details, .. } = params;
     let query = ListQuery { after, limit, url, key: key.flatten(), details };
-    let page = state.controls.entries(&query).await;
+    let page = state.api.entries(&query).await;
     let entries: Vec<_> = page.entries.iter().map(entry_json).collect();
     let mut body = json!({ "entries": entries, "next": page.next });
     if let Some(sent_as) = page.sent_as {

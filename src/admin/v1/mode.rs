@@ -15,7 +15,7 @@ use crate::telemetry::problem::Problem;
 
 /// `GET /v1/mode`
 pub(in crate::admin) async fn show(State(state): State<AppState>) -> Response {
-    mode_json(state.controls.mode())
+    mode_json(state.api.mode())
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,13 +25,13 @@ struct ModeRequest {
 }
 
 /// `PUT /v1/mode`
-pub(in crate::admin) async fn turn(State(state): State<AppState>, body: Bytes) -> Response {
+pub(in crate::admin) async fn set(State(state): State<AppState>, body: Bytes) -> Response {
     let request: ModeRequest = match v1::parse(&body, &BAD_REQUEST) {
         Ok(request) => request,
         Err(problem) => return response::refuse(problem),
     };
     let Some(mode) = Mode::parse(&request.mode) else { return response::refuse(&BAD_REQUEST) };
-    state.controls.set_mode(mode);
+    state.api.set_mode(mode);
     mode_json(mode)
 }
 

@@ -39,13 +39,13 @@ async fn try_purge(state: &AppState, body: Bytes) -> Result<Response, &'static P
     let request: PurgeRequest = v1::parse(&body, &BAD_REQUEST)?;
     let target = match (request.url.as_deref(), request.key.as_deref(), request.all) {
         (Some(url), None, false) => PurgeTarget::Url(Target::absolute(url).map_err(|_| &BAD_URL)?),
-        (None, Some(key), false) => PurgeTarget::Key(v1::key(key).ok_or(&BAD_REQUEST)?),
+        (None, Some(key), false) => PurgeTarget::Key(v1::parse_key(key).ok_or(&BAD_REQUEST)?),
         (None, None, true) => PurgeTarget::All,
         _ => return Err(&BAD_REQUEST),
     };
-    let purge = Purge { what: target, soft: request.soft, dry_run: request.dry_run };
-    let api = Arc::clone(&state.controls);
-    let outcome = v1::finish(async move { api.purge(&purge).await }).await?;
+    let purge = Purge { target, soft: request.soft, dry_run: request.dry_run };
+    let api = Arc::clone(&state.api);
+    let outcome = v1::run_to_completion(async move { api.purge(&purge).await }).await?;
     Ok(match outcome {
         Ok(PurgeResult { count, sent_as }) => {
             let mut body = json!({ "count": count });
@@ -54,7 +54,7 @@ async fn try_purge(state: &AppState, body: Bytes) -> Result<Response, &'static P
             }
             response::json(StatusCode::OK, &body)
         }
-        Err(PurgeError { why: reason }) => response::refuse_with(&NOT_DURABLE, "why", &reason),
+        Err(PurgeError { reason }) => response::refuse_with(&NOT_DURABLE, "why", &reason),
     })
 }
 

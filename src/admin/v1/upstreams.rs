@@ -14,7 +14,7 @@ use crate::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 /// `GET /v1/upstreams`
 pub(in crate::admin) async fn list(State(state): State<AppState>) -> Response {
-    let upstreams: Vec<_> = state.controls.upstreams().iter().map(upstream_json).collect();
+    let upstreams: Vec<_> = state.api.upstreams().iter().map(upstream_json).collect();
     response::json(StatusCode::OK, &json!({ "upstreams": upstreams }))
 }
 
@@ -26,7 +26,7 @@ fn upstream_json(upstream: &UpstreamStatus) -> Value {
         "configured": upstream.configured,
         "in_flight": upstream.in_flight,
         "waiting": upstream.waiting,
-        "holds": upstream.holds.iter().map(cooldown_json).collect::<Vec<_>>(),
+        "holds": upstream.cooldowns.iter().map(cooldown_json).collect::<Vec<_>>(),
         "breaker": upstream.breaker,
         "limits": upstream.limits.iter().map(limit_json).collect::<Vec<_>>(),
         "ban_guard": ban_guard.map(|(count, trips_at)| {
@@ -38,8 +38,8 @@ fn upstream_json(upstream: &UpstreamStatus) -> Value {
 
 fn cooldown_json(cooldown: &CooldownStatus) -> Value {
     json!({
-        "reach": cooldown.reach,
-        "cause": cooldown.cause,
+        "reach": cooldown.scope,
+        "cause": cooldown.reason,
         "firm": cooldown.firm,
         "left": seconds(cooldown.left),
         "probing": cooldown.probing,

@@ -11,11 +11,11 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, LazyBuffers, NextTimeout, Transport,
 };
 
-use crate::cli::admin_client::port_owner::{CONNECT, Trusted};
+use crate::cli::admin_client::port_owner::{CONNECT_TIMEOUT, TrustedUsers};
 
 /// Opens connections to listeners of these users only.
 #[derive(Debug)]
-pub(super) struct VerifyingConnector(pub(super) Trusted);
+pub(super) struct VerifyingConnector(pub(super) TrustedUsers);
 
 impl Connector for VerifyingConnector {
     type Out = VerifiedConnection;
@@ -27,7 +27,7 @@ impl Connector for VerifyingConnector {
     ) -> Result<Option<VerifiedConnection>, ureq::Error> {
         let mut last_error = io::Error::from(io::ErrorKind::ConnectionRefused);
         for address in &details.addrs {
-            match TcpStream::connect_timeout(address, CONNECT) {
+            match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
                 Ok(stream) => {
                     self.0.check(&stream)?;
                     stream.set_nodelay(true)?;

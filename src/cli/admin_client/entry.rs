@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::ExitStatus;
-use crate::cli::admin_client::{AdminClient, AdminClientError, harmless};
+use crate::cli::admin_client::{AdminClient, AdminClientError, sanitize};
 use crate::config::{duration, size};
 use crate::semantics::redaction::{HIDDEN, Redactor};
 use crate::semantics::target::Target;
@@ -36,7 +36,7 @@ pub(in crate::cli) struct Entry {
 
 impl Entry {
     /// All `entries` of a response of the admin API.
-    pub(in crate::cli) fn all(response: &Value) -> Vec<Self> {
+    pub(in crate::cli) fn parse_all(response: &Value) -> Vec<Self> {
         let entries = response["entries"].as_array().into_iter().flatten();
         entries.filter_map(|entry| Self::deserialize(entry).ok()).collect()
     }
@@ -66,7 +66,7 @@ impl Entry {
 
 /// Which entries are requested.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::cli) enum Which<'a> {
+pub(in crate::cli) enum EntryFilter<'a> {
     /// All stored entries.
     All,
     /// The entries of this URL.
@@ -75,12 +75,12 @@ pub(in crate::cli) enum Which<'a> {
     Key(&'a str),
 }
 
-impl Which<'_> {
+impl EntryFilter<'_> {
     fn query(self) -> Result<String, AdminClientError> {
         Ok(match self {
             Self::All => String::new(),
-            Self::Url(url) => format!("&url={}", percent_encoded(&checked(url)?.to_string())),
-            Self::Key(key) => format!("&key={}", checked_key(key)?),
+            Self::Url(url) => format!("&url={}", percent_encoded(&parse_url(url)?.to_string())),
+            Self::Key(key) => format!("&key={}", validate_key(key)?),
         })
     }
 }
@@ -88,7 +88,7 @@ impl Which<'_> {
 /// Fetches up to `limit` entries, in as many pages as needed.
 pub(in crate::cli) fn fetch(
     larder: &AdminClient,
-    which: Which<'_>,
+    which: EntryFilter<'_>,
     limit: usize,
     details: bool,
 ) -> Result<Value, AdminClientError> {
@@ -119,7 +119,7 @@ pub(in crate::cli) fn fetch(
 }
 
 /// Parses a URL that can be a stored one.
-pub(in crate::cli) fn checked(url: &str) -> Result<Target, AdminClientError> {
+pub(in crate::cli) fn parse_url(url: &str) -> Result<Target, AdminClientError> {
     if url.contains(HIDDEN) {
         let message = format!(
             "`{url}` is a URL with a masked secret: pass the full URL, or pass the key from `larder ls --json` \
@@ -128,14 +128,14 @@ pub(in crate::cli) fn checked(url: &str) -> Result<Target, AdminClientError> {
         return Err(AdminClientError::new(ExitStatus::Usage, message));
     }
     Target::absolute(url).map_err(|error| {
-        let url = shown(url);
+        let url = redacted_url(url);
         let message = format!("`{url}` is not a URL such as http://api.example/path: {error}");
         AdminClientError::new(ExitStatus::Usage, message)
     })
 }
 
 /// Checks the form of a `key`.
-pub(in crate::cli) fn checked_key(key: &str) -> Result<&str, AdminClientError> {
+pub(in crate::cli) fn validate_key(key: &str) -> Result<&str, AdminClientError> {
     if key.len() == 32 && key.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Ok(key);
     }
@@ -147,11 +147,11 @@ pub(in crate::cli) fn checked_key(key: &str) -> Result<&str, AdminClientError> {
 /// A line with the URL under which larder stores the resource, if it differs from `url`.
 pub(in crate::cli) fn sent_as(url: &str, response: &Value) -> Option<String> {
     let sent_as = response["sent_as"].as_str()?;
-    Some(format!("{} is sent as {}", shown(url), harmless(sent_as)))
+    Some(format!("{} is sent as {}", redacted_url(url), sanitize(sent_as)))
 }
 
 /// A URL from the command line, with its secrets masked.
-pub(in crate::cli) fn shown(url: &str) -> String {
+pub(in crate::cli) fn redacted_url(url: &str) -> String {
     Redactor::default().text(url).into_owned()
 }
 

@@ -22,16 +22,16 @@ use crate::frontend::socket_owner::{self, SocketEnd};
 
 /// The users whose listeners are trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::cli) struct Trusted(Vec<u32>);
+pub(in crate::cli) struct TrustedUsers(Vec<u32>);
 
 /// The error for a listener of an untrusted user. No data was sent to it.
 #[derive(Debug)]
-pub(in crate::cli) struct Stranger {
+pub(in crate::cli) struct UntrustedListener {
     address: SocketAddr,
     user: u32,
 }
 
-impl fmt::Display for Stranger {
+impl fmt::Display for UntrustedListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -44,12 +44,12 @@ impl fmt::Display for Stranger {
     }
 }
 
-impl std::error::Error for Stranger {}
+impl std::error::Error for UntrustedListener {}
 
-impl Trusted {
+impl TrustedUsers {
     /// Trusts the caller, root, the owner of the configuration at `file`, and the owner of the directory
     /// `store` of that configuration, if only trusted users can have created it.
-    pub(in crate::cli) fn of(file: Option<&Path>, store: Option<&Path>) -> Self {
+    pub(in crate::cli) fn new(file: Option<&Path>, store: Option<&Path>) -> Self {
         let mut users = vec![geteuid().as_raw(), getuid().as_raw(), ROOT];
         users.extend(file.and_then(|file| fs::metadata(file).ok()).map(|facts| facts.uid()));
         users.extend(store.and_then(|store| store_owner(store, &users)));
@@ -66,23 +66,23 @@ impl Trusted {
         }
         for attempt in 0..MAX_CHECKS {
             match socket_owner::end(here, there) {
-                SocketEnd::Of(user)
-                    if self.0.contains(&user) || socket_owner::stands_for_many(user) =>
+                SocketEnd::OwnedBy(user)
+                    if self.0.contains(&user) || socket_owner::is_overflow_id(user) =>
                 {
                     return Ok(());
                 }
                 // A system that does not report the owner of the caller's own socket reports no owner
                 // reliably.
-                SocketEnd::Of(_)
-                    if socket_owner::end(there, here) != SocketEnd::Of(geteuid().as_raw()) =>
+                SocketEnd::OwnedBy(_)
+                    if socket_owner::end(there, here) != SocketEnd::OwnedBy(geteuid().as_raw()) =>
                 {
                     return Ok(());
                 }
-                SocketEnd::Of(user) => {
-                    return Err(io::Error::other(Stranger { address: there, user }));
+                SocketEnd::OwnedBy(user) => {
+                    return Err(io::Error::other(UntrustedListener { address: there, user }));
                 }
-                SocketEnd::Unseen => return Ok(()),
-                SocketEnd::Unheld => sleep(Duration::from_millis(1 << attempt.min(6))),
+                SocketEnd::NotFound => return Ok(()),
+                SocketEnd::Unowned => sleep(Duration::from_millis(1 << attempt.min(6))),
             }
         }
         Err(io::ErrorKind::TimedOut.into())
@@ -90,12 +90,12 @@ impl Trusted {
 
     /// The same for a listener that receives no data on this connection.
     pub(in crate::cli) fn check_listener(&self, address: SocketAddr) -> io::Result<()> {
-        self.check(&TcpStream::connect_timeout(&address, CONNECT)?)
+        self.check(&TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?)
     }
 }
 
 /// The [`UntrustedListener`] inside an I/O error, if it is one.
-pub(in crate::cli) fn stranger(error: &io::Error) -> Option<&Stranger> {
+pub(in crate::cli) fn untrusted_listener(error: &io::Error) -> Option<&UntrustedListener> {
     error.get_ref()?.downcast_ref()
 }
 
@@ -120,7 +120,7 @@ const OTHERS_WRITE: u32 = 0o022;
 const MAX_CHECKS: u32 = 52;
 
 /// The longest time to connect, for requests and for checks.
-pub(super) const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -140,27 +140,27 @@ mod tests {
         let (listener, address) = listener();
         let client = TcpStream::connect(address).unwrap();
         let _accepted = listener.accept().unwrap();
-        Trusted::of(None, None).check(&client).unwrap();
-        let error = Trusted(vec![4_000_000]).check(&client).unwrap_err();
-        let message = stranger(&error).unwrap().to_string();
+        TrustedUsers::new(None, None).check(&client).unwrap();
+        let error = TrustedUsers(vec![4_000_000]).check(&client).unwrap_err();
+        let message = untrusted_listener(&error).unwrap().to_string();
         let own = geteuid().as_raw();
         for part in [&address.to_string(), &format!("user {own},"), "--config", "store.path"] {
             assert!(message.contains(part), "{message}");
         }
-        assert!(stranger(&io::ErrorKind::TimedOut.into()).is_none());
+        assert!(untrusted_listener(&io::ErrorKind::TimedOut.into()).is_none());
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn a_check_waits_for_the_accept_of_its_connection_and_times_out() {
         let (listener, address) = listener();
-        let error = Trusted::of(None, None).check_listener(address).unwrap_err();
+        let error = TrustedUsers::new(None, None).check_listener(address).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         let accepting = std::thread::spawn(move || {
             // The connection of the failed check, then that of the second check.
             [listener.accept().unwrap(), listener.accept().unwrap()]
         });
-        Trusted::of(None, None).check_listener(address).unwrap();
+        TrustedUsers::new(None, None).check_listener(address).unwrap();
         let _accepted = accepting.join().unwrap();
     }
 
@@ -172,7 +172,7 @@ mod tests {
         let store = home.path().join("a/store");
         fs::create_dir_all(&store).unwrap();
         let own = geteuid().as_raw();
-        let Trusted(users) = Trusted::of(Some(home.path()), None);
+        let TrustedUsers(users) = TrustedUsers::new(Some(home.path()), None);
         assert_eq!(users.last(), Some(&own));
         let system_directory = Path::new("/usr/bin");
         assert_eq!(

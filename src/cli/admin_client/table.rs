@@ -4,7 +4,7 @@
 
 use std::io::{self, Write};
 
-use crate::cli::admin_client::harmless;
+use crate::cli::admin_client::sanitize;
 
 /// Prints `heads` and `rows`, each column as wide as its widest cell. Control characters in cells are
 /// replaced.
@@ -13,7 +13,7 @@ pub(in crate::cli) fn print<const N: usize>(
     rows: Vec<[String; N]>,
     out: &mut dyn Write,
 ) -> io::Result<()> {
-    let plain = |row: [String; N]| row.map(|cell| harmless(&cell).replace('\n', " "));
+    let plain = |row: [String; N]| row.map(|cell| sanitize(&cell).replace('\n', " "));
     let all = std::iter::once(heads.map(str::to_owned)).chain(rows);
     let all: Vec<_> = all.map(plain).collect();
     let widths: [usize; N] = std::array::from_fn(|column| {

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use crate::cli::ExitStatus;
-use crate::cli::admin_client::port_owner::Trusted;
+use crate::cli::admin_client::port_owner::TrustedUsers;
 use crate::cli::admin_client::{AdminClient, AdminClientError};
 use crate::config::diagnostics::Report;
 use crate::config::env::Env;
@@ -36,7 +36,7 @@ pub(in crate::cli) struct TargetArgs {
 
 impl TargetArgs {
     /// Selects the larder of the configuration at `file`.
-    pub(in crate::cli) fn of(file: &Path) -> Self {
+    pub(in crate::cli) fn for_config(file: &Path) -> Self {
         Self { admin: None, config: Some(file.to_owned()), token_file: None }
     }
 
@@ -51,7 +51,7 @@ impl TargetArgs {
         // With an explicit address, only the token of an explicit configuration is sent: the token in
         // ./proxy.yaml belongs to the larder of that file.
         let file = self.config.as_deref();
-        let found = file.map(|file| config::operated(file, env));
+        let found = file.map(|file| config::load_admin(file, env));
         let (admin, store, config_problem) = found.map_or((None, None, None), |found| {
             (found.admin, found.store, report_text(found.report.as_ref()))
         });
@@ -59,8 +59,8 @@ impl TargetArgs {
         Ok(AdminClient {
             authority,
             token,
-            trusted: Trusted::of(file, store.as_deref()),
-            doubt: config_problem,
+            trusted: TrustedUsers::new(file, store.as_deref()),
+            config_problem,
         })
     }
 
@@ -69,7 +69,7 @@ impl TargetArgs {
         let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
         let found = file.map_or_else(
             || AdminConfig { admin: Some(Admin::default()), store: None, report: None },
-            |file| config::operated(file, env),
+            |file| config::load_admin(file, env),
         );
         let config_problem = report_text(found.report.as_ref());
         let shown = file.unwrap_or(usual).display();
@@ -84,14 +84,9 @@ impl TargetArgs {
             );
             return Err(AdminClientError::new(ExitStatus::Unreachable, message));
         }
-        let authority = reached(admin.listen).to_string();
-        let trusted = Trusted::of(file, found.store.as_deref());
-        Ok(AdminClient {
-            authority,
-            token: self.token(env, Some(admin))?,
-            trusted,
-            doubt: config_problem,
-        })
+        let authority = connect_address(admin.listen).to_string();
+        let trusted = TrustedUsers::new(file, found.store.as_deref());
+        Ok(AdminClient { authority, token: self.token(env, Some(admin))?, trusted, config_problem })
     }
 
     fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, AdminClientError> {
@@ -136,7 +131,7 @@ fn authority(text: &str) -> Option<String> {
 }
 
 /// The address at which this host reaches a listener: loopback, if it listens on all addresses.
-pub(in crate::cli) fn reached(listen: SocketAddr) -> SocketAddr {
+pub(in crate::cli) fn connect_address(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -204,7 +199,7 @@ mod tests {
         let variables =
             env(&[("LARDER_ADMIN", "variable:1"), ("LARDER_ADMIN_TOKEN", "of-the-variable-x")]);
         let find = |args: TargetArgs, env: &Env| {
-            let found = args.find(env).unwrap_or_else(|error| panic!("{}", error.said));
+            let found = args.find(env).unwrap_or_else(|error| panic!("{}", error.message));
             (found.authority, found.token.map(|token| token.reveal().to_owned()))
         };
         let token = |text: &str| Some(text.to_owned());
@@ -242,7 +237,7 @@ mod tests {
         for args in [args_with(Some("a:1"), None, Some(&token)), args_with(Some("a:1"), None, None)]
         {
             let error = args.find(&env(&[("LARDER_ADMIN_TOKEN", "s3cret")])).err().unwrap();
-            assert!(!error.said.contains("s3cret"), "{}", error.said);
+            assert!(!error.message.contains("s3cret"), "{}", error.message);
             assert_eq!(error.exit, ExitStatus::Failed);
         }
     }
@@ -255,7 +250,7 @@ mod tests {
             let (_directory, config) = directory_with(yaml);
             let error = args_with(None, Some(&config), None).find(&env(&[])).err().unwrap();
             assert_eq!(error.exit, ExitStatus::Unreachable);
-            assert!(error.said.contains(part), "{}", error.said);
+            assert!(error.message.contains(part), "{}", error.message);
         }
     }
 
@@ -265,6 +260,6 @@ mod tests {
             directory_with("version: 1\nadmin: { listen: 127.0.0.1:7 }\nroutes: {\n");
         let found = args_with(None, Some(&config), None).find(&env(&[])).ok().unwrap();
         assert_eq!(found.authority, "127.0.0.1:9901");
-        assert!(found.doubt.unwrap().contains("this is not YAML"));
+        assert!(found.config_problem.unwrap().contains("this is not YAML"));
     }
 }

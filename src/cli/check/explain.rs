@@ -56,7 +56,7 @@ pub(super) struct Explanation {
 }
 
 /// Builds the request as the frontend would pass it on.
-pub(super) fn asked(
+pub(super) fn build_request(
     config: &Config,
     method_and_url: &[String],
     fields: &[String],
@@ -92,7 +92,7 @@ pub(super) fn asked(
 /// Explains how the configuration handles the request.
 pub(super) fn explain(config: &Config, received: &ProxyRequest) -> Explanation {
     // The explanation contains no HMAC, so no secret is needed to compute one.
-    let key_builder = config.keyring([0; 32]);
+    let key_builder = config.key_builder([0; 32]);
     let request = &as_sent_upstream(config, received);
     let route = config.routes.find(request);
     let stored = request.method == Method::GET || request.method == Method::HEAD;
@@ -112,7 +112,7 @@ pub(super) fn explain(config: &Config, received: &ProxyRequest) -> Explanation {
     if request.is_overridden() {
         notes.push("a field or a query parameter overrides its method: passed through, not stored");
     }
-    if connection_auth::is_sent(&request.headers) {
+    if connection_auth::is_in_request(&request.headers) {
         notes.push(
             "it authenticates its connection (NTLM, Negotiate): passed through on a connection for its client only, not stored",
         );
@@ -143,10 +143,10 @@ fn as_sent_upstream(config: &Config, received: &ProxyRequest) -> ProxyRequest {
     let mut request = received.clone();
     let upstreams = UpstreamTable::new(config.upstreams.clone());
     let mounts = Mounts::new(&config.upstreams);
-    if let Some(mounted) = mounts.stands_for(&request.target, &config.listen) {
+    if let Some(mounted) = mounts.resolve_url(&request.target, &config.listen) {
         request.target = mounted;
     }
-    if let Some(canonical) = upstreams.moved(&request.target) {
+    if let Some(canonical) = upstreams.canonical_target(&request.target) {
         request.target = canonical;
     }
     if let Some(credential) = upstreams.credential(&request.target) {
@@ -157,9 +157,9 @@ fn as_sent_upstream(config: &Config, received: &ProxyRequest) -> ProxyRequest {
 
 /// The route's policy for the request. For one that is passed through, only retry and cooldown.
 fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
-    let retry = ("retry", describe::retry_of(&policy.retry, method));
+    let retry = ("retry", describe::retry_for_method(&policy.retry, method));
     if !stored {
-        return vec![retry, ("hold", describe::hold(policy.hold))];
+        return vec![retry, ("hold", describe::cooldown(policy.cooldown))];
     }
     let lines = describe::policy(policy).into_iter();
     lines.map(|line| if line.0 == retry.0 { retry.clone() } else { line }).collect()
@@ -167,11 +167,11 @@ fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
 
 /// The upstream of the target's host, and the policy of that upstream.
 fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, OutputRows)> {
-    let found = UpstreamTable::new(config.upstreams.clone()).place(target);
+    let found = UpstreamTable::new(config.upstreams.clone()).lookup(target);
     let upstream = found.upstream?;
-    let mut rows = describe::conduct(&upstream);
+    let mut rows = describe::upstream_policy(&upstream);
     if !routed {
-        rows.push(("hold", describe::hold(config.hold)));
+        rows.push(("hold", describe::cooldown(config.cooldown)));
     }
     Some((upstream.name.to_string(), rows))
 }
@@ -236,9 +236,9 @@ impl Explanation {
             "sent_as": self.sent_as,
             "route": self.route.as_ref().map(|(name, _)| name),
             "match": self.route.as_ref().map(|(_, pattern)| pattern),
-            "policy": describe::told(&self.policy),
+            "policy": describe::to_json_object(&self.policy),
             "upstream": self.upstream.as_ref().map(|(name, _)| name),
-            "conduct": self.upstream.as_ref().map(|(_, rows)| describe::told(rows)),
+            "conduct": self.upstream.as_ref().map(|(_, rows)| describe::to_json_object(rows)),
             "key": pairs(&self.key),
             "credentials": self.credentials,
             "notes": self.notes,

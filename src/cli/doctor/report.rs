@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::harmless;
+use crate::cli::admin_client::sanitize;
 use crate::cli::doctor::sockets::{Connection, Process, Sockets};
 use crate::cli::exec::final_stats::FinalStats;
 use crate::exec_env::no_proxy::NoProxy;
@@ -28,7 +28,7 @@ impl ReverseDns {
     }
 
     /// Adds an address and port from a `resolve` rule.
-    pub(super) fn add_place(&mut self, address: SocketAddr, host: &str) {
+    pub(super) fn add_endpoint(&mut self, address: SocketAddr, host: &str) {
         self.endpoints.entry(address).or_default().insert(host.to_owned());
     }
 
@@ -65,7 +65,7 @@ struct BypassingConnection {
 
 impl Findings {
     /// Combines the scanned sockets and larder's statistics.
-    pub(super) fn of(
+    pub(super) fn new(
         seen: &Sockets,
         proxy: SocketAddr,
         reverse_dns: &ReverseDns,
@@ -101,7 +101,7 @@ impl Findings {
     }
 
     /// The text form.
-    pub(super) fn text(&self) -> String {
+    pub(super) fn to_text(&self) -> String {
         let through = if self.through == 1 { "connection" } else { "connections" };
         let mut lines = vec![format!(
             "larder doctor: {} {through} through larder, {} around it",
@@ -122,12 +122,12 @@ impl Findings {
                 .push(format!("  refused {host}  {count}x a client rejected larder's certificate"));
             lines.push(format!("          {DISTRUSTED}"));
         }
-        let lines = lines.iter().map(|line| harmless(line));
+        let lines = lines.iter().map(|line| sanitize(line));
         lines.collect::<Vec<_>>().join("\n")
     }
 
     /// The JSON form.
-    pub(super) fn json(&self) -> Value {
+    pub(super) fn to_json(&self) -> Value {
         let bypassing = self.bypassing.iter().map(|found| {
             json!({
                 "to": found.to, "process": found.process, "pid": found.pid,
@@ -166,8 +166,8 @@ fn reason_and_fix(
 ) -> (&'static str, &'static str) {
     let program = format!("{} {}", process.name, process.program);
     let is = |names: &[&str]| names.iter().any(|name| program.contains(name));
-    let has = |name: &str| process.has.contains(&name);
-    if no_proxy.spares(&to.ip().to_string(), to.port()) {
+    let has = |name: &str| process.present_variables.contains(&name);
+    if no_proxy.bypasses(&to.ip().to_string(), to.port()) {
         return ("NO_PROXY excludes it", "a route that names it removes it from NO_PROXY");
     }
     if !has("HTTPS_PROXY") {
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn an_address_is_shown_with_its_possible_hosts() {
         let mut names = ReverseDns::default();
-        names.add_place("127.0.0.1:9001".parse().unwrap(), "api.example");
+        names.add_endpoint("127.0.0.1:9001".parse().unwrap(), "api.example");
         for host in ["b.example", "a.example"] {
             names.add("192.0.2.1".parse().unwrap(), host);
         }

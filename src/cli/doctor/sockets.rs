@@ -32,7 +32,7 @@ pub(super) struct Process {
     /// The file name of its program.
     pub(super) program: String,
     /// The variables of larder's environment that the process still has.
-    pub(super) has: Vec<&'static str>,
+    pub(super) present_variables: Vec<&'static str>,
 }
 
 /// The variables that show whether a process inherited larder's environment.
@@ -40,7 +40,7 @@ const LARDER_VARIABLES: [&str; 3] = ["HTTPS_PROXY", "NODE_OPTIONS", "JAVA_TOOL_O
 
 impl Sockets {
     /// Scans all descendants of `root` once.
-    pub(super) fn look(&mut self, root: u32) {
+    pub(super) fn scan(&mut self, root: u32) {
         let mut table: Option<HashMap<u64, (SocketAddr, SocketAddr, bool)>> = None;
         for pid in descendants(root) {
             let sockets = sockets_of(pid);
@@ -81,7 +81,7 @@ impl Process {
             pid,
             name: name.trim_end().to_owned(),
             program: program.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            has: LARDER_VARIABLES.into_iter().filter(is_set).collect(),
+            present_variables: LARDER_VARIABLES.into_iter().filter(is_set).collect(),
         }
     }
 }

@@ -32,8 +32,8 @@ const PASSWORD_FILE: &str = "password";
 
 impl CallerProof {
     /// The proof that works on this system.
-    pub(super) fn find() -> Self {
-        if socket_owner::can_tell(geteuid().as_raw()) {
+    pub(super) fn detect() -> Self {
+        if socket_owner::reports_owners(geteuid().as_raw()) {
             return Self::User;
         }
         tracing::debug!(
@@ -43,7 +43,7 @@ impl CallerProof {
     }
 
     /// Writes it to a private directory, for [`CallerProof::read_from`].
-    pub(super) fn leave_in(&self, directory: &Path) -> io::Result<()> {
+    pub(super) fn write_to(&self, directory: &Path) -> io::Result<()> {
         let Self::Password(password) = self else { return Ok(()) };
         let mut file = OpenOptions::new();
         let mut file =
@@ -52,7 +52,7 @@ impl CallerProof {
     }
 
     /// The proof that was written there.
-    pub(super) fn left_in(directory: &Path) -> io::Result<Self> {
+    pub(super) fn read_from(directory: &Path) -> io::Result<Self> {
         match fs::read_to_string(directory.join(PASSWORD_FILE)) {
             Ok(password) => Ok(Self::Password(password)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::User),
@@ -97,16 +97,16 @@ mod tests {
     #[test]
     fn a_password_is_equal_in_both_processes_and_private_to_its_owner() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(CallerProof::left_in(directory.path()).unwrap() == CallerProof::User);
-        CallerProof::User.leave_in(directory.path()).unwrap();
-        assert!(CallerProof::left_in(directory.path()).unwrap() == CallerProof::User);
+        assert!(CallerProof::read_from(directory.path()).unwrap() == CallerProof::User);
+        CallerProof::User.write_to(directory.path()).unwrap();
+        assert!(CallerProof::read_from(directory.path()).unwrap() == CallerProof::User);
         let proof = CallerProof::Password("larder:0123".to_owned());
-        proof.leave_in(directory.path()).unwrap();
-        assert!(CallerProof::left_in(directory.path()).unwrap() == proof);
+        proof.write_to(directory.path()).unwrap();
+        assert!(CallerProof::read_from(directory.path()).unwrap() == proof);
         let facts = fs::metadata(directory.path().join(PASSWORD_FILE)).unwrap();
         assert_eq!(facts.permissions().mode() & 0o777, 0o600);
         assert!(
-            proof.leave_in(directory.path()).is_err(),
+            proof.write_to(directory.path()).is_err(),
             "an existing file belongs to another process"
         );
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::cli::ExitStatus;
-use crate::cli::admin_client::port_owner::{Trusted, stranger};
-use crate::cli::admin_client::{AdminClient, TargetArgs, reached};
+use crate::cli::admin_client::port_owner::{TrustedUsers, untrusted_listener};
+use crate::cli::admin_client::{AdminClient, TargetArgs, connect_address};
 use crate::cli::exec::summary::Counts;
 use crate::config::env::Env;
 use crate::config::{Config, redacted};
@@ -28,16 +28,16 @@ pub(in crate::cli) struct RunningLarder {
 /// The reason why no running larder is used.
 pub(in crate::cli) enum NotFound {
     /// No larder responds.
-    Nobody(String),
+    Unreachable(String),
     /// A larder responds, but must not be used.
-    Unfit(String),
+    Unsuitable(String),
 }
 
 impl NotFound {
     /// The reason as text.
-    pub(in crate::cli) fn said(&self) -> &str {
+    pub(in crate::cli) fn message(&self) -> &str {
         match self {
-            Self::Nobody(message) | Self::Unfit(message) => message,
+            Self::Unreachable(message) | Self::Unsuitable(message) => message,
         }
     }
 }
@@ -49,24 +49,25 @@ pub(in crate::cli) fn find(
     config: &Config,
     env: &Env,
 ) -> Result<RunningLarder, NotFound> {
-    let unreachable = |message: &str| Err(NotFound::Nobody(message.to_owned()));
+    let unreachable = |message: &str| Err(NotFound::Unreachable(message.to_owned()));
     let Some(&listen) = config.listen.first() else { return unreachable("it has no listener") };
     if listen.port() == 0 {
         return unreachable("`listen` has no fixed port, so the address of larder is unknown");
     }
-    let unsuitable = |message: &str| Err(NotFound::Unfit(message.to_owned()));
+    let unsuitable = |message: &str| Err(NotFound::Unsuitable(message.to_owned()));
     if config.access.users.is_some() {
         return unsuitable("the larder of this configuration requires its clients to authenticate");
     }
-    let found =
-        TargetArgs::of(file).find(env).and_then(|client| Ok((client.get("/v1/config")?, client)));
+    let found = TargetArgs::for_config(file)
+        .find(env)
+        .and_then(|client| Ok((client.get("/v1/config")?, client)));
     let (theirs, admin_client) = found.map_err(|error| match error.exit {
-        ExitStatus::Unreachable => NotFound::Nobody(error.said),
+        ExitStatus::Unreachable => NotFound::Unreachable(error.message),
         ExitStatus::Ok
         | ExitStatus::Failed
         | ExitStatus::Usage
         | ExitStatus::Invalid
-        | ExitStatus::Command(_) => NotFound::Unfit(error.said),
+        | ExitStatus::Command(_) => NotFound::Unsuitable(error.message),
     })?;
     let ours = redacted::to_json(config);
     if ours["listen"] != theirs["listen"] {
@@ -77,37 +78,37 @@ pub(in crate::cli) fn find(
             "a larder listens there, but not with these routes (try `larder reload`)",
         );
     }
-    let proxy = reached(listen);
+    let proxy = connect_address(listen);
     check_owner(file, config, proxy)?;
     match admin_client.text("/ca.pem") {
         Ok(ca) => Ok(RunningLarder { admin_client, proxy, ca: ca.unwrap_or_default() }),
-        Err(error) => Err(NotFound::Unfit(error.said)),
+        Err(error) => Err(NotFound::Unsuitable(error.message)),
     }
 }
 
 /// Checks the owner of the proxy listener too: traffic needs the same protection as a token.
 fn check_owner(file: &Path, config: &Config, proxy: SocketAddr) -> Result<(), NotFound> {
-    let trusted = Trusted::of(Some(file), Some(&config.store.path));
-    trusted.check_listener(proxy).map_err(|error| match stranger(&error) {
-        Some(untrusted) => NotFound::Unfit(untrusted.to_string()),
-        None => NotFound::Nobody(format!("no larder listens at {proxy} ({})", error.kind())),
+    let trusted = TrustedUsers::new(Some(file), Some(&config.store.path));
+    trusted.check_listener(proxy).map_err(|error| match untrusted_listener(&error) {
+        Some(untrusted) => NotFound::Unsuitable(untrusted.to_string()),
+        None => NotFound::Unreachable(format!("no larder listens at {proxy} ({})", error.kind())),
     })
 }
 
 impl RunningLarder {
     /// Its metrics; empty if it does not respond.
-    pub(super) fn page(&self) -> String {
+    pub(super) fn metrics(&self) -> String {
         self.admin_client.text("/metrics").ok().flatten().unwrap_or_default()
     }
 
     /// Its metrics after the end of the command. A response is counted shortly after its last byte is sent,
     /// so the metrics are requested until they no longer change.
-    pub(super) async fn last_page(&self) -> String {
-        let mut page = self.page();
+    pub(super) async fn final_metrics(&self) -> String {
+        let mut page = self.metrics();
         for _ in 0..MAX_POLLS {
             sleep(POLL_INTERVAL).await;
-            let next = self.page();
-            let is_unchanged = Counts::of(&next) == Counts::of(&page);
+            let next = self.metrics();
+            let is_unchanged = Counts::parse(&next) == Counts::parse(&page);
             page = next;
             if is_unchanged {
                 break;

@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::cli::Context;
 use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::final_stats::FinalStats;
-use crate::cli::exec::tell;
+use crate::cli::exec::print_note;
 use crate::clock::Clock;
 use crate::config::env::Env;
 use crate::config::name_constraint::NameConstraint;
@@ -40,14 +40,15 @@ pub(in crate::cli) struct EmbeddedLarder {
 }
 
 /// The longest drain after the end of the command: only processes that it left behind have connections.
-pub(super) const DRAIN: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Any free loopback port.
-pub(super) const FREE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+pub(super) const ANY_LOOPBACK_PORT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 /// Installs the log. The output of the command has priority, so larder logs only warnings and errors unless
 /// `verbose` is set.
-pub(in crate::cli) fn log(config: &Config, verbose: bool) {
+pub(in crate::cli) fn install_log(config: &Config, verbose: bool) {
     let level = match config.log.level {
         level if verbose => level,
         LogLevel::Error => LogLevel::Error,
@@ -63,9 +64,9 @@ impl EmbeddedLarder {
         config: Config,
         context: &mut Context<'_>,
     ) -> Result<Self, String> {
-        let proof = CallerProof::find();
-        let config = adapted(config, file, &proof, context);
-        heal(&config);
+        let proof = CallerProof::detect();
+        let config = private_config(config, file, &proof, context);
+        remove_unusable_ca(&config);
         let server =
             Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it has no listener")?;
@@ -90,19 +91,21 @@ impl EmbeddedLarder {
 
     /// Stops it and returns its final statistics.
     pub(super) async fn stop(self) -> FinalStats {
-        let telemetry: Arc<Telemetry> = Arc::clone(self.server.account());
-        if !self.server.stop_within(DRAIN).await {
+        let telemetry: Arc<Telemetry> = Arc::clone(self.server.telemetry());
+        if !self.server.stop_within(DRAIN_TIMEOUT).await {
             tracing::debug!("Connections of processes that the command left behind were closed");
         }
-        let (tunnelled, distrusted) = (telemetry.tunnelled(), telemetry.distrusted());
-        FinalStats { page: telemetry.render(), tunnelled, distrusted }
+        let (tunnelled, distrusted) = (telemetry.tunnelled_hosts(), telemetry.distrusting_hosts());
+        FinalStats { metrics: telemetry.render(), tunnelled, distrusted }
     }
 }
 
 /// Removes an expired or damaged certificate authority, so that a new one is created. This is safe: only
 /// commands that end with their larder trust it.
-pub(super) fn heal(config: &Config) {
-    let Err(error) = CertificateAuthority::of(config, Clock::system().now()) else { return };
+pub(super) fn remove_unusable_ca(config: &Config) {
+    let Err(error) = CertificateAuthority::from_config(config, Clock::system().now()) else {
+        return;
+    };
     tracing::warn!(%error, "The certificate authority is unusable and is created again");
     let ours = config.tls.ca.files.as_ref().and_then(|files| files.cert.parent());
     if let Some(Err(error)) = ours.map(fs::remove_dir_all) {
@@ -112,31 +115,31 @@ pub(super) fn heal(config: &Config) {
 
 /// The configuration of a private larder. Its clients prove that they belong to the caller, regardless of
 /// `access`, and its certificate authority is constrained to the hosts of this configuration.
-pub(super) fn adapted(
+pub(super) fn private_config(
     mut config: Config,
     file: &Path,
     proof: &CallerProof,
     context: &mut Context<'_>,
 ) -> Config {
-    config.listen = vec![FREE];
+    config.listen = vec![ANY_LOOPBACK_PORT];
     config.admin = None;
     config.access = proof.access();
     config.tls.ca = Ca { files: None, constrain: hosts(&config) };
-    let data_dir = kept(&context.env, file).and_then(|directory| {
-        private(&directory)?;
+    let data_dir = data_dir(&context.env, file).and_then(|directory| {
+        create_private_dir(&directory)?;
         Ok(directory)
     });
     match data_dir {
         Ok(directory) => {
             config.tls.ca.files = Some(ca_files(&directory, &config.tls.ca.constrain));
             if let Some(reason) = in_use(&directory, &config) {
-                tell(context, &format!("{reason}: running memory-only for this command"));
+                print_note(context, &format!("{reason}: running memory-only for this command"));
                 config.store.disk = 0;
             }
             config.store.path = directory;
         }
         Err(error) => {
-            tell(context, &format!("nothing is stored on disk: {error}"));
+            print_note(context, &format!("nothing is stored on disk: {error}"));
             config.store.disk = 0;
         }
     }
@@ -144,7 +147,7 @@ pub(super) fn adapted(
 }
 
 /// The directory for the store of the private larder of the configuration at `file`.
-pub(in crate::cli) fn kept(env: &Env, file: &Path) -> io::Result<PathBuf> {
+pub(in crate::cli) fn data_dir(env: &Env, file: &Path) -> io::Result<PathBuf> {
     Ok(cache_dir(env)?.join(config_id(file)?))
 }
 
@@ -172,11 +175,11 @@ fn config_id(file: &Path) -> io::Result<String> {
 
 /// Creates a directory that only its owner can access. The umask is left unchanged, since the command would
 /// inherit it; files below the directory get the default permissions.
-pub(in crate::cli) fn private(directory: &Path) -> io::Result<()> {
+pub(in crate::cli) fn create_private_dir(directory: &Path) -> io::Result<()> {
     let with_path = |error: io::Error| {
         io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()))
     };
-    store::private_file::directory(directory).map_err(with_path)?;
+    store::private_file::create_dir(directory).map_err(with_path)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(with_path)
 }
 
@@ -202,10 +205,11 @@ fn short_name(digest: Sha256) -> String {
 /// The constraints: the hosts that this configuration may intercept. If these are all hosts
 /// (`tls.intercept: ["*"]`), there is no constraint.
 fn hosts(config: &Config) -> Vec<NameConstraint> {
-    if config.named().any(HostPattern::is_any) {
+    if config.interception_patterns().any(HostPattern::is_any) {
         return Vec::new();
     }
-    let constraints: BTreeSet<_> = config.named().filter_map(NameConstraint::around).collect();
+    let constraints: BTreeSet<_> =
+        config.interception_patterns().filter_map(NameConstraint::for_pattern).collect();
     constraints.into_iter().collect()
 }
 
@@ -217,7 +221,7 @@ fn in_use(directory: &Path, config: &Config) -> Option<String> {
     match Lock::try_take(directory, Clock::system().now()) {
         // The store takes the lock right after this; a process that takes it in between has it.
         Ok(_lock) => None,
-        Err(error @ LockError::Held { .. }) => Some(error.to_string()),
+        Err(error @ LockError::InUse { .. }) => Some(error.to_string()),
         Err(error @ LockError::Io { .. }) => Some(error.to_string()),
     }
 }

@@ -6,7 +6,7 @@
 #[derive(Default)]
 pub(in crate::cli) struct FinalStats {
     /// Its metrics, in the text format of Prometheus.
-    pub(in crate::cli) page: String,
+    pub(in crate::cli) metrics: String,
     /// The hosts of its tunnels, if known, and the number of connections for each.
     pub(in crate::cli) tunnelled: Vec<(String, u64)>,
     /// The hosts for which clients rejected its certificate, and the number of handshakes for each.

@@ -9,8 +9,8 @@ use crate::cli::Context;
 use crate::cli::exec::discovery::{self, NotFound, RunningLarder};
 use crate::cli::exec::embedded::EmbeddedLarder;
 use crate::cli::exec::final_stats::FinalStats;
+use crate::cli::exec::print_note;
 use crate::cli::exec::supervisor::SupervisedLarder;
-use crate::cli::exec::tell;
 use crate::config::Config;
 
 /// The larder that a command uses.
@@ -18,54 +18,54 @@ pub(in crate::cli) enum Instance {
     /// A running larder, which may have other clients.
     Running(RunningLarder),
     /// A private larder in this process.
-    Private(EmbeddedLarder),
+    Embedded(EmbeddedLarder),
     /// A private larder in a child process, with this process as the fallback.
-    Guarded(SupervisedLarder),
+    Supervised(SupervisedLarder),
 }
 
 impl Instance {
     /// Finds the larder of the configuration at `file`, or starts a private one. It accepts connections
     /// when this returns.
-    pub(super) fn find(
+    pub(super) fn find_or_start(
         file: &Path,
         config: Config,
         context: &mut Context<'_>,
     ) -> Result<Self, String> {
         match discovery::find(file, &config, &context.env) {
             Ok(running) => return Ok(Self::Running(running)),
-            Err(NotFound::Nobody(_)) => {}
-            Err(NotFound::Unfit(reason)) => {
-                tell(context, &format!("{reason}: starting a private one"))
+            Err(NotFound::Unreachable(_)) => {}
+            Err(NotFound::Unsuitable(reason)) => {
+                print_note(context, &format!("{reason}: starting a private one"))
             }
         }
-        EmbeddedLarder::start(file, config, context).map(Self::Private)
+        EmbeddedLarder::start(file, config, context).map(Self::Embedded)
     }
 
     /// Starts a supervised larder. A running one cannot be supervised: this process does not have its socket.
-    pub(super) async fn guarded(
+    pub(super) async fn start_supervised(
         file: &Path,
         config: Config,
         verbose: bool,
         context: &mut Context<'_>,
     ) -> Result<Self, String> {
-        SupervisedLarder::start(file, config, verbose, context).await.map(Self::Guarded)
+        SupervisedLarder::start(file, config, verbose, context).await.map(Self::Supervised)
     }
 
     /// Starts a private larder, even if another one runs.
-    pub(in crate::cli) fn own(
+    pub(in crate::cli) fn start_private(
         file: &Path,
         config: Config,
         context: &mut Context<'_>,
     ) -> Result<Self, String> {
-        EmbeddedLarder::start(file, config, context).map(Self::Private)
+        EmbeddedLarder::start(file, config, context).map(Self::Embedded)
     }
 
     /// The address for the command's connections.
     pub(in crate::cli) fn proxy(&self) -> SocketAddr {
         match self {
             Self::Running(running) => running.proxy,
-            Self::Private(embedded) => embedded.proxy(),
-            Self::Guarded(supervised) => supervised.proxy(),
+            Self::Embedded(embedded) => embedded.proxy(),
+            Self::Supervised(supervised) => supervised.proxy(),
         }
     }
 
@@ -73,8 +73,8 @@ impl Instance {
     pub(super) fn password(&self) -> Option<&str> {
         match self {
             Self::Running(_) => None,
-            Self::Private(embedded) => embedded.password(),
-            Self::Guarded(supervised) => supervised.password(),
+            Self::Embedded(embedded) => embedded.password(),
+            Self::Supervised(supervised) => supervised.password(),
         }
     }
 
@@ -82,8 +82,8 @@ impl Instance {
     pub(super) fn ca(&self) -> &str {
         match self {
             Self::Running(running) => &running.ca,
-            Self::Private(embedded) => embedded.ca(),
-            Self::Guarded(supervised) => supervised.ca(),
+            Self::Embedded(embedded) => embedded.ca(),
+            Self::Supervised(supervised) => supervised.ca(),
         }
     }
 
@@ -93,22 +93,22 @@ impl Instance {
     }
 
     /// Its metrics before the command; a private larder has none yet.
-    pub(super) fn page(&self) -> String {
+    pub(super) fn metrics(&self) -> String {
         match self {
-            Self::Running(running) => running.page(),
-            Self::Private(_) | Self::Guarded(_) => String::new(),
+            Self::Running(running) => running.metrics(),
+            Self::Embedded(_) | Self::Supervised(_) => String::new(),
         }
     }
 
     /// Stops it if it is private, and returns its final statistics.
-    pub(in crate::cli) async fn leave(self) -> FinalStats {
+    pub(in crate::cli) async fn finish(self) -> FinalStats {
         match self {
             Self::Running(running) => {
-                FinalStats { page: running.last_page().await, ..FinalStats::default() }
+                FinalStats { metrics: running.final_metrics().await, ..FinalStats::default() }
             }
-            Self::Private(embedded) => embedded.stop().await,
-            Self::Guarded(supervised) => {
-                FinalStats { page: supervised.stop().await, ..FinalStats::default() }
+            Self::Embedded(embedded) => embedded.stop().await,
+            Self::Supervised(supervised) => {
+                FinalStats { metrics: supervised.stop().await, ..FinalStats::default() }
             }
         }
     }

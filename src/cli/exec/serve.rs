@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::exec::caller_proof::CallerProof;
-use crate::cli::exec::embedded::DRAIN;
+use crate::cli::exec::embedded::DRAIN_TIMEOUT;
 use crate::cli::exec::{embedded, supervisor};
 use crate::cli::{Context, ExitStatus};
 use crate::config::{self, Config};
@@ -35,7 +35,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
         Ok(config) => config,
         Err(report) => return print_error(context, &report.to_string(), ExitStatus::Invalid),
     };
-    embedded::log(&config, args.verbose);
+    embedded::install_log(&config, args.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return print_error(context, &error.to_string(), ExitStatus::Failed),
@@ -44,13 +44,13 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let (mut out, mut err) = (io::sink(), io::sink());
     let mut quiet = Context { env: context.env.clone(), out: &mut out, err: &mut err };
     let offer_dir = args.offer.parent().unwrap_or(&args.offer);
-    let proof = match CallerProof::left_in(offer_dir) {
+    let proof = match CallerProof::read_from(offer_dir) {
         Ok(proof) => proof,
         Err(error) => {
             return print_error(context, &format!("larder exec: {error}"), ExitStatus::Failed);
         }
     };
-    let config = supervisor::adapted(config, &args.config, offer_dir, &proof, &mut quiet);
+    let config = supervisor::private_config(config, &args.config, offer_dir, &proof, &mut quiet);
     let exit = match runtime.block_on(serve(args, config)) {
         Ok(()) => ExitStatus::Ok,
         Err(error) => print_error(context, &format!("larder exec: {error}"), ExitStatus::Failed),
@@ -63,15 +63,15 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
 async fn serve(args: &Args, config: Config) -> Result<(), String> {
     let taken = handover::take_over(&args.offer).await.map_err(|error| error.to_string())?;
     let (sockets, predecessor) = taken.ok_or("no process offers a socket there")?;
-    embedded::heal(&config);
+    embedded::remove_unusable_ca(&config);
     let deps = ServerDeps { sockets, takes_over: true, ..ServerDeps::default() };
     let mut server = Server::start(config, deps).map_err(|error| error.to_string())?;
     server.take_over_from(predecessor).await.map_err(|error| error.to_string())?;
     let mut buffer = [0; 64];
     let mut input = tokio::io::stdin();
     while input.read(&mut buffer).await.is_ok_and(|read| read > 0) {}
-    let telemetry = std::sync::Arc::clone(server.account());
-    server.stop_within(DRAIN).await;
+    let telemetry = std::sync::Arc::clone(server.telemetry());
+    server.stop_within(DRAIN_TIMEOUT).await;
     let mut output = tokio::io::stdout();
     let printing = async {
         output.write_all(telemetry.render().as_bytes()).await?;

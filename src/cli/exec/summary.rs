@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::harmless;
+use crate::cli::admin_client::sanitize;
 
 /// The request counters of a page of metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ const WITHOUT_API: [&str; 3] = ["hit", "stale", "coalesced"];
 
 impl Counts {
     /// Parses a page in the text format of Prometheus.
-    pub(super) fn of(page: &str) -> Self {
+    pub(super) fn parse(page: &str) -> Self {
         let mut counts = Self::default();
         for line in page.lines().filter(|line| !line.starts_with('#')) {
             let Some((series, value)) = line.rsplit_once(' ') else { continue };
@@ -94,7 +94,7 @@ impl Counts {
     }
 
     /// The text form.
-    pub(super) fn lines(&self, shared: bool) -> String {
+    pub(super) fn to_text(&self, shared: bool) -> String {
         let (calls, without) = (self.calls(), self.without_api());
         let noun = if calls == 1 { "call" } else { "calls" };
         let mut text = format!("larder: {calls} {noun}, {without} answered without the API");
@@ -125,13 +125,13 @@ impl Counts {
         };
         if let [first, rest @ ..] = self.tunnelled.as_slice() {
             // The command chose the name, so its control characters are replaced before it is printed.
-            text.extend([" (", &harmless(first), if rest.is_empty() { ")" } else { ", …)" }]);
+            text.extend([" (", &sanitize(first), if rest.is_empty() { ")" } else { ", …)" }]);
         }
         text
     }
 
     /// The JSON form.
-    pub(super) fn json(&self, shared: bool) -> Value {
+    pub(super) fn to_json(&self, shared: bool) -> Value {
         json!({
             "calls": self.calls(),
             "without_api": self.without_api(),
@@ -198,13 +198,13 @@ larder_upstream_bytes_total 104857
 
     #[test]
     fn two_lines_summarise_requests_and_saved_bytes() {
-        let lines = Counts::of(PAGE).lines(false);
+        let lines = Counts::parse(PAGE).to_text(false);
         assert_eq!(
             lines,
             "larder: 41 calls, 38 answered without the API (92.6 %), 2 went to it, 1 failed\n\
              larder: saved 1.2 MiB of 1.3 MiB; 3 connections were tunnelled unseen"
         );
-        let nothing = Counts::of("").lines(true);
+        let nothing = Counts::parse("").to_text(true);
         assert_eq!(
             nothing,
             "larder: 0 calls, 0 answered without the API, 0 went to it\n\
@@ -215,8 +215,8 @@ larder_upstream_bytes_total 104857
 
     #[test]
     fn requests_before_the_command_are_not_counted() {
-        let page = Counts::of(PAGE);
-        assert_eq!(page.clone().since(&page).lines(false), Counts::of("").lines(false));
+        let page = Counts::parse(PAGE);
+        assert_eq!(page.clone().since(&page).to_text(false), Counts::parse("").to_text(false));
         assert_eq!(page.clone().since(&Counts::default()), page);
         let restarted = Counts::default().since(&page);
         assert_eq!((restarted.calls(), restarted.saved()), (0, 0));

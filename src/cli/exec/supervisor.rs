@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::cli::Context;
 use crate::cli::exec::caller_proof::CallerProof;
-use crate::cli::exec::embedded::{self, DRAIN, FREE};
+use crate::cli::exec::embedded::{self, ANY_LOOPBACK_PORT, DRAIN_TIMEOUT};
 use crate::cli::exec::temp_dir::TempDir;
 use crate::clock::{Clock, monotonic};
 use crate::config::{CaFiles, Config};
@@ -66,10 +66,10 @@ impl SupervisedLarder {
     ) -> Result<Self, String> {
         let message = |error: io::Error| error.to_string();
         let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(message)?;
-        let proof = CallerProof::find();
-        proof.leave_in(temp_dir.path()).map_err(message)?;
-        let config = adapted(config, file, temp_dir.path(), &proof, context);
-        let listener = listener::bind(FREE).map_err(message)?;
+        let proof = CallerProof::detect();
+        proof.write_to(temp_dir.path()).map_err(message)?;
+        let config = private_config(config, file, temp_dir.path(), &proof, context);
+        let listener = listener::bind(ANY_LOOPBACK_PORT).map_err(message)?;
         let proxy = listener.local_addr().map_err(message)?;
         let supervisor = Supervisor {
             listener,
@@ -118,14 +118,14 @@ impl SupervisedLarder {
 
 /// The configuration of a private larder, with an authority that lasts at least as long as the command: the
 /// command must trust the certificates of a restarted larder too.
-pub(super) fn adapted(
+pub(super) fn private_config(
     config: Config,
     file: &Path,
     offer_dir: &Path,
     proof: &CallerProof,
     context: &mut Context<'_>,
 ) -> Config {
-    let mut config = embedded::adapted(config, file, proof, context);
+    let mut config = embedded::private_config(config, file, proof, context);
     let ca_path = |name: &str| offer_dir.join("ca").join(name);
     let temporary = || CaFiles { cert: ca_path("ca.pem"), key: ca_path("ca.key") };
     config.tls.ca.files.get_or_insert_with(temporary);
@@ -181,7 +181,7 @@ impl Supervisor {
                 .start_until_taken_over(&direct, &offer, ready.is_some(), &mut wait, &mut stop)
                 .await
             else {
-                direct.stop_within(DRAIN).await;
+                direct.stop_within(DRAIN_TIMEOUT).await;
                 return self.all_metrics(String::new());
             };
             // This process finishes its own requests, in parallel with larder.
@@ -212,11 +212,11 @@ impl Supervisor {
     /// Starts to serve in this process, and offers the socket to a larder.
     fn start_direct(&mut self) -> Result<(Server, PathBuf), String> {
         let listener = self.listener.try_clone().map_err(|error| error.to_string())?;
-        let sockets = InheritedSockets::of_predecessor(vec![listener]);
+        let sockets = InheritedSockets::from_predecessor(vec![listener]);
         let deps = ServerDeps { sockets, ..ServerDeps::default() };
         let mut direct =
             Server::start(self.direct.clone(), deps).map_err(|error| error.to_string())?;
-        self.telemetries.push(Arc::clone(direct.account()));
+        self.telemetries.push(Arc::clone(direct.telemetry()));
         self.starts += 1;
         let offer = self.offer_dir.join(format!("{}.sock", self.starts));
         direct.offer(&offer, false).map_err(|error| error.to_string())?;

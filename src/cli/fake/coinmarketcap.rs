@@ -71,7 +71,7 @@ impl Args {
     }
 }
 
-pub(super) const LESSON: QuickStart = QuickStart {
+pub(super) const QUICK_START: QuickStart = QuickStart {
     api: "coinmarketcap",
     name: "CoinMarketCap",
     host: "coinmarketcap.example.test",

@@ -85,7 +85,7 @@ fn parse_shared(text: &str) -> Result<Shared, String> {
     Ok(Shared { resource: resource.to_owned(), rate })
 }
 
-pub(super) const LESSON: QuickStart = QuickStart {
+pub(super) const QUICK_START: QuickStart = QuickStart {
     api: "discord",
     name: "Discord",
     host: "discord.example.test",

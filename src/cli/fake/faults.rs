@@ -100,7 +100,7 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
 }
 
 fn parse_share(text: &str) -> Result<Percentage, String> {
-    let share = text.parse().ok().and_then(Percentage::of);
+    let share = text.parse().ok().and_then(Percentage::from_fraction);
     share.ok_or_else(|| "a share is between 0 and 1, such as 0.5".to_owned())
 }
 

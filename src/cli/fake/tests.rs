@@ -57,7 +57,7 @@ fn latency_times_share_and_cache_control_are_applied() {
     let options = options(line);
     assert_eq!(options.behaviour.latency, Duration::from_millis(50));
     assert_eq!(options.behaviour.times, Some(3));
-    assert_eq!(options.behaviour.share, Percentage::of(0.5).unwrap());
+    assert_eq!(options.behaviour.share, Percentage::from_fraction(0.5).unwrap());
     assert_eq!(options.cache_control.unwrap(), "max-age=60");
     assert_eq!((options.script, options.limits), (None, None));
 }

@@ -20,7 +20,7 @@ use crate::policy::upstream::{
 use crate::policy::{CooldownPolicy, RetryPolicy};
 
 /// The lines as one JSON object. Several lines with the same label are joined to one text.
-pub(crate) fn told(lines: &[(&'static str, String)]) -> Map<String, Value> {
+pub(crate) fn to_json_object(lines: &[(&'static str, String)]) -> Map<String, Value> {
     let mut object = Map::new();
     for (label, text) in lines {
         let previous = object.get(*label).and_then(Value::as_str);
@@ -32,8 +32,8 @@ pub(crate) fn told(lines: &[(&'static str, String)]) -> Map<String, Value> {
 
 /// The policy of an upstream, line by line; keys that its section does not set have no line. Each rule of
 /// `errors` has its own line.
-pub(crate) fn conduct(upstream: &Upstream) -> Vec<(&'static str, String)> {
-    let policy = &upstream.conduct;
+pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)> {
+    let policy = &upstream.policy;
     let mut lines = Vec::new();
     if let Some(credential) = &upstream.credential {
         lines.push((
@@ -74,7 +74,7 @@ fn rule(rule: &ErrorRule) -> String {
         (true, false) => conditions(&rule.json, " and "),
         (false, false) => format!("{statuses} and {}", conditions(&rule.json, " and ")),
     };
-    let cooldown = rule.hold.map(|cooldown| match cooldown {
+    let cooldown = rule.cooldown.map(|cooldown| match cooldown {
         CooldownUntil::For(time) => format!(", cooldown {}", show(time)),
         CooldownUntil::UntilMidnight => ", cooldown until the day ends (UTC)".to_owned(),
         CooldownUntil::UntilNextMonth => ", cooldown until the month ends (UTC)".to_owned(),
@@ -156,8 +156,8 @@ pub(crate) fn retry(retry: &RetryPolicy) -> String {
 }
 
 /// The same for a call with this method.
-pub(crate) fn retry_of(rule: &RetryPolicy, method: &Method) -> String {
-    if rule.retries > 0 && !rule.repeats(method) {
+pub(crate) fn retry_for_method(rule: &RetryPolicy, method: &Method) -> String {
+    if rule.retries > 0 && !rule.is_retryable(method) {
         return format!("never for {method}");
     }
     retry(rule)
@@ -188,7 +188,7 @@ fn waits(retry: &RetryPolicy) -> String {
 }
 
 /// The cooldown of a failed origin.
-pub(crate) fn hold(rule: CooldownPolicy) -> String {
+pub(crate) fn cooldown(rule: CooldownPolicy) -> String {
     let max = show(rule.max_cooldown);
     if rule.cooldown.is_zero() {
         return format!("as Retry-After specifies, up to {max}");

@@ -144,5 +144,5 @@ pub(super) fn count(
 }
 
 fn warn_unusual<T>(reader: &mut Reader<'_>, at: &Spanned<T>, what: &str) {
-    reader.note(at, WarningKind::OddLimit, what);
+    reader.warn(at, WarningKind::OddLimit, what);
 }

@@ -24,8 +24,8 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Destinatio
     };
     let allow = rules(&mut section, reader, "allow");
     let deny = rules(&mut section, reader, "deny");
-    note_dots(&mut section, "allow", reader);
-    note_dots(&mut section, "deny", reader);
+    warn_trailing_dots(&mut section, "allow", reader);
+    warn_trailing_dots(&mut section, "deny", reader);
     let ports = ports(&mut section, reader);
     section.finish(reader);
     Destinations { allow, deny, ports }
@@ -58,9 +58,9 @@ pub(super) fn resolve(
         names.push((host.clone(), port));
         if let Some(at) = &address
             && let Some(reason) =
-                unreachable::never_at(destinations, at.value.ip(), Some(at.value.port()))
+                unreachable::for_address(destinations, at.value.ip(), Some(at.value.port()))
         {
-            reader.note(at, WarningKind::Unreachable, reason);
+            reader.warn(at, WarningKind::Unreachable, reason);
         }
         rules.extend(address.map(|address| ResolveRule { host, port, address: address.value }));
     }
@@ -115,7 +115,11 @@ fn address(text: &str) -> Result<SocketAddr, ValueError> {
 
 /// Warns about host patterns under `key` with a trailing dot. A name with and without it is the same host, so
 /// the dot is ignored, in targets too.
-pub(super) fn note_dots(section: &mut Section<'_>, key: &'static str, reader: &mut Reader<'_>) {
+pub(super) fn warn_trailing_dots(
+    section: &mut Section<'_>,
+    key: &'static str,
+    reader: &mut Reader<'_>,
+) {
     let Some(node) = section.get(key) else { return };
     let path = section.at(key);
     let nodes = match &node.value {
@@ -128,7 +132,7 @@ pub(super) fn note_dots(section: &mut Section<'_>, key: &'static str, reader: &m
             let at = Spanned { value: (), place: node.place, path: path.clone() };
             let text =
                 format!("the trailing dot of `{text}` is ignored: hosts are matched without it");
-            reader.note(&at, WarningKind::TrailingDot, text);
+            reader.warn(&at, WarningKind::TrailingDot, text);
         }
     }
 }

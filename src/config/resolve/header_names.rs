@@ -90,7 +90,7 @@ pub(super) fn name(text: &str) -> Result<HeaderName, ValueError> {
 
 /// Parses the name of a field that a key may ignore: not a credential, and not a field by which an origin may
 /// select another resource.
-pub(super) fn ignored(text: &str) -> Result<HeaderName, ValueError> {
+pub(super) fn ignorable(text: &str) -> Result<HeaderName, ValueError> {
     let name = name(text)?;
     if key::is_credential_by_name(&name) {
         let what = "is a credential: one user would receive another user's response";
@@ -105,7 +105,7 @@ pub(super) fn ignored(text: &str) -> Result<HeaderName, ValueError> {
 }
 
 /// Parses the name of a field that can carry a credential to an origin.
-pub(super) fn carrier(text: &str) -> Result<HeaderName, ValueError> {
+pub(super) fn credential_header(text: &str) -> Result<HeaderName, ValueError> {
     let wanted = "the name of a request field";
     let name = field(text, wanted)?;
     if NEVER_SEEN.contains(&name.as_str()) {

@@ -60,7 +60,7 @@ fn body(section: &mut Section<'_>, reader: &mut Reader<'_>) -> BodyLimits {
     };
     if at.value > FAST {
         let text = "is more than many client connections can send: their uploads end with 408";
-        reader.note(&at, WarningKind::OddLimit, text);
+        reader.warn(&at, WarningKind::OddLimit, text);
     }
     BodyLimits { idle, min_rate: at.value }
 }

@@ -77,7 +77,7 @@ fn access(
         reader.problem(at.place, &at.path, what, fix);
     }
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
-        reader.note(at, WarningKind::Open, "every host that can connect may use larder");
+        reader.warn(at, WarningKind::Open, "every host that can connect may use larder");
     }
     Access { clients: clients.into_iter().map(|at| at.value).collect(), users, local_users: None }
 }
@@ -115,7 +115,7 @@ pub(super) fn admin(
     let any_network = allow.iter().find(|at| at.value.prefix_len() == 0 && is_reachable(value));
     if let Some(at) = any_network {
         let what = "every host that can connect to the admin listener may read metrics and health";
-        reader.note(at, WarningKind::Open, what);
+        reader.warn(at, WarningKind::Open, what);
     }
     let allow = allow.into_iter().map(|at| at.value).collect();
     Some(Admin { listen: value, token, allow })

@@ -25,7 +25,7 @@ pub(super) struct Defaults {
     /// The mode of larder as a whole.
     pub(super) mode: Mode,
     /// The cooldown policy, also for calls without a route.
-    pub(super) hold: CooldownPolicy,
+    pub(super) cooldown: CooldownPolicy,
     retry: RetryPolicy,
     scope: ScopeRule,
     ttl_jitter: f64,
@@ -47,7 +47,7 @@ struct StaleIfErrorSection {
 pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaults {
     let mut read = Defaults {
         mode: Mode::default(),
-        hold: CooldownPolicy::default(),
+        cooldown: CooldownPolicy::default(),
         retry: RetryPolicy::default(),
         scope: ScopeRule::Credential,
         ttl_jitter: 0.0,
@@ -73,9 +73,9 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
         read.coalesce_wait = wait;
     }
     read.stale_while_revalidate = stale_while_revalidate(&mut section, reader);
-    read.retry = retry::of_defaults(&mut section, reader);
-    read.stale_if_error = stale_if_error(&mut section, read.hold, reader);
-    read.hold = read.stale_if_error.cooldown;
+    read.retry = retry::for_defaults(&mut section, reader);
+    read.stale_if_error = stale_if_error(&mut section, read.cooldown, reader);
+    read.cooldown = read.stale_if_error.cooldown;
     section.finish(reader);
     read
 }
@@ -92,8 +92,8 @@ pub(super) fn read(
     let by_status = ttl_by_status(route, reader);
     let ttl_jitter = route.scalar_or(reader, "ttl_jitter", share_up_to_half, defaults.ttl_jitter);
     let swr = stale_while_revalidate(route, reader);
-    let retry = retry::of_route(route, methods, &defaults.retry, reader);
-    let sie = stale_if_error(route, defaults.hold, reader);
+    let retry = retry::for_route(route, methods, &defaults.retry, reader);
+    let sie = stale_if_error(route, defaults.cooldown, reader);
     let wait = coalesce(route, reader);
     let key = key(route, reader);
     let set_cookie = set_cookie(route, scope.as_ref(), ttl.as_ref(), reader);
@@ -118,7 +118,7 @@ pub(super) fn read(
             ends_on: ends_on.unwrap_or(default.ends_on),
         },
         retry,
-        hold: sie.cooldown,
+        cooldown: sie.cooldown,
         scope: scope.map_or_else(|| defaults.scope.clone(), |at| at.value),
         key,
         coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),
@@ -226,7 +226,7 @@ fn stale_if_error(
     let on = on.map(|on| on.into_iter().map(|at| at.value).collect());
     let ends_on = inner.scalars(reader, "ends_on", status::ends);
     let ends_on = ends_on.map(|ends| ends.into_iter().map(|at| at.value).collect());
-    let cooldown = retry::hold(&mut inner, cooldown, reader);
+    let cooldown = retry::cooldown(&mut inner, cooldown, reader);
     inner.finish(reader);
     StaleIfErrorSection { window, on, ends_on, cooldown }
 }
@@ -280,7 +280,7 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
     });
     let headers = section.scalars(reader, "headers", header_names::name).unwrap_or_default();
     let ignored =
-        section.scalars(reader, "ignore_headers", header_names::ignored).unwrap_or_default();
+        section.scalars(reader, "ignore_headers", header_names::ignorable).unwrap_or_default();
     for name in
         ignored.iter().filter(|name| headers.iter().any(|counted| counted.value == name.value))
     {
@@ -352,9 +352,7 @@ fn targeted(
 
 /// The first key that affects stored responses only; it has no effect on a route whose responses are never
 /// stored. `stale_if_error.max_cooldown` alone does not count, because it applies to every call.
-pub(super) fn first_about_storing(
-    route: &mut Section<'_>,
-) -> Option<(&'static str, SourceLocation)> {
+pub(super) fn first_storage_key(route: &mut Section<'_>) -> Option<(&'static str, SourceLocation)> {
     let only_max_cooldown = route.get("stale_if_error").is_some_and(|node| match &node.value {
         Value::Map(entries) => entries.iter().all(|entry| entry.key == "max_cooldown"),
         Value::Null | Value::Scalar(..) | Value::List(_) => false,

@@ -29,7 +29,7 @@ struct RetrySection {
 }
 
 /// `defaults.retry`.
-pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -> RetryPolicy {
+pub(super) fn for_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -> RetryPolicy {
     let section = read(defaults, &RetryPolicy::default(), reader);
     for Spanned { value, place, path } in
         section.methods.iter().filter(|at| !method::is_idempotent(&at.value))
@@ -43,7 +43,7 @@ pub(super) fn of_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) -
 }
 
 /// `retry` of a route that matches `methods`, with defaults from `defaults`.
-pub(super) fn of_route(
+pub(super) fn for_route(
     route: &mut Section<'_>,
     methods: &[Method],
     defaults: &RetryPolicy,
@@ -68,7 +68,7 @@ pub(super) fn of_route(
              effect twice, unless the API detects a repeated call by an idempotency key",
             at.value
         );
-        reader.note(at, WarningKind::Repeated, text);
+        reader.warn(at, WarningKind::Repeated, text);
     }
     retry
 }
@@ -100,7 +100,7 @@ fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
     let yes_or_no = word("`true` or `false`", &words);
     let honour_retry_after =
         section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
-    let budget = section.scalar_or(reader, "budget", patience, base.budget);
+    let budget = section.scalar_or(reader, "budget", client_wait, base.budget);
     section.finish(reader);
     let values = |named: &Vec<Spanned<Method>>| named.iter().map(|at| at.value.clone()).collect();
     let retry = RetryPolicy {
@@ -134,7 +134,7 @@ fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) ->
 }
 
 /// `stale_if_error.cooldown` and `.max_cooldown`, with defaults from `base`.
-pub(super) fn hold(
+pub(super) fn cooldown(
     section: &mut Section<'_>,
     base: CooldownPolicy,
     reader: &mut Reader<'_>,
@@ -154,7 +154,7 @@ pub(super) fn hold(
 }
 
 /// Parses how long a client may wait.
-pub(super) fn patience(text: &str) -> Result<Duration, ValueError> {
+pub(super) fn client_wait(text: &str) -> Result<Duration, ValueError> {
     let wait = parse_positive(text)?;
     if wait <= LONGEST_WAIT {
         return Ok(wait);
@@ -251,10 +251,10 @@ mod tests {
         let route = |keys: &str| format!("routes: [{{ name: r, match: {{ host: a, {keys} }} }}]");
         let config = valid(&route("method: POST }, retry: { methods: [POST, PUT]"));
         let repeated = |note: &&Warning| note.kind == WarningKind::Repeated;
-        let notes: Vec<_> = config.notes.iter().filter(repeated).collect();
+        let notes: Vec<_> = config.warnings.iter().filter(repeated).collect();
         let [note] = notes.as_slice() else { panic!("{notes:?}") };
         assert_eq!(note.path, "routes[r].retry.methods[0]");
-        assert!(policy(&config, 0).retry.repeats(&Method::POST));
+        assert!(policy(&config, 0).retry.is_retryable(&Method::POST));
         let useless = wrong(&route("method: POST }, retry: { retries: 2"));
         assert!(
             useless.contains("retries none of the methods that this route matches"),
@@ -284,12 +284,12 @@ mod tests {
         );
         let ten = Duration::from_secs(600);
         assert_eq!(
-            config.hold,
+            config.cooldown,
             CooldownPolicy { cooldown: Duration::from_secs(5), max_cooldown: ten }
         );
-        assert_eq!(policy(&config, 0).hold, config.hold);
+        assert_eq!(policy(&config, 0).cooldown, config.cooldown);
         assert_eq!(
-            policy(&config, 1).hold,
+            policy(&config, 1).cooldown,
             CooldownPolicy { cooldown: Duration::ZERO, max_cooldown: ten }
         );
         for keys in ["cooldown: 2h", "max_cooldown: 1s"] {

@@ -12,7 +12,7 @@ use crate::config::diagnostics::{SourceLocation, ValueError, WarningKind};
 use crate::config::duration;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::reader::{Reader, Section, Spanned};
-use crate::config::resolve::destinations::{host_pattern, note_dots};
+use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::policy::{self, Defaults};
 use crate::config::resolve::{header_names, upstreams};
 use crate::policy::{ScopeRule, Ttl};
@@ -75,7 +75,7 @@ fn route(
     section.finish(reader);
     let pattern = pattern?;
     let cached = [Method::GET, Method::HEAD];
-    if let Some((key, place)) = policy::first_about_storing(&mut section)
+    if let Some((key, place)) = policy::first_storage_key(&mut section)
         && !pattern.methods.iter().any(|method| cached.contains(method))
     {
         let what = "has no effect: only responses to GET and HEAD are stored";
@@ -106,7 +106,7 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
     };
     let mut section = reader.section(node, &route.at("match"))?;
     let host = section.scalar(reader, "host", host_pattern);
-    note_dots(&mut section, "host", reader);
+    warn_trailing_dots(&mut section, "host", reader);
     if !section.has("host") {
         let fix = "add `host: api.example`; `\"*\"` means every host";
         reader.problem(section.place, &section.at("host"), "is missing", fix);
@@ -185,7 +185,7 @@ fn warn_overrides_origin(ttl: &Spanned<Ttl>, reader: &mut Reader<'_>) {
         "the origin's Cache-Control, Expires and Pragma are ignored: `ttl: {shown}` is the only \
          rule, even for no-store and private"
     );
-    reader.note(ttl, WarningKind::SetAside, text);
+    reader.warn(ttl, WarningKind::OverridesOrigin, text);
 }
 
 /// Refuses `key.ignore_headers` for fields that identify a user.
@@ -239,7 +239,7 @@ fn warn_rewritten_port(
                 upstream.name,
                 scheme.as_str()
             );
-            reader.note(&at, WarningKind::Shadowed, text);
+            reader.warn(&at, WarningKind::Shadowed, text);
         }
     }
 }
@@ -255,6 +255,6 @@ fn warn_shadowed(table: &Table, places: &[SourceLocation], reader: &mut Reader<'
         let at = Spanned { value: (), place, path: format!("routes[{}]", route.name) };
         let text =
             format!("never matches: the earlier route `{}` matches all its requests", by.name);
-        reader.note(&at, WarningKind::Shadowed, text);
+        reader.warn(&at, WarningKind::Shadowed, text);
     }
 }

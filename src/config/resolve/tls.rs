@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use crate::config::diagnostics::WarningKind;
 use crate::config::file::{Node, Value};
-use crate::config::name_constraint::{NameConstraint, around_all};
+use crate::config::name_constraint::{NameConstraint, for_patterns};
 use crate::config::reader::{Reader, Section, Spanned};
-use crate::config::resolve::destinations::{host_pattern, note_dots};
+use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::{Ca, CaFiles, Interception};
 use crate::route::pattern::HostPattern;
 use crate::route::table::{Route, Table};
@@ -20,8 +20,8 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Intercepti
     let ca = ca(&mut section, reader);
     let intercept = section.scalars(reader, "intercept", host_pattern).unwrap_or_default();
     let passthrough = section.scalars(reader, "passthrough", host_pattern).unwrap_or_default();
-    note_dots(&mut section, "intercept", reader);
-    note_dots(&mut section, "passthrough", reader);
+    warn_trailing_dots(&mut section, "intercept", reader);
+    warn_trailing_dots(&mut section, "passthrough", reader);
     section.finish(reader);
     let values = |all: &[Spanned<HostPattern>]| all.iter().map(|at| at.value.clone()).collect();
     let tls = Interception { ca, intercept: values(&intercept), passthrough: values(&passthrough) };
@@ -54,7 +54,7 @@ pub(super) fn check_routes(
 }
 
 /// Warns if the certificate authority has no constraints.
-pub(super) fn note_unconstrained(
+pub(super) fn warn_unconstrained(
     top: &Section<'_>,
     tls: &Interception,
     routes: &Table,
@@ -66,7 +66,7 @@ pub(super) fn note_unconstrained(
     if hosts.is_empty() || !tls.ca.constrain.is_empty() {
         return;
     }
-    let fix = match around_all(hosts) {
+    let fix = match for_patterns(hosts) {
         None => {
             "this is required as long as every host is intercepted; name hosts instead, or protect \
         the key"
@@ -89,7 +89,7 @@ pub(super) fn note_unconstrained(
     let key = if top.has("tls") { "tls" } else { "routes" };
     let path = "tls.ca.constrain".to_owned();
     let at = Spanned { value: (), place: top.key_place(key), path };
-    reader.note(&at, WarningKind::Unconstrained, text);
+    reader.warn(&at, WarningKind::Unconstrained, text);
 }
 
 /// The most hosts that a warning names.
@@ -136,7 +136,7 @@ fn check(host: &Spanned<HostPattern>, constrain: &[NameConstraint], reader: &mut
     if constrain.is_empty() {
         return;
     }
-    let enclosing = NameConstraint::around(&host.value);
+    let enclosing = NameConstraint::for_pattern(&host.value);
     let (what, fix) = match &enclosing {
         Some(hosts) if constrain.iter().any(|one| one.covers(hosts)) => return,
         Some(hosts) => (

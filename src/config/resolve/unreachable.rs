@@ -10,14 +10,14 @@ use crate::config::{DestinationRule, Destinations, Ports};
 use crate::route::pattern::HostPattern;
 
 /// Why no call can reach an upstream's host; `port`: the port of its calls if it is always the same.
-pub(super) fn never(
+pub(super) fn for_host(
     destinations: &Destinations,
     host: &HostPattern,
     port: Option<u16>,
 ) -> Option<String> {
     let name = host.exact();
     if let Some(ip) = name.and_then(literal) {
-        return never_at(destinations, ip, port);
+        return for_address(destinations, ip, port);
     }
     let denies = |rule: &&DestinationRule| match rule {
         DestinationRule::Host(denied) => match (name, port) {
@@ -30,7 +30,7 @@ pub(super) fn never(
 }
 
 /// The same for an address.
-pub(super) fn never_at(
+pub(super) fn for_address(
     destinations: &Destinations,
     ip: IpAddr,
     port: Option<u16>,

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
 use crate::config::reader::{Reader, Section, Spanned};
-use crate::config::resolve::destinations::{host_pattern, note_dots};
+use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::unreachable;
 use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
 use crate::policy::upstream::UpstreamPolicy;
@@ -46,13 +46,13 @@ pub(super) fn read(
         let tls = tls::read(&mut one, &hosts, reader);
         let credential = credential::read(&mut one, &hosts, reader);
         if let Some(mount) = &mut mount {
-            mount.guarded = credential.is_some();
+            mount.has_credential = credential.is_some();
         }
         let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
         let one =
-            Upstream { name, hosts, mount, timeouts, tls, credential, conduct: upstream_policy };
+            Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
         all.push(Arc::new(one));
     }
     all
@@ -63,7 +63,7 @@ fn upstream_policy(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPo
     UpstreamPolicy {
         rules: response_rules::read(one, reader),
         rate_limit: rate_limit::rate_limit(one, reader),
-        ban_guard: rate_limit::guard(one, reader),
+        ban_guard: rate_limit::ban_guard(one, reader),
         breaker: rate_limit::breaker(one, reader),
         cost: cost::read(one, reader),
     }
@@ -96,7 +96,7 @@ fn hosts(
 ) -> Vec<UpstreamHost> {
     let known = reader.problems.len();
     let hosts = one.scalars(reader, "hosts", host).unwrap_or_default();
-    note_dots(one, "hosts", reader);
+    warn_trailing_dots(one, "hosts", reader);
     if hosts.is_empty() && reader.problems.len() == known {
         let fix = "add `hosts: [api.example]`";
         reader.problem(one.place, &one.at("hosts"), "names no host: it would never be used", fix);
@@ -111,8 +111,8 @@ fn hosts(
     for at in &hosts {
         let UpstreamHost { host, scheme, port } = &at.value;
         let port = port.or(host.port()).or(scheme.map(Scheme::default_port));
-        if let Some(reason) = unreachable::never(destinations, host, port) {
-            reader.note(at, WarningKind::Unreachable, reason);
+        if let Some(reason) = unreachable::for_host(destinations, host, port) {
+            reader.warn(at, WarningKind::Unreachable, reason);
         }
     }
     hosts.into_iter().map(|at| at.value).collect()

@@ -24,28 +24,28 @@ impl Fill {
     /// Reads the body to its end. A whole body that was kept is passed to `store` before any reader can
     /// have all of it, so that a client that has read the whole body finds it in the store. Readers then
     /// continue in the bytes that `store` returns.
-    pub(super) async fn take_in(
+    pub(super) async fn read_body(
         &self,
         mut response: UpstreamResponse,
         storing: bool,
         store: impl FnOnce(Bytes) -> Option<Bytes>,
     ) -> Result<(), UpstreamError> {
         let mut intake = BodyIntake::default();
-        self.flight.body.is_ahead(response.body.ahead());
+        self.fetch.body.set_read_ahead(response.body.receive_window());
         let end = self.read_to_end(&mut response, storing, &mut intake).await;
-        self.engine.account.upstream_bytes(intake.read);
+        self.engine.telemetry.upstream_bytes(intake.read);
         end?;
-        let (body, BodyIntake { read, last }) = (&self.flight.body, intake);
+        let (body, BodyIntake { read, last }) = (&self.fetch.body, intake);
         match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
             Some(whole) => {
                 if let Some(stored) = store(whole) {
-                    self.engine.store.told().await;
-                    body.settle(stored);
+                    self.engine.store.sync_peer().await;
+                    body.replace_with_stored(stored);
                     return Ok(());
                 }
             }
             None if storing => {
-                self.engine.account.not_stored(self.route, body.why_not_kept().token());
+                self.engine.telemetry.not_stored(self.route, body.not_kept_reason().token());
             }
             None => {}
         }
@@ -63,15 +63,16 @@ impl Fill {
     ) -> Result<(), UpstreamError> {
         let spent =
             response.response_time.duration_since(response.request_time).unwrap_or_default();
-        let deadline = sleep(response.total.saturating_sub(spent).max(Duration::from_millis(1)));
+        let deadline =
+            sleep(response.total_timeout.saturating_sub(spent).max(Duration::from_millis(1)));
         tokio::pin!(deadline);
-        let body = &self.flight.body;
+        let body = &self.fetch.body;
         loop {
             let piece = tokio::select! {
                 piece = response.body.next() => piece?,
                 () = body.abandoned(storing) => {
                     // First remove the fetch, so that no request can join it; then check once more.
-                    self.leave();
+                    self.remove_in_flight();
                     if body.is_abandoned(storing) {
                         return Err(UpstreamError::Abandoned);
                     }
@@ -79,7 +80,7 @@ impl Fill {
                 }
                 () = &mut deadline, if storing && body.is_kept() => {
                     // Too late to store the body, but readers still get all of it (UPS-03).
-                    self.leave();
+                    self.remove_in_flight();
                     body.stop_keeping();
                     continue;
                 }
@@ -103,7 +104,7 @@ impl Fill {
         if matches!(framing, BodyFraming::Length(announced) if intake.read > announced) {
             return Err(UpstreamError::Cut);
         }
-        let body = &self.flight.body;
+        let body = &self.fetch.body;
         if storing && body.is_kept() && framing == BodyFraming::Length(intake.read) {
             intake.last = piece;
         } else {
@@ -117,6 +118,6 @@ impl Fill {
 fn check_length(framing: BodyFraming, read: u64) -> Result<(), UpstreamError> {
     match framing {
         BodyFraming::Length(announced) if announced != read => Err(UpstreamError::Cut),
-        BodyFraming::Length(_) | BodyFraming::Marked | BodyFraming::Close => Ok(()),
+        BodyFraming::Length(_) | BodyFraming::Delimited | BodyFraming::Close => Ok(()),
     }
 }

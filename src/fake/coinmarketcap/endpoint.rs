@@ -23,7 +23,7 @@ pub(super) enum Endpoint {
 
 impl Endpoint {
     /// The endpoint of `method` and `path`. `HEAD` is `GET` without the body.
-    pub(super) fn of(method: &Method, path: &str) -> Self {
+    pub(super) fn from_request(method: &Method, path: &str) -> Self {
         if method != Method::GET && method != Method::HEAD {
             return Self::Unknown;
         }

@@ -47,7 +47,7 @@ impl ErrorCode {
 
     /// The complete response body.
     pub(super) fn body(&self, now: SystemTime) -> Value {
-        json!({ "status": status_of(now, self.code(), Some(&self.message()), 0) })
+        json!({ "status": status_object(now, self.code(), Some(&self.message()), 0) })
     }
 
     fn message(&self) -> String {
@@ -70,7 +70,12 @@ impl ErrorCode {
 }
 
 /// The `status` object of a body.
-pub(super) fn status_of(now: SystemTime, code: u32, message: Option<&str>, credits: u64) -> Value {
+pub(super) fn status_object(
+    now: SystemTime,
+    code: u32,
+    message: Option<&str>,
+    credits: u64,
+) -> Value {
     json!({
         "timestamp": stamp(now),
         "error_code": code,

@@ -10,7 +10,7 @@ use crate::fake::coinmarketcap::Reply;
 use crate::fake::coinmarketcap::coins::{ALL, Coin, minute, rounded};
 use crate::fake::coinmarketcap::error_code::ErrorCode;
 use crate::fake::coinmarketcap::query::Query;
-use crate::fake::coinmarketcap::quotes::{currencies, extra, updated};
+use crate::fake::coinmarketcap::quotes::{currencies, extra_credits, updated};
 
 /// `/global-metrics/quotes/latest`: one credit, and one for each additional currency.
 pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, ErrorCode> {
@@ -44,5 +44,5 @@ pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, ErrorCode>
         "quote": Value::Object(quotes),
         "last_updated": updated(now),
     });
-    Ok(Reply { data, credits: 1 + extra(&currencies), total: None })
+    Ok(Reply { data, credits: 1 + extra_credits(&currencies), total: None })
 }

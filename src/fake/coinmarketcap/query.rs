@@ -12,7 +12,7 @@ use percent_encoding::percent_decode_str;
 pub(super) struct Query(BTreeMap<String, String>);
 
 impl Query {
-    pub(super) fn of(uri: &Uri) -> Self {
+    pub(super) fn from_uri(uri: &Uri) -> Self {
         let pairs = uri.query().unwrap_or_default().split('&');
         let pairs = pairs.filter_map(|pair| pair.split_once('='));
         Self(pairs.map(|(name, value)| (decoded(name), decoded(value))).collect())
@@ -45,10 +45,10 @@ mod tests {
 
     #[test]
     fn a_list_has_no_duplicates_and_keeps_the_order_of_the_request() {
-        let query = Query::of(&Uri::from_static("/q?id=3,1%2C3,,2&symbol=&slug=a+b"));
+        let query = Query::from_uri(&Uri::from_static("/q?id=3,1%2C3,,2&symbol=&slug=a+b"));
         assert_eq!(query.list("id").unwrap(), ["3", "1", "2"]);
         assert_eq!(query.list("symbol"), None);
         assert_eq!(query.list("slug").unwrap(), ["a b"]);
-        assert_eq!(Query::of(&Uri::from_static("/q")), Query::default());
+        assert_eq!(Query::from_uri(&Uri::from_static("/q")), Query::default());
     }
 }

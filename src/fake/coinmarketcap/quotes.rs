@@ -45,7 +45,7 @@ pub(super) fn latest(query: &Query, version: Version, now: SystemTime) -> Result
         let values = unknown.join(",");
         return Err(ErrorCode::Parameter(format!("Invalid value for \"{by}\": \"{values}\"")));
     }
-    let credits = for_items(requested.len()) + extra(&currencies);
+    let credits = for_items(requested.len()) + extra_credits(&currencies);
     Ok(Reply { data: Value::Object(data), credits, total: None })
 }
 
@@ -60,7 +60,7 @@ pub(super) fn listings(query: &Query, now: SystemTime) -> Result<Reply, ErrorCod
         .take(limit)
         .map(|coin| coin_json(coin, Version::One, &currencies, now))
         .collect();
-    let credits = for_items(page.len()) + extra(&currencies);
+    let credits = for_items(page.len()) + extra_credits(&currencies);
     Ok(Reply { data: Value::Array(page), credits, total: Some(ALL.len()) })
 }
 
@@ -77,7 +77,7 @@ pub(super) fn currencies(query: &Query) -> Result<Vec<(String, f64)>, ErrorCode>
 }
 
 /// The credits for the currencies beyond the first.
-pub(super) fn extra(currencies: &[(String, f64)]) -> u64 {
+pub(super) fn extra_credits(currencies: &[(String, f64)]) -> u64 {
     u64::try_from(currencies.len().saturating_sub(1)).unwrap_or(u64::MAX)
 }
 

@@ -1,14 +1,14 @@
 //! The fake over real sockets.
 
 use super::*;
-use crate::fake::client::{SeenResponse, ask};
+use crate::fake::client::{SeenResponse, send};
 use crate::fake::faults::Fault;
 
 const QUOTES: &str = "/v2/cryptocurrency/quotes/latest";
 
 /// A fake with a manual clock that is set to this time.
 async fn fake_at(time: &str, options: Options) -> (Fake, Clock) {
-    let clock = Clock::by_hand(humantime::parse_rfc3339(time).unwrap());
+    let clock = Clock::manual(humantime::parse_rfc3339(time).unwrap());
     let options = Options { clock: clock.clone(), ..options };
     (start("127.0.0.1:0".parse().unwrap(), options).await.unwrap(), clock)
 }
@@ -18,7 +18,7 @@ async fn fake(options: Options) -> (Fake, Clock) {
 }
 
 async fn get(fake: &Fake, path: &str) -> SeenResponse {
-    ask(fake.addr, "GET", path, "X-CMC_PRO_API_KEY: k\r\n", "").await
+    send(fake.addr, "GET", path, "X-CMC_PRO_API_KEY: k\r\n", "").await
 }
 
 /// The HTTP status, and the `error_code` and `credit_count` of the body.
@@ -119,13 +119,13 @@ async fn a_valid_key_is_required() {
     let options = Options { key: Some("k".to_owned()), ..Options::default() };
     let (fake, _clock) = fake(options).await;
     let path = format!("{QUOTES}?id=1");
-    let missing = ask(fake.addr, "GET", &path, "", "").await;
+    let missing = send(fake.addr, "GET", &path, "", "").await;
     assert_eq!(outcome(&missing), ("401", 1002, 0));
-    let wrong = ask(fake.addr, "GET", &path, "X-CMC_PRO_API_KEY: x\r\n", "").await;
+    let wrong = send(fake.addr, "GET", &path, "X-CMC_PRO_API_KEY: x\r\n", "").await;
     assert_eq!(outcome(&wrong), ("401", 1001, 0));
     assert_eq!(wrong.json()["status"]["error_message"], "This API Key is invalid.");
     assert_eq!(get(&fake, &path).await.status(), "200");
-    let in_query = ask(fake.addr, "GET", &format!("{path}&CMC_PRO_API_KEY=k"), "", "").await;
+    let in_query = send(fake.addr, "GET", &format!("{path}&CMC_PRO_API_KEY=k"), "", "").await;
     assert_eq!(in_query.status(), "200");
     assert_eq!(fake.bill().credits, 2, "refused calls cost nothing");
 }
@@ -263,10 +263,10 @@ async fn with_validators_unchanged_data_is_a_304_and_free() {
     let etag = first.field("etag").unwrap().to_owned();
     let fields = format!("X-CMC_PRO_API_KEY: k\r\nIf-None-Match: {etag}\r\n");
     clock.advance(Duration::from_secs(30));
-    let again = ask(fake.addr, "GET", &quotes, &fields, "").await;
+    let again = send(fake.addr, "GET", &quotes, &fields, "").await;
     assert_eq!((again.status(), again.body.as_str()), ("304", ""));
     clock.advance(Duration::from_secs(30));
-    assert_eq!(ask(fake.addr, "GET", &quotes, &fields, "").await.status(), "200");
+    assert_eq!(send(fake.addr, "GET", &quotes, &fields, "").await.status(), "200");
     assert_eq!(fake.bill().credits, 2);
 }
 

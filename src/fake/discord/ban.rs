@@ -47,13 +47,13 @@ impl BanTracker {
     }
 
     /// The remaining time of the caller's ban.
-    pub(super) fn banned(&self, call: &Call<'_>) -> Option<Duration> {
+    pub(super) fn remaining_ban(&self, call: &Call<'_>) -> Option<Duration> {
         let until = self.addresses.get(&call.client)?.until?;
         until.duration_since(call.now).ok().filter(|remaining| !remaining.is_zero())
     }
 
     /// Records an invalid request; returns whether it causes a ban.
-    pub(super) fn invalid(&mut self, call: &Call<'_>) -> bool {
+    pub(super) fn record_invalid(&mut self, call: &Call<'_>) -> bool {
         let Some(Ban { after, length }) = self.rule else { return false };
         let record = self.addresses.entry(call.client).or_default();
         record.invalid.push_back(call.now);

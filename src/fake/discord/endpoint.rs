@@ -37,7 +37,7 @@ pub(super) enum Endpoint<'a> {
 
 impl<'a> Endpoint<'a> {
     /// The endpoint of `method` and `path`. `HEAD` is `GET` without the body.
-    pub(super) fn of(method: &Method, path: &'a str) -> Self {
+    pub(super) fn from_request(method: &Method, path: &'a str) -> Self {
         let segments: Vec<&str> = path.split('/').collect();
         let ["", "api", version, rest @ ..] = segments.as_slice() else { return Self::Unknown };
         if !is_version(version) || rest.iter().any(|segment| segment.is_empty()) {
@@ -85,7 +85,7 @@ impl<'a> Endpoint<'a> {
     }
 
     /// Whether its data depends on the caller, so that it requires credentials.
-    pub(super) fn is_about_the_caller(self) -> bool {
+    pub(super) fn requires_credentials(self) -> bool {
         matches!(self, Self::Me | Self::MyGuilds)
     }
 }
@@ -117,7 +117,7 @@ mod tests {
             (Method::GET, "api", Endpoint::Unknown),
         ];
         for (method, path, endpoint) in table {
-            assert_eq!(Endpoint::of(&method, path), endpoint, "{method} {path}");
+            assert_eq!(Endpoint::from_request(&method, path), endpoint, "{method} {path}");
         }
     }
 }

@@ -105,9 +105,9 @@ impl RateLimiter {
     }
 
     /// Counts a call under the limits that apply to it.
-    pub(super) fn knock(&mut self, pattern: &'static str, call: &Call<'_>) -> LimitResult {
+    pub(super) fn check(&mut self, pattern: &'static str, call: &Call<'_>) -> LimitResult {
         let caller = caller(call);
-        let global = self.global.take(caller, self.limits.global, call.now);
+        let global = self.global.acquire(caller, self.limits.global, call.now);
         if !global.within {
             return LimitResult::Over(Scope::Global, global.reset_after, None);
         }
@@ -121,14 +121,14 @@ impl RateLimiter {
         if let Some(Shared { rate, .. }) =
             self.limits.shared.iter().find(|shared| shared.resource == major)
         {
-            let acquired = self.shared.take(major.to_owned(), *rate, call.now);
+            let acquired = self.shared.acquire(major.to_owned(), *rate, call.now);
             if !acquired.within {
                 let bucket = bucket(*rate, acquired);
                 return LimitResult::Over(Scope::Shared, acquired.reset_after, Some(bucket));
             }
         }
         let rate = self.limits.route;
-        let acquired = self.routes.take((pattern, major.to_owned(), caller), rate, call.now);
+        let acquired = self.routes.acquire((pattern, major.to_owned(), caller), rate, call.now);
         let bucket = bucket(rate, acquired);
         if acquired.within {
             LimitResult::Within(bucket)

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
-use crate::fake::client::{ask, get};
+use crate::fake::client::{get, send};
 use crate::fake::faults::Fault;
 use crate::fake::rate::Rate;
 use crate::fake::script::Phase;
@@ -28,7 +28,7 @@ async fn roles_come_with_a_validator_and_limits_and_without_cache_control() {
     assert_eq!(seen.field("cache-control"), None);
     assert_eq!(seen.field("x-ratelimit-remaining"), Some("49"));
     let etag = seen.field("etag").unwrap();
-    let again = ask(fake.addr, "GET", ROLES, &format!("If-None-Match: {etag}\r\n"), "").await;
+    let again = send(fake.addr, "GET", ROLES, &format!("If-None-Match: {etag}\r\n"), "").await;
     assert_eq!((again.status(), again.body.as_str()), ("304", ""));
 }
 
@@ -45,8 +45,8 @@ async fn endpoints_about_the_caller_require_credentials() {
     let fake = fake().await;
     let path = "/api/v10/users/@me/guilds";
     assert_eq!(get(fake.addr, path).await.status(), "401");
-    let a = ask(fake.addr, "GET", path, "Authorization: Bearer a\r\n", "").await;
-    let b = ask(fake.addr, "GET", path, "Authorization: Bearer b\r\n", "").await;
+    let a = send(fake.addr, "GET", path, "Authorization: Bearer a\r\n", "").await;
+    let b = send(fake.addr, "GET", path, "Authorization: Bearer b\r\n", "").await;
     assert_eq!((a.status(), b.status()), ("200", "200"));
     assert_ne!(a.body, b.body);
 }
@@ -56,10 +56,10 @@ async fn a_write_changes_what_is_read_until_a_reset() {
     let fake = fake().await;
     let member = "/api/v10/guilds/1/members/7";
     let before = get(fake.addr, member).await.body;
-    let changed = ask(fake.addr, "PATCH", member, "", r#"{"nick": "N"}"#).await;
+    let changed = send(fake.addr, "PATCH", member, "", r#"{"nick": "N"}"#).await;
     assert_eq!(changed.json()["nick"], "N");
     assert_eq!(get(fake.addr, member).await.json()["nick"], "N");
-    assert_eq!(ask(fake.addr, "DELETE", member, "", "").await.status(), "204");
+    assert_eq!(send(fake.addr, "DELETE", member, "", "").await.status(), "204");
     assert_eq!(get(fake.addr, member).await.status(), "404");
     fake.reset();
     assert_eq!(get(fake.addr, member).await.body, before);
@@ -71,7 +71,7 @@ async fn calls_are_counted_by_endpoint_with_the_bytes_of_their_bodies() {
     let roles = get(fake.addr, ROLES).await;
     let member = get(fake.addr, "/api/v10/guilds/1/members/7").await;
     get(fake.addr, "/api/v10/guilds/1/members/8?x=1").await;
-    ask(fake.addr, "HEAD", ROLES, "", "").await;
+    send(fake.addr, "HEAD", ROLES, "", "").await;
     let calls = fake.calls();
     assert_eq!(calls.total, 4);
     assert_eq!(calls.by_endpoint["GET /guilds/{guild}/roles"], 2);
@@ -81,7 +81,7 @@ async fn calls_are_counted_by_endpoint_with_the_bytes_of_their_bodies() {
     let counts = get(fake.addr, "/_fake/calls").await.json();
     assert_eq!(counts["total"], 4, "requests for the counts are not counted");
     assert_eq!(counts["bytes"], calls.bytes);
-    assert_eq!(ask(fake.addr, "POST", "/_fake/reset", "", "").await.status(), "204");
+    assert_eq!(send(fake.addr, "POST", "/_fake/reset", "", "").await.status(), "204");
     assert_eq!(fake.calls(), CallLog::default());
 }
 
@@ -100,21 +100,21 @@ async fn a_status_fault_affects_the_set_number_of_calls() {
 async fn a_rate_limit_fault_is_set_and_cleared_over_http() {
     let fake = fake().await;
     let limit = r#"{"fault": {"rate_limited": {"retry_after": 3}}}"#;
-    assert_eq!(ask(fake.addr, "POST", "/_fake/behave", "", limit).await.status(), "204");
+    assert_eq!(send(fake.addr, "POST", "/_fake/behave", "", limit).await.status(), "204");
     let seen = get(fake.addr, ROLES).await;
     assert_eq!((seen.status(), seen.field("retry-after")), ("429", Some("3")));
     assert_eq!(seen.json()["message"], "You are being rate limited.");
-    assert_eq!(ask(fake.addr, "POST", "/_fake/behave", "", "{}").await.status(), "204");
+    assert_eq!(send(fake.addr, "POST", "/_fake/behave", "", "{}").await.status(), "204");
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
 }
 
 #[tokio::test]
 async fn an_invalid_fault_is_rejected_with_an_example() {
     let fake = fake().await;
-    let seen = ask(fake.addr, "POST", "/_fake/behave", "", r#"{"fault": "flood"}"#).await;
+    let seen = send(fake.addr, "POST", "/_fake/behave", "", r#"{"fault": "flood"}"#).await;
     assert_eq!(seen.status(), "400");
     let example = seen.json()["for_example"].as_str().unwrap().to_owned();
-    assert_eq!(ask(fake.addr, "POST", "/_fake/behave", "", &example).await.status(), "204");
+    assert_eq!(send(fake.addr, "POST", "/_fake/behave", "", &example).await.status(), "204");
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn the_date_field_is_that_of_the_fakes_clock() {
 
 #[tokio::test]
 async fn latency_runs_by_the_fakes_clock() {
-    let clock = Clock::by_hand(START);
+    let clock = Clock::manual(START);
     let latency = Duration::from_secs(3_600);
     let behaviour = Faults { latency, ..Faults::default() };
     let options = Options { behaviour, clock: clock.clone(), ..Options::default() };
@@ -185,7 +185,7 @@ const START: SystemTime = SystemTime::UNIX_EPOCH;
 
 /// A fake that enforces these limits, with a manual clock.
 async fn limited(limits: Limits) -> (Fake, Clock) {
-    let clock = Clock::by_hand(START + Duration::from_secs(1_000));
+    let clock = Clock::manual(START + Duration::from_secs(1_000));
     let options = Options { limits: Some(limits), clock: clock.clone(), ..Options::default() };
     (start("127.0.0.1:0".parse().unwrap(), options).await.unwrap(), clock)
 }
@@ -224,7 +224,7 @@ async fn guilds_and_callers_have_their_own_windows_under_one_bucket_name() {
     let two = get(fake.addr, "/api/v10/guilds/2/roles").await;
     assert_eq!((one.status(), two.status()), ("200", "200"));
     assert_eq!(one.field("x-ratelimit-bucket"), two.field("x-ratelimit-bucket"));
-    let bot = ask(fake.addr, "GET", ROLES, "Authorization: Bot a\r\n", "").await;
+    let bot = send(fake.addr, "GET", ROLES, "Authorization: Bot a\r\n", "").await;
     assert_eq!(bot.status(), "200");
     let member = get(fake.addr, "/api/v10/guilds/1/members/7").await;
     assert_eq!(member.status(), "200");
@@ -241,7 +241,7 @@ async fn the_global_limit_covers_all_routes_of_a_caller_and_has_no_bucket() {
     assert_eq!(seen.field("x-ratelimit-scope"), Some("global"));
     assert_eq!(seen.field("x-ratelimit-bucket"), None);
     assert_eq!(seen.json()["global"], true);
-    let other = ask(fake.addr, "GET", ROLES, "Authorization: Bot a\r\n", "").await;
+    let other = send(fake.addr, "GET", ROLES, "Authorization: Bot a\r\n", "").await;
     assert_eq!(other.status(), "200", "another caller has a limit of its own");
     assert_eq!(fake.exceeded().global, 1);
 }
@@ -251,7 +251,7 @@ async fn a_shared_limit_covers_all_callers_and_counts_towards_no_ban() {
     let shared = limits::Shared { resource: "1".to_owned(), rate: per_second(1) };
     let (fake, _clock) = limited(Limits { shared: vec![shared], ..Limits::default() }).await;
     assert_eq!(get(fake.addr, ROLES).await.status(), "200");
-    let seen = ask(fake.addr, "GET", ROLES, "Authorization: Bot a\r\n", "").await;
+    let seen = send(fake.addr, "GET", ROLES, "Authorization: Bot a\r\n", "").await;
     assert_eq!((seen.status(), seen.field("x-ratelimit-scope")), ("429", Some("shared")));
     assert_eq!(get(fake.addr, "/api/v10/guilds/2/roles").await.status(), "200");
     let exceeded = fake.exceeded();
@@ -307,7 +307,7 @@ async fn a_scripted_storm_counts_towards_a_ban_and_exceeds_no_limit() {
 
 #[tokio::test]
 async fn script_phases_follow_the_clock_and_calls_are_counted_by_phase() {
-    let clock = Clock::by_hand(START + Duration::from_secs(1_000));
+    let clock = Clock::manual(START + Duration::from_secs(1_000));
     let minute = Duration::from_secs(60);
     let phases = vec![Phase::storm(minute, Some(1)), Phase::outage(minute)];
     let script = Some(Script::try_from(phases).unwrap());
@@ -333,26 +333,26 @@ async fn script_phases_follow_the_clock_and_calls_are_counted_by_phase() {
 async fn a_script_is_set_over_http_and_an_invalid_one_is_rejected() {
     let fake = fake().await;
     let script = r#"[{"calls": 1, "fault": {"rate_limited": {}}}, {"fault": {"status": 500}}]"#;
-    assert_eq!(ask(fake.addr, "POST", "/_fake/script", "", script).await.status(), "204");
+    assert_eq!(send(fake.addr, "POST", "/_fake/script", "", script).await.status(), "204");
     let limited = get(fake.addr, ROLES).await;
     assert_eq!((limited.status(), limited.field("retry-after")), ("429", None));
     assert_eq!(limited.field("x-ratelimit-reset-after"), None);
     assert_eq!(get(fake.addr, ROLES).await.status(), "500");
-    let wrong = ask(fake.addr, "POST", "/_fake/script", "", r#"[{"for": "soon"}]"#).await;
+    let wrong = send(fake.addr, "POST", "/_fake/script", "", r#"[{"for": "soon"}]"#).await;
     assert_eq!(wrong.status(), "400");
     let example = wrong.json()["for_example"].as_str().unwrap().to_owned();
-    assert_eq!(ask(fake.addr, "POST", "/_fake/script", "", &example).await.status(), "204");
+    assert_eq!(send(fake.addr, "POST", "/_fake/script", "", &example).await.status(), "204");
 }
 
 #[tokio::test]
 async fn refusing_connections_forever_is_rejected_over_http() {
     let fake = fake().await;
     let refuse = r#"{"fault": "refuse"}"#;
-    let seen = ask(fake.addr, "POST", "/_fake/behave", "", refuse).await;
+    let seen = send(fake.addr, "POST", "/_fake/behave", "", refuse).await;
     assert_eq!(seen.status(), "400");
     assert!(seen.json()["error"].as_str().unwrap().contains("/_fake/script"), "{}", seen.body);
     let list = format!("[{refuse}]");
-    assert_eq!(ask(fake.addr, "POST", "/_fake/script", "", &list).await.status(), "400");
+    assert_eq!(send(fake.addr, "POST", "/_fake/script", "", &list).await.status(), "400");
 }
 
 /// Waits until a connection to the fake ends as `wanted`; the listener follows its script within
@@ -372,7 +372,7 @@ async fn wait_until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) 
 
 #[tokio::test]
 async fn connections_are_refused_during_the_phase_that_refuses_them() {
-    let clock = Clock::by_hand(START);
+    let clock = Clock::manual(START);
     let minute = Duration::from_secs(60);
     let phases = vec![
         Phase::lasting("calm", minute, None),

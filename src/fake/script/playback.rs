@@ -64,10 +64,10 @@ impl Playback {
 
     /// The time until refusing connections may begin or end; `None`: time does not change it, only calls
     /// or a new script may.
-    pub(in crate::fake) fn until_turn(&mut self, now: SystemTime) -> Option<Duration> {
+    pub(in crate::fake) fn until_phase_change(&mut self, now: SystemTime) -> Option<Duration> {
         self.advance(now);
         let end = self.script.0.get(self.index).and_then(|phase| self.end(phase))?;
-        self.script.refuses_at_times().then(|| end.duration_since(now).unwrap_or_default())
+        self.script.has_refusing_phase().then(|| end.duration_since(now).unwrap_or_default())
     }
 
     /// Advances to the phase that `now` belongs to.
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn a_share_is_counted_from_the_start_of_its_phase() {
         let half = Phase {
-            share: Percentage::of(0.5).unwrap(),
+            share: Percentage::from_fraction(0.5).unwrap(),
             ..Phase::lasting("half", Duration::from_secs(10), Some(OUT))
         };
         let mut playback = playback(vec![Phase { calls: Some(1), ..Phase::default() }, half]);
@@ -177,14 +177,14 @@ mod tests {
     fn only_a_script_with_refused_connections_has_a_time_of_change() {
         let minute = Duration::from_secs(60);
         let mut calm = playback(vec![Phase::outage(minute)]);
-        assert_eq!(calm.until_turn(at(0)), None);
+        assert_eq!(calm.until_phase_change(at(0)), None);
         let refused = Phase::lasting("refused", minute, Some(Fault::Refuse));
         let mut playback = playback(vec![Phase::outage(minute), refused]);
         assert!(!playback.refuses(at(59)));
-        assert_eq!(playback.until_turn(at(50)), Some(Duration::from_secs(10)));
+        assert_eq!(playback.until_phase_change(at(50)), Some(Duration::from_secs(10)));
         assert!(playback.refuses(at(60)));
-        assert_eq!(playback.until_turn(at(60)), Some(minute));
+        assert_eq!(playback.until_phase_change(at(60)), Some(minute));
         assert!(!playback.refuses(at(120)));
-        assert_eq!(playback.until_turn(at(120)), None);
+        assert_eq!(playback.until_phase_change(at(120)), None);
     }
 }

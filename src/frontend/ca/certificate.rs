@@ -50,7 +50,7 @@ impl Certificate {
         let (rest, read) = X509Certificate::from_der(der).ok()?;
         let constraints = read.name_constraints().ok()?;
         let bounds = constraints
-            .map(|extension| CaNameConstraints::said(extension.value))
+            .map(|extension| CaNameConstraints::from_certificate(extension.value))
             .unwrap_or_default();
         rest.is_empty().then_some(())?;
         Some(Self {
@@ -66,7 +66,7 @@ impl Certificate {
     }
 
     /// Whether larder made it.
-    pub(super) fn is_larders(&self) -> bool {
+    pub(super) fn is_made_by_larder(&self) -> bool {
         self.is_root && self.subject.starts_with("CN=larder CA ")
     }
 
@@ -101,7 +101,7 @@ pub(super) fn params(
     params.distinguished_name.push(DnType::CommonName, format!("larder CA {id:08x}"));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.name_constraints = CaNameConstraints::of(constrain).to_certificate();
+    params.name_constraints = CaNameConstraints::from_config(constrain).to_certificate();
     params.use_authority_key_identifier_extension = true;
     params.serial_number = Some(serial());
     params.not_before = now.checked_sub(BACKDATED).unwrap_or(now).into();

@@ -45,7 +45,7 @@ pub(super) fn read(files: &CaFiles) -> Result<Option<CertKeyPair>, CaError> {
 }
 
 /// Reads the pair, or creates it with `make`. One process creates at a time.
-pub(super) fn read_or_make(
+pub(super) fn read_or_create(
     files: &CaFiles,
     make: impl FnOnce() -> Result<CertKeyPair, CaError>,
 ) -> Result<CertKeyPair, CaError> {
@@ -65,29 +65,30 @@ pub(super) fn read_or_make(
 pub(super) fn replace(files: &CaFiles, pair: &CertKeyPair, suffix: &str) -> Result<(), CaError> {
     let _lock = lock(files)?;
     for path in [&files.cert, &files.key] {
-        let kept = kept_as(path, suffix);
+        let kept = backup_path(path, suffix);
         let linked = fs::hard_link(path, &kept);
         linked
             .or_else(unless(io::ErrorKind::NotFound))
             .map_err(|source| unwritten(&kept, source))?;
     }
-    make_private(&kept_as(&files.key, suffix)).map_err(|source| unwritten(&files.key, source))?;
+    make_private(&backup_path(&files.key, suffix))
+        .map_err(|source| unwritten(&files.key, source))?;
     write(files, pair)
 }
 
 /// The path under which a replaced file is kept.
-pub(super) fn kept_as(path: &Path, suffix: &str) -> PathBuf {
+pub(super) fn backup_path(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{mark}"));
+    name.push(format!(".{suffix}"));
     path.with_file_name(name)
 }
 
 fn write(files: &CaFiles, pair: &CertKeyPair) -> Result<(), CaError> {
     // The key is written first: a certificate without a key would be given to clients.
     for (path, bytes) in [(&files.key, &pair.key), (&files.cert, &pair.cert)] {
-        let written = private_file::beside(path, bytes)
+        let written = private_file::write_temp(path, bytes)
             .and_then(|new| fs::rename(new, path))
-            .and_then(|()| private_file::settle(&directory_of(path)));
+            .and_then(|()| private_file::sync_dir(&directory_of(path)));
         written.map_err(|source| unwritten(path, source))?;
     }
     Ok(())
@@ -97,7 +98,7 @@ fn write(files: &CaFiles, pair: &CertKeyPair) -> Result<(), CaError> {
 fn lock(files: &CaFiles) -> Result<File, CaError> {
     for path in [&files.cert, &files.key] {
         let directory = directory_of(path);
-        private_file::directory(&directory).map_err(|source| unwritten(&directory, source))?;
+        private_file::create_dir(&directory).map_err(|source| unwritten(&directory, source))?;
     }
     let directory = directory_of(&files.key);
     let file = File::open(&directory).map_err(|source| unwritten(&directory, source))?;

@@ -113,7 +113,7 @@ impl LeafIssuer {
     fn leaf_at(&self, host: &str, now: SystemTime) -> Result<CertificateDer<'static>, CaError> {
         let name = name(host).ok_or_else(|| CaError::Name(shortened(host)))?;
         let issuer = self.authority.certificate();
-        if !issuer.bounds.admit(host) {
+        if !issuer.bounds.allows(host) {
             return Err(CaError::Outside {
                 host: host.to_owned(),
                 subject: issuer.subject.clone(),

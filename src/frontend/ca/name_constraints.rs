@@ -20,7 +20,7 @@ pub struct CaNameConstraints {
 
 impl CaNameConstraints {
     /// Permits only the hosts in `constrain`; if it is empty, there are no constraints.
-    pub(super) fn of(constrain: &[NameConstraint]) -> Self {
+    pub(super) fn from_config(constrain: &[NameConstraint]) -> Self {
         if constrain.is_empty() {
             return Self::default();
         }
@@ -37,7 +37,9 @@ impl CaNameConstraints {
     }
 
     /// Reads the constraints of a certificate. Constraints of other kinds than hosts are ignored.
-    pub(super) fn said(extension: &x509_parser::extensions::NameConstraints<'_>) -> Self {
+    pub(super) fn from_certificate(
+        extension: &x509_parser::extensions::NameConstraints<'_>,
+    ) -> Self {
         let read = |trees: &Option<Vec<GeneralSubtree<'_>>>| {
             trees.iter().flatten().filter_map(|tree| constraint(&tree.base)).collect()
         };
@@ -67,13 +69,13 @@ impl CaNameConstraints {
     }
 
     /// Whether a certificate for this host, written as in a target, is allowed.
-    pub fn admit(&self, host: &str) -> bool {
+    pub fn allows(&self, host: &str) -> bool {
         let is_address = address(host).is_some();
         self.decide(is_address, |one| one.admits(host))
     }
 
     /// Whether certificates for all hosts within `hosts` are allowed.
-    pub(super) fn cover(&self, hosts: &NameConstraint) -> bool {
+    pub(super) fn allows_all(&self, hosts: &NameConstraint) -> bool {
         self.decide(hosts.is_net(), |one| one.covers(hosts))
     }
 

@@ -30,7 +30,7 @@ fn files(directory: &Path) -> CaFiles {
 }
 
 fn persistent(directory: &TempDir) -> Result<CertificateAuthority, CaError> {
-    CertificateAuthority::lasting(files(directory.path()), &[], noon())
+    CertificateAuthority::persistent(files(directory.path()), &[], noon())
 }
 
 /// A configuration whose store is in `directory`.
@@ -67,7 +67,7 @@ fn operators(key: &KeyPair, change: impl FnOnce(&mut CertificateParams)) -> Stri
 
 #[test]
 fn tls_03_a_new_authority_issues_leaves_only_and_lasts_two_years() {
-    let authority = CertificateAuthority::for_now(noon(), &constrain(&["api.example"])).unwrap();
+    let authority = CertificateAuthority::ephemeral(noon(), &constrain(&["api.example"])).unwrap();
     let own = authority.certificate();
     let (_, read) = X509Certificate::from_der(own.der()).unwrap();
     let constraints = read.basic_constraints().unwrap().unwrap();
@@ -85,7 +85,7 @@ fn tls_03_a_new_authority_issues_leaves_only_and_lasts_two_years() {
 
 #[test]
 fn tls_03_no_two_installations_share_anything() {
-    let two = [(); 2].map(|()| CertificateAuthority::for_now(noon(), &[]).unwrap());
+    let two = [(); 2].map(|()| CertificateAuthority::ephemeral(noon(), &[]).unwrap());
     let [one, other] = two.each_ref().map(CertificateAuthority::certificate);
     assert_ne!(one.subject, other.subject);
     assert_ne!(one.public_key, other.public_key);
@@ -95,11 +95,11 @@ fn tls_03_no_two_installations_share_anything() {
 #[test]
 fn tls_03_constraints_leave_no_kind_of_host_open() {
     let may = |all: &[&str]| {
-        let authority = CertificateAuthority::for_now(noon(), &constrain(all)).unwrap();
+        let authority = CertificateAuthority::ephemeral(noon(), &constrain(all)).unwrap();
         let bounds = authority.certificate().bounds.clone();
         assert_eq!(
             bounds,
-            CaNameConstraints::of(&constrain(all)),
+            CaNameConstraints::from_config(&constrain(all)),
             "they are read as they were made"
         );
         bounds
@@ -114,7 +114,7 @@ fn tls_03_constraints_leave_no_kind_of_host_open() {
     ];
     for (constrain, expected) in table {
         let bounds = may(constrain);
-        assert_eq!(hosts.map(|host| bounds.admit(host)), expected, "{constrain:?}");
+        assert_eq!(hosts.map(|host| bounds.allows(host)), expected, "{constrain:?}");
     }
 }
 
@@ -218,10 +218,13 @@ fn a_rotation_keeps_the_old_pair() {
     let after =
         CertificateAuthority::rotated(files.clone(), &constrain(&["api.example"]), now).unwrap();
     assert_ne!(before.pem(), after.pem());
-    assert_eq!(CertificateAuthority::lasting(files.clone(), &[], now).unwrap().pem(), after.pem());
-    let kept = kept_by_rotation(&files, now);
+    assert_eq!(
+        CertificateAuthority::persistent(files.clone(), &[], now).unwrap().pem(),
+        after.pem()
+    );
+    let kept = rotation_backup(&files, now);
     assert_eq!(mode(&kept.key), 0o600, "an open key does not stay open");
-    assert_eq!(CertificateAuthority::lasting(kept, &[], now).unwrap().pem(), before.pem());
+    assert_eq!(CertificateAuthority::persistent(kept, &[], now).unwrap().pem(), before.pem());
 }
 
 #[test]
@@ -285,7 +288,7 @@ fn an_unfit_pair_is_refused_with_its_file_and_the_fix() {
 fn no_authority_is_created_without_interception() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "");
-    assert!(CertificateAuthority::of(&config, noon()).unwrap().is_none());
+    assert!(CertificateAuthority::from_config(&config, noon()).unwrap().is_none());
     assert!(!directory.path().join("ca").exists());
 }
 
@@ -293,9 +296,9 @@ fn no_authority_is_created_without_interception() {
 fn an_expired_authority_is_refused_with_the_fix() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "tls: { intercept: [api.example] }");
-    CertificateAuthority::of(&config, noon()).unwrap().unwrap();
-    CertificateAuthority::of(&config, noon() + DAY * 728).unwrap().unwrap();
-    let late = CertificateAuthority::of(&config, noon() + DAY * 730);
+    CertificateAuthority::from_config(&config, noon()).unwrap().unwrap();
+    CertificateAuthority::from_config(&config, noon() + DAY * 728).unwrap().unwrap();
+    let late = CertificateAuthority::from_config(&config, noon() + DAY * 730);
     let message = late.map(|_| ()).expect_err("it is over").to_string();
     assert!(message.contains("has expired") && message.contains("`larder ca rotate`"), "{message}");
 }
@@ -303,7 +306,7 @@ fn an_expired_authority_is_refused_with_the_fix() {
 #[test]
 fn tls_03_an_authority_that_excludes_a_named_host_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let with = |rest: &str| CertificateAuthority::of(&config(&directory, rest), noon());
+    let with = |rest: &str| CertificateAuthority::from_config(&config(&directory, rest), noon());
     let narrow = "tls: { ca: { constrain: [api.example] }, intercept: [api.example] }";
     with(narrow).unwrap().unwrap();
     let wide = "tls: { ca: { constrain: [example] }, intercept: [api.example, b.example] }";
@@ -321,14 +324,14 @@ fn without_a_disk_reloads_keep_the_authority_in_memory() {
         parse("proxy.yaml", &text, &Env::default()).unwrap()
     };
     let config = text("tls: { intercept: [api.example] }");
-    let first = CertificateAuthority::after(None, &config, noon()).unwrap().unwrap();
+    let first = CertificateAuthority::for_reload(None, &config, noon()).unwrap().unwrap();
     assert!(first.files().is_none());
-    let again = CertificateAuthority::after(Some(&first), &config, noon()).unwrap().unwrap();
+    let again = CertificateAuthority::for_reload(Some(&first), &config, noon()).unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &again));
     let narrower = text("tls: { ca: { constrain: [api.example] }, intercept: [api.example] }");
-    let other = CertificateAuthority::after(Some(&first), &narrower, noon()).unwrap().unwrap();
+    let other = CertificateAuthority::for_reload(Some(&first), &narrower, noon()).unwrap().unwrap();
     assert!(!Arc::ptr_eq(&first, &other));
-    assert!(CertificateAuthority::after(Some(&first), &text(""), noon()).unwrap().is_none());
+    assert!(CertificateAuthority::for_reload(Some(&first), &text(""), noon()).unwrap().is_none());
 }
 
 #[test]
@@ -336,16 +339,17 @@ fn an_unwritable_directory_is_an_error_only_if_files_are_configured() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("ca"), b"").unwrap();
     let rest = "tls: { intercept: [api.example] }";
-    let first = CertificateAuthority::of(&config(&directory, rest), noon()).unwrap().unwrap();
+    let first =
+        CertificateAuthority::from_config(&config(&directory, rest), noon()).unwrap().unwrap();
     assert!(first.files().is_none());
-    let again = CertificateAuthority::after(Some(&first), &config(&directory, rest), noon())
+    let again = CertificateAuthority::for_reload(Some(&first), &config(&directory, rest), noon())
         .unwrap()
         .unwrap();
     assert!(Arc::ptr_eq(&first, &again));
     let below = directory.path().join("ca/here");
     let below = below.display();
     let named = format!("tls: {{ ca: {{ cert: {below}.pem, key: {below}.key }}, intercept: [a] }}");
-    let refused = CertificateAuthority::of(&config(&directory, &named), noon());
+    let refused = CertificateAuthority::from_config(&config(&directory, &named), noon());
     assert!(matches!(refused, Err(CaError::Unwritten { .. })));
 }
 
@@ -353,9 +357,9 @@ fn an_unwritable_directory_is_an_error_only_if_files_are_configured() {
 fn a_reload_reads_the_files_anew() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(&directory, "tls: { intercept: [api.example] }");
-    let first = CertificateAuthority::after(None, &config, noon()).unwrap().unwrap();
+    let first = CertificateAuthority::for_reload(None, &config, noon()).unwrap().unwrap();
     let rotated = CertificateAuthority::rotated(files(directory.path()), &[], noon()).unwrap();
-    let second = CertificateAuthority::after(Some(&first), &config, noon()).unwrap().unwrap();
+    let second = CertificateAuthority::for_reload(Some(&first), &config, noon()).unwrap().unwrap();
     assert_eq!(second.pem(), rotated.pem());
 }
 
@@ -374,6 +378,6 @@ fn tls_01_nothing_of_the_key_is_printed() {
 #[test]
 fn tls_01_a_process_with_a_key_leaves_no_core() {
     use rustix::process::{DumpableBehavior, dumpable_behavior};
-    CertificateAuthority::for_now(noon(), &[]).unwrap();
+    CertificateAuthority::ephemeral(noon(), &[]).unwrap();
     assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
 }

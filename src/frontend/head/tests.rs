@@ -38,7 +38,7 @@ fn serialized(head: &RequestHead, target: &Target, raw: &Bytes) -> BytesMut {
     let (path, authority) = (target.path_and_query(), target.authority());
     let line = format!("{} {path} HTTP/{version}\r\nHost: {authority}\r\n", head.method);
     let mut out = BytesMut::from(line.as_bytes());
-    FieldCase::of(raw.clone()).write(&head.fields, &mut out);
+    FieldCase::from_head(raw.clone()).write(&head.fields, &mut out);
     out.extend_from_slice(b"\r\n");
     out
 }

@@ -8,7 +8,7 @@
 const MAX_CANCELLED: usize = 100;
 
 /// The limit on malformed requests over the life of a connection.
-pub(super) const MALFORMED: usize = 32;
+pub(super) const MAX_MALFORMED: usize = 32;
 
 /// The outcomes of a connection's streams.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ impl StreamCounters {
 
     /// Whether the client has exceeded a limit.
     pub(super) fn is_exhausted(&self) -> bool {
-        self.malformed >= MALFORMED || self.cancelled > MAX_CANCELLED + self.completed
+        self.malformed >= MAX_MALFORMED || self.cancelled > MAX_CANCELLED + self.completed
     }
 }
 

@@ -10,12 +10,12 @@ use tokio::time::timeout;
 
 use crate::clock;
 use crate::frontend::shared_connection::SharedConnection;
-use crate::frontend::stream::STALLED;
-use crate::upstream::in_flight_bytes::Waiting;
+use crate::frontend::stream::STALL_TIMEOUT;
+use crate::upstream::in_flight_bytes::StalledClient;
 
 /// Resolves once the client has exceeded a timeout. `in_head`: whether a head has begun and not ended;
 /// it must end `within` this time.
-pub(super) async fn given_up(
+pub(super) async fn client_timed_out(
     shared: &SharedConnection,
     in_head: watch::Receiver<bool>,
     within: Duration,
@@ -40,16 +40,20 @@ async fn overdue(mut in_head: watch::Receiver<bool>, within: Duration) {
 /// Resolves once the client has read nothing of the pending data for too long, whichever responses the
 /// data belongs to: some of them have ended and no longer wait for the client.
 async fn stalled(shared: &SharedConnection) {
-    let mut blocked = shared.watch();
+    let mut blocked = shared.watch_write_blocked();
     // The sender lives as long as the connection.
     while blocked.wait_for(|blocked| *blocked).await.is_ok() {
-        let (before, since) = (shared.written(), clock::of_timers());
+        let (before, since) = (shared.written(), clock::timer_now());
         let unblocked = blocked.wait_for(|blocked| !*blocked);
-        let (in_flight, waiting) = (shared.in_flight(), Waiting { counted: 0, held: 0 });
-        let result =
-            in_flight.patiently_for(waiting, Some(shared.held()), STALLED, unblocked).await;
-        let (taken, own) = (shared.written() - before, shared.held().load(Ordering::Relaxed));
-        if result.is_none() && (taken == 0 || !in_flight.bears(taken, since.elapsed(), own)) {
+        let (in_flight, waiting) =
+            (shared.in_flight(), StalledClient { counted: 0, body_bytes: 0 });
+        let result = in_flight
+            .with_stall_timeout_for(waiting, Some(shared.held_bytes()), STALL_TIMEOUT, unblocked)
+            .await;
+        let (taken, own) = (shared.written() - before, shared.held_bytes().load(Ordering::Relaxed));
+        if result.is_none()
+            && (taken == 0 || !in_flight.is_fast_enough(taken, since.elapsed(), own))
+        {
             return;
         }
     }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::frontend::session::{ClientError, ClientEvent};
 use crate::frontend::stream::ClientStream;
-use crate::frontend::stream::stall::{Look, Stall};
+use crate::frontend::stream::stall::{PeriodicCheck, Stall};
 use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
@@ -58,7 +58,7 @@ pub struct Http1Session {
     /// The data to be written.
     queue: VecDeque<Bytes>,
     stall: Stall,
-    close_check: Look,
+    close_check: PeriodicCheck,
     sent: u64,
 }
 
@@ -112,19 +112,19 @@ impl Http1Session {
             io,
             rest,
             incoming,
-            spelling: FieldCase::of(head),
+            spelling: FieldCase::from_head(head),
             version,
             persists: persists && !pipelined,
             status: None,
             outgoing: ResponseFraming::Unwritten,
             queue: VecDeque::new(),
             stall,
-            close_check: Look::default(),
+            close_check: PeriodicCheck::default(),
             sent: 0,
         }
     }
 
-    pub(super) async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
+    pub(super) async fn next_event(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
         poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
@@ -191,7 +191,7 @@ impl Http1Session {
         matches!(self.incoming, RequestBodyState::Ended)
     }
 
-    pub(super) async fn gone(&mut self) -> ClientError {
+    pub(super) async fn until_gone(&mut self) -> ClientError {
         poll_fn(|cx| self.poll_gone(cx)).await;
         ClientError::Gone
     }
@@ -228,8 +228,8 @@ impl Http1Session {
         self.status
     }
 
-    pub(super) fn is_ahead(&mut self, bytes: usize) {
-        self.stall.is_ahead(bytes);
+    pub(super) fn set_read_ahead(&mut self, bytes: usize) {
+        self.stall.set_read_ahead(bytes);
     }
 
     pub(super) fn body_bytes(&self) -> u64 {
@@ -244,8 +244,8 @@ impl Http1Session {
         self.io.pins()
     }
 
-    pub(super) fn pins_to_be(&mut self) -> &ClientPins {
-        self.io.pins_to_be()
+    pub(super) fn ensure_pins(&mut self) -> &ClientPins {
+        self.io.ensure_pins()
     }
 
     /// The connection and the bytes already read from it, after a switch to another protocol.

@@ -70,7 +70,7 @@ impl Http2Session {
             incoming,
             has_read,
             respond,
-            stall: Stall::among(in_flight, &shared),
+            stall: Stall::for_stream(in_flight, &shared),
             shared,
             share,
             is_last: false,
@@ -83,7 +83,7 @@ impl Http2Session {
         }
     }
 
-    pub(super) async fn news(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
+    pub(super) async fn next_event(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
         poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
@@ -121,7 +121,7 @@ impl Http2Session {
         self.has_read
     }
 
-    pub(super) async fn gone(&mut self) -> ClientError {
+    pub(super) async fn until_gone(&mut self) -> ClientError {
         poll_fn(|cx| self.poll_gone(cx)).await;
         ClientError::Gone
     }
@@ -189,11 +189,11 @@ impl Http2Session {
         Ok(())
     }
 
-    pub(super) fn siblings(&self) -> &SharedConnection {
+    pub(super) fn shared_connection(&self) -> &SharedConnection {
         &self.shared
     }
 
-    pub(super) fn leave_after(&mut self) {
+    pub(super) fn goaway_after(&mut self) {
         self.is_last = true;
     }
 
@@ -201,7 +201,7 @@ impl Http2Session {
     /// continues to send, and the connection stays open.
     fn request_goaway(&self) {
         if self.is_last && self.has_read {
-            self.shared.leave();
+            self.shared.request_goaway();
         }
     }
 
@@ -216,14 +216,14 @@ impl Http2Session {
     }
 
     fn poll_capacity(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, ClientError>> {
-        match self.share.poll_room(cx) {
+        match self.share.poll_capacity(cx) {
             Poll::Ready(capacity) => Poll::Ready(Ok(capacity)),
             Poll::Pending => self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
         }
     }
 
     pub(super) fn queue(&mut self, piece: Bytes) {
-        self.stall.holds(piece.len());
+        self.stall.set_piece(piece.len());
         (self.queue, self.capacity) = (piece, SendCapacity::Awaited);
     }
 
@@ -246,8 +246,8 @@ impl Http2Session {
             };
             let part = self.queue.split_to(granted.min(self.queue.len()).min(capacity));
             self.sent += part.len() as u64;
-            self.stall.moved(part.len());
-            let ahead = self.share.give(part.len());
+            self.stall.record_read(part.len());
+            let ahead = self.share.enqueue(part.len());
             outgoing
                 .send_data(UnsentBytes::new(part, ahead), false)
                 .map_err(|_reset| ClientError::Gone)?;
@@ -280,7 +280,7 @@ impl Http2Session {
         }
         let rest = async {
             let mut left = DRAIN_BYTES;
-            while let Ok(ClientEvent::Body(Some(piece))) = self.news(true).await {
+            while let Ok(ClientEvent::Body(Some(piece))) = self.next_event(true).await {
                 left = left.saturating_sub(piece.len());
                 if left == 0 {
                     // Nothing more is read, but the client gets a moment to read its response.
@@ -295,8 +295,8 @@ impl Http2Session {
         self.status
     }
 
-    pub(super) fn is_ahead(&mut self, bytes: usize) {
-        self.stall.is_ahead(bytes);
+    pub(super) fn set_read_ahead(&mut self, bytes: usize) {
+        self.stall.set_read_ahead(bytes);
     }
 
     pub(super) fn body_bytes(&self) -> u64 {

@@ -39,7 +39,7 @@ const INODE: usize = 68;
 
 /// See [`end`](super::end). Fails where the system has no `sock_diag`, or forbids it. Never blocks: the
 /// kernel responds before the write returns.
-pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> io::Result<SocketEnd> {
+pub(super) fn lookup(ours: SocketAddr, peer: SocketAddr) -> io::Result<SocketEnd> {
     if !cfg!(target_os = "linux") {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -97,7 +97,7 @@ fn parse_response(response: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Re
     if kind == ERROR {
         let code = number(body, 0).map(i32::from_ne_bytes).ok_or_else(invalid)?;
         return if code == NOT_THERE {
-            Ok(SocketEnd::Unseen)
+            Ok(SocketEnd::NotFound)
         } else {
             Err(io::Error::from_raw_os_error(-code))
         };
@@ -112,7 +112,7 @@ fn parse_response(response: &[u8], ours: SocketAddr, peer: SocketAddr) -> io::Re
             && address(body, REMOTE, PORTS + 2)? == ours;
         let user = number(body, USER).map(u32::from_ne_bytes)?;
         let has_owner = number(body, INODE).map(u32::from_ne_bytes)? != 0;
-        Some(if matches && has_owner { SocketEnd::Of(user) } else { SocketEnd::Unheld })
+        Some(if matches && has_owner { SocketEnd::OwnedBy(user) } else { SocketEnd::Unowned })
     };
     parse().ok_or_else(invalid)
 }
@@ -167,17 +167,20 @@ mod tests {
         let mapped = |text: &str| address(&format!("[::ffff:127.0.0.1]:{text}"));
         let (v6_ours, v6_peer) = (mapped("8080"), mapped("36491"));
         let parsed = |response: &[u8]| parse_response(response, ours, peer).unwrap();
-        assert_eq!(parsed(&response(V4, 1, peer, ours, 7)), SocketEnd::Of(1000));
-        assert_eq!(parsed(&response(V6, 1, v6_peer, v6_ours, 7)), SocketEnd::Of(1000));
+        assert_eq!(parsed(&response(V4, 1, peer, ours, 7)), SocketEnd::OwnedBy(1000));
+        assert_eq!(parsed(&response(V6, 1, v6_peer, v6_ours, 7)), SocketEnd::OwnedBy(1000));
         // Half closed by a process that still holds it.
-        assert_eq!(parsed(&response(V4, 5, peer, ours, 7)), SocketEnd::Of(1000));
-        assert_eq!(parsed(&response(V4, 5, peer, ours, 0)), SocketEnd::Unheld, "closed");
+        assert_eq!(parsed(&response(V4, 5, peer, ours, 7)), SocketEnd::OwnedBy(1000));
+        assert_eq!(parsed(&response(V4, 5, peer, ours, 0)), SocketEnd::Unowned, "closed");
         assert_eq!(
             parsed(&response(V4, LISTENS, peer, address("0.0.0.0:0"), 7)),
-            SocketEnd::Unheld
+            SocketEnd::Unowned
         );
-        assert_eq!(parsed(&response(V4, 1, ours, peer, 7)), SocketEnd::Unheld, "larder's own end");
-        assert_eq!(parsed(&response(V4, 1, peer, address("127.0.0.2:8080"), 7)), SocketEnd::Unheld);
+        assert_eq!(parsed(&response(V4, 1, ours, peer, 7)), SocketEnd::Unowned, "larder's own end");
+        assert_eq!(
+            parsed(&response(V4, 1, peer, address("127.0.0.2:8080"), 7)),
+            SocketEnd::Unowned
+        );
     }
 
     #[test]
@@ -193,7 +196,7 @@ mod tests {
             message.extend(code.to_ne_bytes());
             parse_response(&message, ours, peer)
         };
-        assert_eq!(error(NOT_THERE).unwrap(), SocketEnd::Unseen);
+        assert_eq!(error(NOT_THERE).unwrap(), SocketEnd::NotFound);
         assert!(error(-1).is_err() && error(-95).is_err());
     }
 

@@ -14,7 +14,7 @@ use crate::frontend::socket_owner::SocketEnd;
 const ATTEMPTS: usize = 3;
 
 /// See [`end`](super::end). Takes milliseconds, or longer with many sockets.
-pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> SocketEnd {
+pub(super) fn lookup(ours: SocketAddr, peer: SocketAddr) -> SocketEnd {
     let tables = rows(ours, peer);
     let found = (0..ATTEMPTS).find_map(|_| {
         tables.iter().find_map(|(table, row)| {
@@ -22,7 +22,7 @@ pub(super) fn ask(ours: SocketAddr, peer: SocketAddr) -> SocketEnd {
             find_owner(table, row)
         })
     });
-    found.unwrap_or(SocketEnd::Unseen)
+    found.unwrap_or(SocketEnd::NotFound)
 }
 
 /// The tables that can contain the row, and how the row begins there. A client with a dual-stack socket
@@ -69,7 +69,7 @@ fn find_owner(mut table: impl BufRead, row: &str) -> Option<SocketEnd> {
             let mut fields = rest.split_whitespace().skip(4);
             let user = fields.next()?.parse().ok()?;
             let has_owner = fields.nth(1)? != "0";
-            return Some(if has_owner { SocketEnd::Of(user) } else { SocketEnd::Unheld });
+            return Some(if has_owner { SocketEnd::OwnedBy(user) } else { SocketEnd::Unowned });
         }
         line.clear();
     }
@@ -100,12 +100,12 @@ mod tests {
    1: 00000000000000000000000001000000:8E8E 00000000000000000000000001000000:1F90 01 00000000:00000000 00:00000000 00000000  1002        0 701 2 0 20 4 30 10 -1
 ";
         for (ours, peer, user) in [
-            ("127.0.0.1:8080", "127.0.0.1:36491", Some(SocketEnd::Of(1000))),
+            ("127.0.0.1:8080", "127.0.0.1:36491", Some(SocketEnd::OwnedBy(1000))),
             // Closed; only the kernel still holds it.
-            ("127.0.0.1:8080", "127.0.0.1:36492", Some(SocketEnd::Unheld)),
-            ("127.0.0.1:8080", "127.0.0.1:36493", Some(SocketEnd::Of(1001))),
-            ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(SocketEnd::Of(1000))),
-            ("[::1]:8080", "[::1]:36494", Some(SocketEnd::Of(1002))),
+            ("127.0.0.1:8080", "127.0.0.1:36492", Some(SocketEnd::Unowned)),
+            ("127.0.0.1:8080", "127.0.0.1:36493", Some(SocketEnd::OwnedBy(1001))),
+            ("[::ffff:127.0.0.1]:8080", "[::ffff:127.0.0.1]:36491", Some(SocketEnd::OwnedBy(1000))),
+            ("[::1]:8080", "[::1]:36494", Some(SocketEnd::OwnedBy(1002))),
             ("127.0.0.1:8080", "127.0.0.1:9", None),
             // In the opposite direction it is larder's own socket.
             ("127.0.0.1:36491", "127.0.0.1:8081", None),

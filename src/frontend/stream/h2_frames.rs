@@ -55,7 +55,7 @@ impl FrameTracker {
     }
 
     /// The shared state of the connection.
-    pub(super) fn siblings(&self) -> &SharedConnection {
+    pub(super) fn shared(&self) -> &SharedConnection {
         &self.shared
     }
 
@@ -74,7 +74,7 @@ impl FrameTracker {
             }
         }
         if of_bodies > 0 {
-            self.shared.comes(of_bodies);
+            self.shared.record_received(of_bodies);
         }
         let in_head = self.arrived > 0 || self.continues || (self.of_head && self.skip > 0);
         self.in_head.send_if_modified(|current| std::mem::replace(current, in_head) != in_head);
@@ -160,7 +160,7 @@ mod tests {
                 frames.read(piece);
             }
             assert!(*receiver.borrow(), "{size}");
-            assert_eq!(frames.shared.came().bytes, 30, "{size}");
+            assert_eq!(frames.shared.received().bytes, 30, "{size}");
             frames.read(&frame(CONTINUATION, END_HEADERS, 0));
             assert!(!*receiver.borrow(), "{size}");
         }

@@ -13,8 +13,8 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::clock;
 use crate::frontend::shared_connection::SharedConnection;
-use crate::frontend::stream::STALLED;
-use crate::upstream::in_flight_bytes::{InFlightBytes, WAITED_FOR, Waiting};
+use crate::frontend::stream::STALL_TIMEOUT;
+use crate::upstream::in_flight_bytes::{InFlightBytes, STALLED_CLIENT_BYTES, StalledClient};
 
 /// After this much waiting the rate of a client is checked.
 const RATE_INTERVAL: Duration = Duration::from_secs(5);
@@ -56,7 +56,7 @@ impl Stall {
 
     /// For one of several responses on a connection: their client is charged for the memory of all of
     /// them.
-    pub(in crate::frontend) fn among(
+    pub(in crate::frontend) fn for_stream(
         in_flight: &Arc<InFlightBytes>,
         shared: &SharedConnection,
     ) -> Self {
@@ -64,17 +64,17 @@ impl Stall {
     }
 
     /// Sets the size of the piece that is being written.
-    pub(in crate::frontend) fn holds(&mut self, bytes: usize) {
+    pub(in crate::frontend) fn set_piece(&mut self, bytes: usize) {
         self.piece = bytes;
     }
 
     /// Sets the number of bytes that an origin may send ahead while larder waits for the client.
-    pub(in crate::frontend) fn is_ahead(&mut self, bytes: usize) {
+    pub(in crate::frontend) fn set_read_ahead(&mut self, bytes: usize) {
         self.ahead = bytes;
     }
 
     /// Records that the client has read this many bytes.
-    pub(in crate::frontend) fn moved(&mut self, bytes: usize) {
+    pub(in crate::frontend) fn record_read(&mut self, bytes: usize) {
         self.taken = self.taken.saturating_add(bytes);
         self.timer = None;
         if let Some(since) = self.since.take() {
@@ -88,14 +88,18 @@ impl Stall {
         if self.is_too_slow() {
             return Poll::Ready(());
         }
-        self.since.get_or_insert_with(clock::of_timers);
+        self.since.get_or_insert_with(clock::timer_now);
         let timer = self.timer.get_or_insert_with(|| {
-            let waiting = Waiting { counted: WAITED_FOR + self.ahead, held: self.piece };
+            let waiting = StalledClient {
+                counted: STALLED_CLIENT_BYTES + self.ahead,
+                body_bytes: self.piece,
+            };
             let (in_flight, shared) = (Arc::clone(&self.in_flight), self.shared.clone());
             Box::pin(async move {
-                let all = shared.as_ref().map(SharedConnection::held);
+                let all = shared.as_ref().map(SharedConnection::held_bytes);
                 let taken = std::future::pending::<()>();
-                let _expired = in_flight.patiently_for(waiting, all, STALLED, taken).await;
+                let _expired =
+                    in_flight.with_stall_timeout_for(waiting, all, STALL_TIMEOUT, taken).await;
             })
         });
         timer.as_mut().poll(cx)
@@ -103,8 +107,8 @@ impl Stall {
 
     /// The memory that the client occupies.
     fn client_memory(&self) -> usize {
-        let all = self.shared.as_ref().map_or(0, |all| all.held().load(Ordering::Relaxed));
-        all.max(WAITED_FOR + self.ahead) + self.piece
+        let all = self.shared.as_ref().map_or(0, |all| all.held_bytes().load(Ordering::Relaxed));
+        all.max(STALLED_CLIENT_BYTES + self.ahead) + self.piece
     }
 
     /// Checks the rate of the client after each interval of waiting.
@@ -113,15 +117,15 @@ impl Stall {
             return false;
         }
         let (taken, waited) = (mem::take(&mut self.taken), mem::take(&mut self.waited));
-        !self.in_flight.bears(taken, waited, self.client_memory())
+        !self.in_flight.is_fast_enough(taken, waited, self.client_memory())
     }
 }
 
 /// Checks a connection periodically.
 #[derive(Default)]
-pub(in crate::frontend) struct Look(Option<Pin<Box<Sleep>>>);
+pub(in crate::frontend) struct PeriodicCheck(Option<Pin<Box<Sleep>>>);
 
-impl Look {
+impl PeriodicCheck {
     /// Ready once `is_over` returns true.
     pub(in crate::frontend) fn poll(
         &mut self,
@@ -149,14 +153,14 @@ mod tests {
 
     /// Reads this many bytes every three seconds; returns how long this is tolerated.
     async fn tolerates(in_flight: &Arc<InFlightBytes>, bytes: usize) -> Duration {
-        let (mut stall, since) = (Stall::new(in_flight), clock::of_timers());
-        stall.holds(2 << 20);
+        let (mut stall, since) = (Stall::new(in_flight), clock::timer_now());
+        stall.set_piece(2 << 20);
         while since.elapsed() < Duration::from_secs(600) {
             let pause = timeout(Duration::from_secs(3), poll_fn(|cx| stall.poll(cx)));
             if pause.await.is_ok() {
                 break;
             }
-            stall.moved(bytes);
+            stall.record_read(bytes);
         }
         since.elapsed()
     }
@@ -166,7 +170,7 @@ mod tests {
         let in_flight = InFlightBytes::new(4 << 20);
         let long = Duration::from_secs(600);
         assert!(tolerates(&in_flight, 1).await >= long, "memory is available");
-        in_flight.take(6 << 20);
+        in_flight.reserve(6 << 20);
         assert!(tolerates(&in_flight, 1).await < Duration::from_secs(10));
         assert!(tolerates(&in_flight, 64 * 1024).await < Duration::from_secs(10));
         assert!(tolerates(&in_flight, 128 * 1024).await >= long, "twice the limit is in use");

@@ -24,7 +24,7 @@ async fn small_buffers() -> (ClientStream, TcpStream, Arc<InFlightBytes>) {
 /// Sends 8 MiB to a client that reads this many bytes per second, while `in_use` bytes are in flight.
 async fn sent(bytes_per_second: usize, in_use: usize) -> WriteResult {
     let (mut io, mut client, in_flight) = small_buffers().await;
-    in_flight.take(in_use);
+    in_flight.reserve(in_use);
     let reader = tokio::spawn(async move {
         let mut taken = vec![0; bytes_per_second];
         while client.read_exact(&mut taken).await.is_ok() {

@@ -50,7 +50,7 @@ impl Transport {
     }
 
     /// Continues the handshake that the client began with `hello`.
-    pub(super) async fn secure(
+    pub(super) async fn start_tls(
         &mut self,
         hello: Accepted,
         config: Arc<ServerConfig>,

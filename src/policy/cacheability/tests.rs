@@ -44,7 +44,7 @@ fn get() -> ProxyRequest {
 }
 
 fn lifetime(ttl: Ttl, line: &'static str) -> Lifetime {
-    let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
+    let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
     with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
 }
 
@@ -56,7 +56,7 @@ fn refused(
     fields: &[(&'static str, &'static str)],
 ) -> Option<NotStoredReason> {
     let headers = map(fields);
-    let metadata = CacheMetadata::of(code(status), &headers);
+    let metadata = CacheMetadata::from_response(code(status), &headers);
     policy.storability(&get(), code(status), &headers, &metadata, kind).err()
 }
 
@@ -93,7 +93,8 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
         (StatusMatch::Class(4), secs(6)),
         (StatusMatch::Exact(code(200)), secs(7)),
     ];
-    let metadata = CacheMetadata::of(code(404), &map(&[("cache-control", "max-age=99")]));
+    let metadata =
+        CacheMetadata::from_response(code(404), &map(&[("cache-control", "max-age=99")]));
     for (status, expected) in
         [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)]
     {
@@ -113,7 +114,8 @@ fn windows_come_from_route_then_origin_and_default_under_an_override() {
     const LINE: &str = "max-age=1, stale-while-revalidate=2, stale-if-error=3";
     let day = 86_400;
     let windows = |policy: &Policy, line: &'static str| {
-        let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
+        let metadata =
+            CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
         let freshness = policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         (freshness.swr.as_secs(), freshness.sie.as_secs())
     };
@@ -144,7 +146,8 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
         ("max-age=9", false, false),
     ] {
         for (kind, forbids) in BOTH.into_iter().zip([forbids_shared, forbids_private]) {
-            let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", line)]));
+            let metadata =
+                CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
             let freshness = |ttl| with(ttl).freshness(&metadata, StatusCode::OK, kind, NOW);
             for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP] {
                 assert_eq!(freshness(ttl).stale_allowed, !forbids, "{ttl:?} {line} {kind:?}");
@@ -159,10 +162,11 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
 
 #[test]
 fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
-    let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let metadata =
+        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
     let state = |ttl, now: u64| {
         let freshness = with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
-        freshness.standing(secs(20), NOW, NOW + secs(now))
+        freshness.state(secs(20), NOW, NOW + secs(now))
     };
     assert_eq!(state(Ttl::Origin, 0), FreshnessState::Fresh(secs(10)));
     assert_eq!(state(Ttl::Origin, 12), FreshnessState::Stale(secs(2)));
@@ -173,8 +177,9 @@ fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
 
 #[test]
 fn after_a_reload_a_response_of_another_user_is_not_reused() {
-    let metadata_of =
-        |fields: &[(&'static str, &'static str)]| CacheMetadata::of(StatusCode::OK, &map(fields));
+    let metadata_of = |fields: &[(&'static str, &'static str)]| {
+        CacheMetadata::from_response(StatusCode::OK, &map(fields))
+    };
     let private = CacheKind::Private;
     let shared = CacheKind::Shared;
     let plain = metadata_of(&[("cache-control", "max-age=9")]);
@@ -206,9 +211,10 @@ fn after_a_reload_a_response_of_another_user_is_not_reused() {
 #[test]
 fn age_equal_to_lifetime_is_stale() {
     // RFC 9111 §4.2.
-    let metadata = CacheMetadata::of(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let metadata =
+        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
     let freshness = with(Ttl::Origin).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
-    let at = |millis| freshness.standing(Duration::ZERO, NOW, NOW + Duration::from_millis(millis));
+    let at = |millis| freshness.state(Duration::ZERO, NOW, NOW + Duration::from_millis(millis));
     assert_eq!(at(29_999), FreshnessState::Fresh(Duration::from_millis(1)));
     assert_eq!(at(30_000), FreshnessState::Stale(Duration::ZERO));
     assert_eq!((at(29_000).ttl(), at(29_001).ttl(), at(29_999).ttl()), (1, 1, 1));
@@ -240,7 +246,7 @@ fn with_explicit_freshness_every_storable_status_is_stored() {
     let fields = [("cache-control", "max-age=60")];
     for status in 100..1000 {
         let never = status::is_never_stored(code(status));
-        let momentary = status::is_momentary(code(status));
+        let momentary = status::is_transient(code(status));
         let is_refused = |ttl| refused(&with(ttl), CacheKind::Shared, status, &fields).is_some();
         assert_eq!(is_refused(Ttl::Origin), never, "{status}");
         assert_eq!(is_refused(Ttl::Fallback(secs(30))), never || momentary, "{status}");
@@ -333,7 +339,7 @@ fn unstorable_responses_are_refused_in_all_forms_of_ttl() {
 #[test]
 fn the_request_can_forbid_storing() {
     let headers = map(&[("cache-control", "max-age=60")]);
-    let metadata = CacheMetadata::of(StatusCode::OK, &headers);
+    let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let policy = with(Ttl::Override(secs(30)));
     let refused = |request: &ProxyRequest, policy: &Policy, kind| {
         policy.storability(request, StatusCode::OK, &headers, &metadata, kind).err()
@@ -359,7 +365,7 @@ fn the_request_can_forbid_storing() {
 fn cookies_are_refused_stripped_or_kept() {
     // CCH-02.
     let headers = map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
-    let metadata = CacheMetadata::of(StatusCode::OK, &headers);
+    let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
         policy.storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
@@ -413,7 +419,7 @@ proptest! {
     ) {
         let mut headers = fields;
         headers.append("cache-control", HeaderValue::from_static(directive));
-        let metadata = CacheMetadata::of(code(status), &headers);
+        let metadata = CacheMetadata::from_response(code(status), &headers);
         let keeps =
             with(ttl).storability(&get(), code(status), &headers, &metadata, CacheKind::Shared).is_ok();
         assert!(!keeps || ttl.overrides_origin());
@@ -433,7 +439,7 @@ proptest! {
         if named {
             policy.ttl_by_status = vec![(StatusMatch::Exact(code(status)), secs(9))];
         }
-        let metadata = CacheMetadata::of(code(status), &fields);
+        let metadata = CacheMetadata::from_response(code(status), &fields);
         for kind in BOTH {
             assert!(policy.storability(&get(), code(status), &fields, &metadata, kind).is_err());
         }
@@ -445,7 +451,7 @@ proptest! {
         fields in any_fields(),
         status in 100_u16..1000,
     ) {
-        let metadata = CacheMetadata::of(code(status), &fields);
+        let metadata = CacheMetadata::from_response(code(status), &fields);
         let policy = with(ttl);
         if let Ok(kept) = policy.storability(&get(), code(status), &fields, &metadata, CacheKind::Shared) {
             assert!(!kept.contains_key("set-cookie"));
@@ -462,12 +468,12 @@ proptest! {
         now in 0_u64..1 << 40,
         later in 0_u64..1 << 40,
     ) {
-        let metadata = CacheMetadata::of(StatusCode::OK, &fields);
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &fields);
         // If the clock is set back by more than this, ages are unknown until it reaches that time again.
         let arrival = NOW + secs(60);
         let freshness = with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, arrival);
-        let early = freshness.standing(initial, arrival, NOW + secs(now));
-        let late = freshness.standing(initial, arrival, NOW + secs(now + later));
+        let early = freshness.state(initial, arrival, NOW + secs(now));
+        let late = freshness.state(initial, arrival, NOW + secs(now + later));
         assert!(matches!(early, FreshnessState::Fresh(_)) || matches!(late, FreshnessState::Stale(_)));
         assert!(early.ttl() >= late.ttl());
         assert_eq!(early.ttl() > 0, matches!(early, FreshnessState::Fresh(_)));
@@ -484,7 +490,7 @@ fn with_targeted(ttl: Ttl) -> Policy {
 fn a_targeted_field_replaces_cache_control_unless_ttl_overrides() {
     // RFC 9213 §2.2.
     let lifetime = |policy: &Policy, fields: &[(&'static str, &'static str)]| {
-        let metadata = CacheMetadata::of(StatusCode::OK, &map(fields));
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &map(fields));
         policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
     };
     let long = &[("cache-control", "max-age=1"), ("cdn-cache-control", "max-age=300")];
@@ -545,7 +551,7 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
     request.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
     for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
         let headers = map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
-        let metadata = CacheMetadata::of(StatusCode::OK, &headers);
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
         let kept =
             policy.storability(&request, StatusCode::OK, &headers, &metadata, CacheKind::Shared);
         assert_eq!(kept.is_ok(), allowed, "{line}");
@@ -560,7 +566,7 @@ fn fields_that_either_field_names_are_left_out() {
         ("x-mine", "1"),
         ("x-other", "1"),
     ]);
-    let metadata = CacheMetadata::of(StatusCode::OK, &headers);
+    let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = with_targeted(Ttl::Origin)
         .storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
         .unwrap();

@@ -39,7 +39,7 @@ enum Segment {
 pub enum PathError {
     /// Not a path template.
     #[error(transparent)]
-    Outline(#[from] PathTemplateError),
+    Template(#[from] PathTemplateError),
     /// `/a{b}`, `/{a`, `/{}`
     #[error("has braces that are not a capture")]
     Capture,
@@ -52,16 +52,16 @@ impl PathError {
     /// A suggested fix.
     pub fn fix(self) -> &'static str {
         match self {
-            Self::Outline(PathTemplateError::Slash) => {
+            Self::Template(PathTemplateError::Slash) => {
                 "write the whole path from the root, such as `/api/{version}/users`"
             }
-            Self::Outline(PathTemplateError::Query) => {
+            Self::Template(PathTemplateError::Query) => {
                 "leave the path only; query parameters go into `match.query`"
             }
-            Self::Outline(PathTemplateError::Character) => {
+            Self::Template(PathTemplateError::Character) => {
                 "write it percent-encoded, as it is sent"
             }
-            Self::Outline(PathTemplateError::Rest) => {
+            Self::Template(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/api/**`"
             }
             Self::Capture => "a capture is a whole segment with a name, such as `{guild}`",
@@ -78,7 +78,7 @@ impl PathPattern {
 
     /// Parses a pattern of the configuration.
     pub fn parse(text: &str) -> Result<Self, PathError> {
-        let normal = path_equivalence::normal(text);
+        let normal = path_equivalence::normalize(text);
         let template = PathTemplate::read(&normal)?;
         let segments: Vec<_> = template.segments().map(Segment::parse).collect::<Result<_, _>>()?;
         if has_duplicates(&segments) {
@@ -90,7 +90,7 @@ impl PathPattern {
 
     /// Whether it matches `path`, as it was sent.
     pub fn matches(&self, path: &str) -> bool {
-        self.matches_normal(&path_equivalence::normal(path))
+        self.matches_normal(&path_equivalence::normalize(path))
     }
 
     /// The same for a path in its [normal form](path_equivalence::normal), computed once for many patterns.

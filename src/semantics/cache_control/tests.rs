@@ -17,11 +17,11 @@ fn fields(lines: &[&str]) -> HeaderMap {
 }
 
 fn response(line: &str) -> CacheControl {
-    CacheControl::response(&fields(&[line]))
+    CacheControl::from_response(&fields(&[line]))
 }
 
 fn request(line: &str) -> RequestCacheControl {
-    RequestCacheControl::of(&fields(&[line]))
+    RequestCacheControl::from_request(&fields(&[line]))
 }
 
 const fn secs(n: u64) -> Duration {
@@ -62,7 +62,7 @@ fn max_age_is_parsed_strictly_and_the_lower_of_two_values_applies() {
         assert_eq!(response(line).max_age, expected, "{line:?}");
     }
     assert_eq!(
-        CacheControl::response(&fields(&["max-age=9", "s-maxage=7"])).s_maxage,
+        CacheControl::from_response(&fields(&["max-age=9", "s-maxage=7"])).s_maxage,
         Some(secs(7))
     );
 }
@@ -79,7 +79,7 @@ fn flags_are_read_in_any_case_and_on_any_line() {
         ("must-understand", Directive::MustUnderstand),
     ];
     for (text, directive) in all {
-        let control = CacheControl::response(&fields(&["max-age=1", &text.to_uppercase()]));
+        let control = CacheControl::from_response(&fields(&["max-age=1", &text.to_uppercase()]));
         for (other, candidate) in all {
             assert_eq!(control.has(candidate), candidate == directive, "{text} {other}");
         }
@@ -142,12 +142,12 @@ fn pragma_counts_only_without_cache_control() {
     // RFC 9111 §5.4.
     let mut headers = HeaderMap::new();
     headers.insert(PRAGMA, HeaderValue::from_static("foo, No-Cache"));
-    assert!(RequestCacheControl::of(&headers).no_cache);
+    assert!(RequestCacheControl::from_request(&headers).no_cache);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=5"));
-    assert!(!RequestCacheControl::of(&headers).no_cache);
+    assert!(!RequestCacheControl::from_request(&headers).no_cache);
     headers.remove(CACHE_CONTROL);
     headers.insert(PRAGMA, HeaderValue::from_static("unrelated"));
-    assert_eq!(RequestCacheControl::of(&headers), RequestCacheControl::default());
+    assert_eq!(RequestCacheControl::from_request(&headers), RequestCacheControl::default());
 }
 
 proptest! {
@@ -162,8 +162,8 @@ proptest! {
                 headers.append(CACHE_CONTROL, value);
             }
         }
-        let control = CacheControl::response(&headers);
-        let request_control = RequestCacheControl::of(&headers);
+        let control = CacheControl::from_response(&headers);
+        let request_control = RequestCacheControl::from_request(&headers);
         for value in [control.max_age, control.s_maxage, request_control.max_age, request_control.min_fresh, request_control.max_stale] {
             assert!(value.is_none_or(|value| value <= MAX_DELTA));
         }

@@ -28,7 +28,7 @@ fn metadata(fields: &[(&'static str, String)]) -> CacheMetadata {
     for (name, value) in fields {
         headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
     }
-    CacheMetadata::of(StatusCode::OK, &headers)
+    CacheMetadata::from_response(StatusCode::OK, &headers)
 }
 
 fn date(seconds: u64) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use sfv::{BareItem, Dictionary, Item, List, ListEntry, Parameters, Parser, StringRef};
 
-use crate::semantics::rate_limit::{LONGEST, MOST, RateLimitState, window};
+use crate::semantics::rate_limit::{MAX_LIMITS, MAX_TIME, RateLimitState, window};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -105,7 +105,7 @@ fn items(headers: &HeaderMap, name: &HeaderName) -> Option<Vec<Item>> {
         ListEntry::Item(item) => Some(item),
         ListEntry::InnerList(_) => None,
     });
-    Some(only_items.take(MOST).collect())
+    Some(only_items.take(MAX_LIMITS).collect())
 }
 
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Vec<u8> {
@@ -126,5 +126,5 @@ fn non_negative(item: &BareItem) -> Option<u64> {
 }
 
 fn reset(seconds: u64) -> Option<Duration> {
-    Some(Duration::from_secs(seconds)).filter(|time| *time <= LONGEST)
+    Some(Duration::from_secs(seconds)).filter(|time| *time <= MAX_TIME)
 }

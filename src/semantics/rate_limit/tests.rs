@@ -49,25 +49,25 @@ fn discord_names_a_bucket_per_resource_and_counts_from_now() {
 #[test]
 fn discord_specifies_the_scope_of_the_limit() {
     for (field, value, limit_scope) in [
-        ("x-ratelimit-scope", "user", LimitScope::Callers),
+        ("x-ratelimit-scope", "user", LimitScope::Caller),
         ("x-ratelimit-scope", "global", LimitScope::Global),
         ("x-ratelimit-global", "true", LimitScope::Global),
-        ("x-ratelimit-global", "false", LimitScope::Callers),
+        ("x-ratelimit-global", "false", LimitScope::Caller),
         ("x-ratelimit-scope", "shared", LimitScope::Shared),
         ("x-ratelimit-scope", "SHARED", LimitScope::Shared),
-        ("x-ratelimit-scope", "sharedish", LimitScope::Callers),
+        ("x-ratelimit-scope", "sharedish", LimitScope::Caller),
     ] {
         let state = read_fields(&[("x-ratelimit-bucket", "a"), (field, value)]);
         let expected = RateLimitState {
             bucket: bucket("a", true),
-            whose: limit_scope,
+            scope: limit_scope,
             ..RateLimitState::default()
         };
         assert_eq!(state, Some(expected), "{field}: {value}");
     }
     assert_eq!(
         read_fields(&[("x-ratelimit-global", "true"), ("x-ratelimit-scope", "global")]),
-        Some(RateLimitState { whose: LimitScope::Global, ..RateLimitState::default() })
+        Some(RateLimitState { scope: LimitScope::Global, ..RateLimitState::default() })
     );
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName};
 
-use crate::semantics::rate_limit::{LONGEST, MOST, RateLimitState, ietf_draft, window};
+use crate::semantics::rate_limit::{MAX_LIMITS, MAX_TIME, RateLimitState, ietf_draft, window};
 use crate::semantics::{date, field_list, retry_after};
 
 /// The field names of one family.
@@ -61,12 +61,12 @@ pub(super) fn read(headers: &HeaderMap, fields: &Fields, now: SystemTime) -> Vec
             ..RateLimitState::default()
         }
     };
-    let quotas = (0..remaining.len().clamp(1, MOST)).map(one);
+    let quotas = (0..remaining.len().clamp(1, MAX_LIMITS)).map(one);
     quotas.filter(|quota| *quota != RateLimitState::default()).collect()
 }
 
 fn values<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Vec<&'a [u8]> {
-    field_list::members(headers.get_all(name)).take(MOST).collect()
+    field_list::members(headers.get_all(name)).take(MAX_LIMITS).collect()
 }
 
 /// The value at an index. A single value applies to all indexes.
@@ -103,7 +103,7 @@ fn parameter(value: &[u8]) -> Option<Duration> {
 }
 
 fn seconds_from_now(value: &[u8]) -> Option<Duration> {
-    retry_after::seconds(value).filter(|time| *time <= LONGEST)
+    retry_after::seconds(value).filter(|time| *time <= MAX_TIME)
 }
 
 /// The time until a reset, which may be given in seconds from now, in seconds or milliseconds since 1970, or
@@ -118,7 +118,7 @@ fn resets_in(
         // A date contains a comma, so the list members cannot be used.
         return until(date::parse(headers.get(&fields.reset)?.as_bytes(), now)?, now);
     };
-    if number <= LONGEST {
+    if number <= MAX_TIME {
         return Some(number);
     }
     let since_1970 = |since| until(SystemTime::UNIX_EPOCH.checked_add(since)?, now);
@@ -129,8 +129,8 @@ fn resets_in(
 fn until(time: SystemTime, now: SystemTime) -> Option<Duration> {
     let ahead = match time.duration_since(now) {
         Ok(ahead) => ahead,
-        Err(behind) if behind.duration() <= LONGEST => Duration::ZERO,
+        Err(behind) if behind.duration() <= MAX_TIME => Duration::ZERO,
         Err(_) => return None,
     };
-    (ahead <= LONGEST).then_some(ahead)
+    (ahead <= MAX_TIME).then_some(ahead)
 }

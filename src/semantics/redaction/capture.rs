@@ -44,7 +44,7 @@ enum OpenSegment {
 pub enum CaptureError {
     /// The text is not a valid path pattern.
     #[error(transparent)]
-    Outline(#[from] PathTemplateError),
+    Template(#[from] PathTemplateError),
     /// `/a{b`, `/{}`, `/{a}{b}`
     #[error("has a segment that is not literal text around one `{{name}}` or one `*`")]
     Segment,
@@ -57,16 +57,16 @@ impl CaptureError {
     /// Advice on how to correct the path.
     pub fn fix(self) -> &'static str {
         match self {
-            Self::Outline(PathTemplateError::Slash) => {
+            Self::Template(PathTemplateError::Slash) => {
                 "write the whole path from the root, such as `/bot{token}/**`"
             }
-            Self::Outline(PathTemplateError::Query) => {
+            Self::Template(PathTemplateError::Query) => {
                 "write only the path; `secret_query` is for query parameters"
             }
-            Self::Outline(PathTemplateError::Character) => {
+            Self::Template(PathTemplateError::Character) => {
                 "write it percent-encoded, as it is sent"
             }
-            Self::Outline(PathTemplateError::Rest) => {
+            Self::Template(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/bot{token}/**`"
             }
             Self::Segment => "write one capture or `*` in a segment, such as `/bot{token}/**`",

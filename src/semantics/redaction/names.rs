@@ -83,7 +83,7 @@ pub(super) fn is_credential(name: &str) -> bool {
 }
 
 /// Whether the path segment after this segment is a secret: `/webhooks/…`, `/token/…`.
-pub(super) fn announces_secret(segment: &str) -> bool {
+pub(super) fn precedes_secret(segment: &str) -> bool {
     let announces = |word: &str| {
         let word = LowercaseTail::new(word);
         is_announcing_word(word.bytes()) || is_secret_word(word.bytes())
@@ -320,7 +320,7 @@ fn is_announcing_word(word: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{announces_secret, is_credential, is_secret, words};
+    use super::{is_credential, is_secret, precedes_secret, words};
 
     #[test]
     fn words_are_separated_by_punctuation_digits_and_capitals() {
@@ -390,7 +390,7 @@ mod tests {
             ("keywords", false),
             ("guilds", false),
         ] {
-            assert_eq!(announces_secret(segment), announces, "{segment}");
+            assert_eq!(precedes_secret(segment), announces, "{segment}");
         }
     }
 }

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::semantics::byte_search::{kinds, table};
+use crate::semantics::byte_search::{byte_classes, table};
 use crate::semantics::redaction::names;
 use crate::semantics::redaction::random::{is_random, is_random_though_short};
 
@@ -33,8 +33,8 @@ pub(super) fn secrets_of_path(path: &str) -> Vec<Range<usize>> {
 }
 
 /// Whether a path may contain a secret by its shape, and whether a segment of it may contain a URL.
-pub(super) fn may_hold(path: &str) -> (bool, bool) {
-    let kinds = kinds(path, &KINDS);
+pub(super) fn may_contain(path: &str) -> (bool, bool) {
+    let kinds = byte_classes(path, &KINDS);
     (kinds & SUSPECT != 0, kinds & MAY_BE_URL != 0)
 }
 
@@ -87,7 +87,7 @@ fn secret_of(segment: &str, before: &str) -> Option<Range<usize>> {
     }
     let after_secret_name = || {
         let digits = segment.bytes().filter(u8::is_ascii_digit).count();
-        digits > 0 && digits < segment.len() && names::announces_secret(&decoded(before))
+        digits > 0 && digits < segment.len() && names::precedes_secret(&decoded(before))
     };
     let is_secret_segment = is_secret(segment)
         || after_secret_name()

@@ -8,7 +8,7 @@
 use crate::semantics::byte_search::has_byte;
 
 /// Whether some server may resolve the path to a different one.
-pub(super) fn leads_elsewhere(path: &str) -> bool {
+pub(super) fn is_ambiguous(path: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii() && byte != b'%';
     // Without a plain or encoded dot there is no dot segment.
     if !has_byte(path, |byte| byte == b'.' || !is_plain(byte)) {
@@ -158,7 +158,7 @@ fn hex(high: u8, low: u8) -> Option<u8> {
 mod tests {
     use proptest::prelude::{any, proptest};
 
-    use super::leads_elsewhere;
+    use super::is_ambiguous;
 
     #[test]
     fn dot_segments_are_found_in_every_spelling_and_data_is_not() {
@@ -192,7 +192,7 @@ mod tests {
             "/public/..%c0%afprivate",
             "/public/%25252525252525252e./private",
         ] {
-            assert!(leads_elsewhere(path), "{path}");
+            assert!(is_ambiguous(path), "{path}");
         }
         for path in [
             "/",
@@ -209,7 +209,7 @@ mod tests {
             "/public/%zz",
             "/public/a;b",
         ] {
-            assert!(!leads_elsewhere(path), "{path}");
+            assert!(!is_ambiguous(path), "{path}");
         }
     }
 
@@ -240,7 +240,7 @@ mod tests {
             "/public/..%ef%bc%8fprivate",
             "/public/‥/private",
         ] {
-            assert!(leads_elsewhere(path), "{path}");
+            assert!(is_ambiguous(path), "{path}");
         }
         for path in [
             "/public/%c3%a9t%c3%a9",
@@ -260,14 +260,14 @@ mod tests {
             "/public/%e0",
             "/public/%c0",
         ] {
-            assert!(!leads_elsewhere(path), "{path}");
+            assert!(!is_ambiguous(path), "{path}");
         }
     }
 
     proptest! {
         #[test]
         fn no_path_panics(path in any::<String>()) {
-            let _either = leads_elsewhere(&path);
+            let _either = is_ambiguous(&path);
         }
     }
 }

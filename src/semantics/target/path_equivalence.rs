@@ -11,7 +11,7 @@ use crate::semantics::byte_search::{has_byte, has_pair};
 
 /// Decodes unreserved characters and writes hexadecimal digits in capitals (RFC 3986 §6.2.2.1, §6.2.2.2):
 /// `%7e` becomes `~`, `%2f` becomes `%2F`.
-pub fn normal(text: &str) -> Cow<'_, str> {
+pub fn normalize(text: &str) -> Cow<'_, str> {
     if !has_byte(text, |byte| byte == b'%') {
         return Cow::Borrowed(text);
     }
@@ -40,7 +40,7 @@ pub fn normal(text: &str) -> Cow<'_, str> {
 /// Path and query in a form that every server accepts: characters that no URL may contain, and that HTTP/2
 /// does not allow, are percent-encoded (RFC 3986 §2.1). In a path these are `<`, `>` and `` ` ``, in a query
 /// `<`, `>` and `"`; some clients send them unencoded (`curl -g`). All other characters stay unchanged.
-pub fn carried(path_and_query: &str) -> Cow<'_, str> {
+pub fn encode_invalid(path_and_query: &str) -> Cow<'_, str> {
     if !has_byte(path_and_query, |byte| matches!(byte, b'<' | b'>' | b'`' | b'"')) {
         return Cow::Borrowed(path_and_query);
     }
@@ -62,7 +62,7 @@ pub fn carried(path_and_query: &str) -> Cow<'_, str> {
 /// The path as a lenient origin may interpret it: decoded, with repeated slashes merged and without the text
 /// after each `;`. `None` if it is unchanged. An encoded slash stays, because it is data inside a segment
 /// (GitLab's ids).
-pub fn as_read(path: &str) -> Option<String> {
+pub fn lenient_form(path: &str) -> Option<String> {
     let has_special = has_byte(path, |byte| matches!(byte, b'%' | b';'));
     if !has_special && !has_pair(path, (b'/', b'/')) {
         return None;
@@ -115,7 +115,7 @@ mod tests {
     use http::Uri;
     use proptest::prelude::proptest;
 
-    use super::{as_read, carried, normal};
+    use super::{encode_invalid, lenient_form, normalize};
 
     #[test]
     fn only_characters_invalid_in_urls_are_encoded() {
@@ -126,16 +126,16 @@ mod tests {
             ("/%3C%22", "/%3C%22"),
             ("/ü?ü", "/ü?ü"),
         ] {
-            assert_eq!(carried(typed), sent, "{typed}");
+            assert_eq!(encode_invalid(typed), sent, "{typed}");
         }
     }
 
     proptest! {
         #[test]
         fn any_text_without_control_characters_becomes_a_valid_uri(text in "/[!-~ü]{0,40}") {
-            let sent = carried(&text);
+            let sent = encode_invalid(&text);
             assert!(Uri::try_from(&*sent).is_ok(), "{text} {sent}");
-            assert_eq!(carried(&sent), sent, "once is enough");
+            assert_eq!(encode_invalid(&sent), sent, "once is enough");
         }
     }
 
@@ -152,8 +152,8 @@ mod tests {
             ("/%25%37%65", "/%257e"),
             ("/%c3%a9", "/%C3%A9"),
         ] {
-            assert_eq!(normal(text), form, "{text}");
-            assert_eq!(normal(form), form, "once is enough");
+            assert_eq!(normalize(text), form, "{text}");
+            assert_eq!(normalize(form), form, "once is enough");
         }
     }
 
@@ -170,7 +170,7 @@ mod tests {
             ("/a//", Some("/a/")),
             ("/%c3%a9", None),
         ] {
-            assert_eq!(as_read(path).as_deref(), read, "{path}");
+            assert_eq!(lenient_form(path).as_deref(), read, "{path}");
         }
     }
 }

@@ -8,8 +8,8 @@ use proptest::prelude::{any, proptest};
 use crate::semantics::hop_by_hop::is_hop_by_hop;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::validation::{
-    CONDITIONALS, PreconditionResult, conditional_fields, evaluate, freshen, has_conditionals,
-    is_about, not_modified_head,
+    CONDITIONALS, PreconditionResult, applies_to, conditional_fields, evaluate, freshen,
+    has_conditionals, not_modified_head,
 };
 
 const EARLY: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
@@ -25,7 +25,7 @@ fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
 }
 
 fn metadata(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
-    CacheMetadata::of(StatusCode::OK, &map(fields))
+    CacheMetadata::from_response(StatusCode::OK, &map(fields))
 }
 
 fn matches(
@@ -194,7 +194,7 @@ fn a_304_replaces_all_fields_except_those_of_the_body() {
 fn a_304_with_another_strong_tag_or_vary_does_not_apply() {
     // RFC 9111 §4.3.4.
     let stored = map(&[("etag", "\"a\""), ("vary", "X, Y")]);
-    let metadata = CacheMetadata::of(StatusCode::OK, &stored);
+    let metadata = CacheMetadata::from_response(StatusCode::OK, &stored);
     for (update, expected) in [
         (vec![], true),
         (vec![("etag", "\"a\"")], true),
@@ -204,7 +204,7 @@ fn a_304_with_another_strong_tag_or_vary_does_not_apply() {
         (vec![("vary", "x")], false),
         (vec![("vary", "*")], false),
     ] {
-        assert_eq!(is_about(&map(&update), &stored, &metadata), expected, "{update:?}");
+        assert_eq!(applies_to(&map(&update), &stored, &metadata), expected, "{update:?}");
     }
 }
 
@@ -238,7 +238,7 @@ proptest! {
         let mut stored = HeaderMap::new();
         stored.insert("etag", HeaderValue::from_str(&tag).unwrap());
         stored.insert("last-modified", HeaderValue::from_static(CHANGED));
-        let metadata = CacheMetadata::of(StatusCode::OK, &stored);
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &stored);
         let mut request = HeaderMap::new();
         if let Ok(value) = HeaderValue::from_bytes(&condition) {
             request.insert("if-modified-since", value.clone());

@@ -59,12 +59,12 @@ impl SyncedStore {
     }
 
     /// The underlying store.
-    pub(in crate::server) fn tiers(&self) -> &TieredStore {
+    pub(in crate::server) fn tiered_store(&self) -> &TieredStore {
         &self.store
     }
 
     /// Starts queueing invalidations for the peer, until the returned value is dropped.
-    pub(in crate::server) fn open(self: &Arc<Self>) -> InvalidationSync {
+    pub(in crate::server) fn start_sync(self: &Arc<Self>) -> InvalidationSync {
         let (sender, invalidations) = mpsc::unbounded_channel();
         *self.peer.lock() = Some(sender);
         self.is_unresponsive.store(false, Ordering::Relaxed);
@@ -236,7 +236,7 @@ impl Store for SyncedStore {
         is_newest
     }
 
-    async fn told(&self) {
+    async fn sync_peer(&self) {
         let has_peer = self.peer.lock().is_some() && !self.is_unresponsive.load(Ordering::Relaxed);
         if has_peer && timeout(STORE_WAIT, self.wait_for_confirmation()).await.is_err() {
             self.is_unresponsive.store(true, Ordering::Relaxed);
@@ -249,8 +249,8 @@ impl Store for SyncedStore {
         has_effect
     }
 
-    fn may_keep(&self, target: u128) -> bool {
-        self.store.may_keep(target)
+    fn may_contain(&self, target: u128) -> bool {
+        self.store.may_contain(target)
     }
 
     async fn flush(&self) -> Result<(), String> {
@@ -268,8 +268,8 @@ impl Store for SyncedStore {
         self.store.list(after, limit, target).await
     }
 
-    fn condition(&self) -> Health {
-        self.store.condition()
+    fn health(&self) -> Health {
+        self.store.health()
     }
 
     async fn release(&self) {

@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 /// Maximum number of sockets; no configuration has more listeners.
-pub(super) const MOST: usize = 64;
+pub(super) const MAX_SOCKETS: usize = 64;
 
 /// Maximum length of a line.
 const MAX_LINE: usize = 8 * 1024;
@@ -29,7 +29,7 @@ const RECEIVE: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
 const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
 
 /// Writes one line, with these sockets if there are any.
-pub(super) async fn say(
+pub(super) async fn write_line(
     stream: &UnixStream,
     line: &str,
     sockets: &[TcpListener],
@@ -48,7 +48,7 @@ pub(super) async fn say(
 
 fn send(stream: &UnixStream, bytes: &[u8], sockets: &[TcpListener]) -> io::Result<usize> {
     let borrowed: Vec<_> = sockets.iter().map(AsFd::as_fd).collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !borrowed.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&borrowed)) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many listeners"));
@@ -57,7 +57,7 @@ fn send(stream: &UnixStream, bytes: &[u8], sockets: &[TcpListener]) -> io::Resul
 }
 
 /// Reads one line, with the sockets sent along. `None`: the peer has closed the connection.
-pub(super) async fn hear(
+pub(super) async fn read_line(
     stream: &UnixStream,
     within: Duration,
 ) -> io::Result<Option<(String, Vec<OwnedFd>)>> {
@@ -89,7 +89,7 @@ fn receive(
 ) -> io::Result<usize> {
     // One byte at a time: bytes after the line belong to the next reader.
     let mut bytes = [0; 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut into = [IoSliceMut::new(&mut bytes)];
     let received = recvmsg(stream, &mut into, &mut control, RECEIVE)?.bytes;

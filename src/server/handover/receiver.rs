@@ -9,9 +9,10 @@ use std::path::Path;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::server::handover::protocol::{hear, say};
+use crate::server::handover::protocol::{read_line, write_line};
 use crate::server::handover::{
-    LEAVING, LISTENS, LONGEST, PROMPT, READY, SOCKETS, TAKE_OVER, WHO, is_ours,
+    LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS, TAKE_OVER,
+    is_same_user,
 };
 use crate::server::inherited_sockets::InheritedSockets;
 
@@ -28,7 +29,7 @@ pub struct Predecessor {
 pub enum TakeOverError {
     /// The peer is not larder, or belongs to another user.
     #[error("{0}: not a larder of this user")]
-    Stranger(String),
+    NotOurs(String),
     /// The connection failed.
     #[error("{path}: {source}")]
     Io {
@@ -50,20 +51,20 @@ pub async fn take_over(
         Err(error) if is_absent(&error) => return Ok(None),
         Err(error) => return Err(failed(error)),
     };
-    if !is_ours(&stream) {
-        return Err(TakeOverError::Stranger(shown()));
+    if !is_same_user(&stream) {
+        return Err(TakeOverError::NotOurs(shown()));
     }
-    say(&stream, TAKE_OVER, &[]).await.map_err(failed)?;
-    let Some((message, sockets)) = hear(&stream, PROMPT).await.map_err(failed)? else {
+    write_line(&stream, TAKE_OVER, &[]).await.map_err(failed)?;
+    let Some((message, sockets)) = read_line(&stream, REPLY_TIMEOUT).await.map_err(failed)? else {
         // The process was about to stop, so it counts as not running.
         return Ok(None);
     };
     if message != SOCKETS {
-        return Err(TakeOverError::Stranger(shown()));
+        return Err(TakeOverError::NotOurs(shown()));
     }
     let sockets = sockets.into_iter().map(TcpListener::from).collect();
     let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-    Ok(Some((InheritedSockets::of_predecessor(sockets), Predecessor { stream, pid })))
+    Ok(Some((InheritedSockets::from_predecessor(sockets), Predecessor { stream, pid })))
 }
 
 impl Predecessor {
@@ -74,9 +75,9 @@ impl Predecessor {
 
     /// Notifies the previous process that this one accepts connections. Returns once it has
     /// acknowledged.
-    pub(in crate::server) async fn leave(self) -> io::Result<UnixStream> {
-        say(&self.stream, READY, &[]).await?;
-        match hear(&self.stream, PROMPT).await? {
+    pub(in crate::server) async fn notify_ready(self) -> io::Result<UnixStream> {
+        write_line(&self.stream, READY, &[]).await?;
+        match read_line(&self.stream, REPLY_TIMEOUT).await? {
             Some((message, _)) if message == LEAVING => Ok(self.stream),
             Some(_) | None => Err(io::ErrorKind::ConnectionAborted.into()),
         }
@@ -84,22 +85,22 @@ impl Predecessor {
 }
 
 /// The process id of the larder that offers its sockets at `path` and listens on the port of `address`.
-pub async fn holder(path: &Path, address: SocketAddr) -> Option<i32> {
+pub async fn listening_pid(path: &Path, address: SocketAddr) -> Option<i32> {
     let query = async {
-        let stream = connect(path).await.ok().filter(is_ours)?;
-        say(&stream, WHO, &[]).await.ok()?;
-        let (line, _) = hear(&stream, PROMPT).await.ok()??;
+        let stream = connect(path).await.ok().filter(is_same_user)?;
+        write_line(&stream, LIST_ADDRESSES, &[]).await.ok()?;
+        let (line, _) = read_line(&stream, REPLY_TIMEOUT).await.ok()??;
         let mut addresses = line.strip_prefix(LISTENS)?.split_whitespace();
         let listens = addresses
             .any(|at| at.parse::<SocketAddr>().is_ok_and(|at| at.port() == address.port()));
         if listens { stream.peer_cred().ok()?.pid() } else { None }
     };
     // A short timeout: the error message for a port in use must not wait for a busy process.
-    timeout(PROMPT / 10, query).await.ok().flatten()
+    timeout(REPLY_TIMEOUT / 10, query).await.ok().flatten()
 }
 
 async fn connect(path: &Path) -> io::Result<UnixStream> {
-    if path.as_os_str().len() > LONGEST {
+    if path.as_os_str().len() > MAX_PATH {
         return Err(io::ErrorKind::NotFound.into());
     }
     UnixStream::connect(path).await

@@ -15,10 +15,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::server::handover::invalidation_sync::{InvalidationSync, SyncedStore};
-use crate::server::handover::protocol::{self, hear, say};
+use crate::server::handover::protocol::{self, read_line, write_line};
 use crate::server::handover::{
-    HandoverError, LEAVING, LISTENS, LONGEST, PROMPT, READY, SOCKETS, STARTING, TAKE_OVER, WHO,
-    is_ours,
+    HandoverError, LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS,
+    START_TIMEOUT, TAKE_OVER, is_same_user,
 };
 
 /// An offer that is open until it is taken or withdrawn.
@@ -56,7 +56,7 @@ impl HandoverListener {
 /// Opens the Unix socket at `path` for this process's user. Replaces a file that a crashed process left
 /// there, and the file of a process whose sockets were just taken over.
 fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
-    if path.as_os_str().len() > LONGEST {
+    if path.as_os_str().len() > MAX_PATH {
         return Err(HandoverError::TooLong);
     }
     if let Some(directory) = path.parent() {
@@ -87,10 +87,10 @@ async fn offer(
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // For example out of file descriptors: retry later.
-            tokio::time::sleep(PROMPT).await;
+            tokio::time::sleep(REPLY_TIMEOUT).await;
             continue;
         };
-        if !is_ours(&stream) {
+        if !is_same_user(&stream) {
             continue;
         }
         match serve(&stream, &sockets, &store).await {
@@ -111,20 +111,21 @@ async fn serve(
     sockets: &[TcpListener],
     store: &Arc<SyncedStore>,
 ) -> io::Result<Option<InvalidationSync>> {
-    let Some((message, _)) = hear(stream, PROMPT).await? else { return Ok(None) };
+    let Some((message, _)) = read_line(stream, REPLY_TIMEOUT).await? else { return Ok(None) };
     match message.as_str() {
-        WHO => {
+        LIST_ADDRESSES => {
             let addresses = sockets.iter().filter_map(|socket| socket.local_addr().ok());
             let line = addresses.fold(LISTENS.to_owned(), |line, at| format!("{line} {at}"));
-            say(stream, &line, &[]).await?;
+            write_line(stream, &line, &[]).await?;
             Ok(None)
         }
         TAKE_OVER => {
             tracing::info!("Handing over to another larder");
             // Opened before the peer accepts, so that no invalidation in between is lost.
-            let invalidation_sync = store.open();
-            say(stream, SOCKETS, sockets.get(..protocol::MOST).unwrap_or(sockets)).await?;
-            match hear(stream, STARTING).await? {
+            let invalidation_sync = store.start_sync();
+            write_line(stream, SOCKETS, sockets.get(..protocol::MAX_SOCKETS).unwrap_or(sockets))
+                .await?;
+            match read_line(stream, START_TIMEOUT).await? {
                 Some((message, _)) if message == READY => {}
                 Some(_) | None => {
                     tracing::warn!("The other larder did not start; this process continues");
@@ -132,7 +133,7 @@ async fn serve(
                 }
             }
             // The peer accepts connections already, so a failure here is harmless.
-            if let Err(error) = say(stream, LEAVING, &[]).await {
+            if let Err(error) = write_line(stream, LEAVING, &[]).await {
                 tracing::debug!(%error, "The other larder did not wait for the confirmation");
             }
             Ok(Some(invalidation_sync))

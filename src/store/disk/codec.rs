@@ -50,8 +50,8 @@ pub(super) struct EntryMeta {
     pub(super) request_time: SystemTime,
     pub(super) response_time: SystemTime,
     pub(super) initial_age: Duration,
-    pub(super) asked: u64,
-    pub(super) mark: Epoch,
+    pub(super) order: u64,
+    pub(super) epoch: Epoch,
     pub(super) until: ExpiresAt,
     pub(super) variant: VariantId,
     pub(super) body_len: u64,
@@ -63,7 +63,7 @@ pub(super) struct EntryMeta {
 /// An entry that was decoded and verified.
 #[derive(Debug, Clone)]
 pub(super) struct Entry<'a> {
-    pub(super) head: EntryMeta,
+    pub(super) meta: EntryMeta,
     pub(super) canonical: &'a [u8],
     /// As encrypted by [`FieldCipher`].
     fields: &'a [u8],
@@ -74,7 +74,7 @@ pub(super) struct Entry<'a> {
 pub(super) struct EntryRef<'a> {
     pub(super) canonical: &'a [u8],
     pub(super) stored: &'a StoredResponse,
-    pub(super) mark: Epoch,
+    pub(super) epoch: Epoch,
     pub(super) until: ExpiresAt,
     pub(super) body_hash: u128,
 }
@@ -114,7 +114,7 @@ impl EntryRef<'_> {
     /// All fields, preceded by their count.
     fn fields(&self) -> Option<Vec<u8>> {
         let headers = self.stored.all_headers();
-        let mut encoder = EntryEncoder::of_part(2 + fields_size(self.stored));
+        let mut encoder = EntryEncoder::for_part(2 + fields_size(self.stored));
         encoder.put(&u16::try_from(headers.len()).ok()?.to_le_bytes());
         for (name, value) in &headers {
             encoder.put_short(name.as_str().as_bytes())?;
@@ -130,8 +130,8 @@ impl EntryRef<'_> {
         for nanos in [since(stored.request_time), since(stored.response_time), stored.initial_age] {
             encoder.put(&u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
         }
-        encoder.put(&stored.asked.to_le_bytes());
-        encoder.put(&self.mark.raw().to_le_bytes());
+        encoder.put(&stored.order.to_le_bytes());
+        encoder.put(&self.epoch.raw().to_le_bytes());
         encoder.put(&self.until.0.to_le_bytes());
         encoder.put(&stored.variant.0.to_le_bytes());
         encoder.put(&(stored.body.len() as u64).to_le_bytes());
@@ -177,8 +177,8 @@ impl<'a> Entry<'a> {
             request_time,
             response_time,
             initial_age,
-            asked: order,
-            mark: epoch,
+            order,
+            epoch,
             until,
             variant,
             body_len,
@@ -186,14 +186,14 @@ impl<'a> Entry<'a> {
             body_in,
             vary,
         };
-        Some(Self { head: meta, canonical, fields, inline: decoder.rest() })
+        Some(Self { meta, canonical, fields, inline: decoder.rest() })
     }
 
     /// The response with the body from the entry; `None` where the body is in a file, or is damaged.
     pub(super) fn with_own_body(&self, cipher: &FieldCipher) -> Option<StoredResponse> {
         let (headers, body) = (self.fields(cipher)?, self.inline);
         let whole =
-            self.head.body_in == BodyLocation::Entry && body.len() as u64 == self.head.body_len;
+            self.meta.body_in == BodyLocation::Entry && body.len() as u64 == self.meta.body_len;
         let stored = whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))?;
         stored.is_whole().then_some(stored)
     }
@@ -201,7 +201,7 @@ impl<'a> Entry<'a> {
     /// The response with this body; `None` where it differs from the body that was stored.
     pub(super) fn with_body(&self, body: Bytes, cipher: &FieldCipher) -> Option<StoredResponse> {
         let same =
-            body.len() as u64 == self.head.body_len && body_hash(&body) == self.head.body_hash;
+            body.len() as u64 == self.meta.body_len && body_hash(&body) == self.meta.body_hash;
         let headers = self.fields(cipher).filter(|_| same)?;
         let stored = self.stored(&headers, body);
         stored.is_whole().then_some(stored)
@@ -214,7 +214,7 @@ impl<'a> Entry<'a> {
 
     fn fields(&self, cipher: &FieldCipher) -> Option<HeaderMap> {
         let opened = cipher.open(self.canonical, self.fields)?;
-        let mut decoder = EntryDecoder::of_part(&opened);
+        let mut decoder = EntryDecoder::for_part(&opened);
         let count = decoder.u16()?;
         let mut headers = HeaderMap::try_with_capacity(count.into()).ok()?;
         for _ in 0..count {
@@ -226,7 +226,7 @@ impl<'a> Entry<'a> {
     }
 
     fn stored(&self, headers: &HeaderMap, body: Bytes) -> StoredResponse {
-        let meta = &self.head;
+        let meta = &self.meta;
         StoredResponse::new(
             meta.status,
             headers,
@@ -235,8 +235,8 @@ impl<'a> Entry<'a> {
             (meta.request_time, meta.response_time),
             meta.initial_age,
         )
-        .fetched_with(meta.authorized)
-        .asked_as(meta.asked)
+        .with_authorized(meta.authorized)
+        .with_order(meta.order)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::store::EntryId;
 use crate::store::disk::body_file::{BodyFileName, SHARDS};
 use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Fault, Pair};
-use crate::store::disk::keys::{self, DEATHS, ENTRIES, VARIANTS};
+use crate::store::disk::keys::{self, ENTRIES, EXPIRIES, VARIANTS};
 use crate::store::disk::sweep::SLICE;
 use crate::store::disk::variants::Variants;
 use crate::store::disk::writer::{DiskWriter, VariantUpdate, weight};
@@ -47,7 +47,7 @@ impl Check {
     fn step(&mut self, writer: &DiskWriter) -> Result<bool, Fault> {
         let (prefix, next) = match self.stage {
             Stage::Entries => (ENTRIES, Stage::Expiries),
-            Stage::Expiries => (DEATHS, Stage::Variants),
+            Stage::Expiries => (EXPIRIES, Stage::Variants),
             Stage::Variants => (VARIANTS, Stage::Files(0)),
             Stage::Files(shard) => {
                 self.files(writer, shard);
@@ -75,41 +75,38 @@ impl Check {
             return writer.database.remove(key).map(drop);
         };
         let Some(entry) =
-            Entry::decode(value).filter(|entry| entry.head.variant == entry_id.variant)
+            Entry::decode(value).filter(|entry| entry.meta.variant == entry_id.variant)
         else {
-            writer.account.store_error(StoreOp::Read, &"an entry was damaged");
+            writer.telemetry.store_error(StoreOp::Read, &"an entry was damaged");
             return writer.remove(&entry_id).map(drop);
         };
-        if let BodyLocation::File(number) = entry.head.body_in {
+        if let BodyLocation::File(number) = entry.meta.body_in {
             self.named.insert(number);
         }
-        if writer.database.get(&keys::death(entry.head.until, &entry_id))?.is_none() {
-            let body = usize::try_from(entry.head.body_len).unwrap_or(usize::MAX);
+        if writer.database.get(&keys::expiry(entry.meta.until, &entry_id))?.is_none() {
+            let body = usize::try_from(entry.meta.body_len).unwrap_or(usize::MAX);
             writer.index_expiry(
                 &entry_id,
-                entry.head.until,
-                weight(value, entry.head.body_in, body),
+                entry.meta.until,
+                weight(value, entry.meta.body_in, body),
             )?;
         }
         let known = writer.variants(&entry_id)?;
         let mut variants =
-            known.unwrap_or_else(|| Variants::none(entry_id.target, entry.canonical));
+            known.unwrap_or_else(|| Variants::empty(entry_id.target, entry.canonical));
         if variants.ids().all(|id| id != entry_id.variant)
             && variants.canonical() == entry.canonical
         {
-            variants.add(entry_id.variant, &entry.head.vary);
-            let evicted = std::iter::from_fn(|| variants.shed()).collect();
-            writer.write_variants(
-                &entry_id,
-                VariantUpdate { variants, shed: evicted, changed: true },
-            )?;
+            variants.add(entry_id.variant, &entry.meta.vary);
+            let evicted = std::iter::from_fn(|| variants.evict_oldest()).collect();
+            writer.write_variants(&entry_id, VariantUpdate { variants, evicted, changed: true })?;
         }
         Ok(())
     }
 
     fn files(&self, writer: &DiskWriter, shard: u16) {
         let files = writer.database.bodies.list(shard).unwrap_or_else(|error| {
-            writer.account.store_error(StoreOp::Read, &error);
+            writer.telemetry.store_error(StoreOp::Read, &error);
             Vec::new()
         });
         for orphan in files.into_iter().filter(|name| !self.named.contains(&name.number)) {
@@ -120,7 +117,7 @@ impl Check {
 
 impl DiskWriter {
     /// Runs a slice of the check in progress, if there is one.
-    pub(super) fn check_on(&mut self) -> Result<(), Fault> {
+    pub(super) fn check_step(&mut self) -> Result<(), Fault> {
         let Some(mut check) = self.check.take() else { return Ok(()) };
         if check.step(self)? {
             self.check = Some(check);
@@ -131,13 +128,13 @@ impl DiskWriter {
 
 /// Removes an expiry record without its entry.
 fn expiry(writer: &DiskWriter, (key, _): &Pair) -> Result<(), Fault> {
-    let Some((until, entry_id)) = keys::parse_death(key) else {
+    let Some((until, entry_id)) = keys::parse_expiry(key) else {
         return writer.database.remove(key).map(drop);
     };
     let value = writer.database.get(&keys::entry(&entry_id))?;
     let entry = value.as_ref().and_then(|value| Entry::decode(value));
     match entry {
-        Some(entry) if entry.head.until == until => Ok(()),
+        Some(entry) if entry.meta.until == until => Ok(()),
         Some(_) | None => writer.unindex_expiry(&entry_id, until),
     }
 }
@@ -161,6 +158,6 @@ fn variants(writer: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
     let entry_id = EntryId { target, id, variant: VariantId::SOLE };
     writer.write_variants(
         &entry_id,
-        VariantUpdate { variants: left, shed: Vec::new(), changed: true },
+        VariantUpdate { variants: left, evicted: Vec::new(), changed: true },
     )
 }

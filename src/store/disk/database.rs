@@ -55,7 +55,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Whether the fault is transient, and no sign of damage on disk.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         let (Self::Io(error) | Self::Engine(sled::Error::Io(error))) = self else { return false };
         let transient = [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN];
         Errno::from_io_error(error).is_some_and(|errno| transient.contains(&errno))
@@ -188,12 +188,12 @@ mod tests {
     #[test]
     fn only_faults_without_damage_to_files_are_transient() {
         let io = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
-        assert!(Fault::Io(io(Errno::MFILE)).is_passing());
-        assert!(Fault::Engine(sled::Error::Io(io(Errno::NOMEM))).is_passing());
+        assert!(Fault::Io(io(Errno::MFILE)).is_transient());
+        assert!(Fault::Engine(sled::Error::Io(io(Errno::NOMEM))).is_transient());
         for fault in [Fault::Io(io(Errno::NOSPC)), Fault::Io(io(Errno::IO)), Fault::Foreign] {
-            assert!(!fault.is_passing(), "{fault}");
+            assert!(!fault.is_transient(), "{fault}");
         }
-        assert!(!Fault::Engine(sled::Error::ReportableBug(String::new())).is_passing());
+        assert!(!Fault::Engine(sled::Error::ReportableBug(String::new())).is_transient());
     }
 
     #[test]

@@ -19,7 +19,7 @@ impl EntryEncoder {
     }
 
     /// An encoder without an envelope, for a part of another value.
-    pub(super) fn of_part(bytes: usize) -> Self {
+    pub(super) fn for_part(bytes: usize) -> Self {
         Self(Vec::with_capacity(bytes))
     }
 
@@ -69,7 +69,7 @@ impl<'a> EntryDecoder<'a> {
     }
 
     /// Decodes a part of a value, which has no envelope.
-    pub(super) fn of_part(part: &'a [u8]) -> Self {
+    pub(super) fn for_part(part: &'a [u8]) -> Self {
         Self(part)
     }
 

@@ -49,7 +49,7 @@ impl FsUsage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PressureAction {
     /// None: there is enough space.
-    Go,
+    Normal,
     /// Evict half of the entries, and write nothing meanwhile.
     Evict,
     /// Recreate the cache: eviction frees files, not the database.
@@ -69,8 +69,8 @@ impl SpacePressure {
     pub(super) fn step(&mut self, volume: Option<FsUsage>) -> PressureAction {
         let short = volume.is_some_and(FsUsage::is_short);
         let step = match self.last {
-            _ if !short => PressureAction::Go,
-            None | Some(PressureAction::Go) => PressureAction::Evict,
+            _ if !short => PressureAction::Normal,
+            None | Some(PressureAction::Normal) => PressureAction::Evict,
             Some(PressureAction::Evict) => PressureAction::Rebuild,
             Some(PressureAction::Rebuild | PressureAction::Wait) => PressureAction::Wait,
         };
@@ -79,8 +79,8 @@ impl SpacePressure {
     }
 
     /// Whether writes are suspended.
-    pub(super) fn is_on(&self) -> bool {
-        self.last.is_some_and(|step| step != PressureAction::Go)
+    pub(super) fn is_active(&self) -> bool {
+        self.last.is_some_and(|step| step != PressureAction::Normal)
     }
 }
 
@@ -111,17 +111,17 @@ mod tests {
         let empty = Some(FsUsage { total: 20 * GIB, free: 20 * GIB });
         let mut pressure = SpacePressure::default();
         let steps: Vec<_> = [empty, full, full, full, full, empty, full, None]
-            .map(|volume| (pressure.step(volume), pressure.is_on()))
+            .map(|volume| (pressure.step(volume), pressure.is_active()))
             .into();
         let expected = [
-            (PressureAction::Go, false),
+            (PressureAction::Normal, false),
             (PressureAction::Evict, true),
             (PressureAction::Rebuild, true),
             (PressureAction::Wait, true),
             (PressureAction::Wait, true),
-            (PressureAction::Go, false),
+            (PressureAction::Normal, false),
             (PressureAction::Evict, true),
-            (PressureAction::Go, false),
+            (PressureAction::Normal, false),
         ];
         assert_eq!(steps, expected);
     }

@@ -14,10 +14,10 @@ pub(super) const ENTRIES: [u8; 1] = *b"E";
 /// The first byte of all lists of variants.
 pub(super) const VARIANTS: [u8; 1] = *b"V";
 /// The first byte of all expiry records.
-pub(super) const DEATHS: [u8; 1] = *b"X";
+pub(super) const EXPIRIES: [u8; 1] = *b"X";
 
 /// Position of the entry with this key and variant.
-pub(super) fn place(key: &CacheKey, variant: VariantId) -> EntryId {
+pub(super) fn entry_id(key: &CacheKey, variant: VariantId) -> EntryId {
     EntryId { target: key.target_id(), id: key.id(), variant }
 }
 
@@ -40,7 +40,7 @@ pub(super) fn parse_entry(bytes: &[u8]) -> Option<EntryId> {
 }
 
 /// The common prefix of the keys of all entries of a target.
-pub(super) fn of_target(target: u128) -> Vec<u8> {
+pub(super) fn target_prefix(target: u128) -> Vec<u8> {
     [&ENTRIES[..], &target.to_be_bytes()].concat()
 }
 
@@ -50,13 +50,13 @@ pub(super) fn variants(id: u128) -> Vec<u8> {
 }
 
 /// The key of an entry's expiry record.
-pub(super) fn death(until: ExpiresAt, id: &EntryId) -> Vec<u8> {
-    [&DEATHS[..], &until.0.to_be_bytes(), &entry(id)].concat()
+pub(super) fn expiry(until: ExpiresAt, id: &EntryId) -> Vec<u8> {
+    [&EXPIRIES[..], &until.0.to_be_bytes(), &entry(id)].concat()
 }
 
 /// The time and the position that the key of an expiry record contains.
-pub(super) fn parse_death(bytes: &[u8]) -> Option<(ExpiresAt, EntryId)> {
-    let (until, id) = bytes.strip_prefix(&DEATHS)?.split_first_chunk()?;
+pub(super) fn parse_expiry(bytes: &[u8]) -> Option<(ExpiresAt, EntryId)> {
+    let (until, id) = bytes.strip_prefix(&EXPIRIES)?.split_first_chunk()?;
     Some((ExpiresAt(u64::from_be_bytes(*until)), parse_entry(id)?))
 }
 
@@ -68,14 +68,14 @@ impl ExpiresAt {
     pub(super) const FOREVER: Self = Self(u64::MAX);
 
     /// `None` means forever. A time that is out of range becomes the nearest that fits, never forever.
-    pub(super) fn of(time: Option<SystemTime>) -> Self {
+    pub(super) fn from_time(time: Option<SystemTime>) -> Self {
         let Some(time) = time else { return Self::FOREVER };
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX).min(u64::MAX - 1))
     }
 
     pub(super) fn is_past(self, now: SystemTime) -> bool {
-        self < Self::of(Some(now))
+        self < Self::from_time(Some(now))
     }
 }
 
@@ -94,17 +94,17 @@ mod tests {
             let entry_id = EntryId { target, id, variant: VariantId(variant) };
             prop_assert_eq!(parse_entry(&entry(&entry_id)), Some(entry_id));
             prop_assert_eq!(entry(&entry_id).len(), ENTRY_LENGTH);
-            let expiry = death(ExpiresAt(until), &entry_id);
-            prop_assert_eq!(parse_death(&expiry), Some((ExpiresAt(until), entry_id)));
+            let expiry = expiry(ExpiresAt(until), &entry_id);
+            prop_assert_eq!(parse_expiry(&expiry), Some((ExpiresAt(until), entry_id)));
             prop_assert_eq!(parse_entry(&expiry), None);
-            prop_assert_eq!(parse_death(&expiry[1..]), None);
+            prop_assert_eq!(parse_expiry(&expiry[1..]), None);
             prop_assert_eq!(parse_entry(&entry(&entry_id)[..ENTRY_LENGTH - 1]), None);
         }
 
         #[test]
         fn expiries_sort_by_time(one in any::<u64>(), other in any::<u64>(), id in any::<u128>()) {
             let entry_id = EntryId { target: id, id, variant: VariantId(id) };
-            let order = death(ExpiresAt(one), &entry_id).cmp(&death(ExpiresAt(other), &entry_id));
+            let order = expiry(ExpiresAt(one), &entry_id).cmp(&expiry(ExpiresAt(other), &entry_id));
             prop_assert_eq!(order, one.cmp(&other));
         }
     }
@@ -113,13 +113,13 @@ mod tests {
     fn forever_is_never_past_and_no_time_is_forever() {
         let late = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::MAX / 2);
         assert!(!ExpiresAt::FOREVER.is_past(late));
-        assert!(ExpiresAt::of(Some(late)) < ExpiresAt::FOREVER);
+        assert!(ExpiresAt::from_time(Some(late)) < ExpiresAt::FOREVER);
         assert_eq!(
-            ExpiresAt::of(Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1))),
+            ExpiresAt::from_time(Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1))),
             ExpiresAt(0)
         );
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
-        assert!(!ExpiresAt::of(Some(at)).is_past(at));
-        assert!(ExpiresAt::of(Some(at)).is_past(at + Duration::from_millis(1)));
+        assert!(!ExpiresAt::from_time(Some(at)).is_past(at));
+        assert!(ExpiresAt::from_time(Some(at)).is_past(at + Duration::from_millis(1)));
     }
 }

@@ -122,7 +122,7 @@ impl Layout {
     }
 
     /// Makes the database's files accessible to their owner only, whichever process created them.
-    pub(super) fn close_to_others(&self) -> io::Result<()> {
+    pub(super) fn restrict_permissions(&self) -> io::Result<()> {
         for file in fs::read_dir(self.database())? {
             let file = file?;
             let mode = if file.file_type()?.is_dir() { 0o700 } else { 0o600 };

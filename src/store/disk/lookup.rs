@@ -20,40 +20,40 @@ use crate::store::{EntryId, StoreQuery, is_newer};
 /// An entry whose metadata was verified and belongs to the requested key.
 #[derive(Debug, Clone)]
 pub struct DiskEntry {
-    pub(super) place: EntryId,
+    pub(super) id: EntryId,
     pub(super) value: IVec,
-    pub(super) head: EntryMeta,
+    pub(super) meta: EntryMeta,
 }
 
 impl DiskEntry {
     /// The epoch it was stored with.
-    pub fn mark(&self) -> Epoch {
-        self.head.mark
+    pub fn epoch(&self) -> Epoch {
+        self.meta.epoch
     }
 
     /// Whether its body is in the entry: then reading it needs no file.
     pub fn is_inline(&self) -> bool {
-        self.head.body_in == BodyLocation::Entry
+        self.meta.body_in == BodyLocation::Entry
     }
 
     /// Bytes of its body.
     pub fn body_len(&self) -> u64 {
-        self.head.body_len
+        self.meta.body_len
     }
 
     /// When the head was received.
     pub fn response_time(&self) -> SystemTime {
-        self.head.response_time
+        self.meta.response_time
     }
 
     /// The request fields that select it.
     pub fn vary(&self) -> &VaryFields {
-        &self.head.vary
+        &self.meta.vary
     }
 
     /// The variant of the request that fetched it.
     pub fn variant(&self) -> VariantId {
-        self.head.variant
+        self.meta.variant
     }
 }
 
@@ -82,22 +82,22 @@ pub(super) fn find(
     let mut damaged = Vec::new();
     let mut newest: Option<DiskEntry> = None;
     let mut own = Vec::with_capacity(1);
-    for fields in variants.lists() {
+    for fields in variants.vary_lists() {
         let variant = (query.variant)(fields);
         own.push(variant);
-        let entry_id = keys::place(query.key, variant);
+        let entry_id = keys::entry_id(query.key, variant);
         let Some(value) = database.get(&keys::entry(&entry_id))? else { continue };
         let Some(entry) = Entry::decode(&value) else {
             damaged.push((entry_id, value_hash(&value)));
             continue;
         };
-        let Entry { head: meta, canonical: found, .. } = entry;
+        let Entry { meta, canonical: found, .. } = entry;
         let same = found == canonical && meta.variant == variant && meta.vary == *fields;
         // RFC 9111 §4: of several that match, the most recent.
         let newer =
-            newest.as_ref().is_none_or(|n| is_newer(meta.asked, n.head.asked, latest_order));
+            newest.as_ref().is_none_or(|n| is_newer(meta.order, n.meta.order, latest_order));
         if same && newer {
-            newest = Some(DiskEntry { place: entry_id, value, head: meta });
+            newest = Some(DiskEntry { id: entry_id, value, meta });
         }
     }
     let others = variants.ids().any(|id| !own.contains(&id));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::key::CacheKey;
 use crate::store::generations::Epoch;
-use crate::store::{EntryId, StoreQuery, place_in_order};
+use crate::store::{EntryId, StoreQuery, order_key};
 use crate::stored::StoredResponse;
 
 /// All pending writes, by the id of their key.
@@ -49,7 +49,7 @@ impl PendingWrites {
         let Some(writes) = self.0.get_mut(&entry_id.id) else { return };
         writes.retain(|one| one.number > number || one.id != entry_id);
         if writes.is_empty() {
-            self.0.remove(&place.id);
+            self.0.remove(&entry_id.id);
         }
     }
 
@@ -68,7 +68,7 @@ impl PendingWrites {
         let is_selected = |one: &&PendingWrite| {
             one.key == *query.key && (query.variant)(&one.stored.vary) == one.stored.variant
         };
-        let order = |one: &&PendingWrite| place_in_order(one.stored.asked, latest_order);
+        let order = |one: &&PendingWrite| order_key(one.stored.order, latest_order);
         let newest = writes.iter().filter(is_selected).max_by_key(order)?;
         Some((Arc::clone(&newest.stored), newest.epoch))
     }

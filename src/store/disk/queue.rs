@@ -26,9 +26,9 @@ const COMMANDS: usize = 4096;
 pub(super) struct PutCommand {
     pub(super) key: CacheKey,
     pub(super) stored: Arc<StoredResponse>,
-    pub(super) mark: Epoch,
+    pub(super) epoch: Epoch,
     /// The newest order number given out when the response was put.
-    pub(super) so_far: u64,
+    pub(super) latest_order: u64,
     pub(super) until: ExpiresAt,
     /// Keeps the target marked as present until the response is written.
     pub(super) _presence: PresenceGuard,
@@ -41,7 +41,7 @@ pub(super) enum Command {
     /// Remove this entry, if its value still has this hash.
     Remove(EntryId, u64),
     /// Remove all entries of this target.
-    Reclaim(u128),
+    RemoveTarget(u128),
     /// Remove everything.
     Clear,
     /// Reply when everything queued before is on disk.
@@ -85,8 +85,8 @@ struct Waiting {
 }
 
 impl PutCommand {
-    pub(super) fn place(&self) -> EntryId {
-        keys::place(&self.key, self.stored.variant)
+    pub(super) fn entry_id(&self) -> EntryId {
+        keys::entry_id(&self.key, self.stored.variant)
     }
 
     fn weight(&self) -> usize {
@@ -95,13 +95,13 @@ impl PutCommand {
 
     /// Whether a stored response with the order number `order` is newer.
     pub(super) fn is_older_than(&self, order: u64) -> bool {
-        is_newer(order, self.stored.asked, self.so_far)
+        is_newer(order, self.stored.order, self.latest_order)
     }
 }
 
 impl Queue {
     /// A queue for this many bytes.
-    pub(super) fn of(bytes: usize) -> Self {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
         Self { bytes, waiting: Mutex::default(), changed: Condvar::new() }
     }
 
@@ -111,10 +111,10 @@ impl Queue {
         if waiting.closed {
             return Err(NotQueued::Closed);
         }
-        let entry_id = put.place();
+        let entry_id = put.entry_id();
         let bytes = put.weight();
         if let Some(queued) = waiting.queued_put(entry_id) {
-            if put.is_older_than(queued.stored.asked) {
+            if put.is_older_than(queued.stored.order) {
                 return Ok(());
             }
             let before = queued.weight();
@@ -123,7 +123,7 @@ impl Queue {
             }
             waiting.bytes = waiting.bytes - before + bytes;
             let number = waiting.puts.get(&entry_id).copied().unwrap_or_default();
-            waiting.pending.put(number, entry_id, &put.key, (&put.stored, put.mark));
+            waiting.pending.put(number, entry_id, &put.key, (&put.stored, put.epoch));
             if let Some(queued) = waiting.queued_put(entry_id) {
                 *queued = put;
             }
@@ -135,7 +135,7 @@ impl Queue {
         waiting.bytes += bytes;
         let number = waiting.taken + waiting.commands.len() as u64;
         waiting.puts.insert(entry_id, number);
-        waiting.pending.put(number, entry_id, &put.key, (&put.stored, put.mark));
+        waiting.pending.put(number, entry_id, &put.key, (&put.stored, put.epoch));
         waiting.commands.push_back(Command::Put(put));
         self.changed.notify_one();
         Ok(())
@@ -196,7 +196,7 @@ impl Queue {
         waiting.taken += 1;
         if let Command::Put(put) = &command {
             waiting.bytes -= put.weight();
-            let (entry_id, number) = (put.place(), waiting.taken - 1);
+            let (entry_id, number) = (put.entry_id(), waiting.taken - 1);
             if waiting.puts.get(&entry_id) == Some(&number) {
                 waiting.puts.remove(&entry_id);
             }
@@ -212,7 +212,7 @@ impl Waiting {
         match self.commands.get_mut(usize::try_from(nth).ok()?)? {
             Command::Put(put) => Some(put),
             Command::Remove(..)
-            | Command::Reclaim(_)
+            | Command::RemoveTarget(_)
             | Command::Clear
             | Command::Flush(_)
             | Command::Stall(_)

@@ -40,7 +40,7 @@ const STEPS: [RecoveryStep; 3] =
 pub(super) struct Recovery {
     pub(super) layout: Layout,
     pub(super) clock: Clock,
-    pub(super) account: Arc<Telemetry>,
+    pub(super) telemetry: Arc<Telemetry>,
     /// How long an opening may take.
     pub(super) open_within: Duration,
 }
@@ -51,26 +51,26 @@ pub(super) struct Opened {
     /// Receives a message when it is closed.
     pub(super) closed: Closed,
     /// Its usage.
-    pub(super) sizes: DiskUsage,
+    pub(super) usage: DiskUsage,
 }
 
 impl Recovery {
     /// Opens, from this step on; `Err`: the reason why every step failed. If the files are not the cause they
     /// are left as they are.
-    pub(super) fn climb(&self, from: RecoveryStep) -> Result<Opened, String> {
+    pub(super) fn open_from(&self, from: RecoveryStep) -> Result<Opened, String> {
         let mut errors = Vec::new();
         for step in STEPS.into_iter().filter(|step| *step >= from) {
             match self.try_step(step) {
                 Ok(opened) => {
                     if step > RecoveryStep::AsItIs {
-                        self.account.store_recovered();
+                        self.telemetry.store_recovered();
                     }
                     return Ok(opened);
                 }
                 Err(fault) => {
-                    self.account.store_error(StoreOp::Open, &fault);
+                    self.telemetry.store_error(StoreOp::Open, &fault);
                     errors.push(fault.to_string());
-                    if fault.is_passing() {
+                    if fault.is_transient() {
                         break;
                     }
                 }
@@ -88,7 +88,7 @@ impl Recovery {
         }
         self.layout.prepare()?;
         let opened = self.open()?;
-        self.layout.close_to_others()?;
+        self.layout.restrict_permissions()?;
         Ok(opened)
     }
 
@@ -100,8 +100,8 @@ impl Recovery {
             let opened = caught(|| {
                 wait_until_unlocked(&database.join("db"))?;
                 let (database, closed) = Database::open(&database, Bodies::new(bodies))?;
-                let usage = DiskUsage::of(&database)?;
-                Ok(Opened { database, closed, sizes: usage })
+                let usage = DiskUsage::from_database(&database)?;
+                Ok(Opened { database, closed, usage })
             });
             // If the receiver is gone, the opened database is dropped and closed again.
             drop(done.send(opened));

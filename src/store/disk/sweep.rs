@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use crate::store::EntryId;
 use crate::store::disk::codec::Entry;
 use crate::store::disk::database::Fault;
-use crate::store::disk::keys::{self, DEATHS, ExpiresAt};
+use crate::store::disk::keys::{self, EXPIRIES, ExpiresAt};
 use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::writer::DiskWriter;
 
@@ -22,8 +22,8 @@ impl DiskWriter {
     /// Removes entries that expired before `now`, at most [`SLICE`] of them; returns whether more are due.
     pub(super) fn sweep(&mut self, now: SystemTime) -> Result<bool, Fault> {
         let mut due = 0;
-        for (record, _) in self.database.scan(&DEATHS, None, SLICE)? {
-            match keys::parse_death(&record) {
+        for (record, _) in self.database.scan(&EXPIRIES, None, SLICE)? {
+            match keys::parse_expiry(&record) {
                 Some((until, _)) if !until.is_past(now) => break,
                 Some((until, id)) => drop(self.remove_expired(&id, until)?),
                 None => drop(self.database.remove(&record)?),
@@ -35,7 +35,7 @@ impl DiskWriter {
 
     /// Evicts until the usage fits the bound.
     pub(super) fn make_room(&mut self) -> Result<(), Fault> {
-        if self.sizes.bytes() <= self.bound {
+        if self.usage.bytes() <= self.bound {
             return Ok(());
         }
         self.evict_down_to(self.bound - MARGIN.min(self.bound / 64))
@@ -43,19 +43,19 @@ impl DiskWriter {
 
     /// Evicts until the usage is at most `bytes`.
     pub(super) fn evict_down_to(&mut self, bytes: u64) -> Result<(), Fault> {
-        while self.sizes.bytes() > bytes {
-            let front = self.database.scan(&DEATHS, None, STEP)?;
+        while self.usage.bytes() > bytes {
+            let front = self.database.scan(&EXPIRIES, None, STEP)?;
             if front.is_empty() {
                 // No entry is left.
-                self.sizes.replace(&DiskUsage::default());
+                self.usage.replace(&DiskUsage::default());
             }
             for (record, _) in front {
-                match keys::parse_death(&record) {
-                    Some((until, id)) if self.remove_expired(&id, until)? => self.sizes.evicted(),
+                match keys::parse_expiry(&record) {
+                    Some((until, id)) if self.remove_expired(&id, until)? => self.usage.evicted(),
                     Some(_) => {}
                     None => drop(self.database.remove(&record)?),
                 }
-                if self.sizes.bytes() <= bytes {
+                if self.usage.bytes() <= bytes {
                     break;
                 }
             }
@@ -69,7 +69,7 @@ impl DiskWriter {
         let value = self.database.get(&keys::entry(id))?;
         let is_current = value.is_some_and(|value| {
             // The expiry of a damaged entry is unknown: it is removed too.
-            Entry::decode(&value).is_none_or(|entry| entry.head.until == until)
+            Entry::decode(&value).is_none_or(|entry| entry.meta.until == until)
         });
         let removed = is_current && self.remove(id)?;
         self.unindex_expiry(id, until)?;

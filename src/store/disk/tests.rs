@@ -1,9 +1,9 @@
 //! The disk tier as its callers see it: storing, removing, and damage.
 
 mod bounds;
+mod cleanup;
 mod damage;
-mod keeping;
-mod tidying;
+mod storing;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::database::Database;
 use crate::store::disk::encryption::FieldCipher;
-use crate::store::disk::keys::{DEATHS, ENTRIES, VARIANTS};
+use crate::store::disk::keys::{ENTRIES, EXPIRIES, VARIANTS};
 use crate::store::disk::layout::Layout;
 use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::writer::DiskWriter;
@@ -40,9 +40,9 @@ const MIB: u64 = 1 << 20;
 struct TestDisk {
     dir: TempDir,
     clock: Clock,
-    account: Arc<Telemetry>,
+    telemetry: Arc<Telemetry>,
     bytes: u64,
-    means: Hooks,
+    hooks: Hooks,
 }
 
 /// These disks have no tiers above them.
@@ -64,10 +64,10 @@ impl TestDisk {
         };
         Self {
             dir: tempfile::tempdir().unwrap(),
-            clock: Clock::by_hand(at(1_000_000)),
-            account: Telemetry::new(&[], &[]),
+            clock: Clock::manual(at(1_000_000)),
+            telemetry: Telemetry::new(&[], &[]),
             bytes: 1024 * MIB,
-            means: hooks,
+            hooks,
         }
     }
 
@@ -87,10 +87,10 @@ impl TestDisk {
     }
 
     fn start(&self) -> Arc<Disk> {
-        let telemetry = Arc::clone(&self.account);
+        let telemetry = Arc::clone(&self.telemetry);
         Disk::start_with(
             self.settings(),
-            self.means,
+            self.hooks,
             self.clock.clone(),
             telemetry,
             Box::new(NoObserver),
@@ -105,18 +105,18 @@ impl TestDisk {
     }
 
     /// The writer without its thread.
-    fn keeper(&self) -> DiskWriter {
+    fn writer(&self) -> DiskWriter {
         let layout = self.layout();
         layout.prepare().unwrap();
         let bodies = Bodies::new(layout.bodies());
         let (database, _closed) = Database::open(&layout.database(), bodies).unwrap();
         DiskWriter {
-            sizes: Arc::new(DiskUsage::of(&database).unwrap()),
+            usage: Arc::new(DiskUsage::from_database(&database).unwrap()),
             database: Arc::new(database),
-            at_rest: Arc::new(FieldCipher::new(&self.settings().secret)),
-            account: Arc::clone(&self.account),
+            cipher: Arc::new(FieldCipher::new(&self.settings().secret)),
+            telemetry: Arc::clone(&self.telemetry),
             bound: self.bytes,
-            so_far: 0,
+            latest_order: 0,
             check: None,
         }
     }
@@ -128,7 +128,7 @@ impl TestDisk {
 
     /// The value of a metric.
     fn metric(&self, name: &str) -> u64 {
-        let page = self.account.render();
+        let page = self.telemetry.render();
         let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0, |value| value.parse().unwrap())
     }
@@ -187,7 +187,7 @@ fn stored_at(
             (at(seconds), at(seconds)),
             Duration::from_secs(5),
         )
-        .asked_as(seconds),
+        .with_order(seconds),
     )
 }
 
@@ -195,17 +195,17 @@ fn stored(body: impl Into<Bytes>) -> Arc<StoredResponse> {
     stored_at(body, &[], 0, 100)
 }
 
-const MARK: Epoch = Epoch::from_raw(1);
+const EPOCH: Epoch = Epoch::from_raw(1);
 /// Later than every order number in these tests.
-const SO_FAR: u64 = 1 << 40;
+const LATEST_ORDER: u64 = 1 << 40;
 
 /// Presence of a target that is not part of these tests.
 fn presence() -> PresenceGuard {
-    Arc::new(PresentTargets::default()).enter(0, PresenceKind::Awaited)
+    Arc::new(PresentTargets::default()).register(0, PresenceKind::Pending)
 }
 
 fn put(disk: &Disk, path: &str, stored: &Arc<StoredResponse>) {
-    disk.put(&key(path), stored, (MARK, SO_FAR), None, presence());
+    disk.put(&key(path), stored, (EPOCH, LATEST_ORDER), None, presence());
 }
 
 /// Looks up as a request whose variant is `variant` wherever a response varies.
@@ -233,5 +233,5 @@ fn body(disk: &Disk, path: &str) -> Option<Bytes> {
 
 /// Number of entries, lists of variants and expiry records.
 fn counts(database: &Database) -> [usize; 3] {
-    [ENTRIES, VARIANTS, DEATHS].map(|prefix| database.scan(&prefix, None, 100_000).unwrap().len())
+    [ENTRIES, VARIANTS, EXPIRIES].map(|prefix| database.scan(&prefix, None, 100_000).unwrap().len())
 }

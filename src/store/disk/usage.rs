@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::store::StoreUsage;
 use crate::store::disk::database::{Database, Fault};
-use crate::store::disk::keys::{self, DEATHS};
+use crate::store::disk::keys::{self, EXPIRIES};
 
 /// The smallest allocation of the file system for a file.
 const BLOCK: u64 = 4096;
@@ -74,11 +74,11 @@ impl DiskUsage {
     }
 
     /// Computes the usage of a database.
-    pub(super) fn of(database: &Database) -> Result<Self, Fault> {
+    pub(super) fn from_database(database: &Database) -> Result<Self, Fault> {
         let usage = Self::default();
         let mut after = None;
         loop {
-            let page = database.scan(&DEATHS, after.as_deref(), PAGE)?;
+            let page = database.scan(&EXPIRIES, after.as_deref(), PAGE)?;
             for (_, size) in &page {
                 usage.add(EntrySize::parse(size));
             }

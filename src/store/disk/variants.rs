@@ -22,7 +22,7 @@ pub(super) struct Variants {
 
 impl Variants {
     /// The empty list of a key under which nothing is stored yet.
-    pub(super) fn none(target: u128, canonical: &[u8]) -> Self {
+    pub(super) fn empty(target: u128, canonical: &[u8]) -> Self {
         Self { target, canonical: canonical.to_owned(), known: Vec::new() }
     }
 
@@ -42,12 +42,12 @@ impl Variants {
     }
 
     /// Variants that vary by other fields than these.
-    pub(super) fn by_others(&self, by: &VaryFields) -> Vec<VariantId> {
+    pub(super) fn with_other_vary(&self, by: &VaryFields) -> Vec<VariantId> {
         self.known.iter().filter(|(_, vary)| vary != by).map(|(id, _)| *id).collect()
     }
 
     /// The `Vary` lists: each once, that of the newest variant first.
-    pub(super) fn lists(&self) -> Vec<&VaryFields> {
+    pub(super) fn vary_lists(&self) -> Vec<&VaryFields> {
         let mut lists: Vec<&VaryFields> = Vec::with_capacity(1);
         for (_, vary) in self.known.iter().rev() {
             if !lists.contains(&vary) {
@@ -75,7 +75,7 @@ impl Variants {
     }
 
     /// Removes and returns the least recently stored variant if there are too many.
-    pub(super) fn shed(&mut self) -> Option<VariantId> {
+    pub(super) fn evict_oldest(&mut self) -> Option<VariantId> {
         let too_long = || self.known.len() > 1 && self.encode().is_none();
         let too_many = self.known.len() > VARIANTS || too_long();
         too_many.then(|| self.known.remove(0).0)
@@ -128,42 +128,42 @@ mod tests {
 
     #[test]
     fn the_least_recently_stored_variant_is_evicted() {
-        let mut variants = Variants::none(7, b"key");
+        let mut variants = Variants::empty(7, b"key");
         let mut evicted = Vec::new();
         for n in 0..VARIANTS as u128 {
             assert!(variants.add(VariantId(n), &by(&["x-v"])));
-            evicted.extend(variants.shed());
+            evicted.extend(variants.evict_oldest());
         }
         assert!(variants.add(VariantId(0), &by(&["x-v"])), "it is the newest again");
         assert!(!variants.add(VariantId(0), &by(&["x-v"])), "it was the newest already");
         assert_eq!(evicted, []);
         variants.add(VariantId(1000), &by(&["x-v"]));
-        assert_eq!(variants.shed(), Some(VariantId(1)));
-        assert_eq!(variants.shed(), None);
+        assert_eq!(variants.evict_oldest(), Some(VariantId(1)));
+        assert_eq!(variants.evict_oldest(), None);
     }
 
     #[test]
     fn each_vary_list_comes_once_and_that_of_the_newest_first() {
-        let mut variants = Variants::none(7, b"key");
+        let mut variants = Variants::empty(7, b"key");
         variants.add(VariantId(1), &by(&["accept"]));
         variants.add(VariantId(2), &by(&["accept", "x-v"]));
         variants.add(VariantId(3), &by(&["accept"]));
-        assert_eq!(variants.lists(), [&by(&["accept"]), &by(&["accept", "x-v"])]);
+        assert_eq!(variants.vary_lists(), [&by(&["accept"]), &by(&["accept", "x-v"])]);
         variants.remove(VariantId(3));
         variants.remove(VariantId(1));
-        assert_eq!(variants.lists(), [&by(&["accept", "x-v"])]);
+        assert_eq!(variants.vary_lists(), [&by(&["accept", "x-v"])]);
         assert!(!variants.remove(VariantId(1)));
     }
 
     #[test]
     fn the_value_stays_small_however_long_the_lists_are() {
-        let mut variants = Variants::none(7, &[7; 4_000]);
+        let mut variants = Variants::empty(7, &[7; 4_000]);
         let long = VaryFields::new(
             (0..40).map(|n| HeaderName::try_from(format!("x-{n:060}")).unwrap()).collect(),
         );
         for n in 0..10 {
             variants.add(VariantId(n), &long);
-            while variants.shed().is_some() {}
+            while variants.evict_oldest().is_some() {}
             assert!(variants.encode().is_some_and(|value| value.len() <= LARGEST));
         }
         assert_eq!(variants.ids().last(), Some(VariantId(9)));
@@ -172,7 +172,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_damage_is_refused(flip in any::<proptest::sample::Index>(), cut in any::<proptest::sample::Index>()) {
-            let mut variants = Variants::none(7, b"key");
+            let mut variants = Variants::empty(7, b"key");
             variants.add(VariantId(1), &by(&["accept"]));
             variants.add(VariantId(2), &by(&[]));
             let value = variants.encode().unwrap();

@@ -36,7 +36,7 @@ pub(super) struct Worker {
     shared: Arc<Shared>,
     recovery: Recovery,
     open: Option<(DiskWriter, Closed)>,
-    shortage: SpacePressure,
+    pressure: SpacePressure,
     /// Whether a slice of sweeping left due entries.
     sweeping: bool,
     timers: Timers,
@@ -58,8 +58,8 @@ impl Worker {
         let recovery = Recovery {
             layout: Layout::new(shared.settings.dir.clone()),
             clock: shared.clock.clone(),
-            account: Arc::clone(&shared.account),
-            open_within: shared.means.open_within,
+            telemetry: Arc::clone(&shared.telemetry),
+            open_within: shared.hooks.open_within,
         };
         let now = clock::monotonic();
         let sweep = now + shared.settings.sweep_every;
@@ -68,7 +68,7 @@ impl Worker {
             shared,
             recovery,
             open: None,
-            shortage: SpacePressure::default(),
+            pressure: SpacePressure::default(),
             sweeping: false,
             timers,
             opened: now,
@@ -77,8 +77,8 @@ impl Worker {
 
     /// Runs until the command to close.
     pub(super) fn run(mut self) {
-        self.climb(RecoveryStep::AsItIs);
-        self.shared.settled.send_replace(true);
+        self.recover(RecoveryStep::AsItIs);
+        self.shared.first_open_done.send_replace(true);
         loop {
             let command = self.shared.queue.next(self.next_due());
             let idle = command.is_none();
@@ -98,7 +98,7 @@ impl Worker {
                 Some(command) => self.execute(&command),
                 None => {}
             }
-            self.look_after(idle);
+            self.run_due_tasks(idle);
         }
     }
 
@@ -108,7 +108,7 @@ impl Worker {
             Command::Remove(key, hash) => {
                 self.attempt(|writer, _| writer.remove_damaged((*key, *hash)));
             }
-            Command::Reclaim(target) => {
+            Command::RemoveTarget(target) => {
                 self.attempt(|writer, _| writer.remove_target(*target));
             }
             Command::Clear | Command::Flush(_) | Command::Stall(_) | Command::Close(_) => {}
@@ -117,9 +117,9 @@ impl Worker {
 
     /// Writes a response. If it cannot be written, the entry that it replaces is removed all the same.
     fn write(&mut self, put: &PutCommand) {
-        let written = if self.shortage.is_on() {
-            self.shared.account.store_dropped();
-            self.attempt(|writer, _| writer.outdo(put))
+        let written = if self.pressure.is_active() {
+            self.shared.telemetry.store_dropped();
+            self.attempt(|writer, _| writer.remove_replaced(put))
         } else {
             self.attempt(|writer, _| {
                 writer.put(put)?;
@@ -127,22 +127,22 @@ impl Worker {
             })
         };
         if written.is_none() {
-            self.shared.events.lost(&put.key, &put.stored, put.mark);
+            self.shared.events.lost(&put.key, &put.stored, put.epoch);
         }
     }
 
     /// Runs the tasks that are due by the timers.
-    fn look_after(&mut self, idle: bool) {
+    fn run_due_tasks(&mut self, idle: bool) {
         let now = clock::monotonic();
         if self.open.is_none() {
             if now >= self.timers.retry {
-                self.climb(RecoveryStep::AsItIs);
+                self.recover(RecoveryStep::AsItIs);
             }
             return;
         }
         if now >= self.timers.free_space {
             self.timers.free_space = now + ROOM_EVERY;
-            self.look_for_room();
+            self.check_free_space();
         }
         if now >= self.timers.check {
             self.timers.check = now + CHECK_EVERY;
@@ -165,26 +165,26 @@ impl Worker {
         if mem::take(&mut self.sweeping) {
             self.sweeping = self.attempt(DiskWriter::sweep).unwrap_or_default();
         } else {
-            self.attempt(|writer, _| writer.check_on());
+            self.attempt(|writer, _| writer.check_step());
         }
     }
 
-    fn look_for_room(&mut self) {
-        let volume = (self.shared.means.measure)(&self.shared.settings.dir);
+    fn check_free_space(&mut self) {
+        let volume = (self.shared.hooks.measure)(&self.shared.settings.dir);
         let bound = self.shared.settings.bytes;
         let size = self.attempt(|writer, _| writer.database.size());
         let bloated = size.is_some_and(|size| free_space::is_bloated(size, bound));
-        let step = self.shortage.step(volume);
-        self.shared.full.store(self.shortage.is_on(), Ordering::Relaxed);
+        let step = self.pressure.step(volume);
+        self.shared.full.store(self.pressure.is_active(), Ordering::Relaxed);
         match step {
-            PressureAction::Go if bloated => self.recreate(),
-            PressureAction::Go | PressureAction::Wait => {}
+            PressureAction::Normal if bloated => self.recreate(),
+            PressureAction::Normal | PressureAction::Wait => {}
             PressureAction::Evict => {
                 tracing::warn!("The volume of the store is nearly full: evicting");
                 if let Err(error) = self.recovery.layout.remove_quarantines() {
-                    self.shared.account.store_error(StoreOp::Remove, &error);
+                    self.shared.telemetry.store_error(StoreOp::Remove, &error);
                 }
-                self.attempt(|writer, _| writer.evict_down_to(writer.sizes.bytes() / 2));
+                self.attempt(|writer, _| writer.evict_down_to(writer.usage.bytes() / 2));
             }
             PressureAction::Rebuild => {
                 tracing::warn!("The volume of the store is still nearly full: emptying the cache");
@@ -212,15 +212,15 @@ impl Worker {
         match caught(|| act(writer, now)) {
             Ok(done) => Some(done),
             Err(fault) => {
-                self.shared.account.store_error(StoreOp::Write, &fault);
+                self.shared.telemetry.store_error(StoreOp::Write, &fault);
                 self.close_database();
                 let failed_soon = clock::monotonic() < self.opened + TRIAL;
-                if failed_soon && fault.is_passing() {
+                if failed_soon && fault.is_transient() {
                     // The system lacks a resource: that is no reason to quarantine the files.
                     self.retry_later(fault.to_string());
                 } else {
                     // A database that fails again so soon is not opened as it is.
-                    self.climb(if failed_soon {
+                    self.recover(if failed_soon {
                         RecoveryStep::Quarantine
                     } else {
                         RecoveryStep::AsItIs
@@ -232,9 +232,9 @@ impl Worker {
     }
 
     /// Opens the database, or continues with memory only until the next retry.
-    fn climb(&mut self, from: RecoveryStep) {
-        match self.recovery.climb(from) {
-            Ok(Opened { database, closed, sizes: usage }) => {
+    fn recover(&mut self, from: RecoveryStep) {
+        match self.recovery.open_from(from) {
+            Ok(Opened { database, closed, usage }) => {
                 let writer = self.shared.publish(database, &usage);
                 self.open = Some((writer, closed));
                 let now = clock::monotonic();
@@ -248,8 +248,8 @@ impl Worker {
 
     /// Continues with memory only until the next retry.
     fn retry_later(&mut self, reason: String) {
-        self.shared.out_of_order(reason);
-        self.timers.retry = clock::monotonic() + self.shared.means.retry_every;
+        self.shared.set_memory_only(reason);
+        self.timers.retry = clock::monotonic() + self.shared.hooks.retry_every;
     }
 
     /// Empties the cache: the old one is moved out of the way and a new database opened.
@@ -261,17 +261,17 @@ impl Worker {
         let from = match self.recovery.layout.discard() {
             Ok(()) => RecoveryStep::AsItIs,
             Err(error) => {
-                self.shared.account.store_error(StoreOp::Remove, &error);
+                self.shared.telemetry.store_error(StoreOp::Remove, &error);
                 RecoveryStep::Wipe
             }
         };
-        self.climb(from);
+        self.recover(from);
     }
 
     /// Drops the database, and waits a limited time until it is closed: before that it may still write where
     /// the next one will be.
     fn close_database(&mut self) {
-        self.shared.withdraw();
+        self.shared.unpublish();
         let Some((writer, closed)) = self.open.take() else { return };
         drop(writer);
         if closed.recv_timeout(CLOSE_WITHIN) == Err(RecvTimeoutError::Timeout) {
@@ -283,7 +283,7 @@ impl Worker {
         if let Some((writer, _)) = &self.open
             && let Err(fault) = writer.database.flush()
         {
-            self.shared.account.store_error(StoreOp::Write, &fault);
+            self.shared.telemetry.store_error(StoreOp::Write, &fault);
         }
         self.close_database();
     }

@@ -26,7 +26,7 @@ use crate::telemetry::{StoreOp, Telemetry};
 pub(super) struct VariantUpdate {
     pub(super) variants: Variants,
     /// Variants that exceeded the limit.
-    pub(super) shed: Vec<VariantId>,
+    pub(super) evicted: Vec<VariantId>,
     /// Whether there is anything to write.
     pub(super) changed: bool,
 }
@@ -34,13 +34,13 @@ pub(super) struct VariantUpdate {
 /// Writes to an open database.
 pub(super) struct DiskWriter {
     pub(super) database: Arc<Database>,
-    pub(super) sizes: Arc<DiskUsage>,
-    pub(super) at_rest: Arc<FieldCipher>,
-    pub(super) account: Arc<Telemetry>,
+    pub(super) usage: Arc<DiskUsage>,
+    pub(super) cipher: Arc<FieldCipher>,
+    pub(super) telemetry: Arc<Telemetry>,
     /// `store.disk`.
     pub(super) bound: u64,
     /// The newest order number given out at the last put.
-    pub(super) so_far: u64,
+    pub(super) latest_order: u64,
     /// The check in progress.
     pub(super) check: Option<Check>,
 }
@@ -50,11 +50,11 @@ const PAGE: usize = 500;
 
 impl DiskWriter {
     /// Removes the entries that a response replaces which cannot be written.
-    pub(super) fn outdo(&self, put: &PutCommand) -> Result<(), Fault> {
-        let entry_id = put.place();
+    pub(super) fn remove_replaced(&self, put: &PutCommand) -> Result<(), Fault> {
+        let entry_id = put.entry_id();
         let existing = self.database.get(&keys::entry(&entry_id))?;
         let newer = |value: &IVec| {
-            Entry::decode(value).is_some_and(|entry| put.is_older_than(entry.head.asked))
+            Entry::decode(value).is_some_and(|entry| put.is_older_than(entry.meta.order))
         };
         if existing.as_ref().is_some_and(newer) {
             return Ok(());
@@ -72,11 +72,11 @@ impl DiskWriter {
         is_older: impl Fn(u64) -> bool,
     ) -> Result<(), Fault> {
         let Some(variants) = self.variants(entry_id)? else { return Ok(()) };
-        for variant in variants.by_others(by) {
+        for variant in variants.with_other_vary(by) {
             let other = EntryId { variant, ..*entry_id };
             let value = self.database.get(&keys::entry(&other))?;
             let entry = value.as_ref().and_then(|value| Entry::decode(value));
-            if entry.is_none_or(|entry| is_older(entry.head.asked)) {
+            if entry.is_none_or(|entry| is_older(entry.meta.order)) {
                 self.remove(&other)?;
             }
         }
@@ -85,33 +85,33 @@ impl DiskWriter {
 
     /// Writes a response. It replaces the same variant unless that was requested later.
     pub(super) fn put(&mut self, put: &PutCommand) -> Result<(), Fault> {
-        self.so_far = put.so_far;
-        let entry_id = put.place();
+        self.latest_order = put.latest_order;
+        let entry_id = put.entry_id();
         let existing = self.database.get(&keys::entry(&entry_id))?;
         let existing = existing.as_ref().and_then(|value| Entry::decode(value));
         let existing = existing.filter(|entry| entry.canonical == put.key.canonical());
-        let existing = existing.map(|entry| entry.head);
-        if existing.as_ref().is_some_and(|existing| put.is_older_than(existing.asked)) {
+        let existing = existing.map(|entry| entry.meta);
+        if existing.as_ref().is_some_and(|existing| put.is_older_than(existing.order)) {
             return Ok(());
         }
         let new_entry = EntryRef {
             canonical: put.key.canonical(),
             stored: &put.stored,
-            mark: put.mark,
+            epoch: put.epoch,
             until: put.until,
             body_hash: body_hash(&put.stored.body),
         };
         let variants = self.variants_with(put)?;
         let body_in = self.body_in(&new_entry, entry_id, existing.as_ref());
-        let (Some(value), Some(variants)) = (new_entry.encode(body_in, &self.at_rest), variants)
+        let (Some(value), Some(variants)) = (new_entry.encode(body_in, &self.cipher), variants)
         else {
             // Too large to be stored; the entry that it replaces is no longer the newest.
-            return self.outdo(put);
+            return self.remove_replaced(put);
         };
         if let BodyLocation::File(number) = body_in
             && !self.write_body(BodyFileName { id: entry_id.id, number }, &put.stored.body)
         {
-            return self.outdo(put);
+            return self.remove_replaced(put);
         }
         self.write_variants(&entry_id, variants)?;
         let size = weight(&value, body_in, put.stored.body.len());
@@ -126,7 +126,7 @@ impl DiskWriter {
     pub(super) fn remove_damaged(&mut self, (entry_id, hash): CorruptEntry) -> Result<(), Fault> {
         match self.database.get(&keys::entry(&entry_id))? {
             Some(value) if value_hash(&value) == hash => {
-                self.account.store_error(StoreOp::Read, &"an entry was damaged");
+                self.telemetry.store_error(StoreOp::Read, &"an entry was damaged");
                 self.remove(&entry_id).map(drop)
             }
             Some(_) | None => Ok(()),
@@ -135,7 +135,7 @@ impl DiskWriter {
 
     /// Removes every entry of a target.
     pub(super) fn remove_target(&mut self, target: u128) -> Result<(), Fault> {
-        let prefix = keys::of_target(target);
+        let prefix = keys::target_prefix(target);
         loop {
             let page = self.database.scan(&prefix, None, PAGE)?;
             if page.is_empty() {
@@ -160,13 +160,13 @@ impl DiskWriter {
         {
             self.write_variants(
                 entry_id,
-                VariantUpdate { variants, shed: Vec::new(), changed: true },
+                VariantUpdate { variants, evicted: Vec::new(), changed: true },
             )?;
         }
-        if let Some(Entry { head: meta, .. }) = Entry::decode(&value) {
-            let latest_order = self.so_far;
+        if let Some(Entry { meta, .. }) = Entry::decode(&value) {
+            let latest_order = self.latest_order;
             self.remove_older(entry_id, &meta.vary, |order| {
-                is_newer(meta.asked, order, latest_order)
+                is_newer(meta.order, order, latest_order)
             })?;
         }
         Ok(true)
@@ -179,18 +179,18 @@ impl DiskWriter {
         until: ExpiresAt,
         size: EntrySize,
     ) -> Result<(), Fault> {
-        let before = self.database.insert(&keys::death(until, entry_id), size.bytes())?;
-        self.sizes.add(size);
+        let before = self.database.insert(&keys::expiry(until, entry_id), size.bytes())?;
+        self.usage.add(size);
         if let Some(before) = before {
-            self.sizes.remove(EntrySize::parse(&before));
+            self.usage.remove(EntrySize::parse(&before));
         }
         Ok(())
     }
 
     /// Removes the expiry record of an entry.
     pub(super) fn unindex_expiry(&self, entry_id: &EntryId, until: ExpiresAt) -> Result<(), Fault> {
-        if let Some(size) = self.database.remove(&keys::death(until, entry_id))? {
-            self.sizes.remove(EntrySize::parse(&size));
+        if let Some(size) = self.database.remove(&keys::expiry(until, entry_id))? {
+            self.usage.remove(EntrySize::parse(&size));
         }
         Ok(())
     }
@@ -203,16 +203,12 @@ impl DiskWriter {
 
     /// The variants of a key with this one as the newest; `None` where its key is too long.
     fn variants_with(&self, put: &PutCommand) -> Result<Option<VariantUpdate>, Fault> {
-        let (entry_id, canonical) = (put.place(), put.key.canonical());
+        let (entry_id, canonical) = (put.entry_id(), put.key.canonical());
         let known = self.variants(&entry_id)?.filter(|known| known.canonical() == canonical);
-        let mut variants = known.unwrap_or_else(|| Variants::none(entry_id.target, canonical));
+        let mut variants = known.unwrap_or_else(|| Variants::empty(entry_id.target, canonical));
         let changed = variants.add(entry_id.variant, &put.stored.vary);
-        let evicted = std::iter::from_fn(|| variants.shed()).collect();
-        Ok(variants.encode().is_some().then_some(VariantUpdate {
-            variants,
-            shed: evicted,
-            changed,
-        }))
+        let evicted = std::iter::from_fn(|| variants.evict_oldest()).collect();
+        Ok(variants.encode().is_some().then_some(VariantUpdate { variants, evicted, changed }))
     }
 
     /// Writes variants where they changed, and removes the entries of evicted variants.
@@ -221,7 +217,7 @@ impl DiskWriter {
         entry_id: &EntryId,
         update: VariantUpdate,
     ) -> Result<(), Fault> {
-        let VariantUpdate { variants, shed: evicted, changed } = update;
+        let VariantUpdate { variants, evicted, changed } = update;
         for variant in evicted {
             self.remove(&EntryId { variant, ..*entry_id })?;
         }
@@ -271,7 +267,7 @@ impl DiskWriter {
         }
         let written = self.database.bodies.write(name, body);
         if let Err(error) = &written {
-            self.account.store_error(StoreOp::Write, error);
+            self.telemetry.store_error(StoreOp::Write, error);
         }
         written.is_ok()
     }
@@ -285,7 +281,7 @@ impl DiskWriter {
         now: Option<(ExpiresAt, BodyLocation)>,
     ) -> Result<(), Fault> {
         // The sweep and the check find the records of a damaged entry.
-        let Some(Entry { head: meta, .. }) = Entry::decode(value) else { return Ok(()) };
+        let Some(Entry { meta, .. }) = Entry::decode(value) else { return Ok(()) };
         let (until, body_in) = now.unzip();
         if until != Some(meta.until) {
             self.unindex_expiry(entry_id, meta.until)?;
@@ -300,7 +296,7 @@ impl DiskWriter {
 
     pub(super) fn remove_body(&self, name: BodyFileName) {
         if let Err(error) = self.database.bodies.remove(name) {
-            self.account.store_error(StoreOp::Remove, &error);
+            self.telemetry.store_error(StoreOp::Remove, &error);
         }
     }
 }

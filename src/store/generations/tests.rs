@@ -11,9 +11,9 @@ fn at(seconds: u64) -> SystemTime {
 #[test]
 fn only_entries_with_an_earlier_epoch_are_unusable() {
     let generations = Generations::new(at(10));
-    let before = generations.mark();
+    let before = generations.current_epoch();
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(20));
-    let after = generations.mark();
+    let after = generations.current_epoch();
     assert_eq!(generations.validity(7, before), Validity::Gone);
     assert_eq!(generations.validity(7, after), Validity::Current);
     assert_eq!(
@@ -26,7 +26,7 @@ fn only_entries_with_an_earlier_epoch_are_unusable() {
 #[test]
 fn a_soft_invalidation_has_a_time_and_a_hard_one_wins_over_it() {
     let generations = Generations::new(at(10));
-    let before = generations.mark();
+    let before = generations.current_epoch();
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Soft, at(20));
     assert_eq!(
         generations.validity(7, before),
@@ -42,19 +42,19 @@ fn a_soft_invalidation_has_a_time_and_a_hard_one_wins_over_it() {
 #[test]
 fn a_purge_of_everything_takes_effect_at_once() {
     let generations = Generations::new(at(10));
-    let before = generations.mark();
+    let before = generations.current_epoch();
     generations.invalidate(PurgeScope::All, PurgeKind::Hard, at(20));
     assert_eq!(generations.validity(1, before), Validity::Gone);
-    assert_eq!(generations.validity(1, generations.mark()), Validity::Current);
+    assert_eq!(generations.validity(1, generations.current_epoch()), Validity::Current);
 }
 
 #[test]
 fn epochs_increase_when_the_clock_goes_back() {
     // STO-07.
     let generations = Generations::new(at(1000));
-    let before = generations.mark();
+    let before = generations.current_epoch();
     generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(1));
-    assert!(generations.mark() > before);
+    assert!(generations.current_epoch() > before);
     assert_eq!(generations.validity(7, before), Validity::Gone);
 }
 
@@ -62,9 +62,9 @@ fn epochs_increase_when_the_clock_goes_back() {
 fn invalidations_survive_a_restart() {
     for (restarted, clock) in [(at(30), "goes on"), (at(5), "went back"), (at(20), "stood still")] {
         let old = Generations::new(at(10));
-        let purged = old.mark();
+        let purged = old.current_epoch();
         let change = old.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(20));
-        let later = old.mark();
+        let later = old.current_epoch();
         let kept = Snapshot { targets: [(7, change.generation)].into(), ..Snapshot::default() };
 
         let new = Generations::new(restarted);
@@ -82,7 +82,7 @@ fn invalidations_survive_a_restart() {
 #[test]
 fn entries_stored_before_a_clock_step_back_can_be_invalidated() {
     let old = Generations::new(at(100));
-    let stored = old.mark();
+    let stored = old.current_epoch();
     let kept = old.all();
     assert_eq!(kept.targets.len(), 0, "nothing was invalidated");
     let new = Generations::new(at(50));
@@ -99,7 +99,7 @@ fn a_successors_invalidations_win_over_its_predecessors_entries() {
     new.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(21));
     // The old larder drains; its clock is ahead, and its entries have a later epoch than the purge.
     let change = old.invalidate(PurgeScope::Target(9), PurgeKind::Hard, at(500));
-    let stored_by_old = old.mark();
+    let stored_by_old = old.current_epoch();
     let kept = Snapshot { targets: [(9, change.generation)].into(), ..Snapshot::default() };
     let all = new.adopt(kept, at(22));
     assert_eq!(new.validity(7, stored_by_old), Validity::Gone);
@@ -110,7 +110,7 @@ fn a_successors_invalidations_win_over_its_predecessors_entries() {
 #[test]
 fn forgetting_never_makes_an_invalidated_entry_usable() {
     let generations = Generations::new(at(10));
-    let before = generations.mark();
+    let before = generations.current_epoch();
     for target in 0..=(REMEMBERED as u128 * 2) {
         generations.invalidate(PurgeScope::Target(target), PurgeKind::Hard, at(10));
         if generations.is_full() {
@@ -120,20 +120,20 @@ fn forgetting_never_makes_an_invalidated_entry_usable() {
     for target in [0, 1, REMEMBERED as u128, REMEMBERED as u128 * 2] {
         assert_eq!(generations.validity(target, before), Validity::Gone, "{target}");
     }
-    assert!(generations.of.read().targets.len() <= REMEMBERED);
-    assert_eq!(generations.validity(0, generations.mark()), Validity::Current);
+    assert!(generations.snapshot.read().targets.len() <= REMEMBERED);
+    assert_eq!(generations.validity(0, generations.current_epoch()), Validity::Current);
 }
 
 #[test]
 fn targets_without_entries_are_forgotten_first_and_cost_no_hit() {
     let generations = Generations::new(at(10));
-    let before = generations.mark();
+    let before = generations.current_epoch();
     for target in 0..=(REMEMBERED as u128) {
         generations.invalidate(PurgeScope::Target(target), PurgeKind::Hard, at(10));
     }
     assert!(generations.is_full());
     generations.forget(|target, _| target < 10);
-    assert_eq!(generations.of.read().targets.len(), 10);
+    assert_eq!(generations.snapshot.read().targets.len(), 10);
     for (target, validity) in [(0, Validity::Gone), (9, Validity::Gone), (10, Validity::Current)] {
         assert_eq!(generations.validity(target, before), validity, "{target}");
     }

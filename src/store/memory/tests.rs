@@ -46,7 +46,7 @@ fn stored(
             (time, time),
             Duration::ZERO,
         )
-        .asked_as(at),
+        .with_order(at),
     )
 }
 
@@ -57,7 +57,7 @@ fn memory(bytes: usize, max_object: usize) -> Memory {
 }
 
 fn put(memory: &Memory, path: &str, stored: Arc<StoredResponse>) {
-    memory.put(&key(path), stored, memory.generations.mark());
+    memory.put(&key(path), stored, memory.generations.current_epoch());
 }
 
 fn purge(memory: &Memory, target: u128) {
@@ -75,7 +75,7 @@ fn found(memory: &Memory, path: &str, variant: u128) -> Option<Bytes> {
     };
     match memory.get(StoreQuery { key: &key(path), variant: &select_variant }) {
         Lookup::Found(stored) => Some(stored.body.clone()),
-        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::Deeper => None,
+        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk => None,
     }
 }
 
@@ -118,7 +118,7 @@ fn the_largest_object_fits() {
 #[test]
 fn a_response_requested_before_an_invalidation_is_not_stored() {
     let memory = memory(4 * MIB, MIB);
-    let before = memory.generations.mark();
+    let before = memory.generations.current_epoch();
     put(&memory, "/x", stored("old", &[], 0, 0));
     put(&memory, "/y", stored("other", &[], 0, 0));
     purge(&memory, key("/x").target_id());
@@ -206,7 +206,7 @@ fn only_complete_bodies_are_stored() {
         let (status, body) = (StatusCode::OK, Bytes::from_static(body.as_bytes()));
         let stored =
             StoredResponse::new(status, &headers, body, variant_key, (time, time), Duration::ZERO);
-        let kept = memory.put(&key("/x"), Arc::new(stored), memory.generations.mark());
+        let kept = memory.put(&key("/x"), Arc::new(stored), memory.generations.current_epoch());
         assert_eq!(kept, whole, "{length}");
     }
 }

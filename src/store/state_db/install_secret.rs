@@ -38,7 +38,7 @@ pub enum SecretError {
 impl Secret {
     /// The secret in the directory `state`, created if there is none yet. A damaged one is set aside, with a
     /// line in the log: entries stored with it are then not found any more.
-    pub fn of(state: &Path) -> Result<Self, SecretError> {
+    pub fn load_or_create(state: &Path) -> Result<Self, SecretError> {
         let path = state.join("secret");
         let io = |source| SecretError::Io { path: path.clone(), source };
         match read(&path)? {
@@ -46,7 +46,7 @@ impl Secret {
             SecretFile::Damaged => set_aside_damaged(&path).map_err(io)?,
             SecretFile::Nothing => {}
         }
-        private_file::directory(state).map_err(io)?;
+        private_file::create_dir(state).map_err(io)?;
         create(state, &path).map_err(io)?;
         // Another larder may have created it first: its secret counts.
         match read(&path)? {
@@ -61,7 +61,7 @@ impl Secret {
     }
 
     /// A random secret for this process only.
-    pub fn for_now() -> Self {
+    pub fn ephemeral() -> Self {
         Self(rand::random())
     }
 
@@ -120,12 +120,12 @@ fn create(state: &Path, path: &Path) -> io::Result<()> {
     let secret: [u8; 32] = rand::random();
     let text: String =
         secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
-    let new = private_file::beside(path, text.as_bytes())?;
+    let new = private_file::write_temp(path, text.as_bytes())?;
     let linked = fs::hard_link(&new, path);
     fs::remove_file(&new)?;
     match linked {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        Ok(()) | Err(_) => private_file::settle(state),
+        Ok(()) | Err(_) => private_file::sync_dir(state),
     }
 }
 

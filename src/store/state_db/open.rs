@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 use crate::store::generations::{Epoch, Generation, PurgeScope, Snapshot};
 use crate::store::private_file;
 use crate::store::state_db::{
-    FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, LEDGER, RowOwner, Rows, SUPERSEDED,
+    COST_ROWS, FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, RowOwner, Rows, SUPERSEDED,
     decode, decode_superseded, encode, key,
 };
 
@@ -26,9 +26,9 @@ const REQUIRED_SPACE: u64 = 2 << 20;
 
 /// Result of opening a database.
 pub(super) enum Read {
-    Known(Box<OpenedState>),
+    Opened(Box<OpenedState>),
     /// It was written by a later larder, in this format.
-    Later(u32),
+    NewerFormat(u32),
 }
 
 /// The database and all its rows.
@@ -93,7 +93,7 @@ impl Fault {
 /// Opens and reads the database in `dir`. Creates it if there is none.
 pub(super) fn read(dir: &Path, now: SystemTime) -> Result<Read, Fault> {
     let parent = dir.parent().unwrap_or(dir);
-    private_file::directory(parent)?;
+    private_file::create_dir(parent)?;
     check_free_space(parent)?;
     retry_while_locked(|| read_once(dir, now))
 }
@@ -118,11 +118,11 @@ fn caught(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
 }
 
 /// Opens a database again after a failed write, if there is space by now.
-pub(super) fn again(dir: &Path) -> Result<sled::Db, Fault> {
+pub(super) fn reopen(dir: &Path) -> Result<sled::Db, Fault> {
     check_free_space(dir.parent().unwrap_or(dir))?;
     match retry_while_locked(|| read_old(dir))? {
-        Read::Known(opened) => Ok(opened.db),
-        Read::Later(_) => Err(Fault::damaged("a later larder has written it")),
+        Read::Opened(opened) => Ok(opened.db),
+        Read::NewerFormat(_) => Err(Fault::damaged("a later larder has written it")),
     }
 }
 
@@ -144,7 +144,7 @@ fn read_once(dir: &Path, now: SystemTime) -> Result<Read, Fault> {
     if dir.try_exists()? {
         return read_old(dir);
     }
-    create(dir, &unfinished, now).map(|opened| Read::Known(Box::new(opened)))
+    create(dir, &unfinished, now).map(|opened| Read::Opened(Box::new(opened)))
 }
 
 /// This file exists beside a database from before its creation until it is complete.
@@ -166,9 +166,9 @@ fn remove(dir: &Path) -> io::Result<()> {
 fn create(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState, Fault> {
     let parent = dir.parent().unwrap_or(dir);
     File::create(unfinished)?;
-    private_file::settle(parent)?;
+    private_file::sync_dir(parent)?;
     // Created before sled does it, which would make it readable by all.
-    private_file::directory(dir)?;
+    private_file::create_dir(dir)?;
     let db = config(dir).open()?;
     db.insert(FORMAT_KEY, &FORMAT.to_be_bytes())?;
     // Purges of a cache beside it are unknown: no entry of it is usable, also after a crash.
@@ -176,7 +176,7 @@ fn create(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState,
     db.insert(key(GENERATIONS, PurgeScope::All), encode(all))?;
     db.flush()?;
     fs::remove_file(unfinished)?;
-    private_file::settle(parent)?;
+    private_file::sync_dir(parent)?;
     let all = Snapshot { all, ..Snapshot::default() };
     Ok(OpenedState { db, all, ledger: Rows::new(), others: Default::default() })
 }
@@ -185,7 +185,7 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
     remove_half_written(dir)?;
     let db = config(dir).open()?;
     match db.get(FORMAT_KEY)?.map(|raw| parse_number(&raw)) {
-        Some(found) if found > FORMAT => return Ok(Read::Later(found)),
+        Some(found) if found > FORMAT => return Ok(Read::NewerFormat(found)),
         Some(_) => {}
         // sled opens some damage as an empty database.
         None => return Err(Fault::damaged("its content is lost")),
@@ -197,9 +197,9 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
     if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
         return Err(Fault::damaged("a part of it is lost"));
     }
-    let ledger = rows(&db, LEDGER)?;
+    let ledger = rows(&db, COST_ROWS)?;
     let [limits, engine] = RowOwner::ALL.map(|owner| rows(&db, owner.prefix()));
-    Ok(Read::Known(Box::new(OpenedState { db, all, ledger, others: [limits?, engine?] })))
+    Ok(Read::Opened(Box::new(OpenedState { db, all, ledger, others: [limits?, engine?] })))
 }
 
 /// An open that met a full disk leaves a snapshot of the database half written, under a name that a complete

@@ -19,7 +19,7 @@ fn change(target: u128, hard: u64, soft: u64) -> Change {
         soft: Epoch::from_raw(soft),
         ..Generation::default()
     };
-    Change { reach: PurgeScope::Target(target), generation }
+    Change { scope: PurgeScope::Target(target), generation }
 }
 
 #[test]
@@ -39,9 +39,9 @@ async fn flushed_changes_are_there_after_a_restart() {
     let (state, all) = StateDb::open(dir.path(), at(1)).unwrap();
     assert_eq!(all.all.hard, Epoch::at(at(1)), "what a cache holds from before is unusable");
     assert!(all.targets.is_empty());
-    state.keep(change(7, 70, 0));
-    state.keep(change(8, 0, 80));
-    state.keep(Change { reach: PurgeScope::All, ..change(0, 5, 6) });
+    state.persist(change(7, 70, 0));
+    state.persist(change(8, 0, 80));
+    state.persist(Change { scope: PurgeScope::All, ..change(0, 5, 6) });
     state.flush().await.unwrap();
     state.close();
     let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
@@ -66,7 +66,7 @@ async fn superseded_entries_are_softly_invalidated_for_an_earlier_larder() {
     let superseded = Generation { superseded: Epoch::from_raw(90), ..change(7, 70, 80).generation };
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     for scope in [PurgeScope::Target(7), PurgeScope::All] {
-        state.keep(Change { reach: scope, generation: superseded });
+        state.persist(Change { scope, generation: superseded });
     }
     state.flush().await.unwrap();
     state.close();
@@ -84,9 +84,9 @@ async fn superseded_entries_are_softly_invalidated_for_an_earlier_larder() {
 #[tokio::test]
 async fn a_damaged_state_is_set_aside_and_everything_counts_as_purged() {
     let dir = tempfile::tempdir().unwrap();
-    let before = Generations::new(at(10)).mark();
+    let before = Generations::new(at(10)).current_epoch();
     let (state, _) = StateDb::open(dir.path(), at(10)).unwrap();
-    state.keep(change(7, 70, 0));
+    state.persist(change(7, 70, 0));
     state.flush().await.unwrap();
     state.close();
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
@@ -122,22 +122,22 @@ async fn a_later_larders_state_is_not_changed() {
 fn a_secret_is_created_once_and_private_to_its_owner() {
     let dir = tempfile::tempdir().unwrap();
     let state = dir.path().join("state");
-    let made = Secret::of(&state).unwrap().derived("x");
-    assert_eq!(Secret::of(&state).unwrap().derived("x"), made);
-    assert_ne!(Secret::of(&state).unwrap().derived("y"), made);
+    let made = Secret::load_or_create(&state).unwrap().derived("x");
+    assert_eq!(Secret::load_or_create(&state).unwrap().derived("x"), made);
+    assert_ne!(Secret::load_or_create(&state).unwrap().derived("y"), made);
     assert_eq!(fs::metadata(&state).unwrap().mode() & 0o777, 0o700);
     let file = state.join("secret");
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o600);
     assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no temporary file is left");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(Secret::of(&state), Err(SecretError::Open(_))));
+    assert!(matches!(Secret::load_or_create(&state), Err(SecretError::Open(_))));
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     // A damaged secret does not prevent a start.
     for damage in [&b"short\n"[..], b"\xff\xfe", b"", &[b'g'; 64]] {
         fs::write(&file, damage).unwrap();
-        let new = Secret::of(&state).unwrap().derived("x");
+        let new = Secret::load_or_create(&state).unwrap().derived("x");
         assert_ne!(new, made);
-        assert_eq!(Secret::of(&state).unwrap().derived("x"), new);
+        assert_eq!(Secret::load_or_create(&state).unwrap().derived("x"), new);
     }
     assert_eq!(fs::read_dir(&state).unwrap().count(), 5, "each was set aside");
 }
@@ -147,7 +147,7 @@ fn a_hundred_larders_that_start_at_once_agree_on_the_secret() {
     let dir = tempfile::tempdir().unwrap();
     let secrets: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..100)
-            .map(|_| scope.spawn(|| Secret::of(dir.path()).unwrap().derived("x")))
+            .map(|_| scope.spawn(|| Secret::load_or_create(dir.path()).unwrap().derived("x")))
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
@@ -158,10 +158,10 @@ fn a_hundred_larders_that_start_at_once_agree_on_the_secret() {
 async fn an_invalidation_survives_a_kill_after_its_flush() {
     let dir = tempfile::tempdir().unwrap();
     let generations = Generations::new(at(10));
-    let before = generations.mark();
+    let before = generations.current_epoch();
     let (state, all) = StateDb::open(dir.path(), at(10)).unwrap();
     state.replace(generations.adopt(all, at(10)));
-    state.keep(generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(11)));
+    state.persist(generations.invalidate(PurgeScope::Target(7), PurgeKind::Hard, at(11)));
     state.flush().await.unwrap();
     // A copy of the directory at this moment is the state after a kill.
     let copy = tempfile::tempdir().unwrap();
@@ -187,9 +187,9 @@ fn once(rows: Vec<UsageRow>) -> impl Fn() -> Vec<UsageRow> + Send + 'static {
 async fn changed_cost_rows_survive_a_restart_and_removed_ones_do_not() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
-    assert_eq!(state.ledger(), Rows::new());
-    state.keep(change(7, 70, 0));
-    state.keep_ledger(once(vec![
+    assert_eq!(state.take_cost_rows(), Rows::new());
+    state.persist(change(7, 70, 0));
+    state.watch_cost_rows(once(vec![
         row(b"a", Some(b"1")),
         row(b"b", Some(b"2")),
         row(b"", Some(b"")),
@@ -198,12 +198,12 @@ async fn changed_cost_rows_survive_a_restart_and_removed_ones_do_not() {
     let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(all.targets.len(), 1, "the two kinds of rows are separate");
     let kept = |key: &[u8], value: &[u8]| (key.to_vec(), value.to_vec());
-    assert_eq!(state.ledger(), [kept(b"", b""), kept(b"a", b"1"), kept(b"b", b"2")]);
-    assert_eq!(state.ledger(), Rows::new(), "it is returned once");
-    state.keep_ledger(once(vec![row(b"a", Some(b"3")), row(b"b", None)]));
+    assert_eq!(state.take_cost_rows(), [kept(b"", b""), kept(b"a", b"1"), kept(b"b", b"2")]);
+    assert_eq!(state.take_cost_rows(), Rows::new(), "it is returned once");
+    state.watch_cost_rows(once(vec![row(b"a", Some(b"3")), row(b"b", None)]));
     state.close();
     let (state, _) = StateDb::open(dir.path(), at(3)).unwrap();
-    assert_eq!(state.ledger(), [kept(b"", b""), kept(b"a", b"3")]);
+    assert_eq!(state.take_cost_rows(), [kept(b"", b""), kept(b"a", b"3")]);
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn cost_rows_are_collected_with_and_without_purges() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     let (calls, called) = std::sync::mpsc::channel();
-    state.keep_ledger(move || {
+    state.watch_cost_rows(move || {
         let _gone = calls.send(());
         Vec::new()
     });
@@ -220,7 +220,7 @@ async fn cost_rows_are_collected_with_and_without_purges() {
     called.recv_timeout(timeout).unwrap();
     // The state is never idle until it collects rows again.
     while called.try_recv().is_err() {
-        state.keep(change(7, 70, 0));
+        state.persist(change(7, 70, 0));
         state.flush().await.unwrap();
     }
 }
@@ -229,9 +229,9 @@ async fn cost_rows_are_collected_with_and_without_purges() {
 async fn rows_of_limits_are_on_disk_after_a_flush_or_a_nudge() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
-    state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
+    state.watch_cost_rows(once(vec![row(b"a", Some(b"1"))]));
     let (calls, called) = std::sync::mpsc::channel();
-    state.keep_rows(RowOwner::Limits, move || {
+    state.watch_rows(RowOwner::Limits, move || {
         let _gone = calls.send(monotonic());
         vec![row(b"a", Some(b"2"))]
     });
@@ -247,24 +247,24 @@ async fn rows_of_limits_are_on_disk_after_a_flush_or_a_nudge() {
     assert!(monotonic() - started < Duration::from_secs(4), "{:?}", monotonic() - started);
     state.close();
     let (state, _) = StateDb::open(dir.path(), at(2)).unwrap();
-    assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
-    assert_eq!(state.rows(RowOwner::Limits), [(b"a".to_vec(), b"2".to_vec())]);
-    assert_eq!(state.rows(RowOwner::Limits), Rows::new(), "they are returned once");
+    assert_eq!(state.take_cost_rows(), [(b"a".to_vec(), b"1".to_vec())]);
+    assert_eq!(state.take_rows(RowOwner::Limits), [(b"a".to_vec(), b"2".to_vec())]);
+    assert_eq!(state.take_rows(RowOwner::Limits), Rows::new(), "they are returned once");
 }
 
 #[tokio::test]
 async fn a_damaged_state_leaves_no_rows_and_keeps_new_ones() {
     let dir = tempfile::tempdir().unwrap();
     let (state, _) = StateDb::open(dir.path(), at(10)).unwrap();
-    state.keep_ledger(once(vec![row(b"a", Some(b"1"))]));
+    state.watch_cost_rows(once(vec![row(b"a", Some(b"1"))]));
     state.close();
     fs::write(dir.path().join("db/db"), vec![0x5a; 1 << 20]).unwrap();
     let (state, _) = StateDb::open(dir.path(), at(20)).unwrap();
-    assert_eq!(state.ledger(), Rows::new());
-    state.keep_ledger(once(vec![row(b"b", Some(b"2"))]));
+    assert_eq!(state.take_cost_rows(), Rows::new());
+    state.watch_cost_rows(once(vec![row(b"b", Some(b"2"))]));
     state.close();
     let (state, _) = StateDb::open(dir.path(), at(30)).unwrap();
-    assert_eq!(state.ledger(), [(b"b".to_vec(), b"2".to_vec())]);
+    assert_eq!(state.take_cost_rows(), [(b"b".to_vec(), b"2".to_vec())]);
 }
 
 fn copy_files(from: &Path, to: &Path) {

@@ -26,7 +26,7 @@ pub(super) type Changed = Box<dyn Fn() -> Vec<UsageRow> + Send>;
 /// A command to the thread.
 pub(super) enum Command {
     /// Persist this.
-    Keep(Change),
+    Persist(Change),
     /// Persist these generations and no others.
     Replace(Snapshot),
     /// Collect the changed rows of a kind from this function and persist them, again and again.
@@ -34,7 +34,7 @@ pub(super) enum Command {
     /// Collect changed rows soon.
     Nudge,
     /// Reply when everything before is on disk.
-    Settle(oneshot::Sender<Result<(), String>>),
+    Flush(oneshot::Sender<Result<(), String>>),
     /// Close the database and reply; later commands are lost.
     Stop(Sender<()>),
 }
@@ -92,14 +92,14 @@ fn run(
         let mut next = first;
         while let Some(command) = next.take() {
             match command {
-                Command::Settle(done) => waiting.push(done),
+                Command::Flush(done) => waiting.push(done),
                 Command::Stop(done) => {
                     stopped = Some(done);
                     break;
                 }
                 Command::Watch(kind, changed) => state.watched.push((kind, changed)),
                 Command::Nudge => state.nudged = true,
-                Command::Keep(change) => state.keep(change),
+                Command::Persist(change) => state.stage(change),
                 Command::Replace(all) => state.replace(&all),
             }
             next = incoming.try_recv().ok();

@@ -35,7 +35,7 @@ pub(super) struct DiskTier {
 
 /// Removes caches of other versions of larder where no disk tier does it; they may contain secrets in the
 /// clear. If another larder has locked the directory, that one removes them.
-pub(super) fn leave_nothing_old(path: &Path, now: SystemTime) {
+pub(super) fn remove_old_versions(path: &Path, now: SystemTime) {
     remove_old_caches(path, || Lock::try_take(path, now));
 }
 
@@ -60,9 +60,9 @@ pub(super) fn open_or_wait(
 ) {
     match Lock::try_take(&settings.path, store.clock.now()) {
         Ok(lock) => open(store, lock, &settings, telemetry, row_sources),
-        Err(in_use @ LockError::Held { .. }) => {
+        Err(in_use @ LockError::InUse { .. }) => {
             tracing::warn!("{in_use}: running memory-only until it is free");
-            store.wait_alone(in_use.to_string());
+            store.set_memory_only(in_use.to_string());
             let (weak, telemetry) = (Arc::downgrade(store), Arc::clone(telemetry));
             let waiter = thread::Builder::new()
                 .name("larder-lock".to_owned())
@@ -116,7 +116,7 @@ fn open(
     let (state, persisted): (StateDb, Snapshot) = match opened {
         Ok(opened) => opened,
         Err(
-            error @ (OpenError::Later { .. }
+            error @ (OpenError::NewerFormat { .. }
             | OpenError::Unavailable { .. }
             | OpenError::Broken { .. }),
         ) => {
@@ -169,9 +169,9 @@ fn queue_bytes(settings: &Settings) -> usize {
 
 /// Adds the costs persisted in the state to those counted without it, and persists changes from now on.
 fn restore_costs(state: &StateDb, telemetry: &Arc<Telemetry>) {
-    let rows = state.ledger();
+    let rows = state.take_cost_rows();
     let unreadable =
-        telemetry.ledger().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
+        telemetry.cost().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
     if unreadable > 0 {
         tracing::error!(
             unread = unreadable,
@@ -179,12 +179,12 @@ fn restore_costs(state: &StateDb, telemetry: &Arc<Telemetry>) {
         );
     }
     let telemetry = Arc::clone(telemetry);
-    state.keep_ledger(move || telemetry.ledger().changed());
+    state.watch_cost_rows(move || telemetry.cost().take_changed_rows());
 }
 
 /// Restores the rows that an earlier larder persisted, and persists changes from now on.
 fn restore_rows(state: &StateDb, owner: RowOwner, row_source: Arc<dyn RowSource>) {
-    let unreadable = row_source.restore(&state.rows(owner));
+    let unreadable = row_source.restore(&state.take_rows(owner));
     if unreadable > 0 {
         let subject = match owner {
             RowOwner::Limits => "the cooldowns and counts of upstreams",
@@ -192,15 +192,15 @@ fn restore_rows(state: &StateDb, owner: RowOwner, row_source: Arc<dyn RowSource>
         };
         tracing::warn!(unread = unreadable, "Some of {subject} are damaged: they start empty");
     }
-    state.keep_rows(owner, move || row_source.changed());
+    state.watch_rows(owner, move || row_source.changed());
 }
 
 impl DiskTier {
     /// Health of disk and state.
-    pub(super) fn condition(&self) -> Health {
-        match self.state.illness() {
+    pub(super) fn health(&self) -> Health {
+        match self.state.write_failure() {
             Some(reason) => Health::MemoryOnly(reason),
-            None => self.disk.condition(),
+            None => self.disk.health(),
         }
     }
 
@@ -217,13 +217,13 @@ impl DiskTier {
         while usable.len() < limit {
             let page = self.disk.page(after, limit, target);
             let Some(last) = page.last() else { break };
-            after = Some(last.listed.place);
+            after = Some(last.info.id);
             for found in page {
-                match generations.validity(found.listed.place.target, found.mark) {
-                    Validity::Current => usable.push(found.listed),
+                match generations.validity(found.info.id.target, found.epoch) {
+                    Validity::Current => usable.push(found.info),
                     Validity::Outdated(at) => {
-                        let stored = Arc::new(found.listed.stored.outdated(at));
-                        usable.push(EntryInfo { stored, ..found.listed });
+                        let stored = Arc::new(found.info.stored.outdated(at));
+                        usable.push(EntryInfo { stored, ..found.info });
                     }
                     Validity::Gone => {}
                 }

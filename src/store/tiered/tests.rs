@@ -1,7 +1,7 @@
 //! Memory and disk as one store.
 
-mod ledger;
-mod lost;
+mod costs;
+mod lost_writes;
 
 use std::fs;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn open_with(dir: &Path, disk: u64, telemetry: &Arc<Telemetry>) -> Arc<TieredSto
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    TieredStore::open(settings, Clock::by_hand(NOW), telemetry)
+    TieredStore::open(settings, Clock::manual(NOW), telemetry)
 }
 
 static KEYS: LazyLock<KeyBuilder> =
@@ -60,20 +60,20 @@ fn put(store: &TieredStore, path: &str, body: impl Into<Bytes>) {
     let stored = response(body);
     let key = key(path);
     let watch = store.watch(key.target_id());
-    store.put(&key, Arc::new(stored.asked_as(watch.asked)), watch.mark, None);
+    store.put(&key, Arc::new(stored.with_order(watch.order)), watch.epoch, None);
 }
 
 async fn found(store: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
     let (key, variant) = (key(path), |_: &VaryFields| VariantId::SOLE);
     let query = StoreQuery { key: &key, variant: &variant };
     let found = match store.get(query) {
-        Lookup::Deeper => store.load(query).await,
+        Lookup::CheckDisk => store.load(query).await,
         found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
     };
     match found {
         Lookup::Found(stored) => Some(stored),
         Lookup::OtherVariants(_) | Lookup::Nothing => None,
-        Lookup::Deeper => panic!("nothing is deeper than the disk"),
+        Lookup::CheckDisk => panic!("nothing is deeper than the disk"),
     }
 }
 
@@ -120,10 +120,10 @@ async fn opened(store: &TieredStore, path: &str) -> Arc<StoredResponse> {
 }
 
 /// Waits until the disk is open; none of its entries is in memory yet.
-async fn opened_disk(store: &TieredStore) {
+async fn wait_until_disk_open(store: &TieredStore) {
     for _ in 0..5000 {
-        if let Some(disk_tier) = store.deep.load_full() {
-            return disk_tier.disk.opened().await;
+        if let Some(disk_tier) = store.disk_tier.load_full() {
+            return disk_tier.disk.wait_until_open().await;
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -135,8 +135,8 @@ async fn paths(store: &TieredStore, limit: usize) -> Vec<Vec<(u128, bool, bool)>
     loop {
         let page = store.list(after, limit, None).await;
         let Some(last) = page.last() else { return pages };
-        after = Some(last.place);
-        pages.push(page.iter().map(|l| (l.place.target, l.in_memory, l.on_disk)).collect());
+        after = Some(last.id);
+        pages.push(page.iter().map(|l| (l.id.target, l.in_memory, l.on_disk)).collect());
     }
 }
 
@@ -147,7 +147,7 @@ async fn a_second_larder_runs_memory_only_until_the_store_is_free() {
     put(&first, "/old", "of the first");
     put(&first, "/purged-by-the-second", "of the first");
     let second = open(dir.path());
-    let Health::MemoryOnly(reason) = second.condition() else { panic!("it is locked") };
+    let Health::MemoryOnly(reason) = second.health() else { panic!("it is locked") };
     assert!(reason.contains(&std::process::id().to_string()), "{reason}");
     assert!(second.flush().await.is_err(), "no purge is persisted yet");
     put(&second, "/new", "of the second");
@@ -161,7 +161,7 @@ async fn a_second_larder_runs_memory_only_until_the_store_is_free() {
     first.release().await;
     assert!(found(&first, "/old").await.is_some(), "memory keeps working");
     assert_eq!(opened(&second, "/old").await.body, "of the first");
-    assert_eq!(second.condition(), Health::Good);
+    assert_eq!(second.health(), Health::Good);
     second.flush().await.unwrap();
     for purged in ["/purged-by-the-first", "/purged-by-the-second"] {
         assert!(found(&second, purged).await.is_none(), "{purged}");
@@ -258,7 +258,7 @@ async fn invalidations_of_targets_without_entries_are_not_remembered() {
     drop(again);
     let again = open(dir.path());
     let target = key("/kept").target_id();
-    opened_disk(&again).await;
+    wait_until_disk_open(&again).await;
     again.invalidate(PurgeScope::Target(target), PurgeKind::Hard);
     assert!(found(&again, "/kept").await.is_none());
     again.release().await;
@@ -273,7 +273,7 @@ async fn a_response_invalidated_during_its_request_is_not_stored() {
         let watch = store.watch(key.target_id());
         // No entry of it is stored, and a response is pending.
         store.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Hard);
-        store.put(&key, Arc::new(response("old")), watch.mark, None);
+        store.put(&key, Arc::new(response("old")), watch.epoch, None);
         assert!(found(&store, "/x").await.is_none(), "{disk}");
         drop(watch);
         put(&store, "/x", "new");
@@ -343,7 +343,7 @@ async fn without_a_readable_state_files_of_another_format_are_removed() {
     leave_old(dir.path());
     fs::write(dir.path().join("state"), b"a file where a directory must be").unwrap();
     let memory = open(dir.path());
-    assert!(matches!(memory.condition(), Health::MemoryOnly(_)));
+    assert!(matches!(memory.health(), Health::MemoryOnly(_)));
     until_removed(dir.path()).await;
 }
 
@@ -364,7 +364,7 @@ async fn the_store_metric_equals_readyz_from_the_lock_to_the_release() {
     let second = open_with(dir.path(), 1 << 30, &second_telemetry);
     assert_eq!((state(&first_telemetry), state(&second_telemetry)), (0, 1), "one of them waits");
     first.release().await;
-    opened_disk(&second).await;
+    wait_until_disk_open(&second).await;
     assert_eq!(
         (state(&first_telemetry), state(&second_telemetry)),
         (1, 0),
@@ -379,17 +379,17 @@ async fn the_store_metric_equals_readyz_from_the_lock_to_the_release() {
 async fn the_store_metric_follows_a_state_that_fails_and_recovers() {
     let (dir, telemetry) = (tempfile::tempdir().unwrap(), Telemetry::new(&[], &[]));
     let store = open_with(dir.path(), 1 << 30, &telemetry);
-    opened_disk(&store).await;
+    wait_until_disk_open(&store).await;
     assert_eq!(state(&telemetry), 0);
-    store.deep.load_full().unwrap().state.fall_ill("no space left on device");
-    assert!(matches!(store.condition(), Health::MemoryOnly(_)));
+    store.disk_tier.load_full().unwrap().state.fail_writes("no space left on device");
+    assert!(matches!(store.health(), Health::MemoryOnly(_)));
     assert_eq!(state(&telemetry), 1);
     // Opening the disk tier again meanwhile does not make the state healthy.
     store.invalidate(PurgeScope::All, PurgeKind::Hard);
-    store.deep.load_full().unwrap().disk.flush().await;
-    store.deep.load_full().unwrap().state.fall_ill("no space left on device");
+    store.disk_tier.load_full().unwrap().disk.flush().await;
+    store.disk_tier.load_full().unwrap().state.fail_writes("no space left on device");
     assert_eq!(state(&telemetry), 1);
     store.flush().await.unwrap();
-    assert_eq!((store.condition(), state(&telemetry)), (Health::Good, 0));
+    assert_eq!((store.health(), state(&telemetry)), (Health::Good, 0));
     store.release().await;
 }

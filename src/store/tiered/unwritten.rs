@@ -129,18 +129,19 @@ impl UnwrittenEntries {
 impl TieredStore {
     /// Called when a response in memory will not be written to disk: an older version there must not be used.
     pub(super) fn lost(&self, key: &CacheKey, stored: &Arc<StoredResponse>, epoch: Epoch) {
-        match &*self.deep.load() {
+        match &*self.disk_tier.load() {
             Some(disk_tier) if !disk_tier.disk.is_open() => {
                 if self.unwritten.note(key, stored.variant) == UnwrittenEntry::First {
                     self.distrust(disk_tier);
                 }
             }
             Some(disk_tier)
-                if disk_tier.disk.may_hold(key.target_id()) || disk_tier.disk.is_to_hold(key) =>
+                if disk_tier.disk.may_contain(key.target_id())
+                    || disk_tier.disk.has_pending(key) =>
             {
                 self.supersede(key, stored, epoch);
             }
-            None if self.to_be_opened.load(Ordering::Relaxed) => {
+            None if self.disk_pending.load(Ordering::Relaxed) => {
                 // The generations of the disk are persisted as unusable once this larder has opened it.
                 let _first = self.unwritten.note(key, stored.variant);
             }
@@ -150,42 +151,44 @@ impl TieredStore {
 
     /// Persists that no entry on disk may be used if larder ends before the disk works again.
     fn distrust(&self, disk_tier: &DiskTier) {
-        let _guard = self.alone.lock();
+        let _guard = self.memory_only_reason.lock();
         let all = self.generations.all().all;
-        disk_tier.state.keep(Change { reach: PurgeScope::All, generation: self.trusted(all) });
+        disk_tier.state.persist(Change {
+            scope: PurgeScope::All,
+            generation: self.generation_to_persist(all),
+        });
     }
 
     /// The generation of everything to persist: while there are unwritten entries, it makes every entry on
     /// disk unusable for the next larder. Call with `memory_only_reason` locked.
-    pub(super) fn trusted(&self, all: Generation) -> Generation {
+    pub(super) fn generation_to_persist(&self, all: Generation) -> Generation {
         if self.unwritten.is_empty() {
             all
         } else {
-            self.generations.foresee(all, self.clock.now())
+            self.generations.after_full_purge(all, self.clock.now())
         }
     }
 
     /// Makes every entry of the target but this response unusable, above all on disk.
     fn supersede(&self, key: &CacheKey, stored: &Arc<StoredResponse>, epoch: Epoch) {
-        let guard = self.alone.lock();
+        let guard = self.memory_only_reason.lock();
         let entry_id = EntryId { target: key.target_id(), id: key.id(), variant: stored.variant };
         // An entry stored meanwhile is newer, or the same.
-        let kept = self
-            .memory
-            .kept(entry_id)
-            .filter(|(_, kept, _)| is_newer(kept.asked, stored.asked, self.generations.so_far()));
+        let kept = self.memory.entry_at(entry_id).filter(|(_, kept, _)| {
+            is_newer(kept.order, stored.order, self.generations.latest_order())
+        });
         let (stored, epoch) = kept.map_or((Arc::clone(stored), epoch), |(_, kept, at)| (kept, at));
         let stored = match self.validity(key, epoch) {
             Validity::Current => stored,
             Validity::Outdated(at) => Arc::new(stored.outdated(at)),
             Validity::Gone => return,
         };
-        self.invalidated(
+        self.invalidate_and_persist(
             PurgeScope::Target(key.target_id()),
             PurgeKind::Hard,
-            self.deep.load().as_deref(),
+            self.disk_tier.load().as_deref(),
         );
-        let epoch = self.generations.mark();
+        let epoch = self.generations.current_epoch();
         drop(guard);
         self.memory.put(key, stored, epoch);
     }
@@ -194,7 +197,7 @@ impl TieredStore {
     /// is invalidated. Handles `most` keys at most; lookups of the others skip the disk until they are
     /// handled.
     pub(super) fn catch_up(&self, most: usize) {
-        let disk_tier = self.deep.load();
+        let disk_tier = self.disk_tier.load();
         let Some(disk_tier) = disk_tier.as_ref().filter(|disk_tier| disk_tier.disk.is_open())
         else {
             return;
@@ -208,8 +211,8 @@ impl TieredStore {
                 tracing::warn!(
                     "Too many responses could not be written to disk: no entry on it is used"
                 );
-                let _guard = self.alone.lock();
-                self.invalidated(PurgeScope::All, PurgeKind::Hard, Some(disk_tier));
+                let _guard = self.memory_only_reason.lock();
+                self.invalidate_and_persist(PurgeScope::All, PurgeKind::Hard, Some(disk_tier));
                 self.unwritten.all_done();
                 disk_tier.state.replace(self.generations.all());
             }
@@ -219,7 +222,7 @@ impl TieredStore {
             }
             Some(DeferredWork::Last(entries)) => {
                 self.handle(disk_tier, entries);
-                let _guard = self.alone.lock();
+                let _guard = self.memory_only_reason.lock();
                 self.unwritten.done();
                 if self.unwritten.none_is_left() {
                     // Entries on disk may be used again.
@@ -231,12 +234,12 @@ impl TieredStore {
 
     fn handle(&self, disk_tier: &Arc<DiskTier>, entries: Vec<EntryId>) {
         for entry_id in entries {
-            if let Some((key, stored, epoch)) = self.memory.kept(entry_id) {
+            if let Some((key, stored, epoch)) = self.memory.entry_at(entry_id) {
                 self.write(disk_tier, &key, &stored, epoch, None);
             } else {
                 // The entry was evicted from memory, and was newer than the one on disk.
-                let _guard = self.alone.lock();
-                self.invalidated(
+                let _guard = self.memory_only_reason.lock();
+                self.invalidate_and_persist(
                     PurgeScope::Target(entry_id.target),
                     PurgeKind::Hard,
                     Some(disk_tier),

@@ -51,7 +51,8 @@ fn part_of(
 ) -> PartialResponse {
     let range = format!("bytes {first}-{last}/{}", body.len());
     let fields = [("content-range", range.as_str()), tag];
-    PartialResponse::of(stored(206, &fields, &body[first..=last], at)).expect("a sound part")
+    PartialResponse::from_stored(stored(206, &fields, &body[first..=last], at))
+        .expect("a sound part")
 }
 
 fn part(first: usize, last: usize) -> PartialResponse {
@@ -59,7 +60,7 @@ fn part(first: usize, last: usize) -> PartialResponse {
 }
 
 fn has_range(part: &PartialResponse, fields: Fields<'_>) -> bool {
-    part.holding(&map(fields)).is_some()
+    part.available_range(&map(fields)).is_some()
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn only_a_consistent_206_with_a_strong_validator_is_a_part() {
         (206, &[range, STRONG, ("content-type", "text/plain")], "234", true),
         (206, &[range, STRONG, ("content-type", "Multipart/byteranges; boundary=x")], "234", false),
     ] {
-        let part = PartialResponse::of(stored(status, fields, body.as_bytes(), 0));
+        let part = PartialResponse::from_stored(stored(status, fields, body.as_bytes(), 0));
         assert_eq!(part.is_some(), expected, "{status} {fields:?} {body}");
     }
 }
@@ -146,10 +147,11 @@ fn parts_of_different_responses_never_join() {
     let other_length = part_of(b"0123456789A", 5, 9, STRONG, 0);
     let other_bytes = part_of(b"abcdefghij", 4, 9, STRONG, 0);
     let range = ("content-range", "bytes 5-9/10");
-    let dated = PartialResponse::of(stored(206, &[range, CHANGED, LATER], b"56789", 0)).unwrap();
+    let dated =
+        PartialResponse::from_stored(stored(206, &[range, CHANGED, LATER], b"56789", 0)).unwrap();
     let mut varied = (*part(5, 9).stored()).clone();
     varied.variant = VariantId(7);
-    let varied = PartialResponse::of(Arc::new(varied)).unwrap();
+    let varied = PartialResponse::from_stored(Arc::new(varied)).unwrap();
     for other in [other_tag, other_length, other_bytes, dated, varied] {
         assert!(one.joined(&other, 10).is_none(), "{other:?}");
         assert!(other.joined(&one, 10).is_none(), "{other:?}");
@@ -162,7 +164,7 @@ fn joined_parts_have_the_fields_and_times_of_the_latest() {
         let range = format!("bytes {first}-{last}/10");
         let fields =
             [("content-range", range.as_str()), STRONG, ("x-note", note), ("retry-after", note)];
-        PartialResponse::of(stored(206, &fields, &BODY[first..=last], at)).unwrap()
+        PartialResponse::from_stored(stored(206, &fields, &BODY[first..=last], at)).unwrap()
     };
     let (old, new) = (with(0, 4, 1, "1"), with(4, 9, 2, "2"));
     for joined in [old.joined(&new, 10).unwrap(), new.joined(&old, 10).unwrap()] {

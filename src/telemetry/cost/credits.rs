@@ -16,7 +16,7 @@ impl MicroCredits {
         clippy::cast_sign_loss,
         reason = "the conversion saturates, and negative values and NaN become 0"
     )]
-    pub(super) fn of(credits: f64) -> Self {
+    pub(super) fn from_credits(credits: f64) -> Self {
         Self((credits * 1e6).round() as u64)
     }
 
@@ -64,7 +64,7 @@ impl CreditUsage {
     }
 
     /// The average cost of a call that cost something; `None` before the first one.
-    pub(super) fn usual(self) -> Option<MicroCredits> {
+    pub(super) fn average_cost(self) -> Option<MicroCredits> {
         self.credits.0.checked_div(self.paid).map(MicroCredits)
     }
 }
@@ -80,10 +80,14 @@ mod tests {
     #[test]
     fn invalid_amounts_become_zero_and_large_ones_saturate() {
         for invalid in [0.0, -1.0, f64::NAN, f64::NEG_INFINITY, 1e-9] {
-            assert_eq!(MicroCredits::of(invalid), MicroCredits(0), "{invalid}");
+            assert_eq!(MicroCredits::from_credits(invalid), MicroCredits(0), "{invalid}");
         }
         for too_large in [f64::INFINITY, 1e300] {
-            assert_eq!(MicroCredits::of(too_large), MicroCredits(u64::MAX), "{too_large}");
+            assert_eq!(
+                MicroCredits::from_credits(too_large),
+                MicroCredits(u64::MAX),
+                "{too_large}"
+            );
         }
         let full = CreditUsage::spent(MicroCredits(u64::MAX));
         assert_eq!(full.plus(full).credits, MicroCredits(u64::MAX));
@@ -93,7 +97,7 @@ mod tests {
         #[test]
         fn whole_credits_add_up_exactly(credits in proptest::collection::vec(0u32..100_000, 1..100)) {
             let sum = credits.iter().fold(CreditUsage::default(), |sum, one| {
-                sum.plus(CreditUsage::spent(MicroCredits::of(f64::from(*one))))
+                sum.plus(CreditUsage::spent(MicroCredits::from_credits(f64::from(*one))))
             });
             let expected: u64 = credits.iter().map(|one| u64::from(*one)).sum();
             prop_assert_eq!(sum.credits, MicroCredits(expected * MILLION));

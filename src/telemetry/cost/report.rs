@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use crate::policy::upstream::{Cost, CostBudget, Period};
 use crate::telemetry::cost::usage::UsageHistory;
 use crate::telemetry::cost::utc_day::Day;
-use crate::telemetry::cost::{BudgetStatus, money, standing};
+use crate::telemetry::cost::{BudgetStatus, budget_status, money};
 
 /// The costs of one priced upstream.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,8 +49,8 @@ pub struct PeriodUsage {
 }
 
 impl CostReport {
-    pub(super) fn of(history: &UsageHistory, cost: &Cost, now: SystemTime) -> Self {
-        let budget = cost.budget.map(|budget| (budget, standing(history, &budget, now)));
+    pub(super) fn new(history: &UsageHistory, cost: &Cost, now: SystemTime) -> Self {
+        let budget = cost.budget.map(|budget| (budget, budget_status(history, &budget, now)));
         Self {
             upstream: Arc::clone(history.name()),
             currency: cost.currency.clone(),
@@ -64,10 +64,14 @@ impl CostReport {
 
 impl PeriodUsage {
     fn new(history: &UsageHistory, cost: &Cost, period: Period, now: SystemTime) -> Self {
-        let (sum, day) = (history.window(period, now), Day::of(now));
+        let (sum, day) = (history.usage_in_period(period, now), Day::from_time(now));
         Self {
-            since: day.first(period).begin(),
-            ends_in: day.next(period).begin().duration_since(now).unwrap_or_default(),
+            since: day.period_start(period).start_time(),
+            ends_in: day
+                .next_period_start(period)
+                .start_time()
+                .duration_since(now)
+                .unwrap_or_default(),
             calls: sum.calls,
             credits: sum.credits.credits(),
             money: money(sum.credits, cost),

@@ -48,7 +48,7 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
         timeouts: Timeouts::default(),
         tls,
         credential: None,
-        conduct: UpstreamPolicy { cost, ..UpstreamPolicy::default() },
+        policy: UpstreamPolicy { cost, ..UpstreamPolicy::default() },
     })
 }
 
@@ -56,8 +56,8 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
 fn telemetry(clock: &Clock, cost: Cost) -> Arc<Telemetry> {
     let upstreams =
         [upstream("roles", "roles.example", None), upstream("coins", "*.example", Some(cost))];
-    let telemetry = Telemetry::dated(clock.clone(), &[], &[]);
-    telemetry.ledger().price(&upstreams);
+    let telemetry = Telemetry::with_clock(clock.clone(), &[], &[]);
+    telemetry.cost().set_prices(&upstreams);
     telemetry
 }
 
@@ -65,7 +65,7 @@ fn record(telemetry: &Telemetry, host: &str, result: ResultKind) {
     telemetry.record(&RequestEvent {
         route: 0,
         result,
-        why: None,
+        forward_reason: None,
         method: &http::Method::GET,
         host,
         port: 80,
@@ -77,30 +77,30 @@ fn record(telemetry: &Telemetry, host: &str, result: ResultKind) {
         client_bytes: 0,
         upstream_bytes: 0,
         filled_bytes: 0,
-        is_larders: false,
+        is_own_error: false,
     });
 }
 
 fn only(telemetry: &Telemetry, now: SystemTime) -> CostReport {
-    let spendings = telemetry.ledger().spendings(now);
+    let spendings = telemetry.cost().reports(now);
     assert_eq!(spendings.len(), 1);
     spendings.into_iter().next().unwrap()
 }
 
 /// The changed rows, without removals.
 fn changed_rows(telemetry: &Telemetry) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let rows = telemetry.ledger().changed().into_iter();
+    let rows = telemetry.cost().take_changed_rows().into_iter();
     rows.filter_map(|row| Some((row.key, row.value?))).collect()
 }
 
 fn restored(telemetry: &Telemetry, rows: &[(Vec<u8>, Vec<u8>)]) -> usize {
-    telemetry.ledger().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])))
+    telemetry.cost().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])))
 }
 
 #[test]
 fn the_cost_of_calls_is_summed_by_day_and_month() {
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
-    let ledger = telemetry.ledger();
+    let telemetry = telemetry(&Clock::manual(noon()), cost(in_header(), None));
+    let ledger = telemetry.cost();
     ledger.spend("coins", 1.0, noon() - DAY);
     ledger.spend("coins", 2.0, noon());
     ledger.spend("coins", 0.0, noon());
@@ -117,13 +117,13 @@ fn the_cost_of_calls_is_summed_by_day_and_month() {
 
 #[test]
 fn a_response_without_a_call_avoids_the_average_cost() {
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
+    let telemetry = telemetry(&Clock::manual(noon()), cost(in_header(), None));
     record(&telemetry, "api.example", ResultKind::Hit);
     assert_eq!(only(&telemetry, noon()).today.avoided_credits, 1.0, "no cost is known yet");
-    telemetry.ledger().spend("coins", 2.0, noon());
-    telemetry.ledger().spend("coins", 4.0, noon());
-    telemetry.ledger().spend("coins", 0.0, noon());
-    assert_eq!(telemetry.ledger().usual("coins"), 3.0);
+    telemetry.cost().spend("coins", 2.0, noon());
+    telemetry.cost().spend("coins", 4.0, noon());
+    telemetry.cost().spend("coins", 0.0, noon());
+    assert_eq!(telemetry.cost().usual_cost("coins"), 3.0);
     for result in ResultKind::ALL {
         record(&telemetry, "api.example", result);
     }
@@ -143,16 +143,16 @@ fn a_response_without_a_call_avoids_the_average_cost() {
 
 #[test]
 fn an_avoided_call_with_a_fixed_price_counts_at_that_price() {
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(0.25), None));
+    let telemetry = telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(0.25), None));
     record(&telemetry, "api.example", ResultKind::Coalesced);
-    telemetry.ledger().avoided("coins", 0.25, noon());
+    telemetry.cost().record_free_call("coins", 0.25, noon());
     let today = only(&telemetry, noon()).today;
     assert_eq!((today.avoided_calls, today.avoided_credits), (1, 0.5), "a revalidation is a call");
 }
 
 #[test]
 fn an_avoided_call_is_counted_on_its_day() {
-    let clock = Clock::by_hand(noon());
+    let clock = Clock::manual(noon());
     let telemetry = telemetry(&clock, cost(in_header(), None));
     record(&telemetry, "api.example", ResultKind::Hit);
     clock.advance(DAY);
@@ -166,14 +166,14 @@ fn an_avoided_call_is_counted_on_its_day() {
 #[test]
 fn a_spent_budget_is_available_again_in_the_next_period() {
     let budget = monthly_budget(10.0);
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
-    let status = |now| telemetry.ledger().standing("coins", &budget, now);
-    telemetry.ledger().spend("coins", 7.0, noon());
+    let telemetry = telemetry(&Clock::manual(noon()), cost(in_header(), Some(budget)));
+    let status = |now| telemetry.cost().budget_status("coins", &budget, now);
+    telemetry.cost().spend("coins", 7.0, noon());
     let before = status(noon());
     assert_eq!((before.used, before.share, before.spent, before.warn), (7.0, 0.7, false, false));
-    telemetry.ledger().spend("coins", 1.0, noon());
+    telemetry.cost().spend("coins", 1.0, noon());
     assert!(status(noon()).warn && !status(noon()).spent);
-    telemetry.ledger().spend("coins", 2.0, noon());
+    telemetry.cost().spend("coins", 2.0, noon());
     let last = noon() + 16 * DAY + DAY / 2 - Duration::from_secs(1);
     assert!(status(last).spent);
     assert_eq!(status(last).ends_in, Duration::from_secs(1));
@@ -185,23 +185,23 @@ fn a_spent_budget_is_available_again_in_the_next_period() {
 
 #[test]
 fn a_clock_that_is_set_back_or_years_ahead_loses_no_usage_of_this_month() {
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
-    telemetry.ledger().spend("coins", 3.0, noon());
-    telemetry.ledger().spend("coins", 1.0, noon() + 4000 * DAY);
-    telemetry.ledger().spend("coins", 1.0, UNIX_EPOCH);
-    telemetry.ledger().spend("coins", 4.0, noon());
+    let telemetry = telemetry(&Clock::manual(noon()), cost(in_header(), None));
+    telemetry.cost().spend("coins", 3.0, noon());
+    telemetry.cost().spend("coins", 1.0, noon() + 4000 * DAY);
+    telemetry.cost().spend("coins", 1.0, UNIX_EPOCH);
+    telemetry.cost().spend("coins", 4.0, noon());
     assert_eq!(only(&telemetry, noon()).today.credits, 7.0);
 }
 
 #[test]
 fn the_last_thirteen_months_are_kept() {
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), None));
+    let telemetry = telemetry(&Clock::manual(noon()), cost(in_header(), None));
     for month in 0..13 {
-        telemetry.ledger().spend("coins", 1.0, noon() + month * 31 * DAY);
+        telemetry.cost().spend("coins", 1.0, noon() + month * 31 * DAY);
     }
     assert_eq!(changed_rows(&telemetry).len(), 13);
-    telemetry.ledger().spend("coins", 1.0, noon() + 13 * 31 * DAY);
-    let rows = telemetry.ledger().changed();
+    telemetry.cost().spend("coins", 1.0, noon() + 13 * 31 * DAY);
+    let rows = telemetry.cost().take_changed_rows();
     let removed: Vec<_> = rows.iter().filter(|row| row.value.is_none()).collect();
     assert_eq!((rows.len(), removed.len()), (2, 1));
     assert_eq!(only(&telemetry, noon()).month.credits, 0.0);
@@ -210,20 +210,20 @@ fn the_last_thirteen_months_are_kept() {
 
 #[test]
 fn restored_usage_is_added_to_the_usage_since_the_start() {
-    let clock = Clock::by_hand(noon());
+    let clock = Clock::manual(noon());
     let before = telemetry(&clock, cost(in_header(), None));
-    before.ledger().spend("coins", 3.0, noon());
-    before.ledger().spend("coins", 5.0, noon() - DAY);
+    before.cost().spend("coins", 3.0, noon());
+    before.cost().spend("coins", 5.0, noon() - DAY);
     record(&before, "api.example", ResultKind::Hit);
     let rows = changed_rows(&before);
     assert_eq!(rows.len(), 2);
-    assert!(before.ledger().changed().is_empty(), "each change is reported once");
+    assert!(before.cost().take_changed_rows().is_empty(), "each change is reported once");
     let after = telemetry(&clock, cost(in_header(), None));
-    after.ledger().spend("coins", 1.0, noon());
+    after.cost().spend("coins", 1.0, noon());
     assert_eq!(restored(&after, &rows), 0);
     let coins = only(&after, noon());
     assert_eq!((coins.today.credits, coins.month.credits), (4.0, 9.0));
-    assert_eq!((coins.today.avoided_calls, after.ledger().usual("coins")), (1, 3.0));
+    assert_eq!((coins.today.avoided_calls, after.cost().usual_cost("coins")), (1, 3.0));
     let changed = changed_rows(&after);
     assert_eq!(changed.len(), 1, "unchanged days are not written again");
     assert_eq!(restored(&telemetry(&clock, cost(in_header(), None)), &changed), 0);
@@ -233,23 +233,23 @@ fn restored_usage_is_added_to_the_usage_since_the_start() {
 
 #[test]
 fn usage_is_kept_across_reloads() {
-    let clock = Clock::by_hand(noon());
+    let clock = Clock::manual(noon());
     let before = telemetry(&clock, cost(in_header(), Some(monthly_budget(10.0))));
-    before.ledger().spend("coins", 5.0, noon());
+    before.cost().spend("coins", 5.0, noon());
     let line = "larder_budget_used_ratio{upstream=\"coins\"} 0.5\n";
     assert!(before.render().contains(line));
-    let after = before.renamed(&[], &[], Redactor::default());
+    let after = before.with_names(&[], &[], Redactor::default());
     let dearer = Cost { per_credit: 2.0, ..cost(in_header(), None) };
-    after.ledger().price(&[upstream("coins", "coins.example", Some(dearer))]);
+    after.cost().set_prices(&[upstream("coins", "coins.example", Some(dearer))]);
     assert!(!before.render().contains("larder_budget_used_ratio{"));
-    before.ledger().spend("coins", 1.0, noon());
+    before.cost().spend("coins", 1.0, noon());
     let coins = only(&after, noon());
     assert_eq!((coins.month.credits, coins.month.money), (6.0, 12.0));
     record(&after, "api.example", ResultKind::Hit);
     assert_eq!(only(&after, noon()).month.avoided_calls, 0, "the upstream has other hosts now");
-    after.ledger().price(&[]);
-    after.ledger().spend("coins", 1.0, noon());
-    after.ledger().price(&[upstream("coins", "coins.example", Some(cost(in_header(), None)))]);
+    after.cost().set_prices(&[]);
+    after.cost().spend("coins", 1.0, noon());
+    after.cost().set_prices(&[upstream("coins", "coins.example", Some(cost(in_header(), None)))]);
     assert_eq!(
         only(&after, noon()).month.credits,
         7.0,
@@ -259,14 +259,14 @@ fn usage_is_kept_across_reloads() {
 
 #[test]
 fn concurrent_hits_are_all_counted() {
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), None));
+    let telemetry = telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(1.0), None));
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
                 for n in 0..1000 {
                     record(&telemetry, "api.example", ResultKind::Hit);
                     if n % 100 == 0 {
-                        telemetry.ledger().spend("coins", 1.0, noon());
+                        telemetry.cost().spend("coins", 1.0, noon());
                     }
                 }
             });
@@ -279,14 +279,14 @@ fn concurrent_hits_are_all_counted() {
 #[test]
 fn a_budget_warns_once_per_period_and_once_more_when_it_is_spent() {
     let budget = monthly_budget(10.0);
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
+    let telemetry = telemetry(&Clock::manual(noon()), cost(in_header(), Some(budget)));
     let log = CapturedLog::default();
-    tracing::subscriber::with_default(log.log(), || {
+    tracing::subscriber::with_default(log.subscriber(), || {
         for month in 0..2 {
             for _ in 0..12 {
                 let now = noon() + month * 31 * DAY;
-                telemetry.ledger().spend("coins", 1.0, now);
-                telemetry.ledger().standing("coins", &budget, now);
+                telemetry.cost().spend("coins", 1.0, now);
+                telemetry.cost().budget_status("coins", &budget, now);
             }
         }
     });
@@ -306,10 +306,10 @@ fn a_budget_warns_once_per_period_and_once_more_when_it_is_spent() {
 
 #[test]
 fn pending_calls_reserve_their_cost_and_the_last_credit_is_spent() {
-    let budget = CostBudget { credits: 5.0, period: Period::Day, ..a_month(5.0) };
+    let budget = CostBudget { credits: 5.0, period: Period::Day, ..monthly_budget(5.0) };
     let telemetry =
-        telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
-    let ledger = telemetry.ledger();
+        telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
+    let ledger = telemetry.cost();
     let reserve = || ledger.reserve("coins", &budget, noon());
     let pending: Vec<_> = (0..5).map(|_| reserve().expect("credits are left")).collect();
     assert_eq!(reserve().err(), Some(BudgetShortage::Reserved));
@@ -331,8 +331,8 @@ fn consecutive_calls_spend_a_budget_completely_at_any_price() {
         (CreditSource::PerCall(2.0), 2.0, 3),
         (in_header(), 0.5, 10),
     ] {
-        let telemetry = telemetry(&Clock::by_hand(noon()), cost(credits, Some(budget)));
-        let ledger = telemetry.ledger();
+        let telemetry = telemetry(&Clock::manual(noon()), cost(credits, Some(budget)));
+        let ledger = telemetry.cost();
         let mut made = 0;
         while let Ok(_reservation) = ledger.reserve("coins", &budget, noon()) {
             ledger.spend("coins", price, noon());
@@ -345,8 +345,8 @@ fn consecutive_calls_spend_a_budget_completely_at_any_price() {
 #[test]
 fn a_learned_price_is_reserved_but_at_least_one_credit() {
     let budget = monthly_budget(10.0);
-    let telemetry = telemetry(&Clock::by_hand(noon()), cost(in_header(), Some(budget)));
-    let ledger = telemetry.ledger();
+    let telemetry = telemetry(&Clock::manual(noon()), cost(in_header(), Some(budget)));
+    let ledger = telemetry.cost();
     let concurrent_calls = || {
         let reserve = |_| ledger.reserve("coins", &budget, noon()).ok();
         (0..20).map_while(reserve).collect::<Vec<_>>().len()
@@ -362,13 +362,13 @@ fn a_learned_price_is_reserved_but_at_least_one_credit() {
 fn concurrent_reservations_never_exceed_the_budget() {
     let budget = monthly_budget(100.0);
     let telemetry =
-        telemetry(&Clock::by_hand(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
+        telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
     let granted = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                while let Ok(reservation) = telemetry.ledger().reserve("coins", &budget, noon()) {
-                    telemetry.ledger().spend("coins", 1.0, noon());
+                while let Ok(reservation) = telemetry.cost().reserve("coins", &budget, noon()) {
+                    telemetry.cost().spend("coins", 1.0, noon());
                     drop(reservation);
                     granted.fetch_add(1, Ordering::Relaxed);
                 }

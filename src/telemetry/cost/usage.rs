@@ -47,7 +47,7 @@ struct Days {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AlertState {
     /// The first day of the period that the warning is about.
-    pub(super) window: Day,
+    pub(super) period_start: Day,
     /// The size of the budget.
     pub(super) budget: MicroCredits,
     /// Whether the warning said that the budget is spent, and not nearly spent.
@@ -66,18 +66,19 @@ impl UsageHistory {
 
     /// Records a call with this cost.
     pub(super) fn spend(&self, credits: MicroCredits, now: SystemTime) {
-        self.lock_days().add(Day::of(now), CreditUsage::spent(credits));
+        self.lock_days().add(Day::from_time(now), CreditUsage::spent(credits));
         self.update_average();
     }
 
     /// Records a call without a charge; `avoided` is the usual cost.
-    pub(super) fn spare(&self, avoided: MicroCredits, now: SystemTime) {
-        self.lock_days().add(Day::of(now), CreditUsage { avoided, ..CreditUsage::default() });
+    pub(super) fn add_free_call(&self, avoided: MicroCredits, now: SystemTime) {
+        self.lock_days()
+            .add(Day::from_time(now), CreditUsage { avoided, ..CreditUsage::default() });
     }
 
     /// Records an avoided call and its usual cost. Runs for every hit.
-    pub(super) fn avoid(&self, credits: MicroCredits, now: SystemTime) {
-        let day = Day::of(now).raw();
+    pub(super) fn add_avoided_call(&self, credits: MicroCredits, now: SystemTime) {
+        let day = Day::from_time(now).raw();
         if self.avoided.day.load(Ordering::Relaxed) != day {
             let _days = self.lock_days();
             self.avoided.day.store(day, Ordering::Relaxed);
@@ -87,13 +88,13 @@ impl UsageHistory {
     }
 
     /// The average cost of a call that cost something; `None` before the first one.
-    pub(super) fn usual(&self) -> Option<MicroCredits> {
+    pub(super) fn average_cost(&self) -> Option<MicroCredits> {
         let average = self.average.load(Ordering::Relaxed);
         (average > 0).then_some(MicroCredits(average))
     }
 
     /// The usage in the period of `now`.
-    pub(super) fn window(&self, period: Period, now: SystemTime) -> CreditUsage {
+    pub(super) fn usage_in_period(&self, period: Period, now: SystemTime) -> CreditUsage {
         self.lock_days().usage_in_period(period, now)
     }
 
@@ -127,11 +128,11 @@ impl UsageHistory {
     }
 
     /// Records a warning. `false` if the same warning was recorded before in this period.
-    pub(super) fn tell(&self, alert: AlertState) -> bool {
+    pub(super) fn record_alert(&self, alert: AlertState) -> bool {
         let mut days = self.days.lock();
-        let before = days
-            .last_alert
-            .filter(|before| (before.window, before.budget) == (alert.window, alert.budget));
+        let before = days.last_alert.filter(|before| {
+            (before.period_start, before.budget) == (alert.period_start, alert.budget)
+        });
         let is_new = before.is_none_or(|before| alert.spent && !before.spent);
         if is_new {
             days.last_alert = Some(alert);
@@ -140,7 +141,7 @@ impl UsageHistory {
     }
 
     /// Adds the persisted usage of a day to the usage since the start of this process.
-    pub(super) fn adopt(&self, day: Day, persisted: CreditUsage) {
+    pub(super) fn add_restored(&self, day: Day, persisted: CreditUsage) {
         let mut days = self.lock_days();
         let has_own_usage = days.by_day.contains_key(&day);
         days.add(day, persisted);
@@ -152,7 +153,7 @@ impl UsageHistory {
     }
 
     /// Appends the rows of the days that changed since the last call of this method.
-    pub(super) fn changed(&self, rows: &mut Vec<UsageRow>) {
+    pub(super) fn take_changed_rows(&self, rows: &mut Vec<UsageRow>) {
         let mut days = self.lock_days();
         for day in std::mem::take(&mut days.changed) {
             rows.push(codec::encode(&self.name, day, days.by_day.get(&day).copied()));
@@ -172,15 +173,15 @@ impl UsageHistory {
     }
 
     fn update_average(&self) {
-        let average = self.days.lock().total.usual().unwrap_or_default();
+        let average = self.days.lock().total.average_cost().unwrap_or_default();
         self.average.store(average.0, Ordering::Relaxed);
     }
 }
 
 impl Days {
     fn usage_in_period(&self, period: Period, now: SystemTime) -> CreditUsage {
-        let day = Day::of(now);
-        let window = self.by_day.range(day.first(period)..day.next(period));
+        let day = Day::from_time(now);
+        let window = self.by_day.range(day.period_start(period)..day.next_period_start(period));
         window.fold(CreditUsage::default(), |sum, (_, one)| sum.plus(*one))
     }
 
@@ -197,7 +198,8 @@ impl Days {
     /// Drops all but the last months that have usage. The limit is a number of months and not a date: if the
     /// clock is years ahead for a moment, the usage of the current month must not be lost.
     fn drop_old_months(&mut self) {
-        let mut months: Vec<Day> = self.by_day.keys().map(|day| day.first(Period::Month)).collect();
+        let mut months: Vec<Day> =
+            self.by_day.keys().map(|day| day.period_start(Period::Month)).collect();
         months.dedup();
         let Some(oldest) = months.len().checked_sub(MONTHS).map(|over| months[over]) else {
             return;

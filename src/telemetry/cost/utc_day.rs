@@ -13,7 +13,7 @@ pub(super) struct Day(u32);
 
 impl Day {
     /// The day of a time.
-    pub(super) fn of(time: SystemTime) -> Self {
+    pub(super) fn from_time(time: SystemTime) -> Self {
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Self(u32::try_from(since.as_secs() / DAY_SECONDS).unwrap_or(u32::MAX))
     }
@@ -27,10 +27,10 @@ impl Day {
     }
 
     /// The first day of the period that contains this day.
-    pub(super) fn first(self, period: Period) -> Self {
-        let next = self.next(period);
+    pub(super) fn period_start(self, period: Period) -> Self {
+        let next = self.next_period_start(period);
         let first = |length: u32| Self(next.0.saturating_sub(length));
-        let begins = |day: &Self| day.0 == 0 || Self(day.0 - 1).next(period) == *day;
+        let begins = |day: &Self| day.0 == 0 || Self(day.0 - 1).next_period_start(period) == *day;
         match period {
             Period::Day => self,
             Period::Month => (28..=31).map(first).find(begins).unwrap_or(self),
@@ -38,17 +38,17 @@ impl Day {
     }
 
     /// The first day of the next period.
-    pub(super) fn next(self, period: Period) -> Self {
-        let begin = self.begin();
+    pub(super) fn next_period_start(self, period: Period) -> Self {
+        let begin = self.start_time();
         let left = match period {
             Period::Day => until_midnight(begin),
             Period::Month => until_next_month(begin),
         };
-        begin.checked_add(left).map_or(self, Self::of)
+        begin.checked_add(left).map_or(self, Self::from_time)
     }
 
     /// The start of the day (midnight UTC).
-    pub(super) fn begin(self) -> SystemTime {
+    pub(super) fn start_time(self) -> SystemTime {
         let since = Duration::from_secs(u64::from(self.0) * DAY_SECONDS);
         SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
     }
@@ -65,7 +65,7 @@ mod tests {
 
     fn day(text: &str) -> Day {
         let text = format!("{text} 12:00:00 GMT");
-        Day::of(date::parse_undated(text.as_bytes()).expect("a date"))
+        Day::from_time(date::parse_undated(text.as_bytes()).expect("a date"))
     }
 
     #[test]
@@ -81,9 +81,9 @@ mod tests {
             ("Thu, 31 Dec 2026", "Tue, 01 Dec 2026", "Fri, 01 Jan 2027"),
         ] {
             let within = day(within);
-            assert_eq!(within.first(Period::Month), day(first));
-            assert_eq!(within.next(Period::Month), day(next));
-            assert_eq!(within.first(Period::Day), within);
+            assert_eq!(within.period_start(Period::Month), day(first));
+            assert_eq!(within.next_period_start(Period::Month), day(next));
+            assert_eq!(within.period_start(Period::Day), within);
         }
     }
 
@@ -91,11 +91,11 @@ mod tests {
         #[test]
         fn every_day_is_in_its_month_and_months_are_contiguous(raw in 0u32..4_000_000) {
             let day = Day::from_raw(raw);
-            let (first, next) = (day.first(Period::Month), day.next(Period::Month));
+            let (first, next) = (day.period_start(Period::Month), day.next_period_start(Period::Month));
             prop_assert!(first <= day && day < next);
-            prop_assert_eq!(next.first(Period::Month), next);
+            prop_assert_eq!(next.period_start(Period::Month), next);
             prop_assert!((28..=31).contains(&(next.raw() - first.raw())));
-            prop_assert_eq!(Day::of(day.begin()), day);
+            prop_assert_eq!(Day::from_time(day.start_time()), day);
         }
     }
 }

@@ -27,7 +27,7 @@ impl CapturedLog {
     }
 
     /// A subscriber that writes a JSON log from level `INFO` on to this object.
-    pub(crate) fn log(&self) -> impl Subscriber + Send + Sync + use<> {
+    pub(crate) fn subscriber(&self) -> impl Subscriber + Send + Sync + use<> {
         let writer = self.clone();
         let log = config::Log { format: LogFormat::Json, level: LogLevel::Info };
         subscriber(&log, move || writer.clone())

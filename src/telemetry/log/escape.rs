@@ -21,7 +21,7 @@ pub(super) fn push(out: &mut String, text: &str, capacity: usize) {
 }
 
 /// Splits the text at a character boundary after at most `max_bytes` bytes.
-pub(super) fn start_of(text: &str, max_bytes: usize) -> (&str, &str) {
+pub(super) fn split_at_limit(text: &str, max_bytes: usize) -> (&str, &str) {
     let mut end = text.len().min(max_bytes);
     while !text.is_char_boundary(end) {
         end -= 1;

@@ -42,7 +42,7 @@ where
     ) -> fmt::Result {
         let bridged = event.normalized_metadata();
         let metadata = bridged.as_ref().unwrap_or_else(|| event.metadata());
-        let is_third_party = third_party::is_foreign(metadata.target());
+        let is_third_party = third_party::is_third_party(metadata.target());
         let mut fields = FieldVisitor::new(self.format, is_third_party);
         event.record(&mut fields);
         let mut time = String::with_capacity(32);
@@ -112,7 +112,7 @@ impl FieldVisitor {
 
     fn write_text(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
-            let shown = if self.is_third_party { third_party::harmless(value) } else { value };
+            let shown = if self.is_third_party { third_party::harmless_part(value) } else { value };
             self.message.clear();
             escape::push(&mut self.message, &redact(shown), MAX_TEXT_BYTES);
             return;

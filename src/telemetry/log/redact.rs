@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 
 use crate::semantics::redaction::{self, Redactor};
-use crate::telemetry::log::escape::start_of;
+use crate::telemetry::log::escape::split_at_limit;
 
 /// The start of the text without user information, queries, values after the name of a credential, and
 /// secrets in URLs.
@@ -22,7 +22,7 @@ pub(super) fn redact(text: &str) -> Cow<'_, str> {
 
 /// The start of the text without the secrets that a preceding delimiter or name marks.
 fn without_marked_secrets(text: &str) -> Cow<'_, str> {
-    let (text, beyond) = start_of(text, MAX_SEARCHED_BYTES);
+    let (text, beyond) = split_at_limit(text, MAX_SEARCHED_BYTES);
     // Most values contain no secret, so the text is searched before it is copied.
     let Some(pattern) = first_pattern(text) else { return Cow::Borrowed(text) };
     let mut out = String::with_capacity(text.len());

@@ -34,7 +34,7 @@ fn request_event(path: &str) -> RequestEvent<'_> {
     RequestEvent {
         route: 0,
         result: ResultKind::Miss,
-        why: Some("uri-miss"),
+        forward_reason: Some("uri-miss"),
         method: &Method::GET,
         host: "discord.example.test",
         port: 443,
@@ -46,7 +46,7 @@ fn request_event(path: &str) -> RequestEvent<'_> {
         client_bytes: 10,
         upstream_bytes: 9,
         filled_bytes: 3,
-        is_larders: false,
+        is_own_error: false,
     }
 }
 

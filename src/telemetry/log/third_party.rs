@@ -13,20 +13,22 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
 use crate::clock;
-use crate::telemetry::log::OWN;
-use crate::telemetry::log::escape::start_of;
+use crate::telemetry::log::LARDER_TARGET;
+use crate::telemetry::log::escape::split_at_limit;
 use crate::telemetry::log_limiter::Limiter;
 
 /// Whether an event with this target is from another crate.
-pub(super) fn is_foreign(target: &str) -> bool {
-    target.strip_prefix(OWN).is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
+pub(super) fn is_third_party(target: &str) -> bool {
+    target
+        .strip_prefix(LARDER_TARGET)
+        .is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
 }
 
 /// The part of a message of another crate that is constant text and not data of a client or an origin.
 /// pingora appends up to 2 KiB of a raw head after `buf:`, error texts after `context:` and `cause:`, and the
 /// request line before `, Host:`.
-pub(super) fn harmless(message: &str) -> &str {
-    let (shown, _) = start_of(message, MAX_MESSAGE_BYTES);
+pub(super) fn harmless_part(message: &str) -> &str {
+    let (shown, _) = split_at_limit(message, MAX_MESSAGE_BYTES);
     let cut = MARKERS
         .iter()
         .filter_map(|marker| shown.find(marker))
@@ -62,7 +64,7 @@ impl RateLimitedLayer {
     }
 
     fn may_pass(&self, metadata: &Metadata<'_>) -> bool {
-        !is_foreign(metadata.target()) || self.lines.lock().admit(clock::monotonic()).is_some()
+        !is_third_party(metadata.target()) || self.lines.lock().admit(clock::monotonic()).is_some()
     }
 }
 
@@ -99,21 +101,21 @@ mod tests {
             ("Server starting", "Server starting"),
         ];
         for (message, shown) in table {
-            assert_eq!(harmless(message), shown, "{message}");
+            assert_eq!(harmless_part(message), shown, "{message}");
         }
     }
 
     #[test]
     fn a_long_third_party_message_is_cut_at_a_character_boundary() {
-        assert!(harmless(&"ü".repeat(600)).len() <= MAX_MESSAGE_BYTES);
+        assert!(harmless_part(&"ü".repeat(600)).len() <= MAX_MESSAGE_BYTES);
     }
 
     #[test]
     fn a_target_belongs_to_larder_if_its_first_segment_is_larder() {
-        assert!(!is_foreign("larder"));
-        assert!(!is_foreign("larder::engine::fill"));
-        assert!(is_foreign("larderous"));
-        assert!(is_foreign("pingora_proxy"));
-        assert!(is_foreign("log"));
+        assert!(!is_third_party("larder"));
+        assert!(!is_third_party("larder::engine::fill"));
+        assert!(is_third_party("larderous"));
+        assert!(is_third_party("pingora_proxy"));
+        assert!(is_third_party("log"));
     }
 }

@@ -5,7 +5,7 @@
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
 
-use crate::telemetry::metrics::registry::{counter, gauge_of_one, gauges};
+use crate::telemetry::metrics::registry::{counter, gauge, gauges};
 
 /// The metrics of operator actions, shared by all configurations.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ impl AdminMetrics {
                 "1 for an upstream whose certificate is not verified.",
                 &["upstream"],
             ),
-            reloaded: gauge_of_one(
+            reloaded: gauge(
                 r,
                 "larder_config_last_reload_successful",
                 "1 if the last reload of the configuration succeeded.",

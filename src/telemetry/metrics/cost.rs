@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use prometheus::{Counter, CounterVec, GaugeVec, Registry};
 
-use crate::telemetry::metrics::registry::{amounts, shares};
+use crate::telemetry::metrics::registry::{float_counters, float_gauges};
 
 /// The cost metrics, shared by all configurations.
 #[derive(Clone)]
@@ -30,25 +30,25 @@ pub(in crate::telemetry) struct CostHandles {
 impl CostMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
-            cost: amounts(
+            cost: float_counters(
                 r,
                 "larder_cost_total",
                 "Cost of calls to origins, in the currency of `upstreams.*.cost`.",
                 &["upstream"],
             ),
-            avoided: amounts(
+            avoided: float_counters(
                 r,
                 "larder_cost_avoided_total",
                 "Cost of calls that were avoided, or were free of charge, because of a stored response.",
                 &["upstream"],
             ),
-            credits: amounts(
+            credits: float_counters(
                 r,
                 "larder_credits_total",
                 "Cost of calls to origins, in credits.",
                 &["upstream"],
             ),
-            used: shares(
+            used: float_gauges(
                 r,
                 "larder_budget_used_ratio",
                 "Spent share of the budget of the current day or month.",
@@ -59,7 +59,7 @@ impl CostMetrics {
     }
 
     /// The handles of an upstream.
-    pub(in crate::telemetry) fn of(&self, upstream: &str) -> CostHandles {
+    pub(in crate::telemetry) fn for_upstream(&self, upstream: &str) -> CostHandles {
         CostHandles {
             money: self.cost.with_label_values(&[upstream]),
             avoided: self.avoided.with_label_values(&[upstream]),
@@ -69,7 +69,7 @@ impl CostMetrics {
 
     /// Sets the spent shares of the budgets and removes the gauges of all other upstreams. A concurrent
     /// rendering always contains the gauges that stay.
-    pub(in crate::telemetry) fn used(&self, shares: &[(Arc<str>, f64)]) {
+    pub(in crate::telemetry) fn set_used(&self, shares: &[(Arc<str>, f64)]) {
         let mut with_budget = self.with_budget.lock();
         for removed in with_budget.iter().filter(|name| shares.iter().all(|(one, _)| one != *name))
         {

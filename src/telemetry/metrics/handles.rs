@@ -40,7 +40,7 @@ impl RouteHandles {
         &self.name
     }
 
-    pub(super) fn ended(&self, result: ResultKind, duration: Duration) {
+    pub(super) fn record(&self, result: ResultKind, duration: Duration) {
         let index = result.index();
         if let Some(requests) = self.requests.get(index) {
             requests.inc();
@@ -69,7 +69,7 @@ impl UpstreamHandles {
         &self.name
     }
 
-    pub(super) fn called(&self, duration: Duration) {
+    pub(super) fn record_call(&self, duration: Duration) {
         self.durations.get(&[&self.name]).observe(duration.as_secs_f64());
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter
 }
 
 /// A gauge without labels.
-pub(super) fn gauge_of_one(registry: &Registry, name: &str, help: &str) -> IntGauge {
+pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help))
 }
 
@@ -30,12 +30,22 @@ pub(super) fn counters(
 }
 
 /// A family of counters with fractions: seconds, credits, money.
-pub(super) fn amounts(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> CounterVec {
+pub(super) fn float_counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> CounterVec {
     register(registry, CounterVec::new(Opts::new(name, help), labels))
 }
 
 /// A family of gauges with fractions.
-pub(super) fn shares(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
+pub(super) fn float_gauges(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> GaugeVec {
     register(registry, GaugeVec::new(Opts::new(name, help), labels))
 }
 
@@ -56,7 +66,7 @@ pub(super) fn histograms(
 }
 
 /// Registers `larder_build_info` and `process_*`.
-pub(super) fn about_this_program(registry: &Registry) {
+pub(super) fn register_process_info(registry: &Registry) {
     let info = gauges(registry, "larder_build_info", "The version of this larder.", &["version"]);
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     #[cfg(target_os = "linux")]

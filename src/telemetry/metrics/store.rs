@@ -4,7 +4,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
-use crate::telemetry::metrics::registry::{counter, counters, gauge_of_one, gauges};
+use crate::telemetry::metrics::registry::{counter, counters, gauge, gauges};
 
 /// The usage and the health of the store tiers.
 #[derive(Clone)]
@@ -28,7 +28,7 @@ impl StoreMetrics {
                 "Stored responses that were evicted to free capacity.",
                 &["tier"],
             ),
-            state: gauge_of_one(
+            state: gauge(
                 r,
                 "larder_store_state",
                 "0: the store is as configured; 1: memory only although a disk store is configured.",

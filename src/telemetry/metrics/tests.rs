@@ -18,7 +18,7 @@ fn request_event(route: usize, result: ResultKind) -> RequestEvent<'static> {
     RequestEvent {
         route,
         result,
-        why: None,
+        forward_reason: None,
         method: &Method::GET,
         host: "api.example.test",
         port: 80,
@@ -30,7 +30,7 @@ fn request_event(route: usize, result: ResultKind) -> RequestEvent<'static> {
         client_bytes: 100,
         upstream_bytes: 0,
         filled_bytes: 0,
-        is_larders: false,
+        is_own_error: false,
     }
 }
 
@@ -60,7 +60,10 @@ fn a_hit_counts_once_with_its_duration_and_bytes() {
 #[test]
 fn a_waiter_counts_as_coalesced_in_both_families() {
     let metrics = metrics(1);
-    let waiter = RequestEvent { why: Some("uri-miss"), ..exchange(0, ResultKind::Coalesced) };
+    let waiter = RequestEvent {
+        forward_reason: Some("uri-miss"),
+        ..request_event(0, ResultKind::Coalesced)
+    };
     metrics.record(&waiter);
     let page = metrics.render();
     let requests = r#"larder_requests_total{result="coalesced",route="route-0"}"#;
@@ -87,11 +90,12 @@ fn call(status: StatusCode) -> UpstreamEvent<'static> {
 #[test]
 fn every_metric_family_appears_after_its_first_event() {
     let metrics = metrics(1);
-    let missed = RequestEvent { why: Some("stale"), ..exchange(0, ResultKind::Miss) };
+    let missed =
+        RequestEvent { forward_reason: Some("stale"), ..request_event(0, ResultKind::Miss) };
     metrics.record(&missed);
     metrics.upstream_call(&call(StatusCode::OK));
-    metrics.operation().mode("cache", &["cache", "bypass"]);
-    metrics.operation().insecure(["u"].into_iter());
+    metrics.admin().mode("cache", &["cache", "bypass"]);
+    metrics.admin().insecure(["u"].into_iter());
     metrics.upstream_retry(0, "closed");
     metrics.denied("client");
     metrics.not_stored(0, "set-cookie");
@@ -179,16 +183,16 @@ fn a_hundred_busy_routes_make_a_page_below_a_megabyte() {
 #[test]
 fn exactly_one_mode_is_set_and_failed_reloads_are_counted() {
     let metrics = metrics(0);
-    metrics.operation().mode("cache", &["cache", "offline"]);
-    metrics.operation().mode("offline", &["cache", "offline"]);
-    metrics.operation().reloaded(true);
-    metrics.operation().reloaded(false);
+    metrics.admin().mode("cache", &["cache", "offline"]);
+    metrics.admin().mode("offline", &["cache", "offline"]);
+    metrics.admin().reloaded(true);
+    metrics.admin().reloaded(false);
     let page = metrics.render();
     assert_eq!(value(&page, r#"larder_mode{mode="cache"}"#), Some(0.0));
     assert_eq!(value(&page, r#"larder_mode{mode="offline"}"#), Some(1.0));
     assert_eq!(value(&page, "larder_config_last_reload_successful"), Some(0.0));
     assert_eq!(value(&page, "larder_config_reload_failures_total"), Some(1.0));
-    metrics.operation().reloaded(true);
+    metrics.admin().reloaded(true);
     let page = metrics.render();
     assert_eq!(value(&page, "larder_config_last_reload_successful"), Some(1.0));
     assert_eq!(value(&page, "larder_config_reload_failures_total"), Some(1.0));
@@ -197,7 +201,7 @@ fn exactly_one_mode_is_set_and_failed_reloads_are_counted() {
 #[test]
 fn limited_calls_are_counted_by_upstream_and_cause() {
     let metrics = metrics(0);
-    let limits = metrics.restraint();
+    let limits = metrics.upstream_limits();
     limits.rate_limited("discord", "shared-limit");
     limits.refused("discord", "budget");
     limits.waited("discord", "rate-limit", Duration::from_millis(1500));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use prometheus::{CounterVec, IntCounterVec, Registry};
 
-use crate::telemetry::metrics::registry::{amounts, counters};
+use crate::telemetry::metrics::registry::{counters, float_counters};
 
 /// The metrics of limited calls, shared by all configurations.
 #[derive(Clone)]
@@ -38,7 +38,7 @@ impl UpstreamLimitMetrics {
                 "Calls that waited for admission, by cause.",
                 &["upstream", "cause"],
             ),
-            wait_seconds: amounts(
+            wait_seconds: float_counters(
                 r,
                 "larder_upstream_wait_seconds_total",
                 "Time that calls waited for admission, by cause.",

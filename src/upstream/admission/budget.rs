@@ -16,7 +16,7 @@ impl AdmissionControl {
     /// The rejection by the budget of an upstream, if it blocks calls right now.
     pub(super) fn over_budget(&self, upstream: &Upstream) -> Option<Rejection> {
         let (budget, reason) = limiting(upstream)?;
-        let shortage = self.account.ledger().shortage(&upstream.name, budget, self.clock.now())?;
+        let shortage = self.telemetry.cost().shortage(&upstream.name, budget, self.clock.now())?;
         Some(budget_rejection(shortage, reason))
     }
 
@@ -27,14 +27,14 @@ impl AdmissionControl {
     ) -> Result<Option<Reservation>, Rejection> {
         let Some(upstream) = &target.upstream else { return Ok(None) };
         let Some((budget, reason)) = limiting(upstream) else { return Ok(None) };
-        let reserved = self.account.ledger().reserve(&upstream.name, budget, self.clock.now());
+        let reserved = self.telemetry.cost().reserve(&upstream.name, budget, self.clock.now());
         reserved.map(Some).map_err(|shortage| budget_rejection(shortage, reason))
     }
 }
 
 /// The budget of an upstream and the reason for rejections, if the budget blocks calls.
 fn limiting(upstream: &Upstream) -> Option<(&CostBudget, RejectReason)> {
-    let budget = upstream.conduct.cost.as_ref()?.budget.as_ref()?;
+    let budget = upstream.policy.cost.as_ref()?.budget.as_ref()?;
     let stale = match budget.at_limit {
         OverBudgetAction::Warn => return None,
         OverBudgetAction::StaleOnly => true,
@@ -49,5 +49,5 @@ fn budget_rejection(shortage: BudgetShortage, reason: RejectReason) -> Rejection
         BudgetShortage::Spent(left) => left,
         BudgetShortage::Reserved => Duration::ZERO,
     };
-    Rejection { cause: reason, left }
+    Rejection { reason, left }
 }

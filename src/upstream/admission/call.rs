@@ -35,21 +35,21 @@ pub struct CallContext {
     /// The shape without the last path segment, which may be an id that does not look like one.
     pub family: u64,
     /// The cooldown times after failures.
-    pub hold: CooldownPolicy,
+    pub cooldown_policy: CooldownPolicy,
     /// The cooldown after a rate limit for which the origin sends no `Retry-After`.
     pub backoff: Backoff,
     /// Whether the origin's `Retry-After` is honoured.
-    pub heeds: bool,
+    pub honours_retry_after: bool,
     /// How long the call may wait for a cooldown to end.
     pub patience: Duration,
     /// Whether a stale response can be served instead.
-    pub yields: bool,
+    pub has_stale: bool,
     /// Whether it is the first call for its request.
     pub attempt: AttemptKind,
     /// Set when the call is queued. Requests that wait for its response then do not start their own call.
-    pub in_line: Arc<AtomicBool>,
+    pub queued: Arc<AtomicBool>,
     /// Called each time the call is admitted.
-    pub goes_out: Callback,
+    pub on_admitted: Callback,
 }
 
 /// An optional callback.
@@ -58,11 +58,11 @@ pub struct Callback(Option<Arc<dyn Fn() + Send + Sync>>);
 
 impl Callback {
     /// A callback that runs this function.
-    pub fn by(callback: impl Fn() + Send + Sync + 'static) -> Self {
+    pub fn new(callback: impl Fn() + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(callback)))
     }
 
-    pub(super) fn tell(&self) {
+    pub(super) fn call(&self) {
         if let Some(callback) = &self.0 {
             callback();
         }
@@ -81,7 +81,7 @@ pub enum AttemptKind {
     /// The first call for its request.
     First,
     /// A retry after calls that failed.
-    Again,
+    Retry,
 }
 
 /// Whether a client waits for a call. A client may join while the call is queued, and all clients may leave.
@@ -100,24 +100,24 @@ impl Default for CallAudience {
 
 impl CallAudience {
     /// No client waits yet: a background refresh.
-    pub fn nobody() -> Self {
+    pub fn background() -> Self {
         Self { present: AtomicBool::new(false), ..Self::default() }
     }
 
     /// Sets whether a client waits from now on.
-    pub fn is(&self, is_present: bool) {
+    pub fn set_present(&self, is_present: bool) {
         if self.present.swap(is_present, Ordering::AcqRel) != is_present {
             self.changed.notify_one();
         }
     }
 
     /// Whether a client waits.
-    pub fn is_there(&self) -> bool {
+    pub fn is_present(&self) -> bool {
         self.present.load(Ordering::Acquire)
     }
 
     /// Returns when this has changed. Only the call itself may wait for it.
-    pub(super) async fn changes(&self) {
+    pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
 }
@@ -143,14 +143,14 @@ impl CallContext {
             shape,
             resource,
             family,
-            hold: policy.hold,
+            cooldown_policy: policy.cooldown,
             backoff: policy.retry.backoff,
-            heeds: policy.retry.honour_retry_after,
+            honours_retry_after: policy.retry.honour_retry_after,
             patience: Duration::ZERO,
-            yields: false,
+            has_stale: false,
             attempt: AttemptKind::First,
-            in_line: Arc::default(),
-            goes_out: Callback::default(),
+            queued: Arc::default(),
+            on_admitted: Callback::default(),
         }
     }
 }

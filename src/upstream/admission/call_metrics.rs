@@ -15,7 +15,7 @@ use crate::upstream::routing::UpstreamTarget;
 pub struct CallTimer {
     telemetry: Arc<Telemetry>,
     /// The target of the call.
-    pub(super) place: UpstreamTarget,
+    pub(super) target: UpstreamTarget,
     route: usize,
     since: Instant,
     recorded: bool,
@@ -23,16 +23,16 @@ pub struct CallTimer {
 
 impl CallTimer {
     pub(super) fn new(telemetry: Arc<Telemetry>, target: UpstreamTarget, route: usize) -> Self {
-        Self { telemetry, place: target, route, since: clock::monotonic(), recorded: false }
+        Self { telemetry, target, route, since: clock::monotonic(), recorded: false }
     }
 
     /// Records that the head of the final response arrived.
-    pub fn answered(&mut self, status: StatusCode) {
+    pub fn on_response(&mut self, status: StatusCode) {
         self.record(Ok(status));
     }
 
     /// Records that no head arrived.
-    pub fn failed(&mut self, token: &'static str) {
+    pub fn on_failure(&mut self, token: &'static str) {
         self.record(Err(token));
     }
 
@@ -41,10 +41,10 @@ impl CallTimer {
             return;
         }
         self.telemetry.upstream_call(&UpstreamEvent {
-            upstream: self.place.index,
+            upstream: self.target.index,
             route: self.route,
-            host: &self.place.host,
-            port: self.place.port,
+            host: &self.target.host,
+            port: self.target.port,
             outcome,
             duration: clock::monotonic().saturating_duration_since(self.since),
         });

@@ -57,7 +57,7 @@ impl Drop for ReservedCredits {
     fn drop(&mut self) {
         // Release before the notification: a call that checks again finds the released credits.
         self.reservation = None;
-        self.upstream.eased.notify_waiters();
+        self.upstream.recheck.notify_waiters();
     }
 }
 
@@ -72,7 +72,7 @@ impl CallCharge {
 
     /// The head arrived, and the body as `json` if it is read. They contain the price. If it cannot be read
     /// from them, a usable response costs the usual price.
-    pub(super) fn answered(
+    pub(super) fn on_response(
         &mut self,
         status: StatusCode,
         ok: bool,
@@ -80,7 +80,7 @@ impl CallCharge {
         json: Option<&Value>,
     ) {
         let upstream = self.upstream.clone();
-        let Some(cost) = upstream.as_ref().and_then(|one| one.conduct.cost.as_ref()) else {
+        let Some(cost) = upstream.as_ref().and_then(|one| one.policy.cost.as_ref()) else {
             return;
         };
         if self.price == PriceState::Recorded {
@@ -90,7 +90,7 @@ impl CallCharge {
             self.record_avoided();
         } else if json.is_none() && matches!(cost.credits, CreditSource::Body(_)) {
             self.price = PriceState::InBody { ok };
-            self.unread();
+            self.on_body_unread();
         } else {
             let credits = credit_cost::credits(cost, ok, headers, json);
             self.spend(credits.unwrap_or_default());
@@ -98,19 +98,19 @@ impl CallCharge {
     }
 
     /// The head arrived. If the body contains the price, the body is read as it passes.
-    pub(super) fn begun(&mut self, status: StatusCode, ok: bool, headers: &HeaderMap) {
-        let cost = self.upstream.as_ref().and_then(|one| one.conduct.cost.as_ref());
+    pub(super) fn on_head(&mut self, status: StatusCode, ok: bool, headers: &HeaderMap) {
+        let cost = self.upstream.as_ref().and_then(|one| one.policy.cost.as_ref());
         let in_body = cost.is_some_and(|cost| matches!(cost.credits, CreditSource::Body(_)));
         let free = status == StatusCode::NOT_MODIFIED;
         if in_body && !free && self.price != PriceState::Recorded {
             self.price = PriceState::InBody { ok };
         } else {
-            self.answered(status, ok, headers, None);
+            self.on_response(status, ok, headers, None);
         }
     }
 
     /// The body was not read to its end or could not be parsed, and will not be.
-    pub(super) fn unread(&mut self) {
+    pub(super) fn on_body_unread(&mut self) {
         if let PriceState::InBody { ok } = self.price {
             let usual = self.usual_price().filter(|_| ok);
             self.spend(usual.unwrap_or_default());
@@ -119,14 +119,14 @@ impl CallCharge {
 
     /// The whole request was sent and the client is gone. The call costs the usual price unless a response
     /// states another one.
-    pub(super) fn left(&mut self) {
+    pub(super) fn on_client_gone(&mut self) {
         if self.price == PriceState::NoResponse {
             self.price = PriceState::ClientGone;
         }
     }
 
     /// No response arrived: the call costs nothing.
-    pub(super) fn failed(&mut self) {
+    pub(super) fn on_failure(&mut self) {
         if self.price == PriceState::NoResponse {
             self.finish();
         }
@@ -134,17 +134,17 @@ impl CallCharge {
 
     /// The usual price of a call. `None`: calls to this upstream are not counted.
     fn usual_price(&self) -> Option<f64> {
-        let upstream = self.upstream.as_ref().filter(|one| one.conduct.cost.is_some())?;
-        Some(self.control.account.ledger().usual(&upstream.name))
+        let upstream = self.upstream.as_ref().filter(|one| one.policy.cost.is_some())?;
+        Some(self.control.telemetry.cost().usual_cost(&upstream.name))
     }
 
     fn spend(&mut self, credits: f64) {
         let Some(upstream) = &self.upstream else { return };
         let now = self.control.clock.now();
-        self.control.account.ledger().spend(&upstream.name, credits, now);
-        let budget = upstream.conduct.cost.as_ref().and_then(|cost| cost.budget);
+        self.control.telemetry.cost().spend(&upstream.name, credits, now);
+        let budget = upstream.policy.cost.as_ref().and_then(|cost| cost.budget);
         if budget.is_some_and(|budget| credits * URGENT_SHARE >= budget.credits) {
-            self.control.traffics.nudge();
+            self.control.registry.flush_soon();
         }
         self.finish();
     }
@@ -152,8 +152,8 @@ impl CallCharge {
     /// The call revalidated a stored response at no cost.
     fn record_avoided(&mut self) {
         let Some(upstream) = &self.upstream else { return };
-        let (ledger, now) = (self.control.account.ledger(), self.control.clock.now());
-        ledger.avoided(&upstream.name, ledger.usual(&upstream.name), now);
+        let (ledger, now) = (self.control.telemetry.cost(), self.control.clock.now());
+        ledger.record_free_call(&upstream.name, ledger.usual_cost(&upstream.name), now);
         self.finish();
     }
 
@@ -165,7 +165,7 @@ impl CallCharge {
 
 impl Drop for CallCharge {
     fn drop(&mut self) {
-        self.unread();
+        self.on_body_unread();
         if let (PriceState::ClientGone, Some(usual)) = (self.price, self.usual_price()) {
             self.spend(usual);
         }

@@ -51,18 +51,18 @@ struct ProbeRotation {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FailureKind {
     /// Whether the call was the probe of its group.
-    pub(super) probes: bool,
+    pub(super) is_probe: bool,
     /// Whether the call was known to fail, because its key is in a cooldown.
-    pub(super) is_held: bool,
+    pub(super) in_cooldown: bool,
     /// The length of the group's cooldown, if it begins.
-    pub(super) hold: Duration,
+    pub(super) cooldown: Duration,
     pub(super) at: Instant,
 }
 
 impl FailureGroups {
     /// Records the failure of a member. Returns whether the group's cooldown begins.
-    pub(super) fn failed(&mut self, member: GroupMember, failure: FailureKind) -> bool {
-        let FailureKind { probes, is_held: in_cooldown, hold: cooldown, at } = failure;
+    pub(super) fn on_failure(&mut self, member: GroupMember, failure: FailureKind) -> bool {
+        let FailureKind { is_probe: probes, in_cooldown, cooldown, at } = failure;
         let group = member.group;
         if in_cooldown && probes && !self.reported.contains(&member) {
             push(&mut self.reported, member);
@@ -94,19 +94,19 @@ impl FailureGroups {
     }
 
     /// Records the success of a member.
-    pub(super) fn succeeded(&mut self, member: GroupMember) {
+    pub(super) fn on_success(&mut self, member: GroupMember) {
         self.failing.retain(|other| other.group != member.group);
         self.rotations.retain(|rotation| rotation.group != member.group);
         self.reported.retain(|other| *other != member);
     }
 
     /// Whether the member failed, and no call of it or of another member of its group succeeded since.
-    pub(super) fn knows(&self, member: GroupMember) -> bool {
+    pub(super) fn is_failing(&self, member: GroupMember) -> bool {
         self.failing.contains(&member) || self.reported.contains(&member)
     }
 
     /// How long the member leaves the probe of its group to others. `in_cooldown`: its key is in a cooldown.
-    pub(super) fn rests(
+    pub(super) fn probe_delay(
         &self,
         member: GroupMember,
         in_cooldown: bool,

@@ -10,8 +10,10 @@ use http::StatusCode;
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::LimitScope;
 use crate::upstream::admission::failure_groups::FailureKind;
-use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, bucket_id, entry, of};
-use crate::upstream::cooldown::{CooldownScope, WORTH_KEEPING};
+use crate::upstream::admission::state::{
+    Admission, LimitKeys, LimiterState, bucket_id, entry, get_or_shared,
+};
+use crate::upstream::cooldown::{CooldownScope, MIN_STORED_TIME};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::rate_limiter::AdaptiveLimit;
 use crate::upstream::rejection::RejectReason;
@@ -24,24 +26,24 @@ const URGENT_LIMIT: u32 = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallEnd {
     /// With a response.
-    Answered(StatusCode),
+    Response(StatusCode),
     /// Without a response, though the origin was reached.
-    Broken,
+    NoResponse,
     /// With an error, or without a response, for which the call's own client may be the cause. The call
     /// counts towards limits and the ban guard, but starts no cooldown of its origin.
-    Spared(Option<StatusCode>),
+    ClientFault(Option<StatusCode>),
     /// The origin was not reached.
-    Unreached,
+    Unreachable,
 }
 
 impl CallEnd {
     /// The same end of a call whose failures its own client may have caused.
-    pub(super) fn spared(self, class: OutcomeClass) -> Self {
+    pub(super) fn attribute_to_client(self, class: OutcomeClass) -> Self {
         match (class, self) {
             (OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::RateLimited(_), _)
-            | (_, Self::Spared(_)) => self,
-            (_, Self::Answered(status)) => Self::Spared(Some(status)),
-            (_, Self::Broken | Self::Unreached) => Self::Spared(None),
+            | (_, Self::ClientFault(_)) => self,
+            (_, Self::Response(status)) => Self::ClientFault(Some(status)),
+            (_, Self::NoResponse | Self::Unreachable) => Self::ClientFault(None),
         }
     }
 }
@@ -58,14 +60,14 @@ impl LimiterState {
     ) {
         self.on_head(subject, admission, outcome, end, now);
         match end {
-            CallEnd::Unreached => {
-                self.free(admission);
+            CallEnd::Unreachable => {
+                self.end_probe(admission);
                 let origin = CooldownScope::Origin(subject.origin);
                 self.cool_down_group(origin, subject, admission, outcome, now);
                 self.trip_breaker(subject, admission, now);
             }
-            CallEnd::Spared(_) => self.free(admission),
-            CallEnd::Answered(_) | CallEnd::Broken => {
+            CallEnd::ClientFault(_) => self.end_probe(admission),
+            CallEnd::Response(_) | CallEnd::NoResponse => {
                 self.on_outcome(subject, admission, outcome, now)
             }
         }
@@ -80,9 +82,9 @@ impl LimiterState {
         end: CallEnd,
         now: Instant,
     ) {
-        self.ended(admission);
+        self.release_slot(admission);
         self.update_limits(subject, admission, outcome, now);
-        if let CallEnd::Answered(status) | CallEnd::Spared(Some(status)) = end {
+        if let CallEnd::Response(status) | CallEnd::ClientFault(Some(status)) = end {
             self.count_for_ban_guard(subject, outcome, status, now);
         }
     }
@@ -98,8 +100,8 @@ impl LimiterState {
         match outcome.class {
             OutcomeClass::Ok | OutcomeClass::Auth => self.on_success(subject, admission, now),
             OutcomeClass::RateLimited(limit) => {
-                self.run.reset();
-                self.free(admission);
+                self.failure_streak.reset();
+                self.end_probe(admission);
                 self.on_rate_limited(subject, outcome, limit, now);
             }
             OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => {
@@ -109,10 +111,12 @@ impl LimiterState {
     }
 
     /// A call ended without an outcome.
-    pub(super) fn abandoned(&mut self, admission: &mut Admission) {
-        self.ended(admission);
-        self.free(admission);
-        if let Some((limit, queue)) = admission.learned.and_then(|id| of(&mut self.learned, id)) {
+    pub(super) fn on_abandoned(&mut self, admission: &mut Admission) {
+        self.release_slot(admission);
+        self.end_probe(admission);
+        if let Some((limit, queue)) =
+            admission.learned.and_then(|id| get_or_shared(&mut self.learned, id))
+        {
             limit.on_no_answer();
             queue.wake();
         }
@@ -127,16 +131,17 @@ impl LimiterState {
     ) {
         let quota = outcome.quota.as_ref();
         if let Some(bucket) = quota.and_then(|quota| quota.bucket.as_ref()) {
-            self.belongs(subject.knock, bucket);
+            self.assign_bucket(subject.call, bucket);
         }
         let Some(counted) = admission.learned else { return };
         // The response may name another bucket than the one that the call was counted towards.
         let named = quota
             .and_then(|quota| quota.bucket.as_ref())
             .map_or(counted, |bucket| bucket_id(bucket, subject));
-        let own_limit = quota.filter(|quota| quota.whose == LimitScope::Callers);
-        let other =
-            Some(counted).filter(|_| named != counted).and_then(|id| of(&mut self.learned, id));
+        let own_limit = quota.filter(|quota| quota.scope == LimitScope::Caller);
+        let other = Some(counted)
+            .filter(|_| named != counted)
+            .and_then(|id| get_or_shared(&mut self.learned, id));
         if let Some((limit, queue)) = other {
             limit.on_no_answer();
             queue.wake();
@@ -157,22 +162,22 @@ impl LimiterState {
         status: StatusCode,
         now: Instant,
     ) {
-        let Some(rule) = &subject.conduct.ban_guard else { return };
+        let Some(rule) = &subject.policy.ban_guard else { return };
         let shared = outcome.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
-        let counts = self.guard.count(rule, status, shared, now);
-        self.unsaved.guard |= counts;
+        let counts = self.ban_guard.count(rule, status, shared, now);
+        self.unsaved.ban_guard |= counts;
         // In a large limit, losing the responses of a third of a second does not matter.
         self.urgent |= counts && rule.limit.count <= URGENT_LIMIT;
-        if let Some(left) = self.guard.tripped(rule, now) {
-            self.block_upstream(left, RejectReason::InvalidRequests, now);
+        if let Some(left) = self.ban_guard.tripped(rule, now) {
+            self.block_upstream(left, RejectReason::BanGuard, now);
         }
     }
 
     /// Blocks all calls to the upstream. A warning is logged unless they are already blocked for the same
     /// reason.
     fn block_upstream(&mut self, time: Duration, reason: RejectReason, now: Instant) {
-        if self.holds.cause(CooldownScope::Upstream) != Some(reason) {
-            self.stopped = Some((reason, time));
+        if self.cooldowns.reason(CooldownScope::Upstream) != Some(reason) {
+            self.unlogged_block = Some((reason, time));
         }
         self.start_cooldown(CooldownScope::Upstream, time, reason, now);
     }
@@ -185,21 +190,21 @@ impl LimiterState {
         reason: RejectReason,
         now: Instant,
     ) {
-        self.holds.begin(scope, time, reason, true, now);
-        if reason.outlives() && time >= WORTH_KEEPING {
-            (self.unsaved.holds, self.urgent) = (true, true);
+        self.cooldowns.begin(scope, time, reason, true, now);
+        if reason.is_stored() && time >= MIN_STORED_TIME {
+            (self.unsaved.cooldowns, self.urgent) = (true, true);
         }
     }
 
     fn on_success(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
-        self.run.reset();
-        for (member, failing) in subject.levels().into_iter().zip(&mut self.failing) {
-            failing.succeeded(member);
-            self.holds.lift(member.group, now);
+        self.failure_streak.reset();
+        for (member, failing) in subject.levels().into_iter().zip(&mut self.failure_groups) {
+            failing.on_success(member);
+            self.cooldowns.lift(member.group, now);
         }
-        let own = subject.knock.key.map(CooldownScope::Key);
+        let own = subject.call.key.map(CooldownScope::Key);
         for scope in own.into_iter().chain(admission.probes.iter().copied()) {
-            self.holds.lift(scope, now);
+            self.cooldowns.lift(scope, now);
         }
     }
 
@@ -213,23 +218,23 @@ impl LimiterState {
         now: Instant,
     ) {
         let reason = RejectReason::Failed(outcome.class);
-        let rule = &subject.knock.hold;
+        let rule = &subject.call.cooldown_policy;
         let requested = retry_after(subject, outcome);
         let in_cooldown =
-            subject.knock.key.is_some_and(|key| self.holds.is_known(CooldownScope::Key(key)));
-        if let Some(key) = subject.knock.key {
+            subject.call.key.is_some_and(|key| self.cooldowns.contains(CooldownScope::Key(key)));
+        if let Some(key) = subject.call.key {
             let time = requested.unwrap_or(rule.cooldown);
             match requested {
                 Some(_) => self.start_cooldown(CooldownScope::Key(key), time, reason, now),
-                None => self.holds.begin(CooldownScope::Key(key), time, reason, false, now),
+                None => self.cooldowns.begin(CooldownScope::Key(key), time, reason, false, now),
             }
         }
-        self.free(admission);
+        self.end_probe(admission);
         for (level, member) in subject.levels().into_iter().enumerate() {
             let probes = admission.probes.contains(&member.group);
             let failure =
-                FailureKind { probes, is_held: in_cooldown, hold: rule.cooldown, at: now };
-            if self.failing[level].failed(member, failure) {
+                FailureKind { is_probe: probes, in_cooldown, cooldown: rule.cooldown, at: now };
+            if self.failure_groups[level].on_failure(member, failure) {
                 self.cool_down_group(member.group, subject, admission, outcome, now);
             }
         }
@@ -246,17 +251,17 @@ impl LimiterState {
         outcome: &CallOutcome,
         now: Instant,
     ) {
-        if !self.holds.is_known(group) || admission.probes.contains(&group) {
-            let time = subject.knock.hold.cooldown;
-            self.holds.begin(group, time, RejectReason::Failed(outcome.class), false, now);
+        if !self.cooldowns.contains(group) || admission.probes.contains(&group) {
+            let time = subject.call.cooldown_policy.cooldown;
+            self.cooldowns.begin(group, time, RejectReason::Failed(outcome.class), false, now);
         }
     }
 
     /// The circuit breaker: it opens after another failure, or after a failed probe while it is open.
     fn trip_breaker(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
-        let Some(rule) = &subject.conduct.breaker else { return };
+        let Some(rule) = &subject.policy.breaker else { return };
         let was_probe = admission.probes.contains(&CooldownScope::Upstream);
-        if self.run.failed(rule, now) || was_probe {
+        if self.failure_streak.failed(rule, now) || was_probe {
             self.block_upstream(rule.open_for, RejectReason::Breaker, now);
         }
     }
@@ -272,13 +277,13 @@ impl LimiterState {
         let scope = self.rate_limit_scope(subject, outcome, limit);
         let time = retry_after(subject, outcome).unwrap_or_else(|| {
             // The middle of the jitter, so that clients that back off return when the cooldown is over.
-            let wait = backoff(&subject.knock.backoff, self.holds.times(scope), 0.5);
-            wait.min(subject.knock.hold.max_cooldown)
+            let wait = backoff(&subject.call.backoff, self.cooldowns.times(scope), 0.5);
+            wait.min(subject.call.cooldown_policy.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = scope
-            && time >= WORTH_KEEPING
+            && time >= MIN_STORED_TIME
         {
-            self.held_after(bucket, subject.knock.shape);
+            self.remember_bucket_shape(bucket, subject.call.shape);
         }
         self.start_cooldown(scope, time, RejectReason::Failed(outcome.class), now);
     }
@@ -289,22 +294,23 @@ impl LimiterState {
         outcome: &CallOutcome,
         limit: RateLimitKind,
     ) -> CooldownScope {
-        let call = subject.knock;
+        let call = subject.call;
         let bucket = self.bucket_of(subject).map(CooldownScope::Bucket);
-        let whose = outcome.quota.as_ref().map(|quota| quota.whose).unwrap_or_default();
+        let whose = outcome.quota.as_ref().map(|quota| quota.scope).unwrap_or_default();
         let callers = CooldownScope::Credential(subject.credential);
         match (limit, whose) {
             (RateLimitKind::Shared, _) | (_, LimitScope::Shared) => {
                 call.key.map(CooldownScope::Key).or(bucket).unwrap_or(callers)
             }
             (RateLimitKind::Quota, _) | (_, LimitScope::Global) => callers,
-            (RateLimitKind::Minute, LimitScope::Callers) => bucket.unwrap_or(callers),
+            (RateLimitKind::Minute, LimitScope::Caller) => bucket.unwrap_or(callers),
         }
     }
 }
 
 /// The time from the origin's `Retry-After`, if it is honoured. A time of zero counts as none.
 fn retry_after(subject: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
-    let heeded = subject.knock.heeds || outcome.wait.is_some_and(|wait| wait.quota);
-    outcome.bounded_retry_after(&subject.knock.hold).filter(|_| heeded)
+    let heeded = subject.call.honours_retry_after
+        || outcome.retry_after.is_some_and(|wait| wait.is_quota_end);
+    outcome.bounded_retry_after(&subject.call.cooldown_policy).filter(|_| heeded)
 }

@@ -14,7 +14,7 @@ use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
 use crate::upstream::admission::feedback::CallEnd;
 use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, UpstreamState};
-use crate::upstream::admission::{AdmissionControl, conduct};
+use crate::upstream::admission::{AdmissionControl, upstream_policy};
 use crate::upstream::classify;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::outcome::CallOutcome;
@@ -40,8 +40,8 @@ pub struct Permit {
 
 /// A call that counts towards limits.
 pub(super) struct ActiveCall {
-    pub(super) traffic: Arc<UpstreamState>,
-    pub(super) ticket: Admission,
+    pub(super) upstream: Arc<UpstreamState>,
+    pub(super) admission: Admission,
 }
 
 impl Permit {
@@ -69,12 +69,12 @@ impl Permit {
 
     /// Marks the response as one to an incomplete request, for which the client may be the cause: an error
     /// does not count against the origin.
-    pub fn spares_the_origin(&mut self) {
+    pub fn mark_client_at_fault(&mut self) {
         self.client_at_fault = true;
     }
 
     /// The head of the final response arrived, and its body as far as rules read it.
-    pub fn answered(
+    pub fn on_response(
         &mut self,
         status: StatusCode,
         headers: &HeaderMap,
@@ -82,7 +82,7 @@ impl Permit {
     ) -> CallOutcome {
         let outcome = self.classify(status, headers, json);
         self.record_response(status, &outcome);
-        self.charge.answered(status, outcome.is_ok(), headers, json);
+        self.charge.on_response(status, outcome.is_ok(), headers, json);
         outcome
     }
 
@@ -90,39 +90,38 @@ impl Permit {
     /// is known once the body was read.
     pub fn on_head_unread(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
         let outcome = self.classify(status, headers, None);
-        if outcome.is_ok() && conduct(&self.timer.place).rules.read_bodies() {
+        if outcome.is_ok() && upstream_policy(&self.timer.target).rules.read_bodies() {
             self.awaiting_body = self.active.take();
         }
-        if let Some(ActiveCall { traffic: upstream, ticket: mut admission }) =
-            self.awaiting_body.take()
-        {
-            let subject = LimitKeys::new(&self.call, conduct(&self.timer.place), &self.timer.place);
-            let (end, now) = (CallEnd::Answered(status), self.control.clock.instant());
+        if let Some(ActiveCall { upstream, mut admission }) = self.awaiting_body.take() {
+            let subject =
+                LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
+            let (end, now) = (CallEnd::Response(status), self.control.clock.instant());
             self.update(&upstream, |state| {
                 state.on_head(&subject, &mut admission, &outcome, end, now);
             });
-            self.awaiting_body = Some(ActiveCall { traffic: upstream, ticket: admission });
-            self.gives_way();
+            self.awaiting_body = Some(ActiveCall { upstream, admission });
+            self.release_probe();
         }
         self.record_response(status, &outcome);
-        self.charge.begun(status, outcome.is_ok(), headers);
+        self.charge.on_head(status, outcome.is_ok(), headers);
         outcome
     }
 
     fn record_response(&mut self, status: StatusCode, outcome: &CallOutcome) {
-        self.timer.answered(status);
+        self.timer.on_response(status);
         if self.outcome.is_none() {
             self.count_rate_limit(outcome);
         }
-        self.complete(outcome, CallEnd::Answered(status));
+        self.complete(outcome, CallEnd::Response(status));
         self.outcome = Some(outcome.clone());
     }
 
     /// The body of a response that was already forwarded. It may change the outcome. Returns whether the
     /// response is usable.
-    pub fn read(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) -> bool {
+    pub fn on_body(&mut self, status: StatusCode, headers: &HeaderMap, json: &Value) -> bool {
         let outcome = self.classify(status, headers, Some(json));
-        self.charge.answered(status, outcome.is_ok(), headers, Some(json));
+        self.charge.on_response(status, outcome.is_ok(), headers, Some(json));
         if self.outcome.as_ref().is_none_or(|known| known.class != outcome.class) {
             self.count_rate_limit(&outcome);
         }
@@ -130,9 +129,10 @@ impl Permit {
         match self.awaiting_body.take() {
             Some(active) => self.apply_outcome(&active, &outcome),
             None if is_news => {
-                if let Some(upstream) = self.control.traffic(&self.timer.place, &self.call) {
+                if let Some(upstream) = self.control.upstream_state(&self.timer.target, &self.call)
+                {
                     self.apply_outcome(
-                        &ActiveCall { traffic: upstream, ticket: Admission::default() },
+                        &ActiveCall { upstream, admission: Admission::default() },
                         &outcome,
                     );
                 }
@@ -143,81 +143,81 @@ impl Permit {
     }
 
     /// No head arrived.
-    pub fn failed(&mut self, failure: UpstreamError) {
-        self.timer.failed(failure.token());
-        self.charge.failed();
+    pub fn on_failure(&mut self, failure: UpstreamError) {
+        self.timer.on_failure(failure.token());
+        self.charge.on_failure();
         match classify::failure(failure) {
-            Some(outcome) if failure.is_before_the_call() => {
-                self.complete(&outcome, CallEnd::Unreached);
+            Some(outcome) if failure.is_connect_failure() => {
+                self.complete(&outcome, CallEnd::Unreachable);
             }
-            Some(outcome) => self.complete(&outcome, CallEnd::Broken),
+            Some(outcome) => self.complete(&outcome, CallEnd::NoResponse),
             None => self.abandon(),
         }
     }
 
     /// The whole request was sent, and the client no longer waits for the response.
-    pub fn left(&mut self) {
-        self.charge.left();
+    pub fn on_client_gone(&mut self) {
+        self.charge.on_client_gone();
     }
 
     /// The client left before the head arrived. Returns whether the call continues without it, so that its
     /// outcome is counted. It does where the upstream limits calls by their outcome; elsewhere it ends at
     /// once, and the API sees that no client waits. `whole`: the whole request was sent. An incomplete
     /// request gets an early response, if any, which matters only to the ban guard.
-    pub fn outlives_its_client(&mut self, whole: bool) -> bool {
+    pub fn continues_without_client(&mut self, whole: bool) -> bool {
         if whole {
-            self.charge.left();
+            self.charge.on_client_gone();
         }
-        let Some(upstream) = &self.timer.place.upstream else { return false };
-        let guards = upstream.conduct.ban_guard.is_some();
-        let bounds = upstream.conduct.rate_limit.in_flight < RateLimit::default().in_flight;
+        let Some(upstream) = &self.timer.target.upstream else { return false };
+        let guards = upstream.policy.ban_guard.is_some();
+        let bounds = upstream.policy.rate_limit.in_flight < RateLimit::default().in_flight;
         if !(guards || whole && bounds) {
             return false;
         }
-        if let Some(ActiveCall { traffic: upstream, ticket: admission }) = &mut self.active {
-            upstream.state.lock().come_back(admission);
+        if let Some(ActiveCall { upstream, admission }) = &mut self.active {
+            upstream.limiter.lock().resume(admission);
         }
         true
     }
 
     /// Whether the response was a rate limit.
-    pub fn is_limited(&self) -> bool {
-        self.outcome.as_ref().is_some_and(CallOutcome::is_limit)
+    pub fn is_rate_limited(&self) -> bool {
+        self.outcome.as_ref().is_some_and(CallOutcome::is_rate_limited)
     }
 
     /// Rules cannot read the body: the outcome is that of the head.
     pub fn finish_without_body(&mut self) {
-        self.charge.unread();
+        self.charge.on_body_unread();
         if let (Some(active), Some(outcome)) = (self.awaiting_body.take(), &self.outcome) {
             self.apply_outcome(&active, outcome);
         }
     }
 
     /// The head arrived. While the body is read, other calls may probe.
-    pub fn gives_way(&mut self) {
-        for ActiveCall { traffic: upstream, ticket: admission } in
+    pub fn release_probe(&mut self) {
+        for ActiveCall { upstream, admission } in
             [&mut self.active, &mut self.awaiting_body].into_iter().flatten()
         {
-            upstream.state.lock().give_way(admission);
-            upstream.eased.notify_waiters();
+            upstream.limiter.lock().release_probe(admission);
+            upstream.recheck.notify_waiters();
         }
     }
 
     /// The client stalls the call by sending or reading slowly. Other calls do not wait for it.
-    pub fn step_aside(&mut self) {
+    pub fn on_client_stalled(&mut self) {
         let now = self.control.clock.instant();
-        for ActiveCall { traffic: upstream, ticket: admission } in
+        for ActiveCall { upstream, admission } in
             [&mut self.active, &mut self.awaiting_body].into_iter().flatten()
         {
-            let preempted = upstream.state.lock().step_aside(admission, now);
+            let preempted = upstream.limiter.lock().stall(admission, now);
             self.preempted = preempted.or(self.preempted.take());
-            upstream.eased.notify_waiters();
+            upstream.recheck.notify_waiters();
         }
     }
 
     /// Notifies when the call must end because others wait for its slot. `None`: its client does not stall
     /// it.
-    pub fn way(&self) -> Option<Arc<Notify>> {
+    pub fn preemption(&self) -> Option<Arc<Notify>> {
         self.preempted.clone()
     }
 
@@ -228,12 +228,12 @@ impl Permit {
 
     /// Whether the body of the response matters beyond its head.
     pub fn reads_bodies(&self) -> bool {
-        conduct(&self.timer.place).reads_bodies()
+        upstream_policy(&self.timer.target).reads_bodies()
     }
 
     /// Whether the body may turn the response into an error.
-    pub fn judges_bodies(&self) -> bool {
-        conduct(&self.timer.place).rules.read_bodies()
+    pub fn body_affects_outcome(&self) -> bool {
+        upstream_policy(&self.timer.target).rules.read_bodies()
     }
 
     fn classify(
@@ -242,64 +242,65 @@ impl Permit {
         headers: &HeaderMap,
         json: Option<&Value>,
     ) -> CallOutcome {
-        let policy: &UpstreamPolicy = conduct(&self.timer.place);
-        classify::answer(status, headers, json, &policy.rules, self.control.clock.now())
+        let policy: &UpstreamPolicy = upstream_policy(&self.timer.target);
+        classify::response(status, headers, json, &policy.rules, self.control.clock.now())
     }
 
     fn count_rate_limit(&self, outcome: &CallOutcome) {
         if let OutcomeClass::RateLimited(limit) = outcome.class {
-            self.control.account.rate_limited(self.timer.place.index, limit.token());
+            self.control.telemetry.rate_limited(self.timer.target.index, limit.token());
         }
     }
 
     fn complete(&mut self, outcome: &CallOutcome, end: CallEnd) {
-        let Some(ActiveCall { traffic: upstream, ticket: mut admission }) = self.active.take()
-        else {
+        let Some(ActiveCall { upstream, mut admission }) = self.active.take() else {
             return;
         };
-        let subject = LimitKeys::new(&self.call, conduct(&self.timer.place), &self.timer.place);
+        let subject =
+            LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
         let now = self.control.clock.instant();
-        let end = if self.client_at_fault { end.spared(outcome.class) } else { end };
+        let end = if self.client_at_fault { end.attribute_to_client(outcome.class) } else { end };
         self.update(&upstream, |state| {
             state.on_completed(&subject, &mut admission, outcome, end, now);
         });
-        upstream.eased.notify_waiters();
+        upstream.recheck.notify_waiters();
     }
 
     fn apply_outcome(
         &self,
-        ActiveCall { traffic: upstream, ticket: admission }: &ActiveCall,
+        ActiveCall { upstream, admission }: &ActiveCall,
         outcome: &CallOutcome,
     ) {
-        let subject = LimitKeys::new(&self.call, conduct(&self.timer.place), &self.timer.place);
+        let subject =
+            LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
         let now = self.control.clock.instant();
         self.update(upstream, |state| state.on_outcome(&subject, admission, outcome, now));
-        upstream.eased.notify_waiters();
+        upstream.recheck.notify_waiters();
     }
 
     /// Updates the limiter state after a call. Urgent changes are written to disk soon.
     fn update(&self, upstream_state: &UpstreamState, change: impl FnOnce(&mut LimiterState)) {
-        let mut limiter = upstream_state.state.lock();
+        let mut limiter = upstream_state.limiter.lock();
         change(&mut limiter);
-        let (urgent, stopped) = (std::mem::take(&mut limiter.urgent), limiter.stopped.take());
+        let (urgent, stopped) =
+            (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
         drop(limiter);
         if let Some((cause, time)) = stopped {
             let (cause, seconds) = (cause.token(), time.as_secs());
-            let upstream = self.timer.place.upstream.as_ref().map(|upstream| &*upstream.name);
+            let upstream = self.timer.target.upstream.as_ref().map(|upstream| &*upstream.name);
             tracing::warn!(upstream, cause, seconds, "All calls to an upstream are blocked");
         }
         if urgent {
-            self.control.traffics.nudge();
+            self.control.registry.flush_soon();
         }
     }
 
     fn abandon(&mut self) {
-        let Some(ActiveCall { traffic: upstream, ticket: mut admission }) = self.active.take()
-        else {
+        let Some(ActiveCall { upstream, mut admission }) = self.active.take() else {
             return;
         };
-        upstream.state.lock().abandoned(&mut admission);
-        upstream.eased.notify_waiters();
+        upstream.limiter.lock().on_abandoned(&mut admission);
+        upstream.recheck.notify_waiters();
     }
 }
 

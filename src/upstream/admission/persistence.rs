@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::telemetry::cost::UsageRow;
 use crate::upstream::admission::persistence::row::{RowKey, RowKind, SavedCooldowns};
 use crate::upstream::admission::registry::UpstreamRegistry;
-use crate::upstream::admission::state::{LimiterState, MOST, UpstreamState, entry};
+use crate::upstream::admission::state::{LimiterState, MAX_LIMITS, UpstreamState, entry};
 use crate::upstream::admission::wait_queue::WaitQueue;
 use crate::upstream::cooldown::CooldownScope;
 use crate::upstream::rate_limiter::SlidingWindow;
@@ -36,18 +36,18 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 #[async_trait]
 pub trait LimitStore: fmt::Debug + Send + Sync {
     /// Returns once all earlier changes are on disk, or cannot be written.
-    async fn settle(&self);
+    async fn flush(&self);
 
     /// Requests a flush without waiting.
-    fn nudge(&self);
+    fn flush_soon(&self);
 }
 
 /// The parts of an upstream's limits that changed since they were last written.
 #[derive(Debug, Default)]
 pub(super) struct UnsavedLimits {
     pub(super) windows: BTreeSet<u128>,
-    pub(super) guard: bool,
-    pub(super) holds: bool,
+    pub(super) ban_guard: bool,
+    pub(super) cooldowns: bool,
     /// The windows whose rows were written last.
     last_written: Vec<u128>,
 }
@@ -55,12 +55,12 @@ pub(super) struct UnsavedLimits {
 impl UnsavedLimits {
     /// Marks the window of a credential as changed. If no storage requests the rows, windows that no longer
     /// exist are dropped.
-    pub(super) fn window(
+    pub(super) fn mark_window(
         &mut self,
         credential: u128,
         windows: &HashMap<u128, (SlidingWindow, WaitQueue)>,
     ) {
-        if self.windows.len() >= MOST {
+        if self.windows.len() >= MAX_LIMITS {
             self.windows.retain(|one| windows.contains_key(one));
         }
         self.windows.insert(credential);
@@ -80,24 +80,24 @@ pub(super) struct Disk {
 
 impl UpstreamRegistry {
     /// Sets the storage for limits.
-    pub fn keep_in(&self, store: Arc<dyn LimitStore>) {
+    pub fn set_store(&self, store: Arc<dyn LimitStore>) {
         // A process has one storage.
-        let _already_set = self.keeping.set(store);
+        let _already_set = self.store.set(store);
     }
 
     /// Returns once the changes are on disk, or after a timeout if the disk is slow.
-    pub(super) async fn settle(&self) {
-        let Some(store) = self.keeping.get() else { return };
-        let flushed = timeout(FLUSH_TIMEOUT, store.settle()).await;
+    pub(super) async fn flush(&self) {
+        let Some(store) = self.store.get() else { return };
+        let flushed = timeout(FLUSH_TIMEOUT, store.flush()).await;
         if flushed.is_err() && !std::mem::replace(&mut self.disk.lock().warned_slow, true) {
             tracing::warn!("The disk is slow: calls go out before their counts are on disk");
         }
     }
 
     /// Requests that the changes are written soon.
-    pub(super) fn nudge(&self) {
-        if let Some(store) = self.keeping.get() {
-            store.nudge();
+    pub(super) fn flush_soon(&self) {
+        if let Some(store) = self.store.get() {
+            store.flush_soon();
         }
     }
 
@@ -105,7 +105,7 @@ impl UpstreamRegistry {
     pub fn close(&self) {
         self.disk.lock().closing = true;
         for (_, upstream) in self.all() {
-            let mut state = upstream.state.lock();
+            let mut state = upstream.limiter.lock();
             let LimiterState { windows, unsaved, .. } = &mut *state;
             unsaved.windows.extend(windows.keys());
         }
@@ -113,18 +113,18 @@ impl UpstreamRegistry {
 
     /// The rows that changed since the last call of this function. The rows of the last call are on disk by
     /// now.
-    pub fn changed(&self, date: SystemTime, now: Instant) -> Vec<UsageRow> {
+    pub fn changed_rows(&self, date: SystemTime, now: Instant) -> Vec<UsageRow> {
         let mut disk = self.disk.lock();
         let sweep_due = disk
             .last_sweep
             .is_none_or(|last_sweep| now.saturating_duration_since(last_sweep) >= SWEEP_EVERY);
         let (mut rows, mut live) = (Vec::new(), BTreeSet::new());
         for (configured, upstream) in self.all() {
-            let key = |kind| RowKey { configured, name: Arc::clone(&upstream.name), what: kind };
-            let mut state = upstream.state.lock();
+            let key = |kind| RowKey { configured, name: Arc::clone(&upstream.name), kind };
+            let mut state = upstream.limiter.lock();
             state.mark_flushed();
             for (kind, value) in state.rows_to_write(disk.closing, date, now) {
-                rows.push((key(what), value));
+                rows.push((key(kind), value));
             }
             if sweep_due {
                 live.extend(state.live_rows(now).into_iter().map(key));
@@ -132,7 +132,7 @@ impl UpstreamRegistry {
         }
         if sweep_due {
             disk.last_sweep = Some(now);
-            rows.extend(disk.rows.difference(&alive).map(|key| (key.clone(), None)));
+            rows.extend(disk.rows.difference(&live).map(|key| (key.clone(), None)));
         }
         for (key, value) in &rows {
             match value {
@@ -154,7 +154,8 @@ impl UpstreamRegistry {
         for (key, value) in rows {
             let restored = RowKey::decode(key).is_some_and(|key| {
                 let upstream = self.by_name(&key.name, key.configured, now);
-                let restored = restore_row(&mut upstream.state.lock(), key.what, value, date, now);
+                let restored =
+                    restore_row(&mut upstream.limiter.lock(), key.kind, value, date, now);
                 self.disk.lock().rows.insert(key);
                 restored.is_some()
             });
@@ -181,27 +182,27 @@ fn restore_row(
 ) -> Option<()> {
     match kind {
         RowKind::Window(credential) => {
-            let saved = row::read_window(value, date)?;
+            let saved = row::decode_window(value, date)?;
             let (window, _) =
                 entry(&mut state.windows, credential, now, || SlidingWindow::new(saved.rate));
-            window.adopt(&saved, now);
+            window.restore(&saved, now);
             // The row is written again with the date of this process's clock, which may differ from the
             // row's.
             state.unsaved.windows.insert(credential);
         }
-        RowKind::Guard => {
-            state.guard.adopt(&row::read_guard(value, date)?, now);
-            state.unsaved.guard = true;
+        RowKind::BanGuard => {
+            state.ban_guard.restore(&row::decode_ban_guard(value, date)?, now);
+            state.unsaved.ban_guard = true;
         }
-        RowKind::Holds => {
-            let SavedCooldowns { all, shapes } = row::read_holds(value, date)?;
+        RowKind::Cooldowns => {
+            let SavedCooldowns { all, shapes } = row::decode_cooldowns(value, date)?;
             for saved in &all {
-                state.holds.adopt(saved, now);
+                state.cooldowns.restore(saved, now);
             }
             for (shape, bucket) in shapes {
                 state.buckets.entry(shape).or_insert(bucket);
             }
-            state.unsaved.holds = true;
+            state.unsaved.cooldowns = true;
         }
     }
     Some(())
@@ -212,7 +213,7 @@ impl LimiterState {
     fn mark_flushed(&mut self) {
         for credential in std::mem::take(&mut self.unsaved.last_written) {
             if let Some((window, _)) = self.windows.get_mut(&credential) {
-                window.flushed();
+                window.mark_flushed();
             }
         }
     }
@@ -227,18 +228,21 @@ impl LimiterState {
         let mut rows = Vec::new();
         for credential in std::mem::take(&mut self.unsaved.windows) {
             let window = self.windows.get_mut(&credential);
-            let saved = window.and_then(|(window, _)| window.kept(closing, now));
-            rows.push((RowKind::Window(credential), saved.map(|saved| row::window(&saved, date))));
+            let saved = window.and_then(|(window, _)| window.to_save(closing, now));
+            rows.push((
+                RowKind::Window(credential),
+                saved.map(|saved| row::encode_window(&saved, date)),
+            ));
             self.unsaved.last_written.push(credential);
         }
-        if std::mem::take(&mut self.unsaved.guard) {
-            let saved = self.guard.kept(now);
-            rows.push((RowKind::Guard, saved.map(|saved| row::guard(&saved, date))));
+        if std::mem::take(&mut self.unsaved.ban_guard) {
+            let saved = self.ban_guard.to_save(now);
+            rows.push((RowKind::BanGuard, saved.map(|saved| row::encode_ban_guard(&saved, date))));
         }
-        if std::mem::take(&mut self.unsaved.holds) {
+        if std::mem::take(&mut self.unsaved.cooldowns) {
             let saved = self.cooldowns_to_save(now);
             let any = !saved.all.is_empty();
-            rows.push((RowKind::Holds, any.then(|| row::holds(&saved, date))));
+            rows.push((RowKind::Cooldowns, any.then(|| row::encode_cooldowns(&saved, date))));
         }
         rows
     }
@@ -248,31 +252,32 @@ impl LimiterState {
         let windows = self.windows.iter().filter(|(_, (window, _))| !window.is_over(now));
         let mut live: Vec<_> =
             windows.map(|(credential, _)| RowKind::Window(*credential)).collect();
-        live.extend(self.guard.kept(now).map(|_| RowKind::Guard));
-        let cooldowns = self.holds.kept(1, now);
-        live.extend(cooldowns.first().map(|_| RowKind::Holds));
+        live.extend(self.ban_guard.to_save(now).map(|_| RowKind::BanGuard));
+        let cooldowns = self.cooldowns.to_save(1, now);
+        live.extend(cooldowns.first().map(|_| RowKind::Cooldowns));
         live
     }
 
     /// Records that calls of this shape belong to a bucket in a cooldown.
-    pub(super) fn held_after(&mut self, bucket: u128, shape: u64) {
-        if self.held_shapes.len() >= MOST {
-            let cooldowns = &self.holds;
-            self.held_shapes.retain(|bucket, _| cooldowns.is_firm(CooldownScope::Bucket(*bucket)));
+    pub(super) fn remember_bucket_shape(&mut self, bucket: u128, shape: u64) {
+        if self.bucket_shapes.len() >= MAX_LIMITS {
+            let cooldowns = &self.cooldowns;
+            self.bucket_shapes
+                .retain(|bucket, _| cooldowns.is_firm(CooldownScope::Bucket(*bucket)));
         }
-        if self.held_shapes.len() < MOST {
-            self.held_shapes.insert(bucket, shape);
+        if self.bucket_shapes.len() < MAX_LIMITS {
+            self.bucket_shapes.insert(bucket, shape);
         }
     }
 
     /// The cooldowns to store. The cooldown of a bucket is stored only with the shape of its calls.
     fn cooldowns_to_save(&mut self, now: Instant) -> SavedCooldowns {
-        let all = self.holds.kept(MAX_COOLDOWNS, now);
+        let all = self.cooldowns.to_save(MAX_COOLDOWNS, now);
         let is_saved =
-            |bucket: &u128| all.iter().any(|one| one.reach == CooldownScope::Bucket(*bucket));
-        self.held_shapes.retain(|bucket, _| is_saved(bucket));
+            |bucket: &u128| all.iter().any(|one| one.scope == CooldownScope::Bucket(*bucket));
+        self.bucket_shapes.retain(|bucket, _| is_saved(bucket));
         let shape = |shape: &u64| Some((*shape, self.buckets.get(shape)?.clone()));
-        let shapes: BTreeSet<_> = self.held_shapes.values().copied().collect();
+        let shapes: BTreeSet<_> = self.bucket_shapes.values().copied().collect();
         let shapes = shapes.iter().filter_map(shape).collect();
         SavedCooldowns { all, shapes }
     }

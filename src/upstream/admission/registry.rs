@@ -21,12 +21,12 @@ const MAX_UNNAMED: usize = 1024;
 pub struct UpstreamRegistry {
     pub(super) named: Mutex<HashMap<Arc<str>, Arc<UpstreamState>>>,
     pub(super) unnamed: Mutex<HashMap<Box<str>, Arc<UpstreamState>>>,
-    pub(super) keeping: OnceLock<Arc<dyn LimitStore>>,
+    pub(super) store: OnceLock<Arc<dyn LimitStore>>,
     pub(super) disk: Mutex<Disk>,
 }
 
 impl UpstreamRegistry {
-    pub(super) fn of(&self, target: &UpstreamTarget, now: Instant) -> Arc<UpstreamState> {
+    pub(super) fn for_target(&self, target: &UpstreamTarget, now: Instant) -> Arc<UpstreamState> {
         let Some(upstream) = &target.upstream else {
             return self.unnamed(&format!("{}:{}", target.host, target.port), now);
         };
@@ -44,12 +44,12 @@ impl UpstreamRegistry {
     }
 
     /// The state of a configured upstream, if a call has been made to it.
-    pub(super) fn known(&self, name: &str) -> Option<Arc<UpstreamState>> {
+    pub(super) fn get(&self, name: &str) -> Option<Arc<UpstreamState>> {
         self.named.lock().get(name).cloned()
     }
 
     /// The states of hosts that no upstream names, sorted by name.
-    pub(super) fn others(&self) -> Vec<Arc<UpstreamState>> {
+    pub(super) fn unconfigured(&self) -> Vec<Arc<UpstreamState>> {
         let mut others: Vec<_> = self.unnamed.lock().values().cloned().collect();
         others.sort_by(|a, b| a.name.cmp(&b.name));
         others
@@ -97,23 +97,24 @@ fn make_room(unnamed: &mut HashMap<Box<str>, Arc<UpstreamState>>, now: Instant) 
 
 impl UpstreamState {
     fn new(name: Arc<str>) -> Arc<Self> {
-        Arc::new(Self { name, state: Mutex::default(), eased: Notify::new() })
+        Arc::new(Self { name, limiter: Mutex::default(), recheck: Notify::new() })
     }
 
     fn is_busy(&self) -> bool {
-        self.state.lock().in_flight > 0
+        self.limiter.lock().in_flight > 0
     }
 
     /// When its last firm cooldown ends.
     fn firm_until(&self, now: Instant) -> Option<Instant> {
-        let state = self.state.lock();
-        let firm = state.holds.all().filter(|(_, cooldown)| cooldown.firm && cooldown.until > now);
+        let state = self.limiter.lock();
+        let firm =
+            state.cooldowns.all().filter(|(_, cooldown)| cooldown.firm && cooldown.until > now);
         firm.map(|(_, cooldown)| cooldown.until).max()
     }
 
     fn is_idle(&self, now: Instant) -> bool {
-        let state = self.state.lock();
-        let in_cooldown = state.holds.all().any(|(_, cooldown)| cooldown.until > now);
+        let state = self.limiter.lock();
+        let in_cooldown = state.cooldowns.all().any(|(_, cooldown)| cooldown.until > now);
         state.in_flight == 0 && !in_cooldown
     }
 }

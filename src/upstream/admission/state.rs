@@ -26,16 +26,16 @@ use crate::upstream::retry;
 use crate::upstream::routing::UpstreamTarget;
 
 /// How many credentials and buckets have a limit of their own. Beyond it, idle ones are removed.
-pub(super) const MOST: usize = 4096;
+pub(super) const MAX_LIMITS: usize = 4096;
 
 /// The state of one upstream. It outlives configurations.
 #[derive(Debug)]
 pub(super) struct UpstreamState {
     /// The configured name, or the host and port.
     pub(super) name: Arc<str>,
-    pub(super) state: Mutex<LimiterState>,
+    pub(super) limiter: Mutex<LimiterState>,
     /// Notified when a cooldown or its probe ended, or when credits were released.
-    pub(super) eased: Notify,
+    pub(super) recheck: Notify,
 }
 
 /// How long a call that its client stalls keeps a slot that other calls wait for.
@@ -44,10 +44,10 @@ const STALL_TIME: Duration = Duration::from_secs(1);
 /// The limiter state of an upstream.
 #[derive(Debug, Default)]
 pub(super) struct LimiterState {
-    pub(super) holds: Cooldowns,
-    pub(super) run: circuit_breaker::FailureStreak,
-    pub(super) guard: BanGuard,
-    pub(super) retries: retry::RetryBudget,
+    pub(super) cooldowns: Cooldowns,
+    pub(super) failure_streak: circuit_breaker::FailureStreak,
+    pub(super) ban_guard: BanGuard,
+    pub(super) retry_budget: retry::RetryBudget,
     /// The windows of the configured limit, by credential.
     pub(super) windows: HashMap<u128, (SlidingWindow, WaitQueue)>,
     /// The learned limits, by credential or bucket.
@@ -55,20 +55,20 @@ pub(super) struct LimiterState {
     /// The bucket of the calls of a shape.
     pub(super) buckets: HashMap<u64, Bucket>,
     /// Calls that wait because too many calls are in flight.
-    pub(super) cap: WaitQueue,
+    pub(super) in_flight_queue: WaitQueue,
     pub(super) in_flight: usize,
     /// Calls in flight that their clients stall, not counted in `in_flight`; the oldest first.
     stalled: VecDeque<ClientStall>,
     last_number: u64,
     /// The failing keys of endpoints, endpoints of families, and families of origins.
-    pub(super) failing: [FailureGroups; LEVELS],
+    pub(super) failure_groups: [FailureGroups; LEVELS],
     /// The shape of the call after which the cooldown of a bucket began, by bucket.
-    pub(super) held_shapes: HashMap<u128, u64>,
+    pub(super) bucket_shapes: HashMap<u128, u64>,
     pub(super) unsaved: UnsavedLimits,
     /// Whether some changes must be written to disk at once.
     pub(super) urgent: bool,
     /// The reason and time of a block of all calls that has not been logged yet.
-    pub(super) stopped: Option<(RejectReason, Duration)>,
+    pub(super) unlogged_block: Option<(RejectReason, Duration)>,
 }
 
 /// A call that its client stalls.
@@ -85,7 +85,7 @@ struct ClientStall {
 pub(super) enum QueueKind {
     Window(u128),
     Learned(u128),
-    Cap,
+    InFlight,
 }
 
 /// The admission of a call.
@@ -94,35 +94,35 @@ pub(super) struct Admission {
     /// The cooldowns whose probe the call is.
     pub(super) probes: Vec<CooldownScope>,
     /// Whether another call may be their probe by now.
-    pub(super) gave_way: bool,
+    pub(super) probe_released: bool,
     /// The learned limit towards which the call counts.
     pub(super) learned: Option<u128>,
     /// Whether the count of the call must reach the disk before the call goes out.
     pub(super) unsaved: bool,
-    pub(super) seat: CallSlot,
+    pub(super) slot: CallSlot,
 }
 
 /// The slot of a call among the calls in flight of its upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum CallSlot {
     /// Counted for `rate_limit.in_flight`.
-    Taken,
+    InFlight,
     /// Stalled by its client, with its number among the stalled calls.
-    Aside(u64),
+    Stalled(u64),
     /// None: the call has ended.
     #[default]
-    Over,
+    Released,
 }
 
 /// The decision about a call.
 #[derive(Debug)]
 pub(super) enum AdmissionDecision {
     /// The call goes out.
-    Go(Admission),
+    Admitted(Admission),
     /// The call is blocked until a cooldown or its probe ends.
-    Hold(Rejection),
+    Blocked(Rejection),
     /// The call waits in a queue until it is notified or the time is over.
-    Line(QueueKind, Arc<Notify>, Option<Duration>),
+    Queued(QueueKind, Arc<Notify>, Option<Duration>),
 }
 
 /// The number of levels of failure groups.
@@ -130,8 +130,8 @@ const LEVELS: usize = 3;
 
 /// The policy and the identifiers by which limits apply to a call at its target.
 pub(super) struct LimitKeys<'a> {
-    pub(super) knock: &'a CallContext,
-    pub(super) conduct: &'a UpstreamPolicy,
+    pub(super) call: &'a CallContext,
+    pub(super) policy: &'a UpstreamPolicy,
     /// The host and port, hashed.
     pub(super) origin: u64,
     /// The endpoint at this origin, and its family.
@@ -154,16 +154,16 @@ impl<'a> LimitKeys<'a> {
         let at_origin =
             |id: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(id)).to_le_bytes());
         let (endpoint, family) = (at_origin(call.shape), at_origin(call.family));
-        Self { knock: call, conduct: policy, origin, endpoint, family, credential }
+        Self { call, policy, origin, endpoint, family, credential }
     }
 
     /// The groups that the call belongs to, from the smallest to the largest.
     pub(super) fn levels(&self) -> [GroupMember; LEVELS] {
-        let resource = || u128::from(self.knock.resource);
+        let resource = || u128::from(self.call.resource);
         [
             GroupMember {
                 group: CooldownScope::Endpoint(self.endpoint),
-                number: self.knock.key.unwrap_or_else(resource),
+                number: self.call.key.unwrap_or_else(resource),
             },
             GroupMember { group: CooldownScope::Family(self.family), number: self.endpoint.into() },
             GroupMember { group: CooldownScope::Origin(self.origin), number: self.family.into() },
@@ -177,35 +177,35 @@ fn origin(target: &UpstreamTarget) -> u64 {
 
 impl LimiterState {
     /// Issues a position, which is valid in every queue.
-    pub(super) fn turn(&mut self, for_a_client: bool) -> QueuePosition {
+    pub(super) fn new_position(&mut self, for_a_client: bool) -> QueuePosition {
         self.last_number += 1;
         QueuePosition { background: !for_a_client, number: self.last_number }
     }
 
     /// Whether a cooldown blocks the call.
     pub(super) fn check_cooldowns(&self, subject: &LimitKeys<'_>, now: Instant) -> CooldownCheck {
-        if subject.knock.yields
+        if subject.call.has_stale
             && let Some(rejection) = self.probe_delay(subject, now)
         {
             return CooldownCheck::Until(rejection);
         }
-        self.holds.check(&self.reaches(subject), subject.knock.yields, now)
+        self.cooldowns.check(&self.scopes(subject), subject.call.has_stale, now)
     }
 
     /// The rejection of a call that leaves the probe to others. Calls that are not known to fail never do.
     fn probe_delay(&self, subject: &LimitKeys<'_>, now: Instant) -> Option<Rejection> {
         let levels = subject.levels();
-        let key = subject.knock.key.map(CooldownScope::Key);
-        let in_cooldown = key.is_some_and(|key| self.holds.is_known(key));
-        if !in_cooldown && !self.failing[1].knows(levels[1]) {
+        let key = subject.call.key.map(CooldownScope::Key);
+        let in_cooldown = key.is_some_and(|key| self.cooldowns.contains(key));
+        if !in_cooldown && !self.failure_groups[1].is_failing(levels[1]) {
             return None;
         }
-        let delays = levels.into_iter().zip(&self.failing).enumerate();
+        let delays = levels.into_iter().zip(&self.failure_groups).enumerate();
         delays
             .filter_map(|(level, (member, failing))| {
                 // More keys may fail than are remembered.
-                let left = failing.rests(member, in_cooldown && level == 0, now)?;
-                Some(Rejection { cause: self.holds.cause(member.group)?, left })
+                let left = failing.probe_delay(member, in_cooldown && level == 0, now)?;
+                Some(Rejection { reason: self.cooldowns.reason(member.group)?, left })
             })
             .max_by_key(|rejection| rejection.left)
     }
@@ -220,65 +220,61 @@ impl LimiterState {
         let probes = match self.check_cooldowns(subject, now) {
             CooldownCheck::Clear(probes) => probes,
             CooldownCheck::Until(rejection) | CooldownCheck::Probing(rejection) => {
-                return AdmissionDecision::Hold(rejection);
+                return AdmissionDecision::Blocked(rejection);
             }
         };
         let learned = self.learned_limit(subject);
         if let Some((kind, wait)) = self.first_queue(subject, learned, position, now) {
-            let queue = self.line(kind);
+            let queue = self.queue(kind);
             let wakeup = queue.join(position);
             // Only the first call in the queue wakes by time; the others are notified in their order.
-            return AdmissionDecision::Line(
+            return AdmissionDecision::Queued(
                 kind,
                 wakeup,
                 wait.filter(|_| queue.is_first(position)),
             );
         }
-        let configured = subject.conduct.rate_limit.limit.map(|_| subject.credential);
+        let configured = subject.policy.rate_limit.limit.map(|_| subject.credential);
         let unsaved = configured.is_some_and(|id| self.count_sent(id, now) == Write::First);
-        if let Some((limit, _)) = learned.and_then(|id| of(&mut self.learned, id)) {
+        if let Some((limit, _)) = learned.and_then(|id| get_or_shared(&mut self.learned, id)) {
             limit.send();
         }
         self.in_flight += 1;
-        self.holds.probe(&probes);
-        if subject.knock.attempt == AttemptKind::First {
-            self.retries.called(now);
+        self.cooldowns.start_probe(&probes);
+        if subject.call.attempt == AttemptKind::First {
+            self.retry_budget.record_call(now);
         }
-        AdmissionDecision::Go(Admission {
+        AdmissionDecision::Admitted(Admission {
             probes,
-            gave_way: false,
+            probe_released: false,
             learned,
             unsaved,
-            seat: CallSlot::Taken,
+            slot: CallSlot::InFlight,
         })
     }
 
     /// Lets another call be the probe, unless this was done before.
-    pub(super) fn free(&mut self, admission: &Admission) {
-        if !admission.gave_way {
-            self.holds.unprobe(&admission.probes);
+    pub(super) fn end_probe(&mut self, admission: &Admission) {
+        if !admission.probe_released {
+            self.cooldowns.end_probe(&admission.probes);
         }
     }
 
     /// Lets another call be the probe, while this call still reports its outcome later.
-    pub(super) fn give_way(&mut self, admission: &mut Admission) {
-        self.free(admission);
-        admission.gave_way = true;
+    pub(super) fn release_probe(&mut self, admission: &mut Admission) {
+        self.end_probe(admission);
+        admission.probe_released = true;
     }
 
     /// The client stalls the call: its slot and its probe go to other calls. Returns the notification that
     /// ends the call.
-    pub(super) fn step_aside(
-        &mut self,
-        admission: &mut Admission,
-        now: Instant,
-    ) -> Option<Arc<Notify>> {
-        self.free(admission);
+    pub(super) fn stall(&mut self, admission: &mut Admission, now: Instant) -> Option<Arc<Notify>> {
+        self.end_probe(admission);
         admission.probes.clear();
-        if admission.seat != CallSlot::Taken {
+        if admission.slot != CallSlot::InFlight {
             return None;
         }
-        self.ended(admission);
+        self.release_slot(admission);
         self.last_number += 1;
         let preempted = Arc::default();
         self.stalled.push_back(ClientStall {
@@ -286,32 +282,32 @@ impl LimiterState {
             since: now,
             preempted: Arc::clone(&preempted),
         });
-        admission.seat = CallSlot::Aside(self.last_number);
+        admission.slot = CallSlot::Stalled(self.last_number);
         Some(preempted)
     }
 
     /// The client that stalled the call has left, and the call continues. It counts as in flight again, even
     /// above the limit. No more calls go out until enough have ended, so clients cannot leave any number of
     /// calls behind. A call that was notified to end gets no slot.
-    pub(super) fn come_back(&mut self, admission: &mut Admission) {
-        if let CallSlot::Aside(number) = admission.seat {
+    pub(super) fn resume(&mut self, admission: &mut Admission) {
+        if let CallSlot::Stalled(number) = admission.slot {
             let had_slot = self.stalled.iter().any(|stall| stall.number == number);
-            self.ended(admission);
+            self.release_slot(admission);
             if had_slot {
                 self.in_flight += 1;
-                admission.seat = CallSlot::Taken;
+                admission.slot = CallSlot::InFlight;
             }
         }
     }
 
     /// The call is no longer in flight.
-    pub(super) fn ended(&mut self, admission: &mut Admission) {
-        match std::mem::take(&mut admission.seat) {
-            CallSlot::Taken => self.in_flight -= 1,
-            CallSlot::Aside(number) => self.stalled.retain(|stall| stall.number != number),
-            CallSlot::Over => return,
+    pub(super) fn release_slot(&mut self, admission: &mut Admission) {
+        match std::mem::take(&mut admission.slot) {
+            CallSlot::InFlight => self.in_flight -= 1,
+            CallSlot::Stalled(number) => self.stalled.retain(|stall| stall.number != number),
+            CallSlot::Released => return,
         }
-        self.cap.wake();
+        self.in_flight_queue.wake();
     }
 
     /// Whether one more call may be in flight. Each response may count towards a ban, so no more calls are in
@@ -326,7 +322,7 @@ impl LimiterState {
             return Err(None);
         }
         let Some(rule) = &policy.ban_guard else { return Ok(()) };
-        let allowed = self.guard.left(rule, now);
+        let allowed = self.ban_guard.left(rule, now);
         while (self.in_flight + self.stalled.len()) as u64 >= allowed {
             let oldest = self.stalled.front().filter(|_| (self.in_flight as u64) < allowed);
             let since = oldest.ok_or(None)?.since;
@@ -347,14 +343,14 @@ impl LimiterState {
         let Some((window, _)) = self.windows.get_mut(&credential) else { return Write::No };
         let write = window.send(now);
         if write != Write::No {
-            self.unsaved.window(credential, &self.windows);
+            self.unsaved.mark_window(credential, &self.windows);
         }
         write
     }
 
     /// Leaves a queue. The next call in it is notified.
-    pub(super) fn leave(&mut self, kind: QueueKind, position: QueuePosition) {
-        self.line(kind).leave(position);
+    pub(super) fn leave_queue(&mut self, kind: QueueKind, position: QueuePosition) {
+        self.queue(kind).leave(position);
     }
 
     /// The estimated wait of the call in a queue, for `Retry-After`.
@@ -364,18 +360,18 @@ impl LimiterState {
         position: QueuePosition,
         now: Instant,
     ) -> Duration {
-        let ahead = u32::try_from(self.line(kind).ahead(position)).unwrap_or(u32::MAX);
+        let ahead = u32::try_from(self.queue(kind).ahead(position)).unwrap_or(u32::MAX);
         match kind {
             QueueKind::Window(credential) => {
-                of(&mut self.windows, credential).map(|(window, _)| {
+                get_or_shared(&mut self.windows, credential).map(|(window, _)| {
                     let Rate { count, per } = window.rate();
                     window.wait(now).saturating_add(per.saturating_mul(ahead / count.max(1)))
                 })
             }
             QueueKind::Learned(id) => {
-                of(&mut self.learned, id).and_then(|(limit, _)| limit.wait(now))
+                get_or_shared(&mut self.learned, id).and_then(|(limit, _)| limit.wait(now))
             }
-            QueueKind::Cap => None,
+            QueueKind::InFlight => None,
         }
         .unwrap_or(Duration::from_secs(1))
     }
@@ -384,12 +380,12 @@ impl LimiterState {
     pub(super) fn waiting(&self) -> usize {
         let windows = self.windows.values().map(|(_, queue)| queue.len());
         let learned = self.learned.values().map(|(_, queue)| queue.len());
-        windows.chain(learned).sum::<usize>() + self.cap.len()
+        windows.chain(learned).sum::<usize>() + self.in_flight_queue.len()
     }
 
     /// The scopes of the cooldowns that may block this call.
-    pub(super) fn reaches(&self, subject: &LimitKeys<'_>) -> Vec<CooldownScope> {
-        let call = subject.knock;
+    pub(super) fn scopes(&self, subject: &LimitKeys<'_>) -> Vec<CooldownScope> {
+        let call = subject.call;
         let mut scopes = vec![
             CooldownScope::Upstream,
             CooldownScope::Origin(subject.origin),
@@ -399,20 +395,21 @@ impl LimiterState {
         ];
         scopes.extend(self.bucket_of(subject).map(CooldownScope::Bucket));
         // A retry ignores the soft cooldown of its own key, but not one of its origin, bucket or upstream.
-        let applies =
-            |key: &CooldownScope| call.attempt == AttemptKind::First || self.holds.is_firm(*key);
+        let applies = |key: &CooldownScope| {
+            call.attempt == AttemptKind::First || self.cooldowns.is_firm(*key)
+        };
         scopes.extend(call.key.map(CooldownScope::Key).filter(applies));
         scopes
     }
 
     /// The bucket of a call, if it is known.
     pub(super) fn bucket_of(&self, subject: &LimitKeys<'_>) -> Option<u128> {
-        self.buckets.get(&subject.knock.shape).map(|bucket| bucket_id(bucket, subject))
+        self.buckets.get(&subject.call.shape).map(|bucket| bucket_id(bucket, subject))
     }
 
     /// Assigns calls of this shape to a bucket.
-    pub(super) fn belongs(&mut self, call: &CallContext, bucket: &Bucket) {
-        if self.buckets.len() >= MOST && !self.buckets.contains_key(&call.shape) {
+    pub(super) fn assign_bucket(&mut self, call: &CallContext, bucket: &Bucket) {
+        if self.buckets.len() >= MAX_LIMITS && !self.buckets.contains_key(&call.shape) {
             self.buckets.clear();
         }
         if self.buckets.get(&call.shape) != Some(bucket) {
@@ -424,7 +421,7 @@ impl LimiterState {
     fn learned_limit(&self, subject: &LimitKeys<'_>) -> Option<u128> {
         // Until a response names a bucket, the limit of the credential lets calls out one by one.
         let bucket = || self.bucket_of(subject).unwrap_or(subject.credential);
-        subject.conduct.rate_limit.learn.then(bucket)
+        subject.policy.rate_limit.learn.then(bucket)
     }
 
     /// The first queue in which the call has to wait, and for how long at least.
@@ -435,12 +432,12 @@ impl LimiterState {
         position: QueuePosition,
         now: Instant,
     ) -> Option<(QueueKind, Option<Duration>)> {
-        let rate_limit = &subject.conduct.rate_limit;
+        let rate_limit = &subject.policy.rate_limit;
         let credential = subject.credential;
         if let Some(rate) = rate_limit.limit {
             let (window, queue) =
                 entry(&mut self.windows, credential, now, || SlidingWindow::new(rate));
-            window.keep_to(rate);
+            window.set_rate(rate);
             let wait = window.wait(now);
             if !wait.is_zero() || !queue.is_first(position) {
                 return Some((QueueKind::Window(credential), Some(wait)));
@@ -453,13 +450,13 @@ impl LimiterState {
                 return Some((QueueKind::Learned(id), wait));
             }
         }
-        if !self.cap.is_first(position) {
-            return Some((QueueKind::Cap, None));
+        if !self.in_flight_queue.is_first(position) {
+            return Some((QueueKind::InFlight, None));
         }
-        self.check_capacity(subject.conduct, now).err().map(|wait| (QueueKind::Cap, wait))
+        self.check_capacity(subject.policy, now).err().map(|wait| (QueueKind::InFlight, wait))
     }
 
-    pub(super) fn line(&mut self, kind: QueueKind) -> &mut WaitQueue {
+    pub(super) fn queue(&mut self, kind: QueueKind) -> &mut WaitQueue {
         match kind {
             QueueKind::Window(credential) => {
                 let rate = Rate { count: 1, per: Duration::from_secs(1) };
@@ -474,7 +471,7 @@ impl LimiterState {
                 let id = own_or_shared(&self.learned, id);
                 &mut self.learned.entry(id).or_default().1
             }
-            QueueKind::Cap => &mut self.cap,
+            QueueKind::InFlight => &mut self.in_flight_queue,
         }
     }
 }
@@ -504,12 +501,12 @@ impl Evictable for AdaptiveLimit {
     }
 
     fn is_exhausted(&self, now: Instant) -> bool {
-        self.spare(now) == Some(0)
+        self.remaining(now) == Some(0)
     }
 }
 
 /// Below this number of evictable limits, none is evicted.
-const MIN_EVICTABLE: usize = MOST / 16;
+const MIN_EVICTABLE: usize = MAX_LIMITS / 16;
 
 /// The limit that all credentials without a limit of their own share.
 const OVERFLOW: u128 = u128::MAX;
@@ -524,10 +521,10 @@ pub(super) fn entry<T: Evictable>(
     new: impl FnOnce() -> T,
 ) -> &mut (T, WaitQueue) {
     let known = all.contains_key(&id);
-    if !known && all.len() >= MOST {
+    if !known && all.len() >= MAX_LIMITS {
         make_room(all, now);
     }
-    let id = if known || all.len() < MOST { id } else { OVERFLOW };
+    let id = if known || all.len() < MAX_LIMITS { id } else { OVERFLOW };
     all.entry(id).or_insert_with(|| (new(), WaitQueue::default()))
 }
 
@@ -537,7 +534,7 @@ fn make_room<T: Evictable>(all: &mut HashMap<u128, (T, WaitQueue)>, now: Instant
     let evictable = all.values().filter(|(limit, queue)| can_evict(limit, queue));
     let mut last: Vec<_> = evictable.map(|(limit, _)| limit.last_relevant(now)).collect();
     // With few evictable limits, each new entry would evict them again.
-    if all.len() < MOST || last.len() < MIN_EVICTABLE {
+    if all.len() < MAX_LIMITS || last.len() < MIN_EVICTABLE {
         return;
     }
     let middle = last.len() / 2;
@@ -552,7 +549,7 @@ fn own_or_shared<T>(all: &HashMap<u128, T>, id: u128) -> u128 {
 }
 
 /// The entry of `id`, or the shared one.
-pub(super) fn of<T>(all: &mut HashMap<u128, T>, id: u128) -> Option<&mut T> {
+pub(super) fn get_or_shared<T>(all: &mut HashMap<u128, T>, id: u128) -> Option<&mut T> {
     let id = own_or_shared(all, id);
     all.get_mut(&id)
 }
@@ -563,15 +560,15 @@ pub(super) fn bucket_id(bucket: &Bucket, subject: &LimitKeys<'_>) -> u128 {
     id.update(bucket.name.as_bytes());
     id.update(&subject.credential.to_be_bytes());
     if bucket.per_resource {
-        id.update(&subject.knock.resource.to_be_bytes());
+        id.update(&subject.call.resource.to_be_bytes());
     }
     id.digest128()
 }
 
 /// The reason to reject a call that waited too long in a queue.
-pub(super) fn no_turn(kind: QueueKind) -> RejectReason {
+pub(super) fn queue_timeout_reason(kind: QueueKind) -> RejectReason {
     match kind {
-        QueueKind::Window(_) | QueueKind::Learned(_) => RejectReason::Pace,
-        QueueKind::Cap => RejectReason::InFlight,
+        QueueKind::Window(_) | QueueKind::Learned(_) => RejectReason::RateLimit,
+        QueueKind::InFlight => RejectReason::InFlight,
     }
 }

@@ -21,17 +21,17 @@ impl AdmissionControl {
     pub fn report(&self, upstreams: &[Arc<Upstream>]) -> Vec<UpstreamStatus> {
         let now = self.clock.instant();
         let named = upstreams.iter().map(|upstream| {
-            let state = self.traffics.known(&upstream.name);
-            let (name, policy) = (Arc::clone(&upstream.name), &upstream.conduct);
+            let state = self.registry.get(&upstream.name);
+            let (name, policy) = (Arc::clone(&upstream.name), &upstream.policy);
             let mut report = match state {
-                Some(state) => status_of(name, true, policy, &mut state.state.lock(), now),
+                Some(state) => status_of(name, true, policy, &mut state.limiter.lock(), now),
                 None => status_of(name, true, policy, &mut LimiterState::default(), now),
             };
             // Reserved credits are no cooldown: they are spent or released with the next response.
             let spent = self.over_budget(upstream).filter(|rejection| !rejection.left.is_zero());
-            report.holds.extend(spent.map(|rejection| CooldownStatus {
-                reach: CooldownScope::Upstream.token(),
-                cause: rejection.cause.word(),
+            report.cooldowns.extend(spent.map(|rejection| CooldownStatus {
+                scope: CooldownScope::Upstream.token(),
+                reason: rejection.reason.short_token(),
                 firm: true,
                 left: rejection.left,
                 probing: false,
@@ -40,9 +40,15 @@ impl AdmissionControl {
             report
         });
         let default_policy = UpstreamPolicy::default();
-        let others = self.traffics.others();
+        let others = self.registry.unconfigured();
         let unnamed = others.iter().map(|state: &Arc<UpstreamState>| {
-            status_of(Arc::clone(&state.name), false, &default_policy, &mut state.state.lock(), now)
+            status_of(
+                Arc::clone(&state.name),
+                false,
+                &default_policy,
+                &mut state.limiter.lock(),
+                now,
+            )
         });
         named.chain(unnamed).collect()
     }
@@ -58,23 +64,23 @@ fn status_of(
     let cooldowns = cooldowns(state, now);
     let breaker = policy.breaker.map(|_| breaker(state, now));
     let ban_guard =
-        policy.ban_guard.as_ref().map(|rule| (state.guard.counted(rule, now), trips_at(rule)));
+        policy.ban_guard.as_ref().map(|rule| (state.ban_guard.counted(rule, now), trips_at(rule)));
     UpstreamStatus {
         name,
         configured,
         in_flight: state.in_flight,
         waiting: state.waiting(),
-        holds: cooldowns,
+        cooldowns,
         breaker,
         limits: limits(policy, state, now),
         ban_guard,
-        retries: state.retries.standing(now),
+        retries: state.retry_budget.usage(now),
     }
 }
 
 fn breaker(state: &LimiterState, now: Instant) -> &'static str {
-    let cooldown = state.holds.all().find(|(scope, cooldown)| {
-        *scope == CooldownScope::Upstream && cooldown.cause == RejectReason::Breaker
+    let cooldown = state.cooldowns.all().find(|(scope, cooldown)| {
+        *scope == CooldownScope::Upstream && cooldown.reason == RejectReason::Breaker
     });
     match cooldown {
         Some((_, cooldown)) if cooldown.until > now => "open",
@@ -86,7 +92,7 @@ fn breaker(state: &LimiterState, now: Instant) -> &'static str {
 /// Merges cooldowns of the same kind: there may be one for each key.
 fn cooldowns(state: &LimiterState, now: Instant) -> Vec<CooldownStatus> {
     let mut groups: BTreeMap<(&'static str, &'static str, bool), CooldownStatus> = BTreeMap::new();
-    for (scope, cooldown) in state.holds.all() {
+    for (scope, cooldown) in state.cooldowns.all() {
         let left = cooldown.until.saturating_duration_since(now);
         // A cooldown of these scopes that is over, without a probe in flight, blocks no call.
         if left.is_zero()
@@ -98,10 +104,10 @@ fn cooldowns(state: &LimiterState, now: Instant) -> Vec<CooldownStatus> {
         {
             continue;
         }
-        let (scope, reason) = (scope.token(), cooldown.cause.word());
+        let (scope, reason) = (scope.token(), cooldown.reason.short_token());
         let group = groups.entry((scope, reason, cooldown.firm)).or_insert(CooldownStatus {
-            reach: scope,
-            cause: reason,
+            scope,
+            reason,
             firm: cooldown.firm,
             left,
             probing: false,
@@ -126,7 +132,7 @@ fn limits(policy: &UpstreamPolicy, state: &mut LimiterState, now: Instant) -> Ve
     if policy.rate_limit.learn {
         let known = state.learned.values().filter_map(|(limit, _)| match limit {
             AdaptiveLimit::Known(known) => Some(known),
-            AdaptiveLimit::Unknown | AdaptiveLimit::Asking | AdaptiveLimit::Silent => None,
+            AdaptiveLimit::Unknown | AdaptiveLimit::Probing | AdaptiveLimit::Unadvertised => None,
         });
         limits.extend(known.map(|known| LimitStatus {
             name: "learned".to_owned(),

@@ -38,11 +38,11 @@ impl Bench {
         let yaml = "{ version: 1, upstreams: { api: { hosts: [api.example] } } }";
         let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
         let mut upstream: Arc<Upstream> = Arc::clone(&config.upstreams[0]);
-        Arc::make_mut(&mut upstream).conduct = policy;
-        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000);
+        Arc::make_mut(&mut upstream).policy = policy;
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000);
         let telemetry = Telemetry::new(&["route".into()], &["api".into()]);
         let control = AdmissionControl::new(telemetry, Arc::default(), clock.clone());
-        let target = UpstreamTable::new(vec![upstream]).place(&request_target("/"));
+        let target = UpstreamTable::new(vec![upstream]).lookup(&request_target("/"));
         Self { control, clock, target }
     }
 
@@ -68,7 +68,7 @@ impl Bench {
     }
 
     fn metric(&self, line: &str) -> bool {
-        self.control.account.render().contains(line)
+        self.control.telemetry.render().contains(line)
     }
 }
 
@@ -76,7 +76,7 @@ fn respond(permit: &mut Permit, status: u16, fields: &[(&'static str, &str)]) {
     let fields = fields.iter().map(|(name, value)| {
         (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
     });
-    permit.answered(StatusCode::from_u16(status).unwrap(), &fields.collect(), None);
+    permit.on_response(StatusCode::from_u16(status).unwrap(), &fields.collect(), None);
 }
 
 fn request_target(path: &str) -> Target {
@@ -92,7 +92,7 @@ fn keyed(key: u128) -> CallContext {
 }
 
 fn with_stale(key: u128) -> CallContext {
-    CallContext { yields: true, ..keyed(key) }
+    CallContext { has_stale: true, ..keyed(key) }
 }
 
 fn with_patience(path: &str, patience: Duration) -> CallContext {
@@ -112,7 +112,7 @@ async fn a_rate_limit_blocks_its_credential_for_its_retry_after() {
     let bench = Bench::new(UpstreamPolicy::default());
     bench.complete(call("/"), 429, &[("retry-after", "7")]).await;
     let rejection = rejected(bench.acquire(call("/other")).await);
-    assert_eq!(rejection, Rejection { cause: LIMITED, left: 7 * SECOND });
+    assert_eq!(rejection, Rejection { reason: LIMITED, left: 7 * SECOND });
     let other = CallContext { credential: 5, ..call("/") };
     assert!(bench.acquire(other).await.is_ok(), "another credential has another limit");
     bench.clock.advance(7 * SECOND);
@@ -210,7 +210,7 @@ async fn a_stalled_call_releases_its_probe_and_its_slot() {
     bench.clock.advance(2 * SECOND);
     let mut slow = bench.acquire(call("/")).await.expect("the probe");
     let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
-    slow.step_aside();
+    slow.on_client_stalled();
     let mut probe = joined(waiting).await.expect("there is capacity, and it is the probe");
     // The stalled call does not release a second slot.
     respond(&mut slow, 200, &[]);
@@ -226,10 +226,10 @@ async fn a_call_that_continues_without_its_client_is_in_flight_again() {
     (policy.rate_limit.in_flight, policy.rate_limit.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(policy);
     let mut left = bench.acquire(call("/")).await.expect("there is capacity");
-    assert!(!left.outlives_its_client(false), "an incomplete request, and no ban guard");
-    left.step_aside();
+    assert!(!left.continues_without_client(false), "an incomplete request, and no ban guard");
+    left.on_client_stalled();
     let mut other = bench.acquire(call("/")).await.expect("there is capacity");
-    assert!(left.outlives_its_client(true));
+    assert!(left.continues_without_client(true));
     respond(&mut other, 200, &[]);
     let waiting = bench.spawn_acquire(call("/")).await;
     assert!(!waiting.is_finished());
@@ -259,7 +259,7 @@ async fn made_up_credentials_do_not_reset_an_exhausted_limit() {
         more += usize::from(bench.acquire(with_credential(credential)).await.is_ok());
     }
     assert_eq!(more, 2);
-    assert_eq!(rejected(bench.acquire(with_credential(1)).await).cause, RejectReason::Pace);
+    assert_eq!(rejected(bench.acquire(with_credential(1)).await).reason, RejectReason::RateLimit);
     // Once their windows are over, there is capacity for others.
     bench.clock.advance(86_400 * SECOND);
     assert!(
@@ -279,7 +279,7 @@ async fn three_failing_keys_start_the_cooldown_of_their_endpoint() {
             .expect("its own failure");
         assert_eq!(
             rejection,
-            Rejection { cause: RejectReason::Failed(OutcomeClass::Server), left: 30 * SECOND }
+            Rejection { reason: RejectReason::Failed(OutcomeClass::Server), left: 30 * SECOND }
         );
         assert_eq!(bench.control.check_admission(&bench.target, &with_stale(9)), None);
         assert!(
@@ -309,7 +309,7 @@ async fn a_recovered_member_gets_to_probe_among_failing_members() {
         let bench = Bench::new(UpstreamPolicy::default());
         let with_stale = |n: usize| {
             let key = Some(n as u128);
-            CallContext { key, yields: true, ..call(paths[n]) }
+            CallContext { key, has_stale: true, ..call(paths[n]) }
         };
         for n in 0..3 {
             bench.complete(with_stale(n), 503, &[]).await;
@@ -343,7 +343,7 @@ async fn failing_endpoints_do_not_keep_healthy_ones_in_cooldown() {
             bench.complete(CallContext { key: Some(key), ..call(path) }, status, &[]).await;
         }
     };
-    let healthy = || CallContext { key: Some(9), yields: true, ..call("/well") };
+    let healthy = || CallContext { key: Some(9), has_stale: true, ..call("/well") };
     all(503).await;
     assert!(bench.control.check_admission(&bench.target, &healthy()).is_some());
     for _ in 0..10 {
@@ -357,7 +357,7 @@ async fn failing_endpoints_do_not_keep_healthy_ones_in_cooldown() {
     );
     // One of them probes first, and leaves the next probe to the others.
     bench.clock.advance(30 * SECOND);
-    bench.complete(CallContext { yields: true, key: Some(1), ..call("/a") }, 503, &[]).await;
+    bench.complete(CallContext { has_stale: true, key: Some(1), ..call("/a") }, 503, &[]).await;
     bench.complete(healthy(), 200, &[]).await;
     // Beside a healthy endpoint they start no further cooldown of the origin.
     for _ in 0..10 {
@@ -379,7 +379,7 @@ async fn an_endpoint_that_fails_for_every_id_counts_once() {
         let path = format!("/broken/no-{id}");
         bench.complete(CallContext { key: Some(id), ..call(&path) }, 500, &[]).await;
     };
-    let healthy = || CallContext { key: Some(9), yields: true, ..call("/well") };
+    let healthy = || CallContext { key: Some(9), has_stale: true, ..call("/well") };
     let mut stale_seconds = 0;
     for second in 0..300 {
         for n in 0..10 {
@@ -408,13 +408,13 @@ async fn a_healthy_endpoint_is_stale_for_at_most_one_cooldown() {
     ];
     for (case, failing) in failing.into_iter().enumerate() {
         let bench = Bench::new(UpstreamPolicy::default());
-        let healthy = || CallContext { key: Some(9), yields: true, ..call("/v1/well") };
+        let healthy = || CallContext { key: Some(9), has_stale: true, ..call("/v1/well") };
         let mut stale_seconds = 0;
         for second in 0..300 {
             for (n, path) in (0..).zip(failing) {
                 let path = path(second);
                 let key = Some(1_000 + u128::from(xxh3_64(path.as_bytes())) + n);
-                let bad = CallContext { key, yields: second % 2 == 0, ..call(&path) };
+                let bad = CallContext { key, has_stale: second % 2 == 0, ..call(&path) };
                 if bench.control.check_admission(&bench.target, &bad).is_none() {
                     bench.complete(bad, 503, &[]).await;
                 }
@@ -441,7 +441,7 @@ async fn a_dead_origin_gets_one_probe_per_cooldown() {
         let mut calls = 0;
         for second in 0..300 {
             for key in 0..40 {
-                let call = CallContext { key: Some(key), yields: true, ..call(&path(key)) };
+                let call = CallContext { key: Some(key), has_stale: true, ..call(&path(key)) };
                 if bench.control.check_admission(&bench.target, &call).is_none() {
                     calls += 1;
                     bench.complete(call, 503, &[]).await;
@@ -457,12 +457,12 @@ async fn a_dead_origin_gets_one_probe_per_cooldown() {
 async fn an_unreachable_origin_is_in_cooldown_at_once_for_all_keys() {
     let bench = Bench::new(UpstreamPolicy::default());
     let mut permit = bench.acquire(keyed(1)).await.unwrap();
-    permit.failed(UpstreamError::Refused);
+    permit.on_failure(UpstreamError::Refused);
     let rejection =
         bench.control.check_admission(&bench.target, &with_stale(9)).expect("the whole origin");
     assert_eq!(
         rejection,
-        Rejection { cause: RejectReason::Failed(OutcomeClass::Network), left: 30 * SECOND }
+        Rejection { reason: RejectReason::Failed(OutcomeClass::Network), left: 30 * SECOND }
     );
     let mut other = bench.target.clone();
     other.port = 8443;
@@ -477,7 +477,7 @@ async fn an_unreachable_origin_is_in_cooldown_at_once_for_all_keys() {
 async fn failures_within_larder_start_no_cooldown() {
     let bench = Bench::new(UpstreamPolicy::default());
     for failure in [UpstreamError::Abandoned, UpstreamError::Exhausted, UpstreamError::Internal] {
-        bench.acquire(keyed(1)).await.unwrap().failed(failure);
+        bench.acquire(keyed(1)).await.unwrap().on_failure(failure);
         drop(bench.acquire(keyed(1)).await.unwrap());
     }
     assert_eq!(bench.control.check_admission(&bench.target, &with_stale(1)), None);
@@ -491,7 +491,7 @@ async fn a_breaker_blocks_all_calls_and_then_lets_one_probe_through() {
         bench.complete(keyed(1), 500, &[]).await;
     }
     let rejection = rejected(bench.acquire(keyed(2)).await);
-    assert_eq!(rejection, Rejection { cause: RejectReason::Breaker, left: 20 * SECOND });
+    assert_eq!(rejection, Rejection { reason: RejectReason::Breaker, left: 20 * SECOND });
     assert_eq!(bench.control.report(&[])[..], []);
     bench.clock.advance(20 * SECOND);
     bench.complete(keyed(2), 502, &[]).await;
@@ -523,7 +523,7 @@ async fn the_ban_guard_counts_every_call_and_blocks_before_the_ban() {
         bench.complete(call, 401, &[]).await;
     }
     let rejection = rejected(bench.acquire(call("/")).await);
-    assert_eq!(rejection.cause, RejectReason::InvalidRequests);
+    assert_eq!(rejection.reason, RejectReason::BanGuard);
     bench.clock.advance(rejection.left);
     assert!(bench.acquire(call("/")).await.is_ok());
 }
@@ -541,7 +541,7 @@ async fn a_block_of_all_calls_to_an_upstream_is_logged_once() {
         ),
     ] {
         let (bench, written) = (Bench::new(policy), CapturedLog::default());
-        let _log = tracing::subscriber::set_default(written.log());
+        let _log = tracing::subscriber::set_default(written.subscriber());
         for n in 0..8 {
             let result = bench.acquire(keyed(n)).await;
             if let Ok(mut permit) = result {
@@ -596,7 +596,7 @@ async fn a_rate_limit_admits_calls_in_order_and_clients_first() {
     let third = bench.spawn_acquire(call("/")).await;
     let fourth = bench.spawn_acquire(call("/")).await;
     let background = bench
-        .spawn_acquire(CallContext { audience: CallAudience::nobody().into(), ..call("/") })
+        .spawn_acquire(CallContext { audience: CallAudience::background().into(), ..call("/") })
         .await;
     let fifth = bench.spawn_acquire(call("/")).await;
     bench.clock.advance(SECOND);
@@ -605,7 +605,7 @@ async fn a_rate_limit_admits_calls_in_order_and_clients_first() {
     assert!(!fifth.is_finished() && !background.is_finished());
     bench.clock.advance(SECOND);
     let fifth = joined(fifth).await.expect("clients before background work");
-    assert_eq!(fifth.waited(), Some(RejectReason::Pace));
+    assert_eq!(fifth.waited(), Some(RejectReason::RateLimit));
     assert_eq!(joined(background).await.err(), None, "and background work last");
 }
 
@@ -617,7 +617,7 @@ async fn a_stalled_call_must_end_if_others_wait_for_its_slot() {
     let mut slow = Vec::new();
     for _ in 0..8 {
         let mut one = bench.acquire(call("/")).await.expect("eight are allowed");
-        one.step_aside();
+        one.on_client_stalled();
         slow.push(one);
         bench.clock.advance(SECOND / 100);
     }
@@ -625,19 +625,19 @@ async fn a_stalled_call_must_end_if_others_wait_for_its_slot() {
     assert!(!next.is_finished(), "the stalled calls keep their slots at first");
     bench.clock.advance(SECOND);
     let _next = joined(next).await.expect("the slot of the first stalled call");
-    slow[0].way().expect("it is stalled").notified().await;
+    slow[0].preemption().expect("it is stalled").notified().await;
     let second = bench.acquire(call("/")).await.expect("and the slot of the second");
-    slow[1].way().expect("it is stalled").notified().await;
+    slow[1].preemption().expect("it is stalled").notified().await;
     // Their responses still count, and they have no slots any more.
     for mut left in slow.drain(..2) {
-        assert!(left.outlives_its_client(false));
+        assert!(left.continues_without_client(false));
         respond(&mut left, 401, &[]);
     }
     drop(second);
     // Six are allowed now, of which one has just started.
     let _third = bench.acquire(call("/")).await.expect("two more stalled calls must end");
     for left in &slow[..2] {
-        left.way().expect("it is stalled").notified().await;
+        left.preemption().expect("it is stalled").notified().await;
     }
     assert_eq!(bench.control.report(&[bench.target.upstream.clone().unwrap()])[0].in_flight, 2);
 }
@@ -649,8 +649,8 @@ async fn the_queue_position_follows_whether_a_client_waits() {
     (policy.rate_limit.in_flight, policy.rate_limit.max_wait) = (1, 5 * SECOND);
     let bench = Bench::new(policy);
     let audiences = [true, false].map(|is_there| {
-        let audience = Arc::new(CallAudience::nobody());
-        audience.is(is_there);
+        let audience = Arc::new(CallAudience::background());
+        audience.set_present(is_there);
         audience
     });
     let mut out = bench.acquire(call("/")).await.expect("one at a time");
@@ -659,8 +659,8 @@ async fn the_queue_position_follows_whether_a_client_waits() {
         .map(|audience| bench.spawn_acquire(CallContext { audience, ..call("/") }));
     let (left, rejoined) = (left.await, rejoined.await);
     let client = bench.spawn_acquire(call("/")).await;
-    audiences[0].is(false);
-    audiences[1].is(true);
+    audiences[0].set_present(false);
+    audiences[1].set_present(true);
     tokio::task::yield_now().await;
     for next in [client, rejoined, left] {
         respond(&mut out, 200, &[]);
@@ -677,7 +677,7 @@ async fn a_call_that_cannot_go_out_in_time_gets_the_estimated_wait() {
     let rejection = rejected(bench.acquire(call("/")).await);
     assert_eq!(
         rejection,
-        Rejection { cause: RejectReason::Pace, left: 60 * SECOND },
+        Rejection { reason: RejectReason::RateLimit, left: 60 * SECOND },
         "a wait of two seconds is too short"
     );
     assert!(bench.metric("larder_upstream_refused_total{cause=\"rate-limit\",upstream=\"api\"} 1"));
@@ -712,7 +712,7 @@ async fn no_more_calls_are_in_flight_than_the_limit_allows() {
     assert_eq!(third.waited(), Some(RejectReason::InFlight));
     let fourth = bench.spawn_acquire(call("/")).await;
     bench.clock.advance(2 * SECOND);
-    assert_eq!(rejected(joined(fourth).await).cause, RejectReason::InFlight);
+    assert_eq!(rejected(joined(fourth).await).reason, RejectReason::InFlight);
 }
 
 /// However many calls arrive at once, no ninth goes out before the outcome of the eight is known.
@@ -727,8 +727,8 @@ async fn no_more_calls_are_in_flight_than_the_ban_guard_allows() {
         out.push(bench.acquire(call("/")).await.expect("one of eight"));
     }
     // A stalled call may get such a response too.
-    out[0].step_aside();
-    out[0].step_aside();
+    out[0].on_client_stalled();
+    out[0].on_client_stalled();
     let ninth = bench.spawn_acquire(call("/")).await;
     assert!(!ninth.is_finished());
     respond(&mut out[1], 200, &[]);
@@ -737,7 +737,7 @@ async fn no_more_calls_are_in_flight_than_the_ban_guard_allows() {
     for permit in out.iter_mut().chain([&mut ninth]) {
         respond(permit, 401, &[]);
     }
-    assert_eq!(rejected(joined(tenth).await).cause, RejectReason::InvalidRequests);
+    assert_eq!(rejected(joined(tenth).await).reason, RejectReason::BanGuard);
 }
 
 /// The head of the response has arrived, and the client reads the body slowly.
@@ -751,7 +751,7 @@ async fn a_call_releases_its_slot_once() {
     let mut slow = bench.acquire(call("/")).await.expect("one");
     let _other = bench.acquire(call("/")).await.expect("two");
     slow.on_head_unread(StatusCode::OK, &HeaderMap::new());
-    slow.step_aside();
+    slow.on_client_stalled();
     let _third = bench.acquire(call("/")).await.expect("in the slot of the first");
     let fourth = bench.spawn_acquire(call("/")).await;
     assert!(!fourth.is_finished());
@@ -790,8 +790,8 @@ async fn a_learned_limit_is_kept_before_the_origin_enforces_it() {
 async fn the_state_of_an_upstream_outlives_its_configuration() {
     let bench = Bench::new(UpstreamPolicy::default());
     bench.complete(call("/"), 429, &[("retry-after", "7")]).await;
-    let registry = Arc::clone(&bench.control.traffics);
-    let telemetry = bench.control.account.renamed(&[], &["api".into()], Redactor::default());
+    let registry = Arc::clone(&bench.control.registry);
+    let telemetry = bench.control.telemetry.with_names(&[], &["api".into()], Redactor::default());
     let reloaded = AdmissionControl::new(telemetry, registry, bench.clock.clone());
     assert_eq!(
         reloaded.check_admission(&bench.target, &call("/")).map(|rejection| rejection.left),
@@ -804,14 +804,14 @@ async fn made_up_hosts_do_not_evict_the_rate_limit_of_an_api() {
     let bench = Bench::new(UpstreamPolicy::default());
     let host = |number: usize| {
         let target = Target::absolute(&format!("http://h{number}.test/")).unwrap();
-        UpstreamTable::new(Vec::new()).place(&target)
+        UpstreamTable::new(Vec::new()).lookup(&target)
     };
     let named = call("/");
     let mut permit = bench.control.acquire(&host(0), named.clone()).await.unwrap();
     respond(&mut permit, 429, &[("retry-after", "600")]);
     for number in 1..3_000 {
         let mut permit = bench.control.acquire(&host(number), named.clone()).await.unwrap();
-        permit.failed(UpstreamError::Refused);
+        permit.on_failure(UpstreamError::Refused);
     }
     assert!(bench.control.check_admission(&host(0), &named).is_some());
     // Nor do many other hosts with a shorter rate limit.
@@ -820,13 +820,13 @@ async fn made_up_hosts_do_not_evict_the_rate_limit_of_an_api() {
         respond(&mut permit, 429, &[("retry-after", "60")]);
     }
     assert!(bench.control.check_admission(&host(0), &named).is_some());
-    assert!(bench.control.traffics.others().len() <= 1024);
+    assert!(bench.control.registry.unconfigured().len() <= 1024);
 }
 
 #[tokio::test]
 async fn calls_to_hosts_without_a_route_or_upstream_are_never_blocked() {
     let bench = Bench::new(UpstreamPolicy::default());
-    let target = UpstreamTable::new(Vec::new()).place(&request_target("/"));
+    let target = UpstreamTable::new(Vec::new()).lookup(&request_target("/"));
     let unknown = CallContext { governed: false, ..call("/") };
     for _ in 0..20 {
         let mut permit =
@@ -867,10 +867,16 @@ async fn the_status_lists_the_cooldowns_and_their_ends() {
     let upstream = bench.target.upstream.clone().unwrap();
     let report = bench.control.report(&[upstream]).remove(0);
     let shown: Vec<_> = report
-        .holds
+        .cooldowns
         .iter()
         .map(|cooldown| {
-            (cooldown.reach, cooldown.cause, cooldown.firm, cooldown.left.as_secs(), cooldown.count)
+            (
+                cooldown.scope,
+                cooldown.reason,
+                cooldown.firm,
+                cooldown.left.as_secs(),
+                cooldown.count,
+            )
         })
         .collect();
     let expected = [
@@ -894,7 +900,7 @@ fn budgeted(credits: CreditSource, day: f64) -> Bench {
     let (currency, budget) = ("credits".to_owned(), Some(budget));
     let cost = Cost { currency, credits, per_credit: 1.0, not_modified: false, budget };
     let bench = Bench::new(UpstreamPolicy { cost: Some(cost), ..UpstreamPolicy::default() });
-    bench.control.account.ledger().price(&[bench.target.upstream.clone().unwrap()]);
+    bench.control.telemetry.cost().set_prices(&[bench.target.upstream.clone().unwrap()]);
     bench
 }
 
@@ -905,7 +911,7 @@ fn in_body() -> CreditSource {
 impl Bench {
     /// The recorded calls of today, and their cost.
     fn spent(&self) -> (u64, u64) {
-        let spent = self.control.account.ledger().spendings(self.clock.now()).remove(0).today;
+        let spent = self.control.telemetry.cost().reports(self.clock.now()).remove(0).today;
         (spent.calls, format!("{:.0}", spent.credits).parse().unwrap())
     }
 }
@@ -917,7 +923,7 @@ async fn calls_in_flight_reserve_their_price_and_release_the_rest() {
     let mut first = bench.acquire(call("/")).await.unwrap();
     let second = bench.acquire(call("/")).await.unwrap();
     let rejection = rejected(bench.acquire(call("/")).await);
-    assert_eq!(rejection, Rejection { cause: spent, left: Duration::ZERO });
+    assert_eq!(rejection, Rejection { reason: spent, left: Duration::ZERO });
     assert_eq!(bench.control.check_admission(&bench.target, &call("/")), Some(rejection));
     let waiting = bench.spawn_acquire(with_patience("/", SECOND)).await;
     drop(second);
@@ -925,11 +931,11 @@ async fn calls_in_flight_reserve_their_price_and_release_the_rest() {
     respond(&mut first, 500, &[]);
     let mut fourth =
         bench.acquire(call("/")).await.expect("an error costs nothing, so its credit is released");
-    fourth.failed(UpstreamError::Refused);
+    fourth.on_failure(UpstreamError::Refused);
     respond(&mut third, 200, &[]);
     bench.complete(call("/"), 200, &[]).await;
     let rejection = rejected(bench.acquire(with_patience("/", SECOND)).await);
-    assert!(rejection.cause == spent && rejection.left > SECOND, "{rejection:?}");
+    assert!(rejection.reason == spent && rejection.left > SECOND, "{rejection:?}");
     assert_eq!(bench.spent(), (3, 2));
 }
 
@@ -937,7 +943,7 @@ async fn calls_in_flight_reserve_their_price_and_release_the_rest() {
 async fn a_queued_call_reserves_no_credits() {
     let mut bench = budgeted(CreditSource::PerCall(1.0), 2.0);
     let upstream = Arc::make_mut(bench.target.upstream.as_mut().unwrap());
-    (upstream.conduct.rate_limit.in_flight, upstream.conduct.rate_limit.max_wait) = (1, 5 * SECOND);
+    (upstream.policy.rate_limit.in_flight, upstream.policy.rate_limit.max_wait) = (1, 5 * SECOND);
     let mut first = bench.acquire(call("/")).await.unwrap();
     let waiting = bench.spawn_acquire(call("/")).await;
     assert_eq!(
@@ -959,7 +965,7 @@ async fn the_price_in_a_body_is_recorded_once_however_the_body_ends() {
     let mut read = bench.acquire(call("/")).await.unwrap();
     head(&mut read, 200);
     assert_eq!(bench.spent(), (0, 0), "its body contains the price");
-    read.read(ok, &none, &serde_json::json!({ "credits": 3 }));
+    read.on_body(ok, &none, &serde_json::json!({ "credits": 3 }));
     drop(read);
     assert_eq!(bench.spent(), (1, 3));
     let mut left = bench.acquire(call("/")).await.unwrap();
@@ -977,7 +983,7 @@ async fn the_price_in_a_body_is_recorded_once_however_the_body_ends() {
     drop(error);
     assert_eq!(bench.spent(), (4, 9), "an error that states no price costs nothing");
     let mut unanswered = bench.acquire(call("/")).await.unwrap();
-    unanswered.left();
+    unanswered.on_client_gone();
     drop(unanswered);
     assert_eq!(bench.spent(), (5, 12), "the request was sent");
     drop(bench.acquire(call("/")).await.unwrap());

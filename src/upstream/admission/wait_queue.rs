@@ -42,7 +42,7 @@ impl WaitQueue {
 
     /// The number of calls before this position.
     pub(super) fn ahead(&self, position: QueuePosition) -> usize {
-        self.waiting.range(..turn).count()
+        self.waiting.range(..position).count()
     }
 
     /// Wakes the first call, which checks again whether it may go out.

@@ -17,11 +17,11 @@ use serde_json::{Value, json};
 
 use crate::upstream::Body;
 use crate::upstream::body_inspection::{
-    self, AT_ONCE, ContentCoding, InspectedBody, LARGEST, MOST_VALUES, accept_encoding, coding,
-    inflate,
+    self, ContentCoding, INLINE_LIMIT, InspectedBody, MAX_BODY, MAX_VALUES, accept_encoding,
+    coding, inflate,
 };
 use crate::upstream::error::UpstreamError;
-use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes, READ_ALWAYS};
+use crate::upstream::in_flight_bytes::{ALWAYS_INSPECTED, BufferedPieces, InFlightBytes};
 
 /// A memory budget for everything.
 fn room() -> Arc<InFlightBytes> {
@@ -31,12 +31,12 @@ fn room() -> Arc<InFlightBytes> {
 fn parse(coding: ContentCoding, body: &[u8]) -> Option<Value> {
     let mut gathered = BufferedPieces::new(&room());
     gathered.push(Bytes::copy_from_slice(body)).expect("there is room");
-    body_inspection::parse(coding, &gathered).says().cloned()
+    body_inspection::parse(coding, &gathered).json().cloned()
 }
 
 async fn read(headers: &HeaderMap, body: Box<dyn Body>) -> (Option<Value>, Box<dyn Body>) {
     let (inspected, body) = body_inspection::read(headers, body, &room()).await;
-    (inspected.says().cloned(), body)
+    (inspected.json().cloned(), body)
 }
 
 /// A body in these pieces, which must not be read again after its end.
@@ -175,8 +175,8 @@ fn cch_21_a_gzip_bomb_is_inflated_no_further_than_its_limits() {
 
     let large = small.repeat(64);
     let inflated = inflate(&large).expect("it is gzip");
-    assert_eq!(inflated.len(), (large.len() * 100).min(LARGEST) + 1);
-    assert!(inflated.capacity() <= 2 * LARGEST + 64);
+    assert_eq!(inflated.len(), (large.len() * 100).min(MAX_BODY) + 1);
+    assert!(inflated.capacity() <= 2 * MAX_BODY + 64);
     assert_eq!(parse(ContentCoding::Gzip, &large), None);
 
     // An honest body of the same length is read.
@@ -188,8 +188,8 @@ fn cch_21_a_gzip_bomb_is_inflated_no_further_than_its_limits() {
 #[test]
 fn bodies_with_too_many_values_are_not_read() {
     let list = |count| format!("[{}0]", "0,".repeat(count));
-    assert!(parse(ContentCoding::Identity, list(MOST_VALUES - 2).as_bytes()).is_some());
-    assert_eq!(parse(ContentCoding::Identity, list(MOST_VALUES - 1).as_bytes()), None);
+    assert!(parse(ContentCoding::Identity, list(MAX_VALUES - 2).as_bytes()).is_some());
+    assert_eq!(parse(ContentCoding::Identity, list(MAX_VALUES - 1).as_bytes()), None);
 }
 
 #[tokio::test]
@@ -204,7 +204,7 @@ async fn a_body_that_was_read_is_yielded_again() {
 
 #[tokio::test]
 async fn a_large_body_is_read_too() {
-    let text = json!({ "text": "x".repeat(LARGEST / 2) }).to_string();
+    let text = json!({ "text": "x".repeat(MAX_BODY / 2) }).to_string();
     let (json, body) = read(&json_head(), pieces(&[text.as_bytes()], Ok(()))).await;
     assert!(json.is_some_and(|json| json.get("text").is_some()));
     assert!(drained(body).await.0 == text.as_bytes());
@@ -231,7 +231,7 @@ async fn a_body_beyond_the_memory_budget_streams_unread() {
         let budget = InFlightBytes::new(bytes);
         let (inspected, body) =
             body_inspection::read(&json_head(), pieces(&parts, Ok(())), &budget).await;
-        assert_eq!(inspected.says().is_some(), readable, "{bytes}");
+        assert_eq!(inspected.json().is_some(), readable, "{bytes}");
         assert!(readable || inspected == InspectedBody::Unread);
         assert!(budget.used() <= bytes);
         assert_eq!(drained(body).await, (text.clone(), Ok(())), "{bytes}");
@@ -243,12 +243,12 @@ async fn a_body_beyond_the_memory_budget_streams_unread() {
 #[tokio::test]
 async fn a_short_body_is_read_however_much_is_buffered() {
     let budget = InFlightBytes::new(1000);
-    budget.take(1_000_000);
-    for length in [10, READ_ALWAYS - 20] {
+    budget.reserve(1_000_000);
+    for length in [10, ALWAYS_INSPECTED - 20] {
         let text = json!({ "text": "x".repeat(length) }).to_string();
         let body = pieces(&[text.as_bytes()], Ok(()));
         let (inspected, body) = body_inspection::read(&json_head(), body, &budget).await;
-        assert!(inspected.says().is_some(), "{length}");
+        assert!(inspected.json().is_some(), "{length}");
         assert_eq!(drained(body).await.0, text.as_bytes());
         assert_eq!(budget.used(), 1_000_000);
     }
@@ -264,7 +264,7 @@ fn objects_are_charged_for_more_than_their_length() {
         move |text: &str| {
             let mut gathered = BufferedPieces::new(&in_flight);
             gathered.push(Bytes::copy_from_slice(text.as_bytes())).expect("there is room");
-            body_inspection::parse(ContentCoding::Identity, &gathered).says().is_some()
+            body_inspection::parse(ContentCoding::Identity, &gathered).json().is_some()
         }
     };
     assert!(room(6_000_000)(&of_lists) && !room(6_000_000)(&of_objects));
@@ -277,11 +277,11 @@ async fn a_body_has_the_same_value_inline_and_off_thread() {
     let long = |length: usize| format!("[{}{{\"a\":1}}]", " ".repeat(length));
     for text in [
         long(10),
-        long(AT_ONCE),
-        long(AT_ONCE + 1),
-        long(LARGEST - 9),
-        long(LARGEST),
-        format!("{}]", long(AT_ONCE)),
+        long(INLINE_LIMIT),
+        long(INLINE_LIMIT + 1),
+        long(MAX_BODY - 9),
+        long(MAX_BODY),
+        format!("{}]", long(INLINE_LIMIT)),
     ] {
         for (coding, body) in [
             (ContentCoding::Identity, text.clone().into_bytes()),
@@ -290,7 +290,7 @@ async fn a_body_has_the_same_value_inline_and_off_thread() {
             let in_flight = room();
             let mut gathered = BufferedPieces::new(&in_flight);
             gathered.push(Bytes::from(body)).expect("there is room");
-            let off_thread = body_inspection::parse_apart(coding, &gathered).await;
+            let off_thread = body_inspection::parse_off_thread(coding, &gathered).await;
             assert_eq!(
                 off_thread,
                 body_inspection::parse(coding, &gathered),
@@ -313,7 +313,7 @@ struct Endless {
 impl Body for Endless {
     async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         self.reads += 1;
-        assert!(self.reads * self.piece.len() <= LARGEST + 2 * self.piece.len(), "read too far");
+        assert!(self.reads * self.piece.len() <= MAX_BODY + 2 * self.piece.len(), "read too far");
         Ok(Some(self.piece.clone()))
     }
 }
@@ -324,7 +324,7 @@ async fn a_body_beyond_the_limit_streams_on() {
     let (json, mut body) = read(&json_head(), Box::new(endless)).await;
     assert_eq!(json, None);
     let mut yielded = 0;
-    while yielded <= LARGEST + 1024 * 1024 {
+    while yielded <= MAX_BODY + 1024 * 1024 {
         let piece = body.next().await.expect("no failure").expect("no end");
         assert!(piece.iter().all(|&byte| byte == b' '));
         yielded += piece.len();
@@ -334,7 +334,7 @@ async fn a_body_beyond_the_limit_streams_on() {
 #[tokio::test]
 async fn a_body_that_cannot_begin_json_is_not_read_to_its_end() {
     for first in [&b"<"[..], b"data: {}", b"\x1f\x8b", b"\0"] {
-        let body = Endless { piece: Bytes::copy_from_slice(first), reads: LARGEST / first.len() };
+        let body = Endless { piece: Bytes::copy_from_slice(first), reads: MAX_BODY / first.len() };
         let (json, _) = read(&HeaderMap::new(), Box::new(body)).await;
         assert_eq!(json, None, "{first:?}");
     }

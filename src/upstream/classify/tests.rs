@@ -15,7 +15,7 @@ use crate::policy::upstream::{
 };
 use crate::semantics::date;
 use crate::semantics::json_path::JsonPath;
-use crate::upstream::classify::{answer, failure};
+use crate::upstream::classify::{failure, response};
 use crate::upstream::egress_policy::Denied;
 use crate::upstream::error::UpstreamError;
 use crate::upstream::outcome::{CallOutcome, RetryAfter};
@@ -40,17 +40,17 @@ fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
 
 fn by_head(status: u16, headers: &[(&'static str, &'static str)]) -> CallOutcome {
     let status = StatusCode::from_u16(status).expect("a status");
-    answer(status, &fields(headers), None, &ResponseRules::default(), now())
+    response(status, &fields(headers), None, &ResponseRules::default(), now())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is a column of the tables")]
 fn retry_after(seconds: f64) -> Option<RetryAfter> {
-    Some(RetryAfter { time: Duration::from_secs_f64(seconds), quota: false })
+    Some(RetryAfter { time: Duration::from_secs_f64(seconds), is_quota_end: false })
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "it is a column of the tables")]
 fn quota(seconds: f64) -> Option<RetryAfter> {
-    Some(RetryAfter { time: Duration::from_secs_f64(seconds), quota: true })
+    Some(RetryAfter { time: Duration::from_secs_f64(seconds), is_quota_end: true })
 }
 
 fn json_rule(path: &str, values: &[Value]) -> JsonRule {
@@ -60,11 +60,11 @@ fn json_rule(path: &str, values: &[Value]) -> JsonRule {
 fn error_rule(status: &[StatusMatch], codes: &[u64], class: OutcomeClass) -> ErrorRule {
     let codes: Vec<Value> = codes.iter().map(|code| json!(code)).collect();
     let json = (!codes.is_empty()).then(|| json_rule("$.status.error_code", &codes));
-    ErrorRule { status: status.to_vec(), json: json.into_iter().collect(), class, hold: None }
+    ErrorRule { status: status.to_vec(), json: json.into_iter().collect(), class, cooldown: None }
 }
 
 fn with_cooldown(rule: ErrorRule, until: CooldownUntil) -> ErrorRule {
-    ErrorRule { hold: Some(until), ..rule }
+    ErrorRule { cooldown: Some(until), ..rule }
 }
 
 /// The rules for CoinMarketCap's error codes.
@@ -128,7 +128,7 @@ fn the_head_alone_determines_the_class() {
         (429, &[("retry-after", "999999999")], QUOTA, retry_after(999_999_999.0)),
     ] {
         let outcome = by_head(status, headers);
-        assert_eq!((outcome.class, outcome.wait), (class, wait), "{status} {headers:?}");
+        assert_eq!((outcome.class, outcome.retry_after), (class, wait), "{status} {headers:?}");
         assert_eq!(outcome.is_ok(), class == OutcomeClass::Ok);
     }
 }
@@ -157,7 +157,7 @@ fn a_spent_quota_determines_the_retry_after() {
         let headers: Vec<_> =
             names.into_iter().zip(headers).filter(|(_, value)| !value.is_empty()).collect();
         let outcome = by_head(status, &headers);
-        assert_eq!((outcome.class, outcome.wait), (class, wait), "{status} {headers:?}");
+        assert_eq!((outcome.class, outcome.retry_after), (class, wait), "{status} {headers:?}");
         assert!(outcome.quota.is_some(), "the quota is returned for every class");
     }
 }
@@ -166,7 +166,7 @@ fn a_spent_quota_determines_the_retry_after() {
 fn a_limit_that_other_clients_used_up_is_shared() {
     let headers = [("x-ratelimit-scope", "shared"), ("retry-after", "7200")];
     let outcome = by_head(429, &headers);
-    assert_eq!((outcome.class, outcome.wait), (SHARED, retry_after(7200.0)));
+    assert_eq!((outcome.class, outcome.retry_after), (SHARED, retry_after(7200.0)));
     assert_eq!(by_head(200, &headers).class, OutcomeClass::Ok);
     assert_eq!(by_head(429, &[("x-ratelimit-scope", "user")]).class, MINUTE);
     assert_eq!(by_head(429, &[("x-ratelimit-global", "true")]).class, MINUTE);
@@ -192,10 +192,10 @@ fn a_body_changes_the_class_of_its_status() {
         let body = json!({ "status": { "error_code": code } });
         let status = StatusCode::from_u16(status).expect("a status");
         let rules = coinmarketcap();
-        let outcome = answer(status, &HeaderMap::new(), Some(&body), &rules, now());
-        assert_eq!((outcome.class, outcome.wait), (class, wait), "{status} {body}");
+        let outcome = response(status, &HeaderMap::new(), Some(&body), &rules, now());
+        assert_eq!((outcome.class, outcome.retry_after), (class, wait), "{status} {body}");
         // A body that cannot be read does not change the class.
-        let unread = answer(status, &HeaderMap::new(), None, &rules, now());
+        let unread = response(status, &HeaderMap::new(), None, &rules, now());
         assert_eq!(unread, by_head(status.as_u16(), &[]));
     }
 }
@@ -210,7 +210,7 @@ fn the_first_rule_whose_conditions_all_match_applies() {
                 status: Vec::new(),
                 json: Vec::new(),
                 class: OutcomeClass::Auth,
-                hold: None,
+                cooldown: None,
             },
             error_rule(&[not_found, StatusMatch::Class(5)], &[7], MINUTE),
             error_rule(&[not_found], &[], OutcomeClass::Server),
@@ -228,7 +228,7 @@ fn the_first_rule_whose_conditions_all_match_applies() {
         (200, None, OutcomeClass::Ok),
     ] {
         let status = StatusCode::from_u16(status).expect("a status");
-        let outcome = answer(status, &HeaderMap::new(), body, &rules, now());
+        let outcome = response(status, &HeaderMap::new(), body, &rules, now());
         assert_eq!(outcome.class, class, "{status} {body:?}");
     }
 }
@@ -250,10 +250,10 @@ fn the_cooldown_of_a_rule_takes_precedence_over_retry_after() {
     ] {
         let rules = ResponseRules {
             success: Vec::new(),
-            errors: vec![ErrorRule { class, hold: until, ..rule.clone() }],
+            errors: vec![ErrorRule { class, cooldown: until, ..rule.clone() }],
         };
-        let outcome = answer(status, &headers, None, &rules, now());
-        assert_eq!(outcome.wait, expected, "{until:?} {class:?}");
+        let outcome = response(status, &headers, None, &rules, now());
+        assert_eq!(outcome.retry_after, expected, "{until:?} {class:?}");
     }
 }
 
@@ -276,9 +276,10 @@ fn a_failure_without_the_origin_has_no_outcome() {
         (UpstreamError::BodyTimeout, Some(OutcomeClass::Timeout)),
         (UpstreamError::TotalTimeout, Some(OutcomeClass::Timeout)),
     ] {
-        assert_eq!(failure(failed), class.map(CallOutcome::of), "{failed:?}");
+        assert_eq!(failure(failed), class.map(CallOutcome::from_class), "{failed:?}");
         if class.is_some() {
-            let error_class = class.map(|class| CallOutcome::of(class).error_class(StatusCode::OK));
+            let error_class =
+                class.map(|class| CallOutcome::from_class(class).error_class(StatusCode::OK));
             assert_eq!(error_class, failed.error_class(), "{failed:?}");
         }
     }
@@ -289,7 +290,7 @@ fn a_408_keeps_its_status_as_error_class() {
     let outcome = by_head(408, &[]);
     let status = StatusCode::REQUEST_TIMEOUT;
     assert_eq!(outcome.error_class(status), decide::ErrorClass::Status(status));
-    let disguised = CallOutcome::of(OutcomeClass::Server).error_class(StatusCode::OK);
+    let disguised = CallOutcome::from_class(OutcomeClass::Server).error_class(StatusCode::OK);
     assert_eq!(disguised, decide::ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE));
 }
 
@@ -313,16 +314,16 @@ proptest! {
         }
         let status = StatusCode::from_u16(status).expect("a status");
         let body = code.map(|code| json!({ "status": { "error_code": code } }));
-        let outcome = answer(status, &headers, body.as_ref(), &coinmarketcap(), now());
-        prop_assert!(outcome.wait.is_none() || !matches!(outcome.class, OutcomeClass::Ok | OutcomeClass::Auth));
+        let outcome = response(status, &headers, body.as_ref(), &coinmarketcap(), now());
+        prop_assert!(outcome.retry_after.is_none() || !matches!(outcome.class, OutcomeClass::Ok | OutcomeClass::Auth));
         prop_assert_eq!(
             status == StatusCode::TOO_MANY_REQUESTS && body.is_none(),
             matches!(outcome.class, OutcomeClass::RateLimited(_))
                 && body.is_none() && status != StatusCode::FORBIDDEN
         );
-        prop_assert!(now().checked_add(outcome.wait.map_or(Duration::ZERO, |w| w.time)).is_some());
+        prop_assert!(now().checked_add(outcome.retry_after.map_or(Duration::ZERO, |w| w.time)).is_some());
         // Only the end of a quota, or the operator's rule, is marked as a quota.
         let of_quota = outcome.quota.as_ref().is_some_and(|quota| quota.remaining == Some(0));
-        prop_assert!(body.is_some() || of_quota || outcome.wait.is_none_or(|wait| !wait.quota));
+        prop_assert!(body.is_some() || of_quota || outcome.retry_after.is_none_or(|wait| !wait.is_quota_end));
     }
 }

@@ -38,7 +38,7 @@ fn a_smaller_rate_after_a_reload_counts_earlier_calls() {
     for _ in 0..10 {
         window.send(now);
     }
-    window.keep_to(rate(2, SECOND));
+    window.set_rate(rate(2, SECOND));
     assert_eq!(window.wait(now + 500 * MILLI), 500 * MILLI);
     assert_eq!(window.wait(now + SECOND), Duration::ZERO);
 }
@@ -194,13 +194,13 @@ proptest! {
 /// row that is due soon may be written or not.
 fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
     let (mut window, mut now) = (SlidingWindow::new(rate), start());
-    let (mut row, mut sent) = (None::<(Kept, Instant)>, Vec::new());
+    let (mut row, mut sent) = (None::<(SavedWindow, Instant)>, Vec::new());
     for (step, kill) in steps.iter().zip(kills) {
         now += Duration::from_millis(*step);
         if *kill {
             window = SlidingWindow::new(rate);
             if let Some((kept, written)) = &row {
-                window.adopt(&kept.clone().aged(now - *written), now);
+                window.restore(&kept.clone().aged(now - *written), now);
             }
         }
         if !window.wait(now).is_zero() {
@@ -208,8 +208,8 @@ fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
         }
         let write = window.send(now);
         if write == Write::First || (write == Write::Soon && step % 2 == 0) {
-            row = window.kept(false, now).map(|kept| (kept, now));
-            window.flushed();
+            row = window.to_save(false, now).map(|kept| (kept, now));
+            window.mark_flushed();
         }
         sent.push(now);
     }
@@ -245,7 +245,7 @@ fn a_long_window_admits_its_full_rate_and_keeps_few_pieces() {
         }
     }
     assert_eq!(sent, 20_000, "in twenty minutes");
-    let kept = window.kept(true, start + 1_199 * SECOND).expect("it is not over");
+    let kept = window.to_save(true, start + 1_199 * SECOND).expect("it is not over");
     assert!((30..=66).contains(&kept.sent.len()), "{}", kept.sent.len());
 }
 
@@ -261,8 +261,8 @@ fn every_call_of_a_small_window_is_written_first_few_of_a_large_one() {
                 Write::Soon => {}
                 Write::No => continue,
             }
-            assert!(window.kept(false, now).is_some());
-            window.flushed();
+            assert!(window.to_save(false, now).is_some());
+            window.mark_flushed();
         }
         first
     };
@@ -270,7 +270,7 @@ fn every_call_of_a_small_window_is_written_first_few_of_a_large_one() {
     assert_eq!(written(64, 64), 64);
     assert_eq!(written(10_000, 10_000), 1, "the row is renewed before its calls are used up");
     let (mut short, now) = (SlidingWindow::new(rate(2, 59 * SECOND)), start());
-    assert_eq!((short.send(now), short.kept(false, now)), (Write::No, None));
+    assert_eq!((short.send(now), short.to_save(false, now)), (Write::No, None));
 }
 
 #[test]
@@ -278,9 +278,9 @@ fn repeated_restarts_without_a_call_use_nothing_up() {
     let (mut window, now) = (SlidingWindow::new(rate(6_400, 600 * SECOND)), start());
     window.send(now);
     for _ in 0..100 {
-        let kept = window.kept(false, now).expect("a call counts");
+        let kept = window.to_save(false, now).expect("a call counts");
         window = SlidingWindow::new(kept.rate);
-        window.adopt(&kept.aged(SECOND), now);
+        window.restore(&kept.aged(SECOND), now);
     }
     assert_eq!(window.left(now), 6_400 - 101, "one call, and the calls counted ahead once");
     assert!(!window.is_over(now) && window.is_over(now + 600 * SECOND));
@@ -291,7 +291,7 @@ fn another_rate_after_a_restart_counts_the_stored_calls() {
     let (mut window, now) = (SlidingWindow::new(rate(2, 86_400 * SECOND)), start());
     window.send(now);
     window.send(now);
-    let kept = window.kept(true, now).expect("two calls");
+    let kept = window.to_save(true, now).expect("two calls");
     for (to, left) in [
         (rate(5, 86_400 * SECOND), 3),
         (rate(1, 86_400 * SECOND), 0),
@@ -299,8 +299,8 @@ fn another_rate_after_a_restart_counts_the_stored_calls() {
         (rate(2, 7 * 86_400 * SECOND), 0),
     ] {
         let mut after = SlidingWindow::new(kept.rate);
-        after.adopt(&kept.clone().aged(2 * 3_600 * SECOND), now);
-        after.keep_to(to);
+        after.restore(&kept.clone().aged(2 * 3_600 * SECOND), now);
+        after.set_rate(to);
         assert_eq!(after.left(now), left, "{to:?}");
     }
 }

@@ -59,7 +59,7 @@ pub(in crate::upstream) enum Write {
 
 /// A stored window.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::upstream) struct Kept {
+pub(in crate::upstream) struct SavedWindow {
     /// The rate under which the calls went out.
     pub(in crate::upstream) rate: Rate,
     /// The age and number of the calls that went out.
@@ -127,7 +127,7 @@ impl SlidingWindow {
     }
 
     /// Sets another rate after a reload or a restart. The calls that went out count under it too.
-    pub(in crate::upstream) fn keep_to(&mut self, rate: Rate) {
+    pub(in crate::upstream) fn set_rate(&mut self, rate: Rate) {
         if self.rate != rate {
             self.rate = rate;
             // The rows contain the old rate.
@@ -148,7 +148,7 @@ impl SlidingWindow {
 
     /// The window to store. `None`: all calls have expired. `last`: no row follows, so no calls are counted
     /// ahead.
-    pub(in crate::upstream) fn kept(&mut self, last: bool, now: Instant) -> Option<Kept> {
+    pub(in crate::upstream) fn to_save(&mut self, last: bool, now: Instant) -> Option<SavedWindow> {
         self.expire(now);
         if self.sent.is_empty() || !self.is_long() {
             return None;
@@ -160,16 +160,16 @@ impl SlidingWindow {
             .filter(|_| ahead > 0)
             .map(|until| ReservedCalls { number: self.number + ahead, until });
         let age = |piece: &CallBurst| (now.saturating_duration_since(piece.last), piece.calls);
-        Some(Kept { rate: self.rate, sent: self.sent.iter().map(age).collect(), ahead })
+        Some(SavedWindow { rate: self.rate, sent: self.sent.iter().map(age).collect(), ahead })
     }
 
     /// The row of [`SlidingWindow::to_save`] is on disk.
-    pub(in crate::upstream) fn flushed(&mut self) {
+    pub(in crate::upstream) fn mark_flushed(&mut self) {
         self.stored_row = self.pending_row.take().or(self.stored_row);
     }
 
     /// Adds the calls of an earlier process.
-    pub(in crate::upstream) fn adopt(&mut self, saved: &Kept, now: Instant) {
+    pub(in crate::upstream) fn restore(&mut self, saved: &SavedWindow, now: Instant) {
         for (age, calls) in saved.sent.iter().copied().filter(|(age, _)| *age < self.rate.per) {
             let at = now.checked_sub(age).unwrap_or(now);
             self.sent.push_back(CallBurst { first: at, last: at, calls });
@@ -216,7 +216,7 @@ impl SlidingWindow {
     }
 }
 
-impl Kept {
+impl SavedWindow {
     /// The stored window after this time, and after a crash. It is unknown which of the calls counted ahead
     /// went out, so all of them count, at the latest time at which they can have gone out.
     pub(in crate::upstream) fn aged(mut self, by: Duration) -> Self {

@@ -84,15 +84,16 @@ fn long_attempts_end_with_the_total_time() {
 #[test]
 fn the_budget_is_a_fifth_of_the_calls_and_at_least_ten_retries() {
     let (mut budget, now) = (RetryBudget::default(), crate::clock::monotonic());
-    let spent = |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.spend(now)).count();
+    let spent =
+        |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.try_acquire(now)).count();
     assert_eq!(spent(&mut budget, now), 10);
     assert_eq!(spent(&mut budget, now + 9 * SECOND), 0, "ten in ten seconds");
     let later = now + 10 * SECOND;
     for _ in 0..500 {
-        budget.called(later);
+        budget.record_call(later);
     }
     assert_eq!(spent(&mut budget, later), 100);
-    assert_eq!(budget.standing(later), (100, 100));
+    assert_eq!(budget.usage(later), (100, 100));
 }
 
 #[test]
@@ -102,10 +103,10 @@ fn a_half_failing_origin_gets_at_most_a_fifth_more_calls() {
     for request in 0..requests {
         let now = start + request * SECOND / 200;
         calls += 1;
-        budget.called(now);
+        budget.record_call(now);
         // Every second call fails, and would be retried three times.
         for attempt in 0..3 {
-            if (request + attempt) % 2 == 0 && budget.spend(now) {
+            if (request + attempt) % 2 == 0 && budget.try_acquire(now) {
                 calls += 1;
             }
         }

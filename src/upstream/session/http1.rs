@@ -20,10 +20,11 @@ use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::head::{
-    framing, head, head_end, is_misframed, persists, read_head,
+    find_head_end, framing, is_misframed, parse_response_head, persists, request_head,
 };
 use crate::upstream::session::{
-    Interims, OutgoingRequest, RequestPart, SessionError, SessionEvent, length, say_once,
+    InterimCounter, OutgoingRequest, RequestPart, SessionError, SessionEvent, length,
+    merge_content_length,
 };
 use crate::upstream::tls_error::TlsError;
 
@@ -44,7 +45,7 @@ pub struct Http1Call {
     /// Bytes of `input` already searched for the end of the head.
     scanned: usize,
     incoming: ResponseBodyState,
-    interims: Interims,
+    interims: InterimCounter,
     /// Whether the connection may be reused after this call.
     persists: bool,
 }
@@ -72,11 +73,11 @@ enum ResponseBodyState {
 }
 
 /// The connection once both sides have switched to another protocol.
-pub struct Raw {
+pub struct UpgradedConnection {
     /// The connection.
     pub stream: Stream,
     /// Bytes that were already read from it.
-    pub early: BytesMut,
+    pub buffered: BytesMut,
 }
 
 impl Http1Call {
@@ -87,18 +88,18 @@ impl Http1Call {
             stream,
             method: request.method.clone(),
             upgrades: request.upgrade.is_some(),
-            out: VecDeque::from([head(request)]),
+            out: VecDeque::from([request_head(request)]),
             body: request.body,
             upload: UploadState::Unflushed { ended: ends },
             input: BytesMut::new(),
             scanned: 0,
             incoming: ResponseBodyState::Head,
-            interims: Interims::default(),
+            interims: InterimCounter::default(),
             persists: true,
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn can_send(&self) -> bool {
         self.out.is_empty() && self.upload == UploadState::Open
     }
 
@@ -136,15 +137,15 @@ impl Http1Call {
         cx: &mut Context<'_>,
         read_response: bool,
     ) -> Poll<Result<SessionEvent, SessionError>> {
-        let had_room = self.has_room();
+        let had_room = self.can_send();
         if self.poll_send(cx).is_err() {
             // The origin may have responded before it closed its side, so the response is still read.
             self.out.clear();
             self.upload = UploadState::Refused;
             self.persists = false;
         }
-        if !had_room && self.has_room() {
-            return Poll::Ready(Ok(SessionEvent::Room));
+        if !had_room && self.can_send() {
+            return Poll::Ready(Ok(SessionEvent::SendReady));
         }
         if !read_response {
             return Poll::Pending;
@@ -158,7 +159,7 @@ impl Http1Call {
                 Ok(1..) => {}
                 Ok(0) => return Poll::Ready(self.on_eof()),
                 Err(error) => {
-                    let tls_error = TlsError::of_end(&error).filter(|_| self.awaits_head());
+                    let tls_error = TlsError::from_io_error(&error).filter(|_| self.awaits_head());
                     return Poll::Ready(Err(
                         tls_error.map_or_else(|| self.truncation_error(), SessionError::Tls)
                     ));
@@ -231,12 +232,12 @@ impl Http1Call {
     }
 
     fn parse_head(&mut self) -> Result<Option<SessionEvent>, SessionError> {
-        let Some(end) = head_end(&self.input, &mut self.scanned)? else { return Ok(None) };
+        let Some(end) = find_head_end(&self.input, &mut self.scanned)? else { return Ok(None) };
         self.scanned = 0;
         let raw = self.input.split_to(end).freeze();
-        let mut head = read_head(&raw)?;
+        let mut head = parse_response_head(&raw)?;
         if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
-            self.interims.one_more()?;
+            self.interims.add()?;
             return Ok(Some(SessionEvent::Head(Box::new(head))));
         }
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
@@ -248,11 +249,13 @@ impl Http1Call {
         }
         self.persists &= persists(&head) && !is_misframed(&head);
         let content_length = length(&head.headers)?;
-        say_once(&mut head.headers, content_length);
+        merge_content_length(&mut head.headers, content_length);
         head.framing = framing(&head, &self.method)?;
         self.incoming = match head.framing {
             BodyFraming::Length(length) => ResponseBodyState::Length(length),
-            BodyFraming::Marked => ResponseBodyState::Chunked(Decoder::new(Strictness::Response)),
+            BodyFraming::Delimited => {
+                ResponseBodyState::Chunked(Decoder::new(Strictness::Response))
+            }
             BodyFraming::Close => ResponseBodyState::Close,
         };
         head.ended = head.framing == BodyFraming::Length(0);
@@ -271,7 +274,7 @@ impl Http1Call {
 
     fn truncation_error(&self) -> SessionError {
         let nothing_received =
-            self.awaits_head() && self.input.is_empty() && self.interims.are_none();
+            self.awaits_head() && self.input.is_empty() && self.interims.is_empty();
         if nothing_received { SessionError::Closed } else { SessionError::Cut }
     }
 
@@ -291,7 +294,7 @@ impl Http1Call {
     }
 
     /// The connection itself, after a switch to another protocol.
-    pub fn into_raw(self) -> Raw {
-        Raw { stream: self.stream, early: self.input }
+    pub fn into_upgraded(self) -> UpgradedConnection {
+        UpgradedConnection { stream: self.stream, buffered: self.input }
     }
 }

@@ -19,8 +19,8 @@ use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
-    Interims, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamHead, has_no_body,
-    is_within_bounds, length, say_once,
+    InterimCounter, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamHead,
+    has_no_body, is_within_bounds, length, merge_content_length,
 };
 use crate::upstream::tls_error::TlsError;
 
@@ -32,7 +32,7 @@ pub struct Connection {
     /// No further call may begin: the connection has ended, or the origin has sent GOAWAY.
     pub(in crate::upstream) closing: AtomicBool,
     /// The origin has responded on it. Until then it is limited to one call.
-    pub(in crate::upstream) proven: AtomicBool,
+    pub(in crate::upstream) confirmed: AtomicBool,
     /// The origin requires HTTP/1.1 for some requests.
     http1_required: AtomicBool,
 }
@@ -40,12 +40,12 @@ pub struct Connection {
 impl Connection {
     pub(in crate::upstream) fn new(send: SendRequest<Bytes>) -> Self {
         let (closing, proven, http1_required) = Default::default();
-        Self { send, calls: AtomicUsize::new(0), closing, proven, http1_required }
+        Self { send, calls: AtomicUsize::new(0), closing, confirmed: proven, http1_required }
     }
 
     /// Whether one more call may begin without queueing behind others.
-    pub(in crate::upstream) fn has_room(&self, limit: usize) -> bool {
-        let proven = self.proven.load(Ordering::Relaxed);
+    pub(in crate::upstream) fn has_capacity(&self, limit: usize) -> bool {
+        let proven = self.confirmed.load(Ordering::Relaxed);
         let limit = if proven { limit.min(self.send.current_max_send_streams()) } else { 1 };
         self.calls.load(Ordering::Relaxed) < limit
     }
@@ -73,7 +73,7 @@ pub struct Http2Call {
     ends: bool,
     response: ResponseFuture,
     incoming: ResponseStreamState,
-    interims: Interims,
+    interims: InterimCounter,
     /// Declared last: the stream is dropped before its slot is released.
     slot: ConnectionSlot,
 }
@@ -101,7 +101,7 @@ impl Http2Call {
             slot.0.close();
             error
                 .get_io()
-                .and_then(TlsError::of_end)
+                .and_then(TlsError::from_io_error)
                 .map_or(SessionError::NotProcessed, SessionError::Tls)
         })?;
         Ok(Self {
@@ -112,11 +112,11 @@ impl Http2Call {
             ends,
             response,
             incoming: ResponseStreamState::Head,
-            interims: Interims::default(),
+            interims: InterimCounter::default(),
         })
     }
 
-    pub(super) fn distrust(&self) {
+    pub(super) fn stop_reuse(&self) {
         self.slot.0.close();
     }
 
@@ -124,7 +124,7 @@ impl Http2Call {
         self.slot.0.http1_required.load(Ordering::Relaxed)
     }
 
-    pub(super) fn has_room(&self) -> bool {
+    pub(super) fn can_send(&self) -> bool {
         self.upload.is_some() && self.pending.is_empty() && !self.ends
     }
 
@@ -144,13 +144,13 @@ impl Http2Call {
         cx: &mut Context<'_>,
         read_response: bool,
     ) -> Poll<Result<SessionEvent, SessionError>> {
-        let had_room = self.has_room();
+        let had_room = self.can_send();
         if self.poll_upload(cx).is_err() {
             // The origin's reason arrives as its response.
             (self.upload, self.pending) = (None, Bytes::new());
         }
-        if !had_room && self.has_room() {
-            return Poll::Ready(Ok(SessionEvent::Room));
+        if !had_room && self.can_send() {
+            return Poll::Ready(Ok(SessionEvent::SendReady));
         }
         if !read_response {
             return Poll::Pending;
@@ -186,7 +186,7 @@ impl Http2Call {
     fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<SessionEvent, SessionError>> {
         if let Poll::Ready(Some(Ok(interim))) = self.response.poll_informational(cx) {
             let (parts, ()) = interim.into_parts();
-            self.interims.one_more()?;
+            self.interims.add()?;
             // RFC 9113 §8.6: HTTP/2 has no protocol switch.
             if parts.status == StatusCode::SWITCHING_PROTOCOLS {
                 return Poll::Ready(Err(SessionError::Switched));
@@ -199,7 +199,7 @@ impl Http2Call {
             Ok(response) => response,
             Err(error) => return Poll::Ready(Err(self.error_before_head(&error))),
         };
-        self.slot.0.proven.store(true, Ordering::Relaxed);
+        self.slot.0.confirmed.store(true, Ordering::Relaxed);
         let (mut parts, stream) = response.into_parts();
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             return Poll::Ready(Err(SessionError::Switched));
@@ -208,13 +208,13 @@ impl Http2Call {
             return Poll::Ready(Err(SessionError::Protocol));
         }
         let left = length(&parts.headers)?;
-        say_once(&mut parts.headers, left);
+        merge_content_length(&mut parts.headers, left);
         let bodiless = has_no_body(&self.method, parts.status);
         let ended = stream.is_end_stream();
         let framing = match left {
             _ if bodiless || ended => BodyFraming::Length(0),
             Some(length) => BodyFraming::Length(length),
-            None => BodyFraming::Marked,
+            None => BodyFraming::Delimited,
         };
         if ended && !bodiless && left.is_some_and(|left| left > 0) {
             return Poll::Ready(Err(SessionError::Protocol));
@@ -277,10 +277,10 @@ impl Http2Call {
             self.slot.0.http1_required.store(true, Ordering::Relaxed);
             return SessionError::NotProcessed;
         }
-        if let Some(tls_error) = error.get_io().and_then(TlsError::of_end) {
+        if let Some(tls_error) = error.get_io().and_then(TlsError::from_io_error) {
             return SessionError::Tls(tls_error);
         }
-        if error.is_io() && self.interims.are_none() {
+        if error.is_io() && self.interims.is_empty() {
             return SessionError::Closed;
         }
         // A reset of this stream only: the origin is alive and has received the request.

@@ -3,7 +3,7 @@
 use crate::caching::{After, HOUR, is_hit, numbered, secs, send};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Gate, Origin, Step};
+use crate::origin::{Gate, MockResponse, Origin, Step};
 
 #[tokio::test]
 async fn cch_03_prohibitions_apply_unless_the_ttl_of_the_operator_overrides() {
@@ -20,7 +20,7 @@ async fn cch_03_prohibitions_apply_unless_the_ttl_of_the_operator_overrides() {
             for directive in ["private", "no-store", "no-cache", "PRIVATE", "private=\"x-mine\""] {
                 let field = format!("Cache-Control: {directive}, max-age=60");
                 let origin = Origin::start(move |seen| {
-                    Answer::new(200, &[&field, "X-Mine: 1"], format!("call {}", seen.index))
+                    MockResponse::new(200, &[&field, "X-Mine: 1"], format!("call {}", seen.index))
                 })
                 .await;
                 let larder = Larder::with_policy(&origin, &[form]).await;
@@ -61,7 +61,7 @@ async fn cch_14_errors_are_stored_only_if_policy_or_origin_allow_it() {
         ] {
             let origin = Origin::start(move |seen| {
                 let status = seen.target.trim_start_matches('/').parse().expect("a status");
-                Answer::new(status, fields, format!("call {}", seen.index))
+                MockResponse::new(status, fields, format!("call {}", seen.index))
             })
             .await;
             let larder = Larder::with_policy(&origin, policy).await;
@@ -99,7 +99,7 @@ async fn ttl_by_status_sets_the_lifetime_of_its_status() {
 #[tokio::test]
 async fn cch_15_a_hit_has_an_age_and_no_fields_of_its_original_connection() {
     bounded(async {
-        let origin = Origin::always(Answer::new(
+        let origin = Origin::always(MockResponse::new(
             200,
             &[
                 "Cache-Control: max-age=60",
@@ -125,7 +125,7 @@ async fn cch_15_a_hit_has_an_age_and_no_fields_of_its_original_connection() {
         }
         assert_eq!(hit.field("x-kept"), Some("1"));
         assert!(hit.field("content-security-policy").is_some());
-        larder.counts("larder_requests_total{result=\"hit\",route=\"api\"}", 1.0).await;
+        larder.wait_for_metric("larder_requests_total{result=\"hit\",route=\"api\"}", 1.0).await;
     })
     .await;
 }
@@ -147,16 +147,16 @@ async fn an_age_from_upstream_counts_and_is_added_to_the_age_of_a_hit() {
 
 #[tokio::test]
 async fn cch_16_an_error_is_hidden_within_the_stale_window_and_served_after_it() {
-    let broken: [(&str, Answer, u16); 9] = [
-        ("500", Answer::new(500, &[], "no"), 500),
-        ("502", Answer::new(502, &[], "no"), 502),
-        ("503", Answer::new(503, &[], "no"), 503),
-        ("504", Answer::new(504, &[], "no"), 504),
-        ("429", Answer::new(429, &[], "no"), 429),
-        ("closed", Answer::closed(), 502),
-        ("reset", Answer(vec![Step::Reset]), 502),
-        ("time-out", Answer::hung(), 504),
-        ("garbage", Answer::raw("\x01\x02garbage\r\n\r\n").then([Step::Close]), 502),
+    let broken: [(&str, MockResponse, u16); 9] = [
+        ("500", MockResponse::new(500, &[], "no"), 500),
+        ("502", MockResponse::new(502, &[], "no"), 502),
+        ("503", MockResponse::new(503, &[], "no"), 503),
+        ("504", MockResponse::new(504, &[], "no"), 504),
+        ("429", MockResponse::new(429, &[], "no"), 429),
+        ("closed", MockResponse::closed(), 502),
+        ("reset", MockResponse(vec![Step::Reset]), 502),
+        ("time-out", MockResponse::hang(), 504),
+        ("garbage", MockResponse::raw("\x01\x02garbage\r\n\r\n").then([Step::Close]), 502),
     ];
     bounded(async {
         for (policy, fields, window) in [
@@ -165,7 +165,7 @@ async fn cch_16_an_error_is_hidden_within_the_stale_window_and_served_after_it()
             ("ttl: origin", "Cache-Control: max-age=60, stale-if-error=30", secs(30)),
             ("ttl: origin\n    stale_if_error: { for: 2h }", "Cache-Control: max-age=60", 2 * HOUR),
         ] {
-            let origin = Origin::always(Answer::closed()).await;
+            let origin = Origin::always(MockResponse::closed()).await;
             // Only the case that times out uses a short timeout.
             let patient = larder_with(&origin, "20s", policy).await;
             let impatient = larder_with(&origin, "400ms", policy).await;
@@ -174,11 +174,11 @@ async fn cch_16_an_error_is_hidden_within_the_stale_window_and_served_after_it()
                 let (path, before) = (format!("/{name}"), origin.calls());
                 // The cooldown of an earlier 429 ends.
                 larder.clock.advance(secs(60));
-                let prime = Answer::new(200, &[fields, "Connection: close"], "old");
-                origin.now(move |_| prime.clone().then([Step::Close]));
+                let prime = MockResponse::new(200, &[fields, "Connection: close"], "old");
+                origin.set_script(move |_| prime.clone().then([Step::Close]));
                 assert_eq!(larder.get(&path).await.text(), "old");
                 let again = answer.clone();
-                origin.now(move |_| again.clone());
+                origin.set_script(move |_| again.clone());
                 larder.clock.advance(secs(60) + window.saturating_sub(secs(1)));
                 let hidden = larder.get(&path).await;
                 let cache_status = hidden.cache_status();
@@ -210,8 +210,8 @@ async fn a_response_that_must_be_revalidated_is_never_served_stale() {
             let field =
                 format!("Cache-Control: max-age=60, stale-while-revalidate=600, {directive}");
             let origin = Origin::start(move |seen| match seen.index {
-                0 => Answer::new(200, &[&field, "ETag: \"a\""], "old"),
-                _ => Answer::closed(),
+                0 => MockResponse::new(200, &[&field, "ETag: \"a\""], "old"),
+                _ => MockResponse::closed(),
             })
             .await;
             let policy = ["ttl: origin", "scope: shared", "stale_if_error: { for: 1h }"];
@@ -265,7 +265,7 @@ async fn stale_while_revalidate_responds_at_once_and_refreshes_once() {
         let gate = Gate::new();
         let later = gate.clone();
         let origin = Origin::start(move |seen| {
-            let answer = Answer::new(200, &[], format!("call {}", seen.index));
+            let answer = MockResponse::new(200, &[], format!("call {}", seen.index));
             if seen.index == 0 { answer } else { answer.after(&later) }
         })
         .await;
@@ -279,7 +279,7 @@ async fn stale_while_revalidate_responds_at_once_and_refreshes_once() {
             let expected = "larder; hit; ttl=-1; detail=\"stale-while-revalidate\"";
             assert_eq!(answer.cache_status(), expected);
         }
-        origin.reached(2).await;
+        origin.wait_for_calls(2).await;
         gate.open();
         until_refreshed(&larder, "replaced", 1.0).await;
         let fresh = larder.get("/x").await;
@@ -299,7 +299,7 @@ async fn until_refreshed(larder: &Larder, outcome: &str, times: f64) {
     let series = format!(
         "larder_refreshes_total{{outcome=\"{outcome}\",route=\"api\",trigger=\"stale-while-revalidate\"}}"
     );
-    larder.counts(&series, times).await;
+    larder.wait_for_metric(&series, times).await;
 }
 
 #[tokio::test]
@@ -307,22 +307,27 @@ async fn a_background_refresh_counts_its_outcome() {
     bounded(async {
         for (answer, outcome, next_status) in [
             (
-                Answer::raw("HTTP/1.1 304 x\r\nETag: \"a\"\r\n\r\n"),
+                MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"a\"\r\n\r\n"),
                 "confirmed",
                 "larder; hit; ttl=60",
             ),
-            (Answer::new(200, &[], "new"), "replaced", "larder; hit; ttl=60"),
-            (Answer::new(200, &["Set-Cookie: a=b"], "new"), "not-stored", "larder; hit; ttl=-1"),
-            (Answer::new(503, &[], "no"), "failed", "larder; hit; ttl=-1"),
-            (Answer::closed(), "failed", "larder; hit; ttl=-1"),
+            (MockResponse::new(200, &[], "new"), "replaced", "larder; hit; ttl=60"),
             (
-                Answer::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf").then([Step::Close]),
+                MockResponse::new(200, &["Set-Cookie: a=b"], "new"),
+                "not-stored",
+                "larder; hit; ttl=-1",
+            ),
+            (MockResponse::new(503, &[], "no"), "failed", "larder; hit; ttl=-1"),
+            (MockResponse::closed(), "failed", "larder; hit; ttl=-1"),
+            (
+                MockResponse::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf")
+                    .then([Step::Close]),
                 "failed",
                 "larder; hit; ttl=-1",
             ),
         ] {
             for method in ["GET", "HEAD"] {
-                let prime = Answer::new(200, &["ETag: \"a\"", "Connection: close"], "old")
+                let prime = MockResponse::new(200, &["ETag: \"a\"", "Connection: close"], "old")
                     .then([Step::Close]);
                 let origin = Origin::always(prime).await;
                 let larder =
@@ -330,11 +335,11 @@ async fn a_background_refresh_counts_its_outcome() {
                 larder.get("/x").await;
                 larder.clock.advance(secs(61));
                 let again = answer.clone();
-                origin.now(move |_| again.clone());
+                origin.set_script(move |_| again.clone());
                 send(&larder, method, "/x", &["Range: bytes=0-1", "If-None-Match: \"a\""]).await;
                 until_refreshed(&larder, outcome, 1.0).await;
-                assert_eq!(origin.seen()[1].method, "GET", "{method} {outcome}");
-                assert_eq!(origin.seen()[1].field("range"), None);
+                assert_eq!(origin.requests()[1].method, "GET", "{method} {outcome}");
+                assert_eq!(origin.requests()[1].field("range"), None);
                 let next = larder.get("/x").await;
                 assert!(
                     next.cache_status().starts_with(next_status),
@@ -399,7 +404,7 @@ async fn fields_of_one_exchange_are_omitted_from_hits_only() {
             "RateLimit-Policy: p",
             "Retry-After: 9",
         ];
-        let origin = Origin::always(Answer::new(200, &once, "body")).await;
+        let origin = Origin::always(MockResponse::new(200, &once, "body")).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let (first, hit) = (larder.get("/x").await, larder.get("/x").await);
         for line in once {

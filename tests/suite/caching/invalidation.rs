@@ -3,7 +3,7 @@
 use crate::caching::{echo, is_hit, send};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Gate, Origin};
+use crate::origin::{Gate, MockResponse, Origin};
 
 #[tokio::test]
 async fn cch_10_other_methods_reach_the_origin_unsafe_ones_invalidate() {
@@ -22,9 +22,9 @@ async fn cch_10_other_methods_reach_the_origin_unsafe_ones_invalidate() {
             ("OPTIONS", 200, true),
         ] {
             let origin = Origin::start(move |seen| match seen.method.as_str() {
-                "GET" => Answer::new(200, &[], "stored"),
-                _ if status == 204 => Answer::raw("HTTP/1.1 204 x\r\n\r\n"),
-                other => Answer::new(status, &[], other),
+                "GET" => MockResponse::new(200, &[], "stored"),
+                _ if status == 204 => MockResponse::raw("HTTP/1.1 204 x\r\n\r\n"),
+                other => MockResponse::new(status, &[], other),
             })
             .await;
             // All scopes and variants are invalidated; here those of two users.
@@ -59,12 +59,12 @@ async fn cch_10_other_methods_reach_the_origin_unsafe_ones_invalidate() {
 async fn an_unsafe_method_also_invalidates_same_origin_locations_only() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.method.as_str() {
-            "POST" => Answer::new(
+            "POST" => MockResponse::new(
                 201,
                 &["Location: /items/7?full", "Content-Location: http://other.test/y"],
                 "",
             ),
-            _ => Answer::new(200, &[], "stored"),
+            _ => MockResponse::new(200, &[], "stored"),
         })
         .await;
         let addr = origin.addr;
@@ -117,20 +117,20 @@ async fn an_invalidation_during_a_fill_discards_its_response() {
         let gate = Gate::new();
         let first = gate.clone();
         let origin = Origin::start(move |seen| match (seen.method.as_str(), seen.index) {
-            ("POST", _) => Answer::new(200, &[], "changed"),
-            (_, 0) => Answer::new(200, &[], "before").after(&first),
-            _ => Answer::new(200, &[], "after"),
+            ("POST", _) => MockResponse::new(200, &[], "changed"),
+            (_, 0) => MockResponse::new(200, &[], "before").after(&first),
+            _ => MockResponse::new(200, &[], "after"),
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         let mut early = larder.client().await;
-        early.ask("GET", &format!("{API}/x"), &[]).await;
-        origin.reached(1).await;
+        early.send_request("GET", &format!("{API}/x"), &[]).await;
+        origin.wait_for_calls(1).await;
         assert_eq!(send(&larder, "POST", "/x", &[]).await.text(), "changed");
         assert_eq!(larder.get("/x").await.text(), "after", "it does not join the invalidated fill");
         gate.open();
         assert_eq!(
-            early.answer("GET").await.unwrap().text(),
+            early.response("GET").await.unwrap().text(),
             "before",
             "requested before the change"
         );

@@ -3,14 +3,14 @@
 use crate::caching::{echo, is_hit};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 /// A test of the store covers the cap with thousands of variants; this one shows that it is applied.
 #[tokio::test]
 async fn cch_05_variants_of_one_url_are_capped_and_the_newest_are_kept() {
     bounded(async {
         let origin = Origin::start(|seen| {
-            Answer::new(200, &["Vary: X-V"], seen.field("x-v").unwrap_or("none"))
+            MockResponse::new(200, &["Vary: X-V"], seen.field("x-v").unwrap_or("none"))
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h", "scope: shared"]).await;
@@ -81,7 +81,11 @@ async fn cch_08_parts_of_a_key_cannot_be_confused() {
     bounded(async {
         let origin = Origin::start(|seen| {
             let field = |name| seen.field(name).unwrap_or("-").to_owned();
-            Answer::new(200, &[], format!("{} {} {}", seen.target, field("x-a"), field("x-b")))
+            MockResponse::new(
+                200,
+                &[],
+                format!("{} {} {}", seen.target, field("x-a"), field("x-b")),
+            )
         })
         .await;
         let policy = ["ttl: 1h", "key: { headers: [X-A, X-B] }"];
@@ -116,7 +120,8 @@ async fn cch_08_parts_of_a_key_cannot_be_confused() {
 #[tokio::test]
 async fn cch_09_two_origins_share_no_response() {
     bounded(async {
-        let origin = Origin::start(|seen| Answer::new(200, &[], seen.field("host").unwrap())).await;
+        let origin =
+            Origin::start(|seen| MockResponse::new(200, &[], seen.field("host").unwrap())).await;
         let (addr, port) = (origin.addr, origin.addr.port());
         let larder = Larder::bare(&format!(
             "resolve: {{ one.test: \"{addr}\", two.test: \"{addr}\" }}\n\
@@ -144,9 +149,9 @@ async fn cch_21_codings_are_never_mixed_and_bodies_are_unchanged() {
                 match coding {
                     Some(coding) => {
                         let field = format!("Content-Encoding: {coding}");
-                        Answer::new(200, &[vary, &field], format!("\u{1}{coding} bytes"))
+                        MockResponse::new(200, &[vary, &field], format!("\u{1}{coding} bytes"))
                     }
-                    None => Answer::new(200, &[vary], "plain"),
+                    None => MockResponse::new(200, &[vary], "plain"),
                 }
             })
             .await;
@@ -181,7 +186,7 @@ async fn variants_are_stored_side_by_side_and_other_fields_are_ignored() {
     bounded(async {
         let origin = Origin::start(|seen| {
             let field = |name| seen.field(name).unwrap_or("-");
-            Answer::new(
+            MockResponse::new(
                 200,
                 &["Vary: Accept-Language, X-B", "Cache-Control: max-age=60"],
                 format!("{} {}", field("accept-language"), field("x-b")),
@@ -213,7 +218,7 @@ async fn vary_star_never_matches() {
     bounded(async {
         for vary in ["Vary: *", "Vary: X-A, *", "Vary: , *"] {
             let origin = Origin::start(move |seen| {
-                Answer::new(200, &[vary], format!("call {}", seen.index))
+                MockResponse::new(200, &[vary], format!("call {}", seen.index))
             })
             .await;
             let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;

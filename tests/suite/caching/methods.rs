@@ -4,17 +4,17 @@ use crate::caching::{After, OVERRIDES, is_hit, numbered, secs, send};
 use crate::client::End;
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Origin, Step};
+use crate::origin::{MockResponse, Origin, Step};
 
 #[tokio::test]
 async fn cch_10_head_is_served_from_a_stored_get() {
     bounded(async {
-        let origin = Origin::always(Answer::new(200, &["ETag: \"a\""], "12345")).await;
+        let origin = Origin::always(MockResponse::new(200, &["ETag: \"a\""], "12345")).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1m"]).await;
         larder.get("/x").await;
         let mut client = larder.client().await;
-        client.ask("HEAD", &format!("{API}/x"), &[]).await;
-        let head = client.answer("HEAD").await.unwrap();
+        client.send_request("HEAD", &format!("{API}/x"), &[]).await;
+        let head = client.response("HEAD").await.unwrap();
         assert_eq!((head.status, head.field("content-length")), (200, Some("5")));
         assert_eq!(head.cache_status(), "larder; hit; ttl=60");
         // No body followed the head: the next response is read correctly.
@@ -42,7 +42,7 @@ async fn cch_10_a_request_with_a_method_override_bypasses_the_store() {
             let plain = larder.get("/x?a=1").await;
             assert!(!is_hit(&plain) && is_hit(&larder.get("/x?a=1").await));
             larder.clock.advance(secs(120));
-            origin.now(|_| Answer::new(500, &[], ""));
+            origin.set_script(|_| MockResponse::new(500, &[], ""));
             assert_eq!(send(&larder, "HEAD", "/x?a=1", &[]).await.status, 200, "stale");
             assert_eq!(send(&larder, "HEAD", &path, fields).await.status, 500, "{path}");
         }
@@ -60,11 +60,11 @@ async fn a_request_with_a_method_override_is_not_retried() {
             let larder = Larder::with_policy(&origin, &policy).await;
             // A reused connection that ends before a response may have been dead before the request.
             larder.get("/open").await;
-            origin.now(|_| Answer::closed());
+            origin.set_script(|_| MockResponse::closed());
             let path = format!("/x{query}");
             assert_eq!(send(&larder, "GET", &path, fields).await.status, 502, "{path}");
             assert_eq!(origin.calls(), 2, "{path}");
-            origin.now(|_| Answer::new(503, &[], ""));
+            origin.set_script(|_| MockResponse::new(503, &[], ""));
             assert_eq!(send(&larder, "GET", &path, fields).await.status, 503, "{path}");
             assert_eq!(origin.calls(), 3, "{path}");
         }
@@ -90,9 +90,11 @@ async fn a_forwarded_head_freshens_or_invalidates_the_stored_get() {
             (&["ETag: \"a\"", "X-Rev: 2", "Set-Cookie: a=b"], After::Unchanged),
         ] {
             let origin = Origin::start(move |seen| match seen.method.as_str() {
-                "HEAD" => Answer::raw(format!("HTTP/1.1 200 x\r\n{}\r\n\r\n", fields.join("\r\n"))),
-                _ if seen.index > 0 => Answer::new(503, &[], "no"),
-                _ => Answer::new(
+                "HEAD" => {
+                    MockResponse::raw(format!("HTTP/1.1 200 x\r\n{}\r\n\r\n", fields.join("\r\n")))
+                }
+                _ if seen.index > 0 => MockResponse::new(503, &[], "no"),
+                _ => MockResponse::new(
                     200,
                     &["ETag: \"a\"", "Last-Modified: Thu, 14 Jan 2027 08:00:00 GMT", "X-Rev: 1"],
                     "old",
@@ -118,7 +120,9 @@ async fn a_forwarded_head_freshens_or_invalidates_the_stored_get() {
                 After::Outdated => (Some("1"), 1.0),
             };
             assert_eq!(next.field("x-rev"), revision, "{fields:?}");
-            larder.counts("larder_invalidations_total{source=\"head\"}", invalidated).await;
+            larder
+                .wait_for_metric("larder_invalidations_total{source=\"head\"}", invalidated)
+                .await;
         }
     })
     .await;
@@ -128,7 +132,7 @@ async fn a_forwarded_head_freshens_or_invalidates_the_stored_get() {
 async fn a_get_with_a_body_is_neither_stored_nor_served_from_the_store() {
     bounded(async {
         let origin = Origin::start(|seen| {
-            Answer::new(
+            MockResponse::new(
                 200,
                 &[],
                 format!("call {} {}", seen.index, String::from_utf8_lossy(&seen.body)),
@@ -145,7 +149,7 @@ async fn a_get_with_a_body_is_neither_stored_nor_served_from_the_store() {
                     "GET {API}/x HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}"
                 ))
                 .await;
-            let answer = client.answer("GET").await.unwrap();
+            let answer = client.response("GET").await.unwrap();
             assert!(answer.text().ends_with(body), "{}", answer.text());
         }
         assert_eq!(larder.get("/x").await.text(), "call 0 ");
@@ -162,7 +166,7 @@ async fn a_response_to_a_post_serves_later_gets_only_if_it_allows_it() {
         let origin = Origin::start(move |seen| {
             let location = format!("Content-Location: {location}");
             let fresh = format!("Cache-Control: {fresh}");
-            Answer::new(200, &[&location, &fresh], format!("by {}", seen.method))
+            MockResponse::new(200, &[&location, &fresh], format!("by {}", seen.method))
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
@@ -172,7 +176,7 @@ async fn a_response_to_a_post_serves_later_gets_only_if_it_allows_it() {
                 "POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 2\r\n\r\nhi"
             ))
             .await;
-        assert_eq!(client.answer("POST").await.unwrap().text(), "by POST");
+        assert_eq!(client.response("POST").await.unwrap().text(), "by POST");
         let got = larder.get("/x").await;
         let expected = if hit { "by POST" } else { "by GET" };
         assert_eq!(got.text(), expected, "{location} {fresh}: {}", got.cache_status());
@@ -184,9 +188,10 @@ async fn a_response_to_a_post_serves_later_gets_only_if_it_allows_it() {
 #[tokio::test]
 async fn a_truncated_response_to_a_post_is_not_stored() {
     let head = "HTTP/1.1 200 OK\r\nContent-Location: /x\r\nCache-Control: max-age=60\r\n";
-    let cut = Answer::raw(format!("{head}Content-Length: 100\r\n\r\nhalf")).then([Step::Close]);
+    let cut =
+        MockResponse::raw(format!("{head}Content-Length: 100\r\n\r\nhalf")).then([Step::Close]);
     let origin = Origin::start(move |seen| {
-        if seen.method == "POST" { cut.clone() } else { Answer::new(200, &[], "whole") }
+        if seen.method == "POST" { cut.clone() } else { MockResponse::new(200, &[], "whole") }
     })
     .await;
     let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
@@ -196,6 +201,6 @@ async fn a_truncated_response_to_a_post_is_not_stored() {
             "POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 0\r\n\r\n"
         ))
         .await;
-    assert_eq!(client.answer("POST").await.unwrap().end, End::Cut);
+    assert_eq!(client.response("POST").await.unwrap().end, End::Truncated);
     assert_eq!(larder.get("/x").await.text(), "whole");
 }

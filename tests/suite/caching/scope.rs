@@ -4,7 +4,7 @@ use crate::caching::{is_hit, numbered, send};
 use crate::client::Client;
 use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin, Seen};
+use crate::origin::{MockResponse, Origin, ReceivedRequest};
 use proptest::prelude::Strategy;
 use proptest::string::string_regex;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
@@ -39,7 +39,7 @@ async fn cch_02_a_cookie_reaches_only_the_client_that_it_was_set_for() {
 async fn a_scope_header_separates_users_and_is_not_sent_upstream() {
     bounded(async {
         let origin =
-            Origin::start(|seen| Answer::new(200, &[], format!("call {}", seen.index))).await;
+            Origin::start(|seen| MockResponse::new(200, &[], format!("call {}", seen.index))).await;
         let larder =
             Larder::with_policy(&origin, &["ttl: 1h", "scope: { header: X-Larder-User }"]).await;
         // A user keeps its entries when its token changes.
@@ -57,7 +57,7 @@ async fn a_scope_header_separates_users_and_is_not_sent_upstream() {
         // Passed-through requests do not send it upstream either.
         send(&larder, "POST", "/y", &["X-Larder-User: ann"]).await;
         larder.get_with("/z", &["X-Larder-User: ann", "Cache-Control: no-store"]).await;
-        assert!(origin.seen().iter().all(|seen| seen.field("x-larder-user").is_none()));
+        assert!(origin.requests().iter().all(|seen| seen.field("x-larder-user").is_none()));
     })
     .await;
 }
@@ -73,7 +73,11 @@ async fn authorization_prevents_sharing_unless_the_origin_allows_it() {
         ] {
             let field = format!("Cache-Control: {directives}");
             let origin = Origin::start(move |seen| {
-                Answer::new(200, &[&field], seen.field("authorization").unwrap_or("anonymous"))
+                MockResponse::new(
+                    200,
+                    &[&field],
+                    seen.field("authorization").unwrap_or("anonymous"),
+                )
             })
             .await;
             let larder = Larder::with_policy(&origin, &["scope: shared"]).await;
@@ -111,7 +115,7 @@ async fn an_unknown_credential_header_never_shares_a_body_between_clients() {
                 .iter()
                 .find(|(name, _)| name.to_ascii_lowercase().starts_with("x-"))
                 .cloned();
-            Answer::new(200, &[], planted.map_or("anonymous".to_owned(), |(_, value)| value))
+            MockResponse::new(200, &[], planted.map_or("anonymous".to_owned(), |(_, value)| value))
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -152,8 +156,8 @@ const CREDENTIALS: [&str; 6] =
 async fn a_scoped_body_is_served_only_to_requests_with_the_same_credentials() {
     bounded(async {
         let mut runner = runner();
-        let origin = Origin::start(|seen: &Seen| {
-            Answer::new(200, &["Vary: X-Noise"], identity(&seen.fields))
+        let origin = Origin::start(|seen: &ReceivedRequest| {
+            MockResponse::new(200, &["Vary: X-Noise"], identity(&seen.fields))
         })
         .await;
         let yaml = format!("credential_headers: [X-My-Thing]\n{}", route(&["ttl: 1h"]));

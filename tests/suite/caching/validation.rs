@@ -4,17 +4,17 @@ use crate::caching::{is_hit, numbered, secs};
 use crate::client::End;
 use crate::concurrent::bounded;
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 
 #[tokio::test]
 async fn a_304_freshens_the_response_for_later_clients() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.field("if-none-match") {
-            Some("W/\"a\"") => Answer::raw(
+            Some("W/\"a\"") => MockResponse::raw(
                 "HTTP/1.1 304 x\r\nETag: W/\"a\"\r\nCache-Control: max-age=100\r\nX-Rev: 2\r\n\
                  Content-Length: 999\r\nX-RateLimit-Remaining: 7\r\n\r\n",
             ),
-            _ => Answer::new(
+            _ => MockResponse::new(
                 200,
                 &["ETag: W/\"a\"", "Cache-Control: max-age=60", "X-Rev: 1", "X-Old: 1"],
                 "body",
@@ -30,12 +30,14 @@ async fn a_304_freshens_the_response_for_later_clients() {
         let later = larder.get("/x").await;
         assert_eq!(later.cache_status(), "larder; hit; ttl=1");
         for answer in [first, later] {
-            assert_eq!((answer.text().as_str(), answer.end), ("body", End::Whole));
+            assert_eq!((answer.text().as_str(), answer.end), ("body", End::Complete));
             assert_eq!(answer.field("content-length"), Some("4"));
             assert_eq!((answer.all("x-rev"), answer.field("x-old")), (vec!["2"], Some("1")));
         }
         assert_eq!(origin.calls(), 2);
-        larder.counts("larder_requests_total{result=\"revalidated\",route=\"api\"}", 1.0).await;
+        larder
+            .wait_for_metric("larder_requests_total{result=\"revalidated\",route=\"api\"}", 1.0)
+            .await;
     })
     .await;
 }
@@ -45,9 +47,9 @@ async fn a_304_freshens_the_response_for_later_clients() {
 async fn a_304_for_another_representation_causes_a_full_request() {
     bounded(async {
         let origin = Origin::start(|seen| match (seen.index, seen.field("if-none-match")) {
-            (0, _) => Answer::new(200, &["ETag: \"a\""], "old"),
-            (_, Some(_)) => Answer::raw("HTTP/1.1 304 x\r\nETag: \"b\"\r\n\r\n"),
-            (_, None) => Answer::new(200, &["ETag: \"b\""], "new"),
+            (0, _) => MockResponse::new(200, &["ETag: \"a\""], "old"),
+            (_, Some(_)) => MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"b\"\r\n\r\n"),
+            (_, None) => MockResponse::new(200, &["ETag: \"b\""], "new"),
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1m"]).await;
@@ -66,9 +68,9 @@ async fn an_error_in_a_revalidation_never_drops_the_stored_response() {
     bounded(async {
         for status in [429, 403, 408, 500, 503, 404] {
             let origin = Origin::start(move |seen| match seen.index {
-                1 => Answer::new(status, &[], "no"),
-                2 => Answer::raw("HTTP/1.1 304 x\r\n\r\n"),
-                _ => Answer::new(200, &["ETag: \"a\""], "kept"),
+                1 => MockResponse::new(status, &[], "no"),
+                2 => MockResponse::raw("HTTP/1.1 304 x\r\n\r\n"),
+                _ => MockResponse::new(200, &["ETag: \"a\""], "kept"),
             })
             .await;
             let larder = Larder::with_policy(&origin, &["ttl: 1m"]).await;
@@ -79,7 +81,7 @@ async fn an_error_in_a_revalidation_never_drops_the_stored_response() {
             larder.clock.advance(secs(1));
             let after = larder.get("/x").await;
             assert_eq!(after.text(), "kept", "{status}: {}", after.cache_status());
-            assert_eq!(origin.seen()[2].field("if-none-match"), Some("\"a\""), "{status}");
+            assert_eq!(origin.requests()[2].field("if-none-match"), Some("\"a\""), "{status}");
         }
     })
     .await;
@@ -88,7 +90,7 @@ async fn an_error_in_a_revalidation_never_drops_the_stored_response() {
 #[tokio::test]
 async fn conditional_requests_are_served_from_the_store() {
     bounded(async {
-        let origin = Origin::always(Answer::new(
+        let origin = Origin::always(MockResponse::new(
             200,
             &[
                 "ETag: \"a,b\"",
@@ -135,9 +137,9 @@ async fn conditional_requests_are_served_from_the_store() {
 async fn a_stale_response_is_validated_before_the_clients_condition_is_checked() {
     bounded(async {
         let origin = Origin::start(|seen| match seen.field("if-none-match") {
-            Some("\"a\"") => Answer::raw("HTTP/1.1 304 x\r\nETag: \"a\"\r\n\r\n"),
-            Some(other) => Answer::new(500, &[], other),
-            None => Answer::new(200, &["ETag: \"a\""], "body"),
+            Some("\"a\"") => MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"a\"\r\n\r\n"),
+            Some(other) => MockResponse::new(500, &[], other),
+            None => MockResponse::new(200, &["ETag: \"a\""], "body"),
         })
         .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1m"]).await;
@@ -157,7 +159,8 @@ async fn a_stale_response_is_validated_before_the_clients_condition_is_checked()
 async fn single_ranges_are_served_from_the_store_with_all_fields() {
     bounded(async {
         let origin =
-            Origin::always(Answer::new(200, &["ETag: \"a\"", "X-Else: 1"], "0123456789")).await;
+            Origin::always(MockResponse::new(200, &["ETag: \"a\"", "X-Else: 1"], "0123456789"))
+                .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         larder.get("/x").await;
         for (range, status, body, content_range) in [

@@ -1,24 +1,29 @@
 //! Limits and outages with several credentials: one client never receives the response of another.
 
 use crate::concurrent::bounded;
-use crate::failing_api::{MINUTE, nowhere, ok, warm};
-use crate::failing_origin::{SECOND, api, asking, gets, holds, limited, next_call, yaml};
+use crate::failing_api::{MINUTE, closing_origin, ok, with_stale_entry};
+use crate::failing_origin::{
+    SECOND, api_status, cooldowns, expect_next_call, get_until_body, start_get, too_many_requests,
+    yaml,
+};
 use crate::larder_under_test::{Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 // ---- two users
 
 /// Each user gets an own body; while `limits` is not zero, A gets a 429.
-fn two_users(limits: &Arc<AtomicUsize>) -> impl Fn(&crate::origin::Seen) -> Answer + use<> {
+fn two_users(
+    limits: &Arc<AtomicUsize>,
+) -> impl Fn(&crate::origin::ReceivedRequest) -> MockResponse + use<> {
     let limits = Arc::clone(limits);
     move |seen| {
         let user = seen.field("authorization").unwrap_or("anonymous").to_owned();
         let left = limits.load(Ordering::SeqCst);
         if user == "A" && left > 0 {
             limits.fetch_sub(1, Ordering::SeqCst);
-            return limited(&["Retry-After: 5"]);
+            return too_many_requests(&["Retry-After: 5"]);
         }
         ok(&format!("of {user}"))
     }
@@ -36,14 +41,14 @@ async fn a_429_of_one_user_affects_no_other_and_no_body_is_shared() {
         let lines = format!("defaults: {{ coalesce: {{ wait: 10s }} }}\n{}", route(&["ttl: 1m"]));
         let larder = Larder::start(&origin, &lines).await;
         limits.store(1, Ordering::SeqCst);
-        let leader = asking(&larder, "/x", &[A]).await;
-        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
-        let waiters = [asking(&larder, "/x", &[A]).await, asking(&larder, "/x", &[A]).await];
-        larder.waiting(3).await;
+        let leader = start_get(&larder, "/x", &[A]).await;
+        larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        let waiters = [start_get(&larder, "/x", &[A]).await, start_get(&larder, "/x", &[A]).await];
+        larder.wait_for_waiters(3).await;
         for path in ["/x", "/y", "/x"] {
             assert_eq!(larder.get_with(path, &[B]).await.text(), "of B");
         }
-        next_call(&larder, &origin, 5 * SECOND, 5 * SECOND).await;
+        expect_next_call(&larder, &origin, 5 * SECOND, 5 * SECOND).await;
         for pending in [leader].into_iter().chain(waiters) {
             assert_eq!(pending.await.unwrap().text(), "of A");
         }
@@ -76,7 +81,7 @@ async fn in_an_outage_each_user_gets_its_own_stale_response_and_others_get_none(
             larder.get_with("/x", &[credential]).await;
         }
         larder.clock.advance(2 * MINUTE);
-        origin.now(|_| Answer::new(503, &[], "down"));
+        origin.set_script(|_| MockResponse::new(503, &[], "down"));
         for _ in 0..2 {
             assert_eq!(larder.get_with("/x", &[A]).await.text(), "of A");
             assert_eq!(larder.get_with("/x", &[B]).await.text(), "of B");
@@ -92,14 +97,19 @@ async fn in_an_outage_each_user_gets_its_own_stale_response_and_others_get_none(
 #[tokio::test]
 async fn a_soft_cooldown_blocks_no_call_if_stale_is_not_permitted() {
     bounded(async {
-        let origin = nowhere().await;
+        let origin = closing_origin().await;
         // Stale responses replace a 5xx only, not a network failure.
         let policy = ["retry: off", "stale_if_error: { for: 24h, on: [5xx] }"];
-        let larder = warm(&origin, &yaml("timeouts: { first_byte: 300ms }", &policy)).await;
-        origin.now(|_| Answer::hung());
+        let larder =
+            with_stale_entry(&origin, &yaml("timeouts: { first_byte: 300ms }", &policy)).await;
+        origin.set_script(|_| MockResponse::hang());
         assert_eq!(larder.get("/x").await.status, 504, "the origin was called");
-        assert!(holds(&larder).contains(&("key", "timeout", false)), "{:?}", api(&larder));
-        origin.now(|_| ok("new"));
+        assert!(
+            cooldowns(&larder).contains(&("key", "timeout", false)),
+            "{:?}",
+            api_status(&larder)
+        );
+        origin.set_script(|_| ok("new"));
         let after = larder.get("/x").await;
         assert_eq!((after.status, after.text().as_str()), (200, "new"), "and is called again");
     })

@@ -1,10 +1,12 @@
 //! Outages: stale-if-error responses while an API is down.
 
-use crate::concurrent::{Crowd, bounded};
-use crate::failing_api::{HOUR, MINUTE, nowhere, ok, warm};
-use crate::failing_origin::{SECOND, api, asking, gets, limited, next_call, yaml};
+use crate::concurrent::{ConcurrentRequests, bounded};
+use crate::failing_api::{HOUR, MINUTE, closing_origin, ok, with_stale_entry};
+use crate::failing_origin::{
+    SECOND, api_status, expect_next_call, get_until_body, start_get, too_many_requests, yaml,
+};
 use crate::larder_under_test::{API, Larder};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +17,7 @@ async fn a_response_is_fresh_for_an_hour_then_stale_for_a_day_then_an_error() {
         let origin = Origin::always(ok("here")).await;
         let larder = Larder::start(&origin, &yaml("", &["ttl: 1h", "retry: off"])).await;
         larder.get("/x").await;
-        origin.now(|_| Answer::new(502, &[], "gone"));
+        origin.set_script(|_| MockResponse::new(502, &[], "gone"));
         larder.clock.advance(3599 * SECOND);
         let fresh = larder.get("/x").await;
         assert_eq!(fresh.cache_status(), "larder; hit; ttl=1");
@@ -46,10 +48,10 @@ enum Outage {
 
 impl Outage {
     async fn begin(self, origin: &Origin) {
-        origin.now(move |_| match self {
-            Self::Refused | Self::Closed => Answer::closed(),
-            Self::Unavailable => Answer::new(503, &[], "down"),
-            Self::Silent => Answer::hung(),
+        origin.set_script(move |_| match self {
+            Self::Refused | Self::Closed => MockResponse::closed(),
+            Self::Unavailable => MockResponse::new(503, &[], "down"),
+            Self::Silent => MockResponse::hang(),
         });
         if self == Self::Refused {
             origin.close().await;
@@ -77,7 +79,7 @@ async fn outage(kind: Outage) {
         larder.clock.advance(MINUTE);
     }
     // A call that still hangs would start another cooldown when it ends.
-    larder.until("no call is in flight", |larder| api(larder).in_flight == 0).await;
+    larder.wait_until("no call is in flight", |larder| api_status(larder).in_flight == 0).await;
     larder.clock.advance(MINUTE);
     let calls = origin.calls() - KEYS;
     assert!(calls <= 60, "{kind:?}: {calls} calls for {} requests", 10 * KEYS);
@@ -90,19 +92,19 @@ async fn outage(kind: Outage) {
     let origin = if kind == Outage::Refused {
         Origin::start_at(&addr, move |seen| recovered(&seen.target)).await
     } else {
-        origin.now(move |seen| recovered(&seen.target));
+        origin.set_script(move |seen| recovered(&seen.target));
         origin
     };
     let mut crowds = Vec::new();
     for key in 0..KEYS {
-        crowds.push(Crowd::plain(&larder, 20, &format!("/{key}")).await);
+        crowds.push(ConcurrentRequests::send_plain(&larder, 20, &format!("/{key}")).await);
     }
     for crowd in crowds {
-        assert!(crowd.answers().await.iter().all(|answer| answer.status == 200), "{kind:?}");
+        assert!(crowd.responses().await.iter().all(|answer| answer.status == 200), "{kind:?}");
     }
     larder.clock.advance(MINUTE / 2);
     for key in 0..KEYS {
-        gets(&larder, &format!("/{key}"), "new").await;
+        get_until_body(&larder, &format!("/{key}"), "new").await;
     }
     let fetched = fetched.lock();
     assert!(fetched.len() == KEYS && fetched.values().all(|&calls| calls == 1), "{fetched:?}");
@@ -132,13 +134,13 @@ async fn ups_11_clients_do_not_notice_an_origin_that_is_silent_for_ten_minutes()
 #[tokio::test]
 async fn in_an_outage_a_head_is_also_served_stale() {
     bounded(async {
-        let origin = nowhere().await;
-        let larder = warm(&origin, &yaml("", &[])).await;
-        origin.now(|_| limited(&["Retry-After: 60"]));
+        let origin = closing_origin().await;
+        let larder = with_stale_entry(&origin, &yaml("", &[])).await;
+        origin.set_script(|_| too_many_requests(&["Retry-After: 60"]));
         assert_eq!(larder.get("/x").await.text(), "old");
         let mut client = larder.client().await;
-        client.ask("HEAD", &format!("{API}/x"), &[]).await;
-        let head = client.answer("HEAD").await.unwrap();
+        client.send_request("HEAD", &format!("{API}/x"), &[]).await;
+        let head = client.response("HEAD").await.unwrap();
         assert_eq!((head.status, head.field("content-length")), (200, Some("3")));
         let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/cooldown-rate-limited\"";
         assert_eq!(head.cache_status(), expected);
@@ -161,11 +163,11 @@ async fn in_an_outage_every_kind_of_get_of_a_stored_key_is_served() {
         ];
         for in_cooldown in [false, true] {
             for (fields, status, body) in &cases {
-                let origin = Origin::always(Answer::new(200, &["ETag: \"v1\""], "old")).await;
+                let origin = Origin::always(MockResponse::new(200, &["ETag: \"v1\""], "old")).await;
                 let larder = Larder::start(&origin, &yaml("", &[])).await;
                 larder.get("/x").await;
                 larder.clock.advance(61 * SECOND);
-                origin.now(|_| limited(&["Retry-After: 60"]));
+                origin.set_script(|_| too_many_requests(&["Retry-After: 60"]));
                 if in_cooldown {
                     larder.get("/x").await;
                 }
@@ -190,16 +192,17 @@ async fn waiters_share_the_last_429_regardless_of_stale_if_error() {
     bounded(async {
         let on_5xx = "stale_if_error: { on: [5xx] }";
         for policy in [&[][..], &[on_5xx]] {
-            let origin = Origin::always(limited(&["Retry-After: 2", "X-Own: kept"])).await;
+            let origin =
+                Origin::always(too_many_requests(&["Retry-After: 2", "X-Own: kept"])).await;
             let larder = Larder::start(&origin, &yaml("", policy)).await;
-            let leader = asking(&larder, "/x", &[]).await;
-            larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
-            let crowd = Crowd::plain(&larder, 20, "/x").await;
-            larder.waiting(21).await;
+            let leader = start_get(&larder, "/x", &[]).await;
+            larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+            let crowd = ConcurrentRequests::send_plain(&larder, 20, "/x").await;
+            larder.wait_for_waiters(21).await;
             for _ in 0..3 {
-                next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+                expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
             }
-            let mut answers = crowd.answers().await;
+            let mut answers = crowd.responses().await;
             answers.push(leader.await.unwrap());
             for answer in answers {
                 assert_eq!((answer.status, answer.text().as_str()), (429, "slow down"));

@@ -1,13 +1,14 @@
 //! Retries: waits, waiters, the retry budget, reloads.
 
 use crate::client::Client;
-use crate::concurrent::{Crowd, bounded};
-use crate::failing_api::{LONG, SHORT, nowhere, ok, warm};
+use crate::concurrent::{ConcurrentRequests, bounded};
+use crate::failing_api::{MAX_BACKOFF, MIN_BACKOFF, closing_origin, ok, with_stale_entry};
 use crate::failing_origin::{
-    SECOND, api, asking, class, gets, holds, in_order, limited, next_call, settled, yaml,
+    SECOND, api_status, cooldowns, error_class, expect_next_call, get_until_body, in_order,
+    round_trip, start_get, too_many_requests, yaml,
 };
 use crate::larder_under_test::{API, Larder, route};
-use crate::origin::{Answer, Origin};
+use crate::origin::{MockResponse, Origin};
 use crate::process::Process;
 use larder::policy::Mode;
 use parking_lot::Mutex;
@@ -19,21 +20,25 @@ use std::time::Duration;
 #[tokio::test]
 async fn a_cold_key_that_gets_429_twice_waits_for_retry_after_and_succeeds() {
     bounded(async {
-        let twice = vec![limited(&["Retry-After: 2"]), limited(&["Retry-After: 3"]), ok("here")];
+        let twice = vec![
+            too_many_requests(&["Retry-After: 2"]),
+            too_many_requests(&["Retry-After: 3"]),
+            ok("here"),
+        ];
         let origin = Origin::start(in_order(twice)).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
-        let pending = asking(&larder, "/x", &[]).await;
-        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
-        next_call(&larder, &origin, 3 * SECOND, 3 * SECOND).await;
+        let pending = start_get(&larder, "/x", &[]).await;
+        expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        expect_next_call(&larder, &origin, 3 * SECOND, 3 * SECOND).await;
         let answer = pending.await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "here"));
         let expected = "larder; fwd=uri-miss; fwd-status=200; stored; ttl=60; \
                         detail=\"retried/rate-limited\"";
         assert_eq!(answer.cache_status(), expected);
         let retries = "larder_upstream_retries_total{cause=\"rate-limited\",upstream=\"api\"}";
-        larder.counts(retries, 2.0).await;
+        larder.wait_for_metric(retries, 2.0).await;
         let limits = "larder_upstream_rate_limited_total{class=\"rate-limited\",upstream=\"api\"}";
-        larder.counts(limits, 2.0).await;
+        larder.wait_for_metric(limits, 2.0).await;
     })
     .await;
 }
@@ -41,11 +46,11 @@ async fn a_cold_key_that_gets_429_twice_waits_for_retry_after_and_succeeds() {
 #[tokio::test]
 async fn without_retry_after_the_waits_double_and_the_last_429_is_passed_on() {
     bounded(async {
-        let origin = Origin::always(limited(&["X-Own: kept"])).await;
+        let origin = Origin::always(too_many_requests(&["X-Own: kept"])).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
-        let pending = asking(&larder, "/x", &[]).await;
+        let pending = start_get(&larder, "/x", &[]).await;
         for factor in [1, 2, 4] {
-            next_call(&larder, &origin, factor * SHORT, factor * LONG).await;
+            expect_next_call(&larder, &origin, factor * MIN_BACKOFF, factor * MAX_BACKOFF).await;
         }
         let answer = pending.await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (429, "slow down"));
@@ -61,7 +66,7 @@ async fn without_retry_after_the_waits_double_and_the_last_429_is_passed_on() {
 #[tokio::test]
 async fn a_status_that_retry_on_does_not_list_is_not_retried() {
     bounded(async {
-        let origin = Origin::always(Answer::new(500, &[], "broken")).await;
+        let origin = Origin::always(MockResponse::new(500, &[], "broken")).await;
         let larder = Larder::start(&origin, &yaml("", &["retry: { on: [429] }"])).await;
         let answer = larder.get("/x").await;
         assert_eq!((answer.status, answer.text().as_str()), (500, "broken"));
@@ -74,11 +79,11 @@ async fn a_status_that_retry_on_does_not_list_is_not_retried() {
 #[tokio::test]
 async fn a_warm_key_gets_a_stale_response_while_retries_continue() {
     bounded(async {
-        let origin = nowhere().await;
-        let larder = warm(&origin, &yaml("", &[])).await;
-        origin.now(in_order(vec![
-            limited(&["Retry-After: 2"]),
-            limited(&["Retry-After: 2"]),
+        let origin = closing_origin().await;
+        let larder = with_stale_entry(&origin, &yaml("", &[])).await;
+        origin.set_script(in_order(vec![
+            too_many_requests(&["Retry-After: 2"]),
+            too_many_requests(&["Retry-After: 2"]),
             ok("new"),
         ]));
         let first = larder.get("/x").await;
@@ -89,16 +94,16 @@ async fn a_warm_key_gets_a_stale_response_while_retries_continue() {
         let in_cooldown = larder.get("/x").await;
         let expected = "larder; hit; ttl=-1; detail=\"stale-if-error/cooldown-rate-limited\"";
         assert_eq!((in_cooldown.text().as_str(), in_cooldown.cache_status()), ("old", expected));
-        assert_eq!(holds(&larder), [("credential", "rate-limited", true)]);
+        assert_eq!(cooldowns(&larder), [("credential", "rate-limited", true)]);
         assert_eq!(origin.calls(), 2, "no call during the cooldown");
-        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
         assert_eq!(larder.get("/x").await.text(), "old");
-        next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
-        let fresh = gets(&larder, "/x", "new").await;
+        expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        let fresh = get_until_body(&larder, "/x", "new").await;
         assert!(fresh.cache_status().starts_with("larder; hit; ttl=60"), "{:?}", fresh.fields);
-        assert_eq!((origin.calls(), holds(&larder)), (4, Vec::new()));
+        assert_eq!((origin.calls(), cooldowns(&larder)), (4, Vec::new()));
         let served = "larder_stale_served_total{cause=\"rate-limited\",route=\"api\"}";
-        larder.counts(served, 1.0).await;
+        larder.wait_for_metric(served, 1.0).await;
     })
     .await;
 }
@@ -107,17 +112,18 @@ async fn a_warm_key_gets_a_stale_response_while_retries_continue() {
 async fn fifty_clients_of_a_cold_key_wait_for_one_retry_however_long_it_takes() {
     bounded(async {
         const WAIT: Duration = Duration::from_millis(50);
-        let origin = Origin::start(in_order(vec![limited(&["Retry-After: 1"]), ok("here")])).await;
+        let origin =
+            Origin::start(in_order(vec![too_many_requests(&["Retry-After: 1"]), ok("here")])).await;
         let larder = Larder::start(&origin, &yaml("", &["coalesce: { wait: 50ms }"])).await;
-        let leader = asking(&larder, "/x", &[]).await;
-        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
-        let crowd = Crowd::plain(&larder, 49, "/x").await;
-        larder.waiting(50).await;
+        let leader = start_get(&larder, "/x", &[]).await;
+        larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        let crowd = ConcurrentRequests::send_plain(&larder, 49, "/x").await;
+        larder.wait_for_waiters(50).await;
         // `coalesce.wait` is measured in real time, and this test lets it expire.
         tokio::time::sleep(4 * WAIT).await;
         assert_eq!(origin.calls(), 1, "no waiter makes its own call");
         larder.clock.advance(SECOND);
-        let mut answers = crowd.answers().await;
+        let mut answers = crowd.responses().await;
         answers.push(leader.await.unwrap());
         for answer in answers {
             assert_eq!((answer.status, answer.text().as_str()), (200, "here"));
@@ -130,17 +136,18 @@ async fn fifty_clients_of_a_cold_key_wait_for_one_retry_however_long_it_takes() 
 #[tokio::test]
 async fn waiters_get_the_response_if_the_leader_leaves_while_a_retry_waits() {
     bounded(async {
-        let origin = Origin::start(in_order(vec![limited(&["Retry-After: 1"]), ok("here")])).await;
+        let origin =
+            Origin::start(in_order(vec![too_many_requests(&["Retry-After: 1"]), ok("here")])).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let mut leader = larder.client().await;
-        leader.ask("GET", &format!("{API}/x"), &[]).await;
-        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
-        let crowd = Crowd::plain(&larder, 3, "/x").await;
-        larder.waiting(4).await;
+        leader.send_request("GET", &format!("{API}/x"), &[]).await;
+        larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        let crowd = ConcurrentRequests::send_plain(&larder, 3, "/x").await;
+        larder.wait_for_waiters(4).await;
         drop(leader);
-        larder.waiting(3).await;
-        next_call(&larder, &origin, SECOND, SECOND).await;
-        for answer in crowd.answers().await {
+        larder.wait_for_waiters(3).await;
+        expect_next_call(&larder, &origin, SECOND, SECOND).await;
+        for answer in crowd.responses().await {
             assert_eq!((answer.status, answer.text().as_str()), (200, "here"));
         }
         assert_eq!(origin.calls(), 2);
@@ -157,22 +164,24 @@ async fn ups_08_if_half_of_the_calls_fail_retries_add_a_fifth_at_most() {
         let origin = Origin::start(move |seen| {
             requested.lock().insert(seen.target.clone());
             let fails = coin.fetch_xor(true, Ordering::SeqCst);
-            if fails { Answer::new(503, &[], "half down") } else { ok("here") }
+            if fails { MockResponse::new(503, &[], "half down") } else { ok("here") }
         })
         .await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let (mut crowds, mut requests) = (Vec::new(), 0);
         for step in 0..50 {
-            crowds.push(Crowd::plain_each(&larder, 20, &format!("/{step}")).await);
+            crowds.push(
+                ConcurrentRequests::send_to_each_path(&larder, 20, &format!("/{step}")).await,
+            );
             requests += 20;
-            larder.until("all calls have arrived", |_| targets.lock().len() == requests).await;
+            larder.wait_until("all calls have arrived", |_| targets.lock().len() == requests).await;
             larder.clock.advance(SECOND / 10);
         }
         let done = Arc::new(AtomicBool::new(false));
         let answers = async {
             let mut answers = Vec::new();
             for crowd in crowds {
-                answers.extend(crowd.answers().await);
+                answers.extend(crowd.responses().await);
             }
             done.store(true, Ordering::SeqCst);
             answers
@@ -180,7 +189,7 @@ async fn ups_08_if_half_of_the_calls_fail_retries_add_a_fifth_at_most() {
         let advance_clock = async {
             while !done.load(Ordering::SeqCst) {
                 larder.clock.advance(SECOND / 10);
-                settled(&larder).await;
+                round_trip(&larder).await;
             }
         };
         let (answers, ()) = tokio::join!(answers, advance_clock);
@@ -198,8 +207,8 @@ async fn ups_08_if_half_of_the_calls_fail_retries_add_a_fifth_at_most() {
 async fn every_retry_and_every_stale_response_is_logged_with_its_reason() {
     let limits = AtomicUsize::new(1);
     let origin = Origin::start(move |seen| match seen.field("cache-control") {
-        Some(_) => Answer::new(503, &[], "down"),
-        None if limits.fetch_sub(1, Ordering::SeqCst) == 1 => limited(&[]),
+        Some(_) => MockResponse::new(503, &[], "down"),
+        None if limits.fetch_sub(1, Ordering::SeqCst) == 1 => too_many_requests(&[]),
         None => ok("here"),
     })
     .await;
@@ -211,14 +220,14 @@ async fn every_retry_and_every_stale_response_is_logged_with_its_reason() {
     let mut client = Client::connect(larder.addr().await).await;
     let url = format!("{API}/x");
     assert_eq!(client.get(&url, &[]).await.text(), "here");
-    let retried = larder.err.line("Call to origin retried").await;
+    let retried = larder.err.wait_for_line("Call to origin retried").await;
     for part in
         ["\"upstream\":\"api\"", "\"route\":\"api\"", "\"cause\":\"rate-limited\"", "\"wait\":0.0"]
     {
         assert!(retried.contains(part), "{part}: {retried}");
     }
     assert_eq!(client.get(&url, &["Cache-Control: no-cache"]).await.text(), "here");
-    let stale = larder.err.line("Stale response served").await;
+    let stale = larder.err.wait_for_line("Stale response served").await;
     for part in ["\"route\":\"api\"", "\"cause\":\"server-error\""] {
         assert!(stale.contains(part), "{part}: {stale}");
     }
@@ -227,15 +236,16 @@ async fn every_retry_and_every_stale_response_is_logged_with_its_reason() {
 #[tokio::test]
 async fn a_reload_loses_no_waiting_request_and_makes_no_retry_earlier() {
     bounded(async {
-        let origin = Origin::start(in_order(vec![limited(&["Retry-After: 5"]), ok("here")])).await;
+        let origin =
+            Origin::start(in_order(vec![too_many_requests(&["Retry-After: 5"]), ok("here")])).await;
         let file = yaml("", &[]);
         let larder = Larder::start(&origin, &file).await;
-        let before = asking(&larder, "/x", &[]).await;
-        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        let before = start_get(&larder, "/x", &[]).await;
+        larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
         larder.reload(&origin, &file).await.unwrap();
-        let after = asking(&larder, "/y", &[]).await;
-        larder.until("both wait", |larder| larder.clock.sleepers() == 2).await;
-        next_call(&larder, &origin, 5 * SECOND, 5 * SECOND).await;
+        let after = start_get(&larder, "/y", &[]).await;
+        larder.wait_until("both wait", |larder| larder.clock.sleepers() == 2).await;
+        expect_next_call(&larder, &origin, 5 * SECOND, 5 * SECOND).await;
         for pending in [before, after] {
             assert_eq!(pending.await.unwrap().text(), "here");
         }
@@ -247,11 +257,11 @@ async fn a_reload_loses_no_waiting_request_and_makes_no_retry_earlier() {
 #[tokio::test]
 async fn a_larder_that_goes_offline_while_a_retry_waits_makes_no_call() {
     bounded(async {
-        let origin = Origin::always(limited(&["Retry-After: 5"])).await;
+        let origin = Origin::always(too_many_requests(&["Retry-After: 5"])).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
-        let pending = asking(&larder, "/x", &[]).await;
-        larder.until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
-        larder.server.controls().set_mode(Mode::Offline);
+        let pending = start_get(&larder, "/x", &[]).await;
+        larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
+        larder.server.admin_api().set_mode(Mode::Offline);
         larder.clock.advance(5 * SECOND);
         let answer = pending.await.unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (429, "slow down"));
@@ -263,7 +273,7 @@ async fn a_larder_that_goes_offline_while_a_retry_waits_makes_no_call() {
 #[tokio::test]
 async fn a_retry_that_the_breaker_would_block_is_not_waited_for() {
     bounded(async {
-        let origin = Origin::always(Answer::new(503, &[], "down")).await;
+        let origin = Origin::always(MockResponse::new(503, &[], "down")).await;
         let breaker = "breaker: { failures: 1, within: 30s, open_for: 60s }";
         let larder = Larder::start(&origin, &yaml(breaker, &[])).await;
         let answer = larder.get("/cold").await;
@@ -272,7 +282,7 @@ async fn a_retry_that_the_breaker_would_block_is_not_waited_for() {
             (503, "down"),
             "the origin's error, without a wait"
         );
-        assert_eq!((origin.calls(), api(&larder).retries.0), (1, 0), "no retry is counted");
+        assert_eq!((origin.calls(), api_status(&larder).retries.0), (1, 0), "no retry is counted");
     })
     .await;
 }

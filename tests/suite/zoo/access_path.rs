@@ -2,11 +2,11 @@
 //! `Cache-Status` that they must have.
 
 use crate::zoo::cases::{Case, Expect, Version};
-use crate::zoo::compare::By;
+use crate::zoo::compare::Source;
 
 /// The protocol to an origin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Speaks {
+pub enum OriginProtocol {
     /// HTTP/1.1 in the clear.
     Plain,
     /// HTTP/1.1 over TLS.
@@ -15,7 +15,7 @@ pub enum Speaks {
     H2,
 }
 
-impl Speaks {
+impl OriginProtocol {
     /// The HTTP version of the requests to the origin.
     pub fn version(self) -> Version {
         match self {
@@ -35,7 +35,7 @@ impl Speaks {
 
 /// The path of a request through larder, with the state of the store at that time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum AccessPath {
     Miss,
     Hit,
     Restarted,
@@ -46,7 +46,7 @@ pub enum Way {
     Passed,
 }
 
-impl Way {
+impl AccessPath {
     /// The path and query of a case. The route matches URLs with `kept` in the query; the rest of the query
     /// makes separate URLs.
     pub fn path(self, case: &Case, version: Version) -> String {
@@ -58,14 +58,14 @@ impl Way {
     }
 
     /// The source of the response.
-    pub fn by(self, case: &Case) -> By {
+    pub fn source(self, case: &Case) -> Source {
         let is_first = self == Self::Miss && case.url_of == case.name;
-        if self == Self::Passed || is_first { By::Origin } else { By::Either }
+        if self == Self::Passed || is_first { Source::Origin } else { Source::Either }
     }
 
     /// Whether a case runs on this access path. A large case, or one that its origin takes seconds to cut
     /// (lighttpd: two), runs only on some; a response that is never stored would repeat the same path.
-    pub fn is_gone(self, case: &Case, is_first_version: bool) -> bool {
+    pub fn includes(self, case: &Case, is_first_version: bool) -> bool {
         let is_cut = case.expect == Expect::Cut;
         let is_short = matches!(self, Self::Miss | Self::Hit | Self::Passed);
         let is_heavy = case.is_heavy() || is_cut;
@@ -74,7 +74,7 @@ impl Way {
 
     /// The contradiction between `Cache-Status` and the access path, if there is one. `if_unchanged` is the
     /// origin's status for a client that already has the response.
-    pub fn contradicts(
+    pub fn contradiction(
         self,
         case: &Case,
         if_unchanged: Option<u16>,

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use crate::larder_under_test::Larder;
 use crate::real_origin::{HOST, RealOrigin};
-use crate::strict_response::{Fault, Received};
+use crate::strict_response::{Fault, ReceivedResponse};
 use crate::tls_client::TlsClient;
-use crate::tls_origin::Authority;
-use crate::zoo::access_path::{Speaks, Way};
+use crate::tls_origin::TestCa;
+use crate::zoo::access_path::{AccessPath, OriginProtocol};
 use crate::zoo::caller::{Caller, Dial, protocol};
 use crate::zoo::cases::{self, Case, ETAG, Expect, MODIFIED, Version};
-use crate::zoo::compare::{By, differences};
+use crate::zoo::compare::{Source, differences};
 
 /// Longer than the freshness lifetime of the route.
 const PAST_TTL: Duration = Duration::from_secs(61);
@@ -21,8 +21,8 @@ const PAST_TTL: Duration = Duration::from_secs(61);
 struct Baseline {
     case: Case,
     fields: Vec<(&'static str, String)>,
-    direct: Received,
-    whole: Received,
+    direct: ReceivedResponse,
+    whole: ReceivedResponse,
     /// The origin's status for a client that already has the response.
     if_unchanged: Option<u16>,
 }
@@ -35,42 +35,42 @@ pub struct Tally {
 }
 
 /// One origin, and the results of all access paths to it.
-pub struct Ways<'a> {
+pub struct PathRunner<'a> {
     origin: &'a RealOrigin,
-    authority: &'a Authority,
-    speaks: Speaks,
+    authority: &'a TestCa,
+    speaks: OriginProtocol,
     store: tempfile::TempDir,
     tally: Tally,
 }
 
 /// Runs all cases on all access paths.
-pub async fn gone(origin: &RealOrigin, authority: &Authority, speaks: Speaks) -> Tally {
+pub async fn run_all(origin: &RealOrigin, authority: &TestCa, speaks: OriginProtocol) -> Tally {
     let tally = Tally { exchanges: 0, differences: Vec::new(), holes: Vec::new() };
     let store = tempfile::tempdir().expect("a directory");
-    let mut ways = Ways { origin, authority, speaks, store, tally };
+    let mut ways = PathRunner { origin, authority, speaks, store, tally };
     let baselines = ways.collect_baselines().await;
     let larder = ways.larder(Duration::ZERO).await;
-    ways.run(&larder, &baselines, &[Way::Miss, Way::Hit, Way::Passed]).await;
+    ways.run(&larder, &baselines, &[AccessPath::Miss, AccessPath::Hit, AccessPath::Passed]).await;
     ways.check_idle_close(&larder, &baselines).await;
     larder.server.stop().await;
     let larder = ways.larder(Duration::ZERO).await;
-    ways.run(&larder, &baselines, &[Way::Restarted]).await;
+    ways.run(&larder, &baselines, &[AccessPath::Restarted]).await;
     larder.clock.advance(PAST_TTL);
-    ways.run(&larder, &baselines, &[Way::Revalidated, Way::HitAgain]).await;
+    ways.run(&larder, &baselines, &[AccessPath::Revalidated, AccessPath::HitAgain]).await;
     larder.server.stop().await;
     let larder = ways.larder(PAST_TTL).await;
-    ways.run(&larder, &baselines, &[Way::RestartedAgain]).await;
+    ways.run(&larder, &baselines, &[AccessPath::RestartedAgain]).await;
     larder.server.stop().await;
     ways.tally
 }
 
-impl Ways<'_> {
+impl PathRunner<'_> {
     fn direct(&self) -> Caller {
         let version = self.speaks.version();
         match self.speaks {
-            Speaks::Plain => Caller::new(Dial::Origin(self.origin.plain), version),
-            Speaks::Tls | Speaks::H2 => {
-                Caller::of_tls_origin(self.origin.tls, self.authority, version)
+            OriginProtocol::Plain => Caller::new(Dial::Origin(self.origin.plain), version),
+            OriginProtocol::Tls | OriginProtocol::H2 => {
+                Caller::for_tls_origin(self.origin.tls, self.authority, version)
             }
         }
     }
@@ -78,7 +78,7 @@ impl Ways<'_> {
     /// Sends every request to the origin directly, twice. A case that the origin cannot send is a hole.
     async fn collect_baselines(&mut self) -> Vec<Baseline> {
         let mut caller = self.direct();
-        let mut wholes: HashMap<String, Received> = HashMap::new();
+        let mut wholes: HashMap<String, ReceivedResponse> = HashMap::new();
         let mut baselines = Vec::new();
         let version = self.speaks.version();
         let cases = cases::all();
@@ -105,7 +105,7 @@ impl Ways<'_> {
             };
             let whole = whole.unwrap_or(&direct).clone();
             let again = self.exchange(&mut caller, case.method, &case.path, &fields).await;
-            let unsteady = differences(&case, &direct, &whole, &again, By::Origin);
+            let unsteady = differences(&case, &direct, &whole, &again, Source::Origin);
             assert_eq!(
                 unsteady,
                 Vec::<String>::new(),
@@ -123,7 +123,7 @@ impl Ways<'_> {
         caller: &mut Caller,
         case: &Case,
         fields: &[(&'static str, String)],
-        direct: &Received,
+        direct: &ReceivedResponse,
     ) -> Option<u16> {
         let etag = direct.field("etag").filter(|_| case.expect == Expect::Stored)?;
         let mut fields = fields.to_vec();
@@ -138,7 +138,7 @@ impl Ways<'_> {
         method: &str,
         path: &str,
         fields: &[(&'static str, String)],
-    ) -> Result<Received, Fault> {
+    ) -> Result<ReceivedResponse, Fault> {
         self.tally.exchanges += 1;
         caller.ask(method, path, fields).await
     }
@@ -146,10 +146,10 @@ impl Ways<'_> {
     /// A larder on this store, with its clock `ahead` of the time.
     async fn larder(&self, ahead: Duration) -> Larder {
         let store = self.store.path().display();
-        let http2 = self.speaks == Speaks::H2;
+        let http2 = self.speaks == OriginProtocol::H2;
         let (addr, tls) = match self.speaks {
-            Speaks::Plain => (self.origin.plain, String::new()),
-            Speaks::Tls | Speaks::H2 => {
+            OriginProtocol::Plain => (self.origin.plain, String::new()),
+            OriginProtocol::Tls | OriginProtocol::H2 => {
                 let root = self.authority.root();
                 let root = root.display();
                 let tls = format!("tls: {{ extra_roots: ['{root}'], http2: {http2} }}");
@@ -167,21 +167,21 @@ impl Ways<'_> {
 
     fn through(&self, larder: &Larder, version: Version) -> Caller {
         let dial = match self.speaks {
-            Speaks::Plain => Dial::Larder(larder.addr()),
-            Speaks::Tls | Speaks::H2 => {
-                Dial::LarderTls(Box::new(TlsClient::of(larder, &[protocol(version)])))
+            OriginProtocol::Plain => Dial::Larder(larder.addr()),
+            OriginProtocol::Tls | OriginProtocol::H2 => {
+                Dial::LarderTls(Box::new(TlsClient::for_larder(larder, &[protocol(version)])))
             }
         };
         Caller::new(dial, version)
     }
 
-    async fn run(&mut self, larder: &Larder, baselines: &[Baseline], ways: &[Way]) {
+    async fn run(&mut self, larder: &Larder, baselines: &[Baseline], ways: &[AccessPath]) {
         for version in self.speaks.clients() {
             let mut caller = self.through(larder, *version);
             for way in ways {
                 for baseline in baselines {
                     let is_first = version == &self.speaks.version();
-                    if way.is_gone(&baseline.case, is_first) {
+                    if way.includes(&baseline.case, is_first) {
                         self.compare(&mut caller, baseline, *way, *version).await;
                     }
                 }
@@ -194,20 +194,20 @@ impl Ways<'_> {
         &mut self,
         caller: &mut Caller,
         baseline: &Baseline,
-        way: Way,
+        way: AccessPath,
         version: Version,
     ) {
         let Baseline { case, fields, direct, whole, .. } = baseline;
         let path = way.path(case, version);
         let through = self.exchange(caller, case.method, &path, fields).await;
-        let mut found = differences(case, direct, whole, &through, way.by(case));
+        let mut found = differences(case, direct, whole, &through, way.source(case));
         if let Ok(through) = &through
             && found.is_empty()
         {
             let cache_status = through.cache_status();
-            found.extend(way.contradicts(case, baseline.if_unchanged, cache_status));
+            found.extend(way.contradiction(case, baseline.if_unchanged, cache_status));
         }
-        if case.expect == Expect::Cut && way == Way::Hit {
+        if case.expect == Expect::Cut && way == AccessPath::Hit {
             let mut fields = fields.clone();
             fields.push(("Cache-Control", "only-if-cached".into()));
             let kept = self.exchange(caller, case.method, &path, &fields).await;
@@ -246,7 +246,7 @@ impl Ways<'_> {
             let mut caller = self.through(larder, version);
             let path = format!("{}?{route}=idle-{name}", case.path);
             let through = self.exchange(&mut caller, "GET", &path, &[]).await;
-            for found in differences(case, direct, whole, &through, By::Origin) {
+            for found in differences(case, direct, whole, &through, Source::Origin) {
                 self.tally.differences.push(format!("idle, {name}, {route}: {found}"));
             }
         }
@@ -260,7 +260,7 @@ fn plain(case: &Case) -> Vec<(&'static str, String)> {
 }
 
 /// The fields of a request, with the validators of the response that its client already has.
-fn filled(case: &Case, whole: Option<&Received>) -> Vec<(&'static str, String)> {
+fn filled(case: &Case, whole: Option<&ReceivedResponse>) -> Vec<(&'static str, String)> {
     let validator = |name| whole.and_then(|w| w.field(name)).unwrap_or("\"none\"").to_owned();
     let value = |value: &str| match value {
         ETAG => validator("etag"),

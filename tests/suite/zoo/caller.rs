@@ -12,9 +12,9 @@ use tokio_rustls::TlsConnector;
 use crate::real_origin::HOST;
 use crate::strict_http1::H1;
 use crate::strict_http2::H2;
-use crate::strict_response::{Fault, PATIENCE, Received};
+use crate::strict_response::{Fault, ReceivedResponse, TIMEOUT};
 use crate::tls_client::TlsClient;
-use crate::tls_origin::Authority;
+use crate::tls_origin::TestCa;
 use crate::zoo::cases::Version;
 
 /// The peer that a client connects to.
@@ -47,7 +47,7 @@ impl Caller {
     }
 
     /// A client of a TLS origin that trusts `authority`.
-    pub fn of_tls_origin(addr: SocketAddr, authority: &Authority, version: Version) -> Self {
+    pub fn for_tls_origin(addr: SocketAddr, authority: &TestCa, version: Version) -> Self {
         let pem = std::fs::read(authority.root()).expect("a root");
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(&pem).expect("a certificate")).expect("a root");
@@ -67,12 +67,12 @@ impl Caller {
         method: &str,
         path: &str,
         fields: &[(&'static str, String)],
-    ) -> Result<Received, Fault> {
+    ) -> Result<ReceivedResponse, Fault> {
         let reused = self.open.is_some();
         match self.attempt(method, path, fields).await {
-            Err(Fault::Closed) if reused => self.attempt(method, path, fields).await,
+            Err(Fault::NotProcessed) if reused => self.attempt(method, path, fields).await,
             // An origin may close an idle connection while a request is on its way.
-            Err(Fault::Gone) if reused && self.is_direct() => {
+            Err(Fault::NoResponse) if reused && self.is_direct() => {
                 self.attempt(method, path, fields).await
             }
             outcome => outcome,
@@ -83,8 +83,8 @@ impl Caller {
     pub async fn is_closed_when_idle(&mut self) -> bool {
         match self.open.take() {
             None => true,
-            Some(Connection::H1(mut connection)) => connection.is_closed_within(PATIENCE / 4).await,
-            Some(Connection::H2(mut connection)) => connection.is_closed_within(PATIENCE / 4).await,
+            Some(Connection::H1(mut connection)) => connection.is_closed_within(TIMEOUT / 4).await,
+            Some(Connection::H2(mut connection)) => connection.is_closed_within(TIMEOUT / 4).await,
         }
     }
 
@@ -97,7 +97,7 @@ impl Caller {
         method: &str,
         path: &str,
         fields: &[(&'static str, String)],
-    ) -> Result<Received, Fault> {
+    ) -> Result<ReceivedResponse, Fault> {
         let connection = match self.open.take() {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -108,12 +108,12 @@ impl Caller {
                     Dial::Larder(_) => format!("http://{HOST}{path}"),
                     Dial::Origin(_) | Dial::OriginTls(..) | Dial::LarderTls(_) => path.to_owned(),
                 };
-                let outcome = connection.ask(method, &target, &lines(fields)).await;
+                let outcome = connection.send(method, &target, &lines(fields)).await;
                 (outcome, connection.reusable.then_some(Connection::H1(connection)))
             }
             Connection::H2(mut connection) => {
                 let outcome =
-                    connection.ask(method, &format!("https://{HOST}{path}"), fields).await;
+                    connection.send(method, &format!("https://{HOST}{path}"), fields).await;
                 (outcome, connection.is_reusable().then_some(Connection::H2(connection)))
             }
         };

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use flate2::read::GzDecoder;
 
 use crate::client::End;
-use crate::strict_response::{Framing, Received};
+use crate::strict_response::{Framing, ReceivedResponse};
 use crate::zoo_files::{SIZES, TEXTS, body, text};
 
 /// Placeholder in the fields of a request: the `ETag` of the whole response under the same path.
@@ -34,7 +34,7 @@ pub enum Expect {
 }
 
 /// Whether a response is the one that its case requests.
-type Shows = Box<dyn Fn(&Received) -> bool>;
+type Shows = Box<dyn Fn(&ReceivedResponse) -> bool>;
 
 /// One request to an origin, and the expected response.
 pub struct Case {
@@ -109,11 +109,11 @@ pub fn all() -> Vec<Case> {
     cases
 }
 
-fn is_whole(response: &Received, status: u16, bytes: &[u8]) -> bool {
-    response.status == status && response.end == End::Whole && response.body == bytes
+fn is_whole(response: &ReceivedResponse, status: u16, bytes: &[u8]) -> bool {
+    response.status == status && response.end == End::Complete && response.body == bytes
 }
 
-fn has_length(response: &Received) -> bool {
+fn has_length(response: &ReceivedResponse) -> bool {
     response.fields.contains_key("content-length")
 }
 
@@ -121,12 +121,12 @@ fn has_length(response: &Received) -> bool {
 fn bodies() -> Vec<Case> {
     let mut cases = Vec::new();
     for size in SIZES {
-        let sized = move |r: &Received| is_whole(r, 200, &body(size)) && has_length(r);
+        let sized = move |r: &ReceivedResponse| is_whole(r, 200, &body(size)) && has_length(r);
         let name = format!("sized-{size}");
         cases.push(
             Case::new(name, format!("/sized/{size}"), Box::new(sized)).expecting(Expect::Stored),
         );
-        let unsized_ = move |r: &Received| {
+        let unsized_ = move |r: &ReceivedResponse| {
             let marked = matches!(r.framing, Framing::Chunked | Framing::Stream { .. });
             is_whole(r, 200, &body(size)) && !has_length(r) && marked
         };
@@ -141,13 +141,15 @@ fn bodies() -> Vec<Case> {
 
 /// Other ways for a body to end.
 fn ends() -> Vec<Case> {
-    let closes = |r: &Received| is_whole(r, 200, &body(16_384)) && r.framing == Framing::Close;
-    let after =
-        |r: &Received| is_whole(r, 200, &body(1 << 20)) && r.trailers.contains_key("x-after");
-    let hinted = |r: &Received| {
+    let closes =
+        |r: &ReceivedResponse| is_whole(r, 200, &body(16_384)) && r.framing == Framing::Close;
+    let after = |r: &ReceivedResponse| {
+        is_whole(r, 200, &body(1 << 20)) && r.trailers.contains_key("x-after")
+    };
+    let hinted = |r: &ReceivedResponse| {
         is_whole(r, 200, &body(1)) && r.interim.iter().any(|(status, _)| *status == 103)
     };
-    let empty = |r: &Received| {
+    let empty = |r: &ReceivedResponse| {
         let stream = Framing::Stream { empty_last: true };
         is_whole(r, 200, &body(16_384)) && has_length(r) && r.framing == stream
     };
@@ -165,10 +167,11 @@ fn ends() -> Vec<Case> {
 }
 
 fn heads_and_statuses() -> Vec<Case> {
-    let head = |r: &Received| r.status == 200 && r.body.is_empty() && r.end == End::Whole;
-    let long = move |r: &Received| head(r) && r.field("content-length") == Some("16385");
-    let status = |code: u16| move |r: &Received| r.status == code && r.end == End::Whole;
-    let moved = |r: &Received| r.status == 301 && r.field("location").is_some();
+    let head =
+        |r: &ReceivedResponse| r.status == 200 && r.body.is_empty() && r.end == End::Complete;
+    let long = move |r: &ReceivedResponse| head(r) && r.field("content-length") == Some("16385");
+    let status = |code: u16| move |r: &ReceivedResponse| r.status == code && r.end == End::Complete;
+    let moved = |r: &ReceivedResponse| r.status == 301 && r.field("location").is_some();
     vec![
         Case::new("head", "/sized/16385", Box::new(long)).by("HEAD"),
         Case::new("head-of-stored", "/sized/16385", Box::new(long))
@@ -187,8 +190,8 @@ fn heads_and_statuses() -> Vec<Case> {
 
 /// Conditional requests.
 fn conditional() -> Vec<Case> {
-    let unchanged = |r: &Received| r.status == 304 && r.body.is_empty();
-    let changed = |r: &Received| is_whole(r, 200, &body(16_385));
+    let unchanged = |r: &ReceivedResponse| r.status == 304 && r.body.is_empty();
+    let changed = |r: &ReceivedResponse| is_whole(r, 200, &body(16_385));
     let case = |name: &str, shows: Shows| Case::new(name, "/sized/16385", shows);
     vec![
         case("not-modified", Box::new(unchanged))
@@ -211,14 +214,14 @@ fn conditional() -> Vec<Case> {
 fn ranges() -> Vec<Case> {
     let part = |from: usize, to: usize| {
         let expected = format!("bytes {from}-{to}/16385");
-        let shows = move |r: &Received| {
+        let shows = move |r: &ReceivedResponse| {
             let bytes = &body(16_385)[from..=to];
             is_whole(r, 206, bytes) && r.field("content-range") == Some(&expected)
         };
         Box::new(shows) as Shows
     };
-    let beyond = |r: &Received| r.status == 416 && r.end == End::Whole;
-    let whole = |r: &Received| is_whole(r, 200, &body(16_385));
+    let beyond = |r: &ReceivedResponse| r.status == 416 && r.end == End::Complete;
+    let whole = |r: &ReceivedResponse| is_whole(r, 200, &body(16_385));
     let stored = |name: &str, range: &'static str, shows: Shows| {
         Case::new(name, "/sized/16385", shows).with("Range", range).at_url_of("sized-16385")
     };
@@ -238,12 +241,12 @@ fn ranges() -> Vec<Case> {
 
 /// Each content coding, and the same URL without one.
 fn encoded() -> Vec<Case> {
-    let coded = |r: &Received, coding: &str| {
-        r.status == 200 && r.end == End::Whole && r.field("content-encoding") == Some(coding)
+    let coded = |r: &ReceivedResponse, coding: &str| {
+        r.status == 200 && r.end == End::Complete && r.field("content-encoding") == Some(coding)
     };
     let mut cases = Vec::new();
     for length in TEXTS {
-        let gunzips = move |r: &Received| {
+        let gunzips = move |r: &ReceivedResponse| {
             let mut plain = Vec::new();
             coded(r, "gzip")
                 && GzDecoder::new(r.body.as_slice()).read_to_end(&mut plain).is_ok()
@@ -255,14 +258,14 @@ fn encoded() -> Vec<Case> {
                 .with("Accept-Encoding", "gzip")
                 .expecting(Expect::Stored),
         );
-        let smaller = move |r: &Received| coded(r, "br") && r.body.len() < length + 100;
+        let smaller = move |r: &ReceivedResponse| coded(r, "br") && r.body.len() < length + 100;
         cases.push(
             Case::new(&br, format!("/br/text-{length}"), Box::new(smaller))
                 .with("Accept-Encoding", "br")
                 .expecting(Expect::Stored),
         );
     }
-    let plain = |r: &Received| {
+    let plain = |r: &ReceivedResponse| {
         is_whole(r, 200, &text(16_384))
             && !r.fields.contains_key("content-encoding")
             && r.fields.contains_key("vary")
@@ -274,8 +277,9 @@ fn encoded() -> Vec<Case> {
 
 /// Bodies of 16,384 bytes of which only 10,000 arrive.
 fn cut() -> Vec<Case> {
-    let is_cut =
-        |r: &Received| r.status == 200 && r.end == End::Cut && body(16_384).starts_with(&r.body);
+    let is_cut = |r: &ReceivedResponse| {
+        r.status == 200 && r.end == End::Truncated && body(16_384).starts_with(&r.body)
+    };
     let case = |kind: &str| {
         Case::new(format!("cut-{kind}"), format!("/cut/{kind}"), Box::new(is_cut))
             .expecting(Expect::Cut)

@@ -1,7 +1,7 @@
 //! Compares a response through larder with the one that the origin sends to a direct request.
 
 use crate::client::End;
-use crate::strict_response::{Fault, Fields, Received};
+use crate::strict_response::{Fault, Fields, ReceivedResponse};
 use crate::zoo::cases::{Case, Expect};
 
 /// Fields that belong to one connection, or that a cache sets itself (RFC 9110 §7.6, RFC 9111 §5.1).
@@ -28,7 +28,7 @@ const OF_304: [&str; 5] = ["cache-control", "content-location", "etag", "expires
 
 /// The source of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
+pub enum Source {
     /// The origin; larder passes the response on.
     Origin,
     /// The origin, or larder from a stored response.
@@ -39,10 +39,10 @@ pub enum By {
 /// same path without conditions.
 pub fn differences(
     case: &Case,
-    direct: &Received,
-    whole: &Received,
-    through: &Result<Received, Fault>,
-    by: By,
+    direct: &ReceivedResponse,
+    whole: &ReceivedResponse,
+    through: &Result<ReceivedResponse, Fault>,
+    by: Source,
 ) -> Vec<String> {
     if case.expect == Expect::Cut {
         return compare_cut(direct, through);
@@ -57,11 +57,11 @@ pub fn differences(
         found.push(format!("status {} for {}: {body}", through.status, direct.status));
         return found;
     }
-    if direct.status == 416 && by == By::Either {
+    if direct.status == 416 && by == Source::Either {
         compare_416(whole, through, &mut found);
         return found;
     }
-    if through.end == End::Cut {
+    if through.end == End::Truncated {
         found.push(format!("cut after {} of {} bytes", through.body.len(), direct.body.len()));
     } else if through.body != direct.body {
         found.push(body_difference(&direct.body, &through.body));
@@ -70,7 +70,7 @@ pub fn differences(
         compare_304(direct, whole, through, &mut found);
     } else {
         // A part of a stored response may contain all the fields that the whole contains.
-        let whole = (direct.status == 206 && by == By::Either).then_some(whole);
+        let whole = (direct.status == 206 && by == Source::Either).then_some(whole);
         compare_fields(direct, whole, through, &mut found);
     }
     compare_length(case, direct, whole, through, &mut found);
@@ -78,14 +78,14 @@ pub fn differences(
         found.push(format!("trailers {:?} for {:?}", through.trailers, direct.trailers));
     }
     // RFC 9110 §15.2: interim responses are forwarded.
-    if by == By::Origin && undated(through) != undated(direct) {
+    if by == Source::Origin && undated(through) != undated(direct) {
         found.push(format!("interim {:?} for {:?}", through.interim, direct.interim));
     }
     found
 }
 
 /// The interim responses without their `Date`, which differs between two calls.
-fn undated(received: &Received) -> Vec<(u16, Fields)> {
+fn undated(received: &ReceivedResponse) -> Vec<(u16, Fields)> {
     let mut interim = received.interim.clone();
     for (_, fields) in &mut interim {
         fields.remove("date");
@@ -100,9 +100,9 @@ fn body_difference(direct: &[u8], through: &[u8]) -> String {
 }
 
 fn compare_fields(
-    direct: &Received,
-    whole: Option<&Received>,
-    through: &Received,
+    direct: &ReceivedResponse,
+    whole: Option<&ReceivedResponse>,
+    through: &ReceivedResponse,
     found: &mut Vec<String>,
 ) {
     let mut names: Vec<&String> = direct.fields.keys().chain(through.fields.keys()).collect();
@@ -119,15 +119,20 @@ fn compare_fields(
 }
 
 /// Checks larder's own response to a range beyond the stored body (RFC 9110 §15.5.17).
-fn compare_416(whole: &Received, through: &Received, found: &mut Vec<String>) {
+fn compare_416(whole: &ReceivedResponse, through: &ReceivedResponse, found: &mut Vec<String>) {
     let (expected, got) = (format!("bytes */{}", length(whole)), through.field("content-range"));
-    if got != Some(&expected) || through.end == End::Cut {
+    if got != Some(&expected) || through.end == End::Truncated {
         found.push(format!("content-range of a 416: {got:?} for {expected}"));
     }
 }
 
 /// A 304 from larder itself may contain fields of the 200 that the origin's 304 omits.
-fn compare_304(direct: &Received, whole: &Received, through: &Received, found: &mut Vec<String>) {
+fn compare_304(
+    direct: &ReceivedResponse,
+    whole: &ReceivedResponse,
+    through: &ReceivedResponse,
+    found: &mut Vec<String>,
+) {
     for name in OF_304 {
         let of = |fields: &Fields| fields.get(name).cloned();
         let (expected, got) = (of(&direct.fields), of(&through.fields));
@@ -142,12 +147,12 @@ fn compare_304(direct: &Received, whole: &Received, through: &Received, found: &
 /// body that a `GET` receives (RFC 9110 §8.6).
 fn compare_length(
     case: &Case,
-    direct: &Received,
-    whole: &Received,
-    through: &Received,
+    direct: &ReceivedResponse,
+    whole: &ReceivedResponse,
+    through: &ReceivedResponse,
     found: &mut Vec<String>,
 ) {
-    let of = |r: &Received| r.fields.get("content-length").cloned();
+    let of = |r: &ReceivedResponse| r.fields.get("content-length").cloned();
     let (expected, got) = (of(direct), of(through));
     let right = match direct.status {
         304 => got.is_none() || got == of(whole) || got == Some(vec![length(whole)]),
@@ -161,20 +166,23 @@ fn compare_length(
     }
 }
 
-fn length(response: &Received) -> String {
+fn length(response: &ReceivedResponse) -> String {
     response.body.len().to_string()
 }
 
 /// A response that the origin cut must reach the client as cut, or as larder's own error.
-fn compare_cut(direct: &Received, through: &Result<Received, Fault>) -> Vec<String> {
+fn compare_cut(
+    direct: &ReceivedResponse,
+    through: &Result<ReceivedResponse, Fault>,
+) -> Vec<String> {
     match through {
         // The connection was closed or reset before the head.
-        Err(Fault::Closed | Fault::Gone | Fault::Reset(_)) => Vec::new(),
+        Err(Fault::NotProcessed | Fault::NoResponse | Fault::Reset(_)) => Vec::new(),
         Err(Fault::Violation(what)) => vec![format!("no response: {what}")],
         Ok(through) if through.status == 502 && through.fields.contains_key("proxy-status") => {
             Vec::new()
         }
-        Ok(through) if through.end == End::Whole => {
+        Ok(through) if through.end == End::Complete => {
             vec![format!("{} bytes shown as whole: {}", through.body.len(), through.status)]
         }
         Ok(through) if through.status != direct.status => {

@@ -24,7 +24,7 @@ pub(super) fn read(
     let place = one.key_place("credential");
     let mut section = one.section(reader, "credential")?;
     let known = reader.problems.len();
-    let header = section.scalar(reader, "header", header_names::carrier);
+    let header = section.scalar(reader, "header", header_names::credential_header);
     let prefix = section.scalar(reader, "prefix", prefix);
     let secret = secret(&mut section, reader);
     let allow_origins = mount::web_pages(&mut section, reader);
@@ -40,7 +40,7 @@ pub(super) fn read(
     let prefix = prefix.map(|at| at.value).unwrap_or_default();
     let value = field_value(&prefix, &secret.value);
     match value {
-        Ok(value) => Some(Credential::new(header, value).for_pages(allow_origins)),
+        Ok(value) => Some(Credential::new(header, value).with_allowed_origins(allow_origins)),
         Err(what) => {
             let fix = "the secret is one line of ASCII without a space at either end";
             reader.problem(secret.place, &secret.path, what, fix);
@@ -170,7 +170,7 @@ fn refuse_or_warn(at: &Spanned<()>, hosts: &[UpstreamHost], reader: &mut Reader<
         unencrypted.iter().map(|host| host.host.to_string()).collect::<Vec<_>>().join(", "),
         first.host
     );
-    reader.note(at, WarningKind::InTheClear, text);
+    reader.warn(at, WarningKind::CleartextCredential, text);
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
             let credential = config.upstreams[0].credential.as_ref().unwrap();
             assert_eq!(credential.header, http::header::AUTHORIZATION);
             assert_eq!(credential.reveal().as_bytes(), b"Bot hunter2");
-            assert!(config.notes.is_empty(), "{:?}", config.notes);
+            assert!(config.warnings.is_empty(), "{:?}", config.warnings);
         }
     }
 
@@ -285,10 +285,10 @@ mod tests {
         let report = with(b"x", false, "\"*\"", FILE).expect_err("every host").to_string();
         assert!(report.contains("would be sent to every host"), "{report}");
         let config = with(b"x", false, "\"https://a.example\", b.example", FILE).unwrap();
-        let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };
+        let [note] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
         assert_eq!(
             (note.kind, note.path.as_str()),
-            (WarningKind::InTheClear, "upstreams.u.credential")
+            (WarningKind::CleartextCredential, "upstreams.u.credential")
         );
         assert!(note.text.contains("write `https://b.example` in `hosts`"), "{note}");
     }

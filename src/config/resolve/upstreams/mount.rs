@@ -82,7 +82,7 @@ fn mount(path: Spanned<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u
         port,
         allow_hosts: Vec::new(),
         allow_origins: Vec::new(),
-        guarded: false,
+        has_credential: false,
     }
 }
 

@@ -39,11 +39,11 @@ pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Rate
 
 /// Parses how long a call waits in the queue; zero is valid, too.
 fn queue_wait(text: &str) -> Result<Duration, ValueError> {
-    if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { retry::patience(text) }
+    if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { retry::client_wait(text) }
 }
 
 /// `ban_guard`; `None` without the section.
-pub(super) fn guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<BanGuardRule> {
+pub(super) fn ban_guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<BanGuardRule> {
     let defaults = BanGuardRule::default();
     let mut section = one.section(reader, "ban_guard")?;
     let known = reader.problems.len();
@@ -98,7 +98,7 @@ mod tests {
     fn policy(keys: &str) -> UpstreamPolicy {
         let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], {keys} }} }}\n");
         let config = parse("p", &text, &Env::default()).unwrap_or_else(|report| panic!("{report}"));
-        config.upstreams[0].conduct.clone()
+        config.upstreams[0].policy.clone()
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> 
         reader.problem(section.place, &section.at("class"), "is missing", fix);
     }
     let status = status.into_iter().map(|at| at.value).collect();
-    Some(ErrorRule { status, json, class: class?.value, hold: cooldown.map(|at| at.value) })
+    Some(ErrorRule { status, json, class: class?.value, cooldown: cooldown.map(|at| at.value) })
 }
 
 /// Refuses statuses below 400 in rules without `json`: they are no errors by themselves.
@@ -186,7 +186,7 @@ mod tests {
         let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], {keys} }} }}\n");
         let env: Env = [("CODE", "7")].into_iter().collect();
         let config = parse("p", &text, &env).unwrap_or_else(|report| panic!("{report}"));
-        config.upstreams[0].conduct.rules.clone()
+        config.upstreams[0].policy.rules.clone()
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
              { status: [401, 403], class: auth, hold: until-utc-month }, \
              { status: 503, class: minute }, { status: 200, json: { $.ok: false }, class: server }]",
         );
-        let classes: Vec<_> = rules.errors.iter().map(|rule| (rule.class, rule.hold)).collect();
+        let classes: Vec<_> = rules.errors.iter().map(|rule| (rule.class, rule.cooldown)).collect();
         let limited = OutcomeClass::RateLimited;
         let expected = [
             (limited(RateLimitKind::Quota), Some(CooldownUntil::UntilMidnight)),

@@ -40,7 +40,7 @@ fn refuse_or_warn(at: &Spanned<bool>, hosts: &[UpstreamHost], reader: &mut Reade
     }
     let text = "any certificate is accepted for these hosts, as configured here: an attacker on the path \
                 can read and change all traffic; `extra_roots` with their root certificate is safe";
-    reader.note(at, WarningKind::Insecure, text);
+    reader.warn(at, WarningKind::Insecure, text);
 }
 
 fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBuf> {
@@ -86,7 +86,7 @@ fn client_cert(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cli
     match ClientCert::parse(&cert_file.bytes, &key_file.bytes) {
         Ok(pair) => Some(pair),
         Err(error) => {
-            let at = if error.is_of_key() { key } else { cert };
+            let at = if error.is_key_error() { key } else { cert };
             reader.problem(at.place, &at.path, format!("the file {error}"), error.fix());
             None
         }
@@ -169,11 +169,11 @@ mod tests {
     fn cfg_07_an_insecure_upstream_causes_a_warning_and_names_its_hosts() {
         let config = with(&pair(), "insecure: true").unwrap();
         assert!(config.upstreams[0].tls.insecure);
-        let [note] = config.notes.as_slice() else { panic!("{:?}", config.notes) };
+        let [note] = config.warnings.as_slice() else { panic!("{:?}", config.warnings) };
         assert_eq!(note.kind, WarningKind::Insecure);
         assert_eq!((note.path.as_str(), note.place.line), ("upstreams.u.tls.insecure", 2));
         let config = with(&pair(), "insecure: false").unwrap();
-        assert!(config.notes.is_empty() && !config.upstreams[0].tls.insecure);
+        assert!(config.warnings.is_empty() && !config.upstreams[0].tls.insecure);
         let all = "version: 1\nupstreams: { u: { hosts: [\"*\"], tls: { insecure: true } } }";
         let report = read("p.yaml", all, &Env::default(), &pair()).unwrap_err().to_string();
         assert!(report.contains("would accept any certificate of every host"), "{report}");

@@ -21,11 +21,11 @@ fn noon() -> SystemTime {
 
 fn authority(constrain: &[&str]) -> Arc<CertificateAuthority> {
     let constrain: Vec<_> = constrain.iter().map(|c| NameConstraint::parse(c).unwrap()).collect();
-    Arc::new(CertificateAuthority::for_now(noon(), &constrain).unwrap())
+    Arc::new(CertificateAuthority::ephemeral(noon(), &constrain).unwrap())
 }
 
 fn issuer(constrain: &[&str]) -> (LeafIssuer, Clock) {
-    let clock = Clock::by_hand(noon());
+    let clock = Clock::manual(noon());
     (LeafIssuer::new(authority(constrain), clock.clone()).unwrap(), clock)
 }
 

@@ -14,7 +14,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use crate::frontend::session::http1::{Http1Session, ResponseFraming};
 use crate::frontend::session::{BodyLength, ClientError};
-use crate::frontend::stream::patiently;
+use crate::frontend::stream::with_stall_timeout;
 use crate::semantics::field_case::FieldCase;
 
 impl Http1Session {
@@ -78,7 +78,7 @@ impl Http1Session {
         }
         self.persists = false;
         // If the connection breaks, the body must not look complete.
-        self.io.answering();
+        self.io.arm_reset();
         ResponseFraming::Close
     }
 
@@ -91,7 +91,7 @@ impl Http1Session {
             return Ok(());
         }
         self.sent += piece.len() as u64;
-        self.stall.holds(piece.len());
+        self.stall.set_piece(piece.len());
         match &mut self.outgoing {
             ResponseFraming::Chunked => {
                 self.queue.push_back(Bytes::from(format!("{:x}\r\n", piece.len())));
@@ -119,7 +119,7 @@ impl Http1Session {
                 Poll::Pending => return self.stall.poll(cx).map(|()| Err(ClientError::Stalled)),
                 Poll::Ready(Ok(written @ 1..)) => {
                     front.advance(written);
-                    self.stall.moved(written);
+                    self.stall.record_read(written);
                 }
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(ClientError::Gone)),
             }
@@ -141,13 +141,13 @@ impl Http1Session {
         self.drained().await?;
         self.outgoing = ResponseFraming::Ended;
         self.flush().await?;
-        self.io.answered();
+        self.io.disarm_reset();
         Ok(())
     }
 
     pub(in crate::frontend::session) async fn flush(&mut self) -> Result<(), ClientError> {
         let in_flight = Arc::clone(self.io.in_flight());
-        patiently(&in_flight, self.io.flush()).await.map_err(|_broken| ClientError::Gone)
+        with_stall_timeout(&in_flight, self.io.flush()).await.map_err(|_broken| ClientError::Gone)
     }
 }
 

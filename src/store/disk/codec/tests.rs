@@ -40,12 +40,12 @@ fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64)
 
 fn entry_ref<'a>(canonical: &'a [u8], stored: &'a StoredResponse) -> EntryRef<'a> {
     let (epoch, until) = (Epoch::from_raw(7), ExpiresAt(9));
-    EntryRef { canonical, stored, mark: epoch, until, body_hash: body_hash(&stored.body) }
+    EntryRef { canonical, stored, epoch, until, body_hash: body_hash(&stored.body) }
 }
 
 fn assert_same(one: &StoredResponse, other: &StoredResponse) {
     let parts = |s: &StoredResponse| {
-        (s.status, s.headers.clone(), s.withheld.clone(), s.body.clone(), s.said.clone())
+        (s.status, s.headers.clone(), s.withheld.clone(), s.body.clone(), s.metadata.clone())
     };
     let metadata = |s: &StoredResponse| {
         (s.vary.clone(), s.variant, s.request_time, s.response_time, s.initial_age)
@@ -79,9 +79,9 @@ proptest! {
             let value = entry_ref.encode(body_in, &cipher()).unwrap();
             let entry = Entry::decode(&value).unwrap();
             prop_assert_eq!(entry.canonical, &canonical[..]);
-            prop_assert_eq!((entry.head.mark, entry.head.until), (Epoch::from_raw(7), ExpiresAt(9)));
-            prop_assert_eq!(entry.head.body_in, body_in);
-            prop_assert_eq!(entry.head.body_len, body.len() as u64);
+            prop_assert_eq!((entry.meta.epoch, entry.meta.until), (Epoch::from_raw(7), ExpiresAt(9)));
+            prop_assert_eq!(entry.meta.body_in, body_in);
+            prop_assert_eq!(entry.meta.body_len, body.len() as u64);
             assert_same(&entry.with_body(stored.body.clone(), &cipher()).unwrap(), &stored);
             match body_in {
                 BodyLocation::Entry => assert_same(&entry.with_own_body(&cipher()).unwrap(), &stored),

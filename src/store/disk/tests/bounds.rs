@@ -112,7 +112,7 @@ async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
         disk.put(
             &key(&format!("/{}", n * 7919 % (puts / 2))),
             &stored(body.clone()),
-            (MARK, SO_FAR),
+            (EPOCH, LATEST_ORDER),
             Some(until),
             presence(),
         );
@@ -144,35 +144,35 @@ async fn many_small_responses_stay_within_the_bound_too() {
 #[test]
 fn the_nearest_expiry_is_evicted_first_and_entries_without_one_last() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     let until =
-        |n: u64| if n == 0 { ExpiresAt::FOREVER } else { ExpiresAt::of(Some(at(5000 + n))) };
+        |n: u64| if n == 0 { ExpiresAt::FOREVER } else { ExpiresAt::from_time(Some(at(5000 + n))) };
     for n in 0..10 {
         let stored = stored(bytes(1, 10_000));
         let put = PutCommand {
             key: key(&format!("/{n}")),
             stored,
-            mark: MARK,
-            so_far: SO_FAR,
+            epoch: EPOCH,
+            latest_order: LATEST_ORDER,
             until: until(n),
             _presence: presence(),
         };
         writer.put(&put).unwrap();
     }
-    let each = writer.sizes.bytes() / 10;
+    let each = writer.usage.bytes() / 10;
     writer.bound = each * 4;
     writer.make_room().unwrap();
     let left = |writer: &DiskWriter| -> Vec<u64> {
-        let key = |n: u64| keys::entry(&keys::place(&key(&format!("/{n}")), VariantId::SOLE));
+        let key = |n: u64| keys::entry(&keys::entry_id(&key(&format!("/{n}")), VariantId::SOLE));
         (0..10).filter(|n| writer.database.get(&key(*n)).unwrap().is_some()).collect()
     };
     // Eviction frees a little more than needed.
     assert_eq!(left(&writer), [0, 8, 9]);
-    assert_eq!(writer.sizes.totals().evictions, 7);
+    assert_eq!(writer.usage.totals().evictions, 7);
     writer.evict_down_to(each).unwrap();
     assert_eq!(left(&writer), [0]);
     writer.evict_down_to(0).unwrap();
     assert_eq!(left(&writer), [0; 0]);
-    assert_eq!((writer.sizes.bytes(), fixture.files().len()), (0, 0));
+    assert_eq!((writer.usage.bytes(), fixture.files().len()), (0, 0));
     assert_eq!(counts(&writer.database), [0, 0, 0]);
 }

@@ -47,7 +47,7 @@ async fn template() -> TestDisk {
             disk.put(
                 &key(&format!("/{n}")),
                 &stored,
-                (MARK, SO_FAR),
+                (EPOCH, LATEST_ORDER),
                 Some(at(2_000_000)),
                 presence(),
             );
@@ -84,7 +84,7 @@ async fn found_whole(fixture: &TestDisk, seed: u64) -> usize {
         }
         // Again: the damaged entries found have been removed meanwhile.
         disk.flush().await;
-        assert_eq!(disk.condition(), Health::Good, "seed {seed}");
+        assert_eq!(disk.health(), Health::Good, "seed {seed}");
         let path = format!("/new{restart}");
         put(&disk, &path, &stored(content(5)));
         disk.flush().await;
@@ -245,7 +245,7 @@ async fn a_damaged_entry_is_a_miss_and_is_removed() {
     put(&disk, "/x", &stored("x"));
     disk.flush().await;
     let database = disk.shared.open.load_full().unwrap();
-    let entry_key = keys::entry(&keys::place(&key("/x"), VariantId::SOLE));
+    let entry_key = keys::entry(&keys::entry_id(&key("/x"), VariantId::SOLE));
     let mut value = database.get(&entry_key).unwrap().unwrap().to_vec();
     value[30] ^= 4;
     database.insert(&entry_key, value).unwrap();
@@ -266,10 +266,10 @@ async fn only_the_newest_quarantine_is_kept() {
         names.filter(|name| name.starts_with("quarantine-")).collect::<Vec<_>>()
     };
     for day in 0..3 {
-        fixture.keeper().database.insert(b"F", b"another's".to_vec()).unwrap();
+        fixture.writer().database.insert(b"F", b"another's".to_vec()).unwrap();
         fixture.clock.advance(Duration::from_secs(86_400));
         let disk = fixture.open().await;
-        assert_eq!(disk.condition(), Health::Good);
+        assert_eq!(disk.health(), Health::Good);
         disk.close().await;
         let time = humantime::format_rfc3339_seconds(fixture.clock.now());
         assert_eq!(quarantines(), [format!("quarantine-{time}")], "day {day}");
@@ -284,9 +284,7 @@ async fn when_no_database_opens_it_runs_memory_only_until_one_does() {
     // A file where a directory must be.
     fs::write(fixture.cache(), b"").unwrap();
     let disk = fixture.open().await;
-    let Health::MemoryOnly(reason) = disk.condition() else {
-        panic!("it is {:?}", disk.condition())
-    };
+    let Health::MemoryOnly(reason) = disk.health() else { panic!("it is {:?}", disk.health()) };
     assert!(!reason.is_empty());
     assert!(fixture.errors("open") >= 1);
     put(&disk, "/x", &stored("x"));
@@ -294,7 +292,7 @@ async fn when_no_database_opens_it_runs_memory_only_until_one_does() {
     assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing));
     fs::remove_file(fixture.cache()).unwrap();
     // Recovery is tried again by a timer: only the health reports it.
-    while disk.condition() != Health::Good {
+    while disk.health() != Health::Good {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     put(&disk, "/x", &stored("x"));
@@ -310,9 +308,9 @@ async fn an_opening_that_hangs_is_abandoned_and_the_cache_recreated() {
     disk.close().await;
     let file = fs::File::open(fixture.layout().database().join("db")).unwrap();
     rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    fixture.means.open_within = Duration::from_millis(300);
+    fixture.hooks.open_within = Duration::from_millis(300);
     let disk = fixture.open().await;
-    assert_eq!(disk.condition(), Health::Good);
+    assert_eq!(disk.health(), Health::Good);
     assert_eq!(fixture.metric("larder_store_recovered_total"), 1);
     put(&disk, "/x", &stored("x"));
     disk.flush().await;

@@ -30,7 +30,7 @@ fn worker(dir: &std::path::Path, measure: free_space::Measure) -> Worker {
         Box::new(crate::store::disk::tests::NoObserver),
     );
     let mut worker = Worker::new(shared);
-    worker.climb(RecoveryStep::AsItIs);
+    worker.recover(RecoveryStep::AsItIs);
     worker
 }
 
@@ -49,7 +49,7 @@ fn add_expiries(worker: &mut Worker, keys: std::ops::Range<u8>) {
 }
 
 fn recovered(worker: &Worker) -> bool {
-    worker.shared.account.render().contains("larder_store_recovered_total 1\n")
+    worker.shared.telemetry.render().contains("larder_store_recovered_total 1\n")
 }
 
 fn fails(worker: &mut Worker) {
@@ -62,10 +62,10 @@ fn a_database_that_fails_soon_after_opening_is_recreated() {
     let dir = tempfile::tempdir().unwrap();
     let mut worker = worker(dir.path(), |_| None);
     add_expiries(&mut worker, 0..5);
-    assert_eq!(worker.shared.sizes.totals().entries, 5);
+    assert_eq!(worker.shared.usage.totals().entries, 5);
     fails(&mut worker);
     assert!(worker.open.is_some() && recovered(&worker));
-    assert_eq!(worker.shared.sizes.totals().entries, 0);
+    assert_eq!(worker.shared.usage.totals().entries, 0);
 }
 
 /// A lack of file descriptors is no sign of damage on disk.
@@ -80,8 +80,8 @@ fn a_lack_of_descriptors_causes_a_retry_and_no_quarantine() {
         assert!(failed.is_none() && worker.open.is_none() && !recovered(&worker));
         assert!(worker.timers.retry > clock::monotonic(), "not at once");
         worker.timers.retry = clock::monotonic();
-        worker.look_after(true);
-        assert_eq!(worker.shared.sizes.totals().entries, 5);
+        worker.run_due_tasks(true);
+        assert_eq!(worker.shared.usage.totals().entries, 5);
     }
 }
 
@@ -93,7 +93,7 @@ fn a_database_that_worked_long_is_opened_again_as_it_is() {
     worker.opened = worker.opened.checked_sub(TRIAL).unwrap();
     fails(&mut worker);
     assert!(worker.open.is_some() && !recovered(&worker));
-    assert_eq!(worker.shared.sizes.totals().entries, 5);
+    assert_eq!(worker.shared.usage.totals().entries, 5);
 }
 
 #[test]
@@ -113,23 +113,23 @@ fn on_a_full_volume_it_evicts_then_recreates_then_waits() {
         |_: &std::path::Path| Some(FsUsage { total: 1 << 40, free: FREE.load(Ordering::Relaxed) });
     let mut worker = worker(dir.path(), volume);
     add_expiries(&mut worker, 0..10);
-    let entries = |worker: &Worker| worker.shared.sizes.totals().entries;
-    assert_eq!(worker.shared.condition(), Health::Good);
-    worker.look_for_room();
+    let entries = |worker: &Worker| worker.shared.usage.totals().entries;
+    assert_eq!(worker.shared.health(), Health::Good);
+    worker.check_free_space();
     assert_eq!(entries(&worker), 5);
     assert!(
-        matches!(worker.shared.condition(), Health::MemoryOnly(reason) if reason.contains("full"))
+        matches!(worker.shared.health(), Health::MemoryOnly(reason) if reason.contains("full"))
     );
-    worker.look_for_room();
+    worker.check_free_space();
     assert_eq!(entries(&worker), 0);
-    assert_ne!(worker.shared.condition(), Health::Good, "it is open again, and nothing is written");
+    assert_ne!(worker.shared.health(), Health::Good, "it is open again, and nothing is written");
     add_expiries(&mut worker, 0..3);
-    worker.look_for_room();
+    worker.check_free_space();
     assert_eq!(entries(&worker), 3, "more would not help");
-    assert!(worker.shortage.is_on());
+    assert!(worker.pressure.is_active());
     FREE.store(1 << 39, Ordering::Relaxed);
-    worker.look_for_room();
-    assert!(!worker.shortage.is_on());
-    assert_eq!(worker.shared.condition(), Health::Good);
+    worker.check_free_space();
+    assert!(!worker.pressure.is_active());
+    assert_eq!(worker.shared.health(), Health::Good);
     assert!(!recovered(&worker), "that is no fault");
 }

@@ -64,7 +64,7 @@ async fn with_one_purge(dir: &Path) -> Generation {
     let generation =
         Generation { hard: Epoch::from_raw(70), soft: Epoch::default(), ..Generation::default() };
     let (state, _) = StateDb::open(dir, at(1)).unwrap();
-    state.keep(Change { reach: PurgeScope::Target(7), generation });
+    state.persist(Change { scope: PurgeScope::Target(7), generation });
     state.flush().await.unwrap();
     state.close();
     generation

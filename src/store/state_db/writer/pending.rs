@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::monotonic;
 use crate::store::generations::{Change, PurgeScope, Snapshot};
-use crate::store::state_db::open::{Fault, again};
+use crate::store::state_db::open::{Fault, reopen};
 use crate::store::state_db::writer::{Changed, Command};
 use crate::store::state_db::{
     GENERATIONS, LATEST_KEY, LEAST_KEY, SUPERSEDED, encode, encode_superseded, key,
@@ -101,7 +101,7 @@ impl WriterState {
         every.saturating_sub(monotonic().saturating_duration_since(since))
     }
 
-    pub(super) fn keep(&mut self, Change { reach: scope, generation }: Change) {
+    pub(super) fn stage(&mut self, Change { scope, generation }: Change) {
         self.unwritten.insert(key(GENERATIONS, scope), Some(encode(generation)));
         if let Some(superseded) = encode_superseded(generation) {
             self.unwritten.insert(key(SUPERSEDED, scope), Some(superseded));
@@ -123,9 +123,9 @@ impl WriterState {
         self.targets.clear();
         let latest = all.latest.raw().to_be_bytes().to_vec();
         self.unwritten.insert(LATEST_KEY.to_vec(), Some(latest));
-        self.keep(Change { reach: PurgeScope::All, generation: all.all });
+        self.stage(Change { scope: PurgeScope::All, generation: all.all });
         for (target, generation) in &all.targets {
-            self.keep(Change { reach: PurgeScope::Target(*target), generation: *generation });
+            self.stage(Change { scope: PurgeScope::Target(*target), generation: *generation });
         }
     }
 
@@ -238,7 +238,7 @@ impl WriterState {
     }
 
     fn open_again(&mut self) -> Result<(), String> {
-        let opened = again(&self.dir).map_err(|fault| match fault {
+        let opened = reopen(&self.dir).map_err(|fault| match fault {
             Fault::Damaged(reason) | Fault::Unavailable(reason) => reason,
         });
         match opened {

@@ -17,7 +17,7 @@ use crate::upstream::rate_limiter;
 use crate::upstream::rejection::RejectReason;
 
 /// The maximum length of a restored cooldown: the longest `Retry-After` that is accepted.
-const LONGEST_HOLD: Duration = Duration::from_secs(32 * 86_400);
+const MAX_COOLDOWN_TIME: Duration = Duration::from_secs(32 * 86_400);
 
 /// The upstream that a row belongs to, and the kind of the row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,7 +25,7 @@ pub(super) struct RowKey {
     /// Whether the name is that of a configured upstream. Otherwise it is a host and port.
     pub(super) configured: bool,
     pub(super) name: Arc<str>,
-    pub(super) what: RowKind,
+    pub(super) kind: RowKind,
 }
 
 /// The kind of a row.
@@ -34,9 +34,9 @@ pub(super) enum RowKind {
     /// The window of a credential.
     Window(u128),
     /// The count of the ban guard.
-    Guard,
+    BanGuard,
     /// The firm cooldowns.
-    Holds,
+    Cooldowns,
 }
 
 /// Firm cooldowns, and the shapes of the calls that belong to their buckets.
@@ -48,14 +48,14 @@ pub(super) struct SavedCooldowns {
 
 impl RowKey {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let kind = match self.what {
+        let kind = match self.kind {
             RowKind::Window(_) => b'w',
-            RowKind::Guard => b'g',
-            RowKind::Holds => b'h',
+            RowKind::BanGuard => b'g',
+            RowKind::Cooldowns => b'h',
         };
         let mut key = vec![kind, u8::from(self.configured)];
         key.extend_from_slice(self.name.as_bytes());
-        if let RowKind::Window(credential) = self.what {
+        if let RowKind::Window(credential) = self.kind {
             key.extend_from_slice(&credential.to_be_bytes());
         }
         key
@@ -68,12 +68,12 @@ impl RowKey {
                 let (name, credential) = rest.split_last_chunk()?;
                 (name, RowKind::Window(u128::from_be_bytes(*credential)))
             }
-            b'g' => (rest, RowKind::Guard),
-            b'h' => (rest, RowKind::Holds),
+            b'g' => (rest, RowKind::BanGuard),
+            b'h' => (rest, RowKind::Cooldowns),
             _ => return None,
         };
         let name = std::str::from_utf8(name).ok().filter(|name| !name.is_empty())?;
-        Some(Self { configured: *configured == 1, name: name.into(), what: kind })
+        Some(Self { configured: *configured == 1, name: name.into(), kind })
     }
 }
 
@@ -161,7 +161,7 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn window(saved: &rate_limiter::Kept, now: SystemTime) -> Vec<u8> {
+pub(super) fn encode_window(saved: &rate_limiter::SavedWindow, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
     row.number(saved.rate.count.into());
     row.time(saved.rate.per);
@@ -174,18 +174,18 @@ pub(super) fn window(saved: &rate_limiter::Kept, now: SystemTime) -> Vec<u8> {
     row.0
 }
 
-pub(super) fn read_window(row: &[u8], now: SystemTime) -> Option<rate_limiter::Kept> {
+pub(super) fn decode_window(row: &[u8], now: SystemTime) -> Option<rate_limiter::SavedWindow> {
     let mut row = Reader::at(row, now)?;
     let count = u32::try_from(row.number()?).ok().filter(|count| *count > 0)?;
     let rate = Rate { count, per: row.time()? };
     let ahead = row.number()?;
     let sent = pairs(&mut row)?;
-    Some(rate_limiter::Kept { rate, sent, ahead }.aged(row.age))
+    Some(rate_limiter::SavedWindow { rate, sent, ahead }.aged(row.age))
 }
 
-pub(super) fn guard(saved: &ban_guard::SavedBanGuard, now: SystemTime) -> Vec<u8> {
+pub(super) fn encode_ban_guard(saved: &ban_guard::SavedBanGuard, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
-    row.time(saved.for_long);
+    row.time(saved.retention);
     row.count(saved.pieces.len());
     for (age, count) in &saved.pieces {
         row.time(*age);
@@ -194,7 +194,7 @@ pub(super) fn guard(saved: &ban_guard::SavedBanGuard, now: SystemTime) -> Vec<u8
     row.0
 }
 
-pub(super) fn read_guard(row: &[u8], now: SystemTime) -> Option<ban_guard::SavedBanGuard> {
+pub(super) fn decode_ban_guard(row: &[u8], now: SystemTime) -> Option<ban_guard::SavedBanGuard> {
     let mut row = Reader::at(row, now)?;
     let for_long = row.time()?;
     let mut pieces = pairs(&mut row)?;
@@ -202,7 +202,7 @@ pub(super) fn read_guard(row: &[u8], now: SystemTime) -> Option<ban_guard::Saved
         *age = age.saturating_add(row.age);
     }
     pieces.retain(|(age, _)| *age < for_long);
-    Some(ban_guard::SavedBanGuard { for_long, pieces })
+    Some(ban_guard::SavedBanGuard { retention: for_long, pieces })
 }
 
 fn pairs(row: &mut Reader<'_>) -> Option<Vec<(Duration, u64)>> {
@@ -210,15 +210,15 @@ fn pairs(row: &mut Reader<'_>) -> Option<Vec<(Duration, u64)>> {
     (0..count).map(|_| Some((row.time()?, row.number()?))).collect()
 }
 
-pub(super) fn holds(saved: &SavedCooldowns, now: SystemTime) -> Vec<u8> {
+pub(super) fn encode_cooldowns(saved: &SavedCooldowns, now: SystemTime) -> Vec<u8> {
     let mut row = Writer::at(now);
     row.count(saved.all.len());
     for one in &saved.all {
-        let (kind, id) = encode_scope(one.reach);
+        let (kind, id) = encode_scope(one.scope);
         row.number(kind);
         row.wide(id);
         row.time(one.left);
-        row.number(encode_reason(one.cause));
+        row.number(encode_reason(one.reason));
         row.number(one.times.into());
     }
     row.count(saved.shapes.len());
@@ -231,21 +231,16 @@ pub(super) fn holds(saved: &SavedCooldowns, now: SystemTime) -> Vec<u8> {
 }
 
 /// The cooldowns that are not over. Those with an unknown scope or reason are left out.
-pub(super) fn read_holds(row: &[u8], now: SystemTime) -> Option<SavedCooldowns> {
+pub(super) fn decode_cooldowns(row: &[u8], now: SystemTime) -> Option<SavedCooldowns> {
     let mut row = Reader::at(row, now)?;
     let mut cooldowns = SavedCooldowns::default();
     for _ in 0..row.count(48)? {
         let scope = decode_scope(row.number()?, row.wide()?);
-        let left = row.time()?.min(LONGEST_HOLD).saturating_sub(row.age);
+        let left = row.time()?.min(MAX_COOLDOWN_TIME).saturating_sub(row.age);
         let reason = decode_reason(row.number()?);
         let times = u32::try_from(row.number()?).unwrap_or(u32::MAX);
         if let (Some(scope), Some(reason), false) = (scope, reason, left.is_zero()) {
-            cooldowns.all.push(cooldown::SavedCooldown {
-                reach: scope,
-                left,
-                cause: reason,
-                times,
-            });
+            cooldowns.all.push(cooldown::SavedCooldown { scope, left, reason, times });
         }
     }
     for _ in 0..row.count(24)? {
@@ -281,22 +276,22 @@ fn decode_scope(kind: u64, id: u128) -> Option<CooldownScope> {
 }
 
 /// The stored number of a reason is its index, which never changes.
-const CAUSES: [RejectReason; 7] = [
+const REASONS: [RejectReason; 7] = [
     RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)),
     RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)),
     RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Shared)),
     RejectReason::Failed(OutcomeClass::Server),
     RejectReason::Failed(OutcomeClass::Network),
     RejectReason::Failed(OutcomeClass::Timeout),
-    RejectReason::InvalidRequests,
+    RejectReason::BanGuard,
 ];
 
 fn encode_reason(reason: RejectReason) -> u64 {
-    CAUSES.iter().position(|known| *known == reason).map_or(u64::MAX, |place| place as u64)
+    REASONS.iter().position(|known| *known == reason).map_or(u64::MAX, |place| place as u64)
 }
 
 fn decode_reason(place: u64) -> Option<RejectReason> {
-    CAUSES.get(usize::try_from(place).ok()?).copied()
+    REASONS.get(usize::try_from(place).ok()?).copied()
 }
 
 #[cfg(test)]

@@ -44,7 +44,7 @@ impl FakeStore {
     fn take_rows(&self) {
         let Some(registry) = self.1.upgrade() else { return };
         let mut rows = self.0.rows.lock();
-        for UsageRow { key, value } in registry.changed(self.2.now(), self.2.instant()) {
+        for UsageRow { key, value } in registry.changed_rows(self.2.now(), self.2.instant()) {
             match value {
                 Some(value) => drop(rows.insert(key, value)),
                 None => drop(rows.remove(&key)),
@@ -55,12 +55,12 @@ impl FakeStore {
 
 #[async_trait]
 impl LimitStore for FakeStore {
-    async fn settle(&self) {
+    async fn flush(&self) {
         *self.0.flushes.lock() += 1;
         self.take_rows();
     }
 
-    fn nudge(&self) {
+    fn flush_soon(&self) {
         *self.0.nudges.lock() += 1;
         self.take_rows();
     }
@@ -81,16 +81,16 @@ impl Bench {
         let yaml = "{ version: 1, upstreams: { api: { hosts: [api.example] } } }";
         let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
         let mut upstream: Arc<Upstream> = Arc::clone(&config.upstreams[0]);
-        Arc::make_mut(&mut upstream).conduct = policy.clone();
+        Arc::make_mut(&mut upstream).policy = policy.clone();
         let registry = Arc::new(UpstreamRegistry::default());
         let found = rows.iter().map(|(key, value)| (&key[..], &value[..]));
         let unreadable = registry.restore(found, clock.now(), clock.instant());
         let disk = Arc::new(FakeDisk { rows: Mutex::new(rows.clone()), ..FakeDisk::default() });
         let store = FakeStore(Arc::clone(&disk), Arc::downgrade(&registry), clock.clone());
-        registry.keep_in(Arc::new(store));
+        registry.set_store(Arc::new(store));
         let telemetry = Telemetry::new(&["route".into()], &["api".into()]);
         let control = AdmissionControl::new(telemetry, Arc::clone(&registry), clock.clone());
-        let target = UpstreamTable::new(vec![upstream]).place(&request_target("/"));
+        let target = UpstreamTable::new(vec![upstream]).lookup(&request_target("/"));
         Self { control, registry, disk, clock: clock.clone(), target, unreadable }
     }
 
@@ -124,7 +124,7 @@ impl Bench {
             })
             .collect();
         let mut permit = self.acquire(call).await.expect("the call is admitted");
-        permit.answered(StatusCode::from_u16(status).unwrap(), &fields, None);
+        permit.on_response(StatusCode::from_u16(status).unwrap(), &fields, None);
     }
 
     /// The number of calls that are admitted at once.
@@ -146,7 +146,7 @@ fn call(path: &str) -> CallContext {
 }
 
 fn clock() -> Clock {
-    Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000)
+    Clock::manual(SystemTime::UNIX_EPOCH + SECOND * 1_800_000_000)
 }
 
 fn rate_limited(count: u32, per: Duration) -> UpstreamPolicy {
@@ -174,7 +174,7 @@ async fn a_window_continues_after_a_kill_at_any_call() {
     }
     assert_eq!(calls, 2);
     let rejection = bench.acquire(call("/")).await.err().expect("two a day");
-    assert_eq!(rejection, Rejection { cause: RejectReason::Pace, left: 20 * HOUR });
+    assert_eq!(rejection, Rejection { reason: RejectReason::RateLimit, left: 20 * HOUR });
     clock.advance(rejection.left);
     assert_eq!(bench.after_kill(&policy).admitted().await, 1);
 }
@@ -254,7 +254,7 @@ async fn a_ban_guard_continues_its_count_and_its_block_after_a_restart() {
         bench = bench.after_kill(&policy);
     }
     let rejection = bench.acquire(call("/")).await.err().expect("four of five");
-    assert_eq!(rejection, Rejection { cause: RejectReason::InvalidRequests, left: 610 * SECOND });
+    assert_eq!(rejection, Rejection { reason: RejectReason::BanGuard, left: 610 * SECOND });
     clock.advance(rejection.left);
     bench = bench.after_kill(&policy);
     bench.complete(call("/"), 200, &[]).await;
@@ -294,7 +294,7 @@ async fn firm_cooldowns_of_every_scope_are_stored_and_soft_ones_are_not() {
         let left = after.acquire(blocked).await.err().expect("the call is blocked").left;
         assert_eq!(left, 2_000 * SECOND);
     }
-    let stale = CallContext { yields: true, ..keyed(2) };
+    let stale = CallContext { has_stale: true, ..keyed(2) };
     for free in [stale, call("/guilds/2000/roles"), call("/users")] {
         assert!(after.acquire(free).await.is_ok());
     }
@@ -304,10 +304,10 @@ async fn firm_cooldowns_of_every_scope_are_stored_and_soft_ones_are_not() {
 async fn the_cooldown_of_a_host_that_only_a_route_names_is_stored() {
     let clock = clock();
     let bench = Bench::new(&UpstreamPolicy::default(), &Stored::new(), &clock);
-    let unnamed = UpstreamTable::new(Vec::new()).place(&request_target("/"));
+    let unnamed = UpstreamTable::new(Vec::new()).lookup(&request_target("/"));
     let mut permit = bench.control.acquire(&unnamed, call("/")).await.unwrap();
     let fields = [(http::header::RETRY_AFTER, HeaderValue::from_static("600"))];
-    permit.answered(StatusCode::TOO_MANY_REQUESTS, &fields.into_iter().collect(), None);
+    permit.on_response(StatusCode::TOO_MANY_REQUESTS, &fields.into_iter().collect(), None);
     let after = bench.after_kill(&UpstreamPolicy::default());
     assert!(after.control.acquire(&unnamed, call("/")).await.is_err());
     assert!(
@@ -323,7 +323,7 @@ async fn a_limit_lasts_at_most_its_length_after_a_clock_was_set_back() {
     bench
         .complete(CallContext { credential: 1, ..call("/") }, 429, &[("retry-after", "600")])
         .await;
-    let back = Clock::by_hand(SystemTime::UNIX_EPOCH + SECOND * 1_500_000_000);
+    let back = Clock::manual(SystemTime::UNIX_EPOCH + SECOND * 1_500_000_000);
     let mut after = Bench::new(&rate_limited(1, HOUR), &bench.disk.rows.lock(), &back);
     for _ in 0..6 {
         assert!(after.acquire(call("/")).await.is_err());
@@ -360,15 +360,19 @@ async fn without_a_storage_few_changes_are_kept() {
         [("retry-after", "600"), ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
     let bucket = bucket
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-    for credential in 1..3 * MOST as u128 {
+    for credential in 1..3 * MAX_LIMITS as u128 {
         let call = CallContext { credential, ..call("/") };
         let mut permit = control.acquire(&bench.target, call).await.unwrap();
-        permit.answered(StatusCode::TOO_MANY_REQUESTS, &bucket.clone().into_iter().collect(), None);
+        permit.on_response(
+            StatusCode::TOO_MANY_REQUESTS,
+            &bucket.clone().into_iter().collect(),
+            None,
+        );
     }
-    let upstream = control.traffics.known("api").unwrap();
-    let state = upstream.state.lock();
-    assert!(state.unsaved.windows.len() <= 2 * MOST, "{}", state.unsaved.windows.len());
-    assert!(state.held_shapes.len() <= MOST, "{}", state.held_shapes.len());
+    let upstream = control.registry.get("api").unwrap();
+    let state = upstream.limiter.lock();
+    assert!(state.unsaved.windows.len() <= 2 * MAX_LIMITS, "{}", state.unsaved.windows.len());
+    assert!(state.bucket_shapes.len() <= MAX_LIMITS, "{}", state.bucket_shapes.len());
 }
 
 #[tokio::test]
@@ -393,16 +397,16 @@ async fn a_disk_that_hangs_delays_a_call_but_does_not_block_it() {
 
     #[async_trait]
     impl LimitStore for Hanging {
-        async fn settle(&self) {
+        async fn flush(&self) {
             std::future::pending::<()>().await;
         }
 
-        fn nudge(&self) {}
+        fn flush_soon(&self) {}
     }
 
     let bench = Bench::new(&rate_limited(2, DAY), &Stored::new(), &clock());
     let registry = Arc::new(UpstreamRegistry::default());
-    registry.keep_in(Arc::new(Hanging));
+    registry.set_store(Arc::new(Hanging));
     let telemetry = Telemetry::new(&["route".into()], &["api".into()]);
     let control = AdmissionControl::new(telemetry, registry, bench.clock.clone());
     assert!(control.acquire(&bench.target, call("/")).await.is_ok());

@@ -12,12 +12,12 @@ use crate::semantics::field_list;
 use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{
-    HEAD_BYTES, HEAD_FIELDS, OutgoingRequest, SessionError, UpstreamHead, has_no_body,
+    MAX_HEAD_BYTES, MAX_HEAD_FIELDS, OutgoingRequest, SessionError, UpstreamHead, has_no_body,
     is_within_bounds, length,
 };
 
 /// Serialises the head of a request.
-pub(super) fn head(request: &OutgoingRequest) -> Bytes {
+pub(super) fn request_head(request: &OutgoingRequest) -> Bytes {
     let mut out = BytesMut::with_capacity(512);
     out.put_slice(request.method.as_str().as_bytes());
     out.put_u8(b' ');
@@ -55,7 +55,10 @@ fn expects_a_body(method: &Method) -> bool {
 
 /// The offset of the end of the head; `None`: the head is incomplete. `scanned` is the offset of the first
 /// line that has not been examined; the next call continues there.
-pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize>, SessionError> {
+pub(super) fn find_head_end(
+    input: &[u8],
+    scanned: &mut usize,
+) -> Result<Option<usize>, SessionError> {
     while let Some(feed) = input.get(*scanned..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
         let line = input.get(*scanned..*scanned + feed).unwrap_or_default();
         *scanned += feed + 1;
@@ -64,11 +67,15 @@ pub(super) fn head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize
             return Ok(Some(*scanned));
         }
     }
-    if input.len() > HEAD_BYTES + 64 * HEAD_FIELDS { Err(SessionError::Protocol) } else { Ok(None) }
+    if input.len() > MAX_HEAD_BYTES + 64 * MAX_HEAD_FIELDS {
+        Err(SessionError::Protocol)
+    } else {
+        Ok(None)
+    }
 }
 
-pub(super) fn read_head(raw: &Bytes) -> Result<UpstreamHead, SessionError> {
-    let mut slots = [httparse::EMPTY_HEADER; HEAD_FIELDS];
+pub(super) fn parse_response_head(raw: &Bytes) -> Result<UpstreamHead, SessionError> {
+    let mut slots = [httparse::EMPTY_HEADER; MAX_HEAD_FIELDS];
     let mut response = httparse::Response::new(&mut slots);
     let mut parser = httparse::ParserConfig::default();
     parser.allow_spaces_after_header_name_in_responses(true);
@@ -93,7 +100,7 @@ pub(super) fn read_head(raw: &Bytes) -> Result<UpstreamHead, SessionError> {
     if !is_within_bounds(&headers) {
         return Err(SessionError::Protocol);
     }
-    let spelling = FieldCase::of(raw.clone());
+    let spelling = FieldCase::from_head(raw.clone());
     let framing = BodyFraming::Length(0);
     Ok(UpstreamHead { status, version, headers, spelling, framing, ended: false })
 }
@@ -118,7 +125,7 @@ pub(super) fn framing(head: &UpstreamHead, method: &Method) -> Result<BodyFramin
         return Ok(BodyFraming::Length(0));
     }
     Ok(match length {
-        _ if chunked => BodyFraming::Marked,
+        _ if chunked => BodyFraming::Delimited,
         Some(length) => BodyFraming::Length(length),
         None => BodyFraming::Close,
     })

@@ -14,14 +14,14 @@ use crate::store::state_db::writer::record_outcome;
 
 fn opened(dir: &Path) -> WriterState {
     StateDb::open(dir, SystemTime::UNIX_EPOCH).unwrap().0.close();
-    let db = again(&dir.join("db")).unwrap();
+    let db = reopen(&dir.join("db")).unwrap();
     WriterState::new(dir.join("db"), db, std::iter::empty())
 }
 
 fn change(target: u128) -> Change {
     let generation =
         Generation { hard: Epoch::from_raw(70), soft: Epoch::default(), ..Generation::default() };
-    Change { reach: PurgeScope::Target(target), generation }
+    Change { scope: PurgeScope::Target(target), generation }
 }
 
 fn targets(dir: &Path) -> Vec<u128> {
@@ -36,12 +36,12 @@ fn targets(dir: &Path) -> Vec<u128> {
 fn failed_and_later_changes_are_written_once_there_is_space() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = opened(dir.path());
-    state.keep(change(1));
+    state.stage(change(1));
     state.write(true).unwrap();
-    state.keep(change(2));
+    state.stage(change(2));
     state.write(false).unwrap();
     state.lose("no room");
-    state.keep(change(3));
+    state.stage(change(3));
     let result = state.write(true);
     assert_eq!(result, Err("no room".to_owned()), "it is not tried again at once");
     // No space: not even for this file.
@@ -51,7 +51,7 @@ fn failed_and_later_changes_are_written_once_there_is_space() {
     fs::remove_dir(dir.path().join("room")).unwrap();
     state.try_now();
     state.write(true).unwrap();
-    state.keep(change(4));
+    state.stage(change(4));
     state.write(true).unwrap();
     drop(state);
     assert_eq!(targets(dir.path()), [1, 2, 3, 4]);
@@ -61,14 +61,14 @@ fn failed_and_later_changes_are_written_once_there_is_space() {
 fn targets_removed_during_a_write_failure_do_not_come_back() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = opened(dir.path());
-    state.keep(change(1));
-    state.keep(change(2));
+    state.stage(change(1));
+    state.stage(change(2));
     state.write(true).unwrap();
-    state.keep(change(3));
+    state.stage(change(3));
     state.lose("no room");
     state.replace(&Snapshot { targets: [(2, change(2).generation)].into(), ..Snapshot::default() });
     assert_eq!(state.unwritten.len(), 3, "only the remaining rows, and the newest epoch");
-    state.keep(change(4));
+    state.stage(change(4));
     state.try_now();
     state.write(true).unwrap();
     drop(state);
@@ -96,7 +96,7 @@ fn rows_are_not_collected_while_they_cannot_be_written() {
     assert!(called.try_recv().is_ok());
     drop(state);
     let (state, _) = StateDb::open(dir.path(), SystemTime::UNIX_EPOCH).unwrap();
-    assert_eq!(state.ledger(), [(b"a".to_vec(), b"1".to_vec())]);
+    assert_eq!(state.take_cost_rows(), [(b"a".to_vec(), b"1".to_vec())]);
 }
 
 #[test]

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method};
 use proptest::prelude::{any, proptest};
 
-use super::{framing, head, head_end, is_misframed, persists, read_head};
+use super::{find_head_end, framing, is_misframed, parse_response_head, persists, request_head};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::{OutgoingRequest, SessionError};
 
 fn read(text: &str) -> Result<super::UpstreamHead, SessionError> {
-    read_head(&Bytes::copy_from_slice(text.as_bytes()))
+    parse_response_head(&Bytes::copy_from_slice(text.as_bytes()))
 }
 
 /// The framing of the body of a 200 response with these lines to a GET.
@@ -36,8 +36,8 @@ fn a_response_with_ambiguous_framing_is_an_error() {
         ("1.1", "Content-Length:\r\n", rejected),
         ("1.1", "Content-Length: 5,\r\n", rejected),
         ("1.1", "Content-Length: 99999999999999999999\r\n", rejected),
-        ("1.1", "Transfer-Encoding: chunked\r\n", Ok(BodyFraming::Marked)),
-        ("1.1", "Transfer-Encoding: CHUNKED\r\n", Ok(BodyFraming::Marked)),
+        ("1.1", "Transfer-Encoding: chunked\r\n", Ok(BodyFraming::Delimited)),
+        ("1.1", "Transfer-Encoding: CHUNKED\r\n", Ok(BodyFraming::Delimited)),
         ("1.0", "Transfer-Encoding: chunked\r\n", rejected),
         ("1.1", "Transfer-Encoding: gzip\r\n", rejected),
         ("1.1", "Transfer-Encoding: gzip, chunked\r\n", rejected),
@@ -45,7 +45,11 @@ fn a_response_with_ambiguous_framing_is_an_error() {
         ("1.1", "Transfer-Encoding:\r\n", rejected),
         ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", rejected),
         ("1.1", "Content-Length : 3\r\nTRANSFER-encoding: chunked\r\n", rejected),
-        ("1.1", "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n", Ok(BodyFraming::Marked)),
+        (
+            "1.1",
+            "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n",
+            Ok(BodyFraming::Delimited),
+        ),
     ] {
         assert_eq!(framed(version, lines), expected, "{version} {lines:?}");
     }
@@ -78,7 +82,7 @@ fn an_invalid_head_is_an_error() {
     assert!(read(&many).is_err());
     let large = format!("HTTP/1.1 200 OK\r\nX: {}\r\n\r\n", "a".repeat(300 * 1024));
     assert!(read(&large).is_err());
-    assert_eq!(head_end(&vec![b'a'; 300 * 1024], &mut 0), Err(SessionError::Protocol));
+    assert_eq!(find_head_end(&vec![b'a'; 300 * 1024], &mut 0), Err(SessionError::Protocol));
 }
 
 #[test]
@@ -117,9 +121,9 @@ fn the_end_of_a_head_is_found_at_every_split() {
     let head = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nrest";
     for cut in 0..head.len() {
         let mut scanned = 0;
-        let first = head_end(&head[..cut], &mut scanned).unwrap();
+        let first = find_head_end(&head[..cut], &mut scanned).unwrap();
         assert_eq!(first, (cut >= 25).then_some(25), "{cut}");
-        let then = first.or_else(|| head_end(head, &mut scanned).unwrap());
+        let then = first.or_else(|| find_head_end(head, &mut scanned).unwrap());
         assert_eq!(then, Some(25), "{cut}");
     }
 }
@@ -127,13 +131,13 @@ fn the_end_of_a_head_is_found_at_every_split() {
 fn outgoing(body: RequestFraming, upgrade: bool) -> String {
     let mut headers = HeaderMap::new();
     headers.insert("x-key", HeaderValue::from_static("1"));
-    let written = head(&OutgoingRequest {
+    let written = request_head(&OutgoingRequest {
         method: Method::POST,
         scheme: "http",
         authority: "api.example:81".to_owned(),
         path: "/a?b".to_owned(),
         headers,
-        spelling: FieldCase::of(Bytes::from_static(b"POST / HTTP/1.1\r\nX-KEY: 0\r\n\r\n")),
+        spelling: FieldCase::from_head(Bytes::from_static(b"POST / HTTP/1.1\r\nX-KEY: 0\r\n\r\n")),
         body,
         upgrade: upgrade.then(|| HeaderValue::from_static("websocket")),
         trailers: true,
@@ -161,7 +165,7 @@ fn a_request_head_contains_host_and_framing() {
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in any::<Vec<u8>>()) {
-        let _either = head_end(&bytes, &mut 0).is_ok();
-        let _either = read_head(&Bytes::from(bytes)).is_ok();
+        let _either = find_head_end(&bytes, &mut 0).is_ok();
+        let _either = parse_response_head(&Bytes::from(bytes)).is_ok();
     }
 }

@@ -15,13 +15,13 @@ use larder::fake::server::FakeServer;
 use larder::server::{Server, ServerDeps};
 use tokio::task::{JoinHandle, JoinSet};
 
-use crate::client::{Answer, Connection, Failure};
+use crate::client::{Connection, Failure, Response};
 
 /// The host of the API in `proxy.yaml`.
 pub(crate) const HOST: &str = "discord.example.test";
 
 /// A fake, a larder, and their manual clock.
-pub(crate) struct Scene {
+pub(crate) struct Testbed {
     pub(crate) clock: Clock,
     pub(crate) discord: FakeServer<Discord>,
     larder: Server,
@@ -31,14 +31,14 @@ pub(crate) struct Scene {
     finished: Arc<AtomicUsize>,
 }
 
-impl Scene {
+impl Testbed {
     /// Starts a testbed with these additional lines in the route and in the upstream.
-    pub(crate) async fn set(
+    pub(crate) async fn start(
         options: Options,
         route: &str,
         upstream: &str,
     ) -> Result<Self, Failure> {
-        let clock = Clock::by_hand(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+        let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let options = Options { clock: clock.clone(), ..options };
         let discord = discord::start("127.0.0.1:0".parse()?, options).await?;
         let yaml = format!(
@@ -69,12 +69,12 @@ routes:
     }
 
     /// Sends one request of the app.
-    pub(crate) async fn get(&self, path: &str) -> Result<Answer, Failure> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Response, Failure> {
         get(self.proxy, path).await
     }
 
     /// The same as a task, so that the clock can advance meanwhile.
-    pub(crate) fn getting(&self, path: &str) -> JoinHandle<Result<Answer, Failure>> {
+    pub(crate) fn spawn_get(&self, path: &str) -> JoinHandle<Result<Response, Failure>> {
         let (proxy, path, finished) = (self.proxy, path.to_owned(), Arc::clone(&self.finished));
         self.started.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
@@ -86,7 +86,7 @@ routes:
 
     /// Sends `requests` requests over `keys` keys by `at_once` concurrent clients, while `time` passes
     /// evenly; returns the number of responses with a status other than 200.
-    pub(crate) async fn press(
+    pub(crate) async fn run_load(
         &self,
         keys: usize,
         requests: usize,
@@ -132,7 +132,7 @@ routes:
     }
 
     /// Lets tasks run until every unfinished request sleeps on the manual clock.
-    pub(crate) async fn settle(&self) {
+    pub(crate) async fn wait_until_idle(&self) {
         // The wait is limited: slower tasks continue in the next step.
         for _ in 0..10_000 {
             let started = self.started.load(Ordering::SeqCst);
@@ -143,13 +143,13 @@ routes:
         }
     }
 
-    pub(crate) async fn end(self) {
+    pub(crate) async fn stop(self) {
         self.larder.stop().await;
         self.discord.stop().await;
     }
 }
 
-async fn get(proxy: SocketAddr, path: &str) -> Result<Answer, Failure> {
+async fn get(proxy: SocketAddr, path: &str) -> Result<Response, Failure> {
     let mut connection = Connection::open(proxy).await?;
     connection.get(&format!("http://{HOST}{path}"), HOST, "").await
 }

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::Story;
+use crate::Workload;
 use crate::client::Failure;
 use crate::figures::Presented;
 use crate::program;
@@ -47,14 +47,14 @@ impl App {
 }
 
 /// The setup that all runs share.
-pub(crate) struct Scene {
+pub(crate) struct Testbed {
     discord: Fake,
     api: Front,
     other: Front,
     directory: tempfile::TempDir,
 }
 
-impl Scene {
+impl Testbed {
     pub(crate) async fn start() -> Result<Self, Failure> {
         let address: SocketAddr = "127.0.0.1:0".parse()?;
         let discord = discord::start(address, discord::Options::default()).await?;
@@ -86,10 +86,10 @@ routes:
     }
 
     /// The number of calls to the API while the app runs.
-    pub(crate) async fn calls_of(
+    pub(crate) async fn count_calls(
         &self,
         app: App,
-        workload: Story,
+        workload: Workload,
         with_larder: bool,
     ) -> Result<u64, Failure> {
         let before = self.discord.calls().total;

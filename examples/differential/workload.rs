@@ -12,7 +12,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Answer, Connection, Failure};
-use crate::model::{Model, RESOURCES, Resource, Which};
+use crate::model::{Model, RESOURCES, Representation, Resource};
 
 /// Longer than any request takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) const HOST: &str = "api.example.test";
 
 /// A client.
-pub(crate) struct Asking {
+pub(crate) struct Client {
     model: Arc<Model>,
     proxy: SocketAddr,
     admin: SocketAddr,
@@ -29,7 +29,7 @@ pub(crate) struct Asking {
     connection: Option<Connection>,
 }
 
-impl Asking {
+impl Client {
     pub(crate) fn new(
         model: Arc<Model>,
         (proxy, admin): (SocketAddr, SocketAddr),
@@ -39,10 +39,10 @@ impl Asking {
     }
 
     /// Sends requests until all clients together have sent `requests`.
-    pub(crate) async fn until(mut self, requests: usize) {
-        while self.model.asked() < requests {
+    pub(crate) async fn run(mut self, requests: usize) {
+        while self.model.requests() < requests {
             let operation = self.random_request().await;
-            self.model.over(operation);
+            self.model.record_request(operation);
         }
     }
 
@@ -74,30 +74,31 @@ impl Asking {
     ) -> &'static str {
         let language = if self.rng.random() { "en" } else { "de" };
         let user = self.rng.random_range(0..3);
-        let representation = Which {
+        let representation = Representation {
             resource,
             language: resource.varies().then_some(language),
             user: (!resource.shared).then_some(user),
         };
         let fields =
             format!("Accept-Language: {language}\r\nAuthorization: Bearer u{user}\r\n{fields}");
-        let before = self.model.before(&representation);
+        let before = self.model.snapshot(&representation);
         let Some(response) = self.ask(method, resource, &fields).await else {
             return "cut by a stop";
         };
         if response.status != 200 {
-            self.model.violated(format!(
+            self.model.record_violation(format!(
                 "{representation:?}: {operation} got status {}",
                 response.status
             ));
         } else if method == "GET" {
             let Some(seen) = representation.read(&response.body) else {
                 let start = String::from_utf8_lossy(&response.body[..response.body.len().min(60)]);
-                self.model.violated(format!("{representation:?}: {operation} got {start:?}"));
+                self.model
+                    .record_violation(format!("{representation:?}: {operation} got {start:?}"));
                 return operation;
             };
             let storable = !fields.contains("no-store");
-            self.model.answered(
+            self.model.check_response(
                 &representation,
                 &before,
                 seen,
@@ -117,17 +118,17 @@ impl Asking {
         let version = std::str::from_utf8(&response.body).ok().and_then(|body| body.parse().ok());
         match response.status {
             200 => {
-                self.model.changed(resource, version.unwrap_or_default());
+                self.model.require_at_least(resource, version.unwrap_or_default());
                 "PUT"
             }
             409 => "PUT, refused",
             // The write may have been done, so later requests must get the current version.
             502 | 504 => {
-                self.model.changed(resource, version.unwrap_or_default());
+                self.model.require_at_least(resource, version.unwrap_or_default());
                 "PUT, outcome unknown"
             }
             status => {
-                self.model.violated(format!("{resource:?}: PUT got status {status}"));
+                self.model.record_violation(format!("{resource:?}: PUT got status {status}"));
                 "PUT"
             }
         }
@@ -148,19 +149,19 @@ impl Asking {
         };
         match timeout(TIMEOUT, request).await {
             Ok(Ok(response)) if response.status == 200 => {
-                self.model.changed(resource, version);
+                self.model.require_at_least(resource, version);
                 if soft { "soft purge" } else { "purge" }
             }
             Ok(Ok(response)) => {
                 // A larder that is being replaced no longer writes to disk.
                 if response.status != 503 {
-                    self.model.violated(format!("a purge got status {}", response.status));
+                    self.model.record_violation(format!("a purge got status {}", response.status));
                 }
                 "purge, not acknowledged"
             }
             Ok(Err(_)) => "cut by a stop",
             Err(_) => {
-                self.model.violated("a purge is stuck".to_owned());
+                self.model.record_violation("a purge is stuck".to_owned());
                 "purge"
             }
         }
@@ -190,7 +191,7 @@ impl Asking {
                 None
             }
             Err(_) => {
-                self.model.violated(format!("{method} {target} is stuck"));
+                self.model.record_violation(format!("{method} {target} is stuck"));
                 None
             }
         }

@@ -8,12 +8,12 @@ use crate::store::disk::queue::PutCommand;
 use crate::store::disk::usage::EntrySize;
 
 fn put_until(writer: &mut DiskWriter, path: &str, until: Option<u64>, body: impl Into<Bytes>) {
-    let until = ExpiresAt::of(until.map(at));
+    let until = ExpiresAt::from_time(until.map(at));
     let put = PutCommand {
         key: key(path),
         stored: stored(body),
-        mark: MARK,
-        so_far: SO_FAR,
+        epoch: EPOCH,
+        latest_order: LATEST_ORDER,
         until,
         _presence: presence(),
     };
@@ -21,7 +21,7 @@ fn put_until(writer: &mut DiskWriter, path: &str, until: Option<u64>, body: impl
 }
 
 fn entry_id(path: &str) -> EntryId {
-    keys::place(&key(path), VariantId::SOLE)
+    keys::entry_id(&key(path), VariantId::SOLE)
 }
 
 fn has(writer: &DiskWriter, path: &str) -> bool {
@@ -31,28 +31,28 @@ fn has(writer: &DiskWriter, path: &str) -> bool {
 fn check(writer: &mut DiskWriter) {
     writer.check = Some(Check::default());
     while writer.check.is_some() {
-        writer.check_on().unwrap();
+        writer.check_step().unwrap();
     }
 }
 
 #[test]
 fn expired_entries_are_swept_with_their_files_and_the_rest_stays() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     for n in 0..20 {
         put_until(&mut writer, &format!("/{n}"), Some(1000 + n), bytes(1, 10_000));
     }
     put_until(&mut writer, "/forever", None, bytes(2, 10_000));
     assert!(!writer.sweep(at(1000)).unwrap(), "nothing is past yet");
-    assert_eq!(writer.sizes.totals().entries, 21);
+    assert_eq!(writer.usage.totals().entries, 21);
     assert!(!writer.sweep(at(1010)).unwrap());
     assert!((0..20).all(|n| has(&writer, &format!("/{n}")) == (n >= 10)));
-    assert_eq!((fixture.files().len(), writer.sizes.totals().entries), (11, 11));
+    assert_eq!((fixture.files().len(), writer.usage.totals().entries), (11, 11));
     assert_eq!(counts(&writer.database), [11, 11, 11]);
     writer.sweep(at(u64::MAX / 4)).unwrap();
     assert_eq!(counts(&writer.database), [1, 1, 1]);
     assert!(has(&writer, "/forever"));
-    assert_eq!(writer.sizes.totals().evictions, 0, "sweeping is not evicting");
+    assert_eq!(writer.usage.totals().evictions, 0, "sweeping is not evicting");
 }
 
 fn put_varying(
@@ -65,9 +65,9 @@ fn put_varying(
     let put = PutCommand {
         key: key("/x"),
         stored: stored_at("x", vary, variant, order),
-        mark: MARK,
-        so_far: SO_FAR,
-        until: ExpiresAt::of(Some(at(until))),
+        epoch: EPOCH,
+        latest_order: LATEST_ORDER,
+        until: ExpiresAt::from_time(Some(at(until))),
         _presence: presence(),
     };
     writer.put(&put).unwrap();
@@ -78,7 +78,7 @@ fn put_varying(
 fn an_older_variant_by_other_fields_is_removed_with_the_newer() {
     for (newer_order, is_left) in [(20, false), (5, true)] {
         let fixture = TestDisk::new();
-        let mut writer = fixture.keeper();
+        let mut writer = fixture.writer();
         put_varying(&mut writer, &[], 0, 10, 5_000);
         put_varying(&mut writer, &["x-v"], 7, newer_order, 1_000);
         assert_eq!(counts(&writer.database), [2, 1, 2]);
@@ -92,17 +92,17 @@ fn an_older_variant_by_other_fields_is_removed_with_the_newer() {
 #[test]
 fn an_unwritten_response_removes_older_variants_by_other_fields() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     put_varying(&mut writer, &[], 0, 10, 5_000);
     let unwritten = PutCommand {
         key: key("/x"),
         stored: stored_at("x", &["x-v"], 7, 20),
-        mark: MARK,
-        so_far: SO_FAR,
+        epoch: EPOCH,
+        latest_order: LATEST_ORDER,
         until: ExpiresAt::FOREVER,
         _presence: presence(),
     };
-    writer.outdo(&unwritten).unwrap();
+    writer.remove_replaced(&unwritten).unwrap();
     assert!(!has(&writer, "/x"));
     assert_eq!(counts(&writer.database), [0, 0, 0]);
 }
@@ -110,26 +110,26 @@ fn an_unwritten_response_removes_older_variants_by_other_fields() {
 #[test]
 fn a_sweep_slice_is_bounded_and_reports_that_more_is_due() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     for n in 0..1200 {
         put_until(&mut writer, &format!("/{n}"), Some(1000), "small");
     }
     let slices = [writer.sweep(at(2000)), writer.sweep(at(2000)), writer.sweep(at(2000))];
     assert_eq!(slices.map(Result::unwrap), [true, true, false]);
     assert_eq!(counts(&writer.database), [0, 0, 0]);
-    assert_eq!((writer.sizes.totals().entries, writer.sizes.bytes()), (0, 0));
+    assert_eq!((writer.usage.totals().entries, writer.usage.bytes()), (0, 0));
 }
 
 #[test]
 fn an_entry_with_a_later_expiry_is_not_swept_by_its_earlier_one() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     put_until(&mut writer, "/x", Some(1000), "first");
     put_until(&mut writer, "/x", Some(3000), "second");
     assert_eq!(counts(&writer.database), [1, 1, 1]);
     // A crash between the two left the earlier expiry record behind.
     let weight = EntrySize { file: 0, value: 5 };
-    writer.index_expiry(&entry_id("/x"), ExpiresAt::of(Some(at(1000))), weight).unwrap();
+    writer.index_expiry(&entry_id("/x"), ExpiresAt::from_time(Some(at(1000))), weight).unwrap();
     writer.sweep(at(2000)).unwrap();
     assert!(has(&writer, "/x"));
     assert_eq!(counts(&writer.database), [1, 1, 1]);
@@ -140,27 +140,27 @@ fn an_entry_with_a_later_expiry_is_not_swept_by_its_earlier_one() {
 #[test]
 fn the_check_does_not_change_consistent_data() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     for n in 0..1100_usize {
         put_until(&mut writer, &format!("/{n}"), Some(9000), bytes(n, (n % 3) * 3000));
     }
-    let (files, totals) = (fixture.files(), writer.sizes.totals());
+    let (files, totals) = (fixture.files(), writer.usage.totals());
     check(&mut writer);
-    assert_eq!((fixture.files(), writer.sizes.totals()), (files, totals));
+    assert_eq!((fixture.files(), writer.usage.totals()), (files, totals));
     assert_eq!(counts(&writer.database), [1100, 1100, 1100]);
 }
 
 #[test]
 fn the_check_restores_an_entrys_expiry_and_its_variant() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     put_until(&mut writer, "/x", Some(1000), bytes(1, 10_000));
-    let totals = writer.sizes.totals();
-    writer.unindex_expiry(&entry_id("/x"), ExpiresAt::of(Some(at(1000)))).unwrap();
+    let totals = writer.usage.totals();
+    writer.unindex_expiry(&entry_id("/x"), ExpiresAt::from_time(Some(at(1000)))).unwrap();
     writer.database.remove(&keys::variants(entry_id("/x").id)).unwrap();
     check(&mut writer);
     assert_eq!(counts(&writer.database), [1, 1, 1]);
-    assert_eq!(writer.sizes.totals(), totals);
+    assert_eq!(writer.usage.totals(), totals);
     writer.sweep(at(2000)).unwrap();
     assert_eq!((counts(&writer.database), fixture.files().len()), ([0, 0, 0], 0));
 }
@@ -168,7 +168,7 @@ fn the_check_restores_an_entrys_expiry_and_its_variant() {
 #[test]
 fn the_check_removes_expiries_variants_and_files_without_entry() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     for n in 0..3 {
         put_until(&mut writer, &format!("/{n}"), None, bytes(n, 10_000));
     }
@@ -180,29 +180,29 @@ fn the_check_removes_expiries_variants_and_files_without_entry() {
     check(&mut writer);
     assert_eq!(counts(&writer.database), [2, 2, 2]);
     assert_eq!(fixture.files().len(), 3, "two bodies, and a file that is not larder's");
-    assert_eq!(writer.sizes.totals().entries, 2);
+    assert_eq!(writer.usage.totals().entries, 2);
 }
 
 #[test]
 fn a_file_written_during_the_check_is_no_orphan() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     put_until(&mut writer, "/before", None, bytes(1, 10_000));
     writer.check = Some(Check::default());
     let mut n = 0;
     while writer.check.is_some() {
-        writer.check_on().unwrap();
+        writer.check_step().unwrap();
         put_until(&mut writer, &format!("/{n}"), None, bytes(n, 10_000));
         n += 1;
     }
     assert_eq!(fixture.files().len(), n + 1);
-    assert_eq!(writer.sizes.totals().entries, n as u64 + 1);
+    assert_eq!(writer.usage.totals().entries, n as u64 + 1);
 }
 
 #[test]
 fn the_check_removes_a_damaged_entry_and_counts_it() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     for n in 0..3 {
         put_until(&mut writer, &format!("/{n}"), Some(1000), bytes(n, 10_000));
     }

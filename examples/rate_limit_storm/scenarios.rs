@@ -12,38 +12,39 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use crate::client::Failure;
-use crate::scene::{Scene, roles};
-use crate::{Figures, Story};
+use crate::testbed::{Testbed, roles};
+use crate::{Figures, Workload};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// 60 seconds of 429 with `Retry-After: 1`.
-pub(crate) async fn storm(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
-    let testbed = Scene::set(Options::default(), "", "").await?;
+pub(crate) async fn storm(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
+    let testbed = Testbed::start(Options::default(), "", "").await?;
     testbed.warm(workload.keys).await?;
     testbed.clock.advance(HOUR);
     let limited = RateLimited { retry_after: Some(1), scope: Scope::Global, code: None };
     let phase = Phase::lasting("storm", MINUTE, Some(Fault::RateLimited(limited)));
     testbed.discord.play(Script::try_from(vec![phase])?);
     let before = testbed.discord.calls().total;
-    let errors = testbed.press(workload.keys, workload.requests, workload.at_once, MINUTE).await?;
+    let errors =
+        testbed.run_load(workload.keys, workload.requests, workload.at_once, MINUTE).await?;
     let probes = testbed.discord.calls().total - before;
     report(figures, "storm", "60 s of 429, Retry-After: 1", errors, probes, 60 + workload.at_once);
-    testbed.end().await;
+    testbed.stop().await;
     Ok(())
 }
 
 /// Ten minutes of closed connections, and the recovery.
-pub(crate) async fn outage(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
-    let testbed = Scene::set(Options::default(), "", "").await?;
+pub(crate) async fn outage(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
+    let testbed = Testbed::start(Options::default(), "", "").await?;
     testbed.warm(workload.keys).await?;
     testbed.clock.advance(HOUR);
     let phase = Phase::lasting("outage", 10 * MINUTE, Some(Fault::Close));
     testbed.discord.play(Script::try_from(vec![phase])?);
     let before = testbed.discord.calls().total;
     let errors =
-        testbed.press(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
+        testbed.run_load(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
     let probes = testbed.discord.calls().total - before;
     report(
         figures,
@@ -60,7 +61,7 @@ pub(crate) async fn outage(workload: Story, figures: &mut Figures) -> Result<(),
     let mut clients = JoinSet::new();
     for key in 0..workload.keys {
         for _ in 0..20 {
-            clients.spawn(testbed.getting(&roles(key)));
+            clients.spawn(testbed.spawn_get(&roles(key)));
         }
     }
     let mut errors = 0;
@@ -77,22 +78,22 @@ pub(crate) async fn outage(workload: Story, figures: &mut Figures) -> Result<(),
         &wanted,
         good,
     );
-    testbed.end().await;
+    testbed.stop().await;
     Ok(())
 }
 
 /// Ten minutes of 503.
-pub(crate) async fn brownout(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
-    let testbed = Scene::set(Options::default(), "", "").await?;
+pub(crate) async fn brownout(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
+    let testbed = Testbed::start(Options::default(), "", "").await?;
     testbed.warm(workload.keys).await?;
     testbed.clock.advance(HOUR);
     testbed.discord.play(Script::try_from(vec![Phase::outage(10 * MINUTE)])?);
     let before = testbed.discord.calls().total;
     let errors =
-        testbed.press(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
+        testbed.run_load(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
     let probes = testbed.discord.calls().total - before;
     report(figures, "brownout", "10 min of 503", errors, probes, 20 + workload.at_once);
-    testbed.end().await;
+    testbed.stop().await;
     Ok(())
 }
 
@@ -113,8 +114,8 @@ fn report(
 }
 
 /// Fresh for an hour, stale for a day, then an error.
-pub(crate) async fn a_day(figures: &mut Figures) -> Result<(), Failure> {
-    let testbed = Scene::set(Options::default(), "    retry: off", "").await?;
+pub(crate) async fn fresh_then_stale(figures: &mut Figures) -> Result<(), Failure> {
+    let testbed = Testbed::start(Options::default(), "    retry: off", "").await?;
     testbed.warm(1).await?;
     testbed.discord.behave(Faults::always(Fault::Status(StatusCode::BAD_GATEWAY)));
     let mut seen = Vec::new();
@@ -126,25 +127,25 @@ pub(crate) async fn a_day(figures: &mut Figures) -> Result<(), Failure> {
     let good = seen == [200, 200, 200, 502];
     let wanted = "200 200 200 502";
     figures.line("a_day", "at 59:59, 1:00:01, 24:59:58, 25:00:01", json!(shown), wanted, good);
-    testbed.end().await;
+    testbed.stop().await;
     Ok(())
 }
 
 /// Every second call gets 503, at 200 requests a second for cold keys.
-pub(crate) async fn half_down(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
+pub(crate) async fn half_down(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
     let fault = Fault::Status(StatusCode::SERVICE_UNAVAILABLE);
-    let share = Percentage::of(0.5).ok_or("0.5 is a valid share")?;
+    let share = Percentage::from_fraction(0.5).ok_or("0.5 is a valid share")?;
     let behaviour = Faults { share, seed: Some(7), ..Faults::always(fault) };
-    let testbed = Scene::set(Options { behaviour, ..Options::default() }, "", "").await?;
+    let testbed = Testbed::start(Options { behaviour, ..Options::default() }, "", "").await?;
     let (steps, each) = (workload.half_down * 10, 20);
     let mut clients = JoinSet::new();
     let (mut key, mut errors, mut finished) = (0, 0, 0);
     for _ in 0..steps {
         for _ in 0..each {
-            clients.spawn(testbed.getting(&roles(key)));
+            clients.spawn(testbed.spawn_get(&roles(key)));
             key += 1;
         }
-        testbed.settle().await;
+        testbed.wait_until_idle().await;
         while let Some(response) = clients.try_join_next() {
             (errors, finished) = (errors + usize::from(response???.status != 200), finished + 1);
         }
@@ -152,7 +153,7 @@ pub(crate) async fn half_down(workload: Story, figures: &mut Figures) -> Result<
     }
     while !clients.is_empty() {
         testbed.clock.advance(Duration::from_millis(100));
-        testbed.settle().await;
+        testbed.wait_until_idle().await;
         while let Some(response) = clients.try_join_next() {
             (errors, finished) = (errors + usize::from(response???.status != 200), finished + 1);
         }
@@ -171,24 +172,24 @@ pub(crate) async fn half_down(workload: Story, figures: &mut Figures) -> Result<
         wanted,
         errors * 2 < key,
     );
-    testbed.end().await;
+    testbed.stop().await;
     Ok(())
 }
 
 /// A limit of 50 calls a second that larder learns from the responses.
-pub(crate) async fn learned(workload: Story, figures: &mut Figures) -> Result<(), Failure> {
+pub(crate) async fn learned(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
     let options = Options { limits: Some(Limits::default()), ..Options::default() };
     let rate_limit = ", rate_limit: { learn: true, max_wait: 60s }";
-    let testbed = Scene::set(options, "    coalesce: { wait: 60s }", rate_limit).await?;
+    let testbed = Testbed::start(options, "    coalesce: { wait: 60s }", rate_limit).await?;
     let guild = 81_384_788_765_712_384_u64;
     let mut clients = JoinSet::new();
-    for member in 0..workload.paced {
+    for member in 0..workload.rate_limited {
         let path = format!("/api/v10/guilds/{guild}/members/{}", 80_351_110_224_678_912 + member);
-        clients.spawn(testbed.getting(&path));
+        clients.spawn(testbed.spawn_get(&path));
     }
     let (step, mut time, mut errors) = (Duration::from_millis(10), Duration::ZERO, 0);
     while !clients.is_empty() {
-        testbed.settle().await;
+        testbed.wait_until_idle().await;
         while let Some(response) = clients.try_join_next() {
             errors += usize::from(response???.status != 200);
         }
@@ -210,7 +211,7 @@ pub(crate) async fn learned(workload: Story, figures: &mut Figures) -> Result<()
     );
     // The calls of the first window are sent at once.
     let possible = 50.0 * (time.as_secs_f64() + 1.0);
-    let used = 100.0 * f64::from(u32::try_from(workload.paced)?) / possible;
+    let used = 100.0 * f64::from(u32::try_from(workload.rate_limited)?) / possible;
     let shown = json!(format!("{used:.1} %"));
     figures.line(
         "learned_used",
@@ -219,7 +220,7 @@ pub(crate) async fn learned(workload: Story, figures: &mut Figures) -> Result<()
         "at least 90 %",
         used >= 90.0,
     );
-    testbed.end().await;
+    testbed.stop().await;
     Ok(())
 }
 

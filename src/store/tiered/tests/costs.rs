@@ -24,17 +24,17 @@ fn open_with_costs(dir: &Path, telemetry: &Arc<Telemetry>) -> Arc<TieredStore> {
         sweep_every: Duration::from_secs(60),
         secret: Secret::from_bytes([7; 32]),
     };
-    TieredStore::open(settings, Clock::by_hand(noon()), telemetry)
+    TieredStore::open(settings, Clock::manual(noon()), telemetry)
 }
 
 fn spend(telemetry: &Telemetry, credits: f64, now: SystemTime) {
-    telemetry.ledger().spend("coins", credits, now);
+    telemetry.cost().spend("coins", credits, now);
 }
 
 fn used(telemetry: &Telemetry, period: Period, now: SystemTime) -> f64 {
     let budget =
         CostBudget { credits: 100.0, period, warn_at: 1.0, at_limit: OverBudgetAction::Warn };
-    telemetry.ledger().standing("coins", &budget, now).used
+    telemetry.cost().budget_status("coins", &budget, now).used
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn after_damage_of_the_state_only_later_costs_are_known() {
     fs::write(dir.path().join("state/db/db"), vec![0x5a; 1 << 20]).unwrap();
     let after = Telemetry::new(&[], &[]);
     let second = open_with_costs(dir.path(), &after);
-    assert_eq!(second.condition(), Health::Good);
+    assert_eq!(second.health(), Health::Good);
     assert_eq!(used(&after, Period::Month, noon()), 0.0);
     spend(&after, 4.0, noon());
     second.release().await;

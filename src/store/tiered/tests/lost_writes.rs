@@ -9,19 +9,19 @@ async fn after_a_restart(dir: &Path, store: Arc<TieredStore>, path: &str) -> Opt
     store.release().await;
     drop(store);
     let next = open(dir);
-    opened_disk(&next).await;
+    wait_until_disk_open(&next).await;
     found(&next, path).await.map(|stored| stored.body.clone())
 }
 
 async fn flushed(store: &TieredStore) {
-    store.deep.load_full().expect("the store is open").disk.flush().await;
+    store.disk_tier.load_full().expect("the store is open").disk.flush().await;
 }
 
 #[tokio::test]
 async fn a_response_dropped_by_a_full_queue_leaves_no_older_one_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    opened_disk(&store).await;
+    wait_until_disk_open(&store).await;
     put(&store, "/x", "v1");
     put(&store, "/other", "v1");
     flushed(&store).await;
@@ -38,7 +38,7 @@ async fn a_response_dropped_by_a_full_queue_leaves_no_older_one_on_disk() {
     flushed(&store).await;
     assert_eq!(after_a_restart(dir.path(), store, "/x").await, None);
     let next = open(dir.path());
-    opened_disk(&next).await;
+    wait_until_disk_open(&next).await;
     assert!(found(&next, "/other").await.is_some(), "other entries are not affected");
 }
 
@@ -46,7 +46,7 @@ async fn a_response_dropped_by_a_full_queue_leaves_no_older_one_on_disk() {
 async fn responses_stored_before_the_disk_is_free_are_on_it_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
-    opened_disk(&first).await;
+    wait_until_disk_open(&first).await;
     put(&first, "/x", "v1");
     put(&first, "/y", "v1");
     flushed(&first).await;
@@ -54,7 +54,7 @@ async fn responses_stored_before_the_disk_is_free_are_on_it_afterwards() {
     put(&second, "/x", "v2");
     first.release().await;
     drop(first);
-    opened_disk(&second).await;
+    wait_until_disk_open(&second).await;
     assert_eq!(found(&second, "/x").await.expect("it has it").body, "v2");
     assert_eq!(opened(&second, "/y").await.body, "v1");
     flushed(&second).await;
@@ -66,10 +66,10 @@ async fn responses_stored_before_the_disk_is_free_are_on_it_afterwards() {
 async fn a_response_stored_during_a_disk_fault_leaves_no_older_one() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    opened_disk(&store).await;
+    wait_until_disk_open(&store).await;
     put(&store, "/x", "v1");
     flushed(&store).await;
-    let disk_tier = store.deep.load_full().unwrap();
+    let disk_tier = store.disk_tier.load_full().unwrap();
     disk_tier.disk.close().await;
     put(&store, "/x", "v2");
     disk_tier.state.flush().await.unwrap();
@@ -82,7 +82,7 @@ async fn a_response_stored_during_a_disk_fault_leaves_no_older_one() {
 async fn a_pending_write_is_found_before_the_entry_it_replaces() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    opened_disk(&store).await;
+    wait_until_disk_open(&store).await;
     put(&store, "/x", "v1");
     flushed(&store).await;
     let (resume, stalled) = mpsc::channel();
@@ -101,7 +101,7 @@ async fn a_pending_write_is_found_before_the_entry_it_replaces() {
 async fn a_dropped_response_also_removes_its_queued_predecessor() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    opened_disk(&store).await;
+    wait_until_disk_open(&store).await;
     let (resume, stalled) = mpsc::channel();
     store.stall(stalled);
     put(&store, "/x", "v1");
@@ -121,14 +121,14 @@ async fn a_dropped_response_also_removes_its_queued_predecessor() {
 async fn responses_stored_before_the_disk_is_free_are_written_on_open() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path());
-    opened_disk(&first).await;
+    wait_until_disk_open(&first).await;
     put(&first, "/x", "v1");
     flushed(&first).await;
     let second = open(dir.path());
     put(&second, "/x", "v2");
     first.release().await;
     drop(first);
-    opened_disk(&second).await;
+    wait_until_disk_open(&second).await;
     flushed(&second).await;
     second.memory.clear();
     assert_eq!(found(&second, "/x").await.expect("it is on disk").body, "v2");
@@ -139,10 +139,10 @@ async fn responses_stored_before_the_disk_is_free_are_written_on_open() {
 async fn after_a_disk_fault_a_soft_purge_does_not_make_the_disk_usable() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    opened_disk(&store).await;
+    wait_until_disk_open(&store).await;
     put(&store, "/x", "v1");
     flushed(&store).await;
-    let disk_tier = store.deep.load_full().unwrap();
+    let disk_tier = store.disk_tier.load_full().unwrap();
     disk_tier.disk.close().await;
     put(&store, "/x", "v2");
     store.invalidate(PurgeScope::All, PurgeKind::Soft);

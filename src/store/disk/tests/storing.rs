@@ -23,7 +23,7 @@ async fn entries_are_found_complete_after_a_restart() {
         disk.put(
             &key(&format!("/{size}")),
             &stored,
-            (Epoch::from_raw(40 + seed as u64), SO_FAR),
+            (Epoch::from_raw(40 + seed as u64), LATEST_ORDER),
             None,
             presence(),
         );
@@ -36,12 +36,12 @@ async fn entries_are_found_complete_after_a_restart() {
     assert_eq!(totals.entries, sizes.len() as u64);
     for (seed, size) in sizes.into_iter().enumerate() {
         let record = record(&disk, &format!("/{size}"), 0).unwrap();
-        assert_eq!(record.mark(), Epoch::from_raw(40 + seed as u64));
+        assert_eq!(record.epoch(), Epoch::from_raw(40 + seed as u64));
         assert_eq!(record.is_inline(), size <= 4096);
         assert_eq!(record.body_len(), size as u64);
         let (found, put) = (disk.read(&record).unwrap(), stored(bytes(seed, size)));
         assert_eq!((&found.body, &found.headers), (&put.body, &put.headers));
-        assert_eq!((&found.withheld, &found.said), (&put.withheld, &put.said));
+        assert_eq!((&found.withheld, &found.metadata), (&put.withheld, &put.metadata));
         assert_eq!(
             (found.request_time, found.response_time, found.initial_age),
             (put.request_time, put.response_time, put.initial_age)
@@ -132,7 +132,7 @@ async fn an_older_response_does_not_replace_a_newer_one() {
 async fn sto_07_an_entry_from_the_future_does_not_block_newer_ones() {
     let fixture = TestDisk::new();
     let disk = fixture.open().await;
-    let future = SO_FAR + 1;
+    let future = LATEST_ORDER + 1;
     put(&disk, "/x", &stored_at("from the future", &[], 0, future));
     disk.flush().await;
     put(&disk, "/x", &stored_at("from now", &[], 0, 1_000_000));
@@ -176,13 +176,13 @@ async fn of_several_that_match_the_most_recent_is_found() {
 #[test]
 fn an_entry_under_the_id_of_another_key_is_not_found() {
     let fixture = TestDisk::new();
-    let mut writer = fixture.keeper();
+    let mut writer = fixture.writer();
     let (own, other) = (key("/own"), key("/other"));
     let put = PutCommand {
         key: own.clone(),
         stored: stored("own"),
-        mark: MARK,
-        so_far: SO_FAR,
+        epoch: EPOCH,
+        latest_order: LATEST_ORDER,
         until: ExpiresAt::FOREVER,
         _presence: presence(),
     };
@@ -191,7 +191,7 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
         let value = writer.database.get(&from).unwrap().unwrap();
         writer.database.insert(&to, value.to_vec()).unwrap();
     };
-    let entry = |key| keys::entry(&keys::place(key, VariantId::SOLE));
+    let entry = |key| keys::entry(&keys::entry_id(key, VariantId::SOLE));
     let find = |key| {
         let variant = |_: &VaryFields| VariantId::SOLE;
         crate::store::disk::lookup::find(
@@ -206,7 +206,7 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     move_to_other(keys::variants(own.id()), keys::variants(other.id()));
     assert!(matches!(find(&own), DiskLookup::Found(_)));
     assert!(matches!(find(&other), DiskLookup::Nothing), "both contain their key");
-    let mut variants = Variants::none(other.target_id(), other.canonical());
+    let mut variants = Variants::empty(other.target_id(), other.canonical());
     variants.add(VariantId::SOLE, &VaryFields::default());
     writer.database.insert(&keys::variants(other.id()), variants.encode().unwrap()).unwrap();
     assert!(matches!(find(&other), DiskLookup::Nothing), "the entry alone contains it too");
@@ -230,7 +230,7 @@ async fn a_target_is_removed_with_all_its_variants_and_nothing_else() {
     disk.flush().await;
     assert_eq!(body(&disk, "/x").unwrap(), "again");
     disk.close().await;
-    assert_eq!(counts(&fixture.keeper().database), [2, 2, 2]);
+    assert_eq!(counts(&fixture.writer().database), [2, 2, 2]);
 }
 
 #[tokio::test]
@@ -245,7 +245,7 @@ async fn cleared_entries_are_gone_and_later_ones_are_stored() {
     disk.flush().await;
     assert!((0..30).all(|n| matches!(find(&disk, &format!("/{n}"), 0), DiskLookup::Nothing)));
     assert_eq!(disk.totals().entries, 1);
-    assert_eq!(disk.condition(), Health::Good);
+    assert_eq!(disk.health(), Health::Good);
     disk.close().await;
     let disk = fixture.open().await;
     assert_eq!(body(&disk, "/after").unwrap(), "after");
@@ -270,18 +270,18 @@ async fn pages_list_every_entry_once() {
         let page = disk.page(after, 10, None);
         assert!(page.len() <= 10);
         let Some(last) = page.last() else { break };
-        after = Some(last.listed.place);
-        seen.extend(page.into_iter().map(|paged| (paged.listed.place, paged.listed.body)));
+        after = Some(last.info.id);
+        seen.extend(page.into_iter().map(|paged| (paged.info.id, paged.info.body)));
     }
     assert_eq!(seen.len(), 27);
     assert!(seen.is_sorted_by_key(|(entry_id, _)| *entry_id));
-    let entry_id = |path: &str| keys::place(&key(path), VariantId::SOLE);
+    let entry_id = |path: &str| keys::entry_id(&key(path), VariantId::SOLE);
     assert!((0..25).all(|n| seen.contains(&(entry_id(&format!("/{n}")), n * 500))));
     let page = disk.page(None, 10, Some(key("/x").target_id()));
     assert_eq!(page.len(), 2);
-    for EntryPage { listed, mark: epoch } in page {
+    for EntryPage { info: listed, epoch } in page {
         assert_eq!(&*listed.canonical, key("/x").canonical());
-        assert_eq!((listed.stored.body.len(), listed.body, mark), (0, 1, MARK));
+        assert_eq!((listed.stored.body.len(), listed.body, epoch), (0, 1, EPOCH));
         assert_eq!(listed.stored.headers["x-field"], "1");
         assert!(listed.on_disk && !listed.in_memory);
     }
@@ -298,7 +298,7 @@ async fn a_response_too_large_to_store_removes_the_older_one() {
     disk.flush().await;
     let mut headers = HeaderMap::new();
     headers.insert("x-long", HeaderValue::from_bytes(&vec![b'x'; 65_536]).unwrap());
-    put(&disk, "/x", &Arc::new(stored_at("new", &[], 0, 200).keeping(&headers)));
+    put(&disk, "/x", &Arc::new(stored_at("new", &[], 0, 200).with_headers(&headers)));
     disk.flush().await;
     assert!(matches!(find(&disk, "/x", 0), DiskLookup::Nothing), "the older one is not the newest");
     assert_eq!((disk.totals().entries, fixture.files().len()), (0, 0));
@@ -364,7 +364,7 @@ async fn sto_09_no_credential_is_on_disk_and_files_are_private() {
         disk.put(
             &keyring.key(&request, &Policy::origin()),
             &Arc::new(varied),
-            (MARK, SO_FAR),
+            (EPOCH, LATEST_ORDER),
             None,
             presence(),
         );
