@@ -82,7 +82,7 @@ async fn operate(workload: Workload) -> Result<bool, Failure> {
         let since = clock::monotonic();
         let next = Larder::start(&file.path, &["--take-over"]).await?;
         let before = std::mem::replace(&mut larder, next);
-        restarts.push(before.ended().await? && larder.proxy()? == load.proxy);
+        restarts.push(before.wait().await? && larder.proxy()? == load.proxy);
         longest = longest.max(clock::monotonic() - since);
     }
     let mut reloads = Vec::new();

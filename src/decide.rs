@@ -26,7 +26,7 @@ pub enum CacheLookup<'a> {
     OtherVariants,
     /// Only a partial response that does not contain the whole requested range.
     OtherPartial,
-    /// A partial response that contains the requested range ([`PartialResponse::holding`]).
+    /// A partial response that contains the requested range ([`PartialResponse::available_range`]).
     Partial(&'a PartialResponse),
     /// A complete response.
     Stored(&'a StoredResponse),

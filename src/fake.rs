@@ -23,3 +23,4 @@ pub mod rate;
 pub mod response;
 pub mod script;
 pub mod server;
+mod shared;

@@ -3,6 +3,7 @@
 //!
 //! Owns: the pass-through. Never touches: unparsed heads (`frontend`), the store.
 
+mod attempts;
 mod body_capture;
 mod connection_auth;
 mod context;
@@ -32,8 +33,7 @@ use crate::engine::Engine;
 use crate::frontend::drain::DrainState;
 use crate::frontend::session::ClientSession;
 use crate::frontend::{PreparedResponse, RequestHandler, ServeFuture};
-use crate::policy::CooldownPolicy;
-use crate::proxy::handler::ProxyHandler;
+use crate::policy::{CooldownPolicy, Policy};
 use crate::route::table::Table;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::Telemetry;
@@ -59,6 +59,30 @@ pub struct ProxyDeps {
     pub tunnel_idle: Duration,
     /// Idle timeout and minimum rate of request bodies.
     pub body: BodyLimits,
+}
+
+/// Handles requests.
+struct ProxyHandler {
+    engine: Arc<Engine>,
+    routes: Table,
+    network: Arc<HttpClient>,
+    telemetry: Arc<Telemetry>,
+    /// The policy for requests that match no route.
+    unrouted: Policy,
+    via: HeaderValue,
+    drain: watch::Receiver<DrainState>,
+    /// Idle timeout of an upgraded connection.
+    tunnel_idle: Duration,
+    body: BodyLimits,
+}
+
+/// The regular end of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ExchangeEnd {
+    /// With a complete response.
+    Completed,
+    /// With a switch to another protocol, which has ended as well.
+    Switched,
 }
 
 /// The proxy.

@@ -33,7 +33,7 @@ const LAYERS: &[&[&str]] = &[
 /// Values in, values out: no task, no socket, no disk.
 const PURE: &[&str] = &["semantics", "policy", "stored", "route", "key", "decide"];
 
-/// What a pure module may not say.
+/// The words that a pure module may not contain.
 const IMPURE: &[&str] = &[
     "tokio",
     "pingora",
@@ -156,8 +156,8 @@ fn impurities(module: &str, line: &str) -> Vec<String> {
         }
         words(line).any(|word| is_of_family(word, banned))
     };
-    let says = |banned: &&str| format!("{module} is pure and may not say {banned}");
-    IMPURE.iter().filter(has).map(says).collect()
+    let report = |banned: &&str| format!("{module} is pure and may not contain {banned}");
+    IMPURE.iter().filter(has).map(report).collect()
 }
 
 /// `pingora` and `pingora_core` are of the family `pingora`; `clapping` is not of `clap`.
@@ -339,8 +339,8 @@ fn every_test_that_the_hazard_page_names_exists() {
     }
 }
 
-/// What is said about a line of a file, without its place.
-fn said(path: &str, line: &str) -> Vec<String> {
+/// The violations of one line of a file, without their place.
+fn reported(path: &str, line: &str) -> Vec<String> {
     let found = violations(&[Source::new(path, &format!("//! doc\n{line}\n"))]);
     let place = format!("src/{path}:2: ");
     found
@@ -361,7 +361,7 @@ fn an_import_upwards_or_sideways_is_reported_with_file_and_line() {
         ("main.rs", "use larder::utils;", "main may not use utils"),
     ];
     for (path, line, what) in seeded {
-        assert_eq!(said(path, line), [what], "{path}: {line}");
+        assert_eq!(reported(path, line), [what], "{path}: {line}");
     }
 }
 
@@ -378,7 +378,7 @@ fn imports_downwards_and_within_the_module_are_not_reported() {
         ("semantics.rs", "fn f<'a>(c: char) -> bool { c == '\"' || c == '\\'' }"),
         ("telemetry.rs", "let my_crate_is = clapping(pingora);"),
     ] {
-        assert!(said(path, line).is_empty(), "{path}: {line}: {:?}", said(path, line));
+        assert!(reported(path, line).is_empty(), "{path}: {line}: {:?}", reported(path, line));
     }
 }
 
@@ -391,7 +391,7 @@ fn a_hidden_import_is_reported() {
         "use crate::*;",
         "use crate as c;",
     ] {
-        assert_eq!(said("telemetry/log.rs", line).len(), 1, "{line}");
+        assert_eq!(reported("telemetry/log.rs", line).len(), 1, "{line}");
     }
 }
 
@@ -420,7 +420,7 @@ fn a_third_party_crate_beyond_its_door_is_reported() {
         ("config.rs", "#[derive(clap::Args)]", "only cli, main may use clap"),
         ("store/memory.rs", "use sled::Db;", "only store/disk, store/state_db may use sled"),
     ] {
-        assert_eq!(said(path, line), [what], "{path}: {line}");
+        assert_eq!(reported(path, line), [what], "{path}: {line}");
     }
     for (path, line) in [
         ("upstream/fetch.rs", "use pingora_core::X;"),
@@ -429,7 +429,7 @@ fn a_third_party_crate_beyond_its_door_is_reported() {
         ("main.rs", "use clap::Parser;"),
         ("fake/discord.rs", "use axum::Router;"),
     ] {
-        assert!(said(path, line).is_empty(), "{path}: {line}");
+        assert!(reported(path, line).is_empty(), "{path}: {line}");
     }
 }
 
@@ -444,9 +444,9 @@ fn an_act_in_a_pure_module_is_reported() {
         "use std::net::TcpStream;",
     ] {
         for module in PURE {
-            assert_eq!(said(&format!("{module}/x.rs"), line).len(), 1, "{module}: {line}");
+            assert_eq!(reported(&format!("{module}/x.rs"), line).len(), 1, "{module}: {line}");
         }
-        assert!(said("engine/x.rs", line).is_empty(), "{line}");
+        assert!(reported("engine/x.rs", line).is_empty(), "{line}");
     }
 }
 

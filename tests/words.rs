@@ -183,7 +183,12 @@ fn pieces(line: &str, first: bool) -> Vec<&str> {
     for end in [". ", "! ", "? ", ": ", "| "] {
         starts.extend(line.match_indices(end).map(|(at, _)| at + end.len()));
     }
-    starts.iter().map(|at| line[*at..].trim_start_matches(marks)).collect()
+    let mut pieces: Vec<&str> =
+        starts.iter().map(|at| line[*at..].trim_start_matches(marks)).collect();
+    // A table cell at the start of a line is found twice.
+    pieces.sort_unstable_by_key(|piece| piece.len());
+    pieces.dedup_by_key(|piece| piece.len());
+    pieces
 }
 
 /// Whether the sentence that `piece` begins with is a question.

@@ -48,7 +48,7 @@ routes:
   - {{ name: secure, match: {{ host: {SECURE} }}, ttl: 1h }}
   - {{ name: plain, match: {{ host: {PLAIN} }}, ttl: 1h }}
 "#,
-            front.addr, origin.addr
+            tls_frontend.addr, origin.addr
         );
         std::fs::write(directory.path().join("proxy.yaml"), yaml)?;
         Ok(Self { origin, directory })
@@ -60,7 +60,7 @@ routes:
             program.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let paths = [format!("/{path}/secure"), format!("/{path}/plain")];
         let mut command = self.command(program, &paths)?;
-        let output = match timeout(PATIENCE, command.output()).await {
+        let output = match timeout(TIMEOUT, command.output()).await {
             Ok(output) => output?,
             Err(_) => {
                 return Ok(Row::failed(program, version, "it did not exit in time".to_owned()));

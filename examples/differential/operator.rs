@@ -73,7 +73,7 @@ impl Operator {
         let mut admin = Connection::open(self.admin).await?;
         let fields = "Content-Type: application/json\r\nContent-Length: 0\r\n";
         let host = self.admin.to_string();
-        let response = admin.ask("POST", "/v1/config/reload", &host, fields).await?;
+        let response = admin.send("POST", "/v1/config/reload", &host, fields).await?;
         if response.status == 200 { Ok(()) } else { Err("a reload failed".into()) }
     }
 

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{sleep, timeout};
 
-use crate::client::{Answer, Connection, Failure};
+use crate::client::{Connection, Failure, Response};
 use crate::model::{Model, RESOURCES, Representation, Resource};
 
 /// Longer than any request takes.
@@ -145,7 +145,7 @@ impl Client {
                 format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
             // `fields` already end the head, and the body follows; the blank line behind them starts a
             // request that never comes.
-            admin.ask("POST", "/v1/purge", &self.admin.to_string(), &fields).await
+            admin.send("POST", "/v1/purge", &self.admin.to_string(), &fields).await
         };
         match timeout(TIMEOUT, request).await {
             Ok(Ok(response)) if response.status == 200 => {
@@ -168,7 +168,7 @@ impl Client {
     }
 
     /// The response; `None`: larder was stopped meanwhile.
-    async fn ask(&mut self, method: &str, resource: Resource, fields: &str) -> Option<Answer> {
+    async fn ask(&mut self, method: &str, resource: Resource, fields: &str) -> Option<Response> {
         let target = format!("http://{HOST}{}", resource.path());
         let exchange = async {
             let mut connection = match self.connection.take() {
@@ -177,13 +177,13 @@ impl Client {
             };
             let response = match method {
                 "GET" => connection.get(&target, HOST, fields).await?,
-                method => connection.ask(method, &target, HOST, fields).await?,
+                method => connection.send(method, &target, HOST, fields).await?,
             };
             Ok::<_, Failure>((response, connection))
         };
         match timeout(TIMEOUT, exchange).await {
             Ok(Ok((response, connection))) => {
-                self.connection = (!response.last).then_some(connection);
+                self.connection = (!response.closes_connection).then_some(connection);
                 Some(response)
             }
             Ok(Err(_)) => {

@@ -16,7 +16,7 @@ use crate::Workload;
 use crate::client::Failure;
 use crate::figures::Presented;
 use crate::program;
-use crate::tls::Front;
+use crate::tls::TlsFrontend;
 
 /// The API's host: a name that resolves with and without larder, so that an app's URL is the same in
 /// both cases.
@@ -49,8 +49,8 @@ impl App {
 /// The setup that all runs share.
 pub(crate) struct Testbed {
     discord: Fake,
-    api: Front,
-    other: Front,
+    api: TlsFrontend,
+    other: TlsFrontend,
     directory: tempfile::TempDir,
 }
 
@@ -58,8 +58,8 @@ impl Testbed {
     pub(crate) async fn start() -> Result<Self, Failure> {
         let address: SocketAddr = "127.0.0.1:0".parse()?;
         let discord = discord::start(address, discord::Options::default()).await?;
-        let api = Front::start(HOST, discord.addr).await?;
-        let other = Front::start(OTHER, discord.addr).await?;
+        let api = TlsFrontend::start(HOST, discord.addr).await?;
+        let other = TlsFrontend::start(OTHER, discord.addr).await?;
         let directory = tempfile::tempdir()?;
         std::fs::write(directory.path().join("root.pem"), &api.root)?;
         let yaml = format!(
@@ -106,7 +106,7 @@ routes:
             hosts.map(|(host, tls_frontend)| format!("{host}:{}", tls_frontend.addr.port()));
         let output = self.run(App::PRESENTED, &[&places[0], &places[1]], true).await?;
         let mut seen = output.lines();
-        let mut is_own = |tls_frontend: &Front| {
+        let mut is_own = |tls_frontend: &TlsFrontend| {
             let own = format!("{:x}", Sha256::digest(&tls_frontend.leaf));
             seen.next().map(|seen| seen == own).ok_or("a certificate is missing")
         };

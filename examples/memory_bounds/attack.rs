@@ -163,7 +163,11 @@ impl Attack {
         let mut connection = Connection::open(proxy).await?;
         for number in 0..count {
             let response = connection.get(&url(&format!("/{number}?q={query}")), HOST, "").await?;
-            if response.status != 200 || response.hit || response.last || response.body.is_empty() {
+            if response.status != 200
+                || response.hit
+                || response.closes_connection
+                || response.body.is_empty()
+            {
                 return Err("a response was not the API's".into());
             }
         }

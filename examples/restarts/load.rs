@@ -14,7 +14,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::HOST;
-use crate::client::{Answer, Connection, Failure};
+use crate::client::{Connection, Failure, Response};
 
 /// The interval between requests.
 const INTERVAL: Duration = Duration::from_millis(2);
@@ -108,8 +108,8 @@ impl App {
                 seen.latencies.push(latency);
                 seen.hits += usize::from(response.hit);
                 seen.on_kept += usize::from(reused);
-                seen.last_on_connection += usize::from(response.last);
-                if kept && !response.last {
+                seen.last_on_connection += usize::from(response.closes_connection);
+                if kept && !response.closes_connection {
                     self.idle.lock().push(connection);
                 }
             }
@@ -126,7 +126,7 @@ impl App {
         &self,
         number: usize,
         idle: Option<Connection>,
-    ) -> Result<(Answer, Connection), Failure> {
+    ) -> Result<(Response, Connection), Failure> {
         let mut connection = match idle {
             Some(connection) => connection,
             None => Connection::open(self.proxy).await?,

@@ -102,7 +102,7 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
     }
     match &config.admin {
         Some(admin) => {
-            writeln!(out, "admin           {}, {}", admin.listen, describe::admin(admin))?
+            writeln!(out, "admin           {}, {}", admin.listen, describe::admin(admin))?;
         }
         None => writeln!(out, "admin           off")?,
     }

@@ -184,7 +184,7 @@ pub(super) async fn command(
     Ok(child::wait(&mut child, signals).await)
 }
 
-/// Prints the hosts that were removed from NO_PROXY: a route that names a host overrides the caller's entry.
+/// Prints the hosts that were removed from `NO_PROXY`: a route that names a host overrides the caller's entry.
 fn print_no_proxy_changes(args: &Args, no_proxy: &NoProxy, context: &mut Context<'_>) {
     if args.quiet || no_proxy.left_out().is_empty() {
         return;

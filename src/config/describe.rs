@@ -24,7 +24,7 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     let mut lines = vec![("fresh", fresh(policy))];
     lines.push(("stale", stale(policy)));
     lines.push(("retry", retry(&policy.retry)));
-    lines.push(("hold", cooldown(policy.cooldown)));
+    lines.push(("cooldown", cooldown(policy.cooldown)));
     lines.push(("scope", scope(&policy.scope)));
     lines.push(("key", key(&policy.key)));
     lines.push(("coalesce", format!("wait {} for a fetch in flight", show(policy.coalesce_wait))));

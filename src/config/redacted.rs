@@ -28,7 +28,7 @@ pub fn to_json(config: &Config) -> Value {
         "tls": tls(&config.tls),
         "resolve": resolve,
         "store": store(&config.store),
-        "defaults": { "mode": config.mode.token(), "hold": describe::cooldown(config.cooldown) },
+        "defaults": { "mode": config.mode.token(), "cooldown": describe::cooldown(config.cooldown) },
         "credential_headers":
             config.credential_headers.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "secret_query": config.secret_query,

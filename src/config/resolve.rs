@@ -11,6 +11,7 @@ mod listen;
 mod policy;
 mod retry;
 mod routes;
+mod scalars;
 mod secret;
 mod status;
 mod tls;

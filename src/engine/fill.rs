@@ -16,7 +16,6 @@ use crate::engine::Engine;
 use crate::engine::collapse::InFlightKey;
 use crate::engine::fill_guard::{FillGuard, FillOutcome};
 use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
-use crate::engine::retry::FetchResult;
 use crate::engine::unstored::UnstoredResponse;
 use crate::key::CacheKey;
 use crate::policy::{Policy, ScopeRule};
@@ -31,6 +30,7 @@ use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::StoredResponse;
 use crate::stored::partial;
 use crate::upstream::admission::call::Callback;
+use crate::upstream::error::UpstreamError;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
@@ -58,6 +58,13 @@ pub(crate) struct Fill {
     pub(crate) has_fallback: bool,
     /// The reason of a background fill; `None`: a client waits for it.
     pub(crate) trigger: Option<&'static str>,
+}
+
+/// A response, and the detail of how it was obtained.
+pub(super) struct FetchResult {
+    pub(super) response: Result<UpstreamResponse, UpstreamError>,
+    /// Why the origin was called more than once, or later than possible.
+    pub(super) detail: Option<(&'static str, &'static str)>,
 }
 
 impl Fill {

@@ -235,17 +235,21 @@ impl Engine {
                     ranged: false,
                     interims,
                 };
-                if let Some(reply) = self.stale_if_blocked(&miss) {
-                    return LookupOutcome::Done(EngineResult::Reply(Box::new(reply)));
-                }
-                // HEAD passes through; the origin serves several ranges on a miss.
-                let is_range_miss = miss.stored.is_none() && request.headers.contains_key(RANGE);
-                if request.method == Method::HEAD || is_range_miss {
-                    return LookupOutcome::Done(EngineResult::Pass(reason));
-                }
-                LookupOutcome::Forward(miss)
+                self.forward_or_pass(miss)
             }
         }
+    }
+
+    fn forward_or_pass<'a>(&self, miss: Miss<'a>) -> LookupOutcome<'a> {
+        if let Some(reply) = self.stale_if_blocked(&miss) {
+            return LookupOutcome::Done(EngineResult::Reply(Box::new(reply)));
+        }
+        // HEAD passes through; the origin serves several ranges on a miss.
+        let is_range_miss = miss.stored.is_none() && miss.request.headers.contains_key(RANGE);
+        if miss.request.method == Method::HEAD || is_range_miss {
+            return LookupOutcome::Done(EngineResult::Pass(miss.reason));
+        }
+        LookupOutcome::Forward(miss)
     }
 
     pub(super) fn respond_stored(

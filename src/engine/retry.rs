@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::engine::fill::Fill;
+use crate::engine::fill::{FetchResult, Fill};
 use crate::engine::inflight::AttemptFailure;
 use crate::policy::Mode;
 use crate::upstream::admission::call::AttemptKind;
@@ -19,13 +19,6 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::{UpstreamRequest, UpstreamResponse, buffered_body};
-
-/// A response, and the detail of how it was obtained.
-pub(super) struct FetchResult {
-    pub(super) response: Result<UpstreamResponse, UpstreamError>,
-    /// Why the origin was called more than once, or later than possible.
-    pub(super) detail: Option<(&'static str, &'static str)>,
-}
 
 impl Fill {
     /// Makes the call, and retries while it fails and may be repeated.

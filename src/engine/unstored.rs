@@ -50,7 +50,7 @@ impl Engine {
             let (engine, request, key) = (Arc::clone(self), request.clone(), key.clone());
             let policy = Arc::clone(policy);
             tokio::spawn(async move {
-                engine.outdate_older_on_disk(&request, &key, &policy, order).await
+                engine.outdate_older_on_disk(&request, &key, &policy, order).await;
             });
         }
     }

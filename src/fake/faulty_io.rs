@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::fake::api::Api;
-use crate::fake::server::Shared;
+use crate::fake::shared::Shared;
 
 /// The listener, which stops listening while connections are refused.
 pub(super) struct FaultyListener<A> {

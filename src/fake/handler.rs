@@ -26,7 +26,7 @@ use crate::fake::faults::{Fault, Faults};
 use crate::fake::faulty_io::{ConnectionFault, FakeConnectInfo, FaultyListener};
 use crate::fake::response::MockResponse;
 use crate::fake::script::Script;
-use crate::fake::server::Shared;
+use crate::fake::shared::Shared;
 
 /// Serves until `stop` becomes true or its sender is dropped.
 pub(super) async fn serve<A: Api>(

@@ -42,11 +42,11 @@ pub async fn serve_connection(
         let mut first = buffered;
         // RFC 9112 §2.2: an empty line that old clients send after a body is not a request.
         while first.is_empty() || &first[..] == b"\r\n" {
-            let Some(more) = wait(&mut io, idle, &mut drain).await else {
+            let Some(bytes) = wait(&mut io, idle, &mut drain).await else {
                 return io.close().await;
             };
             let stray = !first.is_empty();
-            first = more;
+            first = bytes;
             if stray && &first[..] == b"\r\n" {
                 return;
             }

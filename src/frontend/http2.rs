@@ -85,8 +85,7 @@ pub(super) async fn serve_connection(
                 continue;
             }
             accepted = connection.accept() => accepted,
-            // The end of the last response is written. It is sent together with the GOAWAY frame that
-            // follows.
+            // The end of the last response is sent together with the GOAWAY frame that follows.
             () = ready(()), if goaway_requested && shared.are_writes_held() => {
                 shared.release_writes();
                 if streams.is_empty() && !shared.is_write_blocked() {
@@ -106,9 +105,7 @@ pub(super) async fn serve_connection(
             Some(Ok((request, respond))) => {
                 let (frontend, mode) = (frontends.current(), Arc::clone(&mode));
                 let stream = Stream { request, respond, shared: shared.clone() };
-                streams.spawn(
-                    async move { frontend.serve_stream(stream, &mode, peer, listener).await },
-                );
+                streams.spawn(frontend.serve_stream(stream, mode, peer, listener));
             }
             None | Some(Err(_)) => break None,
         }
@@ -185,9 +182,9 @@ async fn close(mut connection: Connection<ClientStream, UnsentBytes>, reason: Re
 impl Frontend {
     /// Serves one request. Returns false if its client aborted it.
     async fn serve_stream(
-        &self,
+        self: Arc<Self>,
         stream: Stream,
-        mode: &ProxyMode,
+        mode: Arc<ProxyMode>,
         peer: SocketAddr,
         listener: ListenerKind,
     ) -> bool {
@@ -200,7 +197,7 @@ impl Frontend {
             shared,
             &self.in_flight,
         )));
-        match self.stream_request(head, ends_here, mode, peer, listener) {
+        match self.stream_request(head, ends_here, &mode, peer, listener) {
             Ok(request) => {
                 let served = self.handler.serve(request, session).await;
                 if let Some(ClientSession::Http2(session)) = served.session {

@@ -20,7 +20,7 @@ use crate::frontend::stream::{ClientStream, offers_http1};
 use crate::route::pattern::HostPattern;
 use crate::telemetry::{HandshakeOutcome, Telemetry};
 
-/// The read buffer for a ClientHello; almost all of them fit.
+/// The read buffer for a `ClientHello`; almost all of them fit.
 const HELLO: usize = 4 * 1024;
 
 /// Decides which connections are intercepted, and presents the certificates.
@@ -39,7 +39,7 @@ pub struct MatchedHost(usize);
 pub struct Intercepted {
     /// The decrypted stream.
     pub io: ClientStream,
-    /// Whether the server name in the ClientHello is the host of the `CONNECT` request.
+    /// Whether the server name in the `ClientHello` is the host of the `CONNECT` request.
     pub sni_matches: bool,
 }
 
@@ -144,7 +144,7 @@ pub(super) struct HandshakeContext<'a> {
     pub(super) telemetry: &'a Arc<Telemetry>,
 }
 
-/// Reads the ClientHello, which begins with `bytes`.
+/// Reads the `ClientHello`, which begins with `bytes`.
 async fn hello(io: &mut ClientStream, mut bytes: BytesMut) -> Result<Accepted, HandshakeOutcome> {
     let mut acceptor = Acceptor::default();
     loop {

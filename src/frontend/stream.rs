@@ -158,7 +158,7 @@ impl ClientStream {
         }
     }
 
-    /// Closes an idle connection. Inside TLS it sends close_notify: without that, an attacker could
+    /// Closes an idle connection. Inside TLS it sends `close_notify`: without that, an attacker could
     /// have cut the connection.
     pub async fn close(mut self) {
         if self.stream.get_ref().is_secure() {
@@ -252,7 +252,7 @@ impl ClientStream {
     }
 }
 
-/// Whether a client with this ClientHello supports HTTP/1.
+/// Whether a client with this `ClientHello` supports HTTP/1.
 pub(super) fn offers_http1(hello: &Accepted) -> bool {
     hello.client_hello().alpn().is_none_or(|mut offered| offered.any(|name| name == b"http/1.1"))
 }

@@ -202,7 +202,7 @@ impl Policy {
         storability::remove_named_fields(&mut kept, effective, kind);
         match self.set_cookie {
             SetCookiePolicy::Refuse | SetCookiePolicy::Strip => {
-                storability::strip_cookies(&mut kept)
+                storability::strip_cookies(&mut kept);
             }
             SetCookiePolicy::Keep => {}
         }

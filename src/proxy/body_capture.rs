@@ -8,14 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::proxy::context::RequestContext;
 use crate::upstream::body_inspection::{self, ContentCoding, InspectedBody};
 use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes};
 
 /// A body that is copied while it passes through.
 pub(super) struct BodyCapture {
-    status: StatusCode,
-    headers: HeaderMap,
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
     coding: ContentCoding,
     body: BufferedPieces,
 }
@@ -32,46 +31,16 @@ impl BodyCapture {
         Some(Self { status, headers: headers.clone(), coding, body })
     }
 
+    /// The complete body, parsed. A large body is parsed outside the worker threads.
+    pub(super) async fn parse(&self) -> InspectedBody {
+        body_inspection::parse_off_thread(self.coding, &self.body).await
+    }
+
     /// Adds a piece. False once this body, or the total of all buffered bodies, is too large: the capture
     /// must then be dropped.
-    fn push(&mut self, piece: &Bytes) -> bool {
+    pub(super) fn push(&mut self, piece: &Bytes) -> bool {
         let fits = self.body.len() + piece.len() <= body_inspection::MAX_BODY;
         fits && self.body.push(piece.clone()).is_ok()
-    }
-}
-
-impl RequestContext {
-    /// Adds a piece of the body that has passed through.
-    pub(super) fn capture_piece(&mut self, piece: &Bytes) {
-        let Some(capture) = &mut self.body_capture else { return };
-        if !capture.push(piece) {
-            self.body_capture = None;
-            self.skip_inspection();
-        }
-    }
-
-    /// Applies the rules to the complete body. A large body is parsed outside the worker threads.
-    pub(super) async fn inspect_body(&mut self) {
-        let Some(capture) = self.body_capture.take() else { return };
-        let inspected = body_inspection::parse_off_thread(capture.coding, &capture.body).await;
-        let Some(permit) = &mut self.permit else { return };
-        match inspected {
-            InspectedBody::Json(json)
-                if permit.on_body(capture.status, &capture.headers, &json) => {}
-            // An error that is only visible in the body is not stored.
-            InspectedBody::Json(_) => self.post_capture = None,
-            InspectedBody::NotJson => permit.finish_without_body(),
-            InspectedBody::Unread => self.skip_inspection(),
-        }
-    }
-
-    /// Ends the call without inspection. The response may be an error, so it is not stored.
-    fn skip_inspection(&mut self) {
-        let Some(permit) = &mut self.permit else { return };
-        permit.finish_without_body();
-        if permit.body_affects_outcome() {
-            self.post_capture = None;
-        }
     }
 }
 
@@ -80,6 +49,8 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
     use std::task::Poll;
+
+    use crate::proxy::context::RequestContext;
 
     use super::*;
 

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::frontend::session::ClientSession;
 use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
+use crate::proxy::{ExchangeEnd, ProxyHandler};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::connection_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::semantics::request::ProxyRequest;

@@ -4,6 +4,7 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use crate::clock;
@@ -12,13 +13,14 @@ use crate::engine::head_update::PassThroughStart;
 use crate::engine::store_post::PostCapture;
 use crate::engine::unsafe_request::UnknownOutcomeGuard;
 use crate::frontend::session::{ClientError, ClientSession};
+use crate::proxy::attempts::Attempts;
 use crate::proxy::body_capture::BodyCapture;
-use crate::proxy::retry::RetryContext;
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 use crate::upstream::admission::Permit;
+use crate::upstream::body_inspection::InspectedBody;
 use crate::upstream::error::UpstreamError;
 
 /// The state of one exchange.
@@ -42,7 +44,7 @@ pub(super) struct RequestContext {
     /// The permit of the pass-through call.
     pub(super) permit: Option<Permit>,
     /// Its attempts.
-    pub(super) retry: RetryContext,
+    pub(super) retry: Attempts,
     /// Set while the client delays the call; other calls then do not wait for its outcome.
     pub(super) stepped_aside: bool,
     /// A copy of the response body if a rule inspects it.
@@ -88,7 +90,7 @@ impl RequestContext {
             unknown_outcome: None,
             post_capture: None,
             permit: None,
-            retry: RetryContext::default(),
+            retry: Attempts::default(),
             stepped_aside: false,
             body_capture: None,
             signed_in: false,
@@ -103,9 +105,9 @@ impl RequestContext {
     pub(super) async fn on_response(&mut self, status: StatusCode) {
         if let Some(guard) = self.unknown_outcome.take() {
             if invalidation::leaves_outcome_unknown(status) {
-                guard.invalidate_unresolved().await
+                guard.invalidate_unresolved().await;
             } else {
-                guard.resolved()
+                guard.resolved();
             }
         }
     }
@@ -115,9 +117,9 @@ impl RequestContext {
         if let Some(guard) = self.unknown_outcome.take() {
             // RFC 9113 §8.7: the call had no effect.
             if failure == UpstreamError::NotProcessed {
-                guard.resolved()
+                guard.resolved();
             } else {
-                guard.invalidate_unresolved().await
+                guard.invalidate_unresolved().await;
             }
         }
     }
@@ -186,5 +188,40 @@ impl RequestContext {
             filled_bytes: self.filled_bytes,
             is_own_error: self.is_own_error,
         });
+    }
+}
+
+impl RequestContext {
+    /// Adds a piece of the body that has passed through.
+    pub(super) fn capture_piece(&mut self, piece: &Bytes) {
+        let Some(capture) = &mut self.body_capture else { return };
+        if !capture.push(piece) {
+            self.body_capture = None;
+            self.skip_inspection();
+        }
+    }
+
+    /// Applies the rules to the complete body. A large body is parsed outside the worker threads.
+    pub(super) async fn inspect_body(&mut self) {
+        let Some(capture) = self.body_capture.take() else { return };
+        let inspected = capture.parse().await;
+        let Some(permit) = &mut self.permit else { return };
+        match inspected {
+            InspectedBody::Json(json)
+                if permit.on_body(capture.status, &capture.headers, &json) => {}
+            // An error that is only visible in the body is not stored.
+            InspectedBody::Json(_) => self.post_capture = None,
+            InspectedBody::NotJson => permit.finish_without_body(),
+            InspectedBody::Unread => self.skip_inspection(),
+        }
+    }
+
+    /// Ends the call without inspection. The response may be an error, so it is not stored.
+    fn skip_inspection(&mut self) {
+        let Some(permit) = &mut self.permit else { return };
+        permit.finish_without_body();
+        if permit.body_affects_outcome() {
+            self.post_capture = None;
+        }
     }
 }

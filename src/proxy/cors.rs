@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
+use crate::proxy::{ExchangeEnd, ProxyHandler};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
 

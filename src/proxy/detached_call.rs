@@ -16,14 +16,14 @@ use tokio::time::timeout;
 
 use crate::engine::head_update::PassThroughStart;
 use crate::engine::unsafe_request::UnknownOutcomeGuard;
+use crate::proxy::ProxyHandler;
 use crate::proxy::context::RequestContext;
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::ProxyHandler;
-use crate::proxy::relay::{is_interim, send_available};
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::connection_auth;
 use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
+use crate::semantics::status;
 use crate::upstream::Body;
 use crate::upstream::admission::Permit;
 use crate::upstream::body_inspection;
@@ -138,9 +138,9 @@ impl DetachedCall {
     /// Waits for the head of the final response.
     async fn head(&mut self) -> Result<Box<UpstreamHead>, SessionError> {
         loop {
-            send_available(&mut self.channel, &mut self.upload);
+            self.upload.send_available(&mut self.channel);
             match self.channel.next(true).await? {
-                SessionEvent::Head(head) if !is_interim(head.status) => return Ok(head),
+                SessionEvent::Head(head) if !status::is_interim(head.status) => return Ok(head),
                 SessionEvent::Head(_) | SessionEvent::SendReady => {}
                 SessionEvent::Data(_) | SessionEvent::End(_) => return Err(SessionError::Protocol),
             }

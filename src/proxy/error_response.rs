@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 use crate::engine::response::{ClientResponse, ResponseBody};
 use crate::frontend::session::{BodyLength, ClientError, ClientSession};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
+use crate::proxy::{ExchangeEnd, ProxyHandler};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;

@@ -13,7 +13,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use crate::clock;
 use crate::engine::fast_path::FastHit;
 use crate::frontend::PreparedResponse;
-use crate::proxy::handler::ProxyHandler;
+use crate::proxy::ProxyHandler;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::field_case::default_spelling;
 use crate::semantics::request::ProxyRequest;

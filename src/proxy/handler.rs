@@ -4,44 +4,22 @@
 //! Owns: the choice between the two. Never touches: the creation of responses (`engine`, `relay`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::HeaderValue;
-use tokio::sync::watch;
-
-use crate::config::BodyLimits;
-use crate::engine::Engine;
 use crate::engine::response::{ClientResponse, EngineResult};
 use crate::engine::stale_if_error_end::OWN_CREDENTIAL;
 use crate::frontend::ServeOutcome;
-use crate::frontend::drain::DrainState;
 use crate::frontend::session::ClientSession;
 use crate::policy::{Policy, ScopeRule};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::{
-    ProxyDeps, connection_auth, cors, error_response, mount_headers, response_writer,
+    ExchangeEnd, ProxyDeps, ProxyHandler, connection_auth, cors, error_response, mount_headers,
+    response_writer,
 };
-use crate::route::table::{Route, Table};
+use crate::route::table::Route;
 use crate::semantics::date;
 use crate::semantics::request::ProxyRequest;
-use crate::telemetry::{ResultKind, Telemetry};
-use crate::upstream::client::HttpClient;
+use crate::telemetry::ResultKind;
 use crate::upstream::interim::Interims;
-
-/// Handles requests.
-pub(super) struct ProxyHandler {
-    pub(super) engine: Arc<Engine>,
-    pub(super) routes: Table,
-    pub(super) network: Arc<HttpClient>,
-    pub(super) telemetry: Arc<Telemetry>,
-    /// The policy for requests that match no route.
-    pub(super) unrouted: Policy,
-    pub(super) via: HeaderValue,
-    pub(super) drain: watch::Receiver<DrainState>,
-    /// Idle timeout of an upgraded connection.
-    pub(super) tunnel_idle: Duration,
-    pub(super) body: BodyLimits,
-}
 
 impl ProxyHandler {
     pub(super) fn new(deps: ProxyDeps) -> Self {
@@ -202,13 +180,4 @@ impl ProxyHandler {
     pub(super) fn route(&self, ctx: &RequestContext) -> Option<&Route> {
         self.routes.routes().get(ctx.route)
     }
-}
-
-/// The regular end of an exchange.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ExchangeEnd {
-    /// With a complete response.
-    Completed,
-    /// With a switch to another protocol, which has ended as well.
-    Switched,
 }

@@ -18,13 +18,14 @@ use crate::proxy::connection_auth;
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::detached_call::ClientWatch;
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
 use crate::proxy::inactivity::{InactivityTimer, SilentPeer};
 use crate::proxy::mount_headers;
 use crate::proxy::upload::RequestUpload;
+use crate::proxy::{ExchangeEnd, ProxyHandler};
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
+use crate::semantics::status;
 use crate::semantics::storability::is_event_stream;
 use crate::upstream::client::{AttemptError, TransparentRetries};
 use crate::upstream::connection_pool::{CallChannel, ConnectionOwner, ConnectionUse};
@@ -142,14 +143,9 @@ impl ProxyHandler {
             upload.begin();
             let begun = {
                 // Pinned here and passed by reference, so that the caller's future does not contain it twice.
-                let work = pin!(self.network.begin(
-                    upstream,
-                    request.listener,
-                    &outgoing,
-                    connection,
-                    owner.clone()
-                ));
-                unless_gone(client, work).await
+                let (listener, owner) = (request.listener, owner.clone());
+                let work = self.network.begin(upstream, listener, &outgoing, connection, owner);
+                unless_gone(client, pin!(work)).await
             };
             let attempt = match begun {
                 Err(gone) => return RelayAttempt::Client(gone),
@@ -209,25 +205,19 @@ impl ProxyHandler {
         let began = clock::timer_now();
         let (step_aside_at, continue_at) = (began + STEP_ASIDE_AFTER, began + CONTINUE_AFTER);
         loop {
-            send_available(channel, upload);
+            upload.send_available(channel);
             // If the client is slow to send its body, the origin is not at fault.
             let waits_for_client = channel.can_send() && upload.needs_more();
-            timer.wait_for(if waits_for_client && !awaits_continue {
-                SilentPeer::Client
-            } else {
-                SilentPeer::Origin
-            });
+            let client_is_next = waits_for_client && !awaits_continue;
+            timer.wait_for(if client_is_next { SilentPeer::Client } else { SilentPeer::Origin });
             timer.set_stalled(!waits_for_client && !client.has_read_body());
             let before = upload.received_bytes();
             tokio::select! {
                 biased;
                 event = channel.next(true) => match event {
-                    Ok(SessionEvent::Head(head)) if is_interim(head.status) => {
+                    Ok(SessionEvent::Head(head)) if status::is_interim(head.status) => {
                         awaits_continue &= head.status != StatusCode::CONTINUE;
-                        let mut headers = head.headers;
-                        forwarded_message::strip(&mut headers);
-                        mount_headers::confine(request.in_browser, &mut headers);
-                        client.write_interim(head.status, headers).await?;
+                        write_interim(client, request, *head).await?;
                     }
                     Ok(SessionEvent::Head(head)) => return Ok(head),
                     Ok(SessionEvent::SendReady) => timer.restart(),
@@ -336,7 +326,7 @@ async fn pump(
     client.set_read_ahead(channel.receive_window());
     let mut since = clock::timer_now();
     loop {
-        send_available(&mut channel, &mut upload);
+        upload.send_available(&mut channel);
         let waits_for_client = channel.can_send() && upload.needs_more();
         // The unsent part of the response limits reading from the origin, but never from the client.
         let reads = client.has_room();
@@ -393,13 +383,13 @@ async fn unless_gone<T>(
     }
 }
 
-pub(super) fn send_available(channel: &mut CallChannel, upload: &mut RequestUpload) {
-    while channel.can_send() {
-        let Some(part) = upload.next_part() else { return };
-        channel.send(part);
-    }
-}
-
-pub(super) fn is_interim(status: StatusCode) -> bool {
-    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+async fn write_interim(
+    client: &mut ClientSession,
+    request: &ProxyRequest,
+    head: UpstreamHead,
+) -> Result<(), ClientError> {
+    let mut headers = head.headers;
+    forwarded_message::strip(&mut headers);
+    mount_headers::confine(request.in_browser, &mut headers);
+    client.write_interim(head.status, headers).await
 }

@@ -4,16 +4,15 @@
 //! Owns: the decision on a retry. A request that was sent is repeated only if the route's `retry` lists its
 //! method, and only while the whole body is buffered. Never touches: bodies.
 
-use std::time::{Duration, Instant};
-
 use http::{Method, StatusCode};
 
 use crate::engine::response::ClientResponse;
 use crate::policy::{ErrorClass, Policy};
+use crate::proxy::ProxyHandler;
+use crate::proxy::attempts::Attempts;
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::context::RequestContext;
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::ProxyHandler;
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
 use crate::upstream::classify;
@@ -23,31 +22,6 @@ use crate::upstream::rejection::RejectReason;
 use crate::upstream::retry::{RetryDecision, RetryState};
 use crate::upstream::routing::UpstreamTarget;
 use crate::upstream::session::UpstreamHead;
-
-/// The state of the attempts.
-#[derive(Default)]
-pub(super) struct RetryContext {
-    /// `None`: no retries.
-    state: Option<RetryState>,
-    /// Start of the first attempt.
-    began: Option<Instant>,
-    /// Upstream and call context of the last attempt.
-    call: Option<(UpstreamTarget, CallContext)>,
-    /// The wait before the next attempt.
-    wait: Option<Duration>,
-    /// The reason of the last failure.
-    reason: Option<&'static str>,
-    /// The reason for which the last attempt waited for admission.
-    wait_reason: Option<&'static str>,
-}
-
-impl RetryContext {
-    /// The detail of `Cache-Status` about the attempts.
-    pub(super) fn detail(&self) -> Option<(&'static str, &'static str)> {
-        let retried = self.reason.map(|reason| ("retried", reason));
-        retried.or_else(|| self.wait_reason.map(|reason| ("waited", reason)))
-    }
-}
 
 impl ProxyHandler {
     /// Waits for the backoff of a retry, then for admission.
@@ -198,11 +172,8 @@ impl ProxyHandler {
     ) -> bool {
         let cooldown = self.policy(ctx).cooldown;
         let admission = &self.network.admission;
-        let RetryContext {
-            state: Some(state),
-            began: Some(began),
-            call: Some((upstream, call)),
-            ..
+        let Attempts {
+            state: Some(state), began: Some(began), call: Some((upstream, call)), ..
         } = &mut ctx.retry
         else {
             return false;

@@ -12,7 +12,7 @@ use crate::frontend::session::{BodyLength, ClientSession, Http1Session};
 use crate::frontend::splice::{self, splice};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::forwarded_message;
-use crate::proxy::handler::{ExchangeEnd, ProxyHandler};
+use crate::proxy::{ExchangeEnd, ProxyHandler};
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::connection_pool::CallChannel;
 use crate::upstream::error::UpstreamError;

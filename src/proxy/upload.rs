@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::frontend::session::{ClientError, ClientEvent, ClientSession};
+use crate::upstream::connection_pool::CallChannel;
 use crate::upstream::in_flight_bytes::{BytesPermit, COPY_THRESHOLD, InFlightBytes};
 use crate::upstream::session::RequestPart;
 
@@ -80,8 +81,16 @@ impl RequestUpload {
         !self.ended && self.sent == self.buffer.len()
     }
 
+    /// Sends the buffered parts that `channel` accepts now.
+    pub(super) fn send_available(&mut self, channel: &mut CallChannel) {
+        while channel.can_send() {
+            let Some(part) = self.next_part() else { return };
+            channel.send(part);
+        }
+    }
+
     /// The next piece, or the end, that can be sent without reading from the client.
-    pub(super) fn next_part(&mut self) -> Option<RequestPart> {
+    fn next_part(&mut self) -> Option<RequestPart> {
         if let Some(piece) = self.buffer.get(self.sent) {
             self.sent += 1;
             return Some(RequestPart::Data(piece.clone()));

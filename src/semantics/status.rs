@@ -12,6 +12,11 @@ pub fn is_never_stored(status: StatusCode) -> bool {
     status.is_informational() || matches!(status.as_u16(), 206 | 304 | 400 | 407 | 413 | 414 | 431)
 }
 
+/// Interim responses (RFC 9110 §15.2), without 101, which ends the exchange.
+pub fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
+}
+
 /// Temporary refusals and failures. They are stored only if a route names them, or if the origin gives them
 /// an explicit lifetime and the route sets none.
 pub fn is_transient(status: StatusCode) -> bool {

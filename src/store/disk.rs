@@ -10,6 +10,7 @@
 //! `keys` define what is in the `database`; `body_file` and `layout` define where files are.
 
 mod body_file;
+mod check_state;
 mod codec;
 mod consistency;
 mod database;

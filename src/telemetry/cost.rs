@@ -113,14 +113,14 @@ impl CostTracker {
     /// Records a call to an upstream and its cost, which may be zero.
     pub fn spend(&self, upstream: &str, credits: f64, now: SystemTime) {
         let (prices, credits) = (self.prices.load(), MicroCredits::from_credits(credits));
-        let Some(priced) = prices.find(upstream) else {
+        let Some(entry) = prices.find(upstream) else {
             // A reload removed the price during the call; the call cost credits nevertheless.
             return self.history(&upstream.into()).spend(credits, now);
         };
-        priced.history.spend(credits, now);
-        priced.metrics.spent(credits.credits(), priced.money(credits));
-        if let Some(budget) = &priced.cost.budget {
-            priced.warn_if_due(budget, budget_status(&priced.history, budget, now), now);
+        entry.history.spend(credits, now);
+        entry.metrics.spent(credits.credits(), entry.money(credits));
+        if let Some(budget) = &entry.cost.budget {
+            entry.warn_if_due(budget, budget_status(&entry.history, budget, now), now);
         }
     }
 
@@ -128,9 +128,9 @@ impl CostTracker {
     /// avoided cost. `record_avoided_call` records requests that needed no call.
     pub fn record_free_call(&self, upstream: &str, credits: f64, now: SystemTime) {
         let (prices, credits) = (self.prices.load(), MicroCredits::from_credits(credits));
-        let Some(priced) = prices.find(upstream) else { return };
-        priced.history.add_free_call(credits, now);
-        priced.metrics.avoided(priced.money(credits));
+        let Some(entry) = prices.find(upstream) else { return };
+        entry.history.add_free_call(credits, now);
+        entry.metrics.avoided(entry.money(credits));
     }
 
     /// The usual cost of a call to an upstream: the configured one, else the average of its calls so far.
@@ -146,12 +146,12 @@ impl CostTracker {
         now: SystemTime,
     ) -> BudgetStatus {
         let prices = self.prices.load();
-        let Some(priced) = prices.find(upstream) else {
+        let Some(entry) = prices.find(upstream) else {
             return budget_status(&self.history(&upstream.into()), budget, now);
         };
-        let status = budget_status(&priced.history, budget, now);
+        let status = budget_status(&entry.history, budget, now);
         // The restored usage of an earlier larder may already exceed a threshold.
-        priced.warn_if_due(budget, status, now);
+        entry.warn_if_due(budget, status, now);
         status
     }
 
@@ -205,10 +205,10 @@ impl CostTracker {
             return;
         }
         let prices = self.prices.load();
-        let Some(priced) = prices.find_by_host(host, port) else { return };
-        let credits = priced.usual_cost();
-        priced.history.add_avoided_call(credits, self.clock.now());
-        priced.metrics.avoided(priced.money(credits));
+        let Some(entry) = prices.find_by_host(host, port) else { return };
+        let credits = entry.usual_cost();
+        entry.history.add_avoided_call(credits, self.clock.now());
+        entry.metrics.avoided(entry.money(credits));
     }
 
     /// Adds the persisted usage of an earlier larder to the usage so far. Returns the number of unreadable

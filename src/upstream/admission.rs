@@ -9,6 +9,7 @@ mod call_metrics;
 mod charge;
 mod failure_groups;
 mod feedback;
+mod limit_store;
 mod permit;
 mod persistence;
 mod registry;
@@ -35,11 +36,14 @@ use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;
 
 pub use crate::upstream::admission::call_metrics::CallTimer;
+pub use crate::upstream::admission::limit_store::LimitStore;
 pub use crate::upstream::admission::permit::Permit;
-pub use crate::upstream::admission::persistence::LimitStore;
 pub use crate::upstream::admission::registry::UpstreamRegistry;
 
 use crate::upstream::admission::permit::ActiveCall;
+
+/// How many credentials and buckets have a limit of their own. Beyond it, idle ones are removed.
+const MAX_LIMITS: usize = 4096;
 
 /// Admission control. Cheap to clone.
 #[derive(Clone)]

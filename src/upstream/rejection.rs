@@ -169,7 +169,7 @@ impl Rejection {
             ),
             RejectReason::RateLimit => (
                 MANY,
-                "paced",
+                "rate_limit",
                 "no capacity within rate_limit.max_wait; larder keeps to the API's rate limit",
             ),
             RejectReason::InFlight => (

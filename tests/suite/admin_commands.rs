@@ -105,7 +105,7 @@ impl api::AdminApi for FakeAdminApi {
             ban_guard: None,
             retries: (1, 10),
         };
-        let holds = vec![
+        let cooldowns = vec![
             cooldown("bucket", "rate-limited", true, 1500, 1),
             cooldown("key", "timeout", false, 29_400, 3),
             CooldownStatus { probing: true, ..cooldown("upstream", "breaker", true, 0, 1) },
@@ -391,10 +391,10 @@ UPSTREAM                       IN FLIGHT  WAITING  BREAKER  RETRIES  INVALID
 coins                          2          0        open     1/10     3/8000
 api.example:443 (no upstream)  2          0        -        1/10     -
 
-coins: bucket held (rate-limited): nobody is let through for 1s 500ms
-coins: 3 × key held (timeout): stale answers are served for 29s
-coins: upstream held (breaker): nobody is let through until the call that tries is answered
-coins: origin held (connect): nobody is let through until the next call, which tries
+coins: bucket cooldown (rate-limited): calls are blocked for 1s 500ms
+coins: 3 × key cooldown (timeout): stale responses are served for 29s
+coins: upstream cooldown (breaker): calls are blocked until the probe call ends
+coins: origin cooldown (connect): calls are blocked until the next call, which is the probe
 coins: limit configured: 12 of 30 calls left in 1m
 ";
     assert_eq!(out, expected);
@@ -419,9 +419,9 @@ async fn cost_prints_today_this_month_and_the_state_of_the_budgets() {
     assert_eq!(lines[2], coins);
     assert!(lines[1].starts_with("coins     today       2      2.5      1.25 USD"), "{out}");
     let expected = "\
-coins: 9 of 10 credits of this month (90 %), nearly spent; then no calls, only what is stored, stale \
-too; a new month in 25h
-maps: 12.5 of 10 credits of this month (125 %), spent: no calls, and nothing stale in their place; a \
+coins: 9 of 10 credits of this month (90 %), nearly spent; then no calls, only stored \
+responses, also stale ones; a new month in 25h
+maps: 12.5 of 10 credits of this month (125 %), spent: no calls and no stale responses; a \
 new month in 25h
 ";
     assert_eq!(budgets, expected);
@@ -698,7 +698,7 @@ async fn a_real_larder_reloads_its_file_or_reports_its_errors() {
     fs::write(&config_dir.config, routes(&["a", "a"])).unwrap();
     let (code, out, err) = run_at(admin, &["reload"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
-    assert!(err.contains("the one in force stays in force:\n"), "{err}");
+    assert!(err.contains("the current one stays active:\n"), "{err}");
     assert!(err.contains(":8:13: routes[1].name: is the name of an earlier route\n"), "{err}");
     fs::write(&config_dir.config, routes(&["c", "d", "e"])).unwrap();
     let (code, out, _) = run_at(admin, &["reload", "--json"]).await;

@@ -144,7 +144,7 @@ async fn tls_01_the_key_is_in_no_log_and_no_response() {
     }
     let arguments = ["check", "--json"].map(OsStr::new);
     let checked = [arguments[0], config_dir.config.as_os_str(), arguments[1]];
-    collected += &text(&crate::process::run_larder(&checked).await.stdout);
+    collected += &text(&run_larder(&checked).await.stdout);
     for command in ["show", "export", "bundle"] {
         collected += &ca_output(&config_dir, command, &[]).await;
     }
@@ -295,7 +295,7 @@ async fn ca_rotate_takes_effect_after_a_reload() {
     assert!(page.contains("then `larder reload`") && page.contains("previous     "), "{page}");
     assert_eq!(served().await, before, "not before a reload");
     let admin_at = admin.to_string();
-    let reloaded = crate::process::run_larder(&["reload", "--admin", &admin_at]).await;
+    let reloaded = run_larder(&["reload", "--admin", &admin_at]).await;
     assert_eq!(reloaded.status.code(), Some(0), "{}", text(&reloaded.stderr));
     let after = served().await;
     assert_ne!(after, before);
@@ -310,7 +310,7 @@ async fn a_reload_without_a_usable_authority_keeps_the_old_one_and_reports_it() 
     let admin = larder.admin().await;
     let before = get(admin, "/ca.pem").await.text();
     fs::set_permissions(key(&config_dir), Permissions::from_mode(0o640)).unwrap();
-    let reloaded = crate::process::run_larder(&["reload", "--admin", &admin.to_string()]).await;
+    let reloaded = run_larder(&["reload", "--admin", &admin.to_string()]).await;
     assert_eq!(reloaded.status.code(), Some(1));
     let reason = text(&reloaded.stderr);
     assert!(reason.contains("chmod 600") && reason.contains("the old one stays"), "{reason}");

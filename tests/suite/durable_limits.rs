@@ -64,12 +64,12 @@ async fn a_crash_loop_does_not_spend_a_quota() {
         for start in 0..4 {
             let larder = run(&config_dir);
             let response = get(&larder, &format!("/{start}")).await;
-            let expected = if start < 2 { (200, "") } else { (429, "paced") };
+            let expected = if start < 2 { (200, "") } else { (429, "rate_limit") };
             assert_eq!((response.0, response.1.as_str()), expected, "start {start}");
             // The kill may follow at once: the call was on disk before it was sent.
             stop(larder, if start < 3 { "KILL" } else { "TERM" }).await;
         }
-        assert_eq!(get(&run(&config_dir), "/stopped").await, (429, "paced".to_owned()));
+        assert_eq!(get(&run(&config_dir), "/stopped").await, (429, "rate_limit".to_owned()));
         assert_eq!(origin.calls(), 2);
     })
     .await;
@@ -141,7 +141,11 @@ async fn a_start_with_an_unreadable_state_uses_no_disk_and_loses_nothing() {
         let larder = run(&config_dir);
         assert_eq!(get(&larder, "/1").await.0, 200);
         assert_eq!(origin.calls(), 3, "stored responses are used again");
-        assert_eq!(get(&larder, "/2").await, (429, "paced".to_owned()), "and so are the counts");
+        assert_eq!(
+            get(&larder, "/2").await,
+            (429, "rate_limit".to_owned()),
+            "and so are the counts"
+        );
         assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "the secret and the database");
     })
     .await;

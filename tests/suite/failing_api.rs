@@ -1,7 +1,7 @@
 //! An API that fails or limits its clients: the responses that clients receive, and the number and
 //! times of the calls that the API receives.
 
-use crate::failing_origin::{SECOND, yaml};
+use crate::failing_origin::SECOND;
 use crate::larder_under_test::Larder;
 use crate::origin::{MockResponse, Origin};
 use std::time::Duration;

@@ -207,7 +207,7 @@ async fn a_malformed_client_hello_ends_only_its_own_connection() {
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     assert_eq!(http1_get(&mut client, "/x", API).await.status, 200);
     let malformed =
-        "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"malformed\"}";
+        "larder_tls_handshakes_total{outcome=\"malformed\",pattern=\"api.example.test\"}";
     scene.larder.wait_for_metric(malformed, 4.0).await;
 }
 
@@ -221,7 +221,7 @@ async fn an_incomplete_client_hello_is_cut_off() {
     tunnel.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("larder reads");
     let mut received = Vec::new();
     timeout(SOON, tunnel.read_to_end(&mut received)).await.expect("it ends").expect("in order");
-    let slow = "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"timeout\"}";
+    let slow = "larder_tls_handshakes_total{outcome=\"timeout\",pattern=\"api.example.test\"}";
     scene.larder.wait_for_metric(slow, 1.0).await;
 }
 
@@ -304,7 +304,7 @@ async fn a_client_that_rejects_larders_certificate_is_counted_by_host() {
     for _ in 0..3 {
         client.connect(&format!("{API}:443"), API).await.expect_err("it trusts another authority");
     }
-    let refused = "larder_tls_handshakes_total{pattern=\"api.example.test\",outcome=\"refused\"}";
+    let refused = "larder_tls_handshakes_total{outcome=\"refused\",pattern=\"api.example.test\"}";
     scene.larder.wait_for_metric(refused, 3.0).await;
     assert_eq!(scene.larder.server.telemetry().distrusting_hosts(), [(API.to_owned(), 3)]);
 }

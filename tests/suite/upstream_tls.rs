@@ -492,7 +492,7 @@ async fn unusable_system_roots_are_reported_without_a_panic() {
         for roots in [broken.path(), Path::new("/no/such/bundle.pem")] {
             let mut larder = with_system_roots(&config_dir, roots);
             let line = larder.err.wait_for_line("root certificates").await;
-            assert!(line.contains("let SSL_CERT_FILE name a bundle of good ones"), "{line}");
+            assert!(line.contains("set SSL_CERT_FILE to a valid bundle"), "{line}");
             assert_eq!(larder.wait_for_exit().await.code(), Some(1), "{}", larder.err.text());
             assert!(!larder.err.text().contains("panicked"), "{}", larder.err.text());
         }
@@ -513,7 +513,7 @@ async fn a_system_without_root_certificates_is_reported() {
         let config_dir = ConfigDir::with(&format!("{FREE_PORTS}{insecure}"));
         let mut larder = with_system_roots(&config_dir, none.path());
         let line = larder.err.wait_for_line("upstreams.up.tls.insecure").await;
-        assert!(line.contains("give any in extra_roots"), "{line}");
+        assert!(line.contains("specify any in extra_roots"), "{line}");
         assert_eq!(larder.wait_for_exit().await.code(), Some(1));
     })
     .await;

@@ -7,30 +7,30 @@ use std::fs;
 use std::path::Path;
 
 /// A source file: its path below its root without `.rs`, and its text.
-pub struct Source {
+pub(crate) struct Source {
     pub path: String,
     pub text: String,
 }
 
 impl Source {
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         let path = path.strip_suffix(".rs").unwrap_or(path).to_owned();
         Self { path, text: text.to_owned() }
     }
 
     /// The first-level module of the file.
-    pub fn module(&self) -> &str {
+    pub(crate) fn module(&self) -> &str {
         self.path.split('/').next().unwrap_or_default()
     }
 
     /// Whether the file is the module `place` or below it.
-    pub fn is_within(&self, place: &str) -> bool {
+    pub(crate) fn is_within(&self, place: &str) -> bool {
         self.path.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
 /// Collects all `.rs` files below `directory`, with `prefix` before their paths.
-pub fn sources_below(directory: &Path, prefix: &str, sources: &mut Vec<Source>) {
+pub(crate) fn sources_below(directory: &Path, prefix: &str, sources: &mut Vec<Source>) {
     let entries = fs::read_dir(directory).expect("the sources are there");
     for entry in entries {
         let entry = entry.expect("the sources can be listed");
@@ -70,7 +70,7 @@ fn pieces(text: &str) -> impl Iterator<Item = (Kind, &str)> {
 }
 
 /// The text with comments and literals blanked; lines stay where they are.
-pub fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for (kind, piece) in pieces(text) {
         if kind == Kind::Code {
@@ -83,7 +83,7 @@ pub fn code(text: &str) -> String {
 }
 
 /// The comments of a text: blocks of lines that follow each other, each line with its number.
-pub fn comments(text: &str) -> Vec<Vec<(usize, &str)>> {
+pub(crate) fn comments(text: &str) -> Vec<Vec<(usize, &str)>> {
     let mut blocks: Vec<Vec<(usize, &str)>> = Vec::new();
     let mut number = 1;
     let mut is_whole_line = true;
@@ -105,7 +105,7 @@ pub fn comments(text: &str) -> Vec<Vec<(usize, &str)>> {
 }
 
 /// The string literals of a text, each with the number of its first line.
-pub fn literals(text: &str) -> Vec<(usize, &str)> {
+pub(crate) fn literals(text: &str) -> Vec<(usize, &str)> {
     let mut found = Vec::new();
     let mut number = 1;
     for (kind, piece) in pieces(text) {

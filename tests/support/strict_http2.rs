@@ -116,7 +116,7 @@ async fn read_response(mut response: ResponseFuture) -> Result<ReceivedResponse,
     })
 }
 
-/// The fault if no response head comes. After a GOAWAY without error or a REFUSED_STREAM, the request was
+/// The fault if no response head comes. After a GOAWAY without error or a `REFUSED_STREAM`, the request was
 /// not processed.
 fn head_fault(error: &h2::Error) -> Fault {
     let refused = error.reason() == Some(h2::Reason::REFUSED_STREAM);

@@ -159,7 +159,7 @@ fn as_sent_upstream(config: &Config, received: &ProxyRequest) -> ProxyRequest {
 fn policy(policy: &Policy, method: &Method, stored: bool) -> OutputRows {
     let retry = ("retry", describe::retry_for_method(&policy.retry, method));
     if !stored {
-        return vec![retry, ("hold", describe::cooldown(policy.cooldown))];
+        return vec![retry, ("cooldown", describe::cooldown(policy.cooldown))];
     }
     let lines = describe::policy(policy).into_iter();
     lines.map(|line| if line.0 == retry.0 { retry.clone() } else { line }).collect()
@@ -171,7 +171,7 @@ fn upstream(config: &Config, target: &Target, routed: bool) -> Option<(String, O
     let upstream = found.upstream?;
     let mut rows = describe::upstream_policy(&upstream);
     if !routed {
-        rows.push(("hold", describe::cooldown(config.cooldown)));
+        rows.push(("cooldown", describe::cooldown(config.cooldown)));
     }
     Some((upstream.name.to_string(), rows))
 }
@@ -238,7 +238,7 @@ impl Explanation {
             "match": self.route.as_ref().map(|(_, pattern)| pattern),
             "policy": describe::to_json_object(&self.policy),
             "upstream": self.upstream.as_ref().map(|(name, _)| name),
-            "conduct": self.upstream.as_ref().map(|(_, rows)| describe::to_json_object(rows)),
+            "upstream_policy": self.upstream.as_ref().map(|(_, rows)| describe::to_json_object(rows)),
             "key": pairs(&self.key),
             "credentials": self.credentials,
             "notes": self.notes,

@@ -185,9 +185,9 @@ fn upstream_policies_are_described_for_a_file_and_for_a_request() {
     let unrouted = check(TREATED, &["--explain", "GET", "http://api.example/a", "--json"]).out;
     let unrouted: Value = serde_json::from_str(&unrouted).unwrap();
     assert_eq!(unrouted["upstream"], "api");
-    assert_eq!(unrouted["conduct"]["hold"], "as Retry-After specifies, up to 5m");
+    assert_eq!(unrouted["upstream_policy"]["cooldown"], "as Retry-After specifies, up to 5m");
     let rules = "$.code is 7: quota, cooldown until the day ends (UTC); 403: auth";
-    assert_eq!(unrouted["conduct"]["errors"], rules);
+    assert_eq!(unrouted["upstream_policy"]["errors"], rules);
 }
 
 #[test]

@@ -28,7 +28,7 @@ use crate::frontend::ca::CertificateAuthority;
 use crate::route::pattern::HostPattern;
 use crate::server::{Server, ServerDeps};
 use crate::store;
-use crate::store::lock::{Lock, LockError};
+use crate::store::lock::Lock;
 use crate::telemetry::{self, Telemetry};
 
 /// A larder that runs in this process.
@@ -221,7 +221,6 @@ fn in_use(directory: &Path, config: &Config) -> Option<String> {
     match Lock::try_take(directory, Clock::system().now()) {
         // The store takes the lock right after this; a process that takes it in between has it.
         Ok(_lock) => None,
-        Err(error @ LockError::InUse { .. }) => Some(error.to_string()),
-        Err(error @ LockError::Io { .. }) => Some(error.to_string()),
+        Err(error) => Some(error.to_string()),
     }
 }

@@ -35,7 +35,7 @@ impl Instance {
             Ok(running) => return Ok(Self::Running(running)),
             Err(NotFound::Unreachable(_)) => {}
             Err(NotFound::Unsuitable(reason)) => {
-                print_note(context, &format!("{reason}: starting a private one"))
+                print_note(context, &format!("{reason}: starting a private one"));
             }
         }
         EmbeddedLarder::start(file, config, context).map(Self::Embedded)

@@ -3,8 +3,6 @@
 //! Owns: their keys and bounds, the rule that each key of a route overrides that of `defaults`, and which
 //! methods may be retried where. Never touches: waiting.
 
-use std::time::Duration;
-
 use http::Method;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
@@ -12,15 +10,13 @@ use crate::config::duration::{self, parse_positive};
 use crate::config::file::Value;
 use crate::config::number::{between, share};
 use crate::config::reader::{Reader, Section, Spanned, count, word};
-use crate::config::resolve::{routes, status};
+use crate::config::resolve::scalars;
+use crate::config::resolve::status;
 use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
 use crate::semantics::method;
 
 /// More retries than this help neither the origin nor the waiting clients.
 const MOST_RETRIES: usize = 10;
-
-/// No client waits longer for a response.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// The resolved `retry` section, and the methods that the section itself names.
 struct RetrySection {
@@ -94,13 +90,13 @@ fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
     let retries = section.scalar(reader, "retries", count(0, MOST_RETRIES));
     let retries = retries.and_then(|at| u32::try_from(at.value).ok()).unwrap_or(base.retries);
     let on = section.scalars(reader, "on", status::retried);
-    let named = section.scalars(reader, "methods", routes::method);
+    let named = section.scalars(reader, "methods", scalars::method);
     let backoff = backoff(section, base.backoff, reader);
     let words = [("true", true), ("false", false)];
     let yes_or_no = word("`true` or `false`", &words);
     let honour_retry_after =
         section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
-    let budget = section.scalar_or(reader, "budget", client_wait, base.budget);
+    let budget = section.scalar_or(reader, "budget", scalars::client_wait, base.budget);
     section.finish(reader);
     let values = |named: &Vec<Spanned<Method>>| named.iter().map(|at| at.value.clone()).collect();
     let retry = RetryPolicy {
@@ -153,17 +149,6 @@ pub(super) fn cooldown(
     read
 }
 
-/// Parses how long a client may wait.
-pub(super) fn client_wait(text: &str) -> Result<Duration, ValueError> {
-    let wait = parse_positive(text)?;
-    if wait <= LONGEST_WAIT {
-        return Ok(wait);
-    }
-    let wanted = "a duration of up to ten minutes";
-    let what = "is longer than any client waits: its connection would stay open for nothing";
-    Err(ValueError::new(wanted, what, "write `10m` or less"))
-}
-
 fn off(text: &str) -> Result<(), ValueError> {
     let fix = "write `retry: { retries: 3 }`, or `retry: off`";
     match text {
@@ -174,6 +159,7 @@ fn off(text: &str) -> Result<(), ValueError> {
 
 #[cfg(test)]
 mod tests {
+
     use std::time::Duration;
 
     use http::Method;

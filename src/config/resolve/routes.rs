@@ -14,6 +14,7 @@ use crate::config::file::{Entry, Node, Value};
 use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::policy::{self, Defaults};
+use crate::config::resolve::scalars;
 use crate::config::resolve::{header_names, upstreams};
 use crate::policy::{ScopeRule, Ttl};
 use crate::route::pattern::{FieldMatch, PathPattern, Pattern, QueryMatch, ValueMatch};
@@ -111,7 +112,7 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
         let fix = "add `host: api.example`; `\"*\"` means every host";
         reader.problem(section.place, &section.at("host"), "is missing", fix);
     }
-    let methods = section.scalars(reader, "method", method);
+    let methods = section.scalars(reader, "method", scalars::method);
     if methods.as_ref().is_some_and(Vec::is_empty) && is_empty_list(section.get("method")) {
         let place = section.key_place("method");
         reader.problem(place, &section.at("method"), "names no method", "remove the key for GET");
@@ -154,21 +155,6 @@ fn conditions<N>(
         }
     };
     inner.entries().iter().filter_map(&mut one).collect()
-}
-
-/// Parses a method that a routed request can have.
-pub(super) fn method(text: &str) -> Result<Method, ValueError> {
-    let wanted = "a method such as `GET`";
-    let upper = text.to_ascii_uppercase();
-    if upper != text {
-        let fix = format!("write `{upper}`: methods are case-sensitive");
-        return Err(ValueError::new(wanted, "is not a method that clients send", fix));
-    }
-    if text == "CONNECT" {
-        let fix = "name the methods of the requests inside the tunnel";
-        return Err(ValueError::new(wanted, "opens a tunnel and is never routed", fix));
-    }
-    Method::from_bytes(text.as_bytes()).map_err(|_| ValueError::is_not(wanted))
 }
 
 fn path(text: &str) -> Result<PathPattern, ValueError> {

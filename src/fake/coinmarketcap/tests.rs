@@ -180,7 +180,7 @@ async fn the_bill_is_by_utc_day_and_month() {
     get(&fake, &quotes).await;
     clock.advance(Duration::from_secs(3_600));
     get(&fake, &quotes).await;
-    get(&fake, &format!("{QUOTES}?id=nobody")).await;
+    get(&fake, &format!("{QUOTES}?id=unknown")).await;
     let bill = get(&fake, "/_fake/bill").await.json();
     assert_eq!(bill["by_day"], json!({ "2026-10-31": 1, "2026-11-01": 1 }));
     assert_eq!(bill["by_month"], json!({ "2026-10": 1, "2026-11": 1 }));

@@ -259,7 +259,7 @@ async fn a_shared_limit_covers_all_callers_and_counts_towards_no_ban() {
 }
 
 #[tokio::test]
-async fn too_many_invalid_requests_in_any_ten_minutes_cause_a_ban() {
+async fn too_many_errors_in_any_ten_minutes_cause_a_ban() {
     let after = "2/10m".parse().unwrap();
     let ban = Some(limits::Ban { after, length: Duration::from_secs(60) });
     let (fake, clock) = limited(Limits { ban, ..Limits::default() }).await;
@@ -283,7 +283,7 @@ async fn too_many_invalid_requests_in_any_ten_minutes_cause_a_ban() {
 }
 
 #[tokio::test]
-async fn invalid_requests_outside_the_window_cause_no_ban() {
+async fn errors_outside_the_window_cause_no_ban() {
     let after = "2/10m".parse().unwrap();
     let ban = Some(limits::Ban { after, length: Duration::from_secs(60) });
     let (fake, clock) = limited(Limits { ban, ..Limits::default() }).await;

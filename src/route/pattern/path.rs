@@ -93,7 +93,7 @@ impl PathPattern {
         self.matches_normal(&path_equivalence::normalize(path))
     }
 
-    /// The same for a path in its [normal form](path_equivalence::normal), computed once for many patterns.
+    /// The same for a path in its [normal form](path_equivalence::normalize), computed once for many patterns.
     pub(crate) fn matches_normal(&self, path: &str) -> bool {
         let Some(mut left) = path.strip_prefix(self.literal.as_str()) else { return false };
         for segment in &self.segments {

@@ -3,13 +3,10 @@
 //!
 //! Owns: finding and repairing these, slice by slice. Never touches: consistent data.
 
-use std::collections::HashSet;
-
-use sled::IVec;
-
 use crate::semantics::vary::VariantId;
 use crate::store::EntryId;
-use crate::store::disk::body_file::{BodyFileName, SHARDS};
+use crate::store::disk::body_file::SHARDS;
+use crate::store::disk::check_state::{Check, Stage};
 use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Fault, Pair};
 use crate::store::disk::keys::{self, ENTRIES, EXPIRIES, VARIANTS};
@@ -18,31 +15,7 @@ use crate::store::disk::variants::Variants;
 use crate::store::disk::writer::{DiskWriter, VariantUpdate, weight};
 use crate::telemetry::StoreOp;
 
-/// A check in progress.
-#[derive(Default)]
-pub(super) struct Check {
-    stage: Stage,
-    after: Option<IVec>,
-    /// The body files that entries name.
-    named: HashSet<u64>,
-}
-
-#[derive(Default, Clone, Copy)]
-enum Stage {
-    #[default]
-    Entries,
-    Expiries,
-    Variants,
-    /// The files of this shard are next.
-    Files(u16),
-}
-
 impl Check {
-    /// Records a body file that was written during the check.
-    pub(super) fn created(&mut self, name: BodyFileName) {
-        self.named.insert(name.number);
-    }
-
     /// Runs the next slice; returns whether more is to be done.
     fn step(&mut self, writer: &DiskWriter) -> Result<bool, Fault> {
         let (prefix, next) = match self.stage {

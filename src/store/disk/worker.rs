@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock;
 use crate::store::disk::Shared;
-use crate::store::disk::consistency::Check;
+use crate::store::disk::check_state::Check;
 use crate::store::disk::database::{Closed, Fault, caught};
 use crate::store::disk::free_space::{self, PressureAction, SpacePressure};
 use crate::store::disk::layout::Layout;

@@ -10,8 +10,8 @@ use sled::IVec;
 
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::disk::body_file::BodyFileName;
+use crate::store::disk::check_state::Check;
 use crate::store::disk::codec::{BodyLocation, Entry, EntryMeta, EntryRef, body_hash};
-use crate::store::disk::consistency::Check;
 use crate::store::disk::database::{Database, Fault};
 use crate::store::disk::encryption::FieldCipher;
 use crate::store::disk::keys::{self, ExpiresAt};

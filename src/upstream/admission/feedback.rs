@@ -68,7 +68,7 @@ impl LimiterState {
             }
             CallEnd::ClientFault(_) => self.end_probe(admission),
             CallEnd::Response(_) | CallEnd::NoResponse => {
-                self.on_outcome(subject, admission, outcome, now)
+                self.on_outcome(subject, admission, outcome, now);
             }
         }
     }

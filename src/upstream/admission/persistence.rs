@@ -4,21 +4,20 @@
 //! Owns: which rows changed, which can be deleted, and that a call in a long window is counted on disk before
 //! it goes out. Never touches: the disk; when a call goes out.
 
-mod row;
+pub(super) mod row;
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use async_trait::async_trait;
 use tokio::time::timeout;
 
 use crate::telemetry::cost::UsageRow;
+use crate::upstream::admission::MAX_LIMITS;
+use crate::upstream::admission::limit_store::LimitStore;
 use crate::upstream::admission::persistence::row::{RowKey, RowKind, SavedCooldowns};
 use crate::upstream::admission::registry::UpstreamRegistry;
-use crate::upstream::admission::state::{LimiterState, MAX_LIMITS, UpstreamState, entry};
-use crate::upstream::admission::wait_queue::WaitQueue;
+use crate::upstream::admission::state::{LimiterState, UpstreamState, entry};
 use crate::upstream::cooldown::CooldownScope;
 use crate::upstream::rate_limiter::SlidingWindow;
 
@@ -31,52 +30,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// How long a call waits for the disk. If the disk hangs, limits may be lost at a restart, but no response
 /// is.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// The storage for limits. It requests the rows from [`UpstreamRegistry::changed_rows`].
-#[async_trait]
-pub trait LimitStore: fmt::Debug + Send + Sync {
-    /// Returns once all earlier changes are on disk, or cannot be written.
-    async fn flush(&self);
-
-    /// Requests a flush without waiting.
-    fn flush_soon(&self);
-}
-
-/// The parts of an upstream's limits that changed since they were last written.
-#[derive(Debug, Default)]
-pub(super) struct UnsavedLimits {
-    pub(super) windows: BTreeSet<u128>,
-    pub(super) ban_guard: bool,
-    pub(super) cooldowns: bool,
-    /// The windows whose rows were written last.
-    last_written: Vec<u128>,
-}
-
-impl UnsavedLimits {
-    /// Marks the window of a credential as changed. If no storage requests the rows, windows that no longer
-    /// exist are dropped.
-    pub(super) fn mark_window(
-        &mut self,
-        credential: u128,
-        windows: &HashMap<u128, (SlidingWindow, WaitQueue)>,
-    ) {
-        if self.windows.len() >= MAX_LIMITS {
-            self.windows.retain(|one| windows.contains_key(one));
-        }
-        self.windows.insert(credential);
-    }
-}
-
-/// The rows on disk.
-#[derive(Debug, Default)]
-pub(super) struct Disk {
-    rows: BTreeSet<RowKey>,
-    last_sweep: Option<Instant>,
-    /// Whether no calls are counted ahead any more, because this process releases the storage.
-    closing: bool,
-    /// Whether the warning about a slow disk was logged.
-    warned_slow: bool,
-}
 
 impl UpstreamRegistry {
     /// Sets the storage for limits.
@@ -228,7 +181,7 @@ impl LimiterState {
         let mut rows = Vec::new();
         for credential in std::mem::take(&mut self.unsaved.windows) {
             let window = self.windows.get_mut(&credential);
-            let saved = window.and_then(|(window, _)| window.to_save(closing, now));
+            let saved = window.and_then(|(window, _)| window.take_unsaved(closing, now));
             rows.push((
                 RowKind::Window(credential),
                 saved.map(|saved| row::encode_window(&saved, date)),

@@ -9,7 +9,7 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::upstream::admission::persistence::{Disk, LimitStore};
+use crate::upstream::admission::limit_store::{Disk, LimitStore};
 use crate::upstream::admission::state::UpstreamState;
 use crate::upstream::routing::UpstreamTarget;
 

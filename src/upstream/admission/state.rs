@@ -13,9 +13,10 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::policy::upstream::{Rate, UpstreamPolicy};
 use crate::semantics::rate_limit::Bucket;
+use crate::upstream::admission::MAX_LIMITS;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
 use crate::upstream::admission::failure_groups::{FailureGroups, GroupMember};
-use crate::upstream::admission::persistence::UnsavedLimits;
+use crate::upstream::admission::limit_store::UnsavedLimits;
 use crate::upstream::admission::wait_queue::{QueuePosition, WaitQueue};
 use crate::upstream::ban_guard::BanGuard;
 use crate::upstream::circuit_breaker;
@@ -24,9 +25,6 @@ use crate::upstream::rate_limiter::{AdaptiveLimit, SlidingWindow, Write};
 use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::retry;
 use crate::upstream::routing::UpstreamTarget;
-
-/// How many credentials and buckets have a limit of their own. Beyond it, idle ones are removed.
-pub(super) const MAX_LIMITS: usize = 4096;
 
 /// The state of one upstream. It outlives configurations.
 #[derive(Debug)]

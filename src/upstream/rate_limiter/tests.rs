@@ -208,7 +208,7 @@ fn through_kills(rate: Rate, steps: &[u64], kills: &[bool]) -> Vec<Instant> {
         }
         let write = window.send(now);
         if write == Write::First || (write == Write::Soon && step % 2 == 0) {
-            row = window.to_save(false, now).map(|kept| (kept, now));
+            row = window.take_unsaved(false, now).map(|kept| (kept, now));
             window.mark_flushed();
         }
         sent.push(now);
@@ -245,7 +245,7 @@ fn a_long_window_admits_its_full_rate_and_keeps_few_pieces() {
         }
     }
     assert_eq!(sent, 20_000, "in twenty minutes");
-    let kept = window.to_save(true, start + 1_199 * SECOND).expect("it is not over");
+    let kept = window.take_unsaved(true, start + 1_199 * SECOND).expect("it is not over");
     assert!((30..=66).contains(&kept.sent.len()), "{}", kept.sent.len());
 }
 
@@ -261,7 +261,7 @@ fn every_call_of_a_small_window_is_written_first_few_of_a_large_one() {
                 Write::Soon => {}
                 Write::No => continue,
             }
-            assert!(window.to_save(false, now).is_some());
+            assert!(window.take_unsaved(false, now).is_some());
             window.mark_flushed();
         }
         first
@@ -270,7 +270,7 @@ fn every_call_of_a_small_window_is_written_first_few_of_a_large_one() {
     assert_eq!(written(64, 64), 64);
     assert_eq!(written(10_000, 10_000), 1, "the row is renewed before its calls are used up");
     let (mut short, now) = (SlidingWindow::new(rate(2, 59 * SECOND)), start());
-    assert_eq!((short.send(now), short.to_save(false, now)), (Write::No, None));
+    assert_eq!((short.send(now), short.take_unsaved(false, now)), (Write::No, None));
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn repeated_restarts_without_a_call_use_nothing_up() {
     let (mut window, now) = (SlidingWindow::new(rate(6_400, 600 * SECOND)), start());
     window.send(now);
     for _ in 0..100 {
-        let kept = window.to_save(false, now).expect("a call counts");
+        let kept = window.take_unsaved(false, now).expect("a call counts");
         window = SlidingWindow::new(kept.rate);
         window.restore(&kept.aged(SECOND), now);
     }
@@ -291,7 +291,7 @@ fn another_rate_after_a_restart_counts_the_stored_calls() {
     let (mut window, now) = (SlidingWindow::new(rate(2, 86_400 * SECOND)), start());
     window.send(now);
     window.send(now);
-    let kept = window.to_save(true, now).expect("two calls");
+    let kept = window.take_unsaved(true, now).expect("two calls");
     for (to, left) in [
         (rate(5, 86_400 * SECOND), 3),
         (rate(1, 86_400 * SECOND), 0),

@@ -148,7 +148,11 @@ impl SlidingWindow {
 
     /// The window to store. `None`: all calls have expired. `last`: no row follows, so no calls are counted
     /// ahead.
-    pub(in crate::upstream) fn to_save(&mut self, last: bool, now: Instant) -> Option<SavedWindow> {
+    pub(in crate::upstream) fn take_unsaved(
+        &mut self,
+        last: bool,
+        now: Instant,
+    ) -> Option<SavedWindow> {
         self.expire(now);
         if self.sent.is_empty() || !self.is_long() {
             return None;
@@ -163,7 +167,7 @@ impl SlidingWindow {
         Some(SavedWindow { rate: self.rate, sent: self.sent.iter().map(age).collect(), ahead })
     }
 
-    /// The row of [`SlidingWindow::to_save`] is on disk.
+    /// The row of [`SlidingWindow::take_unsaved`] is on disk.
     pub(in crate::upstream) fn mark_flushed(&mut self) {
         self.stored_row = self.pending_row.take().or(self.stored_row);
     }

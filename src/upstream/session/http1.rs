@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::request::RequestFraming;
+use crate::semantics::status;
 use crate::upstream::BodyFraming;
 use crate::upstream::session::http1::head::{
     find_head_end, framing, is_misframed, parse_response_head, persists, request_head,
@@ -116,10 +117,10 @@ impl Http1Call {
                 self.out.push_back(Bytes::from_static(b"\r\n"));
             }
             (RequestFraming::Chunked, RequestPart::End) => {
-                self.out.push_back(Bytes::from_static(b"0\r\n\r\n"))
+                self.out.push_back(Bytes::from_static(b"0\r\n\r\n"));
             }
             (RequestFraming::None | RequestFraming::Length(_), RequestPart::Data(data)) => {
-                self.out.push_back(data)
+                self.out.push_back(data);
             }
             (RequestFraming::None | RequestFraming::Length(_), RequestPart::End) => {}
         }
@@ -236,7 +237,7 @@ impl Http1Call {
         self.scanned = 0;
         let raw = self.input.split_to(end).freeze();
         let mut head = parse_response_head(&raw)?;
-        if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS {
+        if status::is_interim(head.status) {
             self.interims.add()?;
             return Ok(Some(SessionEvent::Head(Box::new(head))));
         }

@@ -93,11 +93,11 @@ impl Http2Call {
         let slot = ConnectionSlot(connection);
         let ends = request.body == RequestFraming::None;
         let send = slot.0.send.clone();
-        let sent = async {
+        let request_sent = async {
             let mut send = send.ready().await?;
             send.send_request(message(request), ends)
         };
-        let (response, upload) = sent.await.map_err(|error: h2::Error| {
+        let (response, upload) = request_sent.await.map_err(|error: h2::Error| {
             slot.0.close();
             error
                 .get_io()

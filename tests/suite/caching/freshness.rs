@@ -1,6 +1,6 @@
 //! Freshness, age, stale windows and request directives (RFC 9111 §4.2, RFC 5861).
 
-use crate::caching::{After, HOUR, is_hit, numbered, secs, send};
+use crate::caching::{HOUR, is_hit, numbered, secs, send};
 use crate::concurrent::bounded;
 use crate::larder_under_test::{Larder, route};
 use crate::origin::{Gate, MockResponse, Origin, Step};

@@ -2,7 +2,7 @@
 
 use crate::caching::{echo, is_hit};
 use crate::concurrent::bounded;
-use crate::larder_under_test::{API, Larder, route};
+use crate::larder_under_test::{API, Larder};
 use crate::origin::{MockResponse, Origin};
 
 /// A test of the store covers the cap with thousands of variants; this one shows that it is applied.

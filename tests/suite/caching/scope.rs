@@ -6,6 +6,7 @@ use crate::concurrent::bounded;
 use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{MockResponse, Origin, ReceivedRequest};
 use proptest::prelude::Strategy;
+use proptest::strategy::ValueTree;
 use proptest::string::string_regex;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 use crate::caching::{is_hit, numbered, secs};
 use crate::client::End;
 use crate::concurrent::bounded;
-use crate::larder_under_test::{Larder, route};
+use crate::larder_under_test::Larder;
 use crate::origin::{MockResponse, Origin};
 
 #[tokio::test]

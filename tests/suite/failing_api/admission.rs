@@ -7,7 +7,7 @@ use crate::failing_origin::{
     SECOND, api_status, cooldowns, error_class, expect_next_call, round_trip, start_get,
     too_many_requests, yaml,
 };
-use crate::larder_under_test::{API, Larder, route};
+use crate::larder_under_test::{API, Larder};
 use crate::origin::{Gate, MockResponse, Origin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -139,7 +139,7 @@ async fn a_rate_limit_queues_calls_and_refuses_those_that_would_wait_too_long() 
                 .await;
         }
         let late = larder.get("/d").await;
-        assert_eq!((late.status, error_class(&late).as_str()), (429, "paced"));
+        assert_eq!((late.status, error_class(&late).as_str()), (429, "rate_limit"));
         assert_eq!(late.field("retry-after"), Some("20"));
         assert_eq!(late.cache_status(), "larder; detail=\"refused/rate-limit\"");
         larder.wait_for_metric(&refused_total("rate-limit"), 1.0).await;

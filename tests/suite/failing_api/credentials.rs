@@ -3,8 +3,7 @@
 use crate::concurrent::bounded;
 use crate::failing_api::{MINUTE, closing_origin, ok, with_stale_entry};
 use crate::failing_origin::{
-    SECOND, api_status, cooldowns, expect_next_call, get_until_body, start_get, too_many_requests,
-    yaml,
+    SECOND, api_status, cooldowns, expect_next_call, start_get, too_many_requests, yaml,
 };
 use crate::larder_under_test::{Larder, route};
 use crate::origin::{MockResponse, Origin};

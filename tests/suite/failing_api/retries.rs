@@ -4,10 +4,10 @@ use crate::client::Client;
 use crate::concurrent::{ConcurrentRequests, bounded};
 use crate::failing_api::{MAX_BACKOFF, MIN_BACKOFF, closing_origin, ok, with_stale_entry};
 use crate::failing_origin::{
-    SECOND, api_status, cooldowns, error_class, expect_next_call, get_until_body, in_order,
-    round_trip, start_get, too_many_requests, yaml,
+    SECOND, api_status, cooldowns, expect_next_call, get_until_body, in_order, round_trip,
+    start_get, too_many_requests, yaml,
 };
-use crate::larder_under_test::{API, Larder, route};
+use crate::larder_under_test::{API, Larder};
 use crate::origin::{MockResponse, Origin};
 use crate::process::Process;
 use larder::policy::Mode;

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::EntryId;
-use crate::store::disk::consistency::Check;
+use crate::store::disk::check_state::Check;
 use crate::store::disk::keys::{self, ExpiresAt};
 use crate::store::disk::queue::PutCommand;
 use crate::store::disk::usage::EntrySize;

@@ -21,7 +21,7 @@ const MAX_COOLDOWN_TIME: Duration = Duration::from_secs(32 * 86_400);
 
 /// The upstream that a row belongs to, and the kind of the row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct RowKey {
+pub(in crate::upstream::admission) struct RowKey {
     /// Whether the name is that of a configured upstream. Otherwise it is a host and port.
     pub(super) configured: bool,
     pub(super) name: Arc<str>,
@@ -30,7 +30,7 @@ pub(super) struct RowKey {
 
 /// The kind of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum RowKind {
+pub(in crate::upstream::admission) enum RowKind {
     /// The window of a credential.
     Window(u128),
     /// The count of the ban guard.

@@ -1,5 +1,9 @@
 //! Limits from one process to the next, with rows that the test carries over.
 
+use std::fmt;
+
+use async_trait::async_trait;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use parking_lot::Mutex;
 
