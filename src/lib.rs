@@ -49,7 +49,7 @@
 //! };
 //! assert!(matches!(at(29), Decision::Serve { ttl: 60, stale: None, refresh: false }));
 //! // Stale: call the origin, with the stored response as fallback if the call fails.
-//! assert!(matches!(at(31), Decision::Forward { why: ForwardReason::Stale, fallback: true, .. }));
+//! assert!(matches!(at(31), Decision::Forward { reason: ForwardReason::Stale, fallback: true, .. }));
 //! ```
 
 pub mod admin;

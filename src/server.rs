@@ -39,7 +39,7 @@ use crate::server::runtime::Runtime;
 use crate::server::shared::SharedState;
 use crate::store::state_db::SecretError;
 use crate::telemetry::Telemetry;
-use crate::upstream::descriptors;
+use crate::upstream::connect::descriptors;
 
 /// The dependencies of a server; tests replace them.
 #[derive(Debug, Default)]

@@ -4,37 +4,12 @@
 //! Never touches: stored responses; what a client receives.
 
 pub mod admission;
-mod ban_guard;
-pub mod body_inspection;
-pub mod buffered_body;
-mod circuit_breaker;
-pub mod classify;
 pub mod client;
-pub mod connection_pool;
-mod cooldown;
-pub mod credit_cost;
-pub mod descriptors;
-mod dns_cache;
-pub mod egress_policy;
-pub mod error;
-pub mod happy_eyeballs;
-mod idle_connections;
+pub mod connect;
 pub mod in_flight_bytes;
 pub mod interim;
-pub mod keep_alive;
 pub mod outcome;
-pub mod peer;
-pub mod pinned_connections;
-mod rate_limiter;
-pub mod rejection;
-pub mod resolve;
-pub mod retry;
 pub mod routing;
-pub mod session;
-mod shared_http2;
-pub mod status;
-pub mod tls_config;
-pub mod tls_error;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -47,10 +22,10 @@ use crate::config::Timeouts;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
-use crate::upstream::rejection::{RejectReason, Rejection};
+use crate::upstream::outcome::error::UpstreamError;
 
 /// A call to an origin without a request body, as a fill sends it.
 #[derive(Clone)]

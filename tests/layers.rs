@@ -62,7 +62,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("serde_saphyr", &["config"]),
     ("sfv", &["semantics/targeted_cache_control", "semantics/rate_limit"]),
     ("serde_json_path", &["semantics/json_path"]),
-    ("flate2", &["upstream/body_inspection"]),
+    ("flate2", &["upstream/outcome/body_inspection"]),
     ("clap", &["cli", "main"]),
     ("listenfd", &["cli/run"]),
     (
@@ -71,8 +71,8 @@ const DOORS: &[(&str, &[&str])] = &[
             "store",
             "server/handover",
             "server/inherited_sockets",
-            "upstream/descriptors",
-            "upstream/happy_eyeballs",
+            "upstream/connect/descriptors",
+            "upstream/connect/happy_eyeballs",
             "frontend/ca",
             "exec_env",
             "cli",
@@ -83,7 +83,15 @@ const DOORS: &[(&str, &[&str])] = &[
     ("subtle", &["admin/acl"]),
     ("rcgen", &["frontend/ca", "config/client_cert", "config/resolve/upstreams"]),
     ("tokio_rustls", &["frontend"]),
-    ("h2", &["frontend/http2", "frontend/session", "upstream/shared_http2", "upstream/session"]),
+    (
+        "h2",
+        &[
+            "frontend/http2",
+            "frontend/session",
+            "upstream/connect/shared_http2",
+            "upstream/connect/session",
+        ],
+    ),
     ("p12_keystore", &["exec_env"]),
 ];
 

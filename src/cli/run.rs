@@ -19,7 +19,7 @@ use crate::server::reload::ConfigSource;
 use crate::server::{Server, ServerDeps, StartError};
 use crate::store::lock;
 use crate::telemetry::log;
-use crate::upstream::descriptors;
+use crate::upstream::connect::descriptors;
 
 /// The arguments of `larder run`.
 #[derive(Debug, clap::Args)]

@@ -14,10 +14,10 @@ use tokio::sync::Notify;
 
 use crate::semantics::storability::NotStoredReason;
 use crate::upstream::admission::call::CallAudience;
-use crate::upstream::error::UpstreamError;
 use crate::upstream::in_flight_bytes::{
     COPY_THRESHOLD, InFlightBytes, PIECE_OVERHEAD, StalledClient,
 };
+use crate::upstream::outcome::error::UpstreamError;
 
 /// Bytes that a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;

@@ -30,9 +30,9 @@ use crate::semantics::vary::{VariantId, Vary, VaryFields};
 use crate::stored::StoredResponse;
 use crate::stored::partial;
 use crate::upstream::admission::call::Callback;
-use crate::upstream::error::UpstreamError;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
 
 /// A fill, ready to run.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::engine::Engine;
 use crate::engine::collapse::InFlightKey;
 use crate::engine::inflight::InFlightFetch;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// Ends a fill when dropped. If the task dies early (a panic in a dependency), its readers get an error
 /// instead of waiting, and no further request joins. After a regular end the guard only records the

@@ -21,7 +21,7 @@ use crate::semantics::storability::{CacheKind, NotStoredReason};
 use crate::semantics::vary::{VariantId, Vary};
 use crate::store::generations::{Epoch, InvalidationWatch};
 use crate::stored::StoredResponse;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// Maximum number of separate fetches for one key at once while no head has arrived.
 const MAX_SEPARATE_FETCHES: usize = 4;

@@ -13,12 +13,13 @@ use crate::engine::fill::{FetchResult, Fill};
 use crate::engine::inflight::AttemptFailure;
 use crate::policy::Mode;
 use crate::upstream::admission::call::AttemptKind;
-use crate::upstream::classify;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::admission::retry::{RetryDecision, RetryState};
 use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::outcome::CallOutcome;
-use crate::upstream::retry::{RetryDecision, RetryState};
-use crate::upstream::{UpstreamRequest, UpstreamResponse, buffered_body};
+use crate::upstream::outcome::buffered_body;
+use crate::upstream::outcome::classify;
+use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::{UpstreamRequest, UpstreamResponse};
 
 impl Fill {
     /// Makes the call, and retries while it fails and may be repeated.

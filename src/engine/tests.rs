@@ -29,10 +29,10 @@ use crate::semantics::vary::{VariantId, VaryFields};
 use crate::store::tiered::{self, TieredStore};
 use crate::stored::StoredResponse;
 use crate::telemetry::Telemetry;
-use crate::upstream::classify;
-use crate::upstream::error::UpstreamError;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::Interims;
+use crate::upstream::outcome::classify;
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// The origin's action for one call, in the order of the calls.

@@ -23,8 +23,8 @@ use crate::semantics::vary::{VariantId, Vary};
 use crate::stored::StoredResponse;
 use crate::telemetry::ResultKind;
 use crate::telemetry::problem::Problem;
-use crate::upstream::error::UpstreamError;
-use crate::upstream::rejection::Rejection;
+use crate::upstream::admission::rejection::Rejection;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// The result of waiting for a fill.
 pub(crate) enum WaitOutcome {

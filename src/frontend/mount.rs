@@ -14,7 +14,7 @@ use crate::frontend::web_page::{self, FOREIGN_PAGE, FetchMetadata, WebPage};
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
 use crate::telemetry::problem::Problem;
-use crate::upstream::egress_policy;
+use crate::upstream::connect::egress_policy;
 
 const MISDIRECTED: Problem = Problem::new(
     StatusCode::MISDIRECTED_REQUEST,

@@ -15,7 +15,7 @@ pub use crate::frontend::session::http2::Http2Session;
 pub use crate::frontend::session::unsent_bytes::UnsentBytes;
 use crate::frontend::shared_connection::SharedConnection;
 use crate::semantics::field_case::FieldCase;
-use crate::upstream::pinned_connections::ClientPins;
+use crate::upstream::connect::pinned::ClientPins;
 
 /// The reason why the client's side of an exchange cannot continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -29,9 +29,9 @@ use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::h2_frames::FrameTracker;
 use crate::frontend::stream::stall::Stall;
 pub use crate::frontend::stream::transport::Transport;
+use crate::upstream::connect::keep_alive;
+use crate::upstream::connect::pinned::ClientPins;
 use crate::upstream::in_flight_bytes::InFlightBytes;
-use crate::upstream::keep_alive;
-use crate::upstream::pinned_connections::ClientPins;
 
 /// A head and a small body fit; larger bodies bypass the buffer.
 const WRITE_BUFFER: usize = 4 * 1024;

@@ -23,9 +23,9 @@ use crate::semantics::request::ListenerKind;
 use crate::telemetry::problem::Problem;
 use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 use crate::upstream::admission::AdmissionControl;
-use crate::upstream::error::UpstreamError;
-use crate::upstream::happy_eyeballs::Dialer;
-use crate::upstream::resolve::Resolver;
+use crate::upstream::connect::happy_eyeballs::Dialer;
+use crate::upstream::connect::resolve::Resolver;
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";

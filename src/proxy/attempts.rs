@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use crate::upstream::admission::call::CallContext;
-use crate::upstream::retry::RetryState;
+use crate::upstream::admission::retry::RetryState;
 use crate::upstream::routing::UpstreamTarget;
 
 /// The state of the attempts.

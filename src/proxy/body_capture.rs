@@ -8,8 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
-use crate::upstream::body_inspection::{self, ContentCoding, InspectedBody};
 use crate::upstream::in_flight_bytes::{BufferedPieces, InFlightBytes};
+use crate::upstream::outcome::body_inspection::{self, ContentCoding, InspectedBody};
 
 /// A body that is copied while it passes through.
 pub(super) struct BodyCapture {

@@ -14,8 +14,8 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::connection_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::problem::Problem;
-use crate::upstream::connection_pool::{CallChannel, ConnectionOwner};
-use crate::upstream::pinned_connections::ClientPins;
+use crate::upstream::connect::pinned::ClientPins;
+use crate::upstream::connect::pool::{CallChannel, ConnectionOwner};
 use crate::upstream::routing::UpstreamTarget;
 
 /// The 401 for a client whose sign-in was lost. larder sends it instead of the origin, which would only

@@ -20,8 +20,8 @@ use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 use crate::upstream::admission::Permit;
-use crate::upstream::body_inspection::InspectedBody;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::body_inspection::InspectedBody;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// The state of one exchange.
 pub(super) struct RequestContext {

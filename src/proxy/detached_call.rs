@@ -26,13 +26,13 @@ use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::semantics::status;
 use crate::upstream::Body;
 use crate::upstream::admission::Permit;
-use crate::upstream::body_inspection;
-use crate::upstream::buffered_body::buffer;
 use crate::upstream::client::{AttemptError, response_body};
-use crate::upstream::connection_pool::{CallChannel, ConnectionOwner};
-use crate::upstream::error::UpstreamError;
+use crate::upstream::connect::pool::{CallChannel, ConnectionOwner};
+use crate::upstream::connect::session::{SessionError, SessionEvent, UpstreamHead};
+use crate::upstream::outcome::body_inspection;
+use crate::upstream::outcome::buffered_body::buffer;
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::{SessionError, SessionEvent, UpstreamHead};
 
 /// How long a detached call with an incomplete request waits for an early response. The connection to the
 /// origin and the slot of the call are released later by this time.

@@ -13,7 +13,7 @@ use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::problem::Problem;
 use crate::telemetry::{RejectEvent, ResultKind};
-use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::error::UpstreamError;
 
 const BAD_BODY: Problem = Problem::new(
     http::StatusCode::BAD_REQUEST,

@@ -19,9 +19,9 @@ use crate::semantics::request::ProxyRequest;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
 use crate::upstream::BodyFraming;
 use crate::upstream::admission::Permit;
-use crate::upstream::body_inspection;
+use crate::upstream::connect::session::OutgoingRequest;
+use crate::upstream::outcome::body_inspection;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::OutgoingRequest;
 
 /// The request to send to the origin.
 pub(super) fn outgoing_request(

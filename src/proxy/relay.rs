@@ -28,10 +28,10 @@ use crate::semantics::request::ProxyRequest;
 use crate::semantics::status;
 use crate::semantics::storability::is_event_stream;
 use crate::upstream::client::{AttemptError, TransparentRetries};
-use crate::upstream::connection_pool::{CallChannel, ConnectionOwner, ConnectionUse};
-use crate::upstream::error::UpstreamError;
+use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionUse};
+use crate::upstream::connect::session::{RequestPart, SessionEvent, UpstreamHead};
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::{RequestPart, SessionEvent, UpstreamHead};
 
 /// The time after which other calls no longer wait for a call that its client delays.
 const STEP_ASIDE_AFTER: Duration = Duration::from_millis(250);

@@ -11,7 +11,7 @@ use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::ExchangeFailure;
 use crate::semantics::field_case::FieldCase;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
-use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// Writes the whole `reply`. `Err`: the client must not regard the response as complete. `received_bytes`
 /// counts the bytes that arrive from the origin meanwhile.

@@ -15,13 +15,13 @@ use crate::proxy::context::RequestContext;
 use crate::proxy::forwarded_message;
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
-use crate::upstream::classify;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::admission::rejection::RejectReason;
+use crate::upstream::admission::retry::{RetryDecision, RetryState};
+use crate::upstream::connect::session::UpstreamHead;
 use crate::upstream::outcome::CallOutcome;
-use crate::upstream::rejection::RejectReason;
-use crate::upstream::retry::{RetryDecision, RetryState};
+use crate::upstream::outcome::classify;
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
-use crate::upstream::session::UpstreamHead;
 
 impl ProxyHandler {
     /// Waits for the backoff of a retry, then for admission.

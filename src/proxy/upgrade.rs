@@ -14,9 +14,9 @@ use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::forwarded_message;
 use crate::proxy::{ExchangeEnd, ProxyHandler};
 use crate::semantics::request::ProxyRequest;
-use crate::upstream::connection_pool::CallChannel;
-use crate::upstream::error::UpstreamError;
-use crate::upstream::session::UpstreamHead;
+use crate::upstream::connect::pool::CallChannel;
+use crate::upstream::connect::session::UpstreamHead;
+use crate::upstream::outcome::error::UpstreamError;
 
 impl ProxyHandler {
     /// Forwards the 101 and then passes bytes between client and origin.

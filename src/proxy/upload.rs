@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::frontend::session::{ClientError, ClientEvent, ClientSession};
-use crate::upstream::connection_pool::CallChannel;
+use crate::upstream::connect::pool::CallChannel;
+use crate::upstream::connect::session::RequestPart;
 use crate::upstream::in_flight_bytes::{BytesPermit, COPY_THRESHOLD, InFlightBytes};
-use crate::upstream::session::RequestPart;
 
 /// Maximum length of a body that is buffered for repeats.
 const MAX_BUFFERED: usize = 64 * 1024;

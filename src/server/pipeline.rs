@@ -24,11 +24,11 @@ use crate::telemetry::Telemetry;
 use crate::upstream::Origin;
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::client::HttpClient;
-use crate::upstream::connection_pool::ConnectionPool;
-use crate::upstream::egress_policy::EgressPolicy;
-use crate::upstream::resolve::Resolver;
+use crate::upstream::connect::egress_policy::EgressPolicy;
+use crate::upstream::connect::pool::ConnectionPool;
+use crate::upstream::connect::resolve::Resolver;
+use crate::upstream::connect::tls_config::{ProfileError, TlsConfigs, check_system_roots};
 use crate::upstream::routing::UpstreamTable;
-use crate::upstream::tls_config::{ProfileError, TlsConfigs, check_system_roots};
 
 /// Why a valid configuration could not be applied.
 #[derive(Debug, thiserror::Error)]

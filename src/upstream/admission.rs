@@ -3,18 +3,26 @@
 //! Owns: the checks before a call (cooldowns, rate limits, in-flight limit, budgets) and the steps after it
 //! (classifying the response, learning limits, telemetry). Never touches: the call itself.
 
+pub(in crate::upstream) mod ban_guard;
 mod budget;
 pub mod call;
 mod call_metrics;
 mod charge;
+pub(in crate::upstream) mod circuit_breaker;
+pub(in crate::upstream) mod cooldown;
+pub mod credit_cost;
 mod failure_groups;
 mod feedback;
 mod limit_store;
 mod permit;
 mod persistence;
+pub(in crate::upstream) mod rate_limiter;
 mod registry;
+pub mod rejection;
+pub mod retry;
 mod state;
 mod status;
+pub mod upstream_status;
 mod wait_queue;
 
 use std::sync::Arc;
@@ -27,12 +35,12 @@ use crate::telemetry::cost::Reservation;
 use crate::telemetry::{RetryEvent, Telemetry};
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::charge::{CallCharge, ReservedCredits};
+use crate::upstream::admission::cooldown::CooldownCheck;
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{
     Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, queue_timeout_reason,
 };
 use crate::upstream::admission::wait_queue::QueuePosition;
-use crate::upstream::cooldown::CooldownCheck;
-use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;
 
 pub use crate::upstream::admission::call_metrics::CallTimer;

@@ -23,21 +23,23 @@ use crate::semantics::request::{ListenerKind, RequestFraming};
 use crate::semantics::storability::is_event_stream;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
+use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::admission::{AdmissionControl, Permit};
-use crate::upstream::body_inspection::{self, InspectedBody};
-use crate::upstream::connection_pool::{
+use crate::upstream::connect::peer::peer;
+use crate::upstream::connect::pool::{
     CallChannel, ConnectFailure, ConnectionOwner, ConnectionPool, ConnectionUse,
 };
-use crate::upstream::error::UpstreamError;
+use crate::upstream::connect::resolve::Resolver;
+use crate::upstream::connect::session::{
+    OutgoingRequest, SessionError, SessionEvent, UpstreamHead,
+};
+use crate::upstream::connect::tls_config::TlsConfigs;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::outcome::CallOutcome;
-use crate::upstream::peer::peer;
-use crate::upstream::rejection::Rejection;
-use crate::upstream::resolve::Resolver;
+use crate::upstream::outcome::body_inspection::{self, InspectedBody};
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
-use crate::upstream::session::{OutgoingRequest, SessionError, SessionEvent, UpstreamHead};
-use crate::upstream::tls_config::TlsConfigs;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// Transparent retries of a call that the origin reports as not processed.

@@ -3,6 +3,11 @@
 //! Owns: the value, and its error class for stale-if-error. Never touches: the classification (`classify`),
 //! the effects (`admission`, and the engine's retries).
 
+pub mod body_inspection;
+pub mod buffered_body;
+pub mod classify;
+pub mod error;
+
 use std::time::Duration;
 
 use http::StatusCode;

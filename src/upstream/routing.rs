@@ -11,7 +11,7 @@ use http::{HeaderMap, Method};
 use crate::config::credential::Credential;
 use crate::config::{Timeouts, Upstream, UpstreamHost};
 use crate::semantics::target::{Scheme, Target};
-use crate::upstream::body_inspection;
+use crate::upstream::outcome::body_inspection;
 
 /// The upstreams of the configuration in file order; a host belongs to the first one that lists it.
 #[derive(Debug, Clone)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use larder::server::ServerDeps;
-use larder::upstream::descriptors;
+use larder::upstream::connect::descriptors;
 use tokio::task::JoinSet;
 
 use crate::client::Client;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use crate::engine::fill::Fill;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::{BodyFraming, UpstreamResponse};
 
 /// Progress of a body that is being read.

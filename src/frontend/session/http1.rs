@@ -22,7 +22,7 @@ use crate::frontend::stream::stall::{PeriodicCheck, Stall};
 use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
-use crate::upstream::pinned_connections::ClientPins;
+use crate::upstream::connect::pinned::ClientPins;
 
 /// The number of bytes read at once.
 const READ_SIZE: usize = 16 * 1024;

@@ -9,7 +9,7 @@ use crate::config::Upstream;
 use crate::policy::upstream::{CostBudget, OverBudgetAction};
 use crate::telemetry::cost::{BudgetShortage, Reservation};
 use crate::upstream::admission::AdmissionControl;
-use crate::upstream::rejection::{RejectReason, Rejection};
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::UpstreamTarget;
 
 impl AdmissionControl {

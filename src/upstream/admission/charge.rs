@@ -12,8 +12,8 @@ use crate::config::Upstream;
 use crate::policy::upstream::CreditSource;
 use crate::telemetry::cost::Reservation;
 use crate::upstream::admission::AdmissionControl;
+use crate::upstream::admission::credit_cost;
 use crate::upstream::admission::state::UpstreamState;
-use crate::upstream::credit_cost;
 
 /// A call that costs at least one part in this many of a budget is written to disk at once, so that a crash
 /// loses no call of a small budget.

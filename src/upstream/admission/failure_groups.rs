@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::upstream::cooldown::CooldownScope;
+use crate::upstream::admission::cooldown::CooldownScope;
 
 /// The number of different failing members that puts a group into a cooldown.
 const THRESHOLD: usize = 3;

@@ -9,15 +9,15 @@ use http::StatusCode;
 
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::LimitScope;
+use crate::upstream::admission::cooldown::{CooldownScope, MIN_STORED_TIME};
 use crate::upstream::admission::failure_groups::FailureKind;
+use crate::upstream::admission::rate_limiter::AdaptiveLimit;
+use crate::upstream::admission::rejection::RejectReason;
+use crate::upstream::admission::retry::backoff;
 use crate::upstream::admission::state::{
     Admission, LimitKeys, LimiterState, bucket_id, entry, get_or_shared,
 };
-use crate::upstream::cooldown::{CooldownScope, MIN_STORED_TIME};
 use crate::upstream::outcome::CallOutcome;
-use crate::upstream::rate_limiter::AdaptiveLimit;
-use crate::upstream::rejection::RejectReason;
-use crate::upstream::retry::backoff;
 
 /// A response that counts towards a ban limit of at most this many is written to disk at once.
 const URGENT_LIMIT: u32 = 64;

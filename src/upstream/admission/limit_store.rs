@@ -10,8 +10,8 @@ use async_trait::async_trait;
 
 use crate::upstream::admission::MAX_LIMITS;
 use crate::upstream::admission::persistence::row::RowKey;
+use crate::upstream::admission::rate_limiter::SlidingWindow;
 use crate::upstream::admission::wait_queue::WaitQueue;
-use crate::upstream::rate_limiter::SlidingWindow;
 
 /// The storage for limits. It requests the rows from `UpstreamRegistry::changed_rows`.
 #[async_trait]

@@ -13,12 +13,12 @@ use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
 use crate::upstream::admission::feedback::CallEnd;
+use crate::upstream::admission::rejection::RejectReason;
 use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, UpstreamState};
 use crate::upstream::admission::{AdmissionControl, upstream_policy};
-use crate::upstream::classify;
-use crate::upstream::error::UpstreamError;
 use crate::upstream::outcome::CallOutcome;
-use crate::upstream::rejection::RejectReason;
+use crate::upstream::outcome::classify;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// An admitted call. If it is dropped without an outcome, it counts as abandoned.
 pub struct Permit {

@@ -14,16 +14,16 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::policy::upstream::{Rate, UpstreamPolicy};
 use crate::semantics::rate_limit::Bucket;
 use crate::upstream::admission::MAX_LIMITS;
+use crate::upstream::admission::ban_guard::BanGuard;
 use crate::upstream::admission::call::{AttemptKind, CallContext};
+use crate::upstream::admission::circuit_breaker;
+use crate::upstream::admission::cooldown::{CooldownCheck, CooldownScope, Cooldowns};
 use crate::upstream::admission::failure_groups::{FailureGroups, GroupMember};
 use crate::upstream::admission::limit_store::UnsavedLimits;
+use crate::upstream::admission::rate_limiter::{AdaptiveLimit, SlidingWindow, Write};
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
+use crate::upstream::admission::retry;
 use crate::upstream::admission::wait_queue::{QueuePosition, WaitQueue};
-use crate::upstream::ban_guard::BanGuard;
-use crate::upstream::circuit_breaker;
-use crate::upstream::cooldown::{CooldownCheck, CooldownScope, Cooldowns};
-use crate::upstream::rate_limiter::{AdaptiveLimit, SlidingWindow, Write};
-use crate::upstream::rejection::{RejectReason, Rejection};
-use crate::upstream::retry;
 use crate::upstream::routing::UpstreamTarget;
 
 /// The state of one upstream. It outlives configurations.

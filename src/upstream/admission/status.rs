@@ -9,12 +9,12 @@ use std::time::Instant;
 use crate::config::Upstream;
 use crate::policy::upstream::UpstreamPolicy;
 use crate::upstream::admission::AdmissionControl;
+use crate::upstream::admission::ban_guard::trips_at;
+use crate::upstream::admission::cooldown::CooldownScope;
+use crate::upstream::admission::rate_limiter::AdaptiveLimit;
+use crate::upstream::admission::rejection::RejectReason;
 use crate::upstream::admission::state::{LimiterState, UpstreamState};
-use crate::upstream::ban_guard::trips_at;
-use crate::upstream::cooldown::CooldownScope;
-use crate::upstream::rate_limiter::AdaptiveLimit;
-use crate::upstream::rejection::RejectReason;
-use crate::upstream::status::{CooldownStatus, LimitStatus, UpstreamStatus};
+use crate::upstream::admission::upstream_status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 impl AdmissionControl {
     /// The status of the configured upstreams, and of other hosts that have a limiter state.

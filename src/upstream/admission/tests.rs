@@ -19,7 +19,7 @@ use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::telemetry::log::captured::CapturedLog;
 use crate::upstream::admission::call::CallAudience;
-use crate::upstream::error::UpstreamError;
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::UpstreamTable;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -11,10 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::policy::upstream::{OutcomeClass, Rate, RateLimitKind};
 use crate::semantics::rate_limit::Bucket;
-use crate::upstream::ban_guard;
-use crate::upstream::cooldown::{self, CooldownScope};
-use crate::upstream::rate_limiter;
-use crate::upstream::rejection::RejectReason;
+use crate::upstream::admission::ban_guard;
+use crate::upstream::admission::cooldown::{self, CooldownScope};
+use crate::upstream::admission::rate_limiter;
+use crate::upstream::admission::rejection::RejectReason;
 
 /// The maximum length of a restored cooldown: the longest `Retry-After` that is accepted.
 const MAX_COOLDOWN_TIME: Duration = Duration::from_secs(32 * 86_400);

@@ -16,8 +16,8 @@ use crate::policy::{Policy, StatusMatch};
 use crate::semantics::target::Target;
 use crate::telemetry::Telemetry;
 use crate::upstream::admission::call::CallContext;
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::{AdmissionControl, Permit};
-use crate::upstream::rejection::{RejectReason, Rejection};
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -1,0 +1,122 @@
+//! Converts an upstream target and its addresses to pingora's peer, the key of pooled connections.
+//!
+//! Owns: deadlines, TLS configuration and dialer of a connection; which connections may be shared.
+//! Never touches: requests.
+
+use std::hash::{Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_core::protocols::ALPN;
+use pingora_core::upstreams::peer::HttpPeer;
+use rustls_pki_types::ServerName;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::semantics::request::ListenerKind;
+use crate::semantics::target::Scheme;
+use crate::upstream::connect::happy_eyeballs::{Dialer, PreferredAddrs};
+use crate::upstream::connect::tls_config::TlsConfigs;
+use crate::upstream::connect::tls_error::TlsError;
+use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::routing::UpstreamTarget;
+
+/// How long an idle connection to an origin is kept.
+pub(in crate::upstream) const IDLE: Duration = Duration::from_secs(60);
+
+/// Number of concurrent requests on one HTTP/2 connection.
+pub(in crate::upstream) const H2_STREAMS: usize = 100;
+
+/// The peer for `destination` at `addresses` (never empty), which have passed the egress policy.
+pub fn peer(
+    destination: &UpstreamTarget,
+    listener: ListenerKind,
+    addresses: Vec<SocketAddr>,
+    preferred: Arc<PreferredAddrs>,
+    tls_configs: &TlsConfigs,
+) -> Result<HttpPeer, UpstreamError> {
+    let first = *addresses.first().ok_or(UpstreamError::Dns)?;
+    let tls = destination.scheme == Scheme::Https;
+    let sni = destination.host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
+    // pingora skips verification for an empty server name; no other invalid name gets through either.
+    if tls && ServerName::try_from(sni).is_err() {
+        return Err(UpstreamError::Tls(TlsError::NoName));
+    }
+    let mut peer = HttpPeer::new(first, tls, sni.to_owned());
+    peer.group_key = group_key(destination, listener);
+    let options = &mut peer.options;
+    let timeouts = &destination.timeouts;
+    options.connection_timeout = Some(timeouts.connect);
+    options.total_connection_timeout = Some(timeouts.connect);
+    options.idle_timeout = Some(IDLE);
+    let http2 = destination.upstream.as_ref().is_none_or(|u| u.tls.http2);
+    options.alpn = if tls && http2 { ALPN::H2H1 } else { ALPN::H1 };
+    let tls_config = tls_configs.for_upstream(destination.index);
+    options.ca = tls_config.roots;
+    options.verify_cert = !tls_config.insecure;
+    options.verify_hostname = !tls_config.insecure;
+    options.custom_l4 = Some(Arc::new(Dialer {
+        host: destination.host.clone(),
+        port: destination.port,
+        addresses: addresses.into(),
+        timeout: timeouts.connect,
+        preferred,
+    }));
+    peer.client_cert_key = tls_config.client;
+    Ok(peer)
+}
+
+/// The hash that separates connections which must not be shared. Calls share a connection only if host, port,
+/// scheme and upstream are equal, and with them the TLS configuration: pingora's pool does not compare roots,
+/// ALPN or dialer. The listener is included, because listeners differ in the destinations that they permit.
+pub fn group_key(destination: &UpstreamTarget, listener: ListenerKind) -> u64 {
+    let mut hasher = Xxh3::new();
+    (destination.index, destination.scheme, &destination.host, destination.port, listener)
+        .hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Timeouts;
+
+    fn peer_of(host: &str) -> Result<HttpPeer, UpstreamError> {
+        let destination = UpstreamTarget {
+            index: 0,
+            upstream: None,
+            scheme: Scheme::Https,
+            host: host.to_owned(),
+            port: 443,
+            timeouts: Timeouts::default(),
+        };
+        let address = "192.0.2.1:443".parse().unwrap();
+        peer(
+            &destination,
+            ListenerKind::Loopback,
+            vec![address],
+            Arc::default(),
+            &TlsConfigs::load(&[]).unwrap(),
+        )
+    }
+
+    /// pingora verifies no certificate if the server name is empty.
+    #[test]
+    fn every_tls_connection_has_a_server_name() {
+        let long = "a.".repeat(127) + "a";
+        for host in ["", ".", "[]", "a..b", "a b", "-", long.as_str(), &"a".repeat(64)] {
+            let refused = peer_of(host).map(|peer| peer.sni);
+            assert_eq!(refused.unwrap_err(), UpstreamError::Tls(TlsError::NoName), "{host}");
+        }
+        for (host, sni) in [
+            ("api.example", "api.example"),
+            ("api.example.", "api.example"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+        ] {
+            let peer = peer_of(host).unwrap();
+            assert_eq!(peer.sni, sni);
+            assert!(peer.options.verify_cert && peer.options.verify_hostname, "{host}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! Pool of connections to origins, shared by fills and pass-through.
+//!
+//! Owns: which connection a call uses, opening new ones, what happens to a connection after its call.
+//! Never touches: which origin a peer is (`peer`), the protocol on a connection (`session`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pingora_core::connectors::{ConnectorOptions, TransportConnector};
+use pingora_core::protocols::{ALPN, Stream};
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
+use pingora_error::{Error, ErrorType};
+use tokio::time::timeout;
+
+use crate::upstream::connect::descriptors;
+use crate::upstream::connect::happy_eyeballs::EXHAUSTED;
+use crate::upstream::connect::idle::IdleConnections;
+use crate::upstream::connect::peer::IDLE;
+use crate::upstream::connect::pinned::{ClientPins, PinnedConnections, PinnedUse};
+use crate::upstream::connect::session::http1::{Http1Call, UpgradedConnection};
+use crate::upstream::connect::session::http2::Http2Call;
+use crate::upstream::connect::session::{
+    OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
+};
+use crate::upstream::connect::shared_http2::SharedHttp2;
+use crate::upstream::connect::tls_error::TlsError;
+use crate::upstream::in_flight_bytes::RECEIVE_WINDOW;
+use crate::upstream::outcome::error::UpstreamError;
+
+/// Idle connections to origins. Cheap to clone: clones share the connections.
+#[derive(Clone)]
+pub struct ConnectionPool(Arc<Inner>);
+
+struct Inner {
+    transport: TransportConnector,
+    shared: SharedHttp2,
+    pinned: PinnedConnections,
+    idle: IdleConnections,
+}
+
+impl Default for ConnectionPool {
+    fn default() -> Self {
+        let options = ConnectorOptions::new(descriptors::max_idle_connections());
+        Self(Arc::new(Inner {
+            transport: TransportConnector::new(Some(options)),
+            shared: SharedHttp2::default(),
+            pinned: PinnedConnections::default(),
+            idle: IdleConnections::default(),
+        }))
+    }
+}
+
+/// Which calls may use a connection to an origin.
+#[derive(Debug, Clone, Default)]
+pub enum ConnectionOwner {
+    /// Calls of every client.
+    #[default]
+    Pool,
+    /// Only calls of one client connection, because a user has signed in on it at this origin
+    /// ([`crate::upstream::routing::UpstreamTarget::origin`]).
+    Client(ClientPins, String),
+    /// Only the current call; the connection is closed after it.
+    Call,
+}
+
+/// A call in progress. Returns its connection to the pool or to its owner when the call is over.
+pub struct CallChannel {
+    session: Option<UpstreamSession>,
+    pool: ConnectionPool,
+    owner: ConnectionOwner,
+    key: u64,
+    /// The peer's group ([`crate::upstream::connect::peer::group_key`]).
+    group_key: u64,
+    idle_timeout: Option<Duration>,
+    /// Whether the connection has been used before.
+    reused: bool,
+}
+
+/// Why a call could not begin.
+pub enum ConnectFailure {
+    /// No connection could be established.
+    Failed(UpstreamError),
+    /// A connection was established, but nothing of the request was sent.
+    NotProcessed,
+    /// The connection on which the client had signed in has ended, so its origin would not recognise the
+    /// user.
+    SignedOut,
+}
+
+/// Whether a call may reuse a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionUse {
+    /// Use a pooled connection, if there is one.
+    Pooled,
+    /// Open a new one: if the network has dropped one idle connection, it has dropped all of them.
+    New,
+}
+
+impl ConnectionPool {
+    /// Begins a call on a connection of `owner`.
+    pub async fn begin(
+        &self,
+        peer: &HttpPeer,
+        request: &OutgoingRequest,
+        connection_use: ConnectionUse,
+        owner: ConnectionOwner,
+    ) -> Result<CallChannel, ConnectFailure> {
+        let (key, group_key) = (peer.reuse_hash(), peer.group_key);
+        // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol. Nor does it support connection-based
+        // authentication.
+        let http1 = request.upgrade.is_some()
+            || !matches!(owner, ConnectionOwner::Pool)
+            || self.0.shared.is_http1_only(key);
+        let reused = match (&owner, connection_use) {
+            (ConnectionOwner::Pool, ConnectionUse::New) | (ConnectionOwner::Call, _) => None,
+            (ConnectionOwner::Pool, ConnectionUse::Pooled) => {
+                self.reused(peer, key, request, http1).await
+            }
+            (ConnectionOwner::Client(pins, origin), _) => {
+                match pins.take(origin, group_key, &request.headers, &self.0.pinned) {
+                    PinnedUse::Stream(stream) => {
+                        Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
+                    }
+                    PinnedUse::New => None,
+                    PinnedUse::SignedOut => return Err(ConnectFailure::SignedOut),
+                }
+            }
+        };
+        let channel = |session, reused| CallChannel {
+            session: Some(session),
+            pool: self.clone(),
+            owner,
+            key,
+            group_key,
+            idle_timeout: peer.idle_timeout(),
+            reused,
+        };
+        if let Some(session) = reused {
+            return Ok(channel(session, true));
+        }
+        // Boxed, so that the future of a call on a pooled connection does not include the size of dialling.
+        let stream = Box::pin(self.dial(peer, http1)).await.map_err(ConnectFailure::Failed)?;
+        if stream.selected_alpn_proto() != Some(ALPN::H2) {
+            self.0.idle.record(key, peer.clone());
+            let session = Http1Call::new(stream, request);
+            return Ok(channel(UpstreamSession::Http1(Box::new(session)), false));
+        }
+        let within = peer.connection_timeout().unwrap_or(IDLE);
+        let started = async {
+            let connection = self.0.shared.add(stream, key).await.ok_or(SessionError::Protocol)?;
+            Http2Call::new(connection, request).await
+        };
+        match timeout(within, started).await {
+            Ok(Ok(session)) => Ok(channel(UpstreamSession::Http2(Box::new(session)), false)),
+            Ok(Err(SessionError::NotProcessed)) => Err(ConnectFailure::NotProcessed),
+            Ok(Err(SessionError::Tls(fault))) => {
+                Err(ConnectFailure::Failed(UpstreamError::Tls(fault)))
+            }
+            Ok(Err(_error)) => Err(ConnectFailure::Failed(UpstreamError::Protocol)),
+            Err(_elapsed) => Err(ConnectFailure::Failed(UpstreamError::ConnectTimeout)),
+        }
+    }
+
+    async fn dial(&self, peer: &HttpPeer, http1: bool) -> Result<Stream, UpstreamError> {
+        let mut peer = peer.clone();
+        if http1 {
+            peer.options.alpn = ALPN::H1;
+        }
+        let Inner { transport, pinned, idle, .. } = &*self.0;
+        loop {
+            let dialled = transport.new_stream(&peer).await.map_err(|error| failure(&error));
+            let exhausted = matches!(dialled, Err(UpstreamError::Exhausted));
+            // Closing an idle connection frees the descriptor that this one needs.
+            if !exhausted || !(idle.evict_one(transport).await || pinned.evict_oldest()) {
+                return dialled;
+            }
+        }
+    }
+
+    async fn reused(
+        &self,
+        peer: &HttpPeer,
+        key: u64,
+        request: &OutgoingRequest,
+        http1: bool,
+    ) -> Option<UpstreamSession> {
+        // If an HTTP/2 connection turns out to be closing, the next one is tried.
+        while let Some(connection) = (!http1).then(|| self.0.shared.find(key)).flatten() {
+            let started = timeout(IDLE, Http2Call::new(connection, request));
+            if let Ok(Ok(session)) = started.await {
+                return Some(UpstreamSession::Http2(Box::new(session)));
+            }
+        }
+        let stream = self.0.transport.reused_stream(peer).await?;
+        Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
+    }
+}
+
+impl CallChannel {
+    /// The next event; without `read_response` only [`SessionEvent::SendReady`]. Once the response is
+    /// complete the connection is released.
+    pub async fn next(&mut self, read_response: bool) -> Result<SessionEvent, SessionError> {
+        let Some(session) = &mut self.session else { return Ok(SessionEvent::End(None)) };
+        let event = session.next(read_response).await;
+        if matches!(event, Err(SessionError::NotProcessed)) && session.requires_http1() {
+            self.pool.0.shared.remember_http1_only(self.key);
+        }
+        if matches!(event, Ok(SessionEvent::End(_))) {
+            self.release();
+        }
+        event
+    }
+
+    /// Moves the call out; this channel then reports the end of the response.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        Self {
+            session: self.session.take(),
+            pool: self.pool.clone(),
+            owner: self.owner.clone(),
+            ..*self
+        }
+    }
+
+    /// Keeps further calls off the connection, because the origin has been silent for too long.
+    pub fn stop_reuse(&self) {
+        if let Some(session) = &self.session {
+            session.stop_reuse();
+        }
+    }
+
+    /// Assigns the connection to `owner`, because of the authentication exchanged on it.
+    pub fn set_owner(&mut self, owner: ConnectionOwner) {
+        self.owner = owner;
+    }
+
+    /// Whether the connection is pinned to one client connection.
+    pub fn is_pinned(&self) -> bool {
+        matches!(self.owner, ConnectionOwner::Client(..))
+    }
+
+    /// Whether [`CallChannel::send`] may be called.
+    pub fn can_send(&self) -> bool {
+        self.session.as_ref().is_some_and(UpstreamSession::can_send)
+    }
+
+    /// Queues the next part of the request body for sending.
+    pub fn send(&mut self, part: RequestPart) {
+        if let Some(session) = &mut self.session {
+            session.send(part);
+        }
+    }
+
+    /// Whether the connection had been used before this call.
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Bytes of the response that the origin may send before they are read.
+    pub fn receive_window(&self) -> usize {
+        match self.session {
+            // Bytes in the socket buffer are the kernel's memory.
+            Some(UpstreamSession::Http1(_)) | None => 0,
+            Some(UpstreamSession::Http2(_)) => RECEIVE_WINDOW as usize,
+        }
+    }
+
+    /// Whether the connection may be reused, judging by the response head.
+    pub fn persists(&self) -> bool {
+        self.session.as_ref().is_none_or(UpstreamSession::persists)
+    }
+
+    /// Whether larder has to respond to `Expect: 100-continue` itself.
+    pub fn requires_local_continue(&self) -> bool {
+        self.session.as_ref().is_some_and(UpstreamSession::requires_local_continue)
+    }
+
+    /// The connection itself, after a switch to another protocol.
+    pub fn into_upgraded(mut self) -> Option<UpgradedConnection> {
+        match self.session.take()? {
+            UpstreamSession::Http1(session) => Some(session.into_upgraded()),
+            UpstreamSession::Http2(_) => None,
+        }
+    }
+
+    fn release(&mut self) {
+        if let Some(UpstreamSession::Http1(session)) = self.session.take()
+            && let Some(stream) = session.into_reusable()
+        {
+            match &self.owner {
+                ConnectionOwner::Pool => {
+                    self.pool.0.transport.release_stream(stream, self.key, self.idle_timeout);
+                }
+                ConnectionOwner::Client(pins, origin) => {
+                    pins.put(origin, self.group_key, stream, &self.pool.0.pinned);
+                }
+                ConnectionOwner::Call => {}
+            }
+        }
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
+fn failure(error: &Error) -> UpstreamError {
+    use ErrorType::{ConnectTimedout, H2Error, HandshakeError, TLSHandshakeTimedout};
+    if let Some(fault) = TlsError::from_error(error) {
+        return UpstreamError::Tls(fault);
+    }
+    match error.etype() {
+        ConnectTimedout | TLSHandshakeTimedout => UpstreamError::ConnectTimeout,
+        HandshakeError | H2Error => UpstreamError::Protocol,
+        other if other == &EXHAUSTED => UpstreamError::Exhausted,
+        _ => UpstreamError::Refused,
+    }
+}
