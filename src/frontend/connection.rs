@@ -15,7 +15,7 @@ use crate::frontend::access::{CLIENT_DENIED, FOREIGN_USER};
 use crate::frontend::drain::DrainState;
 use crate::frontend::http1::READ;
 use crate::frontend::stream::ClientStream;
-use crate::frontend::target::ProxyMode;
+use crate::frontend::target::ConnectionState;
 use crate::frontend::{CurrentFrontend, http2};
 use crate::semantics::request::ListenerKind;
 
@@ -36,7 +36,7 @@ pub async fn serve_connection(
     let mut idle = frontend.limits.idle;
     // An idle connection must not keep alive the objects that a reload has replaced.
     drop(frontend);
-    let mut mode = ProxyMode::Direct;
+    let mut state = ConnectionState::new(listener);
     let mut buffered = BytesMut::new();
     loop {
         let mut first = buffered;
@@ -53,13 +53,13 @@ pub async fn serve_connection(
         }
         let frontend = frontends.current();
         idle = frontend.limits.idle;
-        let Some(next) = frontend.serve_request(io, first, &mut mode, listener).await else {
+        let Some(next) = frontend.serve_request(io, first, &mut state).await else {
             return;
         };
         (io, buffered) = next;
         if io.negotiated_h2() {
             drop(frontend);
-            return http2::serve_connection(frontends, io, mode, listener, drain).await;
+            return http2::serve_connection(frontends, io, state, drain).await;
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::frontend::interception::{HandshakeContext, Intercepted, MatchedHost, 
 use crate::frontend::mount::{MountTarget, Mounts};
 use crate::frontend::session::{ClientSession, Http1Session};
 use crate::frontend::stream::{ClientStream, within};
-use crate::frontend::target::ProxyMode;
-use crate::frontend::tunnel::{TunnelOutcome, Tunnels};
+use crate::frontend::target::{ConnectionState, ProxyMode};
+use crate::frontend::tunnel::{TunnelOutcome, TunnelRequest, Tunnels};
 use crate::frontend::web_page::PageCredentialRules;
 use crate::semantics::hop_by_hop;
 use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
@@ -85,13 +85,12 @@ pub(super) type KeepAlive = (ClientStream, BytesMut);
 
 impl Frontend {
     /// Serves the request that begins with `first`. Returns the connection if it can carry another
-    /// request. If a tunnel carries HTTP, `mode` becomes that tunnel for all following requests.
+    /// request. If a tunnel carries HTTP, the mode of `state` becomes that tunnel for all following requests.
     pub(super) async fn serve_request(
         &self,
         mut io: ClientStream,
         first: BytesMut,
-        mode: &mut ProxyMode,
-        listener: ListenerKind,
+        state: &mut ConnectionState,
     ) -> Option<KeepAlive> {
         // Checked for each request: a reload may have denied the address of an open connection.
         if !self.access_control.admits(io.peer()) {
@@ -104,15 +103,17 @@ impl Frontend {
             Some(Err(problem)) => return self.reject_and_close(io, &problem).await,
             None => return self.reject_and_close(io, &SLOW_HEAD).await,
         };
-        if let Err(problem) = self.check_head(&received.head, mode) {
+        if let Err(problem) = self.check_head(&received.head, &state.mode) {
             return self.reject_and_close(io, &problem).await;
         }
-        let ReceivedHead { head, raw, rest } = received;
-        if let (HeadTarget::Authority(host, port), ProxyMode::Direct) = (&head.target, &*mode) {
-            return Box::pin(self.tunnel(io, host, *port, mode, listener, rest)).await;
+        if let (HeadTarget::Authority(host, port), ProxyMode::Direct) =
+            (&received.head.target, &state.mode)
+        {
+            let request = TunnelRequest::new(host, *port, state.listener);
+            return Box::pin(self.tunnel(io, request, &mut state.mode, received.rest)).await;
         }
-        match self.resolve_target(&head, mode, listener, &io) {
-            Ok(mount_target) => self.serve(io, head, mount_target, raw, rest, listener).await,
+        match self.resolve_target(&received.head, state, &io) {
+            Ok(mount_target) => self.serve(io, received, mount_target, state.listener).await,
             Err(problem) => self.reject_and_close(io, &problem).await,
         }
     }
@@ -121,11 +122,11 @@ impl Frontend {
     fn resolve_target(
         &self,
         head: &RequestHead,
-        mode: &ProxyMode,
-        listener: ListenerKind,
+        state: &ConnectionState,
         io: &ClientStream,
     ) -> Result<MountTarget, Problem> {
-        let mount_target = mode.target(head, &self.mounts, listener, || io.is_local())?;
+        let ConnectionState { mode, listener } = state;
+        let mount_target = mode.target(head, &self.mounts, *listener, || io.is_local())?;
         if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(mode, ProxyMode::Direct) {
             self.page_credential_rules.admit(&mount_target.target, &head.fields)?;
         }
@@ -136,12 +137,11 @@ impl Frontend {
     async fn serve(
         &self,
         mut io: ClientStream,
-        head: RequestHead,
+        received: ReceivedHead,
         mount_target: MountTarget,
-        raw: Bytes,
-        rest: BytesMut,
         listener: ListenerKind,
     ) -> Option<KeepAlive> {
+        let ReceivedHead { head, raw, rest } = received;
         let (persists, plain) = (head.persists, head.only_keep_alive);
         let mut request = proxy_request(head, mount_target, io.peer(), listener);
         // A session is required to order bytes that the client sends before the response.
@@ -172,19 +172,18 @@ impl Frontend {
     async fn tunnel(
         &self,
         io: ClientStream,
-        host: &str,
-        port: u16,
+        request: TunnelRequest<'_>,
         mode: &mut ProxyMode,
-        listener: ListenerKind,
         rest: BytesMut,
     ) -> Option<KeepAlive> {
+        let TunnelRequest { host, port, .. } = request;
         let matched = self.interception.matched_host(host, port);
         let is_https = port == Scheme::Https.default_port();
         let inspected =
             if matched.is_some() || (!is_https && self.handler.has_route_for(host, port)) {
-                self.tunnels.inspect(io, host, port, listener, rest, matched.is_some()).await
+                self.tunnels.inspect(io, request, rest, matched.is_some()).await
             } else {
-                self.tunnels.open(io, host, port, listener, rest).await
+                self.tunnels.open(io, request, rest).await
             };
         let (scheme, io, first) = match (inspected, matched) {
             (TunnelOutcome::Http(io, first), _) => (Scheme::Http, io, first),

@@ -30,11 +30,11 @@ use crate::frontend::http2::timeout::client_timed_out;
 use crate::frontend::session::{BodyLength, ClientError, ClientSession, Http2Session, UnsentBytes};
 use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::{CLOSE_TIMEOUT, ClientStream};
-use crate::frontend::target::{NESTED, ProxyMode};
+use crate::frontend::target::{ConnectionState, NESTED, ProxyMode};
 use crate::semantics::date;
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::hop_by_hop;
-use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
+use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::telemetry::RejectEvent;
 use crate::telemetry::problem::Problem;
 
@@ -53,19 +53,18 @@ const CONNECTION_WINDOW: u32 = 2 * 1024 * 1024;
 pub(super) async fn serve_connection(
     frontends: Arc<dyn CurrentFrontend>,
     mut io: ClientStream,
-    mode: ProxyMode,
-    listener: ListenerKind,
+    state: ConnectionState,
     mut drain: watch::Receiver<DrainState>,
 ) {
     let frontend = frontends.current();
     let limits = frontend.limits.clone();
     let peer = io.peer();
-    let shared = shared_connection(&frontend, &io, &mode);
+    let shared = shared_connection(&frontend, &io, &state.mode);
     drop(frontend);
     let timed_out = client_timed_out(&shared, io.watch_frames(shared.clone()), limits.head_timeout);
     tokio::pin!(timed_out);
     let Some(mut connection) = handshake(io, &limits).await else { return };
-    let mode = Arc::new(mode);
+    let state = Arc::new(state);
     let mut counters = StreamCounters::default();
     let mut streams = JoinSet::new();
     let (mut closing, mut goaway_requested) = (false, false);
@@ -103,9 +102,9 @@ pub(super) async fn serve_connection(
                 counters.malformed();
             }
             Some(Ok((request, respond))) => {
-                let (frontend, mode) = (frontends.current(), Arc::clone(&mode));
+                let (frontend, state) = (frontends.current(), Arc::clone(&state));
                 let stream = Stream { request, respond, shared: shared.clone() };
-                streams.spawn(frontend.serve_stream(stream, mode, peer, listener));
+                streams.spawn(frontend.serve_stream(stream, state, peer));
             }
             None | Some(Err(_)) => break None,
         }
@@ -184,9 +183,8 @@ impl Frontend {
     async fn serve_stream(
         self: Arc<Self>,
         stream: Stream,
-        mode: Arc<ProxyMode>,
+        state: Arc<ConnectionState>,
         peer: SocketAddr,
-        listener: ListenerKind,
     ) -> bool {
         let Stream { request, respond, shared } = stream;
         let (head, body) = request.into_parts();
@@ -197,7 +195,7 @@ impl Frontend {
             shared,
             &self.in_flight,
         )));
-        match self.stream_request(head, ends_here, &mode, peer, listener) {
+        match self.stream_request(head, ends_here, &state, peer) {
             Ok(request) => {
                 let served = self.handler.serve(request, session).await;
                 if let Some(ClientSession::Http2(session)) = served.session {
@@ -216,9 +214,8 @@ impl Frontend {
         &self,
         mut head: Parts,
         ends_here: bool,
-        mode: &ProxyMode,
+        state: &ConnectionState,
         peer: SocketAddr,
-        listener: ListenerKind,
     ) -> Result<ProxyRequest, Problem> {
         // Checked for each request: a reload may have denied the address of an open connection.
         if !self.access_control.admits(peer) {
@@ -238,7 +235,7 @@ impl Frontend {
         if path == "*" && head.method != Method::OPTIONS {
             return Err(BAD_TARGET);
         }
-        let target = mode.stream_target(authority(&head)?, path)?;
+        let target = state.mode.stream_target(authority(&head)?, path)?;
         self.page_credential_rules.admit(&target, &head.headers)?;
         if let Some(cookie) = joined_cookies(&head.headers) {
             head.headers.insert(COOKIE, cookie);
@@ -263,7 +260,7 @@ impl Frontend {
             headers,
             version: head.version,
             client: Some(peer),
-            listener,
+            listener: state.listener,
             body,
             upgrade: None,
             trailers,

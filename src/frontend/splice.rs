@@ -37,6 +37,11 @@ pub struct SplicedBytes {
     pub end: SpliceEnd,
 }
 
+impl SplicedBytes {
+    /// Nothing was forwarded, because one side aborted before.
+    pub const BROKEN: Self = Self { up: 0, down: 0, end: SpliceEnd::Broken };
+}
+
 /// Forwards bytes both ways until both sides have ended, one aborts, or no byte has moved for `idle`.
 /// If one side ends, the other direction stays open.
 pub async fn splice<C, O>(client: &mut C, origin: &mut O, idle: Duration) -> SplicedBytes

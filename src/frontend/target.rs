@@ -39,6 +39,22 @@ pub enum ProxyMode {
     Misdirected,
 }
 
+/// The facts about a connection that all its requests share.
+#[derive(Debug, Clone)]
+pub struct ConnectionState {
+    /// How the requests reach larder. A `CONNECT` changes it.
+    pub mode: ProxyMode,
+    /// The kind of listener that accepted the connection.
+    pub listener: ListenerKind,
+}
+
+impl ConnectionState {
+    /// The state of a new connection.
+    pub fn new(listener: ListenerKind) -> Self {
+        Self { mode: ProxyMode::Direct, listener }
+    }
+}
+
 impl ProxyMode {
     /// The mode inside a tunnel to `host:port` that carries this scheme.
     pub fn tunnel(scheme: Scheme, host: &str, port: u16) -> Result<Self, Problem> {

@@ -65,6 +65,24 @@ pub enum TunnelOutcome {
     Refused(ClientStream, Problem),
 }
 
+/// A tunnel that a client requests.
+#[derive(Clone, Copy)]
+pub struct TunnelRequest<'a> {
+    /// The host that `CONNECT` names.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    listener: ListenerKind,
+    since: Instant,
+}
+
+impl<'a> TunnelRequest<'a> {
+    /// A request that arrives now on this kind of listener.
+    pub fn new(host: &'a str, port: u16, listener: ListenerKind) -> Self {
+        Self { host, port, listener, since: clock::monotonic() }
+    }
+}
+
 /// Detects the protocol by the first bytes.
 pub fn sniff(bytes: &[u8]) -> Protocol {
     const METHODS: [&[u8]; 8] =
@@ -96,23 +114,24 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    /// Opens a tunnel to `host:port` and forwards bytes until both sides have ended. `early`: the bytes
-    /// that the client sent right after the `CONNECT`.
+    /// Opens a tunnel and forwards bytes until both sides have ended. `early`: the bytes that the client
+    /// sent right after the `CONNECT`.
     pub async fn open(
         &self,
         mut io: ClientStream,
-        host: &str,
-        port: u16,
-        listener: ListenerKind,
+        request: TunnelRequest<'_>,
         early: BytesMut,
     ) -> TunnelOutcome {
-        let since = clock::monotonic();
-        let mut origin = match self.connect(host, port, listener, since).await {
+        let mut origin = match self.connect(request).await {
             Ok(origin) => origin,
             Err(problem) => return TunnelOutcome::Refused(io, problem),
         };
-        let open = establish(&mut io).await;
-        self.forward(&mut io, &mut origin, &early, open, host, since).await;
+        let spliced = if establish(&mut io).await {
+            relay(&mut io, &mut origin, &early, self.idle).await
+        } else {
+            SplicedBytes::BROKEN
+        };
+        self.finish(request, &early, spliced);
         TunnelOutcome::Over
     }
 
@@ -121,14 +140,11 @@ impl Tunnels {
     pub async fn inspect(
         &self,
         mut io: ClientStream,
-        host: &str,
-        port: u16,
-        listener: ListenerKind,
+        request: TunnelRequest<'_>,
         mut early: BytesMut,
         intercepts: bool,
     ) -> TunnelOutcome {
-        let since = clock::monotonic();
-        if let Some(problem) = self.check_destination(host, port, listener, since).await {
+        if let Some(problem) = self.check_destination(request).await {
             return TunnelOutcome::Refused(io, problem);
         }
         if !establish(&mut io).await {
@@ -142,21 +158,17 @@ impl Tunnels {
             Protocol::Tls | Protocol::Undecided | Protocol::Other => {}
         }
         // The client already has the confirmation: larder can only end the tunnel.
-        if let Ok(mut origin) = self.connect(host, port, listener, since).await {
-            self.forward(&mut io, &mut origin, &early, true, host, since).await;
+        if let Ok(mut origin) = self.connect(request).await {
+            let spliced = relay(&mut io, &mut origin, &early, self.idle).await;
+            self.finish(request, &early, spliced);
         }
         TunnelOutcome::Over
     }
 
     /// The problem if this destination is forbidden, whatever the request. A name that cannot be
     /// resolved is not forbidden: the response may be stored.
-    async fn check_destination(
-        &self,
-        host: &str,
-        port: u16,
-        listener: ListenerKind,
-        since: Instant,
-    ) -> Option<Problem> {
+    async fn check_destination(&self, request: TunnelRequest<'_>) -> Option<Problem> {
+        let TunnelRequest { host, port, listener, .. } = request;
         if self.mode_switch.mode() == Mode::Offline {
             return None;
         }
@@ -165,22 +177,17 @@ impl Tunnels {
         let Ok(Err(UpstreamError::Denied(reason))) = resolved else { return None };
         self.telemetry.denied(reason.token());
         let problem = UpstreamError::Denied(reason).problem();
-        self.record(host, since, Err(&problem));
+        self.record(request, Err(&problem));
         Some(problem)
     }
 
     /// Connects to the origin; a failure is already recorded.
-    async fn connect(
-        &self,
-        host: &str,
-        port: u16,
-        listener: ListenerKind,
-        since: Instant,
-    ) -> Result<TcpStream, Problem> {
+    async fn connect(&self, request: TunnelRequest<'_>) -> Result<TcpStream, Problem> {
         if self.mode_switch.mode() == Mode::Offline {
-            self.record(host, since, Err(&OFFLINE_PROBLEM));
+            self.record(request, Err(&OFFLINE_PROBLEM));
             return Err(OFFLINE_PROBLEM);
         }
+        let TunnelRequest { host, port, listener, .. } = request;
         let target = UpstreamTarget::for_tunnel(self.upstream, host, port);
         let mut timer = self.admission.start_timer(target, self.route);
         match self.dial(host, port, listener).await {
@@ -194,46 +201,34 @@ impl Tunnels {
                     self.telemetry.denied(reason.token());
                 }
                 let problem = failure.problem();
-                self.record(host, since, Err(&problem));
+                self.record(request, Err(&problem));
                 Err(problem)
             }
         }
     }
 
-    /// Forwards bytes both ways until both sides have ended.
-    async fn forward(
-        &self,
-        io: &mut ClientStream,
-        origin: &mut TcpStream,
-        early: &[u8],
-        open: bool,
-        host: &str,
-        since: Instant,
-    ) {
-        let SplicedBytes { up, down, end } = if open {
-            relay(io, origin, early, self.idle).await
-        } else {
-            SplicedBytes { up: 0, down: 0, end: SpliceEnd::Broken }
-        };
+    /// Logs and records a tunnel that has ended.
+    fn finish(&self, request: TunnelRequest<'_>, early: &[u8], spliced: SplicedBytes) {
+        let SplicedBytes { up, down, end } = spliced;
         tracing::debug!(first = ?sniff(early), up, down, ?end, "Tunnel closed");
-        self.record(host, since, Ok(down));
+        self.record(request, Ok(down));
     }
 
     /// Records a tunnel with the bytes that were sent to the client, or the problem that prevented it.
-    fn record(&self, host: &str, since: Instant, outcome: Result<u64, &Problem>) {
+    fn record(&self, request: TunnelRequest<'_>, outcome: Result<u64, &Problem>) {
         let down = outcome.unwrap_or_default();
         self.telemetry.record(&RequestEvent {
             route: self.route,
             result: if outcome.is_ok() { ResultKind::Tunnel } else { ResultKind::Error },
             forward_reason: None,
             method: &Method::CONNECT,
-            host,
+            host: request.host,
             port: 0,
             path: "",
             status: Some(outcome.err().map_or(StatusCode::OK, |problem| problem.status)),
             cache_status: None,
             error: outcome.err().map(|problem| problem.class),
-            duration: clock::monotonic().saturating_duration_since(since),
+            duration: clock::monotonic().saturating_duration_since(request.since),
             client_bytes: down,
             upstream_bytes: down,
             filled_bytes: 0,
@@ -289,7 +284,7 @@ async fn relay(
     idle: Duration,
 ) -> SplicedBytes {
     if origin.write_all(early).await.is_err() {
-        return SplicedBytes { up: 0, down: 0, end: SpliceEnd::Broken };
+        return SplicedBytes::BROKEN;
     }
     io.keep_alive();
     let mut spliced = splice(io.transport(), origin, idle).await;
