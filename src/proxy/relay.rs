@@ -144,8 +144,9 @@ impl ProxyHandler {
             let begun = {
                 // Pinned here and passed by reference, so that the caller's future does not contain it twice.
                 let (listener, owner) = (request.listener, owner.clone());
-                let work = self.network.begin(upstream, listener, &outgoing, connection, owner);
-                unless_gone(client, pin!(work)).await
+                let network = &self.network;
+                let work = pin!(network.begin(upstream, listener, &outgoing, connection, owner));
+                unless_gone(client, work).await
             };
             let attempt = match begun {
                 Err(gone) => return RelayAttempt::Client(gone),
