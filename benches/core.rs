@@ -12,7 +12,7 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use larder::config::{self, env::Env};
-use larder::decide::{CacheLookup, decide};
+use larder::decide::{CacheLookup, DecisionInput, decide};
 use larder::semantics::accept_encoding;
 use larder::semantics::cache_status::CacheStatus;
 use larder::semantics::request::ProxyRequest;
@@ -73,7 +73,8 @@ fn steps(criterion: &mut Criterion) {
         let policy = &route.policy;
         let at = now + Duration::from_secs(10);
         b.iter(|| {
-            decide(&plain, policy, CacheKind::Shared, CacheLookup::Stored(black_box(&entry)), at)
+            let input = DecisionInput::new(&plain, policy, CacheKind::Shared, at);
+            decide(&input, CacheLookup::Stored(black_box(&entry)))
         });
     });
     criterion.bench_function("reply: fields of a hit", |b| b.iter(|| entry.hit_headers()));

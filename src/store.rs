@@ -119,6 +119,11 @@ pub trait Store: Send + Sync {
     /// Looks up the disk after [`Lookup::CheckDisk`]; never returns `CheckDisk` itself.
     async fn load(&self, query: StoreQuery<'_>) -> Lookup;
 
+    /// Whether memory may have partial responses. Never blocks.
+    fn has_parts_in_memory(&self) -> bool {
+        true
+    }
+
     /// Must be taken before a response of `target` is requested, and kept until that is stored:
     /// [`Store::put`] with its epoch does not bring back a response that was invalidated in between.
     fn watch(&self, target: u128) -> InvalidationWatch;

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use proptest::prelude::{any, proptest};
 
 use crate::decide::{
-    CacheLookup, Decision, ErrorClass, ForwardReason, StaleReason, decide, decide_offline,
+    CacheLookup, Decision, DecisionInput, ErrorClass, ForwardReason, StaleReason, decide_offline,
     stale_if_error, ttl, useful_until,
 };
 use crate::policy::{ErrorMatch, Policy, Ttl};
@@ -51,6 +51,17 @@ fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> StoredResp
 
 fn stored(line: &'static str) -> StoredResponse {
     stored_as(200, &[("cache-control", line)])
+}
+
+/// [`super::decide`], with the input built from its parts.
+fn decide(
+    request: &ProxyRequest,
+    policy: &Policy,
+    kind: CacheKind,
+    lookup: CacheLookup<'_>,
+    now: SystemTime,
+) -> Decision {
+    super::decide(&DecisionInput::new(request, policy, kind, now), lookup)
 }
 
 fn decided(directives: &str, policy: &Policy, response: &StoredResponse, at: u64) -> Decision {
@@ -195,11 +206,13 @@ fn a_partial_response_is_served_only_while_fresh() {
         let purged = decide(directives, CacheLookup::Partial(&purged));
         assert!(!matches!(purged, Decision::Serve { .. }), "{line} {directives}");
         let offline = decide_offline(
-            &request(directives),
-            &Policy::origin(),
-            CacheKind::Shared,
+            &DecisionInput::new(
+                &request(directives),
+                &Policy::origin(),
+                CacheKind::Shared,
+                ARRIVAL + secs(at),
+            ),
             CacheLookup::Partial(&part),
-            ARRIVAL + secs(at),
         );
         let served = matches!(offline, Decision::Serve { stale: None, .. });
         assert_eq!(served, expected.starts_with("fresh"), "{line} {directives}: {offline:?}");
@@ -276,14 +289,9 @@ fn a_stored_response_is_served_on_the_failures_of_the_policy() {
     let response = stored("max-age=10, stale-if-error=10");
     let policy = Policy::origin();
     let at = |failure, seconds| {
-        stale_if_error(
-            &request(""),
-            &policy,
-            CacheKind::Shared,
-            &response,
-            failure,
-            ARRIVAL + secs(seconds),
-        )
+        let (request, now) = (request(""), ARRIVAL + secs(seconds));
+        let input = DecisionInput::new(&request, &policy, CacheKind::Shared, now);
+        stale_if_error(&input, &response, failure)
     };
     for failure in [429, 500, 502, 503, 504, 599] {
         let failure = ErrorClass::Status(StatusCode::from_u16(failure).unwrap());
@@ -301,14 +309,9 @@ fn a_stored_response_is_served_on_the_failures_of_the_policy() {
     let mut narrow = Policy::origin();
     narrow.stale_if_error.on = vec![ErrorMatch::Timeout];
     let narrow = |failure| {
-        stale_if_error(
-            &request(""),
-            &narrow,
-            CacheKind::Shared,
-            &response,
-            failure,
-            ARRIVAL + secs(15),
-        )
+        let (request, now) = (request(""), ARRIVAL + secs(15));
+        let input = DecisionInput::new(&request, &narrow, CacheKind::Shared, now);
+        stale_if_error(&input, &response, failure)
     };
     assert_eq!((narrow(ErrorClass::Timeout), narrow(ErrorClass::Connect)), (Some(-5), None));
     assert_eq!(narrow(UNAVAILABLE), None);
@@ -320,8 +323,9 @@ fn a_prohibited_response_is_never_served_on_errors() {
     let mut policy = Policy::origin();
     policy.stale_if_error.window = Some(secs(100));
     let usable = |policy: &Policy, kind, directives, answer: &StoredResponse| {
-        stale_if_error(&request(directives), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15))
-            .is_some()
+        let request = request(directives);
+        let input = DecisionInput::new(&request, policy, kind, ARRIVAL + secs(15));
+        stale_if_error(&input, answer, UNAVAILABLE).is_some()
     };
     for (line, shared, private) in [
         ("max-age=10", true, true),
@@ -437,8 +441,9 @@ proptest! {
                 assert_eq!(refresh, stale == Some(StaleReason::WhileRevalidate));
             }
             Decision::Forward { fallback, reason, .. } => {
-                let usable =
-                    stale_if_error(&request(&directives), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
+                let request = request(&directives);
+                let input = DecisionInput::new(&request, &policy, CacheKind::Shared, now);
+                let usable = stale_if_error(&input, &answer, UNAVAILABLE);
                 assert_eq!(fallback, usable.is_some());
                 assert!(reason == ForwardReason::Request || remaining <= 0);
             }
@@ -479,6 +484,6 @@ fn a_superseded_response_is_served_only_on_errors() {
             assert_eq!(served, !superseded, "{directives}");
         }
         let (kind, now) = (CacheKind::Shared, ARRIVAL + secs(10));
-        assert!(stale_if_error(&request(""), &policy, kind, &stored, UNAVAILABLE, now).is_some());
+        assert!(stale_if_error(&DecisionInput::new(&request(""), &policy, kind, now), &stored, UNAVAILABLE).is_some());
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -39,27 +40,38 @@ pub(crate) enum JoinOutcome<T> {
     Full,
 }
 
+/// The steps of joining a fill. They run under the lock of all fills: none of them may start anything.
+pub(crate) struct JoinSteps<'a, T> {
+    /// Maximum number of clients that wait for one fill.
+    pub(crate) max_waiters: usize,
+    /// Whether a running fill began after the last invalidation.
+    pub(crate) is_current: &'a dyn Fn(&InFlightFetch) -> bool,
+    /// Looks into the store once more if no fill is running, because one may have ended since the lookup.
+    pub(crate) recheck: &'a dyn Fn() -> Option<T>,
+    /// Creates the fetch of a new fill.
+    pub(crate) begin: &'a dyn Fn() -> Arc<InFlightFetch>,
+}
+
 /// The running fills.
 #[derive(Default)]
 pub(crate) struct InFlightFetches {
     running: Mutex<HashMap<InFlightKey, Arc<InFlightFetch>>>,
+    /// Number of fills that have ended.
+    ended: AtomicU64,
     uncollapsed: Mutex<HashMap<u128, SystemTime>>,
 }
 
 impl InFlightFetches {
-    /// Joins the fill of `key`, or leads a new one. If no fill is running, `recheck` looks into the
-    /// store once more, because a fill may have ended since the caller's lookup. `current` returns
-    /// whether a running fill began after the last invalidation.
-    pub(crate) fn join<T>(
-        &self,
-        key: &InFlightKey,
-        max_waiters: usize,
-        current: impl Fn(&InFlightFetch) -> bool,
-        recheck: impl FnOnce() -> Option<T>,
-        begin: impl FnOnce() -> Arc<InFlightFetch>,
-    ) -> JoinOutcome<T> {
+    /// Number of fills that have ended.
+    pub(crate) fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Joins the fill of `key`, or leads a new one.
+    pub(crate) fn join<T>(&self, key: &InFlightKey, steps: &JoinSteps<'_, T>) -> JoinOutcome<T> {
+        let JoinSteps { max_waiters, is_current, recheck, begin } = *steps;
         let mut running = self.running.lock();
-        if let Some(fetch) = running.get(key).filter(|fetch| current(fetch)) {
+        if let Some(fetch) = running.get(key).filter(|fetch| is_current(fetch)) {
             if fetch.body.readers() > max_waiters {
                 return JoinOutcome::Full;
             }
@@ -86,7 +98,13 @@ impl InFlightFetches {
         let mut running = self.running.lock();
         if running.get(key).is_some_and(|found| Arc::ptr_eq(found, fetch)) {
             running.remove(key);
+            self.on_end();
         }
+    }
+
+    /// A fill has ended, and its response may be stored.
+    pub(crate) fn on_end(&self) {
+        self.ended.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Turns collapsing off for `key` for [`DISABLED_FOR`].

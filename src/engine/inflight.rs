@@ -92,6 +92,12 @@ pub(crate) struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// The error that the response reports, if it does.
+    pub(crate) fn failure(&self) -> AttemptFailure {
+        let (failure, cause) = (self.failure, self.cause);
+        AttemptFailure { failure, status: Some(self.status), cause }
+    }
+
     /// The status for policy decisions: a part counts as its whole.
     pub(crate) fn policy_status(&self) -> StatusCode {
         if self.part { StatusCode::OK } else { self.status }

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::decide::ForwardReason;
 use crate::engine::body::BodyReader;
+use crate::engine::inflight::ResponseHead;
 use crate::semantics::byteranges;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::date;
@@ -84,6 +85,13 @@ enum BodySelection {
     Several(Vec<ByteRange>),
 }
 
+impl EngineResult {
+    /// A response.
+    pub(super) fn reply(response: ClientResponse) -> Self {
+        Self::Reply(Box::new(response))
+    }
+}
+
 impl ResponseParts {
     fn new(status: StatusCode, headers: HeaderMap, body: BodySelection) -> Self {
         Self { status, headers, body }
@@ -144,15 +152,15 @@ impl ClientResponse {
         Some(Self { status, headers, body, result, forward_reason: None, error: None })
     }
 
-    /// Builds the response from a body that is still arriving under `headers`.
-    pub(crate) fn from_growing(
+    /// Builds the response from a body that is still arriving after `head`, with these header fields.
+    pub(super) fn from_growing(
         request: &ProxyRequest,
-        metadata: &CacheMetadata,
-        status: StatusCode,
+        head: &ResponseHead,
         headers: HeaderMap,
-        length: Option<u64>,
         reader: BodyReader,
     ) -> Self {
+        let ResponseHead { metadata, status, length, .. } = head;
+        let (status, length) = (*status, *length);
         let response = apply_preconditions(request, metadata, status, headers, length);
         let body = match response.body {
             BodySelection::Empty => ResponseBody::Empty,

@@ -24,28 +24,28 @@ use crate::upstream::{UpstreamRequest, UpstreamResponse};
 impl Fill {
     /// Makes the call, and retries while it fails and may be repeated.
     pub(super) async fn fetch_with_retries(&self) -> FetchResult {
-        let (engine, policy) = (&self.engine, &self.policy);
+        let (fills, policy) = (&self.fills, &self.routed.policy);
         let mut call = self.upstream_request();
-        let began = engine.clock.instant();
+        let began = fills.clock.instant();
         let mut retry_state =
-            RetryState::new(policy.retry.clone(), engine.origin.total_timeout(&call.target));
+            RetryState::new(policy.retry.clone(), fills.origin.total_timeout(&call.target));
         let mut result = self.first_attempt(&mut call, &mut retry_state).await;
         let repeats = policy.retry.is_retryable(&Method::GET);
         while let Some((failure, outcome)) = attempt_failure(&result.response).filter(|_| repeats) {
-            let elapsed = engine.clock.instant().saturating_duration_since(began);
+            let elapsed = fills.clock.instant().saturating_duration_since(began);
             let retry_after = outcome.bounded_retry_after(&policy.cooldown);
             let next = retry_state.next(failure.failure, retry_after, elapsed, rand::random());
             let RetryDecision::After(wait) = next else { break };
             self.fetch.report_failed_attempt(failure);
             (call.context.attempt, call.context.patience) =
                 (AttemptKind::Retry, retry_state.left());
-            if !engine.origin.try_acquire_retry(&call.target, &call.context, failure.cause, wait) {
+            if !fills.origin.try_acquire_retry(&call.target, &call.context, failure.cause, wait) {
                 break;
             }
             // Kept as the final response if admission control blocks the next attempt.
-            result.response = buffer_error_body(result.response, &self.engine.in_flight).await;
-            engine.clock.sleep(wait).await;
-            if engine.switch.mode() == Mode::Offline {
+            result.response = buffer_error_body(result.response, &fills.in_flight).await;
+            fills.clock.sleep(wait).await;
+            if fills.switch.mode() == Mode::Offline {
                 break;
             }
             match self.attempt(&call, &mut retry_state).await {
@@ -66,9 +66,9 @@ impl Fill {
         call: &mut UpstreamRequest,
         retry_state: &mut RetryState,
     ) -> FetchResult {
-        let repeats = self.policy.retry.is_retryable(&Method::GET);
+        let repeats = self.routed.policy.retry.is_retryable(&Method::GET);
         let patience =
-            if repeats { retry_state.left() } else { self.engine.origin.max_wait(&call.target) };
+            if repeats { retry_state.left() } else { self.fills.origin.max_wait(&call.target) };
         call.context.patience = if self.has_fallback { Duration::ZERO } else { patience };
         self.announce_wait(call);
         let mut response = self.attempt(call, retry_state).await;
@@ -87,9 +87,9 @@ impl Fill {
         call: &UpstreamRequest,
         retry_state: &mut RetryState,
     ) -> Result<UpstreamResponse, UpstreamError> {
-        let clock = &self.engine.clock;
+        let clock = &self.fills.clock;
         let began = clock.instant();
-        let response = self.engine.origin.fetch(call).await;
+        let response = self.fills.origin.fetch(call).await;
         if response.as_ref().is_ok_and(|response| response.wait_reason.is_some()) {
             retry_state
                 .add_wait(clock.instant().saturating_duration_since(began).min(retry_state.left()));
@@ -100,13 +100,13 @@ impl Fill {
     /// Whether the call was not made and no stale response replaces it.
     fn has_no_fallback(&self, response: &Result<UpstreamResponse, UpstreamError>) -> bool {
         let Err(UpstreamError::Rejected(rejection)) = response else { return false };
-        let is_covered = |error| self.policy.stale_if_error.covers(error);
+        let is_covered = |error| self.routed.policy.stale_if_error.covers(error);
         self.trigger.is_none() && !rejection.error_class().is_some_and(is_covered)
     }
 
     /// If the call has to wait for a cooldown, reports that to the readers of this fill.
     fn announce_wait(&self, call: &UpstreamRequest) {
-        let rejection = self.engine.origin.check_admission(&call.target, &call.context);
+        let rejection = self.fills.origin.check_admission(&call.target, &call.context);
         if let Some((rejection, failure)) =
             rejection.and_then(|rejection| Some((rejection, rejection.error_class()?)))
         {

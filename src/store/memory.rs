@@ -4,7 +4,7 @@
 //! freshness.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -36,6 +36,8 @@ pub struct Memory {
     evicted_bodies: EvictedBodies,
     /// Serialises changes to a key's list of variants.
     writing: Mutex<()>,
+    /// Whether a partial response was ever stored.
+    has_parts: AtomicBool,
 }
 
 /// A key's root (`variant: None`) or one of its variants.
@@ -128,6 +130,7 @@ impl Memory {
             evicted,
             evicted_bodies: EvictedBodies::default(),
             writing: Mutex::new(()),
+            has_parts: AtomicBool::new(false),
         }
     }
 
@@ -249,6 +252,10 @@ impl Memory {
             );
             return false;
         }
+        if stored.is_part() {
+            // Relaxed: a lookup that misses the part meanwhile began before it was stored.
+            self.has_parts.store(true, Ordering::Relaxed);
+        }
         let varies = !stored.vary.names().is_empty();
         let presence = self.generations.register(key.target_id(), PresenceKind::InMemory);
         let guard = stored.guard_body(&self.evicted_bodies);
@@ -267,6 +274,11 @@ impl Memory {
             self.slots.insert(root, Slot::Entry(entry));
         }
         true
+    }
+
+    /// Whether a partial response may be stored.
+    pub fn has_parts(&self) -> bool {
+        self.has_parts.load(Ordering::Relaxed)
     }
 
     /// The entry at a position: its key, and the epoch it was stored with.

@@ -312,6 +312,10 @@ impl Store for TieredStore {
         self.promote(query, epoch, read.unwrap_or_default())
     }
 
+    fn has_parts_in_memory(&self) -> bool {
+        self.memory.has_parts()
+    }
+
     fn watch(&self, target: u128) -> InvalidationWatch {
         self.generations.watch(target, self.clock.now())
     }

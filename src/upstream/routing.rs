@@ -55,6 +55,11 @@ impl UpstreamTarget {
             .unwrap_or_default()
     }
 
+    /// Larder's own credential for its calls.
+    pub fn credential(&self) -> Option<&Credential> {
+        self.upstream.as_ref()?.credential.as_ref()
+    }
+
     /// The value of `Host`; the port is omitted if it is the scheme's default.
     pub fn authority(&self) -> String {
         if self.port == self.scheme.default_port() {
@@ -76,7 +81,7 @@ impl UpstreamTarget {
         if upstream.policy.reads_bodies() {
             body_inspection::accept_encoding(headers);
         }
-        if let Some(credential) = &upstream.credential {
+        if let Some(credential) = self.credential() {
             // RFC 9110 §9.3.8: the origin would send the credential back to the client.
             if method == Method::TRACE {
                 headers.remove(&credential.header);
@@ -95,6 +100,14 @@ impl UpstreamTable {
         Self { upstreams, timeouts: Timeouts::default(), rewrites }
     }
 
+    /// The effective destination of a request to `target`, which becomes the canonical target.
+    pub fn resolve(&self, target: &mut Target) -> UpstreamTarget {
+        if let Some(canonical) = self.canonical_target(target) {
+            *target = canonical;
+        }
+        self.lookup(target)
+    }
+
     /// The canonical target of the resource that `target` leads to: if an upstream rewrites the scheme or
     /// port of a call, the call is for the resource there. `None`: `target` is canonical.
     pub fn canonical_target(&self, target: &Target) -> Option<Target> {
@@ -107,20 +120,6 @@ impl UpstreamTable {
         let same =
             !rewritten.same_origin(target) && self.lookup(&rewritten).index == destination.index;
         same.then_some(rewritten)
-    }
-
-    /// Larder's own credential for the origin of `target`.
-    pub fn credential(&self, target: &Target) -> Option<&Credential> {
-        let mut with_credential =
-            self.upstreams.iter().filter(|upstream| upstream.credential.is_some());
-        // Skips the lookup if no upstream has a credential, which is the usual case.
-        with_credential.next()?;
-        self.upstream_for(target.host(), target.port())?.credential.as_ref()
-    }
-
-    /// The upstream that a host belongs to.
-    pub fn upstream_for(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
-        self.find(host, port).map(|(_, upstream, _)| upstream)
     }
 
     /// The effective destination of a call to `target`.

@@ -8,14 +8,12 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LOCATION};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use crate::engine::Engine;
-use crate::engine::head_update::{PassThroughStart, as_a_get};
+use crate::engine::pass_through::{PassThroughEffects, PassThroughStart};
 use crate::engine::pending_calls::PendingCallGuard;
 use crate::key::CacheKey;
 use crate::policy::{Mode, Policy};
-use crate::route::table::Route;
 use crate::semantics::freshness;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
@@ -50,48 +48,44 @@ impl PostCapture {
     }
 }
 
-impl Engine {
-    /// Starts a capture if the response to a `POST` may serve later `GET`s of `route`. Called with the
-    /// response head, after the invalidation, for a body whose end is detectable. The response needs
-    /// explicit freshness and a `Content-Location` that equals the target.
+impl PassThroughEffects {
+    /// Starts a capture if the response to a `POST` may serve later `GET`s. Called with the response head,
+    /// after the invalidation, for a body whose end is detectable. The response needs explicit freshness and
+    /// a `Content-Location` that equals the target.
     pub fn capture_post(
         &self,
-        request: &ProxyRequest,
-        route: &Route,
-        sent: &PassThroughStart,
+        start: &PassThroughStart,
         status: StatusCode,
         headers: &HeaderMap,
     ) -> Option<PostCapture> {
+        let (get, pending_call) = start.get.as_ref()?;
+        let (request, policy) = (&get.request, &get.policy);
         // The client's own Accept-Encoding was sent, not the reduced one on which variants depend.
         let encoded = headers.contains_key(CONTENT_ENCODING);
-        let eligible = request.method == Method::POST
-            && status == StatusCode::OK
-            && self.switch.mode() != Mode::Bypass;
+        let eligible = status == StatusCode::OK && self.switch.mode() != Mode::Bypass;
         if !eligible || encoded || !self.is_the_target(request, headers) {
             return None;
         }
-        let get = as_a_get(request);
-        let key = self.key_builder.key(&get, &route.policy);
+        let key = get.key.clone().ok()?;
         let kind = key.scope().cache_kind();
         let now = self.clock.now();
         let metadata = CacheMetadata::from_response(status, headers);
-        freshness::explicit_lifetime(route.policy.effective_metadata(&metadata), kind, now)?;
-        let kept = route.policy.storability(&get, status, headers, &metadata, kind).ok()?;
+        freshness::explicit_lifetime(policy.effective_metadata(&metadata), kind, now)?;
+        let kept = policy.storability(request, status, headers, &metadata, kind).ok()?;
         let Vary::Fields(fields) = Vary::from_response(&kept) else { return None };
-        let variant = self.variant(&get, &fields);
-        let (pending_call, watch) = (sent.pending_call()?, self.store.watch(key.target_id()));
+        let variant = self.lookup.variant(request, &fields);
         Some(PostCapture {
+            watch: self.store.watch(key.target_id()),
             key,
-            policy: Arc::clone(&route.policy),
+            policy: Arc::clone(policy),
             authorized: request.headers.contains_key(AUTHORIZATION),
             headers: kept,
             metadata,
             vary: (fields, variant),
-            watch,
-            pending_call,
-            times: (sent.time, now),
+            pending_call: Arc::clone(pending_call),
+            times: (start.time, now),
             body: BufferedPieces::new(&self.in_flight),
-            largest: self.limits.max_object,
+            largest: self.max_object,
         })
     }
 
@@ -107,7 +101,7 @@ impl Engine {
         if order.is_overtaken(Some(stored.variant)) {
             return;
         }
-        self.store_response(&key, &policy, Arc::new(stored), watch.epoch);
+        self.updates.store_response(&key, &policy, Arc::new(stored), watch.epoch);
     }
 
     fn is_the_target(&self, request: &ProxyRequest, headers: &HeaderMap) -> bool {
@@ -115,7 +109,6 @@ impl Engine {
             .get(CONTENT_LOCATION)
             .and_then(|location| location.to_str().ok())
             .and_then(|location| request.target.resolve(location))
-            .map(|location| self.origin.canonical_target(&location).unwrap_or(location))
-            .is_some_and(|location| location == request.target)
+            .is_some_and(|location| self.purger.effective_target(&location) == request.target)
     }
 }
