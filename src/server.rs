@@ -152,7 +152,8 @@ impl Server {
         let shared = SharedState::new(&config, &deps, &addresses, admin, drain_receiver)?;
         let runtime = Runtime::new(config, shared, deps.source)?;
         // Opened before the server accepts, so that no invalidation in between is lost.
-        let invalidation_sync = deps.takes_over.then(|| runtime.shared.store.start_sync());
+        let invalidation_sync =
+            deps.takes_over.then(|| InvalidationSync::start(&runtime.shared.store));
         let mut server = Self {
             addresses,
             admin,
@@ -249,7 +250,7 @@ impl Server {
     /// meantime.
     #[doc(hidden)]
     pub fn stall_store(&self, until: std::sync::mpsc::Receiver<()>) {
-        self.runtime.shared.store.tiered_store().stall(until);
+        self.runtime.shared.store.stall(until);
     }
 
     /// The telemetry: logs and metrics.
