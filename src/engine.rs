@@ -10,12 +10,11 @@ pub mod head_update;
 pub mod mode;
 pub mod pending_calls;
 pub mod persistent_facts;
-pub mod purge;
+pub mod purger;
 pub mod request;
 pub mod response;
 pub mod stale_if_error_end;
 pub mod store_post;
-pub mod unsafe_request;
 
 mod collapse;
 mod fill;
@@ -40,6 +39,7 @@ use crate::engine::fragmentation::FragmentationLog;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::pending_calls::PendingCalls;
 use crate::engine::persistent_facts::PersistentFacts;
+use crate::engine::purger::Purger;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::Policy;
 use crate::semantics::redaction::Redactor;
@@ -99,6 +99,7 @@ pub struct Engine {
     persistent_facts: Arc<PersistentFacts>,
     in_flight_fetches: InFlightFetches,
     fragmentation_log: FragmentationLog,
+    purger: Arc<Purger>,
     /// The value that larder adds to `Via`.
     via: HeaderValue,
 }
@@ -106,6 +107,7 @@ pub struct Engine {
 impl Engine {
     /// Creates an engine from its dependencies.
     pub fn new(deps: EngineDeps) -> Arc<Self> {
+        let purger = Purger::new(&deps);
         let EngineDeps { store, origin, telemetry, key_builder, .. } = deps;
         let EngineDeps { clock, limits, in_flight, switch, .. } = deps;
         let EngineDeps { pending_calls, persistent_facts, via, .. } = deps;
@@ -122,6 +124,7 @@ impl Engine {
             persistent_facts,
             in_flight_fetches: InFlightFetches::default(),
             fragmentation_log: FragmentationLog::default(),
+            purger,
             via,
         })
     }
@@ -129,6 +132,11 @@ impl Engine {
     /// The current time of the engine's clock.
     pub fn now(&self) -> SystemTime {
         self.clock.now()
+    }
+
+    /// Invalidates the stored responses.
+    pub fn purger(&self) -> &Arc<Purger> {
+        &self.purger
     }
 
     /// Whether a field of this name is a credential.

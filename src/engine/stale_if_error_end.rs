@@ -1,6 +1,5 @@
 //! Ends stale-if-error for a stored response: the resource is gone, or the client is not permitted to
 //! get it.
-//! not have it.
 //!
 //! Owns: for which requests stale-if-error ends. Never touches: how long that is remembered
 //! (`persistent_facts`), freshness.
@@ -34,7 +33,7 @@ impl Engine {
         let of_client = end == Some(StaleIfErrorEnd::SameCredential)
             && !(policy.scope == ScopeRule::Shared && self.has_client_credential(request));
         if end == Some(StaleIfErrorEnd::All) {
-            let targets = self.target_ids(&request.target);
+            let targets = self.purger.target_ids(&request.target);
             for target in targets.into_iter().filter(|target| self.store.may_contain(*target)) {
                 self.persistent_facts.end_stale_if_error(target, order);
             }

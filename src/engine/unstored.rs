@@ -70,7 +70,7 @@ impl Engine {
     }
 
     fn outdate(&self, key: &CacheKey) {
-        self.invalidate_scopes(
+        self.purger.invalidate_scopes(
             &[PurgeScope::Target(key.target_id())],
             PurgeKind::Superseded,
             "newer-answer",
