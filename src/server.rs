@@ -3,7 +3,7 @@
 //! Owns: the dependencies of each object; the only file that uses all modules. Never touches: their
 //! work.
 
-mod admin_api;
+mod admin_service;
 pub mod handover;
 pub mod inherited_sockets;
 mod limit_storage;
@@ -12,7 +12,6 @@ pub mod reload;
 mod runtime;
 mod shared;
 mod shutdown;
-mod store_admin;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -29,7 +28,7 @@ use crate::config::{Admin, Config};
 use crate::frontend::CurrentFrontend;
 use crate::frontend::drain::DrainState;
 use crate::frontend::listener::{self, AcceptContext};
-use crate::server::admin_api::AdminService;
+use crate::server::admin_service::AdminService;
 use crate::server::handover::invalidation_sync::InvalidationSync;
 use crate::server::handover::{HandoverError, HandoverListener, Predecessor};
 use crate::server::inherited_sockets::{InheritedSockets, Listeners};
@@ -152,7 +151,8 @@ impl Server {
         let shared = SharedState::new(&config, &deps, &addresses, admin, drain_receiver)?;
         let runtime = Runtime::new(config, shared, deps.source)?;
         // Opened before the server accepts, so that no invalidation in between is lost.
-        let invalidation_sync = deps.takes_over.then(|| runtime.shared.store.start_sync());
+        let invalidation_sync =
+            deps.takes_over.then(|| InvalidationSync::start(&runtime.shared.store));
         let mut server = Self {
             addresses,
             admin,
@@ -249,7 +249,7 @@ impl Server {
     /// meantime.
     #[doc(hidden)]
     pub fn stall_store(&self, until: std::sync::mpsc::Receiver<()>) {
-        self.runtime.shared.store.tiered_store().stall(until);
+        self.runtime.shared.store.stall(until);
     }
 
     /// The telemetry: logs and metrics.

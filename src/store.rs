@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod generations;
+pub mod invalidation_feed;
 pub mod lock;
 pub mod memory;
 pub mod presence;
@@ -148,7 +149,7 @@ pub trait Store: Send + Sync {
 
     /// Waits a short time until a larder beside this one, if there is one, has received all puts and
     /// invalidations so far.
-    async fn sync_peer(&self) {}
+    async fn sync_peer(&self);
 
     /// Makes stored entries unusable or stale, at once. [`Store::flush`] waits until that is on disk. Returns
     /// false if nothing of the scope is stored.

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::decide::StaleReason;
 use crate::policy::Mode;
 use crate::semantics::redaction::Redactor;
@@ -45,6 +45,7 @@ pub struct Telemetry {
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
     cost: Arc<CostTracker>,
+    clock: Clock,
     redactor: Redactor,
     tiers: Arc<Mutex<Vec<StoreGauge>>>,
     persistence_check: Arc<Mutex<Option<PersistenceCheck>>>,
@@ -63,12 +64,12 @@ impl Telemetry {
         Self::with_clock(Clock::system(), routes, upstreams)
     }
 
-    /// Like [`Telemetry::new`], with the days and months of `clock`.
+    /// Like [`Telemetry::new`], with the time of `clock`.
     pub fn with_clock(clock: Clock, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let cost = Arc::new(CostTracker::new(clock, metrics.costs().clone()));
+        let cost = Arc::new(CostTracker::new(clock.clone(), metrics.costs().clone()));
         let per_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
         let (tiers, persistence_check) = (Arc::default(), Arc::default());
         let (distrust, tunnels) = (Arc::default(), Arc::default());
@@ -77,6 +78,7 @@ impl Telemetry {
             upstreams,
             metrics,
             cost,
+            clock,
             redactor: Redactor::default(),
             tiers,
             persistence_check,
@@ -103,6 +105,7 @@ impl Telemetry {
             upstreams,
             metrics,
             cost: Arc::clone(&self.cost),
+            clock: self.clock.clone(),
             redactor,
             tiers: Arc::clone(&self.tiers),
             persistence_check: Arc::clone(&self.persistence_check),
@@ -324,7 +327,7 @@ impl Telemetry {
     /// Records a failure of a listener to accept a connection.
     pub fn accept_error(&self, error: &io::Error) {
         self.metrics.accept_error();
-        let due = self.accept_lines.lock().admit(clock::monotonic());
+        let due = self.accept_lines.lock().admit(self.clock.instant());
         let Some(suppressed) = due else { return };
         tracing::error!(kind = %error.kind(), os = error.raw_os_error(), suppressed, "Accept failed");
     }
@@ -362,7 +365,7 @@ impl Telemetry {
     }
 
     fn admit_line(&self) -> Option<u64> {
-        self.lines.lock().admit(clock::monotonic())
+        self.lines.lock().admit(self.clock.instant())
     }
 
     // Such lines can be very frequent, so no lock is taken if their level is not logged.
@@ -370,7 +373,7 @@ impl Telemetry {
         if !tracing::enabled!(tracing::Level::INFO) {
             return None;
         }
-        self.lines.lock().admit_minor(clock::monotonic())
+        self.lines.lock().admit_minor(self.clock.instant())
     }
 
     fn route_name(&self, index: usize) -> &str {

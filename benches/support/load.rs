@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use larder::clock;
+use larder::clock::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -133,9 +133,9 @@ impl Load {
                     let mut times = Vec::with_capacity(keys / connections + 1);
                     for key in (client..keys).step_by(connections) {
                         let request = request(&format!("/key/{key}"));
-                        let since = clock::monotonic();
+                        let since = Clock::system().instant();
                         send(&mut stream, &request, &mut buffer).await;
-                        times.push(clock::monotonic().saturating_duration_since(since));
+                        times.push(Clock::system().instant().saturating_duration_since(since));
                     }
                     times
                 });
@@ -161,17 +161,17 @@ impl Load {
                     let mut buffer = Vec::new();
                     start.wait().await;
                     send(&mut stream, &request, &mut buffer).await;
-                    let cold = clock::monotonic();
+                    let cold = Clock::system().instant();
                     start.wait().await;
                     start.wait().await;
                     send(&mut stream, &request, &mut buffer).await;
-                    (cold, clock::monotonic())
+                    (cold, Clock::system().instant())
                 });
             }
             start.wait().await;
-            let began_cold = clock::monotonic();
+            let began_cold = Clock::system().instant();
             start.wait().await;
-            let began_fresh = clock::monotonic();
+            let began_fresh = Clock::system().instant();
             start.wait().await;
             let (mut cold, mut fresh) = (Duration::ZERO, Duration::ZERO);
             while let Some(client) = all.join_next().await {

@@ -1,7 +1,7 @@
 //! The operations that a running larder offers to its operator.
 //!
 //! Owns: the types of the admin API. Never touches: their implementation, which is the server's
-//! (`server::admin_api`).
+//! (`server::admin_service`).
 
 use std::time::{Duration, SystemTime};
 

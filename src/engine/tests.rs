@@ -463,7 +463,7 @@ async fn an_invalidation_during_a_fill_takes_precedence() {
     let early = bench.send();
     soon(bench.reached(1)).await;
     let post = ProxyRequest { method: Method::POST, ..request() };
-    bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
+    bench.engine.purger().invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
     let late = bench.send();
     soon(bench.reached(2)).await;
     bench.open(2);

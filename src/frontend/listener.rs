@@ -7,16 +7,16 @@ use std::future::ready;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::drain::DrainState;
 use crate::frontend::stream::ClientStream;
 use crate::frontend::{CurrentFrontend, connection};
@@ -159,9 +159,8 @@ impl AcceptContext {
         if let Some(slot) = self.free_slot() {
             return Some(slot);
         }
-        let now = clock::monotonic();
-        let since = *full_since.get_or_insert(now);
-        let left = SLOT_WAIT.saturating_sub(now.saturating_duration_since(since));
+        let since = full_since.get_or_insert_with(Clock::timer_now);
+        let left = SLOT_WAIT.saturating_sub(since.elapsed());
         // The semaphore is never closed.
         timeout(left, Arc::clone(&self.slots).acquire_owned()).await.ok()?.ok()
     }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::http1_only::Http1Candidate;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
@@ -80,7 +80,7 @@ impl SharedConnection {
             queued: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             in_flight: Arc::clone(in_flight),
-            received: Mutex::new(BytesReceived { bytes: 0, last: clock::timer_now() }),
+            received: Mutex::new(BytesReceived { bytes: 0, last: Clock::timer_now() }),
             stalled_uploads: AtomicUsize::new(0),
         }))
     }
@@ -89,7 +89,7 @@ impl SharedConnection {
     pub(super) fn record_received(&self, bytes: usize) {
         let mut received = self.0.received.lock();
         received.bytes += bytes as u64;
-        received.last = clock::timer_now();
+        received.last = Clock::timer_now();
     }
 
     /// The bytes received so far.

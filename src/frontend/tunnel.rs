@@ -5,16 +5,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Method, StatusCode};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::engine::mode::{ModeSwitch, OFFLINE_PROBLEM};
 use crate::frontend::splice::{SpliceEnd, SplicedBytes, splice};
 use crate::frontend::stream::ClientStream;
@@ -79,7 +79,7 @@ pub struct TunnelRequest<'a> {
 impl<'a> TunnelRequest<'a> {
     /// A request that arrives now on this kind of listener.
     pub fn new(host: &'a str, port: u16, listener: ListenerKind) -> Self {
-        Self { host, port, listener, since: clock::monotonic() }
+        Self { host, port, listener, since: Clock::timer_now() }
     }
 }
 
@@ -228,7 +228,7 @@ impl Tunnels {
             status: Some(outcome.err().map_or(StatusCode::OK, |problem| problem.status)),
             cache_status: None,
             error: outcome.err().map(|problem| problem.class),
-            duration: clock::monotonic().saturating_duration_since(request.since),
+            duration: request.since.elapsed(),
             client_bytes: down,
             upstream_bytes: down,
             filled_bytes: 0,

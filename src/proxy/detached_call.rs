@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use crate::engine::head_update::PassThroughStart;
-use crate::engine::unsafe_request::UnknownOutcomeGuard;
+use crate::engine::purger::UnknownOutcomeGuard;
 use crate::proxy::ProxyHandler;
 use crate::proxy::context::RequestContext;
 use crate::proxy::forwarded_message;

@@ -146,7 +146,7 @@ impl ProxyHandler {
         let is_recordable = is_current && framing != BodyFraming::Close;
         let record =
             || is_recordable.then(|| self.start_capture(request, ctx, status, headers)).flatten();
-        let recording = self.engine.invalidate(request, status, headers, record).await;
+        let recording = self.engine.purger().invalidate(request, status, headers, record).await;
         self.update_stored(request, (ctx.route, start), (status, is_limit), headers).await;
         ctx.post_capture = recording;
     }
@@ -159,7 +159,7 @@ impl ProxyHandler {
         (status, is_limit): (StatusCode, bool),
         headers: &HeaderMap,
     ) {
-        self.engine.invalidate(request, status, headers, || ()).await;
+        self.engine.purger().invalidate(request, status, headers, || ()).await;
         self.update_stored(request, read, (status, is_limit), headers).await;
     }
 

@@ -152,8 +152,10 @@ impl ProxyHandler {
                 Err(gone) => return RelayAttempt::Client(gone),
                 Ok(Err(attempt)) => attempt,
                 Ok(Ok(mut channel)) => {
-                    ctx.unknown_outcome =
-                        ctx.unknown_outcome.take().or_else(|| self.engine.guard_outcome(request));
+                    ctx.unknown_outcome = ctx
+                        .unknown_outcome
+                        .take()
+                        .or_else(|| self.engine.purger().guard_outcome(request));
                     let mut watch =
                         ClientWatch::new(self, request, upstream, (ctx, upload), &mut channel);
                     let head = self.await_head(client, &mut watch).await;

@@ -16,7 +16,6 @@ use crate::engine::persistent_facts::PersistentFacts;
 use crate::frontend::drain::DrainState;
 use crate::frontend::http1_only::ConnectionAuthHosts;
 use crate::server::ServerDeps;
-use crate::server::handover::invalidation_sync::SyncedStore;
 use crate::server::limit_storage::{LimitStorage, UpstreamLimitRows};
 use crate::store::state_db::{RowOwner, RowSource, Secret, SecretError};
 use crate::store::tiered::{self, TieredStore};
@@ -28,8 +27,7 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 pub(super) struct SharedState {
     /// Without names: each pipeline has its own names over the same counters.
     pub(super) telemetry: Arc<Telemetry>,
-    /// Reports invalidations to the other larder process during a hand-over.
-    pub(super) store: Arc<SyncedStore>,
+    pub(super) store: Arc<TieredStore>,
     pub(super) secret: [u8; 32],
     /// Bytes of bodies in transit, over all pipelines, so that a reload does not double them.
     pub(super) in_flight: Arc<InFlightBytes>,
@@ -74,7 +72,7 @@ impl SharedState {
             InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
         registry.set_store(Arc::new(LimitStorage(Arc::downgrade(&store))));
         Ok(Self {
-            store: SyncedStore::new(store),
+            store,
             secret: secret.derived("scope"),
             in_flight,
             switch,

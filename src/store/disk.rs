@@ -44,7 +44,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 use crate::store::disk::body_file::BodyFileName;
@@ -395,7 +395,7 @@ impl Shared {
             telemetry,
             open: ArcSwapOption::empty(),
             first_open_done: watch::Sender::new(false),
-            open_deadline: Instant::from_std(clock::monotonic()) + OPEN_WAIT,
+            open_deadline: Clock::timer_now() + OPEN_WAIT,
             queue,
             usage: Arc::default(),
             cipher,

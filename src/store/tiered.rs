@@ -24,6 +24,7 @@ use crate::store::disk::DiskLookup;
 use crate::store::generations::{
     Change, Epoch, Generations, InvalidationWatch, PurgeKind, PurgeScope, Snapshot, Validity,
 };
+use crate::store::invalidation_feed::InvalidationFeed;
 use crate::store::memory::Memory;
 use crate::store::presence::PresenceKind;
 use crate::store::state_db::{RowOwner, RowSource, Secret};
@@ -72,6 +73,7 @@ pub struct TieredStore {
     /// The reason for running memory-only although a disk is configured. Locked during an invalidation and
     /// while the disk is attached, so that no invalidation is lost between the two.
     memory_only_reason: Mutex<Option<String>>,
+    invalidation_feed: Arc<InvalidationFeed>,
 }
 
 impl TieredStore {
@@ -104,6 +106,7 @@ impl TieredStore {
             disk_tier,
             unwritten,
             memory_only_reason,
+            invalidation_feed: Arc::default(),
         });
         let weak = Arc::downgrade(&store);
         telemetry.watch_health(move || {
@@ -122,6 +125,29 @@ impl TieredStore {
     /// Bytes of bodies that memory evicted and clients still receive.
     pub fn evicted_bodies(&self) -> EvictedBodies {
         self.memory.evicted_bodies()
+    }
+
+    /// Reports every invalidation by [`Store::invalidate`] and [`Store::put`].
+    pub fn invalidation_feed(&self) -> &Arc<InvalidationFeed> {
+        &self.invalidation_feed
+    }
+
+    /// As [`Store::invalidate`], without a report: the subscriber made this invalidation itself.
+    pub fn invalidate_unreported(&self, scope: PurgeScope, kind: PurgeKind) -> bool {
+        let _guard = self.memory_only_reason.lock();
+        let disk_tier = self.disk_tier.load();
+        let disk_tier = disk_tier.as_deref();
+        if matches!(scope, PurgeScope::Target(target) if !self.may_contain(target, disk_tier)) {
+            return false;
+        }
+        self.invalidate_and_persist(scope, kind, disk_tier);
+        let Some(disk_tier) = disk_tier else { return true };
+        match (scope, kind) {
+            (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
+            (PurgeScope::Target(target), PurgeKind::Hard) => disk_tier.disk.remove_target(target),
+            (PurgeScope::All, PurgeKind::Hard) => disk_tier.disk.clear(),
+        }
+        true
     }
 
     /// Makes the state collect changed rows soon.
@@ -343,24 +369,22 @@ impl Store for TieredStore {
             Some(disk_tier) => self.write(disk_tier, key, &stored, epoch, until),
             None => self.lost(key, &stored, epoch),
         }
+        if is_newest {
+            // Clients may get this response now; the subscriber's is older.
+            let scope = PurgeScope::Target(key.target_id());
+            self.invalidation_feed.report(scope, PurgeKind::Superseded);
+        }
         is_newest
     }
 
+    async fn sync_peer(&self) {
+        self.invalidation_feed.wait_for_put().await;
+    }
+
     fn invalidate(&self, scope: PurgeScope, kind: PurgeKind) -> bool {
-        let _guard = self.memory_only_reason.lock();
-        let disk_tier = self.disk_tier.load();
-        let disk_tier = disk_tier.as_deref();
-        if matches!(scope, PurgeScope::Target(target) if !self.may_contain(target, disk_tier)) {
-            return false;
-        }
-        self.invalidate_and_persist(scope, kind, disk_tier);
-        let Some(disk_tier) = disk_tier else { return true };
-        match (scope, kind) {
-            (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
-            (PurgeScope::Target(target), PurgeKind::Hard) => disk_tier.disk.remove_target(target),
-            (PurgeScope::All, PurgeKind::Hard) => disk_tier.disk.clear(),
-        }
-        true
+        let has_effect = self.invalidate_unreported(scope, kind);
+        self.invalidation_feed.report(scope, kind);
+        has_effect
     }
 
     fn may_contain(&self, target: u128) -> bool {
@@ -371,11 +395,14 @@ impl Store for TieredStore {
     }
 
     async fn flush(&self) -> Result<(), String> {
-        match self.disk_tier.load_full() {
-            Some(disk_tier) => disk_tier.state.flush().await,
-            // Memory-only by configuration: stored entries do not outlive the process either.
-            None => self.memory_only_reason.lock().clone().map_or(Ok(()), Err),
-        }
+        let durable = async {
+            match self.disk_tier.load_full() {
+                Some(disk_tier) => disk_tier.state.flush().await,
+                // Memory-only by configuration: stored entries do not outlive the process either.
+                None => self.memory_only_reason.lock().clone().map_or(Ok(()), Err),
+            }
+        };
+        tokio::join!(durable, self.invalidation_feed.wait_for_purge()).0
     }
 
     async fn list(

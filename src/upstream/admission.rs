@@ -152,7 +152,7 @@ impl AdmissionControl {
 
     /// Starts the timer of a call that needs no admission and whose response is not inspected: a tunnel.
     pub fn start_timer(&self, target: UpstreamTarget, route: usize) -> CallTimer {
-        CallTimer::new(Arc::clone(&self.telemetry), target, route)
+        CallTimer::new(Arc::clone(&self.telemetry), target, route, self.clock.clone())
     }
 
     /// Records that a call was retried because its pooled connection was dead.

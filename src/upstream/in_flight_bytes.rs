@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
 
-use crate::clock;
+use crate::clock::Clock;
 
 /// Smaller pieces are copied when they are buffered, because a piece keeps the whole buffer alive that it was
 /// read into, and that buffer may have contained much else.
@@ -137,7 +137,7 @@ impl InFlightBytes {
         let mut taken = std::pin::pin!(taken);
         let _wait = CountedBytes::new(&self.stalled, client.counted);
         let _own = all.map(|all| CountedBytes::new(all, client.counted));
-        let since = clock::timer_now();
+        let since = Clock::timer_now();
         loop {
             if let Ok(taken) = timeout(usual.min(CHECK_INTERVAL), taken.as_mut()).await {
                 return Some(taken);
@@ -390,7 +390,7 @@ mod tests {
 
     /// How long larder waits for a stalled client if the usual time is a minute.
     async fn time_until_stalled(in_flight: Arc<InFlightBytes>) -> Duration {
-        let (since, never) = (clock::timer_now(), std::future::pending::<()>());
+        let (since, never) = (Clock::timer_now(), std::future::pending::<()>());
         let waiting = StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: SMALL_CLIENT };
         assert_eq!(
             in_flight.with_stall_timeout_for(waiting, None, Duration::from_secs(60), never).await,

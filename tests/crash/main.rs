@@ -22,7 +22,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::larder::clock::monotonic;
+use ::larder::clock::Clock;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -96,7 +96,7 @@ fn run_once(
     span: Duration,
     seed: u64,
 ) {
-    let started = monotonic();
+    let started = Clock::system().instant();
     let larder = Larder::start(data_dir);
     let mut client = Client::connect(larder.addr).expect("larder accepts");
     wait_for_the_store(&larder, expectations, started);
@@ -123,7 +123,7 @@ fn wait_for_the_store(larder: &Larder, expectations: &Expectations, started: Ins
 }
 
 fn since(earlier: Instant) -> Duration {
-    monotonic().saturating_duration_since(earlier)
+    Clock::system().instant().saturating_duration_since(earlier)
 }
 
 fn report(plan: Plan, killed: &Counters, damaged: &Counters) -> ExitCode {

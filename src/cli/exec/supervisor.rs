@@ -24,7 +24,7 @@ use crate::cli::Context;
 use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::embedded::{self, ANY_LOOPBACK_PORT, DRAIN_TIMEOUT};
 use crate::cli::exec::temp_dir::TempDir;
-use crate::clock::{Clock, monotonic};
+use crate::clock::Clock;
 use crate::config::{CaFiles, Config};
 use crate::frontend::listener;
 use crate::route::table::Table;
@@ -192,7 +192,7 @@ impl Supervisor {
             } else {
                 tracing::warn!("larder is running again");
             }
-            let since = monotonic();
+            let since = Clock::timer_now();
             tokio::select! {
                 status = larder.process.wait() => {
                     let status = status.map(|status| status.to_string()).unwrap_or_default();
@@ -203,7 +203,7 @@ impl Supervisor {
                     return self.all_metrics(page);
                 }
             }
-            if monotonic().saturating_duration_since(since) > STABLE_AFTER {
+            if since.elapsed() > STABLE_AFTER {
                 wait = FIRST_BACKOFF;
             }
         }

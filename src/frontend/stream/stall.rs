@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::STALL_TIMEOUT;
 use crate::upstream::in_flight_bytes::{InFlightBytes, STALLED_CLIENT_BYTES, StalledClient};
@@ -88,7 +88,7 @@ impl Stall {
         if self.is_too_slow() {
             return Poll::Ready(());
         }
-        self.since.get_or_insert_with(clock::timer_now);
+        self.since.get_or_insert_with(Clock::timer_now);
         let timer = self.timer.get_or_insert_with(|| {
             let waiting = StalledClient {
                 counted: STALLED_CLIENT_BYTES + self.ahead,
@@ -153,7 +153,7 @@ mod tests {
 
     /// Reads this many bytes every three seconds; returns how long this is tolerated.
     async fn tolerates(in_flight: &Arc<InFlightBytes>, bytes: usize) -> Duration {
-        let (mut stall, since) = (Stall::new(in_flight), clock::timer_now());
+        let (mut stall, since) = (Stall::new(in_flight), Clock::timer_now());
         stall.set_piece(2 << 20);
         while since.elapsed() < Duration::from_secs(600) {
             let pause = timeout(Duration::from_secs(3), poll_fn(|cx| stall.poll(cx)));

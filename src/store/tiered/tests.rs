@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
 
 use super::*;
 use crate::key::KeyBuilder;
@@ -18,6 +19,7 @@ use crate::semantics::redaction::Redactor;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::invalidation_feed::Invalidation;
 use crate::store::lock::Lock;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -392,4 +394,30 @@ async fn the_store_metric_follows_a_state_that_fails_and_recovers() {
     store.flush().await.unwrap();
     assert_eq!((store.health(), state(&telemetry)), (Health::Good, 0));
     store.release().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_gets_local_invalidations_and_a_purge_waits_for_it() {
+    let store = open_sized(Path::new("unused"), 0);
+    let mut subscription = store.invalidation_feed().subscribe();
+    put(&store, "/a", "1");
+    store.invalidate_unreported(PurgeScope::All, PurgeKind::Hard);
+    store.invalidate(PurgeScope::All, PurgeKind::Soft);
+    let stored = PurgeScope::Target(key("/a").target_id());
+    for (number, scope, kind) in
+        [(1, stored, PurgeKind::Superseded), (2, PurgeScope::All, PurgeKind::Soft)]
+    {
+        let expected = Invalidation { number, scope, kind };
+        assert_eq!(subscription.recv().await, Some(expected));
+        store.invalidation_feed().confirm(number);
+        assert_eq!(is_acknowledged(&store).await, number == 2, "{kind:?}");
+    }
+    store.invalidate(PurgeScope::All, PurgeKind::Hard);
+    assert!(!is_acknowledged(&store).await);
+    drop(subscription);
+    assert!(is_acknowledged(&store).await, "no subscriber is left");
+}
+
+async fn is_acknowledged(store: &TieredStore) -> bool {
+    timeout(Duration::from_millis(1), store.flush()).await.is_ok()
 }

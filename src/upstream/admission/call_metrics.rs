@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use http::StatusCode;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::telemetry::{Telemetry, UpstreamEvent};
 use crate::upstream::routing::UpstreamTarget;
 
@@ -18,12 +18,18 @@ pub struct CallTimer {
     pub(super) target: UpstreamTarget,
     route: usize,
     since: Instant,
+    clock: Clock,
     recorded: bool,
 }
 
 impl CallTimer {
-    pub(super) fn new(telemetry: Arc<Telemetry>, target: UpstreamTarget, route: usize) -> Self {
-        Self { telemetry, target, route, since: clock::monotonic(), recorded: false }
+    pub(super) fn new(
+        telemetry: Arc<Telemetry>,
+        target: UpstreamTarget,
+        route: usize,
+        clock: Clock,
+    ) -> Self {
+        Self { telemetry, target, route, since: clock.instant(), clock, recorded: false }
     }
 
     /// Records that the head of the final response arrived.
@@ -46,7 +52,7 @@ impl CallTimer {
             host: &self.target.host,
             port: self.target.port,
             outcome,
-            duration: clock::monotonic().saturating_duration_since(self.since),
+            duration: self.clock.instant().saturating_duration_since(self.since),
         });
     }
 }

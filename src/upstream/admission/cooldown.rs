@@ -271,6 +271,7 @@ impl Cooldowns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -281,7 +282,7 @@ mod tests {
     const KEY: CooldownScope = CooldownScope::Key(7);
 
     fn started(firm: bool) -> (Cooldowns, Instant) {
-        let (mut cooldowns, now) = (Cooldowns::default(), crate::clock::monotonic());
+        let (mut cooldowns, now) = (Cooldowns::default(), Clock::system().instant());
         cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, firm, now);
         (cooldowns, now)
     }

@@ -78,8 +78,8 @@ fn a_lack_of_descriptors_causes_a_retry_and_no_quarantine() {
         let no_descriptors = std::io::Error::from(rustix::io::Errno::MFILE);
         let failed: Option<()> = worker.attempt(|_, _| Err(Fault::Io(no_descriptors)));
         assert!(failed.is_none() && worker.open.is_none() && !recovered(&worker));
-        assert!(worker.timers.retry > clock::monotonic(), "not at once");
-        worker.timers.retry = clock::monotonic();
+        assert!(worker.timers.retry > Clock::system().instant(), "not at once");
+        worker.timers.retry = Clock::system().instant();
         worker.run_due_tasks(true);
         assert_eq!(worker.shared.usage.totals().entries, 5);
     }

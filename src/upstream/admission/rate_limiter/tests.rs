@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
+use crate::clock::Clock;
 use crate::policy::upstream::Rate;
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn start() -> Instant {
-    crate::clock::monotonic()
+    Clock::system().instant()
 }
 
 fn rate(count: u32, per: Duration) -> Rate {

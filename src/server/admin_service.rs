@@ -1,6 +1,8 @@
-//! Implements the operator API on the runtime.
+//! The admin service: implements the operator API on the runtime.
 //!
-//! Owns: no state of its own: it forwards to the runtime. Never touches: HTTP (`admin`).
+//! Owns: no state of its own: it reads and changes the runtime. Never touches: HTTP (`admin`).
+
+mod entries;
 
 use std::sync::Arc;
 
@@ -14,9 +16,8 @@ use crate::config::{defaults, redacted};
 use crate::exec_env::no_proxy::NoProxy;
 use crate::exec_env::pac;
 use crate::policy::Mode;
-use crate::server::pipeline::Pipeline;
+use crate::server::admin_service::entries::StoredEntries;
 use crate::server::runtime::Runtime;
-use crate::server::store_admin::{self, ResourceContext};
 use crate::store::{Health, Store};
 use crate::telemetry::cost::CostReport;
 use crate::upstream::admission::upstream_status::UpstreamStatus;
@@ -25,13 +26,8 @@ use crate::upstream::admission::upstream_status::UpstreamStatus;
 pub(super) struct AdminService(pub(super) Arc<Runtime>);
 
 impl AdminService {
-    fn resource_context<'h>(&'h self, pipeline: &'h Pipeline) -> ResourceContext<'h> {
-        ResourceContext {
-            engine: &pipeline.engine,
-            routes: &pipeline.config.routes,
-            mounts: &pipeline.frontend.mounts,
-            listen: &self.0.shared.listen,
-        }
+    fn stored_entries(&self) -> StoredEntries<'_> {
+        StoredEntries { shared: &self.0.shared, pipeline: self.0.pipeline() }
     }
 }
 
@@ -85,13 +81,11 @@ impl AdminApi for AdminService {
     }
 
     async fn purge(&self, purge: &Purge) -> Result<PurgeResult, PurgeError> {
-        let pipeline = self.0.pipeline();
-        store_admin::purge(self.resource_context(&pipeline), purge).await
+        self.stored_entries().purge(purge).await
     }
 
     async fn entries(&self, query: &ListQuery) -> Page {
-        let pipeline = self.0.pipeline();
-        store_admin::entries(self.resource_context(&pipeline), query).await
+        self.stored_entries().page(query).await
     }
 
     fn upstreams(&self) -> Vec<UpstreamStatus> {
