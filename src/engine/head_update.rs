@@ -24,6 +24,7 @@ use crate::semantics::validation::{self, HeadComparison};
 use crate::store::Lookup;
 use crate::store::generations::{InvalidationWatch, PurgeKind, PurgeScope};
 use crate::telemetry::ResultKind;
+use crate::upstream::outcome::reason::Reason;
 
 /// A request sent through the pass-through whose response may affect stored responses.
 #[derive(Debug)]
@@ -82,7 +83,7 @@ impl Engine {
         route: &Route,
         error: policy::ErrorClass,
         origin_status: Option<StatusCode>,
-        cause: &'static str,
+        cause: Reason,
     ) -> Option<ClientResponse> {
         if !is_cacheable_head(request) || self.switch.mode() != Mode::Cache {
             return None;
@@ -100,8 +101,8 @@ impl Engine {
         if let Some(origin_status) = origin_status {
             status = status.status(origin_status);
         }
-        let status = status.detail("stale-if-error", cause);
-        self.telemetry.stale_served(route.index, cause);
+        let status = status.detail("stale-if-error", cause.token());
+        self.telemetry.stale_served(route.index, cause.token());
         let response =
             ClientResponse::from_stored(request, &stored, now, &status, ResultKind::Stale);
         Some(response.with_forward_reason(reason.token()))

@@ -13,9 +13,7 @@ use tokio::time::timeout;
 use crate::decide::{self, stale_if_error};
 use crate::engine::Engine;
 use crate::engine::body::BodyReader;
-use crate::engine::inflight::{
-    AttemptFailure, FillEvent, FillState, InFlightFetch, ResponseHead, Revalidated,
-};
+use crate::engine::inflight::{FillEvent, FillState, InFlightFetch, ResponseHead, Revalidated};
 use crate::engine::miss::Miss;
 use crate::engine::response::ClientResponse;
 use crate::semantics::cache_status::CacheStatus;
@@ -25,6 +23,8 @@ use crate::telemetry::ResultKind;
 use crate::telemetry::problem::Problem;
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::retry::AttemptFailure;
 
 /// The result of waiting for a fill.
 pub(crate) enum WaitOutcome {
@@ -114,8 +114,8 @@ impl Engine {
     ) -> Result<FillState, Box<ClientResponse>> {
         match fetch.next_event().await {
             FillEvent::Published(state) => Ok(state),
-            FillEvent::AttemptFailed(AttemptFailure { failure, status, cause }) => {
-                match self.stale_response(miss, failure, status, cause) {
+            FillEvent::AttemptFailed(AttemptFailure { class, status, reason, .. }) => {
+                match self.stale_response(miss, class, status, reason) {
                     Some(reply) => Err(Box::new(reply)),
                     None => Ok(fetch.published().await),
                 }
@@ -163,8 +163,8 @@ impl Engine {
         miss: &Miss<'_>,
         fetch: &Arc<InFlightFetch>,
     ) -> Result<FillState, WaitOutcome> {
-        let cause = "coalesce-wait";
-        if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, cause) {
+        let reason = Reason::CoalesceWait;
+        if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, reason) {
             return Err(WaitOutcome::reply(reply));
         }
         if fetch.is_queued.load(Ordering::Relaxed) {
@@ -184,7 +184,7 @@ impl Engine {
         } else {
             failure
                 .error_class()
-                .and_then(|error| self.stale_response(miss, error, None, failure.token()))
+                .and_then(|error| self.stale_response(miss, error, None, Reason::Error(failure)))
         };
         stale.unwrap_or_else(|| {
             if let UpstreamError::Denied(reason) = failure {
@@ -241,7 +241,7 @@ impl Engine {
 
     /// The stored response in place of an error response.
     fn stale_for_error(&self, miss: &Miss<'_>, head: &ResponseHead) -> Option<ClientResponse> {
-        self.stale_response(miss, head.failure, Some(head.status), head.cause)
+        self.stale_response(miss, head.failure, Some(head.status), head.reason)
     }
 
     /// The client's variant, if it differs from the fetched one.
@@ -265,8 +265,8 @@ impl Engine {
         if role == Role::Waiter {
             status = status.collapsed();
         }
-        if let Some((name, cause)) = head.detail {
-            status = status.detail(name, cause);
+        if let Some((name, reason)) = head.detail {
+            status = status.detail(name, reason.token());
         }
         let mut headers = match (role, &head.shared) {
             (Role::Waiter, Ok(shared)) => shared.clone(),
@@ -294,7 +294,7 @@ impl Engine {
         miss: &Miss<'_>,
         failure: decide::ErrorClass,
         origin_status: Option<StatusCode>,
-        cause: &'static str,
+        reason: Reason,
     ) -> Option<ClientResponse> {
         let stored = self.fallback_response(miss)?;
         let now = self.clock.now();
@@ -303,8 +303,8 @@ impl Engine {
         if let Some(origin_status) = origin_status {
             status = status.status(origin_status);
         }
-        let status = status.detail("stale-if-error", cause);
-        self.telemetry.stale_served(miss.route.index, cause);
+        let status = status.detail("stale-if-error", reason.token());
+        self.telemetry.stale_served(miss.route.index, reason.token());
         let reply =
             ClientResponse::from_stored(miss.request, stored, now, &status, ResultKind::Stale);
         Some(reply.with_forward_reason(miss.reason.token()))
@@ -312,8 +312,8 @@ impl Engine {
 
     /// The response when too many requests wait for this key.
     pub(crate) fn too_many_waiters(&self, miss: &Miss<'_>) -> ClientResponse {
-        let cause = "waiters";
-        if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, cause) {
+        let reason = Reason::Waiters;
+        if let Some(reply) = self.stale_response(miss, decide::ErrorClass::Timeout, None, reason) {
             return reply;
         }
         let problem = Problem::new(
