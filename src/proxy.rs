@@ -3,7 +3,6 @@
 //!
 //! Owns: the pass-through. Never touches: unparsed heads (`frontend`), the store.
 
-mod attempts;
 mod body_capture;
 mod connection_auth;
 mod context;

@@ -9,6 +9,8 @@ pub mod connect;
 pub mod in_flight_bytes;
 pub mod interim;
 pub mod outcome;
+pub mod retry;
+pub mod routed_request;
 pub mod routing;
 
 use std::sync::Arc;
@@ -18,7 +20,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
-use crate::config::Timeouts;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
@@ -26,6 +27,8 @@ use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::routing::CallLimits;
 
 /// A call to an origin without a request body, as a fill sends it.
 #[derive(Clone)]
@@ -104,15 +107,15 @@ pub trait Origin: Send + Sync {
     }
 
     /// Takes a retry of a call to `target` from the upstream's retry budget. `wait` is the backoff before the
-    /// retry, `cause` its reason. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
+    /// retry, `reason` the failure before. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
     fn try_acquire_retry(
         &self,
         target: &Target,
         call: &CallContext,
-        cause: &'static str,
+        reason: Reason,
         wait: Duration,
     ) -> bool {
-        let (_, _, _, _) = (target, call, cause, wait);
+        let (_, _, _, _) = (target, call, reason, wait);
         true
     }
 
@@ -122,15 +125,9 @@ pub trait Origin: Send + Sync {
         None
     }
 
-    /// How long a call to `target` without retries may wait in a queue or for a cooldown to end.
-    fn max_wait(&self, target: &Target) -> Duration {
+    /// The time limits of a request to `target`.
+    fn limits(&self, target: &Target) -> CallLimits {
         let _ = target;
-        Duration::ZERO
-    }
-
-    /// Deadline for a call to `target` including its retries.
-    fn total_timeout(&self, target: &Target) -> Duration {
-        let _ = target;
-        Timeouts::default().total
+        CallLimits::default()
     }
 }

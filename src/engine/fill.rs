@@ -31,6 +31,7 @@ use crate::upstream::admission::call::Callback;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
 use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
 
@@ -61,7 +62,7 @@ pub(crate) struct Fill {
 pub(super) struct FetchResult {
     pub(super) response: Result<UpstreamResponse, UpstreamError>,
     /// Why the origin was called more than once, or later than possible.
-    pub(super) detail: Option<(&'static str, &'static str)>,
+    pub(super) detail: Option<(&'static str, Reason)>,
 }
 
 impl Fill {
@@ -250,7 +251,7 @@ impl Fill {
     async fn on_response(
         &mut self,
         response: UpstreamResponse,
-        detail: Option<(&'static str, &'static str)>,
+        detail: Option<(&'static str, Reason)>,
     ) -> FillOutcome {
         let head = Arc::new(ResponseHead { detail, ..self.head(&response) });
         self.permit = None;
@@ -334,7 +335,7 @@ impl Fill {
             received: response.response_time,
             shared: Err(NotStoredReason::Status),
             failure: response.outcome.error_class(response.status),
-            cause: cause(response),
+            reason: error_reason(response),
             detail: None,
             own,
             metadata,
@@ -425,12 +426,12 @@ impl Fill {
     }
 }
 
-/// The token of a response's error class, for stale-if-error.
-fn cause(response: &UpstreamResponse) -> &'static str {
+/// The reason of a stale response in place of this one.
+fn error_reason(response: &UpstreamResponse) -> Reason {
     if response.outcome.is_ok() {
-        response.outcome.error_class(response.status).token()
+        Reason::Class(response.outcome.error_class(response.status))
     } else {
-        response.outcome.class.token()
+        Reason::Outcome(response.outcome.class)
     }
 }
 

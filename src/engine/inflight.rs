@@ -22,6 +22,8 @@ use crate::semantics::vary::{VariantId, Vary};
 use crate::store::generations::{Epoch, InvalidationWatch};
 use crate::stored::StoredResponse;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::retry::AttemptFailure;
 
 /// Maximum number of separate fetches for one key at once while no head has arrived.
 const MAX_SEPARATE_FETCHES: usize = 4;
@@ -35,17 +37,6 @@ pub(crate) enum FillState {
     Head(Arc<ResponseHead>),
     /// The fill failed without a head.
     Failed(UpstreamError),
-}
-
-/// The failure of the first attempt, while the fill continues.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AttemptFailure {
-    /// The error class for stale-if-error.
-    pub(crate) failure: policy::ErrorClass,
-    /// The status of the origin's response, if there was one.
-    pub(crate) status: Option<StatusCode>,
-    /// The token in responses, logs and metrics.
-    pub(crate) cause: &'static str,
 }
 
 /// The first event for a reader that has a stale response.
@@ -77,10 +68,10 @@ pub(crate) struct ResponseHead {
     pub(crate) shared: Result<HeaderMap, NotStoredReason>,
     /// The error class for stale-if-error: a body may indicate an error that the status does not.
     pub(crate) failure: policy::ErrorClass,
-    /// The token of that class.
-    pub(crate) cause: &'static str,
+    /// The reason of a stale response in place of this one.
+    pub(crate) reason: Reason,
     /// Why the response came later than possible.
-    pub(crate) detail: Option<(&'static str, &'static str)>,
+    pub(crate) detail: Option<(&'static str, Reason)>,
     pub(crate) metadata: CacheMetadata,
     pub(crate) vary: Vary,
     /// The variant of the request that was sent.
@@ -94,8 +85,8 @@ pub(crate) struct ResponseHead {
 impl ResponseHead {
     /// The error that the response reports, if it does.
     pub(crate) fn failure(&self) -> AttemptFailure {
-        let (failure, cause) = (self.failure, self.cause);
-        AttemptFailure { failure, status: Some(self.status), cause }
+        let (class, reason) = (self.failure, self.reason);
+        AttemptFailure { class, status: Some(self.status), reason, retry_after: None }
     }
 
     /// The status for policy decisions: a part counts as its whole.
@@ -119,6 +110,7 @@ impl ResponseHead {
 /// One fill, shared by all its readers.
 pub(crate) struct InFlightFetch {
     state: Mutex<Option<FillState>>,
+    /// The failure of the first attempt, while the fill continues.
     first_failure: Mutex<Option<AttemptFailure>>,
     changed: Notify,
     /// Set when the call is queued; waiters then do not start their own fetch.

@@ -15,7 +15,6 @@ use crate::clock::Clock;
 use crate::decide::{CacheLookup, Decision};
 use crate::engine::EngineDeps;
 use crate::engine::entry_updates::EntryUpdates;
-use crate::engine::inflight::AttemptFailure;
 use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::pending_calls::{PendingCallGuard, PendingCalls, RequestOrder};
@@ -31,6 +30,7 @@ use crate::store::generations::{InvalidationWatch, PurgeKind, PurgeScope};
 use crate::store::{Lookup, Store};
 use crate::telemetry::Telemetry;
 use crate::upstream::in_flight_bytes::InFlightBytes;
+use crate::upstream::retry::AttemptFailure;
 use crate::upstream::routed_request::RoutedRequest;
 
 /// Applies the responses to requests that passed through.

@@ -17,7 +17,7 @@ use crate::decide::{
 use crate::engine::EngineDeps;
 use crate::engine::body::BodyReader;
 use crate::engine::entry_updates::EntryUpdates;
-use crate::engine::inflight::{AttemptFailure, ResponseHead};
+use crate::engine::inflight::ResponseHead;
 use crate::engine::miss::Miss;
 use crate::engine::mode::{ModeSwitch, OFFLINE_PROBLEM};
 use crate::engine::response::ClientResponse;
@@ -30,6 +30,8 @@ use crate::telemetry::problem::Problem;
 use crate::telemetry::{ResultKind, Telemetry};
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::retry::AttemptFailure;
 use crate::upstream::routed_request::RoutedRequest;
 
 /// RFC 9111 §5.2.1.7.
@@ -161,15 +163,15 @@ impl Responder {
         (reason, failure): (ForwardReason, AttemptFailure),
         now: SystemTime,
     ) -> Option<ClientResponse> {
-        let AttemptFailure { failure, status: origin_status, cause } = failure;
-        let ttl = stale_if_error(&routed.decision_input(key, now), stored, failure)?;
+        let AttemptFailure { class, status: origin_status, reason: cause, .. } = failure;
+        let ttl = stale_if_error(&routed.decision_input(key, now), stored, class)?;
         self.updates.may_serve_on_error(key, stored).then_some(())?;
         let mut status = CacheStatus::forwarded(reason.token()).ttl(ttl);
         if let Some(origin_status) = origin_status {
             status = status.status(origin_status);
         }
-        let status = status.detail("stale-if-error", cause);
-        self.telemetry.stale_served(routed.route_index, cause);
+        let status = status.detail("stale-if-error", cause.token());
+        self.telemetry.stale_served(routed.route_index, cause.token());
         let request = &routed.request;
         let reply = ClientResponse::from_stored(request, stored, now, &status, ResultKind::Stale);
         Some(reply.with_forward_reason(reason.token()))
@@ -201,12 +203,9 @@ impl Responder {
         let stale = if let UpstreamError::Rejected(rejection) = failure {
             self.stale_for_rejection(miss, rejection)
         } else {
-            failure.error_class().and_then(|class| {
-                let cause = failure.token();
-                self.stale_for_failure(
-                    miss,
-                    AttemptFailure { failure: class, status: None, cause },
-                )
+            let class = failure.error_class();
+            class.and_then(|class| {
+                self.stale_for_failure(miss, AttemptFailure::new(class, Reason::Error(failure)))
             })
         };
         stale.unwrap_or_else(|| {
@@ -259,8 +258,8 @@ impl Responder {
         if role == Role::Waiter {
             status = status.collapsed();
         }
-        if let Some((name, cause)) = head.detail {
-            status = status.detail(name, cause);
+        if let Some((name, reason)) = head.detail {
+            status = status.detail(name, reason.token());
         }
         let mut headers = match (role, &head.shared) {
             (Role::Waiter, Ok(shared)) => shared.clone(),
@@ -276,8 +275,7 @@ impl Responder {
 
     /// The response when too many requests wait for this key.
     pub(super) fn too_many_waiters(&self, miss: &Miss<'_>) -> ClientResponse {
-        let failure =
-            AttemptFailure { failure: ErrorClass::Timeout, status: None, cause: "waiters" };
+        let failure = AttemptFailure::new(ErrorClass::Timeout, Reason::Waiters);
         if let Some(reply) = self.stale_for_failure(miss, failure) {
             return reply;
         }

@@ -9,16 +9,18 @@ use std::sync::atomic::Ordering;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::decide;
+use crate::decide::ErrorClass;
 use crate::engine::body::BodyReader;
 use crate::engine::inflight::{
-    AttemptFailure, FillEvent, FillState, InFlightFetch, ResponseHead, Revalidated,
+    FillEvent, FillState, InFlightFetch, ResponseHead, Revalidated,
 };
 use crate::engine::lookup::StoreLookup;
 use crate::engine::miss::Miss;
 use crate::engine::responder::{Responder, Role};
 use crate::engine::response::ClientResponse;
 use crate::semantics::vary::{VariantId, Vary};
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::retry::AttemptFailure;
 
 /// The result of waiting for a fill.
 pub(crate) enum WaitOutcome {
@@ -108,8 +110,8 @@ impl FillWaiter<'_> {
     /// the client fetches separately as soon as few enough others do, or takes the state of the fill if
     /// that comes first.
     async fn on_timeout(&self) -> Result<FillState, WaitOutcome> {
-        let (class, fetch) = (decide::ErrorClass::Timeout, self.fetch);
-        let failure = AttemptFailure { failure: class, status: None, cause: "coalesce-wait" };
+        let fetch = self.fetch;
+        let failure = AttemptFailure::new(ErrorClass::Timeout, Reason::CoalesceWait);
         if let Some(reply) = self.responder.stale_for_failure(self.miss, failure) {
             return Err(WaitOutcome::reply(reply));
         }

@@ -42,6 +42,18 @@ pub struct Backoff {
     pub jitter: f64,
 }
 
+impl Backoff {
+    /// The wait before the retry that follows `done` others: `initial * factor^done`, at most `max`, then
+    /// longer or shorter by up to the share `jitter`. `chance` is from 0 to 1.
+    pub fn delay(&self, done: u32, chance: f64) -> Duration {
+        let growth = self.factor.powi(i32::try_from(done).unwrap_or(i32::MAX));
+        let max = self.max.as_secs_f64();
+        let base = (self.initial.as_secs_f64() * growth).min(max);
+        let jittered = base * (1.0 + self.jitter * (2.0 * chance - 1.0));
+        Duration::try_from_secs_f64(jittered.clamp(0.0, max * 2.0)).unwrap_or(self.max)
+    }
+}
+
 impl RetryPolicy {
     /// Whether a call with this method may be retried.
     pub fn is_retryable(&self, method: &Method) -> bool {

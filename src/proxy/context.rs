@@ -2,7 +2,7 @@
 //!
 //! Owns: the data that its steps share, and its telemetry record at the end. Never touches: decisions.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -13,7 +13,6 @@ use crate::engine::head_update::PassThroughStart;
 use crate::engine::purger::UnknownOutcomeGuard;
 use crate::engine::store_post::PostCapture;
 use crate::frontend::session::{ClientError, ClientSession};
-use crate::proxy::attempts::Attempts;
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::invalidation;
@@ -22,6 +21,7 @@ use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 use crate::upstream::admission::Permit;
 use crate::upstream::outcome::body_inspection::InspectedBody;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::retry::RetryState;
 
 /// The state of one exchange.
 pub(super) struct RequestContext {
@@ -43,8 +43,10 @@ pub(super) struct RequestContext {
     pub(super) post_capture: Option<PostCapture>,
     /// The permit of the pass-through call.
     pub(super) permit: Option<Permit>,
-    /// Its attempts.
-    pub(super) retry: Attempts,
+    /// The state of its attempts; set when the first one begins.
+    pub(super) retry: Option<RetryState>,
+    /// The wait before the next attempt.
+    pub(super) retry_wait: Option<Duration>,
     /// Set while the client delays the call; other calls then do not wait for its outcome.
     pub(super) stepped_aside: bool,
     /// A copy of the response body if a rule inspects it.
@@ -90,7 +92,8 @@ impl RequestContext {
             unknown_outcome: None,
             post_capture: None,
             permit: None,
-            retry: Attempts::default(),
+            retry: None,
+            retry_wait: None,
             stepped_aside: false,
             body_capture: None,
             signed_in: false,

@@ -21,6 +21,7 @@ use crate::upstream::BodyFraming;
 use crate::upstream::admission::Permit;
 use crate::upstream::connect::session::OutgoingRequest;
 use crate::upstream::outcome::body_inspection;
+use crate::upstream::retry::RetryState;
 use crate::upstream::routing::UpstreamTarget;
 
 /// The request to send to the origin.
@@ -58,8 +59,8 @@ pub(super) fn strip(headers: &mut HeaderMap) {
 /// Adds the `Cache-Status` and `Proxy-Status` of a response that passes through.
 pub(super) fn add_status_fields(ctx: &RequestContext, status: StatusCode, headers: &mut HeaderMap) {
     let mut cache_status = CacheStatus::forwarded(ctx.forward_reason.token()).status(status);
-    if let Some((name, reason)) = ctx.retry.detail() {
-        cache_status = cache_status.detail(name, reason);
+    if let Some((name, reason)) = ctx.retry.as_ref().and_then(RetryState::detail) {
+        cache_status = cache_status.detail(name, reason.token());
     }
     cache_status.append_to(headers);
     if let Some(received) = received_error(status) {

@@ -31,6 +31,7 @@ use crate::upstream::client::{AttemptError, TransparentRetries};
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionUse};
 use crate::upstream::connect::session::{RequestPart, SessionEvent, UpstreamHead};
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::retry::AttemptFailure;
 use crate::upstream::routing::UpstreamTarget;
 
 /// The time after which other calls no longer wait for a call that its client delays.
@@ -90,18 +91,25 @@ impl ProxyHandler {
                     if let Some(reply) = self.stale_for_error(request, ctx, &head).await {
                         return self.reply(request, client, ctx, reply).await;
                     }
-                    if !self.should_retry_response(ctx, &head, upload.is_repeatable()) {
+                    let failure = self.record_response(ctx, &head);
+                    let failure = failure.filter(|_| upload.is_repeatable());
+                    if !self.schedule_retry(request, ctx, &upstream, failure) {
                         break (head, channel);
                     }
                 }
-                RelayAttempt::Failed(failure) => {
-                    ctx.on_failure(failure).await;
-                    ctx.ignore_early_close(request, failure, &upload);
-                    if let Some(reply) = self.stale_for_failure(request, ctx, failure).await {
+                RelayAttempt::Failed(error) => {
+                    ctx.on_failure(error).await;
+                    ctx.ignore_early_close(request, error, &upload);
+                    if let Some(reply) = self.stale_for_failure(request, ctx, error).await {
                         return self.reply(request, client, ctx, reply).await;
                     }
-                    if !self.should_retry_failure(ctx, failure, upload.is_repeatable()) {
-                        return self.reply_error(request, client, ctx, failure).await;
+                    if let Some(permit) = &mut ctx.permit {
+                        permit.on_failure(error);
+                    }
+                    let failure = AttemptFailure::from_error(error);
+                    let failure = failure.filter(|_| upload.is_repeatable());
+                    if !self.schedule_retry(request, ctx, &upstream, failure) {
+                        return self.reply_error(request, client, ctx, error).await;
                     }
                 }
                 RelayAttempt::Client(error) => {

@@ -19,7 +19,7 @@ mod persistence;
 pub(in crate::upstream) mod rate_limiter;
 mod registry;
 pub mod rejection;
-pub mod retry;
+mod retry_budget;
 mod state;
 mod status;
 pub mod upstream_status;
@@ -41,6 +41,7 @@ use crate::upstream::admission::state::{
     Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, queue_timeout_reason,
 };
 use crate::upstream::admission::wait_queue::QueuePosition;
+use crate::upstream::outcome::reason::Reason;
 use crate::upstream::routing::UpstreamTarget;
 
 pub use crate::upstream::admission::call_metrics::CallTimer;
@@ -116,14 +117,14 @@ impl AdmissionControl {
         }
     }
 
-    /// Takes a retry that follows after `wait` because of `cause` from the retry budget of the upstream.
+    /// Takes a retry that follows after `wait` because of `reason` from the retry budget of the upstream.
     /// Returns false if the budget is used up, or if the retry would be blocked for longer than it may wait
     /// (`patience`).
     pub fn try_acquire_retry(
         &self,
         target: &UpstreamTarget,
         call: &CallContext,
-        cause: &'static str,
+        reason: Reason,
         wait: Duration,
     ) -> bool {
         let Some(upstream) = self.upstream_state(target, call) else { return true };
@@ -133,9 +134,9 @@ impl AdmissionControl {
         }
         let granted = upstream.limiter.lock().retry_budget.try_acquire(self.clock.instant());
         if granted {
-            self.again(target, call.route, cause, wait);
+            self.again(target, call.route, reason, wait);
         } else {
-            self.telemetry.refused_call(target.index, "retry-budget");
+            self.telemetry.refused_call(target.index, Reason::RetryBudget.token());
         }
         granted
     }
@@ -157,11 +158,12 @@ impl AdmissionControl {
 
     /// Records that a call was retried because its pooled connection was dead.
     pub fn redialled(&self, target: &UpstreamTarget, route: usize) {
-        self.again(target, route, "dead-connection", Duration::ZERO);
+        self.again(target, route, Reason::DeadConnection, Duration::ZERO);
     }
 
-    fn again(&self, target: &UpstreamTarget, route: usize, cause: &'static str, wait: Duration) {
+    fn again(&self, target: &UpstreamTarget, route: usize, reason: Reason, wait: Duration) {
         let (upstream, host, port) = (target.index, &*target.host, target.port);
+        let cause = reason.token();
         self.telemetry.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });
     }
 

@@ -39,7 +39,8 @@ use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::body_inspection::{self, InspectedBody};
 use crate::upstream::outcome::error::UpstreamError;
-use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::routing::{CallLimits, UpstreamTable, UpstreamTarget};
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// Transparent retries of a call that the origin reports as not processed.
@@ -248,22 +249,18 @@ impl Origin for HttpClient {
         &self,
         target: &Target,
         call: &CallContext,
-        cause: &'static str,
+        reason: Reason,
         wait: Duration,
     ) -> bool {
-        self.admission.try_acquire_retry(&self.upstreams.lookup(target), call, cause, wait)
+        self.admission.try_acquire_retry(&self.upstreams.lookup(target), call, reason, wait)
     }
 
     fn canonical_target(&self, target: &Target) -> Option<Target> {
         self.upstreams.canonical_target(target)
     }
 
-    fn max_wait(&self, target: &Target) -> Duration {
-        self.upstreams.lookup(target).max_wait()
-    }
-
-    fn total_timeout(&self, target: &Target) -> Duration {
-        self.upstreams.lookup(target).timeouts.total
+    fn limits(&self, target: &Target) -> CallLimits {
+        self.upstreams.lookup(target).limits()
     }
 }
 

@@ -40,6 +40,21 @@ pub struct UpstreamTarget {
     pub timeouts: Timeouts,
 }
 
+/// The time limits of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct CallLimits {
+    /// How long a call without retries may wait in a queue or for a cooldown to end.
+    pub max_wait: Duration,
+    /// The time from the first attempt to the head of the last response.
+    pub total: Duration,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self { max_wait: Duration::ZERO, total: Timeouts::default().total }
+    }
+}
+
 impl UpstreamTarget {
     /// The destination of a tunnel; `index` is the one for hosts without an upstream.
     pub fn for_tunnel(index: usize, host: &str, port: u16) -> Self {
@@ -47,12 +62,13 @@ impl UpstreamTarget {
         Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
     }
 
-    /// How long a call without retries may wait in a queue or for a cooldown to end.
-    pub fn max_wait(&self) -> Duration {
-        self.upstream
-            .as_ref()
-            .map(|upstream| upstream.policy.rate_limit.max_wait)
-            .unwrap_or_default()
+    /// The time limits of a request to it.
+    pub fn limits(&self) -> CallLimits {
+        let max_wait = |upstream: &Arc<Upstream>| upstream.policy.rate_limit.max_wait;
+        CallLimits {
+            max_wait: self.upstream.as_ref().map(max_wait).unwrap_or_default(),
+            total: self.timeouts.total,
+        }
     }
 
     /// Larder's own credential for its calls.

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::policy::{Backoff, CooldownPolicy, Policy};
 use crate::semantics::target::Target;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// A call that requests admission.
 #[derive(Debug, Clone)]
@@ -123,6 +124,13 @@ impl CallAudience {
 }
 
 impl CallContext {
+    /// A call for `routed`.
+    pub fn for_request(routed: &RoutedRequest, credential: u128) -> Self {
+        let RoutedRequest { request, policy, route_index, .. } = routed;
+        let call = Self::new(*route_index, policy, &request.method, &request.target, credential);
+        Self { governed: routed.route.is_some(), ..call }
+    }
+
     /// A call of `route` with this policy. It has no stale response to fall back on and does not wait for
     /// cooldowns.
     pub fn new(

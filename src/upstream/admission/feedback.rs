@@ -13,11 +13,10 @@ use crate::upstream::admission::cooldown::{CooldownScope, MIN_STORED_TIME};
 use crate::upstream::admission::failure_groups::FailureKind;
 use crate::upstream::admission::rate_limiter::AdaptiveLimit;
 use crate::upstream::admission::rejection::RejectReason;
-use crate::upstream::admission::retry::backoff;
 use crate::upstream::admission::state::{
     Admission, LimitKeys, LimiterState, bucket_id, entry, get_or_shared,
 };
-use crate::upstream::outcome::CallOutcome;
+use crate::upstream::outcome::{CallOutcome, RetryAfter};
 
 /// A response that counts towards a ban limit of at most this many is written to disk at once.
 const URGENT_LIMIT: u32 = 64;
@@ -277,7 +276,7 @@ impl LimiterState {
         let scope = self.rate_limit_scope(subject, outcome, limit);
         let time = retry_after(subject, outcome).unwrap_or_else(|| {
             // The middle of the jitter, so that clients that back off return when the cooldown is over.
-            let wait = backoff(&subject.call.backoff, self.cooldowns.times(scope), 0.5);
+            let wait = subject.call.backoff.delay(self.cooldowns.times(scope), 0.5);
             wait.min(subject.call.cooldown_policy.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = scope
@@ -310,7 +309,6 @@ impl LimiterState {
 
 /// The time from the origin's `Retry-After`, if it is honoured. A time of zero counts as none.
 fn retry_after(subject: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
-    let heeded = subject.call.honours_retry_after
-        || outcome.retry_after.is_some_and(|wait| wait.is_quota_end);
-    outcome.bounded_retry_after(&subject.call.cooldown_policy).filter(|_| heeded)
+    let is_honoured = |wait: &RetryAfter| subject.call.honours_retry_after || wait.is_quota_end;
+    outcome.retry_after.filter(is_honoured)?.bounded(&subject.call.cooldown_policy)
 }

@@ -22,7 +22,7 @@ use crate::upstream::admission::failure_groups::{FailureGroups, GroupMember};
 use crate::upstream::admission::limit_store::UnsavedLimits;
 use crate::upstream::admission::rate_limiter::{AdaptiveLimit, SlidingWindow, Write};
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
-use crate::upstream::admission::retry;
+use crate::upstream::admission::retry_budget::RetryBudget;
 use crate::upstream::admission::wait_queue::{QueuePosition, WaitQueue};
 use crate::upstream::routing::UpstreamTarget;
 
@@ -45,7 +45,7 @@ pub(super) struct LimiterState {
     pub(super) cooldowns: Cooldowns,
     pub(super) failure_streak: circuit_breaker::FailureStreak,
     pub(super) ban_guard: BanGuard,
-    pub(super) retry_budget: retry::RetryBudget,
+    pub(super) retry_budget: RetryBudget,
     /// The windows of the configured limit, by credential.
     pub(super) windows: HashMap<u128, (SlidingWindow, WaitQueue)>,
     /// The learned limits, by credential or bucket.

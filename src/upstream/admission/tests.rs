@@ -846,8 +846,14 @@ async fn retries_are_limited_to_a_fifth_of_the_calls() {
     for _ in 0..100 {
         bench.complete(keyed(1), 503, &[]).await;
     }
-    let acquire_retry =
-        || bench.control.try_acquire_retry(&bench.target, &keyed(1), "server-error", SECOND);
+    let acquire_retry = || {
+        bench.control.try_acquire_retry(
+            &bench.target,
+            &keyed(1),
+            Reason::Outcome(OutcomeClass::Server),
+            SECOND,
+        )
+    };
     assert_eq!((0..100).filter(|_| acquire_retry()).count(), 20);
     assert!(
         bench.metric("larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"} 20")
