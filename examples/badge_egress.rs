@@ -19,7 +19,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::clock;
+use larder::clock::Clock;
 use larder::config;
 use larder::config::env::Env;
 use larder::fake::discord;
@@ -228,9 +228,9 @@ async fn call(
     seen: &mut Seen,
 ) -> Result<(), Failure> {
     let fields = format!("Authorization: Bot example\r\nAccept: application/json\r\n{fields}");
-    let start = clock::monotonic();
+    let start = Clock::system().instant();
     let response = connection.get(&access.target(path), HOST, &fields).await?;
-    seen.take(path, response, clock::monotonic().duration_since(start))
+    seen.take(path, response, Clock::system().instant().duration_since(start))
 }
 
 /// The first users force a refresh (the orange button of the page), and visit again afterwards.

@@ -79,11 +79,11 @@ async fn operate(workload: Workload) -> Result<bool, Failure> {
     let (mut restarts, mut longest) = (Vec::new(), Duration::ZERO);
     for _ in 0..workload.restarts {
         load.wait_for_responses(REQUESTS_BETWEEN).await;
-        let since = clock::monotonic();
+        let since = clock::Clock::system().instant();
         let next = Larder::start(&file.path, &["--take-over"]).await?;
         let before = std::mem::replace(&mut larder, next);
         restarts.push(before.wait().await? && larder.proxy()? == load.proxy);
-        longest = longest.max(clock::monotonic() - since);
+        longest = longest.max(clock::Clock::system().instant() - since);
     }
     let mut reloads = Vec::new();
     for number in 0..workload.reloads {

@@ -144,16 +144,6 @@ impl Drop for SleepGuard<'_> {
     }
 }
 
-/// [`Clock::instant`] where no clock is at hand.
-pub fn monotonic() -> Instant {
-    Clock::system().instant()
-}
-
-/// [`Clock::timer_now`].
-pub fn timer_now() -> tokio::time::Instant {
-    Clock::timer_now()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -167,7 +167,7 @@ impl Model {
     /// Records a call that reaches the API; returns its number, and the current version.
     pub(crate) fn record_call(&self, resource: Resource) -> (usize, u64) {
         let mut inner = self.inner.lock();
-        inner.calls.push(clock::monotonic());
+        inner.calls.push(clock::Clock::system().instant());
         (inner.calls.len() - 1, inner.versions.get(&resource).copied().unwrap_or_default())
     }
 
@@ -181,7 +181,7 @@ impl Model {
         let version = inner.versions.entry(resource).or_default();
         let before = *version;
         *version += 1;
-        inner.replaced.insert((resource, before), clock::monotonic());
+        inner.replaced.insert((resource, before), clock::Clock::system().instant());
         before + 1
     }
 
@@ -194,7 +194,7 @@ impl Model {
 
     /// Records the start of an operator action.
     pub(crate) fn set_action(&self, action: &'static str) {
-        self.inner.lock().action = Some((action, clock::monotonic()));
+        self.inner.lock().action = Some((action, clock::Clock::system().instant()));
     }
 
     /// Records that larder is about to be killed.
@@ -208,7 +208,7 @@ impl Model {
         let inner = self.inner.lock();
         let latest = |all: &HashMap<Representation, SeenVersion>| all.get(representation).copied();
         Snapshot {
-            at: clock::monotonic(),
+            at: clock::Clock::system().instant(),
             delivered: latest(&inner.delivered),
             seen: latest(&inner.seen),
             changed: inner.changed.get(&representation.resource).copied().unwrap_or_default(),

@@ -165,7 +165,7 @@ fn to_json(args: &Args, config: &Config) -> Value {
         "listen": config.listen,
         "admin": config.admin.as_ref().map(|admin| admin.listen),
         "upstreams": config.upstreams.iter().map(|up| &*up.name).collect::<Vec<_>>(),
-        "routes": config.routes.routes().iter().map(route_to_json).collect::<Vec<_>>(),
+        "routes": config.routes.routes().iter().map(|route| route_to_json(route)).collect::<Vec<_>>(),
         "notes": config.warnings.iter().map(warning).collect::<Vec<_>>(),
     })
 }

@@ -34,7 +34,7 @@ pub fn to_json(config: &Config) -> Value {
         "secret_query": config.secret_query,
         "secret_path": config.secret_path.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstreams": config.upstreams.iter().map(|one| upstream(one)).collect::<Vec<_>>(),
-        "routes": config.routes.routes().iter().map(route).collect::<Vec<_>>(),
+        "routes": config.routes.routes().iter().map(|one| route(one)).collect::<Vec<_>>(),
         "notes": config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

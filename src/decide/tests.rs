@@ -484,6 +484,13 @@ fn a_superseded_response_is_served_only_on_errors() {
             assert_eq!(served, !superseded, "{directives}");
         }
         let (kind, now) = (CacheKind::Shared, ARRIVAL + secs(10));
-        assert!(stale_if_error(&DecisionInput::new(&request(""), &policy, kind, now), &stored, UNAVAILABLE).is_some());
+        assert!(
+            stale_if_error(
+                &DecisionInput::new(&request(""), &policy, kind, now),
+                &stored,
+                UNAVAILABLE
+            )
+            .is_some()
+        );
     }
 }

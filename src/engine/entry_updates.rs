@@ -78,8 +78,7 @@ impl EntryUpdates {
         let Some(part) = PartialResponse::from_stored(Arc::new(stored)) else { return false };
         // The lookup before the fetch has brought a part on disk into memory.
         let stored_part = self.lookup.part_in_memory(routed, key);
-        let joined =
-            stored_part.and_then(|stored_part| part.joined(&stored_part, self.max_object));
+        let joined = stored_part.and_then(|stored_part| part.joined(&stored_part, self.max_object));
         let part = joined.unwrap_or(part);
         match part.whole() {
             Some(whole) => self.store_response(key, &routed.policy, Arc::new(whole), epoch),

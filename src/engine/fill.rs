@@ -421,7 +421,9 @@ impl Fill {
     fn store_part(&self, stored: StoredResponse) {
         let (fills, epoch) = (&self.fills, self.fetch.epoch());
         if !fills.updates.store_part(&self.routed, &self.key, stored, epoch) {
-            fills.telemetry.not_stored(self.routed.route_index, NotStoredReason::Incomplete.token());
+            fills
+                .telemetry
+                .not_stored(self.routed.route_index, NotStoredReason::Incomplete.token());
         }
     }
 }

@@ -154,7 +154,11 @@ impl Fills {
     }
 
     /// A fetch of `key` that begins now.
-    pub(super) fn new_fetch(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<InFlightFetch> {
+    pub(super) fn new_fetch(
+        &self,
+        key: &CacheKey,
+        variant: Option<VariantId>,
+    ) -> Arc<InFlightFetch> {
         let kept = !self.in_flight.is_full();
         let body = SharedBody::new(kept, self.limits.max_object, Arc::clone(&self.in_flight));
         let watch = self.store.watch(key.target_id());

@@ -71,25 +71,20 @@ impl Engine {
         looked_up: Option<MemoryLookup>,
         interims: &Arc<Interims>,
     ) -> EngineResult {
-        if self.switch.mode() == Mode::Bypass {
-            return EngineResult::Pass(ForwardReason::Bypass);
-        }
-        let result = match &routed.key {
-            Ok(key) => {
-                let looked_up = looked_up.unwrap_or_else(|| self.look_up(routed, key));
-                let MemoryLookup { found, ended_fills } = looked_up;
-                let keyed = KeyedRequest { routed, key, interims, ended_fills };
-                self.respond_keyed(keyed, found).await
-            }
-            Err(reason) => EngineResult::Pass(*reason),
+        let key = match &routed.key {
+            Ok(key) => key,
+            Err(reason) => return EngineResult::Pass(*reason),
         };
-        match result {
-            EngineResult::Pass(reason) => match self.responder.offline(&routed.request) {
-                Some(reply) => EngineResult::reply(reply),
-                None => EngineResult::Pass(reason),
-            },
-            reply @ EngineResult::Reply(_) => reply,
-        }
+        let looked_up = looked_up.unwrap_or_else(|| self.look_up(routed, key));
+        let MemoryLookup { found, ended_fills } = looked_up;
+        let keyed = KeyedRequest { routed, key, interims, ended_fills };
+        self.respond_keyed(keyed, found).await
+    }
+
+    /// Why `routed` passes through without a lookup; `None`: [`Engine::respond`] handles it.
+    pub fn passes_through(&self, routed: &RoutedRequest) -> Option<ForwardReason> {
+        let is_bypass = self.switch.mode() == Mode::Bypass;
+        is_bypass.then_some(ForwardReason::Bypass).or(routed.key.as_ref().err().copied())
     }
 
     /// While larder is offline: the response to a request that would have to pass through.

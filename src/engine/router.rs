@@ -27,7 +27,7 @@ pub struct Router {
     /// The routes, which determine the requests that are cached.
     pub routes: Table,
     /// The policy for requests that match no route.
-    pub unrouted: Arc<Policy>,
+    pub default_policy: Arc<Policy>,
     /// Maps hosts to upstreams.
     pub upstreams: Arc<UpstreamTable>,
     /// Builds cache keys.
@@ -43,7 +43,7 @@ impl Router {
     pub fn route(&self, mut request: ProxyRequest) -> RoutedRequest {
         let upstream = self.upstreams.resolve(&mut request.target);
         let Some(route) = self.routes.find(&request).cloned() else {
-            return self.without_route(request, upstream);
+            return self.unrouted(request, upstream);
         };
         for name in self.routes.scope_headers(&request.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {
@@ -62,13 +62,19 @@ impl Router {
         with_route(request, route, key, upstream)
     }
 
-    fn without_route(&self, request: ProxyRequest, upstream: UpstreamTarget) -> RoutedRequest {
+    /// `request` as one that no route caches.
+    pub fn without_route(&self, mut request: ProxyRequest) -> RoutedRequest {
+        let upstream = self.upstreams.resolve(&mut request.target);
+        self.unrouted(request, upstream)
+    }
+
+    fn unrouted(&self, request: ProxyRequest, upstream: UpstreamTarget) -> RoutedRequest {
         RoutedRequest {
             directives: request.cache_control(),
             request,
             route: None,
             route_index: self.routes.routes().len(),
-            policy: Arc::clone(&self.unrouted),
+            policy: Arc::clone(&self.default_policy),
             key: Err(ForwardReason::Bypass),
             upstream,
         }

@@ -16,16 +16,18 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::response::{ClientResponse, EngineResult, ResponseBody};
+use crate::engine::router::Router;
 use crate::engine::{Engine, EngineDeps, EngineLimits};
-use crate::key::KeyBuilder;
+use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::upstream::ResponseRules;
 use crate::policy::{Mode, Policy, RetryPolicy, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
-use crate::route::table::Route;
+use crate::route::table::{Route, Table};
 use crate::semantics::redaction::Redactor;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::Store;
 use crate::store::tiered::{self, TieredStore};
 use crate::stored::StoredResponse;
 use crate::telemetry::Telemetry;
@@ -33,6 +35,8 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::classify;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::routed_request::RoutedRequest;
+use crate::upstream::routing::UpstreamTable;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// The origin's action for one call, in the order of the calls.
@@ -141,7 +145,9 @@ struct Bench {
     engine: Arc<Engine>,
     origin: Arc<Scripted>,
     telemetry: Arc<Telemetry>,
-    route: Arc<Route>,
+    store: Arc<TieredStore>,
+    in_flight: Arc<InFlightBytes>,
+    router: Router,
 }
 
 const LIMITS: EngineLimits = EngineLimits { max_object: 1 << 20, waiters_per_key: 100 };
@@ -174,20 +180,23 @@ impl Bench {
             secret: crate::store::state_db::Secret::from_bytes([7; 32]),
         };
         let store = TieredStore::open(settings, clock.clone(), &telemetry);
-        let engine = Engine::new(EngineDeps {
-            store,
+        let in_flight = InFlightBytes::new(in_flight);
+        let key_builder = Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default()));
+        let switch = Arc::new(ModeSwitch::new(Mode::Cache));
+        let engine = Engine::new(&EngineDeps {
+            store: Arc::clone(&store) as Arc<dyn Store>,
             origin: Arc::clone(&origin) as Arc<dyn Origin>,
             telemetry: Arc::clone(&telemetry),
-            key_builder: Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default())),
+            key_builder: Arc::clone(&key_builder),
             clock,
             limits,
-            in_flight: InFlightBytes::new(in_flight),
-            switch: Arc::new(ModeSwitch::new(Mode::Cache)),
+            in_flight: Arc::clone(&in_flight),
+            switch: Arc::clone(&switch),
             pending_calls: Arc::default(),
             persistent_facts: Arc::default(),
             via: HeaderValue::from_static("1.1 larder"),
         });
-        let route = Arc::new(Route {
+        let route = Route {
             name: "api".into(),
             index: 0,
             pattern: Pattern {
@@ -202,8 +211,24 @@ impl Bench {
                 retry: RetryPolicy { retries: 0, ..RetryPolicy::default() },
                 ..Policy::origin()
             }),
-        });
-        Self { engine, origin, telemetry, route }
+        };
+        let router = Router {
+            routes: Table::new(vec![route]),
+            default_policy: Arc::new(Policy::origin()),
+            upstreams: Arc::new(UpstreamTable::new(Vec::new())),
+            key_builder,
+            switch,
+        };
+        Self { engine, origin, telemetry, store, in_flight, router }
+    }
+
+    fn routed(&self, request: ProxyRequest) -> Arc<RoutedRequest> {
+        Arc::new(self.router.route(request))
+    }
+
+    /// The cache key of [`request`].
+    fn key(&self) -> CacheKey {
+        self.router.route(request()).key.expect("the request is cached")
     }
 
     /// Lets this many calls continue.
@@ -221,10 +246,9 @@ impl Bench {
     }
 
     fn send(&self) -> JoinHandle<ClientResponse> {
-        let (engine, route) = (Arc::clone(&self.engine), Arc::clone(&self.route));
+        let (engine, routed) = (Arc::clone(&self.engine), self.routed(request()));
         tokio::spawn(async move {
-            let mut request = request();
-            match engine.respond(&mut request, &route, &Interims::new()).await {
+            match engine.respond(&routed, None, &Interims::new()).await {
                 EngineResult::Reply(reply) => *reply,
                 EngineResult::Pass(reason) => panic!("passed: {}", reason.token()),
             }
@@ -241,7 +265,7 @@ impl Bench {
     async fn stored(&self) -> Option<Vec<u8>> {
         let mut request = request();
         request.headers.insert("cache-control", HeaderValue::from_static("only-if-cached"));
-        match self.engine.respond(&mut request, &self.route, &Interims::new()).await {
+        match self.engine.respond(&self.routed(request), None, &Interims::new()).await {
             EngineResult::Reply(reply) if reply.status == StatusCode::OK => {
                 Some(read(*reply).await.expect("a stored body is whole"))
             }
@@ -365,7 +389,7 @@ async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
     // One body without reader uses up the budget.
     let unread = soon(bench.send()).await.unwrap();
     first.write(vec![b'x'; 2000]);
-    while !bench.engine.in_flight.is_full() {
+    while !bench.in_flight.is_full() {
         tokio::task::yield_now().await;
     }
     let pending = [bench.send(), bench.send()];
@@ -385,21 +409,11 @@ async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
     // With free capacity again the key collapses as before.
     drop(unread);
     soon(first.dropped()).await;
-    while bench.engine.in_flight.is_full() {
+    while bench.in_flight.is_full() {
         tokio::task::yield_now().await;
     }
-    assert!(
-        !bench
-            .engine
-            .in_flight_fetches
-            .is_collapsing_disabled(&key(&bench), bench.engine.clock.now())
-    );
-}
-
-fn key(bench: &Bench) -> crate::key::CacheKey {
-    let mut request = request();
-    crate::semantics::accept_encoding::reduce(&mut request.headers);
-    bench.engine.key_builder.key(&request, &bench.route.policy)
+    let fetches = &bench.engine.fills.in_flight_fetches;
+    assert!(!fetches.is_collapsing_disabled(&bench.key(), bench.engine.now()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -463,7 +477,7 @@ async fn an_invalidation_during_a_fill_takes_precedence() {
     let early = bench.send();
     soon(bench.reached(1)).await;
     let post = ProxyRequest { method: Method::POST, ..request() };
-    bench.engine.purger().invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
+    bench.engine.purger.invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
     let late = bench.send();
     soon(bench.reached(2)).await;
     bench.open(2);
@@ -532,13 +546,12 @@ async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
         (now, now),
         Duration::ZERO,
     );
-    let (store, key) =
-        (&bench.engine.store, bench.engine.key_builder.key(&request(), &bench.route.policy));
+    let (store, key) = (&bench.store, bench.key());
     store.put(&key, Arc::new(part), store.watch(key.target_id()).epoch, None);
     assert_eq!(bench.stored().await, None);
     let mut head = request();
     head.method = Method::HEAD;
-    let passed = bench.engine.respond(&mut head, &bench.route, &Interims::new()).await;
+    let passed = bench.engine.respond(&bench.routed(head), None, &Interims::new()).await;
     assert!(matches!(passed, EngineResult::Pass(_)));
     bench.open(1);
     let reply = bench.send();

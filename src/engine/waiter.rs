@@ -11,9 +11,7 @@ use tokio::time::timeout;
 
 use crate::decide::ErrorClass;
 use crate::engine::body::BodyReader;
-use crate::engine::inflight::{
-    FillEvent, FillState, InFlightFetch, ResponseHead, Revalidated,
-};
+use crate::engine::inflight::{FillEvent, FillState, InFlightFetch, ResponseHead, Revalidated};
 use crate::engine::lookup::StoreLookup;
 use crate::engine::miss::Miss;
 use crate::engine::responder::{Responder, Role};

@@ -10,9 +10,8 @@ use http::header::VIA;
 use http::{HeaderMap, Version};
 use tokio::io::AsyncReadExt;
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::config::Limits;
-use crate::frontend::RequestHandler;
 use crate::frontend::access::{AccessControl, CLIENT_DENIED, USER_REQUIRED};
 use crate::frontend::head::{self, HeadScanner, HeadTarget, RequestHead};
 use crate::frontend::interception::{HandshakeContext, Intercepted, MatchedHost, TlsInterceptor};
@@ -22,6 +21,7 @@ use crate::frontend::stream::{ClientStream, within};
 use crate::frontend::target::{ConnectionState, ProxyMode};
 use crate::frontend::tunnel::{TunnelOutcome, TunnelRequest, Tunnels};
 use crate::frontend::web_page::PageCredentialRules;
+use crate::frontend::{Prepared, RequestHandler};
 use crate::semantics::hop_by_hop;
 use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::semantics::target::Scheme;
@@ -143,22 +143,28 @@ impl Frontend {
     ) -> Option<KeepAlive> {
         let ReceivedHead { head, raw, rest } = received;
         let (persists, plain) = (head.persists, head.only_keep_alive);
-        let mut request = proxy_request(head, mount_target, io.peer(), listener);
+        let request = proxy_request(head, mount_target, io.peer(), listener);
         // A session is required to order bytes that the client sends before the response.
         let plain = plain && persists && request.version == Version::HTTP_11;
         // If the client has authenticated this connection, the origin responds; a browser gets further
         // fields.
         let plain = plain && io.pins().is_none() && request.page.is_none() && !request.in_browser;
-        if plain && request.body == RequestFraming::None && rest.is_empty() {
-            let since = clock::monotonic();
-            if let Some(prepared) = self.handler.prepared_response(&mut request) {
-                let sent = io.send(&prepared.head, &prepared.body).await;
-                self.handler.record_prepared(&request, &prepared, sent.bytes, since);
+        let plain = plain && request.body == RequestFraming::None && rest.is_empty();
+        let (body, version) = (request.body, request.version);
+        let since = self.clock.instant();
+        let routed = self.handler.route(request);
+        let prepared = if plain { self.handler.prepare(&routed) } else { Prepared::Nothing(None) };
+        let looked_up = match prepared {
+            Prepared::Response(response) => {
+                let sent = io.send(&response.head, &response.body).await;
+                self.handler.record_prepared(&routed, &response, sent.bytes, since);
                 return sent.whole.then_some((io, rest));
             }
-        }
-        let session = Http1Session::new(io, rest, request.body, request.version, persists, raw);
-        let served = self.handler.serve(request, ClientSession::Http1(Box::new(session))).await;
+            Prepared::Nothing(looked_up) => looked_up,
+        };
+        let session = Http1Session::new(io, rest, body, version, persists, raw);
+        let session = ClientSession::Http1(Box::new(session));
+        let served = self.handler.serve(routed, looked_up, session).await;
         match served.session {
             Some(ClientSession::Http1(session)) => session.finish().await,
             Some(ClientSession::Http2(_)) | None => None,

@@ -197,7 +197,8 @@ impl Frontend {
         )));
         match self.stream_request(head, ends_here, &state, peer) {
             Ok(request) => {
-                let served = self.handler.serve(request, session).await;
+                let routed = self.handler.route(request);
+                let served = self.handler.serve(routed, None, session).await;
                 if let Some(ClientSession::Http2(session)) = served.session {
                     session.finish().await;
                 }

@@ -65,7 +65,7 @@ mod tests {
                 BodyCapture::for_response(StatusCode::OK, &HeaderMap::new(), &in_flight).unwrap();
             let text = format!("[{}1]", " ".repeat(length - 3));
             assert!(capture.push(&Bytes::from(text)));
-            let mut ctx = RequestContext::new(0);
+            let mut ctx = RequestContext::new(std::time::Instant::now());
             ctx.body_capture = Some(capture);
             let mut reading = pin!(ctx.inspect_body());
             let is_pending =

@@ -7,25 +7,25 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use crate::clock;
 use crate::decide::ForwardReason;
-use crate::engine::head_update::PassThroughStart;
+use crate::engine::pass_through::PassThroughStart;
+use crate::engine::pass_through::store_post::PostCapture;
 use crate::engine::purger::UnknownOutcomeGuard;
-use crate::engine::store_post::PostCapture;
 use crate::frontend::session::{ClientError, ClientSession};
+use crate::proxy::ProxyHandler;
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
-use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
+use crate::telemetry::{RequestEvent, ResultKind};
 use crate::upstream::admission::Permit;
 use crate::upstream::outcome::body_inspection::InspectedBody;
 use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::retry::RetryState;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// The state of one exchange.
 pub(super) struct RequestContext {
-    pub(super) route: usize,
     pub(super) since: Instant,
     pub(super) result: ResultKind,
     /// The reason why the request passes through.
@@ -78,11 +78,10 @@ impl From<ClientError> for ExchangeFailure {
 }
 
 impl RequestContext {
-    /// An exchange that begins now; `route` is the index that means no route.
-    pub(super) fn new(route: usize) -> Self {
+    /// An exchange that begins now.
+    pub(super) fn new(since: Instant) -> Self {
         Self {
-            route,
-            since: clock::monotonic(),
+            since,
             result: ResultKind::Bypass,
             forward_reason: ForwardReason::Bypass,
             miss_reason: None,
@@ -170,12 +169,13 @@ impl RequestContext {
     /// Records the completed exchange in the telemetry.
     pub(super) fn record(
         &self,
-        request: &ProxyRequest,
+        routed: &RoutedRequest,
         client: Option<&ClientSession>,
-        telemetry: &Telemetry,
+        handler: &ProxyHandler,
     ) {
-        telemetry.record(&RequestEvent {
-            route: self.route,
+        let request = &routed.request;
+        handler.telemetry.record(&RequestEvent {
+            route: routed.route_index,
             result: self.result,
             forward_reason: self.miss_reason,
             method: &request.method,
@@ -185,7 +185,7 @@ impl RequestContext {
             status: client.map_or(Some(StatusCode::SWITCHING_PROTOCOLS), ClientSession::status),
             cache_status: self.cache_status.as_ref().and_then(|value| value.to_str().ok()),
             error: self.error,
-            duration: clock::monotonic().saturating_duration_since(self.since),
+            duration: handler.clock.instant().saturating_duration_since(self.since),
             client_bytes: client.map_or(self.upstream_bytes, ClientSession::body_bytes),
             upstream_bytes: self.upstream_bytes,
             filled_bytes: self.filled_bytes,
@@ -195,13 +195,14 @@ impl RequestContext {
 }
 
 impl RequestContext {
-    /// Adds a piece of the body that has passed through.
+    /// Captures a piece of a response body that passes through.
     pub(super) fn capture_piece(&mut self, piece: &Bytes) {
-        let Some(capture) = &mut self.body_capture else { return };
-        if !capture.push(piece) {
+        // First, as the rules may find that the response must not be stored.
+        if self.body_capture.as_mut().is_some_and(|capture| !capture.push(piece)) {
             self.body_capture = None;
             self.skip_inspection();
         }
+        self.post_capture.take_if(|capture| !capture.push(piece));
     }
 
     /// Applies the rules to the complete body. A large body is parsed outside the worker threads.

@@ -10,10 +10,10 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
-use crate::frontend::session::{BodyLength, ClientSession};
-use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::{ExchangeEnd, ProxyHandler};
-use crate::semantics::field_case::FieldCase;
+use crate::frontend::session::BodyLength;
+use crate::proxy::ExchangeEnd;
+use crate::proxy::context::ExchangeFailure;
+use crate::proxy::exchange::Exchange;
 use crate::semantics::request::ProxyRequest;
 
 /// The time for which a browser may cache the response to a preflight, in seconds.
@@ -62,15 +62,11 @@ pub(super) fn add_response_fields(request: &ProxyRequest, headers: &mut HeaderMa
     headers.append(VARY, HeaderValue::from(ORIGIN));
 }
 
-impl ProxyHandler {
+impl Exchange {
     /// Responds to a preflight: the page may send any request, as any program may.
-    pub(super) async fn reply_preflight(
-        &self,
-        request: &ProxyRequest,
-        client: &mut ClientSession,
-        ctx: &mut RequestContext,
-    ) -> Result<ExchangeEnd, ExchangeFailure> {
+    pub(super) async fn reply_preflight(&mut self) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = HeaderMap::new();
+        let request = self.request();
         let requested = |name| request.headers.get(name).cloned();
         if let Some(method) = requested(ACCESS_CONTROL_REQUEST_METHOD) {
             headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
@@ -82,12 +78,7 @@ impl ProxyHandler {
             headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
         }
         headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-        client.skip_body();
-        self.finish_head(request, client, ctx, &mut headers);
-        client
-            .write_head(StatusCode::NO_CONTENT, headers, BodyLength::None, &FieldCase::default())
-            .await?;
-        client.end(None).await?;
+        self.write_own_head(StatusCode::NO_CONTENT, headers, BodyLength::None).await?;
         Ok(ExchangeEnd::Completed)
     }
 }

@@ -3,15 +3,12 @@
 //! Owns: the fields that are added and removed, in both directions. Never touches: the transfer of bodies
 //! (`relay`).
 
-use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use crate::engine::head_update::{self, PassThroughStart};
-use crate::engine::store_post::PostCapture;
-use crate::frontend::session::{BodyLength, ClientSession};
-use crate::proxy::ProxyHandler;
+use crate::frontend::session::BodyLength;
 use crate::proxy::context::RequestContext;
+use crate::proxy::exchange::Exchange;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
@@ -22,18 +19,14 @@ use crate::upstream::admission::Permit;
 use crate::upstream::connect::session::OutgoingRequest;
 use crate::upstream::outcome::body_inspection;
 use crate::upstream::retry::RetryState;
-use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// The request to send to the origin.
-pub(super) fn outgoing_request(
-    handler: &ProxyHandler,
-    request: &ProxyRequest,
-    client: &ClientSession,
-    upstream: &UpstreamTarget,
-) -> OutgoingRequest {
+pub(super) fn outgoing_request(exchange: &Exchange) -> OutgoingRequest {
+    let RoutedRequest { request, upstream, .. } = &*exchange.routed;
     let mut headers = request.headers.clone();
-    headers.append(http::header::VIA, handler.via.clone());
-    for name in handler.routes.scope_headers(&request.target) {
+    headers.append(http::header::VIA, exchange.handler.via.clone());
+    for name in exchange.handler.router.routes.scope_headers(&request.target) {
         headers.remove(name);
     }
     max_forwards::decrement(&request.method, &mut headers);
@@ -44,7 +37,7 @@ pub(super) fn outgoing_request(
         authority: upstream.authority(),
         path: request.target.path_and_query().to_owned(),
         headers,
-        spelling: client.spelling(),
+        spelling: exchange.client.spelling(),
         body: request.body,
         upgrade: request.upgrade.clone(),
         trailers: request.trailers,
@@ -114,93 +107,43 @@ pub(super) fn is_bidirectional(request: &ProxyRequest) -> bool {
     request.upgrade.is_some() || BIDIRECTIONAL_TYPES.iter().any(|prefix| has_prefix(prefix))
 }
 
-/// Captures a piece of a response body that passes through.
-pub(super) fn capture_piece(piece: &Bytes, ctx: &mut RequestContext) {
-    // First, as the rules may find that the response must not be stored.
-    ctx.capture_piece(piece);
-    if let Some(mut recording) = ctx.post_capture.take()
-        && recording.push(piece)
-    {
-        ctx.post_capture = Some(recording);
-    }
-}
-
-/// The `GET` to which the response to this `POST` may also apply.
-pub(super) fn as_get(request: &ProxyRequest) -> Option<ProxyRequest> {
-    (request.method == Method::POST).then(|| head_update::as_a_get(request))
-}
-
-impl ProxyHandler {
+impl Exchange {
     /// Applies the head of a response to the stored entries (invalidation, freshening).
     pub(super) async fn on_head(
-        &self,
-        request: &ProxyRequest,
-        ctx: &mut RequestContext,
+        &mut self,
         status: StatusCode,
         headers: &HeaderMap,
         framing: BodyFraming,
     ) {
+        let (engine, ctx) = (&self.handler.engine, &self.ctx);
         let start = ctx.pass_through_start.as_ref().filter(|_| !ctx.signed_in);
         let is_limit = ctx.permit.as_ref().is_some_and(Permit::is_rate_limited);
         // Checked before its own invalidation: only those of other requests make the response outdated.
-        let is_current = start.is_some_and(|start| self.engine.is_current(start));
+        let is_current = start.is_some_and(|start| engine.pass_through.is_current(start));
         let is_recordable = is_current && framing != BodyFraming::Close;
-        let record =
-            || is_recordable.then(|| self.start_capture(request, ctx, status, headers)).flatten();
-        let recording = self.engine.purger().invalidate(request, status, headers, record).await;
-        self.update_stored(request, (ctx.route, start), (status, is_limit), headers).await;
-        ctx.post_capture = recording;
-    }
-
-    /// As [`Self::on_head`], for a call without a client.
-    pub(super) async fn on_detached_head(
-        &self,
-        request: &ProxyRequest,
-        read: (usize, Option<&PassThroughStart>),
-        (status, is_limit): (StatusCode, bool),
-        headers: &HeaderMap,
-    ) {
-        self.engine.purger().invalidate(request, status, headers, || ()).await;
-        self.update_stored(request, read, (status, is_limit), headers).await;
-    }
-
-    /// Applies the head of a response to the stored entries of its resource. `route` is the route of the
-    /// request; `start` is `None` if the connection had a sign-in of its user.
-    async fn update_stored(
-        &self,
-        request: &ProxyRequest,
-        (route, start): (usize, Option<&PassThroughStart>),
-        (status, is_limit): (StatusCode, bool),
-        headers: &HeaderMap,
-    ) {
-        if let (Some(start), Some(route)) = (start, self.routes.routes().get(route)) {
-            self.engine.on_read_response(request, route, start, (status, is_limit), headers).await;
-            self.engine.on_head_response(request, route, start, status, headers).await;
+        let record = || {
+            start.filter(|_| is_recordable).and_then(|start| {
+                // If a rule applies to the body but cannot inspect it, the response may be an error.
+                let may_be_error = ctx.permit.as_ref().is_some_and(Permit::body_affects_outcome)
+                    && ctx.body_capture.is_none()
+                    && body_inspection::may_be_json(headers);
+                (!may_be_error).then(|| engine.pass_through.capture_post(start, status, headers))?
+            })
+        };
+        let request = &self.routed.request;
+        let recording = engine.purger.invalidate(request, status, headers, record).await;
+        if let Some(start) = start {
+            let response = (status, is_limit);
+            engine.pass_through.on_read_response(&self.routed, start, response, headers).await;
         }
-    }
-
-    /// Starts the capture of a `POST` response that later `GET`s may use.
-    fn start_capture(
-        &self,
-        request: &ProxyRequest,
-        ctx: &RequestContext,
-        status: StatusCode,
-        headers: &HeaderMap,
-    ) -> Option<PostCapture> {
-        let route = self.routes.find(&as_get(request)?)?;
-        // If a rule applies to the body but cannot inspect it, the response may be an error.
-        let may_be_error = ctx.permit.as_ref().is_some_and(Permit::body_affects_outcome);
-        if may_be_error && ctx.body_capture.is_none() && body_inspection::may_be_json(headers) {
-            return None;
-        }
-        self.engine.capture_post(request, route, ctx.pass_through_start.as_ref()?, status, headers)
+        self.ctx.post_capture = recording;
     }
 
     /// Completes the captures after the whole body has passed through.
-    pub(super) async fn on_body_end(&self, ctx: &mut RequestContext) {
-        ctx.inspect_body().await;
-        if let Some(recording) = ctx.post_capture.take() {
-            self.engine.store_captured(recording);
+    pub(super) async fn on_body_end(&mut self) {
+        self.ctx.inspect_body().await;
+        if let Some(recording) = self.ctx.post_capture.take() {
+            self.handler.engine.pass_through.store_captured(recording);
         }
     }
 }

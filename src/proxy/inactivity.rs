@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep, sleep_until};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::config::BodyLimits;
 use crate::frontend::shared_connection::{SharedConnection, StalledUpload};
 use crate::proxy::upload_rate::UploadRate;
@@ -151,7 +151,7 @@ impl InactivityTimer {
         else {
             return false;
         };
-        let now = clock::timer_now();
+        let now = Clock::timer_now();
         let last = if shared.is_any_upload_stalled() { now } else { shared.received().last };
         let until = last + limit;
         self.timer.set(sleep_until(until));

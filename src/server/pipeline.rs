@@ -8,7 +8,8 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::config::Config;
-use crate::engine::{self, Engine, EngineLimits};
+use crate::engine::router::Router;
+use crate::engine::{Engine, EngineDeps, EngineLimits};
 use crate::frontend::access::AccessControl;
 use crate::frontend::ca::leaf::LeafIssuer;
 use crate::frontend::ca::{CaError, CertificateAuthority};
@@ -17,7 +18,9 @@ use crate::frontend::interception::TlsInterceptor;
 use crate::frontend::mount::Mounts;
 use crate::frontend::tunnel::Tunnels;
 use crate::frontend::web_page::PageCredentialRules;
-use crate::proxy::{self, Proxy};
+use crate::key::KeyBuilder;
+use crate::policy::Policy;
+use crate::proxy::{Proxy, ProxyHandler};
 use crate::server::shared::SharedState;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -46,6 +49,7 @@ pub enum BuildError {
 pub(super) struct Pipeline {
     pub(super) config: Config,
     pub(super) engine: Arc<Engine>,
+    pub(super) key_builder: Arc<KeyBuilder>,
     pub(super) frontend: Arc<Frontend>,
     pub(super) admission: AdmissionControl,
     /// The certificate authority; `None`: no connection is intercepted.
@@ -76,13 +80,21 @@ impl Pipeline {
             upstream_stack(&config, &telemetry, shared, pool.clone())?;
         let via = HeaderValue::try_from(format!("1.1 {}", shared.name))
             .expect("hexadecimal digits are valid");
-        let engine = engine(&config, &telemetry, shared, &client, &via);
-        let service = Proxy::new(proxy::ProxyDeps {
+        let key_builder = Arc::new(config.key_builder(shared.secret));
+        let engine = engine(&config, &telemetry, shared, (&client, &key_builder), &via);
+        let default_policy = Policy { cooldown: config.cooldown, ..Policy::origin() };
+        let service = Proxy::new(ProxyHandler {
             engine: Arc::clone(&engine),
-            routes: config.routes.clone(),
+            router: Router {
+                routes: config.routes.clone(),
+                default_policy: Arc::new(default_policy),
+                upstreams: Arc::clone(&client.upstreams),
+                key_builder: Arc::clone(&key_builder),
+                switch: Arc::clone(&shared.switch),
+            },
             network: client,
             telemetry: Arc::clone(&telemetry),
-            cooldown: config.cooldown,
+            clock: shared.clock.clone(),
             via,
             drain: shared.drain_state.clone(),
             tunnel_idle: config.limits.tunnel_idle,
@@ -114,7 +126,8 @@ impl Pipeline {
             clock: shared.clock.clone(),
             name: Arc::clone(&shared.name),
         };
-        Ok(Self { config, engine, frontend: Arc::new(frontend), admission, authority, pool })
+        let frontend = Arc::new(frontend);
+        Ok(Self { config, engine, key_builder, frontend, admission, authority, pool })
     }
 
     /// The connection pool, if its connections are equally valid under `config`. The pool stores neither
@@ -151,7 +164,7 @@ fn upstream_stack(
     let registry = Arc::clone(&shared.upstream_registry);
     let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone());
     let client = Arc::new(HttpClient::new(
-        UpstreamTable::new(config.upstreams.clone()),
+        Arc::new(UpstreamTable::new(config.upstreams.clone())),
         Arc::clone(&resolver),
         admission.clone(),
         TlsConfigs::load(&config.upstreams)?,
@@ -166,18 +179,17 @@ fn engine(
     config: &Config,
     telemetry: &Arc<Telemetry>,
     shared: &SharedState,
-    client: &Arc<HttpClient>,
+    (client, key_builder): (&Arc<HttpClient>, &Arc<KeyBuilder>),
     via: &HeaderValue,
 ) -> Arc<Engine> {
-    let key_builder = config.key_builder(shared.secret);
     shared
         .persistent_facts
         .add_rules(config.routes.routes().iter().map(|route| &route.policy.key.query));
-    Engine::new(engine::EngineDeps {
+    Engine::new(&EngineDeps {
         store: Arc::clone(&shared.store) as Arc<dyn Store>,
         origin: Arc::clone(client) as Arc<dyn Origin>,
         telemetry: Arc::clone(telemetry),
-        key_builder: Arc::new(key_builder),
+        key_builder: Arc::clone(key_builder),
         clock: shared.clock.clone(),
         limits: EngineLimits {
             max_object: config.store.max_object,

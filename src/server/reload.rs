@@ -89,9 +89,11 @@ impl ConfigDiff {
     /// Compares routes and upstreams by name.
     pub(super) fn between(old: &Config, new: &Config) -> Self {
         let (old_routes, new_routes) = (old.routes.routes(), new.routes.routes());
-        let missing = |from: &[Route], name: &str| !from.iter().any(|route| *route.name == *name);
-        let differs =
-            |route: &&Route| old_routes.iter().any(|old| old.name == route.name && old != *route);
+        let missing =
+            |from: &[Arc<Route>], name: &str| !from.iter().any(|route| *route.name == *name);
+        let differs = |route: &&Arc<Route>| {
+            old_routes.iter().any(|old| old.name == route.name && old != *route)
+        };
         let same = |upstream| old.upstreams.contains(upstream);
         Self {
             added: new_routes.iter().filter(|route| missing(old_routes, &route.name)).count(),

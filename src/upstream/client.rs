@@ -50,7 +50,7 @@ const MAX_NOT_PROCESSED: u32 = 2;
 pub struct HttpClient {
     pool: ConnectionPool,
     /// Maps hosts to upstreams.
-    pub upstreams: UpstreamTable,
+    pub upstreams: Arc<UpstreamTable>,
     /// Resolves names to permitted addresses.
     pub resolver: Arc<Resolver>,
     /// Admission control, shared by fills and pass-through.
@@ -64,7 +64,7 @@ pub struct HttpClient {
 impl HttpClient {
     /// Assembles a client from its parts.
     pub fn new(
-        upstreams: UpstreamTable,
+        upstreams: Arc<UpstreamTable>,
         resolver: Arc<Resolver>,
         gate: AdmissionControl,
         tls_configs: TlsConfigs,

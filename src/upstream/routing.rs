@@ -138,6 +138,19 @@ impl UpstreamTable {
         same.then_some(rewritten)
     }
 
+    /// Larder's own credential for the origin of `target`.
+    pub fn credential(&self, target: &Target) -> Option<&Credential> {
+        let has_credential = |upstream: &Arc<Upstream>| upstream.credential.is_some();
+        // Skips the lookup if no upstream has a credential, which is the usual case.
+        self.upstreams.iter().any(has_credential).then_some(())?;
+        self.upstream_for(target.host(), target.port())?.credential.as_ref()
+    }
+
+    /// The upstream that a host belongs to.
+    pub fn upstream_for(&self, host: &str, port: u16) -> Option<&Arc<Upstream>> {
+        self.find(host, port).map(|(_, upstream, _)| upstream)
+    }
+
     /// The effective destination of a call to `target`.
     pub fn lookup(&self, target: &Target) -> UpstreamTarget {
         if let Some((index, upstream, host)) = self.find(target.host(), target.port()) {

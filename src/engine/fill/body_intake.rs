@@ -45,7 +45,9 @@ impl Fill {
                 }
             }
             None if storing => {
-                self.fills.telemetry.not_stored(self.routed.route_index, body.not_kept_reason().token());
+                self.fills
+                    .telemetry
+                    .not_stored(self.routed.route_index, body.not_kept_reason().token());
             }
             None => {}
         }

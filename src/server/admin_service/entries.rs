@@ -54,7 +54,7 @@ impl StoredEntries<'_> {
         let count = self.count(&scopes).await;
         if !purge.dry_run {
             let kind = if purge.soft { PurgeKind::Soft } else { PurgeKind::Hard };
-            let purged = self.pipeline.engine.purger().purge(&scopes, kind).await;
+            let purged = self.pipeline.engine.purger.purge(&scopes, kind).await;
             purged.map_err(|reason| PurgeError { reason })?;
             let all = purge.target == PurgeTarget::All;
             tracing::info!(count, soft = purge.soft, all, "Purged");
@@ -94,8 +94,7 @@ impl StoredEntries<'_> {
     /// also belong to another server, whose responses are stored under the URL itself, so both are
     /// included.
     fn resource(&self, url: &Target) -> Resource {
-        let engine = &self.pipeline.engine;
-        let purger = engine.purger();
+        let purger = &self.pipeline.engine.purger;
         let mounted = self.pipeline.frontend.mounts.resolve_url(url, &self.shared.listen);
         let effective = purger.effective_target(mounted.as_ref().unwrap_or(url));
         let mut scopes = purger.purge_scopes(&effective);
@@ -103,7 +102,8 @@ impl StoredEntries<'_> {
             scopes.extend(purger.purge_scopes(&purger.effective_target(url)));
         }
         let moved = effective != *url;
-        let sent_as = moved.then(|| engine.redactor().text(&effective.to_string()).into_owned());
+        let redactor = self.pipeline.key_builder.redactor();
+        let sent_as = moved.then(|| redactor.text(&effective.to_string()).into_owned());
         Resource { scopes, sent_as }
     }
 
@@ -151,7 +151,7 @@ impl StoredEntries<'_> {
     }
 
     /// The route for a plain `GET` of the entry; routes that match on other fields cannot be determined.
-    fn route(&self, decoded: &DecodedKey) -> Option<&Route> {
+    fn route(&self, decoded: &DecodedKey) -> Option<&Arc<Route>> {
         let request = ProxyRequest {
             listener: decoded.listener,
             ..ProxyRequest::get(Target::absolute(&decoded.url).ok()?)
@@ -161,12 +161,12 @@ impl StoredEntries<'_> {
 
     /// Replaces values that may be secret, and the secrets in URLs (`Location`, `Link`, `Refresh`).
     fn without_secrets(&self, mut headers: HeaderMap) -> HeaderMap {
-        let engine = &self.pipeline.engine;
+        let key_builder = &self.pipeline.key_builder;
         for (name, value) in &mut headers {
-            if *name == SET_COOKIE || engine.is_credential(name) {
+            if *name == SET_COOKIE || key_builder.is_credential(name) {
                 *value = HIDDEN_VALUE;
             } else if let Cow::Owned(safe) =
-                engine.redactor().text(&String::from_utf8_lossy(value.as_bytes()))
+                key_builder.redactor().text(&String::from_utf8_lossy(value.as_bytes()))
             {
                 *value = HeaderValue::try_from(safe).unwrap_or(HIDDEN_VALUE);
             }

@@ -4,7 +4,7 @@ use http::StatusCode;
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
-use crate::clock;
+use crate::clock::Clock;
 use crate::policy::upstream::OutcomeClass;
 use crate::policy::{Backoff, ErrorMatch, StatusMatch};
 
@@ -16,7 +16,7 @@ const NO_TIME: Duration = Duration::ZERO;
 fn state(retry: RetryPolicy) -> RetryState {
     let limits = CallLimits { max_wait: Duration::ZERO, total: 60 * SECOND };
     let policy = Policy { retry, ..Policy::origin() };
-    RetryState::new(&policy, true, limits, clock::monotonic())
+    RetryState::new(&policy, true, limits, Clock::system().instant())
 }
 
 fn failure(class: ErrorClass, retry_after: Option<Duration>) -> AttemptFailure {
@@ -100,7 +100,7 @@ fn long_attempts_end_with_the_total_time() {
 #[test]
 fn a_request_that_is_not_repeatable_stops_and_may_wait_as_one_call() {
     let limits = CallLimits { max_wait: 7 * SECOND, total: 60 * SECOND };
-    let mut state = RetryState::new(&Policy::origin(), false, limits, clock::monotonic());
+    let mut state = RetryState::new(&Policy::origin(), false, limits, Clock::system().instant());
     assert_eq!(state.patience(), 7 * SECOND);
     assert_eq!(after(&mut state, NO_TIME, &failure(LIMITED, None), 0.5), RetryDecision::Stop);
 }
