@@ -210,7 +210,7 @@ impl Engine {
                 permit: None,
                 interims: None,
                 has_fallback: true,
-                trigger: Some(StaleReason::WhileRevalidate.token()),
+                trigger: Some(StaleReason::WhileRevalidate),
             };
             fill.spawn();
         }

@@ -105,7 +105,7 @@ impl Engine {
         self.telemetry.stale_served(route.index, cause.token());
         let response =
             ClientResponse::from_stored(request, &stored, now, &status, ResultKind::Stale);
-        Some(response.with_forward_reason(reason.token()))
+        Some(response.with_forward_reason(reason))
     }
 
     /// Applies the response to a `GET` or `HEAD` that passed through: earlier requests are now

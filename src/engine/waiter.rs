@@ -190,9 +190,9 @@ impl Engine {
             if let UpstreamError::Denied(reason) = failure {
                 self.telemetry.denied(reason.token());
             }
-            let status = failure.cache_status(miss.reason.token());
+            let status = failure.cache_status(miss.reason);
             ClientResponse::from_problem(miss.request, &failure.problem(), &status)
-                .with_forward_reason(miss.reason.token())
+                .with_forward_reason(miss.reason)
         })
     }
 
@@ -217,7 +217,7 @@ impl Engine {
             Role::Waiter => ResultKind::Coalesced,
         };
         ClientResponse::from_stored(miss.request, stored, now, &status, result)
-            .with_forward_reason(miss.reason.token())
+            .with_forward_reason(miss.reason)
     }
 
     /// The waiter's result for a head: a stale response instead of an error, a shared body, or neither.
@@ -285,7 +285,7 @@ impl Engine {
         if role == Role::Waiter {
             reply.result = ResultKind::Coalesced;
         }
-        reply.with_forward_reason(miss.reason.token())
+        reply.with_forward_reason(miss.reason)
     }
 
     /// The stored response in place of an error, if policy and origin allow it.
@@ -307,7 +307,7 @@ impl Engine {
         self.telemetry.stale_served(miss.route.index, reason.token());
         let reply =
             ClientResponse::from_stored(miss.request, stored, now, &status, ResultKind::Stale);
-        Some(reply.with_forward_reason(miss.reason.token()))
+        Some(reply.with_forward_reason(miss.reason))
     }
 
     /// The response when too many requests wait for this key.
@@ -325,6 +325,6 @@ impl Engine {
         .retry_after(1);
         let status = CacheStatus::forwarded(miss.reason.token());
         ClientResponse::from_problem(miss.request, &problem, &status)
-            .with_forward_reason(miss.reason.token())
+            .with_forward_reason(miss.reason)
     }
 }

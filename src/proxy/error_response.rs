@@ -79,7 +79,7 @@ impl ProxyHandler {
         if let UpstreamError::Denied(reason) = failure {
             self.telemetry.denied(reason.token());
         }
-        let status = failure.cache_status(ctx.forward_reason.token());
+        let status = failure.cache_status(ctx.forward_reason);
         self.write_error(request, client, ctx, &failure.problem(), &status).await?;
         Ok(ExchangeEnd::Completed)
     }

@@ -144,7 +144,7 @@ impl Permit {
 
     /// No head arrived.
     pub fn on_failure(&mut self, failure: UpstreamError) {
-        self.timer.on_failure(failure.token());
+        self.timer.on_failure(failure);
         self.charge.on_failure();
         match classify::failure(failure) {
             Some(outcome) if failure.is_connect_failure() => {
