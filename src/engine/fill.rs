@@ -328,7 +328,7 @@ impl Fill {
 
     fn head(&self, response: &UpstreamResponse) -> ResponseHead {
         let mut own = response.headers.clone();
-        hop_by_hop::strip_response(&mut own);
+        hop_by_hop::strip(&mut own);
         let metadata = CacheMetadata::from_response(response.status, &own);
         let vary = Vary::effective(&own);
         let variant = match &vary {

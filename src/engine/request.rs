@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::header::{ACCEPT, RANGE};
+use http::header::RANGE;
 use http::{Method, StatusCode};
 
 use crate::decide::{
@@ -310,17 +310,8 @@ pub(super) fn not_cached(request: &ProxyRequest) -> Option<ForwardReason> {
         return Some(ForwardReason::Bypass);
     }
     // A body may change the meaning of a GET (search APIs); an event stream never ends.
-    let streams = request
-        .headers
-        .get_all(ACCEPT)
-        .iter()
-        .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
-    (request.body != RequestFraming::None || request.upgrade.is_some() || streams)
+    (request.body != RequestFraming::None || request.expects_stream())
         .then_some(ForwardReason::Bypass)
-}
-
-fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
 }
 
 fn offline(request: &ProxyRequest) -> ClientResponse {

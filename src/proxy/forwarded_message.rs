@@ -4,7 +4,7 @@
 //! (`relay`).
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::engine::head_update::{self, PassThroughStart};
@@ -13,7 +13,6 @@ use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::ProxyHandler;
 use crate::proxy::context::RequestContext;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
@@ -51,11 +50,6 @@ pub(super) fn outgoing_request(
     }
 }
 
-/// Removes the fields of the origin's connection from a response.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    hop_by_hop::strip_response(headers);
-}
-
 /// Adds the `Cache-Status` and `Proxy-Status` of a response that passes through.
 pub(super) fn add_status_fields(ctx: &RequestContext, status: StatusCode, headers: &mut HeaderMap) {
     let mut cache_status = CacheStatus::forwarded(ctx.forward_reason.token()).status(status);
@@ -91,14 +85,6 @@ pub(super) fn body_length(
         BodyFraming::Length(length) => BodyLength::Known(length),
         BodyFraming::Delimited | BodyFraming::Close => BodyLength::Unknown,
     }
-}
-
-/// Whether the response may pause, so that inactivity does not indicate a failure.
-pub(super) fn may_pause(request: &ProxyRequest) -> bool {
-    request.upgrade.is_some()
-        || request.headers.get_all(ACCEPT).iter().any(|accept| {
-            accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
-        })
 }
 
 /// Prefixes of the media types of gRPC and Connect streams.

@@ -22,11 +22,11 @@ use crate::proxy::inactivity::{InactivityTimer, SilentPeer};
 use crate::proxy::mount_headers;
 use crate::proxy::upload::RequestUpload;
 use crate::proxy::{ExchangeEnd, ProxyHandler};
+use crate::semantics::event_stream;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::status;
-use crate::semantics::storability::is_event_stream;
 use crate::upstream::client::{AttemptError, TransparentRetries};
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionUse};
 use crate::upstream::connect::session::{RequestPart, SessionEvent, UpstreamHead};
@@ -268,8 +268,7 @@ impl ProxyHandler {
 
     fn head_timer(&self, request: &ProxyRequest, upstream: &UpstreamTarget) -> InactivityTimer {
         // An event stream or a WebSocket may be inactive for a long time.
-        let origin =
-            (!forwarded_message::may_pause(request)).then_some(upstream.timeouts.first_byte);
+        let origin = (!request.expects_stream()).then_some(upstream.timeouts.first_byte);
         let timer = InactivityTimer::new(origin, None);
         if forwarded_message::is_bidirectional(request) {
             timer
@@ -292,9 +291,9 @@ impl ProxyHandler {
         if connection_auth::needs_http1(request, client, ctx, (status, &headers)) {
             return Ok(ExchangeEnd::Completed);
         }
-        let timeout = (!forwarded_message::may_pause(request) && !is_event_stream(&headers))
+        let timeout = (!request.expects_stream() && !event_stream::is_response(&headers))
             .then_some(upstream.timeouts.between_bytes);
-        forwarded_message::strip(&mut headers);
+        hop_by_hop::strip(&mut headers);
         self.on_head(request, ctx, status, &headers, framing).await;
         forwarded_message::add_status_fields(ctx, status, &mut headers);
         self.finish_head(request, client, ctx, &mut headers);
@@ -398,7 +397,7 @@ async fn write_interim(
     head: UpstreamHead,
 ) -> Result<(), ClientError> {
     let mut headers = head.headers;
-    forwarded_message::strip(&mut headers);
+    hop_by_hop::strip(&mut headers);
     mount_headers::confine(request.in_browser, &mut headers);
     client.write_interim(head.status, headers).await
 }

@@ -13,6 +13,7 @@ use crate::frontend::splice::{self, splice};
 use crate::proxy::context::{ExchangeFailure, RequestContext};
 use crate::proxy::forwarded_message;
 use crate::proxy::{ExchangeEnd, ProxyHandler};
+use crate::semantics::hop_by_hop;
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::connect::pool::CallChannel;
 use crate::upstream::connect::session::UpstreamHead;
@@ -30,7 +31,7 @@ impl ProxyHandler {
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = head.headers;
         let protocol = headers.get(UPGRADE).cloned();
-        forwarded_message::strip(&mut headers);
+        hop_by_hop::strip(&mut headers);
         forwarded_message::add_status_fields(ctx, head.status, &mut headers);
         self.finish_head(request, client, ctx, &mut headers);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

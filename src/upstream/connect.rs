@@ -10,6 +10,7 @@ pub mod happy_eyeballs;
 pub(in crate::upstream) mod idle;
 pub mod keep_alive;
 pub mod peer;
+mod pingora_error;
 pub mod pinned;
 pub mod pool;
 pub mod resolve;

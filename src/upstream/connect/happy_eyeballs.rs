@@ -15,8 +15,7 @@ use parking_lot::Mutex;
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::l4::stream::Stream;
-use pingora_error::ErrorType::{ConnectError, ConnectRefused, ConnectTimedout};
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Result;
 use rustix::io::Errno;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -24,13 +23,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::upstream::connect::descriptors;
 use crate::upstream::connect::keep_alive;
+use crate::upstream::connect::pingora_error::to_pingora;
 use crate::upstream::outcome::error::UpstreamError;
 
 /// RFC 8305 §5: the Connection Attempt Delay.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
-
-/// The error type for pingora when this process or its host lacks the resources for a connection.
-pub(in crate::upstream) const EXHAUSTED: ErrorType = ErrorType::Custom("Exhausted");
 
 /// Number of hosts whose working address is remembered.
 const MAX_REMEMBERED: usize = 4096;
@@ -125,13 +122,7 @@ impl Dialer {
 #[async_trait]
 impl Connect for Dialer {
     async fn connect(&self, _first: &PingoraAddr) -> Result<Stream> {
-        match self.dial().await {
-            Ok(stream) => Ok(stream.into()),
-            Err(UpstreamError::ConnectTimeout) => Err(Error::new_up(ConnectTimedout)),
-            Err(UpstreamError::Refused) => Err(Error::new_up(ConnectRefused)),
-            Err(UpstreamError::Exhausted) => Err(Error::new_in(EXHAUSTED)),
-            Err(_) => Err(Error::new_up(ConnectError)),
-        }
+        self.dial().await.map(Stream::from).map_err(to_pingora)
     }
 }
 
