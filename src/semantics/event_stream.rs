@@ -7,7 +7,7 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 
 const MEDIA_TYPE: &[u8] = b"text/event-stream";
 
-/// Whether the request asks for a stream.
+/// Whether the request is for a stream.
 pub fn is_requested(headers: &HeaderMap) -> bool {
     headers.get_all(ACCEPT).iter().any(|accept| {
         let mut parts = accept.as_bytes().windows(MEDIA_TYPE.len());
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_asks_for_a_stream_in_any_member_of_accept() {
+    fn any_member_of_accept_may_request_a_stream() {
         for (value, expected) in [
             ("text/event-stream", true),
             ("application/json, Text/Event-Stream;q=0.5", true),

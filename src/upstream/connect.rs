@@ -8,7 +8,6 @@ pub(in crate::upstream) mod dns_cache;
 pub mod egress_policy;
 pub mod happy_eyeballs;
 pub(in crate::upstream) mod idle;
-pub mod keep_alive;
 pub mod peer;
 mod pingora_error;
 pub mod pinned;
