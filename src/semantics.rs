@@ -11,6 +11,7 @@ pub mod cache_status;
 pub mod chunked;
 pub mod connection_auth;
 pub mod date;
+pub mod event_stream;
 pub mod field_case;
 pub mod field_list;
 pub mod freshness;

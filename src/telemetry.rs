@@ -20,6 +20,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
+use crate::decide::ForwardReason;
 use crate::decide::StaleReason;
 use crate::policy::Mode;
 use crate::semantics::redaction::Redactor;
@@ -138,7 +139,7 @@ impl Telemetry {
         tracing::debug!(
             route = self.route_name(event.route),
             result = event.result.token(),
-            why = event.forward_reason,
+            why = event.forward_reason.map(ForwardReason::token),
             method = event.method.as_str(),
             host = event.host,
             path = &*self.redactor.path(without_query(event.path)),

@@ -12,6 +12,7 @@ use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, VIA};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::decide::StaleReason;
 use crate::engine::collapse::InFlightKey;
 use crate::engine::fill_guard::{FillGuard, FillOutcome};
 use crate::engine::fills::Fills;
@@ -55,7 +56,7 @@ pub(crate) struct Fill {
     /// Whether a stale response can be served in place of this fill's response.
     pub(crate) has_fallback: bool,
     /// The reason of a background fill; `None`: a client waits for it.
-    pub(crate) trigger: Option<&'static str>,
+    pub(crate) trigger: Option<StaleReason>,
 }
 
 /// A response, and the detail of how it was obtained.
@@ -315,7 +316,7 @@ impl Fill {
 
     fn head(&self, response: &UpstreamResponse) -> ResponseHead {
         let mut own = response.headers.clone();
-        hop_by_hop::strip_response(&mut own);
+        hop_by_hop::strip(&mut own);
         let metadata = CacheMetadata::from_response(response.status, &own);
         let vary = Vary::effective(&own);
         let variant = match &vary {

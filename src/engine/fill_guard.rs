@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::decide::StaleReason;
 use crate::engine::collapse::InFlightKey;
 use crate::engine::fills::Fills;
 use crate::engine::inflight::InFlightFetch;
@@ -18,7 +19,7 @@ pub(super) struct FillGuard {
     pub(super) fetch: Arc<InFlightFetch>,
     pub(super) in_flight_key: Option<InFlightKey>,
     pub(super) route: usize,
-    pub(super) trigger: Option<&'static str>,
+    pub(super) trigger: Option<StaleReason>,
     pub(super) outcome: FillOutcome,
 }
 
@@ -31,7 +32,7 @@ impl Drop for FillGuard {
         self.fetch.fail_unless_published(UpstreamError::Internal);
         self.fetch.body.finish(Err(UpstreamError::Internal));
         if let Some(trigger) = self.trigger {
-            self.fills.telemetry.refresh(self.route, trigger, self.outcome.token());
+            self.fills.telemetry.refresh(self.route, trigger.token(), self.outcome.token());
         }
     }
 }

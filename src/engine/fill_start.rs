@@ -77,7 +77,7 @@ pub(super) fn refresh(
             permit: None,
             interims: None,
             has_fallback: true,
-            trigger: Some(StaleReason::WhileRevalidate.token()),
+            trigger: Some(StaleReason::WhileRevalidate),
         };
         fill.spawn();
     }

@@ -174,7 +174,7 @@ impl Responder {
         self.telemetry.stale_served(routed.route_index, cause.token());
         let request = &routed.request;
         let reply = ClientResponse::from_stored(request, stored, now, &status, ResultKind::Stale);
-        Some(reply.with_forward_reason(reason.token()))
+        Some(reply.with_forward_reason(reason))
     }
 
     /// The stored response in place of a call that is not made.
@@ -212,9 +212,9 @@ impl Responder {
             if let UpstreamError::Denied(reason) = failure {
                 self.telemetry.denied(reason.token());
             }
-            let status = failure.cache_status(miss.reason.token());
+            let status = failure.cache_status(miss.reason);
             ClientResponse::from_problem(miss.request(), &failure.problem(), &status)
-                .with_forward_reason(miss.reason.token())
+                .with_forward_reason(miss.reason)
         })
     }
 
@@ -240,7 +240,7 @@ impl Responder {
             Role::Waiter => ResultKind::Coalesced,
         };
         ClientResponse::from_stored(miss.request(), stored, now, &status, result)
-            .with_forward_reason(miss.reason.token())
+            .with_forward_reason(miss.reason)
     }
 
     /// The response of a fill whose body is still arriving.
@@ -270,7 +270,7 @@ impl Responder {
         if role == Role::Waiter {
             reply.result = ResultKind::Coalesced;
         }
-        reply.with_forward_reason(miss.reason.token())
+        reply.with_forward_reason(miss.reason)
     }
 
     /// The response when too many requests wait for this key.
@@ -288,6 +288,6 @@ impl Responder {
         .retry_after(1);
         let status = CacheStatus::forwarded(miss.reason.token());
         ClientResponse::from_problem(miss.request(), &problem, &status)
-            .with_forward_reason(miss.reason.token())
+            .with_forward_reason(miss.reason)
     }
 }

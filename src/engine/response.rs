@@ -45,7 +45,7 @@ pub struct ClientResponse {
     /// The result kind, for telemetry.
     pub result: ResultKind,
     /// Why the request was forwarded, if it was.
-    pub forward_reason: Option<&'static str>,
+    pub forward_reason: Option<ForwardReason>,
     /// The error class, if larder generated the response as an error.
     pub error: Option<&'static str>,
 }
@@ -204,7 +204,7 @@ impl ClientResponse {
 
     /// Sets the reason why the request was forwarded.
     #[must_use]
-    pub fn with_forward_reason(mut self, reason: &'static str) -> Self {
+    pub fn with_forward_reason(mut self, reason: ForwardReason) -> Self {
         self.forward_reason = Some(reason);
         self
     }

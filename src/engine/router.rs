@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use http::header::ACCEPT;
 use http::{HeaderValue, Method};
 
 use crate::decide::ForwardReason;
@@ -126,15 +125,6 @@ fn not_cached(request: &ProxyRequest) -> Option<ForwardReason> {
         return Some(ForwardReason::Bypass);
     }
     // A body may change the meaning of a GET (search APIs); an event stream never ends.
-    let streams = request
-        .headers
-        .get_all(ACCEPT)
-        .iter()
-        .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
-    (request.body != RequestFraming::None || request.upgrade.is_some() || streams)
+    (request.body != RequestFraming::None || request.expects_stream())
         .then_some(ForwardReason::Bypass)
-}
-
-fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
 }

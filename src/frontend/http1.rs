@@ -284,7 +284,7 @@ fn proxy_request(
     listener: ListenerKind,
 ) -> ProxyRequest {
     let mut headers = head.fields;
-    hop_by_hop::strip_request(&mut headers);
+    hop_by_hop::strip(&mut headers);
     if mount_target.in_browser {
         // A browser sends the cookies of all servers on this host, whatever the port (RFC 6265 §8.5).
         headers.remove(http::header::COOKIE);

@@ -244,7 +244,7 @@ impl Frontend {
         let mut headers = head.headers;
         headers.remove(HOST);
         let trailers = hop_by_hop::accepts_trailers(&headers);
-        hop_by_hop::strip_request(&mut headers);
+        hop_by_hop::strip(&mut headers);
         let length = headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let body = match (ends_here, length) {

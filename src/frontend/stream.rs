@@ -29,7 +29,7 @@ use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::h2_frames::FrameTracker;
 use crate::frontend::stream::stall::Stall;
 pub use crate::frontend::stream::transport::Transport;
-use crate::upstream::connect::keep_alive;
+use crate::upstream::connect::happy_eyeballs::enable_keep_alive;
 use crate::upstream::connect::pinned::ClientPins;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
@@ -109,7 +109,7 @@ impl ClientStream {
     /// vanished must be detected.
     pub fn keep_alive(&self) {
         if let Some(socket) = self.stream.get_ref().socket() {
-            keep_alive::enable(socket);
+            enable_keep_alive(socket);
         }
     }
 

@@ -196,7 +196,7 @@ impl Tunnels {
                 Ok(origin)
             }
             Err(failure) => {
-                timer.on_failure(failure.token());
+                timer.on_failure(failure);
                 if let UpstreamError::Denied(reason) = failure {
                     self.telemetry.denied(reason.token());
                 }

@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::policy::{Policy, SetCookiePolicy, Ttl};
 use crate::semantics::cache_control::{Directive, MAX_DELTA};
 use crate::semantics::connection_auth;
+use crate::semantics::event_stream;
 use crate::semantics::freshness;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
@@ -181,7 +182,7 @@ impl Policy {
         if status::is_never_stored(status) {
             return Err(NotStoredReason::Status);
         }
-        if storability::is_event_stream(headers) {
+        if event_stream::is_response(headers) {
             return Err(NotStoredReason::EventStream);
         }
         if Vary::from_response(headers) == Vary::Any {

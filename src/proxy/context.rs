@@ -30,8 +30,8 @@ pub(super) struct RequestContext {
     pub(super) result: ResultKind,
     /// The reason why the request passes through.
     pub(super) forward_reason: ForwardReason,
-    /// The token that is recorded as the reason of a miss.
-    pub(super) miss_reason: Option<&'static str>,
+    /// The recorded reason of a miss.
+    pub(super) miss_reason: Option<ForwardReason>,
     pub(super) error: Option<&'static str>,
     /// The last member of `Cache-Status` that the client got.
     pub(super) cache_status: Option<HeaderValue>,

@@ -18,9 +18,9 @@ use crate::engine::pass_through::PassThroughStart;
 use crate::engine::purger::UnknownOutcomeGuard;
 use crate::proxy::ProxyHandler;
 use crate::proxy::context::RequestContext;
-use crate::proxy::forwarded_message;
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::connection_auth;
+use crate::semantics::hop_by_hop;
 use crate::semantics::invalidation;
 use crate::semantics::request::RequestFraming;
 use crate::semantics::status;
@@ -154,7 +154,7 @@ impl DetachedCall {
 
     fn on_timeout(mut self) {
         // An event stream may be silent for long.
-        if self.is_complete && !forwarded_message::may_pause(&self.routed.request) {
+        if self.is_complete && !self.routed.request.expects_stream() {
             self.channel.stop_reuse();
             self.permit.on_failure(UpstreamError::FirstByteTimeout);
         }
@@ -176,7 +176,7 @@ impl DetachedCall {
         if !self.is_complete {
             self.permit.mark_client_at_fault();
         }
-        forwarded_message::strip(&mut headers);
+        hop_by_hop::strip(&mut headers);
         let inspects = self.permit.reads_bodies()
             && status != StatusCode::SWITCHING_PROTOCOLS
             && body_inspection::coding(&headers).is_some();

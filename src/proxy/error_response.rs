@@ -80,7 +80,7 @@ impl Exchange {
         if let UpstreamError::Denied(reason) = failure {
             self.handler.telemetry.denied(reason.token());
         }
-        let status = failure.cache_status(self.ctx.forward_reason.token());
+        let status = failure.cache_status(self.ctx.forward_reason);
         self.write_error(&failure.problem(), &status).await?;
         Ok(ExchangeEnd::Completed)
     }

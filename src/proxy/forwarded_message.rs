@@ -3,14 +3,13 @@
 //! Owns: the fields that are added and removed, in both directions. Never touches: the transfer of bodies
 //! (`relay`).
 
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::frontend::session::BodyLength;
 use crate::proxy::context::RequestContext;
 use crate::proxy::exchange::Exchange;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
@@ -42,11 +41,6 @@ pub(super) fn outgoing_request(exchange: &Exchange) -> OutgoingRequest {
         upgrade: request.upgrade.clone(),
         trailers: request.trailers,
     }
-}
-
-/// Removes the fields of the origin's connection from a response.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    hop_by_hop::strip_response(headers);
 }
 
 /// Adds the `Cache-Status` and `Proxy-Status` of a response that passes through.
@@ -84,14 +78,6 @@ pub(super) fn body_length(
         BodyFraming::Length(length) => BodyLength::Known(length),
         BodyFraming::Delimited | BodyFraming::Close => BodyLength::Unknown,
     }
-}
-
-/// Whether the response may pause, so that inactivity does not indicate a failure.
-pub(super) fn may_pause(request: &ProxyRequest) -> bool {
-    request.upgrade.is_some()
-        || request.headers.get_all(ACCEPT).iter().any(|accept| {
-            accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
-        })
 }
 
 /// Prefixes of the media types of gRPC and Connect streams.

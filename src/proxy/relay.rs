@@ -20,11 +20,11 @@ use crate::proxy::inactivity::{InactivityTimer, SilentPeer};
 use crate::proxy::mount_headers;
 use crate::proxy::upload::RequestUpload;
 use crate::proxy::{ExchangeEnd, ProxyHandler};
+use crate::semantics::event_stream;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::status;
-use crate::semantics::storability::is_event_stream;
 use crate::upstream::client::{AttemptError, TransparentRetries};
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionUse};
 use crate::upstream::connect::session::{RequestPart, SessionEvent, UpstreamHead};
@@ -197,9 +197,9 @@ impl Exchange {
         if self.needs_http1(status, &headers) {
             return Ok(ExchangeEnd::Completed);
         }
-        let timeout = (!forwarded_message::may_pause(self.request()) && !is_event_stream(&headers))
+        let timeout = (!self.request().expects_stream() && !event_stream::is_response(&headers))
             .then_some(self.routed.upstream.timeouts.between_bytes);
-        forwarded_message::strip(&mut headers);
+        hop_by_hop::strip(&mut headers);
         self.on_head(status, &headers, framing).await;
         forwarded_message::add_status_fields(&self.ctx, status, &mut headers);
         self.finish_head(&mut headers);
@@ -352,7 +352,7 @@ async fn send_until_head(
 fn head_timer(handler: &ProxyHandler, routed: &RoutedRequest) -> InactivityTimer {
     let RoutedRequest { request, upstream, .. } = routed;
     // An event stream or a WebSocket may be inactive for a long time.
-    let origin = (!forwarded_message::may_pause(request)).then_some(upstream.timeouts.first_byte);
+    let origin = (!request.expects_stream()).then_some(upstream.timeouts.first_byte);
     let timer = InactivityTimer::new(origin, None);
     if forwarded_message::is_bidirectional(request) {
         timer
@@ -383,7 +383,7 @@ async fn write_interim(
     head: UpstreamHead,
 ) -> Result<(), ClientError> {
     let mut headers = head.headers;
-    forwarded_message::strip(&mut headers);
+    hop_by_hop::strip(&mut headers);
     mount_headers::confine(request.in_browser, &mut headers);
     client.write_interim(head.status, headers).await
 }

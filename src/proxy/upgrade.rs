@@ -14,6 +14,7 @@ use crate::proxy::ExchangeEnd;
 use crate::proxy::context::ExchangeFailure;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forwarded_message;
+use crate::semantics::hop_by_hop;
 use crate::upstream::connect::pool::CallChannel;
 use crate::upstream::connect::session::UpstreamHead;
 use crate::upstream::outcome::error::UpstreamError;
@@ -27,7 +28,7 @@ impl Exchange {
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = head.headers;
         let protocol = headers.get(UPGRADE).cloned();
-        forwarded_message::strip(&mut headers);
+        hop_by_hop::strip(&mut headers);
         forwarded_message::add_status_fields(&self.ctx, head.status, &mut headers);
         self.finish_head(&mut headers);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));

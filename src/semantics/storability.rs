@@ -4,7 +4,7 @@
 //! Never touches: a route's additions and exceptions (`policy`), the store.
 
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, SET_COOKIE};
+use http::header::{AUTHORIZATION, SET_COOKIE};
 
 use crate::semantics::cache_control::Directive;
 use crate::semantics::hop_by_hop;
@@ -116,13 +116,6 @@ pub fn lacks_permission(metadata: &CacheMetadata, kind: CacheKind) -> bool {
     kind == CacheKind::Shared && !allowed
 }
 
-/// Whether the response is a stream of server-sent events.
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
-    let media_type = value.as_bytes().split(|&b| b == b';').next().unwrap_or_default();
-    media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-}
-
 /// The fields to store (RFC 9111 §3.1): all but hop-by-hop fields and those that `private` or `no-cache`
 /// names. A route cannot override this, because a missing named field does no harm.
 pub fn storable_fields(
@@ -131,7 +124,7 @@ pub fn storable_fields(
     kind: CacheKind,
 ) -> HeaderMap {
     let mut kept = headers.clone();
-    hop_by_hop::strip_response(&mut kept);
+    hop_by_hop::strip(&mut kept);
     remove_named_fields(&mut kept, metadata, kind);
     kept
 }
@@ -163,8 +156,7 @@ mod tests {
 
     use crate::semantics::response_metadata::CacheMetadata;
     use crate::semantics::storability::{
-        CacheKind, NotStoredReason, authorization_forbids, is_event_stream, origin_prohibition,
-        storable_fields,
+        CacheKind, NotStoredReason, authorization_forbids, origin_prohibition, storable_fields,
     };
 
     fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -245,18 +237,5 @@ mod tests {
         let mut private = shared.to_vec();
         private.push("x-mine");
         assert_eq!(names(CacheKind::Private), private);
-    }
-
-    #[test]
-    fn event_streams_are_recognised_by_their_media_type() {
-        for (value, expected) in [
-            ("text/event-stream", true),
-            ("Text/Event-Stream ; charset=utf-8", true),
-            ("text/event-streams", false),
-            ("application/json", false),
-        ] {
-            assert_eq!(is_event_stream(&map(&[("content-type", value)])), expected, "{value}");
-        }
-        assert!(!is_event_stream(&map(&[])));
     }
 }

@@ -149,7 +149,7 @@ fn is_number(value: &HeaderValue, number: usize) -> bool {
 /// ones are removed even if the 304 has none.
 pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     let mut update = not_modified.clone();
-    hop_by_hop::strip_response(&mut update);
+    hop_by_hop::strip(&mut update);
     for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE] {
         update.remove(name);
     }

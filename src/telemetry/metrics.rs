@@ -130,7 +130,7 @@ impl Metrics {
             self.upstream_bytes.inc_by(event.upstream_bytes);
         }
         if let Some(reason) = event.forward_reason {
-            self.labelled.misses.with_label_values(&[route.name(), reason]).inc();
+            self.labelled.misses.with_label_values(&[route.name(), reason.token()]).inc();
         }
     }
 

@@ -7,15 +7,19 @@ pub(in crate::upstream) mod ban_guard;
 mod budget;
 pub mod call;
 mod call_metrics;
+mod call_slots;
 mod charge;
 pub(in crate::upstream) mod circuit_breaker;
 pub(in crate::upstream) mod cooldown;
 pub mod credit_cost;
 mod failure_groups;
 mod feedback;
+mod limit_keys;
+mod limit_map;
 mod limit_store;
 mod permit;
 mod persistence;
+mod queues;
 pub(in crate::upstream) mod rate_limiter;
 mod registry;
 pub mod rejection;
@@ -36,11 +40,10 @@ use crate::telemetry::{RetryEvent, Telemetry};
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::charge::{CallCharge, ReservedCredits};
 use crate::upstream::admission::cooldown::CooldownCheck;
+use crate::upstream::admission::limit_keys::LimitKeys;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
-use crate::upstream::admission::state::{
-    Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, queue_timeout_reason,
-};
-use crate::upstream::admission::wait_queue::QueuePosition;
+use crate::upstream::admission::state::{Admission, AdmissionDecision, UpstreamState};
+use crate::upstream::admission::wait_queue::{QueueKind, QueuePosition};
 use crate::upstream::outcome::reason::Reason;
 use crate::upstream::routing::UpstreamTarget;
 
@@ -304,7 +307,7 @@ impl<'a> QueueGuard<'a> {
         max_wait: Duration,
     ) -> Result<Duration, Rejection> {
         self.join(queue);
-        let reason = queue_timeout_reason(queue);
+        let reason = queue.timeout_reason();
         let patience = self.remaining(max_wait, reason);
         let now = self.control.clock.instant();
         let estimate = self.upstream.limiter.lock().estimate_wait(queue, self.position, now);

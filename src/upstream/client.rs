@@ -16,11 +16,11 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::policy::upstream::OutcomeClass;
 use crate::semantics::connection_auth;
+use crate::semantics::event_stream;
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::hop_by_hop;
 use crate::semantics::method;
 use crate::semantics::request::{ListenerKind, RequestFraming};
-use crate::semantics::storability::is_event_stream;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::Rejection;
@@ -325,7 +325,7 @@ async fn final_head(
             status if status.is_informational() => {
                 if let Some(interims) = interims {
                     let mut headers = head.headers;
-                    hop_by_hop::strip_response(&mut headers);
+                    hop_by_hop::strip(&mut headers);
                     interims.push(Interim { status, headers });
                 }
             }
@@ -341,7 +341,8 @@ pub fn response_body(
     destination: &UpstreamTarget,
 ) -> Box<dyn Body> {
     // An event stream may be silent between events.
-    let between_bytes = (!is_event_stream(headers)).then_some(destination.timeouts.between_bytes);
+    let between_bytes =
+        (!event_stream::is_response(headers)).then_some(destination.timeouts.between_bytes);
     Box::new(NetworkBody { channel: Some(channel), between_bytes })
 }
 

@@ -84,7 +84,7 @@ pub(super) fn build_request(
         let value = HeaderValue::from_str(value.trim()).map_err(|_| ExplainError::Field)?;
         request.headers.append(name, value);
     }
-    hop_by_hop::strip_request(&mut request.headers);
+    hop_by_hop::strip(&mut request.headers);
     request.headers.remove(http::header::HOST);
     Ok(request)
 }

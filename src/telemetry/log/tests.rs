@@ -6,6 +6,7 @@ use http::Method;
 
 use super::*;
 use crate::config::{LogFormat, LogLevel};
+use crate::decide::ForwardReason;
 use crate::telemetry::log::captured::CapturedLog;
 use crate::telemetry::{
     RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent,
@@ -34,7 +35,7 @@ fn request_event(path: &str) -> RequestEvent<'_> {
     RequestEvent {
         route: 0,
         result: ResultKind::Miss,
-        forward_reason: Some("uri-miss"),
+        forward_reason: Some(ForwardReason::UriMiss),
         method: &Method::GET,
         host: "discord.example.test",
         port: 443,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::Method;
 
 use super::*;
+use crate::decide::ForwardReason;
 use crate::telemetry::event::ResultKind;
 
 fn metrics(routes: usize) -> Metrics {
@@ -61,7 +62,7 @@ fn a_hit_counts_once_with_its_duration_and_bytes() {
 fn a_waiter_counts_as_coalesced_in_both_families() {
     let metrics = metrics(1);
     let waiter = RequestEvent {
-        forward_reason: Some("uri-miss"),
+        forward_reason: Some(ForwardReason::UriMiss),
         ..request_event(0, ResultKind::Coalesced)
     };
     metrics.record(&waiter);
@@ -90,8 +91,10 @@ fn call(status: StatusCode) -> UpstreamEvent<'static> {
 #[test]
 fn every_metric_family_appears_after_its_first_event() {
     let metrics = metrics(1);
-    let missed =
-        RequestEvent { forward_reason: Some("stale"), ..request_event(0, ResultKind::Miss) };
+    let missed = RequestEvent {
+        forward_reason: Some(ForwardReason::Stale),
+        ..request_event(0, ResultKind::Miss)
+    };
     metrics.record(&missed);
     metrics.upstream_call(&call(StatusCode::OK));
     metrics.admin().mode("cache", &["cache", "bypass"]);

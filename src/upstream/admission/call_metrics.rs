@@ -9,6 +9,7 @@ use http::StatusCode;
 
 use crate::clock::Clock;
 use crate::telemetry::{Telemetry, UpstreamEvent};
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
 
 /// A call in flight. If it is dropped without an outcome, it is recorded as abandoned.
@@ -38,11 +39,11 @@ impl CallTimer {
     }
 
     /// Records that no head arrived.
-    pub fn on_failure(&mut self, token: &'static str) {
-        self.record(Err(token));
+    pub fn on_failure(&mut self, error: UpstreamError) {
+        self.record(Err(error));
     }
 
-    fn record(&mut self, outcome: Result<StatusCode, &'static str>) {
+    fn record(&mut self, outcome: Result<StatusCode, UpstreamError>) {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
@@ -51,7 +52,7 @@ impl CallTimer {
             route: self.route,
             host: &self.target.host,
             port: self.target.port,
-            outcome,
+            outcome: outcome.map_err(UpstreamError::token),
             duration: self.clock.instant().saturating_duration_since(self.since),
         });
     }
@@ -59,6 +60,6 @@ impl CallTimer {
 
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        self.record(Err("abandoned"));
+        self.record(Err(UpstreamError::Abandoned));
     }
 }

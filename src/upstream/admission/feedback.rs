@@ -11,11 +11,11 @@ use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::LimitScope;
 use crate::upstream::admission::cooldown::{CooldownScope, MIN_STORED_TIME};
 use crate::upstream::admission::failure_groups::FailureKind;
+use crate::upstream::admission::limit_keys::{LimitKeys, bucket_id};
+use crate::upstream::admission::limit_map::{entry, get_or_shared};
 use crate::upstream::admission::rate_limiter::AdaptiveLimit;
 use crate::upstream::admission::rejection::RejectReason;
-use crate::upstream::admission::state::{
-    Admission, LimitKeys, LimiterState, bucket_id, entry, get_or_shared,
-};
+use crate::upstream::admission::state::{Admission, LimiterState};
 use crate::upstream::outcome::{CallOutcome, RetryAfter};
 
 /// A response that counts towards a ban limit of at most this many is written to disk at once.
@@ -81,7 +81,7 @@ impl LimiterState {
         end: CallEnd,
         now: Instant,
     ) {
-        self.release_slot(admission);
+        self.slots.release(&mut admission.slot);
         self.update_limits(subject, admission, outcome, now);
         if let CallEnd::Response(status) | CallEnd::ClientFault(Some(status)) = end {
             self.count_for_ban_guard(subject, outcome, status, now);
@@ -111,7 +111,7 @@ impl LimiterState {
 
     /// A call ended without an outcome.
     pub(super) fn on_abandoned(&mut self, admission: &mut Admission) {
-        self.release_slot(admission);
+        self.slots.release(&mut admission.slot);
         self.end_probe(admission);
         if let Some((limit, queue)) =
             admission.learned.and_then(|id| get_or_shared(&mut self.learned, id))

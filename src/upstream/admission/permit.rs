@@ -13,8 +13,9 @@ use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
 use crate::upstream::admission::feedback::CallEnd;
+use crate::upstream::admission::limit_keys::LimitKeys;
 use crate::upstream::admission::rejection::RejectReason;
-use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, UpstreamState};
+use crate::upstream::admission::state::{Admission, LimiterState, UpstreamState};
 use crate::upstream::admission::{AdmissionControl, upstream_policy};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::classify;
@@ -144,7 +145,7 @@ impl Permit {
 
     /// No head arrived.
     pub fn on_failure(&mut self, failure: UpstreamError) {
-        self.timer.on_failure(failure.token());
+        self.timer.on_failure(failure);
         self.charge.on_failure();
         match classify::failure(failure) {
             Some(outcome) if failure.is_connect_failure() => {
@@ -175,7 +176,7 @@ impl Permit {
             return false;
         }
         if let Some(ActiveCall { upstream, admission }) = &mut self.active {
-            upstream.limiter.lock().resume(admission);
+            upstream.limiter.lock().slots.resume(&mut admission.slot);
         }
         true
     }

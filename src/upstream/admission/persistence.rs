@@ -15,11 +15,12 @@ use tokio::time::timeout;
 use crate::telemetry::cost::UsageRow;
 use crate::upstream::admission::MAX_LIMITS;
 use crate::upstream::admission::cooldown::CooldownScope;
+use crate::upstream::admission::limit_map::entry;
 use crate::upstream::admission::limit_store::LimitStore;
 use crate::upstream::admission::persistence::row::{RowKey, RowKind, SavedCooldowns};
 use crate::upstream::admission::rate_limiter::SlidingWindow;
 use crate::upstream::admission::registry::UpstreamRegistry;
-use crate::upstream::admission::state::{LimiterState, UpstreamState, entry};
+use crate::upstream::admission::state::{LimiterState, UpstreamState};
 
 /// The maximum number of cooldowns of an upstream that are stored.
 const MAX_COOLDOWNS: usize = 512;

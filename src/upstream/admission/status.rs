@@ -68,7 +68,7 @@ fn status_of(
     UpstreamStatus {
         name,
         configured,
-        in_flight: state.in_flight,
+        in_flight: state.slots.in_flight(),
         waiting: state.waiting(),
         cooldowns,
         breaker,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::upstream::admission::rejection::RejectReason;
+
 /// The position of a call. It is the same in every queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct QueuePosition {
@@ -14,6 +16,24 @@ pub(super) struct QueuePosition {
     pub(super) background: bool,
     /// The number of the call in the order of arrival.
     pub(super) number: u64,
+}
+
+/// The queue in which a call waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QueueKind {
+    Window(u128),
+    Learned(u128),
+    InFlight,
+}
+
+impl QueueKind {
+    /// The reason to reject a call that waited too long in this queue.
+    pub(super) fn timeout_reason(self) -> RejectReason {
+        match self {
+            Self::Window(_) | Self::Learned(_) => RejectReason::RateLimit,
+            Self::InFlight => RejectReason::InFlight,
+        }
+    }
 }
 
 /// A queue.

@@ -9,13 +9,12 @@ use std::time::Duration;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
-use pingora_error::{Error, ErrorType};
 use tokio::time::timeout;
 
 use crate::upstream::connect::descriptors;
-use crate::upstream::connect::happy_eyeballs::EXHAUSTED;
 use crate::upstream::connect::idle::IdleConnections;
 use crate::upstream::connect::peer::IDLE;
+use crate::upstream::connect::pingora_error::from_pingora;
 use crate::upstream::connect::pinned::{ClientPins, PinnedConnections, PinnedUse};
 use crate::upstream::connect::session::http1::{Http1Call, UpgradedConnection};
 use crate::upstream::connect::session::http2::Http2Call;
@@ -23,7 +22,6 @@ use crate::upstream::connect::session::{
     OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
 };
 use crate::upstream::connect::shared_http2::SharedHttp2;
-use crate::upstream::connect::tls_error::TlsError;
 use crate::upstream::in_flight_bytes::RECEIVE_WINDOW;
 use crate::upstream::outcome::error::UpstreamError;
 
@@ -168,7 +166,7 @@ impl ConnectionPool {
         }
         let Inner { transport, pinned, idle, .. } = &*self.0;
         loop {
-            let dialled = transport.new_stream(&peer).await.map_err(|error| failure(&error));
+            let dialled = transport.new_stream(&peer).await.map_err(|error| from_pingora(&error));
             let exhausted = matches!(dialled, Err(UpstreamError::Exhausted));
             // Closing an idle connection frees the descriptor that this one needs.
             if !exhausted || !(idle.evict_one(transport).await || pinned.evict_oldest()) {
@@ -297,19 +295,5 @@ impl CallChannel {
                 ConnectionOwner::Call => {}
             }
         }
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
-fn failure(error: &Error) -> UpstreamError {
-    use ErrorType::{ConnectTimedout, H2Error, HandshakeError, TLSHandshakeTimedout};
-    if let Some(fault) = TlsError::from_error(error) {
-        return UpstreamError::Tls(fault);
-    }
-    match error.etype() {
-        ConnectTimedout | TLSHandshakeTimedout => UpstreamError::ConnectTimeout,
-        HandshakeError | H2Error => UpstreamError::Protocol,
-        other if other == &EXHAUSTED => UpstreamError::Exhausted,
-        _ => UpstreamError::Refused,
     }
 }

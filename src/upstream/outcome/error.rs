@@ -6,7 +6,7 @@
 
 use http::StatusCode;
 
-use crate::decide;
+use crate::decide::{self, ForwardReason};
 use crate::semantics::cache_status::CacheStatus;
 use crate::telemetry::problem::Problem;
 use crate::upstream::admission::rejection::Rejection;
@@ -143,11 +143,11 @@ impl UpstreamError {
     }
 
     /// Its `Cache-Status`; `reason` is the reason for forwarding the request.
-    pub fn cache_status(self, reason: &'static str) -> CacheStatus {
+    pub fn cache_status(self, reason: ForwardReason) -> CacheStatus {
         if let Self::Rejected(rejection) = self {
             return CacheStatus::refused().detail("refused", rejection.reason.token());
         }
-        CacheStatus::forwarded(reason)
+        CacheStatus::forwarded(reason.token())
     }
 
     /// The problem response for the client.
