@@ -10,7 +10,6 @@ pub mod decode;
 mod explain;
 mod field_kinds;
 mod ignored_fields;
-mod query;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -237,7 +236,7 @@ impl KeyBuilder {
         if let Scope::Credential(fields) = self.scope_of(lasting) {
             return u128::from_be_bytes(fields);
         }
-        let params = query::included(request.target.query(), &QueryRule::All);
+        let params = QueryRule::All.included(request.target.query());
         let secret: Vec<_> =
             params.filter(|param| self.redactor.is_credential_param(param)).collect();
         match (self.scope_of(field_kinds::credentials(self, &request.headers)), secret.as_slice()) {

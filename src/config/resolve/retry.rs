@@ -10,7 +10,7 @@ use crate::config::duration::{self, parse_positive};
 use crate::config::file::Value;
 use crate::config::number::{between, share};
 use crate::config::reader::{Reader, Section, Spanned, count, word};
-use crate::config::resolve::scalars;
+use crate::config::resolve::bounds;
 use crate::config::resolve::status;
 use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
 use crate::semantics::method;
@@ -90,13 +90,13 @@ fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
     let retries = section.scalar(reader, "retries", count(0, MOST_RETRIES));
     let retries = retries.and_then(|at| u32::try_from(at.value).ok()).unwrap_or(base.retries);
     let on = section.scalars(reader, "on", status::retried);
-    let named = section.scalars(reader, "methods", scalars::method);
+    let named = section.scalars(reader, "methods", bounds::method);
     let backoff = backoff(section, base.backoff, reader);
     let words = [("true", true), ("false", false)];
     let yes_or_no = word("`true` or `false`", &words);
     let honour_retry_after =
         section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
-    let budget = section.scalar_or(reader, "budget", scalars::client_wait, base.budget);
+    let budget = section.scalar_or(reader, "budget", bounds::client_wait, base.budget);
     section.finish(reader);
     let values = |named: &Vec<Spanned<Method>>| named.iter().map(|at| at.value.clone()).collect();
     let retry = RetryPolicy {

@@ -12,9 +12,9 @@ use crate::config::diagnostics::{SourceLocation, ValueError, WarningKind};
 use crate::config::duration;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::resolve::bounds;
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::policy::{self, Defaults};
-use crate::config::resolve::scalars;
 use crate::config::resolve::{header_names, upstreams};
 use crate::policy::{ScopeRule, Ttl};
 use crate::route::pattern::{FieldMatch, PathPattern, Pattern, QueryMatch, ValueMatch};
@@ -112,7 +112,7 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
         let fix = "add `host: api.example`; `\"*\"` means every host";
         reader.problem(section.place, &section.at("host"), "is missing", fix);
     }
-    let methods = section.scalars(reader, "method", scalars::method);
+    let methods = section.scalars(reader, "method", bounds::method);
     if methods.as_ref().is_some_and(Vec::is_empty) && is_empty_list(section.get("method")) {
         let place = section.key_place("method");
         reader.problem(place, &section.at("method"), "names no method", "remove the key for GET");

@@ -10,7 +10,7 @@ use crate::config::duration::{self, parse_positive};
 use crate::config::number::{positive_share, show_share};
 use crate::config::rate;
 use crate::config::reader::{Reader, Section, Spanned, count, word};
-use crate::config::resolve::scalars;
+use crate::config::resolve::bounds;
 use crate::config::resolve::status;
 use crate::policy::StatusMatch;
 use crate::policy::upstream::{BanGuardRule, CircuitBreaker, RateLimit};
@@ -40,7 +40,7 @@ pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Rate
 
 /// Parses how long a call waits in the queue; zero is valid, too.
 fn queue_wait(text: &str) -> Result<Duration, ValueError> {
-    if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { scalars::client_wait(text) }
+    if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { bounds::client_wait(text) }
 }
 
 /// `ban_guard`; `None` without the section.
