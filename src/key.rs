@@ -164,6 +164,24 @@ pub fn rewrites_the_target(name: &HeaderName) -> bool {
 }
 
 /// Builds cache keys: the secret of the HMACs, and the rules for secrets in requests.
+///
+/// ```
+/// # use http::{HeaderValue, header::AUTHORIZATION};
+/// use larder::key::{KeyBuilder, Scope};
+/// use larder::policy::Policy;
+/// use larder::semantics::{redaction::Redactor, request::ProxyRequest, target::Target};
+///
+/// let builder = KeyBuilder::new([7; 32], &[], Redactor::default());
+/// let key = |credential: &'static str| {
+///     let target = Target::absolute("http://api.example/me").unwrap();
+///     let mut request = ProxyRequest::get(target);
+///     request.headers.insert(AUTHORIZATION, HeaderValue::from_static(credential));
+///     builder.key(&request, &Policy::origin())
+/// };
+/// assert_eq!(key("Bearer a"), key("Bearer a"));
+/// assert_ne!(key("Bearer a"), key("Bearer b"), "each user has responses of its own");
+/// assert!(matches!(key("Bearer a").scope(), Scope::Credential(_)));
+/// ```
 #[derive(Clone)]
 pub struct KeyBuilder {
     mac: Hmac<Sha256>,

@@ -243,6 +243,14 @@ pub enum QueryRule {
 
 impl QueryRule {
     /// The parameters of `query` that are in the key, in order.
+    ///
+    /// ```
+    /// use larder::policy::QueryRule;
+    ///
+    /// let rule = QueryRule::Exclude(vec!["utm_source".to_owned()]);
+    /// let query = Some("id=1&utm%5Fsource=mail&sort=asc");
+    /// assert!(rule.included(query).eq(["id=1", "sort=asc"]));
+    /// ```
     pub fn included<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = &'q str> {
         let params = query.into_iter().flat_map(|query| query.split('&'));
         params.filter(|param| self.includes(param))
