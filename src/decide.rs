@@ -123,7 +123,8 @@ pub fn decide(
     lookup: CacheLookup<'_>,
     now: SystemTime,
 ) -> Decision {
-    decide_with(request, &request.cache_control(), policy, kind, lookup, now)
+    let evaluate = |input| EvaluatedEntry::new(policy, kind, input, now);
+    decide_with(request, &request.cache_control(), lookup, evaluate)
 }
 
 /// [`decide`] in offline mode: as if the request also had `only-if-cached, max-stale`. Responses that the
@@ -138,7 +139,8 @@ pub fn decide_offline(
     let mut directives = request.cache_control();
     directives.only_if_cached = true;
     directives.max_stale = Some(Duration::MAX);
-    match decide_with(request, &directives, policy, kind, lookup, now) {
+    let evaluate = |input| EvaluatedEntry::new(policy, kind, input, now);
+    match decide_with(request, &directives, lookup, evaluate) {
         Decision::Serve { ttl, stale: Some(_), refresh } => {
             Decision::Serve { ttl, stale: Some(StaleReason::Offline), refresh }
         }
@@ -148,13 +150,11 @@ pub fn decide_offline(
     }
 }
 
-fn decide_with(
+fn decide_with<'a>(
     request: &ProxyRequest,
     directives: &RequestCacheControl,
-    policy: &Policy,
-    kind: CacheKind,
-    lookup: CacheLookup<'_>,
-    now: SystemTime,
+    lookup: CacheLookup<'a>,
+    evaluate: impl FnOnce(FreshnessInput<'a>) -> EvaluatedEntry<'a>,
 ) -> Decision {
     // RFC 9111 §2, RFC 9110 §9.2.3: only GET responses are stored; they also serve HEAD.
     if request.method != Method::GET && request.method != Method::HEAD {
@@ -170,13 +170,10 @@ fn decide_with(
         CacheLookup::OtherVariants => Decision::forward(ForwardReason::VaryMiss, None),
         // RFC 9111 §3.3: a partial response serves only the range that it contains.
         CacheLookup::OtherPartial => Decision::forward(ForwardReason::Partial, None),
-        CacheLookup::Partial(part) => only_if_fresh(reuse(
-            directives,
-            &EvaluatedEntry::new(policy, kind, part.freshness_input(), now),
-        )),
-        CacheLookup::Stored(stored) => {
-            reuse(directives, &EvaluatedEntry::new(policy, kind, stored.into(), now))
+        CacheLookup::Partial(part) => {
+            only_if_fresh(reuse(directives, &evaluate(part.freshness_input())))
         }
+        CacheLookup::Stored(stored) => reuse(directives, &evaluate(stored.into())),
     };
     // §5.2.1.7 only-if-cached: no call to the origin, neither now nor in the background.
     match decision {
@@ -345,8 +342,8 @@ impl Decision {
 
     fn without_storing(self) -> Self {
         match self {
-            Self::Forward { reason: why, validate, fallback, .. } => {
-                Self::Forward { reason: why, validate, fallback, store: false }
+            Self::Forward { reason, validate, fallback, .. } => {
+                Self::Forward { reason, validate, fallback, store: false }
             }
             Self::Serve { .. } | Self::Refuse => self,
         }
