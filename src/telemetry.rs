@@ -135,7 +135,7 @@ impl Telemetry {
         tracing::debug!(
             route = self.route_name(event.route),
             result = event.result.token(),
-            why = event.forward_reason,
+            reason = event.forward_reason,
             method = event.method.as_str(),
             host = event.host,
             path = &*self.redactor.path(without_query(event.path)),
@@ -174,7 +174,7 @@ impl Telemetry {
             route = self.route_name(retry.route),
             host = retry.host,
             port = retry.port,
-            cause = retry.cause,
+            reason = retry.cause,
             wait = retry.wait.as_secs_f64(),
             suppressed,
             "Call to origin retried"
@@ -260,7 +260,12 @@ impl Telemetry {
             return;
         }
         let Some(suppressed) = self.admit_minor_line() else { return };
-        tracing::info!(route = self.route_name(route), cause, suppressed, "Stale response served");
+        tracing::info!(
+            route = self.route_name(route),
+            reason = cause,
+            suppressed,
+            "Stale response served"
+        );
     }
 
     /// Counts a background refresh that ended.
