@@ -2,8 +2,6 @@
 //!
 //! `cargo bench --bench core`
 
-#![expect(missing_docs, reason = "criterion's macro generates a function without docs")]
-
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

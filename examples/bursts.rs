@@ -14,6 +14,10 @@
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/loopback.rs"]
+mod loopback;
+#[path = "support/report.rs"]
+mod report;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -21,11 +25,13 @@ use std::time::{Duration, Instant};
 
 use larder::config::{self, env::Env, file_source::Disk};
 use larder::server::{Server, ServerDeps};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::client::{Connection, Failure};
+use crate::loopback::{listen, path_of, read_head};
+use crate::report::exit_code;
 
 const CLIENTS: usize = 200;
 
@@ -51,18 +57,11 @@ const SECOND_TARGET: f64 = 1.2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match bursts().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("bursts: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("bursts", bursts().await)
 }
 
 async fn bursts() -> Result<bool, Failure> {
-    let origin = origin().await?;
+    let origin = listen(serve_connection).await?;
     let file = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ {HOST}: \"{origin}\" }}\nstore: {{ disk: off }}\n\
@@ -150,29 +149,14 @@ async fn burst(address: SocketAddr, target: &str) -> Result<Duration, Failure> {
 }
 
 /// The API.
-async fn origin() -> Result<SocketAddr, Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let addr = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve_connection(stream));
-        }
-    });
-    Ok(addr)
-}
-
-async fn serve_connection(mut stream: TcpStream) -> Option<()> {
-    let mut bytes = Vec::new();
+async fn serve_connection(stream: TcpStream) -> Option<()> {
+    let mut stream = BufReader::new(stream);
     loop {
-        while !bytes.ends_with(b"\r\n\r\n") {
-            (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
-        }
-        let head = String::from_utf8_lossy(&bytes).into_owned();
-        bytes.clear();
-        let path = head.split([' ', '?']).nth(1)?;
+        let head = read_head(&mut stream).await?;
+        let path = path_of(&head)?.split('?').next()?;
         let fields = RESPONSE_FIELDS.iter().find(|(known, _)| *known == path)?.1;
         tokio::time::sleep(LATENCY).await;
         let response = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\nmine");
-        stream.write_all(response.as_bytes()).await.ok()?;
+        stream.get_mut().write_all(response.as_bytes()).await.ok()?;
     }
 }

@@ -348,8 +348,8 @@ impl Decision {
 
     fn without_storing(self) -> Self {
         match self {
-            Self::Forward { reason: why, validate, fallback, .. } => {
-                Self::Forward { reason: why, validate, fallback, store: false }
+            Self::Forward { reason, validate, fallback, .. } => {
+                Self::Forward { reason, validate, fallback, store: false }
             }
             Self::Serve { .. } | Self::Refuse => self,
         }

@@ -10,13 +10,12 @@ pub mod decode;
 mod explain;
 mod field_kinds;
 mod ignored_fields;
-mod query;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 use xxhash_rust::xxh3::Xxh3;
@@ -165,6 +164,24 @@ pub fn rewrites_the_target(name: &HeaderName) -> bool {
 }
 
 /// Builds cache keys: the secret of the HMACs, and the rules for secrets in requests.
+///
+/// ```
+/// # use http::{HeaderValue, header::AUTHORIZATION};
+/// use larder::key::{KeyBuilder, Scope};
+/// use larder::policy::Policy;
+/// use larder::semantics::{redaction::Redactor, request::ProxyRequest, target::Target};
+///
+/// let builder = KeyBuilder::new([7; 32], &[], Redactor::default());
+/// let key = |credential: &'static str| {
+///     let target = Target::absolute("http://api.example/me").unwrap();
+///     let mut request = ProxyRequest::get(target);
+///     request.headers.insert(AUTHORIZATION, HeaderValue::from_static(credential));
+///     builder.key(&request, &Policy::origin())
+/// };
+/// assert_eq!(key("Bearer a"), key("Bearer a"));
+/// assert_ne!(key("Bearer a"), key("Bearer b"), "each user has responses of its own");
+/// assert!(matches!(key("Bearer a").scope(), Scope::Credential(_)));
+/// ```
 #[derive(Clone)]
 pub struct KeyBuilder {
     mac: Hmac<Sha256>,
@@ -237,7 +254,7 @@ impl KeyBuilder {
         if let Scope::Credential(fields) = self.scope_of(lasting) {
             return u128::from_be_bytes(fields);
         }
-        let params = query::included(request.target.query(), &QueryRule::All);
+        let params = QueryRule::All.included(request.target.query());
         let secret: Vec<_> =
             params.filter(|param| self.redactor.is_credential_param(param)).collect();
         match (self.scope_of(field_kinds::credentials(self, &request.headers)), secret.as_slice()) {

@@ -16,6 +16,7 @@ use http::{HeaderName, StatusCode};
 pub use crate::policy::cacheability::{Freshness, FreshnessState, Lifetime};
 pub use crate::policy::error_match::ErrorClass;
 pub use crate::policy::retry::{Backoff, CooldownPolicy, MOST_RETRIES, RetryPolicy};
+use crate::semantics::query::names;
 
 /// The policy of a route for its responses. Built by `config`, read by the pure core.
 #[derive(Debug, Clone, PartialEq)]
@@ -238,6 +239,39 @@ pub enum QueryRule {
     Include(Vec<String>),
     /// All but these.
     Exclude(Vec<String>),
+}
+
+impl QueryRule {
+    /// The parameters of `query` that are in the key, in order.
+    ///
+    /// ```
+    /// use larder::policy::QueryRule;
+    ///
+    /// let rule = QueryRule::Exclude(vec!["utm_source".to_owned()]);
+    /// let query = Some("id=1&utm%5Fsource=mail&sort=asc");
+    /// assert!(rule.included(query).eq(["id=1", "sort=asc"]));
+    /// ```
+    pub fn included<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = &'q str> {
+        let params = query.into_iter().flat_map(|query| query.split('&'));
+        params.filter(|param| self.includes(param))
+    }
+
+    /// The parameters of `query` that are not in the key.
+    pub fn excluded<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = &'q str> {
+        let params = query.into_iter().flat_map(|query| query.split('&'));
+        params.filter(|param| !self.includes(param))
+    }
+
+    /// Names are compared as origins decode them.
+    fn includes(&self, param: &str) -> bool {
+        match self {
+            Self::All => true,
+            // Included if any of its names is wanted, excluded only if all are ignored: a parameter that an
+            // origin could read is never missing from the key.
+            Self::Include(wanted) => names(param).any(|name| wanted.iter().any(|w| *w == name)),
+            Self::Exclude(ignored) => !names(param).all(|name| ignored.iter().any(|i| *i == name)),
+        }
+    }
 }
 
 /// The handling of responses with `Set-Cookie`.

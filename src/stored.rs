@@ -105,6 +105,15 @@ impl<'a> FreshnessInput<'a> {
 
 /// Whether the field applies to one exchange and would mislead in a later one: the rest of a rate limit, or
 /// the time to wait.
+///
+/// ```
+/// # use http::{HeaderName, header::{ETAG, RETRY_AFTER}};
+/// use larder::stored::is_withheld_from_hits;
+///
+/// assert!(is_withheld_from_hits(&RETRY_AFTER));
+/// assert!(is_withheld_from_hits(&HeaderName::from_static("x-ratelimit-remaining")));
+/// assert!(!is_withheld_from_hits(&ETAG));
+/// ```
 pub fn is_withheld_from_hits(name: &HeaderName) -> bool {
     let text = name.as_str();
     text.starts_with("x-ratelimit") || text.starts_with("ratelimit") || name == RETRY_AFTER

@@ -139,7 +139,7 @@ impl Telemetry {
         tracing::debug!(
             route = self.route_name(event.route),
             result = event.result.token(),
-            why = event.forward_reason.map(ForwardReason::token),
+            reason = event.forward_reason.map(ForwardReason::token),
             method = event.method.as_str(),
             host = event.host,
             path = &*self.redactor.path(without_query(event.path)),
@@ -178,7 +178,7 @@ impl Telemetry {
             route = self.route_name(retry.route),
             host = retry.host,
             port = retry.port,
-            cause = retry.cause,
+            reason = retry.cause,
             wait = retry.wait.as_secs_f64(),
             suppressed,
             "Call to origin retried"
@@ -264,7 +264,12 @@ impl Telemetry {
             return;
         }
         let Some(suppressed) = self.admit_minor_line() else { return };
-        tracing::info!(route = self.route_name(route), cause, suppressed, "Stale response served");
+        tracing::info!(
+            route = self.route_name(route),
+            reason = cause,
+            suppressed,
+            "Stale response served"
+        );
     }
 
     /// Counts a background refresh that ended.

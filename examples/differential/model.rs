@@ -145,6 +145,17 @@ pub(crate) struct Snapshot {
     kills: usize,
 }
 
+/// The version in a response, and the way it came.
+pub(crate) struct ReceivedVersion {
+    pub(crate) version: u64,
+    /// The number of the call to which the API returned it.
+    pub(crate) call: usize,
+    pub(crate) hit: bool,
+    /// Whether the response may be stored.
+    pub(crate) storable: bool,
+    pub(crate) operation: &'static str,
+}
+
 impl Model {
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
@@ -216,16 +227,14 @@ impl Model {
         }
     }
 
-    /// Checks and records a response with this version, which the API returned to call number `call`, to
-    /// a request that began at `before`. `storable`: the response may be stored.
+    /// Checks and records a response to a request that began at `before`.
     pub(crate) fn check_response(
         &self,
         representation: &Representation,
         before: &Snapshot,
-        (version, call): (u64, usize),
-        (hit, storable): (bool, bool),
-        operation: &str,
+        response: &ReceivedVersion,
     ) {
+        let &ReceivedVersion { version, call, hit, storable, operation } = response;
         let mut inner = self.inner.lock();
         let was_not_killed = inner.kills == before.kills;
         let Some(arrived) = inner.calls.get(call).copied() else { return };

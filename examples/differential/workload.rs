@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Connection, Failure, Response};
-use crate::model::{Model, RESOURCES, Representation, Resource};
+use crate::model::{Model, RESOURCES, ReceivedVersion, Representation, Resource};
 
 /// Longer than any request takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -91,20 +91,15 @@ impl Client {
                 response.status
             ));
         } else if method == "GET" {
-            let Some(seen) = representation.read(&response.body) else {
+            let Some((version, call)) = representation.read(&response.body) else {
                 let start = String::from_utf8_lossy(&response.body[..response.body.len().min(60)]);
                 self.model
                     .record_violation(format!("{representation:?}: {operation} got {start:?}"));
                 return operation;
             };
-            let storable = !fields.contains("no-store");
-            self.model.check_response(
-                &representation,
-                &before,
-                seen,
-                (response.hit, storable),
-                operation,
-            );
+            let (hit, storable) = (response.hit, !fields.contains("no-store"));
+            let received = ReceivedVersion { version, call, hit, storable, operation };
+            self.model.check_response(&representation, &before, &received);
         }
         operation
     }

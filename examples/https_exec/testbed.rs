@@ -107,8 +107,9 @@ routes:
         let output = self.run(App::PRESENTED, &[&places[0], &places[1]], true).await?;
         let mut seen = output.lines();
         let mut is_own = |tls_frontend: &TlsFrontend| {
-            let own = format!("{:x}", Sha256::digest(&tls_frontend.leaf));
-            seen.next().map(|seen| seen == own).ok_or("a certificate is missing")
+            let digest = Sha256::digest(&tls_frontend.leaf);
+            let own: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            seen.next().map(|seen| seen == own.concat()).ok_or("a certificate is missing")
         };
         Ok(Presented { named_is_own: is_own(&self.api)?, other_is_own: is_own(&self.other)? })
     }

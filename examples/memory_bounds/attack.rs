@@ -5,13 +5,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::MIB;
 use crate::client::{Connection, Failure};
+use crate::loopback::{listen, path_of, read_head};
 use crate::process::Larder;
 
 /// The number of large concurrent responses, and their size.
@@ -121,18 +122,13 @@ impl Attack {
 
     /// Runs the attack; returns larder's maximum growth in bytes.
     pub(crate) async fn run(self) -> Result<usize, Failure> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let barrier = Arc::new(Barrier::new(RESPONSES));
+        let api = listen(move |stream| self.serve(stream, Arc::clone(&barrier))).await?;
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("proxy.yaml");
-        std::fs::write(&file, self.yaml(listener.local_addr()?))?;
+        std::fs::write(&file, self.yaml(api))?;
         let larder = Larder::start(&file, &[]).await?;
         let (pid, proxy) = (larder.pid()?, larder.proxy()?);
-        let barrier = Arc::new(Barrier::new(RESPONSES));
-        let api = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(self.serve(stream, Arc::clone(&barrier)));
-            }
-        });
         Connection::open(proxy).await?.get(&url("/first"), HOST, "").await?;
         let idle = memory(pid, "VmRSS:")?;
         match self.payload {
@@ -146,7 +142,6 @@ impl Attack {
                 self.sequentially(proxy).await?;
             }
         }
-        api.abort();
         let peak = memory(pid, "VmHWM:")?;
         larder.stop().await?;
         Ok(peak.saturating_sub(idle))
@@ -177,14 +172,10 @@ impl Attack {
     /// Serves a connection of the API: large responses wait for each other before their last byte, so
     /// that larder holds all of them at once.
     async fn serve(self, stream: TcpStream, barrier: Arc<Barrier>) -> Option<()> {
-        stream.set_nodelay(true).ok()?;
         let mut stream = BufReader::new(stream);
         loop {
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                (stream.read_line(&mut head).await.ok()? > 0).then_some(())?;
-            }
-            let path = head.split(' ').nth(1)?.to_owned();
+            let head = read_head(&mut stream).await?;
+            let path = path_of(&head)?;
             let large = path.starts_with("/large");
             let body = if large { self.large_body() } else { "{\"ok\":true}".to_owned() };
             let (length, vary) = (body.len(), self.vary());

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::load::Seen;
+use crate::report::{millis, percentile};
 
 /// The measured figures.
 pub(crate) struct Figures {
@@ -127,12 +128,5 @@ fn rate(seen: &Seen) -> String {
 
 /// The time until the 503 that this percentage of the rejected clients did not exceed.
 fn rejection_time(seen: &Seen, percent: usize) -> Duration {
-    let mut sorted = seen.rejection_times.clone();
-    sorted.sort_unstable();
-    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(index).copied().unwrap_or_default()
-}
-
-fn millis(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+    percentile(&seen.rejection_times, percent)
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::load::Seen;
+use crate::report::{millis, percentile};
 
 /// The measured figures.
 pub(crate) struct Figures {
@@ -71,15 +72,7 @@ impl Figures {
         })
     }
 
-    /// The latency that this percentage of the requests did not exceed.
     fn percentile(&self, percent: usize) -> Duration {
-        let mut sorted = self.seen.latencies.clone();
-        sorted.sort_unstable();
-        let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-        sorted.get(index).copied().unwrap_or_default()
+        percentile(&self.seen.latencies, percent)
     }
-}
-
-fn millis(latency: Duration) -> String {
-    format!("{:.2} ms", latency.as_secs_f64() * 1000.0)
 }

@@ -13,6 +13,7 @@ mod target;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::unversioned::resolver::DefaultResolver;
 
@@ -181,27 +182,49 @@ impl AdminClient {
     }
 }
 
-/// Ends a verb: prints the response as JSON or by `print`, or prints the error.
-pub(super) fn print_result(
-    verb: &str,
+/// The arguments of each verb that asks a running larder.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminArgs {
+    /// Print JSON.
+    #[arg(long)]
     json: bool,
-    outcome: Result<Value, AdminClientError>,
-    context: &mut Context<'_>,
-    print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<ExitStatus>,
-) -> ExitStatus {
-    let printed = match outcome {
-        Ok(response) if json => writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok),
-        Ok(response) => print(&response, context.out),
-        Err(AdminClientError { exit, response: Some(response), .. }) if json => {
-            writeln!(context.out, "{response:#}").map(|()| exit)
-        }
-        Err(error) => {
-            let message = sanitize(&error.message);
-            writeln!(context.err, "larder {verb}: {message}").map(|()| error.exit)
-        }
-    };
-    // If the output is closed, only the exit code reports the failure.
-    printed.unwrap_or(ExitStatus::Failed)
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+impl AdminArgs {
+    /// Runs `larder VERB`: sends `request` to the selected larder, and prints the response as JSON or by
+    /// `print`, or prints the error.
+    pub(super) fn run(
+        &self,
+        verb: &str,
+        context: &mut Context<'_>,
+        request: impl FnOnce(&AdminClient) -> Result<Value, AdminClientError>,
+        print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<ExitStatus>,
+    ) -> ExitStatus {
+        let outcome = self.target.find(&context.env).and_then(|larder| request(&larder));
+        let printed = match outcome {
+            Ok(response) if self.json => {
+                writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok)
+            }
+            Ok(response) => print(&response, context.out),
+            Err(AdminClientError { exit, response: Some(response), .. }) if self.json => {
+                writeln!(context.out, "{response:#}").map(|()| exit)
+            }
+            Err(error) => {
+                let message = sanitize(&error.message);
+                writeln!(context.err, "larder {verb}: {message}").map(|()| error.exit)
+            }
+        };
+        // If the output is closed, only the exit code reports the failure.
+        printed.unwrap_or(ExitStatus::Failed)
+    }
+}
+
+/// The members of the list `name` of a response; those of another form are left out.
+pub(super) fn list<T: DeserializeOwned>(response: &Value, name: &str) -> Vec<T> {
+    let members = response[name].as_array().into_iter().flatten();
+    members.filter_map(|member| T::deserialize(member).ok()).collect()
 }
 
 /// Replaces all control characters except the line end: terminals act on them, and stored data comes from

@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustls_pki_types::CertificateDer;
 
-use crate::cli::config_arg::ConfigArg;
-use crate::cli::{Context, ExitStatus};
+use crate::cli::{ConfigArg, Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, CaFiles, Config};
 use crate::exec_env;

@@ -9,8 +9,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::config_arg::ConfigArg;
-use crate::cli::{Context, ExitStatus};
+use crate::cli::{ConfigArg, Context, ExitStatus};
 use crate::config::diagnostics::{Report, Warning};
 use crate::config::{self, Config, describe};
 use crate::route::table::Route;

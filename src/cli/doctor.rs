@@ -6,10 +6,8 @@
 mod report;
 mod sockets;
 
-use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -18,9 +16,9 @@ use tokio::time::timeout;
 
 use crate::cli::doctor::report::{Findings, ReverseDns};
 use crate::cli::doctor::sockets::Sockets;
-use crate::cli::exec;
 use crate::cli::exec::child::{ExitCode, Signals};
 use crate::cli::exec::instance::Instance;
+use crate::cli::exec::{self, CommandArgs};
 use crate::cli::{Context, ExitStatus};
 use crate::config::Config;
 use crate::exec_env::no_proxy::NoProxy;
@@ -29,20 +27,11 @@ use crate::exec_env::no_proxy::NoProxy;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    command: CommandArgs,
     /// Print the findings as one JSON line.
     #[arg(long)]
     json: bool,
-    /// The command and its arguments.
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
-    command: Vec<OsString>,
 }
 
 const EXAMPLE: &str = "\
@@ -64,12 +53,12 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let examine =
         async |config: Config, context: &mut Context<'_>| examine(args, config, context).await;
-    exec::with_config("doctor", &args.config, false, context, examine)
+    exec::with_config("doctor", &args.command.config, false, context, examine)
 }
 
 async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> ExitStatus {
     let failed = |context: &mut Context<'_>, message: &str, exit| {
-        print_error(context, &format!("larder doctor: {message}"), exit)
+        context.fail(format!("larder doctor: {message}"), exit)
     };
     let mut signals = match Signals::new() {
         Ok(signals) => signals,
@@ -77,14 +66,15 @@ async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Exit
     };
     let no_proxy = NoProxy::from_config(&config, &context.env);
     let reverse_dns = reverse_dns(&config).await;
-    let larder = match Instance::start_private(&args.config, config, context) {
+    let larder = match Instance::start_private(&args.command.config, config, context) {
         Ok(larder) => larder,
         Err(message) => return failed(context, &message, ExitStatus::Failed),
     };
-    let proxy = larder.proxy();
+    let proxy = larder.endpoint().proxy;
     adopt_orphans();
     let (stop, watching) = watch();
-    let ended = exec::command(&args.command, &larder, &no_proxy, context, &mut signals).await;
+    let ended =
+        exec::command(&args.command.command, &larder, &no_proxy, context, &mut signals).await;
     drop(stop);
     let seen = watching.await.unwrap_or_default();
     let stats = larder.finish().await;
@@ -94,7 +84,7 @@ async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Exit
     };
     let findings = Findings::new(&seen, proxy, &reverse_dns, &no_proxy, stats);
     let text = if args.json { findings.to_json().to_string() } else { findings.to_text() };
-    print_error(context, text.trim_end(), ExitStatus::Command(code))
+    context.fail(text.trim_end(), ExitStatus::Command(code))
 }
 
 /// The addresses of the hosts in routes, from `resolve` rules and DNS look-ups.
@@ -136,10 +126,4 @@ fn adopt_orphans() {
     {
         tracing::debug!(%error, "Daemons are not watched");
     }
-}
-
-fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
-    exit
 }

@@ -13,8 +13,8 @@ use crate::cli::env::format::Format;
 use crate::cli::exec::discovery::{self, RunningLarder};
 use crate::cli::exec::embedded;
 use crate::cli::{Context, ExitStatus};
+use crate::config::Config;
 use crate::config::env::Env;
-use crate::config::{self, Config};
 use crate::exec_env::ExecEnv;
 use crate::exec_env::no_proxy::NoProxy;
 
@@ -48,15 +48,15 @@ Examples:
 
 /// Writes the files and prints the variables.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(&args.config, &context.env) {
+    let config = match context.load(&args.config) {
         Ok(config) => config,
-        Err(report) => return print_error(context, &format!("{report}"), ExitStatus::Invalid),
+        Err(exit) => return exit,
     };
     let running = match discovery::find(&args.config, &config, &context.env) {
         Ok(running) => running,
         Err(not_found) => {
             let message = format!("larder env: {}", not_found.message());
-            return print_error(context, &message, ExitStatus::Unreachable);
+            return context.fail(message, ExitStatus::Unreachable);
         }
     };
     match variables(args, &config, &running, &context.env) {
@@ -67,7 +67,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
         },
         Err(error) => {
             let message = format!("larder env: cannot write the files: {error}");
-            print_error(context, &message, ExitStatus::Failed)
+            context.fail(message, ExitStatus::Failed)
         }
     }
 }
@@ -91,9 +91,9 @@ fn variables(
     let env = if args.format.is_for_shells() { caller } else { &empty };
     let no_proxy = NoProxy::from_config(config, env);
     let exec_env = ExecEnv {
-        proxy: running.proxy,
+        proxy: running.endpoint.proxy,
         password: None,
-        ca: &running.ca,
+        ca: &running.endpoint.ca,
         no_proxy: &no_proxy,
         directory: &directory,
         env,
@@ -118,10 +118,4 @@ fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) ->
         writeln!(out, "{}", format.line(name, value))?;
     }
     out.flush()
-}
-
-fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
-    exit
 }

@@ -10,8 +10,7 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::config_arg::ConfigArg;
-use crate::cli::{Context, ExitStatus};
+use crate::cli::{ConfigArg, Context, ExitStatus};
 use crate::config::{self, Config};
 use crate::server::handover::{self, Predecessor, TakeOverError};
 use crate::server::inherited_sockets::InheritedSockets;
@@ -37,45 +36,28 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then finishes the requests in flight; a second signal ends at once.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(args.config.path(), &context.env) {
-        Ok(config) => config,
-        Err(report) => {
-            print_error(context, &format!("{report}"));
-            return ExitStatus::Invalid;
-        }
-    };
+    match context.load(args.config.path()) {
+        Ok(config) => try_run(args, config, context)
+            .unwrap_or_else(|error| context.fail(format!("larder: {error}"), ExitStatus::Failed)),
+        Err(exit) => exit,
+    }
+}
+
+fn try_run(args: &Args, config: Config, context: &mut Context<'_>) -> Result<ExitStatus, String> {
     log::install(&config.log);
     descriptors::raise_limit(config.limits.connections);
     // The database library creates its files with the default permissions.
     lock::keep_files_private();
     // Before any thread starts, since this removes variables from the environment.
-    let given = match supervisor_sockets() {
-        Ok(given) => given,
-        Err(error) => {
-            print_error(context, &format!("larder: cannot use the sockets of LISTEN_FDS: {error}"));
-            return ExitStatus::Failed;
-        }
-    };
+    let given = supervisor_sockets()
+        .map_err(|error| format!("cannot use the sockets of LISTEN_FDS: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print_error(context, &format!("larder: cannot start its threads: {error}"));
-            return ExitStatus::Failed;
-        }
-    };
+    let runtime = runtime.map_err(|error| format!("cannot start its threads: {error}"))?;
     let exit = runtime.block_on(async {
-        let mut signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => {
-                print_error(context, &format!("larder: cannot listen for signals: {error}"));
-                return ExitStatus::Failed;
-            }
-        };
-        match start(config, given, args, context).await {
-            Ok(server) => serve(server, &mut signals).await,
-            Err(exit) => exit,
-        }
+        let mut signals =
+            Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
+        let server = start(config, given, args, context).await?;
+        Ok(serve(server, &mut signals).await)
     });
     // A DNS look-up or a write that hangs must not keep the process alive.
     runtime.shutdown_background();
@@ -138,16 +120,10 @@ async fn start(
     given: Vec<TcpListener>,
     args: &Args,
     context: &mut Context<'_>,
-) -> Result<Server, ExitStatus> {
-    let failed = |context: &mut Context<'_>, error: &str| {
-        print_error(context, &format!("larder: {error}"));
-        Err(ExitStatus::Failed)
-    };
+) -> Result<Server, String> {
     let offer = handover::path(&config.store.path);
-    let (sockets, predecessor) = match sockets(given, &offer, args).await {
-        Ok(sockets) => sockets,
-        Err(error) => return failed(context, &format!("cannot take over: {error}")),
-    };
+    let (sockets, predecessor) =
+        sockets(given, &offer, args).await.map_err(|error| format!("cannot take over: {error}"))?;
     let (path, env) = (args.config.path().to_owned(), context.env.clone());
     let source =
         ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
@@ -161,9 +137,7 @@ async fn start(
     };
     let mut server = match Server::start(config, deps) {
         Ok(server) => server,
-        Err(error) => {
-            return failed(context, &start_error(&error, &offer, args.config.path()).await);
-        }
+        Err(error) => return Err(start_error(&error, &offer, args.config.path()).await),
     };
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -290,9 +264,4 @@ fn print_json(out: &mut dyn Write, server: &Server) -> io::Result<()> {
 
 fn list(addresses: &[std::net::SocketAddr]) -> String {
     addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn print_error(context: &mut Context<'_>, text: &str) {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
 }

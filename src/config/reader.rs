@@ -10,7 +10,7 @@ use crate::config::diagnostics::{Problem, SourceLocation, ValueError, Warning, W
 use crate::config::env::{self, Env};
 use crate::config::file::{Entry, Node, Value};
 use crate::config::file_source::{Contents, FileSource};
-use crate::config::renamed;
+use crate::config::keyword::{nearest, new_name};
 
 /// The reader: its sources, and the problems and warnings found so far.
 pub(crate) struct Reader<'a> {
@@ -94,7 +94,7 @@ impl<'a> Reader<'a> {
         let Value::List(items) = &node.value else {
             return self.scalar(node, path, parse).into_iter().collect();
         };
-        let read = |(at, item)| self.scalar(item, &format!("{path}[{at}]"), &parse);
+        let read = |(index, item)| self.scalar(item, &format!("{path}[{index}]"), &parse);
         items.iter().enumerate().filter_map(read).collect()
     }
 
@@ -123,6 +123,18 @@ impl<'a> Reader<'a> {
                 None
             }
         }
+    }
+
+    /// The same for a file with a secret, `noun`, which other users of this machine must not access.
+    pub(crate) fn private_file(&mut self, at: &Spanned<PathBuf>, noun: &str) -> Option<Contents> {
+        let contents = self.file(at)?;
+        if contents.open_to_all {
+            let what = format!("all users of this machine can read or change the file with {noun}");
+            let fix = "remove the permissions of other users: `chmod o= FILE`";
+            self.problem(at.place, &at.path, what, fix);
+            return None;
+        }
+        Some(contents)
     }
 
     /// A path, relative to the directory of the configuration.
@@ -203,7 +215,7 @@ impl<'t> Section<'t> {
     }
 
     /// The full path of one of its keys.
-    pub(crate) fn at(&self, key: &str) -> String {
+    pub(crate) fn key_path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -226,7 +238,7 @@ impl<'t> Section<'t> {
         parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<Spanned<T>> {
         let node = self.get(key)?;
-        reader.scalar(node, &self.at(key), parse)
+        reader.scalar(node, &self.key_path(key), parse)
     }
 
     /// The same without its location, or `default`.
@@ -248,7 +260,17 @@ impl<'t> Section<'t> {
         parse: impl Fn(&str) -> Result<T, ValueError>,
     ) -> Option<Vec<Spanned<T>>> {
         let node = self.get(key)?;
-        Some(reader.scalars(node, &self.at(key), parse))
+        Some(reader.scalars(node, &self.key_path(key), parse))
+    }
+
+    /// The path of the file under `key`.
+    pub(crate) fn file_path(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+    ) -> Option<Spanned<PathBuf>> {
+        let node = self.get(key)?;
+        reader.path(node, &self.key_path(key))
     }
 
     /// The section under `key`.
@@ -258,7 +280,12 @@ impl<'t> Section<'t> {
         key: &'static str,
     ) -> Option<Section<'t>> {
         let node = self.get(key)?;
-        reader.section(node, &self.at(key))
+        reader.section(node, &self.key_path(key))
+    }
+
+    /// Reports that the required `key` is missing.
+    pub(crate) fn missing(&self, reader: &mut Reader<'_>, key: &str, fix: &str) {
+        reader.problem(self.place, &self.key_path(key), "is missing", fix);
     }
 
     /// Finishes the section: reports every key that was never read.
@@ -266,43 +293,19 @@ impl<'t> Section<'t> {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.key.as_str())) {
             let fix = self.fix_for(&entry.key);
             let what = "is not a known key";
-            reader.problem(entry.place, &self.at(&entry.key), what, fix);
+            reader.problem(entry.place, &self.key_path(&entry.key), what, fix);
         }
     }
 
     /// The way to mend the unknown `key`.
     fn fix_for(&self, key: &str) -> String {
-        if let Some(new) = renamed::new_name(key, &self.known) {
+        if let Some(new) = new_name(key, &self.known) {
             return format!("its name is now `{new}`");
         }
         nearest(key, &self.known).map_or_else(
             || format!("known here: {}", self.known.join(", ")),
             |near| format!("did you mean `{near}`?"),
         )
-    }
-}
-
-/// The known name that was probably intended.
-pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
-    let word = word.to_ascii_lowercase().replace('-', "_");
-    let close = |known: &str| strsim::damerau_levenshtein(&word, known);
-    let near = known.iter().copied().min_by_key(|known| close(known))?;
-    (close(near) <= 1 + word.len() / 4).then_some(near)
-}
-
-/// A parser for one of several keywords.
-pub(crate) fn word<T: Copy>(
-    wanted: &'static str,
-    words: &[(&'static str, T)],
-) -> impl Fn(&str) -> Result<T, ValueError> {
-    move |text| {
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-            return Ok(*value);
-        }
-        let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-        let fix = nearest(text, &names)
-            .map_or_else(|| format!("write {wanted}"), |near| format!("did you mean `{near}`?"));
-        Err(ValueError::new(wanted, format!("is not {wanted}"), fix))
     }
 }
 

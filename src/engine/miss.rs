@@ -43,6 +43,11 @@ impl Miss<'_> {
         &self.routed.request
     }
 
+    /// The stored response that may be served on errors.
+    pub(super) fn fallback_response(&self) -> Option<&StoredResponse> {
+        self.stored.as_deref().filter(|_| self.fallback)
+    }
+
     /// The kind of cache that larder is for the request.
     pub(super) fn cache(&self) -> CacheKind {
         self.key.scope().cache_kind()

@@ -141,7 +141,7 @@ impl Responder {
         miss: &Miss<'_>,
         failure: AttemptFailure,
     ) -> Option<ClientResponse> {
-        let (stored, now) = (self.fallback(miss)?, self.clock.now());
+        let (stored, now) = (miss.fallback_response()?, self.clock.now());
         self.stale(miss.routed, (miss.key, stored), (miss.reason, failure), now)
     }
 
@@ -183,7 +183,7 @@ impl Responder {
         miss: &Miss<'_>,
         rejection: Rejection,
     ) -> Option<ClientResponse> {
-        let (stored, now) = (self.fallback(miss)?, self.clock.now());
+        let (stored, now) = (miss.fallback_response()?, self.clock.now());
         self.updates.may_serve_on_error(miss.key, stored).then_some(())?;
         let failure = rejection.error_class()?;
         let ttl = stale_if_error(&miss.decision_input(now), stored, failure)?;
@@ -191,11 +191,6 @@ impl Responder {
         self.telemetry.stale_served(miss.routed.route_index, cause);
         let status = CacheStatus::hit(ttl).detail("stale-if-error", cause);
         Some(ClientResponse::from_stored(miss.request(), stored, now, &status, ResultKind::Stale))
-    }
-
-    /// The stored response that may be served on errors.
-    fn fallback<'p>(&self, miss: &'p Miss<'_>) -> Option<&'p StoredResponse> {
-        miss.stored.as_deref().filter(|_| miss.fallback)
     }
 
     /// The response when the fill has failed without a head.

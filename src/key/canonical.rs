@@ -3,12 +3,12 @@
 //!
 //! Owns: the order and framing of parts. A change of either changes every stored key: increment [`FORMAT`]
 //! with it.
-//! Never touches: which parts count (`query`, `credential`).
+//! Never touches: which parts count (`policy`, `credential`).
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 
 use crate::key::field_kinds::{self, FieldLine};
-use crate::key::{CacheKey, KeyBuilder, Purpose, Scope, query};
+use crate::key::{CacheKey, KeyBuilder, Purpose, Scope};
 use crate::policy::{KeyPolicy, Policy, QueryRule};
 use crate::semantics::redaction;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
@@ -114,7 +114,7 @@ fn put_path(bytes: &mut Vec<u8>, builder: &KeyBuilder, path: &str) {
 
 /// Writes the included parameters. A secret one is written as its visible start and the hash of the whole.
 fn put_query(bytes: &mut Vec<u8>, builder: &KeyBuilder, query: Option<&str>, rule: &QueryRule) {
-    for param in query::included(query, rule) {
+    for param in rule.included(query) {
         if builder.redactor.is_secret_param(param) {
             bytes.push(NAMED);
             put(bytes, redaction::shown_start(param).as_bytes());
@@ -149,7 +149,10 @@ fn put_excluded_secrets(
     if matches!(scope, Scope::Shared | Scope::Named(_)) {
         return;
     }
-    let mut excluded = query::excluded(request.target.query(), &policy.key.query)
+    let mut excluded = policy
+        .key
+        .query
+        .excluded(request.target.query())
         .filter(|param| builder.redactor.is_secret_param(param))
         .peekable();
     if excluded.peek().is_some() {

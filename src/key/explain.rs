@@ -3,7 +3,7 @@
 //! Owns: the text of each part. Credentials and secret parameters are named, their values are never shown.
 //! Never touches: the bytes of a key (`canonical`).
 
-use crate::key::{KeyBuilder, Scope, query};
+use crate::key::{KeyBuilder, Scope};
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
@@ -35,7 +35,7 @@ pub(super) fn parts(
     }
     let scope = builder.scope(request, &policy.scope);
     if matches!(scope, Scope::Anonymous | Scope::Credential(_)) {
-        let excluded = query::excluded(request.target.query(), &policy.key.query);
+        let excluded = policy.key.query.excluded(request.target.query());
         let secret = excluded.filter(|param| builder.redactor.is_secret_param(param));
         let shown: Vec<_> = secret.map(|param| builder.redactor.param(param)).collect();
         if !shown.is_empty() {
@@ -64,7 +64,7 @@ pub(super) fn parts(
 }
 
 fn query_shown(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy) -> String {
-    let counted = query::included(request.target.query(), &policy.key.query);
+    let counted = policy.key.query.included(request.target.query());
     let shown: Vec<_> = counted.map(|param| builder.redactor.param(param)).collect();
     if shown.is_empty() { "(none)".to_owned() } else { shown.join("&") }
 }

@@ -50,6 +50,7 @@ mod tests {
     use std::pin::pin;
     use std::task::Poll;
 
+    use crate::clock::Clock;
     use crate::proxy::context::RequestContext;
 
     use super::*;
@@ -65,7 +66,7 @@ mod tests {
                 BodyCapture::for_response(StatusCode::OK, &HeaderMap::new(), &in_flight).unwrap();
             let text = format!("[{}1]", " ".repeat(length - 3));
             assert!(capture.push(&Bytes::from(text)));
-            let mut ctx = RequestContext::new(std::time::Instant::now());
+            let mut ctx = RequestContext::new(Clock::system().instant());
             ctx.body_capture = Some(capture);
             let mut reading = pin!(ctx.inspect_body());
             let is_pending =

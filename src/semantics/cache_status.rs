@@ -10,6 +10,15 @@ use http::{HeaderMap, StatusCode};
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Larder's member of `Cache-Status`. `hit` and `fwd` exclude each other.
+///
+/// ```
+/// # use http::StatusCode;
+/// use larder::semantics::cache_status::CacheStatus;
+///
+/// assert_eq!(CacheStatus::hit(59).value(), "larder; hit; ttl=59");
+/// let miss = CacheStatus::forwarded("uri-miss").status(StatusCode::OK).stored().ttl(60);
+/// assert_eq!(miss.value(), "larder; fwd=uri-miss; fwd-status=200; stored; ttl=60");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheStatus {
     handled: HitOrForward,

@@ -34,6 +34,14 @@ pub enum PathTemplateError {
 
 impl<'t> PathTemplate<'t> {
     /// Parses a pattern from the configuration.
+    ///
+    /// ```
+    /// use larder::semantics::path_template::{PathTemplate, PathTemplateError};
+    ///
+    /// let template = PathTemplate::read("/api/{version}/**").unwrap();
+    /// assert!(template.rest && template.segments().eq(["api", "{version}"]));
+    /// assert_eq!(PathTemplate::read("/api/**/users"), Err(PathTemplateError::Rest));
+    /// ```
     pub fn read(text: &'t str) -> Result<Self, PathTemplateError> {
         let path = text.strip_prefix('/').ok_or(PathTemplateError::Slash)?;
         if path.contains(['?', '#']) {

@@ -58,6 +58,21 @@ pub enum RangeSelection {
 
 /// Selects the part of a stored 200's body of `len` bytes for a `GET`. An invalid range, another range unit,
 /// or too many ranges select the whole body (RFC 9110 §14.2 allows this).
+///
+/// ```
+/// # use http::{HeaderMap, HeaderValue, StatusCode, header::RANGE};
+/// use larder::semantics::ranges::{ByteRange, RangeSelection, evaluate};
+/// use larder::semantics::response_metadata::CacheMetadata;
+///
+/// let metadata = CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new());
+/// let select = |range: &'static str| {
+///     let request = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(range))]);
+///     evaluate(&request, &metadata, 1000)
+/// };
+/// assert_eq!(select("bytes=-100"), RangeSelection::Part(ByteRange { first: 900, last: 999 }));
+/// assert_eq!(select("bytes=1000-"), RangeSelection::Unsatisfiable);
+/// assert_eq!(select("lines=1-2"), RangeSelection::Whole);
+/// ```
 pub fn evaluate(request: &HeaderMap, metadata: &CacheMetadata, len: u64) -> RangeSelection {
     let Some(ranges) = requested_ranges(request) else { return RangeSelection::Whole };
     if !if_range_matches(request, metadata) {

@@ -86,6 +86,17 @@ impl NotStoredReason {
 }
 
 /// The origin's prohibition by the response alone, without regard to the request, if there is one.
+///
+/// ```
+/// # use http::{HeaderMap, HeaderValue, StatusCode, header::CACHE_CONTROL};
+/// use larder::semantics::response_metadata::CacheMetadata;
+/// use larder::semantics::storability::{CacheKind, NotStoredReason, origin_prohibition};
+///
+/// let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("private"))]);
+/// let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
+/// assert_eq!(origin_prohibition(&metadata, CacheKind::Shared), Some(NotStoredReason::Private));
+/// assert_eq!(origin_prohibition(&metadata, CacheKind::Private), None);
+/// ```
 pub fn origin_prohibition(metadata: &CacheMetadata, kind: CacheKind) -> Option<NotStoredReason> {
     if metadata.no_store {
         return Some(NotStoredReason::NoStore);

@@ -78,6 +78,19 @@ impl fmt::Debug for VariantSecret {
 }
 
 /// Names of request fields: sorted, each once. Cheap to clone.
+///
+/// ```
+/// # use http::{HeaderMap, HeaderValue, header::ACCEPT_LANGUAGE};
+/// use larder::semantics::vary::{VARIANT_SECRET_LEN, VariantSecret, VaryFields};
+///
+/// let secret = VariantSecret::new([7; VARIANT_SECRET_LEN]);
+/// let variant = |language: &'static str| {
+///     let request = HeaderMap::from_iter([(ACCEPT_LANGUAGE, HeaderValue::from_static(language))]);
+///     VaryFields::new(vec![ACCEPT_LANGUAGE]).variant(&request, &secret, &|_, _| None)
+/// };
+/// assert_eq!(variant("de, en;q=0.5"), variant("EN; q=0.5,de"), "the same preferences");
+/// assert_ne!(variant("de"), variant("en"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct VaryFields(Option<Arc<[HeaderName]>>);
 

@@ -82,16 +82,9 @@ impl Pipeline {
             .expect("hexadecimal digits are valid");
         let key_builder = Arc::new(config.key_builder(shared.secret));
         let engine = engine(&config, &telemetry, shared, (&client, &key_builder), &via);
-        let default_policy = Policy { cooldown: config.cooldown, ..Policy::origin() };
         let service = Proxy::new(ProxyHandler {
             engine: Arc::clone(&engine),
-            router: Router {
-                routes: config.routes.clone(),
-                default_policy: Arc::new(default_policy),
-                upstreams: Arc::clone(&client.upstreams),
-                key_builder: Arc::clone(&key_builder),
-                switch: Arc::clone(&shared.switch),
-            },
+            router: router(&config, shared, (&client, &key_builder)),
             network: client,
             telemetry: Arc::clone(&telemetry),
             clock: shared.clock.clone(),
@@ -173,6 +166,21 @@ fn upstream_stack(
         Arc::clone(&shared.in_flight),
     ));
     Ok(UpstreamStack { resolver, admission, client })
+}
+
+fn router(
+    config: &Config,
+    shared: &SharedState,
+    (client, key_builder): (&HttpClient, &Arc<KeyBuilder>),
+) -> Router {
+    let default_policy = Policy { cooldown: config.cooldown, ..Policy::origin() };
+    Router {
+        routes: config.routes.clone(),
+        default_policy: Arc::new(default_policy),
+        upstreams: Arc::clone(&client.upstreams),
+        key_builder: Arc::clone(key_builder),
+        switch: Arc::clone(&shared.switch),
+    }
 }
 
 fn engine(

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use ::larder::clock::Clock;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use crate::client::Client;
 use crate::expectations::{Counters, Expectations};

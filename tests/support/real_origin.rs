@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rand::Rng;
+use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::TcpStream;
 

@@ -1,4 +1,4 @@
-//! A text table: rows below column heads.
+//! A text table: rows below column heads, and lines of details below them.
 //!
 //! Owns: the width of columns. Never touches: the content of cells.
 
@@ -23,6 +23,20 @@ pub(in crate::cli) fn print<const N: usize>(
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");
         writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints `lines` below a table, after an empty line if there are any.
+pub(in crate::cli) fn print_details(
+    lines: impl Iterator<Item = String>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    for (index, line) in lines.enumerate() {
+        if index == 0 {
+            writeln!(out)?;
+        }
+        writeln!(out, "{}", sanitize(&line).replace('\n', " "))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::admin_client::sanitize;
 use crate::cli::doctor::sockets::{Connection, Process, Sockets};
-use crate::cli::exec::final_stats::FinalStats;
+use crate::cli::exec::summary::FinalStats;
 use crate::exec_env::no_proxy::NoProxy;
 
 /// The hosts of the configuration by address. Other hosts may share an address, and the name that a client

@@ -76,10 +76,10 @@ impl CallerProof {
     }
 
     /// The part before the `@` of the proxy's URL.
-    pub(super) fn password(&self) -> Option<&str> {
+    pub(super) fn password(&self) -> Option<String> {
         match self {
             Self::User => None,
-            Self::Password(password) => Some(password),
+            Self::Password(password) => Some(password.clone()),
         }
     }
 }
@@ -121,6 +121,6 @@ mod tests {
         assert!(password.local_users.is_none());
         let users = password.users.unwrap();
         assert_eq!(*users.0, [("larder".to_owned(), "0123".to_owned())]);
-        assert_eq!(proof.password(), Some("larder:0123"));
+        assert_eq!(proof.password().as_deref(), Some("larder:0123"));
     }
 }

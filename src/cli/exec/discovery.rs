@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use crate::cli::ExitStatus;
 use crate::cli::admin_client::port_owner::{TrustedUsers, untrusted_listener};
 use crate::cli::admin_client::{AdminClient, TargetArgs, connect_address};
+use crate::cli::exec::Endpoint;
 use crate::cli::exec::summary::Counts;
 use crate::config::env::Env;
 use crate::config::{Config, redacted};
@@ -19,10 +20,7 @@ use crate::config::{Config, redacted};
 /// A running larder.
 pub(in crate::cli) struct RunningLarder {
     admin_client: AdminClient,
-    /// The address at which clients connect.
-    pub(in crate::cli) proxy: SocketAddr,
-    /// The certificate of its authority; empty if it intercepts no host.
-    pub(in crate::cli) ca: String,
+    pub(in crate::cli) endpoint: Endpoint,
 }
 
 /// The reason why no running larder is used.
@@ -80,10 +78,9 @@ pub(in crate::cli) fn find(
     }
     let proxy = connect_address(listen);
     check_owner(file, config, proxy)?;
-    match admin_client.text("/ca.pem") {
-        Ok(ca) => Ok(RunningLarder { admin_client, proxy, ca: ca.unwrap_or_default() }),
-        Err(error) => Err(NotFound::Unsuitable(error.message)),
-    }
+    let ca = admin_client.text("/ca.pem").map_err(|error| NotFound::Unsuitable(error.message))?;
+    let endpoint = Endpoint { proxy, password: None, ca: ca.unwrap_or_default() };
+    Ok(RunningLarder { admin_client, endpoint })
 }
 
 /// Checks the owner of the proxy listener too: traffic needs the same protection as a token.

@@ -18,8 +18,8 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::Context;
 use crate::cli::exec::caller_proof::CallerProof;
-use crate::cli::exec::final_stats::FinalStats;
-use crate::cli::exec::print_note;
+use crate::cli::exec::summary::FinalStats;
+use crate::cli::exec::{Endpoint, print_note};
 use crate::clock::Clock;
 use crate::config::env::Env;
 use crate::config::name_constraint::NameConstraint;
@@ -34,9 +34,7 @@ use crate::telemetry::{self, Telemetry};
 /// A larder that runs in this process.
 pub(in crate::cli) struct EmbeddedLarder {
     server: Server,
-    proxy: SocketAddr,
-    proof: CallerProof,
-    ca: String,
+    pub(super) endpoint: Endpoint,
 }
 
 /// The longest drain after the end of the command: only processes that it left behind have connections.
@@ -70,23 +68,9 @@ impl EmbeddedLarder {
         let server =
             Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it has no listener")?;
-        let ca = server.ca().unwrap_or_default();
-        Ok(Self { server, proxy, proof, ca })
-    }
-
-    /// The address on which it listens.
-    pub(super) fn proxy(&self) -> SocketAddr {
-        self.proxy
-    }
-
-    /// The user and the password that it requires, if any.
-    pub(super) fn password(&self) -> Option<&str> {
-        self.proof.password()
-    }
-
-    /// The certificate of its authority; empty if it intercepts no host.
-    pub(super) fn ca(&self) -> &str {
-        &self.ca
+        let endpoint =
+            Endpoint { proxy, password: proof.password(), ca: server.ca().unwrap_or_default() };
+        Ok(Self { server, endpoint })
     }
 
     /// Stops it and returns its final statistics.

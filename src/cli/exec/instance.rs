@@ -2,15 +2,14 @@
 //!
 //! Owns: the choice. Never touches: how each is found or started.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::cli::Context;
 use crate::cli::exec::discovery::{self, NotFound, RunningLarder};
 use crate::cli::exec::embedded::EmbeddedLarder;
-use crate::cli::exec::final_stats::FinalStats;
-use crate::cli::exec::print_note;
+use crate::cli::exec::summary::FinalStats;
 use crate::cli::exec::supervisor::SupervisedLarder;
+use crate::cli::exec::{Endpoint, print_note};
 use crate::config::Config;
 
 /// The larder that a command uses.
@@ -60,30 +59,12 @@ impl Instance {
         EmbeddedLarder::start(file, config, context).map(Self::Embedded)
     }
 
-    /// The address for the command's connections.
-    pub(in crate::cli) fn proxy(&self) -> SocketAddr {
+    /// The data that the command needs to use it.
+    pub(in crate::cli) fn endpoint(&self) -> &Endpoint {
         match self {
-            Self::Running(running) => running.proxy,
-            Self::Embedded(embedded) => embedded.proxy(),
-            Self::Supervised(supervised) => supervised.proxy(),
-        }
-    }
-
-    /// The user and the password that it requires, `USER:PASSWORD`, if any.
-    pub(super) fn password(&self) -> Option<&str> {
-        match self {
-            Self::Running(_) => None,
-            Self::Embedded(embedded) => embedded.password(),
-            Self::Supervised(supervised) => supervised.password(),
-        }
-    }
-
-    /// The certificate of its authority; empty if it intercepts no host.
-    pub(super) fn ca(&self) -> &str {
-        match self {
-            Self::Running(running) => &running.ca,
-            Self::Embedded(embedded) => embedded.ca(),
-            Self::Supervised(supervised) => supervised.ca(),
+            Self::Running(running) => &running.endpoint,
+            Self::Embedded(embedded) => &embedded.endpoint,
+            Self::Supervised(supervised) => &supervised.endpoint,
         }
     }
 

@@ -1,4 +1,4 @@
-//! The summary of a command's requests, in two lines.
+//! The statistics of a larder at the end of its command, and their summary in two lines.
 //!
 //! Owns: the choice of counters and the text. Never touches: counting.
 
@@ -8,6 +8,17 @@ use std::fmt::{self, Write as _};
 use serde_json::{Value, json};
 
 use crate::cli::admin_client::sanitize;
+
+/// The statistics of a larder at the end of its command.
+#[derive(Default)]
+pub(in crate::cli) struct FinalStats {
+    /// Its metrics, in the text format of Prometheus.
+    pub(in crate::cli) metrics: String,
+    /// The hosts of its tunnels, if known, and the number of connections for each.
+    pub(in crate::cli) tunnelled: Vec<(String, u64)>,
+    /// The hosts for which clients rejected its certificate, and the number of handshakes for each.
+    pub(in crate::cli) distrusted: Vec<(String, u64)>,
+}
 
 /// The request counters of a page of metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

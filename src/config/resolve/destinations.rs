@@ -41,7 +41,7 @@ pub(super) fn resolve(
     let mut names: Vec<(String, Option<u16>)> = Vec::new();
     let mut rules = Vec::new();
     for entry in section.entries() {
-        let path = section.at(&entry.key);
+        let path = section.key_path(&entry.key);
         let address = reader.scalar(&entry.value, &path, address);
         let (host, port) = match one_name(&entry.key) {
             Ok(name) => name,
@@ -78,7 +78,7 @@ fn one_name(text: &str) -> Result<(String, Option<u16>), ValueError> {
 
 fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {
     let node = section.get("ports")?;
-    let path = section.at("ports");
+    let path = section.key_path("ports");
     if matches!(&node.value, Value::Scalar(text, _) if text == "all") {
         return Some(Ports::All);
     }
@@ -121,7 +121,7 @@ pub(super) fn warn_trailing_dots(
     reader: &mut Reader<'_>,
 ) {
     let Some(node) = section.get(key) else { return };
-    let path = section.at(key);
+    let path = section.key_path(key);
     let nodes = match &node.value {
         Value::List(nodes) => nodes.as_slice(),
         Value::Scalar(..) | Value::Map(_) | Value::Null => std::slice::from_ref(node),

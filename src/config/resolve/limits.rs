@@ -7,7 +7,8 @@ use std::path::PathBuf;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
-use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::keyword::keyword;
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::bounds;
 use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 
@@ -92,8 +93,8 @@ pub(super) fn log(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Log {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
-    let format = word("`pretty` or `json`", &formats);
-    let level = word("one of error, warn, info, debug, trace", &levels);
+    let format = keyword("`pretty` or `json`", &formats);
+    let level = keyword("one of error, warn, info, debug, trace", &levels);
     let log = Log {
         format: section.scalar_or(reader, "format", format, defaults.format),
         level: section.scalar_or(reader, "level", level, defaults.level),
@@ -105,9 +106,7 @@ pub(super) fn log(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Log {
 /// Only the directory of the store.
 pub(super) fn store_path(top: Option<&mut Section<'_>>, reader: &mut Reader<'_>) -> PathBuf {
     let mut section = top.and_then(|top| top.section(reader, "store"));
-    let path = section.as_mut().and_then(|section| {
-        section.get("path").and_then(|node| reader.path(node, &section.at("path")))
-    });
+    let path = section.as_mut().and_then(|section| section.file_path(reader, "path"));
     path.map_or_else(|| reader.directory().join(Store::default().path), |at| at.value)
 }
 
@@ -124,7 +123,7 @@ pub(super) fn store(
         check_in_flight(&defaults, limits, in_flight, reader);
         return defaults;
     };
-    let path = section.get("path").and_then(|node| reader.path(node, &section.at("path")));
+    let path = section.file_path(reader, "path");
     let memory = section.scalar(reader, "memory", size::parse_memory);
     let disk = section.scalar_or(reader, "disk", disk, defaults.disk);
     let sweep_every =

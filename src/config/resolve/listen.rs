@@ -61,10 +61,8 @@ fn access(
     if let Some(mut access) = top.section(reader, "access") {
         let known = reader.problems.len();
         clients = access.scalars(reader, "clients", net).unwrap_or_default();
-        if let Some(node) = access.get("users_file") {
-            let path = reader.path(node, &access.at("users_file"));
-            users = path.and_then(|path| read_users(&path, reader));
-        }
+        let path = access.file_path(reader, "users_file");
+        users = path.and_then(|path| read_users(&path, reader));
         // Invalid values have been reported; they do not also count as missing.
         has_rules = !clients.is_empty() || users.is_some() || reader.problems.len() > known;
         access.finish(reader);
@@ -143,19 +141,8 @@ fn refuse_admin_at(
 
 /// The token in `token_file`.
 fn token(admin: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Token> {
-    let node = admin.get("token_file")?;
-    let at = reader.path(node, &admin.at("token_file"))?;
-    let contents = reader.file(&at)?;
-    if contents.open_to_all {
-        let what = "all users of this machine can read or change the file with the token";
-        reader.problem(
-            at.place,
-            &at.path,
-            what,
-            "remove the permissions of other users: `chmod o= FILE`",
-        );
-        return None;
-    }
+    let at = admin.file_path(reader, "token_file")?;
+    let contents = reader.private_file(&at, "the token")?;
     match Token::parse(&contents.bytes) {
         Ok(token) => Some(token),
         Err(error) => {
@@ -192,13 +179,7 @@ pub(super) fn net(text: &str) -> Result<IpNet, ValueError> {
 
 /// Reads lines of `user:password`; empty lines and those that begin with `#` are ignored.
 fn read_users(at: &Spanned<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
-    let contents = reader.file(at)?;
-    if contents.open_to_all {
-        let what = "all users of this machine can read or change the file with the passwords";
-        let fix = "remove the permissions of other users: `chmod o= FILE`";
-        reader.problem(at.place, &at.path, what, fix);
-        return None;
-    }
+    let contents = reader.private_file(at, "the passwords")?;
     let mut users = Vec::new();
     for (index, line) in String::from_utf8_lossy(&contents.bytes).lines().enumerate() {
         if line.trim().is_empty() || line.starts_with('#') {

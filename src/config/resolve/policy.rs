@@ -12,8 +12,9 @@ use crate::config::defaults;
 use crate::config::diagnostics::{SourceLocation, ValueError};
 use crate::config::duration;
 use crate::config::file::Value;
+use crate::config::keyword::keyword;
 use crate::config::number::share_up_to_half;
-use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::{header_names, retry, status};
 use crate::policy::{
     CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule,
@@ -57,8 +58,12 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
     };
     let Some(mut section) = top.section(reader, "defaults") else { return read };
     let modes = Mode::ALL.map(|mode| (mode.token(), mode));
-    read.mode =
-        section.scalar_or(reader, "mode", word("one of cache, bypass, offline", &modes), read.mode);
+    read.mode = section.scalar_or(
+        reader,
+        "mode",
+        keyword("one of cache, bypass, offline", &modes),
+        read.mode,
+    );
     if let Some(at) = scope(&mut section, reader) {
         if at.value == ScopeRule::Shared {
             let what =
@@ -130,7 +135,7 @@ pub(super) fn read(
 
 fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Ttl>> {
     let node = route.get("ttl")?;
-    let path = route.at("ttl");
+    let path = route.key_path("ttl");
     if matches!(node.value, Value::Map(_)) {
         let mut section = reader.section(node, &path)?;
         let value = ttl_of_map(&mut section, reader);
@@ -138,7 +143,7 @@ fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Ttl>>
         return Some(Spanned { value: value?, place: route.key_place("ttl"), path });
     }
     let wanted = "a duration such as `30m`, `forever` or `origin`";
-    let words = word(wanted, &[("forever", Ttl::Forever), ("origin", Ttl::Origin)]);
+    let words = keyword(wanted, &[("forever", Ttl::Forever), ("origin", Ttl::Origin)]);
     reader.scalar(node, &path, |text| {
         if !text.contains(|c: char| c.is_ascii_digit()) {
             return words(text);
@@ -183,7 +188,7 @@ fn ttl_by_status(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<(Statu
     let Some(section) = route.section(reader, "ttl_by_status") else { return Vec::new() };
     let mut all = Vec::new();
     for entry in section.entries() {
-        let path = section.at(&entry.key);
+        let path = section.key_path(&entry.key);
         let ttl = reader.scalar(&entry.value, &path, duration::parse);
         match status::stored(&entry.key) {
             Ok(status) => all.extend(ttl.map(|ttl| (status, ttl.value))),
@@ -209,7 +214,7 @@ fn stale_if_error(
 ) -> StaleIfErrorSection {
     let unset = StaleIfErrorSection { cooldown, ..StaleIfErrorSection::default() };
     let Some(node) = section.get("stale_if_error") else { return unset };
-    let path = section.at("stale_if_error");
+    let path = section.key_path("stale_if_error");
     if matches!(node.value, Value::Scalar(..)) {
         let what = "is a single value, but the window and the errors have separate keys";
         reader.problem(
@@ -240,13 +245,13 @@ fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Durati
 
 fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<ScopeRule>> {
     let node = section.get("scope")?;
-    let path = section.at("scope");
+    let path = section.key_path("scope");
     if matches!(node.value, Value::Map(_)) {
         let mut inner = reader.section(node, &path)?;
         let header = inner.scalar(reader, "header", scope_header);
         if !inner.has("header") {
             let fix = "write `{ header: X-Larder-User }`, or `credential`";
-            reader.problem(inner.place, &inner.at("header"), "is missing", fix);
+            inner.missing(reader, "header", fix);
         }
         inner.finish(reader);
         let Spanned { value, place, .. } = header?;
@@ -254,7 +259,7 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<S
     }
     let words = [("credential", false), ("shared", true)];
     let wanted = "`credential`, `shared` or `{ header: X-Larder-User }`";
-    let shared = reader.scalar(node, &path, word(wanted, &words))?;
+    let shared = reader.scalar(node, &path, keyword(wanted, &words))?;
     let value = if shared.value { ScopeRule::Shared } else { ScopeRule::Credential };
     Some(Spanned { value, place: shared.place, path })
 }
@@ -315,7 +320,7 @@ fn set_cookie(
     reader: &mut Reader<'_>,
 ) -> SetCookiePolicy {
     let words = [("strip", SetCookiePolicy::Strip), ("keep", SetCookiePolicy::Keep)];
-    let Some(at) = route.scalar(reader, "set_cookie", word("`strip` or `keep`", &words)) else {
+    let Some(at) = route.scalar(reader, "set_cookie", keyword("`strip` or `keep`", &words)) else {
         return SetCookiePolicy::Refuse;
     };
     let shared = scope.is_some_and(|scope| scope.value == ScopeRule::Shared);
@@ -342,7 +347,7 @@ fn targeted(
             "remove `targeted_cache_control`, or write `ttl: origin` to use the origin's fields";
         reader.problem(
             route.key_place("targeted_cache_control"),
-            &route.at("targeted_cache_control"),
+            &route.key_path("targeted_cache_control"),
             what,
             fix,
         );

@@ -8,9 +8,10 @@ use http::Method;
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::{self, parse_positive};
 use crate::config::file::Value;
+use crate::config::keyword::boolean;
 use crate::config::number::{between, share};
-use crate::config::reader::{Reader, Section, Spanned, count, word};
-use crate::config::resolve::scalars;
+use crate::config::reader::{Reader, Section, Spanned, count};
+use crate::config::resolve::bounds;
 use crate::config::resolve::status;
 use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
 use crate::semantics::method;
@@ -56,7 +57,7 @@ pub(super) fn for_route(
     if !methods.is_empty() && !retry.methods.iter().any(is_matched) {
         let what = "has no effect: it retries none of the methods that this route matches";
         let fix = "name them in `retry.methods` if a repeated call does no harm, or remove `retry`";
-        reader.problem(route.key_place("retry"), &route.at("retry"), what, fix);
+        reader.problem(route.key_place("retry"), &route.key_path("retry"), what, fix);
     }
     for at in named.iter().filter(|at| !method::is_idempotent(&at.value) && is_matched(&at.value)) {
         let text = format!(
@@ -72,7 +73,7 @@ pub(super) fn for_route(
 fn read(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) -> RetrySection {
     let unset = RetrySection { retry: base.clone(), methods: Vec::new() };
     let Some(node) = section.get("retry") else { return unset };
-    let path = section.at("retry");
+    let path = section.key_path("retry");
     if matches!(node.value, Value::Scalar(..)) {
         let off = reader.scalar(node, &path, off);
         let retries = if off.is_some() { 0 } else { base.retries };
@@ -90,13 +91,11 @@ fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
     let retries = section.scalar(reader, "retries", count(0, MOST_RETRIES));
     let retries = retries.and_then(|at| u32::try_from(at.value).ok()).unwrap_or(base.retries);
     let on = section.scalars(reader, "on", status::retried);
-    let named = section.scalars(reader, "methods", scalars::method);
+    let named = section.scalars(reader, "methods", bounds::method);
     let backoff = backoff(section, base.backoff, reader);
-    let words = [("true", true), ("false", false)];
-    let yes_or_no = word("`true` or `false`", &words);
     let honour_retry_after =
-        section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
-    let budget = section.scalar_or(reader, "budget", scalars::client_wait, base.budget);
+        section.scalar_or(reader, "honour_retry_after", boolean, base.honour_retry_after);
+    let budget = section.scalar_or(reader, "budget", bounds::client_wait, base.budget);
     section.finish(reader);
     let values = |named: &Vec<Spanned<Method>>| named.iter().map(|at| at.value.clone()).collect();
     let retry = RetryPolicy {
@@ -124,7 +123,7 @@ fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) ->
         let what = format!("the first wait, {initial}, is longer than the longest, {max}");
         let fix = "write an `initial` up to `max`";
         let key = if inner.has("initial") { "initial" } else { "max" };
-        reader.problem(inner.key_place(key), &inner.at(key), what, fix);
+        reader.problem(inner.key_place(key), &inner.key_path(key), what, fix);
     }
     read
 }
@@ -144,7 +143,7 @@ pub(super) fn cooldown(
         let what = format!("`cooldown` is {cooldown}, which is longer than `max_cooldown`, {max}");
         let fix = "write a `cooldown` up to `max_cooldown`";
         let key = if section.has("cooldown") { "cooldown" } else { "max_cooldown" };
-        reader.problem(section.key_place(key), &section.at(key), what, fix);
+        reader.problem(section.key_place(key), &section.key_path(key), what, fix);
     }
     read
 }

@@ -12,9 +12,9 @@ use crate::config::diagnostics::{SourceLocation, ValueError, WarningKind};
 use crate::config::duration;
 use crate::config::file::{Entry, Node, Value};
 use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::resolve::bounds;
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::policy::{self, Defaults};
-use crate::config::resolve::scalars;
 use crate::config::resolve::{header_names, upstreams};
 use crate::policy::{ScopeRule, Ttl};
 use crate::route::pattern::{FieldMatch, PathPattern, Pattern, QueryMatch, ValueMatch};
@@ -81,7 +81,7 @@ fn route(
     {
         let what = "has no effect: only responses to GET and HEAD are stored";
         let fix = format!("remove `{key}`, or add GET to `match.method`");
-        reader.problem(place, &section.at(key), what, fix);
+        reader.problem(place, &section.key_path(key), what, fix);
     }
     if let Some(ttl) = &ttl {
         warn_overrides_origin(ttl, reader);
@@ -93,7 +93,7 @@ fn route(
 fn name(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Arc<str>>> {
     if section.get("name").is_none() {
         let fix = "add `name: …`; it is the label in metrics and logs";
-        reader.problem(section.place, &section.at("name"), "is missing", fix);
+        section.missing(reader, "name", fix);
         return None;
     }
     section.scalar(reader, "name", upstreams::label)
@@ -102,20 +102,25 @@ fn name(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Ar
 fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> {
     let Some(node) = route.get("match") else {
         let fix = "add `match: { host: api.example, path: \"/…\" }`";
-        reader.problem(route.place, &route.at("match"), "is missing", fix);
+        route.missing(reader, "match", fix);
         return None;
     };
-    let mut section = reader.section(node, &route.at("match"))?;
+    let mut section = reader.section(node, &route.key_path("match"))?;
     let host = section.scalar(reader, "host", host_pattern);
     warn_trailing_dots(&mut section, "host", reader);
     if !section.has("host") {
         let fix = "add `host: api.example`; `\"*\"` means every host";
-        reader.problem(section.place, &section.at("host"), "is missing", fix);
+        section.missing(reader, "host", fix);
     }
-    let methods = section.scalars(reader, "method", scalars::method);
+    let methods = section.scalars(reader, "method", bounds::method);
     if methods.as_ref().is_some_and(Vec::is_empty) && is_empty_list(section.get("method")) {
         let place = section.key_place("method");
-        reader.problem(place, &section.at("method"), "names no method", "remove the key for GET");
+        reader.problem(
+            place,
+            &section.key_path("method"),
+            "names no method",
+            "remove the key for GET",
+        );
     }
     let path = section.scalar_or(reader, "path", path, PathPattern::any());
     let headers = conditions(&mut section, "headers", reader, header_names::name);
@@ -141,7 +146,7 @@ fn conditions<N>(
 ) -> Vec<(N, ValueMatch)> {
     let Some(inner) = section.section(reader, key) else { return Vec::new() };
     let mut one = |entry: &Entry| {
-        let path = inner.at(&entry.key);
+        let path = inner.key_path(&entry.key);
         let value = reader.scalar(&entry.value, &path, |text| {
             Ok(if text == "*" { ValueMatch::Present } else { ValueMatch::Is(text.to_owned()) })
         });

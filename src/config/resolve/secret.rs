@@ -18,7 +18,7 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
     let name = section.scalar(reader, "from_env", variable);
     if name.is_none() && reader.problems.len() == known {
         let fix = "write `from_env: LARDER_SCOPE_SECRET`, or remove the key: larder then generates its own";
-        reader.problem(section.place, &section.at("from_env"), "is missing", fix);
+        section.missing(reader, "from_env", fix);
     }
     section.finish(reader);
     let name = name?;

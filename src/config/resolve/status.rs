@@ -6,7 +6,7 @@
 use http::StatusCode;
 
 use crate::config::diagnostics::ValueError;
-use crate::config::reader::nearest;
+use crate::config::keyword::nearest;
 use crate::policy::{ErrorMatch, StatusMatch};
 
 /// Statuses that are never stored, regardless of configuration and origin: partial content, malformed

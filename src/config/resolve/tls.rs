@@ -97,11 +97,7 @@ const SHOWN: usize = 5;
 
 fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
     let Some(mut ca) = section.section(reader, "ca") else { return Ca::default() };
-    let path = |ca: &mut Section<'_>, reader: &mut Reader<'_>, key| {
-        let node = ca.get(key)?;
-        reader.path(node, &ca.at(key))
-    };
-    let (cert, key) = (path(&mut ca, reader, "cert"), path(&mut ca, reader, "key"));
+    let (cert, key) = (ca.file_path(reader, "cert"), ca.file_path(reader, "key"));
     let constrain = ca.scalars(reader, "constrain", NameConstraint::parse).unwrap_or_default();
     ca.finish(reader);
     for (present, missing) in [("cert", "key"), ("key", "cert")] {
@@ -109,7 +105,7 @@ fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
             let fix =
                 format!("add `{missing}: …`, or leave both out: larder then generates its own");
             let what = "needs the other file of the pair";
-            reader.problem(ca.key_place(present), &ca.at(present), what, fix);
+            reader.problem(ca.key_place(present), &ca.key_path(present), what, fix);
         }
     }
     Ca {

@@ -30,7 +30,7 @@ pub(super) fn read(
     let Some(section) = top.section(reader, "upstreams") else { return Vec::new() };
     let mut all: Vec<Arc<Upstream>> = Vec::new();
     for entry in section.entries() {
-        let path = section.at(&entry.key);
+        let path = section.key_path(&entry.key);
         if let Err(error) = label(&entry.key) {
             reader.problem(
                 entry.place,
@@ -99,7 +99,12 @@ fn hosts(
     warn_trailing_dots(one, "hosts", reader);
     if hosts.is_empty() && reader.problems.len() == known {
         let fix = "add `hosts: [api.example]`";
-        reader.problem(one.place, &one.at("hosts"), "names no host: it would never be used", fix);
+        reader.problem(
+            one.place,
+            &one.key_path("hosts"),
+            "names no host: it would never be used",
+            fix,
+        );
     }
     for Spanned { value, place, path } in &hosts {
         let other = earlier.iter().find(|up| up.hosts.iter().any(|h| h.host == value.host));

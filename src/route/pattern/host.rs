@@ -7,6 +7,14 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A pattern for hosts and ports. Case and a trailing dot are ignored; targets are normalized likewise.
+///
+/// ```
+/// use larder::route::pattern::HostPattern;
+///
+/// let hosts = HostPattern::parse("*.example:443").unwrap();
+/// assert!(hosts.matches("eu.api.example", 443));
+/// assert!(!hosts.matches("api.example", 80) && !hosts.matches("example", 443));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPattern {
     name: Name,

@@ -10,6 +10,15 @@ use crate::semantics::path_template::{PathTemplate, PathTemplateError};
 use crate::semantics::target::path_equivalence;
 
 /// A pattern for paths.
+///
+/// ```
+/// use larder::route::pattern::PathPattern;
+///
+/// let roles = PathPattern::parse("/api/{version}/guilds/{guild}/roles").unwrap();
+/// assert!(roles.matches("/api/v10/guilds/7/roles"));
+/// assert!(!roles.matches("/api/v10/guilds/7%2F8/roles/1"));
+/// assert!(PathPattern::parse("/api/**").unwrap().covers(&roles));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     /// The pattern as written.

@@ -60,7 +60,7 @@ fn a_request_is_one_json_line_at_debug_and_none_at_info() {
     assert_eq!(line["message"], "Request completed");
     assert_eq!(line["route"], "roles");
     assert_eq!(line["result"], "miss");
-    assert_eq!(line["why"], "uri-miss");
+    assert_eq!(line["reason"], "uri-miss");
     assert_eq!(line["status"], 200);
     assert_eq!(
         line["upstream_bytes"], 12,
@@ -226,7 +226,7 @@ fn retries_and_stale_if_error_responses_are_logged_with_their_cause() {
     assert_eq!(lines.len(), 2, "a stale response with a background refresh has no line: {text}");
     let summary = |line: &serde_json::Value| {
         let field = |name: &str| line[name].as_str().map(str::to_owned);
-        (field("message"), field("route"), field("cause"), line["wait"].as_f64())
+        (field("message"), field("route"), field("reason"), line["wait"].as_f64())
     };
     let expected = |message: &str, cause: &str, wait| {
         (Some(message.to_owned()), Some("roles".to_owned()), Some(cause.to_owned()), wait)

@@ -34,6 +34,7 @@ pub(super) fn from_pingora(error: &Error) -> UpstreamError {
     }
 }
 
+#[expect(clippy::unnecessary_box_returns, reason = "the connector returns boxed errors")]
 /// The error for pingora of a connection that the dialer could not establish.
 pub(super) fn to_pingora(error: UpstreamError) -> Box<Error> {
     if error == UpstreamError::Exhausted {

@@ -6,8 +6,9 @@ use http::HeaderName;
 
 use crate::config::diagnostics::ValueError;
 use crate::config::file::Value;
+use crate::config::keyword::{boolean, keyword, nearest};
 use crate::config::number::{between, decimal, positive_share};
-use crate::config::reader::{Reader, Section, Spanned, nearest, word};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::header_names;
 use crate::config::resolve::upstreams::response_rules;
 use crate::policy::upstream::{Cost, CostBudget, CreditSource, OverBudgetAction, Period};
@@ -21,8 +22,7 @@ pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cos
     let currency = section.scalar(reader, "currency", currency);
     let credits = credits(&mut section, reader);
     let per_credit = section.scalar(reader, "per_credit", between(0.0, MOST));
-    let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
-    let not_modified = section.scalar_or(reader, "not_modified", yes_or_no, false);
+    let not_modified = section.scalar_or(reader, "not_modified", boolean, false);
     let budget = budget(&mut section, reader);
     section.finish(reader);
     let (what, fix) = match (section.has("currency"), section.has("per_credit")) {
@@ -59,13 +59,13 @@ fn currency(text: &str) -> Result<String, ValueError> {
 fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
     let per_call = CreditSource::PerCall(1.0);
     let Some(node) = section.get("credits") else { return per_call };
-    let path = section.at("credits");
+    let path = section.key_path("credits");
     if matches!(node.value, Value::Map(_)) {
         let Some(mut inner) = reader.section(node, &path) else { return per_call };
         let header = inner.scalar(reader, "header", response_field);
         if !inner.has("header") {
             let fix = "write `{ header: X-Credits }`, a path, or a number";
-            reader.problem(inner.place, &inner.at("header"), "is missing", fix);
+            inner.missing(reader, "header", fix);
         }
         inner.finish(reader);
         return header.map_or(per_call, |at| CreditSource::Header(at.value));
@@ -100,13 +100,13 @@ fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudg
     let credits = inner.scalar(reader, "credits", in_period);
     if credits.is_none() && reader.problems.len() == known {
         let fix = "add `credits: 10000/month`, or `333/day`";
-        reader.problem(inner.place, &inner.at("credits"), "is missing", fix);
+        inner.missing(reader, "credits", fix);
     }
     let warn_at = inner.scalar_or(reader, "warn_at", positive_share, 0.8);
     let words = OverBudgetAction::ALL.map(|action| (action.token(), action));
     let wanted = "one of stale-only, refuse, warn";
     let at_limit =
-        inner.scalar_or(reader, "at_limit", word(wanted, &words), OverBudgetAction::StaleOnly);
+        inner.scalar_or(reader, "at_limit", keyword(wanted, &words), OverBudgetAction::StaleOnly);
     inner.finish(reader);
     let Spanned { value: (credits, period), .. } = credits?;
     Some(CostBudget { credits, period, warn_at, at_limit })

@@ -31,7 +31,7 @@ pub(super) fn read(
     section.finish(reader);
     if header.is_none() && reader.problems.len() == known {
         let fix = "add `header: Authorization`, or the field that the API requires";
-        reader.problem(section.place, &section.at("header"), "is missing", fix);
+        section.missing(reader, "header", fix);
     }
     refuse_missing_space(header.as_ref(), prefix.as_ref(), reader);
     let at = Spanned { value: (), place, path: section.path.clone() };
@@ -53,7 +53,7 @@ pub(super) fn read(
 fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
     let known = reader.problems.len();
     let env = section.scalar(reader, "from_env", secret::variable);
-    let file = section.get("file").and_then(|node| reader.path(node, &section.at("file")));
+    let file = section.file_path(reader, "file");
     match (section.has("from_env"), section.has("file")) {
         (true, false) => env.and_then(|name| from_env(&name, reader)),
         (false, true) => file.and_then(|path| from_file(&path, reader)),
@@ -88,17 +88,7 @@ fn from_file(
     at: &Spanned<std::path::PathBuf>,
     reader: &mut Reader<'_>,
 ) -> Option<Spanned<Vec<u8>>> {
-    let contents = reader.file(at)?;
-    if contents.open_to_all {
-        let what = "all users of this machine can read or change the file with the secret";
-        reader.problem(
-            at.place,
-            &at.path,
-            what,
-            "remove the permissions of other users: `chmod o= FILE`",
-        );
-        return None;
-    }
+    let contents = reader.private_file(at, "the secret")?;
     let secret = line(&contents.bytes);
     if secret.is_empty() {
         reader.problem(

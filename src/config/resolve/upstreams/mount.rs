@@ -20,7 +20,7 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
 ) -> Option<Mount> {
     let node = one.get("mount")?;
-    let at = one.at("mount");
+    let at = one.key_path("mount");
     if !matches!(node.value, Value::Map(_)) {
         let path = reader.scalar(node, &at, path)?;
         refuse_duplicate(&path, earlier, reader);
@@ -31,7 +31,7 @@ pub(super) fn read(
     let path = section.scalar(reader, "path", path);
     if path.is_none() && reader.problems.len() == known {
         let fix = "write `mount: { path: /api, to: \"https://api.example\" }`";
-        reader.problem(section.place, &section.at("path"), "is missing", fix);
+        section.missing(reader, "path", fix);
     }
     let known = reader.problems.len();
     let to = section.scalar(reader, "to", origin);

@@ -6,7 +6,8 @@
 use crate::config::diagnostics::ValueError;
 use crate::config::duration::parse_positive;
 use crate::config::file::{Node, ScalarKind, Value};
-use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::keyword::keyword;
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::status;
 use crate::policy::StatusMatch;
 use crate::policy::upstream::{
@@ -29,7 +30,7 @@ fn success(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
 /// The rules in file order; the first match counts.
 fn errors(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ErrorRule> {
     let Some(node) = one.get("errors") else { return Vec::new() };
-    let path = one.at("errors");
+    let path = one.key_path("errors");
     let nodes: &[Node] = match &node.value {
         Value::List(nodes) => nodes,
         Value::Null => &[],
@@ -64,7 +65,7 @@ fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> 
     }
     if class.is_none() {
         let fix = "add `class: minute`, or quota, shared, auth, server";
-        reader.problem(section.place, &section.at("class"), "is missing", fix);
+        section.missing(reader, "class", fix);
     }
     let status = status.into_iter().map(|at| at.value).collect();
     Some(ErrorRule { status, json, class: class?.value, cooldown: cooldown.map(|at| at.value) })
@@ -87,7 +88,7 @@ fn class(text: &str) -> Result<OutcomeClass, ValueError> {
         ("auth", OutcomeClass::Auth),
         ("server", OutcomeClass::Server),
     ];
-    word("one of minute, quota, shared, auth, server", &words)(text)
+    keyword("one of minute, quota, shared, auth, server", &words)(text)
 }
 
 fn cooldown(text: &str) -> Result<CooldownUntil, ValueError> {
@@ -97,7 +98,7 @@ fn cooldown(text: &str) -> Result<CooldownUntil, ValueError> {
         ("until-utc-month", CooldownUntil::UntilNextMonth),
     ];
     if !text.contains(|c: char| c.is_ascii_digit()) {
-        return word(wanted, &words)(text);
+        return keyword(wanted, &words)(text);
     }
     parse_positive(text).map(CooldownUntil::For).map_err(|error| ValueError { wanted, ..error })
 }
@@ -107,7 +108,7 @@ fn json(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
     let Some(inner) = section.section(reader, "json") else { return Vec::new() };
     let mut rules = Vec::new();
     for entry in inner.entries() {
-        let at = inner.at(&entry.key);
+        let at = inner.key_path(&entry.key);
         let values = values(&entry.value, &at, reader);
         match path(&entry.key) {
             Ok(path) => rules.push(JsonRule { path, values }),

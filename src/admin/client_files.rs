@@ -1,11 +1,11 @@
-//! The certificate that clients must trust for TLS interception.
+//! The files that clients fetch to use larder: the certificate to trust, and the proxy auto-configuration.
 //!
-//! Owns: `/ca.pem`. Never touches: the authority's key.
+//! Owns: `/ca.pem` and `/proxy.pac`. Never touches: the authority's key; the content of the files.
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST};
+use http::{HeaderMap, StatusCode};
 
 use crate::admin::{AppState, response};
 use crate::telemetry::problem::Problem;
@@ -16,6 +16,13 @@ pub(super) async fn certificate(State(state): State<AppState>) -> Response {
     // Not the media type of a DER certificate, which browsers offer to install.
     let fields = [(CONTENT_TYPE, "application/x-pem-file"), (CACHE_CONTROL, "no-store")];
     (fields, pem).into_response()
+}
+
+/// `GET /proxy.pac`, for the browser setting "automatic proxy configuration".
+pub(super) async fn pac(State(state): State<AppState>, fields: HeaderMap) -> Response {
+    let host = fields.get(HOST).and_then(|value| value.to_str().ok());
+    let fields = [(CONTENT_TYPE, "application/x-ns-proxy-autoconfig"), (CACHE_CONTROL, "no-store")];
+    (fields, state.api.pac(host)).into_response()
 }
 
 const NO_INTERCEPTION: Problem = Problem::new(
