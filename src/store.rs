@@ -42,8 +42,9 @@ pub enum Lookup {
     OtherVariants(VariantId),
     /// Nothing is stored under this key.
     Nothing,
-    /// Nothing is in memory, but the disk may have the entry: call [`Store::load`].
-    CheckDisk,
+    /// The disk may have the entry, which is not in memory: call [`Store::load`]. Memory has other variants if
+    /// it names the request's own.
+    CheckDisk(Option<VariantId>),
 }
 
 /// State of the disk tier, for `/readyz`. Responses are served in every state.
@@ -117,8 +118,8 @@ pub trait Store: Send + Sync {
     /// Looks up memory only. Never blocks.
     fn get(&self, query: StoreQuery<'_>) -> Lookup;
 
-    /// Looks up the disk after [`Lookup::CheckDisk`]; never returns `CheckDisk` itself.
-    async fn load(&self, query: StoreQuery<'_>) -> Lookup;
+    /// Looks up the disk after [`Lookup::CheckDisk`], with its value; never returns `CheckDisk` itself.
+    async fn load(&self, query: StoreQuery<'_>, in_memory: Option<VariantId>) -> Lookup;
 
     /// Whether memory may have partial responses. Never blocks.
     fn has_parts_in_memory(&self) -> bool {

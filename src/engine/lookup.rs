@@ -52,11 +52,9 @@ impl StoreLookup {
         key: &CacheKey,
         found: Lookup,
     ) -> Lookup {
-        if !matches!(found, Lookup::CheckDisk) {
-            return found;
-        }
+        let Lookup::CheckDisk(in_memory) = found else { return found };
         let variant = |fields: &VaryFields| self.variant(&routed.request, fields);
-        let found = self.store.load(StoreQuery { key, variant: &variant }).await;
+        let found = self.store.load(StoreQuery { key, variant: &variant }, in_memory).await;
         filter_reusable(found, key, routed)
     }
 
@@ -104,13 +102,13 @@ fn filter_reusable(found: Lookup, key: &CacheKey, routed: &RoutedRequest) -> Loo
         found @ (Lookup::Found(_)
         | Lookup::OtherVariants(_)
         | Lookup::Nothing
-        | Lookup::CheckDisk) => found,
+        | Lookup::CheckDisk(_)) => found,
     }
 }
 
 fn as_part(found: Lookup) -> Option<PartialResponse> {
     match found {
         Lookup::Found(stored) => PartialResponse::from_stored(stored),
-        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk => None,
+        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk(_) => None,
     }
 }

@@ -107,7 +107,7 @@ impl Engine {
                 (Some(stored), Some(variant))
             }
             Lookup::OtherVariants(variant) => (None, Some(variant)),
-            Lookup::Nothing | Lookup::CheckDisk => (None, None),
+            Lookup::Nothing | Lookup::CheckDisk(_) => (None, None),
         };
         let is_single_range =
             routed.request.method == Method::GET && ranges::is_single(&routed.request.headers);

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
+use crate::engine::fast_path::FastPath;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::response::{ClientResponse, EngineResult, ResponseBody};
 use crate::engine::router::Router;
@@ -163,6 +164,20 @@ impl Bench {
         limits: EngineLimits,
         in_flight: usize,
     ) -> Self {
+        Self::build(acts, limits, in_flight, (PathBuf::new(), 0))
+    }
+
+    /// Creates a bench whose store has a disk tier of `disk` bytes at `path`.
+    fn on_disk(acts: impl IntoIterator<Item = Act>, path: PathBuf, disk: u64) -> Self {
+        Self::build(acts, LIMITS, 64 << 20, (path, disk))
+    }
+
+    fn build(
+        acts: impl IntoIterator<Item = Act>,
+        limits: EngineLimits,
+        in_flight: usize,
+        (path, disk): (PathBuf, u64),
+    ) -> Self {
         let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let telemetry = Telemetry::new(&["api".into()], &[]);
         let origin = Arc::new(Scripted {
@@ -172,9 +187,9 @@ impl Bench {
             clock: clock.clone(),
         });
         let settings = tiered::Settings {
-            path: PathBuf::new(),
+            path,
             memory: 64 << 20,
-            disk: 0,
+            disk,
             max_object: limits.max_object,
             sweep_every: Duration::from_secs(60),
             secret: crate::store::state_db::Secret::from_bytes([7; 32]),
@@ -528,6 +543,28 @@ async fn only_a_body_known_to_be_complete_is_stored() {
         let seen = soon(read(reply)).await;
         assert_eq!(seen.is_ok(), end && framing != BodyFraming::Length(5), "{framing:?} {end}");
         assert_eq!(bench.stored().await.is_some(), stored, "{framing:?} {end}");
+    }
+}
+
+/// The fast path's lookup is the only one in memory, with and without a disk below.
+#[tokio::test]
+async fn a_cold_miss_looks_into_memory_once() {
+    for disk in [0, 64 << 20] {
+        let (body, act) = response(&[], BodyFraming::Length(4));
+        let dir = tempfile::tempdir().expect("a directory");
+        let bench = Bench::on_disk([act], dir.path().join("store"), disk);
+        bench.open(1);
+        let routed = bench.routed(request());
+        let FastPath::Miss(looked_up) = bench.engine.fast_path(&routed) else {
+            panic!("nothing is stored");
+        };
+        assert!(looked_up.is_some());
+        body.write("cold");
+        body.end();
+        let result = bench.engine.respond(&routed, looked_up, &Interims::new()).await;
+        assert_eq!(bench.store.memory_lookups(), 1, "disk of {disk} bytes");
+        let EngineResult::Reply(reply) = result else { panic!("the engine responds") };
+        assert_eq!(read(*reply).await.unwrap(), b"cold");
     }
 }
 

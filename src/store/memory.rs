@@ -38,6 +38,9 @@ pub struct Memory {
     writing: Mutex<()>,
     /// Whether a partial response was ever stored.
     has_parts: AtomicBool,
+    /// Number of lookups.
+    #[cfg(test)]
+    lookups: AtomicU64,
 }
 
 /// A key's root (`variant: None`) or one of its variants.
@@ -131,6 +134,8 @@ impl Memory {
             evicted_bodies: EvictedBodies::default(),
             writing: Mutex::new(()),
             has_parts: AtomicBool::new(false),
+            #[cfg(test)]
+            lookups: AtomicU64::new(0),
         }
     }
 
@@ -220,6 +225,8 @@ impl Memory {
 impl Memory {
     /// The response that the request selects. Never [`Lookup::CheckDisk`].
     pub fn get(&self, query: StoreQuery<'_>) -> Lookup {
+        #[cfg(test)]
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         let root = self.slots.get(&SlotKey { id: query.key.id(), variant: None });
         match root {
             Some(Slot::Variants(variants)) if variants.key == *query.key => {
@@ -291,6 +298,12 @@ impl Memory {
             }
             Slot::Entry(_) | Slot::Variants(_) => None,
         })
+    }
+
+    /// Number of lookups so far.
+    #[cfg(test)]
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
     }
 
     /// Evicts everything.

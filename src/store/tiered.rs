@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
 use crate::key::CacheKey;
+use crate::semantics::vary::VariantId;
 use crate::store::disk::DiskLookup;
 use crate::store::generations::{
     Change, Epoch, Generations, InvalidationWatch, PurgeKind, PurgeScope, Snapshot, Validity,
@@ -179,6 +180,12 @@ impl TieredStore {
         }
     }
 
+    /// Number of lookups in memory so far.
+    #[cfg(test)]
+    pub fn memory_lookups(&self) -> u64 {
+        self.memory.lookups()
+    }
+
     fn disk_totals(&self) -> StoreUsage {
         self.disk_tier.load().as_ref().map(|disk_tier| disk_tier.disk.totals()).unwrap_or_default()
     }
@@ -292,15 +299,19 @@ impl TieredStore {
 #[async_trait]
 impl Store for TieredStore {
     fn get(&self, query: StoreQuery<'_>) -> Lookup {
-        match self.memory.get(query) {
-            found @ Lookup::Found(_) => found,
-            _ if self.disk_tier.load().is_some() => Lookup::CheckDisk,
-            nothing @ (Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk) => nothing,
+        let found = self.memory.get(query);
+        if matches!(found, Lookup::Found(_)) || self.disk_tier.load().is_none() {
+            return found;
+        }
+        match found {
+            Lookup::OtherVariants(variant) => Lookup::CheckDisk(Some(variant)),
+            Lookup::Nothing => Lookup::CheckDisk(None),
+            found @ (Lookup::Found(_) | Lookup::CheckDisk(_)) => found,
         }
     }
 
-    async fn load(&self, query: StoreQuery<'_>) -> Lookup {
-        let in_memory = self.memory.get(query);
+    async fn load(&self, query: StoreQuery<'_>, in_memory: Option<VariantId>) -> Lookup {
+        let in_memory = in_memory.map_or(Lookup::Nothing, Lookup::OtherVariants);
         let Some(disk_tier) = self.disk_tier.load_full() else { return in_memory };
         // The entry read is stored in memory: an invalidation of it in between must be recorded.
         let _watch = self.generations.register(query.key.target_id(), PresenceKind::Pending);

@@ -35,7 +35,7 @@ impl EntryUpdates {
         {
             self.outdate(key);
             self.store.sync_peer().await;
-        } else if found.iter().any(|found| matches!(found, Lookup::CheckDisk)) {
+        } else if found.iter().any(|found| matches!(found, Lookup::CheckDisk(_))) {
             let (updates, routed, key) = (Arc::clone(self), Arc::clone(routed), key.clone());
             tokio::spawn(async move { updates.outdate_older_on_disk(&routed, &key, order).await });
         }

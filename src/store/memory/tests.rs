@@ -75,7 +75,7 @@ fn found(memory: &Memory, path: &str, variant: u128) -> Option<Bytes> {
     };
     match memory.get(StoreQuery { key: &key(path), variant: &select_variant }) {
         Lookup::Found(stored) => Some(stored.body.clone()),
-        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk => None,
+        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk(_) => None,
     }
 }
 

@@ -69,13 +69,13 @@ async fn found(store: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
     let (key, variant) = (key(path), |_: &VaryFields| VariantId::SOLE);
     let query = StoreQuery { key: &key, variant: &variant };
     let found = match store.get(query) {
-        Lookup::CheckDisk => store.load(query).await,
+        Lookup::CheckDisk(in_memory) => store.load(query, in_memory).await,
         found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
     };
     match found {
         Lookup::Found(stored) => Some(stored),
         Lookup::OtherVariants(_) | Lookup::Nothing => None,
-        Lookup::CheckDisk => panic!("nothing is deeper than the disk"),
+        Lookup::CheckDisk(_) => panic!("nothing is deeper than the disk"),
     }
 }
 
