@@ -157,7 +157,7 @@ impl Frontend {
                 return sent.whole.then_some((io, rest));
             }
         }
-        let session = Http1Session::new(io, rest, request.body, request.version, persists, raw);
+        let session = Http1Session::new(io, rest, &request, persists, raw);
         let served = self.handler.serve(request, ClientSession::Http1(Box::new(session))).await;
         match served.session {
             Some(ClientSession::Http1(session)) => session.finish().await,
@@ -190,7 +190,7 @@ impl Frontend {
             (TunnelOutcome::Tls(io, first), Some(matched)) => {
                 let origin = (host, port);
                 let Intercepted { io, sni_matches: consistent } =
-                    self.intercept(io, origin, matched, first).await?;
+                    self.interception.intercept(io, origin, first, self.handshake(matched)).await?;
                 if !consistent {
                     *mode = ProxyMode::Misdirected;
                     return Some((io, BytesMut::new()));
@@ -212,16 +212,8 @@ impl Frontend {
         }
     }
 
-    async fn intercept(
-        &self,
-        io: ClientStream,
-        origin: (&str, u16),
-        matched: MatchedHost,
-        first: BytesMut,
-    ) -> Option<Intercepted> {
-        let context =
-            HandshakeContext { within: self.limits.head_timeout, telemetry: &self.telemetry };
-        self.interception.intercept(io, origin, matched, first, context).await
+    fn handshake(&self, matched: MatchedHost) -> HandshakeContext<'_> {
+        HandshakeContext { matched, within: self.limits.head_timeout, telemetry: &self.telemetry }
     }
 
     /// Reads the rest of a head; `None` if the client closed the connection within it.

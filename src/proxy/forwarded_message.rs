@@ -42,6 +42,7 @@ pub(super) fn outgoing_request(
         scheme: upstream.scheme.as_str(),
         authority: upstream.authority(),
         path: request.target.path_and_query().to_owned(),
+        listener: request.listener,
         headers,
         spelling: client.spelling(),
         body: request.body,

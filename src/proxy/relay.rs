@@ -151,9 +151,8 @@ impl ProxyHandler {
             upload.begin();
             let begun = {
                 // Pinned here and passed by reference, so that the caller's future does not contain it twice.
-                let (listener, owner) = (request.listener, owner.clone());
                 let network = &self.network;
-                let work = pin!(network.begin(upstream, listener, &outgoing, connection, owner));
+                let work = pin!(network.begin(upstream, &outgoing, connection, owner.clone()));
                 unless_gone(client, work).await
             };
             let attempt = match begun {
