@@ -150,7 +150,6 @@ impl Frontend {
         // fields.
         let plain = plain && io.pins().is_none() && request.page.is_none() && !request.in_browser;
         let plain = plain && request.body == RequestFraming::None && rest.is_empty();
-        let (body, version) = (request.body, request.version);
         let since = self.clock.instant();
         let routed = self.handler.route(request);
         let prepared = if plain { self.handler.prepare(&routed) } else { Prepared::Nothing(None) };
@@ -162,7 +161,7 @@ impl Frontend {
             }
             Prepared::Nothing(looked_up) => looked_up,
         };
-        let session = Http1Session::new(io, rest, body, version, persists, raw);
+        let session = Http1Session::new(io, rest, &routed.request, persists, raw);
         let session = ClientSession::Http1(Box::new(session));
         let served = self.handler.serve(routed, looked_up, session).await;
         match served.session {
@@ -196,7 +195,7 @@ impl Frontend {
             (TunnelOutcome::Tls(io, first), Some(matched)) => {
                 let origin = (host, port);
                 let Intercepted { io, sni_matches: consistent } =
-                    self.intercept(io, origin, matched, first).await?;
+                    self.interception.intercept(io, origin, first, self.handshake(matched)).await?;
                 if !consistent {
                     *mode = ProxyMode::Misdirected;
                     return Some((io, BytesMut::new()));
@@ -218,16 +217,8 @@ impl Frontend {
         }
     }
 
-    async fn intercept(
-        &self,
-        io: ClientStream,
-        origin: (&str, u16),
-        matched: MatchedHost,
-        first: BytesMut,
-    ) -> Option<Intercepted> {
-        let context =
-            HandshakeContext { within: self.limits.head_timeout, telemetry: &self.telemetry };
-        self.interception.intercept(io, origin, matched, first, context).await
+    fn handshake(&self, matched: MatchedHost) -> HandshakeContext<'_> {
+        HandshakeContext { matched, within: self.limits.head_timeout, telemetry: &self.telemetry }
     }
 
     /// Reads the rest of a head; `None` if the client closed the connection within it.

@@ -82,13 +82,13 @@ impl TlsInterceptor {
         &self,
         io: ClientStream,
         (host, port): (&str, u16),
-        matched: MatchedHost,
         first: BytesMut,
         context: HandshakeContext<'_>,
     ) -> Option<Intercepted> {
         let handshake = timeout(context.within, self.accept_tls(io, host, port, first));
         let outcome = handshake.await.unwrap_or(Err(HandshakeOutcome::TimedOut));
-        let label = self.patterns.get(matched.0).map(ToString::to_string).unwrap_or_default();
+        let label =
+            self.patterns.get(context.matched.0).map(ToString::to_string).unwrap_or_default();
         match outcome {
             Ok(intercepted) => {
                 context.telemetry.handshake(&label, host, HandshakeOutcome::Done);
@@ -135,9 +135,11 @@ fn without_http2(config: &ServerConfig) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// The limits and the telemetry of a handshake.
+/// The pattern, the limit and the telemetry of a handshake.
 #[derive(Clone, Copy)]
 pub(super) struct HandshakeContext<'a> {
+    /// The pattern that the host matches.
+    pub(super) matched: MatchedHost,
     /// The time from the first byte to the last.
     pub(super) within: Duration,
     /// Records the outcome.

@@ -35,6 +35,7 @@ pub(super) fn outgoing_request(exchange: &Exchange) -> OutgoingRequest {
         scheme: upstream.scheme.as_str(),
         authority: upstream.authority(),
         path: request.target.path_and_query().to_owned(),
+        listener: request.listener,
         headers,
         spelling: exchange.client.spelling(),
         body: request.body,

@@ -134,11 +134,9 @@ impl Exchange {
         loop {
             upload.begin();
             let begun = {
-                let RoutedRequest { request, upstream, .. } = &*self.routed;
-                let (listener, owner) = (request.listener, owner.clone());
-                let network = &self.handler.network;
+                let (network, upstream) = (&self.handler.network, &self.routed.upstream);
                 // Pinned here and passed by reference, so that the caller's future does not contain it twice.
-                let work = pin!(network.begin(upstream, listener, &outgoing, connection, owner));
+                let work = pin!(network.begin(upstream, &outgoing, connection, owner.clone()));
                 unless_gone(&mut self.client, work).await
             };
             let attempt = match begun {

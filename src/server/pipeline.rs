@@ -156,15 +156,15 @@ fn upstream_stack(
     let resolver = Arc::new(Resolver::new(rules, egress_policy, shared.name_server, clock));
     let registry = Arc::clone(&shared.upstream_registry);
     let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone());
-    let client = Arc::new(HttpClient::new(
-        Arc::new(UpstreamTable::new(config.upstreams.clone())),
-        Arc::clone(&resolver),
-        admission.clone(),
-        TlsConfigs::load(&config.upstreams)?,
-        shared.clock.clone(),
+    let client = Arc::new(HttpClient {
         pool,
-        Arc::clone(&shared.in_flight),
-    ));
+        upstreams: Arc::new(UpstreamTable::new(config.upstreams.clone())),
+        resolver: Arc::clone(&resolver),
+        admission: admission.clone(),
+        in_flight: Arc::clone(&shared.in_flight),
+        tls_configs: TlsConfigs::load(&config.upstreams)?,
+        clock: shared.clock.clone(),
+    });
     Ok(UpstreamStack { resolver, admission, client })
 }
 

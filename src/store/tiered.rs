@@ -230,8 +230,7 @@ impl TieredStore {
     fn write(
         &self,
         disk_tier: &DiskTier,
-        key: &CacheKey,
-        stored: &Arc<StoredResponse>,
+        (key, stored): (&CacheKey, &Arc<StoredResponse>),
         epoch: Epoch,
         until: Option<SystemTime>,
     ) {
@@ -377,7 +376,7 @@ impl Store for TieredStore {
         let is_newest = self.memory.put(key, Arc::clone(&stored), epoch);
         match &*self.disk_tier.load() {
             _ if !is_newest => {}
-            Some(disk_tier) => self.write(disk_tier, key, &stored, epoch, until),
+            Some(disk_tier) => self.write(disk_tier, (key, &stored), epoch, until),
             None => self.lost(key, &stored, epoch),
         }
         if is_newest {

@@ -48,7 +48,8 @@ const MAX_NOT_PROCESSED: u32 = 2;
 
 /// Makes calls to origins over the network.
 pub struct HttpClient {
-    pool: ConnectionPool,
+    /// Connections to origins.
+    pub pool: ConnectionPool,
     /// Maps hosts to upstreams.
     pub upstreams: Arc<UpstreamTable>,
     /// Resolves names to permitted addresses.
@@ -57,34 +58,23 @@ pub struct HttpClient {
     pub admission: AdmissionControl,
     /// Counts buffered body bytes, including bodies that rules inspect.
     pub in_flight: Arc<InFlightBytes>,
-    tls_configs: TlsConfigs,
-    clock: Clock,
+    /// TLS to origins.
+    pub tls_configs: TlsConfigs,
+    /// The clock.
+    pub clock: Clock,
 }
 
 impl HttpClient {
-    /// Assembles a client from its parts.
-    pub fn new(
-        upstreams: Arc<UpstreamTable>,
-        resolver: Arc<Resolver>,
-        gate: AdmissionControl,
-        tls_configs: TlsConfigs,
-        clock: Clock,
-        pool: ConnectionPool,
-        in_flight: Arc<InFlightBytes>,
-    ) -> Self {
-        Self { pool, upstreams, resolver, admission: gate, in_flight, tls_configs, clock }
-    }
-
     /// Begins a call to `destination` on a connection of `owner`.
     pub async fn begin(
         &self,
         destination: &UpstreamTarget,
-        listener: ListenerKind,
         request: &OutgoingRequest,
         connection_use: ConnectionUse,
         owner: ConnectionOwner,
     ) -> Result<CallChannel, AttemptError> {
-        let mut peer = self.peer(destination, listener).await.map_err(AttemptError::Failed)?;
+        let mut peer =
+            self.peer(destination, request.listener).await.map_err(AttemptError::Failed)?;
         if matches!(owner, ConnectionOwner::Pool)
             && let Some(credentials_hash) = connection_auth::unknown_scheme_hash(&request.headers)
         {
@@ -117,9 +107,8 @@ impl HttpClient {
         connection_use: ConnectionUse,
     ) -> Result<UpstreamResponse, AttemptError> {
         let request = outgoing(call, destination);
-        let mut channel = self
-            .begin(destination, call.listener, &request, connection_use, ConnectionOwner::default())
-            .await?;
+        let mut channel =
+            self.begin(destination, &request, connection_use, ConnectionOwner::default()).await?;
         let request_time = self.clock.now();
         let awaited_head = final_head(&mut channel, call.interims.as_deref());
         let head = match timeout(destination.timeouts.first_byte, awaited_head).await {
@@ -299,6 +288,7 @@ fn outgoing(call: &UpstreamRequest, destination: &UpstreamTarget) -> OutgoingReq
         scheme: destination.scheme.as_str(),
         authority: destination.authority(),
         path: call.target.path_and_query().to_owned(),
+        listener: call.listener,
         headers,
         spelling: FieldCase::default(),
         body: RequestFraming::None,

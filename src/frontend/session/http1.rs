@@ -21,7 +21,7 @@ use crate::frontend::stream::ClientStream;
 use crate::frontend::stream::stall::{PeriodicCheck, Stall};
 use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::field_case::FieldCase;
-use crate::semantics::request::RequestFraming;
+use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::upstream::connect::pinned::ClientPins;
 
 /// The number of bytes read at once.
@@ -91,29 +91,28 @@ enum ResponseFraming {
 }
 
 impl Http1Session {
-    /// Creates the exchange of a request with this head; `rest` was read after it.
+    /// Creates the exchange of a request with this `head`; `rest` was read after it.
     pub fn new(
         io: ClientStream,
         rest: BytesMut,
-        framing: RequestFraming,
-        version: Version,
+        request: &ProxyRequest,
         persists: bool,
         head: Bytes,
     ) -> Self {
-        let incoming = match framing {
+        let incoming = match request.body {
             RequestFraming::None => RequestBodyState::Ended,
             RequestFraming::Length(length) => RequestBodyState::Length(length),
             RequestFraming::Chunked => RequestBodyState::Chunked(Decoder::new(Strictness::Request)),
         };
         // A pipelined request is not served: the first response announces that the connection closes.
-        let pipelined = framing == RequestFraming::None && !rest.is_empty();
+        let pipelined = request.body == RequestFraming::None && !rest.is_empty();
         let stall = Stall::new(io.in_flight());
         Self {
             io,
             rest,
             incoming,
             spelling: FieldCase::from_head(head),
-            version,
+            version: request.version,
             persists: persists && !pipelined,
             status: None,
             outgoing: ResponseFraming::Unwritten,

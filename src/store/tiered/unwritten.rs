@@ -235,7 +235,7 @@ impl TieredStore {
     fn handle(&self, disk_tier: &Arc<DiskTier>, entries: Vec<EntryId>) {
         for entry_id in entries {
             if let Some((key, stored, epoch)) = self.memory.entry_at(entry_id) {
-                self.write(disk_tier, &key, &stored, epoch, None);
+                self.write(disk_tier, (&key, &stored), epoch, None);
             } else {
                 // The entry was evicted from memory, and was newer than the one on disk.
                 let _guard = self.memory_only_reason.lock();

@@ -152,23 +152,23 @@ impl Cooldowns {
         }
     }
 
-    /// Begins or renews a cooldown. A time of zero has no effect. A longer one is not shortened, and a firm
-    /// one does not become soft.
+    /// Begins or renews a cooldown, after which its calls get this rejection. A time of zero has no effect. A
+    /// longer one is not shortened, and a firm one does not become soft.
     pub(in crate::upstream) fn begin(
         &mut self,
         scope: CooldownScope,
-        time: Duration,
-        reason: RejectReason,
+        rejection: Rejection,
         firm: bool,
         now: Instant,
     ) {
-        if time.is_zero() {
+        let Rejection { reason, left } = rejection;
+        if left.is_zero() {
             return;
         }
         self.make_room(now);
         self.sequence += 1;
         let sequence = self.sequence;
-        let until = now.checked_add(time).unwrap_or(now);
+        let until = now.checked_add(left).unwrap_or(now);
         match self.all.get_mut(&scope) {
             Some(cooldown) if cooldown.until > until && (cooldown.firm || !firm) => {
                 cooldown.times += 1;
@@ -281,9 +281,13 @@ mod tests {
     const ORIGIN: CooldownScope = CooldownScope::Origin(1);
     const KEY: CooldownScope = CooldownScope::Key(7);
 
+    fn rejection(left: Duration, reason: RejectReason) -> Rejection {
+        Rejection { reason, left }
+    }
+
     fn started(firm: bool) -> (Cooldowns, Instant) {
         let (mut cooldowns, now) = (Cooldowns::default(), Clock::system().instant());
-        cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, firm, now);
+        cooldowns.begin(ORIGIN, rejection(30 * SECOND, DOWN), firm, now);
         (cooldowns, now)
     }
 
@@ -315,7 +319,7 @@ mod tests {
         cooldowns.end_probe(&[ORIGIN]);
         assert_eq!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
         cooldowns.start_probe(&[ORIGIN]);
-        cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, true, later);
+        cooldowns.begin(ORIGIN, rejection(30 * SECOND, DOWN), true, later);
         assert!(
             matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Until(_)),
             "it was renewed"
@@ -336,7 +340,7 @@ mod tests {
     #[test]
     fn of_several_cooldowns_the_longest_is_returned() {
         let (mut cooldowns, now) = started(true);
-        cooldowns.begin(KEY, 50 * SECOND, LIMITED, true, now);
+        cooldowns.begin(KEY, rejection(50 * SECOND, LIMITED), true, now);
         let rejection = Rejection { reason: LIMITED, left: 50 * SECOND };
         assert_eq!(cooldowns.check(&[ORIGIN, KEY], false, now), CooldownCheck::Until(rejection));
     }
@@ -344,12 +348,12 @@ mod tests {
     #[test]
     fn a_shorter_retry_after_does_not_shorten_a_longer_cooldown() {
         let (mut cooldowns, now) = started(true);
-        cooldowns.begin(ORIGIN, SECOND, LIMITED, true, now);
+        cooldowns.begin(ORIGIN, rejection(SECOND, LIMITED), true, now);
         assert!(
             cooldowns.check(&[ORIGIN], false, now + 29 * SECOND)
                 != CooldownCheck::Clear(vec![ORIGIN])
         );
-        cooldowns.begin(ORIGIN, SECOND, LIMITED, false, now);
+        cooldowns.begin(ORIGIN, rejection(SECOND, LIMITED), false, now);
         assert!(
             matches!(cooldowns.check(&[ORIGIN], false, now), CooldownCheck::Until(_)),
             "still firm"
@@ -359,22 +363,27 @@ mod tests {
     #[test]
     fn cooldowns_are_bounded_and_the_oldest_are_evicted() {
         let (mut cooldowns, now) = started(true);
-        cooldowns.begin(CooldownScope::Upstream, SECOND, DOWN, true, now);
+        cooldowns.begin(CooldownScope::Upstream, rejection(SECOND, DOWN), true, now);
         for credential in 0..4 * MAX_COOLDOWNS as u128 {
-            cooldowns.begin(CooldownScope::Credential(credential), SECOND, LIMITED, true, now);
-            cooldowns.begin(CooldownScope::Key(credential), SECOND, DOWN, false, now);
+            cooldowns.begin(
+                CooldownScope::Credential(credential),
+                rejection(SECOND, LIMITED),
+                true,
+                now,
+            );
+            cooldowns.begin(CooldownScope::Key(credential), rejection(SECOND, DOWN), false, now);
             if credential % 1000 == 0 {
                 // A renewed cooldown is not old.
-                cooldowns.begin(ORIGIN, SECOND, DOWN, true, now);
+                cooldowns.begin(ORIGIN, rejection(SECOND, DOWN), true, now);
             }
             assert!(cooldowns.contains(CooldownScope::Credential(credential)), "the newest holds");
         }
         assert!(cooldowns.all().count() <= MAX_COOLDOWNS);
         assert!(cooldowns.contains(ORIGIN) && cooldowns.contains(CooldownScope::Upstream));
         assert!(!cooldowns.contains(CooldownScope::Credential(0)));
-        cooldowns.begin(CooldownScope::Origin(2), SECOND, DOWN, true, now);
+        cooldowns.begin(CooldownScope::Origin(2), rejection(SECOND, DOWN), true, now);
         assert!(cooldowns.contains(CooldownScope::Origin(2)) && cooldowns.contains(ORIGIN));
-        cooldowns.begin(KEY, SECOND, DOWN, false, now + 2 * SECOND);
+        cooldowns.begin(KEY, rejection(SECOND, DOWN), false, now + 2 * SECOND);
         assert!(cooldowns.contains(KEY), "what is over makes room");
     }
 }

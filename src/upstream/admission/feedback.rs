@@ -14,7 +14,7 @@ use crate::upstream::admission::failure_groups::FailureKind;
 use crate::upstream::admission::limit_keys::{LimitKeys, bucket_id};
 use crate::upstream::admission::limit_map::{entry, get_or_shared};
 use crate::upstream::admission::rate_limiter::AdaptiveLimit;
-use crate::upstream::admission::rejection::RejectReason;
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, LimiterState};
 use crate::upstream::outcome::{CallOutcome, RetryAfter};
 
@@ -47,27 +47,33 @@ impl CallEnd {
     }
 }
 
+/// The outcome of a call, for the limits and cooldowns that apply to it.
+#[derive(Clone, Copy)]
+pub(super) struct CallReport<'a> {
+    pub(super) subject: &'a LimitKeys<'a>,
+    pub(super) outcome: &'a CallOutcome,
+    pub(super) now: Instant,
+}
+
 impl LimiterState {
     /// A call was completed: it got a response, or failed.
     pub(super) fn on_completed(
         &mut self,
-        subject: &LimitKeys<'_>,
+        report: CallReport<'_>,
         admission: &mut Admission,
-        outcome: &CallOutcome,
         end: CallEnd,
-        now: Instant,
     ) {
-        self.on_head(subject, admission, outcome, end, now);
+        self.on_head(report, admission, end);
         match end {
             CallEnd::Unreachable => {
                 self.end_probe(admission);
-                let origin = CooldownScope::Origin(subject.origin);
-                self.cool_down_group(origin, subject, admission, outcome, now);
-                self.trip_breaker(subject, admission, now);
+                let origin = CooldownScope::Origin(report.subject.origin);
+                self.cool_down_group(origin, report, admission);
+                self.trip_breaker(report, admission);
             }
             CallEnd::ClientFault(_) => self.end_probe(admission),
             CallEnd::Response(_) | CallEnd::NoResponse => {
-                self.on_outcome(subject, admission, outcome, now);
+                self.on_outcome(report, admission);
             }
         }
     }
@@ -75,36 +81,28 @@ impl LimiterState {
     /// A call is no longer in flight. Its outcome is applied now, or once its body was read.
     pub(super) fn on_head(
         &mut self,
-        subject: &LimitKeys<'_>,
+        report: CallReport<'_>,
         admission: &mut Admission,
-        outcome: &CallOutcome,
         end: CallEnd,
-        now: Instant,
     ) {
         self.slots.release(&mut admission.slot);
-        self.update_limits(subject, admission, outcome, now);
+        self.update_limits(report, admission);
         if let CallEnd::Response(status) | CallEnd::ClientFault(Some(status)) = end {
-            self.count_for_ban_guard(subject, outcome, status, now);
+            self.count_for_ban_guard(report, status);
         }
     }
 
     /// Applies the outcome of a response, or of its body that was read later.
-    pub(super) fn on_outcome(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
-    ) {
-        match outcome.class {
-            OutcomeClass::Ok | OutcomeClass::Auth => self.on_success(subject, admission, now),
+    pub(super) fn on_outcome(&mut self, report: CallReport<'_>, admission: &Admission) {
+        match report.outcome.class {
+            OutcomeClass::Ok | OutcomeClass::Auth => self.on_success(report, admission),
             OutcomeClass::RateLimited(limit) => {
                 self.failure_streak.reset();
                 self.end_probe(admission);
-                self.on_rate_limited(subject, outcome, limit, now);
+                self.on_rate_limited(report, limit);
             }
             OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => {
-                self.on_failure(subject, admission, outcome, now);
+                self.on_failure(report, admission);
             }
         }
     }
@@ -121,13 +119,8 @@ impl LimiterState {
         }
     }
 
-    fn update_limits(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
-    ) {
+    fn update_limits(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { subject, outcome, now } = report;
         let quota = outcome.quota.as_ref();
         if let Some(bucket) = quota.and_then(|quota| quota.bucket.as_ref()) {
             self.assign_bucket(subject.call, bucket);
@@ -154,13 +147,8 @@ impl LimiterState {
     }
 
     /// Counts the response for the ban guard.
-    fn count_for_ban_guard(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        outcome: &CallOutcome,
-        status: StatusCode,
-        now: Instant,
-    ) {
+    fn count_for_ban_guard(&mut self, report: CallReport<'_>, status: StatusCode) {
+        let CallReport { subject, outcome, now } = report;
         let Some(rule) = &subject.policy.ban_guard else { return };
         let shared = outcome.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
         let counts = self.ban_guard.count(rule, status, shared, now);
@@ -168,34 +156,29 @@ impl LimiterState {
         // In a large limit, losing the responses of a third of a second does not matter.
         self.urgent |= counts && rule.limit.count <= URGENT_LIMIT;
         if let Some(left) = self.ban_guard.tripped(rule, now) {
-            self.block_upstream(left, RejectReason::BanGuard, now);
+            self.block_upstream(Rejection { reason: RejectReason::BanGuard, left }, now);
         }
     }
 
     /// Blocks all calls to the upstream. A warning is logged unless they are already blocked for the same
     /// reason.
-    fn block_upstream(&mut self, time: Duration, reason: RejectReason, now: Instant) {
-        if self.cooldowns.reason(CooldownScope::Upstream) != Some(reason) {
-            self.unlogged_block = Some((reason, time));
+    fn block_upstream(&mut self, rejection: Rejection, now: Instant) {
+        if self.cooldowns.reason(CooldownScope::Upstream) != Some(rejection.reason) {
+            self.unlogged_block = Some(rejection);
         }
-        self.start_cooldown(CooldownScope::Upstream, time, reason, now);
+        self.start_cooldown(CooldownScope::Upstream, rejection, now);
     }
 
     /// Begins a firm cooldown, which is stored if it is long enough.
-    fn start_cooldown(
-        &mut self,
-        scope: CooldownScope,
-        time: Duration,
-        reason: RejectReason,
-        now: Instant,
-    ) {
-        self.cooldowns.begin(scope, time, reason, true, now);
-        if reason.is_stored() && time >= MIN_STORED_TIME {
+    fn start_cooldown(&mut self, scope: CooldownScope, rejection: Rejection, now: Instant) {
+        self.cooldowns.begin(scope, rejection, true, now);
+        if rejection.reason.is_stored() && rejection.left >= MIN_STORED_TIME {
             (self.unsaved.cooldowns, self.urgent) = (true, true);
         }
     }
 
-    fn on_success(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
+    fn on_success(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { subject, now, .. } = report;
         self.failure_streak.reset();
         for (member, failing) in subject.levels().into_iter().zip(&mut self.failure_groups) {
             failing.on_success(member);
@@ -209,23 +192,18 @@ impl LimiterState {
 
     /// A 5xx, or no complete response in time. It puts only its key into a cooldown. Three different failing
     /// members of a group, without a success in between, put the group into one cooldown.
-    fn on_failure(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
-    ) {
+    fn on_failure(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { subject, outcome, now } = report;
         let reason = RejectReason::Failed(outcome.class);
         let rule = &subject.call.cooldown_policy;
         let requested = retry_after(subject, outcome);
         let in_cooldown =
             subject.call.key.is_some_and(|key| self.cooldowns.contains(CooldownScope::Key(key)));
         if let Some(key) = subject.call.key {
-            let time = requested.unwrap_or(rule.cooldown);
+            let rejection = Rejection { reason, left: requested.unwrap_or(rule.cooldown) };
             match requested {
-                Some(_) => self.start_cooldown(CooldownScope::Key(key), time, reason, now),
-                None => self.cooldowns.begin(CooldownScope::Key(key), time, reason, false, now),
+                Some(_) => self.start_cooldown(CooldownScope::Key(key), rejection, now),
+                None => self.cooldowns.begin(CooldownScope::Key(key), rejection, false, now),
             }
         }
         self.end_probe(admission);
@@ -234,10 +212,10 @@ impl LimiterState {
             let failure =
                 FailureKind { is_probe: probes, in_cooldown, cooldown: rule.cooldown, at: now };
             if self.failure_groups[level].on_failure(member, failure) {
-                self.cool_down_group(member.group, subject, admission, outcome, now);
+                self.cool_down_group(member.group, report, admission);
             }
         }
-        self.trip_breaker(subject, admission, now);
+        self.trip_breaker(report, admission);
     }
 
     /// Only its probe renews the cooldown of a group. Calls that pass without being the probe must not delay
@@ -245,54 +223,47 @@ impl LimiterState {
     fn cool_down_group(
         &mut self,
         group: CooldownScope,
-        subject: &LimitKeys<'_>,
+        report: CallReport<'_>,
         admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
     ) {
         if !self.cooldowns.contains(group) || admission.probes.contains(&group) {
-            let time = subject.call.cooldown_policy.cooldown;
-            self.cooldowns.begin(group, time, RejectReason::Failed(outcome.class), false, now);
+            let reason = RejectReason::Failed(report.outcome.class);
+            let left = report.subject.call.cooldown_policy.cooldown;
+            self.cooldowns.begin(group, Rejection { reason, left }, false, report.now);
         }
     }
 
     /// The circuit breaker: it opens after another failure, or after a failed probe while it is open.
-    fn trip_breaker(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
+    fn trip_breaker(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { subject, now, .. } = report;
         let Some(rule) = &subject.policy.breaker else { return };
         let was_probe = admission.probes.contains(&CooldownScope::Upstream);
         if self.failure_streak.failed(rule, now) || was_probe {
-            self.block_upstream(rule.open_for, RejectReason::Breaker, now);
+            let rejection = Rejection { reason: RejectReason::Breaker, left: rule.open_for };
+            self.block_upstream(rejection, now);
         }
     }
 
     /// The origin responded that there are too many calls.
-    fn on_rate_limited(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        outcome: &CallOutcome,
-        limit: RateLimitKind,
-        now: Instant,
-    ) {
-        let scope = self.rate_limit_scope(subject, outcome, limit);
-        let time = retry_after(subject, outcome).unwrap_or_else(|| {
+    fn on_rate_limited(&mut self, report: CallReport<'_>, limit: RateLimitKind) {
+        let CallReport { subject, outcome, now } = report;
+        let scope = self.rate_limit_scope(report, limit);
+        let left = retry_after(subject, outcome).unwrap_or_else(|| {
             // The middle of the jitter, so that clients that back off return when the cooldown is over.
             let wait = subject.call.backoff.delay(self.cooldowns.times(scope), 0.5);
             wait.min(subject.call.cooldown_policy.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = scope
-            && time >= MIN_STORED_TIME
+            && left >= MIN_STORED_TIME
         {
             self.remember_bucket_shape(bucket, subject.call.shape);
         }
-        self.start_cooldown(scope, time, RejectReason::Failed(outcome.class), now);
+        let reason = RejectReason::Failed(outcome.class);
+        self.start_cooldown(scope, Rejection { reason, left }, now);
     }
 
-    fn rate_limit_scope(
-        &self,
-        subject: &LimitKeys<'_>,
-        outcome: &CallOutcome,
-        limit: RateLimitKind,
-    ) -> CooldownScope {
+    fn rate_limit_scope(&self, report: CallReport<'_>, limit: RateLimitKind) -> CooldownScope {
+        let CallReport { subject, outcome, .. } = report;
         let call = subject.call;
         let bucket = self.bucket_of(subject).map(CooldownScope::Bucket);
         let whose = outcome.quota.as_ref().map(|quota| quota.scope).unwrap_or_default();

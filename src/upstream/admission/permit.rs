@@ -12,9 +12,9 @@ use crate::policy::upstream::{OutcomeClass, RateLimit, UpstreamPolicy};
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
-use crate::upstream::admission::feedback::CallEnd;
+use crate::upstream::admission::feedback::{CallEnd, CallReport};
 use crate::upstream::admission::limit_keys::LimitKeys;
-use crate::upstream::admission::rejection::RejectReason;
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, LimiterState, UpstreamState};
 use crate::upstream::admission::{AdmissionControl, upstream_policy};
 use crate::upstream::outcome::CallOutcome;
@@ -97,9 +97,10 @@ impl Permit {
         if let Some(ActiveCall { upstream, mut admission }) = self.awaiting_body.take() {
             let subject =
                 LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
-            let (end, now) = (CallEnd::Response(status), self.control.clock.instant());
+            let now = self.control.clock.instant();
+            let report = CallReport { subject: &subject, outcome: &outcome, now };
             self.update(&upstream, |state| {
-                state.on_head(&subject, &mut admission, &outcome, end, now);
+                state.on_head(report, &mut admission, CallEnd::Response(status));
             });
             self.awaiting_body = Some(ActiveCall { upstream, admission });
             self.release_probe();
@@ -261,9 +262,8 @@ impl Permit {
             LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
         let now = self.control.clock.instant();
         let end = if self.client_at_fault { end.attribute_to_client(outcome.class) } else { end };
-        self.update(&upstream, |state| {
-            state.on_completed(&subject, &mut admission, outcome, end, now);
-        });
+        let report = CallReport { subject: &subject, outcome, now };
+        self.update(&upstream, |state| state.on_completed(report, &mut admission, end));
         upstream.recheck.notify_waiters();
     }
 
@@ -275,7 +275,8 @@ impl Permit {
         let subject =
             LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
         let now = self.control.clock.instant();
-        self.update(upstream, |state| state.on_outcome(&subject, admission, outcome, now));
+        let report = CallReport { subject: &subject, outcome, now };
+        self.update(upstream, |state| state.on_outcome(report, admission));
         upstream.recheck.notify_waiters();
     }
 
@@ -286,8 +287,8 @@ impl Permit {
         let (urgent, stopped) =
             (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
         drop(limiter);
-        if let Some((cause, time)) = stopped {
-            let (cause, seconds) = (cause.token(), time.as_secs());
+        if let Some(Rejection { reason, left }) = stopped {
+            let (cause, seconds) = (reason.token(), left.as_secs());
             let upstream = self.timer.target.upstream.as_ref().map(|upstream| &*upstream.name);
             tracing::warn!(upstream, cause, seconds, "All calls to an upstream are blocked");
         }

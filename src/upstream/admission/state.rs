@@ -22,7 +22,7 @@ use crate::upstream::admission::limit_keys::{LEVELS, LimitKeys, bucket_id};
 use crate::upstream::admission::limit_map::{get_or_shared, own_or_shared};
 use crate::upstream::admission::limit_store::UnsavedLimits;
 use crate::upstream::admission::rate_limiter::{AdaptiveLimit, SlidingWindow, Write};
-use crate::upstream::admission::rejection::{RejectReason, Rejection};
+use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::admission::retry_budget::RetryBudget;
 use crate::upstream::admission::wait_queue::{QueueKind, QueuePosition, WaitQueue};
 
@@ -58,8 +58,8 @@ pub(super) struct LimiterState {
     pub(super) unsaved: UnsavedLimits,
     /// Whether some changes must be written to disk at once.
     pub(super) urgent: bool,
-    /// The reason and time of a block of all calls that has not been logged yet.
-    pub(super) unlogged_block: Option<(RejectReason, Duration)>,
+    /// A block of all calls that has not been logged yet.
+    pub(super) unlogged_block: Option<Rejection>,
 }
 
 /// The admission of a call.

@@ -129,7 +129,7 @@ impl Dialer {
 #[async_trait]
 impl Connect for Dialer {
     async fn connect(&self, _first: &PingoraAddr) -> Result<Stream> {
-        self.dial().await.map(Stream::from).map_err(to_pingora)
+        to_pingora(self.dial().await.map(Stream::from))
     }
 }
 

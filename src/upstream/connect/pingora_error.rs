@@ -34,12 +34,15 @@ pub(super) fn from_pingora(error: &Error) -> UpstreamError {
     }
 }
 
-#[expect(clippy::unnecessary_box_returns, reason = "the connector returns boxed errors")]
-/// The error for pingora of a connection that the dialer could not establish.
-pub(super) fn to_pingora(error: UpstreamError) -> Box<Error> {
-    if error == UpstreamError::Exhausted {
-        return Error::new_in(EXHAUSTED);
-    }
-    let timed_out = error == UpstreamError::ConnectTimeout;
-    Error::new_up(if timed_out { ErrorType::ConnectTimedout } else { ErrorType::ConnectRefused })
+/// The dialer's result, with its error as one of pingora's.
+pub(super) fn to_pingora<T>(dialled: Result<T, UpstreamError>) -> pingora_error::Result<T> {
+    dialled.map_err(|error| {
+        if error == UpstreamError::Exhausted {
+            Error::new_in(EXHAUSTED)
+        } else if error == UpstreamError::ConnectTimeout {
+            Error::new_up(ErrorType::ConnectTimedout)
+        } else {
+            Error::new_up(ErrorType::ConnectRefused)
+        }
+    })
 }

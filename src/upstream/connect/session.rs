@@ -12,7 +12,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::semantics::field_case::FieldCase;
-use crate::semantics::request::RequestFraming;
+use crate::semantics::request::{ListenerKind, RequestFraming};
 use crate::upstream::BodyFraming;
 use crate::upstream::connect::session::http1::Http1Call;
 use crate::upstream::connect::session::http2::Http2Call;
@@ -38,6 +38,8 @@ pub struct OutgoingRequest {
     pub authority: String,
     /// Path and query.
     pub path: String,
+    /// The kind of listener that received the request; it limits the permitted destinations.
+    pub listener: ListenerKind,
     /// End-to-end fields.
     pub headers: HeaderMap,
     /// The letter case of their names, which HTTP/1 preserves.
