@@ -32,6 +32,8 @@ pub mod status;
 pub mod storability;
 pub mod target;
 pub mod targeted_cache_control;
+#[cfg(test)]
+pub(crate) mod test_headers;
 pub mod utc_calendar;
 pub mod validation;
 pub mod vary;

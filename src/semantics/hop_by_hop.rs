@@ -109,19 +109,12 @@ mod tests {
     use crate::semantics::hop_by_hop::{
         HOP_BY_HOP, is_hop_by_hop, is_upgrade, strip, strip_trailers,
     };
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::semantics::test_headers::header_map;
 
     /// RFC 9110 §6.5.1.
     #[test]
     fn fields_that_must_not_be_trailers_are_removed() {
-        let mut trailers = map(&[
+        let mut trailers = header_map(&[
             ("grpc-status", "0"),
             ("x-checksum", "1"),
             ("content-length", "5"),
@@ -139,7 +132,7 @@ mod tests {
     }
 
     fn stripped(fields: &[(&'static str, &'static str)]) -> Vec<String> {
-        let mut headers = map(fields);
+        let mut headers = header_map(fields);
         strip(&mut headers);
         headers.keys().map(|name| name.as_str().to_owned()).collect()
     }
@@ -195,19 +188,20 @@ mod tests {
 
     #[test]
     fn an_upgrade_needs_both_fields() {
-        assert!(is_upgrade(&map(&[
+        assert!(is_upgrade(&header_map(&[
             ("connection", "keep-alive, Upgrade"),
             ("upgrade", "websocket")
         ])));
-        assert!(!is_upgrade(&map(&[("connection", "upgrade")])));
-        assert!(!is_upgrade(&map(&[("upgrade", "websocket")])));
+        assert!(!is_upgrade(&header_map(&[("connection", "upgrade")])));
+        assert!(!is_upgrade(&header_map(&[("upgrade", "websocket")])));
     }
 
     #[test]
     fn an_offer_of_cleartext_http_2_is_not_an_upgrade() {
         // Java's HttpClient offers it with every request that is not TLS.
-        let upgrades =
-            |protocols| is_upgrade(&map(&[("connection", "upgrade"), ("upgrade", protocols)]));
+        let upgrades = |protocols| {
+            is_upgrade(&header_map(&[("connection", "upgrade"), ("upgrade", protocols)]))
+        };
         assert!(!upgrades("h2c"));
         assert!(!upgrades("H2C, h2c"));
         assert!(!upgrades(""));

@@ -225,7 +225,7 @@ fn if_range_matches(request: &HeaderMap, metadata: &CacheMetadata) -> bool {
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
-    use http::header::{HeaderMap, HeaderName, HeaderValue};
+    use http::header::{HeaderMap, HeaderValue};
     use proptest::prelude::{any, prop_oneof, proptest};
 
     use crate::semantics::ranges::{
@@ -233,18 +233,11 @@ mod tests {
         parse_content_range, unsatisfied_range,
     };
     use crate::semantics::response_metadata::CacheMetadata;
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::semantics::test_headers::header_map;
 
     fn select(range: &'static str, len: u64) -> RangeSelection {
-        let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&[]));
-        evaluate(&map(&[("range", range)]), &metadata, len)
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&[]));
+        evaluate(&header_map(&[("range", range)]), &metadata, len)
     }
 
     #[test]
@@ -279,9 +272,9 @@ mod tests {
         ] {
             assert_eq!(select(range, len), expected, "{range:?} of {len}");
         }
-        let two = map(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
+        let two = header_map(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
         assert_eq!(
-            evaluate(&two, &CacheMetadata::from_response(StatusCode::OK, &map(&[])), 10),
+            evaluate(&two, &CacheMetadata::from_response(StatusCode::OK, &header_map(&[])), 10),
             RangeSelection::Whole
         );
     }
@@ -304,8 +297,8 @@ mod tests {
             (LATER, vec![("last-modified", CHANGED), ("date", LATER)], false),
             ("junk", vec![("last-modified", CHANGED), ("date", LATER)], false),
         ] {
-            let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&stored));
-            let request = map(&[("range", "bytes=0-1"), ("if-range", condition)]);
+            let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&stored));
+            let request = header_map(&[("range", "bytes=0-1"), ("if-range", condition)]);
             let part = RangeSelection::Part(ByteRange { first: 0, last: 1 });
             let expected = if matches { part } else { RangeSelection::Whole };
             assert_eq!(evaluate(&request, &metadata, 10), expected, "{condition} {stored:?}");
@@ -385,9 +378,9 @@ mod tests {
             ("items=0-1", false),
             ("bytes=1-0", false),
         ] {
-            assert_eq!(is_single(&map(&[("range", range)])), expected, "{range}");
+            assert_eq!(is_single(&header_map(&[("range", range)])), expected, "{range}");
         }
-        assert!(!is_single(&map(&[])));
+        assert!(!is_single(&header_map(&[])));
     }
 
     #[test]
@@ -411,12 +404,13 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(
-                parse_content_range(&map(&[("content-range", value)])),
+                parse_content_range(&header_map(&[("content-range", value)])),
                 expected,
                 "{value:?}"
             );
         }
-        let twice = map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
+        let twice =
+            header_map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
         assert_eq!(parse_content_range(&twice), None);
     }
 

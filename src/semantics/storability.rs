@@ -163,22 +163,15 @@ pub fn strip_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
-    use http::header::{HeaderMap, HeaderName, HeaderValue};
 
     use crate::semantics::response_metadata::CacheMetadata;
     use crate::semantics::storability::{
         CacheKind, NotStoredReason, authorization_forbids, origin_prohibition, storable_fields,
     };
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
-    }
+    use crate::semantics::test_headers::header_map;
 
     fn directives(line: &'static str) -> CacheMetadata {
-        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]))
+        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]))
     }
 
     #[test]
@@ -204,7 +197,7 @@ mod tests {
     #[test]
     fn authorization_needs_the_origins_permission_in_a_shared_cache() {
         // RFC 9111 §3.5.
-        let request = map(&[("authorization", "Bearer a")]);
+        let request = header_map(&[("authorization", "Bearer a")]);
         for (line, forbids) in [
             ("max-age=60", true),
             ("proxy-revalidate, max-age=60", true),
@@ -219,14 +212,17 @@ mod tests {
                 "{line}"
             );
             assert!(!authorization_forbids(&request, &metadata, CacheKind::Private), "{line}");
-            assert!(!authorization_forbids(&map(&[]), &metadata, CacheKind::Shared), "{line}");
+            assert!(
+                !authorization_forbids(&header_map(&[]), &metadata, CacheKind::Shared),
+                "{line}"
+            );
         }
     }
 
     #[test]
     fn all_but_hop_by_hop_and_named_fields_are_stored() {
         // RFC 9111 §3.1.
-        let headers = map(&[
+        let headers = header_map(&[
             ("cache-control", "private=\"x-mine\", no-cache=\"x-fresh\""),
             ("connection", "x-hop"),
             ("x-hop", "1"),

@@ -16,20 +16,11 @@ use crate::larder_under_test::{API, Larder};
 use crate::origin::{MockResponse, Origin};
 use crate::process::{Process, TIMEOUT, eventually, text};
 
-/// Prints the response in the format of curl.
-const REQUESTS: &str = "
-import requests, sys
-answer = requests.get(sys.argv[1], timeout=20)
-answer.raise_for_status()
-print('HTTP/1.1', answer.status_code)
-print('Cache-Status:', answer.headers['Cache-Status'])
-print()
-print(answer.text, end='')
-";
-
-const HTTPX: &str = "
-import httpx, sys
-answer = httpx.get(sys.argv[1], timeout=20)
+/// Requests the URL in the second argument with the module in the first; prints the response in the format
+/// of curl.
+const PYTHON: &str = "
+import importlib, sys
+answer = importlib.import_module(sys.argv[1]).get(sys.argv[2], timeout=20)
 answer.raise_for_status()
 print('HTTP/1.1', answer.status_code)
 print('Cache-Status:', answer.headers['Cache-Status'])
@@ -60,7 +51,7 @@ impl App {
         Self {
             name: "requests",
             program: python(),
-            arguments: vec!["-c", REQUESTS],
+            arguments: vec!["-c", PYTHON, "requests"],
             probe: vec!["-c", "import requests"],
         }
     }
@@ -69,7 +60,7 @@ impl App {
         Self {
             name: "httpx",
             program: python(),
-            arguments: vec!["-c", HTTPX],
+            arguments: vec!["-c", PYTHON, "httpx"],
             probe: vec!["-c", "import httpx"],
         }
     }

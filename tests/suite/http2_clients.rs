@@ -230,13 +230,18 @@ async fn a_cut_body_ends_in_a_reset_and_never_in_end_stream() {
     }
 }
 
-#[tokio::test]
-async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
+/// An interception whose origin responds once the gate is open.
+async fn held_setup() -> (Gate, InterceptionSetup) {
     let gate = Gate::new();
     let origin_gate = gate.clone();
     let origin =
         Origin::start(move |_| MockResponse::new(200, &[], "kept").after(&origin_gate)).await;
-    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
+    (gate, InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await)
+}
+
+#[tokio::test]
+async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
+    let (gate, scene) = held_setup().await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{API}/x");
     let (leader, mut stream) =
@@ -253,11 +258,7 @@ async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
 
 #[tokio::test]
 async fn a_shutdown_finishes_open_streams_and_accepts_no_new_ones() {
-    let gate = Gate::new();
-    let origin_gate = gate.clone();
-    let origin =
-        Origin::start(move |_| MockResponse::new(200, &[], "kept").after(&origin_gate)).await;
-    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
+    let (gate, scene) = held_setup().await;
     let mut h2 = scene.h2().await;
     let open_stream = get(&mut h2, &format!("https://{API}/x"));
     scene.larder.wait_for_waiters(1).await;

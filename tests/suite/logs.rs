@@ -188,10 +188,8 @@ async fn adm_06_no_request_forges_corrupts_or_inflates_log_lines() {
     }
 }
 
-/// The line of a miss has the bytes that its fill received from the origin; the line of a hit has
-/// 0.
-#[tokio::test]
-async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
+/// A larder as a process with a complete JSON log, and its origin.
+async fn larder_with_debug_log() -> (Process, ConfigDir, Origin) {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -200,7 +198,15 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
          routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
         origin.addr
     );
-    let (mut larder, _files) = Process::run(&yaml).await;
+    let (larder, files) = Process::run(&yaml).await;
+    (larder, files, origin)
+}
+
+/// The line of a miss has the bytes that its fill received from the origin; the line of a hit has
+/// 0.
+#[tokio::test]
+async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
+    let (mut larder, _files, _origin) = larder_with_debug_log().await;
     let addr = larder.addr().await;
     for method in ["GET", "GET", "DELETE"] {
         let mut client = Client::connect(addr).await;
@@ -225,15 +231,7 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
 /// A key field that changes with every request prevents every hit; a warning names it once.
 #[tokio::test]
 async fn a_key_field_that_prevents_hits_is_logged_once_without_its_values() {
-    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
-    let yaml = format!(
-        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-         log: {{ format: json, level: debug }}\n\
-         resolve: {{ api.example.test: \"{}\" }}\n\
-         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
-        origin.addr
-    );
-    let (mut larder, _files) = Process::run(&yaml).await;
+    let (mut larder, _files, _origin) = larder_with_debug_log().await;
     let mut client = Client::connect(larder.addr().await).await;
     for n in 0..40 {
         let field = format!("X-Correlation-Thing: once-{n}");

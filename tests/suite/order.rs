@@ -20,6 +20,25 @@ async fn counting(first: &Gate, fields: &'static [&'static str]) -> Origin {
     .await
 }
 
+/// A larder with one request in flight, for `/x`: the first response of its [`counting`] origin waits.
+struct Held {
+    gate: Gate,
+    origin: Origin,
+    larder: Larder,
+    slow: Client,
+}
+
+impl Held {
+    async fn start(method: &str, fields: &'static [&'static str], ttl: &str) -> Self {
+        let gate = Gate::new();
+        let origin = counting(&gate, fields).await;
+        let larder = Larder::with_policy(&origin, &[ttl]).await;
+        let slow = start_request(&larder, method, "/x", &["Content-Length: 0"]).await;
+        origin.wait_for_calls(1).await;
+        Self { gate, origin, larder, slow }
+    }
+}
+
 /// Sends a request and returns its client.
 async fn start_request(larder: &Larder, method: &str, path: &str, fields: &[&str]) -> Client {
     let mut client = larder.client().await;
@@ -34,11 +53,7 @@ async fn response_to(mut client: Client, method: &str) -> Response {
 #[tokio::test]
 async fn a_fetch_from_before_a_forced_refresh_does_not_replace_it() {
     bounded(async {
-        let gate = Gate::new();
-        let origin = counting(&gate, &[]).await;
-        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin, larder, slow } = Held::start("GET", &[], "ttl: 1h").await;
         let forced = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
         assert_eq!(forced.text(), "v2");
         // No request joins the older fetch, and its response replaces nothing.
@@ -54,11 +69,7 @@ async fn a_fetch_from_before_a_forced_refresh_does_not_replace_it() {
 #[tokio::test]
 async fn a_request_after_an_unstored_response_joins_no_older_fetch() {
     bounded(async {
-        let gate = Gate::new();
-        let origin = counting(&gate, &[]).await;
-        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin: _origin, larder, slow } = Held::start("GET", &[], "ttl: 1h").await;
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
         assert_eq!(larder.get("/x").await.text(), "v3", "not the first, which is older than v2");
@@ -227,11 +238,7 @@ async fn a_newer_full_response_that_is_too_large_outdates_a_stored_part() {
 #[tokio::test]
 async fn a_fetch_from_before_a_reload_is_outdated_by_one_after_it() {
     bounded(async {
-        let gate = Gate::new();
-        let origin = counting(&gate, &[]).await;
-        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin, larder, slow } = Held::start("GET", &[], "ttl: 1h").await;
         larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
@@ -245,12 +252,9 @@ async fn a_fetch_from_before_a_reload_is_outdated_by_one_after_it() {
 #[tokio::test]
 async fn of_two_stored_post_responses_the_later_request_wins() {
     bounded(async {
-        let gate = Gate::new();
         let fields = &["Content-Location: /x", "Cache-Control: max-age=600"];
-        let origin = counting(&gate, fields).await;
-        let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
-        let slow = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin: _origin, larder, slow } =
+            Held::start("POST", fields, "ttl: origin").await;
         let quick = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
         assert_eq!(response_to(quick, "POST").await.text(), "v2");
         gate.open();

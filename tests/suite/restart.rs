@@ -41,17 +41,22 @@ fn run(config_dir: &ConfigDir, flags: &[&str]) -> Process {
     Process::start(&arguments)
 }
 
-// ---- stopping one larder
-
-#[tokio::test]
-async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
+/// An API whose response to `/slow` waits for the gate.
+async fn slow_origin() -> (Gate, Origin) {
     let gate = Gate::new();
     let wait = gate.clone();
     let origin = Origin::start(move |seen| match seen.target.as_str() {
         "/slow" => MockResponse::new(200, &[], "slow").after(&wait),
         _ => MockResponse::new(200, &[], "quick"),
-    })
-    .await;
+    });
+    (gate, origin.await)
+}
+
+// ---- stopping one larder
+
+#[tokio::test]
+async fn a_stopping_larder_is_unready_and_serves_each_connection_once_more() {
+    let (gate, origin) = slow_origin().await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let (mut hit, mut miss, mut passed) =
         (larder.client().await, larder.client().await, larder.client().await);
@@ -221,13 +226,7 @@ async fn lif_07_a_second_larder_reports_the_address_the_pid_and_take_over() {
 
 #[tokio::test]
 async fn the_next_larder_takes_the_sockets_over_and_the_old_one_drains() {
-    let gate = Gate::new();
-    let wait = gate.clone();
-    let origin = Origin::start(move |seen| match seen.target.as_str() {
-        "/slow" => MockResponse::new(200, &[], "slow").after(&wait),
-        _ => MockResponse::new(200, &[], "quick"),
-    })
-    .await;
+    let (gate, origin) = slow_origin().await;
     let (mut before, config_dir) = Process::run(&yaml(&origin, "")).await;
     let (addr, admin) = (before.addr().await, before.admin().await);
     let mut kept = Client::connect(addr).await;

@@ -214,31 +214,14 @@ impl TlsOrigin {
         requirements: ClientRequirements,
         body: &'static str,
     ) -> Self {
-        let acceptor =
-            TlsAcceptor::from(Arc::new(authority.config(certificate, protocols, requirements)));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let addr = listener.local_addr().expect("a bound listener has an address");
-        let stats: Arc<Stats> = Arc::default();
-        let shared = Arc::clone(&stats);
-        let accept_task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
-                tokio::spawn(async move {
-                    stats.attempts.fetch_add(1, Ordering::SeqCst);
-                    let Some(stream) = handshake(&acceptor, stream).await else { return };
-                    let chain = stream.get_ref().1.peer_certificates();
-                    let client = chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
-                    stats.client_certificates.lock().push(client);
-                    match protocols {
-                        Protocols::H1 => serve_http1(stream, body, &stats.calls).await,
-                        Protocols::H2 | Protocols::Both => {
-                            serve_http2(stream, body, &stats.calls).await
-                        }
-                    };
-                });
+        let config = authority.config(certificate, protocols, requirements);
+        Self::start_with(config, move |stream, stats| async move {
+            match protocols {
+                Protocols::H1 => serve_http1(stream, body, &stats.calls).await,
+                Protocols::H2 | Protocols::Both => serve_http2(stream, body, &stats.calls).await,
             }
-        });
-        Self { addr, stats, accept_task }
+        })
+        .await
     }
 
     /// The number of accepted TCP connections.
@@ -249,25 +232,12 @@ impl TlsOrigin {
     /// Terminates TLS in front of a plain-text origin at `backend`.
     pub async fn in_front_of(authority: &TestCa, backend: SocketAddr) -> Self {
         let config = authority.config(Certificate::Good, Protocols::H1, ClientRequirements::NONE);
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let addr = listener.local_addr().expect("a bound listener has an address");
-        let stats: Arc<Stats> = Arc::default();
-        let shared = Arc::clone(&stats);
-        let accept_task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
-                tokio::spawn(async move {
-                    stats.attempts.fetch_add(1, Ordering::SeqCst);
-                    let Ok(mut client) = acceptor.accept(stream).await else { return };
-                    stats.client_certificates.lock().push(None);
-                    let Ok(mut origin) = TcpStream::connect(backend).await else { return };
-                    // Both connections are closed, whether it ends with an error or not.
-                    let _ended = tokio::io::copy_bidirectional(&mut client, &mut origin).await;
-                });
-            }
-        });
-        Self { addr, stats, accept_task }
+        Self::start_with(config, move |mut client, _stats| async move {
+            let mut origin = TcpStream::connect(backend).await.ok()?;
+            // Both connections are closed, whether it ends with an error or not.
+            tokio::io::copy_bidirectional(&mut client, &mut origin).await.ok().map(|_bytes| ())
+        })
+        .await
     }
 
     /// An HTTP/2 origin that sends each request body back once it is complete, with the trailer
@@ -354,10 +324,13 @@ impl TlsOrigin {
                 let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
                 let serve = Arc::clone(&serve);
                 tokio::spawn(async move {
+                    stats.attempts.fetch_add(1, Ordering::SeqCst);
                     let stream = handshake(&acceptor, stream).await?;
+                    let chain = stream.get_ref().1.peer_certificates();
+                    let client = chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
                     let served = {
                         let serve = serve.lock();
-                        stats.client_certificates.lock().push(None);
+                        stats.client_certificates.lock().push(client);
                         serve(stream, stats)
                     };
                     served.await

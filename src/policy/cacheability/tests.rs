@@ -14,6 +14,7 @@ use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
 use crate::semantics::storability::{CacheKind, NotStoredReason};
 use crate::semantics::target::Target;
+use crate::semantics::test_headers::header_map;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const BOTH: [CacheKind; 2] = [CacheKind::Shared, CacheKind::Private];
@@ -27,14 +28,6 @@ fn with(ttl: Ttl) -> Policy {
     Policy { ttl, ..Policy::origin() }
 }
 
-fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    headers
-}
-
 fn code(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap()
 }
@@ -44,7 +37,8 @@ fn get() -> ProxyRequest {
 }
 
 fn lifetime(ttl: Ttl, line: &'static str) -> Lifetime {
-    let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
+    let metadata =
+        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
     with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
 }
 
@@ -55,7 +49,7 @@ fn refused(
     status: u16,
     fields: &[(&'static str, &'static str)],
 ) -> Option<NotStoredReason> {
-    let headers = map(fields);
+    let headers = header_map(fields);
     let metadata = CacheMetadata::from_response(code(status), &headers);
     policy.storability(&get(), code(status), &headers, &metadata, kind).err()
 }
@@ -94,7 +88,7 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
         (StatusMatch::Exact(code(200)), secs(7)),
     ];
     let metadata =
-        CacheMetadata::from_response(code(404), &map(&[("cache-control", "max-age=99")]));
+        CacheMetadata::from_response(code(404), &header_map(&[("cache-control", "max-age=99")]));
     for (status, expected) in
         [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)]
     {
@@ -115,7 +109,7 @@ fn windows_come_from_route_then_origin_and_default_under_an_override() {
     let day = 86_400;
     let windows = |policy: &Policy, line: &'static str| {
         let metadata =
-            CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
+            CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
         let freshness = policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         (freshness.swr.as_secs(), freshness.sie.as_secs())
     };
@@ -146,8 +140,10 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
         ("max-age=9", false, false),
     ] {
         for (kind, forbids) in BOTH.into_iter().zip([forbids_shared, forbids_private]) {
-            let metadata =
-                CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
+            let metadata = CacheMetadata::from_response(
+                StatusCode::OK,
+                &header_map(&[("cache-control", line)]),
+            );
             let freshness = |ttl| with(ttl).freshness(&metadata, StatusCode::OK, kind, NOW);
             for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP] {
                 assert_eq!(freshness(ttl).stale_allowed, !forbids, "{ttl:?} {line} {kind:?}");
@@ -162,8 +158,10 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
 
 #[test]
 fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
-    let metadata =
-        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let metadata = CacheMetadata::from_response(
+        StatusCode::OK,
+        &header_map(&[("cache-control", "max-age=30")]),
+    );
     let state = |ttl, now: u64| {
         let freshness = with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         freshness.state(secs(20), NOW, NOW + secs(now))
@@ -178,7 +176,7 @@ fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
 #[test]
 fn after_a_reload_a_response_of_another_user_is_not_reused() {
     let metadata_of = |fields: &[(&'static str, &'static str)]| {
-        CacheMetadata::from_response(StatusCode::OK, &map(fields))
+        CacheMetadata::from_response(StatusCode::OK, &header_map(fields))
     };
     let private = CacheKind::Private;
     let shared = CacheKind::Shared;
@@ -211,8 +209,10 @@ fn after_a_reload_a_response_of_another_user_is_not_reused() {
 #[test]
 fn age_equal_to_lifetime_is_stale() {
     // RFC 9111 §4.2.
-    let metadata =
-        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+    let metadata = CacheMetadata::from_response(
+        StatusCode::OK,
+        &header_map(&[("cache-control", "max-age=30")]),
+    );
     let freshness = with(Ttl::Origin).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
     let at = |millis| freshness.state(Duration::ZERO, NOW, NOW + Duration::from_millis(millis));
     assert_eq!(at(29_999), FreshnessState::Fresh(Duration::from_millis(1)));
@@ -338,14 +338,14 @@ fn unstorable_responses_are_refused_in_all_forms_of_ttl() {
 
 #[test]
 fn the_request_can_forbid_storing() {
-    let headers = map(&[("cache-control", "max-age=60")]);
+    let headers = header_map(&[("cache-control", "max-age=60")]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let policy = with(Ttl::Override(secs(30)));
     let refused = |request: &ProxyRequest, policy: &Policy, kind| {
         policy.storability(request, StatusCode::OK, &headers, &metadata, kind).err()
     };
     let mut request = get();
-    request.headers = map(&[("cache-control", "no-store")]);
+    request.headers = header_map(&[("cache-control", "no-store")]);
     assert_eq!(
         refused(&request, &policy, CacheKind::Shared),
         Some(NotStoredReason::RequestNoStore)
@@ -354,7 +354,7 @@ fn the_request_can_forbid_storing() {
     request.method = Method::HEAD;
     assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::Method));
     request = get();
-    request.headers = map(&[("authorization", "Bearer a")]);
+    request.headers = header_map(&[("authorization", "Bearer a")]);
     assert_eq!(refused(&request, &policy, CacheKind::Shared), None);
     let origin = Policy::origin();
     assert_eq!(refused(&request, &origin, CacheKind::Shared), Some(NotStoredReason::Authorization));
@@ -364,7 +364,8 @@ fn the_request_can_forbid_storing() {
 #[test]
 fn cookies_are_refused_stripped_or_kept() {
     // CCH-02.
-    let headers = map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
+    let headers =
+        header_map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
@@ -490,7 +491,7 @@ fn with_targeted(ttl: Ttl) -> Policy {
 fn a_targeted_field_replaces_cache_control_unless_ttl_overrides() {
     // RFC 9213 §2.2.
     let lifetime = |policy: &Policy, fields: &[(&'static str, &'static str)]| {
-        let metadata = CacheMetadata::from_response(StatusCode::OK, &map(fields));
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(fields));
         policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
     };
     let long = &[("cache-control", "max-age=1"), ("cdn-cache-control", "max-age=300")];
@@ -550,7 +551,8 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
     let mut request = get();
     request.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
     for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
-        let headers = map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
+        let headers =
+            header_map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
         let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
         let kept =
             policy.storability(&request, StatusCode::OK, &headers, &metadata, CacheKind::Shared);
@@ -560,7 +562,7 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
 
 #[test]
 fn fields_that_either_field_names_are_left_out() {
-    let headers = map(&[
+    let headers = header_map(&[
         ("cache-control", "private=\"x-mine\", max-age=60"),
         ("cdn-cache-control", "no-cache=\"x-other\", max-age=60"),
         ("x-mine", "1"),
