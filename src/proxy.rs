@@ -8,15 +8,16 @@ mod connection_auth;
 mod context;
 mod cors;
 mod detached_call;
-mod error_response;
 mod exchange;
 mod fast_path;
 mod forwarded_message;
 mod inactivity;
 mod mount_headers;
+mod own_response;
 mod relay;
 mod response_writer;
 mod retry;
+mod serve;
 mod upgrade;
 mod upload;
 mod upload_rate;
@@ -41,7 +42,7 @@ use crate::telemetry::Telemetry;
 use crate::upstream::client::HttpClient;
 use crate::upstream::routed_request::RoutedRequest;
 
-/// What all exchanges share.
+/// The objects that all exchanges share.
 pub struct ProxyHandler {
     /// Responds to the requests that routes cache.
     pub engine: Arc<Engine>,

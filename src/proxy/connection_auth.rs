@@ -13,7 +13,7 @@ use crate::proxy::ExchangeEnd;
 use crate::proxy::context::ExchangeFailure;
 use crate::proxy::exchange::Exchange;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::connection_auth::{self, PROXY_SUPPORT, SUPPORTED};
+use crate::semantics::connection_auth;
 use crate::telemetry::problem::Problem;
 use crate::upstream::connect::pinned::ClientPins;
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner};
@@ -105,13 +105,6 @@ impl Exchange {
         if connection_auth::is_in_response(headers) {
             channel.set_owner(reserved_owner(&mut self.client, &self.routed.upstream));
         }
-    }
-}
-
-/// Adds `Proxy-Support`, which allows the client to sign in through larder.
-pub(super) fn add_proxy_support(headers: &mut HeaderMap, client: &ClientSession) {
-    if matches!(client, ClientSession::Http1(_)) && connection_auth::is_in_response(headers) {
-        headers.insert(PROXY_SUPPORT, SUPPORTED);
     }
 }
 

@@ -8,12 +8,8 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method};
 
-use crate::frontend::session::BodyLength;
-use crate::proxy::ExchangeEnd;
-use crate::proxy::context::ExchangeFailure;
-use crate::proxy::exchange::Exchange;
 use crate::semantics::request::ProxyRequest;
 
 /// The time for which a browser may cache the response to a preflight, in seconds.
@@ -62,23 +58,19 @@ pub(super) fn add_response_fields(request: &ProxyRequest, headers: &mut HeaderMa
     headers.append(VARY, HeaderValue::from(ORIGIN));
 }
 
-impl Exchange {
-    /// Responds to a preflight: the page may send any request, as any program may.
-    pub(super) async fn reply_preflight(&mut self) -> Result<ExchangeEnd, ExchangeFailure> {
-        let mut headers = HeaderMap::new();
-        let request = self.request();
-        let requested = |name| request.headers.get(name).cloned();
-        if let Some(method) = requested(ACCESS_CONTROL_REQUEST_METHOD) {
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
-        }
-        if let Some(names) = requested(ACCESS_CONTROL_REQUEST_HEADERS) {
-            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
-        }
-        if request.headers.contains_key(REQUEST_PRIVATE_NETWORK) {
-            headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
-        }
-        headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-        self.write_own_head(StatusCode::NO_CONTENT, headers, BodyLength::None).await?;
-        Ok(ExchangeEnd::Completed)
+/// The fields of larder's response to a preflight: the page may send any request, as any program may.
+pub(super) fn preflight_fields(request: &ProxyRequest) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let requested = |name| request.headers.get(name).cloned();
+    if let Some(method) = requested(ACCESS_CONTROL_REQUEST_METHOD) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
     }
+    if let Some(names) = requested(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+    }
+    if request.headers.contains_key(REQUEST_PRIVATE_NETWORK) {
+        headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
+    }
+    headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    headers
 }

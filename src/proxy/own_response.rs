@@ -1,14 +1,15 @@
-//! The response to the client if a pass-through fails or must not be forwarded.
+//! larder's own responses in place of an origin's: to a preflight, to a request that must not be forwarded, and
+//! to one whose pass-through fails.
 //!
-//! Owns: larder's own response in place of the origin's. Never touches: retries.
+//! Owns: their heads and bodies. Never touches: retries.
 
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::engine::response::{ClientResponse, ResponseBody};
 use crate::frontend::session::{BodyLength, ClientError};
-use crate::proxy::ExchangeEnd;
 use crate::proxy::context::ExchangeFailure;
 use crate::proxy::exchange::Exchange;
+use crate::proxy::{ExchangeEnd, cors};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
@@ -48,6 +49,13 @@ const NO_TRACE: Problem = Problem::new(
 );
 
 impl Exchange {
+    /// Responds to a preflight.
+    pub(super) async fn reply_preflight(&mut self) -> Result<ExchangeEnd, ExchangeFailure> {
+        let headers = cors::preflight_fields(self.request());
+        self.write_own_head(StatusCode::NO_CONTENT, headers, BodyLength::None).await?;
+        Ok(ExchangeEnd::Completed)
+    }
+
     /// Responds to a request that must not be forwarded (`Max-Forwards: 0`, RFC 9110 §7.6.2).
     pub(super) async fn reply_as_last_hop(&mut self) -> Result<ExchangeEnd, ExchangeFailure> {
         if self.request().method == Method::TRACE {
@@ -60,7 +68,7 @@ impl Exchange {
     }
 
     /// Writes a response of larder without a body.
-    pub(super) async fn write_own_head(
+    async fn write_own_head(
         &mut self,
         status: StatusCode,
         mut headers: HeaderMap,
