@@ -356,12 +356,13 @@ impl TlsOrigin {
     }
 }
 
-/// Completes a handshake. After a failure it reads until the client closes: a reset would discard the alert
-/// before the client reads it.
+/// Completes a handshake. After a failure it ends its side and reads until the client closes: a reset would
+/// discard the alert before the client reads it.
 async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
     match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => Some(stream),
         Err((_error, mut stream)) => {
+            stream.shutdown().await.ok()?;
             let mut sink = [0; 1024];
             while stream.read(&mut sink).await.is_ok_and(|read| read > 0) {}
             None

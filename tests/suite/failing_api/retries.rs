@@ -222,13 +222,13 @@ async fn every_retry_and_every_stale_response_is_logged_with_its_reason() {
     assert_eq!(client.get(&url, &[]).await.text(), "here");
     let retried = larder.err.wait_for_line("Call to origin retried").await;
     for part in
-        ["\"upstream\":\"api\"", "\"route\":\"api\"", "\"cause\":\"rate-limited\"", "\"wait\":0.0"]
+        ["\"upstream\":\"api\"", "\"route\":\"api\"", "\"reason\":\"rate-limited\"", "\"wait\":0.0"]
     {
         assert!(retried.contains(part), "{part}: {retried}");
     }
     assert_eq!(client.get(&url, &["Cache-Control: no-cache"]).await.text(), "here");
     let stale = larder.err.wait_for_line("Stale response served").await;
-    for part in ["\"route\":\"api\"", "\"cause\":\"server-error\""] {
+    for part in ["\"route\":\"api\"", "\"reason\":\"server-error\""] {
         assert!(stale.contains(part), "{part}: {stale}");
     }
 }
