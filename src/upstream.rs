@@ -18,9 +18,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use crate::semantics::request::ListenerKind;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
@@ -28,21 +27,14 @@ use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::outcome::reason::Reason;
-use crate::upstream::routing::CallLimits;
 
-/// A call to an origin without a request body, as a fill sends it.
+/// A `GET` to an origin, as a fill sends it.
 #[derive(Clone)]
 pub struct UpstreamRequest {
     /// The call's context for admission control.
     pub context: CallContext,
-    /// The method.
-    pub method: Method,
-    /// The client's target; an upstream may rewrite `http` to `https`.
-    pub target: Target,
     /// End-to-end fields.
     pub headers: HeaderMap,
-    /// The kind of listener that received the request; it limits the permitted destinations.
-    pub listener: ListenerKind,
     /// The queue for interim (1xx) responses; `None`: they are dropped.
     pub interims: Option<Arc<Interims>>,
 }
@@ -100,22 +92,16 @@ pub trait Origin: Send + Sync {
     /// Sends `call` and returns as soon as the head of the final response has arrived.
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError>;
 
-    /// Why a call to `target` would be blocked right now; `None`: it would be admitted or queued.
-    fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
-        let (_, _) = (target, call);
+    /// Why a call would be blocked right now; `None`: it would be admitted or queued.
+    fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
+        let _ = call;
         None
     }
 
-    /// Takes a retry of a call to `target` from the upstream's retry budget. `wait` is the backoff before the
+    /// Takes a retry of a call from the upstream's retry budget. `wait` is the backoff before the
     /// retry, `reason` the failure before. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
-    fn try_acquire_retry(
-        &self,
-        target: &Target,
-        call: &CallContext,
-        reason: Reason,
-        wait: Duration,
-    ) -> bool {
-        let (_, _, _, _) = (target, call, reason, wait);
+    fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
+        let (_, _, _) = (call, reason, wait);
         true
     }
 
@@ -123,11 +109,5 @@ pub trait Origin: Send + Sync {
     fn canonical_target(&self, target: &Target) -> Option<Target> {
         let _ = target;
         None
-    }
-
-    /// The time limits of a request to `target`.
-    fn limits(&self, target: &Target) -> CallLimits {
-        let _ = target;
-        CallLimits::default()
     }
 }

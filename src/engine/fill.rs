@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, VIA};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::decide::StaleReason;
@@ -108,7 +108,7 @@ impl Fill {
     }
 
     pub(super) fn upstream_request(&self) -> UpstreamRequest {
-        let (request, fills, fetch) = (&self.routed.request, &self.fills, &self.fetch);
+        let (fills, fetch) = (&self.fills, &self.fetch);
         let mut call = fills.call_context(&self.routed, Some(&self.key));
         call.has_stale = self.has_fallback;
         call.queued = Arc::clone(&fetch.is_queued);
@@ -122,10 +122,7 @@ impl Fill {
         });
         UpstreamRequest {
             context: call,
-            method: Method::GET,
-            target: request.target.clone(),
             headers: self.outgoing_headers(),
-            listener: request.listener,
             interims: self.interims.clone(),
         }
     }

@@ -83,7 +83,7 @@ impl Fills {
         key: Option<&CacheKey>,
     ) -> CallContext {
         let credential = self.key_builder.api_user(&routed.request);
-        CallContext { key: key.map(CacheKey::id), ..CallContext::for_request(routed, credential) }
+        CallContext { key: key.map(CacheKey::id), ..CallContext::new(routed, credential) }
     }
 
     /// Why a call for `routed`, which has a stale response, would be blocked right now.
@@ -93,7 +93,7 @@ impl Fills {
         key: &CacheKey,
     ) -> Option<Rejection> {
         let call = CallContext { has_stale: true, ..self.call_context(routed, Some(key)) };
-        self.origin.check_admission(&routed.request.target, &call)
+        self.origin.check_admission(&call)
     }
 
     /// Whether `miss` is fetched separately: its client insists on an end-to-end response, it is a

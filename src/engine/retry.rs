@@ -31,7 +31,7 @@ impl Fill {
             let RetryDecision::After(wait) = next else { break };
             self.fetch.report_failed_attempt(failure);
             retry.prepare(&mut call.context);
-            if !fills.origin.try_acquire_retry(&call.target, &call.context, failure.reason, wait) {
+            if !fills.origin.try_acquire_retry(&call.context, failure.reason, wait) {
                 break;
             }
             // Kept as the final response if admission control blocks the next attempt.
@@ -95,7 +95,7 @@ impl Fill {
 
     /// If the call has to wait for a cooldown, reports that to the readers of this fill.
     fn announce_wait(&self, call: &UpstreamRequest) {
-        let rejection = self.fills.origin.check_admission(&call.target, &call.context);
+        let rejection = self.fills.origin.check_admission(&call.context);
         if let Some(failure) = rejection.and_then(AttemptFailure::from_rejection) {
             self.fetch.report_failed_attempt(failure);
         }

@@ -161,8 +161,7 @@ impl Exchange {
             if !repeat {
                 return RelayAttempt::Failed(attempt.upstream_error());
             }
-            let RoutedRequest { upstream, route_index, .. } = &*self.routed;
-            self.handler.network.admission.redialled(upstream, *route_index);
+            self.handler.network.admission.redialled(&self.routed);
             connection = ConnectionUse::New;
         }
     }

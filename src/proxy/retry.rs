@@ -35,8 +35,7 @@ impl RequestContext {
             admission.sleep(wait).await;
         }
         let call = self.call_context(handler, routed);
-        let permit =
-            admission.acquire(&routed.upstream, call).await.map_err(UpstreamError::Rejected)?;
+        let permit = admission.acquire(call).await.map_err(UpstreamError::Rejected)?;
         if let Some(retry) = &mut self.retry {
             retry.set_wait_reason(permit.waited());
         }
@@ -118,8 +117,8 @@ impl Exchange {
             return false;
         };
         let call = self.ctx.call_context(&self.handler, &self.routed);
-        let (admission, upstream) = (&self.handler.network.admission, &self.routed.upstream);
-        let granted = admission.try_acquire_retry(upstream, &call, failure.reason, wait);
+        let admission = &self.handler.network.admission;
+        let granted = admission.try_acquire_retry(&call, failure.reason, wait);
         if let Some(retry) = self.ctx.retry.as_mut().filter(|_| granted) {
             retry.set_retry_reason(failure.reason);
             self.ctx.retry_wait = Some(wait);

@@ -34,7 +34,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::policy::upstream::UpstreamPolicy;
 use crate::telemetry::cost::Reservation;
 use crate::telemetry::{RetryEvent, Telemetry};
 use crate::upstream::admission::call::CallContext;
@@ -45,6 +44,7 @@ use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, AdmissionDecision, UpstreamState};
 use crate::upstream::admission::wait_queue::{QueueKind, QueuePosition};
 use crate::upstream::outcome::reason::Reason;
+use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::UpstreamTarget;
 
 pub use crate::upstream::admission::call_metrics::CallTimer;
@@ -73,14 +73,11 @@ impl AdmissionControl {
 
     /// Admits a call, at once or after a wait, or rejects it. The caller reports the end of the call to the
     /// returned permit.
-    pub async fn acquire(
-        &self,
-        target: &UpstreamTarget,
-        call: CallContext,
-    ) -> Result<Permit, Rejection> {
+    pub async fn acquire(&self, call: CallContext) -> Result<Permit, Rejection> {
+        let target = call.target();
         let (mut active, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
-        if let Some(upstream) = self.upstream_state(target, &call) {
-            let admitted = self.wait_for_admission(&upstream, target, &call).await;
+        if let Some(upstream) = self.upstream_state(&call) {
+            let admitted = self.wait_for_admission(&upstream, &call).await;
             let admitted = admitted.inspect_err(|rejection| {
                 self.telemetry.refused_call(target.index, rejection.reason.token());
             })?;
@@ -88,7 +85,7 @@ impl AdmissionControl {
             unsaved = admitted.admission.unsaved;
             active = Some(ActiveCall { upstream, admission: admitted.admission });
         }
-        let timer = self.start_timer(target.clone(), call.route);
+        let timer = self.start_timer(target.clone(), call.routed.route_index);
         let charge = CallCharge::new(self.clone(), target.upstream.clone(), reserved);
         let on_admitted = call.on_admitted.clone();
         let mut permit = Permit::new(self.clone(), call, timer, charge, active);
@@ -103,16 +100,14 @@ impl AdmissionControl {
 
     /// The reason, if any, to reject this call right now, not counting the wait in a queue. Requests that
     /// have a stale response check this first.
-    pub fn check_admission(
-        &self,
-        target: &UpstreamTarget,
-        call: &CallContext,
-    ) -> Option<Rejection> {
-        let upstream = self.upstream_state(target, call)?;
-        if let Some(rejection) = target.upstream.as_ref().and_then(|one| self.over_budget(one)) {
+    pub fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
+        let upstream = self.upstream_state(call)?;
+        if let Some(rejection) =
+            call.target().upstream.as_ref().and_then(|one| self.over_budget(one))
+        {
             return Some(rejection);
         }
-        let subject = LimitKeys::new(call, upstream_policy(target), target);
+        let subject = LimitKeys::new(call);
         let check = upstream.limiter.lock().check_cooldowns(&subject, self.clock.instant());
         match check {
             CooldownCheck::Clear(_) => None,
@@ -123,23 +118,17 @@ impl AdmissionControl {
     /// Takes a retry that follows after `wait` because of `reason` from the retry budget of the upstream.
     /// Returns false if the budget is used up, or if the retry would be blocked for longer than it may wait
     /// (`patience`).
-    pub fn try_acquire_retry(
-        &self,
-        target: &UpstreamTarget,
-        call: &CallContext,
-        reason: Reason,
-        wait: Duration,
-    ) -> bool {
-        let Some(upstream) = self.upstream_state(target, call) else { return true };
+    pub fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
+        let Some(upstream) = self.upstream_state(call) else { return true };
         let until = wait.saturating_add(call.patience);
-        if self.check_admission(target, call).is_some_and(|rejection| rejection.left > until) {
+        if self.check_admission(call).is_some_and(|rejection| rejection.left > until) {
             return false;
         }
         let granted = upstream.limiter.lock().retry_budget.try_acquire(self.clock.instant());
         if granted {
-            self.again(target, call.route, reason, wait);
+            self.again(&call.routed, reason, wait);
         } else {
-            self.telemetry.refused_call(target.index, Reason::RetryBudget.token());
+            self.telemetry.refused_call(call.target().index, Reason::RetryBudget.token());
         }
         granted
     }
@@ -160,22 +149,20 @@ impl AdmissionControl {
     }
 
     /// Records that a call was retried because its pooled connection was dead.
-    pub fn redialled(&self, target: &UpstreamTarget, route: usize) {
-        self.again(target, route, Reason::DeadConnection, Duration::ZERO);
+    pub fn redialled(&self, routed: &RoutedRequest) {
+        self.again(routed, Reason::DeadConnection, Duration::ZERO);
     }
 
-    fn again(&self, target: &UpstreamTarget, route: usize, reason: Reason, wait: Duration) {
-        let (upstream, host, port) = (target.index, &*target.host, target.port);
+    fn again(&self, routed: &RoutedRequest, reason: Reason, wait: Duration) {
+        let UpstreamTarget { index: upstream, ref host, port, .. } = routed.upstream;
+        let route = routed.route_index;
         let cause = reason.token();
         self.telemetry.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });
     }
 
-    /// The state of the upstream at `target`. `None`: the call is not governed.
-    fn upstream_state(
-        &self,
-        target: &UpstreamTarget,
-        call: &CallContext,
-    ) -> Option<Arc<UpstreamState>> {
+    /// The state of the upstream of a call. `None`: the call is not governed.
+    fn upstream_state(&self, call: &CallContext) -> Option<Arc<UpstreamState>> {
+        let target = call.target();
         let governed = call.governed || target.upstream.is_some();
         governed.then(|| self.registry.for_target(target, self.clock.instant()))
     }
@@ -185,12 +172,11 @@ impl AdmissionControl {
     fn admit(
         &self,
         upstream: &UpstreamState,
-        target: &UpstreamTarget,
         subject: &LimitKeys<'_>,
         position: QueuePosition,
     ) -> (AdmissionDecision, Option<Reservation>) {
         let mut state = upstream.limiter.lock();
-        let reservation = match self.reserve(target) {
+        let reservation = match self.reserve(subject.call.target()) {
             Ok(reservation) => reservation,
             Err(rejection) => return (AdmissionDecision::Blocked(rejection), None),
         };
@@ -204,19 +190,18 @@ impl AdmissionControl {
     async fn wait_for_admission(
         &self,
         upstream: &Arc<UpstreamState>,
-        target: &UpstreamTarget,
         call: &CallContext,
     ) -> Result<AdmittedCall, Rejection> {
-        let subject = LimitKeys::new(call, upstream_policy(target), target);
+        let subject = LimitKeys::new(call);
         let position = upstream.limiter.lock().new_position(call.audience.is_present());
-        let mut guard = QueueGuard::new(self, upstream, target, position);
+        let mut guard = QueueGuard::new(self, upstream, call.target(), position);
         loop {
             guard.set_for_client(call.audience.is_present());
             // Registered before the check, so that no notification in between is lost.
             let recheck = upstream.recheck.notified();
             tokio::pin!(recheck);
             recheck.as_mut().enable();
-            let (admit, reservation) = self.admit(upstream, target, &subject, guard.position);
+            let (admit, reservation) = self.admit(upstream, &subject, guard.position);
             match admit {
                 AdmissionDecision::Admitted(admission) => {
                     return Ok(guard.finish(admission, reservation, upstream));
@@ -253,13 +238,6 @@ struct AdmittedCall {
 
 /// The time that the waiters before this one may take to wake up.
 const WAKE_DELAY: Duration = Duration::from_millis(10);
-
-/// The policy of an upstream. Hosts without a configured upstream get the default: no limits, only cooldowns.
-fn upstream_policy(target: &UpstreamTarget) -> &UpstreamPolicy {
-    static DEFAULT: std::sync::LazyLock<UpstreamPolicy> =
-        std::sync::LazyLock::new(UpstreamPolicy::default);
-    target.upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.policy)
-}
 
 /// A call that may have to wait. It leaves its queue when it is dropped.
 struct QueueGuard<'a> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use tokio::time::timeout;
 
@@ -19,7 +19,6 @@ use crate::semantics::connection_auth;
 use crate::semantics::event_stream;
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::hop_by_hop;
-use crate::semantics::method;
 use crate::semantics::request::{ListenerKind, RequestFraming};
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
@@ -40,7 +39,8 @@ use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::body_inspection::{self, InspectedBody};
 use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::outcome::reason::Reason;
-use crate::upstream::routing::{CallLimits, UpstreamTable, UpstreamTarget};
+use crate::upstream::routed_request::RoutedRequest;
+use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// Transparent retries of a call that the origin reports as not processed.
@@ -103,10 +103,9 @@ impl HttpClient {
     async fn attempt(
         &self,
         call: &UpstreamRequest,
-        destination: &UpstreamTarget,
         connection_use: ConnectionUse,
     ) -> Result<UpstreamResponse, AttemptError> {
-        let request = outgoing(call, destination);
+        let (request, destination) = (outgoing(call), call.context.target());
         let mut channel =
             self.begin(destination, &request, connection_use, ConnectionOwner::default()).await?;
         let request_time = self.clock.now();
@@ -203,23 +202,18 @@ impl TransparentRetries {
 #[async_trait]
 impl Origin for HttpClient {
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
-        let destination = self.upstreams.lookup(&call.target);
-        let mut permit = self
-            .admission
-            .acquire(&destination, call.context.clone())
-            .await
-            .map_err(UpstreamError::Rejected)?;
+        let acquired = self.admission.acquire(call.context.clone()).await;
+        let mut permit = acquired.map_err(UpstreamError::Rejected)?;
         let (mut repeats, mut connection_use) =
             (TransparentRetries::default(), ConnectionUse::Pooled);
         loop {
-            match self.attempt(call, &destination, connection_use).await {
+            match self.attempt(call, connection_use).await {
                 Ok(response) => {
                     return classify_response(response, &mut permit, &self.in_flight).await;
                 }
-                Err(attempt)
-                    if repeats.should_retry(attempt, method::is_idempotent(&call.method)) =>
-                {
-                    self.admission.redialled(&destination, call.context.route);
+                // A `GET` is idempotent.
+                Err(attempt) if repeats.should_retry(attempt, true) => {
+                    self.admission.redialled(&call.context.routed);
                     connection_use = ConnectionUse::New;
                 }
                 Err(attempt) => {
@@ -230,26 +224,16 @@ impl Origin for HttpClient {
         }
     }
 
-    fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
-        self.admission.check_admission(&self.upstreams.lookup(target), call)
+    fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
+        self.admission.check_admission(call)
     }
 
-    fn try_acquire_retry(
-        &self,
-        target: &Target,
-        call: &CallContext,
-        reason: Reason,
-        wait: Duration,
-    ) -> bool {
-        self.admission.try_acquire_retry(&self.upstreams.lookup(target), call, reason, wait)
+    fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
+        self.admission.try_acquire_retry(call, reason, wait)
     }
 
     fn canonical_target(&self, target: &Target) -> Option<Target> {
         self.upstreams.canonical_target(target)
-    }
-
-    fn limits(&self, target: &Target) -> CallLimits {
-        self.upstreams.lookup(target).limits()
     }
 }
 
@@ -280,15 +264,16 @@ async fn classify_response(
     Ok(response)
 }
 
-fn outgoing(call: &UpstreamRequest, destination: &UpstreamTarget) -> OutgoingRequest {
+fn outgoing(call: &UpstreamRequest) -> OutgoingRequest {
+    let RoutedRequest { request, upstream, .. } = &*call.context.routed;
     let mut headers = call.headers.clone();
-    destination.apply_upstream_headers(&call.method, &mut headers);
+    upstream.apply_upstream_headers(&Method::GET, &mut headers);
     OutgoingRequest {
-        method: call.method.clone(),
-        scheme: destination.scheme.as_str(),
-        authority: destination.authority(),
-        path: call.target.path_and_query().to_owned(),
-        listener: call.listener,
+        method: Method::GET,
+        scheme: upstream.scheme.as_str(),
+        authority: upstream.authority(),
+        path: request.target.path_and_query().to_owned(),
+        listener: request.listener,
         headers,
         spelling: FieldCase::default(),
         body: RequestFraming::None,

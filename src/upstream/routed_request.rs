@@ -14,6 +14,10 @@ use crate::policy::Policy;
 use crate::route::table::Route;
 use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::request::ProxyRequest;
+#[cfg(test)]
+use crate::semantics::target::Target;
+#[cfg(test)]
+use crate::upstream::routing::UpstreamTable;
 use crate::upstream::routing::UpstreamTarget;
 
 /// A routed request. It no longer changes.
@@ -45,6 +49,21 @@ impl RoutedRequest {
             policy: &self.policy,
             kind: key.scope().cache_kind(),
             now,
+        }
+    }
+
+    /// A `GET` of `target` that no route caches, without an upstream.
+    #[cfg(test)]
+    pub fn get(target: Target) -> Self {
+        let upstream = UpstreamTable::new(Vec::new()).lookup(&target);
+        Self {
+            request: ProxyRequest::get(target),
+            directives: RequestCacheControl::default(),
+            route: None,
+            route_index: 0,
+            policy: Arc::new(Policy::origin()),
+            key: Err(ForwardReason::Bypass),
+            upstream,
         }
     }
 

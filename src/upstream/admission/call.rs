@@ -3,23 +3,25 @@
 //! Owns: which limits and cooldowns apply to a call. Never touches: whether it is admitted.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::Method;
 use tokio::sync::Notify;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::policy::{Backoff, CooldownPolicy, Policy};
+use crate::policy::upstream::UpstreamPolicy;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::upstream::routed_request::RoutedRequest;
+use crate::upstream::routing::UpstreamTarget;
 
 /// A call that requests admission.
 #[derive(Debug, Clone)]
 pub struct CallContext {
-    /// The index of the route, for telemetry.
-    pub route: usize,
+    /// The request that the call is for.
+    pub routed: Arc<RoutedRequest>,
     /// Whether a route or an upstream names the host. Other calls are never blocked.
     pub governed: bool,
     /// Whether a client waits for the call.
@@ -35,12 +37,6 @@ pub struct CallContext {
     pub resource: u64,
     /// The shape without the last path segment, which may be an id that does not look like one.
     pub family: u64,
-    /// The cooldown times after failures.
-    pub cooldown_policy: CooldownPolicy,
-    /// The cooldown after a rate limit for which the origin sends no `Retry-After`.
-    pub backoff: Backoff,
-    /// Whether the origin's `Retry-After` is honoured.
-    pub honours_retry_after: bool,
     /// How long the call may wait for a cooldown to end.
     pub patience: Duration,
     /// Whether a stale response can be served instead.
@@ -124,42 +120,45 @@ impl CallAudience {
 }
 
 impl CallContext {
-    /// A call for `routed`.
-    pub fn for_request(routed: &RoutedRequest, credential: u128) -> Self {
-        let RoutedRequest { request, policy, route_index, .. } = routed;
-        let call = Self::new(*route_index, policy, &request.method, &request.target, credential);
-        Self { governed: routed.route.is_some(), ..call }
-    }
-
-    /// A call of `route` with this policy. It has no stale response to fall back on and does not wait for
-    /// cooldowns.
-    pub fn new(
-        route: usize,
-        policy: &Policy,
-        method: &Method,
-        target: &Target,
-        credential: u128,
-    ) -> Self {
+    /// A call for `routed` with this credential. It has no stale response to fall back on and does not wait
+    /// for cooldowns.
+    pub fn new(routed: &Arc<RoutedRequest>, credential: u128) -> Self {
+        let RoutedRequest { request: ProxyRequest { method, target, .. }, .. } = &**routed;
         let (shape, resource) = shape(method, target);
-        let family = family(method, target);
         Self {
-            route,
-            governed: true,
+            routed: Arc::clone(routed),
+            governed: routed.route.is_some(),
             audience: Arc::default(),
             credential,
             key: None,
             shape,
             resource,
-            family,
-            cooldown_policy: policy.cooldown,
-            backoff: policy.retry.backoff,
-            honours_retry_after: policy.retry.honour_retry_after,
+            family: family(method, target),
             patience: Duration::ZERO,
             has_stale: false,
             attempt: AttemptKind::First,
             queued: Arc::default(),
             on_admitted: Callback::default(),
         }
+    }
+
+    /// The upstream of the call.
+    pub(in crate::upstream) fn target(&self) -> &UpstreamTarget {
+        &self.routed.upstream
+    }
+
+    /// The policy of its upstream. Hosts without a configured upstream get the default: no limits, only
+    /// cooldowns.
+    pub(super) fn upstream_policy(&self) -> &UpstreamPolicy {
+        static DEFAULT: LazyLock<UpstreamPolicy> = LazyLock::new(UpstreamPolicy::default);
+        self.target().upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.policy)
+    }
+
+    /// The same call at another upstream.
+    #[cfg(test)]
+    pub(super) fn at(&self, upstream: &UpstreamTarget) -> Self {
+        let routed = RoutedRequest { upstream: upstream.clone(), ..(*self.routed).clone() };
+        Self { routed: Arc::new(routed), ..self.clone() }
     }
 }
 

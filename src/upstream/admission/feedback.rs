@@ -195,7 +195,7 @@ impl LimiterState {
     fn on_failure(&mut self, report: CallReport<'_>, admission: &Admission) {
         let CallReport { subject, outcome, now } = report;
         let reason = RejectReason::Failed(outcome.class);
-        let rule = &subject.call.cooldown_policy;
+        let rule = &subject.call.routed.policy.cooldown;
         let requested = retry_after(subject, outcome);
         let in_cooldown =
             subject.call.key.is_some_and(|key| self.cooldowns.contains(CooldownScope::Key(key)));
@@ -228,7 +228,7 @@ impl LimiterState {
     ) {
         if !self.cooldowns.contains(group) || admission.probes.contains(&group) {
             let reason = RejectReason::Failed(report.outcome.class);
-            let left = report.subject.call.cooldown_policy.cooldown;
+            let left = report.subject.call.routed.policy.cooldown.cooldown;
             self.cooldowns.begin(group, Rejection { reason, left }, false, report.now);
         }
     }
@@ -250,8 +250,9 @@ impl LimiterState {
         let scope = self.rate_limit_scope(report, limit);
         let left = retry_after(subject, outcome).unwrap_or_else(|| {
             // The middle of the jitter, so that clients that back off return when the cooldown is over.
-            let wait = subject.call.backoff.delay(self.cooldowns.times(scope), 0.5);
-            wait.min(subject.call.cooldown_policy.max_cooldown)
+            let wait =
+                subject.call.routed.policy.retry.backoff.delay(self.cooldowns.times(scope), 0.5);
+            wait.min(subject.call.routed.policy.cooldown.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = scope
             && left >= MIN_STORED_TIME
@@ -280,6 +281,8 @@ impl LimiterState {
 
 /// The time from the origin's `Retry-After`, if it is honoured. A time of zero counts as none.
 fn retry_after(subject: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
-    let is_honoured = |wait: &RetryAfter| subject.call.honours_retry_after || wait.is_quota_end;
-    outcome.retry_after.filter(is_honoured)?.bounded(&subject.call.cooldown_policy)
+    let is_honoured = |wait: &RetryAfter| {
+        subject.call.routed.policy.retry.honour_retry_after || wait.is_quota_end
+    };
+    outcome.retry_after.filter(is_honoured)?.bounded(&subject.call.routed.policy.cooldown)
 }

@@ -28,14 +28,9 @@ pub(super) struct LimitKeys<'a> {
 }
 
 impl<'a> LimitKeys<'a> {
-    pub(super) fn new(
-        call: &'a CallContext,
-        policy: &'a UpstreamPolicy,
-        target: &UpstreamTarget,
-    ) -> Self {
-        let has_own_credential =
-            target.upstream.as_ref().is_some_and(|upstream| upstream.credential.is_some());
-        let credential = if has_own_credential { 0 } else { call.credential };
+    pub(super) fn new(call: &'a CallContext) -> Self {
+        let (target, policy) = (call.target(), call.upstream_policy());
+        let credential = if target.credential().is_some() { 0 } else { call.credential };
         let origin = origin(target);
         let at_origin =
             |id: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(id)).to_le_bytes());

@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use crate::policy::upstream::{OutcomeClass, RateLimit, UpstreamPolicy};
+use crate::upstream::admission::AdmissionControl;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
@@ -16,7 +17,6 @@ use crate::upstream::admission::feedback::{CallEnd, CallReport};
 use crate::upstream::admission::limit_keys::LimitKeys;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, LimiterState, UpstreamState};
-use crate::upstream::admission::{AdmissionControl, upstream_policy};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::classify;
 use crate::upstream::outcome::error::UpstreamError;
@@ -91,12 +91,11 @@ impl Permit {
     /// is known once the body was read.
     pub fn on_head_unread(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
         let outcome = self.classify(status, headers, None);
-        if outcome.is_ok() && upstream_policy(&self.timer.target).rules.read_bodies() {
+        if outcome.is_ok() && self.call.upstream_policy().rules.read_bodies() {
             self.awaiting_body = self.active.take();
         }
         if let Some(ActiveCall { upstream, mut admission }) = self.awaiting_body.take() {
-            let subject =
-                LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
+            let subject = LimitKeys::new(&self.call);
             let now = self.control.clock.instant();
             let report = CallReport { subject: &subject, outcome: &outcome, now };
             self.update(&upstream, |state| {
@@ -131,8 +130,7 @@ impl Permit {
         match self.awaiting_body.take() {
             Some(active) => self.apply_outcome(&active, &outcome),
             None if is_news => {
-                if let Some(upstream) = self.control.upstream_state(&self.timer.target, &self.call)
-                {
+                if let Some(upstream) = self.control.upstream_state(&self.call) {
                     self.apply_outcome(
                         &ActiveCall { upstream, admission: Admission::default() },
                         &outcome,
@@ -170,7 +168,7 @@ impl Permit {
         if whole {
             self.charge.on_client_gone();
         }
-        let Some(upstream) = &self.timer.target.upstream else { return false };
+        let Some(upstream) = &self.call.target().upstream else { return false };
         let guards = upstream.policy.ban_guard.is_some();
         let bounds = upstream.policy.rate_limit.in_flight < RateLimit::default().in_flight;
         if !(guards || whole && bounds) {
@@ -230,12 +228,12 @@ impl Permit {
 
     /// Whether the body of the response matters beyond its head.
     pub fn reads_bodies(&self) -> bool {
-        upstream_policy(&self.timer.target).reads_bodies()
+        self.call.upstream_policy().reads_bodies()
     }
 
     /// Whether the body may turn the response into an error.
     pub fn body_affects_outcome(&self) -> bool {
-        upstream_policy(&self.timer.target).rules.read_bodies()
+        self.call.upstream_policy().rules.read_bodies()
     }
 
     fn classify(
@@ -244,13 +242,13 @@ impl Permit {
         headers: &HeaderMap,
         json: Option<&Value>,
     ) -> CallOutcome {
-        let policy: &UpstreamPolicy = upstream_policy(&self.timer.target);
+        let policy: &UpstreamPolicy = self.call.upstream_policy();
         classify::response(status, headers, json, &policy.rules, self.control.clock.now())
     }
 
     fn count_rate_limit(&self, outcome: &CallOutcome) {
         if let OutcomeClass::RateLimited(limit) = outcome.class {
-            self.control.telemetry.rate_limited(self.timer.target.index, limit.token());
+            self.control.telemetry.rate_limited(self.call.target().index, limit.token());
         }
     }
 
@@ -258,8 +256,7 @@ impl Permit {
         let Some(ActiveCall { upstream, mut admission }) = self.active.take() else {
             return;
         };
-        let subject =
-            LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
+        let subject = LimitKeys::new(&self.call);
         let now = self.control.clock.instant();
         let end = if self.client_at_fault { end.attribute_to_client(outcome.class) } else { end };
         let report = CallReport { subject: &subject, outcome, now };
@@ -272,8 +269,7 @@ impl Permit {
         ActiveCall { upstream, admission }: &ActiveCall,
         outcome: &CallOutcome,
     ) {
-        let subject =
-            LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
+        let subject = LimitKeys::new(&self.call);
         let now = self.control.clock.instant();
         let report = CallReport { subject: &subject, outcome, now };
         self.update(upstream, |state| state.on_outcome(report, admission));
@@ -289,7 +285,7 @@ impl Permit {
         drop(limiter);
         if let Some(Rejection { reason, left }) = stopped {
             let (cause, seconds) = (reason.token(), left.as_secs());
-            let upstream = self.timer.target.upstream.as_ref().map(|upstream| &*upstream.name);
+            let upstream = self.call.target().upstream.as_ref().map(|upstream| &*upstream.name);
             tracing::warn!(upstream, cause, seconds, "All calls to an upstream are blocked");
         }
         if urgent {

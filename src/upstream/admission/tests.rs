@@ -2,24 +2,25 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::task::JoinHandle;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
+use crate::policy::StatusMatch;
 use crate::policy::upstream::{
     BanGuardRule, CircuitBreaker, Cost, CostBudget, CreditSource, JsonRule, OutcomeClass,
-    OverBudgetAction, Period, Rate, RateLimitKind,
+    OverBudgetAction, Period, Rate, RateLimitKind, UpstreamPolicy,
 };
-use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
 use crate::semantics::redaction::Redactor;
 use crate::semantics::target::Target;
 use crate::telemetry::log::captured::CapturedLog;
 use crate::upstream::admission::call::CallAudience;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::UpstreamTable;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -47,14 +48,14 @@ impl Bench {
     }
 
     async fn acquire(&self, call: CallContext) -> Result<Permit, Rejection> {
-        self.control.acquire(&self.target, call).await
+        self.control.acquire(call.at(&self.target)).await
     }
 
     /// Starts to acquire in the background, and returns once the call waits or is decided.
     async fn spawn_acquire(&self, call: CallContext) -> JoinHandle<Result<Permit, Rejection>> {
         let (control, target) = (self.control.clone(), self.target.clone());
         let before = self.clock.sleepers();
-        let acquiring = tokio::spawn(async move { control.acquire(&target, call).await });
+        let acquiring = tokio::spawn(async move { control.acquire(call.at(&target)).await });
         while self.clock.sleepers() == before && !acquiring.is_finished() {
             tokio::task::yield_now().await;
         }
@@ -84,7 +85,8 @@ fn request_target(path: &str) -> Target {
 }
 
 fn call(path: &str) -> CallContext {
-    CallContext::new(0, &Policy::origin(), &Method::GET, &request_target(path), 0)
+    let routed = Arc::new(RoutedRequest::get(request_target(path)));
+    CallContext { governed: true, ..CallContext::new(&routed, 0) }
 }
 
 fn keyed(key: u128) -> CallContext {
@@ -275,29 +277,29 @@ async fn three_failing_keys_start_the_cooldown_of_their_endpoint() {
         bench.complete(keyed(key), 503, &[]).await;
         let rejection = bench
             .control
-            .check_admission(&bench.target, &with_stale(key))
+            .check_admission(&with_stale(key).at(&bench.target))
             .expect("its own failure");
         assert_eq!(
             rejection,
             Rejection { reason: RejectReason::Failed(OutcomeClass::Server), left: 30 * SECOND }
         );
-        assert_eq!(bench.control.check_admission(&bench.target, &with_stale(9)), None);
+        assert_eq!(bench.control.check_admission(&with_stale(9).at(&bench.target)), None);
         assert!(
             bench.acquire(keyed(key)).await.is_ok(),
             "a call without a stale response goes out"
         );
     }
     bench.complete(keyed(3), 500, &[]).await;
-    assert!(bench.control.check_admission(&bench.target, &with_stale(9)).is_some());
+    assert!(bench.control.check_admission(&with_stale(9).at(&bench.target)).is_some());
     assert!(bench.acquire(keyed(9)).await.is_ok(), "a call without a stale response goes out");
     bench.complete(keyed(9), 200, &[]).await;
     assert_eq!(
-        bench.control.check_admission(&bench.target, &with_stale(8)),
+        bench.control.check_admission(&with_stale(8).at(&bench.target)),
         None,
         "it has recovered"
     );
     assert!(
-        bench.control.check_admission(&bench.target, &with_stale(1)).is_some(),
+        bench.control.check_admission(&with_stale(1).at(&bench.target)).is_some(),
         "this key has not"
     );
 }
@@ -317,12 +319,12 @@ async fn a_recovered_member_gets_to_probe_among_failing_members() {
         let mut seconds = 0;
         loop {
             for n in [0, 1] {
-                if bench.control.check_admission(&bench.target, &with_stale(n)).is_none() {
+                if bench.control.check_admission(&with_stale(n).at(&bench.target)).is_none() {
                     bench.complete(with_stale(n), 503, &[]).await;
                 }
             }
             if seconds % 2 == 0
-                && bench.control.check_admission(&bench.target, &with_stale(2)).is_none()
+                && bench.control.check_admission(&with_stale(2).at(&bench.target)).is_none()
             {
                 break;
             }
@@ -345,13 +347,13 @@ async fn failing_endpoints_do_not_keep_healthy_ones_in_cooldown() {
     };
     let healthy = || CallContext { key: Some(9), has_stale: true, ..call("/well") };
     all(503).await;
-    assert!(bench.control.check_admission(&bench.target, &healthy()).is_some());
+    assert!(bench.control.check_admission(&healthy().at(&bench.target)).is_some());
     for _ in 0..10 {
         bench.clock.advance(3 * SECOND);
         all(503).await;
     }
     assert_eq!(
-        bench.control.check_admission(&bench.target, &healthy()),
+        bench.control.check_admission(&healthy().at(&bench.target)),
         None,
         "30 seconds are over"
     );
@@ -363,12 +365,12 @@ async fn failing_endpoints_do_not_keep_healthy_ones_in_cooldown() {
     for _ in 0..10 {
         bench.clock.advance(40 * SECOND);
         all(503).await;
-        assert_eq!(bench.control.check_admission(&bench.target, &healthy()), None);
+        assert_eq!(bench.control.check_admission(&healthy().at(&bench.target)), None);
     }
     // Their failures count again after a success.
     all(200).await;
     all(503).await;
-    assert!(bench.control.check_admission(&bench.target, &healthy()).is_some());
+    assert!(bench.control.check_admission(&healthy().at(&bench.target)).is_some());
 }
 
 /// It fails under many keys, but counts as one endpoint.
@@ -386,7 +388,7 @@ async fn an_endpoint_that_fails_for_every_id_counts_once() {
             broken(1_000 + second * 10 + n).await;
         }
         bench.clock.advance(SECOND);
-        if bench.control.check_admission(&bench.target, &healthy()).is_some() {
+        if bench.control.check_admission(&healthy().at(&bench.target)).is_some() {
             stale_seconds += 1;
         } else {
             bench.complete(healthy(), 200, &[]).await;
@@ -415,12 +417,12 @@ async fn a_healthy_endpoint_is_stale_for_at_most_one_cooldown() {
                 let path = path(second);
                 let key = Some(1_000 + u128::from(xxh3_64(path.as_bytes())) + n);
                 let bad = CallContext { key, has_stale: second % 2 == 0, ..call(&path) };
-                if bench.control.check_admission(&bench.target, &bad).is_none() {
+                if bench.control.check_admission(&bad.at(&bench.target)).is_none() {
                     bench.complete(bad, 503, &[]).await;
                 }
             }
             bench.clock.advance(SECOND);
-            if bench.control.check_admission(&bench.target, &healthy()).is_some() {
+            if bench.control.check_admission(&healthy().at(&bench.target)).is_some() {
                 stale_seconds += 1;
             } else {
                 bench.complete(healthy(), 200, &[]).await;
@@ -442,7 +444,7 @@ async fn a_dead_origin_gets_one_probe_per_cooldown() {
         for second in 0..300 {
             for key in 0..40 {
                 let call = CallContext { key: Some(key), has_stale: true, ..call(&path(key)) };
-                if bench.control.check_admission(&bench.target, &call).is_none() {
+                if bench.control.check_admission(&call.at(&bench.target)).is_none() {
                     calls += 1;
                     bench.complete(call, 503, &[]).await;
                 }
@@ -459,7 +461,7 @@ async fn an_unreachable_origin_is_in_cooldown_at_once_for_all_keys() {
     let mut permit = bench.acquire(keyed(1)).await.unwrap();
     permit.on_failure(UpstreamError::Refused);
     let rejection =
-        bench.control.check_admission(&bench.target, &with_stale(9)).expect("the whole origin");
+        bench.control.check_admission(&with_stale(9).at(&bench.target)).expect("the whole origin");
     assert_eq!(
         rejection,
         Rejection { reason: RejectReason::Failed(OutcomeClass::Network), left: 30 * SECOND }
@@ -467,7 +469,7 @@ async fn an_unreachable_origin_is_in_cooldown_at_once_for_all_keys() {
     let mut other = bench.target.clone();
     other.port = 8443;
     assert_eq!(
-        bench.control.check_admission(&other, &with_stale(9)),
+        bench.control.check_admission(&with_stale(9).at(&other)),
         None,
         "another port is another origin"
     );
@@ -480,7 +482,7 @@ async fn failures_within_larder_start_no_cooldown() {
         bench.acquire(keyed(1)).await.unwrap().on_failure(failure);
         drop(bench.acquire(keyed(1)).await.unwrap());
     }
-    assert_eq!(bench.control.check_admission(&bench.target, &with_stale(1)), None);
+    assert_eq!(bench.control.check_admission(&with_stale(1).at(&bench.target)), None);
 }
 
 #[tokio::test]
@@ -794,7 +796,7 @@ async fn the_state_of_an_upstream_outlives_its_configuration() {
     let telemetry = bench.control.telemetry.with_names(&[], &["api".into()], Redactor::default());
     let reloaded = AdmissionControl::new(telemetry, registry, bench.clock.clone());
     assert_eq!(
-        reloaded.check_admission(&bench.target, &call("/")).map(|rejection| rejection.left),
+        reloaded.check_admission(&call("/").at(&bench.target)).map(|rejection| rejection.left),
         Some(7 * SECOND)
     );
 }
@@ -807,19 +809,19 @@ async fn made_up_hosts_do_not_evict_the_rate_limit_of_an_api() {
         UpstreamTable::new(Vec::new()).lookup(&target)
     };
     let named = call("/");
-    let mut permit = bench.control.acquire(&host(0), named.clone()).await.unwrap();
+    let mut permit = bench.control.acquire(named.at(&host(0))).await.unwrap();
     respond(&mut permit, 429, &[("retry-after", "600")]);
     for number in 1..3_000 {
-        let mut permit = bench.control.acquire(&host(number), named.clone()).await.unwrap();
+        let mut permit = bench.control.acquire(named.at(&host(number))).await.unwrap();
         permit.on_failure(UpstreamError::Refused);
     }
-    assert!(bench.control.check_admission(&host(0), &named).is_some());
+    assert!(bench.control.check_admission(&named.at(&host(0))).is_some());
     // Nor do many other hosts with a shorter rate limit.
     for number in 3_000..5_000 {
-        let mut permit = bench.control.acquire(&host(number), named.clone()).await.unwrap();
+        let mut permit = bench.control.acquire(named.at(&host(number))).await.unwrap();
         respond(&mut permit, 429, &[("retry-after", "60")]);
     }
-    assert!(bench.control.check_admission(&host(0), &named).is_some());
+    assert!(bench.control.check_admission(&named.at(&host(0))).is_some());
     assert!(bench.control.registry.unconfigured().len() <= 1024);
 }
 
@@ -829,15 +831,14 @@ async fn calls_to_hosts_without_a_route_or_upstream_are_never_blocked() {
     let target = UpstreamTable::new(Vec::new()).lookup(&request_target("/"));
     let unknown = CallContext { governed: false, ..call("/") };
     for _ in 0..20 {
-        let mut permit =
-            bench.control.acquire(&target, unknown.clone()).await.expect("it is admitted");
+        let mut permit = bench.control.acquire(unknown.at(&target)).await.expect("it is admitted");
         respond(&mut permit, 429, &[("retry-after", "60")]);
     }
-    assert_eq!(bench.control.check_admission(&target, &unknown), None);
+    assert_eq!(bench.control.check_admission(&unknown.at(&target)), None);
     let routed = CallContext { governed: true, ..call("/") };
-    let mut permit = bench.control.acquire(&target, routed.clone()).await.expect("it is admitted");
+    let mut permit = bench.control.acquire(routed.at(&target)).await.expect("it is admitted");
     respond(&mut permit, 429, &[("retry-after", "60")]);
-    assert!(bench.control.check_admission(&target, &routed).is_some(), "a route names the host");
+    assert!(bench.control.check_admission(&routed.at(&target)).is_some(), "a route names the host");
 }
 
 #[tokio::test]
@@ -848,8 +849,7 @@ async fn retries_are_limited_to_a_fifth_of_the_calls() {
     }
     let acquire_retry = || {
         bench.control.try_acquire_retry(
-            &bench.target,
-            &keyed(1),
+            &keyed(1).at(&bench.target),
             Reason::Outcome(OutcomeClass::Server),
             SECOND,
         )
@@ -930,7 +930,7 @@ async fn calls_in_flight_reserve_their_price_and_release_the_rest() {
     let second = bench.acquire(call("/")).await.unwrap();
     let rejection = rejected(bench.acquire(call("/")).await);
     assert_eq!(rejection, Rejection { reason: spent, left: Duration::ZERO });
-    assert_eq!(bench.control.check_admission(&bench.target, &call("/")), Some(rejection));
+    assert_eq!(bench.control.check_admission(&call("/").at(&bench.target)), Some(rejection));
     let waiting = bench.spawn_acquire(with_patience("/", SECOND)).await;
     drop(second);
     let mut third = joined(waiting).await.expect("the credit of the dropped call is released");
@@ -953,7 +953,7 @@ async fn a_queued_call_reserves_no_credits() {
     let mut first = bench.acquire(call("/")).await.unwrap();
     let waiting = bench.spawn_acquire(call("/")).await;
     assert_eq!(
-        bench.control.check_admission(&bench.target, &call("/")),
+        bench.control.check_admission(&call("/").at(&bench.target)),
         None,
         "one is under way, of two"
     );

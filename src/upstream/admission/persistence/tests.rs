@@ -4,20 +4,21 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 
 use super::*;
 use crate::clock::Clock;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
+use crate::policy::StatusMatch;
 use crate::policy::upstream::{BanGuardRule, Rate, RateLimit, UpstreamPolicy};
-use crate::policy::{Policy, StatusMatch};
 use crate::semantics::target::Target;
 use crate::telemetry::Telemetry;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::{AdmissionControl, Permit};
+use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -117,7 +118,7 @@ impl Bench {
     }
 
     async fn acquire(&self, call: CallContext) -> Result<Permit, Rejection> {
-        self.control.acquire(&self.target, call).await
+        self.control.acquire(call.at(&self.target)).await
     }
 
     async fn complete(&self, call: CallContext, status: u16, fields: &[(&'static str, &str)]) {
@@ -146,7 +147,8 @@ fn request_target(path: &str) -> Target {
 }
 
 fn call(path: &str) -> CallContext {
-    CallContext::new(0, &Policy::origin(), &Method::GET, &request_target(path), 0)
+    let routed = Arc::new(RoutedRequest::get(request_target(path)));
+    CallContext { governed: true, ..CallContext::new(&routed, 0) }
 }
 
 fn clock() -> Clock {
@@ -309,11 +311,11 @@ async fn the_cooldown_of_a_host_that_only_a_route_names_is_stored() {
     let clock = clock();
     let bench = Bench::new(&UpstreamPolicy::default(), &Stored::new(), &clock);
     let unnamed = UpstreamTable::new(Vec::new()).lookup(&request_target("/"));
-    let mut permit = bench.control.acquire(&unnamed, call("/")).await.unwrap();
+    let mut permit = bench.control.acquire(call("/").at(&unnamed)).await.unwrap();
     let fields = [(http::header::RETRY_AFTER, HeaderValue::from_static("600"))];
     permit.on_response(StatusCode::TOO_MANY_REQUESTS, &fields.into_iter().collect(), None);
     let after = bench.after_kill(&UpstreamPolicy::default());
-    assert!(after.control.acquire(&unnamed, call("/")).await.is_err());
+    assert!(after.control.acquire(call("/").at(&unnamed)).await.is_err());
     assert!(
         after.acquire(call("/")).await.is_ok(),
         "an upstream with the same host has its own state"
@@ -366,7 +368,7 @@ async fn without_a_storage_few_changes_are_kept() {
         .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     for credential in 1..3 * MAX_LIMITS as u128 {
         let call = CallContext { credential, ..call("/") };
-        let mut permit = control.acquire(&bench.target, call).await.unwrap();
+        let mut permit = control.acquire(call.at(&bench.target)).await.unwrap();
         permit.on_response(
             StatusCode::TOO_MANY_REQUESTS,
             &bucket.clone().into_iter().collect(),
@@ -413,5 +415,5 @@ async fn a_disk_that_hangs_delays_a_call_but_does_not_block_it() {
     registry.set_store(Arc::new(Hanging));
     let telemetry = Telemetry::new(&["route".into()], &["api".into()]);
     let control = AdmissionControl::new(telemetry, registry, bench.clock.clone());
-    assert!(control.acquire(&bench.target, call("/")).await.is_ok());
+    assert!(control.acquire(call("/").at(&bench.target)).await.is_ok());
 }
