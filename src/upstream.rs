@@ -99,34 +99,30 @@ pub trait Origin: Send + Sync {
     /// Sends `call` and returns as soon as the head of the final response has arrived.
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError>;
 
-    /// Why a call to `target` would be blocked right now; `None`: it would be admitted or queued.
-    fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
-        let (_, _) = (target, call);
+    /// Why a call to the target would be blocked right now; `None`: it would be admitted or queued.
+    fn check_admission(&self, _target: &Target, _call: &CallContext) -> Option<Rejection> {
         None
     }
 
-    /// Takes a retry of a call to `target` from the upstream's retry budget. `wait` is the backoff before the
-    /// retry, `reason` the failure before. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
+    /// Takes a retry of a call to the target from the upstream's retry budget. The wait is the backoff before
+    /// it, the reason the failure before. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
     fn try_acquire_retry(
         &self,
-        target: &Target,
-        call: &CallContext,
-        reason: Reason,
-        wait: Duration,
+        _target: &Target,
+        _call: &CallContext,
+        _reason: Reason,
+        _wait: Duration,
     ) -> bool {
-        let (_, _, _, _) = (target, call, reason, wait);
         true
     }
 
-    /// The canonical target of the resource that `target` leads to; `None`: `target` itself.
-    fn canonical_target(&self, target: &Target) -> Option<Target> {
-        let _ = target;
+    /// The canonical target of the resource that the target leads to; `None`: the target itself.
+    fn canonical_target(&self, _target: &Target) -> Option<Target> {
         None
     }
 
-    /// The time limits of a request to `target`.
-    fn limits(&self, target: &Target) -> CallLimits {
-        let _ = target;
+    /// The time limits of a request to the target.
+    fn limits(&self, _target: &Target) -> CallLimits {
         CallLimits::default()
     }
 }

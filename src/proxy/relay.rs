@@ -236,7 +236,7 @@ impl ProxyHandler {
                     Err(_error) if waits_for_client && ctx.stepped_aside => {
                         return Err(NoResponseHead::Client(ClientError::Stalled));
                     }
-                    Err(error) => return Err(NoResponseHead::Origin(AttemptError::from_session_error(error, channel))),
+                    Err(error) => return Err(NoResponseHead::Origin(channel.attempt_error(error))),
                 },
                 piece = upload.next_event(client, waits_for_client) => {
                     if let Some(piece) = piece? {

@@ -4,6 +4,8 @@
 //! Owns: the decision on a retry. A request that was sent is repeated only if the route's `retry` lists its
 //! method, and only while the whole body is buffered. Never touches: bodies.
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 
 use crate::engine::response::ClientResponse;
@@ -36,7 +38,7 @@ impl ProxyHandler {
         let call = self.call_context(ctx, request, upstream);
         let permit = admission.acquire(upstream, call).await.map_err(UpstreamError::Rejected)?;
         if let Some(retry) = &mut ctx.retry {
-            retry.set_wait_reason(permit.waited());
+            retry.record_wait(permit.waited(), Duration::ZERO);
         }
         ctx.permit = Some(permit);
         let route = match request.method {

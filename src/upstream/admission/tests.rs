@@ -11,7 +11,7 @@ use crate::config::env::Env;
 use crate::config::{self, Upstream};
 use crate::policy::upstream::{
     BanGuardRule, CircuitBreaker, Cost, CostBudget, CreditSource, JsonRule, OutcomeClass,
-    OverBudgetAction, Period, Rate, RateLimitKind,
+    OverBudgetAction, Period, Rate, RateLimitKind, UpstreamPolicy,
 };
 use crate::policy::{Policy, StatusMatch};
 use crate::semantics::json_path::JsonPath;
