@@ -105,9 +105,8 @@ pub trait Origin: Send + Sync {
         true
     }
 
-    /// The canonical target of the resource that `target` leads to; `None`: `target` itself.
-    fn canonical_target(&self, target: &Target) -> Option<Target> {
-        let _ = target;
+    /// The canonical target of the resource that the target leads to; `None`: the target itself.
+    fn canonical_target(&self, _target: &Target) -> Option<Target> {
         None
     }
 }

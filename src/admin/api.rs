@@ -11,7 +11,7 @@ use http::HeaderMap;
 use crate::policy::Mode;
 use crate::semantics::target::Target;
 use crate::telemetry::cost::CostReport;
-use crate::upstream::admission::upstream_status::UpstreamStatus;
+use crate::upstream::admission::status::UpstreamStatus;
 
 /// The operations of a running larder.
 #[async_trait]

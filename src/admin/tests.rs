@@ -22,7 +22,7 @@ use crate::policy::Mode;
 use crate::policy::upstream::{CostBudget, OverBudgetAction, Period};
 use crate::telemetry::RejectEvent;
 use crate::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
-use crate::upstream::admission::upstream_status::{CooldownStatus, LimitStatus, UpstreamStatus};
+use crate::upstream::admission::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 

@@ -190,7 +190,7 @@ impl SharedBody {
             // Both the bytes read ahead and the bytes buffered for readers are already counted.
             let waiting =
                 StalledClient { counted: self.read_ahead.load(Ordering::Relaxed), body_bytes: 0 };
-            if self.in_flight.with_stall_timeout_for(waiting, None, STALLED, room).await.is_none() {
+            if self.in_flight.with_stall_timeout(waiting, None, STALLED, room).await.is_none() {
                 self.inner.lock().detach_slowest(&self.in_flight);
                 self.reader_notify.notify_waiters();
             }

@@ -79,10 +79,8 @@ impl Fill {
         let clock = &self.fills.clock;
         let began = clock.instant();
         let response = self.fills.origin.fetch(call).await?;
-        retry.set_wait_reason(response.wait_reason);
-        if response.wait_reason.is_some() {
-            retry.add_wait(clock.instant().saturating_duration_since(began));
-        }
+        let time = clock.instant().saturating_duration_since(began);
+        retry.record_wait(response.wait_reason, time);
         Ok(response)
     }
 

@@ -31,7 +31,7 @@ use crate::frontend::stream::stall::Stall;
 pub use crate::frontend::stream::transport::Transport;
 use crate::upstream::connect::happy_eyeballs::enable_keep_alive;
 use crate::upstream::connect::pinned::ClientPins;
-use crate::upstream::in_flight_bytes::InFlightBytes;
+use crate::upstream::in_flight_bytes::{InFlightBytes, STALLED_CLIENT_BYTES, StalledClient};
 
 /// A head and a small body fit; larger bodies bypass the buffer.
 const WRITE_BUFFER: usize = 4 * 1024;
@@ -268,7 +268,8 @@ pub(super) async fn with_stall_timeout<T>(
         return taken;
     }
     let late = || Err(io::ErrorKind::TimedOut.into());
-    in_flight.with_stall_timeout(STALL_TIMEOUT, taken).await.unwrap_or_else(late)
+    let client = StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: 0 };
+    in_flight.with_stall_timeout(client, None, STALL_TIMEOUT, taken).await.unwrap_or_else(late)
 }
 
 /// The result of `work`; `None`: it did not complete within this time. Work that completes at once

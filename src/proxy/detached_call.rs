@@ -146,7 +146,7 @@ impl DetachedCall {
     /// error does not show a fault of the origin: the permit is dropped, and the call counts as abandoned.
     fn on_error(mut self, error: SessionError) {
         if let (true, AttemptError::Failed(failure)) =
-            (self.is_complete, AttemptError::from_session_error(error, &self.channel))
+            (self.is_complete, self.channel.attempt_error(error))
         {
             self.permit.on_failure(failure);
         }

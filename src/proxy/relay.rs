@@ -317,7 +317,7 @@ async fn send_until_head(
                 Err(_error) if waits_for_client && ctx.stepped_aside => {
                     return Err(NoResponseHead::Client(ClientError::Stalled));
                 }
-                Err(error) => return Err(NoResponseHead::Origin(AttemptError::from_session_error(error, channel))),
+                Err(error) => return Err(NoResponseHead::Origin(channel.attempt_error(error))),
             },
             piece = upload.next_event(client, waits_for_client) => {
                 if let Some(piece) = piece? {

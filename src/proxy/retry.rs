@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
 use http::{Method, StatusCode};
 
 use crate::engine::response::ClientResponse;
@@ -37,7 +39,7 @@ impl RequestContext {
         let call = self.call_context(handler, routed);
         let permit = admission.acquire(call).await.map_err(UpstreamError::Rejected)?;
         if let Some(retry) = &mut self.retry {
-            retry.set_wait_reason(permit.waited());
+            retry.record_wait(permit.waited(), Duration::ZERO);
         }
         self.permit = Some(permit);
         let get = handler.router.route_get_of(routed);

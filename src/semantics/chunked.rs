@@ -70,11 +70,6 @@ impl Decoder {
         Self { strictness, state: State::Size, trailers: HeaderMap::new(), trailer_bytes: 0 }
     }
 
-    /// Whether the end of the body has been read.
-    pub fn has_ended(&self) -> bool {
-        self.state == State::Ended
-    }
-
     /// Consumes the next event from the front of `input`. `None` means that more bytes are needed. After the
     /// end of the body it consumes nothing.
     pub fn decode(&mut self, input: &mut BytesMut) -> Result<Option<ChunkEvent>, MalformedChunk> {

@@ -12,7 +12,8 @@ use http::header::{
 
 use crate::semantics::field_list;
 
-const HOP_BY_HOP: [HeaderName; 10] = [
+/// The fields that are hop-by-hop even if `Connection` does not nominate them.
+pub const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -67,11 +68,6 @@ pub fn accepts_trailers(headers: &HeaderMap) -> bool {
     field_list::members(headers.get_all(TE)).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// Whether the field is hop-by-hop even without being nominated by `Connection`.
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
-}
-
 /// `Connection` must not nominate end-to-end fields. Otherwise a sender could change the framing, the
 /// authority, the credentials or the caching of the messages that larder forwards (CVE-2022-45059).
 fn may_be_nominated(name: &HeaderName) -> bool {
@@ -106,9 +102,7 @@ mod tests {
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use proptest::prelude::{any, proptest};
 
-    use crate::semantics::hop_by_hop::{
-        HOP_BY_HOP, is_hop_by_hop, is_upgrade, strip, strip_trailers,
-    };
+    use crate::semantics::hop_by_hop::{HOP_BY_HOP, is_upgrade, strip, strip_trailers};
     use crate::semantics::test_headers::header_map;
 
     /// RFC 9110 §6.5.1.
@@ -225,7 +219,7 @@ mod tests {
                 headers.append("connection", value);
             }
             strip(&mut headers);
-            assert!(headers.keys().all(|name| !is_hop_by_hop(name)));
+            assert!(headers.keys().all(|name| !HOP_BY_HOP.contains(name)));
         }
     }
 }

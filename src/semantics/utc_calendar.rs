@@ -48,19 +48,15 @@ pub fn day_number(year: i64, month: i64, day: i64) -> i64 {
 
 /// Whole days since 1970-01-01, rounded down, and the time since midnight.
 fn days_and_rest(now: SystemTime) -> (i64, Duration) {
-    let seconds = DAY.as_secs();
-    let whole = |since: Duration| i64::try_from(since.as_secs() / seconds).unwrap_or(i64::MAX);
-    match now.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => (whole(since), rest_of_day(since)),
-        Err(before) => {
-            let (days, rest) = (whole(before.duration()), rest_of_day(before.duration()));
-            if rest.is_zero() { (-days, rest) } else { (-days - 1, DAY.saturating_sub(rest)) }
-        }
+    let split = |time: Duration| {
+        let days = i64::try_from(time.as_secs() / DAY.as_secs()).unwrap_or(i64::MAX);
+        (days, Duration::new(time.as_secs() % DAY.as_secs(), time.subsec_nanos()))
+    };
+    match now.duration_since(SystemTime::UNIX_EPOCH).map_err(|before| split(before.duration())) {
+        Ok(since) => split(since),
+        Err((days, Duration::ZERO)) => (-days, Duration::ZERO),
+        Err((days, rest)) => (-days - 1, DAY.saturating_sub(rest)),
     }
-}
-
-fn rest_of_day(time: Duration) -> Duration {
-    Duration::new(time.as_secs() % DAY.as_secs(), time.subsec_nanos())
 }
 
 /// The year and month (1 to 12) that contain this day. The calendar repeats every 400 years.

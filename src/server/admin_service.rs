@@ -20,7 +20,7 @@ use crate::server::admin_service::entries::StoredEntries;
 use crate::server::runtime::Runtime;
 use crate::store::{Health, Store};
 use crate::telemetry::cost::CostReport;
-use crate::upstream::admission::upstream_status::UpstreamStatus;
+use crate::upstream::admission::status::UpstreamStatus;
 
 /// The operator API of a runtime.
 pub(super) struct AdminService(pub(super) Arc<Runtime>);

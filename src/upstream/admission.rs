@@ -14,7 +14,6 @@ pub(in crate::upstream) mod cooldown;
 pub mod credit_cost;
 mod failure_groups;
 mod feedback;
-mod limit_keys;
 mod limit_map;
 mod limit_store;
 mod permit;
@@ -25,8 +24,7 @@ mod registry;
 pub mod rejection;
 mod retry_budget;
 mod state;
-mod status;
-pub mod upstream_status;
+pub mod status;
 mod wait_queue;
 
 use std::sync::Arc;
@@ -36,10 +34,9 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::telemetry::cost::Reservation;
 use crate::telemetry::{RetryEvent, Telemetry};
-use crate::upstream::admission::call::CallContext;
+use crate::upstream::admission::call::{CallContext, LimitKeys};
 use crate::upstream::admission::charge::{CallCharge, ReservedCredits};
 use crate::upstream::admission::cooldown::CooldownCheck;
-use crate::upstream::admission::limit_keys::LimitKeys;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, AdmissionDecision, UpstreamState};
 use crate::upstream::admission::wait_queue::{QueueKind, QueuePosition};
@@ -194,7 +191,9 @@ impl AdmissionControl {
     ) -> Result<AdmittedCall, Rejection> {
         let subject = LimitKeys::new(call);
         let position = upstream.limiter.lock().new_position(call.audience.is_present());
-        let mut guard = QueueGuard::new(self, upstream, call.target(), position);
+        let (index, since) = (call.target().index, self.clock.instant());
+        let (control, queue, reason) = (self, None, None);
+        let mut guard = QueueGuard { control, upstream, index, position, since, queue, reason };
         loop {
             guard.set_for_client(call.audience.is_present());
             // Registered before the check, so that no notification in between is lost.
@@ -204,7 +203,8 @@ impl AdmissionControl {
             let (admit, reservation) = self.admit(upstream, &subject, guard.position);
             match admit {
                 AdmissionDecision::Admitted(admission) => {
-                    return Ok(guard.finish(admission, reservation, upstream));
+                    let reserved = reservation.map(|one| ReservedCredits::new(one, upstream));
+                    return Ok(AdmittedCall { admission, reserved, waited: guard.reason });
                 }
                 AdmissionDecision::Blocked(rejection) => {
                     let time = guard.cooldown_wait(rejection, call.patience)?;
@@ -250,17 +250,7 @@ struct QueueGuard<'a> {
     reason: Option<RejectReason>,
 }
 
-impl<'a> QueueGuard<'a> {
-    fn new(
-        control: &'a AdmissionControl,
-        upstream: &'a UpstreamState,
-        target: &UpstreamTarget,
-        position: QueuePosition,
-    ) -> Self {
-        let since = control.clock.instant();
-        Self { control, upstream, index: target.index, position, since, queue: None, reason: None }
-    }
-
+impl QueueGuard<'_> {
     /// The longest time to wait for this cooldown to end. Returns an error if the call must not wait for it.
     fn cooldown_wait(
         &mut self,
@@ -309,17 +299,6 @@ impl<'a> QueueGuard<'a> {
         }
     }
 
-    /// The call is admitted.
-    fn finish(
-        &self,
-        admission: Admission,
-        reservation: Option<Reservation>,
-        upstream: &Arc<UpstreamState>,
-    ) -> AdmittedCall {
-        let reserved = reservation.map(|one| ReservedCredits::new(one, upstream));
-        AdmittedCall { admission, reserved, waited: self.reason }
-    }
-
     fn join(&mut self, queue: QueueKind) {
         if self.queue != Some(queue) {
             self.leave();
@@ -329,7 +308,7 @@ impl<'a> QueueGuard<'a> {
 
     fn leave(&mut self) {
         if let Some(queue) = self.queue.take() {
-            self.upstream.limiter.lock().leave_queue(queue, self.position);
+            self.upstream.limiter.lock().queue(queue).leave(self.position);
         }
     }
 

@@ -25,10 +25,9 @@ use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::admission::{AdmissionControl, Permit};
 use crate::upstream::connect::peer::peer;
-use crate::upstream::connect::pool::{
-    CallChannel, ConnectFailure, ConnectionOwner, ConnectionPool, ConnectionUse,
-};
+use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionPool, ConnectionUse};
 use crate::upstream::connect::resolve::Resolver;
+pub use crate::upstream::connect::session::AttemptError;
 use crate::upstream::connect::session::{
     OutgoingRequest, SessionError, SessionEvent, UpstreamHead,
 };
@@ -80,11 +79,7 @@ impl HttpClient {
         {
             peer.group_key ^= credentials_hash;
         }
-        self.pool.begin(&peer, request, connection_use, owner).await.map_err(|error| match error {
-            ConnectFailure::Failed(failure) => AttemptError::Failed(failure),
-            ConnectFailure::NotProcessed => AttemptError::NotProcessed,
-            ConnectFailure::SignedOut => AttemptError::SignedOut,
-        })
+        self.pool.begin(&peer, request, connection_use, owner).await
     }
 
     async fn peer(
@@ -112,7 +107,7 @@ impl HttpClient {
         let awaited_head = final_head(&mut channel, call.interims.as_deref());
         let head = match timeout(destination.timeouts.first_byte, awaited_head).await {
             Ok(Ok(head)) => head,
-            Ok(Err(error)) => return Err(AttemptError::from_session_error(error, &channel)),
+            Ok(Err(error)) => return Err(channel.attempt_error(error)),
             Err(_elapsed) => {
                 channel.stop_reuse();
                 return Err(AttemptError::Failed(UpstreamError::FirstByteTimeout));
@@ -134,42 +129,6 @@ impl HttpClient {
             wait_reason: None,
             body,
         })
-    }
-}
-
-/// Why one attempt ended without a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttemptError {
-    /// A pooled connection turned out to be dead before any response byte arrived.
-    DeadConnection,
-    /// The origin did not process the request.
-    NotProcessed,
-    /// The call was not made: the connection on which its client had signed in has ended.
-    SignedOut,
-    /// Any other error; it is not retried transparently.
-    Failed(UpstreamError),
-}
-
-impl AttemptError {
-    /// Converts an error of `channel` that occurred before the response head.
-    pub fn from_session_error(error: SessionError, channel: &CallChannel) -> Self {
-        match error {
-            SessionError::NotProcessed => Self::NotProcessed,
-            SessionError::Closed if channel.is_reused() => Self::DeadConnection,
-            SessionError::Closed | SessionError::Cut => Self::Failed(UpstreamError::Closed),
-            SessionError::Tls(fault) => Self::Failed(UpstreamError::Tls(fault)),
-            SessionError::Switched => Self::Failed(UpstreamError::Switched),
-            SessionError::Protocol => Self::Failed(UpstreamError::Protocol),
-        }
-    }
-
-    /// The error that the call ends with if it is not retried.
-    pub fn upstream_error(self) -> UpstreamError {
-        match self {
-            Self::DeadConnection | Self::SignedOut => UpstreamError::Closed,
-            Self::NotProcessed => UpstreamError::NotProcessed,
-            Self::Failed(failure) => failure,
-        }
     }
 }
 

@@ -131,14 +131,12 @@ impl RetryState {
         call.patience = self.patience();
     }
 
-    /// Records a wait of the request other than its own backoff. It shortens the patience.
-    pub fn add_wait(&mut self, time: Duration) {
-        self.waited = self.waited.saturating_add(time.min(self.patience()));
-    }
-
-    /// Records for which reason, if any, a call waited for admission.
-    pub fn set_wait_reason(&mut self, reason: Option<RejectReason>) {
+    /// Records why a call waited for admission, if it did, and by how much that shortens the patience.
+    pub fn record_wait(&mut self, reason: Option<RejectReason>, time: Duration) {
         self.wait_reason = reason;
+        if reason.is_some() {
+            self.waited = self.waited.saturating_add(time.min(self.patience()));
+        }
     }
 
     /// Records that a retry was made because of this failure.

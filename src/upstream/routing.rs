@@ -3,13 +3,14 @@
 //! Owns: the lookup in `upstreams`, the upgrade of `http` to `https`, larder's own credential.
 //! Never touches: DNS and addresses.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
 
 use crate::config::credential::Credential;
 use crate::config::{Timeouts, Upstream, UpstreamHost};
+use crate::policy::upstream::UpstreamPolicy;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::outcome::body_inspection;
 
@@ -62,13 +63,16 @@ impl UpstreamTarget {
         Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
     }
 
+    /// Its policy. Hosts without a configured upstream get the default: no limits, only cooldowns.
+    pub fn policy(&self) -> &UpstreamPolicy {
+        static DEFAULT: LazyLock<UpstreamPolicy> = LazyLock::new(UpstreamPolicy::default);
+        self.upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.policy)
+    }
+
     /// The time limits of a request to it.
     pub fn limits(&self) -> CallLimits {
-        let max_wait = |upstream: &Arc<Upstream>| upstream.policy.rate_limit.max_wait;
-        CallLimits {
-            max_wait: self.upstream.as_ref().map(max_wait).unwrap_or_default(),
-            total: self.timeouts.total,
-        }
+        let max_wait = self.upstream.as_ref().map(|upstream| upstream.policy.rate_limit.max_wait);
+        CallLimits { max_wait: max_wait.unwrap_or_default(), total: self.timeouts.total }
     }
 
     /// Larder's own credential for its calls.

@@ -16,7 +16,7 @@ use larder::policy::Mode;
 use larder::policy::upstream::{CostBudget, OverBudgetAction, Period};
 use larder::telemetry::Telemetry;
 use larder::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
-use larder::upstream::admission::upstream_status::{CooldownStatus, LimitStatus, UpstreamStatus};
+use larder::upstream::admission::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;

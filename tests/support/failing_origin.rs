@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use larder::upstream::admission::upstream_status::UpstreamStatus;
+use larder::upstream::admission::status::UpstreamStatus;
 use tokio::task::JoinHandle;
 
 use crate::client::Response;

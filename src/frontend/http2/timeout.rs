@@ -48,7 +48,7 @@ async fn stalled(shared: &SharedConnection) {
         let (in_flight, waiting) =
             (shared.in_flight(), StalledClient { counted: 0, body_bytes: 0 });
         let result = in_flight
-            .with_stall_timeout_for(waiting, Some(shared.held_bytes()), STALL_TIMEOUT, unblocked)
+            .with_stall_timeout(waiting, Some(shared.held_bytes()), STALL_TIMEOUT, unblocked)
             .await;
         let (taken, own) = (shared.written() - before, shared.held_bytes().load(Ordering::Relaxed));
         if result.is_none()

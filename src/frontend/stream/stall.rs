@@ -99,7 +99,7 @@ impl Stall {
                 let all = shared.as_ref().map(SharedConnection::held_bytes);
                 let taken = std::future::pending::<()>();
                 let _expired =
-                    in_flight.with_stall_timeout_for(waiting, all, STALL_TIMEOUT, taken).await;
+                    in_flight.with_stall_timeout(waiting, all, STALL_TIMEOUT, taken).await;
             })
         });
         timer.as_mut().poll(cx)

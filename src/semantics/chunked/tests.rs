@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use proptest::prelude::{any, proptest};
 
-use super::{ChunkEvent, Decoder, MalformedChunk, Strictness};
+use super::{ChunkEvent, Decoder, MalformedChunk, State, Strictness};
 
 /// Decodes the whole body and its trailers. The trailers are `None` if the body has not ended.
 fn decode(
@@ -108,7 +108,7 @@ fn nothing_is_consumed_after_the_end() {
     assert_eq!(decoder.decode(&mut buffer), Ok(Some(ChunkEvent::End(HeaderMap::new()))));
     assert_eq!(decoder.decode(&mut buffer), Ok(None));
     assert_eq!(buffer, Bytes::from_static(b"GET / HTTP/1.1\r\n"));
-    assert!(decoder.has_ended());
+    assert!(decoder.state == State::Ended);
 }
 
 proptest! {

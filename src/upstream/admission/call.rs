@@ -3,8 +3,8 @@
 //! Owns: which limits and cooldowns apply to a call. Never touches: whether it is admitted.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::Method;
@@ -12,8 +12,11 @@ use tokio::sync::Notify;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use crate::policy::upstream::UpstreamPolicy;
+use crate::semantics::rate_limit::Bucket;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
+use crate::upstream::admission::cooldown::CooldownScope;
+use crate::upstream::admission::failure_groups::GroupMember;
 use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::UpstreamTarget;
 
@@ -147,19 +150,64 @@ impl CallContext {
         &self.routed.upstream
     }
 
-    /// The policy of its upstream. Hosts without a configured upstream get the default: no limits, only
-    /// cooldowns.
-    pub(super) fn upstream_policy(&self) -> &UpstreamPolicy {
-        static DEFAULT: LazyLock<UpstreamPolicy> = LazyLock::new(UpstreamPolicy::default);
-        self.target().upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.policy)
-    }
-
     /// The same call at another upstream.
     #[cfg(test)]
     pub(super) fn at(&self, upstream: &UpstreamTarget) -> Self {
         let routed = RoutedRequest { upstream: upstream.clone(), ..(*self.routed).clone() };
         Self { routed: Arc::new(routed), ..self.clone() }
     }
+}
+
+/// The number of levels of failure groups.
+pub(super) const LEVELS: usize = 3;
+
+/// The policy and the identifiers by which limits apply to a call at its target.
+pub(super) struct LimitKeys<'a> {
+    pub(super) call: &'a CallContext,
+    pub(super) policy: &'a UpstreamPolicy,
+    /// The host and port, hashed.
+    pub(super) origin: u64,
+    /// The endpoint at this origin, and its family.
+    pub(super) endpoint: u64,
+    pub(super) family: u64,
+    /// The credential that the origin sees. Zero if the upstream has a credential of its own.
+    pub(super) credential: u128,
+}
+
+impl<'a> LimitKeys<'a> {
+    pub(super) fn new(call: &'a CallContext) -> Self {
+        let target = call.target();
+        let credential = if target.credential().is_some() { 0 } else { call.credential };
+        let origin = xxh3_64(format!("{}:{}", target.host, target.port).as_bytes());
+        let at_origin =
+            |id: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(id)).to_le_bytes());
+        let (endpoint, family) = (at_origin(call.shape), at_origin(call.family));
+        Self { call, policy: target.policy(), origin, endpoint, family, credential }
+    }
+
+    /// The groups that the call belongs to, from the smallest to the largest.
+    pub(super) fn levels(&self) -> [GroupMember; LEVELS] {
+        let resource = || u128::from(self.call.resource);
+        [
+            GroupMember {
+                group: CooldownScope::Endpoint(self.endpoint),
+                number: self.call.key.unwrap_or_else(resource),
+            },
+            GroupMember { group: CooldownScope::Family(self.family), number: self.endpoint.into() },
+            GroupMember { group: CooldownScope::Origin(self.origin), number: self.family.into() },
+        ]
+    }
+}
+
+/// The bucket of a call: one per credential, and per resource if the origin separates them.
+pub(super) fn bucket_id(bucket: &Bucket, subject: &LimitKeys<'_>) -> u128 {
+    let mut id = Xxh3::new();
+    id.update(bucket.name.as_bytes());
+    id.update(&subject.credential.to_be_bytes());
+    if bucket.per_resource {
+        id.update(&subject.call.resource.to_be_bytes());
+    }
+    id.digest128()
 }
 
 /// The family of the call's endpoint: the method and the parent path without ids.

@@ -19,7 +19,7 @@ const STALL_TIME: Duration = Duration::from_secs(1);
 pub(super) struct CallSlots {
     /// Calls that wait because too many calls are in flight.
     pub(super) queue: WaitQueue,
-    in_flight: usize,
+    pub(super) in_flight: usize,
     /// Calls in flight that their clients stall, not counted in `in_flight`; the oldest first.
     stalled: VecDeque<ClientStall>,
     last_number: u64,
@@ -47,11 +47,6 @@ pub(super) enum CallSlot {
 }
 
 impl CallSlots {
-    /// The number of calls in flight, without those that their clients stall.
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight
-    }
-
     /// A slot for one more call.
     pub(super) fn take(&mut self) -> CallSlot {
         self.in_flight += 1;

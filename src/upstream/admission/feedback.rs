@@ -9,9 +9,9 @@ use http::StatusCode;
 
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::LimitScope;
+use crate::upstream::admission::call::{LimitKeys, bucket_id};
 use crate::upstream::admission::cooldown::{CooldownScope, MIN_STORED_TIME};
 use crate::upstream::admission::failure_groups::FailureKind;
-use crate::upstream::admission::limit_keys::{LimitKeys, bucket_id};
 use crate::upstream::admission::limit_map::{entry, get_or_shared};
 use crate::upstream::admission::rate_limiter::AdaptiveLimit;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};

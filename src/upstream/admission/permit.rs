@@ -8,13 +8,12 @@ use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::policy::upstream::{OutcomeClass, RateLimit, UpstreamPolicy};
+use crate::policy::upstream::{OutcomeClass, RateLimit};
 use crate::upstream::admission::AdmissionControl;
-use crate::upstream::admission::call::CallContext;
+use crate::upstream::admission::call::{CallContext, LimitKeys};
 use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
 use crate::upstream::admission::feedback::{CallEnd, CallReport};
-use crate::upstream::admission::limit_keys::LimitKeys;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, LimiterState, UpstreamState};
 use crate::upstream::outcome::CallOutcome;
@@ -91,11 +90,11 @@ impl Permit {
     /// is known once the body was read.
     pub fn on_head_unread(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
         let outcome = self.classify(status, headers, None);
-        if outcome.is_ok() && self.call.upstream_policy().rules.read_bodies() {
+        if outcome.is_ok() && self.call.target().policy().rules.read_bodies() {
             self.awaiting_body = self.active.take();
         }
         if let Some(ActiveCall { upstream, mut admission }) = self.awaiting_body.take() {
-            let subject = LimitKeys::new(&self.call);
+            let subject = self.subject();
             let now = self.control.clock.instant();
             let report = CallReport { subject: &subject, outcome: &outcome, now };
             self.update(&upstream, |state| {
@@ -228,12 +227,16 @@ impl Permit {
 
     /// Whether the body of the response matters beyond its head.
     pub fn reads_bodies(&self) -> bool {
-        self.call.upstream_policy().reads_bodies()
+        self.call.target().policy().reads_bodies()
     }
 
     /// Whether the body may turn the response into an error.
     pub fn body_affects_outcome(&self) -> bool {
-        self.call.upstream_policy().rules.read_bodies()
+        self.call.target().policy().rules.read_bodies()
+    }
+
+    fn subject(&self) -> LimitKeys<'_> {
+        LimitKeys::new(&self.call)
     }
 
     fn classify(
@@ -242,8 +245,8 @@ impl Permit {
         headers: &HeaderMap,
         json: Option<&Value>,
     ) -> CallOutcome {
-        let policy: &UpstreamPolicy = self.call.upstream_policy();
-        classify::response(status, headers, json, &policy.rules, self.control.clock.now())
+        let rules = &self.call.target().policy().rules;
+        classify::response(status, headers, json, rules, self.control.clock.now())
     }
 
     fn count_rate_limit(&self, outcome: &CallOutcome) {
@@ -256,7 +259,7 @@ impl Permit {
         let Some(ActiveCall { upstream, mut admission }) = self.active.take() else {
             return;
         };
-        let subject = LimitKeys::new(&self.call);
+        let subject = self.subject();
         let now = self.control.clock.instant();
         let end = if self.client_at_fault { end.attribute_to_client(outcome.class) } else { end };
         let report = CallReport { subject: &subject, outcome, now };
@@ -269,7 +272,7 @@ impl Permit {
         ActiveCall { upstream, admission }: &ActiveCall,
         outcome: &CallOutcome,
     ) {
-        let subject = LimitKeys::new(&self.call);
+        let subject = self.subject();
         let now = self.control.clock.instant();
         let report = CallReport { subject: &subject, outcome, now };
         self.update(upstream, |state| state.on_outcome(report, admission));

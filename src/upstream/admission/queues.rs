@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use crate::policy::upstream::Rate;
-use crate::upstream::admission::limit_keys::LimitKeys;
+use crate::upstream::admission::call::LimitKeys;
 use crate::upstream::admission::limit_map::{entry, get_or_shared, own_or_shared};
 use crate::upstream::admission::rate_limiter::{AdaptiveLimit, SlidingWindow};
 use crate::upstream::admission::state::LimiterState;
@@ -65,11 +65,6 @@ impl LimiterState {
             }
             QueueKind::InFlight => &mut self.slots.queue,
         }
-    }
-
-    /// Leaves a queue. The next call in it is notified.
-    pub(super) fn leave_queue(&mut self, kind: QueueKind, position: QueuePosition) {
-        self.queue(kind).leave(position);
     }
 
     /// The estimated wait of the call in a queue, for `Retry-After`.

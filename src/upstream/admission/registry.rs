@@ -101,7 +101,7 @@ impl UpstreamState {
     }
 
     fn is_busy(&self) -> bool {
-        self.limiter.lock().slots.in_flight() > 0
+        self.limiter.lock().slots.in_flight > 0
     }
 
     /// When its last firm cooldown ends.
@@ -115,6 +115,6 @@ impl UpstreamState {
     fn is_idle(&self, now: Instant) -> bool {
         let state = self.limiter.lock();
         let in_cooldown = state.cooldowns.all().any(|(_, cooldown)| cooldown.until > now);
-        state.slots.in_flight() == 0 && !in_cooldown
+        state.slots.in_flight == 0 && !in_cooldown
     }
 }

@@ -19,7 +19,7 @@ use crate::upstream::connect::pinned::{ClientPins, PinnedConnections, PinnedUse}
 use crate::upstream::connect::session::http1::{Http1Call, UpgradedConnection};
 use crate::upstream::connect::session::http2::Http2Call;
 use crate::upstream::connect::session::{
-    OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
+    AttemptError, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
 };
 use crate::upstream::connect::shared_http2::SharedHttp2;
 use crate::upstream::in_flight_bytes::RECEIVE_WINDOW;
@@ -74,17 +74,6 @@ pub struct CallChannel {
     reused: bool,
 }
 
-/// Why a call could not begin.
-pub enum ConnectFailure {
-    /// No connection could be established.
-    Failed(UpstreamError),
-    /// A connection was established, but nothing of the request was sent.
-    NotProcessed,
-    /// The connection on which the client had signed in has ended, so its origin would not recognise the
-    /// user.
-    SignedOut,
-}
-
 /// Whether a call may reuse a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionUse {
@@ -102,7 +91,7 @@ impl ConnectionPool {
         request: &OutgoingRequest,
         connection_use: ConnectionUse,
         owner: ConnectionOwner,
-    ) -> Result<CallChannel, ConnectFailure> {
+    ) -> Result<CallChannel, AttemptError> {
         let (key, group_key) = (peer.reuse_hash(), peer.group_key);
         // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol. Nor does it support connection-based
         // authentication.
@@ -120,7 +109,7 @@ impl ConnectionPool {
                         Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
                     }
                     PinnedUse::New => None,
-                    PinnedUse::SignedOut => return Err(ConnectFailure::SignedOut),
+                    PinnedUse::SignedOut => return Err(AttemptError::SignedOut),
                 }
             }
         };
@@ -137,7 +126,7 @@ impl ConnectionPool {
             return Ok(channel(session, true));
         }
         // Boxed, so that the future of a call on a pooled connection does not include the size of dialling.
-        let stream = Box::pin(self.dial(peer, http1)).await.map_err(ConnectFailure::Failed)?;
+        let stream = Box::pin(self.dial(peer, http1)).await.map_err(AttemptError::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
             self.0.idle.record(key, peer.clone());
             let session = Http1Call::new(stream, request);
@@ -150,12 +139,12 @@ impl ConnectionPool {
         };
         match timeout(within, started).await {
             Ok(Ok(session)) => Ok(channel(UpstreamSession::Http2(Box::new(session)), false)),
-            Ok(Err(SessionError::NotProcessed)) => Err(ConnectFailure::NotProcessed),
+            Ok(Err(SessionError::NotProcessed)) => Err(AttemptError::NotProcessed),
             Ok(Err(SessionError::Tls(fault))) => {
-                Err(ConnectFailure::Failed(UpstreamError::Tls(fault)))
+                Err(AttemptError::Failed(UpstreamError::Tls(fault)))
             }
-            Ok(Err(_error)) => Err(ConnectFailure::Failed(UpstreamError::Protocol)),
-            Err(_elapsed) => Err(ConnectFailure::Failed(UpstreamError::ConnectTimeout)),
+            Ok(Err(_error)) => Err(AttemptError::Failed(UpstreamError::Protocol)),
+            Err(_elapsed) => Err(AttemptError::Failed(UpstreamError::ConnectTimeout)),
         }
     }
 
@@ -249,9 +238,16 @@ impl CallChannel {
         }
     }
 
-    /// Whether the connection had been used before this call.
-    pub fn is_reused(&self) -> bool {
-        self.reused
+    /// The end of the attempt by an error that occurred before the response head.
+    pub fn attempt_error(&self, error: SessionError) -> AttemptError {
+        match error {
+            SessionError::NotProcessed => AttemptError::NotProcessed,
+            SessionError::Closed if self.reused => AttemptError::DeadConnection,
+            SessionError::Closed | SessionError::Cut => AttemptError::Failed(UpstreamError::Closed),
+            SessionError::Tls(fault) => AttemptError::Failed(UpstreamError::Tls(fault)),
+            SessionError::Switched => AttemptError::Failed(UpstreamError::Switched),
+            SessionError::Protocol => AttemptError::Failed(UpstreamError::Protocol),
+        }
     }
 
     /// Bytes of the response that the origin may send before they are read.

@@ -17,6 +17,7 @@ use crate::upstream::BodyFraming;
 use crate::upstream::connect::session::http1::Http1Call;
 use crate::upstream::connect::session::http2::Http2Call;
 use crate::upstream::connect::tls_error::TlsError;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// Limit on the bytes of a response head, names and values.
 pub(in crate::upstream) const MAX_HEAD_BYTES: usize = 256 * 1024;
@@ -89,6 +90,30 @@ pub enum SessionEvent {
     Data(Bytes),
     /// The response is complete. Contains its trailer fields, if any.
     End(Option<HeaderMap>),
+}
+
+/// Why one attempt ended without a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptError {
+    /// A pooled connection turned out to be dead before any response byte arrived.
+    DeadConnection,
+    /// The origin did not process the request.
+    NotProcessed,
+    /// The call was not made: the connection on which its client had signed in has ended.
+    SignedOut,
+    /// Any other error; it is not retried transparently.
+    Failed(UpstreamError),
+}
+
+impl AttemptError {
+    /// The error that the call ends with if it is not retried.
+    pub fn upstream_error(self) -> UpstreamError {
+        match self {
+            Self::DeadConnection | Self::SignedOut => UpstreamError::Closed,
+            Self::NotProcessed => UpstreamError::NotProcessed,
+            Self::Failed(failure) => failure,
+        }
+    }
 }
 
 /// Why a call cannot continue.

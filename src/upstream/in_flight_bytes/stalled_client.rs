@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
-use crate::upstream::in_flight_bytes::{InFlightBytes, STALLED_CLIENT_BYTES};
+use crate::upstream::in_flight_bytes::InFlightBytes;
 
 /// Clients that occupy no more than this with all their responses have twice the threshold of others: a slow
 /// client with one response is no reason for memory pressure.
@@ -83,24 +83,8 @@ impl InFlightBytes {
     }
 
     /// The result of `taken`; `None`: the client has read nothing for the `usual` time, or for less under
-    /// memory pressure.
+    /// memory pressure. `all` counts the memory that all responses of the client occupy, if it has several.
     pub async fn with_stall_timeout<T>(
-        &self,
-        usual: Duration,
-        taken: impl Future<Output = T>,
-    ) -> Option<T> {
-        self.with_stall_timeout_for(
-            StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: 0 },
-            None,
-            usual,
-            taken,
-        )
-        .await
-    }
-
-    /// The same for a stalled client. `all` counts the memory that all of its responses occupy, if it has
-    /// several.
-    pub async fn with_stall_timeout_for<T>(
         &self,
         client: StalledClient,
         all: Option<&AtomicUsize>,
@@ -128,13 +112,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::upstream::in_flight_bytes::STALLED_CLIENT_BYTES;
+
+    const WAITING: StalledClient =
+        StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: SMALL_CLIENT };
 
     /// How long larder waits for a stalled client if the usual time is a minute.
     async fn time_until_stalled(in_flight: Arc<InFlightBytes>) -> Duration {
         let (since, never) = (Clock::timer_now(), std::future::pending::<()>());
-        let waiting = StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: SMALL_CLIENT };
         assert_eq!(
-            in_flight.with_stall_timeout_for(waiting, None, Duration::from_secs(60), never).await,
+            in_flight.with_stall_timeout(WAITING, None, Duration::from_secs(60), never).await,
             None
         );
         since.elapsed()
@@ -180,7 +167,8 @@ mod tests {
             evicted.store(0, Ordering::Relaxed);
         }
         assert_eq!(in_flight.stall_timeout(usual, 0), usual, "no client is stalled");
-        assert_eq!(in_flight.with_stall_timeout(usual, async { 7 }).await, Some(7));
+        let done = async { 7 };
+        assert_eq!(in_flight.with_stall_timeout(WAITING, None, usual, done).await, Some(7));
     }
 
     #[test]

@@ -122,7 +122,7 @@ fn the_detail_is_the_failure_that_led_to_a_retry_or_else_the_wait() {
     let mut state = state(RetryPolicy::default());
     let token = |state: &RetryState| state.detail().map(|(name, reason)| (name, reason.token()));
     assert_eq!(token(&state), None);
-    state.set_wait_reason(Some(RejectReason::RateLimit));
+    state.record_wait(Some(RejectReason::RateLimit), NO_TIME);
     assert_eq!(token(&state), Some(("waited", "rate-limit")));
     state.set_retry_reason(Reason::Error(UpstreamError::Refused));
     assert_eq!(token(&state), Some(("retried", "connect-refused")));
