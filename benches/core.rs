@@ -40,7 +40,7 @@ fn stored(now: SystemTime) -> StoredResponse {
     headers.insert("etag", HeaderValue::from_static("\"0123456789abcdef\""));
     let sole_variant = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from(vec![b'x'; 1024]);
-    StoredResponse::new(StatusCode::OK, &headers, body, sole_variant, (now, now), Duration::ZERO)
+    StoredResponse::new(StatusCode::OK, &headers, body, sole_variant, (now, now))
 }
 
 fn steps(criterion: &mut Criterion) {

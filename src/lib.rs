@@ -42,7 +42,7 @@
 //! let only = (VaryFields::default(), VariantId::SOLE);
 //! let (fields, body) = (HeaderMap::new(), Bytes::from("{}"));
 //! let stored =
-//!     StoredResponse::new(StatusCode::OK, &fields, body, only, (noon, noon), Duration::ZERO);
+//!     StoredResponse::new(StatusCode::OK, &fields, body, only, (noon, noon));
 //! let at = |minutes: u64| {
 //!     let now = noon + Duration::from_secs(60 * minutes);
 //!     let input = DecisionInput::new(&request, policy, CacheKind::Private, now);

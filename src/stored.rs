@@ -128,10 +128,10 @@ impl StoredResponse {
         body: Bytes,
         (vary, variant): (VaryFields, VariantId),
         (request_time, response_time): (SystemTime, SystemTime),
-        initial_age: Duration,
     ) -> Self {
         let headers = compact(headers);
         let metadata = CacheMetadata::from_response(status, &headers);
+        let initial_age = freshness::initial_age(&metadata, request_time, response_time);
         let (headers, withheld) = split_withheld(headers);
         let (tracked_body, body) = evicted_bodies::Body::track(body);
         Self {
@@ -156,6 +156,13 @@ impl StoredResponse {
     #[must_use]
     pub fn with_authorized(mut self, authorized: bool) -> Self {
         self.authorized = authorized;
+        self
+    }
+
+    /// The same, with this age on arrival instead of the one that its fields and times give.
+    #[must_use]
+    pub fn with_initial_age(mut self, initial_age: Duration) -> Self {
+        self.initial_age = initial_age;
         self
     }
 

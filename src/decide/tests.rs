@@ -46,7 +46,7 @@ fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> StoredResp
         .collect();
     let sole = (VaryFields::default(), VariantId::SOLE);
     let status = StatusCode::from_u16(status).unwrap();
-    StoredResponse::new(status, &headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL), Duration::ZERO)
+    StoredResponse::new(status, &headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL))
 }
 
 fn stored(line: &'static str) -> StoredResponse {

@@ -19,7 +19,7 @@ use crate::engine::fills::Fills;
 use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
 use crate::key::CacheKey;
 use crate::policy::ScopeRule;
-use crate::semantics::freshness;
+use crate::policy::cacheability::ResponseToStore;
 use crate::semantics::hop_by_hop;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
@@ -185,13 +185,8 @@ impl Fill {
             fresh.vary = fields;
         }
         let fields = fresh.all_headers();
-        let storability = self.routed.policy.storability(
-            &self.routed.request,
-            fresh.status,
-            &fields,
-            &fresh.metadata,
-            self.cache(),
-        );
+        let (status, metadata) = (fresh.status, &fresh.metadata);
+        let storability = self.storability(ResponseToStore { status, headers: &fields, metadata });
         fresh.authorized |= self.routed.request.headers.contains_key(AUTHORIZATION);
         let shared = storability.map(|kept| Arc::new(fresh.with_headers(&kept)));
         let variant = Some(fresh.variant);
@@ -350,19 +345,17 @@ impl Fill {
         if response.body_uninspected {
             head.shared = Err(NotStoredReason::NotInspected);
         } else if !is_body_error && (!self.ranged || head.part || whole) {
+            let (status, headers, metadata) = (head.policy_status(), &head.own, &head.metadata);
             head.shared = self
-                .routed
-                .policy
-                .storability(
-                    &self.routed.request,
-                    head.policy_status(),
-                    &head.own,
-                    &head.metadata,
-                    self.cache(),
-                )
+                .storability(ResponseToStore { status, headers, metadata })
                 .and_then(|headers| self.check_limits(response.framing).map(|()| headers));
         }
         head
+    }
+
+    fn storability(&self, response: ResponseToStore<'_>) -> Result<HeaderMap, NotStoredReason> {
+        let RoutedRequest { request, policy, .. } = &*self.routed;
+        policy.storability(request, response, self.key.scope().cache_kind())
     }
 
     fn check_limits(&self, framing: BodyFraming) -> Result<(), NotStoredReason> {
@@ -391,16 +384,8 @@ impl Fill {
             return None;
         }
         let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
-        let metadata = CacheMetadata::from_response(head.status, headers);
-        let stored = StoredResponse::new(
-            head.status,
-            headers,
-            body,
-            (vary.clone(), variant),
-            (times.request, times.response),
-            freshness::initial_age(&metadata, times.request, times.response),
-        );
-        let stored = stored
+        let (variant, times) = ((vary.clone(), variant), (times.request, times.response));
+        let stored = StoredResponse::new(head.status, headers, body, variant, times)
             .with_authorized(self.routed.request.headers.contains_key(AUTHORIZATION))
             .with_order(self.fetch.order().number());
         if head.part {

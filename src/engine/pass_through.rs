@@ -22,6 +22,7 @@ use crate::engine::purger::Purger;
 use crate::engine::responder::Responder;
 use crate::engine::response::ClientResponse;
 use crate::policy::Mode;
+use crate::policy::cacheability::ResponseToStore;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
@@ -177,7 +178,9 @@ impl PassThroughEffects {
                 let get = ProxyRequest { method: Method::GET, ..routed.request.clone() };
                 let (status, fields) = (fresh.status, fresh.all_headers());
                 let cache = key.scope().cache_kind();
-                let kept = routed.policy.storability(&get, status, &fields, &fresh.metadata, cache);
+                let (headers, metadata) = (&fields, &fresh.metadata);
+                let response = ResponseToStore { status, headers, metadata };
+                let kept = routed.policy.storability(&get, response, cache);
                 if let Ok(kept) = kept {
                     let fresh = Arc::new(fresh.with_headers(&kept));
                     self.updates.store_response(key, &routed.policy, fresh, watch.epoch);

@@ -581,7 +581,6 @@ async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
         Bytes::from_static(b"part"),
         (VaryFields::default(), VariantId::SOLE),
         (now, now),
-        Duration::ZERO,
     );
     let (store, key) = (&bench.store, bench.key());
     store.put(&key, Arc::new(part), store.watch(key.target_id()).epoch, None);

@@ -114,6 +114,17 @@ impl Freshness {
     }
 }
 
+/// The head of a response that may be stored.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseToStore<'a> {
+    /// Its status; a part of a representation counts as the whole.
+    pub status: StatusCode,
+    /// Its end-to-end fields.
+    pub headers: &'a HeaderMap,
+    /// The cache metadata of both.
+    pub metadata: &'a CacheMetadata,
+}
+
 impl Policy {
     /// The freshness of a response with this metadata. Computed at every read, so that a changed policy
     /// applies to responses stored before the change.
@@ -168,11 +179,10 @@ impl Policy {
     pub fn storability(
         &self,
         request: &ProxyRequest,
-        status: StatusCode,
-        headers: &HeaderMap,
-        metadata: &CacheMetadata,
+        response: ResponseToStore<'_>,
         kind: CacheKind,
     ) -> Result<HeaderMap, NotStoredReason> {
+        let ResponseToStore { status, headers, metadata } = response;
         if request.method != Method::GET {
             return Err(NotStoredReason::Method);
         }

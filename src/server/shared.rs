@@ -67,7 +67,13 @@ impl SharedState {
         let secret = secret(config)?;
         let registry = Arc::default();
         let persistent_facts = Arc::default();
-        let store = store(config, &secret, &telemetry, &registry, &persistent_facts, &deps.clock);
+        let limit_rows =
+            UpstreamLimitRows { registry: Arc::clone(&registry), clock: deps.clock.clone() };
+        let row_sources: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
+            (RowOwner::Limits, Arc::new(limit_rows)),
+            (RowOwner::Engine, Arc::clone(&persistent_facts) as Arc<dyn RowSource>),
+        ];
+        let store = store(config, &secret, &telemetry, &deps.clock, row_sources);
         let in_flight =
             InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
         registry.set_store(Arc::new(LimitStorage(Arc::downgrade(&store))));
@@ -96,9 +102,8 @@ fn store(
     config: &Config,
     secret: &Secret,
     telemetry: &Arc<Telemetry>,
-    registry: &Arc<UpstreamRegistry>,
-    persistent_facts: &Arc<PersistentFacts>,
     clock: &Clock,
+    row_sources: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) -> Arc<TieredStore> {
     let settings = tiered::Settings {
         path: config.store.path.clone(),
@@ -108,11 +113,6 @@ fn store(
         sweep_every: config.store.sweep_every,
         secret: secret.clone(),
     };
-    let limit_rows = UpstreamLimitRows { registry: Arc::clone(registry), clock: clock.clone() };
-    let row_sources: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
-        (RowOwner::Limits, Arc::new(limit_rows)),
-        (RowOwner::Engine, Arc::clone(persistent_facts) as Arc<dyn RowSource>),
-    ];
     TieredStore::open_with_rows(settings, clock.clone(), telemetry, row_sources)
 }
 

@@ -36,7 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -52,14 +52,14 @@ use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
 use crate::store::disk::encryption::FieldCipher;
 use crate::store::disk::free_space::Measure;
-use crate::store::disk::keys::{ENTRIES, ExpiresAt};
+use crate::store::disk::keys::ENTRIES;
 use crate::store::disk::lookup::value_hash;
-use crate::store::disk::queue::{Command, NotQueued, PutCommand, Queue};
+pub use crate::store::disk::queue::PutCommand;
+use crate::store::disk::queue::{Command, NotQueued, Queue};
 use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::worker::{CLOSE_WITHIN, Worker};
 use crate::store::disk::writer::DiskWriter;
 use crate::store::generations::Epoch;
-use crate::store::presence::PresenceGuard;
 use crate::store::state_db::Secret;
 use crate::store::{EntryId, EntryInfo, Health, StoreQuery, StoreUsage};
 use crate::stored::StoredResponse;
@@ -257,29 +257,13 @@ impl Disk {
     }
 
     /// Writes a response in the background. It replaces the same variant unless that was requested later. If
-    /// the queue is full the response is counted as dropped and reported to [`DiskObserver::lost`]. `until`:
-    /// when the entry will be of no more use; `None`: never.
-    pub fn put(
-        &self,
-        key: &CacheKey,
-        stored: &Arc<StoredResponse>,
-        (epoch, latest_order): (Epoch, u64),
-        until: Option<SystemTime>,
-        presence: PresenceGuard,
-    ) {
-        let until = ExpiresAt::from_time(until);
-        let put = PutCommand {
-            key: key.clone(),
-            stored: Arc::clone(stored),
-            epoch,
-            latest_order,
-            until,
-            _presence: presence,
-        };
+    /// the queue is full the response is counted as dropped and reported to [`DiskObserver::lost`].
+    pub fn put(&self, put: PutCommand) {
+        let (key, stored, epoch) = (put.key.clone(), Arc::clone(&put.stored), put.epoch);
         let queued = self.shared.queue.put(put);
         self.shared.count_dropped(&queued);
         if queued.is_err() {
-            self.shared.events.lost(key, stored, epoch);
+            self.shared.events.lost(&key, &stored, epoch);
         }
     }
 

@@ -21,7 +21,7 @@ use tokio::task::spawn_blocking;
 use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
-use crate::store::disk::DiskLookup;
+use crate::store::disk::{DiskLookup, PutCommand};
 use crate::store::generations::{
     Change, Epoch, Generations, InvalidationWatch, PurgeKind, PurgeScope, Snapshot, Validity,
 };
@@ -235,7 +235,9 @@ impl TieredStore {
         until: Option<SystemTime>,
     ) {
         let presence = self.generations.register(key.target_id(), PresenceKind::Pending);
-        disk_tier.disk.put(key, stored, (epoch, self.generations.latest_order()), until, presence);
+        let (key, stored) = (key.clone(), Arc::clone(stored));
+        let latest_order = self.generations.latest_order();
+        disk_tier.disk.put(PutCommand { key, stored, epoch, latest_order, until, presence });
     }
 
     /// Invalidates, and has the change persisted. Call with `memory_only_reason` locked.

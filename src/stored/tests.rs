@@ -21,7 +21,8 @@ fn secs(n: u64) -> Duration {
 fn stored(headers: &HeaderMap, body: &'static str) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from_static(body.as_bytes());
-    StoredResponse::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)), secs(5))
+    StoredResponse::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)))
+        .with_initial_age(secs(5))
 }
 
 #[test]

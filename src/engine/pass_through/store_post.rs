@@ -13,6 +13,7 @@ use http::{HeaderMap, StatusCode};
 use crate::engine::pass_through::{PassThroughEffects, PassThroughStart};
 use crate::engine::pending_calls::PendingCallGuard;
 use crate::key::CacheKey;
+use crate::policy::cacheability::ResponseToStore;
 use crate::policy::{Mode, Policy};
 use crate::semantics::freshness;
 use crate::semantics::request::ProxyRequest;
@@ -28,7 +29,6 @@ pub struct PostCapture {
     policy: Arc<Policy>,
     authorized: bool,
     headers: HeaderMap,
-    metadata: CacheMetadata,
     vary: (VaryFields, VariantId),
     /// Taken after the invalidation by the response itself.
     watch: InvalidationWatch,
@@ -71,7 +71,8 @@ impl PassThroughEffects {
         let now = self.clock.now();
         let metadata = CacheMetadata::from_response(status, headers);
         freshness::explicit_lifetime(policy.effective_metadata(&metadata), kind, now)?;
-        let kept = policy.storability(request, status, headers, &metadata, kind).ok()?;
+        let response = ResponseToStore { status, headers, metadata: &metadata };
+        let kept = policy.storability(request, response, kind).ok()?;
         let Vary::Fields(fields) = Vary::from_response(&kept) else { return None };
         let variant = self.lookup.variant(request, &fields);
         Some(PostCapture {
@@ -80,7 +81,6 @@ impl PassThroughEffects {
             policy: Arc::clone(policy),
             authorized: request.headers.contains_key(AUTHORIZATION),
             headers: kept,
-            metadata,
             vary: (fields, variant),
             pending_call: Arc::clone(pending_call),
             times: (start.time, now),
@@ -91,10 +91,9 @@ impl PassThroughEffects {
 
     /// Stores the captured response once it has passed whole.
     pub fn store_captured(&self, capture: PostCapture) {
-        let PostCapture { key, policy, authorized, headers, metadata, vary, .. } = capture;
+        let PostCapture { key, policy, authorized, headers, vary, .. } = capture;
         let PostCapture { watch, pending_call, times, body, .. } = capture;
-        let age = freshness::initial_age(&metadata, times.0, times.1);
-        let stored = StoredResponse::new(StatusCode::OK, &headers, body.joined(), vary, times, age);
+        let stored = StoredResponse::new(StatusCode::OK, &headers, body.joined(), vary, times);
         let order = pending_call.order();
         let stored = stored.with_authorized(authorized).with_order(order.number());
         self.pending_calls.overtake_older(&key, Some(stored.variant), order.number());

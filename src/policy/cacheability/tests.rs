@@ -8,6 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::sample::select;
 
+use crate::policy::cacheability::ResponseToStore;
 use crate::policy::{FreshnessState, Lifetime, Policy, SetCookiePolicy, StatusMatch, Ttl};
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
@@ -51,7 +52,15 @@ fn refused(
 ) -> Option<NotStoredReason> {
     let headers = header_map(fields);
     let metadata = CacheMetadata::from_response(code(status), &headers);
-    policy.storability(&get(), code(status), &headers, &metadata, kind).err()
+    policy.storability(&get(), to_store(code(status), &headers, &metadata), kind).err()
+}
+
+fn to_store<'a>(
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    metadata: &'a CacheMetadata,
+) -> ResponseToStore<'a> {
+    ResponseToStore { status, headers, metadata }
 }
 
 #[test]
@@ -342,7 +351,7 @@ fn the_request_can_forbid_storing() {
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let policy = with(Ttl::Override(secs(30)));
     let refused = |request: &ProxyRequest, policy: &Policy, kind| {
-        policy.storability(request, StatusCode::OK, &headers, &metadata, kind).err()
+        policy.storability(request, to_store(StatusCode::OK, &headers, &metadata), kind).err()
     };
     let mut request = get();
     request.headers = header_map(&[("cache-control", "no-store")]);
@@ -369,7 +378,7 @@ fn cookies_are_refused_stripped_or_kept() {
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
-        policy.storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
+        policy.storability(&get(), to_store(StatusCode::OK, &headers, &metadata), CacheKind::Shared)
     };
     assert_eq!(kept(SetCookiePolicy::Refuse), Err(NotStoredReason::SetCookie));
     assert_eq!(kept(SetCookiePolicy::Keep), Ok(headers.clone()));
@@ -422,7 +431,7 @@ proptest! {
         headers.append("cache-control", HeaderValue::from_static(directive));
         let metadata = CacheMetadata::from_response(code(status), &headers);
         let keeps =
-            with(ttl).storability(&get(), code(status), &headers, &metadata, CacheKind::Shared).is_ok();
+            with(ttl).storability(&get(), to_store(code(status), &headers, &metadata), CacheKind::Shared).is_ok();
         assert!(!keeps || ttl.overrides_origin());
         let reuse = with(ttl).freshness(&metadata, code(status), CacheKind::Shared, NOW);
         assert!(reuse.revalidate_always || ttl.overrides_origin());
@@ -442,7 +451,7 @@ proptest! {
         }
         let metadata = CacheMetadata::from_response(code(status), &fields);
         for kind in BOTH {
-            assert!(policy.storability(&get(), code(status), &fields, &metadata, kind).is_err());
+            assert!(policy.storability(&get(), to_store(code(status), &fields, &metadata), kind).is_err());
         }
     }
 
@@ -454,7 +463,7 @@ proptest! {
     ) {
         let metadata = CacheMetadata::from_response(code(status), &fields);
         let policy = with(ttl);
-        if let Ok(kept) = policy.storability(&get(), code(status), &fields, &metadata, CacheKind::Shared) {
+        if let Ok(kept) = policy.storability(&get(), to_store(code(status), &fields, &metadata), CacheKind::Shared) {
             assert!(!kept.contains_key("set-cookie"));
             let reuse = policy.freshness(&metadata, code(status), CacheKind::Shared, NOW);
             assert!(reuse.stale_allowed || !reuse.revalidate_always || metadata.has_validator());
@@ -554,8 +563,11 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
         let headers =
             header_map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
         let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
-        let kept =
-            policy.storability(&request, StatusCode::OK, &headers, &metadata, CacheKind::Shared);
+        let kept = policy.storability(
+            &request,
+            to_store(StatusCode::OK, &headers, &metadata),
+            CacheKind::Shared,
+        );
         assert_eq!(kept.is_ok(), allowed, "{line}");
     }
 }
@@ -570,7 +582,7 @@ fn fields_that_either_field_names_are_left_out() {
     ]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = with_targeted(Ttl::Origin)
-        .storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
+        .storability(&get(), to_store(StatusCode::OK, &headers, &metadata), CacheKind::Shared)
         .unwrap();
     assert!(!kept.contains_key("x-mine") && !kept.contains_key("x-other"));
     assert!(kept.contains_key(&CDN), "the field itself is kept");

@@ -233,8 +233,8 @@ impl<'a> Entry<'a> {
             body,
             (meta.vary.clone(), meta.variant),
             (meta.request_time, meta.response_time),
-            meta.initial_age,
         )
+        .with_initial_age(meta.initial_age)
         .with_authorized(meta.authorized)
         .with_order(meta.order)
     }

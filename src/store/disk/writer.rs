@@ -94,11 +94,12 @@ impl DiskWriter {
         if existing.as_ref().is_some_and(|existing| put.is_older_than(existing.order)) {
             return Ok(());
         }
+        let until = ExpiresAt::from_time(put.until);
         let new_entry = EntryRef {
             canonical: put.key.canonical(),
             stored: &put.stored,
             epoch: put.epoch,
-            until: put.until,
+            until,
             body_hash: body_hash(&put.stored.body),
         };
         let variants = self.variants_with(put)?;
@@ -115,9 +116,9 @@ impl DiskWriter {
         }
         self.write_variants(&entry_id, variants)?;
         let size = weight(&value, body_in, put.stored.body.len());
-        self.index_expiry(&entry_id, put.until, size)?;
+        self.index_expiry(&entry_id, until, size)?;
         match self.database.insert(&keys::entry(&entry_id), value)? {
-            Some(before) => self.delete_leftovers(&entry_id, &before, Some((put.until, body_in))),
+            Some(before) => self.delete_leftovers(&entry_id, &before, Some((until, body_in))),
             None => Ok(()),
         }
     }

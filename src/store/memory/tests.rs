@@ -38,15 +38,8 @@ fn stored(
     headers.insert("x-field", HeaderValue::from_static("1"));
     let variant_key = (VaryFields::new(names), VariantId(variant));
     Arc::new(
-        StoredResponse::new(
-            StatusCode::OK,
-            &headers,
-            body.into(),
-            variant_key,
-            (time, time),
-            Duration::ZERO,
-        )
-        .with_order(at),
+        StoredResponse::new(StatusCode::OK, &headers, body.into(), variant_key, (time, time))
+            .with_order(at),
     )
 }
 
@@ -204,8 +197,7 @@ fn only_complete_bodies_are_stored() {
         let time = SystemTime::UNIX_EPOCH;
         let variant_key = (VaryFields::default(), VariantId::SOLE);
         let (status, body) = (StatusCode::OK, Bytes::from_static(body.as_bytes()));
-        let stored =
-            StoredResponse::new(status, &headers, body, variant_key, (time, time), Duration::ZERO);
+        let stored = StoredResponse::new(status, &headers, body, variant_key, (time, time));
         let kept = memory.put(&key("/x"), Arc::new(stored), memory.generations.current_epoch());
         assert_eq!(kept, whole, "{length}");
     }

@@ -55,7 +55,7 @@ fn key(path: &str) -> CacheKey {
 fn response(body: impl Into<Bytes>) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let times = (NOW, NOW);
-    StoredResponse::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO)
+    StoredResponse::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times)
 }
 
 fn put(store: &TieredStore, path: &str, body: impl Into<Bytes>) {

@@ -37,7 +37,6 @@ fn stored(status: u16, fields: Fields<'_>, body: &[u8], at: u64) -> Arc<StoredRe
         Bytes::copy_from_slice(body),
         (VaryFields::default(), VariantId::SOLE),
         (time, time),
-        Duration::ZERO,
     ))
 }
 

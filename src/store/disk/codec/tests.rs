@@ -34,8 +34,8 @@ fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64)
         Bytes::copy_from_slice(body),
         (VaryFields::new(vary), VariantId(u128::from(seed) << 40)),
         (at(seed / 3), at(seed / 2)),
-        Duration::from_nanos(seed / 5),
     )
+    .with_initial_age(Duration::from_nanos(seed / 5))
 }
 
 fn entry_ref<'a>(canonical: &'a [u8], stored: &'a StoredResponse) -> EntryRef<'a> {

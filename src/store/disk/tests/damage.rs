@@ -44,13 +44,8 @@ async fn template() -> TestDisk {
         for n in 0..ENTRY_COUNT {
             // Written twice, so that entries are replaced.
             let stored = stored_at(content(n), &[], 0, 100 + round);
-            disk.put(
-                &key(&format!("/{n}")),
-                &stored,
-                (EPOCH, LATEST_ORDER),
-                Some(at(2_000_000)),
-                presence(),
-            );
+            let put = put_command(key(&format!("/{n}")), &stored);
+            disk.put(PutCommand { until: Some(at(2_000_000)), ..put });
         }
         disk.flush().await;
     }

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use super::damage::copy;
 use super::*;
 use crate::store::disk::EntryPage;
-use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::keys;
 use crate::store::disk::queue::PutCommand;
 use crate::store::disk::variants::Variants;
 use crate::store::memory;
@@ -20,13 +20,8 @@ async fn entries_are_found_complete_after_a_restart() {
     let sizes = [0, 1, 4096, 4097, 100_000, 300_000];
     for (seed, size) in sizes.into_iter().enumerate() {
         let stored = stored(bytes(seed, size));
-        disk.put(
-            &key(&format!("/{size}")),
-            &stored,
-            (Epoch::from_raw(40 + seed as u64), LATEST_ORDER),
-            None,
-            presence(),
-        );
+        let epoch = Epoch::from_raw(40 + seed as u64);
+        disk.put(PutCommand { epoch, ..put_command(key(&format!("/{size}")), &stored) });
     }
     disk.flush().await;
     let totals = disk.totals();
@@ -178,14 +173,7 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let fixture = TestDisk::new();
     let mut writer = fixture.writer();
     let (own, other) = (key("/own"), key("/other"));
-    let put = PutCommand {
-        key: own.clone(),
-        stored: stored("own"),
-        epoch: EPOCH,
-        latest_order: LATEST_ORDER,
-        until: ExpiresAt::FOREVER,
-        _presence: presence(),
-    };
+    let put = put_command(own.clone(), &stored("own"));
     writer.put(&put).unwrap();
     let move_to_other = |from: Vec<u8>, to: Vec<u8>| {
         let value = writer.database.get(&from).unwrap().unwrap();
@@ -361,13 +349,8 @@ async fn sto_09_no_credential_is_on_disk_and_files_are_private() {
         let plain = stored(bytes(n, length));
         let mut varied = (*plain).clone();
         (varied.vary, varied.variant) = (vary, variant);
-        disk.put(
-            &keyring.key(&request, &Policy::origin()),
-            &Arc::new(varied),
-            (EPOCH, LATEST_ORDER),
-            None,
-            presence(),
-        );
+        let key = keyring.key(&request, &Policy::origin());
+        disk.put(put_command(key, &Arc::new(varied)));
     }
     disk.flush().await;
     assert_eq!(disk.totals().entries, 2);
