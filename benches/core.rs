@@ -46,8 +46,7 @@ fn stored(now: SystemTime) -> StoredResponse {
 fn steps(criterion: &mut Criterion) {
     let config = config::parse("bench.yaml", ROUTES, &Env::default()).expect("valid");
     let plain = request(&[("user-agent", "bench/1.0"), ("accept", "application/json")]);
-    let with_credential =
-        request(&[("user-agent", "bench/1.0"), ("authorization", "Bearer abcdefghijkl")]);
+    let with_credential = request(&[("user-agent", "bench/1.0"), ("authorization", "Bearer abcdefghijkl")]);
     let keyring = config.key_builder([7; 32]);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let route = config.routes.find(&plain).expect("the route matches");

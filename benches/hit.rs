@@ -119,17 +119,12 @@ impl Bench {
         let bare = Process::start("role-bare", &[bare_argument(&response)]);
         let bare_target = Target::new(bare.address, "/hit");
         load.warm(&bare_target);
-        println!(
-            "hit, {bytes} bytes, {requests} requests a run, 32 connections; CPU us per request:"
-        );
+        println!("hit, {bytes} bytes, {requests} requests a run, 32 connections; CPU us per request:");
         let (mut ours, mut theirs, mut ratios) = (vec![], vec![], vec![]);
         for _ in 0..self.scale.pairs() {
             let larder_us = cost(&larder, requests, || load.run(&target, requests));
             let bare_us = cost(&bare, requests, || load.run(&bare_target, requests));
-            println!(
-                "  larder {larder_us:6.2}   bare {bare_us:6.2}   ratio {:.2}",
-                larder_us / bare_us
-            );
+            println!("  larder {larder_us:6.2}   bare {bare_us:6.2}   ratio {:.2}", larder_us / bare_us);
             ours.push(larder_us);
             theirs.push(bare_us);
             ratios.push(larder_us / bare_us);

@@ -1,9 +1,8 @@
 //! 200 clients request one URL concurrently, and its response is not shareable: once the first response
 //! head has arrived, no client waits for another one's fetch.
 //!
-//! The API takes 300 ms for each call. The first burst may take about the time of two calls (the first
-//! call, then all others concurrently); for the second, larder already does not collapse, so it takes
-//! about one.
+//! The API takes 300 ms for each call. The first burst may take about the time of two calls (the first call,
+//! then all others concurrently); for the second, larder already does not collapse, so it takes about one.
 //!
 //! `cargo run --profile ci --example bursts` builds larder into this program and runs everything on
 //! loopback. The exit status is 1 if a target is missed; the last line is JSON. Wall-clock times depend
@@ -50,8 +49,7 @@ const RESPONSE_FIELDS: [(&str, &str); 4] = [
     ("/vary", "Vary: *\r\nCache-Control: max-age=60\r\n"),
 ];
 
-/// Targets: the slowest client of a burst, as a multiple of the slowest one of the same burst without
-/// larder.
+/// Targets: the slowest client of a burst, as a multiple of the slowest one of the same burst without larder.
 const FIRST_TARGET: f64 = 2.2;
 const SECOND_TARGET: f64 = 1.2;
 
@@ -107,8 +105,7 @@ impl Row {
         round: usize,
     ) -> Result<Self, Failure> {
         let direct = burst(origin, path).await?.as_secs_f64();
-        // Each round uses another URL, since larder remembers for a while that collapsing is off for a
-        // key.
+        // Each round uses another URL, since larder remembers for a while that collapsing is off for a key.
         let url = format!("http://{HOST}{path}?round={round}");
         let first = burst(proxy, &url).await?.as_secs_f64() / direct;
         let second = burst(proxy, &url).await?.as_secs_f64() / direct;
@@ -124,8 +121,7 @@ impl Row {
     }
 }
 
-/// All clients send at once, each on a connection that it opened before; returns the time of the
-/// slowest.
+/// All clients send at once, each on a connection that it opened before; returns the time of the slowest.
 async fn burst(address: SocketAddr, target: &str) -> Result<Duration, Failure> {
     let mut connections = Vec::with_capacity(CLIENTS);
     for _ in 0..CLIENTS {

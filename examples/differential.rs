@@ -61,8 +61,7 @@ async fn all() -> Result<bool, Failure> {
     let arguments: Vec<String> = std::env::args().collect();
     let requests = if has_flag("--quick") { QUICK } else { FULL };
     let seed_argument = arguments.iter().position(|argument| argument == "--seed").map(|at| at + 1);
-    let seed_argument =
-        seed_argument.and_then(|at| arguments.get(at)).and_then(|seed| seed.parse().ok());
+    let seed_argument = seed_argument.and_then(|at| arguments.get(at)).and_then(|seed| seed.parse().ok());
     let seed: u64 = seed_argument.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let model = Arc::new(Model::default());

@@ -40,9 +40,7 @@ async fn main() -> ExitCode {
 
 /// Runs the attacks one after the other, and returns whether all stayed within their bounds.
 async fn all() -> Result<bool, Failure> {
-    println!(
-        "| attack | bound | growth | share of the bound (required <= {MAX_SHARE}) |\n|---|---|---|---|"
-    );
+    println!("| attack | bound | growth | share of the bound (required <= {MAX_SHARE}) |\n|---|---|---|---|");
     let mut within_bounds = true;
     let name_filter = std::env::args().nth(1).unwrap_or_default();
     for attack in Attack::ALL.into_iter().filter(|attack| attack.name().contains(&name_filter)) {

@@ -55,11 +55,8 @@ impl Workload {
         crowd: Duration::from_secs(60),
         flood: Duration::from_secs(10),
     };
-    const QUICK: Self = Self {
-        peak: Duration::from_secs(3),
-        crowd: Duration::from_secs(3),
-        flood: Duration::from_secs(3),
-    };
+    const QUICK: Self =
+        Self { peak: Duration::from_secs(3), crowd: Duration::from_secs(3), flood: Duration::from_secs(3) };
 }
 
 /// `limits.connections`.
@@ -98,12 +95,8 @@ async fn overload(workload: Workload) -> Result<bool, Failure> {
     let calls = origin.calls(load::PATH);
     let clean = larder.stop().await?;
 
-    println!(
-        "a response of {} bytes, {SLOTS} connection slots, {CROWD} clients in the crowd\n",
-        BODY.len()
-    );
-    let figures =
-        Figures { peak, crowd, cpu, recovery, after, flood, lines, all_lines, calls, clean };
+    println!("a response of {} bytes, {SLOTS} connection slots, {CROWD} clients in the crowd\n", BODY.len());
+    let figures = Figures { peak, crowd, cpu, recovery, after, flood, lines, all_lines, calls, clean };
     figures.print();
     Ok(print_end(&figures.missed(), |reached| figures.json(reached)))
 }

@@ -46,8 +46,7 @@ struct Workload {
 
 const FULL: Workload =
     Workload { keys: 100, requests: 10_000, at_once: 8, half_down: 60, rate_limited: 1000 };
-const QUICK: Workload =
-    Workload { keys: 20, requests: 1_000, at_once: 4, half_down: 12, rate_limited: 300 };
+const QUICK: Workload = Workload { keys: 20, requests: 1_000, at_once: 4, half_down: 12, rate_limited: 300 };
 
 /// The measured figures, and the missed targets.
 #[derive(Default)]

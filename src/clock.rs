@@ -38,23 +38,14 @@ impl Clock {
     pub fn manual(start: SystemTime) -> Self {
         let (elapsed, wake_times) = (watch::Sender::new(Duration::ZERO), Mutex::default());
         let (started, set_back_by) = (Self::timer_now().into_std(), Mutex::default());
-        Self {
-            manual: Some(Arc::new(ManualClock {
-                start,
-                started,
-                elapsed,
-                set_back_by,
-                wake_times,
-            })),
-        }
+        Self { manual: Some(Arc::new(ManualClock { start, started, elapsed, set_back_by, wake_times })) }
     }
 
     /// The wall-clock time now.
     pub fn now(&self) -> SystemTime {
         match &self.manual {
             Some(manual) => {
-                let start =
-                    manual.start.checked_sub(*manual.set_back_by.lock()).unwrap_or(manual.start);
+                let start = manual.start.checked_sub(*manual.set_back_by.lock()).unwrap_or(manual.start);
                 start.checked_add(manual.elapsed()).unwrap_or(start)
             }
             None => Self::read_system(),

@@ -59,18 +59,13 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
 pub fn load_admin(path: &Path, env: &Env) -> AdminConfig {
     let name = path.to_string_lossy();
     let read = text_of(path).and_then(|text| {
-        let tree =
-            file::parse(&text).map_err(|problem| Report::new(&name, &text, vec![problem]))?;
+        let tree = file::parse(&text).map_err(|problem| Report::new(&name, &text, vec![problem]))?;
         Ok((text, tree))
     });
     let (text, tree) = match read {
         Ok(read) => read,
         Err(report) => {
-            return AdminConfig {
-                admin: Some(Admin::default()),
-                store: None,
-                report: Some(report),
-            };
+            return AdminConfig { admin: Some(Admin::default()), store: None, report: Some(report) };
         }
     };
     let mut reader = Reader::new(&name, env, &Disk);
@@ -171,8 +166,7 @@ impl Config {
     pub fn key_builder(&self, secret: [u8; 32]) -> KeyBuilder {
         let fields = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
         let fields = fields.map(|credential| credential.header.clone());
-        let headers: Vec<HeaderName> =
-            self.credential_headers.iter().cloned().chain(fields).collect();
+        let headers: Vec<HeaderName> = self.credential_headers.iter().cloned().chain(fields).collect();
         KeyBuilder::new(secret, &headers, self.redactor())
     }
 

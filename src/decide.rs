@@ -132,12 +132,7 @@ pub struct DecisionInput<'a> {
 
 impl<'a> DecisionInput<'a> {
     /// The input for `request`.
-    pub fn new(
-        request: &'a ProxyRequest,
-        policy: &'a Policy,
-        kind: CacheKind,
-        now: SystemTime,
-    ) -> Self {
+    pub fn new(request: &'a ProxyRequest, policy: &'a Policy, kind: CacheKind, now: SystemTime) -> Self {
         let (method, directives) = (&request.method, request.cache_control());
         Self { method, directives, policy, kind, now }
     }
@@ -157,9 +152,7 @@ pub fn decide_offline(input: &DecisionInput<'_>, lookup: CacheLookup<'_>) -> Dec
         Decision::Serve { ttl, stale: Some(_), refresh } => {
             Decision::Serve { ttl, stale: Some(StaleReason::Offline), refresh }
         }
-        decision @ (Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse) => {
-            decision
-        }
+        decision @ (Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse) => decision,
     }
 }
 
@@ -172,9 +165,7 @@ pub fn decide(input: &DecisionInput<'_>, lookup: CacheLookup<'_>) -> Decision {
     }
     let decision = match lookup {
         // §5.2.1.5 no-store: the request neither reads nor writes the store.
-        _ if directives.no_store => {
-            Decision::forward(ForwardReason::Request, None).without_storing()
-        }
+        _ if directives.no_store => Decision::forward(ForwardReason::Request, None).without_storing(),
         CacheLookup::Nothing => Decision::forward(ForwardReason::UriMiss, None),
         // §4.1: variants for other request fields do not match.
         CacheLookup::OtherVariants => Decision::forward(ForwardReason::VaryMiss, None),
@@ -210,27 +201,20 @@ fn reuse(directives: &RequestCacheControl, entry: &EvaluatedEntry<'_>) -> Decisi
     let ttl = entry.state.ttl();
     // §5.2.1.4 the client's no-cache (or max-age=0); §5.2.2.4 the origin's no-cache.
     if directives.demands_revalidation() || revalidate_always {
-        let reason = if directives.demands_revalidation() {
-            ForwardReason::Request
-        } else {
-            ForwardReason::Stale
-        };
+        let reason =
+            if directives.demands_revalidation() { ForwardReason::Request } else { ForwardReason::Stale };
         return Decision::forward(reason, Some(entry));
     }
     // §5.2.1.1 max-age: the client accepts no older response.
     let young_enough = directives.max_age.is_none_or(|most| entry.age <= most);
     match entry.state {
         // §4.2 fresh, and §5.2.1.3 min-fresh: it stays fresh for as long as the client requires.
-        FreshnessState::Fresh(left)
-            if young_enough && directives.min_fresh.is_none_or(|n| left >= n) =>
-        {
+        FreshnessState::Fresh(left) if young_enough && directives.min_fresh.is_none_or(|n| left >= n) => {
             Decision::Serve { ttl, stale: None, refresh: false }
         }
         FreshnessState::Fresh(_) => Decision::forward(ForwardReason::Request, Some(entry)),
         // §4.2.4: the origin or the client forbids stale responses.
-        FreshnessState::Stale(_)
-            if !stale_allowed || !young_enough || directives.min_fresh.is_some() =>
-        {
+        FreshnessState::Stale(_) if !stale_allowed || !young_enough || directives.min_fresh.is_some() => {
             Decision::forward(ForwardReason::Stale, Some(entry))
         }
         // RFC 5861 §3: respond now, revalidate in the background.
@@ -263,18 +247,12 @@ pub fn stale_if_error(
 
 /// The remaining freshness of a stored response under the current policy, in seconds.
 pub fn ttl(policy: &Policy, kind: CacheKind, stored: &StoredResponse, now: SystemTime) -> i64 {
-    EvaluatedEntry::new(policy, kind, FreshnessInput::from_complete_or_partial(stored), now)
-        .state
-        .ttl()
+    EvaluatedEntry::new(policy, kind, FreshnessInput::from_complete_or_partial(stored), now).state.ttl()
 }
 
 /// The time after which a stored response is useless under the current policy; `None`: never. Only a bound
 /// for sweeping: every read evaluates freshness itself.
-pub fn useful_until(
-    policy: &Policy,
-    kind: CacheKind,
-    stored: &StoredResponse,
-) -> Option<SystemTime> {
+pub fn useful_until(policy: &Policy, kind: CacheKind, stored: &StoredResponse) -> Option<SystemTime> {
     let received = stored.response_time;
     let head = FreshnessInput::from_complete_or_partial(stored);
     let freshness = policy.freshness(head.metadata, head.status, kind, received);
@@ -302,8 +280,7 @@ struct EvaluatedEntry<'a> {
 
 impl<'a> EvaluatedEntry<'a> {
     fn new(policy: &'a Policy, kind: CacheKind, head: FreshnessInput<'a>, now: SystemTime) -> Self {
-        let FreshnessInput { metadata, status, response_time, initial_age, outdated: forced_stale } =
-            head;
+        let FreshnessInput { metadata, status, response_time, initial_age, outdated: forced_stale } = head;
         let freshness = policy.freshness(metadata, status, kind, response_time);
         let state = freshness.state(initial_age, response_time, now);
         // A soft purge ends the freshness lifetime; the stale windows begin at the purge.

@@ -109,8 +109,7 @@ impl Engine {
     pub fn new(deps: &EngineDeps) -> Arc<Self> {
         let (lookup, purger) = (StoreLookup::new(deps), Purger::new(deps));
         let updates = EntryUpdates::new(deps, &lookup, &purger);
-        let (fills, responder) =
-            (Fills::new(deps, &lookup, &updates), Responder::new(deps, &updates));
+        let (fills, responder) = (Fills::new(deps, &lookup, &updates), Responder::new(deps, &updates));
         Arc::new(Self {
             forwarder: Forwarder::new(deps, &fills, &lookup, &responder),
             pass_through: PassThroughEffects::new(deps, &updates, &lookup, &responder, &purger),

@@ -1,8 +1,7 @@
 //! Cache keys: from a request and a policy to the key and the scope of its response.
 //!
 //! Owns: which fields are credentials, the framing of key parts, scopes. Credentials and secret query values
-//! enter a key only as HMACs.
-//! Never touches: stored responses, configuration files.
+//! enter a key only as HMACs. Never touches: stored responses, configuration files.
 
 mod canonical;
 mod credential;
@@ -231,8 +230,7 @@ impl KeyBuilder {
 
     /// The HMAC of a credential's value; `None` if the field is not a credential.
     pub fn mask(&self, name: &HeaderName, value: &[u8]) -> Option<[u8; 16]> {
-        self.is_credential(name)
-            .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
+        self.is_credential(name).then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
     }
 
     /// The variant that `request` selects among those by `fields` (`Vary`).
@@ -255,8 +253,7 @@ impl KeyBuilder {
             return u128::from_be_bytes(fields);
         }
         let params = QueryRule::All.included(request.target.query());
-        let secret: Vec<_> =
-            params.filter(|param| self.redactor.is_credential_param(param)).collect();
+        let secret: Vec<_> = params.filter(|param| self.redactor.is_credential_param(param)).collect();
         match (self.scope_of(field_kinds::credentials(self, &request.headers)), secret.as_slice()) {
             (Scope::Credential(fields), []) => u128::from_be_bytes(fields),
             (Scope::Credential(fields), params) => self.user_id_of(&fields, params),
@@ -282,11 +279,7 @@ impl KeyBuilder {
     }
 }
 
-fn hmac<'a>(
-    mac: &Hmac<Sha256>,
-    purpose: Purpose,
-    parts: impl IntoIterator<Item = &'a [u8]>,
-) -> [u8; 16] {
+fn hmac<'a>(mac: &Hmac<Sha256>, purpose: Purpose, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
     let mut mac = mac.clone();
     mac.update(&[purpose as u8]);
     for part in parts {

@@ -147,21 +147,14 @@ impl StaleIfError {
     pub fn ended_by(&self, status: StatusCode) -> Option<StaleIfErrorEnd> {
         let ends = self.ends_on.iter().any(|pattern| pattern.matches(status));
         let credential_only = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        ends.then_some(if credential_only {
-            StaleIfErrorEnd::SameCredential
-        } else {
-            StaleIfErrorEnd::All
-        })
+        ends.then_some(if credential_only { StaleIfErrorEnd::SameCredential } else { StaleIfErrorEnd::All })
     }
 
     /// Whether a response with this status is an error on which a stale one may be served.
     pub fn covers_status(&self, status: StatusCode) -> bool {
         self.on.iter().any(|member| match member {
             ErrorMatch::Status(pattern) => pattern.matches(status),
-            ErrorMatch::Connect
-            | ErrorMatch::Timeout
-            | ErrorMatch::Breaker
-            | ErrorMatch::Budget => false,
+            ErrorMatch::Connect | ErrorMatch::Timeout | ErrorMatch::Breaker | ErrorMatch::Budget => false,
         })
     }
 }

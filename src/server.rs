@@ -1,7 +1,6 @@
 //! The server: builds every object once, starts and stops them in order.
 //!
-//! Owns: the dependencies of each object; the only file that uses all modules. Never touches: their
-//! work.
+//! Owns: the dependencies of each object; the only file that uses all modules. Never touches: their work.
 
 mod admin_service;
 pub mod handover;
@@ -110,9 +109,7 @@ fn join_addresses(addresses: &[SocketAddr]) -> String {
 #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds of errors")]
 fn fix(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another process listens there: stop it, or choose another port"
-        }
+        io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another port",
         io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
         io::ErrorKind::AddrNotAvailable => "this host has no such address",
         _ => "choose another address",
@@ -151,8 +148,7 @@ impl Server {
         let shared = SharedState::new(&config, &deps, &addresses, admin, drain_receiver)?;
         let runtime = Runtime::new(config, shared, deps.source)?;
         // Opened before the server accepts, so that no invalidation in between is lost.
-        let invalidation_sync =
-            deps.takes_over.then(|| InvalidationSync::start(&runtime.shared.store));
+        let invalidation_sync = deps.takes_over.then(|| InvalidationSync::start(&runtime.shared.store));
         let mut server = Self {
             addresses,
             admin,
@@ -172,11 +168,7 @@ impl Server {
         Ok(server)
     }
 
-    fn accept(
-        &mut self,
-        listeners: Listeners,
-        admin_config: Option<&Admin>,
-    ) -> Result<(), StartError> {
+    fn accept(&mut self, listeners: Listeners, admin_config: Option<&Admin>) -> Result<(), StartError> {
         let context = AcceptContext {
             frontends: Arc::clone(&self.runtime) as Arc<dyn CurrentFrontend>,
             slots: Arc::clone(&self.connection_slots),
@@ -262,23 +254,15 @@ impl Server {
         self.runtime.pipeline().engine.waiting()
     }
 
-    /// Number of client slots in use: one per open connection, and one per listener that waits for the
-    /// next.
+    /// Number of client slots in use: one per open connection, and one per listener that waits for the next.
     pub fn connections_taken(&self) -> usize {
         self.connections - self.connection_slots.available_permits()
     }
 }
 
-fn hand_to_tokio(
-    listener: TcpListener,
-    key: &'static str,
-) -> Result<tokio::net::TcpListener, StartError> {
+fn hand_to_tokio(listener: TcpListener, key: &'static str) -> Result<tokio::net::TcpListener, StartError> {
     let address = address(&listener).unwrap_or(([0, 0, 0, 0], 0).into());
-    tokio::net::TcpListener::from_std(listener).map_err(|source| StartError::Listen {
-        address,
-        key,
-        source,
-    })
+    tokio::net::TcpListener::from_std(listener).map_err(|source| StartError::Listen { address, key, source })
 }
 
 fn address(listener: &TcpListener) -> Option<SocketAddr> {

@@ -164,12 +164,7 @@ pub trait Store: Send + Sync {
     async fn flush(&self) -> Result<(), String>;
 
     /// At most `limit` usable entries after `after`, in the order of [`EntryId`], of one target or of all.
-    async fn list(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-        target: Option<u128>,
-    ) -> Vec<EntryInfo>;
+    async fn list(&self, after: Option<EntryId>, limit: usize, target: Option<u128>) -> Vec<EntryInfo>;
 
     /// State of the disk tier.
     fn health(&self) -> Health;

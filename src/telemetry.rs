@@ -92,12 +92,7 @@ impl Telemetry {
 
     /// The telemetry with the names and the redactor of a reloaded configuration. Both instances share their
     /// counters; a request that began under the old names is recorded under them.
-    pub fn with_names(
-        &self,
-        routes: &[Arc<str>],
-        upstreams: &[Arc<str>],
-        redactor: Redactor,
-    ) -> Arc<Self> {
+    pub fn with_names(&self, routes: &[Arc<str>], upstreams: &[Arc<str>], redactor: Redactor) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = self.metrics.with_names(&routes, &upstreams);
@@ -224,8 +219,7 @@ impl Telemetry {
     /// host.
     pub fn handshake(&self, pattern: &str, host: &str, outcome: HandshakeOutcome) {
         self.metrics.handshake(pattern, outcome.token());
-        let due =
-            if outcome.indicates_distrust() { self.distrust.lock().count(host) } else { None };
+        let due = if outcome.indicates_distrust() { self.distrust.lock().count(host) } else { None };
         let Some(refused) = due else {
             tracing::debug!(host, outcome = outcome.token(), "Handshake ended");
             return;
@@ -264,12 +258,7 @@ impl Telemetry {
             return;
         }
         let Some(suppressed) = self.admit_minor_line() else { return };
-        tracing::info!(
-            route = self.route_name(route),
-            reason = cause,
-            suppressed,
-            "Stale response served"
-        );
+        tracing::info!(route = self.route_name(route), reason = cause, suppressed, "Stale response served");
     }
 
     /// Counts a background refresh that ended.
@@ -340,11 +329,7 @@ impl Telemetry {
 
     /// Reads the usage of a store tier from `totals` whenever the metrics are rendered; changes need not be
     /// reported.
-    pub fn watch_store(
-        &self,
-        tier: &'static str,
-        totals: impl Fn() -> TierTotals + Send + Sync + 'static,
-    ) {
+    pub fn watch_store(&self, tier: &'static str, totals: impl Fn() -> TierTotals + Send + Sync + 'static) {
         self.tiers.lock().push(StoreGauge { name: tier, totals: Box::new(totals), evictions: 0 });
     }
 
@@ -435,8 +420,7 @@ mod tests {
         after.stale_served(2, "x");
         let page = after.render();
         for (route, count) in [("a", 1), ("b", 2), ("c", 1), ("none", 1)] {
-            let line =
-                format!("larder_stale_served_total{{cause=\"x\",route=\"{route}\"}} {count}\n");
+            let line = format!("larder_stale_served_total{{cause=\"x\",route=\"{route}\"}} {count}\n");
             assert!(page.contains(&line), "{line}{page}");
         }
         let lines = |page: String| page.lines().filter(|l| l.contains("stale")).count();

@@ -80,9 +80,7 @@ fn normalized(text: &str) -> String {
         text = text.find(']').map_or("", |end| text[end + 1..].trim_start());
     }
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    for (from, to) in
-        [("( ", "("), (", )", ")"), (" )", ")"), ("< ", "<"), (", >", ">"), (", }", " }")]
-    {
+    for (from, to) in [("( ", "("), (", )", ")"), (" )", ")"), ("< ", "<"), (", >", ">"), (", }", " }")] {
         line = line.replace(from, to);
     }
     line
@@ -117,8 +115,7 @@ fn public_items(text: &str, prefix: &str, lines: &mut Vec<String>) {
 /// The name of the type of an `impl` block; `None` for implementations of traits and other items.
 fn implementing_type(head: &str) -> Option<&str> {
     let name = head.strip_prefix("impl").filter(|_| !head.contains(" for "))?;
-    let name =
-        name.strip_prefix('<').map_or(Some(name), |generics| Some(generics.split_once("> ")?.1));
+    let name = name.strip_prefix('<').map_or(Some(name), |generics| Some(generics.split_once("> ")?.1));
     name?.trim_start().split(['<', ' ']).next()
 }
 
@@ -153,9 +150,8 @@ changelog. The list is renewed by: cargo test --test public_api -- --ignored
 fn found() -> String {
     let mut sources = Vec::new();
     sources_below(&root().join("src"), "", &mut sources);
-    let is_library = |source: &Source| {
-        source.path != "main" && !source.path.split('/').any(|part| part == "tests")
-    };
+    let is_library =
+        |source: &Source| source.path != "main" && !source.path.split('/').any(|part| part == "tests");
     sources.retain(is_library);
     sources.sort_by(|a, b| a.path.cmp(&b.path));
     list(&sources)

@@ -118,12 +118,7 @@ impl Load {
     }
 
     /// The same over this many connections.
-    pub(crate) fn fill_over(
-        &self,
-        address: SocketAddr,
-        keys: usize,
-        connections: usize,
-    ) -> Vec<Duration> {
+    pub(crate) fn fill_over(&self, address: SocketAddr, keys: usize, connections: usize) -> Vec<Duration> {
         self.runtime.block_on(async {
             let mut clients = JoinSet::new();
             for client in 0..connections {
@@ -201,11 +196,9 @@ async fn send(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Re
     };
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let fields: Vec<String> =
-        head.lines().skip(1).take_while(|l| !l.is_empty()).map(str::to_owned).collect();
-    let length = fields
-        .iter()
-        .find_map(|f| f.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let fields: Vec<String> = head.lines().skip(1).take_while(|l| !l.is_empty()).map(str::to_owned).collect();
+    let length =
+        fields.iter().find_map(|f| f.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     let body: usize = length.expect("a length");
     while buffer.len() < end + body {
         assert!(stream.read_buf(buffer).await.expect("a body") > 0, "cut");

@@ -84,20 +84,12 @@ impl Figures {
         let row = |name: &str, before: String, after: String, note: &str| {
             println!("{name:<24}{before:>12}{after:>12}  {note}");
         };
-        row(
-            "calls of the app",
-            before.client_calls.to_string(),
-            after.client_calls.to_string(),
-            "",
-        );
+        row("calls of the app", before.client_calls.to_string(), after.client_calls.to_string(), "");
         row(
             "calls to Discord",
             before.upstream_calls.to_string(),
             self.visits_upstream.to_string(),
-            &format!(
-                "and {} for {refreshes} forced refreshes",
-                after.upstream_calls - self.visits_upstream
-            ),
+            &format!("and {} for {refreshes} forced refreshes", after.upstream_calls - self.visits_upstream),
         );
         row(
             "bytes from Discord",

@@ -23,13 +23,7 @@ impl Row {
     }
 
     pub(crate) fn failed(program: &Program, version: String, reason: String) -> Self {
-        Self {
-            version,
-            outcome: "MISSED",
-            reason: Some(reason),
-            passes: false,
-            ..Self::new(program)
-        }
+        Self { version, outcome: "MISSED", reason: Some(reason), passes: false, ..Self::new(program) }
     }
 
     /// Not installed; with `require` that is allowed only for clients that CI does not cover.
@@ -66,8 +60,7 @@ pub(crate) fn print(rows: &[Row]) {
 /// The same as one line of JSON.
 pub(crate) fn json(rows: &[Row], reached: bool) -> serde_json::Value {
     let count = |outcome: &str| rows.iter().filter(|row| row.outcome == outcome).count();
-    let missed: Vec<_> =
-        rows.iter().filter(|row| row.reason.is_some()).map(|row| row.name).collect();
+    let missed: Vec<_> = rows.iter().filter(|row| row.reason.is_some()).map(|row| row.name).collect();
     serde_json::json!({
         "example": "clients",
         "clients": rows.len(),

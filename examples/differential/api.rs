@@ -67,8 +67,7 @@ fn get_response(model: &Model, resource: Resource, head: &str) -> (Vec<u8>, Vec<
         found.map(|(_, value)| value.trim().to_owned())
     };
     let language = if field("accept-language").as_deref() == Some("de") { "de" } else { "en" };
-    let user =
-        field("authorization").and_then(|value| value.strip_prefix("Bearer u")?.parse().ok());
+    let user = field("authorization").and_then(|value| value.strip_prefix("Bearer u")?.parse().ok());
     let representation = Representation {
         resource,
         language: resource.varies().then_some(language),

@@ -15,8 +15,7 @@ use tokio::sync::watch;
 /// The number of resources of each kind.
 pub(crate) const RESOURCES: usize = 12;
 
-/// The longest configured lifetime, plus the longest delay of a response, plus a margin for a busy
-/// machine.
+/// The longest configured lifetime, plus the longest delay of a response, plus a margin for a busy machine.
 const MAX_STALE: Duration = Duration::from_millis(2_000 + 1_200 + 1_000);
 
 /// A resource: shared by all clients, or separate for each credential.
@@ -92,8 +91,7 @@ struct Inner {
     delivered: HashMap<Representation, SeenVersion>,
     /// The newest version that came from the API: later responses that are not hits must not be older.
     seen: HashMap<Representation, SeenVersion>,
-    /// The version that an acknowledged write or purge established: later requests must not get older
-    /// ones.
+    /// The version that an acknowledged write or purge established: later requests must not get older ones.
     changed: HashMap<Resource, u64>,
     /// The number of kills of larder: entries that it had not yet written to disk are lost then.
     kills: usize,
@@ -127,11 +125,7 @@ pub(crate) struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self {
-            inner: Mutex::default(),
-            requests: AtomicUsize::new(0),
-            progress: watch::Sender::new(0),
-        }
+        Self { inner: Mutex::default(), requests: AtomicUsize::new(0), progress: watch::Sender::new(0) }
     }
 }
 
@@ -245,15 +239,10 @@ impl Model {
         let rules = [
             ("changed", version < before.changed),
             ("delivered", was_not_killed && before.delivered.as_ref().is_some_and(is_older)),
-            (
-                "seen from the API",
-                was_not_killed && !hit && before.seen.as_ref().is_some_and(is_older),
-            ),
+            ("seen from the API", was_not_killed && !hit && before.seen.as_ref().is_some_and(is_older)),
             ("replaced", inner.was_replaced(representation, version, before.at)),
         ];
-        let action = inner
-            .action
-            .map(|(action, since)| (action, before.at.saturating_duration_since(since)));
+        let action = inner.action.map(|(action, since)| (action, before.at.saturating_duration_since(since)));
         for (rule, _) in rules.into_iter().filter(|(_, violated)| *violated) {
             inner.violations.push(format!(
                 "{representation:?}: v{version} although a newer one was {rule} before ({operation}, hit: {hit}, {action:?}, \

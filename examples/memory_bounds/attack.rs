@@ -106,11 +106,8 @@ impl Attack {
     /// The configuration, with the API at `origin`.
     fn yaml(self, origin: SocketAddr) -> String {
         let rules = format!("hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }}");
-        let upstream = if self.is_parsed() {
-            format!("upstreams: {{ api: {{ {rules} }} }}\n")
-        } else {
-            String::new()
-        };
+        let upstream =
+            if self.is_parsed() { format!("upstreams: {{ api: {{ {rules} }} }}\n") } else { String::new() };
         let disk = if self.disk { "1GiB" } else { "off" };
         format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: off\nlog: {{ level: error }}\n\
@@ -135,10 +132,7 @@ impl Attack {
             Payload::ParsedBodies => at_once(proxy, "GET", LARGE).await?,
             Payload::NestedLists => at_once(proxy, "GET", NESTED).await?,
             Payload::CapturedResponses => at_once(proxy, "POST", LARGE).await?,
-            Payload::Urls(_)
-            | Payload::LongVaryLists
-            | Payload::SmallResponses
-            | Payload::ManyFields => {
+            Payload::Urls(_) | Payload::LongVaryLists | Payload::SmallResponses | Payload::ManyFields => {
                 self.sequentially(proxy).await?;
             }
         }
@@ -148,13 +142,8 @@ impl Attack {
     }
 
     async fn sequentially(self, proxy: SocketAddr) -> Result<(), Failure> {
-        let query = if let Payload::Urls(length) = self.payload {
-            "y".repeat(length)
-        } else {
-            String::new()
-        };
-        let count =
-            if self.payload == Payload::SmallResponses { SHORT_SEQUENTIAL } else { SEQUENTIAL };
+        let query = if let Payload::Urls(length) = self.payload { "y".repeat(length) } else { String::new() };
+        let count = if self.payload == Payload::SmallResponses { SHORT_SEQUENTIAL } else { SEQUENTIAL };
         let mut connection = Connection::open(proxy).await?;
         for number in 0..count {
             let response = connection.get(&url(&format!("/{number}?q={query}")), HOST, "").await?;
@@ -211,8 +200,7 @@ impl Attack {
 
     fn vary(self) -> String {
         if self.payload == Payload::ManyFields {
-            let fields: Vec<_> =
-                (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
+            let fields: Vec<_> = (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
             return fields.concat();
         }
         if self.payload != Payload::LongVaryLists {
@@ -253,7 +241,6 @@ async fn at_once(proxy: SocketAddr, method: &'static str, length: usize) -> Resu
 fn memory(pid: u32, field: &str) -> Result<usize, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kibibytes =
-        line.and_then(|line| line.split_whitespace().next()).ok_or("unexpected /proc format")?;
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).ok_or("unexpected /proc format")?;
     Ok(kibibytes.parse::<usize>()? * 1024)
 }

@@ -42,10 +42,7 @@ impl Figures {
         let failures = || [&self.peak, &self.crowd, &self.after, &self.flood].into_iter();
         let checks = [
             (failures().all(|seen| seen.failures.is_empty()), "0 broken connections"),
-            (
-                self.by_cpu() >= MIN_GOODPUT,
-                "responses per CPU time in the crowd at least 80 % of the peak's",
-            ),
+            (self.by_cpu() >= MIN_GOODPUT, "responses per CPU time in the crowd at least 80 % of the peak's"),
             (!self.crowd.rejection_times.is_empty(), "a crowd with rejected clients"),
             (rejection_time(&self.crowd, 99) < MAX_REJECTION_TIME, "a 503 within three seconds"),
             (self.recovery < MAX_RECOVERY, "recovered within two seconds"),

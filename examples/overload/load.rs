@@ -46,20 +46,12 @@ impl Seen {
 }
 
 /// Runs this many clients with valid requests for this time.
-pub(crate) async fn requests(
-    proxy: SocketAddr,
-    clients: usize,
-    time: Duration,
-) -> Result<Seen, Failure> {
+pub(crate) async fn requests(proxy: SocketAddr, clients: usize, time: Duration) -> Result<Seen, Failure> {
     all(clients, time, move |until| send_valid(proxy, until)).await
 }
 
 /// Runs this many clients with malformed requests for this time.
-pub(crate) async fn malformed(
-    proxy: SocketAddr,
-    clients: usize,
-    time: Duration,
-) -> Result<Seen, Failure> {
+pub(crate) async fn malformed(proxy: SocketAddr, clients: usize, time: Duration) -> Result<Seen, Failure> {
     all(clients, time, move |until| send_malformed(proxy, until)).await
 }
 
@@ -73,11 +65,7 @@ pub(crate) async fn recovery_time(proxy: SocketAddr) -> Result<Duration, Failure
     Ok(Clock::system().instant().duration_since(since))
 }
 
-async fn all<F>(
-    clients: usize,
-    time: Duration,
-    client: impl Fn(Instant) -> F,
-) -> Result<Seen, Failure>
+async fn all<F>(clients: usize, time: Duration, client: impl Fn(Instant) -> F) -> Result<Seen, Failure>
 where
     F: Future<Output = Seen> + Send + 'static,
 {
@@ -90,8 +78,7 @@ where
     while let Some(one) = running.join_next().await {
         seen.add(one?);
     }
-    // A client that waits for a second after `until` sends nothing meanwhile, so that wait does not
-    // count.
+    // A client that waits for a second after `until` sends nothing meanwhile, so that wait does not count.
     seen.took = time;
     Ok(seen)
 }
@@ -100,9 +87,7 @@ async fn send_valid(proxy: SocketAddr, until: Instant) -> Seen {
     let mut seen = Seen::default();
     while Clock::system().instant() < until {
         let rejected = seen.rejection_times.len();
-        match timeout(TIMEOUT, one_connection(proxy, until, REQUESTS_PER_CONNECTION, &mut seen))
-            .await
-        {
+        match timeout(TIMEOUT, one_connection(proxy, until, REQUESTS_PER_CONNECTION, &mut seen)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => seen.failures.push(error.to_string()),
             Err(_elapsed) => seen.failures.push("no response in time".to_owned()),

@@ -22,26 +22,17 @@ pub(crate) async fn waits(figures: &mut Figures) -> Result<(), Failure> {
     let as_announced = waits.iter().all(|wait| (1_990..=2_050).contains(&wait.as_millis()));
     let good = response.status == 200 && as_announced && waits.len() == 2;
     let shown = json!(seconds(&waits));
-    figures.line(
-        "waits_told",
-        "cold, 429 429 200, Retry-After: 2: waits",
-        shown,
-        Target("2 s, 2 s", good),
-    );
+    figures.line("waits_told", "cold, 429 429 200, Retry-After: 2: waits", shown, Target("2 s, 2 s", good));
 
     let without_retry_after = Fault::RateLimited(RateLimited::default());
     let (response, waits) = cold(Faults::next(3, without_retry_after), "").await?;
-    let within = waits.iter().zip([1_000_u128, 2_000, 4_000]).all(|(wait, expected)| {
-        (expected * 79 / 100..=expected * 122 / 100).contains(&wait.as_millis())
-    });
+    let within = waits
+        .iter()
+        .zip([1_000_u128, 2_000, 4_000])
+        .all(|(wait, expected)| (expected * 79 / 100..=expected * 122 / 100).contains(&wait.as_millis()));
     let good = response.status == 200 && within && waits.len() == 3;
     let (shown, wanted) = (json!(seconds(&waits)), "1 s, 2 s, 4 s, each ± 20 %");
-    figures.line(
-        "waits_untold",
-        "cold, three 429 without Retry-After: waits",
-        shown,
-        Target(wanted, good),
-    );
+    figures.line("waits_untold", "cold, three 429 without Retry-After: waits", shown, Target(wanted, good));
     Ok(())
 }
 

@@ -39,13 +39,11 @@ impl Outage {
         let before = testbed.discord.calls().total;
         let errors = testbed.run_load(keys, requests, at_once, self.time).await?;
         let calls = testbed.discord.calls().total - before;
-        let (key, title) =
-            (format!("{}_errors", self.key), format!("{}: errors in the app", self.title));
+        let (key, title) = (format!("{}_errors", self.key), format!("{}: errors in the app", self.title));
         figures.line(&key, &title, json!(errors), Target("0", errors == 0));
         let most = self.probes + at_once;
         let target = format!("at most {most}: outage / cooldown + calls in flight");
-        let (key, title) =
-            (format!("{}_probes", self.key), format!("{}: calls to the API", self.title));
+        let (key, title) = (format!("{}_probes", self.key), format!("{}: calls to the API", self.title));
         figures.line(&key, &title, json!(calls), Target(&target, calls <= most as u64));
         Ok(testbed)
     }
@@ -92,12 +90,7 @@ pub(crate) async fn outage(workload: Workload, figures: &mut Figures) -> Result<
     let calls = testbed.discord.calls().total - before;
     let wanted = format!("at most {}, one for each key", workload.keys);
     let good = calls <= workload.keys as u64 && errors == 0;
-    figures.line(
-        "recovery_calls",
-        "recovery: calls, 20 clients a key",
-        json!(calls),
-        Target(&wanted, good),
-    );
+    figures.line("recovery_calls", "recovery: calls, 20 clients a key", json!(calls), Target(&wanted, good));
     testbed.stop().await;
     Ok(())
 }
@@ -115,12 +108,7 @@ pub(crate) async fn fresh_then_stale(figures: &mut Figures) -> Result<(), Failur
     let shown = seen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let good = seen == [200, 200, 200, 502];
     let wanted = "200 200 200 502";
-    figures.line(
-        "a_day",
-        "at 59:59, 1:00:01, 24:59:58, 25:00:01",
-        json!(shown),
-        Target(wanted, good),
-    );
+    figures.line("a_day", "at 59:59, 1:00:01, 24:59:58, 25:00:01", json!(shown), Target(wanted, good));
     testbed.stop().await;
     Ok(())
 }
@@ -194,12 +182,7 @@ pub(crate) async fn learned(workload: Workload, figures: &mut Figures) -> Result
     }
     let exceeded = testbed.discord.exceeded();
     let beyond = exceeded.user + exceeded.global + exceeded.shared;
-    figures.line(
-        "learned_429",
-        "a learned 50/s: 429 at the API",
-        json!(beyond),
-        Target("0", beyond == 0),
-    );
+    figures.line("learned_429", "a learned 50/s: 429 at the API", json!(beyond), Target("0", beyond == 0));
     figures.line(
         "learned_errors",
         "a learned 50/s: errors in the app",

@@ -9,8 +9,7 @@ use crate::report::{millis, percentile};
 
 /// The measured figures.
 pub(crate) struct Figures {
-    /// For each restart, whether the replaced larder finished all requests and the next one has its
-    /// address.
+    /// For each restart, whether the replaced larder finished all requests and the next one has its address.
     pub(crate) restarts: Vec<bool>,
     /// For each reload, whether a valid configuration was accepted or an invalid one refused.
     pub(crate) reloads: Vec<bool>,
@@ -24,10 +23,7 @@ impl Figures {
     pub(crate) fn missed(&self) -> Vec<String> {
         let checks = [
             (self.seen.failures.is_empty(), "0 failed requests"),
-            (
-                self.restarts.iter().all(|clean| *clean),
-                "every larder finished and exited with status 0",
-            ),
+            (self.restarts.iter().all(|clean| *clean), "every larder finished and exited with status 0"),
             (self.reloads.iter().all(|right| *right), "every invalid configuration refused"),
             (self.seen.on_kept > 0, "requests on kept-alive connections"),
         ];

@@ -37,10 +37,7 @@ impl Origin {
 }
 
 /// Serves HTTP/1.1 requests without bodies, one after the other.
-async fn serve_connection(
-    stream: TcpStream,
-    counts: Arc<Mutex<HashMap<String, usize>>>,
-) -> Option<()> {
+async fn serve_connection(stream: TcpStream, counts: Arc<Mutex<HashMap<String, usize>>>) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
         let head = read_head(&mut stream).await?;

@@ -1,7 +1,6 @@
 //! TLS in front of a plaintext API, with its own certificate authority.
 //!
-//! Owns: the authority and the leaf. Never touches: the bytes inside, which it copies in both
-//! directions.
+//! Owns: the authority and the leaf. Never touches: the bytes inside, which it copies in both directions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -39,11 +39,7 @@ pub(super) struct AdminListener {
 }
 
 impl AdminListener {
-    pub(super) fn new(
-        listener: TcpListener,
-        telemetry: Arc<Telemetry>,
-        acl: Arc<AdminAcl>,
-    ) -> Self {
+    pub(super) fn new(listener: TcpListener, telemetry: Arc<Telemetry>, acl: Arc<AdminAcl>) -> Self {
         Self { listener, telemetry, acl, slots: Arc::default() }
     }
 

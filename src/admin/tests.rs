@@ -43,10 +43,7 @@ impl MockApi {
             calls: Mutex::default(),
             ready: Mutex::new(Readiness { ready: true, details: Vec::new() }),
             ca: Mutex::new(Some("-----BEGIN CERTIFICATE-----\n".to_owned())),
-            reload: Mutex::new(Ok(ReloadResult {
-                routes: 3,
-                warnings: vec!["a warning".to_owned()],
-            })),
+            reload: Mutex::new(Ok(ReloadResult { routes: 3, warnings: vec!["a warning".to_owned()] })),
             purge: Mutex::new(Ok(PurgeResult { count: 7, sent_as: None })),
             mode: Mutex::new(Mode::Cache),
             next: Mutex::new(None),

@@ -1,8 +1,7 @@
 //! The client of a running larder's admin API.
 //!
 //! Owns: how a verb finds the admin listener, the token that it sends, the users that it trusts, and the
-//! message when no larder responds.
-//! Never touches: the content of requests.
+//! message when no larder responds. Never touches: the content of requests.
 
 mod connector;
 pub(super) mod entry;
@@ -75,12 +74,7 @@ impl AdminClient {
         Ok(response.status().is_success().then_some(text))
     }
 
-    fn send(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, AdminClientError> {
+    fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, AdminClientError> {
         let request = http::Request::builder().method(method).uri(self.url(path));
         let request = match &self.token {
             Some(token) => request.header("authorization", format!("Bearer {}", token.reveal())),
@@ -91,10 +85,8 @@ impl AdminClient {
             Some(body) => request.body(body.to_string()).map(|request| self.agent().run(request)),
             None => request.body(()).map(|request| self.agent().run(request)),
         };
-        let mut response = sent
-            .map_err(ureq::Error::from)
-            .flatten()
-            .map_err(|error| self.unreachable_error(&error))?;
+        let mut response =
+            sent.map_err(ureq::Error::from).flatten().map_err(|error| self.unreachable_error(&error))?;
         let text = response.body_mut().with_config().limit(MAX_RESPONSE).read_to_string();
         let text = text.map_err(|error| self.unreachable_error(&error))?;
         let value = serde_json::from_str(&text).map_err(|_| self.not_larder_error())?;
@@ -110,11 +102,7 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(RESPONSE_TIMEOUT))
             .build();
-        ureq::Agent::with_parts(
-            config,
-            VerifyingConnector(self.trusted.clone()),
-            DefaultResolver::default(),
-        )
+        ureq::Agent::with_parts(config, VerifyingConnector(self.trusted.clone()), DefaultResolver::default())
     }
 
     fn url(&self, path: &str) -> String {
@@ -204,9 +192,7 @@ impl AdminArgs {
     ) -> ExitStatus {
         let outcome = self.target.find(&context.env).and_then(|larder| request(&larder));
         let printed = match outcome {
-            Ok(response) if self.json => {
-                writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok)
-            }
+            Ok(response) if self.json => writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok),
             Ok(response) => print(&response, context.out),
             Err(AdminClientError { exit, response: Some(response), .. }) if self.json => {
                 writeln!(context.out, "{response:#}").map(|()| exit)

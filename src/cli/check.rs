@@ -1,7 +1,6 @@
 //! `larder check`: validates the configuration and describes its effect.
 //!
-//! Owns: its arguments and its output.
-//! Never touches: the rules for a valid configuration; the network.
+//! Owns: its arguments and its output. Never touches: the rules for a valid configuration; the network.
 
 mod explain;
 
@@ -89,12 +88,7 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
         return writeln!(out, "{:#}", to_json(args, config));
     }
     let routes = config.routes.routes();
-    writeln!(
-        out,
-        "{} is valid: {}.",
-        args.config.path().display(),
-        counted(routes.len(), "route")
-    )?;
+    writeln!(out, "{} is valid: {}.", args.config.path().display(), counted(routes.len(), "route"))?;
     writeln!(out)?;
     for address in &config.listen {
         writeln!(out, "listens on      {address}, {}", describe::users(config, *address))?;
@@ -119,10 +113,7 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
             writeln!(out, "  {label:<14}{text}")?;
         }
     }
-    writeln!(
-        out,
-        "\nRoutes, the first match wins; other requests pass through and are not stored:"
-    )?;
+    writeln!(out, "\nRoutes, the first match wins; other requests pass through and are not stored:")?;
     for route in routes {
         print_route(route, out)?;
     }

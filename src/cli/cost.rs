@@ -76,25 +76,15 @@ fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
         writeln!(out, "nothing costs anything: no upstream has `cost` in proxy.yaml")?;
         return Ok(ExitStatus::Ok);
     }
-    let rows = all
-        .iter()
-        .flat_map(|one| [row(one, "today", &one.today), row(one, "this month", &one.month)]);
+    let rows = all.iter().flat_map(|one| [row(one, "today", &one.today), row(one, "this month", &one.month)]);
     table::print(HEADS, rows.collect(), out)?;
     let budgets = all.iter().filter_map(|one| Some(one.budget.as_ref()?.line(&one.name)));
     table::print_details(budgets, out)?;
     Ok(ExitStatus::Ok)
 }
 
-const HEADS: [&str; 8] = [
-    "UPSTREAM",
-    "WHEN",
-    "CALLS",
-    "CREDITS",
-    "COST",
-    "AVOIDED CALLS",
-    "AVOIDED CREDITS",
-    "AVOIDED COST",
-];
+const HEADS: [&str; 8] =
+    ["UPSTREAM", "WHEN", "CALLS", "CREDITS", "COST", "AVOIDED CALLS", "AVOIDED CREDITS", "AVOIDED COST"];
 
 fn row(spending: &Spending, when: &str, spent: &Spent) -> [String; 8] {
     let Avoided { calls, credits, cost } = &spent.avoided;

@@ -51,8 +51,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command, watches it, and prints the findings.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let examine =
-        async |config: Config, context: &mut Context<'_>| examine(args, config, context).await;
+    let examine = async |config: Config, context: &mut Context<'_>| examine(args, config, context).await;
     exec::with_config("doctor", &args.command.config, false, context, examine)
 }
 
@@ -73,8 +72,7 @@ async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Exit
     let proxy = larder.endpoint().proxy;
     adopt_orphans();
     let (stop, watching) = watch();
-    let ended =
-        exec::command(&args.command.command, &larder, &no_proxy, context, &mut signals).await;
+    let ended = exec::command(&args.command.command, &larder, &no_proxy, context, &mut signals).await;
     drop(stop);
     let seen = watching.await.unwrap_or_default();
     let stats = larder.finish().await;
@@ -121,8 +119,8 @@ fn watch() -> (Sender<()>, JoinHandle<Sockets>) {
 /// Makes this process the parent of orphaned descendants, so that they are scanned too.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(io::Error::from)
+    if let Err(error) =
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)
     {
         tracing::debug!(%error, "Daemons are not watched");
     }

@@ -35,12 +35,7 @@ pub(super) struct CommandArgs {
     #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
     pub(super) config: PathBuf,
     /// The command and its arguments.
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub(super) command: Vec<OsString>,
 }
 
@@ -81,8 +76,7 @@ Examples:
 
 /// Runs the command, waits for it, and returns its exit code.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let work =
-        async |config: Config, context: &mut Context<'_>| run_command(args, config, context).await;
+    let work = async |config: Config, context: &mut Context<'_>| run_command(args, config, context).await;
     with_config("exec", &args.command.config, args.verbose, context, work)
 }
 
@@ -148,8 +142,7 @@ async fn run_command(args: &Args, config: Config, context: &mut Context<'_>) -> 
     if !args.quiet {
         let mut counts = Counts::parse(&stats.metrics).since(&Counts::parse(&before));
         counts.tunnelled = stats.tunnelled.into_iter().map(|(host, _)| host).collect();
-        let text =
-            if args.json { counts.to_json(shared).to_string() } else { counts.to_text(shared) };
+        let text = if args.json { counts.to_json(shared).to_string() } else { counts.to_text(shared) };
         context.print_error(text);
     }
     exit
@@ -184,8 +177,7 @@ pub(super) async fn command(
         message: format!("cannot write the files that the command needs: {error}"),
         exit: ExitStatus::Failed,
     };
-    let temp_dir =
-        TempDir::new(&context.env, Clock::system().now()).map_err(|error| write_error(&error))?;
+    let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(|error| write_error(&error))?;
     let Endpoint { proxy, password, ca } = larder.endpoint();
     let exec_env = ExecEnv {
         proxy: *proxy,
@@ -197,8 +189,8 @@ pub(super) async fn command(
     };
     let variables = exec_env.prepare().map_err(|error| write_error(&error))?;
     let spawned = child::start(command, &variables);
-    let mut child = spawned
-        .map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;
+    let mut child =
+        spawned.map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)
 }
 

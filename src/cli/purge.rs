@@ -64,11 +64,8 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
         (true, true) => "would make stale:",
     };
     let noun = if count == 1 { "response" } else { "responses" };
-    let of_url = args
-        .url
-        .as_deref()
-        .map(|url| format!(" of {}", entry::redacted_url(url)))
-        .unwrap_or_default();
+    let of_url =
+        args.url.as_deref().map(|url| format!(" of {}", entry::redacted_url(url))).unwrap_or_default();
     let sent_as = response["sent_as"].as_str().map(sanitize);
     let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
     writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")?;

@@ -49,13 +49,12 @@ fn try_run(args: &Args, config: Config, context: &mut Context<'_>) -> Result<Exi
     // The database library creates its files with the default permissions.
     lock::keep_files_private();
     // Before any thread starts, since this removes variables from the environment.
-    let given = supervisor_sockets()
-        .map_err(|error| format!("cannot use the sockets of LISTEN_FDS: {error}"))?;
+    let given =
+        supervisor_sockets().map_err(|error| format!("cannot use the sockets of LISTEN_FDS: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start its threads: {error}"))?;
     let exit = runtime.block_on(async {
-        let mut signals =
-            Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
+        let mut signals = Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
         let server = start(config, given, args, context).await?;
         Ok(serve(server, &mut signals).await)
     });
@@ -125,16 +124,10 @@ async fn start(
     let (sockets, predecessor) =
         sockets(given, &offer, args).await.map_err(|error| format!("cannot take over: {error}"))?;
     let (path, env) = (args.config.path().to_owned(), context.env.clone());
-    let source =
-        ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
+    let source = ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
     let (warnings, routes) = (config.warnings.clone(), config.routes.routes().len());
     let taken_over = predecessor.is_some();
-    let deps = ServerDeps {
-        source: Some(source),
-        sockets,
-        takes_over: taken_over,
-        ..ServerDeps::default()
-    };
+    let deps = ServerDeps { source: Some(source), sockets, takes_over: taken_over, ..ServerDeps::default() };
     let mut server = match Server::start(config, deps) {
         Ok(server) => server,
         Err(error) => return Err(start_error(&error, &offer, args.config.path()).await),
@@ -147,18 +140,14 @@ async fn start(
     if let Some(predecessor) = predecessor {
         let pid = predecessor.pid();
         match server.take_over_from(predecessor).await {
-            Ok(()) => tracing::info!(
-                pid,
-                "Took over; the previous larder finishes its requests and exits"
-            ),
+            Ok(()) => tracing::info!(pid, "Took over; the previous larder finishes its requests and exits"),
             Err(error) => tracing::warn!(pid, %error, "The previous larder did not respond"),
         }
     }
     if let Err(error) = server.offer(&offer, taken_over) {
         tracing::warn!(%error, "Sockets not offered: a restart will drop connections");
     }
-    let printed =
-        if args.json { print_json(context.out, &server) } else { print_text(context.out, &server) };
+    let printed = if args.json { print_json(context.out, &server) } else { print_text(context.out, &server) };
     if printed.is_err() {
         tracing::debug!("Standard output is closed");
     }
@@ -185,8 +174,7 @@ async fn sockets(
     Ok((sockets, Some(predecessor)))
 }
 
-/// The reason why the server did not start. If another larder has the address, the text names it and the
-/// fix.
+/// The reason why the server did not start. If another larder has the address, the text names it and the fix.
 async fn start_error(error: &StartError, offer: &Path, config: &Path) -> String {
     if let Some(address) = error.address_in_use()
         && let Some(pid) = handover::listening_pid(offer, address).await

@@ -143,8 +143,7 @@ impl LimitRow {
 fn time_text(seconds: f64) -> String {
     let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let is_short = time < Duration::from_secs(10);
-    let rounded =
-        if is_short { time.as_millis() * 1_000_000 } else { u128::from(time.as_secs()) * SECOND };
+    let rounded = if is_short { time.as_millis() * 1_000_000 } else { u128::from(time.as_secs()) * SECOND };
     duration::show(Duration::from_nanos(u64::try_from(rounded).unwrap_or(u64::MAX)))
 }
 

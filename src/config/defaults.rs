@@ -7,9 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{
-    Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls,
-};
+use crate::config::{Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
 
 /// `listen`: loopback only.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);

@@ -10,9 +10,7 @@ use std::net::SocketAddr;
 use crate::config::duration::show;
 use crate::config::number::show_share;
 use crate::config::{Admin, Config, ResolveRule, Store, Upstream, size};
-use crate::policy::{
-    ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch, Ttl,
-};
+use crate::policy::{ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch, Ttl};
 use crate::semantics::target::Scheme;
 
 pub(crate) use crate::config::describe::upstream::{
@@ -65,9 +63,8 @@ pub(crate) fn admin(admin: &Admin) -> String {
 pub(crate) fn interception(config: &Config) -> String {
     let passthrough = &config.tls.passthrough;
     let mut hosts: Vec<_> = Vec::new();
-    for host in config
-        .interception_patterns()
-        .filter(|host| !passthrough.iter().any(|pattern| pattern.covers(host)))
+    for host in
+        config.interception_patterns().filter(|host| !passthrough.iter().any(|pattern| pattern.covers(host)))
     {
         if !hosts.contains(&host.to_string()) {
             hosts.push(host.to_string());

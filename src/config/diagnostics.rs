@@ -1,7 +1,6 @@
 //! Problems and warnings of a configuration: location, reason, fix.
 //!
-//! Owns: problems, warnings, and the text of a report.
-//! Never touches: validation of values.
+//! Owns: problems, warnings, and the text of a report. Never touches: validation of values.
 
 use std::fmt;
 use std::sync::Arc;
@@ -220,8 +219,7 @@ mod tests {
 
     #[test]
     fn problems_are_in_file_order() {
-        let report =
-            Report::new("p", "a\nb\nc", vec![problem(3, 1, 1), problem(1, 1, 1), problem(2, 1, 1)]);
+        let report = Report::new("p", "a\nb\nc", vec![problem(3, 1, 1), problem(1, 1, 1), problem(2, 1, 1)]);
         let lines: Vec<_> = report.problems().iter().map(|p| p.place.line).collect();
         assert_eq!(lines, [1, 2, 3]);
     }

@@ -1,8 +1,7 @@
 //! The file as a tree: the YAML content, every key and value with its source location.
 //!
 //! Owns: YAML parsing, its limits and its errors. The tree is untyped because typed deserialization stops at
-//! the first problem.
-//! Never touches: the meaning of keys.
+//! the first problem. Never touches: the meaning of keys.
 
 mod raw;
 
@@ -62,10 +61,7 @@ pub struct Entry {
 pub fn parse(text: &str) -> Result<Node, Problem> {
     if text.len() > LONGEST {
         let what = "the file is longer than 1 MiB";
-        return Err(whole_file(
-            what,
-            "split it over several larder instances, or check why it is so long",
-        ));
+        return Err(whole_file(what, "split it over several larder instances, or check why it is so long"));
     }
     let tree = raw::read(text).map_err(|error| explain(&error))?;
     match duplicate_key(&tree) {
@@ -126,9 +122,7 @@ fn explain(error: &Error) -> Problem {
             "this alias has no anchor before it".to_owned(),
             "quote text that begins with `*`: \"*.example\"",
         ),
-        Error::NullIntoString { .. } => {
-            ("this key is empty".to_owned(), "write a name before the colon")
-        }
+        Error::NullIntoString { .. } => ("this key is empty".to_owned(), "write a name before the colon"),
         other => syntax(other),
     };
     Problem { place, path: String::new(), what, fix: fix.to_owned() }

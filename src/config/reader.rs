@@ -160,10 +160,9 @@ impl<'a> Reader<'a> {
                 Ok(value) => return Some(Interpolated { written, value }),
                 Err(error) => (error.to_string(), error.fix()),
             },
-            Value::Null => (
-                "has no value".to_owned(),
-                "write one, or remove the key for the default".to_owned(),
-            ),
+            Value::Null => {
+                ("has no value".to_owned(), "write one, or remove the key for the default".to_owned())
+            }
             Value::List(_) => ("is a list where one value is expected".to_owned(), one_value()),
             Value::Map(_) => ("is a map where one value is expected".to_owned(), one_value()),
         };
@@ -274,11 +273,7 @@ impl<'t> Section<'t> {
     }
 
     /// The section under `key`.
-    pub(crate) fn section(
-        &mut self,
-        reader: &mut Reader<'_>,
-        key: &'static str,
-    ) -> Option<Section<'t>> {
+    pub(crate) fn section(&mut self, reader: &mut Reader<'_>, key: &'static str) -> Option<Section<'t>> {
         let node = self.get(key)?;
         reader.section(node, &self.key_path(key))
     }

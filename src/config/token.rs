@@ -15,9 +15,7 @@ pub struct Token(Arc<str>);
 #[non_exhaustive]
 pub enum TokenError {
     /// Fewer than [`SHORTEST`] bytes.
-    #[error(
-        "contains fewer than {SHORTEST} characters: a token that can be guessed gives no protection"
-    )]
+    #[error("contains fewer than {SHORTEST} characters: a token that can be guessed gives no protection")]
     Short,
     /// More than [`LONGEST`] bytes.
     #[error("contains more than {LONGEST} characters")]

@@ -131,11 +131,7 @@ impl InFlightFetches {
         match uncollapsed.get(&key.id()) {
             None => false,
             // A clock that is set back must not prolong the entry.
-            Some(until)
-                if *until > now && until.duration_since(now).is_ok_and(|d| d <= DISABLED_FOR) =>
-            {
-                true
-            }
+            Some(until) if *until > now && until.duration_since(now).is_ok_and(|d| d <= DISABLED_FOR) => true,
             Some(_) => {
                 uncollapsed.remove(&key.id());
                 false

@@ -35,11 +35,7 @@ pub(crate) struct EntryUpdates {
 }
 
 impl EntryUpdates {
-    pub(super) fn new(
-        deps: &EngineDeps,
-        lookup: &Arc<StoreLookup>,
-        purger: &Arc<Purger>,
-    ) -> Arc<Self> {
+    pub(super) fn new(deps: &EngineDeps, lookup: &Arc<StoreLookup>, purger: &Arc<Purger>) -> Arc<Self> {
         Arc::new(Self {
             store: Arc::clone(&deps.store),
             lookup: Arc::clone(lookup),

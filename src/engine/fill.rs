@@ -98,9 +98,7 @@ impl Fill {
                 self.fetch.body.finish(Err(failure));
                 FillOutcome::Failed
             }
-            Ok(response)
-                if response.status == StatusCode::NOT_MODIFIED && self.revalidate.is_some() =>
-            {
+            Ok(response) if response.status == StatusCode::NOT_MODIFIED && self.revalidate.is_some() => {
                 self.on_not_modified(response).await
             }
             Ok(response) => self.on_response(response, detail).await,
@@ -120,11 +118,7 @@ impl Fill {
                 fetch.order().on_sent(store.watch(target).order);
             }
         });
-        UpstreamRequest {
-            context: call,
-            headers: self.outgoing_headers(),
-            interims: self.interims.clone(),
-        }
+        UpstreamRequest { context: call, headers: self.outgoing_headers(), interims: self.interims.clone() }
     }
 
     fn outgoing_headers(&self) -> HeaderMap {
@@ -153,10 +147,7 @@ impl Fill {
 
     fn matches_other_entry(&self, response: &UpstreamResponse) -> bool {
         response.status == StatusCode::NOT_MODIFIED
-            && self
-                .revalidate
-                .as_ref()
-                .is_some_and(|stored| !stored.is_updated_by(&response.headers))
+            && self.revalidate.as_ref().is_some_and(|stored| !stored.is_updated_by(&response.headers))
     }
 
     fn cache(&self) -> CacheKind {
@@ -220,8 +211,7 @@ impl Fill {
         // own condition, the error that one client insisted on, and a larder without free capacity.
         let conditional =
             self.revalidate.is_none() && validation::has_conditionals(&self.routed.request.headers);
-        let one_client =
-            self.in_flight_key.is_none() && (conditional || reason == NotStoredReason::Status);
+        let one_client = self.in_flight_key.is_none() && (conditional || reason == NotStoredReason::Status);
         let busy = matches!(reason, NotStoredReason::NoRoom | NotStoredReason::NotInspected);
         if !busy && !one_client && !self.ranged {
             self.fills.in_flight_fetches.disable_collapsing(&self.key, self.fills.clock.now());
@@ -404,9 +394,7 @@ impl Fill {
     fn store_part(&self, stored: StoredResponse) {
         let (fills, epoch) = (&self.fills, self.fetch.epoch());
         if !fills.updates.store_part(&self.routed, &self.key, stored, epoch) {
-            fills
-                .telemetry
-                .not_stored(self.routed.route_index, NotStoredReason::Incomplete.token());
+            fills.telemetry.not_stored(self.routed.route_index, NotStoredReason::Incomplete.token());
         }
     }
 }

@@ -77,21 +77,13 @@ impl Fills {
 
     /// The context of an upstream call for `routed`. `key`: the key of the fill; `None`: the call passes
     /// through.
-    pub(super) fn call_context(
-        &self,
-        routed: &Arc<RoutedRequest>,
-        key: Option<&CacheKey>,
-    ) -> CallContext {
+    pub(super) fn call_context(&self, routed: &Arc<RoutedRequest>, key: Option<&CacheKey>) -> CallContext {
         let credential = self.key_builder.api_user(&routed.request);
         CallContext { key: key.map(CacheKey::id), ..CallContext::new(routed, credential) }
     }
 
     /// Why a call for `routed`, which has a stale response, would be blocked right now.
-    pub(super) fn check_admission(
-        &self,
-        routed: &Arc<RoutedRequest>,
-        key: &CacheKey,
-    ) -> Option<Rejection> {
+    pub(super) fn check_admission(&self, routed: &Arc<RoutedRequest>, key: &CacheKey) -> Option<Rejection> {
         let call = CallContext { has_stale: true, ..self.call_context(routed, Some(key)) };
         self.origin.check_admission(&call)
     }
@@ -115,11 +107,7 @@ impl Fills {
 
     /// Joins the fill of `miss`, or becomes the leader of a new one. `recheck` returns the response if it was
     /// stored since the lookup of `miss`; it only looks up and starts nothing.
-    pub(super) fn join<T>(
-        &self,
-        miss: &Miss<'_>,
-        recheck: impl Fn() -> Option<T>,
-    ) -> JoinOutcome<T> {
+    pub(super) fn join<T>(&self, miss: &Miss<'_>, recheck: impl Fn() -> Option<T>) -> JoinOutcome<T> {
         let recheck = || (self.ended() != miss.ended_fills).then(&recheck).flatten();
         self.join_or_lead(&miss.in_flight_key(), self.limits.waiters_per_key, &recheck)
     }
@@ -143,22 +131,12 @@ impl Fills {
     }
 
     /// Whether a new request may join `fetch`: no newer response and no invalidation came after it.
-    fn is_joinable(
-        &self,
-        key: &CacheKey,
-        variant: Option<VariantId>,
-        fetch: &InFlightFetch,
-    ) -> bool {
-        !fetch.order().is_overtaken(variant)
-            && self.store.is_current(key.target_id(), fetch.epoch())
+    fn is_joinable(&self, key: &CacheKey, variant: Option<VariantId>, fetch: &InFlightFetch) -> bool {
+        !fetch.order().is_overtaken(variant) && self.store.is_current(key.target_id(), fetch.epoch())
     }
 
     /// A fetch of `key` that begins now.
-    pub(super) fn new_fetch(
-        &self,
-        key: &CacheKey,
-        variant: Option<VariantId>,
-    ) -> Arc<InFlightFetch> {
+    pub(super) fn new_fetch(&self, key: &CacheKey, variant: Option<VariantId>) -> Arc<InFlightFetch> {
         let kept = !self.in_flight.is_full();
         let body = SharedBody::new(kept, self.limits.max_object, Arc::clone(&self.in_flight));
         let watch = self.store.watch(key.target_id());

@@ -63,15 +63,13 @@ impl Forwarder {
                     fill_start::lead(&self.fills, &miss, &fetch);
                     return self.waiter(&miss, &fetch).lead(reader).await;
                 }
-                JoinOutcome::Wait(fetch, reader) => {
-                    match self.waiter(&miss, &fetch).follow(reader).await {
-                        WaitOutcome::Reply(reply) => return *reply,
-                        WaitOutcome::OtherVariant(variant) => miss.switch_variant(variant),
-                        WaitOutcome::FetchSeparately(permit) => {
-                            return self.fetch_separately(&miss, permit).await;
-                        }
+                JoinOutcome::Wait(fetch, reader) => match self.waiter(&miss, &fetch).follow(reader).await {
+                    WaitOutcome::Reply(reply) => return *reply,
+                    WaitOutcome::OtherVariant(variant) => miss.switch_variant(variant),
+                    WaitOutcome::FetchSeparately(permit) => {
+                        return self.fetch_separately(&miss, permit).await;
                     }
-                }
+                },
             }
         }
     }
@@ -101,8 +99,7 @@ impl Forwarder {
         let Some(matched) = &miss.routed.route else { return };
         let fields = self.key_builder.separators(miss.request(), &matched.policy);
         let rest = miss.key.without_separators();
-        let Some(separator) = self.fragmentation_log.record_miss(matched.index, rest, &fields)
-        else {
+        let Some(separator) = self.fragmentation_log.record_miss(matched.index, rest, &fields) else {
             return;
         };
         let (route, field) = (&*matched.name, separator.name.as_str());

@@ -164,8 +164,7 @@ impl InFlightFetch {
         self.changed.notify_waiters();
     }
 
-    /// Records that the first attempt failed and others follow; readers with a stale response need not
-    /// wait.
+    /// Records that the first attempt failed and others follow; readers with a stale response need not wait.
     pub(crate) fn report_failed_attempt(&self, failure: AttemptFailure) {
         self.first_failure.lock().get_or_insert(failure);
         self.changed.notify_waiters();

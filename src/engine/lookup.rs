@@ -46,12 +46,7 @@ impl StoreLookup {
     }
 
     /// Looks up `key` on disk if `found`, the result of memory, says so.
-    pub(crate) async fn disk(
-        &self,
-        routed: &RoutedRequest,
-        key: &CacheKey,
-        found: Lookup,
-    ) -> Lookup {
+    pub(crate) async fn disk(&self, routed: &RoutedRequest, key: &CacheKey, found: Lookup) -> Lookup {
         let Lookup::CheckDisk(in_memory) = found else { return found };
         let variant = |fields: &VaryFields| self.variant(&routed.request, fields);
         let found = self.store.load(StoreQuery { key, variant: &variant }, in_memory).await;
@@ -64,22 +59,14 @@ impl StoreLookup {
     }
 
     /// The stored part of the response of `key`, from memory only.
-    pub(crate) fn part_in_memory(
-        &self,
-        routed: &RoutedRequest,
-        key: &CacheKey,
-    ) -> Option<PartialResponse> {
+    pub(crate) fn part_in_memory(&self, routed: &RoutedRequest, key: &CacheKey) -> Option<PartialResponse> {
         // Without parts, a miss needs no second lookup.
         let may_have_part = self.store.has_parts_in_memory();
         may_have_part.then(|| as_part(self.memory(routed, &key.for_partial()))).flatten()
     }
 
     /// The stored part of the response of `key`, from any tier. A part on disk is in memory afterwards.
-    pub(crate) async fn part(
-        &self,
-        routed: &RoutedRequest,
-        key: &CacheKey,
-    ) -> Option<PartialResponse> {
+    pub(crate) async fn part(&self, routed: &RoutedRequest, key: &CacheKey) -> Option<PartialResponse> {
         as_part(self.all_tiers(routed, &key.for_partial()).await)
     }
 }
@@ -99,10 +86,9 @@ fn filter_reusable(found: Lookup, key: &CacheKey, routed: &RoutedRequest) -> Loo
         {
             Lookup::Nothing
         }
-        found @ (Lookup::Found(_)
-        | Lookup::OtherVariants(_)
-        | Lookup::Nothing
-        | Lookup::CheckDisk(_)) => found,
+        found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk(_)) => {
+            found
+        }
     }
 }
 

@@ -82,12 +82,7 @@ impl Miss<'_> {
     }
 
     /// The freshness of a response when it was received, in seconds.
-    pub(super) fn ttl_of(
-        &self,
-        status: StatusCode,
-        metadata: &CacheMetadata,
-        received: SystemTime,
-    ) -> i64 {
+    pub(super) fn ttl_of(&self, status: StatusCode, metadata: &CacheMetadata, received: SystemTime) -> i64 {
         let fresh = self.routed.policy.freshness(metadata, status, self.cache(), received);
         fresh.state(freshness::initial_age(metadata, received, received), received, received).ttl()
     }

@@ -148,12 +148,7 @@ impl PassThroughEffects {
     }
 
     /// Applies the 200 to a `HEAD`: equal validators freshen the stored response, different ones outdate it.
-    async fn on_head_response(
-        &self,
-        routed: &RoutedRequest,
-        start: &PassThroughStart,
-        headers: &HeaderMap,
-    ) {
+    async fn on_head_response(&self, routed: &RoutedRequest, start: &PassThroughStart, headers: &HeaderMap) {
         let (Ok(key), Some((_, watch))) = (&routed.key, &start.watch) else { return };
         if routed.directives.no_store || self.switch.mode() == Mode::Bypass {
             return;

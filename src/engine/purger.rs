@@ -66,11 +66,7 @@ impl Purger {
 
     /// Invalidates or outdates everything in `scopes`, fills in flight included. Returns once the purge
     /// is durable. `Err`: why it is not durable, although it is already in effect in this process.
-    pub async fn purge(
-        &self,
-        scopes: &BTreeSet<PurgeScope>,
-        kind: PurgeKind,
-    ) -> Result<(), String> {
+    pub async fn purge(&self, scopes: &BTreeSet<PurgeScope>, kind: PurgeKind) -> Result<(), String> {
         for scope in scopes {
             self.store.invalidate(*scope, kind);
         }
@@ -90,8 +86,7 @@ impl Purger {
     ) -> T {
         let moved = |target: &Target| self.origin.canonical_target(target);
         let targets = invalidation::targets(request, status, headers, moved);
-        let scopes: Vec<PurgeScope> =
-            targets.iter().flat_map(|target| self.purge_scopes(target)).collect();
+        let scopes: Vec<PurgeScope> = targets.iter().flat_map(|target| self.purge_scopes(target)).collect();
         let changed = self.invalidate_scopes(&scopes, PurgeKind::Hard, "unsafe-method");
         let result = then();
         if changed {
@@ -100,8 +95,7 @@ impl Purger {
         result
     }
 
-    /// Returns a guard for a request that is about to be sent; `None`: the request cannot change
-    /// anything.
+    /// Returns a guard for a request that is about to be sent; `None`: the request cannot change anything.
     pub fn guard_outcome(self: &Arc<Self>, request: &ProxyRequest) -> Option<UnknownOutcomeGuard> {
         let scopes = || self.purge_scopes(&request.target).into_iter().collect();
         invalidation::may_change(request)

@@ -130,9 +130,7 @@ impl Engine {
         let found = match (&stored, variant) {
             (Some(stored), _) => CacheLookup::Stored(stored),
             // Only for `Cache-Status`, so the disk is not read.
-            (None, _) if self.lookup.part_in_memory(routed, key).is_some() => {
-                CacheLookup::OtherPartial
-            }
+            (None, _) if self.lookup.part_in_memory(routed, key).is_some() => CacheLookup::OtherPartial,
             (None, Some(_)) => CacheLookup::OtherVariants,
             (None, None) => CacheLookup::Nothing,
         };
@@ -152,9 +150,7 @@ impl Engine {
                 let reply = self.responder.offline_or_504(&routed.request);
                 NextStep::Done(EngineResult::reply(reply))
             }
-            Decision::Forward { reason, store: false, .. } => {
-                NextStep::Done(EngineResult::Pass(reason))
-            }
+            Decision::Forward { reason, store: false, .. } => NextStep::Done(EngineResult::Pass(reason)),
             Decision::Forward { reason, validate, fallback, store: true } => {
                 let is_usable = |stored: &Arc<_>| self.updates.may_serve_on_error(key, stored);
                 let fallback = fallback && stored.as_ref().is_none_or(is_usable);
@@ -190,11 +186,7 @@ impl Engine {
     /// Serves a request for one range of a resource that is not stored whole: from a stored part, or with the
     /// range forwarded and its response stored as a part (RFC 9111 §3.3, §3.4). `other`: a stored variant that
     /// is not the request's.
-    async fn respond_range(
-        &self,
-        keyed: KeyedRequest<'_>,
-        other: Option<VariantId>,
-    ) -> EngineResult {
+    async fn respond_range(&self, keyed: KeyedRequest<'_>, other: Option<VariantId>) -> EngineResult {
         let KeyedRequest { routed, key, .. } = keyed;
         let headers = &routed.request.headers;
         let part = self.lookup.part(routed, key).await;

@@ -11,8 +11,7 @@ use http::StatusCode;
 
 use crate::clock::Clock;
 use crate::decide::{
-    CacheLookup, Decision, ErrorClass, ForwardReason, StaleReason, decide, decide_offline,
-    stale_if_error,
+    CacheLookup, Decision, ErrorClass, ForwardReason, StaleReason, decide, decide_offline, stale_if_error,
 };
 use crate::engine::EngineDeps;
 use crate::engine::body::BodyReader;
@@ -62,12 +61,7 @@ pub(crate) struct Responder {
 impl Responder {
     pub(super) fn new(deps: &EngineDeps, updates: &Arc<EntryUpdates>) -> Arc<Self> {
         let (telemetry, switch) = (Arc::clone(&deps.telemetry), Arc::clone(&deps.switch));
-        Arc::new(Self {
-            updates: Arc::clone(updates),
-            telemetry,
-            switch,
-            clock: deps.clock.clone(),
-        })
+        Arc::new(Self { updates: Arc::clone(updates), telemetry, switch, clock: deps.clock.clone() })
     }
 
     /// Decides on `routed` given what is stored under `key`.
@@ -81,8 +75,7 @@ impl Responder {
         let input = routed.decision_input(key, now);
         match self.switch.mode() {
             Mode::Offline => decide_offline(&input, found),
-            // In bypass mode requests do not come here; a mode change in between applies to the next
-            // request.
+            // In bypass mode requests do not come here; a mode change in between applies to the next request.
             Mode::Cache | Mode::Bypass => decide(&input, found),
         }
     }
@@ -121,11 +114,7 @@ impl Responder {
     }
 
     /// The stored response, if it is fresh and no call is needed.
-    pub(super) fn fresh_hit(
-        &self,
-        miss: &Miss<'_>,
-        stored: &StoredResponse,
-    ) -> Option<ClientResponse> {
+    pub(super) fn fresh_hit(&self, miss: &Miss<'_>, stored: &StoredResponse) -> Option<ClientResponse> {
         let now = self.clock.now();
         match self.decide(miss.routed, miss.key, CacheLookup::Stored(stored), now) {
             Decision::Serve { ttl, stale: None, refresh: false } => {
@@ -146,11 +135,7 @@ impl Responder {
     }
 
     /// The stored response in place of an error response.
-    pub(super) fn stale_for_error(
-        &self,
-        miss: &Miss<'_>,
-        head: &ResponseHead,
-    ) -> Option<ClientResponse> {
+    pub(super) fn stale_for_error(&self, miss: &Miss<'_>, head: &ResponseHead) -> Option<ClientResponse> {
         self.stale_for_failure(miss, head.failure())
     }
 
@@ -222,8 +207,7 @@ impl Responder {
         role: Role,
     ) -> ClientResponse {
         let now = self.clock.now();
-        let mut status =
-            CacheStatus::forwarded(miss.reason.token()).status(StatusCode::NOT_MODIFIED);
+        let mut status = CacheStatus::forwarded(miss.reason.token()).status(StatusCode::NOT_MODIFIED);
         if kept {
             status = status.stored().ttl(miss.ttl(stored, now));
         }
@@ -282,7 +266,6 @@ impl Responder {
         )
         .retry_after(1);
         let status = CacheStatus::forwarded(miss.reason.token());
-        ClientResponse::from_problem(miss.request(), &problem, &status)
-            .with_forward_reason(miss.reason)
+        ClientResponse::from_problem(miss.request(), &problem, &status).with_forward_reason(miss.reason)
     }
 }

@@ -6,9 +6,7 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING,
-};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::decide::ForwardReason;
@@ -184,11 +182,7 @@ impl ClientResponse {
     }
 
     /// Builds an error response that larder generates.
-    pub(crate) fn from_problem(
-        request: &ProxyRequest,
-        problem: &Problem,
-        status: &CacheStatus,
-    ) -> Self {
+    pub(crate) fn from_problem(request: &ProxyRequest, problem: &Problem, status: &CacheStatus) -> Self {
         let (mut headers, body) = problem.response();
         status.append_to(&mut headers);
         let is_head = request.method == Method::HEAD;
@@ -220,8 +214,7 @@ fn apply_preconditions(
 ) -> ResponseParts {
     headers.remove(TRANSFER_ENCODING);
     if status == StatusCode::OK
-        && validation::evaluate(&request.headers, metadata, status)
-            == PreconditionResult::NotModified
+        && validation::evaluate(&request.headers, metadata, status) == PreconditionResult::NotModified
     {
         let mut head = validation::not_modified_head(&headers);
         for name in [AGE, CACHE_STATUS] {
@@ -249,9 +242,7 @@ fn apply_preconditions(
             set_partial_headers(&mut headers, part, length);
             ResponseParts::new(StatusCode::PARTIAL_CONTENT, headers, BodySelection::Part(part))
         }
-        RangeSelection::Parts(parts) => {
-            ResponseParts::new(status, headers, BodySelection::Several(parts))
-        }
+        RangeSelection::Parts(parts) => ResponseParts::new(status, headers, BodySelection::Several(parts)),
         RangeSelection::Unsatisfiable => {
             headers.insert(CONTENT_RANGE, ranges::unsatisfied_range(length));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(0));

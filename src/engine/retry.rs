@@ -1,5 +1,4 @@
-//! The retry loop of a fill: calls the origin, and retries as the route's policy and admission control
-//! allow.
+//! The retry loop of a fill: calls the origin, and retries as the route's policy and admission control allow.
 //!
 //! Owns: choosing the final response; reporting a failed attempt to the readers at once. Never touches:
 //! whether and when to retry (`upstream::retry`), handling of the response (`fill`).

@@ -125,6 +125,5 @@ fn not_cached(request: &ProxyRequest) -> Option<ForwardReason> {
         return Some(ForwardReason::Bypass);
     }
     // A body may change the meaning of a GET (search APIs); an event stream never ends.
-    (request.body != RequestFraming::None || request.expects_stream())
-        .then_some(ForwardReason::Bypass)
+    (request.body != RequestFraming::None || request.expects_stream()).then_some(ForwardReason::Bypass)
 }

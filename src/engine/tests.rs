@@ -74,10 +74,7 @@ impl Writer {
 }
 
 /// A 200 whose body is sent by the writer.
-fn response(
-    fields: &'static [(&'static str, &'static str)],
-    framing: BodyFraming,
-) -> (Writer, Act) {
+fn response(fields: &'static [(&'static str, &'static str)], framing: BodyFraming) -> (Writer, Act) {
     let (sender, script) = mpsc::unbounded_channel();
     (Writer(sender), Act::Respond(StatusCode::OK, fields, framing, script))
 }
@@ -106,13 +103,7 @@ impl Origin for Scripted {
                 Ok(UpstreamResponse {
                     body_uninspected: false,
                     status,
-                    outcome: classify::response(
-                        status,
-                        &headers,
-                        None,
-                        &ResponseRules::default(),
-                        now,
-                    ),
+                    outcome: classify::response(status, &headers, None, &ResponseRules::default(), now),
                     headers,
                     request_time: now,
                     response_time: now,
@@ -440,10 +431,7 @@ async fn a_panic_in_the_origins_future_leaves_no_client_waiting() {
     bench.open(1);
     for one in pending {
         let reply = soon(one).await.unwrap();
-        assert_eq!(
-            (reply.status, reply.error),
-            (StatusCode::INTERNAL_SERVER_ERROR, Some("internal"))
-        );
+        assert_eq!((reply.status, reply.error), (StatusCode::INTERNAL_SERVER_ERROR, Some("internal")));
     }
     assert_eq!((bench.engine.waiting(), bench.calls()), (0, 1));
     bench.open(1);
@@ -507,8 +495,7 @@ async fn an_invalidation_during_a_fill_takes_precedence() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_shared_and_the_next_request_makes_a_new_call() {
-    let bench =
-        Bench::new([Act::Fail(UpstreamError::Refused), Act::Fail(UpstreamError::Dns)], LIMITS);
+    let bench = Bench::new([Act::Fail(UpstreamError::Refused), Act::Fail(UpstreamError::Dns)], LIMITS);
     let pending: Vec<_> = (0..10).map(|_| bench.send()).collect();
     bench.waiting(10).await;
     bench.open(2);
@@ -519,8 +506,7 @@ async fn a_failure_is_shared_and_the_next_request_makes_a_new_call() {
     assert_eq!(bench.calls(), 2);
 }
 
-/// A body is not stored if its framing cannot reveal a truncation; a body that is too short is
-/// truncated.
+/// A body is not stored if its framing cannot reveal a truncation; a body that is too short is truncated.
 #[tokio::test(start_paused = true)]
 async fn only_a_body_known_to_be_complete_is_stored() {
     for (framing, end, stored) in [

@@ -83,9 +83,7 @@ impl FillWaiter<'_> {
                 WaitOutcome::reply(responder.revalidated(miss, &stored, true, Role::Waiter))
             }
             // Not shareable: every waiter fetches separately and does not wait for another.
-            FillState::Confirmed(Revalidated { shared: Err(_), .. }) => {
-                WaitOutcome::FetchSeparately(None)
-            }
+            FillState::Confirmed(Revalidated { shared: Err(_), .. }) => WaitOutcome::FetchSeparately(None),
             FillState::Head(head) => self.share(&head, reader),
         }
     }
@@ -95,12 +93,10 @@ impl FillWaiter<'_> {
     async fn next_state(&self) -> Result<FillState, Box<ClientResponse>> {
         match self.fetch.next_event().await {
             FillEvent::Published(state) => Ok(state),
-            FillEvent::AttemptFailed(failure) => {
-                match self.responder.stale_for_failure(self.miss, failure) {
-                    Some(reply) => Err(Box::new(reply)),
-                    None => Ok(self.fetch.published().await),
-                }
-            }
+            FillEvent::AttemptFailed(failure) => match self.responder.stale_for_failure(self.miss, failure) {
+                Some(reply) => Err(Box::new(reply)),
+                None => Ok(self.fetch.published().await),
+            },
         }
     }
 

@@ -35,8 +35,7 @@ pub(super) fn prepare(
         Some("") => None,
         value => Some(value.unwrap_or_default()),
     };
-    let theirs =
-        theirs.into_iter().flat_map(|list| list.split(':')).filter(|place| !is_ours(place));
+    let theirs = theirs.into_iter().flat_map(|list| list.split(':')).filter(|place| !is_ours(place));
     let directories: Vec<_> = theirs.chain([ours]).collect();
     Ok(vec![set("PHP_INI_SCAN_DIR", directories.join(":"))])
 }

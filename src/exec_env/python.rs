@@ -12,16 +12,12 @@ use crate::exec_env::{ExecEnv, set};
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
 
 /// Puts larder's `sitecustomize` first on the path; it runs the one that was there before.
-pub(super) fn prepare(
-    exec_env: &ExecEnv<'_>,
-    files: &PrivateDir,
-) -> io::Result<Vec<(String, String)>> {
+pub(super) fn prepare(exec_env: &ExecEnv<'_>, files: &PrivateDir) -> io::Result<Vec<(String, String)>> {
     let file = files.write("python/sitecustomize.py", SITECUSTOMIZE)?;
     files.write("python/larder.pem", exec_env.ca)?;
     let ours = file.trim_end_matches("/sitecustomize.py");
     let theirs = exec_env.caller_variable("PYTHONPATH");
-    let theirs =
-        theirs.into_iter().flat_map(|path| path.split(':')).filter(|place| !is_ours(place));
+    let theirs = theirs.into_iter().flat_map(|path| path.split(':')).filter(|place| !is_ours(place));
     let path: Vec<_> = [ours].into_iter().chain(theirs).collect();
     Ok(vec![set("PYTHONPATH", path.join(":"))])
 }

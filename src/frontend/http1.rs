@@ -68,8 +68,7 @@ pub struct Frontend {
     pub telemetry: Arc<Telemetry>,
     /// The clock, for `Date`.
     pub clock: Clock,
-    /// The pseudonym of this larder in `Via`. It is unique, so that a loop differs from a chain of
-    /// larders.
+    /// The pseudonym of this larder in `Via`. It is unique, so that a loop differs from a chain of larders.
     pub name: Arc<str>,
 }
 
@@ -96,8 +95,7 @@ impl Frontend {
         if !self.access_control.admits(io.peer()) {
             return self.reject_and_close(io, &CLIENT_DENIED).await;
         }
-        let received = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await
-        {
+        let received = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await {
             Some(Ok(Some(received))) => received,
             Some(Ok(None)) => return None,
             Some(Err(problem)) => return self.reject_and_close(io, &problem).await,
@@ -106,9 +104,7 @@ impl Frontend {
         if let Err(problem) = self.check_head(&received.head, &state.mode) {
             return self.reject_and_close(io, &problem).await;
         }
-        if let (HeadTarget::Authority(host, port), ProxyMode::Direct) =
-            (&received.head.target, &state.mode)
-        {
+        if let (HeadTarget::Authority(host, port), ProxyMode::Direct) = (&received.head.target, &state.mode) {
             let request = TunnelRequest::new(host, *port, state.listener);
             return Box::pin(self.tunnel(io, request, &mut state.mode, received.rest)).await;
         }
@@ -184,12 +180,11 @@ impl Frontend {
         let TunnelRequest { host, port, .. } = request;
         let matched = self.interception.matched_host(host, port);
         let is_https = port == Scheme::Https.default_port();
-        let inspected =
-            if matched.is_some() || (!is_https && self.handler.has_route_for(host, port)) {
-                self.tunnels.inspect(io, request, rest, matched.is_some()).await
-            } else {
-                self.tunnels.open(io, request, rest).await
-            };
+        let inspected = if matched.is_some() || (!is_https && self.handler.has_route_for(host, port)) {
+            self.tunnels.inspect(io, request, rest, matched.is_some()).await
+        } else {
+            self.tunnels.open(io, request, rest).await
+        };
         let (scheme, io, first) = match (inspected, matched) {
             (TunnelOutcome::Http(io, first), _) => (Scheme::Http, io, first),
             (TunnelOutcome::Tls(io, first), Some(matched)) => {
@@ -300,8 +295,6 @@ fn proxy_request(
 
 pub(super) fn via_contains(fields: &HeaderMap, name: &str) -> bool {
     fields.get_all(VIA).iter().any(|via| {
-        via.as_bytes()
-            .split(|c| *c == b',' || c.is_ascii_whitespace())
-            .any(|part| part == name.as_bytes())
+        via.as_bytes().split(|c| *c == b',' || c.is_ascii_whitespace()).any(|part| part == name.as_bytes())
     })
 }

@@ -46,11 +46,7 @@ pub struct Intercepted {
 impl TlsInterceptor {
     /// Intercepts the hosts that `config` names, with certificates from `issuer`. A route for every
     /// host names none: this requires `tls.intercept`. `auth_hosts`: the set that outlives reloads.
-    pub fn new(
-        config: &Config,
-        issuer: Option<LeafIssuer>,
-        auth_hosts: ConnectionAuthHosts,
-    ) -> Self {
+    pub fn new(config: &Config, issuer: Option<LeafIssuer>, auth_hosts: ConnectionAuthHosts) -> Self {
         let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
         let mut patterns: Vec<HostPattern> = Vec::new();
         for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
@@ -87,8 +83,7 @@ impl TlsInterceptor {
     ) -> Option<Intercepted> {
         let handshake = timeout(context.within, self.accept_tls(io, host, port, first));
         let outcome = handshake.await.unwrap_or(Err(HandshakeOutcome::TimedOut));
-        let label =
-            self.patterns.get(context.matched.0).map(ToString::to_string).unwrap_or_default();
+        let label = self.patterns.get(context.matched.0).map(ToString::to_string).unwrap_or_default();
         match outcome {
             Ok(intercepted) => {
                 context.telemetry.handshake(&label, host, HandshakeOutcome::Done);
@@ -109,8 +104,7 @@ impl TlsInterceptor {
         first: BytesMut,
     ) -> Result<Intercepted, HandshakeOutcome> {
         let hello = hello(&mut io, first).await?;
-        let consistent =
-            hello.client_hello().server_name().is_none_or(|name| same_host(name, host));
+        let consistent = hello.client_hello().server_name().is_none_or(|name| same_host(name, host));
         let config = self.issuer.as_ref().map(|issuer| issuer.config(host));
         let config = match config {
             Some(Ok(config)) => config,
@@ -151,8 +145,7 @@ async fn hello(io: &mut ClientStream, mut bytes: BytesMut) -> Result<Accepted, H
     let mut acceptor = Acceptor::default();
     loop {
         while !bytes.is_empty() {
-            let taken =
-                acceptor.read_tls(&mut &bytes[..]).map_err(|_full| HandshakeOutcome::Malformed)?;
+            let taken = acceptor.read_tls(&mut &bytes[..]).map_err(|_full| HandshakeOutcome::Malformed)?;
             bytes.advance(taken);
             match acceptor.accept() {
                 // A client sends nothing after its ClientHello before the response: such bytes could
@@ -201,8 +194,8 @@ mod tests {
     use crate::frontend::ca::CertificateAuthority;
 
     fn interception(yaml: &str) -> TlsInterceptor {
-        let config = parse("proxy.yaml", &format!("version: 1\n{yaml}\n"), &Env::default())
-            .expect("it is valid");
+        let config =
+            parse("proxy.yaml", &format!("version: 1\n{yaml}\n"), &Env::default()).expect("it is valid");
         let clock = Clock::default();
         let authority = CertificateAuthority::ephemeral(clock.now(), &[]).expect("an authority");
         let issuer = LeafIssuer::new(Arc::new(authority), clock).expect("an issuer");

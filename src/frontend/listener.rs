@@ -70,11 +70,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// The kind of the listener on an address.
 pub fn kind(address: SocketAddr) -> ListenerKind {
-    if address.ip().to_canonical().is_loopback() {
-        ListenerKind::Loopback
-    } else {
-        ListenerKind::Reachable
-    }
+    if address.ip().to_canonical().is_loopback() { ListenerKind::Loopback } else { ListenerKind::Reachable }
 }
 
 /// The state that all accept loops share.
@@ -93,8 +89,7 @@ pub struct AcceptContext {
     pub drain: watch::Receiver<DrainState>,
 }
 
-/// Accepts connections until larder is closing. Connections that were established by then are still
-/// served.
+/// Accepts connections until larder is closing. Connections that were established by then are still served.
 pub async fn accept(listener: TcpListener, context: AcceptContext) {
     let kind = match listener.local_addr() {
         Ok(address) => kind(address),
@@ -152,10 +147,7 @@ impl AcceptContext {
 
     /// Waits for a slot for the next connection; `None` if none has been free for longer than
     /// [`SLOT_WAIT`]. `full_since`: since when no slot was free, or connections had to wait.
-    async fn wait_for_slot(
-        &self,
-        full_since: &mut Option<Instant>,
-    ) -> Option<OwnedSemaphorePermit> {
+    async fn wait_for_slot(&self, full_since: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
         if let Some(slot) = self.free_slot() {
             return Some(slot);
         }

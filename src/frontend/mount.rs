@@ -78,15 +78,13 @@ impl Mounts {
         if !is_ours {
             return Some(Err(MISDIRECTED));
         }
-        let page = match metadata.page(
-            &mount.allow_origins,
-            mount.has_credential,
-            metadata.own_origin().as_deref(),
-        ) {
-            WebPage::None => None,
-            WebPage::Allowed(origin) => Some(origin),
-            WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
-        };
+        let page =
+            match metadata.page(&mount.allow_origins, mount.has_credential, metadata.own_origin().as_deref())
+            {
+                WebPage::None => None,
+                WebPage::Allowed(origin) => Some(origin),
+                WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
+            };
         Some(Ok(MountTarget { target: target_below(mount, rest)?, page, in_browser }))
     }
 
@@ -150,10 +148,12 @@ mod tests {
         let host = HeaderValue::from_str(host).unwrap();
         let metadata = FetchMetadata { fields: &HeaderMap::new(), host: Some(&host) };
         let found = mounts().find(path, metadata, listener, || false)?;
-        Some(found.map_or_else(
-            |problem| problem.class.to_owned(),
-            |mount_target| mount_target.target.to_string(),
-        ))
+        Some(
+            found.map_or_else(
+                |problem| problem.class.to_owned(),
+                |mount_target| mount_target.target.to_string(),
+            ),
+        )
     }
 
     #[test]
@@ -172,11 +172,7 @@ mod tests {
             ("/", None),
             ("*", None),
         ] {
-            assert_eq!(
-                found(path, "127.0.0.1:8080", ListenerKind::Loopback).as_deref(),
-                target,
-                "{path}"
-            );
+            assert_eq!(found(path, "127.0.0.1:8080", ListenerKind::Loopback).as_deref(), target, "{path}");
         }
     }
 
@@ -211,10 +207,7 @@ mod tests {
 
     #[test]
     fn a_page_cannot_reach_a_local_mount_by_its_own_host_name() {
-        assert_eq!(
-            found("/a", "evil.example", ListenerKind::Loopback).as_deref(),
-            Some("misdirected")
-        );
+        assert_eq!(found("/a", "evil.example", ListenerKind::Loopback).as_deref(), Some("misdirected"));
         let target = found("/a", "localhost", ListenerKind::Loopback);
         assert_eq!(target.as_deref(), Some("https://a.example/"));
         // Other hosts may use any name: `access` controls which clients may connect.
@@ -258,8 +251,7 @@ mod tests {
                 assert_eq!(refused(true, host, field), is_refused, "{host} {field:?}");
             }
         }
-        // A program may use any name, but where a credential is at stake only one that no internet host
-        // has.
+        // A program may use any name, but where a credential is at stake only one that no internet host has.
         assert!(!refused(false, "larder.team.example:8080", node));
         assert!(refused(true, "larder.team.example:8080", node));
         assert!(!refused(true, "larder:8080", node));

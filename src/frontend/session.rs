@@ -116,8 +116,7 @@ impl ClientSession {
         }
     }
 
-    /// Writes the response head. `spelling`: the spelling of field names, where the protocol preserves
-    /// it.
+    /// Writes the response head. `spelling`: the spelling of field names, where the protocol preserves it.
     pub async fn write_head(
         &mut self,
         status: StatusCode,
@@ -171,8 +170,7 @@ impl ClientSession {
         }
     }
 
-    /// Queues a piece of the response body. It is written while [`ClientSession::next_event`] is
-    /// awaited.
+    /// Queues a piece of the response body. It is written while [`ClientSession::next_event`] is awaited.
     pub fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
         match self {
             Self::Http1(session) => session.queue(piece),

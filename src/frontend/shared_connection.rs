@@ -139,8 +139,7 @@ impl SharedConnection {
         self.0.write_blocked.load(Ordering::Acquire)
     }
 
-    /// Sets whether the client accepts less than there is to send. The connection calls this at every
-    /// write.
+    /// Sets whether the client accepts less than there is to send. The connection calls this at every write.
     pub(super) fn set_write_blocked(&self, write_blocked: bool) {
         if self.0.write_blocked.load(Ordering::Relaxed) != write_blocked {
             self.0.write_blocked.store(write_blocked, Ordering::Release);
@@ -218,8 +217,7 @@ impl StreamShare {
             return Poll::Ready(room);
         }
         *self.own.waker.lock() = Some(cx.waker().clone());
-        // Checked again: the task that sends the last bytes wakes the task that it finds behind this
-        // lock.
+        // Checked again: the task that sends the last bytes wakes the task that it finds behind this lock.
         match self.capacity() {
             0 => Poll::Pending,
             room => Poll::Ready(room),
@@ -235,8 +233,7 @@ impl StreamShare {
     }
 }
 
-/// Response bytes that the connection has queued. They are dropped when they are sent, or will never be
-/// sent.
+/// Response bytes that the connection has queued. They are dropped when they are sent, or will never be sent.
 #[derive(Debug)]
 pub struct QueuedBytes {
     shared: SharedConnection,

@@ -172,8 +172,7 @@ impl Tunnels {
         if self.mode_switch.mode() == Mode::Offline {
             return None;
         }
-        let resolved =
-            timeout(RESOLVE_TIMEOUT, self.resolver.addresses(host, port, listener)).await;
+        let resolved = timeout(RESOLVE_TIMEOUT, self.resolver.addresses(host, port, listener)).await;
         let Ok(Err(UpstreamError::Denied(reason))) = resolved else { return None };
         self.telemetry.denied(reason.token());
         let problem = UpstreamError::Denied(reason).problem();
@@ -236,12 +235,7 @@ impl Tunnels {
         });
     }
 
-    async fn dial(
-        &self,
-        host: &str,
-        port: u16,
-        listener: ListenerKind,
-    ) -> Result<TcpStream, UpstreamError> {
+    async fn dial(&self, host: &str, port: u16, listener: ListenerKind) -> Result<TcpStream, UpstreamError> {
         let addresses: Vec<SocketAddr> =
             timeout(CONNECT_TIMEOUT, self.resolver.addresses(host, port, listener))
                 .await
@@ -277,12 +271,7 @@ async fn read_first_bytes(io: &mut ClientStream, early: &mut BytesMut) {
 }
 
 /// Forwards bytes both ways, `early` first.
-async fn relay(
-    io: &mut ClientStream,
-    origin: &mut TcpStream,
-    early: &[u8],
-    idle: Duration,
-) -> SplicedBytes {
+async fn relay(io: &mut ClientStream, origin: &mut TcpStream, early: &[u8], idle: Duration) -> SplicedBytes {
     if origin.write_all(early).await.is_err() {
         return SplicedBytes::BROKEN;
     }

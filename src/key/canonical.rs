@@ -2,8 +2,7 @@
 //! never have the same bytes.
 //!
 //! Owns: the order and framing of parts. A change of either changes every stored key: increment [`FORMAT`]
-//! with it.
-//! Never touches: which parts count (`policy`, `credential`).
+//! with it. Never touches: which parts count (`policy`, `credential`).
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 
@@ -130,8 +129,7 @@ fn put_query(bytes: &mut Vec<u8>, builder: &KeyBuilder, query: Option<&str>, rul
 /// Writes one HMAC of all separating fields; their values stay hidden.
 fn put_separators(bytes: &mut Vec<u8>, builder: &KeyBuilder, fields: &[FieldLine<'_>]) {
     if !fields.is_empty() {
-        let parts =
-            fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let parts = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         bytes.push(MASKED);
         bytes.extend_from_slice(&builder.hmac(Purpose::Separators, parts));
     }

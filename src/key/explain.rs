@@ -9,11 +9,7 @@ use crate::semantics::redaction::HIDDEN;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
 
 /// The visible form of each part of the key, in the key's order.
-pub(super) fn parts(
-    builder: &KeyBuilder,
-    request: &ProxyRequest,
-    policy: &Policy,
-) -> Vec<(String, String)> {
+pub(super) fn parts(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy) -> Vec<(String, String)> {
     let target = &request.target;
     let listener = match request.listener {
         ListenerKind::Loopback => "loopback",
@@ -39,10 +35,7 @@ pub(super) fn parts(
         let secret = excluded.filter(|param| builder.redactor.is_secret_param(param));
         let shown: Vec<_> = secret.map(|param| builder.redactor.param(param)).collect();
         if !shown.is_empty() {
-            parts.push((
-                "credentials".to_owned(),
-                format!("{}, regardless of key.query", shown.join("&")),
-            ));
+            parts.push(("credentials".to_owned(), format!("{}, regardless of key.query", shown.join("&"))));
         }
     }
     for name in &policy.key.headers {

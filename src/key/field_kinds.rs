@@ -48,8 +48,7 @@ impl KeyBuilder {
             return Scope::Anonymous;
         }
         let fields = sorted(fields);
-        let parts =
-            fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let parts = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         Scope::Credential(self.hmac(Purpose::Credentials, parts))
     }
 

@@ -92,12 +92,7 @@ impl Freshness {
     };
 
     /// The state at `now` of a response that arrived at `response_time` with the age `initial_age`.
-    pub fn state(
-        &self,
-        initial_age: Duration,
-        response_time: SystemTime,
-        now: SystemTime,
-    ) -> FreshnessState {
+    pub fn state(&self, initial_age: Duration, response_time: SystemTime, now: SystemTime) -> FreshnessState {
         let Lifetime::For(lifetime) = self.lifetime else {
             return FreshnessState::Fresh(MAX_DELTA);
         };
@@ -222,12 +217,7 @@ impl Policy {
 
     /// Whether a response stored under an earlier policy may still be used or revalidated under this one,
     /// considering the authorization of its request and its cookies. [`Policy::freshness`] covers the rest.
-    pub fn is_still_reusable(
-        &self,
-        metadata: &CacheMetadata,
-        authorized: bool,
-        kind: CacheKind,
-    ) -> bool {
+    pub fn is_still_reusable(&self, metadata: &CacheMetadata, authorized: bool, kind: CacheKind) -> bool {
         let cookies = metadata.has_set_cookie && self.set_cookie != SetCookiePolicy::Keep;
         let needs_permission =
             authorized && storability::lacks_permission(self.effective_metadata(metadata), kind);
@@ -264,11 +254,7 @@ impl Policy {
         let generated_at = metadata.date.unwrap_or(SystemTime::UNIX_EPOCH);
         if self.lifetime(metadata, status, kind, generated_at).is_none() {
             let not_covered = self.ttl.overrides_origin() || status::is_transient(status);
-            return Err(if not_covered {
-                NotStoredReason::Status
-            } else {
-                NotStoredReason::NoFreshness
-            });
+            return Err(if not_covered { NotStoredReason::Status } else { NotStoredReason::NoFreshness });
         }
         let reuse = self.freshness(metadata, status, kind, generated_at);
         let is_fresh = reuse.lifetime != Lifetime::For(Duration::ZERO);
@@ -330,8 +316,7 @@ fn heuristic_lifetime(
         return None;
     }
     let may_be_kept = status::is_heuristically_cacheable(status) || public;
-    freshness::heuristic_lifetime(metadata, status, response_time)
-        .or(may_be_kept.then_some(Duration::ZERO))
+    freshness::heuristic_lifetime(metadata, status, response_time).or(may_be_kept.then_some(Duration::ZERO))
 }
 
 #[cfg(test)]

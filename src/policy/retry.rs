@@ -89,12 +89,7 @@ impl Default for RetryPolicy {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self {
-            initial: Duration::from_secs(1),
-            factor: 2.0,
-            max: Duration::from_secs(30),
-            jitter: 0.2,
-        }
+        Self { initial: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(30), jitter: 0.2 }
     }
 }
 

@@ -184,8 +184,7 @@ pub struct BanGuardRule {
 impl Default for BanGuardRule {
     /// Discord's limit: 10,000 of these responses in ten minutes lead to a ban.
     fn default() -> Self {
-        let statuses =
-            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+        let statuses = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
         Self {
             statuses: statuses.map(StatusMatch::Exact).into(),
             limit: Rate { count: 10_000, per: Duration::from_secs(600) },

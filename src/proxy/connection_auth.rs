@@ -64,8 +64,7 @@ impl Exchange {
     /// does not have. The function then resets the stream with `HTTP_1_1_REQUIRED` and returns true. The
     /// connection stays open, because curl 7.88 misses that reset if the connection closes right after it.
     pub(super) fn needs_http1(&mut self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let requests_sign_in =
-            status == StatusCode::UNAUTHORIZED && connection_auth::is_in_response(headers);
+        let requests_sign_in = status == StatusCode::UNAUTHORIZED && connection_auth::is_in_response(headers);
         let Some(siblings) = self.client.shared_connection().filter(|_| requests_sign_in) else {
             return false;
         };
@@ -112,7 +111,5 @@ impl Exchange {
 /// requests at once (HTTP/2), each call gets its own connection, which is not reused.
 fn reserved_owner(client: &mut ClientSession, upstream: &UpstreamTarget) -> ConnectionOwner {
     let pins = client.ensure_pins();
-    pins.map_or(ConnectionOwner::Call, |pins| {
-        ConnectionOwner::Client(pins.clone(), upstream.origin())
-    })
+    pins.map_or(ConnectionOwner::Call, |pins| ConnectionOwner::Client(pins.clone(), upstream.origin()))
 }

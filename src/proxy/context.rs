@@ -211,8 +211,7 @@ impl RequestContext {
         let inspected = capture.parse().await;
         let Some(permit) = &mut self.permit else { return };
         match inspected {
-            InspectedBody::Json(json)
-                if permit.on_body(capture.status, &capture.headers, &json) => {}
+            InspectedBody::Json(json) if permit.on_body(capture.status, &capture.headers, &json) => {}
             // An error that is only visible in the body is not stored.
             InspectedBody::Json(_) => self.post_capture = None,
             InspectedBody::NotJson => permit.finish_without_body(),

@@ -18,10 +18,8 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
 /// The request of a page of a public site for access to this host (Private Network Access).
-const REQUEST_PRIVATE_NETWORK: HeaderName =
-    HeaderName::from_static("access-control-request-private-network");
-const ALLOW_PRIVATE_NETWORK: HeaderName =
-    HeaderName::from_static("access-control-allow-private-network");
+const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 /// The fields of larder's own response to a preflight.
 const PREFLIGHT_FIELDS: [HeaderName; 4] = [
@@ -45,9 +43,7 @@ pub(super) fn add_response_fields(request: &ProxyRequest, headers: &mut HeaderMa
     // The API grants access to other pages, and with the cookies of its own site.
     let removed: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| {
-            name.as_str().starts_with("access-control-") && !PREFLIGHT_FIELDS.contains(name)
-        })
+        .filter(|name| name.as_str().starts_with("access-control-") && !PREFLIGHT_FIELDS.contains(name))
         .cloned()
         .collect();
     for name in removed {

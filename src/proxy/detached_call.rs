@@ -72,8 +72,7 @@ impl<'a> ClientWatch<'a> {
     fn detach(&mut self) -> Option<DetachedCall> {
         let has_body = self.routed.request.body != RequestFraming::None;
         let is_complete = !has_body || self.upload.is_complete();
-        let permit =
-            self.ctx.permit.take_if(|permit| permit.continues_without_client(is_complete))?;
+        let permit = self.ctx.permit.take_if(|permit| permit.continues_without_client(is_complete))?;
         let mut channel = self.channel.take();
         if self.ctx.signed_in {
             // Other users must not use a connection with a sign-in.
@@ -121,8 +120,7 @@ struct DetachedCall {
 impl DetachedCall {
     async fn run(mut self) {
         let first_byte = self.routed.upstream.timeouts.first_byte;
-        let limit =
-            if self.is_complete { first_byte } else { first_byte.min(EARLY_RESPONSE_TIMEOUT) };
+        let limit = if self.is_complete { first_byte } else { first_byte.min(EARLY_RESPONSE_TIMEOUT) };
         match timeout(limit, self.head()).await {
             Ok(Ok(head)) => self.on_head(*head).await,
             Ok(Err(error)) => self.on_error(error),
@@ -145,9 +143,7 @@ impl DetachedCall {
     /// Handles an error before the head. If an idle connection had ended, or the request was incomplete, the
     /// error does not show a fault of the origin: the permit is dropped, and the call counts as abandoned.
     fn on_error(mut self, error: SessionError) {
-        if let (true, AttemptError::Failed(failure)) =
-            (self.is_complete, self.channel.attempt_error(error))
-        {
+        if let (true, AttemptError::Failed(failure)) = (self.is_complete, self.channel.attempt_error(error)) {
             self.permit.on_failure(failure);
         }
     }
@@ -162,9 +158,7 @@ impl DetachedCall {
 
     async fn on_head(mut self, head: UpstreamHead) {
         let UpstreamHead { status, mut headers, .. } = head;
-        if let Some(guard) =
-            self.guard.take().filter(|_| !invalidation::leaves_outcome_unknown(status))
-        {
+        if let Some(guard) = self.guard.take().filter(|_| !invalidation::leaves_outcome_unknown(status)) {
             guard.resolved();
         }
         if status == StatusCode::REQUEST_TIMEOUT && !self.is_complete {

@@ -25,11 +25,7 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// An exchange that begins now.
-    pub(super) fn new(
-        handler: &Arc<ProxyHandler>,
-        routed: RoutedRequest,
-        client: ClientSession,
-    ) -> Self {
+    pub(super) fn new(handler: &Arc<ProxyHandler>, routed: RoutedRequest, client: ClientSession) -> Self {
         let ctx = RequestContext::new(handler.clock.instant());
         Self { handler: Arc::clone(handler), routed: Arc::new(routed), client, ctx }
     }
@@ -43,9 +39,7 @@ impl Exchange {
     /// `Connection: close` once larder is closing.
     pub(super) fn finish_head(&mut self, headers: &mut HeaderMap) {
         headers.append(VIA, self.handler.via.clone());
-        if matches!(self.client, ClientSession::Http1(_))
-            && connection_auth::is_in_response(headers)
-        {
+        if matches!(self.client, ClientSession::Http1(_)) && connection_auth::is_in_response(headers) {
             // The client may sign in through larder.
             headers.insert(PROXY_SUPPORT, SUPPORTED);
         }

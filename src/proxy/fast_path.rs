@@ -34,9 +34,7 @@ impl ProxyHandler {
         // The first two have no body although they may have a length; the last one is replaced by an error.
         if matches!(
             hit.stored.status,
-            StatusCode::NO_CONTENT
-                | StatusCode::NOT_MODIFIED
-                | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PROXY_AUTHENTICATION_REQUIRED
         ) {
             return Prepared::Nothing(None);
         }

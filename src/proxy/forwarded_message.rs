@@ -64,15 +64,13 @@ pub(super) fn body_length(
     framing: BodyFraming,
     ended: bool,
 ) -> BodyLength {
-    let bodiless = request.method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless =
+        request.method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     match framing {
         _ if bodiless => BodyLength::None,
         // An HTTP/2 head may end the stream. gRPC distinguishes this (trailers only) from an empty body.
         BodyFraming::Length(0)
-            if ended
-                && request.version == Version::HTTP_2
-                && !headers.contains_key(CONTENT_LENGTH) =>
+            if ended && request.version == Version::HTTP_2 && !headers.contains_key(CONTENT_LENGTH) =>
         {
             BodyLength::None
         }
@@ -86,8 +84,7 @@ const BIDIRECTIONAL_TYPES: [&[u8]; 2] = [b"application/grpc", b"application/conn
 
 /// Whether both sides send at the same time at any rate, so that the client's rate has no meaning.
 pub(super) fn is_bidirectional(request: &ProxyRequest) -> bool {
-    let media_type =
-        request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let has_prefix = |prefix: &[u8]| {
         media_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
@@ -96,12 +93,7 @@ pub(super) fn is_bidirectional(request: &ProxyRequest) -> bool {
 
 impl Exchange {
     /// Applies the head of a response to the stored entries (invalidation, freshening).
-    pub(super) async fn on_head(
-        &mut self,
-        status: StatusCode,
-        headers: &HeaderMap,
-        framing: BodyFraming,
-    ) {
+    pub(super) async fn on_head(&mut self, status: StatusCode, headers: &HeaderMap, framing: BodyFraming) {
         let (engine, ctx) = (&self.handler.engine, &self.ctx);
         let start = ctx.pass_through_start.as_ref().filter(|_| !ctx.signed_in);
         let is_limit = ctx.permit.as_ref().is_some_and(Permit::is_rate_limited);

@@ -146,9 +146,7 @@ impl InactivityTimer {
 
     /// Whether the client was active on another stream, or could not send. The timer is extended then.
     fn was_active_elsewhere(&mut self) -> bool {
-        let (SilentPeer::Client, Some(limit), Some(shared)) =
-            (self.peer, self.client, &self.shared)
-        else {
+        let (SilentPeer::Client, Some(limit), Some(shared)) = (self.peer, self.client, &self.shared) else {
             return false;
         };
         let now = Clock::timer_now();

@@ -118,11 +118,7 @@ impl Exchange {
         ExchangeFailure::Client(error)
     }
 
-    async fn write_error(
-        &mut self,
-        problem: &Problem,
-        status: &CacheStatus,
-    ) -> Result<(), ClientError> {
+    async fn write_error(&mut self, problem: &Problem, status: &CacheStatus) -> Result<(), ClientError> {
         let mut headers = HeaderMap::new();
         status.append_to(&mut headers);
         self.write_error_with(problem, headers).await

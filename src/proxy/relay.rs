@@ -201,8 +201,7 @@ impl Exchange {
         forwarded_message::add_status_fields(&self.ctx, status, &mut headers);
         self.finish_head(&mut headers);
         let is_head = self.request().method == Method::HEAD;
-        let length =
-            forwarded_message::body_length(self.request(), status, &headers, framing, ended);
+        let length = forwarded_message::body_length(self.request(), status, &headers, framing, ended);
         let has_body = !matches!(length, BodyLength::None | BodyLength::Known(0));
         self.client.write_head(status, headers, length, &spelling).await?;
         if is_head || ended {
@@ -240,11 +239,7 @@ impl Exchange {
             if reads && !ctx.stepped_aside {
                 since = Clock::timer_now();
             }
-            timer.wait_for(if waits_for_client || !reads {
-                SilentPeer::Client
-            } else {
-                SilentPeer::Origin
-            });
+            timer.wait_for(if waits_for_client || !reads { SilentPeer::Client } else { SilentPeer::Origin });
             timer.set_stalled(!waits_for_client && !client.has_read_body());
             tokio::select! {
                 biased;
@@ -351,18 +346,11 @@ fn head_timer(handler: &ProxyHandler, routed: &RoutedRequest) -> InactivityTimer
     // An event stream or a WebSocket may be inactive for a long time.
     let origin = (!request.expects_stream()).then_some(upstream.timeouts.first_byte);
     let timer = InactivityTimer::new(origin, None);
-    if forwarded_message::is_bidirectional(request) {
-        timer
-    } else {
-        timer.with_body_limits(handler.body)
-    }
+    if forwarded_message::is_bidirectional(request) { timer } else { timer.with_body_limits(handler.body) }
 }
 
 /// The result of `work` unless the client disconnects before. The client's body is not read meanwhile.
-async fn unless_gone<T>(
-    client: &mut ClientSession,
-    work: impl Future<Output = T>,
-) -> Result<T, ClientError> {
+async fn unless_gone<T>(client: &mut ClientSession, work: impl Future<Output = T>) -> Result<T, ClientError> {
     let mut stalled_upload = client.shared_connection().map(SharedConnection::stalled_upload);
     if let Some(upload) = &mut stalled_upload {
         upload.set_stalled(!client.has_read_body());

@@ -18,10 +18,7 @@ use crate::upstream::outcome::error::UpstreamError;
 
 impl Exchange {
     /// Writes a response of the engine.
-    pub(super) async fn reply(
-        &mut self,
-        reply: ClientResponse,
-    ) -> Result<ExchangeEnd, ExchangeFailure> {
+    pub(super) async fn reply(&mut self, reply: ClientResponse) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut reply = own_response::replace_origin_407(self.request(), reply);
         let ctx = &mut self.ctx;
         ctx.result = reply.result;
@@ -101,11 +98,7 @@ async fn write_growing(
         let piece = slice_range(&piece, &mut skip, &mut left);
         client.write_body(piece).await?;
     }
-    if take.is_some() && left > 0 {
-        Err(ExchangeFailure::Response(UpstreamError::Cut))
-    } else {
-        Ok(())
-    }
+    if take.is_some() && left > 0 { Err(ExchangeFailure::Response(UpstreamError::Cut)) } else { Ok(()) }
 }
 
 /// The part of `piece` between `skip` and `skip + left` of the whole body.
@@ -131,11 +124,7 @@ mod tests {
             let (mut skip, mut left) = (first as u64, (last - first + 1) as u64);
             let mut out = Vec::new();
             for piece in body.chunks(10) {
-                out.extend_from_slice(&slice_range(
-                    &Bytes::copy_from_slice(piece),
-                    &mut skip,
-                    &mut left,
-                ));
+                out.extend_from_slice(&slice_range(&Bytes::copy_from_slice(piece), &mut skip, &mut left));
             }
             assert_eq!(out, body[first..=last], "{first}-{last}");
         }

@@ -97,10 +97,7 @@ impl Exchange {
     }
 
     /// The stored response to serve if a `HEAD` got no response.
-    pub(super) async fn stale_for_failure(
-        &mut self,
-        error: UpstreamError,
-    ) -> Option<ClientResponse> {
+    pub(super) async fn stale_for_failure(&mut self, error: UpstreamError) -> Option<ClientResponse> {
         let is_head = self.request().method == Method::HEAD && !self.ctx.signed_in;
         let class = error.error_class().filter(|_| is_head)?;
         let failure = AttemptFailure::new(class, Reason::Error(error));

@@ -27,10 +27,7 @@ impl Exchange {
         ServeOutcome { session: client, client_aborted }
     }
 
-    async fn respond(
-        &mut self,
-        looked_up: Option<MemoryLookup>,
-    ) -> Result<ExchangeEnd, ExchangeFailure> {
+    async fn respond(&mut self, looked_up: Option<MemoryLookup>) -> Result<ExchangeEnd, ExchangeFailure> {
         if cors::is_preflight(self.request()) {
             return self.reply_preflight().await;
         }
@@ -66,10 +63,7 @@ impl Exchange {
     }
 
     /// Passes the request through for this reason, unless calls to the origin are not allowed.
-    async fn pass_through(
-        &mut self,
-        reason: ForwardReason,
-    ) -> Result<ExchangeEnd, ExchangeFailure> {
+    async fn pass_through(&mut self, reason: ForwardReason) -> Result<ExchangeEnd, ExchangeFailure> {
         self.ctx.forward_reason = reason;
         match self.handler.engine.offline_response(&self.routed) {
             Some(reply) => self.reply(reply).await,

@@ -38,8 +38,7 @@ impl Exchange {
         let client = &mut self.client;
         client.write_head(head.status, headers, BodyLength::None, &head.spelling).await?;
         client.flush().await?;
-        let (Some(origin), ClientSession::Http1(session)) = (channel.into_upgraded(), client)
-        else {
+        let (Some(origin), ClientSession::Http1(session)) = (channel.into_upgraded(), client) else {
             return Err(ExchangeFailure::Response(UpstreamError::Protocol));
         };
         let idle = self.handler.tunnel_idle;

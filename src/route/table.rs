@@ -72,8 +72,8 @@ impl Table {
     pub fn find(&self, request: &ProxyRequest) -> Option<&Arc<Route>> {
         let path = request.target.path();
         let found = self.first(request, path)?;
-        let interpreted = path_equivalence::lenient_form(path)
-            .and_then(|interpreted| self.first(request, &interpreted));
+        let interpreted =
+            path_equivalence::lenient_form(path).and_then(|interpreted| self.first(request, &interpreted));
         interpreted.is_none_or(|interpreted| interpreted.index == found.index).then_some(found)
     }
 
@@ -96,10 +96,8 @@ impl Table {
     /// the origin, whichever route matches.
     pub fn scope_headers(&self, target: &Target) -> impl Iterator<Item = &HeaderName> {
         let (host, port) = (target.host(), target.port());
-        let scope_header_routes =
-            self.scope_header_routes.iter().filter_map(|index| self.routes.get(*index));
-        let candidates =
-            scope_header_routes.filter(move |route| route.pattern.host.matches(host, port));
+        let scope_header_routes = self.scope_header_routes.iter().filter_map(|index| self.routes.get(*index));
+        let candidates = scope_header_routes.filter(move |route| route.pattern.host.matches(host, port));
         candidates.filter_map(|route| match &route.policy.scope {
             ScopeRule::Header(name) => Some(name),
             ScopeRule::Credential | ScopeRule::Shared => None,

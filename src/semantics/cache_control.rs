@@ -225,8 +225,7 @@ impl Argument<'_> {
     /// response, or if the body would be unreadable without these fields.
     fn fields(self) -> Option<Vec<HeaderName>> {
         let Self::Text(text) = self else { return None };
-        let names: Result<Vec<_>, _> =
-            field_list::split(text).map(HeaderName::from_bytes).collect();
+        let names: Result<Vec<_>, _> = field_list::split(text).map(HeaderName::from_bytes).collect();
         let names = names.ok()?;
         let describes_body =
             |name: &HeaderName| name.as_str().starts_with("content-") || name == http::header::VARY;

@@ -83,10 +83,7 @@ impl CacheStatus {
     }
 
     /// The member as a field value.
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "it writes only characters that a field value allows"
-    )]
+    #[expect(clippy::missing_panics_doc, reason = "it writes only characters that a field value allows")]
     pub fn value(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(96);
         text.extend_from_slice(b"larder");
@@ -132,14 +129,7 @@ impl CacheStatus {
     }
 
     fn new(handled: HitOrForward) -> Self {
-        Self {
-            handled,
-            forward_status: None,
-            stored: false,
-            ttl: None,
-            collapsed: false,
-            detail: None,
-        }
+        Self { handled, forward_status: None, stored: false, ttl: None, collapsed: false, detail: None }
     }
 }
 
@@ -190,9 +180,7 @@ mod tests {
                 "larder; hit; ttl=-40; detail=\"stale-while-revalidate\"",
             ),
             (
-                CacheStatus::forwarded("stale")
-                    .status(code(429))
-                    .detail("stale-if-error", "rate-limited"),
+                CacheStatus::forwarded("stale").status(code(429)).detail("stale-if-error", "rate-limited"),
                 "larder; fwd=stale; fwd-status=429; detail=\"stale-if-error/rate-limited\"",
             ),
             (

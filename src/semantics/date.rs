@@ -1,8 +1,7 @@
 //! HTTP-dates (RFC 9110 §5.6.7): all three forms, any letter case, nothing else.
 //!
 //! Owns: parsing of dates. It is strict on purpose, because callers treat an invalid date as a date in the
-//! past.
-//! Never touches: the clock; the caller passes the reference time for two-digit years.
+//! past. Never touches: the clock; the caller passes the reference time for two-digit years.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,9 +10,8 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::semantics::utc_calendar::{day_number, next_month_start};
 
-const MONTHS: [&[u8]; 12] = [
-    b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec",
-];
+const MONTHS: [&[u8]; 12] =
+    [b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec"];
 const DAYS: [&[u8]; 7] =
     [b"monday", b"tuesday", b"wednesday", b"thursday", b"friday", b"saturday", b"sunday"];
 const DAY: i64 = 86_400;
@@ -138,9 +136,9 @@ fn month(name: [u8; 3]) -> Option<i64> {
 }
 
 fn number(digits: &[u8]) -> Option<i64> {
-    digits.iter().try_fold(0, |sum, &digit| {
-        digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'))
-    })
+    digits
+        .iter()
+        .try_fold(0, |sum, &digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
 }
 
 /// The calendar year of a time. The result may be off by a day, which the 50-year rule tolerates.
@@ -234,9 +232,8 @@ mod tests {
             let text = format!("Monday, 01-Jun-{two} 00:00:00 GMT");
             parse(text.as_bytes(), near).unwrap()
         };
-        let plain = |four: &str| {
-            parse_undated(format!("Mon, 01 Jun {four} 00:00:00 GMT").as_bytes()).unwrap()
-        };
+        let plain =
+            |four: &str| parse_undated(format!("Mon, 01 Jun {four} 00:00:00 GMT").as_bytes()).unwrap();
         assert_eq!(year("26", near), plain("2026"));
         assert_eq!(year("76", near), plain("2076"));
         assert_eq!(year("77", near), plain("1977"));

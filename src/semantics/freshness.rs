@@ -94,9 +94,7 @@ pub fn may_be_served_stale(metadata: &CacheMetadata, kind: CacheKind) -> bool {
         }
         CacheKind::Private => false,
     };
-    !shared_only
-        && !cache_control.has(Directive::MustRevalidate)
-        && !cache_control.has(Directive::NoCache)
+    !shared_only && !cache_control.has(Directive::MustRevalidate) && !cache_control.has(Directive::NoCache)
 }
 
 /// The time from `start` to `end`, or zero if `end` is earlier.

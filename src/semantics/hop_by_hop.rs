@@ -1,13 +1,11 @@
 //! Fields that belong to one connection (RFC 9110 §7.6.1).
 //!
 //! Owns: the fields that larder does not forward, in both directions; the fields that `Connection` must not
-//! nominate.
-//! Never touches: framing, which the parsers own; `Host`, which the frontend replaces.
+//! nominate. Never touches: framing, which the parsers own; `Host`, which the frontend replaces.
 
 use http::HeaderMap;
 use http::header::{
-    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::semantics::field_list;
@@ -182,10 +180,7 @@ mod tests {
 
     #[test]
     fn an_upgrade_needs_both_fields() {
-        assert!(is_upgrade(&header_map(&[
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "websocket")
-        ])));
+        assert!(is_upgrade(&header_map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])));
         assert!(!is_upgrade(&header_map(&[("connection", "upgrade")])));
         assert!(!is_upgrade(&header_map(&[("upgrade", "websocket")])));
     }
@@ -193,18 +188,14 @@ mod tests {
     #[test]
     fn an_offer_of_cleartext_http_2_is_not_an_upgrade() {
         // Java's HttpClient offers it with every request that is not TLS.
-        let upgrades = |protocols| {
-            is_upgrade(&header_map(&[("connection", "upgrade"), ("upgrade", protocols)]))
-        };
+        let upgrades =
+            |protocols| is_upgrade(&header_map(&[("connection", "upgrade"), ("upgrade", protocols)]));
         assert!(!upgrades("h2c"));
         assert!(!upgrades("H2C, h2c"));
         assert!(!upgrades(""));
         assert!(upgrades("h2c, websocket"));
-        let fields = [
-            ("connection", "Upgrade, HTTP2-Settings"),
-            ("http2-settings", "AAEAAEAA"),
-            ("upgrade", "h2c"),
-        ];
+        let fields =
+            [("connection", "Upgrade, HTTP2-Settings"), ("http2-settings", "AAEAAEAA"), ("upgrade", "h2c")];
         assert_eq!(stripped(&fields), [""; 0]);
     }
 

@@ -109,8 +109,7 @@ pub fn parse_content_range(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
     let last = number(range.get(dash + 1..slash)?)?;
     let total = number(range.get(slash + 1..)?)?;
     // A number that is too large for any body was clamped, so it is meaningless.
-    (first <= last && last < total && total < u64::MAX)
-        .then_some((ByteRange { first, last }, total))
+    (first <= last && last < total && total < u64::MAX).then_some((ByteRange { first, last }, total))
 }
 
 /// `Content-Range` of a 206.
@@ -229,8 +228,8 @@ mod tests {
     use proptest::prelude::{any, prop_oneof, proptest};
 
     use crate::semantics::ranges::{
-        ByteRange, MAX_REQUESTED, RangeSelection, content_range, evaluate, is_single,
-        parse_content_range, unsatisfied_range,
+        ByteRange, MAX_REQUESTED, RangeSelection, content_range, evaluate, is_single, parse_content_range,
+        unsatisfied_range,
     };
     use crate::semantics::response_metadata::CacheMetadata;
     use crate::semantics::test_headers::header_map;
@@ -317,9 +316,9 @@ mod tests {
         let parts = |ranges: &[(u64, u64)]| match *ranges {
             [] => RangeSelection::Unsatisfiable,
             [(first, last)] => RangeSelection::Part(ByteRange { first, last }),
-            _ => RangeSelection::Parts(
-                ranges.iter().map(|&(first, last)| ByteRange { first, last }).collect(),
-            ),
+            _ => {
+                RangeSelection::Parts(ranges.iter().map(|&(first, last)| ByteRange { first, last }).collect())
+            }
         };
         for (range, expected) in [
             ("bytes=0-1,5-6", &[(0, 1), (5, 6)][..]),
@@ -350,11 +349,7 @@ mod tests {
             let mut request = HeaderMap::new();
             let value = HeaderValue::from_str(&format!("bytes={}", list.join(",")));
             request.insert("range", value.unwrap());
-            evaluate(
-                &request,
-                &CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new()),
-                1 << 20,
-            )
+            evaluate(&request, &CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new()), 1 << 20)
         };
         assert!(matches!(ranges(16), RangeSelection::Parts(parts) if parts.len() == 16));
         assert_eq!(ranges(17), RangeSelection::Whole);
@@ -403,14 +398,9 @@ mod tests {
             ("items 0-4/10", None),
             ("", None),
         ] {
-            assert_eq!(
-                parse_content_range(&header_map(&[("content-range", value)])),
-                expected,
-                "{value:?}"
-            );
+            assert_eq!(parse_content_range(&header_map(&[("content-range", value)])), expected, "{value:?}");
         }
-        let twice =
-            header_map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
+        let twice = header_map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
         assert_eq!(parse_content_range(&twice), None);
     }
 

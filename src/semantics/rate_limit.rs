@@ -103,8 +103,8 @@ pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<RateLimitState> {
         .chain(x_ratelimit::read(headers, &DRAFT_06, now))
         .chain(ietf_draft::read(headers))
         .min_by_key(RateLimitState::urgency);
-    let quota = numbers
-        .unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });
+    let quota =
+        numbers.unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });
     let quota = RateLimitState { scope: limit_scope, ..quota };
     (quota != RateLimitState::default()).then_some(quota)
 }
@@ -122,9 +122,7 @@ fn bucket(headers: &HeaderMap) -> Option<Bucket> {
 
 fn limit_scope(headers: &HeaderMap) -> LimitScope {
     let has_value = |field: &HeaderName, expected: &str| {
-        headers
-            .get(field)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(expected.as_bytes()))
+        headers.get(field).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(expected.as_bytes()))
     };
     if has_value(&GLOBAL, "true") || has_value(&SCOPE, "global") {
         LimitScope::Global

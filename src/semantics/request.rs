@@ -85,9 +85,9 @@ impl ProxyRequest {
 
     /// Whether the client waits for a 100 response before it sends its body (RFC 9110 §10.1.1).
     pub fn expects_continue(&self) -> bool {
-        self.headers.get(EXPECT).is_some_and(|expected| {
-            expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue")
-        })
+        self.headers
+            .get(EXPECT)
+            .is_some_and(|expected| expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue"))
     }
 
     /// Whether the response may be a stream without an end: it may pause, so inactivity is no failure.

@@ -102,19 +102,13 @@ pub fn origin_prohibition(metadata: &CacheMetadata, kind: CacheKind) -> Option<N
         return Some(NotStoredReason::NoStore);
     }
     match kind {
-        CacheKind::Shared if metadata.cache_control.has(Directive::Private) => {
-            Some(NotStoredReason::Private)
-        }
+        CacheKind::Shared if metadata.cache_control.has(Directive::Private) => Some(NotStoredReason::Private),
         CacheKind::Shared | CacheKind::Private => None,
     }
 }
 
 /// Whether the request's `Authorization` keeps the response out of a shared cache (RFC 9111 §3.5).
-pub fn authorization_forbids(
-    request: &HeaderMap,
-    metadata: &CacheMetadata,
-    kind: CacheKind,
-) -> bool {
+pub fn authorization_forbids(request: &HeaderMap, metadata: &CacheMetadata, kind: CacheKind) -> bool {
     lacks_permission(metadata, kind) && request.contains_key(AUTHORIZATION)
 }
 
@@ -129,11 +123,7 @@ pub fn lacks_permission(metadata: &CacheMetadata, kind: CacheKind) -> bool {
 
 /// The fields to store (RFC 9111 §3.1): all but hop-by-hop fields and those that `private` or `no-cache`
 /// names. A route cannot override this, because a missing named field does no harm.
-pub fn storable_fields(
-    headers: &HeaderMap,
-    metadata: &CacheMetadata,
-    kind: CacheKind,
-) -> HeaderMap {
+pub fn storable_fields(headers: &HeaderMap, metadata: &CacheMetadata, kind: CacheKind) -> HeaderMap {
     let mut kept = headers.clone();
     hop_by_hop::strip(&mut kept);
     remove_named_fields(&mut kept, metadata, kind);
@@ -178,11 +168,7 @@ mod tests {
     fn private_forbids_in_a_shared_cache_and_no_store_in_both() {
         for (line, shared, private) in [
             ("max-age=60", None, None),
-            (
-                "NO-STORE, max-age=60",
-                Some(NotStoredReason::NoStore),
-                Some(NotStoredReason::NoStore),
-            ),
+            ("NO-STORE, max-age=60", Some(NotStoredReason::NoStore), Some(NotStoredReason::NoStore)),
             ("max-age=60, Private", Some(NotStoredReason::Private), None),
             ("private, public", Some(NotStoredReason::Private), None),
             ("private=\"x\"", None, None),
@@ -206,16 +192,9 @@ mod tests {
             ("must-revalidate, max-age=60", false),
         ] {
             let metadata = directives(line);
-            assert_eq!(
-                authorization_forbids(&request, &metadata, CacheKind::Shared),
-                forbids,
-                "{line}"
-            );
+            assert_eq!(authorization_forbids(&request, &metadata, CacheKind::Shared), forbids, "{line}");
             assert!(!authorization_forbids(&request, &metadata, CacheKind::Private), "{line}");
-            assert!(
-                !authorization_forbids(&header_map(&[]), &metadata, CacheKind::Shared),
-                "{line}"
-            );
+            assert!(!authorization_forbids(&header_map(&[]), &metadata, CacheKind::Shared), "{line}");
         }
     }
 

@@ -45,10 +45,7 @@ impl AdminApi for AdminService {
         }
         let ready = !shared.drain_state.borrow().is_closing();
         if !ready {
-            details.push((
-                "stopping",
-                "requests in flight are finished, then the process exits".to_owned(),
-            ));
+            details.push(("stopping", "requests in flight are finished, then the process exits".to_owned()));
         }
         Readiness { ready, details }
     }

@@ -66,10 +66,8 @@ impl Pipeline {
     ) -> Result<Self, BuildError> {
         check_system_roots()?;
         let previous_authority = previous.and_then(|pipeline| pipeline.authority.as_ref());
-        let authority =
-            CertificateAuthority::for_reload(previous_authority, &config, shared.clock.now())?;
-        let leaf_issuer =
-            authority.clone().map(|authority| LeafIssuer::new(authority, shared.clock.clone()));
+        let authority = CertificateAuthority::for_reload(previous_authority, &config, shared.clock.now())?;
+        let leaf_issuer = authority.clone().map(|authority| LeafIssuer::new(authority, shared.clock.clone()));
         let leaf_issuer = leaf_issuer.transpose()?;
         let pool = previous.and_then(|pipeline| pipeline.pool_for(&config)).unwrap_or_default();
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
@@ -78,8 +76,8 @@ impl Pipeline {
         let telemetry = shared.telemetry.with_names(&routes, &upstreams, config.redactor());
         let UpstreamStack { resolver, admission, client } =
             upstream_stack(&config, &telemetry, shared, pool.clone())?;
-        let via = HeaderValue::try_from(format!("1.1 {}", shared.name))
-            .expect("hexadecimal digits are valid");
+        let via =
+            HeaderValue::try_from(format!("1.1 {}", shared.name)).expect("hexadecimal digits are valid");
         let key_builder = Arc::new(config.key_builder(shared.secret));
         let engine = engine(&config, &telemetry, shared, (&client, &key_builder), &via);
         let service = Proxy::new(ProxyHandler {
@@ -107,11 +105,7 @@ impl Pipeline {
             access_control: AccessControl::new(config.access.clone()),
             handler: Arc::new(service),
             tunnels,
-            interception: TlsInterceptor::new(
-                &config,
-                leaf_issuer,
-                shared.connection_auth_hosts.clone(),
-            ),
+            interception: TlsInterceptor::new(&config, leaf_issuer, shared.connection_auth_hosts.clone()),
             mounts: Mounts::new(&config.upstreams),
             page_credential_rules: PageCredentialRules::new(&config.upstreams),
             in_flight: Arc::clone(&shared.in_flight),
@@ -131,8 +125,7 @@ impl Pipeline {
         let is_unchanged = old.upstreams == config.upstreams
             && old.resolve == config.resolve
             && old.destinations == config.destinations;
-        let has_root_files =
-            config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
+        let has_root_files = config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
         (is_unchanged && !has_root_files).then(|| self.pool.clone())
     }
 }
@@ -190,9 +183,7 @@ fn engine(
     (client, key_builder): (&Arc<HttpClient>, &Arc<KeyBuilder>),
     via: &HeaderValue,
 ) -> Arc<Engine> {
-    shared
-        .persistent_facts
-        .add_rules(config.routes.routes().iter().map(|route| &route.policy.key.query));
+    shared.persistent_facts.add_rules(config.routes.routes().iter().map(|route| &route.policy.key.query));
     Engine::new(&EngineDeps {
         store: Arc::clone(&shared.store) as Arc<dyn Store>,
         origin: Arc::clone(client) as Arc<dyn Origin>,

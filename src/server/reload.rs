@@ -48,9 +48,8 @@ impl fmt::Debug for ConfigSource {
 /// The fixed keys that differ.
 fn changed_fixed_keys(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
     let (old_store, new_store) = (&old.store, &new.store);
-    let take_over = format!(
-        "put it back, or restart without dropping a connection: `larder run --take-over {name}`"
-    );
+    let take_over =
+        format!("put it back, or restart without dropping a connection: `larder run --take-over {name}`");
     // The next process would look for this one at the new path.
     let restart = "put it back, or stop larder and start it again".to_owned();
     let keys = [
@@ -89,11 +88,9 @@ impl ConfigDiff {
     /// Compares routes and upstreams by name.
     pub(super) fn between(old: &Config, new: &Config) -> Self {
         let (old_routes, new_routes) = (old.routes.routes(), new.routes.routes());
-        let missing =
-            |from: &[Arc<Route>], name: &str| !from.iter().any(|route| *route.name == *name);
-        let differs = |route: &&Arc<Route>| {
-            old_routes.iter().any(|old| old.name == route.name && old != *route)
-        };
+        let missing = |from: &[Arc<Route>], name: &str| !from.iter().any(|route| *route.name == *name);
+        let differs =
+            |route: &&Arc<Route>| old_routes.iter().any(|old| old.name == route.name && old != *route);
         let same = |upstream| old.upstreams.contains(upstream);
         Self {
             added: new_routes.iter().filter(|route| missing(old_routes, &route.name)).count(),

@@ -125,8 +125,7 @@ fn record_insecure(config: &Config, shared: &SharedState) {
 
 /// A report of one problem that concerns the whole file.
 fn whole_file_report(name: &str, problem: &str) -> Report {
-    let (place, path, fix) =
-        (SourceLocation::default(), String::new(), "the old one stays".to_owned());
+    let (place, path, fix) = (SourceLocation::default(), String::new(), "the old one stays".to_owned());
     Report::new(name, "", vec![Problem { place, path, what: problem.to_owned(), fix }])
 }
 

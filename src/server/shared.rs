@@ -44,8 +44,7 @@ pub(super) struct SharedState {
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
     pub(super) name_server: Option<SocketAddr>,
-    /// The addresses on which larder itself listens, for clients and operators: an origin is never
-    /// there.
+    /// The addresses on which larder itself listens, for clients and operators: an origin is never there.
     pub(super) own_addresses: Vec<SocketAddr>,
     /// The addresses for clients, under which the mounts are served.
     pub(super) listen: Vec<SocketAddr>,
@@ -67,15 +66,13 @@ impl SharedState {
         let secret = secret(config)?;
         let registry = Arc::default();
         let persistent_facts = Arc::default();
-        let limit_rows =
-            UpstreamLimitRows { registry: Arc::clone(&registry), clock: deps.clock.clone() };
+        let limit_rows = UpstreamLimitRows { registry: Arc::clone(&registry), clock: deps.clock.clone() };
         let row_sources: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
             (RowOwner::Limits, Arc::new(limit_rows)),
             (RowOwner::Engine, Arc::clone(&persistent_facts) as Arc<dyn RowSource>),
         ];
         let store = store(config, &secret, &telemetry, &deps.clock, row_sources);
-        let in_flight =
-            InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
+        let in_flight = InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
         registry.set_store(Arc::new(LimitStorage(Arc::downgrade(&store))));
         Ok(Self {
             store,

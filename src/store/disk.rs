@@ -69,7 +69,8 @@ pub(super) use crate::store::disk::layout::remove_old;
 pub use crate::store::disk::lookup::DiskEntry;
 
 /// Reason why nothing is written although the database is open.
-const FULL: &str = "the volume of the store is nearly full: new responses are kept in memory only until there is room";
+const FULL: &str =
+    "the volume of the store is nearly full: new responses are kept in memory only until there is room";
 
 /// How long requests wait after the start for the disk to open.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
@@ -289,12 +290,10 @@ impl Disk {
     pub fn may_contain_older(&self, target: u128, epoch: Epoch) -> bool {
         const SCAN_LIMIT: usize = 16;
         let Some(database) = self.shared.open.load_full() else { return true };
-        let Ok(found) = caught(|| database.scan(&keys::target_prefix(target), None, SCAN_LIMIT))
-        else {
+        let Ok(found) = caught(|| database.scan(&keys::target_prefix(target), None, SCAN_LIMIT)) else {
             return true;
         };
-        let older =
-            |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.meta.epoch < epoch);
+        let older = |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.meta.epoch < epoch);
         found.len() == SCAN_LIMIT || found.iter().any(|(_, value)| older(value))
     }
 
@@ -310,12 +309,7 @@ impl Disk {
 
     /// At most `limit` entries after `after`, in the order of [`EntryId`], of one target or of all. Damaged
     /// entries are left out. Blocks.
-    pub fn page(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-        target: Option<u128>,
-    ) -> Vec<EntryPage> {
+    pub fn page(&self, after: Option<EntryId>, limit: usize, target: Option<u128>) -> Vec<EntryPage> {
         let Some(database) = self.shared.open.load_full() else { return Vec::new() };
         let cipher = &self.shared.cipher;
         caught(|| page(&database, cipher, after, limit, target)).unwrap_or_else(|fault| {
@@ -443,11 +437,7 @@ impl Shared {
 }
 
 /// The response of a record with its verified body; `None` if the body is missing or damaged.
-fn read(
-    database: &Database,
-    record: &DiskEntry,
-    cipher: &FieldCipher,
-) -> io::Result<Option<StoredResponse>> {
+fn read(database: &Database, record: &DiskEntry, cipher: &FieldCipher) -> io::Result<Option<StoredResponse>> {
     let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
     match entry.meta.body_in {
         BodyLocation::Entry => Ok(entry.with_own_body(cipher)),

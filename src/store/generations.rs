@@ -44,9 +44,7 @@ impl Epoch {
 
     /// The approximate time.
     fn time(self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-            .checked_add(Duration::from_micros(self.0))
-            .unwrap_or(SystemTime::UNIX_EPOCH)
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(self.0)).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }
 

@@ -66,8 +66,7 @@ impl InvalidationFeed {
     pub(super) fn report(&self, scope: PurgeScope, kind: PurgeKind) {
         let subscriber = self.subscriber.lock();
         let Some(sender) = &*subscriber else { return };
-        let unconfirmed =
-            self.sent.load(Ordering::Relaxed).saturating_sub(*self.confirmed.borrow());
+        let unconfirmed = self.sent.load(Ordering::Relaxed).saturating_sub(*self.confirmed.borrow());
         if kind == PurgeKind::Superseded && unconfirmed > MAX_UNCONFIRMED {
             // The subscriber does not confirm. It gets no more superseded entries; purges and writes are
             // still reported.
@@ -85,8 +84,7 @@ impl InvalidationFeed {
 
     /// Waits a short time until the subscriber, if there is one that responds, has applied everything.
     pub(super) async fn wait_for_put(&self) {
-        let is_listening =
-            self.subscriber.lock().is_some() && !self.is_unresponsive.load(Ordering::Relaxed);
+        let is_listening = self.subscriber.lock().is_some() && !self.is_unresponsive.load(Ordering::Relaxed);
         if is_listening && timeout(STORE_WAIT, self.wait_for_confirmation()).await.is_err() {
             self.is_unresponsive.store(true, Ordering::Relaxed);
         }

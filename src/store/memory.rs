@@ -170,11 +170,7 @@ impl Memory {
         })
     }
 
-    fn find_variant(
-        &self,
-        variants: &Variants,
-        query: StoreQuery<'_>,
-    ) -> Option<Arc<StoredResponse>> {
+    fn find_variant(&self, variants: &Variants, query: StoreQuery<'_>) -> Option<Arc<StoredResponse>> {
         let id = query.key.id();
         let mut newest: Option<Arc<StoredResponse>> = None;
         for fields in variants.lists.iter().rev() {
@@ -187,8 +183,7 @@ impl Memory {
             let Some(found) = self.if_usable(slot, query.key) else { continue };
             // RFC 9111 §4: of several that match, the most recent.
             let latest_order = self.generations.latest_order();
-            let newer =
-                newest.as_ref().is_none_or(|n| !is_newer(n.order, found.order, latest_order));
+            let newer = newest.as_ref().is_none_or(|n| !is_newer(n.order, found.order, latest_order));
             if found.vary == *fields && newer {
                 newest = Some(found);
             }
@@ -232,9 +227,10 @@ impl Memory {
             Some(Slot::Variants(variants)) if variants.key == *query.key => {
                 self.find_variant(&variants, query).map_or_else(
                     || {
-                        variants.lists.last().map_or(Lookup::Nothing, |fields| {
-                            Lookup::OtherVariants((query.variant)(fields))
-                        })
+                        variants
+                            .lists
+                            .last()
+                            .map_or(Lookup::Nothing, |fields| Lookup::OtherVariants((query.variant)(fields)))
                     },
                     Lookup::Found,
                 )
@@ -318,8 +314,7 @@ impl Memory {
             Slot::Entry(entry) => self.if_valid(entry).is_none(),
             Slot::Variants(_) => false,
         };
-        let gone: Vec<_> =
-            self.slots.iter().filter(|(_, slot)| is_gone(slot)).map(|(key, _)| key).collect();
+        let gone: Vec<_> = self.slots.iter().filter(|(_, slot)| is_gone(slot)).map(|(key, _)| key).collect();
         for key in gone {
             self.slots.remove_if(&key, is_gone);
         }

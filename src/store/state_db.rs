@@ -127,8 +127,7 @@ impl StateDb {
         let broken = |reason: String| OpenError::Broken { dir: dir.to_owned(), reason };
         let OpenedState { db, all, ledger, others } = match read_state(dir, now) {
             Err(StateUnknown::Damaged(reason)) => {
-                let set_aside =
-                    set_aside_damaged(dir, now).map_err(|error| broken(error.to_string()))?;
+                let set_aside = set_aside_damaged(dir, now).map_err(|error| broken(error.to_string()))?;
                 tracing::error!(
                     dir = %dir.display(),
                     aside = %set_aside.display(),
@@ -145,13 +144,9 @@ impl StateDb {
             Ok(opened) => opened,
         };
         let failure = Arc::new(Mutex::new(None));
-        let writer = StateWriter::start(
-            dir.join("db"),
-            db,
-            all.targets.keys().copied(),
-            Arc::clone(&failure),
-        )
-        .map_err(|error| broken(error.to_string()))?;
+        let writer =
+            StateWriter::start(dir.join("db"), db, all.targets.keys().copied(), Arc::clone(&failure))
+                .map_err(|error| broken(error.to_string()))?;
         let (ledger, others) = (Mutex::new(ledger), others.map(Mutex::new));
         Ok((Self { writer, failure, ledger, others }, all))
     }
@@ -184,11 +179,7 @@ impl StateDb {
 
     /// Collects changed rows of this owner from `changed` and persists them, like
     /// [`StateDb::watch_cost_rows`].
-    pub fn watch_rows(
-        &self,
-        owner: RowOwner,
-        changed: impl Fn() -> Vec<UsageRow> + Send + 'static,
-    ) {
+    pub fn watch_rows(&self, owner: RowOwner, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
         self.writer.send(Command::Watch(owner.prefix(), Box::new(changed)));
     }
 
@@ -231,13 +222,9 @@ fn read_state(dir: &Path, now: SystemTime) -> Result<OpenedState, StateUnknown> 
     let open_error = |error: OpenError| Err(StateUnknown::For(error));
     match read(&dir.join("db"), now) {
         Ok(Read::Opened(opened)) => Ok(*opened),
-        Ok(Read::NewerFormat(found)) => {
-            open_error(OpenError::NewerFormat { dir: dir.to_owned(), found })
-        }
+        Ok(Read::NewerFormat(found)) => open_error(OpenError::NewerFormat { dir: dir.to_owned(), found }),
         Err(Fault::Damaged(reason)) => Err(StateUnknown::Damaged(reason)),
-        Err(Fault::Unavailable(reason)) => {
-            open_error(OpenError::Unavailable { dir: dir.to_owned(), reason })
-        }
+        Err(Fault::Unavailable(reason)) => open_error(OpenError::Unavailable { dir: dir.to_owned(), reason }),
     }
 }
 

@@ -110,9 +110,7 @@ impl TieredStore {
             invalidation_feed: Arc::default(),
         });
         let weak = Arc::downgrade(&store);
-        telemetry.watch_health(move || {
-            weak.upgrade().is_none_or(|store| store.health() == Health::Good)
-        });
+        telemetry.watch_health(move || weak.upgrade().is_none_or(|store| store.health() == Health::Good));
         store.report("memory", telemetry, |store| store.memory.totals());
         if has_disk {
             store.report("disk", telemetry, Self::disk_totals);
@@ -197,12 +195,7 @@ impl TieredStore {
     /// Stores an entry read from the disk in memory too. The result comes from memory, because a replacement
     /// or a purge may have happened meanwhile. If memory has no room, the entry read is returned all the
     /// same.
-    fn promote(
-        &self,
-        query: StoreQuery<'_>,
-        epoch: Epoch,
-        read: Option<Arc<StoredResponse>>,
-    ) -> Lookup {
+    fn promote(&self, query: StoreQuery<'_>, epoch: Epoch, read: Option<Arc<StoredResponse>>) -> Lookup {
         if let Some(stored) = &read {
             self.memory.put(query.key, Arc::clone(stored), epoch);
         }
@@ -218,9 +211,7 @@ impl TieredStore {
     fn attach_disk(&self, disk_tier: Arc<DiskTier>, persisted: Snapshot) {
         let mut memory_only_reason = self.memory_only_reason.lock();
         let persisted = self.generations.adopt(persisted, self.clock.now());
-        disk_tier
-            .state
-            .replace(Snapshot { all: self.generation_to_persist(persisted.all), ..persisted });
+        disk_tier.state.replace(Snapshot { all: self.generation_to_persist(persisted.all), ..persisted });
         self.disk_tier.store(Some(disk_tier));
         *memory_only_reason = None;
         drop(memory_only_reason);
@@ -241,19 +232,14 @@ impl TieredStore {
     }
 
     /// Invalidates, and has the change persisted. Call with `memory_only_reason` locked.
-    fn invalidate_and_persist(
-        &self,
-        scope: PurgeScope,
-        kind: PurgeKind,
-        disk_tier: Option<&DiskTier>,
-    ) {
+    fn invalidate_and_persist(&self, scope: PurgeScope, kind: PurgeKind, disk_tier: Option<&DiskTier>) {
         let change = self.generations.invalidate(scope, kind, self.clock.now());
         let forgotten = self.generations.is_full().then(|| self.forget(disk_tier));
         let Some(disk_tier) = disk_tier else { return };
         match forgotten {
-            Some(all) => disk_tier
-                .state
-                .replace(Snapshot { all: self.generation_to_persist(all.all), ..all }),
+            Some(all) => {
+                disk_tier.state.replace(Snapshot { all: self.generation_to_persist(all.all), ..all })
+            }
             None if scope == PurgeScope::All => {
                 let generation = self.generation_to_persist(change.generation);
                 disk_tier.state.persist(Change { generation, ..change });
@@ -402,8 +388,7 @@ impl Store for TieredStore {
     fn may_contain(&self, target: u128) -> bool {
         let disk_pending = self.disk_pending.load(Ordering::Relaxed);
         let on_disk = |disk_tier: &Arc<DiskTier>| disk_tier.disk.may_contain(target);
-        self.generations.is_in_memory(target)
-            || self.disk_tier.load().as_ref().map_or(disk_pending, on_disk)
+        self.generations.is_in_memory(target) || self.disk_tier.load().as_ref().map_or(disk_pending, on_disk)
     }
 
     async fn flush(&self) -> Result<(), String> {
@@ -417,17 +402,11 @@ impl Store for TieredStore {
         tokio::join!(durable, self.invalidation_feed.wait_for_purge()).0
     }
 
-    async fn list(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-        target: Option<u128>,
-    ) -> Vec<EntryInfo> {
+    async fn list(&self, after: Option<EntryId>, limit: usize, target: Option<u128>) -> Vec<EntryInfo> {
         let mut all: BTreeMap<EntryId, EntryInfo> = BTreeMap::new();
         if let Some(disk_tier) = self.disk_tier.load_full() {
             let generations = Arc::clone(&self.generations);
-            let on_disk =
-                spawn_blocking(move || disk_tier.list(&generations, after, limit, target));
+            let on_disk = spawn_blocking(move || disk_tier.list(&generations, after, limit, target));
             for listed in on_disk.await.unwrap_or_default() {
                 all.insert(listed.id, listed);
             }

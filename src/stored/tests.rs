@@ -21,8 +21,7 @@ fn secs(n: u64) -> Duration {
 fn stored(headers: &HeaderMap, body: &'static str) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from_static(body.as_bytes());
-    StoredResponse::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)))
-        .with_initial_age(secs(5))
+    StoredResponse::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1))).with_initial_age(secs(5))
 }
 
 #[test]
@@ -62,16 +61,11 @@ fn age_counts_from_arrival_on_top_of_the_initial_age() {
 
 #[test]
 fn a_304_updates_fields_and_times_and_keeps_the_body() {
-    let old = stored(
-        &header_map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]),
-        "body",
-    );
+    let old =
+        stored(&header_map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]), "body");
     let update = header_map(&[("cache-control", "max-age=9"), ("x-ratelimit-remaining", "3")]);
     let fresh = old.freshened(&update, SENT + secs(60), SENT + secs(62));
-    assert_eq!(
-        fresh.hit_headers(),
-        header_map(&[("etag", "\"a\""), ("cache-control", "max-age=9")])
-    );
+    assert_eq!(fresh.hit_headers(), header_map(&[("etag", "\"a\""), ("cache-control", "max-age=9")]));
     assert_eq!(fresh.withheld, header_map(&[("x-ratelimit-remaining", "3")]));
     assert_eq!((fresh.body, fresh.variant), (old.body, old.variant));
     assert_eq!(fresh.metadata.cache_control.max_age, Some(secs(9)));
@@ -99,10 +93,8 @@ fn weight_grows_with_body_and_fields() {
 
 #[test]
 fn debug_shows_names_and_no_values() {
-    let shown = format!(
-        "{:?}",
-        stored(&header_map(&[("x-name", "s3cret"), ("retry-after", "s3cret")]), "s3cret")
-    );
+    let shown =
+        format!("{:?}", stored(&header_map(&[("x-name", "s3cret"), ("retry-after", "s3cret")]), "s3cret"));
     assert!(shown.contains("x-name") && shown.contains("retry-after"), "{shown}");
     assert!(!shown.contains("s3cret"), "{shown}");
 }

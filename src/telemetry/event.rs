@@ -103,12 +103,9 @@ impl ResultKind {
     pub fn needs_no_call(self) -> bool {
         match self {
             Self::Hit | Self::Stale | Self::Coalesced => true,
-            Self::Revalidated
-            | Self::Miss
-            | Self::Partial
-            | Self::Bypass
-            | Self::Tunnel
-            | Self::Error => false,
+            Self::Revalidated | Self::Miss | Self::Partial | Self::Bypass | Self::Tunnel | Self::Error => {
+                false
+            }
         }
     }
 

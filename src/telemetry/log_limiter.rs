@@ -33,8 +33,7 @@ impl Limiter {
     }
 
     fn admit_up_to(&mut self, limit: u32, now: Instant) -> Option<u64> {
-        let is_new_window =
-            self.window.is_none_or(|start| now.duration_since(start) >= self.period);
+        let is_new_window = self.window.is_none_or(|start| now.duration_since(start) >= self.period);
         if is_new_window {
             self.window = Some(now);
             self.admitted = 0;

@@ -86,11 +86,7 @@ impl Metrics {
                 "larder_error_bytes_total",
                 "Bytes sent to clients in errors that larder generated.",
             ),
-            upstream_bytes: counter(
-                r,
-                "larder_upstream_bytes_total",
-                "Bytes received from origins.",
-            ),
+            upstream_bytes: counter(r, "larder_upstream_bytes_total", "Bytes received from origins."),
             registry,
         }
     }
@@ -272,8 +268,7 @@ impl RouteAndUpstreamHandles {
     }
 
     fn routes(&self, names: &[Arc<str>]) -> Vec<RouteHandles> {
-        let route =
-            |name| RouteHandles::new(name, &self.requests, &self.durations, &self.coalesced);
+        let route = |name| RouteHandles::new(name, &self.requests, &self.durations, &self.coalesced);
         names.iter().map(route).collect()
     }
 

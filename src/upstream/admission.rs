@@ -99,9 +99,7 @@ impl AdmissionControl {
     /// have a stale response check this first.
     pub fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
         let upstream = self.upstream_state(call)?;
-        if let Some(rejection) =
-            call.target().upstream.as_ref().and_then(|one| self.over_budget(one))
-        {
+        if let Some(rejection) = call.target().upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Some(rejection);
         }
         let subject = LimitKeys::new(call);
@@ -252,11 +250,7 @@ struct QueueGuard<'a> {
 
 impl QueueGuard<'_> {
     /// The longest time to wait for this cooldown to end. Returns an error if the call must not wait for it.
-    fn cooldown_wait(
-        &mut self,
-        rejection: Rejection,
-        patience: Duration,
-    ) -> Result<Duration, Rejection> {
+    fn cooldown_wait(&mut self, rejection: Rejection, patience: Duration) -> Result<Duration, Rejection> {
         self.leave();
         let patience = self.remaining(patience, rejection.reason);
         if patience.is_zero() || rejection.left > patience {

@@ -28,9 +28,7 @@ use crate::upstream::connect::peer::peer;
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionPool, ConnectionUse};
 use crate::upstream::connect::resolve::Resolver;
 pub use crate::upstream::connect::session::AttemptError;
-use crate::upstream::connect::session::{
-    OutgoingRequest, SessionError, SessionEvent, UpstreamHead,
-};
+use crate::upstream::connect::session::{OutgoingRequest, SessionError, SessionEvent, UpstreamHead};
 use crate::upstream::connect::tls_config::TlsConfigs;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::{Interim, Interims};
@@ -72,8 +70,7 @@ impl HttpClient {
         connection_use: ConnectionUse,
         owner: ConnectionOwner,
     ) -> Result<CallChannel, AttemptError> {
-        let mut peer =
-            self.peer(destination, request.listener).await.map_err(AttemptError::Failed)?;
+        let mut peer = self.peer(destination, request.listener).await.map_err(AttemptError::Failed)?;
         if matches!(owner, ConnectionOwner::Pool)
             && let Some(credentials_hash) = connection_auth::unknown_scheme_hash(&request.headers)
         {
@@ -148,12 +145,8 @@ impl TransparentRetries {
                 self.not_processed += 1;
                 self.not_processed <= MAX_NOT_PROCESSED
             }
-            AttemptError::DeadConnection if idempotent => {
-                !std::mem::replace(&mut self.reconnected, true)
-            }
-            AttemptError::DeadConnection | AttemptError::SignedOut | AttemptError::Failed(_) => {
-                false
-            }
+            AttemptError::DeadConnection if idempotent => !std::mem::replace(&mut self.reconnected, true),
+            AttemptError::DeadConnection | AttemptError::SignedOut | AttemptError::Failed(_) => false,
         }
     }
 }
@@ -163,8 +156,7 @@ impl Origin for HttpClient {
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
         let acquired = self.admission.acquire(call.context.clone()).await;
         let mut permit = acquired.map_err(UpstreamError::Rejected)?;
-        let (mut repeats, mut connection_use) =
-            (TransparentRetries::default(), ConnectionUse::Pooled);
+        let (mut repeats, mut connection_use) = (TransparentRetries::default(), ConnectionUse::Pooled);
         loop {
             match self.attempt(call, connection_use).await {
                 Ok(response) => {
@@ -275,8 +267,7 @@ pub fn response_body(
     destination: &UpstreamTarget,
 ) -> Box<dyn Body> {
     // An event stream may be silent between events.
-    let between_bytes =
-        (!event_stream::is_response(headers)).then_some(destination.timeouts.between_bytes);
+    let between_bytes = (!event_stream::is_response(headers)).then_some(destination.timeouts.between_bytes);
     Box::new(NetworkBody { channel: Some(channel), between_bytes })
 }
 

@@ -72,9 +72,7 @@ impl CallOutcome {
             ) => decide::ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS),
             OutcomeClass::Auth if !is_error => decide::ErrorClass::Status(StatusCode::FORBIDDEN),
             // A 408 stays a 408: the deadline was the origin's, and `retry.on` has to list it.
-            OutcomeClass::Server
-                if !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT =>
-            {
+            OutcomeClass::Server if !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT => {
                 decide::ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE)
             }
             OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server => {

@@ -137,8 +137,7 @@ impl UpstreamTable {
         let destination = self.lookup(target);
         let rewritten = target.with_origin(destination.scheme, &destination.host, destination.port);
         // If another upstream lists the rewritten target, the two targets are different resources.
-        let same =
-            !rewritten.same_origin(target) && self.lookup(&rewritten).index == destination.index;
+        let same = !rewritten.same_origin(target) && self.lookup(&rewritten).index == destination.index;
         same.then_some(rewritten)
     }
 
@@ -192,11 +191,7 @@ impl UpstreamTable {
 
 /// The port after a change of scheme: the old scheme's default becomes the new one's, any other port stays.
 fn rewritten_port(target: &Target, scheme: Scheme) -> u16 {
-    if target.port() == target.scheme().default_port() {
-        scheme.default_port()
-    } else {
-        target.port()
-    }
+    if target.port() == target.scheme().default_port() { scheme.default_port() } else { target.port() }
 }
 
 #[cfg(test)]

@@ -147,8 +147,7 @@ impl Expectations {
         let now = Clock::system().instant();
         for url in self.urls.lock().expect("no thread panics with it").iter_mut() {
             let age = |at: Instant| now.saturating_duration_since(at);
-            url.must_be_found =
-                url.stored.is_some_and(|(_, since)| age(since) > MUST_BE_FOUND_AFTER);
+            url.must_be_found = url.stored.is_some_and(|(_, since)| age(since) > MUST_BE_FOUND_AFTER);
             let durable = url.invalidations.drain(..).filter(|(_, at)| age(*at) > DURABLE_AFTER);
             url.durable = durable.fold(url.durable, |max, (upto, _)| max.max(upto));
             url.purged = url.durable;

@@ -24,12 +24,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(
-        larder: &Larder,
-        origin: &Arc<Origin>,
-        expectations: &Arc<Expectations>,
-        seed: u64,
-    ) -> Self {
+    pub fn start(larder: &Larder, origin: &Arc<Origin>, expectations: &Arc<Expectations>, seed: u64) -> Self {
         let (addr, admin) = (larder.addr, larder.admin);
         let stopped = Arc::new(AtomicBool::new(false));
         let client = |client| {

@@ -5,10 +5,7 @@
 //! store 200 times; `-- --kills N --damages N --seed N` sets the numbers. The test prints a table and a line
 //! of JSON, and exits with 1 if a criterion is not met.
 #![expect(clippy::print_stdout, reason = "the program reports its measurements")]
-#![expect(
-    unreachable_pub,
-    reason = "a test program has no users; pub marks the interface of a module"
-)]
+#![expect(unreachable_pub, reason = "a test program has no users; pub marks the interface of a module")]
 
 mod client;
 mod content;
@@ -102,10 +99,8 @@ fn run_once(
     wait_for_the_store(&larder, expectations, started);
     expectations.record_start(since(started));
     for n in 0..content::URLS {
-        expectations.record_lookup(
-            n,
-            &client.get_if_cached(n).expect("larder responds while it is not killed"),
-        );
+        expectations
+            .record_lookup(n, &client.get_if_cached(n).expect("larder responds while it is not killed"));
     }
     let load = load::Load::start(&larder, origin, expectations, seed);
     std::thread::sleep(span);
@@ -116,8 +111,7 @@ fn run_once(
 
 /// Waits until the entries on disk can be found; only a gauge reports that.
 fn wait_for_the_store(larder: &Larder, expectations: &Expectations, started: Instant) {
-    while expectations.expects_anything() && larder.entries_on_disk() == 0 && since(started) < START
-    {
+    while expectations.expects_anything() && larder.entries_on_disk() == 0 && since(started) < START {
         std::thread::sleep(Duration::from_millis(2));
     }
 }

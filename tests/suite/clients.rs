@@ -112,8 +112,7 @@ async fn sees_miss_hit_stale_and_no_error(app: App) {
     if !app.is_installed().await {
         return;
     }
-    let origin =
-        Origin::start(|seen| MockResponse::new(200, &[], format!("answer {}", seen.index))).await;
+    let origin = Origin::start(|seen| MockResponse::new(200, &[], format!("answer {}", seen.index))).await;
     let policy = ["ttl: 60s", "stale_while_revalidate: 30s", "stale_if_error: { for: 1h }"];
     let larder = Larder::with_policy(&origin, &policy).await;
     let (proxy, url) = (larder.addr(), format!("{API}/coins?id=1"));
@@ -185,8 +184,7 @@ async fn the_lines_that_run_prints_configure_curl() {
     ))
     .await;
     larder.admin().await;
-    let exports: Vec<_> =
-        larder.out.all().into_iter().filter(|line| line.starts_with("export ")).collect();
+    let exports: Vec<_> = larder.out.all().into_iter().filter(|line| line.starts_with("export ")).collect();
     let script = format!("{}\ncurl -q -sSfi {API}/x\ncurl -q -sSfi {API}/x\n", exports.join("\n"));
     let output = Command::new("sh").args(["-ec", &script]).output().await.unwrap();
     let printed = text(&output.stdout);

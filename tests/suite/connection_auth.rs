@@ -40,11 +40,7 @@ impl ConnectionAuth {
         }
         if let Some(name) = self.users.get(&connection) {
             let body = if seen.method == "HEAD" { "" } else { name };
-            return MockResponse::new(
-                200,
-                &["Cache-Control: public, max-age=600", "ETag: \"1\""],
-                body,
-            );
+            return MockResponse::new(200, &["Cache-Control: public, max-age=600", "ETag: \"1\""], body);
         }
         let challenge = match credentials.split_once(' ') {
             Some((scheme, _)) => format!("WWW-Authenticate: {scheme} two"),
@@ -215,11 +211,7 @@ async fn a_request_with_credentials_is_forwarded_after_a_lost_sign_in() {
     assert_eq!(alice.get(&format!("{API}/last"), &[]).await.text(), "alice");
     ending.trigger().await;
     let answer = alice.get(&format!("{API}/me"), &["Authorization: Basic YTpi"]).await;
-    assert_eq!(
-        (answer.status, answer.text().as_str()),
-        (401, "sign in"),
-        "the response of the origin"
-    );
+    assert_eq!((answer.status, answer.text().as_str()), (401, "sign in"), "the response of the origin");
     // A request to another origin, where no user had signed in, is also forwarded.
     assert_eq!(alice.get(&format!("{OTHER}/open"), &[]).await.text(), "anybody");
     for (step, status) in [("one", 401), ("three alice", 200)] {
@@ -311,8 +303,7 @@ async fn responses_with_other_schemes_are_stored_as_usual() {
     let larder = larder(&origin, &["ttl: 1h"]).await;
     let mut client = larder.client().await;
     for hit in [false, true] {
-        let answer: Response =
-            client.get(&format!("{API}/x"), &["Authorization: Basic TlRMTTo="]).await;
+        let answer: Response = client.get(&format!("{API}/x"), &["Authorization: Basic TlRMTTo="]).await;
         assert_eq!(answer.cache_status().contains("; hit"), hit);
         assert_eq!(answer.field("proxy-support"), None);
     }
@@ -320,11 +311,8 @@ async fn responses_with_other_schemes_are_stored_as_usual() {
 
 #[tokio::test]
 async fn streams_of_one_connection_share_no_sign_in() {
-    let scene = InterceptionSetup::start(
-        authenticating_origin().await,
-        &route(&["ttl: 1h", "scope: shared"]),
-    )
-    .await;
+    let scene =
+        InterceptionSetup::start(authenticating_origin().await, &route(&["ttl: 1h", "scope: shared"])).await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{}/me", intercepted::API);
     for step in ["NTLM one", "NTLM three alice"] {
@@ -441,9 +429,7 @@ async fn a_sign_in_step_over_http_2_must_be_repeated_over_http_1() {
     assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
     until_drained(&h2).await;
     // A sign-in that completes in one step (Kerberos) is forwarded unchanged.
-    scene
-        .origin
-        .set_script(|_| MockResponse::new(200, &["WWW-Authenticate: Negotiate done"], "alice"));
+    scene.origin.set_script(|_| MockResponse::new(200, &["WWW-Authenticate: Negotiate done"], "alice"));
     let mut h2 = scene.h2().await;
     let single_step = Request::get(INTERCEPTED).header("authorization", "Negotiate ticket");
     assert_eq!(intercepted::send(&mut h2, single_step, None).await.0, 200);

@@ -85,7 +85,9 @@ fn requests(proxy_user: &str) -> Vec<String> {
              {secrets}Transfer-Encoding: chunked\r\n\r\nS6malformedS6\r\n\r\n"
         ),
         // Users that larder does not know.
-        format!("GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic {wrong}\r\n\r\n"),
+        format!(
+            "GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic {wrong}\r\n\r\n"
+        ),
         "GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Bearer S7proxyS7\r\n\r\n"
             .to_owned(),
         format!("GET http://api.example.test/?{query} HTTP/1.1\r\nHost: a\r\n{secrets}\r\n"),
@@ -135,10 +137,7 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
         larder.signal("TERM");
         larder.wait_for_exit().await;
         let log = larder.err.text();
-        assert!(
-            log.contains("Request completed") && log.contains("refused"),
-            "it was logged: {log}"
-        );
+        assert!(log.contains("Request completed") && log.contains("refused"), "it was logged: {log}");
         let encoded = STANDARD.encode("ann:S7proxyS7");
         for secret in SECRETS.into_iter().chain([encoded.as_str()]) {
             assert!(!metrics.contains(secret), "{secret} in metrics");
@@ -218,8 +217,7 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
     let lines = larder.err.all();
     let byte_counts = |result: &str| {
         let lines = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
-        let mut answered =
-            lines.filter(|line: &serde_json::Value| line["message"] == "Request completed");
+        let mut answered = lines.filter(|line: &serde_json::Value| line["message"] == "Request completed");
         let line = answered.find(|line| line["result"] == result).expect("it is there");
         (line["client_bytes"].as_u64(), line["upstream_bytes"].as_u64())
     };
@@ -242,8 +240,7 @@ async fn a_key_field_that_prevents_hits_is_logged_once_without_its_values() {
     larder.wait_for_exit().await;
     let lines = larder.err.all();
     let count_at = |level: &str| {
-        let matches_level =
-            |line: &&String| line.contains("x-correlation-thing") && line.contains(level);
+        let matches_level = |line: &&String| line.contains("x-correlation-thing") && line.contains(level);
         lines.iter().filter(matches_level).count()
     };
     assert_eq!((count_at("\"warn\""), count_at("\"debug\"")), (1, 39));
@@ -261,8 +258,7 @@ fn hostile_requests() -> Vec<String> {
              Connection: close\r\n\r\n"
         )
     };
-    let hostile =
-        ["%0d%0aforged", "\u{1b}[2J", "\u{2028}forged", "\u{85}x", "\u{202e}x", "\r\nforged"];
+    let hostile = ["%0d%0aforged", "\u{1b}[2J", "\u{2028}forged", "\u{85}x", "\u{202e}x", "\r\nforged"];
     let mut all = Vec::new();
     for text in hostile {
         all.push(get(&format!("/{text}"), ""));
@@ -305,8 +301,7 @@ async fn ovl_11_thousands_of_malformed_requests_are_counted_in_few_log_lines() {
     }
     let page = exchange(admin, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
     let denied = page.lines().filter(|line| line.starts_with("larder_denied_total{"));
-    let denied: usize =
-        denied.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum();
+    let denied: usize = denied.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum();
     assert_eq!(denied, CONNECTIONS, "all are counted");
     let took = Clock::system().instant().duration_since(begun);
     larder.signal("TERM");

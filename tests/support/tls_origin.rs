@@ -1,7 +1,6 @@
 //! A TLS origin for HTTP/1.1 and HTTP/2, and a certificate authority for tests.
 //!
-//! Its HTTP/2 implements only the required minimum of RFC 9113, so that a test decides which frames are
-//! sent.
+//! Its HTTP/2 implements only the required minimum of RFC 9113, so that a test decides which frames are sent.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -131,10 +130,9 @@ impl TestCa {
         let key = KeyPair::generate().expect("a key");
         let leaf = match certificate {
             Certificate::SelfSigned | Certificate::SelfSignedCa => params.self_signed(&key),
-            Certificate::Good
-            | Certificate::OtherName
-            | Certificate::Expired
-            | Certificate::NotYetValid => params.signed_by(&key, &self.issuer),
+            Certificate::Good | Certificate::OtherName | Certificate::Expired | Certificate::NotYetValid => {
+                params.signed_by(&key, &self.issuer)
+            }
         };
         let leaf = leaf.expect("a certificate");
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -202,8 +200,7 @@ impl TlsOrigin {
         protocols: Protocols,
         body: &'static str,
     ) -> Self {
-        Self::with_requirements(authority, certificate, protocols, ClientRequirements::NONE, body)
-            .await
+        Self::with_requirements(authority, certificate, protocols, ClientRequirements::NONE, body).await
     }
 
     /// The same with requirements for its clients.
@@ -279,10 +276,7 @@ impl TlsOrigin {
 
     /// An HTTP/2 origin that allows one stream at a time. It responds to the path `/held` after a
     /// notification of `release`, and to all others at once.
-    pub async fn one_stream_at_a_time(
-        authority: &TestCa,
-        release: Arc<tokio::sync::Notify>,
-    ) -> Self {
+    pub async fn one_stream_at_a_time(authority: &TestCa, release: Arc<tokio::sync::Notify>) -> Self {
         let config = authority.config(Certificate::Good, Protocols::H2, ClientRequirements::NONE);
         Self::start_with(config, move |stream, stats| {
             let release = Arc::clone(&release);
@@ -371,11 +365,7 @@ async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStrea
 }
 
 /// Serves HTTP/1.1 until the client disconnects.
-async fn serve_http1(
-    mut stream: TlsStream<TcpStream>,
-    body: &str,
-    calls: &AtomicUsize,
-) -> Option<()> {
+async fn serve_http1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
     let mut bytes = Vec::new();
     loop {
         while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -474,9 +464,8 @@ impl Action {
 
 /// Serves HTTP/2 until the client disconnects.
 async fn serve_http2(stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
-    let script = |_call, id| {
-        vec![Action::head(id, 200, None, false), Action::data(id, body.as_bytes(), true)]
-    };
+    let script =
+        |_call, id| vec![Action::head(id, 200, None, false), Action::data(id, body.as_bytes(), true)];
     serve_frames(stream, calls, script).await
 }
 

@@ -16,9 +16,8 @@ pub(in crate::cli) fn print<const N: usize>(
     let plain = |row: [String; N]| row.map(|cell| sanitize(&cell).replace('\n', " "));
     let all = std::iter::once(heads.map(str::to_owned)).chain(rows);
     let all: Vec<_> = all.map(plain).collect();
-    let widths: [usize; N] = std::array::from_fn(|column| {
-        all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
-    });
+    let widths: [usize; N] =
+        std::array::from_fn(|column| all.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
     for row in &all {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
         let line = cells.collect::<Vec<_>>().join("  ");

@@ -93,9 +93,8 @@ impl TargetArgs {
         let failed = |error: String| AdminClientError::new(ExitStatus::Failed, error);
         if let Some(file) = &self.token_file {
             let file_error = |problem: &str| failed(format!("{}: {problem}", file.display()));
-            let contents = Disk
-                .read(file, LONGEST + 2)
-                .map_err(|error| file_error(&error.kind().to_string()))?;
+            let contents =
+                Disk.read(file, LONGEST + 2).map_err(|error| file_error(&error.kind().to_string()))?;
             if contents.open_to_all {
                 return Err(file_error("every user of this machine can read it: `chmod o= FILE`"));
             }
@@ -147,11 +146,7 @@ mod tests {
 
     use super::*;
 
-    fn args_with(
-        admin: Option<&str>,
-        config: Option<&Path>,
-        token_file: Option<&Path>,
-    ) -> TargetArgs {
+    fn args_with(admin: Option<&str>, config: Option<&Path>, token_file: Option<&Path>) -> TargetArgs {
         TargetArgs {
             admin: admin.map(str::to_owned),
             config: config.map(Path::to_owned),
@@ -196,8 +191,7 @@ mod tests {
     fn arguments_take_precedence_over_variables_and_the_configuration() {
         let (_directory, config) =
             directory_with("admin: { listen: 0.0.0.0:7, allow: [::1], token_file: token }");
-        let variables =
-            env(&[("LARDER_ADMIN", "variable:1"), ("LARDER_ADMIN_TOKEN", "of-the-variable-x")]);
+        let variables = env(&[("LARDER_ADMIN", "variable:1"), ("LARDER_ADMIN_TOKEN", "of-the-variable-x")]);
         let find = |args: TargetArgs, env: &Env| {
             let found = args.find(env).unwrap_or_else(|error| panic!("{}", error.message));
             (found.authority, found.token.map(|token| token.reveal().to_owned()))
@@ -219,8 +213,7 @@ mod tests {
         let found = args_with(Some("argument:1"), None, None).find(&env(&[])).ok().unwrap();
         assert!(found.token.is_none());
         let (_directory, config) = directory_with("admin: { token_file: token }");
-        let found =
-            args_with(Some("argument:1"), Some(&config), None).find(&env(&[])).ok().unwrap();
+        let found = args_with(Some("argument:1"), Some(&config), None).find(&env(&[])).ok().unwrap();
         assert!(found.token.is_some(), "both were specified");
     }
 
@@ -234,8 +227,7 @@ mod tests {
             assert_eq!(found.is_ok(), mode == 0o600);
         }
         fs::write(&token, "s3cret").unwrap();
-        for args in [args_with(Some("a:1"), None, Some(&token)), args_with(Some("a:1"), None, None)]
-        {
+        for args in [args_with(Some("a:1"), None, Some(&token)), args_with(Some("a:1"), None, None)] {
             let error = args.find(&env(&[("LARDER_ADMIN_TOKEN", "s3cret")])).err().unwrap();
             assert!(!error.message.contains("s3cret"), "{}", error.message);
             assert_eq!(error.exit, ExitStatus::Failed);
@@ -244,9 +236,7 @@ mod tests {
 
     #[test]
     fn a_configuration_without_an_admin_address_is_an_error() {
-        for (yaml, part) in
-            [("admin: off", "`admin: off`"), ("admin: { listen: 127.0.0.1:0 }", "port")]
-        {
+        for (yaml, part) in [("admin: off", "`admin: off`"), ("admin: { listen: 127.0.0.1:0 }", "port")] {
             let (_directory, config) = directory_with(yaml);
             let error = args_with(None, Some(&config), None).find(&env(&[])).err().unwrap();
             assert_eq!(error.exit, ExitStatus::Unreachable);
@@ -256,8 +246,7 @@ mod tests {
 
     #[test]
     fn a_broken_configuration_leads_to_the_default_address_and_a_report() {
-        let (_directory, config) =
-            directory_with("version: 1\nadmin: { listen: 127.0.0.1:7 }\nroutes: {\n");
+        let (_directory, config) = directory_with("version: 1\nadmin: { listen: 127.0.0.1:7 }\nroutes: {\n");
         let found = args_with(None, Some(&config), None).find(&env(&[])).ok().unwrap();
         assert_eq!(found.authority, "127.0.0.1:9901");
         assert!(found.config_problem.unwrap().contains("this is not YAML"));

@@ -25,10 +25,7 @@ const NOT_STARTED: u8 = 126;
 
 /// Starts `command` with these variables in addition to those of this process. The error has the reason and
 /// the exit code for it.
-pub(super) fn start(
-    command: &[OsString],
-    variables: &[(String, String)],
-) -> Result<Child, (String, u8)> {
+pub(super) fn start(command: &[OsString], variables: &[(String, String)]) -> Result<Child, (String, u8)> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(("no command is given".to_owned(), NOT_FOUND));
     };

@@ -42,11 +42,7 @@ impl NotFound {
 
 /// Finds the larder that runs with the configuration at `file`: it has the same listeners, routes and
 /// upstreams. A larder that requires its clients to authenticate is not used for a command.
-pub(in crate::cli) fn find(
-    file: &Path,
-    config: &Config,
-    env: &Env,
-) -> Result<RunningLarder, NotFound> {
+pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<RunningLarder, NotFound> {
     let unreachable = |message: &str| Err(NotFound::Unreachable(message.to_owned()));
     let Some(&listen) = config.listen.first() else { return unreachable("it has no listener") };
     if listen.port() == 0 {
@@ -56,9 +52,8 @@ pub(in crate::cli) fn find(
     if config.access.users.is_some() {
         return unsuitable("the larder of this configuration requires its clients to authenticate");
     }
-    let found = TargetArgs::for_config(file)
-        .find(env)
-        .and_then(|client| Ok((client.get("/v1/config")?, client)));
+    let found =
+        TargetArgs::for_config(file).find(env).and_then(|client| Ok((client.get("/v1/config")?, client)));
     let (theirs, admin_client) = found.map_err(|error| match error.exit {
         ExitStatus::Unreachable => NotFound::Unreachable(error.message),
         ExitStatus::Ok
@@ -72,9 +67,7 @@ pub(in crate::cli) fn find(
         return unreachable("the admin listener belongs to another larder");
     }
     if ["routes", "upstreams"].iter().any(|part| ours[part] != theirs[part]) {
-        return unsuitable(
-            "a larder listens there, but not with these routes (try `larder reload`)",
-        );
+        return unsuitable("a larder listens there, but not with these routes (try `larder reload`)");
     }
     let proxy = connect_address(listen);
     check_owner(file, config, proxy)?;

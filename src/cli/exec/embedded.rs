@@ -1,8 +1,7 @@
 //! A larder in this process, for one command.
 //!
-//! Owns: its differences from the configuration: it listens on a free loopback port for its caller only,
-//! and its files are in the user's cache directory.
-//! Never touches: the command.
+//! Owns: its differences from the configuration: it listens on a free loopback port for its caller only, and
+//! its files are in the user's cache directory. Never touches: the command.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -57,19 +56,13 @@ pub(in crate::cli) fn install_log(config: &Config, verbose: bool) {
 
 impl EmbeddedLarder {
     /// Starts one for the configuration at `file`.
-    pub(super) fn start(
-        file: &Path,
-        config: Config,
-        context: &mut Context<'_>,
-    ) -> Result<Self, String> {
+    pub(super) fn start(file: &Path, config: Config, context: &mut Context<'_>) -> Result<Self, String> {
         let proof = CallerProof::detect();
         let config = private_config(config, file, &proof, context);
         remove_unusable_ca(&config);
-        let server =
-            Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
+        let server = Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it has no listener")?;
-        let endpoint =
-            Endpoint { proxy, password: proof.password(), ca: server.ca().unwrap_or_default() };
+        let endpoint = Endpoint { proxy, password: proof.password(), ca: server.ca().unwrap_or_default() };
         Ok(Self { server, endpoint })
     }
 
@@ -160,9 +153,8 @@ fn config_id(file: &Path) -> io::Result<String> {
 /// Creates a directory that only its owner can access. The umask is left unchanged, since the command would
 /// inherit it; files below the directory get the default permissions.
 pub(in crate::cli) fn create_private_dir(directory: &Path) -> io::Result<()> {
-    let with_path = |error: io::Error| {
-        io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()))
-    };
+    let with_path =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()));
     store::private_file::create_dir(directory).map_err(with_path)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(with_path)
 }

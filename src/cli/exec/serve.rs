@@ -1,7 +1,6 @@
 //! The child process of `larder exec --fallback-direct`, which runs larder. Not for direct use.
 //!
-//! Owns: taking over from the parent process, and ending when the parent ends.
-//! Never touches: the command.
+//! Owns: taking over from the parent process, and ending when the parent ends. Never touches: the command.
 
 use std::io;
 use std::path::PathBuf;
@@ -31,9 +30,7 @@ pub struct Args {
 
 /// Serves until standard input is closed, then prints its metrics.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let work = async |config: Config, context: &mut Context<'_>| match serve(args, config, context)
-        .await
-    {
+    let work = async |config: Config, context: &mut Context<'_>| match serve(args, config, context).await {
         Ok(()) => ExitStatus::Ok,
         Err(error) => context.fail(format!("larder exec: {error}"), ExitStatus::Failed),
     };

@@ -235,13 +235,9 @@ larder_upstream_bytes_total 104857
 
     #[test]
     fn sizes_and_shares_are_rounded_down() {
-        for (count, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1_048_575, "1023.9 KiB"),
-            (5 << 30, "5.0 GiB"),
-        ] {
+        for (count, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_048_575, "1023.9 KiB"), (5 << 30, "5.0 GiB")]
+        {
             assert_eq!(bytes(count), text);
         }
         assert_eq!(percent(9999, 10_000), "99.9");

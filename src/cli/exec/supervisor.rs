@@ -86,9 +86,7 @@ impl SupervisedLarder {
         let task = tokio::spawn(supervisor.run(ready));
         is_ready.await.map_err(|_| "it did not start: see above".to_owned())?;
         let ca = match &config.tls.ca.files {
-            Some(files) if config.intercepts() => {
-                fs::read_to_string(&files.cert).map_err(message)?
-            }
+            Some(files) if config.intercepts() => fs::read_to_string(&files.cert).map_err(message)?,
             Some(_) | None => String::new(),
         };
         let endpoint = Endpoint { proxy, password: proof.password(), ca };
@@ -200,8 +198,7 @@ impl Supervisor {
         let listener = self.listener.try_clone().map_err(|error| error.to_string())?;
         let sockets = InheritedSockets::from_predecessor(vec![listener]);
         let deps = ServerDeps { sockets, ..ServerDeps::default() };
-        let mut direct =
-            Server::start(self.direct.clone(), deps).map_err(|error| error.to_string())?;
+        let mut direct = Server::start(self.direct.clone(), deps).map_err(|error| error.to_string())?;
         self.telemetries.push(Arc::clone(direct.telemetry()));
         self.starts += 1;
         let offer = self.offer_dir.join(format!("{}.sock", self.starts));

@@ -57,8 +57,7 @@ pub(super) fn resolve(
         }
         names.push((host.clone(), port));
         if let Some(at) = &address
-            && let Some(reason) =
-                unreachable::for_address(destinations, at.value.ip(), Some(at.value.port()))
+            && let Some(reason) = unreachable::for_address(destinations, at.value.ip(), Some(at.value.port()))
         {
             reader.warn(at, WarningKind::Unreachable, reason);
         }
@@ -109,17 +108,12 @@ fn rule(text: &str) -> Result<DestinationRule, ValueError> {
 
 fn address(text: &str) -> Result<SocketAddr, ValueError> {
     let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
-    address
-        .ok_or_else(|| ValueError::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
+    address.ok_or_else(|| ValueError::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
 }
 
 /// Warns about host patterns under `key` with a trailing dot. A name with and without it is the same host, so
 /// the dot is ignored, in targets too.
-pub(super) fn warn_trailing_dots(
-    section: &mut Section<'_>,
-    key: &'static str,
-    reader: &mut Reader<'_>,
-) {
+pub(super) fn warn_trailing_dots(section: &mut Section<'_>, key: &'static str, reader: &mut Reader<'_>) {
     let Some(node) = section.get(key) else { return };
     let path = section.key_path(key);
     let nodes = match &node.value {
@@ -130,8 +124,7 @@ pub(super) fn warn_trailing_dots(
         let Value::Scalar(text, _) = &node.value else { continue };
         if ends_in_dot(text) {
             let at = Spanned { value: (), place: node.place, path: path.clone() };
-            let text =
-                format!("the trailing dot of `{text}` is ignored: hosts are matched without it");
+            let text = format!("the trailing dot of `{text}` is ignored: hosts are matched without it");
             reader.warn(&at, WarningKind::TrailingDot, text);
         }
     }

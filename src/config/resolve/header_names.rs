@@ -1,8 +1,7 @@
 //! Secrets in requests (`credential_headers`, `secret_query`, `secret_path`), and the names of fields and
 //! query parameters for all keys that take one.
 //!
-//! Owns: which names are valid for which key.
-//! Never touches: built-in credentials (`key`).
+//! Owns: which names are valid for which key. Never touches: built-in credentials (`key`).
 
 use http::HeaderName;
 
@@ -30,10 +29,7 @@ const NEVER_SEEN: [&str; 12] = [
 ];
 
 /// `credential_headers`.
-pub(super) fn credential_headers(
-    top: &mut Section<'_>,
-    reader: &mut Reader<'_>,
-) -> Vec<HeaderName> {
+pub(super) fn credential_headers(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<HeaderName> {
     let names = top.scalars(reader, "credential_headers", name).unwrap_or_default();
     names.into_iter().map(|at| at.value).collect()
 }
@@ -55,8 +51,7 @@ pub(super) fn secret_query(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Ve
 pub(super) fn secret_path(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<SecretPath> {
     let parse = |text: &str| {
         let wanted = "a path with a capture";
-        SecretPath::parse(text)
-            .map_err(|error| ValueError::new(wanted, error.to_string(), error.fix()))
+        SecretPath::parse(text).map_err(|error| ValueError::new(wanted, error.to_string(), error.fix()))
     };
     let paths = top.scalars(reader, "secret_path", parse).unwrap_or_default();
     paths.into_iter().map(|at| at.value).collect()
@@ -134,11 +129,7 @@ pub(super) fn param(text: &str) -> Result<String, ValueError> {
         return Err(ValueError::new(wanted, IS_A_WILDCARD, "name each parameter by itself"));
     }
     if text.is_empty() || text.contains(['&', '=', ';', '?', '#']) {
-        return Err(ValueError::new(
-            wanted,
-            format!("is not {wanted}"),
-            "write the name alone, decoded",
-        ));
+        return Err(ValueError::new(wanted, format!("is not {wanted}"), "write the name alone, decoded"));
     }
     Ok(text.to_owned())
 }

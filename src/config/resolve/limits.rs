@@ -1,7 +1,6 @@
 //! `limits`, `log`, `store`: resource limits, the log, and the sizes of the store.
 //!
-//! Owns: the bounds of their values, and the rules between them.
-//! Never touches: the objects that are limited.
+//! Owns: the bounds of their values, and the rules between them. Never touches: the objects that are limited.
 
 use std::path::PathBuf;
 
@@ -13,16 +12,12 @@ use crate::config::resolve::bounds;
 use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 
 /// `limits`, and the location of `in_flight` if it is set.
-pub(super) fn limits(
-    top: &mut Section<'_>,
-    reader: &mut Reader<'_>,
-) -> (Limits, Option<Spanned<usize>>) {
+pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> (Limits, Option<Spanned<usize>>) {
     let defaults = Limits::default();
     let Some(mut section) = top.section(reader, "limits") else { return (defaults, None) };
     let head = section.scalar(reader, "head", size::parse_memory);
     if let Some(at) = head.as_ref().filter(|at| !(1024..=1 << 20).contains(&at.value)) {
-        let what =
-            "a head limit below 1KiB refuses honest requests, one above 1MiB gives no protection";
+        let what = "a head limit below 1KiB refuses honest requests, one above 1MiB gives no protection";
         reader.problem(at.place, &at.path, what, "write a size from `1KiB` to `1MiB`");
     }
     let mut time = |key, usual, rule| bounds::time(&mut section, reader, key, usual, rule);
@@ -75,9 +70,9 @@ fn speed(text: &str) -> Result<u64, ValueError> {
         return Ok(0);
     }
     let wanted = "bytes a second such as `64B/s`, or `off`";
-    let bytes = text.strip_suffix("/s").ok_or_else(|| {
-        ValueError::new(wanted, "is not a speed", "write a size and `/s`, such as `64B/s`")
-    })?;
+    let bytes = text
+        .strip_suffix("/s")
+        .ok_or_else(|| ValueError::new(wanted, "is not a speed", "write a size and `/s`, such as `64B/s`"))?;
     size::parse(bytes)
 }
 
@@ -126,8 +121,7 @@ pub(super) fn store(
     let path = section.file_path(reader, "path");
     let memory = section.scalar(reader, "memory", size::parse_memory);
     let disk = section.scalar_or(reader, "disk", disk, defaults.disk);
-    let sweep_every =
-        section.scalar_or(reader, "sweep_every", parse_positive, defaults.sweep_every);
+    let sweep_every = section.scalar_or(reader, "sweep_every", parse_positive, defaults.sweep_every);
     let max_object = section.scalar(reader, "max_object", size::parse_memory);
     let store = Store {
         path: path.map_or(defaults.path, |at| at.value),
@@ -142,8 +136,7 @@ pub(super) fn store(
         check_in_flight(&store, limits, max_object.or(in_flight), reader);
     } else if let Some(at) = max_object.or(memory) {
         let (max, needed) = (format_size(store.max_object), format_size(needed));
-        let what =
-            format!("a response of `max_object` ({max}) would evict most of the memory tier");
+        let what = format!("a response of `max_object` ({max}) would evict most of the memory tier");
         let fix = format!("set `store.memory` to 4 times that, `{needed}`, or `max_object` lower");
         reader.problem(at.place, &at.path, what, fix);
     }

@@ -50,11 +50,7 @@ fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<Spanned<
     Some(listen)
 }
 
-fn access(
-    top: &mut Section<'_>,
-    listen: &[Spanned<SocketAddr>],
-    reader: &mut Reader<'_>,
-) -> Access {
+fn access(top: &mut Section<'_>, listen: &[Spanned<SocketAddr>], reader: &mut Reader<'_>) -> Access {
     let mut clients = Vec::new();
     let mut users = None;
     let mut has_rules = false;
@@ -70,8 +66,7 @@ fn access(
     let reachable = listen.iter().find(|at| is_reachable(at.value));
     if let (Some(at), false) = (reachable, has_rules) {
         let what = "would be an open proxy: other hosts can reach it without authentication";
-        let fix =
-            "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
+        let fix = "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
         reader.problem(at.place, &at.path, what, fix);
     }
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
@@ -185,9 +180,7 @@ fn read_users(at: &Spanned<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
         if line.trim().is_empty() || line.starts_with('#') {
             continue;
         }
-        let pair = line
-            .split_once(':')
-            .filter(|(name, password)| !name.is_empty() && !password.is_empty());
+        let pair = line.split_once(':').filter(|(name, password)| !name.is_empty() && !password.is_empty());
         if let Some((name, password)) = pair {
             users.push((name.to_owned(), password.to_owned()));
         } else {

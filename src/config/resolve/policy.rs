@@ -1,8 +1,7 @@
 //! The policy of a route, and `defaults`.
 //!
 //! Owns: the forms of `ttl`, the stale windows, scopes, key rules and targeted fields, and which of them
-//! exclude each other.
-//! Never touches: which requests a route matches (`routes`).
+//! exclude each other. Never touches: which requests a route matches (`routes`).
 
 use std::time::Duration;
 
@@ -17,8 +16,8 @@ use crate::config::number::share_up_to_half;
 use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::{header_names, retry, status};
 use crate::policy::{
-    CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule,
-    SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
+    CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,
+    StaleIfError, StatusMatch, Ttl,
 };
 
 /// `defaults`: the values for keys that a route does not set.
@@ -58,16 +57,11 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
     };
     let Some(mut section) = top.section(reader, "defaults") else { return read };
     let modes = Mode::ALL.map(|mode| (mode.token(), mode));
-    read.mode = section.scalar_or(
-        reader,
-        "mode",
-        keyword("one of cache, bypass, offline", &modes),
-        read.mode,
-    );
+    read.mode =
+        section.scalar_or(reader, "mode", keyword("one of cache, bypass, offline", &modes), read.mode);
     if let Some(at) = scope(&mut section, reader) {
         if at.value == ScopeRule::Shared {
-            let what =
-                "`shared` here would serve one user's responses to other users on every route";
+            let what = "`shared` here would serve one user's responses to other users on every route";
             let fix = "write `scope: shared` on each route whose responses are the same for all";
             reader.problem(at.place, &at.path, what, fix);
         }
@@ -115,8 +109,7 @@ pub(super) fn read(
         ttl: ttl_form,
         ttl_by_status: by_status,
         ttl_jitter,
-        stale_while_revalidate: swr
-            .or(defaults.stale_while_revalidate.filter(|_| overrides_origin)),
+        stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| overrides_origin)),
         stale_if_error: StaleIfError {
             window,
             on: on.unwrap_or(default.on),
@@ -217,12 +210,7 @@ fn stale_if_error(
     let path = section.key_path("stale_if_error");
     if matches!(node.value, Value::Scalar(..)) {
         let what = "is a single value, but the window and the errors have separate keys";
-        reader.problem(
-            node.place,
-            &path,
-            what,
-            "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`",
-        );
+        reader.problem(node.place, &path, what, "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`");
         return unset;
     }
     let Some(mut inner) = reader.section(node, &path) else { return unset };
@@ -284,11 +272,8 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
         rule
     });
     let headers = section.scalars(reader, "headers", header_names::name).unwrap_or_default();
-    let ignored =
-        section.scalars(reader, "ignore_headers", header_names::ignorable).unwrap_or_default();
-    for name in
-        ignored.iter().filter(|name| headers.iter().any(|counted| counted.value == name.value))
-    {
+    let ignored = section.scalars(reader, "ignore_headers", header_names::ignorable).unwrap_or_default();
+    for name in ignored.iter().filter(|name| headers.iter().any(|counted| counted.value == name.value)) {
         let what = format!("`{}` is in `key.headers` too", name.value);
         reader.problem(name.place, &name.path, what, "keep one of the two");
     }
@@ -334,17 +319,11 @@ fn set_cookie(
 }
 
 /// The targeted fields that replace `Cache-Control`, in order. A `ttl` that overrides the origin uses none.
-fn targeted(
-    route: &mut Section<'_>,
-    ttl: Option<&Spanned<Ttl>>,
-    reader: &mut Reader<'_>,
-) -> Vec<HeaderName> {
-    let names =
-        route.scalars(reader, "targeted_cache_control", header_names::targeted).unwrap_or_default();
+fn targeted(route: &mut Section<'_>, ttl: Option<&Spanned<Ttl>>, reader: &mut Reader<'_>) -> Vec<HeaderName> {
+    let names = route.scalars(reader, "targeted_cache_control", header_names::targeted).unwrap_or_default();
     if !names.is_empty() && ttl.is_some_and(|ttl| ttl.value.overrides_origin()) {
         let what = "has no effect: this `ttl` overrides the origin's caching fields";
-        let fix =
-            "remove `targeted_cache_control`, or write `ttl: origin` to use the origin's fields";
+        let fix = "remove `targeted_cache_control`, or write `ttl: origin` to use the origin's fields";
         reader.problem(
             route.key_place("targeted_cache_control"),
             &route.key_path("targeted_cache_control"),
@@ -370,8 +349,7 @@ pub(super) fn first_storage_key(route: &mut Section<'_>) -> Option<(&'static str
         "stale_if_error",
         "targeted_cache_control",
     ];
-    let affects_storing =
-        |key: &&str| route.has(key) && !(only_max_cooldown && *key == "stale_if_error");
+    let affects_storing = |key: &&str| route.has(key) && !(only_max_cooldown && *key == "stale_if_error");
     let key = keys.into_iter().find(affects_storing)?;
     Some((key, route.key_place(key)))
 }

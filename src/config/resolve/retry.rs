@@ -31,8 +31,7 @@ pub(super) fn for_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) 
     for Spanned { value, place, path } in
         section.methods.iter().filter(|at| !method::is_idempotent(&at.value))
     {
-        let what =
-            format!("a {value} of every route would be sent again, and may take effect twice");
+        let what = format!("a {value} of every route would be sent again, and may take effect twice");
         let fix = "name it on the routes whose API tolerates such a call twice";
         reader.problem(*place, path, what, fix);
     }
@@ -202,9 +201,7 @@ mod tests {
         assert_eq!((own.retries, own.backoff.initial), (1, Duration::from_millis(250)));
         assert_eq!(own.on, plain.on);
         assert_eq!(own.on[1], ErrorMatch::Timeout);
-        assert!(
-            (own.backoff.factor - 3.0).abs() < 1e-12 && (own.backoff.jitter - 0.1).abs() < 1e-12
-        );
+        assert!((own.backoff.factor - 3.0).abs() < 1e-12 && (own.backoff.jitter - 0.1).abs() < 1e-12);
         assert_eq!((plain.retries, plain.backoff.initial), (3, Duration::from_secs(1)));
         assert_eq!(never.retries, 0);
         assert_eq!(policy(&valid(ROUTES), 1).retry, RetryPolicy::default());
@@ -241,10 +238,7 @@ mod tests {
         assert_eq!(note.path, "routes[r].retry.methods[0]");
         assert!(policy(&config, 0).retry.is_retryable(&Method::POST));
         let useless = wrong(&route("method: POST }, retry: { retries: 2"));
-        assert!(
-            useless.contains("retries none of the methods that this route matches"),
-            "{useless}"
-        );
+        assert!(useless.contains("retries none of the methods that this route matches"), "{useless}");
         valid(&route("method: [POST, GET] }, retry: { retries: 2"));
         valid(&route("method: GET }, retry: { methods: HEAD"));
         valid(&route("method: POST }, retry: off, stale_if_error: { max_cooldown: 5m"));
@@ -253,9 +247,8 @@ mod tests {
     #[test]
     fn a_route_that_retries_while_defaults_do_not_needs_a_count() {
         let off = "defaults: { retry: off }\n";
-        let route = |keys: &str| {
-            format!("{off}routes: [{{ name: r, match: {{ host: a }}, retry: {{ {keys} }} }}]")
-        };
+        let route =
+            |keys: &str| format!("{off}routes: [{{ name: r, match: {{ host: a }}, retry: {{ {keys} }} }}]");
         assert!(wrong(&route("on: 500")).contains("`defaults.retry` switches retries off"));
         assert_eq!(policy(&valid(&route("on: 500, retries: 2")), 0).retry.retries, 2);
     }
@@ -268,10 +261,7 @@ mod tests {
              - { name: b, match: { host: b }, stale_if_error: { cooldown: 0s } }",
         );
         let ten = Duration::from_secs(600);
-        assert_eq!(
-            config.cooldown,
-            CooldownPolicy { cooldown: Duration::from_secs(5), max_cooldown: ten }
-        );
+        assert_eq!(config.cooldown, CooldownPolicy { cooldown: Duration::from_secs(5), max_cooldown: ten });
         assert_eq!(policy(&config, 0).cooldown, config.cooldown);
         assert_eq!(
             policy(&config, 1).cooldown,
@@ -290,8 +280,6 @@ mod tests {
             format!("routes: [{{ name: r, {method}, stale_if_error: {{ {keys} }} }}]")
         };
         valid(&route("max_cooldown: 5m"));
-        assert!(
-            wrong(&route("cooldown: 5s")).contains("only responses to GET and HEAD are stored")
-        );
+        assert!(wrong(&route("cooldown: 5s")).contains("only responses to GET and HEAD are stored"));
     }
 }

@@ -115,19 +115,13 @@ fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> 
     let methods = section.scalars(reader, "method", bounds::method);
     if methods.as_ref().is_some_and(Vec::is_empty) && is_empty_list(section.get("method")) {
         let place = section.key_place("method");
-        reader.problem(
-            place,
-            &section.key_path("method"),
-            "names no method",
-            "remove the key for GET",
-        );
+        reader.problem(place, &section.key_path("method"), "names no method", "remove the key for GET");
     }
     let path = section.scalar_or(reader, "path", path, PathPattern::any());
     let headers = conditions(&mut section, "headers", reader, header_names::name);
     let query = conditions(&mut section, "query", reader, header_names::param);
     section.finish(reader);
-    let methods =
-        methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());
+    let methods = methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());
     let headers = headers.into_iter().map(|(name, value)| FieldMatch { name, value }).collect();
     let query = query.into_iter().map(|(name, value)| QueryMatch { name, value }).collect();
     Some(Pattern { host: host?.value, methods, path, headers, query })
@@ -215,8 +209,7 @@ fn warn_rewritten_port(
         let find_host = |upstream: &&Arc<Upstream>| {
             upstream.hosts.iter().find(|entry| entry.host.matches(host, port)).cloned()
         };
-        let Some((upstream, to)) = upstreams.iter().find_map(|up| Some((up, find_host(&up)?)))
-        else {
+        let Some((upstream, to)) = upstreams.iter().find_map(|up| Some((up, find_host(&up)?))) else {
             continue;
         };
         let Some(scheme) = to.scheme else { continue };
@@ -237,15 +230,13 @@ fn warn_rewritten_port(
 
 fn warn_shadowed(table: &Table, places: &[SourceLocation], reader: &mut Reader<'_>) {
     for shadowed in table.shadowed() {
-        let (Some(route), Some(by)) =
-            (table.routes().get(shadowed.route), table.routes().get(shadowed.by))
+        let (Some(route), Some(by)) = (table.routes().get(shadowed.route), table.routes().get(shadowed.by))
         else {
             continue;
         };
         let place = places.get(shadowed.route).copied().unwrap_or_default();
         let at = Spanned { value: (), place, path: format!("routes[{}]", route.name) };
-        let text =
-            format!("never matches: the earlier route `{}` matches all its requests", by.name);
+        let text = format!("never matches: the earlier route `{}` matches all its requests", by.name);
         reader.warn(&at, WarningKind::Shadowed, text);
     }
 }

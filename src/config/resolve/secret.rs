@@ -28,10 +28,8 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
         return None;
     };
     if value.len() < SHORTEST {
-        let what =
-            format!("the environment variable {} contains a secret that is too short", name.value);
-        let fix =
-            format!("give at least {SHORTEST} characters: for example from `openssl rand -hex 32`");
+        let what = format!("the environment variable {} contains a secret that is too short", name.value);
+        let fix = format!("give at least {SHORTEST} characters: for example from `openssl rand -hex 32`");
         reader.problem(name.place, &name.path, what, fix);
         return None;
     }
@@ -41,8 +39,7 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
 /// The name of an environment variable.
 pub(super) fn variable(text: &str) -> Result<String, ValueError> {
     let valid_characters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let is_name =
-        valid_characters && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
+    let is_name = valid_characters && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
     let wanted = "the name of an environment variable";
     if is_name { Ok(text.to_owned()) } else { Err(ValueError::is_not(wanted)) }
 }

@@ -45,11 +45,7 @@ pub(super) fn check_routes(
         }
         let place = nodes.get(route.index).and_then(host_of).map(|node| node.place);
         let (place, path) = (place.unwrap_or_default(), path_of(route));
-        check(
-            &Spanned { value: route.pattern.host.clone(), place, path },
-            &tls.ca.constrain,
-            reader,
-        );
+        check(&Spanned { value: route.pattern.host.clone(), place, path }, &tls.ca.constrain, reader);
     }
 }
 
@@ -67,11 +63,9 @@ pub(super) fn warn_unconstrained(
         return;
     }
     let fix = match for_patterns(hosts) {
-        None => {
-            "this is required as long as every host is intercepted; name hosts instead, or protect \
+        None => "this is required as long as every host is intercepted; name hosts instead, or protect \
         the key"
-                .to_owned()
-        }
+            .to_owned(),
         Some(hosts) => {
             let more = if hosts.len() > SHOWN { ", …" } else { "" };
             let hosts: Vec<_> = hosts.iter().take(SHOWN).map(ToString::to_string).collect();
@@ -102,16 +96,12 @@ fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
     ca.finish(reader);
     for (present, missing) in [("cert", "key"), ("key", "cert")] {
         if ca.has(present) && !ca.has(missing) {
-            let fix =
-                format!("add `{missing}: …`, or leave both out: larder then generates its own");
+            let fix = format!("add `{missing}: …`, or leave both out: larder then generates its own");
             let what = "needs the other file of the pair";
             reader.problem(ca.key_place(present), &ca.key_path(present), what, fix);
         }
     }
-    Ca {
-        files: files(cert, key, reader),
-        constrain: constrain.into_iter().map(|at| at.value).collect(),
-    }
+    Ca { files: files(cert, key, reader), constrain: constrain.into_iter().map(|at| at.value).collect() }
 }
 
 fn files(
@@ -137,9 +127,7 @@ fn check(host: &Spanned<HostPattern>, constrain: &[NameConstraint], reader: &mut
         Some(hosts) if constrain.iter().any(|one| one.covers(hosts)) => return,
         Some(hosts) => (
             "is outside tls.ca.constrain: larder could not issue a certificate for it",
-            format!(
-                "add `{hosts}` there and run `larder ca rotate`, or name it in tls.passthrough"
-            ),
+            format!("add `{hosts}` there and run `larder ca rotate`, or name it in tls.passthrough"),
         ),
         None => (
             "is every host, but tls.ca.constrain admits only some",

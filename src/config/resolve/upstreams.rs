@@ -1,7 +1,6 @@
 //! `upstreams`: configured groups of origins.
 //!
-//! Owns: names and hosts of upstreams, their timeouts.
-//! Never touches: connections.
+//! Owns: names and hosts of upstreams, their timeouts. Never touches: connections.
 
 mod cost;
 mod credential;
@@ -32,12 +31,7 @@ pub(super) fn read(
     for entry in section.entries() {
         let path = section.key_path(&entry.key);
         if let Err(error) = label(&entry.key) {
-            reader.problem(
-                entry.place,
-                &path,
-                format!("`{}` {}", entry.key, error.what),
-                error.fix,
-            );
+            reader.problem(entry.place, &path, format!("`{}` {}", entry.key, error.what), error.fix);
         }
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
         let hosts = hosts(&mut one, &all, destinations, reader);
@@ -51,8 +45,7 @@ pub(super) fn read(
         let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let one =
-            Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
+        let one = Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
         all.push(Arc::new(one));
     }
     all
@@ -99,12 +92,7 @@ fn hosts(
     warn_trailing_dots(one, "hosts", reader);
     if hosts.is_empty() && reader.problems.len() == known {
         let fix = "add `hosts: [api.example]`";
-        reader.problem(
-            one.place,
-            &one.key_path("hosts"),
-            "names no host: it would never be used",
-            fix,
-        );
+        reader.problem(one.place, &one.key_path("hosts"), "names no host: it would never be used", fix);
     }
     for Spanned { value, place, path } in &hosts {
         let other = earlier.iter().find(|up| up.hosts.iter().any(|h| h.host == value.host));

@@ -30,9 +30,7 @@ impl EntryUpdates {
             return;
         }
         let found = [key, &key.for_partial()].map(|key| self.lookup.memory(routed, key));
-        if found.iter().any(|found| self.is_older(found, order))
-            || self.store.health() != Health::Good
-        {
+        if found.iter().any(|found| self.is_older(found, order)) || self.store.health() != Health::Good {
             self.outdate(key);
             self.store.sync_peer().await;
         } else if found.iter().any(|found| matches!(found, Lookup::CheckDisk(_))) {

@@ -45,9 +45,7 @@ impl Fill {
                 }
             }
             None if storing => {
-                self.fills
-                    .telemetry
-                    .not_stored(self.routed.route_index, body.not_kept_reason().token());
+                self.fills.telemetry.not_stored(self.routed.route_index, body.not_kept_reason().token());
             }
             None => {}
         }
@@ -63,10 +61,8 @@ impl Fill {
         storing: bool,
         intake: &mut BodyIntake,
     ) -> Result<(), UpstreamError> {
-        let spent =
-            response.response_time.duration_since(response.request_time).unwrap_or_default();
-        let deadline =
-            sleep(response.total_timeout.saturating_sub(spent).max(Duration::from_millis(1)));
+        let spent = response.response_time.duration_since(response.request_time).unwrap_or_default();
+        let deadline = sleep(response.total_timeout.saturating_sub(spent).max(Duration::from_millis(1)));
         tokio::pin!(deadline);
         let body = &self.fetch.body;
         loop {

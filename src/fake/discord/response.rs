@@ -68,19 +68,13 @@ impl MockResponse {
     pub(super) fn banned(left: Duration) -> Self {
         let mut response = Self::json(StatusCode::FORBIDDEN, None);
         response.body = Bytes::from_static(b"error code: 1015");
-        response
-            .headers
-            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+        response.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
         response.with(SERVER, &"cloudflare").with(RETRY_AFTER, &whole_seconds(left))
     }
 }
 
 /// Adds the rate limit fields of a bucket.
-pub(super) fn with_bucket(
-    response: MockResponse,
-    bucket: Option<&Bucket>,
-    now: SystemTime,
-) -> MockResponse {
+pub(super) fn with_bucket(response: MockResponse, bucket: Option<&Bucket>, now: SystemTime) -> MockResponse {
     let Some(bucket) = bucket else { return response };
     let epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let reset = epoch.saturating_add(bucket.reset_after);

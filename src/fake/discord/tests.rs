@@ -356,8 +356,7 @@ async fn refusing_connections_forever_is_rejected_over_http() {
     assert_eq!(send(fake.addr, "POST", "/_fake/script", "", &list).await.status(), "400");
 }
 
-/// Waits until a connection to the fake ends as `wanted`; the listener follows its script within
-/// moments.
+/// Waits until a connection to the fake ends as `wanted`; the listener follows its script within moments.
 async fn wait_until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) {
     let eventually = async {
         loop {
@@ -375,10 +374,8 @@ async fn wait_until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) 
 async fn connections_are_refused_during_the_phase_that_refuses_them() {
     let clock = Clock::manual(START);
     let minute = Duration::from_secs(60);
-    let phases = vec![
-        Phase::lasting("calm", minute, None),
-        Phase::lasting("down", minute, Some(Fault::Refuse)),
-    ];
+    let phases =
+        vec![Phase::lasting("calm", minute, None), Phase::lasting("down", minute, Some(Fault::Refuse))];
     let script = Some(Script::try_from(phases).unwrap());
     let options = Options { script, clock: clock.clone(), ..Options::default() };
     let fake = start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();

@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SerialNumber,
+    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
@@ -147,7 +146,5 @@ fn unfit(read: &X509Certificate<'_>) -> Option<&'static str> {
 
 fn time(at: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
-    SystemTime::UNIX_EPOCH
-        .checked_add(Duration::from_secs(seconds))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
 }

@@ -45,15 +45,11 @@ async fn stalled(shared: &SharedConnection) {
     while blocked.wait_for(|blocked| *blocked).await.is_ok() {
         let (before, since) = (shared.written(), Clock::timer_now());
         let unblocked = blocked.wait_for(|blocked| !*blocked);
-        let (in_flight, waiting) =
-            (shared.in_flight(), StalledClient { counted: 0, body_bytes: 0 });
-        let result = in_flight
-            .with_stall_timeout(waiting, Some(shared.held_bytes()), STALL_TIMEOUT, unblocked)
-            .await;
+        let (in_flight, waiting) = (shared.in_flight(), StalledClient { counted: 0, body_bytes: 0 });
+        let result =
+            in_flight.with_stall_timeout(waiting, Some(shared.held_bytes()), STALL_TIMEOUT, unblocked).await;
         let (taken, own) = (shared.written() - before, shared.held_bytes().load(Ordering::Relaxed));
-        if result.is_none()
-            && (taken == 0 || !in_flight.is_fast_enough(taken, since.elapsed(), own))
-        {
+        if result.is_none() && (taken == 0 || !in_flight.is_fast_enough(taken, since.elapsed(), own)) {
             return;
         }
     }

@@ -127,11 +127,7 @@ impl Http1Session {
         poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
-    fn poll_event(
-        &mut self,
-        cx: &mut Context<'_>,
-        reads: bool,
-    ) -> Poll<Result<ClientEvent, ClientError>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
         if !self.queue.is_empty() && self.poll_queue(cx)?.is_ready() {
             return Poll::Ready(Ok(ClientEvent::Room));
         }

@@ -21,8 +21,7 @@ use crate::frontend::shared_connection::{SharedConnection, StreamShare};
 use crate::frontend::stream::stall::Stall;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
-/// How long, and how much, larder reads of the rest of a request body after it has written the
-/// response.
+/// How long, and how much, larder reads of the rest of a request body after it has written the response.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: usize = 1024 * 1024;
 
@@ -56,8 +55,7 @@ enum SendCapacity {
 }
 
 impl Http2Session {
-    /// Creates the exchange on the stream with these two sides; `shared` is the state of its
-    /// connection.
+    /// Creates the exchange on the stream with these two sides; `shared` is the state of its connection.
     pub fn new(
         incoming: RecvStream,
         respond: SendResponse<UnsentBytes>,
@@ -87,11 +85,7 @@ impl Http2Session {
         poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
-    fn poll_event(
-        &mut self,
-        cx: &mut Context<'_>,
-        reads: bool,
-    ) -> Poll<Result<ClientEvent, ClientError>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
         if self.capacity == SendCapacity::Awaited
             && self.poll_queue(cx)?.is_ready()
             && self.poll_capacity(cx)?.is_ready()
@@ -248,9 +242,7 @@ impl Http2Session {
             self.sent += part.len() as u64;
             self.stall.record_read(part.len());
             let ahead = self.share.enqueue(part.len());
-            outgoing
-                .send_data(UnsentBytes::new(part, ahead), false)
-                .map_err(|_reset| ClientError::Gone)?;
+            outgoing.send_data(UnsentBytes::new(part, ahead), false).map_err(|_reset| ClientError::Gone)?;
         }
         Poll::Ready(Ok(()))
     }

@@ -38,8 +38,7 @@ fn get() -> ProxyRequest {
 }
 
 fn lifetime(ttl: Ttl, line: &'static str) -> Lifetime {
-    let metadata =
-        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
+    let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
     with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
 }
 
@@ -96,11 +95,8 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
         (StatusMatch::Class(4), secs(6)),
         (StatusMatch::Exact(code(200)), secs(7)),
     ];
-    let metadata =
-        CacheMetadata::from_response(code(404), &header_map(&[("cache-control", "max-age=99")]));
-    for (status, expected) in
-        [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)]
-    {
+    let metadata = CacheMetadata::from_response(code(404), &header_map(&[("cache-control", "max-age=99")]));
+    for (status, expected) in [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)] {
         let freshness = policy.freshness(&metadata, code(status), CacheKind::Shared, NOW);
         assert_eq!(freshness.lifetime, Lifetime::For(secs(expected)), "{status}");
     }
@@ -117,8 +113,7 @@ fn windows_come_from_route_then_origin_and_default_under_an_override() {
     const LINE: &str = "max-age=1, stale-while-revalidate=2, stale-if-error=3";
     let day = 86_400;
     let windows = |policy: &Policy, line: &'static str| {
-        let metadata =
-            CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
         let freshness = policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         (freshness.swr.as_secs(), freshness.sie.as_secs())
     };
@@ -149,10 +144,8 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
         ("max-age=9", false, false),
     ] {
         for (kind, forbids) in BOTH.into_iter().zip([forbids_shared, forbids_private]) {
-            let metadata = CacheMetadata::from_response(
-                StatusCode::OK,
-                &header_map(&[("cache-control", line)]),
-            );
+            let metadata =
+                CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
             let freshness = |ttl| with(ttl).freshness(&metadata, StatusCode::OK, kind, NOW);
             for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP] {
                 assert_eq!(freshness(ttl).stale_allowed, !forbids, "{ttl:?} {line} {kind:?}");
@@ -167,10 +160,8 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
 
 #[test]
 fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
-    let metadata = CacheMetadata::from_response(
-        StatusCode::OK,
-        &header_map(&[("cache-control", "max-age=30")]),
-    );
+    let metadata =
+        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", "max-age=30")]));
     let state = |ttl, now: u64| {
         let freshness = with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         freshness.state(secs(20), NOW, NOW + secs(now))
@@ -192,8 +183,7 @@ fn after_a_reload_a_response_of_another_user_is_not_reused() {
     let plain = metadata_of(&[("cache-control", "max-age=9")]);
     let public = metadata_of(&[("cache-control", "max-age=9, public")]);
     let cookies = metadata_of(&[("set-cookie", "a=b")]);
-    let cdn =
-        metadata_of(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
+    let cdn = metadata_of(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
     let keep = Policy { set_cookie: SetCookiePolicy::Keep, ..with(Ttl::Origin) };
     for (policy, metadata, authorized, kind, usable) in [
         (with(Ttl::Override(secs(9))), &plain, true, shared, true),
@@ -207,21 +197,15 @@ fn after_a_reload_a_response_of_another_user_is_not_reused() {
         (with_targeted(Ttl::Origin), &cdn, true, shared, true),
         (with(Ttl::Origin), &cdn, true, shared, false),
     ] {
-        assert_eq!(
-            policy.is_still_reusable(metadata, authorized, kind),
-            usable,
-            "{policy:?} {metadata:?}"
-        );
+        assert_eq!(policy.is_still_reusable(metadata, authorized, kind), usable, "{policy:?} {metadata:?}");
     }
 }
 
 #[test]
 fn age_equal_to_lifetime_is_stale() {
     // RFC 9111 §4.2.
-    let metadata = CacheMetadata::from_response(
-        StatusCode::OK,
-        &header_map(&[("cache-control", "max-age=30")]),
-    );
+    let metadata =
+        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", "max-age=30")]));
     let freshness = with(Ttl::Origin).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
     let at = |millis| freshness.state(Duration::ZERO, NOW, NOW + Duration::from_millis(millis));
     assert_eq!(at(29_999), FreshnessState::Fresh(Duration::from_millis(1)));
@@ -234,11 +218,8 @@ fn age_equal_to_lifetime_is_stale() {
 fn an_override_ttl_covers_six_statuses_and_no_error() {
     for ttl in [Ttl::Override(secs(30)), Ttl::Forever] {
         for status in (200..600).map(code) {
-            let expected = if status::is_covered_by_ttl(status) {
-                None
-            } else {
-                Some(NotStoredReason::Status)
-            };
+            let expected =
+                if status::is_covered_by_ttl(status) { None } else { Some(NotStoredReason::Status) };
             let fields = [("cache-control", "max-age=60"), ("etag", "\"a\"")];
             assert_eq!(
                 refused(&with(ttl), CacheKind::Shared, status.as_u16(), &fields),
@@ -324,22 +305,17 @@ fn only_an_override_ttl_overrides_prohibitions() {
 
 #[test]
 fn unstorable_responses_are_refused_in_all_forms_of_ttl() {
-    for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP, Ttl::Override(secs(30)), Ttl::Forever]
-    {
+    for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP, Ttl::Override(secs(30)), Ttl::Forever] {
         for kind in BOTH {
-            let refused = |status, field| {
-                refused(&with(ttl), kind, status, &[("cache-control", "max-age=60"), field])
-            };
+            let refused =
+                |status, field| refused(&with(ttl), kind, status, &[("cache-control", "max-age=60"), field]);
             assert_eq!(refused(200, ("vary", "x, *")), Some(NotStoredReason::VaryAny));
             assert_eq!(refused(200, ("set-cookie", "a=b")), Some(NotStoredReason::SetCookie));
             assert_eq!(
                 refused(200, ("content-type", "text/event-stream")),
                 Some(NotStoredReason::EventStream)
             );
-            assert_eq!(
-                refused(206, ("content-range", "bytes 0-1/9")),
-                Some(NotStoredReason::Status)
-            );
+            assert_eq!(refused(206, ("content-range", "bytes 0-1/9")), Some(NotStoredReason::Status));
             assert_eq!(refused(200, ("x-plain", "1")), None);
         }
     }
@@ -355,10 +331,7 @@ fn the_request_can_forbid_storing() {
     };
     let mut request = get();
     request.headers = header_map(&[("cache-control", "no-store")]);
-    assert_eq!(
-        refused(&request, &policy, CacheKind::Shared),
-        Some(NotStoredReason::RequestNoStore)
-    );
+    assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::RequestNoStore));
     request = get();
     request.method = Method::HEAD;
     assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::Method));
@@ -373,8 +346,7 @@ fn the_request_can_forbid_storing() {
 #[test]
 fn cookies_are_refused_stripped_or_kept() {
     // CCH-02.
-    let headers =
-        header_map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
+    let headers = header_map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
@@ -527,11 +499,7 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
     let policy = with_targeted(Ttl::Origin);
     for (fields, kind, expected) in [
         (&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")][..], None, None),
-        (
-            &[("cache-control", "no-store"), ("cdn-cache-control", "")],
-            None,
-            Some(NotStoredReason::NoStore),
-        ),
+        (&[("cache-control", "no-store"), ("cdn-cache-control", "")], None, Some(NotStoredReason::NoStore)),
         (
             &[("cache-control", "max-age=60"), ("cdn-cache-control", "no-store")],
             None,
@@ -560,14 +528,10 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
     let mut request = get();
     request.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
     for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
-        let headers =
-            header_map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
+        let headers = header_map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
         let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
-        let kept = policy.storability(
-            &request,
-            to_store(StatusCode::OK, &headers, &metadata),
-            CacheKind::Shared,
-        );
+        let kept =
+            policy.storability(&request, to_store(StatusCode::OK, &headers, &metadata), CacheKind::Shared);
         assert_eq!(kept.is_ok(), allowed, "{line}");
     }
 }

@@ -1,8 +1,7 @@
 //! Path patterns: `/api/{version}/guilds/{guild}/roles`, `/files/*.json`, `/api/**`.
 //!
 //! Owns: which raw paths a pattern matches. Only escapes that are equivalent by RFC 3986 are decoded (`%7E`
-//! is `~`): an origin may distinguish `/a%2Fb` and `/a/b`, so larder must do so, too.
-//! Never touches: queries.
+//! is `~`): an origin may distinguish `/a%2Fb` and `/a/b`, so larder must do so, too. Never touches: queries.
 
 use std::fmt;
 
@@ -67,9 +66,7 @@ impl PathError {
             Self::Template(PathTemplateError::Query) => {
                 "leave the path only; query parameters go into `match.query`"
             }
-            Self::Template(PathTemplateError::Character) => {
-                "write it percent-encoded, as it is sent"
-            }
+            Self::Template(PathTemplateError::Character) => "write it percent-encoded, as it is sent",
             Self::Template(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/api/**`"
             }
@@ -121,11 +118,8 @@ impl PathPattern {
     pub fn covers(&self, other: &Self) -> bool {
         let ours = self.all_segments();
         let theirs = other.all_segments();
-        let long_enough = if self.rest {
-            ours.len() <= theirs.len()
-        } else {
-            ours.len() == theirs.len() && !other.rest
-        };
+        let long_enough =
+            if self.rest { ours.len() <= theirs.len() } else { ours.len() == theirs.len() && !other.rest };
         long_enough && ours.iter().zip(&theirs).all(|(ours, theirs)| ours.covers(theirs))
     }
 
@@ -209,8 +203,7 @@ fn split_literal(segments: Vec<Segment>) -> (String, Vec<Segment>) {
 
 fn has_duplicates(segments: &[Segment]) -> bool {
     segments.iter().enumerate().any(|(at, segment)| {
-        matches!(segment, Segment::Capture(_))
-            && segments.iter().skip(at + 1).any(|later| later == segment)
+        matches!(segment, Segment::Capture(_)) && segments.iter().skip(at + 1).any(|later| later == segment)
     })
 }
 

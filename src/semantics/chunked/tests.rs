@@ -73,9 +73,7 @@ fn ambiguous_encodings_are_rejected_more_strictly_in_requests() {
 
 #[test]
 fn a_body_without_its_last_chunk_has_not_ended() {
-    for input in
-        ["", "5", "5\r\n", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\nA: 1\r\n"]
-    {
+    for input in ["", "5", "5\r\n", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\nA: 1\r\n"] {
         let read = decode(Strictness::Response, input.as_bytes(), 1).unwrap();
         assert_eq!(read.1, None, "{input:?}");
     }

@@ -29,8 +29,7 @@ fn is_secret_by<W: Word>(words: impl Iterator<Item = W>, name: &str) -> bool {
     // Only as the last of several words: `user_pass`, not `pass_count`.
     let last_is_pass = before.is_some_and(|last| last.bytes() == b"pass");
     (last_is_pass && last_word_is_secret(name, b"pass"))
-        || (name.len() <= LowercaseTail::CAPACITY
-            && is_whole_name(LowercaseTail::new(name).bytes()))
+        || (name.len() <= LowercaseTail::CAPACITY && is_whole_name(LowercaseTail::new(name).bytes()))
 }
 
 /// A word in lower case.
@@ -209,9 +208,7 @@ fn is_secret_word(word: &[u8]) -> bool {
 /// `monkey`.
 fn ends_in_secret_word(word: &[u8]) -> bool {
     let endings: &[&[u8]] = match word.last() {
-        Some(b'd') => {
-            &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid", b"tokenid"]
-        }
+        Some(b'd') => &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid", b"tokenid"],
         Some(b'e') => &[b"signature"],
         Some(b'n') => &[b"token"],
         Some(b't') => &[b"secret"],
@@ -224,10 +221,8 @@ fn ends_in_secret_word(word: &[u8]) -> bool {
 }
 
 /// Words that end in `key` and are not secret.
-const HARMLESS_KEYS: [&[u8]; 9] = [
-    b"donkey", b"flunkey", b"hockey", b"jockey", b"lackey", b"monkey", b"turkey", b"whiskey",
-    b"mickey",
-];
+const HARMLESS_KEYS: [&[u8]; 9] =
+    [b"donkey", b"flunkey", b"hockey", b"jockey", b"lackey", b"monkey", b"turkey", b"whiskey", b"mickey"];
 
 /// Words that end in `pass` and are not secret.
 const HARMLESS_PASSES: [&[u8]; 12] = [
@@ -372,9 +367,7 @@ mod tests {
         for name in ["api_key", "x_cg_pro_api_key", "access_token", "appid", "jwt", "hapikey"] {
             assert!(is_credential(name), "{name}");
         }
-        for name in
-            ["page_token", "nextToken", "code", "auth_code", "X-Amz-Signature", "sort_key", "limit"]
-        {
+        for name in ["page_token", "nextToken", "code", "auth_code", "X-Amz-Signature", "sort_key", "limit"] {
             assert!(!is_credential(name), "{name}");
         }
     }

@@ -9,8 +9,8 @@ use crate::semantics::hop_by_hop::HOP_BY_HOP;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::test_headers::header_map;
 use crate::semantics::validation::{
-    CONDITIONALS, PreconditionResult, applies_to, conditional_fields, evaluate, freshen,
-    has_conditionals, not_modified_head,
+    CONDITIONALS, PreconditionResult, applies_to, conditional_fields, evaluate, freshen, has_conditionals,
+    not_modified_head,
 };
 
 const EARLY: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
@@ -21,12 +21,8 @@ fn metadata(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
     CacheMetadata::from_response(StatusCode::OK, &header_map(fields))
 }
 
-fn matches(
-    request: &[(&'static str, &'static str)],
-    stored: &[(&'static str, &'static str)],
-) -> bool {
-    evaluate(&header_map(request), &metadata(stored), StatusCode::OK)
-        == PreconditionResult::NotModified
+fn matches(request: &[(&'static str, &'static str)], stored: &[(&'static str, &'static str)]) -> bool {
+    evaluate(&header_map(request), &metadata(stored), StatusCode::OK) == PreconditionResult::NotModified
 }
 
 #[test]
@@ -56,10 +52,7 @@ fn if_none_match_compares_weakly_with_any_member() {
     }
     assert!(matches(&[("if-none-match", "*")], &[]));
     assert!(!matches(&[("if-none-match", "\"a\"")], &[]));
-    assert!(matches(
-        &[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")],
-        &[("etag", "\"a\"")]
-    ));
+    assert!(matches(&[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")], &[("etag", "\"a\"")]));
 }
 
 #[test]
@@ -88,11 +81,7 @@ fn if_modified_since_compares_with_last_modified_else_with_date() {
         let mut stored = Vec::new();
         stored.extend(changed.map(|date| ("last-modified", date)));
         stored.extend(received.map(|date| ("date", date)));
-        assert_eq!(
-            matches(&[("if-modified-since", since)], &stored),
-            expected,
-            "{since} {stored:?}"
-        );
+        assert_eq!(matches(&[("if-modified-since", since)], &stored), expected, "{since} {stored:?}");
     }
     let twice = [("if-modified-since", LATE), ("if-modified-since", LATE)];
     assert!(!matches(&twice, &[("last-modified", CHANGED)]));
@@ -100,8 +89,7 @@ fn if_modified_since_compares_with_last_modified_else_with_date() {
 
 #[test]
 fn only_a_success_becomes_a_304() {
-    let (request, metadata) =
-        (header_map(&[("if-none-match", "*")]), metadata(&[("etag", "\"a\"")]));
+    let (request, metadata) = (header_map(&[("if-none-match", "*")]), metadata(&[("etag", "\"a\"")]));
     assert_eq!(evaluate(&request, &metadata, StatusCode::NOT_FOUND), PreconditionResult::Full);
     assert_eq!(evaluate(&header_map(&[]), &metadata, StatusCode::OK), PreconditionResult::Full);
 }
@@ -129,10 +117,8 @@ fn a_generated_304_has_the_fields_that_a_client_updates() {
 fn revalidation_sends_the_stored_validators_as_received() {
     let stored = metadata(&[("etag", "W/\"a\""), ("last-modified", "Sun Nov  6 08:49:37 1994")]);
     let fields: HeaderMap = conditional_fields(&stored).into_iter().collect();
-    let expected = header_map(&[
-        ("if-none-match", "W/\"a\""),
-        ("if-modified-since", "Sun Nov  6 08:49:37 1994"),
-    ]);
+    let expected =
+        header_map(&[("if-none-match", "W/\"a\""), ("if-modified-since", "Sun Nov  6 08:49:37 1994")]);
     assert_eq!(fields, expected);
     assert!(conditional_fields(&metadata(&[])).is_empty());
 }

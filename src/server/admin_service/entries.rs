@@ -90,9 +90,8 @@ impl StoredEntries<'_> {
         Page { entries, next, sent_as }
     }
 
-    /// Resolves a URL: follows the mount and the upstream's rewrite. A name in `mount.allow_hosts` may
-    /// also belong to another server, whose responses are stored under the URL itself, so both are
-    /// included.
+    /// Resolves a URL: follows the mount and the upstream's rewrite. A name in `mount.allow_hosts` may also
+    /// belong to another server, whose responses are stored under the URL itself, so both are included.
     fn resource(&self, url: &Target) -> Resource {
         let purger = &self.pipeline.engine.purger;
         let mounted = self.pipeline.frontend.mounts.resolve_url(url, &self.shared.listen);

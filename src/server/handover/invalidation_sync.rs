@@ -113,20 +113,16 @@ mod tests {
 
     #[test]
     fn an_invalidation_line_parses_back_to_the_same_invalidation() {
-        for scope in [
-            PurgeScope::All,
-            PurgeScope::Target(0),
-            PurgeScope::Target(u128::MAX),
-            PurgeScope::Target(77),
-        ] {
+        for scope in
+            [PurgeScope::All, PurgeScope::Target(0), PurgeScope::Target(u128::MAX), PurgeScope::Target(77)]
+        {
             for kind in [PurgeKind::Hard, PurgeKind::Soft, PurgeKind::Superseded] {
                 let line = line(Invalidation { number: 9, scope, kind });
                 let parsed = parse(line.trim_end()).expect("the line is valid");
                 assert_eq!(parsed, Invalidation { number: 9, scope, kind }, "{line}");
             }
         }
-        for other in ["", "done 5", "invalidate", "invalidate x all hard", "invalidate 1 all warm"]
-        {
+        for other in ["", "done 5", "invalidate", "invalidate x all hard", "invalidate 1 all warm"] {
             assert!(parse(other).is_none(), "{other}");
         }
     }

@@ -17,8 +17,8 @@ use tokio::task::JoinHandle;
 use crate::server::handover::invalidation_sync::InvalidationSync;
 use crate::server::handover::protocol::{self, read_line, write_line};
 use crate::server::handover::{
-    HandoverError, LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS,
-    START_TIMEOUT, TAKE_OVER, is_same_user,
+    HandoverError, LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS, START_TIMEOUT,
+    TAKE_OVER, is_same_user,
 };
 use crate::store::tiered::TieredStore;
 
@@ -124,8 +124,7 @@ async fn serve(
             tracing::info!("Handing over to another larder");
             // Opened before the peer accepts, so that no invalidation in between is lost.
             let invalidation_sync = InvalidationSync::start(store);
-            write_line(stream, SOCKETS, sockets.get(..protocol::MAX_SOCKETS).unwrap_or(sockets))
-                .await?;
+            write_line(stream, SOCKETS, sockets.get(..protocol::MAX_SOCKETS).unwrap_or(sockets)).await?;
             match read_line(stream, START_TIMEOUT).await? {
                 Some((message, _)) if message == READY => {}
                 Some(_) | None => {

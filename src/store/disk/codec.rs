@@ -192,16 +192,14 @@ impl<'a> Entry<'a> {
     /// The response with the body from the entry; `None` where the body is in a file, or is damaged.
     pub(super) fn with_own_body(&self, cipher: &FieldCipher) -> Option<StoredResponse> {
         let (headers, body) = (self.fields(cipher)?, self.inline);
-        let whole =
-            self.meta.body_in == BodyLocation::Entry && body.len() as u64 == self.meta.body_len;
+        let whole = self.meta.body_in == BodyLocation::Entry && body.len() as u64 == self.meta.body_len;
         let stored = whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))?;
         stored.is_whole().then_some(stored)
     }
 
     /// The response with this body; `None` where it differs from the body that was stored.
     pub(super) fn with_body(&self, body: Bytes, cipher: &FieldCipher) -> Option<StoredResponse> {
-        let same =
-            body.len() as u64 == self.meta.body_len && body_hash(&body) == self.meta.body_hash;
+        let same = body.len() as u64 == self.meta.body_len && body_hash(&body) == self.meta.body_hash;
         let headers = self.fields(cipher).filter(|_| same)?;
         let stored = self.stored(&headers, body);
         stored.is_whole().then_some(stored)

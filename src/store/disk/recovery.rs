@@ -33,8 +33,7 @@ pub(super) enum RecoveryStep {
     Wipe,
 }
 
-const STEPS: [RecoveryStep; 3] =
-    [RecoveryStep::AsItIs, RecoveryStep::Quarantine, RecoveryStep::Wipe];
+const STEPS: [RecoveryStep; 3] = [RecoveryStep::AsItIs, RecoveryStep::Quarantine, RecoveryStep::Wipe];
 
 /// Dependencies of an opening.
 pub(super) struct Recovery {

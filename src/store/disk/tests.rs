@@ -26,9 +26,7 @@ use crate::store::disk::keys::{ENTRIES, EXPIRIES, VARIANTS};
 use crate::store::disk::layout::Layout;
 use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::writer::DiskWriter;
-use crate::store::disk::{
-    Disk, DiskEntry, DiskLookup, Hooks, PutCommand, Settings, body_file::Bodies,
-};
+use crate::store::disk::{Disk, DiskEntry, DiskLookup, Hooks, PutCommand, Settings, body_file::Bodies};
 use crate::store::generations::Epoch;
 use crate::store::presence::{PresenceGuard, PresenceKind, PresentTargets};
 use crate::store::state_db::Secret;
@@ -90,13 +88,7 @@ impl TestDisk {
 
     fn start(&self) -> Arc<Disk> {
         let telemetry = Arc::clone(&self.telemetry);
-        Disk::start_with(
-            self.settings(),
-            self.hooks,
-            self.clock.clone(),
-            telemetry,
-            Box::new(NoObserver),
-        )
+        Disk::start_with(self.settings(), self.hooks, self.clock.clone(), telemetry, Box::new(NoObserver))
     }
 
     /// An open disk tier.
@@ -160,8 +152,7 @@ fn at(seconds: u64) -> SystemTime {
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    KeyBuilder::new([7; 32], &[], Redactor::default())
-        .key(&ProxyRequest::get(target), &Policy::origin())
+    KeyBuilder::new([7; 32], &[], Redactor::default()).key(&ProxyRequest::get(target), &Policy::origin())
 }
 
 /// Bytes that differ for each seed.

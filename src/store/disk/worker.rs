@@ -208,10 +208,7 @@ impl Worker {
 
     /// Calls `act` with the open database. After a failure it starts recovery: the engine does not work again
     /// after an error.
-    fn attempt<T>(
-        &mut self,
-        act: impl FnOnce(&mut DiskWriter, SystemTime) -> Result<T, Fault>,
-    ) -> Option<T> {
+    fn attempt<T>(&mut self, act: impl FnOnce(&mut DiskWriter, SystemTime) -> Result<T, Fault>) -> Option<T> {
         let (writer, _) = self.open.as_mut()?;
         let now = self.shared.clock.now();
         match caught(|| act(writer, now)) {
@@ -225,11 +222,7 @@ impl Worker {
                     self.retry_later(fault.to_string());
                 } else {
                     // A database that fails again so soon is not opened as it is.
-                    self.recover(if failed_soon {
-                        RecoveryStep::Quarantine
-                    } else {
-                        RecoveryStep::AsItIs
-                    });
+                    self.recover(if failed_soon { RecoveryStep::Quarantine } else { RecoveryStep::AsItIs });
                 }
                 None
             }

@@ -68,8 +68,7 @@ impl Secret {
     /// The secret derived from this one for a purpose: knowing one derived secret reveals no other.
     #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
     pub fn derived(&self, purpose: &str) -> [u8; 32] {
-        let mut mac: Hmac<Sha256> =
-            Hmac::new_from_slice(&self.0).expect("an HMAC takes a key of any length");
+        let mut mac: Hmac<Sha256> = Hmac::new_from_slice(&self.0).expect("an HMAC takes a key of any length");
         mac.update(purpose.as_bytes());
         mac.finalize().into_bytes().into()
     }
@@ -118,8 +117,7 @@ fn parse(text: &str) -> Option<Secret> {
 /// Creates the file complete or not at all, and never over an existing one.
 fn create(state: &Path, path: &Path) -> io::Result<()> {
     let secret: [u8; 32] = rand::random();
-    let text: String =
-        secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
+    let text: String = secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
     let new = private_file::write_temp(path, text.as_bytes())?;
     let linked = fs::hard_link(&new, path);
     fs::remove_file(&new)?;

@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use crate::store::generations::{Epoch, Generation, PurgeScope, Snapshot};
 use crate::store::private_file;
 use crate::store::state_db::{
-    COST_ROWS, FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, RowOwner, Rows, SUPERSEDED,
-    decode, decode_superseded, encode, key,
+    COST_ROWS, FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, RowOwner, Rows, SUPERSEDED, decode,
+    decode_superseded, encode, key,
 };
 
 /// A locked database is retried for five seconds.
@@ -51,8 +51,7 @@ pub(super) enum Fault {
 
 impl From<sled::Error> for Fault {
     fn from(error: sled::Error) -> Self {
-        let is_system_error =
-            matches!(&error, sled::Error::Io(source) if source.raw_os_error().is_some());
+        let is_system_error = matches!(&error, sled::Error::Io(source) if source.raw_os_error().is_some());
         let reason = error.to_string();
         if is_system_error { Self::Unavailable(reason) } else { Self::from_text(reason) }
     }
@@ -79,10 +78,7 @@ impl Fault {
     fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Self::from_text(format!(
-            "the database cannot be read: {}",
-            text.unwrap_or("the database panicked")
-        ))
+        Self::from_text(format!("the database cannot be read: {}", text.unwrap_or("the database panicked")))
     }
 
     fn is_locked(&self) -> bool {
@@ -130,8 +126,7 @@ pub(super) fn reopen(dir: &Path) -> Result<sled::Db, Fault> {
 fn check_free_space(dir: &Path) -> io::Result<()> {
     let path = dir.join("room");
     let mut file = File::create(&path)?;
-    let written =
-        io::copy(&mut io::repeat(0).take(REQUIRED_SPACE), &mut file).and_then(|_| file.sync_data());
+    let written = io::copy(&mut io::repeat(0).take(REQUIRED_SPACE), &mut file).and_then(|_| file.sync_data());
     fs::remove_file(&path)?;
     written
 }
@@ -215,11 +210,7 @@ fn remove_half_written(dir: &Path) -> io::Result<()> {
 }
 
 fn config(dir: &Path) -> sled::Config {
-    sled::Config::new()
-        .path(dir)
-        .mode(sled::Mode::LowSpace)
-        .cache_capacity(4 << 20)
-        .flush_every_ms(Some(500))
+    sled::Config::new().path(dir).mode(sled::Mode::LowSpace).cache_capacity(4 << 20).flush_every_ms(Some(500))
 }
 
 fn parse_number(raw: &[u8]) -> u32 {

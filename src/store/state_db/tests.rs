@@ -14,11 +14,8 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn change(target: u128, hard: u64, soft: u64) -> Change {
-    let generation = Generation {
-        hard: Epoch::from_raw(hard),
-        soft: Epoch::from_raw(soft),
-        ..Generation::default()
-    };
+    let generation =
+        Generation { hard: Epoch::from_raw(hard), soft: Epoch::from_raw(soft), ..Generation::default() };
     Change { scope: PurgeScope::Target(target), generation }
 }
 
@@ -189,11 +186,7 @@ async fn changed_cost_rows_survive_a_restart_and_removed_ones_do_not() {
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     assert_eq!(state.take_cost_rows(), Rows::new());
     state.persist(change(7, 70, 0));
-    state.watch_cost_rows(once(vec![
-        row(b"a", Some(b"1")),
-        row(b"b", Some(b"2")),
-        row(b"", Some(b"")),
-    ]));
+    state.watch_cost_rows(once(vec![row(b"a", Some(b"1")), row(b"b", Some(b"2")), row(b"", Some(b""))]));
     state.close();
     let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(all.targets.len(), 1, "the two kinds of rows are separate");

@@ -117,10 +117,7 @@ fn run(
 }
 
 /// Logs when writes begin to fail, and when all pending writes are on disk again.
-fn record_outcome(
-    outcome: Result<(), String>,
-    failure: &Mutex<Option<String>>,
-) -> Result<(), String> {
+fn record_outcome(outcome: Result<(), String>, failure: &Mutex<Option<String>>) -> Result<(), String> {
     let mut failure = failure.lock();
     match &outcome {
         Err(reason) if failure.is_none() => tracing::error!(

@@ -44,8 +44,7 @@ fn open_with(dir: &Path, disk: u64, telemetry: &Arc<Telemetry>) -> Arc<TieredSto
     TieredStore::open(settings, Clock::manual(NOW), telemetry)
 }
 
-static KEYS: LazyLock<KeyBuilder> =
-    LazyLock::new(|| KeyBuilder::new([7; 32], &[], Redactor::default()));
+static KEYS: LazyLock<KeyBuilder> = LazyLock::new(|| KeyBuilder::new([7; 32], &[], Redactor::default()));
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
@@ -81,9 +80,7 @@ async fn found(store: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
 
 /// Creates files as a larder of another format leaves them, beside a file that is not larder's.
 fn leave_old(dir: &Path) {
-    for path in
-        ["cache/v1/db", "cache/v3/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"]
-    {
+    for path in ["cache/v1/db", "cache/v3/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"] {
         let path = dir.join(path);
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("file"), b"S3CRET").unwrap();
@@ -332,10 +329,7 @@ async fn without_a_disk_tier_nothing_of_a_running_larder_is_touched() {
     leave_old(dir.path());
     let _other = Lock::try_take(dir.path(), NOW).unwrap();
     let _memory = open_sized(dir.path(), 0);
-    assert!(
-        dir.path().join("cache/v1/db/file").exists(),
-        "the larder that has locked it removes them"
-    );
+    assert!(dir.path().join("cache/v1/db/file").exists(), "the larder that has locked it removes them");
 }
 
 /// The purges are unknown then, so the disk stays closed; files of another format are removed all the same.
@@ -360,18 +354,13 @@ fn state(telemetry: &Telemetry) -> u8 {
 async fn the_store_metric_equals_readyz_from_the_lock_to_the_release() {
     let dir = tempfile::tempdir().unwrap();
     let telemetry = || Telemetry::new(&[], &[]);
-    let (first_telemetry, second_telemetry, third_telemetry) =
-        (telemetry(), telemetry(), telemetry());
+    let (first_telemetry, second_telemetry, third_telemetry) = (telemetry(), telemetry(), telemetry());
     let first = open_with(dir.path(), 1 << 30, &first_telemetry);
     let second = open_with(dir.path(), 1 << 30, &second_telemetry);
     assert_eq!((state(&first_telemetry), state(&second_telemetry)), (0, 1), "one of them waits");
     first.release().await;
     wait_until_disk_open(&second).await;
-    assert_eq!(
-        (state(&first_telemetry), state(&second_telemetry)),
-        (1, 0),
-        "the other has released it"
-    );
+    assert_eq!((state(&first_telemetry), state(&second_telemetry)), (1, 0), "the other has released it");
     let _memory = open_with(dir.path(), 0, &third_telemetry);
     assert_eq!(state(&third_telemetry), 0, "memory-only by configuration");
     second.release().await;
@@ -404,9 +393,7 @@ async fn a_subscriber_gets_local_invalidations_and_a_purge_waits_for_it() {
     store.invalidate_unreported(PurgeScope::All, PurgeKind::Hard);
     store.invalidate(PurgeScope::All, PurgeKind::Soft);
     let stored = PurgeScope::Target(key("/a").target_id());
-    for (number, scope, kind) in
-        [(1, stored, PurgeKind::Superseded), (2, PurgeScope::All, PurgeKind::Soft)]
-    {
+    for (number, scope, kind) in [(1, stored, PurgeKind::Superseded), (2, PurgeScope::All, PurgeKind::Soft)] {
         let expected = Invalidation { number, scope, kind };
         assert_eq!(subscription.recv().await, Some(expected));
         store.invalidation_feed().confirm(number);

@@ -1,8 +1,7 @@
 //! Codec for the persisted usage of one upstream on one day.
 //!
 //! Owns: the format of key and value. A later version may append to a value, but not change the existing
-//! fields.
-//! Never touches: the database (`store::state_db`).
+//! fields. Never touches: the database (`store::state_db`).
 
 use std::sync::Arc;
 

@@ -8,9 +8,7 @@ use super::*;
 use crate::config::{LogFormat, LogLevel};
 use crate::decide::ForwardReason;
 use crate::telemetry::log::captured::CapturedLog;
-use crate::telemetry::{
-    RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent,
-};
+use crate::telemetry::{RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent};
 
 /// The log that `act` writes.
 fn logged(format: LogFormat, level: LogLevel, act: impl FnOnce()) -> String {
@@ -62,10 +60,7 @@ fn a_request_is_one_json_line_at_debug_and_none_at_info() {
     assert_eq!(line["result"], "miss");
     assert_eq!(line["reason"], "uri-miss");
     assert_eq!(line["status"], 200);
-    assert_eq!(
-        line["upstream_bytes"], 12,
-        "bytes of the call and of the fill that the request started"
-    );
+    assert_eq!(line["upstream_bytes"], 12, "bytes of the call and of the fill that the request started");
     assert_eq!(line["path"], "/api/v10/guilds/1/roles");
     assert_eq!(line.get("error"), None);
     assert!(line["time"].as_str().unwrap().ends_with('Z'));
@@ -198,13 +193,8 @@ fn pingora_warnings_are_logged_at_debug_only() {
     let act = || tracing_log::log::warn!(target: "pingora_core::connectors", "not reusable");
     for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info] {
         assert_eq!(logged(LogFormat::Json, level, act), "");
-        let fails =
-            || tracing_log::log::error!(target: "pingora_core::connectors", "no reusable stream");
-        assert_eq!(
-            logged(LogFormat::Json, level, fails),
-            "",
-            "it contains neither origin nor cause"
-        );
+        let fails = || tracing_log::log::error!(target: "pingora_core::connectors", "no reusable stream");
+        assert_eq!(logged(LogFormat::Json, level, fails), "", "it contains neither origin nor cause");
     }
     let line = as_json(&logged(LogFormat::Json, LogLevel::Debug, act));
     assert_eq!(line["level"], "debug");
@@ -248,14 +238,7 @@ fn ovl_11_many_stale_responses_never_hide_a_failure() {
         let duration = std::time::Duration::ZERO;
         let outcome = Err("connect");
         let (host, port) = ("h", 443);
-        telemetry.upstream_call(&UpstreamEvent {
-            upstream: 0,
-            route: 0,
-            host,
-            port,
-            outcome,
-            duration,
-        });
+        telemetry.upstream_call(&UpstreamEvent { upstream: 0, route: 0, host, port, outcome, duration });
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
     assert!(text.contains("Call to origin failed"), "{text}");

@@ -19,9 +19,7 @@ use crate::telemetry::log_limiter::Limiter;
 
 /// Whether an event with this target is from another crate.
 pub(super) fn is_third_party(target: &str) -> bool {
-    target
-        .strip_prefix(LARDER_TARGET)
-        .is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
+    target.strip_prefix(LARDER_TARGET).is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
 }
 
 /// The part of a message of another crate that is constant text and not data of a client or an origin.
@@ -66,8 +64,7 @@ impl RateLimitedLayer {
     }
 
     fn may_pass(&self, metadata: &Metadata<'_>) -> bool {
-        !is_third_party(metadata.target())
-            || self.lines.lock().admit(self.clock.instant()).is_some()
+        !is_third_party(metadata.target()) || self.lines.lock().admit(self.clock.instant()).is_some()
     }
 }
 

@@ -19,12 +19,7 @@ pub(in crate::telemetry) struct AdminMetrics {
 impl AdminMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
-            mode: gauges(
-                r,
-                "larder_mode",
-                "1 for the current mode of the master switch.",
-                &["mode"],
-            ),
+            mode: gauges(r, "larder_mode", "1 for the current mode of the master switch.", &["mode"]),
             insecure: gauges(
                 r,
                 "larder_upstream_insecure",

@@ -60,11 +60,7 @@ impl LabelledMetrics {
                 "Stored responses that were invalidated.",
                 &["source"],
             ),
-            denied: family(
-                "larder_denied_total",
-                "Requests that larder itself refused.",
-                &["reason"],
-            ),
+            denied: family("larder_denied_total", "Requests that larder itself refused.", &["reason"]),
             handshakes: family(
                 "larder_tls_handshakes_total",
                 "TLS handshakes with intercepted clients, by the pattern that matches the host.",

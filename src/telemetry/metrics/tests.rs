@@ -91,10 +91,8 @@ fn call(status: StatusCode) -> UpstreamEvent<'static> {
 #[test]
 fn every_metric_family_appears_after_its_first_event() {
     let metrics = metrics(1);
-    let missed = RequestEvent {
-        forward_reason: Some(ForwardReason::Stale),
-        ..request_event(0, ResultKind::Miss)
-    };
+    let missed =
+        RequestEvent { forward_reason: Some(ForwardReason::Stale), ..request_event(0, ResultKind::Miss) };
     metrics.record(&missed);
     metrics.upstream_call(&call(StatusCode::OK));
     metrics.admin().mode("cache", &["cache", "bypass"]);
@@ -167,8 +165,7 @@ fn unregistered_statuses_of_an_origin_do_not_create_many_series() {
     let page = metrics.render();
     let series = |line: &&str| line.starts_with("larder_upstream_requests_total{");
     assert!(page.lines().filter(series).count() < 80);
-    let other =
-        r#"larder_upstream_requests_total{code="other",route="route-0",upstream="discord"}"#;
+    let other = r#"larder_upstream_requests_total{code="other",route="route-0",upstream="discord"}"#;
     assert_eq!(value(&page, other), Some(400.0));
 }
 

@@ -56,11 +56,7 @@ impl BanGuard {
     /// The current count.
     pub(in crate::upstream) fn counted(&mut self, rule: &BanGuardRule, now: Instant) -> u64 {
         self.retention = retention(rule);
-        while self
-            .pieces
-            .front()
-            .is_some_and(|(start, _)| now.duration_since(*start) >= self.retention)
-        {
+        while self.pieces.front().is_some_and(|(start, _)| now.duration_since(*start) >= self.retention) {
             self.pieces.pop_front();
         }
         self.pieces.iter().map(|(_, count)| count).sum()
@@ -72,11 +68,7 @@ impl BanGuard {
     }
 
     /// How long calls are blocked. `None`: they are not.
-    pub(in crate::upstream) fn tripped(
-        &mut self,
-        rule: &BanGuardRule,
-        now: Instant,
-    ) -> Option<Duration> {
+    pub(in crate::upstream) fn tripped(&mut self, rule: &BanGuardRule, now: Instant) -> Option<Duration> {
         let counted = self.counted(rule, now);
         let threshold = trips_at(rule);
         if counted < threshold {

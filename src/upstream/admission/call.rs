@@ -179,8 +179,7 @@ impl<'a> LimitKeys<'a> {
         let target = call.target();
         let credential = if target.credential().is_some() { 0 } else { call.credential };
         let origin = xxh3_64(format!("{}:{}", target.host, target.port).as_bytes());
-        let at_origin =
-            |id: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(id)).to_le_bytes());
+        let at_origin = |id: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(id)).to_le_bytes());
         let (endpoint, family) = (at_origin(call.shape), at_origin(call.family));
         Self { call, policy: target.policy(), origin, endpoint, family, credential }
     }
@@ -280,21 +279,16 @@ mod tests {
             let alike = shapes.iter().filter(|other| *other == shape).count();
             assert_eq!(alike, if at == 3 || at == 5 { 2 } else { 1 }, "{at}");
         }
-        let method =
-            shape(&Method::DELETE, &Target::absolute("http://api.example/v1/users").unwrap());
+        let method = shape(&Method::DELETE, &Target::absolute("http://api.example/v1/users").unwrap());
         assert_ne!(method.0, shapes[0]);
     }
 
     #[test]
     fn uuids_and_hashes_are_ids_and_words_are_not() {
-        for id in
-            ["1", "81384788765712384", "550e8400-e29b-41d4-a716-446655440000", "a1b2c3d4e5f6a7b8"]
-        {
+        for id in ["1", "81384788765712384", "550e8400-e29b-41d4-a716-446655440000", "a1b2c3d4e5f6a7b8"] {
             assert!(is_id(id), "{id}");
         }
-        for word in
-            ["", "v10", "users", "@me", "global-metrics", "sha256", "a-very-long-word-indeed"]
-        {
+        for word in ["", "v10", "users", "@me", "global-metrics", "sha256", "a-very-long-word-indeed"] {
             assert!(!is_id(word), "{word}");
         }
     }

@@ -24,12 +24,7 @@ pub struct CallTimer {
 }
 
 impl CallTimer {
-    pub(super) fn new(
-        telemetry: Arc<Telemetry>,
-        target: UpstreamTarget,
-        route: usize,
-        clock: Clock,
-    ) -> Self {
+    pub(super) fn new(telemetry: Arc<Telemetry>, target: UpstreamTarget, route: usize, clock: Clock) -> Self {
         Self { telemetry, target, route, since: clock.instant(), clock, recorded: false }
     }
 

@@ -191,21 +191,17 @@ impl Cooldowns {
         }
         self.all.retain(|_, cooldown| cooldown.until > now);
         let mut sequences: Vec<u64> = self.all.values().map(|cooldown| cooldown.sequence).collect();
-        if let Some(oldest) =
-            sequences.len().checked_sub(MAX_COOLDOWNS / 2).filter(|oldest| *oldest > 0)
-        {
+        if let Some(oldest) = sequences.len().checked_sub(MAX_COOLDOWNS / 2).filter(|oldest| *oldest > 0) {
             let (_, &mut first, _) = sequences.select_nth_unstable(oldest);
-            self.all.retain(|scope, cooldown| {
-                *scope == CooldownScope::Upstream || cooldown.sequence >= first
-            });
+            self.all
+                .retain(|scope, cooldown| *scope == CooldownScope::Upstream || cooldown.sequence >= first);
         }
     }
 
     /// Ends the cooldown after a success, unless it is firm and its time is not over. Returns whether it
     /// ended.
     pub(in crate::upstream) fn lift(&mut self, scope: CooldownScope, now: Instant) -> bool {
-        let over =
-            self.all.get(&scope).is_some_and(|cooldown| !cooldown.firm || cooldown.until <= now);
+        let over = self.all.get(&scope).is_some_and(|cooldown| !cooldown.firm || cooldown.until <= now);
         over && self.all.remove(&scope).is_some()
     }
 
@@ -236,10 +232,7 @@ impl Cooldowns {
             let SavedCooldown { scope, reason, times, .. } = *saved;
             self.sequence += 1;
             let sequence = self.sequence;
-            self.all.insert(
-                scope,
-                Cooldown { until, reason, firm: true, probing: false, times, sequence },
-            );
+            self.all.insert(scope, Cooldown { until, reason, firm: true, probing: false, times, sequence });
         }
     }
 
@@ -276,8 +269,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const DOWN: RejectReason = RejectReason::Failed(OutcomeClass::Network);
-    const LIMITED: RejectReason =
-        RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute));
+    const LIMITED: RejectReason = RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute));
     const ORIGIN: CooldownScope = CooldownScope::Origin(1);
     const KEY: CooldownScope = CooldownScope::Key(7);
 
@@ -304,9 +296,7 @@ mod tests {
     fn a_firm_cooldown_blocks_every_call_until_its_time_is_over() {
         let (cooldowns, now) = started(true);
         let check = |after| cooldowns.check(&[ORIGIN], false, now + after);
-        assert!(
-            matches!(check(29 * SECOND), CooldownCheck::Until(rejection) if rejection.left == SECOND)
-        );
+        assert!(matches!(check(29 * SECOND), CooldownCheck::Until(rejection) if rejection.left == SECOND));
         assert_eq!(check(30 * SECOND), CooldownCheck::Clear(vec![ORIGIN]));
     }
 
@@ -349,15 +339,9 @@ mod tests {
     fn a_shorter_retry_after_does_not_shorten_a_longer_cooldown() {
         let (mut cooldowns, now) = started(true);
         cooldowns.begin(ORIGIN, rejection(SECOND, LIMITED), true, now);
-        assert!(
-            cooldowns.check(&[ORIGIN], false, now + 29 * SECOND)
-                != CooldownCheck::Clear(vec![ORIGIN])
-        );
+        assert!(cooldowns.check(&[ORIGIN], false, now + 29 * SECOND) != CooldownCheck::Clear(vec![ORIGIN]));
         cooldowns.begin(ORIGIN, rejection(SECOND, LIMITED), false, now);
-        assert!(
-            matches!(cooldowns.check(&[ORIGIN], false, now), CooldownCheck::Until(_)),
-            "still firm"
-        );
+        assert!(matches!(cooldowns.check(&[ORIGIN], false, now), CooldownCheck::Until(_)), "still firm");
     }
 
     #[test]
@@ -365,12 +349,7 @@ mod tests {
         let (mut cooldowns, now) = started(true);
         cooldowns.begin(CooldownScope::Upstream, rejection(SECOND, DOWN), true, now);
         for credential in 0..4 * MAX_COOLDOWNS as u128 {
-            cooldowns.begin(
-                CooldownScope::Credential(credential),
-                rejection(SECOND, LIMITED),
-                true,
-                now,
-            );
+            cooldowns.begin(CooldownScope::Credential(credential), rejection(SECOND, LIMITED), true, now);
             cooldowns.begin(CooldownScope::Key(credential), rejection(SECOND, DOWN), false, now);
             if credential % 1000 == 0 {
                 // A renewed cooldown is not old.

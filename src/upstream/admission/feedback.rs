@@ -57,12 +57,7 @@ pub(super) struct CallReport<'a> {
 
 impl LimiterState {
     /// A call was completed: it got a response, or failed.
-    pub(super) fn on_completed(
-        &mut self,
-        report: CallReport<'_>,
-        admission: &mut Admission,
-        end: CallEnd,
-    ) {
+    pub(super) fn on_completed(&mut self, report: CallReport<'_>, admission: &mut Admission, end: CallEnd) {
         self.on_head(report, admission, end);
         match end {
             CallEnd::Unreachable => {
@@ -79,12 +74,7 @@ impl LimiterState {
     }
 
     /// A call is no longer in flight. Its outcome is applied now, or once its body was read.
-    pub(super) fn on_head(
-        &mut self,
-        report: CallReport<'_>,
-        admission: &mut Admission,
-        end: CallEnd,
-    ) {
+    pub(super) fn on_head(&mut self, report: CallReport<'_>, admission: &mut Admission, end: CallEnd) {
         self.slots.release(&mut admission.slot);
         self.update_limits(report, admission);
         if let CallEnd::Response(status) | CallEnd::ClientFault(Some(status)) = end {
@@ -111,9 +101,7 @@ impl LimiterState {
     pub(super) fn on_abandoned(&mut self, admission: &mut Admission) {
         self.slots.release(&mut admission.slot);
         self.end_probe(admission);
-        if let Some((limit, queue)) =
-            admission.learned.and_then(|id| get_or_shared(&mut self.learned, id))
-        {
+        if let Some((limit, queue)) = admission.learned.and_then(|id| get_or_shared(&mut self.learned, id)) {
             limit.on_no_answer();
             queue.wake();
         }
@@ -131,9 +119,8 @@ impl LimiterState {
             .and_then(|quota| quota.bucket.as_ref())
             .map_or(counted, |bucket| bucket_id(bucket, subject));
         let own_limit = quota.filter(|quota| quota.scope == LimitScope::Caller);
-        let other = Some(counted)
-            .filter(|_| named != counted)
-            .and_then(|id| get_or_shared(&mut self.learned, id));
+        let other =
+            Some(counted).filter(|_| named != counted).and_then(|id| get_or_shared(&mut self.learned, id));
         if let Some((limit, queue)) = other {
             limit.on_no_answer();
             queue.wake();
@@ -209,8 +196,7 @@ impl LimiterState {
         self.end_probe(admission);
         for (level, member) in subject.levels().into_iter().enumerate() {
             let probes = admission.probes.contains(&member.group);
-            let failure =
-                FailureKind { is_probe: probes, in_cooldown, cooldown: rule.cooldown, at: now };
+            let failure = FailureKind { is_probe: probes, in_cooldown, cooldown: rule.cooldown, at: now };
             if self.failure_groups[level].on_failure(member, failure) {
                 self.cool_down_group(member.group, report, admission);
             }
@@ -220,12 +206,7 @@ impl LimiterState {
 
     /// Only its probe renews the cooldown of a group. Calls that pass without being the probe must not delay
     /// the probe of the others.
-    fn cool_down_group(
-        &mut self,
-        group: CooldownScope,
-        report: CallReport<'_>,
-        admission: &Admission,
-    ) {
+    fn cool_down_group(&mut self, group: CooldownScope, report: CallReport<'_>, admission: &Admission) {
         if !self.cooldowns.contains(group) || admission.probes.contains(&group) {
             let reason = RejectReason::Failed(report.outcome.class);
             let left = report.subject.call.routed.policy.cooldown.cooldown;
@@ -250,8 +231,7 @@ impl LimiterState {
         let scope = self.rate_limit_scope(report, limit);
         let left = retry_after(subject, outcome).unwrap_or_else(|| {
             // The middle of the jitter, so that clients that back off return when the cooldown is over.
-            let wait =
-                subject.call.routed.policy.retry.backoff.delay(self.cooldowns.times(scope), 0.5);
+            let wait = subject.call.routed.policy.retry.backoff.delay(self.cooldowns.times(scope), 0.5);
             wait.min(subject.call.routed.policy.cooldown.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = scope
@@ -281,8 +261,7 @@ impl LimiterState {
 
 /// The time from the origin's `Retry-After`, if it is honoured. A time of zero counts as none.
 fn retry_after(subject: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
-    let is_honoured = |wait: &RetryAfter| {
-        subject.call.routed.policy.retry.honour_retry_after || wait.is_quota_end
-    };
+    let is_honoured =
+        |wait: &RetryAfter| subject.call.routed.policy.retry.honour_retry_after || wait.is_quota_end;
     outcome.retry_after.filter(is_honoured)?.bounded(&subject.call.routed.policy.cooldown)
 }

@@ -130,10 +130,7 @@ impl Permit {
             Some(active) => self.apply_outcome(&active, &outcome),
             None if is_news => {
                 if let Some(upstream) = self.control.upstream_state(&self.call) {
-                    self.apply_outcome(
-                        &ActiveCall { upstream, admission: Admission::default() },
-                        &outcome,
-                    );
+                    self.apply_outcome(&ActiveCall { upstream, admission: Admission::default() }, &outcome);
                 }
             }
             None => {}
@@ -239,12 +236,7 @@ impl Permit {
         LimitKeys::new(&self.call)
     }
 
-    fn classify(
-        &self,
-        status: StatusCode,
-        headers: &HeaderMap,
-        json: Option<&Value>,
-    ) -> CallOutcome {
+    fn classify(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> CallOutcome {
         let rules = &self.call.target().policy().rules;
         classify::response(status, headers, json, rules, self.control.clock.now())
     }
@@ -267,11 +259,7 @@ impl Permit {
         upstream.recheck.notify_waiters();
     }
 
-    fn apply_outcome(
-        &self,
-        ActiveCall { upstream, admission }: &ActiveCall,
-        outcome: &CallOutcome,
-    ) {
+    fn apply_outcome(&self, ActiveCall { upstream, admission }: &ActiveCall, outcome: &CallOutcome) {
         let subject = self.subject();
         let now = self.control.clock.instant();
         let report = CallReport { subject: &subject, outcome, now };
@@ -283,8 +271,7 @@ impl Permit {
     fn update(&self, upstream_state: &UpstreamState, change: impl FnOnce(&mut LimiterState)) {
         let mut limiter = upstream_state.limiter.lock();
         change(&mut limiter);
-        let (urgent, stopped) =
-            (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
+        let (urgent, stopped) = (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
         drop(limiter);
         if let Some(Rejection { reason, left }) = stopped {
             let (cause, seconds) = (reason.token(), left.as_secs());

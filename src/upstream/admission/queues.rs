@@ -24,8 +24,7 @@ impl LimiterState {
         let rate_limit = &subject.policy.rate_limit;
         let credential = subject.credential;
         if let Some(rate) = rate_limit.limit {
-            let (window, queue) =
-                entry(&mut self.windows, credential, now, || SlidingWindow::new(rate));
+            let (window, queue) = entry(&mut self.windows, credential, now, || SlidingWindow::new(rate));
             window.set_rate(rate);
             let wait = window.wait(now);
             if !wait.is_zero() || !queue.is_first(position) {

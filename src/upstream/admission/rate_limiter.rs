@@ -90,11 +90,7 @@ impl AdaptiveLimit {
     }
 
     /// A response arrived; `quota` contains the limits that it states.
-    pub(in crate::upstream) fn on_response(
-        &mut self,
-        quota: Option<&RateLimitState>,
-        now: Instant,
-    ) {
+    pub(in crate::upstream) fn on_response(&mut self, quota: Option<&RateLimitState>, now: Instant) {
         self.on_no_answer();
         let update = quota.and_then(QuotaUpdate::from_state);
         match (&mut *self, update) {

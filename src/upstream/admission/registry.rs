@@ -34,12 +34,7 @@ impl UpstreamRegistry {
     }
 
     /// The state of a configured upstream, or of a host and port.
-    pub(super) fn by_name(
-        &self,
-        name: &Arc<str>,
-        configured: bool,
-        now: Instant,
-    ) -> Arc<UpstreamState> {
+    pub(super) fn by_name(&self, name: &Arc<str>, configured: bool, now: Instant) -> Arc<UpstreamState> {
         if configured { self.named(name) } else { self.unnamed(name, now) }
     }
 
@@ -107,8 +102,7 @@ impl UpstreamState {
     /// When its last firm cooldown ends.
     fn firm_until(&self, now: Instant) -> Option<Instant> {
         let state = self.limiter.lock();
-        let firm =
-            state.cooldowns.all().filter(|(_, cooldown)| cooldown.firm && cooldown.until > now);
+        let firm = state.cooldowns.all().filter(|(_, cooldown)| cooldown.firm && cooldown.until > now);
         firm.map(|(_, cooldown)| cooldown.until).max()
     }
 

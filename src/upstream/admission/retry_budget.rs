@@ -88,8 +88,7 @@ mod tests {
     #[test]
     fn the_budget_is_a_fifth_of_the_calls_and_at_least_ten_retries() {
         let (mut budget, now) = (RetryBudget::default(), crate::clock::Clock::system().instant());
-        let spent =
-            |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.try_acquire(now)).count();
+        let spent = |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.try_acquire(now)).count();
         assert_eq!(spent(&mut budget, now), 10);
         assert_eq!(spent(&mut budget, now + 9 * SECOND), 0, "ten in ten seconds");
         let later = now + 10 * SECOND;

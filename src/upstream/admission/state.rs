@@ -139,11 +139,7 @@ impl LimiterState {
             let queue = self.queue(kind);
             let wakeup = queue.join(position);
             // Only the first call in the queue wakes by time; the others are notified in their order.
-            return AdmissionDecision::Queued(
-                kind,
-                wakeup,
-                wait.filter(|_| queue.is_first(position)),
-            );
+            return AdmissionDecision::Queued(kind, wakeup, wait.filter(|_| queue.is_first(position)));
         }
         let configured = subject.policy.rate_limit.limit.map(|_| subject.credential);
         let unsaved = configured.is_some_and(|id| self.count_sent(id, now) == Write::First);
@@ -155,13 +151,7 @@ impl LimiterState {
         if subject.call.attempt == AttemptKind::First {
             self.retry_budget.record_call(now);
         }
-        AdmissionDecision::Admitted(Admission {
-            probes,
-            probe_released: false,
-            learned,
-            unsaved,
-            slot,
-        })
+        AdmissionDecision::Admitted(Admission { probes, probe_released: false, learned, unsaved, slot })
     }
 
     /// Lets another call be the probe, unless this was done before.
@@ -208,9 +198,8 @@ impl LimiterState {
         ];
         scopes.extend(self.bucket_of(subject).map(CooldownScope::Bucket));
         // A retry ignores the soft cooldown of its own key, but not one of its origin, bucket or upstream.
-        let applies = |key: &CooldownScope| {
-            call.attempt == AttemptKind::First || self.cooldowns.is_firm(*key)
-        };
+        let applies =
+            |key: &CooldownScope| call.attempt == AttemptKind::First || self.cooldowns.is_firm(*key);
         scopes.extend(call.key.map(CooldownScope::Key).filter(applies));
         scopes
     }

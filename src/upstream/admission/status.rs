@@ -95,13 +95,7 @@ impl AdmissionControl {
         let default_policy = UpstreamPolicy::default();
         let others = self.registry.unconfigured();
         let unnamed = others.iter().map(|state: &Arc<UpstreamState>| {
-            status_of(
-                Arc::clone(&state.name),
-                false,
-                &default_policy,
-                &mut state.limiter.lock(),
-                now,
-            )
+            status_of(Arc::clone(&state.name), false, &default_policy, &mut state.limiter.lock(), now)
         });
         named.chain(unnamed).collect()
     }
@@ -150,10 +144,7 @@ fn cooldowns(state: &LimiterState, now: Instant) -> Vec<CooldownStatus> {
         // A cooldown of these scopes that is over, without a probe in flight, blocks no call.
         if left.is_zero()
             && !cooldown.probing
-            && matches!(
-                scope,
-                CooldownScope::Key(_) | CooldownScope::Endpoint(_) | CooldownScope::Family(_)
-            )
+            && matches!(scope, CooldownScope::Key(_) | CooldownScope::Endpoint(_) | CooldownScope::Family(_))
         {
             continue;
         }

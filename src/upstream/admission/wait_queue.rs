@@ -94,9 +94,7 @@ mod tests {
     #[test]
     fn clients_precede_background_work_and_each_keeps_its_order() {
         let mut queue = WaitQueue::default();
-        for position in
-            [position(true, 0), position(false, 3), position(false, 1), position(true, 2)]
-        {
+        for position in [position(true, 0), position(false, 3), position(false, 1), position(true, 2)] {
             queue.join(position);
         }
         let order = [position(false, 1), position(false, 3), position(true, 0), position(true, 2)];

@@ -137,10 +137,8 @@ impl Connect for Dialer {
 /// is asleep or behind a NAT that has dropped its state, is closed within two minutes. Best effort: without probes a dead peer is detected by the other
 /// timeouts only.
 pub fn enable_keep_alive(stream: &TcpStream) {
-    let keep_alive = TcpKeepalive::new()
-        .with_time(IDLE_TIME)
-        .with_interval(PROBE_INTERVAL)
-        .with_retries(MAX_PROBES);
+    let keep_alive =
+        TcpKeepalive::new().with_time(IDLE_TIME).with_interval(PROBE_INTERVAL).with_retries(MAX_PROBES);
     if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keep_alive) {
         tracing::debug!(%error, "Could not enable TCP keep-alive");
     }

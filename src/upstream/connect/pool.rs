@@ -100,9 +100,7 @@ impl ConnectionPool {
             || self.0.shared.is_http1_only(key);
         let reused = match (&owner, connection_use) {
             (ConnectionOwner::Pool, ConnectionUse::New) | (ConnectionOwner::Call, _) => None,
-            (ConnectionOwner::Pool, ConnectionUse::Pooled) => {
-                self.reused(peer, key, request, http1).await
-            }
+            (ConnectionOwner::Pool, ConnectionUse::Pooled) => self.reused(peer, key, request, http1).await,
             (ConnectionOwner::Client(pins, origin), _) => {
                 match pins.take(origin, group_key, &request.headers, &self.0.pinned) {
                     PinnedUse::Stream(stream) => {
@@ -140,9 +138,7 @@ impl ConnectionPool {
         match timeout(within, started).await {
             Ok(Ok(session)) => Ok(channel(UpstreamSession::Http2(Box::new(session)), false)),
             Ok(Err(SessionError::NotProcessed)) => Err(AttemptError::NotProcessed),
-            Ok(Err(SessionError::Tls(fault))) => {
-                Err(AttemptError::Failed(UpstreamError::Tls(fault)))
-            }
+            Ok(Err(SessionError::Tls(fault))) => Err(AttemptError::Failed(UpstreamError::Tls(fault))),
             Ok(Err(_error)) => Err(AttemptError::Failed(UpstreamError::Protocol)),
             Err(_elapsed) => Err(AttemptError::Failed(UpstreamError::ConnectTimeout)),
         }
@@ -201,12 +197,7 @@ impl CallChannel {
     /// Moves the call out; this channel then reports the end of the response.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        Self {
-            session: self.session.take(),
-            pool: self.pool.clone(),
-            owner: self.owner.clone(),
-            ..*self
-        }
+        Self { session: self.session.take(), pool: self.pool.clone(), owner: self.owner.clone(), ..*self }
     }
 
     /// Keeps further calls off the connection, because the origin has been silent for too long.

@@ -230,8 +230,7 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, SessionError> {
             let digits = member.trim_ascii();
             let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
             let text = std::str::from_utf8(digits).ok().filter(|_| is_number);
-            let length =
-                text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
+            let length = text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
             if found.is_some_and(|found| found != length) {
                 return Err(SessionError::Protocol);
             }

@@ -99,13 +99,8 @@ fn cert_key(pair: &ClientCert) -> Arc<CertKey> {
 
 fn roots(upstream: &Upstream) -> Result<Option<Arc<CaType>>, ProfileError> {
     if upstream.tls.extra_roots.is_empty() {
-        let none =
-            upstream.tls.insecure && rustls_native_certs::load_native_certs().certs.is_empty();
-        return if none {
-            Err(ProfileError::NoRoots(Arc::clone(&upstream.name)))
-        } else {
-            Ok(None)
-        };
+        let none = upstream.tls.insecure && rustls_native_certs::load_native_certs().certs.is_empty();
+        return if none { Err(ProfileError::NoRoots(Arc::clone(&upstream.name))) } else { Ok(None) };
     }
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     for path in &upstream.tls.extra_roots {

@@ -57,11 +57,7 @@ impl TlsError {
 
     /// The class in the problem response.
     pub fn class(self) -> &'static str {
-        if self.proxy_status() == CERTIFICATE_ERROR {
-            CERTIFICATE_ERROR
-        } else {
-            "tls_handshake_error"
-        }
+        if self.proxy_status() == CERTIFICATE_ERROR { CERTIFICATE_ERROR } else { "tls_handshake_error" }
     }
 
     /// The error type of RFC 9209 §2.3.

@@ -36,13 +36,7 @@ impl BufferedPieces {
     }
 
     fn with_limit(in_flight: &Arc<InFlightBytes>, limit: usize, unchecked: usize) -> Self {
-        Self {
-            pieces: VecDeque::new(),
-            length: 0,
-            permit: BytesPermit::new(in_flight),
-            limit,
-            unchecked,
-        }
+        Self { pieces: VecDeque::new(), length: 0, permit: BytesPermit::new(in_flight), limit, unchecked }
     }
 
     /// Adds a piece; returns it as the error if the limit is reached.

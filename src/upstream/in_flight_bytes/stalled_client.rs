@@ -54,11 +54,7 @@ impl Drop for CountedBytes<'_> {
 impl InFlightBytes {
     /// The total above which memory pressure applies to a client that occupies `own` bytes.
     fn pressure_threshold(&self, own: usize) -> usize {
-        if own <= SMALL_CLIENT {
-            self.whole_body_limit().saturating_mul(2)
-        } else {
-            self.whole_body_limit()
-        }
+        if own <= SMALL_CLIENT { self.whole_body_limit().saturating_mul(2) } else { self.whole_body_limit() }
     }
 
     /// How long a client that occupies `own` bytes may read nothing: `usual`, or less if there is no longer,
@@ -114,16 +110,12 @@ mod tests {
     use super::*;
     use crate::upstream::in_flight_bytes::STALLED_CLIENT_BYTES;
 
-    const WAITING: StalledClient =
-        StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: SMALL_CLIENT };
+    const WAITING: StalledClient = StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: SMALL_CLIENT };
 
     /// How long larder waits for a stalled client if the usual time is a minute.
     async fn time_until_stalled(in_flight: Arc<InFlightBytes>) -> Duration {
         let (since, never) = (Clock::timer_now(), std::future::pending::<()>());
-        assert_eq!(
-            in_flight.with_stall_timeout(WAITING, None, Duration::from_secs(60), never).await,
-            None
-        );
+        assert_eq!(in_flight.with_stall_timeout(WAITING, None, Duration::from_secs(60), never).await, None);
         since.elapsed()
     }
 
@@ -153,15 +145,10 @@ mod tests {
             let waiting = wait();
             tokio::time::sleep(PRESSURE_TIMEOUT).await;
             evicted.store(evicted_now * STALLED_CLIENT_BYTES, Ordering::Relaxed);
-            assert!(
-                waiting.await.unwrap()
-                    <= PRESSURE_TIMEOUT + CHECK_INTERVAL + Duration::from_millis(10)
-            );
+            assert!(waiting.await.unwrap() <= PRESSURE_TIMEOUT + CHECK_INTERVAL + Duration::from_millis(10));
             let short = time_until_stalled_now(&in_flight).await;
             assert!(
-                short
-                    <= PRESSURE_TIMEOUT * 3 / (u32::try_from(evicted_now).unwrap() + 1)
-                        + CHECK_INTERVAL,
+                short <= PRESSURE_TIMEOUT * 3 / (u32::try_from(evicted_now).unwrap() + 1) + CHECK_INTERVAL,
                 "{short:?}"
             );
             evicted.store(0, Ordering::Relaxed);
@@ -174,8 +161,7 @@ mod tests {
     #[test]
     fn the_required_rate_grows_with_the_total() {
         let (in_flight, mib) = (InFlightBytes::new(4 << 20), 1 << 20);
-        let fast_enough =
-            |taken| in_flight.is_fast_enough(taken, Duration::from_secs(15), SMALL_CLIENT + 1);
+        let fast_enough = |taken| in_flight.is_fast_enough(taken, Duration::from_secs(15), SMALL_CLIENT + 1);
         in_flight.add_unsent(3 * mib);
         assert!(fast_enough(0), "below the threshold");
         for (total, factor) in [(4, 4), (6, 6), (30, 30)] {

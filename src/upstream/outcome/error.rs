@@ -1,8 +1,7 @@
 //! Errors of upstream calls: no response, or an incomplete one.
 //!
-//! Owns: the error classes, whether the origin or larder is at fault, the problem response,
-//! the class for stale-if-error.
-//! Never touches: retrying.
+//! Owns: the error classes, whether the origin or larder is at fault, the problem response, the class for
+//! stale-if-error. Never touches: retrying.
 
 use http::StatusCode;
 
@@ -125,10 +124,9 @@ impl UpstreamError {
         match self {
             Self::Denied(_) | Self::Abandoned => None,
             Self::Rejected(rejection) => rejection.error_class(),
-            Self::ConnectTimeout
-            | Self::FirstByteTimeout
-            | Self::BodyTimeout
-            | Self::TotalTimeout => Some(decide::ErrorClass::Timeout),
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::BodyTimeout | Self::TotalTimeout => {
+                Some(decide::ErrorClass::Timeout)
+            }
             Self::Dns
             | Self::Refused
             | Self::Tls(_)
@@ -161,9 +159,7 @@ impl UpstreamError {
                 "destination_ip_prohibited",
                 "the destination is not allowed; see destinations in proxy.yaml",
             ),
-            Self::Dns => {
-                (StatusCode::BAD_GATEWAY, "dns_error", "the origin's name could not be resolved")
-            }
+            Self::Dns => (StatusCode::BAD_GATEWAY, "dns_error", "the origin's name could not be resolved"),
             Self::Refused => (
                 StatusCode::BAD_GATEWAY,
                 "connection_refused",
@@ -195,11 +191,9 @@ impl UpstreamError {
                 "connection_terminated",
                 "the origin repeatedly refused the request without processing it",
             ),
-            Self::Cut => (
-                StatusCode::BAD_GATEWAY,
-                "http_response_incomplete",
-                "the origin's response was truncated",
-            ),
+            Self::Cut => {
+                (StatusCode::BAD_GATEWAY, "http_response_incomplete", "the origin's response was truncated")
+            }
             Self::Protocol => return NOT_HTTP,
             Self::Switched => return SWITCHED,
             Self::Exhausted => return EXHAUSTED,

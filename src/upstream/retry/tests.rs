@@ -26,12 +26,7 @@ fn failure(class: ErrorClass, retry_after: Option<Duration>) -> AttemptFailure {
 }
 
 /// The decision if an attempt fails this long after the first one began.
-fn after(
-    state: &mut RetryState,
-    elapsed: Duration,
-    failure: &AttemptFailure,
-    chance: f64,
-) -> RetryDecision {
+fn after(state: &mut RetryState, elapsed: Duration, failure: &AttemptFailure, chance: f64) -> RetryDecision {
     state.next(failure, state.began + elapsed, chance)
 }
 
@@ -59,8 +54,7 @@ fn retry_after_replaces_the_backoff() {
 #[test]
 fn a_retry_after_beyond_the_budget_stops_the_retries_at_once() {
     for retry_after in [16, 3600, 999_999_999, u64::MAX] {
-        let waits =
-            waits(state(RetryPolicy::default()), LIMITED, Some(Duration::from_secs(retry_after)));
+        let waits = waits(state(RetryPolicy::default()), LIMITED, Some(Duration::from_secs(retry_after)));
         assert!(waits.is_empty(), "{retry_after}");
     }
     let waits = waits(state(RetryPolicy::default()), LIMITED, Some(6 * SECOND));
@@ -82,10 +76,7 @@ fn failures_that_are_not_listed_are_not_retried() {
         assert!(waits(state(retry.clone()), failure, None).is_empty(), "{failure:?}");
     }
     assert_eq!(waits(state(retry), LIMITED, None).len(), 3);
-    assert!(
-        waits(state(RetryPolicy::default()), server, None).is_empty(),
-        "500 is not on the default list"
-    );
+    assert!(waits(state(RetryPolicy::default()), server, None).is_empty(), "500 is not on the default list");
 }
 
 #[test]

@@ -74,8 +74,7 @@ fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
 }
 
 fn credit_source(text: &str) -> Result<CreditSource, ValueError> {
-    let wanted =
-        "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
+    let wanted = "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
     if text.starts_with('$') {
         let path = response_rules::path(text).map_err(|error| ValueError { wanted, ..error })?;
         return Ok(CreditSource::Body(path));
@@ -105,8 +104,7 @@ fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudg
     let warn_at = inner.scalar_or(reader, "warn_at", positive_share, 0.8);
     let words = OverBudgetAction::ALL.map(|action| (action.token(), action));
     let wanted = "one of stale-only, refuse, warn";
-    let at_limit =
-        inner.scalar_or(reader, "at_limit", keyword(wanted, &words), OverBudgetAction::StaleOnly);
+    let at_limit = inner.scalar_or(reader, "at_limit", keyword(wanted, &words), OverBudgetAction::StaleOnly);
     inner.finish(reader);
     let Spanned { value: (credits, period), .. } = credits?;
     Some(CostBudget { credits, period, warn_at, at_limit })
@@ -115,8 +113,7 @@ fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudg
 /// Parses `10000/month`, `333/day`.
 fn in_period(text: &str) -> Result<(f64, Period), ValueError> {
     let wanted = "credits in a calendar period, such as `10000/month` or `333/day`";
-    let (credits, period) =
-        text.trim().split_once('/').ok_or_else(|| ValueError::is_not(wanted))?;
+    let (credits, period) = text.trim().split_once('/').ok_or_else(|| ValueError::is_not(wanted))?;
     let credits = decimal(credits.trim_end()).ok_or_else(|| ValueError::is_not(wanted))?;
     let period = period.trim_start();
     let Some(period) = PERIODS.into_iter().find(|known| known.token() == period) else {

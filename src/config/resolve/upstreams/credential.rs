@@ -84,19 +84,11 @@ fn from_env(name: &Spanned<String>, reader: &mut Reader<'_>) -> Option<Spanned<V
     Some(Spanned { value: secret.to_vec(), place: *place, path: path.clone() })
 }
 
-fn from_file(
-    at: &Spanned<std::path::PathBuf>,
-    reader: &mut Reader<'_>,
-) -> Option<Spanned<Vec<u8>>> {
+fn from_file(at: &Spanned<std::path::PathBuf>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
     let contents = reader.private_file(at, "the secret")?;
     let secret = line(&contents.bytes);
     if secret.is_empty() {
-        reader.problem(
-            at.place,
-            &at.path,
-            "the file is empty",
-            "put the secret into it, as one line",
-        );
+        reader.problem(at.place, &at.path, "the file is empty", "put the secret into it, as one line");
         return None;
     }
     Some(Spanned { value: secret.to_vec(), place: at.place, path: at.path.clone() })
@@ -189,11 +181,9 @@ mod tests {
     }
 
     fn with(secret: &[u8], open: bool, host: &str, keys: &str) -> Result<Config, Report> {
-        let env: Env =
-            [("KEY", String::from_utf8_lossy(secret).into_owned())].into_iter().collect();
-        let text = format!(
-            "version: 1\nupstreams: {{ u: {{ hosts: [{host}], credential: {{ {keys} }} }} }}\n"
-        );
+        let env: Env = [("KEY", String::from_utf8_lossy(secret).into_owned())].into_iter().collect();
+        let text =
+            format!("version: 1\nupstreams: {{ u: {{ hosts: [{host}], credential: {{ {keys} }} }} }}\n");
         let files = Secret { bytes: secret.to_vec(), open };
         read("/etc/larder/proxy.yaml", &text, &env, &files)
     }
@@ -207,8 +197,7 @@ mod tests {
         for (secret, keys) in
             [("hunter2\n", FILE), ("hunter2\r\n", FILE), ("hunter2", FILE), ("hunter2\n", VARIABLE)]
         {
-            let config =
-                with(secret.as_bytes(), false, HOST, keys).unwrap_or_else(|r| panic!("{r}"));
+            let config = with(secret.as_bytes(), false, HOST, keys).unwrap_or_else(|r| panic!("{r}"));
             let credential = config.upstreams[0].credential.as_ref().unwrap();
             assert_eq!(credential.header, http::header::AUTHORIZATION);
             assert_eq!(credential.reveal().as_bytes(), b"Bot hunter2");

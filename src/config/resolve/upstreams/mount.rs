@@ -95,17 +95,12 @@ fn refuse_duplicate(path: &Spanned<Box<str>>, earlier: &[Arc<Upstream>], reader:
     }
 }
 
-fn first_host(
-    path: Spanned<Box<str>>,
-    hosts: &[UpstreamHost],
-    reader: &mut Reader<'_>,
-) -> Option<Mount> {
+fn first_host(path: Spanned<Box<str>>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) -> Option<Mount> {
     // Missing hosts have been reported already.
     let first = hosts.first()?;
     let Some(host) = first.host.exact() else {
         let what = format!("leads to `{}`, which is not one host", first.host);
-        let fix =
-            "name one first in `hosts`, or write `mount: { path: …, to: \"https://api.example\" }`";
+        let fix = "name one first in `hosts`, or write `mount: { path: …, to: \"https://api.example\" }`";
         reader.problem(path.place, &path.path, what, fix);
         return None;
     };
@@ -121,8 +116,7 @@ fn path(text: &str) -> Result<Box<str>, ValueError> {
         return Err(ValueError::new(wanted, "is not such a path", fix));
     }
     let text = text.strip_suffix('/').unwrap_or(text);
-    let empty =
-        text.is_empty() || text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
+    let empty = text.is_empty() || text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
     if empty {
         let fix = "name at least one segment, and no empty one, `.` or `..`";
         return Err(ValueError::new(wanted, "cannot be distinguished from other paths", fix));

@@ -27,12 +27,7 @@ pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Rate
         limit: section.scalar(reader, "limit", rate::parse).map(|at| at.value),
         learn: section.scalar_or(reader, "learn", boolean, defaults.learn),
         max_wait: section.scalar_or(reader, "max_wait", queue_wait, defaults.max_wait),
-        in_flight: section.scalar_or(
-            reader,
-            "in_flight",
-            count(1, MOST_IN_FLIGHT),
-            defaults.in_flight,
-        ),
+        in_flight: section.scalar_or(reader, "in_flight", count(1, MOST_IN_FLIGHT), defaults.in_flight),
     };
     section.finish(reader);
     rate_limit
@@ -59,8 +54,7 @@ pub(super) fn ban_guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Optio
     }
     if f64::from(limit.count) * trip_at < 1.0 {
         let (share, limit) = (show_share(trip_at), rate::show(limit));
-        let what =
-            format!("{share} of {limit} is less than one response: every call would be blocked");
+        let what = format!("{share} of {limit} is less than one response: every call would be blocked");
         let fix = "write a larger `limit` or `trip_at`";
         reader.problem(section.key_place("trip_at"), &section.key_path("trip_at"), what, fix);
     }
@@ -114,8 +108,7 @@ mod tests {
     #[test]
     fn a_limit_and_learning_can_be_combined() {
         let limit = Some(Rate { count: 10_000, per: Duration::from_secs(600) });
-        let policy =
-            policy("rate_limit: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
+        let policy = policy("rate_limit: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
         let expected = RateLimit { limit, learn: true, max_wait: Duration::ZERO, in_flight: 1 };
         assert_eq!(policy.rate_limit, expected);
     }

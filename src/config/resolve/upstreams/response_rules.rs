@@ -128,14 +128,9 @@ pub(super) fn path(text: &str) -> Result<JsonPath, ValueError> {
         let fix = if JsonPath::parse(&rooted).is_ok() {
             format!("did you mean `{rooted}`?")
         } else {
-            "write one such as `$.status.error_code`, `$.items[0].id` or `$['error-code']`"
-                .to_owned()
+            "write one such as `$.status.error_code`, `$.items[0].id` or `$['error-code']`".to_owned()
         };
-        ValueError::new(
-            "a JSON path such as `$.status.error_code`",
-            "is not a JSON path (RFC 9535)",
-            fix,
-        )
+        ValueError::new("a JSON path such as `$.status.error_code`", "is not a JSON path (RFC 9535)", fix)
     })
 }
 

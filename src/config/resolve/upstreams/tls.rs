@@ -1,7 +1,6 @@
 //! `upstreams.*.tls`: trusted roots and the client certificate for connections to origins.
 //!
-//! Owns: roots, the client certificate, and the key that disables verification.
-//! Never touches: handshakes.
+//! Owns: roots, the client certificate, and the key that disables verification. Never touches: handshakes.
 
 use std::path::PathBuf;
 
@@ -12,11 +11,7 @@ use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::{UpstreamHost, UpstreamTls};
 use crate::route::pattern::host::Index;
 
-pub(super) fn read(
-    one: &mut Section<'_>,
-    hosts: &[UpstreamHost],
-    reader: &mut Reader<'_>,
-) -> UpstreamTls {
+pub(super) fn read(one: &mut Section<'_>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) -> UpstreamTls {
     let defaults = UpstreamTls::default();
     let Some(mut section) = one.section(reader, "tls") else { return defaults };
     let extra_roots = extra_roots(&mut section, reader);
@@ -118,8 +113,7 @@ mod tests {
     }
 
     fn with(files: &Pair, tls: &str) -> Result<Config, Report> {
-        let text =
-            format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], tls: {{ {tls} }} }} }}\n");
+        let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], tls: {{ {tls} }} }} }}\n");
         read("/etc/larder/proxy.yaml", &text, &Env::default(), files)
     }
 

@@ -48,13 +48,7 @@ fn expired_entries_are_swept_with_their_files_and_the_rest_stays() {
     assert_eq!(writer.usage.totals().evictions, 0, "sweeping is not evicting");
 }
 
-fn put_varying(
-    writer: &mut DiskWriter,
-    vary: &[&'static str],
-    variant: u128,
-    order: u64,
-    until: u64,
-) {
+fn put_varying(writer: &mut DiskWriter, vary: &[&'static str], variant: u128, order: u64, until: u64) {
     let put = PutCommand {
         until: Some(at(until)),
         ..put_command(key("/x"), &stored_at("x", vary, variant, order))

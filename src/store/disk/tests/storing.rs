@@ -182,13 +182,9 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let entry = |key| keys::entry(&keys::entry_id(key, VariantId::SOLE));
     let find = |key| {
         let variant = |_: &VaryFields| VariantId::SOLE;
-        crate::store::disk::lookup::find(
-            &writer.database,
-            StoreQuery { key, variant: &variant },
-            u64::MAX,
-        )
-        .unwrap()
-        .0
+        crate::store::disk::lookup::find(&writer.database, StoreQuery { key, variant: &variant }, u64::MAX)
+            .unwrap()
+            .0
     };
     move_to_other(entry(&own), entry(&other));
     move_to_other(keys::variants(own.id()), keys::variants(other.id()));
@@ -341,10 +337,7 @@ async fn sto_09_no_credential_is_on_disk_and_files_are_private() {
         let mut request = ProxyRequest::get(Target::absolute(&url).unwrap());
         request.headers.insert("authorization", HeaderValue::from_static("Bearer SECRET1"));
         request.headers.insert("x-user-agent", HeaderValue::from_static("SECRET3"));
-        let vary = VaryFields::new(vec![
-            "authorization".parse().unwrap(),
-            "x-user-agent".parse().unwrap(),
-        ]);
+        let vary = VaryFields::new(vec!["authorization".parse().unwrap(), "x-user-agent".parse().unwrap()]);
         let variant = keyring.variant(&vary, &request.headers);
         let plain = stored(bytes(n, length));
         let mut varied = (*plain).clone();
@@ -363,20 +356,11 @@ async fn sto_09_no_credential_is_on_disk_and_files_are_private() {
         found_public |= has(b"PUBLIC");
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;
         // The engine sets the mode of its own files; the directory above denies access to them.
-        assert!(
-            mode == 0o600 || file.starts_with(fixture.layout().database()),
-            "{}",
-            file.display()
-        );
+        assert!(mode == 0o600 || file.starts_with(fixture.layout().database()), "{}", file.display());
     }
     assert!(found_public, "the test can see what is in the files");
     for dir in [fixture.cache(), fixture.layout().database(), fixture.layout().bodies()] {
-        assert_eq!(
-            dir.metadata().unwrap().permissions().mode() & 0o777,
-            0o700,
-            "{}",
-            dir.display()
-        );
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
     }
 }
 
@@ -385,8 +369,7 @@ async fn sto_09_database_files_are_made_private_at_every_opening() {
     let fixture = TestDisk::new();
     let disk = fixture.open().await;
     disk.close().await;
-    let open_to_all =
-        |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o666));
+    let open_to_all = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o666));
     for file in files_below(&fixture.layout().database()) {
         open_to_all(&file).unwrap();
     }

@@ -218,10 +218,7 @@ async fn each_credential_has_its_own_window_and_expired_ones_are_deleted() {
     assert_eq!(bench.disk.rows.lock().len(), 50);
     let after = bench.after_kill(&policy);
     for credential in 0..50 {
-        assert!(
-            after.acquire(CallContext { credential, ..call("/") }).await.is_err(),
-            "{credential}"
-        );
+        assert!(after.acquire(CallContext { credential, ..call("/") }).await.is_err(), "{credential}");
     }
     clock.advance(HOUR);
     after.flush();
@@ -240,12 +237,7 @@ async fn a_changed_configuration_counts_earlier_calls() {
         (rate_limited(2, 7 * DAY), 0),
     ] {
         let rows = bench.disk.rows.lock().clone();
-        assert_eq!(
-            Bench::new(&policy, &rows, &clock).admitted().await,
-            left,
-            "{:?}",
-            policy.rate_limit
-        );
+        assert_eq!(Bench::new(&policy, &rows, &clock).admitted().await, left, "{:?}", policy.rate_limit);
     }
     let unlimited = Bench::new(&UpstreamPolicy::default(), &bench.disk.rows.lock(), &clock);
     unlimited.acquire(call("/")).await.unwrap();
@@ -294,9 +286,7 @@ async fn firm_cooldowns_of_every_scope_are_stored_and_soft_ones_are_not() {
     assert!(*bench.disk.nudges.lock() >= 3);
     clock.advance(1_000 * SECOND);
     let after = bench.after_kill(&policy);
-    for blocked in
-        [CallContext { credential: 1, ..call("/x") }, call("/guilds/1000/roles"), keyed(1)]
-    {
+    for blocked in [CallContext { credential: 1, ..call("/x") }, call("/guilds/1000/roles"), keyed(1)] {
         let left = after.acquire(blocked).await.err().expect("the call is blocked").left;
         assert_eq!(left, 2_000 * SECOND);
     }
@@ -316,19 +306,14 @@ async fn the_cooldown_of_a_host_that_only_a_route_names_is_stored() {
     permit.on_response(StatusCode::TOO_MANY_REQUESTS, &fields.into_iter().collect(), None);
     let after = bench.after_kill(&UpstreamPolicy::default());
     assert!(after.control.acquire(call("/").at(&unnamed)).await.is_err());
-    assert!(
-        after.acquire(call("/")).await.is_ok(),
-        "an upstream with the same host has its own state"
-    );
+    assert!(after.acquire(call("/")).await.is_ok(), "an upstream with the same host has its own state");
 }
 
 #[tokio::test]
 async fn a_limit_lasts_at_most_its_length_after_a_clock_was_set_back() {
     let bench = Bench::new(&rate_limited(1, HOUR), &Stored::new(), &clock());
     bench.acquire(call("/")).await.unwrap();
-    bench
-        .complete(CallContext { credential: 1, ..call("/") }, 429, &[("retry-after", "600")])
-        .await;
+    bench.complete(CallContext { credential: 1, ..call("/") }, 429, &[("retry-after", "600")]).await;
     let back = Clock::manual(SystemTime::UNIX_EPOCH + SECOND * 1_500_000_000);
     let mut after = Bench::new(&rate_limited(1, HOUR), &bench.disk.rows.lock(), &back);
     for _ in 0..6 {
@@ -360,20 +345,13 @@ async fn unreadable_rows_are_counted_and_change_nothing_else() {
 async fn without_a_storage_few_changes_are_kept() {
     let (clock, policy) = (clock(), rate_limited(2, DAY));
     let bench = Bench::new(&policy, &Stored::new(), &clock);
-    let control =
-        AdmissionControl::new(Telemetry::new(&[], &["api".into()]), Arc::default(), clock);
-    let bucket =
-        [("retry-after", "600"), ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
-    let bucket = bucket
-        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let control = AdmissionControl::new(Telemetry::new(&[], &["api".into()]), Arc::default(), clock);
+    let bucket = [("retry-after", "600"), ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
+    let bucket = bucket.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     for credential in 1..3 * MAX_LIMITS as u128 {
         let call = CallContext { credential, ..call("/") };
         let mut permit = control.acquire(call.at(&bench.target)).await.unwrap();
-        permit.on_response(
-            StatusCode::TOO_MANY_REQUESTS,
-            &bucket.clone().into_iter().collect(),
-            None,
-        );
+        permit.on_response(StatusCode::TOO_MANY_REQUESTS, &bucket.clone().into_iter().collect(), None);
     }
     let upstream = control.registry.get("api").unwrap();
     let state = upstream.limiter.lock();

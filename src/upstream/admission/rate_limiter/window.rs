@@ -148,11 +148,7 @@ impl SlidingWindow {
 
     /// The window to store. `None`: all calls have expired. `last`: no row follows, so no calls are counted
     /// ahead.
-    pub(in crate::upstream) fn take_unsaved(
-        &mut self,
-        last: bool,
-        now: Instant,
-    ) -> Option<SavedWindow> {
+    pub(in crate::upstream) fn take_unsaved(&mut self, last: bool, now: Instant) -> Option<SavedWindow> {
         self.expire(now);
         if self.sent.is_empty() || !self.is_long() {
             return None;

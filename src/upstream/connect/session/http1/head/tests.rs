@@ -45,11 +45,7 @@ fn a_response_with_ambiguous_framing_is_an_error() {
         ("1.1", "Transfer-Encoding:\r\n", rejected),
         ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", rejected),
         ("1.1", "Content-Length : 3\r\nTRANSFER-encoding: chunked\r\n", rejected),
-        (
-            "1.1",
-            "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n",
-            Ok(BodyFraming::Delimited),
-        ),
+        ("1.1", "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n", Ok(BodyFraming::Delimited)),
     ] {
         assert_eq!(framed(version, lines), expected, "{version} {lines:?}");
     }
