@@ -121,10 +121,11 @@ pub trait Store: Send + Sync {
     /// Looks up the disk after [`Lookup::CheckDisk`], with its value; never returns `CheckDisk` itself.
     async fn load(&self, query: StoreQuery<'_>, in_memory: Option<VariantId>) -> Lookup;
 
+    /// Number of responses that memory has stored so far. Between equal numbers, memory has nothing new.
+    fn puts(&self) -> u64;
+
     /// Whether memory may have partial responses. Never blocks.
-    fn has_parts_in_memory(&self) -> bool {
-        true
-    }
+    fn has_parts_in_memory(&self) -> bool;
 
     /// Must be taken before a response of `target` is requested, and kept until that is stored:
     /// [`Store::put`] with its epoch does not bring back a response that was invalidated in between.

@@ -5,7 +5,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -56,17 +55,10 @@ pub(crate) struct JoinSteps<'a, T> {
 #[derive(Default)]
 pub(crate) struct InFlightFetches {
     running: Mutex<HashMap<InFlightKey, Arc<InFlightFetch>>>,
-    /// Number of fills that have ended.
-    ended: AtomicU64,
     uncollapsed: Mutex<HashMap<u128, SystemTime>>,
 }
 
 impl InFlightFetches {
-    /// Number of fills that have ended.
-    pub(crate) fn ended(&self) -> u64 {
-        self.ended.load(Ordering::Acquire)
-    }
-
     /// Joins the fill of `key`, or leads a new one.
     pub(crate) fn join<T>(&self, key: &InFlightKey, steps: &JoinSteps<'_, T>) -> JoinOutcome<T> {
         let JoinSteps { max_waiters, is_current, recheck, begin } = *steps;
@@ -98,13 +90,7 @@ impl InFlightFetches {
         let mut running = self.running.lock();
         if running.get(key).is_some_and(|found| Arc::ptr_eq(found, fetch)) {
             running.remove(key);
-            self.on_end();
         }
-    }
-
-    /// A fill has ended, and its response may be stored.
-    pub(crate) fn on_end(&self) {
-        self.ended.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Turns collapsing off for `key` for [`DISABLED_FOR`].

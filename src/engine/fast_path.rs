@@ -46,7 +46,7 @@ impl Engine {
         let Some(key) = key.filter(|_| !is_conditional_or_range(&routed.request)) else {
             return FastPath::Miss(None);
         };
-        let looked_up = self.look_up(routed, key);
+        let looked_up = self.lookup.first(routed, key);
         let Lookup::Found(stored) = &looked_up.found else {
             return FastPath::Miss(Some(looked_up));
         };

@@ -28,7 +28,6 @@ impl Drop for FillGuard {
         if let Some(place) = &self.in_flight_key {
             self.fills.in_flight_fetches.remove(place, &self.fetch);
         }
-        self.fills.in_flight_fetches.on_end();
         self.fetch.fail_unless_published(UpstreamError::Internal);
         self.fetch.body.finish(Err(UpstreamError::Internal));
         if let Some(trigger) = self.trigger {

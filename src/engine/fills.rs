@@ -100,15 +100,10 @@ impl Fills {
             || self.in_flight.is_full()
     }
 
-    /// Number of fills that have ended.
-    pub(super) fn ended(&self) -> u64 {
-        self.in_flight_fetches.ended()
-    }
-
     /// Joins the fill of `miss`, or becomes the leader of a new one. `recheck` returns the response if it was
     /// stored since the lookup of `miss`; it only looks up and starts nothing.
     pub(super) fn join<T>(&self, miss: &Miss<'_>, recheck: impl Fn() -> Option<T>) -> JoinOutcome<T> {
-        let recheck = || (self.ended() != miss.ended_fills).then(&recheck).flatten();
+        let recheck = || self.lookup.has_news_since(miss.puts).then(&recheck).flatten();
         self.join_or_lead(&miss.in_flight_key(), self.limits.waiters_per_key, &recheck)
     }
 

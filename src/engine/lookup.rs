@@ -16,9 +16,8 @@ use crate::upstream::routed_request::RoutedRequest;
 /// The result of a lookup in memory.
 pub struct MemoryLookup {
     pub(super) found: Lookup,
-    /// The number of fills that had ended before the lookup. If it is still the same, nothing was stored since
-    /// then.
-    pub(super) ended_fills: u64,
+    /// [`Store::puts`] before the lookup.
+    pub(super) puts: u64,
 }
 
 /// Finds stored responses.
@@ -36,6 +35,18 @@ impl StoreLookup {
     /// The variant that `request` selects among those by `fields`.
     pub(crate) fn variant(&self, request: &ProxyRequest, fields: &VaryFields) -> VariantId {
         self.key_builder.variant(fields, &request.headers)
+    }
+
+    /// Looks up `key` in memory, and remembers when.
+    pub(super) fn first(&self, routed: &RoutedRequest, key: &CacheKey) -> MemoryLookup {
+        // Counted first, so that a response which is stored during the lookup is looked for again.
+        let puts = self.store.puts();
+        MemoryLookup { found: self.memory(routed, key), puts }
+    }
+
+    /// Whether memory may have something new since [`Store::puts`] was `puts`.
+    pub(super) fn has_news_since(&self, puts: u64) -> bool {
+        self.store.puts() != puts
     }
 
     /// Looks up `key` in memory only.

@@ -33,8 +33,8 @@ pub(crate) struct Miss<'a> {
     pub(crate) ranged: bool,
     /// Receives the interim responses of a call that this request leads.
     pub(crate) interims: &'a Arc<Interims>,
-    /// The number of fills that had ended before the lookup in memory.
-    pub(crate) ended_fills: u64,
+    /// [`crate::store::Store::puts`] before the lookup in memory.
+    pub(crate) puts: u64,
 }
 
 impl Miss<'_> {

@@ -38,15 +38,15 @@ struct KeyedRequest<'a> {
     key: &'a CacheKey,
     /// Receives the interim responses of a call that this request leads.
     interims: &'a Arc<Interims>,
-    /// The number of fills that had ended before the lookup in memory.
-    ended_fills: u64,
+    /// [`crate::store::Store::puts`] before the lookup in memory.
+    puts: u64,
 }
 
 impl<'a> KeyedRequest<'a> {
     /// The request as one that goes to the origin. `variant`: the stored variant of the request, or another
     /// one.
     fn miss(&self, reason: ForwardReason, variant: Option<VariantId>) -> Miss<'a> {
-        let Self { routed, key, interims, ended_fills } = *self;
+        let Self { routed, key, interims, puts } = *self;
         Miss {
             routed,
             key,
@@ -57,7 +57,7 @@ impl<'a> KeyedRequest<'a> {
             fallback: false,
             ranged: false,
             interims,
-            ended_fills,
+            puts,
         }
     }
 }
@@ -75,9 +75,8 @@ impl Engine {
             Ok(key) => key,
             Err(reason) => return EngineResult::Pass(*reason),
         };
-        let looked_up = looked_up.unwrap_or_else(|| self.look_up(routed, key));
-        let MemoryLookup { found, ended_fills } = looked_up;
-        let keyed = KeyedRequest { routed, key, interims, ended_fills };
+        let MemoryLookup { found, puts } = looked_up.unwrap_or_else(|| self.lookup.first(routed, key));
+        let keyed = KeyedRequest { routed, key, interims, puts };
         self.respond_keyed(keyed, found).await
     }
 
@@ -90,13 +89,6 @@ impl Engine {
     /// While larder is offline: the response to a request that would have to pass through.
     pub fn offline_response(&self, routed: &RoutedRequest) -> Option<ClientResponse> {
         self.responder.offline(&routed.request)
-    }
-
-    /// Looks up `key` in memory.
-    pub(super) fn look_up(&self, routed: &RoutedRequest, key: &CacheKey) -> MemoryLookup {
-        // Counted first, so that a fill that ends during the lookup is looked for again.
-        let ended_fills = self.fills.ended();
-        MemoryLookup { found: self.lookup.memory(routed, key), ended_fills }
     }
 
     async fn respond_keyed(&self, keyed: KeyedRequest<'_>, found: Lookup) -> EngineResult {

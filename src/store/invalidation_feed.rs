@@ -114,8 +114,37 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        *self.feed.subscriber.lock() = None;
-        // No subscriber is left to confirm.
-        self.feed.confirmed.send_replace(self.feed.sent.load(Ordering::Relaxed));
+        self.invalidations.close();
+        let mut subscriber = self.feed.subscriber.lock();
+        // A later subscription stays: it confirms what it receives.
+        if subscriber.take_if(|sender| sender.is_closed()).is_some() {
+            self.feed.confirmed.send_replace(self.feed.sent.load(Ordering::Relaxed));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: PurgeScope = PurgeScope::Target(1);
+
+    /// A larder may hand over to its successor before its predecessor has exited.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_an_earlier_subscription_keeps_the_later_one() {
+        let feed = Arc::new(InvalidationFeed::default());
+        let earlier = feed.subscribe();
+        let mut later = feed.subscribe();
+        drop(earlier);
+        feed.report(ONE, PurgeKind::Hard);
+        let reported = later.recv().await.expect("the later subscriber gets it");
+        assert_eq!((reported.scope, reported.kind), (ONE, PurgeKind::Hard));
+        let waiting = timeout(PURGE_WAIT / 2, feed.wait_for_purge()).await;
+        assert!(waiting.is_err(), "a purge waits for the later subscriber");
+        feed.confirm(reported.number);
+        feed.wait_for_purge().await;
+        drop(later);
+        feed.report(ONE, PurgeKind::Hard);
+        feed.wait_for_purge().await;
     }
 }

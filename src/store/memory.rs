@@ -38,6 +38,8 @@ pub struct Memory {
     writing: Mutex<()>,
     /// Whether a partial response was ever stored.
     has_parts: AtomicBool,
+    /// Number of puts.
+    puts: AtomicU64,
     /// Number of lookups.
     #[cfg(test)]
     lookups: AtomicU64,
@@ -134,6 +136,7 @@ impl Memory {
             evicted_bodies: EvictedBodies::default(),
             writing: Mutex::new(()),
             has_parts: AtomicBool::new(false),
+            puts: AtomicU64::new(0),
             #[cfg(test)]
             lookups: AtomicU64::new(0),
         }
@@ -276,7 +279,14 @@ impl Memory {
         } else {
             self.slots.insert(root, Slot::Entry(entry));
         }
+        // Counted last: after the same count, a lookup would find nothing new.
+        self.puts.fetch_add(1, Ordering::Release);
         true
+    }
+
+    /// Number of responses stored so far.
+    pub fn puts(&self) -> u64 {
+        self.puts.load(Ordering::Acquire)
     }
 
     /// Whether a partial response may be stored.

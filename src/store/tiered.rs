@@ -238,7 +238,7 @@ impl TieredStore {
         let Some(disk_tier) = disk_tier else { return };
         match forgotten {
             Some(all) => {
-                disk_tier.state.replace(Snapshot { all: self.generation_to_persist(all.all), ..all })
+                disk_tier.state.replace(Snapshot { all: self.generation_to_persist(all.all), ..all });
             }
             None if scope == PurgeScope::All => {
                 let generation = self.generation_to_persist(change.generation);
@@ -334,6 +334,10 @@ impl Store for TieredStore {
         let epoch = record.epoch();
         let read = spawn_blocking(move || disk_tier.disk.read(&record)).await;
         self.promote(query, epoch, read.unwrap_or_default())
+    }
+
+    fn puts(&self) -> u64 {
+        self.memory.puts()
     }
 
     fn has_parts_in_memory(&self) -> bool {
