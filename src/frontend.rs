@@ -54,7 +54,7 @@ pub enum Prepared {
     /// A response.
     Response(PreparedResponse),
     /// None; [`RequestHandler::serve`] takes the result of the lookup in memory, if there was one.
-    Nothing(Option<MemoryLookup>),
+    NotPrepared(Option<MemoryLookup>),
 }
 
 /// Serves valid requests on their connections.

@@ -216,7 +216,7 @@ pub enum ScopeRule {
 pub struct KeyPolicy {
     /// Which query parameters are in the key.
     pub query: QueryRule,
-    /// Request fields that are in the key besides those that `Vary` names.
+    /// Request fields that are in the key by name. (`Vary` selects among the variants of a key.)
     pub headers: Vec<HeaderName>,
     /// Fields that are not in the key although they are not known to be harmless.
     pub ignored: Vec<HeaderName>,

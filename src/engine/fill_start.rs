@@ -24,7 +24,7 @@ pub(super) fn lead(fills: &Arc<Fills>, miss: &Miss<'_>, fetch: &Arc<InFlightFetc
 }
 
 /// Starts a fill that no other request joins. It holds `permit` until its head has arrived.
-pub(super) fn lead_alone(
+pub(super) fn lead_separately(
     fills: &Arc<Fills>,
     miss: &Miss<'_>,
     permit: Option<OwnedSemaphorePermit>,

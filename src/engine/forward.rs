@@ -63,7 +63,7 @@ impl Forwarder {
                     fill_start::lead(&self.fills, &miss, &fetch);
                     return self.waiter(&miss, &fetch).lead(reader).await;
                 }
-                JoinOutcome::Wait(fetch, reader) => match self.waiter(&miss, &fetch).follow(reader).await {
+                JoinOutcome::Wait(fetch, reader) => match self.waiter(&miss, &fetch).wait(reader).await {
                     WaitOutcome::Reply(reply) => return *reply,
                     WaitOutcome::OtherVariant(variant) => miss.switch_variant(variant),
                     WaitOutcome::FetchSeparately(permit) => {
@@ -80,7 +80,7 @@ impl Forwarder {
         miss: &Miss<'_>,
         permit: Option<OwnedSemaphorePermit>,
     ) -> ClientResponse {
-        let (fetch, reader) = fill_start::lead_alone(&self.fills, miss, permit);
+        let (fetch, reader) = fill_start::lead_separately(&self.fills, miss, permit);
         self.waiter(miss, &fetch).lead(reader).await
     }
 

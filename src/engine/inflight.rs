@@ -2,7 +2,7 @@
 //! revalidated stored response, or a failure.
 //!
 //! Owns: publishing the state and waking the readers. Never touches: fetching, access to the response
-//! (`share`).
+//! (`waiter`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

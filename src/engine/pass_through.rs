@@ -116,7 +116,7 @@ impl PassThroughEffects {
         let now = self.clock.now();
         let decision = self.responder.decide(routed, key, CacheLookup::Stored(&stored), now);
         let Decision::Forward { reason, fallback: true, .. } = decision else { return None };
-        self.responder.stale(routed, (key, &stored), (reason, failure), now)
+        self.responder.stale_if_error(routed, (key, &stored), (reason, failure), now)
     }
 
     /// Applies the response to a `GET` or `HEAD` that passed through: earlier requests are now

@@ -172,7 +172,7 @@ impl Engine {
             return None;
         }
         let rejection = self.fills.check_admission(miss.routed, miss.key)?;
-        self.responder.stale_for_rejection(miss, rejection)
+        self.responder.stale_without_call(miss, rejection)
     }
 
     /// Serves a request for one range of a resource that is not stored whole: from a stored part, or with the

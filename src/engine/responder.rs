@@ -125,23 +125,23 @@ impl Responder {
     }
 
     /// The stored response in place of the failure of its fill, if policy and origin allow it.
-    pub(super) fn stale_for_failure(
+    pub(super) fn stale_for_failed_fill(
         &self,
         miss: &Miss<'_>,
         failure: AttemptFailure,
     ) -> Option<ClientResponse> {
         let (stored, now) = (miss.fallback_response()?, self.clock.now());
-        self.stale(miss.routed, (miss.key, stored), (miss.reason, failure), now)
+        self.stale_if_error(miss.routed, (miss.key, stored), (miss.reason, failure), now)
     }
 
     /// The stored response in place of an error response.
     pub(super) fn stale_for_error(&self, miss: &Miss<'_>, head: &ResponseHead) -> Option<ClientResponse> {
-        self.stale_for_failure(miss, head.failure())
+        self.stale_for_failed_fill(miss, head.failure())
     }
 
     /// The stored response in place of a failure, if policy and origin allow it. `reason`: why the request was
     /// forwarded.
-    pub(super) fn stale(
+    pub(super) fn stale_if_error(
         &self,
         routed: &RoutedRequest,
         (key, stored): (&CacheKey, &StoredResponse),
@@ -163,11 +163,7 @@ impl Responder {
     }
 
     /// The stored response in place of a call that is not made.
-    pub(super) fn stale_for_rejection(
-        &self,
-        miss: &Miss<'_>,
-        rejection: Rejection,
-    ) -> Option<ClientResponse> {
+    pub(super) fn stale_without_call(&self, miss: &Miss<'_>, rejection: Rejection) -> Option<ClientResponse> {
         let (stored, now) = (miss.fallback_response()?, self.clock.now());
         self.updates.may_serve_on_error(miss.key, stored).then_some(())?;
         let failure = rejection.error_class()?;
@@ -181,11 +177,11 @@ impl Responder {
     /// The response when the fill has failed without a head.
     pub(super) fn failed(&self, miss: &Miss<'_>, failure: UpstreamError) -> ClientResponse {
         let stale = if let UpstreamError::Rejected(rejection) = failure {
-            self.stale_for_rejection(miss, rejection)
+            self.stale_without_call(miss, rejection)
         } else {
             let class = failure.error_class();
             class.and_then(|class| {
-                self.stale_for_failure(miss, AttemptFailure::new(class, Reason::Error(failure)))
+                self.stale_for_failed_fill(miss, AttemptFailure::new(class, Reason::Error(failure)))
             })
         };
         stale.unwrap_or_else(|| {
@@ -255,7 +251,7 @@ impl Responder {
     /// The response when too many requests wait for this key.
     pub(super) fn too_many_waiters(&self, miss: &Miss<'_>) -> ClientResponse {
         let failure = AttemptFailure::new(ErrorClass::Timeout, Reason::Waiters);
-        if let Some(reply) = self.stale_for_failure(miss, failure) {
+        if let Some(reply) = self.stale_for_failed_fill(miss, failure) {
             return reply;
         }
         let problem = Problem::new(

@@ -64,7 +64,7 @@ impl FillWaiter<'_> {
     }
 
     /// Waits for another client's fill until it publishes its state, at most about `coalesce.wait`.
-    pub(super) async fn follow(self, reader: BodyReader) -> WaitOutcome {
+    pub(super) async fn wait(self, reader: BodyReader) -> WaitOutcome {
         let Self { responder, miss, fetch, .. } = self;
         let wait = miss.routed.policy.coalesce_wait;
         let published = match timeout(wait, self.next_state()).await {
@@ -93,10 +93,12 @@ impl FillWaiter<'_> {
     async fn next_state(&self) -> Result<FillState, Box<ClientResponse>> {
         match self.fetch.next_event().await {
             FillEvent::Published(state) => Ok(state),
-            FillEvent::AttemptFailed(failure) => match self.responder.stale_for_failure(self.miss, failure) {
-                Some(reply) => Err(Box::new(reply)),
-                None => Ok(self.fetch.published().await),
-            },
+            FillEvent::AttemptFailed(failure) => {
+                match self.responder.stale_for_failed_fill(self.miss, failure) {
+                    Some(reply) => Err(Box::new(reply)),
+                    None => Ok(self.fetch.published().await),
+                }
+            }
         }
     }
 
@@ -106,7 +108,7 @@ impl FillWaiter<'_> {
     async fn on_timeout(&self) -> Result<FillState, WaitOutcome> {
         let fetch = self.fetch;
         let failure = AttemptFailure::new(ErrorClass::Timeout, Reason::CoalesceWait);
-        if let Some(reply) = self.responder.stale_for_failure(self.miss, failure) {
+        if let Some(reply) = self.responder.stale_for_failed_fill(self.miss, failure) {
             return Err(WaitOutcome::reply(reply));
         }
         if fetch.is_queued.load(Ordering::Relaxed) {

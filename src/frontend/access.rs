@@ -1,6 +1,6 @@
 //! Access control: client addresses, users of this host, and proxy users.
 //!
-//! Owns: `access`. Never touches: allowed destinations (`upstream::egress_policy`).
+//! Owns: `access`. Never touches: allowed destinations (`upstream::connect::egress_policy`).
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -148,14 +148,14 @@ impl Frontend {
         let plain = plain && request.body == RequestFraming::None && rest.is_empty();
         let since = self.clock.instant();
         let routed = self.handler.route(request);
-        let prepared = if plain { self.handler.prepare(&routed) } else { Prepared::Nothing(None) };
+        let prepared = if plain { self.handler.prepare(&routed) } else { Prepared::NotPrepared(None) };
         let looked_up = match prepared {
             Prepared::Response(response) => {
                 let sent = io.send(&response.head, &response.body).await;
                 self.handler.record_prepared(&routed, &response, sent.bytes, since);
                 return sent.whole.then_some((io, rest));
             }
-            Prepared::Nothing(looked_up) => looked_up,
+            Prepared::NotPrepared(looked_up) => looked_up,
         };
         let session = Http1Session::new(io, rest, &routed.request, persists, raw);
         let session = ClientSession::Http1(Box::new(session));

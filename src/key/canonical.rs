@@ -2,7 +2,7 @@
 //! never have the same bytes.
 //!
 //! Owns: the order and framing of parts. A change of either changes every stored key: increment [`FORMAT`]
-//! with it. Never touches: which parts count (`policy`, `credential`).
+//! with it. Never touches: which parts count (`policy`, `field_kinds`).
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 

@@ -2,7 +2,7 @@
 //! valid for one connection to the origin, which is therefore pinned to the client's connection.
 //!
 //! Owns: the choice of the requests that need a pinned connection, and the responses to their clients.
-//! Never touches: the connections (`upstream::pinned_connections`).
+//! Never touches: the connections (`upstream::connect::pinned`).
 
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};

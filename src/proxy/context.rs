@@ -31,7 +31,7 @@ pub(super) struct RequestContext {
     /// The reason why the request passes through.
     pub(super) forward_reason: ForwardReason,
     /// The recorded reason of a miss.
-    pub(super) miss_reason: Option<ForwardReason>,
+    pub(super) response_forward_reason: Option<ForwardReason>,
     pub(super) error: Option<&'static str>,
     /// The last member of `Cache-Status` that the client got.
     pub(super) cache_status: Option<HeaderValue>,
@@ -84,7 +84,7 @@ impl RequestContext {
             since,
             result: ResultKind::Bypass,
             forward_reason: ForwardReason::Bypass,
-            miss_reason: None,
+            response_forward_reason: None,
             error: None,
             cache_status: None,
             pass_through_start: None,
@@ -177,7 +177,7 @@ impl RequestContext {
         handler.telemetry.record(&RequestEvent {
             route: routed.route_index,
             result: self.result,
-            forward_reason: self.miss_reason,
+            forward_reason: self.response_forward_reason,
             method: &request.method,
             host: request.target.host(),
             port: request.target.port(),

@@ -25,18 +25,18 @@ impl ProxyHandler {
     /// The response to `routed` if it can be served on the fast path.
     pub(super) fn prepare(&self, routed: &RoutedRequest) -> Prepared {
         if self.drain.borrow().is_closing() {
-            return Prepared::Nothing(None);
+            return Prepared::NotPrepared(None);
         }
         let hit = match self.engine.fast_path(routed) {
             FastPath::Hit(hit) => hit,
-            FastPath::Miss(looked_up) => return Prepared::Nothing(looked_up),
+            FastPath::Miss(looked_up) => return Prepared::NotPrepared(looked_up),
         };
         // The first two have no body although they may have a length; the last one is replaced by an error.
         if matches!(
             hit.stored.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PROXY_AUTHENTICATION_REQUIRED
         ) {
-            return Prepared::Nothing(None);
+            return Prepared::NotPrepared(None);
         }
         let cache_status = hit.status.value();
         let head = head(&hit, &cache_status, &self.via);

@@ -22,7 +22,7 @@ impl Exchange {
         let mut reply = own_response::replace_origin_407(self.request(), reply);
         let ctx = &mut self.ctx;
         ctx.result = reply.result;
-        ctx.miss_reason = reply.forward_reason;
+        ctx.response_forward_reason = reply.forward_reason;
         ctx.error = reply.error;
         ctx.is_own_error = reply.result == ResultKind::Error;
         self.client.skip_body();

@@ -1,9 +1,9 @@
 //! The attempts of a call that passes through: its admission, and retries as far as its route's policy and
 //! admission control allow.
 //!
-//! Owns: which requests may be repeated. A request that was sent is repeated only if the route's `retry` lists
-//! its method, and only while the whole body is buffered. Never touches: bodies, whether and when to retry
-//! (`upstream::retry`).
+//! Owns: which requests may be repeated: only one whose method the route's `retry` lists, and only while the
+//! whole body is buffered; which responses are inspected; the stale response in place of an error to a `HEAD`.
+//! Never touches: the transfer of bodies, whether and when to retry (`upstream::retry`).
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Authentication schemes that authenticate a connection and not a request: NTLM, Negotiate and similar
 //! (RFC 4559 §6).
 //!
-//! Owns: detection of such schemes in messages. Never touches: connections (`upstream::pinned_connections`).
+//! Owns: detection of such schemes in messages. Never touches: connections (`upstream::connect::pinned`).
 
 use http::header::{AUTHORIZATION, HeaderName, PROXY_AUTHENTICATE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};

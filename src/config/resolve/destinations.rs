@@ -1,7 +1,7 @@
 //! `destinations` and `resolve`: allowed destinations, and host names with fixed addresses.
 //!
 //! Owns: the syntax of destination rules.
-//! Never touches: the decision about an address (`upstream::egress_policy`).
+//! Never touches: the decision about an address (`upstream::connect::egress_policy`).
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -2,7 +2,7 @@
 //! them fails.
 //!
 //! Owns: finding them from the file alone.
-//! Never touches: the decision about an address that is dialled (`upstream::egress_policy`).
+//! Never touches: the decision about an address that is dialled (`upstream::connect::egress_policy`).
 
 use std::net::IpAddr;
 

@@ -1,7 +1,7 @@
 //! Cooldowns: times in which no calls are made, each ended by one half-open probe.
 //!
 //! Owns: when a cooldown begins, which calls it blocks, when it ends. Pure: time is an argument.
-//! Never touches: waiting, and the classification of responses (`classify`).
+//! Never touches: waiting, and the classification of responses (`outcome::classify`).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;

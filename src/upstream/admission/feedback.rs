@@ -1,7 +1,7 @@
 //! How a response, or its absence, affects later calls.
 //!
 //! Owns: which cooldown begins, is renewed or ends; what is learned. Pure: time is an argument. Never
-//! touches: how a response is classified (`classify`).
+//! touches: how a response is classified (`outcome::classify`).
 
 use std::time::{Duration, Instant};
 

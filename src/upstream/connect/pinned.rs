@@ -4,7 +4,7 @@
 //! Owns: the pinned connections of a client connection between its requests, their total number, and the
 //! record of sign-ins whose connection has ended, because the client still relies on them.
 //! Never touches: which requests need one (`semantics::connection_auth`); shared connections
-//! (`connection_pool`); responses to the client (`proxy::connection_auth`).
+//! (`pool`); responses to the client (`proxy::connection_auth`).
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,7 +1,7 @@
 //! HTTP/2 connections that are shared by calls to one origin.
 //!
 //! Owns: which connection has capacity, when one is closed, which origins require HTTP/1.1.
-//! Never touches: establishing connections (`connection_pool`), the protocol on them (`session`).
+//! Never touches: establishing connections (`pool`), the protocol on them (`session`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
 //! A configured limit: a sliding window with a maximum number of calls.
 //!
 //! Owns: when the next call may go out, and whether a call must be on disk first. Pure: time is an argument.
-//! Never touches: the disk (`admission::persistence`).
+//! Never touches: the disk (`persistence`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! One call on an HTTP/1 connection (RFC 9112).
 //!
 //! Owns: strict framing of both messages: a response that two parsers could read differently is an error.
-//! Never touches: establishing the connection, reusing it (`connection_pool`).
+//! Never touches: establishing the connection, reusing it (`pool`).
 
 mod head;
 
