@@ -22,7 +22,7 @@ impl Fill {
         let (fills, policy) = (&self.fills, &self.routed.policy);
         let mut call = self.upstream_request();
         let repeats = policy.retry.is_retryable(&Method::GET);
-        let (limits, now) = (self.routed.upstream.limits(), fills.clock.instant());
+        let (limits, now) = (self.routed.upstream().limits(), fills.clock.instant());
         let mut retry = RetryState::new(policy, repeats, limits, now);
         let mut response = self.first_attempt(&mut call, &mut retry).await;
         while let Some(failure) = attempt_failure(&response) {

@@ -9,14 +9,14 @@ use http::{HeaderValue, Method};
 
 use crate::decide::ForwardReason;
 use crate::engine::mode::ModeSwitch;
-use crate::key::{CacheKey, KeyBuilder};
+use crate::key::KeyBuilder;
 use crate::policy::{Mode, Policy, ScopeRule};
-use crate::route::table::{Route, Table};
+use crate::route::table::Table;
 use crate::semantics::accept_encoding;
 use crate::semantics::connection_auth;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::upstream::routed_request::RoutedRequest;
-use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
+use crate::upstream::routing::UpstreamTable;
 
 /// Placeholder for larder's own credential in a request until the request is sent.
 pub const OWN_CREDENTIAL: HeaderValue = HeaderValue::from_static("larder");
@@ -40,16 +40,14 @@ impl Router {
     /// name their users for other routes are removed, larder's own credential replaces that of the client,
     /// and `Accept-Encoding` is reduced, so that clients share variants.
     pub fn route(&self, mut request: ProxyRequest) -> RoutedRequest {
-        let upstream = self.upstreams.resolve(&mut request.target);
-        let Some(route) = self.routes.find(&request).cloned() else {
-            return self.unrouted(request, upstream);
-        };
+        self.canonicalize(&mut request);
+        let Some(route) = self.routes.find(&request).cloned() else { return self.unrouted(request) };
         for name in self.routes.scope_headers(&request.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {
                 request.headers.remove(name);
             }
         }
-        if let Some(credential) = upstream.credential() {
+        if let Some(credential) = self.upstreams.credential(&request.target) {
             // All clients use this credential and share its responses; larder is its private cache.
             request.headers.insert(credential.header.clone(), OWN_CREDENTIAL);
         }
@@ -58,24 +56,23 @@ impl Router {
             accept_encoding::reduce(&mut request.headers);
         }
         let key = not_cached.map_or_else(|| Ok(self.key_builder.key(&request, &route.policy)), Err);
-        with_route(request, route, key, upstream)
+        RoutedRequest::new(request, Ok(route), key, &self.upstreams)
     }
 
     /// `request` as one that no route caches.
     pub fn without_route(&self, mut request: ProxyRequest) -> RoutedRequest {
-        let upstream = self.upstreams.resolve(&mut request.target);
-        self.unrouted(request, upstream)
+        self.canonicalize(&mut request);
+        self.unrouted(request)
     }
 
-    fn unrouted(&self, request: ProxyRequest, upstream: UpstreamTarget) -> RoutedRequest {
-        RoutedRequest {
-            directives: request.cache_control(),
-            request,
-            route: None,
-            route_index: self.routes.routes().len(),
-            policy: Arc::clone(&self.default_policy),
-            key: Err(ForwardReason::Bypass),
-            upstream,
+    fn unrouted(&self, request: ProxyRequest) -> RoutedRequest {
+        let route = Err((Arc::clone(&self.default_policy), self.routes.routes().len()));
+        RoutedRequest::new(request, route, Err(ForwardReason::Bypass), &self.upstreams)
+    }
+
+    fn canonicalize(&self, request: &mut ProxyRequest) {
+        if let Some(canonical) = self.upstreams.canonical_target(&request.target) {
+            request.target = canonical;
         }
     }
 
@@ -89,24 +86,7 @@ impl Router {
         let get = ProxyRequest { method, body, ..routed.request.clone() };
         let route = self.routes.find(&get).cloned()?;
         let key = Ok(self.key_builder.key(&get, &route.policy));
-        Some(with_route(get, route, key, routed.upstream.clone()))
-    }
-}
-
-fn with_route(
-    request: ProxyRequest,
-    route: Arc<Route>,
-    key: Result<CacheKey, ForwardReason>,
-    upstream: UpstreamTarget,
-) -> RoutedRequest {
-    RoutedRequest {
-        directives: request.cache_control(),
-        request,
-        route_index: route.index,
-        policy: Arc::clone(&route.policy),
-        route: Some(route),
-        key,
-        upstream,
+        Some(RoutedRequest::new(get, Ok(route), key, &self.upstreams))
     }
 }
 

@@ -17,7 +17,6 @@ use crate::semantics::connection_auth;
 use crate::telemetry::problem::Problem;
 use crate::upstream::connect::pinned::ClientPins;
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner};
-use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::UpstreamTarget;
 
 /// The 401 for a client whose sign-in was lost. larder sends it instead of the origin, which would only
@@ -33,13 +32,13 @@ impl Exchange {
     /// The reason to pass the request through if a connection to its origin is pinned to the client's
     /// connection: the client is signed in there.
     pub(super) fn pinned_connection(&self) -> Option<ForwardReason> {
-        let has_pin = |pins: &ClientPins| pins.has(&self.routed.upstream.origin());
+        let has_pin = |pins: &ClientPins| pins.has(&self.routed.upstream().origin());
         self.client.pins().is_some_and(has_pin).then_some(ForwardReason::Bypass)
     }
 
     /// The scheme of a lost sign-in, which the client must repeat before the request may be sent.
     pub(super) fn lost_sign_in(&self) -> Option<&'static str> {
-        let RoutedRequest { request, upstream, .. } = &*self.routed;
+        let (request, upstream) = (&self.routed.request, self.routed.upstream());
         self.client.pins()?.reauthentication_scheme(&upstream.origin(), &request.headers)
     }
 
@@ -82,7 +81,7 @@ impl Exchange {
 
     /// The owner of the connection for a call.
     pub(super) fn connection_owner(&mut self) -> ConnectionOwner {
-        let RoutedRequest { request, upstream, .. } = &*self.routed;
+        let (request, upstream) = (&self.routed.request, self.routed.upstream());
         let client = &mut self.client;
         let pinned = client.pins().is_some_and(|pins| pins.has(&upstream.origin()));
         if !pinned && !connection_auth::is_in_request(&request.headers) {
@@ -102,7 +101,7 @@ impl Exchange {
             self.client.close_after();
         }
         if connection_auth::is_in_response(headers) {
-            channel.set_owner(reserved_owner(&mut self.client, &self.routed.upstream));
+            channel.set_owner(reserved_owner(&mut self.client, self.routed.upstream()));
         }
     }
 }

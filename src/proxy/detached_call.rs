@@ -119,7 +119,7 @@ struct DetachedCall {
 
 impl DetachedCall {
     async fn run(mut self) {
-        let first_byte = self.routed.upstream.timeouts.first_byte;
+        let first_byte = self.routed.upstream().timeouts.first_byte;
         let limit = if self.is_complete { first_byte } else { first_byte.min(EARLY_RESPONSE_TIMEOUT) };
         match timeout(limit, self.head()).await {
             Ok(Ok(head)) => self.on_head(*head).await,
@@ -193,7 +193,7 @@ impl DetachedCall {
     /// Reads the body for the rules if `inspects`. Then reads the rest of a short body, so that other calls
     /// can use the connection.
     async fn read_body(mut self, status: StatusCode, headers: &HeaderMap, inspects: bool) {
-        let mut body: Box<dyn Body> = response_body(headers, self.channel, &self.routed.upstream);
+        let mut body: Box<dyn Body> = response_body(headers, self.channel, self.routed.upstream());
         let in_flight = &self.handler.network.in_flight;
         if inspects {
             let inspection = body_inspection::read(headers, body, in_flight);

@@ -18,11 +18,10 @@ use crate::upstream::admission::Permit;
 use crate::upstream::connect::session::OutgoingRequest;
 use crate::upstream::outcome::body_inspection;
 use crate::upstream::retry::RetryState;
-use crate::upstream::routed_request::RoutedRequest;
 
 /// The request to send to the origin.
 pub(super) fn outgoing_request(exchange: &Exchange) -> OutgoingRequest {
-    let RoutedRequest { request, upstream, .. } = &*exchange.routed;
+    let (request, upstream) = (&exchange.routed.request, exchange.routed.upstream());
     let mut headers = request.headers.clone();
     headers.append(http::header::VIA, exchange.handler.via.clone());
     for name in exchange.handler.router.routes.scope_headers(&request.target) {

@@ -134,7 +134,7 @@ impl Exchange {
         loop {
             upload.begin();
             let begun = {
-                let (network, upstream) = (&self.handler.network, &self.routed.upstream);
+                let (network, upstream) = (&self.handler.network, self.routed.upstream());
                 // Pinned here and passed by reference, so that the caller's future does not contain it twice.
                 let work = pin!(network.begin(upstream, &outgoing, connection, owner.clone()));
                 unless_gone(&mut self.client, work).await
@@ -195,7 +195,7 @@ impl Exchange {
             return Ok(ExchangeEnd::Completed);
         }
         let timeout = (!self.request().expects_stream() && !event_stream::is_response(&headers))
-            .then_some(self.routed.upstream.timeouts.between_bytes);
+            .then_some(self.routed.upstream().timeouts.between_bytes);
         hop_by_hop::strip(&mut headers);
         self.on_head(status, &headers, framing).await;
         forwarded_message::add_status_fields(&self.ctx, status, &mut headers);
@@ -342,7 +342,7 @@ async fn send_until_head(
 }
 
 fn head_timer(handler: &ProxyHandler, routed: &RoutedRequest) -> InactivityTimer {
-    let RoutedRequest { request, upstream, .. } = routed;
+    let (request, upstream) = (&routed.request, routed.upstream());
     // An event stream or a WebSocket may be inactive for a long time.
     let origin = (!request.expects_stream()).then_some(upstream.timeouts.first_byte);
     let timer = InactivityTimer::new(origin, None);

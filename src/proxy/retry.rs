@@ -54,7 +54,7 @@ impl RequestContext {
             && !routed.request.is_overridden()
             && routed.route.is_some()
             && routed.request.upgrade.is_none();
-        let (limits, now) = (routed.upstream.limits(), handler.network.admission.instant());
+        let (limits, now) = (routed.upstream().limits(), handler.network.admission.instant());
         self.retry
             .get_or_insert_with(|| RetryState::new(&routed.policy, is_repeatable, limits, now))
             .prepare(&mut call);

@@ -149,7 +149,7 @@ impl AdmissionControl {
     }
 
     fn again(&self, routed: &RoutedRequest, reason: Reason, wait: Duration) {
-        let UpstreamTarget { index: upstream, ref host, port, .. } = routed.upstream;
+        let UpstreamTarget { index: upstream, ref host, port, .. } = *routed.upstream();
         let route = routed.route_index;
         let cause = reason.token();
         self.telemetry.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });

@@ -36,7 +36,6 @@ use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::body_inspection::{self, InspectedBody};
 use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::outcome::reason::Reason;
-use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
@@ -216,7 +215,7 @@ async fn classify_response(
 }
 
 fn outgoing(call: &UpstreamRequest) -> OutgoingRequest {
-    let RoutedRequest { request, upstream, .. } = &*call.context.routed;
+    let (request, upstream) = (&call.context.routed.request, call.context.target());
     let mut headers = call.headers.clone();
     upstream.apply_upstream_headers(&Method::GET, &mut headers);
     OutgoingRequest {

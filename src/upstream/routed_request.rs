@@ -3,7 +3,7 @@
 //! Owns: the value that the fast path, the engine, the pass-through and each call share.
 //! Never touches: how it is resolved (`engine::router`).
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use http::Method;
@@ -16,9 +16,7 @@ use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::request::ProxyRequest;
 #[cfg(test)]
 use crate::semantics::target::Target;
-#[cfg(test)]
-use crate::upstream::routing::UpstreamTable;
-use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 
 /// A routed request. It no longer changes.
 #[derive(Debug, Clone)]
@@ -35,11 +33,43 @@ pub struct RoutedRequest {
     pub policy: Arc<Policy>,
     /// The cache key, or the reason why the store never serves the request.
     pub key: Result<CacheKey, ForwardReason>,
-    /// The destination of its calls.
-    pub upstream: UpstreamTarget,
+    upstreams: Arc<UpstreamTable>,
+    upstream: OnceLock<UpstreamTarget>,
 }
 
 impl RoutedRequest {
+    /// `request`, which `route` caches (`Err`: none does, and this is the policy and the index for telemetry),
+    /// with its cache key, or the reason why the store never serves it.
+    pub fn new(
+        request: ProxyRequest,
+        route: Result<Arc<Route>, (Arc<Policy>, usize)>,
+        key: Result<CacheKey, ForwardReason>,
+        upstreams: &Arc<UpstreamTable>,
+    ) -> Self {
+        let (route, policy, route_index) = match route {
+            Ok(route) => {
+                let (policy, index) = (Arc::clone(&route.policy), route.index);
+                (Some(route), policy, index)
+            }
+            Err((policy, index)) => (None, policy, index),
+        };
+        Self {
+            directives: request.cache_control(),
+            request,
+            route,
+            route_index,
+            policy,
+            key,
+            upstreams: Arc::clone(upstreams),
+            upstream: OnceLock::new(),
+        }
+    }
+
+    /// The destination of its calls. A hit needs none, so the first call looks it up.
+    pub fn upstream(&self) -> &UpstreamTarget {
+        self.upstream.get_or_init(|| self.upstreams.lookup(&self.request.target))
+    }
+
     /// The input for decisions about the stored responses under `key`, which may be the key of partial
     /// responses.
     pub fn decision_input(&self, key: &CacheKey, now: SystemTime) -> DecisionInput<'_> {
@@ -55,16 +85,16 @@ impl RoutedRequest {
     /// A `GET` of `target` that no route caches, without an upstream.
     #[cfg(test)]
     pub fn get(target: Target) -> Self {
-        let upstream = UpstreamTable::new(Vec::new()).lookup(&target);
-        Self {
-            request: ProxyRequest::get(target),
-            directives: RequestCacheControl::default(),
-            route: None,
-            route_index: 0,
-            policy: Arc::new(Policy::origin()),
-            key: Err(ForwardReason::Bypass),
-            upstream,
-        }
+        let route = Err((Arc::new(Policy::origin()), 0));
+        let (key, upstreams) = (Err(ForwardReason::Bypass), Arc::new(UpstreamTable::new(Vec::new())));
+        Self::new(ProxyRequest::get(target), route, key, &upstreams)
+    }
+
+    /// The same request for calls to another upstream.
+    #[cfg(test)]
+    #[must_use]
+    pub fn at(&self, upstream: &UpstreamTarget) -> Self {
+        Self { upstream: OnceLock::from(upstream.clone()), ..self.clone() }
     }
 
     /// The same request as a `GET`, whose responses are stored.

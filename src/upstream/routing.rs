@@ -120,14 +120,6 @@ impl UpstreamTable {
         Self { upstreams, timeouts: Timeouts::default(), rewrites }
     }
 
-    /// The effective destination of a request to `target`, which becomes the canonical target.
-    pub fn resolve(&self, target: &mut Target) -> UpstreamTarget {
-        if let Some(canonical) = self.canonical_target(target) {
-            *target = canonical;
-        }
-        self.lookup(target)
-    }
-
     /// The canonical target of the resource that `target` leads to: if an upstream rewrites the scheme or
     /// port of a call, the call is for the resource there. `None`: `target` is canonical.
     pub fn canonical_target(&self, target: &Target) -> Option<Target> {

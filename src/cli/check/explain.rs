@@ -141,7 +141,10 @@ fn as_sent_upstream(config: &Config, received: &ProxyRequest) -> ProxyRequest {
     if let Some(mounted) = mounts.resolve_url(&request.target, &config.listen) {
         request.target = mounted;
     }
-    if let Some(credential) = upstreams.resolve(&mut request.target).credential() {
+    if let Some(canonical) = upstreams.canonical_target(&request.target) {
+        request.target = canonical;
+    }
+    if let Some(credential) = upstreams.credential(&request.target) {
         request.headers.insert(credential.header.clone(), HeaderValue::from_static("larder"));
     }
     request

@@ -147,14 +147,13 @@ impl CallContext {
 
     /// The upstream of the call.
     pub(in crate::upstream) fn target(&self) -> &UpstreamTarget {
-        &self.routed.upstream
+        self.routed.upstream()
     }
 
     /// The same call at another upstream.
     #[cfg(test)]
     pub(super) fn at(&self, upstream: &UpstreamTarget) -> Self {
-        let routed = RoutedRequest { upstream: upstream.clone(), ..(*self.routed).clone() };
-        Self { routed: Arc::new(routed), ..self.clone() }
+        Self { routed: Arc::new(self.routed.at(upstream)), ..self.clone() }
     }
 }
 
