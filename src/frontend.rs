@@ -35,6 +35,7 @@ use crate::engine::lookup::MemoryLookup;
 use crate::frontend::http1::Frontend;
 use crate::frontend::session::ClientSession;
 use crate::semantics::request::ProxyRequest;
+use crate::upstream::connect::pinned::ClientPins;
 use crate::upstream::routed_request::RoutedRequest;
 
 /// A response that is available without waiting. It is written as it is, and the connection stays open.
@@ -59,8 +60,9 @@ pub enum Prepared {
 
 /// Serves valid requests on their connections.
 pub trait RequestHandler: Send + Sync + 'static {
-    /// Resolves the route, the cache key and the upstream of `request`, once.
-    fn route(&self, request: ProxyRequest) -> RoutedRequest;
+    /// Resolves the route and the cache key of `request`, once. `pins`: the connections to origins on which its
+    /// client has authenticated.
+    fn route(&self, request: ProxyRequest, pins: Option<&ClientPins>) -> RoutedRequest;
 
     /// The response to `routed`, if it is available without waiting. `routed` is an HTTP/1.1 request without a
     /// body on a persistent connection.

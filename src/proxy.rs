@@ -40,6 +40,7 @@ use crate::proxy::exchange::Exchange;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::Telemetry;
 use crate::upstream::client::HttpClient;
+use crate::upstream::connect::pinned::ClientPins;
 use crate::upstream::routed_request::RoutedRequest;
 
 /// The objects that all exchanges share.
@@ -86,12 +87,12 @@ impl Proxy {
 }
 
 impl RequestHandler for Proxy {
-    fn route(&self, request: ProxyRequest) -> RoutedRequest {
+    fn route(&self, request: ProxyRequest, pins: Option<&ClientPins>) -> RoutedRequest {
         // larder itself responds to a preflight, whatever the route.
         if cors::is_preflight(&request) {
             return self.handler.router.without_route(request);
         }
-        self.handler.router.route(request)
+        self.handler.router.route(request, pins)
     }
 
     fn prepare(&self, routed: &RoutedRequest) -> Prepared {

@@ -20,6 +20,7 @@ use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidate
 use crate::key::CacheKey;
 use crate::policy::ScopeRule;
 use crate::policy::cacheability::ResponseToStore;
+use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
@@ -375,7 +376,10 @@ impl Fill {
         }
         let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
         let (variant, times) = ((vary.clone(), variant), (times.request, times.response));
+        // The age on arrival is that of the received fields, of which some may not be stored.
+        let initial_age = freshness::initial_age(&head.metadata, times.0, times.1);
         let stored = StoredResponse::new(head.status, headers, body, variant, times)
+            .with_initial_age(initial_age)
             .with_authorized(self.routed.request.headers.contains_key(AUTHORIZATION))
             .with_order(self.fetch.order().number());
         if head.part {

@@ -15,6 +15,7 @@ use crate::route::table::Table;
 use crate::semantics::accept_encoding;
 use crate::semantics::connection_auth;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
+use crate::upstream::connect::pinned::ClientPins;
 use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::UpstreamTable;
 
@@ -38,10 +39,13 @@ pub struct Router {
 impl Router {
     /// Routes `request`. Its target becomes the canonical one. If a route matches, the fields in which apps
     /// name their users for other routes are removed, larder's own credential replaces that of the client,
-    /// and `Accept-Encoding` is reduced, so that clients share variants.
-    pub fn route(&self, mut request: ProxyRequest) -> RoutedRequest {
-        self.canonicalize(&mut request);
-        let Some(route) = self.routes.find(&request).cloned() else { return self.unrouted(request) };
+    /// and `Accept-Encoding` is reduced, so that clients share variants. A request for an origin of `pins`
+    /// passes through: its client is authenticated on a connection of its own.
+    pub fn route(&self, mut request: ProxyRequest, pins: Option<&ClientPins>) -> RoutedRequest {
+        if let Some(canonical) = self.upstreams.canonical_target(&request.target) {
+            request.target = canonical;
+        }
+        let Some(route) = self.routes.find(&request).cloned() else { return self.without_route(request) };
         for name in self.routes.scope_headers(&request.target) {
             if route.policy.scope != ScopeRule::Header(name.clone()) {
                 request.headers.remove(name);
@@ -51,7 +55,9 @@ impl Router {
             // All clients use this credential and share its responses; larder is its private cache.
             request.headers.insert(credential.header.clone(), OWN_CREDENTIAL);
         }
-        let not_cached = not_cached(&request);
+        let is_pinned = |pins: &ClientPins| pins.has(&self.upstreams.lookup(&request.target).origin());
+        let is_pinned = pins.is_some_and(is_pinned);
+        let not_cached = is_pinned.then_some(ForwardReason::Bypass).or_else(|| not_cached(&request));
         if not_cached.is_none() && self.switch.mode() != Mode::Bypass {
             accept_encoding::reduce(&mut request.headers);
         }
@@ -60,20 +66,9 @@ impl Router {
     }
 
     /// `request` as one that no route caches.
-    pub fn without_route(&self, mut request: ProxyRequest) -> RoutedRequest {
-        self.canonicalize(&mut request);
-        self.unrouted(request)
-    }
-
-    fn unrouted(&self, request: ProxyRequest) -> RoutedRequest {
+    pub fn without_route(&self, request: ProxyRequest) -> RoutedRequest {
         let route = Err((Arc::clone(&self.default_policy), self.routes.routes().len()));
         RoutedRequest::new(request, route, Err(ForwardReason::Bypass), &self.upstreams)
-    }
-
-    fn canonicalize(&self, request: &mut ProxyRequest) {
-        if let Some(canonical) = self.upstreams.canonical_target(&request.target) {
-            request.target = canonical;
-        }
     }
 
     /// The `GET` to which the response to the `POST` in `routed` may also apply (RFC 9110 §9.3.3), if a route

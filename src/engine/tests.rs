@@ -229,12 +229,12 @@ impl Bench {
     }
 
     fn routed(&self, request: ProxyRequest) -> Arc<RoutedRequest> {
-        Arc::new(self.router.route(request))
+        Arc::new(self.router.route(request, None))
     }
 
     /// The cache key of [`request`].
     fn key(&self) -> CacheKey {
-        self.router.route(request()).key.expect("the request is cached")
+        self.router.route(request(), None).key.expect("the request is cached")
     }
 
     /// Lets this many calls continue.
@@ -530,6 +530,20 @@ async fn only_a_body_known_to_be_complete_is_stored() {
         assert_eq!(seen.is_ok(), end && framing != BodyFraming::Length(5), "{framing:?} {end}");
         assert_eq!(bench.stored().await.is_some(), stored, "{framing:?} {end}");
     }
+}
+
+/// RFC 9111 §4.2.3: the age on arrival is that of the received `Age`, although the field is not stored.
+#[tokio::test]
+async fn an_age_that_is_not_stored_counts_all_the_same() {
+    let fields = &[("age", "90"), ("cache-control", "max-age=100, no-cache=\"age\"")];
+    let (body, act) = response(fields, BodyFraming::Length(3));
+    let bench = Bench::new([act], LIMITS);
+    bench.open(1);
+    body.write("old");
+    body.end();
+    assert_eq!(read(bench.send().await.unwrap()).await.unwrap(), b"old");
+    let hit = bench.send().await.unwrap();
+    assert_eq!(hit.headers.get("age").map(HeaderValue::as_bytes), Some(&b"90"[..]));
 }
 
 /// The fast path's lookup is the only one in memory, with and without a disk below.

@@ -147,7 +147,7 @@ impl Frontend {
         let plain = plain && io.pins().is_none() && request.page.is_none() && !request.in_browser;
         let plain = plain && request.body == RequestFraming::None && rest.is_empty();
         let since = self.clock.instant();
-        let routed = self.handler.route(request);
+        let routed = self.handler.route(request, io.pins());
         let prepared = if plain { self.handler.prepare(&routed) } else { Prepared::NotPrepared(None) };
         let looked_up = match prepared {
             Prepared::Response(response) => {

@@ -188,7 +188,7 @@ impl Frontend {
             ClientSession::Http2(Box::new(Http2Session::new(body, respond, shared, &self.in_flight)));
         match self.stream_request(head, ends_here, &state, peer) {
             Ok(request) => {
-                let routed = self.handler.route(request);
+                let routed = self.handler.route(request, None);
                 let served = self.handler.serve(routed, None, session).await;
                 if let Some(ClientSession::Http2(session)) = served.session {
                     session.finish().await;

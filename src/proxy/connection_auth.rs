@@ -7,7 +7,6 @@
 use http::header::WWW_AUTHENTICATE;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
-use crate::decide::ForwardReason;
 use crate::frontend::session::ClientSession;
 use crate::proxy::ExchangeEnd;
 use crate::proxy::context::ExchangeFailure;
@@ -29,13 +28,6 @@ const SIGNED_OUT: Problem = Problem::new(
 );
 
 impl Exchange {
-    /// The reason to pass the request through if a connection to its origin is pinned to the client's
-    /// connection: the client is signed in there.
-    pub(super) fn pinned_connection(&self) -> Option<ForwardReason> {
-        let has_pin = |pins: &ClientPins| pins.has(&self.routed.upstream().origin());
-        self.client.pins().is_some_and(has_pin).then_some(ForwardReason::Bypass)
-    }
-
     /// The scheme of a lost sign-in, which the client must repeat before the request may be sent.
     pub(super) fn lost_sign_in(&self) -> Option<&'static str> {
         let (request, upstream) = (&self.routed.request, self.routed.upstream());

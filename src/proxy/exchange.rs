@@ -15,12 +15,13 @@ use crate::semantics::date;
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::routed_request::RoutedRequest;
 
-/// An exchange.
+/// An exchange. If it is dropped, the state ends first: an unknown outcome takes effect before the client sees
+/// the end of its connection.
 pub(super) struct Exchange {
-    pub(super) handler: Arc<ProxyHandler>,
-    pub(super) routed: Arc<RoutedRequest>,
-    pub(super) client: ClientSession,
     pub(super) ctx: RequestContext,
+    pub(super) client: ClientSession,
+    pub(super) routed: Arc<RoutedRequest>,
+    pub(super) handler: Arc<ProxyHandler>,
 }
 
 impl Exchange {

@@ -31,8 +31,7 @@ impl Exchange {
         if cors::is_preflight(self.request()) {
             return self.reply_preflight().await;
         }
-        let passes = self.handler.engine.passes_through(&self.routed);
-        if let Some(reason) = passes.or_else(|| self.pinned_connection()) {
+        if let Some(reason) = self.handler.engine.passes_through(&self.routed) {
             return self.pass_through(reason).await;
         }
         let interims = Interims::new();

@@ -7,7 +7,6 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 
 use crate::clock::Clock;
-use crate::store::Store as _;
 use crate::store::state_db::{RowSource, Rows};
 use crate::store::tiered::TieredStore;
 use crate::telemetry::cost::UsageRow;
@@ -39,7 +38,7 @@ impl LimitStore for LimitStorage {
     async fn flush(&self) {
         if let Some(store) = self.0.upgrade() {
             // The store logs a failure, and it affects no response.
-            let _flushed = store.flush().await;
+            let _flushed = store.flush_state().await;
         }
     }
 

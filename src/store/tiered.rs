@@ -184,6 +184,15 @@ impl TieredStore {
         self.memory.lookups()
     }
 
+    /// Waits until the state is on disk, whatever the subscriber of invalidations does.
+    pub async fn flush_state(&self) -> Result<(), String> {
+        match self.disk_tier.load_full() {
+            Some(disk_tier) => disk_tier.state.flush().await,
+            // Memory-only by configuration: stored entries do not outlive the process either.
+            None => self.memory_only_reason.lock().clone().map_or(Ok(()), Err),
+        }
+    }
+
     fn disk_totals(&self) -> StoreUsage {
         self.disk_tier.load().as_ref().map(|disk_tier| disk_tier.disk.totals()).unwrap_or_default()
     }
@@ -396,14 +405,7 @@ impl Store for TieredStore {
     }
 
     async fn flush(&self) -> Result<(), String> {
-        let durable = async {
-            match self.disk_tier.load_full() {
-                Some(disk_tier) => disk_tier.state.flush().await,
-                // Memory-only by configuration: stored entries do not outlive the process either.
-                None => self.memory_only_reason.lock().clone().map_or(Ok(()), Err),
-            }
-        };
-        tokio::join!(durable, self.invalidation_feed.wait_for_purge()).0
+        tokio::join!(self.flush_state(), self.invalidation_feed.wait_for_purge()).0
     }
 
     async fn list(&self, after: Option<EntryId>, limit: usize, target: Option<u128>) -> Vec<EntryInfo> {

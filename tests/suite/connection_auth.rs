@@ -177,6 +177,26 @@ async fn must_sign_in_again(client: &mut Client, method: &str, url: &str) {
 }
 
 #[tokio::test]
+async fn requests_of_a_signed_in_client_are_forwarded_as_they_are() {
+    let origin = authenticating_origin().await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    let mut client = larder.client().await;
+    let url = format!("{API}/me");
+    sign_in(&mut client, &url, "NTLM", "alice").await;
+    for (field, forwarded) in
+        [("Accept-Encoding: deflate, gzip;q=0.5", Some("deflate, gzip;q=0.5")), ("Accept: */*", None)]
+    {
+        for method in ["GET", "POST"] {
+            client.send_request(method, &url, &[field, "Content-Length: 0"]).await;
+            let answer = client.response(method).await.expect("an answer");
+            assert!(answer.cache_status().contains("fwd=bypass"), "{method} {}", answer.cache_status());
+            let seen = origin.requests().pop().expect("a request");
+            assert_eq!(seen.field("accept-encoding"), forwarded, "{method} {field}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_lost_sign_in_requires_a_new_one_and_makes_no_call() {
     let unsolicited = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbob";
     for (bytes, base) in [(&b""[..], API), (b"", OTHER), (unsolicited, API)] {

@@ -4,7 +4,7 @@
 //! or changed.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LOCATION};
@@ -35,6 +35,8 @@ pub struct PostCapture {
     /// The request's position in the request order.
     pending_call: Arc<PendingCallGuard>,
     times: (SystemTime, SystemTime),
+    /// The age on arrival.
+    initial_age: Duration,
     body: BufferedPieces,
     largest: usize,
 }
@@ -84,6 +86,7 @@ impl PassThroughEffects {
             vary: (fields, variant),
             pending_call: Arc::clone(pending_call),
             times: (start.time, now),
+            initial_age: freshness::initial_age(&metadata, start.time, now),
             body: BufferedPieces::new(&self.in_flight),
             largest: self.max_object,
         })
@@ -92,10 +95,11 @@ impl PassThroughEffects {
     /// Stores the captured response once it has passed whole.
     pub fn store_captured(&self, capture: PostCapture) {
         let PostCapture { key, policy, authorized, headers, vary, .. } = capture;
-        let PostCapture { watch, pending_call, times, body, .. } = capture;
+        let PostCapture { watch, pending_call, times, initial_age, body, .. } = capture;
         let stored = StoredResponse::new(StatusCode::OK, &headers, body.joined(), vary, times);
         let order = pending_call.order();
-        let stored = stored.with_authorized(authorized).with_order(order.number());
+        let stored = stored.with_initial_age(initial_age).with_authorized(authorized);
+        let stored = stored.with_order(order.number());
         self.pending_calls.overtake_older(&key, Some(stored.variant), order.number());
         if order.is_overtaken(Some(stored.variant)) {
             return;

@@ -401,6 +401,8 @@ async fn a_subscriber_gets_local_invalidations_and_a_purge_waits_for_it() {
     }
     store.invalidate(PurgeScope::All, PurgeKind::Hard);
     assert!(!is_acknowledged(&store).await);
+    let state = timeout(Duration::from_millis(1), store.flush_state()).await;
+    assert_eq!(state, Ok(Ok(())), "limits wait for the disk alone");
     drop(subscription);
     assert!(is_acknowledged(&store).await, "no subscriber is left");
 }

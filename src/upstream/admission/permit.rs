@@ -274,9 +274,9 @@ impl Permit {
         let (urgent, stopped) = (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
         drop(limiter);
         if let Some(Rejection { reason, left }) = stopped {
-            let (cause, seconds) = (reason.token(), left.as_secs());
+            let (reason, seconds) = (reason.token(), left.as_secs());
             let upstream = self.call.target().upstream.as_ref().map(|upstream| &*upstream.name);
-            tracing::warn!(upstream, cause, seconds, "All calls to an upstream are blocked");
+            tracing::warn!(upstream, reason, seconds, "All calls to an upstream are blocked");
         }
         if urgent {
             self.control.registry.flush_soon();
