@@ -53,6 +53,12 @@ enum NoResponseHead {
     Client(ClientError),
 }
 
+impl From<UpstreamError> for NoResponseHead {
+    fn from(error: UpstreamError) -> Self {
+        Self::Origin(AttemptError::Failed(error))
+    }
+}
+
 impl From<ClientError> for NoResponseHead {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
@@ -305,13 +311,9 @@ async fn send_until_head(
                 }
                 Ok(SessionEvent::Head(head)) => return Ok(head),
                 Ok(SessionEvent::SendReady) => timer.restart(),
-                Ok(SessionEvent::Data(_) | SessionEvent::End(_)) => {
-                    return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::Protocol)));
-                }
+                Ok(SessionEvent::Data(_) | SessionEvent::End(_)) => return Err(UpstreamError::Protocol.into()),
                 // The origin has waited for the client for long enough, and so would larder.
-                Err(_error) if waits_for_client && ctx.stepped_aside => {
-                    return Err(NoResponseHead::Client(ClientError::Stalled));
-                }
+                Err(_error) if waits_for_client && ctx.stepped_aside => return Err(ClientError::Stalled.into()),
                 Err(error) => return Err(NoResponseHead::Origin(channel.attempt_error(error))),
             },
             piece = upload.next_event(client, waits_for_client) => {
@@ -328,14 +330,13 @@ async fn send_until_head(
             }
             () = sleep_until(step_aside_at), if waits_for_client && !ctx.stepped_aside => ctx.step_aside(),
             // Other calls wait for the slot, which a slow client would occupy without a limit.
-            () = ctx.preempted(), if waits_for_client && ctx.stepped_aside =>
-                return Err(NoResponseHead::Client(ClientError::Stalled)),
+            () = ctx.preempted(), if waits_for_client && ctx.stepped_aside => return Err(ClientError::Stalled.into()),
             peer = timer.expired() => {
                 if peer == SilentPeer::Client {
-                    return Err(NoResponseHead::Client(ClientError::Stalled));
+                    return Err(ClientError::Stalled.into());
                 }
                 channel.stop_reuse();
-                return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::FirstByteTimeout)));
+                return Err(UpstreamError::FirstByteTimeout.into());
             }
         }
     }
