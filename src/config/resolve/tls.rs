@@ -92,7 +92,7 @@ const SHOWN: usize = 5;
 fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
     let Some(mut ca) = section.section(reader, "ca") else { return Ca::default() };
     let (cert, key) = (ca.file_path(reader, "cert"), ca.file_path(reader, "key"));
-    let constrain = ca.scalars(reader, "constrain", NameConstraint::parse).unwrap_or_default();
+    let constrain = ca.values(reader, "constrain", NameConstraint::parse);
     ca.finish(reader);
     for (present, missing) in [("cert", "key"), ("key", "cert")] {
         if ca.has(present) && !ca.has(missing) {
@@ -101,7 +101,7 @@ fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
             reader.problem(ca.key_place(present), &ca.key_path(present), what, fix);
         }
     }
-    Ca { files: files(cert, key, reader), constrain: constrain.into_iter().map(|at| at.value).collect() }
+    Ca { files: files(cert, key, reader), constrain }
 }
 
 fn files(
