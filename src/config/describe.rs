@@ -205,6 +205,7 @@ fn status(matched: StatusMatch) -> String {
     }
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
+/// The items, separated by commas.
+pub(crate) fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -107,20 +107,16 @@ impl Counts {
     pub(super) fn to_text(&self, shared: bool) -> String {
         let (calls, without) = (self.calls(), self.without_api());
         let noun = if calls == 1 { "call" } else { "calls" };
-        let mut text = format!("larder: {calls} {noun}, {without} answered without the API");
-        if calls > 0 {
-            text += &format!(" ({} %)", percent(without, calls));
-        }
-        text += &format!(", {} went to it", self.to_api());
-        if self.failed() > 0 {
-            text += &format!(", {} failed", self.failed());
-        }
+        let empty = String::new;
+        let share = if calls > 0 { format!(" ({} %)", percent(without, calls)) } else { empty() };
+        let (sent, failed) = (self.to_api(), self.failed());
+        let failed = if failed > 0 { format!(", {failed} failed") } else { empty() };
         let (saved, all) = (bytes(self.saved()), bytes(self.response_bytes()));
-        text += &format!("\nlarder: saved {saved} of {all}; {}", self.tunnels_text());
-        if shared {
-            text += "; with the calls of other clients in it";
-        }
-        text
+        let (tunnels, others) = (self.tunnels_text(), if shared { OF_OTHERS } else { "" });
+        format!(
+            "larder: {calls} {noun}, {without} answered without the API{share}, {sent} went to it{failed}\n\
+             larder: saved {saved} of {all}; {tunnels}{others}"
+        )
     }
 
     fn tunnels_text(&self) -> String {
@@ -165,6 +161,8 @@ fn percent(part: u64, whole: u64) -> String {
     let thousandths = part.saturating_mul(1000) / whole.max(1);
     format!("{}.{}", thousandths / 10, thousandths % 10)
 }
+
+const OF_OTHERS: &str = "; with the calls of other clients in it";
 
 /// A size with one decimal: `1.2 MiB`.
 fn bytes(count: u64) -> String {

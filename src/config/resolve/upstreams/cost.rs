@@ -2,8 +2,6 @@
 //!
 //! Owns: the syntax of credits, prices and budgets. Never touches: cost accounting (`telemetry::cost`).
 
-use http::HeaderName;
-
 use crate::config::diagnostics::ValueError;
 use crate::config::file::Value;
 use crate::config::keyword::{boolean, keyword, nearest};
@@ -63,7 +61,8 @@ fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
     if matches!(node.value, Value::Map(_)) {
         let Some(mut inner) = reader.section(node, &path) else { return per_call };
         let fix = "write `{ header: X-Credits }`, a path, or a number";
-        let header = inner.required(reader, "header", response_field, fix);
+        let field = |text: &str| header_names::field(text, "the name of a response field");
+        let header = inner.required(reader, "header", field, fix);
         inner.finish(reader);
         return header.map_or(per_call, |at| CreditSource::Header(at.value));
     }
@@ -84,10 +83,6 @@ fn credit_source(text: &str) -> Result<CreditSource, ValueError> {
         }
         None => Err(ValueError::is_not(wanted)),
     }
-}
-
-fn response_field(text: &str) -> Result<HeaderName, ValueError> {
-    header_names::field(text, "the name of a response field")
 }
 
 fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudget> {
