@@ -69,12 +69,8 @@ pub fn serve(
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
-    while !*stop.borrow_and_update() {
-        if stop.changed().await.is_err() {
-            // The sender is gone, which counts as a stop.
-            return;
-        }
-    }
+    // If the sender is gone, that counts as a stop.
+    let _stopped = stop.wait_for(|stop| *stop).await;
 }
 
 /// [`auth::OPEN`] lists the paths that every admitted client may read. A path that is added here

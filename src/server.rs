@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::admin::api::AdminApi;
 use crate::clock::Clock;
-use crate::config::{Admin, Config};
+use crate::config::{Admin, Config, describe};
 use crate::frontend::CurrentFrontend;
 use crate::frontend::drain::DrainState;
 use crate::frontend::listener::{self, AcceptContext};
@@ -72,7 +72,7 @@ pub enum StartError {
     #[error(
         "the supervisor passed a socket that listens on {socket}, which is neither `listen` ({}) nor \
          `admin.listen` ({}): configure the same addresses in both",
-        join_addresses(configured), admin.map_or("off".to_owned(), |admin| admin.to_string())
+        describe::list(configured), admin.map_or("off".to_owned(), |admin| admin.to_string())
     )]
     Unclaimed {
         /// The address of the socket.
@@ -100,10 +100,6 @@ impl StartError {
             Self::Unclaimed { .. } | Self::Build(_) | Self::Secret(_) => None,
         }
     }
-}
-
-fn join_addresses(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds of errors")]

@@ -22,7 +22,6 @@ use parking_lot::Mutex;
 use crate::clock::Clock;
 use crate::decide::ForwardReason;
 use crate::decide::StaleReason;
-use crate::policy::Mode;
 use crate::semantics::redaction::Redactor;
 use crate::telemetry::cost::CostTracker;
 use crate::telemetry::log_limiter::Limiter;
@@ -41,6 +40,7 @@ type PersistenceCheck = Box<dyn Fn() -> bool + Send + Sync>;
 pub const NONE: &str = "none";
 
 /// The metrics, the log lines and the cost tracker, shared by all components that record events.
+#[derive(Clone)]
 pub struct Telemetry {
     routes: Vec<Arc<str>>,
     upstreams: Vec<Arc<str>>,
@@ -70,7 +70,7 @@ impl Telemetry {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let cost = Arc::new(CostTracker::new(clock.clone(), metrics.costs().clone()));
+        let cost = Arc::new(CostTracker::new(clock.clone(), metrics.costs.clone()));
         let per_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
         let (tiers, persistence_check) = (Arc::default(), Arc::default());
         let (distrust, tunnels) = (Arc::default(), Arc::default());
@@ -96,30 +96,12 @@ impl Telemetry {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = self.metrics.with_names(&routes, &upstreams);
-        Arc::new(Self {
-            routes,
-            upstreams,
-            metrics,
-            cost: Arc::clone(&self.cost),
-            clock: self.clock.clone(),
-            redactor,
-            tiers: Arc::clone(&self.tiers),
-            persistence_check: Arc::clone(&self.persistence_check),
-            lines: Arc::clone(&self.lines),
-            accept_lines: Arc::clone(&self.accept_lines),
-            distrust: Arc::clone(&self.distrust),
-            tunnels: Arc::clone(&self.tunnels),
-        })
+        Arc::new(Self { routes, upstreams, metrics, redactor, ..self.clone() })
     }
 
     /// The cost tracker.
     pub fn cost(&self) -> &CostTracker {
         &self.cost
-    }
-
-    /// Counts a hit that was served as soon as the request head was read.
-    pub fn fast_hit(&self) {
-        self.metrics.fast_hit();
     }
 
     /// Records a finished request: metrics, and one log line at `debug`.
@@ -180,27 +162,6 @@ impl Telemetry {
         );
     }
 
-    /// Counts a response that reports an exceeded rate limit of the origin; `class` is the kind of limit.
-    pub fn rate_limited(&self, upstream: usize, class: &'static str) {
-        self.metrics.upstream_limits().rate_limited(self.upstream_name(upstream), class);
-    }
-
-    /// Counts a call that larder blocked, and the cause.
-    pub fn refused_call(&self, upstream: usize, cause: &'static str) {
-        self.metrics.upstream_limits().refused(self.upstream_name(upstream), cause);
-    }
-
-    /// Records the wait of a call for admission, its cause and its duration; the call was made afterwards or
-    /// not.
-    pub fn waited(&self, upstream: usize, cause: &'static str, time: Duration) {
-        self.metrics.upstream_limits().waited(self.upstream_name(upstream), cause, time);
-    }
-
-    /// Counts the bytes that a fill received. A fill has no client, so no [`RequestEvent`] contains them.
-    pub fn upstream_bytes(&self, bytes: u64) {
-        self.metrics.upstream_bytes(bytes);
-    }
-
     /// Records a request that larder refused: counts it in `larder_denied_total` and logs it. If the request
     /// also has a [`RequestEvent`], use [`Telemetry::denied`] instead.
     pub fn refused(&self, event: &RejectEvent) {
@@ -208,11 +169,6 @@ impl Telemetry {
         let Some(suppressed) = self.admit_line() else { return };
         let client = event.client.map(tracing::field::display);
         tracing::warn!(class = event.class, client, suppressed, "Request refused");
-    }
-
-    /// Counts a refused request without logging it.
-    pub fn denied(&self, reason: &'static str) {
-        self.metrics.denied(reason);
     }
 
     /// Records a TLS handshake with a client of `host`; `pattern` is the configured pattern that matches the
@@ -244,11 +200,6 @@ impl Telemetry {
         self.tunnels.lock().hosts()
     }
 
-    /// Counts a response that was not stored.
-    pub fn not_stored(&self, route: usize, reason: &'static str) {
-        self.metrics.not_stored(route, reason);
-    }
-
     /// Records a stale response that was served, and the cause. Stale-if-error responses have their own log
     /// line. A stale response that the client accepts (`max-stale`), that is served in offline mode or that
     /// is being revalidated has only the line of its [`RequestEvent`].
@@ -261,62 +212,11 @@ impl Telemetry {
         tracing::info!(route = self.route_name(route), reason = cause, suppressed, "Stale response served");
     }
 
-    /// Counts a background refresh that ended.
-    pub fn refresh(&self, route: usize, trigger: &'static str, outcome: &'static str) {
-        self.metrics.refresh(route, trigger, outcome);
-    }
-
-    /// Counts stored responses that were invalidated.
-    pub fn invalidated(&self, source: &'static str, count: u64) {
-        self.metrics.invalidated(source, count);
-    }
-
-    /// Sets the number of responses in a tier of the store.
-    pub fn store_entries(&self, tier: &'static str, count: u64) {
-        self.metrics.store_entries(tier, count);
-    }
-
-    /// Sets the number of bytes in a tier of the store.
-    pub fn store_bytes(&self, tier: &'static str, bytes: u64) {
-        self.metrics.store_bytes(tier, bytes);
-    }
-
-    /// Counts stored responses that were evicted to free capacity.
-    pub fn evicted(&self, tier: &'static str, count: u64) {
-        self.metrics.evicted(tier, count);
-    }
-
-    /// Sets the current mode of the master switch.
-    pub fn mode(&self, mode: Mode) {
-        self.metrics.admin().mode(mode.token(), &Mode::ALL.map(Mode::token));
-    }
-
-    /// Sets the upstreams whose certificates are not verified; all others are removed.
-    pub fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
-        self.metrics.admin().insecure(upstreams);
-    }
-
-    /// Records a reload and whether the new configuration is in force. The initial configuration counts as
-    /// one that is.
-    pub fn reloaded(&self, swapped: bool) {
-        self.metrics.admin().reloaded(swapped);
-    }
-
-    /// Counts a disk store that was recreated because it was unusable.
-    pub fn store_recovered(&self) {
-        self.metrics.store_recovered();
-    }
-
     /// Records a failure of the disk store. It reduces the hit rate, but no request fails because of it.
     pub fn store_error(&self, op: StoreOp, error: &dyn fmt::Display) {
         self.metrics.store_error(op.token());
         let Some(suppressed) = self.admit_line() else { return };
         tracing::warn!(op = op.token(), %error, suppressed, "Store failed");
-    }
-
-    /// Counts an entry that was not written to the store because writes are suspended.
-    pub fn store_dropped(&self) {
-        self.metrics.store_error(StoreOp::Drop.token());
     }
 
     /// Records a failure of a listener to accept a connection.

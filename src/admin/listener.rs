@@ -26,7 +26,7 @@ pub(super) struct AdminConnectInfo {
 
 impl Connected<IncomingStream<'_, AdminListener>> for AdminConnectInfo {
     fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
-        Self { address: *stream.remote_addr(), slot: stream.io().slot_index() }
+        Self { address: *stream.remote_addr(), slot: stream.io().slot.index() }
     }
 }
 

@@ -188,22 +188,21 @@ impl AdminArgs {
         verb: &str,
         context: &mut Context<'_>,
         request: impl FnOnce(&AdminClient) -> Result<Value, AdminClientError>,
-        print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<ExitStatus>,
+        print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<()>,
     ) -> ExitStatus {
         let outcome = self.target.find(&context.env).and_then(|larder| request(&larder));
-        let printed = match outcome {
-            Ok(response) if self.json => writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok),
-            Ok(response) => print(&response, context.out),
+        let (printed, exit) = match outcome {
+            Ok(response) if self.json => (writeln!(context.out, "{response:#}"), ExitStatus::Ok),
+            Ok(response) => (print(&response, context.out), ExitStatus::Ok),
             Err(AdminClientError { exit, response: Some(response), .. }) if self.json => {
-                writeln!(context.out, "{response:#}").map(|()| exit)
+                (writeln!(context.out, "{response:#}"), exit)
             }
-            Err(error) => {
-                let message = sanitize(&error.message);
-                writeln!(context.err, "larder {verb}: {message}").map(|()| error.exit)
+            Err(AdminClientError { exit, message, .. }) => {
+                (writeln!(context.err, "larder {verb}: {}", sanitize(&message)), exit)
             }
         };
         // If the output is closed, only the exit code reports the failure.
-        printed.unwrap_or(ExitStatus::Failed)
+        printed.map_or(ExitStatus::Failed, |()| exit)
     }
 }
 

@@ -70,17 +70,15 @@ struct Budget {
     ends_in: u64,
 }
 
-fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
     let all: Vec<Spending> = list(response, "upstreams");
     if all.is_empty() {
-        writeln!(out, "nothing costs anything: no upstream has `cost` in proxy.yaml")?;
-        return Ok(ExitStatus::Ok);
+        return writeln!(out, "nothing costs anything: no upstream has `cost` in proxy.yaml");
     }
     let rows = all.iter().flat_map(|one| [row(one, "today", &one.today), row(one, "this month", &one.month)]);
     table::print(HEADS, rows.collect(), out)?;
     let budgets = all.iter().filter_map(|one| Some(one.budget.as_ref()?.line(&one.name)));
-    table::print_details(budgets, out)?;
-    Ok(ExitStatus::Ok)
+    table::print_details(budgets, out)
 }
 
 const HEADS: [&str; 8] =

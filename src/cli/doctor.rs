@@ -16,9 +16,10 @@ use tokio::time::timeout;
 
 use crate::cli::doctor::report::{Findings, ReverseDns};
 use crate::cli::doctor::sockets::Sockets;
-use crate::cli::exec::child::{ExitCode, Signals};
+use crate::cli::exec::child::Signals;
+use crate::cli::exec::embedded::EmbeddedLarder;
 use crate::cli::exec::instance::Instance;
-use crate::cli::exec::{self, CommandArgs};
+use crate::cli::exec::{self, CommandArgs, SpawnError};
 use crate::cli::{Context, ExitStatus};
 use crate::config::Config;
 use crate::exec_env::no_proxy::NoProxy;
@@ -55,20 +56,12 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     exec::with_config("doctor", &args.command.config, false, context, examine)
 }
 
-async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> ExitStatus {
-    let failed = |context: &mut Context<'_>, message: &str, exit| {
-        context.fail(format!("larder doctor: {message}"), exit)
-    };
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => return failed(context, &error.to_string(), ExitStatus::Failed),
-    };
+async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Result<ExitStatus, SpawnError> {
+    let mut signals = Signals::new().map_err(|error| SpawnError::failed(error.to_string()))?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     let reverse_dns = reverse_dns(&config).await;
-    let larder = match Instance::start_private(&args.command.config, config, context) {
-        Ok(larder) => larder,
-        Err(message) => return failed(context, &message, ExitStatus::Failed),
-    };
+    let larder = EmbeddedLarder::start(&args.command.config, config, context);
+    let larder = larder.map(Instance::Embedded).map_err(SpawnError::failed)?;
     let proxy = larder.endpoint().proxy;
     adopt_orphans();
     let (stop, watching) = watch();
@@ -76,13 +69,11 @@ async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Exit
     drop(stop);
     let seen = watching.await.unwrap_or_default();
     let stats = larder.finish().await;
-    let code = match ended {
-        Ok(ExitCode(code)) => code,
-        Err(error) => return failed(context, &error.message, error.exit),
-    };
+    let exit = ExitStatus::Command(ended?);
     let findings = Findings::new(&seen, proxy, &reverse_dns, &no_proxy, stats);
     let text = if args.json { findings.to_json().to_string() } else { findings.to_text() };
-    context.fail(text.trim_end(), ExitStatus::Command(code))
+    context.print_error(text.trim_end());
+    Ok(exit)
 }
 
 /// The addresses of the hosts in routes, from `resolve` rules and DNS look-ups.

@@ -48,28 +48,19 @@ Examples:
 
 /// Writes the files and prints the variables.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let config = match context.load(&args.config) {
-        Ok(config) => config,
-        Err(exit) => return exit,
-    };
-    let running = match discovery::find(&args.config, &config, &context.env) {
-        Ok(running) => running,
-        Err(not_found) => {
-            let message = format!("larder env: {}", not_found.message());
-            return context.fail(message, ExitStatus::Unreachable);
-        }
-    };
-    match variables(args, &config, &running, &context.env) {
-        Ok(variables) => match print(args.format, &variables, context.out) {
-            Ok(()) => ExitStatus::Ok,
-            // If the output is closed, only the exit code reports the failure.
-            Err(_closed) => ExitStatus::Failed,
-        },
-        Err(error) => {
-            let message = format!("larder env: cannot write the files: {error}");
-            context.fail(message, ExitStatus::Failed)
-        }
-    }
+    try_run(args, context).map_or_else(|exit| exit, |()| ExitStatus::Ok)
+}
+
+fn try_run(args: &Args, context: &mut Context<'_>) -> Result<(), ExitStatus> {
+    let config = context.load(&args.config)?;
+    let running = discovery::find(&args.config, &config, &context.env).map_err(|not_found| {
+        context.fail(format!("larder env: {}", not_found.message()), ExitStatus::Unreachable)
+    })?;
+    let variables = variables(args, &config, &running, &context.env).map_err(|error| {
+        context.fail(format!("larder env: cannot write the files: {error}"), ExitStatus::Failed)
+    })?;
+    // If the output is closed, only the exit code reports the failure.
+    print(args.format, &variables, context.out).map_err(|_closed| ExitStatus::Failed)
 }
 
 fn variables(
@@ -107,10 +98,8 @@ fn variables(
 fn keep_earlier((name, value): (String, String), env: &Env, directory: &Path) -> (String, String) {
     let ours = directory.to_string_lossy();
     let earlier = env.get(&name).filter(|earlier| earlier.contains(&*ours));
-    match earlier {
-        Some(earlier) => (name, earlier.to_owned()),
-        None => (name, value),
-    }
+    let value = earlier.map_or(value, str::to_owned);
+    (name, value)
 }
 
 fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) -> io::Result<()> {

@@ -18,9 +18,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::cli::exec::child::{ExitCode, Signals};
+use crate::cli::exec::child::Signals;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::summary::Counts;
+use crate::cli::exec::supervisor::SupervisedLarder;
 use crate::cli::exec::temp_dir::TempDir;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
@@ -86,7 +87,7 @@ pub(super) fn with_config(
     file: &Path,
     verbose: bool,
     context: &mut Context<'_>,
-    work: impl AsyncFnOnce(Config, &mut Context<'_>) -> ExitStatus,
+    work: impl AsyncFnOnce(Config, &mut Context<'_>) -> Result<ExitStatus, SpawnError>,
 ) -> ExitStatus {
     let config = match context.load(file) {
         Ok(config) => config,
@@ -100,52 +101,43 @@ pub(super) fn with_config(
             return context.fail(message, ExitStatus::Failed);
         }
     };
-    let exit = runtime.block_on(work(config, context));
+    let ended = runtime.block_on(work(config, context));
     // A DNS look-up that hangs must not keep the process alive.
     runtime.shutdown_background();
-    exit
+    ended.unwrap_or_else(|SpawnError { message, exit }| {
+        context.fail(format!("larder {verb}: {message}"), exit)
+    })
 }
 
-async fn run_command(args: &Args, config: Config, context: &mut Context<'_>) -> ExitStatus {
+async fn run_command(
+    args: &Args,
+    config: Config,
+    context: &mut Context<'_>,
+) -> Result<ExitStatus, SpawnError> {
     // From here on, signals are forwarded to the command. Before it starts, there is nothing to clean up.
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            let message = format!("larder exec: cannot listen for signals: {error}");
-            return context.fail(message, ExitStatus::Failed);
-        }
-    };
+    let signals = Signals::new().map_err(|error| format!("cannot listen for signals: {error}"));
+    let mut signals = signals.map_err(SpawnError::failed)?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     print_no_proxy_changes(args, &no_proxy, context);
-    let found = if args.fallback_direct {
-        Instance::start_supervised(&args.command.config, config, args.verbose, context).await
+    let file = &args.command.config;
+    let larder = if args.fallback_direct {
+        SupervisedLarder::start(file, config, args.verbose, context).await.map(Instance::Supervised)
     } else {
-        Instance::find_or_start(&args.command.config, config, context)
+        Instance::find_or_start(file, config, context)
     };
-    let larder = match found {
-        Ok(larder) => larder,
-        Err(message) => {
-            return context.fail(format!("larder exec: {message}"), ExitStatus::Failed);
-        }
-    };
+    let larder = larder.map_err(SpawnError::failed)?;
     let before = larder.metrics();
     let ended = command(&args.command.command, &larder, &no_proxy, context, &mut signals).await;
-    let exit = match ended {
-        Ok(ExitCode(code)) => ExitStatus::Command(code),
-        Err(SpawnError { message, exit }) => {
-            larder.finish().await;
-            return context.fail(format!("larder exec: {message}"), exit);
-        }
-    };
     let shared = larder.is_shared();
     let stats = larder.finish().await;
+    let exit = ExitStatus::Command(ended?);
     if !args.quiet {
         let mut counts = Counts::parse(&stats.metrics).since(&Counts::parse(&before));
         counts.tunnelled = stats.tunnelled.into_iter().map(|(host, _)| host).collect();
         let text = if args.json { counts.to_json(shared).to_string() } else { counts.to_text(shared) };
         context.print_error(text);
     }
-    exit
+    Ok(exit)
 }
 
 /// The data that a client needs to use a larder.
@@ -164,20 +156,26 @@ pub(super) struct SpawnError {
     pub(super) exit: ExitStatus,
 }
 
-/// Starts the command and waits for its end. The files that were written for it are removed before this
-/// returns.
+impl SpawnError {
+    /// A failure of larder itself.
+    pub(super) fn failed(message: String) -> Self {
+        Self { message, exit: ExitStatus::Failed }
+    }
+}
+
+/// Starts the command, waits for its end, and returns its exit code. The files that were written for it are
+/// removed before this returns.
 pub(super) async fn command(
     command: &[OsString],
     larder: &Instance,
     no_proxy: &NoProxy,
     context: &Context<'_>,
     signals: &mut Signals,
-) -> Result<ExitCode, SpawnError> {
-    let write_error = |error: &io::Error| SpawnError {
-        message: format!("cannot write the files that the command needs: {error}"),
-        exit: ExitStatus::Failed,
+) -> Result<u8, SpawnError> {
+    let write_error = |error: io::Error| {
+        SpawnError::failed(format!("cannot write the files that the command needs: {error}"))
     };
-    let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(|error| write_error(&error))?;
+    let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(write_error)?;
     let Endpoint { proxy, password, ca } = larder.endpoint();
     let exec_env = ExecEnv {
         proxy: *proxy,
@@ -187,7 +185,7 @@ pub(super) async fn command(
         directory: temp_dir.path(),
         env: &context.env,
     };
-    let variables = exec_env.prepare().map_err(|error| write_error(&error))?;
+    let variables = exec_env.prepare().map_err(write_error)?;
     let spawned = child::start(command, &variables);
     let mut child =
         spawned.map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;

@@ -52,7 +52,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     if is_empty { ExitStatus::Failed } else { exit }
 }
 
-fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}\n")?;
     }
@@ -69,7 +69,7 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
     if !response["next"].is_null() {
         writeln!(out, "\n… and more")?;
     }
-    Ok(ExitStatus::Ok)
+    Ok(())
 }
 
 fn print_block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {

@@ -40,14 +40,13 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     args.admin.run("ls", context, request, |response, out| print(args, response, out))
 }
 
-fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}")?;
     }
     let entries = Entry::parse_all(response);
     if entries.is_empty() {
-        writeln!(out, "nothing is stored")?;
-        return Ok(ExitStatus::Ok);
+        return writeln!(out, "nothing is stored");
     }
     table::print(HEADS, entries.iter().map(row).collect(), out)?;
     if entries.iter().any(|entry| entry.url.contains(HIDDEN)) {
@@ -56,7 +55,7 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
     if !response["next"].is_null() {
         writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;
     }
-    Ok(ExitStatus::Ok)
+    Ok(())
 }
 
 /// The column heads. The URL is last, since it can have any length.

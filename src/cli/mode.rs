@@ -42,7 +42,6 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     args.admin.run("mode", context, request, print)
 }
 
-fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    writeln!(out, "{}", sanitize(response["mode"].as_str().unwrap_or_default()))?;
-    Ok(ExitStatus::Ok)
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", sanitize(response["mode"].as_str().unwrap_or_default()))
 }

@@ -55,7 +55,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     args.admin.run("purge", context, request, |response, out| print(args, response, out))
 }
 
-fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
     let count = response["count"].as_u64().unwrap_or_default();
     let done = match (args.soft, args.dry_run) {
         (false, false) => "purged",
@@ -68,6 +68,5 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
         args.url.as_deref().map(|url| format!(" of {}", entry::redacted_url(url))).unwrap_or_default();
     let sent_as = response["sent_as"].as_str().map(sanitize);
     let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
-    writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")?;
-    Ok(ExitStatus::Ok)
+    writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")
 }

@@ -11,7 +11,7 @@ use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::cli::{ConfigArg, Context, ExitStatus};
-use crate::config::{self, Config};
+use crate::config::{self, Config, describe};
 use crate::server::handover::{self, Predecessor, TakeOverError};
 use crate::server::inherited_sockets::InheritedSockets;
 use crate::server::reload::ConfigSource;
@@ -233,7 +233,7 @@ fn print_text(out: &mut dyn Write, server: &Server) -> io::Result<()> {
         } else {
             address.to_string()
         };
-        writeln!(out, "larder listens on {}", list(server.addrs()))?;
+        writeln!(out, "larder listens on {}", describe::list(server.addrs()))?;
         writeln!(out, "export HTTP_PROXY=http://{reachable} http_proxy=http://{reachable}")?;
         writeln!(out, "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1")?;
     }
@@ -248,8 +248,4 @@ fn print_json(out: &mut dyn Write, server: &Server) -> io::Result<()> {
     let value = serde_json::json!({ "listen": server.addrs(), "admin": server.admin_addr() });
     writeln!(out, "{value}")?;
     out.flush()
-}
-
-fn list(addresses: &[std::net::SocketAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -83,15 +83,13 @@ struct Retries {
     allowed: u64,
 }
 
-fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
     let all: Vec<Upstream> = list(response, "upstreams");
     if all.is_empty() {
-        writeln!(out, "no upstream is configured, and no host was called yet")?;
-        return Ok(ExitStatus::Ok);
+        return writeln!(out, "no upstream is configured, and no host was called yet");
     }
     table::print(HEADS, all.iter().map(row).collect(), out)?;
-    table::print_details(all.iter().flat_map(details), out)?;
-    Ok(ExitStatus::Ok)
+    table::print_details(all.iter().flat_map(details), out)
 }
 
 const HEADS: [&str; 6] = ["UPSTREAM", "IN FLIGHT", "WAITING", "BREAKER", "RETRIES", "INVALID"];

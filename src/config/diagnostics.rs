@@ -29,6 +29,14 @@ pub struct Problem {
     pub fix: String,
 }
 
+impl Problem {
+    /// A problem of the file as a whole.
+    pub fn of_file(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        let (place, path) = (SourceLocation::default(), String::new());
+        Self { place, path, what: what.into(), fix: fix.into() }
+    }
+}
+
 /// Why a scalar is not a valid value. Never contains the scalar, which may come from the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValueError {

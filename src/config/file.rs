@@ -61,7 +61,8 @@ pub struct Entry {
 pub fn parse(text: &str) -> Result<Node, Problem> {
     if text.len() > LONGEST {
         let what = "the file is longer than 1 MiB";
-        return Err(whole_file(what, "split it over several larder instances, or check why it is so long"));
+        let fix = "split it over several larder instances, or check why it is so long";
+        return Err(Problem::of_file(what, fix));
     }
     let tree = raw::read(text).map_err(|error| explain(&error))?;
     match duplicate_key(&tree) {
@@ -87,15 +88,6 @@ fn duplicate(place: SourceLocation, key: Option<&str>) -> Problem {
     let key = key.map(|key| format!(" `{key}`")).unwrap_or_default();
     let what = format!("the key{key} is defined a second time");
     Problem { place, path: String::new(), what, fix: "keep one of the two".to_owned() }
-}
-
-fn whole_file(what: &str, fix: &str) -> Problem {
-    Problem {
-        place: SourceLocation::default(),
-        path: String::new(),
-        what: what.to_owned(),
-        fix: fix.to_owned(),
-    }
 }
 
 fn place(location: Location) -> SourceLocation {

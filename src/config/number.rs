@@ -49,6 +49,18 @@ pub(crate) fn between(from: f64, to: f64) -> impl Fn(&str) -> Result<f64, ValueE
     }
 }
 
+/// A parser for whole numbers from `from` to `to`.
+pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, ValueError> {
+    move |text| {
+        let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        number.filter(|number| (from..=to).contains(number)).ok_or_else(|| {
+            let end = if to == usize::MAX { "on".to_owned() } else { format!("to {to}") };
+            let fix = format!("write a whole number from {from} {end}, without a unit");
+            ValueError::new("a whole number in its bounds", "is not such a number", fix)
+        })
+    }
+}
+
 /// Digits with at most one point: no sign, no exponent, no infinity.
 pub(crate) fn decimal(text: &str) -> Option<f64> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');

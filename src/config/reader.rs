@@ -43,9 +43,14 @@ impl<'a> Reader<'a> {
         Self { name: name.into(), env, files, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    /// The value of an environment variable.
-    pub(crate) fn variable(&self, name: &str) -> Option<&'a str> {
-        self.env.get(name)
+    /// The value of the environment variable that `at` names.
+    pub(crate) fn variable(&mut self, at: &Spanned<String>) -> Option<&'a str> {
+        let value = self.env.get(&at.value);
+        if value.is_none() {
+            let what = format!("the environment variable {} is not set", at.value);
+            self.problem(at.place, &at.path, what, "set it before larder starts");
+        }
+        value
     }
 
     /// Records a problem.
@@ -96,6 +101,31 @@ impl<'a> Reader<'a> {
         };
         let read = |(index, item)| self.scalar(item, &format!("{path}[{index}]"), &parse);
         items.iter().enumerate().filter_map(read).collect()
+    }
+
+    /// The name that is the key of `entry`, parsed by `parse`; problems are reported at `path`.
+    pub(crate) fn name<T>(
+        &mut self,
+        entry: &Entry,
+        path: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        let report = |error: ValueError| {
+            self.problem(entry.place, path, format!("`{}` {}", entry.key, error.what), error.fix);
+        };
+        parse(&entry.key).map_err(report).ok()
+    }
+
+    /// The members of a list whose order matters; a missing value is an empty list.
+    pub(crate) fn list<'t>(&mut self, node: &'t Node, path: &str, what: &str, fix: &str) -> &'t [Node] {
+        match &node.value {
+            Value::List(nodes) => nodes,
+            Value::Null => &[],
+            Value::Scalar(..) | Value::Map(_) => {
+                self.problem(node.place, path, what, fix);
+                &[]
+            }
+        }
     }
 
     /// A map; a missing value (all of it commented out) is an empty map.
@@ -262,6 +292,30 @@ impl<'t> Section<'t> {
         Some(reader.scalars(node, &self.key_path(key), parse))
     }
 
+    /// The same without their locations; empty if the key is absent.
+    pub(crate) fn values<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, ValueError>,
+    ) -> Vec<T> {
+        values(self.scalars(reader, key, parse).unwrap_or_default())
+    }
+
+    /// The scalar under the required `key`, parsed by `parse`; `fix` is for a section without the key.
+    pub(crate) fn required<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+        fix: &str,
+    ) -> Option<Spanned<T>> {
+        if !self.has(key) {
+            self.missing(reader, key, fix);
+        }
+        self.scalar(reader, key, parse)
+    }
+
     /// The path of the file under `key`.
     pub(crate) fn file_path(
         &mut self,
@@ -304,21 +358,7 @@ impl<'t> Section<'t> {
     }
 }
 
-/// A parser for whole numbers from `from` to `to`.
-pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, ValueError> {
-    move |text| {
-        let wanted = "a whole number in its bounds";
-        let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
-        match number {
-            Some(number) if number >= from && number <= to => Ok(number),
-            Some(_) | None => {
-                let fix = if to == usize::MAX {
-                    format!("write a whole number from {from} on, without a unit")
-                } else {
-                    format!("write a whole number from {from} to {to}, without a unit")
-                };
-                Err(ValueError::new(wanted, "is not such a number", fix))
-            }
-        }
-    }
+/// The values without their locations.
+pub(crate) fn values<T>(all: Vec<Spanned<T>>) -> Vec<T> {
+    all.into_iter().map(|at| at.value).collect()
 }

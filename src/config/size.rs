@@ -57,6 +57,11 @@ pub fn show(bytes: u64) -> String {
     fitting.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
 }
 
+/// The same, for sizes in memory.
+pub fn show_memory(bytes: usize) -> String {
+    show(u64::try_from(bytes).unwrap_or(u64::MAX))
+}
+
 fn unknown_unit(number: &str, unit: &str) -> ValueError {
     let first = unit.chars().next().map(|c| c.to_ascii_uppercase());
     let Some(first) = first.filter(|first| "KMGT".contains(*first)) else {

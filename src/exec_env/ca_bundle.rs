@@ -114,13 +114,6 @@ pub(super) fn append_ca(base: &str, ca: &str) -> String {
 /// Encodes a certificate as PEM with 64 characters per line (RFC 7468 §2).
 fn pem(certificate: &CertificateDer<'_>) -> String {
     let text = STANDARD.encode(certificate);
-    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
-    for (index, character) in text.chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            out.push('\n');
-        }
-        out.push(character);
-    }
-    out.push_str("\n-----END CERTIFICATE-----\n");
-    out
+    let lines: String = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n").collect();
+    format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
 }

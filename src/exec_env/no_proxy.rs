@@ -2,7 +2,6 @@
 //!
 //! Owns: the list, and its form for each runtime. Never touches: passing it to the runtimes.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -140,12 +139,9 @@ fn java_net(net: &IpNet) -> Option<String> {
             if net.prefix_len() % 8 != 0 || bytes == 0 {
                 return None;
             }
-            let mut text = String::new();
-            for byte in net.network().octets().iter().take(bytes) {
-                // Writing to a string does not fail.
-                let _written = write!(text, "{byte}.");
-            }
-            Some(text + "*")
+            let octets = net.network().octets();
+            let fixed: Vec<String> = octets.iter().take(bytes).map(u8::to_string).collect();
+            Some(fixed.join(".") + ".*")
         }
     }
 }

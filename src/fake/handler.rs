@@ -36,13 +36,7 @@ pub(super) async fn serve<A: Api>(
     mut stop: watch::Receiver<bool>,
 ) {
     let service = router(Arc::clone(&shared)).into_make_service_with_connect_info::<FakeConnectInfo>();
-    let stopped = async move {
-        while !*stop.borrow_and_update() {
-            if stop.changed().await.is_err() {
-                return;
-            }
-        }
-    };
+    let stopped = async move { drop(stop.wait_for(|stopped| *stopped).await) };
     let faulty_listener = FaultyListener::new(listener, addr, shared);
     let result = axum::serve(faulty_listener, service).with_graceful_shutdown(stopped).await;
     result.expect("the listener retries failed accepts itself");
@@ -101,7 +95,7 @@ fn result_response(result: Result<(), serde_json::Error>, example: &str) -> Resp
 }
 
 async fn probe<A: Api>(State(shared): State<Arc<Shared<A>>>, Path(name): Path<String>) -> Response {
-    if let Some(value) = shared.probe(&name) {
+    if let Some(value) = shared.read(|api| api.probe(&name)) {
         return Json(value).into_response();
     }
     let known = ["calls", "seconds"].iter().chain(A::PROBES);

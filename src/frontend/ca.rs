@@ -189,10 +189,6 @@ impl CertificateAuthority {
         [&self.certificate].into_iter().chain(&self.above)
     }
 
-    fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
-    }
-
     fn expired(&self) -> CaError {
         let own = self.certificate();
         let (subject, since, fix) = (own.subject.clone(), own.not_after, self.replacement_hint());

@@ -47,9 +47,8 @@ impl TlsInterceptor {
     /// Intercepts the hosts that `config` names, with certificates from `issuer`. A route for every
     /// host names none: this requires `tls.intercept`. `auth_hosts`: the set that outlives reloads.
     pub fn new(config: &Config, issuer: Option<LeafIssuer>, auth_hosts: ConnectionAuthHosts) -> Self {
-        let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
         let mut patterns: Vec<HostPattern> = Vec::new();
-        for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
+        for pattern in config.interception_patterns() {
             if !patterns.contains(pattern) {
                 patterns.push(pattern.clone());
             }
@@ -82,18 +81,11 @@ impl TlsInterceptor {
         context: HandshakeContext<'_>,
     ) -> Option<Intercepted> {
         let handshake = timeout(context.within, self.accept_tls(io, host, port, first));
-        let outcome = handshake.await.unwrap_or(Err(HandshakeOutcome::TimedOut));
+        let intercepted = handshake.await.unwrap_or(Err(HandshakeOutcome::TimedOut));
         let label = self.patterns.get(context.matched.0).map(ToString::to_string).unwrap_or_default();
-        match outcome {
-            Ok(intercepted) => {
-                context.telemetry.handshake(&label, host, HandshakeOutcome::Done);
-                Some(intercepted)
-            }
-            Err(outcome) => {
-                context.telemetry.handshake(&label, host, outcome);
-                None
-            }
-        }
+        let outcome = intercepted.as_ref().err().copied().unwrap_or(HandshakeOutcome::Done);
+        context.telemetry.handshake(&label, host, outcome);
+        intercepted.ok()
     }
 
     async fn accept_tls(
@@ -105,15 +97,11 @@ impl TlsInterceptor {
     ) -> Result<Intercepted, HandshakeOutcome> {
         let hello = hello(&mut io, first).await?;
         let consistent = hello.client_hello().server_name().is_none_or(|name| same_host(name, host));
-        let config = self.issuer.as_ref().map(|issuer| issuer.config(host));
-        let config = match config {
-            Some(Ok(config)) => config,
-            Some(Err(error)) => {
-                tracing::warn!(host, %error, "Could not issue a certificate");
-                return Err(HandshakeOutcome::NoCertificate);
-            }
-            None => return Err(HandshakeOutcome::NoCertificate),
-        };
+        let issuer = self.issuer.as_ref().ok_or(HandshakeOutcome::NoCertificate)?;
+        let config = issuer.config(host).map_err(|error| {
+            tracing::warn!(host, %error, "Could not issue a certificate");
+            HandshakeOutcome::NoCertificate
+        })?;
         // Clients that support only HTTP/2 (gRPC) still get it.
         let http1 = offers_http1(&hello) && self.http1_only.contains(host, port);
         let config = if http1 { without_http2(&config) } else { config };

@@ -319,18 +319,20 @@ pub fn shown_start(param: &str) -> &str {
 
 /// Replaces the given parts of a text by [`HIDDEN`].
 fn masked<'t>(text: &'t str, secrets: &[Range<usize>]) -> Cow<'t, str> {
-    if secrets.is_empty() {
-        return Cow::Borrowed(text);
-    }
+    if secrets.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(replaced(text, secrets, HIDDEN)) }
+}
+
+/// Replaces the given parts of a text.
+fn replaced(text: &str, secrets: &[Range<usize>], replacement: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
     for secret in secrets {
         out.push_str(text.get(at..secret.start).unwrap_or_default());
-        out.push_str(HIDDEN);
+        out.push_str(replacement);
         at = secret.end;
     }
     out.push_str(text.get(at..).unwrap_or_default());
-    Cow::Owned(out)
+    out
 }
 
 /// Sorts the parts and merges those that overlap.

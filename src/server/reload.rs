@@ -7,13 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::config::diagnostics::{Problem, Report, SourceLocation};
+use crate::config::diagnostics::{Problem, Report};
 use crate::route::table::Route;
 
 /// Reads the configuration again, as at start.
 #[derive(Clone)]
 pub struct ConfigSource {
-    name: String,
+    /// The file's name.
+    pub(super) name: String,
     read: Arc<dyn Fn() -> Result<Config, Report> + Send + Sync>,
 }
 
@@ -31,11 +32,6 @@ impl ConfigSource {
         let new = (self.read)()?;
         let problems = changed_fixed_keys(&self.name, old, &new);
         if problems.is_empty() { Ok(new) } else { Err(Report::new(&self.name, "", problems)) }
-    }
-
-    /// The file's name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
     }
 }
 
@@ -67,10 +63,8 @@ fn changed_fixed_keys(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
     ];
     let changed = keys.into_iter().filter(|(_, differs, _)| *differs);
     let problem = |(key, _, fix): (&str, bool, &String)| Problem {
-        place: SourceLocation::default(),
         path: key.to_owned(),
-        what: "cannot change while larder runs".to_owned(),
-        fix: fix.clone(),
+        ..Problem::of_file("cannot change while larder runs", fix)
     };
     changed.map(problem).collect()
 }

@@ -263,7 +263,7 @@ impl Memory {
             self.has_parts.store(true, Ordering::Relaxed);
         }
         let varies = !stored.vary.names().is_empty();
-        let presence = self.generations.register(key.target_id(), PresenceKind::InMemory);
+        let presence = self.generations.present.register(key.target_id(), PresenceKind::InMemory);
         let guard = stored.guard_body(&self.evicted_bodies);
         let entry = Entry { key: key.clone(), epoch, stored, _presence: presence, _guard: guard };
         let entry = Arc::new(entry);

@@ -234,7 +234,7 @@ impl TieredStore {
         epoch: Epoch,
         until: Option<SystemTime>,
     ) {
-        let presence = self.generations.register(key.target_id(), PresenceKind::Pending);
+        let presence = self.generations.present.register(key.target_id(), PresenceKind::Pending);
         let (key, stored) = (key.clone(), Arc::clone(stored));
         let latest_order = self.generations.latest_order();
         disk_tier.disk.put(PutCommand { key, stored, epoch, latest_order, until, presence });
@@ -260,7 +260,7 @@ impl TieredStore {
     /// Whether a response of `target` is in memory, pending, or on a disk that cannot be read.
     fn may_contain(&self, target: u128, disk_tier: Option<&DiskTier>) -> bool {
         let disk_pending = self.disk_pending.load(Ordering::Relaxed);
-        self.generations.is_present(target)
+        self.generations.present.has(target)
             || disk_tier.map_or(disk_pending, |disk_tier| disk_tier.disk.may_contain(target))
     }
 
@@ -270,9 +270,9 @@ impl TieredStore {
         // Entries that memory holds after that are newer than their generation, unless that was soft.
         self.generations.forget(|target, generation| {
             let here = if generation.is_hard() {
-                self.generations.is_pending(target)
+                self.generations.present.is_pending(target)
             } else {
-                self.generations.is_present(target)
+                self.generations.present.has(target)
             };
             let newest = generation.newest();
             here || disk_tier
@@ -310,7 +310,7 @@ impl Store for TieredStore {
         let in_memory = in_memory.map_or(Lookup::Nothing, Lookup::OtherVariants);
         let Some(disk_tier) = self.disk_tier.load_full() else { return in_memory };
         // The entry read is stored in memory: an invalidation of it in between must be recorded.
-        let _watch = self.generations.register(query.key.target_id(), PresenceKind::Pending);
+        let _watch = self.generations.present.register(query.key.target_id(), PresenceKind::Pending);
         disk_tier.disk.wait_until_open().await;
         self.catch_up(unwritten::BATCH);
         let latest_order = self.generations.latest_order();
@@ -401,7 +401,8 @@ impl Store for TieredStore {
     fn may_contain(&self, target: u128) -> bool {
         let disk_pending = self.disk_pending.load(Ordering::Relaxed);
         let on_disk = |disk_tier: &Arc<DiskTier>| disk_tier.disk.may_contain(target);
-        self.generations.is_in_memory(target) || self.disk_tier.load().as_ref().map_or(disk_pending, on_disk)
+        self.generations.present.is_in_memory(target)
+            || self.disk_tier.load().as_ref().map_or(disk_pending, on_disk)
     }
 
     async fn flush(&self) -> Result<(), String> {

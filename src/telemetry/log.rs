@@ -26,7 +26,7 @@ mod third_party;
 /// start many servers in one process.
 pub fn install(log: &config::Log) {
     let (filter, handle) = reload::Layer::new(filter(log.level));
-    let lines = fmt::layer().with_writer(io::stderr).event_format(LineFormat::new(log.format));
+    let lines = fmt::layer().with_writer(io::stderr).event_format(LineFormat(log.format));
     // stderr is locked per line, so the lines of two threads never mix.
     let subscriber = Registry::default().with(filter).with(third_party::RateLimitedLayer::new()).with(lines);
     if tracing::subscriber::set_global_default(subscriber).is_ok() && LEVEL_HANDLE.set(handle).is_ok() {
@@ -58,7 +58,7 @@ pub fn subscriber<W>(log: &config::Log, writer: W) -> impl Subscriber + Send + S
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = fmt::layer().with_writer(writer).event_format(LineFormat::new(log.format));
+    let lines = fmt::layer().with_writer(writer).event_format(LineFormat(log.format));
     Registry::default().with(filter(log.level)).with(third_party::RateLimitedLayer::new()).with(lines)
 }
 

@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use crate::cli::ExitStatus;
 use crate::cli::admin_client::port_owner::TrustedUsers;
 use crate::cli::admin_client::{AdminClient, AdminClientError};
-use crate::config::diagnostics::Report;
 use crate::config::env::Env;
 use crate::config::file_source::{Disk, FileSource};
 use crate::config::token::{LONGEST, Token};
@@ -51,29 +50,19 @@ impl TargetArgs {
         // With an explicit address, only the token of an explicit configuration is sent: the token in
         // ./proxy.yaml belongs to the larder of that file.
         let file = self.config.as_deref();
-        let found = file.map(|file| config::load_admin(file, env));
-        let (admin, store, config_problem) = found.map_or((None, None, None), |found| {
-            (found.admin, found.store, report_text(found.report.as_ref()))
-        });
-        let token = self.token(env, admin)?;
-        Ok(AdminClient {
-            authority,
-            token,
-            trusted: TrustedUsers::new(file, store.as_deref()),
-            config_problem,
-        })
+        let found = file.map(|file| config::load_admin(file, env)).unwrap_or_default();
+        self.client(authority, file, found, env)
     }
 
     fn configured(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
         let usual = Path::new("proxy.yaml");
         let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
         let found = file.map_or_else(
-            || AdminConfig { admin: Some(Admin::default()), store: None, report: None },
+            || AdminConfig { admin: Some(Admin::default()), ..AdminConfig::default() },
             |file| config::load_admin(file, env),
         );
-        let config_problem = report_text(found.report.as_ref());
         let shown = file.unwrap_or(usual).display();
-        let Some(admin) = found.admin else {
+        let Some(admin) = &found.admin else {
             let message = format!("{shown} has `admin: off`: its larder has no admin listener");
             return Err(AdminClientError::new(ExitStatus::Unreachable, message));
         };
@@ -84,9 +73,21 @@ impl TargetArgs {
             );
             return Err(AdminClientError::new(ExitStatus::Unreachable, message));
         }
-        let authority = connect_address(admin.listen).to_string();
+        self.client(connect_address(admin.listen).to_string(), file, found, env)
+    }
+
+    /// The client for the larder at `authority`, which runs with the configuration `found` in `file`.
+    fn client(
+        &self,
+        authority: String,
+        file: Option<&Path>,
+        found: AdminConfig,
+        env: &Env,
+    ) -> Result<AdminClient, AdminClientError> {
+        let token = self.token(env, found.admin)?;
         let trusted = TrustedUsers::new(file, found.store.as_deref());
-        Ok(AdminClient { authority, token: self.token(env, Some(admin))?, trusted, config_problem })
+        let config_problem = found.report.map(|report| report.to_string());
+        Ok(AdminClient { authority, token, trusted, config_problem })
     }
 
     fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, AdminClientError> {
@@ -112,10 +113,6 @@ impl TargetArgs {
 /// A variable of the environment; an empty one counts as unset.
 fn variable<'e>(env: &'e Env, name: &str) -> Option<&'e str> {
     env.get(name).filter(|value| !value.is_empty())
-}
-
-fn report_text(report: Option<&Report>) -> Option<String> {
-    report.map(ToString::to_string)
 }
 
 /// Parses `127.0.0.1:9901`, `larder:9901`, `[::1]`, with or without `http://`, into `HOST:PORT`.

@@ -55,8 +55,12 @@ pub(in crate::cli) fn install_log(config: &Config, verbose: bool) {
 }
 
 impl EmbeddedLarder {
-    /// Starts one for the configuration at `file`.
-    pub(super) fn start(file: &Path, config: Config, context: &mut Context<'_>) -> Result<Self, String> {
+    /// Starts one for the configuration at `file`, even if another larder runs.
+    pub(in crate::cli) fn start(
+        file: &Path,
+        config: Config,
+        context: &mut Context<'_>,
+    ) -> Result<Self, String> {
         let proof = CallerProof::detect();
         let config = private_config(config, file, &proof, context);
         remove_unusable_ca(&config);

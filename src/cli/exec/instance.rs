@@ -40,25 +40,6 @@ impl Instance {
         EmbeddedLarder::start(file, config, context).map(Self::Embedded)
     }
 
-    /// Starts a supervised larder. A running one cannot be supervised: this process does not have its socket.
-    pub(super) async fn start_supervised(
-        file: &Path,
-        config: Config,
-        verbose: bool,
-        context: &mut Context<'_>,
-    ) -> Result<Self, String> {
-        SupervisedLarder::start(file, config, verbose, context).await.map(Self::Supervised)
-    }
-
-    /// Starts a private larder, even if another one runs.
-    pub(in crate::cli) fn start_private(
-        file: &Path,
-        config: Config,
-        context: &mut Context<'_>,
-    ) -> Result<Self, String> {
-        EmbeddedLarder::start(file, config, context).map(Self::Embedded)
-    }
-
     /// The data that the command needs to use it.
     pub(in crate::cli) fn endpoint(&self) -> &Endpoint {
         match self {

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::embedded::DRAIN_TIMEOUT;
-use crate::cli::exec::{self, embedded, supervisor};
+use crate::cli::exec::{self, SpawnError, embedded, supervisor};
 use crate::cli::{Context, ExitStatus};
 use crate::config::Config;
 use crate::server::{Server, ServerDeps, handover};
@@ -30,9 +30,8 @@ pub struct Args {
 
 /// Serves until standard input is closed, then prints its metrics.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let work = async |config: Config, context: &mut Context<'_>| match serve(args, config, context).await {
-        Ok(()) => ExitStatus::Ok,
-        Err(error) => context.fail(format!("larder exec: {error}"), ExitStatus::Failed),
+    let work = async |config: Config, context: &mut Context<'_>| {
+        serve(args, config, context).await.map(|()| ExitStatus::Ok).map_err(SpawnError::failed)
     };
     exec::with_config("exec", &args.config, args.verbose, context, work)
 }

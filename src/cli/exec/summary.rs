@@ -3,7 +3,6 @@
 //! Owns: the choice of counters and the text. Never touches: counting.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
 
@@ -108,24 +107,16 @@ impl Counts {
     pub(super) fn to_text(&self, shared: bool) -> String {
         let (calls, without) = (self.calls(), self.without_api());
         let noun = if calls == 1 { "call" } else { "calls" };
-        let mut text = format!("larder: {calls} {noun}, {without} answered without the API");
-        // Writing to a string cannot fail.
-        let _written = (|| {
-            if calls > 0 {
-                write!(text, " ({} %)", percent(without, calls))?;
-            }
-            write!(text, ", {} went to it", self.to_api())?;
-            if self.failed() > 0 {
-                write!(text, ", {} failed", self.failed())?;
-            }
-            let (saved, all) = (bytes(self.saved()), bytes(self.response_bytes()));
-            write!(text, "\nlarder: saved {saved} of {all}; {}", self.tunnels_text())?;
-            if shared {
-                write!(text, "; with the calls of other clients in it")?;
-            }
-            fmt::Result::Ok(())
-        })();
-        text
+        let empty = String::new;
+        let share = if calls > 0 { format!(" ({} %)", percent(without, calls)) } else { empty() };
+        let (sent, failed) = (self.to_api(), self.failed());
+        let failed = if failed > 0 { format!(", {failed} failed") } else { empty() };
+        let (saved, all) = (bytes(self.saved()), bytes(self.response_bytes()));
+        let (tunnels, others) = (self.tunnels_text(), if shared { OF_OTHERS } else { "" });
+        format!(
+            "larder: {calls} {noun}, {without} answered without the API{share}, {sent} went to it{failed}\n\
+             larder: saved {saved} of {all}; {tunnels}{others}"
+        )
     }
 
     fn tunnels_text(&self) -> String {
@@ -171,23 +162,15 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{}.{}", thousandths / 10, thousandths % 10)
 }
 
+const OF_OTHERS: &str = "; with the calls of other clients in it";
+
 /// A size with one decimal: `1.2 MiB`.
 fn bytes(count: u64) -> String {
-    let mut unit = 1;
-    for (name, next) in [("B", 1 << 10), ("KiB", 1 << 20), ("MiB", 1 << 30)] {
-        if count < next {
-            return sized(count, unit, name);
-        }
-        unit = next;
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, unit)| count >= *unit) {
+        Some((name, unit)) => format!("{}.{} {name}", count / unit, count % unit * 10 / unit),
+        None => format!("{count} B"),
     }
-    sized(count, unit, "GiB")
-}
-
-fn sized(count: u64, unit: u64, name: &str) -> String {
-    if unit == 1 {
-        return format!("{count} {name}");
-    }
-    format!("{}.{} {name}", count / unit, count % unit * 10 / unit)
 }
 
 #[cfg(test)]

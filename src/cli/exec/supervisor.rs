@@ -56,7 +56,8 @@ pub(in crate::cli) struct SupervisedLarder {
 }
 
 impl SupervisedLarder {
-    /// Starts one for the configuration at `file`. It accepts connections when this returns.
+    /// Starts one for the configuration at `file`, even if another larder runs: this process does not have the
+    /// socket of that one. It accepts connections when this returns.
     pub(super) async fn start(
         file: &Path,
         config: Config,

@@ -9,7 +9,8 @@ use http::Method;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration;
-use crate::config::reader::{Reader, Section, Spanned, count as whole};
+use crate::config::number::count as whole;
+use crate::config::reader::{Reader, Section};
 
 /// The bounds of a duration.
 pub(super) struct DurationBounds {
@@ -116,9 +117,9 @@ pub(super) fn time(
     let Some(at) = section.scalar(reader, key, read) else { return usual };
     let [short, long] = times.usual;
     if at.value < short {
-        warn_unusual(reader, &at, times.short);
+        reader.warn(&at, WarningKind::OddLimit, times.short);
     } else if at.value > long {
-        warn_unusual(reader, &at, times.long);
+        reader.warn(&at, WarningKind::OddLimit, times.long);
     }
     at.value
 }
@@ -141,13 +142,17 @@ pub(super) fn count(
     };
     let Some(at) = section.scalar(reader, key, read) else { return usual };
     if at.value < counts.usual {
-        warn_unusual(reader, &at, counts.few);
+        reader.warn(&at, WarningKind::OddLimit, counts.few);
     }
     at.value
 }
 
-fn warn_unusual<T>(reader: &mut Reader<'_>, at: &Spanned<T>, what: &str) {
-    reader.warn(at, WarningKind::OddLimit, what);
+/// A parser for the word that switches a section off; `fix` is for other text.
+pub(super) fn off(fix: &str) -> impl Fn(&str) -> Result<(), ValueError> {
+    move |text| match text {
+        "off" | "false" => Ok(()),
+        _ => Err(ValueError::new("a map or `off`", "is neither a map nor `off`", fix)),
+    }
 }
 
 /// No client waits longer for a response.

@@ -18,12 +18,8 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Destinatio
     let Some(mut section) = top.section(reader, "destinations") else {
         return Destinations::default();
     };
-    let rules = |section: &mut Section<'_>, reader: &mut Reader<'_>, key| {
-        let rules = section.scalars(reader, key, rule).unwrap_or_default();
-        rules.into_iter().map(|at| at.value).collect()
-    };
-    let allow = rules(&mut section, reader, "allow");
-    let deny = rules(&mut section, reader, "deny");
+    let allow = section.values(reader, "allow", rule);
+    let deny = section.values(reader, "deny", rule);
     warn_trailing_dots(&mut section, "allow", reader);
     warn_trailing_dots(&mut section, "deny", reader);
     let ports = ports(&mut section, reader);
@@ -43,14 +39,7 @@ pub(super) fn resolve(
     for entry in section.entries() {
         let path = section.key_path(&entry.key);
         let address = reader.scalar(&entry.value, &path, address);
-        let (host, port) = match one_name(&entry.key) {
-            Ok(name) => name,
-            Err(error) => {
-                let what = format!("`{}` {}", entry.key, error.what);
-                reader.problem(entry.place, &path, what, error.fix);
-                continue;
-            }
-        };
+        let Some((host, port)) = reader.name(entry, &path, one_name) else { continue };
         if names.contains(&(host.clone(), port)) {
             let what = format!("`{}` is defined a second time", entry.key);
             reader.problem(entry.place, &path, what, "keep one of the two; case does not matter");
@@ -77,15 +66,13 @@ fn one_name(text: &str) -> Result<(String, Option<u16>), ValueError> {
 
 fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {
     let node = section.get("ports")?;
-    let path = section.key_path("ports");
     if matches!(&node.value, Value::Scalar(text, _) if text == "all") {
         return Some(Ports::All);
     }
-    let ports = reader.scalars(node, &path, |text| {
+    Some(Ports::Only(section.values(reader, "ports", |text| {
         let port = text.parse::<u16>().ok().filter(|port| *port != 0);
         port.ok_or_else(|| ValueError::is_not("`all`, or ports from 1 to 65535"))
-    });
-    Some(Ports::Only(ports.into_iter().map(|at| at.value).collect()))
+    })))
 }
 
 /// Parses a network, an address, an address with a port, or a host pattern, in this order.

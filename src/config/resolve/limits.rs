@@ -135,7 +135,7 @@ pub(super) fn store(
     if store.memory >= needed {
         check_in_flight(&store, limits, max_object.or(in_flight), reader);
     } else if let Some(at) = max_object.or(memory) {
-        let (max, needed) = (format_size(store.max_object), format_size(needed));
+        let (max, needed) = (size::show_memory(store.max_object), size::show_memory(needed));
         let what = format!("a response of `max_object` ({max}) would evict most of the memory tier");
         let fix = format!("set `store.memory` to 4 times that, `{needed}`, or `max_object` lower");
         reader.problem(at.place, &at.path, what, fix);
@@ -158,15 +158,11 @@ fn check_in_flight(
     let what = format!(
         "a response of `store.max_object` ({}) would not fit `limits.in_flight`, of which a quarter is reserved \
          for bodies that are not stored",
-        format_size(store.max_object)
+        size::show_memory(store.max_object)
     );
-    let least = format_size(store.max_object.saturating_mul(2));
+    let least = size::show_memory(store.max_object.saturating_mul(2));
     let fix = format!("set `limits.in_flight` to `{least}` or more, or `store.max_object` lower");
     reader.problem(at.place, &at.path, what, fix);
-}
-
-fn format_size(bytes: usize) -> String {
-    size::show(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// Parses a size, or `off`. A tiny disk tier is a mistake: the database itself needs space.

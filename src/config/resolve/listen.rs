@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use crate::config::defaults;
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::file::Value;
-use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::reader::{Reader, Section, Spanned, values};
+use crate::config::resolve::bounds;
 use crate::config::token::Token;
 use crate::config::{Access, Admin, Users};
 
@@ -25,11 +26,7 @@ pub(super) fn read(
     let listeners = listen.as_deref().unwrap_or_default();
     let access = access(top, listeners, reader);
     let admin = admin(top, listeners, reader);
-    let listen = match listen {
-        Some(listen) => listen.into_iter().map(|at| at.value).collect(),
-        None => vec![defaults::LISTEN],
-    };
-    (listen, access, admin)
+    (listen.map_or_else(|| vec![defaults::LISTEN], values), access, admin)
 }
 
 fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<Spanned<SocketAddr>>> {
@@ -72,7 +69,7 @@ fn access(top: &mut Section<'_>, listen: &[Spanned<SocketAddr>], reader: &mut Re
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
         reader.warn(at, WarningKind::Open, "every host that can connect may use larder");
     }
-    Access { clients: clients.into_iter().map(|at| at.value).collect(), users, local_users: None }
+    Access { clients: values(clients), users, local_users: None }
 }
 
 /// `admin`; `None` if it is switched off.
@@ -83,14 +80,8 @@ pub(super) fn admin(
 ) -> Option<Admin> {
     let Some(node) = top.get("admin") else { return Some(Admin::default()) };
     if matches!(&node.value, Value::Scalar(..)) {
-        let off = reader.scalar(node, "admin", |text| match text {
-            "off" | "false" => Ok(()),
-            _ => Err(ValueError::new(
-                "a map or `off`",
-                "is neither a map nor `off`",
-                "write `admin: { listen: 127.0.0.1:9901 }`, or `admin: off`",
-            )),
-        });
+        let fix = "write `admin: { listen: 127.0.0.1:9901 }`, or `admin: off`";
+        let off = reader.scalar(node, "admin", bounds::off(fix));
         return if off.is_some() { None } else { Some(Admin::default()) };
     }
     let mut section = reader.section(node, "admin")?;
@@ -110,8 +101,7 @@ pub(super) fn admin(
         let what = "every host that can connect to the admin listener may read metrics and health";
         reader.warn(at, WarningKind::Open, what);
     }
-    let allow = allow.into_iter().map(|at| at.value).collect();
-    Some(Admin { listen: value, token, allow })
+    Some(Admin { listen: value, token, allow: values(allow) })
 }
 
 /// Refuses an admin listener on the proxy's own address, or open to other hosts without access control.

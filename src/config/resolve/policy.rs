@@ -13,7 +13,7 @@ use crate::config::duration;
 use crate::config::file::Value;
 use crate::config::keyword::keyword;
 use crate::config::number::share_up_to_half;
-use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::{header_names, retry, status};
 use crate::policy::{
     CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,
@@ -183,13 +183,8 @@ fn ttl_by_status(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<(Statu
     for entry in section.entries() {
         let path = section.key_path(&entry.key);
         let ttl = reader.scalar(&entry.value, &path, duration::parse);
-        match status::stored(&entry.key) {
-            Ok(status) => all.extend(ttl.map(|ttl| (status, ttl.value))),
-            Err(wrong) => {
-                let what = format!("`{}` {}", entry.key, wrong.what);
-                reader.problem(entry.place, &path, what, wrong.fix);
-            }
-        }
+        let status = reader.name(entry, &path, status::stored);
+        all.extend(status.zip(ttl.map(|ttl| ttl.value)));
     }
     all.sort_by_key(|(status, _)| matches!(status, StatusMatch::Class(_)));
     all
@@ -215,10 +210,8 @@ fn stale_if_error(
     }
     let Some(mut inner) = reader.section(node, &path) else { return unset };
     let window = inner.scalar(reader, "for", duration::parse).map(|at| at.value);
-    let on = inner.scalars(reader, "on", status::error);
-    let on = on.map(|on| on.into_iter().map(|at| at.value).collect());
-    let ends_on = inner.scalars(reader, "ends_on", status::ends);
-    let ends_on = ends_on.map(|ends| ends.into_iter().map(|at| at.value).collect());
+    let on = inner.scalars(reader, "on", status::error).map(values);
+    let ends_on = inner.scalars(reader, "ends_on", status::ends).map(values);
     let cooldown = retry::cooldown(&mut inner, cooldown, reader);
     inner.finish(reader);
     StaleIfErrorSection { window, on, ends_on, cooldown }
@@ -236,11 +229,8 @@ fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<S
     let path = section.key_path("scope");
     if matches!(node.value, Value::Map(_)) {
         let mut inner = reader.section(node, &path)?;
-        let header = inner.scalar(reader, "header", scope_header);
-        if !inner.has("header") {
-            let fix = "write `{ header: X-Larder-User }`, or `credential`";
-            inner.missing(reader, "header", fix);
-        }
+        let fix = "write `{ header: X-Larder-User }`, or `credential`";
+        let header = inner.required(reader, "header", scope_header, fix);
         inner.finish(reader);
         let Spanned { value, place, .. } = header?;
         return Some(Spanned { value: ScopeRule::Header(value), place, path });
@@ -278,18 +268,16 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
         reader.problem(name.place, &name.path, what, "keep one of the two");
     }
     section.finish(reader);
-    let names = |list: Vec<Spanned<HeaderName>>| list.into_iter().map(|at| at.value).collect();
-    KeyPolicy { query, headers: names(headers), ignored: names(ignored) }
+    KeyPolicy { query, headers: values(headers), ignored: values(ignored) }
 }
 
 fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
-    let names = |list: Vec<Spanned<String>>| list.into_iter().map(|at| at.value).collect();
-    let include = query.scalars(reader, "include", header_names::param);
-    let exclude = query.scalars(reader, "exclude", header_names::param);
+    let include = query.scalars(reader, "include", header_names::param).map(values);
+    let exclude = query.scalars(reader, "exclude", header_names::param).map(values);
     match (include, exclude) {
         (None, None) => QueryRule::All,
-        (Some(list), None) => QueryRule::Include(names(list)),
-        (None, Some(list)) => QueryRule::Exclude(names(list)),
+        (Some(names), None) => QueryRule::Include(names),
+        (None, Some(names)) => QueryRule::Exclude(names),
         (Some(_), Some(_)) => {
             let what = "has both `include` and `exclude`";
             reader.problem(query.place, &query.path, what, "keep one of the two");
@@ -320,18 +308,14 @@ fn set_cookie(
 
 /// The targeted fields that replace `Cache-Control`, in order. A `ttl` that overrides the origin uses none.
 fn targeted(route: &mut Section<'_>, ttl: Option<&Spanned<Ttl>>, reader: &mut Reader<'_>) -> Vec<HeaderName> {
-    let names = route.scalars(reader, "targeted_cache_control", header_names::targeted).unwrap_or_default();
+    let key = "targeted_cache_control";
+    let names = route.values(reader, key, header_names::targeted);
     if !names.is_empty() && ttl.is_some_and(|ttl| ttl.value.overrides_origin()) {
         let what = "has no effect: this `ttl` overrides the origin's caching fields";
         let fix = "remove `targeted_cache_control`, or write `ttl: origin` to use the origin's fields";
-        reader.problem(
-            route.key_place("targeted_cache_control"),
-            &route.key_path("targeted_cache_control"),
-            what,
-            fix,
-        );
+        reader.problem(route.key_place(key), &route.key_path(key), what, fix);
     }
-    names.into_iter().map(|at| at.value).collect()
+    names
 }
 
 /// The first key that affects stored responses only; it has no effect on a route whose responses are never

@@ -5,12 +5,12 @@
 
 use http::Method;
 
-use crate::config::diagnostics::{ValueError, WarningKind};
+use crate::config::diagnostics::WarningKind;
 use crate::config::duration::{self, parse_positive};
 use crate::config::file::Value;
 use crate::config::keyword::boolean;
-use crate::config::number::{between, share};
-use crate::config::reader::{Reader, Section, Spanned, count};
+use crate::config::number::{between, count, share};
+use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::bounds;
 use crate::config::resolve::status;
 use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
@@ -74,7 +74,7 @@ fn read(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
     let Some(node) = section.get("retry") else { return unset };
     let path = section.key_path("retry");
     if matches!(node.value, Value::Scalar(..)) {
-        let off = reader.scalar(node, &path, off);
+        let off = reader.scalar(node, &path, bounds::off("write `retry: { retries: 3 }`, or `retry: off`"));
         let retries = if off.is_some() { 0 } else { base.retries };
         return RetrySection { retry: RetryPolicy { retries, ..unset.retry }, ..unset };
     }
@@ -96,11 +96,10 @@ fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
         section.scalar_or(reader, "honour_retry_after", boolean, base.honour_retry_after);
     let budget = section.scalar_or(reader, "budget", bounds::client_wait, base.budget);
     section.finish(reader);
-    let values = |named: &Vec<Spanned<Method>>| named.iter().map(|at| at.value.clone()).collect();
     let retry = RetryPolicy {
         retries,
-        on: on.map_or_else(|| base.on.clone(), |on| on.into_iter().map(|at| at.value).collect()),
-        methods: named.as_ref().map_or_else(|| base.methods.clone(), values),
+        on: on.map_or_else(|| base.on.clone(), values),
+        methods: named.clone().map_or_else(|| base.methods.clone(), values),
         backoff,
         honour_retry_after,
         budget,
@@ -145,14 +144,6 @@ pub(super) fn cooldown(
         reader.problem(section.key_place(key), &section.key_path(key), what, fix);
     }
     read
-}
-
-fn off(text: &str) -> Result<(), ValueError> {
-    let fix = "write `retry: { retries: 3 }`, or `retry: off`";
-    match text {
-        "off" | "false" => Ok(()),
-        _ => Err(ValueError::new("a map or `off`", "is neither a map nor `off`", fix)),
-    }
 }
 
 #[cfg(test)]

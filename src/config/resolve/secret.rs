@@ -14,19 +14,11 @@ const SHORTEST: usize = 16;
 /// `scope_secret`.
 pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<ScopeSecret> {
     let mut section = top.section(reader, "scope_secret")?;
-    let known = reader.problems.len();
-    let name = section.scalar(reader, "from_env", variable);
-    if name.is_none() && reader.problems.len() == known {
-        let fix = "write `from_env: LARDER_SCOPE_SECRET`, or remove the key: larder then generates its own";
-        section.missing(reader, "from_env", fix);
-    }
+    let fix = "write `from_env: LARDER_SCOPE_SECRET`, or remove the key: larder then generates its own";
+    let name = section.required(reader, "from_env", variable, fix);
     section.finish(reader);
     let name = name?;
-    let Some(value) = reader.variable(&name.value) else {
-        let what = format!("the environment variable {} is not set", name.value);
-        reader.problem(name.place, &name.path, what, "set it before larder starts");
-        return None;
-    };
+    let value = reader.variable(&name)?;
     if value.len() < SHORTEST {
         let what = format!("the environment variable {} contains a secret that is too short", name.value);
         let fix = format!("give at least {SHORTEST} characters: for example from `openssl rand -hex 32`");

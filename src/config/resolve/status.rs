@@ -87,14 +87,10 @@ pub(super) fn is_error(matched: StatusMatch) -> bool {
     }
 }
 
-/// A member of `errors[].status`.
-pub(super) fn any(text: &str) -> Result<StatusMatch, ValueError> {
-    status(text)
-}
-
 const WANTED: &str = "a status such as `404`, or a class such as `5xx`";
 
-fn status(text: &str) -> Result<StatusMatch, ValueError> {
+/// Any status or class, such as a member of `errors[].status`.
+pub(super) fn status(text: &str) -> Result<StatusMatch, ValueError> {
     let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
     if let Some(class @ 1..=5) = class {
         return Ok(StatusMatch::Class(class));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
-use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::unreachable;
 use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
@@ -30,9 +30,8 @@ pub(super) fn read(
     let mut all: Vec<Arc<Upstream>> = Vec::new();
     for entry in section.entries() {
         let path = section.key_path(&entry.key);
-        if let Err(error) = label(&entry.key) {
-            reader.problem(entry.place, &path, format!("`{}` {}", entry.key, error.what), error.fix);
-        }
+        // An upstream with an invalid name is read, too, for its other problems.
+        let _invalid = reader.name(entry, &path, label);
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
         let hosts = hosts(&mut one, &all, destinations, reader);
         let mut mount = mount::read(&mut one, &hosts, &all, reader);
@@ -66,12 +65,8 @@ fn upstream_policy(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPo
 pub(super) fn label(text: &str) -> Result<Arc<str>, ValueError> {
     let wanted = "a name";
     if text == "none" {
-        let fix = "choose another name";
-        return Err(ValueError::new(
-            wanted,
-            "is reserved: it is the label of requests without a route or upstream",
-            fix,
-        ));
+        let what = "is reserved: it is the label of requests without a route or upstream";
+        return Err(ValueError::new(wanted, what, "choose another name"));
     }
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if text.is_empty() || text.len() > 64 || !plain {
@@ -108,7 +103,7 @@ fn hosts(
             reader.warn(at, WarningKind::Unreachable, reason);
         }
     }
-    hosts.into_iter().map(|at| at.value).collect()
+    values(hosts)
 }
 
 /// Parses `api.example`, `*.example`, or `https://api.example[:port]`.

@@ -128,7 +128,7 @@ impl LeafIssuer {
         let from = now.checked_sub(BACKDATED).unwrap_or(now).max(issuer.not_before);
         params.not_before = from.into();
         params.not_after = now.checked_add(VALIDITY).unwrap_or(now).min(issuer.not_after).into();
-        let leaf = params.signed_by(&self.key, self.authority.issuer())?;
+        let leaf = params.signed_by(&self.key, &self.authority.issuer)?;
         Ok(leaf.into())
     }
 

@@ -22,7 +22,6 @@ use crate::frontend::stream::stall::{PeriodicCheck, Stall};
 use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
-use crate::upstream::connect::pinned::ClientPins;
 
 /// The number of bytes read at once.
 const READ_SIZE: usize = 16 * 1024;
@@ -45,21 +44,22 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// An exchange on HTTP/1.
 pub struct Http1Session {
-    io: ClientStream,
+    pub(super) io: ClientStream,
     /// Bytes that have been read and not used.
     rest: BytesMut,
     incoming: RequestBodyState,
-    spelling: FieldCase,
+    pub(super) spelling: FieldCase,
     version: Version,
     /// Whether another request may follow.
     persists: bool,
-    status: Option<StatusCode>,
+    pub(super) status: Option<StatusCode>,
     outgoing: ResponseFraming,
     /// The data to be written.
     queue: VecDeque<Bytes>,
-    stall: Stall,
+    pub(super) stall: Stall,
     close_check: PeriodicCheck,
-    sent: u64,
+    /// The body bytes of the response that have been written.
+    pub(super) sent: u64,
 }
 
 /// The part of the request body that has not been read.
@@ -217,30 +217,6 @@ impl Http1Session {
         if self.status.is_none() {
             self.persists = false;
         }
-    }
-
-    pub(super) fn status(&self) -> Option<StatusCode> {
-        self.status
-    }
-
-    pub(super) fn set_read_ahead(&mut self, bytes: usize) {
-        self.stall.set_read_ahead(bytes);
-    }
-
-    pub(super) fn body_bytes(&self) -> u64 {
-        self.sent
-    }
-
-    pub(super) fn spelling(&self) -> FieldCase {
-        self.spelling.clone()
-    }
-
-    pub(super) fn pins(&self) -> Option<&ClientPins> {
-        self.io.pins()
-    }
-
-    pub(super) fn ensure_pins(&mut self) -> &ClientPins {
-        self.io.ensure_pins()
     }
 
     /// The connection and the bytes already read from it, after a switch to another protocol.

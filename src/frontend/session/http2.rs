@@ -30,18 +30,19 @@ pub struct Http2Session {
     incoming: RecvStream,
     has_read: bool,
     respond: SendResponse<UnsentBytes>,
-    shared: SharedConnection,
+    pub(super) shared: SharedConnection,
     share: StreamShare,
     /// Whether the response is the last of its connection.
-    is_last: bool,
+    pub(super) is_last: bool,
     outgoing: Option<SendStream<UnsentBytes>>,
-    status: Option<StatusCode>,
+    pub(super) status: Option<StatusCode>,
     ended: bool,
     /// The data to be written.
     queue: Bytes,
     capacity: SendCapacity,
-    stall: Stall,
-    sent: u64,
+    pub(super) stall: Stall,
+    /// The body bytes of the response that have been written.
+    pub(super) sent: u64,
 }
 
 /// Whether there is capacity for more of the response. There is none while other responses fill the
@@ -183,14 +184,6 @@ impl Http2Session {
         Ok(())
     }
 
-    pub(super) fn shared_connection(&self) -> &SharedConnection {
-        &self.shared
-    }
-
-    pub(super) fn goaway_after(&mut self) {
-        self.is_last = true;
-    }
-
     /// Requests GOAWAY before the end of the last response. If the request has not ended, its client
     /// continues to send, and the connection stays open.
     fn request_goaway(&self) {
@@ -281,18 +274,6 @@ impl Http2Session {
             }
         };
         let _read = timeout(DRAIN_TIMEOUT, rest).await;
-    }
-
-    pub(super) fn status(&self) -> Option<StatusCode> {
-        self.status
-    }
-
-    pub(super) fn set_read_ahead(&mut self, bytes: usize) {
-        self.stall.set_read_ahead(bytes);
-    }
-
-    pub(super) fn body_bytes(&self) -> u64 {
-        self.sent
     }
 }
 

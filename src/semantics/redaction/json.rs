@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::IgnoredAny;
 
 use crate::semantics::query;
-use crate::semantics::redaction::{HIDDEN, shapes};
+use crate::semantics::redaction::{HIDDEN, replaced, shapes};
 
 /// The secrets in a JSON text.
 #[derive(Debug, PartialEq, Eq)]
@@ -129,16 +129,7 @@ pub(super) fn secrets(
 
 /// The raw value with the given parts of its decoded `text` hidden, encoded if `value` was encoded.
 pub(super) fn masked(value: &str, text: &str, secrets: &[Range<usize>]) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    for secret in secrets {
-        out.push_str(text.get(at..secret.start).unwrap_or_default());
-        out.push('"');
-        out.push_str(HIDDEN);
-        out.push('"');
-        at = secret.end;
-    }
-    out.push_str(text.get(at..).unwrap_or_default());
+    let out = replaced(text, secrets, &format!("\"{HIDDEN}\""));
     if value == text { out } else { utf8_percent_encode(&out, ENCODED).to_string() }
 }
 

@@ -20,6 +20,7 @@ use crate::server::handover::{
     HandoverError, LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS, START_TIMEOUT,
     TAKE_OVER, is_same_user,
 };
+use crate::store::private_file::existing;
 use crate::store::tiered::TieredStore;
 
 /// An offer that is open until it is taken or withdrawn.
@@ -68,10 +69,7 @@ fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
     }
     // Created beside it and renamed onto it, so that the path always exists.
     let new = path.with_file_name("handover.new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
+    existing(fs::remove_file(&new))?;
     let listener = UnixListener::bind(&new)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
     fs::rename(&new, path)?;

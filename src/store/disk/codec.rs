@@ -154,39 +154,27 @@ impl<'a> Entry<'a> {
     pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
         let mut decoder = EntryDecoder::unsealed(value, VERSION)?;
         let flags = decoder.u8().filter(|flags| flags & !AUTHORIZED == 0)?;
-        let status = StatusCode::from_u16(decoder.u16()?).ok()?;
-        let request_time = time(decoder.u64()?)?;
-        let response_time = time(decoder.u64()?)?;
-        let initial_age = Duration::from_nanos(decoder.u64()?);
-        let order = decoder.u64()?;
-        let epoch = Epoch::from_raw(decoder.u64()?);
-        let until = ExpiresAt(decoder.u64()?);
-        let variant = VariantId(decoder.u128()?);
-        let body_len = decoder.u64()?;
-        let body_hash = decoder.u128()?;
-        let body_in = match decoder.u64()? {
-            0 => BodyLocation::Entry,
-            number => BodyLocation::File(number),
+        let mut meta = EntryMeta {
+            authorized: flags == AUTHORIZED,
+            status: StatusCode::from_u16(decoder.u16()?).ok()?,
+            request_time: time(decoder.u64()?)?,
+            response_time: time(decoder.u64()?)?,
+            initial_age: Duration::from_nanos(decoder.u64()?),
+            order: decoder.u64()?,
+            epoch: Epoch::from_raw(decoder.u64()?),
+            until: ExpiresAt(decoder.u64()?),
+            variant: VariantId(decoder.u128()?),
+            body_len: decoder.u64()?,
+            body_hash: decoder.u128()?,
+            body_in: match decoder.u64()? {
+                0 => BodyLocation::Entry,
+                number => BodyLocation::File(number),
+            },
+            vary: VaryFields::default(),
         };
         let canonical = decoder.long()?;
-        let vary = take_vary(&mut decoder)?;
-        let fields = decoder.long()?;
-        let meta = EntryMeta {
-            authorized: flags == AUTHORIZED,
-            status,
-            request_time,
-            response_time,
-            initial_age,
-            order,
-            epoch,
-            until,
-            variant,
-            body_len,
-            body_hash,
-            body_in,
-            vary,
-        };
-        Some(Self { meta, canonical, fields, inline: decoder.rest() })
+        meta.vary = take_vary(&mut decoder)?;
+        Some(Self { meta, canonical, fields: decoder.long()?, inline: decoder.rest() })
     }
 
     /// The response with the body from the entry; `None` where the body is in a file, or is damaged.

@@ -92,10 +92,8 @@ fn set_aside_damaged(path: &Path) -> io::Result<()> {
 
 fn read(path: &Path) -> Result<SecretFile, SecretError> {
     let io = |source| SecretError::Io { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SecretFile::Nothing),
-        Err(error) => return Err(io(error)),
+    let Some(file) = private_file::existing(File::open(path)).map_err(io)? else {
+        return Ok(SecretFile::Nothing);
     };
     if file.metadata().map_err(io)?.mode() & 0o077 != 0 {
         return Err(SecretError::Open(path.to_owned()));

@@ -31,19 +31,11 @@ pub(super) fn encode(upstream: &str, day: Day, sum: Option<CreditUsage>) -> Usag
 pub(super) fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, Day, CreditUsage)> {
     let (day, upstream) = key.split_first_chunk()?;
     let upstream = std::str::from_utf8(upstream).ok().filter(|name| !name.is_empty())?;
-    let (calls, rest) = number(value)?;
-    let (paid, rest) = number(rest)?;
-    let (credits, rest) = number(rest)?;
-    let (avoided_calls, rest) = number(rest)?;
-    let (avoided, _appended) = number(rest)?;
+    let (numbers, _incomplete) = value.as_chunks();
+    let [calls, paid, credits, avoided_calls, avoided] = numbers.first_chunk()?.map(u64::from_be_bytes);
     let (credits, avoided) = (MicroCredits(credits), MicroCredits(avoided));
     let sum = CreditUsage { calls, paid, credits, avoided_calls, avoided };
     Some((upstream.into(), Day::from_raw(u32::from_be_bytes(*day)), sum))
-}
-
-fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
-    let (number, rest) = bytes.split_first_chunk()?;
-    Some((u64::from_be_bytes(*number), rest))
 }
 
 #[cfg(test)]

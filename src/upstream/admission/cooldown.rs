@@ -134,20 +134,12 @@ impl Cooldowns {
         }
     }
 
-    /// Marks a call as the probe of these cooldowns.
-    pub(in crate::upstream) fn start_probe(&mut self, scopes: &[CooldownScope]) {
+    /// Sets whether the probe of these cooldowns is in flight. If it ended without an outcome, the next call is
+    /// the probe.
+    pub(in crate::upstream) fn set_probing(&mut self, scopes: &[CooldownScope], probing: bool) {
         for scope in scopes {
             if let Some(cooldown) = self.all.get_mut(scope) {
-                cooldown.probing = true;
-            }
-        }
-    }
-
-    /// A probe ended without an outcome: the next call is the probe.
-    pub(in crate::upstream) fn end_probe(&mut self, scopes: &[CooldownScope]) {
-        for scope in scopes {
-            if let Some(cooldown) = self.all.get_mut(scope) {
-                cooldown.probing = false;
+                cooldown.probing = probing;
             }
         }
     }
@@ -173,13 +165,9 @@ impl Cooldowns {
             Some(cooldown) if cooldown.until > until && (cooldown.firm || !firm) => {
                 cooldown.times += 1;
             }
-            Some(cooldown) => {
-                let times = cooldown.times.saturating_add(1);
-                *cooldown = Cooldown { until, reason, firm, probing: false, times, sequence };
-            }
-            None => {
-                let cooldown = Cooldown { until, reason, firm, probing: false, times: 1, sequence };
-                self.all.insert(scope, cooldown);
+            before => {
+                let times = before.map_or(1, |cooldown| cooldown.times.saturating_add(1));
+                self.all.insert(scope, Cooldown { until, reason, firm, probing: false, times, sequence });
             }
         }
     }
@@ -304,11 +292,11 @@ mod tests {
     fn one_call_is_the_probe_and_the_others_wait_for_it() {
         let (mut cooldowns, now) = started(true);
         let later = now + 30 * SECOND;
-        cooldowns.start_probe(&[ORIGIN]);
+        cooldowns.set_probing(&[ORIGIN], true);
         assert!(matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Probing(_)));
-        cooldowns.end_probe(&[ORIGIN]);
+        cooldowns.set_probing(&[ORIGIN], false);
         assert_eq!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
-        cooldowns.start_probe(&[ORIGIN]);
+        cooldowns.set_probing(&[ORIGIN], true);
         cooldowns.begin(ORIGIN, rejection(30 * SECOND, DOWN), true, later);
         assert!(
             matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Until(_)),

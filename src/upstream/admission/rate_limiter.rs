@@ -66,18 +66,20 @@ impl AdaptiveLimit {
 
     /// When the window that the origin stated ends.
     pub(in crate::upstream) fn resets(&self) -> Option<Instant> {
+        self.known().map(|known| known.resets)
+    }
+
+    /// The limit, if it is known.
+    pub(in crate::upstream) fn known(&self) -> Option<&ObservedLimit> {
         match self {
-            Self::Known(known) => Some(known.resets),
+            Self::Known(known) => Some(known),
             Self::Unknown | Self::Probing | Self::Unadvertised => None,
         }
     }
 
     /// How many calls may go out, if the limit is known.
     pub(in crate::upstream) fn remaining(&self, now: Instant) -> Option<u64> {
-        match self {
-            Self::Known(known) => Some(known.left_at(now)),
-            Self::Unknown | Self::Probing | Self::Unadvertised => None,
-        }
+        self.known().map(|known| known.left_at(now))
     }
 
     /// A call ended without a response that states limits.

@@ -147,7 +147,7 @@ impl LimiterState {
             limit.send();
         }
         let slot = self.slots.take();
-        self.cooldowns.start_probe(&probes);
+        self.cooldowns.set_probing(&probes, true);
         if subject.call.attempt == AttemptKind::First {
             self.retry_budget.record_call(now);
         }
@@ -157,7 +157,7 @@ impl LimiterState {
     /// Lets another call be the probe, unless this was done before.
     pub(super) fn end_probe(&mut self, admission: &Admission) {
         if !admission.probe_released {
-            self.cooldowns.end_probe(&admission.probes);
+            self.cooldowns.set_probing(&admission.probes, false);
         }
     }
 

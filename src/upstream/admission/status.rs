@@ -11,7 +11,6 @@ use crate::policy::upstream::UpstreamPolicy;
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::admission::ban_guard::trips_at;
 use crate::upstream::admission::cooldown::CooldownScope;
-use crate::upstream::admission::rate_limiter::AdaptiveLimit;
 use crate::upstream::admission::rejection::RejectReason;
 use crate::upstream::admission::state::{LimiterState, UpstreamState};
 
@@ -174,10 +173,7 @@ fn limits(policy: &UpstreamPolicy, state: &mut LimiterState, now: Instant) -> Ve
         limits.push(LimitStatus { name, limit, window, left: left.unwrap_or(limit) });
     }
     if policy.rate_limit.learn {
-        let known = state.learned.values().filter_map(|(limit, _)| match limit {
-            AdaptiveLimit::Known(known) => Some(known),
-            AdaptiveLimit::Unknown | AdaptiveLimit::Probing | AdaptiveLimit::Unadvertised => None,
-        });
+        let known = state.learned.values().filter_map(|(limit, _)| limit.known());
         limits.extend(known.map(|known| LimitStatus {
             name: "learned".to_owned(),
             limit: known.limit,

@@ -2,8 +2,6 @@
 //!
 //! Owns: the syntax of credits, prices and budgets. Never touches: cost accounting (`telemetry::cost`).
 
-use http::HeaderName;
-
 use crate::config::diagnostics::ValueError;
 use crate::config::file::Value;
 use crate::config::keyword::{boolean, keyword, nearest};
@@ -62,11 +60,9 @@ fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
     let path = section.key_path("credits");
     if matches!(node.value, Value::Map(_)) {
         let Some(mut inner) = reader.section(node, &path) else { return per_call };
-        let header = inner.scalar(reader, "header", response_field);
-        if !inner.has("header") {
-            let fix = "write `{ header: X-Credits }`, a path, or a number";
-            inner.missing(reader, "header", fix);
-        }
+        let fix = "write `{ header: X-Credits }`, a path, or a number";
+        let field = |text: &str| header_names::field(text, "the name of a response field");
+        let header = inner.required(reader, "header", field, fix);
         inner.finish(reader);
         return header.map_or(per_call, |at| CreditSource::Header(at.value));
     }
@@ -89,18 +85,9 @@ fn credit_source(text: &str) -> Result<CreditSource, ValueError> {
     }
 }
 
-fn response_field(text: &str) -> Result<HeaderName, ValueError> {
-    header_names::field(text, "the name of a response field")
-}
-
 fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudget> {
     let mut inner = section.section(reader, "budget")?;
-    let known = reader.problems.len();
-    let credits = inner.scalar(reader, "credits", in_period);
-    if credits.is_none() && reader.problems.len() == known {
-        let fix = "add `credits: 10000/month`, or `333/day`";
-        inner.missing(reader, "credits", fix);
-    }
+    let credits = inner.required(reader, "credits", in_period, "add `credits: 10000/month`, or `333/day`");
     let warn_at = inner.scalar_or(reader, "warn_at", positive_share, 0.8);
     let words = OverBudgetAction::ALL.map(|action| (action.token(), action));
     let wanted = "one of stale-only, refuse, warn";

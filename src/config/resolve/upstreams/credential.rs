@@ -38,9 +38,8 @@ pub(super) fn read(
     refuse_or_warn(&at, hosts, reader);
     let (header, secret) = (header?.value, secret?);
     let prefix = prefix.map(|at| at.value).unwrap_or_default();
-    let value = field_value(&prefix, &secret.value);
-    match value {
-        Ok(value) => Some(Credential::new(header, value).with_allowed_origins(allow_origins)),
+    match field_value(&prefix, &secret.value) {
+        Ok(value) => Some(Credential::new(header, value, allow_origins)),
         Err(what) => {
             let fix = "the secret is one line of ASCII without a space at either end";
             reader.problem(secret.place, &secret.path, what, fix);
@@ -69,35 +68,31 @@ fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<
 }
 
 fn from_env(name: &Spanned<String>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
-    let Spanned { value, place, path } = name;
-    let Some(secret) = reader.variable(value) else {
-        let what = format!("the environment variable {value} is not set");
-        reader.problem(*place, path, what, "set it before larder starts");
-        return None;
-    };
-    let secret = line(secret.as_bytes());
-    if secret.is_empty() {
-        let what = format!("the environment variable {value} is empty");
-        reader.problem(*place, path, what, "set it to the secret before larder starts");
-        return None;
-    }
-    Some(Spanned { value: secret.to_vec(), place: *place, path: path.clone() })
+    let secret = reader.variable(name)?.as_bytes();
+    let what = format!("the environment variable {} is empty", name.value);
+    one_line(secret, name, [&what, "set it to the secret before larder starts"], reader)
 }
 
 fn from_file(at: &Spanned<std::path::PathBuf>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
     let contents = reader.private_file(at, "the secret")?;
-    let secret = line(&contents.bytes);
+    one_line(&contents.bytes, at, ["the file is empty", "put the secret into it, as one line"], reader)
+}
+
+/// A secret from its source `at`, without the line end that files and commands leave after it. If it is empty,
+/// the problem and its fix are reported.
+fn one_line<T>(
+    bytes: &[u8],
+    at: &Spanned<T>,
+    [empty, fix]: [&str; 2],
+    reader: &mut Reader<'_>,
+) -> Option<Spanned<Vec<u8>>> {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let secret = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     if secret.is_empty() {
-        reader.problem(at.place, &at.path, "the file is empty", "put the secret into it, as one line");
+        reader.problem(at.place, &at.path, empty, fix);
         return None;
     }
     Some(Spanned { value: secret.to_vec(), place: at.place, path: at.path.clone() })
-}
-
-/// Removes the line end that files and commands leave after a secret.
-fn line(bytes: &[u8]) -> &[u8] {
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }
 
 /// The field value. Error texts never contain the secret.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use crate::config::diagnostics::ValueError;
 use crate::config::duration::{self, parse_positive};
 use crate::config::keyword::boolean;
-use crate::config::number::{positive_share, show_share};
+use crate::config::number::{count, positive_share, show_share};
 use crate::config::rate;
-use crate::config::reader::{Reader, Section, Spanned, count};
+use crate::config::reader::{Reader, Section, values};
 use crate::config::resolve::bounds;
 use crate::config::resolve::status;
 use crate::policy::StatusMatch;
@@ -58,7 +58,6 @@ pub(super) fn ban_guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Optio
         let fix = "write a larger `limit` or `trip_at`";
         reader.problem(section.key_place("trip_at"), &section.key_path("trip_at"), what, fix);
     }
-    let values = |all: Vec<Spanned<_>>| all.into_iter().map(|at| at.value).collect();
     let statuses = statuses.map_or(defaults.statuses, values);
     Some(BanGuardRule { statuses, limit, trip_at })
 }
