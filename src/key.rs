@@ -80,7 +80,7 @@ impl CacheKey {
         self.id
     }
 
-    /// The [`KeyBuilder::target_id`] of the target under the key's query rule. It is the same in all scopes
+    /// A hash of the target under the query rule of the key's policy ([`KeyBuilder::target_id`]). It is the same in all scopes
     /// and for all listeners, so that an unsafe method can invalidate all responses of its target (RFC 9111
     /// §4.4).
     pub fn target_id(&self) -> u128 {
@@ -98,7 +98,7 @@ impl CacheKey {
     }
 
     /// A hash of target and scope: the same for requests that differ only in request fields.
-    pub fn without_separators(&self) -> u128 {
+    pub fn target_and_scope_id(&self) -> u128 {
         let (kind, id) = match self.scope {
             Scope::Shared => (0, [0; 16]),
             Scope::Anonymous => (1, [0; 16]),
@@ -127,7 +127,7 @@ impl CacheKey {
 
     /// Whether it is a [key for partial responses](Self::for_partial).
     pub fn is_for_partial(&self) -> bool {
-        self.canonical.first() == Some(&canonical::PARTS)
+        self.canonical.first() == Some(&canonical::PARTIAL_FORMAT)
     }
 }
 

@@ -15,7 +15,7 @@ use http::{HeaderName, StatusCode};
 
 pub use crate::policy::cacheability::{Freshness, FreshnessState, Lifetime};
 pub use crate::policy::error_match::ErrorClass;
-pub use crate::policy::retry::{Backoff, CooldownPolicy, MOST_RETRIES, RetryPolicy};
+pub use crate::policy::retry::{Backoff, CooldownPolicy, MAX_RETRIES, RetryPolicy};
 use crate::semantics::query::names;
 
 /// The policy of a route for its responses. Built by `config`, read by the pure core.

@@ -97,14 +97,14 @@ impl Forwarder {
     /// Logs the field that kept this request from sharing the response of an otherwise equal one.
     fn log_fragmentation(&self, miss: &Miss<'_>) {
         let Some(matched) = &miss.routed.route else { return };
-        let fields = self.key_builder.separators(miss.request(), &matched.policy);
-        let rest = miss.key.without_separators();
-        let Some(separator) = self.fragmentation_log.record_miss(matched.index, rest, &fields) else {
+        let fields = self.key_builder.separating_fields(miss.request(), &matched.policy);
+        let rest = miss.key.target_and_scope_id();
+        let Some(separating_field) = self.fragmentation_log.record_miss(matched.index, rest, &fields) else {
             return;
         };
-        let (route, field) = (&*matched.name, separator.name.as_str());
+        let (route, field) = (&*matched.name, separating_field.name.as_str());
         tracing::debug!(route, field, "Request not collapsed with an equal one because of a field");
-        if separator.should_warn {
+        if separating_field.should_warn {
             tracing::warn!(
                 route,
                 field,

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::policy::QueryRule;
 use crate::store::state_db::{RowSource, Rows};
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 
 /// Maximum number of ends recorded separately.
 const MAX_ENDS: usize = 16_384;
@@ -147,10 +147,10 @@ impl RowSource for PersistentFacts {
         rows.iter().filter(|(key, value)| inner.restore_row(key, value).is_none()).count()
     }
 
-    fn changed(&self) -> Vec<UsageRow> {
+    fn changed(&self) -> Vec<StateRow> {
         let mut inner = self.0.lock();
         let changed = std::mem::take(&mut inner.changed);
-        changed.into_iter().map(|key| UsageRow { value: inner.value(&key), key }).collect()
+        changed.into_iter().map(|key| StateRow { value: inner.value(&key), key }).collect()
     }
 }
 

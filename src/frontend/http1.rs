@@ -15,7 +15,7 @@ use crate::config::Limits;
 use crate::frontend::access::{AccessControl, CLIENT_DENIED, USER_REQUIRED};
 use crate::frontend::head::{self, HeadScanner, HeadTarget, RequestHead};
 use crate::frontend::interception::{HandshakeContext, Intercepted, MatchedHost, TlsInterceptor};
-use crate::frontend::mount::{MountTarget, Mounts};
+use crate::frontend::mount::{Mounts, ResolvedTarget};
 use crate::frontend::session::{ClientSession, Http1Session};
 use crate::frontend::stream::{ClientStream, within};
 use crate::frontend::target::{ConnectionState, ProxyMode};
@@ -109,7 +109,7 @@ impl Frontend {
             return Box::pin(self.tunnel(io, request, &mut state.mode, received.rest)).await;
         }
         match self.resolve_target(&received.head, state, &io) {
-            Ok(mount_target) => self.serve(io, received, mount_target, state.listener).await,
+            Ok(resolved_target) => self.serve(io, received, resolved_target, state.listener).await,
             Err(problem) => self.reject_and_close(io, &problem).await,
         }
     }
@@ -120,13 +120,13 @@ impl Frontend {
         head: &RequestHead,
         state: &ConnectionState,
         io: &ClientStream,
-    ) -> Result<MountTarget, Problem> {
+    ) -> Result<ResolvedTarget, Problem> {
         let ConnectionState { mode, listener } = state;
-        let mount_target = mode.target(head, &self.mounts, *listener, || io.is_local())?;
+        let resolved_target = mode.target(head, &self.mounts, *listener, || io.is_local())?;
         if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(mode, ProxyMode::Direct) {
-            self.page_credential_rules.admit(&mount_target.target, &head.fields)?;
+            self.page_credential_rules.admit(&resolved_target.target, &head.fields)?;
         }
-        Ok(mount_target)
+        Ok(resolved_target)
     }
 
     /// Serves a request whose target is known.
@@ -134,12 +134,12 @@ impl Frontend {
         &self,
         mut io: ClientStream,
         received: ReceivedHead,
-        mount_target: MountTarget,
+        resolved_target: ResolvedTarget,
         listener: ListenerKind,
     ) -> Option<KeepAlive> {
         let ReceivedHead { head, raw, rest } = received;
         let (persists, plain) = (head.persists, head.only_keep_alive);
-        let request = proxy_request(head, mount_target, io.peer(), listener);
+        let request = proxy_request(head, resolved_target, io.peer(), listener);
         // A session is required to order bytes that the client sends before the response.
         let plain = plain && persists && request.version == Version::HTTP_11;
         // If the client has authenticated this connection, the origin responds; a browser gets further
@@ -265,13 +265,13 @@ impl Frontend {
 
 fn proxy_request(
     head: RequestHead,
-    mount_target: MountTarget,
+    resolved_target: ResolvedTarget,
     client: std::net::SocketAddr,
     listener: ListenerKind,
 ) -> ProxyRequest {
     let mut headers = head.fields;
     hop_by_hop::strip(&mut headers);
-    if mount_target.in_browser {
+    if resolved_target.in_browser {
         // A browser sends the cookies of all servers on this host, whatever the port (RFC 6265 §8.5).
         headers.remove(http::header::COOKIE);
     }
@@ -280,7 +280,7 @@ fn proxy_request(
     }
     ProxyRequest {
         method: head.method,
-        target: mount_target.target,
+        target: resolved_target.target,
         headers,
         version: head.version,
         client: Some(client),
@@ -288,8 +288,8 @@ fn proxy_request(
         body: head.framing,
         upgrade: head.upgrade,
         trailers: head.trailers,
-        page: mount_target.page,
-        in_browser: mount_target.in_browser,
+        page: resolved_target.page,
+        in_browser: resolved_target.in_browser,
     }
 }
 

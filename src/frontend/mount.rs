@@ -25,7 +25,7 @@ const MISDIRECTED: Problem = Problem::new(
 
 /// The target of a request, and the page of another site that sends it, if such a page is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountTarget {
+pub struct ResolvedTarget {
     /// The target.
     pub target: Target,
     /// The page's origin.
@@ -34,7 +34,7 @@ pub struct MountTarget {
     pub in_browser: bool,
 }
 
-impl From<Target> for MountTarget {
+impl From<Target> for ResolvedTarget {
     fn from(target: Target) -> Self {
         Self { target, page: None, in_browser: false }
     }
@@ -65,7 +65,7 @@ impl Mounts {
         metadata: FetchMetadata<'_>,
         listener: ListenerKind,
         is_local: impl FnOnce() -> bool,
-    ) -> Option<Result<MountTarget, Problem>> {
+    ) -> Option<Result<ResolvedTarget, Problem>> {
         let (mount, rest) = self.below(path_and_query)?;
         let is_on_this_host = || listener == ListenerKind::Loopback || is_local();
         let in_browser = metadata.is_from_browser();
@@ -85,7 +85,7 @@ impl Mounts {
                 WebPage::Allowed(origin) => Some(origin),
                 WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
             };
-        Some(Ok(MountTarget { target: target_below(mount, rest)?, page, in_browser }))
+        Some(Ok(ResolvedTarget { target: target_below(mount, rest)?, page, in_browser }))
     }
 
     /// The URL that a URL below a mount maps to, as a request for it would be forwarded. The URL must
@@ -148,12 +148,10 @@ mod tests {
         let host = HeaderValue::from_str(host).unwrap();
         let metadata = FetchMetadata { fields: &HeaderMap::new(), host: Some(&host) };
         let found = mounts().find(path, metadata, listener, || false)?;
-        Some(
-            found.map_or_else(
-                |problem| problem.class.to_owned(),
-                |mount_target| mount_target.target.to_string(),
-            ),
-        )
+        Some(found.map_or_else(
+            |problem| problem.class.to_owned(),
+            |resolved_target| resolved_target.target.to_string(),
+        ))
     }
 
     #[test]

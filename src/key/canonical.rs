@@ -17,7 +17,7 @@ use crate::semantics::target::{Scheme, Target, path_equivalence};
 pub(super) const FORMAT: u8 = 3;
 
 /// The first byte of keys for partial responses.
-pub(super) const PARTS: u8 = FORMAT | 0x80;
+pub(super) const PARTIAL_FORMAT: u8 = FORMAT | 0x80;
 
 /// The bytes before each member of a list, and after the last.
 pub(super) const PLAIN: u8 = 1;
@@ -25,9 +25,9 @@ pub(super) const MASKED: u8 = 2;
 pub(super) const NAMED: u8 = 3;
 pub(super) const END: u8 = 0;
 
-/// Builds `target | listener | separators | [excluded secrets] | fields | scope`.
+/// Builds `target | listener | separating fields | [excluded secrets] | fields | scope`.
 pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy) -> CacheKey {
-    let (scope, separators) = field_kinds::scope_and_separators(builder, request, policy);
+    let (scope, separating_fields) = field_kinds::scope_and_separating_fields(builder, request, policy);
     let target = &request.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, builder, target, &policy.key.query);
@@ -37,7 +37,7 @@ pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy)
         ListenerKind::Loopback => 0,
         ListenerKind::Reachable => 1,
     });
-    put_separators(&mut bytes, builder, &separators);
+    put_separating_fields(&mut bytes, builder, &separating_fields);
     put_excluded_secrets(&mut bytes, builder, request, policy, scope);
     bytes.push(END);
     put_fields(&mut bytes, builder, request, &policy.key);
@@ -49,7 +49,7 @@ pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy)
 pub(super) fn for_partial(complete: &CacheKey) -> CacheKey {
     let mut bytes = complete.canonical.to_vec();
     if let Some(first) = bytes.first_mut() {
-        *first = PARTS;
+        *first = PARTIAL_FORMAT;
     }
     CacheKey { id: xxh3_128(&bytes), canonical: bytes.into(), ..*complete }
 }
@@ -127,7 +127,7 @@ fn put_query(bytes: &mut Vec<u8>, builder: &KeyBuilder, query: Option<&str>, rul
 }
 
 /// Writes one HMAC of all separating fields; their values stay hidden.
-fn put_separators(bytes: &mut Vec<u8>, builder: &KeyBuilder, fields: &[FieldLine<'_>]) {
+fn put_separating_fields(bytes: &mut Vec<u8>, builder: &KeyBuilder, fields: &[FieldLine<'_>]) {
     if !fields.is_empty() {
         let parts = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         bytes.push(MASKED);

@@ -2,7 +2,7 @@
 //!
 //! Owns: reading the format of `canonical`. Never touches: secrets, which a key does not contain.
 
-use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTS, PLAIN};
+use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTIAL_FORMAT, PLAIN};
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
@@ -45,7 +45,7 @@ impl DecodedKey {
         let base = Target::with_authority(scheme, &host, &path).ok()?;
         let target = base.with_origin(scheme, base.host(), port);
         let url = if query.is_empty() { target.to_string() } else { format!("{target}?{}", query.join("&")) };
-        matches!(format, FORMAT | PARTS).then_some(Self { url, target, listener, scope })
+        matches!(format, FORMAT | PARTIAL_FORMAT).then_some(Self { url, target, listener, scope })
     }
 }
 

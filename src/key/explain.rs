@@ -23,11 +23,11 @@ pub(super) fn parts(builder: &KeyBuilder, request: &ProxyRequest, policy: &Polic
         ("query".to_owned(), query_shown(builder, request, policy)),
         ("listener".to_owned(), listener.to_owned()),
     ];
-    let mut separators: Vec<&str> =
-        builder.separators(request, policy).into_iter().map(|(name, _)| name.as_str()).collect();
-    separators.dedup();
-    if !separators.is_empty() {
-        parts.push(("separators".to_owned(), separators.join(", ")));
+    let mut separating_fields: Vec<&str> =
+        builder.separating_fields(request, policy).into_iter().map(|(name, _)| name.as_str()).collect();
+    separating_fields.dedup();
+    if !separating_fields.is_empty() {
+        parts.push(("separators".to_owned(), separating_fields.join(", ")));
     }
     let scope = builder.scope(request, &policy.scope);
     if matches!(scope, Scope::Anonymous | Scope::Credential(_)) {

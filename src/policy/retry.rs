@@ -8,8 +8,8 @@ use http::{Method, StatusCode};
 
 use crate::policy::{ErrorClass, ErrorMatch, StatusMatch};
 
-/// The most that `retry.retries` may be.
-pub const MOST_RETRIES: usize = 10;
+/// Maximum of `retry.retries`: more retries help neither the origin nor the waiting clients.
+pub const MAX_RETRIES: usize = 10;
 
 /// `retry`.
 #[derive(Debug, Clone, PartialEq)]

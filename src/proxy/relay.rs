@@ -167,7 +167,7 @@ impl Exchange {
             if !repeat {
                 return RelayAttempt::Failed(attempt.upstream_error());
             }
-            self.handler.network.admission.redialled(&self.routed);
+            self.handler.network.admission.record_reconnect(&self.routed);
             connection = ConnectionUse::New;
         }
     }

@@ -20,7 +20,7 @@ use crate::semantics::vary::Vary;
 pub const CONDITIONALS: [HeaderName; 5] =
     [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE];
 
-/// The response to a request's conditions from a stored response.
+/// The result of evaluating a request's conditions against a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreconditionResult {
     /// The stored response itself.

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use crate::clock::Clock;
 use crate::store::state_db::{RowSource, Rows};
 use crate::store::tiered::TieredStore;
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 use crate::upstream::admission::{LimitStore, UpstreamRegistry};
 
 /// The upstream limits, as the store sees them.
@@ -24,7 +24,7 @@ impl RowSource for UpstreamLimitRows {
         self.registry.restore(rows, self.clock.now(), self.clock.instant())
     }
 
-    fn changed(&self) -> Vec<UsageRow> {
+    fn changed(&self) -> Vec<StateRow> {
         self.registry.changed_rows(self.clock.now(), self.clock.instant())
     }
 }

@@ -408,7 +408,7 @@ impl Shared {
 
     /// Continues with memory only, for this reason.
     fn set_memory_only(&self, reason: String) {
-        tracing::error!(why = reason, "The store on disk cannot be used: running memory-only");
+        tracing::error!(reason = reason, "The store on disk cannot be used: running memory-only");
         self.set_health(Health::MemoryOnly(reason));
         self.first_open_done.send_replace(true);
     }

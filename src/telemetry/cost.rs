@@ -28,7 +28,7 @@ use crate::telemetry::cost::utc_day::Day;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::cost::CostMetrics;
 
-pub use crate::telemetry::cost::codec::UsageRow;
+pub use crate::telemetry::cost::codec::StateRow;
 pub use crate::telemetry::cost::report::{CostReport, PeriodUsage};
 pub use crate::telemetry::cost::reservation::{BudgetShortage, Reservation};
 
@@ -213,7 +213,7 @@ impl CostTracker {
     }
 
     /// The rows to persist that changed since the last call of this method.
-    pub fn take_changed_rows(&self) -> Vec<UsageRow> {
+    pub fn take_changed_rows(&self) -> Vec<StateRow> {
         let histories: Vec<_> = self.histories.lock().values().cloned().collect();
         let mut rows = Vec::new();
         for history in histories {

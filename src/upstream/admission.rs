@@ -102,8 +102,8 @@ impl AdmissionControl {
         if let Some(rejection) = call.target().upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Some(rejection);
         }
-        let subject = LimitKeys::new(call);
-        let check = upstream.limiter.lock().check_cooldowns(&subject, self.clock.instant());
+        let keys = LimitKeys::new(call);
+        let check = upstream.limiter.lock().check_cooldowns(&keys, self.clock.instant());
         match check {
             CooldownCheck::Clear(_) => None,
             CooldownCheck::Until(rejection) | CooldownCheck::Probing(rejection) => Some(rejection),
@@ -121,7 +121,7 @@ impl AdmissionControl {
         }
         let granted = upstream.limiter.lock().retry_budget.try_acquire(self.clock.instant());
         if granted {
-            self.again(&call.routed, reason, wait);
+            self.record_retry(&call.routed, reason, wait);
         } else {
             self.telemetry.refused_call(call.target().index, Reason::RetryBudget.token());
         }
@@ -144,11 +144,11 @@ impl AdmissionControl {
     }
 
     /// Records that a call was retried because its pooled connection was dead.
-    pub fn redialled(&self, routed: &RoutedRequest) {
-        self.again(routed, Reason::DeadConnection, Duration::ZERO);
+    pub fn record_reconnect(&self, routed: &RoutedRequest) {
+        self.record_retry(routed, Reason::DeadConnection, Duration::ZERO);
     }
 
-    fn again(&self, routed: &RoutedRequest, reason: Reason, wait: Duration) {
+    fn record_retry(&self, routed: &RoutedRequest, reason: Reason, wait: Duration) {
         let UpstreamTarget { index: upstream, ref host, port, .. } = *routed.upstream();
         let route = routed.route_index;
         let cause = reason.token();
@@ -167,15 +167,15 @@ impl AdmissionControl {
     fn admit(
         &self,
         upstream: &UpstreamState,
-        subject: &LimitKeys<'_>,
+        keys: &LimitKeys<'_>,
         position: QueuePosition,
     ) -> (AdmissionDecision, Option<Reservation>) {
         let mut state = upstream.limiter.lock();
-        let reservation = match self.reserve(subject.call.target()) {
+        let reservation = match self.reserve(keys.call.target()) {
             Ok(reservation) => reservation,
             Err(rejection) => return (AdmissionDecision::Blocked(rejection), None),
         };
-        let admit = state.admit(subject, position, self.clock.instant());
+        let admit = state.admit(keys, position, self.clock.instant());
         let admitted = matches!(admit, AdmissionDecision::Admitted(_));
         (admit, reservation.filter(|_| admitted))
     }
@@ -187,7 +187,7 @@ impl AdmissionControl {
         upstream: &Arc<UpstreamState>,
         call: &CallContext,
     ) -> Result<AdmittedCall, Rejection> {
-        let subject = LimitKeys::new(call);
+        let keys = LimitKeys::new(call);
         let position = upstream.limiter.lock().new_position(call.audience.is_present());
         let (index, since) = (call.target().index, self.clock.instant());
         let (control, queue, reason) = (self, None, None);
@@ -198,7 +198,7 @@ impl AdmissionControl {
             let recheck = upstream.recheck.notified();
             tokio::pin!(recheck);
             recheck.as_mut().enable();
-            let (admit, reservation) = self.admit(upstream, &subject, guard.position);
+            let (admit, reservation) = self.admit(upstream, &keys, guard.position);
             match admit {
                 AdmissionDecision::Admitted(admission) => {
                     let reserved = reservation.map(|one| ReservedCredits::new(one, upstream));
@@ -212,7 +212,7 @@ impl AdmissionControl {
                     }
                 }
                 AdmissionDecision::Queued(queue, wakeup, time) => {
-                    let time = guard.queue_wait(queue, time, subject.policy.rate_limit.max_wait)?;
+                    let time = guard.queue_wait(queue, time, keys.policy.rate_limit.max_wait)?;
                     call.queued.store(true, Ordering::Relaxed);
                     tokio::select! {
                         () = wakeup.notified() => {}

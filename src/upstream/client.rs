@@ -163,7 +163,7 @@ impl Origin for HttpClient {
                 }
                 // A `GET` is idempotent.
                 Err(attempt) if repeats.should_retry(attempt, true) => {
-                    self.admission.redialled(&call.context.routed);
+                    self.admission.record_reconnect(&call.context.routed);
                     connection_use = ConnectionUse::New;
                 }
                 Err(attempt) => {

@@ -13,11 +13,8 @@ use crate::config::number::{between, count, share};
 use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::bounds;
 use crate::config::resolve::status;
-use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
+use crate::policy::{Backoff, CooldownPolicy, MAX_RETRIES, RetryPolicy};
 use crate::semantics::method;
-
-/// More retries than this help neither the origin nor the waiting clients.
-const MOST_RETRIES: usize = 10;
 
 /// The resolved `retry` section, and the methods that the section itself names.
 struct RetrySection {
@@ -87,7 +84,7 @@ fn read(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
 }
 
 fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) -> RetrySection {
-    let retries = section.scalar(reader, "retries", count(0, MOST_RETRIES));
+    let retries = section.scalar(reader, "retries", count(0, MAX_RETRIES));
     let retries = retries.and_then(|at| u32::try_from(at.value).ok()).unwrap_or(base.retries);
     let on = section.scalars(reader, "on", status::retried);
     let named = section.scalars(reader, "methods", bounds::method);

@@ -35,8 +35,8 @@ pub(super) enum Read {
 pub(super) struct OpenedState {
     pub(super) db: sled::Db,
     pub(super) all: Snapshot,
-    pub(super) ledger: Rows,
-    pub(super) others: [Rows; 2],
+    pub(super) cost_rows: Rows,
+    pub(super) other_rows: [Rows; 2],
 }
 
 /// Reason why a database could not be opened.
@@ -108,7 +108,7 @@ fn retry_while_locked(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fa
     }
 }
 
-/// sled panics on some damage: the panic becomes an error like others.
+/// sled panics on some damage: the panic becomes an error like any other.
 fn caught(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(Fault::from_panic(&*panic)))
 }
@@ -173,7 +173,7 @@ fn create(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState,
     fs::remove_file(unfinished)?;
     private_file::sync_dir(parent)?;
     let all = Snapshot { all, ..Snapshot::default() };
-    Ok(OpenedState { db, all, ledger: Rows::new(), others: Default::default() })
+    Ok(OpenedState { db, all, cost_rows: Rows::new(), other_rows: Default::default() })
 }
 
 fn read_old(dir: &Path) -> Result<Read, Fault> {
@@ -192,9 +192,9 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
     if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
         return Err(Fault::damaged("a part of it is lost"));
     }
-    let ledger = rows(&db, COST_ROWS)?;
+    let cost_rows = rows(&db, COST_ROWS)?;
     let [limits, engine] = RowOwner::ALL.map(|owner| rows(&db, owner.prefix()));
-    Ok(Read::Opened(Box::new(OpenedState { db, all, ledger, others: [limits?, engine?] })))
+    Ok(Read::Opened(Box::new(OpenedState { db, all, cost_rows, other_rows: [limits?, engine?] })))
 }
 
 /// An open that met a full disk leaves a snapshot of the database half written, under a name that a complete

@@ -170,12 +170,12 @@ async fn an_invalidation_survives_a_kill_after_its_flush() {
     assert_eq!(restarted.validity(7, before), Validity::Gone);
 }
 
-fn row(key: &[u8], value: Option<&[u8]>) -> UsageRow {
-    UsageRow { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
+fn row(key: &[u8], value: Option<&[u8]>) -> StateRow {
+    StateRow { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
 }
 
 /// Returns these rows once, then none.
-fn once(rows: Vec<UsageRow>) -> impl Fn() -> Vec<UsageRow> + Send + 'static {
+fn once(rows: Vec<StateRow>) -> impl Fn() -> Vec<StateRow> + Send + 'static {
     let rows = Mutex::new(rows);
     move || std::mem::take(&mut *rows.lock())
 }

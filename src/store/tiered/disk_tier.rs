@@ -43,7 +43,7 @@ fn remove_old_caches<L, E: fmt::Display>(path: &Path, lock: impl FnOnce() -> Res
     let cache = path.join("cache");
     if let Err(reason) = disk::remove_old(&cache, lock) {
         tracing::warn!(
-            why = reason,
+            reason = reason,
             place = %cache.display(),
             "A cache of another larder version stays on disk, and may hold secrets in the clear: \
              remove this directory while no larder uses it"

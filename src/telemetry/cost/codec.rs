@@ -10,7 +10,7 @@ use crate::telemetry::cost::utc_day::Day;
 
 /// A row to write to or remove from the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UsageRow {
+pub struct StateRow {
     /// The unique key of the row.
     pub key: Vec<u8>,
     /// The value; `None` removes the row.
@@ -18,13 +18,13 @@ pub struct UsageRow {
 }
 
 /// The row of an upstream and a day; without a sum it removes the persisted row.
-pub(super) fn encode(upstream: &str, day: Day, sum: Option<CreditUsage>) -> UsageRow {
+pub(super) fn encode(upstream: &str, day: Day, sum: Option<CreditUsage>) -> StateRow {
     let mut key = day.raw().to_be_bytes().to_vec();
     key.extend_from_slice(upstream.as_bytes());
     let value = sum.map(|CreditUsage { calls, paid, credits, avoided_calls, avoided }| {
         [calls, paid, credits.0, avoided_calls, avoided.0].map(u64::to_be_bytes).concat()
     });
-    UsageRow { key, value }
+    StateRow { key, value }
 }
 
 /// The upstream, the day and the usage of a row; `None` if the row is invalid.
@@ -51,7 +51,7 @@ mod tests {
             avoided_calls: 4,
             avoided: MicroCredits(5),
         };
-        let UsageRow { key, value } = encode("coins", Day::from_raw(20_000), Some(sum));
+        let StateRow { key, value } = encode("coins", Day::from_raw(20_000), Some(sum));
         let mut value = value.unwrap();
         let expected = ("coins".into(), Day::from_raw(20_000), sum);
         assert_eq!(decode(&key, &value).as_ref(), Some(&expected));

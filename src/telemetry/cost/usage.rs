@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::policy::upstream::Period;
-use crate::telemetry::cost::codec::{self, UsageRow};
+use crate::telemetry::cost::codec::{self, StateRow};
 use crate::telemetry::cost::credits::{CreditUsage, MicroCredits};
 use crate::telemetry::cost::utc_day::Day;
 
@@ -152,7 +152,7 @@ impl UsageHistory {
     }
 
     /// Appends the rows of the days that changed since the last call of this method.
-    pub(super) fn take_changed_rows(&self, rows: &mut Vec<UsageRow>) {
+    pub(super) fn take_changed_rows(&self, rows: &mut Vec<StateRow>) {
         let mut days = self.lock_days();
         for day in std::mem::take(&mut days.changed) {
             rows.push(codec::encode(&self.name, day, days.by_day.get(&day).copied()));

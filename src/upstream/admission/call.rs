@@ -198,12 +198,12 @@ impl<'a> LimitKeys<'a> {
 }
 
 /// The bucket of a call: one per credential, and per resource if the origin separates them.
-pub(super) fn bucket_id(bucket: &Bucket, subject: &LimitKeys<'_>) -> u128 {
+pub(super) fn bucket_id(bucket: &Bucket, keys: &LimitKeys<'_>) -> u128 {
     let mut id = Xxh3::new();
     id.update(bucket.name.as_bytes());
-    id.update(&subject.credential.to_be_bytes());
+    id.update(&keys.credential.to_be_bytes());
     if bucket.per_resource {
-        id.update(&subject.call.resource.to_be_bytes());
+        id.update(&keys.call.resource.to_be_bytes());
     }
     id.digest128()
 }

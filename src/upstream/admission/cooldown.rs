@@ -1,7 +1,7 @@
 //! Cooldowns: times in which no calls are made, each ended by one half-open probe.
 //!
 //! Owns: when a cooldown begins, which calls it blocks, when it ends. Pure: time is an argument.
-//! Never touches: waiting, and the classification of responses (`outcome::classify`).
+//! Never touches: waiting, and the classification of responses (`upstream::outcome::classify`).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub(in crate::upstream) struct SavedCooldown {
     pub(in crate::upstream) left: Duration,
     /// The reason.
     pub(in crate::upstream) reason: RejectReason,
-    /// How often in a row the origin gave cause for it.
+    /// How often in a row the origin caused it.
     pub(in crate::upstream) times: u32,
 }
 
@@ -74,7 +74,7 @@ pub(in crate::upstream) struct Cooldown {
     pub(in crate::upstream) firm: bool,
     /// Whether the probe is in flight.
     pub(in crate::upstream) probing: bool,
-    /// How often in a row the origin gave cause for it.
+    /// How often in a row the origin caused it.
     pub(in crate::upstream) times: u32,
     /// The number of the cooldown in the order in which cooldowns began or were renewed.
     sequence: u64,

@@ -1,7 +1,7 @@
 //! How a response, or its absence, affects later calls.
 //!
 //! Owns: which cooldown begins, is renewed or ends; what is learned. Pure: time is an argument. Never
-//! touches: how a response is classified (`outcome::classify`).
+//! touches: how a response is classified (`upstream::outcome::classify`).
 
 use std::time::{Duration, Instant};
 
@@ -50,7 +50,7 @@ impl CallEnd {
 /// The outcome of a call, for the limits and cooldowns that apply to it.
 #[derive(Clone, Copy)]
 pub(super) struct CallReport<'a> {
-    pub(super) subject: &'a LimitKeys<'a>,
+    pub(super) keys: &'a LimitKeys<'a>,
     pub(super) outcome: &'a CallOutcome,
     pub(super) now: Instant,
 }
@@ -62,7 +62,7 @@ impl LimiterState {
         match end {
             CallEnd::Unreachable => {
                 self.end_probe(admission);
-                let origin = CooldownScope::Origin(report.subject.origin);
+                let origin = CooldownScope::Origin(report.keys.origin);
                 self.cool_down_group(origin, report, admission);
                 self.trip_breaker(report, admission);
             }
@@ -102,27 +102,26 @@ impl LimiterState {
         self.slots.release(&mut admission.slot);
         self.end_probe(admission);
         if let Some((limit, queue)) = admission.learned.and_then(|id| get_or_shared(&mut self.learned, id)) {
-            limit.on_no_answer();
+            limit.on_no_response();
             queue.wake();
         }
     }
 
     fn update_limits(&mut self, report: CallReport<'_>, admission: &Admission) {
-        let CallReport { subject, outcome, now } = report;
+        let CallReport { keys, outcome, now } = report;
         let quota = outcome.quota.as_ref();
         if let Some(bucket) = quota.and_then(|quota| quota.bucket.as_ref()) {
-            self.assign_bucket(subject.call, bucket);
+            self.assign_bucket(keys.call, bucket);
         }
         let Some(counted) = admission.learned else { return };
         // The response may name another bucket than the one that the call was counted towards.
-        let named = quota
-            .and_then(|quota| quota.bucket.as_ref())
-            .map_or(counted, |bucket| bucket_id(bucket, subject));
+        let named =
+            quota.and_then(|quota| quota.bucket.as_ref()).map_or(counted, |bucket| bucket_id(bucket, keys));
         let own_limit = quota.filter(|quota| quota.scope == LimitScope::Caller);
         let other =
             Some(counted).filter(|_| named != counted).and_then(|id| get_or_shared(&mut self.learned, id));
         if let Some((limit, queue)) = other {
-            limit.on_no_answer();
+            limit.on_no_response();
             queue.wake();
         }
         let (limit, queue) = entry(&mut self.learned, named, now, AdaptiveLimit::default);
@@ -135,8 +134,8 @@ impl LimiterState {
 
     /// Counts the response for the ban guard.
     fn count_for_ban_guard(&mut self, report: CallReport<'_>, status: StatusCode) {
-        let CallReport { subject, outcome, now } = report;
-        let Some(rule) = &subject.policy.ban_guard else { return };
+        let CallReport { keys, outcome, now } = report;
+        let Some(rule) = &keys.policy.ban_guard else { return };
         let shared = outcome.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
         let counts = self.ban_guard.count(rule, status, shared, now);
         self.unsaved.ban_guard |= counts;
@@ -165,13 +164,13 @@ impl LimiterState {
     }
 
     fn on_success(&mut self, report: CallReport<'_>, admission: &Admission) {
-        let CallReport { subject, now, .. } = report;
+        let CallReport { keys, now, .. } = report;
         self.failure_streak.reset();
-        for (member, failing) in subject.levels().into_iter().zip(&mut self.failure_groups) {
+        for (member, failing) in keys.levels().into_iter().zip(&mut self.failure_groups) {
             failing.on_success(member);
             self.cooldowns.lift(member.group, now);
         }
-        let own = subject.call.key.map(CooldownScope::Key);
+        let own = keys.call.key.map(CooldownScope::Key);
         for scope in own.into_iter().chain(admission.probes.iter().copied()) {
             self.cooldowns.lift(scope, now);
         }
@@ -180,13 +179,12 @@ impl LimiterState {
     /// A 5xx, or no complete response in time. It puts only its key into a cooldown. Three different failing
     /// members of a group, without a success in between, put the group into one cooldown.
     fn on_failure(&mut self, report: CallReport<'_>, admission: &Admission) {
-        let CallReport { subject, outcome, now } = report;
+        let CallReport { keys, outcome, now } = report;
         let reason = RejectReason::Failed(outcome.class);
-        let rule = &subject.call.routed.policy.cooldown;
-        let requested = retry_after(subject, outcome);
-        let in_cooldown =
-            subject.call.key.is_some_and(|key| self.cooldowns.contains(CooldownScope::Key(key)));
-        if let Some(key) = subject.call.key {
+        let rule = &keys.call.routed.policy.cooldown;
+        let requested = retry_after(keys, outcome);
+        let in_cooldown = keys.call.key.is_some_and(|key| self.cooldowns.contains(CooldownScope::Key(key)));
+        if let Some(key) = keys.call.key {
             let rejection = Rejection { reason, left: requested.unwrap_or(rule.cooldown) };
             match requested {
                 Some(_) => self.start_cooldown(CooldownScope::Key(key), rejection, now),
@@ -194,7 +192,7 @@ impl LimiterState {
             }
         }
         self.end_probe(admission);
-        for (level, member) in subject.levels().into_iter().enumerate() {
+        for (level, member) in keys.levels().into_iter().enumerate() {
             let probes = admission.probes.contains(&member.group);
             let failure = FailureKind { is_probe: probes, in_cooldown, cooldown: rule.cooldown, at: now };
             if self.failure_groups[level].on_failure(member, failure) {
@@ -209,15 +207,15 @@ impl LimiterState {
     fn cool_down_group(&mut self, group: CooldownScope, report: CallReport<'_>, admission: &Admission) {
         if !self.cooldowns.contains(group) || admission.probes.contains(&group) {
             let reason = RejectReason::Failed(report.outcome.class);
-            let left = report.subject.call.routed.policy.cooldown.cooldown;
+            let left = report.keys.call.routed.policy.cooldown.cooldown;
             self.cooldowns.begin(group, Rejection { reason, left }, false, report.now);
         }
     }
 
     /// The circuit breaker: it opens after another failure, or after a failed probe while it is open.
     fn trip_breaker(&mut self, report: CallReport<'_>, admission: &Admission) {
-        let CallReport { subject, now, .. } = report;
-        let Some(rule) = &subject.policy.breaker else { return };
+        let CallReport { keys, now, .. } = report;
+        let Some(rule) = &keys.policy.breaker else { return };
         let was_probe = admission.probes.contains(&CooldownScope::Upstream);
         if self.failure_streak.failed(rule, now) || was_probe {
             let rejection = Rejection { reason: RejectReason::Breaker, left: rule.open_for };
@@ -227,28 +225,28 @@ impl LimiterState {
 
     /// The origin responded that there are too many calls.
     fn on_rate_limited(&mut self, report: CallReport<'_>, limit: RateLimitKind) {
-        let CallReport { subject, outcome, now } = report;
+        let CallReport { keys, outcome, now } = report;
         let scope = self.rate_limit_scope(report, limit);
-        let left = retry_after(subject, outcome).unwrap_or_else(|| {
+        let left = retry_after(keys, outcome).unwrap_or_else(|| {
             // The middle of the jitter, so that clients that back off return when the cooldown is over.
-            let wait = subject.call.routed.policy.retry.backoff.delay(self.cooldowns.times(scope), 0.5);
-            wait.min(subject.call.routed.policy.cooldown.max_cooldown)
+            let wait = keys.call.routed.policy.retry.backoff.delay(self.cooldowns.times(scope), 0.5);
+            wait.min(keys.call.routed.policy.cooldown.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = scope
             && left >= MIN_STORED_TIME
         {
-            self.remember_bucket_shape(bucket, subject.call.shape);
+            self.remember_bucket_shape(bucket, keys.call.shape);
         }
         let reason = RejectReason::Failed(outcome.class);
         self.start_cooldown(scope, Rejection { reason, left }, now);
     }
 
     fn rate_limit_scope(&self, report: CallReport<'_>, limit: RateLimitKind) -> CooldownScope {
-        let CallReport { subject, outcome, .. } = report;
-        let call = subject.call;
-        let bucket = self.bucket_of(subject).map(CooldownScope::Bucket);
+        let CallReport { keys, outcome, .. } = report;
+        let call = keys.call;
+        let bucket = self.bucket_of(keys).map(CooldownScope::Bucket);
         let whose = outcome.quota.as_ref().map(|quota| quota.scope).unwrap_or_default();
-        let callers = CooldownScope::Credential(subject.credential);
+        let callers = CooldownScope::Credential(keys.credential);
         match (limit, whose) {
             (RateLimitKind::Shared, _) | (_, LimitScope::Shared) => {
                 call.key.map(CooldownScope::Key).or(bucket).unwrap_or(callers)
@@ -260,8 +258,8 @@ impl LimiterState {
 }
 
 /// The time from the origin's `Retry-After`, if it is honoured. A time of zero counts as none.
-fn retry_after(subject: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
+fn retry_after(keys: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
     let is_honoured =
-        |wait: &RetryAfter| subject.call.routed.policy.retry.honour_retry_after || wait.is_quota_end;
-    outcome.retry_after.filter(is_honoured)?.bounded(&subject.call.routed.policy.cooldown)
+        |wait: &RetryAfter| keys.call.routed.policy.retry.honour_retry_after || wait.is_quota_end;
+    outcome.retry_after.filter(is_honoured)?.bounded(&keys.call.routed.policy.cooldown)
 }

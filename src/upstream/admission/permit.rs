@@ -94,9 +94,9 @@ impl Permit {
             self.awaiting_body = self.active.take();
         }
         if let Some(ActiveCall { upstream, mut admission }) = self.awaiting_body.take() {
-            let subject = self.subject();
+            let keys = self.keys();
             let now = self.control.clock.instant();
-            let report = CallReport { subject: &subject, outcome: &outcome, now };
+            let report = CallReport { keys: &keys, outcome: &outcome, now };
             self.update(&upstream, |state| {
                 state.on_head(report, &mut admission, CallEnd::Response(status));
             });
@@ -232,7 +232,7 @@ impl Permit {
         self.call.target().policy().rules.read_bodies()
     }
 
-    fn subject(&self) -> LimitKeys<'_> {
+    fn keys(&self) -> LimitKeys<'_> {
         LimitKeys::new(&self.call)
     }
 
@@ -251,18 +251,18 @@ impl Permit {
         let Some(ActiveCall { upstream, mut admission }) = self.active.take() else {
             return;
         };
-        let subject = self.subject();
+        let keys = self.keys();
         let now = self.control.clock.instant();
         let end = if self.client_at_fault { end.attribute_to_client(outcome.class) } else { end };
-        let report = CallReport { subject: &subject, outcome, now };
+        let report = CallReport { keys: &keys, outcome, now };
         self.update(&upstream, |state| state.on_completed(report, &mut admission, end));
         upstream.recheck.notify_waiters();
     }
 
     fn apply_outcome(&self, ActiveCall { upstream, admission }: &ActiveCall, outcome: &CallOutcome) {
-        let subject = self.subject();
+        let keys = self.keys();
         let now = self.control.clock.instant();
-        let report = CallReport { subject: &subject, outcome, now };
+        let report = CallReport { keys: &keys, outcome, now };
         self.update(upstream, |state| state.on_outcome(report, admission));
         upstream.recheck.notify_waiters();
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
 
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 use crate::upstream::admission::MAX_LIMITS;
 use crate::upstream::admission::cooldown::CooldownScope;
 use crate::upstream::admission::limit_map::entry;
@@ -67,7 +67,7 @@ impl UpstreamRegistry {
 
     /// The rows that changed since the last call of this function. The rows of the last call are on disk by
     /// now.
-    pub fn changed_rows(&self, date: SystemTime, now: Instant) -> Vec<UsageRow> {
+    pub fn changed_rows(&self, date: SystemTime, now: Instant) -> Vec<StateRow> {
         let mut disk = self.disk.lock();
         let sweep_due =
             disk.last_sweep.is_none_or(|last_sweep| now.saturating_duration_since(last_sweep) >= SWEEP_EVERY);
@@ -93,7 +93,7 @@ impl UpstreamRegistry {
                 None => drop(disk.rows.remove(key)),
             }
         }
-        rows.into_iter().map(|(key, value)| UsageRow { key: key.encode(), value }).collect()
+        rows.into_iter().map(|(key, value)| StateRow { key: key.encode(), value }).collect()
     }
 
     /// Adds the rows of an earlier process to the state of this one. Returns the number of unreadable rows.

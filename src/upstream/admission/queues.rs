@@ -16,13 +16,13 @@ impl LimiterState {
     /// The first queue in which the call has to wait, and for how long at least.
     pub(super) fn first_queue(
         &mut self,
-        subject: &LimitKeys<'_>,
+        keys: &LimitKeys<'_>,
         learned: Option<u128>,
         position: QueuePosition,
         now: Instant,
     ) -> Option<(QueueKind, Option<Duration>)> {
-        let rate_limit = &subject.policy.rate_limit;
-        let credential = subject.credential;
+        let rate_limit = &keys.policy.rate_limit;
+        let credential = keys.credential;
         if let Some(rate) = rate_limit.limit {
             let (window, queue) = entry(&mut self.windows, credential, now, || SlidingWindow::new(rate));
             window.set_rate(rate);
@@ -41,7 +41,7 @@ impl LimiterState {
         if !self.slots.queue.is_first(position) {
             return Some((QueueKind::InFlight, None));
         }
-        let guard = subject.policy.ban_guard.as_ref();
+        let guard = keys.policy.ban_guard.as_ref();
         let allowed = guard.map(|rule| self.ban_guard.left(rule, now));
         let capacity = self.slots.check_capacity(rate_limit.in_flight, allowed, now);
         capacity.err().map(|wait| (QueueKind::InFlight, wait))

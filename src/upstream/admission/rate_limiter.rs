@@ -83,7 +83,7 @@ impl AdaptiveLimit {
     }
 
     /// A call ended without a response that states limits.
-    pub(in crate::upstream) fn on_no_answer(&mut self) {
+    pub(in crate::upstream) fn on_no_response(&mut self) {
         match self {
             Self::Probing => *self = Self::Unknown,
             Self::Known(known) => known.unanswered = known.unanswered.saturating_sub(1),
@@ -93,7 +93,7 @@ impl AdaptiveLimit {
 
     /// A response arrived; `quota` contains the limits that it states.
     pub(in crate::upstream) fn on_response(&mut self, quota: Option<&RateLimitState>, now: Instant) {
-        self.on_no_answer();
+        self.on_no_response();
         let update = quota.and_then(QuotaUpdate::from_state);
         match (&mut *self, update) {
             (Self::Known(known), Some(update)) => known.apply(update, now),

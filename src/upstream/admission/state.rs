@@ -94,19 +94,19 @@ impl LimiterState {
     }
 
     /// Whether a cooldown blocks the call.
-    pub(super) fn check_cooldowns(&self, subject: &LimitKeys<'_>, now: Instant) -> CooldownCheck {
-        if subject.call.has_stale
-            && let Some(rejection) = self.probe_delay(subject, now)
+    pub(super) fn check_cooldowns(&self, keys: &LimitKeys<'_>, now: Instant) -> CooldownCheck {
+        if keys.call.has_stale
+            && let Some(rejection) = self.probe_delay(keys, now)
         {
             return CooldownCheck::Until(rejection);
         }
-        self.cooldowns.check(&self.scopes(subject), subject.call.has_stale, now)
+        self.cooldowns.check(&self.scopes(keys), keys.call.has_stale, now)
     }
 
     /// The rejection of a call that leaves the probe to others. Calls that are not known to fail never do.
-    fn probe_delay(&self, subject: &LimitKeys<'_>, now: Instant) -> Option<Rejection> {
-        let levels = subject.levels();
-        let key = subject.call.key.map(CooldownScope::Key);
+    fn probe_delay(&self, keys: &LimitKeys<'_>, now: Instant) -> Option<Rejection> {
+        let levels = keys.levels();
+        let key = keys.call.key.map(CooldownScope::Key);
         let in_cooldown = key.is_some_and(|key| self.cooldowns.contains(key));
         if !in_cooldown && !self.failure_groups[1].is_failing(levels[1]) {
             return None;
@@ -124,31 +124,31 @@ impl LimiterState {
     /// Admits the call, or returns what it has to wait for.
     pub(super) fn admit(
         &mut self,
-        subject: &LimitKeys<'_>,
+        keys: &LimitKeys<'_>,
         position: QueuePosition,
         now: Instant,
     ) -> AdmissionDecision {
-        let probes = match self.check_cooldowns(subject, now) {
+        let probes = match self.check_cooldowns(keys, now) {
             CooldownCheck::Clear(probes) => probes,
             CooldownCheck::Until(rejection) | CooldownCheck::Probing(rejection) => {
                 return AdmissionDecision::Blocked(rejection);
             }
         };
-        let learned = self.learned_limit(subject);
-        if let Some((kind, wait)) = self.first_queue(subject, learned, position, now) {
+        let learned = self.learned_limit(keys);
+        if let Some((kind, wait)) = self.first_queue(keys, learned, position, now) {
             let queue = self.queue(kind);
             let wakeup = queue.join(position);
             // Only the first call in the queue wakes by time; the others are notified in their order.
             return AdmissionDecision::Queued(kind, wakeup, wait.filter(|_| queue.is_first(position)));
         }
-        let configured = subject.policy.rate_limit.limit.map(|_| subject.credential);
+        let configured = keys.policy.rate_limit.limit.map(|_| keys.credential);
         let unsaved = configured.is_some_and(|id| self.count_sent(id, now) == Write::First);
         if let Some((limit, _)) = learned.and_then(|id| get_or_shared(&mut self.learned, id)) {
             limit.send();
         }
         let slot = self.slots.take();
         self.cooldowns.set_probing(&probes, true);
-        if subject.call.attempt == AttemptKind::First {
+        if keys.call.attempt == AttemptKind::First {
             self.retry_budget.record_call(now);
         }
         AdmissionDecision::Admitted(Admission { probes, probe_released: false, learned, unsaved, slot })
@@ -187,16 +187,16 @@ impl LimiterState {
     }
 
     /// The scopes of the cooldowns that may block this call.
-    pub(super) fn scopes(&self, subject: &LimitKeys<'_>) -> Vec<CooldownScope> {
-        let call = subject.call;
+    pub(super) fn scopes(&self, keys: &LimitKeys<'_>) -> Vec<CooldownScope> {
+        let call = keys.call;
         let mut scopes = vec![
             CooldownScope::Upstream,
-            CooldownScope::Origin(subject.origin),
-            CooldownScope::Family(subject.family),
-            CooldownScope::Endpoint(subject.endpoint),
-            CooldownScope::Credential(subject.credential),
+            CooldownScope::Origin(keys.origin),
+            CooldownScope::Family(keys.family),
+            CooldownScope::Endpoint(keys.endpoint),
+            CooldownScope::Credential(keys.credential),
         ];
-        scopes.extend(self.bucket_of(subject).map(CooldownScope::Bucket));
+        scopes.extend(self.bucket_of(keys).map(CooldownScope::Bucket));
         // A retry ignores the soft cooldown of its own key, but not one of its origin, bucket or upstream.
         let applies =
             |key: &CooldownScope| call.attempt == AttemptKind::First || self.cooldowns.is_firm(*key);
@@ -205,8 +205,8 @@ impl LimiterState {
     }
 
     /// The bucket of a call, if it is known.
-    pub(super) fn bucket_of(&self, subject: &LimitKeys<'_>) -> Option<u128> {
-        self.buckets.get(&subject.call.shape).map(|bucket| bucket_id(bucket, subject))
+    pub(super) fn bucket_of(&self, keys: &LimitKeys<'_>) -> Option<u128> {
+        self.buckets.get(&keys.call.shape).map(|bucket| bucket_id(bucket, keys))
     }
 
     /// Assigns calls of this shape to a bucket.
@@ -220,9 +220,9 @@ impl LimiterState {
     }
 
     /// The learned limit of a call, if the upstream's limits are learned.
-    fn learned_limit(&self, subject: &LimitKeys<'_>) -> Option<u128> {
+    fn learned_limit(&self, keys: &LimitKeys<'_>) -> Option<u128> {
         // Until a response names a bucket, the limit of the credential lets calls out one by one.
-        let bucket = || self.bucket_of(subject).unwrap_or(subject.credential);
-        subject.policy.rate_limit.learn.then(bucket)
+        let bucket = || self.bucket_of(keys).unwrap_or(keys.credential);
+        keys.policy.rate_limit.learn.then(bucket)
     }
 }

@@ -99,7 +99,7 @@ fn disk_usage(dir: &Path) -> u64 {
 }
 
 /// Puts `puts` responses of these sizes, each several times, and checks every 500 puts how much the files
-/// take. STO-05 allows 1.3 times the bound: the engine's own growth comes in jumps.
+/// take. STO-05 allows 1.3 times the bound: sled's growth comes in jumps.
 async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
     let fixture = TestDisk { bytes: bound, ..TestDisk::new() };
     let disk = fixture.open().await;

@@ -17,7 +17,7 @@ use crate::store::state_db::writer::{Changed, Command};
 use crate::store::state_db::{
     GENERATIONS, LATEST_KEY, LEAST_KEY, SUPERSEDED, encode, encode_superseded, key,
 };
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 
 /// How often changed rows are collected: a crash loses at most so much of the costs.
 const COLLECT_EVERY: Duration = Duration::from_millis(300);
@@ -197,7 +197,7 @@ impl WriterState {
     fn collect(&mut self) {
         self.nudged = false;
         for (kind, changed) in &self.watched {
-            for UsageRow { key, value } in changed() {
+            for StateRow { key, value } in changed() {
                 self.unwritten.insert([*kind, &key].concat(), value);
             }
         }

@@ -49,7 +49,7 @@ impl FakeStore {
     fn take_rows(&self) {
         let Some(registry) = self.1.upgrade() else { return };
         let mut rows = self.0.rows.lock();
-        for UsageRow { key, value } in registry.changed_rows(self.2.now(), self.2.instant()) {
+        for StateRow { key, value } in registry.changed_rows(self.2.now(), self.2.instant()) {
             match value {
                 Some(value) => drop(rows.insert(key, value)),
                 None => drop(rows.remove(&key)),

@@ -116,7 +116,7 @@ fn the_first_call_learns_the_limit_alone() {
     assert_eq!(learned.wait(now), Some(Duration::ZERO));
     learned.send();
     assert_eq!(learned.wait(now), None, "the other calls wait for its response");
-    learned.on_no_answer();
+    learned.on_no_response();
     assert_eq!(learned.wait(now), Some(Duration::ZERO), "no response: the next call");
     learned.send();
     learned.on_response(None, now);
