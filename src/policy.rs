@@ -48,26 +48,6 @@ pub struct Policy {
     pub targeted_cache_control: Vec<HeaderName>,
 }
 
-impl Policy {
-    /// The policy of a route without keys: RFC 9111, with separate responses for each credential.
-    pub fn origin() -> Self {
-        Self {
-            ttl: Ttl::Origin,
-            ttl_by_status: Vec::new(),
-            ttl_jitter: 0.0,
-            stale_while_revalidate: None,
-            stale_if_error: StaleIfError::default(),
-            retry: RetryPolicy::default(),
-            cooldown: CooldownPolicy::default(),
-            scope: ScopeRule::Credential,
-            key: KeyPolicy::default(),
-            coalesce_wait: Duration::from_secs(10),
-            set_cookie: SetCookiePolicy::Refuse,
-            targeted_cache_control: Vec::new(),
-        }
-    }
-}
-
 /// The five forms of `ttl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ttl {
@@ -156,31 +136,6 @@ impl StaleIfError {
             ErrorMatch::Status(pattern) => pattern.matches(status),
             ErrorMatch::Connect | ErrorMatch::Timeout | ErrorMatch::Breaker | ErrorMatch::Budget => false,
         })
-    }
-}
-
-impl Default for StaleIfError {
-    /// Rate limits, server errors, failed or timed-out connections, blocked calls.
-    fn default() -> Self {
-        Self {
-            window: None,
-            on: vec![
-                ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS)),
-                ErrorMatch::Status(StatusMatch::Class(5)),
-                ErrorMatch::Connect,
-                ErrorMatch::Timeout,
-                ErrorMatch::Breaker,
-                ErrorMatch::Budget,
-            ],
-            ends_on: [
-                StatusCode::NOT_FOUND,
-                StatusCode::GONE,
-                StatusCode::UNAUTHORIZED,
-                StatusCode::FORBIDDEN,
-            ]
-            .map(StatusMatch::Exact)
-            .to_vec(),
-        }
     }
 }
 

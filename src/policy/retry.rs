@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
 
-use crate::policy::{ErrorClass, ErrorMatch, StatusMatch};
+use crate::policy::{ErrorClass, ErrorMatch};
 
 /// Maximum of `retry.retries`: more retries help neither the origin nor the waiting clients.
 pub const MAX_RETRIES: usize = 10;
@@ -66,33 +66,6 @@ impl RetryPolicy {
     }
 }
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        let status = |status| ErrorMatch::Status(StatusMatch::Exact(status));
-        Self {
-            retries: 3,
-            on: vec![
-                status(StatusCode::TOO_MANY_REQUESTS),
-                status(StatusCode::BAD_GATEWAY),
-                status(StatusCode::SERVICE_UNAVAILABLE),
-                status(StatusCode::GATEWAY_TIMEOUT),
-                ErrorMatch::Connect,
-                ErrorMatch::Timeout,
-            ],
-            methods: vec![Method::GET, Method::HEAD],
-            backoff: Backoff::default(),
-            honour_retry_after: true,
-            budget: Duration::from_secs(15),
-        }
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { initial: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(30), jitter: 0.2 }
-    }
-}
-
 /// `stale_if_error.cooldown` and `.max_cooldown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CooldownPolicy {
@@ -101,10 +74,4 @@ pub struct CooldownPolicy {
     /// The longest cooldown that an origin can specify (`Retry-After`); the end of a quota is not limited by
     /// it.
     pub max_cooldown: Duration,
-}
-
-impl Default for CooldownPolicy {
-    fn default() -> Self {
-        Self { cooldown: Duration::from_secs(30), max_cooldown: Duration::from_secs(60 * 60) }
-    }
 }
