@@ -524,7 +524,7 @@ async fn a_block_of_all_calls_to_an_upstream_is_logged_once() {
         let lines = written.lines();
         assert_eq!(lines.len(), 1, "{lines:?}");
         let (line, expected) = (&lines[0], (&"api".into(), &cause.into(), &seconds.into()));
-        assert_eq!((&line["upstream"], &line["cause"], &line["seconds"]), expected);
+        assert_eq!((&line["upstream"], &line["reason"], &line["seconds"]), expected);
     }
 }
 
