@@ -30,6 +30,16 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
 ];
 
+/// The rooms on a request's way, and what is looked up there once for a request: the text of the step, and the
+/// only files that contain it.
+const ON_THE_WAY: &[&str] = &["frontend", "proxy", "engine", "upstream"];
+const ONCE: &[(&str, &[&str])] = &[
+    ("routes.find(", &["engine/router"]),
+    ("key_builder.key(", &["engine/router"]),
+    ("upstreams.lookup(", &["engine/router", "upstream/routed_request"]),
+    ("head::read(", &["frontend/http1"]),
+];
+
 /// Values in, values out: no task, no socket, no disk.
 const PURE: &[&str] = &["semantics", "policy", "stored", "route", "key", "decide"];
 
@@ -271,6 +281,22 @@ fn files_import_each_other_in_no_circle() {
     let sources = all_sources();
     let found = circles(&imports(&sources));
     assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_request_is_parsed_routed_and_keyed_in_one_place() {
+    let sources = all_sources();
+    let is_test = |source: &Source| source.path.ends_with("tests") || source.path.contains("tests/");
+    for (step, places) in ONCE {
+        let mut found: Vec<&str> = sources
+            .iter()
+            .filter(|source| ON_THE_WAY.contains(&source.module()) && !is_test(source))
+            .filter(|source| code(&source.text).contains(step))
+            .map(|source| &*source.path)
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, *places, "the files that contain `{step}`");
+    }
 }
 
 #[test]
