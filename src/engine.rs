@@ -5,6 +5,7 @@
 //! writes), origin connections (`upstream` reads), configuration.
 
 pub mod body;
+pub mod deps;
 pub mod fast_path;
 pub mod inflight;
 pub mod lookup;
@@ -33,61 +34,18 @@ mod waiter;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::HeaderValue;
-
 use crate::clock::Clock;
+use crate::engine::deps::EngineDeps;
 use crate::engine::entry_updates::EntryUpdates;
 use crate::engine::fills::Fills;
 use crate::engine::forward::Forwarder;
 use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::pass_through::PassThroughEffects;
-use crate::engine::pending_calls::PendingCalls;
-use crate::engine::persistent_facts::PersistentFacts;
 use crate::engine::purger::Purger;
 use crate::engine::responder::Responder;
-use crate::key::KeyBuilder;
-use crate::store::Store;
-use crate::telemetry::Telemetry;
-use crate::upstream::Origin;
 use crate::upstream::admission::call::CallContext;
-use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::routed_request::RoutedRequest;
-
-/// The limits of an engine.
-#[derive(Debug, Clone, Copy)]
-pub struct EngineLimits {
-    /// Bytes of the largest body that is stored or shared.
-    pub max_object: usize,
-    /// Maximum number of clients that wait for one fill.
-    pub waiters_per_key: usize,
-}
-
-/// The dependencies of an engine.
-pub struct EngineDeps {
-    /// Stores responses.
-    pub store: Arc<dyn Store>,
-    /// Makes upstream calls.
-    pub origin: Arc<dyn Origin>,
-    /// Records logs and metrics.
-    pub telemetry: Arc<Telemetry>,
-    /// Builds cache keys.
-    pub key_builder: Arc<KeyBuilder>,
-    /// The clock.
-    pub clock: Clock,
-    /// The engine's limits.
-    pub limits: EngineLimits,
-    /// Bytes of all bodies in transit, shared by all engines.
-    pub in_flight: Arc<InFlightBytes>,
-    /// The mode switch: cache, bypass or offline.
-    pub switch: Arc<ModeSwitch>,
-    /// The calls in flight, shared by all engines.
-    pub pending_calls: Arc<PendingCalls>,
-    /// Facts about stored responses that outlive the configuration.
-    pub persistent_facts: Arc<PersistentFacts>,
-    /// The value that larder adds to `Via`.
-    pub via: HeaderValue,
-}
 
 /// The engine. One per configuration, shared by all connections. Each part owns its fields.
 pub struct Engine {

@@ -9,7 +9,7 @@ mod stale_if_error_end;
 use std::sync::Arc;
 
 use crate::decide::useful_until;
-use crate::engine::EngineDeps;
+use crate::engine::deps::EngineDeps;
 use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::persistent_facts::PersistentFacts;

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::clock::Clock;
-use crate::engine::EngineDeps;
-use crate::engine::EngineLimits;
 use crate::engine::body::SharedBody;
 use crate::engine::collapse::{InFlightFetches, InFlightKey, JoinOutcome, JoinSteps};
+use crate::engine::deps::{EngineDeps, EngineLimits};
 use crate::engine::entry_updates::EntryUpdates;
 use crate::engine::inflight::InFlightFetch;
 use crate::engine::lookup::StoreLookup;

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::decide::ForwardReason;
-use crate::engine::EngineDeps;
 use crate::engine::collapse::JoinOutcome;
+use crate::engine::deps::EngineDeps;
 use crate::engine::fill_start;
 use crate::engine::fills::Fills;
 use crate::engine::fragmentation::FragmentationLog;

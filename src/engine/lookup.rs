@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::engine::EngineDeps;
+use crate::engine::deps::EngineDeps;
 use crate::key::{CacheKey, KeyBuilder};
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::vary::{VariantId, VaryFields};

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::clock::Clock;
 use crate::decide::{CacheLookup, Decision};
-use crate::engine::EngineDeps;
+use crate::engine::deps::EngineDeps;
 use crate::engine::entry_updates::EntryUpdates;
 use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;

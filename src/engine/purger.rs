@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::{HeaderMap, StatusCode};
 use tokio::time::timeout;
 
-use crate::engine::EngineDeps;
+use crate::engine::deps::EngineDeps;
 use crate::engine::persistent_facts::PersistentFacts;
 use crate::key::KeyBuilder;
 use crate::semantics::invalidation;

@@ -13,8 +13,8 @@ use crate::clock::Clock;
 use crate::decide::{
     CacheLookup, Decision, ErrorClass, ForwardReason, StaleReason, decide, decide_offline, stale_if_error,
 };
-use crate::engine::EngineDeps;
 use crate::engine::body::BodyReader;
+use crate::engine::deps::EngineDeps;
 use crate::engine::entry_updates::EntryUpdates;
 use crate::engine::inflight::ResponseHead;
 use crate::engine::miss::Miss;

@@ -14,11 +14,12 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::engine::deps::{EngineDeps, EngineLimits};
 use crate::engine::fast_path::FastPath;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::response::{ClientResponse, EngineResult, ResponseBody};
 use crate::engine::router::Router;
-use crate::engine::{Engine, EngineDeps, EngineLimits};
 use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::upstream::ResponseRules;
 use crate::policy::{Mode, Policy, RetryPolicy, Ttl};

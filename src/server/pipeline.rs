@@ -8,8 +8,9 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::config::Config;
+use crate::engine::Engine;
+use crate::engine::deps::{EngineDeps, EngineLimits};
 use crate::engine::router::Router;
-use crate::engine::{Engine, EngineDeps, EngineLimits};
 use crate::frontend::access::AccessControl;
 use crate::frontend::ca::leaf::LeafIssuer;
 use crate::frontend::ca::{CaError, CertificateAuthority};
