@@ -458,13 +458,14 @@ async fn a_supervisors_socket_missing_from_the_file_is_an_error_naming_both() {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = socket.local_addr().unwrap();
-    let yaml = yaml(&origin, "").replacen("127.0.0.1:0", "127.0.0.1:18080", 1);
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let yaml = yaml(&origin, "").replacen("127.0.0.1:0", &unused.to_string(), 1);
     let config_dir = ConfigDir::with(&yaml.replace("admin: { listen: 127.0.0.1:0 }", "admin: off"));
     let mut larder = activated(socket, &config_dir);
     assert_eq!(larder.wait_for_exit().await.code(), Some(1));
     let log = larder.err.text();
     assert!(log.contains(&format!("listens on {addr}")), "{log}");
-    assert!(log.contains("`listen` (127.0.0.1:18080)"), "{log}");
+    assert!(log.contains(&format!("`listen` ({unused})")), "{log}");
 }
 
 // ---- clients that reset the connection
