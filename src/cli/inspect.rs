@@ -58,7 +58,7 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
     }
     let entries = Entry::parse_all(response);
     if entries.is_empty() {
-        writeln!(out, "no response is stored for it")?;
+        writeln!(out, "no response is stored for this URL")?;
     }
     for (index, entry) in entries.iter().enumerate() {
         if index > 0 {

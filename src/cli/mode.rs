@@ -22,8 +22,7 @@ pub struct Args {
     admin: AdminArgs,
 }
 
-const EXAMPLE: &str = "\
-  cache     as the routes specify
+const EXAMPLE: &str = "  cache     as the routes specify
   bypass    every request passes through: the store is neither read nor written
   offline   only from the store, also stale responses: no API is called
 

@@ -355,7 +355,7 @@ async fn inspect_prints_every_response_of_a_url_with_its_fields() {
     assert!(out.contains("  route   none: it is no longer served\n"), "{out}");
     let (empty, _larder, _stop) = admin(FakeAdminApi::default(), None).await;
     let (code, out, err) = run_at(empty, &["inspect", &format!("{API}/0")]).await;
-    assert_eq!((code, out.as_str(), err.as_str()), (1, "no response is stored for it\n", ""));
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "no response is stored for this URL\n", ""));
     let (code, out, _) = run_at(empty, &["ls"]).await;
     assert_eq!((code, out.as_str()), (0, "nothing is stored\n"));
 }
@@ -617,7 +617,7 @@ async fn an_entry_with_a_redacted_url_is_inspected_by_its_key() {
     assert!(out.contains("anonymous") && out.contains("credential"), "{out}");
     assert!(!out.contains("S3CRET") && !out.contains("/y\n"), "{out}");
     let (code, out, _) = run_at(admin, &["inspect", "--key", &"0".repeat(32)]).await;
-    assert_eq!((code, out.as_str()), (1, "no response is stored for it\n"));
+    assert_eq!((code, out.as_str()), (1, "no response is stored for this URL\n"));
     let url = format!("{API}/x");
     for arguments in [&["inspect", "--key", "coins"][..], &["inspect"], &["inspect", &url, "--key", key]] {
         let (code, out, err) = run_at(admin, arguments).await;

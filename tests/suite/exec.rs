@@ -94,7 +94,7 @@ async fn the_second_call_of_a_command_hits_and_a_summary_is_printed() {
     assert_eq!(
         log,
         "larder: 2 calls, 1 answered without the API (50.0 %), 1 went to it\n\
-         larder: saved 5 B of 10 B; nothing was tunnelled unseen\n"
+         larder: saved 5 B of 10 B; no connection was tunnelled unread\n"
     );
     assert_eq!(home.session_dirs(), 0);
 }
@@ -274,7 +274,7 @@ async fn a_running_larder_with_the_same_configuration_is_used() {
         assert_eq!(text(&output.stdout), "hello", "{log}");
         assert_eq!(origin.calls(), 1, "{log}");
         assert!(log.starts_with("larder: 1 call, "), "call {calls}: {log}");
-        assert!(log.contains("with the calls of other clients in it"), "{log}");
+        assert!(log.contains("including the calls of other clients"), "{log}");
     }
     assert_eq!(fs::read_dir(home.cache.path()).unwrap().count(), 0, "no private one was started");
 
@@ -696,5 +696,5 @@ async fn doctor_and_exec_report_tunnelled_hosts() {
     assert!(log.contains("  unseen  two.example.test  1x tunnelled"), "{log}");
     let output = home.exec(&[], &["sh", "-c", &script]).await;
     let log = text(&output.stderr);
-    assert!(log.contains("1 connection was tunnelled unseen (two.example.test)"), "{log}");
+    assert!(log.contains("1 connection was tunnelled unread (two.example.test)"), "{log}");
 }

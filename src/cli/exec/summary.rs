@@ -121,9 +121,9 @@ impl Counts {
 
     fn tunnels_text(&self) -> String {
         let mut text = match self.tunnels() {
-            0 => "nothing was tunnelled unseen".to_owned(),
-            1 => "1 connection was tunnelled unseen".to_owned(),
-            count => format!("{count} connections were tunnelled unseen"),
+            0 => "no connection was tunnelled unread".to_owned(),
+            1 => "1 connection was tunnelled unread".to_owned(),
+            count => format!("{count} connections were tunnelled unread"),
         };
         if let [first, rest @ ..] = self.tunnelled.as_slice() {
             // The command chose the name, so its control characters are replaced before it is printed.
@@ -162,7 +162,7 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{}.{}", thousandths / 10, thousandths % 10)
 }
 
-const OF_OTHERS: &str = "; with the calls of other clients in it";
+const OF_OTHERS: &str = "; including the calls of other clients";
 
 /// A size with one decimal: `1.2 MiB`.
 fn bytes(count: u64) -> String {
@@ -196,14 +196,13 @@ larder_upstream_bytes_total 104857
         assert_eq!(
             lines,
             "larder: 41 calls, 38 answered without the API (92.6 %), 2 went to it, 1 failed\n\
-             larder: saved 1.2 MiB of 1.3 MiB; 3 connections were tunnelled unseen"
+             larder: saved 1.2 MiB of 1.3 MiB; 3 connections were tunnelled unread"
         );
         let nothing = Counts::parse("").to_text(true);
         assert_eq!(
             nothing,
             "larder: 0 calls, 0 answered without the API, 0 went to it\n\
-             larder: saved 0 B of 0 B; nothing was tunnelled unseen; with the calls of other clients \
-             in it"
+             larder: saved 0 B of 0 B; no connection was tunnelled unread; including the calls of other clients"
         );
     }
 

@@ -49,6 +49,17 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// The sentence for the client.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Metadata => "larder never connects to the metadata service of a cloud",
+            Self::OwnPort => "the destination is larder itself",
+            Self::Rule | Self::Port | Self::Private => {
+                "the destination is not allowed; see destinations in proxy.yaml"
+            }
+        }
+    }
+
     /// The `reason` label of `larder_denied_total`.
     pub fn token(self) -> &'static str {
         match self {

@@ -154,11 +154,7 @@ impl UpstreamError {
             return rejection.problem();
         }
         let (status, proxy_status, reason) = match self {
-            Self::Denied(_) => (
-                StatusCode::FORBIDDEN,
-                "destination_ip_prohibited",
-                "the destination is not allowed; see destinations in proxy.yaml",
-            ),
+            Self::Denied(reason) => (StatusCode::FORBIDDEN, "destination_ip_prohibited", reason.text()),
             Self::Dns => (StatusCode::BAD_GATEWAY, "dns_error", "the origin's name could not be resolved"),
             Self::Refused => (
                 StatusCode::BAD_GATEWAY,

@@ -87,7 +87,7 @@ fn path(text: &str) -> Result<Box<str>, ValueError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b);
     if !text.starts_with('/') || !text.bytes().all(plain) {
         let fix = "begin with a slash; letters, digits, `-`, `_`, `.`, `~` and slashes may follow";
-        return Err(ValueError::new(wanted, "is not such a path", fix));
+        return Err(ValueError::new(wanted, "is no path of a mount", fix));
     }
     let text = text.strip_suffix('/').unwrap_or(text);
     let empty = text.is_empty() || text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
