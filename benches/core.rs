@@ -2,8 +2,6 @@
 //!
 //! `cargo bench --bench core`
 
-#![expect(missing_docs, reason = "criterion's macro generates a function without docs")]
-
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +10,7 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use larder::config::{self, env::Env};
-use larder::decide::{CacheLookup, decide};
+use larder::decide::{CacheLookup, DecisionInput, decide};
 use larder::semantics::accept_encoding;
 use larder::semantics::cache_status::CacheStatus;
 use larder::semantics::request::ProxyRequest;
@@ -42,14 +40,13 @@ fn stored(now: SystemTime) -> StoredResponse {
     headers.insert("etag", HeaderValue::from_static("\"0123456789abcdef\""));
     let sole_variant = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from(vec![b'x'; 1024]);
-    StoredResponse::new(StatusCode::OK, &headers, body, sole_variant, (now, now), Duration::ZERO)
+    StoredResponse::new(StatusCode::OK, &headers, body, sole_variant, (now, now))
 }
 
 fn steps(criterion: &mut Criterion) {
     let config = config::parse("bench.yaml", ROUTES, &Env::default()).expect("valid");
     let plain = request(&[("user-agent", "bench/1.0"), ("accept", "application/json")]);
-    let with_credential =
-        request(&[("user-agent", "bench/1.0"), ("authorization", "Bearer abcdefghijkl")]);
+    let with_credential = request(&[("user-agent", "bench/1.0"), ("authorization", "Bearer abcdefghijkl")]);
     let keyring = config.key_builder([7; 32]);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
     let route = config.routes.find(&plain).expect("the route matches");
@@ -73,7 +70,8 @@ fn steps(criterion: &mut Criterion) {
         let policy = &route.policy;
         let at = now + Duration::from_secs(10);
         b.iter(|| {
-            decide(&plain, policy, CacheKind::Shared, CacheLookup::Stored(black_box(&entry)), at)
+            let input = DecisionInput::new(&plain, policy, CacheKind::Shared, at);
+            decide(&input, CacheLookup::Stored(black_box(&entry)))
         });
     });
     criterion.bench_function("reply: fields of a hit", |b| b.iter(|| entry.hit_headers()));

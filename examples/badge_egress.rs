@@ -12,6 +12,8 @@
 mod client;
 #[path = "badge_egress/figures.rs"]
 mod figures;
+#[path = "support/report.rs"]
+mod report;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use larder::clock;
+use larder::clock::Clock;
 use larder::config;
 use larder::config::env::Env;
 use larder::fake::discord;
@@ -29,6 +31,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Connection, Failure, Response};
 use crate::figures::{Figures, Side};
+use crate::report::{exit_code, has_flag, print_end};
 
 /// The number of users and visits, the users that visit concurrently, and the forced refreshes.
 #[derive(Clone, Copy)]
@@ -59,15 +62,8 @@ const LATENCY: Duration = Duration::from_millis(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    match compare(if quick { Workload::QUICK } else { Workload::FULL }).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("badge_egress: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let workload = if has_flag("--quick") { Workload::QUICK } else { Workload::FULL };
+    exit_code("badge_egress", compare(workload).await)
 }
 
 /// Runs the workload twice, prints the table, and returns whether all targets were reached.
@@ -101,12 +97,7 @@ async fn compare(workload: Workload) -> Result<bool, Failure> {
         after: Side::new(&after, &after_calls),
     };
     figures.print();
-    let missed = figures.missed();
-    for figure in &missed {
-        println!("MISSED: {figure}");
-    }
-    println!("{}", figures.json(missed.is_empty()));
-    Ok(missed.is_empty())
+    Ok(print_end(&figures.missed(), |reached| figures.json(reached)))
 }
 
 /// The configuration of larder, with the address of this example's Discord.
@@ -170,14 +161,6 @@ impl Seen {
         self.hits += other.hits;
         other.bodies.into_iter().try_for_each(|(path, body)| self.put(path, body))
     }
-
-    /// The latency that this percentage of the calls did not exceed.
-    fn percentile(&self, percent: usize) -> Duration {
-        let mut sorted = self.latencies.clone();
-        sorted.sort_unstable();
-        let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-        sorted.get(index).copied().unwrap_or_default()
-    }
 }
 
 /// All visits of all users, with this many users concurrently.
@@ -228,9 +211,9 @@ async fn call(
     seen: &mut Seen,
 ) -> Result<(), Failure> {
     let fields = format!("Authorization: Bot example\r\nAccept: application/json\r\n{fields}");
-    let start = clock::monotonic();
+    let start = Clock::system().instant();
     let response = connection.get(&access.target(path), HOST, &fields).await?;
-    seen.take(path, response, clock::monotonic().duration_since(start))
+    seen.take(path, response, Clock::system().instant().duration_since(start))
 }
 
 /// The first users force a refresh (the orange button of the page), and visit again afterwards.

@@ -1,9 +1,8 @@
 //! 200 clients request one URL concurrently, and its response is not shareable: once the first response
 //! head has arrived, no client waits for another one's fetch.
 //!
-//! The API takes 300 ms for each call. The first burst may take about the time of two calls (the first
-//! call, then all others concurrently); for the second, larder already does not collapse, so it takes
-//! about one.
+//! The API takes 300 ms for each call. The first burst may take about the time of two calls (the first call,
+//! then all others concurrently); for the second, larder already does not collapse, so it takes about one.
 //!
 //! `cargo run --profile ci --example bursts` builds larder into this program and runs everything on
 //! loopback. The exit status is 1 if a target is missed; the last line is JSON. Wall-clock times depend
@@ -14,6 +13,10 @@
 
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/loopback.rs"]
+mod loopback;
+#[path = "support/report.rs"]
+mod report;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -21,11 +24,13 @@ use std::time::{Duration, Instant};
 
 use larder::config::{self, env::Env, file_source::Disk};
 use larder::server::{Server, ServerDeps};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::client::{Connection, Failure};
+use crate::loopback::{listen, path_of, read_head};
+use crate::report::exit_code;
 
 const CLIENTS: usize = 200;
 
@@ -44,25 +49,17 @@ const RESPONSE_FIELDS: [(&str, &str); 4] = [
     ("/vary", "Vary: *\r\nCache-Control: max-age=60\r\n"),
 ];
 
-/// Targets: the slowest client of a burst, as a multiple of the slowest one of the same burst without
-/// larder.
+/// Targets: the slowest client of a burst, as a multiple of the slowest one of the same burst without larder.
 const FIRST_TARGET: f64 = 2.2;
 const SECOND_TARGET: f64 = 1.2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match bursts().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("bursts: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("bursts", bursts().await)
 }
 
 async fn bursts() -> Result<bool, Failure> {
-    let origin = origin().await?;
+    let origin = listen(serve_connection).await?;
     let file = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
          resolve: {{ {HOST}: \"{origin}\" }}\nstore: {{ disk: off }}\n\
@@ -108,8 +105,7 @@ impl Row {
         round: usize,
     ) -> Result<Self, Failure> {
         let direct = burst(origin, path).await?.as_secs_f64();
-        // Each round uses another URL, since larder remembers for a while that collapsing is off for a
-        // key.
+        // Each round uses another URL, since larder remembers for a while that collapsing is off for a key.
         let url = format!("http://{HOST}{path}?round={round}");
         let first = burst(proxy, &url).await?.as_secs_f64() / direct;
         let second = burst(proxy, &url).await?.as_secs_f64() / direct;
@@ -125,8 +121,7 @@ impl Row {
     }
 }
 
-/// All clients send at once, each on a connection that it opened before; returns the time of the
-/// slowest.
+/// All clients send at once, each on a connection that it opened before; returns the time of the slowest.
 async fn burst(address: SocketAddr, target: &str) -> Result<Duration, Failure> {
     let mut connections = Vec::with_capacity(CLIENTS);
     for _ in 0..CLIENTS {
@@ -150,29 +145,14 @@ async fn burst(address: SocketAddr, target: &str) -> Result<Duration, Failure> {
 }
 
 /// The API.
-async fn origin() -> Result<SocketAddr, Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let addr = listener.local_addr()?;
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve_connection(stream));
-        }
-    });
-    Ok(addr)
-}
-
-async fn serve_connection(mut stream: TcpStream) -> Option<()> {
-    let mut bytes = Vec::new();
+async fn serve_connection(stream: TcpStream) -> Option<()> {
+    let mut stream = BufReader::new(stream);
     loop {
-        while !bytes.ends_with(b"\r\n\r\n") {
-            (stream.read_buf(&mut bytes).await.ok()? > 0).then_some(())?;
-        }
-        let head = String::from_utf8_lossy(&bytes).into_owned();
-        bytes.clear();
-        let path = head.split([' ', '?']).nth(1)?;
+        let head = read_head(&mut stream).await?;
+        let path = path_of(&head)?.split('?').next()?;
         let fields = RESPONSE_FIELDS.iter().find(|(known, _)| *known == path)?.1;
         tokio::time::sleep(LATENCY).await;
         let response = format!("HTTP/1.1 200 OK\r\n{fields}Content-Length: 4\r\n\r\nmine");
-        stream.write_all(response.as_bytes()).await.ok()?;
+        stream.get_mut().write_all(response.as_bytes()).await.ok()?;
     }
 }

@@ -12,14 +12,18 @@
 #[path = "support/client.rs"]
 #[expect(dead_code, reason = "the clients are separate programs: only Failure is used")]
 mod client;
+#[path = "support/loopback.rs"]
+mod loopback;
 #[path = "support/origin.rs"]
 mod origin;
 #[path = "support/program.rs"]
 mod program;
 #[path = "clients/programs.rs"]
 mod programs;
-#[path = "clients/report.rs"]
+#[path = "support/report.rs"]
 mod report;
+#[path = "clients/rows.rs"]
+mod rows;
 #[path = "clients/run.rs"]
 mod run;
 #[path = "support/tls.rs"]
@@ -31,21 +35,14 @@ use std::process::ExitCode;
 use crate::client::Failure;
 use crate::origin::Origin;
 use crate::programs::{Part, Paths};
-use crate::report::Row;
+use crate::report::{exit_code, has_flag};
+use crate::rows::Row;
 use crate::run::Testbed;
 use crate::tls::TlsFrontend;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let has = |flag: &str| std::env::args().any(|argument| argument == flag);
-    match matrix(has("--quick"), has("--require")).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("clients: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("clients", matrix(has_flag("--quick"), has_flag("--require")).await)
 }
 
 /// Runs the clients one after the other, prints the table, and returns whether none failed.
@@ -68,8 +65,8 @@ async fn matrix(quick: bool, require: bool) -> Result<bool, Failure> {
         };
         rows.push(row);
     }
-    report::print(&rows);
+    rows::print(&rows);
     let reached = rows.iter().all(|row| row.passes);
-    println!("{}", report::json(&rows, reached));
+    println!("{}", rows::json(&rows, reached));
     Ok(reached)
 }

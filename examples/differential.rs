@@ -16,6 +16,8 @@
 mod api;
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/loopback.rs"]
+mod loopback;
 #[path = "differential/model.rs"]
 mod model;
 #[path = "differential/operator.rs"]
@@ -24,6 +26,8 @@ mod operator;
 mod process;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/report.rs"]
+mod report;
 #[path = "differential/workload.rs"]
 mod workload;
 
@@ -35,6 +39,7 @@ use tokio::task::JoinSet;
 use crate::client::Failure;
 use crate::model::Model;
 use crate::operator::Operator;
+use crate::report::{exit_code, has_flag};
 use crate::workload::Client;
 
 /// The number of concurrent clients.
@@ -48,24 +53,15 @@ const REQUESTS_PER_ACTION: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match all().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("differential: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("differential", all().await)
 }
 
 /// Runs the test, and returns whether there was no violation.
 async fn all() -> Result<bool, Failure> {
     let arguments: Vec<String> = std::env::args().collect();
-    let requests =
-        if arguments.iter().any(|argument| argument == "--quick") { QUICK } else { FULL };
+    let requests = if has_flag("--quick") { QUICK } else { FULL };
     let seed_argument = arguments.iter().position(|argument| argument == "--seed").map(|at| at + 1);
-    let seed_argument =
-        seed_argument.and_then(|at| arguments.get(at)).and_then(|seed| seed.parse().ok());
+    let seed_argument = seed_argument.and_then(|at| arguments.get(at)).and_then(|seed| seed.parse().ok());
     let seed: u64 = seed_argument.unwrap_or_else(rand::random);
     println!("seed {seed}");
     let model = Arc::new(Model::default());

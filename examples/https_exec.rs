@@ -14,8 +14,12 @@
 mod client;
 #[path = "https_exec/figures.rs"]
 mod figures;
+#[path = "support/loopback.rs"]
+mod loopback;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/report.rs"]
+mod report;
 #[path = "https_exec/testbed.rs"]
 mod testbed;
 #[path = "support/tls.rs"]
@@ -25,6 +29,7 @@ use std::process::ExitCode;
 
 use crate::client::Failure;
 use crate::figures::{Figures, Saved};
+use crate::report::{exit_code, has_flag, print_end};
 use crate::testbed::{App, Testbed};
 
 /// The number of calls of an app: five per visit.
@@ -41,15 +46,8 @@ impl Workload {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    match compare(if quick { Workload::QUICK } else { Workload::FULL }).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("https_exec: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let workload = if has_flag("--quick") { Workload::QUICK } else { Workload::FULL };
+    exit_code("https_exec", compare(workload).await)
 }
 
 /// Runs both apps in both ways, prints the table, and returns whether all targets were reached.
@@ -66,10 +64,5 @@ async fn compare(workload: Workload) -> Result<bool, Failure> {
 
     let figures = Figures { requests: workload.users * workload.visits * 5, apps, presented };
     figures.print();
-    let missed = figures.missed();
-    for figure in &missed {
-        println!("MISSED: {figure}");
-    }
-    println!("{}", figures.json(missed.is_empty()));
-    Ok(missed.is_empty())
+    Ok(print_end(&figures.missed(), |reached| figures.json(reached)))
 }

@@ -13,15 +13,20 @@
 mod attack;
 #[path = "support/client.rs"]
 mod client;
+#[path = "support/loopback.rs"]
+mod loopback;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/report.rs"]
+mod report;
 
 use std::process::ExitCode;
 
 use crate::attack::Attack;
 use crate::client::Failure;
+use crate::report::exit_code;
 
 const MIB: usize = 1 << 20;
 
@@ -30,21 +35,12 @@ const MAX_SHARE: f64 = 1.2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match all().await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("memory_bounds: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code("memory_bounds", all().await)
 }
 
 /// Runs the attacks one after the other, and returns whether all stayed within their bounds.
 async fn all() -> Result<bool, Failure> {
-    println!(
-        "| attack | bound | growth | share of the bound (required <= {MAX_SHARE}) |\n|---|---|---|---|"
-    );
+    println!("| attack | bound | growth | share of the bound (required <= {MAX_SHARE}) |\n|---|---|---|---|");
     let mut within_bounds = true;
     let name_filter = std::env::args().nth(1).unwrap_or_default();
     for attack in Attack::ALL.into_iter().filter(|attack| attack.name().contains(&name_filter)) {

@@ -18,12 +18,16 @@ mod client;
 mod figures;
 #[path = "overload/load.rs"]
 mod load;
+#[path = "support/loopback.rs"]
+mod loopback;
 #[path = "support/origin.rs"]
 mod origin;
 #[path = "support/process.rs"]
 mod process;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/report.rs"]
+mod report;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -35,6 +39,7 @@ use crate::figures::Figures;
 use crate::load::{malformed, recovery_time, requests};
 use crate::origin::{BODY, Origin};
 use crate::process::Larder;
+use crate::report::{exit_code, has_flag, print_end};
 
 /// The duration of each part.
 #[derive(Clone, Copy)]
@@ -50,11 +55,8 @@ impl Workload {
         crowd: Duration::from_secs(60),
         flood: Duration::from_secs(10),
     };
-    const QUICK: Self = Self {
-        peak: Duration::from_secs(3),
-        crowd: Duration::from_secs(3),
-        flood: Duration::from_secs(3),
-    };
+    const QUICK: Self =
+        Self { peak: Duration::from_secs(3), crowd: Duration::from_secs(3), flood: Duration::from_secs(3) };
 }
 
 /// `limits.connections`.
@@ -66,15 +68,8 @@ const HOST: &str = "api.example.test";
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    match overload(if quick { Workload::QUICK } else { Workload::FULL }).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("overload: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let workload = if has_flag("--quick") { Workload::QUICK } else { Workload::FULL };
+    exit_code("overload", overload(workload).await)
 }
 
 /// Runs the workload, prints the table, and returns whether all targets were reached.
@@ -100,19 +95,10 @@ async fn overload(workload: Workload) -> Result<bool, Failure> {
     let calls = origin.calls(load::PATH);
     let clean = larder.stop().await?;
 
-    println!(
-        "a response of {} bytes, {SLOTS} connection slots, {CROWD} clients in the crowd\n",
-        BODY.len()
-    );
-    let figures =
-        Figures { peak, crowd, cpu, recovery, after, flood, lines, all_lines, calls, clean };
+    println!("a response of {} bytes, {SLOTS} connection slots, {CROWD} clients in the crowd\n", BODY.len());
+    let figures = Figures { peak, crowd, cpu, recovery, after, flood, lines, all_lines, calls, clean };
     figures.print();
-    let missed = figures.missed();
-    for figure in &missed {
-        println!("MISSED: {figure}");
-    }
-    println!("{}", figures.json(missed.is_empty()));
-    Ok(missed.is_empty())
+    Ok(print_end(&figures.missed(), |reached| figures.json(reached)))
 }
 
 /// The configuration: few connection slots, and the API at `origin`.

@@ -15,6 +15,8 @@
 mod client;
 #[path = "rate_limit_storm/cold.rs"]
 mod cold;
+#[path = "support/report.rs"]
+mod report;
 #[path = "rate_limit_storm/scenarios.rs"]
 mod scenarios;
 #[path = "rate_limit_storm/testbed.rs"]
@@ -25,6 +27,7 @@ use std::process::ExitCode;
 use serde_json::{Map, Value, json};
 
 use crate::client::Failure;
+use crate::report::{exit_code, has_flag, print_end};
 
 /// The amount of requests.
 #[derive(Clone, Copy)]
@@ -43,8 +46,7 @@ struct Workload {
 
 const FULL: Workload =
     Workload { keys: 100, requests: 10_000, at_once: 8, half_down: 60, rate_limited: 1000 };
-const QUICK: Workload =
-    Workload { keys: 20, requests: 1_000, at_once: 4, half_down: 12, rate_limited: 300 };
+const QUICK: Workload = Workload { keys: 20, requests: 1_000, at_once: 4, half_down: 12, rate_limited: 300 };
 
 /// The measured figures, and the missed targets.
 #[derive(Default)]
@@ -53,13 +55,18 @@ struct Figures {
     missed: Vec<String>,
 }
 
+/// The target of a figure, and whether it is reached.
+#[derive(Clone, Copy)]
+struct Target<'t>(&'t str, bool);
+
 impl Figures {
-    /// Prints and records one figure; `good`: whether the target is reached.
-    fn line(&mut self, key: &str, title: &str, found: Value, wanted: &str, good: bool) {
+    /// Prints and records one figure.
+    fn line(&mut self, key: &str, title: &str, found: Value, target: Target<'_>) {
         let shown = found.as_str().map_or_else(|| found.to_string(), str::to_owned);
-        println!("{title:<58} {shown:>22}   {wanted}");
-        if !good {
-            self.missed.push(format!("{title}: {shown}, target: {wanted}"));
+        let Target(target, reached) = target;
+        println!("{title:<58} {shown:>22}   {target}");
+        if !reached {
+            self.missed.push(format!("{title}: {shown}, target: {target}"));
         }
         self.json.insert(key.to_owned(), found);
     }
@@ -67,21 +74,20 @@ impl Figures {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let quick = std::env::args().any(|argument| argument == "--quick");
+    exit_code("rate_limit_storm", all(if has_flag("--quick") { QUICK } else { FULL }).await)
+}
+
+/// Runs all scenarios, prints the table, and returns whether all targets were reached.
+async fn all(workload: Workload) -> Result<bool, Failure> {
     let mut figures = Figures::default();
-    if let Err(error) = run(if quick { QUICK } else { FULL }, &mut figures).await {
-        println!("rate_limit_storm: {error}");
-        return ExitCode::FAILURE;
-    }
-    for missed in &figures.missed {
-        println!("MISSED: {missed}");
-    }
-    let good = figures.missed.is_empty();
-    figures.json.insert("example".to_owned(), json!("rate_limit_storm"));
-    figures.json.insert("time".to_owned(), json!("virtual"));
-    figures.json.insert("ok".to_owned(), json!(good));
-    println!("{}", Value::Object(figures.json));
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    run(workload, &mut figures).await?;
+    let Figures { mut json, missed } = figures;
+    Ok(print_end(&missed, |reached| {
+        json.insert("example".to_owned(), json!("rate_limit_storm"));
+        json.insert("time".to_owned(), json!("virtual"));
+        json.insert("ok".to_owned(), json!(reached));
+        Value::Object(json)
+    }))
 }
 
 /// Runs all scenarios, one after the other; each has its own API and larder.

@@ -19,6 +19,8 @@ mod load;
 mod process;
 #[path = "support/program.rs"]
 mod program;
+#[path = "support/report.rs"]
+mod report;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -34,6 +36,7 @@ use crate::client::Failure;
 use crate::figures::Figures;
 use crate::load::Load;
 use crate::process::Larder;
+use crate::report::{exit_code, has_flag, print_end};
 
 /// The number of restarts and reloads.
 #[derive(Clone, Copy)]
@@ -52,15 +55,8 @@ const LATENCY: Duration = Duration::from_millis(20);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let quick = std::env::args().any(|argument| argument == "--quick");
-    match operate(if quick { Workload::QUICK } else { Workload::FULL }).await {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            println!("restarts: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    let workload = if has_flag("--quick") { Workload::QUICK } else { Workload::FULL };
+    exit_code("restarts", operate(workload).await)
 }
 
 /// Runs the workload, prints the table, and returns whether all targets were reached.
@@ -79,11 +75,11 @@ async fn operate(workload: Workload) -> Result<bool, Failure> {
     let (mut restarts, mut longest) = (Vec::new(), Duration::ZERO);
     for _ in 0..workload.restarts {
         load.wait_for_responses(REQUESTS_BETWEEN).await;
-        let since = clock::monotonic();
+        let since = clock::Clock::system().instant();
         let next = Larder::start(&file.path, &["--take-over"]).await?;
         let before = std::mem::replace(&mut larder, next);
         restarts.push(before.wait().await? && larder.proxy()? == load.proxy);
-        longest = longest.max(clock::monotonic() - since);
+        longest = longest.max(clock::Clock::system().instant() - since);
     }
     let mut reloads = Vec::new();
     for number in 0..workload.reloads {
@@ -99,12 +95,7 @@ async fn operate(workload: Workload) -> Result<bool, Failure> {
 
     let figures = Figures { restarts, reloads, longest_restart: longest, seen };
     figures.print();
-    let missed = figures.missed();
-    for figure in &missed {
-        println!("MISSED: {figure}");
-    }
-    println!("{}", figures.json(missed.is_empty()));
-    Ok(missed.is_empty())
+    Ok(print_end(&figures.missed(), |reached| figures.json(reached)))
 }
 
 /// Runs `larder reload`; returns whether the new configuration is active.

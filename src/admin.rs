@@ -6,11 +6,10 @@
 mod acl;
 pub mod api;
 mod auth;
-mod ca;
+mod client_files;
 mod connection_slots;
 mod health;
 mod listener;
-mod pac;
 mod response;
 mod timeout;
 mod v1;
@@ -70,12 +69,8 @@ pub fn serve(
 }
 
 async fn stopped(mut stop: watch::Receiver<bool>) {
-    while !*stop.borrow_and_update() {
-        if stop.changed().await.is_err() {
-            // The sender is gone, which counts as a stop.
-            return;
-        }
-    }
+    // If the sender is gone, that counts as a stop.
+    let _stopped = stop.wait_for(|stop| *stop).await;
 }
 
 /// [`auth::OPEN`] lists the paths that every admitted client may read. A path that is added here
@@ -85,8 +80,8 @@ fn router(state: AppState) -> Router {
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))
-        .route("/ca.pem", get(ca::certificate))
-        .route("/proxy.pac", get(pac::show))
+        .route("/ca.pem", get(client_files::certificate))
+        .route("/proxy.pac", get(client_files::pac))
         .route("/v1/config", get(v1::config::show))
         .route("/v1/config/reload", post(v1::config::reload))
         .route("/v1/mode", get(v1::mode::show).put(v1::mode::set))

@@ -7,7 +7,6 @@
 mod admin_client;
 pub mod ca;
 pub mod check;
-mod config_arg;
 pub mod cost;
 pub mod doctor;
 pub mod env;
@@ -22,9 +21,12 @@ pub mod run;
 pub mod schema;
 pub mod upstreams;
 
+use std::fmt;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use crate::config::env::Env;
+use crate::config::{self, Config};
 
 /// The environment and the output streams of a verb, passed in so that tests can replace them.
 pub struct Context<'a> {
@@ -34,6 +36,43 @@ pub struct Context<'a> {
     pub out: &'a mut dyn Write,
     /// Standard error.
     pub err: &'a mut dyn Write,
+}
+
+impl Context<'_> {
+    /// Loads the configuration at `file`, or prints its problems.
+    fn load(&mut self, file: &Path) -> Result<Config, ExitStatus> {
+        config::load(file, &self.env).map_err(|report| self.fail(report, ExitStatus::Invalid))
+    }
+
+    /// Prints the reason of a failure.
+    fn fail(&mut self, reason: impl fmt::Display, exit: ExitStatus) -> ExitStatus {
+        self.print_error(reason);
+        exit
+    }
+
+    /// Prints a line to standard error. If it is closed, the line is lost.
+    fn print_error(&mut self, line: impl fmt::Display) {
+        let _closed = writeln!(self.err, "{line}");
+    }
+}
+
+/// The configuration file of a verb: its positional argument, or `--config` as for verbs that have another
+/// positional argument.
+#[derive(Debug, clap::Args)]
+struct ConfigArg {
+    /// The configuration.
+    #[arg(default_value = "proxy.yaml", value_name = "FILE")]
+    file: PathBuf,
+    /// The same, in the form of other commands.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArg {
+    /// The path of the file.
+    fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(&self.file)
+    }
 }
 
 /// The result of a verb.

@@ -37,27 +37,18 @@ impl Clock {
     /// A clock that stays at `start` until [`Clock::advance`] moves it.
     pub fn manual(start: SystemTime) -> Self {
         let (elapsed, wake_times) = (watch::Sender::new(Duration::ZERO), Mutex::default());
-        let (started, set_back_by) = (monotonic(), Mutex::default());
-        Self {
-            manual: Some(Arc::new(ManualClock {
-                start,
-                started,
-                elapsed,
-                set_back_by,
-                wake_times,
-            })),
-        }
+        let (started, set_back_by) = (Self::timer_now().into_std(), Mutex::default());
+        Self { manual: Some(Arc::new(ManualClock { start, started, elapsed, set_back_by, wake_times })) }
     }
 
     /// The wall-clock time now.
     pub fn now(&self) -> SystemTime {
         match &self.manual {
             Some(manual) => {
-                let start =
-                    manual.start.checked_sub(*manual.set_back_by.lock()).unwrap_or(manual.start);
+                let start = manual.start.checked_sub(*manual.set_back_by.lock()).unwrap_or(manual.start);
                 start.checked_add(manual.elapsed()).unwrap_or(start)
             }
-            None => read_system(),
+            None => Self::read_system(),
         }
     }
 
@@ -66,8 +57,20 @@ impl Clock {
     pub fn instant(&self) -> Instant {
         match &self.manual {
             Some(manual) => manual.started.checked_add(manual.elapsed()).unwrap_or(manual.started),
-            None => runtime_time(),
+            None => Self::timer_now().into_std(),
         }
+    }
+
+    /// The time by which the runtime's timers wait, for their deadlines and for the duration of such a wait.
+    /// A manual clock does not move those timers, so this is the same for every clock.
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    pub fn timer_now() -> tokio::time::Instant {
+        tokio::time::Instant::now()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the clock")]
+    fn read_system() -> SystemTime {
+        SystemTime::now()
     }
 
     /// Returns when this clock has moved on by `time`.
@@ -130,28 +133,6 @@ impl Drop for SleepGuard<'_> {
             wake_times.swap_remove(at);
         }
     }
-}
-
-/// The monotonic time, to measure how long something took.
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
-pub fn monotonic() -> Instant {
-    Instant::now()
-}
-
-/// The same, but with the time of a test's paused runtime.
-fn runtime_time() -> Instant {
-    timer_now().into_std()
-}
-
-/// The same, as timers see it: for the deadline of something that is in progress.
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
-pub fn timer_now() -> tokio::time::Instant {
-    tokio::time::Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "this is the clock")]
-fn read_system() -> SystemTime {
-    SystemTime::now()
 }
 
 #[cfg(test)]

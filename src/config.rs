@@ -13,12 +13,12 @@ pub mod duration;
 pub mod env;
 pub mod file;
 pub mod file_source;
+mod keyword;
 pub mod name_constraint;
 pub mod number;
 pub mod rate;
 mod reader;
 pub mod redacted;
-mod renamed;
 mod resolve;
 pub mod size;
 pub mod token;
@@ -31,10 +31,11 @@ use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
+use serde::Serialize;
 
 use crate::config::client_cert::ClientCert;
 use crate::config::credential::Credential;
-use crate::config::diagnostics::{Problem, Report, SourceLocation};
+use crate::config::diagnostics::{Problem, Report};
 use crate::config::env::Env;
 use crate::config::file_source::{Disk, FileSource, NoFiles};
 use crate::config::name_constraint::NameConstraint;
@@ -59,18 +60,13 @@ pub fn load(path: &Path, env: &Env) -> Result<Config, Report> {
 pub fn load_admin(path: &Path, env: &Env) -> AdminConfig {
     let name = path.to_string_lossy();
     let read = text_of(path).and_then(|text| {
-        let tree =
-            file::parse(&text).map_err(|problem| Report::new(&name, &text, vec![problem]))?;
+        let tree = file::parse(&text).map_err(|problem| Report::new(&name, &text, vec![problem]))?;
         Ok((text, tree))
     });
     let (text, tree) = match read {
         Ok(read) => read,
         Err(report) => {
-            return AdminConfig {
-                admin: Some(Admin::default()),
-                store: None,
-                report: Some(report),
-            };
+            return AdminConfig { admin: Some(Admin::default()), store: None, report: Some(report) };
         }
     };
     let mut reader = Reader::new(&name, env, &Disk);
@@ -82,7 +78,7 @@ pub fn load_admin(path: &Path, env: &Env) -> AdminConfig {
 }
 
 /// The `admin` section of a file and the directory of its store.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct AdminConfig {
     /// The readable part of the section; `None`: switched off.
     pub admin: Option<Admin>,
@@ -94,10 +90,7 @@ pub struct AdminConfig {
 
 fn text_of(path: &Path) -> Result<String, Report> {
     let name = path.to_string_lossy();
-    let failed = |what: String, fix: &str| {
-        let (place, path, fix) = (SourceLocation::default(), String::new(), fix.to_owned());
-        Report::new(&name, "", vec![Problem { place, path, what, fix }])
-    };
+    let failed = |what: String, fix: &str| Report::new(&name, "", vec![Problem::of_file(what, fix)]);
     let contents = Disk.read(path, file::LONGEST).map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
             let what = "the file cannot be read: there is no such file".to_owned();
@@ -171,8 +164,7 @@ impl Config {
     pub fn key_builder(&self, secret: [u8; 32]) -> KeyBuilder {
         let fields = self.upstreams.iter().filter_map(|upstream| upstream.credential.as_ref());
         let fields = fields.map(|credential| credential.header.clone());
-        let headers: Vec<HeaderName> =
-            self.credential_headers.iter().cloned().chain(fields).collect();
+        let headers: Vec<HeaderName> = self.credential_headers.iter().cloned().chain(fields).collect();
         KeyBuilder::new(secret, &headers, self.redactor())
     }
 
@@ -288,7 +280,7 @@ pub struct BodyLimits {
 }
 
 /// `log`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Log {
     /// The format of a log line.
     pub format: LogFormat,
@@ -297,7 +289,8 @@ pub struct Log {
 }
 
 /// `log.format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Human-readable.
     Pretty,
@@ -306,7 +299,8 @@ pub enum LogFormat {
 }
 
 /// `log.level`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogLevel {
     /// The operator must act.
     Error,

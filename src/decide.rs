@@ -115,68 +115,66 @@ impl ForwardReason {
     }
 }
 
-/// Decides on a request that a caching route matches.
-pub fn decide(
-    request: &ProxyRequest,
-    policy: &Policy,
-    kind: CacheKind,
-    lookup: CacheLookup<'_>,
-    now: SystemTime,
-) -> Decision {
-    decide_with(request, &request.cache_control(), policy, kind, lookup, now)
+/// The facts on which all decisions about a request depend.
+#[derive(Debug, Clone, Copy)]
+pub struct DecisionInput<'a> {
+    /// The method of the request.
+    pub method: &'a Method,
+    /// The cache directives of the request (RFC 9111 §5.2.1).
+    pub directives: RequestCacheControl,
+    /// The policy of its route.
+    pub policy: &'a Policy,
+    /// The kind of cache that larder is for the request.
+    pub kind: CacheKind,
+    /// The time of the decision.
+    pub now: SystemTime,
+}
+
+impl<'a> DecisionInput<'a> {
+    /// The input for `request`.
+    pub fn new(request: &'a ProxyRequest, policy: &'a Policy, kind: CacheKind, now: SystemTime) -> Self {
+        let (method, directives) = (&request.method, request.cache_control());
+        Self { method, directives, policy, kind, now }
+    }
+
+    fn evaluate(&self, head: FreshnessInput<'a>) -> EvaluatedEntry<'a> {
+        EvaluatedEntry::new(self.policy, self.kind, head, self.now)
+    }
 }
 
 /// [`decide`] in offline mode: as if the request also had `only-if-cached, max-stale`. Responses that the
 /// origin forbids to serve stale are not served, and a request that requires the origin is refused.
-pub fn decide_offline(
-    request: &ProxyRequest,
-    policy: &Policy,
-    kind: CacheKind,
-    lookup: CacheLookup<'_>,
-    now: SystemTime,
-) -> Decision {
-    let mut directives = request.cache_control();
-    directives.only_if_cached = true;
-    directives.max_stale = Some(Duration::MAX);
-    match decide_with(request, &directives, policy, kind, lookup, now) {
+pub fn decide_offline(input: &DecisionInput<'_>, lookup: CacheLookup<'_>) -> Decision {
+    let mut offline = *input;
+    offline.directives.only_if_cached = true;
+    offline.directives.max_stale = Some(Duration::MAX);
+    match decide(&offline, lookup) {
         Decision::Serve { ttl, stale: Some(_), refresh } => {
             Decision::Serve { ttl, stale: Some(StaleReason::Offline), refresh }
         }
-        decision @ (Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse) => {
-            decision
-        }
+        decision @ (Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse) => decision,
     }
 }
 
-fn decide_with(
-    request: &ProxyRequest,
-    directives: &RequestCacheControl,
-    policy: &Policy,
-    kind: CacheKind,
-    lookup: CacheLookup<'_>,
-    now: SystemTime,
-) -> Decision {
+/// Decides on a request that a caching route matches.
+pub fn decide(input: &DecisionInput<'_>, lookup: CacheLookup<'_>) -> Decision {
+    let DecisionInput { method, directives, .. } = *input;
     // RFC 9111 §2, RFC 9110 §9.2.3: only GET responses are stored; they also serve HEAD.
-    if request.method != Method::GET && request.method != Method::HEAD {
+    if method != Method::GET && method != Method::HEAD {
         return Decision::forward(ForwardReason::Method, None).without_storing();
     }
     let decision = match lookup {
         // §5.2.1.5 no-store: the request neither reads nor writes the store.
-        _ if directives.no_store => {
-            Decision::forward(ForwardReason::Request, None).without_storing()
-        }
+        _ if directives.no_store => Decision::forward(ForwardReason::Request, None).without_storing(),
         CacheLookup::Nothing => Decision::forward(ForwardReason::UriMiss, None),
         // §4.1: variants for other request fields do not match.
         CacheLookup::OtherVariants => Decision::forward(ForwardReason::VaryMiss, None),
         // RFC 9111 §3.3: a partial response serves only the range that it contains.
         CacheLookup::OtherPartial => Decision::forward(ForwardReason::Partial, None),
-        CacheLookup::Partial(part) => only_if_fresh(reuse(
-            directives,
-            &EvaluatedEntry::new(policy, kind, part.freshness_input(), now),
-        )),
-        CacheLookup::Stored(stored) => {
-            reuse(directives, &EvaluatedEntry::new(policy, kind, stored.into(), now))
+        CacheLookup::Partial(part) => {
+            only_if_fresh(reuse(&directives, &input.evaluate(part.freshness_input())))
         }
+        CacheLookup::Stored(stored) => reuse(&directives, &input.evaluate(stored.into())),
     };
     // §5.2.1.7 only-if-cached: no call to the origin, neither now nor in the background.
     match decision {
@@ -203,27 +201,20 @@ fn reuse(directives: &RequestCacheControl, entry: &EvaluatedEntry<'_>) -> Decisi
     let ttl = entry.state.ttl();
     // §5.2.1.4 the client's no-cache (or max-age=0); §5.2.2.4 the origin's no-cache.
     if directives.demands_revalidation() || revalidate_always {
-        let reason = if directives.demands_revalidation() {
-            ForwardReason::Request
-        } else {
-            ForwardReason::Stale
-        };
+        let reason =
+            if directives.demands_revalidation() { ForwardReason::Request } else { ForwardReason::Stale };
         return Decision::forward(reason, Some(entry));
     }
     // §5.2.1.1 max-age: the client accepts no older response.
     let young_enough = directives.max_age.is_none_or(|most| entry.age <= most);
     match entry.state {
         // §4.2 fresh, and §5.2.1.3 min-fresh: it stays fresh for as long as the client requires.
-        FreshnessState::Fresh(left)
-            if young_enough && directives.min_fresh.is_none_or(|n| left >= n) =>
-        {
+        FreshnessState::Fresh(left) if young_enough && directives.min_fresh.is_none_or(|n| left >= n) => {
             Decision::Serve { ttl, stale: None, refresh: false }
         }
         FreshnessState::Fresh(_) => Decision::forward(ForwardReason::Request, Some(entry)),
         // §4.2.4: the origin or the client forbids stale responses.
-        FreshnessState::Stale(_)
-            if !stale_allowed || !young_enough || directives.min_fresh.is_some() =>
-        {
+        FreshnessState::Stale(_) if !stale_allowed || !young_enough || directives.min_fresh.is_some() => {
             Decision::forward(ForwardReason::Stale, Some(entry))
         }
         // RFC 5861 §3: respond now, revalidate in the background.
@@ -244,34 +235,24 @@ fn reuse(directives: &RequestCacheControl, entry: &EvaluatedEntry<'_>) -> Decisi
 /// RFC 5861 §4). Zero or negative if it is stale. Above zero it is fresh, and the request was forwarded only
 /// because the client required it.
 pub fn stale_if_error(
-    request: &ProxyRequest,
-    policy: &Policy,
-    kind: CacheKind,
+    input: &DecisionInput<'_>,
     stored: &StoredResponse,
     failure: ErrorClass,
-    now: SystemTime,
 ) -> Option<i64> {
-    let covered = policy.stale_if_error.covers(failure);
-    let entry = EvaluatedEntry::new(policy, kind, stored.into(), now);
+    let covered = input.policy.stale_if_error.covers(failure);
+    let entry = input.evaluate(stored.into());
     // §5.2.1.5: a request with no-store is never served from the store.
-    (covered && entry.usable_on_error() && !request.cache_control().no_store)
-        .then(|| entry.state.ttl())
+    (covered && entry.usable_on_error() && !input.directives.no_store).then(|| entry.state.ttl())
 }
 
 /// The remaining freshness of a stored response under the current policy, in seconds.
 pub fn ttl(policy: &Policy, kind: CacheKind, stored: &StoredResponse, now: SystemTime) -> i64 {
-    EvaluatedEntry::new(policy, kind, FreshnessInput::from_complete_or_partial(stored), now)
-        .state
-        .ttl()
+    EvaluatedEntry::new(policy, kind, FreshnessInput::from_complete_or_partial(stored), now).state.ttl()
 }
 
 /// The time after which a stored response is useless under the current policy; `None`: never. Only a bound
 /// for sweeping: every read evaluates freshness itself.
-pub fn useful_until(
-    policy: &Policy,
-    kind: CacheKind,
-    stored: &StoredResponse,
-) -> Option<SystemTime> {
+pub fn useful_until(policy: &Policy, kind: CacheKind, stored: &StoredResponse) -> Option<SystemTime> {
     let received = stored.response_time;
     let head = FreshnessInput::from_complete_or_partial(stored);
     let freshness = policy.freshness(head.metadata, head.status, kind, received);
@@ -299,8 +280,7 @@ struct EvaluatedEntry<'a> {
 
 impl<'a> EvaluatedEntry<'a> {
     fn new(policy: &'a Policy, kind: CacheKind, head: FreshnessInput<'a>, now: SystemTime) -> Self {
-        let FreshnessInput { metadata, status, response_time, initial_age, outdated: forced_stale } =
-            head;
+        let FreshnessInput { metadata, status, response_time, initial_age, outdated: forced_stale } = head;
         let freshness = policy.freshness(metadata, status, kind, response_time);
         let state = freshness.state(initial_age, response_time, now);
         // A soft purge ends the freshness lifetime; the stale windows begin at the purge.
@@ -345,8 +325,8 @@ impl Decision {
 
     fn without_storing(self) -> Self {
         match self {
-            Self::Forward { reason: why, validate, fallback, .. } => {
-                Self::Forward { reason: why, validate, fallback, store: false }
+            Self::Forward { reason, validate, fallback, .. } => {
+                Self::Forward { reason, validate, fallback, store: false }
             }
             Self::Serve { .. } | Self::Refuse => self,
         }

@@ -5,124 +5,79 @@
 //! writes), origin connections (`upstream` reads), configuration.
 
 pub mod body;
+pub mod deps;
 pub mod fast_path;
-pub mod head_update;
+pub mod inflight;
+pub mod lookup;
 pub mod mode;
+pub mod pass_through;
 pub mod pending_calls;
 pub mod persistent_facts;
-pub mod purge;
+pub mod purger;
 pub mod request;
 pub mod response;
-pub mod stale_if_error_end;
-pub mod store_post;
-pub mod unsafe_request;
+pub mod router;
 
 mod collapse;
+mod entry_updates;
 mod fill;
 mod fill_guard;
+mod fill_start;
+mod fills;
 mod forward;
 mod fragmentation;
-mod inflight;
 mod miss;
-mod partial;
+mod responder;
 mod retry;
-mod unstored;
 mod waiter;
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderName, HeaderValue};
-
 use crate::clock::Clock;
-use crate::engine::collapse::InFlightFetches;
-use crate::engine::fragmentation::FragmentationLog;
+use crate::engine::deps::EngineDeps;
+use crate::engine::entry_updates::EntryUpdates;
+use crate::engine::fills::Fills;
+use crate::engine::forward::Forwarder;
+use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;
-use crate::engine::pending_calls::PendingCalls;
-use crate::engine::persistent_facts::PersistentFacts;
-use crate::key::{CacheKey, KeyBuilder};
-use crate::policy::Policy;
-use crate::semantics::redaction::Redactor;
-use crate::semantics::request::ProxyRequest;
-use crate::store::Store;
-use crate::telemetry::Telemetry;
-use crate::upstream::Origin;
+use crate::engine::pass_through::PassThroughEffects;
+use crate::engine::purger::Purger;
+use crate::engine::responder::Responder;
 use crate::upstream::admission::call::CallContext;
-use crate::upstream::in_flight_bytes::InFlightBytes;
+use crate::upstream::routed_request::RoutedRequest;
 
-/// The limits of an engine.
-#[derive(Debug, Clone, Copy)]
-pub struct EngineLimits {
-    /// Bytes of the largest body that is stored or shared.
-    pub max_object: usize,
-    /// Maximum number of clients that wait for one fill.
-    pub waiters_per_key: usize,
-}
-
-/// The dependencies of an engine.
-pub struct EngineDeps {
-    /// Stores responses.
-    pub store: Arc<dyn Store>,
-    /// Makes upstream calls.
-    pub origin: Arc<dyn Origin>,
-    /// Records logs and metrics.
-    pub telemetry: Arc<Telemetry>,
-    /// Builds cache keys.
-    pub key_builder: Arc<KeyBuilder>,
-    /// The clock.
-    pub clock: Clock,
-    /// The engine's limits.
-    pub limits: EngineLimits,
-    /// Bytes of all bodies in transit, shared by all engines.
-    pub in_flight: Arc<InFlightBytes>,
-    /// The mode switch: cache, bypass or offline.
-    pub switch: Arc<ModeSwitch>,
-    /// The calls in flight, shared by all engines.
-    pub pending_calls: Arc<PendingCalls>,
-    /// Facts about stored responses that outlive the configuration.
-    pub persistent_facts: Arc<PersistentFacts>,
-    /// The value that larder adds to `Via`.
-    pub via: HeaderValue,
-}
-
-/// The engine. One per configuration, shared by all connections.
+/// The engine. One per configuration, shared by all connections. Each part owns its fields.
 pub struct Engine {
-    store: Arc<dyn Store>,
-    origin: Arc<dyn Origin>,
-    telemetry: Arc<Telemetry>,
-    key_builder: Arc<KeyBuilder>,
-    clock: Clock,
-    limits: EngineLimits,
-    in_flight: Arc<InFlightBytes>,
+    lookup: Arc<StoreLookup>,
+    updates: Arc<EntryUpdates>,
+    fills: Arc<Fills>,
+    responder: Arc<Responder>,
+    forwarder: Forwarder,
+    /// Applies the responses to requests that passed through to stored responses.
+    pub pass_through: PassThroughEffects,
+    /// Invalidates stored responses.
+    pub purger: Arc<Purger>,
     switch: Arc<ModeSwitch>,
-    pending_calls: Arc<PendingCalls>,
-    persistent_facts: Arc<PersistentFacts>,
-    in_flight_fetches: InFlightFetches,
-    fragmentation_log: FragmentationLog,
-    /// The value that larder adds to `Via`.
-    via: HeaderValue,
+    clock: Clock,
 }
 
 impl Engine {
     /// Creates an engine from its dependencies.
-    pub fn new(deps: EngineDeps) -> Arc<Self> {
-        let EngineDeps { store, origin, telemetry, key_builder, .. } = deps;
-        let EngineDeps { clock, limits, in_flight, switch, .. } = deps;
-        let EngineDeps { pending_calls, persistent_facts, via, .. } = deps;
+    pub fn new(deps: &EngineDeps) -> Arc<Self> {
+        let (lookup, purger) = (StoreLookup::new(deps), Purger::new(deps));
+        let updates = EntryUpdates::new(deps, &lookup, &purger);
+        let (fills, responder) = (Fills::new(deps, &lookup, &updates), Responder::new(deps, &updates));
         Arc::new(Self {
-            store,
-            origin,
-            telemetry,
-            key_builder,
-            clock,
-            limits,
-            in_flight,
-            switch,
-            pending_calls,
-            persistent_facts,
-            in_flight_fetches: InFlightFetches::default(),
-            fragmentation_log: FragmentationLog::default(),
-            via,
+            forwarder: Forwarder::new(deps, &fills, &lookup, &responder),
+            pass_through: PassThroughEffects::new(deps, &updates, &lookup, &responder, &purger),
+            lookup,
+            updates,
+            fills,
+            responder,
+            purger,
+            switch: Arc::clone(&deps.switch),
+            clock: deps.clock.clone(),
         })
     }
 
@@ -131,32 +86,14 @@ impl Engine {
         self.clock.now()
     }
 
-    /// Whether a field of this name is a credential.
-    pub fn is_credential(&self, name: &HeaderName) -> bool {
-        self.key_builder.is_credential(name)
-    }
-
-    /// The redactor of the key builder: specifies which parts of a URL are secret.
-    pub fn redactor(&self) -> &Redactor {
-        self.key_builder.redactor()
-    }
-
-    /// The call context of an upstream call for `request`.
-    pub fn call_context(
-        &self,
-        request: &ProxyRequest,
-        route: usize,
-        policy: &Policy,
-        key: Option<&CacheKey>,
-    ) -> CallContext {
-        let credential = self.key_builder.api_user(request);
-        let call = CallContext::new(route, policy, &request.method, &request.target, credential);
-        CallContext { key: key.map(CacheKey::id), ..call }
+    /// The context of an upstream call for `routed` that passes through.
+    pub fn call_context(&self, routed: &Arc<RoutedRequest>) -> CallContext {
+        self.fills.call_context(routed, None)
     }
 
     /// Number of clients that wait for or read a fill that others may join.
     pub fn waiting(&self) -> usize {
-        self.in_flight_fetches.readers()
+        self.fills.waiting()
     }
 }
 

@@ -7,8 +7,7 @@
 //! - [`rate`]: fixed windows that limit the number of calls.
 //! - [`server`]: starting, inspecting and stopping a fake. [`call_log`]: the calls that it received.
 //!
-//! Owns: the responses of the fakes. Never touches: larder; a fake is on the other end of the
-//! connection.
+//! Owns: the responses of the fakes. Never touches: larder; a fake is on the other end of the connection.
 
 pub mod api;
 pub mod call_log;

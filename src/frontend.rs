@@ -31,9 +31,12 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode};
 
+use crate::engine::lookup::MemoryLookup;
 use crate::frontend::http1::Frontend;
 use crate::frontend::session::ClientSession;
 use crate::semantics::request::ProxyRequest;
+use crate::upstream::connect::pinned::ClientPins;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// A response that is available without waiting. It is written as it is, and the connection stays open.
 pub struct PreparedResponse {
@@ -41,27 +44,36 @@ pub struct PreparedResponse {
     pub head: BytesMut,
     /// The body, with the length that the head announces.
     pub body: Bytes,
-    /// The route of the request.
-    pub route: usize,
     /// The response status.
     pub status: StatusCode,
     /// The value of its `Cache-Status` field.
     pub cache_status: HeaderValue,
 }
 
+/// The attempt to respond without waiting.
+pub enum Prepared {
+    /// A response.
+    Response(PreparedResponse),
+    /// None; [`RequestHandler::serve`] takes the result of the lookup in memory, if there was one.
+    NotPrepared(Option<MemoryLookup>),
+}
+
 /// Serves valid requests on their connections.
 pub trait RequestHandler: Send + Sync + 'static {
-    /// The response to `request`, if it is available without waiting. `request` is an HTTP/1.1 request
-    /// without a body on a persistent connection. The method may normalise it further in place; this
-    /// does not change the response that [`RequestHandler::serve`] gives to it.
-    fn prepared_response(&self, request: &mut ProxyRequest) -> Option<PreparedResponse>;
+    /// Resolves the route and the cache key of `request`, once. `pins`: the connections to origins on which its
+    /// client has authenticated.
+    fn route(&self, request: ProxyRequest, pins: Option<&ClientPins>) -> RoutedRequest;
+
+    /// The response to `routed`, if it is available without waiting. `routed` is an HTTP/1.1 request without a
+    /// body on a persistent connection.
+    fn prepare(&self, routed: &RoutedRequest) -> Prepared;
 
     /// Records a prepared response that was written, or whose client has disconnected. `since`: the
     /// time when the request's head was complete.
     fn record_prepared(
         &self,
-        request: &ProxyRequest,
-        ready: &PreparedResponse,
+        routed: &RoutedRequest,
+        response: &PreparedResponse,
         bytes: u64,
         since: Instant,
     );
@@ -70,9 +82,15 @@ pub trait RequestHandler: Send + Sync + 'static {
     /// then served like all others.
     fn has_route_for(&self, host: &str, port: u16) -> bool;
 
-    /// Responds to `request` on `session`. Returns the session, unless its connection has switched to
-    /// another protocol, and whether the client disconnected before the end.
-    fn serve(&self, request: ProxyRequest, session: ClientSession) -> ServeFuture<'_>;
+    /// Responds to `routed` on `session`. `looked_up`: the result of [`RequestHandler::prepare`]. Returns the
+    /// session, unless its connection has switched to another protocol, and whether the client disconnected
+    /// before the end.
+    fn serve(
+        &self,
+        routed: RoutedRequest,
+        looked_up: Option<MemoryLookup>,
+        session: ClientSession,
+    ) -> ServeFuture<'_>;
 }
 
 /// The future of an exchange. It is boxed, so that an idle connection does not carry the memory that a

@@ -1,8 +1,7 @@
 //! Cache keys: from a request and a policy to the key and the scope of its response.
 //!
 //! Owns: which fields are credentials, the framing of key parts, scopes. Credentials and secret query values
-//! enter a key only as HMACs.
-//! Never touches: stored responses, configuration files.
+//! enter a key only as HMACs. Never touches: stored responses, configuration files.
 
 mod canonical;
 mod credential;
@@ -10,13 +9,12 @@ pub mod decode;
 mod explain;
 mod field_kinds;
 mod ignored_fields;
-mod query;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use http::{HeaderMap, HeaderName};
 use sha2::Sha256;
 use xxhash_rust::xxh3::Xxh3;
@@ -82,7 +80,7 @@ impl CacheKey {
         self.id
     }
 
-    /// The [`KeyBuilder::target_id`] of the target under the key's query rule. It is the same in all scopes
+    /// A hash of the target under the query rule of the key's policy ([`KeyBuilder::target_id`]). It is the same in all scopes
     /// and for all listeners, so that an unsafe method can invalidate all responses of its target (RFC 9111
     /// §4.4).
     pub fn target_id(&self) -> u128 {
@@ -100,7 +98,7 @@ impl CacheKey {
     }
 
     /// A hash of target and scope: the same for requests that differ only in request fields.
-    pub fn without_separators(&self) -> u128 {
+    pub fn target_and_scope_id(&self) -> u128 {
         let (kind, id) = match self.scope {
             Scope::Shared => (0, [0; 16]),
             Scope::Anonymous => (1, [0; 16]),
@@ -129,7 +127,7 @@ impl CacheKey {
 
     /// Whether it is a [key for partial responses](Self::for_partial).
     pub fn is_for_partial(&self) -> bool {
-        self.canonical.first() == Some(&canonical::PARTS)
+        self.canonical.first() == Some(&canonical::PARTIAL_FORMAT)
     }
 }
 
@@ -165,6 +163,24 @@ pub fn rewrites_the_target(name: &HeaderName) -> bool {
 }
 
 /// Builds cache keys: the secret of the HMACs, and the rules for secrets in requests.
+///
+/// ```
+/// # use http::{HeaderValue, header::AUTHORIZATION};
+/// use larder::key::{KeyBuilder, Scope};
+/// use larder::policy::Policy;
+/// use larder::semantics::{redaction::Redactor, request::ProxyRequest, target::Target};
+///
+/// let builder = KeyBuilder::new([7; 32], &[], Redactor::default());
+/// let key = |credential: &'static str| {
+///     let target = Target::absolute("http://api.example/me").unwrap();
+///     let mut request = ProxyRequest::get(target);
+///     request.headers.insert(AUTHORIZATION, HeaderValue::from_static(credential));
+///     builder.key(&request, &Policy::origin())
+/// };
+/// assert_eq!(key("Bearer a"), key("Bearer a"));
+/// assert_ne!(key("Bearer a"), key("Bearer b"), "each user has responses of its own");
+/// assert!(matches!(key("Bearer a").scope(), Scope::Credential(_)));
+/// ```
 #[derive(Clone)]
 pub struct KeyBuilder {
     mac: Hmac<Sha256>,
@@ -214,8 +230,7 @@ impl KeyBuilder {
 
     /// The HMAC of a credential's value; `None` if the field is not a credential.
     pub fn mask(&self, name: &HeaderName, value: &[u8]) -> Option<[u8; 16]> {
-        self.is_credential(name)
-            .then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
+        self.is_credential(name).then(|| self.hmac(Purpose::Value, [name.as_str().as_bytes(), value]))
     }
 
     /// The variant that `request` selects among those by `fields` (`Vary`).
@@ -237,9 +252,8 @@ impl KeyBuilder {
         if let Scope::Credential(fields) = self.scope_of(lasting) {
             return u128::from_be_bytes(fields);
         }
-        let params = query::included(request.target.query(), &QueryRule::All);
-        let secret: Vec<_> =
-            params.filter(|param| self.redactor.is_credential_param(param)).collect();
+        let params = QueryRule::All.included(request.target.query());
+        let secret: Vec<_> = params.filter(|param| self.redactor.is_credential_param(param)).collect();
         match (self.scope_of(field_kinds::credentials(self, &request.headers)), secret.as_slice()) {
             (Scope::Credential(fields), []) => u128::from_be_bytes(fields),
             (Scope::Credential(fields), params) => self.user_id_of(&fields, params),
@@ -265,11 +279,7 @@ impl KeyBuilder {
     }
 }
 
-fn hmac<'a>(
-    mac: &Hmac<Sha256>,
-    purpose: Purpose,
-    parts: impl IntoIterator<Item = &'a [u8]>,
-) -> [u8; 16] {
+fn hmac<'a>(mac: &Hmac<Sha256>, purpose: Purpose, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 16] {
     let mut mac = mac.clone();
     mac.update(&[purpose as u8]);
     for part in parts {

@@ -31,7 +31,7 @@
 //! # use larder::{config, config::env::Env, stored::StoredResponse};
 //! # use larder::semantics::{request::ProxyRequest, storability::CacheKind, target::Target};
 //! # use larder::semantics::vary::{VariantId, VaryFields};
-//! use larder::decide::{CacheLookup, Decision, ForwardReason, decide};
+//! use larder::decide::{CacheLookup, Decision, DecisionInput, ForwardReason, decide};
 //!
 //! let yaml = "{ version: 1, routes: [{ name: coins, match: { host: api.example }, ttl: 30m }] }";
 //! let config = config::parse("proxy.yaml", yaml, &Env::default()).unwrap();
@@ -42,10 +42,11 @@
 //! let only = (VaryFields::default(), VariantId::SOLE);
 //! let (fields, body) = (HeaderMap::new(), Bytes::from("{}"));
 //! let stored =
-//!     StoredResponse::new(StatusCode::OK, &fields, body, only, (noon, noon), Duration::ZERO);
+//!     StoredResponse::new(StatusCode::OK, &fields, body, only, (noon, noon));
 //! let at = |minutes: u64| {
 //!     let now = noon + Duration::from_secs(60 * minutes);
-//!     decide(&request, policy, CacheKind::Private, CacheLookup::Stored(&stored), now)
+//!     let input = DecisionInput::new(&request, policy, CacheKind::Private, now);
+//!     decide(&input, CacheLookup::Stored(&stored))
 //! };
 //! assert!(matches!(at(29), Decision::Serve { ttl: 60, stale: None, refresh: false }));
 //! // Stale: call the origin, with the stored response as fallback if the call fails.

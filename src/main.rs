@@ -6,8 +6,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{
-    Context, ca, check, cost, doctor, env, environment, exec, fake, inspect, ls, mode, purge,
-    reload, run, schema, upstreams,
+    Context, ca, check, cost, doctor, env, environment, exec, fake, inspect, ls, mode, purge, reload, run,
+    schema, upstreams,
 };
 
 const START_HERE: &str = "\

@@ -15,7 +15,8 @@ use http::{HeaderName, StatusCode};
 
 pub use crate::policy::cacheability::{Freshness, FreshnessState, Lifetime};
 pub use crate::policy::error_match::ErrorClass;
-pub use crate::policy::retry::{Backoff, CooldownPolicy, MOST_RETRIES, RetryPolicy};
+pub use crate::policy::retry::{Backoff, CooldownPolicy, MAX_RETRIES, RetryPolicy};
+use crate::semantics::query::names;
 
 /// The policy of a route for its responses. Built by `config`, read by the pure core.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,26 +46,6 @@ pub struct Policy {
     pub set_cookie: SetCookiePolicy,
     /// The targeted fields that replace `Cache-Control`, in order of precedence (RFC 9213).
     pub targeted_cache_control: Vec<HeaderName>,
-}
-
-impl Policy {
-    /// The policy of a route without keys: RFC 9111, with separate responses for each credential.
-    pub fn origin() -> Self {
-        Self {
-            ttl: Ttl::Origin,
-            ttl_by_status: Vec::new(),
-            ttl_jitter: 0.0,
-            stale_while_revalidate: None,
-            stale_if_error: StaleIfError::default(),
-            retry: RetryPolicy::default(),
-            cooldown: CooldownPolicy::default(),
-            scope: ScopeRule::Credential,
-            key: KeyPolicy::default(),
-            coalesce_wait: Duration::from_secs(10),
-            set_cookie: SetCookiePolicy::Refuse,
-            targeted_cache_control: Vec::new(),
-        }
-    }
 }
 
 /// The five forms of `ttl`.
@@ -146,47 +127,15 @@ impl StaleIfError {
     pub fn ended_by(&self, status: StatusCode) -> Option<StaleIfErrorEnd> {
         let ends = self.ends_on.iter().any(|pattern| pattern.matches(status));
         let credential_only = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        ends.then_some(if credential_only {
-            StaleIfErrorEnd::SameCredential
-        } else {
-            StaleIfErrorEnd::All
-        })
+        ends.then_some(if credential_only { StaleIfErrorEnd::SameCredential } else { StaleIfErrorEnd::All })
     }
 
     /// Whether a response with this status is an error on which a stale one may be served.
     pub fn covers_status(&self, status: StatusCode) -> bool {
         self.on.iter().any(|member| match member {
             ErrorMatch::Status(pattern) => pattern.matches(status),
-            ErrorMatch::Connect
-            | ErrorMatch::Timeout
-            | ErrorMatch::Breaker
-            | ErrorMatch::Budget => false,
+            ErrorMatch::Connect | ErrorMatch::Timeout | ErrorMatch::Breaker | ErrorMatch::Budget => false,
         })
-    }
-}
-
-impl Default for StaleIfError {
-    /// Rate limits, server errors, failed or timed-out connections, blocked calls.
-    fn default() -> Self {
-        Self {
-            window: None,
-            on: vec![
-                ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS)),
-                ErrorMatch::Status(StatusMatch::Class(5)),
-                ErrorMatch::Connect,
-                ErrorMatch::Timeout,
-                ErrorMatch::Breaker,
-                ErrorMatch::Budget,
-            ],
-            ends_on: [
-                StatusCode::NOT_FOUND,
-                StatusCode::GONE,
-                StatusCode::UNAUTHORIZED,
-                StatusCode::FORBIDDEN,
-            ]
-            .map(StatusMatch::Exact)
-            .to_vec(),
-        }
     }
 }
 
@@ -222,7 +171,7 @@ pub enum ScopeRule {
 pub struct KeyPolicy {
     /// Which query parameters are in the key.
     pub query: QueryRule,
-    /// Request fields that are in the key besides those that `Vary` names.
+    /// Request fields that are in the key by name. (`Vary` selects among the variants of a key.)
     pub headers: Vec<HeaderName>,
     /// Fields that are not in the key although they are not known to be harmless.
     pub ignored: Vec<HeaderName>,
@@ -238,6 +187,39 @@ pub enum QueryRule {
     Include(Vec<String>),
     /// All but these.
     Exclude(Vec<String>),
+}
+
+impl QueryRule {
+    /// The parameters of `query` that are in the key, in order.
+    ///
+    /// ```
+    /// use larder::policy::QueryRule;
+    ///
+    /// let rule = QueryRule::Exclude(vec!["utm_source".to_owned()]);
+    /// let query = Some("id=1&utm%5Fsource=mail&sort=asc");
+    /// assert!(rule.included(query).eq(["id=1", "sort=asc"]));
+    /// ```
+    pub fn included<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = &'q str> {
+        let params = query.into_iter().flat_map(|query| query.split('&'));
+        params.filter(|param| self.includes(param))
+    }
+
+    /// The parameters of `query` that are not in the key.
+    pub fn excluded<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = &'q str> {
+        let params = query.into_iter().flat_map(|query| query.split('&'));
+        params.filter(|param| !self.includes(param))
+    }
+
+    /// Names are compared as origins decode them.
+    fn includes(&self, param: &str) -> bool {
+        match self {
+            Self::All => true,
+            // Included if any of its names is wanted, excluded only if all are ignored: a parameter that an
+            // origin could read is never missing from the key.
+            Self::Include(wanted) => names(param).any(|name| wanted.iter().any(|w| *w == name)),
+            Self::Exclude(ignored) => !names(param).all(|name| ignored.iter().any(|i| *i == name)),
+        }
+    }
 }
 
 /// The handling of responses with `Set-Cookie`.

@@ -3,21 +3,21 @@
 //!
 //! Owns: the pass-through. Never touches: unparsed heads (`frontend`), the store.
 
-mod attempts;
 mod body_capture;
 mod connection_auth;
 mod context;
 mod cors;
 mod detached_call;
-mod error_response;
+mod exchange;
 mod fast_path;
 mod forwarded_message;
-mod handler;
 mod inactivity;
 mod mount_headers;
+mod own_response;
 mod relay;
 mod response_writer;
 mod retry;
+mod serve;
 mod upgrade;
 mod upload;
 mod upload_rate;
@@ -28,29 +28,31 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 use tokio::sync::watch;
 
+use crate::clock::Clock;
 use crate::config::BodyLimits;
 use crate::engine::Engine;
+use crate::engine::lookup::MemoryLookup;
+use crate::engine::router::Router;
 use crate::frontend::drain::DrainState;
 use crate::frontend::session::ClientSession;
-use crate::frontend::{PreparedResponse, RequestHandler, ServeFuture};
-use crate::policy::{CooldownPolicy, Policy};
-use crate::route::table::Table;
+use crate::frontend::{Prepared, PreparedResponse, RequestHandler, ServeFuture};
+use crate::proxy::exchange::Exchange;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::Telemetry;
 use crate::upstream::client::HttpClient;
+use crate::upstream::connect::pinned::ClientPins;
+use crate::upstream::routed_request::RoutedRequest;
 
-/// The dependencies of the proxy.
-pub struct ProxyDeps {
+/// The objects that all exchanges share.
+pub struct ProxyHandler {
     /// Responds to the requests that routes cache.
     pub engine: Arc<Engine>,
-    /// The routes, which determine those requests.
-    pub routes: Table,
+    /// Resolves each request once.
+    pub router: Router,
     /// The HTTP client for all other requests.
     pub network: Arc<HttpClient>,
     /// Records the requests.
     pub telemetry: Arc<Telemetry>,
-    /// Cooldown after failed calls that match no route.
-    pub cooldown: CooldownPolicy,
     /// The member that larder adds to `Via`.
     pub via: HeaderValue,
     /// The drain state; while larder is closing, responses have `Connection: close`.
@@ -59,21 +61,8 @@ pub struct ProxyDeps {
     pub tunnel_idle: Duration,
     /// Idle timeout and minimum rate of request bodies.
     pub body: BodyLimits,
-}
-
-/// Handles requests.
-struct ProxyHandler {
-    engine: Arc<Engine>,
-    routes: Table,
-    network: Arc<HttpClient>,
-    telemetry: Arc<Telemetry>,
-    /// The policy for requests that match no route.
-    unrouted: Policy,
-    via: HeaderValue,
-    drain: watch::Receiver<DrainState>,
-    /// Idle timeout of an upgraded connection.
-    tunnel_idle: Duration,
-    body: BodyLimits,
+    /// The clock.
+    pub clock: Clock,
 }
 
 /// The regular end of an exchange.
@@ -91,32 +80,45 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// A proxy with these dependencies.
-    pub fn new(deps: ProxyDeps) -> Self {
-        Self { handler: Arc::new(ProxyHandler::new(deps)) }
+    /// A proxy whose exchanges share `handler`.
+    pub fn new(handler: ProxyHandler) -> Self {
+        Self { handler: Arc::new(handler) }
     }
 }
 
 impl RequestHandler for Proxy {
-    fn prepared_response(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
-        self.handler.prepared_response(request)
+    fn route(&self, request: ProxyRequest, pins: Option<&ClientPins>) -> RoutedRequest {
+        // larder itself responds to a preflight, whatever the route.
+        if cors::is_preflight(&request) {
+            return self.handler.router.without_route(request);
+        }
+        self.handler.router.route(request, pins)
+    }
+
+    fn prepare(&self, routed: &RoutedRequest) -> Prepared {
+        self.handler.prepare(routed)
     }
 
     fn record_prepared(
         &self,
-        request: &ProxyRequest,
+        routed: &RoutedRequest,
         response: &PreparedResponse,
         bytes: u64,
         since: Instant,
     ) {
-        self.handler.record_prepared(request, response, bytes, since);
+        self.handler.record_prepared(routed, response, bytes, since);
     }
 
     fn has_route_for(&self, host: &str, port: u16) -> bool {
-        self.handler.routes.has_route_for(host, port)
+        self.handler.router.routes.has_route_for(host, port)
     }
 
-    fn serve(&self, request: ProxyRequest, session: ClientSession) -> ServeFuture<'_> {
-        Box::pin(self.handler.serve(request, session))
+    fn serve(
+        &self,
+        routed: RoutedRequest,
+        looked_up: Option<MemoryLookup>,
+        session: ClientSession,
+    ) -> ServeFuture<'_> {
+        Box::pin(Exchange::new(&self.handler, routed, session).serve(looked_up))
     }
 }

@@ -11,6 +11,7 @@ pub mod cache_status;
 pub mod chunked;
 pub mod connection_auth;
 pub mod date;
+pub mod event_stream;
 pub mod field_case;
 pub mod field_list;
 pub mod freshness;
@@ -31,6 +32,8 @@ pub mod status;
 pub mod storability;
 pub mod target;
 pub mod targeted_cache_control;
+#[cfg(test)]
+pub(crate) mod test_headers;
 pub mod utc_calendar;
 pub mod validation;
 pub mod vary;

@@ -1,9 +1,8 @@
 //! The server: builds every object once, starts and stops them in order.
 //!
-//! Owns: the dependencies of each object; the only file that uses all modules. Never touches: their
-//! work.
+//! Owns: the dependencies of each object; the only file that uses all modules. Never touches: their work.
 
-mod admin_api;
+mod admin_service;
 pub mod handover;
 pub mod inherited_sockets;
 mod limit_storage;
@@ -12,7 +11,6 @@ pub mod reload;
 mod runtime;
 mod shared;
 mod shutdown;
-mod store_admin;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -25,11 +23,11 @@ use tokio::task::JoinHandle;
 use crate::admin;
 use crate::admin::api::AdminApi;
 use crate::clock::Clock;
-use crate::config::{Admin, Config};
+use crate::config::{Admin, Config, describe};
 use crate::frontend::CurrentFrontend;
 use crate::frontend::drain::DrainState;
 use crate::frontend::listener::{self, AcceptContext};
-use crate::server::admin_api::AdminService;
+use crate::server::admin_service::AdminService;
 use crate::server::handover::invalidation_sync::InvalidationSync;
 use crate::server::handover::{HandoverError, HandoverListener, Predecessor};
 use crate::server::inherited_sockets::{InheritedSockets, Listeners};
@@ -74,7 +72,7 @@ pub enum StartError {
     #[error(
         "the supervisor passed a socket that listens on {socket}, which is neither `listen` ({}) nor \
          `admin.listen` ({}): configure the same addresses in both",
-        join_addresses(configured), admin.map_or("off".to_owned(), |admin| admin.to_string())
+        describe::list(configured), admin.map_or("off".to_owned(), |admin| admin.to_string())
     )]
     Unclaimed {
         /// The address of the socket.
@@ -104,16 +102,10 @@ impl StartError {
     }
 }
 
-fn join_addresses(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
 #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library adds kinds of errors")]
 fn fix(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            "another process listens there: stop it, or choose another port"
-        }
+        io::ErrorKind::AddrInUse => "another process listens there: stop it, or choose another port",
         io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: choose a higher one",
         io::ErrorKind::AddrNotAvailable => "this host has no such address",
         _ => "choose another address",
@@ -152,7 +144,7 @@ impl Server {
         let shared = SharedState::new(&config, &deps, &addresses, admin, drain_receiver)?;
         let runtime = Runtime::new(config, shared, deps.source)?;
         // Opened before the server accepts, so that no invalidation in between is lost.
-        let invalidation_sync = deps.takes_over.then(|| runtime.shared.store.start_sync());
+        let invalidation_sync = deps.takes_over.then(|| InvalidationSync::start(&runtime.shared.store));
         let mut server = Self {
             addresses,
             admin,
@@ -172,11 +164,7 @@ impl Server {
         Ok(server)
     }
 
-    fn accept(
-        &mut self,
-        listeners: Listeners,
-        admin_config: Option<&Admin>,
-    ) -> Result<(), StartError> {
+    fn accept(&mut self, listeners: Listeners, admin_config: Option<&Admin>) -> Result<(), StartError> {
         let context = AcceptContext {
             frontends: Arc::clone(&self.runtime) as Arc<dyn CurrentFrontend>,
             slots: Arc::clone(&self.connection_slots),
@@ -249,7 +237,7 @@ impl Server {
     /// meantime.
     #[doc(hidden)]
     pub fn stall_store(&self, until: std::sync::mpsc::Receiver<()>) {
-        self.runtime.shared.store.tiered_store().stall(until);
+        self.runtime.shared.store.stall(until);
     }
 
     /// The telemetry: logs and metrics.
@@ -262,23 +250,15 @@ impl Server {
         self.runtime.pipeline().engine.waiting()
     }
 
-    /// Number of client slots in use: one per open connection, and one per listener that waits for the
-    /// next.
+    /// Number of client slots in use: one per open connection, and one per listener that waits for the next.
     pub fn connections_taken(&self) -> usize {
         self.connections - self.connection_slots.available_permits()
     }
 }
 
-fn hand_to_tokio(
-    listener: TcpListener,
-    key: &'static str,
-) -> Result<tokio::net::TcpListener, StartError> {
+fn hand_to_tokio(listener: TcpListener, key: &'static str) -> Result<tokio::net::TcpListener, StartError> {
     let address = address(&listener).unwrap_or(([0, 0, 0, 0], 0).into());
-    tokio::net::TcpListener::from_std(listener).map_err(|source| StartError::Listen {
-        address,
-        key,
-        source,
-    })
+    tokio::net::TcpListener::from_std(listener).map_err(|source| StartError::Listen { address, key, source })
 }
 
 fn address(listener: &TcpListener) -> Option<SocketAddr> {

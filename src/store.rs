@@ -5,6 +5,7 @@
 
 pub mod disk;
 pub mod generations;
+pub mod invalidation_feed;
 pub mod lock;
 pub mod memory;
 pub mod presence;
@@ -41,8 +42,9 @@ pub enum Lookup {
     OtherVariants(VariantId),
     /// Nothing is stored under this key.
     Nothing,
-    /// Nothing is in memory, but the disk may have the entry: call [`Store::load`].
-    CheckDisk,
+    /// The disk may have the entry, which is not in memory: call [`Store::load`]. Memory has other variants if
+    /// it names the request's own.
+    CheckDisk(Option<VariantId>),
 }
 
 /// State of the disk tier, for `/readyz`. Responses are served in every state.
@@ -116,8 +118,14 @@ pub trait Store: Send + Sync {
     /// Looks up memory only. Never blocks.
     fn get(&self, query: StoreQuery<'_>) -> Lookup;
 
-    /// Looks up the disk after [`Lookup::CheckDisk`]; never returns `CheckDisk` itself.
-    async fn load(&self, query: StoreQuery<'_>) -> Lookup;
+    /// Looks up the disk after [`Lookup::CheckDisk`], with its value; never returns `CheckDisk` itself.
+    async fn load(&self, query: StoreQuery<'_>, in_memory: Option<VariantId>) -> Lookup;
+
+    /// Number of responses that memory has stored so far. Between equal numbers, memory has nothing new.
+    fn puts(&self) -> u64;
+
+    /// Whether memory may have partial responses. Never blocks.
+    fn has_parts_in_memory(&self) -> bool;
 
     /// Must be taken before a response of `target` is requested, and kept until that is stored:
     /// [`Store::put`] with its epoch does not bring back a response that was invalidated in between.
@@ -143,7 +151,7 @@ pub trait Store: Send + Sync {
 
     /// Waits a short time until a larder beside this one, if there is one, has received all puts and
     /// invalidations so far.
-    async fn sync_peer(&self) {}
+    async fn sync_peer(&self);
 
     /// Makes stored entries unusable or stale, at once. [`Store::flush`] waits until that is on disk. Returns
     /// false if nothing of the scope is stored.
@@ -157,12 +165,7 @@ pub trait Store: Send + Sync {
     async fn flush(&self) -> Result<(), String>;
 
     /// At most `limit` usable entries after `after`, in the order of [`EntryId`], of one target or of all.
-    async fn list(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-        target: Option<u128>,
-    ) -> Vec<EntryInfo>;
+    async fn list(&self, after: Option<EntryId>, limit: usize, target: Option<u128>) -> Vec<EntryInfo>;
 
     /// State of the disk tier.
     fn health(&self) -> Health;

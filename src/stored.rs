@@ -105,6 +105,15 @@ impl<'a> FreshnessInput<'a> {
 
 /// Whether the field applies to one exchange and would mislead in a later one: the rest of a rate limit, or
 /// the time to wait.
+///
+/// ```
+/// # use http::{HeaderName, header::{ETAG, RETRY_AFTER}};
+/// use larder::stored::is_withheld_from_hits;
+///
+/// assert!(is_withheld_from_hits(&RETRY_AFTER));
+/// assert!(is_withheld_from_hits(&HeaderName::from_static("x-ratelimit-remaining")));
+/// assert!(!is_withheld_from_hits(&ETAG));
+/// ```
 pub fn is_withheld_from_hits(name: &HeaderName) -> bool {
     let text = name.as_str();
     text.starts_with("x-ratelimit") || text.starts_with("ratelimit") || name == RETRY_AFTER
@@ -119,10 +128,10 @@ impl StoredResponse {
         body: Bytes,
         (vary, variant): (VaryFields, VariantId),
         (request_time, response_time): (SystemTime, SystemTime),
-        initial_age: Duration,
     ) -> Self {
         let headers = compact(headers);
         let metadata = CacheMetadata::from_response(status, &headers);
+        let initial_age = freshness::initial_age(&metadata, request_time, response_time);
         let (headers, withheld) = split_withheld(headers);
         let (tracked_body, body) = evicted_bodies::Body::track(body);
         Self {
@@ -147,6 +156,13 @@ impl StoredResponse {
     #[must_use]
     pub fn with_authorized(mut self, authorized: bool) -> Self {
         self.authorized = authorized;
+        self
+    }
+
+    /// The same, with this age on arrival instead of the one that its fields and times give.
+    #[must_use]
+    pub fn with_initial_age(mut self, initial_age: Duration) -> Self {
+        self.initial_age = initial_age;
         self
     }
 

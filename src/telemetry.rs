@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
+use crate::decide::ForwardReason;
 use crate::decide::StaleReason;
-use crate::policy::Mode;
 use crate::semantics::redaction::Redactor;
 use crate::telemetry::cost::CostTracker;
 use crate::telemetry::log_limiter::Limiter;
@@ -40,11 +40,13 @@ type PersistenceCheck = Box<dyn Fn() -> bool + Send + Sync>;
 pub const NONE: &str = "none";
 
 /// The metrics, the log lines and the cost tracker, shared by all components that record events.
+#[derive(Clone)]
 pub struct Telemetry {
     routes: Vec<Arc<str>>,
     upstreams: Vec<Arc<str>>,
     metrics: Metrics,
     cost: Arc<CostTracker>,
+    clock: Clock,
     redactor: Redactor,
     tiers: Arc<Mutex<Vec<StoreGauge>>>,
     persistence_check: Arc<Mutex<Option<PersistenceCheck>>>,
@@ -63,12 +65,12 @@ impl Telemetry {
         Self::with_clock(Clock::system(), routes, upstreams)
     }
 
-    /// Like [`Telemetry::new`], with the days and months of `clock`.
+    /// Like [`Telemetry::new`], with the time of `clock`.
     pub fn with_clock(clock: Clock, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = Metrics::new(&routes, &upstreams);
-        let cost = Arc::new(CostTracker::new(clock, metrics.costs().clone()));
+        let cost = Arc::new(CostTracker::new(clock.clone(), metrics.costs.clone()));
         let per_second = |lines| Arc::new(Mutex::new(Limiter::new(lines, Duration::from_secs(1))));
         let (tiers, persistence_check) = (Arc::default(), Arc::default());
         let (distrust, tunnels) = (Arc::default(), Arc::default());
@@ -77,6 +79,7 @@ impl Telemetry {
             upstreams,
             metrics,
             cost,
+            clock,
             redactor: Redactor::default(),
             tiers,
             persistence_check,
@@ -89,38 +92,16 @@ impl Telemetry {
 
     /// The telemetry with the names and the redactor of a reloaded configuration. Both instances share their
     /// counters; a request that began under the old names is recorded under them.
-    pub fn with_names(
-        &self,
-        routes: &[Arc<str>],
-        upstreams: &[Arc<str>],
-        redactor: Redactor,
-    ) -> Arc<Self> {
+    pub fn with_names(&self, routes: &[Arc<str>], upstreams: &[Arc<str>], redactor: Redactor) -> Arc<Self> {
         let routes = with_none(routes);
         let upstreams = with_none(upstreams);
         let metrics = self.metrics.with_names(&routes, &upstreams);
-        Arc::new(Self {
-            routes,
-            upstreams,
-            metrics,
-            cost: Arc::clone(&self.cost),
-            redactor,
-            tiers: Arc::clone(&self.tiers),
-            persistence_check: Arc::clone(&self.persistence_check),
-            lines: Arc::clone(&self.lines),
-            accept_lines: Arc::clone(&self.accept_lines),
-            distrust: Arc::clone(&self.distrust),
-            tunnels: Arc::clone(&self.tunnels),
-        })
+        Arc::new(Self { routes, upstreams, metrics, redactor, ..self.clone() })
     }
 
     /// The cost tracker.
     pub fn cost(&self) -> &CostTracker {
         &self.cost
-    }
-
-    /// Counts a hit that was served as soon as the request head was read.
-    pub fn fast_hit(&self) {
-        self.metrics.fast_hit();
     }
 
     /// Records a finished request: metrics, and one log line at `debug`.
@@ -135,7 +116,7 @@ impl Telemetry {
         tracing::debug!(
             route = self.route_name(event.route),
             result = event.result.token(),
-            why = event.forward_reason,
+            reason = event.forward_reason.map(ForwardReason::token),
             method = event.method.as_str(),
             host = event.host,
             path = &*self.redactor.path(without_query(event.path)),
@@ -174,32 +155,11 @@ impl Telemetry {
             route = self.route_name(retry.route),
             host = retry.host,
             port = retry.port,
-            cause = retry.cause,
+            reason = retry.cause,
             wait = retry.wait.as_secs_f64(),
             suppressed,
             "Call to origin retried"
         );
-    }
-
-    /// Counts a response that reports an exceeded rate limit of the origin; `class` is the kind of limit.
-    pub fn rate_limited(&self, upstream: usize, class: &'static str) {
-        self.metrics.upstream_limits().rate_limited(self.upstream_name(upstream), class);
-    }
-
-    /// Counts a call that larder blocked, and the cause.
-    pub fn refused_call(&self, upstream: usize, cause: &'static str) {
-        self.metrics.upstream_limits().refused(self.upstream_name(upstream), cause);
-    }
-
-    /// Records the wait of a call for admission, its cause and its duration; the call was made afterwards or
-    /// not.
-    pub fn waited(&self, upstream: usize, cause: &'static str, time: Duration) {
-        self.metrics.upstream_limits().waited(self.upstream_name(upstream), cause, time);
-    }
-
-    /// Counts the bytes that a fill received. A fill has no client, so no [`RequestEvent`] contains them.
-    pub fn upstream_bytes(&self, bytes: u64) {
-        self.metrics.upstream_bytes(bytes);
     }
 
     /// Records a request that larder refused: counts it in `larder_denied_total` and logs it. If the request
@@ -211,17 +171,11 @@ impl Telemetry {
         tracing::warn!(class = event.class, client, suppressed, "Request refused");
     }
 
-    /// Counts a refused request without logging it.
-    pub fn denied(&self, reason: &'static str) {
-        self.metrics.denied(reason);
-    }
-
     /// Records a TLS handshake with a client of `host`; `pattern` is the configured pattern that matches the
     /// host.
     pub fn handshake(&self, pattern: &str, host: &str, outcome: HandshakeOutcome) {
         self.metrics.handshake(pattern, outcome.token());
-        let due =
-            if outcome.indicates_distrust() { self.distrust.lock().count(host) } else { None };
+        let due = if outcome.indicates_distrust() { self.distrust.lock().count(host) } else { None };
         let Some(refused) = due else {
             tracing::debug!(host, outcome = outcome.token(), "Handshake ended");
             return;
@@ -246,11 +200,6 @@ impl Telemetry {
         self.tunnels.lock().hosts()
     }
 
-    /// Counts a response that was not stored.
-    pub fn not_stored(&self, route: usize, reason: &'static str) {
-        self.metrics.not_stored(route, reason);
-    }
-
     /// Records a stale response that was served, and the cause. Stale-if-error responses have their own log
     /// line. A stale response that the client accepts (`max-stale`), that is served in offline mode or that
     /// is being revalidated has only the line of its [`RequestEvent`].
@@ -260,53 +209,7 @@ impl Telemetry {
             return;
         }
         let Some(suppressed) = self.admit_minor_line() else { return };
-        tracing::info!(route = self.route_name(route), cause, suppressed, "Stale response served");
-    }
-
-    /// Counts a background refresh that ended.
-    pub fn refresh(&self, route: usize, trigger: &'static str, outcome: &'static str) {
-        self.metrics.refresh(route, trigger, outcome);
-    }
-
-    /// Counts stored responses that were invalidated.
-    pub fn invalidated(&self, source: &'static str, count: u64) {
-        self.metrics.invalidated(source, count);
-    }
-
-    /// Sets the number of responses in a tier of the store.
-    pub fn store_entries(&self, tier: &'static str, count: u64) {
-        self.metrics.store_entries(tier, count);
-    }
-
-    /// Sets the number of bytes in a tier of the store.
-    pub fn store_bytes(&self, tier: &'static str, bytes: u64) {
-        self.metrics.store_bytes(tier, bytes);
-    }
-
-    /// Counts stored responses that were evicted to free capacity.
-    pub fn evicted(&self, tier: &'static str, count: u64) {
-        self.metrics.evicted(tier, count);
-    }
-
-    /// Sets the current mode of the master switch.
-    pub fn mode(&self, mode: Mode) {
-        self.metrics.admin().mode(mode.token(), &Mode::ALL.map(Mode::token));
-    }
-
-    /// Sets the upstreams whose certificates are not verified; all others are removed.
-    pub fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
-        self.metrics.admin().insecure(upstreams);
-    }
-
-    /// Records a reload and whether the new configuration is in force. The initial configuration counts as
-    /// one that is.
-    pub fn reloaded(&self, swapped: bool) {
-        self.metrics.admin().reloaded(swapped);
-    }
-
-    /// Counts a disk store that was recreated because it was unusable.
-    pub fn store_recovered(&self) {
-        self.metrics.store_recovered();
+        tracing::info!(route = self.route_name(route), reason = cause, suppressed, "Stale response served");
     }
 
     /// Records a failure of the disk store. It reduces the hit rate, but no request fails because of it.
@@ -316,26 +219,17 @@ impl Telemetry {
         tracing::warn!(op = op.token(), %error, suppressed, "Store failed");
     }
 
-    /// Counts an entry that was not written to the store because writes are suspended.
-    pub fn store_dropped(&self) {
-        self.metrics.store_error(StoreOp::Drop.token());
-    }
-
     /// Records a failure of a listener to accept a connection.
     pub fn accept_error(&self, error: &io::Error) {
         self.metrics.accept_error();
-        let due = self.accept_lines.lock().admit(clock::monotonic());
+        let due = self.accept_lines.lock().admit(self.clock.instant());
         let Some(suppressed) = due else { return };
         tracing::error!(kind = %error.kind(), os = error.raw_os_error(), suppressed, "Accept failed");
     }
 
     /// Reads the usage of a store tier from `totals` whenever the metrics are rendered; changes need not be
     /// reported.
-    pub fn watch_store(
-        &self,
-        tier: &'static str,
-        totals: impl Fn() -> TierTotals + Send + Sync + 'static,
-    ) {
+    pub fn watch_store(&self, tier: &'static str, totals: impl Fn() -> TierTotals + Send + Sync + 'static) {
         self.tiers.lock().push(StoreGauge { name: tier, totals: Box::new(totals), evictions: 0 });
     }
 
@@ -362,7 +256,7 @@ impl Telemetry {
     }
 
     fn admit_line(&self) -> Option<u64> {
-        self.lines.lock().admit(clock::monotonic())
+        self.lines.lock().admit(self.clock.instant())
     }
 
     // Such lines can be very frequent, so no lock is taken if their level is not logged.
@@ -370,7 +264,7 @@ impl Telemetry {
         if !tracing::enabled!(tracing::Level::INFO) {
             return None;
         }
-        self.lines.lock().admit_minor(clock::monotonic())
+        self.lines.lock().admit_minor(self.clock.instant())
     }
 
     fn route_name(&self, index: usize) -> &str {
@@ -426,8 +320,7 @@ mod tests {
         after.stale_served(2, "x");
         let page = after.render();
         for (route, count) in [("a", 1), ("b", 2), ("c", 1), ("none", 1)] {
-            let line =
-                format!("larder_stale_served_total{{cause=\"x\",route=\"{route}\"}} {count}\n");
+            let line = format!("larder_stale_served_total{{cause=\"x\",route=\"{route}\"}} {count}\n");
             assert!(page.contains(&line), "{line}{page}");
         }
         let lines = |page: String| page.lines().filter(|l| l.contains("stale")).count();

@@ -9,6 +9,8 @@ pub mod connect;
 pub mod in_flight_bytes;
 pub mod interim;
 pub mod outcome;
+pub mod retry;
+pub mod routed_request;
 pub mod routing;
 
 use std::sync::Arc;
@@ -16,30 +18,23 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use crate::config::Timeouts;
-use crate::semantics::request::ListenerKind;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
 
-/// A call to an origin without a request body, as a fill sends it.
+/// A `GET` to an origin, as a fill sends it.
 #[derive(Clone)]
 pub struct UpstreamRequest {
     /// The call's context for admission control.
     pub context: CallContext,
-    /// The method.
-    pub method: Method,
-    /// The client's target; an upstream may rewrite `http` to `https`.
-    pub target: Target,
     /// End-to-end fields.
     pub headers: HeaderMap,
-    /// The kind of listener that received the request; it limits the permitted destinations.
-    pub listener: ListenerKind,
     /// The queue for interim (1xx) responses; `None`: they are dropped.
     pub interims: Option<Arc<Interims>>,
 }
@@ -97,40 +92,21 @@ pub trait Origin: Send + Sync {
     /// Sends `call` and returns as soon as the head of the final response has arrived.
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError>;
 
-    /// Why a call to `target` would be blocked right now; `None`: it would be admitted or queued.
-    fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
-        let (_, _) = (target, call);
+    /// Why a call would be blocked right now; `None`: it would be admitted or queued.
+    fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
+        let _ = call;
         None
     }
 
-    /// Takes a retry of a call to `target` from the upstream's retry budget. `wait` is the backoff before the
-    /// retry, `cause` its reason. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
-    fn try_acquire_retry(
-        &self,
-        target: &Target,
-        call: &CallContext,
-        cause: &'static str,
-        wait: Duration,
-    ) -> bool {
-        let (_, _, _, _) = (target, call, cause, wait);
+    /// Takes a retry of a call from the upstream's retry budget. `wait` is the backoff before the
+    /// retry, `reason` the failure before. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
+    fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
+        let (_, _, _) = (call, reason, wait);
         true
     }
 
-    /// The canonical target of the resource that `target` leads to; `None`: `target` itself.
-    fn canonical_target(&self, target: &Target) -> Option<Target> {
-        let _ = target;
+    /// The canonical target of the resource that the target leads to; `None`: the target itself.
+    fn canonical_target(&self, _target: &Target) -> Option<Target> {
         None
-    }
-
-    /// How long a call to `target` without retries may wait in a queue or for a cooldown to end.
-    fn max_wait(&self, target: &Target) -> Duration {
-        let _ = target;
-        Duration::ZERO
-    }
-
-    /// Deadline for a call to `target` including its retries.
-    fn total_timeout(&self, target: &Target) -> Duration {
-        let _ = target;
-        Timeouts::default().total
     }
 }

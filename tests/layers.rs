@@ -30,6 +30,16 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
 ];
 
+/// The rooms on a request's way, and what is looked up there once for a request: the text of the step, and the
+/// only files that contain it.
+const ON_THE_WAY: &[&str] = &["frontend", "proxy", "engine", "upstream"];
+const ONCE: &[(&str, &[&str])] = &[
+    ("routes.find(", &["engine/router"]),
+    ("key_builder.key(", &["engine/router"]),
+    ("upstreams.lookup(", &["engine/router", "upstream/routed_request"]),
+    ("head::read(", &["frontend/http1"]),
+];
+
 /// Values in, values out: no task, no socket, no disk.
 const PURE: &[&str] = &["semantics", "policy", "stored", "route", "key", "decide"];
 
@@ -85,12 +95,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["frontend"]),
     (
         "h2",
-        &[
-            "frontend/http2",
-            "frontend/session",
-            "upstream/connect/shared_http2",
-            "upstream/connect/session",
-        ],
+        &["frontend/http2", "frontend/session", "upstream/connect/shared_http2", "upstream/connect/session"],
     ),
     ("p12_keystore", &["exec_env"]),
 ];
@@ -148,10 +153,7 @@ fn doors<'a>(source: &'a Source, line: &'a str) -> impl Iterator<Item = String> 
         let known = places.iter().any(|place| source.is_within(place));
         !known && paths(line).any(|word| is_of_family(word, name))
     };
-    DOORS
-        .iter()
-        .filter(through)
-        .map(|(name, places)| format!("only {} may use {name}", places.join(", ")))
+    DOORS.iter().filter(through).map(|(name, places)| format!("only {} may use {name}", places.join(", ")))
 }
 
 fn impurities(module: &str, line: &str) -> Vec<String> {
@@ -282,14 +284,27 @@ fn files_import_each_other_in_no_circle() {
 }
 
 #[test]
+fn a_request_is_parsed_routed_and_keyed_in_one_place() {
+    let sources = all_sources();
+    let is_test = |source: &Source| source.path.ends_with("tests") || source.path.contains("tests/");
+    for (step, places) in ONCE {
+        let mut found: Vec<&str> = sources
+            .iter()
+            .filter(|source| ON_THE_WAY.contains(&source.module()) && !is_test(source))
+            .filter(|source| code(&source.text).contains(step))
+            .map(|source| &*source.path)
+            .collect();
+        found.sort_unstable();
+        assert_eq!(found, *places, "the files that contain `{step}`");
+    }
+}
+
+#[test]
 fn a_circle_is_reported_and_a_chain_is_not() {
     let chain = [
         Source::new("engine.rs", "mod fill;\nuse crate::engine::{fill::Fill, retry};"),
         Source::new("engine/fill.rs", "use crate::engine::retry::next;"),
-        Source::new(
-            "engine/retry.rs",
-            "#[cfg(test)]\nmod tests {\n use crate::engine::fill::Fill;\n}",
-        ),
+        Source::new("engine/retry.rs", "#[cfg(test)]\nmod tests {\n use crate::engine::fill::Fill;\n}"),
     ];
     assert_eq!(circles(&imports(&chain)), Vec::<String>::new());
     let circle = [
@@ -305,11 +320,8 @@ fn a_circle_is_reported_and_a_chain_is_not() {
 fn every_module_of_the_map_is_in_the_table_and_the_other_way_round() {
     let sources = all_sources();
     let lib = sources.iter().find(|source| source.path == "lib").expect("src/lib.rs is there");
-    let declared: Vec<_> = lib
-        .text
-        .lines()
-        .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
-        .collect();
+    let declared: Vec<_> =
+        lib.text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     for module in &declared {
         assert!(layer(module).is_some(), "{module} is not in the table");
         assert!(
@@ -406,20 +418,12 @@ fn a_hidden_import_is_reported() {
 #[test]
 fn a_third_party_crate_beyond_its_door_is_reported() {
     for (path, line, what) in [
-        (
-            "engine.rs",
-            "use pingora_core::X;",
-            "only frontend, proxy, upstream, fake may use pingora",
-        ),
+        ("engine.rs", "use pingora_core::X;", "only frontend, proxy, upstream, fake may use pingora"),
         ("telemetry.rs", "prometheus::gather();", "only telemetry/metrics may use prometheus"),
         ("telemetry/metricsx.rs", "use prometheus;", "only telemetry/metrics may use prometheus"),
         ("frontend.rs", "fn f() -> axum::Router {}", "only admin, fake may use axum"),
         ("server.rs", "use hickory_resolver::X;", "only upstream may use hickory_resolver"),
-        (
-            "engine.rs",
-            "use quick_cache::sync::Cache;",
-            "only store, frontend/ca may use quick_cache",
-        ),
+        ("engine.rs", "use quick_cache::sync::Cache;", "only store, frontend/ca may use quick_cache"),
         (
             "policy.rs",
             "use sfv::Parser;",

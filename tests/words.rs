@@ -123,9 +123,7 @@ fn names(source: &Source) -> Vec<String> {
         let place = format!("{}.rs:{}", source.path, index + 1);
         for identifier in identifiers(line) {
             if let Some((word, instead)) = private_word(identifier) {
-                found.push(format!(
-                    "{place}: `{identifier}`: `{word}` is a private word: {instead}"
-                ));
+                found.push(format!("{place}: `{identifier}`: `{word}` is a private word: {instead}"));
             }
         }
         let name = line.trim_start().split("fn ").nth(1).and_then(|rest| identifiers(rest).next());
@@ -183,8 +181,7 @@ fn pieces(line: &str, first: bool) -> Vec<&str> {
     for end in [". ", "! ", "? ", ": ", "| "] {
         starts.extend(line.match_indices(end).map(|(at, _)| at + end.len()));
     }
-    let mut pieces: Vec<&str> =
-        starts.iter().map(|at| line[*at..].trim_start_matches(marks)).collect();
+    let mut pieces: Vec<&str> = starts.iter().map(|at| line[*at..].trim_start_matches(marks)).collect();
     // A table cell at the start of a line is found twice.
     pieces.sort_unstable_by_key(|piece| piece.len());
     pieces.dedup_by_key(|piece| piece.len());

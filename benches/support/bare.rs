@@ -1,5 +1,4 @@
-//! The baseline: a pingora service on one thread that sends the same bytes as larder and does nothing
-//! else.
+//! The baseline: a pingora service on one thread that sends the same bytes as larder and does nothing else.
 
 use std::net::TcpListener;
 use std::process::ExitCode;
@@ -57,8 +56,7 @@ pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let conf = ServerConf { threads: 1, ..ServerConf::default() };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let mut service =
-        Service::new("bare".to_owned(), Bare { fields, body: Bytes::from(vec![b'x'; length]) });
+    let mut service = Service::new("bare".to_owned(), Bare { fields, body: Bytes::from(vec![b'x'; length]) });
     service.add_tcp(&free.to_string());
     server.add_service(service);
     println!("{free}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use larder::clock;
+use larder::clock::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -118,12 +118,7 @@ impl Load {
     }
 
     /// The same over this many connections.
-    pub(crate) fn fill_over(
-        &self,
-        address: SocketAddr,
-        keys: usize,
-        connections: usize,
-    ) -> Vec<Duration> {
+    pub(crate) fn fill_over(&self, address: SocketAddr, keys: usize, connections: usize) -> Vec<Duration> {
         self.runtime.block_on(async {
             let mut clients = JoinSet::new();
             for client in 0..connections {
@@ -133,9 +128,9 @@ impl Load {
                     let mut times = Vec::with_capacity(keys / connections + 1);
                     for key in (client..keys).step_by(connections) {
                         let request = request(&format!("/key/{key}"));
-                        let since = clock::monotonic();
+                        let since = Clock::system().instant();
                         send(&mut stream, &request, &mut buffer).await;
-                        times.push(clock::monotonic().saturating_duration_since(since));
+                        times.push(Clock::system().instant().saturating_duration_since(since));
                     }
                     times
                 });
@@ -161,17 +156,17 @@ impl Load {
                     let mut buffer = Vec::new();
                     start.wait().await;
                     send(&mut stream, &request, &mut buffer).await;
-                    let cold = clock::monotonic();
+                    let cold = Clock::system().instant();
                     start.wait().await;
                     start.wait().await;
                     send(&mut stream, &request, &mut buffer).await;
-                    (cold, clock::monotonic())
+                    (cold, Clock::system().instant())
                 });
             }
             start.wait().await;
-            let began_cold = clock::monotonic();
+            let began_cold = Clock::system().instant();
             start.wait().await;
-            let began_fresh = clock::monotonic();
+            let began_fresh = Clock::system().instant();
             start.wait().await;
             let (mut cold, mut fresh) = (Duration::ZERO, Duration::ZERO);
             while let Some(client) = all.join_next().await {
@@ -201,11 +196,9 @@ async fn send(stream: &mut TcpStream, request: &str, buffer: &mut Vec<u8>) -> Re
     };
     let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
     assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-    let fields: Vec<String> =
-        head.lines().skip(1).take_while(|l| !l.is_empty()).map(str::to_owned).collect();
-    let length = fields
-        .iter()
-        .find_map(|f| f.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    let fields: Vec<String> = head.lines().skip(1).take_while(|l| !l.is_empty()).map(str::to_owned).collect();
+    let length =
+        fields.iter().find_map(|f| f.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
     let body: usize = length.expect("a length");
     while buffer.len() < end + body {
         assert!(stream.read_buf(buffer).await.expect("a body") > 0, "cut");

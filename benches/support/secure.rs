@@ -86,11 +86,7 @@ impl TlsLoad {
                         stream.flush().await.expect("a reader");
                         buffer.clear();
                         let end = head(&mut stream, &mut buffer).await.expect("a response");
-                        assert!(
-                            buffer.starts_with(b"HTTP/1.1 200"),
-                            "{}",
-                            String::from_utf8_lossy(&buffer)
-                        );
+                        assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer));
                         while buffer.len() < end + 1024 {
                             assert!(stream.read_buf(&mut buffer).await.expect("a body") > 0, "cut");
                         }
@@ -131,10 +127,7 @@ async fn connect(connector: &TlsConnector, larder: SocketAddr, host: &str) -> Tl
 }
 
 /// Reads a head; returns its length.
-async fn head<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
-    buffer: &mut Vec<u8>,
-) -> Option<usize> {
+async fn head<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S, buffer: &mut Vec<u8>) -> Option<usize> {
     loop {
         if let Some(end) = buffer.windows(4).position(|window| window == b"\r\n\r\n") {
             return Some(end + 4);

@@ -9,10 +9,9 @@ use larder::server::{Server, ServerDeps};
 use larder::telemetry::log;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
-/// Serves with a store in a directory; the arguments are the origin's address, the directory and,
-/// optionally, the address of an origin with TLS. The line `stall` on standard input stalls the store
-/// thread until the next line. The end of standard input stops larder; stored responses are then on
-/// disk.
+/// Serves with a store in a directory; the arguments are the origin's address, the directory and, optionally,
+/// the address of an origin with TLS. The line `stall` on standard input stalls the store thread until the
+/// next line. The end of standard input stops larder; stored responses are then on disk.
 pub(crate) fn run(arguments: &[String]) -> ExitCode {
     let (origin, dir) = (&arguments[0], &arguments[1]);
     let secure = arguments.get(2).map_or_else(String::new, |secure| resolve_lines(secure));

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use larder::fake::discord::CallLog;
 
-use crate::ROLE_CHECKS;
-use crate::Seen;
-use crate::Workload;
+use crate::report::{millis, percentile};
+use crate::{ROLE_CHECKS, Seen, Workload};
 
 /// One column of the table.
 pub(crate) struct Side {
@@ -27,8 +26,8 @@ impl Side {
             upstream_bytes: calls.bytes,
             client_calls: seen.latencies.len(),
             hits: seen.hits,
-            p50: seen.percentile(50),
-            p99: seen.percentile(99),
+            p50: percentile(&seen.latencies, 50),
+            p99: percentile(&seen.latencies, 99),
         }
     }
 
@@ -85,20 +84,12 @@ impl Figures {
         let row = |name: &str, before: String, after: String, note: &str| {
             println!("{name:<24}{before:>12}{after:>12}  {note}");
         };
-        row(
-            "calls of the app",
-            before.client_calls.to_string(),
-            after.client_calls.to_string(),
-            "",
-        );
+        row("calls of the app", before.client_calls.to_string(), after.client_calls.to_string(), "");
         row(
             "calls to Discord",
             before.upstream_calls.to_string(),
             self.visits_upstream.to_string(),
-            &format!(
-                "and {} for {refreshes} forced refreshes",
-                after.upstream_calls - self.visits_upstream
-            ),
+            &format!("and {} for {refreshes} forced refreshes", after.upstream_calls - self.visits_upstream),
         );
         row(
             "bytes from Discord",
@@ -145,8 +136,4 @@ fn share(part: u64, whole: u64) -> f64 {
 
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
-}
-
-fn millis(latency: Duration) -> String {
-    format!("{:.2} ms", latency.as_secs_f64() * 1000.0)
 }

@@ -44,8 +44,7 @@ pub(crate) struct Program {
 impl Program {
     /// Its version, after it is built; the reason, if it cannot be built or is not installed.
     pub(crate) async fn version(&self) -> Result<String, String> {
-        let probe_output =
-            output(&self.probe).await.map_err(|_| "it is not installed".to_owned())?;
+        let probe_output = output(&self.probe).await.map_err(|_| "it is not installed".to_owned())?;
         for step in &self.build {
             output(step).await?;
         }
@@ -90,10 +89,7 @@ impl Paths {
         }
         let text = |path: PathBuf| path.into_os_string().into_string();
         let not_utf8 = |_| "the path of the project is not valid UTF-8";
-        Ok(Self {
-            sources: text(sources).map_err(not_utf8)?,
-            installed: text(installed).map_err(not_utf8)?,
-        })
+        Ok(Self { sources: text(sources).map_err(not_utf8)?, installed: text(installed).map_err(not_utf8)? })
     }
 
     fn source(&self, name: &str) -> String {
@@ -133,26 +129,11 @@ fn python(paths: &Paths) -> Vec<Program> {
     let installed = paths.installed("bin/python3");
     let python = if Path::new(&installed).exists() { installed.as_str() } else { "python3" };
     let clients = [
-        (
-            "Python urllib",
-            Part::Quick,
-            "urllib",
-            "import platform; print(platform.python_version())",
-        ),
-        (
-            "Python requests",
-            Part::Quick,
-            "requests",
-            "import requests as it; print(it.__version__)",
-        ),
+        ("Python urllib", Part::Quick, "urllib", "import platform; print(platform.python_version())"),
+        ("Python requests", Part::Quick, "requests", "import requests as it; print(it.__version__)"),
         ("Python httpx", Part::Quick, "httpx", "import httpx as it; print(it.__version__)"),
         ("Python aiohttp", Part::Quick, "aiohttp", "import aiohttp as it; print(it.__version__)"),
-        (
-            "Python urllib, certifi",
-            Part::Full,
-            "certifi",
-            "import certifi as it; print(it.__version__)",
-        ),
+        ("Python urllib, certifi", Part::Full, "certifi", "import certifi as it; print(it.__version__)"),
     ];
     let program = |(name, part, library, probe): (_, _, &str, &str)| {
         let source = paths.source(&format!("python/with_{library}.py"));
@@ -164,20 +145,14 @@ fn python(paths: &Paths) -> Vec<Program> {
 fn node(paths: &Paths) -> Vec<Program> {
     let (fetch, http) = (paths.source("node/fetch.mjs"), paths.source("node/http.cjs"));
     let latest = paths.installed("node_modules/node/bin/node");
-    let package =
-        |name: &str| format!("{}/package.json", paths.installed(&format!("node_modules/{name}")));
+    let package = |name: &str| format!("{}/package.json", paths.installed(&format!("node_modules/{name}")));
     let (axios, got) = (paths.installed("with_axios.mjs"), paths.installed("with_got.mjs"));
     let version = "console.log(JSON.parse(require('fs').readFileSync(process.argv[1])).version)";
     let (axios_package, got_package) = (package("axios"), package("got"));
     vec![
         interpreted("Node fetch", Part::Quick, &["node", &fetch], &["node", "--version"]),
         interpreted("Node http, https", Part::Quick, &["node", &http], &["node", "--version"]),
-        interpreted(
-            "axios",
-            Part::Full,
-            &["node", &axios],
-            &["node", "-e", version, &axios_package],
-        ),
+        interpreted("axios", Part::Full, &["node", &axios], &["node", "-e", version, &axios_package]),
         interpreted("got", Part::Full, &["node", &got], &["node", "-e", version, &got_package]),
         interpreted("Node 24 fetch", Part::Full, &[&latest, &fetch], &[&latest, "--version"]),
         interpreted("Node 24 http, https", Part::Full, &[&latest, &http], &[&latest, "--version"]),
@@ -187,8 +162,7 @@ fn node(paths: &Paths) -> Vec<Program> {
 fn compiled(paths: &Paths) -> Vec<Program> {
     let (go, main) = (paths.installed("go-client"), paths.source("go/main.go"));
     let classes = paths.installed("java");
-    let (connection, client) =
-        (paths.source("java/UrlConnection.java"), paths.source("java/Client.java"));
+    let (connection, client) = (paths.source("java/UrlConnection.java"), paths.source("java/Client.java"));
     let javac = ["javac", "-d", &classes, &connection, &client];
     vec![
         interpreted("Go net/http", Part::Quick, &[&go], &["go", "version"])
@@ -233,10 +207,7 @@ fn mounted(paths: &Paths) -> Vec<Program> {
     let probe = [python, "-c", "import urllib3 as it; print(it.__version__)"];
     let urllib3 = interpreted("Python urllib3, bare", Part::Full, &[python, &source], &probe);
     let reqwest = rust("Rust reqwest, webpki-roots", "webpki", paths);
-    [urllib3, reqwest]
-        .into_iter()
-        .map(|program| Program { access: AccessMode::Mount, ..program })
-        .collect()
+    [urllib3, reqwest].into_iter().map(|program| Program { access: AccessMode::Mount, ..program }).collect()
 }
 
 /// A separate crate, built once for each kind of roots.

@@ -12,7 +12,7 @@ use crate::client::Failure;
 use crate::origin::{BODY, Origin};
 use crate::program;
 use crate::programs::{AccessMode, Program};
-use crate::report::Row;
+use crate::rows::Row;
 use crate::tls::TlsFrontend;
 
 /// The host of the API over TLS.

@@ -7,27 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use rand::{RngExt, SeedableRng};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::client::Failure;
+use crate::loopback::{listen, read_head};
 use crate::model::{Model, RESOURCES, Representation, Resource};
 
 /// Starts the API on loopback; it runs until the process ends.
 pub(crate) async fn start(model: Arc<Model>, seed: u64) -> Result<SocketAddr, Failure> {
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    tokio::spawn(async move {
-        let mut number = seed;
-        while let Ok((stream, _)) = listener.accept().await {
-            number = number.wrapping_add(1);
-            let rng = StdRng::seed_from_u64(number);
-            tokio::spawn(serve(stream, Arc::clone(&model), rng));
-        }
-    });
-    Ok(address)
+    let mut number = seed;
+    let serve = move |stream| {
+        number = number.wrapping_add(1);
+        serve_connection(stream, Arc::clone(&model), StdRng::seed_from_u64(number))
+    };
+    listen(serve).await
 }
 
 /// Changes random resources over time.
@@ -40,14 +36,10 @@ pub(crate) async fn drift(model: Arc<Model>, seed: u64) {
     }
 }
 
-async fn serve(stream: TcpStream, model: Arc<Model>, mut rng: StdRng) -> Option<()> {
-    stream.set_nodelay(true).ok()?;
+async fn serve_connection(stream: TcpStream, model: Arc<Model>, mut rng: StdRng) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            (stream.read_line(&mut head).await.ok()? > 0).then_some(())?;
-        }
+        let head = read_head(&mut stream).await?;
         let mut words = head.split(' ');
         let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
         let resource = Resource::parse(&path)?;
@@ -75,8 +67,7 @@ fn get_response(model: &Model, resource: Resource, head: &str) -> (Vec<u8>, Vec<
         found.map(|(_, value)| value.trim().to_owned())
     };
     let language = if field("accept-language").as_deref() == Some("de") { "de" } else { "en" };
-    let user =
-        field("authorization").and_then(|value| value.strip_prefix("Bearer u")?.parse().ok());
+    let user = field("authorization").and_then(|value| value.strip_prefix("Bearer u")?.parse().ok());
     let representation = Representation {
         resource,
         language: resource.varies().then_some(language),

@@ -15,8 +15,7 @@ use tokio::sync::watch;
 /// The number of resources of each kind.
 pub(crate) const RESOURCES: usize = 12;
 
-/// The longest configured lifetime, plus the longest delay of a response, plus a margin for a busy
-/// machine.
+/// The longest configured lifetime, plus the longest delay of a response, plus a margin for a busy machine.
 const MAX_STALE: Duration = Duration::from_millis(2_000 + 1_200 + 1_000);
 
 /// A resource: shared by all clients, or separate for each credential.
@@ -92,8 +91,7 @@ struct Inner {
     delivered: HashMap<Representation, SeenVersion>,
     /// The newest version that came from the API: later responses that are not hits must not be older.
     seen: HashMap<Representation, SeenVersion>,
-    /// The version that an acknowledged write or purge established: later requests must not get older
-    /// ones.
+    /// The version that an acknowledged write or purge established: later requests must not get older ones.
     changed: HashMap<Resource, u64>,
     /// The number of kills of larder: entries that it had not yet written to disk are lost then.
     kills: usize,
@@ -127,11 +125,7 @@ pub(crate) struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self {
-            inner: Mutex::default(),
-            requests: AtomicUsize::new(0),
-            progress: watch::Sender::new(0),
-        }
+        Self { inner: Mutex::default(), requests: AtomicUsize::new(0), progress: watch::Sender::new(0) }
     }
 }
 
@@ -143,6 +137,17 @@ pub(crate) struct Snapshot {
     seen: Option<SeenVersion>,
     changed: u64,
     kills: usize,
+}
+
+/// The version in a response, and the way it came.
+pub(crate) struct ReceivedVersion {
+    pub(crate) version: u64,
+    /// The number of the call to which the API returned it.
+    pub(crate) call: usize,
+    pub(crate) hit: bool,
+    /// Whether the response may be stored.
+    pub(crate) storable: bool,
+    pub(crate) operation: &'static str,
 }
 
 impl Model {
@@ -167,7 +172,7 @@ impl Model {
     /// Records a call that reaches the API; returns its number, and the current version.
     pub(crate) fn record_call(&self, resource: Resource) -> (usize, u64) {
         let mut inner = self.inner.lock();
-        inner.calls.push(clock::monotonic());
+        inner.calls.push(clock::Clock::system().instant());
         (inner.calls.len() - 1, inner.versions.get(&resource).copied().unwrap_or_default())
     }
 
@@ -181,7 +186,7 @@ impl Model {
         let version = inner.versions.entry(resource).or_default();
         let before = *version;
         *version += 1;
-        inner.replaced.insert((resource, before), clock::monotonic());
+        inner.replaced.insert((resource, before), clock::Clock::system().instant());
         before + 1
     }
 
@@ -194,7 +199,7 @@ impl Model {
 
     /// Records the start of an operator action.
     pub(crate) fn set_action(&self, action: &'static str) {
-        self.inner.lock().action = Some((action, clock::monotonic()));
+        self.inner.lock().action = Some((action, clock::Clock::system().instant()));
     }
 
     /// Records that larder is about to be killed.
@@ -208,7 +213,7 @@ impl Model {
         let inner = self.inner.lock();
         let latest = |all: &HashMap<Representation, SeenVersion>| all.get(representation).copied();
         Snapshot {
-            at: clock::monotonic(),
+            at: clock::Clock::system().instant(),
             delivered: latest(&inner.delivered),
             seen: latest(&inner.seen),
             changed: inner.changed.get(&representation.resource).copied().unwrap_or_default(),
@@ -216,16 +221,14 @@ impl Model {
         }
     }
 
-    /// Checks and records a response with this version, which the API returned to call number `call`, to
-    /// a request that began at `before`. `storable`: the response may be stored.
+    /// Checks and records a response to a request that began at `before`.
     pub(crate) fn check_response(
         &self,
         representation: &Representation,
         before: &Snapshot,
-        (version, call): (u64, usize),
-        (hit, storable): (bool, bool),
-        operation: &str,
+        response: &ReceivedVersion,
     ) {
+        let &ReceivedVersion { version, call, hit, storable, operation } = response;
         let mut inner = self.inner.lock();
         let was_not_killed = inner.kills == before.kills;
         let Some(arrived) = inner.calls.get(call).copied() else { return };
@@ -236,15 +239,10 @@ impl Model {
         let rules = [
             ("changed", version < before.changed),
             ("delivered", was_not_killed && before.delivered.as_ref().is_some_and(is_older)),
-            (
-                "seen from the API",
-                was_not_killed && !hit && before.seen.as_ref().is_some_and(is_older),
-            ),
+            ("seen from the API", was_not_killed && !hit && before.seen.as_ref().is_some_and(is_older)),
             ("replaced", inner.was_replaced(representation, version, before.at)),
         ];
-        let action = inner
-            .action
-            .map(|(action, since)| (action, before.at.saturating_duration_since(since)));
+        let action = inner.action.map(|(action, since)| (action, before.at.saturating_duration_since(since)));
         for (rule, _) in rules.into_iter().filter(|(_, violated)| *violated) {
             inner.violations.push(format!(
                 "{representation:?}: v{version} although a newer one was {rule} before ({operation}, hit: {hit}, {action:?}, \

@@ -43,11 +43,7 @@ impl Operator {
     }
 
     /// Performs the next action.
-    pub(crate) async fn perform_action(
-        &mut self,
-        number: usize,
-        model: &Model,
-    ) -> Result<(), Failure> {
+    pub(crate) async fn perform_action(&mut self, number: usize, model: &Model) -> Result<(), Failure> {
         let actions = ["reload", "stop", "take-over", "reload", "take-over", "kill"];
         model.set_action(actions[number % actions.len()]);
         let result = match number % 6 {

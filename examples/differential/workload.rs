@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Connection, Failure, Response};
-use crate::model::{Model, RESOURCES, Representation, Resource};
+use crate::model::{Model, RESOURCES, ReceivedVersion, Representation, Resource};
 
 /// Longer than any request takes.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -30,11 +30,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(
-        model: Arc<Model>,
-        (proxy, admin): (SocketAddr, SocketAddr),
-        seed: u64,
-    ) -> Self {
+    pub(crate) fn new(model: Arc<Model>, (proxy, admin): (SocketAddr, SocketAddr), seed: u64) -> Self {
         Self { model, proxy, admin, rng: StdRng::seed_from_u64(seed), connection: None }
     }
 
@@ -47,13 +43,10 @@ impl Client {
     }
 
     async fn random_request(&mut self) -> &'static str {
-        let resource =
-            Resource { shared: self.rng.random(), number: self.rng.random_range(0..RESOURCES) };
+        let resource = Resource { shared: self.rng.random(), number: self.rng.random_range(0..RESOURCES) };
         match self.rng.random_range(0..100) {
             0..78 => self.read(resource, "GET", "", "GET").await,
-            78..84 => {
-                self.read(resource, "GET", "Cache-Control: no-cache\r\n", "GET, no-cache").await
-            }
+            78..84 => self.read(resource, "GET", "Cache-Control: no-cache\r\n", "GET, no-cache").await,
             84..87 => {
                 let fields = "Cache-Control: no-cache, no-store\r\n";
                 self.read(resource, "GET", fields, "GET, no-store").await
@@ -79,32 +72,23 @@ impl Client {
             language: resource.varies().then_some(language),
             user: (!resource.shared).then_some(user),
         };
-        let fields =
-            format!("Accept-Language: {language}\r\nAuthorization: Bearer u{user}\r\n{fields}");
+        let fields = format!("Accept-Language: {language}\r\nAuthorization: Bearer u{user}\r\n{fields}");
         let before = self.model.snapshot(&representation);
         let Some(response) = self.ask(method, resource, &fields).await else {
             return "cut by a stop";
         };
         if response.status != 200 {
-            self.model.record_violation(format!(
-                "{representation:?}: {operation} got status {}",
-                response.status
-            ));
+            self.model
+                .record_violation(format!("{representation:?}: {operation} got status {}", response.status));
         } else if method == "GET" {
-            let Some(seen) = representation.read(&response.body) else {
+            let Some((version, call)) = representation.read(&response.body) else {
                 let start = String::from_utf8_lossy(&response.body[..response.body.len().min(60)]);
-                self.model
-                    .record_violation(format!("{representation:?}: {operation} got {start:?}"));
+                self.model.record_violation(format!("{representation:?}: {operation} got {start:?}"));
                 return operation;
             };
-            let storable = !fields.contains("no-store");
-            self.model.check_response(
-                &representation,
-                &before,
-                seen,
-                (response.hit, storable),
-                operation,
-            );
+            let (hit, storable) = (response.hit, !fields.contains("no-store"));
+            let received = ReceivedVersion { version, call, hit, storable, operation };
+            self.model.check_response(&representation, &before, &received);
         }
         operation
     }
@@ -141,8 +125,7 @@ impl Client {
         let request = async {
             let mut admin = Connection::open(self.admin).await?;
             let length = body.len();
-            let fields =
-                format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
+            let fields = format!("Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}");
             // `fields` already end the head, and the body follows; the blank line behind them starts a
             // request that never comes.
             admin.send("POST", "/v1/purge", &self.admin.to_string(), &fields).await

@@ -26,8 +26,8 @@ pub(crate) struct Presented {
 impl Saved {
     /// The share of the calls that larder saved.
     fn part(&self) -> f64 {
-        let [before, after] = [self.before, self.after]
-            .map(|calls| f64::from(u32::try_from(calls).unwrap_or(u32::MAX)));
+        let [before, after] =
+            [self.before, self.after].map(|calls| f64::from(u32::try_from(calls).unwrap_or(u32::MAX)));
         if before > 0.0 { 1.0 - after / before } else { 0.0 }
     }
 }
@@ -61,14 +61,8 @@ impl Figures {
             println!("{app:<10}{before:>22}{after:>22}{:>9.1}%", saved.part() * 100.0);
         }
         let issuer = |is_own| if is_own { "the origin's own" } else { "issued by larder" };
-        println!(
-            "certificate of the API that a route matches: {}",
-            issuer(self.presented.named_is_own)
-        );
-        println!(
-            "certificate of a host without a route:       {}",
-            issuer(self.presented.other_is_own)
-        );
+        println!("certificate of the API that a route matches: {}", issuer(self.presented.named_is_own));
+        println!("certificate of a host without a route:       {}", issuer(self.presented.other_is_own));
         println!();
     }
 

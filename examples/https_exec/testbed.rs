@@ -102,13 +102,13 @@ routes:
     /// Checks the certificates that hosts present to a client of larder.
     pub(crate) async fn presented(&self) -> Result<Presented, Failure> {
         let hosts = [(HOST, &self.api), (OTHER, &self.other)];
-        let places =
-            hosts.map(|(host, tls_frontend)| format!("{host}:{}", tls_frontend.addr.port()));
+        let places = hosts.map(|(host, tls_frontend)| format!("{host}:{}", tls_frontend.addr.port()));
         let output = self.run(App::PRESENTED, &[&places[0], &places[1]], true).await?;
         let mut seen = output.lines();
         let mut is_own = |tls_frontend: &TlsFrontend| {
-            let own = format!("{:x}", Sha256::digest(&tls_frontend.leaf));
-            seen.next().map(|seen| seen == own).ok_or("a certificate is missing")
+            let digest = Sha256::digest(&tls_frontend.leaf);
+            let own: Vec<_> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            seen.next().map(|seen| seen == own.concat()).ok_or("a certificate is missing")
         };
         Ok(Presented { named_is_own: is_own(&self.api)?, other_is_own: is_own(&self.other)? })
     }
@@ -119,12 +119,7 @@ routes:
 
     /// Runs an app and returns its output. The app's environment makes it trust the API's root, with and
     /// without larder.
-    async fn run(
-        &self,
-        app: App,
-        arguments: &[&str],
-        with_larder: bool,
-    ) -> Result<String, Failure> {
+    async fn run(&self, app: App, arguments: &[&str], with_larder: bool) -> Result<String, Failure> {
         let directory = self.directory.path();
         let mut command = if with_larder {
             let mut command = Command::new(program::larder()?);

@@ -5,13 +5,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
 use crate::MIB;
 use crate::client::{Connection, Failure};
+use crate::loopback::{listen, path_of, read_head};
 use crate::process::Larder;
 
 /// The number of large concurrent responses, and their size.
@@ -105,11 +106,8 @@ impl Attack {
     /// The configuration, with the API at `origin`.
     fn yaml(self, origin: SocketAddr) -> String {
         let rules = format!("hosts: [{HOST}], success: {{ json: {{ \"$.ok\": [true] }} }}");
-        let upstream = if self.is_parsed() {
-            format!("upstreams: {{ api: {{ {rules} }} }}\n")
-        } else {
-            String::new()
-        };
+        let upstream =
+            if self.is_parsed() { format!("upstreams: {{ api: {{ {rules} }} }}\n") } else { String::new() };
         let disk = if self.disk { "1GiB" } else { "off" };
         format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: off\nlog: {{ level: error }}\n\
@@ -121,45 +119,31 @@ impl Attack {
 
     /// Runs the attack; returns larder's maximum growth in bytes.
     pub(crate) async fn run(self) -> Result<usize, Failure> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let barrier = Arc::new(Barrier::new(RESPONSES));
+        let api = listen(move |stream| self.serve(stream, Arc::clone(&barrier))).await?;
         let directory = tempfile::tempdir()?;
         let file = directory.path().join("proxy.yaml");
-        std::fs::write(&file, self.yaml(listener.local_addr()?))?;
+        std::fs::write(&file, self.yaml(api))?;
         let larder = Larder::start(&file, &[]).await?;
         let (pid, proxy) = (larder.pid()?, larder.proxy()?);
-        let barrier = Arc::new(Barrier::new(RESPONSES));
-        let api = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(self.serve(stream, Arc::clone(&barrier)));
-            }
-        });
         Connection::open(proxy).await?.get(&url("/first"), HOST, "").await?;
         let idle = memory(pid, "VmRSS:")?;
         match self.payload {
             Payload::ParsedBodies => at_once(proxy, "GET", LARGE).await?,
             Payload::NestedLists => at_once(proxy, "GET", NESTED).await?,
             Payload::CapturedResponses => at_once(proxy, "POST", LARGE).await?,
-            Payload::Urls(_)
-            | Payload::LongVaryLists
-            | Payload::SmallResponses
-            | Payload::ManyFields => {
+            Payload::Urls(_) | Payload::LongVaryLists | Payload::SmallResponses | Payload::ManyFields => {
                 self.sequentially(proxy).await?;
             }
         }
-        api.abort();
         let peak = memory(pid, "VmHWM:")?;
         larder.stop().await?;
         Ok(peak.saturating_sub(idle))
     }
 
     async fn sequentially(self, proxy: SocketAddr) -> Result<(), Failure> {
-        let query = if let Payload::Urls(length) = self.payload {
-            "y".repeat(length)
-        } else {
-            String::new()
-        };
-        let count =
-            if self.payload == Payload::SmallResponses { SHORT_SEQUENTIAL } else { SEQUENTIAL };
+        let query = if let Payload::Urls(length) = self.payload { "y".repeat(length) } else { String::new() };
+        let count = if self.payload == Payload::SmallResponses { SHORT_SEQUENTIAL } else { SEQUENTIAL };
         let mut connection = Connection::open(proxy).await?;
         for number in 0..count {
             let response = connection.get(&url(&format!("/{number}?q={query}")), HOST, "").await?;
@@ -177,14 +161,10 @@ impl Attack {
     /// Serves a connection of the API: large responses wait for each other before their last byte, so
     /// that larder holds all of them at once.
     async fn serve(self, stream: TcpStream, barrier: Arc<Barrier>) -> Option<()> {
-        stream.set_nodelay(true).ok()?;
         let mut stream = BufReader::new(stream);
         loop {
-            let mut head = String::new();
-            while !head.ends_with("\r\n\r\n") {
-                (stream.read_line(&mut head).await.ok()? > 0).then_some(())?;
-            }
-            let path = head.split(' ').nth(1)?.to_owned();
+            let head = read_head(&mut stream).await?;
+            let path = path_of(&head)?;
             let large = path.starts_with("/large");
             let body = if large { self.large_body() } else { "{\"ok\":true}".to_owned() };
             let (length, vary) = (body.len(), self.vary());
@@ -220,8 +200,7 @@ impl Attack {
 
     fn vary(self) -> String {
         if self.payload == Payload::ManyFields {
-            let fields: Vec<_> =
-                (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
+            let fields: Vec<_> = (0..90).map(|n| format!("X-RateLimit-{n}: 5\r\nX-Empty-{n}:\r\n")).collect();
             return fields.concat();
         }
         if self.payload != Payload::LongVaryLists {
@@ -262,7 +241,6 @@ async fn at_once(proxy: SocketAddr, method: &'static str, length: usize) -> Resu
 fn memory(pid: u32, field: &str) -> Result<usize, Failure> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix(field));
-    let kibibytes =
-        line.and_then(|line| line.split_whitespace().next()).ok_or("unexpected /proc format")?;
+    let kibibytes = line.and_then(|line| line.split_whitespace().next()).ok_or("unexpected /proc format")?;
     Ok(kibibytes.parse::<usize>()? * 1024)
 }

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use crate::load::Seen;
+use crate::report::{millis, percentile};
 
 /// The measured figures.
 pub(crate) struct Figures {
@@ -41,10 +42,7 @@ impl Figures {
         let failures = || [&self.peak, &self.crowd, &self.after, &self.flood].into_iter();
         let checks = [
             (failures().all(|seen| seen.failures.is_empty()), "0 broken connections"),
-            (
-                self.by_cpu() >= MIN_GOODPUT,
-                "responses per CPU time in the crowd at least 80 % of the peak's",
-            ),
+            (self.by_cpu() >= MIN_GOODPUT, "responses per CPU time in the crowd at least 80 % of the peak's"),
             (!self.crowd.rejection_times.is_empty(), "a crowd with rejected clients"),
             (rejection_time(&self.crowd, 99) < MAX_REJECTION_TIME, "a 503 within three seconds"),
             (self.recovery < MAX_RECOVERY, "recovered within two seconds"),
@@ -127,12 +125,5 @@ fn rate(seen: &Seen) -> String {
 
 /// The time until the 503 that this percentage of the rejected clients did not exceed.
 fn rejection_time(seen: &Seen, percent: usize) -> Duration {
-    let mut sorted = seen.rejection_times.clone();
-    sorted.sort_unstable();
-    let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-    sorted.get(index).copied().unwrap_or_default()
-}
-
-fn millis(time: Duration) -> String {
-    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
+    percentile(&seen.rejection_times, percent)
 }

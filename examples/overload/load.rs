@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use larder::clock;
+use larder::clock::Clock;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -46,42 +46,30 @@ impl Seen {
 }
 
 /// Runs this many clients with valid requests for this time.
-pub(crate) async fn requests(
-    proxy: SocketAddr,
-    clients: usize,
-    time: Duration,
-) -> Result<Seen, Failure> {
+pub(crate) async fn requests(proxy: SocketAddr, clients: usize, time: Duration) -> Result<Seen, Failure> {
     all(clients, time, move |until| send_valid(proxy, until)).await
 }
 
 /// Runs this many clients with malformed requests for this time.
-pub(crate) async fn malformed(
-    proxy: SocketAddr,
-    clients: usize,
-    time: Duration,
-) -> Result<Seen, Failure> {
+pub(crate) async fn malformed(proxy: SocketAddr, clients: usize, time: Duration) -> Result<Seen, Failure> {
     all(clients, time, move |until| send_malformed(proxy, until)).await
 }
 
 /// The time until a new client is served.
 pub(crate) async fn recovery_time(proxy: SocketAddr) -> Result<Duration, Failure> {
-    let since = clock::monotonic();
+    let since = Clock::system().instant();
     let mut seen = Seen::default();
     while seen.good == 0 {
         one_connection(proxy, since + TIMEOUT, 1, &mut seen).await?;
     }
-    Ok(clock::monotonic().duration_since(since))
+    Ok(Clock::system().instant().duration_since(since))
 }
 
-async fn all<F>(
-    clients: usize,
-    time: Duration,
-    client: impl Fn(Instant) -> F,
-) -> Result<Seen, Failure>
+async fn all<F>(clients: usize, time: Duration, client: impl Fn(Instant) -> F) -> Result<Seen, Failure>
 where
     F: Future<Output = Seen> + Send + 'static,
 {
-    let since = clock::monotonic();
+    let since = Clock::system().instant();
     let mut running = JoinSet::new();
     for _ in 0..clients {
         running.spawn(client(since + time));
@@ -90,25 +78,22 @@ where
     while let Some(one) = running.join_next().await {
         seen.add(one?);
     }
-    // A client that waits for a second after `until` sends nothing meanwhile, so that wait does not
-    // count.
+    // A client that waits for a second after `until` sends nothing meanwhile, so that wait does not count.
     seen.took = time;
     Ok(seen)
 }
 
 async fn send_valid(proxy: SocketAddr, until: Instant) -> Seen {
     let mut seen = Seen::default();
-    while clock::monotonic() < until {
+    while Clock::system().instant() < until {
         let rejected = seen.rejection_times.len();
-        match timeout(TIMEOUT, one_connection(proxy, until, REQUESTS_PER_CONNECTION, &mut seen))
-            .await
-        {
+        match timeout(TIMEOUT, one_connection(proxy, until, REQUESTS_PER_CONNECTION, &mut seen)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => seen.failures.push(error.to_string()),
             Err(_elapsed) => seen.failures.push("no response in time".to_owned()),
         }
         if seen.rejection_times.len() > rejected {
-            let left = until.saturating_duration_since(clock::monotonic());
+            let left = until.saturating_duration_since(Clock::system().instant());
             sleep(RETRY_AFTER.min(left)).await;
         }
     }
@@ -122,20 +107,20 @@ async fn one_connection(
     times: usize,
     seen: &mut Seen,
 ) -> Result<(), Failure> {
-    let since = clock::monotonic();
+    let since = Clock::system().instant();
     let mut connection = Connection::open(proxy).await?;
     for _ in 0..times {
         let response = connection.get(&format!("http://{HOST}{PATH}"), HOST, "").await?;
         match response.status {
             // A response after the end of the time is not counted as goodput.
-            200 => seen.good += u64::from(clock::monotonic() < until),
+            200 => seen.good += u64::from(Clock::system().instant() < until),
             503 => {
-                seen.rejection_times.push(clock::monotonic().duration_since(since));
+                seen.rejection_times.push(Clock::system().instant().duration_since(since));
                 return Ok(());
             }
             other => return Err(format!("{other}").into()),
         }
-        if clock::monotonic() >= until {
+        if Clock::system().instant() >= until {
             break;
         }
     }
@@ -144,7 +129,7 @@ async fn one_connection(
 
 async fn send_malformed(proxy: SocketAddr, until: Instant) -> Seen {
     let mut seen = Seen::default();
-    while clock::monotonic() < until {
+    while Clock::system().instant() < until {
         match timeout(TIMEOUT, is_rejected(proxy)).await {
             Ok(Ok(true)) => seen.good += 1,
             Ok(Ok(false)) => seen.failures.push("the status was not 400".to_owned()),

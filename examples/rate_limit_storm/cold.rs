@@ -9,9 +9,9 @@ use larder::fake::discord::Options;
 use larder::fake::faults::{Fault, Faults, RateLimited};
 use serde_json::json;
 
-use crate::Figures;
 use crate::client::{Failure, Response};
 use crate::testbed::{Testbed, roles};
+use crate::{Figures, Target};
 
 /// The step of the virtual clock, and so the precision of the measured waits.
 const STEP: Duration = Duration::from_millis(10);
@@ -22,16 +22,17 @@ pub(crate) async fn waits(figures: &mut Figures) -> Result<(), Failure> {
     let as_announced = waits.iter().all(|wait| (1_990..=2_050).contains(&wait.as_millis()));
     let good = response.status == 200 && as_announced && waits.len() == 2;
     let shown = json!(seconds(&waits));
-    figures.line("waits_told", "cold, 429 429 200, Retry-After: 2: waits", shown, "2 s, 2 s", good);
+    figures.line("waits_told", "cold, 429 429 200, Retry-After: 2: waits", shown, Target("2 s, 2 s", good));
 
     let without_retry_after = Fault::RateLimited(RateLimited::default());
     let (response, waits) = cold(Faults::next(3, without_retry_after), "").await?;
-    let within = waits.iter().zip([1_000_u128, 2_000, 4_000]).all(|(wait, expected)| {
-        (expected * 79 / 100..=expected * 122 / 100).contains(&wait.as_millis())
-    });
+    let within = waits
+        .iter()
+        .zip([1_000_u128, 2_000, 4_000])
+        .all(|(wait, expected)| (expected * 79 / 100..=expected * 122 / 100).contains(&wait.as_millis()));
     let good = response.status == 200 && within && waits.len() == 3;
     let (shown, wanted) = (json!(seconds(&waits)), "1 s, 2 s, 4 s, each ± 20 %");
-    figures.line("waits_untold", "cold, three 429 without Retry-After: waits", shown, wanted, good);
+    figures.line("waits_untold", "cold, three 429 without Retry-After: waits", shown, Target(wanted, good));
     Ok(())
 }
 
@@ -42,14 +43,14 @@ pub(crate) async fn always(figures: &mut Figures) -> Result<(), Failure> {
     let good = response.status == 429 && waits.len() == 3 && own_body;
     let shown = json!(format!("{} after {} retries", response.status, waits.len()));
     let wanted = "429 after 3 retries, with the API's own body";
-    figures.line("always_429", "cold, always 429", shown, wanted, good);
+    figures.line("always_429", "cold, always 429", shown, Target(wanted, good));
 
     let fault = Fault::Status(StatusCode::INTERNAL_SERVER_ERROR);
     let route = "    retry: { on: [429] }";
     let (response, waits) = cold(Faults::always(fault), route).await?;
     let good = response.status == 500 && waits.is_empty();
     let shown = json!(format!("{} after {} retries", response.status, waits.len()));
-    figures.line("never_500", "cold, 500, `on: [429]`", shown, "500 after 0 retries", good);
+    figures.line("never_500", "cold, 500, `on: [429]`", shown, Target("500 after 0 retries", good));
     Ok(())
 }
 

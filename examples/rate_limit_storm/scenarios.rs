@@ -13,47 +13,66 @@ use tokio::task::JoinSet;
 
 use crate::client::Failure;
 use crate::testbed::{Testbed, roles};
-use crate::{Figures, Workload};
+use crate::{Figures, Target, Workload};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
+/// A failure of the API while the responses of warm keys are stale.
+struct Outage {
+    key: &'static str,
+    title: &'static str,
+    phase: Phase,
+    time: Duration,
+    /// The most calls that larder may make besides those in flight.
+    probes: usize,
+}
+
+impl Outage {
+    /// Runs the load during the failure; returns the testbed at its end.
+    async fn run(self, workload: Workload, figures: &mut Figures) -> Result<Testbed, Failure> {
+        let Workload { keys, requests, at_once, .. } = workload;
+        let testbed = Testbed::start(Options::default(), "", "").await?;
+        testbed.warm(keys).await?;
+        testbed.clock.advance(HOUR);
+        testbed.discord.play(Script::try_from(vec![self.phase])?);
+        let before = testbed.discord.calls().total;
+        let errors = testbed.run_load(keys, requests, at_once, self.time).await?;
+        let calls = testbed.discord.calls().total - before;
+        let (key, title) = (format!("{}_errors", self.key), format!("{}: errors in the app", self.title));
+        figures.line(&key, &title, json!(errors), Target("0", errors == 0));
+        let most = self.probes + at_once;
+        let target = format!("at most {most}: outage / cooldown + calls in flight");
+        let (key, title) = (format!("{}_probes", self.key), format!("{}: calls to the API", self.title));
+        figures.line(&key, &title, json!(calls), Target(&target, calls <= most as u64));
+        Ok(testbed)
+    }
+}
+
 /// 60 seconds of 429 with `Retry-After: 1`.
 pub(crate) async fn storm(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
-    let testbed = Testbed::start(Options::default(), "", "").await?;
-    testbed.warm(workload.keys).await?;
-    testbed.clock.advance(HOUR);
     let limited = RateLimited { retry_after: Some(1), scope: Scope::Global, code: None };
     let phase = Phase::lasting("storm", MINUTE, Some(Fault::RateLimited(limited)));
-    testbed.discord.play(Script::try_from(vec![phase])?);
-    let before = testbed.discord.calls().total;
-    let errors =
-        testbed.run_load(workload.keys, workload.requests, workload.at_once, MINUTE).await?;
-    let probes = testbed.discord.calls().total - before;
-    report(figures, "storm", "60 s of 429, Retry-After: 1", errors, probes, 60 + workload.at_once);
-    testbed.stop().await;
+    let title = "60 s of 429, Retry-After: 1";
+    let storm = Outage { key: "storm", title, phase, time: MINUTE, probes: 60 };
+    storm.run(workload, figures).await?.stop().await;
+    Ok(())
+}
+
+/// Ten minutes of 503.
+pub(crate) async fn brownout(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
+    let (phase, time) = (Phase::outage(10 * MINUTE), 10 * MINUTE);
+    let brownout = Outage { key: "brownout", title: "10 min of 503", phase, time, probes: 20 };
+    brownout.run(workload, figures).await?.stop().await;
     Ok(())
 }
 
 /// Ten minutes of closed connections, and the recovery.
 pub(crate) async fn outage(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
-    let testbed = Testbed::start(Options::default(), "", "").await?;
-    testbed.warm(workload.keys).await?;
-    testbed.clock.advance(HOUR);
     let phase = Phase::lasting("outage", 10 * MINUTE, Some(Fault::Close));
-    testbed.discord.play(Script::try_from(vec![phase])?);
-    let before = testbed.discord.calls().total;
-    let errors =
-        testbed.run_load(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
-    let probes = testbed.discord.calls().total - before;
-    report(
-        figures,
-        "outage",
-        "10 min of closed connections",
-        errors,
-        probes,
-        20 + workload.at_once,
-    );
+    let (title, time) = ("10 min of closed connections", 10 * MINUTE);
+    let outage = Outage { key: "outage", title, phase, time, probes: 20 };
+    let testbed = outage.run(workload, figures).await?;
 
     // The API recovers: twenty concurrent clients for each key.
     testbed.clock.advance(MINUTE);
@@ -71,46 +90,9 @@ pub(crate) async fn outage(workload: Workload, figures: &mut Figures) -> Result<
     let calls = testbed.discord.calls().total - before;
     let wanted = format!("at most {}, one for each key", workload.keys);
     let good = calls <= workload.keys as u64 && errors == 0;
-    figures.line(
-        "recovery_calls",
-        "recovery: calls, 20 clients a key",
-        json!(calls),
-        &wanted,
-        good,
-    );
+    figures.line("recovery_calls", "recovery: calls, 20 clients a key", json!(calls), Target(&wanted, good));
     testbed.stop().await;
     Ok(())
-}
-
-/// Ten minutes of 503.
-pub(crate) async fn brownout(workload: Workload, figures: &mut Figures) -> Result<(), Failure> {
-    let testbed = Testbed::start(Options::default(), "", "").await?;
-    testbed.warm(workload.keys).await?;
-    testbed.clock.advance(HOUR);
-    testbed.discord.play(Script::try_from(vec![Phase::outage(10 * MINUTE)])?);
-    let before = testbed.discord.calls().total;
-    let errors =
-        testbed.run_load(workload.keys, workload.requests, workload.at_once, 10 * MINUTE).await?;
-    let probes = testbed.discord.calls().total - before;
-    report(figures, "brownout", "10 min of 503", errors, probes, 20 + workload.at_once);
-    testbed.stop().await;
-    Ok(())
-}
-
-fn report(
-    figures: &mut Figures,
-    key: &str,
-    scenario: &str,
-    errors: usize,
-    probes: u64,
-    most: usize,
-) {
-    let title = format!("{scenario}: errors in the app");
-    figures.line(&format!("{key}_errors"), &title, json!(errors), "0", errors == 0);
-    let wanted = format!("at most {most}: outage / cooldown + calls in flight");
-    let title = format!("{scenario}: calls to the API");
-    let good = probes <= most as u64;
-    figures.line(&format!("{key}_probes"), &title, json!(probes), &wanted, good);
 }
 
 /// Fresh for an hour, stale for a day, then an error.
@@ -126,7 +108,7 @@ pub(crate) async fn fresh_then_stale(figures: &mut Figures) -> Result<(), Failur
     let shown = seen.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
     let good = seen == [200, 200, 200, 502];
     let wanted = "200 200 200 502";
-    figures.line("a_day", "at 59:59, 1:00:01, 24:59:58, 25:00:01", json!(shown), wanted, good);
+    figures.line("a_day", "at 59:59, 1:00:01, 24:59:58, 25:00:01", json!(shown), Target(wanted, good));
     testbed.stop().await;
     Ok(())
 }
@@ -162,15 +144,14 @@ pub(crate) async fn half_down(workload: Workload, figures: &mut Figures) -> Resu
     let most = key as u64 * 12 / 10 + 10;
     let title = format!("half of all calls fail: calls for {finished} requests");
     let wanted = format!("at most {most}: 20 % more, and ten");
-    figures.line("half_down_calls", &title, json!(calls), &wanted, calls <= most);
+    figures.line("half_down_calls", &title, json!(calls), Target(&wanted, calls <= most));
     let share = share_of(errors, key)?;
     let wanted = "fewer than without larder: 50 %";
     figures.line(
         "half_down_errors",
         "half of all calls fail: errors in the app",
         json!(share),
-        wanted,
-        errors * 2 < key,
+        Target(wanted, errors * 2 < key),
     );
     testbed.stop().await;
     Ok(())
@@ -201,13 +182,12 @@ pub(crate) async fn learned(workload: Workload, figures: &mut Figures) -> Result
     }
     let exceeded = testbed.discord.exceeded();
     let beyond = exceeded.user + exceeded.global + exceeded.shared;
-    figures.line("learned_429", "a learned 50/s: 429 at the API", json!(beyond), "0", beyond == 0);
+    figures.line("learned_429", "a learned 50/s: 429 at the API", json!(beyond), Target("0", beyond == 0));
     figures.line(
         "learned_errors",
         "a learned 50/s: errors in the app",
         json!(errors),
-        "0",
-        errors == 0,
+        Target("0", errors == 0),
     );
     // The calls of the first window are sent at once.
     let possible = 50.0 * (time.as_secs_f64() + 1.0);
@@ -217,8 +197,7 @@ pub(crate) async fn learned(workload: Workload, figures: &mut Figures) -> Result
         "learned_used",
         "a learned 50/s: share of it used",
         shown,
-        "at least 90 %",
-        used >= 90.0,
+        Target("at least 90 %", used >= 90.0),
     );
     testbed.stop().await;
     Ok(())

@@ -33,11 +33,7 @@ pub(crate) struct Testbed {
 
 impl Testbed {
     /// Starts a testbed with these additional lines in the route and in the upstream.
-    pub(crate) async fn start(
-        options: Options,
-        route: &str,
-        upstream: &str,
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn start(options: Options, route: &str, upstream: &str) -> Result<Self, Failure> {
         let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let options = Options { clock: clock.clone(), ..options };
         let discord = discord::start("127.0.0.1:0".parse()?, options).await?;
@@ -105,8 +101,7 @@ routes:
             for (client, mut connection) in connections.drain(..).enumerate() {
                 let path = roles((round * at_once + client) % keys);
                 clients.spawn(async move {
-                    let response =
-                        connection.get(&format!("http://{HOST}{path}"), HOST, "").await?;
+                    let response = connection.get(&format!("http://{HOST}{path}"), HOST, "").await?;
                     Ok::<_, Failure>((connection, response.status))
                 });
             }

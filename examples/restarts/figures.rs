@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use crate::load::Seen;
+use crate::report::{millis, percentile};
 
 /// The measured figures.
 pub(crate) struct Figures {
-    /// For each restart, whether the replaced larder finished all requests and the next one has its
-    /// address.
+    /// For each restart, whether the replaced larder finished all requests and the next one has its address.
     pub(crate) restarts: Vec<bool>,
     /// For each reload, whether a valid configuration was accepted or an invalid one refused.
     pub(crate) reloads: Vec<bool>,
@@ -23,10 +23,7 @@ impl Figures {
     pub(crate) fn missed(&self) -> Vec<String> {
         let checks = [
             (self.seen.failures.is_empty(), "0 failed requests"),
-            (
-                self.restarts.iter().all(|clean| *clean),
-                "every larder finished and exited with status 0",
-            ),
+            (self.restarts.iter().all(|clean| *clean), "every larder finished and exited with status 0"),
             (self.reloads.iter().all(|right| *right), "every invalid configuration refused"),
             (self.seen.on_kept > 0, "requests on kept-alive connections"),
         ];
@@ -71,15 +68,7 @@ impl Figures {
         })
     }
 
-    /// The latency that this percentage of the requests did not exceed.
     fn percentile(&self, percent: usize) -> Duration {
-        let mut sorted = self.seen.latencies.clone();
-        sorted.sort_unstable();
-        let index = (sorted.len() * percent / 100).min(sorted.len().saturating_sub(1));
-        sorted.get(index).copied().unwrap_or_default()
+        percentile(&self.seen.latencies, percent)
     }
-}
-
-fn millis(latency: Duration) -> String {
-    format!("{:.2} ms", latency.as_secs_f64() * 1000.0)
 }

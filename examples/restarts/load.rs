@@ -98,9 +98,9 @@ impl App {
         let kept = number.is_multiple_of(2);
         let idle = if kept { self.idle.lock().pop() } else { None };
         let reused = idle.is_some();
-        let since = clock::monotonic();
+        let since = clock::Clock::system().instant();
         let outcome = timeout(TIMEOUT, self.exchange(number, idle)).await;
-        let latency = clock::monotonic() - since;
+        let latency = clock::Clock::system().instant() - since;
         let outcome = outcome.unwrap_or_else(|_| Err("no response in time".into()));
         let mut seen = self.seen.lock();
         match outcome {

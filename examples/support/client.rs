@@ -34,12 +34,7 @@ impl Connection {
     }
 
     /// Sends `GET target` with `fields`, each terminated by CRLF, and reads the response.
-    pub(crate) async fn get(
-        &mut self,
-        target: &str,
-        host: &str,
-        fields: &str,
-    ) -> Result<Response, Failure> {
+    pub(crate) async fn get(&mut self, target: &str, host: &str, fields: &str) -> Result<Response, Failure> {
         self.send("GET", target, host, fields).await
     }
 
@@ -59,8 +54,7 @@ impl Connection {
     async fn read(&mut self, has_no_body: bool) -> Result<Response, Failure> {
         let status = self.line().await?;
         let status = status.split(' ').nth(1).ok_or("no status")?.parse()?;
-        let mut response =
-            Response { status, hit: false, closes_connection: false, body: Vec::new() };
+        let mut response = Response { status, hit: false, closes_connection: false, body: Vec::new() };
         let mut length = None;
         let mut chunked = false;
         loop {

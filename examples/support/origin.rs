@@ -7,10 +7,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 
 use crate::client::Failure;
+use crate::loopback::{listen, path_of, read_head};
 
 /// An API that serves until the example ends.
 pub(crate) struct Origin {
@@ -23,16 +24,10 @@ pub(crate) const BODY: &str = "a response of the origin";
 
 impl Origin {
     pub(crate) async fn start() -> Result<Self, Failure> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let addr = listener.local_addr()?;
         let counts: Arc<Mutex<HashMap<String, usize>>> = Arc::default();
         let serving_counts = Arc::clone(&counts);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(serve_connection(stream, Arc::clone(&serving_counts)));
-            }
-        });
-        Ok(Self { addr, counts })
+        let serve = move |stream| serve_connection(stream, Arc::clone(&serving_counts));
+        Ok(Self { addr: listen(serve).await?, counts })
     }
 
     /// The number of calls for this path.
@@ -42,17 +37,11 @@ impl Origin {
 }
 
 /// Serves HTTP/1.1 requests without bodies, one after the other.
-async fn serve_connection(
-    stream: TcpStream,
-    counts: Arc<Mutex<HashMap<String, usize>>>,
-) -> Option<()> {
+async fn serve_connection(stream: TcpStream, counts: Arc<Mutex<HashMap<String, usize>>>) -> Option<()> {
     let mut stream = BufReader::new(stream);
     loop {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            (stream.read_line(&mut head).await.ok()? > 0).then_some(())?;
-        }
-        let path = head.split(' ').nth(1)?.to_owned();
+        let head = read_head(&mut stream).await?;
+        let path = path_of(&head)?.to_owned();
         *counts.lock().entry(path).or_default() += 1;
         let response = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{BODY}", BODY.len());
         stream.get_mut().write_all(response.as_bytes()).await.ok()?;

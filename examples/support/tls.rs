@@ -1,7 +1,6 @@
 //! TLS in front of a plaintext API, with its own certificate authority.
 //!
-//! Owns: the authority and the leaf. Never touches: the bytes inside, which it copies in both
-//! directions.
+//! Owns: the authority and the leaf. Never touches: the bytes inside, which it copies in both directions.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,10 +8,11 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
 use crate::client::Failure;
+use crate::loopback::listen;
 
 /// A TLS frontend that serves until the example ends.
 pub(crate) struct TlsFrontend {
@@ -39,14 +39,8 @@ impl TlsFrontend {
             .with_no_client_auth()
             .with_single_cert(vec![leaf.der().clone()], key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let addr = listener.local_addr()?;
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(relay(acceptor.clone(), stream, backend));
-            }
-        });
+        let addr = listen(move |stream| relay(acceptor.clone(), stream, backend)).await?;
         Ok(Self { addr, root: issuer.pem(), leaf: leaf.der().to_vec() })
     }
 }

@@ -14,8 +14,7 @@ use subtle::ConstantTimeEq;
 use crate::config::Admin;
 use crate::config::token::{LONGEST, Token};
 
-/// The access rules of the admin listener. Client addresses are canonical: `::ffff:127.0.0.1` is
-/// loopback.
+/// The access rules of the admin listener. Client addresses are canonical: `::ffff:127.0.0.1` is loopback.
 pub(super) struct AdminAcl {
     /// Whether other hosts can reach the listener.
     reachable: bool,
@@ -54,11 +53,7 @@ impl AdminAcl {
     /// Whether a request with these fields comes from an operator.
     pub(super) fn authorize(&self, client: IpAddr, fields: &HeaderMap) -> Authorization {
         let Some(token) = &self.token else {
-            return if client.is_loopback() {
-                Authorization::Yes
-            } else {
-                Authorization::NeedsLocalClient
-            };
+            return if client.is_loopback() { Authorization::Yes } else { Authorization::NeedsLocalClient };
         };
         let given = bearer_token(fields).map(digest);
         // Exactly one comparison, of all bytes, for every request.
@@ -138,9 +133,7 @@ mod tests {
     fn adm_02_only_the_one_right_token_makes_an_operator() {
         let acl = acl_for("127.0.0.1:1", &[], Some(TOKEN));
         let authorize = |values: &[&str]| acl.authorize(ip("127.0.0.1"), &fields(values));
-        for right in
-            ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER   0123456789abcdef"]
-        {
+        for right in ["Bearer 0123456789abcdef", "bearer 0123456789abcdef", "BEARER   0123456789abcdef"] {
             assert_eq!(authorize(&[right]), Authorization::Yes, "{right}");
         }
         let long = format!("Bearer {}", "x".repeat(300_000));
@@ -161,11 +154,7 @@ mod tests {
         }
         assert_eq!(authorize(&[]), Authorization::NeedsToken);
         let right = "Bearer 0123456789abcdef";
-        assert_eq!(
-            authorize(&[right, right]),
-            Authorization::NeedsToken,
-            "several tokens are refused"
-        );
+        assert_eq!(authorize(&[right, right]), Authorization::NeedsToken, "several tokens are refused");
     }
 
     #[test]

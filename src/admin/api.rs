@@ -1,7 +1,7 @@
 //! The operations that a running larder offers to its operator.
 //!
 //! Owns: the types of the admin API. Never touches: their implementation, which is the server's
-//! (`server::admin_api`).
+//! (`server::admin_service`).
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use http::HeaderMap;
 use crate::policy::Mode;
 use crate::semantics::target::Target;
 use crate::telemetry::cost::CostReport;
-use crate::upstream::admission::upstream_status::UpstreamStatus;
+use crate::upstream::admission::status::UpstreamStatus;
 
 /// The operations of a running larder.
 #[async_trait]

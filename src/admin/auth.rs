@@ -1,8 +1,7 @@
 //! Admission of admin requests, with protection against DNS rebinding and cross-site request forgery.
 //!
-//! Owns: the order of the checks that every request passes before its body is read: the client's
-//! address, the host name, the operator, the origin of the web page.
-//! Never touches: the requested operation.
+//! Owns: the order of the checks that every request passes before its body is read: the client's address, the
+//! host name, the operator, the origin of the web page. Never touches: the requested operation.
 //!
 //! *Host name* (ADM-03). In a DNS rebinding attack a web page's host name resolves to the address of
 //! this larder, so the page can read whatever a browser beside larder may read. An IP address cannot be
@@ -13,9 +12,8 @@
 //! need the token, which no page has.
 //!
 //! *Web page*. Without a token every process of this host may operate larder, including its browsers. A
-//! page can make a browser send a form or a simple request to any host, but neither can be
-//! `application/json` without a preflight, and preflights are refused. If a request has an `Origin`, it
-//! must be this listener.
+//! page can make a browser send a form or a simple request to any host, but neither can be `application/json`
+//! without a preflight, and preflights are refused. If a request has an `Origin`, it must be this listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -56,8 +54,7 @@ pub(super) async fn check(
     response
 }
 
-/// A connection can be evicted while the body of its request arrives, but not while the request is
-/// handled.
+/// A connection can be evicted while the body of its request arrives, but not while the request is handled.
 async fn handle(slot: SlotIndex, request: Request, next: Next) -> Response {
     let request = match v1::read_body(request).await {
         Ok(request) => request,
@@ -191,15 +188,9 @@ mod tests {
 
     #[test]
     fn addresses_and_localhost_name_this_host_with_any_port() {
-        for host in [
-            "127.0.0.1",
-            "127.0.0.1:9901",
-            "10.1.2.3:80",
-            "[::1]",
-            "[::1]:9901",
-            "localhost",
-            "LocalHost:1",
-        ] {
+        for host in
+            ["127.0.0.1", "127.0.0.1:9901", "10.1.2.3:80", "[::1]", "[::1]:9901", "localhost", "LocalHost:1"]
+        {
             assert!(is_own("/metrics", &[host]), "{host}");
         }
     }

@@ -83,9 +83,7 @@ impl ConnectionSlots {
     pub(super) fn try_acquire(self: &Arc<Self>, kind: ClientKind) -> Option<ConnectionSlot> {
         let now = self.clock.instant();
         let mut in_use = self.in_use.lock();
-        if in_use.holders.iter().filter(|holder| holder.kind == kind).count()
-            >= kind.max_connections()
-        {
+        if in_use.holders.iter().filter(|holder| holder.kind == kind).count() >= kind.max_connections() {
             let at = in_use.to_evict(kind, now)?;
             drop(in_use.holders.swap_remove(at));
         }
@@ -94,11 +92,7 @@ impl ConnectionSlots {
         let (evict, evicted) = oneshot::channel();
         let holder = SlotHolder { id, kind, phase: Phase::Idle, since: now, _evict: evict };
         in_use.holders.push(holder);
-        Some(ConnectionSlot {
-            index: SlotIndex { slots: Arc::clone(self), id },
-            evicted,
-            lost: false,
-        })
+        Some(ConnectionSlot { index: SlotIndex { slots: Arc::clone(self), id }, evicted, lost: false })
     }
 
     /// As [`ConnectionSlots::try_acquire`], but waits until a slot is available.
@@ -225,8 +219,7 @@ mod tests {
         all[2].set_phase(Phase::Idle);
         advance(EVICTABLE_AFTER).await;
         // First the silent ones, then the one with a completed request, then the one with a slow request.
-        let mut later: Vec<_> =
-            (3..8).map(|_| slots.try_acquire(ClientKind::Refused).unwrap()).collect();
+        let mut later: Vec<_> = (3..8).map(|_| slots.try_acquire(ClientKind::Refused).unwrap()).collect();
         assert_eq!(lost(&mut all), [3, 4, 5, 6, 7]);
         later.push(slots.try_acquire(ClientKind::Refused).unwrap());
         assert_eq!(lost(&mut all), [2, 3, 4, 5, 6, 7]);
@@ -243,8 +236,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_kind_of_client_takes_the_slots_of_another() {
         let slots = Arc::new(ConnectionSlots::default());
-        let (mut remote, mut refused) =
-            (full(&slots, ClientKind::Remote), full(&slots, ClientKind::Refused));
+        let (mut remote, mut refused) = (full(&slots, ClientKind::Remote), full(&slots, ClientKind::Refused));
         advance(EVICTABLE_AFTER).await;
         let local = full(&slots, ClientKind::Local);
         assert!(lost(&mut remote).is_empty() && lost(&mut refused).is_empty());

@@ -26,7 +26,7 @@ pub(super) struct AdminConnectInfo {
 
 impl Connected<IncomingStream<'_, AdminListener>> for AdminConnectInfo {
     fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
-        Self { address: *stream.remote_addr(), slot: stream.io().slot_index() }
+        Self { address: *stream.remote_addr(), slot: stream.io().slot.index() }
     }
 }
 
@@ -39,11 +39,7 @@ pub(super) struct AdminListener {
 }
 
 impl AdminListener {
-    pub(super) fn new(
-        listener: TcpListener,
-        telemetry: Arc<Telemetry>,
-        acl: Arc<AdminAcl>,
-    ) -> Self {
+    pub(super) fn new(listener: TcpListener, telemetry: Arc<Telemetry>, acl: Arc<AdminAcl>) -> Self {
         Self { listener, telemetry, acl, slots: Arc::default() }
     }
 

@@ -19,10 +19,7 @@ pub(super) fn json(status: StatusCode, value: &Value) -> Response {
 /// An error response.
 pub(super) fn refuse(problem: &Problem) -> Response {
     let (fields, body) = problem.response();
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = problem.status;
-    *response.headers_mut() = fields;
-    response
+    (problem.status, fields, Body::from(body)).into_response()
 }
 
 /// An error response with `text` as an additional member `name`, such as a report.
@@ -32,8 +29,5 @@ pub(super) fn refuse_with(problem: &Problem, name: &str, text: &str) -> Response
     let (mut fields, _) = problem.response();
     // The body has a different length.
     fields.remove(CONTENT_LENGTH);
-    let mut response = Response::new(Body::from(format!("{value}\n")));
-    *response.status_mut() = problem.status;
-    *response.headers_mut() = fields;
-    response
+    (problem.status, fields, Body::from(format!("{value}\n"))).into_response()
 }

@@ -22,7 +22,7 @@ use crate::policy::Mode;
 use crate::policy::upstream::{CostBudget, OverBudgetAction, Period};
 use crate::telemetry::RejectEvent;
 use crate::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
-use crate::upstream::admission::upstream_status::{CooldownStatus, LimitStatus, UpstreamStatus};
+use crate::upstream::admission::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 const TOKEN: &str = "s3cret-s3cret-s3cret";
 
@@ -43,10 +43,7 @@ impl MockApi {
             calls: Mutex::default(),
             ready: Mutex::new(Readiness { ready: true, details: Vec::new() }),
             ca: Mutex::new(Some("-----BEGIN CERTIFICATE-----\n".to_owned())),
-            reload: Mutex::new(Ok(ReloadResult {
-                routes: 3,
-                warnings: vec!["a warning".to_owned()],
-            })),
+            reload: Mutex::new(Ok(ReloadResult { routes: 3, warnings: vec!["a warning".to_owned()] })),
             purge: Mutex::new(Ok(PurgeResult { count: 7, sent_as: None })),
             mode: Mutex::new(Mode::Cache),
             next: Mutex::new(None),

@@ -14,14 +14,14 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::admin::connection_slots::{ConnectionSlot, Phase, SlotIndex};
+use crate::admin::connection_slots::{ConnectionSlot, Phase};
 
 /// A stream with a deadline that restarts at each change of direction, not at each byte.
 pub(super) struct DeadlineStream<S> {
     stream: S,
     direction: Direction,
     deadline: Pin<Box<Sleep>>,
-    slot: ConnectionSlot,
+    pub(super) slot: ConnectionSlot,
 }
 
 /// The side that is sending.
@@ -39,11 +39,6 @@ impl<S> DeadlineStream<S> {
     pub(super) fn new(stream: S, slot: ConnectionSlot) -> Self {
         let deadline = Box::pin(tokio::time::sleep(Direction::Connected.timeout()));
         Self { stream, direction: Direction::Connected, deadline, slot }
-    }
-
-    /// The index of the slot, for the handlers of the connection's requests.
-    pub(super) fn slot_index(&self) -> SlotIndex {
-        self.slot.index()
     }
 
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
@@ -105,8 +100,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for DeadlineStream<S> {
     ) -> Poll<io::Result<usize>> {
         self.set_direction(Direction::Sending, Phase::Sending);
         self.check(context)?;
-        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
-        Poll::Ready(Ok(written))
+        Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

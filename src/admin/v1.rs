@@ -15,7 +15,6 @@ use std::future::Future;
 
 use axum::body::{Body, HttpBody, to_bytes};
 use axum::extract::Request;
-use bytes::Bytes;
 use http::{Method, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -38,11 +37,6 @@ pub(super) async fn read_body(request: Request) -> Result<Request, ApiError> {
     Ok(Request::from_parts(head, Body::from(body)))
 }
 
-/// Parses an optional body: an empty one counts as `{}`.
-fn parse_optional<T: DeserializeOwned>(body: &Bytes, error: ApiError) -> Result<T, ApiError> {
-    parse(if body.is_empty() { b"{}" } else { body }, error)
-}
-
 /// Parses a body; `error` explains the expected form.
 fn parse<T: DeserializeOwned>(bytes: &[u8], error: ApiError) -> Result<T, ApiError> {
     serde_json::from_slice(bytes).map_err(|_| error)
@@ -59,6 +53,11 @@ async fn run_to_completion<T: Send + 'static>(
 fn parse_key(text: &str) -> Option<u128> {
     let is_valid = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     u128::from_str_radix(text, 16).ok().filter(|_| is_valid)
+}
+
+/// The error of a request whose form `reason` explains.
+const fn bad_request(reason: &'static str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad_request", reason, "http_request_error")
 }
 
 /// Maximum length of a body.

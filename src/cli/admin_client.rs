@@ -1,8 +1,7 @@
 //! The client of a running larder's admin API.
 //!
 //! Owns: how a verb finds the admin listener, the token that it sends, the users that it trusts, and the
-//! message when no larder responds.
-//! Never touches: the content of requests.
+//! message when no larder responds. Never touches: the content of requests.
 
 mod connector;
 pub(super) mod entry;
@@ -13,6 +12,7 @@ mod target;
 use std::io::{self, Write};
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::unversioned::resolver::DefaultResolver;
 
@@ -74,12 +74,7 @@ impl AdminClient {
         Ok(response.status().is_success().then_some(text))
     }
 
-    fn send(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&Value>,
-    ) -> Result<Value, AdminClientError> {
+    fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Value, AdminClientError> {
         let request = http::Request::builder().method(method).uri(self.url(path));
         let request = match &self.token {
             Some(token) => request.header("authorization", format!("Bearer {}", token.reveal())),
@@ -90,10 +85,8 @@ impl AdminClient {
             Some(body) => request.body(body.to_string()).map(|request| self.agent().run(request)),
             None => request.body(()).map(|request| self.agent().run(request)),
         };
-        let mut response = sent
-            .map_err(ureq::Error::from)
-            .flatten()
-            .map_err(|error| self.unreachable_error(&error))?;
+        let mut response =
+            sent.map_err(ureq::Error::from).flatten().map_err(|error| self.unreachable_error(&error))?;
         let text = response.body_mut().with_config().limit(MAX_RESPONSE).read_to_string();
         let text = text.map_err(|error| self.unreachable_error(&error))?;
         let value = serde_json::from_str(&text).map_err(|_| self.not_larder_error())?;
@@ -109,11 +102,7 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(RESPONSE_TIMEOUT))
             .build();
-        ureq::Agent::with_parts(
-            config,
-            VerifyingConnector(self.trusted.clone()),
-            DefaultResolver::default(),
-        )
+        ureq::Agent::with_parts(config, VerifyingConnector(self.trusted.clone()), DefaultResolver::default())
     }
 
     fn url(&self, path: &str) -> String {
@@ -181,27 +170,46 @@ impl AdminClient {
     }
 }
 
-/// Ends a verb: prints the response as JSON or by `print`, or prints the error.
-pub(super) fn print_result(
-    verb: &str,
+/// The arguments of each verb that asks a running larder.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminArgs {
+    /// Print JSON.
+    #[arg(long)]
     json: bool,
-    outcome: Result<Value, AdminClientError>,
-    context: &mut Context<'_>,
-    print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<ExitStatus>,
-) -> ExitStatus {
-    let printed = match outcome {
-        Ok(response) if json => writeln!(context.out, "{response:#}").map(|()| ExitStatus::Ok),
-        Ok(response) => print(&response, context.out),
-        Err(AdminClientError { exit, response: Some(response), .. }) if json => {
-            writeln!(context.out, "{response:#}").map(|()| exit)
-        }
-        Err(error) => {
-            let message = sanitize(&error.message);
-            writeln!(context.err, "larder {verb}: {message}").map(|()| error.exit)
-        }
-    };
-    // If the output is closed, only the exit code reports the failure.
-    printed.unwrap_or(ExitStatus::Failed)
+    #[command(flatten)]
+    target: TargetArgs,
+}
+
+impl AdminArgs {
+    /// Runs `larder VERB`: sends `request` to the selected larder, and prints the response as JSON or by
+    /// `print`, or prints the error.
+    pub(super) fn run(
+        &self,
+        verb: &str,
+        context: &mut Context<'_>,
+        request: impl FnOnce(&AdminClient) -> Result<Value, AdminClientError>,
+        print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<()>,
+    ) -> ExitStatus {
+        let outcome = self.target.find(&context.env).and_then(|larder| request(&larder));
+        let (printed, exit) = match outcome {
+            Ok(response) if self.json => (writeln!(context.out, "{response:#}"), ExitStatus::Ok),
+            Ok(response) => (print(&response, context.out), ExitStatus::Ok),
+            Err(AdminClientError { exit, response: Some(response), .. }) if self.json => {
+                (writeln!(context.out, "{response:#}"), exit)
+            }
+            Err(AdminClientError { exit, message, .. }) => {
+                (writeln!(context.err, "larder {verb}: {}", sanitize(&message)), exit)
+            }
+        };
+        // If the output is closed, only the exit code reports the failure.
+        printed.map_or(ExitStatus::Failed, |()| exit)
+    }
+}
+
+/// The members of the list `name` of a response; those of another form are left out.
+pub(super) fn list<T: DeserializeOwned>(response: &Value, name: &str) -> Vec<T> {
+    let members = response[name].as_array().into_iter().flatten();
+    members.filter_map(|member| T::deserialize(member).ok()).collect()
 }
 
 /// Replaces all control characters except the line end: terminals act on them, and stored data comes from

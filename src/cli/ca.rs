@@ -11,8 +11,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use rustls_pki_types::CertificateDer;
 
-use crate::cli::config_arg::ConfigArg;
-use crate::cli::{Context, ExitStatus};
+use crate::cli::{ConfigArg, Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::{self, CaFiles, Config};
 use crate::exec_env;
@@ -112,9 +111,7 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
     let result = match &args.verb {
         Verb::Show { config_file, json } => show(config_file, *json, context),
         Verb::Bundle { config_file, out } => bundle(config_file, out.as_deref(), context),
-        Verb::Export { config_file, format, out } => {
-            export(config_file, *format, out.as_deref(), context)
-        }
+        Verb::Export { config_file, format, out } => export(config_file, *format, out.as_deref(), context),
         Verb::Rotate { config_file, json } => rotate(config_file, *json, context),
     };
     let Err(failure) = result else { return ExitStatus::Ok };
@@ -134,11 +131,7 @@ fn show(config_file: &ConfigArg, json: bool, context: &mut Context<'_>) -> Resul
     Ok(())
 }
 
-fn bundle(
-    config_file: &ConfigArg,
-    out: Option<&Path>,
-    context: &mut Context<'_>,
-) -> Result<(), Failure> {
+fn bundle(config_file: &ConfigArg, out: Option<&Path>, context: &mut Context<'_>) -> Result<(), Failure> {
     let ca = existing(config_file, context)?.pem();
     let all = exec_env::bundle(&ca);
     if all == ca {
@@ -188,10 +181,7 @@ fn rotate(config_file: &ConfigArg, json: bool, context: &mut Context<'_>) -> Res
 }
 
 /// The authority; creates it if there is none.
-fn existing(
-    config_file: &ConfigArg,
-    context: &Context<'_>,
-) -> Result<CertificateAuthority, Failure> {
+fn existing(config_file: &ConfigArg, context: &Context<'_>) -> Result<CertificateAuthority, Failure> {
     let (config, files) = read(config_file, context)?;
     let now = Clock::system().now();
     Ok(CertificateAuthority::persistent(files, &config.tls.ca.constrain, now)?)
@@ -203,11 +193,7 @@ fn read(config_file: &ConfigArg, context: &Context<'_>) -> Result<(Config, CaFil
     Ok((config, files))
 }
 
-fn write_output(
-    bytes: &[u8],
-    out: Option<&Path>,
-    context: &mut Context<'_>,
-) -> Result<(), Failure> {
+fn write_output(bytes: &[u8], out: Option<&Path>, context: &mut Context<'_>) -> Result<(), Failure> {
     let Some(path) = out else { return Ok(context.out.write_all(bytes)?) };
     std::fs::write(path, bytes).map_err(|source| Failure::Write { path: path.to_owned(), source })
 }

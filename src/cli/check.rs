@@ -1,7 +1,6 @@
 //! `larder check`: validates the configuration and describes its effect.
 //!
-//! Owns: its arguments and its output.
-//! Never touches: the rules for a valid configuration; the network.
+//! Owns: its arguments and its output. Never touches: the rules for a valid configuration; the network.
 
 mod explain;
 
@@ -9,8 +8,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::config_arg::ConfigArg;
-use crate::cli::{Context, ExitStatus};
+use crate::cli::{ConfigArg, Context, ExitStatus};
 use crate::config::diagnostics::{Report, Warning};
 use crate::config::{self, Config, describe};
 use crate::route::table::Route;
@@ -90,12 +88,7 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
         return writeln!(out, "{:#}", to_json(args, config));
     }
     let routes = config.routes.routes();
-    writeln!(
-        out,
-        "{} is valid: {}.",
-        args.config.path().display(),
-        counted(routes.len(), "route")
-    )?;
+    writeln!(out, "{} is valid: {}.", args.config.path().display(), counted(routes.len(), "route"))?;
     writeln!(out)?;
     for address in &config.listen {
         writeln!(out, "listens on      {address}, {}", describe::users(config, *address))?;
@@ -120,10 +113,7 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
             writeln!(out, "  {label:<14}{text}")?;
         }
     }
-    writeln!(
-        out,
-        "\nRoutes, the first match wins; other requests pass through and are not stored:"
-    )?;
+    writeln!(out, "\nRoutes, the first match wins; other requests pass through and are not stored:")?;
     for route in routes {
         print_route(route, out)?;
     }
@@ -165,7 +155,7 @@ fn to_json(args: &Args, config: &Config) -> Value {
         "listen": config.listen,
         "admin": config.admin.as_ref().map(|admin| admin.listen),
         "upstreams": config.upstreams.iter().map(|up| &*up.name).collect::<Vec<_>>(),
-        "routes": config.routes.routes().iter().map(route_to_json).collect::<Vec<_>>(),
+        "routes": config.routes.routes().iter().map(|route| route_to_json(route)).collect::<Vec<_>>(),
         "notes": config.warnings.iter().map(warning).collect::<Vec<_>>(),
     })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::admin_client::{self, TargetArgs, sanitize, table};
+use crate::cli::admin_client::{AdminArgs, list, table};
 use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
@@ -16,11 +16,8 @@ use crate::config::duration;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: TargetArgs,
+    admin: AdminArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -34,9 +31,7 @@ Examples:
 
 /// Prints two lines for each upstream with a cost, and the state of the budgets.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&context.env);
-    let outcome = found.and_then(|larder| larder.get("/v1/cost"));
-    admin_client::print_result("cost", args.json, outcome, context, print)
+    args.admin.run("cost", context, |larder| larder.get("/v1/cost"), print)
 }
 
 #[derive(Debug, Deserialize)]
@@ -75,38 +70,19 @@ struct Budget {
     ends_in: u64,
 }
 
-fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    let all = response["upstreams"].as_array().into_iter().flatten();
-    let all: Vec<_> = all.filter_map(|one| Spending::deserialize(one).ok()).collect();
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let all: Vec<Spending> = list(response, "upstreams");
     if all.is_empty() {
-        writeln!(out, "nothing costs anything: no upstream has `cost` in proxy.yaml")?;
-        return Ok(ExitStatus::Ok);
+        return writeln!(out, "nothing costs anything: no upstream has `cost` in proxy.yaml");
     }
-    let rows = all
-        .iter()
-        .flat_map(|one| [row(one, "today", &one.today), row(one, "this month", &one.month)]);
+    let rows = all.iter().flat_map(|one| [row(one, "today", &one.today), row(one, "this month", &one.month)]);
     table::print(HEADS, rows.collect(), out)?;
-    let budgets: Vec<_> =
-        all.iter().filter_map(|one| Some(one.budget.as_ref()?.line(&one.name))).collect();
-    if !budgets.is_empty() {
-        writeln!(out)?;
-    }
-    for line in budgets {
-        writeln!(out, "{}", sanitize(&line).replace('\n', " "))?;
-    }
-    Ok(ExitStatus::Ok)
+    let budgets = all.iter().filter_map(|one| Some(one.budget.as_ref()?.line(&one.name)));
+    table::print_details(budgets, out)
 }
 
-const HEADS: [&str; 8] = [
-    "UPSTREAM",
-    "WHEN",
-    "CALLS",
-    "CREDITS",
-    "COST",
-    "AVOIDED CALLS",
-    "AVOIDED CREDITS",
-    "AVOIDED COST",
-];
+const HEADS: [&str; 8] =
+    ["UPSTREAM", "WHEN", "CALLS", "CREDITS", "COST", "AVOIDED CALLS", "AVOIDED CREDITS", "AVOIDED COST"];
 
 fn row(spending: &Spending, when: &str, spent: &Spent) -> [String; 8] {
     let Avoided { calls, credits, cost } = &spent.avoided;

@@ -6,10 +6,8 @@
 mod report;
 mod sockets;
 
-use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -18,9 +16,10 @@ use tokio::time::timeout;
 
 use crate::cli::doctor::report::{Findings, ReverseDns};
 use crate::cli::doctor::sockets::Sockets;
-use crate::cli::exec;
-use crate::cli::exec::child::{ExitCode, Signals};
+use crate::cli::exec::child::Signals;
+use crate::cli::exec::embedded::EmbeddedLarder;
 use crate::cli::exec::instance::Instance;
+use crate::cli::exec::{self, CommandArgs, SpawnError};
 use crate::cli::{Context, ExitStatus};
 use crate::config::Config;
 use crate::exec_env::no_proxy::NoProxy;
@@ -29,20 +28,11 @@ use crate::exec_env::no_proxy::NoProxy;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    command: CommandArgs,
     /// Print the findings as one JSON line.
     #[arg(long)]
     json: bool,
-    /// The command and its arguments.
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
-    command: Vec<OsString>,
 }
 
 const EXAMPLE: &str = "\
@@ -62,39 +52,28 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command, watches it, and prints the findings.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let examine =
-        async |config: Config, context: &mut Context<'_>| examine(args, config, context).await;
-    exec::with_config("doctor", &args.config, false, context, examine)
+    let examine = async |config: Config, context: &mut Context<'_>| examine(args, config, context).await;
+    exec::with_config("doctor", &args.command.config, false, context, examine)
 }
 
-async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> ExitStatus {
-    let failed = |context: &mut Context<'_>, message: &str, exit| {
-        print_error(context, &format!("larder doctor: {message}"), exit)
-    };
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => return failed(context, &error.to_string(), ExitStatus::Failed),
-    };
+async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Result<ExitStatus, SpawnError> {
+    let mut signals = Signals::new().map_err(|error| SpawnError::failed(error.to_string()))?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     let reverse_dns = reverse_dns(&config).await;
-    let larder = match Instance::start_private(&args.config, config, context) {
-        Ok(larder) => larder,
-        Err(message) => return failed(context, &message, ExitStatus::Failed),
-    };
-    let proxy = larder.proxy();
+    let larder = EmbeddedLarder::start(&args.command.config, config, context);
+    let larder = larder.map(Instance::Embedded).map_err(SpawnError::failed)?;
+    let proxy = larder.endpoint().proxy;
     adopt_orphans();
     let (stop, watching) = watch();
-    let ended = exec::command(&args.command, &larder, &no_proxy, context, &mut signals).await;
+    let ended = exec::command(&args.command.command, &larder, &no_proxy, context, &mut signals).await;
     drop(stop);
     let seen = watching.await.unwrap_or_default();
     let stats = larder.finish().await;
-    let code = match ended {
-        Ok(ExitCode(code)) => code,
-        Err(error) => return failed(context, &error.message, error.exit),
-    };
+    let exit = ExitStatus::Command(ended?);
     let findings = Findings::new(&seen, proxy, &reverse_dns, &no_proxy, stats);
     let text = if args.json { findings.to_json().to_string() } else { findings.to_text() };
-    print_error(context, text.trim_end(), ExitStatus::Command(code))
+    context.print_error(text.trim_end());
+    Ok(exit)
 }
 
 /// The addresses of the hosts in routes, from `resolve` rules and DNS look-ups.
@@ -131,15 +110,9 @@ fn watch() -> (Sender<()>, JoinHandle<Sockets>) {
 /// Makes this process the parent of orphaned descendants, so that they are scanned too.
 fn adopt_orphans() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
-        .map_err(io::Error::from)
+    if let Err(error) =
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)
     {
         tracing::debug!(%error, "Daemons are not watched");
     }
-}
-
-fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
-    exit
 }

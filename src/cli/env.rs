@@ -13,8 +13,8 @@ use crate::cli::env::format::Format;
 use crate::cli::exec::discovery::{self, RunningLarder};
 use crate::cli::exec::embedded;
 use crate::cli::{Context, ExitStatus};
+use crate::config::Config;
 use crate::config::env::Env;
-use crate::config::{self, Config};
 use crate::exec_env::ExecEnv;
 use crate::exec_env::no_proxy::NoProxy;
 
@@ -48,28 +48,19 @@ Examples:
 
 /// Writes the files and prints the variables.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(&args.config, &context.env) {
-        Ok(config) => config,
-        Err(report) => return print_error(context, &format!("{report}"), ExitStatus::Invalid),
-    };
-    let running = match discovery::find(&args.config, &config, &context.env) {
-        Ok(running) => running,
-        Err(not_found) => {
-            let message = format!("larder env: {}", not_found.message());
-            return print_error(context, &message, ExitStatus::Unreachable);
-        }
-    };
-    match variables(args, &config, &running, &context.env) {
-        Ok(variables) => match print(args.format, &variables, context.out) {
-            Ok(()) => ExitStatus::Ok,
-            // If the output is closed, only the exit code reports the failure.
-            Err(_closed) => ExitStatus::Failed,
-        },
-        Err(error) => {
-            let message = format!("larder env: cannot write the files: {error}");
-            print_error(context, &message, ExitStatus::Failed)
-        }
-    }
+    try_run(args, context).map_or_else(|exit| exit, |()| ExitStatus::Ok)
+}
+
+fn try_run(args: &Args, context: &mut Context<'_>) -> Result<(), ExitStatus> {
+    let config = context.load(&args.config)?;
+    let running = discovery::find(&args.config, &config, &context.env).map_err(|not_found| {
+        context.fail(format!("larder env: {}", not_found.message()), ExitStatus::Unreachable)
+    })?;
+    let variables = variables(args, &config, &running, &context.env).map_err(|error| {
+        context.fail(format!("larder env: cannot write the files: {error}"), ExitStatus::Failed)
+    })?;
+    // If the output is closed, only the exit code reports the failure.
+    print(args.format, &variables, context.out).map_err(|_closed| ExitStatus::Failed)
 }
 
 fn variables(
@@ -91,9 +82,9 @@ fn variables(
     let env = if args.format.is_for_shells() { caller } else { &empty };
     let no_proxy = NoProxy::from_config(config, env);
     let exec_env = ExecEnv {
-        proxy: running.proxy,
+        proxy: running.endpoint.proxy,
         password: None,
-        ca: &running.ca,
+        ca: &running.endpoint.ca,
         no_proxy: &no_proxy,
         directory: &directory,
         env,
@@ -107,10 +98,8 @@ fn variables(
 fn keep_earlier((name, value): (String, String), env: &Env, directory: &Path) -> (String, String) {
     let ours = directory.to_string_lossy();
     let earlier = env.get(&name).filter(|earlier| earlier.contains(&*ours));
-    match earlier {
-        Some(earlier) => (name, earlier.to_owned()),
-        None => (name, value),
-    }
+    let value = earlier.map_or(value, str::to_owned);
+    (name, value)
 }
 
 fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) -> io::Result<()> {
@@ -118,10 +107,4 @@ fn print(format: Format, variables: &[(String, String)], out: &mut dyn Write) ->
         writeln!(out, "{}", format.line(name, value))?;
     }
     out.flush()
-}
-
-fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
-    exit
 }

@@ -7,35 +7,46 @@ mod caller_proof;
 pub(super) mod child;
 pub(super) mod discovery;
 pub(super) mod embedded;
-pub(super) mod final_stats;
 pub(super) mod instance;
 pub mod serve;
-mod summary;
+pub(super) mod summary;
 mod supervisor;
 mod temp_dir;
 
 use std::ffi::OsString;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::cli::exec::child::{ExitCode, Signals};
+use crate::cli::exec::child::Signals;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::summary::Counts;
+use crate::cli::exec::supervisor::SupervisedLarder;
 use crate::cli::exec::temp_dir::TempDir;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::exec_env::ExecEnv;
 use crate::exec_env::no_proxy::NoProxy;
+
+/// A command, and the configuration of its larder.
+#[derive(Debug, clap::Args)]
+pub(super) struct CommandArgs {
+    /// The configuration.
+    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
+    pub(super) config: PathBuf,
+    /// The command and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub(super) command: Vec<OsString>,
+}
 
 /// The arguments of `larder exec`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct Args {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    command: CommandArgs,
     /// Keep the command working if larder crashes: a private larder runs in a separate process, and
     /// until it is restarted, requests go directly to their origins.
     #[arg(long)]
@@ -49,14 +60,6 @@ pub struct Args {
     /// Log at the level of the configuration, not only warnings and errors.
     #[arg(long, short)]
     verbose: bool,
-    /// The command and its arguments.
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
-    command: Vec<OsString>,
 }
 
 const EXAMPLE: &str = "\
@@ -74,9 +77,8 @@ Examples:
 
 /// Runs the command, waits for it, and returns its exit code.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let work =
-        async |config: Config, context: &mut Context<'_>| run_command(args, config, context).await;
-    with_config("exec", &args.config, args.verbose, context, work)
+    let work = async |config: Config, context: &mut Context<'_>| run_command(args, config, context).await;
+    with_config("exec", &args.command.config, args.verbose, context, work)
 }
 
 /// Runs `work` of `larder VERB` with the configuration at `file`, on a new runtime.
@@ -85,67 +87,67 @@ pub(super) fn with_config(
     file: &Path,
     verbose: bool,
     context: &mut Context<'_>,
-    work: impl AsyncFnOnce(Config, &mut Context<'_>) -> ExitStatus,
+    work: impl AsyncFnOnce(Config, &mut Context<'_>) -> Result<ExitStatus, SpawnError>,
 ) -> ExitStatus {
-    let config = match config::load(file, &context.env) {
+    let config = match context.load(file) {
         Ok(config) => config,
-        Err(report) => return print_error(context, &format!("{report}"), ExitStatus::Invalid),
+        Err(exit) => return exit,
     };
     embedded::install_log(&config, verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let message = format!("larder {verb}: cannot start its threads: {error}");
-            return print_error(context, &message, ExitStatus::Failed);
+            return context.fail(message, ExitStatus::Failed);
         }
     };
-    let exit = runtime.block_on(work(config, context));
+    let ended = runtime.block_on(work(config, context));
     // A DNS look-up that hangs must not keep the process alive.
     runtime.shutdown_background();
-    exit
+    ended.unwrap_or_else(|SpawnError { message, exit }| {
+        context.fail(format!("larder {verb}: {message}"), exit)
+    })
 }
 
-async fn run_command(args: &Args, config: Config, context: &mut Context<'_>) -> ExitStatus {
+async fn run_command(
+    args: &Args,
+    config: Config,
+    context: &mut Context<'_>,
+) -> Result<ExitStatus, SpawnError> {
     // From here on, signals are forwarded to the command. Before it starts, there is nothing to clean up.
-    let mut signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => {
-            let message = format!("larder exec: cannot listen for signals: {error}");
-            return print_error(context, &message, ExitStatus::Failed);
-        }
-    };
+    let signals = Signals::new().map_err(|error| format!("cannot listen for signals: {error}"));
+    let mut signals = signals.map_err(SpawnError::failed)?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     print_no_proxy_changes(args, &no_proxy, context);
-    let found = if args.fallback_direct {
-        Instance::start_supervised(&args.config, config, args.verbose, context).await
+    let file = &args.command.config;
+    let larder = if args.fallback_direct {
+        SupervisedLarder::start(file, config, args.verbose, context).await.map(Instance::Supervised)
     } else {
-        Instance::find_or_start(&args.config, config, context)
+        Instance::find_or_start(file, config, context)
     };
-    let larder = match found {
-        Ok(larder) => larder,
-        Err(message) => {
-            return print_error(context, &format!("larder exec: {message}"), ExitStatus::Failed);
-        }
-    };
+    let larder = larder.map_err(SpawnError::failed)?;
     let before = larder.metrics();
-    let ended = command(&args.command, &larder, &no_proxy, context, &mut signals).await;
-    let exit = match ended {
-        Ok(ExitCode(code)) => ExitStatus::Command(code),
-        Err(SpawnError { message, exit }) => {
-            larder.finish().await;
-            return print_error(context, &format!("larder exec: {message}"), exit);
-        }
-    };
+    let ended = command(&args.command.command, &larder, &no_proxy, context, &mut signals).await;
     let shared = larder.is_shared();
     let stats = larder.finish().await;
+    let exit = ExitStatus::Command(ended?);
     if !args.quiet {
         let mut counts = Counts::parse(&stats.metrics).since(&Counts::parse(&before));
         counts.tunnelled = stats.tunnelled.into_iter().map(|(host, _)| host).collect();
-        let text =
-            if args.json { counts.to_json(shared).to_string() } else { counts.to_text(shared) };
-        print_line(context, &text);
+        let text = if args.json { counts.to_json(shared).to_string() } else { counts.to_text(shared) };
+        context.print_error(text);
     }
-    exit
+    Ok(exit)
+}
+
+/// The data that a client needs to use a larder.
+pub(super) struct Endpoint {
+    /// The address on which it listens.
+    pub(super) proxy: SocketAddr,
+    /// The user and the password that it requires, `USER:PASSWORD`, if any.
+    pub(super) password: Option<String>,
+    /// The certificate of its authority; empty if it intercepts no host.
+    pub(super) ca: String,
 }
 
 /// The reason why the command did not run.
@@ -154,33 +156,39 @@ pub(super) struct SpawnError {
     pub(super) exit: ExitStatus,
 }
 
-/// Starts the command and waits for its end. The files that were written for it are removed before this
-/// returns.
+impl SpawnError {
+    /// A failure of larder itself.
+    pub(super) fn failed(message: String) -> Self {
+        Self { message, exit: ExitStatus::Failed }
+    }
+}
+
+/// Starts the command, waits for its end, and returns its exit code. The files that were written for it are
+/// removed before this returns.
 pub(super) async fn command(
     command: &[OsString],
     larder: &Instance,
     no_proxy: &NoProxy,
     context: &Context<'_>,
     signals: &mut Signals,
-) -> Result<ExitCode, SpawnError> {
-    let write_error = |error: &io::Error| SpawnError {
-        message: format!("cannot write the files that the command needs: {error}"),
-        exit: ExitStatus::Failed,
+) -> Result<u8, SpawnError> {
+    let write_error = |error: io::Error| {
+        SpawnError::failed(format!("cannot write the files that the command needs: {error}"))
     };
-    let temp_dir =
-        TempDir::new(&context.env, Clock::system().now()).map_err(|error| write_error(&error))?;
+    let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(write_error)?;
+    let Endpoint { proxy, password, ca } = larder.endpoint();
     let exec_env = ExecEnv {
-        proxy: larder.proxy(),
-        password: larder.password(),
-        ca: larder.ca(),
+        proxy: *proxy,
+        password: password.as_deref(),
+        ca,
         no_proxy,
         directory: temp_dir.path(),
         env: &context.env,
     };
-    let variables = exec_env.prepare().map_err(|error| write_error(&error))?;
+    let variables = exec_env.prepare().map_err(write_error)?;
     let spawned = child::start(command, &variables);
-    let mut child = spawned
-        .map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;
+    let mut child =
+        spawned.map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)
 }
 
@@ -195,16 +203,5 @@ fn print_no_proxy_changes(args: &Args, no_proxy: &NoProxy, context: &mut Context
 
 /// Prints a note of larder's own to standard error, between the lines of the command.
 fn print_note(context: &mut Context<'_>, message: &str) {
-    print_line(context, &format!("larder: {message}"));
-}
-
-fn print_line(context: &mut Context<'_>, text: &str) {
-    // If standard error is closed, the command runs all the same.
-    let _written = writeln!(context.err, "{text}");
-}
-
-fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
-    exit
+    context.print_error(format_args!("larder: {message}"));
 }

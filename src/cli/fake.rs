@@ -134,11 +134,8 @@ impl QuickStart {
 
 /// Prints one line with the address, the error and the fix.
 fn print_error(err: &mut dyn Write, name: &str, listen: SocketAddr, error: &io::Error) {
-    let advice = if error.kind() == io::ErrorKind::AddrInUse {
-        "; choose another one with --listen"
-    } else {
-        ""
-    };
+    let advice =
+        if error.kind() == io::ErrorKind::AddrInUse { "; choose another one with --listen" } else { "" };
     // If standard error is closed, only the exit code reports the failure.
     writeln!(err, "larder: no fake {name} on {listen}: {error}{advice}").unwrap_or_default();
 }

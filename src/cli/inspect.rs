@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::cli::admin_client::entry::{self, Entry, EntryFilter};
-use crate::cli::admin_client::{self, TargetArgs, sanitize};
+use crate::cli::admin_client::{AdminArgs, AdminClient, sanitize};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder inspect`.
@@ -22,11 +22,8 @@ pub struct Args {
     /// with a masked secret.
     #[arg(long, group = "what", value_name = "KEY")]
     key: Option<String>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: TargetArgs,
+    admin: AdminArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -39,27 +36,29 @@ Examples:
 
 /// Prints a block for each stored response.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&context.env);
     let which = match (&args.url, &args.key) {
         (Some(url), _) => EntryFilter::Url(url),
         (None, Some(key)) => EntryFilter::Key(key),
         (None, None) => EntryFilter::All,
     };
-    let outcome = found.and_then(|larder| entry::fetch(&larder, which, MAX_ENTRIES, true));
-    let is_empty =
-        outcome.as_ref().is_ok_and(|response| response["entries"] == Value::Array(vec![]));
+    let mut is_empty = false;
+    let request = |larder: &AdminClient| {
+        let response = entry::fetch(larder, which, MAX_ENTRIES, true)?;
+        is_empty = response["entries"] == Value::Array(vec![]);
+        Ok(response)
+    };
     let print = |response: &Value, out: &mut dyn Write| print(args, response, out);
-    let exit = admin_client::print_result("inspect", args.json, outcome, context, print);
+    let exit = args.admin.run("inspect", context, request, print);
     if is_empty { ExitStatus::Failed } else { exit }
 }
 
-fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}\n")?;
     }
     let entries = Entry::parse_all(response);
     if entries.is_empty() {
-        writeln!(out, "no response is stored for it")?;
+        writeln!(out, "no response is stored for this URL")?;
     }
     for (index, entry) in entries.iter().enumerate() {
         if index > 0 {
@@ -70,7 +69,7 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
     if !response["next"].is_null() {
         writeln!(out, "\n… and more")?;
     }
-    Ok(ExitStatus::Ok)
+    Ok(())
 }
 
 fn print_block(entry: &Entry, out: &mut dyn Write) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use serde_json::Value;
 
 use crate::cli::admin_client::entry::{self, Entry, EntryFilter};
-use crate::cli::admin_client::{self, TargetArgs, table};
+use crate::cli::admin_client::{AdminArgs, AdminClient, table};
 use crate::cli::{Context, ExitStatus};
 use crate::semantics::redaction::HIDDEN;
 
@@ -22,11 +22,8 @@ pub struct Args {
     /// The largest number of listed responses.
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: TargetArgs,
+    admin: AdminArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -38,22 +35,18 @@ Examples:
 
 /// Prints a line for each stored response.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&context.env);
     let which = args.url.as_deref().map_or(EntryFilter::All, EntryFilter::Url);
-    let outcome = found.and_then(|larder| entry::fetch(&larder, which, args.limit.max(1), false));
-    admin_client::print_result("ls", args.json, outcome, context, |response, out| {
-        print(args, response, out)
-    })
+    let request = |larder: &AdminClient| entry::fetch(larder, which, args.limit.max(1), false);
+    args.admin.run("ls", context, request, |response, out| print(args, response, out))
 }
 
-fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
     if let Some(line) = args.url.as_deref().and_then(|url| entry::sent_as(url, response)) {
         writeln!(out, "{line}")?;
     }
     let entries = Entry::parse_all(response);
     if entries.is_empty() {
-        writeln!(out, "nothing is stored")?;
-        return Ok(ExitStatus::Ok);
+        return writeln!(out, "nothing is stored");
     }
     table::print(HEADS, entries.iter().map(row).collect(), out)?;
     if entries.iter().any(|entry| entry.url.contains(HIDDEN)) {
@@ -62,7 +55,7 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
     if !response["next"].is_null() {
         writeln!(out, "… and more: larder ls --limit {}", entries.len().saturating_mul(10))?;
     }
-    Ok(ExitStatus::Ok)
+    Ok(())
 }
 
 /// The column heads. The URL is last, since it can have any length.

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::{self, TargetArgs, sanitize};
+use crate::cli::admin_client::{AdminArgs, AdminClient, sanitize};
 use crate::cli::{Context, ExitStatus};
 use crate::policy::Mode;
 
@@ -18,15 +18,11 @@ pub struct Args {
     /// The new mode. Without it, the current mode is printed.
     #[arg(value_parser = PossibleValuesParser::new(Mode::ALL.map(Mode::token)))]
     mode: Option<String>,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: TargetArgs,
+    admin: AdminArgs,
 }
 
-const EXAMPLE: &str = "\
-  cache     as the routes specify
+const EXAMPLE: &str = "  cache     as the routes specify
   bypass    every request passes through: the store is neither read nor written
   offline   only from the store, also stale responses: no API is called
 
@@ -38,15 +34,13 @@ Example:
 
 /// Sets the mode if one is given, and prints the mode.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&context.env);
-    let outcome = found.and_then(|larder| match &args.mode {
+    let request = |larder: &AdminClient| match &args.mode {
         Some(mode) => larder.put("/v1/mode", &json!({ "mode": mode })),
         None => larder.get("/v1/mode"),
-    });
-    admin_client::print_result("mode", args.json, outcome, context, print)
+    };
+    args.admin.run("mode", context, request, print)
 }
 
-fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    writeln!(out, "{}", sanitize(response["mode"].as_str().unwrap_or_default()))?;
-    Ok(ExitStatus::Ok)
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
+    writeln!(out, "{}", sanitize(response["mode"].as_str().unwrap_or_default()))
 }

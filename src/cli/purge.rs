@@ -6,13 +6,12 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::{self, TargetArgs, entry, sanitize};
+use crate::cli::admin_client::{AdminArgs, AdminClient, entry, sanitize};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder purge`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE, group = clap::ArgGroup::new("what").required(true))]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct Args {
     /// Purge this URL: all its variants, of all users. It is not a pattern. A URL below a mount selects
     /// the URL to which the mount rewrites it.
@@ -30,11 +29,8 @@ pub struct Args {
     /// Only count the responses.
     #[arg(long)]
     dry_run: bool,
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: TargetArgs,
+    admin: AdminArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -50,17 +46,16 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
         (None, Some(key)) => entry::validate_key(key).map(|key| json!({ "key": key })),
         (None, None) => Ok(json!({ "all": true })),
     };
-    let outcome = target.and_then(|mut body| {
+    let request = |larder: &AdminClient| {
+        let mut body = target?;
         body["soft"] = args.soft.into();
         body["dry_run"] = args.dry_run.into();
-        args.at.find(&context.env)?.post("/v1/purge", &body)
-    });
-    admin_client::print_result("purge", args.json, outcome, context, |response, out| {
-        print(args, response, out)
-    })
+        larder.post("/v1/purge", &body)
+    };
+    args.admin.run("purge", context, request, |response, out| print(args, response, out))
 }
 
-fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
     let count = response["count"].as_u64().unwrap_or_default();
     let done = match (args.soft, args.dry_run) {
         (false, false) => "purged",
@@ -69,13 +64,9 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<ExitS
         (true, true) => "would make stale:",
     };
     let noun = if count == 1 { "response" } else { "responses" };
-    let of_url = args
-        .url
-        .as_deref()
-        .map(|url| format!(" of {}", entry::redacted_url(url)))
-        .unwrap_or_default();
+    let of_url =
+        args.url.as_deref().map(|url| format!(" of {}", entry::redacted_url(url))).unwrap_or_default();
     let sent_as = response["sent_as"].as_str().map(sanitize);
     let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
-    writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")?;
-    Ok(ExitStatus::Ok)
+    writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")
 }

@@ -6,18 +6,15 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::cli::admin_client::{self, TargetArgs, sanitize};
+use crate::cli::admin_client::{AdminArgs, sanitize};
 use crate::cli::{Context, ExitStatus};
 
 /// The arguments of `larder reload`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: TargetArgs,
+    admin: AdminArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -29,16 +26,14 @@ Example:
 
 /// Requests the reload, and prints the number of routes and the warnings.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&context.env);
-    let outcome = found.and_then(|larder| larder.post("/v1/config/reload", &json!({})));
-    admin_client::print_result("reload", args.json, outcome, context, print)
+    args.admin.run("reload", context, |larder| larder.post("/v1/config/reload", &json!({})), print)
 }
 
-fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
     let routes = response["routes"].as_u64().unwrap_or_default();
     writeln!(out, "reloaded: {routes} route{}", if routes == 1 { "" } else { "s" })?;
     for warning in response["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         writeln!(out, "  {}", sanitize(warning))?;
     }
-    Ok(ExitStatus::Ok)
+    Ok(())
 }

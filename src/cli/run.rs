@@ -10,9 +10,8 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::cli::config_arg::ConfigArg;
-use crate::cli::{Context, ExitStatus};
-use crate::config::{self, Config};
+use crate::cli::{ConfigArg, Context, ExitStatus};
+use crate::config::{self, Config, describe};
 use crate::server::handover::{self, Predecessor, TakeOverError};
 use crate::server::inherited_sockets::InheritedSockets;
 use crate::server::reload::ConfigSource;
@@ -37,45 +36,27 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then finishes the requests in flight; a second signal ends at once.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(args.config.path(), &context.env) {
-        Ok(config) => config,
-        Err(report) => {
-            print_error(context, &format!("{report}"));
-            return ExitStatus::Invalid;
-        }
-    };
+    match context.load(args.config.path()) {
+        Ok(config) => try_run(args, config, context)
+            .unwrap_or_else(|error| context.fail(format!("larder: {error}"), ExitStatus::Failed)),
+        Err(exit) => exit,
+    }
+}
+
+fn try_run(args: &Args, config: Config, context: &mut Context<'_>) -> Result<ExitStatus, String> {
     log::install(&config.log);
     descriptors::raise_limit(config.limits.connections);
     // The database library creates its files with the default permissions.
     lock::keep_files_private();
     // Before any thread starts, since this removes variables from the environment.
-    let given = match supervisor_sockets() {
-        Ok(given) => given,
-        Err(error) => {
-            print_error(context, &format!("larder: cannot use the sockets of LISTEN_FDS: {error}"));
-            return ExitStatus::Failed;
-        }
-    };
+    let given =
+        supervisor_sockets().map_err(|error| format!("cannot use the sockets of LISTEN_FDS: {error}"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print_error(context, &format!("larder: cannot start its threads: {error}"));
-            return ExitStatus::Failed;
-        }
-    };
+    let runtime = runtime.map_err(|error| format!("cannot start its threads: {error}"))?;
     let exit = runtime.block_on(async {
-        let mut signals = match Signals::new() {
-            Ok(signals) => signals,
-            Err(error) => {
-                print_error(context, &format!("larder: cannot listen for signals: {error}"));
-                return ExitStatus::Failed;
-            }
-        };
-        match start(config, given, args, context).await {
-            Ok(server) => serve(server, &mut signals).await,
-            Err(exit) => exit,
-        }
+        let mut signals = Signals::new().map_err(|error| format!("cannot listen for signals: {error}"))?;
+        let server = start(config, given, args, context).await?;
+        Ok(serve(server, &mut signals).await)
     });
     // A DNS look-up or a write that hangs must not keep the process alive.
     runtime.shutdown_background();
@@ -138,32 +119,18 @@ async fn start(
     given: Vec<TcpListener>,
     args: &Args,
     context: &mut Context<'_>,
-) -> Result<Server, ExitStatus> {
-    let failed = |context: &mut Context<'_>, error: &str| {
-        print_error(context, &format!("larder: {error}"));
-        Err(ExitStatus::Failed)
-    };
+) -> Result<Server, String> {
     let offer = handover::path(&config.store.path);
-    let (sockets, predecessor) = match sockets(given, &offer, args).await {
-        Ok(sockets) => sockets,
-        Err(error) => return failed(context, &format!("cannot take over: {error}")),
-    };
+    let (sockets, predecessor) =
+        sockets(given, &offer, args).await.map_err(|error| format!("cannot take over: {error}"))?;
     let (path, env) = (args.config.path().to_owned(), context.env.clone());
-    let source =
-        ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
+    let source = ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
     let (warnings, routes) = (config.warnings.clone(), config.routes.routes().len());
     let taken_over = predecessor.is_some();
-    let deps = ServerDeps {
-        source: Some(source),
-        sockets,
-        takes_over: taken_over,
-        ..ServerDeps::default()
-    };
+    let deps = ServerDeps { source: Some(source), sockets, takes_over: taken_over, ..ServerDeps::default() };
     let mut server = match Server::start(config, deps) {
         Ok(server) => server,
-        Err(error) => {
-            return failed(context, &start_error(&error, &offer, args.config.path()).await);
-        }
+        Err(error) => return Err(start_error(&error, &offer, args.config.path()).await),
     };
     for warning in &warnings {
         tracing::warn!("{warning}");
@@ -173,18 +140,14 @@ async fn start(
     if let Some(predecessor) = predecessor {
         let pid = predecessor.pid();
         match server.take_over_from(predecessor).await {
-            Ok(()) => tracing::info!(
-                pid,
-                "Took over; the previous larder finishes its requests and exits"
-            ),
+            Ok(()) => tracing::info!(pid, "Took over; the previous larder finishes its requests and exits"),
             Err(error) => tracing::warn!(pid, %error, "The previous larder did not respond"),
         }
     }
     if let Err(error) = server.offer(&offer, taken_over) {
         tracing::warn!(%error, "Sockets not offered: a restart will drop connections");
     }
-    let printed =
-        if args.json { print_json(context.out, &server) } else { print_text(context.out, &server) };
+    let printed = if args.json { print_json(context.out, &server) } else { print_text(context.out, &server) };
     if printed.is_err() {
         tracing::debug!("Standard output is closed");
     }
@@ -211,8 +174,7 @@ async fn sockets(
     Ok((sockets, Some(predecessor)))
 }
 
-/// The reason why the server did not start. If another larder has the address, the text names it and the
-/// fix.
+/// The reason why the server did not start. If another larder has the address, the text names it and the fix.
 async fn start_error(error: &StartError, offer: &Path, config: &Path) -> String {
     if let Some(address) = error.address_in_use()
         && let Some(pid) = handover::listening_pid(offer, address).await
@@ -271,7 +233,7 @@ fn print_text(out: &mut dyn Write, server: &Server) -> io::Result<()> {
         } else {
             address.to_string()
         };
-        writeln!(out, "larder listens on {}", list(server.addrs()))?;
+        writeln!(out, "larder listens on {}", describe::list(server.addrs()))?;
         writeln!(out, "export HTTP_PROXY=http://{reachable} http_proxy=http://{reachable}")?;
         writeln!(out, "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1")?;
     }
@@ -286,13 +248,4 @@ fn print_json(out: &mut dyn Write, server: &Server) -> io::Result<()> {
     let value = serde_json::json!({ "listen": server.addrs(), "admin": server.admin_addr() });
     writeln!(out, "{value}")?;
     out.flush()
-}
-
-fn list(addresses: &[std::net::SocketAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-}
-
-fn print_error(context: &mut Context<'_>, text: &str) {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
 }

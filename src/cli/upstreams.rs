@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::cli::admin_client::{self, TargetArgs, sanitize, table};
+use crate::cli::admin_client::{AdminArgs, list, table};
 use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
@@ -16,11 +16,8 @@ use crate::config::duration;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// Print JSON.
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
-    at: TargetArgs,
+    admin: AdminArgs,
 }
 
 const EXAMPLE: &str = "\
@@ -40,9 +37,7 @@ Examples:
 
 /// Prints a line for each upstream, then the cooldowns and the limits.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let found = args.at.find(&context.env);
-    let outcome = found.and_then(|larder| larder.get("/v1/upstreams"));
-    admin_client::print_result("upstreams", args.json, outcome, context, print)
+    args.admin.run("upstreams", context, |larder| larder.get("/v1/upstreams"), print)
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,22 +83,13 @@ struct Retries {
     allowed: u64,
 }
 
-fn print(response: &Value, out: &mut dyn Write) -> io::Result<ExitStatus> {
-    let all = response["upstreams"].as_array().into_iter().flatten();
-    let all: Vec<_> = all.filter_map(|one| Upstream::deserialize(one).ok()).collect();
+fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let all: Vec<Upstream> = list(response, "upstreams");
     if all.is_empty() {
-        writeln!(out, "no upstream is configured, and no host was called yet")?;
-        return Ok(ExitStatus::Ok);
+        return writeln!(out, "no upstream is configured, and no host was called yet");
     }
     table::print(HEADS, all.iter().map(row).collect(), out)?;
-    let mut lines = all.iter().flat_map(details).peekable();
-    if lines.peek().is_some() {
-        writeln!(out)?;
-    }
-    for line in lines {
-        writeln!(out, "{}", sanitize(&line).replace('\n', " "))?;
-    }
-    Ok(ExitStatus::Ok)
+    table::print_details(all.iter().flat_map(details), out)
 }
 
 const HEADS: [&str; 6] = ["UPSTREAM", "IN FLIGHT", "WAITING", "BREAKER", "RETRIES", "INVALID"];
@@ -155,8 +141,7 @@ impl LimitRow {
 fn time_text(seconds: f64) -> String {
     let time = Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let is_short = time < Duration::from_secs(10);
-    let rounded =
-        if is_short { time.as_millis() * 1_000_000 } else { u128::from(time.as_secs()) * SECOND };
+    let rounded = if is_short { time.as_millis() * 1_000_000 } else { u128::from(time.as_secs()) * SECOND };
     duration::show(Duration::from_nanos(u64::try_from(rounded).unwrap_or(u64::MAX)))
 }
 

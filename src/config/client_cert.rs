@@ -61,9 +61,7 @@ impl ClientCertError {
             Self::NoKey | Self::Key => {
                 "give a PEM file with one `BEGIN PRIVATE KEY` (ECDSA, Ed25519, or RSA from 2048 bits)"
             }
-            Self::Encrypted => {
-                "remove the passphrase: `(umask 077; openssl pkey -in FILE -out KEY)`"
-            }
+            Self::Encrypted => "remove the passphrase: `(umask 077; openssl pkey -in FILE -out KEY)`",
             Self::Mismatch => "give the key that belongs to the first certificate in `cert`",
         }
     }

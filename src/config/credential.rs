@@ -18,16 +18,11 @@ pub struct Credential {
 }
 
 impl Credential {
-    /// A credential with this field and value. The value is marked as sensitive.
-    pub fn new(header: HeaderName, mut value: HeaderValue) -> Self {
+    /// A credential with this field and value, also sent for requests of these web pages. The value is marked
+    /// as sensitive.
+    pub fn new(header: HeaderName, mut value: HeaderValue, allow_origins: Vec<Box<str>>) -> Self {
         value.set_sensitive(true);
-        Self { header, allow_origins: Vec::new(), value }
-    }
-
-    /// The same credential, also sent for requests of these web pages.
-    #[must_use]
-    pub fn with_allowed_origins(self, allow_origins: Vec<Box<str>>) -> Self {
-        Self { allow_origins, ..self }
+        Self { header, allow_origins, value }
     }
 
     /// The value, only for requests to the origin.
@@ -49,7 +44,7 @@ mod tests {
     #[test]
     fn a_credential_is_never_printed() {
         let credential =
-            Credential::new(HeaderName::from_static("x-key"), HeaderValue::from_static("SECRET"));
+            Credential::new(HeaderName::from_static("x-key"), HeaderValue::from_static("SECRET"), Vec::new());
         assert_eq!(format!("{credential:?}"), "Credential(x-key: …)");
         assert!(!format!("{:?}", credential.reveal()).contains("SECRET"));
     }

@@ -1,14 +1,20 @@
 //! The defaults of all configuration keys, in one place.
 //!
-//! Owns: the defaults that the reference file documents (a test compares the two).
-//! Never touches: the content of the file.
+//! Owns: the defaults that the reference file documents (a test compares the two), also those of `policy`'s types.
+//! One depends on another key and is with its rule: the stale window under a `ttl` that overrides the origin
+//! (`policy::cacheability`). Never touches: the content of the file.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::{
-    Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls,
+use http::{Method, StatusCode};
+
+use crate::config::{Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
+use crate::policy::upstream::{BanGuardRule, CircuitBreaker, Rate, RateLimit};
+use crate::policy::{
+    Backoff, CooldownPolicy, ErrorMatch, KeyPolicy, Policy, RetryPolicy, ScopeRule, SetCookiePolicy,
+    StaleIfError, StatusMatch, Ttl,
 };
 
 /// `listen`: loopback only.
@@ -83,5 +89,108 @@ impl Default for Timeouts {
 impl Default for UpstreamTls {
     fn default() -> Self {
         Self { extra_roots: Vec::new(), client_cert: None, insecure: false, http2: true }
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let status = |status| ErrorMatch::Status(StatusMatch::Exact(status));
+        Self {
+            retries: 3,
+            on: vec![
+                status(StatusCode::TOO_MANY_REQUESTS),
+                status(StatusCode::BAD_GATEWAY),
+                status(StatusCode::SERVICE_UNAVAILABLE),
+                status(StatusCode::GATEWAY_TIMEOUT),
+                ErrorMatch::Connect,
+                ErrorMatch::Timeout,
+            ],
+            methods: vec![Method::GET, Method::HEAD],
+            backoff: Backoff::default(),
+            honour_retry_after: true,
+            budget: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(30), jitter: 0.2 }
+    }
+}
+
+impl Default for CooldownPolicy {
+    fn default() -> Self {
+        Self { cooldown: Duration::from_secs(30), max_cooldown: Duration::from_secs(60 * 60) }
+    }
+}
+
+impl Default for StaleIfError {
+    /// Rate limits, server errors, failed or timed-out connections, blocked calls.
+    fn default() -> Self {
+        Self {
+            window: None,
+            on: vec![
+                ErrorMatch::Status(StatusMatch::Exact(StatusCode::TOO_MANY_REQUESTS)),
+                ErrorMatch::Status(StatusMatch::Class(5)),
+                ErrorMatch::Connect,
+                ErrorMatch::Timeout,
+                ErrorMatch::Breaker,
+                ErrorMatch::Budget,
+            ],
+            ends_on: [
+                StatusCode::NOT_FOUND,
+                StatusCode::GONE,
+                StatusCode::UNAUTHORIZED,
+                StatusCode::FORBIDDEN,
+            ]
+            .map(StatusMatch::Exact)
+            .to_vec(),
+        }
+    }
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self { limit: None, learn: false, max_wait: Duration::from_secs(2), in_flight: 256 }
+    }
+}
+
+impl Default for BanGuardRule {
+    /// Discord's limit: 10,000 of these responses in ten minutes lead to a ban.
+    fn default() -> Self {
+        let statuses = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
+        Self {
+            statuses: statuses.map(StatusMatch::Exact).into(),
+            limit: Rate { count: 10_000, per: Duration::from_secs(600) },
+            trip_at: 0.8,
+        }
+    }
+}
+
+impl Default for CircuitBreaker {
+    fn default() -> Self {
+        let half_a_minute = Duration::from_secs(30);
+        Self { failures: 5, within: half_a_minute, open_for: half_a_minute }
+    }
+}
+
+impl Policy {
+    /// The policy of a route without keys: RFC 9111, with separate responses for each credential.
+    pub fn origin() -> Self {
+        Self {
+            ttl: Ttl::Origin,
+            ttl_by_status: Vec::new(),
+            ttl_jitter: 0.0,
+            stale_while_revalidate: None,
+            stale_if_error: StaleIfError::default(),
+            retry: RetryPolicy::default(),
+            cooldown: CooldownPolicy::default(),
+            scope: ScopeRule::Credential,
+            key: KeyPolicy::default(),
+            coalesce_wait: COALESCE_WAIT,
+            set_cookie: SetCookiePolicy::Refuse,
+            targeted_cache_control: Vec::new(),
+        }
     }
 }

@@ -10,9 +10,7 @@ use std::net::SocketAddr;
 use crate::config::duration::show;
 use crate::config::number::show_share;
 use crate::config::{Admin, Config, ResolveRule, Store, Upstream, size};
-use crate::policy::{
-    ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch, Ttl,
-};
+use crate::policy::{ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch, Ttl};
 use crate::semantics::target::Scheme;
 
 pub(crate) use crate::config::describe::upstream::{
@@ -65,9 +63,8 @@ pub(crate) fn admin(admin: &Admin) -> String {
 pub(crate) fn interception(config: &Config) -> String {
     let passthrough = &config.tls.passthrough;
     let mut hosts: Vec<_> = Vec::new();
-    for host in config
-        .interception_patterns()
-        .filter(|host| !passthrough.iter().any(|pattern| pattern.covers(host)))
+    for host in
+        config.interception_patterns().filter(|host| !passthrough.iter().any(|pattern| pattern.covers(host)))
     {
         if !hosts.contains(&host.to_string()) {
             hosts.push(host.to_string());
@@ -95,12 +92,11 @@ pub(crate) fn certificate_authority(config: &Config) -> String {
 
 /// The sizes and the path of the store.
 pub(crate) fn store(store: &Store) -> String {
-    let show = |bytes: usize| size::show(u64::try_from(bytes).unwrap_or(u64::MAX));
     let disk = match store.disk {
         0 => "nothing on disk".to_owned(),
         bytes => format!("{} on disk in {}", size::show(bytes), store.path.display()),
     };
-    let (memory, largest) = (show(store.memory), show(store.max_object));
+    let (memory, largest) = (size::show_memory(store.memory), size::show_memory(store.max_object));
     format!("{memory} in memory, {disk}, responses up to {largest}")
 }
 
@@ -177,13 +173,12 @@ fn scope(rule: &ScopeRule) -> String {
 }
 
 fn key(rule: &KeyPolicy) -> String {
-    let text = match &rule.query {
+    let mut text = match &rule.query {
         QueryRule::All => "the whole query".to_owned(),
         QueryRule::Include(names) if names.is_empty() => "no query parameter".to_owned(),
         QueryRule::Include(names) => format!("only the query parameters {}", names.join(", ")),
         QueryRule::Exclude(names) => format!("the query without {}", names.join(", ")),
     };
-    let mut text = text;
     if !rule.headers.is_empty() {
         text = format!("{text}; the fields {}", list(&rule.headers));
     }
@@ -210,6 +205,7 @@ fn status(matched: StatusMatch) -> String {
     }
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
+/// The items, separated by commas.
+pub(crate) fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

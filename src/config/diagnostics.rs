@@ -1,7 +1,6 @@
 //! Problems and warnings of a configuration: location, reason, fix.
 //!
-//! Owns: problems, warnings, and the text of a report.
-//! Never touches: validation of values.
+//! Owns: problems, warnings, and the text of a report. Never touches: validation of values.
 
 use std::fmt;
 use std::sync::Arc;
@@ -28,6 +27,14 @@ pub struct Problem {
     pub what: String,
     /// A suggested fix.
     pub fix: String,
+}
+
+impl Problem {
+    /// A problem of the file as a whole.
+    pub fn of_file(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        let (place, path) = (SourceLocation::default(), String::new());
+        Self { place, path, what: what.into(), fix: fix.into() }
+    }
 }
 
 /// Why a scalar is not a valid value. Never contains the scalar, which may come from the environment.
@@ -220,8 +227,7 @@ mod tests {
 
     #[test]
     fn problems_are_in_file_order() {
-        let report =
-            Report::new("p", "a\nb\nc", vec![problem(3, 1, 1), problem(1, 1, 1), problem(2, 1, 1)]);
+        let report = Report::new("p", "a\nb\nc", vec![problem(3, 1, 1), problem(1, 1, 1), problem(2, 1, 1)]);
         let lines: Vec<_> = report.problems().iter().map(|p| p.place.line).collect();
         assert_eq!(lines, [1, 2, 3]);
     }

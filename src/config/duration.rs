@@ -1,7 +1,6 @@
 //! Durations in the configuration file: the humantime syntax without months and years.
 //!
-//! Owns: which durations are accepted, and the errors for the others.
-//! Never touches: the use of a duration.
+//! Owns: which durations are accepted, and the errors for the others. Never touches: the use of a duration.
 
 use std::time::Duration;
 
@@ -55,11 +54,8 @@ pub fn show(duration: Duration) -> String {
         (u64::from(duration.subsec_micros() % 1000), "us"),
         (u64::from(duration.subsec_nanos() % 1000), "ns"),
     ];
-    let shown: Vec<_> = parts
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, unit)| format!("{count}{unit}"))
-        .collect();
+    let shown: Vec<_> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
     if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
@@ -145,8 +141,7 @@ mod tests {
 
     #[test]
     fn an_invalid_duration_is_refused() {
-        for text in ["", "  ", "soon", "-5s", "5 parsecs", "1e3s", "9999999999999w", "25000d", "٥s"]
-        {
+        for text in ["", "  ", "soon", "-5s", "5 parsecs", "1e3s", "9999999999999w", "25000d", "٥s"] {
             assert!(parse(text).is_err(), "{text}");
         }
         assert!(parse(&"1".repeat(10_000)).is_err());

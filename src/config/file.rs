@@ -1,8 +1,7 @@
 //! The file as a tree: the YAML content, every key and value with its source location.
 //!
 //! Owns: YAML parsing, its limits and its errors. The tree is untyped because typed deserialization stops at
-//! the first problem.
-//! Never touches: the meaning of keys.
+//! the first problem. Never touches: the meaning of keys.
 
 mod raw;
 
@@ -62,10 +61,8 @@ pub struct Entry {
 pub fn parse(text: &str) -> Result<Node, Problem> {
     if text.len() > LONGEST {
         let what = "the file is longer than 1 MiB";
-        return Err(whole_file(
-            what,
-            "split it over several larder instances, or check why it is so long",
-        ));
+        let fix = "split it over several larder instances, or check why it is so long";
+        return Err(Problem::of_file(what, fix));
     }
     let tree = raw::read(text).map_err(|error| explain(&error))?;
     match duplicate_key(&tree) {
@@ -93,15 +90,6 @@ fn duplicate(place: SourceLocation, key: Option<&str>) -> Problem {
     Problem { place, path: String::new(), what, fix: "keep one of the two".to_owned() }
 }
 
-fn whole_file(what: &str, fix: &str) -> Problem {
-    Problem {
-        place: SourceLocation::default(),
-        path: String::new(),
-        what: what.to_owned(),
-        fix: fix.to_owned(),
-    }
-}
-
 fn place(location: Location) -> SourceLocation {
     let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
     let width = usize::try_from(location.span().len()).unwrap_or(1);
@@ -126,9 +114,7 @@ fn explain(error: &Error) -> Problem {
             "this alias has no anchor before it".to_owned(),
             "quote text that begins with `*`: \"*.example\"",
         ),
-        Error::NullIntoString { .. } => {
-            ("this key is empty".to_owned(), "write a name before the colon")
-        }
+        Error::NullIntoString { .. } => ("this key is empty".to_owned(), "write a name before the colon"),
         other => syntax(other),
     };
     Problem { place, path: String::new(), what, fix: fix.to_owned() }

@@ -39,8 +39,8 @@ impl NameConstraint {
             let fix = format!("write `{name}`: it includes all names below it");
             return Err(ValueError::new(wanted, "is a pattern", fix));
         }
-        let pattern = HostPattern::parse(text)
-            .map_err(|e| ValueError::new(wanted, e.to_string(), e.fix()))?;
+        let pattern =
+            HostPattern::parse(text).map_err(|e| ValueError::new(wanted, e.to_string(), e.fix()))?;
         let Some(name) = pattern.exact() else {
             let fix = "leave `constrain` out to allow any host";
             return Err(ValueError::new(wanted, "is not a constraint", fix));
@@ -88,11 +88,8 @@ impl NameConstraint {
     }
 }
 
-/// The narrowest constraints that together include all of `hosts`, sorted; `None`: one of them is every
-/// host.
-pub fn for_patterns<'p>(
-    hosts: impl IntoIterator<Item = &'p HostPattern>,
-) -> Option<Vec<NameConstraint>> {
+/// The narrowest constraints that together include all of `hosts`, sorted; `None`: one of them is every host.
+pub fn for_patterns<'p>(hosts: impl IntoIterator<Item = &'p HostPattern>) -> Option<Vec<NameConstraint>> {
     let mut all = hosts.into_iter().map(NameConstraint::for_pattern).collect::<Option<Vec<_>>>()?;
     all.sort();
     all.dedup();

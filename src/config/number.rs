@@ -45,7 +45,19 @@ pub(crate) fn between(from: f64, to: f64) -> impl Fn(&str) -> Result<f64, ValueE
         let wanted = "a number in its bounds";
         let number = decimal(text.trim()).filter(|number| (from..=to).contains(number));
         let fix = || format!("write a number from {from} to {to}, without a unit");
-        number.ok_or_else(|| ValueError::new(wanted, "is not such a number", fix()))
+        number.ok_or_else(|| ValueError::new(wanted, "is no number in the permitted range", fix()))
+    }
+}
+
+/// A parser for whole numbers from `from` to `to`.
+pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, ValueError> {
+    move |text| {
+        let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
+        number.filter(|number| (from..=to).contains(number)).ok_or_else(|| {
+            let end = if to == usize::MAX { "on".to_owned() } else { format!("to {to}") };
+            let fix = format!("write a whole number from {from} {end}, without a unit");
+            ValueError::new("a whole number in its bounds", "is no number in the permitted range", fix)
+        })
     }
 }
 

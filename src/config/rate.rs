@@ -16,8 +16,7 @@ const MOST: u32 = 1_000_000;
 /// The longest window: a longer one is a calendar quota (`cost.budget`).
 const LONGEST: Duration = Duration::from_secs(7 * 86_400);
 
-const OF_THE_CALENDAR: &str =
-    "for calendar days and months use `cost: { budget: { credits: 10000/month } }`";
+const OF_THE_CALENDAR: &str = "for calendar days and months use `cost: { budget: { credits: 10000/month } }`";
 
 /// A whole number, a slash, and a unit or a duration.
 pub fn parse(text: &str) -> Result<Rate, ValueError> {
@@ -31,8 +30,7 @@ pub fn parse(text: &str) -> Result<Rate, ValueError> {
     // `30/m`: one minute.
     let bare = per.starts_with(|first: char| first.is_ascii_alphabetic());
     let one = if bare { format!("1{per}") } else { per.to_owned() };
-    let per =
-        duration::parse_positive(&one).map_err(|error| ValueError { wanted: WANTED, ..error })?;
+    let per = duration::parse_positive(&one).map_err(|error| ValueError { wanted: WANTED, ..error })?;
     if per > LONGEST {
         return Err(ValueError::new(WANTED, "counts over more than a week", OF_THE_CALENDAR));
     }

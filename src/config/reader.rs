@@ -10,7 +10,7 @@ use crate::config::diagnostics::{Problem, SourceLocation, ValueError, Warning, W
 use crate::config::env::{self, Env};
 use crate::config::file::{Entry, Node, Value};
 use crate::config::file_source::{Contents, FileSource};
-use crate::config::renamed;
+use crate::config::keyword::{nearest, new_name};
 
 /// The reader: its sources, and the problems and warnings found so far.
 pub(crate) struct Reader<'a> {
@@ -43,9 +43,14 @@ impl<'a> Reader<'a> {
         Self { name: name.into(), env, files, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    /// The value of an environment variable.
-    pub(crate) fn variable(&self, name: &str) -> Option<&'a str> {
-        self.env.get(name)
+    /// The value of the environment variable that `at` names.
+    pub(crate) fn variable(&mut self, at: &Spanned<String>) -> Option<&'a str> {
+        let value = self.env.get(&at.value);
+        if value.is_none() {
+            let what = format!("the environment variable {} is not set", at.value);
+            self.problem(at.place, &at.path, what, "set it before larder starts");
+        }
+        value
     }
 
     /// Records a problem.
@@ -94,8 +99,33 @@ impl<'a> Reader<'a> {
         let Value::List(items) = &node.value else {
             return self.scalar(node, path, parse).into_iter().collect();
         };
-        let read = |(at, item)| self.scalar(item, &format!("{path}[{at}]"), &parse);
+        let read = |(index, item)| self.scalar(item, &format!("{path}[{index}]"), &parse);
         items.iter().enumerate().filter_map(read).collect()
+    }
+
+    /// The name that is the key of `entry`, parsed by `parse`; problems are reported at `path`.
+    pub(crate) fn name<T>(
+        &mut self,
+        entry: &Entry,
+        path: &str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+    ) -> Option<T> {
+        let report = |error: ValueError| {
+            self.problem(entry.place, path, format!("`{}` {}", entry.key, error.what), error.fix);
+        };
+        parse(&entry.key).map_err(report).ok()
+    }
+
+    /// The members of a list whose order matters; a missing value is an empty list.
+    pub(crate) fn list<'t>(&mut self, node: &'t Node, path: &str, what: &str, fix: &str) -> &'t [Node] {
+        match &node.value {
+            Value::List(nodes) => nodes,
+            Value::Null => &[],
+            Value::Scalar(..) | Value::Map(_) => {
+                self.problem(node.place, path, what, fix);
+                &[]
+            }
+        }
     }
 
     /// A map; a missing value (all of it commented out) is an empty map.
@@ -125,6 +155,18 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The same for a file with a secret, `noun`, which other users of this machine must not access.
+    pub(crate) fn private_file(&mut self, at: &Spanned<PathBuf>, noun: &str) -> Option<Contents> {
+        let contents = self.file(at)?;
+        if contents.open_to_all {
+            let what = format!("all users of this machine can read or change the file with {noun}");
+            let fix = "remove the permissions of other users: `chmod o= FILE`";
+            self.problem(at.place, &at.path, what, fix);
+            return None;
+        }
+        Some(contents)
+    }
+
     /// A path, relative to the directory of the configuration.
     pub(crate) fn path(&mut self, node: &Node, path: &str) -> Option<Spanned<PathBuf>> {
         let base = self.directory();
@@ -148,10 +190,9 @@ impl<'a> Reader<'a> {
                 Ok(value) => return Some(Interpolated { written, value }),
                 Err(error) => (error.to_string(), error.fix()),
             },
-            Value::Null => (
-                "has no value".to_owned(),
-                "write one, or remove the key for the default".to_owned(),
-            ),
+            Value::Null => {
+                ("has no value".to_owned(), "write one, or remove the key for the default".to_owned())
+            }
             Value::List(_) => ("is a list where one value is expected".to_owned(), one_value()),
             Value::Map(_) => ("is a map where one value is expected".to_owned(), one_value()),
         };
@@ -203,7 +244,7 @@ impl<'t> Section<'t> {
     }
 
     /// The full path of one of its keys.
-    pub(crate) fn at(&self, key: &str) -> String {
+    pub(crate) fn key_path(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
@@ -226,7 +267,7 @@ impl<'t> Section<'t> {
         parse: impl FnOnce(&str) -> Result<T, ValueError>,
     ) -> Option<Spanned<T>> {
         let node = self.get(key)?;
-        reader.scalar(node, &self.at(key), parse)
+        reader.scalar(node, &self.key_path(key), parse)
     }
 
     /// The same without its location, or `default`.
@@ -248,17 +289,52 @@ impl<'t> Section<'t> {
         parse: impl Fn(&str) -> Result<T, ValueError>,
     ) -> Option<Vec<Spanned<T>>> {
         let node = self.get(key)?;
-        Some(reader.scalars(node, &self.at(key), parse))
+        Some(reader.scalars(node, &self.key_path(key), parse))
     }
 
-    /// The section under `key`.
-    pub(crate) fn section(
+    /// The same without their locations; empty if the key is absent.
+    pub(crate) fn values<T>(
         &mut self,
         reader: &mut Reader<'_>,
         key: &'static str,
-    ) -> Option<Section<'t>> {
+        parse: impl Fn(&str) -> Result<T, ValueError>,
+    ) -> Vec<T> {
+        values(self.scalars(reader, key, parse).unwrap_or_default())
+    }
+
+    /// The scalar under the required `key`, parsed by `parse`; `fix` is for a section without the key.
+    pub(crate) fn required<T>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, ValueError>,
+        fix: &str,
+    ) -> Option<Spanned<T>> {
+        if !self.has(key) {
+            self.missing(reader, key, fix);
+        }
+        self.scalar(reader, key, parse)
+    }
+
+    /// The path of the file under `key`.
+    pub(crate) fn file_path(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &'static str,
+    ) -> Option<Spanned<PathBuf>> {
         let node = self.get(key)?;
-        reader.section(node, &self.at(key))
+        reader.path(node, &self.key_path(key))
+    }
+
+    /// The section under `key`.
+    pub(crate) fn section(&mut self, reader: &mut Reader<'_>, key: &'static str) -> Option<Section<'t>> {
+        let node = self.get(key)?;
+        reader.section(node, &self.key_path(key))
+    }
+
+    /// Reports that the required `key` is missing.
+    pub(crate) fn missing(&self, reader: &mut Reader<'_>, key: &str, fix: &str) {
+        reader.problem(self.place, &self.key_path(key), "is missing", fix);
     }
 
     /// Finishes the section: reports every key that was never read.
@@ -266,13 +342,13 @@ impl<'t> Section<'t> {
         for entry in self.entries.iter().filter(|entry| !self.known.contains(&entry.key.as_str())) {
             let fix = self.fix_for(&entry.key);
             let what = "is not a known key";
-            reader.problem(entry.place, &self.at(&entry.key), what, fix);
+            reader.problem(entry.place, &self.key_path(&entry.key), what, fix);
         }
     }
 
     /// The way to mend the unknown `key`.
     fn fix_for(&self, key: &str) -> String {
-        if let Some(new) = renamed::new_name(key, &self.known) {
+        if let Some(new) = new_name(key, &self.known) {
             return format!("its name is now `{new}`");
         }
         nearest(key, &self.known).map_or_else(
@@ -282,45 +358,7 @@ impl<'t> Section<'t> {
     }
 }
 
-/// The known name that was probably intended.
-pub(crate) fn nearest<'w>(word: &str, known: &[&'w str]) -> Option<&'w str> {
-    let word = word.to_ascii_lowercase().replace('-', "_");
-    let close = |known: &str| strsim::damerau_levenshtein(&word, known);
-    let near = known.iter().copied().min_by_key(|known| close(known))?;
-    (close(near) <= 1 + word.len() / 4).then_some(near)
-}
-
-/// A parser for one of several keywords.
-pub(crate) fn word<T: Copy>(
-    wanted: &'static str,
-    words: &[(&'static str, T)],
-) -> impl Fn(&str) -> Result<T, ValueError> {
-    move |text| {
-        if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-            return Ok(*value);
-        }
-        let names: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-        let fix = nearest(text, &names)
-            .map_or_else(|| format!("write {wanted}"), |near| format!("did you mean `{near}`?"));
-        Err(ValueError::new(wanted, format!("is not {wanted}"), fix))
-    }
-}
-
-/// A parser for whole numbers from `from` to `to`.
-pub(crate) fn count(from: usize, to: usize) -> impl Fn(&str) -> Result<usize, ValueError> {
-    move |text| {
-        let wanted = "a whole number in its bounds";
-        let number = text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()));
-        match number {
-            Some(number) if number >= from && number <= to => Ok(number),
-            Some(_) | None => {
-                let fix = if to == usize::MAX {
-                    format!("write a whole number from {from} on, without a unit")
-                } else {
-                    format!("write a whole number from {from} to {to}, without a unit")
-                };
-                Err(ValueError::new(wanted, "is not such a number", fix))
-            }
-        }
-    }
+/// The values without their locations.
+pub(crate) fn values<T>(all: Vec<Spanned<T>>) -> Vec<T> {
+    all.into_iter().map(|at| at.value).collect()
 }

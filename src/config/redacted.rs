@@ -6,9 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::config::duration::show;
-use crate::config::{
-    Admin, Config, Interception, Limits, LogFormat, LogLevel, Store, Upstream, describe, size,
-};
+use crate::config::{Admin, Config, Interception, Limits, Store, Upstream, describe, size};
 use crate::route::table::Route;
 use crate::semantics::redaction;
 
@@ -24,7 +22,7 @@ pub fn to_json(config: &Config) -> Value {
         },
         "admin": config.admin.as_ref().map(admin),
         "limits": limits(&config.limits),
-        "log": { "format": format(config.log.format), "level": level(config.log.level) },
+        "log": config.log,
         "tls": tls(&config.tls),
         "resolve": resolve,
         "store": store(&config.store),
@@ -34,7 +32,7 @@ pub fn to_json(config: &Config) -> Value {
         "secret_query": config.secret_query,
         "secret_path": config.secret_path.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "upstreams": config.upstreams.iter().map(|one| upstream(one)).collect::<Vec<_>>(),
-        "routes": config.routes.routes().iter().map(route).collect::<Vec<_>>(),
+        "routes": config.routes.routes().iter().map(|one| route(one)).collect::<Vec<_>>(),
         "notes": config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
@@ -61,7 +59,7 @@ fn tls(tls: &Interception) -> Value {
 
 fn limits(limits: &Limits) -> Value {
     json!({
-        "head": bytes(limits.head),
+        "head": size::show_memory(limits.head),
         "headers": limits.headers,
         "head_timeout": show(limits.head_timeout),
         "idle": show(limits.idle),
@@ -74,17 +72,17 @@ fn limits(limits: &Limits) -> Value {
         "drain": show(limits.drain),
         "connections": limits.connections,
         "waiters_per_key": limits.waiters_per_key,
-        "in_flight": bytes(limits.in_flight),
+        "in_flight": size::show_memory(limits.in_flight),
     })
 }
 
 fn store(store: &Store) -> Value {
     json!({
         "path": store.path.to_string_lossy(),
-        "memory": bytes(store.memory),
+        "memory": size::show_memory(store.memory),
         "disk": size::show(store.disk),
         "sweep_every": show(store.sweep_every),
-        "max_object": bytes(store.max_object),
+        "max_object": size::show_memory(store.max_object),
     })
 }
 
@@ -128,27 +126,6 @@ fn route(route: &Route) -> Value {
         value[label] = text.into();
     }
     value
-}
-
-fn bytes(bytes: usize) -> String {
-    size::show(u64::try_from(bytes).unwrap_or(u64::MAX))
-}
-
-fn format(format: LogFormat) -> &'static str {
-    match format {
-        LogFormat::Pretty => "pretty",
-        LogFormat::Json => "json",
-    }
-}
-
-fn level(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    }
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ mod listen;
 mod policy;
 mod retry;
 mod routes;
-mod scalars;
 mod secret;
 mod status;
 mod tls;

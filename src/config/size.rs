@@ -1,7 +1,6 @@
 //! Sizes in the configuration file: `64KiB`, `8MB`, `2GiB`.
 //!
-//! Owns: which units are accepted, and the errors for the others.
-//! Never touches: the use of a size.
+//! Owns: which units are accepted, and the errors for the others. Never touches: the use of a size.
 
 use crate::config::diagnostics::ValueError;
 
@@ -48,17 +47,19 @@ pub fn parse(text: &str) -> Result<u64, ValueError> {
 /// The same, for sizes in memory.
 pub fn parse_memory(text: &str) -> Result<usize, ValueError> {
     let too_much = "is more than this machine can address";
-    usize::try_from(parse(text)?)
-        .map_err(|_| ValueError::new(WANTED, too_much, "write a smaller size"))
+    usize::try_from(parse(text)?).map_err(|_| ValueError::new(WANTED, too_much, "write a smaller size"))
 }
 
 /// `64KiB`, `1500B`: a form that [`parse`] accepts, in the largest unit that gives a whole number.
 pub fn show(bytes: u64) -> String {
     let binary = UNITS.iter().rev().filter(|(unit, _)| unit.contains('i') || *unit == "B");
-    let fitting =
-        binary.clone().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
-    fitting
-        .map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
+    let fitting = binary.clone().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
+    fitting.map_or_else(|| format!("{bytes}B"), |(unit, factor)| format!("{}{unit}", bytes / factor))
+}
+
+/// The same, for sizes in memory.
+pub fn show_memory(bytes: usize) -> String {
+    show(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 fn unknown_unit(number: &str, unit: &str) -> ValueError {
@@ -66,8 +67,7 @@ fn unknown_unit(number: &str, unit: &str) -> ValueError {
     let Some(first) = first.filter(|first| "KMGT".contains(*first)) else {
         return ValueError::is_not(WANTED);
     };
-    let fix =
-        format!("did you mean `{number}{first}iB`? units are B, KiB, MiB, GiB, TiB, KB, MB, …");
+    let fix = format!("did you mean `{number}{first}iB`? units are B, KiB, MiB, GiB, TiB, KB, MB, …");
     ValueError::new(WANTED, "has an unknown unit", fix)
 }
 
@@ -98,9 +98,7 @@ mod tests {
 
     #[test]
     fn the_likely_unit_is_suggested() {
-        for (text, meant) in
-            [("8M", "`8MiB`"), ("64k", "`64KiB`"), ("2gb", "`2GiB`"), ("8Mb", "`8MiB`")]
-        {
+        for (text, meant) in [("8M", "`8MiB`"), ("64k", "`64KiB`"), ("2gb", "`2GiB`"), ("8Mb", "`8MiB`")] {
             let error = parse(text).expect_err(text);
             assert!(error.fix.contains(meant), "{text}: {}", error.fix);
         }

@@ -13,8 +13,8 @@ use crate::config::diagnostics::{Report, WarningKind};
 use crate::config::env::Env;
 use crate::config::file_source::{Contents, FileSource};
 use crate::config::{
-    Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls,
-    defaults, load_admin, parse, read,
+    Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls, defaults,
+    load_admin, parse, read,
 };
 use crate::policy::upstream::UpstreamPolicy;
 use crate::policy::{
@@ -89,10 +89,7 @@ fn the_reference_file_contains_the_defaults() {
     assert_eq!(config.admin, bare.admin);
     assert_eq!(config.limits, bare.limits);
     assert_eq!(config.log, bare.log);
-    assert_eq!(
-        config.store.path.components().next_back(),
-        bare.store.path.components().next_back()
-    );
+    assert_eq!(config.store.path.components().next_back(), bare.store.path.components().next_back());
     assert_eq!(Store { path: bare.store.path.clone(), ..config.store }, bare.store);
     assert_eq!(config.destinations, bare.destinations);
     assert_eq!(config.credential_headers, bare.credential_headers);
@@ -110,10 +107,7 @@ fn the_reference_file_contains_the_defaults() {
     assert_eq!(demo.scope, ScopeRule::Credential);
     assert_eq!(demo.coalesce_wait, defaults::COALESCE_WAIT);
     assert_eq!(demo.stale_if_error.on, StaleIfError::default().on);
-    assert_eq!(
-        (demo.retry.clone(), demo.cooldown),
-        (RetryPolicy::default(), CooldownPolicy::default())
-    );
+    assert_eq!((demo.retry.clone(), demo.cooldown), (RetryPolicy::default(), CooldownPolicy::default()));
     assert_eq!(demo.set_cookie, SetCookiePolicy::Refuse);
     assert_eq!(demo.key.query, QueryRule::All);
 }
@@ -153,11 +147,7 @@ fn default_windows_apply_only_where_ttl_overrides_the_origin() {
     let origin = read("ttl: origin");
     assert_eq!(origin.stale_if_error.window, None);
     assert_eq!(origin.stale_while_revalidate, None);
-    assert_eq!(
-        origin.stale_if_error.on,
-        [ErrorMatch::Connect],
-        "the list of errors applies to every route"
-    );
+    assert_eq!(origin.stale_if_error.on, [ErrorMatch::Connect], "the list of errors applies to every route");
     let explicit = read("stale_if_error: { for: 1m }, stale_while_revalidate: 1h");
     assert_eq!(explicit.stale_if_error.window, minute);
     assert_eq!(explicit.stale_while_revalidate, hour);
@@ -205,8 +195,7 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
         "defaults: { targeted_cache_control: [CDN-Cache-Control] }",
         "upstreams: { u: { hosts: [a], proxy: \"http://b:3128\" } }",
     ];
-    let routes =
-        ["refresh_ahead: {}", "tags: []", "invalidate: {}", "batch: {}", "key: { body: sha256 }"];
+    let routes = ["refresh_ahead: {}", "tags: []", "invalidate: {}", "batch: {}", "key: { body: sha256 }"];
     let routes = routes.map(|key| format!("routes: [{{ name: r, match: {{ host: a }}, {key} }}]"));
     for text in top.iter().chain(&inside).map(ToString::to_string).chain(routes) {
         let report = invalid(&text);
@@ -224,8 +213,7 @@ fn a_listener_that_other_hosts_can_reach_needs_access_rules() {
         assert!(report.to_string().contains("would be an open proxy"), "{listen}: {report}");
         valid(&format!("listen: {listen}\naccess: {{ clients: [10.0.0.0/8] }}\n"));
     }
-    let own =
-        ["127.0.0.1:3128", "127.9.9.9:1", "\"[::1]:1\"", "\"[::ffff:127.0.0.1]:1\"", "127.0.0.1:0"];
+    let own = ["127.0.0.1:3128", "127.9.9.9:1", "\"[::1]:1\"", "\"[::ffff:127.0.0.1]:1\"", "127.0.0.1:0"];
     for listen in own {
         valid(&format!("listen: {listen}\n"));
     }
@@ -275,9 +263,7 @@ fn the_users_file_must_not_be_readable_by_others() {
     assert!(!format!("{config:?}").contains("s3cret"));
     let report = with_file(text, "/etc/larder/users", users, true).expect_err("readable");
     assert!(report.to_string().contains("chmod o="), "{report}");
-    for (content, what) in
-        [("s3cret\n", "line 1 of the file"), ("", "names no user"), (":x\n", "line 1")]
-    {
+    for (content, what) in [("s3cret\n", "line 1 of the file"), ("", "names no user"), (":x\n", "line 1")] {
         let report = with_file(text, "/etc/larder/users", content, false).expect_err(content);
         assert!(report.to_string().contains(what), "{report}");
         assert!(!report.to_string().contains("s3cret"), "{report}");
@@ -303,11 +289,7 @@ fn the_token_file_must_not_be_readable_and_the_token_is_never_printed() {
         assert!(!report.to_string().contains("s3cret"), "{report}");
     }
     let report = with_file(text, "/elsewhere", token, false).expect_err("missing");
-    assert_eq!(
-        report.problems().len(),
-        1,
-        "a missing token file is not also reported as open: {report}"
-    );
+    assert_eq!(report.problems().len(), 1, "a missing token file is not also reported as open: {report}");
 }
 
 #[test]
@@ -329,17 +311,14 @@ fn the_admin_section_is_read_even_if_the_rest_is_invalid() {
     }
     let config = read("admin: { listen: 127.0.0.1:7, token_file: none }");
     assert_eq!(config.admin.unwrap().listen, "127.0.0.1:7".parse().unwrap());
-    assert!(
-        config.report.unwrap().to_string().contains("admin.token_file: the file cannot be read")
-    );
+    assert!(config.report.unwrap().to_string().contains("admin.token_file: the file cannot be read"));
     let missing = load_admin(&directory.path().join("none.yaml"), &env);
     assert!(missing.report.unwrap().to_string().contains("no such file"));
 }
 
 #[test]
 fn extra_roots_contain_a_certificate() {
-    let text =
-        "version: 1\nupstreams: { u: { hosts: [a], tls: { extra_roots: [r.pem], http2: false } } }";
+    let text = "version: 1\nupstreams: { u: { hosts: [a], tls: { extra_roots: [r.pem], http2: false } } }";
     let pem = "-----BEGIN CERTIFICATE-----\n";
     let config = with_file(text, "/etc/larder/r.pem", pem, true).unwrap();
     assert_eq!(config.upstreams[0].tls.extra_roots, [PathBuf::from("/etc/larder/r.pem")]);
@@ -360,8 +339,7 @@ fn environment_variables_fill_scalars_and_never_become_structure() {
     .into_iter()
     .collect();
     let read = |rest: &str| parse("p", &format!("version: 1\n{rest}"), &env);
-    let config =
-        read("listen: 127.0.0.1:${PORT}\nroutes: [{ name: r, match: { host: \"${HOST}\" } }]");
+    let config = read("listen: 127.0.0.1:${PORT}\nroutes: [{ name: r, match: { host: \"${HOST}\" } }]");
     let config = config.unwrap_or_else(|report| panic!("{report}"));
     assert_eq!(config.listen, ["127.0.0.1:81".parse::<SocketAddr>().unwrap()]);
     assert_eq!(config.routes.routes()[0].pattern.host.exact(), Some("api.example"));
@@ -383,11 +361,7 @@ fn environment_variables_fill_scalars_and_never_become_structure() {
         "resolve: { a: \"${BAD}\" }",
         "version: \"${BAD}\"",
     ] {
-        let text = if text.starts_with("version") {
-            text.to_owned()
-        } else {
-            format!("version: 1\n{text}")
-        };
+        let text = if text.starts_with("version") { text.to_owned() } else { format!("version: 1\n{text}") };
         let report = parse("p", &text, &env).expect_err(&text).to_string();
         assert!(report.contains("not shown"), "{report}");
         for value in ["5M", "5 months", "`5m`", "y: z", "192.0.2.77"] {
@@ -408,17 +382,13 @@ fn a_store_that_one_response_could_fill_is_refused() {
 
 #[test]
 fn one_users_cookies_cannot_be_sent_to_all() {
-    let keep = |rest: &str| {
-        format!("routes: [{{ name: r, match: {{ host: a }}, set_cookie: keep, {rest} }}]")
-    };
+    let keep =
+        |rest: &str| format!("routes: [{{ name: r, match: {{ host: a }}, set_cookie: keep, {rest} }}]");
     assert!(invalid(&keep("scope: shared, ttl: 1m")).to_string().contains("cookies to all"));
     assert!(invalid(&keep("scope: shared, ttl: forever")).to_string().contains("cookies to all"));
     valid(&keep("scope: shared, ttl: origin"));
     valid(&keep("scope: credential, ttl: 1m"));
-    assert_eq!(
-        policy("set_cookie: strip, scope: shared, ttl: 1m").set_cookie,
-        SetCookiePolicy::Strip
-    );
+    assert_eq!(policy("set_cookie: strip, scope: shared, ttl: 1m").set_cookie, SetCookiePolicy::Strip);
 }
 
 #[test]
@@ -426,9 +396,8 @@ fn shared_scope_is_allowed_on_a_route_and_refused_in_defaults() {
     // CFG-07.
     assert_eq!(policy("scope: shared").scope, ScopeRule::Shared);
     assert!(invalid("defaults: { scope: shared }").to_string().contains("on each route"));
-    let config = valid(
-        "defaults: { scope: { header: X-Larder-User } }\nroutes: [{ name: r, match: { host: a } }]",
-    );
+    let config =
+        valid("defaults: { scope: { header: X-Larder-User } }\nroutes: [{ name: r, match: { host: a } }]");
     let header = http::HeaderName::from_static("x-larder-user");
     assert_eq!(config.routes.routes()[0].policy.scope, ScopeRule::Header(header));
     for header in ["Authorization", "cookie", "Host", "connection", "a b"] {
@@ -438,9 +407,8 @@ fn shared_scope_is_allowed_on_a_route_and_refused_in_defaults() {
 
 #[test]
 fn a_field_that_identifies_a_user_cannot_be_ignored() {
-    let with = |top: &str, route: &str| {
-        format!("{top}\nroutes: [{{ name: r, match: {{ host: a }}, {route} }}]\n")
-    };
+    let with =
+        |top: &str, route: &str| format!("{top}\nroutes: [{{ name: r, match: {{ host: a }}, {route} }}]\n");
     for (top, route) in [
         ("credential_headers: [X-Stripe]", "key: { ignore_headers: [X-Stripe] }"),
         ("", "scope: { header: X-U }, key: { ignore_headers: [X-U] }"),
@@ -519,11 +487,7 @@ fn limits_that_no_request_could_meet_are_refused() {
 #[test]
 fn unreachable_destinations_cause_a_warning_with_a_fix() {
     for (text, path, expected) in [
-        (
-            "upstreams: { u: { hosts: [api.example, 0.0.0.0] } }",
-            "upstreams.u.hosts[1]",
-            "`127.0.0.1`",
-        ),
+        ("upstreams: { u: { hosts: [api.example, 0.0.0.0] } }", "upstreams.u.hosts[1]", "`127.0.0.1`"),
         ("upstreams: { u: { hosts: ['https://[::]:8443'] } }", "upstreams.u.hosts[0]", "`[::1]`"),
         ("resolve: { api.example: '0.0.0.0:80' }", "resolve.api.example", "`127.0.0.1`"),
         (
@@ -548,8 +512,7 @@ fn unreachable_destinations_cause_a_warning_with_a_fix() {
         ),
     ] {
         let config = valid(text);
-        let note =
-            config.warnings.iter().find(|note| note.kind == WarningKind::Unreachable).expect(text);
+        let note = config.warnings.iter().find(|note| note.kind == WarningKind::Unreachable).expect(text);
         assert_eq!(note.path, path, "{text}");
         assert!(note.text.contains(expected), "{text}: {}", note.text);
         assert_eq!(note.place.line, 1 + text.lines().count(), "{text}");
@@ -643,9 +606,7 @@ fn origin_overrides_and_shadowed_routes_cause_warnings() {
         (WarningKind::Unconstrained, "tls.ca.constrain"),
     ];
     assert_eq!(notes, expected);
-    assert!(
-        config.warnings[2].to_string().contains("the earlier route `all` matches all its requests")
-    );
+    assert!(config.warnings[2].to_string().contains("the earlier route `all` matches all its requests"));
 }
 
 #[test]
@@ -663,9 +624,7 @@ fn destinations_resolve_and_upstreams_accept_their_documented_forms() {
     assert_eq!(allow[2], DestinationRule::Socket("::1".parse().unwrap(), 80));
     assert_eq!(allow[3], DestinationRule::Socket("127.0.0.1".parse().unwrap(), 9001));
     assert!(matches!(&allow[4], DestinationRule::Host(pattern) if pattern.matches("b.a", 1)));
-    assert!(
-        matches!(&config.destinations.deny[0], DestinationRule::Host(p) if p.port() == Some(8080))
-    );
+    assert!(matches!(&config.destinations.deny[0], DestinationRule::Host(p) if p.port() == Some(8080)));
     assert_eq!(config.destinations.ports, Some(Ports::Only(vec![80, 8443])));
     assert_eq!(valid("destinations: { ports: all }").destinations.ports, Some(Ports::All));
     let rules: Vec<_> = config.resolve.iter().map(|rule| (rule.host.as_str(), rule.port)).collect();
@@ -676,8 +635,7 @@ fn destinations_resolve_and_upstreams_accept_their_documented_forms() {
         .map(|host| (host.host.to_string(), host.scheme, host.port))
         .collect();
     let https = Some(Scheme::Https);
-    let expected =
-        [("a", None, None), ("*.b:81", None, None), ("c", https, None), ("d", https, Some(8443))];
+    let expected = [("a", None, None), ("*.b:81", None, None), ("c", https, None), ("d", https, Some(8443))];
     assert_eq!(hosts, expected.map(|(host, scheme, port)| (host.to_owned(), scheme, port)));
 }
 
@@ -700,20 +658,14 @@ fn named_hosts_are_intercepted_unless_passthrough_matches() {
     assert!(!valid("routes: [{ name: all, match: { host: \"*\" } }]").intercepts());
     let all = valid("tls: { intercept: \"*\" }");
     assert!(all.intercepts_host("anything", 443));
-    assert!(
-        all.warnings[0].text.contains("as long as every host is intercepted"),
-        "{:?}",
-        all.warnings
-    );
+    assert!(all.warnings[0].text.contains("as long as every host is intercepted"), "{:?}", all.warnings);
 }
 
 #[test]
 fn tls_03_intercepted_hosts_must_meet_the_name_constraints() {
-    let constrained =
-        |rest: &str| format!("tls: {{ ca: {{ constrain: [a, 10.0.0.0/8] }}{rest} }}\n");
-    let route = |host: &str| {
-        format!("routes: [{{ name: r, match: {{ host: \"{host}\" }} }}]\n{}", constrained(""))
-    };
+    let constrained = |rest: &str| format!("tls: {{ ca: {{ constrain: [a, 10.0.0.0/8] }}{rest} }}\n");
+    let route =
+        |host: &str| format!("routes: [{{ name: r, match: {{ host: \"{host}\" }} }}]\n{}", constrained(""));
     for host in ["a", "*.a", "x.a:8443", "10.1.2.3", "*"] {
         let config = valid(&route(host));
         assert!(config.warnings.is_empty(), "{host}: {:?}", config.warnings);

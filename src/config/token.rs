@@ -15,9 +15,7 @@ pub struct Token(Arc<str>);
 #[non_exhaustive]
 pub enum TokenError {
     /// Fewer than [`SHORTEST`] bytes.
-    #[error(
-        "contains fewer than {SHORTEST} characters: a token that can be guessed gives no protection"
-    )]
+    #[error("contains fewer than {SHORTEST} characters: a token that can be guessed gives no protection")]
     Short,
     /// More than [`LONGEST`] bytes.
     #[error("contains more than {LONGEST} characters")]
@@ -45,6 +43,8 @@ impl Token {
         if text.len() > LONGEST {
             return Err(TokenError::Long);
         }
+        // A header field can carry these characters, and a shell does not change them.
+        let is_visible = |byte: u8| byte.is_ascii_graphic();
         let visible = std::str::from_utf8(text).ok().filter(|text| text.bytes().all(is_visible));
         visible.map(|text| Self(text.into())).ok_or(TokenError::Character)
     }
@@ -59,11 +59,6 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(…)")
     }
-}
-
-/// Whether a header field can carry the byte and a shell does not change it.
-fn is_visible(byte: u8) -> bool {
-    byte.is_ascii_graphic()
 }
 
 /// Sixteen random characters of base64 are 96 bits.

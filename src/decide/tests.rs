@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use proptest::prelude::{any, proptest};
 
 use crate::decide::{
-    CacheLookup, Decision, ErrorClass, ForwardReason, StaleReason, decide, decide_offline,
+    CacheLookup, Decision, DecisionInput, ErrorClass, ForwardReason, StaleReason, decide_offline,
     stale_if_error, ttl, useful_until,
 };
 use crate::policy::{ErrorMatch, Policy, Ttl};
@@ -46,21 +46,26 @@ fn stored_as(status: u16, fields: &[(&'static str, &'static str)]) -> StoredResp
         .collect();
     let sole = (VaryFields::default(), VariantId::SOLE);
     let status = StatusCode::from_u16(status).unwrap();
-    StoredResponse::new(status, &headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL), Duration::ZERO)
+    StoredResponse::new(status, &headers, Bytes::new(), sole, (ARRIVAL, ARRIVAL))
 }
 
 fn stored(line: &'static str) -> StoredResponse {
     stored_as(200, &[("cache-control", line)])
 }
 
+/// [`super::decide`], with the input built from its parts.
+fn decide(
+    request: &ProxyRequest,
+    policy: &Policy,
+    kind: CacheKind,
+    lookup: CacheLookup<'_>,
+    now: SystemTime,
+) -> Decision {
+    super::decide(&DecisionInput::new(request, policy, kind, now), lookup)
+}
+
 fn decided(directives: &str, policy: &Policy, response: &StoredResponse, at: u64) -> Decision {
-    decide(
-        &request(directives),
-        policy,
-        CacheKind::Shared,
-        CacheLookup::Stored(response),
-        ARRIVAL + secs(at),
-    )
+    decide(&request(directives), policy, CacheKind::Shared, CacheLookup::Stored(response), ARRIVAL + secs(at))
 }
 
 /// A short form of a decision, for tables.
@@ -153,8 +158,7 @@ fn each_kind_of_miss_has_its_reason() {
         (CacheLookup::OtherVariants, "vary-miss"),
         (CacheLookup::OtherPartial, "partial"),
     ] {
-        let decide =
-            |line| decide(&request(line), &Policy::origin(), CacheKind::Shared, lookup, ARRIVAL);
+        let decide = |line| decide(&request(line), &Policy::origin(), CacheKind::Shared, lookup, ARRIVAL);
         assert_eq!(outcome(&decide("")), reason);
         assert_eq!(outcome(&decide("max-stale")), reason);
         assert_eq!(decide("only-if-cached"), Decision::Refuse);
@@ -190,16 +194,17 @@ fn a_partial_response_is_served_only_while_fresh() {
         // A partial response is neither revalidated nor served on an error.
         let validates = matches!(decision, Decision::Forward { validate: true, .. });
         assert!(!validates, "{line} {directives}");
-        let purged =
-            PartialResponse::from_stored(Arc::new(stored.outdated(soft_purged(ARRIVAL)))).unwrap();
+        let purged = PartialResponse::from_stored(Arc::new(stored.outdated(soft_purged(ARRIVAL)))).unwrap();
         let purged = decide(directives, CacheLookup::Partial(&purged));
         assert!(!matches!(purged, Decision::Serve { .. }), "{line} {directives}");
         let offline = decide_offline(
-            &request(directives),
-            &Policy::origin(),
-            CacheKind::Shared,
+            &DecisionInput::new(
+                &request(directives),
+                &Policy::origin(),
+                CacheKind::Shared,
+                ARRIVAL + secs(at),
+            ),
             CacheLookup::Partial(&part),
-            ARRIVAL + secs(at),
         );
         let served = matches!(offline, Decision::Serve { stale: None, .. });
         assert_eq!(served, expected.starts_with("fresh"), "{line} {directives}: {offline:?}");
@@ -216,13 +221,8 @@ fn only_get_and_head_are_served_from_the_store() {
     for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PURGE", "OPTIONS", "get"] {
         let mut request = request("");
         request.method = Method::from_bytes(method.as_bytes()).unwrap();
-        let decision = decide(
-            &request,
-            &Policy::origin(),
-            CacheKind::Shared,
-            CacheLookup::Stored(&response),
-            ARRIVAL,
-        );
+        let decision =
+            decide(&request, &Policy::origin(), CacheKind::Shared, CacheLookup::Stored(&response), ARRIVAL);
         let expected = if matches!(method, "GET" | "HEAD") { "fresh 20" } else { "method" };
         assert_eq!(outcome(&decision), expected, "{method}");
     }
@@ -250,15 +250,11 @@ fn forwarded_requests_store_unless_the_request_or_method_forbids() {
 
 #[test]
 fn a_stored_response_with_a_validator_is_revalidated() {
-    let validates = |directives, answer: &StoredResponse| match decided(
-        directives,
-        &Policy::origin(),
-        answer,
-        15,
-    ) {
-        Decision::Forward { validate, .. } => validate,
-        other @ (Decision::Serve { .. } | Decision::Refuse) => panic!("{other:?}"),
-    };
+    let validates =
+        |directives, answer: &StoredResponse| match decided(directives, &Policy::origin(), answer, 15) {
+            Decision::Forward { validate, .. } => validate,
+            other @ (Decision::Serve { .. } | Decision::Refuse) => panic!("{other:?}"),
+        };
     let tagged = stored_as(200, &[("cache-control", "max-age=10"), ("etag", "\"a\"")]);
     let dated = stored_as(
         200,
@@ -276,14 +272,9 @@ fn a_stored_response_is_served_on_the_failures_of_the_policy() {
     let response = stored("max-age=10, stale-if-error=10");
     let policy = Policy::origin();
     let at = |failure, seconds| {
-        stale_if_error(
-            &request(""),
-            &policy,
-            CacheKind::Shared,
-            &response,
-            failure,
-            ARRIVAL + secs(seconds),
-        )
+        let (request, now) = (request(""), ARRIVAL + secs(seconds));
+        let input = DecisionInput::new(&request, &policy, CacheKind::Shared, now);
+        stale_if_error(&input, &response, failure)
     };
     for failure in [429, 500, 502, 503, 504, 599] {
         let failure = ErrorClass::Status(StatusCode::from_u16(failure).unwrap());
@@ -301,14 +292,9 @@ fn a_stored_response_is_served_on_the_failures_of_the_policy() {
     let mut narrow = Policy::origin();
     narrow.stale_if_error.on = vec![ErrorMatch::Timeout];
     let narrow = |failure| {
-        stale_if_error(
-            &request(""),
-            &narrow,
-            CacheKind::Shared,
-            &response,
-            failure,
-            ARRIVAL + secs(15),
-        )
+        let (request, now) = (request(""), ARRIVAL + secs(15));
+        let input = DecisionInput::new(&request, &narrow, CacheKind::Shared, now);
+        stale_if_error(&input, &response, failure)
     };
     assert_eq!((narrow(ErrorClass::Timeout), narrow(ErrorClass::Connect)), (Some(-5), None));
     assert_eq!(narrow(UNAVAILABLE), None);
@@ -320,8 +306,9 @@ fn a_prohibited_response_is_never_served_on_errors() {
     let mut policy = Policy::origin();
     policy.stale_if_error.window = Some(secs(100));
     let usable = |policy: &Policy, kind, directives, answer: &StoredResponse| {
-        stale_if_error(&request(directives), policy, kind, answer, UNAVAILABLE, ARRIVAL + secs(15))
-            .is_some()
+        let request = request(directives);
+        let input = DecisionInput::new(&request, policy, kind, ARRIVAL + secs(15));
+        stale_if_error(&input, answer, UNAVAILABLE).is_some()
     };
     for (line, shared, private) in [
         ("max-age=10", true, true),
@@ -339,20 +326,14 @@ fn a_prohibited_response_is_never_served_on_errors() {
     assert!(usable(&policy, CacheKind::Shared, "no-cache", &stored("max-age=10")));
     let error = stored_as(503, &[("cache-control", "max-age=10")]);
     assert!(!usable(&policy, CacheKind::Shared, "", &error));
-    assert!(usable(
-        &policy,
-        CacheKind::Shared,
-        "",
-        &stored_as(404, &[("cache-control", "max-age=10")])
-    ));
+    assert!(usable(&policy, CacheKind::Shared, "", &stored_as(404, &[("cache-control", "max-age=10")])));
 }
 
 #[test]
 fn every_reason_has_its_own_token() {
     use ForwardReason::{Bypass, Method, Partial, Request, Stale, UriMiss, VaryMiss};
-    let mut tokens: Vec<_> = [Bypass, Method, UriMiss, VaryMiss, Partial, Stale, Request]
-        .map(ForwardReason::token)
-        .to_vec();
+    let mut tokens: Vec<_> =
+        [Bypass, Method, UriMiss, VaryMiss, Partial, Stale, Request].map(ForwardReason::token).to_vec();
     tokens.extend([ErrorClass::Connect, ErrorClass::Timeout, UNAVAILABLE].map(ErrorClass::token));
     tokens.push(ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS).token());
     tokens.push(ErrorClass::Status(StatusCode::FORBIDDEN).token());
@@ -392,11 +373,7 @@ fn a_response_is_swept_only_after_its_last_possible_use() {
         (Ttl::Origin, &[("cache-control", "max-age=60")], Some(minutes(1))),
         (Ttl::Origin, &[("cache-control", "max-age=60, stale-if-error=60")], Some(minutes(2))),
         // A validator keeps the response for revalidation.
-        (
-            Ttl::Origin,
-            &[("cache-control", "max-age=60"), ("etag", "\"a\"")],
-            Some(minutes(1) + day),
-        ),
+        (Ttl::Origin, &[("cache-control", "max-age=60"), ("etag", "\"a\"")], Some(minutes(1) + day)),
         // With a `ttl` that overrides the origin, stale-if-error lasts for a day.
         (Ttl::Override(minutes(5)), &[], Some(minutes(5) + day)),
     ] {
@@ -437,8 +414,9 @@ proptest! {
                 assert_eq!(refresh, stale == Some(StaleReason::WhileRevalidate));
             }
             Decision::Forward { fallback, reason, .. } => {
-                let usable =
-                    stale_if_error(&request(&directives), &policy, CacheKind::Shared, &answer, UNAVAILABLE, now);
+                let request = request(&directives);
+                let input = DecisionInput::new(&request, &policy, CacheKind::Shared, now);
+                let usable = stale_if_error(&input, &answer, UNAVAILABLE);
                 assert_eq!(fallback, usable.is_some());
                 assert!(reason == ForwardReason::Request || remaining <= 0);
             }
@@ -474,11 +452,13 @@ fn a_superseded_response_is_served_only_on_errors() {
         let at = ARRIVAL + secs(5);
         let stored = stored(response).outdated(ForcedStale { at, superseded });
         for directives in ["", "max-stale=100"] {
-            let served =
-                matches!(decided(directives, &policy, &stored, 10), Decision::Serve { .. });
+            let served = matches!(decided(directives, &policy, &stored, 10), Decision::Serve { .. });
             assert_eq!(served, !superseded, "{directives}");
         }
         let (kind, now) = (CacheKind::Shared, ARRIVAL + secs(10));
-        assert!(stale_if_error(&request(""), &policy, kind, &stored, UNAVAILABLE, now).is_some());
+        assert!(
+            stale_if_error(&DecisionInput::new(&request(""), &policy, kind, now), &stored, UNAVAILABLE)
+                .is_some()
+        );
     }
 }

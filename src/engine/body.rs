@@ -14,16 +14,13 @@ use tokio::sync::Notify;
 
 use crate::semantics::storability::NotStoredReason;
 use crate::upstream::admission::call::CallAudience;
-use crate::upstream::in_flight_bytes::{
-    COPY_THRESHOLD, InFlightBytes, PIECE_OVERHEAD, StalledClient,
-};
+use crate::upstream::in_flight_bytes::{COPY_THRESHOLD, InFlightBytes, PIECE_OVERHEAD, StalledClient};
 use crate::upstream::outcome::error::UpstreamError;
 
 /// Bytes that a body that is not kept may run ahead of its slowest reader.
 const WINDOW: usize = 64 * 1024;
 
-/// Time such a body waits for a stalled reader while the in-flight budget has room for all buffered
-/// bytes.
+/// Time such a body waits for a stalled reader while the in-flight budget has room for all buffered bytes.
 const STALLED: Duration = Duration::from_secs(30);
 
 /// The shared body.
@@ -188,9 +185,8 @@ impl SharedBody {
                 }
             }
             // Both the bytes read ahead and the bytes buffered for readers are already counted.
-            let waiting =
-                StalledClient { counted: self.read_ahead.load(Ordering::Relaxed), body_bytes: 0 };
-            if self.in_flight.with_stall_timeout_for(waiting, None, STALLED, room).await.is_none() {
+            let waiting = StalledClient { counted: self.read_ahead.load(Ordering::Relaxed), body_bytes: 0 };
+            if self.in_flight.with_stall_timeout(waiting, None, STALLED, room).await.is_none() {
                 self.inner.lock().detach_slowest(&self.in_flight);
                 self.reader_notify.notify_waiters();
             }
@@ -264,8 +260,7 @@ impl SharedBodyState {
     }
 
     fn whole(&self, last: &Bytes) -> Bytes {
-        // Copied even if there is only one piece: a piece references the whole buffer that it was read
-        // into.
+        // Copied even if there is only one piece: a piece references the whole buffer that it was read into.
         let mut whole = BytesMut::with_capacity(self.buffered + last.len());
         self.pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
         whole.extend_from_slice(last);

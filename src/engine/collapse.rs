@@ -39,6 +39,18 @@ pub(crate) enum JoinOutcome<T> {
     Full,
 }
 
+/// The steps of joining a fill. They run under the lock of all fills: none of them may start anything.
+pub(crate) struct JoinSteps<'a, T> {
+    /// Maximum number of clients that wait for one fill.
+    pub(crate) max_waiters: usize,
+    /// Whether a running fill began after the last invalidation.
+    pub(crate) is_current: &'a dyn Fn(&InFlightFetch) -> bool,
+    /// Looks into the store once more if no fill is running, because one may have ended since the lookup.
+    pub(crate) recheck: &'a dyn Fn() -> Option<T>,
+    /// Creates the fetch of a new fill.
+    pub(crate) begin: &'a dyn Fn() -> Arc<InFlightFetch>,
+}
+
 /// The running fills.
 #[derive(Default)]
 pub(crate) struct InFlightFetches {
@@ -47,19 +59,11 @@ pub(crate) struct InFlightFetches {
 }
 
 impl InFlightFetches {
-    /// Joins the fill of `key`, or leads a new one. If no fill is running, `recheck` looks into the
-    /// store once more, because a fill may have ended since the caller's lookup. `current` returns
-    /// whether a running fill began after the last invalidation.
-    pub(crate) fn join<T>(
-        &self,
-        key: &InFlightKey,
-        max_waiters: usize,
-        current: impl Fn(&InFlightFetch) -> bool,
-        recheck: impl FnOnce() -> Option<T>,
-        begin: impl FnOnce() -> Arc<InFlightFetch>,
-    ) -> JoinOutcome<T> {
+    /// Joins the fill of `key`, or leads a new one.
+    pub(crate) fn join<T>(&self, key: &InFlightKey, steps: &JoinSteps<'_, T>) -> JoinOutcome<T> {
+        let JoinSteps { max_waiters, is_current, recheck, begin } = *steps;
         let mut running = self.running.lock();
-        if let Some(fetch) = running.get(key).filter(|fetch| current(fetch)) {
+        if let Some(fetch) = running.get(key).filter(|fetch| is_current(fetch)) {
             if fetch.body.readers() > max_waiters {
                 return JoinOutcome::Full;
             }
@@ -113,11 +117,7 @@ impl InFlightFetches {
         match uncollapsed.get(&key.id()) {
             None => false,
             // A clock that is set back must not prolong the entry.
-            Some(until)
-                if *until > now && until.duration_since(now).is_ok_and(|d| d <= DISABLED_FOR) =>
-            {
-                true
-            }
+            Some(until) if *until > now && until.duration_since(now).is_ok_and(|d| d <= DISABLED_FOR) => true,
             Some(_) => {
                 uncollapsed.remove(&key.id());
                 false

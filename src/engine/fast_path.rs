@@ -11,15 +11,14 @@ use http::header::RANGE;
 
 use crate::decide::{CacheLookup, Decision, decide};
 use crate::engine::Engine;
-use crate::engine::request::not_cached;
+use crate::engine::lookup::MemoryLookup;
 use crate::policy::Mode;
-use crate::route::table::Route;
-use crate::semantics::accept_encoding;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::validation;
 use crate::store::Lookup;
 use crate::stored::StoredResponse;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// A fresh response that is sent whole.
 pub struct FastHit {
@@ -31,25 +30,36 @@ pub struct FastHit {
     pub status: CacheStatus,
 }
 
+/// The result of the fast path.
+pub enum FastPath {
+    /// A response.
+    Hit(FastHit),
+    /// None; [`Engine::respond`] takes the result of the lookup in memory, if there was one.
+    Miss(Option<MemoryLookup>),
+}
+
 impl Engine {
-    /// The response to `request`, which `route` caches, if memory contains a fresh one that can be sent
-    /// unchanged. Reduces `Accept-Encoding` in place, as [`Engine::respond`] does.
-    pub fn fast_hit(&self, request: &mut ProxyRequest, route: &Route) -> Option<FastHit> {
-        let plain = request.method == Method::GET && self.switch.mode() == Mode::Cache;
-        if !plain || not_cached(request).is_some() || is_conditional_or_range(request) {
-            return None;
-        }
-        accept_encoding::reduce(&mut request.headers);
-        let key = self.key_builder.key(request, &route.policy);
-        let Lookup::Found(stored) = self.lookup_memory(request, &key, &route.policy) else {
-            return None;
+    /// The response to `routed`, if memory contains a fresh one that can be sent unchanged.
+    pub fn fast_path(&self, routed: &RoutedRequest) -> FastPath {
+        let plain = routed.request.method == Method::GET && self.switch.mode() == Mode::Cache;
+        let key = routed.key.as_ref().ok().filter(|_| plain);
+        let Some(key) = key.filter(|_| !is_conditional_or_range(&routed.request)) else {
+            return FastPath::Miss(None);
         };
-        let (cache, now) = (key.scope().cache_kind(), self.clock.now());
-        match decide(request, &route.policy, cache, CacheLookup::Stored(&stored), now) {
-            Decision::Serve { ttl, stale: None, refresh: false } => {
-                Some(FastHit { age: stored.age(now), stored, status: CacheStatus::hit(ttl) })
+        let looked_up = self.lookup.first(routed, key);
+        let Lookup::Found(stored) = &looked_up.found else {
+            return FastPath::Miss(Some(looked_up));
+        };
+        let now = self.clock.now();
+        match decide(&routed.decision_input(key, now), CacheLookup::Stored(stored)) {
+            Decision::Serve { ttl, stale: None, refresh: false } => FastPath::Hit(FastHit {
+                age: stored.age(now),
+                stored: Arc::clone(stored),
+                status: CacheStatus::hit(ttl),
+            }),
+            Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => {
+                FastPath::Miss(Some(looked_up))
             }
-            Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => None,
         }
     }
 }

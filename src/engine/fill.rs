@@ -9,19 +9,19 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, VIA};
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::engine::Engine;
+use crate::decide::StaleReason;
 use crate::engine::collapse::InFlightKey;
 use crate::engine::fill_guard::{FillGuard, FillOutcome};
+use crate::engine::fills::Fills;
 use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
-use crate::engine::unstored::UnstoredResponse;
 use crate::key::CacheKey;
-use crate::policy::{Policy, ScopeRule};
+use crate::policy::ScopeRule;
+use crate::policy::cacheability::ResponseToStore;
 use crate::semantics::freshness;
 use crate::semantics::hop_by_hop;
-use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
 use crate::semantics::storability::{CacheKind, NotStoredReason};
@@ -33,17 +33,17 @@ use crate::upstream::admission::call::Callback;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::{BodyFraming, UpstreamRequest, UpstreamResponse};
 
 /// A fill, ready to run.
 pub(crate) struct Fill {
-    pub(crate) engine: Arc<Engine>,
+    pub(crate) fills: Arc<Fills>,
     pub(crate) fetch: Arc<InFlightFetch>,
     /// The key under which other requests join the fill; `None`: no request can join it.
     pub(crate) in_flight_key: Option<InFlightKey>,
-    pub(crate) request: ProxyRequest,
-    pub(crate) route: usize,
-    pub(crate) policy: Arc<Policy>,
+    pub(crate) routed: Arc<RoutedRequest>,
     pub(crate) key: CacheKey,
     /// The stored response to revalidate.
     pub(crate) revalidate: Option<Arc<StoredResponse>>,
@@ -57,14 +57,14 @@ pub(crate) struct Fill {
     /// Whether a stale response can be served in place of this fill's response.
     pub(crate) has_fallback: bool,
     /// The reason of a background fill; `None`: a client waits for it.
-    pub(crate) trigger: Option<&'static str>,
+    pub(crate) trigger: Option<StaleReason>,
 }
 
 /// A response, and the detail of how it was obtained.
 pub(super) struct FetchResult {
     pub(super) response: Result<UpstreamResponse, UpstreamError>,
     /// Why the origin was called more than once, or later than possible.
-    pub(super) detail: Option<(&'static str, &'static str)>,
+    pub(super) detail: Option<(&'static str, Reason)>,
 }
 
 impl Fill {
@@ -75,10 +75,10 @@ impl Fill {
 
     async fn run(self) {
         let mut guard = FillGuard {
-            engine: Arc::clone(&self.engine),
+            fills: Arc::clone(&self.fills),
             fetch: Arc::clone(&self.fetch),
             in_flight_key: self.in_flight_key.clone(),
-            route: self.route,
+            route: self.routed.route_index,
             trigger: self.trigger,
             outcome: FillOutcome::Failed,
         };
@@ -90,7 +90,7 @@ impl Fill {
         if response.as_ref().is_ok_and(|response| self.matches_other_entry(response)) {
             // RFC 9111 §4.3.4: this 304 matches another stored response; fetch the whole response.
             self.revalidate = None;
-            response = self.engine.origin.fetch(&self.upstream_request()).await;
+            response = self.fills.origin.fetch(&self.upstream_request()).await;
         }
         match response {
             Err(failure) => {
@@ -99,9 +99,7 @@ impl Fill {
                 self.fetch.body.finish(Err(failure));
                 FillOutcome::Failed
             }
-            Ok(response)
-                if response.status == StatusCode::NOT_MODIFIED && self.revalidate.is_some() =>
-            {
+            Ok(response) if response.status == StatusCode::NOT_MODIFIED && self.revalidate.is_some() => {
                 self.on_not_modified(response).await
             }
             Ok(response) => self.on_response(response, detail).await,
@@ -109,8 +107,24 @@ impl Fill {
     }
 
     pub(super) fn upstream_request(&self) -> UpstreamRequest {
-        let mut headers = self.request.headers.clone();
-        if let ScopeRule::Header(name) = &self.policy.scope {
+        let (fills, fetch) = (&self.fills, &self.fetch);
+        let mut call = fills.call_context(&self.routed, Some(&self.key));
+        call.has_stale = self.has_fallback;
+        call.queued = Arc::clone(&fetch.is_queued);
+        call.audience = fetch.body.audience();
+        let (store, in_flight) = (Arc::clone(&fills.store), Arc::downgrade(fetch));
+        let target = self.key.target_id();
+        call.on_admitted = Callback::new(move || {
+            if let Some(fetch) = in_flight.upgrade() {
+                fetch.order().on_sent(store.watch(target).order);
+            }
+        });
+        UpstreamRequest { context: call, headers: self.outgoing_headers(), interims: self.interims.clone() }
+    }
+
+    fn outgoing_headers(&self) -> HeaderMap {
+        let mut headers = self.routed.request.headers.clone();
+        if let ScopeRule::Header(name) = &self.routed.policy.scope {
             headers.remove(name);
         }
         // Only a fetch that no other request joins may forward the client's own conditions.
@@ -128,35 +142,13 @@ impl Fill {
         if !headers.contains_key(ACCEPT_ENCODING) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        headers.append(VIA, self.engine.via.clone());
-        let mut call =
-            self.engine.call_context(&self.request, self.route, &self.policy, Some(&self.key));
-        call.has_stale = self.has_fallback;
-        call.queued = Arc::clone(&self.fetch.is_queued);
-        call.audience = self.fetch.body.audience();
-        let (engine, fetch) = (Arc::clone(&self.engine), Arc::downgrade(&self.fetch));
-        let target = self.key.target_id();
-        call.on_admitted = Callback::new(move || {
-            if let Some(fetch) = fetch.upgrade() {
-                fetch.order().on_sent(engine.store.watch(target).order);
-            }
-        });
-        UpstreamRequest {
-            context: call,
-            method: Method::GET,
-            target: self.request.target.clone(),
-            headers,
-            listener: self.request.listener,
-            interims: self.interims.clone(),
-        }
+        headers.append(VIA, self.fills.via.clone());
+        headers
     }
 
     fn matches_other_entry(&self, response: &UpstreamResponse) -> bool {
         response.status == StatusCode::NOT_MODIFIED
-            && self
-                .revalidate
-                .as_ref()
-                .is_some_and(|stored| !stored.is_updated_by(&response.headers))
+            && self.revalidate.as_ref().is_some_and(|stored| !stored.is_updated_by(&response.headers))
     }
 
     fn cache(&self) -> CacheKind {
@@ -164,12 +156,12 @@ impl Fill {
     }
 
     fn variant(&self, fields: &VaryFields) -> VariantId {
-        self.engine.variant(&self.request, fields)
+        self.fills.lookup.variant(&self.routed.request, fields)
     }
 
     fn remove_in_flight(&self) {
         if let Some(place) = &self.in_flight_key {
-            self.engine.in_flight_fetches.remove(place, &self.fetch);
+            self.fills.in_flight_fetches.remove(place, &self.fetch);
         }
     }
 
@@ -185,27 +177,17 @@ impl Fill {
             fresh.vary = fields;
         }
         let fields = fresh.all_headers();
-        let storability = self.policy.storability(
-            &self.request,
-            fresh.status,
-            &fields,
-            &fresh.metadata,
-            self.cache(),
-        );
-        fresh.authorized |= self.request.headers.contains_key(AUTHORIZATION);
+        let (status, metadata) = (fresh.status, &fresh.metadata);
+        let storability = self.storability(ResponseToStore { status, headers: &fields, metadata });
+        fresh.authorized |= self.routed.request.headers.contains_key(AUTHORIZATION);
         let shared = storability.map(|kept| Arc::new(fresh.with_headers(&kept)));
         let variant = Some(fresh.variant);
-        self.engine.pending_calls.overtake_older(&self.key, variant, self.fetch.order().number());
+        self.fills.pending_calls.overtake_older(&self.key, variant, self.fetch.order().number());
         let outcome = match &shared {
             Ok(_) if self.fetch.order().is_overtaken(variant) => FillOutcome::NotStored,
             Ok(kept) => {
-                self.engine.store_response(
-                    &self.key,
-                    &self.policy,
-                    Arc::clone(kept),
-                    self.fetch.epoch(),
-                );
-                self.engine.in_flight_fetches.enable_collapsing(&self.key);
+                self.store(Arc::clone(kept));
+                self.fills.in_flight_fetches.enable_collapsing(&self.key);
                 FillOutcome::Confirmed
             }
             Err(reason) => {
@@ -225,16 +207,15 @@ impl Fill {
 
     /// The response is not shareable: collapsing is off for this key for a while.
     fn not_stored(&self, reason: NotStoredReason) {
-        self.engine.telemetry.not_stored(self.route, reason.token());
+        self.fills.telemetry.not_stored(self.routed.route_index, reason.token());
         // Three results do not show that other responses are not shareable: the response to a client's
         // own condition, the error that one client insisted on, and a larder without free capacity.
         let conditional =
-            self.revalidate.is_none() && validation::has_conditionals(&self.request.headers);
-        let one_client =
-            self.in_flight_key.is_none() && (conditional || reason == NotStoredReason::Status);
+            self.revalidate.is_none() && validation::has_conditionals(&self.routed.request.headers);
+        let one_client = self.in_flight_key.is_none() && (conditional || reason == NotStoredReason::Status);
         let busy = matches!(reason, NotStoredReason::NoRoom | NotStoredReason::NotInspected);
         if !busy && !one_client && !self.ranged {
-            self.engine.in_flight_fetches.disable_collapsing(&self.key, self.engine.clock.now());
+            self.fills.in_flight_fetches.disable_collapsing(&self.key, self.fills.clock.now());
         }
     }
 
@@ -247,25 +228,24 @@ impl Fill {
             return;
         }
         let order = self.fetch.order().number() + u64::from(overtaken);
-        let (request, key, policy) = (&self.request, &self.key, &self.policy);
-        self.engine.outdate_older(UnstoredResponse { request, key, policy, order }, status).await;
+        self.fills.updates.outdate_older(&self.routed, &self.key, order, status).await;
     }
 
     /// Handles a final response: publishes its head at once and its body as it arrives.
     async fn on_response(
         &mut self,
         response: UpstreamResponse,
-        detail: Option<(&'static str, &'static str)>,
+        detail: Option<(&'static str, Reason)>,
     ) -> FillOutcome {
         let head = Arc::new(ResponseHead { detail, ..self.head(&response) });
         self.permit = None;
-        let is_error = self.policy.stale_if_error.covers(head.failure);
+        let is_error = self.routed.policy.stale_if_error.covers(head.failure);
         let may_be_stored = self.apply_head(&response.outcome, &head).await && !is_error;
         match &head.shared {
-            Ok(_) => self.engine.in_flight_fetches.enable_collapsing(&self.key),
+            Ok(_) => self.fills.in_flight_fetches.enable_collapsing(&self.key),
             // Waiters share the error, and collapsing stays on for the next request.
-            Err(reason) if head.is_shared_error(&self.policy, self.cache()) => {
-                self.engine.telemetry.not_stored(self.route, reason.token());
+            Err(reason) if head.is_shared_error(&self.routed.policy, self.cache()) => {
+                self.fills.telemetry.not_stored(self.routed.route_index, reason.token());
             }
             Err(reason) => {
                 self.not_stored(*reason);
@@ -303,18 +283,11 @@ impl Fill {
     async fn apply_head(&self, outcome: &CallOutcome, head: &ResponseHead) -> bool {
         let (order, is_ok) = (self.fetch.order().number(), outcome.is_ok());
         if !outcome.is_rate_limited() {
-            self.engine
-                .apply_stale_if_error_end(
-                    &self.request,
-                    &self.policy,
-                    &self.key,
-                    head.status,
-                    order,
-                )
-                .await;
+            let (routed, key) = (&self.routed, &self.key);
+            self.fills.updates.apply_stale_if_error_end(routed, key, head.status, order).await;
         }
         if is_ok && status::is_definitive(head.status) {
-            self.engine.pending_calls.overtake_older(&self.key, head.variant, order);
+            self.fills.pending_calls.overtake_older(&self.key, head.variant, order);
         }
         let not_stored = head.shared.as_ref().err();
         let may_be_stored = is_ok && not_stored.is_none_or(|reason| reason.is_storage_failure());
@@ -326,7 +299,7 @@ impl Fill {
 
     fn head(&self, response: &UpstreamResponse) -> ResponseHead {
         let mut own = response.headers.clone();
-        hop_by_hop::strip_response(&mut own);
+        hop_by_hop::strip(&mut own);
         let metadata = CacheMetadata::from_response(response.status, &own);
         let vary = Vary::effective(&own);
         let variant = match &vary {
@@ -346,7 +319,7 @@ impl Fill {
             received: response.response_time,
             shared: Err(NotStoredReason::Status),
             failure: response.outcome.error_class(response.status),
-            cause: cause(response),
+            reason: error_reason(response),
             detail: None,
             own,
             metadata,
@@ -363,23 +336,22 @@ impl Fill {
         if response.body_uninspected {
             head.shared = Err(NotStoredReason::NotInspected);
         } else if !is_body_error && (!self.ranged || head.part || whole) {
+            let (status, headers, metadata) = (head.policy_status(), &head.own, &head.metadata);
             head.shared = self
-                .policy
-                .storability(
-                    &self.request,
-                    head.policy_status(),
-                    &head.own,
-                    &head.metadata,
-                    self.cache(),
-                )
+                .storability(ResponseToStore { status, headers, metadata })
                 .and_then(|headers| self.check_limits(response.framing).map(|()| headers));
         }
         head
     }
 
+    fn storability(&self, response: ResponseToStore<'_>) -> Result<HeaderMap, NotStoredReason> {
+        let RoutedRequest { request, policy, .. } = &*self.routed;
+        policy.storability(request, response, self.key.scope().cache_kind())
+    }
+
     fn check_limits(&self, framing: BodyFraming) -> Result<(), NotStoredReason> {
         match framing {
-            BodyFraming::Length(n) if n > self.engine.limits.max_object as u64 => {
+            BodyFraming::Length(n) if n > self.fills.limits.max_object as u64 => {
                 Err(NotStoredReason::TooLarge)
             }
             // A truncated body looks the same as a complete one: it may be read, never stored.
@@ -403,46 +375,40 @@ impl Fill {
             return None;
         }
         let (Vary::Fields(vary), Some(variant)) = (&head.vary, head.variant) else { return None };
-        let metadata = CacheMetadata::from_response(head.status, headers);
-        let stored = StoredResponse::new(
-            head.status,
-            headers,
-            body,
-            (vary.clone(), variant),
-            (times.request, times.response),
-            freshness::initial_age(&metadata, times.request, times.response),
-        );
-        let stored = stored
-            .with_authorized(self.request.headers.contains_key(AUTHORIZATION))
+        let (variant, times) = ((vary.clone(), variant), (times.request, times.response));
+        // The age on arrival is that of the received fields, of which some may not be stored.
+        let initial_age = freshness::initial_age(&head.metadata, times.0, times.1);
+        let stored = StoredResponse::new(head.status, headers, body, variant, times)
+            .with_initial_age(initial_age)
+            .with_authorized(self.routed.request.headers.contains_key(AUTHORIZATION))
             .with_order(self.fetch.order().number());
         if head.part {
             self.store_part(stored);
             return None;
         }
         let body = stored.body.clone();
-        let kept = self.engine.store_response(
-            &self.key,
-            &self.policy,
-            Arc::new(stored),
-            self.fetch.epoch(),
-        );
-        kept.then_some(body)
+        self.store(Arc::new(stored)).then_some(body)
+    }
+
+    fn store(&self, stored: Arc<StoredResponse>) -> bool {
+        let (policy, epoch) = (&self.routed.policy, self.fetch.epoch());
+        self.fills.updates.store_response(&self.key, policy, stored, epoch)
     }
 
     fn store_part(&self, stored: StoredResponse) {
-        let (engine, epoch) = (&self.engine, self.fetch.epoch());
-        if !engine.store_part(&self.request, &self.key, &self.policy, stored, epoch) {
-            engine.telemetry.not_stored(self.route, NotStoredReason::Incomplete.token());
+        let (fills, epoch) = (&self.fills, self.fetch.epoch());
+        if !fills.updates.store_part(&self.routed, &self.key, stored, epoch) {
+            fills.telemetry.not_stored(self.routed.route_index, NotStoredReason::Incomplete.token());
         }
     }
 }
 
-/// The token of a response's error class, for stale-if-error.
-fn cause(response: &UpstreamResponse) -> &'static str {
+/// The reason of a stale response in place of this one.
+fn error_reason(response: &UpstreamResponse) -> Reason {
     if response.outcome.is_ok() {
-        response.outcome.error_class(response.status).token()
+        Reason::Class(response.outcome.error_class(response.status))
     } else {
-        response.outcome.class.token()
+        Reason::Outcome(response.outcome.class)
     }
 }
 

@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use crate::engine::Engine;
+use crate::decide::StaleReason;
 use crate::engine::collapse::InFlightKey;
+use crate::engine::fills::Fills;
 use crate::engine::inflight::InFlightFetch;
 use crate::upstream::outcome::error::UpstreamError;
 
@@ -14,23 +15,23 @@ use crate::upstream::outcome::error::UpstreamError;
 /// instead of waiting, and no further request joins. After a regular end the guard only records the
 /// outcome, because the first published state and the first end of the body are final.
 pub(super) struct FillGuard {
-    pub(super) engine: Arc<Engine>,
+    pub(super) fills: Arc<Fills>,
     pub(super) fetch: Arc<InFlightFetch>,
     pub(super) in_flight_key: Option<InFlightKey>,
     pub(super) route: usize,
-    pub(super) trigger: Option<&'static str>,
+    pub(super) trigger: Option<StaleReason>,
     pub(super) outcome: FillOutcome,
 }
 
 impl Drop for FillGuard {
     fn drop(&mut self) {
         if let Some(place) = &self.in_flight_key {
-            self.engine.in_flight_fetches.remove(place, &self.fetch);
+            self.fills.in_flight_fetches.remove(place, &self.fetch);
         }
         self.fetch.fail_unless_published(UpstreamError::Internal);
         self.fetch.body.finish(Err(UpstreamError::Internal));
         if let Some(trigger) = self.trigger {
-            self.engine.telemetry.refresh(self.route, trigger, self.outcome.token());
+            self.fills.telemetry.refresh(self.route, trigger.token(), self.outcome.token());
         }
     }
 }

@@ -56,8 +56,7 @@ impl FragmentationLog {
         }
         let previous = seen.last.insert(rest, now.clone())?;
         let hash = sole_difference(&previous, &now)?;
-        let (name, _) =
-            fields.iter().find(|(name, _)| xxh3_64(name.as_str().as_bytes()) == hash)?;
+        let (name, _) = fields.iter().find(|(name, _)| xxh3_64(name.as_str().as_bytes()) == hash)?;
         Some(FragmentingField { name, should_warn: seen.should_warn((route, hash)) })
     }
 }
@@ -86,8 +85,7 @@ fn sole_difference(previous: &[(u64, u64)], now: &[(u64, u64)]) -> Option<u64> {
         all.iter().filter(|(one, _)| *one == name).map(|(_, value)| *value).collect()
     };
     let names: HashSet<u64> = previous.iter().chain(now).map(|(name, _)| *name).collect();
-    let mut different =
-        names.into_iter().filter(|name| values(previous, *name) != values(now, *name));
+    let mut different = names.into_iter().filter(|name| values(previous, *name) != values(now, *name));
     different.next().filter(|_| different.next().is_none())
 }
 
@@ -99,11 +97,7 @@ mod tests {
     const B: HeaderName = HeaderName::from_static("x-b");
 
     /// Records a miss with these fields.
-    fn missed(
-        log: &FragmentationLog,
-        rest: u128,
-        fields: &[(&HeaderName, &str)],
-    ) -> Option<(String, bool)> {
+    fn missed(log: &FragmentationLog, rest: u128, fields: &[(&HeaderName, &str)]) -> Option<(String, bool)> {
         let values: Vec<HeaderValue> =
             fields.iter().map(|(_, value)| HeaderValue::from_str(value).unwrap()).collect();
         let fields: Vec<_> = fields.iter().map(|(name, _)| *name).zip(&values).collect();
@@ -118,11 +112,7 @@ mod tests {
         assert_eq!(missed(&log, 1, &[(&A, "1"), (&B, "1")]), None, "nothing to compare with");
         assert_eq!(missed(&log, 1, &[(&A, "2"), (&B, "1")]), found(&A));
         assert_eq!(missed(&log, 1, &[(&A, "2")]), None, "the field is missing now");
-        assert_eq!(
-            missed(&log, 1, &[(&A, "2"), (&B, "2")]),
-            found(&B),
-            "the field was missing before"
-        );
+        assert_eq!(missed(&log, 1, &[(&A, "2"), (&B, "2")]), found(&B), "the field was missing before");
         assert_eq!(missed(&log, 1, &[(&A, "3"), (&B, "3")]), None, "two fields differ");
         assert_eq!(missed(&log, 1, &[(&A, "3"), (&B, "3")]), None, "equal requests");
         assert_eq!(missed(&log, 2, &[(&A, "4"), (&B, "3")]), None, "another resource");
@@ -132,9 +122,7 @@ mod tests {
     fn a_field_that_separates_often_is_warned_about_once() {
         let log = FragmentationLog::default();
         let warned: Vec<u32> = (0..100)
-            .filter(|n| {
-                missed(&log, 1, &[(&A, &n.to_string())]).is_some_and(|(_, should_warn)| should_warn)
-            })
+            .filter(|n| missed(&log, 1, &[(&A, &n.to_string())]).is_some_and(|(_, should_warn)| should_warn))
             .collect();
         assert_eq!(warned, [WARN_AFTER]);
     }

@@ -2,7 +2,7 @@
 //! revalidated stored response, or a failure.
 //!
 //! Owns: publishing the state and waking the readers. Never touches: fetching, access to the response
-//! (`share`).
+//! (`waiter`).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,6 +22,8 @@ use crate::semantics::vary::{VariantId, Vary};
 use crate::store::generations::{Epoch, InvalidationWatch};
 use crate::stored::StoredResponse;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::retry::AttemptFailure;
 
 /// Maximum number of separate fetches for one key at once while no head has arrived.
 const MAX_SEPARATE_FETCHES: usize = 4;
@@ -35,17 +37,6 @@ pub(crate) enum FillState {
     Head(Arc<ResponseHead>),
     /// The fill failed without a head.
     Failed(UpstreamError),
-}
-
-/// The failure of the first attempt, while the fill continues.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AttemptFailure {
-    /// The error class for stale-if-error.
-    pub(crate) failure: policy::ErrorClass,
-    /// The status of the origin's response, if there was one.
-    pub(crate) status: Option<StatusCode>,
-    /// The token in responses, logs and metrics.
-    pub(crate) cause: &'static str,
 }
 
 /// The first event for a reader that has a stale response.
@@ -77,10 +68,10 @@ pub(crate) struct ResponseHead {
     pub(crate) shared: Result<HeaderMap, NotStoredReason>,
     /// The error class for stale-if-error: a body may indicate an error that the status does not.
     pub(crate) failure: policy::ErrorClass,
-    /// The token of that class.
-    pub(crate) cause: &'static str,
+    /// The reason of a stale response in place of this one.
+    pub(crate) reason: Reason,
     /// Why the response came later than possible.
-    pub(crate) detail: Option<(&'static str, &'static str)>,
+    pub(crate) detail: Option<(&'static str, Reason)>,
     pub(crate) metadata: CacheMetadata,
     pub(crate) vary: Vary,
     /// The variant of the request that was sent.
@@ -92,6 +83,12 @@ pub(crate) struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// The error that the response reports, if it does.
+    pub(crate) fn failure(&self) -> AttemptFailure {
+        let (class, reason) = (self.failure, self.reason);
+        AttemptFailure { class, status: Some(self.status), reason, retry_after: None }
+    }
+
     /// The status for policy decisions: a part counts as its whole.
     pub(crate) fn policy_status(&self) -> StatusCode {
         if self.part { StatusCode::OK } else { self.status }
@@ -113,6 +110,7 @@ impl ResponseHead {
 /// One fill, shared by all its readers.
 pub(crate) struct InFlightFetch {
     state: Mutex<Option<FillState>>,
+    /// The failure of the first attempt, while the fill continues.
     first_failure: Mutex<Option<AttemptFailure>>,
     changed: Notify,
     /// Set when the call is queued; waiters then do not start their own fetch.
@@ -166,8 +164,7 @@ impl InFlightFetch {
         self.changed.notify_waiters();
     }
 
-    /// Records that the first attempt failed and others follow; readers with a stale response need not
-    /// wait.
+    /// Records that the first attempt failed and others follow; readers with a stale response need not wait.
     pub(crate) fn report_failed_attempt(&self, failure: AttemptFailure) {
         self.first_failure.lock().get_or_insert(failure);
         self.changed.notify_waiters();

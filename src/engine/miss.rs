@@ -7,11 +7,9 @@ use std::time::SystemTime;
 
 use http::StatusCode;
 
-use crate::decide::{self, ForwardReason};
+use crate::decide::{self, DecisionInput, ForwardReason};
 use crate::engine::collapse::InFlightKey;
 use crate::key::CacheKey;
-use crate::policy::Policy;
-use crate::route::table::Route;
 use crate::semantics::freshness;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
@@ -19,14 +17,12 @@ use crate::semantics::storability::CacheKind;
 use crate::semantics::vary::VariantId;
 use crate::stored::StoredResponse;
 use crate::upstream::interim::Interims;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// A request that the store could not serve alone.
 pub(crate) struct Miss<'a> {
-    pub(crate) request: &'a ProxyRequest,
-    pub(crate) route: &'a Route,
-    pub(crate) policy: &'a Policy,
-    pub(crate) key: CacheKey,
-    pub(crate) cache: CacheKind,
+    pub(crate) routed: &'a Arc<RoutedRequest>,
+    pub(crate) key: &'a CacheKey,
     pub(crate) reason: ForwardReason,
     /// The stored response, if there is one.
     pub(crate) stored: Option<Arc<StoredResponse>>,
@@ -37,9 +33,36 @@ pub(crate) struct Miss<'a> {
     pub(crate) ranged: bool,
     /// Receives the interim responses of a call that this request leads.
     pub(crate) interims: &'a Arc<Interims>,
+    /// [`crate::store::Store::puts`] before the lookup in memory.
+    pub(crate) puts: u64,
 }
 
 impl Miss<'_> {
+    /// The request.
+    pub(super) fn request(&self) -> &ProxyRequest {
+        &self.routed.request
+    }
+
+    /// The stored response that may be served on errors.
+    pub(super) fn fallback_response(&self) -> Option<&StoredResponse> {
+        self.stored.as_deref().filter(|_| self.fallback)
+    }
+
+    /// The kind of cache that larder is for the request.
+    pub(super) fn cache(&self) -> CacheKind {
+        self.key.scope().cache_kind()
+    }
+
+    /// The input for decisions about the request at `now`.
+    pub(super) fn decision_input(&self, now: SystemTime) -> DecisionInput<'_> {
+        self.routed.decision_input(self.key, now)
+    }
+
+    /// Whether the client demands a response of the origin.
+    pub(super) fn insists_on_origin(&self) -> bool {
+        self.reason == ForwardReason::Request || self.routed.directives.demands_revalidation()
+    }
+
     /// The key under which equal requests join the fill.
     pub(super) fn in_flight_key(&self) -> InFlightKey {
         InFlightKey { key: self.key.clone(), variant: self.variant }
@@ -54,18 +77,13 @@ impl Miss<'_> {
     }
 
     /// The remaining freshness of a stored response, in seconds.
-    pub(crate) fn ttl(&self, stored: &StoredResponse, now: SystemTime) -> i64 {
-        decide::ttl(self.policy, self.cache, stored, now)
+    pub(super) fn ttl(&self, stored: &StoredResponse, now: SystemTime) -> i64 {
+        decide::ttl(&self.routed.policy, self.cache(), stored, now)
     }
 
     /// The freshness of a response when it was received, in seconds.
-    pub(crate) fn ttl_of(
-        &self,
-        status: StatusCode,
-        metadata: &CacheMetadata,
-        received: SystemTime,
-    ) -> i64 {
-        let fresh = self.policy.freshness(metadata, status, self.cache, received);
+    pub(super) fn ttl_of(&self, status: StatusCode, metadata: &CacheMetadata, received: SystemTime) -> i64 {
+        let fresh = self.routed.policy.freshness(metadata, status, self.cache(), received);
         fresh.state(freshness::initial_age(metadata, received, received), received, received).ttl()
     }
 }

@@ -1,5 +1,4 @@
-//! The calls in flight whose responses may be stored, shared by all engines: a reload does not restart
-//! them.
+//! The calls in flight whose responses may be stored, shared by all engines: a reload does not restart them.
 //!
 //! Owns: which calls are overtaken by the response to a later request. Never touches: joining
 //! (`collapse`), storing.
@@ -41,9 +40,8 @@ impl RequestOrder {
         overtaken.retain(|(_, order)| *order > number);
     }
 
-    /// The request with number `order` has a response of this variant. If that request is later than
-    /// this call, requests for the variant no longer join this call, and a response of the variant is
-    /// not stored.
+    /// The request with number `order` has a response of this variant. If that request is later than this
+    /// call, requests for the variant no longer join this call, and a response of the variant is not stored.
     fn overtake(&self, by: Option<VariantId>, order: u64) {
         let mut overtaken = self.overtaken.lock();
         if self.number() >= order {

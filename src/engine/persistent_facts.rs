@@ -1,9 +1,7 @@
-//! Facts about stored responses that outlive the configuration under which they were stored, and the
-//! process.
+//! Facts about stored responses that outlive the configuration under which they were stored, and the process.
 //!
-//! Owns: the request order up to which stored responses may no longer be served on errors; the query
-//! rules that have applied. Bounded. Never touches: the disk (`store::state_db` stores the rows),
-//! freshness.
+//! Owns: the request order up to which stored responses may no longer be served on errors; the query rules
+//! that have applied. Bounded. Never touches: the disk (`store::state_db` stores the rows), freshness.
 
 use std::collections::{HashMap, HashSet};
 
@@ -11,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::policy::QueryRule;
 use crate::store::state_db::{RowSource, Rows};
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 
 /// Maximum number of ends recorded separately.
 const MAX_ENDS: usize = 16_384;
@@ -19,8 +17,7 @@ const MAX_ENDS: usize = 16_384;
 /// Maximum number of rules remembered.
 const MAX_RULES: usize = 64;
 
-/// First byte of the row key of an end, of the end for all targets and keys without a row, and of a
-/// rule.
+/// First byte of the row key of an end, of the end for all targets and keys without a row, and of a rule.
 const END: u8 = b'e';
 const DEFAULT_END: u8 = b'r';
 const RULE: u8 = b'q';
@@ -150,10 +147,10 @@ impl RowSource for PersistentFacts {
         rows.iter().filter(|(key, value)| inner.restore_row(key, value).is_none()).count()
     }
 
-    fn changed(&self) -> Vec<UsageRow> {
+    fn changed(&self) -> Vec<StateRow> {
         let mut inner = self.0.lock();
         let changed = std::mem::take(&mut inner.changed);
-        changed.into_iter().map(|key| UsageRow { value: inner.value(&key), key }).collect()
+        changed.into_iter().map(|key| StateRow { value: inner.value(&key), key }).collect()
     }
 }
 
@@ -215,12 +212,8 @@ mod tests {
         let second = PersistentFacts::default();
         assert_eq!(second.restore(&rows(&first)), 0);
         for facts in [&first, &second] {
-            assert!(
-                !facts.allows_stale_if_error([1, 2], 9) && facts.allows_stale_if_error([1, 2], 10)
-            );
-            assert!(
-                !facts.allows_stale_if_error([3, 1], 9) && facts.allows_stale_if_error([3, 4], 9)
-            );
+            assert!(!facts.allows_stale_if_error([1, 2], 9) && facts.allows_stale_if_error([1, 2], 10));
+            assert!(!facts.allows_stale_if_error([3, 1], 9) && facts.allows_stale_if_error([3, 4], 9));
             assert_eq!(facts.rules(), [include(&["a", "b"]), QueryRule::All]);
         }
         assert!(first.changed().is_empty());
@@ -235,10 +228,7 @@ mod tests {
         }
         assert!(all.0.lock().ends.len() <= MAX_ENDS / 2 + 1);
         assert!(!all.allows_stale_if_error([7, 7], 7), "an end is never revoked");
-        assert!(
-            all.allows_stale_if_error([1 << 70, 0], MAX_ENDS as u64 + 1),
-            "a newer response may"
-        );
+        assert!(all.allows_stale_if_error([1 << 70, 0], MAX_ENDS as u64 + 1), "a newer response may");
         let name = |number: usize| include(&[&number.to_string()]);
         (0..=MAX_RULES).for_each(|number| all.add_rules([&name(number)]));
         let known = all.rules();

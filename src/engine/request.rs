@@ -3,342 +3,209 @@
 //! Owns: the order of these steps. Never touches: how a fill fetches, how a response is written.
 
 use std::sync::Arc;
-use std::time::SystemTime;
 
-use http::header::{ACCEPT, RANGE};
-use http::{Method, StatusCode};
+use http::Method;
+use http::header::RANGE;
 
-use crate::decide::{
-    CacheLookup, Decision, ForwardReason, StaleReason, decide, decide_offline, useful_until,
-};
+use crate::decide::{CacheLookup, Decision, ForwardReason};
 use crate::engine::Engine;
+use crate::engine::fill_start;
+use crate::engine::lookup::MemoryLookup;
 use crate::engine::miss::Miss;
-use crate::engine::mode::OFFLINE_PROBLEM;
-use crate::engine::partial;
 use crate::engine::response::{ClientResponse, EngineResult};
 use crate::key::CacheKey;
-use crate::policy::{Mode, Policy};
-use crate::route::table::Route;
-use crate::semantics::accept_encoding;
+use crate::policy::Mode;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::connection_auth;
-use crate::semantics::request::{ProxyRequest, RequestFraming};
-use crate::semantics::storability::CacheKind;
-use crate::semantics::vary::{VariantId, VaryFields};
-use crate::store::generations::Epoch;
-use crate::store::{Lookup, StoreQuery};
+use crate::semantics::ranges;
+use crate::semantics::validation;
+use crate::semantics::vary::VariantId;
+use crate::store::Lookup;
 use crate::stored::StoredResponse;
 use crate::telemetry::ResultKind;
-use crate::telemetry::problem::Problem;
 use crate::upstream::interim::Interims;
+use crate::upstream::routed_request::RoutedRequest;
 
-/// The result of lookup and decision, before anything is awaited.
-enum LookupOutcome<'a> {
+/// The next step for a request, after a decision.
+enum NextStep<'a> {
     Done(EngineResult),
     Forward(Miss<'a>),
-    /// A request for one range of a resource that is not stored whole; only another variant may be
-    /// stored.
-    Ranged(CacheKey, Option<VariantId>),
-    /// Memory has no result; the disk must be checked first.
-    CheckDisk(CacheKey),
+}
+
+/// A request that the engine handles.
+#[derive(Clone, Copy)]
+struct KeyedRequest<'a> {
+    routed: &'a Arc<RoutedRequest>,
+    key: &'a CacheKey,
+    /// Receives the interim responses of a call that this request leads.
+    interims: &'a Arc<Interims>,
+    /// [`crate::store::Store::puts`] before the lookup in memory.
+    puts: u64,
+}
+
+impl<'a> KeyedRequest<'a> {
+    /// The request as one that goes to the origin. `variant`: the stored variant of the request, or another
+    /// one.
+    fn miss(&self, reason: ForwardReason, variant: Option<VariantId>) -> Miss<'a> {
+        let Self { routed, key, interims, puts } = *self;
+        Miss {
+            routed,
+            key,
+            reason,
+            stored: None,
+            variant,
+            validate: false,
+            fallback: false,
+            ranged: false,
+            interims,
+            puts,
+        }
+    }
 }
 
 impl Engine {
-    /// Handles `request`, which `route` caches. Reduces `Accept-Encoding` in place first, so that
-    /// clients share variants.
-    /// `interims` yields interim responses while this is awaited.
+    /// Handles `routed`. `looked_up`: the result of the fast path's lookup, if it made one. `interims` yields
+    /// interim responses while this is awaited.
     pub async fn respond(
-        self: &Arc<Self>,
-        request: &mut ProxyRequest,
-        route: &Route,
+        &self,
+        routed: &Arc<RoutedRequest>,
+        looked_up: Option<MemoryLookup>,
         interims: &Arc<Interims>,
     ) -> EngineResult {
-        if self.switch.mode() == Mode::Bypass {
-            return EngineResult::Pass(ForwardReason::Bypass);
-        }
-        match self.respond_cached(request, route, interims).await {
-            EngineResult::Pass(reason) => match self.offline_response(request) {
-                Some(reply) => EngineResult::Reply(Box::new(reply)),
-                None => EngineResult::Pass(reason),
-            },
-            reply @ EngineResult::Reply(_) => reply,
-        }
+        let key = match &routed.key {
+            Ok(key) => key,
+            Err(reason) => return EngineResult::Pass(*reason),
+        };
+        let MemoryLookup { found, puts } = looked_up.unwrap_or_else(|| self.lookup.first(routed, key));
+        let keyed = KeyedRequest { routed, key, interims, puts };
+        self.respond_keyed(keyed, found).await
+    }
+
+    /// Why `routed` passes through without a lookup; `None`: [`Engine::respond`] handles it.
+    pub fn passes_through(&self, routed: &RoutedRequest) -> Option<ForwardReason> {
+        let is_bypass = self.switch.mode() == Mode::Bypass;
+        is_bypass.then_some(ForwardReason::Bypass).or(routed.key.as_ref().err().copied())
     }
 
     /// While larder is offline: the response to a request that would have to pass through.
-    pub fn offline_response(&self, request: &ProxyRequest) -> Option<ClientResponse> {
-        (self.switch.mode() == Mode::Offline).then(|| offline(request))
+    pub fn offline_response(&self, routed: &RoutedRequest) -> Option<ClientResponse> {
+        self.responder.offline(&routed.request)
     }
 
-    /// The response to a request for which no upstream call may be made.
-    pub(crate) fn offline_or_504(&self, request: &ProxyRequest) -> ClientResponse {
-        self.offline_response(request).unwrap_or_else(|| only_if_cached(request))
-    }
-
-    async fn respond_cached(
-        self: &Arc<Self>,
-        request: &mut ProxyRequest,
-        route: &Route,
-        interims: &Arc<Interims>,
-    ) -> EngineResult {
-        if let Some(reason) = not_cached(request) {
-            return EngineResult::Pass(reason);
-        }
-        accept_encoding::reduce(&mut request.headers);
-        let request = &*request;
-        let key = self.key_builder.key(request, &route.policy);
-        let found = self.lookup_memory(request, &key, &route.policy);
-        let outcome = match self.evaluate(request, route, key, found, interims) {
-            LookupOutcome::CheckDisk(key) => {
-                let variant = |fields: &VaryFields| self.variant(request, fields);
-                let found = self.store.load(StoreQuery { key: &key, variant: &variant }).await;
-                let found = filter_reusable(found, &key, &route.policy);
-                self.evaluate(request, route, key, found, interims)
-            }
-            outcome @ (LookupOutcome::Done(_)
-            | LookupOutcome::Forward(_)
-            | LookupOutcome::Ranged(..)) => outcome,
-        };
-        match outcome {
-            LookupOutcome::Done(result) => result,
-            LookupOutcome::Forward(miss) => self.forward(miss).await,
-            LookupOutcome::Ranged(key, other) => {
-                self.respond_range(request, route, key, other, interims).await
-            }
-            // A load never returns `Deeper`; if it did, the request would go to the origin.
-            LookupOutcome::CheckDisk(_) => EngineResult::Pass(ForwardReason::Bypass),
-        }
-    }
-
-    pub(crate) fn variant(&self, request: &ProxyRequest, fields: &VaryFields) -> VariantId {
-        self.key_builder.variant(fields, &request.headers)
-    }
-
-    /// Looks up in memory only.
-    pub(crate) fn lookup_memory(
-        &self,
-        request: &ProxyRequest,
-        key: &CacheKey,
-        policy: &Policy,
-    ) -> Lookup {
-        let variant = |fields: &VaryFields| self.variant(request, fields);
-        filter_reusable(self.store.get(StoreQuery { key, variant: &variant }), key, policy)
-    }
-
-    /// Looks up in all tiers.
-    pub(crate) async fn lookup(
-        &self,
-        request: &ProxyRequest,
-        key: &CacheKey,
-        policy: &Policy,
-    ) -> Lookup {
-        match self.lookup_memory(request, key, policy) {
-            Lookup::CheckDisk => {
-                let variant = |fields: &VaryFields| self.variant(request, fields);
-                let found = self.store.load(StoreQuery { key, variant: &variant }).await;
-                filter_reusable(found, key, policy)
-            }
-            found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
-        }
-    }
-
-    /// Stores a complete response for as long as `policy` can use it, unless the mode is bypass.
-    pub(crate) fn store_response(
-        &self,
-        key: &CacheKey,
-        policy: &Policy,
-        stored: Arc<StoredResponse>,
-        epoch: Epoch,
-    ) -> bool {
-        if self.switch.mode() == Mode::Bypass {
-            return false;
-        }
-        let until = useful_until(policy, key.scope().cache_kind(), &stored);
-        self.store.put(key, stored, epoch, until)
-    }
-
-    pub(crate) fn decide(
-        &self,
-        request: &ProxyRequest,
-        policy: &Policy,
-        cache: CacheKind,
-        found: CacheLookup<'_>,
-        now: SystemTime,
-    ) -> Decision {
-        match self.switch.mode() {
-            Mode::Offline => decide_offline(request, policy, cache, found, now),
-            // In bypass mode requests do not come here; a mode change in between applies to the next
-            // request.
-            Mode::Cache | Mode::Bypass => decide(request, policy, cache, found, now),
-        }
-    }
-
-    fn evaluate<'a>(
-        self: &Arc<Self>,
-        request: &'a ProxyRequest,
-        route: &'a Route,
-        key: CacheKey,
-        found: Lookup,
-        interims: &'a Arc<Interims>,
-    ) -> LookupOutcome<'a> {
-        let policy = &*route.policy;
-        let cache = key.scope().cache_kind();
-        let (stored, variant) = match found {
-            Lookup::CheckDisk => return LookupOutcome::CheckDisk(key),
+    async fn respond_keyed(&self, keyed: KeyedRequest<'_>, found: Lookup) -> EngineResult {
+        let KeyedRequest { routed, key, .. } = keyed;
+        let (stored, variant) = match self.lookup.disk(routed, key, found).await {
             Lookup::Found(stored) => {
                 let variant = stored.variant;
                 (Some(stored), Some(variant))
             }
             Lookup::OtherVariants(variant) => (None, Some(variant)),
-            Lookup::Nothing => (None, None),
+            Lookup::Nothing | Lookup::CheckDisk(_) => (None, None),
         };
-        if stored.is_none() && partial::may_be_served_from_a_part(request) {
-            return LookupOutcome::Ranged(key, variant);
+        let is_single_range =
+            routed.request.method == Method::GET && ranges::is_single(&routed.request.headers);
+        if stored.is_none() && is_single_range {
+            return self.respond_range(keyed, variant).await;
         }
+        match self.evaluate(keyed, stored, variant) {
+            NextStep::Done(result) => result,
+            NextStep::Forward(miss) => EngineResult::reply(self.forwarder.forward(miss).await),
+        }
+    }
+
+    fn evaluate<'a>(
+        &self,
+        keyed: KeyedRequest<'a>,
+        stored: Option<Arc<StoredResponse>>,
+        variant: Option<VariantId>,
+    ) -> NextStep<'a> {
+        let KeyedRequest { routed, key, .. } = keyed;
         let found = match (&stored, variant) {
             (Some(stored), _) => CacheLookup::Stored(stored),
-            (None, _) if self.has_part(request, &key, policy) => CacheLookup::OtherPartial,
+            // Only for `Cache-Status`, so the disk is not read.
+            (None, _) if self.lookup.part_in_memory(routed, key).is_some() => CacheLookup::OtherPartial,
             (None, Some(_)) => CacheLookup::OtherVariants,
             (None, None) => CacheLookup::Nothing,
         };
         let now = self.clock.now();
-        match self.decide(request, policy, cache, found, now) {
+        match self.responder.decide(routed, key, found, now) {
             Decision::Serve { ttl, stale, refresh } => {
                 let Some(stored) = stored else {
-                    return LookupOutcome::Done(EngineResult::Pass(ForwardReason::Bypass));
+                    return NextStep::Done(EngineResult::Pass(ForwardReason::Bypass));
                 };
-                let reply = self.respond_stored(request, route, &stored, ttl, stale, now);
+                let reply = self.responder.hit(routed, &stored, (ttl, stale), now);
                 if refresh {
-                    self.refresh(request, route, key, stored, variant);
+                    fill_start::refresh(&self.fills, routed, key, stored);
                 }
-                LookupOutcome::Done(EngineResult::Reply(Box::new(reply)))
+                NextStep::Done(EngineResult::reply(reply))
             }
             Decision::Refuse => {
-                LookupOutcome::Done(EngineResult::Reply(Box::new(self.offline_or_504(request))))
+                let reply = self.responder.offline_or_504(&routed.request);
+                NextStep::Done(EngineResult::reply(reply))
             }
-            Decision::Forward { reason, store: false, .. } => {
-                LookupOutcome::Done(EngineResult::Pass(reason))
-            }
+            Decision::Forward { reason, store: false, .. } => NextStep::Done(EngineResult::Pass(reason)),
             Decision::Forward { reason, validate, fallback, store: true } => {
-                let fallback = fallback && self.has_usable_fallback(&key, stored.as_deref());
-                let miss = Miss {
-                    request,
-                    route,
-                    policy,
-                    key,
-                    cache,
-                    reason,
-                    stored,
-                    variant,
-                    validate,
-                    fallback,
-                    ranged: false,
-                    interims,
-                };
-                self.forward_or_pass(miss)
+                let is_usable = |stored: &Arc<_>| self.updates.may_serve_on_error(key, stored);
+                let fallback = fallback && stored.as_ref().is_none_or(is_usable);
+                let miss = keyed.miss(reason, variant);
+                self.forward_or_pass(Miss { stored, validate, fallback, ..miss })
             }
         }
     }
 
-    fn forward_or_pass<'a>(&self, miss: Miss<'a>) -> LookupOutcome<'a> {
+    fn forward_or_pass<'a>(&self, miss: Miss<'a>) -> NextStep<'a> {
         if let Some(reply) = self.stale_if_blocked(&miss) {
-            return LookupOutcome::Done(EngineResult::Reply(Box::new(reply)));
+            return NextStep::Done(EngineResult::reply(reply));
         }
         // HEAD passes through; the origin serves several ranges on a miss.
-        let is_range_miss = miss.stored.is_none() && miss.request.headers.contains_key(RANGE);
-        if miss.request.method == Method::HEAD || is_range_miss {
-            return LookupOutcome::Done(EngineResult::Pass(miss.reason));
+        let request = miss.request();
+        let is_range_miss = miss.stored.is_none() && request.headers.contains_key(RANGE);
+        if request.method == Method::HEAD || is_range_miss {
+            return NextStep::Done(EngineResult::Pass(miss.reason));
         }
-        LookupOutcome::Forward(miss)
+        NextStep::Forward(miss)
     }
 
-    pub(super) fn respond_stored(
-        &self,
-        request: &ProxyRequest,
-        route: &Route,
-        stored: &StoredResponse,
-        ttl: i64,
-        stale: Option<StaleReason>,
-        now: SystemTime,
-    ) -> ClientResponse {
-        let status = match stale {
-            None => CacheStatus::hit(ttl),
-            Some(reason) => {
-                self.telemetry.stale_served(route.index, reason.token());
-                CacheStatus::hit(ttl).detail(reason.token(), "")
-            }
+    /// The stale response, if calls to the origin are blocked right now and one may be served. No call
+    /// is made then.
+    fn stale_if_blocked(&self, miss: &Miss<'_>) -> Option<ClientResponse> {
+        if miss.stored.is_none() || !miss.fallback {
+            return None;
+        }
+        let rejection = self.fills.check_admission(miss.routed, miss.key)?;
+        self.responder.stale_without_call(miss, rejection)
+    }
+
+    /// Serves a request for one range of a resource that is not stored whole: from a stored part, or with the
+    /// range forwarded and its response stored as a part (RFC 9111 §3.3, §3.4). `other`: a stored variant that
+    /// is not the request's.
+    async fn respond_range(&self, keyed: KeyedRequest<'_>, other: Option<VariantId>) -> EngineResult {
+        let KeyedRequest { routed, key, .. } = keyed;
+        let headers = &routed.request.headers;
+        let part = self.lookup.part(routed, key).await;
+        let wanted = part.as_ref().and_then(|part| part.available_range(headers));
+        // A condition applies to the whole; only `If-Range` applies to ranges.
+        let wanted = wanted.filter(|_| !validation::has_conditions_on_the_whole(headers));
+        let found = match (&part, wanted, other) {
+            (Some(part), Some(_), _) => CacheLookup::Partial(part),
+            (Some(_), None, _) => CacheLookup::OtherPartial,
+            (None, _, Some(_)) => CacheLookup::OtherVariants,
+            (None, _, None) => CacheLookup::Nothing,
         };
-        let result = if stale.is_some() { ResultKind::Stale } else { ResultKind::Hit };
-        ClientResponse::from_stored(request, stored, now, &status, result)
-    }
-}
-
-/// Filters out stored responses that may not be reused. A reload can change the policy, under which a
-/// response may no longer be shared. A part is only valid under a key of parts, and a whole only under a
-/// key of wholes.
-fn filter_reusable(found: Lookup, key: &CacheKey, policy: &Policy) -> Lookup {
-    match found {
-        Lookup::Found(stored)
-            if stored.is_part() != key.is_for_partial()
-                || !policy.is_still_reusable(
-                    &stored.metadata,
-                    stored.authorized,
-                    key.scope().cache_kind(),
-                ) =>
-        {
-            Lookup::Nothing
+        let now = self.clock.now();
+        match self.responder.decide(routed, key, found, now) {
+            Decision::Serve { ttl, .. } => {
+                let status = CacheStatus::hit(ttl);
+                let response = part.zip(wanted).and_then(|(part, wanted)| {
+                    ClientResponse::from_part(&part, wanted, now, &status, ResultKind::Hit)
+                });
+                response.map_or(EngineResult::Pass(ForwardReason::Bypass), EngineResult::reply)
+            }
+            Decision::Refuse => EngineResult::reply(self.responder.offline_or_504(&routed.request)),
+            Decision::Forward { reason, store: false, .. } => EngineResult::Pass(reason),
+            Decision::Forward { reason, store: true, .. } => {
+                let miss = Miss { ranged: true, ..keyed.miss(reason, other) };
+                EngineResult::reply(self.forwarder.fetch_separately(&miss, None).await)
+            }
         }
-        found @ (Lookup::Found(_)
-        | Lookup::OtherVariants(_)
-        | Lookup::Nothing
-        | Lookup::CheckDisk) => found,
     }
-}
-
-/// Why a request is never served from the store under any route; `None`: it may be.
-pub(super) fn not_cached(request: &ProxyRequest) -> Option<ForwardReason> {
-    if !matches!(request.method, Method::GET | Method::HEAD) {
-        return Some(ForwardReason::Method);
-    }
-    // The request overrides its method, or an origin may interpret its path differently from the matched
-    // route.
-    if request.is_overridden() || request.target.is_ambiguous() {
-        return Some(ForwardReason::Bypass);
-    }
-    // The response belongs to an authenticated connection.
-    if connection_auth::is_in_request(&request.headers) {
-        return Some(ForwardReason::Bypass);
-    }
-    // A body may change the meaning of a GET (search APIs); an event stream never ends.
-    let streams = request
-        .headers
-        .get_all(ACCEPT)
-        .iter()
-        .any(|accept| contains_ignore_case(accept.as_bytes(), b"text/event-stream"));
-    (request.body != RequestFraming::None || request.upgrade.is_some() || streams)
-        .then_some(ForwardReason::Bypass)
-}
-
-fn contains_ignore_case(haystack: &[u8], needle: &[u8]) -> bool {
-    haystack.windows(needle.len()).any(|window| window.eq_ignore_ascii_case(needle))
-}
-
-fn offline(request: &ProxyRequest) -> ClientResponse {
-    let status = CacheStatus::refused().detail(Mode::Offline.token(), "");
-    ClientResponse::from_problem(request, &OFFLINE_PROBLEM, &status)
-}
-
-/// RFC 9111 §5.2.1.7.
-fn only_if_cached(request: &ProxyRequest) -> ClientResponse {
-    let problem = Problem::new(
-        StatusCode::GATEWAY_TIMEOUT,
-        "only_if_cached",
-        "nothing usable is stored and the request contains only-if-cached",
-        "http_request_denied",
-    );
-    ClientResponse::from_problem(
-        request,
-        &problem,
-        &CacheStatus::forwarded(ForwardReason::Request.token()),
-    )
 }

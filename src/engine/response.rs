@@ -6,13 +6,12 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{
-    ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING,
-};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::decide::ForwardReason;
 use crate::engine::body::BodyReader;
+use crate::engine::inflight::ResponseHead;
 use crate::semantics::byteranges;
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 use crate::semantics::date;
@@ -44,7 +43,7 @@ pub struct ClientResponse {
     /// The result kind, for telemetry.
     pub result: ResultKind,
     /// Why the request was forwarded, if it was.
-    pub forward_reason: Option<&'static str>,
+    pub forward_reason: Option<ForwardReason>,
     /// The error class, if larder generated the response as an error.
     pub error: Option<&'static str>,
 }
@@ -82,6 +81,13 @@ enum BodySelection {
     Part(ByteRange),
     /// Status and fields are still those of the whole response, which is also a valid response.
     Several(Vec<ByteRange>),
+}
+
+impl EngineResult {
+    /// A response.
+    pub(super) fn reply(response: ClientResponse) -> Self {
+        Self::Reply(Box::new(response))
+    }
 }
 
 impl ResponseParts {
@@ -144,15 +150,15 @@ impl ClientResponse {
         Some(Self { status, headers, body, result, forward_reason: None, error: None })
     }
 
-    /// Builds the response from a body that is still arriving under `headers`.
-    pub(crate) fn from_growing(
+    /// Builds the response from a body that is still arriving after `head`, with these header fields.
+    pub(super) fn from_growing(
         request: &ProxyRequest,
-        metadata: &CacheMetadata,
-        status: StatusCode,
+        head: &ResponseHead,
         headers: HeaderMap,
-        length: Option<u64>,
         reader: BodyReader,
     ) -> Self {
+        let ResponseHead { metadata, status, length, .. } = head;
+        let (status, length) = (*status, *length);
         let response = apply_preconditions(request, metadata, status, headers, length);
         let body = match response.body {
             BodySelection::Empty => ResponseBody::Empty,
@@ -176,11 +182,7 @@ impl ClientResponse {
     }
 
     /// Builds an error response that larder generates.
-    pub(crate) fn from_problem(
-        request: &ProxyRequest,
-        problem: &Problem,
-        status: &CacheStatus,
-    ) -> Self {
+    pub(crate) fn from_problem(request: &ProxyRequest, problem: &Problem, status: &CacheStatus) -> Self {
         let (mut headers, body) = problem.response();
         status.append_to(&mut headers);
         let is_head = request.method == Method::HEAD;
@@ -196,7 +198,7 @@ impl ClientResponse {
 
     /// Sets the reason why the request was forwarded.
     #[must_use]
-    pub fn with_forward_reason(mut self, reason: &'static str) -> Self {
+    pub fn with_forward_reason(mut self, reason: ForwardReason) -> Self {
         self.forward_reason = Some(reason);
         self
     }
@@ -212,8 +214,7 @@ fn apply_preconditions(
 ) -> ResponseParts {
     headers.remove(TRANSFER_ENCODING);
     if status == StatusCode::OK
-        && validation::evaluate(&request.headers, metadata, status)
-            == PreconditionResult::NotModified
+        && validation::evaluate(&request.headers, metadata, status) == PreconditionResult::NotModified
     {
         let mut head = validation::not_modified_head(&headers);
         for name in [AGE, CACHE_STATUS] {
@@ -241,9 +242,7 @@ fn apply_preconditions(
             set_partial_headers(&mut headers, part, length);
             ResponseParts::new(StatusCode::PARTIAL_CONTENT, headers, BodySelection::Part(part))
         }
-        RangeSelection::Parts(parts) => {
-            ResponseParts::new(status, headers, BodySelection::Several(parts))
-        }
+        RangeSelection::Parts(parts) => ResponseParts::new(status, headers, BodySelection::Several(parts)),
         RangeSelection::Unsatisfiable => {
             headers.insert(CONTENT_RANGE, ranges::unsatisfied_range(length));
             headers.insert(CONTENT_LENGTH, HeaderValue::from(0));

@@ -14,18 +14,22 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
+use crate::engine::Engine;
+use crate::engine::deps::{EngineDeps, EngineLimits};
+use crate::engine::fast_path::FastPath;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::response::{ClientResponse, EngineResult, ResponseBody};
-use crate::engine::{Engine, EngineDeps, EngineLimits};
-use crate::key::KeyBuilder;
+use crate::engine::router::Router;
+use crate::key::{CacheKey, KeyBuilder};
 use crate::policy::upstream::ResponseRules;
 use crate::policy::{Mode, Policy, RetryPolicy, Ttl};
 use crate::route::pattern::{HostPattern, PathPattern, Pattern};
-use crate::route::table::Route;
+use crate::route::table::{Route, Table};
 use crate::semantics::redaction::Redactor;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::Store;
 use crate::store::tiered::{self, TieredStore};
 use crate::stored::StoredResponse;
 use crate::telemetry::Telemetry;
@@ -33,6 +37,8 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::Interims;
 use crate::upstream::outcome::classify;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::routed_request::RoutedRequest;
+use crate::upstream::routing::UpstreamTable;
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
 /// The origin's action for one call, in the order of the calls.
@@ -69,10 +75,7 @@ impl Writer {
 }
 
 /// A 200 whose body is sent by the writer.
-fn response(
-    fields: &'static [(&'static str, &'static str)],
-    framing: BodyFraming,
-) -> (Writer, Act) {
+fn response(fields: &'static [(&'static str, &'static str)], framing: BodyFraming) -> (Writer, Act) {
     let (sender, script) = mpsc::unbounded_channel();
     (Writer(sender), Act::Respond(StatusCode::OK, fields, framing, script))
 }
@@ -101,13 +104,7 @@ impl Origin for Scripted {
                 Ok(UpstreamResponse {
                     body_uninspected: false,
                     status,
-                    outcome: classify::response(
-                        status,
-                        &headers,
-                        None,
-                        &ResponseRules::default(),
-                        now,
-                    ),
+                    outcome: classify::response(status, &headers, None, &ResponseRules::default(), now),
                     headers,
                     request_time: now,
                     response_time: now,
@@ -141,7 +138,9 @@ struct Bench {
     engine: Arc<Engine>,
     origin: Arc<Scripted>,
     telemetry: Arc<Telemetry>,
-    route: Arc<Route>,
+    store: Arc<TieredStore>,
+    in_flight: Arc<InFlightBytes>,
+    router: Router,
 }
 
 const LIMITS: EngineLimits = EngineLimits { max_object: 1 << 20, waiters_per_key: 100 };
@@ -157,6 +156,20 @@ impl Bench {
         limits: EngineLimits,
         in_flight: usize,
     ) -> Self {
+        Self::build(acts, limits, in_flight, (PathBuf::new(), 0))
+    }
+
+    /// Creates a bench whose store has a disk tier of `disk` bytes at `path`.
+    fn on_disk(acts: impl IntoIterator<Item = Act>, path: PathBuf, disk: u64) -> Self {
+        Self::build(acts, LIMITS, 64 << 20, (path, disk))
+    }
+
+    fn build(
+        acts: impl IntoIterator<Item = Act>,
+        limits: EngineLimits,
+        in_flight: usize,
+        (path, disk): (PathBuf, u64),
+    ) -> Self {
         let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
         let telemetry = Telemetry::new(&["api".into()], &[]);
         let origin = Arc::new(Scripted {
@@ -166,28 +179,31 @@ impl Bench {
             clock: clock.clone(),
         });
         let settings = tiered::Settings {
-            path: PathBuf::new(),
+            path,
             memory: 64 << 20,
-            disk: 0,
+            disk,
             max_object: limits.max_object,
             sweep_every: Duration::from_secs(60),
             secret: crate::store::state_db::Secret::from_bytes([7; 32]),
         };
         let store = TieredStore::open(settings, clock.clone(), &telemetry);
-        let engine = Engine::new(EngineDeps {
-            store,
+        let in_flight = InFlightBytes::new(in_flight);
+        let key_builder = Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default()));
+        let switch = Arc::new(ModeSwitch::new(Mode::Cache));
+        let engine = Engine::new(&EngineDeps {
+            store: Arc::clone(&store) as Arc<dyn Store>,
             origin: Arc::clone(&origin) as Arc<dyn Origin>,
             telemetry: Arc::clone(&telemetry),
-            key_builder: Arc::new(KeyBuilder::new([7; 32], &[], Redactor::default())),
+            key_builder: Arc::clone(&key_builder),
             clock,
             limits,
-            in_flight: InFlightBytes::new(in_flight),
-            switch: Arc::new(ModeSwitch::new(Mode::Cache)),
+            in_flight: Arc::clone(&in_flight),
+            switch: Arc::clone(&switch),
             pending_calls: Arc::default(),
             persistent_facts: Arc::default(),
             via: HeaderValue::from_static("1.1 larder"),
         });
-        let route = Arc::new(Route {
+        let route = Route {
             name: "api".into(),
             index: 0,
             pattern: Pattern {
@@ -202,8 +218,24 @@ impl Bench {
                 retry: RetryPolicy { retries: 0, ..RetryPolicy::default() },
                 ..Policy::origin()
             }),
-        });
-        Self { engine, origin, telemetry, route }
+        };
+        let router = Router {
+            routes: Table::new(vec![route]),
+            default_policy: Arc::new(Policy::origin()),
+            upstreams: Arc::new(UpstreamTable::new(Vec::new())),
+            key_builder,
+            switch,
+        };
+        Self { engine, origin, telemetry, store, in_flight, router }
+    }
+
+    fn routed(&self, request: ProxyRequest) -> Arc<RoutedRequest> {
+        Arc::new(self.router.route(request, None))
+    }
+
+    /// The cache key of [`request`].
+    fn key(&self) -> CacheKey {
+        self.router.route(request(), None).key.expect("the request is cached")
     }
 
     /// Lets this many calls continue.
@@ -221,10 +253,9 @@ impl Bench {
     }
 
     fn send(&self) -> JoinHandle<ClientResponse> {
-        let (engine, route) = (Arc::clone(&self.engine), Arc::clone(&self.route));
+        let (engine, routed) = (Arc::clone(&self.engine), self.routed(request()));
         tokio::spawn(async move {
-            let mut request = request();
-            match engine.respond(&mut request, &route, &Interims::new()).await {
+            match engine.respond(&routed, None, &Interims::new()).await {
                 EngineResult::Reply(reply) => *reply,
                 EngineResult::Pass(reason) => panic!("passed: {}", reason.token()),
             }
@@ -241,7 +272,7 @@ impl Bench {
     async fn stored(&self) -> Option<Vec<u8>> {
         let mut request = request();
         request.headers.insert("cache-control", HeaderValue::from_static("only-if-cached"));
-        match self.engine.respond(&mut request, &self.route, &Interims::new()).await {
+        match self.engine.respond(&self.routed(request), None, &Interims::new()).await {
             EngineResult::Reply(reply) if reply.status == StatusCode::OK => {
                 Some(read(*reply).await.expect("a stored body is whole"))
             }
@@ -365,7 +396,7 @@ async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
     // One body without reader uses up the budget.
     let unread = soon(bench.send()).await.unwrap();
     first.write(vec![b'x'; 2000]);
-    while !bench.engine.in_flight.is_full() {
+    while !bench.in_flight.is_full() {
         tokio::task::yield_now().await;
     }
     let pending = [bench.send(), bench.send()];
@@ -385,21 +416,11 @@ async fn over_the_in_flight_limit_fills_are_neither_shared_nor_stored() {
     // With free capacity again the key collapses as before.
     drop(unread);
     soon(first.dropped()).await;
-    while bench.engine.in_flight.is_full() {
+    while bench.in_flight.is_full() {
         tokio::task::yield_now().await;
     }
-    assert!(
-        !bench
-            .engine
-            .in_flight_fetches
-            .is_collapsing_disabled(&key(&bench), bench.engine.clock.now())
-    );
-}
-
-fn key(bench: &Bench) -> crate::key::CacheKey {
-    let mut request = request();
-    crate::semantics::accept_encoding::reduce(&mut request.headers);
-    bench.engine.key_builder.key(&request, &bench.route.policy)
+    let fetches = &bench.engine.fills.in_flight_fetches;
+    assert!(!fetches.is_collapsing_disabled(&bench.key(), bench.engine.now()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -411,10 +432,7 @@ async fn a_panic_in_the_origins_future_leaves_no_client_waiting() {
     bench.open(1);
     for one in pending {
         let reply = soon(one).await.unwrap();
-        assert_eq!(
-            (reply.status, reply.error),
-            (StatusCode::INTERNAL_SERVER_ERROR, Some("internal"))
-        );
+        assert_eq!((reply.status, reply.error), (StatusCode::INTERNAL_SERVER_ERROR, Some("internal")));
     }
     assert_eq!((bench.engine.waiting(), bench.calls()), (0, 1));
     bench.open(1);
@@ -463,7 +481,7 @@ async fn an_invalidation_during_a_fill_takes_precedence() {
     let early = bench.send();
     soon(bench.reached(1)).await;
     let post = ProxyRequest { method: Method::POST, ..request() };
-    bench.engine.invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
+    bench.engine.purger.invalidate(&post, StatusCode::OK, &HeaderMap::new(), || ()).await;
     let late = bench.send();
     soon(bench.reached(2)).await;
     bench.open(2);
@@ -478,8 +496,7 @@ async fn an_invalidation_during_a_fill_takes_precedence() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_shared_and_the_next_request_makes_a_new_call() {
-    let bench =
-        Bench::new([Act::Fail(UpstreamError::Refused), Act::Fail(UpstreamError::Dns)], LIMITS);
+    let bench = Bench::new([Act::Fail(UpstreamError::Refused), Act::Fail(UpstreamError::Dns)], LIMITS);
     let pending: Vec<_> = (0..10).map(|_| bench.send()).collect();
     bench.waiting(10).await;
     bench.open(2);
@@ -490,8 +507,7 @@ async fn a_failure_is_shared_and_the_next_request_makes_a_new_call() {
     assert_eq!(bench.calls(), 2);
 }
 
-/// A body is not stored if its framing cannot reveal a truncation; a body that is too short is
-/// truncated.
+/// A body is not stored if its framing cannot reveal a truncation; a body that is too short is truncated.
 #[tokio::test(start_paused = true)]
 async fn only_a_body_known_to_be_complete_is_stored() {
     for (framing, end, stored) in [
@@ -517,6 +533,42 @@ async fn only_a_body_known_to_be_complete_is_stored() {
     }
 }
 
+/// RFC 9111 §4.2.3: the age on arrival is that of the received `Age`, although the field is not stored.
+#[tokio::test]
+async fn an_age_that_is_not_stored_counts_all_the_same() {
+    let fields = &[("age", "90"), ("cache-control", "max-age=100, no-cache=\"age\"")];
+    let (body, act) = response(fields, BodyFraming::Length(3));
+    let bench = Bench::new([act], LIMITS);
+    bench.open(1);
+    body.write("old");
+    body.end();
+    assert_eq!(read(bench.send().await.unwrap()).await.unwrap(), b"old");
+    let hit = bench.send().await.unwrap();
+    assert_eq!(hit.headers.get("age").map(HeaderValue::as_bytes), Some(&b"90"[..]));
+}
+
+/// The fast path's lookup is the only one in memory, with and without a disk below.
+#[tokio::test]
+async fn a_cold_miss_looks_into_memory_once() {
+    for disk in [0, 64 << 20] {
+        let (body, act) = response(&[], BodyFraming::Length(4));
+        let dir = tempfile::tempdir().expect("a directory");
+        let bench = Bench::on_disk([act], dir.path().join("store"), disk);
+        bench.open(1);
+        let routed = bench.routed(request());
+        let FastPath::Miss(looked_up) = bench.engine.fast_path(&routed) else {
+            panic!("nothing is stored");
+        };
+        assert!(looked_up.is_some());
+        body.write("cold");
+        body.end();
+        let result = bench.engine.respond(&routed, looked_up, &Interims::new()).await;
+        assert_eq!(bench.store.memory_lookups(), 1, "disk of {disk} bytes");
+        let EngineResult::Reply(reply) = result else { panic!("the engine responds") };
+        assert_eq!(read(*reply).await.unwrap(), b"cold");
+    }
+}
+
 #[tokio::test]
 async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
     let (whole, act) = response(&[], BodyFraming::Delimited);
@@ -530,15 +582,13 @@ async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
         Bytes::from_static(b"part"),
         (VaryFields::default(), VariantId::SOLE),
         (now, now),
-        Duration::ZERO,
     );
-    let (store, key) =
-        (&bench.engine.store, bench.engine.key_builder.key(&request(), &bench.route.policy));
+    let (store, key) = (&bench.store, bench.key());
     store.put(&key, Arc::new(part), store.watch(key.target_id()).epoch, None);
     assert_eq!(bench.stored().await, None);
     let mut head = request();
     head.method = Method::HEAD;
-    let passed = bench.engine.respond(&mut head, &bench.route, &Interims::new()).await;
+    let passed = bench.engine.respond(&bench.routed(head), None, &Interims::new()).await;
     assert!(matches!(passed, EngineResult::Pass(_)));
     bench.open(1);
     let reply = bench.send();

@@ -45,10 +45,7 @@ pub(super) struct CaBundle<'a> {
 impl<'a> CaBundle<'a> {
     /// The roots of the caller's `SSL_CERT_FILE`, else the system roots, plus larder's certificate.
     pub(super) fn create(exec_env: &ExecEnv<'a>, files: &PrivateDir) -> io::Result<Self> {
-        let roots = exec_env
-            .caller_variable("SSL_CERT_FILE")
-            .and_then(read_pem)
-            .unwrap_or_else(system_roots);
+        let roots = exec_env.caller_variable("SSL_CERT_FILE").and_then(read_pem).unwrap_or_else(system_roots);
         let bundle = files.write("bundle.pem", append_ca(&roots, exec_env.ca))?;
         Ok(Self { ca: exec_env.ca, roots, bundle_path: bundle })
     }
@@ -61,8 +58,7 @@ impl<'a> CaBundle<'a> {
     ) -> io::Result<Vec<(String, String)>> {
         let mut variables = Vec::new();
         for names in REPLACING {
-            let base =
-                names.iter().find_map(|name| exec_env.caller_variable(name)).and_then(read_pem);
+            let base = names.iter().find_map(|name| exec_env.caller_variable(name)).and_then(read_pem);
             let path = match (names, base) {
                 (["SSL_CERT_FILE"], _) | (_, None) => self.bundle_path.clone(),
                 ([name, ..], Some(base)) => self.write(files, name, &base)?,
@@ -118,13 +114,6 @@ pub(super) fn append_ca(base: &str, ca: &str) -> String {
 /// Encodes a certificate as PEM with 64 characters per line (RFC 7468 §2).
 fn pem(certificate: &CertificateDer<'_>) -> String {
     let text = STANDARD.encode(certificate);
-    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
-    for (index, character) in text.chars().enumerate() {
-        if index > 0 && index % 64 == 0 {
-            out.push('\n');
-        }
-        out.push(character);
-    }
-    out.push_str("\n-----END CERTIFICATE-----\n");
-    out
+    let lines: String = text.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n").collect();
+    format!("-----BEGIN CERTIFICATE-----\n{lines}-----END CERTIFICATE-----\n")
 }

@@ -33,11 +33,9 @@ pub(super) fn prepare(
     files: &PrivateDir,
     trust: &CaBundle<'_>,
 ) -> io::Result<Vec<(String, String)>> {
-    let theirs =
-        exec_env.caller_variable("JAVA_TOOL_OPTIONS").map(without_ours).unwrap_or_default();
+    let theirs = exec_env.caller_variable("JAVA_TOOL_OPTIONS").map(without_ours).unwrap_or_default();
     let (host, port) = (exec_env.proxy.ip(), exec_env.proxy.port());
-    let mut options: Vec<_> =
-        Some(theirs.clone()).filter(|it| !it.is_empty()).into_iter().collect();
+    let mut options: Vec<_> = Some(theirs.clone()).filter(|it| !it.is_empty()).into_iter().collect();
     for scheme in ["http", "https"] {
         options.push(format!("-D{scheme}.proxyHost={host} -D{scheme}.proxyPort={port}"));
     }
@@ -95,9 +93,9 @@ fn with_aliases(certificates: Vec<Certificate>) -> KeyStore {
 
 fn encode(store: &KeyStore) -> io::Result<Vec<u8>> {
     let writer = store.writer(PASSWORD).encryption_iterations(ROUNDS).mac_iterations(ROUNDS);
-    writer.write().map_err(|error| {
-        io::Error::other(format!("the trust store for Java could not be written: {error}"))
-    })
+    writer
+        .write()
+        .map_err(|error| io::Error::other(format!("the trust store for Java could not be written: {error}")))
 }
 
 /// The options without the proxy properties that larder replaces, and without a trust store that an earlier
@@ -177,8 +175,7 @@ mod tests {
     fn replaced_options_are_removed_and_the_others_stay_unchanged() {
         let before = "-Da='b c' -Dhttp.proxyHost=h -Dhttp.proxyPort=1 \"-Djavax.net.ssl.trustStore=/a b\" \
                       -Djavax.net.ssl.trustStorePassword=p -Dhttp.nonProxyHosts=x";
-        let after =
-            "-Da='b c' \"-Djavax.net.ssl.trustStore=/a b\" -Djavax.net.ssl.trustStorePassword=p";
+        let after = "-Da='b c' \"-Djavax.net.ssl.trustStore=/a b\" -Djavax.net.ssl.trustStorePassword=p";
         assert_eq!(without_ours(before), after);
     }
 }

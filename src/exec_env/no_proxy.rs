@@ -2,7 +2,6 @@
 //!
 //! Owns: the list, and its form for each runtime. Never touches: passing it to the runtimes.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -74,8 +73,7 @@ impl NoProxy {
         let named: Vec<_> = config.interception_patterns().filter(|host| !host.is_any()).collect();
         let (mut members, mut left_out) = (Vec::<NoProxyEntry>::new(), Vec::new());
         for entry in always.chain(given).filter_map(NoProxyEntry::parse) {
-            let is_same =
-                |other: &NoProxyEntry| (&other.bypass, other.port) == (&entry.bypass, entry.port);
+            let is_same = |other: &NoProxyEntry| (&other.bypass, other.port) == (&entry.bypass, entry.port);
             if members.iter().any(is_same) {
                 continue;
             }
@@ -134,21 +132,16 @@ impl NoProxy {
 /// `127.*` for `127.0.0.0/8`. Only prefixes of whole bytes can be expressed.
 fn java_net(net: &IpNet) -> Option<String> {
     match net {
-        IpNet::V6(net) => {
-            (net.prefix_len() == net.max_prefix_len()).then(|| format!("[{}]", net.addr()))
-        }
+        IpNet::V6(net) => (net.prefix_len() == net.max_prefix_len()).then(|| format!("[{}]", net.addr())),
         IpNet::V4(net) if net.prefix_len() == 32 => Some(net.addr().to_string()),
         IpNet::V4(net) => {
             let bytes = usize::from(net.prefix_len() / 8);
             if net.prefix_len() % 8 != 0 || bytes == 0 {
                 return None;
             }
-            let mut text = String::new();
-            for byte in net.network().octets().iter().take(bytes) {
-                // Writing to a string does not fail.
-                let _written = write!(text, "{byte}.");
-            }
-            Some(text + "*")
+            let octets = net.network().octets();
+            let fixed: Vec<String> = octets.iter().take(bytes).map(u8::to_string).collect();
+            Some(fixed.join(".") + ".*")
         }
     }
 }
@@ -193,9 +186,7 @@ impl NoProxyEntry {
                 Index::Exact(name) => self.bypass.matches(name),
                 Index::Below(end) => match &self.bypass {
                     Bypass::All => true,
-                    Bypass::Name(name) => {
-                        end.strip_prefix('.').is_some_and(|base| is_or_below(base, name))
-                    }
+                    Bypass::Name(name) => end.strip_prefix('.').is_some_and(|base| is_or_below(base, name)),
                     Bypass::Below(own) => end.ends_with(own.as_str()),
                     Bypass::Net(_) => false,
                 },
@@ -299,10 +290,7 @@ mod tests {
         let list = list(&route("api.example"), &[("NO_PROXY", given)]);
         assert_eq!(list.left_out(), ["api.example"]);
         let variable = list.variable();
-        assert!(
-            variable.ends_with(",*.Corp.example,.ex,10.0.0.0/8,host:81,[::5]:82"),
-            "{variable}"
-        );
+        assert!(variable.ends_with(",*.Corp.example,.ex,10.0.0.0/8,host:81,[::5]:82"), "{variable}");
         assert_eq!(variable.matches("localhost").count(), 1, "{variable}");
         for (host, port, bypasses) in [
             ("a.corp.example", 80, true),

@@ -10,10 +10,7 @@ use crate::exec_env::{ExecEnv, set};
 const SHIM: &str = include_str!("node/shim.cjs");
 
 /// Writes the shim and sets the variables; `ca_bundle` sets `NODE_EXTRA_CA_CERTS`.
-pub(super) fn prepare(
-    exec_env: &ExecEnv<'_>,
-    files: &PrivateDir,
-) -> io::Result<Vec<(String, String)>> {
+pub(super) fn prepare(exec_env: &ExecEnv<'_>, files: &PrivateDir) -> io::Result<Vec<(String, String)>> {
     let shim = files.write("node/shim.cjs", SHIM)?;
     // Node splits the variable at spaces, except between double quotes.
     let ours = format!("{REQUIRE}{shim}\"");

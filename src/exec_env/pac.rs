@@ -59,8 +59,7 @@ fn host(field: &str) -> Option<String> {
         let (host, port) = field.split_at(field.find(':').unwrap_or(field.len()));
         (host.to_owned(), port)
     };
-    let allowed =
-        |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '[' | ']' | ':');
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '[' | ']' | ':');
     let is_host = !host.is_empty() && host.chars().all(allowed);
     (is_host && (rest.is_empty() || rest.starts_with(':'))).then_some(host)
 }

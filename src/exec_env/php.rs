@@ -5,7 +5,7 @@
 use std::io;
 
 use crate::exec_env::ca_bundle::CaBundle;
-use crate::exec_env::private_dir::{PrivateDir, is_larder_dir};
+use crate::exec_env::private_dir::{PrivateDir, others};
 use crate::exec_env::{ExecEnv, set};
 
 const PREPEND: &str = include_str!("php/prepend.php");
@@ -35,13 +35,6 @@ pub(super) fn prepare(
         Some("") => None,
         value => Some(value.unwrap_or_default()),
     };
-    let theirs =
-        theirs.into_iter().flat_map(|list| list.split(':')).filter(|place| !is_ours(place));
-    let directories: Vec<_> = theirs.chain([ours]).collect();
+    let directories: Vec<_> = others(theirs, "/php").chain([ours]).collect();
     Ok(vec![set("PHP_INI_SCAN_DIR", directories.join(":"))])
-}
-
-/// Whether an earlier larder added this directory to the list.
-fn is_ours(place: &str) -> bool {
-    place.strip_suffix("/php").is_some_and(is_larder_dir)
 }

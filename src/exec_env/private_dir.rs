@@ -55,6 +55,12 @@ pub(super) fn is_larder_dir(directory: &str) -> bool {
     MARKER_FILES.iter().all(|marker| directory.join(marker).is_file())
 }
 
+/// The directories of a path list, without those that an earlier larder added under this name.
+pub(super) fn others<'l>(list: Option<&'l str>, name: &'static str) -> impl Iterator<Item = &'l str> {
+    let places = list.into_iter().flat_map(|list| list.split(':'));
+    places.filter(move |place| !place.strip_suffix(name).is_some_and(is_larder_dir))
+}
+
 /// Files that identify a directory of larder: each has them all, and hardly any other directory does.
 const MARKER_FILES: [&str; 3] = ["bundle.pem", "php/larder.ini", "python/larder.pem"];
 

@@ -6,27 +6,17 @@
 
 use std::io;
 
-use crate::exec_env::private_dir::{PrivateDir, is_larder_dir};
+use crate::exec_env::private_dir::{PrivateDir, others};
 use crate::exec_env::{ExecEnv, set};
 
 const SITECUSTOMIZE: &str = include_str!("python/sitecustomize.py");
 
 /// Puts larder's `sitecustomize` first on the path; it runs the one that was there before.
-pub(super) fn prepare(
-    exec_env: &ExecEnv<'_>,
-    files: &PrivateDir,
-) -> io::Result<Vec<(String, String)>> {
+pub(super) fn prepare(exec_env: &ExecEnv<'_>, files: &PrivateDir) -> io::Result<Vec<(String, String)>> {
     let file = files.write("python/sitecustomize.py", SITECUSTOMIZE)?;
     files.write("python/larder.pem", exec_env.ca)?;
     let ours = file.trim_end_matches("/sitecustomize.py");
     let theirs = exec_env.caller_variable("PYTHONPATH");
-    let theirs =
-        theirs.into_iter().flat_map(|path| path.split(':')).filter(|place| !is_ours(place));
-    let path: Vec<_> = [ours].into_iter().chain(theirs).collect();
+    let path: Vec<_> = [ours].into_iter().chain(others(theirs, "/python")).collect();
     Ok(vec![set("PYTHONPATH", path.join(":"))])
-}
-
-/// Whether an earlier larder added this directory to the path.
-fn is_ours(place: &str) -> bool {
-    place.strip_suffix("/python").is_some_and(is_larder_dir)
 }

@@ -32,12 +32,7 @@ pub(super) struct Counts {
 
 impl Counts {
     /// Counts a call and returns its sequence number, from 0.
-    pub(super) fn record_call(
-        &mut self,
-        endpoint: &str,
-        phase: Option<&str>,
-        now: SystemTime,
-    ) -> u64 {
+    pub(super) fn record_call(&mut self, endpoint: &str, phase: Option<&str>, now: SystemTime) -> u64 {
         let calls = &mut self.calls;
         let number = calls.total;
         calls.total += 1;

@@ -108,8 +108,7 @@ pub async fn start(addr: SocketAddr, options: Options) -> io::Result<Fake> {
     let ledger = Ledger::new(options.price_per_credit);
     let (minutes, addresses) = (Windows::default(), Windows::default());
     let refused = Refused::default();
-    let api =
-        CoinMarketCap { key, plan, errors_as_200, validators, minutes, addresses, ledger, refused };
+    let api = CoinMarketCap { key, plan, errors_as_200, validators, minutes, addresses, ledger, refused };
     let script = script.unwrap_or_else(|| Script::from(behaviour));
     server::start(addr, api, script, options.clock).await
 }
@@ -140,11 +139,8 @@ impl Api for CoinMarketCap {
                 self.error_response(&ErrorCode::Status(status), call, Some(status))
             }
             Some(Failure::RateLimited(RateLimited { retry_after, code, .. })) => {
-                let response = self.error_response(
-                    &ErrorCode::Limit(code.unwrap_or(MINUTE_LIMIT)),
-                    call,
-                    None,
-                );
+                let response =
+                    self.error_response(&ErrorCode::Limit(code.unwrap_or(MINUTE_LIMIT)), call, None);
                 match retry_after {
                     Some(seconds) => response.with(RETRY_AFTER, &seconds),
                     None => response,
@@ -183,8 +179,7 @@ impl CoinMarketCap {
         self.check_access(call, &query)?;
         let Reply { data, credits, total } = self.data(call, &query)?;
         let spent = self.ledger.spent(call.now);
-        let exceeds =
-            |limit: Option<u64>, used: u64| limit.is_some_and(|limit| used + credits > limit);
+        let exceeds = |limit: Option<u64>, used: u64| limit.is_some_and(|limit| used + credits > limit);
         if exceeds(self.plan.day, spent.day) {
             return Err(ErrorCode::Limit(DAY_LIMIT));
         }
@@ -210,14 +205,12 @@ impl CoinMarketCap {
     /// Checks the limits and the key.
     fn check_access(&mut self, call: &Call<'_>, query: &Query) -> Result<(), ErrorCode> {
         // Calls are counted even without a limit: `/v1/key/info` returns their number.
-        let rate =
-            |limit: Option<u64>| Rate { limit: limit.unwrap_or(u64::MAX), window: ONE_MINUTE };
+        let rate = |limit: Option<u64>| Rate { limit: limit.unwrap_or(u64::MAX), window: ONE_MINUTE };
         if !self.addresses.acquire(call.client, rate(self.plan.address), call.now).within {
             return Err(ErrorCode::Limit(ADDRESS_LIMIT));
         }
         let key = call.field(&KEY);
-        let key =
-            if key.is_empty() { query.text("CMC_PRO_API_KEY").unwrap_or_default() } else { key };
+        let key = if key.is_empty() { query.text("CMC_PRO_API_KEY").unwrap_or_default() } else { key };
         if key.is_empty() {
             return Err(ErrorCode::KeyMissing);
         }
@@ -249,12 +242,7 @@ impl CoinMarketCap {
     }
 
     /// The response to a refused call; `status`: the HTTP status that a script requires.
-    fn error_response(
-        &self,
-        error: &ErrorCode,
-        call: &Call<'_>,
-        status: Option<StatusCode>,
-    ) -> MockResponse {
+    fn error_response(&self, error: &ErrorCode, call: &Call<'_>, status: Option<StatusCode>) -> MockResponse {
         let usual = if self.errors_as_200 { StatusCode::OK } else { error.status() };
         MockResponse::json(status.unwrap_or(usual), Some(error.body(call.now)))
     }

@@ -107,9 +107,7 @@ impl Discord {
         let announced = Bucket::announced(endpoint.pattern(), call.number);
         let announced = self.limiter.is_none().then_some(&announced);
         match failure {
-            Some(Failure::Status(status)) => {
-                with_bucket(MockResponse::error(status), announced, call.now)
-            }
+            Some(Failure::Status(status)) => with_bucket(MockResponse::error(status), announced, call.now),
             Some(Failure::RateLimited(limited)) => scripted_rate_limit(limited, endpoint, call),
             None => self.within_limits(endpoint, call, announced),
         }
@@ -125,9 +123,7 @@ impl Discord {
             return with_bucket(self.data(endpoint, call), announced, call.now);
         };
         match limiter.check(endpoint.pattern(), call) {
-            LimitResult::Within(bucket) => {
-                with_bucket(self.data(endpoint, call), Some(&bucket), call.now)
-            }
+            LimitResult::Within(bucket) => with_bucket(self.data(endpoint, call), Some(&bucket), call.now),
             LimitResult::Over(scope, wait, bucket) => {
                 self.exceeded.count(scope);
                 let response = MockResponse::rate_limited(scope, Some(wait));
@@ -150,11 +146,7 @@ impl Discord {
 }
 
 /// A 429 that a script requests. Without a time it has no rate limit fields at all.
-fn scripted_rate_limit(
-    limited: RateLimited,
-    endpoint: Endpoint<'_>,
-    call: &Call<'_>,
-) -> MockResponse {
+fn scripted_rate_limit(limited: RateLimited, endpoint: Endpoint<'_>, call: &Call<'_>) -> MockResponse {
     let wait = limited.retry_after.map(|seconds| std::time::Duration::from_secs(seconds.into()));
     let response = MockResponse::rate_limited(limited.scope, wait);
     let bucket_wait = wait.filter(|_| limited.scope != Scope::Global);

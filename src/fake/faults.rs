@@ -98,9 +98,7 @@ impl Percentage {
             clippy::cast_sign_loss,
             reason = "between 0 and a million"
         )]
-        (0.0..=1.0)
-            .contains(&fraction)
-            .then(|| Self((fraction * f64::from(MILLION)).round() as u32))
+        (0.0..=1.0).contains(&fraction).then(|| Self((fraction * f64::from(MILLION)).round() as u32))
     }
 
     /// Whether the share covers the call of this number, counted from 0.
@@ -232,10 +230,7 @@ mod tests {
     #[test]
     fn a_fault_for_two_calls_does_not_affect_the_third() {
         assert_eq!(hits(&Faults::next(2, Fault::Close), 5), [0, 1]);
-        let half = Faults {
-            share: Percentage::from_fraction(0.5).unwrap(),
-            ..Faults::next(2, Fault::Cut)
-        };
+        let half = Faults { share: Percentage::from_fraction(0.5).unwrap(), ..Faults::next(2, Fault::Cut) };
         assert_eq!(hits(&half, 9), [1, 3], "unaffected calls do not count");
     }
 

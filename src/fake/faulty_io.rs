@@ -57,11 +57,8 @@ impl<A: Api> FaultyListener<A> {
             }
             ListenerState::Unbound => bound(self.addr)?,
         };
-        self.state = if refuses {
-            ListenerState::Shut(bound)
-        } else {
-            ListenerState::Open(bound.listen(BACKLOG)?)
-        };
+        self.state =
+            if refuses { ListenerState::Shut(bound) } else { ListenerState::Open(bound.listen(BACKLOG)?) };
         Ok(())
     }
 }

@@ -35,15 +35,8 @@ pub(super) async fn serve<A: Api>(
     shared: Arc<Shared<A>>,
     mut stop: watch::Receiver<bool>,
 ) {
-    let service =
-        router(Arc::clone(&shared)).into_make_service_with_connect_info::<FakeConnectInfo>();
-    let stopped = async move {
-        while !*stop.borrow_and_update() {
-            if stop.changed().await.is_err() {
-                return;
-            }
-        }
-    };
+    let service = router(Arc::clone(&shared)).into_make_service_with_connect_info::<FakeConnectInfo>();
+    let stopped = async move { drop(stop.wait_for(|stopped| *stopped).await) };
     let faulty_listener = FaultyListener::new(listener, addr, shared);
     let result = axum::serve(faulty_listener, service).with_graceful_shutdown(stopped).await;
     result.expect("the listener retries failed accepts itself");
@@ -102,7 +95,7 @@ fn result_response(result: Result<(), serde_json::Error>, example: &str) -> Resp
 }
 
 async fn probe<A: Api>(State(shared): State<Arc<Shared<A>>>, Path(name): Path<String>) -> Response {
-    if let Some(value) = shared.probe(&name) {
+    if let Some(value) = shared.read(|api| api.probe(&name)) {
         return Json(value).into_response();
     }
     let known = ["calls", "seconds"].iter().chain(A::PROBES);
@@ -182,7 +175,8 @@ const LAST_SECOND: u64 = 253_402_300_799;
 /// The maximum length of a request body.
 const MAX_BODY: usize = 64 * 1024;
 
-const LOCKED_OUT: &str = "`refuse` also refuses connections to /_fake: use /_fake/script, and limit its duration with `for`";
+const LOCKED_OUT: &str =
+    "`refuse` also refuses connections to /_fake: use /_fake/script, and limit its duration with `for`";
 const FAULTS_EXAMPLE: &str =
     r#"{"latency": "50ms", "fault": {"rate_limited": {"retry_after": 1}}, "times": 3}"#;
 const SCRIPT_EXAMPLE: &str = r#"[{"for": "60s", "fault": {"rate_limited": {"retry_after": 1}}}, {"for": "10m", "fault": {"status": 503}, "share": 0.5}, {"fault": null}]"#;

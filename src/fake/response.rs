@@ -58,12 +58,7 @@ impl MockResponse {
 
     /// The same, with a validator of `content` instead of the body.
     #[must_use]
-    pub fn validated_by(
-        mut self,
-        content: &[u8],
-        method: &Method,
-        request_headers: &HeaderMap,
-    ) -> Self {
+    pub fn validated_by(mut self, content: &[u8], method: &Method, request_headers: &HeaderMap) -> Self {
         if self.status != StatusCode::OK || !is_get_or_head(method) {
             return self;
         }

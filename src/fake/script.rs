@@ -72,8 +72,7 @@ impl Phase {
         Self { name: Some(name.to_owned()), length: Some(length), fault, ..Self::default() }
     }
 
-    /// `storm`: every call gets 429, with this number of seconds in `Retry-After`, or without that
-    /// field.
+    /// `storm`: every call gets 429, with this number of seconds in `Retry-After`, or without that field.
     pub fn storm(length: Duration, retry_after: Option<u32>) -> Self {
         let limited = RateLimited { retry_after, ..RateLimited::default() };
         Self::lasting("storm", length, Some(Fault::RateLimited(limited)))

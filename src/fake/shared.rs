@@ -80,10 +80,6 @@ impl<A: Api> Shared<A> {
         self.state.lock().api.respond(call, failure)
     }
 
-    pub(super) fn probe(&self, name: &str) -> Option<serde_json::Value> {
-        self.state.lock().api.probe(name)
-    }
-
     pub(super) fn record_response(&self, response: Option<&MockResponse>, bytes: usize) {
         self.state.lock().counts.record_response(response.map(|response| response.status), bytes);
     }

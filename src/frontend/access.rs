@@ -1,6 +1,6 @@
 //! Access control: client addresses, users of this host, and proxy users.
 //!
-//! Owns: `access`. Never touches: allowed destinations (`upstream::egress_policy`).
+//! Owns: `access`. Never touches: allowed destinations (`upstream::connect::egress_policy`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -51,11 +51,7 @@ impl AccessControl {
     /// Creates the access control for the rules of `access`.
     pub fn new(access: Access) -> Self {
         let users = access.users.as_ref().map(|users| {
-            users
-                .0
-                .iter()
-                .map(|(user, password)| digest(format!("{user}:{password}").as_bytes()))
-                .collect()
+            users.0.iter().map(|(user, password)| digest(format!("{user}:{password}").as_bytes())).collect()
         });
         Self { access, users }
     }
@@ -113,9 +109,7 @@ mod tests {
 
     fn access_control(clients: &[&str], users: Option<&[(&str, &str)]>) -> AccessControl {
         let users = users.map(|users| {
-            Users(
-                users.iter().map(|(u, p)| ((*u).to_owned(), (*p).to_owned())).collect::<Arc<[_]>>(),
-            )
+            Users(users.iter().map(|(u, p)| ((*u).to_owned(), (*p).to_owned())).collect::<Arc<[_]>>())
         });
         AccessControl::new(Access {
             clients: clients.iter().map(|c| c.parse().unwrap()).collect(),
@@ -128,10 +122,7 @@ mod tests {
     fn clients_outside_the_list_are_not_admitted() {
         let limited = access_control(&["10.0.0.0/8"], None);
         assert!(limited.admits("10.1.2.3:5".parse().unwrap()));
-        assert!(
-            limited.admits("[::ffff:10.1.2.3]:5".parse().unwrap()),
-            "mapped addresses count as v4"
-        );
+        assert!(limited.admits("[::ffff:10.1.2.3]:5".parse().unwrap()), "mapped addresses count as v4");
         assert!(!limited.admits("192.168.0.1:5".parse().unwrap()));
         assert!(access_control(&[], None).admits("192.168.0.1:5".parse().unwrap()));
     }

@@ -45,8 +45,7 @@ impl fmt::Debug for CertificateAuthority {
 }
 
 impl CertificateAuthority {
-    /// The authority that `config` uses, created if it does not exist; `None` if nothing is
-    /// intercepted.
+    /// The authority that `config` uses, created if it does not exist; `None` if nothing is intercepted.
     pub fn from_config(config: &Config, now: SystemTime) -> Result<Option<Arc<Self>>, CaError> {
         Self::for_reload(None, config, now)
     }
@@ -69,9 +68,7 @@ impl CertificateAuthority {
                 return Ok(Some(Arc::new(authority)));
             }
             // As for the secret of all keys, larder starts even if its own directory cannot be written.
-            Some(Err(error @ CaError::Unwritten { .. })) if config.tls.ca.files.is_none() => {
-                Some(error)
-            }
+            Some(Err(error @ CaError::Unwritten { .. })) if config.tls.ca.files.is_none() => Some(error),
             Some(Err(error)) => return Err(error),
             None => None,
         };
@@ -102,11 +99,7 @@ impl CertificateAuthority {
 
     /// Replaces the authority in `files`. The old files are kept beside it, under names that end in the
     /// time. An authority that larder did not make is not replaced.
-    pub fn rotated(
-        files: CaFiles,
-        constrain: &[NameConstraint],
-        now: SystemTime,
-    ) -> Result<Self, CaError> {
+    pub fn rotated(files: CaFiles, constrain: &[NameConstraint], now: SystemTime) -> Result<Self, CaError> {
         // Only the certificate is checked: a damaged key is no reason to keep the pair.
         let before = files::read_cert(&files.cert)?.map(|pem| CertificateDer::from_pem_slice(&pem));
         let before = before.and_then(|der| Certificate::read(&der.ok()?));
@@ -196,10 +189,6 @@ impl CertificateAuthority {
         [&self.certificate].into_iter().chain(&self.above)
     }
 
-    fn issuer(&self) -> &Issuer<'static, KeyPair> {
-        &self.issuer
-    }
-
     fn expired(&self) -> CaError {
         let own = self.certificate();
         let (subject, since, fix) = (own.subject.clone(), own.not_after, self.replacement_hint());
@@ -250,8 +239,7 @@ fn create_pair(constrain: &[NameConstraint], now: SystemTime) -> Result<CertKeyP
     Ok(CertKeyPair { cert: cert.pem().into_bytes(), key: key.serialize_pem().into_bytes() })
 }
 
-/// A process that has a key must not leave a core file, and no other process of its user may read its
-/// memory.
+/// A process that has a key must not leave a core file, and no other process of its user may read its memory.
 fn exclude_from_dumps() {
     #[cfg(target_os = "linux")]
     {

@@ -23,11 +23,7 @@ const LINGER_BYTES: usize = 256 * 1024;
 
 impl Frontend {
     /// [`Frontend::refuse`] as the last step of a request.
-    pub(super) async fn reject_and_close(
-        &self,
-        io: ClientStream,
-        problem: &Problem,
-    ) -> Option<KeepAlive> {
+    pub(super) async fn reject_and_close(&self, io: ClientStream, problem: &Problem) -> Option<KeepAlive> {
         self.refuse(io, problem).await;
         None
     }
@@ -78,9 +74,8 @@ async fn drain(io: &mut ClientStream) {
         while let Ok(n @ 1..) = io.read(&mut sink).await {
             left = left.saturating_sub(n);
             if left == 0 {
-                // Nothing more is read, but the connection stays open for a moment, so that the client
-                // can read the response: an earlier close would reset the connection and discard the
-                // response.
+                // Nothing more is read, but the connection stays open for a moment, so that the client can
+                // read the response: an earlier close would reset the connection and discard the response.
                 return std::future::pending().await;
             }
         }

@@ -4,9 +4,7 @@
 //! interpret them differently. Never touches: sockets, time, policy.
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::semantics::field_list;
@@ -57,10 +55,8 @@ const fn bad_request(class: &'static str, reason: &'static str) -> Problem {
 
 const MALFORMED: Problem = bad_request("malformed_head", "the request head is not valid HTTP/1.1");
 /// The target is not a valid URL.
-pub const BAD_TARGET: Problem =
-    bad_request("malformed_target", "the request target is not a valid URL");
-/// A method, target or version contains no space: another parser could split the request line
-/// differently.
+pub const BAD_TARGET: Problem = bad_request("malformed_target", "the request target is not a valid URL");
+/// A method, target or version contains no space: another parser could split the request line differently.
 const TARGET_WITH_SPACE: Problem =
     bad_request("malformed_target", "the request target contains a space: write it as %20");
 /// A request in origin form that matches no mount.
@@ -68,8 +64,7 @@ pub const NOT_PROXY: Problem = bad_request(
     "not_a_proxy_request",
     "larder is a forward proxy: set HTTP_PROXY to it, or send requests below an upstream's mount path",
 );
-const BAD_HOST: Problem =
-    bad_request("malformed_host", "HTTP/1.1 requires exactly one valid Host field");
+const BAD_HOST: Problem = bad_request("malformed_host", "HTTP/1.1 requires exactly one valid Host field");
 const BAD_FRAMING: Problem =
     bad_request("ambiguous_framing", "the body's length is missing, malformed or contradictory");
 const BAD_CONNECTION: Problem =
@@ -122,9 +117,7 @@ impl HeadScanner {
     /// line once it has arrived. A line feed without a carriage return is rejected: RFC 9112 §2.2
     /// allows a recipient to accept it, but another recipient might not.
     pub fn end(&mut self, bytes: &[u8]) -> Result<Option<usize>, Problem> {
-        while let Some(offset) =
-            bytes.get(self.seen..).and_then(|b| b.iter().position(|c| *c == b'\n'))
-        {
+        while let Some(offset) = bytes.get(self.seen..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
             let feed = self.seen + offset;
             if feed == 0 || bytes[feed - 1] != b'\r' {
                 return Err(MALFORMED);
@@ -206,8 +199,8 @@ fn build(
     let mut fields = HeaderMap::with_capacity(request.headers.len());
     for field in request.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_invalid| MALFORMED)?;
-        let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
-            .map_err(|_invalid| MALFORMED)?;
+        let value =
+            HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).map_err(|_invalid| MALFORMED)?;
         if name == HOST {
             if host.replace(value).is_some() {
                 return Err(BAD_HOST);
@@ -229,8 +222,7 @@ fn build(
     let upgrade = switches.then(|| fields.get(UPGRADE).cloned()).flatten();
     let trailers = version == Version::HTTP_11 && hop_by_hop::accepts_trailers(&fields);
     let persists = persists(version, &fields);
-    let is_keep_alive =
-        |option: &HeaderValue| option.as_bytes().eq_ignore_ascii_case(b"keep-alive");
+    let is_keep_alive = |option: &HeaderValue| option.as_bytes().eq_ignore_ascii_case(b"keep-alive");
     let plain = fields.get_all(CONNECTION).iter().all(is_keep_alive);
     Ok(RequestHead {
         method,
@@ -246,14 +238,13 @@ fn build(
     })
 }
 
-/// RFC 9112 §3.2: a value that is not an authority is rejected, even if the target contains an
-/// authority.
+/// RFC 9112 §3.2: a value that is not an authority is rejected, even if the target contains an authority.
 fn is_host(value: &HeaderValue) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
     // Most values are plain names, which are checked without copying.
     let labels = value.as_bytes().split(|byte| *byte == b'.');
-    let is_name = value.len() < 254
-        && labels.into_iter().all(|label| !label.is_empty() && label.iter().all(plain));
+    let is_name =
+        value.len() < 254 && labels.into_iter().all(|label| !label.is_empty() && label.iter().all(plain));
     is_name || value.is_empty() || value.to_str().is_ok_and(|host| authority::split(host).is_ok())
 }
 
@@ -263,8 +254,7 @@ fn persists(version: Version, fields: &HeaderMap) -> bool {
         return version == Version::HTTP_11;
     }
     let has_option = |wanted: &[u8]| {
-        field_list::members(fields.get_all(CONNECTION))
-            .any(|option| option.eq_ignore_ascii_case(wanted))
+        field_list::members(fields.get_all(CONNECTION)).any(|option| option.eq_ignore_ascii_case(wanted))
     };
     !has_option(b"close") && (version == Version::HTTP_11 || has_option(b"keep-alive"))
 }
@@ -299,11 +289,7 @@ fn has_no_path(absolute: &str) -> bool {
 }
 
 /// RFC 9112 §6.3, without its lenient branches.
-fn framing(
-    method: &Method,
-    version: Version,
-    fields: &HeaderMap,
-) -> Result<RequestFraming, Problem> {
+fn framing(method: &Method, version: Version, fields: &HeaderMap) -> Result<RequestFraming, Problem> {
     let mut lengths = fields.get_all(CONTENT_LENGTH).iter();
     let mut codings = fields.get_all(TRANSFER_ENCODING).iter();
     let (length, coding) = (lengths.next(), codings.next());

@@ -10,18 +10,18 @@ use http::header::VIA;
 use http::{HeaderMap, Version};
 use tokio::io::AsyncReadExt;
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::config::Limits;
-use crate::frontend::RequestHandler;
 use crate::frontend::access::{AccessControl, CLIENT_DENIED, USER_REQUIRED};
 use crate::frontend::head::{self, HeadScanner, HeadTarget, RequestHead};
 use crate::frontend::interception::{HandshakeContext, Intercepted, MatchedHost, TlsInterceptor};
-use crate::frontend::mount::{MountTarget, Mounts};
+use crate::frontend::mount::{Mounts, ResolvedTarget};
 use crate::frontend::session::{ClientSession, Http1Session};
 use crate::frontend::stream::{ClientStream, within};
 use crate::frontend::target::{ConnectionState, ProxyMode};
 use crate::frontend::tunnel::{TunnelOutcome, TunnelRequest, Tunnels};
 use crate::frontend::web_page::PageCredentialRules;
+use crate::frontend::{Prepared, RequestHandler};
 use crate::semantics::hop_by_hop;
 use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::semantics::target::Scheme;
@@ -68,8 +68,7 @@ pub struct Frontend {
     pub telemetry: Arc<Telemetry>,
     /// The clock, for `Date`.
     pub clock: Clock,
-    /// The pseudonym of this larder in `Via`. It is unique, so that a loop differs from a chain of
-    /// larders.
+    /// The pseudonym of this larder in `Via`. It is unique, so that a loop differs from a chain of larders.
     pub name: Arc<str>,
 }
 
@@ -96,8 +95,7 @@ impl Frontend {
         if !self.access_control.admits(io.peer()) {
             return self.reject_and_close(io, &CLIENT_DENIED).await;
         }
-        let received = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await
-        {
+        let received = match within(self.limits.head_timeout, self.read_head(&mut io, first)).await {
             Some(Ok(Some(received))) => received,
             Some(Ok(None)) => return None,
             Some(Err(problem)) => return self.reject_and_close(io, &problem).await,
@@ -106,14 +104,12 @@ impl Frontend {
         if let Err(problem) = self.check_head(&received.head, &state.mode) {
             return self.reject_and_close(io, &problem).await;
         }
-        if let (HeadTarget::Authority(host, port), ProxyMode::Direct) =
-            (&received.head.target, &state.mode)
-        {
+        if let (HeadTarget::Authority(host, port), ProxyMode::Direct) = (&received.head.target, &state.mode) {
             let request = TunnelRequest::new(host, *port, state.listener);
             return Box::pin(self.tunnel(io, request, &mut state.mode, received.rest)).await;
         }
         match self.resolve_target(&received.head, state, &io) {
-            Ok(mount_target) => self.serve(io, received, mount_target, state.listener).await,
+            Ok(resolved_target) => self.serve(io, received, resolved_target, state.listener).await,
             Err(problem) => self.reject_and_close(io, &problem).await,
         }
     }
@@ -124,13 +120,13 @@ impl Frontend {
         head: &RequestHead,
         state: &ConnectionState,
         io: &ClientStream,
-    ) -> Result<MountTarget, Problem> {
+    ) -> Result<ResolvedTarget, Problem> {
         let ConnectionState { mode, listener } = state;
-        let mount_target = mode.target(head, &self.mounts, *listener, || io.is_local())?;
+        let resolved_target = mode.target(head, &self.mounts, *listener, || io.is_local())?;
         if !matches!(head.target, HeadTarget::Origin(_)) || !matches!(mode, ProxyMode::Direct) {
-            self.page_credential_rules.admit(&mount_target.target, &head.fields)?;
+            self.page_credential_rules.admit(&resolved_target.target, &head.fields)?;
         }
-        Ok(mount_target)
+        Ok(resolved_target)
     }
 
     /// Serves a request whose target is known.
@@ -138,27 +134,32 @@ impl Frontend {
         &self,
         mut io: ClientStream,
         received: ReceivedHead,
-        mount_target: MountTarget,
+        resolved_target: ResolvedTarget,
         listener: ListenerKind,
     ) -> Option<KeepAlive> {
         let ReceivedHead { head, raw, rest } = received;
         let (persists, plain) = (head.persists, head.only_keep_alive);
-        let mut request = proxy_request(head, mount_target, io.peer(), listener);
+        let request = proxy_request(head, resolved_target, io.peer(), listener);
         // A session is required to order bytes that the client sends before the response.
         let plain = plain && persists && request.version == Version::HTTP_11;
         // If the client has authenticated this connection, the origin responds; a browser gets further
         // fields.
         let plain = plain && io.pins().is_none() && request.page.is_none() && !request.in_browser;
-        if plain && request.body == RequestFraming::None && rest.is_empty() {
-            let since = clock::monotonic();
-            if let Some(prepared) = self.handler.prepared_response(&mut request) {
-                let sent = io.send(&prepared.head, &prepared.body).await;
-                self.handler.record_prepared(&request, &prepared, sent.bytes, since);
+        let plain = plain && request.body == RequestFraming::None && rest.is_empty();
+        let since = self.clock.instant();
+        let routed = self.handler.route(request, io.pins());
+        let prepared = if plain { self.handler.prepare(&routed) } else { Prepared::NotPrepared(None) };
+        let looked_up = match prepared {
+            Prepared::Response(response) => {
+                let sent = io.send(&response.head, &response.body).await;
+                self.handler.record_prepared(&routed, &response, sent.bytes, since);
                 return sent.whole.then_some((io, rest));
             }
-        }
-        let session = Http1Session::new(io, rest, request.body, request.version, persists, raw);
-        let served = self.handler.serve(request, ClientSession::Http1(Box::new(session))).await;
+            Prepared::NotPrepared(looked_up) => looked_up,
+        };
+        let session = Http1Session::new(io, rest, &routed.request, persists, raw);
+        let session = ClientSession::Http1(Box::new(session));
+        let served = self.handler.serve(routed, looked_up, session).await;
         match served.session {
             Some(ClientSession::Http1(session)) => session.finish().await,
             Some(ClientSession::Http2(_)) | None => None,
@@ -179,18 +180,17 @@ impl Frontend {
         let TunnelRequest { host, port, .. } = request;
         let matched = self.interception.matched_host(host, port);
         let is_https = port == Scheme::Https.default_port();
-        let inspected =
-            if matched.is_some() || (!is_https && self.handler.has_route_for(host, port)) {
-                self.tunnels.inspect(io, request, rest, matched.is_some()).await
-            } else {
-                self.tunnels.open(io, request, rest).await
-            };
+        let inspected = if matched.is_some() || (!is_https && self.handler.has_route_for(host, port)) {
+            self.tunnels.inspect(io, request, rest, matched.is_some()).await
+        } else {
+            self.tunnels.open(io, request, rest).await
+        };
         let (scheme, io, first) = match (inspected, matched) {
             (TunnelOutcome::Http(io, first), _) => (Scheme::Http, io, first),
             (TunnelOutcome::Tls(io, first), Some(matched)) => {
                 let origin = (host, port);
                 let Intercepted { io, sni_matches: consistent } =
-                    self.intercept(io, origin, matched, first).await?;
+                    self.interception.intercept(io, origin, first, self.handshake(matched)).await?;
                 if !consistent {
                     *mode = ProxyMode::Misdirected;
                     return Some((io, BytesMut::new()));
@@ -212,16 +212,8 @@ impl Frontend {
         }
     }
 
-    async fn intercept(
-        &self,
-        io: ClientStream,
-        origin: (&str, u16),
-        matched: MatchedHost,
-        first: BytesMut,
-    ) -> Option<Intercepted> {
-        let context =
-            HandshakeContext { within: self.limits.head_timeout, telemetry: &self.telemetry };
-        self.interception.intercept(io, origin, matched, first, context).await
+    fn handshake(&self, matched: MatchedHost) -> HandshakeContext<'_> {
+        HandshakeContext { matched, within: self.limits.head_timeout, telemetry: &self.telemetry }
     }
 
     /// Reads the rest of a head; `None` if the client closed the connection within it.
@@ -273,13 +265,13 @@ impl Frontend {
 
 fn proxy_request(
     head: RequestHead,
-    mount_target: MountTarget,
+    resolved_target: ResolvedTarget,
     client: std::net::SocketAddr,
     listener: ListenerKind,
 ) -> ProxyRequest {
     let mut headers = head.fields;
-    hop_by_hop::strip_request(&mut headers);
-    if mount_target.in_browser {
+    hop_by_hop::strip(&mut headers);
+    if resolved_target.in_browser {
         // A browser sends the cookies of all servers on this host, whatever the port (RFC 6265 §8.5).
         headers.remove(http::header::COOKIE);
     }
@@ -288,7 +280,7 @@ fn proxy_request(
     }
     ProxyRequest {
         method: head.method,
-        target: mount_target.target,
+        target: resolved_target.target,
         headers,
         version: head.version,
         client: Some(client),
@@ -296,15 +288,13 @@ fn proxy_request(
         body: head.framing,
         upgrade: head.upgrade,
         trailers: head.trailers,
-        page: mount_target.page,
-        in_browser: mount_target.in_browser,
+        page: resolved_target.page,
+        in_browser: resolved_target.in_browser,
     }
 }
 
 pub(super) fn via_contains(fields: &HeaderMap, name: &str) -> bool {
     fields.get_all(VIA).iter().any(|via| {
-        via.as_bytes()
-            .split(|c| *c == b',' || c.is_ascii_whitespace())
-            .any(|part| part == name.as_bytes())
+        via.as_bytes().split(|c| *c == b',' || c.is_ascii_whitespace()).any(|part| part == name.as_bytes())
     })
 }

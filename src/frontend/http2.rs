@@ -119,10 +119,7 @@ pub(super) async fn serve_connection(
 }
 
 /// Performs the HTTP/2 handshake with these limits; `None`: the client does not complete it.
-async fn handshake(
-    io: ClientStream,
-    limits: &Limits,
-) -> Option<Connection<ClientStream, UnsentBytes>> {
+async fn handshake(io: ClientStream, limits: &Limits) -> Option<Connection<ClientStream, UnsentBytes>> {
     let mut builder = Builder::new();
     builder
         .max_concurrent_streams(MAX_STREAMS)
@@ -157,9 +154,7 @@ fn is_malformed(request: &Request<RecvStream>) -> bool {
     let authority = request.uri().authority().map_or("", |authority| authority.as_str());
     let mut lengths = request.headers().get_all(CONTENT_LENGTH).iter();
     let (length, more) = (lengths.next(), lengths.next().is_some());
-    let plain = |length: &HeaderValue| {
-        !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
-    };
+    let plain = |length: &HeaderValue| !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
     // RFC 9113 §8.2.1: a value has no surrounding whitespace and no control characters.
     let blank = |value: &HeaderValue| value.as_bytes().trim_ascii().len() != value.len();
     request.headers().values().any(blank)
@@ -189,15 +184,12 @@ impl Frontend {
         let Stream { request, respond, shared } = stream;
         let (head, body) = request.into_parts();
         let ends_here = body.is_end_stream();
-        let session = ClientSession::Http2(Box::new(Http2Session::new(
-            body,
-            respond,
-            shared,
-            &self.in_flight,
-        )));
+        let session =
+            ClientSession::Http2(Box::new(Http2Session::new(body, respond, shared, &self.in_flight)));
         match self.stream_request(head, ends_here, &state, peer) {
             Ok(request) => {
-                let served = self.handler.serve(request, session).await;
+                let routed = self.handler.route(request, None);
+                let served = self.handler.serve(routed, None, session).await;
                 if let Some(ClientSession::Http2(session)) = served.session {
                     session.finish().await;
                 }
@@ -243,7 +235,7 @@ impl Frontend {
         let mut headers = head.headers;
         headers.remove(HOST);
         let trailers = hop_by_hop::accepts_trailers(&headers);
-        hop_by_hop::strip_request(&mut headers);
+        hop_by_hop::strip(&mut headers);
         let length = headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let body = match (ends_here, length) {
@@ -309,8 +301,7 @@ fn path_of(uri: &Uri) -> &str {
     uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
-/// Joins cookies that the client sent in several fields; elsewhere they form one field (RFC 9113
-/// §8.2.3).
+/// Joins cookies that the client sent in several fields; elsewhere they form one field (RFC 9113 §8.2.3).
 fn joined_cookies(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get_all(COOKIE).iter().nth(1)?;
     let values: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();

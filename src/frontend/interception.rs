@@ -46,14 +46,9 @@ pub struct Intercepted {
 impl TlsInterceptor {
     /// Intercepts the hosts that `config` names, with certificates from `issuer`. A route for every
     /// host names none: this requires `tls.intercept`. `auth_hosts`: the set that outlives reloads.
-    pub fn new(
-        config: &Config,
-        issuer: Option<LeafIssuer>,
-        auth_hosts: ConnectionAuthHosts,
-    ) -> Self {
-        let routes = config.routes.routes().iter().map(|route| &route.pattern.host);
+    pub fn new(config: &Config, issuer: Option<LeafIssuer>, auth_hosts: ConnectionAuthHosts) -> Self {
         let mut patterns: Vec<HostPattern> = Vec::new();
-        for pattern in routes.filter(|host| !host.is_any()).chain(&config.tls.intercept) {
+        for pattern in config.interception_patterns() {
             if !patterns.contains(pattern) {
                 patterns.push(pattern.clone());
             }
@@ -82,23 +77,15 @@ impl TlsInterceptor {
         &self,
         io: ClientStream,
         (host, port): (&str, u16),
-        matched: MatchedHost,
         first: BytesMut,
         context: HandshakeContext<'_>,
     ) -> Option<Intercepted> {
         let handshake = timeout(context.within, self.accept_tls(io, host, port, first));
-        let outcome = handshake.await.unwrap_or(Err(HandshakeOutcome::TimedOut));
-        let label = self.patterns.get(matched.0).map(ToString::to_string).unwrap_or_default();
-        match outcome {
-            Ok(intercepted) => {
-                context.telemetry.handshake(&label, host, HandshakeOutcome::Done);
-                Some(intercepted)
-            }
-            Err(outcome) => {
-                context.telemetry.handshake(&label, host, outcome);
-                None
-            }
-        }
+        let intercepted = handshake.await.unwrap_or(Err(HandshakeOutcome::TimedOut));
+        let label = self.patterns.get(context.matched.0).map(ToString::to_string).unwrap_or_default();
+        let outcome = intercepted.as_ref().err().copied().unwrap_or(HandshakeOutcome::Done);
+        context.telemetry.handshake(&label, host, outcome);
+        intercepted.ok()
     }
 
     async fn accept_tls(
@@ -109,17 +96,12 @@ impl TlsInterceptor {
         first: BytesMut,
     ) -> Result<Intercepted, HandshakeOutcome> {
         let hello = hello(&mut io, first).await?;
-        let consistent =
-            hello.client_hello().server_name().is_none_or(|name| same_host(name, host));
-        let config = self.issuer.as_ref().map(|issuer| issuer.config(host));
-        let config = match config {
-            Some(Ok(config)) => config,
-            Some(Err(error)) => {
-                tracing::warn!(host, %error, "Could not issue a certificate");
-                return Err(HandshakeOutcome::NoCertificate);
-            }
-            None => return Err(HandshakeOutcome::NoCertificate),
-        };
+        let consistent = hello.client_hello().server_name().is_none_or(|name| same_host(name, host));
+        let issuer = self.issuer.as_ref().ok_or(HandshakeOutcome::NoCertificate)?;
+        let config = issuer.config(host).map_err(|error| {
+            tracing::warn!(host, %error, "Could not issue a certificate");
+            HandshakeOutcome::NoCertificate
+        })?;
         // Clients that support only HTTP/2 (gRPC) still get it.
         let http1 = offers_http1(&hello) && self.http1_only.contains(host, port);
         let config = if http1 { without_http2(&config) } else { config };
@@ -135,9 +117,11 @@ fn without_http2(config: &ServerConfig) -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// The limits and the telemetry of a handshake.
+/// The pattern, the limit and the telemetry of a handshake.
 #[derive(Clone, Copy)]
 pub(super) struct HandshakeContext<'a> {
+    /// The pattern that the host matches.
+    pub(super) matched: MatchedHost,
     /// The time from the first byte to the last.
     pub(super) within: Duration,
     /// Records the outcome.
@@ -149,8 +133,7 @@ async fn hello(io: &mut ClientStream, mut bytes: BytesMut) -> Result<Accepted, H
     let mut acceptor = Acceptor::default();
     loop {
         while !bytes.is_empty() {
-            let taken =
-                acceptor.read_tls(&mut &bytes[..]).map_err(|_full| HandshakeOutcome::Malformed)?;
+            let taken = acceptor.read_tls(&mut &bytes[..]).map_err(|_full| HandshakeOutcome::Malformed)?;
             bytes.advance(taken);
             match acceptor.accept() {
                 // A client sends nothing after its ClientHello before the response: such bytes could
@@ -199,8 +182,8 @@ mod tests {
     use crate::frontend::ca::CertificateAuthority;
 
     fn interception(yaml: &str) -> TlsInterceptor {
-        let config = parse("proxy.yaml", &format!("version: 1\n{yaml}\n"), &Env::default())
-            .expect("it is valid");
+        let config =
+            parse("proxy.yaml", &format!("version: 1\n{yaml}\n"), &Env::default()).expect("it is valid");
         let clock = Clock::default();
         let authority = CertificateAuthority::ephemeral(clock.now(), &[]).expect("an authority");
         let issuer = LeafIssuer::new(Arc::new(authority), clock).expect("an issuer");

@@ -7,16 +7,16 @@ use std::future::ready;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::drain::DrainState;
 use crate::frontend::stream::ClientStream;
 use crate::frontend::{CurrentFrontend, connection};
@@ -70,11 +70,7 @@ pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 /// The kind of the listener on an address.
 pub fn kind(address: SocketAddr) -> ListenerKind {
-    if address.ip().to_canonical().is_loopback() {
-        ListenerKind::Loopback
-    } else {
-        ListenerKind::Reachable
-    }
+    if address.ip().to_canonical().is_loopback() { ListenerKind::Loopback } else { ListenerKind::Reachable }
 }
 
 /// The state that all accept loops share.
@@ -93,8 +89,7 @@ pub struct AcceptContext {
     pub drain: watch::Receiver<DrainState>,
 }
 
-/// Accepts connections until larder is closing. Connections that were established by then are still
-/// served.
+/// Accepts connections until larder is closing. Connections that were established by then are still served.
 pub async fn accept(listener: TcpListener, context: AcceptContext) {
     let kind = match listener.local_addr() {
         Ok(address) => kind(address),
@@ -152,16 +147,12 @@ impl AcceptContext {
 
     /// Waits for a slot for the next connection; `None` if none has been free for longer than
     /// [`SLOT_WAIT`]. `full_since`: since when no slot was free, or connections had to wait.
-    async fn wait_for_slot(
-        &self,
-        full_since: &mut Option<Instant>,
-    ) -> Option<OwnedSemaphorePermit> {
+    async fn wait_for_slot(&self, full_since: &mut Option<Instant>) -> Option<OwnedSemaphorePermit> {
         if let Some(slot) = self.free_slot() {
             return Some(slot);
         }
-        let now = clock::monotonic();
-        let since = *full_since.get_or_insert(now);
-        let left = SLOT_WAIT.saturating_sub(now.saturating_duration_since(since));
+        let since = full_since.get_or_insert_with(Clock::timer_now);
+        let left = SLOT_WAIT.saturating_sub(since.elapsed());
         // The semaphore is never closed.
         timeout(left, Arc::clone(&self.slots).acquire_owned()).await.ok()?.ok()
     }

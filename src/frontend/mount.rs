@@ -25,7 +25,7 @@ const MISDIRECTED: Problem = Problem::new(
 
 /// The target of a request, and the page of another site that sends it, if such a page is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MountTarget {
+pub struct ResolvedTarget {
     /// The target.
     pub target: Target,
     /// The page's origin.
@@ -34,7 +34,7 @@ pub struct MountTarget {
     pub in_browser: bool,
 }
 
-impl From<Target> for MountTarget {
+impl From<Target> for ResolvedTarget {
     fn from(target: Target) -> Self {
         Self { target, page: None, in_browser: false }
     }
@@ -65,7 +65,7 @@ impl Mounts {
         metadata: FetchMetadata<'_>,
         listener: ListenerKind,
         is_local: impl FnOnce() -> bool,
-    ) -> Option<Result<MountTarget, Problem>> {
+    ) -> Option<Result<ResolvedTarget, Problem>> {
         let (mount, rest) = self.below(path_and_query)?;
         let is_on_this_host = || listener == ListenerKind::Loopback || is_local();
         let in_browser = metadata.is_from_browser();
@@ -78,16 +78,14 @@ impl Mounts {
         if !is_ours {
             return Some(Err(MISDIRECTED));
         }
-        let page = match metadata.page(
-            &mount.allow_origins,
-            mount.has_credential,
-            metadata.own_origin().as_deref(),
-        ) {
-            WebPage::None => None,
-            WebPage::Allowed(origin) => Some(origin),
-            WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
-        };
-        Some(Ok(MountTarget { target: target_below(mount, rest)?, page, in_browser }))
+        let page =
+            match metadata.page(&mount.allow_origins, mount.has_credential, metadata.own_origin().as_deref())
+            {
+                WebPage::None => None,
+                WebPage::Allowed(origin) => Some(origin),
+                WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
+            };
+        Some(Ok(ResolvedTarget { target: target_below(mount, rest)?, page, in_browser }))
     }
 
     /// The URL that a URL below a mount maps to, as a request for it would be forwarded. The URL must
@@ -152,7 +150,7 @@ mod tests {
         let found = mounts().find(path, metadata, listener, || false)?;
         Some(found.map_or_else(
             |problem| problem.class.to_owned(),
-            |mount_target| mount_target.target.to_string(),
+            |resolved_target| resolved_target.target.to_string(),
         ))
     }
 
@@ -172,11 +170,7 @@ mod tests {
             ("/", None),
             ("*", None),
         ] {
-            assert_eq!(
-                found(path, "127.0.0.1:8080", ListenerKind::Loopback).as_deref(),
-                target,
-                "{path}"
-            );
+            assert_eq!(found(path, "127.0.0.1:8080", ListenerKind::Loopback).as_deref(), target, "{path}");
         }
     }
 
@@ -211,10 +205,7 @@ mod tests {
 
     #[test]
     fn a_page_cannot_reach_a_local_mount_by_its_own_host_name() {
-        assert_eq!(
-            found("/a", "evil.example", ListenerKind::Loopback).as_deref(),
-            Some("misdirected")
-        );
+        assert_eq!(found("/a", "evil.example", ListenerKind::Loopback).as_deref(), Some("misdirected"));
         let target = found("/a", "localhost", ListenerKind::Loopback);
         assert_eq!(target.as_deref(), Some("https://a.example/"));
         // Other hosts may use any name: `access` controls which clients may connect.
@@ -258,8 +249,7 @@ mod tests {
                 assert_eq!(refused(true, host, field), is_refused, "{host} {field:?}");
             }
         }
-        // A program may use any name, but where a credential is at stake only one that no internet host
-        // has.
+        // A program may use any name, but where a credential is at stake only one that no internet host has.
         assert!(!refused(false, "larder.team.example:8080", node));
         assert!(refused(true, "larder.team.example:8080", node));
         assert!(!refused(true, "larder:8080", node));

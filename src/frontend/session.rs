@@ -59,32 +59,33 @@ pub enum ClientSession {
     Http2(Box<Http2Session>),
 }
 
+/// The value of an expression with the session of either HTTP version.
+macro_rules! for_either {
+    ($client:expr, $session:ident => $value:expr) => {
+        match $client {
+            Self::Http1($session) => $value,
+            Self::Http2($session) => $value,
+        }
+    };
+}
+
 impl ClientSession {
     /// Waits for the next event: capacity for more of the response, if there was none, and with `reads`
     /// the next piece of the request body; without `reads` it only detects that the client has
     /// disconnected. Queued data is written meanwhile. Cancel-safe.
     pub async fn next_event(&mut self, reads: bool) -> Result<ClientEvent, ClientError> {
-        match self {
-            Self::Http1(session) => session.next_event(reads).await,
-            Self::Http2(session) => session.next_event(reads).await,
-        }
+        for_either!(self, session => session.next_event(reads).await)
     }
 
     /// Whether the whole request body has been read.
     pub fn has_read_body(&self) -> bool {
-        match self {
-            Self::Http1(session) => session.has_read_body(),
-            Self::Http2(session) => session.has_read_body(),
-        }
+        for_either!(self, session => session.has_read_body())
     }
 
     /// Resolves when the client has disconnected, however much of the request body has been read.
     /// Cancel-safe. A half-close counts as a disconnect.
     pub async fn until_gone(&mut self) -> ClientError {
-        match self {
-            Self::Http1(session) => session.until_gone().await,
-            Self::Http2(session) => session.until_gone().await,
-        }
+        for_either!(self, session => session.until_gone().await)
     }
 
     /// Discards the rest of the request body. Bytes that have not arrived are not waited for: the
@@ -116,8 +117,7 @@ impl ClientSession {
         }
     }
 
-    /// Writes the response head. `spelling`: the spelling of field names, where the protocol preserves
-    /// it.
+    /// Writes the response head. `spelling`: the spelling of field names, where the protocol preserves it.
     pub async fn write_head(
         &mut self,
         status: StatusCode,
@@ -136,14 +136,14 @@ impl ClientSession {
     pub fn shared_connection(&self) -> Option<&SharedConnection> {
         match self {
             Self::Http1(_) => None,
-            Self::Http2(session) => Some(session.shared_connection()),
+            Self::Http2(session) => Some(&session.shared),
         }
     }
 
     /// Lets an HTTP/2 connection accept no further requests once this one has its response.
     pub fn goaway_after(&mut self) {
         if let Self::Http2(session) = self {
-            session.goaway_after();
+            session.is_last = true;
         }
     }
 
@@ -157,22 +157,15 @@ impl ClientSession {
 
     /// Whether [`ClientSession::queue`] may be called.
     pub fn has_room(&self) -> bool {
-        match self {
-            Self::Http1(session) => session.has_room(),
-            Self::Http2(session) => session.has_room(),
-        }
+        for_either!(self, session => session.has_room())
     }
 
     /// Sets the number of bytes that an origin may send ahead while larder waits for the client.
     pub fn set_read_ahead(&mut self, bytes: usize) {
-        match self {
-            Self::Http1(session) => session.set_read_ahead(bytes),
-            Self::Http2(session) => session.set_read_ahead(bytes),
-        }
+        for_either!(self, session => session.stall.set_read_ahead(bytes));
     }
 
-    /// Queues a piece of the response body. It is written while [`ClientSession::next_event`] is
-    /// awaited.
+    /// Queues a piece of the response body. It is written while [`ClientSession::next_event`] is awaited.
     pub fn queue(&mut self, piece: Bytes) -> Result<(), ClientError> {
         match self {
             Self::Http1(session) => session.queue(piece),
@@ -190,10 +183,7 @@ impl ClientSession {
     }
 
     async fn drained(&mut self) -> Result<(), ClientError> {
-        match self {
-            Self::Http1(session) => session.drained().await,
-            Self::Http2(session) => session.drained().await,
-        }
+        for_either!(self, session => session.drained().await)
     }
 
     /// Ends a complete response. Without this call the client sees that the response is incomplete.
@@ -215,24 +205,18 @@ impl ClientSession {
 
     /// The response status, once the head has been written.
     pub fn status(&self) -> Option<StatusCode> {
-        match self {
-            Self::Http1(session) => session.status(),
-            Self::Http2(session) => session.status(),
-        }
+        for_either!(self, session => session.status)
     }
 
     /// The number of response body bytes that have been written.
     pub fn body_bytes(&self) -> u64 {
-        match self {
-            Self::Http1(session) => session.body_bytes(),
-            Self::Http2(session) => session.body_bytes(),
-        }
+        for_either!(self, session => session.sent)
     }
 
     /// The origin connections on which the client has authenticated, if any.
     pub fn pins(&self) -> Option<&ClientPins> {
         match self {
-            Self::Http1(session) => session.pins(),
+            Self::Http1(session) => session.io.pins(),
             Self::Http2(_) => None,
         }
     }
@@ -241,7 +225,7 @@ impl ClientSession {
     /// exchanges share the client's connection, so it cannot belong to one user.
     pub fn ensure_pins(&mut self) -> Option<&ClientPins> {
         match self {
-            Self::Http1(session) => Some(session.ensure_pins()),
+            Self::Http1(session) => Some(session.io.ensure_pins()),
             Self::Http2(_) => None,
         }
     }
@@ -249,7 +233,7 @@ impl ClientSession {
     /// The spelling of the request's field names.
     pub fn spelling(&self) -> FieldCase {
         match self {
-            Self::Http1(session) => session.spelling(),
+            Self::Http1(session) => session.spelling.clone(),
             Self::Http2(_) => FieldCase::default(),
         }
     }

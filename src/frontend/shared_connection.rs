@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::http1_only::Http1Candidate;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
@@ -80,7 +80,7 @@ impl SharedConnection {
             queued: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             in_flight: Arc::clone(in_flight),
-            received: Mutex::new(BytesReceived { bytes: 0, last: clock::timer_now() }),
+            received: Mutex::new(BytesReceived { bytes: 0, last: Clock::timer_now() }),
             stalled_uploads: AtomicUsize::new(0),
         }))
     }
@@ -89,7 +89,7 @@ impl SharedConnection {
     pub(super) fn record_received(&self, bytes: usize) {
         let mut received = self.0.received.lock();
         received.bytes += bytes as u64;
-        received.last = clock::timer_now();
+        received.last = Clock::timer_now();
     }
 
     /// The bytes received so far.
@@ -139,8 +139,7 @@ impl SharedConnection {
         self.0.write_blocked.load(Ordering::Acquire)
     }
 
-    /// Sets whether the client accepts less than there is to send. The connection calls this at every
-    /// write.
+    /// Sets whether the client accepts less than there is to send. The connection calls this at every write.
     pub(super) fn set_write_blocked(&self, write_blocked: bool) {
         if self.0.write_blocked.load(Ordering::Relaxed) != write_blocked {
             self.0.write_blocked.store(write_blocked, Ordering::Release);
@@ -218,8 +217,7 @@ impl StreamShare {
             return Poll::Ready(room);
         }
         *self.own.waker.lock() = Some(cx.waker().clone());
-        // Checked again: the task that sends the last bytes wakes the task that it finds behind this
-        // lock.
+        // Checked again: the task that sends the last bytes wakes the task that it finds behind this lock.
         match self.capacity() {
             0 => Poll::Pending,
             room => Poll::Ready(room),
@@ -235,8 +233,7 @@ impl StreamShare {
     }
 }
 
-/// Response bytes that the connection has queued. They are dropped when they are sent, or will never be
-/// sent.
+/// Response bytes that the connection has queued. They are dropped when they are sent, or will never be sent.
 #[derive(Debug)]
 pub struct QueuedBytes {
     shared: SharedConnection,

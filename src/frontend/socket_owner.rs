@@ -98,11 +98,7 @@ mod tests {
             let accepted = listener.accept().unwrap();
             assert_eq!(owner(ours, peer).await, Some(own), "{address}");
             assert_eq!(table::lookup(ours, peer), SocketEnd::OwnedBy(own), "{address}");
-            assert_eq!(
-                end(peer, ours),
-                SocketEnd::OwnedBy(own),
-                "{address}: the end that accepted"
-            );
+            assert_eq!(end(peer, ours), SocketEnd::OwnedBy(own), "{address}: the end that accepted");
             drop(client);
             assert_eq!(owner(ours, peer).await, None, "{address}");
             assert_ne!(table::lookup(ours, peer), SocketEnd::OwnedBy(own), "{address}");
@@ -113,8 +109,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let both = Socket::new(Domain::IPV6, Type::STREAM, None).unwrap();
         both.set_only_v6(false).unwrap();
-        both.connect(&format!("[::ffff:127.0.0.1]:{port}").parse::<SocketAddr>().unwrap().into())
-            .unwrap();
+        both.connect(&format!("[::ffff:127.0.0.1]:{port}").parse::<SocketAddr>().unwrap().into()).unwrap();
         let (accepted, peer) = listener.accept().unwrap();
         let ours = accepted.local_addr().unwrap();
         assert_eq!(owner(ours, peer).await, Some(own));

@@ -1,5 +1,4 @@
-//! Splices two connections: forwards the bytes of each to the other, uninterpreted, until both have
-//! ended.
+//! Splices two connections: forwards the bytes of each to the other, uninterpreted, until both have ended.
 //!
 //! Owns: the byte counts of both directions, and the idle timeout (`limits.tunnel_idle`). Never
 //! touches: the meaning of the bytes, the setup of the connections.
@@ -123,11 +122,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for WatchedStream<'_, S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for WatchedStream<'_, S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut *self.stream).poll_write(cx, bytes);
         if let Poll::Ready(Ok(count @ 1..)) = written {
             self.written.fetch_add(count as u64, Relaxed);
@@ -158,8 +153,7 @@ mod tests {
     fn spliced_pair(idle: Duration) -> (DuplexStream, DuplexStream, JoinHandle<SplicedBytes>) {
         let (client, mut near_client) = duplex(64);
         let (origin, mut near_origin) = duplex(64);
-        let spliced =
-            tokio::spawn(async move { splice(&mut near_client, &mut near_origin, idle).await });
+        let spliced = tokio::spawn(async move { splice(&mut near_client, &mut near_origin, idle).await });
         (client, origin, spliced)
     }
 
@@ -171,11 +165,8 @@ mod tests {
         // Each byte, in either direction, restarts the timeout.
         for round in 0..4 {
             sleep(9 * SECOND).await;
-            let (from, to) = if round % 2 == 0 {
-                (&mut client, &mut origin)
-            } else {
-                (&mut origin, &mut client)
-            };
+            let (from, to) =
+                if round % 2 == 0 { (&mut client, &mut origin) } else { (&mut origin, &mut client) };
             from.write_all(b"x").await.unwrap();
             assert_eq!(to.read_u8().await.unwrap(), b'x');
         }
@@ -199,10 +190,7 @@ mod tests {
         }
         client.shutdown().await.unwrap();
         drop(sending.await.unwrap());
-        assert_eq!(
-            spliced.await.unwrap(),
-            SplicedBytes { up: 0, down: 500, end: SpliceEnd::Whole }
-        );
+        assert_eq!(spliced.await.unwrap(), SplicedBytes { up: 0, down: 500, end: SpliceEnd::Whole });
     }
 
     #[tokio::test(start_paused = true)]

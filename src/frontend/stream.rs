@@ -29,9 +29,9 @@ use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::h2_frames::FrameTracker;
 use crate::frontend::stream::stall::Stall;
 pub use crate::frontend::stream::transport::Transport;
-use crate::upstream::connect::keep_alive;
+use crate::upstream::connect::happy_eyeballs::enable_keep_alive;
 use crate::upstream::connect::pinned::ClientPins;
-use crate::upstream::in_flight_bytes::InFlightBytes;
+use crate::upstream::in_flight_bytes::{InFlightBytes, STALLED_CLIENT_BYTES, StalledClient};
 
 /// A head and a small body fit; larger bodies bypass the buffer.
 const WRITE_BUFFER: usize = 4 * 1024;
@@ -109,7 +109,7 @@ impl ClientStream {
     /// vanished must be detected.
     pub fn keep_alive(&self) {
         if let Some(socket) = self.stream.get_ref().socket() {
-            keep_alive::enable(socket);
+            enable_keep_alive(socket);
         }
     }
 
@@ -121,11 +121,7 @@ impl ClientStream {
 
     /// The same connection inside TLS, once the handshake that `hello` began has completed. If the
     /// client rejects the handshake, the error contains its alert.
-    pub async fn into_tls(
-        mut self,
-        hello: Accepted,
-        config: Arc<ServerConfig>,
-    ) -> io::Result<Self> {
+    pub async fn into_tls(mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<Self> {
         self.offers_http1 = offers_http1(&hello);
         self.stream.get_mut().start_tls(hello, config).await?;
         Ok(self)
@@ -208,18 +204,17 @@ impl ClientStream {
                 IoSlice::new(head.get(done..).unwrap_or_default()),
                 IoSlice::new(body.get(done.saturating_sub(head.len())..).unwrap_or_default()),
             ];
-            let written =
-                poll_fn(|cx| match Pin::new(&mut *transport).poll_write_vectored(cx, &parts) {
-                    Poll::Ready(written) => Poll::Ready(written.unwrap_or(0)),
-                    Poll::Pending => {
-                        let stall = stall.get_or_insert_with(|| {
-                            let mut stall = Stall::new(&self.in_flight);
-                            stall.set_piece(body.len());
-                            stall
-                        });
-                        stall.poll(cx).map(|()| 0)
-                    }
-                });
+            let written = poll_fn(|cx| match Pin::new(&mut *transport).poll_write_vectored(cx, &parts) {
+                Poll::Ready(written) => Poll::Ready(written.unwrap_or(0)),
+                Poll::Pending => {
+                    let stall = stall.get_or_insert_with(|| {
+                        let mut stall = Stall::new(&self.in_flight);
+                        stall.set_piece(body.len());
+                        stall
+                    });
+                    stall.poll(cx).map(|()| 0)
+                }
+            });
             let written = written.await;
             if written == 0 {
                 break;
@@ -229,8 +224,7 @@ impl ClientStream {
                 stall.record_read(written);
             }
         }
-        let whole =
-            done == all && with_stall_timeout(&self.in_flight, transport.flush()).await.is_ok();
+        let whole = done == all && with_stall_timeout(&self.in_flight, transport.flush()).await.is_ok();
         WriteResult { bytes: done.saturating_sub(head.len()) as u64, whole }
     }
 
@@ -268,7 +262,8 @@ pub(super) async fn with_stall_timeout<T>(
         return taken;
     }
     let late = || Err(io::ErrorKind::TimedOut.into());
-    in_flight.with_stall_timeout(STALL_TIMEOUT, taken).await.unwrap_or_else(late)
+    let client = StalledClient { counted: STALLED_CLIENT_BYTES, body_bytes: 0 };
+    in_flight.with_stall_timeout(client, None, STALL_TIMEOUT, taken).await.unwrap_or_else(late)
 }
 
 /// The result of `work`; `None`: it did not complete within this time. Work that completes at once
@@ -300,11 +295,7 @@ impl Drop for ClientStream {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         // A caller that reads has nothing more to write for now. Data that was written so far is
         // flushed; otherwise a slow body would stay in the buffer until it is full.
@@ -324,11 +315,7 @@ impl AsyncRead for ClientStream {
 }
 
 impl AsyncWrite for ClientStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.unflushed = true;
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);

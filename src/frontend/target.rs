@@ -6,7 +6,7 @@
 use http::{HeaderValue, StatusCode};
 
 use crate::frontend::head::{BAD_TARGET, HeadTarget, NOT_PROXY, RequestHead};
-use crate::frontend::mount::{MountTarget, Mounts};
+use crate::frontend::mount::{Mounts, ResolvedTarget};
 use crate::frontend::web_page::FetchMetadata;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target, authority};
@@ -78,7 +78,7 @@ impl ProxyMode {
         mounts: &Mounts,
         listener: ListenerKind,
         is_local: impl FnOnce() -> bool,
-    ) -> Result<MountTarget, Problem> {
+    ) -> Result<ResolvedTarget, Problem> {
         match (self, &head.target) {
             (_, HeadTarget::Authority(..)) => Err(NESTED),
             (Self::Misdirected, _) => Err(ANOTHER_ORIGIN),
@@ -98,7 +98,7 @@ impl ProxyMode {
                 if !head.host.as_ref().is_none_or(|host| host_matches(host, origin)) {
                     return Err(ANOTHER_ORIGIN);
                 }
-                target_at(origin, path).map(MountTarget::from)
+                target_at(origin, path).map(ResolvedTarget::from)
             }
         }
     }

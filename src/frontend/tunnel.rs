@@ -5,16 +5,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{Method, StatusCode};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::engine::mode::{ModeSwitch, OFFLINE_PROBLEM};
 use crate::frontend::splice::{SpliceEnd, SplicedBytes, splice};
 use crate::frontend::stream::ClientStream;
@@ -79,7 +79,7 @@ pub struct TunnelRequest<'a> {
 impl<'a> TunnelRequest<'a> {
     /// A request that arrives now on this kind of listener.
     pub fn new(host: &'a str, port: u16, listener: ListenerKind) -> Self {
-        Self { host, port, listener, since: clock::monotonic() }
+        Self { host, port, listener, since: Clock::timer_now() }
     }
 }
 
@@ -172,8 +172,7 @@ impl Tunnels {
         if self.mode_switch.mode() == Mode::Offline {
             return None;
         }
-        let resolved =
-            timeout(RESOLVE_TIMEOUT, self.resolver.addresses(host, port, listener)).await;
+        let resolved = timeout(RESOLVE_TIMEOUT, self.resolver.addresses(host, port, listener)).await;
         let Ok(Err(UpstreamError::Denied(reason))) = resolved else { return None };
         self.telemetry.denied(reason.token());
         let problem = UpstreamError::Denied(reason).problem();
@@ -196,7 +195,7 @@ impl Tunnels {
                 Ok(origin)
             }
             Err(failure) => {
-                timer.on_failure(failure.token());
+                timer.on_failure(failure);
                 if let UpstreamError::Denied(reason) = failure {
                     self.telemetry.denied(reason.token());
                 }
@@ -228,7 +227,7 @@ impl Tunnels {
             status: Some(outcome.err().map_or(StatusCode::OK, |problem| problem.status)),
             cache_status: None,
             error: outcome.err().map(|problem| problem.class),
-            duration: clock::monotonic().saturating_duration_since(request.since),
+            duration: request.since.elapsed(),
             client_bytes: down,
             upstream_bytes: down,
             filled_bytes: 0,
@@ -236,12 +235,7 @@ impl Tunnels {
         });
     }
 
-    async fn dial(
-        &self,
-        host: &str,
-        port: u16,
-        listener: ListenerKind,
-    ) -> Result<TcpStream, UpstreamError> {
+    async fn dial(&self, host: &str, port: u16, listener: ListenerKind) -> Result<TcpStream, UpstreamError> {
         let addresses: Vec<SocketAddr> =
             timeout(CONNECT_TIMEOUT, self.resolver.addresses(host, port, listener))
                 .await
@@ -277,12 +271,7 @@ async fn read_first_bytes(io: &mut ClientStream, early: &mut BytesMut) {
 }
 
 /// Forwards bytes both ways, `early` first.
-async fn relay(
-    io: &mut ClientStream,
-    origin: &mut TcpStream,
-    early: &[u8],
-    idle: Duration,
-) -> SplicedBytes {
+async fn relay(io: &mut ClientStream, origin: &mut TcpStream, early: &[u8], idle: Duration) -> SplicedBytes {
     if origin.write_all(early).await.is_err() {
         return SplicedBytes::BROKEN;
     }

@@ -2,9 +2,8 @@
 //! browser on this host, or on a host that may use larder, runs the code of any site, and larder would
 //! use its credential for that code.
 //!
-//! Owns: which pages may send requests, by the fields of a browser (Fetch Metadata, `Origin`,
-//! `Referer`) and by `Host`. Never touches: the choice of the mount; the CORS response fields
-//! (`proxy::cors`).
+//! Owns: which pages may send requests, by the fields of a browser (Fetch Metadata, `Origin`, `Referer`) and
+//! by `Host`. Never touches: the choice of the mount; the CORS response fields (`proxy::cors`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -116,10 +115,9 @@ impl FetchMetadata<'_> {
         self.fields.get(USER_AGENT).map(HeaderValue::as_bytes)
     }
 
-    /// The page that sends the request, as its browser reports it. `allowed`: the allowed origins.
-    /// Programs that are not browsers send no such fields. `guarded`: a credential is at stake, so a
-    /// browser that reports no page at all counts as foreign. `own`: the origin whose pages may send
-    /// requests to it.
+    /// The page that sends the request, as its browser reports it. `allowed`: the allowed origins. Programs
+    /// that are not browsers send no such fields. `guarded`: a credential is at stake, so a browser that
+    /// reports no page at all counts as foreign. `own`: the origin whose pages may send requests to it.
     pub fn page(&self, allowed: &[Box<str>], guarded: bool, own: Option<&str>) -> WebPage {
         let mut origins = self.fields.get_all(ORIGIN).iter();
         let (origin, more) = (origins.next(), origins.next().is_some());
@@ -145,8 +143,7 @@ impl FetchMetadata<'_> {
     /// Node's `fetch` sends a mode and its own User-Agent; a browser that sends a mode also sends the
     /// site. `has_own`: whether pages of the same origin can exist.
     fn fetch_site(&self, has_own: bool) -> Option<bool> {
-        let mut metadata =
-            self.fields.keys().filter(|name| name.as_str().starts_with("sec-fetch-"));
+        let mut metadata = self.fields.keys().filter(|name| name.as_str().starts_with("sec-fetch-"));
         metadata.next()?;
         let mut sites = self.fields.get_all("sec-fetch-site").iter().map(HeaderValue::as_bytes);
         let first = sites.next();
@@ -279,8 +276,7 @@ mod tests {
     #[test]
     fn only_allowed_origins_may_send_requests() {
         let allowed = ["http://localhost:3000"];
-        let from =
-            |origin| foreign(&[("sec-fetch-site", "cross-site"), ("origin", origin)], &allowed);
+        let from = |origin| foreign(&[("sec-fetch-site", "cross-site"), ("origin", origin)], &allowed);
         assert!(!from("http://localhost:3000"));
         for other in ["http://localhost:3001", "https://localhost:3000", "null"] {
             assert!(from(other), "{other}");
@@ -289,9 +285,7 @@ mod tests {
         let cross = ("sec-fetch-site", "cross-site");
         assert!(foreign(&[cross], &allowed));
         assert!(!foreign(&[cross, ("referer", "http://localhost:3000/x")], &allowed));
-        for other in
-            ["http://localhost:30000/", "http://localhost:3000.evil.example/", "https://x/"]
-        {
+        for other in ["http://localhost:30000/", "http://localhost:3000.evil.example/", "https://x/"] {
             assert!(foreign(&[cross, ("referer", other)], &allowed), "{other}");
         }
         // A referrer does not override an Origin.

@@ -2,13 +2,12 @@
 //! never have the same bytes.
 //!
 //! Owns: the order and framing of parts. A change of either changes every stored key: increment [`FORMAT`]
-//! with it.
-//! Never touches: which parts count (`query`, `credential`).
+//! with it. Never touches: which parts count (`policy`, `field_kinds`).
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128, xxh3_128_with_seed};
 
 use crate::key::field_kinds::{self, FieldLine};
-use crate::key::{CacheKey, KeyBuilder, Purpose, Scope, query};
+use crate::key::{CacheKey, KeyBuilder, Purpose, Scope};
 use crate::policy::{KeyPolicy, Policy, QueryRule};
 use crate::semantics::redaction;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
@@ -18,7 +17,7 @@ use crate::semantics::target::{Scheme, Target, path_equivalence};
 pub(super) const FORMAT: u8 = 3;
 
 /// The first byte of keys for partial responses.
-pub(super) const PARTS: u8 = FORMAT | 0x80;
+pub(super) const PARTIAL_FORMAT: u8 = FORMAT | 0x80;
 
 /// The bytes before each member of a list, and after the last.
 pub(super) const PLAIN: u8 = 1;
@@ -26,9 +25,9 @@ pub(super) const MASKED: u8 = 2;
 pub(super) const NAMED: u8 = 3;
 pub(super) const END: u8 = 0;
 
-/// Builds `target | listener | separators | [excluded secrets] | fields | scope`.
+/// Builds `target | listener | separating fields | [excluded secrets] | fields | scope`.
 pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy) -> CacheKey {
-    let (scope, separators) = field_kinds::scope_and_separators(builder, request, policy);
+    let (scope, separating_fields) = field_kinds::scope_and_separating_fields(builder, request, policy);
     let target = &request.target;
     let mut bytes = Vec::with_capacity(96 + target.host().len() + target.path_and_query().len());
     put_target(&mut bytes, builder, target, &policy.key.query);
@@ -38,7 +37,7 @@ pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy)
         ListenerKind::Loopback => 0,
         ListenerKind::Reachable => 1,
     });
-    put_separators(&mut bytes, builder, &separators);
+    put_separating_fields(&mut bytes, builder, &separating_fields);
     put_excluded_secrets(&mut bytes, builder, request, policy, scope);
     bytes.push(END);
     put_fields(&mut bytes, builder, request, &policy.key);
@@ -50,7 +49,7 @@ pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy)
 pub(super) fn for_partial(complete: &CacheKey) -> CacheKey {
     let mut bytes = complete.canonical.to_vec();
     if let Some(first) = bytes.first_mut() {
-        *first = PARTS;
+        *first = PARTIAL_FORMAT;
     }
     CacheKey { id: xxh3_128(&bytes), canonical: bytes.into(), ..*complete }
 }
@@ -114,7 +113,7 @@ fn put_path(bytes: &mut Vec<u8>, builder: &KeyBuilder, path: &str) {
 
 /// Writes the included parameters. A secret one is written as its visible start and the hash of the whole.
 fn put_query(bytes: &mut Vec<u8>, builder: &KeyBuilder, query: Option<&str>, rule: &QueryRule) {
-    for param in query::included(query, rule) {
+    for param in rule.included(query) {
         if builder.redactor.is_secret_param(param) {
             bytes.push(NAMED);
             put(bytes, redaction::shown_start(param).as_bytes());
@@ -128,10 +127,9 @@ fn put_query(bytes: &mut Vec<u8>, builder: &KeyBuilder, query: Option<&str>, rul
 }
 
 /// Writes one HMAC of all separating fields; their values stay hidden.
-fn put_separators(bytes: &mut Vec<u8>, builder: &KeyBuilder, fields: &[FieldLine<'_>]) {
+fn put_separating_fields(bytes: &mut Vec<u8>, builder: &KeyBuilder, fields: &[FieldLine<'_>]) {
     if !fields.is_empty() {
-        let parts =
-            fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let parts = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         bytes.push(MASKED);
         bytes.extend_from_slice(&builder.hmac(Purpose::Separators, parts));
     }
@@ -149,7 +147,10 @@ fn put_excluded_secrets(
     if matches!(scope, Scope::Shared | Scope::Named(_)) {
         return;
     }
-    let mut excluded = query::excluded(request.target.query(), &policy.key.query)
+    let mut excluded = policy
+        .key
+        .query
+        .excluded(request.target.query())
         .filter(|param| builder.redactor.is_secret_param(param))
         .peekable();
     if excluded.peek().is_some() {

@@ -1,8 +1,7 @@
 //! Fields that are credentials by their name.
 //!
 //! Owns: the built-in words. A credential field that they do not match still becomes part of the key, like
-//! every field that is not on the list of harmless ones (`ignored_fields`).
-//! Never touches: field values.
+//! every field that is not on the list of harmless ones (`ignored_fields`). Never touches: field values.
 
 use http::HeaderName;
 use http::header::COOKIE;

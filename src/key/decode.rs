@@ -2,7 +2,7 @@
 //!
 //! Owns: reading the format of `canonical`. Never touches: secrets, which a key does not contain.
 
-use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTS, PLAIN};
+use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTIAL_FORMAT, PLAIN};
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
@@ -44,12 +44,8 @@ impl DecodedKey {
         let port = u16::from_le_bytes([low, high]);
         let base = Target::with_authority(scheme, &host, &path).ok()?;
         let target = base.with_origin(scheme, base.host(), port);
-        let url = if query.is_empty() {
-            target.to_string()
-        } else {
-            format!("{target}?{}", query.join("&"))
-        };
-        matches!(format, FORMAT | PARTS).then_some(Self { url, target, listener, scope })
+        let url = if query.is_empty() { target.to_string() } else { format!("{target}?{}", query.join("&")) };
+        matches!(format, FORMAT | PARTIAL_FORMAT).then_some(Self { url, target, listener, scope })
     }
 }
 
@@ -127,8 +123,7 @@ mod tests {
     #[test]
     fn a_key_shows_its_url_and_kind_of_scope_and_no_secret() {
         let mut policy = Policy::origin();
-        policy.key.headers =
-            vec![HeaderName::from_static("te"), HeaderName::from_static("x-api-key")];
+        policy.key.headers = vec![HeaderName::from_static("te"), HeaderName::from_static("x-api-key")];
         let shown = decoded("https://api.example:8443/a%2Fb?x=1&token=S3CRET&y", &[], &policy);
         assert_eq!(shown.url, "https://api.example:8443/a%2Fb?x=1&token=(secret)&y");
         assert_eq!(shown.scope, "anonymous");
@@ -163,8 +158,7 @@ mod tests {
     #[test]
     fn a_key_for_partial_responses_decodes_like_that_of_the_whole() {
         let request = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key =
-            KeyBuilder::new([7; 32], &[], Redactor::default()).key(&request, &Policy::origin());
+        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&request, &Policy::origin());
         let shown = DecodedKey::read(key.for_partial().canonical());
         assert!(shown.is_some() && shown == DecodedKey::read(key.canonical()));
     }
@@ -172,8 +166,7 @@ mod tests {
     #[test]
     fn a_truncated_key_is_not_decoded() {
         let request = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
-        let key =
-            KeyBuilder::new([7; 32], &[], Redactor::default()).key(&request, &Policy::origin());
+        let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&request, &Policy::origin());
         for end in 0..key.canonical().len() {
             assert_eq!(DecodedKey::read(&key.canonical()[..end]), None, "{end}");
         }

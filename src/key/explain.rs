@@ -3,17 +3,13 @@
 //! Owns: the text of each part. Credentials and secret parameters are named, their values are never shown.
 //! Never touches: the bytes of a key (`canonical`).
 
-use crate::key::{KeyBuilder, Scope, query};
+use crate::key::{KeyBuilder, Scope};
 use crate::policy::{Policy, ScopeRule};
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
 
 /// The visible form of each part of the key, in the key's order.
-pub(super) fn parts(
-    builder: &KeyBuilder,
-    request: &ProxyRequest,
-    policy: &Policy,
-) -> Vec<(String, String)> {
+pub(super) fn parts(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy) -> Vec<(String, String)> {
     let target = &request.target;
     let listener = match request.listener {
         ListenerKind::Loopback => "loopback",
@@ -27,22 +23,19 @@ pub(super) fn parts(
         ("query".to_owned(), query_shown(builder, request, policy)),
         ("listener".to_owned(), listener.to_owned()),
     ];
-    let mut separators: Vec<&str> =
-        builder.separators(request, policy).into_iter().map(|(name, _)| name.as_str()).collect();
-    separators.dedup();
-    if !separators.is_empty() {
-        parts.push(("separators".to_owned(), separators.join(", ")));
+    let mut separating_fields: Vec<&str> =
+        builder.separating_fields(request, policy).into_iter().map(|(name, _)| name.as_str()).collect();
+    separating_fields.dedup();
+    if !separating_fields.is_empty() {
+        parts.push(("separators".to_owned(), separating_fields.join(", ")));
     }
     let scope = builder.scope(request, &policy.scope);
     if matches!(scope, Scope::Anonymous | Scope::Credential(_)) {
-        let excluded = query::excluded(request.target.query(), &policy.key.query);
+        let excluded = policy.key.query.excluded(request.target.query());
         let secret = excluded.filter(|param| builder.redactor.is_secret_param(param));
         let shown: Vec<_> = secret.map(|param| builder.redactor.param(param)).collect();
         if !shown.is_empty() {
-            parts.push((
-                "credentials".to_owned(),
-                format!("{}, regardless of key.query", shown.join("&")),
-            ));
+            parts.push(("credentials".to_owned(), format!("{}, regardless of key.query", shown.join("&"))));
         }
     }
     for name in &policy.key.headers {
@@ -64,7 +57,7 @@ pub(super) fn parts(
 }
 
 fn query_shown(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy) -> String {
-    let counted = query::included(request.target.query(), &policy.key.query);
+    let counted = policy.key.query.included(request.target.query());
     let shown: Vec<_> = counted.map(|param| builder.redactor.param(param)).collect();
     if shown.is_empty() { "(none)".to_owned() } else { shown.join("&") }
 }

@@ -1,4 +1,5 @@
-//! Classification of request fields for the key: credentials, which determine the scope, and separators.
+//! Classification of request fields for the key: credentials, which determine the scope, and fields that separate
+//! requests.
 //!
 //! Owns: the single pass over the fields for every lookup. Never touches: names (`credential`,
 //! `ignored_fields`), the framing of a key (`canonical`).
@@ -38,8 +39,8 @@ impl KeyBuilder {
     /// The fields of `request` that are part of its key under `policy`, besides target, scope and the fields
     /// that the route names: all that are not known to be harmless; in a shared scope only those by which an
     /// origin may select another resource. Sorted by name.
-    pub fn separators<'a>(&self, request: &'a ProxyRequest, policy: &Policy) -> Vec<FieldLine<'a>> {
-        scope_and_separators(self, request, policy).1
+    pub fn separating_fields<'a>(&self, request: &'a ProxyRequest, policy: &Policy) -> Vec<FieldLine<'a>> {
+        scope_and_separating_fields(self, request, policy).1
     }
 
     /// The scope for these credentials.
@@ -48,8 +49,7 @@ impl KeyBuilder {
             return Scope::Anonymous;
         }
         let fields = sorted(fields);
-        let parts =
-            fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        let parts = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
         Scope::Credential(self.hmac(Purpose::Credentials, parts))
     }
 
@@ -73,8 +73,8 @@ impl KeyBuilder {
     }
 }
 
-/// [`KeyBuilder::scope`] and [`KeyBuilder::separators`] in one pass.
-pub(super) fn scope_and_separators<'a>(
+/// [`KeyBuilder::scope`] and [`KeyBuilder::separating_fields`] in one pass.
+pub(super) fn scope_and_separating_fields<'a>(
     builder: &KeyBuilder,
     request: &'a ProxyRequest,
     policy: &Policy,

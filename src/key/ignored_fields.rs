@@ -21,7 +21,7 @@ use crate::semantics::field_case;
 
 /// Whole names, sorted.
 const NAMES: [&str; 203] = [
-    // RFC 9110, 9111, 9112 and their kin, client hints, user agents, tracing, what SDKs change per call.
+    // RFC 9110, 9111, 9112 and related RFCs, client hints, user agents, tracing, what SDKs change per call.
     // `Authorization`, `Cookie`, `From` and `Origin` are not among them.
     "accept",
     "accept-charset",

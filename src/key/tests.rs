@@ -131,11 +131,7 @@ fn the_scope_depends_on_rule_and_credentials() {
     assert_eq!(with(ScopeRule::Credential, &credential), "credential");
     assert_eq!(with(header(), &[("x-larder-user", "ann"), ("authorization", "a")]), "named");
     assert_eq!(with(header(), &credential), "credential");
-    assert_eq!(
-        with(header(), &[("x-larder-user", " ")]),
-        "credential",
-        "an empty name does not count"
-    );
+    assert_eq!(with(header(), &[("x-larder-user", " ")]), "credential", "an empty name does not count");
     assert_eq!(with(header(), &[]), "anonymous");
 }
 
@@ -156,10 +152,7 @@ fn only_the_scope_of_a_user_has_the_rules_of_a_private_cache() {
 fn a_rotating_token_keeps_the_cache_of_a_named_user() {
     let rule = ScopeRule::Header(HeaderName::from_static("x-larder-user"));
     let scope = |user, token| {
-        builder().scope(
-            &request_to("http://a/", &[("x-larder-user", user), ("authorization", token)]),
-            &rule,
-        )
+        builder().scope(&request_to("http://a/", &[("x-larder-user", user), ("authorization", token)]), &rule)
     };
     assert_eq!(scope("ann", "1"), scope("ann", "2"));
     assert_ne!(scope("ann", "1"), scope("bob", "1"));
@@ -289,8 +282,7 @@ fn a_mask_depends_on_name_and_value_and_is_for_credentials_only() {
 #[test]
 fn a_tracing_field_counts_if_the_route_names_it() {
     let baggage = vec![HeaderName::from_static("baggage")];
-    let counts =
-        policy(ScopeRule::Credential, KeyPolicy { headers: baggage, ..KeyPolicy::default() });
+    let counts = policy(ScopeRule::Credential, KeyPolicy { headers: baggage, ..KeyPolicy::default() });
     let plain = policy(ScopeRule::Credential, KeyPolicy::default());
     let key = |user, policy| builder().key(&request_to("http://a/", &[("baggage", user)]), policy);
     assert_eq!(key("userId=alice", &plain), key("userId=bob", &plain));
@@ -346,8 +338,7 @@ fn a_field_with_a_url_that_has_a_token_is_hashed_and_counts() {
 
 #[test]
 fn only_credentials_in_the_query_distinguish_api_users() {
-    let api_user =
-        |query: &str| builder().api_user(&request_to(&format!("http://a/?{query}"), &[]));
+    let api_user = |query: &str| builder().api_user(&request_to(&format!("http://a/?{query}"), &[]));
     assert_ne!(api_user("CMC_PRO_API_KEY=1"), api_user("CMC_PRO_API_KEY=2"));
     for query in ["code=US", "page_token=1", "limit=5", "q=X7kQ2pVd9sLm3RtYw8ZcNa5u"] {
         assert_eq!(api_user(query), 0, "{query}");
@@ -464,8 +455,7 @@ fn a_credential_within_json_distinguishes_users() {
 fn a_secret_in_a_query_counts_even_if_the_rule_excludes_it() {
     let mut policy = Policy::origin();
     policy.key.query = QueryRule::Include(vec!["id".to_owned()]);
-    let key =
-        |param: &str| builder().key(&request_to(&format!("http://h/p?id=1&{param}"), &[]), &policy);
+    let key = |param: &str| builder().key(&request_to(&format!("http://h/p?id=1&{param}"), &[]), &policy);
     let jwt = "t=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOi";
     for start in [
         "api_key=",

@@ -12,6 +12,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::policy::{Policy, SetCookiePolicy, Ttl};
 use crate::semantics::cache_control::{Directive, MAX_DELTA};
 use crate::semantics::connection_auth;
+use crate::semantics::event_stream;
 use crate::semantics::freshness;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
@@ -91,12 +92,7 @@ impl Freshness {
     };
 
     /// The state at `now` of a response that arrived at `response_time` with the age `initial_age`.
-    pub fn state(
-        &self,
-        initial_age: Duration,
-        response_time: SystemTime,
-        now: SystemTime,
-    ) -> FreshnessState {
+    pub fn state(&self, initial_age: Duration, response_time: SystemTime, now: SystemTime) -> FreshnessState {
         let Lifetime::For(lifetime) = self.lifetime else {
             return FreshnessState::Fresh(MAX_DELTA);
         };
@@ -111,6 +107,17 @@ impl Freshness {
             Some(_) | None => FreshnessState::Stale(age.saturating_sub(lifetime)),
         }
     }
+}
+
+/// The head of a response that may be stored.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseToStore<'a> {
+    /// Its status; a part of a representation counts as the whole.
+    pub status: StatusCode,
+    /// Its end-to-end fields.
+    pub headers: &'a HeaderMap,
+    /// The cache metadata of both.
+    pub metadata: &'a CacheMetadata,
 }
 
 impl Policy {
@@ -167,11 +174,10 @@ impl Policy {
     pub fn storability(
         &self,
         request: &ProxyRequest,
-        status: StatusCode,
-        headers: &HeaderMap,
-        metadata: &CacheMetadata,
+        response: ResponseToStore<'_>,
         kind: CacheKind,
     ) -> Result<HeaderMap, NotStoredReason> {
+        let ResponseToStore { status, headers, metadata } = response;
         if request.method != Method::GET {
             return Err(NotStoredReason::Method);
         }
@@ -181,7 +187,7 @@ impl Policy {
         if status::is_never_stored(status) {
             return Err(NotStoredReason::Status);
         }
-        if storability::is_event_stream(headers) {
+        if event_stream::is_response(headers) {
             return Err(NotStoredReason::EventStream);
         }
         if Vary::from_response(headers) == Vary::Any {
@@ -211,12 +217,7 @@ impl Policy {
 
     /// Whether a response stored under an earlier policy may still be used or revalidated under this one,
     /// considering the authorization of its request and its cookies. [`Policy::freshness`] covers the rest.
-    pub fn is_still_reusable(
-        &self,
-        metadata: &CacheMetadata,
-        authorized: bool,
-        kind: CacheKind,
-    ) -> bool {
+    pub fn is_still_reusable(&self, metadata: &CacheMetadata, authorized: bool, kind: CacheKind) -> bool {
         let cookies = metadata.has_set_cookie && self.set_cookie != SetCookiePolicy::Keep;
         let needs_permission =
             authorized && storability::lacks_permission(self.effective_metadata(metadata), kind);
@@ -253,11 +254,7 @@ impl Policy {
         let generated_at = metadata.date.unwrap_or(SystemTime::UNIX_EPOCH);
         if self.lifetime(metadata, status, kind, generated_at).is_none() {
             let not_covered = self.ttl.overrides_origin() || status::is_transient(status);
-            return Err(if not_covered {
-                NotStoredReason::Status
-            } else {
-                NotStoredReason::NoFreshness
-            });
+            return Err(if not_covered { NotStoredReason::Status } else { NotStoredReason::NoFreshness });
         }
         let reuse = self.freshness(metadata, status, kind, generated_at);
         let is_fresh = reuse.lifetime != Lifetime::For(Duration::ZERO);
@@ -319,8 +316,7 @@ fn heuristic_lifetime(
         return None;
     }
     let may_be_kept = status::is_heuristically_cacheable(status) || public;
-    freshness::heuristic_lifetime(metadata, status, response_time)
-        .or(may_be_kept.then_some(Duration::ZERO))
+    freshness::heuristic_lifetime(metadata, status, response_time).or(may_be_kept.then_some(Duration::ZERO))
 }
 
 #[cfg(test)]

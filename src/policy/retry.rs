@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::Method;
 
-use crate::policy::{ErrorClass, ErrorMatch, StatusMatch};
+use crate::policy::{ErrorClass, ErrorMatch};
 
-/// The most that `retry.retries` may be.
-pub const MOST_RETRIES: usize = 10;
+/// Maximum of `retry.retries`: more retries help neither the origin nor the waiting clients.
+pub const MAX_RETRIES: usize = 10;
 
 /// `retry`.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,18 @@ pub struct Backoff {
     pub jitter: f64,
 }
 
+impl Backoff {
+    /// The wait before the retry that follows `done` others: `initial * factor^done`, at most `max`, then
+    /// longer or shorter by up to the share `jitter`. `chance` is from 0 to 1.
+    pub fn delay(&self, done: u32, chance: f64) -> Duration {
+        let growth = self.factor.powi(i32::try_from(done).unwrap_or(i32::MAX));
+        let max = self.max.as_secs_f64();
+        let base = (self.initial.as_secs_f64() * growth).min(max);
+        let jittered = base * (1.0 + self.jitter * (2.0 * chance - 1.0));
+        Duration::try_from_secs_f64(jittered.clamp(0.0, max * 2.0)).unwrap_or(self.max)
+    }
+}
+
 impl RetryPolicy {
     /// Whether a call with this method may be retried.
     pub fn is_retryable(&self, method: &Method) -> bool {
@@ -54,38 +66,6 @@ impl RetryPolicy {
     }
 }
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        let status = |status| ErrorMatch::Status(StatusMatch::Exact(status));
-        Self {
-            retries: 3,
-            on: vec![
-                status(StatusCode::TOO_MANY_REQUESTS),
-                status(StatusCode::BAD_GATEWAY),
-                status(StatusCode::SERVICE_UNAVAILABLE),
-                status(StatusCode::GATEWAY_TIMEOUT),
-                ErrorMatch::Connect,
-                ErrorMatch::Timeout,
-            ],
-            methods: vec![Method::GET, Method::HEAD],
-            backoff: Backoff::default(),
-            honour_retry_after: true,
-            budget: Duration::from_secs(15),
-        }
-    }
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self {
-            initial: Duration::from_secs(1),
-            factor: 2.0,
-            max: Duration::from_secs(30),
-            jitter: 0.2,
-        }
-    }
-}
-
 /// `stale_if_error.cooldown` and `.max_cooldown`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CooldownPolicy {
@@ -94,10 +74,4 @@ pub struct CooldownPolicy {
     /// The longest cooldown that an origin can specify (`Retry-After`); the end of a quota is not limited by
     /// it.
     pub max_cooldown: Duration,
-}
-
-impl Default for CooldownPolicy {
-    fn default() -> Self {
-        Self { cooldown: Duration::from_secs(30), max_cooldown: Duration::from_secs(60 * 60) }
-    }
 }

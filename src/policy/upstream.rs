@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode};
+use http::HeaderName;
 use serde_json::Value;
 
 use crate::policy::StatusMatch;
@@ -164,12 +164,6 @@ pub struct RateLimit {
     pub in_flight: usize,
 }
 
-impl Default for RateLimit {
-    fn default() -> Self {
-        Self { limit: None, learn: false, max_wait: Duration::from_secs(2), in_flight: 256 }
-    }
-}
-
 /// `ban_guard`: an origin bans clients that receive too many of these responses; larder stops before that.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BanGuardRule {
@@ -181,19 +175,6 @@ pub struct BanGuardRule {
     pub trip_at: f64,
 }
 
-impl Default for BanGuardRule {
-    /// Discord's limit: 10,000 of these responses in ten minutes lead to a ban.
-    fn default() -> Self {
-        let statuses =
-            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS];
-        Self {
-            statuses: statuses.map(StatusMatch::Exact).into(),
-            limit: Rate { count: 10_000, per: Duration::from_secs(600) },
-            trip_at: 0.8,
-        }
-    }
-}
-
 /// `breaker`: the circuit breaker blocks calls to an origin that fails repeatedly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CircuitBreaker {
@@ -203,13 +184,6 @@ pub struct CircuitBreaker {
     pub within: Duration,
     /// How long it stays open; then one call probes the origin.
     pub open_for: Duration,
-}
-
-impl Default for CircuitBreaker {
-    fn default() -> Self {
-        let half_a_minute = Duration::from_secs(30);
-        Self { failures: 5, within: half_a_minute, open_for: half_a_minute }
-    }
 }
 
 /// `cost`.

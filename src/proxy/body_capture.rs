@@ -50,6 +50,7 @@ mod tests {
     use std::pin::pin;
     use std::task::Poll;
 
+    use crate::clock::Clock;
     use crate::proxy::context::RequestContext;
 
     use super::*;
@@ -58,18 +59,15 @@ mod tests {
     #[tokio::test]
     async fn a_large_body_is_parsed_on_another_thread_and_a_small_one_is_not() {
         let in_flight = InFlightBytes::new(4 * body_inspection::MAX_BODY);
-        for (length, other_thread) in
-            [(1000, false), (1 << 20, true), (body_inspection::MAX_BODY, true)]
-        {
+        for (length, other_thread) in [(1000, false), (1 << 20, true), (body_inspection::MAX_BODY, true)] {
             let mut capture =
                 BodyCapture::for_response(StatusCode::OK, &HeaderMap::new(), &in_flight).unwrap();
             let text = format!("[{}1]", " ".repeat(length - 3));
             assert!(capture.push(&Bytes::from(text)));
-            let mut ctx = RequestContext::new(0);
+            let mut ctx = RequestContext::new(Clock::system().instant());
             ctx.body_capture = Some(capture);
             let mut reading = pin!(ctx.inspect_body());
-            let is_pending =
-                poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
+            let is_pending = poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx).is_pending())).await;
             assert_eq!(is_pending, other_thread, "{length} bytes");
             if is_pending {
                 reading.await;
@@ -86,8 +84,7 @@ mod tests {
                 .expect("a body without a content type is inspected")
         };
         let half = Bytes::from(vec![b' '; body_inspection::MAX_BODY / 2]);
-        let fill =
-            |capture: &mut BodyCapture| (0..3).map(|_| capture.push(&half)).collect::<Vec<_>>();
+        let fill = |capture: &mut BodyCapture| (0..3).map(|_| capture.push(&half)).collect::<Vec<_>>();
         let (mut first, mut second, mut third) = (capture(), capture(), capture());
         assert_eq!(fill(&mut first), [true, true, false], "the limit of one capture");
         assert_eq!(fill(&mut second), [true, true, false]);

@@ -2,36 +2,36 @@
 //!
 //! Owns: the data that its steps share, and its telemetry record at the end. Never touches: decisions.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use crate::clock;
 use crate::decide::ForwardReason;
-use crate::engine::head_update::PassThroughStart;
-use crate::engine::store_post::PostCapture;
-use crate::engine::unsafe_request::UnknownOutcomeGuard;
+use crate::engine::pass_through::PassThroughStart;
+use crate::engine::pass_through::store_post::PostCapture;
+use crate::engine::purger::UnknownOutcomeGuard;
 use crate::frontend::session::{ClientError, ClientSession};
-use crate::proxy::attempts::Attempts;
+use crate::proxy::ProxyHandler;
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
-use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
+use crate::telemetry::{RequestEvent, ResultKind};
 use crate::upstream::admission::Permit;
 use crate::upstream::outcome::body_inspection::InspectedBody;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::retry::RetryState;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// The state of one exchange.
 pub(super) struct RequestContext {
-    pub(super) route: usize,
     pub(super) since: Instant,
     pub(super) result: ResultKind,
     /// The reason why the request passes through.
     pub(super) forward_reason: ForwardReason,
-    /// The token that is recorded as the reason of a miss.
-    pub(super) miss_reason: Option<&'static str>,
+    /// The recorded reason of a miss.
+    pub(super) response_forward_reason: Option<ForwardReason>,
     pub(super) error: Option<&'static str>,
     /// The last member of `Cache-Status` that the client got.
     pub(super) cache_status: Option<HeaderValue>,
@@ -43,8 +43,10 @@ pub(super) struct RequestContext {
     pub(super) post_capture: Option<PostCapture>,
     /// The permit of the pass-through call.
     pub(super) permit: Option<Permit>,
-    /// Its attempts.
-    pub(super) retry: Attempts,
+    /// The state of its attempts; set when the first one begins.
+    pub(super) retry: Option<RetryState>,
+    /// The wait before the next attempt.
+    pub(super) retry_wait: Option<Duration>,
     /// Set while the client delays the call; other calls then do not wait for its outcome.
     pub(super) stepped_aside: bool,
     /// A copy of the response body if a rule inspects it.
@@ -76,21 +78,21 @@ impl From<ClientError> for ExchangeFailure {
 }
 
 impl RequestContext {
-    /// An exchange that begins now; `route` is the index that means no route.
-    pub(super) fn new(route: usize) -> Self {
+    /// An exchange that begins now.
+    pub(super) fn new(since: Instant) -> Self {
         Self {
-            route,
-            since: clock::monotonic(),
+            since,
             result: ResultKind::Bypass,
             forward_reason: ForwardReason::Bypass,
-            miss_reason: None,
+            response_forward_reason: None,
             error: None,
             cache_status: None,
             pass_through_start: None,
             unknown_outcome: None,
             post_capture: None,
             permit: None,
-            retry: Attempts::default(),
+            retry: None,
+            retry_wait: None,
             stepped_aside: false,
             body_capture: None,
             signed_in: false,
@@ -167,14 +169,15 @@ impl RequestContext {
     /// Records the completed exchange in the telemetry.
     pub(super) fn record(
         &self,
-        request: &ProxyRequest,
+        routed: &RoutedRequest,
         client: Option<&ClientSession>,
-        telemetry: &Telemetry,
+        handler: &ProxyHandler,
     ) {
-        telemetry.record(&RequestEvent {
-            route: self.route,
+        let request = &routed.request;
+        handler.telemetry.record(&RequestEvent {
+            route: routed.route_index,
             result: self.result,
-            forward_reason: self.miss_reason,
+            forward_reason: self.response_forward_reason,
             method: &request.method,
             host: request.target.host(),
             port: request.target.port(),
@@ -182,7 +185,7 @@ impl RequestContext {
             status: client.map_or(Some(StatusCode::SWITCHING_PROTOCOLS), ClientSession::status),
             cache_status: self.cache_status.as_ref().and_then(|value| value.to_str().ok()),
             error: self.error,
-            duration: clock::monotonic().saturating_duration_since(self.since),
+            duration: handler.clock.instant().saturating_duration_since(self.since),
             client_bytes: client.map_or(self.upstream_bytes, ClientSession::body_bytes),
             upstream_bytes: self.upstream_bytes,
             filled_bytes: self.filled_bytes,
@@ -192,13 +195,14 @@ impl RequestContext {
 }
 
 impl RequestContext {
-    /// Adds a piece of the body that has passed through.
+    /// Captures a piece of a response body that passes through.
     pub(super) fn capture_piece(&mut self, piece: &Bytes) {
-        let Some(capture) = &mut self.body_capture else { return };
-        if !capture.push(piece) {
+        // First, as the rules may find that the response must not be stored.
+        if self.body_capture.as_mut().is_some_and(|capture| !capture.push(piece)) {
             self.body_capture = None;
             self.skip_inspection();
         }
+        self.post_capture.take_if(|capture| !capture.push(piece));
     }
 
     /// Applies the rules to the complete body. A large body is parsed outside the worker threads.
@@ -207,8 +211,7 @@ impl RequestContext {
         let inspected = capture.parse().await;
         let Some(permit) = &mut self.permit else { return };
         match inspected {
-            InspectedBody::Json(json)
-                if permit.on_body(capture.status, &capture.headers, &json) => {}
+            InspectedBody::Json(json) if permit.on_body(capture.status, &capture.headers, &json) => {}
             // An error that is only visible in the body is not stored.
             InspectedBody::Json(_) => self.post_capture = None,
             InspectedBody::NotJson => permit.finish_without_body(),

@@ -8,12 +8,8 @@ use http::header::{
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, HeaderName, ORIGIN, VARY,
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method};
 
-use crate::frontend::session::{BodyLength, ClientSession};
-use crate::proxy::context::{ExchangeFailure, RequestContext};
-use crate::proxy::{ExchangeEnd, ProxyHandler};
-use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::ProxyRequest;
 
 /// The time for which a browser may cache the response to a preflight, in seconds.
@@ -22,10 +18,8 @@ const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 const ANY: HeaderValue = HeaderValue::from_static("*");
 
 /// The request of a page of a public site for access to this host (Private Network Access).
-const REQUEST_PRIVATE_NETWORK: HeaderName =
-    HeaderName::from_static("access-control-request-private-network");
-const ALLOW_PRIVATE_NETWORK: HeaderName =
-    HeaderName::from_static("access-control-allow-private-network");
+const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 
 /// The fields of larder's own response to a preflight.
 const PREFLIGHT_FIELDS: [HeaderName; 4] = [
@@ -49,9 +43,7 @@ pub(super) fn add_response_fields(request: &ProxyRequest, headers: &mut HeaderMa
     // The API grants access to other pages, and with the cookies of its own site.
     let removed: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| {
-            name.as_str().starts_with("access-control-") && !PREFLIGHT_FIELDS.contains(name)
-        })
+        .filter(|name| name.as_str().starts_with("access-control-") && !PREFLIGHT_FIELDS.contains(name))
         .cloned()
         .collect();
     for name in removed {
@@ -62,32 +54,19 @@ pub(super) fn add_response_fields(request: &ProxyRequest, headers: &mut HeaderMa
     headers.append(VARY, HeaderValue::from(ORIGIN));
 }
 
-impl ProxyHandler {
-    /// Responds to a preflight: the page may send any request, as any program may.
-    pub(super) async fn reply_preflight(
-        &self,
-        request: &ProxyRequest,
-        client: &mut ClientSession,
-        ctx: &mut RequestContext,
-    ) -> Result<ExchangeEnd, ExchangeFailure> {
-        let mut headers = HeaderMap::new();
-        let requested = |name| request.headers.get(name).cloned();
-        if let Some(method) = requested(ACCESS_CONTROL_REQUEST_METHOD) {
-            headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
-        }
-        if let Some(names) = requested(ACCESS_CONTROL_REQUEST_HEADERS) {
-            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
-        }
-        if request.headers.contains_key(REQUEST_PRIVATE_NETWORK) {
-            headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
-        }
-        headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
-        client.skip_body();
-        self.finish_head(request, client, ctx, &mut headers);
-        client
-            .write_head(StatusCode::NO_CONTENT, headers, BodyLength::None, &FieldCase::default())
-            .await?;
-        client.end(None).await?;
-        Ok(ExchangeEnd::Completed)
+/// The fields of larder's response to a preflight: the page may send any request, as any program may.
+pub(super) fn preflight_fields(request: &ProxyRequest) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let requested = |name| request.headers.get(name).cloned();
+    if let Some(method) = requested(ACCESS_CONTROL_REQUEST_METHOD) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, method);
     }
+    if let Some(names) = requested(ACCESS_CONTROL_REQUEST_HEADERS) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+    }
+    if request.headers.contains_key(REQUEST_PRIVATE_NETWORK) {
+        headers.insert(ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true"));
+    }
+    headers.insert(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
+    headers
 }

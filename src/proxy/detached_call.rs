@@ -14,15 +14,15 @@ use http::{HeaderMap, StatusCode};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::engine::head_update::PassThroughStart;
-use crate::engine::unsafe_request::UnknownOutcomeGuard;
+use crate::engine::pass_through::PassThroughStart;
+use crate::engine::purger::UnknownOutcomeGuard;
 use crate::proxy::ProxyHandler;
 use crate::proxy::context::RequestContext;
-use crate::proxy::forwarded_message;
 use crate::proxy::upload::RequestUpload;
 use crate::semantics::connection_auth;
+use crate::semantics::hop_by_hop;
 use crate::semantics::invalidation;
-use crate::semantics::request::{ProxyRequest, RequestFraming};
+use crate::semantics::request::RequestFraming;
 use crate::semantics::status;
 use crate::upstream::Body;
 use crate::upstream::admission::Permit;
@@ -32,7 +32,7 @@ use crate::upstream::connect::session::{SessionError, SessionEvent, UpstreamHead
 use crate::upstream::outcome::body_inspection;
 use crate::upstream::outcome::buffered_body::buffer;
 use crate::upstream::outcome::error::UpstreamError;
-use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// How long a detached call with an incomplete request waits for an early response. The connection to the
 /// origin and the slot of the call are released later by this time.
@@ -45,9 +45,8 @@ const INSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// Watches a call while its client waits. If it is dropped without a call of [`ClientWatch::finish`], the
 /// client has disconnected: the end of an HTTP/2 connection drops the futures of all its requests.
 pub(super) struct ClientWatch<'a> {
-    handler: &'a Arc<ProxyHandler>,
-    pub(super) request: &'a ProxyRequest,
-    pub(super) upstream: &'a UpstreamTarget,
+    pub(super) handler: &'a Arc<ProxyHandler>,
+    pub(super) routed: &'a Arc<RoutedRequest>,
     pub(super) ctx: &'a mut RequestContext,
     pub(super) channel: &'a mut CallChannel,
     pub(super) upload: &'a mut RequestUpload,
@@ -57,12 +56,11 @@ pub(super) struct ClientWatch<'a> {
 impl<'a> ClientWatch<'a> {
     pub(super) fn new(
         handler: &'a Arc<ProxyHandler>,
-        request: &'a ProxyRequest,
-        upstream: &'a UpstreamTarget,
+        routed: &'a Arc<RoutedRequest>,
         (ctx, upload): (&'a mut RequestContext, &'a mut RequestUpload),
         channel: &'a mut CallChannel,
     ) -> Self {
-        Self { handler, request, upstream, ctx, channel, upload, complete: false }
+        Self { handler, routed, ctx, channel, upload, complete: false }
     }
 
     /// Ends the wait. If not `complete`, the call may continue without its client.
@@ -72,9 +70,9 @@ impl<'a> ClientWatch<'a> {
 
     /// The call without its client, if it should continue.
     fn detach(&mut self) -> Option<DetachedCall> {
-        let is_complete = self.request.body == RequestFraming::None || self.upload.is_complete();
-        let permit =
-            self.ctx.permit.take_if(|permit| permit.continues_without_client(is_complete))?;
+        let has_body = self.routed.request.body != RequestFraming::None;
+        let is_complete = !has_body || self.upload.is_complete();
+        let permit = self.ctx.permit.take_if(|permit| permit.continues_without_client(is_complete))?;
         let mut channel = self.channel.take();
         if self.ctx.signed_in {
             // Other users must not use a connection with a sign-in.
@@ -83,9 +81,7 @@ impl<'a> ClientWatch<'a> {
         let empty = RequestUpload::new(&self.handler.network.in_flight);
         Some(DetachedCall {
             handler: Arc::clone(self.handler),
-            request: self.request.clone(),
-            upstream: self.upstream.clone(),
-            route: self.ctx.route,
+            routed: Arc::clone(self.routed),
             start: self.ctx.pass_through_start.take().filter(|_| !self.ctx.signed_in),
             guard: self.ctx.unknown_outcome.take(),
             permit,
@@ -111,9 +107,7 @@ impl Drop for ClientWatch<'_> {
 /// A call without a client.
 struct DetachedCall {
     handler: Arc<ProxyHandler>,
-    request: ProxyRequest,
-    upstream: UpstreamTarget,
-    route: usize,
+    routed: Arc<RoutedRequest>,
     start: Option<PassThroughStart>,
     guard: Option<UnknownOutcomeGuard>,
     permit: Permit,
@@ -125,9 +119,8 @@ struct DetachedCall {
 
 impl DetachedCall {
     async fn run(mut self) {
-        let first_byte = self.upstream.timeouts.first_byte;
-        let limit =
-            if self.is_complete { first_byte } else { first_byte.min(EARLY_RESPONSE_TIMEOUT) };
+        let first_byte = self.routed.upstream().timeouts.first_byte;
+        let limit = if self.is_complete { first_byte } else { first_byte.min(EARLY_RESPONSE_TIMEOUT) };
         match timeout(limit, self.head()).await {
             Ok(Ok(head)) => self.on_head(*head).await,
             Ok(Err(error)) => self.on_error(error),
@@ -150,16 +143,14 @@ impl DetachedCall {
     /// Handles an error before the head. If an idle connection had ended, or the request was incomplete, the
     /// error does not show a fault of the origin: the permit is dropped, and the call counts as abandoned.
     fn on_error(mut self, error: SessionError) {
-        if let (true, AttemptError::Failed(failure)) =
-            (self.is_complete, AttemptError::from_session_error(error, &self.channel))
-        {
+        if let (true, AttemptError::Failed(failure)) = (self.is_complete, self.channel.attempt_error(error)) {
             self.permit.on_failure(failure);
         }
     }
 
     fn on_timeout(mut self) {
         // An event stream may be silent for long.
-        if self.is_complete && !forwarded_message::may_pause(&self.request) {
+        if self.is_complete && !self.routed.request.expects_stream() {
             self.channel.stop_reuse();
             self.permit.on_failure(UpstreamError::FirstByteTimeout);
         }
@@ -167,9 +158,7 @@ impl DetachedCall {
 
     async fn on_head(mut self, head: UpstreamHead) {
         let UpstreamHead { status, mut headers, .. } = head;
-        if let Some(guard) =
-            self.guard.take().filter(|_| !invalidation::leaves_outcome_unknown(status))
-        {
+        if let Some(guard) = self.guard.take().filter(|_| !invalidation::leaves_outcome_unknown(status)) {
             guard.resolved();
         }
         if status == StatusCode::REQUEST_TIMEOUT && !self.is_complete {
@@ -181,7 +170,7 @@ impl DetachedCall {
         if !self.is_complete {
             self.permit.mark_client_at_fault();
         }
-        forwarded_message::strip(&mut headers);
+        hop_by_hop::strip(&mut headers);
         let inspects = self.permit.reads_bodies()
             && status != StatusCode::SWITCHING_PROTOCOLS
             && body_inspection::coding(&headers).is_some();
@@ -190,9 +179,12 @@ impl DetachedCall {
         } else {
             self.permit.on_response(status, &headers, None);
         }
-        let read = (self.route, self.start.as_ref());
-        let response = (status, self.permit.is_rate_limited());
-        self.handler.on_detached_head(&self.request, read, response, &headers).await;
+        let engine = &self.handler.engine;
+        engine.purger.invalidate(&self.routed.request, status, &headers, || ()).await;
+        if let Some(start) = &self.start {
+            let response = (status, self.permit.is_rate_limited());
+            engine.pass_through.on_read_response(&self.routed, start, response, &headers).await;
+        }
         if status != StatusCode::SWITCHING_PROTOCOLS {
             self.read_body(status, &headers, inspects).await;
         }
@@ -201,7 +193,7 @@ impl DetachedCall {
     /// Reads the body for the rules if `inspects`. Then reads the rest of a short body, so that other calls
     /// can use the connection.
     async fn read_body(mut self, status: StatusCode, headers: &HeaderMap, inspects: bool) {
-        let mut body: Box<dyn Body> = response_body(headers, self.channel, &self.upstream);
+        let mut body: Box<dyn Body> = response_body(headers, self.channel, self.routed.upstream());
         let in_flight = &self.handler.network.in_flight;
         if inspects {
             let inspection = body_inspection::read(headers, body, in_flight);

@@ -10,52 +10,52 @@ use bytes::{BufMut, BytesMut};
 use http::header::{AGE, CONNECTION, CONTENT_LENGTH, DATE, VIA};
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use crate::clock;
-use crate::engine::fast_path::FastHit;
-use crate::frontend::PreparedResponse;
+use crate::engine::fast_path::{FastHit, FastPath};
+use crate::frontend::{Prepared, PreparedResponse};
 use crate::proxy::ProxyHandler;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::field_case::default_spelling;
-use crate::semantics::request::ProxyRequest;
 use crate::telemetry::{RequestEvent, ResultKind};
+use crate::upstream::routed_request::RoutedRequest;
 
 /// Initial capacity, sufficient for most response heads.
 const HEAD_CAPACITY: usize = 512;
 
 impl ProxyHandler {
-    /// The response to `request` if it can be served on the fast path.
-    pub(super) fn prepared_response(&self, request: &mut ProxyRequest) -> Option<PreparedResponse> {
+    /// The response to `routed` if it can be served on the fast path.
+    pub(super) fn prepare(&self, routed: &RoutedRequest) -> Prepared {
         if self.drain.borrow().is_closing() {
-            return None;
+            return Prepared::NotPrepared(None);
         }
-        let route = self.match_route(request)?;
-        let hit = self.engine.fast_hit(request, route)?;
+        let hit = match self.engine.fast_path(routed) {
+            FastPath::Hit(hit) => hit,
+            FastPath::Miss(looked_up) => return Prepared::NotPrepared(looked_up),
+        };
         // The first two have no body although they may have a length; the last one is replaced by an error.
         if matches!(
             hit.stored.status,
-            StatusCode::NO_CONTENT
-                | StatusCode::NOT_MODIFIED
-                | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PROXY_AUTHENTICATION_REQUIRED
         ) {
-            return None;
+            return Prepared::NotPrepared(None);
         }
         let cache_status = hit.status.value();
         let head = head(&hit, &cache_status, &self.via);
-        let (route, status, body) = (route.index, hit.stored.status, hit.stored.body.clone());
-        Some(PreparedResponse { head, body, route, status, cache_status })
+        let (status, body) = (hit.stored.status, hit.stored.body.clone());
+        Prepared::Response(PreparedResponse { head, body, status, cache_status })
     }
 
     /// Records a response of the fast path in the telemetry.
     pub(super) fn record_prepared(
         &self,
-        request: &ProxyRequest,
+        routed: &RoutedRequest,
         response: &PreparedResponse,
         bytes: u64,
         since: Instant,
     ) {
+        let request = &routed.request;
         self.telemetry.fast_hit();
         self.telemetry.record(&RequestEvent {
-            route: response.route,
+            route: routed.route_index,
             result: ResultKind::Hit,
             forward_reason: None,
             method: &request.method,
@@ -65,7 +65,7 @@ impl ProxyHandler {
             status: Some(response.status),
             cache_status: response.cache_status.to_str().ok(),
             error: None,
-            duration: clock::monotonic().saturating_duration_since(since),
+            duration: self.clock.instant().saturating_duration_since(since),
             client_bytes: bytes,
             upstream_bytes: 0,
             filled_bytes: 0,

@@ -3,17 +3,13 @@
 //! Owns: the fields that are added and removed, in both directions. Never touches: the transfer of bodies
 //! (`relay`).
 
-use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
-use crate::engine::head_update::{self, PassThroughStart};
-use crate::engine::store_post::PostCapture;
-use crate::frontend::session::{BodyLength, ClientSession};
-use crate::proxy::ProxyHandler;
+use crate::frontend::session::BodyLength;
 use crate::proxy::context::RequestContext;
+use crate::proxy::exchange::Exchange;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
@@ -21,18 +17,14 @@ use crate::upstream::BodyFraming;
 use crate::upstream::admission::Permit;
 use crate::upstream::connect::session::OutgoingRequest;
 use crate::upstream::outcome::body_inspection;
-use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::retry::RetryState;
 
 /// The request to send to the origin.
-pub(super) fn outgoing_request(
-    handler: &ProxyHandler,
-    request: &ProxyRequest,
-    client: &ClientSession,
-    upstream: &UpstreamTarget,
-) -> OutgoingRequest {
+pub(super) fn outgoing_request(exchange: &Exchange) -> OutgoingRequest {
+    let (request, upstream) = (&exchange.routed.request, exchange.routed.upstream());
     let mut headers = request.headers.clone();
-    headers.append(http::header::VIA, handler.via.clone());
-    for name in handler.routes.scope_headers(&request.target) {
+    headers.append(http::header::VIA, exchange.handler.via.clone());
+    for name in exchange.handler.router.routes.scope_headers(&request.target) {
         headers.remove(name);
     }
     max_forwards::decrement(&request.method, &mut headers);
@@ -42,24 +34,20 @@ pub(super) fn outgoing_request(
         scheme: upstream.scheme.as_str(),
         authority: upstream.authority(),
         path: request.target.path_and_query().to_owned(),
+        listener: request.listener,
         headers,
-        spelling: client.spelling(),
+        spelling: exchange.client.spelling(),
         body: request.body,
         upgrade: request.upgrade.clone(),
         trailers: request.trailers,
     }
 }
 
-/// Removes the fields of the origin's connection from a response.
-pub(super) fn strip(headers: &mut HeaderMap) {
-    hop_by_hop::strip_response(headers);
-}
-
 /// Adds the `Cache-Status` and `Proxy-Status` of a response that passes through.
 pub(super) fn add_status_fields(ctx: &RequestContext, status: StatusCode, headers: &mut HeaderMap) {
     let mut cache_status = CacheStatus::forwarded(ctx.forward_reason.token()).status(status);
-    if let Some((name, reason)) = ctx.retry.detail() {
-        cache_status = cache_status.detail(name, reason);
+    if let Some((name, reason)) = ctx.retry.as_ref().and_then(RetryState::detail) {
+        cache_status = cache_status.detail(name, reason.token());
     }
     cache_status.append_to(headers);
     if let Some(received) = received_error(status) {
@@ -75,15 +63,13 @@ pub(super) fn body_length(
     framing: BodyFraming,
     ended: bool,
 ) -> BodyLength {
-    let bodiless = request.method == Method::HEAD
-        || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodiless =
+        request.method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     match framing {
         _ if bodiless => BodyLength::None,
         // An HTTP/2 head may end the stream. gRPC distinguishes this (trailers only) from an empty body.
         BodyFraming::Length(0)
-            if ended
-                && request.version == Version::HTTP_2
-                && !headers.contains_key(CONTENT_LENGTH) =>
+            if ended && request.version == Version::HTTP_2 && !headers.contains_key(CONTENT_LENGTH) =>
         {
             BodyLength::None
         }
@@ -92,114 +78,50 @@ pub(super) fn body_length(
     }
 }
 
-/// Whether the response may pause, so that inactivity does not indicate a failure.
-pub(super) fn may_pause(request: &ProxyRequest) -> bool {
-    request.upgrade.is_some()
-        || request.headers.get_all(ACCEPT).iter().any(|accept| {
-            accept.to_str().is_ok_and(|a| a.to_ascii_lowercase().contains("text/event-stream"))
-        })
-}
-
 /// Prefixes of the media types of gRPC and Connect streams.
 const BIDIRECTIONAL_TYPES: [&[u8]; 2] = [b"application/grpc", b"application/connect+"];
 
 /// Whether both sides send at the same time at any rate, so that the client's rate has no meaning.
 pub(super) fn is_bidirectional(request: &ProxyRequest) -> bool {
-    let media_type =
-        request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let media_type = request.headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let has_prefix = |prefix: &[u8]| {
         media_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
     };
     request.upgrade.is_some() || BIDIRECTIONAL_TYPES.iter().any(|prefix| has_prefix(prefix))
 }
 
-/// Captures a piece of a response body that passes through.
-pub(super) fn capture_piece(piece: &Bytes, ctx: &mut RequestContext) {
-    // First, as the rules may find that the response must not be stored.
-    ctx.capture_piece(piece);
-    if let Some(mut recording) = ctx.post_capture.take()
-        && recording.push(piece)
-    {
-        ctx.post_capture = Some(recording);
-    }
-}
-
-/// The `GET` to which the response to this `POST` may also apply.
-pub(super) fn as_get(request: &ProxyRequest) -> Option<ProxyRequest> {
-    (request.method == Method::POST).then(|| head_update::as_a_get(request))
-}
-
-impl ProxyHandler {
+impl Exchange {
     /// Applies the head of a response to the stored entries (invalidation, freshening).
-    pub(super) async fn on_head(
-        &self,
-        request: &ProxyRequest,
-        ctx: &mut RequestContext,
-        status: StatusCode,
-        headers: &HeaderMap,
-        framing: BodyFraming,
-    ) {
+    pub(super) async fn on_head(&mut self, status: StatusCode, headers: &HeaderMap, framing: BodyFraming) {
+        let (engine, ctx) = (&self.handler.engine, &self.ctx);
         let start = ctx.pass_through_start.as_ref().filter(|_| !ctx.signed_in);
         let is_limit = ctx.permit.as_ref().is_some_and(Permit::is_rate_limited);
         // Checked before its own invalidation: only those of other requests make the response outdated.
-        let is_current = start.is_some_and(|start| self.engine.is_current(start));
+        let is_current = start.is_some_and(|start| engine.pass_through.is_current(start));
         let is_recordable = is_current && framing != BodyFraming::Close;
-        let record =
-            || is_recordable.then(|| self.start_capture(request, ctx, status, headers)).flatten();
-        let recording = self.engine.invalidate(request, status, headers, record).await;
-        self.update_stored(request, (ctx.route, start), (status, is_limit), headers).await;
-        ctx.post_capture = recording;
-    }
-
-    /// As [`Self::on_head`], for a call without a client.
-    pub(super) async fn on_detached_head(
-        &self,
-        request: &ProxyRequest,
-        read: (usize, Option<&PassThroughStart>),
-        (status, is_limit): (StatusCode, bool),
-        headers: &HeaderMap,
-    ) {
-        self.engine.invalidate(request, status, headers, || ()).await;
-        self.update_stored(request, read, (status, is_limit), headers).await;
-    }
-
-    /// Applies the head of a response to the stored entries of its resource. `route` is the route of the
-    /// request; `start` is `None` if the connection had a sign-in of its user.
-    async fn update_stored(
-        &self,
-        request: &ProxyRequest,
-        (route, start): (usize, Option<&PassThroughStart>),
-        (status, is_limit): (StatusCode, bool),
-        headers: &HeaderMap,
-    ) {
-        if let (Some(start), Some(route)) = (start, self.routes.routes().get(route)) {
-            self.engine.on_read_response(request, route, start, (status, is_limit), headers).await;
-            self.engine.on_head_response(request, route, start, status, headers).await;
+        let record = || {
+            start.filter(|_| is_recordable).and_then(|start| {
+                // If a rule applies to the body but cannot inspect it, the response may be an error.
+                let may_be_error = ctx.permit.as_ref().is_some_and(Permit::body_affects_outcome)
+                    && ctx.body_capture.is_none()
+                    && body_inspection::may_be_json(headers);
+                (!may_be_error).then(|| engine.pass_through.capture_post(start, status, headers))?
+            })
+        };
+        let request = &self.routed.request;
+        let recording = engine.purger.invalidate(request, status, headers, record).await;
+        if let Some(start) = start {
+            let response = (status, is_limit);
+            engine.pass_through.on_read_response(&self.routed, start, response, headers).await;
         }
-    }
-
-    /// Starts the capture of a `POST` response that later `GET`s may use.
-    fn start_capture(
-        &self,
-        request: &ProxyRequest,
-        ctx: &RequestContext,
-        status: StatusCode,
-        headers: &HeaderMap,
-    ) -> Option<PostCapture> {
-        let route = self.routes.find(&as_get(request)?)?;
-        // If a rule applies to the body but cannot inspect it, the response may be an error.
-        let may_be_error = ctx.permit.as_ref().is_some_and(Permit::body_affects_outcome);
-        if may_be_error && ctx.body_capture.is_none() && body_inspection::may_be_json(headers) {
-            return None;
-        }
-        self.engine.capture_post(request, route, ctx.pass_through_start.as_ref()?, status, headers)
+        self.ctx.post_capture = recording;
     }
 
     /// Completes the captures after the whole body has passed through.
-    pub(super) async fn on_body_end(&self, ctx: &mut RequestContext) {
-        ctx.inspect_body().await;
-        if let Some(recording) = ctx.post_capture.take() {
-            self.engine.store_captured(recording);
+    pub(super) async fn on_body_end(&mut self) {
+        self.ctx.inspect_body().await;
+        if let Some(recording) = self.ctx.post_capture.take() {
+            self.handler.engine.pass_through.store_captured(recording);
         }
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use tokio::time::{Sleep, sleep, sleep_until};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::config::BodyLimits;
 use crate::frontend::shared_connection::{SharedConnection, StalledUpload};
 use crate::proxy::upload_rate::UploadRate;
@@ -146,12 +146,10 @@ impl InactivityTimer {
 
     /// Whether the client was active on another stream, or could not send. The timer is extended then.
     fn was_active_elsewhere(&mut self) -> bool {
-        let (SilentPeer::Client, Some(limit), Some(shared)) =
-            (self.peer, self.client, &self.shared)
-        else {
+        let (SilentPeer::Client, Some(limit), Some(shared)) = (self.peer, self.client, &self.shared) else {
             return false;
         };
-        let now = clock::timer_now();
+        let now = Clock::timer_now();
         let last = if shared.is_any_upload_stalled() { now } else { shared.received().last };
         let until = last + limit;
         self.timer.set(sleep_until(until));

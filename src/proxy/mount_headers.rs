@@ -5,9 +5,7 @@
 //! (`frontend::web_page`).
 
 use http::HeaderMap;
-use http::header::{
-    CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, SET_COOKIE, X_CONTENT_TYPE_OPTIONS,
-};
+use http::header::{CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, SET_COOKIE, X_CONTENT_TYPE_OPTIONS};
 
 /// Fields that affect the whole host: cookies, stored data, service workers.
 const HOST_WIDE: [HeaderName; 3] = [

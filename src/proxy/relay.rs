@@ -4,34 +4,33 @@
 //! message (`forwarded_message`), the decision on a retry (`retry`).
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use tokio::time::sleep_until;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::session::{BodyLength, ClientError, ClientSession};
 use crate::frontend::shared_connection::SharedConnection;
-use crate::proxy::connection_auth;
-use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::context::ExchangeFailure;
 use crate::proxy::detached_call::ClientWatch;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::forwarded_message;
 use crate::proxy::inactivity::{InactivityTimer, SilentPeer};
 use crate::proxy::mount_headers;
 use crate::proxy::upload::RequestUpload;
 use crate::proxy::{ExchangeEnd, ProxyHandler};
+use crate::semantics::event_stream;
 use crate::semantics::hop_by_hop;
 use crate::semantics::max_forwards;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::status;
-use crate::semantics::storability::is_event_stream;
 use crate::upstream::client::{AttemptError, TransparentRetries};
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionUse};
 use crate::upstream::connect::session::{RequestPart, SessionEvent, UpstreamHead};
 use crate::upstream::outcome::error::UpstreamError;
-use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::retry::AttemptFailure;
+use crate::upstream::routed_request::RoutedRequest;
 
 /// The time after which other calls no longer wait for a call that its client delays.
 const STEP_ASIDE_AFTER: Duration = Duration::from_millis(250);
@@ -54,325 +53,305 @@ enum NoResponseHead {
     Client(ClientError),
 }
 
+impl From<UpstreamError> for NoResponseHead {
+    fn from(error: UpstreamError) -> Self {
+        Self::Origin(AttemptError::Failed(error))
+    }
+}
+
 impl From<ClientError> for NoResponseHead {
     fn from(error: ClientError) -> Self {
         Self::Client(error)
     }
 }
 
-impl ProxyHandler {
-    /// Passes `request` through.
-    pub(super) async fn relay(
-        self: &Arc<Self>,
-        request: &ProxyRequest,
-        client: &mut ClientSession,
-        ctx: &mut RequestContext,
-    ) -> Result<ExchangeEnd, ExchangeFailure> {
+impl Exchange {
+    /// Passes the request through.
+    pub(super) async fn relay(&mut self) -> Result<ExchangeEnd, ExchangeFailure> {
+        let request = self.request();
         if max_forwards::remaining(&request.method, &request.headers) == Some(0) {
-            return self.reply_as_last_hop(request, client, ctx).await;
+            return self.reply_as_last_hop().await;
         }
-        let upstream = self.network.upstreams.lookup(&request.target);
-        if let Some(scheme) = connection_auth::lost_sign_in(request, client, &upstream) {
-            return self.reply_signed_out(request, client, ctx, scheme).await;
+        if let Some(scheme) = self.lost_sign_in() {
+            return self.reply_signed_out(scheme).await;
         }
-        let mut upload = RequestUpload::new(&self.network.in_flight);
+        let mut upload = RequestUpload::new(&self.handler.network.in_flight);
         let (head, channel) = loop {
-            match self.attempt(request, client, ctx, &upstream, &mut upload).await {
+            match self.attempt(&mut upload).await {
                 RelayAttempt::Answered(head, channel) => {
-                    ctx.on_response(head.status).await;
-                    let is_incomplete = !upload.is_complete() && !client.has_read_body();
-                    if let Some(permit) = ctx.permit.as_mut().filter(|_| is_incomplete) {
-                        permit.mark_client_at_fault();
+                    self.on_answer(&head, &upload).await;
+                    if let Some(reply) = self.stale_for_error(&head).await {
+                        return self.reply(reply).await;
                     }
-                    if head.status == StatusCode::REQUEST_TIMEOUT && is_incomplete {
-                        ctx.permit = None;
-                    }
-                    if let Some(reply) = self.stale_for_error(request, ctx, &head).await {
-                        return self.reply(request, client, ctx, reply).await;
-                    }
-                    if !self.should_retry_response(ctx, &head, upload.is_repeatable()) {
+                    let failure = self.record_response(&head);
+                    if !self.schedule_retry(failure.filter(|_| upload.is_repeatable())) {
                         break (head, channel);
                     }
                 }
-                RelayAttempt::Failed(failure) => {
-                    ctx.on_failure(failure).await;
-                    ctx.ignore_early_close(request, failure, &upload);
-                    if let Some(reply) = self.stale_for_failure(request, ctx, failure).await {
-                        return self.reply(request, client, ctx, reply).await;
+                RelayAttempt::Failed(error) => {
+                    self.ctx.on_failure(error).await;
+                    self.ctx.ignore_early_close(&self.routed.request, error, &upload);
+                    if let Some(reply) = self.stale_for_failure(error).await {
+                        return self.reply(reply).await;
                     }
-                    if !self.should_retry_failure(ctx, failure, upload.is_repeatable()) {
-                        return self.reply_error(request, client, ctx, failure).await;
+                    if let Some(permit) = &mut self.ctx.permit {
+                        permit.on_failure(error);
+                    }
+                    let failure = AttemptFailure::from_error(error);
+                    if !self.schedule_retry(failure.filter(|_| upload.is_repeatable())) {
+                        return self.reply_error(error).await;
                     }
                 }
-                RelayAttempt::Client(error) => {
-                    return Err(self.on_client_error(request, client, ctx, error).await);
-                }
-                RelayAttempt::SignedOut(scheme) => {
-                    return self.reply_signed_out(request, client, ctx, scheme).await;
-                }
+                RelayAttempt::Client(error) => return Err(self.on_client_error(error).await),
+                RelayAttempt::SignedOut(scheme) => return self.reply_signed_out(scheme).await,
             }
         };
-        if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch_protocol(request, client, ctx, *head, channel).await;
+        match head.status {
+            StatusCode::SWITCHING_PROTOCOLS => self.switch_protocol(*head, channel).await,
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => self.reply_origin_407().await,
+            _ => self.forward_response(*head, channel, upload).await,
         }
-        if head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED {
-            return self.reply_origin_407(request, client, ctx).await;
+    }
+
+    /// Handles the head of a final response before its status is used.
+    async fn on_answer(&mut self, head: &UpstreamHead, upload: &RequestUpload) {
+        self.ctx.on_response(head.status).await;
+        let is_incomplete = !upload.is_complete() && !self.client.has_read_body();
+        if let Some(permit) = self.ctx.permit.as_mut().filter(|_| is_incomplete) {
+            permit.mark_client_at_fault();
         }
-        self.forward_response(request, client, ctx, *head, (channel, upload), &upstream).await
+        if head.status == StatusCode::REQUEST_TIMEOUT && is_incomplete {
+            self.ctx.permit = None;
+        }
     }
 
     /// One attempt, from admission to the head of a response.
-    async fn attempt(
-        self: &Arc<Self>,
-        request: &ProxyRequest,
-        client: &mut ClientSession,
-        ctx: &mut RequestContext,
-        upstream: &UpstreamTarget,
-        upload: &mut RequestUpload,
-    ) -> RelayAttempt {
-        let owner = connection_auth::connection_owner(request, client, upstream);
-        ctx.signed_in = !matches!(owner, ConnectionOwner::Pool);
-        match unless_gone(client, self.admit(ctx, request, upstream)).await {
+    async fn attempt(&mut self, upload: &mut RequestUpload) -> RelayAttempt {
+        let owner = self.connection_owner();
+        self.ctx.signed_in = !matches!(owner, ConnectionOwner::Pool);
+        let admission = self.ctx.admit(&self.handler, &self.routed);
+        match unless_gone(&mut self.client, admission).await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => return RelayAttempt::Failed(failure),
             Err(gone) => return RelayAttempt::Client(gone),
         }
-        let outgoing = forwarded_message::outgoing_request(self, request, client, upstream);
+        let outgoing = forwarded_message::outgoing_request(self);
         let (mut repeats, mut connection) = (TransparentRetries::default(), ConnectionUse::Pooled);
         loop {
             upload.begin();
             let begun = {
+                let (network, upstream) = (&self.handler.network, self.routed.upstream());
                 // Pinned here and passed by reference, so that the caller's future does not contain it twice.
-                let (listener, owner) = (request.listener, owner.clone());
-                let network = &self.network;
-                let work = pin!(network.begin(upstream, listener, &outgoing, connection, owner));
-                unless_gone(client, work).await
+                let work = pin!(network.begin(upstream, &outgoing, connection, owner.clone()));
+                unless_gone(&mut self.client, work).await
             };
             let attempt = match begun {
                 Err(gone) => return RelayAttempt::Client(gone),
                 Ok(Err(attempt)) => attempt,
-                Ok(Ok(mut channel)) => {
-                    ctx.unknown_outcome =
-                        ctx.unknown_outcome.take().or_else(|| self.engine.guard_outcome(request));
-                    let mut watch =
-                        ClientWatch::new(self, request, upstream, (ctx, upload), &mut channel);
-                    let head = self.await_head(client, &mut watch).await;
-                    watch.finish(!matches!(head, Err(NoResponseHead::Client(_))));
-                    match head {
-                        Ok(head) => {
-                            connection_auth::on_response_head(
-                                &head.headers,
-                                client,
-                                &mut channel,
-                                upstream,
-                            );
-                            return RelayAttempt::Answered(head, channel);
-                        }
-                        Err(NoResponseHead::Client(error)) => return RelayAttempt::Client(error),
-                        Err(NoResponseHead::Origin(attempt)) => attempt,
+                Ok(Ok(mut channel)) => match self.await_head(&mut channel, upload).await {
+                    Ok(head) => {
+                        self.on_sign_in_head(&head.headers, &mut channel);
+                        return RelayAttempt::Answered(head, channel);
                     }
-                }
+                    Err(NoResponseHead::Client(error)) => return RelayAttempt::Client(error),
+                    Err(NoResponseHead::Origin(attempt)) => attempt,
+                },
             };
-            let repeat =
-                upload.is_repeatable() && repeats.should_retry(attempt, request.is_idempotent());
+            let is_idempotent = self.request().is_idempotent();
+            let repeat = upload.is_repeatable() && repeats.should_retry(attempt, is_idempotent);
             if (repeat || attempt == AttemptError::SignedOut)
-                && let Some(scheme) = connection_auth::lost_sign_in(request, client, upstream)
+                && let Some(scheme) = self.lost_sign_in()
             {
                 return RelayAttempt::SignedOut(scheme);
             }
             if !repeat {
                 return RelayAttempt::Failed(attempt.upstream_error());
             }
-            self.network.admission.redialled(upstream, ctx.route);
+            self.handler.network.admission.record_reconnect(&self.routed);
             connection = ConnectionUse::New;
         }
     }
 
-    /// Sends the body of the request until the head of the final response arrives.
+    /// Sends the body of the request until the head of the final response arrives. If the client disconnects
+    /// meanwhile, the call may continue without it.
     async fn await_head(
-        &self,
-        client: &mut ClientSession,
-        watch: &mut ClientWatch<'_>,
+        &mut self,
+        channel: &mut CallChannel,
+        upload: &mut RequestUpload,
     ) -> Result<Box<UpstreamHead>, NoResponseHead> {
-        let ClientWatch { request, upstream, ctx, channel, upload, .. } = watch;
-        // The client is not expected to send its body before it gets a `100 Continue`.
-        let mut awaits_continue = request.expects_continue() && !client.has_read_body();
-        if awaits_continue && channel.requires_local_continue() {
-            client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
-            awaits_continue = false;
+        let Self { handler, routed, client, ctx } = self;
+        if ctx.unknown_outcome.is_none() {
+            ctx.unknown_outcome = handler.engine.purger.guard_outcome(&routed.request);
         }
+        let mut watch = ClientWatch::new(handler, routed, (ctx, upload), channel);
+        let head = send_until_head(client, &mut watch).await;
+        watch.finish(!matches!(head, Err(NoResponseHead::Client(_))));
+        head
+    }
+
+    /// Forwards the response from its head to its end.
+    async fn forward_response(
+        &mut self,
+        head: UpstreamHead,
+        channel: CallChannel,
+        upload: RequestUpload,
+    ) -> Result<ExchangeEnd, ExchangeFailure> {
+        let UpstreamHead { status, mut headers, framing, ended, spelling, .. } = head;
+        if self.needs_http1(status, &headers) {
+            return Ok(ExchangeEnd::Completed);
+        }
+        let timeout = (!self.request().expects_stream() && !event_stream::is_response(&headers))
+            .then_some(self.routed.upstream().timeouts.between_bytes);
+        hop_by_hop::strip(&mut headers);
+        self.on_head(status, &headers, framing).await;
+        forwarded_message::add_status_fields(&self.ctx, status, &mut headers);
+        self.finish_head(&mut headers);
+        let is_head = self.request().method == Method::HEAD;
+        let length = forwarded_message::body_length(self.request(), status, &headers, framing, ended);
+        let has_body = !matches!(length, BodyLength::None | BodyLength::Known(0));
+        self.client.write_head(status, headers, length, &spelling).await?;
+        if is_head || ended {
+            self.on_body_end().await;
+        }
+        let mut trailers = self.pump(channel, upload, timeout, has_body).await?;
+        self.on_body_end().await;
+        if let Some(trailers) = &mut trailers {
+            hop_by_hop::strip_trailers(trailers);
+        }
+        self.client.end(trailers.filter(|trailers| !trailers.is_empty())).await?;
+        Ok(ExchangeEnd::Completed)
+    }
+
+    /// Transfers both bodies until the end of the response and returns its trailers. `has_body`: the client
+    /// gets the body.
+    async fn pump(
+        &mut self,
+        mut channel: CallChannel,
+        mut upload: RequestUpload,
+        timeout: Option<Duration>,
+        has_body: bool,
+    ) -> Result<Option<HeaderMap>, ExchangeFailure> {
+        let Self { client, ctx, .. } = self;
+        // A response that has begun may last as long as its client sends (gRPC).
         let mut timer =
-            self.head_timer(request, upstream).with_shared_connection(client.shared_connection());
-        let began = clock::timer_now();
-        let (step_aside_at, continue_at) = (began + STEP_ASIDE_AFTER, began + CONTINUE_AFTER);
+            InactivityTimer::new(timeout, None).with_shared_connection(client.shared_connection());
+        client.set_read_ahead(channel.receive_window());
+        let mut since = Clock::timer_now();
         loop {
-            upload.send_available(channel);
-            // If the client is slow to send its body, the origin is not at fault.
+            upload.send_available(&mut channel);
             let waits_for_client = channel.can_send() && upload.needs_more();
-            let client_is_next = waits_for_client && !awaits_continue;
-            timer.wait_for(if client_is_next { SilentPeer::Client } else { SilentPeer::Origin });
+            // The unsent part of the response limits reading from the origin, but never from the client.
+            let reads = client.has_room();
+            if reads && !ctx.stepped_aside {
+                since = Clock::timer_now();
+            }
+            timer.wait_for(if waits_for_client || !reads { SilentPeer::Client } else { SilentPeer::Origin });
             timer.set_stalled(!waits_for_client && !client.has_read_body());
-            let before = upload.received_bytes();
             tokio::select! {
                 biased;
-                event = channel.next(true) => match event {
-                    Ok(SessionEvent::Head(head)) if status::is_interim(head.status) => {
-                        awaits_continue &= head.status != StatusCode::CONTINUE;
-                        write_interim(client, request, *head).await?;
+                event = channel.next(reads) => match event {
+                    Ok(SessionEvent::Data(piece)) => {
+                        ctx.upstream_bytes += piece.len() as u64;
+                        ctx.capture_piece(&piece);
+                        if has_body {
+                            client.queue(piece)?;
+                        }
+                        timer.restart();
                     }
-                    Ok(SessionEvent::Head(head)) => return Ok(head),
+                    Ok(SessionEvent::End(trailers)) => return Ok(trailers),
                     Ok(SessionEvent::SendReady) => timer.restart(),
-                    Ok(SessionEvent::Data(_) | SessionEvent::End(_)) => {
-                        return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::Protocol)));
-                    }
-                    // The origin has waited for the client for long enough, and so would larder.
-                    Err(_error) if waits_for_client && ctx.stepped_aside => {
-                        return Err(NoResponseHead::Client(ClientError::Stalled));
-                    }
-                    Err(error) => return Err(NoResponseHead::Origin(AttemptError::from_session_error(error, channel))),
+                    Ok(SessionEvent::Head(_)) | Err(_) => return Err(ExchangeFailure::Response(UpstreamError::Cut)),
                 },
                 piece = upload.next_event(client, waits_for_client) => {
                     if let Some(piece) = piece? {
                         channel.send(RequestPart::Data(piece));
                     }
-                    awaits_continue = false;
-                    timer.on_bytes(upload.received_bytes() - before);
+                    timer.restart();
                 }
-                // RFC 9110 §10.1.1: clients do not wait indefinitely, and some origins send no 100.
-                () = sleep_until(continue_at), if awaits_continue => {
-                    client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
-                    awaits_continue = false;
-                }
-                () = sleep_until(step_aside_at), if waits_for_client && !ctx.stepped_aside => ctx.step_aside(),
-                // Other calls wait for the slot, which a slow client would occupy without a limit.
-                () = ctx.preempted(), if waits_for_client && ctx.stepped_aside =>
-                    return Err(NoResponseHead::Client(ClientError::Stalled)),
-                peer = timer.expired() => {
-                    if peer == SilentPeer::Client {
-                        return Err(NoResponseHead::Client(ClientError::Stalled));
-                    }
+                () = sleep_until(since + STEP_ASIDE_AFTER), if !reads && !ctx.stepped_aside => ctx.step_aside(),
+                _peer = timer.expired() => {
                     channel.stop_reuse();
-                    return Err(NoResponseHead::Origin(AttemptError::Failed(UpstreamError::FirstByteTimeout)));
+                    return Err(ExchangeFailure::Response(UpstreamError::BodyTimeout));
                 }
             }
         }
     }
-
-    fn head_timer(&self, request: &ProxyRequest, upstream: &UpstreamTarget) -> InactivityTimer {
-        // An event stream or a WebSocket may be inactive for a long time.
-        let origin =
-            (!forwarded_message::may_pause(request)).then_some(upstream.timeouts.first_byte);
-        let timer = InactivityTimer::new(origin, None);
-        if forwarded_message::is_bidirectional(request) {
-            timer
-        } else {
-            timer.with_body_limits(self.body)
-        }
-    }
-
-    /// Forwards the response from its head to its end.
-    async fn forward_response(
-        &self,
-        request: &ProxyRequest,
-        client: &mut ClientSession,
-        ctx: &mut RequestContext,
-        head: UpstreamHead,
-        (channel, upload): (CallChannel, RequestUpload),
-        upstream: &UpstreamTarget,
-    ) -> Result<ExchangeEnd, ExchangeFailure> {
-        let UpstreamHead { status, mut headers, framing, ended, spelling, .. } = head;
-        if connection_auth::needs_http1(request, client, ctx, (status, &headers)) {
-            return Ok(ExchangeEnd::Completed);
-        }
-        let timeout = (!forwarded_message::may_pause(request) && !is_event_stream(&headers))
-            .then_some(upstream.timeouts.between_bytes);
-        forwarded_message::strip(&mut headers);
-        self.on_head(request, ctx, status, &headers, framing).await;
-        forwarded_message::add_status_fields(ctx, status, &mut headers);
-        self.finish_head(request, client, ctx, &mut headers);
-        let length = forwarded_message::body_length(request, status, &headers, framing, ended);
-        let has_body = !matches!(length, BodyLength::None | BodyLength::Known(0));
-        client.write_head(status, headers, length, &spelling).await?;
-        if request.method == Method::HEAD || ended {
-            self.on_body_end(ctx).await;
-        }
-        let mut trailers = pump(client, channel, upload, ctx, timeout, |ctx, piece| {
-            ctx.upstream_bytes += piece.len() as u64;
-            forwarded_message::capture_piece(piece, ctx);
-            has_body
-        })
-        .await?;
-        self.on_body_end(ctx).await;
-        if let Some(trailers) = &mut trailers {
-            hop_by_hop::strip_trailers(trailers);
-        }
-        client.end(trailers.filter(|trailers| !trailers.is_empty())).await?;
-        Ok(ExchangeEnd::Completed)
-    }
 }
 
-/// Transfers both bodies until the end of the response and returns its trailers. `passes` gets each piece
-/// and returns whether to send it to the client.
-async fn pump(
+/// Sends the body of the request until the head of the final response arrives.
+async fn send_until_head(
     client: &mut ClientSession,
-    mut channel: CallChannel,
-    mut upload: RequestUpload,
-    ctx: &mut RequestContext,
-    timeout: Option<Duration>,
-    passes: impl Fn(&mut RequestContext, &Bytes) -> bool,
-) -> Result<Option<HeaderMap>, ExchangeFailure> {
-    // A response that has begun may last as long as its client sends (gRPC).
-    let mut timer =
-        InactivityTimer::new(timeout, None).with_shared_connection(client.shared_connection());
-    client.set_read_ahead(channel.receive_window());
-    let mut since = clock::timer_now();
+    watch: &mut ClientWatch<'_>,
+) -> Result<Box<UpstreamHead>, NoResponseHead> {
+    let ClientWatch { handler, routed, ctx, channel, upload, .. } = watch;
+    let request = &routed.request;
+    // The client is not expected to send its body before it gets a `100 Continue`.
+    let mut awaits_continue = request.expects_continue() && !client.has_read_body();
+    if awaits_continue && channel.requires_local_continue() {
+        client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
+        awaits_continue = false;
+    }
+    let mut timer = head_timer(handler, routed).with_shared_connection(client.shared_connection());
+    let began = Clock::timer_now();
+    let (step_aside_at, continue_at) = (began + STEP_ASIDE_AFTER, began + CONTINUE_AFTER);
     loop {
-        upload.send_available(&mut channel);
+        upload.send_available(channel);
+        // If the client is slow to send its body, the origin is not at fault.
         let waits_for_client = channel.can_send() && upload.needs_more();
-        // The unsent part of the response limits reading from the origin, but never from the client.
-        let reads = client.has_room();
-        if reads && !ctx.stepped_aside {
-            since = clock::timer_now();
-        }
-        timer.wait_for(if waits_for_client || !reads {
-            SilentPeer::Client
-        } else {
-            SilentPeer::Origin
-        });
+        let client_is_next = waits_for_client && !awaits_continue;
+        timer.wait_for(if client_is_next { SilentPeer::Client } else { SilentPeer::Origin });
         timer.set_stalled(!waits_for_client && !client.has_read_body());
+        let before = upload.received_bytes();
         tokio::select! {
             biased;
-            event = channel.next(reads) => match event {
-                Ok(SessionEvent::Data(piece)) => {
-                    if passes(ctx, &piece) {
-                        client.queue(piece)?;
-                    }
-                    timer.restart();
+            event = channel.next(true) => match event {
+                Ok(SessionEvent::Head(head)) if status::is_interim(head.status) => {
+                    awaits_continue &= head.status != StatusCode::CONTINUE;
+                    write_interim(client, request, *head).await?;
                 }
-                Ok(SessionEvent::End(trailers)) => return Ok(trailers),
+                Ok(SessionEvent::Head(head)) => return Ok(head),
                 Ok(SessionEvent::SendReady) => timer.restart(),
-                Ok(SessionEvent::Head(_)) | Err(_) => return Err(ExchangeFailure::Response(UpstreamError::Cut)),
+                Ok(SessionEvent::Data(_) | SessionEvent::End(_)) => return Err(UpstreamError::Protocol.into()),
+                // The origin has waited for the client for long enough, and so would larder.
+                Err(_error) if waits_for_client && ctx.stepped_aside => return Err(ClientError::Stalled.into()),
+                Err(error) => return Err(NoResponseHead::Origin(channel.attempt_error(error))),
             },
             piece = upload.next_event(client, waits_for_client) => {
                 if let Some(piece) = piece? {
                     channel.send(RequestPart::Data(piece));
                 }
-                timer.restart();
+                awaits_continue = false;
+                timer.on_bytes(upload.received_bytes() - before);
             }
-            () = sleep_until(since + STEP_ASIDE_AFTER), if !reads && !ctx.stepped_aside => ctx.step_aside(),
-            _peer = timer.expired() => {
+            // RFC 9110 §10.1.1: clients do not wait indefinitely, and some origins send no 100.
+            () = sleep_until(continue_at), if awaits_continue => {
+                client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
+                awaits_continue = false;
+            }
+            () = sleep_until(step_aside_at), if waits_for_client && !ctx.stepped_aside => ctx.step_aside(),
+            // Other calls wait for the slot, which a slow client would occupy without a limit.
+            () = ctx.preempted(), if waits_for_client && ctx.stepped_aside => return Err(ClientError::Stalled.into()),
+            peer = timer.expired() => {
+                if peer == SilentPeer::Client {
+                    return Err(ClientError::Stalled.into());
+                }
                 channel.stop_reuse();
-                return Err(ExchangeFailure::Response(UpstreamError::BodyTimeout));
+                return Err(UpstreamError::FirstByteTimeout.into());
             }
         }
     }
 }
 
+fn head_timer(handler: &ProxyHandler, routed: &RoutedRequest) -> InactivityTimer {
+    let (request, upstream) = (&routed.request, routed.upstream());
+    // An event stream or a WebSocket may be inactive for a long time.
+    let origin = (!request.expects_stream()).then_some(upstream.timeouts.first_byte);
+    let timer = InactivityTimer::new(origin, None);
+    if forwarded_message::is_bidirectional(request) { timer } else { timer.with_body_limits(handler.body) }
+}
+
 /// The result of `work` unless the client disconnects before. The client's body is not read meanwhile.
-async fn unless_gone<T>(
-    client: &mut ClientSession,
-    work: impl Future<Output = T>,
-) -> Result<T, ClientError> {
+async fn unless_gone<T>(client: &mut ClientSession, work: impl Future<Output = T>) -> Result<T, ClientError> {
     let mut stalled_upload = client.shared_connection().map(SharedConnection::stalled_upload);
     if let Some(upload) = &mut stalled_upload {
         upload.set_stalled(!client.has_read_body());
@@ -390,7 +369,7 @@ async fn write_interim(
     head: UpstreamHead,
 ) -> Result<(), ClientError> {
     let mut headers = head.headers;
-    forwarded_message::strip(&mut headers);
+    hop_by_hop::strip(&mut headers);
     mount_headers::confine(request.in_browser, &mut headers);
     client.write_interim(head.status, headers).await
 }

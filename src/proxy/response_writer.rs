@@ -9,13 +9,37 @@ use crate::engine::body::BodyReader;
 use crate::engine::response::{ClientResponse, ResponseBody};
 use crate::frontend::session::{BodyLength, ClientSession};
 use crate::proxy::context::ExchangeFailure;
+use crate::proxy::exchange::Exchange;
+use crate::proxy::{ExchangeEnd, own_response};
 use crate::semantics::field_case::FieldCase;
+use crate::telemetry::ResultKind;
 use crate::telemetry::problem::{PROXY_STATUS, received_error};
 use crate::upstream::outcome::error::UpstreamError;
 
+impl Exchange {
+    /// Writes a response of the engine.
+    pub(super) async fn reply(&mut self, reply: ClientResponse) -> Result<ExchangeEnd, ExchangeFailure> {
+        let mut reply = own_response::replace_origin_407(self.request(), reply);
+        let ctx = &mut self.ctx;
+        ctx.result = reply.result;
+        ctx.response_forward_reason = reply.forward_reason;
+        ctx.error = reply.error;
+        ctx.is_own_error = reply.result == ResultKind::Error;
+        self.client.skip_body();
+        if self.needs_http1(reply.status, &reply.headers) {
+            return Ok(ExchangeEnd::Completed);
+        }
+        self.finish_head(&mut reply.headers);
+        let is_miss = reply.result == ResultKind::Miss;
+        let filled_bytes = is_miss.then_some(&mut self.ctx.filled_bytes);
+        write_response(&mut self.client, reply, filled_bytes).await?;
+        Ok(ExchangeEnd::Completed)
+    }
+}
+
 /// Writes the whole `reply`. `Err`: the client must not regard the response as complete. `received_bytes`
 /// counts the bytes that arrive from the origin meanwhile.
-pub(super) async fn write_response(
+async fn write_response(
     client: &mut ClientSession,
     mut reply: ClientResponse,
     received_bytes: Option<&mut u64>,
@@ -74,11 +98,7 @@ async fn write_growing(
         let piece = slice_range(&piece, &mut skip, &mut left);
         client.write_body(piece).await?;
     }
-    if take.is_some() && left > 0 {
-        Err(ExchangeFailure::Response(UpstreamError::Cut))
-    } else {
-        Ok(())
-    }
+    if take.is_some() && left > 0 { Err(ExchangeFailure::Response(UpstreamError::Cut)) } else { Ok(()) }
 }
 
 /// The part of `piece` between `skip` and `skip + left` of the whole body.
@@ -104,11 +124,7 @@ mod tests {
             let (mut skip, mut left) = (first as u64, (last - first + 1) as u64);
             let mut out = Vec::new();
             for piece in body.chunks(10) {
-                out.extend_from_slice(&slice_range(
-                    &Bytes::copy_from_slice(piece),
-                    &mut skip,
-                    &mut left,
-                ));
+                out.extend_from_slice(&slice_range(&Bytes::copy_from_slice(piece), &mut skip, &mut left));
             }
             assert_eq!(out, body[first..=last], "{first}-{last}");
         }

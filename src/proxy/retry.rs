@@ -1,193 +1,127 @@
 //! The attempts of a call that passes through: its admission, and retries as far as its route's policy and
 //! admission control allow.
 //!
-//! Owns: the decision on a retry. A request that was sent is repeated only if the route's `retry` lists its
-//! method, and only while the whole body is buffered. Never touches: bodies.
+//! Owns: which requests may be repeated: only one whose method the route's `retry` lists, and only while the
+//! whole body is buffered; which responses are inspected; the stale response in place of an error to a `HEAD`.
+//! Never touches: the transfer of bodies, whether and when to retry (`upstream::retry`).
+
+use std::sync::Arc;
+
+use std::time::Duration;
 
 use http::{Method, StatusCode};
 
 use crate::engine::response::ClientResponse;
-use crate::policy::{ErrorClass, Policy};
+use crate::policy::ErrorClass;
 use crate::proxy::ProxyHandler;
-use crate::proxy::attempts::Attempts;
 use crate::proxy::body_capture::BodyCapture;
 use crate::proxy::context::RequestContext;
-use crate::proxy::forwarded_message;
-use crate::semantics::request::ProxyRequest;
-use crate::upstream::admission::call::{AttemptKind, CallContext};
-use crate::upstream::admission::rejection::RejectReason;
-use crate::upstream::admission::retry::{RetryDecision, RetryState};
+use crate::proxy::exchange::Exchange;
+use crate::upstream::admission::call::CallContext;
 use crate::upstream::connect::session::UpstreamHead;
-use crate::upstream::outcome::CallOutcome;
-use crate::upstream::outcome::classify;
 use crate::upstream::outcome::error::UpstreamError;
-use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::retry::{AttemptFailure, RetryDecision, RetryState};
+use crate::upstream::routed_request::RoutedRequest;
 
-impl ProxyHandler {
+impl RequestContext {
     /// Waits for the backoff of a retry, then for admission.
     pub(super) async fn admit(
-        &self,
-        ctx: &mut RequestContext,
-        request: &ProxyRequest,
-        upstream: &UpstreamTarget,
+        &mut self,
+        handler: &ProxyHandler,
+        routed: &Arc<RoutedRequest>,
     ) -> Result<(), UpstreamError> {
-        let admission = &self.network.admission;
-        if let Some(wait) = ctx.retry.wait.take() {
-            ctx.permit = None;
+        let admission = &handler.network.admission;
+        if let Some(wait) = self.retry_wait.take() {
+            self.permit = None;
             admission.sleep(wait).await;
         }
-        let call = self.call_context(ctx, request, upstream);
-        ctx.retry.began.get_or_insert_with(|| admission.instant());
-        let permit =
-            admission.acquire(upstream, call.clone()).await.map_err(UpstreamError::Rejected)?;
-        ctx.retry.wait_reason = permit.waited().map(RejectReason::token);
-        (ctx.permit, ctx.retry.call) = (Some(permit), Some((upstream.clone(), call)));
-        let route = match request.method {
-            Method::POST => {
-                forwarded_message::as_get(request).and_then(|get| self.routes.find(&get))
-            }
-            _ => self.route(ctx),
-        };
-        ctx.pass_through_start = Some(self.engine.begin_pass_through(request, route));
+        let call = self.call_context(handler, routed);
+        let permit = admission.acquire(call).await.map_err(UpstreamError::Rejected)?;
+        if let Some(retry) = &mut self.retry {
+            retry.record_wait(permit.waited(), Duration::ZERO);
+        }
+        self.permit = Some(permit);
+        let get = handler.router.route_get_of(routed);
+        self.pass_through_start = Some(handler.engine.pass_through.begin(routed, get));
         Ok(())
     }
 
     /// The call context for admission. For the first attempt it also creates the retry state.
-    fn call_context(
-        &self,
-        ctx: &mut RequestContext,
-        request: &ProxyRequest,
-        upstream: &UpstreamTarget,
-    ) -> CallContext {
-        let policy = self.policy(ctx);
-        let mut call = self.engine.call_context(request, ctx.route, policy, None);
-        call.governed = self.route(ctx).is_some();
-        let is_retry = ctx.retry.began.is_some();
-        if !is_retry
-            && policy.retry.is_retryable(&request.method)
-            && !request.is_overridden()
-            && call.governed
-            && request.upgrade.is_none()
-        {
-            let state = RetryState::new(policy.retry.clone(), upstream.timeouts.total);
-            ctx.retry.state = Some(state);
-        }
-        if is_retry {
-            call.attempt = AttemptKind::Retry;
-        }
-        let left = ctx.retry.state.as_ref().map(RetryState::left);
-        call.patience = left.unwrap_or_else(|| upstream.max_wait());
+    fn call_context(&mut self, handler: &ProxyHandler, routed: &Arc<RoutedRequest>) -> CallContext {
+        let mut call = handler.engine.call_context(routed);
+        let is_repeatable = routed.policy.retry.is_retryable(&routed.request.method)
+            && !routed.request.is_overridden()
+            && routed.route.is_some()
+            && routed.request.upgrade.is_none();
+        let (limits, now) = (routed.upstream().limits(), handler.network.admission.instant());
+        self.retry
+            .get_or_insert_with(|| RetryState::new(&routed.policy, is_repeatable, limits, now))
+            .prepare(&mut call);
         call
     }
+}
 
-    fn policy<'a>(&'a self, ctx: &RequestContext) -> &'a Policy {
-        self.route(ctx).map_or(&self.unrouted, |route| &*route.policy)
-    }
-
-    /// Handles the head of a response and returns whether to retry. `is_repeatable`: the whole request can
-    /// be sent again.
-    pub(super) fn should_retry_response(
-        &self,
-        ctx: &mut RequestContext,
-        head: &UpstreamHead,
-        is_repeatable: bool,
-    ) -> bool {
-        let Some(permit) = &mut ctx.permit else { return false };
+impl Exchange {
+    /// Handles the head of a response. Returns the failure that it reports, if any.
+    pub(super) fn record_response(&mut self, head: &UpstreamHead) -> Option<AttemptFailure> {
+        let permit = self.ctx.permit.as_mut()?;
         let status = head.status;
-        ctx.body_capture = None;
+        self.ctx.body_capture = None;
         // A 101 is followed by another protocol, not by a body.
         if permit.reads_bodies() && status != StatusCode::SWITCHING_PROTOCOLS {
-            ctx.body_capture =
-                BodyCapture::for_response(status, &head.headers, &self.network.in_flight);
+            let in_flight = &self.handler.network.in_flight;
+            self.ctx.body_capture = BodyCapture::for_response(status, &head.headers, in_flight);
         }
-        let outcome = match ctx.body_capture {
+        let outcome = match self.ctx.body_capture {
             Some(_) => permit.on_head_unread(status, &head.headers),
             None => permit.on_response(status, &head.headers, None),
         };
-        let is_error = !outcome.is_ok() || status.as_u16() >= 400;
-        is_error
-            && is_repeatable
-            && self.schedule_retry(ctx, &outcome, status, outcome.class.token())
+        AttemptFailure::from_response(status, &outcome)
     }
 
     /// The stored response to serve in place of an error response to a `HEAD`.
-    pub(super) async fn stale_for_error(
-        &self,
-        request: &ProxyRequest,
-        ctx: &mut RequestContext,
-        head: &UpstreamHead,
-    ) -> Option<ClientResponse> {
-        if request.method != Method::HEAD || head.status.as_u16() < 400 || ctx.signed_in {
+    pub(super) async fn stale_for_error(&mut self, head: &UpstreamHead) -> Option<ClientResponse> {
+        let status = head.status;
+        if self.request().method != Method::HEAD || status.as_u16() < 400 || self.ctx.signed_in {
             return None;
         }
-        let (error, status) = (ErrorClass::Status(head.status), Some(head.status));
         // Before the lookup, during which the client may disconnect.
-        if let Some(permit) = &mut ctx.permit {
-            permit.on_response(head.status, &head.headers, None);
+        if let Some(permit) = &mut self.ctx.permit {
+            permit.on_response(status, &head.headers, None);
         }
-        let route = self.route(ctx)?;
-        self.engine.stale_head(request, route, error, status, error.token()).await
+        let class = ErrorClass::Status(status);
+        let failure = AttemptFailure::new(class, Reason::Class(class));
+        let failure = AttemptFailure { status: Some(status), ..failure };
+        self.handler.engine.pass_through.stale_head(&self.routed, failure).await
     }
 
     /// The stored response to serve if a `HEAD` got no response.
-    pub(super) async fn stale_for_failure(
-        &self,
-        request: &ProxyRequest,
-        ctx: &mut RequestContext,
-        failure: UpstreamError,
-    ) -> Option<ClientResponse> {
-        let is_head = request.method == Method::HEAD && !ctx.signed_in;
-        let error = failure.error_class().filter(|_| is_head)?;
-        let route = self.route(ctx)?;
-        let reply = self.engine.stale_head(request, route, error, None, failure.token()).await?;
-        if let Some(permit) = &mut ctx.permit {
-            permit.on_failure(failure);
+    pub(super) async fn stale_for_failure(&mut self, error: UpstreamError) -> Option<ClientResponse> {
+        let is_head = self.request().method == Method::HEAD && !self.ctx.signed_in;
+        let class = error.error_class().filter(|_| is_head)?;
+        let failure = AttemptFailure::new(class, Reason::Error(error));
+        let reply = self.handler.engine.pass_through.stale_head(&self.routed, failure).await?;
+        if let Some(permit) = &mut self.ctx.permit {
+            permit.on_failure(error);
         }
         Some(reply)
     }
 
-    /// Handles a failure without a response and returns whether to retry.
-    pub(super) fn should_retry_failure(
-        &self,
-        ctx: &mut RequestContext,
-        failure: UpstreamError,
-        is_repeatable: bool,
-    ) -> bool {
-        if let Some(permit) = &mut ctx.permit {
-            permit.on_failure(failure);
-        }
-        let Some(outcome) = classify::failure(failure) else { return false };
-        failure.is_transient()
-            && is_repeatable
-            && self.schedule_retry(ctx, &outcome, StatusCode::BAD_GATEWAY, failure.token())
-    }
-
-    /// Schedules a retry if the retry state and admission control allow it.
-    fn schedule_retry(
-        &self,
-        ctx: &mut RequestContext,
-        outcome: &CallOutcome,
-        status: StatusCode,
-        reason: &'static str,
-    ) -> bool {
-        let cooldown = self.policy(ctx).cooldown;
-        let admission = &self.network.admission;
-        let Attempts {
-            state: Some(state), began: Some(began), call: Some((upstream, call)), ..
-        } = &mut ctx.retry
-        else {
+    /// Whether a retry follows: the attempt failed, and retry state and admission control allow it.
+    pub(super) fn schedule_retry(&mut self, failure: Option<AttemptFailure>) -> bool {
+        let (Some(retry), Some(failure)) = (&mut self.ctx.retry, failure) else { return false };
+        let now = self.handler.network.admission.instant();
+        let RetryDecision::After(wait) = retry.next(&failure, now, rand::random()) else {
             return false;
         };
-        let elapsed = admission.instant().saturating_duration_since(*began);
-        let class: ErrorClass = outcome.error_class(status);
-        let next =
-            state.next(class, outcome.bounded_retry_after(&cooldown), elapsed, rand::random());
-        let RetryDecision::After(wait) = next else { return false };
-        (call.attempt, call.patience) = (AttemptKind::Retry, state.left());
-        if !admission.try_acquire_retry(upstream, call, reason, wait) {
-            return false;
+        let call = self.ctx.call_context(&self.handler, &self.routed);
+        let admission = &self.handler.network.admission;
+        let granted = admission.try_acquire_retry(&call, failure.reason, wait);
+        if let Some(retry) = self.ctx.retry.as_mut().filter(|_| granted) {
+            retry.set_retry_reason(failure.reason);
+            self.ctx.retry_wait = Some(wait);
         }
-        (ctx.retry.wait, ctx.retry.reason) = (Some(wait), Some(reason));
-        true
+        granted
     }
 }

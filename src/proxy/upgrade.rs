@@ -10,41 +10,39 @@ use tokio::io::AsyncWriteExt;
 
 use crate::frontend::session::{BodyLength, ClientSession, Http1Session};
 use crate::frontend::splice::{self, splice};
-use crate::proxy::context::{ExchangeFailure, RequestContext};
+use crate::proxy::ExchangeEnd;
+use crate::proxy::context::ExchangeFailure;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::forwarded_message;
-use crate::proxy::{ExchangeEnd, ProxyHandler};
-use crate::semantics::request::ProxyRequest;
+use crate::semantics::hop_by_hop;
 use crate::upstream::connect::pool::CallChannel;
 use crate::upstream::connect::session::UpstreamHead;
 use crate::upstream::outcome::error::UpstreamError;
 
-impl ProxyHandler {
+impl Exchange {
     /// Forwards the 101 and then passes bytes between client and origin.
     pub(super) async fn switch_protocol(
-        &self,
-        request: &ProxyRequest,
-        client: &mut ClientSession,
-        ctx: &mut RequestContext,
+        &mut self,
         head: UpstreamHead,
         channel: CallChannel,
     ) -> Result<ExchangeEnd, ExchangeFailure> {
         let mut headers = head.headers;
         let protocol = headers.get(UPGRADE).cloned();
-        forwarded_message::strip(&mut headers);
-        forwarded_message::add_status_fields(ctx, head.status, &mut headers);
-        self.finish_head(request, client, ctx, &mut headers);
+        hop_by_hop::strip(&mut headers);
+        forwarded_message::add_status_fields(&self.ctx, head.status, &mut headers);
+        self.finish_head(&mut headers);
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         if let Some(protocol) = protocol {
             headers.insert(UPGRADE, protocol);
         }
+        let client = &mut self.client;
         client.write_head(head.status, headers, BodyLength::None, &head.spelling).await?;
         client.flush().await?;
-        let (Some(origin), ClientSession::Http1(session)) = (channel.into_upgraded(), client)
-        else {
+        let (Some(origin), ClientSession::Http1(session)) = (channel.into_upgraded(), client) else {
             return Err(ExchangeFailure::Response(UpstreamError::Protocol));
         };
-        ctx.upstream_bytes =
-            tunnel(session, origin.stream, &origin.buffered, self.tunnel_idle).await;
+        let idle = self.handler.tunnel_idle;
+        self.ctx.upstream_bytes = tunnel(session, origin.stream, &origin.buffered, idle).await;
         Ok(ExchangeEnd::Switched)
     }
 }

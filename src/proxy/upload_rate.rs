@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::config::BodyLimits;
 
 /// Measures the rate of a body in consecutive windows.
@@ -34,7 +34,7 @@ impl UploadRate {
     /// Sets whether the call waits for the client.
     pub(super) fn set_waiting(&mut self, is_waited_for: bool) {
         self.count();
-        self.since = is_waited_for.then(clock::timer_now);
+        self.since = is_waited_for.then(Clock::timer_now);
     }
 
     /// Records received bytes. Returns whether a window has ended with too few bytes. The next window begins
@@ -68,7 +68,7 @@ impl UploadRate {
 
     fn count(&mut self) {
         if let Some(since) = &mut self.since {
-            let now = clock::timer_now();
+            let now = Clock::timer_now();
             self.waited += now.duration_since(*since);
             *since = now;
         }

@@ -90,15 +90,14 @@ impl Pattern {
             && self.headers.iter().all(|field| {
                 other.headers.iter().any(|o| field.name == o.name && field.value.covers(&o.value))
             })
-            && self.query.iter().all(|param| {
-                other.query.iter().any(|o| param.name == o.name && param.value.covers(&o.value))
-            })
+            && self
+                .query
+                .iter()
+                .all(|param| other.query.iter().any(|o| param.name == o.name && param.value.covers(&o.value)))
     }
 
     fn has_method(&self, method: &Method) -> bool {
-        self.methods
-            .iter()
-            .any(|ours| ours == method || (*ours == Method::GET && *method == Method::HEAD))
+        self.methods.iter().any(|ours| ours == method || (*ours == Method::GET && *method == Method::HEAD))
     }
 }
 

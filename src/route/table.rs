@@ -30,7 +30,7 @@ pub struct Route {
 /// All routes. A search checks only the routes indexed under the host, not all of them.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    routes: Vec<Route>,
+    routes: Vec<Arc<Route>>,
     exact: HashMap<Box<str>, Vec<usize>>,
     below: HashMap<Box<str>, Vec<usize>>,
     any: Vec<usize>,
@@ -62,27 +62,27 @@ impl Table {
             if matches!(route.policy.scope, ScopeRule::Header(_)) {
                 table.scope_header_routes.push(index);
             }
-            table.routes.push(Route { index, ..route });
+            table.routes.push(Arc::new(Route { index, ..route }));
         }
         table
     }
 
     /// The first route that matches the request. `None` if an origin may interpret the path as one of another
     /// route, so that an unusual encoding cannot evade the policy of that route.
-    pub fn find(&self, request: &ProxyRequest) -> Option<&Route> {
+    pub fn find(&self, request: &ProxyRequest) -> Option<&Arc<Route>> {
         let path = request.target.path();
         let found = self.first(request, path)?;
-        let interpreted = path_equivalence::lenient_form(path)
-            .and_then(|interpreted| self.first(request, &interpreted));
+        let interpreted =
+            path_equivalence::lenient_form(path).and_then(|interpreted| self.first(request, &interpreted));
         interpreted.is_none_or(|interpreted| interpreted.index == found.index).then_some(found)
     }
 
-    fn first(&self, request: &ProxyRequest, path: &str) -> Option<&Route> {
+    fn first(&self, request: &ProxyRequest, path: &str) -> Option<&Arc<Route>> {
         let (host, path) = (request.target.host(), &*path_equivalence::normalize(path));
         let exact = self.exact.get(host);
         let below = self.suffixes(host).filter_map(|end| self.below.get(end));
         let lists = exact.into_iter().chain(below).chain([&self.any]);
-        let mut found: Option<&Route> = None;
+        let mut found: Option<&Arc<Route>> = None;
         for list in lists {
             let end = found.map_or(self.routes.len(), |route| route.index);
             let earlier = list.iter().take_while(|index| **index < end);
@@ -96,10 +96,8 @@ impl Table {
     /// the origin, whichever route matches.
     pub fn scope_headers(&self, target: &Target) -> impl Iterator<Item = &HeaderName> {
         let (host, port) = (target.host(), target.port());
-        let scope_header_routes =
-            self.scope_header_routes.iter().filter_map(|index| self.routes.get(*index));
-        let candidates =
-            scope_header_routes.filter(move |route| route.pattern.host.matches(host, port));
+        let scope_header_routes = self.scope_header_routes.iter().filter_map(|index| self.routes.get(*index));
+        let candidates = scope_header_routes.filter(move |route| route.pattern.host.matches(host, port));
         candidates.filter_map(|route| match &route.policy.scope {
             ScopeRule::Header(name) => Some(name),
             ScopeRule::Credential | ScopeRule::Shared => None,
@@ -112,7 +110,7 @@ impl Table {
     }
 
     /// All routes in their order.
-    pub fn routes(&self) -> &[Route] {
+    pub fn routes(&self) -> &[Arc<Route>] {
         &self.routes
     }
 

@@ -1,8 +1,7 @@
 //! `Accept-Encoding` reduced to the codings that larder distinguishes (RFC 9110 §12.5.3).
 //!
 //! Owns: one normal form of the accepted codings, so that differently written lists do not create separate
-//! variants.
-//! Never touches: bodies, which pass through as received.
+//! variants. Never touches: bodies, which pass through as received.
 
 use http::HeaderMap;
 use http::header::{ACCEPT_ENCODING, HeaderValue};

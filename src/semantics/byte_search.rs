@@ -43,9 +43,8 @@ pub fn has_three_in_any_case(text: &str, three: [u8; 3]) -> bool {
     const LOWERCASE_BIT: u8 = 0x20;
     let from = |at| text.as_bytes().get(at..).unwrap_or_default().iter();
     let is = |byte: &u8, letter| u8::from(*byte | LOWERCASE_BIT == letter);
-    let here = |((one, two), last): ((&u8, &u8), &u8)| {
-        is(one, three[0]) & is(two, three[1]) & is(last, three[2])
-    };
+    let here =
+        |((one, two), last): ((&u8, &u8), &u8)| is(one, three[0]) & is(two, three[1]) & is(last, three[2]);
     from(0).zip(from(1)).zip(from(2)).fold(0, |found, bytes| found | here(bytes)) != 0
 }
 

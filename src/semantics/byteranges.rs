@@ -10,10 +10,7 @@ use crate::semantics::ranges::{ByteRange, content_range};
 
 /// The body of a multipart 206, as a list of pieces, and its `Content-Type`. `parts` lie within `body`,
 /// `media_type` is the type of the body, and `boundary` does not occur in it.
-#[expect(
-    clippy::missing_panics_doc,
-    reason = "these literals and hex digits are a valid field value"
-)]
+#[expect(clippy::missing_panics_doc, reason = "these literals and hex digits are a valid field value")]
 pub fn assemble(
     body: &Bytes,
     parts: &[ByteRange],
@@ -76,10 +73,7 @@ mod tests {
                  Content-Range: bytes {range}/10\r\n\r\n{bytes}"
             )
         };
-        assert_eq!(
-            text,
-            part("5-6", "56") + &part("0-1", "01") + &format!("\r\n--{boundary}--\r\n")
-        );
+        assert_eq!(text, part("5-6", "56") + &part("0-1", "01") + &format!("\r\n--{boundary}--\r\n"));
         let (_, untyped) = assemble(&body, &parts, None, 10);
         assert!(!String::from_utf8(untyped.concat()).unwrap().contains("Content-Type"));
     }

@@ -52,6 +52,20 @@ pub struct CacheControl {
 
 impl CacheControl {
     /// Parses `Cache-Control` of a response.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use http::{HeaderMap, HeaderValue, header::CACHE_CONTROL};
+    /// use larder::semantics::cache_control::{CacheControl, Directive};
+    ///
+    /// let mut headers = HeaderMap::new();
+    /// headers.append(CACHE_CONTROL, HeaderValue::from_static("max-age=600, no-cache=\"Set-Cookie\""));
+    /// headers.append(CACHE_CONTROL, HeaderValue::from_static("Private, max-age=60"));
+    /// let control = CacheControl::from_response(&headers);
+    /// assert_eq!(control.max_age, Some(Duration::from_secs(60)), "the stricter value applies");
+    /// assert!(control.has(Directive::Private) && !control.has(Directive::NoCache));
+    /// assert_eq!(control.no_cache_fields, ["set-cookie"]);
+    /// ```
     pub fn from_response(headers: &HeaderMap) -> Self {
         let mut control = Self::default();
         for member in field_list::members(headers.get_all(CACHE_CONTROL)) {
@@ -211,8 +225,7 @@ impl Argument<'_> {
     /// response, or if the body would be unreadable without these fields.
     fn fields(self) -> Option<Vec<HeaderName>> {
         let Self::Text(text) = self else { return None };
-        let names: Result<Vec<_>, _> =
-            field_list::split(text).map(HeaderName::from_bytes).collect();
+        let names: Result<Vec<_>, _> = field_list::split(text).map(HeaderName::from_bytes).collect();
         let names = names.ok()?;
         let describes_body =
             |name: &HeaderName| name.as_str().starts_with("content-") || name == http::header::VARY;

@@ -10,6 +10,15 @@ use http::{HeaderMap, StatusCode};
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// Larder's member of `Cache-Status`. `hit` and `fwd` exclude each other.
+///
+/// ```
+/// # use http::StatusCode;
+/// use larder::semantics::cache_status::CacheStatus;
+///
+/// assert_eq!(CacheStatus::hit(59).value(), "larder; hit; ttl=59");
+/// let miss = CacheStatus::forwarded("uri-miss").status(StatusCode::OK).stored().ttl(60);
+/// assert_eq!(miss.value(), "larder; fwd=uri-miss; fwd-status=200; stored; ttl=60");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CacheStatus {
     handled: HitOrForward,
@@ -74,10 +83,7 @@ impl CacheStatus {
     }
 
     /// The member as a field value.
-    #[expect(
-        clippy::missing_panics_doc,
-        reason = "it writes only characters that a field value allows"
-    )]
+    #[expect(clippy::missing_panics_doc, reason = "it writes only characters that a field value allows")]
     pub fn value(&self) -> HeaderValue {
         let mut text = Vec::with_capacity(96);
         text.extend_from_slice(b"larder");
@@ -123,14 +129,7 @@ impl CacheStatus {
     }
 
     fn new(handled: HitOrForward) -> Self {
-        Self {
-            handled,
-            forward_status: None,
-            stored: false,
-            ttl: None,
-            collapsed: false,
-            detail: None,
-        }
+        Self { handled, forward_status: None, stored: false, ttl: None, collapsed: false, detail: None }
     }
 }
 
@@ -181,9 +180,7 @@ mod tests {
                 "larder; hit; ttl=-40; detail=\"stale-while-revalidate\"",
             ),
             (
-                CacheStatus::forwarded("stale")
-                    .status(code(429))
-                    .detail("stale-if-error", "rate-limited"),
+                CacheStatus::forwarded("stale").status(code(429)).detail("stale-if-error", "rate-limited"),
                 "larder; fwd=stale; fwd-status=429; detail=\"stale-if-error/rate-limited\"",
             ),
             (

@@ -1,8 +1,7 @@
 //! The chunked transfer coding (RFC 9112 §7.1), decoded incrementally.
 //!
 //! Owns: finding the end of a chunked body, and rejecting encodings that two parsers could interpret
-//! differently.
-//! Never touches: sockets, the meaning of a body.
+//! differently. Never touches: sockets, the meaning of a body.
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -68,11 +67,6 @@ impl Decoder {
     /// A decoder at the beginning of a body.
     pub fn new(strictness: Strictness) -> Self {
         Self { strictness, state: State::Size, trailers: HeaderMap::new(), trailer_bytes: 0 }
-    }
-
-    /// Whether the end of the body has been read.
-    pub fn has_ended(&self) -> bool {
-        self.state == State::Ended
     }
 
     /// Consumes the next event from the front of `input`. `None` means that more bytes are needed. After the
@@ -159,16 +153,11 @@ fn size(line: &[u8], strictness: Strictness) -> Result<u64, MalformedChunk> {
             let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
             let starts_with_semicolon =
                 extensions.iter().find(|byte| !blank(byte)).is_none_or(|b| *b == b';');
-            starts_with_semicolon
-                && !extensions.iter().any(|byte| byte.is_ascii_control() && !blank(byte))
+            starts_with_semicolon && !extensions.iter().any(|byte| byte.is_ascii_control() && !blank(byte))
         }
     };
     let text = std::str::from_utf8(size).map_err(|_invalid| MalformedChunk)?;
-    if valid {
-        u64::from_str_radix(text, 16).map_err(|_invalid| MalformedChunk)
-    } else {
-        Err(MalformedChunk)
-    }
+    if valid { u64::from_str_radix(text, 16).map_err(|_invalid| MalformedChunk) } else { Err(MalformedChunk) }
 }
 
 /// `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )`, RFC 9112 §7.1.1.

@@ -1,7 +1,7 @@
 //! Authentication schemes that authenticate a connection and not a request: NTLM, Negotiate and similar
 //! (RFC 4559 §6).
 //!
-//! Owns: detection of such schemes in messages. Never touches: connections (`upstream::pinned_connections`).
+//! Owns: detection of such schemes in messages. Never touches: connections (`upstream::connect::pinned`).
 
 use http::header::{AUTHORIZATION, HeaderName, PROXY_AUTHENTICATE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue};
@@ -76,10 +76,7 @@ pub fn is_in_request(headers: &HeaderMap) -> bool {
 /// The connection-based scheme that a request uses. The bare scheme name also is the challenge that starts
 /// such an authentication.
 pub fn request_scheme(headers: &HeaderMap) -> Option<&'static str> {
-    headers
-        .get_all(AUTHORIZATION)
-        .iter()
-        .find_map(|value| find_scheme(value.as_bytes(), &CONNECTION_SCHEMES))
+    headers.get_all(AUTHORIZATION).iter().find_map(|value| find_scheme(value.as_bytes(), &CONNECTION_SCHEMES))
 }
 
 /// A hash of the request's credentials if larder does not know their scheme. The origin may authenticate the
@@ -146,9 +143,7 @@ mod tests {
     #[test]
     fn credentials_of_unknown_schemes_have_distinct_hashes() {
         let hash = |value| unknown_scheme_hash(&headers(AUTHORIZATION, value));
-        for value in
-            ["Bearer x", "basic eDp5", "AWS4-HMAC-SHA256 Credential=a, Signature=b", "token x"]
-        {
+        for value in ["Bearer x", "basic eDp5", "AWS4-HMAC-SHA256 Credential=a, Signature=b", "token x"] {
             assert_eq!(hash(value), None, "{value}");
         }
         assert_eq!(unknown_scheme_hash(&HeaderMap::new()), None);

@@ -1,17 +1,17 @@
 //! HTTP-dates (RFC 9110 §5.6.7): all three forms, any letter case, nothing else.
 //!
 //! Owns: parsing of dates. It is strict on purpose, because callers treat an invalid date as a date in the
-//! past.
-//! Never touches: the clock; the caller passes the reference time for two-digit years.
+//! past. Never touches: the clock; the caller passes the reference time for two-digit years.
 
 use std::time::{Duration, SystemTime};
 
 use http::header::DATE;
 use http::{HeaderMap, HeaderValue};
 
-const MONTHS: [&[u8]; 12] = [
-    b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec",
-];
+use crate::semantics::utc_calendar::{day_number, next_month_start};
+
+const MONTHS: [&[u8]; 12] =
+    [b"jan", b"feb", b"mar", b"apr", b"may", b"jun", b"jul", b"aug", b"sep", b"oct", b"nov", b"dec"];
 const DAYS: [&[u8]; 7] =
     [b"monday", b"tuesday", b"wednesday", b"thursday", b"friday", b"saturday", b"sunday"];
 const DAY: i64 = 86_400;
@@ -51,7 +51,7 @@ struct CivilDate {
 
 impl CivilDate {
     fn time(&self) -> Option<SystemTime> {
-        let seconds = days_from_epoch(self.year, self.month, self.day) * DAY + self.seconds;
+        let seconds = day_number(self.year, self.month, self.day) * DAY + self.seconds;
         let distance = Duration::from_secs(seconds.unsigned_abs());
         if seconds < 0 {
             SystemTime::UNIX_EPOCH.checked_sub(distance)
@@ -118,13 +118,8 @@ fn clock(time: &[u8]) -> Option<i64> {
 }
 
 fn civil(year: i64, month: i64, day: i64, seconds: i64) -> Option<CivilDate> {
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let length = match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        _ => 31,
-    };
+    let first = day_number(year, month, 1);
+    let length = next_month_start(first) - first;
     (1..=length).contains(&day).then_some(CivilDate { year, month, day, seconds })
 }
 
@@ -141,18 +136,9 @@ fn month(name: [u8; 3]) -> Option<i64> {
 }
 
 fn number(digits: &[u8]) -> Option<i64> {
-    digits.iter().try_fold(0, |sum, &digit| {
-        digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0'))
-    })
-}
-
-/// Days from 1970-01-01 in the proleptic Gregorian calendar. Years start in March here, so the leap day is
-/// the last day of a year and one rule covers all months.
-fn days_from_epoch(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    year * 365 + leap_days + day_of_year - 719_468
+    digits
+        .iter()
+        .try_fold(0, |sum, &digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
 }
 
 /// The calendar year of a time. The result may be off by a day, which the 50-year rule tolerates.
@@ -246,9 +232,8 @@ mod tests {
             let text = format!("Monday, 01-Jun-{two} 00:00:00 GMT");
             parse(text.as_bytes(), near).unwrap()
         };
-        let plain = |four: &str| {
-            parse_undated(format!("Mon, 01 Jun {four} 00:00:00 GMT").as_bytes()).unwrap()
-        };
+        let plain =
+            |four: &str| parse_undated(format!("Mon, 01 Jun {four} 00:00:00 GMT").as_bytes()).unwrap();
         assert_eq!(year("26", near), plain("2026"));
         assert_eq!(year("76", near), plain("2076"));
         assert_eq!(year("77", near), plain("1977"));

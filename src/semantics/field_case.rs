@@ -1,8 +1,7 @@
 //! The letter case of field names in HTTP/1: larder keeps the case of the received head.
 //!
 //! Owns: the spelling of field names. Case has no meaning (RFC 9110 §5.1), but some old programs depend on
-//! it.
-//! Never touches: values, the set of fields.
+//! it. Never touches: values, the set of fields.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header;
@@ -54,9 +53,7 @@ impl FieldCase {
 
     fn after_line(&self, at: usize) -> usize {
         let rest = self.0.get(at..).unwrap_or_default();
-        rest.iter()
-            .position(|byte| *byte == b'\n')
-            .map_or(self.0.len(), |line_feed| at + line_feed + 1)
+        rest.iter().position(|byte| *byte == b'\n').map_or(self.0.len(), |line_feed| at + line_feed + 1)
     }
 }
 
@@ -84,8 +81,7 @@ pub fn names_one_of(name: &HeaderName, known: &[&str]) -> bool {
     let name = name.as_str();
     let same = |known: &str| {
         let mut both = known.bytes().zip(name.bytes());
-        known.len() == name.len()
-            && both.all(|(known, own)| known == own || (known == b'-' && own == b'_'))
+        known.len() == name.len() && both.all(|(known, own)| known == own || (known == b'-' && own == b'_'))
     };
     known.iter().any(|known| same(known))
 }

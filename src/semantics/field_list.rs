@@ -6,9 +6,7 @@
 use http::HeaderValue;
 
 /// The members of a list field over all its lines, trimmed and without empty ones.
-pub fn members<'a>(
-    lines: impl IntoIterator<Item = &'a HeaderValue>,
-) -> impl Iterator<Item = &'a [u8]> {
+pub fn members<'a>(lines: impl IntoIterator<Item = &'a HeaderValue>) -> impl Iterator<Item = &'a [u8]> {
     lines.into_iter().flat_map(|line| split(line.as_bytes())).filter(|member| !member.is_empty())
 }
 

@@ -34,6 +34,17 @@ pub fn initial_age(
 /// The age now (RFC 9111 §4.2.3, `current_age`). A clock that was set back a little adds nothing to the age.
 /// If the response was received more than a minute after `now`, its age is unknown and the result is
 /// [`MAX_DELTA`]; otherwise the response would stay fresh until the clock reaches that time again.
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// use larder::semantics::freshness::current_age;
+///
+/// let seconds = Duration::from_secs;
+/// let (received, age_on_arrival) = (SystemTime::UNIX_EPOCH + seconds(1_000_000), seconds(5));
+/// assert_eq!(current_age(age_on_arrival, received, received + seconds(30)), seconds(35));
+/// // The clock was set back by a second.
+/// assert_eq!(current_age(age_on_arrival, received, received - seconds(1)), seconds(5));
+/// ```
 pub fn current_age(initial_age: Duration, response_time: SystemTime, now: SystemTime) -> Duration {
     if between(now, response_time) > CLOCK_TOLERANCE {
         return MAX_DELTA;
@@ -83,9 +94,7 @@ pub fn may_be_served_stale(metadata: &CacheMetadata, kind: CacheKind) -> bool {
         }
         CacheKind::Private => false,
     };
-    !shared_only
-        && !cache_control.has(Directive::MustRevalidate)
-        && !cache_control.has(Directive::NoCache)
+    !shared_only && !cache_control.has(Directive::MustRevalidate) && !cache_control.has(Directive::NoCache)
 }
 
 /// The time from `start` to `end`, or zero if `end` is earlier.

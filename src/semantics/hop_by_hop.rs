@@ -1,18 +1,17 @@
 //! Fields that belong to one connection (RFC 9110 §7.6.1).
 //!
 //! Owns: the fields that larder does not forward, in both directions; the fields that `Connection` must not
-//! nominate.
-//! Never touches: framing, which the parsers own; `Host`, which the frontend replaces.
+//! nominate. Never touches: framing, which the parsers own; `Host`, which the frontend replaces.
 
 use http::HeaderMap;
 use http::header::{
-    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, HeaderName, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 
 use crate::semantics::field_list;
 
-const HOP_BY_HOP: [HeaderName; 10] = [
+/// The fields that are hop-by-hop even if `Connection` does not nominate them.
+pub const HOP_BY_HOP: [HeaderName; 10] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -25,14 +24,20 @@ const HOP_BY_HOP: [HeaderName; 10] = [
     PROXY_AUTHORIZATION,
 ];
 
-/// Removes the fields that a client sends only to larder.
-pub fn strip_request(headers: &mut HeaderMap) {
-    strip(headers);
-}
-
-/// Removes the fields that an origin sends only to larder.
-pub fn strip_response(headers: &mut HeaderMap) {
-    strip(headers);
+/// Removes the fields that a client or an origin sends only to larder.
+pub fn strip(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let nominated: Vec<HeaderName> = field_list::members(headers.get_all(CONNECTION))
+            .filter_map(|option| HeaderName::from_bytes(option).ok())
+            .filter(may_be_nominated)
+            .collect();
+        for name in nominated {
+            headers.remove(name);
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
 }
 
 /// Removes fields that must not be trailers (RFC 9110 §6.5.1): those for message framing, routing,
@@ -59,26 +64,6 @@ pub fn is_upgrade(headers: &HeaderMap) -> bool {
 /// Whether the sender accepts trailer fields (RFC 9110 §10.1.4).
 pub fn accepts_trailers(headers: &HeaderMap) -> bool {
     field_list::members(headers.get_all(TE)).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
-}
-
-/// Whether the field is hop-by-hop even without being nominated by `Connection`.
-pub fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
-}
-
-fn strip(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let nominated: Vec<HeaderName> = field_list::members(headers.get_all(CONNECTION))
-            .filter_map(|option| HeaderName::from_bytes(option).ok())
-            .filter(may_be_nominated)
-            .collect();
-        for name in nominated {
-            headers.remove(name);
-        }
-    }
-    for name in &HOP_BY_HOP {
-        headers.remove(name);
-    }
 }
 
 /// `Connection` must not nominate end-to-end fields. Otherwise a sender could change the framing, the
@@ -115,22 +100,13 @@ mod tests {
     use http::header::{HeaderMap, HeaderName, HeaderValue};
     use proptest::prelude::{any, proptest};
 
-    use crate::semantics::hop_by_hop::{
-        HOP_BY_HOP, is_hop_by_hop, is_upgrade, strip_request, strip_response, strip_trailers,
-    };
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::semantics::hop_by_hop::{HOP_BY_HOP, is_upgrade, strip, strip_trailers};
+    use crate::semantics::test_headers::header_map;
 
     /// RFC 9110 §6.5.1.
     #[test]
     fn fields_that_must_not_be_trailers_are_removed() {
-        let mut trailers = map(&[
+        let mut trailers = header_map(&[
             ("grpc-status", "0"),
             ("x-checksum", "1"),
             ("content-length", "5"),
@@ -148,12 +124,9 @@ mod tests {
     }
 
     fn stripped(fields: &[(&'static str, &'static str)]) -> Vec<String> {
-        let mut one = map(fields);
-        let mut other = one.clone();
-        strip_request(&mut one);
-        strip_response(&mut other);
-        assert_eq!(one, other);
-        one.keys().map(|name| name.as_str().to_owned()).collect()
+        let mut headers = header_map(fields);
+        strip(&mut headers);
+        headers.keys().map(|name| name.as_str().to_owned()).collect()
     }
 
     #[test]
@@ -207,28 +180,22 @@ mod tests {
 
     #[test]
     fn an_upgrade_needs_both_fields() {
-        assert!(is_upgrade(&map(&[
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "websocket")
-        ])));
-        assert!(!is_upgrade(&map(&[("connection", "upgrade")])));
-        assert!(!is_upgrade(&map(&[("upgrade", "websocket")])));
+        assert!(is_upgrade(&header_map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")])));
+        assert!(!is_upgrade(&header_map(&[("connection", "upgrade")])));
+        assert!(!is_upgrade(&header_map(&[("upgrade", "websocket")])));
     }
 
     #[test]
     fn an_offer_of_cleartext_http_2_is_not_an_upgrade() {
         // Java's HttpClient offers it with every request that is not TLS.
         let upgrades =
-            |protocols| is_upgrade(&map(&[("connection", "upgrade"), ("upgrade", protocols)]));
+            |protocols| is_upgrade(&header_map(&[("connection", "upgrade"), ("upgrade", protocols)]));
         assert!(!upgrades("h2c"));
         assert!(!upgrades("H2C, h2c"));
         assert!(!upgrades(""));
         assert!(upgrades("h2c, websocket"));
-        let fields = [
-            ("connection", "Upgrade, HTTP2-Settings"),
-            ("http2-settings", "AAEAAEAA"),
-            ("upgrade", "h2c"),
-        ];
+        let fields =
+            [("connection", "Upgrade, HTTP2-Settings"), ("http2-settings", "AAEAAEAA"), ("upgrade", "h2c")];
         assert_eq!(stripped(&fields), [""; 0]);
     }
 
@@ -242,8 +209,8 @@ mod tests {
             if let Ok(value) = HeaderValue::from_bytes(&value) {
                 headers.append("connection", value);
             }
-            strip_request(&mut headers);
-            assert!(headers.keys().all(|name| !is_hop_by_hop(name)));
+            strip(&mut headers);
+            assert!(headers.keys().all(|name| !HOP_BY_HOP.contains(name)));
         }
     }
 }

@@ -68,31 +68,20 @@ mod tests {
         request
     }
 
-    fn invalidated(
-        method: &str,
-        status: u16,
-        fields: &[(&'static str, &'static str)],
-    ) -> Vec<String> {
+    fn invalidated(method: &str, status: u16, fields: &[(&'static str, &'static str)]) -> Vec<String> {
         let headers: HeaderMap = fields
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
         let status = StatusCode::from_u16(status).unwrap();
-        targets(&request(method), status, &headers, |_| None)
-            .iter()
-            .map(ToString::to_string)
-            .collect()
+        targets(&request(method), status, &headers, |_| None).iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn a_successful_unsafe_or_unknown_method_invalidates_its_target() {
         for method in ["POST", "PUT", "PATCH", "DELETE", "PURGE", "M-SEARCH", "get"] {
             for status in [200, 201, 204, 302, 303] {
-                assert_eq!(
-                    invalidated(method, status, &[]),
-                    ["http://h/a/b?c"],
-                    "{method} {status}"
-                );
+                assert_eq!(invalidated(method, status, &[]), ["http://h/a/b?c"], "{method} {status}");
             }
             for status in [100, 400, 404, 412, 429, 500, 503] {
                 assert!(invalidated(method, status, &[]).is_empty(), "{method} {status}");

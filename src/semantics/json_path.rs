@@ -21,8 +21,8 @@ pub struct ParseError(String);
 impl JsonPath {
     /// Parses a query.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let query = serde_json_path::JsonPath::parse(text)
-            .map_err(|error| ParseError(error.message().to_owned()))?;
+        let query =
+            serde_json_path::JsonPath::parse(text).map_err(|error| ParseError(error.message().to_owned()))?;
         Ok(Self { text: text.into(), query })
     }
 

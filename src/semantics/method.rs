@@ -1,8 +1,7 @@
 //! Methods in IANA's registry (RFC 9110 §16.1), and method overrides.
 //!
 //! Owns: the safe and the idempotent methods (an unregistered method is neither), and detection of requests
-//! that override their method.
-//! Never touches: a route's settings for methods.
+//! that override their method. Never touches: a route's settings for methods.
 
 use http::{HeaderMap, HeaderName, Method};
 
@@ -12,8 +11,7 @@ use crate::semantics::query::{decoded, pieces};
 use crate::semantics::target::Target;
 
 /// Methods registered as safe (RFC 9110 §9.2.1). The registration of `QUERY` is in progress.
-const SAFE: [&str; 9] =
-    ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
+const SAFE: [&str; 9] = ["GET", "HEAD", "OPTIONS", "TRACE", "PRI", "PROPFIND", "REPORT", "SEARCH", "QUERY"];
 
 /// Methods registered as idempotent but not as safe (RFC 9110 §9.2.2).
 const IDEMPOTENT: [&str; 27] = [
@@ -96,11 +94,9 @@ const OVERRIDE_METHODS: [&str; 4] = ["DELETE", "PATCH", "POST", "PUT"];
 pub fn is_overridden(method: &Method, target: &Target, headers: &HeaderMap) -> bool {
     // This runs for every request: scanning its field names costs less than looking up each known name.
     let overrides = |name: &HeaderName| {
-        name.as_str().starts_with(['x', 'h', 'm'])
-            && field_case::names_one_of(name, &OVERRIDE_FIELDS)
+        name.as_str().starts_with(['x', 'h', 'm']) && field_case::names_one_of(name, &OVERRIDE_FIELDS)
     };
-    headers.keys().any(overrides)
-        || target.query().is_some_and(|query| is_overridden_in(query, method))
+    headers.keys().any(overrides) || target.query().is_some_and(|query| is_overridden_in(query, method))
 }
 
 /// Like [`is_overridden`], for the query alone.
@@ -112,12 +108,9 @@ fn is_overridden_in(query: &str, method: &Method) -> bool {
     query.split('&').flat_map(pieces).any(|(name, value)| {
         let value = value.map(decoded).unwrap_or_default();
         let value = value.trim_matches(|sign: char| sign.is_whitespace() || sign.is_control());
-        let is_one_of =
-            |methods: &[&str]| methods.iter().any(|known| known.eq_ignore_ascii_case(value));
+        let is_one_of = |methods: &[&str]| methods.iter().any(|known| known.eq_ignore_ascii_case(value));
         let is_another = !value.is_empty() && !value.eq_ignore_ascii_case(method.as_str());
-        is_another
-            && override_param(&name)
-                .is_some_and(|is_plain| !is_plain || is_one_of(&OVERRIDE_METHODS))
+        is_another && override_param(&name).is_some_and(|is_plain| !is_plain || is_one_of(&OVERRIDE_METHODS))
     })
 }
 

@@ -1,9 +1,8 @@
 //! The common syntax of path patterns in a configuration: `/a/{b}/**`.
 //!
 //! Owns: checks that a pattern starts at the root, has only characters that paths are sent with, and has `**`
-//! only at its end.
-//! Never touches: the syntax of a segment and the matching of paths, which differ between `route::pattern`
-//! and `redaction`.
+//! only at its end. Never touches: the syntax of a segment and the matching of paths, which differ between
+//! `route::pattern` and `redaction`.
 
 /// A parsed pattern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +33,14 @@ pub enum PathTemplateError {
 
 impl<'t> PathTemplate<'t> {
     /// Parses a pattern from the configuration.
+    ///
+    /// ```
+    /// use larder::semantics::path_template::{PathTemplate, PathTemplateError};
+    ///
+    /// let template = PathTemplate::read("/api/{version}/**").unwrap();
+    /// assert!(template.rest && template.segments().eq(["api", "{version}"]));
+    /// assert_eq!(PathTemplate::read("/api/**/users"), Err(PathTemplateError::Rest));
+    /// ```
     pub fn read(text: &'t str) -> Result<Self, PathTemplateError> {
         let path = text.strip_prefix('/').ok_or(PathTemplateError::Slash)?;
         if path.contains(['?', '#']) {
@@ -71,10 +78,7 @@ mod tests {
             ("//**", &[""], true),
         ] {
             let template = PathTemplate::read(text).unwrap();
-            assert_eq!(
-                (template.segments().collect::<Vec<_>>(), template.rest),
-                (segments.into(), rest)
-            );
+            assert_eq!((template.segments().collect::<Vec<_>>(), template.rest), (segments.into(), rest));
         }
         for (text, error) in [
             ("a", PathTemplateError::Slash),

@@ -58,6 +58,21 @@ pub enum RangeSelection {
 
 /// Selects the part of a stored 200's body of `len` bytes for a `GET`. An invalid range, another range unit,
 /// or too many ranges select the whole body (RFC 9110 §14.2 allows this).
+///
+/// ```
+/// # use http::{HeaderMap, HeaderValue, StatusCode, header::RANGE};
+/// use larder::semantics::ranges::{ByteRange, RangeSelection, evaluate};
+/// use larder::semantics::response_metadata::CacheMetadata;
+///
+/// let metadata = CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new());
+/// let select = |range: &'static str| {
+///     let request = HeaderMap::from_iter([(RANGE, HeaderValue::from_static(range))]);
+///     evaluate(&request, &metadata, 1000)
+/// };
+/// assert_eq!(select("bytes=-100"), RangeSelection::Part(ByteRange { first: 900, last: 999 }));
+/// assert_eq!(select("bytes=1000-"), RangeSelection::Unsatisfiable);
+/// assert_eq!(select("lines=1-2"), RangeSelection::Whole);
+/// ```
 pub fn evaluate(request: &HeaderMap, metadata: &CacheMetadata, len: u64) -> RangeSelection {
     let Some(ranges) = requested_ranges(request) else { return RangeSelection::Whole };
     if !if_range_matches(request, metadata) {
@@ -94,8 +109,7 @@ pub fn parse_content_range(headers: &HeaderMap) -> Option<(ByteRange, u64)> {
     let last = number(range.get(dash + 1..slash)?)?;
     let total = number(range.get(slash + 1..)?)?;
     // A number that is too large for any body was clamped, so it is meaningless.
-    (first <= last && last < total && total < u64::MAX)
-        .then_some((ByteRange { first, last }, total))
+    (first <= last && last < total && total < u64::MAX).then_some((ByteRange { first, last }, total))
 }
 
 /// `Content-Range` of a 206.
@@ -210,26 +224,19 @@ fn if_range_matches(request: &HeaderMap, metadata: &CacheMetadata) -> bool {
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
-    use http::header::{HeaderMap, HeaderName, HeaderValue};
+    use http::header::{HeaderMap, HeaderValue};
     use proptest::prelude::{any, prop_oneof, proptest};
 
     use crate::semantics::ranges::{
-        ByteRange, MAX_REQUESTED, RangeSelection, content_range, evaluate, is_single,
-        parse_content_range, unsatisfied_range,
+        ByteRange, MAX_REQUESTED, RangeSelection, content_range, evaluate, is_single, parse_content_range,
+        unsatisfied_range,
     };
     use crate::semantics::response_metadata::CacheMetadata;
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        headers
-    }
+    use crate::semantics::test_headers::header_map;
 
     fn select(range: &'static str, len: u64) -> RangeSelection {
-        let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&[]));
-        evaluate(&map(&[("range", range)]), &metadata, len)
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&[]));
+        evaluate(&header_map(&[("range", range)]), &metadata, len)
     }
 
     #[test]
@@ -264,9 +271,9 @@ mod tests {
         ] {
             assert_eq!(select(range, len), expected, "{range:?} of {len}");
         }
-        let two = map(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
+        let two = header_map(&[("range", "bytes=0-1"), ("range", "bytes=0-1")]);
         assert_eq!(
-            evaluate(&two, &CacheMetadata::from_response(StatusCode::OK, &map(&[])), 10),
+            evaluate(&two, &CacheMetadata::from_response(StatusCode::OK, &header_map(&[])), 10),
             RangeSelection::Whole
         );
     }
@@ -289,8 +296,8 @@ mod tests {
             (LATER, vec![("last-modified", CHANGED), ("date", LATER)], false),
             ("junk", vec![("last-modified", CHANGED), ("date", LATER)], false),
         ] {
-            let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&stored));
-            let request = map(&[("range", "bytes=0-1"), ("if-range", condition)]);
+            let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&stored));
+            let request = header_map(&[("range", "bytes=0-1"), ("if-range", condition)]);
             let part = RangeSelection::Part(ByteRange { first: 0, last: 1 });
             let expected = if matches { part } else { RangeSelection::Whole };
             assert_eq!(evaluate(&request, &metadata, 10), expected, "{condition} {stored:?}");
@@ -309,9 +316,9 @@ mod tests {
         let parts = |ranges: &[(u64, u64)]| match *ranges {
             [] => RangeSelection::Unsatisfiable,
             [(first, last)] => RangeSelection::Part(ByteRange { first, last }),
-            _ => RangeSelection::Parts(
-                ranges.iter().map(|&(first, last)| ByteRange { first, last }).collect(),
-            ),
+            _ => {
+                RangeSelection::Parts(ranges.iter().map(|&(first, last)| ByteRange { first, last }).collect())
+            }
         };
         for (range, expected) in [
             ("bytes=0-1,5-6", &[(0, 1), (5, 6)][..]),
@@ -342,11 +349,7 @@ mod tests {
             let mut request = HeaderMap::new();
             let value = HeaderValue::from_str(&format!("bytes={}", list.join(",")));
             request.insert("range", value.unwrap());
-            evaluate(
-                &request,
-                &CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new()),
-                1 << 20,
-            )
+            evaluate(&request, &CacheMetadata::from_response(StatusCode::OK, &HeaderMap::new()), 1 << 20)
         };
         assert!(matches!(ranges(16), RangeSelection::Parts(parts) if parts.len() == 16));
         assert_eq!(ranges(17), RangeSelection::Whole);
@@ -370,9 +373,9 @@ mod tests {
             ("items=0-1", false),
             ("bytes=1-0", false),
         ] {
-            assert_eq!(is_single(&map(&[("range", range)])), expected, "{range}");
+            assert_eq!(is_single(&header_map(&[("range", range)])), expected, "{range}");
         }
-        assert!(!is_single(&map(&[])));
+        assert!(!is_single(&header_map(&[])));
     }
 
     #[test]
@@ -395,13 +398,9 @@ mod tests {
             ("items 0-4/10", None),
             ("", None),
         ] {
-            assert_eq!(
-                parse_content_range(&map(&[("content-range", value)])),
-                expected,
-                "{value:?}"
-            );
+            assert_eq!(parse_content_range(&header_map(&[("content-range", value)])), expected, "{value:?}");
         }
-        let twice = map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
+        let twice = header_map(&[("content-range", "bytes 0-4/10"), ("content-range", "bytes 0-4/10")]);
         assert_eq!(parse_content_range(&twice), None);
     }
 

@@ -80,6 +80,20 @@ impl RateLimitState {
 }
 
 /// Reads the limit that will be reached first. `None` if there is no readable field.
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// # use http::{HeaderMap, HeaderName, HeaderValue};
+/// use larder::semantics::rate_limit::read;
+///
+/// let headers = [("ratelimit-policy", "\"minute\";q=100;w=60"), ("ratelimit", "\"minute\";r=3;t=20")];
+/// let headers = HeaderMap::from_iter(headers.map(|(name, value)| {
+///     (HeaderName::from_static(name), HeaderValue::from_static(value))
+/// }));
+/// let state = read(&headers, SystemTime::UNIX_EPOCH).unwrap();
+/// assert_eq!((state.limit, state.remaining), (Some(100), Some(3)));
+/// assert_eq!(state.resets_in, Some(Duration::from_secs(20)));
+/// ```
 pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<RateLimitState> {
     let (bucket, limit_scope) = (bucket(headers), limit_scope(headers));
     let numbers = [X_RATELIMIT, X_RATE_LIMIT]
@@ -89,8 +103,8 @@ pub fn read(headers: &HeaderMap, now: SystemTime) -> Option<RateLimitState> {
         .chain(x_ratelimit::read(headers, &DRAFT_06, now))
         .chain(ietf_draft::read(headers))
         .min_by_key(RateLimitState::urgency);
-    let quota = numbers
-        .unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });
+    let quota =
+        numbers.unwrap_or_else(|| RateLimitState { bucket: bucket.clone(), ..RateLimitState::default() });
     let quota = RateLimitState { scope: limit_scope, ..quota };
     (quota != RateLimitState::default()).then_some(quota)
 }
@@ -108,9 +122,7 @@ fn bucket(headers: &HeaderMap) -> Option<Bucket> {
 
 fn limit_scope(headers: &HeaderMap) -> LimitScope {
     let has_value = |field: &HeaderName, expected: &str| {
-        headers
-            .get(field)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(expected.as_bytes()))
+        headers.get(field).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(expected.as_bytes()))
     };
     if has_value(&GLOBAL, "true") || has_value(&SCOPE, "global") {
         LimitScope::Global

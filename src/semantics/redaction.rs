@@ -2,8 +2,7 @@
 //!
 //! Owns: the common parser for secrets in paths, queries and texts with URLs, which keys, logs and listings
 //! use. Some secrets have no recognisable name or shape; the operator configures those (`secret_query`,
-//! `secret_path`).
-//! Never touches: request fields (`key::credential`); the hash of a secret (`key`).
+//! `secret_path`). Never touches: request fields (`key::credential`); the hash of a secret (`key`).
 
 mod capture;
 mod json;
@@ -144,9 +143,7 @@ impl Redactor {
 
     fn is_secret_within(&self, param: &str, depth: u8) -> bool {
         if let Some((name, value)) = query::simple(param) {
-            return self.is_secret_name(name)
-                || shapes::is_secret(name)
-                || shapes::is_secret(value);
+            return self.is_secret_name(name) || shapes::is_secret(name) || shapes::is_secret(value);
         }
         self.is_secret_in_pieces(param, depth)
     }
@@ -276,11 +273,8 @@ impl Redactor {
             let param = piece.trim_end_matches(['?', '#', '&']);
             let separators = piece.strip_prefix(param).unwrap_or_default();
             // A word without `=` is not a parameter: an entity tag is as long as a key.
-            let shown = if param.contains('=') {
-                self.param_within(param, depth)
-            } else {
-                Cow::Borrowed(param)
-            };
+            let shown =
+                if param.contains('=') { self.param_within(param, depth) } else { Cow::Borrowed(param) };
             hidden |= matches!(shown, Cow::Owned(_));
             out.push_str(&shown);
             out.push_str(separators);
@@ -325,18 +319,20 @@ pub fn shown_start(param: &str) -> &str {
 
 /// Replaces the given parts of a text by [`HIDDEN`].
 fn masked<'t>(text: &'t str, secrets: &[Range<usize>]) -> Cow<'t, str> {
-    if secrets.is_empty() {
-        return Cow::Borrowed(text);
-    }
+    if secrets.is_empty() { Cow::Borrowed(text) } else { Cow::Owned(replaced(text, secrets, HIDDEN)) }
+}
+
+/// Replaces the given parts of a text.
+fn replaced(text: &str, secrets: &[Range<usize>], replacement: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut at = 0;
     for secret in secrets {
         out.push_str(text.get(at..secret.start).unwrap_or_default());
-        out.push_str(HIDDEN);
+        out.push_str(replacement);
         at = secret.end;
     }
     out.push_str(text.get(at..).unwrap_or_default());
-    Cow::Owned(out)
+    out
 }
 
 /// Sorts the parts and merges those that overlap.

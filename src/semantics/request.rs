@@ -10,6 +10,7 @@ use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue, Method, Version};
 
 use crate::semantics::cache_control::RequestCacheControl;
+use crate::semantics::event_stream;
 use crate::semantics::method;
 use crate::semantics::target::Target;
 
@@ -84,9 +85,14 @@ impl ProxyRequest {
 
     /// Whether the client waits for a 100 response before it sends its body (RFC 9110 §10.1.1).
     pub fn expects_continue(&self) -> bool {
-        self.headers.get(EXPECT).is_some_and(|expected| {
-            expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue")
-        })
+        self.headers
+            .get(EXPECT)
+            .is_some_and(|expected| expected.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+    }
+
+    /// Whether the response may be a stream without an end: it may pause, so inactivity is no failure.
+    pub fn expects_stream(&self) -> bool {
+        self.upgrade.is_some() || event_stream::is_requested(&self.headers)
     }
 
     /// Whether a field or the query overrides the method of the request, which some frameworks support.

@@ -77,8 +77,7 @@ impl EntityTag {
             bare => (bare, false),
         };
         let bare = |b: &u8| b.is_ascii_graphic() && !matches!(b, b',' | b'*');
-        let sound =
-            !inner.contains(&b'"') && (quoted || (!inner.is_empty() && inner.iter().all(bare)));
+        let sound = !inner.contains(&b'"') && (quoted || (!inner.is_empty() && inner.iter().all(bare)));
         let weak = !quoted || opaque.len() < raw.len();
         sound.then(|| Self { raw: raw.clone(), weak })
     }
@@ -95,8 +94,7 @@ impl CacheMetadata {
     pub fn weight(&self) -> usize {
         const MEMBER: usize = 2 * size_of::<(HeaderName, CacheMetadata)>() + 64;
         let targeted = self.targeted.iter();
-        let targeted =
-            targeted.map(|(name, metadata)| MEMBER + name.as_str().len() + metadata.weight());
+        let targeted = targeted.map(|(name, metadata)| MEMBER + name.as_str().len() + metadata.weight());
         self.cache_control.weight() + targeted.sum::<usize>()
     }
 
@@ -130,8 +128,7 @@ impl CacheMetadata {
         if self.targeted.is_empty() {
             return self;
         }
-        let for_target =
-            |target: &HeaderName| self.targeted.iter().find(|(name, _)| name == target);
+        let for_target = |target: &HeaderName| self.targeted.iter().find(|(name, _)| name == target);
         targets.iter().find_map(for_target).map_or(self, |(_, metadata)| metadata)
     }
 
@@ -257,10 +254,8 @@ mod tests {
 
     #[test]
     fn the_responses_date_determines_the_century_of_two_digit_years() {
-        let fields =
-            |date| metadata(&[("date", date), ("expires", "Monday, 01-Jun-77 00:00:00 GMT")]);
-        let (old, new) =
-            (fields("Wed, 01 Jun 1977 00:00:00 GMT"), fields("Fri, 01 Jun 2040 00:00:00 GMT"));
+        let fields = |date| metadata(&[("date", date), ("expires", "Monday, 01-Jun-77 00:00:00 GMT")]);
+        let (old, new) = (fields("Wed, 01 Jun 1977 00:00:00 GMT"), fields("Fri, 01 Jun 2040 00:00:00 GMT"));
         assert_eq!(old.expires, Some(Expires::At(old.date.unwrap())));
         assert!(matches!(new.expires, Some(Expires::At(at)) if at > new.date.unwrap()));
     }
@@ -316,18 +311,13 @@ mod tests {
             ("age", "7"),
         ]);
         let targeted = all.select_targeted(&NAMES);
-        assert_eq!(
-            (targeted.cache_control.max_age, targeted.cache_control.s_maxage),
-            (secs(600), None)
-        );
+        assert_eq!((targeted.cache_control.max_age, targeted.cache_control.s_maxage), (secs(600), None));
         assert_eq!((targeted.no_store, targeted.expires, targeted.age), (false, None, secs(7)));
         let plain = all.select_targeted(&[]);
         assert_eq!((plain.no_store, plain.expires), (true, Some(Expires::Past)));
         assert_eq!(all.select_targeted(&NAMES[..1]), plain, "an empty field counts as absent");
-        let both = metadata(&[
-            ("cdn-cache-control", "max-age=600"),
-            ("examplecdn-cache-control", "no-store"),
-        ]);
+        let both =
+            metadata(&[("cdn-cache-control", "max-age=600"), ("examplecdn-cache-control", "no-store")]);
         assert!(both.select_targeted(&NAMES).no_store);
         assert!(!both.select_targeted(&NAMES[1..]).no_store);
         assert_eq!(metadata(&[("cache-control", "max-age=1")]).targeted, []);

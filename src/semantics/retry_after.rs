@@ -15,6 +15,20 @@ pub const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// The time that a response requests before the next call, the longest of several fields. A past date or a
 /// negative number counts as zero. A value that is neither seconds nor a date is ignored.
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// # use http::{HeaderMap, HeaderValue, header::RETRY_AFTER};
+/// use larder::semantics::retry_after::from_headers;
+///
+/// let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+/// let wait = |value: &'static str| {
+///     from_headers(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(value))]), now)
+/// };
+/// assert_eq!(wait("120"), Some(Duration::from_secs(120)));
+/// assert_eq!(wait("Sun, 06 Nov 1994 08:50:37 GMT"), Some(Duration::from_secs(60)));
+/// assert_eq!(wait("soon"), None);
+/// ```
 pub fn from_headers(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     headers.get_all(RETRY_AFTER).iter().filter_map(|value| wait(value.as_bytes(), now)).max()
 }

@@ -4,7 +4,7 @@
 //! Never touches: a route's additions and exceptions (`policy`), the store.
 
 use http::HeaderMap;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, SET_COOKIE};
+use http::header::{AUTHORIZATION, SET_COOKIE};
 
 use crate::semantics::cache_control::Directive;
 use crate::semantics::hop_by_hop;
@@ -86,24 +86,29 @@ impl NotStoredReason {
 }
 
 /// The origin's prohibition by the response alone, without regard to the request, if there is one.
+///
+/// ```
+/// # use http::{HeaderMap, HeaderValue, StatusCode, header::CACHE_CONTROL};
+/// use larder::semantics::response_metadata::CacheMetadata;
+/// use larder::semantics::storability::{CacheKind, NotStoredReason, origin_prohibition};
+///
+/// let headers = HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("private"))]);
+/// let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
+/// assert_eq!(origin_prohibition(&metadata, CacheKind::Shared), Some(NotStoredReason::Private));
+/// assert_eq!(origin_prohibition(&metadata, CacheKind::Private), None);
+/// ```
 pub fn origin_prohibition(metadata: &CacheMetadata, kind: CacheKind) -> Option<NotStoredReason> {
     if metadata.no_store {
         return Some(NotStoredReason::NoStore);
     }
     match kind {
-        CacheKind::Shared if metadata.cache_control.has(Directive::Private) => {
-            Some(NotStoredReason::Private)
-        }
+        CacheKind::Shared if metadata.cache_control.has(Directive::Private) => Some(NotStoredReason::Private),
         CacheKind::Shared | CacheKind::Private => None,
     }
 }
 
 /// Whether the request's `Authorization` keeps the response out of a shared cache (RFC 9111 §3.5).
-pub fn authorization_forbids(
-    request: &HeaderMap,
-    metadata: &CacheMetadata,
-    kind: CacheKind,
-) -> bool {
+pub fn authorization_forbids(request: &HeaderMap, metadata: &CacheMetadata, kind: CacheKind) -> bool {
     lacks_permission(metadata, kind) && request.contains_key(AUTHORIZATION)
 }
 
@@ -116,22 +121,11 @@ pub fn lacks_permission(metadata: &CacheMetadata, kind: CacheKind) -> bool {
     kind == CacheKind::Shared && !allowed
 }
 
-/// Whether the response is a stream of server-sent events.
-pub fn is_event_stream(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return false };
-    let media_type = value.as_bytes().split(|&b| b == b';').next().unwrap_or_default();
-    media_type.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-}
-
 /// The fields to store (RFC 9111 §3.1): all but hop-by-hop fields and those that `private` or `no-cache`
 /// names. A route cannot override this, because a missing named field does no harm.
-pub fn storable_fields(
-    headers: &HeaderMap,
-    metadata: &CacheMetadata,
-    kind: CacheKind,
-) -> HeaderMap {
+pub fn storable_fields(headers: &HeaderMap, metadata: &CacheMetadata, kind: CacheKind) -> HeaderMap {
     let mut kept = headers.clone();
-    hop_by_hop::strip_response(&mut kept);
+    hop_by_hop::strip(&mut kept);
     remove_named_fields(&mut kept, metadata, kind);
     kept
 }
@@ -159,34 +153,22 @@ pub fn strip_cookies(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use http::StatusCode;
-    use http::header::{HeaderMap, HeaderName, HeaderValue};
 
     use crate::semantics::response_metadata::CacheMetadata;
     use crate::semantics::storability::{
-        CacheKind, NotStoredReason, authorization_forbids, is_event_stream, origin_prohibition,
-        storable_fields,
+        CacheKind, NotStoredReason, authorization_forbids, origin_prohibition, storable_fields,
     };
-
-    fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        fields
-            .iter()
-            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
-            .collect()
-    }
+    use crate::semantics::test_headers::header_map;
 
     fn directives(line: &'static str) -> CacheMetadata {
-        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]))
+        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]))
     }
 
     #[test]
     fn private_forbids_in_a_shared_cache_and_no_store_in_both() {
         for (line, shared, private) in [
             ("max-age=60", None, None),
-            (
-                "NO-STORE, max-age=60",
-                Some(NotStoredReason::NoStore),
-                Some(NotStoredReason::NoStore),
-            ),
+            ("NO-STORE, max-age=60", Some(NotStoredReason::NoStore), Some(NotStoredReason::NoStore)),
             ("max-age=60, Private", Some(NotStoredReason::Private), None),
             ("private, public", Some(NotStoredReason::Private), None),
             ("private=\"x\"", None, None),
@@ -201,7 +183,7 @@ mod tests {
     #[test]
     fn authorization_needs_the_origins_permission_in_a_shared_cache() {
         // RFC 9111 §3.5.
-        let request = map(&[("authorization", "Bearer a")]);
+        let request = header_map(&[("authorization", "Bearer a")]);
         for (line, forbids) in [
             ("max-age=60", true),
             ("proxy-revalidate, max-age=60", true),
@@ -210,20 +192,16 @@ mod tests {
             ("must-revalidate, max-age=60", false),
         ] {
             let metadata = directives(line);
-            assert_eq!(
-                authorization_forbids(&request, &metadata, CacheKind::Shared),
-                forbids,
-                "{line}"
-            );
+            assert_eq!(authorization_forbids(&request, &metadata, CacheKind::Shared), forbids, "{line}");
             assert!(!authorization_forbids(&request, &metadata, CacheKind::Private), "{line}");
-            assert!(!authorization_forbids(&map(&[]), &metadata, CacheKind::Shared), "{line}");
+            assert!(!authorization_forbids(&header_map(&[]), &metadata, CacheKind::Shared), "{line}");
         }
     }
 
     #[test]
     fn all_but_hop_by_hop_and_named_fields_are_stored() {
         // RFC 9111 §3.1.
-        let headers = map(&[
+        let headers = header_map(&[
             ("cache-control", "private=\"x-mine\", no-cache=\"x-fresh\""),
             ("connection", "x-hop"),
             ("x-hop", "1"),
@@ -245,18 +223,5 @@ mod tests {
         let mut private = shared.to_vec();
         private.push("x-mine");
         assert_eq!(names(CacheKind::Private), private);
-    }
-
-    #[test]
-    fn event_streams_are_recognised_by_their_media_type() {
-        for (value, expected) in [
-            ("text/event-stream", true),
-            ("Text/Event-Stream ; charset=utf-8", true),
-            ("text/event-streams", false),
-            ("application/json", false),
-        ] {
-            assert_eq!(is_event_stream(&map(&[("content-type", value)])), expected, "{value}");
-        }
-        assert!(!is_event_stream(&map(&[])));
     }
 }

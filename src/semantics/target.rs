@@ -84,6 +84,15 @@ pub enum TargetError {
 
 impl Target {
     /// Parses the absolute form, `http://host[:port]/path?query` (RFC 9112 §3.2.2).
+    ///
+    /// ```
+    /// use larder::semantics::target::{Target, TargetError};
+    ///
+    /// let target = Target::absolute("HTTPS://API.example/a%2Fb?q=1#top").unwrap();
+    /// assert_eq!((target.host(), target.port()), ("api.example", 443));
+    /// assert_eq!(target.path_and_query(), "/a%2Fb?q=1", "as sent, without the fragment");
+    /// assert_eq!(Target::absolute("http://user@api.example/"), Err(TargetError::UserInfo));
+    /// ```
     pub fn absolute(text: &str) -> Result<Self, TargetError> {
         let (scheme, rest) = text.split_once("://").ok_or(TargetError::Scheme)?;
         let scheme = Scheme::parse(scheme).ok_or(TargetError::Scheme)?;

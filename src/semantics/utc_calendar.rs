@@ -1,10 +1,16 @@
 //! The ends of days and months in UTC.
 //!
-//! Owns: the time until midnight and until the next month. Never touches: the clock; `now` is a parameter.
+//! Owns: the time until midnight and until the next month, the number of days between dates. Never touches: the clock; `now` is a parameter.
 
 use std::time::{Duration, SystemTime};
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+/// The days from 0000-03-01 to 1970-01-01.
+const EPOCH: i64 = 719_468;
+
+/// The days in 400 years.
+const CYCLE: i64 = 146_097;
 
 /// The time until the next midnight: more than zero, at most a day.
 pub fn until_midnight(now: SystemTime) -> Duration {
@@ -14,43 +20,52 @@ pub fn until_midnight(now: SystemTime) -> Duration {
 
 /// The time until the first day of the next month: more than zero, at most 31 days.
 pub fn until_next_month(now: SystemTime) -> Duration {
-    let (days, into_day) = days_and_rest(now);
-    (DAY * days_left_in_month(days)).saturating_sub(into_day)
+    let (day, into_day) = days_and_rest(now);
+    let days_left = u32::try_from(next_month_start(day) - day).unwrap_or(1);
+    (DAY * days_left).saturating_sub(into_day)
+}
+
+/// The first day of the month that contains this day. Days count from 1970-01-01.
+pub fn month_start(day: i64) -> i64 {
+    let (year, month) = month_of(day);
+    day_number(year, month, 1)
+}
+
+/// The first day of the next month.
+pub fn next_month_start(day: i64) -> i64 {
+    let (year, month) = month_of(day);
+    if month == 12 { day_number(year + 1, 1, 1) } else { day_number(year, month + 1, 1) }
+}
+
+/// The days from 1970-01-01 to a date of the proleptic Gregorian calendar. Years start in March here, so the
+/// leap day is the last day of a year and one rule covers all months.
+pub fn day_number(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + day_of_year - EPOCH
 }
 
 /// Whole days since 1970-01-01, rounded down, and the time since midnight.
 fn days_and_rest(now: SystemTime) -> (i64, Duration) {
-    let seconds = DAY.as_secs();
-    let whole = |since: Duration| i64::try_from(since.as_secs() / seconds).unwrap_or(i64::MAX);
-    match now.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => (whole(since), rest_of_day(since)),
-        Err(before) => {
-            let (days, rest) = (whole(before.duration()), rest_of_day(before.duration()));
-            if rest.is_zero() { (-days, rest) } else { (-days - 1, DAY.saturating_sub(rest)) }
-        }
+    let split = |time: Duration| {
+        let days = i64::try_from(time.as_secs() / DAY.as_secs()).unwrap_or(i64::MAX);
+        (days, Duration::new(time.as_secs() % DAY.as_secs(), time.subsec_nanos()))
+    };
+    match now.duration_since(SystemTime::UNIX_EPOCH).map_err(|before| split(before.duration())) {
+        Ok(since) => split(since),
+        Err((days, Duration::ZERO)) => (-days, Duration::ZERO),
+        Err((days, rest)) => (-days - 1, DAY.saturating_sub(rest)),
     }
 }
 
-fn rest_of_day(time: Duration) -> Duration {
-    Duration::new(time.as_secs() % DAY.as_secs(), time.subsec_nanos())
-}
-
-/// The remaining days of the month, including the current one. Years start in March here, so the leap day is
-/// the last day of a year and one rule covers all months. The calendar repeats every 400 years.
-fn days_left_in_month(days: i64) -> u32 {
-    let day = (days + 719_468).rem_euclid(146_097);
+/// The year and month (1 to 12) that contain this day. The calendar repeats every 400 years.
+fn month_of(day: i64) -> (i64, i64) {
+    let (cycle, day) = ((day + EPOCH).div_euclid(CYCLE), (day + EPOCH).rem_euclid(CYCLE));
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
     let day_of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let ends = match month {
-        11 => 365 + i64::from(is_leap(year + 1)),
-        _ => (153 * (month + 1) + 2) / 5,
-    };
-    u32::try_from(ends - day_of_year).unwrap_or(1)
-}
-
-fn is_leap(year: i64) -> bool {
-    year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
+    let month = ((5 * day_of_year + 2) / 153 + 2) % 12 + 1;
+    (400 * cycle + year + i64::from(month <= 2), month)
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@
 //! Never touches: ranges (`ranges`), the freshness of the stored response.
 
 use http::header::{
-    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, DATE,
-    ETAG, EXPIRES, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
+    AGE, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_RANGE, DATE, ETAG,
+    EXPIRES, HeaderName, HeaderValue, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE,
     IF_UNMODIFIED_SINCE, LAST_MODIFIED, VARY,
 };
 use http::{HeaderMap, StatusCode};
@@ -20,7 +20,7 @@ use crate::semantics::vary::Vary;
 pub const CONDITIONALS: [HeaderName; 5] =
     [IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE];
 
-/// The response to a request's conditions from a stored response.
+/// The result of evaluating a request's conditions against a stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreconditionResult {
     /// The stored response itself.
@@ -54,21 +54,14 @@ pub fn has_conditions_on_the_whole(headers: &HeaderMap) -> bool {
 
 /// Evaluates `If-None-Match` and `If-Modified-Since` of a `GET` or `HEAD` against a stored response (RFC 9111
 /// §4.3.2). Only origins evaluate `If-Match` and `If-Unmodified-Since`.
-pub fn evaluate(
-    request: &HeaderMap,
-    metadata: &CacheMetadata,
-    status: StatusCode,
-) -> PreconditionResult {
+pub fn evaluate(request: &HeaderMap, metadata: &CacheMetadata, status: StatusCode) -> PreconditionResult {
     // RFC 9110 §13.2.1: conditions apply only if the response would otherwise be a success.
     if !status.is_success() {
         return PreconditionResult::Full;
     }
     let not_modified = if request.contains_key(IF_NONE_MATCH) {
         // RFC 9110 §13.1.3: If-None-Match takes precedence over If-Modified-Since.
-        request
-            .get_all(IF_NONE_MATCH)
-            .iter()
-            .any(|line| matches_stored_tag(line.as_bytes(), metadata))
+        request.get_all(IF_NONE_MATCH).iter().any(|line| matches_stored_tag(line.as_bytes(), metadata))
     } else {
         request.contains_key(IF_MODIFIED_SINCE) && unmodified_since(request, metadata)
     };
@@ -101,15 +94,14 @@ pub fn conditional_fields(metadata: &CacheMetadata) -> Vec<(HeaderName, HeaderVa
 /// Whether a 304 applies to this stored response. It does not if it has a different strong tag or a different
 /// `Vary` (RFC 9111 §4.3.4); then the whole response must be fetched again.
 pub fn applies_to(not_modified: &HeaderMap, stored: &HeaderMap, metadata: &CacheMetadata) -> bool {
-    let tag = CacheMetadata::from_response(StatusCode::NOT_MODIFIED, not_modified)
-        .etag
-        .filter(|tag| !tag.weak);
+    let tag =
+        CacheMetadata::from_response(StatusCode::NOT_MODIFIED, not_modified).etag.filter(|tag| !tag.weak);
     let same_tag = match (&tag, &metadata.etag) {
         (Some(new), Some(known)) => new.opaque() == known.opaque(),
         (Some(_), None) | (None, _) => true,
     };
-    let same_vary = !not_modified.contains_key(VARY)
-        || Vary::from_response(not_modified) == Vary::from_response(stored);
+    let same_vary =
+        !not_modified.contains_key(VARY) || Vary::from_response(not_modified) == Vary::from_response(stored);
     same_tag && same_vary
 }
 
@@ -130,8 +122,7 @@ pub fn compare_head(
     }
     let head_metadata = CacheMetadata::from_response(StatusCode::OK, head);
     let changed = head_metadata.etag.is_some() && head_metadata.etag != metadata.etag
-        || head_metadata.last_modified.is_some()
-            && head_metadata.last_modified != metadata.last_modified
+        || head_metadata.last_modified.is_some() && head_metadata.last_modified != metadata.last_modified
         || head.get(CONTENT_LENGTH).is_some_and(|value| !is_number(value, length));
     match (changed, head_metadata.has_validator()) {
         (true, _) => HeadComparison::Changed,
@@ -149,7 +140,7 @@ fn is_number(value: &HeaderValue, number: usize) -> bool {
 /// ones are removed even if the 304 has none.
 pub fn freshen(stored: &HeaderMap, not_modified: &HeaderMap) -> HeaderMap {
     let mut update = not_modified.clone();
-    hop_by_hop::strip_response(&mut update);
+    hop_by_hop::strip(&mut update);
     for name in [CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_RANGE] {
         update.remove(name);
     }

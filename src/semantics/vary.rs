@@ -39,9 +39,7 @@ impl Vary {
     pub fn effective(headers: &HeaderMap) -> Self {
         let identity = |member: &[u8]| member.eq_ignore_ascii_case(b"identity");
         match Self::from_response(headers) {
-            Self::Fields(fields)
-                if !field_list::members(headers.get_all(CONTENT_ENCODING)).all(identity) =>
-            {
+            Self::Fields(fields) if !field_list::members(headers.get_all(CONTENT_ENCODING)).all(identity) => {
                 let mut names = fields.names().to_vec();
                 names.push(ACCEPT_ENCODING);
                 Self::Fields(VaryFields::new(names))
@@ -78,6 +76,19 @@ impl fmt::Debug for VariantSecret {
 }
 
 /// Names of request fields: sorted, each once. Cheap to clone.
+///
+/// ```
+/// # use http::{HeaderMap, HeaderValue, header::ACCEPT_LANGUAGE};
+/// use larder::semantics::vary::{VARIANT_SECRET_LEN, VariantSecret, VaryFields};
+///
+/// let secret = VariantSecret::new([7; VARIANT_SECRET_LEN]);
+/// let variant = |language: &'static str| {
+///     let request = HeaderMap::from_iter([(ACCEPT_LANGUAGE, HeaderValue::from_static(language))]);
+///     VaryFields::new(vec![ACCEPT_LANGUAGE]).variant(&request, &secret, &|_, _| None)
+/// };
+/// assert_eq!(variant("de, en;q=0.5"), variant("EN; q=0.5,de"), "the same preferences");
+/// assert_ne!(variant("de"), variant("en"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct VaryFields(Option<Arc<[HeaderName]>>);
 
@@ -157,8 +168,7 @@ fn normalised(request: &HeaderMap, name: &HeaderName) -> Option<Vec<u8>> {
         return None;
     }
     let lines = request.get_all(name).iter();
-    let mut members: Vec<&[u8]> =
-        lines.flat_map(|line| field_list::split(line.as_bytes())).collect();
+    let mut members: Vec<&[u8]> = lines.flat_map(|line| field_list::split(line.as_bytes())).collect();
     if name != ACCEPT_LANGUAGE {
         return Some(members.join(&b','));
     }
@@ -238,19 +248,13 @@ mod tests {
         let id = |request| names.variant(request, &secret(), &no_hash);
         assert_ne!(id(&mine), id(&theirs));
         let other = VariantSecret::new([7; VARIANT_SECRET_LEN]);
-        assert_ne!(
-            id(&mine),
-            names.variant(&mine, &other, &no_hash),
-            "another secret gives another variant"
-        );
+        assert_ne!(id(&mine), names.variant(&mine, &other, &no_hash), "another secret gives another variant");
     }
 
     #[test]
     fn a_star_anywhere_matches_nothing() {
         // RFC 9111 §4.1.
-        for lines in
-            [vec!["*"], vec!["*, x"], vec!["x, *"], vec![", *"], vec!["x", "*"], vec!["x, a b"]]
-        {
+        for lines in [vec!["*"], vec!["*, x"], vec!["x, *"], vec![", *"], vec!["x", "*"], vec!["x, a b"]] {
             let lines: Vec<_> = lines.iter().map(|line| ("vary", line.as_bytes())).collect();
             assert_eq!(Vary::from_response(&map(&lines)), Vary::Any, "{lines:?}");
         }
@@ -259,8 +263,7 @@ mod tests {
         assert_eq!(Vary::from_response(&map(&[])), Vary::Fields(VaryFields::default()));
         for (encoding, expected) in [(&b"gzip"[..], true), (b"identity", false), (b"", false)] {
             let chosen = Vary::effective(&map(&[("content-encoding", encoding)]));
-            let fields =
-                if expected { vec![HeaderName::from_static("accept-encoding")] } else { vec![] };
+            let fields = if expected { vec![HeaderName::from_static("accept-encoding")] } else { vec![] };
             assert_eq!(chosen, Vary::Fields(VaryFields::new(fields)), "{encoding:?}");
         }
     }
@@ -294,8 +297,7 @@ mod tests {
 
     #[test]
     fn languages_match_in_any_case_and_order() {
-        let language =
-            |value: &'static [u8]| variant(&["accept-language"], &[("accept-language", value)]);
+        let language = |value: &'static [u8]| variant(&["accept-language"], &[("accept-language", value)]);
         assert_eq!(language(b"en, de;q=0.5"), language(b"DE; q=0.5,EN"));
         assert_ne!(language(b"en, de;q=0.5"), language(b"en;q=0.5, de"));
     }
@@ -309,10 +311,7 @@ mod tests {
         assert_eq!(with(b"one", [7; 16]), with(b"other", [7; 16]));
         assert_ne!(with(b"one", [7; 16]), with(b"one", [8; 16]));
         // A value with the same bytes as a hash is not a hash.
-        assert_ne!(
-            with(b"one", [b'7'; 16]),
-            variant(&["authorization"], &[("authorization", &[b'7'; 16])])
-        );
+        assert_ne!(with(b"one", [b'7'; 16]), variant(&["authorization"], &[("authorization", &[b'7'; 16])]));
     }
 
     proptest! {

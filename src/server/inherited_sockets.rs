@@ -1,5 +1,4 @@
-//! The listening sockets: bound by larder itself, or inherited from a supervisor or the previous
-//! process.
+//! The listening sockets: bound by larder itself, or inherited from a supervisor or the previous process.
 //!
 //! Owns: assigning inherited sockets to the listeners of the configuration.
 //! Never touches: the transfer of sockets (`handover`), accepting.
@@ -37,9 +36,10 @@ impl InheritedSockets {
     }
 
     fn take(&mut self, wanted: SocketAddr) -> Option<TcpListener> {
-        let index = self.sockets.iter().position(|socket| {
-            socket.local_addr().is_ok_and(|address| matches_address(address, wanted))
-        })?;
+        let index = self
+            .sockets
+            .iter()
+            .position(|socket| socket.local_addr().is_ok_and(|address| matches_address(address, wanted)))?;
         Some(self.sockets.swap_remove(index))
     }
 }

@@ -7,10 +7,9 @@ use std::sync::{Arc, Weak};
 use async_trait::async_trait;
 
 use crate::clock::Clock;
-use crate::store::Store as _;
 use crate::store::state_db::{RowSource, Rows};
 use crate::store::tiered::TieredStore;
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 use crate::upstream::admission::{LimitStore, UpstreamRegistry};
 
 /// The upstream limits, as the store sees them.
@@ -25,7 +24,7 @@ impl RowSource for UpstreamLimitRows {
         self.registry.restore(rows, self.clock.now(), self.clock.instant())
     }
 
-    fn changed(&self) -> Vec<UsageRow> {
+    fn changed(&self) -> Vec<StateRow> {
         self.registry.changed_rows(self.clock.now(), self.clock.instant())
     }
 }
@@ -39,7 +38,7 @@ impl LimitStore for LimitStorage {
     async fn flush(&self) {
         if let Some(store) = self.0.upgrade() {
             // The store logs a failure, and it affects no response.
-            let _flushed = store.flush().await;
+            let _flushed = store.flush_state().await;
         }
     }
 

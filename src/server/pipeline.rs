@@ -8,7 +8,9 @@ use std::sync::Arc;
 use http::HeaderValue;
 
 use crate::config::Config;
-use crate::engine::{self, Engine, EngineLimits};
+use crate::engine::Engine;
+use crate::engine::deps::{EngineDeps, EngineLimits};
+use crate::engine::router::Router;
 use crate::frontend::access::AccessControl;
 use crate::frontend::ca::leaf::LeafIssuer;
 use crate::frontend::ca::{CaError, CertificateAuthority};
@@ -17,7 +19,9 @@ use crate::frontend::interception::TlsInterceptor;
 use crate::frontend::mount::Mounts;
 use crate::frontend::tunnel::Tunnels;
 use crate::frontend::web_page::PageCredentialRules;
-use crate::proxy::{self, Proxy};
+use crate::key::KeyBuilder;
+use crate::policy::Policy;
+use crate::proxy::{Proxy, ProxyHandler};
 use crate::server::shared::SharedState;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -46,6 +50,7 @@ pub enum BuildError {
 pub(super) struct Pipeline {
     pub(super) config: Config,
     pub(super) engine: Arc<Engine>,
+    pub(super) key_builder: Arc<KeyBuilder>,
     pub(super) frontend: Arc<Frontend>,
     pub(super) admission: AdmissionControl,
     /// The certificate authority; `None`: no connection is intercepted.
@@ -62,10 +67,8 @@ impl Pipeline {
     ) -> Result<Self, BuildError> {
         check_system_roots()?;
         let previous_authority = previous.and_then(|pipeline| pipeline.authority.as_ref());
-        let authority =
-            CertificateAuthority::for_reload(previous_authority, &config, shared.clock.now())?;
-        let leaf_issuer =
-            authority.clone().map(|authority| LeafIssuer::new(authority, shared.clock.clone()));
+        let authority = CertificateAuthority::for_reload(previous_authority, &config, shared.clock.now())?;
+        let leaf_issuer = authority.clone().map(|authority| LeafIssuer::new(authority, shared.clock.clone()));
         let leaf_issuer = leaf_issuer.transpose()?;
         let pool = previous.and_then(|pipeline| pipeline.pool_for(&config)).unwrap_or_default();
         let routes = config.routes.routes().iter().map(|route| Arc::clone(&route.name));
@@ -74,15 +77,16 @@ impl Pipeline {
         let telemetry = shared.telemetry.with_names(&routes, &upstreams, config.redactor());
         let UpstreamStack { resolver, admission, client } =
             upstream_stack(&config, &telemetry, shared, pool.clone())?;
-        let via = HeaderValue::try_from(format!("1.1 {}", shared.name))
-            .expect("hexadecimal digits are valid");
-        let engine = engine(&config, &telemetry, shared, &client, &via);
-        let service = Proxy::new(proxy::ProxyDeps {
+        let via =
+            HeaderValue::try_from(format!("1.1 {}", shared.name)).expect("hexadecimal digits are valid");
+        let key_builder = Arc::new(config.key_builder(shared.secret));
+        let engine = engine(&config, &telemetry, shared, (&client, &key_builder), &via);
+        let service = Proxy::new(ProxyHandler {
             engine: Arc::clone(&engine),
-            routes: config.routes.clone(),
+            router: router(&config, shared, (&client, &key_builder)),
             network: client,
             telemetry: Arc::clone(&telemetry),
-            cooldown: config.cooldown,
+            clock: shared.clock.clone(),
             via,
             drain: shared.drain_state.clone(),
             tunnel_idle: config.limits.tunnel_idle,
@@ -102,11 +106,7 @@ impl Pipeline {
             access_control: AccessControl::new(config.access.clone()),
             handler: Arc::new(service),
             tunnels,
-            interception: TlsInterceptor::new(
-                &config,
-                leaf_issuer,
-                shared.connection_auth_hosts.clone(),
-            ),
+            interception: TlsInterceptor::new(&config, leaf_issuer, shared.connection_auth_hosts.clone()),
             mounts: Mounts::new(&config.upstreams),
             page_credential_rules: PageCredentialRules::new(&config.upstreams),
             in_flight: Arc::clone(&shared.in_flight),
@@ -114,7 +114,8 @@ impl Pipeline {
             clock: shared.clock.clone(),
             name: Arc::clone(&shared.name),
         };
-        Ok(Self { config, engine, frontend: Arc::new(frontend), admission, authority, pool })
+        let frontend = Arc::new(frontend);
+        Ok(Self { config, engine, key_builder, frontend, admission, authority, pool })
     }
 
     /// The connection pool, if its connections are equally valid under `config`. The pool stores neither
@@ -125,8 +126,7 @@ impl Pipeline {
         let is_unchanged = old.upstreams == config.upstreams
             && old.resolve == config.resolve
             && old.destinations == config.destinations;
-        let has_root_files =
-            config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
+        let has_root_files = config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
         (is_unchanged && !has_root_files).then(|| self.pool.clone())
     }
 }
@@ -150,34 +150,46 @@ fn upstream_stack(
     let resolver = Arc::new(Resolver::new(rules, egress_policy, shared.name_server, clock));
     let registry = Arc::clone(&shared.upstream_registry);
     let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone());
-    let client = Arc::new(HttpClient::new(
-        UpstreamTable::new(config.upstreams.clone()),
-        Arc::clone(&resolver),
-        admission.clone(),
-        TlsConfigs::load(&config.upstreams)?,
-        shared.clock.clone(),
+    let client = Arc::new(HttpClient {
         pool,
-        Arc::clone(&shared.in_flight),
-    ));
+        upstreams: Arc::new(UpstreamTable::new(config.upstreams.clone())),
+        resolver: Arc::clone(&resolver),
+        admission: admission.clone(),
+        in_flight: Arc::clone(&shared.in_flight),
+        tls_configs: TlsConfigs::load(&config.upstreams)?,
+        clock: shared.clock.clone(),
+    });
     Ok(UpstreamStack { resolver, admission, client })
+}
+
+fn router(
+    config: &Config,
+    shared: &SharedState,
+    (client, key_builder): (&HttpClient, &Arc<KeyBuilder>),
+) -> Router {
+    let default_policy = Policy { cooldown: config.cooldown, ..Policy::origin() };
+    Router {
+        routes: config.routes.clone(),
+        default_policy: Arc::new(default_policy),
+        upstreams: Arc::clone(&client.upstreams),
+        key_builder: Arc::clone(key_builder),
+        switch: Arc::clone(&shared.switch),
+    }
 }
 
 fn engine(
     config: &Config,
     telemetry: &Arc<Telemetry>,
     shared: &SharedState,
-    client: &Arc<HttpClient>,
+    (client, key_builder): (&Arc<HttpClient>, &Arc<KeyBuilder>),
     via: &HeaderValue,
 ) -> Arc<Engine> {
-    let key_builder = config.key_builder(shared.secret);
-    shared
-        .persistent_facts
-        .add_rules(config.routes.routes().iter().map(|route| &route.policy.key.query));
-    Engine::new(engine::EngineDeps {
+    shared.persistent_facts.add_rules(config.routes.routes().iter().map(|route| &route.policy.key.query));
+    Engine::new(&EngineDeps {
         store: Arc::clone(&shared.store) as Arc<dyn Store>,
         origin: Arc::clone(client) as Arc<dyn Origin>,
         telemetry: Arc::clone(telemetry),
-        key_builder: Arc::new(key_builder),
+        key_builder: Arc::clone(key_builder),
         clock: shared.clock.clone(),
         limits: EngineLimits {
             max_object: config.store.max_object,

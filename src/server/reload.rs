@@ -7,13 +7,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::config::diagnostics::{Problem, Report, SourceLocation};
+use crate::config::diagnostics::{Problem, Report};
 use crate::route::table::Route;
 
 /// Reads the configuration again, as at start.
 #[derive(Clone)]
 pub struct ConfigSource {
-    name: String,
+    /// The file's name.
+    pub(super) name: String,
     read: Arc<dyn Fn() -> Result<Config, Report> + Send + Sync>,
 }
 
@@ -32,11 +33,6 @@ impl ConfigSource {
         let problems = changed_fixed_keys(&self.name, old, &new);
         if problems.is_empty() { Ok(new) } else { Err(Report::new(&self.name, "", problems)) }
     }
-
-    /// The file's name.
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
 }
 
 impl fmt::Debug for ConfigSource {
@@ -48,9 +44,8 @@ impl fmt::Debug for ConfigSource {
 /// The fixed keys that differ.
 fn changed_fixed_keys(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
     let (old_store, new_store) = (&old.store, &new.store);
-    let take_over = format!(
-        "put it back, or restart without dropping a connection: `larder run --take-over {name}`"
-    );
+    let take_over =
+        format!("put it back, or restart without dropping a connection: `larder run --take-over {name}`");
     // The next process would look for this one at the new path.
     let restart = "put it back, or stop larder and start it again".to_owned();
     let keys = [
@@ -68,10 +63,8 @@ fn changed_fixed_keys(name: &str, old: &Config, new: &Config) -> Vec<Problem> {
     ];
     let changed = keys.into_iter().filter(|(_, differs, _)| *differs);
     let problem = |(key, _, fix): (&str, bool, &String)| Problem {
-        place: SourceLocation::default(),
         path: key.to_owned(),
-        what: "cannot change while larder runs".to_owned(),
-        fix: fix.clone(),
+        ..Problem::of_file("cannot change while larder runs", fix)
     };
     changed.map(problem).collect()
 }
@@ -89,9 +82,9 @@ impl ConfigDiff {
     /// Compares routes and upstreams by name.
     pub(super) fn between(old: &Config, new: &Config) -> Self {
         let (old_routes, new_routes) = (old.routes.routes(), new.routes.routes());
-        let missing = |from: &[Route], name: &str| !from.iter().any(|route| *route.name == *name);
+        let missing = |from: &[Arc<Route>], name: &str| !from.iter().any(|route| *route.name == *name);
         let differs =
-            |route: &&Route| old_routes.iter().any(|old| old.name == route.name && old != *route);
+            |route: &&Arc<Route>| old_routes.iter().any(|old| old.name == route.name && old != *route);
         let same = |upstream| old.upstreams.contains(upstream);
         Self {
             added: new_routes.iter().filter(|route| missing(old_routes, &route.name)).count(),

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use crate::admin::api::{ReloadError, ReloadResult};
 use crate::config::Config;
-use crate::config::diagnostics::{Problem, Report, SourceLocation};
+use crate::config::diagnostics::{Problem, Report};
 use crate::frontend::CurrentFrontend;
 use crate::frontend::http1::Frontend;
 use crate::policy::Mode;
@@ -91,7 +91,7 @@ impl Runtime {
         let current = self.pipeline.load_full();
         let config = source.read_next(&current.config)?;
         Pipeline::build(config, &self.shared, Some(&current))
-            .map_err(|error| whole_file_report(source.name(), &error.to_string()))
+            .map_err(|error| whole_file_report(&source.name, &error.to_string()))
     }
 
     fn swap(&self, pipeline: Pipeline) -> ReloadResult {
@@ -125,9 +125,7 @@ fn record_insecure(config: &Config, shared: &SharedState) {
 
 /// A report of one problem that concerns the whole file.
 fn whole_file_report(name: &str, problem: &str) -> Report {
-    let (place, path, fix) =
-        (SourceLocation::default(), String::new(), "the old one stays".to_owned());
-    Report::new(name, "", vec![Problem { place, path, what: problem.to_owned(), fix }])
+    Report::new(name, "", vec![Problem::of_file(problem, "the old one stays")])
 }
 
 impl CurrentFrontend for Runtime {

@@ -16,7 +16,6 @@ use crate::engine::persistent_facts::PersistentFacts;
 use crate::frontend::drain::DrainState;
 use crate::frontend::http1_only::ConnectionAuthHosts;
 use crate::server::ServerDeps;
-use crate::server::handover::invalidation_sync::SyncedStore;
 use crate::server::limit_storage::{LimitStorage, UpstreamLimitRows};
 use crate::store::state_db::{RowOwner, RowSource, Secret, SecretError};
 use crate::store::tiered::{self, TieredStore};
@@ -28,8 +27,7 @@ use crate::upstream::in_flight_bytes::InFlightBytes;
 pub(super) struct SharedState {
     /// Without names: each pipeline has its own names over the same counters.
     pub(super) telemetry: Arc<Telemetry>,
-    /// Reports invalidations to the other larder process during a hand-over.
-    pub(super) store: Arc<SyncedStore>,
+    pub(super) store: Arc<TieredStore>,
     pub(super) secret: [u8; 32],
     /// Bytes of bodies in transit, over all pipelines, so that a reload does not double them.
     pub(super) in_flight: Arc<InFlightBytes>,
@@ -46,8 +44,7 @@ pub(super) struct SharedState {
     pub(super) name: Arc<str>,
     pub(super) clock: Clock,
     pub(super) name_server: Option<SocketAddr>,
-    /// The addresses on which larder itself listens, for clients and operators: an origin is never
-    /// there.
+    /// The addresses on which larder itself listens, for clients and operators: an origin is never there.
     pub(super) own_addresses: Vec<SocketAddr>,
     /// The addresses for clients, under which the mounts are served.
     pub(super) listen: Vec<SocketAddr>,
@@ -69,12 +66,16 @@ impl SharedState {
         let secret = secret(config)?;
         let registry = Arc::default();
         let persistent_facts = Arc::default();
-        let store = store(config, &secret, &telemetry, &registry, &persistent_facts, &deps.clock);
-        let in_flight =
-            InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
+        let limit_rows = UpstreamLimitRows { registry: Arc::clone(&registry), clock: deps.clock.clone() };
+        let row_sources: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
+            (RowOwner::Limits, Arc::new(limit_rows)),
+            (RowOwner::Engine, Arc::clone(&persistent_facts) as Arc<dyn RowSource>),
+        ];
+        let store = store(config, &secret, &telemetry, &deps.clock, row_sources);
+        let in_flight = InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
         registry.set_store(Arc::new(LimitStorage(Arc::downgrade(&store))));
         Ok(Self {
-            store: SyncedStore::new(store),
+            store,
             secret: secret.derived("scope"),
             in_flight,
             switch,
@@ -98,9 +99,8 @@ fn store(
     config: &Config,
     secret: &Secret,
     telemetry: &Arc<Telemetry>,
-    registry: &Arc<UpstreamRegistry>,
-    persistent_facts: &Arc<PersistentFacts>,
     clock: &Clock,
+    row_sources: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) -> Arc<TieredStore> {
     let settings = tiered::Settings {
         path: config.store.path.clone(),
@@ -110,11 +110,6 @@ fn store(
         sweep_every: config.store.sweep_every,
         secret: secret.clone(),
     };
-    let limit_rows = UpstreamLimitRows { registry: Arc::clone(registry), clock: clock.clone() };
-    let row_sources: Vec<(RowOwner, Arc<dyn RowSource>)> = vec![
-        (RowOwner::Limits, Arc::new(limit_rows)),
-        (RowOwner::Engine, Arc::clone(persistent_facts) as Arc<dyn RowSource>),
-    ];
     TieredStore::open_with_rows(settings, clock.clone(), telemetry, row_sources)
 }
 

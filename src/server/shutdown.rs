@@ -40,9 +40,8 @@ impl Server {
         finished
     }
 
-    /// [`Server::stop`] after another process has taken over the sockets. That process accepts already,
-    /// so idle connections may send one more request until the deadline, and the store is released at
-    /// once.
+    /// [`Server::stop`] after another process has taken over the sockets. That process accepts already, so
+    /// idle connections may send one more request until the deadline, and the store is released at once.
     pub async fn hand_over(mut self) -> bool {
         let drain = self.drain();
         self.drain_state.send_replace(DrainState::Closing { grace: drain });
@@ -65,8 +64,7 @@ impl Server {
         }
     }
 
-    /// Waits for open connections; closes those that remain at the deadline. Returns whether none
-    /// remained.
+    /// Waits for open connections; closes those that remain at the deadline. Returns whether none remained.
     async fn finish(&mut self, drain: Duration) -> bool {
         for accepting in self.accept_tasks.drain(..) {
             // The task accepts the queued connections, then ends. A task that panicked has ended, too.

@@ -36,7 +36,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
@@ -44,7 +44,7 @@ use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::clock::{self, Clock};
+use crate::clock::Clock;
 use crate::key::CacheKey;
 use crate::semantics::vary::VariantId;
 use crate::store::disk::body_file::BodyFileName;
@@ -52,14 +52,14 @@ use crate::store::disk::codec::{BodyLocation, Entry};
 use crate::store::disk::database::{Database, Fault, caught};
 use crate::store::disk::encryption::FieldCipher;
 use crate::store::disk::free_space::Measure;
-use crate::store::disk::keys::{ENTRIES, ExpiresAt};
+use crate::store::disk::keys::ENTRIES;
 use crate::store::disk::lookup::value_hash;
-use crate::store::disk::queue::{Command, NotQueued, PutCommand, Queue};
+pub use crate::store::disk::queue::PutCommand;
+use crate::store::disk::queue::{Command, NotQueued, Queue};
 use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::worker::{CLOSE_WITHIN, Worker};
 use crate::store::disk::writer::DiskWriter;
 use crate::store::generations::Epoch;
-use crate::store::presence::PresenceGuard;
 use crate::store::state_db::Secret;
 use crate::store::{EntryId, EntryInfo, Health, StoreQuery, StoreUsage};
 use crate::stored::StoredResponse;
@@ -69,7 +69,8 @@ pub(super) use crate::store::disk::layout::remove_old;
 pub use crate::store::disk::lookup::DiskEntry;
 
 /// Reason why nothing is written although the database is open.
-const FULL: &str = "the volume of the store is nearly full: new responses are kept in memory only until there is room";
+const FULL: &str =
+    "the volume of the store is nearly full: new responses are kept in memory only until there is room";
 
 /// How long requests wait after the start for the disk to open.
 const OPEN_WAIT: Duration = Duration::from_secs(2);
@@ -257,29 +258,13 @@ impl Disk {
     }
 
     /// Writes a response in the background. It replaces the same variant unless that was requested later. If
-    /// the queue is full the response is counted as dropped and reported to [`DiskObserver::lost`]. `until`:
-    /// when the entry will be of no more use; `None`: never.
-    pub fn put(
-        &self,
-        key: &CacheKey,
-        stored: &Arc<StoredResponse>,
-        (epoch, latest_order): (Epoch, u64),
-        until: Option<SystemTime>,
-        presence: PresenceGuard,
-    ) {
-        let until = ExpiresAt::from_time(until);
-        let put = PutCommand {
-            key: key.clone(),
-            stored: Arc::clone(stored),
-            epoch,
-            latest_order,
-            until,
-            _presence: presence,
-        };
+    /// the queue is full the response is counted as dropped and reported to [`DiskObserver::lost`].
+    pub fn put(&self, put: PutCommand) {
+        let (key, stored, epoch) = (put.key.clone(), Arc::clone(&put.stored), put.epoch);
         let queued = self.shared.queue.put(put);
         self.shared.count_dropped(&queued);
         if queued.is_err() {
-            self.shared.events.lost(key, stored, epoch);
+            self.shared.events.lost(&key, &stored, epoch);
         }
     }
 
@@ -305,12 +290,10 @@ impl Disk {
     pub fn may_contain_older(&self, target: u128, epoch: Epoch) -> bool {
         const SCAN_LIMIT: usize = 16;
         let Some(database) = self.shared.open.load_full() else { return true };
-        let Ok(found) = caught(|| database.scan(&keys::target_prefix(target), None, SCAN_LIMIT))
-        else {
+        let Ok(found) = caught(|| database.scan(&keys::target_prefix(target), None, SCAN_LIMIT)) else {
             return true;
         };
-        let older =
-            |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.meta.epoch < epoch);
+        let older = |value: &[u8]| Entry::decode(value).is_none_or(|entry| entry.meta.epoch < epoch);
         found.len() == SCAN_LIMIT || found.iter().any(|(_, value)| older(value))
     }
 
@@ -326,12 +309,7 @@ impl Disk {
 
     /// At most `limit` entries after `after`, in the order of [`EntryId`], of one target or of all. Damaged
     /// entries are left out. Blocks.
-    pub fn page(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-        target: Option<u128>,
-    ) -> Vec<EntryPage> {
+    pub fn page(&self, after: Option<EntryId>, limit: usize, target: Option<u128>) -> Vec<EntryPage> {
         let Some(database) = self.shared.open.load_full() else { return Vec::new() };
         let cipher = &self.shared.cipher;
         caught(|| page(&database, cipher, after, limit, target)).unwrap_or_else(|fault| {
@@ -395,7 +373,7 @@ impl Shared {
             telemetry,
             open: ArcSwapOption::empty(),
             first_open_done: watch::Sender::new(false),
-            open_deadline: Instant::from_std(clock::monotonic()) + OPEN_WAIT,
+            open_deadline: Clock::timer_now() + OPEN_WAIT,
             queue,
             usage: Arc::default(),
             cipher,
@@ -430,7 +408,7 @@ impl Shared {
 
     /// Continues with memory only, for this reason.
     fn set_memory_only(&self, reason: String) {
-        tracing::error!(why = reason, "The store on disk cannot be used: running memory-only");
+        tracing::error!(reason = reason, "The store on disk cannot be used: running memory-only");
         self.set_health(Health::MemoryOnly(reason));
         self.first_open_done.send_replace(true);
     }
@@ -459,11 +437,7 @@ impl Shared {
 }
 
 /// The response of a record with its verified body; `None` if the body is missing or damaged.
-fn read(
-    database: &Database,
-    record: &DiskEntry,
-    cipher: &FieldCipher,
-) -> io::Result<Option<StoredResponse>> {
+fn read(database: &Database, record: &DiskEntry, cipher: &FieldCipher) -> io::Result<Option<StoredResponse>> {
     let Some(entry) = Entry::decode(&record.value) else { return Ok(None) };
     match entry.meta.body_in {
         BodyLocation::Entry => Ok(entry.with_own_body(cipher)),

@@ -44,9 +44,7 @@ impl Epoch {
 
     /// The approximate time.
     fn time(self) -> SystemTime {
-        SystemTime::UNIX_EPOCH
-            .checked_add(Duration::from_micros(self.0))
-            .unwrap_or(SystemTime::UNIX_EPOCH)
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(self.0)).unwrap_or(SystemTime::UNIX_EPOCH)
     }
 }
 
@@ -150,7 +148,8 @@ pub struct Generations {
     latest: AtomicU64,
     latest_order: AtomicU64,
     snapshot: RwLock<Snapshot>,
-    present: Arc<PresentTargets>,
+    /// The targets of which a response is in memory or pending.
+    pub(super) present: Arc<PresentTargets>,
 }
 
 /// All generations, as persisted.
@@ -191,7 +190,7 @@ impl Generations {
     /// The current epoch and a new order number, for a request of `target` that is sent next.
     pub fn watch(&self, target: u128, now: SystemTime) -> InvalidationWatch {
         // First: an invalidation after this epoch must find the target present.
-        let presence = self.register(target, PresenceKind::Pending);
+        let presence = self.present.register(target, PresenceKind::Pending);
         let now = Epoch::at(now).0;
         let next = |last: u64| Some(now.max(last.saturating_add(1)));
         let last = self.latest_order.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
@@ -207,26 +206,6 @@ impl Generations {
     /// Raises the order to `now` at least: another larder may have given out numbers.
     pub fn advance_order_to(&self, now: SystemTime) {
         self.latest_order.fetch_max(Epoch::at(now).0, Ordering::AcqRel);
-    }
-
-    /// Marks `target` as present until the guard is dropped.
-    pub fn register(&self, target: u128, kind: PresenceKind) -> PresenceGuard {
-        self.present.register(target, kind)
-    }
-
-    /// Whether any response of `target` is in memory or pending.
-    pub fn is_present(&self, target: u128) -> bool {
-        self.present.has(target)
-    }
-
-    /// Whether any response of `target` is in memory.
-    pub fn is_in_memory(&self, target: u128) -> bool {
-        self.present.is_in_memory(target)
-    }
-
-    /// Whether any response of `target` is pending.
-    pub fn is_pending(&self, target: u128) -> bool {
-        self.present.is_pending(target)
     }
 
     /// Invalidates entries with an epoch before now.

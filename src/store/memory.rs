@@ -4,7 +4,7 @@
 //! freshness.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
@@ -36,6 +36,13 @@ pub struct Memory {
     evicted_bodies: EvictedBodies,
     /// Serialises changes to a key's list of variants.
     writing: Mutex<()>,
+    /// Whether a partial response was ever stored.
+    has_parts: AtomicBool,
+    /// Number of puts.
+    puts: AtomicU64,
+    /// Number of lookups.
+    #[cfg(test)]
+    lookups: AtomicU64,
 }
 
 /// A key's root (`variant: None`) or one of its variants.
@@ -128,6 +135,10 @@ impl Memory {
             evicted,
             evicted_bodies: EvictedBodies::default(),
             writing: Mutex::new(()),
+            has_parts: AtomicBool::new(false),
+            puts: AtomicU64::new(0),
+            #[cfg(test)]
+            lookups: AtomicU64::new(0),
         }
     }
 
@@ -162,11 +173,7 @@ impl Memory {
         })
     }
 
-    fn find_variant(
-        &self,
-        variants: &Variants,
-        query: StoreQuery<'_>,
-    ) -> Option<Arc<StoredResponse>> {
+    fn find_variant(&self, variants: &Variants, query: StoreQuery<'_>) -> Option<Arc<StoredResponse>> {
         let id = query.key.id();
         let mut newest: Option<Arc<StoredResponse>> = None;
         for fields in variants.lists.iter().rev() {
@@ -179,8 +186,7 @@ impl Memory {
             let Some(found) = self.if_usable(slot, query.key) else { continue };
             // RFC 9111 §4: of several that match, the most recent.
             let latest_order = self.generations.latest_order();
-            let newer =
-                newest.as_ref().is_none_or(|n| !is_newer(n.order, found.order, latest_order));
+            let newer = newest.as_ref().is_none_or(|n| !is_newer(n.order, found.order, latest_order));
             if found.vary == *fields && newer {
                 newest = Some(found);
             }
@@ -217,14 +223,17 @@ impl Memory {
 impl Memory {
     /// The response that the request selects. Never [`Lookup::CheckDisk`].
     pub fn get(&self, query: StoreQuery<'_>) -> Lookup {
+        #[cfg(test)]
+        self.lookups.fetch_add(1, Ordering::Relaxed);
         let root = self.slots.get(&SlotKey { id: query.key.id(), variant: None });
         match root {
             Some(Slot::Variants(variants)) if variants.key == *query.key => {
                 self.find_variant(&variants, query).map_or_else(
                     || {
-                        variants.lists.last().map_or(Lookup::Nothing, |fields| {
-                            Lookup::OtherVariants((query.variant)(fields))
-                        })
+                        variants
+                            .lists
+                            .last()
+                            .map_or(Lookup::Nothing, |fields| Lookup::OtherVariants((query.variant)(fields)))
                     },
                     Lookup::Found,
                 )
@@ -249,8 +258,12 @@ impl Memory {
             );
             return false;
         }
+        if stored.is_part() {
+            // Relaxed: a lookup that misses the part meanwhile began before it was stored.
+            self.has_parts.store(true, Ordering::Relaxed);
+        }
         let varies = !stored.vary.names().is_empty();
-        let presence = self.generations.register(key.target_id(), PresenceKind::InMemory);
+        let presence = self.generations.present.register(key.target_id(), PresenceKind::InMemory);
         let guard = stored.guard_body(&self.evicted_bodies);
         let entry = Entry { key: key.clone(), epoch, stored, _presence: presence, _guard: guard };
         let entry = Arc::new(entry);
@@ -266,7 +279,19 @@ impl Memory {
         } else {
             self.slots.insert(root, Slot::Entry(entry));
         }
+        // Counted last: after the same count, a lookup would find nothing new.
+        self.puts.fetch_add(1, Ordering::Release);
         true
+    }
+
+    /// Number of responses stored so far.
+    pub fn puts(&self) -> u64 {
+        self.puts.load(Ordering::Acquire)
+    }
+
+    /// Whether a partial response may be stored.
+    pub fn has_parts(&self) -> bool {
+        self.has_parts.load(Ordering::Relaxed)
     }
 
     /// The entry at a position: its key, and the epoch it was stored with.
@@ -281,6 +306,12 @@ impl Memory {
         })
     }
 
+    /// Number of lookups so far.
+    #[cfg(test)]
+    pub fn lookups(&self) -> u64 {
+        self.lookups.load(Ordering::Relaxed)
+    }
+
     /// Evicts everything.
     #[cfg(test)]
     pub fn clear(&self) {
@@ -293,8 +324,7 @@ impl Memory {
             Slot::Entry(entry) => self.if_valid(entry).is_none(),
             Slot::Variants(_) => false,
         };
-        let gone: Vec<_> =
-            self.slots.iter().filter(|(_, slot)| is_gone(slot)).map(|(key, _)| key).collect();
+        let gone: Vec<_> = self.slots.iter().filter(|(_, slot)| is_gone(slot)).map(|(key, _)| key).collect();
         for key in gone {
             self.slots.remove_if(&key, is_gone);
         }

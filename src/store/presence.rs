@@ -95,10 +95,8 @@ mod tests {
     #[test]
     fn a_target_is_present_as_long_as_a_guard_of_it_lives() {
         let present = Arc::new(PresentTargets::default());
-        let (one, two) = (
-            present.register(1, PresenceKind::InMemory),
-            present.register(1, PresenceKind::Pending),
-        );
+        let (one, two) =
+            (present.register(1, PresenceKind::InMemory), present.register(1, PresenceKind::Pending));
         let other = present.register(2, PresenceKind::InMemory);
         assert!(present.is_pending(1) && !present.is_pending(2));
         drop(one);

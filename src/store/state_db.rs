@@ -21,7 +21,7 @@ pub use crate::store::state_db::install_secret::{Secret, SecretError};
 use crate::store::generations::{Change, Epoch, Generation, PurgeScope, Snapshot};
 use crate::store::state_db::open::{Fault, OpenedState, Read, read};
 use crate::store::state_db::writer::{Command, StateWriter};
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 
 /// The format of the rows. A higher one was written by a later larder.
 const FORMAT: u32 = 1;
@@ -66,8 +66,8 @@ const CLOSE: Duration = Duration::from_secs(5);
 pub struct StateDb {
     writer: StateWriter,
     failure: Arc<Mutex<Option<String>>>,
-    ledger: Mutex<Rows>,
-    others: [Mutex<Rows>; 2],
+    cost_rows: Mutex<Rows>,
+    other_rows: [Mutex<Rows>; 2],
 }
 
 /// Rows of one kind: keys and values.
@@ -79,7 +79,7 @@ pub trait RowSource: Send + Sync {
     fn restore(&self, rows: &Rows) -> usize;
 
     /// The rows that changed since the last call; those of the last call are on disk by now.
-    fn changed(&self) -> Vec<UsageRow>;
+    fn changed(&self) -> Vec<StateRow>;
 }
 
 /// Reason why the state could not be opened. The disk may then not be used: purges are unknown.
@@ -125,14 +125,13 @@ impl StateDb {
     /// now, for lack of space or permissions, stays where it is.
     pub fn open(dir: &Path, now: SystemTime) -> Result<(Self, Snapshot), OpenError> {
         let broken = |reason: String| OpenError::Broken { dir: dir.to_owned(), reason };
-        let OpenedState { db, all, ledger, others } = match read_state(dir, now) {
+        let OpenedState { db, all, cost_rows, other_rows } = match read_state(dir, now) {
             Err(StateUnknown::Damaged(reason)) => {
-                let set_aside =
-                    set_aside_damaged(dir, now).map_err(|error| broken(error.to_string()))?;
+                let set_aside = set_aside_damaged(dir, now).map_err(|error| broken(error.to_string()))?;
                 tracing::error!(
                     dir = %dir.display(),
                     aside = %set_aside.display(),
-                    why = %reason,
+                    %reason,
                     "The state is damaged and was set aside; everything stored counts as purged, and \
                      earlier costs and cooldowns are unknown"
                 );
@@ -145,15 +144,11 @@ impl StateDb {
             Ok(opened) => opened,
         };
         let failure = Arc::new(Mutex::new(None));
-        let writer = StateWriter::start(
-            dir.join("db"),
-            db,
-            all.targets.keys().copied(),
-            Arc::clone(&failure),
-        )
-        .map_err(|error| broken(error.to_string()))?;
-        let (ledger, others) = (Mutex::new(ledger), others.map(Mutex::new));
-        Ok((Self { writer, failure, ledger, others }, all))
+        let writer =
+            StateWriter::start(dir.join("db"), db, all.targets.keys().copied(), Arc::clone(&failure))
+                .map_err(|error| broken(error.to_string()))?;
+        let (cost_rows, other_rows) = (Mutex::new(cost_rows), other_rows.map(Mutex::new));
+        Ok((Self { writer, failure, cost_rows, other_rows }, all))
     }
 
     /// Persists a change; it is on disk soon.
@@ -168,27 +163,23 @@ impl StateDb {
 
     /// The cost rows found when this was opened; empty on a second call.
     pub fn take_cost_rows(&self) -> Rows {
-        std::mem::take(&mut self.ledger.lock())
+        std::mem::take(&mut self.cost_rows.lock())
     }
 
     /// Collects changed cost rows from `changed` and persists them, several times a second from now on and
     /// once more at the end.
-    pub fn watch_cost_rows(&self, changed: impl Fn() -> Vec<UsageRow> + Send + 'static) {
+    pub fn watch_cost_rows(&self, changed: impl Fn() -> Vec<StateRow> + Send + 'static) {
         self.writer.send(Command::Watch(COST_ROWS, Box::new(changed)));
     }
 
     /// The rows of this owner found when this was opened; empty on a second call.
     pub fn take_rows(&self, owner: RowOwner) -> Rows {
-        std::mem::take(&mut self.others[owner as usize].lock())
+        std::mem::take(&mut self.other_rows[owner as usize].lock())
     }
 
     /// Collects changed rows of this owner from `changed` and persists them, like
     /// [`StateDb::watch_cost_rows`].
-    pub fn watch_rows(
-        &self,
-        owner: RowOwner,
-        changed: impl Fn() -> Vec<UsageRow> + Send + 'static,
-    ) {
+    pub fn watch_rows(&self, owner: RowOwner, changed: impl Fn() -> Vec<StateRow> + Send + 'static) {
         self.writer.send(Command::Watch(owner.prefix(), Box::new(changed)));
     }
 
@@ -231,13 +222,9 @@ fn read_state(dir: &Path, now: SystemTime) -> Result<OpenedState, StateUnknown> 
     let open_error = |error: OpenError| Err(StateUnknown::For(error));
     match read(&dir.join("db"), now) {
         Ok(Read::Opened(opened)) => Ok(*opened),
-        Ok(Read::NewerFormat(found)) => {
-            open_error(OpenError::NewerFormat { dir: dir.to_owned(), found })
-        }
+        Ok(Read::NewerFormat(found)) => open_error(OpenError::NewerFormat { dir: dir.to_owned(), found }),
         Err(Fault::Damaged(reason)) => Err(StateUnknown::Damaged(reason)),
-        Err(Fault::Unavailable(reason)) => {
-            open_error(OpenError::Unavailable { dir: dir.to_owned(), reason })
-        }
+        Err(Fault::Unavailable(reason)) => open_error(OpenError::Unavailable { dir: dir.to_owned(), reason }),
     }
 }
 

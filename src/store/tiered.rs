@@ -20,10 +20,12 @@ use tokio::task::spawn_blocking;
 
 use crate::clock::Clock;
 use crate::key::CacheKey;
-use crate::store::disk::DiskLookup;
+use crate::semantics::vary::VariantId;
+use crate::store::disk::{DiskLookup, PutCommand};
 use crate::store::generations::{
     Change, Epoch, Generations, InvalidationWatch, PurgeKind, PurgeScope, Snapshot, Validity,
 };
+use crate::store::invalidation_feed::InvalidationFeed;
 use crate::store::memory::Memory;
 use crate::store::presence::PresenceKind;
 use crate::store::state_db::{RowOwner, RowSource, Secret};
@@ -72,6 +74,7 @@ pub struct TieredStore {
     /// The reason for running memory-only although a disk is configured. Locked during an invalidation and
     /// while the disk is attached, so that no invalidation is lost between the two.
     memory_only_reason: Mutex<Option<String>>,
+    invalidation_feed: Arc<InvalidationFeed>,
 }
 
 impl TieredStore {
@@ -104,11 +107,10 @@ impl TieredStore {
             disk_tier,
             unwritten,
             memory_only_reason,
+            invalidation_feed: Arc::default(),
         });
         let weak = Arc::downgrade(&store);
-        telemetry.watch_health(move || {
-            weak.upgrade().is_none_or(|store| store.health() == Health::Good)
-        });
+        telemetry.watch_health(move || weak.upgrade().is_none_or(|store| store.health() == Health::Good));
         store.report("memory", telemetry, |store| store.memory.totals());
         if has_disk {
             store.report("disk", telemetry, Self::disk_totals);
@@ -122,6 +124,29 @@ impl TieredStore {
     /// Bytes of bodies that memory evicted and clients still receive.
     pub fn evicted_bodies(&self) -> EvictedBodies {
         self.memory.evicted_bodies()
+    }
+
+    /// Reports every invalidation by [`Store::invalidate`] and [`Store::put`].
+    pub fn invalidation_feed(&self) -> &Arc<InvalidationFeed> {
+        &self.invalidation_feed
+    }
+
+    /// As [`Store::invalidate`], without a report: the subscriber made this invalidation itself.
+    pub fn invalidate_unreported(&self, scope: PurgeScope, kind: PurgeKind) -> bool {
+        let _guard = self.memory_only_reason.lock();
+        let disk_tier = self.disk_tier.load();
+        let disk_tier = disk_tier.as_deref();
+        if matches!(scope, PurgeScope::Target(target) if !self.may_contain(target, disk_tier)) {
+            return false;
+        }
+        self.invalidate_and_persist(scope, kind, disk_tier);
+        let Some(disk_tier) = disk_tier else { return true };
+        match (scope, kind) {
+            (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
+            (PurgeScope::Target(target), PurgeKind::Hard) => disk_tier.disk.remove_target(target),
+            (PurgeScope::All, PurgeKind::Hard) => disk_tier.disk.clear(),
+        }
+        true
     }
 
     /// Makes the state collect changed rows soon.
@@ -153,6 +178,21 @@ impl TieredStore {
         }
     }
 
+    /// Number of lookups in memory so far.
+    #[cfg(test)]
+    pub fn memory_lookups(&self) -> u64 {
+        self.memory.lookups()
+    }
+
+    /// Waits until the state is on disk, whatever the subscriber of invalidations does.
+    pub async fn flush_state(&self) -> Result<(), String> {
+        match self.disk_tier.load_full() {
+            Some(disk_tier) => disk_tier.state.flush().await,
+            // Memory-only by configuration: stored entries do not outlive the process either.
+            None => self.memory_only_reason.lock().clone().map_or(Ok(()), Err),
+        }
+    }
+
     fn disk_totals(&self) -> StoreUsage {
         self.disk_tier.load().as_ref().map(|disk_tier| disk_tier.disk.totals()).unwrap_or_default()
     }
@@ -164,12 +204,7 @@ impl TieredStore {
     /// Stores an entry read from the disk in memory too. The result comes from memory, because a replacement
     /// or a purge may have happened meanwhile. If memory has no room, the entry read is returned all the
     /// same.
-    fn promote(
-        &self,
-        query: StoreQuery<'_>,
-        epoch: Epoch,
-        read: Option<Arc<StoredResponse>>,
-    ) -> Lookup {
+    fn promote(&self, query: StoreQuery<'_>, epoch: Epoch, read: Option<Arc<StoredResponse>>) -> Lookup {
         if let Some(stored) = &read {
             self.memory.put(query.key, Arc::clone(stored), epoch);
         }
@@ -185,9 +220,7 @@ impl TieredStore {
     fn attach_disk(&self, disk_tier: Arc<DiskTier>, persisted: Snapshot) {
         let mut memory_only_reason = self.memory_only_reason.lock();
         let persisted = self.generations.adopt(persisted, self.clock.now());
-        disk_tier
-            .state
-            .replace(Snapshot { all: self.generation_to_persist(persisted.all), ..persisted });
+        disk_tier.state.replace(Snapshot { all: self.generation_to_persist(persisted.all), ..persisted });
         self.disk_tier.store(Some(disk_tier));
         *memory_only_reason = None;
         drop(memory_only_reason);
@@ -197,29 +230,25 @@ impl TieredStore {
     fn write(
         &self,
         disk_tier: &DiskTier,
-        key: &CacheKey,
-        stored: &Arc<StoredResponse>,
+        (key, stored): (&CacheKey, &Arc<StoredResponse>),
         epoch: Epoch,
         until: Option<SystemTime>,
     ) {
-        let presence = self.generations.register(key.target_id(), PresenceKind::Pending);
-        disk_tier.disk.put(key, stored, (epoch, self.generations.latest_order()), until, presence);
+        let presence = self.generations.present.register(key.target_id(), PresenceKind::Pending);
+        let (key, stored) = (key.clone(), Arc::clone(stored));
+        let latest_order = self.generations.latest_order();
+        disk_tier.disk.put(PutCommand { key, stored, epoch, latest_order, until, presence });
     }
 
     /// Invalidates, and has the change persisted. Call with `memory_only_reason` locked.
-    fn invalidate_and_persist(
-        &self,
-        scope: PurgeScope,
-        kind: PurgeKind,
-        disk_tier: Option<&DiskTier>,
-    ) {
+    fn invalidate_and_persist(&self, scope: PurgeScope, kind: PurgeKind, disk_tier: Option<&DiskTier>) {
         let change = self.generations.invalidate(scope, kind, self.clock.now());
         let forgotten = self.generations.is_full().then(|| self.forget(disk_tier));
         let Some(disk_tier) = disk_tier else { return };
         match forgotten {
-            Some(all) => disk_tier
-                .state
-                .replace(Snapshot { all: self.generation_to_persist(all.all), ..all }),
+            Some(all) => {
+                disk_tier.state.replace(Snapshot { all: self.generation_to_persist(all.all), ..all });
+            }
             None if scope == PurgeScope::All => {
                 let generation = self.generation_to_persist(change.generation);
                 disk_tier.state.persist(Change { generation, ..change });
@@ -231,7 +260,7 @@ impl TieredStore {
     /// Whether a response of `target` is in memory, pending, or on a disk that cannot be read.
     fn may_contain(&self, target: u128, disk_tier: Option<&DiskTier>) -> bool {
         let disk_pending = self.disk_pending.load(Ordering::Relaxed);
-        self.generations.is_present(target)
+        self.generations.present.has(target)
             || disk_tier.map_or(disk_pending, |disk_tier| disk_tier.disk.may_contain(target))
     }
 
@@ -241,9 +270,9 @@ impl TieredStore {
         // Entries that memory holds after that are newer than their generation, unless that was soft.
         self.generations.forget(|target, generation| {
             let here = if generation.is_hard() {
-                self.generations.is_pending(target)
+                self.generations.present.is_pending(target)
             } else {
-                self.generations.is_present(target)
+                self.generations.present.has(target)
             };
             let newest = generation.newest();
             here || disk_tier
@@ -266,18 +295,22 @@ impl TieredStore {
 #[async_trait]
 impl Store for TieredStore {
     fn get(&self, query: StoreQuery<'_>) -> Lookup {
-        match self.memory.get(query) {
-            found @ Lookup::Found(_) => found,
-            _ if self.disk_tier.load().is_some() => Lookup::CheckDisk,
-            nothing @ (Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk) => nothing,
+        let found = self.memory.get(query);
+        if matches!(found, Lookup::Found(_)) || self.disk_tier.load().is_none() {
+            return found;
+        }
+        match found {
+            Lookup::OtherVariants(variant) => Lookup::CheckDisk(Some(variant)),
+            Lookup::Nothing => Lookup::CheckDisk(None),
+            found @ (Lookup::Found(_) | Lookup::CheckDisk(_)) => found,
         }
     }
 
-    async fn load(&self, query: StoreQuery<'_>) -> Lookup {
-        let in_memory = self.memory.get(query);
+    async fn load(&self, query: StoreQuery<'_>, in_memory: Option<VariantId>) -> Lookup {
+        let in_memory = in_memory.map_or(Lookup::Nothing, Lookup::OtherVariants);
         let Some(disk_tier) = self.disk_tier.load_full() else { return in_memory };
         // The entry read is stored in memory: an invalidation of it in between must be recorded.
-        let _watch = self.generations.register(query.key.target_id(), PresenceKind::Pending);
+        let _watch = self.generations.present.register(query.key.target_id(), PresenceKind::Pending);
         disk_tier.disk.wait_until_open().await;
         self.catch_up(unwritten::BATCH);
         let latest_order = self.generations.latest_order();
@@ -312,6 +345,14 @@ impl Store for TieredStore {
         self.promote(query, epoch, read.unwrap_or_default())
     }
 
+    fn puts(&self) -> u64 {
+        self.memory.puts()
+    }
+
+    fn has_parts_in_memory(&self) -> bool {
+        self.memory.has_parts()
+    }
+
     fn watch(&self, target: u128) -> InvalidationWatch {
         self.generations.watch(target, self.clock.now())
     }
@@ -336,55 +377,43 @@ impl Store for TieredStore {
         let is_newest = self.memory.put(key, Arc::clone(&stored), epoch);
         match &*self.disk_tier.load() {
             _ if !is_newest => {}
-            Some(disk_tier) => self.write(disk_tier, key, &stored, epoch, until),
+            Some(disk_tier) => self.write(disk_tier, (key, &stored), epoch, until),
             None => self.lost(key, &stored, epoch),
+        }
+        if is_newest {
+            // Clients may get this response now; the subscriber's is older.
+            let scope = PurgeScope::Target(key.target_id());
+            self.invalidation_feed.report(scope, PurgeKind::Superseded);
         }
         is_newest
     }
 
+    async fn sync_peer(&self) {
+        self.invalidation_feed.wait_for_put().await;
+    }
+
     fn invalidate(&self, scope: PurgeScope, kind: PurgeKind) -> bool {
-        let _guard = self.memory_only_reason.lock();
-        let disk_tier = self.disk_tier.load();
-        let disk_tier = disk_tier.as_deref();
-        if matches!(scope, PurgeScope::Target(target) if !self.may_contain(target, disk_tier)) {
-            return false;
-        }
-        self.invalidate_and_persist(scope, kind, disk_tier);
-        let Some(disk_tier) = disk_tier else { return true };
-        match (scope, kind) {
-            (_, PurgeKind::Soft | PurgeKind::Superseded) => {}
-            (PurgeScope::Target(target), PurgeKind::Hard) => disk_tier.disk.remove_target(target),
-            (PurgeScope::All, PurgeKind::Hard) => disk_tier.disk.clear(),
-        }
-        true
+        let has_effect = self.invalidate_unreported(scope, kind);
+        self.invalidation_feed.report(scope, kind);
+        has_effect
     }
 
     fn may_contain(&self, target: u128) -> bool {
         let disk_pending = self.disk_pending.load(Ordering::Relaxed);
         let on_disk = |disk_tier: &Arc<DiskTier>| disk_tier.disk.may_contain(target);
-        self.generations.is_in_memory(target)
+        self.generations.present.is_in_memory(target)
             || self.disk_tier.load().as_ref().map_or(disk_pending, on_disk)
     }
 
     async fn flush(&self) -> Result<(), String> {
-        match self.disk_tier.load_full() {
-            Some(disk_tier) => disk_tier.state.flush().await,
-            // Memory-only by configuration: stored entries do not outlive the process either.
-            None => self.memory_only_reason.lock().clone().map_or(Ok(()), Err),
-        }
+        tokio::join!(self.flush_state(), self.invalidation_feed.wait_for_purge()).0
     }
 
-    async fn list(
-        &self,
-        after: Option<EntryId>,
-        limit: usize,
-        target: Option<u128>,
-    ) -> Vec<EntryInfo> {
+    async fn list(&self, after: Option<EntryId>, limit: usize, target: Option<u128>) -> Vec<EntryInfo> {
         let mut all: BTreeMap<EntryId, EntryInfo> = BTreeMap::new();
         if let Some(disk_tier) = self.disk_tier.load_full() {
             let generations = Arc::clone(&self.generations);
-            let on_disk =
-                spawn_blocking(move || disk_tier.list(&generations, after, limit, target));
+            let on_disk = spawn_blocking(move || disk_tier.list(&generations, after, limit, target));
             for listed in on_disk.await.unwrap_or_default() {
                 all.insert(listed.id, listed);
             }

@@ -43,9 +43,7 @@ impl PartialResponse {
         }
         match ranges::evaluate(headers, &self.stored.metadata, self.total) {
             RangeSelection::Part(wanted) => self.span.contains(wanted).then_some(wanted),
-            RangeSelection::Whole | RangeSelection::Parts(_) | RangeSelection::Unsatisfiable => {
-                None
-            }
+            RangeSelection::Whole | RangeSelection::Parts(_) | RangeSelection::Unsatisfiable => None,
         }
     }
 
@@ -104,10 +102,8 @@ impl PartialResponse {
         if !same || !fits || !self.span.touches(other.span) || self.differs(other) {
             return None;
         }
-        let (front, back) =
-            if self.span.first <= other.span.first { (self, other) } else { (other, self) };
-        let newer =
-            if other.stored.response_time > self.stored.response_time { other } else { self };
+        let (front, back) = if self.span.first <= other.span.first { (self, other) } else { (other, self) };
+        let newer = if other.stored.response_time > self.stored.response_time { other } else { self };
         let mut headers = newer.stored.headers.clone();
         headers.insert(CONTENT_RANGE, ranges::content_range(span, self.total));
         headers.insert(CONTENT_LENGTH, HeaderValue::from(span.length()));

@@ -8,6 +8,7 @@ use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
+use crate::semantics::test_headers::header_map;
 use crate::semantics::vary::{VariantId, VaryFields};
 use crate::stored::{StoredResponse, is_withheld_from_hits};
 
@@ -17,23 +18,15 @@ fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    headers
-}
-
 fn stored(headers: &HeaderMap, body: &'static str) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let body = Bytes::from_static(body.as_bytes());
-    StoredResponse::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1)), secs(5))
+    StoredResponse::new(StatusCode::OK, headers, body, sole, (SENT, SENT + secs(1))).with_initial_age(secs(5))
 }
 
 #[test]
 fn a_hit_leaves_out_fields_of_the_original_exchange() {
-    let all = map(&[
+    let all = header_map(&[
         ("x-ratelimit-remaining", "4"),
         ("x-ratelimit-reset", "9"),
         ("ratelimit", "x;r=1"),
@@ -46,7 +39,7 @@ fn a_hit_leaves_out_fields_of_the_original_exchange() {
         ("set-cookie", "b=2"),
     ]);
     let stored = stored(&all.clone(), "");
-    let hit = map(&[
+    let hit = header_map(&[
         ("cache-control", "max-age=9"),
         ("x-rate", "kept"),
         ("set-cookie", "a=1"),
@@ -69,11 +62,11 @@ fn age_counts_from_arrival_on_top_of_the_initial_age() {
 #[test]
 fn a_304_updates_fields_and_times_and_keeps_the_body() {
     let old =
-        stored(&map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]), "body");
-    let update = map(&[("cache-control", "max-age=9"), ("x-ratelimit-remaining", "3")]);
+        stored(&header_map(&[("cache-control", "max-age=1"), ("age", "50"), ("etag", "\"a\"")]), "body");
+    let update = header_map(&[("cache-control", "max-age=9"), ("x-ratelimit-remaining", "3")]);
     let fresh = old.freshened(&update, SENT + secs(60), SENT + secs(62));
-    assert_eq!(fresh.hit_headers(), map(&[("etag", "\"a\""), ("cache-control", "max-age=9")]));
-    assert_eq!(fresh.withheld, map(&[("x-ratelimit-remaining", "3")]));
+    assert_eq!(fresh.hit_headers(), header_map(&[("etag", "\"a\""), ("cache-control", "max-age=9")]));
+    assert_eq!(fresh.withheld, header_map(&[("x-ratelimit-remaining", "3")]));
     assert_eq!((fresh.body, fresh.variant), (old.body, old.variant));
     assert_eq!(fresh.metadata.cache_control.max_age, Some(secs(9)));
     // Not the 50 s of the first exchange: only the two that this one took.
@@ -83,25 +76,25 @@ fn a_304_updates_fields_and_times_and_keeps_the_body() {
 
 #[test]
 fn removed_fields_are_removed_from_the_metadata_too() {
-    let with_cookie = stored(&map(&[("set-cookie", "a=b"), ("retry-after", "1")]), "");
+    let with_cookie = stored(&header_map(&[("set-cookie", "a=b"), ("retry-after", "1")]), "");
     assert!(with_cookie.metadata.has_set_cookie);
-    let without = with_cookie.with_headers(&map(&[("retry-after", "1")]));
+    let without = with_cookie.with_headers(&header_map(&[("retry-after", "1")]));
     assert!(!without.metadata.has_set_cookie && without.headers.is_empty());
-    assert_eq!(without.all_headers(), map(&[("retry-after", "1")]));
+    assert_eq!(without.all_headers(), header_map(&[("retry-after", "1")]));
 }
 
 #[test]
 fn weight_grows_with_body_and_fields() {
     let light = stored(&HeaderMap::new(), "").weight();
     assert!(stored(&HeaderMap::new(), "0123456789").weight() == light + 10);
-    assert!(stored(&map(&[("retry-after", "1")]), "").weight() > light + 12);
-    assert!(stored(&map(&[("x-a", "1")]), "").weight() > light + 4);
+    assert!(stored(&header_map(&[("retry-after", "1")]), "").weight() > light + 12);
+    assert!(stored(&header_map(&[("x-a", "1")]), "").weight() > light + 4);
 }
 
 #[test]
 fn debug_shows_names_and_no_values() {
     let shown =
-        format!("{:?}", stored(&map(&[("x-name", "s3cret"), ("retry-after", "s3cret")]), "s3cret"));
+        format!("{:?}", stored(&header_map(&[("x-name", "s3cret"), ("retry-after", "s3cret")]), "s3cret"));
     assert!(shown.contains("x-name") && shown.contains("retry-after"), "{shown}");
     assert!(!shown.contains("s3cret"), "{shown}");
 }

@@ -28,7 +28,7 @@ use crate::telemetry::cost::utc_day::Day;
 use crate::telemetry::metrics;
 use crate::telemetry::metrics::cost::CostMetrics;
 
-pub use crate::telemetry::cost::codec::UsageRow;
+pub use crate::telemetry::cost::codec::StateRow;
 pub use crate::telemetry::cost::report::{CostReport, PeriodUsage};
 pub use crate::telemetry::cost::reservation::{BudgetShortage, Reservation};
 
@@ -139,12 +139,7 @@ impl CostTracker {
     }
 
     /// The status of an upstream's budget. Logs a warning if one is due.
-    pub fn budget_status(
-        &self,
-        upstream: &str,
-        budget: &CostBudget,
-        now: SystemTime,
-    ) -> BudgetStatus {
+    pub fn budget_status(&self, upstream: &str, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
         let prices = self.prices.load();
         let Some(entry) = prices.find(upstream) else {
             return budget_status(&self.history(&upstream.into()), budget, now);
@@ -176,26 +171,19 @@ impl CostTracker {
     }
 
     /// The reason why the budget does not permit a call now; `None` if it does.
-    pub fn shortage(
-        &self,
-        upstream: &str,
-        budget: &CostBudget,
-        now: SystemTime,
-    ) -> Option<BudgetShortage> {
+    pub fn shortage(&self, upstream: &str, budget: &CostBudget, now: SystemTime) -> Option<BudgetShortage> {
         let status = self.budget_status(upstream, budget, now);
         if status.spent {
             return Some(BudgetShortage::Spent(status.ends_in));
         }
         let reserved = self.history(&upstream.into()).reserved();
         let used_or_reserved = MicroCredits::from_credits(status.used).plus(reserved);
-        (used_or_reserved >= MicroCredits::from_credits(budget.credits))
-            .then_some(BudgetShortage::Reserved)
+        (used_or_reserved >= MicroCredits::from_credits(budget.credits)).then_some(BudgetShortage::Reserved)
     }
 
     /// The cost reports of all priced upstreams, in the order of the configuration.
     pub fn reports(&self, now: SystemTime) -> Vec<CostReport> {
-        let report =
-            |upstream: &PricedUpstream| CostReport::new(&upstream.history, &upstream.cost, now);
+        let report = |upstream: &PricedUpstream| CostReport::new(&upstream.history, &upstream.cost, now);
         self.prices.load().priced.iter().map(report).collect()
     }
 
@@ -225,7 +213,7 @@ impl CostTracker {
     }
 
     /// The rows to persist that changed since the last call of this method.
-    pub fn take_changed_rows(&self) -> Vec<UsageRow> {
+    pub fn take_changed_rows(&self) -> Vec<StateRow> {
         let histories: Vec<_> = self.histories.lock().values().cloned().collect();
         let mut rows = Vec::new();
         for history in histories {
@@ -272,9 +260,7 @@ impl PricedUpstream {
     fn expected(&self) -> MicroCredits {
         match self.cost.credits {
             CreditSource::PerCall(_) => self.usual_cost(),
-            CreditSource::Header(_) | CreditSource::Body(_) => {
-                self.usual_cost().max(MicroCredits::CREDIT)
-            }
+            CreditSource::Header(_) | CreditSource::Body(_) => self.usual_cost().max(MicroCredits::CREDIT),
         }
     }
 
@@ -302,15 +288,7 @@ impl PricedUpstream {
         if status.spent {
             tracing::warn!(upstream, used, credits, period, at_limit, seconds_left, "Budget spent");
         } else {
-            tracing::warn!(
-                upstream,
-                used,
-                credits,
-                period,
-                at_limit,
-                seconds_left,
-                "Budget nearly spent"
-            );
+            tracing::warn!(upstream, used, credits, period, at_limit, seconds_left, "Budget nearly spent");
         }
     }
 }
@@ -322,8 +300,7 @@ fn money(credits: MicroCredits, cost: &Cost) -> f64 {
 fn budget_status(history: &UsageHistory, budget: &CostBudget, now: SystemTime) -> BudgetStatus {
     let used = history.usage_in_period(budget.period, now).credits;
     let total = MicroCredits::from_credits(budget.credits);
-    let share =
-        if total > MicroCredits::default() { used.credits() / total.credits() } else { 1.0 };
+    let share = if total > MicroCredits::default() { used.credits() / total.credits() } else { 1.0 };
     let end = Day::from_time(now).next_period_start(budget.period).start_time();
     BudgetStatus {
         used: used.credits(),

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
+use crate::decide::ForwardReason;
+
 /// One finished request of a client. Borrows all its data, so that recording a hit does not allocate.
 #[derive(Debug, Clone, Copy)]
 pub struct RequestEvent<'a> {
@@ -15,8 +17,8 @@ pub struct RequestEvent<'a> {
     pub route: usize,
     /// The result of the request.
     pub result: ResultKind,
-    /// The reason for forwarding the request: the token of `Cache-Status: fwd`.
-    pub forward_reason: Option<&'static str>,
+    /// The reason for forwarding the request.
+    pub forward_reason: Option<ForwardReason>,
     /// The request's method.
     pub method: &'a Method,
     /// The target's host.
@@ -101,12 +103,9 @@ impl ResultKind {
     pub fn needs_no_call(self) -> bool {
         match self {
             Self::Hit | Self::Stale | Self::Coalesced => true,
-            Self::Revalidated
-            | Self::Miss
-            | Self::Partial
-            | Self::Bypass
-            | Self::Tunnel
-            | Self::Error => false,
+            Self::Revalidated | Self::Miss | Self::Partial | Self::Bypass | Self::Tunnel | Self::Error => {
+                false
+            }
         }
     }
 

@@ -1,8 +1,7 @@
 //! The log: one line per event on stderr, without secrets and without control characters.
 //!
 //! Owns: the format and the maximum length of a line, the level filter, the bridge from the `log` crate,
-//! which pingora uses.
-//! Never touches: the choice of the events that are logged.
+//! which pingora uses. Never touches: the choice of the events that are logged.
 
 use std::io;
 use std::sync::OnceLock;
@@ -27,13 +26,10 @@ mod third_party;
 /// start many servers in one process.
 pub fn install(log: &config::Log) {
     let (filter, handle) = reload::Layer::new(filter(log.level));
-    let lines = fmt::layer().with_writer(io::stderr).event_format(LineFormat::new(log.format));
+    let lines = fmt::layer().with_writer(io::stderr).event_format(LineFormat(log.format));
     // stderr is locked per line, so the lines of two threads never mix.
-    let subscriber =
-        Registry::default().with(filter).with(third_party::RateLimitedLayer::new()).with(lines);
-    if tracing::subscriber::set_global_default(subscriber).is_ok()
-        && LEVEL_HANDLE.set(handle).is_ok()
-    {
+    let subscriber = Registry::default().with(filter).with(third_party::RateLimitedLayer::new()).with(lines);
+    if tracing::subscriber::set_global_default(subscriber).is_ok() && LEVEL_HANDLE.set(handle).is_ok() {
         bridge(log.level);
     }
 }
@@ -62,11 +58,8 @@ pub fn subscriber<W>(log: &config::Log, writer: W) -> impl Subscriber + Send + S
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let lines = fmt::layer().with_writer(writer).event_format(LineFormat::new(log.format));
-    Registry::default()
-        .with(filter(log.level))
-        .with(third_party::RateLimitedLayer::new())
-        .with(lines)
+    let lines = fmt::layer().with_writer(writer).event_format(LineFormat(log.format));
+    Registry::default().with(filter(log.level)).with(third_party::RateLimitedLayer::new()).with(lines)
 }
 
 /// Forwards records of the `log` crate to the current subscriber.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use prometheus::{HistogramVec, IntCounter, IntCounterVec, Registry, TextEncoder};
 
+use crate::telemetry::Telemetry;
 use crate::telemetry::event::{RequestEvent, UpstreamEvent};
 use crate::telemetry::metrics::admin::AdminMetrics;
 use crate::telemetry::metrics::cost::CostMetrics;
@@ -28,6 +29,7 @@ mod upstream_limits;
 
 /// All metrics. The handles for a hit are resolved at the start: per route a counter and a histogram for each
 /// result.
+#[derive(Clone)]
 pub(super) struct Metrics {
     registry: Registry,
     by_name: RouteAndUpstreamHandles,
@@ -37,7 +39,7 @@ pub(super) struct Metrics {
     store: StoreMetrics,
     admin: AdminMetrics,
     upstream_limits: UpstreamLimitMetrics,
-    costs: CostMetrics,
+    pub(super) costs: CostMetrics,
     accept_errors: IntCounter,
     fast_hits: IntCounter,
     client_bytes: IntCounter,
@@ -86,37 +88,15 @@ impl Metrics {
                 "larder_error_bytes_total",
                 "Bytes sent to clients in errors that larder generated.",
             ),
-            upstream_bytes: counter(
-                r,
-                "larder_upstream_bytes_total",
-                "Bytes received from origins.",
-            ),
+            upstream_bytes: counter(r, "larder_upstream_bytes_total", "Bytes received from origins."),
             registry,
         }
     }
 
     /// The same metrics for other names. A name that existed before keeps its counters.
     pub(super) fn with_names(&self, routes: &[Arc<str>], upstreams: &[Arc<str>]) -> Self {
-        Self {
-            routes: self.by_name.routes(routes),
-            upstreams: self.by_name.upstreams(upstreams),
-            by_name: self.by_name.clone(),
-            labelled: self.labelled.clone(),
-            store: self.store.clone(),
-            admin: self.admin.clone(),
-            upstream_limits: self.upstream_limits.clone(),
-            costs: self.costs.clone(),
-            accept_errors: self.accept_errors.clone(),
-            fast_hits: self.fast_hits.clone(),
-            client_bytes: self.client_bytes.clone(),
-            error_bytes: self.error_bytes.clone(),
-            upstream_bytes: self.upstream_bytes.clone(),
-            registry: self.registry.clone(),
-        }
-    }
-
-    pub(super) fn fast_hit(&self) {
-        self.fast_hits.inc();
+        let (routes, upstreams) = (self.by_name.routes(routes), self.by_name.upstreams(upstreams));
+        Self { routes, upstreams, ..self.clone() }
     }
 
     pub(super) fn record(&self, event: &RequestEvent<'_>) {
@@ -130,7 +110,7 @@ impl Metrics {
             self.upstream_bytes.inc_by(event.upstream_bytes);
         }
         if let Some(reason) = event.forward_reason {
-            self.labelled.misses.with_label_values(&[route.name(), reason]).inc();
+            self.labelled.misses.with_label_values(&[route.name(), reason.token()]).inc();
         }
     }
 
@@ -151,62 +131,13 @@ impl Metrics {
         self.labelled.upstream_retries.with_label_values(&[upstream.name(), cause]).inc();
     }
 
-    pub(super) fn upstream_bytes(&self, bytes: u64) {
-        self.upstream_bytes.inc_by(bytes);
-    }
-
-    pub(super) fn denied(&self, reason: &'static str) {
-        self.labelled.denied.with_label_values(&[reason]).inc();
-    }
-
     pub(super) fn handshake(&self, pattern: &str, outcome: &'static str) {
         self.labelled.handshakes.with_label_values(&[pattern, outcome]).inc();
-    }
-
-    pub(super) fn not_stored(&self, route: usize, reason: &'static str) {
-        let Some(route) = self.route(route) else { return };
-        self.labelled.not_stored.with_label_values(&[route.name(), reason]).inc();
     }
 
     pub(super) fn stale_served(&self, route: usize, cause: &'static str) {
         let Some(route) = self.route(route) else { return };
         self.labelled.stale_served.with_label_values(&[route.name(), cause]).inc();
-    }
-
-    pub(super) fn refresh(&self, route: usize, trigger: &'static str, outcome: &'static str) {
-        let Some(route) = self.route(route) else { return };
-        self.labelled.refreshes.with_label_values(&[route.name(), trigger, outcome]).inc();
-    }
-
-    pub(super) fn invalidated(&self, source: &'static str, count: u64) {
-        self.labelled.invalidations.with_label_values(&[source]).inc_by(count);
-    }
-
-    pub(super) fn store_entries(&self, tier: &'static str, count: u64) {
-        self.store.entries.with_label_values(&[tier]).set(gauge_value(count));
-    }
-
-    pub(super) fn store_bytes(&self, tier: &'static str, bytes: u64) {
-        self.store.bytes.with_label_values(&[tier]).set(gauge_value(bytes));
-    }
-
-    pub(super) fn evicted(&self, tier: &'static str, count: u64) {
-        self.store.evictions.with_label_values(&[tier]).inc_by(count);
-    }
-
-    /// The metrics of operator actions.
-    pub(super) fn admin(&self) -> &AdminMetrics {
-        &self.admin
-    }
-
-    /// The metrics of limited calls.
-    pub(super) fn upstream_limits(&self) -> &UpstreamLimitMetrics {
-        &self.upstream_limits
-    }
-
-    /// The metrics of costs.
-    pub(super) fn costs(&self) -> &CostMetrics {
-        &self.costs
     }
 
     pub(super) fn accept_error(&self) {
@@ -215,10 +146,6 @@ impl Metrics {
 
     pub(super) fn store_state(&self, state: u8) {
         self.store.state.set(state.into());
-    }
-
-    pub(super) fn store_recovered(&self) {
-        self.store.recovered.inc();
     }
 
     pub(super) fn store_error(&self, op: &'static str) {
@@ -238,6 +165,18 @@ impl Metrics {
 
     fn upstream(&self, index: usize) -> Option<&UpstreamHandles> {
         self.upstreams.get(index).or(self.upstreams.last())
+    }
+}
+
+impl Telemetry {
+    /// Counts a hit that was served as soon as the request head was read.
+    pub fn fast_hit(&self) {
+        self.metrics.fast_hits.inc();
+    }
+
+    /// Counts the bytes that a fill received. A fill has no client, so no [`RequestEvent`] contains them.
+    pub fn upstream_bytes(&self, bytes: u64) {
+        self.metrics.upstream_bytes.inc_by(bytes);
     }
 }
 
@@ -272,8 +211,7 @@ impl RouteAndUpstreamHandles {
     }
 
     fn routes(&self, names: &[Arc<str>]) -> Vec<RouteHandles> {
-        let route =
-            |name| RouteHandles::new(name, &self.requests, &self.durations, &self.coalesced);
+        let route = |name| RouteHandles::new(name, &self.requests, &self.durations, &self.coalesced);
         names.iter().map(route).collect()
     }
 
@@ -296,10 +234,6 @@ fn code_label(status: &StatusCode) -> &str {
         5 => "5xx",
         _ => "other",
     }
-}
-
-fn gauge_value(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

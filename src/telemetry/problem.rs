@@ -100,13 +100,9 @@ mod tests {
 
     #[test]
     fn a_problem_contains_larder_its_class_and_its_proxy_status() {
-        let problem = Problem::new(
-            StatusCode::BAD_GATEWAY,
-            "dns",
-            "the origin's name has no address",
-            "dns_error",
-        )
-        .retry_after(3);
+        let problem =
+            Problem::new(StatusCode::BAD_GATEWAY, "dns", "the origin's name has no address", "dns_error")
+                .retry_after(3);
         let (headers, body) = problem.response();
         assert_eq!(headers[PROXY_STATUS], "larder; error=dns_error; details=\"dns\"");
         assert_eq!(headers[RETRY_AFTER], "3");

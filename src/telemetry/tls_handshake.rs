@@ -74,16 +74,14 @@ impl HostCounter {
     /// the count has doubled.
     pub(super) fn count(&mut self, host: &str) -> Option<u64> {
         let has_own_count = self.by_host.len() < MAX_HOSTS || self.by_host.contains_key(host);
-        let count =
-            self.by_host.entry(if has_own_count { host } else { OTHERS }.into()).or_default();
+        let count = self.by_host.entry(if has_own_count { host } else { OTHERS }.into()).or_default();
         *count += 1;
         count.is_power_of_two().then_some(*count)
     }
 
     /// All hosts with their counts, the highest count first.
     pub(super) fn hosts(&self) -> Vec<(String, u64)> {
-        let mut hosts: Vec<_> =
-            self.by_host.iter().map(|(host, count)| (host.to_string(), *count)).collect();
+        let mut hosts: Vec<_> = self.by_host.iter().map(|(host, count)| (host.to_string(), *count)).collect();
         hosts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         hosts
     }

@@ -7,22 +7,24 @@ pub(in crate::upstream) mod ban_guard;
 mod budget;
 pub mod call;
 mod call_metrics;
+mod call_slots;
 mod charge;
 pub(in crate::upstream) mod circuit_breaker;
 pub(in crate::upstream) mod cooldown;
 pub mod credit_cost;
 mod failure_groups;
 mod feedback;
+mod limit_map;
 mod limit_store;
 mod permit;
 mod persistence;
+mod queues;
 pub(in crate::upstream) mod rate_limiter;
 mod registry;
 pub mod rejection;
-pub mod retry;
+mod retry_budget;
 mod state;
-mod status;
-pub mod upstream_status;
+pub mod status;
 mod wait_queue;
 
 use std::sync::Arc;
@@ -30,17 +32,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::policy::upstream::UpstreamPolicy;
 use crate::telemetry::cost::Reservation;
 use crate::telemetry::{RetryEvent, Telemetry};
-use crate::upstream::admission::call::CallContext;
+use crate::upstream::admission::call::{CallContext, LimitKeys};
 use crate::upstream::admission::charge::{CallCharge, ReservedCredits};
 use crate::upstream::admission::cooldown::CooldownCheck;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
-use crate::upstream::admission::state::{
-    Admission, AdmissionDecision, LimitKeys, QueueKind, UpstreamState, queue_timeout_reason,
-};
-use crate::upstream::admission::wait_queue::QueuePosition;
+use crate::upstream::admission::state::{Admission, AdmissionDecision, UpstreamState};
+use crate::upstream::admission::wait_queue::{QueueKind, QueuePosition};
+use crate::upstream::outcome::reason::Reason;
+use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::UpstreamTarget;
 
 pub use crate::upstream::admission::call_metrics::CallTimer;
@@ -69,14 +70,11 @@ impl AdmissionControl {
 
     /// Admits a call, at once or after a wait, or rejects it. The caller reports the end of the call to the
     /// returned permit.
-    pub async fn acquire(
-        &self,
-        target: &UpstreamTarget,
-        call: CallContext,
-    ) -> Result<Permit, Rejection> {
+    pub async fn acquire(&self, call: CallContext) -> Result<Permit, Rejection> {
+        let target = call.target();
         let (mut active, mut reserved, mut waited, mut unsaved) = (None, None, None, false);
-        if let Some(upstream) = self.upstream_state(target, &call) {
-            let admitted = self.wait_for_admission(&upstream, target, &call).await;
+        if let Some(upstream) = self.upstream_state(&call) {
+            let admitted = self.wait_for_admission(&upstream, &call).await;
             let admitted = admitted.inspect_err(|rejection| {
                 self.telemetry.refused_call(target.index, rejection.reason.token());
             })?;
@@ -84,7 +82,7 @@ impl AdmissionControl {
             unsaved = admitted.admission.unsaved;
             active = Some(ActiveCall { upstream, admission: admitted.admission });
         }
-        let timer = self.start_timer(target.clone(), call.route);
+        let timer = self.start_timer(target.clone(), call.routed.route_index);
         let charge = CallCharge::new(self.clone(), target.upstream.clone(), reserved);
         let on_admitted = call.on_admitted.clone();
         let mut permit = Permit::new(self.clone(), call, timer, charge, active);
@@ -99,43 +97,33 @@ impl AdmissionControl {
 
     /// The reason, if any, to reject this call right now, not counting the wait in a queue. Requests that
     /// have a stale response check this first.
-    pub fn check_admission(
-        &self,
-        target: &UpstreamTarget,
-        call: &CallContext,
-    ) -> Option<Rejection> {
-        let upstream = self.upstream_state(target, call)?;
-        if let Some(rejection) = target.upstream.as_ref().and_then(|one| self.over_budget(one)) {
+    pub fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
+        let upstream = self.upstream_state(call)?;
+        if let Some(rejection) = call.target().upstream.as_ref().and_then(|one| self.over_budget(one)) {
             return Some(rejection);
         }
-        let subject = LimitKeys::new(call, upstream_policy(target), target);
-        let check = upstream.limiter.lock().check_cooldowns(&subject, self.clock.instant());
+        let keys = LimitKeys::new(call);
+        let check = upstream.limiter.lock().check_cooldowns(&keys, self.clock.instant());
         match check {
             CooldownCheck::Clear(_) => None,
             CooldownCheck::Until(rejection) | CooldownCheck::Probing(rejection) => Some(rejection),
         }
     }
 
-    /// Takes a retry that follows after `wait` because of `cause` from the retry budget of the upstream.
+    /// Takes a retry that follows after `wait` because of `reason` from the retry budget of the upstream.
     /// Returns false if the budget is used up, or if the retry would be blocked for longer than it may wait
     /// (`patience`).
-    pub fn try_acquire_retry(
-        &self,
-        target: &UpstreamTarget,
-        call: &CallContext,
-        cause: &'static str,
-        wait: Duration,
-    ) -> bool {
-        let Some(upstream) = self.upstream_state(target, call) else { return true };
+    pub fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
+        let Some(upstream) = self.upstream_state(call) else { return true };
         let until = wait.saturating_add(call.patience);
-        if self.check_admission(target, call).is_some_and(|rejection| rejection.left > until) {
+        if self.check_admission(call).is_some_and(|rejection| rejection.left > until) {
             return false;
         }
         let granted = upstream.limiter.lock().retry_budget.try_acquire(self.clock.instant());
         if granted {
-            self.again(target, call.route, cause, wait);
+            self.record_retry(&call.routed, reason, wait);
         } else {
-            self.telemetry.refused_call(target.index, "retry-budget");
+            self.telemetry.refused_call(call.target().index, Reason::RetryBudget.token());
         }
         granted
     }
@@ -152,25 +140,24 @@ impl AdmissionControl {
 
     /// Starts the timer of a call that needs no admission and whose response is not inspected: a tunnel.
     pub fn start_timer(&self, target: UpstreamTarget, route: usize) -> CallTimer {
-        CallTimer::new(Arc::clone(&self.telemetry), target, route)
+        CallTimer::new(Arc::clone(&self.telemetry), target, route, self.clock.clone())
     }
 
     /// Records that a call was retried because its pooled connection was dead.
-    pub fn redialled(&self, target: &UpstreamTarget, route: usize) {
-        self.again(target, route, "dead-connection", Duration::ZERO);
+    pub fn record_reconnect(&self, routed: &RoutedRequest) {
+        self.record_retry(routed, Reason::DeadConnection, Duration::ZERO);
     }
 
-    fn again(&self, target: &UpstreamTarget, route: usize, cause: &'static str, wait: Duration) {
-        let (upstream, host, port) = (target.index, &*target.host, target.port);
+    fn record_retry(&self, routed: &RoutedRequest, reason: Reason, wait: Duration) {
+        let UpstreamTarget { index: upstream, ref host, port, .. } = *routed.upstream();
+        let route = routed.route_index;
+        let cause = reason.token();
         self.telemetry.upstream_retry(&RetryEvent { upstream, route, host, port, cause, wait });
     }
 
-    /// The state of the upstream at `target`. `None`: the call is not governed.
-    fn upstream_state(
-        &self,
-        target: &UpstreamTarget,
-        call: &CallContext,
-    ) -> Option<Arc<UpstreamState>> {
+    /// The state of the upstream of a call. `None`: the call is not governed.
+    fn upstream_state(&self, call: &CallContext) -> Option<Arc<UpstreamState>> {
+        let target = call.target();
         let governed = call.governed || target.upstream.is_some();
         governed.then(|| self.registry.for_target(target, self.clock.instant()))
     }
@@ -180,16 +167,15 @@ impl AdmissionControl {
     fn admit(
         &self,
         upstream: &UpstreamState,
-        target: &UpstreamTarget,
-        subject: &LimitKeys<'_>,
+        keys: &LimitKeys<'_>,
         position: QueuePosition,
     ) -> (AdmissionDecision, Option<Reservation>) {
         let mut state = upstream.limiter.lock();
-        let reservation = match self.reserve(target) {
+        let reservation = match self.reserve(keys.call.target()) {
             Ok(reservation) => reservation,
             Err(rejection) => return (AdmissionDecision::Blocked(rejection), None),
         };
-        let admit = state.admit(subject, position, self.clock.instant());
+        let admit = state.admit(keys, position, self.clock.instant());
         let admitted = matches!(admit, AdmissionDecision::Admitted(_));
         (admit, reservation.filter(|_| admitted))
     }
@@ -199,22 +185,24 @@ impl AdmissionControl {
     async fn wait_for_admission(
         &self,
         upstream: &Arc<UpstreamState>,
-        target: &UpstreamTarget,
         call: &CallContext,
     ) -> Result<AdmittedCall, Rejection> {
-        let subject = LimitKeys::new(call, upstream_policy(target), target);
+        let keys = LimitKeys::new(call);
         let position = upstream.limiter.lock().new_position(call.audience.is_present());
-        let mut guard = QueueGuard::new(self, upstream, target, position);
+        let (index, since) = (call.target().index, self.clock.instant());
+        let (control, queue, reason) = (self, None, None);
+        let mut guard = QueueGuard { control, upstream, index, position, since, queue, reason };
         loop {
             guard.set_for_client(call.audience.is_present());
             // Registered before the check, so that no notification in between is lost.
             let recheck = upstream.recheck.notified();
             tokio::pin!(recheck);
             recheck.as_mut().enable();
-            let (admit, reservation) = self.admit(upstream, target, &subject, guard.position);
+            let (admit, reservation) = self.admit(upstream, &keys, guard.position);
             match admit {
                 AdmissionDecision::Admitted(admission) => {
-                    return Ok(guard.finish(admission, reservation, upstream));
+                    let reserved = reservation.map(|one| ReservedCredits::new(one, upstream));
+                    return Ok(AdmittedCall { admission, reserved, waited: guard.reason });
                 }
                 AdmissionDecision::Blocked(rejection) => {
                     let time = guard.cooldown_wait(rejection, call.patience)?;
@@ -224,7 +212,7 @@ impl AdmissionControl {
                     }
                 }
                 AdmissionDecision::Queued(queue, wakeup, time) => {
-                    let time = guard.queue_wait(queue, time, subject.policy.rate_limit.max_wait)?;
+                    let time = guard.queue_wait(queue, time, keys.policy.rate_limit.max_wait)?;
                     call.queued.store(true, Ordering::Relaxed);
                     tokio::select! {
                         () = wakeup.notified() => {}
@@ -249,13 +237,6 @@ struct AdmittedCall {
 /// The time that the waiters before this one may take to wake up.
 const WAKE_DELAY: Duration = Duration::from_millis(10);
 
-/// The policy of an upstream. Hosts without a configured upstream get the default: no limits, only cooldowns.
-fn upstream_policy(target: &UpstreamTarget) -> &UpstreamPolicy {
-    static DEFAULT: std::sync::LazyLock<UpstreamPolicy> =
-        std::sync::LazyLock::new(UpstreamPolicy::default);
-    target.upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.policy)
-}
-
 /// A call that may have to wait. It leaves its queue when it is dropped.
 struct QueueGuard<'a> {
     control: &'a AdmissionControl,
@@ -267,23 +248,9 @@ struct QueueGuard<'a> {
     reason: Option<RejectReason>,
 }
 
-impl<'a> QueueGuard<'a> {
-    fn new(
-        control: &'a AdmissionControl,
-        upstream: &'a UpstreamState,
-        target: &UpstreamTarget,
-        position: QueuePosition,
-    ) -> Self {
-        let since = control.clock.instant();
-        Self { control, upstream, index: target.index, position, since, queue: None, reason: None }
-    }
-
+impl QueueGuard<'_> {
     /// The longest time to wait for this cooldown to end. Returns an error if the call must not wait for it.
-    fn cooldown_wait(
-        &mut self,
-        rejection: Rejection,
-        patience: Duration,
-    ) -> Result<Duration, Rejection> {
+    fn cooldown_wait(&mut self, rejection: Rejection, patience: Duration) -> Result<Duration, Rejection> {
         self.leave();
         let patience = self.remaining(patience, rejection.reason);
         if patience.is_zero() || rejection.left > patience {
@@ -302,7 +269,7 @@ impl<'a> QueueGuard<'a> {
         max_wait: Duration,
     ) -> Result<Duration, Rejection> {
         self.join(queue);
-        let reason = queue_timeout_reason(queue);
+        let reason = queue.timeout_reason();
         let patience = self.remaining(max_wait, reason);
         let now = self.control.clock.instant();
         let estimate = self.upstream.limiter.lock().estimate_wait(queue, self.position, now);
@@ -326,17 +293,6 @@ impl<'a> QueueGuard<'a> {
         }
     }
 
-    /// The call is admitted.
-    fn finish(
-        &self,
-        admission: Admission,
-        reservation: Option<Reservation>,
-        upstream: &Arc<UpstreamState>,
-    ) -> AdmittedCall {
-        let reserved = reservation.map(|one| ReservedCredits::new(one, upstream));
-        AdmittedCall { admission, reserved, waited: self.reason }
-    }
-
     fn join(&mut self, queue: QueueKind) {
         if self.queue != Some(queue) {
             self.leave();
@@ -346,7 +302,7 @@ impl<'a> QueueGuard<'a> {
 
     fn leave(&mut self) {
         if let Some(queue) = self.queue.take() {
-            self.upstream.limiter.lock().leave_queue(queue, self.position);
+            self.upstream.limiter.lock().queue(queue).leave(self.position);
         }
     }
 

@@ -9,36 +9,33 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use pingora_core::upstreams::peer::HttpPeer;
 use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::policy::upstream::OutcomeClass;
 use crate::semantics::connection_auth;
+use crate::semantics::event_stream;
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::hop_by_hop;
-use crate::semantics::method;
 use crate::semantics::request::{ListenerKind, RequestFraming};
-use crate::semantics::storability::is_event_stream;
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::admission::{AdmissionControl, Permit};
 use crate::upstream::connect::peer::peer;
-use crate::upstream::connect::pool::{
-    CallChannel, ConnectFailure, ConnectionOwner, ConnectionPool, ConnectionUse,
-};
+use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionPool, ConnectionUse};
 use crate::upstream::connect::resolve::Resolver;
-use crate::upstream::connect::session::{
-    OutgoingRequest, SessionError, SessionEvent, UpstreamHead,
-};
+pub use crate::upstream::connect::session::AttemptError;
+use crate::upstream::connect::session::{OutgoingRequest, SessionError, SessionEvent, UpstreamHead};
 use crate::upstream::connect::tls_config::TlsConfigs;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::interim::{Interim, Interims};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::body_inspection::{self, InspectedBody};
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::reason::Reason;
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 use crate::upstream::{Body, BodyFraming, Origin, UpstreamRequest, UpstreamResponse};
 
@@ -47,53 +44,38 @@ const MAX_NOT_PROCESSED: u32 = 2;
 
 /// Makes calls to origins over the network.
 pub struct HttpClient {
-    pool: ConnectionPool,
+    /// Connections to origins.
+    pub pool: ConnectionPool,
     /// Maps hosts to upstreams.
-    pub upstreams: UpstreamTable,
+    pub upstreams: Arc<UpstreamTable>,
     /// Resolves names to permitted addresses.
     pub resolver: Arc<Resolver>,
     /// Admission control, shared by fills and pass-through.
     pub admission: AdmissionControl,
     /// Counts buffered body bytes, including bodies that rules inspect.
     pub in_flight: Arc<InFlightBytes>,
-    tls_configs: TlsConfigs,
-    clock: Clock,
+    /// TLS to origins.
+    pub tls_configs: TlsConfigs,
+    /// The clock.
+    pub clock: Clock,
 }
 
 impl HttpClient {
-    /// Assembles a client from its parts.
-    pub fn new(
-        upstreams: UpstreamTable,
-        resolver: Arc<Resolver>,
-        gate: AdmissionControl,
-        tls_configs: TlsConfigs,
-        clock: Clock,
-        pool: ConnectionPool,
-        in_flight: Arc<InFlightBytes>,
-    ) -> Self {
-        Self { pool, upstreams, resolver, admission: gate, in_flight, tls_configs, clock }
-    }
-
     /// Begins a call to `destination` on a connection of `owner`.
     pub async fn begin(
         &self,
         destination: &UpstreamTarget,
-        listener: ListenerKind,
         request: &OutgoingRequest,
         connection_use: ConnectionUse,
         owner: ConnectionOwner,
     ) -> Result<CallChannel, AttemptError> {
-        let mut peer = self.peer(destination, listener).await.map_err(AttemptError::Failed)?;
+        let mut peer = self.peer(destination, request.listener).await.map_err(AttemptError::Failed)?;
         if matches!(owner, ConnectionOwner::Pool)
             && let Some(credentials_hash) = connection_auth::unknown_scheme_hash(&request.headers)
         {
             peer.group_key ^= credentials_hash;
         }
-        self.pool.begin(&peer, request, connection_use, owner).await.map_err(|error| match error {
-            ConnectFailure::Failed(failure) => AttemptError::Failed(failure),
-            ConnectFailure::NotProcessed => AttemptError::NotProcessed,
-            ConnectFailure::SignedOut => AttemptError::SignedOut,
-        })
+        self.pool.begin(&peer, request, connection_use, owner).await
     }
 
     async fn peer(
@@ -112,18 +94,16 @@ impl HttpClient {
     async fn attempt(
         &self,
         call: &UpstreamRequest,
-        destination: &UpstreamTarget,
         connection_use: ConnectionUse,
     ) -> Result<UpstreamResponse, AttemptError> {
-        let request = outgoing(call, destination);
-        let mut channel = self
-            .begin(destination, call.listener, &request, connection_use, ConnectionOwner::default())
-            .await?;
+        let (request, destination) = (outgoing(call), call.context.target());
+        let mut channel =
+            self.begin(destination, &request, connection_use, ConnectionOwner::default()).await?;
         let request_time = self.clock.now();
         let awaited_head = final_head(&mut channel, call.interims.as_deref());
         let head = match timeout(destination.timeouts.first_byte, awaited_head).await {
             Ok(Ok(head)) => head,
-            Ok(Err(error)) => return Err(AttemptError::from_session_error(error, &channel)),
+            Ok(Err(error)) => return Err(channel.attempt_error(error)),
             Err(_elapsed) => {
                 channel.stop_reuse();
                 return Err(AttemptError::Failed(UpstreamError::FirstByteTimeout));
@@ -148,42 +128,6 @@ impl HttpClient {
     }
 }
 
-/// Why one attempt ended without a response.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttemptError {
-    /// A pooled connection turned out to be dead before any response byte arrived.
-    DeadConnection,
-    /// The origin did not process the request.
-    NotProcessed,
-    /// The call was not made: the connection on which its client had signed in has ended.
-    SignedOut,
-    /// Any other error; it is not retried transparently.
-    Failed(UpstreamError),
-}
-
-impl AttemptError {
-    /// Converts an error of `channel` that occurred before the response head.
-    pub fn from_session_error(error: SessionError, channel: &CallChannel) -> Self {
-        match error {
-            SessionError::NotProcessed => Self::NotProcessed,
-            SessionError::Closed if channel.is_reused() => Self::DeadConnection,
-            SessionError::Closed | SessionError::Cut => Self::Failed(UpstreamError::Closed),
-            SessionError::Tls(fault) => Self::Failed(UpstreamError::Tls(fault)),
-            SessionError::Switched => Self::Failed(UpstreamError::Switched),
-            SessionError::Protocol => Self::Failed(UpstreamError::Protocol),
-        }
-    }
-
-    /// The error that the call ends with if it is not retried.
-    pub fn upstream_error(self) -> UpstreamError {
-        match self {
-            Self::DeadConnection | Self::SignedOut => UpstreamError::Closed,
-            Self::NotProcessed => UpstreamError::NotProcessed,
-            Self::Failed(failure) => failure,
-        }
-    }
-}
-
 /// Counts the transparent retries of one call; they are not charged to the retry budget.
 #[derive(Debug, Default)]
 pub struct TransparentRetries {
@@ -200,12 +144,8 @@ impl TransparentRetries {
                 self.not_processed += 1;
                 self.not_processed <= MAX_NOT_PROCESSED
             }
-            AttemptError::DeadConnection if idempotent => {
-                !std::mem::replace(&mut self.reconnected, true)
-            }
-            AttemptError::DeadConnection | AttemptError::SignedOut | AttemptError::Failed(_) => {
-                false
-            }
+            AttemptError::DeadConnection if idempotent => !std::mem::replace(&mut self.reconnected, true),
+            AttemptError::DeadConnection | AttemptError::SignedOut | AttemptError::Failed(_) => false,
         }
     }
 }
@@ -213,23 +153,17 @@ impl TransparentRetries {
 #[async_trait]
 impl Origin for HttpClient {
     async fn fetch(&self, call: &UpstreamRequest) -> Result<UpstreamResponse, UpstreamError> {
-        let destination = self.upstreams.lookup(&call.target);
-        let mut permit = self
-            .admission
-            .acquire(&destination, call.context.clone())
-            .await
-            .map_err(UpstreamError::Rejected)?;
-        let (mut repeats, mut connection_use) =
-            (TransparentRetries::default(), ConnectionUse::Pooled);
+        let acquired = self.admission.acquire(call.context.clone()).await;
+        let mut permit = acquired.map_err(UpstreamError::Rejected)?;
+        let (mut repeats, mut connection_use) = (TransparentRetries::default(), ConnectionUse::Pooled);
         loop {
-            match self.attempt(call, &destination, connection_use).await {
+            match self.attempt(call, connection_use).await {
                 Ok(response) => {
                     return classify_response(response, &mut permit, &self.in_flight).await;
                 }
-                Err(attempt)
-                    if repeats.should_retry(attempt, method::is_idempotent(&call.method)) =>
-                {
-                    self.admission.redialled(&destination, call.context.route);
+                // A `GET` is idempotent.
+                Err(attempt) if repeats.should_retry(attempt, true) => {
+                    self.admission.record_reconnect(&call.context.routed);
                     connection_use = ConnectionUse::New;
                 }
                 Err(attempt) => {
@@ -240,30 +174,16 @@ impl Origin for HttpClient {
         }
     }
 
-    fn check_admission(&self, target: &Target, call: &CallContext) -> Option<Rejection> {
-        self.admission.check_admission(&self.upstreams.lookup(target), call)
+    fn check_admission(&self, call: &CallContext) -> Option<Rejection> {
+        self.admission.check_admission(call)
     }
 
-    fn try_acquire_retry(
-        &self,
-        target: &Target,
-        call: &CallContext,
-        cause: &'static str,
-        wait: Duration,
-    ) -> bool {
-        self.admission.try_acquire_retry(&self.upstreams.lookup(target), call, cause, wait)
+    fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
+        self.admission.try_acquire_retry(call, reason, wait)
     }
 
     fn canonical_target(&self, target: &Target) -> Option<Target> {
         self.upstreams.canonical_target(target)
-    }
-
-    fn max_wait(&self, target: &Target) -> Duration {
-        self.upstreams.lookup(target).max_wait()
-    }
-
-    fn total_timeout(&self, target: &Target) -> Duration {
-        self.upstreams.lookup(target).timeouts.total
     }
 }
 
@@ -294,14 +214,16 @@ async fn classify_response(
     Ok(response)
 }
 
-fn outgoing(call: &UpstreamRequest, destination: &UpstreamTarget) -> OutgoingRequest {
+fn outgoing(call: &UpstreamRequest) -> OutgoingRequest {
+    let (request, upstream) = (&call.context.routed.request, call.context.target());
     let mut headers = call.headers.clone();
-    destination.apply_upstream_headers(&call.method, &mut headers);
+    upstream.apply_upstream_headers(&Method::GET, &mut headers);
     OutgoingRequest {
-        method: call.method.clone(),
-        scheme: destination.scheme.as_str(),
-        authority: destination.authority(),
-        path: call.target.path_and_query().to_owned(),
+        method: Method::GET,
+        scheme: upstream.scheme.as_str(),
+        authority: upstream.authority(),
+        path: request.target.path_and_query().to_owned(),
+        listener: request.listener,
         headers,
         spelling: FieldCase::default(),
         body: RequestFraming::None,
@@ -328,7 +250,7 @@ async fn final_head(
             status if status.is_informational() => {
                 if let Some(interims) = interims {
                     let mut headers = head.headers;
-                    hop_by_hop::strip_response(&mut headers);
+                    hop_by_hop::strip(&mut headers);
                     interims.push(Interim { status, headers });
                 }
             }
@@ -344,7 +266,7 @@ pub fn response_body(
     destination: &UpstreamTarget,
 ) -> Box<dyn Body> {
     // An event stream may be silent between events.
-    let between_bytes = (!is_event_stream(headers)).then_some(destination.timeouts.between_bytes);
+    let between_bytes = (!event_stream::is_response(headers)).then_some(destination.timeouts.between_bytes);
     Box::new(NetworkBody { channel: Some(channel), between_bytes })
 }
 

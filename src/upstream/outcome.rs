@@ -7,6 +7,7 @@ pub mod body_inspection;
 pub mod buffered_body;
 pub mod classify;
 pub mod error;
+pub mod reason;
 
 use std::time::Duration;
 
@@ -37,18 +38,18 @@ pub struct RetryAfter {
     pub is_quota_end: bool,
 }
 
+impl RetryAfter {
+    /// The time, limited by `max_cooldown` unless it is the end of a quota. A time of zero counts as none.
+    pub fn bounded(self, policy: &CooldownPolicy) -> Option<Duration> {
+        let most = if self.is_quota_end { Duration::MAX } else { policy.max_cooldown };
+        (!self.time.is_zero()).then(|| self.time.min(most))
+    }
+}
+
 impl CallOutcome {
     /// An outcome with only a class.
     pub fn from_class(class: OutcomeClass) -> Self {
         Self { class, retry_after: None, quota: None }
-    }
-
-    /// The time of `Retry-After`, limited by `max_cooldown` unless it is the end of a quota. A time of zero
-    /// counts as none.
-    pub fn bounded_retry_after(&self, rule: &CooldownPolicy) -> Option<Duration> {
-        let RetryAfter { time, is_quota_end: quota } =
-            self.retry_after.filter(|wait| !wait.time.is_zero())?;
-        Some(if quota { time } else { time.min(rule.max_cooldown) })
     }
 
     /// Whether the response was a rate limit.
@@ -71,9 +72,7 @@ impl CallOutcome {
             ) => decide::ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS),
             OutcomeClass::Auth if !is_error => decide::ErrorClass::Status(StatusCode::FORBIDDEN),
             // A 408 stays a 408: the deadline was the origin's, and `retry.on` has to list it.
-            OutcomeClass::Server
-                if !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT =>
-            {
+            OutcomeClass::Server if !status.is_server_error() && status != StatusCode::REQUEST_TIMEOUT => {
                 decide::ErrorClass::Status(StatusCode::SERVICE_UNAVAILABLE)
             }
             OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server => {

@@ -3,13 +3,14 @@
 //! Owns: the lookup in `upstreams`, the upgrade of `http` to `https`, larder's own credential.
 //! Never touches: DNS and addresses.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::{HeaderMap, Method};
 
 use crate::config::credential::Credential;
 use crate::config::{Timeouts, Upstream, UpstreamHost};
+use crate::policy::upstream::UpstreamPolicy;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::outcome::body_inspection;
 
@@ -40,6 +41,21 @@ pub struct UpstreamTarget {
     pub timeouts: Timeouts,
 }
 
+/// The time limits of a request.
+#[derive(Debug, Clone, Copy)]
+pub struct CallLimits {
+    /// How long a call without retries may wait in a queue or for a cooldown to end.
+    pub max_wait: Duration,
+    /// The time from the first attempt to the head of the last response.
+    pub total: Duration,
+}
+
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self { max_wait: Duration::ZERO, total: Timeouts::default().total }
+    }
+}
+
 impl UpstreamTarget {
     /// The destination of a tunnel; `index` is the one for hosts without an upstream.
     pub fn for_tunnel(index: usize, host: &str, port: u16) -> Self {
@@ -47,12 +63,21 @@ impl UpstreamTarget {
         Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
     }
 
-    /// How long a call without retries may wait in a queue or for a cooldown to end.
-    pub fn max_wait(&self) -> Duration {
-        self.upstream
-            .as_ref()
-            .map(|upstream| upstream.policy.rate_limit.max_wait)
-            .unwrap_or_default()
+    /// Its policy. Hosts without a configured upstream get the default: no limits, only cooldowns.
+    pub fn policy(&self) -> &UpstreamPolicy {
+        static DEFAULT: LazyLock<UpstreamPolicy> = LazyLock::new(UpstreamPolicy::default);
+        self.upstream.as_ref().map_or(&DEFAULT, |upstream| &upstream.policy)
+    }
+
+    /// The time limits of a request to it.
+    pub fn limits(&self) -> CallLimits {
+        let max_wait = self.upstream.as_ref().map(|upstream| upstream.policy.rate_limit.max_wait);
+        CallLimits { max_wait: max_wait.unwrap_or_default(), total: self.timeouts.total }
+    }
+
+    /// Larder's own credential for its calls.
+    pub fn credential(&self) -> Option<&Credential> {
+        self.upstream.as_ref()?.credential.as_ref()
     }
 
     /// The value of `Host`; the port is omitted if it is the scheme's default.
@@ -76,7 +101,7 @@ impl UpstreamTarget {
         if upstream.policy.reads_bodies() {
             body_inspection::accept_encoding(headers);
         }
-        if let Some(credential) = &upstream.credential {
+        if let Some(credential) = self.credential() {
             // RFC 9110 §9.3.8: the origin would send the credential back to the client.
             if method == Method::TRACE {
                 headers.remove(&credential.header);
@@ -104,17 +129,15 @@ impl UpstreamTable {
         let destination = self.lookup(target);
         let rewritten = target.with_origin(destination.scheme, &destination.host, destination.port);
         // If another upstream lists the rewritten target, the two targets are different resources.
-        let same =
-            !rewritten.same_origin(target) && self.lookup(&rewritten).index == destination.index;
+        let same = !rewritten.same_origin(target) && self.lookup(&rewritten).index == destination.index;
         same.then_some(rewritten)
     }
 
     /// Larder's own credential for the origin of `target`.
     pub fn credential(&self, target: &Target) -> Option<&Credential> {
-        let mut with_credential =
-            self.upstreams.iter().filter(|upstream| upstream.credential.is_some());
+        let has_credential = |upstream: &Arc<Upstream>| upstream.credential.is_some();
         // Skips the lookup if no upstream has a credential, which is the usual case.
-        with_credential.next()?;
+        self.upstreams.iter().any(has_credential).then_some(())?;
         self.upstream_for(target.host(), target.port())?.credential.as_ref()
     }
 
@@ -160,11 +183,7 @@ impl UpstreamTable {
 
 /// The port after a change of scheme: the old scheme's default becomes the new one's, any other port stays.
 fn rewritten_port(target: &Target, scheme: Scheme) -> u16 {
-    if target.port() == target.scheme().default_port() {
-        scheme.default_port()
-    } else {
-        target.port()
-    }
+    if target.port() == target.scheme().default_port() { scheme.default_port() } else { target.port() }
 }
 
 #[cfg(test)]

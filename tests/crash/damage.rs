@@ -4,7 +4,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 
 /// Damages one random file: flips a bit, zeroes a block, truncates the file or deletes it. The secret's
@@ -19,8 +19,7 @@ pub fn one_file(store: &Path, random: &mut StdRng) {
         files.retain(|file| fs::metadata(file).is_ok_and(|file| file.len() > 0));
         files
     };
-    let (databases, bodies) =
-        (files_below(&["cache/v5/db", "state/db"]), files_below(&["cache/v5/body"]));
+    let (databases, bodies) = (files_below(&["cache/v5/db", "state/db"]), files_below(&["cache/v5/body"]));
     let files = if bodies.is_empty() || random.random() { databases } else { bodies };
     if files.is_empty() {
         return;

@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use ::larder::clock::monotonic;
+use ::larder::clock::Clock;
 
 use crate::client::Response;
 use crate::content;
@@ -106,7 +106,7 @@ impl Expectations {
     /// invalidation survives a kill once it is on disk; larder waits for the write only a short time.
     pub fn record_invalidation(&self, n: usize, upto: u64) {
         self.with_url(n, |url| {
-            url.invalidations.push((upto, monotonic()));
+            url.invalidations.push((upto, Clock::system().instant()));
             url.purge(upto);
         });
         self.count(|counters| counters.purges += 1);
@@ -120,7 +120,7 @@ impl Expectations {
             self.with_url(n, |url| match url.stored {
                 Some((stored, _)) if stored >= seq => {}
                 _ if seq <= url.purged => {}
-                _ => url.stored = Some((seq, monotonic())),
+                _ => url.stored = Some((seq, Clock::system().instant())),
             });
         }
     }
@@ -132,7 +132,7 @@ impl Expectations {
         let expected = self.with_url(n, |url| {
             let expected = url.must_be_found;
             // The state after the restart replaces the expected one; its age continues.
-            let since = url.stored.map_or_else(monotonic, |(_, since)| since);
+            let since = url.stored.map_or_else(|| Clock::system().instant(), |(_, since)| since);
             url.stored = seq.map(|seq| (seq, since));
             expected
         });
@@ -144,11 +144,10 @@ impl Expectations {
 
     /// Records that larder was killed.
     pub fn record_kill(&self) {
-        let now = monotonic();
+        let now = Clock::system().instant();
         for url in self.urls.lock().expect("no thread panics with it").iter_mut() {
             let age = |at: Instant| now.saturating_duration_since(at);
-            url.must_be_found =
-                url.stored.is_some_and(|(_, since)| age(since) > MUST_BE_FOUND_AFTER);
+            url.must_be_found = url.stored.is_some_and(|(_, since)| age(since) > MUST_BE_FOUND_AFTER);
             let durable = url.invalidations.drain(..).filter(|(_, at)| age(*at) > DURABLE_AFTER);
             url.durable = durable.fold(url.durable, |max, (upto, _)| max.max(upto));
             url.purged = url.durable;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use crate::client::Client;
 use crate::content;
@@ -24,12 +24,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(
-        larder: &Larder,
-        origin: &Arc<Origin>,
-        expectations: &Arc<Expectations>,
-        seed: u64,
-    ) -> Self {
+    pub fn start(larder: &Larder, origin: &Arc<Origin>, expectations: &Arc<Expectations>, seed: u64) -> Self {
         let (addr, admin) = (larder.addr, larder.admin);
         let stopped = Arc::new(AtomicBool::new(false));
         let client = |client| {

@@ -5,10 +5,7 @@
 //! store 200 times; `-- --kills N --damages N --seed N` sets the numbers. The test prints a table and a line
 //! of JSON, and exits with 1 if a criterion is not met.
 #![expect(clippy::print_stdout, reason = "the program reports its measurements")]
-#![expect(
-    unreachable_pub,
-    reason = "a test program has no users; pub marks the interface of a module"
-)]
+#![expect(unreachable_pub, reason = "a test program has no users; pub marks the interface of a module")]
 
 mod client;
 mod content;
@@ -22,9 +19,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::larder::clock::monotonic;
+use ::larder::clock::Clock;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use crate::client::Client;
 use crate::expectations::{Counters, Expectations};
@@ -96,16 +93,14 @@ fn run_once(
     span: Duration,
     seed: u64,
 ) {
-    let started = monotonic();
+    let started = Clock::system().instant();
     let larder = Larder::start(data_dir);
     let mut client = Client::connect(larder.addr).expect("larder accepts");
     wait_for_the_store(&larder, expectations, started);
     expectations.record_start(since(started));
     for n in 0..content::URLS {
-        expectations.record_lookup(
-            n,
-            &client.get_if_cached(n).expect("larder responds while it is not killed"),
-        );
+        expectations
+            .record_lookup(n, &client.get_if_cached(n).expect("larder responds while it is not killed"));
     }
     let load = load::Load::start(&larder, origin, expectations, seed);
     std::thread::sleep(span);
@@ -116,14 +111,13 @@ fn run_once(
 
 /// Waits until the entries on disk can be found; only a gauge reports that.
 fn wait_for_the_store(larder: &Larder, expectations: &Expectations, started: Instant) {
-    while expectations.expects_anything() && larder.entries_on_disk() == 0 && since(started) < START
-    {
+    while expectations.expects_anything() && larder.entries_on_disk() == 0 && since(started) < START {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
 fn since(earlier: Instant) -> Duration {
-    monotonic().saturating_duration_since(earlier)
+    Clock::system().instant().saturating_duration_since(earlier)
 }
 
 fn report(plan: Plan, killed: &Counters, damaged: &Counters) -> ExitCode {

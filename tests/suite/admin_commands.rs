@@ -16,7 +16,7 @@ use larder::policy::Mode;
 use larder::policy::upstream::{CostBudget, OverBudgetAction, Period};
 use larder::telemetry::Telemetry;
 use larder::telemetry::cost::{BudgetStatus, CostReport, PeriodUsage};
-use larder::upstream::admission::upstream_status::{CooldownStatus, LimitStatus, UpstreamStatus};
+use larder::upstream::admission::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -112,8 +112,7 @@ impl api::AdminApi for FakeAdminApi {
             cooldown("origin", "connect", true, 0, 1),
         ];
         let window = Some(Duration::from_secs(60));
-        let limits =
-            vec![LimitStatus { name: "configured".to_owned(), limit: 30, window, left: 12 }];
+        let limits = vec![LimitStatus { name: "configured".to_owned(), limit: 30, window, left: 12 }];
         vec![
             UpstreamStatus {
                 cooldowns,
@@ -141,8 +140,7 @@ impl api::AdminApi for FakeAdminApi {
             avoided_credits: 62.5,
             avoided_money: 31.25,
         };
-        let budget =
-            |at_limit| CostBudget { credits: 10.0, period: Period::Month, warn_at: 0.8, at_limit };
+        let budget = |at_limit| CostBudget { credits: 10.0, period: Period::Month, warn_at: 0.8, at_limit };
         let standing = |used: f64| BudgetStatus {
             used,
             share: used / 10.0,
@@ -166,13 +164,7 @@ impl api::AdminApi for FakeAdminApi {
     }
 }
 
-fn cooldown(
-    reach: &'static str,
-    cause: &'static str,
-    firm: bool,
-    left: u64,
-    count: usize,
-) -> CooldownStatus {
+fn cooldown(reach: &'static str, cause: &'static str, firm: bool, left: u64, count: usize) -> CooldownStatus {
     let left = Duration::from_millis(left);
     CooldownStatus { scope: reach, reason: cause, firm, left, probing: false, count }
 }
@@ -235,16 +227,8 @@ async fn purge_prints_the_number_of_purged_responses() {
     let (addr, larder, _stop) = admin(FakeAdminApi::default(), None).await;
     let url = format!("{API}/x?a=1");
     let table: [(&[&str], String, &str); 5] = [
-        (
-            &["purge", &url],
-            format!("purged 3 stored responses of {url}\n"),
-            "soft: false, dry_run: false",
-        ),
-        (
-            &["purge", "--all"],
-            "purged 3 stored responses\n".to_owned(),
-            "All, soft: false, dry_run: false",
-        ),
+        (&["purge", &url], format!("purged 3 stored responses of {url}\n"), "soft: false, dry_run: false"),
+        (&["purge", "--all"], "purged 3 stored responses\n".to_owned(), "All, soft: false, dry_run: false"),
         (
             &["purge", "--all", "--soft"],
             "made stale: 3 stored responses\n".to_owned(),
@@ -289,8 +273,7 @@ async fn commands_with_invalid_arguments_are_usage_errors_and_send_no_request() 
 
 #[tokio::test]
 async fn a_refused_command_exits_with_1_and_prints_the_reason_and_report() {
-    let (addr, _larder, _stop) =
-        admin(FakeAdminApi { fails: true, ..FakeAdminApi::default() }, None).await;
+    let (addr, _larder, _stop) = admin(FakeAdminApi { fails: true, ..FakeAdminApi::default() }, None).await;
     let (code, out, err) = run_at(addr, &["purge", "--all"]).await;
     assert_eq!((code, out.as_str()), (1, ""));
     assert!(err.starts_with("larder purge: ") && err.ends_with(" (the disk is full)\n"), "{err}");
@@ -317,8 +300,7 @@ async fn reload_and_mode_print_the_current_state() {
 
 #[tokio::test]
 async fn ls_prints_an_aligned_table_and_reads_as_many_pages_as_needed() {
-    let (addr, larder, _stop) =
-        admin(FakeAdminApi { stored: 3, ..FakeAdminApi::default() }, None).await;
+    let (addr, larder, _stop) = admin(FakeAdminApi { stored: 3, ..FakeAdminApi::default() }, None).await;
     let (code, out, err) = run_at(addr, &["ls"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     let expected = format!(
@@ -331,8 +313,7 @@ async fn ls_prints_an_aligned_table_and_reads_as_many_pages_as_needed() {
     let (_, out, _) = run_at(addr, &["ls", "--limit", "2"]).await;
     assert!(out.ends_with("… and more: larder ls --limit 20\n"), "{out}");
     larder.requests.lock().clear();
-    let (many, larder, _stop) =
-        admin(FakeAdminApi { stored: 2500, ..FakeAdminApi::default() }, None).await;
+    let (many, larder, _stop) = admin(FakeAdminApi { stored: 2500, ..FakeAdminApi::default() }, None).await;
     let (_, out, _) = run_at(many, &["ls", "--limit", "2100", "--json"]).await;
     let listed: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(listed["entries"].as_array().unwrap().len(), 2100);
@@ -360,8 +341,7 @@ async fn a_url_reaches_larder_unchanged() {
 
 #[tokio::test]
 async fn inspect_prints_every_response_of_a_url_with_its_fields() {
-    let (addr, _larder, _stop) =
-        admin(FakeAdminApi { stored: 2, ..FakeAdminApi::default() }, None).await;
+    let (addr, _larder, _stop) = admin(FakeAdminApi { stored: 2, ..FakeAdminApi::default() }, None).await;
     let (code, out, _) = run_at(addr, &["inspect", &format!("{API}/0")]).await;
     assert_eq!(code, 0);
     let first = format!(
@@ -375,15 +355,14 @@ async fn inspect_prints_every_response_of_a_url_with_its_fields() {
     assert!(out.contains("  route   none: it is no longer served\n"), "{out}");
     let (empty, _larder, _stop) = admin(FakeAdminApi::default(), None).await;
     let (code, out, err) = run_at(empty, &["inspect", &format!("{API}/0")]).await;
-    assert_eq!((code, out.as_str(), err.as_str()), (1, "no response is stored for it\n", ""));
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "no response is stored for this URL\n", ""));
     let (code, out, _) = run_at(empty, &["ls"]).await;
     assert_eq!((code, out.as_str()), (0, "nothing is stored\n"));
 }
 
 #[tokio::test]
 async fn upstreams_prints_a_table_and_then_cooldowns_and_limits() {
-    let (addr, _larder, _stop) =
-        admin(FakeAdminApi { stored: 1, ..FakeAdminApi::default() }, None).await;
+    let (addr, _larder, _stop) = admin(FakeAdminApi { stored: 1, ..FakeAdminApi::default() }, None).await;
     let (code, out, err) = run_at(addr, &["upstreams"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     let expected = "\
@@ -405,17 +384,16 @@ coins: limit configured: 12 of 30 calls left in 1m
 
 #[tokio::test]
 async fn cost_prints_today_this_month_and_the_state_of_the_budgets() {
-    let (addr, _larder, _stop) =
-        admin(FakeAdminApi { stored: 1, ..FakeAdminApi::default() }, None).await;
+    let (addr, _larder, _stop) = admin(FakeAdminApi { stored: 1, ..FakeAdminApi::default() }, None).await;
     let (code, out, err) = run_at(addr, &["cost"]).await;
     assert_eq!((code, err.as_str()), (0, ""));
     let (table, budgets) = out.split_once("\n\n").expect("a table, then budgets");
     let lines: Vec<_> = table.lines().collect();
     assert_eq!(lines.len(), 7, "{out}");
-    let heads = "UPSTREAM  WHEN        CALLS  CREDITS  COST      AVOIDED CALLS  AVOIDED CREDITS  AVOIDED COST";
+    let heads =
+        "UPSTREAM  WHEN        CALLS  CREDITS  COST      AVOIDED CALLS  AVOIDED CREDITS  AVOIDED COST";
     assert_eq!(lines[0], heads);
-    let coins =
-        "coins     this month  7      9        4.50 USD  40             62.5             31.25 USD";
+    let coins = "coins     this month  7      9        4.50 USD  40             62.5             31.25 USD";
     assert_eq!(lines[2], coins);
     assert!(lines[1].starts_with("coins     today       2      2.5      1.25 USD"), "{out}");
     let expected = "\
@@ -433,8 +411,7 @@ new month in 25h
 #[tokio::test]
 async fn upstreams_and_cost_print_one_line_if_nothing_is_configured() {
     let (addr, _larder, _stop) = admin(FakeAdminApi::default(), None).await;
-    for (command, message) in
-        [("upstreams", "no upstream is configured"), ("cost", "nothing costs anything")]
+    for (command, message) in [("upstreams", "no upstream is configured"), ("cost", "nothing costs anything")]
     {
         let (code, out, err) = run_at(addr, &[command]).await;
         assert_eq!((code, out.lines().count(), err.as_str()), (0, 1, ""));
@@ -532,8 +509,7 @@ async fn adm_02_the_token_is_sent_to_larder_only_and_never_printed() {
 /// An invalid file is a reason to run `larder reload`; the command still reads the admin address from it.
 #[tokio::test]
 async fn an_invalid_configuration_still_provides_the_admin_address() {
-    let (addr, _larder, _stop) =
-        admin(FakeAdminApi { fails: true, ..FakeAdminApi::default() }, None).await;
+    let (addr, _larder, _stop) = admin(FakeAdminApi { fails: true, ..FakeAdminApi::default() }, None).await;
     let config_dir = tempfile::tempdir().unwrap();
     let yaml = format!("version: 1\nadmin: {{ listen: {addr} }}\nlisen: 127.0.0.1:1\n");
     fs::write(config_dir.path().join("proxy.yaml"), yaml).unwrap();
@@ -596,8 +572,7 @@ async fn a_url_below_a_mount_addresses_the_mounted_resource() {
     let admin = larder.server.admin_addr().unwrap();
     let port = larder.addr().port();
     let sent_as = format!("{API}/x?a=1");
-    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "larder.internal".into()]
-    {
+    for host in [format!("127.0.0.1:{port}"), format!("localhost:{port}"), "larder.internal".into()] {
         let mut client = larder.client().await;
         client.send(format!("GET /api/x?a=1 HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert_eq!(client.response("GET").await.expect("an answer").text(), "hello");
@@ -610,18 +585,14 @@ async fn a_url_below_a_mount_addresses_the_mounted_resource() {
         assert!(out.starts_with(&format!("{url} is sent as {sent_as}\n\n{sent_as}\n")), "{out}");
         let (_, out, _) = run_at(admin, &["inspect", &url, "--json"]).await;
         let parsed: Value = serde_json::from_str(&out).unwrap();
-        assert_eq!(
-            (&parsed["sent_as"], &parsed["entries"][0]["url"]),
-            (&json!(sent_as), &json!(sent_as))
-        );
+        assert_eq!((&parsed["sent_as"], &parsed["entries"][0]["url"]), (&json!(sent_as), &json!(sent_as)));
         let (code, out, err) = run_at(admin, &["purge", &url]).await;
         let purged = format!("purged 1 stored response of {url}, which is sent as {sent_as}\n");
         assert_eq!((code, out), (0, purged), "{err}");
         assert!(!larder.get("/x?a=1").await.cache_status().contains("hit"), "{url}");
         run_at(admin, &["purge", "--all"]).await;
     }
-    let (_, out, _) =
-        run_at(admin, &["purge", &format!("http://127.0.0.1:{port}/x"), "--json"]).await;
+    let (_, out, _) = run_at(admin, &["purge", &format!("http://127.0.0.1:{port}/x"), "--json"]).await;
     assert_eq!(out, "{\n  \"count\": 0\n}\n", "it is below no mount");
 }
 
@@ -646,11 +617,9 @@ async fn an_entry_with_a_redacted_url_is_inspected_by_its_key() {
     assert!(out.contains("anonymous") && out.contains("credential"), "{out}");
     assert!(!out.contains("S3CRET") && !out.contains("/y\n"), "{out}");
     let (code, out, _) = run_at(admin, &["inspect", "--key", &"0".repeat(32)]).await;
-    assert_eq!((code, out.as_str()), (1, "no response is stored for it\n"));
+    assert_eq!((code, out.as_str()), (1, "no response is stored for this URL\n"));
     let url = format!("{API}/x");
-    for arguments in
-        [&["inspect", "--key", "coins"][..], &["inspect"], &["inspect", &url, "--key", key]]
-    {
+    for arguments in [&["inspect", "--key", "coins"][..], &["inspect"], &["inspect", &url, "--key", key]] {
         let (code, out, err) = run_at(admin, arguments).await;
         assert_eq!((code, out.as_str()), (2, ""), "{arguments:?}: {err}");
     }

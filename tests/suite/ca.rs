@@ -182,8 +182,7 @@ async fn tls_01_a_larder_with_a_key_cannot_be_traced() {
         let mut command = Command::new(crate::process::program());
         command.arg("run").arg(&config_dir.config);
         if root {
-            std::os::unix::fs::chown(config_dir.directory.path(), Some(unprivileged), None)
-                .unwrap();
+            std::os::unix::fs::chown(config_dir.directory.path(), Some(unprivileged), None).unwrap();
             command.uid(unprivileged);
         }
         let own = if root { unprivileged } else { fs::metadata("/proc/self").unwrap().uid() };
@@ -215,11 +214,7 @@ async fn tls_02_openssl_reads_a_leaf_certificate_as_intended() {
         assert_eq!(under(&page, "Subject Alternative Name"), san);
         assert_eq!(under(&page, "Basic Constraints: critical"), "CA:FALSE");
         assert_eq!(under(&page, "X509v3 Key Usage: critical"), "Digital Signature");
-        assert_eq!(
-            under(&page, "Extended Key Usage"),
-            "TLS Web Server Authentication",
-            "nothing else"
-        );
+        assert_eq!(under(&page, "Extended Key Usage"), "TLS Web Server Authentication", "nothing else");
         assert!(page.contains("id-ecPublicKey") && page.contains("Authority Key Identifier"));
         let [root, path] = [&root, &path].map(|path| path.as_os_str());
         let check = if name == host && host.parse::<std::net::IpAddr>().is_err() {
@@ -275,10 +270,7 @@ async fn ca_export_and_bundle_print_the_certificates_that_clients_trust() {
     assert_eq!(der.first(), Some(&0x30), "a sequence");
     let bundle = ca_output(&config_dir, "bundle", &[]).await;
     assert!(bundle.ends_with(&pem));
-    assert!(
-        bundle.matches("BEGIN CERTIFICATE").count() > 1,
-        "it contains the system's certificates too"
-    );
+    assert!(bundle.matches("BEGIN CERTIFICATE").count() > 1, "it contains the system's certificates too");
     let file = config_dir.directory.path().join("bundle.pem");
     assert_eq!(ca_output(&config_dir, "bundle", &["--out", file.to_str().unwrap()]).await, "");
     assert_eq!(fs::read_to_string(file).unwrap(), bundle);
@@ -378,8 +370,5 @@ async fn an_rsa_authority_of_the_operator_signs_leaf_certificates() {
     let larder = Larder::start(&origin, &yaml).await;
     let company = fs::read_to_string(&cert).unwrap();
     let client = TlsClient::trusting(larder.addr(), &company, &["http/1.1"]);
-    client
-        .connect("api.example.test:443", "api.example.test")
-        .await
-        .expect("its certificate is trusted");
+    client.connect("api.example.test:443", "api.example.test").await.expect("its certificate is trusted");
 }

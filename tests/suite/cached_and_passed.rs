@@ -69,8 +69,7 @@ async fn malformed_responses_are_forwarded_or_refused_alike() {
 async fn interim_responses_are_limited_and_forwarded_alike() {
     bounded(async {
         for (hints, status) in [(1, 200), (16, 200), (17, 502)] {
-            let hint =
-                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-Own\r\nX-Own: 1\r\n\r\n";
+            let hint = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nConnection: X-Own\r\nX-Own: 1\r\n\r\n";
             let bytes = hint.repeat(hints) + "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
             let origin = Origin::always(MockResponse::raw(bytes).then([Step::Close])).await;
             let larder = Larder::start(&origin, &yaml("", &[])).await;
@@ -141,11 +140,7 @@ async fn head_falls_back_to_a_stale_response_as_get_does() {
         origin.set_script(|_| MockResponse::new(404, &[], "gone"));
         let mut client = larder.client().await;
         client.send_request("HEAD", &format!("{API}{}", BOTH[0]), &[]).await;
-        assert_eq!(
-            client.response("HEAD").await.unwrap().status,
-            404,
-            "a 404 is no failure of the origin"
-        );
+        assert_eq!(client.response("HEAD").await.unwrap().status, 404, "a 404 is no failure of the origin");
     })
     .await;
 }
@@ -182,11 +177,7 @@ async fn the_date_of_a_response_is_the_date_of_the_origin_on_every_path() {
         let date = "Date: Mon, 01 Jan 2024 00:00:00 GMT";
         let origin = Origin::start(move |seen| {
             if seen.field("if-none-match").is_some() {
-                return MockResponse::new(
-                    304,
-                    &["Date: Tue, 02 Jan 2024 00:00:00 GMT", "ETag: \"1\""],
-                    "",
-                );
+                return MockResponse::new(304, &["Date: Tue, 02 Jan 2024 00:00:00 GMT", "ETag: \"1\""], "");
             }
             MockResponse::new(200, &[date, "ETag: \"1\""], "x")
         })

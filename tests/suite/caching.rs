@@ -17,8 +17,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// An origin whose body contains the number of the call.
 async fn numbered(status: u16, fields: &'static [&'static str]) -> Origin {
-    Origin::start(move |seen| MockResponse::new(status, fields, format!("call {}", seen.index)))
-        .await
+    Origin::start(move |seen| MockResponse::new(status, fields, format!("call {}", seen.index))).await
 }
 
 /// An origin whose body is the request target.

@@ -73,10 +73,7 @@ async fn a_port_in_use_is_reported_in_one_line_and_exits_with_1() {
     let taken = holder.local_addr().unwrap();
     for (yaml, key) in [
         (format!("version: 1\nlisten: {taken}\nadmin: off\n"), "listen"),
-        (
-            format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: {taken} }}\n"),
-            "admin.listen",
-        ),
+        (format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: {taken} }}\n"), "admin.listen"),
         (format!("version: 1\nlisten: [127.0.0.1:0, {taken}]\nadmin: off\n"), "listen"),
     ] {
         let config_dir = ConfigDir::with(&yaml);
@@ -164,9 +161,7 @@ async fn an_invalid_configuration_is_reported_on_stderr_and_exits_with_3() {
         assert!(report.contains("proxy.yaml:3:9: routes"), "all problems at once: {report}");
         assert!(output.stdout.is_empty(), "{command}: {}", text(&output.stdout));
     }
-    let json =
-        run_larder(&[OsStr::new("check"), OsStr::new("--json"), config_dir.config.as_os_str()])
-            .await;
+    let json = run_larder(&[OsStr::new("check"), OsStr::new("--json"), config_dir.config.as_os_str()]).await;
     let parsed: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!((json.status.code(), &parsed["valid"]), (Some(3), &false.into()));
     assert_eq!(parsed["problems"].as_array().unwrap().len(), 2, "{parsed}");
@@ -178,10 +173,7 @@ async fn a_missing_configuration_is_reported_with_its_path_and_a_hint() {
     let report = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{report}");
     assert!(report.starts_with("/no/such/proxy.yaml: "), "{report}");
-    assert!(
-        report.contains("there is no such file") && report.contains("`version: 1`"),
-        "{report}"
-    );
+    assert!(report.contains("there is no such file") && report.contains("`version: 1`"), "{report}");
 }
 
 #[tokio::test]
@@ -191,10 +183,7 @@ async fn check_describes_a_valid_configuration_and_exits_with_0() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(description.contains("is valid: 1 route."), "{description}");
     assert!(description.contains("for 1h, regardless of the origin"), "{description}");
-    assert!(
-        description.contains("proxy.yaml:5:"),
-        "an override of the origin is noted: {description}"
-    );
+    assert!(description.contains("proxy.yaml:5:"), "an override of the origin is noted: {description}");
 }
 
 #[tokio::test]
@@ -202,10 +191,9 @@ async fn check_explain_prints_route_policy_and_key_without_secrets() {
     let yaml = format!("{FREE_PORTS}{ONE_ROUTE}");
     let url = "http://api.example.test/coins?id=7&api_key=XSECRETX";
     let bearer = "Authorization: Bearer XSECRETX";
-    for form in [
-        &["--explain", "GET", url, "-H", bearer][..],
-        &["--explain", "GET", url, "-H", bearer, "--json"],
-    ] {
+    for form in
+        [&["--explain", "GET", url, "-H", bearer][..], &["--explain", "GET", url, "-H", bearer, "--json"]]
+    {
         let output = check(&yaml, form).await;
         let explanation = text(&output.stdout);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
@@ -265,10 +253,7 @@ async fn help_and_version_exit_with_0_and_every_command_is_documented() {
     for command in ["run", "check", "fake discord"] {
         let first = command.split(' ').next().unwrap();
         assert!(help.lines().any(|line| line.trim_start().starts_with(first)), "{command}: {help}");
-        assert!(
-            readme.contains(&format!("larder {command}")),
-            "the README does not name {command}"
-        );
+        assert!(readme.contains(&format!("larder {command}")), "the README does not name {command}");
     }
 }
 
@@ -302,8 +287,7 @@ async fn the_fake_discord_responds_and_fails_on_request() {
 
 #[tokio::test]
 async fn the_fake_coinmarketcap_responds_refuses_and_bills() {
-    let arguments =
-        ["fake", "coinmarketcap", "--listen", "127.0.0.1:0", "--per-day", "2", "--price", "0.5"];
+    let arguments = ["fake", "coinmarketcap", "--listen", "127.0.0.1:0", "--per-day", "2", "--price", "0.5"];
     let mut fake = Process::start(&arguments);
     let addr = fake.addr().await;
     let mut client = Client::connect(addr).await;
@@ -491,11 +475,8 @@ async fn fwd_11_a_public_listener_without_access_rules_does_not_start() {
 #[tokio::test]
 async fn every_yaml_block_of_the_readme_is_a_valid_configuration() {
     let readme = fs::read_to_string(repository().join("README.md")).unwrap();
-    let blocks: Vec<_> = readme
-        .split("```yaml\n")
-        .skip(1)
-        .map(|rest| rest.split("```").next().unwrap_or_default())
-        .collect();
+    let blocks: Vec<_> =
+        readme.split("```yaml\n").skip(1).map(|rest| rest.split("```").next().unwrap_or_default()).collect();
     assert!(!blocks.is_empty());
     for block in blocks {
         let output = check(block, &[]).await;

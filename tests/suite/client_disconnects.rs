@@ -43,9 +43,7 @@ async fn disconnect_after_call(larder: &Larder, origin: &Origin, request: String
     client.send(request).await;
     origin.wait_for_calls(calls + 1).await;
     drop(client);
-    larder
-        .wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > before)
-        .await;
+    larder.wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > before).await;
 }
 
 /// Sends a request and returns its status and the class of larder's error.
@@ -65,8 +63,7 @@ async fn the_ban_guard_counts_responses_to_disconnected_clients() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin =
-            Origin::start(move |_| MockResponse::new(401, &[], "no").after(&release)).await;
+        let origin = Origin::start(move |_| MockResponse::new(401, &[], "no").after(&release)).await;
         let larder = Larder::start(&origin, &yaml(GUARD, &["retry: off"])).await;
         for n in 0..8 {
             disconnect_after_call(&larder, &origin, uncached_request(n)).await;
@@ -91,8 +88,7 @@ async fn disconnects_do_not_raise_the_number_of_calls_above_in_flight() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin =
-            Origin::start(move |_| MockResponse::new(200, &[], "ok").after(&release)).await;
+        let origin = Origin::start(move |_| MockResponse::new(200, &[], "ok").after(&release)).await;
         let rate_limit = "rate_limit: { in_flight: 2, max_wait: 0s }";
         let larder = Larder::start(&origin, &yaml(rate_limit, &["retry: off"])).await;
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
@@ -116,14 +112,9 @@ async fn the_end_of_an_http_2_connection_releases_no_permit() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin =
-            Origin::start(move |_| MockResponse::new(401, &[], "no").after(&release)).await;
-        let scene = InterceptionSetup::start_with_upstream(
-            origin,
-            &format!(", {GUARD}"),
-            &route(&["ttl: 1h"]),
-        )
-        .await;
+        let origin = Origin::start(move |_| MockResponse::new(401, &[], "no").after(&release)).await;
+        let scene =
+            InterceptionSetup::start_with_upstream(origin, &format!(", {GUARD}"), &route(&["ttl: 1h"])).await;
         let (client, name) = (scene.client(&["h2"]), intercepted::API);
         let stream = client.connect(&format!("{name}:443"), name).await.expect("a handshake");
         let (mut send, connection) = h2::client::handshake(stream).await.expect("larder speaks it");
@@ -182,8 +173,7 @@ async fn the_ban_guard_counts_early_responses_to_incomplete_requests() {
         let resolve = format!("resolve: {{ api.example.test: \"{addr}\" }}\n");
         let larder = Larder::bare(&format!("{resolve}{}", yaml(GUARD, &["retry: off"]))).await;
         // One client disconnects, the other sends an invalid chunk.
-        let chunked =
-            format!("POST {API}/m HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+        let chunked = format!("POST {API}/m HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
         for n in 0..8 {
             let before = aborted_requests(&larder);
             let mut client = larder.client().await;
@@ -195,9 +185,7 @@ async fn the_ban_guard_counts_early_responses_to_incomplete_requests() {
                 client.response("POST").await.expect("a response");
             }
             drop(client);
-            larder
-                .wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > before)
-                .await;
+            larder.wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > before).await;
         }
         assert_eq!(status_and_class(&larder, post("/w", 2, "hi")).await.0, 503);
         gate.open();
@@ -217,9 +205,7 @@ async fn an_incomplete_request_without_a_guard_ends_with_its_client() {
         client.send(post("/h", 100, "half")).await;
         heads.wait_for(|heads| *heads == 1).await.unwrap();
         drop(client);
-        larder
-            .wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > 0.0)
-            .await;
+        larder.wait_until("the disconnect is noticed", |larder| aborted_requests(larder) > 0.0).await;
         assert_eq!(in_flight(&larder), 0);
     })
     .await;
@@ -234,7 +220,8 @@ async fn a_call_without_a_response_releases_its_permit_at_its_timeout() {
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
         origin.wait_for_disconnects(1).await;
         larder.wait_until("its permit is released", |larder| in_flight(larder) == 0).await;
-        let failed = "larder_upstream_requests_total{code=\"first-byte-timeout\",route=\"none\",upstream=\"api\"}";
+        let failed =
+            "larder_upstream_requests_total{code=\"first-byte-timeout\",route=\"none\",upstream=\"api\"}";
         larder.wait_for_metric(failed, 1.0).await;
     })
     .await;
@@ -293,8 +280,7 @@ async fn the_connection_of_a_short_unread_response_is_reused() {
     bounded(async {
         let gate = Gate::new();
         let release = gate.clone();
-        let origin =
-            Origin::start(move |_| MockResponse::new(200, &[], "ok").after(&release)).await;
+        let origin = Origin::start(move |_| MockResponse::new(200, &[], "ok").after(&release)).await;
         let larder = Larder::start(&origin, &yaml(BOUND, &["retry: off"])).await;
         disconnect_after_call(&larder, &origin, uncached_request(0)).await;
         gate.open();

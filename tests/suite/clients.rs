@@ -16,20 +16,11 @@ use crate::larder_under_test::{API, Larder};
 use crate::origin::{MockResponse, Origin};
 use crate::process::{Process, TIMEOUT, eventually, text};
 
-/// Prints the response in the format of curl.
-const REQUESTS: &str = "
-import requests, sys
-answer = requests.get(sys.argv[1], timeout=20)
-answer.raise_for_status()
-print('HTTP/1.1', answer.status_code)
-print('Cache-Status:', answer.headers['Cache-Status'])
-print()
-print(answer.text, end='')
-";
-
-const HTTPX: &str = "
-import httpx, sys
-answer = httpx.get(sys.argv[1], timeout=20)
+/// Requests the URL in the second argument with the module in the first; prints the response in the format
+/// of curl.
+const PYTHON: &str = "
+import importlib, sys
+answer = importlib.import_module(sys.argv[1]).get(sys.argv[2], timeout=20)
 answer.raise_for_status()
 print('HTTP/1.1', answer.status_code)
 print('Cache-Status:', answer.headers['Cache-Status'])
@@ -60,7 +51,7 @@ impl App {
         Self {
             name: "requests",
             program: python(),
-            arguments: vec!["-c", REQUESTS],
+            arguments: vec!["-c", PYTHON, "requests"],
             probe: vec!["-c", "import requests"],
         }
     }
@@ -69,7 +60,7 @@ impl App {
         Self {
             name: "httpx",
             program: python(),
-            arguments: vec!["-c", HTTPX],
+            arguments: vec!["-c", PYTHON, "httpx"],
             probe: vec!["-c", "import httpx"],
         }
     }
@@ -121,8 +112,7 @@ async fn sees_miss_hit_stale_and_no_error(app: App) {
     if !app.is_installed().await {
         return;
     }
-    let origin =
-        Origin::start(|seen| MockResponse::new(200, &[], format!("answer {}", seen.index))).await;
+    let origin = Origin::start(|seen| MockResponse::new(200, &[], format!("answer {}", seen.index))).await;
     let policy = ["ttl: 60s", "stale_while_revalidate: 30s", "stale_if_error: { for: 1h }"];
     let larder = Larder::with_policy(&origin, &policy).await;
     let (proxy, url) = (larder.addr(), format!("{API}/coins?id=1"));
@@ -194,8 +184,7 @@ async fn the_lines_that_run_prints_configure_curl() {
     ))
     .await;
     larder.admin().await;
-    let exports: Vec<_> =
-        larder.out.all().into_iter().filter(|line| line.starts_with("export ")).collect();
+    let exports: Vec<_> = larder.out.all().into_iter().filter(|line| line.starts_with("export ")).collect();
     let script = format!("{}\ncurl -q -sSfi {API}/x\ncurl -q -sSfi {API}/x\n", exports.join("\n"));
     let output = Command::new("sh").args(["-ec", &script]).output().await.unwrap();
     let printed = text(&output.stdout);

@@ -23,14 +23,9 @@ fn yaml_files(kind: &str) -> Vec<PathBuf> {
 
 /// The environment variables that the fixtures use.
 fn env() -> Env {
-    [
-        ("HOST", "api.example"),
-        ("TTL", "5m"),
-        ("SECRET", "hunter2"),
-        ("LONG_SECRET", "correct horse battery"),
-    ]
-    .into_iter()
-    .collect()
+    [("HOST", "api.example"), ("TTL", "5m"), ("SECRET", "hunter2"), ("LONG_SECRET", "correct horse battery")]
+        .into_iter()
+        .collect()
 }
 
 fn loaded(path: &Path) -> Result<Config, Report> {

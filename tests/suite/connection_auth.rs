@@ -40,11 +40,7 @@ impl ConnectionAuth {
         }
         if let Some(name) = self.users.get(&connection) {
             let body = if seen.method == "HEAD" { "" } else { name };
-            return MockResponse::new(
-                200,
-                &["Cache-Control: public, max-age=600", "ETag: \"1\""],
-                body,
-            );
+            return MockResponse::new(200, &["Cache-Control: public, max-age=600", "ETag: \"1\""], body);
         }
         let challenge = match credentials.split_once(' ') {
             Some((scheme, _)) => format!("WWW-Authenticate: {scheme} two"),
@@ -181,6 +177,26 @@ async fn must_sign_in_again(client: &mut Client, method: &str, url: &str) {
 }
 
 #[tokio::test]
+async fn requests_of_a_signed_in_client_are_forwarded_as_they_are() {
+    let origin = authenticating_origin().await;
+    let larder = larder(&origin, &["ttl: 1h"]).await;
+    let mut client = larder.client().await;
+    let url = format!("{API}/me");
+    sign_in(&mut client, &url, "NTLM", "alice").await;
+    for (field, forwarded) in
+        [("Accept-Encoding: deflate, gzip;q=0.5", Some("deflate, gzip;q=0.5")), ("Accept: */*", None)]
+    {
+        for method in ["GET", "POST"] {
+            client.send_request(method, &url, &[field, "Content-Length: 0"]).await;
+            let answer = client.response(method).await.expect("an answer");
+            assert!(answer.cache_status().contains("fwd=bypass"), "{method} {}", answer.cache_status());
+            let seen = origin.requests().pop().expect("a request");
+            assert_eq!(seen.field("accept-encoding"), forwarded, "{method} {field}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_lost_sign_in_requires_a_new_one_and_makes_no_call() {
     let unsolicited = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nbob";
     for (bytes, base) in [(&b""[..], API), (b"", OTHER), (unsolicited, API)] {
@@ -215,11 +231,7 @@ async fn a_request_with_credentials_is_forwarded_after_a_lost_sign_in() {
     assert_eq!(alice.get(&format!("{API}/last"), &[]).await.text(), "alice");
     ending.trigger().await;
     let answer = alice.get(&format!("{API}/me"), &["Authorization: Basic YTpi"]).await;
-    assert_eq!(
-        (answer.status, answer.text().as_str()),
-        (401, "sign in"),
-        "the response of the origin"
-    );
+    assert_eq!((answer.status, answer.text().as_str()), (401, "sign in"), "the response of the origin");
     // A request to another origin, where no user had signed in, is also forwarded.
     assert_eq!(alice.get(&format!("{OTHER}/open"), &[]).await.text(), "anybody");
     for (step, status) in [("one", 401), ("three alice", 200)] {
@@ -311,8 +323,7 @@ async fn responses_with_other_schemes_are_stored_as_usual() {
     let larder = larder(&origin, &["ttl: 1h"]).await;
     let mut client = larder.client().await;
     for hit in [false, true] {
-        let answer: Response =
-            client.get(&format!("{API}/x"), &["Authorization: Basic TlRMTTo="]).await;
+        let answer: Response = client.get(&format!("{API}/x"), &["Authorization: Basic TlRMTTo="]).await;
         assert_eq!(answer.cache_status().contains("; hit"), hit);
         assert_eq!(answer.field("proxy-support"), None);
     }
@@ -320,11 +331,8 @@ async fn responses_with_other_schemes_are_stored_as_usual() {
 
 #[tokio::test]
 async fn streams_of_one_connection_share_no_sign_in() {
-    let scene = InterceptionSetup::start(
-        authenticating_origin().await,
-        &route(&["ttl: 1h", "scope: shared"]),
-    )
-    .await;
+    let scene =
+        InterceptionSetup::start(authenticating_origin().await, &route(&["ttl: 1h", "scope: shared"])).await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{}/me", intercepted::API);
     for step in ["NTLM one", "NTLM three alice"] {
@@ -441,9 +449,7 @@ async fn a_sign_in_step_over_http_2_must_be_repeated_over_http_1() {
     assert_eq!(intercepted::get(&mut h2, INTERCEPTED).await.0, 401);
     until_drained(&h2).await;
     // A sign-in that completes in one step (Kerberos) is forwarded unchanged.
-    scene
-        .origin
-        .set_script(|_| MockResponse::new(200, &["WWW-Authenticate: Negotiate done"], "alice"));
+    scene.origin.set_script(|_| MockResponse::new(200, &["WWW-Authenticate: Negotiate done"], "alice"));
     let mut h2 = scene.h2().await;
     let single_step = Request::get(INTERCEPTED).header("authorization", "Negotiate ticket");
     assert_eq!(intercepted::send(&mut h2, single_step, None).await.0, 200);

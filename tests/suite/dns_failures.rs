@@ -54,10 +54,8 @@ async fn ups_09_a_failure_of_a_name_server_is_cached_for_a_second() {
     bounded(async {
         let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let dns =
-            Dns::with_replies(
-                |name, _| if name == "good.test" { loopback() } else { DnsReply::Failure },
-            )
-            .await;
+            Dns::with_replies(|name, _| if name == "good.test" { loopback() } else { DnsReply::Failure })
+                .await;
         let larder = larder(&dns).await;
         assert_eq!(get(&larder, "http://failing.test/").await, 502);
         let before = queries(&dns, "failing.test");
@@ -105,9 +103,11 @@ async fn ups_09_a_thousand_failing_names_do_not_delay_a_good_one() {
     descriptors::raise_limit(3 * BAD);
     bounded(async {
         let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
-        let dns = Dns::with_replies(|name, _| {
-            if name.starts_with("good") { loopback() } else { DnsReply::NoReply }
-        });
+        let dns = Dns::with_replies(
+            |name, _| {
+                if name.starts_with("good") { loopback() } else { DnsReply::NoReply }
+            },
+        );
         let dns = dns.await;
         let larder = larder(&dns).await;
         let good = |name: &str| format!("http://good-{name}.test:{}/", origin.addr.port());
@@ -127,10 +127,7 @@ async fn ups_09_a_thousand_failing_names_do_not_delay_a_good_one() {
             assert_eq!(get(&larder, &format!("{}{n}", good("old"))).await, 200);
             assert_eq!(get(&larder, &good(&format!("new-{n}"))).await, 200);
         }
-        assert!(
-            requests.try_join_next().is_none(),
-            "the lookups of the failing names are still pending"
-        );
+        assert!(requests.try_join_next().is_none(), "the lookups of the failing names are still pending");
         while let Some(status) = requests.join_next().await {
             assert_eq!(status.unwrap(), 502);
         }

@@ -117,9 +117,7 @@ async fn a_client_disconnect_is_detected_while_its_body_is_unread() {
 async fn an_origin_without_a_response_or_a_100_continue_is_a_timeout() {
     bounded(async {
         let (listener, addr) = listener().await;
-        let more = format!(
-            "upstreams: {{ api: {{ hosts: [{API}], timeouts: {{ first_byte: 200ms }} }} }}\n"
-        );
+        let more = format!("upstreams: {{ api: {{ hosts: [{API}], timeouts: {{ first_byte: 200ms }} }} }}\n");
         let larder = larder_for(addr, &more).await;
         let mut client = larder.client().await;
         client.send(post("/", "Content-Length: 4\r\nExpect: 100-continue\r\n")).await;
@@ -162,10 +160,9 @@ async fn a_web_socket_uses_http_1_if_the_origin_supports_both_versions() {
 async fn after_http_1_1_required_an_origin_is_called_over_http_1() {
     bounded(async {
         let authority = TestCa::new();
-        let origin = TlsOrigin::scripted(&authority, |_, _, id| {
-            vec![Action::reset(id, Reason::HTTP_1_1_REQUIRED)]
-        })
-        .await;
+        let origin =
+            TlsOrigin::scripted(&authority, |_, _, id| vec![Action::reset(id, Reason::HTTP_1_1_REQUIRED)])
+                .await;
         let yaml = format!(
             "resolve: {{ '{API}:443': '{}' }}\n\
              upstreams: {{ api: {{ hosts: ['https://{API}'], tls: {{ extra_roots: ['{}'] }} }} }}\n\
@@ -192,8 +189,7 @@ async fn no_call_waits_for_a_stream_on_a_full_connection() {
         let tls = TlsOrigin::one_stream_at_a_time(&authority, Arc::clone(&release)).await;
         let unused = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene =
-            InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
         let mut client = scene.h2().await;
         assert_eq!(get(&mut client, &format!("https://{API}/first")).await.0, 200);
         let blocked = tokio::spawn(get(&mut client, &format!("https://{API}/held")));
@@ -220,8 +216,7 @@ async fn an_early_response_over_http_2_does_not_reset_the_upload() {
         });
         let unused = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene =
-            InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
         let mut client = scene.h2().await;
         let request = http::Request::post(format!("https://{API}/up")).body(()).unwrap();
         let (answer, mut upload) = client.send_request(request, false).unwrap();
@@ -266,12 +261,9 @@ async fn a_request_with_max_forwards_zero_gets_a_response_from_larder() {
     bounded(async {
         let origin = Origin::always(MockResponse::new(200, &[], "from the origin")).await;
         let larder = larder_for(origin.addr, "").await;
-        for (method, hops, status, calls) in [
-            ("OPTIONS", 0, 200, 0),
-            ("TRACE", 0, 501, 0),
-            ("OPTIONS", 1, 200, 1),
-            ("GET", 0, 200, 2),
-        ] {
+        for (method, hops, status, calls) in
+            [("OPTIONS", 0, 200, 0), ("TRACE", 0, 501, 0), ("OPTIONS", 1, 200, 1), ("GET", 0, 200, 2)]
+        {
             let mut client = larder.client().await;
             let field = format!("Max-Forwards: {hops}");
             client.send_request(method, &format!("http://{API}/"), &[&field]).await;
@@ -326,8 +318,7 @@ async fn buffered_bytes_reach_a_slow_client_while_its_origin_pauses() {
         });
         let unused = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene =
-            InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused, &intercept).await;
         for pause in [0, 5, 20] {
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
             client.send(format!("GET /{pause} HTTP/1.1\r\nHost: {API}\r\n\r\n")).await;
@@ -350,12 +341,10 @@ async fn buffered_bytes_reach_a_slow_client_while_its_origin_pauses() {
 async fn a_101_over_http_2_is_refused() {
     bounded(Box::pin(async {
         let authority = TestCa::new();
-        let tls =
-            TlsOrigin::scripted(&authority, |_, _, id| vec![Action::head(id, 101, None, true)]);
+        let tls = TlsOrigin::scripted(&authority, |_, _, id| vec![Action::head(id, 101, None, true)]);
         let tls = tls.await;
         let unused = Origin::always(MockResponse::closed()).await;
-        let route =
-            format!("routes: [{{ name: api, match: {{ host: {API}, path: /kept }}, ttl: 1h }}]\n");
+        let route = format!("routes: [{{ name: api, match: {{ host: {API}, path: /kept }}, ttl: 1h }}]\n");
         let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused, &route).await;
         for path in ["/kept", "/passed"] {
             assert_eq!(get(&mut scene.h2().await, &format!("https://{API}{path}")).await.0, 502);

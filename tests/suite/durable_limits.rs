@@ -141,11 +141,7 @@ async fn a_start_with_an_unreadable_state_uses_no_disk_and_loses_nothing() {
         let larder = run(&config_dir);
         assert_eq!(get(&larder, "/1").await.0, 200);
         assert_eq!(origin.calls(), 3, "stored responses are used again");
-        assert_eq!(
-            get(&larder, "/2").await,
-            (429, "rate_limit".to_owned()),
-            "and so are the counts"
-        );
+        assert_eq!(get(&larder, "/2").await, (429, "rate_limit".to_owned()), "and so are the counts");
         assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "the secret and the database");
     })
     .await;
@@ -194,16 +190,11 @@ async fn fifty_concurrent_requests_spend_no_more_than_the_budget() {
         let crowd = ConcurrentRequests::send_to_each_path(&larder, 50, "/x").await;
         origin.wait_for_calls(5).await;
         gate.open();
-        let mut statuses: Vec<_> =
-            crowd.responses().await.iter().map(|answer| answer.status).collect();
+        let mut statuses: Vec<_> = crowd.responses().await.iter().map(|answer| answer.status).collect();
         statuses.sort_unstable();
         assert_eq!(statuses, [[200; 5].as_slice(), &[429; 45]].concat());
         assert_eq!(origin.calls(), 5);
-        assert!(
-            approx_equals(cost_report(&larder).today.credits, 5.0),
-            "{:?}",
-            cost_report(&larder)
-        );
+        assert!(approx_equals(cost_report(&larder).today.credits, 5.0), "{:?}", cost_report(&larder));
     })
     .await;
 }
@@ -246,9 +237,8 @@ fn priced() -> String {
 
 /// The head of a JSON response of `length` bytes, and the first bytes of its body.
 fn partial_json(length: usize, body: &str) -> MockResponse {
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
-    );
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
     MockResponse::raw(format!("{head}{body}"))
 }
 
@@ -274,9 +264,7 @@ async fn a_post_whose_client_disconnects_is_charged_once() {
         let yaml = priced().replace("cost:", "timeouts: { first_byte: 2s }, cost:");
         let larder = Larder::start(&origin, &yaml).await;
         let posted = |path: &str, body: &str, length: usize| {
-            format!(
-                "POST {API}{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
-            )
+            format!("POST {API}{path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}")
         };
         let mut client = larder.client().await;
         client.send(posted("/whole", "x", 1)).await;
@@ -332,8 +320,7 @@ async fn an_unreadable_price_is_the_usual_one_and_an_error_costs_nothing() {
         .await;
         let larder = Larder::start(&origin, &priced()).await;
         let (mut calls, mut credits) = (0, 0.0);
-        for (path, price) in [("/priced", 4.0), ("/silent", 0.0), ("/broken", 4.0), ("/error", 0.0)]
-        {
+        for (path, price) in [("/priced", 4.0), ("/silent", 0.0), ("/broken", 4.0), ("/error", 0.0)] {
             for method in ["GET", "POST"] {
                 let mut client = larder.client().await;
                 client.send_request(method, &format!("{API}{path}"), &["Content-Length: 0"]).await;

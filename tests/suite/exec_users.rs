@@ -14,8 +14,7 @@ use crate::process::{Process, TIMEOUT, program, text};
 
 /// The id of a user that owns nothing.
 pub const UNPRIVILEGED_USER: &str = "65534";
-const AS_UNPRIVILEGED: [&str; 5] =
-    ["setpriv", "--reuid", UNPRIVILEGED_USER, "--clear-groups", "true"];
+const AS_UNPRIVILEGED: [&str; 5] = ["setpriv", "--reuid", UNPRIVILEGED_USER, "--clear-groups", "true"];
 
 /// A user namespace in which all users have the same id.
 const USER_NAMESPACE: [&str; 3] = ["unshare", "--user", "true"];

@@ -26,10 +26,7 @@ fn answers() -> Vec<(&'static str, MockResponse)> {
         ("plain", MockResponse::new(200, &[TYPE], "{\"a\":1}")),
         ("empty", MockResponse::new(200, &[TYPE], "")),
         ("large", MockResponse::new(200, &["ETag: \"v1\"", TYPE], large)),
-        (
-            "dated",
-            MockResponse::new(200, &["Date: Mon, 01 Jan 2024 00:00:00 GMT", "X-After: 1"], "d"),
-        ),
+        ("dated", MockResponse::new(200, &["Date: Mon, 01 Jan 2024 00:00:00 GMT", "X-After: 1"], "d")),
         ("aged", MockResponse::new(200, &["Age: 40", "Expires: 0", "Server: s"], "a")),
         (
             "through-others",
@@ -39,10 +36,7 @@ fn answers() -> Vec<(&'static str, MockResponse)> {
                 "v",
             ),
         ),
-        (
-            "twice",
-            MockResponse::new(200, &["X-A: 1", "Link: <a>", "X-A: 2", "link: <b>", "x-a: "], "t"),
-        ),
+        ("twice", MockResponse::new(200, &["X-A: 1", "Link: <a>", "X-A: 2", "link: <b>", "x-a: "], "t")),
         ("cookies", MockResponse::new(200, &["Set-Cookie: a=b", "Set-Cookie: c=d"], "c")),
         ("limits", MockResponse::new(200, &["X-RateLimit-Remaining: 3", "Retry-After: 9"], "l")),
         ("hops", MockResponse::new(200, &["Connection: x-hop", "X-Hop: 1", "Keep-Alive: 5"], "h")),
@@ -50,14 +44,8 @@ fn answers() -> Vec<(&'static str, MockResponse)> {
         ("missing", MockResponse::new(404, &[TYPE, "Content-Language: en"], "{}")),
         ("moved", MockResponse::new(301, &["Location: http://api.example.test/x"], "m")),
         ("no-content", MockResponse::new(204, &["X-A: 1"], "")),
-        (
-            "obscure",
-            MockResponse::new(200, &["X-Byte: caf\u{e9}", "X-Empty:", "ETag: W/\"w\""], "b"),
-        ),
-        (
-            "vary",
-            MockResponse::new(200, &["Vary: Accept-Encoding, X-V", "Content-Encoding: gzip"], "z"),
-        ),
+        ("obscure", MockResponse::new(200, &["X-Byte: caf\u{e9}", "X-Empty:", "ETag: W/\"w\""], "b")),
+        ("vary", MockResponse::new(200, &["Vary: Accept-Encoding, X-V", "Content-Encoding: gzip"], "z")),
     ]
 }
 
@@ -97,8 +85,8 @@ impl RawConnection {
             self.more().await;
         };
         let head: String = self.bytes.drain(..end).map(char::from).collect();
-        let bodiless = method == "HEAD"
-            || ["204", "304"].iter().any(|s| head.starts_with(&format!("HTTP/1.1 {s}")));
+        let bodiless =
+            method == "HEAD" || ["204", "304"].iter().any(|s| head.starts_with(&format!("HTTP/1.1 {s}")));
         let length = head
             .lines()
             .find_map(|line| line.strip_prefix("Content-Length: "))
@@ -132,8 +120,7 @@ async fn larder_with_answers() -> (Larder, Origin) {
 #[tokio::test]
 async fn every_hit_has_the_same_bytes_on_the_fast_path_and_in_a_session() {
     let (larder, _origin) = larder_with_answers().await;
-    let (mut fast, mut session) =
-        (RawConnection::open(&larder).await, RawConnection::open(&larder).await);
+    let (mut fast, mut session) = (RawConnection::open(&larder).await, RawConnection::open(&larder).await);
     let mut compared = 0;
     for (name, _) in answers() {
         let path = format!("/{name}");
@@ -146,17 +133,13 @@ async fn every_hit_has_the_same_bytes_on_the_fast_path_and_in_a_session() {
                 larder.clock.advance(Duration::from_millis(700));
                 let one = fast.exchange(method, &path, fields).await;
                 let before = larder.metric(FAST_HITS);
-                let other =
-                    session.exchange(method, &path, &[fields, &[FORCES_SESSION]].concat()).await;
+                let other = session.exchange(method, &path, &[fields, &[FORCES_SESSION]].concat()).await;
                 assert_eq!(one.0, other.0, "{method} {path} {fields:?}");
                 assert!(one.1 == other.1, "{method} {path} {fields:?}: another body");
                 assert!(one.0.contains("\r\ncache-status: "), "{}", one.0);
                 let dates = one.0.matches("\r\nDate: ").count();
                 assert_eq!(dates, 1, "{}", one.0);
-                assert!(
-                    (larder.metric(FAST_HITS) - before).abs() < 0.5,
-                    "{method} {path} {fields:?}"
-                );
+                assert!((larder.metric(FAST_HITS) - before).abs() < 0.5, "{method} {path} {fields:?}");
                 compared += 1;
             }
         }
@@ -175,8 +158,7 @@ fn without_conditions<'a>(fields: &[&'a str]) -> Vec<&'a str> {
 async fn the_fast_path_and_sessions_count_hits_in_the_same_metrics() {
     let (larder, _origin) = larder_with_answers().await;
     larder.get("/plain").await;
-    let (mut fast, mut session) =
-        (RawConnection::open(&larder).await, RawConnection::open(&larder).await);
+    let (mut fast, mut session) = (RawConnection::open(&larder).await, RawConnection::open(&larder).await);
     let hits = "larder_requests_total{result=\"hit\",route=\"api\"}";
     let bytes = "larder_client_bytes_total";
     larder.wait_for_metric(bytes, 7.0).await;
@@ -189,9 +171,7 @@ async fn the_fast_path_and_sessions_count_hits_in_the_same_metrics() {
         larder.wait_for_metric(bytes, 7.0 + f64::from(14 * n)).await;
     }
     assert!(
-        (larder.metric("larder_request_duration_seconds_count{result=\"hit\",route=\"api\"}")
-            - 6.0)
-            .abs()
+        (larder.metric("larder_request_duration_seconds_count{result=\"hit\",route=\"api\"}") - 6.0).abs()
             < 0.5
     );
 }

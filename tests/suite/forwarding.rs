@@ -27,8 +27,7 @@ const SOON: Duration = Duration::from_secs(10);
 const REACHABLE: &str = "listen: 0.0.0.0:0\naccess: { clients: [127.0.0.0/8] }\n";
 
 /// A route that caches every response of every host.
-const EVERYTHING: &str =
-    "routes:\n  - name: all\n    match: { host: \"*\", path: /** }\n    ttl: 1h\n";
+const EVERYTHING: &str = "routes:\n  - name: all\n    match: { host: \"*\", path: /** }\n    ttl: 1h\n";
 
 /// A listening address to which larder must never connect.
 struct Forbidden(std::net::TcpListener);
@@ -63,10 +62,7 @@ async fn get(larder: &Larder, url: &str) -> Response {
 async fn connect(larder: &Larder, target: &str) -> Response {
     let mut client = larder.client().await;
     client.send(format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")).await;
-    timeout(SOON, client.response("CONNECT"))
-        .await
-        .expect("a response in time")
-        .expect("a response")
+    timeout(SOON, client.response("CONNECT")).await.expect("a response in time").expect("a response")
 }
 
 fn assert_denied(answer: &Response, reason: &str) {
@@ -78,19 +74,16 @@ fn assert_denied(answer: &Response, reason: &str) {
     assert_eq!(answer.field("proxy-status"), Some(expected.as_str()));
 }
 
-/// Requests `authority` with `GET`, `CONNECT` and `POST`; each request is denied for `reason` and
-/// counted.
+/// Requests `authority` with `GET`, `CONNECT` and `POST`; each request is denied for `reason` and counted.
 async fn assert_every_method_is_denied(larder: &Larder, authority: &str, reason: &str) {
     let before = denied(larder, reason);
     assert_denied(&get(larder, &format!("http://{authority}/x")).await, reason);
     assert_denied(&connect(larder, authority).await, reason);
     let mut client = larder.client().await;
-    let head = format!(
-        "POST http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 5\r\n\r\nhello"
-    );
+    let head =
+        format!("POST http://{authority}/x HTTP/1.1\r\nHost: {authority}\r\nContent-Length: 5\r\n\r\nhello");
     client.send(head).await;
-    let answer =
-        timeout(SOON, client.response("POST")).await.expect("in time").expect("a response");
+    let answer = timeout(SOON, client.response("POST")).await.expect("in time").expect("a response");
     assert_denied(&answer, reason);
     assert!((denied(larder, reason) - before - 3.0).abs() < 0.1, "each is counted once");
 }
@@ -103,8 +96,7 @@ async fn fwd_01_a_denied_destination_is_never_dialled() {
     let deny = format!("destinations: {{ deny: [\"127.0.0.1:{port}\", \"[::1]:{port}\"] }}\n");
     for routes in ["", EVERYTHING] {
         let larder = Larder::start(&origin, &format!("{deny}{routes}")).await;
-        assert_every_method_is_denied(&larder, &forbidden.addr().to_string(), "destination-denied")
-            .await;
+        assert_every_method_is_denied(&larder, &forbidden.addr().to_string(), "destination-denied").await;
         let by_name = format!("localhost:{port}");
         assert_every_method_is_denied(&larder, &by_name, "destination-denied").await;
         assert_eq!(larder.get("/x").await.status, 200, "other destinations are open");
@@ -119,12 +111,7 @@ async fn fwd_01_a_reachable_listener_opens_only_private_addresses_in_allow() {
     let allow = format!("destinations: {{ allow: [\"{}\"], ports: all }}\n", origin.addr);
     for routes in ["", EVERYTHING] {
         let larder = Larder::start(&origin, &format!("{REACHABLE}{allow}{routes}")).await;
-        assert_every_method_is_denied(
-            &larder,
-            &forbidden.addr().to_string(),
-            "destination-private",
-        )
-        .await;
+        assert_every_method_is_denied(&larder, &forbidden.addr().to_string(), "destination-private").await;
         assert_eq!(get(&larder, &format!("http://{}/x", origin.addr)).await.status, 200);
         assert_eq!(larder.get("/x").await.status, 200, "by name too");
         assert_eq!(connect(&larder, &origin.addr.to_string()).await.status, 200);
@@ -184,8 +171,7 @@ async fn fwd_02_a_malformed_authority_opens_no_tunnel() {
     }
 }
 
-/// These addresses need no set-up on this host; [`in_a_separate_network_namespace`] tests the
-/// others.
+/// These addresses need no set-up on this host; [`in_a_separate_network_namespace`] tests the others.
 #[tokio::test]
 async fn fwd_04_a_reachable_listener_refuses_private_addresses_in_any_spelling() {
     let forbidden = Forbidden::at("0.0.0.0:0");
@@ -207,8 +193,7 @@ async fn fwd_04_a_reachable_listener_refuses_private_addresses_in_any_spelling()
         "[fd00::1]",
         "[fe80::1]",
     ] {
-        assert_every_method_is_denied(&larder, &format!("{host}:{port}"), "destination-private")
-            .await;
+        assert_every_method_is_denied(&larder, &format!("{host}:{port}"), "destination-private").await;
     }
     forbidden.assert_untouched();
 }
@@ -221,15 +206,13 @@ async fn fwd_04_cloud_metadata_is_refused_even_if_allow_lists_it() {
         );
         let larder = Larder::bare(&yaml).await;
         for host in ["169.254.169.254", "[fd00:ec2::254]", "[::ffff:169.254.169.254]"] {
-            assert_every_method_is_denied(&larder, &format!("{host}:80"), "destination-metadata")
-                .await;
+            assert_every_method_is_denied(&larder, &format!("{host}:80"), "destination-metadata").await;
         }
         // The address of the name does not matter.
         let yaml = format!("{yaml}resolve: {{ metadata.google.internal: \"127.0.0.1:9\" }}\n");
         let larder = Larder::bare(&yaml).await;
         for host in ["metadata.google.internal", "METADATA.google.internal"] {
-            assert_every_method_is_denied(&larder, &format!("{host}:80"), "destination-metadata")
-                .await;
+            assert_every_method_is_denied(&larder, &format!("{host}:80"), "destination-metadata").await;
         }
     }
 }
@@ -262,8 +245,8 @@ fn fwd_04_private_and_metadata_addresses_on_the_network_are_guarded() {
     let Ok(output) = run else {
         return skipped("there is no `unshare` here");
     };
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let printed =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     if !printed.contains("running 1 test") {
         return skipped(&printed);
     }
@@ -302,8 +285,7 @@ async fn in_a_separate_network_namespace() {
                 let respond = async {
                     let (mut stream, _) = origin.accept().await.expect("larder connects");
                     read_head(&mut stream).await;
-                    let answer =
-                        b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                     stream.write_all(answer).await.expect("larder reads");
                 };
                 let (answer, ()) = tokio::join!(request, respond);
@@ -325,8 +307,7 @@ async fn with_dns(yaml: &str, dns: &Dns) -> Larder {
 /// Two loopback addresses with the same port: the first is allowed, the second is not.
 async fn twins() -> (Origin, Forbidden) {
     loop {
-        let origin =
-            Origin::start_at("127.0.0.2:0", |_| MockResponse::new(200, &[], "allowed")).await;
+        let origin = Origin::start_at("127.0.0.2:0", |_| MockResponse::new(200, &[], "allowed")).await;
         let twin = std::net::TcpListener::bind(("127.0.0.1", origin.addr.port()));
         if let Ok(listener) = twin {
             listener.set_nonblocking(true).expect("a listener can be made non-blocking");
@@ -338,8 +319,7 @@ async fn twins() -> (Origin, Forbidden) {
 #[tokio::test]
 async fn fwd_05_a_name_that_moves_to_a_denied_address_is_not_dialled() {
     let (origin, forbidden) = twins().await;
-    let dns =
-        Dns::start(|_, nth| vec![IpAddr::from([127, 0, 0, if nth == 0 { 2 } else { 1 }])]).await;
+    let dns = Dns::start(|_, nth| vec![IpAddr::from([127, 0, 0, if nth == 0 { 2 } else { 1 }])]).await;
     let yaml = format!("{REACHABLE}destinations: {{ allow: [127.0.0.2], ports: all }}\n");
     let larder = with_dns(&yaml, &dns).await;
     let url = format!("http://rebind.example.test:{}/", origin.addr.port());
@@ -398,16 +378,11 @@ async fn fwd_07_larder_does_not_connect_to_its_own_port() {
             let larder = Larder::bare(&format!("{listen}{open}{routes}")).await;
             let port = larder.addr().port();
             for host in ["127.0.0.1", "0.0.0.0", "localhost", "LOCALHOST", "[::ffff:127.0.0.1]"] {
-                assert_every_method_is_denied(
-                    &larder,
-                    &format!("{host}:{port}"),
-                    "destination-own-port",
-                )
-                .await;
+                assert_every_method_is_denied(&larder, &format!("{host}:{port}"), "destination-own-port")
+                    .await;
             }
             for own in larder.server.addrs().iter().skip(1) {
-                assert_every_method_is_denied(&larder, &own.to_string(), "destination-own-port")
-                    .await;
+                assert_every_method_is_denied(&larder, &own.to_string(), "destination-own-port").await;
             }
         }
     }
@@ -533,18 +508,12 @@ async fn fwd_08_the_admin_listener_is_unreachable_through_the_proxy() {
 fn fwd_11_a_reachable_listener_requires_access_clients() {
     for listen in ["0.0.0.0:3128", "[::]:3128", "10.1.2.3:3128"] {
         let yaml = format!("version: 1\nlisten: \"{listen}\"\n");
-        let report =
-            config::parse("proxy.yaml", &yaml, &Env::default()).expect_err("refused").to_string();
+        let report = config::parse("proxy.yaml", &yaml, &Env::default()).expect_err("refused").to_string();
         assert!(report.contains("would be an open proxy"), "{report}");
         assert!(report.contains("access.clients"), "the fix: {report}");
     }
-    let default =
-        config::parse("proxy.yaml", "version: 1\n", &Env::default()).expect("a good file");
-    assert!(
-        default.listen.iter().all(|address| address.ip().is_loopback()),
-        "{:?}",
-        default.listen
-    );
+    let default = config::parse("proxy.yaml", "version: 1\n", &Env::default()).expect("a good file");
+    assert!(default.listen.iter().all(|address| address.ip().is_loopback()), "{:?}", default.listen);
 }
 
 #[tokio::test]
@@ -561,12 +530,7 @@ async fn a_reachable_listener_serves_no_entry_of_a_loopback_listener() {
     }
     assert_eq!(origin.calls(), 1, "it is stored");
     let answer = Client::connect(*reachable).await.get(&url, &[]).await;
-    assert_eq!(
-        (answer.status, answer.text().contains("private\"")),
-        (403, false),
-        "{}",
-        answer.text()
-    );
+    assert_eq!((answer.status, answer.text().contains("private\"")), (403, false), "{}", answer.text());
     let only_stored = ["Cache-Control: only-if-cached"];
     let answer = Client::connect(*reachable).await.get(&url, &only_stored).await;
     assert_eq!(answer.status, 504, "{}", answer.text());
@@ -577,8 +541,7 @@ async fn a_reachable_listener_serves_no_entry_of_a_loopback_listener() {
 async fn a_client_outside_access_is_refused_before_it_sends_a_request() {
     let larder = Larder::bare("access: { clients: [10.0.0.0/8] }\n").await;
     let mut client = larder.client().await;
-    let answer =
-        timeout(SOON, client.response("GET")).await.expect("the refusal needs no request").unwrap();
+    let answer = timeout(SOON, client.response("GET")).await.expect("the refusal needs no request").unwrap();
     assert_eq!(answer.status, 403);
     assert!(answer.text().contains("\"client_denied\""), "{}", answer.text());
     assert!(timeout(SOON, client.is_closed()).await.unwrap());
@@ -590,8 +553,7 @@ async fn a_larder_with_users_serves_only_them_and_forwards_no_password() {
     let origin = Origin::start(|seen| MockResponse::new(200, &[], &seen.target)).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("users");
-    let mut file =
-        std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).unwrap();
     file.write_all(b"# users\nann:s3cret\n").unwrap();
     for routes in ["", EVERYTHING] {
         let yaml = format!("access: {{ users_file: {} }}\n{routes}", path.display());
@@ -599,11 +561,9 @@ async fn a_larder_with_users_serves_only_them_and_forwards_no_password() {
         let calls = origin.calls();
         // ann:s3cret, ann:wrong
         let (right, wrong) = ("Basic YW5uOnMzY3JldA==", "Basic YW5uOndyb25n");
-        for fields in [
-            &[][..],
-            &[format!("Proxy-Authorization: {wrong}")],
-            &[format!("Authorization: {right}")],
-        ] {
+        for fields in
+            [&[][..], &[format!("Proxy-Authorization: {wrong}")], &[format!("Authorization: {right}")]]
+        {
             let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
             let answer = larder.get_with("/x", &fields).await;
             assert_eq!(answer.status, 407, "{fields:?}");
@@ -687,8 +647,7 @@ async fn hop_by_hop_fields_are_removed_in_both_directions() {
             assert_eq!(seen.field(name), None, "{name} in {}", seen.raw_head);
         }
         assert_eq!(seen.field("x-kept"), Some("yes"));
-        let via: Vec<_> =
-            seen.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("via")).collect();
+        let via: Vec<_> = seen.fields.iter().filter(|(n, _)| n.eq_ignore_ascii_case("via")).collect();
         let via = via.iter().map(|(_, v)| v.as_str()).collect::<Vec<_>>().join(", ");
         assert!(via.starts_with("1.0 app, 1.1 larder-"), "{via}");
     }

@@ -47,9 +47,8 @@ async fn a_chunked_response_without_its_last_chunk_is_cut_and_never_stored() {
             "5;a=\u{1}\r\nhello\r\n",
             "0\r\nno field\r\n",
         ] {
-            let bytes = format!(
-                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n{line}\r\n"
-            );
+            let bytes =
+                format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n{line}\r\n");
             for together in [true, false] {
                 let (head, tail) = bytes.split_at(if together { bytes.len() } else { 50 });
                 let steps = [head, tail].map(|part| Step::Write(part.as_bytes().to_vec()));
@@ -133,17 +132,13 @@ async fn pipelined_requests_are_dropped_and_the_first_response_has_close() {
             let one = format!("GET {API}{path} HTTP/1.1\r\nHost: h\r\n\r\n");
             let answer = raw_response(&larder, &format!("{one}{one}{one}")).await;
             assert_eq!(answer.matches("HTTP/1.1 200").count(), 1, "{path}: {answer}");
-            assert!(
-                answer.to_lowercase().contains("\r\nconnection: close\r\n"),
-                "{path}: {answer}"
-            );
+            assert!(answer.to_lowercase().contains("\r\nconnection: close\r\n"), "{path}: {answer}");
         }
     })
     .await;
 }
 
-/// A response without `Connection: close` is being written: a request that arrives meanwhile is
-/// served.
+/// A response without `Connection: close` is being written: a request that arrives meanwhile is served.
 #[tokio::test]
 async fn a_request_that_arrives_during_a_response_is_served_after_it() {
     bounded(async {
@@ -173,14 +168,12 @@ async fn a_malformed_host_field_is_refused() {
     let origin = Origin::always(MockResponse::new(200, &[], "x")).await;
     let larder = larder_before(&origin).await;
     for host in ["a b", "a,b", "user@h", "http://h", "h/x", "h:x", "h:99999", "[::1", "\u{e9}"] {
-        let answer =
-            raw_response(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let answer = raw_response(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{host}: {answer}");
         assert!(answer.contains("\"malformed_host\""), "{host}: {answer}");
     }
     for host in ["", "h", "h:80", "[::1]:80", "other.example"] {
-        let answer =
-            raw_response(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        let answer = raw_response(&larder, &format!("GET {API}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{host}: {answer}");
     }
     assert_eq!(origin.calls(), 5);
@@ -211,8 +204,7 @@ async fn the_asterisk_form_is_for_options_only_and_reaches_the_origin() {
                 assert!(stream.read_buf(&mut all).await.unwrap() > 0);
             }
             all.clear();
-            let inside =
-                format!("{method} * HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
+            let inside = format!("{method} * HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n");
             stream.write_all(inside.as_bytes()).await.unwrap();
             assert!(timeout(SOON, stream.read_buf(&mut all)).await.unwrap().unwrap() > 0);
             let answer = String::from_utf8_lossy(&all);

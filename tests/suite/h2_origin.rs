@@ -137,8 +137,7 @@ async fn ask(larder: &Larder, method: &str, path: &str) -> crate::client::Respon
     client.response(method).await.expect("a response")
 }
 
-/// RFC 9113 §8.7: a request that the origin reports as not processed is safe to repeat, for any
-/// method.
+/// RFC 9113 §8.7: a request that the origin reports as not processed is safe to repeat, for any method.
 #[tokio::test]
 async fn a_request_that_the_origin_did_not_process_is_sent_again() {
     bounded(async {
@@ -152,10 +151,7 @@ async fn a_request_that_the_origin_did_not_process_is_sent_again() {
                         if (first..first + 2).contains(&call) {
                             refuse(id)
                         } else {
-                            vec![
-                                Action::head(id, 200, Some(2), false),
-                                Action::data(id, b"ok", true),
-                            ]
+                            vec![Action::head(id, 200, Some(2), false), Action::data(id, b"ok", true)]
                         }
                     })
                     .await;
@@ -208,11 +204,7 @@ async fn after_an_early_response_a_kept_alive_connection_stays_open() {
         for size in [10, 2_000_000] {
             let mut client = larder.client().await;
             client
-                .send_request(
-                    "POST",
-                    &format!("http://{API}/up"),
-                    &[&format!("Content-Length: {size}")],
-                )
+                .send_request("POST", &format!("http://{API}/up"), &[&format!("Content-Length: {size}")])
                 .await;
             let (mut read, mut write) = tokio::io::split(client.stream);
             let upload = tokio::spawn(async move {
@@ -228,14 +220,10 @@ async fn after_an_early_response_a_kept_alive_connection_stays_open() {
             assert!(head.starts_with("http/1.1 413 "), "{head}");
             if head.contains("connection: keep-alive") {
                 let mut write = upload.await.unwrap();
-                let again = format!(
-                    "POST http://{API}/up HTTP/1.1\r\nHost: {API}\r\nContent-Length: 0\r\n\r\n"
-                );
+                let again =
+                    format!("POST http://{API}/up HTTP/1.1\r\nHost: {API}\r\nContent-Length: 0\r\n\r\n");
                 write.write_all(again.as_bytes()).await.unwrap();
-                assert!(
-                    read.read_buf(&mut bytes).await.unwrap() > 0,
-                    "{size}: closed despite keep-alive"
-                );
+                assert!(read.read_buf(&mut bytes).await.unwrap() > 0, "{size}: closed despite keep-alive");
             }
         }
     })
@@ -254,7 +242,9 @@ async fn a_waiting_client_gets_100_continue_if_either_side_uses_http_2() {
         // HTTP/1.1 to HTTP/2.
         let mut client = scene.client(&["http/1.1"]).http1(API).await;
         client
-            .send(format!("POST /up HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"))
+            .send(format!(
+                "POST /up HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n"
+            ))
             .await;
         assert_eq!(client.next_response("POST").await.unwrap().status, 100);
         client.send("body").await;
@@ -284,9 +274,7 @@ async fn a_waiting_client_gets_100_continue_if_either_side_uses_http_2() {
         let tls = TlsOrigin::in_front_of(&authority, addr).await;
         let unused_origin = Origin::always(MockResponse::closed()).await;
         let intercept = format!("tls: {{ intercept: [{API}] }}\n");
-        let scene =
-            InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, &intercept)
-                .await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, &intercept).await;
         assert_eq!(body_after_continue(&scene.larder).await, b"body");
         origin_task.await.unwrap();
     })
@@ -327,17 +315,13 @@ async fn early_hints_of_an_http_2_origin_reach_clients_of_both_versions() {
             ]
         })
         .await;
-        let route =
-            "routes: [{ name: api, match: { host: api.example.test, path: /kept }, ttl: 1h }]\n";
+        let route = "routes: [{ name: api, match: { host: api.example.test, path: /kept }, ttl: 1h }]\n";
         let unused_origin = Origin::always(MockResponse::closed()).await;
-        let scene =
-            InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, route).await;
+        let scene = InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, route).await;
         for path in ["/kept", "/passed"] {
             let mut client = scene.client(&["http/1.1"]).http1(API).await;
             client
-                .send(format!(
-                    "GET {path} HTTP/1.1\r\nHost: {API}\r\nCache-Control: no-cache\r\n\r\n"
-                ))
+                .send(format!("GET {path} HTTP/1.1\r\nHost: {API}\r\nCache-Control: no-cache\r\n\r\n"))
                 .await;
             assert_eq!(client.next_response("GET").await.unwrap().status, 103, "{path}");
             assert_eq!(client.next_response("GET").await.unwrap().status, 200, "{path}");
@@ -355,8 +339,7 @@ async fn early_hints_of_an_http_2_origin_reach_clients_of_both_versions() {
     .await;
 }
 
-/// The origin sends GOAWAY on every eleventh stream of a connection; none of a hundred calls is
-/// lost.
+/// The origin sends GOAWAY on every eleventh stream of a connection; none of a hundred calls is lost.
 #[tokio::test]
 async fn calls_survive_connections_that_end_again_and_again() {
     bounded(async {
@@ -364,8 +347,7 @@ async fn calls_survive_connections_that_end_again_and_again() {
         let connections: Arc<AtomicUsize> = Arc::default();
         let count = Arc::clone(&connections);
         let origin = TlsOrigin::scripted(&authority, move |_, connection, id| {
-            let mut acts =
-                vec![Action::head(id, 200, Some(2), false), Action::data(id, b"ok", true)];
+            let mut acts = vec![Action::head(id, 200, Some(2), false), Action::data(id, b"ok", true)];
             if id >= 20 {
                 acts.push(Action::goaway(id, Reason::NO_ERROR));
                 count.fetch_max(connection + 1, Ordering::SeqCst);

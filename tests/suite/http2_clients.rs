@@ -33,8 +33,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The field block of `GET https://api.example.test/N` without compression (RFC 7541 §6.2.2,
-/// Appendix A).
+/// The field block of `GET https://api.example.test/N` without compression (RFC 7541 §6.2.2, Appendix A).
 fn get_fields(path: &str) -> Vec<u8> {
     let mut fields = vec![0x82, 0x87];
     for (index, value) in [(0x01, API), (0x04, path)] {
@@ -89,11 +88,8 @@ async fn a_client_that_resets_request_after_request_is_disconnected() {
 
 #[tokio::test]
 async fn repeated_origin_failures_do_not_end_the_clients_connection() {
-    let scene = InterceptionSetup::start(
-        Origin::always(MockResponse::closed()).await,
-        &route(&["ttl: 1h"]),
-    )
-    .await;
+    let scene =
+        InterceptionSetup::start(Origin::always(MockResponse::closed()).await, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     for _ in 0..150 {
         let request = Request::post(format!("https://{API}/x"));
@@ -108,10 +104,7 @@ async fn a_flood_of_continuations_is_cut_off_before_it_fills_memory() {
     let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let before = resident();
     let mut stream = raw(&scene).await;
-    stream
-        .write_all(&frame(HEADERS, END_STREAM, 1, &get_fields("/x")))
-        .await
-        .expect("larder reads");
+    stream.write_all(&frame(HEADERS, END_STREAM, 1, &get_fields("/x"))).await.expect("larder reads");
     // Each frame has a new field: `x0000001: aaa…`.
     let mut sent = 0;
     for at in 0..4_000 {
@@ -119,11 +112,7 @@ async fn a_flood_of_continuations_is_cut_off_before_it_fills_memory() {
         field.extend_from_slice(format!("x{at:07}").as_bytes());
         field.extend_from_slice(&[0x7f, 0x81, 0x7d]);
         field.extend(std::iter::repeat_n(b'a', 127 + 16_001));
-        if timeout(SOON, stream.write_all(&frame(CONTINUATION, 0, 1, &field)))
-            .await
-            .expect("read")
-            .is_err()
-        {
+        if timeout(SOON, stream.write_all(&frame(CONTINUATION, 0, 1, &field))).await.expect("read").is_err() {
             break;
         }
         sent += 1;
@@ -142,10 +131,7 @@ async fn a_head_without_an_end_is_cut_off_and_idle_connections_are_not() {
     let mut idle = scene.h2().await;
     assert_eq!(get(&mut idle, &format!("https://{API}/x")).await.0, 200);
     let mut half_a_head = raw(&scene).await;
-    half_a_head
-        .write_all(&frame(HEADERS, END_STREAM, 1, &get_fields("/x")))
-        .await
-        .expect("it reads");
+    half_a_head.write_all(&frame(HEADERS, END_STREAM, 1, &get_fields("/x"))).await.expect("it reads");
     let mut half_a_frame = raw(&scene).await;
     half_a_frame.write_all(&[0, 0, 20, HEADERS]).await.expect("it reads");
     read_to_end(&mut half_a_head).await;
@@ -170,9 +156,7 @@ async fn many_malformed_requests_end_a_connection() {
     let origin = Origin::always(MockResponse::new(200, &[], "kept")).await;
     let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
     let contradicts_itself = || {
-        Request::get(format!("https://{API}/x"))
-            .header("content-length", "1")
-            .header("content-length", "2")
+        Request::get(format!("https://{API}/x")).header("content-length", "1").header("content-length", "2")
     };
     let names_a_user = || Request::get(format!("https://user@{API}/x"));
     for malformed in [&contradicts_itself as &dyn Fn() -> _, &names_a_user] {
@@ -198,14 +182,12 @@ async fn a_cut_body_ends_in_a_reset_and_never_in_end_stream() {
     let head = "HTTP/1.1 200 OK\r\n";
     let chunked = format!("{head}Transfer-Encoding: chunked\r\n\r\n");
     let length = format!("{head}Content-Length: 100\r\n\r\nhalf");
-    for (name, bytes) in [
-        ("chunked", [chunked.as_bytes(), &chunk(b"half")].concat()),
-        ("length", length.into_bytes()),
-    ] {
+    for (name, bytes) in
+        [("chunked", [chunked.as_bytes(), &chunk(b"half")].concat()), ("length", length.into_bytes())]
+    {
         for path in ["/kept", "/passed"] {
             let bytes = bytes.clone();
-            let origin =
-                Origin::start(move |_| MockResponse(vec![Step::Write(bytes.clone()), Step::Close]));
+            let origin = Origin::start(move |_| MockResponse(vec![Step::Write(bytes.clone()), Step::Close]));
             let yaml = route(&["ttl: 1h"]).replace("/**", "/kept");
             let scene = InterceptionSetup::start(origin.await, &yaml).await;
             let mut h2 = scene.h2().await;
@@ -230,13 +212,17 @@ async fn a_cut_body_ends_in_a_reset_and_never_in_end_stream() {
     }
 }
 
-#[tokio::test]
-async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
+/// An interception whose origin responds once the gate is open.
+async fn held_setup() -> (Gate, InterceptionSetup) {
     let gate = Gate::new();
     let origin_gate = gate.clone();
-    let origin =
-        Origin::start(move |_| MockResponse::new(200, &[], "kept").after(&origin_gate)).await;
-    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
+    let origin = Origin::start(move |_| MockResponse::new(200, &[], "kept").after(&origin_gate)).await;
+    (gate, InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await)
+}
+
+#[tokio::test]
+async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
+    let (gate, scene) = held_setup().await;
     let mut h2 = scene.h2().await;
     let url = format!("https://{API}/x");
     let (leader, mut stream) =
@@ -253,11 +239,7 @@ async fn a_cancelled_stream_does_not_keep_the_response_from_a_waiter() {
 
 #[tokio::test]
 async fn a_shutdown_finishes_open_streams_and_accepts_no_new_ones() {
-    let gate = Gate::new();
-    let origin_gate = gate.clone();
-    let origin =
-        Origin::start(move |_| MockResponse::new(200, &[], "kept").after(&origin_gate)).await;
-    let scene = InterceptionSetup::start(origin, &route(&["ttl: 1h"])).await;
+    let (gate, scene) = held_setup().await;
     let mut h2 = scene.h2().await;
     let open_stream = get(&mut h2, &format!("https://{API}/x"));
     scene.larder.wait_for_waiters(1).await;
@@ -308,13 +290,8 @@ async fn trailers_pass_from_http_2_to_http_2() {
     let authority = TestCa::new();
     let tls = TlsOrigin::with_trailers(&authority).await;
     let unused_origin = Origin::always(MockResponse::new(500, &[], "")).await;
-    let scene = InterceptionSetup::start_with_tls_origin(
-        tls,
-        authority,
-        unused_origin,
-        &route(&["ttl: 1h"]),
-    )
-    .await;
+    let scene =
+        InterceptionSetup::start_with_tls_origin(tls, authority, unused_origin, &route(&["ttl: 1h"])).await;
     let mut h2 = scene.h2().await;
     let request = Request::post(format!("https://{API}/package.Service/Method"))
         .header("content-type", "application/grpc")

@@ -1,5 +1,4 @@
-//! Idle tunnels and upgraded connections: larder probes dead peers and closes connections without
-//! traffic.
+//! Idle tunnels and upgraded connections: larder probes dead peers and closes connections without traffic.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -50,8 +49,7 @@ async fn a_tunnel_stays_open_while_bytes_pass_and_is_reset_when_idle() {
     let mut pauses = interval(PAUSE);
     for round in 0..20 {
         pauses.tick().await;
-        let (from, to) =
-            if round % 2 == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
+        let (from, to) = if round % 2 == 0 { (&mut client, &mut server) } else { (&mut server, &mut client) };
         from.write_all(b"x").await.unwrap();
         assert_eq!(exactly(to, 1).await, b"x", "after twice the bound bytes still pass");
     }
@@ -112,8 +110,7 @@ fn timer(local: SocketAddr, remote: SocketAddr) -> Option<String> {
     table.lines().find_map(|row| {
         let fields: Vec<_> = row.split_whitespace().collect();
         let ends = (port(fields.get(1)?)?, port(fields.get(2)?)?);
-        (ends == (local.port(), remote.port()))
-            .then(|| fields.get(5)?.get(..2).map(ToOwned::to_owned))?
+        (ends == (local.port(), remote.port())).then(|| fields.get(5)?.get(..2).map(ToOwned::to_owned))?
     })
 }
 

@@ -72,12 +72,10 @@ async fn an_uncached_request_passes_through_both_versions_with_its_body() {
     let scene = InterceptionSetup::caching(MockResponse::new(201, &[], "made")).await;
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     client.send(format!("POST /x HTTP/1.1\r\nHost: {API}\r\nContent-Length: 4\r\n\r\nbody")).await;
-    let answer =
-        timeout(SOON, client.response("POST")).await.expect("in time").expect("a response");
+    let answer = timeout(SOON, client.response("POST")).await.expect("in time").expect("a response");
     assert_eq!((answer.status, answer.text().as_str()), (201, "made"));
     let mut h2 = scene.h2().await;
-    let request =
-        Request::post(format!("https://{API}/x")).header("cookie", "a=1").header("cookie", "b=2");
+    let request = Request::post(format!("https://{API}/x")).header("cookie", "a=1").header("cookie", "b=2");
     let (status, _, body) = send(&mut h2, request, Some("body")).await;
     assert_eq!((status, body.as_slice()), (201, b"made".as_slice()));
     let seen = scene.origin.requests();
@@ -103,8 +101,7 @@ async fn tls_05_without_a_server_name_the_certificate_is_for_the_connect_host() 
 async fn tls_05_a_server_name_in_capitals_or_with_another_port_is_the_same_host() {
     let scene = InterceptionSetup::caching(MockResponse::new(200, &[], "kept")).await;
     let client = scene.client(&["http/1.1"]);
-    let stream =
-        client.connect("API.example.test:8443", "Api.Example.TEST").await.expect("it fits");
+    let stream = client.connect("API.example.test:8443", "Api.Example.TEST").await.expect("it fits");
     let mut client = Client::over(stream);
     let answer = http1_get(&mut client, "/x", "api.example.test:8443").await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -121,8 +118,7 @@ async fn tls_05_a_server_name_for_another_host_is_misdirected() {
     let refused = scene.client(&[]).connect(&format!("{API}:443"), "evil.example.test").await;
     assert!(refused.is_err(), "no certificate for a name that the attacker chose");
     for protocols in [vec!["http/1.1"], vec!["h2"]] {
-        let stream =
-            unverified(&scene, &format!("{API}:443"), "evil.example.test", &protocols).await;
+        let stream = unverified(&scene, &format!("{API}:443"), "evil.example.test", &protocols).await;
         let status = if protocols == ["h2"] {
             let mut h2 = h2_over(stream).await;
             get(&mut h2, "https://evil.example.test/x").await.0
@@ -177,8 +173,7 @@ async fn tls_07_a_host_that_no_route_names_presents_its_own_certificate() {
 async fn a_passthrough_host_is_not_intercepted_even_if_a_route_names_it() {
     let yaml = format!("tls: {{ passthrough: ['{API}'] }}\n{}", route(&["ttl: 1h"]));
     let scene =
-        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml)
-            .await;
+        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml).await;
     let roots = fs::read_to_string(scene.authority.root()).expect("roots");
     let client = TlsClient::trusting(scene.larder.addr(), &roots, &[]);
     client.connect(&format!("{API}:443"), API).await.expect("the origin's own certificate");
@@ -206,17 +201,14 @@ async fn a_malformed_client_hello_ends_only_its_own_connection() {
     }
     let mut client = scene.client(&["http/1.1"]).http1(API).await;
     assert_eq!(http1_get(&mut client, "/x", API).await.status, 200);
-    let malformed =
-        "larder_tls_handshakes_total{outcome=\"malformed\",pattern=\"api.example.test\"}";
+    let malformed = "larder_tls_handshakes_total{outcome=\"malformed\",pattern=\"api.example.test\"}";
     scene.larder.wait_for_metric(malformed, 4.0).await;
 }
 
 #[tokio::test]
 async fn an_incomplete_client_hello_is_cut_off() {
     let yaml = format!("limits: {{ head_timeout: 200ms }}\n{}", route(&["ttl: 1h"]));
-    let scene =
-        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "")).await, &yaml)
-            .await;
+    let scene = InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "")).await, &yaml).await;
     let mut tunnel = scene.client(&[]).tunnel(&format!("{API}:443")).await;
     tunnel.write_all(b"\x16\x03\x01\x02\x00\x01").await.expect("larder reads");
     let mut received = Vec::new();
@@ -225,14 +217,12 @@ async fn an_incomplete_client_hello_is_cut_off() {
     scene.larder.wait_for_metric(slow, 1.0).await;
 }
 
-/// Without a `close_notify` (RFC 8446 §6.1) a client cannot distinguish a regular end from a
-/// truncation.
+/// Without a `close_notify` (RFC 8446 §6.1) a client cannot distinguish a regular end from a truncation.
 #[tokio::test]
 async fn an_intercepted_connection_ends_with_a_close_notify() {
     let yaml = format!("limits: {{ idle: 200ms }}\n{}", route(&["ttl: 1h"]));
     let scene =
-        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml)
-            .await;
+        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml).await;
     for protocol in ["http/1.1", "h2"] {
         let stream = scene.client(&[protocol]).connect(&format!("{API}:443"), API).await;
         let mut stream = stream.expect("a handshake");
@@ -311,13 +301,9 @@ async fn a_client_that_rejects_larders_certificate_is_counted_by_host() {
 
 #[tokio::test]
 async fn heads_inside_tls_have_the_same_limits() {
-    let yaml = format!(
-        "limits: {{ head: 2KiB, headers: 20, head_timeout: 200ms }}\n{}",
-        route(&["ttl: 1h"])
-    );
+    let yaml = format!("limits: {{ head: 2KiB, headers: 20, head_timeout: 200ms }}\n{}", route(&["ttl: 1h"]));
     let scene =
-        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml)
-            .await;
+        InterceptionSetup::start(Origin::always(MockResponse::new(200, &[], "kept")).await, &yaml).await;
     let tls = scene.client(&["http/1.1"]);
     let mut client = tls.http1(API).await;
     client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nX: {}\r\n\r\n", "x".repeat(4000))).await;
@@ -330,7 +316,11 @@ async fn heads_inside_tls_have_the_same_limits() {
     let slow = timeout(SOON, client.response("GET")).await.expect("in time");
     assert_eq!(slow.expect("a response").status, 408);
     let mut client = tls.http1(API).await;
-    client.send(format!("GET / HTTP/1.1\r\nHost: {API}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n")).await;
+    client
+        .send(format!(
+            "GET / HTTP/1.1\r\nHost: {API}\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
+        ))
+        .await;
     assert_eq!(client.response("GET").await.expect("a response").status, 400);
     let mut h2 = scene.h2().await;
     let mut request = Request::get(format!("https://{API}/"));

@@ -188,8 +188,7 @@ async fn a_head_that_stops_gets_a_408() {
     for part in ["G", "GET /", "GET http://h/ HTTP/1.1\r\nHost: h\r\n", "\r"] {
         let mut client = larder.client().await;
         client.send(part).await;
-        let answer =
-            timeout(SOON, client.response("GET")).await.expect("in time").expect("a response");
+        let answer = timeout(SOON, client.response("GET")).await.expect("in time").expect("a response");
         assert_eq!(answer.status, 408, "{part:?}");
         assert!(timeout(SOON, client.is_closed()).await.expect("closed in time"));
     }
@@ -235,8 +234,7 @@ fn large() -> MockResponse {
 
 /// A chunked body: its length is unknown.
 fn endless() -> MockResponse {
-    static CHUNK: std::sync::LazyLock<Vec<u8>> =
-        std::sync::LazyLock::new(|| crate::origin::chunk(&PIECE));
+    static CHUNK: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| crate::origin::chunk(&PIECE));
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     MockResponse::raw(head)
         .then([Step::Repeat(&CHUNK, LARGE / PIECE.len()), Step::Write(b"0\r\n\r\n".to_vec())])
@@ -253,9 +251,7 @@ async fn assert_memory_stays_below(yaml: &str, answer: MockResponse, same: bool,
         client.send_request("GET", &format!("{API}/large/{path}"), &[]).await;
         clients.push(client);
     }
-    timeout(SOON, origin.wait_for_calls(if same { 1 } else { READERS }))
-        .await
-        .expect("all calls arrive");
+    timeout(SOON, origin.wait_for_calls(if same { 1 } else { READERS })).await.expect("all calls arrive");
     let written = until_backpressure(&origin).await;
     let grown = resident().saturating_sub(before);
     report("200 clients that do not read, larder and origin together", grown);
@@ -264,10 +260,8 @@ async fn assert_memory_stays_below(yaml: &str, answer: MockResponse, same: bool,
     // Clients that read are still served quickly.
     let mut reader = larder.client().await;
     reader.send_request("GET", &format!("{API}/large/reader"), &[]).await;
-    let answer = timeout(Duration::from_secs(25), reader.response("GET"))
-        .await
-        .expect("in time")
-        .expect("one");
+    let answer =
+        timeout(Duration::from_secs(25), reader.response("GET")).await.expect("in time").expect("one");
     assert_eq!((answer.status, answer.body.len()), (200, LARGE));
     drop(clients);
 }
@@ -291,8 +285,7 @@ async fn ovl_03_one_unread_response_for_all_clients_takes_little_memory() {
     assert_memory_stays_below(&yaml, large(), true, 100 * MIB).await;
 }
 
-/// A body of unknown length is buffered until it is too large; `in_flight` limits the sum of all
-/// bodies.
+/// A body of unknown length is buffered until it is too large; `in_flight` limits the sum of all bodies.
 #[tokio::test]
 async fn ovl_03_unread_bodies_of_unknown_length_take_little_memory() {
     let yaml = format!("limits: {{ in_flight: 32MiB }}\n{}", route(&["ttl: 1h"]));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use larder::clock;
+use larder::clock::Clock;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -85,7 +85,9 @@ fn requests(proxy_user: &str) -> Vec<String> {
              {secrets}Transfer-Encoding: chunked\r\n\r\nS6malformedS6\r\n\r\n"
         ),
         // Users that larder does not know.
-        format!("GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic {wrong}\r\n\r\n"),
+        format!(
+            "GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Basic {wrong}\r\n\r\n"
+        ),
         "GET http://api.example.test/ HTTP/1.1\r\nHost: a\r\nProxy-Authorization: Bearer S7proxyS7\r\n\r\n"
             .to_owned(),
         format!("GET http://api.example.test/?{query} HTTP/1.1\r\nHost: a\r\n{secrets}\r\n"),
@@ -135,10 +137,7 @@ async fn adm_07_no_secret_reaches_log_metrics_or_errors_at_any_level() {
         larder.signal("TERM");
         larder.wait_for_exit().await;
         let log = larder.err.text();
-        assert!(
-            log.contains("Request completed") && log.contains("refused"),
-            "it was logged: {log}"
-        );
+        assert!(log.contains("Request completed") && log.contains("refused"), "it was logged: {log}");
         let encoded = STANDARD.encode("ann:S7proxyS7");
         for secret in SECRETS.into_iter().chain([encoded.as_str()]) {
             assert!(!metrics.contains(secret), "{secret} in metrics");
@@ -188,10 +187,8 @@ async fn adm_06_no_request_forges_corrupts_or_inflates_log_lines() {
     }
 }
 
-/// The line of a miss has the bytes that its fill received from the origin; the line of a hit has
-/// 0.
-#[tokio::test]
-async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
+/// A larder as a process with a complete JSON log, and its origin.
+async fn larder_with_debug_log() -> (Process, ConfigDir, Origin) {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let yaml = format!(
         "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
@@ -200,7 +197,15 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
          routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
         origin.addr
     );
-    let (mut larder, _files) = Process::run(&yaml).await;
+    let (larder, files) = Process::run(&yaml).await;
+    (larder, files, origin)
+}
+
+/// The line of a miss has the bytes that its fill received from the origin; the line of a hit has
+/// 0.
+#[tokio::test]
+async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
+    let (mut larder, _files, _origin) = larder_with_debug_log().await;
     let addr = larder.addr().await;
     for method in ["GET", "GET", "DELETE"] {
         let mut client = Client::connect(addr).await;
@@ -212,8 +217,7 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
     let lines = larder.err.all();
     let byte_counts = |result: &str| {
         let lines = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
-        let mut answered =
-            lines.filter(|line: &serde_json::Value| line["message"] == "Request completed");
+        let mut answered = lines.filter(|line: &serde_json::Value| line["message"] == "Request completed");
         let line = answered.find(|line| line["result"] == result).expect("it is there");
         (line["client_bytes"].as_u64(), line["upstream_bytes"].as_u64())
     };
@@ -225,15 +229,7 @@ async fn a_log_line_has_the_bytes_that_came_from_the_origin() {
 /// A key field that changes with every request prevents every hit; a warning names it once.
 #[tokio::test]
 async fn a_key_field_that_prevents_hits_is_logged_once_without_its_values() {
-    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
-    let yaml = format!(
-        "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n\
-         log: {{ format: json, level: debug }}\n\
-         resolve: {{ api.example.test: \"{}\" }}\n\
-         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
-        origin.addr
-    );
-    let (mut larder, _files) = Process::run(&yaml).await;
+    let (mut larder, _files, _origin) = larder_with_debug_log().await;
     let mut client = Client::connect(larder.addr().await).await;
     for n in 0..40 {
         let field = format!("X-Correlation-Thing: once-{n}");
@@ -244,8 +240,7 @@ async fn a_key_field_that_prevents_hits_is_logged_once_without_its_values() {
     larder.wait_for_exit().await;
     let lines = larder.err.all();
     let count_at = |level: &str| {
-        let matches_level =
-            |line: &&String| line.contains("x-correlation-thing") && line.contains(level);
+        let matches_level = |line: &&String| line.contains("x-correlation-thing") && line.contains(level);
         lines.iter().filter(matches_level).count()
     };
     assert_eq!((count_at("\"warn\""), count_at("\"debug\"")), (1, 39));
@@ -263,8 +258,7 @@ fn hostile_requests() -> Vec<String> {
              Connection: close\r\n\r\n"
         )
     };
-    let hostile =
-        ["%0d%0aforged", "\u{1b}[2J", "\u{2028}forged", "\u{85}x", "\u{202e}x", "\r\nforged"];
+    let hostile = ["%0d%0aforged", "\u{1b}[2J", "\u{2028}forged", "\u{85}x", "\u{202e}x", "\r\nforged"];
     let mut all = Vec::new();
     for text in hostile {
         all.push(get(&format!("/{text}"), ""));
@@ -292,7 +286,7 @@ async fn ovl_11_thousands_of_malformed_requests_are_counted_in_few_log_lines() {
     );
     let (mut larder, _files) = Process::run(&yaml).await;
     let (addr, admin) = (larder.addr().await, larder.admin().await);
-    let begun = clock::monotonic();
+    let begun = Clock::system().instant();
     let mut senders = JoinSet::new();
     for sender in 0..20 {
         senders.spawn(async move {
@@ -307,10 +301,9 @@ async fn ovl_11_thousands_of_malformed_requests_are_counted_in_few_log_lines() {
     }
     let page = exchange(admin, "GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n").await;
     let denied = page.lines().filter(|line| line.starts_with("larder_denied_total{"));
-    let denied: usize =
-        denied.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum();
+    let denied: usize = denied.filter_map(|line| line.rsplit(' ').next()?.parse::<usize>().ok()).sum();
     assert_eq!(denied, CONNECTIONS, "all are counted");
-    let took = clock::monotonic().duration_since(begun);
+    let took = Clock::system().instant().duration_since(begun);
     larder.signal("TERM");
     larder.wait_for_exit().await;
     let windows = usize::try_from(took.as_secs()).unwrap() + 2;

@@ -45,11 +45,9 @@ impl Scene {
     }
 
     async fn with(start: Start, yaml: &str, answer: MockResponse) -> Self {
-        // The connection is not reused, so that no retry on a pooled one changes the number of
-        // calls.
+        // The connection is not reused, so that no retry on a pooled one changes the number of calls.
         let fields = ["ETag: \"old\"", "Cache-Control: max-age=60", "Connection: close"];
-        let origin =
-            Origin::always(MockResponse::new(200, &fields, "old").then([Step::Close])).await;
+        let origin = Origin::always(MockResponse::new(200, &fields, "old").then([Step::Close])).await;
         let larder = Larder::start(&origin, yaml).await;
         if start == Start::Stale {
             assert_eq!(larder.get("/x").await.text(), "old");
@@ -77,8 +75,7 @@ impl Scene {
 
     /// The stored response, requested without a call to the origin.
     async fn stored(&self) -> Option<String> {
-        let answer =
-            self.larder.get_with("/x", &["Cache-Control: only-if-cached, max-stale"]).await;
+        let answer = self.larder.get_with("/x", &["Cache-Control: only-if-cached, max-stale"]).await;
         (answer.status != 504).then(|| answer.text())
     }
 }
@@ -87,12 +84,7 @@ fn assert_all(answers: &[Response], status: u16, body: &str, case: &str) {
     assert_eq!(answers.len(), N);
     for answer in answers {
         let seen = (answer.status, answer.text(), answer.end);
-        assert_eq!(
-            seen,
-            (status, body.to_owned(), End::Complete),
-            "{case}: {}",
-            answer.cache_status()
-        );
+        assert_eq!(seen, (status, body.to_owned(), End::Complete), "{case}: {}", answer.cache_status());
     }
 }
 
@@ -103,8 +95,7 @@ fn collapsed(answers: &[Response]) -> usize {
 #[tokio::test]
 async fn a_200_is_fetched_once_for_all_and_stored() {
     bounded(async {
-        let framings =
-            [MockResponse::new(200, &[], "new"), MockResponse::chunked(200, &[], &[b"n", b"ew"])];
+        let framings = [MockResponse::new(200, &[], "new"), MockResponse::chunked(200, &[], &[b"n", b"ew"])];
         for (start, answer) in BOTH.into_iter().flat_map(|s| framings.clone().map(|a| (s, a))) {
             let scene = Scene::new(start, OVERRIDE, answer).await;
             let answers = scene.play().await;
@@ -112,10 +103,7 @@ async fn a_200_is_fetched_once_for_all_and_stored() {
             assert_eq!(collapsed(&answers), N - 1, "{start:?}");
             assert_eq!(scene.calls(), 1, "{start:?}");
             assert_eq!(scene.stored().await.as_deref(), Some("new"), "{start:?}");
-            scene
-                .larder
-                .wait_for_metric("larder_coalesced_requests_total{route=\"api\"}", 49.0)
-                .await;
+            scene.larder.wait_for_metric("larder_coalesced_requests_total{route=\"api\"}", 49.0).await;
             let reason = if start == Start::Cold { "uri-miss" } else { "stale" };
             for answer in &answers {
                 let expected = format!("larder; fwd={reason}; fwd-status=200; stored; ttl=60");
@@ -151,16 +139,11 @@ async fn one_304_confirms_the_stored_response_for_all_waiters() {
 #[tokio::test]
 async fn with_nothing_stored_each_conditional_request_is_forwarded() {
     bounded(async {
-        let scene = Scene::new(
-            Start::Cold,
-            OVERRIDE,
-            MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"c\"\r\n\r\n"),
-        )
-        .await;
-        let crowd = ConcurrentRequests::send(&scene.larder, N, "/x", |_| {
-            vec!["If-None-Match: \"c\"".into()]
-        })
-        .await;
+        let scene =
+            Scene::new(Start::Cold, OVERRIDE, MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"c\"\r\n\r\n"))
+                .await;
+        let crowd =
+            ConcurrentRequests::send(&scene.larder, N, "/x", |_| vec!["If-None-Match: \"c\"".into()]).await;
         scene.origin.wait_for_calls(N).await;
         scene.gate.open();
         assert_all(&crowd.responses().await, 304, "", "conditional");
@@ -191,8 +174,7 @@ async fn an_origin_error_is_fetched_once_and_replaced_by_a_stale_response() {
         for (status, fields, cause) in errors {
             for start in BOTH {
                 let case = format!("{status} {fields:?} {start:?}");
-                let scene =
-                    Scene::new(start, OVERRIDE, MockResponse::new(status, fields, "no")).await;
+                let scene = Scene::new(start, OVERRIDE, MockResponse::new(status, fields, "no")).await;
                 let answers = scene.play().await;
                 assert_eq!(scene.calls(), 1, "{case}");
                 match start {
@@ -207,19 +189,14 @@ async fn an_origin_error_is_fetched_once_and_replaced_by_a_stale_response() {
                     }
                     Start::Stale => {
                         assert_all(&answers, 200, "old", &case);
-                        let expected = format!(
-                            "fwd-status={status}; ttl=-1; detail=\"stale-if-error/{cause}\""
-                        );
+                        let expected =
+                            format!("fwd-status={status}; ttl=-1; detail=\"stale-if-error/{cause}\"");
                         for answer in &answers {
-                            assert_eq!(
-                                answer.cache_status(),
-                                format!("larder; fwd=stale; {expected}")
-                            );
+                            assert_eq!(answer.cache_status(), format!("larder; fwd=stale; {expected}"));
                             assert_eq!(answer.field("retry-after"), None, "{case}");
                         }
                         assert_eq!(scene.stored().await.as_deref(), Some("old"), "{case}");
-                        let series =
-                            format!("larder_stale_served_total{{cause=\"{cause}\",route=\"api\"}}");
+                        let series = format!("larder_stale_served_total{{cause=\"{cause}\",route=\"api\"}}");
                         scene.larder.wait_for_metric(&series, 50.0).await;
                     }
                 }
@@ -229,8 +206,7 @@ async fn an_origin_error_is_fetched_once_and_replaced_by_a_stale_response() {
     .await;
 }
 
-/// A gate delays the look-up of the name before the refusal, so that all clients wait for one
-/// attempt.
+/// A gate delays the look-up of the name before the refusal, so that all clients wait for one attempt.
 #[tokio::test]
 async fn a_refused_connection_is_tried_once_and_replaced_if_a_response_is_stale() {
     bounded(async {
@@ -262,7 +238,8 @@ async fn a_refused_connection_is_tried_once_and_replaced_if_a_response_is_stale(
             for request in pending {
                 answers.push(request.await.unwrap());
             }
-            let refused = "larder_upstream_requests_total{code=\"connect-refused\",route=\"api\",upstream=\"none\"}";
+            let refused =
+                "larder_upstream_requests_total{code=\"connect-refused\",route=\"api\",upstream=\"none\"}";
             assert!((larder.metric(refused) - 1.0).abs() < f64::EPSILON, "{start:?}");
             match start {
                 Start::Cold => {
@@ -295,11 +272,7 @@ async fn a_connection_closed_without_a_response_is_one_call_for_all() {
                 Start::Cold => {
                     for answer in &answers {
                         assert_eq!((answer.status, answer.end), (502, End::Complete));
-                        assert!(
-                            answer.text().contains("\"class\":\"closed\""),
-                            "{}",
-                            answer.text()
-                        );
+                        assert!(answer.text().contains("\"class\":\"closed\""), "{}", answer.text());
                     }
                     assert_eq!(scene.stored().await, None);
                 }
@@ -320,11 +293,7 @@ async fn a_cut_body_is_cut_for_all_clients_and_never_stored() {
     let rows = [
         ("after the head", format!("{head}Content-Length: 9\r\n\r\n").into_bytes(), ""),
         ("length", format!("{head}Content-Length: 9\r\n\r\nhalf").into_bytes(), "half"),
-        (
-            "chunked",
-            format!("{head}Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").into(),
-            "half",
-        ),
+        ("chunked", format!("{head}Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n").into(), "half"),
         ("in a chunk", format!("{head}Transfer-Encoding: chunked\r\n\r\n9\r\nhalf").into(), "half"),
     ];
     bounded(async {
@@ -352,8 +321,7 @@ async fn a_cut_body_is_cut_for_all_clients_and_never_stored() {
 /// Takes six seconds, because the deadline uses real time.
 #[tokio::test]
 async fn a_timeout_is_one_call_for_all_and_replaced_by_a_stale_response() {
-    let upstream =
-        "upstreams: { up: { hosts: [api.example.test], timeouts: { first_byte: 3s } } }\n";
+    let upstream = "upstreams: { up: { hosts: [api.example.test], timeouts: { first_byte: 3s } } }\n";
     bounded(async {
         for start in BOTH {
             let yaml = format!("{upstream}{}", route(OVERRIDE));
@@ -372,9 +340,7 @@ async fn a_timeout_is_one_call_for_all_and_replaced_by_a_stale_response() {
                 }
                 Start::Stale => {
                     assert_all(&answers, 200, "old", "time-out");
-                    assert!(
-                        answers[0].cache_status().contains("stale-if-error/first-byte-timeout")
-                    );
+                    assert!(answers[0].cache_status().contains("stale-if-error/first-byte-timeout"));
                 }
             }
             assert_eq!(scene.larder.server.waiting(), 0, "no client is left waiting");
@@ -424,8 +390,7 @@ async fn a_slow_body_is_fetched_once_and_streamed_to_all_clients() {
     .await;
 }
 
-/// Counts the calls that wait for a response head at the same time; every call gets a different
-/// body.
+/// Counts the calls that wait for a response head at the same time; every call gets a different body.
 struct Counting {
     waiting: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
@@ -527,8 +492,7 @@ async fn cch_19_a_private_response_is_not_shared() {
 async fn cch_19_a_response_with_set_cookie_is_not_shared() {
     bounded(async {
         for start in BOTH {
-            assert_not_shared(start, OVERRIDE, &["Set-Cookie: sid=1", "Cache-Control: max-age=60"])
-                .await;
+            assert_not_shared(start, OVERRIDE, &["Set-Cookie: sid=1", "Cache-Control: max-age=60"]).await;
         }
     })
     .await;
@@ -562,8 +526,7 @@ async fn cch_19_a_304_with_private_or_set_cookie_confirms_for_one_client_only() 
             let gate = scene.gate.clone();
             scene.origin.set_script(move |seen| {
                 let call = seen.index;
-                let head =
-                    format!("HTTP/1.1 304 x\r\nETag: \"old\"\r\nX-Call: {call}\r\n{field}\r\n\r\n");
+                let head = format!("HTTP/1.1 304 x\r\nETag: \"old\"\r\nX-Call: {call}\r\n{field}\r\n\r\n");
                 MockResponse::raw(head).after(&gate)
             });
             let answers = scene.play().await;
@@ -571,8 +534,7 @@ async fn cch_19_a_304_with_private_or_set_cookie_confirms_for_one_client_only() 
             let calls: BTreeSet<_> = answers.iter().map(|a| a.field("x-call").unwrap()).collect();
             assert_eq!((calls.len(), scene.calls()), (N, N), "{field}: each its own 304");
             assert_eq!(collapsed(&answers), 0, "{field}");
-            let kept =
-                scene.larder.get_with("/x", &["Cache-Control: only-if-cached, max-stale"]).await;
+            let kept = scene.larder.get_with("/x", &["Cache-Control: only-if-cached, max-stale"]).await;
             assert_eq!((kept.text().as_str(), kept.field("x-call")), ("old", None), "{field}");
             assert_eq!(kept.field("set-cookie"), None);
         }
@@ -618,8 +580,8 @@ async fn an_event_stream_is_not_shared_and_ends_with_its_client() {
     bounded(async {
         for start in BOTH {
             let fields = ["Content-Type: text/event-stream"];
-            let events = MockResponse::chunked_open(200, &fields, &[b"data: 1\n\n"])
-                .then([Step::UntilDisconnect]);
+            let events =
+                MockResponse::chunked_open(200, &fields, &[b"data: 1\n\n"]).then([Step::UntilDisconnect]);
             let scene = Scene::new(start, OVERRIDE, events).await;
             let mut clients = Vec::new();
             for _ in 0..N {
@@ -722,13 +684,11 @@ async fn if_all_clients_disconnect_the_response_is_stored_all_the_same() {
 async fn forced_refreshes_do_not_collapse() {
     bounded(async {
         for start in BOTH {
-            for field in ["Cache-Control: no-cache", "Cache-Control: max-age=0", "Pragma: no-cache"]
-            {
+            for field in ["Cache-Control: no-cache", "Cache-Control: max-age=0", "Pragma: no-cache"] {
                 let scene = Scene::new(start, OVERRIDE, MockResponse::new(200, &[], "new")).await;
                 let others = ConcurrentRequests::send_plain(&scene.larder, 10, "/x").await;
                 scene.larder.wait_for_waiters(10).await;
-                let crowd =
-                    ConcurrentRequests::send(&scene.larder, N, "/x", |_| vec![field.into()]).await;
+                let crowd = ConcurrentRequests::send(&scene.larder, N, "/x", |_| vec![field.into()]).await;
                 scene.origin.wait_for_calls(scene.before + 1 + N).await;
                 assert_eq!(scene.larder.server.waiting(), 10, "{field} {start:?}");
                 scene.gate.open();

@@ -13,10 +13,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// An origin that numbers its responses, and a larder with one route that has stored `/x`.
 async fn stocked(policy: &[&str], fields: &'static [&'static str]) -> (Origin, Larder) {
-    let origin = Origin::start(move |seen| {
-        MockResponse::new(200, fields, format!("{} {}", seen.method, seen.index))
-    })
-    .await;
+    let origin =
+        Origin::start(move |seen| MockResponse::new(200, fields, format!("{} {}", seen.method, seen.index)))
+            .await;
     let larder = Larder::with_policy(&origin, policy).await;
     assert_eq!(larder.get("/x").await.text(), "GET 0");
     (origin, larder)
@@ -60,8 +59,7 @@ async fn offline_does_not_revalidate_in_the_background() {
 /// Offline does not lift the restrictions of the origin or of the client.
 #[tokio::test]
 async fn offline_respects_must_revalidate_no_cache_and_max_age() {
-    let (origin, larder) =
-        stocked(&["ttl: origin"], &["Cache-Control: max-age=60, must-revalidate"]).await;
+    let (origin, larder) = stocked(&["ttl: origin"], &["Cache-Control: max-age=60, must-revalidate"]).await;
     set_mode(&larder, Mode::Offline);
     let no_cache = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
     assert_eq!(no_cache.status, 504);
@@ -152,9 +150,7 @@ async fn a_write_in_bypass_still_invalidates() {
 #[tokio::test]
 async fn a_head_in_bypass_does_not_affect_the_stored_response() {
     let (origin, larder) = stocked(&["ttl: 1h"], &["ETag: \"1\""]).await;
-    origin.set_script(|_| {
-        MockResponse::raw("HTTP/1.1 200 OK\r\nETag: \"2\"\r\nContent-Length: 9\r\n\r\n")
-    });
+    origin.set_script(|_| MockResponse::raw("HTTP/1.1 200 OK\r\nETag: \"2\"\r\nContent-Length: 9\r\n\r\n"));
     set_mode(&larder, Mode::Bypass);
     let mut client = larder.client().await;
     client.send_request("HEAD", &format!("{API}/x"), &[]).await;

@@ -85,8 +85,7 @@ async fn a_page_with_a_rebound_host_name_reaches_no_mount() {
     assert_eq!(origin.calls(), 0);
 }
 
-/// A page's script may send requests to any address; the fields that a browser adds reveal its
-/// site.
+/// A page's script may send requests to any address; the fields that a browser adds reveal its site.
 #[tokio::test]
 async fn a_cross_site_page_reaches_a_mount_only_if_allow_origins_lists_it() {
     let origin = Origin::always(MockResponse::new(200, &[], "secret")).await;
@@ -98,12 +97,7 @@ async fn a_cross_site_page_reaches_a_mount_only_if_allow_origins_lists_it() {
     for (method, host, fields, status) in [
         ("GET", own, "Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: no-cors\r\n", 403),
         ("POST", own, "Origin: https://evil.example\r\nContent-Length: 0\r\n", 403),
-        (
-            "OPTIONS",
-            own,
-            "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n",
-            403,
-        ),
+        ("OPTIONS", own, "Origin: https://evil.example\r\nAccess-Control-Request-Method: POST\r\n", 403),
         ("GET", own, "Origin: null\r\nSec-Fetch-Site: cross-site\r\n", 403),
         ("GET", own, "Origin: http://localhost:3000\r\nSec-Fetch-Site: cross-site\r\n", 200),
         ("GET", own, "Sec-Fetch-Site: none\r\n", 200),
@@ -227,8 +221,7 @@ async fn an_allowed_page_may_read_the_responses_to_its_requests() {
     ] {
         assert_eq!(answer.field(name), Some(value), "{name}");
     }
-    // An OPTIONS request that is no preflight passes through, and programs get the API's own
-    // fields.
+    // An OPTIONS request that is no preflight passes through, and programs get the API's own fields.
     assert_eq!((ask("OPTIONS", "").await.status, origin.calls()), (200, 2));
     let plain = larder.get("/x").await;
     assert_eq!(plain.field("access-control-allow-origin"), Some("https://api.example.test"));
@@ -328,13 +321,9 @@ async fn other_protocols_inside_connect_pass_unread() {
         route(&["ttl: 1h"])
     );
     let larder = Larder::bare(&yaml).await;
-    for first in [
-        &b"\x17\x03\x01\x00\x05hello"[..],
-        b"SSH-2.0-x\r\n",
-        b"GETTING /",
-        b"PRI * HTTP/2.0\r\n",
-        b"",
-    ] {
+    for first in
+        [&b"\x17\x03\x01\x00\x05hello"[..], b"SSH-2.0-x\r\n", b"GETTING /", b"PRI * HTTP/2.0\r\n", b""]
+    {
         let mut client = tunnel_client(&larder, "api.example.test:8080").await;
         client.send(first).await;
         let (mut stream, _) = timeout(SOON, listener.accept()).await.expect("dialled").unwrap();
@@ -352,8 +341,7 @@ async fn other_protocols_inside_connect_pass_unread() {
 #[tokio::test]
 async fn fwd_02_no_tunnel_opens_to_a_denied_host_that_a_route_names() {
     let origin = Origin::always(MockResponse::new(200, &[], "")).await;
-    let yaml =
-        format!("destinations: {{ deny: [\"{}/32\"] }}\n{}", origin.addr.ip(), route(&["ttl: 1h"]));
+    let yaml = format!("destinations: {{ deny: [\"{}/32\"] }}\n{}", origin.addr.ip(), route(&["ttl: 1h"]));
     let larder = Larder::start(&origin, &yaml).await;
     let mut client = larder.client().await;
     client.send("CONNECT api.example.test:80 HTTP/1.1\r\nHost: api.example.test:80\r\n\r\n").await;
@@ -361,9 +349,8 @@ async fn fwd_02_no_tunnel_opens_to_a_denied_host_that_a_route_names() {
     assert_eq!(origin.connections(), 0);
 }
 
-/// RFC 9110 §11.7.1: a proxy sends a 407 to its own client. With a 407 from an origin the client
-/// would send larder's password in vain, or to another proxy (curl keeps a Digest challenge for its
-/// next CONNECT).
+/// RFC 9110 §11.7.1: a proxy sends a 407 to its own client. With a 407 from an origin the client would send
+/// larder's password in vain, or to another proxy (curl keeps a Digest challenge for its next CONNECT).
 #[tokio::test]
 async fn a_407_of_an_origin_becomes_a_502() {
     let challenges = ["Proxy-Authenticate: Basic realm=\"phish\"", "Proxy-Authenticate: NTLM"];
@@ -381,8 +368,7 @@ async fn a_407_of_an_origin_becomes_a_502() {
                 let mut client = larder.client().await;
                 let head = format!("{method} {url}{base}{path} HTTP/1.1\r\nHost: localhost\r\n");
                 client.send(format!("{head}Content-Length: 0\r\n\r\n")).await;
-                let answer =
-                    timeout(SOON, client.response(method)).await.expect("soon").expect("one");
+                let answer = timeout(SOON, client.response(method)).await.expect("soon").expect("one");
                 let case = format!("{method} {url}{base}{path}");
                 assert_eq!(answer.status, 502, "{case}");
                 assert_eq!(answer.field("proxy-authenticate"), None, "{case}");

@@ -20,6 +20,25 @@ async fn counting(first: &Gate, fields: &'static [&'static str]) -> Origin {
     .await
 }
 
+/// A larder with one request in flight, for `/x`: the first response of its [`counting`] origin waits.
+struct Held {
+    gate: Gate,
+    origin: Origin,
+    larder: Larder,
+    slow: Client,
+}
+
+impl Held {
+    async fn start(method: &str, fields: &'static [&'static str], ttl: &str) -> Self {
+        let gate = Gate::new();
+        let origin = counting(&gate, fields).await;
+        let larder = Larder::with_policy(&origin, &[ttl]).await;
+        let slow = start_request(&larder, method, "/x", &["Content-Length: 0"]).await;
+        origin.wait_for_calls(1).await;
+        Self { gate, origin, larder, slow }
+    }
+}
+
 /// Sends a request and returns its client.
 async fn start_request(larder: &Larder, method: &str, path: &str, fields: &[&str]) -> Client {
     let mut client = larder.client().await;
@@ -34,11 +53,7 @@ async fn response_to(mut client: Client, method: &str) -> Response {
 #[tokio::test]
 async fn a_fetch_from_before_a_forced_refresh_does_not_replace_it() {
     bounded(async {
-        let gate = Gate::new();
-        let origin = counting(&gate, &[]).await;
-        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin, larder, slow } = Held::start("GET", &[], "ttl: 1h").await;
         let forced = larder.get_with("/x", &["Cache-Control: no-cache"]).await;
         assert_eq!(forced.text(), "v2");
         // No request joins the older fetch, and its response replaces nothing.
@@ -54,11 +69,7 @@ async fn a_fetch_from_before_a_forced_refresh_does_not_replace_it() {
 #[tokio::test]
 async fn a_request_after_an_unstored_response_joins_no_older_fetch() {
     bounded(async {
-        let gate = Gate::new();
-        let origin = counting(&gate, &[]).await;
-        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin: _origin, larder, slow } = Held::start("GET", &[], "ttl: 1h").await;
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
         assert_eq!(larder.get("/x").await.text(), "v3", "not the first, which is older than v2");
@@ -69,8 +80,7 @@ async fn a_request_after_an_unstored_response_joins_no_older_fetch() {
     .await;
 }
 
-/// Such a response is not a version of the resource, and must not outdate a fetch for which others
-/// wait.
+/// Such a response is not a version of the resource, and must not outdate a fetch for which others wait.
 #[tokio::test]
 async fn a_response_that_is_no_version_does_not_outdate_a_fetch() {
     bounded(async {
@@ -128,8 +138,7 @@ async fn a_retry_is_newer_than_a_request_made_before_it() {
     .await;
 }
 
-/// The POST's response arrives after that of a later GET, and its own invalidation outdates the
-/// stored one.
+/// The POST's response arrives after that of a later GET, and its own invalidation outdates the stored one.
 #[tokio::test]
 async fn a_posts_response_is_not_stored_over_that_of_a_later_get() {
     bounded(async {
@@ -141,11 +150,7 @@ async fn a_posts_response_is_not_stored_over_that_of_a_later_get() {
                     let fields = ["Content-Location: /x", "Cache-Control: max-age=600"];
                     MockResponse::new(200, &fields, "v1").after(&first)
                 }
-                index => MockResponse::new(
-                    200,
-                    &["Cache-Control: max-age=600"],
-                    format!("v{}", index + 1),
-                ),
+                index => MockResponse::new(200, &["Cache-Control: max-age=600"], format!("v{}", index + 1)),
             })
             .await;
             let larder = Larder::with_policy(&origin, &["scope: shared"]).await;
@@ -227,11 +232,7 @@ async fn a_newer_full_response_that_is_too_large_outdates_a_stored_part() {
 #[tokio::test]
 async fn a_fetch_from_before_a_reload_is_outdated_by_one_after_it() {
     bounded(async {
-        let gate = Gate::new();
-        let origin = counting(&gate, &[]).await;
-        let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
-        let slow = start_request(&larder, "GET", "/x", &[]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin, larder, slow } = Held::start("GET", &[], "ttl: 1h").await;
         larder.reload(&origin, &route(&["ttl: 2h"])).await.unwrap();
         let fetched = larder.get_with("/x", &["Cache-Control: no-cache, no-store"]).await;
         assert_eq!(fetched.text(), "v2");
@@ -245,12 +246,8 @@ async fn a_fetch_from_before_a_reload_is_outdated_by_one_after_it() {
 #[tokio::test]
 async fn of_two_stored_post_responses_the_later_request_wins() {
     bounded(async {
-        let gate = Gate::new();
         let fields = &["Content-Location: /x", "Cache-Control: max-age=600"];
-        let origin = counting(&gate, fields).await;
-        let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
-        let slow = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
-        origin.wait_for_calls(1).await;
+        let Held { gate, origin: _origin, larder, slow } = Held::start("POST", fields, "ttl: origin").await;
         let quick = start_request(&larder, "POST", "/x", &["Content-Length: 0"]).await;
         assert_eq!(response_to(quick, "POST").await.text(), "v2");
         gate.open();
@@ -307,8 +304,7 @@ async fn a_write_whose_outcome_is_unknown_outdates_its_target() {
         .await;
         let yaml = "upstreams: { api: { hosts: [api.example.test], timeouts: { first_byte: 200ms } } }\n\
                     defaults: { stale_if_error: { cooldown: 0s } }\n";
-        let larder =
-            Larder::start(&origin, &format!("{yaml}{}", route(&["ttl: 1h", "retry: off"]))).await;
+        let larder = Larder::start(&origin, &format!("{yaml}{}", route(&["ttl: 1h", "retry: off"]))).await;
         for (path, unknown) in writes {
             let before = larder.get(path).await.text();
             let write = start_request(&larder, "PATCH", path, &["Content-Length: 0"]).await;
@@ -341,9 +337,7 @@ async fn a_write_whose_client_disconnects_outdates_its_target() {
         origin.wait_for_calls(2).await;
         drop(write);
         let gone = "larder_invalidations_total{source=\"unknown-outcome\"}";
-        larder
-            .wait_until("larder notices the disconnect", |larder| larder.metric(gone) > 0.0)
-            .await;
+        larder.wait_until("larder notices the disconnect", |larder| larder.metric(gone) > 0.0).await;
         assert_ne!(larder.get("/x").await.text(), before);
         gate.open();
     })
@@ -432,8 +426,7 @@ async fn a_refused_credential_does_not_end_stale_if_error_for_others() {
     .await;
 }
 
-/// Under the query rule of route `a`, which does not match them, `/items?id=7` and `/items` would
-/// be one.
+/// Under the query rule of route `a`, which does not match them, `/items?id=7` and `/items` would be one.
 #[tokio::test]
 async fn the_query_rule_of_another_route_does_not_merge_two_resources() {
     bounded(async {
@@ -475,8 +468,7 @@ async fn an_empty_head_response_leaves_a_stored_get_for_stale_if_error() {
             _ => MockResponse::new(200, &["ETag: \"1\""], "v1"),
         })
         .await;
-        let larder =
-            Larder::with_policy(&origin, &["ttl: 1s", "scope: shared", "retry: off"]).await;
+        let larder = Larder::with_policy(&origin, &["ttl: 1s", "scope: shared", "retry: off"]).await;
         larder.get("/x").await;
         larder.clock.advance(Duration::from_secs(2));
         let head = start_request(&larder, "HEAD", "/x", &[]).await;
@@ -490,8 +482,7 @@ async fn an_empty_head_response_leaves_a_stored_get_for_stale_if_error() {
 #[tokio::test]
 async fn a_restored_route_does_not_revive_a_resource_changed_meanwhile() {
     bounded(async {
-        let origin =
-            Origin::start(|seen| MockResponse::new(200, &[], format!("v{}", seen.index))).await;
+        let origin = Origin::start(|seen| MockResponse::new(200, &[], format!("v{}", seen.index))).await;
         let rules = [&["ttl: 1h"][..], &["ttl: 1h", "key: { query: { include: [id] } }"]];
         for (n, policy) in rules.into_iter().enumerate() {
             let larder = Larder::start(&origin, &route(policy)).await;
@@ -550,8 +541,7 @@ async fn a_probe_with_a_slow_body_does_not_block_other_calls() {
         .await;
         let api = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 0s }, \
                    success: { json: { \"$.ok\": [true] } } } }\n";
-        let larder =
-            Larder::start(&origin, &format!("{api}{}", route(&["ttl: 1h", "retry: off"]))).await;
+        let larder = Larder::start(&origin, &format!("{api}{}", route(&["ttl: 1h", "retry: off"]))).await;
         for method in ["POST", "GET"] {
             let limited = start_request(&larder, "POST", "/limited", &["Content-Length: 0"]).await;
             assert_eq!(response_to(limited, "POST").await.status, 429);

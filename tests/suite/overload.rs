@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use larder::clock;
+use larder::clock::Clock;
 use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
@@ -87,9 +87,8 @@ async fn accept_errors(admin: &mut Client) -> usize {
     line.and_then(|count| count.parse().ok()).expect("the series is there")
 }
 
-/// The first clients keep their connections and are served. The others cost almost nothing: they
-/// wait, and are refused after a while. Larder accepts no connection without the descriptors that a
-/// response may need.
+/// The first clients keep their connections and are served. The others cost almost nothing: they wait, and
+/// are refused after a while. Larder accepts no connection without the descriptors that a response may need.
 #[tokio::test]
 async fn ovl_05_clients_beyond_the_file_limit_wait_and_the_others_are_served() {
     // 128 files less a reserve of 32 leave 96: three eighths of them for clients, and as many for
@@ -101,7 +100,7 @@ async fn ovl_05_clients_beyond_the_file_limit_wait_and_the_others_are_served() {
         let mut admin = Client::connect(larder.admin().await).await;
         let mut connected = connected_clients(larder.addr().await, PLACES).await;
         let newcomers = one_request_each(larder.addr().await, CLIENTS - PLACES);
-        let (begun, busy) = (clock::monotonic(), larder.cpu_time());
+        let (begun, busy) = (Clock::system().instant(), larder.cpu_time());
         let mut tick = interval(Duration::from_millis(20));
         for n in 0..100 {
             tick.tick().await;
@@ -109,7 +108,7 @@ async fn ovl_05_clients_beyond_the_file_limit_wait_and_the_others_are_served() {
             assert_eq!(get(&mut connected[n % PLACES], &format!("/cold/{n}")).await.status, 200);
         }
         let (took, busy) =
-            (clock::monotonic().duration_since(begun), larder.cpu_time().saturating_sub(busy));
+            (Clock::system().instant().duration_since(begun), larder.cpu_time().saturating_sub(busy));
         assert!(busy < took / 2, "{busy:?} of {took:?}");
         all_get(503, newcomers, CLIENTS - PLACES).await;
         drop(connected);
@@ -160,7 +159,7 @@ async fn ovl_05_without_descriptors_accepts_back_off_and_hits_are_served() {
         assert_eq!(get(&mut client, "/kept").await.status, 200);
         larder.limit_open_files(8);
         let newcomers = one_request_each(larder.addr().await, CLIENTS);
-        let (begun, busy) = (clock::monotonic(), larder.cpu_time());
+        let (begun, busy) = (Clock::system().instant(), larder.cpu_time());
         let mut tick = interval(Duration::from_millis(20));
         while accept_errors(&mut admin).await < 40 {
             for _ in 0..10 {
@@ -169,7 +168,7 @@ async fn ovl_05_without_descriptors_accepts_back_off_and_hits_are_served() {
             }
         }
         let (took, busy) =
-            (clock::monotonic().duration_since(begun), larder.cpu_time().saturating_sub(busy));
+            (Clock::system().instant().duration_since(begun), larder.cpu_time().saturating_sub(busy));
         assert!(busy < took / 2, "{busy:?} of {took:?}");
         assert!(took > Duration::from_secs(1), "it backs off: {took:?}");
         // A request that needs a descriptor gets an error response.
@@ -182,7 +181,7 @@ async fn ovl_05_without_descriptors_accepts_back_off_and_hits_are_served() {
         larder.signal("TERM");
         assert!(larder.wait_for_exit().await.success());
         let logged = larder.err.all().iter().filter(|line| line.contains("Accept failed")).count();
-        let seconds = usize::try_from(clock::monotonic().duration_since(begun).as_secs()).unwrap();
+        let seconds = usize::try_from(Clock::system().instant().duration_since(begun).as_secs()).unwrap();
         assert!((1..=seconds + 1).contains(&logged), "{logged} lines in {seconds} s");
     })
     .await;
@@ -253,17 +252,15 @@ async fn ovl_09_with_ttl_jitter_entries_stored_together_expire_gradually() {
     .await;
 }
 
-/// Waves of four times as many clients as `limits.connections`, and clients that send malformed
-/// heads: connected clients are served as usual, the others get a 503 at once, and the log grows
-/// slowly.
+/// Waves of four times as many clients as `limits.connections`, and clients that send malformed heads:
+/// connected clients are served as usual, the others get a 503 at once, and the log grows slowly.
 #[tokio::test]
 async fn ovl_11_excess_clients_get_503_malformed_requests_400_and_few_lines() {
     const PLACES: usize = 16;
     bounded(async {
         let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
-        let (mut larder, _files) =
-            caching_larder(&origin, "limits: { connections: 16 }\n", None).await;
-        let (addr, begun) = (larder.addr().await, clock::monotonic());
+        let (mut larder, _files) = caching_larder(&origin, "limits: { connections: 16 }\n", None).await;
+        let (addr, begun) = (larder.addr().await, Clock::system().instant());
         let mut admin = Client::connect(larder.admin().await).await;
         for n in 0..500 {
             let mut client = Client::connect(addr).await;
@@ -274,12 +271,12 @@ async fn ovl_11_excess_clients_get_503_malformed_requests_400_and_few_lines() {
         // Full for a second: from here on larder refuses new clients at once.
         all_get(503, one_request_each(addr, 1), 1).await;
         for _ in 0..10 {
-            let since = clock::monotonic();
+            let since = Clock::system().instant();
             let refusal = timeout(TIMEOUT, Client::connect(addr).await.get(API, &[])).await;
             let refusal = refusal.expect("in time");
             assert_eq!((refusal.status, refusal.field("retry-after")), (503, Some("1")));
             assert!(refusal.text().contains("\"connections\""), "{}", refusal.text());
-            assert!(clock::monotonic().duration_since(since) < Duration::from_secs(1));
+            assert!(Clock::system().instant().duration_since(since) < Duration::from_secs(1));
             all_get(503, one_request_each(addr, 3 * PLACES), 3 * PLACES).await;
             for client in &mut connected {
                 assert_eq!(get(client, "/kept").await.status, 200);
@@ -297,7 +294,7 @@ async fn ovl_11_excess_clients_get_503_malformed_requests_400_and_few_lines() {
         assert!(counted("connections") >= 11 + 30 * PLACES, "{page}");
         larder.signal("TERM");
         assert!(larder.wait_for_exit().await.success());
-        let seconds = usize::try_from(clock::monotonic().duration_since(begun).as_secs()).unwrap();
+        let seconds = usize::try_from(Clock::system().instant().duration_since(begun).as_secs()).unwrap();
         let logged = larder.err.all().iter().filter(|line| line.contains("refused")).count();
         assert!((1..=10 * (seconds + 2)).contains(&logged), "{logged} lines in {seconds} s");
     })

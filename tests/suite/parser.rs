@@ -18,8 +18,7 @@ const EVIL: &str = "GET http://api.example.test/EVIL HTTP/1.1\r\nHost: api.examp
 /// Long enough for a slow machine, short enough to detect a hang.
 const SOON: Duration = Duration::from_secs(10);
 
-/// The policies of the pass-through and of a cached route: larder must handle faults of origins in
-/// both.
+/// The policies of the pass-through and of a cached route: larder must handle faults of origins in both.
 const POLICIES: [&[&str]; 2] = [&[], &["ttl: 1h"]];
 
 async fn with_each_policy(origin: &Origin) -> Vec<Larder> {
@@ -35,10 +34,7 @@ async fn with_each_policy(origin: &Origin) -> Vec<Larder> {
 }
 
 async fn echo() -> Origin {
-    Origin::start(|seen| {
-        MockResponse::new(200, &[], format!("{} {}", seen.target, seen.body.len()))
-    })
-    .await
+    Origin::start(|seen| MockResponse::new(200, &[], format!("{} {}", seen.target, seen.body.len()))).await
 }
 
 fn post(fields: &str) -> String {
@@ -113,20 +109,8 @@ async fn par_02_content_length_together_with_transfer_encoding_is_refused() {
 
 #[tokio::test]
 async fn par_04_a_content_length_that_is_not_digits_is_refused() {
-    let lengths = [
-        "+5",
-        "-1",
-        "0x5",
-        "5 5",
-        "5_0",
-        "",
-        "18446744073709551621",
-        "5;",
-        "٥",
-        "5, 5",
-        "5,5",
-        "5.",
-    ];
+    let lengths =
+        ["+5", "-1", "0x5", "5 5", "5_0", "", "18446744073709551621", "5;", "٥", "5, 5", "5,5", "5."];
     let cases: Vec<_> = lengths
         .iter()
         .map(|length| {
@@ -163,18 +147,14 @@ async fn par_05_a_transfer_encoding_that_is_not_chunked_is_refused() {
 async fn par_05_the_legal_spellings_of_chunked_frame_the_body() {
     let origin = echo().await;
     let larder = Larder::start(&origin, "").await;
-    for field in
-        ["tRANSFER-eNCODING: ChUnKeD", "Transfer-Encoding:chunked", "Transfer-Encoding: chunked \t"]
+    for field in ["tRANSFER-eNCODING: ChUnKeD", "Transfer-Encoding:chunked", "Transfer-Encoding: chunked \t"]
     {
         let mut client = larder.client().await;
         client.send(format!("{}5\r\nhello\r\n0\r\n\r\n", post(field))).await;
         assert_eq!(client.response("POST").await.unwrap().text(), "/x 5", "{field}");
     }
     assert!(
-        origin
-            .requests()
-            .iter()
-            .all(|seen| seen.body == b"hello" && seen.field("content-length").is_none())
+        origin.requests().iter().all(|seen| seen.body == b"hello" && seen.field("content-length").is_none())
     );
 }
 
@@ -193,14 +173,9 @@ async fn par_05_transfer_encoding_with_an_underscore_frames_no_body() {
 
 #[tokio::test]
 async fn par_06_an_http_1_0_body_needs_a_content_length() {
-    let head =
-        |fields: &str| format!("POST {API}/x HTTP/1.0\r\nHost: api.example.test\r\n{fields}\r\n");
+    let head = |fields: &str| format!("POST {API}/x HTTP/1.0\r\nHost: api.example.test\r\n{fields}\r\n");
     let mut cases = vec![
-        (
-            (head("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + EVIL).into(),
-            400,
-            "ambiguous_framing",
-        ),
+        ((head("Transfer-Encoding: chunked\r\n") + "0\r\n\r\n" + EVIL).into(), 400, "ambiguous_framing"),
         ((head("") + EVIL).into(), 400, "ambiguous_framing"),
     ];
     for method in ["PUT", "PATCH"] {
@@ -362,11 +337,9 @@ async fn par_11_trailers_of_a_request_never_become_header_fields() {
 
 #[tokio::test]
 async fn par_11_trailers_of_a_response_never_become_header_fields() {
-    for trailers in ["Set-Cookie: sid=1\r\nContent-Length: 9\r\nX-T: 1\r\n", "this is no field\r\n"]
-    {
-        let answer = format!(
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n"
-        );
+    for trailers in ["Set-Cookie: sid=1\r\nContent-Length: 9\r\nX-T: 1\r\n", "this is no field\r\n"] {
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n{trailers}\r\n");
         let origin = Origin::always(MockResponse::raw(answer)).await;
         for larder in with_each_policy(&origin).await {
             for _ in 0..2 {
@@ -382,17 +355,14 @@ async fn par_11_trailers_of_a_response_never_become_header_fields() {
     }
 }
 
-/// Search APIs read the body of a GET: larder passes it to the origin and never parses it as a
-/// request.
+/// Search APIs read the body of a GET: larder passes it to the origin and never parses it as a request.
 #[tokio::test]
 async fn par_14_the_body_of_a_get_reaches_the_origin_and_is_never_a_request() {
     let origin = echo().await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     assert_eq!(larder.get("/x").await.text(), "/x 0");
     assert!(larder.get("/x").await.cache_status().contains("hit"));
-    let get = |fields: &str| {
-        format!("GET {API}/x HTTP/1.1\r\nHost: api.example.test\r\n{fields}\r\n\r\n")
-    };
+    let get = |fields: &str| format!("GET {API}/x HTTP/1.1\r\nHost: api.example.test\r\n{fields}\r\n\r\n");
     let with_length = (get(&format!("Content-Length: {}", EVIL.len())), EVIL.to_owned());
     let in_chunks = format!("{:x}\r\n{EVIL}\r\n0\r\n\r\n", EVIL.len());
     let chunked = (get("Transfer-Encoding: chunked"), in_chunks);
@@ -447,24 +417,13 @@ async fn par_15_any_other_connection_option_is_dropped_or_refused_by_larder() {
     let origin = echo().await;
     let many = (0..40).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(", ");
     for larder in with_each_policy(&origin).await {
-        for named in [
-            "x-forwarded-for",
-            "cookie",
-            "x-a",
-            &many,
-            "close, x-a",
-            "Cache-Control",
-            ",,,",
-            "\"x-a\"",
-        ] {
+        for named in
+            ["x-forwarded-for", "cookie", "x-a", &many, "close, x-a", "Cache-Control", ",,,", "\"x-a\""]
+        {
             let mut client = larder.client().await;
             let connection = format!("Connection: {named}");
             client
-                .send_request(
-                    "GET",
-                    &format!("{API}/{}", named.len()),
-                    &[&connection, "X-A: 1", "Cookie: c"],
-                )
+                .send_request("GET", &format!("{API}/{}", named.len()), &[&connection, "X-A: 1", "Cookie: c"])
                 .await;
             let answer = timeout(SOON, client.response("GET")).await.expect("no hang").unwrap();
             if answer.status != 200 {
@@ -474,17 +433,14 @@ async fn par_15_any_other_connection_option_is_dropped_or_refused_by_larder() {
         }
     }
     for seen in origin.requests() {
-        assert_eq!(
-            seen.field("connection").filter(|c| !c.eq_ignore_ascii_case("keep-alive")),
-            None
-        );
+        assert_eq!(seen.field("connection").filter(|c| !c.eq_ignore_ascii_case("keep-alive")), None);
     }
 }
 
 #[tokio::test]
 async fn par_17_a_response_that_is_not_http_becomes_a_502_and_is_not_stored() {
-    let interim = "HTTP/1.1 100 Continue\r\n\r\n".repeat(500)
-        + "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let interim =
+        "HTTP/1.1 100 Continue\r\n\r\n".repeat(500) + "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
     let answers = [
         "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!",
         "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello!",
@@ -556,7 +512,8 @@ async fn par_17_an_unrequested_101_is_not_retried_and_ends_its_connection() {
 /// the response if it would store it.
 #[tokio::test]
 async fn par_17_both_framings_in_a_response_desynchronise_no_client() {
-    let raw = "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let raw =
+        "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
     let origin = Origin::always(MockResponse::raw(raw)).await;
     for larder in with_each_policy(&origin).await {
         let before = origin.calls();
@@ -573,7 +530,8 @@ async fn par_17_both_framings_in_a_response_desynchronise_no_client() {
 
 #[tokio::test]
 async fn par_18_bytes_after_a_response_are_never_the_next_response() {
-    let poisoned = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nPOISON";
+    let poisoned =
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nPOISON";
     for late in [false, true] {
         let origin = Origin::start(|_| MockResponse::new(200, &[], "good")).await;
         for larder in with_each_policy(&origin).await {
@@ -581,10 +539,8 @@ async fn par_18_bytes_after_a_response_are_never_the_next_response() {
             let origin_gate = gate.clone();
             origin.set_script(move |seen| match seen.target.as_str() {
                 "/first" if late => {
-                    let (now, then) =
-                        poisoned.as_bytes().split_at(poisoned.find("helloHTTP").unwrap() + 5);
-                    MockResponse::raw(now)
-                        .then([Step::Wait(origin_gate.clone()), Step::Write(then.to_vec())])
+                    let (now, then) = poisoned.as_bytes().split_at(poisoned.find("helloHTTP").unwrap() + 5);
+                    MockResponse::raw(now).then([Step::Wait(origin_gate.clone()), Step::Write(then.to_vec())])
                 }
                 "/first" => MockResponse::raw(poisoned),
                 _ => MockResponse::new(200, &[], "good"),
@@ -617,8 +573,7 @@ async fn head_of(stream: &mut TcpStream) -> String {
 #[tokio::test]
 async fn par_18_after_an_early_response_the_origin_connection_is_not_reused() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let resolve =
-        format!("resolve: {{ api.example.test: \"{}\" }}\n", listener.local_addr().unwrap());
+    let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", listener.local_addr().unwrap());
     let larder = Larder::bare(&resolve).await;
     let mut client = larder.client().await;
     client.send(post("Content-Length: 1000000") + "only the beginning").await;
@@ -631,8 +586,7 @@ async fn par_18_after_an_early_response_the_origin_connection_is_not_reused() {
         let addr = larder.addr();
         async move { Client::connect(addr).await.get(&format!("{API}/next"), &[]).await }
     });
-    let (mut second, _) =
-        timeout(SOON, listener.accept()).await.expect("a fresh connection").unwrap();
+    let (mut second, _) = timeout(SOON, listener.accept()).await.expect("a fresh connection").unwrap();
     assert!(head_of(&mut second).await.starts_with("GET /next "));
     second.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood").await.unwrap();
     assert_eq!(next.await.unwrap().text(), "good");

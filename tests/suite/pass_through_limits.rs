@@ -56,8 +56,7 @@ fn unavailable() -> MockResponse {
 fn yaml_with_replay() -> String {
     let posts = "  - name: posts\n    match: { host: api.example.test, method: POST, path: /replayed }\n    \
                  retry: { methods: [POST] }\n";
-    let others =
-        "  - name: writes\n    match: { host: api.example.test, method: POST, path: /w }\n";
+    let others = "  - name: writes\n    match: { host: api.example.test, method: POST, path: /w }\n";
     format!("{}{posts}{others}", yaml("", &[]))
 }
 
@@ -66,8 +65,7 @@ fn yaml_with_replay() -> String {
 #[tokio::test]
 async fn a_post_is_retried_with_its_body_if_its_route_allows_it() {
     bounded(async {
-        let origin =
-            Origin::start(in_order(vec![unavailable(), MockResponse::new(200, &[], "done")])).await;
+        let origin = Origin::start(in_order(vec![unavailable(), MockResponse::new(200, &[], "done")])).await;
         let larder = Larder::start(&origin, &yaml_with_replay()).await;
         let body = vec![b'x'; 60_000];
         let pending = start_request(&larder, "POST", &format!("{API}/replayed"), &body).await;
@@ -114,11 +112,8 @@ async fn a_post_that_no_route_allows_or_that_is_too_long_is_not_retried() {
 #[tokio::test]
 async fn a_head_is_retried_like_a_get() {
     bounded(async {
-        let origin = Origin::start(in_order(vec![
-            unavailable(),
-            MockResponse::new(200, &["X-Own: new"], ""),
-        ]))
-        .await;
+        let origin =
+            Origin::start(in_order(vec![unavailable(), MockResponse::new(200, &["X-Own: new"], "")])).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let pending = start_request(&larder, "HEAD", &format!("{API}/x"), b"").await;
         expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
@@ -227,11 +222,7 @@ async fn without_a_stale_response_a_200_with_an_error_passes_and_is_not_stored()
                 assert_eq!(origin.calls(), calls);
             }
             let accept_encoding = origin.requests()[0].field("accept-encoding").map(str::to_owned);
-            assert_eq!(
-                accept_encoding.as_deref(),
-                Some("gzip"),
-                "the coding that larder can decode"
-            );
+            assert_eq!(accept_encoding.as_deref(), Some("gzip"), "the coding that larder can decode");
         }
     })
     .await;
@@ -240,8 +231,7 @@ async fn without_a_stale_response_a_200_with_an_error_passes_and_is_not_stored()
 #[tokio::test]
 async fn a_rate_limit_in_the_body_only_is_retried_like_a_429() {
     bounded(async {
-        let origin =
-            Origin::start(in_order(vec![json_response(MINUTE), json_response(GOOD)])).await;
+        let origin = Origin::start(in_order(vec![json_response(MINUTE), json_response(GOOD)])).await;
         let larder = Larder::start(&origin, &yaml(RULES, &["retry: { on: [429] }"])).await;
         let pending = start_get(&larder, "/x", &[]).await;
         expect_next_call(&larder, &origin, SECOND * 8 / 10, SECOND * 12 / 10).await;
@@ -305,8 +295,7 @@ async fn errors_in_passing_bodies_open_the_breaker_and_a_success_closes_it() {
         let origin = Origin::always(json_response(BAD)).await;
         let rules = format!("{RULES}, breaker: {{ failures: 3, within: 30s, open_for: 30s }}");
         let larder = Larder::start(&origin, &yaml(&rules, &["retry: off"])).await;
-        let breaker =
-            |state: &'static str| move |larder: &Larder| api_status(larder).breaker == Some(state);
+        let breaker = |state: &'static str| move |larder: &Larder| api_status(larder).breaker == Some(state);
         for _ in 0..3 {
             assert_eq!(post(&larder, "/w").await.text(), BAD);
             round_trip(&larder).await;
@@ -366,10 +355,7 @@ async fn a_rate_limit_in_the_head_the_body_or_both_is_counted_once() {
             for (class, expected) in ["rate-limited", "quota"].into_iter().zip(expected) {
                 let series = "larder_upstream_rate_limited_total";
                 larder
-                    .wait_for_metric(
-                        &format!("{series}{{class=\"{class}\",upstream=\"api\"}}"),
-                        expected,
-                    )
+                    .wait_for_metric(&format!("{series}{{class=\"{class}\",upstream=\"api\"}}"), expected)
                     .await;
             }
         }
@@ -407,8 +393,7 @@ async fn bodies_that_rules_cannot_read_are_classified_by_their_head() {
     .await;
 }
 
-/// `limits.in_flight` applies to bodies that rules read, too: a body that finds no room passes
-/// unread.
+/// `limits.in_flight` applies to bodies that rules read, too: a body that finds no room passes unread.
 #[tokio::test]
 async fn bodies_that_rules_read_count_towards_the_in_flight_limit() {
     bounded(async {
@@ -425,8 +410,7 @@ async fn bodies_that_rules_read_count_towards_the_in_flight_limit() {
         .await;
         let rules = "success: { json: { \"$.ok\": [true] } }";
         let policy = "limits: { in_flight: 1MiB }\nstore: { max_object: 512KiB }\n";
-        let larder =
-            Larder::start(&origin, &format!("{policy}{}", yaml(rules, &["ttl: 1h"]))).await;
+        let larder = Larder::start(&origin, &format!("{policy}{}", yaml(rules, &["ttl: 1h"]))).await;
         let (count, mut begun) = tokio::sync::watch::channel(0);
         let count = std::sync::Arc::new(count);
         let ask = |n: usize, method: &'static str| {
@@ -454,8 +438,7 @@ async fn bodies_that_rules_read_count_towards_the_in_flight_limit() {
     .await;
 }
 
-/// A body that a rule cannot read may be an error: it replaces no stored response and is not
-/// stored.
+/// A body that a rule cannot read may be an error: it replaces no stored response and is not stored.
 #[tokio::test]
 async fn a_body_that_a_rule_could_not_read_is_not_stored() {
     bounded(async {
@@ -465,16 +448,14 @@ async fn a_body_that_a_rule_could_not_read_is_not_stored() {
         let origin = Origin::start(move |call| {
             let ok = is_good.load(std::sync::atomic::Ordering::Relaxed);
             let body = format!("{{\"ok\":{ok},\"a\":\"{long}\"}}");
-            let body =
-                if call.target.starts_with("/short") { format!("{{\"ok\":{ok}}}") } else { body };
+            let body = if call.target.starts_with("/short") { format!("{{\"ok\":{ok}}}") } else { body };
             MockResponse::new(200, &[JSON, "Content-Location: /posted"], &body)
         })
         .await;
         let rules = "success: { json: { \"$.ok\": [true] } }";
         let policy = "limits: { in_flight: 1MiB }\nstore: { max_object: 512KiB }\n";
         let larder =
-            Larder::start(&origin, &format!("{policy}{}", yaml(rules, &["ttl: 1h", "retry: off"])))
-                .await;
+            Larder::start(&origin, &format!("{policy}{}", yaml(rules, &["ttl: 1h", "retry: off"]))).await;
         good.store(false, std::sync::atomic::Ordering::Relaxed);
         for _ in 0..2 {
             let answer = larder.get("/long").await;
@@ -483,8 +464,7 @@ async fn a_body_that_a_rule_could_not_read_is_not_stored() {
         }
         let unread = "larder_not_stored_total{reason=\"unread\",route=\"api\"}";
         assert!(larder.metric(unread) >= 2.0);
-        // A POST's response is stored for later GETs of its `Content-Location`, but not an unread
-        // one.
+        // A POST's response is stored for later GETs of its `Content-Location`, but not an unread one.
         let mut client = larder.client().await;
         client.send_request("POST", &format!("{API}/posted"), &["Content-Length: 0"]).await;
         assert_eq!(client.response("POST").await.expect("a response").status, 200);
@@ -515,8 +495,7 @@ const OTHER: &str = "http://other.example.test";
 
 /// Calls to `api.example.test` carry larder's credential; `other.example.test` is another origin.
 fn two_hosts(origin: &Origin, other: &Origin, file: &str) -> String {
-    let names =
-        format!("api.example.test: \"{}\", other.example.test: \"{}\"", origin.addr, other.addr);
+    let names = format!("api.example.test: \"{}\", other.example.test: \"{}\"", origin.addr, other.addr);
     let upstream = format!("{{ hosts: [api.example.test], {} }}", credential(file));
     let routes = route(&["ttl: 1m"]);
     let others = "  - { name: other, match: { host: other.example.test, path: /kept }, ttl: 1m }\n";
@@ -541,11 +520,8 @@ async fn calls_carry_larders_credential_and_all_clients_share_the_entries() {
         post(&larder, "/w").await;
         assert_eq!(origin.calls(), 3);
         for seen in origin.requests() {
-            let shown: Vec<_> = seen
-                .fields
-                .iter()
-                .filter(|(name, _)| name.eq_ignore_ascii_case("x-api-key"))
-                .collect();
+            let shown: Vec<_> =
+                seen.fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("x-api-key")).collect();
             assert_eq!(shown.len(), 1, "{}", seen.raw_head);
             assert_eq!(shown[0].1, format!("Key {SECRET}"));
             assert!(!seen.raw_head.contains("placeholder"), "{}", seen.raw_head);
@@ -604,9 +580,7 @@ async fn no_cross_site_page_can_use_larders_credential() {
                 assert!(answer.text().contains("credential.allow_origins"), "{}", answer.text());
             }
             let mut client = larder.client().await;
-            client
-                .send_request("POST", &format!("{API}/w"), &[page, &["Content-Length: 0"]].concat())
-                .await;
+            client.send_request("POST", &format!("{API}/w"), &[page, &["Content-Length: 0"]].concat()).await;
             assert_eq!(client.response("POST").await.expect("a response").status, 403, "{page:?}");
             // Larder does not restrict requests to a host without larder's credential.
             let elsewhere = get_url(&larder, &format!("{OTHER}/kept"), page).await;
@@ -647,11 +621,7 @@ async fn larder_is_the_private_cache_of_its_own_credential() {
         for _ in 0..2 {
             assert_eq!(larder.get("/x").await.text(), "the account's");
         }
-        assert_eq!(
-            origin.calls(),
-            1,
-            "a private response is stored for all that may use the credential"
-        );
+        assert_eq!(origin.calls(), 1, "a private response is stored for all that may use the credential");
         let without = Larder::start(&origin, &route(&["ttl: origin"])).await;
         for _ in 0..2 {
             without.get("/x").await;
@@ -671,10 +641,7 @@ async fn no_other_host_gets_larders_credential_even_after_a_redirect() {
         let other = Origin::always(MockResponse::new(200, &[], "there")).await;
         let larder = Larder::bare(&two_hosts(&origin, &other, &secret_file(&directory))).await;
         let answer = larder.get("/x").await;
-        assert_eq!(
-            (answer.status, answer.field("location")),
-            (302, Some("http://other.example.test/kept"))
-        );
+        assert_eq!((answer.status, answer.field("location")), (302, Some("http://other.example.test/kept")));
         assert_eq!(other.calls(), 0, "larder follows no redirect");
         for path in ["/kept", "/passed"] {
             let mut client = larder.client().await;
@@ -743,8 +710,7 @@ async fn larders_credential_is_in_no_log_config_metric_or_explanation() {
 // ---- the cost of calls
 
 fn yaml_with_cost(credits: &str, budget: &str) -> String {
-    let budget =
-        if budget.is_empty() { String::new() } else { format!(", budget: {{ {budget} }}") };
+    let budget = if budget.is_empty() { String::new() } else { format!(", budget: {{ {budget} }}") };
     let cost = format!("cost: {{ currency: USD, per_credit: 0.5, credits: {credits}{budget} }}");
     yaml(&cost, &["retry: off"])
 }
@@ -764,8 +730,7 @@ async fn credits_are_counted_for_fills_and_pass_through_calls_from_each_source()
         for (credits, each) in
             [("\"$.status.credit_count\"", 3.0), ("{ header: X-Credits }", 2.0), ("1", 1.0)]
         {
-            let origin =
-                Origin::always(MockResponse::new(200, &[JSON, "X-Credits: 2"], body)).await;
+            let origin = Origin::always(MockResponse::new(200, &[JSON, "X-Credits: 2"], body)).await;
             let larder = Larder::start(&origin, &yaml_with_cost(credits, "")).await;
             larder.get("/x").await;
             assert!(
@@ -779,18 +744,13 @@ async fn credits_are_counted_for_fills_and_pass_through_calls_from_each_source()
             for _ in 0..3 {
                 larder.get("/x").await;
             }
-            larder
-                .wait_until("three hits", |larder| cost_report(larder).today.avoided_calls == 3)
-                .await;
+            larder.wait_until("three hits", |larder| cost_report(larder).today.avoided_calls == 3).await;
             let spent = cost_report(&larder).today;
             assert!(
                 is_close(spent.credits, 2.0 * each) && is_close(spent.money, each),
                 "{credits}: {spent:?}"
             );
-            assert!(
-                is_close(larder.metric("larder_cost_total{upstream=\"api\"}"), each),
-                "{credits}"
-            );
+            assert!(is_close(larder.metric("larder_cost_total{upstream=\"api\"}"), each), "{credits}");
         }
     })
     .await;
@@ -853,12 +813,7 @@ async fn a_spent_budget_serves_stored_responses_and_sends_retry_after() {
         assert_eq!(origin.calls(), 2);
         let (_, budget_status) = cost_report(&larder).budget.unwrap();
         assert!(budget_status.spent && is_close(budget_status.share, 1.0), "{budget_status:?}");
-        larder
-            .wait_for_metric(
-                "larder_upstream_refused_total{cause=\"budget\",upstream=\"api\"}",
-                2.0,
-            )
-            .await;
+        larder.wait_for_metric("larder_upstream_refused_total{cause=\"budget\",upstream=\"api\"}", 2.0).await;
         larder.clock.advance(Duration::from_secs(TO_FEBRUARY));
         assert_eq!(larder.get("/cold").await.status, 200, "a new month");
     })
@@ -877,11 +832,7 @@ async fn with_a_spent_budget_refuse_serves_nothing_stale_and_warn_allows_calls()
         );
         for path in ["/x", "/cold"] {
             let answer = larder.get(path).await;
-            assert_eq!(
-                (answer.status, error_class(&answer).as_str()),
-                (429, "budget_spent"),
-                "{path}"
-            );
+            assert_eq!((answer.status, error_class(&answer).as_str()), (429, "budget_spent"), "{path}");
         }
         assert_eq!(origin.calls(), 2);
         let larder = larder_over_budget(&origin, OverBudgetAction::Warn).await;
@@ -959,16 +910,11 @@ async fn a_tunnel_is_never_blocked() {
     bounded(async {
         let origin = Origin::always(MockResponse::new(503, &[], "down")).await;
         let port = origin.addr.port();
-        let keys =
-            "breaker: { failures: 1, open_for: 1h }, rate_limit: { limit: 1/h, max_wait: 0s }";
-        let file =
-            format!("tls: {{ passthrough: [api.example.test] }}\n{}", yaml(keys, &["retry: off"]));
+        let keys = "breaker: { failures: 1, open_for: 1h }, rate_limit: { limit: 1/h, max_wait: 0s }";
+        let file = format!("tls: {{ passthrough: [api.example.test] }}\n{}", yaml(keys, &["retry: off"]));
         let larder = Larder::start(&origin, &file).await;
         assert_eq!(larder.get("/x").await.text(), "down");
-        assert!(
-            !error_class(&larder.get("/y").await).is_empty(),
-            "requests that larder reads are blocked"
-        );
+        assert!(!error_class(&larder.get("/y").await).is_empty(), "requests that larder reads are blocked");
         for _ in 0..5 {
             let mut client = larder.client().await;
             let authority = format!("api.example.test:{port}");

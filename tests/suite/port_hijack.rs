@@ -78,9 +78,7 @@ impl Squatter {
             self.process.out.wait_for_line(last).await;
         }
         let all = self.process.out.all();
-        all.into_iter()
-            .filter(|line| line.starts_with("got ") && !line.contains(" last-"))
-            .collect()
+        all.into_iter().filter(|line| line.starts_with("got ") && !line.contains(" last-")).collect()
     }
 }
 

@@ -261,10 +261,9 @@ async fn a_part_never_satisfies_a_request_for_more_than_it_contains() {
         let origin = range_origin().await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         range(&larder, "5-14").await;
-        for fields in [
-            &["Cache-Control: only-if-cached"][..],
-            &["Cache-Control: only-if-cached", "Range: bytes=4-8"],
-        ] {
+        for fields in
+            [&["Cache-Control: only-if-cached"][..], &["Cache-Control: only-if-cached", "Range: bytes=4-8"]]
+        {
             assert_eq!(larder.get_with("/x", fields).await.status, 504, "{fields:?}");
         }
         assert_eq!(origin.calls(), 1);
@@ -285,8 +284,7 @@ async fn a_part_is_never_served_instead_of_an_error() {
         let outside = range(&larder, "0-8").await;
         assert_eq!((outside.status, outside.text().as_str()), (503, "down"));
         larder.clock.advance(secs(11));
-        for fields in [&["Range: bytes=7-8"][..], &["Range: bytes=7-8", "Cache-Control: max-stale"]]
-        {
+        for fields in [&["Range: bytes=7-8"][..], &["Range: bytes=7-8", "Cache-Control: max-stale"]] {
             let stale = larder.get_with("/x", fields).await;
             assert_eq!((stale.status, stale.text().as_str()), (503, "down"), "{fields:?}");
             assert_eq!(stale.cache_status(), "larder; fwd=stale; fwd-status=503", "{fields:?}");

@@ -79,8 +79,7 @@ async fn an_invalid_file_is_rejected_with_its_report() {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     larder.get("/x").await;
-    let (gauge, failures) =
-        ("larder_config_last_reload_successful", "larder_config_reload_failures_total");
+    let (gauge, failures) = ("larder_config_last_reload_successful", "larder_config_reload_failures_total");
     larder.wait_for_metric(gauge, 1.0).await;
     let refused = larder.reload(&origin, &route(&["ttl: 5M"])).await.unwrap_err();
     assert!(refused.report.starts_with("test.yaml:9:10: routes[api].ttl: "), "{}", refused.report);
@@ -126,8 +125,7 @@ async fn access_that_is_revoked_is_revoked_on_open_connections_too() {
 #[tokio::test]
 async fn a_header_that_becomes_a_credential_separates_stored_responses() {
     let origin =
-        Origin::start(|seen| MockResponse::new(200, &[], seen.field("x-who").unwrap_or_default()))
-            .await;
+        Origin::start(|seen| MockResponse::new(200, &[], seen.field("x-who").unwrap_or_default())).await;
     let ignoring = ["ttl: 1h", "key: { ignore_headers: [X-Who] }"];
     let larder = Larder::with_policy(&origin, &ignoring).await;
     assert_eq!(larder.get_with("/x", &["X-Who: ann"]).await.text(), "ann");
@@ -175,10 +173,7 @@ async fn load(larder: Arc<Larder>, kept: bool, over: Arc<AtomicBool>, answered: 
         }
         sent += 1;
         let answer = client.get(&format!("{API}/{}", sent % 7), &[]).await;
-        assert_eq!(
-            (answer.status, answer.text().as_str(), answer.end),
-            (200, "hello", End::Complete)
-        );
+        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "hello", End::Complete));
         answered.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -226,8 +221,7 @@ fn show(hours: u64) -> String {
 async fn sighup_reloads_the_file_and_the_result_is_logged() {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let resolve = format!("resolve: {{ api.example.test: \"{}\" }}\n", origin.addr);
-    let start =
-        format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n{resolve}");
+    let start = format!("version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\n{resolve}");
     let config_dir = ConfigDir::with(&start);
     let larder = Process::start(&[OsStr::new("run"), config_dir.config.as_os_str()]);
     let addr = larder.addr().await;

@@ -216,8 +216,7 @@ async fn python_uses_larder_and_keeps_its_path_and_sitecustomize() {
     }
     let both = Both::start().await;
     let command_env = both.command_env(&[("PYTHONPATH", "{}/their modules")]);
-    command_env
-        .file("their modules/sitecustomize.py", "import theirs\nprint(__name__, __file__)\n");
+    command_env.file("their modules/sitecustomize.py", "import theirs\nprint(__name__, __file__)\n");
     command_env.file("their modules/theirs.py", "print('theirs first')\n");
     let output = command_env.run("python3", &with_urls("python/with_urllib.py")).await;
     assert!(output.starts_with("theirs first\nsitecustomize "), "{output}");
@@ -230,16 +229,14 @@ async fn certifi_returns_its_own_roots_and_larders_certificate() {
     if !is_installed("python3", &["--version"]).await {
         return;
     }
-    let command_env =
-        CommandEnv::new(([127, 0, 0, 1], 1).into(), "larder", &[("PYTHONPATH", "{}")]);
+    let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), "larder", &[("PYTHONPATH", "{}")]);
     command_env.file("certifi/__init__.py", "from .core import contents, where\n");
     let file = "__file__.replace('core.py', 'cacert.pem')";
     let core = format!("def where(): return {file}\ndef contents(): return open(where()).read()\n");
     command_env.file("certifi/core.py", &core);
     let roots = command_env.file("certifi/cacert.pem", "theirs");
     for program in ["print(open(certifi.where()).read())", "print(certifi.contents())"] {
-        let output =
-            command_env.run("python3", &["-c", &format!("import certifi; {program}")]).await;
+        let output = command_env.run("python3", &["-c", &format!("import certifi; {program}")]).await;
         assert!(output.starts_with("theirs"), "{output}");
         assert!(output.ends_with("\nlarder\n\n"), "{output}");
     }
@@ -261,8 +258,7 @@ fn write_fake_packages(command_env: &CommandEnv) {
     command_env.file("certifi/core.py", &core);
     command_env.file("certifi/cacert.pem", "theirs");
     command_env.file("aiohttp/__init__.py", "from .client import ClientSession\n");
-    command_env
-        .file("aiohttp/client.py", "class ClientSession:\n    async def _request(self): pass\n");
+    command_env.file("aiohttp/client.py", "class ClientSession:\n    async def _request(self): pass\n");
 }
 
 /// Asserts that [`PRINT_PATCHES`] printed the patches of the inner larder only.
@@ -276,16 +272,12 @@ const PRINT_PATCHES: &str = "import aiohttp, certifi; print(certifi.contents());
 
 #[tokio::test]
 async fn a_nested_exec_replaces_the_outer_larder_in_the_variables() {
-    let before = [
-        ("PYTHONPATH", "{}"),
-        ("NODE_OPTIONS", "--no-warnings"),
-        ("JAVA_TOOL_OPTIONS", "-Dtheirs='a b'"),
-    ];
+    let before =
+        [("PYTHONPATH", "{}"), ("NODE_OPTIONS", "--no-warnings"), ("JAVA_TOOL_OPTIONS", "-Dtheirs='a b'")];
     let outer = CommandEnv::new(([127, 0, 0, 1], 1).into(), "outer", &before);
     let inner = nested(&outer, "inner");
-    let place = |command_env: &CommandEnv| {
-        command_env.directory.path().join("a (private) ü").display().to_string()
-    };
+    let place =
+        |command_env: &CommandEnv| command_env.directory.path().join("a (private) ü").display().to_string();
     for name in ["PYTHONPATH", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "PHP_INI_SCAN_DIR"] {
         let expected = outer.env[name].replace(&place(&outer), &place(&inner));
         assert_eq!(inner.env[name], expected, "{name}");
@@ -323,8 +315,7 @@ async fn python_starts_even_if_a_sitecustomize_is_broken() {
     if !is_installed("python3", &["--version"]).await {
         return;
     }
-    let command_env =
-        CommandEnv::new(([127, 0, 0, 1], 1).into(), "no certificate", &[("PYTHONPATH", "{}")]);
+    let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), "no certificate", &[("PYTHONPATH", "{}")]);
     for broken in ["raise ValueError('theirs')", "not python", "import none_of_the_name"] {
         command_env.file("sitecustomize.py", broken);
         assert_eq!(command_env.run("python3", &["-c", "print('started')"]).await, "started\n");

@@ -33,8 +33,7 @@ fn fixtures(kind: &str, ending: &str) -> Vec<PathBuf> {
     let folder = repository().join("tests/fixtures/config").join(kind);
     let entries = fs::read_dir(folder).expect("the fixtures are there");
     let paths = entries.map(|entry| entry.expect("they can be listed").path());
-    let mut paths: Vec<_> =
-        paths.filter(|path| path.extension().is_some_and(|end| end == ending)).collect();
+    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == ending)).collect();
     paths.sort();
     paths
 }
@@ -55,8 +54,7 @@ fn blocks(page: &str) -> Vec<&str> {
 /// The errors that the schema reports for a configuration.
 fn schema_errors(validator: &Validator, yaml: &str) -> Vec<String> {
     let value = json(yaml).expect("it is YAML");
-    let message =
-        |error: jsonschema::ValidationError<'_>| format!("{}: {error}", error.instance_path());
+    let message = |error: jsonschema::ValidationError<'_>| format!("{}: {error}", error.instance_path());
     validator.iter_errors(&value).map(message).collect()
 }
 
@@ -100,8 +98,7 @@ fn the_presets_page_shows_every_preset_and_larder_accepts_them() {
     for path in presets() {
         let text = fs::read_to_string(&path).expect("the preset is there");
         assert!(blocks.contains(&text.trim_end()), "{} is not what the page shows", path.display());
-        let config =
-            config::parse("proxy.yaml", &text, &env).unwrap_or_else(|report| panic!("{report}"));
+        let config = config::parse("proxy.yaml", &text, &env).unwrap_or_else(|report| panic!("{report}"));
         let set_aside = |kind: WarningKind| kind == WarningKind::OverridesOrigin;
         assert!(config.warnings.iter().all(|note| set_aside(note.kind)), "{:?}", config.warnings);
     }
@@ -360,11 +357,7 @@ fn larder_and_the_schema_accept_the_same_values() {
                 let yaml = format!("version: 1\n{}\n", template.replace("VALUE", value));
                 let read = config::parse("proxy.yaml", &yaml, &Env::default());
                 assert_eq!(read.is_ok(), valid, "larder: {yaml}");
-                assert_eq!(
-                    schema_errors(&validator, &yaml).is_empty(),
-                    valid,
-                    "the schema: {yaml}"
-                );
+                assert_eq!(schema_errors(&validator, &yaml).is_empty(), valid, "the schema: {yaml}");
             }
         }
     }
@@ -384,20 +377,14 @@ const SECTIONS: [(&str, &str); 40] = [
     ("/properties/scope_secret", "scope_secret: { KEY: x }"),
     ("/properties/defaults", "defaults: { KEY: x }"),
     ("/$defs/upstream", "upstreams: { u: { KEY: x } }"),
-    (
-        "/$defs/upstream/properties/mount/anyOf/1",
-        "upstreams: { u: { hosts: [h], mount: { KEY: x } } }",
-    ),
+    ("/$defs/upstream/properties/mount/anyOf/1", "upstreams: { u: { hosts: [h], mount: { KEY: x } } }"),
     ("/$defs/upstream/properties/timeouts", "upstreams: { u: { timeouts: { KEY: x } } }"),
     ("/$defs/upstream/properties/tls", "upstreams: { u: { tls: { KEY: x } } }"),
     (
         "/$defs/upstream/properties/tls/properties/client_cert",
         "upstreams: { u: { tls: { client_cert: { KEY: x } } } }",
     ),
-    (
-        "/$defs/upstream/properties/credential",
-        "upstreams: { u: { hosts: [h], credential: { KEY: x } } }",
-    ),
+    ("/$defs/upstream/properties/credential", "upstreams: { u: { hosts: [h], credential: { KEY: x } } }"),
     ("/$defs/upstream/properties/success", "upstreams: { u: { success: { KEY: x } } }"),
     ("/$defs/upstream/properties/errors/items", "upstreams: { u: { errors: [{ KEY: x }] } }"),
     ("/$defs/upstream/properties/rate_limit", "upstreams: { u: { rate_limit: { KEY: x } } }"),
@@ -488,10 +475,7 @@ fn the_reference_names_every_key_of_the_schema() {
     let schema = schema();
     for (place, _) in SECTIONS {
         for key in known_to_the_schema(&schema, place) {
-            assert!(
-                reference.contains(&format!("{key}:")),
-                "proxy.yaml does not name {place}/{key}"
-            );
+            assert!(reference.contains(&format!("{key}:")), "proxy.yaml does not name {place}/{key}");
         }
     }
 }
@@ -503,8 +487,7 @@ fn every_key_has_a_description() {
     for (place, _) in SECTIONS {
         let section = schema.pointer(place).unwrap();
         for (key, value) in section["properties"].as_object().unwrap() {
-            let referred =
-                value["$ref"].as_str().and_then(|to| schema.pointer(to.strip_prefix('#')?));
+            let referred = value["$ref"].as_str().and_then(|to| schema.pointer(to.strip_prefix('#')?));
             let described = |value: &Value| value["description"].is_string();
             assert!(described(value) || referred.is_some_and(described), "{place}/{key}");
         }

@@ -73,8 +73,7 @@ async fn a_long_steady_upload_and_a_silent_grpc_stream_are_not_cut() {
         let origin = Origin::always(MockResponse::new(200, &[], "ok")).await;
         let larder = Larder::start(&origin, &format!("{LIMITS}{}", route(&["ttl: 1h"]))).await;
         let mut steady = begin_post(&larder, "/w", 1 + 15 * 30, "").await;
-        let mut grpc =
-            begin_post(&larder, "/w", 2, "Content-Type: application/grpc+proto\r\n").await;
+        let mut grpc = begin_post(&larder, "/w", 2, "Content-Type: application/grpc+proto\r\n").await;
         for _ in 0..15 {
             sleep(Duration::from_millis(100)).await;
             steady.send([b'x'; 30]).await;
@@ -95,8 +94,7 @@ async fn a_slow_upload_that_probes_a_cooldown_delays_no_other_request() {
             _ => MockResponse::new(200, &[], "ok"),
         })
         .await;
-        let upstream =
-            "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 9s } } }\n";
+        let upstream = "upstreams: { api: { hosts: [api.example.test], rate_limit: { max_wait: 9s } } }\n";
         let larder = Larder::start(&origin, &format!("{upstream}{}", route(&["ttl: 1h"]))).await;
         assert_eq!(larder.get("/x").await.status, 429);
         larder.clock.advance(Duration::from_secs(2));
@@ -130,10 +128,8 @@ async fn an_origin_that_gives_up_waiting_for_a_body_is_not_blamed() {
                         }
                     }
                     let head = String::from_utf8_lossy(&seen).into_owned();
-                    let ok =
-                        &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"[..];
-                    let late =
-                        &b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"[..];
+                    let ok = &b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"[..];
+                    let late = &b"HTTP/1.1 408 Late\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"[..];
                     if head.contains("POST /408") {
                         sleep(Duration::from_millis(400)).await;
                         let _gone = stream.write_all(late).await;
@@ -451,8 +447,7 @@ const LONG: usize = 24 << 20;
 /// memory.
 async fn stalled_clients_are_dropped(host: &str, route_label: &str) {
     bounded(async {
-        let head =
-            format!("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: {LONG}\r\n\r\n");
+        let head = format!("HTTP/1.1 200 OK\r\nCache-Control: no-store\r\nContent-Length: {LONG}\r\n\r\n");
         let body = Step::Repeat(&[b'x'; 4096], LONG >> 12);
         let long = MockResponse::raw(head).then([body]);
         let origin = Origin::always(long).await;
@@ -504,8 +499,7 @@ async fn an_unread_http_2_connection_is_dropped_when_memory_is_short() {
         })
         .await;
         let limits = "limits: { in_flight: 64KiB }\nstore: { disk: off, max_object: 16KiB }\n";
-        let scene =
-            InterceptionSetup::start(origin, &format!("{limits}{}", route(&["ttl: 1h"]))).await;
+        let scene = InterceptionSetup::start(origin, &format!("{limits}{}", route(&["ttl: 1h"]))).await;
         let stream = scene.client(&["h2"]).connect(&format!("{HOST}:443"), HOST).await;
         let (mut h2, connection) = h2::client::Builder::new()
             .initial_window_size(1 << 30)
@@ -561,11 +555,7 @@ impl AsyncRead for SlowReader {
 }
 
 impl AsyncWrite for SlowReader {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -589,8 +579,7 @@ async fn every_response_progresses_on_a_slow_http_2_connection() {
         );
         let body = Step::Repeat(&[b'x'; 4096], 2048);
         let scene =
-            InterceptionSetup::start(Origin::always(long.then([body])).await, &route(&["ttl: 1h"]))
-                .await;
+            InterceptionSetup::start(Origin::always(long.then([body])).await, &route(&["ttl: 1h"])).await;
         let stream = scene.client(&["h2"]).connect(&format!("{HOST}:443"), HOST).await;
         let pause = Box::pin(sleep(Duration::ZERO));
         let slow_reader = SlowReader { stream: stream.expect("a handshake"), pause };

@@ -12,9 +12,7 @@ async fn every_head_on_a_kept_alive_connection_is_rewritten() {
     let mut client = larder.client().await;
     for path in ["/one", "/two?x=1", "/three"] {
         client
-            .send(format!(
-                "GET {API}{path} HTTP/1.1\r\nHost: Other.Example:80\r\nX-Case: KeptAsIs\r\n\r\n"
-            ))
+            .send(format!("GET {API}{path} HTTP/1.1\r\nHost: Other.Example:80\r\nX-Case: KeptAsIs\r\n\r\n"))
             .await;
         let answer = client.response("GET").await.unwrap();
         assert_eq!((answer.status, answer.text()), (200, path.to_owned()));
@@ -34,9 +32,7 @@ async fn connect_after_get_on_the_same_connection_is_a_tunnel() {
     let larder = Larder::start(&origin, "").await;
     let mut client = larder.client().await;
     assert_eq!(client.get(&format!("{API}/"), &[]).await.text(), "plain");
-    client
-        .send("CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n")
-        .await;
+    client.send("CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443\r\n\r\n").await;
     assert_eq!(client.response("CONNECT").await.unwrap().status, 200);
     client.send("GET /inside HTTP/1.1\r\nHost: inside\r\n\r\n").await;
     assert_eq!(client.response("GET").await.unwrap().text(), "plain");
@@ -47,8 +43,7 @@ async fn connect_after_get_on_the_same_connection_is_a_tunnel() {
 #[tokio::test]
 async fn a_cut_body_never_ends_cleanly_and_is_not_stored() {
     let chunked = MockResponse::chunked_open(200, &[], &[b"half"]).then([Step::Close]);
-    let length =
-        MockResponse::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").then([Step::Close]);
+    let length = MockResponse::raw("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf").then([Step::Close]);
     for cut in [chunked, length] {
         let origin = Origin::always(cut).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
@@ -64,8 +59,8 @@ async fn a_cut_body_never_ends_cleanly_and_is_not_stored() {
 #[tokio::test]
 async fn a_cut_body_ends_in_a_reset_for_an_http_1_0_client() {
     let gate = Gate::new();
-    let script = MockResponse::chunked_open(200, &[], &[b"half"])
-        .then([Step::Wait(gate.clone()), Step::Close]);
+    let script =
+        MockResponse::chunked_open(200, &[], &[b"half"]).then([Step::Wait(gate.clone()), Step::Close]);
     let origin = Origin::always(script).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let mut client: Client = larder.client().await;
@@ -81,8 +76,7 @@ async fn the_same_bytes_pass_through_where_no_route_caches() {
     let body: Vec<u8> = (0..200_000_u32).map(|n| (n % 251) as u8).collect();
     let sent = body.clone();
     let origin =
-        Origin::start(move |_| MockResponse::new(200, &["X-Hop: 1", "Connection: X-Hop"], &sent))
-            .await;
+        Origin::start(move |_| MockResponse::new(200, &["X-Hop: 1", "Connection: X-Hop"], &sent)).await;
     let larder = Larder::start(&origin, "").await;
     let answer = larder.get("/big").await;
     assert_eq!(answer.body, body);

@@ -6,8 +6,7 @@ use crate::concurrent::bounded;
 use crate::larder_under_test::{Larder, route};
 use crate::origin::{MockResponse, Origin};
 
-const CDN_POLICY: [&str; 3] =
-    ["ttl: origin", "scope: shared", "targeted_cache_control: [CDN-Cache-Control]"];
+const CDN_POLICY: [&str; 3] = ["ttl: origin", "scope: shared", "targeted_cache_control: [CDN-Cache-Control]"];
 
 fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -90,8 +89,7 @@ async fn a_field_that_the_route_does_not_list_has_no_effect() {
 #[tokio::test]
 async fn the_first_valid_one_of_several_listed_fields_decides() {
     bounded(async {
-        let policy =
-            ["ttl: origin", "targeted_cache_control: [Example-Cache-Control, CDN-Cache-Control]"];
+        let policy = ["ttl: origin", "targeted_cache_control: [Example-Cache-Control, CDN-Cache-Control]"];
         for (fields, reused) in [
             (&["Example-Cache-Control: max-age=60", "CDN-Cache-Control: no-store"][..], true),
             (&["Example-Cache-Control: no-store", "CDN-Cache-Control: max-age=60"], false),

@@ -17,8 +17,7 @@ const SOON: Duration = Duration::from_secs(10);
 fn any_bytes() -> Vec<u8> {
     let mut bytes = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec();
     bytes.extend(0..=255);
-    bytes
-        .extend_from_slice(b"GET http://api.example.test/ HTTP/1.1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n");
+    bytes.extend_from_slice(b"GET http://api.example.test/ HTTP/1.1\r\n\r\nHTTP/1.1 200 OK\r\n\r\n");
     bytes.extend((0..100_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8));
     bytes
 }
@@ -67,12 +66,10 @@ pub async fn head_of(stream: &mut TcpStream) -> String {
 /// Requests a tunnel, with `early` bytes behind the head, and returns the response.
 async fn request_tunnel(larder: &Larder, authority: &str, early: &[u8]) -> (Client, Response) {
     let mut client = larder.client().await;
-    let mut head =
-        format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").into_bytes();
+    let mut head = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n").into_bytes();
     head.extend_from_slice(early);
     client.send(head).await;
-    let answer =
-        timeout(SOON, client.response("CONNECT")).await.expect("in time").expect("a response");
+    let answer = timeout(SOON, client.response("CONNECT")).await.expect("in time").expect("a response");
     (client, answer)
 }
 
@@ -278,8 +275,7 @@ async fn interim_responses_reach_the_leader_at_once_and_are_not_stored() {
     let gate = Gate::new();
     let script = MockResponse(vec![
         Step::Write(
-            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n"
-                .to_vec(),
+            b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n".to_vec(),
         ),
         Step::Wait(gate.clone()),
         Step::Write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok".to_vec()),
@@ -303,7 +299,8 @@ async fn interim_responses_reach_the_leader_at_once_and_are_not_stored() {
 
 #[tokio::test]
 async fn an_http_1_0_client_gets_no_interim_response() {
-    let raw = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let raw =
+        "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let origin = Origin::always(MockResponse::raw(raw)).await;
     let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
     let mut client = larder.client().await;

@@ -15,9 +15,7 @@ use crate::origin::{Gate, MockResponse, Origin, Step, chunk};
 
 /// An upstream with these timeouts, and a route that stores everything for a minute.
 fn with_timeouts(timeouts: &str) -> String {
-    let up = format!(
-        "upstreams: {{ up: {{ hosts: [api.example.test], timeouts: {{ {timeouts} }} }} }}\n"
-    );
+    let up = format!("upstreams: {{ up: {{ hosts: [api.example.test], timeouts: {{ {timeouts} }} }} }}\n");
     format!("{up}{}", route(&["ttl: 1m"]))
 }
 
@@ -36,14 +34,12 @@ async fn ups_02_a_black_hole_is_a_504_at_the_connect_timeout_and_frees_the_key()
         let mut fillers = Vec::new();
         for _ in 0..8 {
             let connecting = tokio::net::TcpStream::connect(addr);
-            if let Ok(connected) = tokio::time::timeout(Duration::from_millis(50), connecting).await
-            {
+            if let Ok(connected) = tokio::time::timeout(Duration::from_millis(50), connecting).await {
                 fillers.push(connected.unwrap());
             }
         }
         let yaml = with_timeouts("connect: 300ms, first_byte: 20s");
-        let larder =
-            Larder::bare(&format!("resolve: {{ api.example.test: \"{addr}\" }}\n{yaml}")).await;
+        let larder = Larder::bare(&format!("resolve: {{ api.example.test: \"{addr}\" }}\n{yaml}")).await;
         let crowd = ConcurrentRequests::send_plain(&larder, 10, "/x").await;
         for answer in crowd.responses().await {
             assert_eq!(answer.status, 504);
@@ -66,11 +62,7 @@ async fn ups_02_a_silent_origin_is_a_504_and_its_connection_is_closed() {
         larder.wait_for_waiters(20).await;
         for answer in crowd.responses().await {
             assert_eq!(answer.status, 504);
-            assert!(
-                answer.text().contains("\"class\":\"first-byte-timeout\""),
-                "{}",
-                answer.text()
-            );
+            assert!(answer.text().contains("\"class\":\"first-byte-timeout\""), "{}", answer.text());
             assert!(answer.field("proxy-status").unwrap().contains("http_response_timeout"));
         }
         assert_eq!(origin.calls(), 1);
@@ -93,8 +85,7 @@ async fn ups_03_a_dripping_head_is_a_504() {
             steps.extend([Step::Wait(gate.clone()), Step::Write(vec![byte])]);
         }
         let origin = Origin::always(MockResponse(steps).then([Step::UntilDisconnect])).await;
-        let larder =
-            Larder::start(&origin, &with_timeouts("first_byte: 400ms, between_bytes: 20s")).await;
+        let larder = Larder::start(&origin, &with_timeouts("first_byte: 400ms, between_bytes: 20s")).await;
         let dripping = tokio::spawn(async move {
             for gate in gates {
                 gate.open();
@@ -113,16 +104,12 @@ async fn ups_03_a_dripping_body_is_relayed_live_and_cut_at_the_total_deadline() 
     bounded(async {
         let drip = MockResponse::chunked_open(200, &[], &[b"first"]).then([Step::UntilDisconnect]);
         let origin = Origin::always(drip).await;
-        let larder =
-            Larder::start(&origin, &with_timeouts("between_bytes: 20s, total: 500ms")).await;
+        let larder = Larder::start(&origin, &with_timeouts("between_bytes: 20s, total: 500ms")).await;
         let mut client = larder.client().await;
         client.send_request("GET", &format!("{API}/x"), &[]).await;
         client.read_until("5\r\nfirst\r\n").await;
         let answer = client.response("GET").await.unwrap();
-        assert_eq!(
-            (answer.status, answer.text().as_str(), answer.end),
-            (200, "first", End::Truncated)
-        );
+        assert_eq!((answer.status, answer.text().as_str(), answer.end), (200, "first", End::Truncated));
         origin.wait_for_disconnects(1).await;
         origin.set_script(|_| MockResponse::new(200, &[], "whole"));
         let next = larder.get("/x").await;
@@ -136,10 +123,9 @@ async fn ups_03_a_dripping_body_is_relayed_live_and_cut_at_the_total_deadline() 
 async fn the_total_deadline_does_not_apply_to_unstored_responses() {
     bounded(async {
         let rest = Gate::new();
-        let answer =
-            MockResponse::chunked_open(200, &["Content-Type: text/event-stream"], &[b"one"])
-                .then([Step::Wait(rest.clone()), Step::Write(chunk(b"two"))])
-                .then([Step::Write(b"0\r\n\r\n".to_vec())]);
+        let answer = MockResponse::chunked_open(200, &["Content-Type: text/event-stream"], &[b"one"])
+            .then([Step::Wait(rest.clone()), Step::Write(chunk(b"two"))])
+            .then([Step::Write(b"0\r\n\r\n".to_vec())]);
         let origin = Origin::always(answer).await;
         let larder = Larder::start(&origin, &with_timeouts("total: 100ms")).await;
         let mut client = larder.client().await;
@@ -337,10 +323,8 @@ async fn ovl_06_waiters_are_capped_and_do_not_stampede_after_the_wait() {
 #[tokio::test]
 async fn ovl_06_waiters_get_a_stale_response_after_the_wait() {
     bounded(async {
-        let origin = Origin::always(
-            MockResponse::new(200, &["Connection: close"], "old").then([Step::Close]),
-        )
-        .await;
+        let origin =
+            Origin::always(MockResponse::new(200, &["Connection: close"], "old").then([Step::Close])).await;
         let yaml = format!(
             "defaults: {{ retry: off, coalesce: {{ wait: 200ms }} }}\n{}",
             with_timeouts("first_byte: 20s")
@@ -375,18 +359,14 @@ async fn every_address_of_a_name_is_tried() {
         let port = origin.addr.port();
         // Nothing listens on the first two (nor on ::1).
         let dns = Dns::start(|_, _| {
-            ["127.0.0.3", "::1", "127.0.0.2", "127.0.0.1"]
-                .iter()
-                .map(|a| a.parse().unwrap())
-                .collect()
+            ["127.0.0.3", "::1", "127.0.0.2", "127.0.0.1"].iter().map(|a| a.parse().unwrap()).collect()
         })
         .await;
         let parts = ServerDeps { name_server: Some(dns.addr), ..ServerDeps::default() };
         let routes = "routes: [{ name: api, match: { host: many.test }, ttl: 1h }]\n";
         let larder = Larder::with_deps(routes, parts).await;
         for path in ["a", "b"] {
-            let answer =
-                larder.client().await.get(&format!("http://many.test:{port}/{path}"), &[]).await;
+            let answer = larder.client().await.get(&format!("http://many.test:{port}/{path}"), &[]).await;
             assert_eq!((answer.status, answer.text().as_str()), (200, "found"));
         }
         // The pass-through too.

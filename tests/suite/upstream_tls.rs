@@ -15,9 +15,7 @@ use crate::larder_under_test::{API, Larder, route};
 use crate::origin::{MockResponse, Origin};
 use crate::process::{ConfigDir, Process, program};
 use crate::tls_client::TlsClient;
-use crate::tls_origin::{
-    Certificate, ClientFiles, ClientRequirements, Protocols, TestCa, TlsOrigin,
-};
+use crate::tls_origin::{Certificate, ClientFiles, ClientRequirements, Protocols, TestCa, TlsOrigin};
 
 /// Everything on `api.example.test` goes to `addr` over TLS and is stored for a minute. `tls` contains more
 /// TLS settings.
@@ -51,8 +49,7 @@ async fn post(larder: &Larder) -> Response {
 /// RFC 9209, and a part of its message.
 type FaultReport = (&'static str, &'static str, &'static str, &'static str);
 
-const EXPIRED: FaultReport =
-    ("tls-expired", "tls_certificate_error", "tls_certificate_error", "has expired");
+const EXPIRED: FaultReport = ("tls-expired", "tls_certificate_error", "tls_certificate_error", "has expired");
 const NOT_YET: FaultReport =
     ("tls-not-yet-valid", "tls_certificate_error", "tls_certificate_error", "not valid yet");
 const ISSUER: FaultReport = (
@@ -65,12 +62,8 @@ const SELF_SIGNED: FaultReport =
     ("tls-self-signed", "tls_certificate_error", "tls_certificate_error", "self-signed");
 const NAME: FaultReport =
     ("tls-wrong-name", "tls_certificate_error", "tls_certificate_error", "for other names");
-const CLIENT: FaultReport = (
-    "tls-client-certificate",
-    "tls_handshake_error",
-    "tls_alert_received",
-    "upstreams.NAME.tls.client_cert",
-);
+const CLIENT: FaultReport =
+    ("tls-client-certificate", "tls_handshake_error", "tls_alert_received", "upstreams.NAME.tls.client_cert");
 const ALERT: FaultReport =
     ("tls-alert", "tls_handshake_error", "tls_alert_received", "aborted the TLS handshake");
 const HANDSHAKE: FaultReport =
@@ -99,9 +92,7 @@ async fn assert_refused(larder: &Larder, expected: FaultReport) {
     let kept = larder.get_with("/x", &["Cache-Control: only-if-cached"]).await;
     assert_eq!(kept.status, 504, "{token}: nothing is stored");
     let calls = |route: &str| {
-        format!(
-            "larder_upstream_requests_total{{code=\"{token}\",route=\"{route}\",upstream=\"up\"}}"
-        )
+        format!("larder_upstream_requests_total{{code=\"{token}\",route=\"{route}\",upstream=\"up\"}}")
     };
     larder.wait_for_metric(&calls("api"), 2.0).await;
     larder.wait_for_metric(&calls("none"), 1.0).await;
@@ -175,8 +166,7 @@ async fn anything_but_a_tls_handshake_is_a_502_at_once() {
         ] {
             let addr = no_tls(instead).await;
             let larder = Larder::bare(&yaml(addr, &authority, "")).await;
-            let refused =
-                tokio::time::timeout(Duration::from_secs(5), assert_refused(&larder, expected));
+            let refused = tokio::time::timeout(Duration::from_secs(5), assert_refused(&larder, expected));
             assert!(refused.await.is_ok(), "{instead:?}: it waits for timeouts.connect, 20s");
         }
     })
@@ -211,16 +201,10 @@ async fn a_stale_response_is_served_on_a_tls_fault() {
             bad.push((origin.addr, expected));
             origins.push(origin);
         }
-        let client_auth =
-            ClientRequirements { client_certificate: true, ..ClientRequirements::NONE };
-        let requiring = TlsOrigin::with_requirements(
-            &authority,
-            Certificate::Good,
-            Protocols::H1,
-            client_auth,
-            "bad",
-        )
-        .await;
+        let client_auth = ClientRequirements { client_certificate: true, ..ClientRequirements::NONE };
+        let requiring =
+            TlsOrigin::with_requirements(&authority, Certificate::Good, Protocols::H1, client_auth, "bad")
+                .await;
         bad.push((requiring.addr, CLIENT));
         bad.push((no_tls(Instead::Garbage).await, HANDSHAKE));
         bad.push((no_tls(Instead::Close).await, HANDSHAKE));
@@ -255,14 +239,9 @@ async fn the_client_certificate_is_sent_to_an_origin_that_requests_it() {
             let versions = std::slice::from_ref(version);
             for speaks in [Protocols::H1, Protocols::H2] {
                 let client_auth = ClientRequirements { client_certificate: true, versions };
-                let origin = TlsOrigin::with_requirements(
-                    &authority,
-                    Certificate::Good,
-                    speaks,
-                    client_auth,
-                    "known",
-                )
-                .await;
+                let origin =
+                    TlsOrigin::with_requirements(&authority, Certificate::Good, speaks, client_auth, "known")
+                        .await;
                 let with = client_cert(&right);
                 let larder = Larder::bare(&tls_yaml(&origin, &authority, &with)).await;
                 assert_eq!(larder.get("/x").await.text(), "known", "{speaks:?} {version:?}");
@@ -408,16 +387,10 @@ async fn a_certificate_must_match_the_address_of_a_host_without_a_name() {
 async fn a_renewed_client_certificate_is_used_from_the_next_reload_on() {
     bounded(async {
         let authority = TestCa::new();
-        let client_auth =
-            ClientRequirements { client_certificate: true, ..ClientRequirements::NONE };
-        let origin = TlsOrigin::with_requirements(
-            &authority,
-            Certificate::Good,
-            Protocols::H1,
-            client_auth,
-            "known",
-        )
-        .await;
+        let client_auth = ClientRequirements { client_certificate: true, ..ClientRequirements::NONE };
+        let origin =
+            TlsOrigin::with_requirements(&authority, Certificate::Good, Protocols::H1, client_auth, "known")
+                .await;
         let old = authority.client("larder");
         let yaml = tls_yaml(&origin, &authority, &client_cert(&old));
         let larder = Larder::bare(&yaml).await;
@@ -429,9 +402,7 @@ async fn a_renewed_client_certificate_is_used_from_the_next_reload_on() {
         // An invalid pair is rejected, and the old one stays in use.
         std::fs::copy(&new.cert, &new.key).unwrap();
         let ReloadError { report } = larder.reload_bare(&yaml).await.unwrap_err();
-        assert!(
-            report.contains("upstreams.up.tls.client_cert.key: the file contains no private key")
-        );
+        assert!(report.contains("upstreams.up.tls.client_cert.key: the file contains no private key"));
         assert_eq!(larder.get("/3").await.text(), "known");
         assert_eq!(origin.connections(), 2);
     })
@@ -445,11 +416,7 @@ const FREE_PORTS: &str =
 /// A larder process whose environment names these system roots.
 fn with_system_roots(config_dir: &ConfigDir, roots: &Path) -> Process {
     let mut command = Command::new(program());
-    command
-        .arg("run")
-        .arg(&config_dir.config)
-        .env_remove("SSL_CERT_DIR")
-        .env("SSL_CERT_FILE", roots);
+    command.arg("run").arg(&config_dir.config).env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", roots);
     Process::from_command(command)
 }
 
@@ -461,10 +428,8 @@ async fn hosts_without_extra_roots_are_verified_against_the_system_roots() {
             let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "x").await;
             let yaml = "resolve: { api.example.test: \"ADDR\" }\n\
                         routes: [{ name: all, match: { host: \"*\" }, ttl: 1m }]\n";
-            let config_dir = ConfigDir::with(&format!(
-                "{FREE_PORTS}{}",
-                yaml.replace("ADDR", &origin.addr.to_string())
-            ));
+            let config_dir =
+                ConfigDir::with(&format!("{FREE_PORTS}{}", yaml.replace("ADDR", &origin.addr.to_string())));
             for (roots, status) in [(authority.root(), 200), (other.root(), 502)] {
                 let larder = with_system_roots(&config_dir, &roots);
                 let addr = larder.addr().await;
@@ -508,8 +473,7 @@ async fn a_system_without_root_certificates_is_reported() {
         let larder = with_system_roots(&config_dir, none.path());
         larder.err.wait_for_line("No root certificate found").await;
         // rustls builds no verifier without a root, not even one that verifies nothing.
-        let insecure =
-            "upstreams: { up: { hosts: [api.example.test], tls: { insecure: true } } }\n";
+        let insecure = "upstreams: { up: { hosts: [api.example.test], tls: { insecure: true } } }\n";
         let config_dir = ConfigDir::with(&format!("{FREE_PORTS}{insecure}"));
         let mut larder = with_system_roots(&config_dir, none.path());
         let line = larder.err.wait_for_line("upstreams.up.tls.insecure").await;
@@ -552,18 +516,14 @@ async fn the_configuration_that_larder_shows_contains_no_private_key() {
 async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
     bounded(async {
         let authority = TestCa::new();
-        for (speaks, more) in
-            [(Protocols::H1, ""), (Protocols::H2, ""), (Protocols::H1, ", http2: false")]
-        {
+        for (speaks, more) in [(Protocols::H1, ""), (Protocols::H2, ""), (Protocols::H1, ", http2: false")] {
             let origin = TlsOrigin::start(&authority, Certificate::Good, speaks, "secure").await;
             let larder = Larder::bare(&tls_yaml(&origin, &authority, more)).await;
             for n in 0..5 {
                 let answer = larder.get(&format!("/{n}")).await;
                 let seen = (answer.status, answer.text(), answer.end);
                 assert_eq!(seen, (200, "secure".to_owned(), End::Complete), "{speaks:?}");
-                assert!(
-                    larder.get(&format!("/{n}")).await.cache_status().starts_with("larder; hit")
-                );
+                assert!(larder.get(&format!("/{n}")).await.cache_status().starts_with("larder; hit"));
             }
             assert_eq!((origin.calls(), origin.connections()), (5, 1), "{speaks:?}: pooled");
             // Passed requests use the same connections.
@@ -614,7 +574,9 @@ async fn cch_09_http_and_https_share_nothing() {
         ))
         .await;
         for hit in [false, true] {
-            for (url, body) in [("http://api.example.test/x", "plain"), ("https://api.example.test/x", "secure")] {
+            for (url, body) in
+                [("http://api.example.test/x", "plain"), ("https://api.example.test/x", "secure")]
+            {
                 let answer = larder.client().await.get(url, &[]).await;
                 assert_eq!(answer.text(), body, "{}", answer.cache_status());
                 assert_eq!(answer.cache_status().starts_with("larder; hit"), hit);

@@ -98,18 +98,13 @@ async fn every_url_of_a_resource_finds_the_response_stored_under_another() {
 async fn a_change_through_one_url_invalidates_all_urls_of_the_resource() {
     let scene = Scene::start().await;
     // The last write goes to another URL, and the origin's `Location` says that it changed this one.
-    let writes =
-        [("PUT", "/api/x"), ("PUT", ALIASES[0]), ("DELETE", ALIASES[3]), ("POST", "/api/all")];
+    let writes = [("PUT", "/api/x"), ("PUT", ALIASES[0]), ("DELETE", ALIASES[3]), ("POST", "/api/all")];
     for (method, url) in writes {
         scene.request("GET", ALIASES[0]).await;
         let now = scene.change_version();
         scene.request(method, url).await;
         for alias in ALIASES {
-            assert_eq!(
-                scene.request("GET", alias).await.text(),
-                now,
-                "{alias} after {method} {url}"
-            );
+            assert_eq!(scene.request("GET", alias).await.text(), now, "{alias} after {method} {url}");
         }
         let answer = intercepted::http1_get(&mut scene.tunnel().await, "/x", HOST).await;
         assert_eq!(answer.text(), now, "https:// after {method} {url}");
@@ -120,11 +115,8 @@ async fn a_change_through_one_url_invalidates_all_urls_of_the_resource() {
 async fn a_purge_of_any_url_of_a_resource_removes_it() {
     let scene = Scene::start().await;
     let admin = scene.larder.server.admin_addr().expect("it is on");
-    for url in [
-        "http://api.example.test/x",
-        "https://api.example.test/%78",
-        "http://api.example.test.:80/x",
-    ] {
+    for url in ["http://api.example.test/x", "https://api.example.test/%78", "http://api.example.test.:80/x"]
+    {
         scene.request("GET", "/api/x").await;
         let now = scene.change_version();
         let body = format!("{{\"url\":\"{url}\"}}");
@@ -138,11 +130,7 @@ async fn a_purge_of_any_url_of_a_resource_removes_it() {
             .await;
         let purged = client.response("POST").await.expect("a response");
         assert_eq!((purged.status, purged.text().contains('1')), (200, true), "{}", purged.text());
-        assert_eq!(
-            scene.request("GET", "/api/x").await.text(),
-            now,
-            "the mount after a purge of {url}"
-        );
+        assert_eq!(scene.request("GET", "/api/x").await.text(), now, "the mount after a purge of {url}");
         assert_eq!(scene.request("GET", ALIASES[0]).await.text(), now, "{url}");
     }
 }

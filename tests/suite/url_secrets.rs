@@ -132,10 +132,7 @@ async fn secret_parameters_separate_users_and_appear_nowhere_in_clear() {
             urls.push(format!("{API}{}", path(1)));
         }
         assert_eq!(origin.calls(), 2 * NAMES.len());
-        assert!(
-            origin.requests().iter().all(|seen| seen.target.contains("S3cr3t")),
-            "as it was sent"
-        );
+        assert!(origin.requests().iter().all(|seen| seen.target.contains("S3cr3t")), "as it was sent");
         let entries = larder.entries().await;
         let shown: Vec<_> = entries.iter().filter_map(|entry| entry["url"].as_str()).collect();
         let expected = format!("{API}/v1/prices?x_cg_pro_api_key=(secret)&limit=10");
@@ -197,11 +194,7 @@ async fn secrets_in_paths_and_locations_stay_masked_but_reach_clients() {
         let origin = Origin::start(move |seen| {
             let fields: Vec<&str> = links.iter().map(String::as_str).collect();
             let redirects = seen.target.contains("getFile");
-            MockResponse::new(
-                if redirects { 302 } else { 200 },
-                if redirects { &fields } else { &[] },
-                "",
-            )
+            MockResponse::new(if redirects { 302 } else { 200 }, if redirects { &fields } else { &[] }, "")
         })
         .await;
         let larder = LoggedLarder::start(&origin, "").await;
@@ -209,12 +202,7 @@ async fn secrets_in_paths_and_locations_stay_masked_but_reach_clients() {
         larder.get(&format!("/services/{HOOK}")).await;
         for hit in [false, true] {
             let answer = larder.get("/getFile").await;
-            assert_eq!(
-                (answer.status, is_shared(&answer)),
-                (302, hit),
-                "{}",
-                answer.cache_status()
-            );
+            assert_eq!((answer.status, is_shared(&answer)), (302, hit), "{}", answer.cache_status());
             assert_eq!(answer.field("location"), Some(LOCATION), "verbatim");
             assert_eq!(answer.field("refresh"), Some("5; url=/b?session=R3fr3sh"));
         }

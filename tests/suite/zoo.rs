@@ -34,14 +34,8 @@ const NO_CLOSE: Holes = &["until-close"];
 /// nginx sends a length for an empty file and does not support 103.
 const NGINX: Holes = &["unsized-0", "early-hints"];
 /// lighttpd sends a length for a body that it has in one piece, and encodes nothing itself.
-const LIGHTTPD: Holes = &[
-    "unsized-0",
-    "unsized-1",
-    "unsized-16383",
-    "unsized-16384",
-    "unsized-16385",
-    "identity-variant",
-];
+const LIGHTTPD: Holes =
+    &["unsized-0", "unsized-1", "unsized-16383", "unsized-16384", "unsized-16385", "identity-variant"];
 /// lighttpd resets a stream because of a 103, and ends a stream cleanly when its backend breaks off.
 const LIGHTTPD_H2: Holes = &["early-hints", "empty-last-frame", "cut-unsized"];
 /// Apache sends a length for a body that fits in one buffer.
@@ -135,9 +129,7 @@ async fn backend() -> Origin {
                 let early = "HTTP/1.1 103 Early Hints\r\nLink: </style.css>; rel=preload\r\n\r\n";
                 MockResponse::raw(early).then(of_length(&whole).0)
             }
-            ("eof", _) => {
-                MockResponse::raw([head.as_bytes(), b"\r\n", &whole].concat()).then([Step::Close])
-            }
+            ("eof", _) => MockResponse::raw([head.as_bytes(), b"\r\n", &whole].concat()).then([Step::Close]),
             ("lastempty", _) => {
                 let last = Step::Write(whole[10_000..].to_vec());
                 of_length(&whole[..10_000]).then([soon, last])
@@ -160,31 +152,22 @@ async fn nginx_h2() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lighttpd_h1() {
-    run_cases("lighttpd_h1", ServerKind::Lighttpd, OriginProtocol::Plain, &[LIGHTTPD, NO_CLOSE])
-        .await;
+    run_cases("lighttpd_h1", ServerKind::Lighttpd, OriginProtocol::Plain, &[LIGHTTPD, NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lighttpd_h1_tls() {
-    run_cases("lighttpd_h1_tls", ServerKind::Lighttpd, OriginProtocol::Tls, &[LIGHTTPD, NO_CLOSE])
-        .await;
+    run_cases("lighttpd_h1_tls", ServerKind::Lighttpd, OriginProtocol::Tls, &[LIGHTTPD, NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lighttpd_h2() {
-    run_cases("lighttpd_h2", ServerKind::Lighttpd, OriginProtocol::H2, &[LIGHTTPD, LIGHTTPD_H2])
-        .await;
+    run_cases("lighttpd_h2", ServerKind::Lighttpd, OriginProtocol::H2, &[LIGHTTPD, LIGHTTPD_H2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn apache_h1() {
-    run_cases(
-        "apache_h1",
-        ServerKind::Apache,
-        OriginProtocol::Plain,
-        &[APACHE, APACHE_H1, NO_CLOSE],
-    )
-    .await;
+    run_cases("apache_h1", ServerKind::Apache, OriginProtocol::Plain, &[APACHE, APACHE_H1, NO_CLOSE]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -129,11 +129,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     pub async fn read_until(&mut self, bytes: impl AsRef<[u8]>) {
         let expected = bytes.as_ref();
         while !self.bytes.windows(expected.len()).any(|window| window == expected) {
-            assert!(
-                self.read_some().await,
-                "closed after {:?}",
-                String::from_utf8_lossy(&self.bytes)
-            );
+            assert!(self.read_some().await, "closed after {:?}", String::from_utf8_lossy(&self.bytes));
         }
     }
 
@@ -154,8 +150,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 
     async fn read_body(&mut self, response: &mut Response) {
         let chunked = response.field("transfer-encoding").is_some();
-        let length =
-            response.field("content-length").map(|v| v.parse::<usize>().expect("a length"));
+        let length = response.field("content-length").map(|v| v.parse::<usize>().expect("a length"));
         match (chunked, length) {
             (true, length) => {
                 assert_eq!(length, None, "both framings at once");

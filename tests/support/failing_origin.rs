@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
-use larder::upstream::admission::upstream_status::UpstreamStatus;
+use larder::upstream::admission::status::UpstreamStatus;
 use tokio::task::JoinHandle;
 
 use crate::client::Response;
@@ -22,10 +22,7 @@ pub fn yaml(upstream: &str, policy: &[&str]) -> String {
     let upstream = format!("{{ hosts: [api.example.test]{comma}{upstream} }}");
     let has_ttl = policy.iter().any(|line| line.starts_with("ttl:"));
     let lines = [if has_ttl { &[][..] } else { &["ttl: 1m"] }, &["scope: shared"], policy].concat();
-    format!(
-        "defaults: {{ coalesce: {{ wait: 10s }} }}\nupstreams: {{ api: {upstream} }}\n{}",
-        route(&lines)
-    )
+    format!("defaults: {{ coalesce: {{ wait: 10s }} }}\nupstreams: {{ api: {upstream} }}\n{}", route(&lines))
 }
 
 /// A 429 with these fields and a body.
@@ -34,9 +31,7 @@ pub fn too_many_requests(fields: &[&str]) -> MockResponse {
 }
 
 /// A script that sends these responses in order, and the last one for all further requests.
-pub fn in_order(
-    responses: Vec<MockResponse>,
-) -> impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync {
+pub fn in_order(responses: Vec<MockResponse>) -> impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync {
     let next = AtomicUsize::new(0);
     move |_| {
         let index = next.fetch_add(1, Ordering::SeqCst).min(responses.len() - 1);

@@ -90,11 +90,7 @@ fn file(tls: &TlsOrigin, authority: &TestCa, upstream: &str, yaml: &str) -> Stri
 }
 
 /// Sends a `GET` in origin form over HTTP/1.1 and reads the response.
-pub async fn http1_get(
-    client: &mut Client<TlsStream<TcpStream>>,
-    target: &str,
-    host: &str,
-) -> Response {
+pub async fn http1_get(client: &mut Client<TlsStream<TcpStream>>, target: &str, host: &str) -> Response {
     client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
     timeout(TIMEOUT, client.response("GET")).await.expect("in time").expect("a response")
 }

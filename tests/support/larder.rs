@@ -89,10 +89,8 @@ impl Larder {
 
     /// Waits until this many clients wait for an in-flight fetch or read from it.
     pub async fn wait_for_waiters(&self, clients: usize) {
-        self.wait_until(&format!("{clients} clients wait"), |larder| {
-            larder.server.waiting() == clients
-        })
-        .await;
+        self.wait_until(&format!("{clients} clients wait"), |larder| larder.server.waiting() == clients)
+            .await;
     }
 
     /// Waits until a metric has this value; a request is recorded after the client has read its last byte.
@@ -156,8 +154,7 @@ fn read(text: &str) -> Result<Config, Report> {
 
 /// One route for all of `api.example.test`, with the lines of `policy`.
 pub fn route(policy: &[&str]) -> String {
-    let mut yaml =
-        String::from("routes:\n  - name: api\n    match: { host: api.example.test, path: /** }\n");
+    let mut yaml = String::from("routes:\n  - name: api\n    match: { host: api.example.test, path: /** }\n");
     for line in policy {
         yaml.push_str(&format!("    {line}\n"));
     }

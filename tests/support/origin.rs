@@ -174,9 +174,7 @@ impl Drop for Origin {
 
 impl Origin {
     /// Starts an origin that sends the responses of `script`.
-    pub async fn start(
-        script: impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync + 'static,
-    ) -> Self {
+    pub async fn start(script: impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync + 'static) -> Self {
         Self::start_at("127.0.0.1:0", script).await
     }
 
@@ -205,10 +203,7 @@ impl Origin {
     }
 
     /// Replaces the script.
-    pub fn set_script(
-        &self,
-        script: impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync + 'static,
-    ) {
+    pub fn set_script(&self, script: impl Fn(&ReceivedRequest) -> MockResponse + Send + Sync + 'static) {
         *self.state.script.lock() = Arc::new(script);
     }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rand::Rng;
+use rand::RngExt;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::TcpStream;
 
@@ -72,12 +72,7 @@ struct Settings<'a> {
 impl RealOrigin {
     /// Starts a server with a certificate of `authority`. It forwards some paths to the scripted server
     /// at `backend`; `h2` is whether it offers HTTP/2.
-    pub async fn start(
-        kind: ServerKind,
-        authority: &TestCa,
-        backend: SocketAddr,
-        h2: bool,
-    ) -> Self {
+    pub async fn start(kind: ServerKind, authority: &TestCa, backend: SocketAddr, h2: bool) -> Self {
         let mut output = String::new();
         for _ in 0..STARTS {
             let directory = tempfile::tempdir().expect("a temporary directory");
@@ -124,18 +119,14 @@ pub fn missing_requirement(kind: ServerKind) -> Option<&'static str> {
                 Path::new("/usr/lib/lighttpd/mod_openssl.so").exists(),
             ),
         ],
-        ServerKind::Apache => {
-            [("apache2 is missing (apt install apache2-bin)", has("apache2")), ("", true)]
-        }
+        ServerKind::Apache => [("apache2 is missing (apt install apache2-bin)", has("apache2")), ("", true)],
         ServerKind::Haproxy(_) => [
             ("haproxy is missing (apt install haproxy)", has("haproxy")),
             ("node is missing (apt install nodejs)", has("node")),
         ],
         ServerKind::Node => [("node is missing (apt install nodejs)", has("node")), ("", true)],
         ServerKind::Go => [("go is missing (apt install golang-go)", has("go")), ("", true)],
-        ServerKind::Hypercorn => {
-            [("hypercorn is missing (make origins)", hypercorn().exists()), ("", true)]
-        }
+        ServerKind::Hypercorn => [("hypercorn is missing (make origins)", hypercorn().exists()), ("", true)],
     };
     requirements.iter().find(|(_, present)| !present).map(|(message, _)| *message)
 }
@@ -179,8 +170,7 @@ fn spawn(kind: ServerKind, settings: &Settings<'_>) -> Child {
 
 /// Replaces the shell by the server, and kills the process group when standard input is closed, which also
 /// happens if the test is killed.
-const KILL_AT_STDIN_EOF: &str =
-    "exec 3<&0; (read _ <&3; kill -KILL 0) & exec \"$@\" </dev/null 3<&-";
+const KILL_AT_STDIN_EOF: &str = "exec 3<&0; (read _ <&3; kill -KILL 0) & exec \"$@\" </dev/null 3<&-";
 
 /// The command that runs a server in the foreground.
 fn command(kind: ServerKind, settings: &Settings<'_>) -> Command {
@@ -189,11 +179,7 @@ fn command(kind: ServerKind, settings: &Settings<'_>) -> Command {
     command.args(["-c", KILL_AT_STDIN_EOF, "sh"]).current_dir(directory);
     match kind {
         ServerKind::Nginx => {
-            command
-                .args(["nginx", "-p"])
-                .arg(directory)
-                .arg("-c")
-                .arg(fill_template("nginx.conf", settings));
+            command.args(["nginx", "-p"]).arg(directory).arg("-c").arg(fill_template("nginx.conf", settings));
         }
         ServerKind::Lighttpd => {
             command.args(["lighttpd", "-D", "-f"]).arg(fill_template("lighttpd.conf", settings));

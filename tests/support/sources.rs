@@ -1,7 +1,7 @@
-//! The project's Rust sources, for the tests that read them (`layers`, `words`).
+//! The project's Rust sources, for the tests that read them (`layers`, `words`, `public_api`).
 //!
 //! Owns: reading the files, and telling code, comments and literals apart. Never touches: the rules.
-#![allow(dead_code, reason = "each of the two tests uses a part")]
+#![allow(dead_code, reason = "each of the tests uses a part")]
 
 use std::fs;
 use std::path::Path;
@@ -90,9 +90,9 @@ pub(crate) fn comments(text: &str) -> Vec<Vec<(usize, &str)>> {
     for (kind, piece) in pieces(text) {
         if kind == Kind::Comment {
             let comment = piece.trim_start_matches(['/', '!', '*']).trim();
-            let last = blocks.last_mut().filter(|block| {
-                is_whole_line && block.last().is_some_and(|(line, _)| line + 1 == number)
-            });
+            let last = blocks
+                .last_mut()
+                .filter(|block| is_whole_line && block.last().is_some_and(|(line, _)| line + 1 == number));
             match last {
                 Some(block) => block.push((number, comment)),
                 None => blocks.push(vec![(number, comment)]),

@@ -33,8 +33,7 @@ impl H2 {
     pub async fn over(stream: impl ByteStream + 'static) -> Result<Self, Fault> {
         let mut builder = h2::client::Builder::new();
         builder.initial_window_size(WINDOW).initial_connection_window_size(WINDOW);
-        let (sender, connection) =
-            builder.handshake(stream).await.map_err(|_| Fault::NotProcessed)?;
+        let (sender, connection) = builder.handshake(stream).await.map_err(|_| Fault::NotProcessed)?;
         let connection_task = tokio::spawn(async move {
             // The streams report the error of the connection.
             let _ended = connection.await;
@@ -66,8 +65,7 @@ impl H2 {
         let request = request.body(()).expect("a request");
         let ready = self.sender.clone().ready().await;
         self.sender = ready.map_err(|_| Fault::NotProcessed)?;
-        let (response, _) =
-            self.sender.send_request(request, true).map_err(|_| Fault::NotProcessed)?;
+        let (response, _) = self.sender.send_request(request, true).map_err(|_| Fault::NotProcessed)?;
         match timeout(TIMEOUT, read_response(response)).await {
             Ok(response) => response,
             Err(_elapsed) => Err(Fault::Violation("no whole response in time".into())),

@@ -1,7 +1,6 @@
 //! A TLS origin for HTTP/1.1 and HTTP/2, and a certificate authority for tests.
 //!
-//! Its HTTP/2 implements only the required minimum of RFC 9113, so that a test decides which frames are
-//! sent.
+//! Its HTTP/2 implements only the required minimum of RFC 9113, so that a test decides which frames are sent.
 
 use std::fs::Permissions;
 use std::net::SocketAddr;
@@ -131,10 +130,9 @@ impl TestCa {
         let key = KeyPair::generate().expect("a key");
         let leaf = match certificate {
             Certificate::SelfSigned | Certificate::SelfSignedCa => params.self_signed(&key),
-            Certificate::Good
-            | Certificate::OtherName
-            | Certificate::Expired
-            | Certificate::NotYetValid => params.signed_by(&key, &self.issuer),
+            Certificate::Good | Certificate::OtherName | Certificate::Expired | Certificate::NotYetValid => {
+                params.signed_by(&key, &self.issuer)
+            }
         };
         let leaf = leaf.expect("a certificate");
         let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
@@ -202,8 +200,7 @@ impl TlsOrigin {
         protocols: Protocols,
         body: &'static str,
     ) -> Self {
-        Self::with_requirements(authority, certificate, protocols, ClientRequirements::NONE, body)
-            .await
+        Self::with_requirements(authority, certificate, protocols, ClientRequirements::NONE, body).await
     }
 
     /// The same with requirements for its clients.
@@ -214,31 +211,14 @@ impl TlsOrigin {
         requirements: ClientRequirements,
         body: &'static str,
     ) -> Self {
-        let acceptor =
-            TlsAcceptor::from(Arc::new(authority.config(certificate, protocols, requirements)));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let addr = listener.local_addr().expect("a bound listener has an address");
-        let stats: Arc<Stats> = Arc::default();
-        let shared = Arc::clone(&stats);
-        let accept_task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
-                tokio::spawn(async move {
-                    stats.attempts.fetch_add(1, Ordering::SeqCst);
-                    let Some(stream) = handshake(&acceptor, stream).await else { return };
-                    let chain = stream.get_ref().1.peer_certificates();
-                    let client = chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
-                    stats.client_certificates.lock().push(client);
-                    match protocols {
-                        Protocols::H1 => serve_http1(stream, body, &stats.calls).await,
-                        Protocols::H2 | Protocols::Both => {
-                            serve_http2(stream, body, &stats.calls).await
-                        }
-                    };
-                });
+        let config = authority.config(certificate, protocols, requirements);
+        Self::start_with(config, move |stream, stats| async move {
+            match protocols {
+                Protocols::H1 => serve_http1(stream, body, &stats.calls).await,
+                Protocols::H2 | Protocols::Both => serve_http2(stream, body, &stats.calls).await,
             }
-        });
-        Self { addr, stats, accept_task }
+        })
+        .await
     }
 
     /// The number of accepted TCP connections.
@@ -249,25 +229,12 @@ impl TlsOrigin {
     /// Terminates TLS in front of a plain-text origin at `backend`.
     pub async fn in_front_of(authority: &TestCa, backend: SocketAddr) -> Self {
         let config = authority.config(Certificate::Good, Protocols::H1, ClientRequirements::NONE);
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
-        let addr = listener.local_addr().expect("a bound listener has an address");
-        let stats: Arc<Stats> = Arc::default();
-        let shared = Arc::clone(&stats);
-        let accept_task = tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
-                tokio::spawn(async move {
-                    stats.attempts.fetch_add(1, Ordering::SeqCst);
-                    let Ok(mut client) = acceptor.accept(stream).await else { return };
-                    stats.client_certificates.lock().push(None);
-                    let Ok(mut origin) = TcpStream::connect(backend).await else { return };
-                    // Both connections are closed, whether it ends with an error or not.
-                    let _ended = tokio::io::copy_bidirectional(&mut client, &mut origin).await;
-                });
-            }
-        });
-        Self { addr, stats, accept_task }
+        Self::start_with(config, move |mut client, _stats| async move {
+            let mut origin = TcpStream::connect(backend).await.ok()?;
+            // Both connections are closed, whether it ends with an error or not.
+            tokio::io::copy_bidirectional(&mut client, &mut origin).await.ok().map(|_bytes| ())
+        })
+        .await
     }
 
     /// An HTTP/2 origin that sends each request body back once it is complete, with the trailer
@@ -309,10 +276,7 @@ impl TlsOrigin {
 
     /// An HTTP/2 origin that allows one stream at a time. It responds to the path `/held` after a
     /// notification of `release`, and to all others at once.
-    pub async fn one_stream_at_a_time(
-        authority: &TestCa,
-        release: Arc<tokio::sync::Notify>,
-    ) -> Self {
+    pub async fn one_stream_at_a_time(authority: &TestCa, release: Arc<tokio::sync::Notify>) -> Self {
         let config = authority.config(Certificate::Good, Protocols::H2, ClientRequirements::NONE);
         Self::start_with(config, move |stream, stats| {
             let release = Arc::clone(&release);
@@ -354,10 +318,13 @@ impl TlsOrigin {
                 let (acceptor, stats) = (acceptor.clone(), Arc::clone(&shared));
                 let serve = Arc::clone(&serve);
                 tokio::spawn(async move {
+                    stats.attempts.fetch_add(1, Ordering::SeqCst);
                     let stream = handshake(&acceptor, stream).await?;
+                    let chain = stream.get_ref().1.peer_certificates();
+                    let client = chain.and_then(|chain| chain.first()).map(|leaf| leaf.to_vec());
                     let served = {
                         let serve = serve.lock();
-                        stats.client_certificates.lock().push(None);
+                        stats.client_certificates.lock().push(client);
                         serve(stream, stats)
                     };
                     served.await
@@ -383,12 +350,13 @@ impl TlsOrigin {
     }
 }
 
-/// Completes a handshake. After a failure it reads until the client closes: a reset would discard the alert
-/// before the client reads it.
+/// Completes a handshake. After a failure it ends its side and reads until the client closes: a reset would
+/// discard the alert before the client reads it.
 async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStream<TcpStream>> {
     match acceptor.accept(stream).into_fallible().await {
         Ok(stream) => Some(stream),
         Err((_error, mut stream)) => {
+            stream.shutdown().await.ok()?;
             let mut sink = [0; 1024];
             while stream.read(&mut sink).await.is_ok_and(|read| read > 0) {}
             None
@@ -397,11 +365,7 @@ async fn handshake(acceptor: &TlsAcceptor, stream: TcpStream) -> Option<TlsStrea
 }
 
 /// Serves HTTP/1.1 until the client disconnects.
-async fn serve_http1(
-    mut stream: TlsStream<TcpStream>,
-    body: &str,
-    calls: &AtomicUsize,
-) -> Option<()> {
+async fn serve_http1(mut stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
     let mut bytes = Vec::new();
     loop {
         while !bytes.windows(4).any(|window| window == b"\r\n\r\n") {
@@ -500,9 +464,8 @@ impl Action {
 
 /// Serves HTTP/2 until the client disconnects.
 async fn serve_http2(stream: TlsStream<TcpStream>, body: &str, calls: &AtomicUsize) -> Option<()> {
-    let script = |_call, id| {
-        vec![Action::head(id, 200, None, false), Action::data(id, body.as_bytes(), true)]
-    };
+    let script =
+        |_call, id| vec![Action::head(id, 200, None, false), Action::data(id, body.as_bytes(), true)];
     serve_frames(stream, calls, script).await
 }
 

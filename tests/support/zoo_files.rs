@@ -44,8 +44,7 @@ pub fn text(length: usize) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Writes all bodies below `root`: `LENGTH`, `text-LENGTH`, `gzipped/text-LENGTH` and
-/// `brotlied/text-LENGTH`.
+/// Writes all bodies below `root`: `LENGTH`, `text-LENGTH`, `gzipped/text-LENGTH` and `brotlied/text-LENGTH`.
 pub fn write(root: &Path) {
     for directory in ["gzipped", "brotlied"] {
         fs::create_dir_all(root.join(directory)).expect("a directory");

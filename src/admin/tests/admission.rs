@@ -98,8 +98,7 @@ async fn adm_02_the_right_token_is_accepted_on_every_path_of_operators() {
     let admin = admin_with("127.0.0.1:9901", &[], Some(TOKEN)).await;
     for (line, body) in &PATHS[FIRST_OPERATOR_PATH..] {
         for scheme in ["Bearer", "bearer", "BEARER"] {
-            let fields =
-                format!("Content-Type: application/json\r\nAuthorization: {scheme} {TOKEN}\r\n");
+            let fields = format!("Content-Type: application/json\r\nAuthorization: {scheme} {TOKEN}\r\n");
             let (status, response) = admin.request(line, &fields, body).await;
             assert_eq!(status, 200, "{line} {scheme}: {response}");
         }
@@ -144,11 +143,7 @@ async fn a_page_of_another_origin_changes_nothing() {
         ("Content-Type: application/json\r\nContent-Type: text/plain\r\n", 415, "not_json"),
         ("Content-Type: application/json\r\nOrigin: http://evil.example\r\n", 403, "foreign_page"),
         ("Content-Type: application/json\r\nOrigin: null\r\n", 403, "foreign_page"),
-        (
-            "Content-Type: application/json\r\nOrigin: http://localhost:3000\r\n",
-            403,
-            "foreign_page",
-        ),
+        ("Content-Type: application/json\r\nOrigin: http://localhost:3000\r\n", 403, "foreign_page"),
         ("Content-Type: application/json\r\nOrigin: https://localhost\r\n", 403, "foreign_page"),
         (
             "Content-Type: application/json\r\nOrigin: http://localhost\r\nOrigin: http://x\r\n",
@@ -164,8 +159,7 @@ async fn a_page_of_another_origin_changes_nothing() {
     }
     assert_eq!(admin.larder.take_calls(), Vec::<String>::new());
     // The preflight that a browser sends before JSON is refused.
-    let (status, _) =
-        admin.request("OPTIONS /v1/purge", "Origin: http://evil.example\r\n", "").await;
+    let (status, _) = admin.request("OPTIONS /v1/purge", "Origin: http://evil.example\r\n", "").await;
     assert_eq!(status, 403);
     let own = format!("{json}Origin: http://LOCALHOST\r\n");
     let (status, _) = admin.request("POST /v1/config/reload", &own, "").await;

@@ -66,9 +66,7 @@ async fn adm_08_nothing_is_purged_by_accident() {
         assert_eq!((status, class(&response)), (400, "bad_request"), "{body}");
         assert!(response.to_string().contains("nothing was purged"), "{body}: {response}");
     }
-    for url in
-        ["", "*", "../", "/", "(a+)+$", ".*", "api.example/x", "ftp://api.example/", "http://"]
-    {
+    for url in ["", "*", "../", "/", "(a+)+$", ".*", "api.example/x", "ftp://api.example/", "http://"] {
         let body = serde_json::json!({ "url": url }).to_string();
         let (status, response) = admin.operate("POST /v1/purge", &body).await;
         assert_eq!((status, class(&response)), (400, "bad_url"), "{url}");
@@ -128,9 +126,7 @@ async fn the_mode_can_be_read_and_set() {
         assert_eq!((status, response["mode"].as_str()), (200, Some(mode)));
     }
     admin.larder.take_calls();
-    for body in
-        ["", "{}", r#"{"mode": "off"}"#, r#"{"mode": "Cache"}"#, r#"{"mode": "cache", "x": 1}"#]
-    {
+    for body in ["", "{}", r#"{"mode": "off"}"#, r#"{"mode": "Cache"}"#, r#"{"mode": "cache", "x": 1}"#] {
         let (status, response) = admin.operate("PUT /v1/mode", body).await;
         assert_eq!((status, class(&response)), (400, "bad_request"), "{body}");
     }
@@ -161,11 +157,9 @@ async fn entries_come_in_pages_with_the_requested_details() {
     let (_, response) = admin.request(&format!("GET /v1/entries?{query}"), "", "").await;
     assert_eq!(response["entries"][0]["headers"], serde_json::json!({ "link": ["a", "b"] }));
     let calls = admin.larder.take_calls();
-    assert!(
-        calls[0].contains("after: None, limit: 100, url: None, key: None, details: false"),
-        "{calls:?}"
-    );
-    let second = "after: Some(\"c2\"), limit: 1000, url: Some(http://api.example/x?a=…), key: None, details: true";
+    assert!(calls[0].contains("after: None, limit: 100, url: None, key: None, details: false"), "{calls:?}");
+    let second =
+        "after: Some(\"c2\"), limit: 1000, url: Some(http://api.example/x?a=…), key: None, details: true";
     assert!(calls[1].contains(second), "{calls:?}");
     admin.request("GET /v1/entries?key=000000000000000000000000000000fF", "", "").await;
     assert!(admin.larder.take_calls()[0].contains("url: None, key: Some(255)"));

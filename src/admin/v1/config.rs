@@ -31,7 +31,8 @@ pub(in crate::admin) async fn reload(State(state): State<AppState>, body: Bytes)
 }
 
 async fn try_reload(state: &AppState, body: Bytes) -> Result<Response, &'static Problem> {
-    let ReloadRequest {} = v1::parse_optional(&body, &BAD_REQUEST)?;
+    // No body counts as `{}`.
+    let ReloadRequest {} = v1::parse(if body.is_empty() { b"{}" } else { &body }, &BAD_REQUEST)?;
     let api = Arc::clone(&state.api);
     let outcome = v1::run_to_completion(async move { api.reload().await }).await?;
     Ok(match outcome {
@@ -42,12 +43,7 @@ async fn try_reload(state: &AppState, body: Bytes) -> Result<Response, &'static 
     })
 }
 
-const BAD_REQUEST: Problem = Problem::new(
-    StatusCode::BAD_REQUEST,
-    "bad_request",
-    "a reload takes no body, or `{}`; nothing was done",
-    "http_request_error",
-);
+const BAD_REQUEST: Problem = v1::bad_request("a reload takes no body, or `{}`; nothing was done");
 
 const NOT_RELOADED: Problem = Problem::new(
     StatusCode::UNPROCESSABLE_ENTITY,

@@ -29,8 +29,9 @@ pub(in crate::admin) struct ListParams {
     details: bool,
 }
 
+/// Number of entries if the request has no `limit`.
 fn default_limit() -> usize {
-    DEFAULT_LIMIT
+    100
 }
 
 /// `GET /v1/entries`
@@ -97,15 +98,10 @@ fn fields(headers: &HeaderMap) -> Value {
     object.into()
 }
 
-/// Number of entries if the request has no `limit`.
-const DEFAULT_LIMIT: usize = 100;
 /// Maximum of `limit`: a page is built in memory.
 const MAX_LIMIT: usize = 1000;
 
-const BAD_REQUEST: Problem = Problem::new(
-    StatusCode::BAD_REQUEST,
-    "bad_request",
+const BAD_REQUEST: Problem = v1::bad_request(
     "the parameters are limit (1 to 1000), cursor (`next` of the previous page), url (one whole URL, \
      percent-encoded) or key (of an entry), and details=true",
-    "http_request_error",
 );

@@ -39,9 +39,5 @@ fn mode_json(mode: Mode) -> Response {
     response::json(StatusCode::OK, &json!({ "mode": mode.token() }))
 }
 
-const BAD_REQUEST: Problem = Problem::new(
-    StatusCode::BAD_REQUEST,
-    "bad_request",
-    "send `{\"mode\": \"cache\"}`, \"bypass\" or \"offline\"; nothing was done",
-    "http_request_error",
-);
+const BAD_REQUEST: Problem =
+    v1::bad_request("send `{\"mode\": \"cache\"}`, \"bypass\" or \"offline\"; nothing was done");

@@ -58,12 +58,9 @@ async fn try_purge(state: &AppState, body: Bytes) -> Result<Response, &'static P
     })
 }
 
-const BAD_REQUEST: Problem = Problem::new(
-    StatusCode::BAD_REQUEST,
-    "bad_request",
+const BAD_REQUEST: Problem = v1::bad_request(
     "send `{\"url\": \"http://api.example/path\"}`, `{\"key\": \"…\"}` (of /v1/entries) or \
      `{\"all\": true}`, optionally with \"soft\": true or \"dry_run\": true; nothing was purged",
-    "http_request_error",
 );
 
 const BAD_URL: Problem = Problem::new(

@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::admin::{AppState, response};
-use crate::upstream::admission::upstream_status::{CooldownStatus, LimitStatus, UpstreamStatus};
+use crate::upstream::admission::status::{CooldownStatus, LimitStatus, UpstreamStatus};
 
 /// `GET /v1/upstreams`
 pub(in crate::admin) async fn list(State(state): State<AppState>) -> Response {

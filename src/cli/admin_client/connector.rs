@@ -32,8 +32,7 @@ impl Connector for VerifyingConnector {
                     self.0.check(&stream)?;
                     stream.set_nodelay(true)?;
                     let config = details.config;
-                    let buffers =
-                        LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+                    let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
                     return Ok(Some(VerifiedConnection { stream, buffers }));
                 }
                 Err(error) => last_error = error,

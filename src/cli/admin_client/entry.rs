@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cli::ExitStatus;
-use crate::cli::admin_client::{AdminClient, AdminClientError, sanitize};
+use crate::cli::admin_client::{AdminClient, AdminClientError, list, sanitize};
 use crate::config::{duration, size};
 use crate::semantics::redaction::{HIDDEN, Redactor};
 use crate::semantics::target::Target;
@@ -37,8 +37,7 @@ pub(in crate::cli) struct Entry {
 impl Entry {
     /// All `entries` of a response of the admin API.
     pub(in crate::cli) fn parse_all(response: &Value) -> Vec<Self> {
-        let entries = response["entries"].as_array().into_iter().flatten();
-        entries.filter_map(|entry| Self::deserialize(entry).ok()).collect()
+        list(response, "entries")
     }
 
     /// `1m 30s`

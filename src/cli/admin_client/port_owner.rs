@@ -66,9 +66,7 @@ impl TrustedUsers {
         }
         for attempt in 0..MAX_CHECKS {
             match socket_owner::end(here, there) {
-                SocketEnd::OwnedBy(user)
-                    if self.0.contains(&user) || socket_owner::is_overflow_id(user) =>
-                {
+                SocketEnd::OwnedBy(user) if self.0.contains(&user) || socket_owner::is_overflow_id(user) => {
                     return Ok(());
                 }
                 // A system that does not report the owner of the caller's own socket reports no owner

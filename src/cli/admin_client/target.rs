@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use crate::cli::ExitStatus;
 use crate::cli::admin_client::port_owner::TrustedUsers;
 use crate::cli::admin_client::{AdminClient, AdminClientError};
-use crate::config::diagnostics::Report;
 use crate::config::env::Env;
 use crate::config::file_source::{Disk, FileSource};
 use crate::config::token::{LONGEST, Token};
@@ -51,29 +50,19 @@ impl TargetArgs {
         // With an explicit address, only the token of an explicit configuration is sent: the token in
         // ./proxy.yaml belongs to the larder of that file.
         let file = self.config.as_deref();
-        let found = file.map(|file| config::load_admin(file, env));
-        let (admin, store, config_problem) = found.map_or((None, None, None), |found| {
-            (found.admin, found.store, report_text(found.report.as_ref()))
-        });
-        let token = self.token(env, admin)?;
-        Ok(AdminClient {
-            authority,
-            token,
-            trusted: TrustedUsers::new(file, store.as_deref()),
-            config_problem,
-        })
+        let found = file.map(|file| config::load_admin(file, env)).unwrap_or_default();
+        self.client(authority, file, found, env)
     }
 
     fn configured(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
         let usual = Path::new("proxy.yaml");
         let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
         let found = file.map_or_else(
-            || AdminConfig { admin: Some(Admin::default()), store: None, report: None },
+            || AdminConfig { admin: Some(Admin::default()), ..AdminConfig::default() },
             |file| config::load_admin(file, env),
         );
-        let config_problem = report_text(found.report.as_ref());
         let shown = file.unwrap_or(usual).display();
-        let Some(admin) = found.admin else {
+        let Some(admin) = &found.admin else {
             let message = format!("{shown} has `admin: off`: its larder has no admin listener");
             return Err(AdminClientError::new(ExitStatus::Unreachable, message));
         };
@@ -84,18 +73,29 @@ impl TargetArgs {
             );
             return Err(AdminClientError::new(ExitStatus::Unreachable, message));
         }
-        let authority = connect_address(admin.listen).to_string();
+        self.client(connect_address(admin.listen).to_string(), file, found, env)
+    }
+
+    /// The client for the larder at `authority`, which runs with the configuration `found` in `file`.
+    fn client(
+        &self,
+        authority: String,
+        file: Option<&Path>,
+        found: AdminConfig,
+        env: &Env,
+    ) -> Result<AdminClient, AdminClientError> {
+        let token = self.token(env, found.admin)?;
         let trusted = TrustedUsers::new(file, found.store.as_deref());
-        Ok(AdminClient { authority, token: self.token(env, Some(admin))?, trusted, config_problem })
+        let config_problem = found.report.map(|report| report.to_string());
+        Ok(AdminClient { authority, token, trusted, config_problem })
     }
 
     fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, AdminClientError> {
         let failed = |error: String| AdminClientError::new(ExitStatus::Failed, error);
         if let Some(file) = &self.token_file {
             let file_error = |problem: &str| failed(format!("{}: {problem}", file.display()));
-            let contents = Disk
-                .read(file, LONGEST + 2)
-                .map_err(|error| file_error(&error.kind().to_string()))?;
+            let contents =
+                Disk.read(file, LONGEST + 2).map_err(|error| file_error(&error.kind().to_string()))?;
             if contents.open_to_all {
                 return Err(file_error("every user of this machine can read it: `chmod o= FILE`"));
             }
@@ -113,10 +113,6 @@ impl TargetArgs {
 /// A variable of the environment; an empty one counts as unset.
 fn variable<'e>(env: &'e Env, name: &str) -> Option<&'e str> {
     env.get(name).filter(|value| !value.is_empty())
-}
-
-fn report_text(report: Option<&Report>) -> Option<String> {
-    report.map(ToString::to_string)
 }
 
 /// Parses `127.0.0.1:9901`, `larder:9901`, `[::1]`, with or without `http://`, into `HOST:PORT`.
@@ -147,11 +143,7 @@ mod tests {
 
     use super::*;
 
-    fn args_with(
-        admin: Option<&str>,
-        config: Option<&Path>,
-        token_file: Option<&Path>,
-    ) -> TargetArgs {
+    fn args_with(admin: Option<&str>, config: Option<&Path>, token_file: Option<&Path>) -> TargetArgs {
         TargetArgs {
             admin: admin.map(str::to_owned),
             config: config.map(Path::to_owned),
@@ -196,8 +188,7 @@ mod tests {
     fn arguments_take_precedence_over_variables_and_the_configuration() {
         let (_directory, config) =
             directory_with("admin: { listen: 0.0.0.0:7, allow: [::1], token_file: token }");
-        let variables =
-            env(&[("LARDER_ADMIN", "variable:1"), ("LARDER_ADMIN_TOKEN", "of-the-variable-x")]);
+        let variables = env(&[("LARDER_ADMIN", "variable:1"), ("LARDER_ADMIN_TOKEN", "of-the-variable-x")]);
         let find = |args: TargetArgs, env: &Env| {
             let found = args.find(env).unwrap_or_else(|error| panic!("{}", error.message));
             (found.authority, found.token.map(|token| token.reveal().to_owned()))
@@ -219,8 +210,7 @@ mod tests {
         let found = args_with(Some("argument:1"), None, None).find(&env(&[])).ok().unwrap();
         assert!(found.token.is_none());
         let (_directory, config) = directory_with("admin: { token_file: token }");
-        let found =
-            args_with(Some("argument:1"), Some(&config), None).find(&env(&[])).ok().unwrap();
+        let found = args_with(Some("argument:1"), Some(&config), None).find(&env(&[])).ok().unwrap();
         assert!(found.token.is_some(), "both were specified");
     }
 
@@ -234,8 +224,7 @@ mod tests {
             assert_eq!(found.is_ok(), mode == 0o600);
         }
         fs::write(&token, "s3cret").unwrap();
-        for args in [args_with(Some("a:1"), None, Some(&token)), args_with(Some("a:1"), None, None)]
-        {
+        for args in [args_with(Some("a:1"), None, Some(&token)), args_with(Some("a:1"), None, None)] {
             let error = args.find(&env(&[("LARDER_ADMIN_TOKEN", "s3cret")])).err().unwrap();
             assert!(!error.message.contains("s3cret"), "{}", error.message);
             assert_eq!(error.exit, ExitStatus::Failed);
@@ -244,9 +233,7 @@ mod tests {
 
     #[test]
     fn a_configuration_without_an_admin_address_is_an_error() {
-        for (yaml, part) in
-            [("admin: off", "`admin: off`"), ("admin: { listen: 127.0.0.1:0 }", "port")]
-        {
+        for (yaml, part) in [("admin: off", "`admin: off`"), ("admin: { listen: 127.0.0.1:0 }", "port")] {
             let (_directory, config) = directory_with(yaml);
             let error = args_with(None, Some(&config), None).find(&env(&[])).err().unwrap();
             assert_eq!(error.exit, ExitStatus::Unreachable);
@@ -256,8 +243,7 @@ mod tests {
 
     #[test]
     fn a_broken_configuration_leads_to_the_default_address_and_a_report() {
-        let (_directory, config) =
-            directory_with("version: 1\nadmin: { listen: 127.0.0.1:7 }\nroutes: {\n");
+        let (_directory, config) = directory_with("version: 1\nadmin: { listen: 127.0.0.1:7 }\nroutes: {\n");
         let found = args_with(None, Some(&config), None).find(&env(&[])).ok().unwrap();
         assert_eq!(found.authority, "127.0.0.1:9901");
         assert!(found.config_problem.unwrap().contains("this is not YAML"));

@@ -15,12 +15,7 @@ pub(super) fn print(authority: &CertificateAuthority, out: &mut dyn Write) -> io
     let certificate = authority.certificate();
     writeln!(out, "subject      {}", certificate.subject)?;
     writeln!(out, "SHA-256      {}", certificate.fingerprint())?;
-    writeln!(
-        out,
-        "valid        {} to {}",
-        time(certificate.not_before),
-        time(certificate.not_after)
-    )?;
+    writeln!(out, "valid        {} to {}", time(certificate.not_before), time(certificate.not_after))?;
     writeln!(out, "may sign for {}", certificate.bounds)?;
     if let Some(CaFiles { cert, key }) = authority.files() {
         writeln!(out, "certificate  {}", cert.display())?;

@@ -67,24 +67,21 @@ pub(super) fn build_request(
     };
     let is_upper = method.bytes().all(|byte| !byte.is_ascii_lowercase());
     let method = Method::from_bytes(method.as_bytes()).ok().filter(|_| is_upper);
-    let method = method
-        .ok_or_else(|| ExplainError::Method(method_and_url.first().cloned().unwrap_or_default()))?;
-    let target = Target::absolute(url).map_err(|source| ExplainError::Url {
-        url: config.redactor().text(url).into_owned(),
-        source,
-    })?;
+    let method =
+        method.ok_or_else(|| ExplainError::Method(method_and_url.first().cloned().unwrap_or_default()))?;
+    let target = Target::absolute(url)
+        .map_err(|source| ExplainError::Url { url: config.redactor().text(url).into_owned(), source })?;
     let mut request = ProxyRequest::get(target);
     request.method = method;
     let loopback = config.listen.first().is_none_or(|at| at.ip().to_canonical().is_loopback());
     request.listener = if loopback { ListenerKind::Loopback } else { ListenerKind::Reachable };
     for field in fields {
         let (name, value) = field.split_once(':').ok_or(ExplainError::Field)?;
-        let name =
-            HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| ExplainError::Field)?;
+        let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| ExplainError::Field)?;
         let value = HeaderValue::from_str(value.trim()).map_err(|_| ExplainError::Field)?;
         request.headers.append(name, value);
     }
-    hop_by_hop::strip_request(&mut request.headers);
+    hop_by_hop::strip(&mut request.headers);
     request.headers.remove(http::header::HOST);
     Ok(request)
 }
@@ -127,9 +124,7 @@ pub(super) fn explain(config: &Config, received: &ProxyRequest) -> Explanation {
         request: format!("{} {}", request.method, shown_target(config, &received.target)),
         sent_as: rewritten.then(|| shown_target(config, &request.target)),
         route: route.map(|route| (route.name.to_string(), shown_pattern(&route.pattern))),
-        policy: route
-            .map(|route| policy(&route.policy, &request.method, stored))
-            .unwrap_or_default(),
+        policy: route.map(|route| policy(&route.policy, &request.method, stored)).unwrap_or_default(),
         upstream: upstream(config, &request.target, route.is_some()),
         key: cached.map(|route| key_builder.explain(request, &route.policy)).unwrap_or_default(),
         credentials: credentials.into_iter().map(ToString::to_string).collect(),
@@ -226,10 +221,7 @@ impl Explanation {
     /// The JSON form.
     pub(super) fn to_json(&self) -> Value {
         let pairs = |pairs: &[(String, String)]| {
-            pairs
-                .iter()
-                .map(|(part, shown)| json!({ "part": part, "shown": shown }))
-                .collect::<Vec<_>>()
+            pairs.iter().map(|(part, shown)| json!({ "part": part, "shown": shown })).collect::<Vec<_>>()
         };
         json!({
             "request": self.request,

@@ -52,10 +52,9 @@ fn check(text: &str, arguments: &[&str]) -> Output {
 
 #[test]
 fn a_url_below_a_mount_is_explained_as_the_url_it_is_rewritten_to() {
-    let text = FILE.replace("127.0.0.1:0", "127.0.0.1:8080").replace(
-        r#"hosts: ["https://api.example"]"#,
-        r#"hosts: ["https://api.example"], mount: /coins"#,
-    );
+    let text = FILE
+        .replace("127.0.0.1:0", "127.0.0.1:8080")
+        .replace(r#"hosts: ["https://api.example"]"#, r#"hosts: ["https://api.example"], mount: /coins"#);
     let url = "http://localhost:8080/coins/v1/btc";
     let output = check(&text, &["--explain", "GET", url]);
     assert_eq!((output.exit, output.err.as_str()), (ExitStatus::Ok, ""));
@@ -125,9 +124,7 @@ fn an_explained_request_names_its_route_and_hides_its_secrets() {
         let output = check(FILE, &line);
         assert_eq!(output.exit, ExitStatus::Ok, "{}", output.err);
         assert!(!output.out.contains("s3cret"), "{}", output.out);
-        for shown in
-            ["coins", "auth_code=(secret)&b=2", "credential by authorization, x-fancy-token"]
-        {
+        for shown in ["coins", "auth_code=(secret)&b=2", "credential by authorization, x-fancy-token"] {
             assert!(output.out.contains(shown), "{shown}\n{}", output.out);
         }
     }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::admin_client::sanitize;
 use crate::cli::doctor::sockets::{Connection, Process, Sockets};
-use crate::cli::exec::final_stats::FinalStats;
+use crate::cli::exec::summary::FinalStats;
 use crate::exec_env::no_proxy::NoProxy;
 
 /// The hosts of the configuration by address. Other hosts may share an address, and the name that a client
@@ -84,16 +84,15 @@ impl Findings {
             }
             let process = &connection.process;
             let (reason, fix) = reason_and_fix(process, connection.remote, no_proxy);
-            let found = bypassing.entry((connection.remote, process.name.clone())).or_insert(
-                BypassingConnection {
+            let found =
+                bypassing.entry((connection.remote, process.name.clone())).or_insert(BypassingConnection {
                     to: reverse_dns.describe(connection.remote),
                     process: process.name.clone(),
                     pid: process.pid,
                     connections: 0,
                     reason,
                     fix,
-                },
-            );
+                });
             found.connections += 1;
         }
         let bypassing = bypassing.into_values().collect();
@@ -118,8 +117,7 @@ impl Findings {
             lines.push(format!("          {TUNNELLED}"));
         }
         for (host, count) in &self.distrusted {
-            lines
-                .push(format!("  refused {host}  {count}x a client rejected larder's certificate"));
+            lines.push(format!("  refused {host}  {count}x a client rejected larder's certificate"));
             lines.push(format!("          {DISTRUSTED}"));
         }
         let lines = lines.iter().map(|line| sanitize(line));
@@ -159,11 +157,7 @@ fn is_internal(connection: &Connection, seen: &Sockets) -> bool {
 }
 
 /// The likely reason why the connection bypassed larder, and the fix.
-fn reason_and_fix(
-    process: &Process,
-    to: SocketAddr,
-    no_proxy: &NoProxy,
-) -> (&'static str, &'static str) {
+fn reason_and_fix(process: &Process, to: SocketAddr, no_proxy: &NoProxy) -> (&'static str, &'static str) {
     let program = format!("{} {}", process.name, process.program);
     let is = |names: &[&str]| names.iter().any(|name| program.contains(name));
     let has = |name: &str| process.present_variables.contains(&name);
@@ -192,16 +186,12 @@ fn reason_and_fix(
         );
     }
     if is(&["node", "java"]) {
-        return (
-            "its client has its own connection settings",
-            "set larder as its proxy, or use a mount",
-        );
+        return ("its client has its own connection settings", "set larder as its proxy, or use a mount");
     }
     if ![80, 443, 8080, 8443].contains(&to.port()) {
         return ("not an HTTP port", "no action is needed for a database or a similar service");
     }
-    let fix =
-        "set larder as the proxy of its client (Go: http.ProxyFromEnvironment), or use a mount";
+    let fix = "set larder as the proxy of its client (Go: http.ProxyFromEnvironment), or use a mount";
     ("its client ignores the variables", fix)
 }
 

@@ -72,9 +72,7 @@ impl Process {
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let is_set = |name: &&str| {
             environment.split(|byte| *byte == 0).any(|variable| {
-                variable
-                    .strip_prefix(name.as_bytes())
-                    .is_some_and(|rest| rest.first() == Some(&b'='))
+                variable.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'='))
             })
         };
         Self {
@@ -146,9 +144,10 @@ fn parse_address(text: &str) -> Option<SocketAddr> {
     if !ip.len().is_multiple_of(8) {
         return None;
     }
-    let words = ip.as_bytes().chunks(8).map(|word| {
-        u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok().map(u32::to_ne_bytes)
-    });
+    let words = ip
+        .as_bytes()
+        .chunks(8)
+        .map(|word| u32::from_str_radix(std::str::from_utf8(word).ok()?, 16).ok().map(u32::to_ne_bytes));
     let words = words.collect::<Option<Vec<_>>>()?;
     let ip = match words.as_slice() {
         [word] => IpAddr::from(Ipv4Addr::from(*word)),
@@ -172,10 +171,7 @@ mod tests {
                     0 4711 1 0000000000000000 20 4 30 10 -1";
         let (socket, (local, remote, listens)) = parse_line(text).unwrap();
         assert_eq!((socket, listens), (4711, false));
-        assert_eq!(
-            (local.to_string(), remote.to_string()),
-            ("127.0.0.1:8080".into(), "127.0.0.2:80".into())
-        );
+        assert_eq!((local.to_string(), remote.to_string()), ("127.0.0.1:8080".into(), "127.0.0.2:80".into()));
         let v6 = parse_address("00000000000000000000000001000000:0050").unwrap();
         assert_eq!(v6.to_string(), "[::1]:80");
         assert_eq!(

@@ -36,9 +36,7 @@ impl CallerProof {
         if socket_owner::reports_owners(geteuid().as_raw()) {
             return Self::User;
         }
-        tracing::debug!(
-            "The system does not report the user of a connection: a password is used instead"
-        );
+        tracing::debug!("The system does not report the user of a connection: a password is used instead");
         Self::Password(format!("{USER_NAME}:{:032x}", rand::random::<u128>()))
     }
 
@@ -46,8 +44,7 @@ impl CallerProof {
     pub(super) fn write_to(&self, directory: &Path) -> io::Result<()> {
         let Self::Password(password) = self else { return Ok(()) };
         let mut file = OpenOptions::new();
-        let mut file =
-            file.write(true).create_new(true).mode(0o600).open(directory.join(PASSWORD_FILE))?;
+        let mut file = file.write(true).create_new(true).mode(0o600).open(directory.join(PASSWORD_FILE))?;
         file.write_all(password.as_bytes())
     }
 
@@ -76,10 +73,10 @@ impl CallerProof {
     }
 
     /// The part before the `@` of the proxy's URL.
-    pub(super) fn password(&self) -> Option<&str> {
+    pub(super) fn password(&self) -> Option<String> {
         match self {
             Self::User => None,
-            Self::Password(password) => Some(password),
+            Self::Password(password) => Some(password.clone()),
         }
     }
 }
@@ -105,10 +102,7 @@ mod tests {
         assert!(CallerProof::read_from(directory.path()).unwrap() == proof);
         let facts = fs::metadata(directory.path().join(PASSWORD_FILE)).unwrap();
         assert_eq!(facts.permissions().mode() & 0o777, 0o600);
-        assert!(
-            proof.write_to(directory.path()).is_err(),
-            "an existing file belongs to another process"
-        );
+        assert!(proof.write_to(directory.path()).is_err(), "an existing file belongs to another process");
     }
 
     #[test]
@@ -121,6 +115,6 @@ mod tests {
         assert!(password.local_users.is_none());
         let users = password.users.unwrap();
         assert_eq!(*users.0, [("larder".to_owned(), "0123".to_owned())]);
-        assert_eq!(proof.password(), Some("larder:0123"));
+        assert_eq!(proof.password().as_deref(), Some("larder:0123"));
     }
 }

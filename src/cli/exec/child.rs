@@ -15,20 +15,13 @@ use rustix::process::{Pid, Signal, getpgrp, kill_process};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The exit code of an ended command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) struct ExitCode(pub(in crate::cli) u8);
-
 /// The exit codes of shells for a command that is not found, and for one that cannot be started.
 const NOT_FOUND: u8 = 127;
 const NOT_STARTED: u8 = 126;
 
 /// Starts `command` with these variables in addition to those of this process. The error has the reason and
 /// the exit code for it.
-pub(super) fn start(
-    command: &[OsString],
-    variables: &[(String, String)],
-) -> Result<Child, (String, u8)> {
+pub(super) fn start(command: &[OsString], variables: &[(String, String)]) -> Result<Child, (String, u8)> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(("no command is given".to_owned(), NOT_FOUND));
     };
@@ -46,11 +39,11 @@ pub(super) fn start(
     })
 }
 
-/// Waits for its end, and forwards the signals that arrive meanwhile.
-pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> ExitCode {
+/// Waits for its end, and forwards the signals that arrive meanwhile. Returns its exit code.
+pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> u8 {
     loop {
         tokio::select! {
-            status = child.wait() => return ExitCode(status.map_or(NOT_STARTED, code)),
+            status = child.wait() => return status.map_or(NOT_STARTED, code),
             received = signals.next() => forward(child, received),
         }
     }

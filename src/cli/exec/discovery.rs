@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use crate::cli::ExitStatus;
 use crate::cli::admin_client::port_owner::{TrustedUsers, untrusted_listener};
 use crate::cli::admin_client::{AdminClient, TargetArgs, connect_address};
+use crate::cli::exec::Endpoint;
 use crate::cli::exec::summary::Counts;
 use crate::config::env::Env;
 use crate::config::{Config, redacted};
@@ -19,10 +20,7 @@ use crate::config::{Config, redacted};
 /// A running larder.
 pub(in crate::cli) struct RunningLarder {
     admin_client: AdminClient,
-    /// The address at which clients connect.
-    pub(in crate::cli) proxy: SocketAddr,
-    /// The certificate of its authority; empty if it intercepts no host.
-    pub(in crate::cli) ca: String,
+    pub(in crate::cli) endpoint: Endpoint,
 }
 
 /// The reason why no running larder is used.
@@ -44,11 +42,7 @@ impl NotFound {
 
 /// Finds the larder that runs with the configuration at `file`: it has the same listeners, routes and
 /// upstreams. A larder that requires its clients to authenticate is not used for a command.
-pub(in crate::cli) fn find(
-    file: &Path,
-    config: &Config,
-    env: &Env,
-) -> Result<RunningLarder, NotFound> {
+pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<RunningLarder, NotFound> {
     let unreachable = |message: &str| Err(NotFound::Unreachable(message.to_owned()));
     let Some(&listen) = config.listen.first() else { return unreachable("it has no listener") };
     if listen.port() == 0 {
@@ -58,9 +52,8 @@ pub(in crate::cli) fn find(
     if config.access.users.is_some() {
         return unsuitable("the larder of this configuration requires its clients to authenticate");
     }
-    let found = TargetArgs::for_config(file)
-        .find(env)
-        .and_then(|client| Ok((client.get("/v1/config")?, client)));
+    let found =
+        TargetArgs::for_config(file).find(env).and_then(|client| Ok((client.get("/v1/config")?, client)));
     let (theirs, admin_client) = found.map_err(|error| match error.exit {
         ExitStatus::Unreachable => NotFound::Unreachable(error.message),
         ExitStatus::Ok
@@ -74,16 +67,13 @@ pub(in crate::cli) fn find(
         return unreachable("the admin listener belongs to another larder");
     }
     if ["routes", "upstreams"].iter().any(|part| ours[part] != theirs[part]) {
-        return unsuitable(
-            "a larder listens there, but not with these routes (try `larder reload`)",
-        );
+        return unsuitable("a larder listens there, but not with these routes (try `larder reload`)");
     }
     let proxy = connect_address(listen);
     check_owner(file, config, proxy)?;
-    match admin_client.text("/ca.pem") {
-        Ok(ca) => Ok(RunningLarder { admin_client, proxy, ca: ca.unwrap_or_default() }),
-        Err(error) => Err(NotFound::Unsuitable(error.message)),
-    }
+    let ca = admin_client.text("/ca.pem").map_err(|error| NotFound::Unsuitable(error.message))?;
+    let endpoint = Endpoint { proxy, password: None, ca: ca.unwrap_or_default() };
+    Ok(RunningLarder { admin_client, endpoint })
 }
 
 /// Checks the owner of the proxy listener too: traffic needs the same protection as a token.

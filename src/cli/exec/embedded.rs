@@ -1,8 +1,7 @@
 //! A larder in this process, for one command.
 //!
-//! Owns: its differences from the configuration: it listens on a free loopback port for its caller only,
-//! and its files are in the user's cache directory.
-//! Never touches: the command.
+//! Owns: its differences from the configuration: it listens on a free loopback port for its caller only, and
+//! its files are in the user's cache directory. Never touches: the command.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::Context;
 use crate::cli::exec::caller_proof::CallerProof;
-use crate::cli::exec::final_stats::FinalStats;
-use crate::cli::exec::print_note;
+use crate::cli::exec::summary::FinalStats;
+use crate::cli::exec::{Endpoint, print_note};
 use crate::clock::Clock;
 use crate::config::env::Env;
 use crate::config::name_constraint::NameConstraint;
@@ -34,9 +33,7 @@ use crate::telemetry::{self, Telemetry};
 /// A larder that runs in this process.
 pub(in crate::cli) struct EmbeddedLarder {
     server: Server,
-    proxy: SocketAddr,
-    proof: CallerProof,
-    ca: String,
+    pub(super) endpoint: Endpoint,
 }
 
 /// The longest drain after the end of the command: only processes that it left behind have connections.
@@ -58,8 +55,8 @@ pub(in crate::cli) fn install_log(config: &Config, verbose: bool) {
 }
 
 impl EmbeddedLarder {
-    /// Starts one for the configuration at `file`.
-    pub(super) fn start(
+    /// Starts one for the configuration at `file`, even if another larder runs.
+    pub(in crate::cli) fn start(
         file: &Path,
         config: Config,
         context: &mut Context<'_>,
@@ -67,26 +64,10 @@ impl EmbeddedLarder {
         let proof = CallerProof::detect();
         let config = private_config(config, file, &proof, context);
         remove_unusable_ca(&config);
-        let server =
-            Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
+        let server = Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it has no listener")?;
-        let ca = server.ca().unwrap_or_default();
-        Ok(Self { server, proxy, proof, ca })
-    }
-
-    /// The address on which it listens.
-    pub(super) fn proxy(&self) -> SocketAddr {
-        self.proxy
-    }
-
-    /// The user and the password that it requires, if any.
-    pub(super) fn password(&self) -> Option<&str> {
-        self.proof.password()
-    }
-
-    /// The certificate of its authority; empty if it intercepts no host.
-    pub(super) fn ca(&self) -> &str {
-        &self.ca
+        let endpoint = Endpoint { proxy, password: proof.password(), ca: server.ca().unwrap_or_default() };
+        Ok(Self { server, endpoint })
     }
 
     /// Stops it and returns its final statistics.
@@ -176,9 +157,8 @@ fn config_id(file: &Path) -> io::Result<String> {
 /// Creates a directory that only its owner can access. The umask is left unchanged, since the command would
 /// inherit it; files below the directory get the default permissions.
 pub(in crate::cli) fn create_private_dir(directory: &Path) -> io::Result<()> {
-    let with_path = |error: io::Error| {
-        io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()))
-    };
+    let with_path =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()));
     store::private_file::create_dir(directory).map_err(with_path)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(with_path)
 }

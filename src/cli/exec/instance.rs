@@ -2,15 +2,14 @@
 //!
 //! Owns: the choice. Never touches: how each is found or started.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::cli::Context;
 use crate::cli::exec::discovery::{self, NotFound, RunningLarder};
 use crate::cli::exec::embedded::EmbeddedLarder;
-use crate::cli::exec::final_stats::FinalStats;
-use crate::cli::exec::print_note;
+use crate::cli::exec::summary::FinalStats;
 use crate::cli::exec::supervisor::SupervisedLarder;
+use crate::cli::exec::{Endpoint, print_note};
 use crate::config::Config;
 
 /// The larder that a command uses.
@@ -41,49 +40,12 @@ impl Instance {
         EmbeddedLarder::start(file, config, context).map(Self::Embedded)
     }
 
-    /// Starts a supervised larder. A running one cannot be supervised: this process does not have its socket.
-    pub(super) async fn start_supervised(
-        file: &Path,
-        config: Config,
-        verbose: bool,
-        context: &mut Context<'_>,
-    ) -> Result<Self, String> {
-        SupervisedLarder::start(file, config, verbose, context).await.map(Self::Supervised)
-    }
-
-    /// Starts a private larder, even if another one runs.
-    pub(in crate::cli) fn start_private(
-        file: &Path,
-        config: Config,
-        context: &mut Context<'_>,
-    ) -> Result<Self, String> {
-        EmbeddedLarder::start(file, config, context).map(Self::Embedded)
-    }
-
-    /// The address for the command's connections.
-    pub(in crate::cli) fn proxy(&self) -> SocketAddr {
+    /// The data that the command needs to use it.
+    pub(in crate::cli) fn endpoint(&self) -> &Endpoint {
         match self {
-            Self::Running(running) => running.proxy,
-            Self::Embedded(embedded) => embedded.proxy(),
-            Self::Supervised(supervised) => supervised.proxy(),
-        }
-    }
-
-    /// The user and the password that it requires, `USER:PASSWORD`, if any.
-    pub(super) fn password(&self) -> Option<&str> {
-        match self {
-            Self::Running(_) => None,
-            Self::Embedded(embedded) => embedded.password(),
-            Self::Supervised(supervised) => supervised.password(),
-        }
-    }
-
-    /// The certificate of its authority; empty if it intercepts no host.
-    pub(super) fn ca(&self) -> &str {
-        match self {
-            Self::Running(running) => &running.ca,
-            Self::Embedded(embedded) => embedded.ca(),
-            Self::Supervised(supervised) => supervised.ca(),
+            Self::Running(running) => &running.endpoint,
+            Self::Embedded(embedded) => &embedded.endpoint,
+            Self::Supervised(supervised) => &supervised.endpoint,
         }
     }
 

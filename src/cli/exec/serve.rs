@@ -1,7 +1,6 @@
 //! The child process of `larder exec --fallback-direct`, which runs larder. Not for direct use.
 //!
-//! Owns: taking over from the parent process, and ending when the parent ends.
-//! Never touches: the command.
+//! Owns: taking over from the parent process, and ending when the parent ends. Never touches: the command.
 
 use std::io;
 use std::path::PathBuf;
@@ -10,9 +9,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::embedded::DRAIN_TIMEOUT;
-use crate::cli::exec::{embedded, supervisor};
+use crate::cli::exec::{self, SpawnError, embedded, supervisor};
 use crate::cli::{Context, ExitStatus};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::server::{Server, ServerDeps, handover};
 
 /// The arguments of `larder exec-serve`.
@@ -31,36 +30,20 @@ pub struct Args {
 
 /// Serves until standard input is closed, then prints its metrics.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let config = match config::load(&args.config, &context.env) {
-        Ok(config) => config,
-        Err(report) => return print_error(context, &report.to_string(), ExitStatus::Invalid),
+    let work = async |config: Config, context: &mut Context<'_>| {
+        serve(args, config, context).await.map(|()| ExitStatus::Ok).map_err(SpawnError::failed)
     };
-    embedded::install_log(&config, args.verbose);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return print_error(context, &error.to_string(), ExitStatus::Failed),
-    };
+    exec::with_config("exec", &args.config, args.verbose, context, work)
+}
+
+async fn serve(args: &Args, config: Config, context: &Context<'_>) -> Result<(), String> {
+    let message = |error: io::Error| error.to_string();
+    let offer_dir = args.offer.parent().unwrap_or(&args.offer);
+    let proof = CallerProof::read_from(offer_dir).map_err(message)?;
     // The parent has printed all notes already.
     let (mut out, mut err) = (io::sink(), io::sink());
     let mut quiet = Context { env: context.env.clone(), out: &mut out, err: &mut err };
-    let offer_dir = args.offer.parent().unwrap_or(&args.offer);
-    let proof = match CallerProof::read_from(offer_dir) {
-        Ok(proof) => proof,
-        Err(error) => {
-            return print_error(context, &format!("larder exec: {error}"), ExitStatus::Failed);
-        }
-    };
     let config = supervisor::private_config(config, &args.config, offer_dir, &proof, &mut quiet);
-    let exit = match runtime.block_on(serve(args, config)) {
-        Ok(()) => ExitStatus::Ok,
-        Err(error) => print_error(context, &format!("larder exec: {error}"), ExitStatus::Failed),
-    };
-    // A thread of the runtime may still read standard input; it must not keep the process alive.
-    runtime.shutdown_background();
-    exit
-}
-
-async fn serve(args: &Args, config: Config) -> Result<(), String> {
     let taken = handover::take_over(&args.offer).await.map_err(|error| error.to_string())?;
     let (sockets, predecessor) = taken.ok_or("no process offers a socket there")?;
     embedded::remove_unusable_ca(&config);
@@ -77,11 +60,5 @@ async fn serve(args: &Args, config: Config) -> Result<(), String> {
         output.write_all(telemetry.render().as_bytes()).await?;
         output.flush().await
     };
-    printing.await.map_err(|error: io::Error| error.to_string())
-}
-
-fn print_error(context: &mut Context<'_>, text: &str, exit: ExitStatus) -> ExitStatus {
-    // If standard error is closed, the message is lost.
-    let _closed = writeln!(context.err, "{text}");
-    exit
+    printing.await.map_err(message)
 }

@@ -1,13 +1,23 @@
-//! The summary of a command's requests, in two lines.
+//! The statistics of a larder at the end of its command, and their summary in two lines.
 //!
 //! Owns: the choice of counters and the text. Never touches: counting.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
 
 use crate::cli::admin_client::sanitize;
+
+/// The statistics of a larder at the end of its command.
+#[derive(Default)]
+pub(in crate::cli) struct FinalStats {
+    /// Its metrics, in the text format of Prometheus.
+    pub(in crate::cli) metrics: String,
+    /// The hosts of its tunnels, if known, and the number of connections for each.
+    pub(in crate::cli) tunnelled: Vec<(String, u64)>,
+    /// The hosts for which clients rejected its certificate, and the number of handshakes for each.
+    pub(in crate::cli) distrusted: Vec<(String, u64)>,
+}
 
 /// The request counters of a page of metrics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -97,31 +107,23 @@ impl Counts {
     pub(super) fn to_text(&self, shared: bool) -> String {
         let (calls, without) = (self.calls(), self.without_api());
         let noun = if calls == 1 { "call" } else { "calls" };
-        let mut text = format!("larder: {calls} {noun}, {without} answered without the API");
-        // Writing to a string cannot fail.
-        let _written = (|| {
-            if calls > 0 {
-                write!(text, " ({} %)", percent(without, calls))?;
-            }
-            write!(text, ", {} went to it", self.to_api())?;
-            if self.failed() > 0 {
-                write!(text, ", {} failed", self.failed())?;
-            }
-            let (saved, all) = (bytes(self.saved()), bytes(self.response_bytes()));
-            write!(text, "\nlarder: saved {saved} of {all}; {}", self.tunnels_text())?;
-            if shared {
-                write!(text, "; with the calls of other clients in it")?;
-            }
-            fmt::Result::Ok(())
-        })();
-        text
+        let empty = String::new;
+        let share = if calls > 0 { format!(" ({} %)", percent(without, calls)) } else { empty() };
+        let (sent, failed) = (self.to_api(), self.failed());
+        let failed = if failed > 0 { format!(", {failed} failed") } else { empty() };
+        let (saved, all) = (bytes(self.saved()), bytes(self.response_bytes()));
+        let (tunnels, others) = (self.tunnels_text(), if shared { OF_OTHERS } else { "" });
+        format!(
+            "larder: {calls} {noun}, {without} answered without the API{share}, {sent} went to it{failed}\n\
+             larder: saved {saved} of {all}; {tunnels}{others}"
+        )
     }
 
     fn tunnels_text(&self) -> String {
         let mut text = match self.tunnels() {
-            0 => "nothing was tunnelled unseen".to_owned(),
-            1 => "1 connection was tunnelled unseen".to_owned(),
-            count => format!("{count} connections were tunnelled unseen"),
+            0 => "no connection was tunnelled unread".to_owned(),
+            1 => "1 connection was tunnelled unread".to_owned(),
+            count => format!("{count} connections were tunnelled unread"),
         };
         if let [first, rest @ ..] = self.tunnelled.as_slice() {
             // The command chose the name, so its control characters are replaced before it is printed.
@@ -160,23 +162,15 @@ fn percent(part: u64, whole: u64) -> String {
     format!("{}.{}", thousandths / 10, thousandths % 10)
 }
 
+const OF_OTHERS: &str = "; including the calls of other clients";
+
 /// A size with one decimal: `1.2 MiB`.
 fn bytes(count: u64) -> String {
-    let mut unit = 1;
-    for (name, next) in [("B", 1 << 10), ("KiB", 1 << 20), ("MiB", 1 << 30)] {
-        if count < next {
-            return sized(count, unit, name);
-        }
-        unit = next;
+    let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, unit)| count >= *unit) {
+        Some((name, unit)) => format!("{}.{} {name}", count / unit, count % unit * 10 / unit),
+        None => format!("{count} B"),
     }
-    sized(count, unit, "GiB")
-}
-
-fn sized(count: u64, unit: u64, name: &str) -> String {
-    if unit == 1 {
-        return format!("{count} {name}");
-    }
-    format!("{}.{} {name}", count / unit, count % unit * 10 / unit)
 }
 
 #[cfg(test)]
@@ -202,14 +196,13 @@ larder_upstream_bytes_total 104857
         assert_eq!(
             lines,
             "larder: 41 calls, 38 answered without the API (92.6 %), 2 went to it, 1 failed\n\
-             larder: saved 1.2 MiB of 1.3 MiB; 3 connections were tunnelled unseen"
+             larder: saved 1.2 MiB of 1.3 MiB; 3 connections were tunnelled unread"
         );
         let nothing = Counts::parse("").to_text(true);
         assert_eq!(
             nothing,
             "larder: 0 calls, 0 answered without the API, 0 went to it\n\
-             larder: saved 0 B of 0 B; nothing was tunnelled unseen; with the calls of other clients \
-             in it"
+             larder: saved 0 B of 0 B; no connection was tunnelled unread; including the calls of other clients"
         );
     }
 
@@ -224,13 +217,9 @@ larder_upstream_bytes_total 104857
 
     #[test]
     fn sizes_and_shares_are_rounded_down() {
-        for (count, text) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1_048_575, "1023.9 KiB"),
-            (5 << 30, "5.0 GiB"),
-        ] {
+        for (count, text) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_048_575, "1023.9 KiB"), (5 << 30, "5.0 GiB")]
+        {
             assert_eq!(bytes(count), text);
         }
         assert_eq!(percent(9999, 10_000), "99.9");

@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -21,10 +21,11 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::cli::Context;
+use crate::cli::exec::Endpoint;
 use crate::cli::exec::caller_proof::CallerProof;
 use crate::cli::exec::embedded::{self, ANY_LOOPBACK_PORT, DRAIN_TIMEOUT};
 use crate::cli::exec::temp_dir::TempDir;
-use crate::clock::{Clock, monotonic};
+use crate::clock::Clock;
 use crate::config::{CaFiles, Config};
 use crate::frontend::listener;
 use crate::route::table::Table;
@@ -47,9 +48,7 @@ const DIRECT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// A larder in a child process, with this process as the fallback.
 pub(in crate::cli) struct SupervisedLarder {
-    proxy: SocketAddr,
-    proof: CallerProof,
-    ca: String,
+    pub(super) endpoint: Endpoint,
     stop: watch::Sender<bool>,
     task: JoinHandle<String>,
     /// The directory of the Unix sockets for the hand-over; removed with this value.
@@ -57,7 +56,8 @@ pub(in crate::cli) struct SupervisedLarder {
 }
 
 impl SupervisedLarder {
-    /// Starts one for the configuration at `file`. It accepts connections when this returns.
+    /// Starts one for the configuration at `file`, even if another larder runs: this process does not have the
+    /// socket of that one. It accepts connections when this returns.
     pub(super) async fn start(
         file: &Path,
         config: Config,
@@ -71,6 +71,7 @@ impl SupervisedLarder {
         let config = private_config(config, file, temp_dir.path(), &proof, context);
         let listener = listener::bind(ANY_LOOPBACK_PORT).map_err(message)?;
         let proxy = listener.local_addr().map_err(message)?;
+        let (stop, stopped) = watch::channel(false);
         let supervisor = Supervisor {
             listener,
             direct: direct(&config),
@@ -80,33 +81,17 @@ impl SupervisedLarder {
             offer_dir: temp_dir.path().to_owned(),
             starts: 0,
             telemetries: Vec::new(),
+            stopped,
         };
-        let (stop, stopped) = watch::channel(false);
         let (ready, is_ready) = oneshot::channel();
-        let task = tokio::spawn(supervisor.run(ready, stopped));
+        let task = tokio::spawn(supervisor.run(ready));
         is_ready.await.map_err(|_| "it did not start: see above".to_owned())?;
         let ca = match &config.tls.ca.files {
-            Some(files) if config.intercepts() => {
-                fs::read_to_string(&files.cert).map_err(message)?
-            }
+            Some(files) if config.intercepts() => fs::read_to_string(&files.cert).map_err(message)?,
             Some(_) | None => String::new(),
         };
-        Ok(Self { proxy, proof, ca, stop, task, _temp_dir: temp_dir })
-    }
-
-    /// The address on which it listens.
-    pub(super) fn proxy(&self) -> SocketAddr {
-        self.proxy
-    }
-
-    /// The user and the password that both processes require, if any.
-    pub(super) fn password(&self) -> Option<&str> {
-        self.proof.password()
-    }
-
-    /// The certificate of its authority; empty if it intercepts no host.
-    pub(super) fn ca(&self) -> &str {
-        &self.ca
+        let endpoint = Endpoint { proxy, password: proof.password(), ca };
+        Ok(Self { endpoint, stop, task, _temp_dir: temp_dir })
     }
 
     /// Stops both processes and returns their metrics. The metrics of a killed larder are lost.
@@ -162,11 +147,12 @@ struct Supervisor {
     offer_dir: PathBuf,
     starts: u32,
     telemetries: Vec<Arc<Telemetry>>,
+    stopped: watch::Receiver<bool>,
 }
 
 impl Supervisor {
-    /// Runs until `stop` is set, and returns the metrics of both processes.
-    async fn run(mut self, ready: oneshot::Sender<()>, mut stop: watch::Receiver<bool>) -> String {
+    /// Runs until `stopped` is set, and returns the metrics of both processes.
+    async fn run(mut self, ready: oneshot::Sender<()>) -> String {
         let mut ready = Some(ready);
         let mut wait = FIRST_BACKOFF;
         loop {
@@ -177,9 +163,8 @@ impl Supervisor {
                     return self.all_metrics(String::new());
                 }
             };
-            let Some(mut larder) = self
-                .start_until_taken_over(&direct, &offer, ready.is_some(), &mut wait, &mut stop)
-                .await
+            let Some(mut larder) =
+                self.start_until_taken_over(&direct, &offer, ready.is_some(), &mut wait).await
             else {
                 direct.stop_within(DRAIN_TIMEOUT).await;
                 return self.all_metrics(String::new());
@@ -192,18 +177,18 @@ impl Supervisor {
             } else {
                 tracing::warn!("larder is running again");
             }
-            let since = monotonic();
+            let since = Clock::timer_now();
             tokio::select! {
                 status = larder.process.wait() => {
                     let status = status.map(|status| status.to_string()).unwrap_or_default();
                     tracing::warn!(status, "larder has ended: requests go directly to their origins");
                 }
-                () = stop_requested(&mut stop) => {
+                () = self.stop_requested() => {
                     let page = stop_child(larder).await;
                     return self.all_metrics(page);
                 }
             }
-            if monotonic().saturating_duration_since(since) > STABLE_AFTER {
+            if since.elapsed() > STABLE_AFTER {
                 wait = FIRST_BACKOFF;
             }
         }
@@ -214,8 +199,7 @@ impl Supervisor {
         let listener = self.listener.try_clone().map_err(|error| error.to_string())?;
         let sockets = InheritedSockets::from_predecessor(vec![listener]);
         let deps = ServerDeps { sockets, ..ServerDeps::default() };
-        let mut direct =
-            Server::start(self.direct.clone(), deps).map_err(|error| error.to_string())?;
+        let mut direct = Server::start(self.direct.clone(), deps).map_err(|error| error.to_string())?;
         self.telemetries.push(Arc::clone(direct.telemetry()));
         self.starts += 1;
         let offer = self.offer_dir.join(format!("{}.sock", self.starts));
@@ -223,15 +207,14 @@ impl Supervisor {
         Ok((direct, offer))
     }
 
-    /// Starts larders until one has taken over from `direct`. `None`: `stop` is set, or the first start
-    /// failed.
+    /// Starts larders until one has taken over from `direct`. `None`: `stopped` is set, or the first
+    /// start failed.
     async fn start_until_taken_over(
         &self,
         direct: &Server,
         offer: &Path,
         first: bool,
         wait: &mut Duration,
-        stop: &mut watch::Receiver<bool>,
     ) -> Option<ChildLarder> {
         loop {
             let mut larder = match self.start(offer) {
@@ -245,7 +228,7 @@ impl Supervisor {
                 tokio::select! {
                     () = direct.replaced() => return larder,
                     _ended = started.process.wait() => {}
-                    () = stop_requested(stop) => return None,
+                    () = self.stop_requested() => return None,
                 }
             }
             if first {
@@ -253,7 +236,7 @@ impl Supervisor {
             }
             tokio::select! {
                 () = sleep(*wait) => *wait = MAX_BACKOFF.min(*wait * 2),
-                () = stop_requested(stop) => return None,
+                () = self.stop_requested() => return None,
             }
         }
     }
@@ -270,6 +253,11 @@ impl Supervisor {
         let mut process = command.spawn()?;
         let input = process.stdin.take();
         Ok(ChildLarder { process, input })
+    }
+
+    async fn stop_requested(&self) {
+        // An error means that the sender is dropped, which ends the supervision too.
+        let _stopped = self.stopped.clone().wait_for(|stop| *stop).await.map(|stop| *stop);
     }
 
     fn all_metrics(&self, page: String) -> String {
@@ -294,9 +282,4 @@ async fn stop_child(larder: ChildLarder) -> String {
         tracing::warn!("larder did not stop in time and is killed");
     }
     page
-}
-
-async fn stop_requested(stop: &mut watch::Receiver<bool>) {
-    // An error means that the sender is dropped, which ends the supervision too.
-    let _stopped = stop.wait_for(|stop| *stop).await.map(|stop| *stop);
 }

@@ -32,9 +32,10 @@ impl TempDir {
         let name = format!("{PREFIX}{}-{:016x}", std::process::id(), rand::random::<u64>());
         let path = base.join(name);
         // Not recursive: an existing directory belongs to another process, so creation must fail.
-        fs::DirBuilder::new().mode(0o700).create(&path).map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {}", path.display(), error.kind()))
-        })?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {}", path.display(), error.kind())))?;
         let lock = Lock::try_take(&path, now).map_err(io::Error::other)?;
         Ok(Self { path, _lock: lock })
     }

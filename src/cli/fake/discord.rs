@@ -79,8 +79,7 @@ impl Args {
 }
 
 fn parse_shared(text: &str) -> Result<Shared, String> {
-    let (resource, rate) =
-        text.split_once('=').ok_or("specify the guild of the limit, such as 7=5/s")?;
+    let (resource, rate) = text.split_once('=').ok_or("specify the guild of the limit, such as 7=5/s")?;
     let rate = rate.parse::<Rate>().map_err(|error| error.to_string())?;
     Ok(Shared { resource: resource.to_owned(), rate })
 }

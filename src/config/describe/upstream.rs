@@ -14,8 +14,8 @@ use crate::config::duration::show;
 use crate::config::number::show_share;
 use crate::config::rate;
 use crate::policy::upstream::{
-    BanGuardRule, CircuitBreaker, CooldownUntil, Cost, CostBudget, CreditSource, ErrorRule,
-    JsonRule, OverBudgetAction, RateLimit,
+    BanGuardRule, CircuitBreaker, CooldownUntil, Cost, CostBudget, CreditSource, ErrorRule, JsonRule,
+    OverBudgetAction, RateLimit,
 };
 use crate::policy::{CooldownPolicy, RetryPolicy};
 
@@ -36,10 +36,7 @@ pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)
     let policy = &upstream.policy;
     let mut lines = Vec::new();
     if let Some(credential) = &upstream.credential {
-        lines.push((
-            "credential",
-            format!("{}, sent by larder instead of its clients", credential.header),
-        ));
+        lines.push(("credential", format!("{}, sent by larder instead of its clients", credential.header)));
     }
     if !policy.rules.success.is_empty() {
         lines.push(("success", conditions(&policy.rules.success, " or ")));
@@ -67,8 +64,7 @@ fn conditions(rules: &[JsonRule], between: &str) -> String {
 }
 
 fn rule(rule: &ErrorRule) -> String {
-    let statuses =
-        rule.status.iter().map(|matched| status(*matched)).collect::<Vec<_>>().join(", ");
+    let statuses = rule.status.iter().map(|matched| status(*matched)).collect::<Vec<_>>().join(", ");
     let when = match (rule.status.is_empty(), rule.json.is_empty()) {
         (_, true) => statuses,
         (true, false) => conditions(&rule.json, " and "),
@@ -117,11 +113,8 @@ fn cost(rule: &Cost) -> String {
     };
     // Without a price, costs are counted in credits.
     let unpriced = rule.currency == "credits";
-    let price = if unpriced {
-        String::new()
-    } else {
-        format!(", {} {} each", rule.per_credit, rule.currency)
-    };
+    let price =
+        if unpriced { String::new() } else { format!(", {} {} each", rule.per_credit, rule.currency) };
     let not_modified = if rule.not_modified { "a 304 too" } else { "a 304 is free" };
     format!("credits {credits}{price}; {not_modified}")
 }
@@ -149,10 +142,7 @@ pub(crate) fn retry(retry: &RetryPolicy) -> String {
     let on = retry.on.iter().map(|on| error(*on)).collect::<Vec<_>>().join(", ");
     let retry_after = if retry.honour_retry_after { "as Retry-After specifies, else " } else { "" };
     let (waits, budget) = (waits(retry), show(retry.budget));
-    format!(
-        "{}: {times} after {on}; waits {retry_after}{waits}, {budget} in all",
-        list(&retry.methods)
-    )
+    format!("{}: {times} after {on}; waits {retry_after}{waits}, {budget} in all", list(&retry.methods))
 }
 
 /// The same for a call with this method.
@@ -170,20 +160,14 @@ fn waits(retry: &RetryPolicy) -> String {
         let next = wait.as_secs_f64() * backoff.factor;
         Some(Duration::try_from_secs_f64(next).map_or(backoff.max, |next| next.min(backoff.max)))
     };
-    let whole = |wait: Duration| {
-        show(Duration::from_millis(wait.as_millis().try_into().unwrap_or(u64::MAX)))
-    };
+    let whole = |wait: Duration| show(Duration::from_millis(wait.as_millis().try_into().unwrap_or(u64::MAX)));
     let all = std::iter::successors(Some(backoff.initial.min(backoff.max)), longer);
-    let mut all: Vec<_> =
-        all.take(usize::try_from(retry.retries).unwrap_or(0)).map(whole).collect();
+    let mut all: Vec<_> = all.take(usize::try_from(retry.retries).unwrap_or(0)).map(whole).collect();
     if all.len() > 4 {
         all.splice(3..all.len() - 1, ["…".to_owned()]);
     }
-    let share = if backoff.jitter > 0.0 {
-        format!(" ±{}", show_share(backoff.jitter))
-    } else {
-        String::new()
-    };
+    let share =
+        if backoff.jitter > 0.0 { format!(" ±{}", show_share(backoff.jitter)) } else { String::new() };
     format!("{}{share}", all.join(", "))
 }
 

@@ -1,7 +1,6 @@
 //! Conversion of serde-saphyr's values to the tree.
 //!
-//! Owns: the limits of the parser, and a visitor that accepts any value.
-//! Never touches: error texts.
+//! Owns: the limits of the parser, and a visitor that accepts any value. Never touches: error texts.
 
 use std::fmt;
 

@@ -7,9 +7,7 @@ use crate::config::file::{LONGEST, ScalarKind, Value, parse};
 #[test]
 fn scalars_keep_their_spelling() {
     let items = "1, 0x1F, 007, 1e3, true, yes, off, 'q', \"w\", 5M, .nan, 12345678901234567890123";
-    let Value::Map(entries) = parse(&format!("a: [{items}]")).unwrap().value else {
-        panic!("a map")
-    };
+    let Value::Map(entries) = parse(&format!("a: [{items}]")).unwrap().value else { panic!("a map") };
     let Value::List(read) = &entries[0].value.value else { panic!("a list") };
     let read: Vec<_> = read.iter().map(|item| item.value.clone()).collect();
     let typed = ["1", "0x1F", "007", "1e3", "true", "12345678901234567890123"];

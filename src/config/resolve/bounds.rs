@@ -1,12 +1,16 @@
-//! Bounds of limits: values that no request could meet are refused, unusual values cause a warning.
+//! Bounds of values that several sections share: values that no request could meet are refused, unusual
+//! limits cause a warning.
 //!
-//! Owns: those bounds. Never touches: the objects that are limited.
+//! Owns: those bounds, and the fix for other values. Never touches: the objects that are limited.
 
 use std::time::Duration;
 
+use http::Method;
+
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration;
-use crate::config::reader::{Reader, Section, Spanned, count as whole};
+use crate::config::number::count as whole;
+use crate::config::reader::{Reader, Section};
 
 /// The bounds of a duration.
 pub(super) struct DurationBounds {
@@ -113,9 +117,9 @@ pub(super) fn time(
     let Some(at) = section.scalar(reader, key, read) else { return usual };
     let [short, long] = times.usual;
     if at.value < short {
-        warn_unusual(reader, &at, times.short);
+        reader.warn(&at, WarningKind::OddLimit, times.short);
     } else if at.value > long {
-        warn_unusual(reader, &at, times.long);
+        reader.warn(&at, WarningKind::OddLimit, times.long);
     }
     at.value
 }
@@ -138,11 +142,44 @@ pub(super) fn count(
     };
     let Some(at) = section.scalar(reader, key, read) else { return usual };
     if at.value < counts.usual {
-        warn_unusual(reader, &at, counts.few);
+        reader.warn(&at, WarningKind::OddLimit, counts.few);
     }
     at.value
 }
 
-fn warn_unusual<T>(reader: &mut Reader<'_>, at: &Spanned<T>, what: &str) {
-    reader.warn(at, WarningKind::OddLimit, what);
+/// A parser for the word that switches a section off; `fix` is for other text.
+pub(super) fn off(fix: &str) -> impl Fn(&str) -> Result<(), ValueError> {
+    move |text| match text {
+        "off" | "false" => Ok(()),
+        _ => Err(ValueError::new("a map or `off`", "is neither a map nor `off`", fix)),
+    }
+}
+
+/// No client waits longer for a response.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// Parses a method that a routed request can have.
+pub(super) fn method(text: &str) -> Result<Method, ValueError> {
+    let wanted = "a method such as `GET`";
+    let upper = text.to_ascii_uppercase();
+    if upper != text {
+        let fix = format!("write `{upper}`: methods are case-sensitive");
+        return Err(ValueError::new(wanted, "is not a method that clients send", fix));
+    }
+    if text == "CONNECT" {
+        let fix = "name the methods of the requests inside the tunnel";
+        return Err(ValueError::new(wanted, "opens a tunnel and is never routed", fix));
+    }
+    Method::from_bytes(text.as_bytes()).map_err(|_| ValueError::is_not(wanted))
+}
+
+/// Parses how long a client may wait.
+pub(super) fn client_wait(text: &str) -> Result<Duration, ValueError> {
+    let wait = duration::parse_positive(text)?;
+    if wait <= LONGEST_WAIT {
+        return Ok(wait);
+    }
+    let wanted = "a duration of up to ten minutes";
+    let what = "is longer than any client waits: its connection would stay open for nothing";
+    Err(ValueError::new(wanted, what, "write `10m` or less"))
 }

@@ -1,7 +1,7 @@
 //! `destinations` and `resolve`: allowed destinations, and host names with fixed addresses.
 //!
 //! Owns: the syntax of destination rules.
-//! Never touches: the decision about an address (`upstream::egress_policy`).
+//! Never touches: the decision about an address (`upstream::connect::egress_policy`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,12 +18,8 @@ pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Destinatio
     let Some(mut section) = top.section(reader, "destinations") else {
         return Destinations::default();
     };
-    let rules = |section: &mut Section<'_>, reader: &mut Reader<'_>, key| {
-        let rules = section.scalars(reader, key, rule).unwrap_or_default();
-        rules.into_iter().map(|at| at.value).collect()
-    };
-    let allow = rules(&mut section, reader, "allow");
-    let deny = rules(&mut section, reader, "deny");
+    let allow = section.values(reader, "allow", rule);
+    let deny = section.values(reader, "deny", rule);
     warn_trailing_dots(&mut section, "allow", reader);
     warn_trailing_dots(&mut section, "deny", reader);
     let ports = ports(&mut section, reader);
@@ -41,24 +37,16 @@ pub(super) fn resolve(
     let mut names: Vec<(String, Option<u16>)> = Vec::new();
     let mut rules = Vec::new();
     for entry in section.entries() {
-        let path = section.at(&entry.key);
+        let path = section.key_path(&entry.key);
         let address = reader.scalar(&entry.value, &path, address);
-        let (host, port) = match one_name(&entry.key) {
-            Ok(name) => name,
-            Err(error) => {
-                let what = format!("`{}` {}", entry.key, error.what);
-                reader.problem(entry.place, &path, what, error.fix);
-                continue;
-            }
-        };
+        let Some((host, port)) = reader.name(entry, &path, one_name) else { continue };
         if names.contains(&(host.clone(), port)) {
             let what = format!("`{}` is defined a second time", entry.key);
             reader.problem(entry.place, &path, what, "keep one of the two; case does not matter");
         }
         names.push((host.clone(), port));
         if let Some(at) = &address
-            && let Some(reason) =
-                unreachable::for_address(destinations, at.value.ip(), Some(at.value.port()))
+            && let Some(reason) = unreachable::for_address(destinations, at.value.ip(), Some(at.value.port()))
         {
             reader.warn(at, WarningKind::Unreachable, reason);
         }
@@ -78,15 +66,13 @@ fn one_name(text: &str) -> Result<(String, Option<u16>), ValueError> {
 
 fn ports(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Ports> {
     let node = section.get("ports")?;
-    let path = section.at("ports");
     if matches!(&node.value, Value::Scalar(text, _) if text == "all") {
         return Some(Ports::All);
     }
-    let ports = reader.scalars(node, &path, |text| {
+    Some(Ports::Only(section.values(reader, "ports", |text| {
         let port = text.parse::<u16>().ok().filter(|port| *port != 0);
         port.ok_or_else(|| ValueError::is_not("`all`, or ports from 1 to 65535"))
-    });
-    Some(Ports::Only(ports.into_iter().map(|at| at.value).collect()))
+    })))
 }
 
 /// Parses a network, an address, an address with a port, or a host pattern, in this order.
@@ -109,19 +95,14 @@ fn rule(text: &str) -> Result<DestinationRule, ValueError> {
 
 fn address(text: &str) -> Result<SocketAddr, ValueError> {
     let address = text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
-    address
-        .ok_or_else(|| ValueError::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
+    address.ok_or_else(|| ValueError::is_not("an address with a port, such as `\"127.0.0.1:9001\"`"))
 }
 
 /// Warns about host patterns under `key` with a trailing dot. A name with and without it is the same host, so
 /// the dot is ignored, in targets too.
-pub(super) fn warn_trailing_dots(
-    section: &mut Section<'_>,
-    key: &'static str,
-    reader: &mut Reader<'_>,
-) {
+pub(super) fn warn_trailing_dots(section: &mut Section<'_>, key: &'static str, reader: &mut Reader<'_>) {
     let Some(node) = section.get(key) else { return };
-    let path = section.at(key);
+    let path = section.key_path(key);
     let nodes = match &node.value {
         Value::List(nodes) => nodes.as_slice(),
         Value::Scalar(..) | Value::Map(_) | Value::Null => std::slice::from_ref(node),
@@ -130,8 +111,7 @@ pub(super) fn warn_trailing_dots(
         let Value::Scalar(text, _) = &node.value else { continue };
         if ends_in_dot(text) {
             let at = Spanned { value: (), place: node.place, path: path.clone() };
-            let text =
-                format!("the trailing dot of `{text}` is ignored: hosts are matched without it");
+            let text = format!("the trailing dot of `{text}` is ignored: hosts are matched without it");
             reader.warn(&at, WarningKind::TrailingDot, text);
         }
     }

@@ -1,8 +1,7 @@
 //! Secrets in requests (`credential_headers`, `secret_query`, `secret_path`), and the names of fields and
 //! query parameters for all keys that take one.
 //!
-//! Owns: which names are valid for which key.
-//! Never touches: built-in credentials (`key`).
+//! Owns: which names are valid for which key. Never touches: built-in credentials (`key`).
 
 use http::HeaderName;
 
@@ -30,20 +29,15 @@ const NEVER_SEEN: [&str; 12] = [
 ];
 
 /// `credential_headers`.
-pub(super) fn credential_headers(
-    top: &mut Section<'_>,
-    reader: &mut Reader<'_>,
-) -> Vec<HeaderName> {
-    let names = top.scalars(reader, "credential_headers", name).unwrap_or_default();
-    names.into_iter().map(|at| at.value).collect()
+pub(super) fn credential_headers(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<HeaderName> {
+    top.values(reader, "credential_headers", name)
 }
 
 /// The built-in list, then `secret_query`.
 pub(super) fn secret_query(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<String> {
-    let values = top.scalars(reader, "secret_query", param).unwrap_or_default();
-    let names = values.into_iter().map(|at| at.value.to_ascii_lowercase());
     let mut all: Vec<String> = SECRET_QUERY.iter().map(|name| (*name).to_owned()).collect();
-    for name in names {
+    for name in top.values(reader, "secret_query", param) {
+        let name = name.to_ascii_lowercase();
         if !all.contains(&name) {
             all.push(name);
         }
@@ -53,13 +47,10 @@ pub(super) fn secret_query(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Ve
 
 /// `secret_path`.
 pub(super) fn secret_path(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<SecretPath> {
-    let parse = |text: &str| {
+    top.values(reader, "secret_path", |text| {
         let wanted = "a path with a capture";
-        SecretPath::parse(text)
-            .map_err(|error| ValueError::new(wanted, error.to_string(), error.fix()))
-    };
-    let paths = top.scalars(reader, "secret_path", parse).unwrap_or_default();
-    paths.into_iter().map(|at| at.value).collect()
+        SecretPath::parse(text).map_err(|error| ValueError::new(wanted, error.to_string(), error.fix()))
+    })
 }
 
 /// Parses a field name (RFC 9110 §5.1). `*` is a valid character, but no field in use has it: the operator
@@ -134,11 +125,7 @@ pub(super) fn param(text: &str) -> Result<String, ValueError> {
         return Err(ValueError::new(wanted, IS_A_WILDCARD, "name each parameter by itself"));
     }
     if text.is_empty() || text.contains(['&', '=', ';', '?', '#']) {
-        return Err(ValueError::new(
-            wanted,
-            format!("is not {wanted}"),
-            "write the name alone, decoded",
-        ));
+        return Err(ValueError::new(wanted, format!("is not {wanted}"), "write the name alone, decoded"));
     }
     Ok(text.to_owned())
 }

@@ -1,27 +1,23 @@
 //! `limits`, `log`, `store`: resource limits, the log, and the sizes of the store.
 //!
-//! Owns: the bounds of their values, and the rules between them.
-//! Never touches: the objects that are limited.
+//! Owns: the bounds of their values, and the rules between them. Never touches: the objects that are limited.
 
 use std::path::PathBuf;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
-use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::keyword::keyword;
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::bounds;
 use crate::config::{BodyLimits, Limits, Log, LogFormat, LogLevel, Store, size};
 
 /// `limits`, and the location of `in_flight` if it is set.
-pub(super) fn limits(
-    top: &mut Section<'_>,
-    reader: &mut Reader<'_>,
-) -> (Limits, Option<Spanned<usize>>) {
+pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> (Limits, Option<Spanned<usize>>) {
     let defaults = Limits::default();
     let Some(mut section) = top.section(reader, "limits") else { return (defaults, None) };
     let head = section.scalar(reader, "head", size::parse_memory);
     if let Some(at) = head.as_ref().filter(|at| !(1024..=1 << 20).contains(&at.value)) {
-        let what =
-            "a head limit below 1KiB refuses honest requests, one above 1MiB gives no protection";
+        let what = "a head limit below 1KiB refuses honest requests, one above 1MiB gives no protection";
         reader.problem(at.place, &at.path, what, "write a size from `1KiB` to `1MiB`");
     }
     let mut time = |key, usual, rule| bounds::time(&mut section, reader, key, usual, rule);
@@ -74,9 +70,9 @@ fn speed(text: &str) -> Result<u64, ValueError> {
         return Ok(0);
     }
     let wanted = "bytes a second such as `64B/s`, or `off`";
-    let bytes = text.strip_suffix("/s").ok_or_else(|| {
-        ValueError::new(wanted, "is not a speed", "write a size and `/s`, such as `64B/s`")
-    })?;
+    let bytes = text
+        .strip_suffix("/s")
+        .ok_or_else(|| ValueError::new(wanted, "is not a speed", "write a size and `/s`, such as `64B/s`"))?;
     size::parse(bytes)
 }
 
@@ -92,8 +88,8 @@ pub(super) fn log(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Log {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
-    let format = word("`pretty` or `json`", &formats);
-    let level = word("one of error, warn, info, debug, trace", &levels);
+    let format = keyword("`pretty` or `json`", &formats);
+    let level = keyword("one of error, warn, info, debug, trace", &levels);
     let log = Log {
         format: section.scalar_or(reader, "format", format, defaults.format),
         level: section.scalar_or(reader, "level", level, defaults.level),
@@ -105,9 +101,7 @@ pub(super) fn log(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Log {
 /// Only the directory of the store.
 pub(super) fn store_path(top: Option<&mut Section<'_>>, reader: &mut Reader<'_>) -> PathBuf {
     let mut section = top.and_then(|top| top.section(reader, "store"));
-    let path = section.as_mut().and_then(|section| {
-        section.get("path").and_then(|node| reader.path(node, &section.at("path")))
-    });
+    let path = section.as_mut().and_then(|section| section.file_path(reader, "path"));
     path.map_or_else(|| reader.directory().join(Store::default().path), |at| at.value)
 }
 
@@ -124,11 +118,10 @@ pub(super) fn store(
         check_in_flight(&defaults, limits, in_flight, reader);
         return defaults;
     };
-    let path = section.get("path").and_then(|node| reader.path(node, &section.at("path")));
+    let path = section.file_path(reader, "path");
     let memory = section.scalar(reader, "memory", size::parse_memory);
     let disk = section.scalar_or(reader, "disk", disk, defaults.disk);
-    let sweep_every =
-        section.scalar_or(reader, "sweep_every", parse_positive, defaults.sweep_every);
+    let sweep_every = section.scalar_or(reader, "sweep_every", parse_positive, defaults.sweep_every);
     let max_object = section.scalar(reader, "max_object", size::parse_memory);
     let store = Store {
         path: path.map_or(defaults.path, |at| at.value),
@@ -142,9 +135,8 @@ pub(super) fn store(
     if store.memory >= needed {
         check_in_flight(&store, limits, max_object.or(in_flight), reader);
     } else if let Some(at) = max_object.or(memory) {
-        let (max, needed) = (format_size(store.max_object), format_size(needed));
-        let what =
-            format!("a response of `max_object` ({max}) would evict most of the memory tier");
+        let (max, needed) = (size::show_memory(store.max_object), size::show_memory(needed));
+        let what = format!("a response of `max_object` ({max}) would evict most of the memory tier");
         let fix = format!("set `store.memory` to 4 times that, `{needed}`, or `max_object` lower");
         reader.problem(at.place, &at.path, what, fix);
     }
@@ -166,15 +158,11 @@ fn check_in_flight(
     let what = format!(
         "a response of `store.max_object` ({}) would not fit `limits.in_flight`, of which a quarter is reserved \
          for bodies that are not stored",
-        format_size(store.max_object)
+        size::show_memory(store.max_object)
     );
-    let least = format_size(store.max_object.saturating_mul(2));
+    let least = size::show_memory(store.max_object.saturating_mul(2));
     let fix = format!("set `limits.in_flight` to `{least}` or more, or `store.max_object` lower");
     reader.problem(at.place, &at.path, what, fix);
-}
-
-fn format_size(bytes: usize) -> String {
-    size::show(u64::try_from(bytes).unwrap_or(u64::MAX))
 }
 
 /// Parses a size, or `off`. A tiny disk tier is a mistake: the database itself needs space.

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use crate::config::defaults;
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::file::Value;
-use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::reader::{Reader, Section, Spanned, values};
+use crate::config::resolve::bounds;
 use crate::config::token::Token;
 use crate::config::{Access, Admin, Users};
 
@@ -25,11 +26,7 @@ pub(super) fn read(
     let listeners = listen.as_deref().unwrap_or_default();
     let access = access(top, listeners, reader);
     let admin = admin(top, listeners, reader);
-    let listen = match listen {
-        Some(listen) => listen.into_iter().map(|at| at.value).collect(),
-        None => vec![defaults::LISTEN],
-    };
-    (listen, access, admin)
+    (listen.map_or_else(|| vec![defaults::LISTEN], values), access, admin)
 }
 
 fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<Spanned<SocketAddr>>> {
@@ -50,21 +47,15 @@ fn listen(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Vec<Spanned<
     Some(listen)
 }
 
-fn access(
-    top: &mut Section<'_>,
-    listen: &[Spanned<SocketAddr>],
-    reader: &mut Reader<'_>,
-) -> Access {
+fn access(top: &mut Section<'_>, listen: &[Spanned<SocketAddr>], reader: &mut Reader<'_>) -> Access {
     let mut clients = Vec::new();
     let mut users = None;
     let mut has_rules = false;
     if let Some(mut access) = top.section(reader, "access") {
         let known = reader.problems.len();
         clients = access.scalars(reader, "clients", net).unwrap_or_default();
-        if let Some(node) = access.get("users_file") {
-            let path = reader.path(node, &access.at("users_file"));
-            users = path.and_then(|path| read_users(&path, reader));
-        }
+        let path = access.file_path(reader, "users_file");
+        users = path.and_then(|path| read_users(&path, reader));
         // Invalid values have been reported; they do not also count as missing.
         has_rules = !clients.is_empty() || users.is_some() || reader.problems.len() > known;
         access.finish(reader);
@@ -72,14 +63,13 @@ fn access(
     let reachable = listen.iter().find(|at| is_reachable(at.value));
     if let (Some(at), false) = (reachable, has_rules) {
         let what = "would be an open proxy: other hosts can reach it without authentication";
-        let fix =
-            "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
+        let fix = "set `access.clients: [10.0.0.0/8]` or `access.users_file`, or listen on 127.0.0.1";
         reader.problem(at.place, &at.path, what, fix);
     }
     if let Some(at) = clients.iter().find(|at| at.value.prefix_len() == 0 && users.is_none()) {
         reader.warn(at, WarningKind::Open, "every host that can connect may use larder");
     }
-    Access { clients: clients.into_iter().map(|at| at.value).collect(), users, local_users: None }
+    Access { clients: values(clients), users, local_users: None }
 }
 
 /// `admin`; `None` if it is switched off.
@@ -90,14 +80,8 @@ pub(super) fn admin(
 ) -> Option<Admin> {
     let Some(node) = top.get("admin") else { return Some(Admin::default()) };
     if matches!(&node.value, Value::Scalar(..)) {
-        let off = reader.scalar(node, "admin", |text| match text {
-            "off" | "false" => Ok(()),
-            _ => Err(ValueError::new(
-                "a map or `off`",
-                "is neither a map nor `off`",
-                "write `admin: { listen: 127.0.0.1:9901 }`, or `admin: off`",
-            )),
-        });
+        let fix = "write `admin: { listen: 127.0.0.1:9901 }`, or `admin: off`";
+        let off = reader.scalar(node, "admin", bounds::off(fix));
         return if off.is_some() { None } else { Some(Admin::default()) };
     }
     let mut section = reader.section(node, "admin")?;
@@ -117,8 +101,7 @@ pub(super) fn admin(
         let what = "every host that can connect to the admin listener may read metrics and health";
         reader.warn(at, WarningKind::Open, what);
     }
-    let allow = allow.into_iter().map(|at| at.value).collect();
-    Some(Admin { listen: value, token, allow })
+    Some(Admin { listen: value, token, allow: values(allow) })
 }
 
 /// Refuses an admin listener on the proxy's own address, or open to other hosts without access control.
@@ -143,19 +126,8 @@ fn refuse_admin_at(
 
 /// The token in `token_file`.
 fn token(admin: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Token> {
-    let node = admin.get("token_file")?;
-    let at = reader.path(node, &admin.at("token_file"))?;
-    let contents = reader.file(&at)?;
-    if contents.open_to_all {
-        let what = "all users of this machine can read or change the file with the token";
-        reader.problem(
-            at.place,
-            &at.path,
-            what,
-            "remove the permissions of other users: `chmod o= FILE`",
-        );
-        return None;
-    }
+    let at = admin.file_path(reader, "token_file")?;
+    let contents = reader.private_file(&at, "the token")?;
     match Token::parse(&contents.bytes) {
         Ok(token) => Some(token),
         Err(error) => {
@@ -192,21 +164,13 @@ pub(super) fn net(text: &str) -> Result<IpNet, ValueError> {
 
 /// Reads lines of `user:password`; empty lines and those that begin with `#` are ignored.
 fn read_users(at: &Spanned<PathBuf>, reader: &mut Reader<'_>) -> Option<Users> {
-    let contents = reader.file(at)?;
-    if contents.open_to_all {
-        let what = "all users of this machine can read or change the file with the passwords";
-        let fix = "remove the permissions of other users: `chmod o= FILE`";
-        reader.problem(at.place, &at.path, what, fix);
-        return None;
-    }
+    let contents = reader.private_file(at, "the passwords")?;
     let mut users = Vec::new();
     for (index, line) in String::from_utf8_lossy(&contents.bytes).lines().enumerate() {
         if line.trim().is_empty() || line.starts_with('#') {
             continue;
         }
-        let pair = line
-            .split_once(':')
-            .filter(|(name, password)| !name.is_empty() && !password.is_empty());
+        let pair = line.split_once(':').filter(|(name, password)| !name.is_empty() && !password.is_empty());
         if let Some((name, password)) = pair {
             users.push((name.to_owned(), password.to_owned()));
         } else {

@@ -1,8 +1,7 @@
 //! The policy of a route, and `defaults`.
 //!
 //! Owns: the forms of `ttl`, the stale windows, scopes, key rules and targeted fields, and which of them
-//! exclude each other.
-//! Never touches: which requests a route matches (`routes`).
+//! exclude each other. Never touches: which requests a route matches (`routes`).
 
 use std::time::Duration;
 
@@ -12,12 +11,13 @@ use crate::config::defaults;
 use crate::config::diagnostics::{SourceLocation, ValueError};
 use crate::config::duration;
 use crate::config::file::Value;
+use crate::config::keyword::keyword;
 use crate::config::number::share_up_to_half;
-use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::{header_names, retry, status};
 use crate::policy::{
-    CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule,
-    SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
+    CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,
+    StaleIfError, StatusMatch, Ttl,
 };
 
 /// `defaults`: the values for keys that a route does not set.
@@ -58,11 +58,10 @@ pub(super) fn defaults(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Defaul
     let Some(mut section) = top.section(reader, "defaults") else { return read };
     let modes = Mode::ALL.map(|mode| (mode.token(), mode));
     read.mode =
-        section.scalar_or(reader, "mode", word("one of cache, bypass, offline", &modes), read.mode);
+        section.scalar_or(reader, "mode", keyword("one of cache, bypass, offline", &modes), read.mode);
     if let Some(at) = scope(&mut section, reader) {
         if at.value == ScopeRule::Shared {
-            let what =
-                "`shared` here would serve one user's responses to other users on every route";
+            let what = "`shared` here would serve one user's responses to other users on every route";
             let fix = "write `scope: shared` on each route whose responses are the same for all";
             reader.problem(at.place, &at.path, what, fix);
         }
@@ -110,8 +109,7 @@ pub(super) fn read(
         ttl: ttl_form,
         ttl_by_status: by_status,
         ttl_jitter,
-        stale_while_revalidate: swr
-            .or(defaults.stale_while_revalidate.filter(|_| overrides_origin)),
+        stale_while_revalidate: swr.or(defaults.stale_while_revalidate.filter(|_| overrides_origin)),
         stale_if_error: StaleIfError {
             window,
             on: on.unwrap_or(default.on),
@@ -130,7 +128,7 @@ pub(super) fn read(
 
 fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Ttl>> {
     let node = route.get("ttl")?;
-    let path = route.at("ttl");
+    let path = route.key_path("ttl");
     if matches!(node.value, Value::Map(_)) {
         let mut section = reader.section(node, &path)?;
         let value = ttl_of_map(&mut section, reader);
@@ -138,7 +136,7 @@ fn ttl(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Ttl>>
         return Some(Spanned { value: value?, place: route.key_place("ttl"), path });
     }
     let wanted = "a duration such as `30m`, `forever` or `origin`";
-    let words = word(wanted, &[("forever", Ttl::Forever), ("origin", Ttl::Origin)]);
+    let words = keyword(wanted, &[("forever", Ttl::Forever), ("origin", Ttl::Origin)]);
     reader.scalar(node, &path, |text| {
         if !text.contains(|c: char| c.is_ascii_digit()) {
             return words(text);
@@ -183,15 +181,10 @@ fn ttl_by_status(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<(Statu
     let Some(section) = route.section(reader, "ttl_by_status") else { return Vec::new() };
     let mut all = Vec::new();
     for entry in section.entries() {
-        let path = section.at(&entry.key);
+        let path = section.key_path(&entry.key);
         let ttl = reader.scalar(&entry.value, &path, duration::parse);
-        match status::stored(&entry.key) {
-            Ok(status) => all.extend(ttl.map(|ttl| (status, ttl.value))),
-            Err(wrong) => {
-                let what = format!("`{}` {}", entry.key, wrong.what);
-                reader.problem(entry.place, &path, what, wrong.fix);
-            }
-        }
+        let status = reader.name(entry, &path, status::stored);
+        all.extend(status.zip(ttl.map(|ttl| ttl.value)));
     }
     all.sort_by_key(|(status, _)| matches!(status, StatusMatch::Class(_)));
     all
@@ -209,23 +202,16 @@ fn stale_if_error(
 ) -> StaleIfErrorSection {
     let unset = StaleIfErrorSection { cooldown, ..StaleIfErrorSection::default() };
     let Some(node) = section.get("stale_if_error") else { return unset };
-    let path = section.at("stale_if_error");
+    let path = section.key_path("stale_if_error");
     if matches!(node.value, Value::Scalar(..)) {
         let what = "is a single value, but the window and the errors have separate keys";
-        reader.problem(
-            node.place,
-            &path,
-            what,
-            "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`",
-        );
+        reader.problem(node.place, &path, what, "write `{ for: 24h, on: [429, 5xx, connect, timeout] }`");
         return unset;
     }
     let Some(mut inner) = reader.section(node, &path) else { return unset };
     let window = inner.scalar(reader, "for", duration::parse).map(|at| at.value);
-    let on = inner.scalars(reader, "on", status::error);
-    let on = on.map(|on| on.into_iter().map(|at| at.value).collect());
-    let ends_on = inner.scalars(reader, "ends_on", status::ends);
-    let ends_on = ends_on.map(|ends| ends.into_iter().map(|at| at.value).collect());
+    let on = inner.scalars(reader, "on", status::error).map(values);
+    let ends_on = inner.scalars(reader, "ends_on", status::ends).map(values);
     let cooldown = retry::cooldown(&mut inner, cooldown, reader);
     inner.finish(reader);
     StaleIfErrorSection { window, on, ends_on, cooldown }
@@ -240,21 +226,18 @@ fn coalesce(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Durati
 
 fn scope(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<ScopeRule>> {
     let node = section.get("scope")?;
-    let path = section.at("scope");
+    let path = section.key_path("scope");
     if matches!(node.value, Value::Map(_)) {
         let mut inner = reader.section(node, &path)?;
-        let header = inner.scalar(reader, "header", scope_header);
-        if !inner.has("header") {
-            let fix = "write `{ header: X-Larder-User }`, or `credential`";
-            reader.problem(inner.place, &inner.at("header"), "is missing", fix);
-        }
+        let fix = "write `{ header: X-Larder-User }`, or `credential`";
+        let header = inner.required(reader, "header", scope_header, fix);
         inner.finish(reader);
         let Spanned { value, place, .. } = header?;
         return Some(Spanned { value: ScopeRule::Header(value), place, path });
     }
     let words = [("credential", false), ("shared", true)];
     let wanted = "`credential`, `shared` or `{ header: X-Larder-User }`";
-    let shared = reader.scalar(node, &path, word(wanted, &words))?;
+    let shared = reader.scalar(node, &path, keyword(wanted, &words))?;
     let value = if shared.value { ScopeRule::Shared } else { ScopeRule::Credential };
     Some(Spanned { value, place: shared.place, path })
 }
@@ -279,27 +262,22 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
         rule
     });
     let headers = section.scalars(reader, "headers", header_names::name).unwrap_or_default();
-    let ignored =
-        section.scalars(reader, "ignore_headers", header_names::ignorable).unwrap_or_default();
-    for name in
-        ignored.iter().filter(|name| headers.iter().any(|counted| counted.value == name.value))
-    {
+    let ignored = section.scalars(reader, "ignore_headers", header_names::ignorable).unwrap_or_default();
+    for name in ignored.iter().filter(|name| headers.iter().any(|counted| counted.value == name.value)) {
         let what = format!("`{}` is in `key.headers` too", name.value);
         reader.problem(name.place, &name.path, what, "keep one of the two");
     }
     section.finish(reader);
-    let names = |list: Vec<Spanned<HeaderName>>| list.into_iter().map(|at| at.value).collect();
-    KeyPolicy { query, headers: names(headers), ignored: names(ignored) }
+    KeyPolicy { query, headers: values(headers), ignored: values(ignored) }
 }
 
 fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
-    let names = |list: Vec<Spanned<String>>| list.into_iter().map(|at| at.value).collect();
-    let include = query.scalars(reader, "include", header_names::param);
-    let exclude = query.scalars(reader, "exclude", header_names::param);
+    let include = query.scalars(reader, "include", header_names::param).map(values);
+    let exclude = query.scalars(reader, "exclude", header_names::param).map(values);
     match (include, exclude) {
         (None, None) => QueryRule::All,
-        (Some(list), None) => QueryRule::Include(names(list)),
-        (None, Some(list)) => QueryRule::Exclude(names(list)),
+        (Some(names), None) => QueryRule::Include(names),
+        (None, Some(names)) => QueryRule::Exclude(names),
         (Some(_), Some(_)) => {
             let what = "has both `include` and `exclude`";
             reader.problem(query.place, &query.path, what, "keep one of the two");
@@ -315,7 +293,7 @@ fn set_cookie(
     reader: &mut Reader<'_>,
 ) -> SetCookiePolicy {
     let words = [("strip", SetCookiePolicy::Strip), ("keep", SetCookiePolicy::Keep)];
-    let Some(at) = route.scalar(reader, "set_cookie", word("`strip` or `keep`", &words)) else {
+    let Some(at) = route.scalar(reader, "set_cookie", keyword("`strip` or `keep`", &words)) else {
         return SetCookiePolicy::Refuse;
     };
     let shared = scope.is_some_and(|scope| scope.value == ScopeRule::Shared);
@@ -329,25 +307,15 @@ fn set_cookie(
 }
 
 /// The targeted fields that replace `Cache-Control`, in order. A `ttl` that overrides the origin uses none.
-fn targeted(
-    route: &mut Section<'_>,
-    ttl: Option<&Spanned<Ttl>>,
-    reader: &mut Reader<'_>,
-) -> Vec<HeaderName> {
-    let names =
-        route.scalars(reader, "targeted_cache_control", header_names::targeted).unwrap_or_default();
+fn targeted(route: &mut Section<'_>, ttl: Option<&Spanned<Ttl>>, reader: &mut Reader<'_>) -> Vec<HeaderName> {
+    let key = "targeted_cache_control";
+    let names = route.values(reader, key, header_names::targeted);
     if !names.is_empty() && ttl.is_some_and(|ttl| ttl.value.overrides_origin()) {
         let what = "has no effect: this `ttl` overrides the origin's caching fields";
-        let fix =
-            "remove `targeted_cache_control`, or write `ttl: origin` to use the origin's fields";
-        reader.problem(
-            route.key_place("targeted_cache_control"),
-            &route.at("targeted_cache_control"),
-            what,
-            fix,
-        );
+        let fix = "remove `targeted_cache_control`, or write `ttl: origin` to use the origin's fields";
+        reader.problem(route.key_place(key), &route.key_path(key), what, fix);
     }
-    names.into_iter().map(|at| at.value).collect()
+    names
 }
 
 /// The first key that affects stored responses only; it has no effect on a route whose responses are never
@@ -365,8 +333,7 @@ pub(super) fn first_storage_key(route: &mut Section<'_>) -> Option<(&'static str
         "stale_if_error",
         "targeted_cache_control",
     ];
-    let affects_storing =
-        |key: &&str| route.has(key) && !(only_max_cooldown && *key == "stale_if_error");
+    let affects_storing = |key: &&str| route.has(key) && !(only_max_cooldown && *key == "stale_if_error");
     let key = keys.into_iter().find(affects_storing)?;
     Some((key, route.key_place(key)))
 }

@@ -5,18 +5,16 @@
 
 use http::Method;
 
-use crate::config::diagnostics::{ValueError, WarningKind};
+use crate::config::diagnostics::WarningKind;
 use crate::config::duration::{self, parse_positive};
 use crate::config::file::Value;
-use crate::config::number::{between, share};
-use crate::config::reader::{Reader, Section, Spanned, count, word};
-use crate::config::resolve::scalars;
+use crate::config::keyword::boolean;
+use crate::config::number::{between, count, share};
+use crate::config::reader::{Reader, Section, Spanned, values};
+use crate::config::resolve::bounds;
 use crate::config::resolve::status;
-use crate::policy::{Backoff, CooldownPolicy, RetryPolicy};
+use crate::policy::{Backoff, CooldownPolicy, MAX_RETRIES, RetryPolicy};
 use crate::semantics::method;
-
-/// More retries than this help neither the origin nor the waiting clients.
-const MOST_RETRIES: usize = 10;
 
 /// The resolved `retry` section, and the methods that the section itself names.
 struct RetrySection {
@@ -30,8 +28,7 @@ pub(super) fn for_defaults(defaults: &mut Section<'_>, reader: &mut Reader<'_>) 
     for Spanned { value, place, path } in
         section.methods.iter().filter(|at| !method::is_idempotent(&at.value))
     {
-        let what =
-            format!("a {value} of every route would be sent again, and may take effect twice");
+        let what = format!("a {value} of every route would be sent again, and may take effect twice");
         let fix = "name it on the routes whose API tolerates such a call twice";
         reader.problem(*place, path, what, fix);
     }
@@ -56,7 +53,7 @@ pub(super) fn for_route(
     if !methods.is_empty() && !retry.methods.iter().any(is_matched) {
         let what = "has no effect: it retries none of the methods that this route matches";
         let fix = "name them in `retry.methods` if a repeated call does no harm, or remove `retry`";
-        reader.problem(route.key_place("retry"), &route.at("retry"), what, fix);
+        reader.problem(route.key_place("retry"), &route.key_path("retry"), what, fix);
     }
     for at in named.iter().filter(|at| !method::is_idempotent(&at.value) && is_matched(&at.value)) {
         let text = format!(
@@ -72,9 +69,9 @@ pub(super) fn for_route(
 fn read(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) -> RetrySection {
     let unset = RetrySection { retry: base.clone(), methods: Vec::new() };
     let Some(node) = section.get("retry") else { return unset };
-    let path = section.at("retry");
+    let path = section.key_path("retry");
     if matches!(node.value, Value::Scalar(..)) {
-        let off = reader.scalar(node, &path, off);
+        let off = reader.scalar(node, &path, bounds::off("write `retry: { retries: 3 }`, or `retry: off`"));
         let retries = if off.is_some() { 0 } else { base.retries };
         return RetrySection { retry: RetryPolicy { retries, ..unset.retry }, ..unset };
     }
@@ -87,22 +84,19 @@ fn read(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) 
 }
 
 fn keys(section: &mut Section<'_>, base: &RetryPolicy, reader: &mut Reader<'_>) -> RetrySection {
-    let retries = section.scalar(reader, "retries", count(0, MOST_RETRIES));
+    let retries = section.scalar(reader, "retries", count(0, MAX_RETRIES));
     let retries = retries.and_then(|at| u32::try_from(at.value).ok()).unwrap_or(base.retries);
     let on = section.scalars(reader, "on", status::retried);
-    let named = section.scalars(reader, "methods", scalars::method);
+    let named = section.scalars(reader, "methods", bounds::method);
     let backoff = backoff(section, base.backoff, reader);
-    let words = [("true", true), ("false", false)];
-    let yes_or_no = word("`true` or `false`", &words);
     let honour_retry_after =
-        section.scalar_or(reader, "honour_retry_after", yes_or_no, base.honour_retry_after);
-    let budget = section.scalar_or(reader, "budget", scalars::client_wait, base.budget);
+        section.scalar_or(reader, "honour_retry_after", boolean, base.honour_retry_after);
+    let budget = section.scalar_or(reader, "budget", bounds::client_wait, base.budget);
     section.finish(reader);
-    let values = |named: &Vec<Spanned<Method>>| named.iter().map(|at| at.value.clone()).collect();
     let retry = RetryPolicy {
         retries,
-        on: on.map_or_else(|| base.on.clone(), |on| on.into_iter().map(|at| at.value).collect()),
-        methods: named.as_ref().map_or_else(|| base.methods.clone(), values),
+        on: on.map_or_else(|| base.on.clone(), values),
+        methods: named.clone().map_or_else(|| base.methods.clone(), values),
         backoff,
         honour_retry_after,
         budget,
@@ -124,7 +118,7 @@ fn backoff(section: &mut Section<'_>, base: Backoff, reader: &mut Reader<'_>) ->
         let what = format!("the first wait, {initial}, is longer than the longest, {max}");
         let fix = "write an `initial` up to `max`";
         let key = if inner.has("initial") { "initial" } else { "max" };
-        reader.problem(inner.key_place(key), &inner.at(key), what, fix);
+        reader.problem(inner.key_place(key), &inner.key_path(key), what, fix);
     }
     read
 }
@@ -144,17 +138,9 @@ pub(super) fn cooldown(
         let what = format!("`cooldown` is {cooldown}, which is longer than `max_cooldown`, {max}");
         let fix = "write a `cooldown` up to `max_cooldown`";
         let key = if section.has("cooldown") { "cooldown" } else { "max_cooldown" };
-        reader.problem(section.key_place(key), &section.at(key), what, fix);
+        reader.problem(section.key_place(key), &section.key_path(key), what, fix);
     }
     read
-}
-
-fn off(text: &str) -> Result<(), ValueError> {
-    let fix = "write `retry: { retries: 3 }`, or `retry: off`";
-    match text {
-        "off" | "false" => Ok(()),
-        _ => Err(ValueError::new("a map or `off`", "is neither a map nor `off`", fix)),
-    }
 }
 
 #[cfg(test)]
@@ -203,9 +189,7 @@ mod tests {
         assert_eq!((own.retries, own.backoff.initial), (1, Duration::from_millis(250)));
         assert_eq!(own.on, plain.on);
         assert_eq!(own.on[1], ErrorMatch::Timeout);
-        assert!(
-            (own.backoff.factor - 3.0).abs() < 1e-12 && (own.backoff.jitter - 0.1).abs() < 1e-12
-        );
+        assert!((own.backoff.factor - 3.0).abs() < 1e-12 && (own.backoff.jitter - 0.1).abs() < 1e-12);
         assert_eq!((plain.retries, plain.backoff.initial), (3, Duration::from_secs(1)));
         assert_eq!(never.retries, 0);
         assert_eq!(policy(&valid(ROUTES), 1).retry, RetryPolicy::default());
@@ -242,10 +226,7 @@ mod tests {
         assert_eq!(note.path, "routes[r].retry.methods[0]");
         assert!(policy(&config, 0).retry.is_retryable(&Method::POST));
         let useless = wrong(&route("method: POST }, retry: { retries: 2"));
-        assert!(
-            useless.contains("retries none of the methods that this route matches"),
-            "{useless}"
-        );
+        assert!(useless.contains("retries none of the methods that this route matches"), "{useless}");
         valid(&route("method: [POST, GET] }, retry: { retries: 2"));
         valid(&route("method: GET }, retry: { methods: HEAD"));
         valid(&route("method: POST }, retry: off, stale_if_error: { max_cooldown: 5m"));
@@ -254,9 +235,8 @@ mod tests {
     #[test]
     fn a_route_that_retries_while_defaults_do_not_needs_a_count() {
         let off = "defaults: { retry: off }\n";
-        let route = |keys: &str| {
-            format!("{off}routes: [{{ name: r, match: {{ host: a }}, retry: {{ {keys} }} }}]")
-        };
+        let route =
+            |keys: &str| format!("{off}routes: [{{ name: r, match: {{ host: a }}, retry: {{ {keys} }} }}]");
         assert!(wrong(&route("on: 500")).contains("`defaults.retry` switches retries off"));
         assert_eq!(policy(&valid(&route("on: 500, retries: 2")), 0).retry.retries, 2);
     }
@@ -269,10 +249,7 @@ mod tests {
              - { name: b, match: { host: b }, stale_if_error: { cooldown: 0s } }",
         );
         let ten = Duration::from_secs(600);
-        assert_eq!(
-            config.cooldown,
-            CooldownPolicy { cooldown: Duration::from_secs(5), max_cooldown: ten }
-        );
+        assert_eq!(config.cooldown, CooldownPolicy { cooldown: Duration::from_secs(5), max_cooldown: ten });
         assert_eq!(policy(&config, 0).cooldown, config.cooldown);
         assert_eq!(
             policy(&config, 1).cooldown,
@@ -291,8 +268,6 @@ mod tests {
             format!("routes: [{{ name: r, {method}, stale_if_error: {{ {keys} }} }}]")
         };
         valid(&route("max_cooldown: 5m"));
-        assert!(
-            wrong(&route("cooldown: 5s")).contains("only responses to GET and HEAD are stored")
-        );
+        assert!(wrong(&route("cooldown: 5s")).contains("only responses to GET and HEAD are stored"));
     }
 }

@@ -11,10 +11,10 @@ use crate::config::Upstream;
 use crate::config::diagnostics::{SourceLocation, ValueError, WarningKind};
 use crate::config::duration;
 use crate::config::file::{Entry, Node, Value};
-use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::reader::{Reader, Section, Spanned, values};
+use crate::config::resolve::bounds;
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::policy::{self, Defaults};
-use crate::config::resolve::scalars;
 use crate::config::resolve::{header_names, upstreams};
 use crate::policy::{ScopeRule, Ttl};
 use crate::route::pattern::{FieldMatch, PathPattern, Pattern, QueryMatch, ValueMatch};
@@ -30,15 +30,8 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
 ) -> Table {
     let Some(node) = top.get("routes") else { return Table::default() };
-    let nodes: &[Node] = match &node.value {
-        Value::List(nodes) => nodes,
-        Value::Null => &[],
-        Value::Scalar(..) | Value::Map(_) => {
-            let what = "is not a list: the order of routes matters, the first match wins";
-            reader.problem(node.place, "routes", what, "begin each route with `- name: …`");
-            &[]
-        }
-    };
+    let what = "is not a list: the order of routes matters, the first match wins";
+    let nodes = reader.list(node, "routes", what, "begin each route with `- name: …`");
     let mut routes: Vec<Route> = Vec::new();
     let mut places = Vec::new();
     for (at, node) in nodes.iter().enumerate() {
@@ -81,7 +74,7 @@ fn route(
     {
         let what = "has no effect: only responses to GET and HEAD are stored";
         let fix = format!("remove `{key}`, or add GET to `match.method`");
-        reader.problem(place, &section.at(key), what, fix);
+        reader.problem(place, &section.key_path(key), what, fix);
     }
     if let Some(ttl) = &ttl {
         warn_overrides_origin(ttl, reader);
@@ -91,38 +84,29 @@ fn route(
 }
 
 fn name(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Arc<str>>> {
-    if section.get("name").is_none() {
-        let fix = "add `name: …`; it is the label in metrics and logs";
-        reader.problem(section.place, &section.at("name"), "is missing", fix);
-        return None;
-    }
-    section.scalar(reader, "name", upstreams::label)
+    section.required(reader, "name", upstreams::label, "add `name: …`; it is the label in metrics and logs")
 }
 
 fn pattern(route: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Pattern> {
     let Some(node) = route.get("match") else {
         let fix = "add `match: { host: api.example, path: \"/…\" }`";
-        reader.problem(route.place, &route.at("match"), "is missing", fix);
+        route.missing(reader, "match", fix);
         return None;
     };
-    let mut section = reader.section(node, &route.at("match"))?;
-    let host = section.scalar(reader, "host", host_pattern);
+    let mut section = reader.section(node, &route.key_path("match"))?;
+    let fix = "add `host: api.example`; `\"*\"` means every host";
+    let host = section.required(reader, "host", host_pattern, fix);
     warn_trailing_dots(&mut section, "host", reader);
-    if !section.has("host") {
-        let fix = "add `host: api.example`; `\"*\"` means every host";
-        reader.problem(section.place, &section.at("host"), "is missing", fix);
-    }
-    let methods = section.scalars(reader, "method", scalars::method);
+    let methods = section.scalars(reader, "method", bounds::method);
     if methods.as_ref().is_some_and(Vec::is_empty) && is_empty_list(section.get("method")) {
         let place = section.key_place("method");
-        reader.problem(place, &section.at("method"), "names no method", "remove the key for GET");
+        reader.problem(place, &section.key_path("method"), "names no method", "remove the key for GET");
     }
     let path = section.scalar_or(reader, "path", path, PathPattern::any());
     let headers = conditions(&mut section, "headers", reader, header_names::name);
     let query = conditions(&mut section, "query", reader, header_names::param);
     section.finish(reader);
-    let methods =
-        methods.map_or(vec![Method::GET], |all| all.into_iter().map(|at| at.value).collect());
+    let methods = methods.map_or(vec![Method::GET], values);
     let headers = headers.into_iter().map(|(name, value)| FieldMatch { name, value }).collect();
     let query = query.into_iter().map(|(name, value)| QueryMatch { name, value }).collect();
     Some(Pattern { host: host?.value, methods, path, headers, query })
@@ -140,21 +124,14 @@ fn conditions<N>(
     read_name: impl Fn(&str) -> Result<N, ValueError>,
 ) -> Vec<(N, ValueMatch)> {
     let Some(inner) = section.section(reader, key) else { return Vec::new() };
-    let mut one = |entry: &Entry| {
-        let path = inner.at(&entry.key);
+    let one = |entry: &Entry| {
+        let path = inner.key_path(&entry.key);
         let value = reader.scalar(&entry.value, &path, |text| {
             Ok(if text == "*" { ValueMatch::Present } else { ValueMatch::Is(text.to_owned()) })
         });
-        match read_name(&entry.key) {
-            Ok(name) => Some((name, value?.value)),
-            Err(error) => {
-                let what = format!("`{}` {}", entry.key, error.what);
-                reader.problem(entry.place, &path, what, error.fix);
-                None
-            }
-        }
+        reader.name(entry, &path, &read_name).zip(value.map(|at| at.value))
     };
-    inner.entries().iter().filter_map(&mut one).collect()
+    inner.entries().iter().filter_map(one).collect()
 }
 
 fn path(text: &str) -> Result<PathPattern, ValueError> {
@@ -210,8 +187,7 @@ fn warn_rewritten_port(
         let find_host = |upstream: &&Arc<Upstream>| {
             upstream.hosts.iter().find(|entry| entry.host.matches(host, port)).cloned()
         };
-        let Some((upstream, to)) = upstreams.iter().find_map(|up| Some((up, find_host(&up)?)))
-        else {
+        let Some((upstream, to)) = upstreams.iter().find_map(|up| Some((up, find_host(&up)?))) else {
             continue;
         };
         let Some(scheme) = to.scheme else { continue };
@@ -232,15 +208,13 @@ fn warn_rewritten_port(
 
 fn warn_shadowed(table: &Table, places: &[SourceLocation], reader: &mut Reader<'_>) {
     for shadowed in table.shadowed() {
-        let (Some(route), Some(by)) =
-            (table.routes().get(shadowed.route), table.routes().get(shadowed.by))
+        let (Some(route), Some(by)) = (table.routes().get(shadowed.route), table.routes().get(shadowed.by))
         else {
             continue;
         };
         let place = places.get(shadowed.route).copied().unwrap_or_default();
         let at = Spanned { value: (), place, path: format!("routes[{}]", route.name) };
-        let text =
-            format!("never matches: the earlier route `{}` matches all its requests", by.name);
+        let text = format!("never matches: the earlier route `{}` matches all its requests", by.name);
         reader.warn(&at, WarningKind::Shadowed, text);
     }
 }

@@ -14,24 +14,14 @@ const SHORTEST: usize = 16;
 /// `scope_secret`.
 pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<ScopeSecret> {
     let mut section = top.section(reader, "scope_secret")?;
-    let known = reader.problems.len();
-    let name = section.scalar(reader, "from_env", variable);
-    if name.is_none() && reader.problems.len() == known {
-        let fix = "write `from_env: LARDER_SCOPE_SECRET`, or remove the key: larder then generates its own";
-        reader.problem(section.place, &section.at("from_env"), "is missing", fix);
-    }
+    let fix = "write `from_env: LARDER_SCOPE_SECRET`, or remove the key: larder then generates its own";
+    let name = section.required(reader, "from_env", variable, fix);
     section.finish(reader);
     let name = name?;
-    let Some(value) = reader.variable(&name.value) else {
-        let what = format!("the environment variable {} is not set", name.value);
-        reader.problem(name.place, &name.path, what, "set it before larder starts");
-        return None;
-    };
+    let value = reader.variable(&name)?;
     if value.len() < SHORTEST {
-        let what =
-            format!("the environment variable {} contains a secret that is too short", name.value);
-        let fix =
-            format!("give at least {SHORTEST} characters: for example from `openssl rand -hex 32`");
+        let what = format!("the environment variable {} contains a secret that is too short", name.value);
+        let fix = format!("give at least {SHORTEST} characters: for example from `openssl rand -hex 32`");
         reader.problem(name.place, &name.path, what, fix);
         return None;
     }
@@ -41,8 +31,7 @@ pub(super) fn scope_secret(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Op
 /// The name of an environment variable.
 pub(super) fn variable(text: &str) -> Result<String, ValueError> {
     let valid_characters = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let is_name =
-        valid_characters && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
+    let is_name = valid_characters && !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit());
     let wanted = "the name of an environment variable";
     if is_name { Ok(text.to_owned()) } else { Err(ValueError::is_not(wanted)) }
 }

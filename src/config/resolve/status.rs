@@ -1,12 +1,11 @@
 //! Statuses and errors in the file: `404`, `5xx`, `connect`, `timeout`, `breaker`, `budget`.
 //!
-//! Owns: their syntax, and which are valid for which key.
-//! Never touches: the reaction to them.
+//! Owns: their syntax, and which are valid for which key. Never touches: the reaction to them.
 
 use http::StatusCode;
 
 use crate::config::diagnostics::ValueError;
-use crate::config::reader::nearest;
+use crate::config::keyword::nearest;
 use crate::policy::{ErrorMatch, StatusMatch};
 
 /// Statuses that are never stored, regardless of configuration and origin: partial content, malformed
@@ -17,9 +16,7 @@ const NEVER_STORED: [u16; 6] = [206, 304, 400, 413, 414, 431];
 pub(super) fn stored(text: &str) -> Result<StatusMatch, ValueError> {
     let matched = status(text)?;
     let never = match matched {
-        StatusMatch::Exact(code) => {
-            code.is_informational() || NEVER_STORED.contains(&code.as_u16())
-        }
+        StatusMatch::Exact(code) => code.is_informational() || NEVER_STORED.contains(&code.as_u16()),
         StatusMatch::Class(class) => class == 1,
     };
     if never {
@@ -52,11 +49,7 @@ pub(super) fn ends(text: &str) -> Result<StatusMatch, ValueError> {
     };
     if is_temporary {
         let what = "is a temporary failure: it does not make stored responses obsolete";
-        return Err(ValueError::new(
-            wanted,
-            what,
-            "name it in `stale_if_error.on`; remove it here",
-        ));
+        return Err(ValueError::new(wanted, what, "name it in `stale_if_error.on`; remove it here"));
     }
     Ok(matched)
 }
@@ -76,15 +69,10 @@ pub(super) fn retried(text: &str) -> Result<ErrorMatch, ValueError> {
 }
 
 /// Parses an error status; `known` are the keywords to suggest for a misspelt `text`.
-pub(super) fn failed(
-    text: &str,
-    wanted: &'static str,
-    known: &[&str],
-) -> Result<StatusMatch, ValueError> {
+pub(super) fn failed(text: &str, wanted: &'static str, known: &[&str]) -> Result<StatusMatch, ValueError> {
     let fix = nearest(text, known)
         .map_or_else(|| format!("write {wanted}"), |near| format!("did you mean `{near}`?"));
-    let matched =
-        status(text).map_err(|_| ValueError::new(wanted, format!("is not {wanted}"), fix))?;
+    let matched = status(text).map_err(|_| ValueError::new(wanted, format!("is not {wanted}"), fix))?;
     if is_error(matched) {
         return Ok(matched);
     }
@@ -99,14 +87,10 @@ pub(super) fn is_error(matched: StatusMatch) -> bool {
     }
 }
 
-/// A member of `errors[].status`.
-pub(super) fn any(text: &str) -> Result<StatusMatch, ValueError> {
-    status(text)
-}
-
 const WANTED: &str = "a status such as `404`, or a class such as `5xx`";
 
-fn status(text: &str) -> Result<StatusMatch, ValueError> {
+/// Any status or class, such as a member of `errors[].status`.
+pub(super) fn status(text: &str) -> Result<StatusMatch, ValueError> {
     let class = text.strip_suffix("xx").and_then(|class| class.parse().ok());
     if let Some(class @ 1..=5) = class {
         return Ok(StatusMatch::Class(class));

@@ -12,7 +12,7 @@ use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::{Ca, CaFiles, Interception};
 use crate::route::pattern::HostPattern;
-use crate::route::table::{Route, Table};
+use crate::route::table::Table;
 
 /// `tls`.
 pub(super) fn read(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Interception {
@@ -43,13 +43,10 @@ pub(super) fn check_routes(
         if is_passthrough(&route.pattern.host, tls) {
             continue;
         }
-        let place = nodes.get(route.index).and_then(host_of).map(|node| node.place);
-        let (place, path) = (place.unwrap_or_default(), path_of(route));
-        check(
-            &Spanned { value: route.pattern.host.clone(), place, path },
-            &tls.ca.constrain,
-            reader,
-        );
+        let pattern = nodes.get(route.index).and_then(|node| value_of(node, "match"));
+        let place = pattern.and_then(|node| value_of(node, "host")).map(|node| node.place);
+        let (place, path) = (place.unwrap_or_default(), format!("routes[{}].match.host", route.name));
+        check(&Spanned { value: route.pattern.host.clone(), place, path }, &tls.ca.constrain, reader);
     }
 }
 
@@ -67,11 +64,9 @@ pub(super) fn warn_unconstrained(
         return;
     }
     let fix = match for_patterns(hosts) {
-        None => {
-            "this is required as long as every host is intercepted; name hosts instead, or protect \
+        None => "this is required as long as every host is intercepted; name hosts instead, or protect \
         the key"
-                .to_owned()
-        }
+            .to_owned(),
         Some(hosts) => {
             let more = if hosts.len() > SHOWN { ", …" } else { "" };
             let hosts: Vec<_> = hosts.iter().take(SHOWN).map(ToString::to_string).collect();
@@ -97,25 +92,17 @@ const SHOWN: usize = 5;
 
 fn ca(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Ca {
     let Some(mut ca) = section.section(reader, "ca") else { return Ca::default() };
-    let path = |ca: &mut Section<'_>, reader: &mut Reader<'_>, key| {
-        let node = ca.get(key)?;
-        reader.path(node, &ca.at(key))
-    };
-    let (cert, key) = (path(&mut ca, reader, "cert"), path(&mut ca, reader, "key"));
-    let constrain = ca.scalars(reader, "constrain", NameConstraint::parse).unwrap_or_default();
+    let (cert, key) = (ca.file_path(reader, "cert"), ca.file_path(reader, "key"));
+    let constrain = ca.values(reader, "constrain", NameConstraint::parse);
     ca.finish(reader);
     for (present, missing) in [("cert", "key"), ("key", "cert")] {
         if ca.has(present) && !ca.has(missing) {
-            let fix =
-                format!("add `{missing}: …`, or leave both out: larder then generates its own");
+            let fix = format!("add `{missing}: …`, or leave both out: larder then generates its own");
             let what = "needs the other file of the pair";
-            reader.problem(ca.key_place(present), &ca.at(present), what, fix);
+            reader.problem(ca.key_place(present), &ca.key_path(present), what, fix);
         }
     }
-    Ca {
-        files: files(cert, key, reader),
-        constrain: constrain.into_iter().map(|at| at.value).collect(),
-    }
+    Ca { files: files(cert, key, reader), constrain }
 }
 
 fn files(
@@ -141,9 +128,7 @@ fn check(host: &Spanned<HostPattern>, constrain: &[NameConstraint], reader: &mut
         Some(hosts) if constrain.iter().any(|one| one.covers(hosts)) => return,
         Some(hosts) => (
             "is outside tls.ca.constrain: larder could not issue a certificate for it",
-            format!(
-                "add `{hosts}` there and run `larder ca rotate`, or name it in tls.passthrough"
-            ),
+            format!("add `{hosts}` there and run `larder ca rotate`, or name it in tls.passthrough"),
         ),
         None => (
             "is every host, but tls.ca.constrain admits only some",
@@ -158,15 +143,7 @@ fn is_passthrough(host: &HostPattern, tls: &Interception) -> bool {
     tls.passthrough.iter().any(|pattern| pattern.covers(host))
 }
 
-fn host_of(route: &Node) -> Option<&Node> {
-    value_of(value_of(route, "match")?, "host")
-}
-
 fn value_of<'n>(node: &'n Node, key: &str) -> Option<&'n Node> {
     let Value::Map(entries) = &node.value else { return None };
     entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
-}
-
-fn path_of(route: &Route) -> String {
-    format!("routes[{}].match.host", route.name)
 }

@@ -2,7 +2,7 @@
 //! them fails.
 //!
 //! Owns: finding them from the file alone.
-//! Never touches: the decision about an address that is dialled (`upstream::egress_policy`).
+//! Never touches: the decision about an address that is dialled (`upstream::connect::egress_policy`).
 
 use std::net::IpAddr;
 
@@ -10,11 +10,7 @@ use crate::config::{DestinationRule, Destinations, Ports};
 use crate::route::pattern::HostPattern;
 
 /// Why no call can reach an upstream's host; `port`: the port of its calls if it is always the same.
-pub(super) fn for_host(
-    destinations: &Destinations,
-    host: &HostPattern,
-    port: Option<u16>,
-) -> Option<String> {
+pub(super) fn for_host(destinations: &Destinations, host: &HostPattern, port: Option<u16>) -> Option<String> {
     let name = host.exact();
     if let Some(ip) = name.and_then(literal) {
         return for_address(destinations, ip, port);
@@ -30,11 +26,7 @@ pub(super) fn for_host(
 }
 
 /// The same for an address.
-pub(super) fn for_address(
-    destinations: &Destinations,
-    ip: IpAddr,
-    port: Option<u16>,
-) -> Option<String> {
+pub(super) fn for_address(destinations: &Destinations, ip: IpAddr, port: Option<u16>) -> Option<String> {
     if ip.is_unspecified() {
         let own = if ip.is_ipv4() { "127.0.0.1" } else { "[::1]" };
         return Some(format!(
@@ -63,16 +55,12 @@ fn denied(rule: &DestinationRule) -> String {
         DestinationRule::Socket(ip, port) => std::net::SocketAddr::new(*ip, *port).to_string(),
         DestinationRule::Host(pattern) => pattern.to_string(),
     };
-    format!(
-        "no call can reach it because `destinations.deny` contains `{rule}`: remove one of the two"
-    )
+    format!("no call can reach it because `destinations.deny` contains `{rule}`: remove one of the two")
 }
 
 fn closed(destinations: &Destinations, port: Option<u16>) -> Option<String> {
     let (Some(Ports::Only(ports)), Some(port)) = (&destinations.ports, port) else { return None };
     (!ports.contains(&port)).then(|| {
-        format!(
-            "no call can reach it because port {port} is not in `destinations.ports`: add it there"
-        )
+        format!("no call can reach it because port {port} is not in `destinations.ports`: add it there")
     })
 }

@@ -1,7 +1,6 @@
 //! `upstreams`: configured groups of origins.
 //!
-//! Owns: names and hosts of upstreams, their timeouts.
-//! Never touches: connections.
+//! Owns: names and hosts of upstreams, their timeouts. Never touches: connections.
 
 mod cost;
 mod credential;
@@ -14,7 +13,7 @@ use std::sync::Arc;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
-use crate::config::reader::{Reader, Section, Spanned};
+use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::unreachable;
 use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
@@ -30,15 +29,9 @@ pub(super) fn read(
     let Some(section) = top.section(reader, "upstreams") else { return Vec::new() };
     let mut all: Vec<Arc<Upstream>> = Vec::new();
     for entry in section.entries() {
-        let path = section.at(&entry.key);
-        if let Err(error) = label(&entry.key) {
-            reader.problem(
-                entry.place,
-                &path,
-                format!("`{}` {}", entry.key, error.what),
-                error.fix,
-            );
-        }
+        let path = section.key_path(&entry.key);
+        // An upstream with an invalid name is read, too, for its other problems.
+        let _invalid = reader.name(entry, &path, label);
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
         let hosts = hosts(&mut one, &all, destinations, reader);
         let mut mount = mount::read(&mut one, &hosts, &all, reader);
@@ -51,8 +44,7 @@ pub(super) fn read(
         let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let one =
-            Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
+        let one = Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
         all.push(Arc::new(one));
     }
     all
@@ -73,12 +65,8 @@ fn upstream_policy(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPo
 pub(super) fn label(text: &str) -> Result<Arc<str>, ValueError> {
     let wanted = "a name";
     if text == "none" {
-        let fix = "choose another name";
-        return Err(ValueError::new(
-            wanted,
-            "is reserved: it is the label of requests without a route or upstream",
-            fix,
-        ));
+        let what = "is reserved: it is the label of requests without a route or upstream";
+        return Err(ValueError::new(wanted, what, "choose another name"));
     }
     let plain = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     if text.is_empty() || text.len() > 64 || !plain {
@@ -99,7 +87,7 @@ fn hosts(
     warn_trailing_dots(one, "hosts", reader);
     if hosts.is_empty() && reader.problems.len() == known {
         let fix = "add `hosts: [api.example]`";
-        reader.problem(one.place, &one.at("hosts"), "names no host: it would never be used", fix);
+        reader.problem(one.place, &one.key_path("hosts"), "names no host: it would never be used", fix);
     }
     for Spanned { value, place, path } in &hosts {
         let other = earlier.iter().find(|up| up.hosts.iter().any(|h| h.host == value.host));
@@ -115,7 +103,7 @@ fn hosts(
             reader.warn(at, WarningKind::Unreachable, reason);
         }
     }
-    hosts.into_iter().map(|at| at.value).collect()
+    values(hosts)
 }
 
 /// Parses `api.example`, `*.example`, or `https://api.example[:port]`.

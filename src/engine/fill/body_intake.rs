@@ -33,19 +33,19 @@ impl Fill {
         let mut intake = BodyIntake::default();
         self.fetch.body.set_read_ahead(response.body.receive_window());
         let end = self.read_to_end(&mut response, storing, &mut intake).await;
-        self.engine.telemetry.upstream_bytes(intake.read);
+        self.fills.telemetry.upstream_bytes(intake.read);
         end?;
         let (body, BodyIntake { read, last }) = (&self.fetch.body, intake);
         match body.whole(&last).filter(|whole| storing && whole.len() as u64 == read) {
             Some(whole) => {
                 if let Some(stored) = store(whole) {
-                    self.engine.store.sync_peer().await;
+                    self.fills.store.sync_peer().await;
                     body.replace_with_stored(stored);
                     return Ok(());
                 }
             }
             None if storing => {
-                self.engine.telemetry.not_stored(self.route, body.not_kept_reason().token());
+                self.fills.telemetry.not_stored(self.routed.route_index, body.not_kept_reason().token());
             }
             None => {}
         }
@@ -61,10 +61,8 @@ impl Fill {
         storing: bool,
         intake: &mut BodyIntake,
     ) -> Result<(), UpstreamError> {
-        let spent =
-            response.response_time.duration_since(response.request_time).unwrap_or_default();
-        let deadline =
-            sleep(response.total_timeout.saturating_sub(spent).max(Duration::from_millis(1)));
+        let spent = response.response_time.duration_since(response.request_time).unwrap_or_default();
+        let deadline = sleep(response.total_timeout.saturating_sub(spent).max(Duration::from_millis(1)));
         tokio::pin!(deadline);
         let body = &self.fetch.body;
         loop {

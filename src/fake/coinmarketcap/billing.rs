@@ -60,12 +60,8 @@ impl Ledger {
     }
 
     pub(super) fn spent(&self, now: SystemTime) -> BilledUsage {
-        let credits =
-            |by_period: &BTreeMap<String, u64>, name| by_period.get(&name).copied().unwrap_or(0);
-        BilledUsage {
-            day: credits(&self.by_day, day(now)),
-            month: credits(&self.by_month, month(now)),
-        }
+        let credits = |by_period: &BTreeMap<String, u64>, name| by_period.get(&name).copied().unwrap_or(0);
+        BilledUsage { day: credits(&self.by_day, day(now)), month: credits(&self.by_month, month(now)) }
     }
 
     pub(super) fn bill(&self) -> Billing {

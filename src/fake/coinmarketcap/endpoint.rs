@@ -27,14 +27,9 @@ impl Endpoint {
         if method != Method::GET && method != Method::HEAD {
             return Self::Unknown;
         }
-        match path {
-            "/v1/cryptocurrency/quotes/latest" => Self::QuotesV1,
-            "/v2/cryptocurrency/quotes/latest" => Self::QuotesV2,
-            "/v1/cryptocurrency/listings/latest" => Self::Listings,
-            "/v1/global-metrics/quotes/latest" => Self::Global,
-            "/v1/key/info" => Self::KeyInfo,
-            _ => Self::Unknown,
-        }
+        let all = [Self::QuotesV1, Self::QuotesV2, Self::Listings, Self::Global, Self::KeyInfo];
+        let is_at = |one: &Self| one.pattern().strip_prefix("GET ") == Some(path);
+        all.into_iter().find(is_at).unwrap_or(Self::Unknown)
     }
 
     /// The name under which calls are counted.

@@ -70,12 +70,7 @@ impl ErrorCode {
 }
 
 /// The `status` object of a body.
-pub(super) fn status_object(
-    now: SystemTime,
-    code: u32,
-    message: Option<&str>,
-    credits: u64,
-) -> Value {
+pub(super) fn status_object(now: SystemTime, code: u32, message: Option<&str>, credits: u64) -> Value {
     json!({
         "timestamp": stamp(now),
         "error_code": code,

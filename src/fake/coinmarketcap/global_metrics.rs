@@ -31,8 +31,7 @@ pub(super) fn latest(query: &Query, now: SystemTime) -> Result<Reply, ErrorCode>
             "last_updated": updated(now),
         })
     };
-    let quotes: Map<_, _> =
-        currencies.iter().map(|(name, rate)| (name.clone(), total(*rate))).collect();
+    let quotes: Map<_, _> = currencies.iter().map(|(name, rate)| (name.clone(), total(*rate))).collect();
     let data = json!({
         "active_cryptocurrencies": ALL.len(),
         "total_cryptocurrencies": ALL.len(),

@@ -121,17 +121,10 @@ fn for_items(items: usize) -> u64 {
     u64::try_from(items.div_ceil(200).max(1)).unwrap_or(u64::MAX)
 }
 
-fn coin_json(
-    coin: &Coin,
-    version: Version,
-    currencies: &[(String, f64)],
-    now: SystemTime,
-) -> Value {
+fn coin_json(coin: &Coin, version: Version, currencies: &[(String, f64)], now: SystemTime) -> Value {
     let tag = json!({ "slug": "made-up", "name": "Made up", "category": "CATEGORY" });
-    let quotes: Map<_, _> = currencies
-        .iter()
-        .map(|(name, rate)| (name.clone(), quote_json(coin, *rate, now)))
-        .collect();
+    let quotes: Map<_, _> =
+        currencies.iter().map(|(name, rate)| (name.clone(), quote_json(coin, *rate, now))).collect();
     json!({
         "id": coin.id,
         "name": coin.name,

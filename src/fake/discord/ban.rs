@@ -57,8 +57,7 @@ impl BanTracker {
         let Some(Ban { after, length }) = self.rule else { return false };
         let record = self.addresses.entry(call.client).or_default();
         record.invalid.push_back(call.now);
-        let expired =
-            |then: &SystemTime| call.now.duration_since(*then).is_ok_and(|age| age >= after.window);
+        let expired = |then: &SystemTime| call.now.duration_since(*then).is_ok_and(|age| age >= after.window);
         while record.invalid.front().is_some_and(expired) {
             record.invalid.pop_front();
         }

@@ -55,9 +55,7 @@ impl<'a> Endpoint<'a> {
             ("POST" | "PUT", ["guilds", guild, "members", user]) => Self::AddMember(guild, user),
             ("PATCH", ["guilds", guild, "members", user]) => Self::ChangeMember(guild, user),
             ("DELETE", ["guilds", guild, "members", user]) => Self::RemoveMember(guild, user),
-            ("PUT", ["guilds", guild, "members", user, "roles", role]) => {
-                Self::GiveRole(guild, user, role)
-            }
+            ("PUT", ["guilds", guild, "members", user, "roles", role]) => Self::GiveRole(guild, user, role),
             ("DELETE", ["guilds", guild, "members", user, "roles", role]) => {
                 Self::TakeRole(guild, user, role)
             }
@@ -105,11 +103,7 @@ mod tests {
             (Method::HEAD, "/api/v9/guilds/1/members/2", Endpoint::Member("1", "2")),
             (Method::POST, "/api/v10/guilds/1/members/2", Endpoint::AddMember("1", "2")),
             (Method::GET, "/api/v10/users/@me", Endpoint::Me),
-            (
-                Method::DELETE,
-                "/api/v10/guilds/1/members/2/roles/3",
-                Endpoint::TakeRole("1", "2", "3"),
-            ),
+            (Method::DELETE, "/api/v10/guilds/1/members/2/roles/3", Endpoint::TakeRole("1", "2", "3")),
             (Method::PATCH, "/api/v10/guilds/1/roles", Endpoint::Unknown),
             (Method::GET, "/api/guilds/1/roles", Endpoint::Unknown),
             (Method::GET, "/api/v/guilds/1/roles", Endpoint::Unknown),

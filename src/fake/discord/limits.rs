@@ -118,9 +118,7 @@ impl RateLimiter {
             left,
             reset_after,
         };
-        if let Some(Shared { rate, .. }) =
-            self.limits.shared.iter().find(|shared| shared.resource == major)
-        {
+        if let Some(Shared { rate, .. }) = self.limits.shared.iter().find(|shared| shared.resource == major) {
             let acquired = self.shared.acquire(major.to_owned(), *rate, call.now);
             if !acquired.within {
                 let bucket = bucket(*rate, acquired);

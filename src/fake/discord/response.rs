@@ -57,7 +57,7 @@ impl MockResponse {
         };
         let mut body = json!({ "message": message, "global": scope == Scope::Global });
         let Some(wait) = wait else { return Self::json(StatusCode::TOO_MANY_REQUESTS, Some(body)) };
-        body["retry_after"] = json!(in_millis(wait));
+        body["retry_after"] = json!(seconds_rounded_up(wait));
         let response = Self::json(StatusCode::TOO_MANY_REQUESTS, Some(body))
             .with(RETRY_AFTER, &whole_seconds(wait))
             .with(SCOPE, &scope.token());
@@ -68,32 +68,26 @@ impl MockResponse {
     pub(super) fn banned(left: Duration) -> Self {
         let mut response = Self::json(StatusCode::FORBIDDEN, None);
         response.body = Bytes::from_static(b"error code: 1015");
-        response
-            .headers
-            .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
+        response.headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=UTF-8"));
         response.with(SERVER, &"cloudflare").with(RETRY_AFTER, &whole_seconds(left))
     }
 }
 
 /// Adds the rate limit fields of a bucket.
-pub(super) fn with_bucket(
-    response: MockResponse,
-    bucket: Option<&Bucket>,
-    now: SystemTime,
-) -> MockResponse {
+pub(super) fn with_bucket(response: MockResponse, bucket: Option<&Bucket>, now: SystemTime) -> MockResponse {
     let Some(bucket) = bucket else { return response };
     let epoch = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let reset = epoch.saturating_add(bucket.reset_after);
     response
         .with(LIMIT, &bucket.limit)
         .with(REMAINING, &bucket.left)
-        .with(RESET, &format!("{:.3}", in_millis(reset)))
-        .with(RESET_AFTER, &format!("{:.3}", in_millis(bucket.reset_after)))
+        .with(RESET, &format!("{:.3}", seconds_rounded_up(reset)))
+        .with(RESET_AFTER, &format!("{:.3}", seconds_rounded_up(bucket.reset_after)))
         .with(BUCKET, &bucket.name)
 }
 
 /// Seconds, rounded up to a millisecond, so that the limit has ended for a client that waits this long.
-fn in_millis(time: Duration) -> f64 {
+fn seconds_rounded_up(time: Duration) -> f64 {
     let millis = time.as_nanos().div_ceil(1_000_000);
     Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)).as_secs_f64()
 }

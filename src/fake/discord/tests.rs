@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::*;
+use crate::clock::Clock;
 use crate::fake::client::{get, send};
 use crate::fake::faults::Fault;
 use crate::fake::rate::Rate;
@@ -142,9 +143,9 @@ async fn latency_is_the_minimum_time_of_a_response() {
     let fake = fake().await;
     let latency = Duration::from_millis(30);
     fake.behave(Faults { latency, ..Faults::default() });
-    let start = crate::clock::monotonic();
+    let start = Clock::system().instant();
     get(fake.addr, ROLES).await;
-    assert!(crate::clock::monotonic().duration_since(start) >= latency);
+    assert!(Clock::system().instant().duration_since(start) >= latency);
 }
 
 #[tokio::test]
@@ -355,8 +356,7 @@ async fn refusing_connections_forever_is_rejected_over_http() {
     assert_eq!(send(fake.addr, "POST", "/_fake/script", "", &list).await.status(), "400");
 }
 
-/// Waits until a connection to the fake ends as `wanted`; the listener follows its script within
-/// moments.
+/// Waits until a connection to the fake ends as `wanted`; the listener follows its script within moments.
 async fn wait_until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) {
     let eventually = async {
         loop {
@@ -374,10 +374,8 @@ async fn wait_until_connecting(addr: SocketAddr, wanted: Option<io::ErrorKind>) 
 async fn connections_are_refused_during_the_phase_that_refuses_them() {
     let clock = Clock::manual(START);
     let minute = Duration::from_secs(60);
-    let phases = vec![
-        Phase::lasting("calm", minute, None),
-        Phase::lasting("down", minute, Some(Fault::Refuse)),
-    ];
+    let phases =
+        vec![Phase::lasting("calm", minute, None), Phase::lasting("down", minute, Some(Fault::Refuse))];
     let script = Some(Script::try_from(phases).unwrap());
     let options = Options { script, clock: clock.clone(), ..Options::default() };
     let fake = start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();

@@ -1,7 +1,6 @@
 //! Playback of a script: the current phase, and the effect on the next call.
 //!
-//! Owns: advancing from phase to phase, by the time that the caller passes in and by the number of
-//! calls.
+//! Owns: advancing from phase to phase, by the time that the caller passes in and by the number of calls.
 //! Never touches: the clock; how a fault is injected.
 
 use std::sync::Arc;

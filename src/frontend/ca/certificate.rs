@@ -7,8 +7,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData,
-    SerialNumber,
+    BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose, PublicKeyData, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
@@ -119,18 +118,9 @@ pub(super) fn serial() -> SerialNumber {
 /// Encodes as PEM (RFC 7468).
 pub(super) fn pem(label: &str, der: &[u8]) -> String {
     let encoded = STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    let mut left = encoded.as_str();
-    while let Some((line, rest)) = left.split_at_checked(64) {
-        text.push_str(line);
-        text.push('\n');
-        left = rest;
-    }
-    if !left.is_empty() {
-        text.push_str(left);
-        text.push('\n');
-    }
-    text + &format!("-----END {label}-----\n")
+    let lines: String =
+        encoded.as_bytes().chunks(64).map(|line| String::from_utf8_lossy(line) + "\n").collect();
+    format!("-----BEGIN {label}-----\n{lines}-----END {label}-----\n")
 }
 
 fn unfit(read: &X509Certificate<'_>) -> Option<&'static str> {
@@ -147,7 +137,5 @@ fn unfit(read: &X509Certificate<'_>) -> Option<&'static str> {
 
 fn time(at: ASN1Time) -> SystemTime {
     let seconds = u64::try_from(at.timestamp()).unwrap_or_default();
-    SystemTime::UNIX_EPOCH
-        .checked_add(Duration::from_secs(seconds))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)).unwrap_or(SystemTime::UNIX_EPOCH)
 }

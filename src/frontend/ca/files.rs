@@ -32,10 +32,8 @@ pub(super) struct CertKeyPair {
 /// Reads both files; `None`: neither exists.
 pub(super) fn read(files: &CaFiles) -> Result<Option<CertKeyPair>, CaError> {
     let (cert, key) = (read_cert(&files.cert)?, read_key(&files.key)?);
-    let half = |there: &Path, missing: &Path| CaError::Half {
-        there: there.to_owned(),
-        missing: missing.to_owned(),
-    };
+    let half =
+        |there: &Path, missing: &Path| CaError::Half { there: there.to_owned(), missing: missing.to_owned() };
     match (cert, key) {
         (Some(cert), Some(key)) => Ok(Some(CertKeyPair { cert, key })),
         (None, None) => Ok(None),
@@ -67,12 +65,9 @@ pub(super) fn replace(files: &CaFiles, pair: &CertKeyPair, suffix: &str) -> Resu
     for path in [&files.cert, &files.key] {
         let kept = backup_path(path, suffix);
         let linked = fs::hard_link(path, &kept);
-        linked
-            .or_else(unless(io::ErrorKind::NotFound))
-            .map_err(|source| unwritten(&kept, source))?;
+        linked.or_else(unless(io::ErrorKind::NotFound)).map_err(|source| unwritten(&kept, source))?;
     }
-    make_private(&backup_path(&files.key, suffix))
-        .map_err(|source| unwritten(&files.key, source))?;
+    make_private(&backup_path(&files.key, suffix)).map_err(|source| unwritten(&files.key, source))?;
     write(files, pair)
 }
 
@@ -148,13 +143,10 @@ fn contents(file: File, path: &Path) -> Result<Vec<u8>, CaError> {
     read.map_err(|source| io_error(path, source)).map(|_| bytes)
 }
 
-/// Removes the permissions of other users from a replaced key: they may be the reason for the
-/// replacement.
+/// Removes the permissions of other users from a replaced key: they may be the reason for the replacement.
 fn make_private(key: &Path) -> io::Result<()> {
     match key.symlink_metadata() {
-        Ok(metadata) if metadata.is_file() => {
-            fs::set_permissions(key, Permissions::from_mode(0o600))
-        }
+        Ok(metadata) if metadata.is_file() => fs::set_permissions(key, Permissions::from_mode(0o600)),
         Ok(_) | Err(_) => Ok(()),
     }
 }

@@ -3,17 +3,16 @@
 //! Owns: the fields of a leaf, the key that all leaves of an issuer share, the size and the lifetime of
 //! the cache. Never touches: which hosts are intercepted.
 //!
-//! A leaf is sent alone if clients trust the authority itself, as they do with larder's own. If an
-//! operator's authority is an intermediate, its certificate is sent along, because clients trust only
-//! the one above it.
+//! A leaf is sent alone if clients trust the authority itself, as they do with larder's own. If an operator's
+//! authority is an intermediate, its certificate is sent along, because clients trust only the one above it.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use quick_cache::sync::{Cache, EntryAction, EntryResult};
 use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose, SanType,
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::ServerConfig;
 use rustls::compress::CompressionCache;
@@ -114,10 +113,7 @@ impl LeafIssuer {
         let name = name(host).ok_or_else(|| CaError::Name(shortened(host)))?;
         let issuer = self.authority.certificate();
         if !issuer.bounds.allows(host) {
-            return Err(CaError::Outside {
-                host: host.to_owned(),
-                subject: issuer.subject.clone(),
-            });
+            return Err(CaError::Outside { host: host.to_owned(), subject: issuer.subject.clone() });
         }
         let mut params = CertificateParams::new(Vec::new())?;
         let mut subject = DistinguishedName::new();
@@ -132,7 +128,7 @@ impl LeafIssuer {
         let from = now.checked_sub(BACKDATED).unwrap_or(now).max(issuer.not_before);
         params.not_before = from.into();
         params.not_after = now.checked_add(VALIDITY).unwrap_or(now).min(issuer.not_after).into();
-        let leaf = params.signed_by(&self.key, self.authority.issuer())?;
+        let leaf = params.signed_by(&self.key, &self.authority.issuer)?;
         Ok(leaf.into())
     }
 

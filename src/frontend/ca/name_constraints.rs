@@ -37,9 +37,7 @@ impl CaNameConstraints {
     }
 
     /// Reads the constraints of a certificate. Constraints of other kinds than hosts are ignored.
-    pub(super) fn from_certificate(
-        extension: &x509_parser::extensions::NameConstraints<'_>,
-    ) -> Self {
+    pub(super) fn from_certificate(extension: &x509_parser::extensions::NameConstraints<'_>) -> Self {
         let read = |trees: &Option<Vec<GeneralSubtree<'_>>>| {
             trees.iter().flatten().filter_map(|tree| constraint(&tree.base)).collect()
         };
@@ -89,9 +87,8 @@ impl CaNameConstraints {
 /// Lists the hosts that certificates may be issued for.
 impl fmt::Display for CaNameConstraints {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |list: &[NameConstraint]| {
-            list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-        };
+        let list =
+            |list: &[NameConstraint]| list.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         let all = [vec![every_name()], every_address().to_vec()].concat();
         let but: Vec<_> = self.excluded.iter().filter(|one| !all.contains(one)).cloned().collect();
         match (self.permitted.as_slice(), but.as_slice()) {
@@ -115,10 +112,9 @@ fn every_address() -> [NameConstraint; 2] {
 fn subtree(constraint: &NameConstraint) -> rcgen::GeneralSubtree {
     match constraint {
         NameConstraint::Below(name) => rcgen::GeneralSubtree::DnsName(name.to_string()),
-        NameConstraint::Net(net) => rcgen::GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(
-            net.network(),
-            net.prefix_len(),
-        )),
+        NameConstraint::Net(net) => {
+            rcgen::GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(net.network(), net.prefix_len()))
+        }
     }
 }
 

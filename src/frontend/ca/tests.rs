@@ -215,13 +215,9 @@ fn a_rotation_keeps_the_old_pair() {
     let before = persistent(&directory).unwrap();
     fs::set_permissions(&files.key, Permissions::from_mode(0o644)).unwrap();
     let now = noon() + DAY;
-    let after =
-        CertificateAuthority::rotated(files.clone(), &constrain(&["api.example"]), now).unwrap();
+    let after = CertificateAuthority::rotated(files.clone(), &constrain(&["api.example"]), now).unwrap();
     assert_ne!(before.pem(), after.pem());
-    assert_eq!(
-        CertificateAuthority::persistent(files.clone(), &[], now).unwrap().pem(),
-        after.pem()
-    );
+    assert_eq!(CertificateAuthority::persistent(files.clone(), &[], now).unwrap().pem(), after.pem());
     let kept = rotation_backup(&files, now);
     assert_eq!(mode(&kept.key), 0o600, "an open key does not stay open");
     assert_eq!(CertificateAuthority::persistent(kept, &[], now).unwrap().pem(), before.pem());
@@ -234,8 +230,7 @@ fn readers_see_one_pair_or_the_other_while_it_is_replaced() {
     thread::scope(|scope| {
         let rotating = scope.spawn(|| {
             for turn in 1..20 {
-                CertificateAuthority::rotated(files(directory.path()), &[], noon() + DAY * turn)
-                    .unwrap();
+                CertificateAuthority::rotated(files(directory.path()), &[], noon() + DAY * turn).unwrap();
             }
         });
         while !rotating.is_finished() {
@@ -339,12 +334,10 @@ fn an_unwritable_directory_is_an_error_only_if_files_are_configured() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("ca"), b"").unwrap();
     let rest = "tls: { intercept: [api.example] }";
-    let first =
-        CertificateAuthority::from_config(&config(&directory, rest), noon()).unwrap().unwrap();
+    let first = CertificateAuthority::from_config(&config(&directory, rest), noon()).unwrap().unwrap();
     assert!(first.files().is_none());
-    let again = CertificateAuthority::for_reload(Some(&first), &config(&directory, rest), noon())
-        .unwrap()
-        .unwrap();
+    let again =
+        CertificateAuthority::for_reload(Some(&first), &config(&directory, rest), noon()).unwrap().unwrap();
     assert!(Arc::ptr_eq(&first, &again));
     let below = directory.path().join("ca/here");
     let below = below.display();

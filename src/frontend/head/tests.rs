@@ -85,11 +85,7 @@ fn framing_is_one_length_or_chunked_or_nothing() {
         ("1.1", "Transfer-Encoding:\r\n", Err("ambiguous_framing")),
         ("1.1", "Transfer-Encoding: gzip, chunked\r\n", Err("ambiguous_framing")),
         ("1.1", "Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", Err("ambiguous_framing")),
-        (
-            "1.1",
-            "Transfer_Encoding: chunked\r\nContent-Length: 5\r\n",
-            Ok(RequestFraming::Length(5)),
-        ),
+        ("1.1", "Transfer_Encoding: chunked\r\nContent-Length: 5\r\n", Ok(RequestFraming::Length(5))),
         ("1.0", "", Err("ambiguous_framing")),
     ] {
         let framing = parse(&post(version, fields)).map(|head| head.framing);
@@ -125,9 +121,7 @@ fn host_occurs_once_and_the_target_overrides_it() {
     let none = "GET http://api.example/x HTTP/1.1\r\nA: b\r\n\r\n";
     assert_eq!(parse(none).unwrap_err(), "malformed_host");
     assert_eq!(
-        forwarded(
-            "GET http://API.example:80?q HTTP/1.0\r\nA: b\r\nhOsT: evil\r\nHost-X: c\r\n\r\n"
-        ),
+        forwarded("GET http://API.example:80?q HTTP/1.0\r\nA: b\r\nhOsT: evil\r\nHost-X: c\r\n\r\n"),
         "GET /?q HTTP/1.0\r\nHost: api.example\r\nA: b\r\nHost-X: c\r\n\r\n"
     );
     assert_eq!(
@@ -242,8 +236,7 @@ fn heads() -> impl Strategy<Value = Vec<u8>> {
         "X: \u{e9}",
         "hOSt:",
     ]);
-    let end =
-        prop::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\n\r\n", ""]);
+    let end = prop::sample::select(vec!["\r\n", "\r\n", "\r\n", "\r\n", "\n", "\r", "\r\n\r\n", ""]);
     let fields = prop::collection::vec((field, end), 0..6);
     let noise = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3);
     (line, fields, noise, prop::bool::weighted(0.5)).prop_map(|(line, fields, noise, noisy)| {
@@ -319,8 +312,7 @@ proptest! {
 fn the_generator_creates_heads_that_are_accepted() {
     use proptest::strategy::ValueTree as _;
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let accepted = (0..500)
-        .filter(|_| parse_head(&heads().new_tree(&mut runner).unwrap().current()).is_some())
-        .count();
+    let accepted =
+        (0..500).filter(|_| parse_head(&heads().new_tree(&mut runner).unwrap().current()).is_some()).count();
     assert!(accepted > 10, "{accepted} of 500");
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::STALL_TIMEOUT;
 use crate::upstream::in_flight_bytes::StalledClient;
@@ -43,17 +43,13 @@ async fn stalled(shared: &SharedConnection) {
     let mut blocked = shared.watch_write_blocked();
     // The sender lives as long as the connection.
     while blocked.wait_for(|blocked| *blocked).await.is_ok() {
-        let (before, since) = (shared.written(), clock::timer_now());
+        let (before, since) = (shared.written(), Clock::timer_now());
         let unblocked = blocked.wait_for(|blocked| !*blocked);
-        let (in_flight, waiting) =
-            (shared.in_flight(), StalledClient { counted: 0, body_bytes: 0 });
-        let result = in_flight
-            .with_stall_timeout_for(waiting, Some(shared.held_bytes()), STALL_TIMEOUT, unblocked)
-            .await;
+        let (in_flight, waiting) = (shared.in_flight(), StalledClient { counted: 0, body_bytes: 0 });
+        let result =
+            in_flight.with_stall_timeout(waiting, Some(shared.held_bytes()), STALL_TIMEOUT, unblocked).await;
         let (taken, own) = (shared.written() - before, shared.held_bytes().load(Ordering::Relaxed));
-        if result.is_none()
-            && (taken == 0 || !in_flight.is_fast_enough(taken, since.elapsed(), own))
-        {
+        if result.is_none() && (taken == 0 || !in_flight.is_fast_enough(taken, since.elapsed(), own)) {
             return;
         }
     }

@@ -21,8 +21,7 @@ use crate::frontend::stream::ClientStream;
 use crate::frontend::stream::stall::{PeriodicCheck, Stall};
 use crate::semantics::chunked::{ChunkEvent, Decoder, Strictness};
 use crate::semantics::field_case::FieldCase;
-use crate::semantics::request::RequestFraming;
-use crate::upstream::connect::pinned::ClientPins;
+use crate::semantics::request::{ProxyRequest, RequestFraming};
 
 /// The number of bytes read at once.
 const READ_SIZE: usize = 16 * 1024;
@@ -45,21 +44,22 @@ const LINGER: Duration = Duration::from_millis(500);
 
 /// An exchange on HTTP/1.
 pub struct Http1Session {
-    io: ClientStream,
+    pub(super) io: ClientStream,
     /// Bytes that have been read and not used.
     rest: BytesMut,
     incoming: RequestBodyState,
-    spelling: FieldCase,
+    pub(super) spelling: FieldCase,
     version: Version,
     /// Whether another request may follow.
     persists: bool,
-    status: Option<StatusCode>,
+    pub(super) status: Option<StatusCode>,
     outgoing: ResponseFraming,
     /// The data to be written.
     queue: VecDeque<Bytes>,
-    stall: Stall,
+    pub(super) stall: Stall,
     close_check: PeriodicCheck,
-    sent: u64,
+    /// The body bytes of the response that have been written.
+    pub(super) sent: u64,
 }
 
 /// The part of the request body that has not been read.
@@ -91,29 +91,28 @@ enum ResponseFraming {
 }
 
 impl Http1Session {
-    /// Creates the exchange of a request with this head; `rest` was read after it.
+    /// Creates the exchange of a request with this `head`; `rest` was read after it.
     pub fn new(
         io: ClientStream,
         rest: BytesMut,
-        framing: RequestFraming,
-        version: Version,
+        request: &ProxyRequest,
         persists: bool,
         head: Bytes,
     ) -> Self {
-        let incoming = match framing {
+        let incoming = match request.body {
             RequestFraming::None => RequestBodyState::Ended,
             RequestFraming::Length(length) => RequestBodyState::Length(length),
             RequestFraming::Chunked => RequestBodyState::Chunked(Decoder::new(Strictness::Request)),
         };
         // A pipelined request is not served: the first response announces that the connection closes.
-        let pipelined = framing == RequestFraming::None && !rest.is_empty();
+        let pipelined = request.body == RequestFraming::None && !rest.is_empty();
         let stall = Stall::new(io.in_flight());
         Self {
             io,
             rest,
             incoming,
             spelling: FieldCase::from_head(head),
-            version,
+            version: request.version,
             persists: persists && !pipelined,
             status: None,
             outgoing: ResponseFraming::Unwritten,
@@ -128,11 +127,7 @@ impl Http1Session {
         poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
-    fn poll_event(
-        &mut self,
-        cx: &mut Context<'_>,
-        reads: bool,
-    ) -> Poll<Result<ClientEvent, ClientError>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
         if !self.queue.is_empty() && self.poll_queue(cx)?.is_ready() {
             return Poll::Ready(Ok(ClientEvent::Room));
         }
@@ -222,30 +217,6 @@ impl Http1Session {
         if self.status.is_none() {
             self.persists = false;
         }
-    }
-
-    pub(super) fn status(&self) -> Option<StatusCode> {
-        self.status
-    }
-
-    pub(super) fn set_read_ahead(&mut self, bytes: usize) {
-        self.stall.set_read_ahead(bytes);
-    }
-
-    pub(super) fn body_bytes(&self) -> u64 {
-        self.sent
-    }
-
-    pub(super) fn spelling(&self) -> FieldCase {
-        self.spelling.clone()
-    }
-
-    pub(super) fn pins(&self) -> Option<&ClientPins> {
-        self.io.pins()
-    }
-
-    pub(super) fn ensure_pins(&mut self) -> &ClientPins {
-        self.io.ensure_pins()
     }
 
     /// The connection and the bytes already read from it, after a switch to another protocol.

@@ -21,8 +21,7 @@ use crate::frontend::shared_connection::{SharedConnection, StreamShare};
 use crate::frontend::stream::stall::Stall;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 
-/// How long, and how much, larder reads of the rest of a request body after it has written the
-/// response.
+/// How long, and how much, larder reads of the rest of a request body after it has written the response.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN_BYTES: usize = 1024 * 1024;
 
@@ -31,18 +30,19 @@ pub struct Http2Session {
     incoming: RecvStream,
     has_read: bool,
     respond: SendResponse<UnsentBytes>,
-    shared: SharedConnection,
+    pub(super) shared: SharedConnection,
     share: StreamShare,
     /// Whether the response is the last of its connection.
-    is_last: bool,
+    pub(super) is_last: bool,
     outgoing: Option<SendStream<UnsentBytes>>,
-    status: Option<StatusCode>,
+    pub(super) status: Option<StatusCode>,
     ended: bool,
     /// The data to be written.
     queue: Bytes,
     capacity: SendCapacity,
-    stall: Stall,
-    sent: u64,
+    pub(super) stall: Stall,
+    /// The body bytes of the response that have been written.
+    pub(super) sent: u64,
 }
 
 /// Whether there is capacity for more of the response. There is none while other responses fill the
@@ -56,8 +56,7 @@ enum SendCapacity {
 }
 
 impl Http2Session {
-    /// Creates the exchange on the stream with these two sides; `shared` is the state of its
-    /// connection.
+    /// Creates the exchange on the stream with these two sides; `shared` is the state of its connection.
     pub fn new(
         incoming: RecvStream,
         respond: SendResponse<UnsentBytes>,
@@ -87,11 +86,7 @@ impl Http2Session {
         poll_fn(|cx| self.poll_event(cx, reads)).await
     }
 
-    fn poll_event(
-        &mut self,
-        cx: &mut Context<'_>,
-        reads: bool,
-    ) -> Poll<Result<ClientEvent, ClientError>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>, reads: bool) -> Poll<Result<ClientEvent, ClientError>> {
         if self.capacity == SendCapacity::Awaited
             && self.poll_queue(cx)?.is_ready()
             && self.poll_capacity(cx)?.is_ready()
@@ -189,14 +184,6 @@ impl Http2Session {
         Ok(())
     }
 
-    pub(super) fn shared_connection(&self) -> &SharedConnection {
-        &self.shared
-    }
-
-    pub(super) fn goaway_after(&mut self) {
-        self.is_last = true;
-    }
-
     /// Requests GOAWAY before the end of the last response. If the request has not ended, its client
     /// continues to send, and the connection stays open.
     fn request_goaway(&self) {
@@ -248,9 +235,7 @@ impl Http2Session {
             self.sent += part.len() as u64;
             self.stall.record_read(part.len());
             let ahead = self.share.enqueue(part.len());
-            outgoing
-                .send_data(UnsentBytes::new(part, ahead), false)
-                .map_err(|_reset| ClientError::Gone)?;
+            outgoing.send_data(UnsentBytes::new(part, ahead), false).map_err(|_reset| ClientError::Gone)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -289,18 +274,6 @@ impl Http2Session {
             }
         };
         let _read = timeout(DRAIN_TIMEOUT, rest).await;
-    }
-
-    pub(super) fn status(&self) -> Option<StatusCode> {
-        self.status
-    }
-
-    pub(super) fn set_read_ahead(&mut self, bytes: usize) {
-        self.stall.set_read_ahead(bytes);
-    }
-
-    pub(super) fn body_bytes(&self) -> u64 {
-        self.sent
     }
 }
 

@@ -1,7 +1,6 @@
 //! `sock_diag` (Linux, `sock_diag(7)`): looks up one socket by its two addresses.
 //!
-//! Owns: the encoding of the request and the response. Never touches: the use of the result
-//! (`socket_owner`).
+//! Owns: the encoding of the request and the response. Never touches: the use of the result (`socket_owner`).
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -24,8 +23,7 @@ const V4: u8 = 2;
 const V6: u8 = 10;
 const TCP: u8 = 6;
 
-/// The state of a listening socket: the kernel returns one that has the port if there is no such
-/// connection.
+/// The state of a listening socket: the kernel returns one that has the port if there is no such connection.
 const LISTENS: u8 = 10;
 
 /// The length of a message header, and the offsets of the fields after it in a response.
@@ -140,13 +138,7 @@ mod tests {
     }
 
     /// A response as the kernel sends it.
-    fn response(
-        family: u8,
-        state: u8,
-        local: SocketAddr,
-        remote: SocketAddr,
-        inode: u32,
-    ) -> Vec<u8> {
+    fn response(family: u8, state: u8, local: SocketAddr, remote: SocketAddr, inode: u32) -> Vec<u8> {
         let mut message = [88_u32.to_ne_bytes(), [0; 4], [0; 4], [0; 4]].concat();
         message.splice(4..6, BY_FAMILY.to_ne_bytes());
         message.extend([family, state, 0, 0]);
@@ -172,15 +164,9 @@ mod tests {
         // Half closed by a process that still holds it.
         assert_eq!(parsed(&response(V4, 5, peer, ours, 7)), SocketEnd::OwnedBy(1000));
         assert_eq!(parsed(&response(V4, 5, peer, ours, 0)), SocketEnd::Unowned, "closed");
-        assert_eq!(
-            parsed(&response(V4, LISTENS, peer, address("0.0.0.0:0"), 7)),
-            SocketEnd::Unowned
-        );
+        assert_eq!(parsed(&response(V4, LISTENS, peer, address("0.0.0.0:0"), 7)), SocketEnd::Unowned);
         assert_eq!(parsed(&response(V4, 1, ours, peer, 7)), SocketEnd::Unowned, "larder's own end");
-        assert_eq!(
-            parsed(&response(V4, 1, peer, address("127.0.0.2:8080"), 7)),
-            SocketEnd::Unowned
-        );
+        assert_eq!(parsed(&response(V4, 1, peer, address("127.0.0.2:8080"), 7)), SocketEnd::Unowned);
     }
 
     #[test]

@@ -1,8 +1,7 @@
 //! Tracks the frames that a client sends: whether a head has begun and not ended, and how many body
 //! bytes arrive.
 //!
-//! Owns: the boundaries of frames (RFC 9113 §4.1, §6.1, §6.2, §6.10). Never touches: the content of
-//! frames.
+//! Owns: the boundaries of frames (RFC 9113 §4.1, §6.1, §6.2, §6.10). Never touches: the content of frames.
 
 use tokio::sync::watch;
 
@@ -112,10 +111,7 @@ mod tests {
     fn frame(kind: u8, flags: u8, length: usize) -> Vec<u8> {
         let length = u32::try_from(length).expect("it is small").to_be_bytes();
         let mut frame = vec![length[1], length[2], length[3], kind, flags, 0, 0, 0, 1];
-        frame.resize(
-            FRAME_HEADER + usize::try_from(u32::from_be_bytes(length)).expect("it is small"),
-            7,
-        );
+        frame.resize(FRAME_HEADER + usize::try_from(u32::from_be_bytes(length)).expect("it is small"), 7);
         frame
     }
 

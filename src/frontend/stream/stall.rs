@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::frontend::shared_connection::SharedConnection;
 use crate::frontend::stream::STALL_TIMEOUT;
 use crate::upstream::in_flight_bytes::{InFlightBytes, STALLED_CLIENT_BYTES, StalledClient};
@@ -54,12 +54,8 @@ impl Stall {
         }
     }
 
-    /// For one of several responses on a connection: their client is charged for the memory of all of
-    /// them.
-    pub(in crate::frontend) fn for_stream(
-        in_flight: &Arc<InFlightBytes>,
-        shared: &SharedConnection,
-    ) -> Self {
+    /// For one of several responses on a connection: their client is charged for the memory of all of them.
+    pub(in crate::frontend) fn for_stream(in_flight: &Arc<InFlightBytes>, shared: &SharedConnection) -> Self {
         Self { shared: Some(shared.clone()), ..Self::new(in_flight) }
     }
 
@@ -88,18 +84,15 @@ impl Stall {
         if self.is_too_slow() {
             return Poll::Ready(());
         }
-        self.since.get_or_insert_with(clock::timer_now);
+        self.since.get_or_insert_with(Clock::timer_now);
         let timer = self.timer.get_or_insert_with(|| {
-            let waiting = StalledClient {
-                counted: STALLED_CLIENT_BYTES + self.ahead,
-                body_bytes: self.piece,
-            };
+            let waiting =
+                StalledClient { counted: STALLED_CLIENT_BYTES + self.ahead, body_bytes: self.piece };
             let (in_flight, shared) = (Arc::clone(&self.in_flight), self.shared.clone());
             Box::pin(async move {
                 let all = shared.as_ref().map(SharedConnection::held_bytes);
                 let taken = std::future::pending::<()>();
-                let _expired =
-                    in_flight.with_stall_timeout_for(waiting, all, STALL_TIMEOUT, taken).await;
+                let _expired = in_flight.with_stall_timeout(waiting, all, STALL_TIMEOUT, taken).await;
             })
         });
         timer.as_mut().poll(cx)
@@ -127,11 +120,7 @@ pub(in crate::frontend) struct PeriodicCheck(Option<Pin<Box<Sleep>>>);
 
 impl PeriodicCheck {
     /// Ready once `is_over` returns true.
-    pub(in crate::frontend) fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        is_over: impl Fn() -> bool,
-    ) -> Poll<()> {
+    pub(in crate::frontend) fn poll(&mut self, cx: &mut Context<'_>, is_over: impl Fn() -> bool) -> Poll<()> {
         loop {
             if is_over() {
                 return Poll::Ready(());
@@ -153,7 +142,7 @@ mod tests {
 
     /// Reads this many bytes every three seconds; returns how long this is tolerated.
     async fn tolerates(in_flight: &Arc<InFlightBytes>, bytes: usize) -> Duration {
-        let (mut stall, since) = (Stall::new(in_flight), clock::timer_now());
+        let (mut stall, since) = (Stall::new(in_flight), Clock::timer_now());
         stall.set_piece(2 << 20);
         while since.elapsed() < Duration::from_secs(600) {
             let pause = timeout(Duration::from_secs(3), poll_fn(|cx| stall.poll(cx)));

@@ -50,11 +50,7 @@ impl Transport {
     }
 
     /// Continues the handshake that the client began with `hello`.
-    pub(super) async fn start_tls(
-        &mut self,
-        hello: Accepted,
-        config: Arc<ServerConfig>,
-    ) -> io::Result<()> {
+    pub(super) async fn start_tls(&mut self, hello: Accepted, config: Arc<ServerConfig>) -> io::Result<()> {
         let Self::Plain(tcp) = std::mem::replace(self, Self::Gone) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
@@ -70,8 +66,7 @@ impl Transport {
             Self::Plain(tcp) => loop {
                 tcp.readable().await.ok()?;
                 let mut bytes = BytesMut::with_capacity(capacity);
-                // A socket may be reported as readable in error: only a read shows that a head has
-                // begun.
+                // A socket may be reported as readable in error: only a read shows that a head has begun.
                 match tcp.try_read_buf(&mut bytes) {
                     Ok(0) => return None,
                     Ok(_) => return Some(bytes),
@@ -93,11 +88,7 @@ impl Transport {
 }
 
 impl AsyncRead for Transport {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_read(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_read(cx, buf),
@@ -107,11 +98,7 @@ impl AsyncRead for Transport {
 }
 
 impl AsyncWrite for Transport {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(tcp) => Pin::new(tcp).poll_write(cx, buf),
             Self::Tls(tls) => Pin::new(tls).poll_write(cx, buf),

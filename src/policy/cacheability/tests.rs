@@ -8,12 +8,14 @@ use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_oneof, proptest};
 use proptest::sample::select;
 
+use crate::policy::cacheability::ResponseToStore;
 use crate::policy::{FreshnessState, Lifetime, Policy, SetCookiePolicy, StatusMatch, Ttl};
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
 use crate::semantics::storability::{CacheKind, NotStoredReason};
 use crate::semantics::target::Target;
+use crate::semantics::test_headers::header_map;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
 const BOTH: [CacheKind; 2] = [CacheKind::Shared, CacheKind::Private];
@@ -27,14 +29,6 @@ fn with(ttl: Ttl) -> Policy {
     Policy { ttl, ..Policy::origin() }
 }
 
-fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    headers
-}
-
 fn code(code: u16) -> StatusCode {
     StatusCode::from_u16(code).unwrap()
 }
@@ -44,7 +38,7 @@ fn get() -> ProxyRequest {
 }
 
 fn lifetime(ttl: Ttl, line: &'static str) -> Lifetime {
-    let metadata = CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
+    let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
     with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
 }
 
@@ -55,9 +49,17 @@ fn refused(
     status: u16,
     fields: &[(&'static str, &'static str)],
 ) -> Option<NotStoredReason> {
-    let headers = map(fields);
+    let headers = header_map(fields);
     let metadata = CacheMetadata::from_response(code(status), &headers);
-    policy.storability(&get(), code(status), &headers, &metadata, kind).err()
+    policy.storability(&get(), to_store(code(status), &headers, &metadata), kind).err()
+}
+
+fn to_store<'a>(
+    status: StatusCode,
+    headers: &'a HeaderMap,
+    metadata: &'a CacheMetadata,
+) -> ResponseToStore<'a> {
+    ResponseToStore { status, headers, metadata }
 }
 
 #[test]
@@ -93,11 +95,8 @@ fn ttl_by_status_wins_for_the_statuses_it_names() {
         (StatusMatch::Class(4), secs(6)),
         (StatusMatch::Exact(code(200)), secs(7)),
     ];
-    let metadata =
-        CacheMetadata::from_response(code(404), &map(&[("cache-control", "max-age=99")]));
-    for (status, expected) in
-        [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)]
-    {
+    let metadata = CacheMetadata::from_response(code(404), &header_map(&[("cache-control", "max-age=99")]));
+    for (status, expected) in [(404, 5), (403, 6), (429, 6), (200, 7), (203, 30), (500, 0), (413, 0)] {
         let freshness = policy.freshness(&metadata, code(status), CacheKind::Shared, NOW);
         assert_eq!(freshness.lifetime, Lifetime::For(secs(expected)), "{status}");
     }
@@ -114,8 +113,7 @@ fn windows_come_from_route_then_origin_and_default_under_an_override() {
     const LINE: &str = "max-age=1, stale-while-revalidate=2, stale-if-error=3";
     let day = 86_400;
     let windows = |policy: &Policy, line: &'static str| {
-        let metadata =
-            CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
         let freshness = policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         (freshness.swr.as_secs(), freshness.sie.as_secs())
     };
@@ -147,7 +145,7 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
     ] {
         for (kind, forbids) in BOTH.into_iter().zip([forbids_shared, forbids_private]) {
             let metadata =
-                CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", line)]));
+                CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", line)]));
             let freshness = |ttl| with(ttl).freshness(&metadata, StatusCode::OK, kind, NOW);
             for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP] {
                 assert_eq!(freshness(ttl).stale_allowed, !forbids, "{ttl:?} {line} {kind:?}");
@@ -163,7 +161,7 @@ fn the_origins_prohibitions_apply_unless_ttl_overrides_them() {
 #[test]
 fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
     let metadata =
-        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", "max-age=30")]));
     let state = |ttl, now: u64| {
         let freshness = with(ttl).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
         freshness.state(secs(20), NOW, NOW + secs(now))
@@ -178,15 +176,14 @@ fn an_override_lifetime_starts_on_arrival_the_origins_on_generation() {
 #[test]
 fn after_a_reload_a_response_of_another_user_is_not_reused() {
     let metadata_of = |fields: &[(&'static str, &'static str)]| {
-        CacheMetadata::from_response(StatusCode::OK, &map(fields))
+        CacheMetadata::from_response(StatusCode::OK, &header_map(fields))
     };
     let private = CacheKind::Private;
     let shared = CacheKind::Shared;
     let plain = metadata_of(&[("cache-control", "max-age=9")]);
     let public = metadata_of(&[("cache-control", "max-age=9, public")]);
     let cookies = metadata_of(&[("set-cookie", "a=b")]);
-    let cdn =
-        metadata_of(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
+    let cdn = metadata_of(&[("cache-control", "max-age=9"), ("cdn-cache-control", "max-age=9, public")]);
     let keep = Policy { set_cookie: SetCookiePolicy::Keep, ..with(Ttl::Origin) };
     for (policy, metadata, authorized, kind, usable) in [
         (with(Ttl::Override(secs(9))), &plain, true, shared, true),
@@ -200,11 +197,7 @@ fn after_a_reload_a_response_of_another_user_is_not_reused() {
         (with_targeted(Ttl::Origin), &cdn, true, shared, true),
         (with(Ttl::Origin), &cdn, true, shared, false),
     ] {
-        assert_eq!(
-            policy.is_still_reusable(metadata, authorized, kind),
-            usable,
-            "{policy:?} {metadata:?}"
-        );
+        assert_eq!(policy.is_still_reusable(metadata, authorized, kind), usable, "{policy:?} {metadata:?}");
     }
 }
 
@@ -212,7 +205,7 @@ fn after_a_reload_a_response_of_another_user_is_not_reused() {
 fn age_equal_to_lifetime_is_stale() {
     // RFC 9111 §4.2.
     let metadata =
-        CacheMetadata::from_response(StatusCode::OK, &map(&[("cache-control", "max-age=30")]));
+        CacheMetadata::from_response(StatusCode::OK, &header_map(&[("cache-control", "max-age=30")]));
     let freshness = with(Ttl::Origin).freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW);
     let at = |millis| freshness.state(Duration::ZERO, NOW, NOW + Duration::from_millis(millis));
     assert_eq!(at(29_999), FreshnessState::Fresh(Duration::from_millis(1)));
@@ -225,11 +218,8 @@ fn age_equal_to_lifetime_is_stale() {
 fn an_override_ttl_covers_six_statuses_and_no_error() {
     for ttl in [Ttl::Override(secs(30)), Ttl::Forever] {
         for status in (200..600).map(code) {
-            let expected = if status::is_covered_by_ttl(status) {
-                None
-            } else {
-                Some(NotStoredReason::Status)
-            };
+            let expected =
+                if status::is_covered_by_ttl(status) { None } else { Some(NotStoredReason::Status) };
             let fields = [("cache-control", "max-age=60"), ("etag", "\"a\"")];
             assert_eq!(
                 refused(&with(ttl), CacheKind::Shared, status.as_u16(), &fields),
@@ -315,22 +305,17 @@ fn only_an_override_ttl_overrides_prohibitions() {
 
 #[test]
 fn unstorable_responses_are_refused_in_all_forms_of_ttl() {
-    for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP, Ttl::Override(secs(30)), Ttl::Forever]
-    {
+    for ttl in [Ttl::Origin, Ttl::Fallback(secs(30)), CLAMP, Ttl::Override(secs(30)), Ttl::Forever] {
         for kind in BOTH {
-            let refused = |status, field| {
-                refused(&with(ttl), kind, status, &[("cache-control", "max-age=60"), field])
-            };
+            let refused =
+                |status, field| refused(&with(ttl), kind, status, &[("cache-control", "max-age=60"), field]);
             assert_eq!(refused(200, ("vary", "x, *")), Some(NotStoredReason::VaryAny));
             assert_eq!(refused(200, ("set-cookie", "a=b")), Some(NotStoredReason::SetCookie));
             assert_eq!(
                 refused(200, ("content-type", "text/event-stream")),
                 Some(NotStoredReason::EventStream)
             );
-            assert_eq!(
-                refused(206, ("content-range", "bytes 0-1/9")),
-                Some(NotStoredReason::Status)
-            );
+            assert_eq!(refused(206, ("content-range", "bytes 0-1/9")), Some(NotStoredReason::Status));
             assert_eq!(refused(200, ("x-plain", "1")), None);
         }
     }
@@ -338,23 +323,20 @@ fn unstorable_responses_are_refused_in_all_forms_of_ttl() {
 
 #[test]
 fn the_request_can_forbid_storing() {
-    let headers = map(&[("cache-control", "max-age=60")]);
+    let headers = header_map(&[("cache-control", "max-age=60")]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let policy = with(Ttl::Override(secs(30)));
     let refused = |request: &ProxyRequest, policy: &Policy, kind| {
-        policy.storability(request, StatusCode::OK, &headers, &metadata, kind).err()
+        policy.storability(request, to_store(StatusCode::OK, &headers, &metadata), kind).err()
     };
     let mut request = get();
-    request.headers = map(&[("cache-control", "no-store")]);
-    assert_eq!(
-        refused(&request, &policy, CacheKind::Shared),
-        Some(NotStoredReason::RequestNoStore)
-    );
+    request.headers = header_map(&[("cache-control", "no-store")]);
+    assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::RequestNoStore));
     request = get();
     request.method = Method::HEAD;
     assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::Method));
     request = get();
-    request.headers = map(&[("authorization", "Bearer a")]);
+    request.headers = header_map(&[("authorization", "Bearer a")]);
     assert_eq!(refused(&request, &policy, CacheKind::Shared), None);
     let origin = Policy::origin();
     assert_eq!(refused(&request, &origin, CacheKind::Shared), Some(NotStoredReason::Authorization));
@@ -364,11 +346,11 @@ fn the_request_can_forbid_storing() {
 #[test]
 fn cookies_are_refused_stripped_or_kept() {
     // CCH-02.
-    let headers = map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
+    let headers = header_map(&[("cache-control", "max-age=60"), ("set-cookie", "a=b"), ("x-a", "1")]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = |set_cookie| {
         let policy = Policy { set_cookie, ..Policy::origin() };
-        policy.storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
+        policy.storability(&get(), to_store(StatusCode::OK, &headers, &metadata), CacheKind::Shared)
     };
     assert_eq!(kept(SetCookiePolicy::Refuse), Err(NotStoredReason::SetCookie));
     assert_eq!(kept(SetCookiePolicy::Keep), Ok(headers.clone()));
@@ -421,7 +403,7 @@ proptest! {
         headers.append("cache-control", HeaderValue::from_static(directive));
         let metadata = CacheMetadata::from_response(code(status), &headers);
         let keeps =
-            with(ttl).storability(&get(), code(status), &headers, &metadata, CacheKind::Shared).is_ok();
+            with(ttl).storability(&get(), to_store(code(status), &headers, &metadata), CacheKind::Shared).is_ok();
         assert!(!keeps || ttl.overrides_origin());
         let reuse = with(ttl).freshness(&metadata, code(status), CacheKind::Shared, NOW);
         assert!(reuse.revalidate_always || ttl.overrides_origin());
@@ -441,7 +423,7 @@ proptest! {
         }
         let metadata = CacheMetadata::from_response(code(status), &fields);
         for kind in BOTH {
-            assert!(policy.storability(&get(), code(status), &fields, &metadata, kind).is_err());
+            assert!(policy.storability(&get(), to_store(code(status), &fields, &metadata), kind).is_err());
         }
     }
 
@@ -453,7 +435,7 @@ proptest! {
     ) {
         let metadata = CacheMetadata::from_response(code(status), &fields);
         let policy = with(ttl);
-        if let Ok(kept) = policy.storability(&get(), code(status), &fields, &metadata, CacheKind::Shared) {
+        if let Ok(kept) = policy.storability(&get(), to_store(code(status), &fields, &metadata), CacheKind::Shared) {
             assert!(!kept.contains_key("set-cookie"));
             let reuse = policy.freshness(&metadata, code(status), CacheKind::Shared, NOW);
             assert!(reuse.stale_allowed || !reuse.revalidate_always || metadata.has_validator());
@@ -490,7 +472,7 @@ fn with_targeted(ttl: Ttl) -> Policy {
 fn a_targeted_field_replaces_cache_control_unless_ttl_overrides() {
     // RFC 9213 §2.2.
     let lifetime = |policy: &Policy, fields: &[(&'static str, &'static str)]| {
-        let metadata = CacheMetadata::from_response(StatusCode::OK, &map(fields));
+        let metadata = CacheMetadata::from_response(StatusCode::OK, &header_map(fields));
         policy.freshness(&metadata, StatusCode::OK, CacheKind::Shared, NOW).lifetime
     };
     let long = &[("cache-control", "max-age=1"), ("cdn-cache-control", "max-age=300")];
@@ -517,11 +499,7 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
     let policy = with_targeted(Ttl::Origin);
     for (fields, kind, expected) in [
         (&[("cache-control", "no-store"), ("cdn-cache-control", "max-age=60")][..], None, None),
-        (
-            &[("cache-control", "no-store"), ("cdn-cache-control", "")],
-            None,
-            Some(NotStoredReason::NoStore),
-        ),
+        (&[("cache-control", "no-store"), ("cdn-cache-control", "")], None, Some(NotStoredReason::NoStore)),
         (
             &[("cache-control", "max-age=60"), ("cdn-cache-control", "no-store")],
             None,
@@ -550,17 +528,17 @@ fn the_directives_of_a_targeted_field_replace_those_of_cache_control() {
     let mut request = get();
     request.headers.insert("authorization", HeaderValue::from_static("Bearer a"));
     for (line, allowed) in [("max-age=60", false), ("max-age=60, public", true)] {
-        let headers = map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
+        let headers = header_map(&[("cache-control", "public, max-age=60"), ("cdn-cache-control", line)]);
         let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
         let kept =
-            policy.storability(&request, StatusCode::OK, &headers, &metadata, CacheKind::Shared);
+            policy.storability(&request, to_store(StatusCode::OK, &headers, &metadata), CacheKind::Shared);
         assert_eq!(kept.is_ok(), allowed, "{line}");
     }
 }
 
 #[test]
 fn fields_that_either_field_names_are_left_out() {
-    let headers = map(&[
+    let headers = header_map(&[
         ("cache-control", "private=\"x-mine\", max-age=60"),
         ("cdn-cache-control", "no-cache=\"x-other\", max-age=60"),
         ("x-mine", "1"),
@@ -568,7 +546,7 @@ fn fields_that_either_field_names_are_left_out() {
     ]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &headers);
     let kept = with_targeted(Ttl::Origin)
-        .storability(&get(), StatusCode::OK, &headers, &metadata, CacheKind::Shared)
+        .storability(&get(), to_store(StatusCode::OK, &headers, &metadata), CacheKind::Shared)
         .unwrap();
     assert!(!kept.contains_key("x-mine") && !kept.contains_key("x-other"));
     assert!(kept.contains_key(&CDN), "the field itself is kept");

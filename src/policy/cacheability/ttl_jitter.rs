@@ -24,8 +24,7 @@ const LARGEST: f64 = 0.5;
 /// A pseudo-random number from 0 to just below 1 that changes with every nanosecond.
 fn fraction(time: SystemTime) -> f64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let nanos =
-        since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()));
+    let nanos = since.as_secs().wrapping_mul(1_000_000_000).wrapping_add(u64::from(since.subsec_nanos()));
     let high = u32::try_from(mixed(nanos) >> 32).unwrap_or(u32::MAX);
     f64::from(high) / (f64::from(u32::MAX) + 1.0)
 }

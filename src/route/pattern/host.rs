@@ -7,6 +7,14 @@ use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// A pattern for hosts and ports. Case and a trailing dot are ignored; targets are normalized likewise.
+///
+/// ```
+/// use larder::route::pattern::HostPattern;
+///
+/// let hosts = HostPattern::parse("*.example:443").unwrap();
+/// assert!(hosts.matches("eu.api.example", 443));
+/// assert!(!hosts.matches("api.example", 80) && !hosts.matches("example", 443));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPattern {
     name: Name,
@@ -74,9 +82,7 @@ impl HostError {
         match self {
             Self::Empty | Self::Character => "write a host such as `api.example` or `*.example`",
             Self::Url | Self::Path => "leave only the host, such as `api.example`",
-            Self::Star => {
-                "a `*` replaces the whole host or whole leading labels, as in `*.example`"
-            }
+            Self::Star => "a `*` replaces the whole host or whole leading labels, as in `*.example`",
             Self::NotAscii => "write the name in its ASCII form (`xn--…`), as it is sent",
             Self::Number => "write all four numbers of an IPv4 address, or a host name",
             Self::Brackets => "write `[::1]`, or `[::1]:8080` with a port",

@@ -1,8 +1,7 @@
 //! Path patterns: `/api/{version}/guilds/{guild}/roles`, `/files/*.json`, `/api/**`.
 //!
 //! Owns: which raw paths a pattern matches. Only escapes that are equivalent by RFC 3986 are decoded (`%7E`
-//! is `~`): an origin may distinguish `/a%2Fb` and `/a/b`, so larder must do so, too.
-//! Never touches: queries.
+//! is `~`): an origin may distinguish `/a%2Fb` and `/a/b`, so larder must do so, too. Never touches: queries.
 
 use std::fmt;
 
@@ -10,6 +9,15 @@ use crate::semantics::path_template::{PathTemplate, PathTemplateError};
 use crate::semantics::target::path_equivalence;
 
 /// A pattern for paths.
+///
+/// ```
+/// use larder::route::pattern::PathPattern;
+///
+/// let roles = PathPattern::parse("/api/{version}/guilds/{guild}/roles").unwrap();
+/// assert!(roles.matches("/api/v10/guilds/7/roles"));
+/// assert!(!roles.matches("/api/v10/guilds/7%2F8/roles/1"));
+/// assert!(PathPattern::parse("/api/**").unwrap().covers(&roles));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern {
     /// The pattern as written.
@@ -58,9 +66,7 @@ impl PathError {
             Self::Template(PathTemplateError::Query) => {
                 "leave the path only; query parameters go into `match.query`"
             }
-            Self::Template(PathTemplateError::Character) => {
-                "write it percent-encoded, as it is sent"
-            }
+            Self::Template(PathTemplateError::Character) => "write it percent-encoded, as it is sent",
             Self::Template(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/api/**`"
             }
@@ -112,11 +118,8 @@ impl PathPattern {
     pub fn covers(&self, other: &Self) -> bool {
         let ours = self.all_segments();
         let theirs = other.all_segments();
-        let long_enough = if self.rest {
-            ours.len() <= theirs.len()
-        } else {
-            ours.len() == theirs.len() && !other.rest
-        };
+        let long_enough =
+            if self.rest { ours.len() <= theirs.len() } else { ours.len() == theirs.len() && !other.rest };
         long_enough && ours.iter().zip(&theirs).all(|(ours, theirs)| ours.covers(theirs))
     }
 
@@ -200,8 +203,7 @@ fn split_literal(segments: Vec<Segment>) -> (String, Vec<Segment>) {
 
 fn has_duplicates(segments: &[Segment]) -> bool {
     segments.iter().enumerate().any(|(at, segment)| {
-        matches!(segment, Segment::Capture(_))
-            && segments.iter().skip(at + 1).any(|later| later == segment)
+        matches!(segment, Segment::Capture(_)) && segments.iter().skip(at + 1).any(|later| later == segment)
     })
 }
 

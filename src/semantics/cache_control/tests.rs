@@ -61,10 +61,7 @@ fn max_age_is_parsed_strictly_and_the_lower_of_two_values_applies() {
     ] {
         assert_eq!(response(line).max_age, expected, "{line:?}");
     }
-    assert_eq!(
-        CacheControl::from_response(&fields(&["max-age=9", "s-maxage=7"])).s_maxage,
-        Some(secs(7))
-    );
+    assert_eq!(CacheControl::from_response(&fields(&["max-age=9", "s-maxage=7"])).s_maxage, Some(secs(7)));
 }
 
 #[test]
@@ -96,13 +93,9 @@ fn a_list_of_fields_limits_private_and_no_cache() {
     assert_eq!(control.private_fields, ["x-a", "x-b"]);
     assert_eq!(control.no_cache_fields, ["set-cookie"]);
     assert!(!control.has(Directive::Private) && !control.has(Directive::NoCache));
-    for whole in [
-        "private=\"\"",
-        "private=",
-        "private=\"a b\"",
-        "private=\"x",
-        "private=\"x, Content-Encoding\"",
-    ] {
+    for whole in
+        ["private=\"\"", "private=", "private=\"a b\"", "private=\"x", "private=\"x, Content-Encoding\""]
+    {
         assert!(response(whole).has(Directive::Private), "{whole}");
     }
     assert!(response("private=\"x\", private").has(Directive::Private));
@@ -118,13 +111,9 @@ fn stale_windows_are_read() {
 #[test]
 fn the_stricter_of_two_request_directives_applies() {
     // RFC 9111 §5.2.1.
-    let request_control =
-        request("no-cache, no-store, only-if-cached, max-age=5, min-fresh=7, max-stale=9");
+    let request_control = request("no-cache, no-store, only-if-cached, max-age=5, min-fresh=7, max-stale=9");
     assert!(request_control.no_cache && request_control.no_store && request_control.only_if_cached);
-    assert_eq!(
-        (request_control.max_age, request_control.min_fresh),
-        (Some(secs(5)), Some(secs(7)))
-    );
+    assert_eq!((request_control.max_age, request_control.min_fresh), (Some(secs(5)), Some(secs(7))));
     assert_eq!(request_control.max_stale, Some(secs(9)));
     assert_eq!(request("max-stale").max_stale, Some(MAX_DELTA));
     assert_eq!(request("max-stale, max-stale=3").max_stale, Some(secs(3)));

@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use proptest::prelude::{any, proptest};
 
-use super::{ChunkEvent, Decoder, MalformedChunk, Strictness};
+use super::{ChunkEvent, Decoder, MalformedChunk, State, Strictness};
 
 /// Decodes the whole body and its trailers. The trailers are `None` if the body has not ended.
 fn decode(
@@ -73,9 +73,7 @@ fn ambiguous_encodings_are_rejected_more_strictly_in_requests() {
 
 #[test]
 fn a_body_without_its_last_chunk_has_not_ended() {
-    for input in
-        ["", "5", "5\r\n", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\nA: 1\r\n"]
-    {
+    for input in ["", "5", "5\r\n", "5\r\nhel", "5\r\nhello\r\n", "5\r\nhello\r\n0\r\n", "0\r\nA: 1\r\n"] {
         let read = decode(Strictness::Response, input.as_bytes(), 1).unwrap();
         assert_eq!(read.1, None, "{input:?}");
     }
@@ -108,7 +106,7 @@ fn nothing_is_consumed_after_the_end() {
     assert_eq!(decoder.decode(&mut buffer), Ok(Some(ChunkEvent::End(HeaderMap::new()))));
     assert_eq!(decoder.decode(&mut buffer), Ok(None));
     assert_eq!(buffer, Bytes::from_static(b"GET / HTTP/1.1\r\n"));
-    assert!(decoder.has_ended());
+    assert!(decoder.state == State::Ended);
 }
 
 proptest! {

@@ -32,8 +32,7 @@ const NAMES: [&str; 14] = [
 fn value() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         vec(any::<u8>(), 0..40),
-        "-?[0-9]{0,30}(\\.[0-9]{0,30})?(;w=[0-9]{0,20})?(, [0-9]{1,4}){0,20}"
-            .prop_map(String::into_bytes),
+        "-?[0-9]{0,30}(\\.[0-9]{0,30})?(;w=[0-9]{0,20})?(, [0-9]{1,4}){0,20}".prop_map(String::into_bytes),
         "(\"[a-c]\";(r|q|t|w)=[0-9]{1,15}(;(r|q|t|w|qu|pk)=[0-9a-z\":]{0,9})?,? ?){0,20}"
             .prop_map(String::into_bytes),
         "(limit|remaining|reset)=[0-9]{0,16}(, (limit|remaining|reset)=-?[0-9.]{0,16}){0,3}"

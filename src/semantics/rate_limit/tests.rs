@@ -58,11 +58,8 @@ fn discord_specifies_the_scope_of_the_limit() {
         ("x-ratelimit-scope", "sharedish", LimitScope::Caller),
     ] {
         let state = read_fields(&[("x-ratelimit-bucket", "a"), (field, value)]);
-        let expected = RateLimitState {
-            bucket: bucket("a", true),
-            scope: limit_scope,
-            ..RateLimitState::default()
-        };
+        let expected =
+            RateLimitState { bucket: bucket("a", true), scope: limit_scope, ..RateLimitState::default() };
         assert_eq!(state, Some(expected), "{field}: {value}");
     }
     assert_eq!(
@@ -80,8 +77,7 @@ fn github_names_a_resource_and_the_time_of_its_reset() {
         ("x-ratelimit-reset", "1470173018"),
         ("x-ratelimit-resource", "core"),
     ]);
-    let expected =
-        RateLimitState { bucket: bucket("core", false), ..quota(5000, None, 4987, 1999.5) };
+    let expected = RateLimitState { bucket: bucket("core", false), ..quota(5000, None, 4987, 1999.5) };
     assert_eq!(state, Some(expected));
 }
 
@@ -100,11 +96,7 @@ fn the_dialects_of_other_origins_are_read() {
         ),
         (
             "Reddit",
-            &[
-                ("x-ratelimit-used", "1"),
-                ("x-ratelimit-remaining", "599.0"),
-                ("x-ratelimit-reset", "34"),
-            ],
+            &[("x-ratelimit-used", "1"), ("x-ratelimit-remaining", "599.0"), ("x-ratelimit-reset", "34")],
             Some(RateLimitState { limit: None, ..quota(0, None, 599, 34.0) }),
         ),
         (
@@ -138,11 +130,7 @@ fn the_dialects_of_other_origins_are_read() {
             Some(RateLimitState { resets_in: Some(Duration::from_millis(9500)), ..none.clone() }),
         ),
         ("Shopify", &[("x-shopify-shop-api-call-limit", "32/40")], None),
-        (
-            "an unrelated response",
-            &[("content-type", "application/json"), ("retry-after", "5")],
-            None,
-        ),
+        ("an unrelated response", &[("content-type", "application/json"), ("retry-after", "5")], None),
     ] {
         assert_eq!(read_fields(fields), expected, "{origin}");
     }
@@ -184,11 +172,7 @@ fn the_draft_is_read_in_all_its_versions() {
         ),
         (
             "03",
-            &[
-                ("ratelimit-limit", "100, 100;w=60"),
-                ("ratelimit-remaining", "50"),
-                ("ratelimit-reset", "5"),
-            ],
+            &[("ratelimit-limit", "100, 100;w=60"), ("ratelimit-remaining", "50"), ("ratelimit-reset", "5")],
             Some(quota(100, Some(60), 50, 5.0)),
         ),
         (
@@ -288,16 +272,8 @@ fn an_invalid_number_is_ignored() {
 
 #[test]
 fn an_invalid_structured_field_is_ignored() {
-    for value in [
-        "",
-        "  ",
-        "\"default",
-        "default;r",
-        "50;t=",
-        "limit=100 remaining=5",
-        "(1 2)",
-        "\"a\";r=-1",
-    ] {
+    for value in ["", "  ", "\"default", "default;r", "50;t=", "limit=100 remaining=5", "(1 2)", "\"a\";r=-1"]
+    {
         assert_eq!(read_fields(&[("ratelimit", value)]), None, "{value}");
     }
 }

@@ -108,12 +108,7 @@ fn seconds_from_now(value: &[u8]) -> Option<Duration> {
 
 /// The time until a reset, which may be given in seconds from now, in seconds or milliseconds since 1970, or
 /// as a date. The first interpretation within [`MAX_TIME`] applies; otherwise the value is ignored.
-fn resets_in(
-    headers: &HeaderMap,
-    fields: &Fields,
-    value: &[u8],
-    now: SystemTime,
-) -> Option<Duration> {
+fn resets_in(headers: &HeaderMap, fields: &Fields, value: &[u8], now: SystemTime) -> Option<Duration> {
     let Some(number) = retry_after::seconds(value) else {
         // A date contains a comma, so the list members cannot be used.
         return until(date::parse(headers.get(&fields.reset)?.as_bytes(), now)?, now);

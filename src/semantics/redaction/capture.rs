@@ -63,9 +63,7 @@ impl CaptureError {
             Self::Template(PathTemplateError::Query) => {
                 "write only the path; `secret_query` is for query parameters"
             }
-            Self::Template(PathTemplateError::Character) => {
-                "write it percent-encoded, as it is sent"
-            }
+            Self::Template(PathTemplateError::Character) => "write it percent-encoded, as it is sent",
             Self::Template(PathTemplateError::Rest) => {
                 "`**` may only be the whole last segment, as in `/bot{token}/**`"
             }
@@ -142,11 +140,7 @@ impl Segment {
     fn secret_of(&self, segment: &str) -> Option<Range<usize>> {
         if let Some(length) = self.variable_length(segment) {
             let start = self.before.len();
-            return Some(if self.open == OpenSegment::Secret {
-                start..start + length
-            } else {
-                0..0
-            });
+            return Some(if self.open == OpenSegment::Secret { start..start + length } else { 0..0 });
         }
         let decoded = percent_encoding::percent_decode_str(segment).decode_utf8_lossy();
         self.variable_length(&decoded)?;

@@ -12,7 +12,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::IgnoredAny;
 
 use crate::semantics::query;
-use crate::semantics::redaction::{HIDDEN, shapes};
+use crate::semantics::redaction::{HIDDEN, replaced, shapes};
 
 /// The secrets in a JSON text.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,9 +62,7 @@ pub(super) fn begins_as_document(value: &str) -> bool {
 /// Whether a GraphQL document has an argument with a secret's name and a literal value instead of a variable.
 pub(super) fn is_secret_graphql(value: &str, is_name: impl Fn(&str) -> bool) -> bool {
     let begins_with = |word: &str| value.get(..word.len()).is_some_and(|start| start == word);
-    if value.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && !GRAPHQL.into_iter().any(begins_with)
-    {
+    if value.starts_with(|c: char| c.is_ascii_alphanumeric()) && !GRAPHQL.into_iter().any(begins_with) {
         return false;
     }
     let text = query::decoded(value);
@@ -82,8 +80,7 @@ pub(super) fn is_secret_graphql(value: &str, is_name: impl Fn(&str) -> bool) -> 
         let before = before.trim_end();
         let start = before.trim_end_matches(is_name_char);
         let name = before.strip_prefix(start).unwrap_or_default();
-        let is_variable =
-            start.ends_with('$') || after.trim_start_matches([':', ' ']).starts_with('$');
+        let is_variable = start.ends_with('$') || after.trim_start_matches([':', ' ']).starts_with('$');
         !is_variable && is_name(name)
     })
 }
@@ -122,8 +119,7 @@ pub(super) fn secrets(
             return JsonSecrets::Whole;
         }
         walk.name_is_next = false;
-        value_is_name =
-            matches!(string_value.as_str(), "name" | "key" | "field" | "header" | "parameter");
+        value_is_name = matches!(string_value.as_str(), "name" | "key" | "field" | "header" | "parameter");
         if is_name(&string_value) && !(value_is_name && has_values) {
             found.push(walk.value());
         }
@@ -133,16 +129,7 @@ pub(super) fn secrets(
 
 /// The raw value with the given parts of its decoded `text` hidden, encoded if `value` was encoded.
 pub(super) fn masked(value: &str, text: &str, secrets: &[Range<usize>]) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut at = 0;
-    for secret in secrets {
-        out.push_str(text.get(at..secret.start).unwrap_or_default());
-        out.push('"');
-        out.push_str(HIDDEN);
-        out.push('"');
-        at = secret.end;
-    }
-    out.push_str(text.get(at..).unwrap_or_default());
+    let out = replaced(text, secrets, &format!("\"{HIDDEN}\""));
     if value == text { out } else { utf8_percent_encode(&out, ENCODED).to_string() }
 }
 
@@ -186,8 +173,7 @@ impl JsonWalk<'_> {
     /// The value after the name that ends at this position.
     fn value(&mut self) -> Range<usize> {
         let bytes = self.text.as_bytes();
-        let plain =
-            |at: &usize| bytes.get(*at).is_some_and(|b| *b == b':' || b.is_ascii_whitespace());
+        let plain = |at: &usize| bytes.get(*at).is_some_and(|b| *b == b':' || b.is_ascii_whitespace());
         while plain(&self.at) {
             self.at += 1;
         }
@@ -235,9 +221,7 @@ mod tests {
 
     fn found(text: &str) -> Option<Vec<&str>> {
         match secrets(text, |name| name == "token", |value| value == "S3CRET") {
-            JsonSecrets::Values(places) => {
-                Some(places.into_iter().filter_map(|at| text.get(at)).collect())
-            }
+            JsonSecrets::Values(places) => Some(places.into_iter().filter_map(|at| text.get(at)).collect()),
             JsonSecrets::Whole => None,
         }
     }
@@ -256,9 +240,7 @@ mod tests {
         ] {
             assert_eq!(found(text).as_deref(), Some(secret), "{text}");
         }
-        for text in
-            [r#"{"token": "a""#, "[token", "{a: S3CRET}", r#"{"Q9x7kQ2pVd9sLm3RtYw8ZcNa5uF":1}"#]
-        {
+        for text in [r#"{"token": "a""#, "[token", "{a: S3CRET}", r#"{"Q9x7kQ2pVd9sLm3RtYw8ZcNa5uF":1}"#] {
             assert_eq!(found(text), None, "{text}");
         }
     }

@@ -13,38 +13,23 @@ pub(super) fn is_secret(name: &str) -> bool {
         return is_secret_by(words(name).map(LowercaseTail::new), name) || is_in_odd_case(name);
     }
     let words = name.as_bytes().split(|byte| !byte.is_ascii_alphabetic());
-    is_secret_by(words.filter(|word| !word.is_empty()).map(LowercaseWord), name)
+    is_secret_by(words.filter(|word| !word.is_empty()), name)
 }
 
 /// Like [`is_secret`], where `words` are the words of `name` in lower case.
-fn is_secret_by<W: Word>(words: impl Iterator<Item = W>, name: &str) -> bool {
+fn is_secret_by<W: AsRef<[u8]>>(words: impl Iterator<Item = W>, name: &str) -> bool {
     let mut before: Option<W> = None;
     for word in words {
-        let previous = before.as_ref().map_or(&b""[..], W::bytes);
-        if is_secret_word(word.bytes()) || is_secret_pair(previous, word.bytes()) {
+        let previous = before.as_ref().map_or(&b""[..], W::as_ref);
+        if is_secret_word(word.as_ref()) || is_secret_pair(previous, word.as_ref()) {
             return true;
         }
         before = Some(word);
     }
     // Only as the last of several words: `user_pass`, not `pass_count`.
-    let last_is_pass = before.is_some_and(|last| last.bytes() == b"pass");
+    let last_is_pass = before.is_some_and(|last| last.as_ref() == b"pass");
     (last_is_pass && last_word_is_secret(name, b"pass"))
-        || (name.len() <= LowercaseTail::CAPACITY
-            && is_whole_name(LowercaseTail::new(name).bytes()))
-}
-
-/// A word in lower case.
-trait Word {
-    fn bytes(&self) -> &[u8];
-}
-
-/// A word that is lower-case in the name.
-struct LowercaseWord<'n>(&'n [u8]);
-
-impl Word for LowercaseWord<'_> {
-    fn bytes(&self) -> &[u8] {
-        self.0
-    }
+        || (name.len() <= LowercaseTail::CAPACITY && is_whole_name(LowercaseTail::new(name).as_ref()))
 }
 
 /// Whether two consecutive words form a secret's name although neither does alone.
@@ -61,16 +46,16 @@ fn is_secret_pair(before: &[u8], word: &[u8]) -> bool {
 /// Whether another word precedes the last one and does not make it harmless, unlike `low_pass`.
 fn last_word_is_secret(name: &str, last: &[u8]) -> bool {
     let words = words(name).map(LowercaseTail::new);
-    let mut before = words.skip_while(|word| word.bytes() == last);
+    let mut before = words.skip_while(|word| word.as_ref() == last);
     let Some(first) = before.next() else { return false };
-    !matches!(first.bytes(), b"all" | b"band" | b"boarding" | b"by" | b"high" | b"low")
+    !matches!(first.as_ref(), b"all" | b"band" | b"boarding" | b"by" | b"high" | b"low")
 }
 
 /// Whether a run of letters is a secret word in unusual letter case: `passWord`, `apiKEy`, `TOKENid`.
 fn is_in_odd_case(name: &str) -> bool {
     name.split(|c: char| !c.is_ascii_alphabetic()).any(|run| {
         let start = run.get(..ASP_SESSION.len()).unwrap_or_default();
-        is_secret_word(LowercaseTail::new(run).bytes()) || start.eq_ignore_ascii_case(ASP_SESSION)
+        is_secret_word(LowercaseTail::new(run).as_ref()) || start.eq_ignore_ascii_case(ASP_SESSION)
     })
 }
 
@@ -79,14 +64,14 @@ const ASP_SESSION: &str = "ASPSESSIONID";
 
 /// Whether the name is that of a user's credential: secret, and the same in all calls of this user.
 pub(super) fn is_credential(name: &str) -> bool {
-    is_secret(name) && !words(name).any(|word| is_short_lived(LowercaseTail::new(word).bytes()))
+    is_secret(name) && !words(name).any(|word| is_short_lived(LowercaseTail::new(word).as_ref()))
 }
 
 /// Whether the path segment after this segment is a secret: `/webhooks/…`, `/token/…`.
 pub(super) fn precedes_secret(segment: &str) -> bool {
     let announces = |word: &str| {
         let word = LowercaseTail::new(word);
-        is_announcing_word(word.bytes()) || is_secret_word(word.bytes())
+        is_announcing_word(word.as_ref()) || is_secret_word(word.as_ref())
     };
     let has_capitals = has_byte(segment, |byte| byte.is_ascii_uppercase());
     words(segment).any(announces) || (has_capitals && is_in_odd_case(segment))
@@ -144,8 +129,8 @@ impl LowercaseTail {
     }
 }
 
-impl Word for LowercaseTail {
-    fn bytes(&self) -> &[u8] {
+impl AsRef<[u8]> for LowercaseTail {
+    fn as_ref(&self) -> &[u8] {
         self.bytes.get(..self.length).unwrap_or_default()
     }
 }
@@ -209,9 +194,7 @@ fn is_secret_word(word: &[u8]) -> bool {
 /// `monkey`.
 fn ends_in_secret_word(word: &[u8]) -> bool {
     let endings: &[&[u8]] = match word.last() {
-        Some(b'd') => {
-            &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid", b"tokenid"]
-        }
+        Some(b'd') => &[b"accesskeyid", b"passwd", b"password", b"sessid", b"sessionid", b"tokenid"],
         Some(b'e') => &[b"signature"],
         Some(b'n') => &[b"token"],
         Some(b't') => &[b"secret"],
@@ -224,10 +207,8 @@ fn ends_in_secret_word(word: &[u8]) -> bool {
 }
 
 /// Words that end in `key` and are not secret.
-const HARMLESS_KEYS: [&[u8]; 9] = [
-    b"donkey", b"flunkey", b"hockey", b"jockey", b"lackey", b"monkey", b"turkey", b"whiskey",
-    b"mickey",
-];
+const HARMLESS_KEYS: [&[u8]; 9] =
+    [b"donkey", b"flunkey", b"hockey", b"jockey", b"lackey", b"monkey", b"turkey", b"whiskey", b"mickey"];
 
 /// Words that end in `pass` and are not secret.
 const HARMLESS_PASSES: [&[u8]; 12] = [
@@ -372,9 +353,7 @@ mod tests {
         for name in ["api_key", "x_cg_pro_api_key", "access_token", "appid", "jwt", "hapikey"] {
             assert!(is_credential(name), "{name}");
         }
-        for name in
-            ["page_token", "nextToken", "code", "auth_code", "X-Amz-Signature", "sort_key", "limit"]
-        {
+        for name in ["page_token", "nextToken", "code", "auth_code", "X-Amz-Signature", "sort_key", "limit"] {
             assert!(!is_credential(name), "{name}");
         }
     }

@@ -119,9 +119,10 @@ fn could_be_word(word: &str) -> bool {
 fn is_uuid(piece: &str) -> bool {
     let hyphens = [8, 13, 18, 23];
     piece.len() == 36
-        && piece.bytes().enumerate().all(|(at, byte)| {
-            if hyphens.contains(&at) { byte == b'-' } else { byte.is_ascii_hexdigit() }
-        })
+        && piece
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if hyphens.contains(&at) { byte == b'-' } else { byte.is_ascii_hexdigit() })
 }
 
 /// A public identifier that begins with a timestamp: until the year 3084 with 0 or 1.

@@ -346,15 +346,11 @@ mod tests {
         let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
         let mut seed = 7_u64;
         let mut next = || {
-            seed = seed
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             seed >> 33
         };
-        let letter =
-            |number: u64| letters[usize::try_from(number).unwrap() % letters.len()] as char;
-        let known =
-            (0..1000).filter(|_| is_secret(&(0..32).map(|_| letter(next())).collect::<String>()));
+        let letter = |number: u64| letters[usize::try_from(number).unwrap() % letters.len()] as char;
+        let known = (0..1000).filter(|_| is_secret(&(0..32).map(|_| letter(next())).collect::<String>()));
         let known = known.count();
         assert!(known > 970, "{known} of 1000");
         let mut of = |length: usize, base: usize| {

@@ -55,10 +55,7 @@ fn a_listed_name_matches_in_any_case_even_if_it_is_built_in() {
 #[test]
 fn members_of_json_in_a_parameter_are_secret_by_their_names() {
     for (param, shown) in [
-        (
-            "variables={\"token\":\"S3CRET\",\"id\":7}",
-            "variables={\"token\":\"(secret)\",\"id\":7}",
-        ),
+        ("variables={\"token\":\"S3CRET\",\"id\":7}", "variables={\"token\":\"(secret)\",\"id\":7}"),
         (
             "variables=%7B%22token%22%3A%22S3CRET%22%2C%22id%22%3A7%7D",
             "variables=%7B%22token%22%3A%22(secret)%22%2C%22id%22%3A7%7D",
@@ -79,10 +76,7 @@ fn members_of_json_in_a_parameter_are_secret_by_their_names() {
         ("v=+{\"token\":\"S3CRET\"}", "v=%7B%22token%22%3A%22(secret)%22%7D"),
         ("v=%0A%7B%22token%22%3A%22S3CRET%22%7D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
         ("v=%EF%BB%BF%7B%22token%22%3A%22S3CRET%22%7D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
-        (
-            "v=%257B%2522token%2522%253A%2522S3CRET%2522%257D",
-            "v=%7B%22token%22%3A%22(secret)%22%7D",
-        ),
+        ("v=%257B%2522token%2522%253A%2522S3CRET%2522%257D", "v=%7B%22token%22%3A%22(secret)%22%7D"),
         ("v=%22%7B%5C%22token%5C%22%3A%5C%22S3CRET%5C%22%7D%22", "v=%22(secret)%22"),
         ("v={\"a\":\"{\\\"token\\\":\\\"S3CRET\\\"}\"}", "v={\"a\":\"(secret)\"}"),
         // Separate members for names and values.

@@ -2,8 +2,7 @@
 //! slashes in spellings that have no legitimate use.
 //!
 //! Owns: distinguishing them from data: a plain `%2f` inside a segment (GitLab's ids, npm's scopes) is data,
-//! and so is UTF-8.
-//! Never touches: the handling of such a path.
+//! and so is UTF-8. Never touches: the handling of such a path.
 
 use crate::semantics::byte_search::has_byte;
 
@@ -124,12 +123,8 @@ fn overlong(bytes: &[u8]) -> Option<(u8, usize)> {
     let character = |before: &u8, last: &u8| (before & 1) << 6 | (last & 0x3f);
     match bytes {
         [before @ (0xc0 | 0xc1), last @ 0x80..=0xbf, ..] => Some((character(before, last), 2)),
-        [0xe0, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => {
-            Some((character(before, last), 3))
-        }
-        [0xf0, 0x80, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => {
-            Some((character(before, last), 4))
-        }
+        [0xe0, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => Some((character(before, last), 3)),
+        [0xf0, 0x80, before @ (0x80 | 0x81), last @ 0x80..=0xbf, ..] => Some((character(before, last), 4)),
         _ => None,
     }
 }
@@ -140,9 +135,7 @@ fn lookalike(bytes: &[u8]) -> Option<(u8, usize)> {
         // Some decoders do not check the leading bits of the second byte.
         [0xc0, second @ (b'.' | b'/'), ..] => Some((*second, 2)),
         [0xc1, 0x1c | b'\\', ..] => Some((b'\\', 2)),
-        [0xef, 0xbc, 0x8e, ..] | [0xef, 0xb9, 0x92, ..] | [0xe2, 0x80, 0xa4 | 0xa5, ..] => {
-            Some((b'.', 3))
-        }
+        [0xef, 0xbc, 0x8e, ..] | [0xef, 0xb9, 0x92, ..] | [0xe2, 0x80, 0xa4 | 0xa5, ..] => Some((b'.', 3)),
         [0xef, 0xbc, 0x8f, ..] => Some((b'/', 3)),
         [0xef, 0xbc, 0xbc, ..] | [0xef, 0xb9, 0xa8, ..] => Some((b'\\', 3)),
         _ => None,

@@ -1,9 +1,8 @@
 //! Different spellings of one path: those that are equivalent by RFC 3986 §6.2.2, and those that some origins
 //! treat as equal.
 //!
-//! Owns: the normal form of equivalent spellings; encoding of characters that clients failed to encode.
-//! Never touches: dot segments (`dot_segments`); the rest of a path and query, which the origin gets as
-//! received.
+//! Owns: the normal form of equivalent spellings; encoding of characters that clients failed to encode. Never
+//! touches: dot segments (`dot_segments`); the rest of a path and query, which the origin gets as received.
 
 use std::borrow::Cow;
 

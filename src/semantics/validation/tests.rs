@@ -1,38 +1,28 @@
 //! Conditions, 304 responses and freshening (RFC 9110 §13, RFC 9111 §4.3).
 
 use http::StatusCode;
-use http::header::{HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
-use crate::semantics::hop_by_hop::is_hop_by_hop;
+use crate::semantics::hop_by_hop::HOP_BY_HOP;
 use crate::semantics::response_metadata::CacheMetadata;
+use crate::semantics::test_headers::header_map;
 use crate::semantics::validation::{
-    CONDITIONALS, PreconditionResult, applies_to, conditional_fields, evaluate, freshen,
-    has_conditionals, not_modified_head,
+    CONDITIONALS, PreconditionResult, applies_to, conditional_fields, evaluate, freshen, has_conditionals,
+    not_modified_head,
 };
 
 const EARLY: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
 const CHANGED: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 const LATE: &str = "Sun, 06 Nov 1994 08:49:38 GMT";
 
-fn map(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    for (name, value) in fields {
-        headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
-    headers
-}
-
 fn metadata(fields: &[(&'static str, &'static str)]) -> CacheMetadata {
-    CacheMetadata::from_response(StatusCode::OK, &map(fields))
+    CacheMetadata::from_response(StatusCode::OK, &header_map(fields))
 }
 
-fn matches(
-    request: &[(&'static str, &'static str)],
-    stored: &[(&'static str, &'static str)],
-) -> bool {
-    evaluate(&map(request), &metadata(stored), StatusCode::OK) == PreconditionResult::NotModified
+fn matches(request: &[(&'static str, &'static str)], stored: &[(&'static str, &'static str)]) -> bool {
+    evaluate(&header_map(request), &metadata(stored), StatusCode::OK) == PreconditionResult::NotModified
 }
 
 #[test]
@@ -62,10 +52,7 @@ fn if_none_match_compares_weakly_with_any_member() {
     }
     assert!(matches(&[("if-none-match", "*")], &[]));
     assert!(!matches(&[("if-none-match", "\"a\"")], &[]));
-    assert!(matches(
-        &[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")],
-        &[("etag", "\"a\"")]
-    ));
+    assert!(matches(&[("if-none-match", "\"b\""), ("if-none-match", "\"a\"")], &[("etag", "\"a\"")]));
 }
 
 #[test]
@@ -94,11 +81,7 @@ fn if_modified_since_compares_with_last_modified_else_with_date() {
         let mut stored = Vec::new();
         stored.extend(changed.map(|date| ("last-modified", date)));
         stored.extend(received.map(|date| ("date", date)));
-        assert_eq!(
-            matches(&[("if-modified-since", since)], &stored),
-            expected,
-            "{since} {stored:?}"
-        );
+        assert_eq!(matches(&[("if-modified-since", since)], &stored), expected, "{since} {stored:?}");
     }
     let twice = [("if-modified-since", LATE), ("if-modified-since", LATE)];
     assert!(!matches(&twice, &[("last-modified", CHANGED)]));
@@ -106,9 +89,9 @@ fn if_modified_since_compares_with_last_modified_else_with_date() {
 
 #[test]
 fn only_a_success_becomes_a_304() {
-    let (request, metadata) = (map(&[("if-none-match", "*")]), metadata(&[("etag", "\"a\"")]));
+    let (request, metadata) = (header_map(&[("if-none-match", "*")]), metadata(&[("etag", "\"a\"")]));
     assert_eq!(evaluate(&request, &metadata, StatusCode::NOT_FOUND), PreconditionResult::Full);
-    assert_eq!(evaluate(&map(&[]), &metadata, StatusCode::OK), PreconditionResult::Full);
+    assert_eq!(evaluate(&header_map(&[]), &metadata, StatusCode::OK), PreconditionResult::Full);
 }
 
 #[test]
@@ -125,9 +108,9 @@ fn a_generated_304_has_the_fields_that_a_client_updates() {
     ];
     let mut stored = kept.to_vec();
     stored.extend([("content-type", "a/b"), ("content-length", "3"), ("last-modified", EARLY)]);
-    assert_eq!(not_modified_head(&map(&stored)), map(&kept));
+    assert_eq!(not_modified_head(&header_map(&stored)), header_map(&kept));
     let dated = [("last-modified", EARLY)];
-    assert_eq!(not_modified_head(&map(&dated)), map(&dated));
+    assert_eq!(not_modified_head(&header_map(&dated)), header_map(&dated));
 }
 
 #[test]
@@ -135,14 +118,14 @@ fn revalidation_sends_the_stored_validators_as_received() {
     let stored = metadata(&[("etag", "W/\"a\""), ("last-modified", "Sun Nov  6 08:49:37 1994")]);
     let fields: HeaderMap = conditional_fields(&stored).into_iter().collect();
     let expected =
-        map(&[("if-none-match", "W/\"a\""), ("if-modified-since", "Sun Nov  6 08:49:37 1994")]);
+        header_map(&[("if-none-match", "W/\"a\""), ("if-modified-since", "Sun Nov  6 08:49:37 1994")]);
     assert_eq!(fields, expected);
     assert!(conditional_fields(&metadata(&[])).is_empty());
 }
 
 #[test]
 fn all_five_conditional_fields_are_detected() {
-    assert!(!has_conditionals(&map(&[("if-none", "x"), ("range", "bytes=0-1")])));
+    assert!(!has_conditionals(&header_map(&[("if-none", "x"), ("range", "bytes=0-1")])));
     for name in CONDITIONALS {
         let headers: HeaderMap = [(name, HeaderValue::from_static("x"))].into_iter().collect();
         assert!(has_conditionals(&headers));
@@ -152,7 +135,7 @@ fn all_five_conditional_fields_are_detected() {
 #[test]
 fn a_304_replaces_all_fields_except_those_of_the_body() {
     // RFC 9111 §3.2.
-    let stored = map(&[
+    let stored = header_map(&[
         ("cache-control", "max-age=1"),
         ("content-length", "10"),
         ("content-encoding", "gzip"),
@@ -163,7 +146,7 @@ fn a_304_replaces_all_fields_except_those_of_the_body() {
         ("age", "50"),
         ("date", EARLY),
     ]);
-    let update = map(&[
+    let update = header_map(&[
         ("cache-control", "max-age=9"),
         ("content-length", "0"),
         ("content-encoding", "br"),
@@ -176,7 +159,7 @@ fn a_304_replaces_all_fields_except_those_of_the_body() {
         ("x-new", "1"),
         ("x-new", "2"),
     ]);
-    let expected = map(&[
+    let expected = header_map(&[
         ("cache-control", "max-age=9"),
         ("content-length", "10"),
         ("content-encoding", "gzip"),
@@ -187,13 +170,13 @@ fn a_304_replaces_all_fields_except_those_of_the_body() {
         ("x-new", "2"),
     ]);
     assert_eq!(freshen(&stored, &update), expected);
-    assert_eq!(freshen(&stored, &map(&[("age", "1"), ("date", LATE)]))["age"], "1");
+    assert_eq!(freshen(&stored, &header_map(&[("age", "1"), ("date", LATE)]))["age"], "1");
 }
 
 #[test]
 fn a_304_with_another_strong_tag_or_vary_does_not_apply() {
     // RFC 9111 §4.3.4.
-    let stored = map(&[("etag", "\"a\""), ("vary", "X, Y")]);
+    let stored = header_map(&[("etag", "\"a\""), ("vary", "X, Y")]);
     let metadata = CacheMetadata::from_response(StatusCode::OK, &stored);
     for (update, expected) in [
         (vec![], true),
@@ -204,7 +187,7 @@ fn a_304_with_another_strong_tag_or_vary_does_not_apply() {
         (vec![("vary", "x")], false),
         (vec![("vary", "*")], false),
     ] {
-        assert_eq!(applies_to(&map(&update), &stored, &metadata), expected, "{update:?}");
+        assert_eq!(applies_to(&header_map(&update), &stored, &metadata), expected, "{update:?}");
     }
 }
 
@@ -221,12 +204,12 @@ proptest! {
         for (name, value) in &update {
             not_modified.append(names[*name], HeaderValue::from_str(value).unwrap());
         }
-        let stored = map(&[("content-length", "10"), ("content-encoding", "gzip"), ("x-a", "1")]);
+        let stored = header_map(&[("content-length", "10"), ("content-encoding", "gzip"), ("x-a", "1")]);
         let fresh = freshen(&stored, &not_modified);
         for name in ["content-length", "content-encoding", "content-range"] {
             assert!(fresh.get_all(name).iter().eq(stored.get_all(name).iter()));
         }
-        assert!(fresh.keys().all(|name| !is_hop_by_hop(name)));
+        assert!(fresh.keys().all(|name| !HOP_BY_HOP.contains(name)));
         assert_eq!(freshen(&fresh, &not_modified), fresh);
     }
 
@@ -262,7 +245,7 @@ fn a_304_does_not_make_a_weak_tag_strong() {
         ("W/\"a\"", "W/\"b\"", "W/\"b\""),
         ("W/\"a\"", "\"b\"", "\"b\""),
     ] {
-        let fresh = freshen(&map(&[("etag", stored)]), &map(&[("etag", confirmed)]));
+        let fresh = freshen(&header_map(&[("etag", stored)]), &header_map(&[("etag", confirmed)]));
         assert_eq!(fresh["etag"], kept, "{stored} confirmed by {confirmed}");
     }
 }

@@ -1,7 +1,6 @@
 //! Sends and receives lines and sockets over a Unix socket.
 //!
-//! Owns: their limits, and close-on-exec for received sockets.
-//! Never touches: the content of the lines.
+//! Owns: their limits, and close-on-exec for received sockets. Never touches: the content of the lines.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -10,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -29,11 +28,7 @@ const RECEIVE: RecvFlags = RecvFlags::DONTWAIT.union(RecvFlags::CMSG_CLOEXEC);
 const RECEIVE: RecvFlags = RecvFlags::DONTWAIT;
 
 /// Writes one line, with these sockets if there are any.
-pub(super) async fn write_line(
-    stream: &UnixStream,
-    line: &str,
-    sockets: &[TcpListener],
-) -> io::Result<()> {
+pub(super) async fn write_line(stream: &UnixStream, line: &str, sockets: &[TcpListener]) -> io::Result<()> {
     let text = format!("{line}\n");
     let mut left = text.as_bytes();
     let mut sockets = sockets;
@@ -82,11 +77,7 @@ pub(super) async fn read_line(
     Ok(whole.then_some((text, sockets)))
 }
 
-fn receive(
-    stream: &UnixStream,
-    line: &mut Vec<u8>,
-    sockets: &mut Vec<OwnedFd>,
-) -> io::Result<usize> {
+fn receive(stream: &UnixStream, line: &mut Vec<u8>, sockets: &mut Vec<OwnedFd>) -> io::Result<usize> {
     // One byte at a time: bytes after the line belong to the next reader.
     let mut bytes = [0; 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];

@@ -11,8 +11,7 @@ use tokio::time::timeout;
 
 use crate::server::handover::protocol::{read_line, write_line};
 use crate::server::handover::{
-    LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS, TAKE_OVER,
-    is_same_user,
+    LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS, TAKE_OVER, is_same_user,
 };
 use crate::server::inherited_sockets::InheritedSockets;
 
@@ -41,9 +40,7 @@ pub enum TakeOverError {
 }
 
 /// Takes over the sockets that a larder process offers at `path`; `None` if none runs.
-pub async fn take_over(
-    path: &Path,
-) -> Result<Option<(InheritedSockets, Predecessor)>, TakeOverError> {
+pub async fn take_over(path: &Path) -> Result<Option<(InheritedSockets, Predecessor)>, TakeOverError> {
     let shown = || path.display().to_string();
     let failed = |source| TakeOverError::Io { path: shown(), source };
     let stream = match connect(path).await {
@@ -73,8 +70,7 @@ impl Predecessor {
         self.pid
     }
 
-    /// Notifies the previous process that this one accepts connections. Returns once it has
-    /// acknowledged.
+    /// Notifies the previous process that this one accepts connections. Returns once it has acknowledged.
     pub(in crate::server) async fn notify_ready(self) -> io::Result<UnixStream> {
         write_line(&self.stream, READY, &[]).await?;
         match read_line(&self.stream, REPLY_TIMEOUT).await? {
@@ -91,8 +87,8 @@ pub async fn listening_pid(path: &Path, address: SocketAddr) -> Option<i32> {
         write_line(&stream, LIST_ADDRESSES, &[]).await.ok()?;
         let (line, _) = read_line(&stream, REPLY_TIMEOUT).await.ok()??;
         let mut addresses = line.strip_prefix(LISTENS)?.split_whitespace();
-        let listens = addresses
-            .any(|at| at.parse::<SocketAddr>().is_ok_and(|at| at.port() == address.port()));
+        let listens =
+            addresses.any(|at| at.parse::<SocketAddr>().is_ok_and(|at| at.port() == address.port()));
         if listens { stream.peer_cred().ok()?.pid() } else { None }
     };
     // A short timeout: the error message for a port in use must not wait for a busy process.

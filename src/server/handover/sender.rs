@@ -14,12 +14,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::server::handover::invalidation_sync::{InvalidationSync, SyncedStore};
+use crate::server::handover::invalidation_sync::InvalidationSync;
 use crate::server::handover::protocol::{self, read_line, write_line};
 use crate::server::handover::{
-    HandoverError, LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS,
-    START_TIMEOUT, TAKE_OVER, is_same_user,
+    HandoverError, LEAVING, LIST_ADDRESSES, LISTENS, MAX_PATH, READY, REPLY_TIMEOUT, SOCKETS, START_TIMEOUT,
+    TAKE_OVER, is_same_user,
 };
+use crate::store::private_file::existing;
+use crate::store::tiered::TieredStore;
 
 /// An offer that is open until it is taken or withdrawn.
 pub(in crate::server) struct HandoverListener {
@@ -34,7 +36,7 @@ impl HandoverListener {
         path: &Path,
         taken_over: bool,
         sockets: Vec<TcpListener>,
-        store: Arc<SyncedStore>,
+        store: Arc<TieredStore>,
         replaced: watch::Sender<bool>,
     ) -> Result<Self, HandoverError> {
         let listener = bind(path, taken_over)?;
@@ -67,10 +69,7 @@ fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
     }
     // Created beside it and renamed onto it, so that the path always exists.
     let new = path.with_file_name("handover.new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-        Ok(()) | Err(_) => {}
-    }
+    existing(fs::remove_file(&new))?;
     let listener = UnixListener::bind(&new)?;
     fs::set_permissions(&new, fs::Permissions::from_mode(0o600))?;
     fs::rename(&new, path)?;
@@ -81,7 +80,7 @@ fn bind(path: &Path, taken_over: bool) -> Result<UnixListener, HandoverError> {
 async fn offer(
     listener: UnixListener,
     sockets: Vec<TcpListener>,
-    store: Arc<SyncedStore>,
+    store: Arc<TieredStore>,
     replaced: watch::Sender<bool>,
 ) {
     loop {
@@ -109,7 +108,7 @@ async fn offer(
 async fn serve(
     stream: &UnixStream,
     sockets: &[TcpListener],
-    store: &Arc<SyncedStore>,
+    store: &Arc<TieredStore>,
 ) -> io::Result<Option<InvalidationSync>> {
     let Some((message, _)) = read_line(stream, REPLY_TIMEOUT).await? else { return Ok(None) };
     match message.as_str() {
@@ -122,9 +121,8 @@ async fn serve(
         TAKE_OVER => {
             tracing::info!("Handing over to another larder");
             // Opened before the peer accepts, so that no invalidation in between is lost.
-            let invalidation_sync = store.start_sync();
-            write_line(stream, SOCKETS, sockets.get(..protocol::MAX_SOCKETS).unwrap_or(sockets))
-                .await?;
+            let invalidation_sync = InvalidationSync::start(store);
+            write_line(stream, SOCKETS, sockets.get(..protocol::MAX_SOCKETS).unwrap_or(sockets)).await?;
             match read_line(stream, START_TIMEOUT).await? {
                 Some((message, _)) if message == READY => {}
                 Some(_) | None => {

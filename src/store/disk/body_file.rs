@@ -8,6 +8,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use crate::store::private_file::existing;
+
 /// The directory of all body files.
 #[derive(Debug)]
 pub(super) struct Bodies {
@@ -59,10 +61,7 @@ impl Bodies {
 
     /// Reads a body of `length` bytes; `None` where there is no file, or one of another length.
     pub(super) fn read(&self, name: BodyFileName, length: u64) -> io::Result<Option<Vec<u8>>> {
-        let file = match File::open(self.path(name)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
-        };
+        let Some(file) = existing(File::open(self.path(name)))? else { return Ok(None) };
         let Ok(capacity) = usize::try_from(length) else { return Ok(None) };
         if file.metadata()?.len() != length {
             return Ok(None);
@@ -79,19 +78,13 @@ impl Bodies {
 
     /// Removes a file. A reader that has it open can finish.
     pub(super) fn remove(&self, name: BodyFileName) -> io::Result<()> {
-        match fs::remove_file(self.path(name)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
-        }
+        existing(fs::remove_file(self.path(name))).map(drop)
     }
 
     /// The files of one of the [`SHARDS`]; other files in the directory are ignored.
     pub(super) fn list(&self, shard: u16) -> io::Result<Vec<BodyFileName>> {
         let dir = self.dir.join(format!("{shard:02x}"));
-        let files = match fs::read_dir(&dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            files => files?,
-        };
+        let Some(files) = existing(fs::read_dir(&dir))? else { return Ok(Vec::new()) };
         let names = files.map(|file| Ok(self.parse(&file?.path())));
         names.filter_map(Result::transpose).collect()
     }

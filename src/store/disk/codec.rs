@@ -154,54 +154,40 @@ impl<'a> Entry<'a> {
     pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
         let mut decoder = EntryDecoder::unsealed(value, VERSION)?;
         let flags = decoder.u8().filter(|flags| flags & !AUTHORIZED == 0)?;
-        let status = StatusCode::from_u16(decoder.u16()?).ok()?;
-        let request_time = time(decoder.u64()?)?;
-        let response_time = time(decoder.u64()?)?;
-        let initial_age = Duration::from_nanos(decoder.u64()?);
-        let order = decoder.u64()?;
-        let epoch = Epoch::from_raw(decoder.u64()?);
-        let until = ExpiresAt(decoder.u64()?);
-        let variant = VariantId(decoder.u128()?);
-        let body_len = decoder.u64()?;
-        let body_hash = decoder.u128()?;
-        let body_in = match decoder.u64()? {
-            0 => BodyLocation::Entry,
-            number => BodyLocation::File(number),
+        let mut meta = EntryMeta {
+            authorized: flags == AUTHORIZED,
+            status: StatusCode::from_u16(decoder.u16()?).ok()?,
+            request_time: time(decoder.u64()?)?,
+            response_time: time(decoder.u64()?)?,
+            initial_age: Duration::from_nanos(decoder.u64()?),
+            order: decoder.u64()?,
+            epoch: Epoch::from_raw(decoder.u64()?),
+            until: ExpiresAt(decoder.u64()?),
+            variant: VariantId(decoder.u128()?),
+            body_len: decoder.u64()?,
+            body_hash: decoder.u128()?,
+            body_in: match decoder.u64()? {
+                0 => BodyLocation::Entry,
+                number => BodyLocation::File(number),
+            },
+            vary: VaryFields::default(),
         };
         let canonical = decoder.long()?;
-        let vary = take_vary(&mut decoder)?;
-        let fields = decoder.long()?;
-        let meta = EntryMeta {
-            authorized: flags == AUTHORIZED,
-            status,
-            request_time,
-            response_time,
-            initial_age,
-            order,
-            epoch,
-            until,
-            variant,
-            body_len,
-            body_hash,
-            body_in,
-            vary,
-        };
-        Some(Self { meta, canonical, fields, inline: decoder.rest() })
+        meta.vary = take_vary(&mut decoder)?;
+        Some(Self { meta, canonical, fields: decoder.long()?, inline: decoder.rest() })
     }
 
     /// The response with the body from the entry; `None` where the body is in a file, or is damaged.
     pub(super) fn with_own_body(&self, cipher: &FieldCipher) -> Option<StoredResponse> {
         let (headers, body) = (self.fields(cipher)?, self.inline);
-        let whole =
-            self.meta.body_in == BodyLocation::Entry && body.len() as u64 == self.meta.body_len;
+        let whole = self.meta.body_in == BodyLocation::Entry && body.len() as u64 == self.meta.body_len;
         let stored = whole.then(|| self.stored(&headers, Bytes::copy_from_slice(body)))?;
         stored.is_whole().then_some(stored)
     }
 
     /// The response with this body; `None` where it differs from the body that was stored.
     pub(super) fn with_body(&self, body: Bytes, cipher: &FieldCipher) -> Option<StoredResponse> {
-        let same =
-            body.len() as u64 == self.meta.body_len && body_hash(&body) == self.meta.body_hash;
+        let same = body.len() as u64 == self.meta.body_len && body_hash(&body) == self.meta.body_hash;
         let headers = self.fields(cipher).filter(|_| same)?;
         let stored = self.stored(&headers, body);
         stored.is_whole().then_some(stored)
@@ -233,8 +219,8 @@ impl<'a> Entry<'a> {
             body,
             (meta.vary.clone(), meta.variant),
             (meta.request_time, meta.response_time),
-            meta.initial_age,
         )
+        .with_initial_age(meta.initial_age)
         .with_authorized(meta.authorized)
         .with_order(meta.order)
     }

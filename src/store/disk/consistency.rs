@@ -47,9 +47,7 @@ impl Check {
         let Some(entry_id) = keys::parse_entry(key) else {
             return writer.database.remove(key).map(drop);
         };
-        let Some(entry) =
-            Entry::decode(value).filter(|entry| entry.meta.variant == entry_id.variant)
-        else {
+        let Some(entry) = Entry::decode(value).filter(|entry| entry.meta.variant == entry_id.variant) else {
             writer.telemetry.store_error(StoreOp::Read, &"an entry was damaged");
             return writer.remove(&entry_id).map(drop);
         };
@@ -58,18 +56,11 @@ impl Check {
         }
         if writer.database.get(&keys::expiry(entry.meta.until, &entry_id))?.is_none() {
             let body = usize::try_from(entry.meta.body_len).unwrap_or(usize::MAX);
-            writer.index_expiry(
-                &entry_id,
-                entry.meta.until,
-                weight(value, entry.meta.body_in, body),
-            )?;
+            writer.index_expiry(&entry_id, entry.meta.until, weight(value, entry.meta.body_in, body))?;
         }
         let known = writer.variants(&entry_id)?;
-        let mut variants =
-            known.unwrap_or_else(|| Variants::empty(entry_id.target, entry.canonical));
-        if variants.ids().all(|id| id != entry_id.variant)
-            && variants.canonical() == entry.canonical
-        {
+        let mut variants = known.unwrap_or_else(|| Variants::empty(entry_id.target, entry.canonical));
+        if variants.ids().all(|id| id != entry_id.variant) && variants.canonical() == entry.canonical {
             variants.add(entry_id.variant, &entry.meta.vary);
             let evicted = std::iter::from_fn(|| variants.evict_oldest()).collect();
             writer.write_variants(&entry_id, VariantUpdate { variants, evicted, changed: true })?;
@@ -129,8 +120,5 @@ fn variants(writer: &DiskWriter, (key, value): &Pair) -> Result<(), Fault> {
         return Ok(());
     }
     let entry_id = EntryId { target, id, variant: VariantId::SOLE };
-    writer.write_variants(
-        &entry_id,
-        VariantUpdate { variants: left, evicted: Vec::new(), changed: true },
-    )
+    writer.write_variants(&entry_id, VariantUpdate { variants: left, evicted: Vec::new(), changed: true })
 }

@@ -68,8 +68,7 @@ pub(super) type Pair = (IVec, IVec);
 /// Runs `call`, and turns a panic into a [`Fault`].
 pub(super) fn caught<T>(call: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     // Unwind safety: after a fault in a write the whole database is closed; reads change nothing.
-    catch_unwind(AssertUnwindSafe(call))
-        .unwrap_or_else(|panic| Err(Fault::Panic(panic_text(&*panic))))
+    catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|panic| Err(Fault::Panic(panic_text(&*panic))))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -116,12 +115,7 @@ impl Database {
     }
 
     /// The first `limit` pairs whose keys begin with `prefix`, after `after` where that is given.
-    pub(super) fn scan(
-        &self,
-        prefix: &[u8],
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Result<Vec<Pair>, Fault> {
+    pub(super) fn scan(&self, prefix: &[u8], after: Option<&[u8]>, limit: usize) -> Result<Vec<Pair>, Fault> {
         let from = after.map_or(Bound::Included(prefix), Bound::Excluded);
         let range = (from, Bound::Unbounded);
         // A range that begins behind its end would panic in the engine.

@@ -27,10 +27,7 @@ pub(super) fn measure(dir: &Path) -> Option<FsUsage> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     let block = stat.f_frsize.max(1);
     // Space reserved for the superuser is not counted as free.
-    Some(FsUsage {
-        total: stat.f_blocks.saturating_mul(block),
-        free: stat.f_bavail.saturating_mul(block),
-    })
+    Some(FsUsage { total: stat.f_blocks.saturating_mul(block), free: stat.f_bavail.saturating_mul(block) })
 }
 
 impl FsUsage {

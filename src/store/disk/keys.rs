@@ -114,10 +114,7 @@ mod tests {
         let late = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::MAX / 2);
         assert!(!ExpiresAt::FOREVER.is_past(late));
         assert!(ExpiresAt::from_time(Some(late)) < ExpiresAt::FOREVER);
-        assert_eq!(
-            ExpiresAt::from_time(Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1))),
-            ExpiresAt(0)
-        );
+        assert_eq!(ExpiresAt::from_time(Some(SystemTime::UNIX_EPOCH - Duration::from_secs(1))), ExpiresAt(0));
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
         assert!(!ExpiresAt::from_time(Some(at)).is_past(at));
         assert!(ExpiresAt::from_time(Some(at)).is_past(at + Duration::from_millis(1)));

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::SystemTime;
 
+use crate::store::private_file::existing;
+
 /// The version of everything below: keys, values, body files.
 ///
 /// v1: bodies over HTTP/2 might be stored truncated. v2: secrets of paths, of many query parameters and of
@@ -79,10 +81,7 @@ impl Layout {
     }
 
     fn old(&self) -> io::Result<Vec<PathBuf>> {
-        let dirs = match fs::read_dir(&self.cache) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            dirs => dirs?,
-        };
+        let Some(dirs) = existing(fs::read_dir(&self.cache))? else { return Ok(Vec::new()) };
         let mut old = Vec::new();
         for dir in dirs {
             let dir = dir?;
@@ -126,11 +125,8 @@ impl Layout {
         for file in fs::read_dir(self.database())? {
             let file = file?;
             let mode = if file.file_type()?.is_dir() { 0o700 } else { 0o600 };
-            match fs::set_permissions(file.path(), Permissions::from_mode(mode)) {
-                // The database removes files of its own in the background.
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                Ok(()) | Err(_) => {}
-            }
+            // The database removes files of its own in the background.
+            existing(fs::set_permissions(file.path(), Permissions::from_mode(mode)))?;
         }
         Ok(())
     }
@@ -185,10 +181,7 @@ fn is_version(name: &str) -> bool {
 }
 
 fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
+    existing(fs::remove_dir_all(dir)).map(drop)
 }
 
 /// Removes on a separate thread: there may be a hundred thousand files.

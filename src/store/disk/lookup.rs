@@ -94,8 +94,7 @@ pub(super) fn find(
         let Entry { meta, canonical: found, .. } = entry;
         let same = found == canonical && meta.variant == variant && meta.vary == *fields;
         // RFC 9111 §4: of several that match, the most recent.
-        let newer =
-            newest.as_ref().is_none_or(|n| is_newer(meta.order, n.meta.order, latest_order));
+        let newer = newest.as_ref().is_none_or(|n| is_newer(meta.order, n.meta.order, latest_order));
         if same && newer {
             newest = Some(DiskEntry { id: entry_id, value, meta });
         }

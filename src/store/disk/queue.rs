@@ -6,13 +6,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
 use crate::key::CacheKey;
-use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::keys;
 use crate::store::disk::pending_writes::PendingWrites;
 use crate::store::generations::Epoch;
 use crate::store::presence::PresenceGuard;
@@ -23,15 +23,19 @@ use crate::stored::StoredResponse;
 const COMMANDS: usize = 4096;
 
 /// A response to be written.
-pub(super) struct PutCommand {
-    pub(super) key: CacheKey,
-    pub(super) stored: Arc<StoredResponse>,
-    pub(super) epoch: Epoch,
+pub struct PutCommand {
+    /// Its key.
+    pub key: CacheKey,
+    /// The response.
+    pub stored: Arc<StoredResponse>,
+    /// Taken before its request was sent.
+    pub epoch: Epoch,
     /// The newest order number given out when the response was put.
-    pub(super) latest_order: u64,
-    pub(super) until: ExpiresAt,
+    pub latest_order: u64,
+    /// When the entry will be of no more use; `None`: never.
+    pub until: Option<SystemTime>,
     /// Keeps the target marked as present until the response is written.
-    pub(super) _presence: PresenceGuard,
+    pub presence: PresenceGuard,
 }
 
 /// A command to the store thread.

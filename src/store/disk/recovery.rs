@@ -20,6 +20,7 @@ use crate::store::disk::body_file::Bodies;
 use crate::store::disk::database::{Closed, Database, Fault, caught};
 use crate::store::disk::layout::Layout;
 use crate::store::disk::usage::DiskUsage;
+use crate::store::private_file::existing;
 use crate::telemetry::{StoreOp, Telemetry};
 
 /// The steps, in order.
@@ -33,8 +34,7 @@ pub(super) enum RecoveryStep {
     Wipe,
 }
 
-const STEPS: [RecoveryStep; 3] =
-    [RecoveryStep::AsItIs, RecoveryStep::Quarantine, RecoveryStep::Wipe];
+const STEPS: [RecoveryStep; 3] = [RecoveryStep::AsItIs, RecoveryStep::Quarantine, RecoveryStep::Wipe];
 
 /// Dependencies of an opening.
 pub(super) struct Recovery {
@@ -114,10 +114,7 @@ impl Recovery {
 /// Waits until the previous user of the database has released its lock: closing may take a while, and a lock
 /// is no sign of damage.
 fn wait_until_unlocked(file: &Path) -> io::Result<()> {
-    let file = match File::open(file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        file => file?,
-    };
+    let Some(file) = existing(File::open(file))? else { return Ok(()) };
     loop {
         match flock(&file, FlockOperation::LockExclusive) {
             Ok(()) => return Ok(()),

@@ -26,7 +26,7 @@ use crate::store::disk::keys::{ENTRIES, EXPIRIES, VARIANTS};
 use crate::store::disk::layout::Layout;
 use crate::store::disk::usage::DiskUsage;
 use crate::store::disk::writer::DiskWriter;
-use crate::store::disk::{Disk, DiskEntry, DiskLookup, Hooks, Settings, body_file::Bodies};
+use crate::store::disk::{Disk, DiskEntry, DiskLookup, Hooks, PutCommand, Settings, body_file::Bodies};
 use crate::store::generations::Epoch;
 use crate::store::presence::{PresenceGuard, PresenceKind, PresentTargets};
 use crate::store::state_db::Secret;
@@ -88,13 +88,7 @@ impl TestDisk {
 
     fn start(&self) -> Arc<Disk> {
         let telemetry = Arc::clone(&self.telemetry);
-        Disk::start_with(
-            self.settings(),
-            self.hooks,
-            self.clock.clone(),
-            telemetry,
-            Box::new(NoObserver),
-        )
+        Disk::start_with(self.settings(), self.hooks, self.clock.clone(), telemetry, Box::new(NoObserver))
     }
 
     /// An open disk tier.
@@ -158,8 +152,7 @@ fn at(seconds: u64) -> SystemTime {
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    KeyBuilder::new([7; 32], &[], Redactor::default())
-        .key(&ProxyRequest::get(target), &Policy::origin())
+    KeyBuilder::new([7; 32], &[], Redactor::default()).key(&ProxyRequest::get(target), &Policy::origin())
 }
 
 /// Bytes that differ for each seed.
@@ -185,8 +178,8 @@ fn stored_at(
             body.into(),
             (VaryFields::new(names), VariantId(variant)),
             (at(seconds), at(seconds)),
-            Duration::from_secs(5),
         )
+        .with_initial_age(Duration::from_secs(5))
         .with_order(seconds),
     )
 }
@@ -205,7 +198,18 @@ fn presence() -> PresenceGuard {
 }
 
 fn put(disk: &Disk, path: &str, stored: &Arc<StoredResponse>) {
-    disk.put(&key(path), stored, (EPOCH, LATEST_ORDER), None, presence());
+    disk.put(put_command(key(path), stored));
+}
+
+fn put_command(key: CacheKey, stored: &Arc<StoredResponse>) -> PutCommand {
+    PutCommand {
+        key,
+        stored: Arc::clone(stored),
+        epoch: EPOCH,
+        latest_order: LATEST_ORDER,
+        until: None,
+        presence: presence(),
+    }
 }
 
 /// Looks up as a request whose variant is `variant` wherever a response varies.

@@ -88,8 +88,7 @@ impl Variants {
 
     /// The encoded value; `None` where it is too large.
     pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let mut encoder =
-            EntryEncoder::with_capacity(32 + self.canonical.len() + 32 * self.known.len());
+        let mut encoder = EntryEncoder::with_capacity(32 + self.canonical.len() + 32 * self.known.len());
         encoder.put(&self.target.to_le_bytes());
         encoder.put_long(&self.canonical)?;
         encoder.put(&u16::try_from(self.known.len()).ok()?.to_le_bytes());
@@ -158,9 +157,8 @@ mod tests {
     #[test]
     fn the_value_stays_small_however_long_the_lists_are() {
         let mut variants = Variants::empty(7, &[7; 4_000]);
-        let long = VaryFields::new(
-            (0..40).map(|n| HeaderName::try_from(format!("x-{n:060}")).unwrap()).collect(),
-        );
+        let long =
+            VaryFields::new((0..40).map(|n| HeaderName::try_from(format!("x-{n:060}")).unwrap()).collect());
         for n in 0..10 {
             variants.add(VariantId(n), &long);
             while variants.evict_oldest().is_some() {}

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::store::disk::Shared;
 use crate::store::disk::check_state::Check;
 use crate::store::disk::database::{Closed, Fault, caught};
@@ -40,6 +40,9 @@ pub(super) struct Worker {
     /// Whether a slice of sweeping left due entries.
     sweeping: bool,
     timers: Timers,
+    /// The clock of the timers. It is the operating system's even if `shared.clock` is not: the thread waits
+    /// by it.
+    timer_clock: Clock,
     /// When the database was opened last.
     opened: Instant,
 }
@@ -61,7 +64,8 @@ impl Worker {
             telemetry: Arc::clone(&shared.telemetry),
             open_within: shared.hooks.open_within,
         };
-        let now = clock::monotonic();
+        let timer_clock = Clock::system();
+        let now = timer_clock.instant();
         let sweep = now + shared.settings.sweep_every;
         let timers = Timers { sweep, free_space: now, check: now, retry: now, slice: now };
         Self {
@@ -71,6 +75,7 @@ impl Worker {
             pressure: SpacePressure::default(),
             sweeping: false,
             timers,
+            timer_clock,
             opened: now,
         }
     }
@@ -133,7 +138,7 @@ impl Worker {
 
     /// Runs the tasks that are due by the timers.
     fn run_due_tasks(&mut self, idle: bool) {
-        let now = clock::monotonic();
+        let now = self.timer_clock.instant();
         if self.open.is_none() {
             if now >= self.timers.retry {
                 self.recover(RecoveryStep::AsItIs);
@@ -196,17 +201,14 @@ impl Worker {
     fn next_due(&self) -> Instant {
         let Some((writer, _)) = &self.open else { return self.timers.retry };
         if self.sweeping || writer.check.is_some() {
-            return clock::monotonic();
+            return self.timer_clock.instant();
         }
         self.timers.sweep.min(self.timers.free_space).min(self.timers.check)
     }
 
     /// Calls `act` with the open database. After a failure it starts recovery: the engine does not work again
     /// after an error.
-    fn attempt<T>(
-        &mut self,
-        act: impl FnOnce(&mut DiskWriter, SystemTime) -> Result<T, Fault>,
-    ) -> Option<T> {
+    fn attempt<T>(&mut self, act: impl FnOnce(&mut DiskWriter, SystemTime) -> Result<T, Fault>) -> Option<T> {
         let (writer, _) = self.open.as_mut()?;
         let now = self.shared.clock.now();
         match caught(|| act(writer, now)) {
@@ -214,17 +216,13 @@ impl Worker {
             Err(fault) => {
                 self.shared.telemetry.store_error(StoreOp::Write, &fault);
                 self.close_database();
-                let failed_soon = clock::monotonic() < self.opened + TRIAL;
+                let failed_soon = self.timer_clock.instant() < self.opened + TRIAL;
                 if failed_soon && fault.is_transient() {
                     // The system lacks a resource: that is no reason to quarantine the files.
                     self.retry_later(fault.to_string());
                 } else {
                     // A database that fails again so soon is not opened as it is.
-                    self.recover(if failed_soon {
-                        RecoveryStep::Quarantine
-                    } else {
-                        RecoveryStep::AsItIs
-                    });
+                    self.recover(if failed_soon { RecoveryStep::Quarantine } else { RecoveryStep::AsItIs });
                 }
                 None
             }
@@ -237,7 +235,7 @@ impl Worker {
             Ok(Opened { database, closed, usage }) => {
                 let writer = self.shared.publish(database, &usage);
                 self.open = Some((writer, closed));
-                let now = clock::monotonic();
+                let now = self.timer_clock.instant();
                 self.opened = now;
                 self.timers.check = now;
                 self.shared.events.opened();
@@ -249,7 +247,7 @@ impl Worker {
     /// Continues with memory only until the next retry.
     fn retry_later(&mut self, reason: String) {
         self.shared.set_memory_only(reason);
-        self.timers.retry = clock::monotonic() + self.shared.hooks.retry_every;
+        self.timers.retry = self.timer_clock.instant() + self.shared.hooks.retry_every;
     }
 
     /// Empties the cache: the old one is moved out of the way and a new database opened.

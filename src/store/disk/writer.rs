@@ -53,9 +53,8 @@ impl DiskWriter {
     pub(super) fn remove_replaced(&self, put: &PutCommand) -> Result<(), Fault> {
         let entry_id = put.entry_id();
         let existing = self.database.get(&keys::entry(&entry_id))?;
-        let newer = |value: &IVec| {
-            Entry::decode(value).is_some_and(|entry| put.is_older_than(entry.meta.order))
-        };
+        let newer =
+            |value: &IVec| Entry::decode(value).is_some_and(|entry| put.is_older_than(entry.meta.order));
         if existing.as_ref().is_some_and(newer) {
             return Ok(());
         }
@@ -94,17 +93,17 @@ impl DiskWriter {
         if existing.as_ref().is_some_and(|existing| put.is_older_than(existing.order)) {
             return Ok(());
         }
+        let until = ExpiresAt::from_time(put.until);
         let new_entry = EntryRef {
             canonical: put.key.canonical(),
             stored: &put.stored,
             epoch: put.epoch,
-            until: put.until,
+            until,
             body_hash: body_hash(&put.stored.body),
         };
         let variants = self.variants_with(put)?;
         let body_in = self.body_in(&new_entry, entry_id, existing.as_ref());
-        let (Some(value), Some(variants)) = (new_entry.encode(body_in, &self.cipher), variants)
-        else {
+        let (Some(value), Some(variants)) = (new_entry.encode(body_in, &self.cipher), variants) else {
             // Too large to be stored; the entry that it replaces is no longer the newest.
             return self.remove_replaced(put);
         };
@@ -115,9 +114,9 @@ impl DiskWriter {
         }
         self.write_variants(&entry_id, variants)?;
         let size = weight(&value, body_in, put.stored.body.len());
-        self.index_expiry(&entry_id, put.until, size)?;
+        self.index_expiry(&entry_id, until, size)?;
         match self.database.insert(&keys::entry(&entry_id), value)? {
-            Some(before) => self.delete_leftovers(&entry_id, &before, Some((put.until, body_in))),
+            Some(before) => self.delete_leftovers(&entry_id, &before, Some((until, body_in))),
             None => Ok(()),
         }
     }
@@ -158,16 +157,11 @@ impl DiskWriter {
         if let Some(mut variants) = self.variants(entry_id)?
             && variants.remove(entry_id.variant)
         {
-            self.write_variants(
-                entry_id,
-                VariantUpdate { variants, evicted: Vec::new(), changed: true },
-            )?;
+            self.write_variants(entry_id, VariantUpdate { variants, evicted: Vec::new(), changed: true })?;
         }
         if let Some(Entry { meta, .. }) = Entry::decode(&value) {
             let latest_order = self.latest_order;
-            self.remove_older(entry_id, &meta.vary, |order| {
-                is_newer(meta.order, order, latest_order)
-            })?;
+            self.remove_older(entry_id, &meta.vary, |order| is_newer(meta.order, order, latest_order))?;
         }
         Ok(true)
     }
@@ -212,11 +206,7 @@ impl DiskWriter {
     }
 
     /// Writes variants where they changed, and removes the entries of evicted variants.
-    pub(super) fn write_variants(
-        &self,
-        entry_id: &EntryId,
-        update: VariantUpdate,
-    ) -> Result<(), Fault> {
+    pub(super) fn write_variants(&self, entry_id: &EntryId, update: VariantUpdate) -> Result<(), Fault> {
         let VariantUpdate { variants, evicted, changed } = update;
         for variant in evicted {
             self.remove(&EntryId { variant, ..*entry_id })?;
@@ -243,12 +233,8 @@ impl DiskWriter {
         }
         let length = new_entry.stored.body.len() as u64;
         // A response freshened by a 304 has the same body as before.
-        if let Some(EntryMeta {
-            body_in: body_in @ BodyLocation::File(number),
-            body_len,
-            body_hash,
-            ..
-        }) = existing
+        if let Some(EntryMeta { body_in: body_in @ BodyLocation::File(number), body_len, body_hash, .. }) =
+            existing
             && (*body_len, *body_hash) == (length, new_entry.body_hash)
             && self.database.bodies.has(BodyFileName { id: entry_id.id, number: *number }, length)
         {

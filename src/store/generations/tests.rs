@@ -16,11 +16,7 @@ fn only_entries_with_an_earlier_epoch_are_unusable() {
     let after = generations.current_epoch();
     assert_eq!(generations.validity(7, before), Validity::Gone);
     assert_eq!(generations.validity(7, after), Validity::Current);
-    assert_eq!(
-        generations.validity(8, before),
-        Validity::Current,
-        "another target is not affected"
-    );
+    assert_eq!(generations.validity(8, before), Validity::Current, "another target is not affected");
 }
 
 #[test]

@@ -21,32 +21,18 @@ const MIB: usize = 1 << 20;
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
-    KeyBuilder::new([7; 32], &[], Redactor::default())
-        .key(&ProxyRequest::get(target), &Policy::origin())
+    KeyBuilder::new([7; 32], &[], Redactor::default()).key(&ProxyRequest::get(target), &Policy::origin())
 }
 
 /// A response that was requested, and arrived, `at` seconds after the epoch.
-fn stored(
-    body: impl Into<Bytes>,
-    vary: &[&'static str],
-    variant: u128,
-    at: u64,
-) -> Arc<StoredResponse> {
+fn stored(body: impl Into<Bytes>, vary: &[&'static str], variant: u128, at: u64) -> Arc<StoredResponse> {
     let names = vary.iter().map(|name| HeaderName::from_static(name)).collect();
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(at);
     let mut headers = HeaderMap::new();
     headers.insert("x-field", HeaderValue::from_static("1"));
     let variant_key = (VaryFields::new(names), VariantId(variant));
     Arc::new(
-        StoredResponse::new(
-            StatusCode::OK,
-            &headers,
-            body.into(),
-            variant_key,
-            (time, time),
-            Duration::ZERO,
-        )
-        .with_order(at),
+        StoredResponse::new(StatusCode::OK, &headers, body.into(), variant_key, (time, time)).with_order(at),
     )
 }
 
@@ -61,11 +47,7 @@ fn put(memory: &Memory, path: &str, stored: Arc<StoredResponse>) {
 }
 
 fn purge(memory: &Memory, target: u128) {
-    memory.generations.invalidate(
-        PurgeScope::Target(target),
-        PurgeKind::Hard,
-        SystemTime::UNIX_EPOCH,
-    );
+    memory.generations.invalidate(PurgeScope::Target(target), PurgeKind::Hard, SystemTime::UNIX_EPOCH);
 }
 
 /// Looks up as a request whose variant is `variant` wherever a response varies.
@@ -75,7 +57,7 @@ fn found(memory: &Memory, path: &str, variant: u128) -> Option<Bytes> {
     };
     match memory.get(StoreQuery { key: &key(path), variant: &select_variant }) {
         Lookup::Found(stored) => Some(stored.body.clone()),
-        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk => None,
+        Lookup::OtherVariants(_) | Lookup::Nothing | Lookup::CheckDisk(_) => None,
     }
 }
 
@@ -87,10 +69,7 @@ fn cch_05_thousands_of_variants_leave_the_newest_and_their_number_bounded() {
         assert!(memory.totals().entries <= VARIANTS as u64 + 1);
     }
     assert_eq!(found(&memory, "/x", 5000).unwrap(), "5000");
-    assert_eq!(
-        found(&memory, "/x", 5001 - VARIANTS as u128).unwrap(),
-        (5001 - VARIANTS).to_string()
-    );
+    assert_eq!(found(&memory, "/x", 5001 - VARIANTS as u128).unwrap(), (5001 - VARIANTS).to_string());
     assert_eq!(found(&memory, "/x", 5000 - VARIANTS as u128), None);
 }
 
@@ -176,10 +155,7 @@ fn a_softly_purged_entry_is_found_as_stale_until_it_is_replaced() {
     memory.generations.invalidate(PurgeScope::Target(target), PurgeKind::Soft, at);
     let query = StoreQuery { key: &key("/x"), variant: &|_| VariantId::SOLE };
     let Lookup::Found(found) = memory.get(query) else { panic!("it is gone") };
-    assert_eq!(
-        (found.outdated, &found.body[..]),
-        (Some(ForcedStale { at, superseded: false }), &b"old"[..])
-    );
+    assert_eq!((found.outdated, &found.body[..]), (Some(ForcedStale { at, superseded: false }), &b"old"[..]));
     put(&memory, "/x", stored("new", &[], 0, 0));
     let Lookup::Found(found) = memory.get(query) else { panic!("it is gone") };
     assert_eq!((found.outdated, &found.body[..]), (None, &b"new"[..]));
@@ -204,8 +180,7 @@ fn only_complete_bodies_are_stored() {
         let time = SystemTime::UNIX_EPOCH;
         let variant_key = (VaryFields::default(), VariantId::SOLE);
         let (status, body) = (StatusCode::OK, Bytes::from_static(body.as_bytes()));
-        let stored =
-            StoredResponse::new(status, &headers, body, variant_key, (time, time), Duration::ZERO);
+        let stored = StoredResponse::new(status, &headers, body, variant_key, (time, time));
         let kept = memory.put(&key("/x"), Arc::new(stored), memory.generations.current_epoch());
         assert_eq!(kept, whole, "{length}");
     }

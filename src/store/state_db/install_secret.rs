@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
 use crate::store::private_file;
@@ -68,8 +68,7 @@ impl Secret {
     /// The secret derived from this one for a purpose: knowing one derived secret reveals no other.
     #[expect(clippy::missing_panics_doc, reason = "an HMAC takes a key of any length")]
     pub fn derived(&self, purpose: &str) -> [u8; 32] {
-        let mut mac: Hmac<Sha256> =
-            Hmac::new_from_slice(&self.0).expect("an HMAC takes a key of any length");
+        let mut mac: Hmac<Sha256> = Hmac::new_from_slice(&self.0).expect("an HMAC takes a key of any length");
         mac.update(purpose.as_bytes());
         mac.finalize().into_bytes().into()
     }
@@ -93,10 +92,8 @@ fn set_aside_damaged(path: &Path) -> io::Result<()> {
 
 fn read(path: &Path) -> Result<SecretFile, SecretError> {
     let io = |source| SecretError::Io { path: path.to_owned(), source };
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SecretFile::Nothing),
-        Err(error) => return Err(io(error)),
+    let Some(file) = private_file::existing(File::open(path)).map_err(io)? else {
+        return Ok(SecretFile::Nothing);
     };
     if file.metadata().map_err(io)?.mode() & 0o077 != 0 {
         return Err(SecretError::Open(path.to_owned()));
@@ -118,8 +115,7 @@ fn parse(text: &str) -> Option<Secret> {
 /// Creates the file complete or not at all, and never over an existing one.
 fn create(state: &Path, path: &Path) -> io::Result<()> {
     let secret: [u8; 32] = rand::random();
-    let text: String =
-        secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
+    let text: String = secret.iter().map(|byte| format!("{byte:02x}")).chain(["\n".into()]).collect();
     let new = private_file::write_temp(path, text.as_bytes())?;
     let linked = fs::hard_link(&new, path);
     fs::remove_file(&new)?;

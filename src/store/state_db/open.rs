@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime};
 use crate::store::generations::{Epoch, Generation, PurgeScope, Snapshot};
 use crate::store::private_file;
 use crate::store::state_db::{
-    COST_ROWS, FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, RowOwner, Rows, SUPERSEDED,
-    decode, decode_superseded, encode, key,
+    COST_ROWS, FORMAT, FORMAT_KEY, GENERATIONS, LATEST_KEY, LEAST_KEY, RowOwner, Rows, SUPERSEDED, decode,
+    decode_superseded, encode, key,
 };
 
 /// A locked database is retried for five seconds.
@@ -35,8 +35,8 @@ pub(super) enum Read {
 pub(super) struct OpenedState {
     pub(super) db: sled::Db,
     pub(super) all: Snapshot,
-    pub(super) ledger: Rows,
-    pub(super) others: [Rows; 2],
+    pub(super) cost_rows: Rows,
+    pub(super) other_rows: [Rows; 2],
 }
 
 /// Reason why a database could not be opened.
@@ -51,8 +51,7 @@ pub(super) enum Fault {
 
 impl From<sled::Error> for Fault {
     fn from(error: sled::Error) -> Self {
-        let is_system_error =
-            matches!(&error, sled::Error::Io(source) if source.raw_os_error().is_some());
+        let is_system_error = matches!(&error, sled::Error::Io(source) if source.raw_os_error().is_some());
         let reason = error.to_string();
         if is_system_error { Self::Unavailable(reason) } else { Self::from_text(reason) }
     }
@@ -79,10 +78,7 @@ impl Fault {
     fn from_panic(panic: &(dyn Any + Send)) -> Self {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        Self::from_text(format!(
-            "the database cannot be read: {}",
-            text.unwrap_or("the database panicked")
-        ))
+        Self::from_text(format!("the database cannot be read: {}", text.unwrap_or("the database panicked")))
     }
 
     fn is_locked(&self) -> bool {
@@ -112,7 +108,7 @@ fn retry_while_locked(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fa
     }
 }
 
-/// sled panics on some damage: the panic becomes an error like others.
+/// sled panics on some damage: the panic becomes an error like any other.
 fn caught(open: impl Fn() -> Result<Read, Fault>) -> Result<Read, Fault> {
     catch_unwind(AssertUnwindSafe(open)).unwrap_or_else(|panic| Err(Fault::from_panic(&*panic)))
 }
@@ -130,8 +126,7 @@ pub(super) fn reopen(dir: &Path) -> Result<sled::Db, Fault> {
 fn check_free_space(dir: &Path) -> io::Result<()> {
     let path = dir.join("room");
     let mut file = File::create(&path)?;
-    let written =
-        io::copy(&mut io::repeat(0).take(REQUIRED_SPACE), &mut file).and_then(|_| file.sync_data());
+    let written = io::copy(&mut io::repeat(0).take(REQUIRED_SPACE), &mut file).and_then(|_| file.sync_data());
     fs::remove_file(&path)?;
     written
 }
@@ -178,7 +173,7 @@ fn create(dir: &Path, unfinished: &Path, now: SystemTime) -> Result<OpenedState,
     fs::remove_file(unfinished)?;
     private_file::sync_dir(parent)?;
     let all = Snapshot { all, ..Snapshot::default() };
-    Ok(OpenedState { db, all, ledger: Rows::new(), others: Default::default() })
+    Ok(OpenedState { db, all, cost_rows: Rows::new(), other_rows: Default::default() })
 }
 
 fn read_old(dir: &Path) -> Result<Read, Fault> {
@@ -197,9 +192,9 @@ fn read_old(dir: &Path) -> Result<Read, Fault> {
     if all.targets.len() < usize::try_from(least).unwrap_or(usize::MAX) {
         return Err(Fault::damaged("a part of it is lost"));
     }
-    let ledger = rows(&db, COST_ROWS)?;
+    let cost_rows = rows(&db, COST_ROWS)?;
     let [limits, engine] = RowOwner::ALL.map(|owner| rows(&db, owner.prefix()));
-    Ok(Read::Opened(Box::new(OpenedState { db, all, ledger, others: [limits?, engine?] })))
+    Ok(Read::Opened(Box::new(OpenedState { db, all, cost_rows, other_rows: [limits?, engine?] })))
 }
 
 /// An open that met a full disk leaves a snapshot of the database half written, under a name that a complete
@@ -215,11 +210,7 @@ fn remove_half_written(dir: &Path) -> io::Result<()> {
 }
 
 fn config(dir: &Path) -> sled::Config {
-    sled::Config::new()
-        .path(dir)
-        .mode(sled::Mode::LowSpace)
-        .cache_capacity(4 << 20)
-        .flush_every_ms(Some(500))
+    sled::Config::new().path(dir).mode(sled::Mode::LowSpace).cache_capacity(4 << 20).flush_every_ms(Some(500))
 }
 
 fn parse_number(raw: &[u8]) -> u32 {

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::clock::monotonic;
+use crate::clock::Clock;
 use crate::store::generations::Generations;
 use crate::store::generations::{PurgeKind, Validity};
 
@@ -14,11 +14,8 @@ fn at(seconds: u64) -> SystemTime {
 }
 
 fn change(target: u128, hard: u64, soft: u64) -> Change {
-    let generation = Generation {
-        hard: Epoch::from_raw(hard),
-        soft: Epoch::from_raw(soft),
-        ..Generation::default()
-    };
+    let generation =
+        Generation { hard: Epoch::from_raw(hard), soft: Epoch::from_raw(soft), ..Generation::default() };
     Change { scope: PurgeScope::Target(target), generation }
 }
 
@@ -173,12 +170,12 @@ async fn an_invalidation_survives_a_kill_after_its_flush() {
     assert_eq!(restarted.validity(7, before), Validity::Gone);
 }
 
-fn row(key: &[u8], value: Option<&[u8]>) -> UsageRow {
-    UsageRow { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
+fn row(key: &[u8], value: Option<&[u8]>) -> StateRow {
+    StateRow { key: key.to_vec(), value: value.map(<[u8]>::to_vec) }
 }
 
 /// Returns these rows once, then none.
-fn once(rows: Vec<UsageRow>) -> impl Fn() -> Vec<UsageRow> + Send + 'static {
+fn once(rows: Vec<StateRow>) -> impl Fn() -> Vec<StateRow> + Send + 'static {
     let rows = Mutex::new(rows);
     move || std::mem::take(&mut *rows.lock())
 }
@@ -189,11 +186,7 @@ async fn changed_cost_rows_survive_a_restart_and_removed_ones_do_not() {
     let (state, _) = StateDb::open(dir.path(), at(1)).unwrap();
     assert_eq!(state.take_cost_rows(), Rows::new());
     state.persist(change(7, 70, 0));
-    state.watch_cost_rows(once(vec![
-        row(b"a", Some(b"1")),
-        row(b"b", Some(b"2")),
-        row(b"", Some(b"")),
-    ]));
+    state.watch_cost_rows(once(vec![row(b"a", Some(b"1")), row(b"b", Some(b"2")), row(b"", Some(b""))]));
     state.close();
     let (state, all) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(all.targets.len(), 1, "the two kinds of rows are separate");
@@ -232,19 +225,20 @@ async fn rows_of_limits_are_on_disk_after_a_flush_or_a_nudge() {
     state.watch_cost_rows(once(vec![row(b"a", Some(b"1"))]));
     let (calls, called) = std::sync::mpsc::channel();
     state.watch_rows(RowOwner::Limits, move || {
-        let _gone = calls.send(monotonic());
+        let _gone = calls.send(Clock::system().instant());
         vec![row(b"a", Some(b"2"))]
     });
     state.flush().await.unwrap();
     assert!(called.try_recv().is_ok(), "rows were collected before the flush ended");
-    let started = monotonic();
+    let started = Clock::system().instant();
     for _ in 0..20 {
         while called.try_recv().is_ok() {}
         state.nudge();
         called.recv_timeout(Duration::from_secs(20)).unwrap();
     }
     // Without nudges it would be three times a second.
-    assert!(monotonic() - started < Duration::from_secs(4), "{:?}", monotonic() - started);
+    let took = Clock::system().instant() - started;
+    assert!(took < Duration::from_secs(4), "{took:?}");
     state.close();
     let (state, _) = StateDb::open(dir.path(), at(2)).unwrap();
     assert_eq!(state.take_cost_rows(), [(b"a".to_vec(), b"1".to_vec())]);

@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 
 use crate::store::generations::{Change, Snapshot};
 use crate::store::state_db::writer::pending::WriterState;
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 
 /// Returns the rows that changed since the last call; those of the last call are on disk by then.
-pub(super) type Changed = Box<dyn Fn() -> Vec<UsageRow> + Send>;
+pub(super) type Changed = Box<dyn Fn() -> Vec<StateRow> + Send>;
 
 /// A command to the thread.
 pub(super) enum Command {
@@ -111,20 +111,17 @@ fn run(
     }
     state.try_now();
     if let Err(reason) = state.write(true) {
-        tracing::error!(why = %reason, "The state could not be written at the end");
+        tracing::error!(%reason, "The state could not be written at the end");
     }
     stopped
 }
 
 /// Logs when writes begin to fail, and when all pending writes are on disk again.
-fn record_outcome(
-    outcome: Result<(), String>,
-    failure: &Mutex<Option<String>>,
-) -> Result<(), String> {
+fn record_outcome(outcome: Result<(), String>, failure: &Mutex<Option<String>>) -> Result<(), String> {
     let mut failure = failure.lock();
     match &outcome {
         Err(reason) if failure.is_none() => tracing::error!(
-            why = %reason,
+            %reason,
             "The state cannot be written: until it can be, neither purges nor costs and cooldowns \
              survive a restart"
         ),

@@ -43,7 +43,7 @@ fn remove_old_caches<L, E: fmt::Display>(path: &Path, lock: impl FnOnce() -> Res
     let cache = path.join("cache");
     if let Err(reason) = disk::remove_old(&cache, lock) {
         tracing::warn!(
-            why = reason,
+            reason = reason,
             place = %cache.display(),
             "A cache of another larder version stays on disk, and may hold secrets in the clear: \
              remove this directory while no larder uses it"
@@ -116,9 +116,8 @@ fn open(
     let (state, persisted): (StateDb, Snapshot) = match opened {
         Ok(opened) => opened,
         Err(
-            error @ (OpenError::NewerFormat { .. }
-            | OpenError::Unavailable { .. }
-            | OpenError::Broken { .. }),
+            error
+            @ (OpenError::NewerFormat { .. } | OpenError::Unavailable { .. } | OpenError::Broken { .. }),
         ) => {
             tracing::error!("{error}: running memory-only");
             remove_old_caches(&settings.path, || Ok::<_, Infallible>(lock));
@@ -170,8 +169,7 @@ fn queue_bytes(settings: &Settings) -> usize {
 /// Adds the costs persisted in the state to those counted without it, and persists changes from now on.
 fn restore_costs(state: &StateDb, telemetry: &Arc<Telemetry>) {
     let rows = state.take_cost_rows();
-    let unreadable =
-        telemetry.cost().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
+    let unreadable = telemetry.cost().restore(rows.iter().map(|(key, value)| (&key[..], &value[..])));
     if unreadable > 0 {
         tracing::error!(
             unread = unreadable,

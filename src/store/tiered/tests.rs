@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
+use tokio::time::timeout;
 
 use super::*;
 use crate::key::KeyBuilder;
@@ -18,6 +19,7 @@ use crate::semantics::redaction::Redactor;
 use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
 use crate::semantics::vary::{VariantId, VaryFields};
+use crate::store::invalidation_feed::Invalidation;
 use crate::store::lock::Lock;
 
 const NOW: SystemTime = SystemTime::UNIX_EPOCH;
@@ -42,8 +44,7 @@ fn open_with(dir: &Path, disk: u64, telemetry: &Arc<Telemetry>) -> Arc<TieredSto
     TieredStore::open(settings, Clock::manual(NOW), telemetry)
 }
 
-static KEYS: LazyLock<KeyBuilder> =
-    LazyLock::new(|| KeyBuilder::new([7; 32], &[], Redactor::default()));
+static KEYS: LazyLock<KeyBuilder> = LazyLock::new(|| KeyBuilder::new([7; 32], &[], Redactor::default()));
 
 fn key(path: &str) -> CacheKey {
     let target = Target::absolute(&format!("http://api.example{path}")).unwrap();
@@ -53,7 +54,7 @@ fn key(path: &str) -> CacheKey {
 fn response(body: impl Into<Bytes>) -> StoredResponse {
     let sole = (VaryFields::default(), VariantId::SOLE);
     let times = (NOW, NOW);
-    StoredResponse::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times, Duration::ZERO)
+    StoredResponse::new(StatusCode::OK, &HeaderMap::new(), body.into(), sole, times)
 }
 
 fn put(store: &TieredStore, path: &str, body: impl Into<Bytes>) {
@@ -67,21 +68,19 @@ async fn found(store: &TieredStore, path: &str) -> Option<Arc<StoredResponse>> {
     let (key, variant) = (key(path), |_: &VaryFields| VariantId::SOLE);
     let query = StoreQuery { key: &key, variant: &variant };
     let found = match store.get(query) {
-        Lookup::CheckDisk => store.load(query).await,
+        Lookup::CheckDisk(in_memory) => store.load(query, in_memory).await,
         found @ (Lookup::Found(_) | Lookup::OtherVariants(_) | Lookup::Nothing) => found,
     };
     match found {
         Lookup::Found(stored) => Some(stored),
         Lookup::OtherVariants(_) | Lookup::Nothing => None,
-        Lookup::CheckDisk => panic!("nothing is deeper than the disk"),
+        Lookup::CheckDisk(_) => panic!("nothing is deeper than the disk"),
     }
 }
 
 /// Creates files as a larder of another format leaves them, beside a file that is not larder's.
 fn leave_old(dir: &Path) {
-    for path in
-        ["cache/v1/db", "cache/v3/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"]
-    {
+    for path in ["cache/v1/db", "cache/v3/body/00", "cache/doomed-00", "quarantine-2026-01-01T00:00:00Z"] {
         let path = dir.join(path);
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join("file"), b"S3CRET").unwrap();
@@ -330,10 +329,7 @@ async fn without_a_disk_tier_nothing_of_a_running_larder_is_touched() {
     leave_old(dir.path());
     let _other = Lock::try_take(dir.path(), NOW).unwrap();
     let _memory = open_sized(dir.path(), 0);
-    assert!(
-        dir.path().join("cache/v1/db/file").exists(),
-        "the larder that has locked it removes them"
-    );
+    assert!(dir.path().join("cache/v1/db/file").exists(), "the larder that has locked it removes them");
 }
 
 /// The purges are unknown then, so the disk stays closed; files of another format are removed all the same.
@@ -358,18 +354,13 @@ fn state(telemetry: &Telemetry) -> u8 {
 async fn the_store_metric_equals_readyz_from_the_lock_to_the_release() {
     let dir = tempfile::tempdir().unwrap();
     let telemetry = || Telemetry::new(&[], &[]);
-    let (first_telemetry, second_telemetry, third_telemetry) =
-        (telemetry(), telemetry(), telemetry());
+    let (first_telemetry, second_telemetry, third_telemetry) = (telemetry(), telemetry(), telemetry());
     let first = open_with(dir.path(), 1 << 30, &first_telemetry);
     let second = open_with(dir.path(), 1 << 30, &second_telemetry);
     assert_eq!((state(&first_telemetry), state(&second_telemetry)), (0, 1), "one of them waits");
     first.release().await;
     wait_until_disk_open(&second).await;
-    assert_eq!(
-        (state(&first_telemetry), state(&second_telemetry)),
-        (1, 0),
-        "the other has released it"
-    );
+    assert_eq!((state(&first_telemetry), state(&second_telemetry)), (1, 0), "the other has released it");
     let _memory = open_with(dir.path(), 0, &third_telemetry);
     assert_eq!(state(&third_telemetry), 0, "memory-only by configuration");
     second.release().await;
@@ -392,4 +383,30 @@ async fn the_store_metric_follows_a_state_that_fails_and_recovers() {
     store.flush().await.unwrap();
     assert_eq!((store.health(), state(&telemetry)), (Health::Good, 0));
     store.release().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_gets_local_invalidations_and_a_purge_waits_for_it() {
+    let store = open_sized(Path::new("unused"), 0);
+    let mut subscription = store.invalidation_feed().subscribe();
+    put(&store, "/a", "1");
+    store.invalidate_unreported(PurgeScope::All, PurgeKind::Hard);
+    store.invalidate(PurgeScope::All, PurgeKind::Soft);
+    let stored = PurgeScope::Target(key("/a").target_id());
+    for (number, scope, kind) in [(1, stored, PurgeKind::Superseded), (2, PurgeScope::All, PurgeKind::Soft)] {
+        let expected = Invalidation { number, scope, kind };
+        assert_eq!(subscription.recv().await, Some(expected));
+        store.invalidation_feed().confirm(number);
+        assert_eq!(is_acknowledged(&store).await, number == 2, "{kind:?}");
+    }
+    store.invalidate(PurgeScope::All, PurgeKind::Hard);
+    assert!(!is_acknowledged(&store).await);
+    let state = timeout(Duration::from_millis(1), store.flush_state()).await;
+    assert_eq!(state, Ok(Ok(())), "limits wait for the disk alone");
+    drop(subscription);
+    assert!(is_acknowledged(&store).await, "no subscriber is left");
+}
+
+async fn is_acknowledged(store: &TieredStore) -> bool {
+    timeout(Duration::from_millis(1), store.flush()).await.is_ok()
 }

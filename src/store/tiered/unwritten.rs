@@ -66,10 +66,8 @@ impl UnwrittenEntries {
             inner.overflowed = true;
             return UnwrittenEntry::Another;
         }
-        let position =
-            if inner.keys.is_empty() { UnwrittenEntry::First } else { UnwrittenEntry::Another };
-        let (_, variants) =
-            inner.keys.entry(key.id()).or_insert_with(|| (key.target_id(), HashSet::new()));
+        let position = if inner.keys.is_empty() { UnwrittenEntry::First } else { UnwrittenEntry::Another };
+        let (_, variants) = inner.keys.entry(key.id()).or_insert_with(|| (key.target_id(), HashSet::new()));
         let is_new = variants.insert(variant);
         inner.count += usize::from(is_new);
         position
@@ -89,9 +87,7 @@ impl UnwrittenEntries {
     /// Whether the disk may have an older version of an entry of this key.
     pub(super) fn may_have(&self, key: &CacheKey) -> bool {
         let inner = self.0.lock();
-        inner.overflowed
-            || inner.keys.contains_key(&key.id())
-            || inner.in_progress.contains(&key.id())
+        inner.overflowed || inner.keys.contains_key(&key.id()) || inner.in_progress.contains(&key.id())
     }
 
     /// Takes the variants of at most `most` keys, which the caller handles before it calls `done`; `None`:
@@ -136,8 +132,7 @@ impl TieredStore {
                 }
             }
             Some(disk_tier)
-                if disk_tier.disk.may_contain(key.target_id())
-                    || disk_tier.disk.has_pending(key) =>
+                if disk_tier.disk.may_contain(key.target_id()) || disk_tier.disk.has_pending(key) =>
             {
                 self.supersede(key, stored, epoch);
             }
@@ -153,20 +148,15 @@ impl TieredStore {
     fn distrust(&self, disk_tier: &DiskTier) {
         let _guard = self.memory_only_reason.lock();
         let all = self.generations.all().all;
-        disk_tier.state.persist(Change {
-            scope: PurgeScope::All,
-            generation: self.generation_to_persist(all),
-        });
+        disk_tier
+            .state
+            .persist(Change { scope: PurgeScope::All, generation: self.generation_to_persist(all) });
     }
 
     /// The generation of everything to persist: while there are unwritten entries, it makes every entry on
     /// disk unusable for the next larder. Call with `memory_only_reason` locked.
     pub(super) fn generation_to_persist(&self, all: Generation) -> Generation {
-        if self.unwritten.is_empty() {
-            all
-        } else {
-            self.generations.after_full_purge(all, self.clock.now())
-        }
+        if self.unwritten.is_empty() { all } else { self.generations.after_full_purge(all, self.clock.now()) }
     }
 
     /// Makes every entry of the target but this response unusable, above all on disk.
@@ -174,9 +164,10 @@ impl TieredStore {
         let guard = self.memory_only_reason.lock();
         let entry_id = EntryId { target: key.target_id(), id: key.id(), variant: stored.variant };
         // An entry stored meanwhile is newer, or the same.
-        let kept = self.memory.entry_at(entry_id).filter(|(_, kept, _)| {
-            is_newer(kept.order, stored.order, self.generations.latest_order())
-        });
+        let kept = self
+            .memory
+            .entry_at(entry_id)
+            .filter(|(_, kept, _)| is_newer(kept.order, stored.order, self.generations.latest_order()));
         let (stored, epoch) = kept.map_or((Arc::clone(stored), epoch), |(_, kept, at)| (kept, at));
         let stored = match self.validity(key, epoch) {
             Validity::Current => stored,
@@ -198,8 +189,7 @@ impl TieredStore {
     /// handled.
     pub(super) fn catch_up(&self, most: usize) {
         let disk_tier = self.disk_tier.load();
-        let Some(disk_tier) = disk_tier.as_ref().filter(|disk_tier| disk_tier.disk.is_open())
-        else {
+        let Some(disk_tier) = disk_tier.as_ref().filter(|disk_tier| disk_tier.disk.is_open()) else {
             return;
         };
         if self.unwritten.is_empty() {
@@ -208,9 +198,7 @@ impl TieredStore {
         match self.unwritten.begin(most) {
             None => {}
             Some(DeferredWork::TooMany) => {
-                tracing::warn!(
-                    "Too many responses could not be written to disk: no entry on it is used"
-                );
+                tracing::warn!("Too many responses could not be written to disk: no entry on it is used");
                 let _guard = self.memory_only_reason.lock();
                 self.invalidate_and_persist(PurgeScope::All, PurgeKind::Hard, Some(disk_tier));
                 self.unwritten.all_done();
@@ -235,7 +223,7 @@ impl TieredStore {
     fn handle(&self, disk_tier: &Arc<DiskTier>, entries: Vec<EntryId>) {
         for entry_id in entries {
             if let Some((key, stored, epoch)) = self.memory.entry_at(entry_id) {
-                self.write(disk_tier, &key, &stored, epoch, None);
+                self.write(disk_tier, (&key, &stored), epoch, None);
             } else {
                 // The entry was evicted from memory, and was newer than the one on disk.
                 let _guard = self.memory_only_reason.lock();
@@ -266,10 +254,7 @@ mod tests {
         let unwritten = UnwrittenEntries::default();
         assert!(unwritten.is_empty() && !unwritten.may_have(&key));
         let noted = [1, 2, 1].map(|variant| unwritten.note(&key, VariantId(variant)));
-        assert_eq!(
-            noted,
-            [UnwrittenEntry::First, UnwrittenEntry::Another, UnwrittenEntry::Another]
-        );
+        assert_eq!(noted, [UnwrittenEntry::First, UnwrittenEntry::Another, UnwrittenEntry::Another]);
         let Some(DeferredWork::Last(two)) = unwritten.begin(BATCH) else { panic!("not so many") };
         assert_eq!(two.len(), 2);
         assert_eq!(unwritten.begin(BATCH), None, "they are being handled");

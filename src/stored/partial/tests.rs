@@ -23,10 +23,7 @@ const AT_ONCE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
 type Fields<'a> = &'a [(&'static str, &'a str)];
 
 fn map(fields: Fields<'_>) -> HeaderMap {
-    fields
-        .iter()
-        .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_str(v).unwrap()))
-        .collect()
+    fields.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_str(v).unwrap())).collect()
 }
 
 fn stored(status: u16, fields: Fields<'_>, body: &[u8], at: u64) -> Arc<StoredResponse> {
@@ -37,22 +34,14 @@ fn stored(status: u16, fields: Fields<'_>, body: &[u8], at: u64) -> Arc<StoredRe
         Bytes::copy_from_slice(body),
         (VaryFields::default(), VariantId::SOLE),
         (time, time),
-        Duration::ZERO,
     ))
 }
 
 /// Bytes `first` to `last` of `body`, received at `at`.
-fn part_of(
-    body: &[u8],
-    first: usize,
-    last: usize,
-    tag: (&'static str, &str),
-    at: u64,
-) -> PartialResponse {
+fn part_of(body: &[u8], first: usize, last: usize, tag: (&'static str, &str), at: u64) -> PartialResponse {
     let range = format!("bytes {first}-{last}/{}", body.len());
     let fields = [("content-range", range.as_str()), tag];
-    PartialResponse::from_stored(stored(206, &fields, &body[first..=last], at))
-        .expect("a sound part")
+    PartialResponse::from_stored(stored(206, &fields, &body[first..=last], at)).expect("a sound part")
 }
 
 fn part(first: usize, last: usize) -> PartialResponse {
@@ -147,8 +136,7 @@ fn parts_of_different_responses_never_join() {
     let other_length = part_of(b"0123456789A", 5, 9, STRONG, 0);
     let other_bytes = part_of(b"abcdefghij", 4, 9, STRONG, 0);
     let range = ("content-range", "bytes 5-9/10");
-    let dated =
-        PartialResponse::from_stored(stored(206, &[range, CHANGED, LATER], b"56789", 0)).unwrap();
+    let dated = PartialResponse::from_stored(stored(206, &[range, CHANGED, LATER], b"56789", 0)).unwrap();
     let mut varied = (*part(5, 9).stored()).clone();
     varied.variant = VariantId(7);
     let varied = PartialResponse::from_stored(Arc::new(varied)).unwrap();
@@ -162,8 +150,7 @@ fn parts_of_different_responses_never_join() {
 fn joined_parts_have_the_fields_and_times_of_the_latest() {
     let with = |first, last, at, note| {
         let range = format!("bytes {first}-{last}/10");
-        let fields =
-            [("content-range", range.as_str()), STRONG, ("x-note", note), ("retry-after", note)];
+        let fields = [("content-range", range.as_str()), STRONG, ("x-note", note), ("retry-after", note)];
         PartialResponse::from_stored(stored(206, &fields, &BODY[first..=last], at)).unwrap()
     };
     let (old, new) = (with(0, 4, 1, "1"), with(4, 9, 2, "2"));

@@ -83,11 +83,7 @@ mod tests {
             assert_eq!(MicroCredits::from_credits(invalid), MicroCredits(0), "{invalid}");
         }
         for too_large in [f64::INFINITY, 1e300] {
-            assert_eq!(
-                MicroCredits::from_credits(too_large),
-                MicroCredits(u64::MAX),
-                "{too_large}"
-            );
+            assert_eq!(MicroCredits::from_credits(too_large), MicroCredits(u64::MAX), "{too_large}");
         }
         let full = CreditUsage::spent(MicroCredits(u64::MAX));
         assert_eq!(full.plus(full).credits, MicroCredits(u64::MAX));

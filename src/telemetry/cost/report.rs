@@ -67,11 +67,7 @@ impl PeriodUsage {
         let (sum, day) = (history.usage_in_period(period, now), Day::from_time(now));
         Self {
             since: day.period_start(period).start_time(),
-            ends_in: day
-                .next_period_start(period)
-                .start_time()
-                .duration_since(now)
-                .unwrap_or_default(),
+            ends_in: day.next_period_start(period).start_time().duration_since(now).unwrap_or_default(),
             calls: sum.calls,
             credits: sum.credits.credits(),
             money: money(sum.credits, cost),

@@ -29,18 +29,12 @@ fn in_header() -> CreditSource {
 }
 
 fn monthly_budget(credits: f64) -> CostBudget {
-    CostBudget {
-        credits,
-        period: Period::Month,
-        warn_at: 0.8,
-        at_limit: OverBudgetAction::StaleOnly,
-    }
+    CostBudget { credits, period: Period::Month, warn_at: 0.8, at_limit: OverBudgetAction::StaleOnly }
 }
 
 fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
     let host = HostPattern::parse(host).unwrap();
-    let tls =
-        UpstreamTls { extra_roots: Vec::new(), client_cert: None, insecure: false, http2: true };
+    let tls = UpstreamTls { extra_roots: Vec::new(), client_cert: None, insecure: false, http2: true };
     Arc::new(Upstream {
         name: name.into(),
         hosts: vec![UpstreamHost { host, scheme: None, port: None }],
@@ -54,8 +48,7 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
 
 /// Telemetry with a priced upstream `coins` and an upstream `roles` without a price.
 fn telemetry(clock: &Clock, cost: Cost) -> Arc<Telemetry> {
-    let upstreams =
-        [upstream("roles", "roles.example", None), upstream("coins", "*.example", Some(cost))];
+    let upstreams = [upstream("roles", "roles.example", None), upstream("coins", "*.example", Some(cost))];
     let telemetry = Telemetry::with_clock(clock.clone(), &[], &[]);
     telemetry.cost().set_prices(&upstreams);
     telemetry
@@ -250,11 +243,7 @@ fn usage_is_kept_across_reloads() {
     after.cost().set_prices(&[]);
     after.cost().spend("coins", 1.0, noon());
     after.cost().set_prices(&[upstream("coins", "coins.example", Some(cost(in_header(), None)))]);
-    assert_eq!(
-        only(&after, noon()).month.credits,
-        7.0,
-        "no call that was pending during a reload is lost"
-    );
+    assert_eq!(only(&after, noon()).month.credits, 7.0, "no call that was pending during a reload is lost");
 }
 
 #[test]
@@ -296,10 +285,7 @@ fn a_budget_warns_once_per_period_and_once_more_when_it_is_spent() {
     let (nearly, spent) = (serde_json::json!(8), serde_json::json!(10));
     let month = [("Budget nearly spent", &nearly), ("Budget spent", &spent)];
     assert_eq!(messages, [month, month].concat());
-    assert_eq!(
-        (&lines[0]["upstream"], &lines[0]["at_limit"]),
-        (&"coins".into(), &"stale-only".into())
-    );
+    assert_eq!((&lines[0]["upstream"], &lines[0]["at_limit"]), (&"coins".into(), &"stale-only".into()));
 }
 
 // ---- reservations
@@ -307,8 +293,7 @@ fn a_budget_warns_once_per_period_and_once_more_when_it_is_spent() {
 #[test]
 fn pending_calls_reserve_their_cost_and_the_last_credit_is_spent() {
     let budget = CostBudget { credits: 5.0, period: Period::Day, ..monthly_budget(5.0) };
-    let telemetry =
-        telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
+    let telemetry = telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
     let ledger = telemetry.cost();
     let reserve = || ledger.reserve("coins", &budget, noon());
     let pending: Vec<_> = (0..5).map(|_| reserve().expect("credits are left")).collect();
@@ -326,11 +311,9 @@ fn pending_calls_reserve_their_cost_and_the_last_credit_is_spent() {
 #[test]
 fn consecutive_calls_spend_a_budget_completely_at_any_price() {
     let budget = monthly_budget(5.0);
-    for (credits, price, calls) in [
-        (CreditSource::PerCall(1.0), 1.0, 5),
-        (CreditSource::PerCall(2.0), 2.0, 3),
-        (in_header(), 0.5, 10),
-    ] {
+    for (credits, price, calls) in
+        [(CreditSource::PerCall(1.0), 1.0, 5), (CreditSource::PerCall(2.0), 2.0, 3), (in_header(), 0.5, 10)]
+    {
         let telemetry = telemetry(&Clock::manual(noon()), cost(credits, Some(budget)));
         let ledger = telemetry.cost();
         let mut made = 0;
@@ -361,8 +344,7 @@ fn a_learned_price_is_reserved_but_at_least_one_credit() {
 #[test]
 fn concurrent_reservations_never_exceed_the_budget() {
     let budget = monthly_budget(100.0);
-    let telemetry =
-        telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
+    let telemetry = telemetry(&Clock::manual(noon()), cost(CreditSource::PerCall(1.0), Some(budget)));
     let granted = std::sync::atomic::AtomicU64::new(0);
     std::thread::scope(|scope| {
         for _ in 0..4 {

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::policy::upstream::Period;
-use crate::telemetry::cost::codec::{self, UsageRow};
+use crate::telemetry::cost::codec::{self, StateRow};
 use crate::telemetry::cost::credits::{CreditUsage, MicroCredits};
 use crate::telemetry::cost::utc_day::Day;
 
@@ -72,8 +72,7 @@ impl UsageHistory {
 
     /// Records a call without a charge; `avoided` is the usual cost.
     pub(super) fn add_free_call(&self, avoided: MicroCredits, now: SystemTime) {
-        self.lock_days()
-            .add(Day::from_time(now), CreditUsage { avoided, ..CreditUsage::default() });
+        self.lock_days().add(Day::from_time(now), CreditUsage { avoided, ..CreditUsage::default() });
     }
 
     /// Records an avoided call and its usual cost. Runs for every hit.
@@ -130,9 +129,9 @@ impl UsageHistory {
     /// Records a warning. `false` if the same warning was recorded before in this period.
     pub(super) fn record_alert(&self, alert: AlertState) -> bool {
         let mut days = self.days.lock();
-        let before = days.last_alert.filter(|before| {
-            (before.period_start, before.budget) == (alert.period_start, alert.budget)
-        });
+        let before = days
+            .last_alert
+            .filter(|before| (before.period_start, before.budget) == (alert.period_start, alert.budget));
         let is_new = before.is_none_or(|before| alert.spent && !before.spent);
         if is_new {
             days.last_alert = Some(alert);
@@ -153,7 +152,7 @@ impl UsageHistory {
     }
 
     /// Appends the rows of the days that changed since the last call of this method.
-    pub(super) fn take_changed_rows(&self, rows: &mut Vec<UsageRow>) {
+    pub(super) fn take_changed_rows(&self, rows: &mut Vec<StateRow>) {
         let mut days = self.lock_days();
         for day in std::mem::take(&mut days.changed) {
             rows.push(codec::encode(&self.name, day, days.by_day.get(&day).copied()));
@@ -198,8 +197,7 @@ impl Days {
     /// Drops all but the last months that have usage. The limit is a number of months and not a date: if the
     /// clock is years ahead for a moment, the usage of the current month must not be lost.
     fn drop_old_months(&mut self) {
-        let mut months: Vec<Day> =
-            self.by_day.keys().map(|day| day.period_start(Period::Month)).collect();
+        let mut months: Vec<Day> = self.by_day.keys().map(|day| day.period_start(Period::Month)).collect();
         months.dedup();
         let Some(oldest) = months.len().checked_sub(MONTHS).map(|over| months[over]) else {
             return;

@@ -5,7 +5,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::policy::upstream::Period;
-use crate::semantics::utc_calendar::{until_midnight, until_next_month};
+use crate::semantics::utc_calendar::{month_start, next_month_start};
 
 /// A day, as the number of days since 1970-01-01. Earlier times become that day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -28,23 +28,22 @@ impl Day {
 
     /// The first day of the period that contains this day.
     pub(super) fn period_start(self, period: Period) -> Self {
-        let next = self.next_period_start(period);
-        let first = |length: u32| Self(next.0.saturating_sub(length));
-        let begins = |day: &Self| day.0 == 0 || Self(day.0 - 1).next_period_start(period) == *day;
         match period {
             Period::Day => self,
-            Period::Month => (28..=31).map(first).find(begins).unwrap_or(self),
+            Period::Month => Self::from_number(month_start(i64::from(self.0))),
         }
     }
 
     /// The first day of the next period.
     pub(super) fn next_period_start(self, period: Period) -> Self {
-        let begin = self.start_time();
-        let left = match period {
-            Period::Day => until_midnight(begin),
-            Period::Month => until_next_month(begin),
-        };
-        begin.checked_add(left).map_or(self, Self::from_time)
+        match period {
+            Period::Day => Self(self.0.saturating_add(1)),
+            Period::Month => Self::from_number(next_month_start(i64::from(self.0))),
+        }
+    }
+
+    fn from_number(day: i64) -> Self {
+        Self(u32::try_from(day).unwrap_or(u32::MAX))
     }
 
     /// The start of the day (midnight UTC).

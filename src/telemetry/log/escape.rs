@@ -72,10 +72,7 @@ mod tests {
     #[test]
     fn control_characters_line_ends_and_direction_marks_are_escaped() {
         assert_eq!(escaped("\u{1b}[2J", 99), "\\u001b[2J");
-        assert_eq!(
-            escaped("a\r\nb\u{2028}c\u{202e}d\u{9b}", 99),
-            "a\\r\\nb\\u2028c\\u202ed\\u009b"
-        );
+        assert_eq!(escaped("a\r\nb\u{2028}c\u{202e}d\u{9b}", 99), "a\\r\\nb\\u2028c\\u202ed\\u009b");
         assert_eq!(escaped("grüße ✓", 99), "grüße ✓");
     }
 

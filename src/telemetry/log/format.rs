@@ -19,15 +19,7 @@ use crate::telemetry::log::redact::{is_secret, redact};
 use crate::telemetry::log::{escape, third_party};
 
 /// Writes events in one of the two forms.
-pub(super) struct LineFormat {
-    format: LogFormat,
-}
-
-impl LineFormat {
-    pub(super) fn new(format: LogFormat) -> Self {
-        Self { format }
-    }
-}
+pub(super) struct LineFormat(pub(super) LogFormat);
 
 impl<S, N> FormatEvent<S, N> for LineFormat
 where
@@ -43,26 +35,23 @@ where
         let bridged = event.normalized_metadata();
         let metadata = bridged.as_ref().unwrap_or_else(|| event.metadata());
         let is_third_party = third_party::is_third_party(metadata.target());
-        let mut fields = FieldVisitor::new(self.format, is_third_party);
+        let mut fields = FieldVisitor::new(self.0, is_third_party);
         event.record(&mut fields);
         let mut time = String::with_capacity(32);
         SystemTime.format_time(&mut Writer::new(&mut time))?;
         let level = level_token(*metadata.level(), is_third_party);
-        let target = metadata.target();
-        match self.format {
+        let mut target = String::new();
+        escape::push(&mut target, metadata.target(), MAX_TARGET_BYTES);
+        let FieldVisitor { message, rest, .. } = fields;
+        match self.0 {
             LogFormat::Json => {
-                write!(writer, "{{\"time\":\"{time}\",\"level\":\"{level}\",\"target\":\"")?;
-                let mut shown = String::new();
-                escape::push(&mut shown, target, MAX_TARGET_BYTES);
-                writeln!(writer, "{shown}\",\"message\":\"{}\"{}}}", fields.message, fields.rest)
+                write!(writer, "{{\"time\":\"{time}\",\"level\":\"{level}\",\"target\":\"{target}\"")?;
+                writeln!(writer, ",\"message\":\"{message}\"{rest}}}")
             }
             LogFormat::Pretty => {
-                let origin = if is_third_party { metadata.target() } else { "" };
-                let mut shown = String::new();
-                escape::push(&mut shown, origin, MAX_TARGET_BYTES);
-                let colon = if is_third_party { ": " } else { "" };
+                let origin = if is_third_party { target + ": " } else { String::new() };
                 let level = level.to_ascii_uppercase();
-                writeln!(writer, "{time} {level:5} {shown}{colon}{}{}", fields.message, fields.rest)
+                writeln!(writer, "{time} {level:5} {origin}{message}{rest}")
             }
         }
     }

@@ -1,9 +1,8 @@
 //! Removes secrets from a text before it is logged, whatever its source.
 //!
 //! Owns: the patterns of secrets in a line: user information, queries, credentials (ADM-07).
-//! `semantics::redaction` detects other secrets in URLs.
-//! Never touches: the choice of the texts that are logged. This is the second line of defence: larder's own
-//! events do not contain secrets.
+//! `semantics::redaction` detects other secrets in URLs. Never touches: the choice of the texts that are
+//! logged. This is the second line of defence: larder's own events do not contain secrets.
 
 use std::borrow::Cow;
 
@@ -64,9 +63,7 @@ fn first_pattern(text: &str) -> Option<(usize, SecretPattern)> {
     let scheme = text.find(SCHEME).map(|at| (at, SecretPattern::Scheme));
     let credential = CREDENTIALS
         .into_iter()
-        .filter_map(|name| {
-            find_ignoring_case(text, name).map(|at| (at, SecretPattern::Credential(name)))
-        })
+        .filter_map(|name| find_ignoring_case(text, name).map(|at| (at, SecretPattern::Credential(name))))
         .min_by_key(|(at, _)| *at);
     [query, scheme, credential].into_iter().flatten().min_by_key(|(at, _)| *at)
 }

@@ -6,10 +6,9 @@ use http::Method;
 
 use super::*;
 use crate::config::{LogFormat, LogLevel};
+use crate::decide::ForwardReason;
 use crate::telemetry::log::captured::CapturedLog;
-use crate::telemetry::{
-    RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent,
-};
+use crate::telemetry::{RejectEvent, RequestEvent, ResultKind, RetryEvent, Telemetry, UpstreamEvent};
 
 /// The log that `act` writes.
 fn logged(format: LogFormat, level: LogLevel, act: impl FnOnce()) -> String {
@@ -34,7 +33,7 @@ fn request_event(path: &str) -> RequestEvent<'_> {
     RequestEvent {
         route: 0,
         result: ResultKind::Miss,
-        forward_reason: Some("uri-miss"),
+        forward_reason: Some(ForwardReason::UriMiss),
         method: &Method::GET,
         host: "discord.example.test",
         port: 443,
@@ -59,12 +58,9 @@ fn a_request_is_one_json_line_at_debug_and_none_at_info() {
     assert_eq!(line["message"], "Request completed");
     assert_eq!(line["route"], "roles");
     assert_eq!(line["result"], "miss");
-    assert_eq!(line["why"], "uri-miss");
+    assert_eq!(line["reason"], "uri-miss");
     assert_eq!(line["status"], 200);
-    assert_eq!(
-        line["upstream_bytes"], 12,
-        "bytes of the call and of the fill that the request started"
-    );
+    assert_eq!(line["upstream_bytes"], 12, "bytes of the call and of the fill that the request started");
     assert_eq!(line["path"], "/api/v10/guilds/1/roles");
     assert_eq!(line.get("error"), None);
     assert!(line["time"].as_str().unwrap().ends_with('Z'));
@@ -197,13 +193,8 @@ fn pingora_warnings_are_logged_at_debug_only() {
     let act = || tracing_log::log::warn!(target: "pingora_core::connectors", "not reusable");
     for level in [LogLevel::Error, LogLevel::Warn, LogLevel::Info] {
         assert_eq!(logged(LogFormat::Json, level, act), "");
-        let fails =
-            || tracing_log::log::error!(target: "pingora_core::connectors", "no reusable stream");
-        assert_eq!(
-            logged(LogFormat::Json, level, fails),
-            "",
-            "it contains neither origin nor cause"
-        );
+        let fails = || tracing_log::log::error!(target: "pingora_core::connectors", "no reusable stream");
+        assert_eq!(logged(LogFormat::Json, level, fails), "", "it contains neither origin nor cause");
     }
     let line = as_json(&logged(LogFormat::Json, LogLevel::Debug, act));
     assert_eq!(line["level"], "debug");
@@ -225,7 +216,7 @@ fn retries_and_stale_if_error_responses_are_logged_with_their_cause() {
     assert_eq!(lines.len(), 2, "a stale response with a background refresh has no line: {text}");
     let summary = |line: &serde_json::Value| {
         let field = |name: &str| line[name].as_str().map(str::to_owned);
-        (field("message"), field("route"), field("cause"), line["wait"].as_f64())
+        (field("message"), field("route"), field("reason"), line["wait"].as_f64())
     };
     let expected = |message: &str, cause: &str, wait| {
         (Some(message.to_owned()), Some("roles".to_owned()), Some(cause.to_owned()), wait)
@@ -247,14 +238,7 @@ fn ovl_11_many_stale_responses_never_hide_a_failure() {
         let duration = std::time::Duration::ZERO;
         let outcome = Err("connect");
         let (host, port) = ("h", 443);
-        telemetry.upstream_call(&UpstreamEvent {
-            upstream: 0,
-            route: 0,
-            host,
-            port,
-            outcome,
-            duration,
-        });
+        telemetry.upstream_call(&UpstreamEvent { upstream: 0, route: 0, host, port, outcome, duration });
     };
     let text = logged(LogFormat::Json, LogLevel::Info, act);
     assert!(text.contains("Call to origin failed"), "{text}");

@@ -12,16 +12,14 @@ use tracing_log::NormalizeEvent;
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::telemetry::log::LARDER_TARGET;
 use crate::telemetry::log::escape::split_at_limit;
 use crate::telemetry::log_limiter::Limiter;
 
 /// Whether an event with this target is from another crate.
 pub(super) fn is_third_party(target: &str) -> bool {
-    target
-        .strip_prefix(LARDER_TARGET)
-        .is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
+    target.strip_prefix(LARDER_TARGET).is_none_or(|rest| !rest.is_empty() && !rest.starts_with("::"))
 }
 
 /// The part of a message of another crate that is constant text and not data of a client or an origin.
@@ -56,15 +54,17 @@ const MAX_MESSAGE_BYTES: usize = 512;
 /// per request.
 pub(super) struct RateLimitedLayer {
     lines: Mutex<Limiter>,
+    clock: Clock,
 }
 
 impl RateLimitedLayer {
     pub(super) fn new() -> Self {
-        Self { lines: Mutex::new(Limiter::new(10, Duration::from_secs(1))) }
+        let lines = Mutex::new(Limiter::new(10, Duration::from_secs(1)));
+        Self { lines, clock: Clock::system() }
     }
 
     fn may_pass(&self, metadata: &Metadata<'_>) -> bool {
-        !is_third_party(metadata.target()) || self.lines.lock().admit(clock::monotonic()).is_some()
+        !is_third_party(metadata.target()) || self.lines.lock().admit(self.clock.instant()).is_some()
     }
 }
 

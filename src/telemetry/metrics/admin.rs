@@ -5,11 +5,13 @@
 
 use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
 
+use crate::policy::Mode;
+use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::registry::{counter, gauge, gauges};
 
 /// The metrics of operator actions, shared by all configurations.
 #[derive(Clone)]
-pub(in crate::telemetry) struct AdminMetrics {
+pub(super) struct AdminMetrics {
     mode: IntGaugeVec,
     insecure: IntGaugeVec,
     reloaded: IntGauge,
@@ -19,12 +21,7 @@ pub(in crate::telemetry) struct AdminMetrics {
 impl AdminMetrics {
     pub(super) fn new(r: &Registry) -> Self {
         Self {
-            mode: gauges(
-                r,
-                "larder_mode",
-                "1 for the current mode of the master switch.",
-                &["mode"],
-            ),
+            mode: gauges(r, "larder_mode", "1 for the current mode of the master switch.", &["mode"]),
             insecure: gauges(
                 r,
                 "larder_upstream_insecure",
@@ -43,27 +40,31 @@ impl AdminMetrics {
             ),
         }
     }
+}
 
-    /// Sets the gauge of `mode` to 1 and those of the other modes in `all` to 0.
-    pub(in crate::telemetry) fn mode(&self, mode: &'static str, all: &[&'static str]) {
-        for other in all {
-            self.mode.with_label_values(&[*other]).set(i64::from(*other == mode));
+impl Telemetry {
+    /// Sets the current mode of the master switch.
+    pub fn mode(&self, mode: Mode) {
+        for other in Mode::ALL {
+            self.metrics.admin.mode.with_label_values(&[other.token()]).set(i64::from(other == mode));
         }
     }
 
     /// Sets the upstreams whose certificates are not verified; all others are removed.
-    pub(in crate::telemetry) fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
-        self.insecure.reset();
+    pub fn insecure<'a>(&self, upstreams: impl Iterator<Item = &'a str>) {
+        let AdminMetrics { insecure, .. } = &self.metrics.admin;
+        insecure.reset();
         for upstream in upstreams {
-            self.insecure.with_label_values(&[upstream]).set(1);
+            insecure.with_label_values(&[upstream]).set(1);
         }
     }
 
-    /// Records a reload and whether the new configuration is in force.
-    pub(in crate::telemetry) fn reloaded(&self, swapped: bool) {
-        self.reloaded.set(i64::from(swapped));
+    /// Records a reload and whether the new configuration is in force. The initial configuration counts as
+    /// one that is.
+    pub fn reloaded(&self, swapped: bool) {
+        self.metrics.admin.reloaded.set(i64::from(swapped));
         if !swapped {
-            self.reload_failures.inc();
+            self.metrics.admin.reload_failures.inc();
         }
     }
 }

@@ -71,8 +71,7 @@ impl CostMetrics {
     /// rendering always contains the gauges that stay.
     pub(in crate::telemetry) fn set_used(&self, shares: &[(Arc<str>, f64)]) {
         let mut with_budget = self.with_budget.lock();
-        for removed in with_budget.iter().filter(|name| shares.iter().all(|(one, _)| one != *name))
-        {
+        for removed in with_budget.iter().filter(|name| shares.iter().all(|(one, _)| one != *name)) {
             // The gauge exists, so removing it does not fail.
             let _removed = self.used.remove_label_values(&[&**removed]);
         }

@@ -13,6 +13,7 @@ use crate::telemetry::event::ResultKind;
 const RESULTS: usize = ResultKind::ALL.len();
 
 /// The handles of one route.
+#[derive(Clone)]
 pub(super) struct RouteHandles {
     name: Arc<str>,
     requests: [IntCounter; RESULTS],
@@ -55,6 +56,7 @@ impl RouteHandles {
 }
 
 /// The handles of one upstream.
+#[derive(Clone)]
 pub(super) struct UpstreamHandles {
     name: Arc<str>,
     durations: Lazy,
@@ -76,6 +78,7 @@ impl UpstreamHandles {
 
 /// A histogram that is created with its first observation. A histogram is 22 lines of text: with a hundred
 /// routes, results that never occur would make the page larger than 1 MB (OVL-08).
+#[derive(Clone)]
 struct Lazy {
     family: HistogramVec,
     resolved: OnceLock<Histogram>,

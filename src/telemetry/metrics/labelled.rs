@@ -1,10 +1,11 @@
 //! The metric families whose labels are looked up at each event. They are not used for hits. A series appears
 //! with its first event, which keeps the page small.
 //!
-//! Owns: their names and help texts. Never touches: the metrics of hits (`handles`).
+//! Owns: their names and help texts, and recording those that have no log line. Never touches: the metrics of hits (`handles`).
 
 use prometheus::{IntCounterVec, Registry};
 
+use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::registry::counters;
 
 /// Counters with labels, shared by all configurations.
@@ -60,16 +61,35 @@ impl LabelledMetrics {
                 "Stored responses that were invalidated.",
                 &["source"],
             ),
-            denied: family(
-                "larder_denied_total",
-                "Requests that larder itself refused.",
-                &["reason"],
-            ),
+            denied: family("larder_denied_total", "Requests that larder itself refused.", &["reason"]),
             handshakes: family(
                 "larder_tls_handshakes_total",
                 "TLS handshakes with intercepted clients, by the pattern that matches the host.",
                 &["pattern", "outcome"],
             ),
         }
+    }
+}
+
+impl Telemetry {
+    /// Counts a refused request without logging it.
+    pub fn denied(&self, reason: &'static str) {
+        self.metrics.labelled.denied.with_label_values(&[reason]).inc();
+    }
+
+    /// Counts a response that was not stored.
+    pub fn not_stored(&self, route: usize, reason: &'static str) {
+        self.metrics.labelled.not_stored.with_label_values(&[self.route_name(route), reason]).inc();
+    }
+
+    /// Counts a background refresh that ended.
+    pub fn refresh(&self, route: usize, trigger: &'static str, outcome: &'static str) {
+        let labels = [self.route_name(route), trigger, outcome];
+        self.metrics.labelled.refreshes.with_label_values(&labels).inc();
+    }
+
+    /// Counts stored responses that were invalidated.
+    pub fn invalidated(&self, source: &'static str, count: u64) {
+        self.metrics.labelled.invalidations.with_label_values(&[source]).inc_by(count);
     }
 }

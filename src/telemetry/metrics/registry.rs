@@ -5,8 +5,8 @@
 
 use prometheus::core::Collector;
 use prometheus::{
-    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry,
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
 
 /// A counter without labels.
@@ -20,32 +20,17 @@ pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
 }
 
 /// A family of counters.
-pub(super) fn counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> IntCounterVec {
+pub(super) fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     register(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
 /// A family of counters with fractions: seconds, credits, money.
-pub(super) fn float_counters(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> CounterVec {
+pub(super) fn float_counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> CounterVec {
     register(registry, CounterVec::new(Opts::new(name, help), labels))
 }
 
 /// A family of gauges with fractions.
-pub(super) fn float_gauges(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> GaugeVec {
+pub(super) fn float_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> GaugeVec {
     register(registry, GaugeVec::new(Opts::new(name, help), labels))
 }
 
@@ -55,12 +40,7 @@ pub(super) fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str
 }
 
 /// A family of histograms of seconds.
-pub(super) fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-) -> HistogramVec {
+pub(super) fn histograms(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> HistogramVec {
     let opts = HistogramOpts::new(name, help).buckets(BUCKETS_SECONDS.to_vec());
     register(registry, HistogramVec::new(opts, labels))
 }
@@ -73,10 +53,7 @@ pub(super) fn register_process_info(registry: &Registry) {
     add(registry, prometheus::process_collector::ProcessCollector::for_self());
 }
 
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: prometheus::Result<C>,
-) -> C {
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
     let metric = metric.expect("names and labels of metrics are valid constants");
     add(registry, metric.clone());
     metric
@@ -88,6 +65,6 @@ fn add<C: Collector + 'static>(registry: &Registry, collector: C) {
 
 /// Histogram buckets, from a memory hit to the longest wait for an origin.
 const BUCKETS_SECONDS: [f64; 19] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-    1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
 ];

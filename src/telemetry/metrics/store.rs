@@ -1,9 +1,11 @@
 //! The metrics of the store.
 //!
-//! Owns: their names and help texts. Never touches: the store.
+//! Owns: their names and help texts, and recording those that have no log line. Never touches: the store.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Registry};
 
+use crate::telemetry::Telemetry;
+use crate::telemetry::event::StoreOp;
 use crate::telemetry::metrics::registry::{counter, counters, gauge, gauges};
 
 /// The usage and the health of the store tiers.
@@ -46,4 +48,35 @@ impl StoreMetrics {
             ),
         }
     }
+}
+
+impl Telemetry {
+    /// Sets the number of responses in a tier of the store.
+    pub fn store_entries(&self, tier: &'static str, count: u64) {
+        self.metrics.store.entries.with_label_values(&[tier]).set(gauge_value(count));
+    }
+
+    /// Sets the number of bytes in a tier of the store.
+    pub fn store_bytes(&self, tier: &'static str, bytes: u64) {
+        self.metrics.store.bytes.with_label_values(&[tier]).set(gauge_value(bytes));
+    }
+
+    /// Counts stored responses that were evicted to free capacity.
+    pub fn evicted(&self, tier: &'static str, count: u64) {
+        self.metrics.store.evictions.with_label_values(&[tier]).inc_by(count);
+    }
+
+    /// Counts a disk store that was recreated because it was unusable.
+    pub fn store_recovered(&self) {
+        self.metrics.store.recovered.inc();
+    }
+
+    /// Counts an entry that was not written to the store because writes are suspended.
+    pub fn store_dropped(&self) {
+        self.metrics.store_error(StoreOp::Drop.token());
+    }
+}
+
+fn gauge_value(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

@@ -6,12 +6,18 @@ use std::time::Duration;
 use http::Method;
 
 use super::*;
+use crate::decide::ForwardReason;
+use crate::policy::Mode;
 use crate::telemetry::event::ResultKind;
 
 fn metrics(routes: usize) -> Metrics {
     let routes: Vec<Arc<str>> = (0..routes).map(|n| Arc::from(format!("route-{n}"))).collect();
     let routes = [routes, vec![Arc::from("none")]].concat();
     Metrics::new(&routes, &[Arc::from("discord"), Arc::from("none")])
+}
+
+fn telemetry() -> Arc<Telemetry> {
+    Telemetry::new(&["route-0".into()], &["discord".into()])
 }
 
 fn request_event(route: usize, result: ResultKind) -> RequestEvent<'static> {
@@ -61,7 +67,7 @@ fn a_hit_counts_once_with_its_duration_and_bytes() {
 fn a_waiter_counts_as_coalesced_in_both_families() {
     let metrics = metrics(1);
     let waiter = RequestEvent {
-        forward_reason: Some("uri-miss"),
+        forward_reason: Some(ForwardReason::UriMiss),
         ..request_event(0, ResultKind::Coalesced)
     };
     metrics.record(&waiter);
@@ -89,22 +95,23 @@ fn call(status: StatusCode) -> UpstreamEvent<'static> {
 
 #[test]
 fn every_metric_family_appears_after_its_first_event() {
-    let metrics = metrics(1);
+    let telemetry = telemetry();
+    let metrics = &telemetry.metrics;
     let missed =
-        RequestEvent { forward_reason: Some("stale"), ..request_event(0, ResultKind::Miss) };
+        RequestEvent { forward_reason: Some(ForwardReason::Stale), ..request_event(0, ResultKind::Miss) };
     metrics.record(&missed);
     metrics.upstream_call(&call(StatusCode::OK));
-    metrics.admin().mode("cache", &["cache", "bypass"]);
-    metrics.admin().insecure(["u"].into_iter());
+    telemetry.mode(Mode::Cache);
+    telemetry.insecure(["u"].into_iter());
     metrics.upstream_retry(0, "closed");
-    metrics.denied("client");
-    metrics.not_stored(0, "set-cookie");
+    telemetry.denied("client");
+    telemetry.not_stored(0, "set-cookie");
     metrics.stale_served(0, "stale-if-error");
-    metrics.refresh(0, "stale-while-revalidate", "stored");
-    metrics.invalidated("unsafe-method", 2);
-    metrics.store_entries("memory", 3);
-    metrics.store_bytes("memory", 4);
-    metrics.evicted("memory", 5);
+    telemetry.refresh(0, "stale-while-revalidate", "stored");
+    telemetry.invalidated("unsafe-method", 2);
+    telemetry.store_entries("memory", 3);
+    telemetry.store_bytes("memory", 4);
+    telemetry.evicted("memory", 5);
     metrics.store_error("write");
     metrics.accept_error();
     let page = metrics.render();
@@ -164,8 +171,7 @@ fn unregistered_statuses_of_an_origin_do_not_create_many_series() {
     let page = metrics.render();
     let series = |line: &&str| line.starts_with("larder_upstream_requests_total{");
     assert!(page.lines().filter(series).count() < 80);
-    let other =
-        r#"larder_upstream_requests_total{code="other",route="route-0",upstream="discord"}"#;
+    let other = r#"larder_upstream_requests_total{code="other",route="route-0",upstream="discord"}"#;
     assert_eq!(value(&page, other), Some(400.0));
 }
 
@@ -182,31 +188,30 @@ fn a_hundred_busy_routes_make_a_page_below_a_megabyte() {
 
 #[test]
 fn exactly_one_mode_is_set_and_failed_reloads_are_counted() {
-    let metrics = metrics(0);
-    metrics.admin().mode("cache", &["cache", "offline"]);
-    metrics.admin().mode("offline", &["cache", "offline"]);
-    metrics.admin().reloaded(true);
-    metrics.admin().reloaded(false);
-    let page = metrics.render();
+    let telemetry = telemetry();
+    telemetry.mode(Mode::Cache);
+    telemetry.mode(Mode::Offline);
+    telemetry.reloaded(true);
+    telemetry.reloaded(false);
+    let page = telemetry.render();
     assert_eq!(value(&page, r#"larder_mode{mode="cache"}"#), Some(0.0));
     assert_eq!(value(&page, r#"larder_mode{mode="offline"}"#), Some(1.0));
     assert_eq!(value(&page, "larder_config_last_reload_successful"), Some(0.0));
     assert_eq!(value(&page, "larder_config_reload_failures_total"), Some(1.0));
-    metrics.admin().reloaded(true);
-    let page = metrics.render();
+    telemetry.reloaded(true);
+    let page = telemetry.render();
     assert_eq!(value(&page, "larder_config_last_reload_successful"), Some(1.0));
     assert_eq!(value(&page, "larder_config_reload_failures_total"), Some(1.0));
 }
 
 #[test]
 fn limited_calls_are_counted_by_upstream_and_cause() {
-    let metrics = metrics(0);
-    let limits = metrics.upstream_limits();
-    limits.rate_limited("discord", "shared-limit");
-    limits.refused("discord", "budget");
-    limits.waited("discord", "rate-limit", Duration::from_millis(1500));
-    limits.waited("discord", "rate-limit", Duration::from_millis(500));
-    let page = metrics.render();
+    let telemetry = telemetry();
+    telemetry.rate_limited(0, "shared-limit");
+    telemetry.refused_call(0, "budget");
+    telemetry.waited(0, "rate-limit", Duration::from_millis(1500));
+    telemetry.waited(0, "rate-limit", Duration::from_millis(500));
+    let page = telemetry.render();
     for (series, expected) in [
         (r#"larder_upstream_rate_limited_total{class="shared-limit",upstream="discord"}"#, 1.0),
         (r#"larder_upstream_refused_total{cause="budget",upstream="discord"}"#, 1.0),

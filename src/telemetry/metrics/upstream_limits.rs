@@ -1,16 +1,17 @@
 //! The metrics of limited calls: rate limits of origins, and calls that larder delayed or blocked.
 //!
-//! Owns: their names and help texts. Never touches: the decision to delay or block a call.
+//! Owns: their names and help texts, and recording them. Never touches: the decision to delay or block a call.
 
 use std::time::Duration;
 
 use prometheus::{CounterVec, IntCounterVec, Registry};
 
+use crate::telemetry::Telemetry;
 use crate::telemetry::metrics::registry::{counters, float_counters};
 
 /// The metrics of limited calls, shared by all configurations.
 #[derive(Clone)]
-pub(in crate::telemetry) struct UpstreamLimitMetrics {
+pub(super) struct UpstreamLimitMetrics {
     rate_limited: IntCounterVec,
     refused: IntCounterVec,
     waits: IntCounterVec,
@@ -46,20 +47,26 @@ impl UpstreamLimitMetrics {
             ),
         }
     }
+}
 
-    /// Counts a response that reports an exceeded rate limit.
-    pub(in crate::telemetry) fn rate_limited(&self, upstream: &str, class: &'static str) {
-        self.rate_limited.with_label_values(&[upstream, class]).inc();
+impl Telemetry {
+    /// Counts a response that reports an exceeded rate limit of the origin; `class` is the kind of limit.
+    pub fn rate_limited(&self, upstream: usize, class: &'static str) {
+        let labels = [self.upstream_name(upstream), class];
+        self.metrics.upstream_limits.rate_limited.with_label_values(&labels).inc();
     }
 
-    /// Counts a blocked call.
-    pub(in crate::telemetry) fn refused(&self, upstream: &str, cause: &'static str) {
-        self.refused.with_label_values(&[upstream, cause]).inc();
+    /// Counts a call that larder blocked, and the cause.
+    pub fn refused_call(&self, upstream: usize, cause: &'static str) {
+        let labels = [self.upstream_name(upstream), cause];
+        self.metrics.upstream_limits.refused.with_label_values(&labels).inc();
     }
 
-    /// Records the wait of a call for admission; the call was made afterwards or not.
-    pub(in crate::telemetry) fn waited(&self, upstream: &str, cause: &'static str, time: Duration) {
-        self.waits.with_label_values(&[upstream, cause]).inc();
-        self.wait_seconds.with_label_values(&[upstream, cause]).inc_by(time.as_secs_f64());
+    /// Records the wait of a call for admission, its cause and its duration; the call was made afterwards or
+    /// not.
+    pub fn waited(&self, upstream: usize, cause: &'static str, time: Duration) {
+        let labels = [self.upstream_name(upstream), cause];
+        self.metrics.upstream_limits.waits.with_label_values(&labels).inc();
+        self.metrics.upstream_limits.wait_seconds.with_label_values(&labels).inc_by(time.as_secs_f64());
     }
 }

@@ -56,11 +56,7 @@ impl BanGuard {
     /// The current count.
     pub(in crate::upstream) fn counted(&mut self, rule: &BanGuardRule, now: Instant) -> u64 {
         self.retention = retention(rule);
-        while self
-            .pieces
-            .front()
-            .is_some_and(|(start, _)| now.duration_since(*start) >= self.retention)
-        {
+        while self.pieces.front().is_some_and(|(start, _)| now.duration_since(*start) >= self.retention) {
             self.pieces.pop_front();
         }
         self.pieces.iter().map(|(_, count)| count).sum()
@@ -72,11 +68,7 @@ impl BanGuard {
     }
 
     /// How long calls are blocked. `None`: they are not.
-    pub(in crate::upstream) fn tripped(
-        &mut self,
-        rule: &BanGuardRule,
-        now: Instant,
-    ) -> Option<Duration> {
+    pub(in crate::upstream) fn tripped(&mut self, rule: &BanGuardRule, now: Instant) -> Option<Duration> {
         let counted = self.counted(rule, now);
         let threshold = trips_at(rule);
         if counted < threshold {
@@ -129,6 +121,7 @@ pub(in crate::upstream) fn trips_at(rule: &BanGuardRule) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::policy::StatusMatch;
     use crate::policy::upstream::Rate;
 
@@ -152,7 +145,7 @@ mod tests {
 
     #[test]
     fn it_trips_at_its_share_and_not_one_response_before() {
-        let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
+        let (mut guard, now) = (BanGuard::default(), Clock::system().instant());
         count_responses(&mut guard, 7_999, StatusCode::FORBIDDEN, now);
         assert_eq!(guard.tripped(&discord(), now), None);
         count_responses(&mut guard, 1, StatusCode::TOO_MANY_REQUESTS, now);
@@ -162,7 +155,7 @@ mod tests {
 
     #[test]
     fn it_ends_when_enough_responses_have_expired() {
-        let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
+        let (mut guard, now) = (BanGuard::default(), Clock::system().instant());
         count_responses(&mut guard, 5_000, StatusCode::UNAUTHORIZED, now);
         let later = now + 5 * MINUTE;
         count_responses(&mut guard, 3_000, StatusCode::UNAUTHORIZED, later);
@@ -174,7 +167,7 @@ mod tests {
 
     #[test]
     fn other_statuses_and_shared_limits_do_not_count() {
-        let (mut guard, now) = (BanGuard::default(), crate::clock::monotonic());
+        let (mut guard, now) = (BanGuard::default(), Clock::system().instant());
         count_responses(&mut guard, 9_000, StatusCode::OK, now);
         count_responses(&mut guard, 9_000, StatusCode::NOT_FOUND, now);
         for _ in 0..9_000 {
@@ -185,7 +178,7 @@ mod tests {
 
     #[test]
     fn it_keeps_a_bounded_number_of_pieces() {
-        let (mut guard, start) = (BanGuard::default(), crate::clock::monotonic());
+        let (mut guard, start) = (BanGuard::default(), Clock::system().instant());
         for second in 0..3_600 {
             let now = start + Duration::from_secs(second);
             count_responses(&mut guard, 3, StatusCode::FORBIDDEN, now);

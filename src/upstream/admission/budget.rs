@@ -21,10 +21,7 @@ impl AdmissionControl {
     }
 
     /// Reserves the usual cost of a call. `None`: the upstream has no budget that blocks calls.
-    pub(super) fn reserve(
-        &self,
-        target: &UpstreamTarget,
-    ) -> Result<Option<Reservation>, Rejection> {
+    pub(super) fn reserve(&self, target: &UpstreamTarget) -> Result<Option<Reservation>, Rejection> {
         let Some(upstream) = &target.upstream else { return Ok(None) };
         let Some((budget, reason)) = limiting(upstream) else { return Ok(None) };
         let reserved = self.telemetry.cost().reserve(&upstream.name, budget, self.clock.now());

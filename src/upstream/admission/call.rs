@@ -11,14 +11,20 @@ use http::Method;
 use tokio::sync::Notify;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::policy::{Backoff, CooldownPolicy, Policy};
+use crate::policy::upstream::UpstreamPolicy;
+use crate::semantics::rate_limit::Bucket;
+use crate::semantics::request::ProxyRequest;
 use crate::semantics::target::Target;
+use crate::upstream::admission::cooldown::CooldownScope;
+use crate::upstream::admission::failure_groups::GroupMember;
+use crate::upstream::routed_request::RoutedRequest;
+use crate::upstream::routing::UpstreamTarget;
 
 /// A call that requests admission.
 #[derive(Debug, Clone)]
 pub struct CallContext {
-    /// The index of the route, for telemetry.
-    pub route: usize,
+    /// The request that the call is for.
+    pub routed: Arc<RoutedRequest>,
     /// Whether a route or an upstream names the host. Other calls are never blocked.
     pub governed: bool,
     /// Whether a client waits for the call.
@@ -34,12 +40,6 @@ pub struct CallContext {
     pub resource: u64,
     /// The shape without the last path segment, which may be an id that does not look like one.
     pub family: u64,
-    /// The cooldown times after failures.
-    pub cooldown_policy: CooldownPolicy,
-    /// The cooldown after a rate limit for which the origin sends no `Retry-After`.
-    pub backoff: Backoff,
-    /// Whether the origin's `Retry-After` is honoured.
-    pub honours_retry_after: bool,
     /// How long the call may wait for a cooldown to end.
     pub patience: Duration,
     /// Whether a stale response can be served instead.
@@ -123,29 +123,20 @@ impl CallAudience {
 }
 
 impl CallContext {
-    /// A call of `route` with this policy. It has no stale response to fall back on and does not wait for
-    /// cooldowns.
-    pub fn new(
-        route: usize,
-        policy: &Policy,
-        method: &Method,
-        target: &Target,
-        credential: u128,
-    ) -> Self {
+    /// A call for `routed` with this credential. It has no stale response to fall back on and does not wait
+    /// for cooldowns.
+    pub fn new(routed: &Arc<RoutedRequest>, credential: u128) -> Self {
+        let RoutedRequest { request: ProxyRequest { method, target, .. }, .. } = &**routed;
         let (shape, resource) = shape(method, target);
-        let family = family(method, target);
         Self {
-            route,
-            governed: true,
+            routed: Arc::clone(routed),
+            governed: routed.route.is_some(),
             audience: Arc::default(),
             credential,
             key: None,
             shape,
             resource,
-            family,
-            cooldown_policy: policy.cooldown,
-            backoff: policy.retry.backoff,
-            honours_retry_after: policy.retry.honour_retry_after,
+            family: family(method, target),
             patience: Duration::ZERO,
             has_stale: false,
             attempt: AttemptKind::First,
@@ -153,6 +144,68 @@ impl CallContext {
             on_admitted: Callback::default(),
         }
     }
+
+    /// The upstream of the call.
+    pub(in crate::upstream) fn target(&self) -> &UpstreamTarget {
+        self.routed.upstream()
+    }
+
+    /// The same call at another upstream.
+    #[cfg(test)]
+    pub(super) fn at(&self, upstream: &UpstreamTarget) -> Self {
+        Self { routed: Arc::new(self.routed.at(upstream)), ..self.clone() }
+    }
+}
+
+/// The number of levels of failure groups.
+pub(super) const LEVELS: usize = 3;
+
+/// The policy and the identifiers by which limits apply to a call at its target.
+pub(super) struct LimitKeys<'a> {
+    pub(super) call: &'a CallContext,
+    pub(super) policy: &'a UpstreamPolicy,
+    /// The host and port, hashed.
+    pub(super) origin: u64,
+    /// The endpoint at this origin, and its family.
+    pub(super) endpoint: u64,
+    pub(super) family: u64,
+    /// The credential that the origin sees. Zero if the upstream has a credential of its own.
+    pub(super) credential: u128,
+}
+
+impl<'a> LimitKeys<'a> {
+    pub(super) fn new(call: &'a CallContext) -> Self {
+        let target = call.target();
+        let credential = if target.credential().is_some() { 0 } else { call.credential };
+        let origin = xxh3_64(format!("{}:{}", target.host, target.port).as_bytes());
+        let at_origin = |id: u64| xxh3_64(&(u128::from(origin) << 64 | u128::from(id)).to_le_bytes());
+        let (endpoint, family) = (at_origin(call.shape), at_origin(call.family));
+        Self { call, policy: target.policy(), origin, endpoint, family, credential }
+    }
+
+    /// The groups that the call belongs to, from the smallest to the largest.
+    pub(super) fn levels(&self) -> [GroupMember; LEVELS] {
+        let resource = || u128::from(self.call.resource);
+        [
+            GroupMember {
+                group: CooldownScope::Endpoint(self.endpoint),
+                number: self.call.key.unwrap_or_else(resource),
+            },
+            GroupMember { group: CooldownScope::Family(self.family), number: self.endpoint.into() },
+            GroupMember { group: CooldownScope::Origin(self.origin), number: self.family.into() },
+        ]
+    }
+}
+
+/// The bucket of a call: one per credential, and per resource if the origin separates them.
+pub(super) fn bucket_id(bucket: &Bucket, keys: &LimitKeys<'_>) -> u128 {
+    let mut id = Xxh3::new();
+    id.update(bucket.name.as_bytes());
+    id.update(&keys.credential.to_be_bytes());
+    if bucket.per_resource {
+        id.update(&keys.call.resource.to_be_bytes());
+    }
+    id.digest128()
 }
 
 /// The family of the call's endpoint: the method and the parent path without ids.
@@ -225,21 +278,16 @@ mod tests {
             let alike = shapes.iter().filter(|other| *other == shape).count();
             assert_eq!(alike, if at == 3 || at == 5 { 2 } else { 1 }, "{at}");
         }
-        let method =
-            shape(&Method::DELETE, &Target::absolute("http://api.example/v1/users").unwrap());
+        let method = shape(&Method::DELETE, &Target::absolute("http://api.example/v1/users").unwrap());
         assert_ne!(method.0, shapes[0]);
     }
 
     #[test]
     fn uuids_and_hashes_are_ids_and_words_are_not() {
-        for id in
-            ["1", "81384788765712384", "550e8400-e29b-41d4-a716-446655440000", "a1b2c3d4e5f6a7b8"]
-        {
+        for id in ["1", "81384788765712384", "550e8400-e29b-41d4-a716-446655440000", "a1b2c3d4e5f6a7b8"] {
             assert!(is_id(id), "{id}");
         }
-        for word in
-            ["", "v10", "users", "@me", "global-metrics", "sha256", "a-very-long-word-indeed"]
-        {
+        for word in ["", "v10", "users", "@me", "global-metrics", "sha256", "a-very-long-word-indeed"] {
             assert!(!is_id(word), "{word}");
         }
     }

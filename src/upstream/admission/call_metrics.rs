@@ -7,8 +7,9 @@ use std::time::Instant;
 
 use http::StatusCode;
 
-use crate::clock;
+use crate::clock::Clock;
 use crate::telemetry::{Telemetry, UpstreamEvent};
+use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::routing::UpstreamTarget;
 
 /// A call in flight. If it is dropped without an outcome, it is recorded as abandoned.
@@ -18,12 +19,13 @@ pub struct CallTimer {
     pub(super) target: UpstreamTarget,
     route: usize,
     since: Instant,
+    clock: Clock,
     recorded: bool,
 }
 
 impl CallTimer {
-    pub(super) fn new(telemetry: Arc<Telemetry>, target: UpstreamTarget, route: usize) -> Self {
-        Self { telemetry, target, route, since: clock::monotonic(), recorded: false }
+    pub(super) fn new(telemetry: Arc<Telemetry>, target: UpstreamTarget, route: usize, clock: Clock) -> Self {
+        Self { telemetry, target, route, since: clock.instant(), clock, recorded: false }
     }
 
     /// Records that the head of the final response arrived.
@@ -32,11 +34,11 @@ impl CallTimer {
     }
 
     /// Records that no head arrived.
-    pub fn on_failure(&mut self, token: &'static str) {
-        self.record(Err(token));
+    pub fn on_failure(&mut self, error: UpstreamError) {
+        self.record(Err(error));
     }
 
-    fn record(&mut self, outcome: Result<StatusCode, &'static str>) {
+    fn record(&mut self, outcome: Result<StatusCode, UpstreamError>) {
         if std::mem::replace(&mut self.recorded, true) {
             return;
         }
@@ -45,14 +47,14 @@ impl CallTimer {
             route: self.route,
             host: &self.target.host,
             port: self.target.port,
-            outcome,
-            duration: clock::monotonic().saturating_duration_since(self.since),
+            outcome: outcome.map_err(UpstreamError::token),
+            duration: self.clock.instant().saturating_duration_since(self.since),
         });
     }
 }
 
 impl Drop for CallTimer {
     fn drop(&mut self) {
-        self.record(Err("abandoned"));
+        self.record(Err(UpstreamError::Abandoned));
     }
 }

@@ -1,7 +1,7 @@
 //! Cooldowns: times in which no calls are made, each ended by one half-open probe.
 //!
 //! Owns: when a cooldown begins, which calls it blocks, when it ends. Pure: time is an argument.
-//! Never touches: waiting, and the classification of responses (`classify`).
+//! Never touches: waiting, and the classification of responses (`upstream::outcome::classify`).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -25,7 +25,7 @@ pub(in crate::upstream) struct SavedCooldown {
     pub(in crate::upstream) left: Duration,
     /// The reason.
     pub(in crate::upstream) reason: RejectReason,
-    /// How often in a row the origin gave cause for it.
+    /// How often in a row the origin caused it.
     pub(in crate::upstream) times: u32,
 }
 
@@ -74,7 +74,7 @@ pub(in crate::upstream) struct Cooldown {
     pub(in crate::upstream) firm: bool,
     /// Whether the probe is in flight.
     pub(in crate::upstream) probing: bool,
-    /// How often in a row the origin gave cause for it.
+    /// How often in a row the origin caused it.
     pub(in crate::upstream) times: u32,
     /// The number of the cooldown in the order in which cooldowns began or were renewed.
     sequence: u64,
@@ -134,52 +134,40 @@ impl Cooldowns {
         }
     }
 
-    /// Marks a call as the probe of these cooldowns.
-    pub(in crate::upstream) fn start_probe(&mut self, scopes: &[CooldownScope]) {
+    /// Sets whether the probe of these cooldowns is in flight. If it ended without an outcome, the next call is
+    /// the probe.
+    pub(in crate::upstream) fn set_probing(&mut self, scopes: &[CooldownScope], probing: bool) {
         for scope in scopes {
             if let Some(cooldown) = self.all.get_mut(scope) {
-                cooldown.probing = true;
+                cooldown.probing = probing;
             }
         }
     }
 
-    /// A probe ended without an outcome: the next call is the probe.
-    pub(in crate::upstream) fn end_probe(&mut self, scopes: &[CooldownScope]) {
-        for scope in scopes {
-            if let Some(cooldown) = self.all.get_mut(scope) {
-                cooldown.probing = false;
-            }
-        }
-    }
-
-    /// Begins or renews a cooldown. A time of zero has no effect. A longer one is not shortened, and a firm
-    /// one does not become soft.
+    /// Begins or renews a cooldown, after which its calls get this rejection. A time of zero has no effect. A
+    /// longer one is not shortened, and a firm one does not become soft.
     pub(in crate::upstream) fn begin(
         &mut self,
         scope: CooldownScope,
-        time: Duration,
-        reason: RejectReason,
+        rejection: Rejection,
         firm: bool,
         now: Instant,
     ) {
-        if time.is_zero() {
+        let Rejection { reason, left } = rejection;
+        if left.is_zero() {
             return;
         }
         self.make_room(now);
         self.sequence += 1;
         let sequence = self.sequence;
-        let until = now.checked_add(time).unwrap_or(now);
+        let until = now.checked_add(left).unwrap_or(now);
         match self.all.get_mut(&scope) {
             Some(cooldown) if cooldown.until > until && (cooldown.firm || !firm) => {
                 cooldown.times += 1;
             }
-            Some(cooldown) => {
-                let times = cooldown.times.saturating_add(1);
-                *cooldown = Cooldown { until, reason, firm, probing: false, times, sequence };
-            }
-            None => {
-                let cooldown = Cooldown { until, reason, firm, probing: false, times: 1, sequence };
-                self.all.insert(scope, cooldown);
+            before => {
+                let times = before.map_or(1, |cooldown| cooldown.times.saturating_add(1));
+                self.all.insert(scope, Cooldown { until, reason, firm, probing: false, times, sequence });
             }
         }
     }
@@ -191,21 +179,17 @@ impl Cooldowns {
         }
         self.all.retain(|_, cooldown| cooldown.until > now);
         let mut sequences: Vec<u64> = self.all.values().map(|cooldown| cooldown.sequence).collect();
-        if let Some(oldest) =
-            sequences.len().checked_sub(MAX_COOLDOWNS / 2).filter(|oldest| *oldest > 0)
-        {
+        if let Some(oldest) = sequences.len().checked_sub(MAX_COOLDOWNS / 2).filter(|oldest| *oldest > 0) {
             let (_, &mut first, _) = sequences.select_nth_unstable(oldest);
-            self.all.retain(|scope, cooldown| {
-                *scope == CooldownScope::Upstream || cooldown.sequence >= first
-            });
+            self.all
+                .retain(|scope, cooldown| *scope == CooldownScope::Upstream || cooldown.sequence >= first);
         }
     }
 
     /// Ends the cooldown after a success, unless it is firm and its time is not over. Returns whether it
     /// ended.
     pub(in crate::upstream) fn lift(&mut self, scope: CooldownScope, now: Instant) -> bool {
-        let over =
-            self.all.get(&scope).is_some_and(|cooldown| !cooldown.firm || cooldown.until <= now);
+        let over = self.all.get(&scope).is_some_and(|cooldown| !cooldown.firm || cooldown.until <= now);
         over && self.all.remove(&scope).is_some()
     }
 
@@ -236,10 +220,7 @@ impl Cooldowns {
             let SavedCooldown { scope, reason, times, .. } = *saved;
             self.sequence += 1;
             let sequence = self.sequence;
-            self.all.insert(
-                scope,
-                Cooldown { until, reason, firm: true, probing: false, times, sequence },
-            );
+            self.all.insert(scope, Cooldown { until, reason, firm: true, probing: false, times, sequence });
         }
     }
 
@@ -271,18 +252,22 @@ impl Cooldowns {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
     use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 
     const SECOND: Duration = Duration::from_secs(1);
     const DOWN: RejectReason = RejectReason::Failed(OutcomeClass::Network);
-    const LIMITED: RejectReason =
-        RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute));
+    const LIMITED: RejectReason = RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute));
     const ORIGIN: CooldownScope = CooldownScope::Origin(1);
     const KEY: CooldownScope = CooldownScope::Key(7);
 
+    fn rejection(left: Duration, reason: RejectReason) -> Rejection {
+        Rejection { reason, left }
+    }
+
     fn started(firm: bool) -> (Cooldowns, Instant) {
-        let (mut cooldowns, now) = (Cooldowns::default(), crate::clock::monotonic());
-        cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, firm, now);
+        let (mut cooldowns, now) = (Cooldowns::default(), Clock::system().instant());
+        cooldowns.begin(ORIGIN, rejection(30 * SECOND, DOWN), firm, now);
         (cooldowns, now)
     }
 
@@ -299,9 +284,7 @@ mod tests {
     fn a_firm_cooldown_blocks_every_call_until_its_time_is_over() {
         let (cooldowns, now) = started(true);
         let check = |after| cooldowns.check(&[ORIGIN], false, now + after);
-        assert!(
-            matches!(check(29 * SECOND), CooldownCheck::Until(rejection) if rejection.left == SECOND)
-        );
+        assert!(matches!(check(29 * SECOND), CooldownCheck::Until(rejection) if rejection.left == SECOND));
         assert_eq!(check(30 * SECOND), CooldownCheck::Clear(vec![ORIGIN]));
     }
 
@@ -309,12 +292,12 @@ mod tests {
     fn one_call_is_the_probe_and_the_others_wait_for_it() {
         let (mut cooldowns, now) = started(true);
         let later = now + 30 * SECOND;
-        cooldowns.start_probe(&[ORIGIN]);
+        cooldowns.set_probing(&[ORIGIN], true);
         assert!(matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Probing(_)));
-        cooldowns.end_probe(&[ORIGIN]);
+        cooldowns.set_probing(&[ORIGIN], false);
         assert_eq!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Clear(vec![ORIGIN]));
-        cooldowns.start_probe(&[ORIGIN]);
-        cooldowns.begin(ORIGIN, 30 * SECOND, DOWN, true, later);
+        cooldowns.set_probing(&[ORIGIN], true);
+        cooldowns.begin(ORIGIN, rejection(30 * SECOND, DOWN), true, later);
         assert!(
             matches!(cooldowns.check(&[ORIGIN], false, later), CooldownCheck::Until(_)),
             "it was renewed"
@@ -335,7 +318,7 @@ mod tests {
     #[test]
     fn of_several_cooldowns_the_longest_is_returned() {
         let (mut cooldowns, now) = started(true);
-        cooldowns.begin(KEY, 50 * SECOND, LIMITED, true, now);
+        cooldowns.begin(KEY, rejection(50 * SECOND, LIMITED), true, now);
         let rejection = Rejection { reason: LIMITED, left: 50 * SECOND };
         assert_eq!(cooldowns.check(&[ORIGIN, KEY], false, now), CooldownCheck::Until(rejection));
     }
@@ -343,37 +326,31 @@ mod tests {
     #[test]
     fn a_shorter_retry_after_does_not_shorten_a_longer_cooldown() {
         let (mut cooldowns, now) = started(true);
-        cooldowns.begin(ORIGIN, SECOND, LIMITED, true, now);
-        assert!(
-            cooldowns.check(&[ORIGIN], false, now + 29 * SECOND)
-                != CooldownCheck::Clear(vec![ORIGIN])
-        );
-        cooldowns.begin(ORIGIN, SECOND, LIMITED, false, now);
-        assert!(
-            matches!(cooldowns.check(&[ORIGIN], false, now), CooldownCheck::Until(_)),
-            "still firm"
-        );
+        cooldowns.begin(ORIGIN, rejection(SECOND, LIMITED), true, now);
+        assert!(cooldowns.check(&[ORIGIN], false, now + 29 * SECOND) != CooldownCheck::Clear(vec![ORIGIN]));
+        cooldowns.begin(ORIGIN, rejection(SECOND, LIMITED), false, now);
+        assert!(matches!(cooldowns.check(&[ORIGIN], false, now), CooldownCheck::Until(_)), "still firm");
     }
 
     #[test]
     fn cooldowns_are_bounded_and_the_oldest_are_evicted() {
         let (mut cooldowns, now) = started(true);
-        cooldowns.begin(CooldownScope::Upstream, SECOND, DOWN, true, now);
+        cooldowns.begin(CooldownScope::Upstream, rejection(SECOND, DOWN), true, now);
         for credential in 0..4 * MAX_COOLDOWNS as u128 {
-            cooldowns.begin(CooldownScope::Credential(credential), SECOND, LIMITED, true, now);
-            cooldowns.begin(CooldownScope::Key(credential), SECOND, DOWN, false, now);
+            cooldowns.begin(CooldownScope::Credential(credential), rejection(SECOND, LIMITED), true, now);
+            cooldowns.begin(CooldownScope::Key(credential), rejection(SECOND, DOWN), false, now);
             if credential % 1000 == 0 {
                 // A renewed cooldown is not old.
-                cooldowns.begin(ORIGIN, SECOND, DOWN, true, now);
+                cooldowns.begin(ORIGIN, rejection(SECOND, DOWN), true, now);
             }
             assert!(cooldowns.contains(CooldownScope::Credential(credential)), "the newest holds");
         }
         assert!(cooldowns.all().count() <= MAX_COOLDOWNS);
         assert!(cooldowns.contains(ORIGIN) && cooldowns.contains(CooldownScope::Upstream));
         assert!(!cooldowns.contains(CooldownScope::Credential(0)));
-        cooldowns.begin(CooldownScope::Origin(2), SECOND, DOWN, true, now);
+        cooldowns.begin(CooldownScope::Origin(2), rejection(SECOND, DOWN), true, now);
         assert!(cooldowns.contains(CooldownScope::Origin(2)) && cooldowns.contains(ORIGIN));
-        cooldowns.begin(KEY, SECOND, DOWN, false, now + 2 * SECOND);
+        cooldowns.begin(KEY, rejection(SECOND, DOWN), false, now + 2 * SECOND);
         assert!(cooldowns.contains(KEY), "what is over makes room");
     }
 }

@@ -127,11 +127,9 @@ impl FailureGroups {
         let known = self.rotations.iter().position(|rotation| rotation.group == member.group);
         let probed = known.and_then(|known| self.rotations.remove(known)?.probed);
         // If a member probes a second time, no other member has probed since: a new round begins.
-        let mut probed =
-            probed.filter(|probed| !probed.contains(&member.number)).unwrap_or_default();
+        let mut probed = probed.filter(|probed| !probed.contains(&member.number)).unwrap_or_default();
         push(&mut probed, member.number);
-        let rotation =
-            ProbeRotation { group: member.group, last: at, cooldown, probed: Some(probed) };
+        let rotation = ProbeRotation { group: member.group, last: at, cooldown, probed: Some(probed) };
         push(&mut self.rotations, rotation);
     }
 }

@@ -1,7 +1,7 @@
 //! How a response, or its absence, affects later calls.
 //!
 //! Owns: which cooldown begins, is renewed or ends; what is learned. Pure: time is an argument. Never
-//! touches: how a response is classified (`classify`).
+//! touches: how a response is classified (`upstream::outcome::classify`).
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,14 @@ use http::StatusCode;
 
 use crate::policy::upstream::{OutcomeClass, RateLimitKind};
 use crate::semantics::rate_limit::LimitScope;
+use crate::upstream::admission::call::{LimitKeys, bucket_id};
 use crate::upstream::admission::cooldown::{CooldownScope, MIN_STORED_TIME};
 use crate::upstream::admission::failure_groups::FailureKind;
+use crate::upstream::admission::limit_map::{entry, get_or_shared};
 use crate::upstream::admission::rate_limiter::AdaptiveLimit;
-use crate::upstream::admission::rejection::RejectReason;
-use crate::upstream::admission::retry::backoff;
-use crate::upstream::admission::state::{
-    Admission, LimitKeys, LimiterState, bucket_id, entry, get_or_shared,
-};
-use crate::upstream::outcome::CallOutcome;
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
+use crate::upstream::admission::state::{Admission, LimiterState};
+use crate::upstream::outcome::{CallOutcome, RetryAfter};
 
 /// A response that counts towards a ban limit of at most this many is written to disk at once.
 const URGENT_LIMIT: u32 = 64;
@@ -48,102 +47,81 @@ impl CallEnd {
     }
 }
 
+/// The outcome of a call, for the limits and cooldowns that apply to it.
+#[derive(Clone, Copy)]
+pub(super) struct CallReport<'a> {
+    pub(super) keys: &'a LimitKeys<'a>,
+    pub(super) outcome: &'a CallOutcome,
+    pub(super) now: Instant,
+}
+
 impl LimiterState {
     /// A call was completed: it got a response, or failed.
-    pub(super) fn on_completed(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &mut Admission,
-        outcome: &CallOutcome,
-        end: CallEnd,
-        now: Instant,
-    ) {
-        self.on_head(subject, admission, outcome, end, now);
+    pub(super) fn on_completed(&mut self, report: CallReport<'_>, admission: &mut Admission, end: CallEnd) {
+        self.on_head(report, admission, end);
         match end {
             CallEnd::Unreachable => {
                 self.end_probe(admission);
-                let origin = CooldownScope::Origin(subject.origin);
-                self.cool_down_group(origin, subject, admission, outcome, now);
-                self.trip_breaker(subject, admission, now);
+                let origin = CooldownScope::Origin(report.keys.origin);
+                self.cool_down_group(origin, report, admission);
+                self.trip_breaker(report, admission);
             }
             CallEnd::ClientFault(_) => self.end_probe(admission),
             CallEnd::Response(_) | CallEnd::NoResponse => {
-                self.on_outcome(subject, admission, outcome, now);
+                self.on_outcome(report, admission);
             }
         }
     }
 
     /// A call is no longer in flight. Its outcome is applied now, or once its body was read.
-    pub(super) fn on_head(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &mut Admission,
-        outcome: &CallOutcome,
-        end: CallEnd,
-        now: Instant,
-    ) {
-        self.release_slot(admission);
-        self.update_limits(subject, admission, outcome, now);
+    pub(super) fn on_head(&mut self, report: CallReport<'_>, admission: &mut Admission, end: CallEnd) {
+        self.slots.release(&mut admission.slot);
+        self.update_limits(report, admission);
         if let CallEnd::Response(status) | CallEnd::ClientFault(Some(status)) = end {
-            self.count_for_ban_guard(subject, outcome, status, now);
+            self.count_for_ban_guard(report, status);
         }
     }
 
     /// Applies the outcome of a response, or of its body that was read later.
-    pub(super) fn on_outcome(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
-    ) {
-        match outcome.class {
-            OutcomeClass::Ok | OutcomeClass::Auth => self.on_success(subject, admission, now),
+    pub(super) fn on_outcome(&mut self, report: CallReport<'_>, admission: &Admission) {
+        match report.outcome.class {
+            OutcomeClass::Ok | OutcomeClass::Auth => self.on_success(report, admission),
             OutcomeClass::RateLimited(limit) => {
                 self.failure_streak.reset();
                 self.end_probe(admission);
-                self.on_rate_limited(subject, outcome, limit, now);
+                self.on_rate_limited(report, limit);
             }
             OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => {
-                self.on_failure(subject, admission, outcome, now);
+                self.on_failure(report, admission);
             }
         }
     }
 
     /// A call ended without an outcome.
     pub(super) fn on_abandoned(&mut self, admission: &mut Admission) {
-        self.release_slot(admission);
+        self.slots.release(&mut admission.slot);
         self.end_probe(admission);
-        if let Some((limit, queue)) =
-            admission.learned.and_then(|id| get_or_shared(&mut self.learned, id))
-        {
-            limit.on_no_answer();
+        if let Some((limit, queue)) = admission.learned.and_then(|id| get_or_shared(&mut self.learned, id)) {
+            limit.on_no_response();
             queue.wake();
         }
     }
 
-    fn update_limits(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
-    ) {
+    fn update_limits(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { keys, outcome, now } = report;
         let quota = outcome.quota.as_ref();
         if let Some(bucket) = quota.and_then(|quota| quota.bucket.as_ref()) {
-            self.assign_bucket(subject.call, bucket);
+            self.assign_bucket(keys.call, bucket);
         }
         let Some(counted) = admission.learned else { return };
         // The response may name another bucket than the one that the call was counted towards.
-        let named = quota
-            .and_then(|quota| quota.bucket.as_ref())
-            .map_or(counted, |bucket| bucket_id(bucket, subject));
+        let named =
+            quota.and_then(|quota| quota.bucket.as_ref()).map_or(counted, |bucket| bucket_id(bucket, keys));
         let own_limit = quota.filter(|quota| quota.scope == LimitScope::Caller);
-        let other = Some(counted)
-            .filter(|_| named != counted)
-            .and_then(|id| get_or_shared(&mut self.learned, id));
+        let other =
+            Some(counted).filter(|_| named != counted).and_then(|id| get_or_shared(&mut self.learned, id));
         if let Some((limit, queue)) = other {
-            limit.on_no_answer();
+            limit.on_no_response();
             queue.wake();
         }
         let (limit, queue) = entry(&mut self.learned, named, now, AdaptiveLimit::default);
@@ -155,54 +133,44 @@ impl LimiterState {
     }
 
     /// Counts the response for the ban guard.
-    fn count_for_ban_guard(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        outcome: &CallOutcome,
-        status: StatusCode,
-        now: Instant,
-    ) {
-        let Some(rule) = &subject.policy.ban_guard else { return };
+    fn count_for_ban_guard(&mut self, report: CallReport<'_>, status: StatusCode) {
+        let CallReport { keys, outcome, now } = report;
+        let Some(rule) = &keys.policy.ban_guard else { return };
         let shared = outcome.class == OutcomeClass::RateLimited(RateLimitKind::Shared);
         let counts = self.ban_guard.count(rule, status, shared, now);
         self.unsaved.ban_guard |= counts;
         // In a large limit, losing the responses of a third of a second does not matter.
         self.urgent |= counts && rule.limit.count <= URGENT_LIMIT;
         if let Some(left) = self.ban_guard.tripped(rule, now) {
-            self.block_upstream(left, RejectReason::BanGuard, now);
+            self.block_upstream(Rejection { reason: RejectReason::BanGuard, left }, now);
         }
     }
 
     /// Blocks all calls to the upstream. A warning is logged unless they are already blocked for the same
     /// reason.
-    fn block_upstream(&mut self, time: Duration, reason: RejectReason, now: Instant) {
-        if self.cooldowns.reason(CooldownScope::Upstream) != Some(reason) {
-            self.unlogged_block = Some((reason, time));
+    fn block_upstream(&mut self, rejection: Rejection, now: Instant) {
+        if self.cooldowns.reason(CooldownScope::Upstream) != Some(rejection.reason) {
+            self.unlogged_block = Some(rejection);
         }
-        self.start_cooldown(CooldownScope::Upstream, time, reason, now);
+        self.start_cooldown(CooldownScope::Upstream, rejection, now);
     }
 
     /// Begins a firm cooldown, which is stored if it is long enough.
-    fn start_cooldown(
-        &mut self,
-        scope: CooldownScope,
-        time: Duration,
-        reason: RejectReason,
-        now: Instant,
-    ) {
-        self.cooldowns.begin(scope, time, reason, true, now);
-        if reason.is_stored() && time >= MIN_STORED_TIME {
+    fn start_cooldown(&mut self, scope: CooldownScope, rejection: Rejection, now: Instant) {
+        self.cooldowns.begin(scope, rejection, true, now);
+        if rejection.reason.is_stored() && rejection.left >= MIN_STORED_TIME {
             (self.unsaved.cooldowns, self.urgent) = (true, true);
         }
     }
 
-    fn on_success(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
+    fn on_success(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { keys, now, .. } = report;
         self.failure_streak.reset();
-        for (member, failing) in subject.levels().into_iter().zip(&mut self.failure_groups) {
+        for (member, failing) in keys.levels().into_iter().zip(&mut self.failure_groups) {
             failing.on_success(member);
             self.cooldowns.lift(member.group, now);
         }
-        let own = subject.call.key.map(CooldownScope::Key);
+        let own = keys.call.key.map(CooldownScope::Key);
         for scope in own.into_iter().chain(admission.probes.iter().copied()) {
             self.cooldowns.lift(scope, now);
         }
@@ -210,94 +178,75 @@ impl LimiterState {
 
     /// A 5xx, or no complete response in time. It puts only its key into a cooldown. Three different failing
     /// members of a group, without a success in between, put the group into one cooldown.
-    fn on_failure(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
-    ) {
+    fn on_failure(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { keys, outcome, now } = report;
         let reason = RejectReason::Failed(outcome.class);
-        let rule = &subject.call.cooldown_policy;
-        let requested = retry_after(subject, outcome);
-        let in_cooldown =
-            subject.call.key.is_some_and(|key| self.cooldowns.contains(CooldownScope::Key(key)));
-        if let Some(key) = subject.call.key {
-            let time = requested.unwrap_or(rule.cooldown);
+        let rule = &keys.call.routed.policy.cooldown;
+        let requested = retry_after(keys, outcome);
+        let in_cooldown = keys.call.key.is_some_and(|key| self.cooldowns.contains(CooldownScope::Key(key)));
+        if let Some(key) = keys.call.key {
+            let rejection = Rejection { reason, left: requested.unwrap_or(rule.cooldown) };
             match requested {
-                Some(_) => self.start_cooldown(CooldownScope::Key(key), time, reason, now),
-                None => self.cooldowns.begin(CooldownScope::Key(key), time, reason, false, now),
+                Some(_) => self.start_cooldown(CooldownScope::Key(key), rejection, now),
+                None => self.cooldowns.begin(CooldownScope::Key(key), rejection, false, now),
             }
         }
         self.end_probe(admission);
-        for (level, member) in subject.levels().into_iter().enumerate() {
+        for (level, member) in keys.levels().into_iter().enumerate() {
             let probes = admission.probes.contains(&member.group);
-            let failure =
-                FailureKind { is_probe: probes, in_cooldown, cooldown: rule.cooldown, at: now };
+            let failure = FailureKind { is_probe: probes, in_cooldown, cooldown: rule.cooldown, at: now };
             if self.failure_groups[level].on_failure(member, failure) {
-                self.cool_down_group(member.group, subject, admission, outcome, now);
+                self.cool_down_group(member.group, report, admission);
             }
         }
-        self.trip_breaker(subject, admission, now);
+        self.trip_breaker(report, admission);
     }
 
     /// Only its probe renews the cooldown of a group. Calls that pass without being the probe must not delay
     /// the probe of the others.
-    fn cool_down_group(
-        &mut self,
-        group: CooldownScope,
-        subject: &LimitKeys<'_>,
-        admission: &Admission,
-        outcome: &CallOutcome,
-        now: Instant,
-    ) {
+    fn cool_down_group(&mut self, group: CooldownScope, report: CallReport<'_>, admission: &Admission) {
         if !self.cooldowns.contains(group) || admission.probes.contains(&group) {
-            let time = subject.call.cooldown_policy.cooldown;
-            self.cooldowns.begin(group, time, RejectReason::Failed(outcome.class), false, now);
+            let reason = RejectReason::Failed(report.outcome.class);
+            let left = report.keys.call.routed.policy.cooldown.cooldown;
+            self.cooldowns.begin(group, Rejection { reason, left }, false, report.now);
         }
     }
 
     /// The circuit breaker: it opens after another failure, or after a failed probe while it is open.
-    fn trip_breaker(&mut self, subject: &LimitKeys<'_>, admission: &Admission, now: Instant) {
-        let Some(rule) = &subject.policy.breaker else { return };
+    fn trip_breaker(&mut self, report: CallReport<'_>, admission: &Admission) {
+        let CallReport { keys, now, .. } = report;
+        let Some(rule) = &keys.policy.breaker else { return };
         let was_probe = admission.probes.contains(&CooldownScope::Upstream);
         if self.failure_streak.failed(rule, now) || was_probe {
-            self.block_upstream(rule.open_for, RejectReason::Breaker, now);
+            let rejection = Rejection { reason: RejectReason::Breaker, left: rule.open_for };
+            self.block_upstream(rejection, now);
         }
     }
 
     /// The origin responded that there are too many calls.
-    fn on_rate_limited(
-        &mut self,
-        subject: &LimitKeys<'_>,
-        outcome: &CallOutcome,
-        limit: RateLimitKind,
-        now: Instant,
-    ) {
-        let scope = self.rate_limit_scope(subject, outcome, limit);
-        let time = retry_after(subject, outcome).unwrap_or_else(|| {
+    fn on_rate_limited(&mut self, report: CallReport<'_>, limit: RateLimitKind) {
+        let CallReport { keys, outcome, now } = report;
+        let scope = self.rate_limit_scope(report, limit);
+        let left = retry_after(keys, outcome).unwrap_or_else(|| {
             // The middle of the jitter, so that clients that back off return when the cooldown is over.
-            let wait = backoff(&subject.call.backoff, self.cooldowns.times(scope), 0.5);
-            wait.min(subject.call.cooldown_policy.max_cooldown)
+            let wait = keys.call.routed.policy.retry.backoff.delay(self.cooldowns.times(scope), 0.5);
+            wait.min(keys.call.routed.policy.cooldown.max_cooldown)
         });
         if let CooldownScope::Bucket(bucket) = scope
-            && time >= MIN_STORED_TIME
+            && left >= MIN_STORED_TIME
         {
-            self.remember_bucket_shape(bucket, subject.call.shape);
+            self.remember_bucket_shape(bucket, keys.call.shape);
         }
-        self.start_cooldown(scope, time, RejectReason::Failed(outcome.class), now);
+        let reason = RejectReason::Failed(outcome.class);
+        self.start_cooldown(scope, Rejection { reason, left }, now);
     }
 
-    fn rate_limit_scope(
-        &self,
-        subject: &LimitKeys<'_>,
-        outcome: &CallOutcome,
-        limit: RateLimitKind,
-    ) -> CooldownScope {
-        let call = subject.call;
-        let bucket = self.bucket_of(subject).map(CooldownScope::Bucket);
+    fn rate_limit_scope(&self, report: CallReport<'_>, limit: RateLimitKind) -> CooldownScope {
+        let CallReport { keys, outcome, .. } = report;
+        let call = keys.call;
+        let bucket = self.bucket_of(keys).map(CooldownScope::Bucket);
         let whose = outcome.quota.as_ref().map(|quota| quota.scope).unwrap_or_default();
-        let callers = CooldownScope::Credential(subject.credential);
+        let callers = CooldownScope::Credential(keys.credential);
         match (limit, whose) {
             (RateLimitKind::Shared, _) | (_, LimitScope::Shared) => {
                 call.key.map(CooldownScope::Key).or(bucket).unwrap_or(callers)
@@ -309,8 +258,8 @@ impl LimiterState {
 }
 
 /// The time from the origin's `Retry-After`, if it is honoured. A time of zero counts as none.
-fn retry_after(subject: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
-    let heeded = subject.call.honours_retry_after
-        || outcome.retry_after.is_some_and(|wait| wait.is_quota_end);
-    outcome.bounded_retry_after(&subject.call.cooldown_policy).filter(|_| heeded)
+fn retry_after(keys: &LimitKeys<'_>, outcome: &CallOutcome) -> Option<Duration> {
+    let is_honoured =
+        |wait: &RetryAfter| keys.call.routed.policy.retry.honour_retry_after || wait.is_quota_end;
+    outcome.retry_after.filter(is_honoured)?.bounded(&keys.call.routed.policy.cooldown)
 }

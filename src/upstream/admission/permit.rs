@@ -8,14 +8,14 @@ use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::policy::upstream::{OutcomeClass, RateLimit, UpstreamPolicy};
-use crate::upstream::admission::call::CallContext;
+use crate::policy::upstream::{OutcomeClass, RateLimit};
+use crate::upstream::admission::AdmissionControl;
+use crate::upstream::admission::call::{CallContext, LimitKeys};
 use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
-use crate::upstream::admission::feedback::CallEnd;
-use crate::upstream::admission::rejection::RejectReason;
-use crate::upstream::admission::state::{Admission, LimitKeys, LimiterState, UpstreamState};
-use crate::upstream::admission::{AdmissionControl, upstream_policy};
+use crate::upstream::admission::feedback::{CallEnd, CallReport};
+use crate::upstream::admission::rejection::{RejectReason, Rejection};
+use crate::upstream::admission::state::{Admission, LimiterState, UpstreamState};
 use crate::upstream::outcome::CallOutcome;
 use crate::upstream::outcome::classify;
 use crate::upstream::outcome::error::UpstreamError;
@@ -90,15 +90,15 @@ impl Permit {
     /// is known once the body was read.
     pub fn on_head_unread(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
         let outcome = self.classify(status, headers, None);
-        if outcome.is_ok() && upstream_policy(&self.timer.target).rules.read_bodies() {
+        if outcome.is_ok() && self.call.target().policy().rules.read_bodies() {
             self.awaiting_body = self.active.take();
         }
         if let Some(ActiveCall { upstream, mut admission }) = self.awaiting_body.take() {
-            let subject =
-                LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
-            let (end, now) = (CallEnd::Response(status), self.control.clock.instant());
+            let keys = self.keys();
+            let now = self.control.clock.instant();
+            let report = CallReport { keys: &keys, outcome: &outcome, now };
             self.update(&upstream, |state| {
-                state.on_head(&subject, &mut admission, &outcome, end, now);
+                state.on_head(report, &mut admission, CallEnd::Response(status));
             });
             self.awaiting_body = Some(ActiveCall { upstream, admission });
             self.release_probe();
@@ -129,12 +129,8 @@ impl Permit {
         match self.awaiting_body.take() {
             Some(active) => self.apply_outcome(&active, &outcome),
             None if is_news => {
-                if let Some(upstream) = self.control.upstream_state(&self.timer.target, &self.call)
-                {
-                    self.apply_outcome(
-                        &ActiveCall { upstream, admission: Admission::default() },
-                        &outcome,
-                    );
+                if let Some(upstream) = self.control.upstream_state(&self.call) {
+                    self.apply_outcome(&ActiveCall { upstream, admission: Admission::default() }, &outcome);
                 }
             }
             None => {}
@@ -144,7 +140,7 @@ impl Permit {
 
     /// No head arrived.
     pub fn on_failure(&mut self, failure: UpstreamError) {
-        self.timer.on_failure(failure.token());
+        self.timer.on_failure(failure);
         self.charge.on_failure();
         match classify::failure(failure) {
             Some(outcome) if failure.is_connect_failure() => {
@@ -168,14 +164,14 @@ impl Permit {
         if whole {
             self.charge.on_client_gone();
         }
-        let Some(upstream) = &self.timer.target.upstream else { return false };
+        let Some(upstream) = &self.call.target().upstream else { return false };
         let guards = upstream.policy.ban_guard.is_some();
         let bounds = upstream.policy.rate_limit.in_flight < RateLimit::default().in_flight;
         if !(guards || whole && bounds) {
             return false;
         }
         if let Some(ActiveCall { upstream, admission }) = &mut self.active {
-            upstream.limiter.lock().resume(admission);
+            upstream.limiter.lock().slots.resume(&mut admission.slot);
         }
         true
     }
@@ -228,27 +224,26 @@ impl Permit {
 
     /// Whether the body of the response matters beyond its head.
     pub fn reads_bodies(&self) -> bool {
-        upstream_policy(&self.timer.target).reads_bodies()
+        self.call.target().policy().reads_bodies()
     }
 
     /// Whether the body may turn the response into an error.
     pub fn body_affects_outcome(&self) -> bool {
-        upstream_policy(&self.timer.target).rules.read_bodies()
+        self.call.target().policy().rules.read_bodies()
     }
 
-    fn classify(
-        &self,
-        status: StatusCode,
-        headers: &HeaderMap,
-        json: Option<&Value>,
-    ) -> CallOutcome {
-        let policy: &UpstreamPolicy = upstream_policy(&self.timer.target);
-        classify::response(status, headers, json, &policy.rules, self.control.clock.now())
+    fn keys(&self) -> LimitKeys<'_> {
+        LimitKeys::new(&self.call)
+    }
+
+    fn classify(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> CallOutcome {
+        let rules = &self.call.target().policy().rules;
+        classify::response(status, headers, json, rules, self.control.clock.now())
     }
 
     fn count_rate_limit(&self, outcome: &CallOutcome) {
         if let OutcomeClass::RateLimited(limit) = outcome.class {
-            self.control.telemetry.rate_limited(self.timer.target.index, limit.token());
+            self.control.telemetry.rate_limited(self.call.target().index, limit.token());
         }
     }
 
@@ -256,25 +251,19 @@ impl Permit {
         let Some(ActiveCall { upstream, mut admission }) = self.active.take() else {
             return;
         };
-        let subject =
-            LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
+        let keys = self.keys();
         let now = self.control.clock.instant();
         let end = if self.client_at_fault { end.attribute_to_client(outcome.class) } else { end };
-        self.update(&upstream, |state| {
-            state.on_completed(&subject, &mut admission, outcome, end, now);
-        });
+        let report = CallReport { keys: &keys, outcome, now };
+        self.update(&upstream, |state| state.on_completed(report, &mut admission, end));
         upstream.recheck.notify_waiters();
     }
 
-    fn apply_outcome(
-        &self,
-        ActiveCall { upstream, admission }: &ActiveCall,
-        outcome: &CallOutcome,
-    ) {
-        let subject =
-            LimitKeys::new(&self.call, upstream_policy(&self.timer.target), &self.timer.target);
+    fn apply_outcome(&self, ActiveCall { upstream, admission }: &ActiveCall, outcome: &CallOutcome) {
+        let keys = self.keys();
         let now = self.control.clock.instant();
-        self.update(upstream, |state| state.on_outcome(&subject, admission, outcome, now));
+        let report = CallReport { keys: &keys, outcome, now };
+        self.update(upstream, |state| state.on_outcome(report, admission));
         upstream.recheck.notify_waiters();
     }
 
@@ -282,13 +271,12 @@ impl Permit {
     fn update(&self, upstream_state: &UpstreamState, change: impl FnOnce(&mut LimiterState)) {
         let mut limiter = upstream_state.limiter.lock();
         change(&mut limiter);
-        let (urgent, stopped) =
-            (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
+        let (urgent, stopped) = (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
         drop(limiter);
-        if let Some((cause, time)) = stopped {
-            let (cause, seconds) = (cause.token(), time.as_secs());
-            let upstream = self.timer.target.upstream.as_ref().map(|upstream| &*upstream.name);
-            tracing::warn!(upstream, cause, seconds, "All calls to an upstream are blocked");
+        if let Some(Rejection { reason, left }) = stopped {
+            let (reason, seconds) = (reason.token(), left.as_secs());
+            let upstream = self.call.target().upstream.as_ref().map(|upstream| &*upstream.name);
+            tracing::warn!(upstream, reason, seconds, "All calls to an upstream are blocked");
         }
         if urgent {
             self.control.registry.flush_soon();

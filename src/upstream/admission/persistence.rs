@@ -12,14 +12,15 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::time::timeout;
 
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 use crate::upstream::admission::MAX_LIMITS;
 use crate::upstream::admission::cooldown::CooldownScope;
+use crate::upstream::admission::limit_map::entry;
 use crate::upstream::admission::limit_store::LimitStore;
 use crate::upstream::admission::persistence::row::{RowKey, RowKind, SavedCooldowns};
 use crate::upstream::admission::rate_limiter::SlidingWindow;
 use crate::upstream::admission::registry::UpstreamRegistry;
-use crate::upstream::admission::state::{LimiterState, UpstreamState, entry};
+use crate::upstream::admission::state::{LimiterState, UpstreamState};
 
 /// The maximum number of cooldowns of an upstream that are stored.
 const MAX_COOLDOWNS: usize = 512;
@@ -66,11 +67,10 @@ impl UpstreamRegistry {
 
     /// The rows that changed since the last call of this function. The rows of the last call are on disk by
     /// now.
-    pub fn changed_rows(&self, date: SystemTime, now: Instant) -> Vec<UsageRow> {
+    pub fn changed_rows(&self, date: SystemTime, now: Instant) -> Vec<StateRow> {
         let mut disk = self.disk.lock();
-        let sweep_due = disk
-            .last_sweep
-            .is_none_or(|last_sweep| now.saturating_duration_since(last_sweep) >= SWEEP_EVERY);
+        let sweep_due =
+            disk.last_sweep.is_none_or(|last_sweep| now.saturating_duration_since(last_sweep) >= SWEEP_EVERY);
         let (mut rows, mut live) = (Vec::new(), BTreeSet::new());
         for (configured, upstream) in self.all() {
             let key = |kind| RowKey { configured, name: Arc::clone(&upstream.name), kind };
@@ -93,7 +93,7 @@ impl UpstreamRegistry {
                 None => drop(disk.rows.remove(key)),
             }
         }
-        rows.into_iter().map(|(key, value)| UsageRow { key: key.encode(), value }).collect()
+        rows.into_iter().map(|(key, value)| StateRow { key: key.encode(), value }).collect()
     }
 
     /// Adds the rows of an earlier process to the state of this one. Returns the number of unreadable rows.
@@ -107,8 +107,7 @@ impl UpstreamRegistry {
         for (key, value) in rows {
             let restored = RowKey::decode(key).is_some_and(|key| {
                 let upstream = self.by_name(&key.name, key.configured, now);
-                let restored =
-                    restore_row(&mut upstream.limiter.lock(), key.kind, value, date, now);
+                let restored = restore_row(&mut upstream.limiter.lock(), key.kind, value, date, now);
                 self.disk.lock().rows.insert(key);
                 restored.is_some()
             });
@@ -136,8 +135,7 @@ fn restore_row(
     match kind {
         RowKind::Window(credential) => {
             let saved = row::decode_window(value, date)?;
-            let (window, _) =
-                entry(&mut state.windows, credential, now, || SlidingWindow::new(saved.rate));
+            let (window, _) = entry(&mut state.windows, credential, now, || SlidingWindow::new(saved.rate));
             window.restore(&saved, now);
             // The row is written again with the date of this process's clock, which may differ from the
             // row's.
@@ -182,10 +180,7 @@ impl LimiterState {
         for credential in std::mem::take(&mut self.unsaved.windows) {
             let window = self.windows.get_mut(&credential);
             let saved = window.and_then(|(window, _)| window.take_unsaved(closing, now));
-            rows.push((
-                RowKind::Window(credential),
-                saved.map(|saved| row::encode_window(&saved, date)),
-            ));
+            rows.push((RowKind::Window(credential), saved.map(|saved| row::encode_window(&saved, date))));
             self.unsaved.last_written.push(credential);
         }
         if std::mem::take(&mut self.unsaved.ban_guard) {
@@ -203,8 +198,7 @@ impl LimiterState {
     /// The rows that are still needed.
     fn live_rows(&self, now: Instant) -> Vec<RowKind> {
         let windows = self.windows.iter().filter(|(_, (window, _))| !window.is_over(now));
-        let mut live: Vec<_> =
-            windows.map(|(credential, _)| RowKind::Window(*credential)).collect();
+        let mut live: Vec<_> = windows.map(|(credential, _)| RowKind::Window(*credential)).collect();
         live.extend(self.ban_guard.to_save(now).map(|_| RowKind::BanGuard));
         let cooldowns = self.cooldowns.to_save(1, now);
         live.extend(cooldowns.first().map(|_| RowKind::Cooldowns));
@@ -215,8 +209,7 @@ impl LimiterState {
     pub(super) fn remember_bucket_shape(&mut self, bucket: u128, shape: u64) {
         if self.bucket_shapes.len() >= MAX_LIMITS {
             let cooldowns = &self.cooldowns;
-            self.bucket_shapes
-                .retain(|bucket, _| cooldowns.is_firm(CooldownScope::Bucket(*bucket)));
+            self.bucket_shapes.retain(|bucket, _| cooldowns.is_firm(CooldownScope::Bucket(*bucket)));
         }
         if self.bucket_shapes.len() < MAX_LIMITS {
             self.bucket_shapes.insert(bucket, shape);
@@ -226,8 +219,7 @@ impl LimiterState {
     /// The cooldowns to store. The cooldown of a bucket is stored only with the shape of its calls.
     fn cooldowns_to_save(&mut self, now: Instant) -> SavedCooldowns {
         let all = self.cooldowns.to_save(MAX_COOLDOWNS, now);
-        let is_saved =
-            |bucket: &u128| all.iter().any(|one| one.scope == CooldownScope::Bucket(*bucket));
+        let is_saved = |bucket: &u128| all.iter().any(|one| one.scope == CooldownScope::Bucket(*bucket));
         self.bucket_shapes.retain(|bucket, _| is_saved(bucket));
         let shape = |shape: &u64| Some((*shape, self.buckets.get(shape)?.clone()));
         let shapes: BTreeSet<_> = self.bucket_shapes.values().copied().collect();

@@ -66,22 +66,24 @@ impl AdaptiveLimit {
 
     /// When the window that the origin stated ends.
     pub(in crate::upstream) fn resets(&self) -> Option<Instant> {
+        self.known().map(|known| known.resets)
+    }
+
+    /// The limit, if it is known.
+    pub(in crate::upstream) fn known(&self) -> Option<&ObservedLimit> {
         match self {
-            Self::Known(known) => Some(known.resets),
+            Self::Known(known) => Some(known),
             Self::Unknown | Self::Probing | Self::Unadvertised => None,
         }
     }
 
     /// How many calls may go out, if the limit is known.
     pub(in crate::upstream) fn remaining(&self, now: Instant) -> Option<u64> {
-        match self {
-            Self::Known(known) => Some(known.left_at(now)),
-            Self::Unknown | Self::Probing | Self::Unadvertised => None,
-        }
+        self.known().map(|known| known.left_at(now))
     }
 
     /// A call ended without a response that states limits.
-    pub(in crate::upstream) fn on_no_answer(&mut self) {
+    pub(in crate::upstream) fn on_no_response(&mut self) {
         match self {
             Self::Probing => *self = Self::Unknown,
             Self::Known(known) => known.unanswered = known.unanswered.saturating_sub(1),
@@ -90,12 +92,8 @@ impl AdaptiveLimit {
     }
 
     /// A response arrived; `quota` contains the limits that it states.
-    pub(in crate::upstream) fn on_response(
-        &mut self,
-        quota: Option<&RateLimitState>,
-        now: Instant,
-    ) {
-        self.on_no_answer();
+    pub(in crate::upstream) fn on_response(&mut self, quota: Option<&RateLimitState>, now: Instant) {
+        self.on_no_response();
         let update = quota.and_then(QuotaUpdate::from_state);
         match (&mut *self, update) {
             (Self::Known(known), Some(update)) => known.apply(update, now),

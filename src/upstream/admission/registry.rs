@@ -34,12 +34,7 @@ impl UpstreamRegistry {
     }
 
     /// The state of a configured upstream, or of a host and port.
-    pub(super) fn by_name(
-        &self,
-        name: &Arc<str>,
-        configured: bool,
-        now: Instant,
-    ) -> Arc<UpstreamState> {
+    pub(super) fn by_name(&self, name: &Arc<str>, configured: bool, now: Instant) -> Arc<UpstreamState> {
         if configured { self.named(name) } else { self.unnamed(name, now) }
     }
 
@@ -101,20 +96,19 @@ impl UpstreamState {
     }
 
     fn is_busy(&self) -> bool {
-        self.limiter.lock().in_flight > 0
+        self.limiter.lock().slots.in_flight > 0
     }
 
     /// When its last firm cooldown ends.
     fn firm_until(&self, now: Instant) -> Option<Instant> {
         let state = self.limiter.lock();
-        let firm =
-            state.cooldowns.all().filter(|(_, cooldown)| cooldown.firm && cooldown.until > now);
+        let firm = state.cooldowns.all().filter(|(_, cooldown)| cooldown.firm && cooldown.until > now);
         firm.map(|(_, cooldown)| cooldown.until).max()
     }
 
     fn is_idle(&self, now: Instant) -> bool {
         let state = self.limiter.lock();
         let in_cooldown = state.cooldowns.all().any(|(_, cooldown)| cooldown.until > now);
-        state.in_flight == 0 && !in_cooldown
+        state.slots.in_flight == 0 && !in_cooldown
     }
 }

@@ -44,13 +44,9 @@ impl RejectReason {
     /// The token of the reason in logs, metrics and responses.
     pub fn token(self) -> &'static str {
         match self {
-            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)) => {
-                "cooldown-rate-limited"
-            }
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute)) => "cooldown-rate-limited",
             Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => "cooldown-quota",
-            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Shared)) => {
-                "cooldown-shared-limit"
-            }
+            Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Shared)) => "cooldown-shared-limit",
             Self::Failed(OutcomeClass::Network) => "cooldown-connect",
             Self::Failed(OutcomeClass::Timeout) => "cooldown-timeout",
             Self::Failed(OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server) => {
@@ -77,18 +73,14 @@ impl RejectReason {
     pub fn short_token(self) -> &'static str {
         match self {
             Self::Failed(
-                class @ (OutcomeClass::RateLimited(_)
-                | OutcomeClass::Network
-                | OutcomeClass::Timeout),
+                class @ (OutcomeClass::RateLimited(_) | OutcomeClass::Network | OutcomeClass::Timeout),
             ) => class.token(),
             Self::Failed(OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server) => {
                 OutcomeClass::Server.token()
             }
-            Self::Breaker
-            | Self::BanGuard
-            | Self::Budget { .. }
-            | Self::RateLimit
-            | Self::InFlight => self.token(),
+            Self::Breaker | Self::BanGuard | Self::Budget { .. } | Self::RateLimit | Self::InFlight => {
+                self.token()
+            }
         }
     }
 }
@@ -100,9 +92,7 @@ impl Rejection {
             RejectReason::Failed(OutcomeClass::RateLimited(_))
             | RejectReason::BanGuard
             | RejectReason::RateLimit
-            | RejectReason::InFlight => {
-                Some(decide::ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS))
-            }
+            | RejectReason::InFlight => Some(decide::ErrorClass::Status(StatusCode::TOO_MANY_REQUESTS)),
             RejectReason::Failed(OutcomeClass::Network) => Some(decide::ErrorClass::Connect),
             RejectReason::Failed(OutcomeClass::Timeout) => Some(decide::ErrorClass::Timeout),
             RejectReason::Failed(OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Server) => {
@@ -140,11 +130,9 @@ impl Rejection {
                 "rate_limited",
                 "the API limits the rate of calls; no call is made until its cooldown ends",
             ),
-            RejectReason::Failed(_) => (
-                DOWN,
-                "origin_down",
-                "the API failed recently; no call is made until its cooldown ends",
-            ),
+            RejectReason::Failed(_) => {
+                (DOWN, "origin_down", "the API failed recently; no call is made until its cooldown ends")
+            }
             RejectReason::Breaker => (
                 DOWN,
                 "breaker_open",
@@ -188,8 +176,7 @@ mod tests {
     #[test]
     fn a_rejection_has_a_retry_after_of_at_least_one_second() {
         for (left, seconds) in [(0, 1), (1, 1), (1000, 1), (1001, 2), (59_999, 60)] {
-            let rejection =
-                Rejection { reason: RejectReason::RateLimit, left: Duration::from_millis(left) };
+            let rejection = Rejection { reason: RejectReason::RateLimit, left: Duration::from_millis(left) };
             assert_eq!(rejection.problem().retry_after, Some(seconds), "{left} ms");
         }
         let rejection = Rejection { reason: RejectReason::Breaker, left: Duration::MAX };

@@ -1,20 +1,72 @@
-//! The status of upstreams, from the limiter state.
+//! The status of upstreams, for their operator (`larder upstreams`, `/v1/upstreams`).
 //!
-//! Owns: how cooldowns of single keys are merged. Never touches: how the status is printed.
+//! Owns: the displayed values, derived from the limiter state. Never touches: their JSON (`admin`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::config::Upstream;
 use crate::policy::upstream::UpstreamPolicy;
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::admission::ban_guard::trips_at;
 use crate::upstream::admission::cooldown::CooldownScope;
-use crate::upstream::admission::rate_limiter::AdaptiveLimit;
 use crate::upstream::admission::rejection::RejectReason;
 use crate::upstream::admission::state::{LimiterState, UpstreamState};
-use crate::upstream::admission::upstream_status::{CooldownStatus, LimitStatus, UpstreamStatus};
+
+/// The status of an upstream, or of a host that no upstream names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpstreamStatus {
+    /// The configured name, or the host and port.
+    pub name: Arc<str>,
+    /// Whether it is a configured upstream.
+    pub configured: bool,
+    /// Calls that wait for the head of their response.
+    pub in_flight: usize,
+    /// Calls in queues.
+    pub waiting: usize,
+    /// The cooldowns: why calls are blocked, and until when.
+    pub cooldowns: Vec<CooldownStatus>,
+    /// The state of the circuit breaker: `closed`, `open` or `half-open`. `None`: there is no breaker.
+    pub breaker: Option<&'static str>,
+    /// The limits that larder keeps.
+    pub limits: Vec<LimitStatus>,
+    /// Responses that the ban guard counts in its window, and the count at which it trips.
+    pub ban_guard: Option<(u64, u64)>,
+    /// Retries in the last ten seconds, and the maximum.
+    pub retries: (u64, u64),
+}
+
+/// A cooldown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CooldownStatus {
+    /// The scope: `upstream`, `origin`, `endpoints`, `endpoint`, `credential`, `bucket`, `key`.
+    pub scope: &'static str,
+    /// The reason: `rate-limited`, `quota`, `shared-limit`, `connect`, `timeout`, `server-error`, `breaker`,
+    /// `ban-guard`, `budget`.
+    pub reason: &'static str,
+    /// Whether it blocks every call. Otherwise it blocks only calls that have a stale response.
+    pub firm: bool,
+    /// The time left. Zero: a probe is due.
+    pub left: Duration,
+    /// Whether a probe is in flight.
+    pub probing: bool,
+    /// How many cooldowns are merged here. Those of keys are merged, with the longest time left.
+    pub count: usize,
+}
+
+/// A limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitStatus {
+    /// `configured`, `learned`, or the name of a learned bucket.
+    pub name: String,
+    /// Calls per window.
+    pub limit: u64,
+    /// The length of a window, if it is known.
+    pub window: Option<Duration>,
+    /// Calls that may still go out in this window.
+    pub left: u64,
+}
 
 impl AdmissionControl {
     /// The status of the configured upstreams, and of other hosts that have a limiter state.
@@ -42,13 +94,7 @@ impl AdmissionControl {
         let default_policy = UpstreamPolicy::default();
         let others = self.registry.unconfigured();
         let unnamed = others.iter().map(|state: &Arc<UpstreamState>| {
-            status_of(
-                Arc::clone(&state.name),
-                false,
-                &default_policy,
-                &mut state.limiter.lock(),
-                now,
-            )
+            status_of(Arc::clone(&state.name), false, &default_policy, &mut state.limiter.lock(), now)
         });
         named.chain(unnamed).collect()
     }
@@ -68,7 +114,7 @@ fn status_of(
     UpstreamStatus {
         name,
         configured,
-        in_flight: state.in_flight,
+        in_flight: state.slots.in_flight,
         waiting: state.waiting(),
         cooldowns,
         breaker,
@@ -97,10 +143,7 @@ fn cooldowns(state: &LimiterState, now: Instant) -> Vec<CooldownStatus> {
         // A cooldown of these scopes that is over, without a probe in flight, blocks no call.
         if left.is_zero()
             && !cooldown.probing
-            && matches!(
-                scope,
-                CooldownScope::Key(_) | CooldownScope::Endpoint(_) | CooldownScope::Family(_)
-            )
+            && matches!(scope, CooldownScope::Key(_) | CooldownScope::Endpoint(_) | CooldownScope::Family(_))
         {
             continue;
         }
@@ -130,10 +173,7 @@ fn limits(policy: &UpstreamPolicy, state: &mut LimiterState, now: Instant) -> Ve
         limits.push(LimitStatus { name, limit, window, left: left.unwrap_or(limit) });
     }
     if policy.rate_limit.learn {
-        let known = state.learned.values().filter_map(|(limit, _)| match limit {
-            AdaptiveLimit::Known(known) => Some(known),
-            AdaptiveLimit::Unknown | AdaptiveLimit::Probing | AdaptiveLimit::Unadvertised => None,
-        });
+        let known = state.learned.values().filter_map(|(limit, _)| limit.known());
         limits.extend(known.map(|known| LimitStatus {
             name: "learned".to_owned(),
             limit: known.limit,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
+use crate::upstream::admission::rejection::RejectReason;
+
 /// The position of a call. It is the same in every queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct QueuePosition {
@@ -14,6 +16,24 @@ pub(super) struct QueuePosition {
     pub(super) background: bool,
     /// The number of the call in the order of arrival.
     pub(super) number: u64,
+}
+
+/// The queue in which a call waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum QueueKind {
+    Window(u128),
+    Learned(u128),
+    InFlight,
+}
+
+impl QueueKind {
+    /// The reason to reject a call that waited too long in this queue.
+    pub(super) fn timeout_reason(self) -> RejectReason {
+        match self {
+            Self::Window(_) | Self::Learned(_) => RejectReason::RateLimit,
+            Self::InFlight => RejectReason::InFlight,
+        }
+    }
 }
 
 /// A queue.
@@ -74,9 +94,7 @@ mod tests {
     #[test]
     fn clients_precede_background_work_and_each_keeps_its_order() {
         let mut queue = WaitQueue::default();
-        for position in
-            [position(true, 0), position(false, 3), position(false, 1), position(true, 2)]
-        {
+        for position in [position(true, 0), position(false, 3), position(false, 1), position(true, 2)] {
             queue.join(position);
         }
         let order = [position(false, 1), position(false, 3), position(true, 0), position(true, 2)];

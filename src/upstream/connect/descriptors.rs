@@ -98,17 +98,10 @@ mod tests {
 
     #[test]
     fn every_client_has_a_descriptor_for_its_connection_and_one_for_its_call() {
-        let table =
-            [(128, 36, 12), (1024, 372, 124), (27_040, 10_000, 128), (1 << 20, 10_000, 128)];
+        let table = [(128, 36, 12), (1024, 372, 124), (27_040, 10_000, 128), (1 << 20, 10_000, 128)];
         for (files, clients, waiting) in table {
-            assert_eq!(
-                (clients_within(files, 10_000), idle_within(files)),
-                (clients, waiting),
-                "{files}"
-            );
-            assert!(
-                OWN_DESCRIPTORS + 2 * clients as u64 + waiting as u64 + part_size(files) <= files
-            );
+            assert_eq!((clients_within(files, 10_000), idle_within(files)), (clients, waiting), "{files}");
+            assert!(OWN_DESCRIPTORS + 2 * clients as u64 + waiting as u64 + part_size(files) <= files);
         }
         assert_eq!(clients_within(1 << 20, 3), 3, "limits.connections is the maximum");
         assert_eq!((clients_within(16, 10_000), idle_within(16)), (MIN_CLIENTS, 1));

@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig,
-};
+use hickory_resolver::config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use parking_lot::Mutex;
@@ -78,10 +76,7 @@ impl DnsCache {
     }
 
     /// The addresses of `name`.
-    pub(in crate::upstream) async fn addresses(
-        &self,
-        name: &str,
-    ) -> Result<Arc<[IpAddr]>, UpstreamError> {
+    pub(in crate::upstream) async fn addresses(&self, name: &str) -> Result<Arc<[IpAddr]>, UpstreamError> {
         let lookup = self.join(name);
         match timeout(LOOKUP_TIMEOUT, lookup.outcome.get_or_init(|| self.query(name))).await {
             Ok(found) => found.clone(),

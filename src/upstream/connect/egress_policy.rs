@@ -49,6 +49,17 @@ pub enum Denied {
 }
 
 impl Denied {
+    /// The sentence for the client.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Metadata => "larder never connects to the metadata service of a cloud",
+            Self::OwnPort => "the destination is larder itself",
+            Self::Rule | Self::Port | Self::Private => {
+                "the destination is not allowed; see destinations in proxy.yaml"
+            }
+        }
+    }
+
     /// The `reason` label of `larder_denied_total`.
     pub fn token(self) -> &'static str {
         match self {
@@ -80,12 +91,7 @@ impl EgressPolicy {
     }
 
     /// Whether a request through `listener` may be sent to `host` at `address`.
-    pub fn check(
-        &self,
-        host: &str,
-        address: SocketAddr,
-        listener: ListenerKind,
-    ) -> Result<(), Denied> {
+    pub fn check(&self, host: &str, address: SocketAddr, listener: ListenerKind) -> Result<(), Denied> {
         let ip = embedded(address.ip());
         let port = address.port();
         if is_metadata(ip) || METADATA_NAMES.contains(&host.trim_end_matches('.')) {
@@ -127,9 +133,7 @@ impl EgressPolicy {
 pub fn reaches_listener(listeners: &[SocketAddr], ip: IpAddr, port: u16) -> bool {
     listeners.iter().any(|own| {
         own.port() == port
-            && (own.ip() == ip
-                || ip.is_unspecified()
-                || (own.ip().is_unspecified() && is_local_address(ip)))
+            && (own.ip() == ip || ip.is_unspecified() || (own.ip().is_unspecified() && is_local_address(ip)))
     })
 }
 
@@ -150,8 +154,7 @@ fn denies(rules: &[DestinationRule], host: &str, ip: IpAddr, port: u16) -> bool 
 /// Whether `net` matches `ip`: the unspecified network matches this host, an IPv4-mapped network matches
 /// IPv4.
 fn covers(net: &IpNet, ip: IpAddr) -> bool {
-    let is_this_host =
-        equivalent_addresses(net.addr()).contains(&ip) && net.addr().is_unspecified();
+    let is_this_host = equivalent_addresses(net.addr()).contains(&ip) && net.addr().is_unspecified();
     net.contains(&ip) || is_this_host || unmapped(net).is_some_and(|net| net.contains(&ip))
 }
 
@@ -245,8 +248,7 @@ mod tests {
     use super::*;
 
     fn policy(allow: &[&str], deny: &[&str]) -> EgressPolicy {
-        let rules =
-            |list: &[&str]| list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect();
+        let rules = |list: &[&str]| list.iter().map(|n| DestinationRule::Net(n.parse().unwrap())).collect();
         EgressPolicy::new(Destinations { allow: rules(allow), deny: rules(deny), ports: None })
     }
 
@@ -257,9 +259,7 @@ mod tests {
     #[test]
     fn a_loopback_listener_permits_private_addresses() {
         let policy = policy(&[], &[]);
-        for address in
-            ["10.0.0.1:80", "127.0.0.1:9001", "[fd00::1]:8443", "100.64.0.1:80", "0.0.0.0:1"]
-        {
+        for address in ["10.0.0.1:80", "127.0.0.1:9001", "[fd00::1]:8443", "100.64.0.1:80", "0.0.0.0:1"] {
             assert_eq!(check(&policy, address, ListenerKind::Loopback), Ok(()), "{address}");
         }
     }
@@ -281,11 +281,7 @@ mod tests {
             "[fe80::1]:80",
             "192.168.0.1:443",
         ] {
-            assert_eq!(
-                check(&policy, address, ListenerKind::Reachable),
-                Err(Denied::Private),
-                "{address}"
-            );
+            assert_eq!(check(&policy, address, ListenerKind::Reachable), Err(Denied::Private), "{address}");
         }
         assert_eq!(check(&policy, "93.184.216.34:443", ListenerKind::Reachable), Ok(()));
     }
@@ -337,20 +333,12 @@ mod tests {
         let closed = policy(&[], &["127.0.0.0/8", "::1/128"]);
         let open = policy(&["127.0.0.1/32", "::1/128"], &[]);
         for address in ["0.0.0.0:80", "0.1.2.3:80", "[::]:80", "[::ffff:0.0.0.0]:80"] {
-            assert_eq!(
-                check(&closed, address, ListenerKind::Loopback),
-                Err(Denied::Rule),
-                "{address}"
-            );
+            assert_eq!(check(&closed, address, ListenerKind::Loopback), Err(Denied::Rule), "{address}");
             assert_eq!(check(&open, address, ListenerKind::Reachable), Ok(()), "{address}");
         }
         let itself = policy(&[], &["0.0.0.0/8", "::/128"]);
         for address in ["0.0.0.0:80", "[::]:80"] {
-            assert_eq!(
-                check(&itself, address, ListenerKind::Loopback),
-                Err(Denied::Rule),
-                "{address}"
-            );
+            assert_eq!(check(&itself, address, ListenerKind::Loopback), Err(Denied::Rule), "{address}");
         }
         let by_name = EgressPolicy::new(Destinations {
             allow: vec![],
@@ -371,10 +359,7 @@ mod tests {
             ("0.0.0.0/32", &["127.0.0.1:80", "[::1]:80", "0.0.0.0:80"]),
             ("0.0.0.0/8", &["127.0.0.1:80", "0.1.2.3:80"]),
             ("::/128", &["[::1]:80", "127.0.0.1:80", "[::]:80"]),
-            (
-                "127.0.0.0/8",
-                &["[::]:80", "0.0.0.0:80", "[::ffff:0.0.0.0]:80", "[64:ff9b::7f00:1]:80"],
-            ),
+            ("127.0.0.0/8", &["[::]:80", "0.0.0.0:80", "[::ffff:0.0.0.0]:80", "[64:ff9b::7f00:1]:80"]),
         ] {
             let policy = policy(&[], &[rule]);
             for address in addresses {
@@ -396,18 +381,10 @@ mod tests {
     #[test]
     fn larders_own_ports_are_denied_under_every_address_of_this_host() {
         let policy = policy(&["0.0.0.0/0"], &[]);
-        policy.add_own_listeners([
-            "0.0.0.0:8080".parse().unwrap(),
-            "127.0.0.1:9901".parse().unwrap(),
-        ]);
-        for address in
-            ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"]
+        policy.add_own_listeners(["0.0.0.0:8080".parse().unwrap(), "127.0.0.1:9901".parse().unwrap()]);
+        for address in ["127.0.0.1:8080", "127.9.9.9:8080", "0.0.0.0:8080", "0.0.0.0:9901", "127.0.0.1:9901"]
         {
-            assert_eq!(
-                check(&policy, address, ListenerKind::Loopback),
-                Err(Denied::OwnPort),
-                "{address}"
-            );
+            assert_eq!(check(&policy, address, ListenerKind::Loopback), Err(Denied::OwnPort), "{address}");
         }
         assert_eq!(check(&policy, "127.0.0.1:8081", ListenerKind::Loopback), Ok(()));
     }

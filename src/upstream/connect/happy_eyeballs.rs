@@ -15,22 +15,26 @@ use parking_lot::Mutex;
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::l4::stream::Stream;
-use pingora_error::ErrorType::{ConnectError, ConnectRefused, ConnectTimedout};
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::Result;
 use rustix::io::Errno;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::upstream::connect::descriptors;
-use crate::upstream::connect::keep_alive;
+use crate::upstream::connect::pingora_error::to_pingora;
 use crate::upstream::outcome::error::UpstreamError;
 
 /// RFC 8305 §5: the Connection Attempt Delay.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-/// The error type for pingora when this process or its host lacks the resources for a connection.
-pub(in crate::upstream) const EXHAUSTED: ErrorType = ErrorType::Custom("Exhausted");
+/// Idle time before the first probe: shorter than the usual NAT timeout.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// Interval between two probes, and how many may stay without a response.
+const PROBE_INTERVAL: Duration = Duration::from_secs(15);
+const MAX_PROBES: u32 = 4;
 
 /// Number of hosts whose working address is remembered.
 const MAX_REMEMBERED: usize = 4096;
@@ -93,7 +97,7 @@ impl Dialer {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "Could not set TCP_NODELAY");
         }
-        keep_alive::enable(&stream);
+        enable_keep_alive(&stream);
         Ok(stream)
     }
 
@@ -125,13 +129,18 @@ impl Dialer {
 #[async_trait]
 impl Connect for Dialer {
     async fn connect(&self, _first: &PingoraAddr) -> Result<Stream> {
-        match self.dial().await {
-            Ok(stream) => Ok(stream.into()),
-            Err(UpstreamError::ConnectTimeout) => Err(Error::new_up(ConnectTimedout)),
-            Err(UpstreamError::Refused) => Err(Error::new_up(ConnectRefused)),
-            Err(UpstreamError::Exhausted) => Err(Error::new_in(EXHAUSTED)),
-            Err(_) => Err(Error::new_up(ConnectError)),
-        }
+        to_pingora(self.dial().await.map(Stream::from))
+    }
+}
+
+/// Enables TCP keep-alive (RFC 9293 §3.8.4) on `stream`: the connection of a peer that has vanished, because it
+/// is asleep or behind a NAT that has dropped its state, is closed within two minutes. Best effort: without probes a dead peer is detected by the other
+/// timeouts only.
+pub fn enable_keep_alive(stream: &TcpStream) {
+    let keep_alive =
+        TcpKeepalive::new().with_time(IDLE_TIME).with_interval(PROBE_INTERVAL).with_retries(MAX_PROBES);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keep_alive) {
+        tracing::debug!(%error, "Could not enable TCP keep-alive");
     }
 }
 

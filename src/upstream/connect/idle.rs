@@ -1,7 +1,7 @@
 //! Index of the peers that idle connections may exist for, so that one connection can be evicted.
 //!
 //! Owns: the peers that connections have been made to. Never touches: the connections, which pingora keeps;
-//! pinned connections (`pinned_connections`).
+//! pinned connections (`pinned`).
 
 use std::collections::HashMap;
 

@@ -71,8 +71,7 @@ pub fn peer(
 /// ALPN or dialer. The listener is included, because listeners differ in the destinations that they permit.
 pub fn group_key(destination: &UpstreamTarget, listener: ListenerKind) -> u64 {
     let mut hasher = Xxh3::new();
-    (destination.index, destination.scheme, &destination.host, destination.port, listener)
-        .hash(&mut hasher);
+    (destination.index, destination.scheme, &destination.host, destination.port, listener).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -4,7 +4,7 @@
 //! Owns: the pinned connections of a client connection between its requests, their total number, and the
 //! record of sign-ins whose connection has ended, because the client still relies on them.
 //! Never touches: which requests need one (`semantics::connection_auth`); shared connections
-//! (`connection_pool`); responses to the client (`proxy::connection_auth`).
+//! (`pool`); responses to the client (`proxy::connection_auth`).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -65,11 +65,7 @@ impl ClientPins {
     /// The scheme by which the client has to sign in again before a request with these fields is sent to this
     /// origin: the client relies on a sign-in whose connection has ended, and the request has no
     /// `Authorization`. The origin would treat such a request as anonymous.
-    pub fn reauthentication_scheme(
-        &self,
-        origin: &str,
-        request: &HeaderMap,
-    ) -> Option<&'static str> {
+    pub fn reauthentication_scheme(&self, origin: &str, request: &HeaderMap) -> Option<&'static str> {
         let mut pins = self.0.lock();
         let pin = pins.iter_mut().find(|pin| pin.origin == origin)?;
         let scheme = pin.scheme.filter(|_| !request.contains_key(AUTHORIZATION))?;
@@ -104,9 +100,7 @@ impl ClientPins {
         }
         match stream {
             Some(stream) => PinnedUse::Stream(stream),
-            None if relies_on_sign_in && !request.contains_key(AUTHORIZATION) => {
-                PinnedUse::SignedOut
-            }
+            None if relies_on_sign_in && !request.contains_key(AUTHORIZATION) => PinnedUse::SignedOut,
             None => PinnedUse::New,
         }
     }
@@ -153,9 +147,7 @@ impl Pin {
     fn take(&mut self, group_key: u64, all: &PinnedConnections) -> Option<Stream> {
         let usable = self.is_usable();
         let idle = self.idle.take().filter(|_| usable)?;
-        (idle.group_key == group_key && Arc::ptr_eq(&idle.all.0, &all.0))
-            .then(|| idle.take())
-            .flatten()
+        (idle.group_key == group_key && Arc::ptr_eq(&idle.all.0, &all.0)).then(|| idle.take()).flatten()
     }
 }
 

@@ -9,21 +9,19 @@ use std::time::Duration;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
-use pingora_error::{Error, ErrorType};
 use tokio::time::timeout;
 
 use crate::upstream::connect::descriptors;
-use crate::upstream::connect::happy_eyeballs::EXHAUSTED;
 use crate::upstream::connect::idle::IdleConnections;
 use crate::upstream::connect::peer::IDLE;
+use crate::upstream::connect::pingora_error::from_pingora;
 use crate::upstream::connect::pinned::{ClientPins, PinnedConnections, PinnedUse};
 use crate::upstream::connect::session::http1::{Http1Call, UpgradedConnection};
 use crate::upstream::connect::session::http2::Http2Call;
 use crate::upstream::connect::session::{
-    OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
+    AttemptError, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
 };
 use crate::upstream::connect::shared_http2::SharedHttp2;
-use crate::upstream::connect::tls_error::TlsError;
 use crate::upstream::in_flight_bytes::RECEIVE_WINDOW;
 use crate::upstream::outcome::error::UpstreamError;
 
@@ -76,17 +74,6 @@ pub struct CallChannel {
     reused: bool,
 }
 
-/// Why a call could not begin.
-pub enum ConnectFailure {
-    /// No connection could be established.
-    Failed(UpstreamError),
-    /// A connection was established, but nothing of the request was sent.
-    NotProcessed,
-    /// The connection on which the client had signed in has ended, so its origin would not recognise the
-    /// user.
-    SignedOut,
-}
-
 /// Whether a call may reuse a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionUse {
@@ -104,7 +91,7 @@ impl ConnectionPool {
         request: &OutgoingRequest,
         connection_use: ConnectionUse,
         owner: ConnectionOwner,
-    ) -> Result<CallChannel, ConnectFailure> {
+    ) -> Result<CallChannel, AttemptError> {
         let (key, group_key) = (peer.reuse_hash(), peer.group_key);
         // RFC 9113 §8.6: HTTP/2 cannot switch to another protocol. Nor does it support connection-based
         // authentication.
@@ -113,16 +100,14 @@ impl ConnectionPool {
             || self.0.shared.is_http1_only(key);
         let reused = match (&owner, connection_use) {
             (ConnectionOwner::Pool, ConnectionUse::New) | (ConnectionOwner::Call, _) => None,
-            (ConnectionOwner::Pool, ConnectionUse::Pooled) => {
-                self.reused(peer, key, request, http1).await
-            }
+            (ConnectionOwner::Pool, ConnectionUse::Pooled) => self.reused(peer, key, request, http1).await,
             (ConnectionOwner::Client(pins, origin), _) => {
                 match pins.take(origin, group_key, &request.headers, &self.0.pinned) {
                     PinnedUse::Stream(stream) => {
                         Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
                     }
                     PinnedUse::New => None,
-                    PinnedUse::SignedOut => return Err(ConnectFailure::SignedOut),
+                    PinnedUse::SignedOut => return Err(AttemptError::SignedOut),
                 }
             }
         };
@@ -139,7 +124,7 @@ impl ConnectionPool {
             return Ok(channel(session, true));
         }
         // Boxed, so that the future of a call on a pooled connection does not include the size of dialling.
-        let stream = Box::pin(self.dial(peer, http1)).await.map_err(ConnectFailure::Failed)?;
+        let stream = Box::pin(self.dial(peer, http1)).await.map_err(AttemptError::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
             self.0.idle.record(key, peer.clone());
             let session = Http1Call::new(stream, request);
@@ -152,12 +137,10 @@ impl ConnectionPool {
         };
         match timeout(within, started).await {
             Ok(Ok(session)) => Ok(channel(UpstreamSession::Http2(Box::new(session)), false)),
-            Ok(Err(SessionError::NotProcessed)) => Err(ConnectFailure::NotProcessed),
-            Ok(Err(SessionError::Tls(fault))) => {
-                Err(ConnectFailure::Failed(UpstreamError::Tls(fault)))
-            }
-            Ok(Err(_error)) => Err(ConnectFailure::Failed(UpstreamError::Protocol)),
-            Err(_elapsed) => Err(ConnectFailure::Failed(UpstreamError::ConnectTimeout)),
+            Ok(Err(SessionError::NotProcessed)) => Err(AttemptError::NotProcessed),
+            Ok(Err(SessionError::Tls(fault))) => Err(AttemptError::Failed(UpstreamError::Tls(fault))),
+            Ok(Err(_error)) => Err(AttemptError::Failed(UpstreamError::Protocol)),
+            Err(_elapsed) => Err(AttemptError::Failed(UpstreamError::ConnectTimeout)),
         }
     }
 
@@ -168,7 +151,7 @@ impl ConnectionPool {
         }
         let Inner { transport, pinned, idle, .. } = &*self.0;
         loop {
-            let dialled = transport.new_stream(&peer).await.map_err(|error| failure(&error));
+            let dialled = transport.new_stream(&peer).await.map_err(|error| from_pingora(&error));
             let exhausted = matches!(dialled, Err(UpstreamError::Exhausted));
             // Closing an idle connection frees the descriptor that this one needs.
             if !exhausted || !(idle.evict_one(transport).await || pinned.evict_oldest()) {
@@ -214,12 +197,7 @@ impl CallChannel {
     /// Moves the call out; this channel then reports the end of the response.
     #[must_use]
     pub fn take(&mut self) -> Self {
-        Self {
-            session: self.session.take(),
-            pool: self.pool.clone(),
-            owner: self.owner.clone(),
-            ..*self
-        }
+        Self { session: self.session.take(), pool: self.pool.clone(), owner: self.owner.clone(), ..*self }
     }
 
     /// Keeps further calls off the connection, because the origin has been silent for too long.
@@ -251,9 +229,16 @@ impl CallChannel {
         }
     }
 
-    /// Whether the connection had been used before this call.
-    pub fn is_reused(&self) -> bool {
-        self.reused
+    /// The end of the attempt by an error that occurred before the response head.
+    pub fn attempt_error(&self, error: SessionError) -> AttemptError {
+        match error {
+            SessionError::NotProcessed => AttemptError::NotProcessed,
+            SessionError::Closed if self.reused => AttemptError::DeadConnection,
+            SessionError::Closed | SessionError::Cut => AttemptError::Failed(UpstreamError::Closed),
+            SessionError::Tls(fault) => AttemptError::Failed(UpstreamError::Tls(fault)),
+            SessionError::Switched => AttemptError::Failed(UpstreamError::Switched),
+            SessionError::Protocol => AttemptError::Failed(UpstreamError::Protocol),
+        }
     }
 
     /// Bytes of the response that the origin may send before they are read.
@@ -297,19 +282,5 @@ impl CallChannel {
                 ConnectionOwner::Call => {}
             }
         }
-    }
-}
-
-#[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
-fn failure(error: &Error) -> UpstreamError {
-    use ErrorType::{ConnectTimedout, H2Error, HandshakeError, TLSHandshakeTimedout};
-    if let Some(fault) = TlsError::from_error(error) {
-        return UpstreamError::Tls(fault);
-    }
-    match error.etype() {
-        ConnectTimedout | TLSHandshakeTimedout => UpstreamError::ConnectTimeout,
-        HandshakeError | H2Error => UpstreamError::Protocol,
-        other if other == &EXHAUSTED => UpstreamError::Exhausted,
-        _ => UpstreamError::Refused,
     }
 }

@@ -76,11 +76,8 @@ impl Resolver {
         }
         // A trailing dot makes the name absolute: the host's `search` domains must not redirect a request for
         // a fully qualified name.
-        let name = if host.contains('.') && !host.ends_with('.') {
-            format!("{host}.")
-        } else {
-            host.to_owned()
-        };
+        let name =
+            if host.contains('.') && !host.ends_with('.') { format!("{host}.") } else { host.to_owned() };
         let found = self.dns_cache.addresses(&name).await?;
         Ok(found.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
     }

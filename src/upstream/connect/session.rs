@@ -12,11 +12,12 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::semantics::field_case::FieldCase;
-use crate::semantics::request::RequestFraming;
+use crate::semantics::request::{ListenerKind, RequestFraming};
 use crate::upstream::BodyFraming;
 use crate::upstream::connect::session::http1::Http1Call;
 use crate::upstream::connect::session::http2::Http2Call;
 use crate::upstream::connect::tls_error::TlsError;
+use crate::upstream::outcome::error::UpstreamError;
 
 /// Limit on the bytes of a response head, names and values.
 pub(in crate::upstream) const MAX_HEAD_BYTES: usize = 256 * 1024;
@@ -38,6 +39,8 @@ pub struct OutgoingRequest {
     pub authority: String,
     /// Path and query.
     pub path: String,
+    /// The kind of listener that received the request; it limits the permitted destinations.
+    pub listener: ListenerKind,
     /// End-to-end fields.
     pub headers: HeaderMap,
     /// The letter case of their names, which HTTP/1 preserves.
@@ -87,6 +90,30 @@ pub enum SessionEvent {
     Data(Bytes),
     /// The response is complete. Contains its trailer fields, if any.
     End(Option<HeaderMap>),
+}
+
+/// Why one attempt ended without a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptError {
+    /// A pooled connection turned out to be dead before any response byte arrived.
+    DeadConnection,
+    /// The origin did not process the request.
+    NotProcessed,
+    /// The call was not made: the connection on which its client had signed in has ended.
+    SignedOut,
+    /// Any other error; it is not retried transparently.
+    Failed(UpstreamError),
+}
+
+impl AttemptError {
+    /// The error that the call ends with if it is not retried.
+    pub fn upstream_error(self) -> UpstreamError {
+        match self {
+            Self::DeadConnection | Self::SignedOut => UpstreamError::Closed,
+            Self::NotProcessed => UpstreamError::NotProcessed,
+            Self::Failed(failure) => failure,
+        }
+    }
 }
 
 /// Why a call cannot continue.
@@ -203,8 +230,7 @@ fn length(headers: &HeaderMap) -> Result<Option<u64>, SessionError> {
             let digits = member.trim_ascii();
             let is_number = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
             let text = std::str::from_utf8(digits).ok().filter(|_| is_number);
-            let length =
-                text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
+            let length = text.and_then(|text| text.parse::<u64>().ok()).ok_or(SessionError::Protocol)?;
             if found.is_some_and(|found| found != length) {
                 return Err(SessionError::Protocol);
             }

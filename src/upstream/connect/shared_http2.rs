@@ -1,7 +1,7 @@
 //! HTTP/2 connections that are shared by calls to one origin.
 //!
 //! Owns: which connection has capacity, when one is closed, which origins require HTTP/1.1.
-//! Never touches: establishing connections (`connection_pool`), the protocol on them (`session`).
+//! Never touches: establishing connections (`pool`), the protocol on them (`session`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
@@ -61,10 +61,8 @@ impl SharedHttp2 {
         let mut shared = self.0.connections.lock();
         let connections = shared.get_mut(&key)?;
         connections.retain(|connection| !connection.closing.load(Ordering::Relaxed));
-        let available = connections
-            .iter()
-            .find(|connection| connection.has_capacity(H2_STREAMS))
-            .map(Arc::clone);
+        let available =
+            connections.iter().find(|connection| connection.has_capacity(H2_STREAMS)).map(Arc::clone);
         if connections.is_empty() {
             shared.remove(&key);
         }
@@ -75,11 +73,7 @@ impl SharedHttp2 {
 
     /// Performs the HTTP/2 handshake and adds the connection. Other calls may share it once the origin has
     /// responded on it. Its first call is counted.
-    pub(in crate::upstream) async fn add(
-        &self,
-        stream: Stream,
-        key: u64,
-    ) -> Option<Arc<Connection>> {
+    pub(in crate::upstream) async fn add(&self, stream: Stream, key: u64) -> Option<Arc<Connection>> {
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .initial_max_send_streams(H2_STREAMS)

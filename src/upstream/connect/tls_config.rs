@@ -76,15 +76,11 @@ pub fn check_system_roots() -> Result<(), ProfileError> {
 impl TlsConfigs {
     /// Reads `extra_roots` of every upstream; the system's roots are added to them.
     pub fn load(upstreams: &[Arc<Upstream>]) -> Result<Self, ProfileError> {
-        let mut by_upstream = Vec::with_capacity(upstreams.len());
-        for upstream in upstreams {
-            by_upstream.push(TlsConfig {
-                roots: roots(upstream)?,
-                client: upstream.tls.client_cert.as_ref().map(cert_key),
-                insecure: upstream.tls.insecure,
-            });
-        }
-        Ok(Self { by_upstream })
+        let read = |upstream: &Arc<Upstream>| {
+            let client = upstream.tls.client_cert.as_ref().map(cert_key);
+            Ok(TlsConfig { roots: roots(upstream)?, client, insecure: upstream.tls.insecure })
+        };
+        Ok(Self { by_upstream: upstreams.iter().map(read).collect::<Result<_, _>>()? })
     }
 
     /// The configuration of an upstream; hosts that no upstream lists get the default.
@@ -99,13 +95,8 @@ fn cert_key(pair: &ClientCert) -> Arc<CertKey> {
 
 fn roots(upstream: &Upstream) -> Result<Option<Arc<CaType>>, ProfileError> {
     if upstream.tls.extra_roots.is_empty() {
-        let none =
-            upstream.tls.insecure && rustls_native_certs::load_native_certs().certs.is_empty();
-        return if none {
-            Err(ProfileError::NoRoots(Arc::clone(&upstream.name)))
-        } else {
-            Ok(None)
-        };
+        let none = upstream.tls.insecure && rustls_native_certs::load_native_certs().certs.is_empty();
+        return if none { Err(ProfileError::NoRoots(Arc::clone(&upstream.name))) } else { Ok(None) };
     }
     let mut certificates = rustls_native_certs::load_native_certs().certs;
     for path in &upstream.tls.extra_roots {

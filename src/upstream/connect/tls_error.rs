@@ -1,11 +1,9 @@
 //! Why TLS to an origin failed.
 //!
-//! Owns: the kinds of TLS error, their problem texts, and how they are derived from pingora's errors.
+//! Owns: the kinds of TLS error, their problem texts, and how they are derived from rustls's texts.
 //! Never touches: handshakes.
 
 use std::io;
-
-use pingora_error::{Error, ErrorType};
 
 /// The reason of a TLS failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -59,11 +57,7 @@ impl TlsError {
 
     /// The class in the problem response.
     pub fn class(self) -> &'static str {
-        if self.proxy_status() == CERTIFICATE_ERROR {
-            CERTIFICATE_ERROR
-        } else {
-            "tls_handshake_error"
-        }
+        if self.proxy_status() == CERTIFICATE_ERROR { CERTIFICATE_ERROR } else { "tls_handshake_error" }
     }
 
     /// The error type of RFC 9209 §2.3.
@@ -115,24 +109,6 @@ impl TlsError {
         }
     }
 
-    /// The TLS error that caused `error`; `None` if TLS is not the cause.
-    ///
-    /// pingora keeps only rustls's text of a failed handshake, so the text is parsed. A test for each error
-    /// fails if an update changes the text.
-    #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; no other is TLS")]
-    pub(crate) fn from_error(error: &Error) -> Option<Self> {
-        use ErrorType::{InvalidCert, TLSHandshakeFailure, TLSWantX509Lookup};
-        match error.etype() {
-            TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {
-                let text = error.to_string();
-                // The first prefix is pingora's own: text that an origin controls only follows it.
-                let cause = text.split_once(CAUSE_PREFIX).map_or("", |(_, cause)| cause);
-                Some(Self::from_rustls_text(cause))
-            }
-            _ => None,
-        }
-    }
-
     /// The TLS error that ended a connection; `None` if TLS is not the cause. In TLS 1.3 an origin verifies
     /// the client certificate after larder has finished the handshake, so its alert arrives instead of the
     /// response.
@@ -140,7 +116,9 @@ impl TlsError {
         error.to_string().strip_prefix(ALERT_PREFIX).map(Self::from_alert)
     }
 
-    fn from_rustls_text(text: &str) -> Self {
+    /// The TLS error of a failed handshake, by rustls's text: pingora keeps nothing else. A test for each error
+    /// fails if an update changes the text.
+    pub(super) fn from_rustls_text(text: &str) -> Self {
         if let Some(alert) = text.strip_prefix(ALERT_PREFIX) {
             return Self::from_alert(alert);
         }
@@ -159,9 +137,6 @@ impl TlsError {
 }
 
 const CERTIFICATE_ERROR: &str = "tls_certificate_error";
-
-/// pingora's prefix of the rustls text.
-const CAUSE_PREFIX: &str = "tls connect error cause: ";
 
 /// rustls's prefix of an alert's name.
 const ALERT_PREFIX: &str = "received fatal alert: ";

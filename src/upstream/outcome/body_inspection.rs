@@ -15,9 +15,7 @@ use tokio::sync::Semaphore;
 
 use crate::semantics::accept_encoding;
 use crate::upstream::Body;
-use crate::upstream::in_flight_bytes::{
-    ALWAYS_INSPECTED, BufferedPieces, BytesPermit, InFlightBytes,
-};
+use crate::upstream::in_flight_bytes::{ALWAYS_INSPECTED, BufferedPieces, BytesPermit, InFlightBytes};
 use crate::upstream::outcome::buffered_body::{PrefixedBody, Remainder};
 
 /// A longer body, as received or inflated, is not read.
@@ -87,9 +85,7 @@ impl ContentCoding {
     fn can_begin_with(self, first: u8) -> bool {
         match self {
             Self::Identity => {
-                first.is_ascii_digit()
-                    || first.is_ascii_whitespace()
-                    || b"{[\"-tfn\xef".contains(&first)
+                first.is_ascii_digit() || first.is_ascii_whitespace() || b"{[\"-tfn\xef".contains(&first)
             }
             Self::Gzip => first == 0x1f,
         }
@@ -150,15 +146,12 @@ pub async fn read(
     in_flight: &Arc<InFlightBytes>,
 ) -> (InspectedBody, Box<dyn Body>) {
     let Some(coding) = coding(headers) else {
-        let inspected =
-            if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NotJson };
+        let inspected = if may_be_json(headers) { InspectedBody::Unread } else { InspectedBody::NotJson };
         return (inspected, body);
     };
-    let is_not_json =
-        |read: &BufferedPieces| read.first().is_some_and(|first| !coding.can_begin_with(first));
+    let is_not_json = |read: &BufferedPieces| read.first().is_some_and(|first| !coding.can_begin_with(first));
     let enough = |read: &BufferedPieces| read.len() > MAX_BODY || is_not_json(read);
-    let prefixed =
-        PrefixedBody::read_until(body, BufferedPieces::for_inspection(in_flight), enough).await;
+    let prefixed = PrefixedBody::read_until(body, BufferedPieces::for_inspection(in_flight), enough).await;
     let inspected = match prefixed.rest {
         Remainder::Ended => parse_off_thread(coding, &prefixed.prefix).await,
         Remainder::Open(_) if is_not_json(&prefixed.prefix) => InspectedBody::NotJson,

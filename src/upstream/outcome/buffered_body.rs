@@ -59,11 +59,8 @@ impl PrefixedBody {
 /// and reading it later fails; error bodies are short.
 pub async fn buffer(body: Box<dyn Body>, in_flight: &Arc<InFlightBytes>) -> Box<dyn Body> {
     let enough = |read: &BufferedPieces| read.len() > MAX_BUFFERED;
-    let buffered = timeout(
-        BUFFER_TIMEOUT,
-        PrefixedBody::read_until(body, BufferedPieces::new(in_flight), enough),
-    )
-    .await;
+    let buffered =
+        timeout(BUFFER_TIMEOUT, PrefixedBody::read_until(body, BufferedPieces::new(in_flight), enough)).await;
     match buffered {
         Ok(body) => Box::new(body),
         Err(_elapsed) => {

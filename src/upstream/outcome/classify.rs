@@ -9,9 +9,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::policy::upstream::{
-    CooldownUntil, ErrorRule, OutcomeClass, RateLimitKind, ResponseRules,
-};
+use crate::policy::upstream::{CooldownUntil, ErrorRule, OutcomeClass, RateLimitKind, ResponseRules};
 use crate::semantics::rate_limit::{self, LimitScope, RateLimitState};
 use crate::semantics::retry_after;
 use crate::semantics::utc_calendar;
@@ -45,8 +43,7 @@ pub fn response(
         time: cooldown_time(until, now),
         is_quota_end: class == OutcomeClass::RateLimited(RateLimitKind::Quota),
     });
-    let wait =
-        by_rule.or_else(|| hint.filter(|hint| honours_hint(class, *hint)).map(|hint| hint.wait));
+    let wait = by_rule.or_else(|| hint.filter(|hint| honours_hint(class, *hint)).map(|hint| hint.wait));
     CallOutcome { class, retry_after: wait, quota }
 }
 
@@ -93,10 +90,7 @@ fn retry_hint(retry_after: Option<Duration>, quota: Option<&RateLimitState>) -> 
         return Some(RetryHint { wait, by_retry_after: false });
     };
     let quota_lasts = resets_in.is_some_and(|resets_in| resets_in + ROUNDING >= time);
-    Some(RetryHint {
-        wait: RetryAfter { time, is_quota_end: is_spent && quota_lasts },
-        by_retry_after: true,
-    })
+    Some(RetryHint { wait: RetryAfter { time, is_quota_end: is_spent && quota_lasts }, by_retry_after: true })
 }
 
 /// `Retry-After` also occurs in redirects and in rejections that waiting does not change. A quota reset only
@@ -105,17 +99,14 @@ fn honours_hint(class: OutcomeClass, hint: RetryHint) -> bool {
     match class {
         OutcomeClass::RateLimited(_) => true,
         OutcomeClass::Server => hint.by_retry_after,
-        OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Network | OutcomeClass::Timeout => {
-            false
-        }
+        OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::Network | OutcomeClass::Timeout => false,
     }
 }
 
 /// Whether all conditions of the rule match. A rule without conditions matches nothing.
 fn matches_rule(rule: &ErrorRule, status: StatusCode, json: Option<&Value>) -> bool {
     let has_conditions = !(rule.status.is_empty() && rule.json.is_empty());
-    let by_status =
-        rule.status.is_empty() || rule.status.iter().any(|pattern| pattern.matches(status));
+    let by_status = rule.status.is_empty() || rule.status.iter().any(|pattern| pattern.matches(status));
     let by_body = rule.json.iter().all(|rule| json.is_some_and(|body| rule.matches(body)));
     has_conditions && by_status && by_body
 }
@@ -136,14 +127,13 @@ fn class_from_head(
         StatusCode::TOO_MANY_REQUESTS => OutcomeClass::RateLimited(rate_limit_kind(quota, hint)),
         // GitHub: the primary limit has nothing remaining; the secondary one sends only `Retry-After`.
         StatusCode::FORBIDDEN
-            if quota.is_some_and(RateLimitState::is_exhausted)
-                || headers.contains_key(RETRY_AFTER) =>
+            if quota.is_some_and(RateLimitState::is_exhausted) || headers.contains_key(RETRY_AFTER) =>
         {
             OutcomeClass::RateLimited(rate_limit_kind(quota, hint))
         }
-        StatusCode::UNAUTHORIZED
-        | StatusCode::FORBIDDEN
-        | StatusCode::PROXY_AUTHENTICATION_REQUIRED => OutcomeClass::Auth,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            OutcomeClass::Auth
+        }
         // The origin timed out waiting for the request. This counts as its failure, although a 4xx blames the
         // client.
         StatusCode::REQUEST_TIMEOUT => OutcomeClass::Server,

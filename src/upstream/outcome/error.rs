@@ -1,12 +1,11 @@
 //! Errors of upstream calls: no response, or an incomplete one.
 //!
-//! Owns: the error classes, whether the origin or larder is at fault, the problem response,
-//! the class for stale-if-error.
-//! Never touches: retrying.
+//! Owns: the error classes, whether the origin or larder is at fault, the problem response, the class for
+//! stale-if-error. Never touches: retrying.
 
 use http::StatusCode;
 
-use crate::decide;
+use crate::decide::{self, ForwardReason};
 use crate::semantics::cache_status::CacheStatus;
 use crate::telemetry::problem::Problem;
 use crate::upstream::admission::rejection::Rejection;
@@ -125,10 +124,9 @@ impl UpstreamError {
         match self {
             Self::Denied(_) | Self::Abandoned => None,
             Self::Rejected(rejection) => rejection.error_class(),
-            Self::ConnectTimeout
-            | Self::FirstByteTimeout
-            | Self::BodyTimeout
-            | Self::TotalTimeout => Some(decide::ErrorClass::Timeout),
+            Self::ConnectTimeout | Self::FirstByteTimeout | Self::BodyTimeout | Self::TotalTimeout => {
+                Some(decide::ErrorClass::Timeout)
+            }
             Self::Dns
             | Self::Refused
             | Self::Tls(_)
@@ -143,11 +141,11 @@ impl UpstreamError {
     }
 
     /// Its `Cache-Status`; `reason` is the reason for forwarding the request.
-    pub fn cache_status(self, reason: &'static str) -> CacheStatus {
+    pub fn cache_status(self, reason: ForwardReason) -> CacheStatus {
         if let Self::Rejected(rejection) = self {
             return CacheStatus::refused().detail("refused", rejection.reason.token());
         }
-        CacheStatus::forwarded(reason)
+        CacheStatus::forwarded(reason.token())
     }
 
     /// The problem response for the client.
@@ -156,14 +154,8 @@ impl UpstreamError {
             return rejection.problem();
         }
         let (status, proxy_status, reason) = match self {
-            Self::Denied(_) => (
-                StatusCode::FORBIDDEN,
-                "destination_ip_prohibited",
-                "the destination is not allowed; see destinations in proxy.yaml",
-            ),
-            Self::Dns => {
-                (StatusCode::BAD_GATEWAY, "dns_error", "the origin's name could not be resolved")
-            }
+            Self::Denied(reason) => (StatusCode::FORBIDDEN, "destination_ip_prohibited", reason.text()),
+            Self::Dns => (StatusCode::BAD_GATEWAY, "dns_error", "the origin's name could not be resolved"),
             Self::Refused => (
                 StatusCode::BAD_GATEWAY,
                 "connection_refused",
@@ -195,11 +187,9 @@ impl UpstreamError {
                 "connection_terminated",
                 "the origin repeatedly refused the request without processing it",
             ),
-            Self::Cut => (
-                StatusCode::BAD_GATEWAY,
-                "http_response_incomplete",
-                "the origin's response was truncated",
-            ),
+            Self::Cut => {
+                (StatusCode::BAD_GATEWAY, "http_response_incomplete", "the origin's response was truncated")
+            }
             Self::Protocol => return NOT_HTTP,
             Self::Switched => return SWITCHED,
             Self::Exhausted => return EXHAUSTED,

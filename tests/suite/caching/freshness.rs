@@ -50,12 +50,7 @@ async fn cch_14_errors_are_stored_only_if_policy_or_origin_allow_it() {
                 &[200, 203, 300, 301, 308][..],
                 &[302, 400, 401, 403, 404, 410, 413, 414, 429, 431, 500, 501, 503][..],
             ),
-            (
-                &["ttl: 1h", "ttl_by_status: { 404: 5m, 5xx: 1s }"],
-                &[],
-                &[404, 500, 503],
-                &[400, 410, 429],
-            ),
+            (&["ttl: 1h", "ttl_by_status: { 404: 5m, 5xx: 1s }"], &[], &[404, 500, 503], &[400, 410, 429]),
             (&["ttl: origin"], fresh, &[200, 404, 410, 500, 501, 302], &[400, 413, 414, 431, 206]),
             (&["ttl: origin"], &[], &[], &[200, 404, 500, 302]),
         ] {
@@ -65,8 +60,7 @@ async fn cch_14_errors_are_stored_only_if_policy_or_origin_allow_it() {
             })
             .await;
             let larder = Larder::with_policy(&origin, policy).await;
-            let all =
-                stored.iter().map(|s| (*s, true)).chain(not_stored.iter().map(|s| (*s, false)));
+            let all = stored.iter().map(|s| (*s, true)).chain(not_stored.iter().map(|s| (*s, false)));
             for (status, expected) in all {
                 let path = format!("/{status}");
                 // The cooldown of an earlier 429 ends.
@@ -207,8 +201,7 @@ async fn larder_with(origin: &Origin, first_byte: &str, policy: &str) -> Larder 
 async fn a_response_that_must_be_revalidated_is_never_served_stale() {
     bounded(async {
         for directive in ["must-revalidate", "proxy-revalidate", "s-maxage=60", "no-cache"] {
-            let field =
-                format!("Cache-Control: max-age=60, stale-while-revalidate=600, {directive}");
+            let field = format!("Cache-Control: max-age=60, stale-while-revalidate=600, {directive}");
             let origin = Origin::start(move |seen| match seen.index {
                 0 => MockResponse::new(200, &[&field, "ETag: \"a\""], "old"),
                 _ => MockResponse::closed(),
@@ -220,12 +213,7 @@ async fn a_response_that_must_be_revalidated_is_never_served_stale() {
             larder.clock.advance(secs(61));
             for request_field in ["X-Nothing: 1", "Cache-Control: max-stale"] {
                 let answer = larder.get_with("/x", &[request_field]).await;
-                assert_eq!(
-                    answer.status,
-                    502,
-                    "{directive} {request_field}: {}",
-                    answer.cache_status()
-                );
+                assert_eq!(answer.status, 502, "{directive} {request_field}: {}", answer.cache_status());
             }
         }
     })
@@ -269,8 +257,7 @@ async fn stale_while_revalidate_responds_at_once_and_refreshes_once() {
             if seen.index == 0 { answer } else { answer.after(&later) }
         })
         .await;
-        let larder =
-            Larder::with_policy(&origin, &["ttl: 1m", "stale_while_revalidate: 10m"]).await;
+        let larder = Larder::with_policy(&origin, &["ttl: 1m", "stale_while_revalidate: 10m"]).await;
         larder.get("/x").await;
         larder.clock.advance(secs(61));
         for _ in 0..20 {
@@ -283,10 +270,7 @@ async fn stale_while_revalidate_responds_at_once_and_refreshes_once() {
         gate.open();
         until_refreshed(&larder, "replaced", 1.0).await;
         let fresh = larder.get("/x").await;
-        assert_eq!(
-            (fresh.text().as_str(), fresh.cache_status()),
-            ("call 1", "larder; hit; ttl=60")
-        );
+        assert_eq!((fresh.text().as_str(), fresh.cache_status()), ("call 1", "larder; hit; ttl=60"));
         assert_eq!(origin.calls(), 2);
         // After the window the stale response is not served any more.
         larder.clock.advance(secs(60 + 600));
@@ -306,32 +290,22 @@ async fn until_refreshed(larder: &Larder, outcome: &str, times: f64) {
 async fn a_background_refresh_counts_its_outcome() {
     bounded(async {
         for (answer, outcome, next_status) in [
-            (
-                MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"a\"\r\n\r\n"),
-                "confirmed",
-                "larder; hit; ttl=60",
-            ),
+            (MockResponse::raw("HTTP/1.1 304 x\r\nETag: \"a\"\r\n\r\n"), "confirmed", "larder; hit; ttl=60"),
             (MockResponse::new(200, &[], "new"), "replaced", "larder; hit; ttl=60"),
-            (
-                MockResponse::new(200, &["Set-Cookie: a=b"], "new"),
-                "not-stored",
-                "larder; hit; ttl=-1",
-            ),
+            (MockResponse::new(200, &["Set-Cookie: a=b"], "new"), "not-stored", "larder; hit; ttl=-1"),
             (MockResponse::new(503, &[], "no"), "failed", "larder; hit; ttl=-1"),
             (MockResponse::closed(), "failed", "larder; hit; ttl=-1"),
             (
-                MockResponse::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf")
-                    .then([Step::Close]),
+                MockResponse::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf").then([Step::Close]),
                 "failed",
                 "larder; hit; ttl=-1",
             ),
         ] {
             for method in ["GET", "HEAD"] {
-                let prime = MockResponse::new(200, &["ETag: \"a\"", "Connection: close"], "old")
-                    .then([Step::Close]);
+                let prime =
+                    MockResponse::new(200, &["ETag: \"a\"", "Connection: close"], "old").then([Step::Close]);
                 let origin = Origin::always(prime).await;
-                let larder =
-                    Larder::with_policy(&origin, &["ttl: 1m", "stale_while_revalidate: 1h"]).await;
+                let larder = Larder::with_policy(&origin, &["ttl: 1m", "stale_while_revalidate: 1h"]).await;
                 larder.get("/x").await;
                 larder.clock.advance(secs(61));
                 let again = answer.clone();
@@ -341,11 +315,7 @@ async fn a_background_refresh_counts_its_outcome() {
                 assert_eq!(origin.requests()[1].method, "GET", "{method} {outcome}");
                 assert_eq!(origin.requests()[1].field("range"), None);
                 let next = larder.get("/x").await;
-                assert!(
-                    next.cache_status().starts_with(next_status),
-                    "{outcome}: {}",
-                    next.cache_status()
-                );
+                assert!(next.cache_status().starts_with(next_status), "{outcome}: {}", next.cache_status());
             }
         }
     })

@@ -40,12 +40,7 @@ async fn cch_10_other_methods_reach_the_origin_unsafe_ones_invalidate() {
             }
             for fields in [&mine, &other] {
                 let after = larder.get_with("/x?q", fields).await;
-                assert_eq!(
-                    is_hit(&after),
-                    hit_after,
-                    "{method} {status}: {}",
-                    after.cache_status()
-                );
+                assert_eq!(is_hit(&after), hit_after, "{method} {status}: {}", after.cache_status());
             }
             assert!(is_hit(&larder.get_with("/x?other", &mine).await), "{method}: not that one");
             let invalidated = larder.metric("larder_invalidations_total{source=\"unsafe-method\"}");
@@ -73,11 +68,8 @@ async fn an_unsafe_method_also_invalidates_same_origin_locations_only() {
              routes: [{{ name: all, match: {{ host: \"*\" }}, ttl: 1h }}]\n"
         ))
         .await;
-        let urls = [
-            "http://api.example.test/items",
-            "http://api.example.test/items/7?full",
-            "http://other.test/y",
-        ];
+        let urls =
+            ["http://api.example.test/items", "http://api.example.test/items/7?full", "http://other.test/y"];
         for url in urls {
             larder.client().await.get(url, &[]).await;
         }
@@ -129,11 +121,7 @@ async fn an_invalidation_during_a_fill_discards_its_response() {
         assert_eq!(send(&larder, "POST", "/x", &[]).await.text(), "changed");
         assert_eq!(larder.get("/x").await.text(), "after", "it does not join the invalidated fill");
         gate.open();
-        assert_eq!(
-            early.response("GET").await.unwrap().text(),
-            "before",
-            "requested before the change"
-        );
+        assert_eq!(early.response("GET").await.unwrap().text(), "before", "requested before the change");
         let stored = larder.get("/x").await;
         assert_eq!((stored.text().as_str(), is_hit(&stored)), ("after", true));
         assert_eq!(origin.calls(), 3);

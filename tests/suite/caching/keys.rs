@@ -9,10 +9,9 @@ use crate::origin::{MockResponse, Origin};
 #[tokio::test]
 async fn cch_05_variants_of_one_url_are_capped_and_the_newest_are_kept() {
     bounded(async {
-        let origin = Origin::start(|seen| {
-            MockResponse::new(200, &["Vary: X-V"], seen.field("x-v").unwrap_or("none"))
-        })
-        .await;
+        let origin =
+            Origin::start(|seen| MockResponse::new(200, &["Vary: X-V"], seen.field("x-v").unwrap_or("none")))
+                .await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h", "scope: shared"]).await;
         let mut client = larder.client().await;
         for n in 0..300 {
@@ -81,11 +80,7 @@ async fn cch_08_parts_of_a_key_cannot_be_confused() {
     bounded(async {
         let origin = Origin::start(|seen| {
             let field = |name| seen.field(name).unwrap_or("-").to_owned();
-            MockResponse::new(
-                200,
-                &[],
-                format!("{} {} {}", seen.target, field("x-a"), field("x-b")),
-            )
+            MockResponse::new(200, &[], format!("{} {} {}", seen.target, field("x-a"), field("x-b")))
         })
         .await;
         let policy = ["ttl: 1h", "key: { headers: [X-A, X-B] }"];
@@ -120,8 +115,7 @@ async fn cch_08_parts_of_a_key_cannot_be_confused() {
 #[tokio::test]
 async fn cch_09_two_origins_share_no_response() {
     bounded(async {
-        let origin =
-            Origin::start(|seen| MockResponse::new(200, &[], seen.field("host").unwrap())).await;
+        let origin = Origin::start(|seen| MockResponse::new(200, &[], seen.field("host").unwrap())).await;
         let (addr, port) = (origin.addr, origin.addr.port());
         let larder = Larder::bare(&format!(
             "resolve: {{ one.test: \"{addr}\", two.test: \"{addr}\" }}\n\
@@ -217,10 +211,9 @@ async fn variants_are_stored_side_by_side_and_other_fields_are_ignored() {
 async fn vary_star_never_matches() {
     bounded(async {
         for vary in ["Vary: *", "Vary: X-A, *", "Vary: , *"] {
-            let origin = Origin::start(move |seen| {
-                MockResponse::new(200, &[vary], format!("call {}", seen.index))
-            })
-            .await;
+            let origin =
+                Origin::start(move |seen| MockResponse::new(200, &[vary], format!("call {}", seen.index)))
+                    .await;
             let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
             larder.get("/x").await;
             assert_eq!(larder.get("/x").await.text(), "call 1", "{vary}");

@@ -90,9 +90,7 @@ async fn a_forwarded_head_freshens_or_invalidates_the_stored_get() {
             (&["ETag: \"a\"", "X-Rev: 2", "Set-Cookie: a=b"], After::Unchanged),
         ] {
             let origin = Origin::start(move |seen| match seen.method.as_str() {
-                "HEAD" => {
-                    MockResponse::raw(format!("HTTP/1.1 200 x\r\n{}\r\n\r\n", fields.join("\r\n")))
-                }
+                "HEAD" => MockResponse::raw(format!("HTTP/1.1 200 x\r\n{}\r\n\r\n", fields.join("\r\n"))),
                 _ if seen.index > 0 => MockResponse::new(503, &[], "no"),
                 _ => MockResponse::new(
                     200,
@@ -120,9 +118,7 @@ async fn a_forwarded_head_freshens_or_invalidates_the_stored_get() {
                 After::Outdated => (Some("1"), 1.0),
             };
             assert_eq!(next.field("x-rev"), revision, "{fields:?}");
-            larder
-                .wait_for_metric("larder_invalidations_total{source=\"head\"}", invalidated)
-                .await;
+            larder.wait_for_metric("larder_invalidations_total{source=\"head\"}", invalidated).await;
         }
     })
     .await;
@@ -145,9 +141,7 @@ async fn a_get_with_a_body_is_neither_stored_nor_served_from_the_store() {
             let mut client = larder.client().await;
             let length = body.len();
             client
-                .send(format!(
-                    "GET {API}/x HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}"
-                ))
+                .send(format!("GET {API}/x HTTP/1.1\r\nHost: h\r\nContent-Length: {length}\r\n\r\n{body}"))
                 .await;
             let answer = client.response("GET").await.unwrap();
             assert!(answer.text().ends_with(body), "{}", answer.text());
@@ -172,9 +166,7 @@ async fn a_response_to_a_post_serves_later_gets_only_if_it_allows_it() {
         let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
         let mut client = larder.client().await;
         client
-            .send(format!(
-                "POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 2\r\n\r\nhi"
-            ))
+            .send(format!("POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 2\r\n\r\nhi"))
             .await;
         assert_eq!(client.response("POST").await.unwrap().text(), "by POST");
         let got = larder.get("/x").await;
@@ -188,18 +180,18 @@ async fn a_response_to_a_post_serves_later_gets_only_if_it_allows_it() {
 #[tokio::test]
 async fn a_truncated_response_to_a_post_is_not_stored() {
     let head = "HTTP/1.1 200 OK\r\nContent-Location: /x\r\nCache-Control: max-age=60\r\n";
-    let cut =
-        MockResponse::raw(format!("{head}Content-Length: 100\r\n\r\nhalf")).then([Step::Close]);
-    let origin = Origin::start(move |seen| {
-        if seen.method == "POST" { cut.clone() } else { MockResponse::new(200, &[], "whole") }
-    })
-    .await;
+    let cut = MockResponse::raw(format!("{head}Content-Length: 100\r\n\r\nhalf")).then([Step::Close]);
+    let origin =
+        Origin::start(
+            move |seen| {
+                if seen.method == "POST" { cut.clone() } else { MockResponse::new(200, &[], "whole") }
+            },
+        )
+        .await;
     let larder = Larder::with_policy(&origin, &["ttl: origin"]).await;
     let mut client = larder.client().await;
     client
-        .send(format!(
-            "POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 0\r\n\r\n"
-        ))
+        .send(format!("POST {API}/x HTTP/1.1\r\nHost: api.example.test\r\nContent-Length: 0\r\n\r\n"))
         .await;
     assert_eq!(client.response("POST").await.unwrap().end, End::Truncated);
     assert_eq!(larder.get("/x").await.text(), "whole");

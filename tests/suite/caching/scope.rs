@@ -39,10 +39,8 @@ async fn cch_02_a_cookie_reaches_only_the_client_that_it_was_set_for() {
 #[tokio::test]
 async fn a_scope_header_separates_users_and_is_not_sent_upstream() {
     bounded(async {
-        let origin =
-            Origin::start(|seen| MockResponse::new(200, &[], format!("call {}", seen.index))).await;
-        let larder =
-            Larder::with_policy(&origin, &["ttl: 1h", "scope: { header: X-Larder-User }"]).await;
+        let origin = Origin::start(|seen| MockResponse::new(200, &[], format!("call {}", seen.index))).await;
+        let larder = Larder::with_policy(&origin, &["ttl: 1h", "scope: { header: X-Larder-User }"]).await;
         // A user keeps its entries when its token changes.
         for (fields, body) in [
             (&["X-Larder-User: ann", "Authorization: t1"][..], "call 0"),
@@ -74,11 +72,7 @@ async fn authorization_prevents_sharing_unless_the_origin_allows_it() {
         ] {
             let field = format!("Cache-Control: {directives}");
             let origin = Origin::start(move |seen| {
-                MockResponse::new(
-                    200,
-                    &[&field],
-                    seen.field("authorization").unwrap_or("anonymous"),
-                )
+                MockResponse::new(200, &[&field], seen.field("authorization").unwrap_or("anonymous"))
             })
             .await;
             let larder = Larder::with_policy(&origin, &["scope: shared"]).await;
@@ -101,7 +95,8 @@ fn sample<T>(runner: &mut TestRunner, strategy: impl Strategy<Value = T>) -> T {
 
 /// A word that marks credentials, in any case, within an otherwise random name.
 fn credential_name() -> impl Strategy<Value = String> {
-    let word = "([kK][eE][yY]|[tT]oken|TOKEN|[aA][uU][tT][hH]|[sS]ecret|seSSion|[sS]ignature|tenant|TENANT|[uU]ser)";
+    let word =
+        "([kK][eE][yY]|[tT]oken|TOKEN|[aA][uU][tT][hH]|[sS]ecret|seSSion|[sS]ignature|tenant|TENANT|[uU]ser)";
     string_regex(&"X-([a-z]{1,3}-)?[a-zA-Z]{0,4}{word}[a-zA-Z0-9]{0,4}".replace("{word}", word))
         .expect("a regular expression")
 }
@@ -111,11 +106,8 @@ async fn an_unknown_credential_header_never_shares_a_body_between_clients() {
     bounded(async {
         let mut runner = runner();
         let origin = Origin::start(|seen| {
-            let planted = seen
-                .fields
-                .iter()
-                .find(|(name, _)| name.to_ascii_lowercase().starts_with("x-"))
-                .cloned();
+            let planted =
+                seen.fields.iter().find(|(name, _)| name.to_ascii_lowercase().starts_with("x-")).cloned();
             MockResponse::new(200, &[], planted.map_or("anonymous".to_owned(), |(_, value)| value))
         })
         .await;

@@ -35,9 +35,7 @@ async fn a_304_freshens_the_response_for_later_clients() {
             assert_eq!((answer.all("x-rev"), answer.field("x-old")), (vec!["2"], Some("1")));
         }
         assert_eq!(origin.calls(), 2);
-        larder
-            .wait_for_metric("larder_requests_total{result=\"revalidated\",route=\"api\"}", 1.0)
-            .await;
+        larder.wait_for_metric("larder_requests_total{result=\"revalidated\",route=\"api\"}", 1.0).await;
     })
     .await;
 }
@@ -121,8 +119,7 @@ async fn conditional_requests_are_served_from_the_store() {
             assert_eq!(answer.status, status, "{fields:?}: {}", answer.cache_status());
             assert!(is_hit(&answer), "{fields:?}");
             if status == 304 {
-                for name in ["etag", "vary", "cache-control", "content-location", "expires", "date"]
-                {
+                for name in ["etag", "vary", "cache-control", "content-location", "expires", "date"] {
                     assert!(answer.field(name).is_some(), "{fields:?}: {name}");
                 }
                 assert_eq!((answer.field("x-else"), answer.text()), (None, String::new()));
@@ -159,8 +156,7 @@ async fn a_stale_response_is_validated_before_the_clients_condition_is_checked()
 async fn single_ranges_are_served_from_the_store_with_all_fields() {
     bounded(async {
         let origin =
-            Origin::always(MockResponse::new(200, &["ETag: \"a\"", "X-Else: 1"], "0123456789"))
-                .await;
+            Origin::always(MockResponse::new(200, &["ETag: \"a\"", "X-Else: 1"], "0123456789")).await;
         let larder = Larder::with_policy(&origin, &["ttl: 1h"]).await;
         larder.get("/x").await;
         for (range, status, body, content_range) in [
@@ -190,8 +186,7 @@ async fn single_ranges_are_served_from_the_store_with_all_fields() {
 #[tokio::test]
 async fn an_unrequested_206_is_never_stored() {
     bounded(async {
-        let origin =
-            numbered(206, &["Cache-Control: max-age=60", "Content-Range: bytes 0-5/10"]).await;
+        let origin = numbered(206, &["Cache-Control: max-age=60", "Content-Range: bytes 0-5/10"]).await;
         for policy in ["ttl: 1h", "ttl: origin"] {
             let larder = Larder::with_policy(&origin, &[policy]).await;
             let first = larder.get("/x").await.text();

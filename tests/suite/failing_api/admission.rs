@@ -4,8 +4,8 @@ use crate::client::Client;
 use crate::concurrent::{ConcurrentRequests, bounded};
 use crate::failing_api::{HOUR, MINUTE, closing_origin, ok, with_stale_entry};
 use crate::failing_origin::{
-    SECOND, api_status, cooldowns, error_class, expect_next_call, round_trip, start_get,
-    too_many_requests, yaml,
+    SECOND, api_status, cooldowns, error_class, expect_next_call, round_trip, start_get, too_many_requests,
+    yaml,
 };
 use crate::larder_under_test::{API, Larder};
 use crate::origin::{Gate, MockResponse, Origin};
@@ -34,11 +34,7 @@ async fn an_open_breaker_is_reported_survives_a_reload_and_is_closed_by_a_probe(
         assert_eq!(open.field("retry-after"), Some("40"));
         assert_eq!(open.cache_status(), "larder; detail=\"refused/breaker\"");
         assert_eq!(api_status(&larder).breaker, Some("open"));
-        assert!(
-            cooldowns(&larder).contains(&("upstream", "breaker", true)),
-            "{:?}",
-            api_status(&larder)
-        );
+        assert!(cooldowns(&larder).contains(&("upstream", "breaker", true)), "{:?}", api_status(&larder));
         larder.wait_for_metric(&refused_total("breaker"), 1.0).await;
         let stale = larder.get("/x").await;
         assert!(stale.cache_status().ends_with("detail=\"stale-if-error/breaker\""), "{stale:?}");
@@ -97,8 +93,7 @@ async fn the_ban_guard_counts_passed_through_calls_and_trips_before_the_ban() {
         let larder = with_stale_entry(&origin, &file).await;
         origin.set_script(|_| MockResponse::new(403, &[], "no"));
         for call in 0..8 {
-            let answer =
-                if call % 2 == 0 { post(&larder, "/w").await } else { larder.get("/c").await };
+            let answer = if call % 2 == 0 { post(&larder, "/w").await } else { larder.get("/c").await };
             assert_eq!((answer.status, answer.text().as_str()), (403, "no"), "{call}");
         }
         assert_eq!(api_status(&larder).ban_guard, Some((8, 8)));
@@ -134,9 +129,7 @@ async fn a_rate_limit_queues_calls_and_refuses_those_that_would_wait_too_long() 
         let mut waiting = Vec::new();
         for position in 0..2 {
             waiting.push(start_get(&larder, &format!("/c{position}"), &[]).await);
-            larder
-                .wait_until("it waits", |larder| api_status(larder).waiting == position + 1)
-                .await;
+            larder.wait_until("it waits", |larder| api_status(larder).waiting == position + 1).await;
         }
         let late = larder.get("/d").await;
         assert_eq!((late.status, error_class(&late).as_str()), (429, "rate_limit"));
@@ -152,10 +145,7 @@ async fn a_rate_limit_queues_calls_and_refuses_those_that_would_wait_too_long() 
             assert_eq!(answer.cache_status(), expected);
         }
         larder
-            .wait_for_metric(
-                "larder_upstream_waits_total{cause=\"rate-limit\",upstream=\"api\"}",
-                3.0,
-            )
+            .wait_for_metric("larder_upstream_waits_total{cause=\"rate-limit\",upstream=\"api\"}", 3.0)
             .await;
     })
     .await;
@@ -279,8 +269,7 @@ async fn posting(larder: &Larder, path: &str) -> Client {
 async fn after_a_disconnect_the_call_keeps_its_permit_and_its_probe() {
     bounded(async {
         let (origin, gate) = (closing_origin().await, Gate::new());
-        let keys =
-            "rate_limit: { in_flight: 1, max_wait: 0s }, breaker: { failures: 1, open_for: 30s }";
+        let keys = "rate_limit: { in_flight: 1, max_wait: 0s }, breaker: { failures: 1, open_for: 30s }";
         let larder = Larder::start(&origin, &yaml(keys, &["retry: off"])).await;
         origin.set_script(|_| MockResponse::new(503, &[], "down"));
         assert_eq!(post(&larder, "/w").await.text(), "down");
@@ -290,18 +279,10 @@ async fn after_a_disconnect_the_call_keeps_its_permit_and_its_probe() {
         origin.set_script(move |_| ok("here").after(&release));
         let probe = posting(&larder, "/w").await;
         origin.wait_for_calls(2).await;
-        assert_eq!(
-            error_class(&post(&larder, "/w").await),
-            "breaker_open",
-            "one call is the probe"
-        );
+        assert_eq!(error_class(&post(&larder, "/w").await), "breaker_open", "one call is the probe");
         drop(probe);
         larder.wait_for_metric("larder_requests_total{result=\"error\",route=\"none\"}", 2.0).await;
-        assert_eq!(
-            error_class(&post(&larder, "/w").await),
-            "breaker_open",
-            "the probe is still in flight"
-        );
+        assert_eq!(error_class(&post(&larder, "/w").await), "breaker_open", "the probe is still in flight");
         assert_eq!((api_status(&larder).in_flight, origin.calls()), (1, 2));
         gate.open();
         larder.wait_until("it is answered", |larder| api_status(larder).in_flight == 0).await;
@@ -320,17 +301,12 @@ async fn a_learned_limit_is_respected_before_the_origin_refuses_a_call() {
             let left = counted.load(Ordering::SeqCst).saturating_sub(1);
             counted.store(left, Ordering::SeqCst);
             let left = format!("X-RateLimit-Remaining: {left}");
-            let fields = [
-                "X-RateLimit-Limit: 2",
-                &left,
-                "X-RateLimit-Reset-After: 1.500",
-                "X-RateLimit-Bucket: b",
-            ];
+            let fields =
+                ["X-RateLimit-Limit: 2", &left, "X-RateLimit-Reset-After: 1.500", "X-RateLimit-Bucket: b"];
             MockResponse::new(200, &fields, "here")
         })
         .await;
-        let larder =
-            Larder::start(&origin, &yaml("rate_limit: { learn: true, max_wait: 2s }", &[])).await;
+        let larder = Larder::start(&origin, &yaml("rate_limit: { learn: true, max_wait: 2s }", &[])).await;
         for path in ["/things?n=1", "/things?n=2"] {
             assert_eq!(larder.get(path).await.status, 200);
         }
@@ -340,11 +316,7 @@ async fn a_learned_limit_is_respected_before_the_origin_refuses_a_call() {
         expect_next_call(&larder, &origin, wait, wait).await;
         let answer = third.await.unwrap();
         assert!(answer.cache_status().contains("detail=\"waited/rate-limit\""), "{answer:?}");
-        assert!(
-            api_status(&larder).limits.iter().any(|limit| limit.limit == 2),
-            "{:?}",
-            api_status(&larder)
-        );
+        assert!(api_status(&larder).limits.iter().any(|limit| limit.limit == 2), "{:?}", api_status(&larder));
     })
     .await;
 }
@@ -353,28 +325,20 @@ async fn a_learned_limit_is_respected_before_the_origin_refuses_a_call() {
 async fn the_reset_time_of_a_spent_quota_may_exceed_max_cooldown() {
     bounded(async {
         let origin = closing_origin().await;
-        let larder =
-            with_stale_entry(&origin, &yaml("", &["stale_if_error: { max_cooldown: 10m }"])).await;
+        let larder = with_stale_entry(&origin, &yaml("", &["stale_if_error: { max_cooldown: 10m }"])).await;
         let reset = larder.clock.now() + 2 * HOUR;
         let reset = reset.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let reset = format!("X-RateLimit-Reset: {reset}");
-        origin.set_script(move |_| {
-            MockResponse::new(403, &["X-RateLimit-Remaining: 0", &reset], "no more")
-        });
+        origin.set_script(move |_| MockResponse::new(403, &["X-RateLimit-Remaining: 0", &reset], "no more"));
         let first = larder.get("/x").await;
         assert!(
-            first
-                .cache_status()
-                .contains("fwd-status=403; ttl=-1; detail=\"stale-if-error/quota\""),
+            first.cache_status().contains("fwd-status=403; ttl=-1; detail=\"stale-if-error/quota\""),
             "{first:?}"
         );
         assert_eq!(error_class(&larder.get("/cold").await), "quota_spent");
         larder.clock.advance(HOUR);
         let cold = larder.get("/cold").await;
-        assert_eq!(
-            (error_class(&cold).as_str(), cold.field("retry-after")),
-            ("quota_spent", Some("3600"))
-        );
+        assert_eq!((error_class(&cold).as_str(), cold.field("retry-after")), ("quota_spent", Some("3600")));
         assert_eq!(origin.calls(), 2);
         larder.clock.advance(HOUR);
         origin.set_script(|_| ok("new"));

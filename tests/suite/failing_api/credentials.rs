@@ -13,9 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 // ---- two users
 
 /// Each user gets an own body; while `limits` is not zero, A gets a 429.
-fn two_users(
-    limits: &Arc<AtomicUsize>,
-) -> impl Fn(&crate::origin::ReceivedRequest) -> MockResponse + use<> {
+fn two_users(limits: &Arc<AtomicUsize>) -> impl Fn(&crate::origin::ReceivedRequest) -> MockResponse + use<> {
     let limits = Arc::clone(limits);
     move |seen| {
         let user = seen.field("authorization").unwrap_or("anonymous").to_owned();
@@ -71,10 +69,8 @@ async fn in_an_outage_each_user_gets_its_own_stale_response_and_others_get_none(
     bounded(async {
         let limits = Arc::new(AtomicUsize::new(0));
         let origin = Origin::start(two_users(&limits)).await;
-        let lines = format!(
-            "defaults: {{ coalesce: {{ wait: 10s }} }}\n{}",
-            route(&["ttl: 1m", "retry: off"])
-        );
+        let lines =
+            format!("defaults: {{ coalesce: {{ wait: 10s }} }}\n{}", route(&["ttl: 1m", "retry: off"]));
         let larder = Larder::start(&origin, &lines).await;
         for credential in [A, B] {
             larder.get_with("/x", &[credential]).await;
@@ -99,15 +95,10 @@ async fn a_soft_cooldown_blocks_no_call_if_stale_is_not_permitted() {
         let origin = closing_origin().await;
         // Stale responses replace a 5xx only, not a network failure.
         let policy = ["retry: off", "stale_if_error: { for: 24h, on: [5xx] }"];
-        let larder =
-            with_stale_entry(&origin, &yaml("timeouts: { first_byte: 300ms }", &policy)).await;
+        let larder = with_stale_entry(&origin, &yaml("timeouts: { first_byte: 300ms }", &policy)).await;
         origin.set_script(|_| MockResponse::hang());
         assert_eq!(larder.get("/x").await.status, 504, "the origin was called");
-        assert!(
-            cooldowns(&larder).contains(&("key", "timeout", false)),
-            "{:?}",
-            api_status(&larder)
-        );
+        assert!(cooldowns(&larder).contains(&("key", "timeout", false)), "{:?}", api_status(&larder));
         origin.set_script(|_| ok("new"));
         let after = larder.get("/x").await;
         assert_eq!((after.status, after.text().as_str()), (200, "new"), "and is called again");

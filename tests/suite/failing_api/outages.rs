@@ -27,11 +27,7 @@ async fn a_response_is_fresh_for_an_hour_then_stale_for_a_day_then_an_error() {
         assert!(stale.cache_status().contains("ttl=-86399"), "{}", stale.cache_status());
         larder.clock.advance(SECOND);
         let gone = larder.get("/x").await;
-        assert_eq!(
-            (gone.status, gone.text().as_str()),
-            (502, "gone"),
-            "the response of the origin"
-        );
+        assert_eq!((gone.status, gone.text().as_str()), (502, "gone"), "the response of the origin");
         assert_eq!(gone.cache_status(), "larder; fwd=stale; fwd-status=502");
     })
     .await;
@@ -175,8 +171,7 @@ async fn in_an_outage_every_kind_of_get_of_a_stored_key_is_served() {
                 assert_eq!((answer.status, answer.text().as_str()), (*status, *body), "{fields:?}");
                 let cache_status = answer.cache_status();
                 assert!(
-                    cache_status.contains("stale-if-error")
-                        && cache_status.contains("rate-limited"),
+                    cache_status.contains("stale-if-error") && cache_status.contains("rate-limited"),
                     "{cache_status}"
                 );
                 assert_eq!(cache_status.contains("; hit"), in_cooldown, "{cache_status}");
@@ -192,8 +187,7 @@ async fn waiters_share_the_last_429_regardless_of_stale_if_error() {
     bounded(async {
         let on_5xx = "stale_if_error: { on: [5xx] }";
         for policy in [&[][..], &[on_5xx]] {
-            let origin =
-                Origin::always(too_many_requests(&["Retry-After: 2", "X-Own: kept"])).await;
+            let origin = Origin::always(too_many_requests(&["Retry-After: 2", "X-Own: kept"])).await;
             let larder = Larder::start(&origin, &yaml("", policy)).await;
             let leader = start_get(&larder, "/x", &[]).await;
             larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;

@@ -4,8 +4,8 @@ use crate::client::Client;
 use crate::concurrent::{ConcurrentRequests, bounded};
 use crate::failing_api::{MAX_BACKOFF, MIN_BACKOFF, closing_origin, ok, with_stale_entry};
 use crate::failing_origin::{
-    SECOND, api_status, cooldowns, expect_next_call, get_until_body, in_order, round_trip,
-    start_get, too_many_requests, yaml,
+    SECOND, api_status, cooldowns, expect_next_call, get_until_body, in_order, round_trip, start_get,
+    too_many_requests, yaml,
 };
 use crate::larder_under_test::{API, Larder};
 use crate::origin::{MockResponse, Origin};
@@ -20,11 +20,8 @@ use std::time::Duration;
 #[tokio::test]
 async fn a_cold_key_that_gets_429_twice_waits_for_retry_after_and_succeeds() {
     bounded(async {
-        let twice = vec![
-            too_many_requests(&["Retry-After: 2"]),
-            too_many_requests(&["Retry-After: 3"]),
-            ok("here"),
-        ];
+        let twice =
+            vec![too_many_requests(&["Retry-After: 2"]), too_many_requests(&["Retry-After: 3"]), ok("here")];
         let origin = Origin::start(in_order(twice)).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let pending = start_get(&larder, "/x", &[]).await;
@@ -112,8 +109,7 @@ async fn a_warm_key_gets_a_stale_response_while_retries_continue() {
 async fn fifty_clients_of_a_cold_key_wait_for_one_retry_however_long_it_takes() {
     bounded(async {
         const WAIT: Duration = Duration::from_millis(50);
-        let origin =
-            Origin::start(in_order(vec![too_many_requests(&["Retry-After: 1"]), ok("here")])).await;
+        let origin = Origin::start(in_order(vec![too_many_requests(&["Retry-After: 1"]), ok("here")])).await;
         let larder = Larder::start(&origin, &yaml("", &["coalesce: { wait: 50ms }"])).await;
         let leader = start_get(&larder, "/x", &[]).await;
         larder.wait_until("the retry waits", |larder| larder.clock.sleepers() == 1).await;
@@ -136,8 +132,7 @@ async fn fifty_clients_of_a_cold_key_wait_for_one_retry_however_long_it_takes() 
 #[tokio::test]
 async fn waiters_get_the_response_if_the_leader_leaves_while_a_retry_waits() {
     bounded(async {
-        let origin =
-            Origin::start(in_order(vec![too_many_requests(&["Retry-After: 1"]), ok("here")])).await;
+        let origin = Origin::start(in_order(vec![too_many_requests(&["Retry-After: 1"]), ok("here")])).await;
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let mut leader = larder.client().await;
         leader.send_request("GET", &format!("{API}/x"), &[]).await;
@@ -170,9 +165,7 @@ async fn ups_08_if_half_of_the_calls_fail_retries_add_a_fifth_at_most() {
         let larder = Larder::start(&origin, &yaml("", &[])).await;
         let (mut crowds, mut requests) = (Vec::new(), 0);
         for step in 0..50 {
-            crowds.push(
-                ConcurrentRequests::send_to_each_path(&larder, 20, &format!("/{step}")).await,
-            );
+            crowds.push(ConcurrentRequests::send_to_each_path(&larder, 20, &format!("/{step}")).await);
             requests += 20;
             larder.wait_until("all calls have arrived", |_| targets.lock().len() == requests).await;
             larder.clock.advance(SECOND / 10);
@@ -221,14 +214,12 @@ async fn every_retry_and_every_stale_response_is_logged_with_its_reason() {
     let url = format!("{API}/x");
     assert_eq!(client.get(&url, &[]).await.text(), "here");
     let retried = larder.err.wait_for_line("Call to origin retried").await;
-    for part in
-        ["\"upstream\":\"api\"", "\"route\":\"api\"", "\"cause\":\"rate-limited\"", "\"wait\":0.0"]
-    {
+    for part in ["\"upstream\":\"api\"", "\"route\":\"api\"", "\"reason\":\"rate-limited\"", "\"wait\":0.0"] {
         assert!(retried.contains(part), "{part}: {retried}");
     }
     assert_eq!(client.get(&url, &["Cache-Control: no-cache"]).await.text(), "here");
     let stale = larder.err.wait_for_line("Stale response served").await;
-    for part in ["\"route\":\"api\"", "\"cause\":\"server-error\""] {
+    for part in ["\"route\":\"api\"", "\"reason\":\"server-error\""] {
         assert!(stale.contains(part), "{part}: {stale}");
     }
 }
@@ -236,8 +227,7 @@ async fn every_retry_and_every_stale_response_is_logged_with_its_reason() {
 #[tokio::test]
 async fn a_reload_loses_no_waiting_request_and_makes_no_retry_earlier() {
     bounded(async {
-        let origin =
-            Origin::start(in_order(vec![too_many_requests(&["Retry-After: 5"]), ok("here")])).await;
+        let origin = Origin::start(in_order(vec![too_many_requests(&["Retry-After: 5"]), ok("here")])).await;
         let file = yaml("", &[]);
         let larder = Larder::start(&origin, &file).await;
         let before = start_get(&larder, "/x", &[]).await;

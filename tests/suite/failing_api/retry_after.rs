@@ -3,8 +3,8 @@
 use crate::concurrent::bounded;
 use crate::failing_api::{MAX_BACKOFF, MIN_BACKOFF, MINUTE, closing_origin, ok, with_stale_entry};
 use crate::failing_origin::{
-    SECOND, advance_until_response, error_class, expect_next_call, in_order, round_trip, since,
-    start_get, too_many_requests, yaml,
+    SECOND, advance_until_response, error_class, expect_next_call, in_order, round_trip, since, start_get,
+    too_many_requests, yaml,
 };
 use crate::larder_under_test::Larder;
 use crate::origin::Origin;
@@ -67,8 +67,7 @@ async fn ups_07_an_origin_that_always_limits_is_called_four_times_at_most() {
             let field = format!("Retry-After: {value}");
             origin.set_script(move |_| too_many_requests(&[&field]));
             let pending = start_get(&larder, "/cold", &[]).await;
-            let (answer, took) =
-                advance_until_response(&larder, pending, Duration::from_millis(250)).await;
+            let (answer, took) = advance_until_response(&larder, pending, Duration::from_millis(250)).await;
             assert_eq!((answer.status, answer.text().as_str()), (429, "slow down"), "{value}");
             assert_eq!(answer.field("retry-after"), Some(value.as_str()), "unchanged");
             assert!(origin.calls() <= 1 + 4, "{value}: {}", origin.calls());

@@ -74,18 +74,11 @@ impl AccessPath {
 
     /// The contradiction between `Cache-Status` and the access path, if there is one. `if_unchanged` is the
     /// origin's status for a client that already has the response.
-    pub fn contradiction(
-        self,
-        case: &Case,
-        if_unchanged: Option<u16>,
-        cache_status: &str,
-    ) -> Option<String> {
+    pub fn contradiction(self, case: &Case, if_unchanged: Option<u16>, cache_status: &str) -> Option<String> {
         let is_right = match (self, case.expect) {
             (Self::Passed, _) | (_, Expect::Cut) => !cache_status.contains("; hit"),
             (_, Expect::Same | Expect::NotModified) => true,
-            (Self::Miss, Expect::Stored) => {
-                cache_status.contains("fwd=") && cache_status.contains("stored")
-            }
+            (Self::Miss, Expect::Stored) => cache_status.contains("fwd=") && cache_status.contains("stored"),
             (Self::Revalidated, Expect::Stored) => {
                 let status = format!("fwd-status={}", if_unchanged.unwrap_or(200));
                 cache_status.contains("fwd=stale") && cache_status.contains(&status)

@@ -106,12 +106,7 @@ impl PathRunner<'_> {
             let whole = whole.unwrap_or(&direct).clone();
             let again = self.exchange(&mut caller, case.method, &case.path, &fields).await;
             let unsteady = differences(&case, &direct, &whole, &again, Source::Origin);
-            assert_eq!(
-                unsteady,
-                Vec::<String>::new(),
-                "{}: two direct responses differ",
-                case.name
-            );
+            assert_eq!(unsteady, Vec::<String>::new(), "{}: two direct responses differ", case.name);
             let if_unchanged = self.if_unchanged(&mut caller, &case, &fields, &direct).await;
             baselines.push(Baseline { case, fields, direct, whole, if_unchanged });
         }
@@ -190,13 +185,7 @@ impl PathRunner<'_> {
     }
 
     /// Sends one request through larder and compares the response with the origin's.
-    async fn compare(
-        &mut self,
-        caller: &mut Caller,
-        baseline: &Baseline,
-        way: AccessPath,
-        version: Version,
-    ) {
+    async fn compare(&mut self, caller: &mut Caller, baseline: &Baseline, way: AccessPath, version: Version) {
         let Baseline { case, fields, direct, whole, .. } = baseline;
         let path = way.path(case, version);
         let through = self.exchange(caller, case.method, &path, fields).await;

@@ -72,9 +72,7 @@ impl Caller {
         match self.attempt(method, path, fields).await {
             Err(Fault::NotProcessed) if reused => self.attempt(method, path, fields).await,
             // An origin may close an idle connection while a request is on its way.
-            Err(Fault::NoResponse) if reused && self.is_direct() => {
-                self.attempt(method, path, fields).await
-            }
+            Err(Fault::NoResponse) if reused && self.is_direct() => self.attempt(method, path, fields).await,
             outcome => outcome,
         }
     }
@@ -112,8 +110,7 @@ impl Caller {
                 (outcome, connection.reusable.then_some(Connection::H1(connection)))
             }
             Connection::H2(mut connection) => {
-                let outcome =
-                    connection.send(method, &format!("https://{HOST}{path}"), fields).await;
+                let outcome = connection.send(method, &format!("https://{HOST}{path}"), fields).await;
                 (outcome, connection.is_reusable().then_some(Connection::H2(connection)))
             }
         };

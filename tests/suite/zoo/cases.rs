@@ -123,29 +123,21 @@ fn bodies() -> Vec<Case> {
     for size in SIZES {
         let sized = move |r: &ReceivedResponse| is_whole(r, 200, &body(size)) && has_length(r);
         let name = format!("sized-{size}");
-        cases.push(
-            Case::new(name, format!("/sized/{size}"), Box::new(sized)).expecting(Expect::Stored),
-        );
+        cases.push(Case::new(name, format!("/sized/{size}"), Box::new(sized)).expecting(Expect::Stored));
         let unsized_ = move |r: &ReceivedResponse| {
             let marked = matches!(r.framing, Framing::Chunked | Framing::Stream { .. });
             is_whole(r, 200, &body(size)) && !has_length(r) && marked
         };
         let name = format!("unsized-{size}");
-        cases.push(
-            Case::new(name, format!("/unsized/{size}"), Box::new(unsized_))
-                .expecting(Expect::Stored),
-        );
+        cases.push(Case::new(name, format!("/unsized/{size}"), Box::new(unsized_)).expecting(Expect::Stored));
     }
     cases
 }
 
 /// Other ways for a body to end.
 fn ends() -> Vec<Case> {
-    let closes =
-        |r: &ReceivedResponse| is_whole(r, 200, &body(16_384)) && r.framing == Framing::Close;
-    let after = |r: &ReceivedResponse| {
-        is_whole(r, 200, &body(1 << 20)) && r.trailers.contains_key("x-after")
-    };
+    let closes = |r: &ReceivedResponse| is_whole(r, 200, &body(16_384)) && r.framing == Framing::Close;
+    let after = |r: &ReceivedResponse| is_whole(r, 200, &body(1 << 20)) && r.trailers.contains_key("x-after");
     let hinted = |r: &ReceivedResponse| {
         is_whole(r, 200, &body(1)) && r.interim.iter().any(|(status, _)| *status == 103)
     };
@@ -167,16 +159,13 @@ fn ends() -> Vec<Case> {
 }
 
 fn heads_and_statuses() -> Vec<Case> {
-    let head =
-        |r: &ReceivedResponse| r.status == 200 && r.body.is_empty() && r.end == End::Complete;
+    let head = |r: &ReceivedResponse| r.status == 200 && r.body.is_empty() && r.end == End::Complete;
     let long = move |r: &ReceivedResponse| head(r) && r.field("content-length") == Some("16385");
     let status = |code: u16| move |r: &ReceivedResponse| r.status == code && r.end == End::Complete;
     let moved = |r: &ReceivedResponse| r.status == 301 && r.field("location").is_some();
     vec![
         Case::new("head", "/sized/16385", Box::new(long)).by("HEAD"),
-        Case::new("head-of-stored", "/sized/16385", Box::new(long))
-            .by("HEAD")
-            .at_url_of("sized-16385"),
+        Case::new("head-of-stored", "/sized/16385", Box::new(long)).by("HEAD").at_url_of("sized-16385"),
         Case::new("head-unsized", "/unsized/16385", Box::new(head)).by("HEAD"),
         Case::new("head-of-stored-unsized", "/unsized/16385", Box::new(head))
             .by("HEAD")
@@ -232,10 +221,8 @@ fn ranges() -> Vec<Case> {
         stored("range-suffix", "bytes=-5", part(16_380, 16_384)),
         stored("range-beyond", "bytes=16385-", Box::new(beyond)),
         stored("range-if", "bytes=1-16384", part(1, 16_384)).with("If-Range", ETAG),
-        stored("range-if-other", "bytes=1-2", Box::new(whole))
-            .with("If-Range", "\"of another version\""),
-        Case::new("range-unstored", "/sized/16385", part(10, 16_000))
-            .with("Range", "bytes=10-16000"),
+        stored("range-if-other", "bytes=1-2", Box::new(whole)).with("If-Range", "\"of another version\""),
+        Case::new("range-unstored", "/sized/16385", part(10, 16_000)).with("Range", "bytes=10-16000"),
     ]
 }
 
@@ -281,8 +268,7 @@ fn cut() -> Vec<Case> {
         r.status == 200 && r.end == End::Truncated && body(16_384).starts_with(&r.body)
     };
     let case = |kind: &str| {
-        Case::new(format!("cut-{kind}"), format!("/cut/{kind}"), Box::new(is_cut))
-            .expecting(Expect::Cut)
+        Case::new(format!("cut-{kind}"), format!("/cut/{kind}"), Box::new(is_cut)).expecting(Expect::Cut)
     };
     vec![case("sized"), case("unsized"), case("connection")]
 }

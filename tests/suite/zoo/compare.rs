@@ -171,17 +171,12 @@ fn length(response: &ReceivedResponse) -> String {
 }
 
 /// A response that the origin cut must reach the client as cut, or as larder's own error.
-fn compare_cut(
-    direct: &ReceivedResponse,
-    through: &Result<ReceivedResponse, Fault>,
-) -> Vec<String> {
+fn compare_cut(direct: &ReceivedResponse, through: &Result<ReceivedResponse, Fault>) -> Vec<String> {
     match through {
         // The connection was closed or reset before the head.
         Err(Fault::NotProcessed | Fault::NoResponse | Fault::Reset(_)) => Vec::new(),
         Err(Fault::Violation(what)) => vec![format!("no response: {what}")],
-        Ok(through) if through.status == 502 && through.fields.contains_key("proxy-status") => {
-            Vec::new()
-        }
+        Ok(through) if through.status == 502 && through.fields.contains_key("proxy-status") => Vec::new(),
         Ok(through) if through.end == End::Complete => {
             vec![format!("{} bytes shown as whole: {}", through.body.len(), through.status)]
         }

@@ -2,12 +2,11 @@
 //!
 //! Owns: the syntax of credits, prices and budgets. Never touches: cost accounting (`telemetry::cost`).
 
-use http::HeaderName;
-
 use crate::config::diagnostics::ValueError;
 use crate::config::file::Value;
+use crate::config::keyword::{boolean, keyword, nearest};
 use crate::config::number::{between, decimal, positive_share};
-use crate::config::reader::{Reader, Section, Spanned, nearest, word};
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::resolve::header_names;
 use crate::config::resolve::upstreams::response_rules;
 use crate::policy::upstream::{Cost, CostBudget, CreditSource, OverBudgetAction, Period};
@@ -21,8 +20,7 @@ pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cos
     let currency = section.scalar(reader, "currency", currency);
     let credits = credits(&mut section, reader);
     let per_credit = section.scalar(reader, "per_credit", between(0.0, MOST));
-    let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
-    let not_modified = section.scalar_or(reader, "not_modified", yes_or_no, false);
+    let not_modified = section.scalar_or(reader, "not_modified", boolean, false);
     let budget = budget(&mut section, reader);
     section.finish(reader);
     let (what, fix) = match (section.has("currency"), section.has("per_credit")) {
@@ -59,14 +57,12 @@ fn currency(text: &str) -> Result<String, ValueError> {
 fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
     let per_call = CreditSource::PerCall(1.0);
     let Some(node) = section.get("credits") else { return per_call };
-    let path = section.at("credits");
+    let path = section.key_path("credits");
     if matches!(node.value, Value::Map(_)) {
         let Some(mut inner) = reader.section(node, &path) else { return per_call };
-        let header = inner.scalar(reader, "header", response_field);
-        if !inner.has("header") {
-            let fix = "write `{ header: X-Credits }`, a path, or a number";
-            reader.problem(inner.place, &inner.at("header"), "is missing", fix);
-        }
+        let fix = "write `{ header: X-Credits }`, a path, or a number";
+        let field = |text: &str| header_names::field(text, "the name of a response field");
+        let header = inner.required(reader, "header", field, fix);
         inner.finish(reader);
         return header.map_or(per_call, |at| CreditSource::Header(at.value));
     }
@@ -74,8 +70,7 @@ fn credits(section: &mut Section<'_>, reader: &mut Reader<'_>) -> CreditSource {
 }
 
 fn credit_source(text: &str) -> Result<CreditSource, ValueError> {
-    let wanted =
-        "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
+    let wanted = "a number, a JSON path such as `$.status.credit_count`, or `{ header: X-Credits }`";
     if text.starts_with('$') {
         let path = response_rules::path(text).map_err(|error| ValueError { wanted, ..error })?;
         return Ok(CreditSource::Body(path));
@@ -90,23 +85,13 @@ fn credit_source(text: &str) -> Result<CreditSource, ValueError> {
     }
 }
 
-fn response_field(text: &str) -> Result<HeaderName, ValueError> {
-    header_names::field(text, "the name of a response field")
-}
-
 fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudget> {
     let mut inner = section.section(reader, "budget")?;
-    let known = reader.problems.len();
-    let credits = inner.scalar(reader, "credits", in_period);
-    if credits.is_none() && reader.problems.len() == known {
-        let fix = "add `credits: 10000/month`, or `333/day`";
-        reader.problem(inner.place, &inner.at("credits"), "is missing", fix);
-    }
+    let credits = inner.required(reader, "credits", in_period, "add `credits: 10000/month`, or `333/day`");
     let warn_at = inner.scalar_or(reader, "warn_at", positive_share, 0.8);
     let words = OverBudgetAction::ALL.map(|action| (action.token(), action));
     let wanted = "one of stale-only, refuse, warn";
-    let at_limit =
-        inner.scalar_or(reader, "at_limit", word(wanted, &words), OverBudgetAction::StaleOnly);
+    let at_limit = inner.scalar_or(reader, "at_limit", keyword(wanted, &words), OverBudgetAction::StaleOnly);
     inner.finish(reader);
     let Spanned { value: (credits, period), .. } = credits?;
     Some(CostBudget { credits, period, warn_at, at_limit })
@@ -115,8 +100,7 @@ fn budget(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<CostBudg
 /// Parses `10000/month`, `333/day`.
 fn in_period(text: &str) -> Result<(f64, Period), ValueError> {
     let wanted = "credits in a calendar period, such as `10000/month` or `333/day`";
-    let (credits, period) =
-        text.trim().split_once('/').ok_or_else(|| ValueError::is_not(wanted))?;
+    let (credits, period) = text.trim().split_once('/').ok_or_else(|| ValueError::is_not(wanted))?;
     let credits = decimal(credits.trim_end()).ok_or_else(|| ValueError::is_not(wanted))?;
     let period = period.trim_start();
     let Some(period) = PERIODS.into_iter().find(|known| known.token() == period) else {

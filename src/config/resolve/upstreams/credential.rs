@@ -31,16 +31,15 @@ pub(super) fn read(
     section.finish(reader);
     if header.is_none() && reader.problems.len() == known {
         let fix = "add `header: Authorization`, or the field that the API requires";
-        reader.problem(section.place, &section.at("header"), "is missing", fix);
+        section.missing(reader, "header", fix);
     }
     refuse_missing_space(header.as_ref(), prefix.as_ref(), reader);
     let at = Spanned { value: (), place, path: section.path.clone() };
     refuse_or_warn(&at, hosts, reader);
     let (header, secret) = (header?.value, secret?);
     let prefix = prefix.map(|at| at.value).unwrap_or_default();
-    let value = field_value(&prefix, &secret.value);
-    match value {
-        Ok(value) => Some(Credential::new(header, value).with_allowed_origins(allow_origins)),
+    match field_value(&prefix, &secret.value) {
+        Ok(value) => Some(Credential::new(header, value, allow_origins)),
         Err(what) => {
             let fix = "the secret is one line of ASCII without a space at either end";
             reader.problem(secret.place, &secret.path, what, fix);
@@ -53,7 +52,7 @@ pub(super) fn read(
 fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
     let known = reader.problems.len();
     let env = section.scalar(reader, "from_env", secret::variable);
-    let file = section.get("file").and_then(|node| reader.path(node, &section.at("file")));
+    let file = section.file_path(reader, "file");
     match (section.has("from_env"), section.has("file")) {
         (true, false) => env.and_then(|name| from_env(&name, reader)),
         (false, true) => file.and_then(|path| from_file(&path, reader)),
@@ -69,53 +68,31 @@ fn secret(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Spanned<
 }
 
 fn from_env(name: &Spanned<String>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
-    let Spanned { value, place, path } = name;
-    let Some(secret) = reader.variable(value) else {
-        let what = format!("the environment variable {value} is not set");
-        reader.problem(*place, path, what, "set it before larder starts");
-        return None;
-    };
-    let secret = line(secret.as_bytes());
-    if secret.is_empty() {
-        let what = format!("the environment variable {value} is empty");
-        reader.problem(*place, path, what, "set it to the secret before larder starts");
-        return None;
-    }
-    Some(Spanned { value: secret.to_vec(), place: *place, path: path.clone() })
+    let secret = reader.variable(name)?.as_bytes();
+    let what = format!("the environment variable {} is empty", name.value);
+    one_line(secret, name, [&what, "set it to the secret before larder starts"], reader)
 }
 
-fn from_file(
-    at: &Spanned<std::path::PathBuf>,
+fn from_file(at: &Spanned<std::path::PathBuf>, reader: &mut Reader<'_>) -> Option<Spanned<Vec<u8>>> {
+    let contents = reader.private_file(at, "the secret")?;
+    one_line(&contents.bytes, at, ["the file is empty", "put the secret into it, as one line"], reader)
+}
+
+/// A secret from its source `at`, without the line end that files and commands leave after it. If it is empty,
+/// the problem and its fix are reported.
+fn one_line<T>(
+    bytes: &[u8],
+    at: &Spanned<T>,
+    [empty, fix]: [&str; 2],
     reader: &mut Reader<'_>,
 ) -> Option<Spanned<Vec<u8>>> {
-    let contents = reader.file(at)?;
-    if contents.open_to_all {
-        let what = "all users of this machine can read or change the file with the secret";
-        reader.problem(
-            at.place,
-            &at.path,
-            what,
-            "remove the permissions of other users: `chmod o= FILE`",
-        );
-        return None;
-    }
-    let secret = line(&contents.bytes);
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    let secret = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     if secret.is_empty() {
-        reader.problem(
-            at.place,
-            &at.path,
-            "the file is empty",
-            "put the secret into it, as one line",
-        );
+        reader.problem(at.place, &at.path, empty, fix);
         return None;
     }
     Some(Spanned { value: secret.to_vec(), place: at.place, path: at.path.clone() })
-}
-
-/// Removes the line end that files and commands leave after a secret.
-fn line(bytes: &[u8]) -> &[u8] {
-    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-    bytes.strip_suffix(b"\r").unwrap_or(bytes)
 }
 
 /// The field value. Error texts never contain the secret.
@@ -199,11 +176,9 @@ mod tests {
     }
 
     fn with(secret: &[u8], open: bool, host: &str, keys: &str) -> Result<Config, Report> {
-        let env: Env =
-            [("KEY", String::from_utf8_lossy(secret).into_owned())].into_iter().collect();
-        let text = format!(
-            "version: 1\nupstreams: {{ u: {{ hosts: [{host}], credential: {{ {keys} }} }} }}\n"
-        );
+        let env: Env = [("KEY", String::from_utf8_lossy(secret).into_owned())].into_iter().collect();
+        let text =
+            format!("version: 1\nupstreams: {{ u: {{ hosts: [{host}], credential: {{ {keys} }} }} }}\n");
         let files = Secret { bytes: secret.to_vec(), open };
         read("/etc/larder/proxy.yaml", &text, &env, &files)
     }
@@ -217,8 +192,7 @@ mod tests {
         for (secret, keys) in
             [("hunter2\n", FILE), ("hunter2\r\n", FILE), ("hunter2", FILE), ("hunter2\n", VARIABLE)]
         {
-            let config =
-                with(secret.as_bytes(), false, HOST, keys).unwrap_or_else(|r| panic!("{r}"));
+            let config = with(secret.as_bytes(), false, HOST, keys).unwrap_or_else(|r| panic!("{r}"));
             let credential = config.upstreams[0].credential.as_ref().unwrap();
             assert_eq!(credential.header, http::header::AUTHORIZATION);
             assert_eq!(credential.reveal().as_bytes(), b"Bot hunter2");

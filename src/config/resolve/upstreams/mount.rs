@@ -20,70 +20,45 @@ pub(super) fn read(
     reader: &mut Reader<'_>,
 ) -> Option<Mount> {
     let node = one.get("mount")?;
-    let at = one.at("mount");
+    let at = one.key_path("mount");
     if !matches!(node.value, Value::Map(_)) {
         let path = reader.scalar(node, &at, path)?;
         refuse_duplicate(&path, earlier, reader);
-        return first_host(path, hosts, reader);
+        let (scheme, host, port) = first_host(&path, hosts, reader)?;
+        let (path, allow_hosts, allow_origins) = (path.value, Vec::new(), Vec::new());
+        return Some(Mount { path, scheme, host, port, allow_hosts, allow_origins, has_credential: false });
     }
     let mut section = reader.section(node, &at)?;
-    let known = reader.problems.len();
-    let path = section.scalar(reader, "path", path);
-    if path.is_none() && reader.problems.len() == known {
-        let fix = "write `mount: { path: /api, to: \"https://api.example\" }`";
-        reader.problem(section.place, &section.at("path"), "is missing", fix);
-    }
-    let known = reader.problems.len();
+    let fix = "write `mount: { path: /api, to: \"https://api.example\" }`";
+    let path = section.required(reader, "path", path, fix);
     let to = section.scalar(reader, "to", origin);
-    let is_wrong = reader.problems.len() > known;
-    let allow_hosts = values(section.scalars(reader, "allow_hosts", name));
+    let allow_hosts = section.values(reader, "allow_hosts", name);
     let allow_origins = web_pages(&mut section, reader);
     section.finish(reader);
     let path = path?;
     refuse_duplicate(&path, earlier, reader);
-    let mount = mount_to(path, to, is_wrong, hosts, reader)?;
-    Some(Mount { allow_hosts, allow_origins, ..mount })
+    let (scheme, host, port) =
+        if section.has("to") { named_host(&to?, hosts, reader)? } else { first_host(&path, hosts, reader)? };
+    let path = path.value;
+    Some(Mount { path, scheme, host, port, allow_hosts, allow_origins, has_credential: false })
 }
 
 /// `allow_origins`: the origins of web pages, as browsers write them in `Origin`.
 pub(super) fn web_pages(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<Box<str>> {
-    values(section.scalars(reader, "allow_origins", web_page))
+    section.values(reader, "allow_origins", web_page)
 }
 
-fn values(read: Option<Vec<Spanned<Box<str>>>>) -> Vec<Box<str>> {
-    read.unwrap_or_default().into_iter().map(|at| at.value).collect()
-}
+/// The origin of a mount: its scheme, its host, and its port if that is not the scheme's default.
+type Origin = (Scheme, Box<str>, Option<u16>);
 
-fn mount_to(
-    path: Spanned<Box<str>>,
-    to: Option<Spanned<Target>>,
-    is_wrong: bool,
-    hosts: &[UpstreamHost],
-    reader: &mut Reader<'_>,
-) -> Option<Mount> {
-    let Some(Spanned { value: target, place, path: at }) = to else {
-        return if is_wrong { None } else { first_host(path, hosts, reader) };
-    };
+fn named_host(to: &Spanned<Target>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) -> Option<Origin> {
+    let target = &to.value;
     if !hosts.iter().any(|host| host.host.matches(target.host(), target.port())) {
         let what = format!("`{}` is not one of this upstream's hosts", target.host());
-        reader.problem(place, &at, what, "add it to `hosts`, or mount one of them");
+        reader.problem(to.place, &to.path, what, "add it to `hosts`, or mount one of them");
         return None;
     }
-    let (host, port) = (target.host().into(), Some(target.port()));
-    Some(mount(path, target.scheme(), host, port))
-}
-
-fn mount(path: Spanned<Box<str>>, scheme: Scheme, host: Box<str>, port: Option<u16>) -> Mount {
-    let path = path.value;
-    Mount {
-        path,
-        scheme,
-        host,
-        port,
-        allow_hosts: Vec::new(),
-        allow_origins: Vec::new(),
-        has_credential: false,
-    }
+    Some((target.scheme(), target.host().into(), Some(target.port())))
 }
 
 /// Refuses a path that an earlier upstream uses.
@@ -95,22 +70,16 @@ fn refuse_duplicate(path: &Spanned<Box<str>>, earlier: &[Arc<Upstream>], reader:
     }
 }
 
-fn first_host(
-    path: Spanned<Box<str>>,
-    hosts: &[UpstreamHost],
-    reader: &mut Reader<'_>,
-) -> Option<Mount> {
+fn first_host(path: &Spanned<Box<str>>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) -> Option<Origin> {
     // Missing hosts have been reported already.
     let first = hosts.first()?;
     let Some(host) = first.host.exact() else {
         let what = format!("leads to `{}`, which is not one host", first.host);
-        let fix =
-            "name one first in `hosts`, or write `mount: { path: …, to: \"https://api.example\" }`";
+        let fix = "name one first in `hosts`, or write `mount: { path: …, to: \"https://api.example\" }`";
         reader.problem(path.place, &path.path, what, fix);
         return None;
     };
-    let port = first.port.or(first.host.port());
-    Some(mount(path, Scheme::Https, host.into(), port))
+    Some((Scheme::Https, host.into(), first.port.or(first.host.port())))
 }
 
 fn path(text: &str) -> Result<Box<str>, ValueError> {
@@ -118,11 +87,10 @@ fn path(text: &str) -> Result<Box<str>, ValueError> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-_.~".contains(&b);
     if !text.starts_with('/') || !text.bytes().all(plain) {
         let fix = "begin with a slash; letters, digits, `-`, `_`, `.`, `~` and slashes may follow";
-        return Err(ValueError::new(wanted, "is not such a path", fix));
+        return Err(ValueError::new(wanted, "is no path of a mount", fix));
     }
     let text = text.strip_suffix('/').unwrap_or(text);
-    let empty =
-        text.is_empty() || text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
+    let empty = text.is_empty() || text.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
     if empty {
         let fix = "name at least one segment, and no empty one, `.` or `..`";
         return Err(ValueError::new(wanted, "cannot be distinguished from other paths", fix));

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use crate::config::diagnostics::ValueError;
 use crate::config::duration::{self, parse_positive};
-use crate::config::number::{positive_share, show_share};
+use crate::config::keyword::boolean;
+use crate::config::number::{count, positive_share, show_share};
 use crate::config::rate;
-use crate::config::reader::{Reader, Section, Spanned, count, word};
-use crate::config::resolve::scalars;
+use crate::config::reader::{Reader, Section, values};
+use crate::config::resolve::bounds;
 use crate::config::resolve::status;
 use crate::policy::StatusMatch;
 use crate::policy::upstream::{BanGuardRule, CircuitBreaker, RateLimit};
@@ -22,17 +23,11 @@ const MOST_IN_FLIGHT: usize = 65_536;
 pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> RateLimit {
     let defaults = RateLimit::default();
     let Some(mut section) = one.section(reader, "rate_limit") else { return defaults };
-    let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
     let rate_limit = RateLimit {
         limit: section.scalar(reader, "limit", rate::parse).map(|at| at.value),
-        learn: section.scalar_or(reader, "learn", yes_or_no, defaults.learn),
+        learn: section.scalar_or(reader, "learn", boolean, defaults.learn),
         max_wait: section.scalar_or(reader, "max_wait", queue_wait, defaults.max_wait),
-        in_flight: section.scalar_or(
-            reader,
-            "in_flight",
-            count(1, MOST_IN_FLIGHT),
-            defaults.in_flight,
-        ),
+        in_flight: section.scalar_or(reader, "in_flight", count(1, MOST_IN_FLIGHT), defaults.in_flight),
     };
     section.finish(reader);
     rate_limit
@@ -40,7 +35,7 @@ pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Rate
 
 /// Parses how long a call waits in the queue; zero is valid, too.
 fn queue_wait(text: &str) -> Result<Duration, ValueError> {
-    if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { scalars::client_wait(text) }
+    if duration::parse(text)?.is_zero() { Ok(Duration::ZERO) } else { bounds::client_wait(text) }
 }
 
 /// `ban_guard`; `None` without the section.
@@ -54,17 +49,15 @@ pub(super) fn ban_guard(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Optio
     section.finish(reader);
     if statuses.as_ref().is_some_and(Vec::is_empty) && reader.problems.len() == known {
         let fix = "name some, such as `[401, 403, 429]`, or remove `ban_guard`";
-        let (place, path) = (section.key_place("statuses"), section.at("statuses"));
+        let (place, path) = (section.key_place("statuses"), section.key_path("statuses"));
         reader.problem(place, &path, "names no status: nothing would be counted", fix);
     }
     if f64::from(limit.count) * trip_at < 1.0 {
         let (share, limit) = (show_share(trip_at), rate::show(limit));
-        let what =
-            format!("{share} of {limit} is less than one response: every call would be blocked");
+        let what = format!("{share} of {limit} is less than one response: every call would be blocked");
         let fix = "write a larger `limit` or `trip_at`";
-        reader.problem(section.key_place("trip_at"), &section.at("trip_at"), what, fix);
+        reader.problem(section.key_place("trip_at"), &section.key_path("trip_at"), what, fix);
     }
-    let values = |all: Vec<Spanned<_>>| all.into_iter().map(|at| at.value).collect();
     let statuses = statuses.map_or(defaults.statuses, values);
     Some(BanGuardRule { statuses, limit, trip_at })
 }
@@ -114,8 +107,7 @@ mod tests {
     #[test]
     fn a_limit_and_learning_can_be_combined() {
         let limit = Some(Rate { count: 10_000, per: Duration::from_secs(600) });
-        let policy =
-            policy("rate_limit: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
+        let policy = policy("rate_limit: { limit: 10000/10m, learn: true, max_wait: 0s, in_flight: 1 }");
         let expected = RateLimit { limit, learn: true, max_wait: Duration::ZERO, in_flight: 1 };
         assert_eq!(policy.rate_limit, expected);
     }

@@ -5,8 +5,9 @@
 
 use crate::config::diagnostics::ValueError;
 use crate::config::duration::parse_positive;
-use crate::config::file::{Node, ScalarKind, Value};
-use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::file::{Entry, Node, ScalarKind, Value};
+use crate::config::keyword::keyword;
+use crate::config::reader::{self, Reader, Section, Spanned};
 use crate::config::resolve::status;
 use crate::policy::StatusMatch;
 use crate::policy::upstream::{
@@ -29,16 +30,9 @@ fn success(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
 /// The rules in file order; the first match counts.
 fn errors(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ErrorRule> {
     let Some(node) = one.get("errors") else { return Vec::new() };
-    let path = one.at("errors");
-    let nodes: &[Node] = match &node.value {
-        Value::List(nodes) => nodes,
-        Value::Null => &[],
-        Value::Scalar(..) | Value::Map(_) => {
-            let what = "is not a list: the order of rules matters, the first match counts";
-            reader.problem(node.place, &path, what, "begin each rule with `- status: …`");
-            &[]
-        }
-    };
+    let path = one.key_path("errors");
+    let what = "is not a list: the order of rules matters, the first match counts";
+    let nodes = reader.list(node, &path, what, "begin each rule with `- status: …`");
     let rule = |(at, node)| error(node, &format!("{path}[{at}]"), reader);
     nodes.iter().enumerate().filter_map(rule).collect()
 }
@@ -46,7 +40,7 @@ fn errors(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ErrorRule> {
 fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> {
     let mut section = reader.section(node, path)?;
     let known = reader.problems.len();
-    let status = section.scalars(reader, "status", status::any).unwrap_or_default();
+    let status = section.scalars(reader, "status", status::status).unwrap_or_default();
     let json = json(&mut section, reader);
     let class = section.scalar(reader, "class", class);
     let cooldown = section.scalar(reader, "hold", cooldown);
@@ -64,9 +58,9 @@ fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> 
     }
     if class.is_none() {
         let fix = "add `class: minute`, or quota, shared, auth, server";
-        reader.problem(section.place, &section.at("class"), "is missing", fix);
+        section.missing(reader, "class", fix);
     }
-    let status = status.into_iter().map(|at| at.value).collect();
+    let status = reader::values(status);
     Some(ErrorRule { status, json, class: class?.value, cooldown: cooldown.map(|at| at.value) })
 }
 
@@ -87,7 +81,7 @@ fn class(text: &str) -> Result<OutcomeClass, ValueError> {
         ("auth", OutcomeClass::Auth),
         ("server", OutcomeClass::Server),
     ];
-    word("one of minute, quota, shared, auth, server", &words)(text)
+    keyword("one of minute, quota, shared, auth, server", &words)(text)
 }
 
 fn cooldown(text: &str) -> Result<CooldownUntil, ValueError> {
@@ -97,7 +91,7 @@ fn cooldown(text: &str) -> Result<CooldownUntil, ValueError> {
         ("until-utc-month", CooldownUntil::UntilNextMonth),
     ];
     if !text.contains(|c: char| c.is_ascii_digit()) {
-        return word(wanted, &words)(text);
+        return keyword(wanted, &words)(text);
     }
     parse_positive(text).map(CooldownUntil::For).map_err(|error| ValueError { wanted, ..error })
 }
@@ -105,19 +99,11 @@ fn cooldown(text: &str) -> Result<CooldownUntil, ValueError> {
 /// `json`: `{ "$.status.error_code": [0, "0"] }`.
 fn json(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
     let Some(inner) = section.section(reader, "json") else { return Vec::new() };
-    let mut rules = Vec::new();
-    for entry in inner.entries() {
-        let at = inner.at(&entry.key);
-        let values = values(&entry.value, &at, reader);
-        match path(&entry.key) {
-            Ok(path) => rules.push(JsonRule { path, values }),
-            Err(error) => {
-                let what = format!("`{}` {}", entry.key, error.what);
-                reader.problem(entry.place, &inner.path, what, error.fix);
-            }
-        }
-    }
-    rules
+    let rule = |entry: &Entry| {
+        let values = values(&entry.value, &inner.key_path(&entry.key), reader);
+        Some(JsonRule { path: reader.name(entry, &inner.path, path)?, values })
+    };
+    inner.entries().iter().filter_map(rule).collect()
 }
 
 /// Parses the path of a value in a JSON body.
@@ -127,14 +113,9 @@ pub(super) fn path(text: &str) -> Result<JsonPath, ValueError> {
         let fix = if JsonPath::parse(&rooted).is_ok() {
             format!("did you mean `{rooted}`?")
         } else {
-            "write one such as `$.status.error_code`, `$.items[0].id` or `$['error-code']`"
-                .to_owned()
+            "write one such as `$.status.error_code`, `$.items[0].id` or `$['error-code']`".to_owned()
         };
-        ValueError::new(
-            "a JSON path such as `$.status.error_code`",
-            "is not a JSON path (RFC 9535)",
-            fix,
-        )
+        ValueError::new("a JSON path such as `$.status.error_code`", "is not a JSON path (RFC 9535)", fix)
     })
 }
 
@@ -153,20 +134,20 @@ fn values(node: &Node, path: &str, reader: &mut Reader<'_>) -> Vec<serde_json::V
 
 /// A value as JSON: `0` is a number, `"0"` a string, `true` a boolean, an empty value is null.
 fn value(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<serde_json::Value> {
-    match &node.value {
-        Value::Null => Some(serde_json::Value::Null),
-        Value::Scalar(_, ScalarKind::Typed) => reader.scalar(node, path, typed).map(|at| at.value),
+    let read = match &node.value {
+        Value::Null => return Some(serde_json::Value::Null),
+        Value::Scalar(_, ScalarKind::Typed) => reader.scalar(node, path, typed),
         Value::Scalar(_, ScalarKind::Text) | Value::List(_) | Value::Map(_) => {
-            reader.scalar(node, path, |text| Ok(text.into())).map(|at| at.value)
+            reader.scalar(node, path, |text| Ok(text.into()))
         }
-    }
+    };
+    read.map(|at| at.value)
 }
 
 fn typed(text: &str) -> Result<serde_json::Value, ValueError> {
     serde_json::from_str(&text.to_ascii_lowercase()).map_err(|_| {
-        let wanted = "a value that JSON has";
         let fix = "write it in decimal without leading zeros, or in quotes for text";
-        ValueError::new(wanted, "is not a valid JSON number", fix)
+        ValueError::new("a value that JSON has", "is not a valid JSON number", fix)
     })
 }
 

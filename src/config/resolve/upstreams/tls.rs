@@ -1,28 +1,23 @@
 //! `upstreams.*.tls`: trusted roots and the client certificate for connections to origins.
 //!
-//! Owns: roots, the client certificate, and the key that disables verification.
-//! Never touches: handshakes.
+//! Owns: roots, the client certificate, and the key that disables verification. Never touches: handshakes.
 
 use std::path::PathBuf;
 
 use crate::config::client_cert::ClientCert;
 use crate::config::diagnostics::WarningKind;
-use crate::config::reader::{Reader, Section, Spanned, word};
+use crate::config::keyword::boolean;
+use crate::config::reader::{Reader, Section, Spanned};
 use crate::config::{UpstreamHost, UpstreamTls};
 use crate::route::pattern::host::Index;
 
-pub(super) fn read(
-    one: &mut Section<'_>,
-    hosts: &[UpstreamHost],
-    reader: &mut Reader<'_>,
-) -> UpstreamTls {
+pub(super) fn read(one: &mut Section<'_>, hosts: &[UpstreamHost], reader: &mut Reader<'_>) -> UpstreamTls {
     let defaults = UpstreamTls::default();
     let Some(mut section) = one.section(reader, "tls") else { return defaults };
     let extra_roots = extra_roots(&mut section, reader);
     let client_cert = client_cert(&mut section, reader);
-    let yes_or_no = word("`true` or `false`", &[("true", true), ("false", false)]);
-    let insecure = section.scalar(reader, "insecure", &yes_or_no).filter(|at| at.value);
-    let http2 = section.scalar_or(reader, "http2", &yes_or_no, defaults.http2);
+    let insecure = section.scalar(reader, "insecure", boolean).filter(|at| at.value);
+    let http2 = section.scalar_or(reader, "http2", boolean, defaults.http2);
     if let Some(at) = &insecure {
         refuse_or_warn(at, hosts, reader);
     }
@@ -45,7 +40,7 @@ fn refuse_or_warn(at: &Spanned<bool>, hosts: &[UpstreamHost], reader: &mut Reade
 
 fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBuf> {
     let Some(node) = section.get("extra_roots") else { return Vec::new() };
-    let path = section.at("extra_roots");
+    let path = section.key_path("extra_roots");
     let roots = reader.paths(node, &path);
     for at in &roots {
         let Some(contents) = reader.file(at) else { continue };
@@ -61,8 +56,8 @@ fn extra_roots(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<PathBu
 fn client_cert(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<ClientCert> {
     let mut pair = section.section(reader, "client_cert")?;
     let known = reader.problems.len();
-    let cert = named_file(&mut pair, "cert", reader);
-    let key = named_file(&mut pair, "key", reader);
+    let cert = pair.file_path(reader, "cert");
+    let key = pair.file_path(reader, "key");
     pair.finish(reader);
     let (Some(cert), Some(key)) = (cert, key) else {
         if reader.problems.len() == known {
@@ -71,18 +66,8 @@ fn client_cert(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cli
         }
         return None;
     };
-    let (cert_file, key_file) = (reader.file(&cert), reader.file(&key));
+    let (cert_file, key_file) = (reader.file(&cert), reader.private_file(&key, "the key"));
     let (cert_file, key_file) = (cert_file?, key_file?);
-    if key_file.open_to_all {
-        let what = "all users of this machine can read or change the file with the key";
-        reader.problem(
-            key.place,
-            &key.path,
-            what,
-            "remove the permissions of other users: `chmod o= FILE`",
-        );
-        return None;
-    }
     match ClientCert::parse(&cert_file.bytes, &key_file.bytes) {
         Ok(pair) => Some(pair),
         Err(error) => {
@@ -91,15 +76,6 @@ fn client_cert(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Option<Cli
             None
         }
     }
-}
-
-fn named_file(
-    pair: &mut Section<'_>,
-    key: &'static str,
-    reader: &mut Reader<'_>,
-) -> Option<Spanned<PathBuf>> {
-    let node = pair.get(key)?;
-    reader.path(node, &pair.at(key))
 }
 
 #[cfg(test)]
@@ -137,8 +113,7 @@ mod tests {
     }
 
     fn with(files: &Pair, tls: &str) -> Result<Config, Report> {
-        let text =
-            format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], tls: {{ {tls} }} }} }}\n");
+        let text = format!("version: 1\nupstreams: {{ u: {{ hosts: [a.example], tls: {{ {tls} }} }} }}\n");
         read("/etc/larder/proxy.yaml", &text, &Env::default(), files)
     }
 

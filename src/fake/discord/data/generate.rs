@@ -1,7 +1,6 @@
 //! Data generated from ids: plausible, of realistic size, and reproducible.
 //!
-//! Owns: the JSON of a role, a member, a user and a guild.
-//! Never touches: later changes.
+//! Owns: the JSON of a role, a member, a user and a guild. Never touches: later changes.
 
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
@@ -13,11 +12,7 @@ pub(in crate::fake::discord) fn id(seed: &str) -> String {
 
 /// The roles of a guild; the first is `@everyone`, whose id is the guild's.
 pub(super) fn roles(guild: &str) -> Vec<Value> {
-    NAMES
-        .iter()
-        .enumerate()
-        .map(|(position, name)| role(&role_id(guild, position), name, position))
-        .collect()
+    NAMES.iter().enumerate().map(|(position, name)| role(&role_id(guild, position), name, position)).collect()
 }
 
 /// One role.

@@ -106,8 +106,7 @@ fn accepted(issuer: &LeafIssuer, leaf: &CertificateDer<'_>, name: &str) -> bool 
     let mut roots = RootCertStore::empty();
     roots.add(issuer.authority.certificate().der().clone()).unwrap();
     let provider = Arc::new(ring::default_provider());
-    let verifier =
-        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let since = issuer.clock.now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let now = UnixTime::since_unix_epoch(since);

@@ -20,8 +20,7 @@ fn at(nanos: u64) -> SystemTime {
 fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64) -> StoredResponse {
     let mut headers = HeaderMap::new();
     for (name, value) in fields {
-        let (Ok(name), Ok(value)) =
-            (HeaderName::try_from(name.as_str()), HeaderValue::from_bytes(value))
+        let (Ok(name), Ok(value)) = (HeaderName::try_from(name.as_str()), HeaderValue::from_bytes(value))
         else {
             continue;
         };
@@ -34,8 +33,8 @@ fn stored(fields: &[(String, Vec<u8>)], vary: &[String], body: &[u8], seed: u64)
         Bytes::copy_from_slice(body),
         (VaryFields::new(vary), VariantId(u128::from(seed) << 40)),
         (at(seed / 3), at(seed / 2)),
-        Duration::from_nanos(seed / 5),
     )
+    .with_initial_age(Duration::from_nanos(seed / 5))
 }
 
 fn entry_ref<'a>(canonical: &'a [u8], stored: &'a StoredResponse) -> EntryRef<'a> {
@@ -47,19 +46,16 @@ fn assert_same(one: &StoredResponse, other: &StoredResponse) {
     let parts = |s: &StoredResponse| {
         (s.status, s.headers.clone(), s.withheld.clone(), s.body.clone(), s.metadata.clone())
     };
-    let metadata = |s: &StoredResponse| {
-        (s.vary.clone(), s.variant, s.request_time, s.response_time, s.initial_age)
-    };
+    let metadata =
+        |s: &StoredResponse| (s.vary.clone(), s.variant, s.request_time, s.response_time, s.initial_age);
     assert_eq!(parts(one), parts(other));
     assert_eq!(metadata(one), metadata(other));
 }
 
 /// An entry in which every part is present.
 fn sample() -> Vec<u8> {
-    let fields =
-        [("etag", "\"1\""), ("x-ratelimit-left", "3"), ("vary", "x-v"), ("x", ""), ("x", "2")];
-    let fields: Vec<_> =
-        fields.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
+    let fields = [("etag", "\"1\""), ("x-ratelimit-left", "3"), ("vary", "x-v"), ("x", ""), ("x", "2")];
+    let fields: Vec<_> = fields.iter().map(|(n, v)| ((*n).to_owned(), v.as_bytes().to_vec())).collect();
     let stored = stored(&fields, &["x-v".to_owned()], b"a body", 1 << 50);
     entry_ref(b"a key", &stored).encode(BodyLocation::Entry, &cipher()).unwrap()
 }
@@ -170,13 +166,9 @@ fn a_body_is_inline_up_to_4_kib_within_a_value_of_8_kib() {
 #[test]
 fn an_entry_that_is_too_large_is_not_encoded() {
     let long = |field| stored(&[("x-long".to_owned(), vec![b'x'; field])], &[], b"", 1);
-    assert!(
-        entry_ref(b"key", &long(LARGEST - 300)).encode(BodyLocation::File(1), &cipher()).is_some()
-    );
+    assert!(entry_ref(b"key", &long(LARGEST - 300)).encode(BodyLocation::File(1), &cipher()).is_some());
     assert!(entry_ref(b"key", &long(LARGEST)).encode(BodyLocation::File(1), &cipher()).is_none());
-    assert!(
-        entry_ref(&vec![0; LARGEST], &long(0)).encode(BodyLocation::File(1), &cipher()).is_none()
-    );
+    assert!(entry_ref(&vec![0; LARGEST], &long(0)).encode(BodyLocation::File(1), &cipher()).is_none());
 }
 
 /// A body whose length differs from the announced one is neither written nor read as an entry.

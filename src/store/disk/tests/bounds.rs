@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use super::*;
-use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::keys;
 use crate::store::disk::queue::PutCommand;
 
 #[tokio::test]
@@ -99,7 +99,7 @@ fn disk_usage(dir: &Path) -> u64 {
 }
 
 /// Puts `puts` responses of these sizes, each several times, and checks every 500 puts how much the files
-/// take. STO-05 allows 1.3 times the bound: the engine's own growth comes in jumps.
+/// take. STO-05 allows 1.3 times the bound: sled's growth comes in jumps.
 async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
     let fixture = TestDisk { bytes: bound, ..TestDisk::new() };
     let disk = fixture.open().await;
@@ -109,13 +109,8 @@ async fn churn(bound: u64, puts: usize, sizes: [usize; 6]) {
         let body = &bodies[n % sizes.len()];
         written += body.len() as u64;
         let until = at(2_000_000 + n as u64 / 10 + 3600 * (n as u64 % 3));
-        disk.put(
-            &key(&format!("/{}", n * 7919 % (puts / 2))),
-            &stored(body.clone()),
-            (EPOCH, LATEST_ORDER),
-            Some(until),
-            presence(),
-        );
+        let key = key(&format!("/{}", n * 7919 % (puts / 2)));
+        disk.put(PutCommand { until: Some(until), ..put_command(key, &stored(body.clone())) });
         if n % 500 == 499 {
             disk.flush().await;
             assert!(disk.totals().bytes <= bound);
@@ -145,18 +140,10 @@ async fn many_small_responses_stay_within_the_bound_too() {
 fn the_nearest_expiry_is_evicted_first_and_entries_without_one_last() {
     let fixture = TestDisk::new();
     let mut writer = fixture.writer();
-    let until =
-        |n: u64| if n == 0 { ExpiresAt::FOREVER } else { ExpiresAt::from_time(Some(at(5000 + n))) };
+    let until = |n: u64| (n > 0).then(|| at(5000 + n));
     for n in 0..10 {
         let stored = stored(bytes(1, 10_000));
-        let put = PutCommand {
-            key: key(&format!("/{n}")),
-            stored,
-            epoch: EPOCH,
-            latest_order: LATEST_ORDER,
-            until: until(n),
-            _presence: presence(),
-        };
+        let put = PutCommand { until: until(n), ..put_command(key(&format!("/{n}")), &stored) };
         writer.put(&put).unwrap();
     }
     let each = writer.usage.bytes() / 10;

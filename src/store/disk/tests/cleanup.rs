@@ -8,15 +8,8 @@ use crate::store::disk::queue::PutCommand;
 use crate::store::disk::usage::EntrySize;
 
 fn put_until(writer: &mut DiskWriter, path: &str, until: Option<u64>, body: impl Into<Bytes>) {
-    let until = ExpiresAt::from_time(until.map(at));
-    let put = PutCommand {
-        key: key(path),
-        stored: stored(body),
-        epoch: EPOCH,
-        latest_order: LATEST_ORDER,
-        until,
-        _presence: presence(),
-    };
+    let until = until.map(at);
+    let put = PutCommand { until, ..put_command(key(path), &stored(body)) };
     writer.put(&put).unwrap();
 }
 
@@ -55,20 +48,10 @@ fn expired_entries_are_swept_with_their_files_and_the_rest_stays() {
     assert_eq!(writer.usage.totals().evictions, 0, "sweeping is not evicting");
 }
 
-fn put_varying(
-    writer: &mut DiskWriter,
-    vary: &[&'static str],
-    variant: u128,
-    order: u64,
-    until: u64,
-) {
+fn put_varying(writer: &mut DiskWriter, vary: &[&'static str], variant: u128, order: u64, until: u64) {
     let put = PutCommand {
-        key: key("/x"),
-        stored: stored_at("x", vary, variant, order),
-        epoch: EPOCH,
-        latest_order: LATEST_ORDER,
-        until: ExpiresAt::from_time(Some(at(until))),
-        _presence: presence(),
+        until: Some(at(until)),
+        ..put_command(key("/x"), &stored_at("x", vary, variant, order))
     };
     writer.put(&put).unwrap();
 }
@@ -94,14 +77,7 @@ fn an_unwritten_response_removes_older_variants_by_other_fields() {
     let fixture = TestDisk::new();
     let mut writer = fixture.writer();
     put_varying(&mut writer, &[], 0, 10, 5_000);
-    let unwritten = PutCommand {
-        key: key("/x"),
-        stored: stored_at("x", &["x-v"], 7, 20),
-        epoch: EPOCH,
-        latest_order: LATEST_ORDER,
-        until: ExpiresAt::FOREVER,
-        _presence: presence(),
-    };
+    let unwritten = put_command(key("/x"), &stored_at("x", &["x-v"], 7, 20));
     writer.remove_replaced(&unwritten).unwrap();
     assert!(!has(&writer, "/x"));
     assert_eq!(counts(&writer.database), [0, 0, 0]);

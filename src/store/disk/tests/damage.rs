@@ -6,7 +6,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::sync::LazyLock;
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::*;
 use crate::store::disk::keys;
@@ -44,13 +44,8 @@ async fn template() -> TestDisk {
         for n in 0..ENTRY_COUNT {
             // Written twice, so that entries are replaced.
             let stored = stored_at(content(n), &[], 0, 100 + round);
-            disk.put(
-                &key(&format!("/{n}")),
-                &stored,
-                (EPOCH, LATEST_ORDER),
-                Some(at(2_000_000)),
-                presence(),
-            );
+            let put = put_command(key(&format!("/{n}")), &stored);
+            disk.put(PutCommand { until: Some(at(2_000_000)), ..put });
         }
         disk.flush().await;
     }
@@ -100,8 +95,7 @@ fn any_file(fixture: &TestDisk, random: &mut StdRng) -> PathBuf {
     let layout = fixture.layout();
     let dir = if random.random() { layout.database() } else { layout.bodies() };
     let files = files_below(&dir);
-    let files: Vec<_> =
-        files.into_iter().filter(|file| file.metadata().unwrap().len() > 0).collect();
+    let files: Vec<_> = files.into_iter().filter(|file| file.metadata().unwrap().len() > 0).collect();
     files[random.random_range(0..files.len())].clone()
 }
 
@@ -158,9 +152,9 @@ async fn sto_02_deleted_files_cost_only_their_own_entries() {
 async fn sto_02_an_incomplete_snapshot_does_no_harm() {
     survives(|fixture, random| {
         let files = files_below(&fixture.layout().database());
-        let snapshot = files.iter().find(|file| {
-            file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap."))
-        });
+        let snapshot = files
+            .iter()
+            .find(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("snap.")));
         let half = fixture.layout().database().join(format!("snap.{:016X}.generating", 4096));
         let bytes = snapshot.map(|file| fs::read(file).unwrap()).unwrap_or_default();
         let length = random.random_range(0..=bytes.len());
@@ -260,8 +254,7 @@ async fn a_damaged_entry_is_a_miss_and_is_removed() {
 async fn only_the_newest_quarantine_is_kept() {
     let fixture = TestDisk::new();
     let quarantines = || {
-        let names =
-            fs::read_dir(fixture.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let names = fs::read_dir(fixture.dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         let names = names.map(|name| name.into_string().unwrap());
         names.filter(|name| name.starts_with("quarantine-")).collect::<Vec<_>>()
     };

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use super::damage::copy;
 use super::*;
 use crate::store::disk::EntryPage;
-use crate::store::disk::keys::{self, ExpiresAt};
+use crate::store::disk::keys;
 use crate::store::disk::queue::PutCommand;
 use crate::store::disk::variants::Variants;
 use crate::store::memory;
@@ -20,13 +20,8 @@ async fn entries_are_found_complete_after_a_restart() {
     let sizes = [0, 1, 4096, 4097, 100_000, 300_000];
     for (seed, size) in sizes.into_iter().enumerate() {
         let stored = stored(bytes(seed, size));
-        disk.put(
-            &key(&format!("/{size}")),
-            &stored,
-            (Epoch::from_raw(40 + seed as u64), LATEST_ORDER),
-            None,
-            presence(),
-        );
+        let epoch = Epoch::from_raw(40 + seed as u64);
+        disk.put(PutCommand { epoch, ..put_command(key(&format!("/{size}")), &stored) });
     }
     disk.flush().await;
     let totals = disk.totals();
@@ -178,14 +173,7 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let fixture = TestDisk::new();
     let mut writer = fixture.writer();
     let (own, other) = (key("/own"), key("/other"));
-    let put = PutCommand {
-        key: own.clone(),
-        stored: stored("own"),
-        epoch: EPOCH,
-        latest_order: LATEST_ORDER,
-        until: ExpiresAt::FOREVER,
-        _presence: presence(),
-    };
+    let put = put_command(own.clone(), &stored("own"));
     writer.put(&put).unwrap();
     let move_to_other = |from: Vec<u8>, to: Vec<u8>| {
         let value = writer.database.get(&from).unwrap().unwrap();
@@ -194,13 +182,9 @@ fn an_entry_under_the_id_of_another_key_is_not_found() {
     let entry = |key| keys::entry(&keys::entry_id(key, VariantId::SOLE));
     let find = |key| {
         let variant = |_: &VaryFields| VariantId::SOLE;
-        crate::store::disk::lookup::find(
-            &writer.database,
-            StoreQuery { key, variant: &variant },
-            u64::MAX,
-        )
-        .unwrap()
-        .0
+        crate::store::disk::lookup::find(&writer.database, StoreQuery { key, variant: &variant }, u64::MAX)
+            .unwrap()
+            .0
     };
     move_to_other(entry(&own), entry(&other));
     move_to_other(keys::variants(own.id()), keys::variants(other.id()));
@@ -353,21 +337,13 @@ async fn sto_09_no_credential_is_on_disk_and_files_are_private() {
         let mut request = ProxyRequest::get(Target::absolute(&url).unwrap());
         request.headers.insert("authorization", HeaderValue::from_static("Bearer SECRET1"));
         request.headers.insert("x-user-agent", HeaderValue::from_static("SECRET3"));
-        let vary = VaryFields::new(vec![
-            "authorization".parse().unwrap(),
-            "x-user-agent".parse().unwrap(),
-        ]);
+        let vary = VaryFields::new(vec!["authorization".parse().unwrap(), "x-user-agent".parse().unwrap()]);
         let variant = keyring.variant(&vary, &request.headers);
         let plain = stored(bytes(n, length));
         let mut varied = (*plain).clone();
         (varied.vary, varied.variant) = (vary, variant);
-        disk.put(
-            &keyring.key(&request, &Policy::origin()),
-            &Arc::new(varied),
-            (EPOCH, LATEST_ORDER),
-            None,
-            presence(),
-        );
+        let key = keyring.key(&request, &Policy::origin());
+        disk.put(put_command(key, &Arc::new(varied)));
     }
     disk.flush().await;
     assert_eq!(disk.totals().entries, 2);
@@ -380,20 +356,11 @@ async fn sto_09_no_credential_is_on_disk_and_files_are_private() {
         found_public |= has(b"PUBLIC");
         let mode = file.metadata().unwrap().permissions().mode() & 0o777;
         // The engine sets the mode of its own files; the directory above denies access to them.
-        assert!(
-            mode == 0o600 || file.starts_with(fixture.layout().database()),
-            "{}",
-            file.display()
-        );
+        assert!(mode == 0o600 || file.starts_with(fixture.layout().database()), "{}", file.display());
     }
     assert!(found_public, "the test can see what is in the files");
     for dir in [fixture.cache(), fixture.layout().database(), fixture.layout().bodies()] {
-        assert_eq!(
-            dir.metadata().unwrap().permissions().mode() & 0o777,
-            0o700,
-            "{}",
-            dir.display()
-        );
+        assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700, "{}", dir.display());
     }
 }
 
@@ -402,8 +369,7 @@ async fn sto_09_database_files_are_made_private_at_every_opening() {
     let fixture = TestDisk::new();
     let disk = fixture.open().await;
     disk.close().await;
-    let open_to_all =
-        |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o666));
+    let open_to_all = |path: &Path| std::fs::set_permissions(path, PermissionsExt::from_mode(0o666));
     for file in files_below(&fixture.layout().database()) {
         open_to_all(&file).unwrap();
     }

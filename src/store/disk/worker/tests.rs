@@ -38,11 +38,7 @@ fn add_expiries(worker: &mut Worker, keys: std::ops::Range<u8>) {
     worker.attempt(|writer, _| {
         for n in keys {
             let entry_id = EntryId { target: 0, id: n.into(), variant: VariantId::SOLE };
-            writer.index_expiry(
-                &entry_id,
-                ExpiresAt::FOREVER,
-                EntrySize { file: 9000, value: 10 },
-            )?;
+            writer.index_expiry(&entry_id, ExpiresAt::FOREVER, EntrySize { file: 9000, value: 10 })?;
         }
         writer.database.flush()
     });
@@ -78,8 +74,8 @@ fn a_lack_of_descriptors_causes_a_retry_and_no_quarantine() {
         let no_descriptors = std::io::Error::from(rustix::io::Errno::MFILE);
         let failed: Option<()> = worker.attempt(|_, _| Err(Fault::Io(no_descriptors)));
         assert!(failed.is_none() && worker.open.is_none() && !recovered(&worker));
-        assert!(worker.timers.retry > clock::monotonic(), "not at once");
-        worker.timers.retry = clock::monotonic();
+        assert!(worker.timers.retry > Clock::system().instant(), "not at once");
+        worker.timers.retry = Clock::system().instant();
         worker.run_due_tasks(true);
         assert_eq!(worker.shared.usage.totals().entries, 5);
     }
@@ -109,17 +105,14 @@ fn a_panic_of_the_engine_is_caught() {
 fn on_a_full_volume_it_evicts_then_recreates_then_waits() {
     static FREE: AtomicU64 = AtomicU64::new(0);
     let dir = tempfile::tempdir().unwrap();
-    let volume =
-        |_: &std::path::Path| Some(FsUsage { total: 1 << 40, free: FREE.load(Ordering::Relaxed) });
+    let volume = |_: &std::path::Path| Some(FsUsage { total: 1 << 40, free: FREE.load(Ordering::Relaxed) });
     let mut worker = worker(dir.path(), volume);
     add_expiries(&mut worker, 0..10);
     let entries = |worker: &Worker| worker.shared.usage.totals().entries;
     assert_eq!(worker.shared.health(), Health::Good);
     worker.check_free_space();
     assert_eq!(entries(&worker), 5);
-    assert!(
-        matches!(worker.shared.health(), Health::MemoryOnly(reason) if reason.contains("full"))
-    );
+    assert!(matches!(worker.shared.health(), Health::MemoryOnly(reason) if reason.contains("full")));
     worker.check_free_space();
     assert_eq!(entries(&worker), 0);
     assert_ne!(worker.shared.health(), Health::Good, "it is open again, and nothing is written");

@@ -21,10 +21,8 @@ fn a_system_error_is_no_damage_in_whatever_form_it_comes() {
     // EIO, EACCES, EMFILE, ENOSPC, EROFS, EDQUOT.
     for number in [5, 13, 24, 28, 30, 122] {
         let cloned = sled::Error::Io(system_error(number)).clone();
-        let nested =
-            sled::Error::ReportableBug(format!("a thread gave up: {}", system_error(number)));
-        let panic =
-            catch_unwind(|| panic!("called `unwrap` on {:?}", system_error(number))).unwrap_err();
+        let nested = sled::Error::ReportableBug(format!("a thread gave up: {}", system_error(number)));
+        let panic = catch_unwind(|| panic!("called `unwrap` on {:?}", system_error(number))).unwrap_err();
         let faults = [
             Fault::from(system_error(number)),
             Fault::from(sled::Error::Io(system_error(number))),

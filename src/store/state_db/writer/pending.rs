@@ -10,14 +10,14 @@ use std::sync::mpsc::{Receiver, RecvError, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::clock::monotonic;
+use crate::clock::Clock;
 use crate::store::generations::{Change, PurgeScope, Snapshot};
 use crate::store::state_db::open::{Fault, reopen};
 use crate::store::state_db::writer::{Changed, Command};
 use crate::store::state_db::{
     GENERATIONS, LATEST_KEY, LEAST_KEY, SUPERSEDED, encode, encode_superseded, key,
 };
-use crate::telemetry::cost::UsageRow;
+use crate::telemetry::cost::StateRow;
 
 /// How often changed rows are collected: a crash loses at most so much of the costs.
 const COLLECT_EVERY: Duration = Duration::from_millis(300);
@@ -48,6 +48,8 @@ pub(super) struct WriterState {
     collected_at: Instant,
     took: Duration,
     pub(super) nudged: bool,
+    /// The operating system's: the thread waits by it.
+    clock: Clock,
 }
 
 /// Keys and their values; `None`: the key is to be removed.
@@ -64,6 +66,7 @@ enum Database {
 
 impl WriterState {
     pub(super) fn new(dir: PathBuf, db: sled::Db, targets: impl Iterator<Item = u128>) -> Self {
+        let clock = Clock::system();
         Self {
             dir,
             db: Database::Open(db),
@@ -72,9 +75,10 @@ impl WriterState {
             unwritten: WriteBatch::new(),
             unflushed: WriteBatch::new(),
             watched: Vec::new(),
-            collected_at: monotonic(),
+            collected_at: clock.instant(),
             took: Duration::ZERO,
             nudged: false,
+            clock,
         }
     }
 
@@ -98,7 +102,7 @@ impl WriterState {
             }
             Database::Open(_) => (COLLECT_EVERY, self.collected_at),
         };
-        every.saturating_sub(monotonic().saturating_duration_since(since))
+        every.saturating_sub(self.clock.instant().saturating_duration_since(since))
     }
 
     pub(super) fn stage(&mut self, Change { scope, generation }: Change) {
@@ -137,7 +141,7 @@ impl WriterState {
             if !is_due {
                 return Err(reason.clone());
             }
-            *tried = monotonic();
+            *tried = self.clock.instant();
             self.open_again()?;
         }
         let Database::Open(db) = &self.db else { return Ok(()) };
@@ -169,10 +173,10 @@ impl WriterState {
         if !collects {
             return Ok(());
         }
-        let started = monotonic();
+        let started = self.clock.instant();
         self.collect();
         self.put(db)?;
-        self.collected_at = monotonic();
+        self.collected_at = self.clock.instant();
         self.took = self.collected_at.saturating_duration_since(started);
         if self.unflushed.is_empty() { Ok(()) } else { self.flush(db) }
     }
@@ -193,7 +197,7 @@ impl WriterState {
     fn collect(&mut self) {
         self.nudged = false;
         for (kind, changed) in &self.watched {
-            for UsageRow { key, value } in changed() {
+            for StateRow { key, value } in changed() {
                 self.unwritten.insert([*kind, &key].concat(), value);
             }
         }
@@ -224,7 +228,7 @@ impl WriterState {
 
     /// A write that was not flushed may be lost with the database: it is to be written again.
     fn lose(&mut self, reason: &str) {
-        let lost = Database::Lost { reason: reason.to_owned(), tried: monotonic() };
+        let lost = Database::Lost { reason: reason.to_owned(), tried: self.clock.instant() };
         if let Database::Open(db) = std::mem::replace(&mut self.db, lost) {
             // sled waits for threads of its own there, which a failure may have ended.
             let closing = thread::Builder::new().name("larder-state-end".to_owned());

@@ -32,8 +32,7 @@ fn spend(telemetry: &Telemetry, credits: f64, now: SystemTime) {
 }
 
 fn used(telemetry: &Telemetry, period: Period, now: SystemTime) -> f64 {
-    let budget =
-        CostBudget { credits: 100.0, period, warn_at: 1.0, at_limit: OverBudgetAction::Warn };
+    let budget = CostBudget { credits: 100.0, period, warn_at: 1.0, at_limit: OverBudgetAction::Warn };
     telemetry.cost().budget_status("coins", &budget, now).used
 }
 

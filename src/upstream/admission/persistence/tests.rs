@@ -4,20 +4,21 @@ use std::fmt;
 
 use async_trait::async_trait;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use parking_lot::Mutex;
 
 use super::*;
 use crate::clock::Clock;
 use crate::config::env::Env;
 use crate::config::{self, Upstream};
+use crate::policy::StatusMatch;
 use crate::policy::upstream::{BanGuardRule, Rate, RateLimit, UpstreamPolicy};
-use crate::policy::{Policy, StatusMatch};
 use crate::semantics::target::Target;
 use crate::telemetry::Telemetry;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::{AdmissionControl, Permit};
+use crate::upstream::routed_request::RoutedRequest;
 use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -48,7 +49,7 @@ impl FakeStore {
     fn take_rows(&self) {
         let Some(registry) = self.1.upgrade() else { return };
         let mut rows = self.0.rows.lock();
-        for UsageRow { key, value } in registry.changed_rows(self.2.now(), self.2.instant()) {
+        for StateRow { key, value } in registry.changed_rows(self.2.now(), self.2.instant()) {
             match value {
                 Some(value) => drop(rows.insert(key, value)),
                 None => drop(rows.remove(&key)),
@@ -117,7 +118,7 @@ impl Bench {
     }
 
     async fn acquire(&self, call: CallContext) -> Result<Permit, Rejection> {
-        self.control.acquire(&self.target, call).await
+        self.control.acquire(call.at(&self.target)).await
     }
 
     async fn complete(&self, call: CallContext, status: u16, fields: &[(&'static str, &str)]) {
@@ -146,7 +147,8 @@ fn request_target(path: &str) -> Target {
 }
 
 fn call(path: &str) -> CallContext {
-    CallContext::new(0, &Policy::origin(), &Method::GET, &request_target(path), 0)
+    let routed = Arc::new(RoutedRequest::get(request_target(path)));
+    CallContext { governed: true, ..CallContext::new(&routed, 0) }
 }
 
 fn clock() -> Clock {
@@ -216,10 +218,7 @@ async fn each_credential_has_its_own_window_and_expired_ones_are_deleted() {
     assert_eq!(bench.disk.rows.lock().len(), 50);
     let after = bench.after_kill(&policy);
     for credential in 0..50 {
-        assert!(
-            after.acquire(CallContext { credential, ..call("/") }).await.is_err(),
-            "{credential}"
-        );
+        assert!(after.acquire(CallContext { credential, ..call("/") }).await.is_err(), "{credential}");
     }
     clock.advance(HOUR);
     after.flush();
@@ -238,12 +237,7 @@ async fn a_changed_configuration_counts_earlier_calls() {
         (rate_limited(2, 7 * DAY), 0),
     ] {
         let rows = bench.disk.rows.lock().clone();
-        assert_eq!(
-            Bench::new(&policy, &rows, &clock).admitted().await,
-            left,
-            "{:?}",
-            policy.rate_limit
-        );
+        assert_eq!(Bench::new(&policy, &rows, &clock).admitted().await, left, "{:?}", policy.rate_limit);
     }
     let unlimited = Bench::new(&UpstreamPolicy::default(), &bench.disk.rows.lock(), &clock);
     unlimited.acquire(call("/")).await.unwrap();
@@ -292,9 +286,7 @@ async fn firm_cooldowns_of_every_scope_are_stored_and_soft_ones_are_not() {
     assert!(*bench.disk.nudges.lock() >= 3);
     clock.advance(1_000 * SECOND);
     let after = bench.after_kill(&policy);
-    for blocked in
-        [CallContext { credential: 1, ..call("/x") }, call("/guilds/1000/roles"), keyed(1)]
-    {
+    for blocked in [CallContext { credential: 1, ..call("/x") }, call("/guilds/1000/roles"), keyed(1)] {
         let left = after.acquire(blocked).await.err().expect("the call is blocked").left;
         assert_eq!(left, 2_000 * SECOND);
     }
@@ -309,24 +301,19 @@ async fn the_cooldown_of_a_host_that_only_a_route_names_is_stored() {
     let clock = clock();
     let bench = Bench::new(&UpstreamPolicy::default(), &Stored::new(), &clock);
     let unnamed = UpstreamTable::new(Vec::new()).lookup(&request_target("/"));
-    let mut permit = bench.control.acquire(&unnamed, call("/")).await.unwrap();
+    let mut permit = bench.control.acquire(call("/").at(&unnamed)).await.unwrap();
     let fields = [(http::header::RETRY_AFTER, HeaderValue::from_static("600"))];
     permit.on_response(StatusCode::TOO_MANY_REQUESTS, &fields.into_iter().collect(), None);
     let after = bench.after_kill(&UpstreamPolicy::default());
-    assert!(after.control.acquire(&unnamed, call("/")).await.is_err());
-    assert!(
-        after.acquire(call("/")).await.is_ok(),
-        "an upstream with the same host has its own state"
-    );
+    assert!(after.control.acquire(call("/").at(&unnamed)).await.is_err());
+    assert!(after.acquire(call("/")).await.is_ok(), "an upstream with the same host has its own state");
 }
 
 #[tokio::test]
 async fn a_limit_lasts_at_most_its_length_after_a_clock_was_set_back() {
     let bench = Bench::new(&rate_limited(1, HOUR), &Stored::new(), &clock());
     bench.acquire(call("/")).await.unwrap();
-    bench
-        .complete(CallContext { credential: 1, ..call("/") }, 429, &[("retry-after", "600")])
-        .await;
+    bench.complete(CallContext { credential: 1, ..call("/") }, 429, &[("retry-after", "600")]).await;
     let back = Clock::manual(SystemTime::UNIX_EPOCH + SECOND * 1_500_000_000);
     let mut after = Bench::new(&rate_limited(1, HOUR), &bench.disk.rows.lock(), &back);
     for _ in 0..6 {
@@ -358,20 +345,13 @@ async fn unreadable_rows_are_counted_and_change_nothing_else() {
 async fn without_a_storage_few_changes_are_kept() {
     let (clock, policy) = (clock(), rate_limited(2, DAY));
     let bench = Bench::new(&policy, &Stored::new(), &clock);
-    let control =
-        AdmissionControl::new(Telemetry::new(&[], &["api".into()]), Arc::default(), clock);
-    let bucket =
-        [("retry-after", "600"), ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
-    let bucket = bucket
-        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let control = AdmissionControl::new(Telemetry::new(&[], &["api".into()]), Arc::default(), clock);
+    let bucket = [("retry-after", "600"), ("x-ratelimit-bucket", "abcd"), ("x-ratelimit-remaining", "0")];
+    let bucket = bucket.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     for credential in 1..3 * MAX_LIMITS as u128 {
         let call = CallContext { credential, ..call("/") };
-        let mut permit = control.acquire(&bench.target, call).await.unwrap();
-        permit.on_response(
-            StatusCode::TOO_MANY_REQUESTS,
-            &bucket.clone().into_iter().collect(),
-            None,
-        );
+        let mut permit = control.acquire(call.at(&bench.target)).await.unwrap();
+        permit.on_response(StatusCode::TOO_MANY_REQUESTS, &bucket.clone().into_iter().collect(), None);
     }
     let upstream = control.registry.get("api").unwrap();
     let state = upstream.limiter.lock();
@@ -413,5 +393,5 @@ async fn a_disk_that_hangs_delays_a_call_but_does_not_block_it() {
     registry.set_store(Arc::new(Hanging));
     let telemetry = Telemetry::new(&["route".into()], &["api".into()]);
     let control = AdmissionControl::new(telemetry, registry, bench.clock.clone());
-    assert!(control.acquire(&bench.target, call("/")).await.is_ok());
+    assert!(control.acquire(call("/").at(&bench.target)).await.is_ok());
 }

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use proptest::prelude::{prop_assert, prop_assert_eq, proptest};
 
 use super::*;
+use crate::clock::Clock;
 use crate::policy::upstream::Rate;
 
 const MILLI: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn start() -> Instant {
-    crate::clock::monotonic()
+    Clock::system().instant()
 }
 
 fn rate(count: u32, per: Duration) -> Rate {
@@ -115,7 +116,7 @@ fn the_first_call_learns_the_limit_alone() {
     assert_eq!(learned.wait(now), Some(Duration::ZERO));
     learned.send();
     assert_eq!(learned.wait(now), None, "the other calls wait for its response");
-    learned.on_no_answer();
+    learned.on_no_response();
     assert_eq!(learned.wait(now), Some(Duration::ZERO), "no response: the next call");
     learned.send();
     learned.on_response(None, now);

@@ -1,7 +1,7 @@
 //! A configured limit: a sliding window with a maximum number of calls.
 //!
 //! Owns: when the next call may go out, and whether a call must be on disk first. Pure: time is an argument.
-//! Never touches: the disk (`admission::persistence`).
+//! Never touches: the disk (`persistence`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -148,11 +148,7 @@ impl SlidingWindow {
 
     /// The window to store. `None`: all calls have expired. `last`: no row follows, so no calls are counted
     /// ahead.
-    pub(in crate::upstream) fn take_unsaved(
-        &mut self,
-        last: bool,
-        now: Instant,
-    ) -> Option<SavedWindow> {
+    pub(in crate::upstream) fn take_unsaved(&mut self, last: bool, now: Instant) -> Option<SavedWindow> {
         self.expire(now);
         if self.sent.is_empty() || !self.is_long() {
             return None;

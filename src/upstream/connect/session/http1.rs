@@ -1,7 +1,7 @@
 //! One call on an HTTP/1 connection (RFC 9112).
 //!
 //! Owns: strict framing of both messages: a response that two parsers could read differently is an error.
-//! Never touches: establishing the connection, reusing it (`connection_pool`).
+//! Never touches: establishing the connection, reusing it (`pool`).
 
 mod head;
 
@@ -24,8 +24,7 @@ use crate::upstream::connect::session::http1::head::{
     find_head_end, framing, is_misframed, parse_response_head, persists, request_head,
 };
 use crate::upstream::connect::session::{
-    InterimCounter, OutgoingRequest, RequestPart, SessionError, SessionEvent, length,
-    merge_content_length,
+    InterimCounter, OutgoingRequest, RequestPart, SessionError, SessionEvent, length, merge_content_length,
 };
 use crate::upstream::connect::tls_error::TlsError;
 
@@ -213,8 +212,7 @@ impl Http1Call {
             ResponseBodyState::Length(left) => {
                 let available = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
                 *left -= available as u64;
-                Ok((available > 0)
-                    .then(|| SessionEvent::Data(self.input.split_to(available).freeze())))
+                Ok((available > 0).then(|| SessionEvent::Data(self.input.split_to(available).freeze())))
             }
             ResponseBodyState::Chunked(decoder) => {
                 match decoder.decode(&mut self.input).map_err(|_malformed| SessionError::Cut)? {
@@ -254,9 +252,7 @@ impl Http1Call {
         head.framing = framing(&head, &self.method)?;
         self.incoming = match head.framing {
             BodyFraming::Length(length) => ResponseBodyState::Length(length),
-            BodyFraming::Delimited => {
-                ResponseBodyState::Chunked(Decoder::new(Strictness::Response))
-            }
+            BodyFraming::Delimited => ResponseBodyState::Chunked(Decoder::new(Strictness::Response)),
             BodyFraming::Close => ResponseBodyState::Close,
         };
         head.ended = head.framing == BodyFraming::Length(0);
@@ -274,8 +270,7 @@ impl Http1Call {
     }
 
     fn truncation_error(&self) -> SessionError {
-        let nothing_received =
-            self.awaits_head() && self.input.is_empty() && self.interims.is_empty();
+        let nothing_received = self.awaits_head() && self.input.is_empty() && self.interims.is_empty();
         if nothing_received { SessionError::Closed } else { SessionError::Cut }
     }
 

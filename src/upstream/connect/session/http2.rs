@@ -19,8 +19,8 @@ use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
 use crate::upstream::BodyFraming;
 use crate::upstream::connect::session::{
-    InterimCounter, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamHead,
-    has_no_body, is_within_bounds, length, merge_content_length,
+    InterimCounter, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamHead, has_no_body,
+    is_within_bounds, length, merge_content_length,
 };
 use crate::upstream::connect::tls_error::TlsError;
 

@@ -18,8 +18,7 @@ use serde_json::{Value, json};
 use crate::upstream::Body;
 use crate::upstream::in_flight_bytes::{ALWAYS_INSPECTED, BufferedPieces, InFlightBytes};
 use crate::upstream::outcome::body_inspection::{
-    self, ContentCoding, INLINE_LIMIT, InspectedBody, MAX_BODY, MAX_VALUES, accept_encoding,
-    coding, inflate,
+    self, ContentCoding, INLINE_LIMIT, InspectedBody, MAX_BODY, MAX_VALUES, accept_encoding, coding, inflate,
 };
 use crate::upstream::outcome::error::UpstreamError;
 
@@ -146,10 +145,7 @@ fn a_body_that_is_not_json_has_no_value() {
     assert_eq!(parse(ContentCoding::Gzip, &whole), Some(json!([1])));
     assert_eq!(parse(ContentCoding::Gzip, &whole[..whole.len() - 1]), None, "cut");
     assert_eq!(parse(ContentCoding::Gzip, &[&whole[..], b"more"].concat()), None, "more behind it");
-    assert_eq!(
-        parse(ContentCoding::Gzip, &[gzip(b"[1,"), gzip(b"2]")].concat()),
-        Some(json!([1, 2]))
-    );
+    assert_eq!(parse(ContentCoding::Gzip, &[gzip(b"[1,"), gzip(b"2]")].concat()), Some(json!([1, 2])));
     assert_eq!(parse(ContentCoding::Identity, "\u{feff}[1]".as_bytes()), Some(json!([1])));
 }
 
@@ -229,8 +225,7 @@ async fn a_body_beyond_the_memory_budget_streams_unread() {
     // A budget for a part of the body; for all of it, but not for its value; and for both.
     for (bytes, readable) in [(100_000, false), (600_000, false), (1_000_000, true)] {
         let budget = InFlightBytes::new(bytes);
-        let (inspected, body) =
-            body_inspection::read(&json_head(), pieces(&parts, Ok(())), &budget).await;
+        let (inspected, body) = body_inspection::read(&json_head(), pieces(&parts, Ok(())), &budget).await;
         assert_eq!(inspected.json().is_some(), readable, "{bytes}");
         assert!(readable || inspected == InspectedBody::Unread);
         assert!(budget.used() <= bytes);

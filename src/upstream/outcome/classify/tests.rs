@@ -72,10 +72,7 @@ fn coinmarketcap() -> ResponseRules {
     ResponseRules {
         success: vec![json_rule("$.status.error_code", &[json!(0), json!("0")])],
         errors: vec![
-            with_cooldown(
-                error_rule(&[], &[1008], MINUTE),
-                CooldownUntil::For(Duration::from_secs(60)),
-            ),
+            with_cooldown(error_rule(&[], &[1008], MINUTE), CooldownUntil::For(Duration::from_secs(60))),
             with_cooldown(error_rule(&[], &[1009], QUOTA), CooldownUntil::UntilMidnight),
             with_cooldown(error_rule(&[], &[1010], QUOTA), CooldownUntil::UntilNextMonth),
             error_rule(&[], &[1011], SHARED),
@@ -104,19 +101,9 @@ fn the_head_alone_determines_the_class() {
         (502, &[("retry-after", "1")], OutcomeClass::Server, retry_after(1.0)),
         (503, &[], OutcomeClass::Server, None),
         (503, &[("retry-after", "120")], OutcomeClass::Server, retry_after(120.0)),
-        (
-            503,
-            &[("retry-after", "Tue, 30 Jun 2026 00:00:00 GMT")],
-            OutcomeClass::Server,
-            retry_after(30.0),
-        ),
+        (503, &[("retry-after", "Tue, 30 Jun 2026 00:00:00 GMT")], OutcomeClass::Server, retry_after(30.0)),
         (503, &[("retry-after", "99999")], OutcomeClass::Server, retry_after(99_999.0)),
-        (
-            503,
-            &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9")],
-            OutcomeClass::Server,
-            None,
-        ),
+        (503, &[("x-ratelimit-remaining", "0"), ("x-ratelimit-reset", "9")], OutcomeClass::Server, None),
         (599, &[], OutcomeClass::Server, None),
         (429, &[], MINUTE, None),
         (429, &[("retry-after", "abc")], MINUTE, None),
@@ -154,8 +141,7 @@ fn a_spent_quota_determines_the_retry_after() {
         (200, ["0", "60", ""], OutcomeClass::Ok, None),
     ] {
         let names = ["x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"];
-        let headers: Vec<_> =
-            names.into_iter().zip(headers).filter(|(_, value)| !value.is_empty()).collect();
+        let headers: Vec<_> = names.into_iter().zip(headers).filter(|(_, value)| !value.is_empty()).collect();
         let outcome = by_head(status, &headers);
         assert_eq!((outcome.class, outcome.retry_after), (class, wait), "{status} {headers:?}");
         assert!(outcome.quota.is_some(), "the quota is returned for every class");
@@ -206,12 +192,7 @@ fn the_first_rule_whose_conditions_all_match_applies() {
     let rules = ResponseRules {
         success: Vec::new(),
         errors: vec![
-            ErrorRule {
-                status: Vec::new(),
-                json: Vec::new(),
-                class: OutcomeClass::Auth,
-                cooldown: None,
-            },
+            ErrorRule { status: Vec::new(), json: Vec::new(), class: OutcomeClass::Auth, cooldown: None },
             error_rule(&[not_found, StatusMatch::Class(5)], &[7], MINUTE),
             error_rule(&[not_found], &[], OutcomeClass::Server),
             error_rule(&[], &[7], QUOTA),
@@ -278,8 +259,7 @@ fn a_failure_without_the_origin_has_no_outcome() {
     ] {
         assert_eq!(failure(failed), class.map(CallOutcome::from_class), "{failed:?}");
         if class.is_some() {
-            let error_class =
-                class.map(|class| CallOutcome::from_class(class).error_class(StatusCode::OK));
+            let error_class = class.map(|class| CallOutcome::from_class(class).error_class(StatusCode::OK));
             assert_eq!(error_class, failed.error_class(), "{failed:?}");
         }
     }

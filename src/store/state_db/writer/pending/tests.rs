@@ -80,7 +80,7 @@ fn rows_are_not_collected_while_they_cannot_be_written() {
     let dir = tempfile::tempdir().unwrap();
     let mut state = opened(dir.path());
     let (calls, called) = mpsc::channel();
-    let row = |value: &[u8]| UsageRow { key: b"a".to_vec(), value: Some(value.to_vec()) };
+    let row = |value: &[u8]| StateRow { key: b"a".to_vec(), value: Some(value.to_vec()) };
     state.watched.push((
         b"c",
         Box::new(move || {

@@ -34,9 +34,7 @@ fn saved_cooldowns() -> SavedCooldowns {
 
 #[test]
 fn a_key_is_decoded_as_it_was_encoded() {
-    for kind in
-        [RowKind::Window(0), RowKind::Window(u128::MAX), RowKind::BanGuard, RowKind::Cooldowns]
-    {
+    for kind in [RowKind::Window(0), RowKind::Window(u128::MAX), RowKind::BanGuard, RowKind::Cooldowns] {
         for (configured, name) in [(true, "coins"), (false, "api.example:443")] {
             let key = RowKey { configured, name: name.into(), kind };
             assert_eq!(RowKey::decode(&key.encode()), Some(key));
@@ -54,10 +52,8 @@ fn stored_limits_grow_older_between_two_processes() {
     // Calls counted ahead went out within a sixty-fourth of the window, or not at all.
     assert_eq!(window.sent, [(3 * HOUR, 3), (HOUR + SECOND, 1), (Duration::ZERO, 100)]);
     assert_eq!((window.rate, window.ahead), (saved_window().rate, 0));
-    let counted = ban_guard::SavedBanGuard {
-        retention: 2 * HOUR,
-        pieces: vec![(90 * 60 * SECOND, 5), (SECOND, 2)],
-    };
+    let counted =
+        ban_guard::SavedBanGuard { retention: 2 * HOUR, pieces: vec![(90 * 60 * SECOND, 5), (SECOND, 2)] };
     let read = decode_ban_guard(&encode_ban_guard(&counted, date()), later).unwrap();
     assert_eq!(read.pieces, [(HOUR + SECOND, 2)]);
     let restored =
@@ -65,10 +61,7 @@ fn stored_limits_grow_older_between_two_processes() {
     assert_eq!(restored.all.len(), REASONS.len());
     assert!(restored.all.iter().all(|one| one.left == HOUR / 2 && one.times == 3));
     assert_eq!(restored.shapes, saved_cooldowns().shapes);
-    assert_eq!(
-        decode_cooldowns(&encode_cooldowns(&saved_cooldowns(), date()), later).unwrap().all,
-        []
-    );
+    assert_eq!(decode_cooldowns(&encode_cooldowns(&saved_cooldowns(), date()), later).unwrap().all, []);
 }
 
 #[test]
@@ -77,8 +70,7 @@ fn no_limit_lasts_longer_than_its_length_if_the_clock_was_set_back() {
         let earlier = date() - back;
         let window = decode_window(&encode_window(&saved_window(), date()), earlier).unwrap();
         assert_eq!(window.sent[..2], saved_window().sent, "as if it had been written just now");
-        let cooldowns =
-            decode_cooldowns(&encode_cooldowns(&saved_cooldowns(), date()), earlier).unwrap();
+        let cooldowns = decode_cooldowns(&encode_cooldowns(&saved_cooldowns(), date()), earlier).unwrap();
         assert!(cooldowns.all.iter().all(|one| one.left == HOUR), "{back:?}");
     }
     let mut endless = saved_cooldowns();

@@ -55,10 +55,7 @@ fn expects_a_body(method: &Method) -> bool {
 
 /// The offset of the end of the head; `None`: the head is incomplete. `scanned` is the offset of the first
 /// line that has not been examined; the next call continues there.
-pub(super) fn find_head_end(
-    input: &[u8],
-    scanned: &mut usize,
-) -> Result<Option<usize>, SessionError> {
+pub(super) fn find_head_end(input: &[u8], scanned: &mut usize) -> Result<Option<usize>, SessionError> {
     while let Some(feed) = input.get(*scanned..).and_then(|b| b.iter().position(|c| *c == b'\n')) {
         let line = input.get(*scanned..*scanned + feed).unwrap_or_default();
         *scanned += feed + 1;
@@ -67,11 +64,7 @@ pub(super) fn find_head_end(
             return Ok(Some(*scanned));
         }
     }
-    if input.len() > MAX_HEAD_BYTES + 64 * MAX_HEAD_FIELDS {
-        Err(SessionError::Protocol)
-    } else {
-        Ok(None)
-    }
+    if input.len() > MAX_HEAD_BYTES + 64 * MAX_HEAD_FIELDS { Err(SessionError::Protocol) } else { Ok(None) }
 }
 
 pub(super) fn parse_response_head(raw: &Bytes) -> Result<UpstreamHead, SessionError> {
@@ -92,8 +85,7 @@ pub(super) fn parse_response_head(raw: &Bytes) -> Result<UpstreamHead, SessionEr
     };
     let mut headers = HeaderMap::with_capacity(response.headers.len());
     for field in response.headers.iter() {
-        let name =
-            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| SessionError::Protocol)?;
+        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| SessionError::Protocol)?;
         let value = HeaderValue::from_maybe_shared(raw.slice_ref(field.value));
         headers.append(name, value.map_err(|_invalid| SessionError::Protocol)?);
     }

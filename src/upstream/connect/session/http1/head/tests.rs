@@ -6,7 +6,7 @@ use proptest::prelude::{any, proptest};
 
 use super::{find_head_end, framing, is_misframed, parse_response_head, persists, request_head};
 use crate::semantics::field_case::FieldCase;
-use crate::semantics::request::RequestFraming;
+use crate::semantics::request::{ListenerKind, RequestFraming};
 use crate::upstream::BodyFraming;
 use crate::upstream::connect::session::{OutgoingRequest, SessionError};
 
@@ -45,11 +45,7 @@ fn a_response_with_ambiguous_framing_is_an_error() {
         ("1.1", "Transfer-Encoding:\r\n", rejected),
         ("1.1", "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", rejected),
         ("1.1", "Content-Length : 3\r\nTRANSFER-encoding: chunked\r\n", rejected),
-        (
-            "1.1",
-            "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n",
-            Ok(BodyFraming::Delimited),
-        ),
+        ("1.1", "Transfer-Encoding: chunked\r\nX: Content-Length: 3\r\n", Ok(BodyFraming::Delimited)),
     ] {
         assert_eq!(framed(version, lines), expected, "{version} {lines:?}");
     }
@@ -136,6 +132,7 @@ fn outgoing(body: RequestFraming, upgrade: bool) -> String {
         scheme: "http",
         authority: "api.example:81".to_owned(),
         path: "/a?b".to_owned(),
+        listener: ListenerKind::Loopback,
         headers,
         spelling: FieldCase::from_head(Bytes::from_static(b"POST / HTTP/1.1\r\nX-KEY: 0\r\n\r\n")),
         body,
