@@ -42,6 +42,7 @@ use crate::config::name_constraint::NameConstraint;
 use crate::config::reader::Reader;
 use crate::config::token::Token;
 use crate::key::KeyBuilder;
+use crate::policy::timeouts::Timeouts;
 use crate::policy::upstream::UpstreamPolicy;
 use crate::policy::{CooldownPolicy, Mode};
 use crate::route::pattern::HostPattern;
@@ -258,6 +259,8 @@ pub struct Limits {
     pub idle: Duration,
     /// The idle time, in both directions, of a tunnel or an upgraded connection.
     pub tunnel_idle: Duration,
+    /// The longest wait for an origin where no other deadline ends it.
+    pub patience: Duration,
     /// The minimum speed of request bodies.
     pub body: BodyLimits,
     /// The time from a stop signal until remaining connections are closed.
@@ -447,19 +450,6 @@ pub struct UpstreamHost {
     pub scheme: Option<Scheme>,
     /// The port to use; `None`: that of the request, or the default of the upgraded scheme.
     pub port: Option<u16>,
-}
-
-/// `upstreams.*.timeouts`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Until a connection is established, TLS included, over all addresses.
-    pub connect: Duration,
-    /// From the last byte of the request to the response head.
-    pub first_byte: Duration,
-    /// Between two reads of a response body.
-    pub between_bytes: Duration,
-    /// From the first attempt to the last byte, for responses that will be stored.
-    pub total: Duration,
 }
 
 /// `upstreams.*.tls`.

@@ -7,6 +7,7 @@
 pub mod cacheability;
 pub mod error_match;
 pub mod retry;
+pub mod timeouts;
 pub mod upstream;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use http::{HeaderName, StatusCode};
 pub use crate::policy::cacheability::{Freshness, FreshnessState, Lifetime};
 pub use crate::policy::error_match::ErrorClass;
 pub use crate::policy::retry::{Backoff, CooldownPolicy, MAX_RETRIES, RetryPolicy};
+use crate::policy::timeouts::TimeoutOverrides;
 use crate::semantics::query::names;
 
 /// The policy of a route for its responses. Built by `config`, read by the pure core.
@@ -44,6 +46,8 @@ pub struct Policy {
     pub coalesce_wait: Duration,
     /// The handling of responses with `Set-Cookie`.
     pub set_cookie: SetCookiePolicy,
+    /// The timeouts of its calls that differ from those of the upstream.
+    pub timeouts: TimeoutOverrides,
     /// The targeted fields that replace `Cache-Control`, in order of precedence (RFC 9213).
     pub targeted_cache_control: Vec<HeaderName>,
 }

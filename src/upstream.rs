@@ -59,8 +59,8 @@ pub struct UpstreamResponse {
     pub wait_reason: Option<RejectReason>,
     /// The body.
     pub body: Box<dyn Body>,
-    /// Deadline for the complete response, counted from the call, if the response is to be stored.
-    pub total_timeout: Duration,
+    /// The time from the call after which the response is no longer stored.
+    pub storing_limit: Duration,
 }
 
 /// How a response body is delimited (RFC 9112 §6.3).
@@ -103,6 +103,17 @@ pub trait Origin: Send + Sync {
     fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
         let (_, _, _) = (call, reason, wait);
         true
+    }
+
+    /// Whether a call is not to be retried: the retries of a call like it have just failed.
+    fn are_retries_paused(&self, call: &CallContext) -> bool {
+        let _ = call;
+        false
+    }
+
+    /// All retries of this call have failed: calls like it are not retried until its cooldown is over.
+    fn pause_retries(&self, call: &CallContext) {
+        let _ = call;
     }
 
     /// The canonical target of the resource that the target leads to; `None`: the target itself.

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use crate::config::{Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
+use crate::config::{Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, UpstreamTls};
+use crate::policy::timeouts::{Deadline, TimeoutOverrides, Timeouts};
 use crate::policy::upstream::{BanGuardRule, CircuitBreaker, Rate, RateLimit};
 use crate::policy::{
     Backoff, CooldownPolicy, ErrorMatch, KeyPolicy, Policy, RetryPolicy, ScopeRule, SetCookiePolicy,
@@ -48,6 +49,7 @@ impl Default for Limits {
             head_timeout: Duration::from_secs(10),
             idle: Duration::from_secs(75),
             tunnel_idle: Duration::from_secs(60 * 60),
+            patience: Duration::from_secs(15 * 60),
             body: BodyLimits { idle: Duration::from_secs(30), min_rate: 64 },
             drain: Duration::from_secs(30),
             connections: 10_000,
@@ -79,9 +81,10 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(5),
-            first_byte: Duration::from_secs(30),
-            between_bytes: Duration::from_secs(30),
-            total: Duration::from_secs(60),
+            first_byte: Deadline::Soft(Duration::from_secs(30)),
+            between_bytes: Deadline::Soft(Duration::from_secs(30)),
+            total: Deadline::Soft(Duration::from_secs(60)),
+            patience: Limits::default().patience,
         }
     }
 }
@@ -190,6 +193,7 @@ impl Policy {
             key: KeyPolicy::default(),
             coalesce_wait: COALESCE_WAIT,
             set_cookie: SetCookiePolicy::Refuse,
+            timeouts: TimeoutOverrides::default(),
             targeted_cache_control: Vec::new(),
         }
     }

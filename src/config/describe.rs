@@ -14,7 +14,7 @@ use crate::policy::{ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCook
 use crate::semantics::target::Scheme;
 
 pub(crate) use crate::config::describe::upstream::{
-    cooldown, retry, retry_for_method, to_json_object, upstream_policy,
+    cooldown, deadline, retry, retry_for_method, to_json_object, upstream_policy,
 };
 
 /// A policy, line by line: a label and its text.
@@ -30,6 +30,8 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
         let first = format!("{} before Cache-Control", list(&policy.targeted_cache_control));
         lines.push(("targeted_cache_control", first));
     }
+    let timeouts = upstream::timeouts(&policy.timeouts);
+    lines.extend(timeouts.map(|text| ("timeouts", text)));
     match policy.set_cookie {
         SetCookiePolicy::Refuse => {}
         SetCookiePolicy::Strip => lines.push(("cookies", "stored without Set-Cookie".to_owned())),

@@ -64,6 +64,7 @@ fn limits(limits: &Limits) -> Value {
         "head_timeout": show(limits.head_timeout),
         "idle": show(limits.idle),
         "tunnel_idle": show(limits.tunnel_idle),
+        "patience": show(limits.patience),
         "body_idle": show(limits.body.idle),
         "body_min_rate": match limits.body.min_rate {
             0 => "off".to_owned(),
@@ -93,9 +94,9 @@ fn upstream(upstream: &Upstream) -> Value {
         "hosts": describe::upstream(upstream),
         "timeouts": {
             "connect": show(timeouts.connect),
-            "first_byte": show(timeouts.first_byte),
-            "between_bytes": show(timeouts.between_bytes),
-            "total": show(timeouts.total),
+            "first_byte": describe::deadline(timeouts.first_byte),
+            "between_bytes": describe::deadline(timeouts.between_bytes),
+            "total": describe::deadline(timeouts.total),
         },
         "tls": {
             "extra_roots": upstream.tls.extra_roots.len(),

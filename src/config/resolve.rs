@@ -13,6 +13,7 @@ mod retry;
 mod routes;
 mod secret;
 mod status;
+mod timeouts;
 mod tls;
 mod unreachable;
 mod upstreams;
@@ -66,7 +67,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let secret_query = header_names::secret_query(top, reader);
     let secret_path = header_names::secret_path(top, reader);
     let defaults = policy::defaults(top, reader);
-    let upstreams = upstreams::read(top, &destinations, reader);
+    let upstreams = upstreams::read(top, &destinations, limits.patience, reader);
     let routes = routes::read(top, &defaults, &upstreams, &credential_headers, reader);
     tls::check_routes(top, &tls, &routes, reader);
     tls::warn_unconstrained(top, &tls, &routes, reader);

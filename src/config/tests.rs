@@ -13,9 +13,10 @@ use crate::config::diagnostics::{Report, WarningKind};
 use crate::config::env::Env;
 use crate::config::file_source::{Contents, FileSource};
 use crate::config::{
-    Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, Timeouts, UpstreamTls, defaults,
+    Admin, Config, DestinationRule, Destinations, Limits, Log, Ports, Store, UpstreamTls, defaults,
     load_admin, parse, read,
 };
+use crate::policy::timeouts::Timeouts;
 use crate::policy::upstream::UpstreamPolicy;
 use crate::policy::{
     CooldownPolicy, ErrorMatch, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,

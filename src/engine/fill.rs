@@ -119,7 +119,22 @@ impl Fill {
                 fetch.order().on_sent(store.watch(target).order);
             }
         });
+        call.on_slow = self.on_slow();
         UpstreamRequest { context: call, headers: self.outgoing_headers(), interims: self.interims.clone() }
+    }
+
+    /// What happens when the head has not arrived by the soft deadline. Clients that come later do not wait for
+    /// a call that may hang, unless its response replaces a stale one.
+    fn on_slow(&self) -> Callback {
+        let (fills, in_flight) = (Arc::clone(&self.fills), Arc::downgrade(&self.fetch));
+        let place = self.in_flight_key.clone().filter(|_| self.trigger.is_none() && !self.has_fallback);
+        Callback::new(move || {
+            let Some(fetch) = in_flight.upgrade() else { return };
+            if let Some(place) = &place {
+                fills.in_flight_fetches.remove(place, &fetch);
+            }
+            fetch.report_slow();
+        })
     }
 
     fn outgoing_headers(&self) -> HeaderMap {

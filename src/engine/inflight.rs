@@ -5,7 +5,7 @@
 //! (`waiter`).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -113,6 +113,8 @@ pub(crate) struct InFlightFetch {
     /// The failure of the first attempt, while the fill continues.
     first_failure: Mutex<Option<AttemptFailure>>,
     changed: Notify,
+    /// Whether the soft deadline for the head has passed.
+    is_slow: AtomicBool,
     /// Set when the call is queued; waiters then do not start their own fetch.
     pub(crate) is_queued: Arc<AtomicBool>,
     /// Taken before the call is sent.
@@ -134,6 +136,7 @@ impl InFlightFetch {
             state: Mutex::new(None),
             first_failure: Mutex::new(None),
             changed: Notify::new(),
+            is_slow: AtomicBool::new(false),
             is_queued: Arc::default(),
             watch,
             pending_call,
@@ -168,6 +171,32 @@ impl InFlightFetch {
     pub(crate) fn report_failed_attempt(&self, failure: AttemptFailure) {
         self.first_failure.lock().get_or_insert(failure);
         self.changed.notify_waiters();
+    }
+
+    /// Records that the soft deadline for the head has passed: readers with a stale response need not wait.
+    pub(crate) fn report_slow(&self) {
+        self.is_slow.store(true, Ordering::Relaxed);
+        let error = UpstreamError::FirstByteTimeout;
+        self.report_failed_attempt(AttemptFailure::new(policy::ErrorClass::Timeout, Reason::Error(error)));
+    }
+
+    /// Whether the soft deadline for the head has passed.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.is_slow.load(Ordering::Relaxed)
+    }
+
+    /// Returns once the call is slow and no client waits for it.
+    pub(crate) async fn abandoned_while_slow(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.is_slow() {
+                break;
+            }
+            changed.await;
+        }
+        self.body.audience().until_absent().await;
     }
 
     /// Whether an attempt has failed; waiters then wait for the retries.

@@ -23,9 +23,11 @@ impl Fill {
         let mut call = self.upstream_request();
         let repeats = policy.retry.is_retryable(&Method::GET);
         let (limits, now) = (self.routed.upstream().limits(), fills.clock.instant());
-        let mut retry = RetryState::new(policy, repeats, limits, now);
+        let paused = repeats && fills.origin.are_retries_paused(&call.context);
+        let mut retry = RetryState::new(policy, repeats, limits, now).paused(paused);
         let mut response = self.first_attempt(&mut call, &mut retry).await;
-        while let Some(failure) = attempt_failure(&response) {
+        // A slow response is not asked for again, whatever became of it.
+        while let Some(failure) = attempt_failure(&response).filter(|_| !self.fetch.is_slow()) {
             let next = retry.next(&failure, fills.clock.instant(), rand::random());
             let RetryDecision::After(wait) = next else { break };
             self.fetch.report_failed_attempt(failure);
@@ -44,6 +46,9 @@ impl Fill {
                 next => response = next,
             }
             retry.set_retry_reason(failure.reason);
+        }
+        if attempt_failure(&response).is_some_and(|failure| retry.has_given_up(&failure)) {
+            fills.origin.pause_retries(&call.context);
         }
         FetchResult { response, detail: retry.detail() }
     }
@@ -77,10 +82,20 @@ impl Fill {
     ) -> Result<UpstreamResponse, UpstreamError> {
         let clock = &self.fills.clock;
         let began = clock.instant();
-        let response = self.fills.origin.fetch(call).await?;
+        let response = tokio::select! {
+            response = self.fills.origin.fetch(call) => response?,
+            () = self.fetch.abandoned_while_slow(), if self.ends_with_its_clients() => {
+                return Err(UpstreamError::Abandoned);
+            }
+        };
         let time = clock.instant().saturating_duration_since(began);
         retry.record_wait(response.wait_reason, time);
         Ok(response)
+    }
+
+    /// Whether a slow call ends with its last client. Otherwise its response is stored for later ones.
+    fn ends_with_its_clients(&self) -> bool {
+        self.trigger.is_none() && !self.has_fallback
     }
 
     /// Whether the call was not made and no stale response replaces it.

@@ -111,7 +111,7 @@ impl Origin for Scripted {
                     framing,
                     wait_reason: None,
                     body: Box::new(ScriptedBody(script)),
-                    total_timeout: Duration::from_secs(60),
+                    storing_limit: Duration::from_secs(60),
                 })
             }
             Act::Fail(failure) => Err(failure),

@@ -49,6 +49,8 @@ pub(super) struct RequestContext {
     pub(super) retry_wait: Option<Duration>,
     /// Set while the client delays the call; other calls then do not wait for its outcome.
     pub(super) stepped_aside: bool,
+    /// Set once the soft deadline for the head has passed: the call is not repeated.
+    pub(super) is_slow: bool,
     /// A copy of the response body if a rule inspects it.
     pub(super) body_capture: Option<BodyCapture>,
     /// Set if the call uses a connection with a sign-in of its client; the response then does not affect
@@ -94,6 +96,7 @@ impl RequestContext {
             retry: None,
             retry_wait: None,
             stepped_aside: false,
+            is_slow: false,
             body_capture: None,
             signed_in: false,
             upstream_bytes: 0,
@@ -131,6 +134,16 @@ impl RequestContext {
         self.stepped_aside = true;
         if let Some(permit) = &mut self.permit {
             permit.on_client_stalled();
+        }
+    }
+
+    /// The soft deadline for the head has passed. `expected`: the response may take long by its nature.
+    pub(super) fn on_slow(&mut self, expected: bool) {
+        self.is_slow = true;
+        match &mut self.permit {
+            Some(permit) if expected => permit.release_slot(),
+            Some(permit) => permit.on_slow(),
+            None => {}
         }
     }
 

@@ -38,6 +38,9 @@ use crate::upstream::routed_request::RoutedRequest;
 /// origin and the slot of the call are released later by this time.
 const EARLY_RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a detached call waits for its head if `timeouts.first_byte` is off.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
 /// How long the body for the rules may take. The call has already released its slot, so no other limit
 /// bounds the number of these calls.
 const INSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -119,7 +122,7 @@ struct DetachedCall {
 
 impl DetachedCall {
     async fn run(mut self) {
-        let first_byte = self.routed.upstream().timeouts.first_byte;
+        let first_byte = self.routed.upstream().timeouts.first_byte.time().unwrap_or(LONGEST_WAIT);
         let limit = if self.is_complete { first_byte } else { first_byte.min(EARLY_RESPONSE_TIMEOUT) };
         match timeout(limit, self.head()).await {
             Ok(Ok(head)) => self.on_head(*head).await,

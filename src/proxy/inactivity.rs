@@ -37,6 +37,8 @@ pub(super) struct InactivityTimer {
     /// Timeouts for the origin and the client; `None`: unlimited.
     origin: Option<Duration>,
     client: Option<Duration>,
+    /// The timeout for the origin after the first one, if that one is soft.
+    patience: Option<Option<Duration>>,
     peer: SilentPeer,
     timer: Pin<Box<Sleep>>,
     /// Minimum rate of the client while the call waits for it.
@@ -57,6 +59,7 @@ impl InactivityTimer {
         Self {
             origin,
             client,
+            patience: None,
             peer: SilentPeer::Origin,
             timer,
             rate: None,
@@ -65,6 +68,20 @@ impl InactivityTimer {
             counted: 0,
             stalled_upload: None,
         }
+    }
+
+    /// Makes the timeout for the origin a soft one: [`InactivityTimer::begin_patience`] replaces it by this one.
+    pub(super) fn with_patience(self, patience: Option<Duration>) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
+    /// After the soft timeout for the origin: starts the longer one. False: there is none.
+    pub(super) fn begin_patience(&mut self) -> bool {
+        let Some(patience) = self.patience.take() else { return false };
+        let soft = self.origin.unwrap_or_default();
+        self.origin = patience.map(|patience| patience.saturating_sub(soft));
+        self.restart();
+        true
     }
 
     /// Sets the other requests on the client's connection.
@@ -181,6 +198,12 @@ mod tests {
         timer.wait_for(SilentPeer::Origin);
         assert!(timeout(2 * second, timer.expired()).await.is_err());
         assert_eq!(timeout(2 * second, timer.expired()).await, Ok(SilentPeer::Origin));
+        let mut soft = InactivityTimer::new(Some(3 * second), None).with_patience(Some(10 * second));
+        assert_eq!(timeout(4 * second, soft.expired()).await, Ok(SilentPeer::Origin));
+        assert!(soft.begin_patience());
+        assert!(timeout(6 * second, soft.expired()).await.is_err());
+        assert_eq!(timeout(2 * second, soft.expired()).await, Ok(SilentPeer::Origin));
+        assert!(!soft.begin_patience());
         let mut unlimited = InactivityTimer::new(None, None);
         assert!(timeout(1000 * second, unlimited.expired()).await.is_err());
     }

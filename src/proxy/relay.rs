@@ -157,8 +157,8 @@ impl Exchange {
                     Err(NoResponseHead::Origin(attempt)) => attempt,
                 },
             };
-            let is_idempotent = self.request().is_idempotent();
-            let repeat = upload.is_repeatable() && repeats.should_retry(attempt, is_idempotent);
+            let may_repeat = self.request().is_idempotent() && !self.ctx.is_slow;
+            let repeat = upload.is_repeatable() && repeats.should_retry(attempt, may_repeat);
             if (repeat || attempt == AttemptError::SignedOut)
                 && let Some(scheme) = self.lost_sign_in()
             {
@@ -201,7 +201,7 @@ impl Exchange {
             return Ok(ExchangeEnd::Completed);
         }
         let timeout = (!self.request().expects_stream() && !event_stream::is_response(&headers))
-            .then_some(self.routed.upstream().timeouts.between_bytes);
+            .then(|| self.routed.upstream().timeouts.body_limit());
         hop_by_hop::strip(&mut headers);
         self.on_head(status, &headers, framing).await;
         forwarded_message::add_status_fields(&self.ctx, status, &mut headers);
@@ -291,7 +291,8 @@ async fn send_until_head(
         client.write_interim(StatusCode::CONTINUE, HeaderMap::new()).await?;
         awaits_continue = false;
     }
-    let mut timer = head_timer(handler, routed).with_shared_connection(client.shared_connection());
+    let mut timer =
+        head_timer(handler, routed, ctx.is_slow).with_shared_connection(client.shared_connection());
     let began = Clock::timer_now();
     let (step_aside_at, continue_at) = (began + STEP_ASIDE_AFTER, began + CONTINUE_AFTER);
     loop {
@@ -331,22 +332,29 @@ async fn send_until_head(
             () = sleep_until(step_aside_at), if waits_for_client && !ctx.stepped_aside => ctx.step_aside(),
             // Other calls wait for the slot, which a slow client would occupy without a limit.
             () = ctx.preempted(), if waits_for_client && ctx.stepped_aside => return Err(ClientError::Stalled.into()),
-            peer = timer.expired() => {
-                if peer == SilentPeer::Client {
-                    return Err(ClientError::Stalled.into());
+            peer = timer.expired() => match peer {
+                SilentPeer::Client => return Err(ClientError::Stalled.into()),
+                SilentPeer::Origin if timer.begin_patience() => ctx.on_slow(request.expects_stream()),
+                SilentPeer::Origin => {
+                    channel.stop_reuse();
+                    return Err(UpstreamError::FirstByteTimeout.into());
                 }
-                channel.stop_reuse();
-                return Err(UpstreamError::FirstByteTimeout.into());
-            }
+            },
         }
     }
 }
 
-fn head_timer(handler: &ProxyHandler, routed: &RoutedRequest) -> InactivityTimer {
-    let (request, upstream) = (&routed.request, routed.upstream());
+/// The timer for the head: until the soft deadline, after it until the end of the patience. `is_slow`: the soft
+/// one has passed.
+fn head_timer(handler: &ProxyHandler, routed: &RoutedRequest, is_slow: bool) -> InactivityTimer {
+    let (request, timeouts) = (&routed.request, routed.upstream().timeouts);
     // An event stream or a WebSocket may be inactive for a long time.
-    let origin = (!request.expects_stream()).then_some(upstream.timeouts.first_byte);
-    let timer = InactivityTimer::new(origin, None);
+    let limit = (!request.expects_stream()).then(|| timeouts.head_limit());
+    let soft = timeouts.first_byte.soft().filter(|soft| !is_slow && limit.is_none_or(|limit| *soft < limit));
+    let timer = match soft {
+        Some(soft) => InactivityTimer::new(Some(soft), None).with_patience(limit),
+        None => InactivityTimer::new(limit, None),
+    };
     if forwarded_message::is_bidirectional(request) { timer } else { timer.with_body_limits(handler.body) }
 }
 

@@ -54,10 +54,13 @@ impl RequestContext {
             && !routed.request.is_overridden()
             && routed.route.is_some()
             && routed.request.upgrade.is_none();
-        let (limits, now) = (routed.upstream().limits(), handler.network.admission.instant());
-        self.retry
-            .get_or_insert_with(|| RetryState::new(&routed.policy, is_repeatable, limits, now))
-            .prepare(&mut call);
+        let admission = &handler.network.admission;
+        let retry = self.retry.get_or_insert_with(|| {
+            let (limits, now) = (routed.upstream().limits(), admission.instant());
+            let paused = is_repeatable && admission.are_retries_paused(&call);
+            RetryState::new(&routed.policy, is_repeatable, limits, now).paused(paused)
+        });
+        retry.prepare(&mut call);
         call
     }
 }
@@ -110,13 +113,17 @@ impl Exchange {
 
     /// Whether a retry follows: the attempt failed, and retry state and admission control allow it.
     pub(super) fn schedule_retry(&mut self, failure: Option<AttemptFailure>) -> bool {
+        // A slow response is not asked for again, whatever became of it.
+        let failure = failure.filter(|_| !self.ctx.is_slow);
         let (Some(retry), Some(failure)) = (&mut self.ctx.retry, failure) else { return false };
-        let now = self.handler.network.admission.instant();
-        let RetryDecision::After(wait) = retry.next(&failure, now, rand::random()) else {
+        let admission = &self.handler.network.admission;
+        let RetryDecision::After(wait) = retry.next(&failure, admission.instant(), rand::random()) else {
+            if retry.has_given_up(&failure) {
+                admission.pause_retries(&self.ctx.call_context(&self.handler, &self.routed));
+            }
             return false;
         };
         let call = self.ctx.call_context(&self.handler, &self.routed);
-        let admission = &self.handler.network.admission;
         let granted = admission.try_acquire_retry(&call, failure.reason, wait);
         if let Some(retry) = self.ctx.retry.as_mut().filter(|_| granted) {
             retry.set_retry_reason(failure.reason);

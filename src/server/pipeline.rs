@@ -152,7 +152,9 @@ fn upstream_stack(
     let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone());
     let client = Arc::new(HttpClient {
         pool,
-        upstreams: Arc::new(UpstreamTable::new(config.upstreams.clone())),
+        upstreams: Arc::new(
+            UpstreamTable::new(config.upstreams.clone()).with_patience(config.limits.patience),
+        ),
         resolver: Arc::clone(&resolver),
         admission: admission.clone(),
         in_flight: Arc::clone(&shared.in_flight),

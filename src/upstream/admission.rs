@@ -23,6 +23,7 @@ pub(in crate::upstream) mod rate_limiter;
 mod registry;
 pub mod rejection;
 mod retry_budget;
+mod retry_pauses;
 mod state;
 pub mod status;
 mod wait_queue;
@@ -126,6 +127,21 @@ impl AdmissionControl {
             self.telemetry.refused_call(call.target().index, Reason::RetryBudget.token());
         }
         granted
+    }
+
+    /// Whether the call is not to be retried, because retries of the same call, or of its origin, have just
+    /// failed.
+    pub fn are_retries_paused(&self, call: &CallContext) -> bool {
+        let Some(upstream) = self.upstream_state(call) else { return false };
+        let limiter = upstream.limiter.lock();
+        limiter.are_retries_paused(&LimitKeys::new(call), self.clock.instant())
+    }
+
+    /// All retries of this call have failed: until its cooldown is over, calls like it are not retried.
+    pub fn pause_retries(&self, call: &CallContext) {
+        if let Some(upstream) = self.upstream_state(call) {
+            upstream.limiter.lock().pause_retries(&LimitKeys::new(call), self.clock.instant());
+        }
     }
 
     /// Returns after this time.

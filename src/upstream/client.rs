@@ -4,6 +4,7 @@
 //! always safe: after a dead pooled connection, and for a request that the origin reports as not processed.
 //! Never touches: clients, the store, configured retries (`retry`).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,16 +96,16 @@ impl HttpClient {
         &self,
         call: &UpstreamRequest,
         connection_use: ConnectionUse,
+        permit: &mut Permit,
     ) -> Result<UpstreamResponse, AttemptError> {
         let (request, destination) = (outgoing(call), call.context.target());
         let mut channel =
             self.begin(destination, &request, connection_use, ConnectionOwner::default()).await?;
         let request_time = self.clock.now();
-        let awaited_head = final_head(&mut channel, call.interims.as_deref());
-        let head = match timeout(destination.timeouts.first_byte, awaited_head).await {
-            Ok(Ok(head)) => head,
-            Ok(Err(error)) => return Err(channel.attempt_error(error)),
-            Err(_elapsed) => {
+        let head = match head_in_time(&mut channel, call, permit).await {
+            Some(Ok(head)) => head,
+            Some(Err(error)) => return Err(channel.attempt_error(error)),
+            None => {
                 channel.stop_reuse();
                 return Err(AttemptError::Failed(UpstreamError::FirstByteTimeout));
             }
@@ -119,7 +120,7 @@ impl HttpClient {
             request_time,
             response_time: self.clock.now(),
             framing: head.framing,
-            total_timeout: destination.timeouts.total,
+            storing_limit: destination.timeouts.storing_limit(),
             outcome: CallOutcome::from_class(OutcomeClass::Ok),
             body_uninspected: false,
             wait_reason: None,
@@ -157,12 +158,12 @@ impl Origin for HttpClient {
         let mut permit = acquired.map_err(UpstreamError::Rejected)?;
         let (mut repeats, mut connection_use) = (TransparentRetries::default(), ConnectionUse::Pooled);
         loop {
-            match self.attempt(call, connection_use).await {
+            match self.attempt(call, connection_use, &mut permit).await {
                 Ok(response) => {
                     return classify_response(response, &mut permit, &self.in_flight).await;
                 }
-                // A `GET` is idempotent.
-                Err(attempt) if repeats.should_retry(attempt, true) => {
+                // A `GET` is idempotent, but a slow response is not asked for again.
+                Err(attempt) if repeats.should_retry(attempt, !permit.is_slow()) => {
                     self.admission.record_reconnect(&call.context.routed);
                     connection_use = ConnectionUse::New;
                 }
@@ -182,6 +183,14 @@ impl Origin for HttpClient {
         self.admission.try_acquire_retry(call, reason, wait)
     }
 
+    fn are_retries_paused(&self, call: &CallContext) -> bool {
+        self.admission.are_retries_paused(call)
+    }
+
+    fn pause_retries(&self, call: &CallContext) {
+        self.admission.pause_retries(call);
+    }
+
     fn canonical_target(&self, target: &Target) -> Option<Target> {
         self.upstreams.canonical_target(target)
     }
@@ -199,7 +208,7 @@ async fn classify_response(
             permit.release_probe();
         }
         let reading = body_inspection::read(&response.headers, response.body, in_flight);
-        let Ok((read, body)) = timeout(response.total_timeout, reading).await else {
+        let Ok((read, body)) = timeout(response.storing_limit, reading).await else {
             if response.status.is_success() {
                 permit.on_client_gone();
             }
@@ -230,6 +239,25 @@ fn outgoing(call: &UpstreamRequest) -> OutgoingRequest {
         upgrade: None,
         trailers: false,
     }
+}
+
+/// The head of the final response; `None`: the deadline has passed. At a soft deadline before it the call counts
+/// as slow and goes on.
+async fn head_in_time(
+    channel: &mut CallChannel,
+    call: &UpstreamRequest,
+    permit: &mut Permit,
+) -> Option<Result<UpstreamHead, SessionError>> {
+    let timeouts = call.context.target().timeouts;
+    let (limit, soft) = (timeouts.head_limit(), timeouts.first_byte.soft());
+    let mut head = pin!(final_head(channel, call.interims.as_deref()));
+    let Some(soft) = soft.filter(|soft| *soft < limit) else { return timeout(limit, head).await.ok() };
+    if let Ok(head) = timeout(soft, &mut head).await {
+        return Some(head);
+    }
+    permit.on_slow();
+    call.context.on_slow.call();
+    timeout(limit - soft, head).await.ok()
 }
 
 /// Reads up to the head of the final response; interim heads are passed on.
@@ -266,7 +294,7 @@ pub fn response_body(
     destination: &UpstreamTarget,
 ) -> Box<dyn Body> {
     // An event stream may be silent between events.
-    let between_bytes = (!event_stream::is_response(headers)).then_some(destination.timeouts.between_bytes);
+    let between_bytes = (!event_stream::is_response(headers)).then_some(destination.timeouts.body_limit());
     Box::new(NetworkBody { channel: Some(channel), between_bytes })
 }
 

@@ -65,6 +65,8 @@ impl AttemptFailure {
 pub struct RetryState {
     /// `None`: the request is not repeated.
     policy: Option<RetryPolicy>,
+    /// Whether it is not repeated because retries of requests like it have just failed.
+    paused: bool,
     cooldown: CooldownPolicy,
     limits: CallLimits,
     began: Instant,
@@ -90,6 +92,7 @@ impl RetryState {
     pub fn new(policy: &Policy, is_repeatable: bool, limits: CallLimits, now: Instant) -> Self {
         Self {
             policy: is_repeatable.then(|| policy.retry.clone()),
+            paused: false,
             cooldown: policy.cooldown,
             limits,
             began: now,
@@ -100,9 +103,24 @@ impl RetryState {
         }
     }
 
+    /// The same state for a request that is not to be repeated now, if `paused`: its only call does not wait
+    /// for cooldowns either.
+    #[must_use]
+    pub fn paused(self, paused: bool) -> Self {
+        Self { paused, ..self }
+    }
+
+    /// Whether retries of requests like this one are not worth it for now: they have just failed.
+    pub fn has_given_up(&self, failure: &AttemptFailure) -> bool {
+        let is_retried = self.policy.as_ref().is_some_and(|policy| policy.covers(failure.class));
+        is_retried && (self.paused || self.retry_reason.is_some())
+    }
+
     /// Decides after a failed attempt. `chance` is from 0 to 1.
     pub fn next(&mut self, failure: &AttemptFailure, now: Instant, chance: f64) -> RetryDecision {
-        let Some(policy) = &self.policy else { return RetryDecision::Stop };
+        let Some(policy) = self.policy.as_ref().filter(|_| !self.paused) else {
+            return RetryDecision::Stop;
+        };
         if self.done >= policy.retries || !policy.covers(failure.class) {
             return RetryDecision::Stop;
         }
@@ -112,7 +130,9 @@ impl RetryState {
             .unwrap_or_else(|| policy.backoff.delay(self.done, chance));
         let waited = self.waited.saturating_add(wait);
         let elapsed = now.saturating_duration_since(self.began);
-        if waited > policy.budget || elapsed.saturating_add(wait) >= self.limits.total {
+        if waited > policy.budget
+            || self.limits.total.is_some_and(|total| elapsed.saturating_add(wait) >= total)
+        {
             return RetryDecision::Stop;
         }
         (self.done, self.waited) = (self.done + 1, waited);
@@ -122,7 +142,7 @@ impl RetryState {
     /// How long the next call may wait for admission: with retries, what is left of their budget.
     pub fn patience(&self) -> Duration {
         let left = |policy: &RetryPolicy| policy.budget.saturating_sub(self.waited);
-        self.policy.as_ref().map_or(self.limits.max_wait, left)
+        self.policy.as_ref().filter(|_| !self.paused).map_or(self.limits.max_wait, left)
     }
 
     /// Sets in the call's context whether it is a retry, and how long it may wait.

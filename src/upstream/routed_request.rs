@@ -67,7 +67,8 @@ impl RoutedRequest {
 
     /// The destination of its calls. A hit needs none, so the first call looks it up.
     pub fn upstream(&self) -> &UpstreamTarget {
-        self.upstream.get_or_init(|| self.upstreams.lookup(&self.request.target))
+        self.upstream
+            .get_or_init(|| self.upstreams.lookup(&self.request.target).with_timeouts(&self.policy.timeouts))
     }
 
     /// The input for decisions about the stored responses under `key`, which may be the key of partial

@@ -9,7 +9,8 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 use crate::config::credential::Credential;
-use crate::config::{Timeouts, Upstream, UpstreamHost};
+use crate::config::{Upstream, UpstreamHost};
+use crate::policy::timeouts::{TimeoutOverrides, Timeouts};
 use crate::policy::upstream::UpstreamPolicy;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::outcome::body_inspection;
@@ -46,13 +47,13 @@ pub struct UpstreamTarget {
 pub struct CallLimits {
     /// How long a call without retries may wait in a queue or for a cooldown to end.
     pub max_wait: Duration,
-    /// The time from the first attempt to the head of the last response.
-    pub total: Duration,
+    /// The time from the first attempt after which no retry begins; `None`: there is none.
+    pub total: Option<Duration>,
 }
 
 impl Default for CallLimits {
     fn default() -> Self {
-        Self { max_wait: Duration::ZERO, total: Timeouts::default().total }
+        Self { max_wait: Duration::ZERO, total: Timeouts::default().total.time() }
     }
 }
 
@@ -61,6 +62,12 @@ impl UpstreamTarget {
     pub fn for_tunnel(index: usize, host: &str, port: u16) -> Self {
         let (scheme, timeouts) = (Scheme::Https, Timeouts::default());
         Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
+    }
+
+    /// The same destination for calls of a route with these timeouts.
+    #[must_use]
+    pub fn with_timeouts(self, overrides: &TimeoutOverrides) -> Self {
+        Self { timeouts: self.timeouts.with(overrides), ..self }
     }
 
     /// Its policy. Hosts without a configured upstream get the default: no limits, only cooldowns.
@@ -72,7 +79,7 @@ impl UpstreamTarget {
     /// The time limits of a request to it.
     pub fn limits(&self) -> CallLimits {
         let max_wait = self.upstream.as_ref().map(|upstream| upstream.policy.rate_limit.max_wait);
-        CallLimits { max_wait: max_wait.unwrap_or_default(), total: self.timeouts.total }
+        CallLimits { max_wait: max_wait.unwrap_or_default(), total: self.timeouts.total.time() }
     }
 
     /// Larder's own credential for its calls.
@@ -118,6 +125,12 @@ impl UpstreamTable {
         let hosts = upstreams.iter().flat_map(|upstream| &upstream.hosts);
         let rewrites = hosts.into_iter().any(|host| host.scheme.is_some() || host.port.is_some());
         Self { upstreams, timeouts: Timeouts::default(), rewrites }
+    }
+
+    /// The same table with this `limits.patience` for hosts that no upstream lists.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { timeouts: Timeouts { patience, ..self.timeouts }, ..self }
     }
 
     /// The canonical target of the resource that `target` leads to: if an upstream rewrites the scheme or

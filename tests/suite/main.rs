@@ -83,6 +83,7 @@ mod restart;
 mod runtimes;
 mod schema;
 mod slow_clients;
+mod slow_origins;
 mod smoke;
 mod store;
 mod targeted_cache_control;

@@ -146,7 +146,7 @@ fn the_schema_rejects_configurations_of_a_wrong_shape() {
 }
 
 /// A template, the values that are valid in the place of VALUE, and some that are not.
-const FORMS: [(&str, &[&str], &[&str]); 31] = [
+const FORMS: [(&str, &[&str], &[&str]); 32] = [
     (
         "secret_path: VALUE",
         &["\"/bot{token}/**\"", "[\"/a/*/{k}.json\", \"/{a}/{b}\"]", "[]"],
@@ -345,6 +345,11 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
         &["0.8", "100%", "1"],
         &["0", "\"0%\"", "1.1", "80"],
     ),
+    (
+        "upstreams: { u: { hosts: [a.example], timeouts: { first_byte: VALUE } } }",
+        &["30s", "off", "{ soft: 30s }"],
+        &["soft", "30", "{ soft: off }", "{}"],
+    ),
 ];
 
 /// Single values: larder and the schema reject the same ones.
@@ -364,7 +369,7 @@ fn larder_and_the_schema_accept_the_same_values() {
 }
 
 /// Each closed object of the schema and its place in a file; KEY stands for one of its keys.
-const SECTIONS: [(&str, &str); 40] = [
+const SECTIONS: [(&str, &str); 42] = [
     ("", "KEY: x"),
     ("/properties/access", "access: { KEY: x }"),
     ("/properties/admin/anyOf/2", "admin: { KEY: x }"),
@@ -378,7 +383,9 @@ const SECTIONS: [(&str, &str); 40] = [
     ("/properties/defaults", "defaults: { KEY: x }"),
     ("/$defs/upstream", "upstreams: { u: { KEY: x } }"),
     ("/$defs/upstream/properties/mount/anyOf/1", "upstreams: { u: { hosts: [h], mount: { KEY: x } } }"),
-    ("/$defs/upstream/properties/timeouts", "upstreams: { u: { timeouts: { KEY: x } } }"),
+    ("/$defs/timeouts", "upstreams: { u: { timeouts: { KEY: x } } }"),
+    ("/$defs/timeouts", "routes: [{ timeouts: { KEY: x } }]"),
+    ("/$defs/deadline/anyOf/2", "upstreams: { u: { timeouts: { total: { KEY: x } } } }"),
     ("/$defs/upstream/properties/tls", "upstreams: { u: { tls: { KEY: x } } }"),
     (
         "/$defs/upstream/properties/tls/properties/client_cert",

@@ -13,6 +13,7 @@ use crate::config::describe::{error, list, status};
 use crate::config::duration::show;
 use crate::config::number::show_share;
 use crate::config::rate;
+use crate::policy::timeouts::{Deadline, TimeoutOverrides};
 use crate::policy::upstream::{
     BanGuardRule, CircuitBreaker, CooldownUntil, Cost, CostBudget, CreditSource, ErrorRule, JsonRule,
     OverBudgetAction, RateLimit,
@@ -52,6 +53,26 @@ pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)
         lines.extend(rule.budget.map(|rule| ("budget", budget(rule))));
     }
     lines
+}
+
+/// The timeouts that a route sets; `None`: none.
+pub(super) fn timeouts(timeouts: &TimeoutOverrides) -> Option<String> {
+    let TimeoutOverrides { connect, first_byte, between_bytes, total } = timeouts;
+    let deadlines = [("first_byte", first_byte), ("between_bytes", between_bytes), ("total", total)];
+    let deadlines =
+        deadlines.iter().filter_map(|(name, value)| Some(format!("{name} {}", deadline((**value)?))));
+    let all: Vec<_> =
+        connect.iter().map(|time| format!("connect {}", show(*time))).chain(deadlines).collect();
+    (!all.is_empty()).then(|| all.join(", "))
+}
+
+/// A deadline: `30s`, `30s (soft)` or `off`.
+pub(crate) fn deadline(deadline: Deadline) -> String {
+    match deadline {
+        Deadline::Soft(time) => format!("{} (soft)", show(time)),
+        Deadline::Hard(time) => show(time),
+        Deadline::Off => "off".to_owned(),
+    }
 }
 
 /// `$.status.error_code is 0 or "0"`.

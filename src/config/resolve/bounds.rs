@@ -53,6 +53,13 @@ pub(super) const TUNNEL_IDLE: DurationBounds = DurationBounds {
     long: "",
 };
 
+pub(super) const PATIENCE: DurationBounds = DurationBounds {
+    least: SECOND,
+    usual: [MINUTE, DAY],
+    short: "cuts off calls that clients would still wait for, such as reports and answers of language models",
+    long: "keeps calls that no origin will ever answer",
+};
+
 pub(super) const BODY_IDLE: DurationBounds = DurationBounds {
     least: TENTH,
     usual: [SECOND, HOUR],

@@ -24,6 +24,7 @@ pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> (Limits,
     let head_timeout = time("head_timeout", defaults.head_timeout, &bounds::HEAD_TIMEOUT);
     let idle = time("idle", defaults.idle, &bounds::IDLE);
     let tunnel_idle = time("tunnel_idle", defaults.tunnel_idle, &bounds::TUNNEL_IDLE);
+    let patience = time("patience", defaults.patience, &bounds::PATIENCE);
     let drain = time("drain", defaults.drain, &bounds::DRAIN);
     let mut count = |key, usual, rule| bounds::count(&mut section, reader, key, usual, rule);
     let headers = count("headers", defaults.headers, &bounds::HEADERS);
@@ -38,6 +39,7 @@ pub(super) fn limits(top: &mut Section<'_>, reader: &mut Reader<'_>) -> (Limits,
         head_timeout,
         idle,
         tunnel_idle,
+        patience,
         body,
         drain,
         connections,

@@ -14,7 +14,7 @@ use crate::config::file::Value;
 use crate::config::keyword::keyword;
 use crate::config::number::share_up_to_half;
 use crate::config::reader::{Reader, Section, Spanned, values};
-use crate::config::resolve::{header_names, retry, status};
+use crate::config::resolve::{header_names, retry, status, timeouts};
 use crate::policy::{
     CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,
     StaleIfError, StatusMatch, Ttl,
@@ -96,6 +96,7 @@ pub(super) fn read(
     let wait = coalesce(route, reader);
     let key = key(route, reader);
     let set_cookie = set_cookie(route, scope.as_ref(), ttl.as_ref(), reader);
+    let timeouts = timeouts::read(route, reader);
     let targeted = targeted(route, ttl.as_ref(), reader);
     let ttl_form = ttl.as_ref().map_or(Ttl::Origin, |at| at.value);
     // Windows from `defaults` apply only if `ttl` overrides the origin. Otherwise the origin's own windows
@@ -121,6 +122,7 @@ pub(super) fn read(
         key,
         coalesce_wait: wait.unwrap_or(defaults.coalesce_wait),
         set_cookie,
+        timeouts,
         targeted_cache_control: targeted,
     };
     (policy, ttl)

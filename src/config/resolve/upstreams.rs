@@ -10,13 +10,14 @@ mod response_rules;
 mod tls;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
-use crate::config::duration::parse_positive;
 use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
-use crate::config::resolve::unreachable;
-use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
+use crate::config::resolve::{timeouts, unreachable};
+use crate::config::{Destinations, Upstream, UpstreamHost};
+use crate::policy::timeouts::Timeouts;
 use crate::policy::upstream::UpstreamPolicy;
 use crate::semantics::target::Scheme;
 
@@ -24,6 +25,7 @@ use crate::semantics::target::Scheme;
 pub(super) fn read(
     top: &mut Section<'_>,
     destinations: &Destinations,
+    patience: Duration,
     reader: &mut Reader<'_>,
 ) -> Vec<Arc<Upstream>> {
     let Some(section) = top.section(reader, "upstreams") else { return Vec::new() };
@@ -35,7 +37,8 @@ pub(super) fn read(
         let Some(mut one) = reader.section(&entry.value, &path) else { continue };
         let hosts = hosts(&mut one, &all, destinations, reader);
         let mut mount = mount::read(&mut one, &hosts, &all, reader);
-        let timeouts = timeouts(&mut one, reader);
+        let usual = Timeouts { patience, ..Timeouts::default() };
+        let timeouts = usual.with(&timeouts::read(&mut one, reader));
         let tls = tls::read(&mut one, &hosts, reader);
         let credential = credential::read(&mut one, &hosts, reader);
         if let Some(mount) = &mut mount {
@@ -121,18 +124,4 @@ fn host(text: &str) -> Result<UpstreamHost, ValueError> {
     // The port is the one to connect to; requests are matched by host name, regardless of their port.
     let name = port.and_then(|port| host.strip_suffix(&format!(":{port}"))).unwrap_or(host);
     Ok(UpstreamHost { host: host_pattern(name)?, scheme: Some(Scheme::Https), port })
-}
-
-fn timeouts(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Timeouts {
-    let defaults = Timeouts::default();
-    let Some(mut section) = one.section(reader, "timeouts") else { return defaults };
-    let mut timeout = |key, default| section.scalar_or(reader, key, parse_positive, default);
-    let timeouts = Timeouts {
-        connect: timeout("connect", defaults.connect),
-        first_byte: timeout("first_byte", defaults.first_byte),
-        between_bytes: timeout("between_bytes", defaults.between_bytes),
-        total: timeout("total", defaults.total),
-    };
-    section.finish(reader);
-    timeouts
 }

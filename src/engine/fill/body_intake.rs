@@ -8,7 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::sleep;
 
+use crate::clock::Clock;
 use crate::engine::fill::Fill;
+use crate::semantics::event_stream;
 use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::{BodyFraming, UpstreamResponse};
 
@@ -62,12 +64,30 @@ impl Fill {
         intake: &mut BodyIntake,
     ) -> Result<(), UpstreamError> {
         let spent = response.response_time.duration_since(response.request_time).unwrap_or_default();
-        let deadline = sleep(response.total_timeout.saturating_sub(spent).max(Duration::from_millis(1)));
+        let deadline = sleep(response.storing_limit.saturating_sub(spent).max(Duration::from_millis(1)));
         tokio::pin!(deadline);
-        let body = &self.fetch.body;
+        let (body, audience) = (&self.fetch.body, self.fetch.body.audience());
+        let may_be_silent = event_stream::is_response(&response.headers);
+        let soft = self.routed.upstream().timeouts.between_bytes.soft().filter(|_| !may_be_silent);
+        let silence = sleep(soft.unwrap_or_default());
+        tokio::pin!(silence);
+        let (mut last_piece, mut is_silent) = (Clock::timer_now(), false);
         loop {
             let piece = tokio::select! {
                 piece = response.body.next() => piece?,
+                () = &mut silence, if soft.is_some() && !is_silent => {
+                    // One timer for each period of silence, not one for each piece.
+                    let due = last_piece + soft.unwrap_or_default();
+                    is_silent = due <= Clock::timer_now();
+                    if is_silent {
+                        // Clients that come later do not wait for a body that may hang.
+                        self.remove_in_flight();
+                    } else {
+                        silence.as_mut().reset(due);
+                    }
+                    continue;
+                }
+                () = audience.until_absent(), if is_silent => return Err(UpstreamError::BodyTimeout),
                 () = body.abandoned(storing) => {
                     // First remove the fetch, so that no request can join it; then check once more.
                     self.remove_in_flight();
@@ -84,6 +104,10 @@ impl Fill {
                 }
             };
             let Some(piece) = piece else { return check_length(response.framing, intake.read) };
+            last_piece = Clock::timer_now();
+            if std::mem::take(&mut is_silent) {
+                silence.as_mut().reset(last_piece + soft.unwrap_or_default());
+            }
             self.forward_piece(piece, response.framing, storing, intake).await?;
         }
     }

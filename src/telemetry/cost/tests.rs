@@ -4,7 +4,8 @@
 use std::time::UNIX_EPOCH;
 
 use super::*;
-use crate::config::{Timeouts, UpstreamHost, UpstreamTls};
+use crate::config::{UpstreamHost, UpstreamTls};
+use crate::policy::timeouts::Timeouts;
 use crate::policy::upstream::{OverBudgetAction, Period, UpstreamPolicy};
 use crate::route::pattern::HostPattern;
 use crate::semantics::redaction::Redactor;

@@ -50,6 +50,8 @@ pub struct CallContext {
     pub queued: Arc<AtomicBool>,
     /// Called each time the call is admitted.
     pub on_admitted: Callback,
+    /// Called when its head has not arrived by the soft deadline.
+    pub on_slow: Callback,
 }
 
 /// An optional callback.
@@ -62,7 +64,7 @@ impl Callback {
         Self(Some(Arc::new(callback)))
     }
 
-    pub(super) fn call(&self) {
+    pub(in crate::upstream) fn call(&self) {
         if let Some(callback) = &self.0 {
             callback();
         }
@@ -120,6 +122,13 @@ impl CallAudience {
     pub(super) async fn wait_for_change(&self) {
         self.changed.notified().await;
     }
+
+    /// Returns once no client waits. Only the call itself may wait for it.
+    pub async fn until_absent(&self) {
+        while self.is_present() {
+            self.wait_for_change().await;
+        }
+    }
 }
 
 impl CallContext {
@@ -142,7 +151,20 @@ impl CallContext {
             attempt: AttemptKind::First,
             queued: Arc::default(),
             on_admitted: Callback::default(),
+            on_slow: Callback::default(),
         }
+    }
+
+    /// Identifies the calls for the same response, whether or not it is stored.
+    pub(super) fn retry_id(&self) -> u128 {
+        self.key.unwrap_or_else(|| {
+            let ProxyRequest { method, target, .. } = &self.routed.request;
+            let mut id = Xxh3::new();
+            id.update(method.as_str().as_bytes());
+            id.update(target.path_and_query().as_bytes());
+            id.update(&self.credential.to_be_bytes());
+            id.digest128()
+        })
     }
 
     /// The upstream of the call.

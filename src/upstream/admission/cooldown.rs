@@ -208,6 +208,11 @@ impl Cooldowns {
         self.all.contains_key(&scope)
     }
 
+    /// The end of this cooldown.
+    pub(in crate::upstream) fn end_of(&self, scope: CooldownScope) -> Option<Instant> {
+        self.all.get(&scope).map(|cooldown| cooldown.until)
+    }
+
     /// The reason of this cooldown, including one whose probe is due.
     pub(in crate::upstream) fn reason(&self, scope: CooldownScope) -> Option<RejectReason> {
         self.all.get(&scope).map(|cooldown| cooldown.reason)

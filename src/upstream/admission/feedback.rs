@@ -166,6 +166,7 @@ impl LimiterState {
     fn on_success(&mut self, report: CallReport<'_>, admission: &Admission) {
         let CallReport { keys, now, .. } = report;
         self.failure_streak.reset();
+        self.resume_retries(keys);
         for (member, failing) in keys.levels().into_iter().zip(&mut self.failure_groups) {
             failing.on_success(member);
             self.cooldowns.lift(member.group, now);

@@ -34,6 +34,8 @@ pub struct Permit {
     awaiting_body: Option<ActiveCall>,
     /// Whether the client may be the cause of an error.
     client_at_fault: bool,
+    /// Whether its head was slow: the call has counted as a failure.
+    is_slow: bool,
     /// The reason for which the call waited, if it did.
     pub(super) waited: Option<RejectReason>,
 }
@@ -63,6 +65,7 @@ impl Permit {
             preempted,
             awaiting_body,
             client_at_fault: false,
+            is_slow: false,
             waited,
         }
     }
@@ -108,11 +111,46 @@ impl Permit {
         outcome
     }
 
+    /// The head has not arrived by the soft deadline. The call goes on, but no longer counts as in flight, and
+    /// counts as a failure of its origin.
+    pub fn on_slow(&mut self) {
+        self.is_slow = true;
+        self.complete(&CallOutcome::from_class(OutcomeClass::Timeout), CallEnd::NoResponse);
+    }
+
+    /// Whether the head had not arrived by the soft deadline.
+    pub fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
+    /// The call may take long by its nature: it no longer counts as in flight.
+    pub fn release_slot(&mut self) {
+        if let Some(ActiveCall { upstream, admission }) = &mut self.active {
+            upstream.limiter.lock().slots.release(&mut admission.slot);
+        }
+    }
+
+    /// The head arrived after the soft deadline: its success, or its rate limit, counts after all.
+    fn on_late_response(&mut self, status: StatusCode, outcome: &CallOutcome) {
+        let is_failure = match outcome.class {
+            OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => true,
+            OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::RateLimited(_) => false,
+        };
+        if self.is_slow && self.outcome.is_none() && !is_failure {
+            self.active = self
+                .control
+                .upstream_state(&self.call)
+                .map(|upstream| ActiveCall { upstream, admission: Admission::default() });
+            self.complete(outcome, CallEnd::Response(status));
+        }
+    }
+
     fn record_response(&mut self, status: StatusCode, outcome: &CallOutcome) {
         self.timer.on_response(status);
         if self.outcome.is_none() {
             self.count_rate_limit(outcome);
         }
+        self.on_late_response(status, outcome);
         self.complete(outcome, CallEnd::Response(status));
         self.outcome = Some(outcome.clone());
     }

@@ -6,8 +6,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The retries that all requests of an upstream may make together: one for every five calls, and at least ten
-/// in ten seconds. Without a budget, an origin that fails half of its calls gets up to four times its load.
+/// The retries that all requests of an upstream may make together: one for every five calls, and at least a
+/// hundred in ten seconds (Finagle's floor is ten per second, too). Without a budget, an origin that fails half of its calls gets up to four times its load.
 /// The share of a call is valid for ten seconds and used once, so that no time window has more retries.
 #[derive(Debug, Default)]
 pub(super) struct RetryBudget {
@@ -26,7 +26,7 @@ struct BudgetBucket {
 /// The time window of the budget.
 const WINDOW: Duration = Duration::from_secs(10);
 /// The retries that are always allowed in that time.
-const MIN_RETRIES: u64 = 10;
+const MIN_RETRIES: u64 = 100;
 /// The number of calls for one retry.
 const CALLS_PER_RETRY: u64 = 5;
 
@@ -86,17 +86,17 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn the_budget_is_a_fifth_of_the_calls_and_at_least_ten_retries() {
+    fn the_budget_is_a_fifth_of_the_calls_and_at_least_ten_retries_per_second() {
         let (mut budget, now) = (RetryBudget::default(), crate::clock::Clock::system().instant());
         let spent = |budget: &mut RetryBudget, now| (0..1000).filter(|_| budget.try_acquire(now)).count();
-        assert_eq!(spent(&mut budget, now), 10);
-        assert_eq!(spent(&mut budget, now + 9 * SECOND), 0, "ten in ten seconds");
+        assert_eq!(spent(&mut budget, now), 100);
+        assert_eq!(spent(&mut budget, now + 9 * SECOND), 0, "a hundred in ten seconds");
         let later = now + 10 * SECOND;
-        for _ in 0..500 {
+        for _ in 0..1000 {
             budget.record_call(later);
         }
-        assert_eq!(spent(&mut budget, later), 100);
-        assert_eq!(budget.usage(later), (100, 100));
+        assert_eq!(spent(&mut budget, later), 200);
+        assert_eq!(budget.usage(later), (200, 200));
     }
 
     #[test]
@@ -114,7 +114,7 @@ mod tests {
                 }
             }
         }
-        assert!(calls <= requests * 12 / 10 + 10, "{calls} calls for {requests} requests");
+        assert!(calls <= requests * 12 / 10 + 100, "{calls} calls for {requests} requests");
         assert!(calls >= requests * 11 / 10, "{calls}: there are retries");
     }
 }

@@ -23,6 +23,7 @@ use crate::upstream::admission::limit_store::UnsavedLimits;
 use crate::upstream::admission::rate_limiter::{AdaptiveLimit, SlidingWindow, Write};
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::admission::retry_budget::RetryBudget;
+use crate::upstream::admission::retry_pauses::RetryPauses;
 use crate::upstream::admission::wait_queue::{QueueKind, QueuePosition, WaitQueue};
 
 /// The state of one upstream. It outlives configurations.
@@ -42,6 +43,7 @@ pub(super) struct LimiterState {
     pub(super) failure_streak: circuit_breaker::FailureStreak,
     pub(super) ban_guard: BanGuard,
     pub(super) retry_budget: RetryBudget,
+    pub(super) retry_pauses: RetryPauses,
     /// The windows of the configured limit, by credential.
     pub(super) windows: HashMap<u128, (SlidingWindow, WaitQueue)>,
     /// The learned limits, by credential or bucket.
@@ -202,6 +204,37 @@ impl LimiterState {
             |key: &CooldownScope| call.attempt == AttemptKind::First || self.cooldowns.is_firm(*key);
         scopes.extend(call.key.map(CooldownScope::Key).filter(applies));
         scopes
+    }
+
+    /// Whether the retries of this call have just failed, or those of others in a cooldown that applies to it.
+    pub(super) fn are_retries_paused(&self, keys: &LimitKeys<'_>, now: Instant) -> bool {
+        if self.retry_pauses.is_empty() {
+            return false;
+        }
+        let mut scopes = self.scopes(keys);
+        scopes.push(CooldownScope::Key(keys.call.retry_id()));
+        self.retry_pauses.cover(&scopes, now)
+    }
+
+    /// Pauses the retries of this call, and those of all calls in the same cooldowns.
+    pub(super) fn pause_retries(&mut self, keys: &LimitKeys<'_>, now: Instant) {
+        for scope in self.scopes(keys) {
+            if let Some(until) = self.cooldowns.end_of(scope).filter(|until| *until > now) {
+                self.retry_pauses.begin(scope, until, now);
+            }
+        }
+        let until = now.checked_add(keys.call.routed.policy.cooldown.cooldown).unwrap_or(now);
+        self.retry_pauses.begin(CooldownScope::Key(keys.call.retry_id()), until, now);
+    }
+
+    /// Ends the pauses of retries that a success of this call disproves.
+    pub(super) fn resume_retries(&mut self, keys: &LimitKeys<'_>) {
+        if !self.retry_pauses.is_empty() {
+            let mut scopes = self.scopes(keys);
+            scopes.push(CooldownScope::Key(keys.call.retry_id()));
+            scopes.extend(keys.call.key.map(CooldownScope::Key));
+            self.retry_pauses.end(&scopes);
+        }
     }
 
     /// The bucket of a call, if it is known.

@@ -797,7 +797,7 @@ async fn calls_to_hosts_without_a_route_or_upstream_are_never_blocked() {
 #[tokio::test]
 async fn retries_are_limited_to_a_fifth_of_the_calls() {
     let bench = Bench::new(UpstreamPolicy::default());
-    for _ in 0..100 {
+    for _ in 0..1000 {
         bench.complete(keyed(1), 503, &[]).await;
     }
     let acquire_retry = || {
@@ -807,9 +807,9 @@ async fn retries_are_limited_to_a_fifth_of_the_calls() {
             SECOND,
         )
     };
-    assert_eq!((0..100).filter(|_| acquire_retry()).count(), 20);
-    assert!(bench.metric("larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"} 20"));
-    assert!(bench.metric("larder_upstream_refused_total{cause=\"retry-budget\",upstream=\"api\"} 80"));
+    assert_eq!((0..1000).filter(|_| acquire_retry()).count(), 200);
+    assert!(bench.metric("larder_upstream_retries_total{cause=\"server-error\",upstream=\"api\"} 200"));
+    assert!(bench.metric("larder_upstream_refused_total{cause=\"retry-budget\",upstream=\"api\"} 800"));
 }
 
 #[tokio::test]

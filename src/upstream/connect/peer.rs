@@ -78,7 +78,7 @@ pub fn group_key(destination: &UpstreamTarget, listener: ListenerKind) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Timeouts;
+    use crate::policy::timeouts::Timeouts;
 
     fn peer_of(host: &str) -> Result<HttpPeer, UpstreamError> {
         let destination = UpstreamTarget {

@@ -31,8 +31,8 @@ pub enum UpstreamError {
     /// The origin's certificate was not accepted, or the handshake failed.
     #[error("the TLS handshake with the origin failed")]
     Tls(TlsError),
-    /// No head within `timeouts.first_byte`.
-    #[error("no response within timeouts.first_byte")]
+    /// No head within `timeouts.first_byte`, or `limits.patience` if that one is soft or off.
+    #[error("no response within timeouts.first_byte or limits.patience")]
     FirstByteTimeout,
     /// No byte for `timeouts.between_bytes` inside a body.
     #[error("the response body stalled")]
@@ -170,7 +170,7 @@ impl UpstreamError {
             Self::FirstByteTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,
                 "http_response_timeout",
-                "the origin did not respond within timeouts.first_byte",
+                "the origin did not respond within timeouts.first_byte, or limits.patience if that is not set",
             ),
             Self::BodyTimeout | Self::TotalTimeout => (
                 StatusCode::GATEWAY_TIMEOUT,

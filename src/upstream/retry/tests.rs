@@ -14,7 +14,7 @@ const NO_TIME: Duration = Duration::ZERO;
 
 /// The state of a request that may take a minute.
 fn state(retry: RetryPolicy) -> RetryState {
-    let limits = CallLimits { max_wait: Duration::ZERO, total: 60 * SECOND };
+    let limits = CallLimits { max_wait: Duration::ZERO, total: Some(60 * SECOND) };
     let policy = Policy { retry, ..Policy::origin() };
     RetryState::new(&policy, true, limits, Clock::system().instant())
 }
@@ -90,7 +90,7 @@ fn long_attempts_end_with_the_total_time() {
 
 #[test]
 fn a_request_that_is_not_repeatable_stops_and_may_wait_as_one_call() {
-    let limits = CallLimits { max_wait: 7 * SECOND, total: 60 * SECOND };
+    let limits = CallLimits { max_wait: 7 * SECOND, total: Some(60 * SECOND) };
     let mut state = RetryState::new(&Policy::origin(), false, limits, Clock::system().instant());
     assert_eq!(state.patience(), 7 * SECOND);
     assert_eq!(after(&mut state, NO_TIME, &failure(LIMITED, None), 0.5), RetryDecision::Stop);
