@@ -27,6 +27,7 @@ mod fills;
 mod forward;
 mod fragmentation;
 mod miss;
+mod refusal_replay;
 mod responder;
 mod retry;
 mod waiter;
@@ -43,8 +44,11 @@ use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::pass_through::PassThroughEffects;
 use crate::engine::purger::Purger;
+use crate::engine::refusal_replay::RefusalReplay;
 use crate::engine::responder::Responder;
+use crate::engine::response::ClientResponse;
 use crate::upstream::admission::call::CallContext;
+use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::routed_request::RoutedRequest;
 
 /// The engine. One per configuration, shared by all connections. Each part owns its fields.
@@ -58,6 +62,7 @@ pub struct Engine {
     pub pass_through: PassThroughEffects,
     /// Invalidates stored responses.
     pub purger: Arc<Purger>,
+    refusals: RefusalReplay,
     switch: Arc<ModeSwitch>,
     clock: Clock,
 }
@@ -76,6 +81,7 @@ impl Engine {
             fills,
             responder,
             purger,
+            refusals: RefusalReplay::new(&deps.origin, &deps.key_builder),
             switch: Arc::clone(&deps.switch),
             clock: deps.clock.clone(),
         })
@@ -89,6 +95,15 @@ impl Engine {
     /// The context of an upstream call for `routed` that passes through.
     pub fn call_context(&self, routed: &Arc<RoutedRequest>) -> CallContext {
         self.fills.call_context(routed, None)
+    }
+
+    /// The API's own refusal in place of a call for `routed` that passes through and is not made.
+    pub fn replay_refusal(
+        &self,
+        routed: &Arc<RoutedRequest>,
+        rejection: Rejection,
+    ) -> Option<ClientResponse> {
+        self.refusals.response(routed, None, rejection)
     }
 
     /// Number of clients that wait for or read a fill that others may join.

@@ -262,6 +262,16 @@ impl KeyBuilder {
         }
     }
 
+    /// The identity of the client that sends `request`: the HMAC of every field and query parameter by which an
+    /// API could tell users apart. Other than for [`KeyBuilder::api_user`], two requests of one user may differ.
+    pub fn client(&self, request: &ProxyRequest) -> u128 {
+        let fields = field_kinds::distinguishing(self, &request.headers);
+        let params = QueryRule::All.included(request.target.query());
+        let secrets = params.filter(|param| self.redactor.is_credential_param(param)).map(str::as_bytes);
+        let fields = fields.iter().flat_map(|(name, value)| [name.as_str().as_bytes(), value.as_bytes()]);
+        u128::from_be_bytes(self.hmac(Purpose::Client, fields.chain(secrets)))
+    }
+
     fn user_id_of(&self, fields: &[u8], params: &[&str]) -> u128 {
         let parts = std::iter::once(fields).chain(params.iter().map(|param| param.as_bytes()));
         u128::from_be_bytes(self.hmac(Purpose::ApiUser, parts))
@@ -322,6 +332,7 @@ enum Purpose {
     Separators = 6,
     Path = 7,
     Variants = 8,
+    Client = 9,
 }
 
 #[cfg(test)]

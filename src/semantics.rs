@@ -18,6 +18,7 @@ pub mod freshness;
 pub mod hop_by_hop;
 pub mod invalidation;
 pub mod json_path;
+pub mod limit_times;
 pub mod max_forwards;
 pub mod method;
 pub mod path_template;

@@ -21,6 +21,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::semantics::target::Target;
+use crate::upstream::admission::ReplayedRefusal;
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::interim::Interims;
@@ -114,6 +115,12 @@ pub trait Origin: Send + Sync {
     /// All retries of this call have failed: calls like it are not retried until its cooldown is over.
     fn pause_retries(&self, call: &CallContext) {
         let _ = call;
+    }
+
+    /// The API's last refusal for the client of a call that is not made.
+    fn last_refusal(&self, call: &CallContext, rejection: Rejection) -> Option<ReplayedRefusal> {
+        let (_, _) = (call, rejection);
+        None
     }
 
     /// The canonical target of the resource that the target leads to; `None`: the target itself.

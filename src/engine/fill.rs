@@ -123,7 +123,7 @@ impl Fill {
         UpstreamRequest { context: call, headers: self.outgoing_headers(), interims: self.interims.clone() }
     }
 
-    /// What happens when the head has not arrived by the soft deadline. Clients that come later do not wait for
+    /// The reaction to a head that has not arrived by the soft deadline. Clients that come later do not wait for
     /// a call that may hang, unless its response replaces a stale one.
     fn on_slow(&self) -> Callback {
         let (fills, in_flight) = (Arc::clone(&self.fills), Arc::downgrade(&self.fetch));

@@ -19,6 +19,7 @@ use crate::engine::entry_updates::EntryUpdates;
 use crate::engine::inflight::ResponseHead;
 use crate::engine::miss::Miss;
 use crate::engine::mode::{ModeSwitch, OFFLINE_PROBLEM};
+use crate::engine::refusal_replay::RefusalReplay;
 use crate::engine::response::ClientResponse;
 use crate::key::CacheKey;
 use crate::policy::Mode;
@@ -55,13 +56,16 @@ pub(crate) struct Responder {
     updates: Arc<EntryUpdates>,
     telemetry: Arc<Telemetry>,
     switch: Arc<ModeSwitch>,
+    refusals: RefusalReplay,
     clock: Clock,
 }
 
 impl Responder {
     pub(super) fn new(deps: &EngineDeps, updates: &Arc<EntryUpdates>) -> Arc<Self> {
         let (telemetry, switch) = (Arc::clone(&deps.telemetry), Arc::clone(&deps.switch));
-        Arc::new(Self { updates: Arc::clone(updates), telemetry, switch, clock: deps.clock.clone() })
+        let refusals = RefusalReplay::new(&deps.origin, &deps.key_builder);
+        let (updates, clock) = (Arc::clone(updates), deps.clock.clone());
+        Arc::new(Self { updates, telemetry, switch, refusals, clock })
     }
 
     /// Decides on `routed` given what is stored under `key`.
@@ -177,7 +181,8 @@ impl Responder {
     /// The response when the fill has failed without a head.
     pub(super) fn failed(&self, miss: &Miss<'_>, failure: UpstreamError) -> ClientResponse {
         let stale = if let UpstreamError::Rejected(rejection) = failure {
-            self.stale_without_call(miss, rejection)
+            let replay = || self.refusals.response(miss.routed, Some(miss.key), rejection);
+            self.stale_without_call(miss, rejection).or_else(replay)
         } else {
             let class = failure.error_class();
             class.and_then(|class| {

@@ -108,6 +108,11 @@ pub(super) fn credentials<'a>(builder: &KeyBuilder, headers: &'a HeaderMap) -> V
     headers.iter().filter(|(name, _)| builder.is_credential(name)).collect()
 }
 
+/// All fields that are not known to be harmless, sorted by name.
+pub(super) fn distinguishing<'a>(builder: &KeyBuilder, headers: &'a HeaderMap) -> Vec<FieldLine<'a>> {
+    sorted(headers.iter().filter(|(name, _)| !matches!(builder.kind(name), FieldKind::Harmless)).collect())
+}
+
 /// The credentials that stay the same while a user uses an API: `Authorization`, API keys, and those that the
 /// operator names.
 pub(super) fn lasting<'a>(builder: &KeyBuilder, headers: &'a HeaderMap) -> Vec<FieldLine<'a>> {

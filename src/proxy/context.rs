@@ -19,6 +19,7 @@ use crate::semantics::invalidation;
 use crate::semantics::request::{ProxyRequest, RequestFraming};
 use crate::telemetry::{RequestEvent, ResultKind};
 use crate::upstream::admission::Permit;
+use crate::upstream::admission::refusal_capture::RefusalCapture;
 use crate::upstream::outcome::body_inspection::InspectedBody;
 use crate::upstream::outcome::error::UpstreamError;
 use crate::upstream::retry::RetryState;
@@ -53,6 +54,8 @@ pub(super) struct RequestContext {
     pub(super) is_slow: bool,
     /// A copy of the response body if a rule inspects it.
     pub(super) body_capture: Option<BodyCapture>,
+    /// A copy of a response that refuses the call.
+    pub(super) refusal: Option<RefusalCapture>,
     /// Set if the call uses a connection with a sign-in of its client; the response then does not affect
     /// stored entries.
     pub(super) signed_in: bool,
@@ -98,6 +101,7 @@ impl RequestContext {
             stepped_aside: false,
             is_slow: false,
             body_capture: None,
+            refusal: None,
             signed_in: false,
             upstream_bytes: 0,
             filled_bytes: 0,
@@ -216,6 +220,7 @@ impl RequestContext {
             self.skip_inspection();
         }
         self.post_capture.take_if(|capture| !capture.push(piece));
+        self.refusal.take_if(|refusal| !refusal.push(piece));
     }
 
     /// Applies the rules to the complete body. A large body is parsed outside the worker threads.

@@ -120,6 +120,9 @@ impl Exchange {
     /// Completes the captures after the whole body has passed through.
     pub(super) async fn on_body_end(&mut self) {
         self.ctx.inspect_body().await;
+        if let Some(refusal) = self.ctx.refusal.take() {
+            refusal.finish();
+        }
         if let Some(recording) = self.ctx.post_capture.take() {
             self.handler.engine.pass_through.store_captured(recording);
         }

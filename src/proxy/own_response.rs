@@ -88,6 +88,12 @@ impl Exchange {
         if let UpstreamError::Denied(reason) = failure {
             self.handler.telemetry.denied(reason.token());
         }
+        if let UpstreamError::Rejected(rejection) = failure
+            && let Some(refusal) = self.handler.engine.replay_refusal(&self.routed, rejection)
+        {
+            self.client.close_after();
+            return self.reply(refusal).await;
+        }
         let status = failure.cache_status(self.ctx.forward_reason);
         self.write_error(&failure.problem(), &status).await?;
         Ok(ExchangeEnd::Completed)

@@ -80,6 +80,7 @@ impl Exchange {
             Some(_) => permit.on_head_unread(status, &head.headers),
             None => permit.on_response(status, &head.headers, None),
         };
+        self.ctx.refusal = permit.capture_refusal(status, &head.headers);
         AttemptFailure::from_response(status, &outcome)
     }
 

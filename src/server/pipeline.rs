@@ -75,11 +75,11 @@ impl Pipeline {
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
         let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
         let telemetry = shared.telemetry.with_names(&routes, &upstreams, config.redactor());
+        let key_builder = Arc::new(config.key_builder(shared.secret));
         let UpstreamStack { resolver, admission, client } =
-            upstream_stack(&config, &telemetry, shared, pool.clone())?;
+            upstream_stack(&config, (&telemetry, &key_builder), shared, pool.clone())?;
         let via =
             HeaderValue::try_from(format!("1.1 {}", shared.name)).expect("hexadecimal digits are valid");
-        let key_builder = Arc::new(config.key_builder(shared.secret));
         let engine = engine(&config, &telemetry, shared, (&client, &key_builder), &via);
         let service = Proxy::new(ProxyHandler {
             engine: Arc::clone(&engine),
@@ -140,7 +140,7 @@ struct UpstreamStack {
 
 fn upstream_stack(
     config: &Config,
-    telemetry: &Arc<Telemetry>,
+    (telemetry, key_builder): (&Arc<Telemetry>, &Arc<KeyBuilder>),
     shared: &SharedState,
     pool: ConnectionPool,
 ) -> Result<UpstreamStack, ProfileError> {
@@ -149,7 +149,8 @@ fn upstream_stack(
     let (rules, clock) = (config.resolve.clone(), shared.clock.clone());
     let resolver = Arc::new(Resolver::new(rules, egress_policy, shared.name_server, clock));
     let registry = Arc::clone(&shared.upstream_registry);
-    let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone());
+    let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone())
+        .with_refusals(Arc::clone(key_builder));
     let client = Arc::new(HttpClient {
         pool,
         upstreams: Arc::new(

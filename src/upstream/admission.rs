@@ -20,6 +20,8 @@ mod permit;
 mod persistence;
 mod queues;
 pub(in crate::upstream) mod rate_limiter;
+pub mod refusal_capture;
+pub mod refusals;
 mod registry;
 pub mod rejection;
 mod retry_budget;
@@ -28,16 +30,19 @@ mod state;
 pub mod status;
 mod wait_queue;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::clock::Clock;
+use crate::key::KeyBuilder;
 use crate::telemetry::cost::Reservation;
 use crate::telemetry::{RetryEvent, Telemetry};
 use crate::upstream::admission::call::{CallContext, LimitKeys};
 use crate::upstream::admission::charge::{CallCharge, ReservedCredits};
-use crate::upstream::admission::cooldown::CooldownCheck;
+use crate::upstream::admission::cooldown::{CooldownCheck, CooldownScope};
+use crate::upstream::admission::refusals::{Refusal, RefusalKey};
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, AdmissionDecision, UpstreamState};
 use crate::upstream::admission::wait_queue::{QueueKind, QueuePosition};
@@ -61,12 +66,37 @@ pub struct AdmissionControl {
     telemetry: Arc<Telemetry>,
     registry: Arc<UpstreamRegistry>,
     clock: Clock,
+    /// Tells clients apart; `None`: refusals are not remembered.
+    key_builder: Option<Arc<KeyBuilder>>,
+}
+
+/// A refusal for a later call.
+#[derive(Debug, Clone)]
+pub struct ReplayedRefusal {
+    /// The refusal.
+    pub refusal: Arc<Refusal>,
+    /// The time since it was received.
+    pub elapsed: Duration,
+    /// The time of day.
+    pub now: SystemTime,
+}
+
+impl fmt::Debug for AdmissionControl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AdmissionControl")
+    }
 }
 
 impl AdmissionControl {
     /// Creates an admission control with the telemetry to report to and the registry of upstream states.
     pub fn new(telemetry: Arc<Telemetry>, registry: Arc<UpstreamRegistry>, clock: Clock) -> Self {
-        Self { telemetry, registry, clock }
+        Self { telemetry, registry, clock, key_builder: None }
+    }
+
+    /// The same admission control, which remembers the refusals of each client that `key_builder` tells apart.
+    #[must_use]
+    pub fn with_refusals(self, key_builder: Arc<KeyBuilder>) -> Self {
+        Self { key_builder: Some(key_builder), ..self }
     }
 
     /// Admits a call, at once or after a wait, or rejects it. The caller reports the end of the call to the
@@ -142,6 +172,32 @@ impl AdmissionControl {
         if let Some(upstream) = self.upstream_state(call) {
             upstream.limiter.lock().pause_retries(&LimitKeys::new(call), self.clock.instant());
         }
+    }
+
+    /// Remembers that the API refused this call, for later calls of the same client.
+    fn remember_refusal(&self, call: &CallContext, refusal: Refusal) {
+        let (Some(upstream), Some(client)) = (self.upstream_state(call), self.client(call)) else { return };
+        let mut limiter = upstream.limiter.lock();
+        let limit = if refusal.is_limit { limiter.limit_scopes(&LimitKeys::new(call)).next() } else { None };
+        let scopes = limit.into_iter().chain([CooldownScope::Key(call.retry_id())]);
+        let keys: Vec<_> = scopes.map(|scope| RefusalKey { scope, client }).collect();
+        limiter.refusals.insert(&keys, &Arc::new(refusal));
+    }
+
+    /// The refusal that explains to the client of this call why it is not made: the last one that the API sent to
+    /// the same client, for the same response or limit.
+    pub fn last_refusal(&self, call: &CallContext, rejection: Rejection) -> Option<ReplayedRefusal> {
+        let (upstream, client) = (self.upstream_state(call)?, self.client(call)?);
+        let limiter = upstream.limiter.lock();
+        let limits = limiter.limit_scopes(&LimitKeys::new(call)).chain([CooldownScope::Key(call.retry_id())]);
+        let keys: Vec<_> = limits.map(|scope| RefusalKey { scope, client }).collect();
+        let refusal = limiter.refusals.find(&keys, rejection.reason)?;
+        let elapsed = self.clock.instant().saturating_duration_since(refusal.received);
+        Some(ReplayedRefusal { refusal, elapsed, now: self.clock.now() })
+    }
+
+    fn client(&self, call: &CallContext) -> Option<u128> {
+        self.key_builder.as_ref().map(|builder| builder.client(&call.routed.request))
     }
 
     /// Returns after this time.

@@ -23,8 +23,9 @@ use crate::semantics::hop_by_hop;
 use crate::semantics::request::{ListenerKind, RequestFraming};
 use crate::semantics::target::Target;
 use crate::upstream::admission::call::CallContext;
+use crate::upstream::admission::refusal_capture::CapturedBody;
 use crate::upstream::admission::rejection::Rejection;
-use crate::upstream::admission::{AdmissionControl, Permit};
+use crate::upstream::admission::{AdmissionControl, Permit, ReplayedRefusal};
 use crate::upstream::connect::peer::peer;
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionPool, ConnectionUse};
 use crate::upstream::connect::resolve::Resolver;
@@ -191,6 +192,10 @@ impl Origin for HttpClient {
         self.admission.pause_retries(call);
     }
 
+    fn last_refusal(&self, call: &CallContext, rejection: Rejection) -> Option<ReplayedRefusal> {
+        self.admission.last_refusal(call, rejection)
+    }
+
     fn canonical_target(&self, target: &Target) -> Option<Target> {
         self.upstreams.canonical_target(target)
     }
@@ -220,6 +225,9 @@ async fn classify_response(
     response.outcome = permit.on_response(response.status, &response.headers, inspected.json());
     response.body_uninspected = inspected == InspectedBody::Unread && permit.body_affects_outcome();
     response.wait_reason = permit.waited();
+    if let Some(capture) = permit.capture_refusal(response.status, &response.headers) {
+        response.body = Box::new(CapturedBody { body: response.body, capture: Some(capture) });
+    }
     Ok(response)
 }
 

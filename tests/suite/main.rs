@@ -79,6 +79,7 @@ mod pass_through_limits;
 mod port_hijack;
 mod ranges;
 mod reload;
+mod replayed_refusals;
 mod restart;
 mod runtimes;
 mod schema;

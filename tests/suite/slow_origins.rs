@@ -33,7 +33,7 @@ async fn start(larder: &Larder, method: &str, path: &str) -> tokio::task::JoinHa
 }
 
 #[tokio::test]
-async fn a_slow_response_arrives_on_every_way_and_is_asked_for_once() {
+async fn a_slow_response_arrives_on_every_path_after_a_single_call() {
     bounded(async {
         for (method, routed) in [("GET", true), ("POST", true), ("GET", false)] {
             let (origin, gate) = slow_origin().await;
@@ -110,7 +110,7 @@ async fn slow_calls_leave_their_places_to_others() {
 }
 
 #[tokio::test]
-async fn from_the_soft_deadline_on_a_stale_response_is_served_and_the_new_one_is_stored_when_it_comes() {
+async fn a_stale_response_replaces_a_slow_one_which_is_stored_when_it_comes() {
     bounded(async {
         let origin = Origin::always(MockResponse::new(200, &[], "old")).await;
         let larder = Larder::start(&origin, &yaml(SOFT, &[])).await;
@@ -133,7 +133,7 @@ async fn from_the_soft_deadline_on_a_stale_response_is_served_and_the_new_one_is
 }
 
 #[tokio::test]
-async fn a_slow_call_ends_when_its_last_client_leaves_and_later_clients_do_not_wait_for_it() {
+async fn a_slow_call_ends_with_its_last_client_and_later_ones_do_not_join_it() {
     bounded(async {
         let origin = Origin::always(MockResponse(vec![Step::UntilDisconnect])).await;
         let larder = Larder::start(&origin, &yaml(SOFT, &[])).await;

@@ -116,8 +116,9 @@ pub fn cooldowns(larder: &Larder) -> Vec<(&'static str, &'static str, bool)> {
         .collect()
 }
 
-/// The class of an error response of larder; empty for a response of the origin.
+/// The class of an error response of larder, or of a refusal that it replays; empty for a response of the origin.
 pub fn error_class(response: &Response) -> String {
-    let json: serde_json::Value = serde_json::from_slice(&response.body).unwrap_or_default();
-    json["larder_error"]["class"].as_str().unwrap_or_default().to_owned()
+    let status = response.field("proxy-status").unwrap_or_default();
+    let class = status.split_once("details=\"").and_then(|(_, rest)| rest.split_once('"'));
+    class.map_or_else(String::new, |(class, _)| class.to_owned())
 }

@@ -14,6 +14,7 @@ use crate::upstream::admission::call::{CallContext, LimitKeys};
 use crate::upstream::admission::call_metrics::CallTimer;
 use crate::upstream::admission::charge::CallCharge;
 use crate::upstream::admission::feedback::{CallEnd, CallReport};
+use crate::upstream::admission::refusal_capture::RefusalCapture;
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 use crate::upstream::admission::state::{Admission, LimiterState, UpstreamState};
 use crate::upstream::outcome::CallOutcome;
@@ -212,6 +213,11 @@ impl Permit {
             upstream.limiter.lock().slots.resume(&mut admission.slot);
         }
         true
+    }
+
+    /// A capture of the response's body, if the response refuses the call.
+    pub fn capture_refusal(&self, status: StatusCode, headers: &HeaderMap) -> Option<RefusalCapture> {
+        RefusalCapture::new(&self.control, &self.call, status, headers, self.outcome.as_ref()?)
     }
 
     /// Whether the response was a rate limit.

@@ -21,6 +21,7 @@ use crate::upstream::admission::failure_groups::FailureGroups;
 use crate::upstream::admission::limit_map::{get_or_shared, own_or_shared};
 use crate::upstream::admission::limit_store::UnsavedLimits;
 use crate::upstream::admission::rate_limiter::{AdaptiveLimit, SlidingWindow, Write};
+use crate::upstream::admission::refusals::Refusals;
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::admission::retry_budget::RetryBudget;
 use crate::upstream::admission::retry_pauses::RetryPauses;
@@ -44,6 +45,7 @@ pub(super) struct LimiterState {
     pub(super) ban_guard: BanGuard,
     pub(super) retry_budget: RetryBudget,
     pub(super) retry_pauses: RetryPauses,
+    pub(super) refusals: Refusals,
     /// The windows of the configured limit, by credential.
     pub(super) windows: HashMap<u128, (SlidingWindow, WaitQueue)>,
     /// The learned limits, by credential or bucket.
@@ -240,6 +242,12 @@ impl LimiterState {
     /// The bucket of a call, if it is known.
     pub(super) fn bucket_of(&self, keys: &LimitKeys<'_>) -> Option<u128> {
         self.buckets.get(&keys.call.shape).map(|bucket| bucket_id(bucket, keys))
+    }
+
+    /// The limits of the origin that apply to this call: its bucket, if that is known, and its credential.
+    pub(super) fn limit_scopes(&self, keys: &LimitKeys<'_>) -> impl Iterator<Item = CooldownScope> + use<> {
+        let bucket = self.bucket_of(keys).map(CooldownScope::Bucket);
+        bucket.into_iter().chain([CooldownScope::Credential(keys.credential)])
     }
 
     /// Assigns calls of this shape to a bucket.

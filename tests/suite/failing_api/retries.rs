@@ -291,7 +291,7 @@ async fn count_retries(larder: &Larder, origin: &Origin, method: &str, path: &st
 
 /// An SDK that retries by itself would multiply larder's retries by its own.
 #[tokio::test]
-async fn after_a_failed_round_of_retries_a_request_is_one_call_until_the_cooldown_is_over() {
+async fn after_failed_retries_a_request_is_one_call_until_the_cooldown_is_over() {
     bounded(async {
         for method in ["GET", "HEAD"] {
             let origin = Origin::always(MockResponse::new(503, &[], "down")).await;
