@@ -62,7 +62,7 @@ impl Fill {
     ) -> Result<UpstreamResponse, UpstreamError> {
         retry.prepare(&mut call.context);
         if self.has_fallback {
-            call.context.patience = Duration::ZERO;
+            call.context.cooldown_wait = Duration::ZERO;
         }
         self.announce_wait(call);
         let response = self.attempt(call, retry).await;

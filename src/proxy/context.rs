@@ -50,8 +50,6 @@ pub(super) struct RequestContext {
     pub(super) retry_wait: Option<Duration>,
     /// Set while the client delays the call; other calls then do not wait for its outcome.
     pub(super) stepped_aside: bool,
-    /// Set once the soft deadline for the head has passed: the call is not repeated.
-    pub(super) is_slow: bool,
     /// A copy of the response body if a rule inspects it.
     pub(super) body_capture: Option<BodyCapture>,
     /// A copy of a response that refuses the call.
@@ -99,7 +97,6 @@ impl RequestContext {
             retry: None,
             retry_wait: None,
             stepped_aside: false,
-            is_slow: false,
             body_capture: None,
             refusal: None,
             signed_in: false,
@@ -141,14 +138,9 @@ impl RequestContext {
         }
     }
 
-    /// The soft deadline for the head has passed. `expected`: the response may take long by its nature.
-    pub(super) fn on_slow(&mut self, expected: bool) {
-        self.is_slow = true;
-        match &mut self.permit {
-            Some(permit) if expected => permit.release_slot(),
-            Some(permit) => permit.on_slow(),
-            None => {}
-        }
+    /// Whether the soft deadline for the head has passed: the call is not repeated.
+    pub(super) fn is_slow(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_slow)
     }
 
     /// Returns once other calls wait for the permit that the call keeps because of its client.

@@ -32,13 +32,20 @@ pub(super) enum SilentPeer {
     Origin,
 }
 
+/// The wait for an origin after a soft timeout.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// `None`: unlimited.
+    limit: Option<Duration>,
+}
+
 /// A timer that restarts at every event.
 pub(super) struct InactivityTimer {
     /// Timeouts for the origin and the client; `None`: unlimited.
     origin: Option<Duration>,
     client: Option<Duration>,
     /// The timeout for the origin after the first one, if that one is soft.
-    patience: Option<Option<Duration>>,
+    patience: Option<Patience>,
     peer: SilentPeer,
     timer: Pin<Box<Sleep>>,
     /// Minimum rate of the client while the call waits for it.
@@ -71,15 +78,15 @@ impl InactivityTimer {
     }
 
     /// Makes the timeout for the origin a soft one: [`InactivityTimer::begin_patience`] replaces it by this one.
-    pub(super) fn with_patience(self, patience: Option<Duration>) -> Self {
-        Self { patience: Some(patience), ..self }
+    pub(super) fn with_patience(self, limit: Option<Duration>) -> Self {
+        Self { patience: Some(Patience { limit }), ..self }
     }
 
     /// After the soft timeout for the origin: starts the longer one. False: there is none.
     pub(super) fn begin_patience(&mut self) -> bool {
-        let Some(patience) = self.patience.take() else { return false };
+        let Some(Patience { limit }) = self.patience.take() else { return false };
         let soft = self.origin.unwrap_or_default();
-        self.origin = patience.map(|patience| patience.saturating_sub(soft));
+        self.origin = limit.map(|limit| limit.saturating_sub(soft));
         self.restart();
         true
     }

@@ -157,7 +157,7 @@ impl Exchange {
                     Err(NoResponseHead::Origin(attempt)) => attempt,
                 },
             };
-            let may_repeat = self.request().is_idempotent() && !self.ctx.is_slow;
+            let may_repeat = self.request().is_idempotent() && !self.ctx.is_slow();
             let repeat = upload.is_repeatable() && repeats.should_retry(attempt, may_repeat);
             if (repeat || attempt == AttemptError::SignedOut)
                 && let Some(scheme) = self.lost_sign_in()
@@ -292,7 +292,7 @@ async fn send_until_head(
         awaits_continue = false;
     }
     let mut timer =
-        head_timer(handler, routed, ctx.is_slow).with_shared_connection(client.shared_connection());
+        head_timer(handler, routed, ctx.is_slow()).with_shared_connection(client.shared_connection());
     let began = Clock::timer_now();
     let (step_aside_at, continue_at) = (began + STEP_ASIDE_AFTER, began + CONTINUE_AFTER);
     loop {
@@ -334,7 +334,11 @@ async fn send_until_head(
             () = ctx.preempted(), if waits_for_client && ctx.stepped_aside => return Err(ClientError::Stalled.into()),
             peer = timer.expired() => match peer {
                 SilentPeer::Client => return Err(ClientError::Stalled.into()),
-                SilentPeer::Origin if timer.begin_patience() => ctx.on_slow(request.expects_stream()),
+                SilentPeer::Origin if timer.begin_patience() => {
+                    if let Some(permit) = &mut ctx.permit {
+                        permit.on_slow(request.expects_stream());
+                    }
+                }
                 SilentPeer::Origin => {
                     channel.stop_reuse();
                     return Err(UpstreamError::FirstByteTimeout.into());

@@ -115,7 +115,7 @@ impl Exchange {
     /// Whether a retry follows: the attempt failed, and retry state and admission control allow it.
     pub(super) fn schedule_retry(&mut self, failure: Option<AttemptFailure>) -> bool {
         // A slow response is not asked for again, whatever became of it.
-        let failure = failure.filter(|_| !self.ctx.is_slow);
+        let failure = failure.filter(|_| !self.ctx.is_slow());
         let (Some(retry), Some(failure)) = (&mut self.ctx.retry, failure) else { return false };
         let admission = &self.handler.network.admission;
         let RetryDecision::After(wait) = retry.next(&failure, admission.instant(), rand::random()) else {

@@ -42,7 +42,7 @@ fn adjusted(name: &HeaderName, value: &HeaderValue, later: LaterMoment) -> Optio
     let (name, text) = (name.as_str(), value.to_str().ok()?.trim());
     let is_limit = name.contains("ratelimit") || name.contains("rate-limit");
     let text = if name == "ratelimit" {
-        draft(text, later)?
+        draft(text, later)
     } else if name.starts_with("retry-after") || is_limit && name.contains("reset") {
         number(name, text, later).or_else(|| units(text, later)).or_else(|| date(text, later))?
     } else {
@@ -92,13 +92,13 @@ fn date(text: &str, later: LaterMoment) -> Option<String> {
 }
 
 /// `"default";r=0;t=30`.
-fn draft(text: &str, later: LaterMoment) -> Option<String> {
+fn draft(text: &str, later: LaterMoment) -> String {
     let parts = text.split(';').map(|part| {
         let seconds = part.trim().strip_prefix("t=").and_then(|seconds| seconds.parse().ok());
         let left = seconds.map(|seconds| left(Duration::from_secs(seconds), later));
         left.map_or_else(|| part.to_owned(), |left| format!("t={}", whole(left, 1000)))
     });
-    Some(parts.collect::<Vec<_>>().join(";"))
+    parts.collect::<Vec<_>>().join(";")
 }
 
 fn left(time: Duration, later: LaterMoment) -> Duration {

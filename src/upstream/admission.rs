@@ -143,10 +143,10 @@ impl AdmissionControl {
 
     /// Takes a retry that follows after `wait` because of `reason` from the retry budget of the upstream.
     /// Returns false if the budget is used up, or if the retry would be blocked for longer than it may wait
-    /// (`patience`).
+    /// (`cooldown_wait`).
     pub fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
         let Some(upstream) = self.upstream_state(call) else { return true };
-        let until = wait.saturating_add(call.patience);
+        let until = wait.saturating_add(call.cooldown_wait);
         if self.check_admission(call).is_some_and(|rejection| rejection.left > until) {
             return false;
         }
@@ -277,7 +277,7 @@ impl AdmissionControl {
                     return Ok(AdmittedCall { admission, reserved, waited: guard.reason });
                 }
                 AdmissionDecision::Blocked(rejection) => {
-                    let time = guard.cooldown_wait(rejection, call.patience)?;
+                    let time = guard.cooldown_wait(rejection, call.cooldown_wait)?;
                     tokio::select! {
                         () = recheck => {}
                         () = self.clock.sleep(time) => {}
@@ -322,14 +322,14 @@ struct QueueGuard<'a> {
 
 impl QueueGuard<'_> {
     /// The longest time to wait for this cooldown to end. Returns an error if the call must not wait for it.
-    fn cooldown_wait(&mut self, rejection: Rejection, patience: Duration) -> Result<Duration, Rejection> {
+    fn cooldown_wait(&mut self, rejection: Rejection, longest: Duration) -> Result<Duration, Rejection> {
         self.leave();
-        let patience = self.remaining(patience, rejection.reason);
-        if patience.is_zero() || rejection.left > patience {
+        let remaining = self.remaining(longest, rejection.reason);
+        if remaining.is_zero() || rejection.left > remaining {
             return Err(rejection);
         }
         // A probe notifies when its response arrives. Other cooldowns end by time or by a response.
-        Ok(if rejection.left.is_zero() { patience } else { rejection.left })
+        Ok(if rejection.left.is_zero() { remaining } else { rejection.left })
     }
 
     /// The longest time to wait in this queue before the next check. `time` is the wait of the first call in
@@ -342,19 +342,19 @@ impl QueueGuard<'_> {
     ) -> Result<Duration, Rejection> {
         self.join(queue);
         let reason = queue.timeout_reason();
-        let patience = self.remaining(max_wait, reason);
+        let remaining = self.remaining(max_wait, reason);
         let now = self.control.clock.instant();
         let estimate = self.upstream.limiter.lock().estimate_wait(queue, self.position, now);
         if estimate.is_zero() {
             // There is capacity for this call and for those before it, which are about to wake up.
             return Ok(WAKE_DELAY);
         }
-        let too_long = time.is_some_and(|time| time > patience)
-            || (reason == RejectReason::RateLimit && estimate > patience);
-        if patience.is_zero() || too_long {
+        let too_long = time.is_some_and(|time| time > remaining)
+            || (reason == RejectReason::RateLimit && estimate > remaining);
+        if remaining.is_zero() || too_long {
             return Err(Rejection { reason, left: estimate });
         }
-        Ok(time.unwrap_or(patience).min(patience))
+        Ok(time.unwrap_or(remaining).min(remaining))
     }
 
     /// Updates whether a client waits for the call. On a change it gets a new position in the queues.

@@ -263,9 +263,9 @@ async fn head_in_time(
     if let Ok(head) = timeout(soft, &mut head).await {
         return Some(head);
     }
-    permit.on_slow();
+    permit.on_slow(false);
     call.context.on_slow.call();
-    timeout(limit - soft, head).await.ok()
+    timeout(limit.saturating_sub(soft), head).await.ok()
 }
 
 /// Reads up to the head of the final response; interim heads are passed on.

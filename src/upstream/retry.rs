@@ -140,7 +140,7 @@ impl RetryState {
     }
 
     /// How long the next call may wait for admission: with retries, what is left of their budget.
-    pub fn patience(&self) -> Duration {
+    pub fn cooldown_wait(&self) -> Duration {
         let left = |policy: &RetryPolicy| policy.budget.saturating_sub(self.waited);
         self.policy.as_ref().filter(|_| !self.paused).map_or(self.limits.max_wait, left)
     }
@@ -148,14 +148,14 @@ impl RetryState {
     /// Sets in the call's context whether it is a retry, and how long it may wait.
     pub fn prepare(&self, call: &mut CallContext) {
         call.attempt = if self.done == 0 { AttemptKind::First } else { AttemptKind::Retry };
-        call.patience = self.patience();
+        call.cooldown_wait = self.cooldown_wait();
     }
 
-    /// Records why a call waited for admission, if it did, and by how much that shortens the patience.
+    /// Records why a call waited for admission, if it did, and by how much that shortens that of the next.
     pub fn record_wait(&mut self, reason: Option<RejectReason>, time: Duration) {
         self.wait_reason = reason;
         if reason.is_some() {
-            self.waited = self.waited.saturating_add(time.min(self.patience()));
+            self.waited = self.waited.saturating_add(time.min(self.cooldown_wait()));
         }
     }
 

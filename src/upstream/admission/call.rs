@@ -41,7 +41,7 @@ pub struct CallContext {
     /// The shape without the last path segment, which may be an id that does not look like one.
     pub family: u64,
     /// How long the call may wait for a cooldown to end.
-    pub patience: Duration,
+    pub cooldown_wait: Duration,
     /// Whether a stale response can be served instead.
     pub has_stale: bool,
     /// Whether it is the first call for its request.
@@ -146,7 +146,7 @@ impl CallContext {
             shape,
             resource,
             family: family(method, target),
-            patience: Duration::ZERO,
+            cooldown_wait: Duration::ZERO,
             has_stale: false,
             attempt: AttemptKind::First,
             queued: Arc::default(),

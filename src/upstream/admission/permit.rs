@@ -35,10 +35,20 @@ pub struct Permit {
     awaiting_body: Option<ActiveCall>,
     /// Whether the client may be the cause of an error.
     client_at_fault: bool,
-    /// Whether its head was slow: the call has counted as a failure.
-    is_slow: bool,
+    slowness: Slowness,
     /// The reason for which the call waited, if it did.
     pub(super) waited: Option<RejectReason>,
+}
+
+/// Whether the head of a call's response was slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Slowness {
+    /// The soft deadline has not passed.
+    InTime,
+    /// It has: the call has counted as a failure.
+    Slow,
+    /// It has, as may be expected of this call.
+    Expected,
 }
 
 /// A call that counts towards limits.
@@ -66,7 +76,7 @@ impl Permit {
             preempted,
             awaiting_body,
             client_at_fault: false,
-            is_slow: false,
+            slowness: Slowness::InTime,
             waited,
         }
     }
@@ -113,22 +123,22 @@ impl Permit {
     }
 
     /// The head has not arrived by the soft deadline. The call goes on, but no longer counts as in flight, and
-    /// counts as a failure of its origin.
-    pub fn on_slow(&mut self) {
-        self.is_slow = true;
-        self.complete(&CallOutcome::from_class(OutcomeClass::Timeout), CallEnd::NoResponse);
+    /// counts as a failure of its origin, unless such a call is `expected` to take long.
+    pub fn on_slow(&mut self, expected: bool) {
+        if !expected {
+            self.slowness = Slowness::Slow;
+            self.complete(&CallOutcome::from_class(OutcomeClass::Timeout), CallEnd::NoResponse);
+            return;
+        }
+        self.slowness = Slowness::Expected;
+        if let Some(ActiveCall { upstream, admission }) = &mut self.active {
+            upstream.limiter.lock().slots.release(&mut admission.slot);
+        }
     }
 
     /// Whether the head had not arrived by the soft deadline.
     pub fn is_slow(&self) -> bool {
-        self.is_slow
-    }
-
-    /// The call may take long by its nature: it no longer counts as in flight.
-    pub fn release_slot(&mut self) {
-        if let Some(ActiveCall { upstream, admission }) = &mut self.active {
-            upstream.limiter.lock().slots.release(&mut admission.slot);
-        }
+        self.slowness != Slowness::InTime
     }
 
     /// The head arrived after the soft deadline: its success, or its rate limit, counts after all.
@@ -137,7 +147,7 @@ impl Permit {
             OutcomeClass::Server | OutcomeClass::Timeout | OutcomeClass::Network => true,
             OutcomeClass::Ok | OutcomeClass::Auth | OutcomeClass::RateLimited(_) => false,
         };
-        if self.is_slow && self.outcome.is_none() && !is_failure {
+        if self.slowness == Slowness::Slow && self.outcome.is_none() && !is_failure {
             self.active = self
                 .control
                 .upstream_state(&self.call)

@@ -96,8 +96,8 @@ fn with_stale(key: u128) -> CallContext {
     CallContext { has_stale: true, ..keyed(key) }
 }
 
-fn with_patience(path: &str, patience: Duration) -> CallContext {
-    CallContext { patience, ..call(path) }
+fn with_cooldown_wait(path: &str, cooldown_wait: Duration) -> CallContext {
+    CallContext { cooldown_wait, ..call(path) }
 }
 
 fn rejected(result: Result<Permit, Rejection>) -> Rejection {
@@ -154,8 +154,8 @@ async fn a_rate_limit_without_retry_after_backs_off_exponentially() {
 async fn a_patient_call_waits_for_the_end_of_a_cooldown() {
     let bench = Bench::new(UpstreamPolicy::default());
     bench.complete(call("/"), 429, &[("retry-after", "2")]).await;
-    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
-    assert_eq!(rejected(bench.acquire(with_patience("/", SECOND)).await).left, 2 * SECOND);
+    let waiting = bench.spawn_acquire(with_cooldown_wait("/", 15 * SECOND)).await;
+    assert_eq!(rejected(bench.acquire(with_cooldown_wait("/", SECOND)).await).left, 2 * SECOND);
     bench.clock.advance(2 * SECOND);
     let permit = joined(waiting).await.expect("the cooldown is over");
     assert_eq!(permit.waited(), Some(LIMITED));
@@ -168,7 +168,7 @@ async fn after_a_cooldown_one_call_probes_and_the_others_wait() {
     bench.clock.advance(2 * SECOND);
     let mut probe = bench.acquire(call("/")).await.expect("the probe");
     assert_eq!(rejected(bench.acquire(call("/")).await).left, Duration::ZERO);
-    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
+    let waiting = bench.spawn_acquire(with_cooldown_wait("/", 15 * SECOND)).await;
     respond(&mut probe, 429, &[("retry-after", "3")]);
     assert_eq!(rejected(bench.acquire(call("/")).await).left, 3 * SECOND, "it was renewed");
     while bench.clock.sleepers() == 0 {
@@ -187,7 +187,7 @@ async fn an_abandoned_probe_lets_the_next_call_probe() {
     bench.complete(call("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
     let probe = bench.acquire(call("/")).await.expect("the probe");
-    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
+    let waiting = bench.spawn_acquire(with_cooldown_wait("/", 15 * SECOND)).await;
     drop(probe);
     assert!(joined(waiting).await.is_ok());
 }
@@ -200,7 +200,7 @@ async fn a_stalled_call_releases_its_probe_and_its_slot() {
     bench.complete(call("/"), 429, &[("retry-after", "2")]).await;
     bench.clock.advance(2 * SECOND);
     let mut slow = bench.acquire(call("/")).await.expect("the probe");
-    let waiting = bench.spawn_acquire(with_patience("/", 15 * SECOND)).await;
+    let waiting = bench.spawn_acquire(with_cooldown_wait("/", 15 * SECOND)).await;
     slow.on_client_stalled();
     let mut probe = joined(waiting).await.expect("there is capacity, and it is the probe");
     // The stalled call does not release a second slot.
@@ -695,7 +695,7 @@ async fn no_more_calls_are_in_flight_than_the_ban_guard_allows() {
     assert!(!ninth.is_finished());
     respond(&mut out[1], 200, &[]);
     let mut ninth = joined(ninth).await.expect("one call has succeeded");
-    let tenth = bench.spawn_acquire(with_patience("/", SECOND)).await;
+    let tenth = bench.spawn_acquire(with_cooldown_wait("/", SECOND)).await;
     for permit in out.iter_mut().chain([&mut ninth]) {
         respond(permit, 401, &[]);
     }
@@ -870,7 +870,7 @@ async fn calls_in_flight_reserve_their_price_and_release_the_rest() {
     let rejection = rejected(bench.acquire(call("/")).await);
     assert_eq!(rejection, Rejection { reason: spent, left: Duration::ZERO });
     assert_eq!(bench.control.check_admission(&call("/").at(&bench.target)), Some(rejection));
-    let waiting = bench.spawn_acquire(with_patience("/", SECOND)).await;
+    let waiting = bench.spawn_acquire(with_cooldown_wait("/", SECOND)).await;
     drop(second);
     let mut third = joined(waiting).await.expect("the credit of the dropped call is released");
     respond(&mut first, 500, &[]);
@@ -879,7 +879,7 @@ async fn calls_in_flight_reserve_their_price_and_release_the_rest() {
     fourth.on_failure(UpstreamError::Refused);
     respond(&mut third, 200, &[]);
     bench.complete(call("/"), 200, &[]).await;
-    let rejection = rejected(bench.acquire(with_patience("/", SECOND)).await);
+    let rejection = rejected(bench.acquire(with_cooldown_wait("/", SECOND)).await);
     assert!(rejection.reason == spent && rejection.left > SECOND, "{rejection:?}");
     assert_eq!(bench.spent(), (3, 2));
 }

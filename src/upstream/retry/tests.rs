@@ -92,7 +92,7 @@ fn long_attempts_end_with_the_total_time() {
 fn a_request_that_is_not_repeatable_stops_and_may_wait_as_one_call() {
     let limits = CallLimits { max_wait: 7 * SECOND, total: Some(60 * SECOND) };
     let mut state = RetryState::new(&Policy::origin(), false, limits, Clock::system().instant());
-    assert_eq!(state.patience(), 7 * SECOND);
+    assert_eq!(state.cooldown_wait(), 7 * SECOND);
     assert_eq!(after(&mut state, NO_TIME, &failure(LIMITED, None), 0.5), RetryDecision::Stop);
 }
 
@@ -157,6 +157,6 @@ proptest! {
             (waited, done) = (waited + wait, done + 1);
         }
         prop_assert!(waited <= 15 * SECOND && done <= retries);
-        prop_assert_eq!(state.patience() + waited, 15 * SECOND);
+        prop_assert_eq!(state.cooldown_wait() + waited, 15 * SECOND);
     }
 }
