@@ -155,16 +155,17 @@ impl CallContext {
         }
     }
 
-    /// Identifies the calls for the same response, whether or not it is stored.
+    /// Identifies the calls for the same resource by all clients: an SDK that signs its calls signs each of its
+    /// tries anew.
     pub(super) fn retry_id(&self) -> u128 {
-        self.key.unwrap_or_else(|| {
-            let ProxyRequest { method, target, .. } = &self.routed.request;
-            let mut id = Xxh3::new();
-            id.update(method.as_str().as_bytes());
-            id.update(target.path_and_query().as_bytes());
-            id.update(&self.credential.to_be_bytes());
-            id.digest128()
-        })
+        let ProxyRequest { method, target, .. } = &self.routed.request;
+        let mut id = Xxh3::new();
+        for part in [method.as_str(), target.host(), target.path_and_query()] {
+            id.update(part.as_bytes());
+            id.update(b" ");
+        }
+        id.update(&target.port().to_be_bytes());
+        id.digest128()
     }
 
     /// The upstream of the call.

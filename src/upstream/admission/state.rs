@@ -234,7 +234,6 @@ impl LimiterState {
         if !self.retry_pauses.is_empty() {
             let mut scopes = self.scopes(keys);
             scopes.push(CooldownScope::Key(keys.call.retry_id()));
-            scopes.extend(keys.call.key.map(CooldownScope::Key));
             self.retry_pauses.end(&scopes);
         }
     }

@@ -307,6 +307,24 @@ async fn after_failed_retries_a_request_is_one_call_until_the_cooldown_is_over()
     .await;
 }
 
+/// An SDK that signs its calls (`SigV4`) sends other fields with each of its tries.
+#[tokio::test]
+async fn the_pause_of_retries_is_for_all_credentials() {
+    bounded(async {
+        let origin = Origin::always(MockResponse::new(503, &[], "down")).await;
+        let text = yaml("", &[]).replace("scope: shared", "scope: credential");
+        let larder = Larder::start(&origin, &text).await;
+        assert_eq!(count_retries(&larder, &origin, "GET", "/x").await, 3);
+        let calls = origin.calls();
+        for signature in ["a", "b", "c"] {
+            let fields = [&*format!("Authorization: AWS4-HMAC-SHA256 Signature={signature}")];
+            assert_eq!(larder.get_with("/x", &fields).await.status, 503);
+        }
+        assert_eq!(origin.calls(), calls + 3);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_success_ends_the_pause_of_retries() {
     bounded(async {
