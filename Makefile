@@ -8,13 +8,14 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 LARDER := $(TARGET)/$(PROFILE)/larder
 CLIENTS := target/clients
 
-.PHONY: help run demo test setup clients origins zoo matrix runtimes
+.PHONY: help run demo test setup clients origins zoo matrix sdks runtimes
 
 help:
 	@echo "make run     build larder and serve $(CONFIG)"
 	@echo "make demo    in a second terminal: a fake API, and what larder makes of it"
 	@echo "make test    run all tests, real clients and real web servers among them"
 	@echo "make zoo     run the tests with real web servers alone, and count what is different"
+	@echo "make sdks    run real SDKs with an API that fails, direct and through larder exec"
 	@echo "make matrix  run the real clients of many languages through larder exec"
 	@echo
 	@echo "PROFILE=release builds what is installed: faster to run, minutes longer to build."
@@ -115,6 +116,21 @@ matrix: setup runtimes
 	    echo "axios, got and Node 24 could not be installed: they will be skipped"
 	cargo build --profile $(PROFILE) --bin larder
 	cargo run --profile $(PROFILE) --example clients
+
+# Real SDKs, whose API is dead, hangs, limits or fails them; minutes long, as their retries are.
+sdks: setup clients
+	@missing=; command -v npm >/dev/null || missing="$$missing npm"; ( $(INSTALL_MISSING) ) || true
+	@$(CLIENTS)/bin/python3 -c 'import openai, discord' 2>/dev/null || \
+	    $(CLIENTS)/bin/pip install --quiet --disable-pip-version-check $(PYTHON_SDKS) || \
+	    echo "the SDKs for Python could not be installed: they will be skipped"
+	@[ -d $(CLIENTS)/node_modules/openai ] || \
+	    npm install --prefix $(CLIENTS) --silent --no-fund --no-audit $(NODE_SDKS) || \
+	    echo "the SDKs for Node could not be installed: they will be skipped"
+	cargo build --profile $(PROFILE) --bin larder
+	cargo run --profile $(PROFILE) --example sdks
+
+PYTHON_SDKS := openai anthropic stripe PyGithub boto3 slack_sdk discord.py requests
+NODE_SDKS := openai got stripe @octokit/core @octokit/plugin-retry @octokit/plugin-throttling
 
 # Installs $$missing, if there is anything in it.
 INSTALL_MISSING = \

@@ -87,20 +87,15 @@ async fn row(
     let warming = testbed.run(sdk, Way::Larder(store.path())).await?;
     testbed.api.set(fault);
     let warm = testbed.run(sdk, Way::Larder(store.path())).await?;
-    println!(
-        "| {title:<27} | {:<4} | {} | {} | {:<19} |",
-        fault.name(),
-        cell(&direct),
-        cell(&cold),
-        warm.result
-    );
+    let stored = if sdk.is_get { warm.result.as_str() } else { "not stored: POST" };
+    println!("| {title:<27} | {:<4} | {} | {} | {stored:<19} |", fault.name(), cell(&direct), cell(&cold));
     let mut check = |holds: bool, what: String| {
         if !holds {
             missed.push(format!("{title}, {}: {what}", fault.name()));
         }
     };
     check(warming.result == "OK", format!("a working API: {}", warming.result));
-    check(warm.result == "OK", format!("with a stored response: {}", warm.result));
+    check(warm.result == "OK" || !sdk.is_get, format!("with a stored response: {}", warm.result));
     let calls = direct.calls * 12 / 10 + FIRST_CALLS;
     check(cold.calls <= calls, format!("{} calls, direct {}", cold.calls, direct.calls));
     let time = direct.time * 12 / 10 + Duration::from_secs(1) + FIRST_TIME;

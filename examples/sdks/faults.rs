@@ -114,9 +114,11 @@ fn success(path: &str) -> String {
         "/api/users.list" => r#"{"ok":true,"members":[]}"#,
         "/api/v10/users/@me" => r#"{"id":"1","username":"bot","discriminator":"0","avatar":null,"bot":true}"#,
         "/" => return s3(),
-        _ => {
-            r#"{"id":"1","name":"app","description":"","verify_key":"","flags":0,"bot_public":true,"bot_require_code_grant":false}"#
+        "/api/v10/oauth2/applications/@me" => {
+            r#"{"id":"1","name":"app","icon":null,"description":"","bot_public":true,"verify_key":"",
+                "bot_require_code_grant":false,"owner":{"id":"2","username":"me","discriminator":"0","avatar":null}}"#
         }
+        _ => "{}",
     };
     json("200 OK", "", body)
 }

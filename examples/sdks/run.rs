@@ -4,8 +4,9 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use larder::clock::Clock;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -24,6 +25,8 @@ pub(crate) struct Sdk {
     pub(crate) title: &'static str,
     name: &'static str,
     language: Language,
+    /// Whether its call is a `GET`, whose response is stored.
+    pub(crate) is_get: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -34,18 +37,18 @@ enum Language {
 
 /// All SDKs.
 pub(crate) const ALL: [Sdk; 12] = [
-    Sdk { title: "openai (Python)", name: "openai", language: Language::Python },
-    Sdk { title: "openai (Node)", name: "openai", language: Language::Node },
-    Sdk { title: "anthropic (Python)", name: "anthropic", language: Language::Python },
-    Sdk { title: "stripe (Python)", name: "stripe", language: Language::Python },
-    Sdk { title: "stripe (Node)", name: "stripe", language: Language::Node },
-    Sdk { title: "PyGithub", name: "github", language: Language::Python },
-    Sdk { title: "octokit, retry, throttling", name: "octokit", language: Language::Node },
-    Sdk { title: "boto3 (S3)", name: "boto3", language: Language::Python },
-    Sdk { title: "slack_sdk", name: "slack", language: Language::Python },
-    Sdk { title: "discord.py", name: "discord", language: Language::Python },
-    Sdk { title: "requests, urllib3 Retry", name: "requests", language: Language::Python },
-    Sdk { title: "got", name: "got", language: Language::Node },
+    Sdk { title: "openai (Python)", name: "openai", language: Language::Python, is_get: true },
+    Sdk { title: "openai (Node)", name: "openai", language: Language::Node, is_get: true },
+    Sdk { title: "anthropic (Python)", name: "anthropic", language: Language::Python, is_get: true },
+    Sdk { title: "stripe (Python)", name: "stripe", language: Language::Python, is_get: true },
+    Sdk { title: "stripe (Node)", name: "stripe", language: Language::Node, is_get: true },
+    Sdk { title: "PyGithub", name: "github", language: Language::Python, is_get: true },
+    Sdk { title: "octokit, retry, throttling", name: "octokit", language: Language::Node, is_get: true },
+    Sdk { title: "boto3 (S3)", name: "boto3", language: Language::Python, is_get: true },
+    Sdk { title: "slack_sdk", name: "slack", language: Language::Python, is_get: false },
+    Sdk { title: "discord.py", name: "discord", language: Language::Python, is_get: true },
+    Sdk { title: "requests, urllib3 Retry", name: "requests", language: Language::Python, is_get: true },
+    Sdk { title: "got", name: "got", language: Language::Node, is_get: true },
 ];
 
 /// The result of one run.
@@ -87,10 +90,12 @@ impl Testbed {
         let python = installed.join("bin/python3");
         let python = if python.exists() { python } else { "python3".into() };
         let directory = tempfile::tempdir()?;
+        // An SDK of AWS signs each of its calls anew: its responses are stored for all, or never reused.
         let yaml = format!(
             "version: 1\nlisten: 127.0.0.1:0\nadmin: {{ listen: 127.0.0.1:0 }}\nlog: {{ level: error }}\n\
-             resolve: {{ {HOST}: \"{}\" }}\nroutes:\n  - name: api\n    match: {{ host: {HOST} }}\n    \
-             ttl: 1s\n    stale_while_revalidate: 1h\n    key: {{ ignore_headers: [X-Amz-Date, Amz-Sdk-Invocation-Id, Amz-Sdk-Request] }}\n",
+             resolve: {{ {HOST}: \"{}\" }}\nroutes:\n\
+             - {{ name: s3, match: {{ host: {HOST}, path: / }}, ttl: 1s, stale_while_revalidate: 1h, scope: shared }}\n\
+             - {{ name: api, match: {{ host: {HOST} }}, ttl: 1s, stale_while_revalidate: 1h }}\n",
             api.addr
         );
         std::fs::write(directory.path().join("proxy.yaml"), yaml)?;
@@ -121,10 +126,10 @@ impl Testbed {
         for name in ["HTTP_PROXY", "http_proxy", "NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy"] {
             command.env_remove(name);
         }
-        let (before, began) = (self.api.calls(), Instant::now());
+        let (before, began) = (self.api.calls(), Clock::system().instant());
         let output =
             timeout(TIMEOUT, command.output()).await.map_err(|_| format!("{} hangs", sdk.title))??;
-        let time = began.elapsed();
+        let time = Clock::system().instant().saturating_duration_since(began);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let result = text.lines().find(|line| line.starts_with("OK") || line.starts_with("ERROR"));
         let errors =

@@ -37,7 +37,10 @@ impl Fill {
             }
             // Kept as the final response if admission control blocks the next attempt.
             response = buffer_error_body(response, &fills.in_flight).await;
-            fills.clock.sleep(wait).await;
+            if self.is_abandoned_within(wait).await {
+                fills.origin.pause_retries(&call.context);
+                break;
+            }
             if fills.switch.mode() == Mode::Offline {
                 break;
             }
@@ -93,7 +96,17 @@ impl Fill {
         Ok(response)
     }
 
-    /// Whether a slow call ends with its last client. Otherwise its response is stored for later ones.
+    /// Waits for the backoff of a retry. True: its last client has left, probably to try again by itself.
+    async fn is_abandoned_within(&self, wait: Duration) -> bool {
+        let audience = self.fetch.body.audience();
+        tokio::select! {
+            biased;
+            () = audience.until_absent(), if self.ends_with_its_clients() => true,
+            () = self.fills.clock.sleep(wait) => false,
+        }
+    }
+
+    /// Whether a slow or failing call ends with its last client. Otherwise its response is stored for later ones.
     fn ends_with_its_clients(&self) -> bool {
         self.trigger.is_none() && !self.has_fallback
     }

@@ -102,7 +102,10 @@ impl Exchange {
                         return self.reply_error(error).await;
                     }
                 }
-                RelayAttempt::Client(error) => return Err(self.on_client_error(error).await),
+                RelayAttempt::Client(error) => {
+                    self.pause_retries();
+                    return Err(self.on_client_error(error).await);
+                }
                 RelayAttempt::SignedOut(scheme) => return self.reply_signed_out(scheme).await,
             }
         };

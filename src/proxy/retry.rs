@@ -112,6 +112,14 @@ impl Exchange {
         Some(reply)
     }
 
+    /// The client has left. If the call was being retried, the client will probably try again by itself.
+    pub(super) fn pause_retries(&mut self) {
+        if self.ctx.retry.as_ref().is_some_and(RetryState::is_retrying) {
+            let call = self.ctx.call_context(&self.handler, &self.routed);
+            self.handler.network.admission.pause_retries(&call);
+        }
+    }
+
     /// Whether a retry follows: the attempt failed, and retry state and admission control allow it.
     pub(super) fn schedule_retry(&mut self, failure: Option<AttemptFailure>) -> bool {
         // A slow response is not asked for again, whatever became of it.

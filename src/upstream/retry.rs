@@ -116,6 +116,11 @@ impl RetryState {
         is_retried && (self.paused || self.retry_reason.is_some())
     }
 
+    /// Whether an attempt has failed and was, or is about to be, retried.
+    pub fn is_retrying(&self) -> bool {
+        self.retry_reason.is_some()
+    }
+
     /// Decides after a failed attempt. `chance` is from 0 to 1.
     pub fn next(&mut self, failure: &AttemptFailure, now: Instant, chance: f64) -> RetryDecision {
         let Some(policy) = self.policy.as_ref().filter(|_| !self.paused) else {

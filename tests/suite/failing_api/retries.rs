@@ -307,6 +307,26 @@ async fn after_failed_retries_a_request_is_one_call_until_the_cooldown_is_over()
     .await;
 }
 
+/// An SDK whose timeout is shorter than larder's retries leaves and tries again.
+#[tokio::test]
+async fn a_client_that_leaves_during_retries_ends_and_pauses_them() {
+    bounded(async {
+        for method in ["GET", "HEAD"] {
+            let origin = Origin::always(MockResponse::new(503, &[], "down")).await;
+            let larder = Larder::start(&origin, &yaml("", &[])).await;
+            let mut client = larder.client().await;
+            client.send_request(method, &format!("{API}/x"), &[]).await;
+            expect_next_call(&larder, &origin, MIN_BACKOFF, MAX_BACKOFF).await;
+            larder.wait_until("the next retry waits", |larder| larder.clock.sleepers() == 1).await;
+            drop(client);
+            larder.wait_until("it no longer waits", |larder| larder.clock.sleepers() == 0).await;
+            assert_eq!(count_retries(&larder, &origin, method, "/x").await, 0, "{method}");
+            assert_eq!(origin.calls(), 3, "{method}");
+        }
+    })
+    .await;
+}
+
 /// An SDK that signs its calls (`SigV4`) sends other fields with each of its tries.
 #[tokio::test]
 async fn the_pause_of_retries_is_for_all_credentials() {
