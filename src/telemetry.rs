@@ -11,6 +11,7 @@ mod log_limiter;
 mod metrics;
 pub mod problem;
 mod tls_handshake;
+pub mod traffic;
 
 use std::fmt;
 use std::io;
@@ -107,7 +108,7 @@ impl Telemetry {
     /// Records a finished request: metrics, and one log line at `debug`.
     pub fn record(&self, event: &RequestEvent<'_>) {
         self.metrics.record(event);
-        if event.result.needs_no_call() {
+        if event.avoided_call() {
             self.cost.record_avoided_call(event.host, event.port);
         }
         if event.result == ResultKind::Tunnel {
@@ -156,7 +157,7 @@ impl Telemetry {
             host = retry.host,
             port = retry.port,
             reason = retry.cause,
-            wait = retry.wait.as_secs_f64(),
+            wait = seconds(retry.wait),
             suppressed,
             "Call to origin retried"
         );
@@ -286,6 +287,11 @@ struct StoreGauge {
 
 fn with_none(names: &[Arc<str>]) -> Vec<Arc<str>> {
     names.iter().cloned().chain([Arc::from(NONE)]).collect()
+}
+
+/// Seconds, without the digits below a millisecond.
+fn seconds(time: Duration) -> f64 {
+    f64::from(u32::try_from(time.as_millis()).unwrap_or(u32::MAX)) / 1000.0
 }
 
 /// Removes the query: its values may be secret and are never logged (ADM-07).

@@ -149,8 +149,8 @@ async fn watch(
 pub(in crate::upstream) fn is_quiet(stream: &mut Stream) -> bool {
     let mut byte = [0];
     // Bytes that arrive before a request belong to no response, so reading one here loses nothing.
-    let read = Pin::new(stream)
-        .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
+    let read =
+        Pin::new(stream).poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
     read.is_pending()
 }
 
