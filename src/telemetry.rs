@@ -30,7 +30,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tls_handshake::HostCounter;
 
 pub use crate::telemetry::event::{
-    RejectEvent, RequestEvent, ResultKind, RetryEvent, StoreOp, TierTotals, UpstreamEvent,
+    CutRefreshEvent, RejectEvent, RequestEvent, ResultKind, RetryEvent, StoreOp, TierTotals, UpstreamEvent,
 };
 pub use crate::telemetry::tls_handshake::HandshakeOutcome;
 
@@ -144,6 +144,20 @@ impl Telemetry {
             error,
             suppressed,
             "Call to origin failed"
+        );
+    }
+
+    /// Logs a background refresh whose body was cut. Its head is counted as a call.
+    pub fn refresh_cut(&self, refresh: &CutRefreshEvent<'_>) {
+        let Some(suppressed) = self.admit_line() else { return };
+        tracing::warn!(
+            upstream = self.upstream_name(refresh.upstream),
+            route = self.route_name(refresh.route),
+            host = refresh.host,
+            port = refresh.port,
+            error = refresh.error,
+            suppressed,
+            "Background refresh was cut"
         );
     }
 

@@ -148,6 +148,21 @@ pub struct UpstreamEvent<'a> {
     pub duration: Duration,
 }
 
+/// One background refresh whose body the origin cut.
+#[derive(Debug, Clone, Copy)]
+pub struct CutRefreshEvent<'a> {
+    /// The upstream's index in the configuration; one past the last means no upstream.
+    pub upstream: usize,
+    /// The route's index; one past the last means no route.
+    pub route: usize,
+    /// The host that was called.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// The class of the failure.
+    pub error: &'static str,
+}
+
 /// One retry of a call to an origin.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryEvent<'a> {

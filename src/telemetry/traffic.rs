@@ -58,11 +58,13 @@ impl RouteTraffic {
         self.result(ResultKind::Tunnel)
     }
 
-    /// The reasons for forwarding requests, the most frequent first.
+    /// The reasons for forwarding requests, the most frequent first. Requests that were passed through count
+    /// as `bypass`.
     pub fn top_misses(&self) -> Vec<(&str, u64)> {
         let mut all: Vec<_> = self.misses.iter().map(|(reason, count)| (reason.as_str(), *count)).collect();
+        all.push((ResultKind::Bypass.token(), self.result(ResultKind::Bypass)));
         all.retain(|(_, count)| *count > 0);
-        all.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        all.sort_by_key(|(reason, count)| (std::cmp::Reverse(*count), *reason));
         all
     }
 
@@ -197,6 +199,7 @@ mod tests {
         let api = route(&results, &[("stale", 1), ("uri-miss", 2), ("vary-miss", 0)], 2);
         assert_eq!((api.calls(), api.hits(), api.failed(), api.to_api()), (15, 8, 4, 5));
         assert_eq!(api.top_misses(), [("uri-miss", 2), ("stale", 1)]);
+        assert_eq!(route(&[("bypass", 4)], &[], 0).top_misses(), [("bypass", 4)]);
         let all =
             traffic(&[("api", api.clone()), ("none", route(&[("bypass", 1)], &[], 0))], [1000, 300, 200]);
         assert_eq!((all.total().calls(), all.total().to_api()), (16, 6));

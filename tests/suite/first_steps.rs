@@ -31,6 +31,12 @@ async fn larder_in(directory: &Path, arguments: &[&str]) -> (Option<i32>, String
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
 
+/// A port that is free now: `larder env` has to read it from the configuration.
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
 #[tokio::test]
 async fn run_prints_how_to_start_an_app_so_that_https_is_included() {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
@@ -75,7 +81,24 @@ async fn a_failed_call_is_logged_with_its_host_and_its_cause() {
 }
 
 #[tokio::test]
-async fn a_purge_of_a_pattern_that_matches_nothing_says_that_there_are_no_patterns() {
+async fn a_long_cooldown_after_a_429_is_one_warning() {
+    let origin = Origin::always(MockResponse::new(429, &["Retry-After: 120"], "slow down")).await;
+    let route = "routes:\n  - { name: api, match: { host: api.example.test } }\n";
+    let (mut larder, _files) = Process::run(&yaml(&origin, route)).await;
+    let addr = larder.addr().await;
+    for path in ["/a", "/b"] {
+        assert_eq!(Client::connect(addr).await.get(&format!("{API}{path}"), &[]).await.status, 429);
+    }
+    larder.signal("TERM");
+    larder.wait_for_exit().await;
+    let log = larder.err.text();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("The origin limits calls")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("WARN"), "{log}");
+    assert!(lines[0].contains("host=api.example.test") && lines[0].contains("seconds=120"), "{log}");
+}
+
+#[tokio::test]
+async fn a_purge_of_a_pattern_explains_that_urls_are_literal() {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let (larder, files) = Process::run(&yaml(&origin, "")).await;
     let admin = larder.admin().await.to_string();
@@ -91,7 +114,7 @@ async fn a_purge_of_a_pattern_that_matches_nothing_says_that_there_are_no_patter
 }
 
 #[tokio::test]
-async fn a_missing_configuration_is_the_error_and_no_listener_is_asked() {
+async fn a_missing_configuration_is_the_error_before_any_request() {
     let nowhere = tempfile::tempdir().unwrap();
     for verb in ["cost", "upstreams", "ls", "mode", "reload", "stats"] {
         let (code, out, err) = larder_in(nowhere.path(), &[verb, "--config", "nosuch.yaml"]).await;
@@ -104,12 +127,13 @@ async fn a_missing_configuration_is_the_error_and_no_listener_is_asked() {
 async fn env_without_a_home_directory_names_the_option_for_a_place() {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
     let route = "routes:\n  - { name: api, match: { host: api.example.test } }\n";
-    let (larder, files) = Process::run(&yaml(&origin, route)).await;
-    let admin = larder.admin().await;
+    let ports = "listen: 127.0.0.1:0\nadmin: { listen: 127.0.0.1:0 }";
+    let fixed = format!("listen: {}\nadmin: {{ listen: {} }}", free_port(), free_port());
+    let (_larder, files) = Process::run(&yaml(&origin, route).replace(ports, &fixed)).await;
     let config = files.config.display().to_string();
     let directory = files.directory.path();
     let mut command = Command::new(program());
-    command.args(["env", "--config", &config]).env("LARDER_ADMIN", admin.to_string());
+    command.args(["env", "--config", &config]);
     command.env_remove("HOME").env_remove("XDG_CACHE_HOME").current_dir(directory);
     let output = command.output().await.unwrap();
     let err = text(&output.stderr);

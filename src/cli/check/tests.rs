@@ -220,7 +220,7 @@ fn adjacent_routes_with_one_policy_are_described_once() {
 }
 
 #[test]
-fn stale_responses_that_only_the_origin_allows_are_described_with_the_key_that_allows_them() {
+fn the_key_that_allows_stale_responses_is_named_if_none_is_set() {
     let route = "routes: [{ name: r, match: { host: a.example } }]";
     let out = check(&format!("version: 1\n{route}\n"), &[]).out;
     let words =
@@ -229,7 +229,7 @@ fn stale_responses_that_only_the_origin_allows_are_described_with_the_key_that_a
 }
 
 #[test]
-fn a_route_for_post_with_a_ttl_is_told_that_it_cannot_be_kept() {
+fn a_ttl_of_a_route_for_post_has_no_effect() {
     let route = "routes: [{ name: e, match: { host: a.example, method: POST }, ttl: forever }]";
     let output = check(&format!("version: 1\n{route}\n"), &[]);
     let words = "routes[e].ttl: has no effect: larder cannot keep answers to POST";
