@@ -710,16 +710,17 @@ async fn doctor_reports_only_connections_that_bypass_larder() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(9), "hello".to_owned()), "{log}");
     assert!(log.contains("larder doctor: 1 connection through larder, 1 around it"), "{log}");
     assert!(log.contains(&format!("  around  {bypassed}  by curl ")), "{log}");
-    assert!(log.contains("NO_PROXY excludes it"), "{log}");
+    assert!(log.contains("an argument disables the proxy: remove --noproxy"), "{log}");
     assert!(!log.contains(&origin.addr.to_string()), "{log}");
 
-    // The report as JSON, for a process without environment variables.
-    let script = format!("env -i curl -sS -m 0.5 http://{bypassed}/; exit 0");
+    // The report as JSON, for an address in NO_PROXY.
+    let script = format!("curl -sS -m 0.5 http://{bypassed}/; exit 0");
     let output = home.doctor(&["--json"], &script).await;
     let log = text(&output.stderr);
     let line = log.lines().find(|line| line.starts_with('{')).expect(&log);
     let report: serde_json::Value = serde_json::from_str(line).expect(&log);
     assert_eq!((&report["through"], &report["around"][0]["process"]), (&0.into(), &"curl".into()));
+    assert_eq!(report["around"][0]["why"], "NO_PROXY excludes it");
     assert_eq!(home.session_dirs(), 0);
 }
 

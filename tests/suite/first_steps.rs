@@ -97,6 +97,22 @@ async fn a_long_cooldown_after_a_429_is_one_warning() {
     assert!(lines[0].contains("host=api.example.test") && lines[0].contains("seconds=120"), "{log}");
 }
 
+/// `HTTPS_PROXY=https://…` and `ALL_PROXY=socks5://…`: such clients cannot read a response, so the log has to
+/// name the mistake.
+#[tokio::test]
+async fn tls_and_socks_at_the_proxy_port_are_named_in_the_log() {
+    let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;
+    let (larder, _files) = Process::run(&yaml(&origin, "")).await;
+    let addr = larder.addr().await;
+    for (bytes, class) in [(&b"\x16\x03\x01\x02\x00\x01"[..], "tls"), (b"\x05\x01\x00", "socks")] {
+        let mut client = Client::connect(addr).await;
+        client.send(bytes).await;
+        let answer = text(&client.read_to_end().await);
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("http://"), "{answer}");
+        larder.err.wait_for_line(&format!("class={class}_to_http_port")).await;
+    }
+}
+
 #[tokio::test]
 async fn a_purge_of_a_pattern_explains_that_urls_are_literal() {
     let origin = Origin::always(MockResponse::new(200, &[], "hello")).await;

@@ -235,3 +235,22 @@ fn a_ttl_of_a_route_for_post_has_no_effect() {
     let words = "routes[e].ttl: has no effect: larder cannot keep answers to POST";
     assert!(output.exit == ExitStatus::Invalid && output.err.contains(words), "{}", output.err);
 }
+
+#[test]
+fn destinations_that_are_denied_are_explained_as_such() {
+    let rules = "destinations: { deny: [10.0.0.0/8, '*.bad.example', '127.0.0.1:9'] }";
+    let file = format!("version: 1\n{rules}\nresolve: {{ here.example: '127.0.0.1:9' }}\n");
+    for (url, denied) in [
+        ("http://10.1.2.3/", true),
+        ("http://a.bad.example/", true),
+        ("http://here.example/", true),
+        ("http://169.254.169.254/", true),
+        ("http://127.0.0.1:9901/", true),
+        ("http://api.example/", false),
+        ("http://192.0.2.1:81/", false),
+    ] {
+        let out = check(&file, &["--explain", "GET", url]).out;
+        let words = ["the destination is", "metadata service"];
+        assert_eq!(words.iter().any(|words| out.contains(words)), denied, "{url}: {out}");
+    }
+}
