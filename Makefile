@@ -3,12 +3,13 @@
 
 SHELL := /bin/sh
 PROFILE ?= ci
+DIST_PROFILE ?= release
 CONFIG ?= proxy.yaml
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 LARDER := $(TARGET)/$(PROFILE)/larder
 CLIENTS := target/clients
 
-.PHONY: help run demo test setup clients origins zoo matrix sdks runtimes
+.PHONY: help run demo test setup clients origins zoo matrix sdks runtimes dist newcomer
 
 help:
 	@echo "make run     build larder and serve $(CONFIG)"
@@ -16,11 +17,13 @@ help:
 	@echo "make test    run all tests, real clients and real web servers among them"
 	@echo "make zoo     run the tests with real web servers alone, and count what is different"
 	@echo "make sdks    run real SDKs with an API that fails, direct and through larder exec"
+	@echo "make dist    make an archive with a static program, for other machines, in target/dist"
 	@echo "make matrix  run the real clients of many languages through larder exec"
 	@echo
 	@echo "PROFILE=release builds what is installed: faster to run, minutes longer to build."
 
 run: setup
+	@[ -x $(LARDER) ] || echo "The first build takes about six minutes."
 	cargo build --profile $(PROFILE)
 	@echo "To see it work, type \`make demo\` in a second terminal."
 	$(LARDER) run $(CONFIG)
@@ -131,6 +134,14 @@ sdks: setup clients
 
 PYTHON_SDKS := openai anthropic stripe PyGithub boto3 slack_sdk discord.py requests
 NODE_SDKS := openai got stripe @octokit/core @octokit/plugin-retry @octokit/plugin-throttling
+
+# Its last lines say which C library the program was linked against, and what it needs.
+dist: setup
+	@PROFILE=$(DIST_PROFILE) deploy/dist.sh
+
+# From a clean clone to the first cached call of a real SDK, as the README describes it.
+newcomer: setup
+	@tests/newcomer.sh
 
 # Installs $$missing, if there is anything in it.
 INSTALL_MISSING = \

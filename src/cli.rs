@@ -19,6 +19,7 @@ pub mod purge;
 pub mod reload;
 pub mod run;
 pub mod schema;
+pub mod stats;
 pub mod upstreams;
 
 use std::fmt;

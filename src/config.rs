@@ -155,11 +155,16 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The routes with their policies.
     pub routes: Table,
-    /// Warnings: no errors, but the operator should know them. Printed by `check` and at start.
+    /// Warnings: no errors, but the operator should know them. Printed by `check`.
     pub warnings: Vec<diagnostics::Warning>,
 }
 
 impl Config {
+    /// The warnings that are logged at the start and after a reload: those that ask for a change.
+    pub fn warnings_to_log(&self) -> impl Iterator<Item = &diagnostics::Warning> {
+        self.warnings.iter().filter(|warning| !warning.kind.is_documented_use())
+    }
+
     /// The builder of cache keys with this secret. The fields in which larder sends its own credentials count
     /// as credentials, too.
     pub fn key_builder(&self, secret: [u8; 32]) -> KeyBuilder {

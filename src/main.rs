@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use larder::cli::{
     Context, ca, check, cost, doctor, env, environment, exec, fake, inspect, ls, mode, purge, reload, run,
-    schema, upstreams,
+    schema, stats, upstreams,
 };
 
 const START_HERE: &str = "\
@@ -64,6 +64,8 @@ enum Verb {
     Inspect(inspect::Args),
     /// Show the state of the upstreams of a running larder: cooldowns, limits, circuit breakers.
     Upstreams(upstreams::Args),
+    /// Show the requests of a running larder by route: hits, calls to the API, reasons for misses.
+    Stats(stats::Args),
     /// Show the cost of upstreams today and this month, and the cost avoided.
     Cost(cost::Args),
     /// Run a fake API on this machine, to try larder against.
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
         Verb::Ls(args) => ls::run(args, &mut context),
         Verb::Inspect(args) => inspect::run(args, &mut context),
         Verb::Upstreams(args) => upstreams::run(args, &mut context),
+        Verb::Stats(args) => stats::run(args, &mut context),
         Verb::Cost(args) => cost::run(args, &mut context),
         Verb::Fake(args) => fake::run(args, &mut context),
     };

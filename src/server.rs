@@ -11,6 +11,7 @@ pub mod reload;
 mod runtime;
 mod shared;
 mod shutdown;
+mod traffic_log;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -193,6 +194,13 @@ impl Server {
         self.handover_listener =
             Some(HandoverListener::new(path, taken_over, sockets, store, self.replaced.clone())?);
         Ok(())
+    }
+
+    /// Logs the requests of each minute, until the server stops.
+    pub fn log_traffic(&self) {
+        let shared = &self.runtime.shared;
+        let (telemetry, clock) = (Arc::clone(&shared.telemetry), shared.clock.clone());
+        tokio::spawn(traffic_log::run(telemetry, clock, self.drain_state.subscribe()));
     }
 
     /// Notifies the previous larder process that it may exit; returns once it has acknowledged. Until it

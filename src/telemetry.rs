@@ -11,6 +11,7 @@ mod log_limiter;
 mod metrics;
 pub mod problem;
 mod tls_handshake;
+pub mod traffic;
 
 use std::fmt;
 use std::io;
@@ -29,7 +30,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::tls_handshake::HostCounter;
 
 pub use crate::telemetry::event::{
-    RejectEvent, RequestEvent, ResultKind, RetryEvent, StoreOp, TierTotals, UpstreamEvent,
+    CutRefreshEvent, RejectEvent, RequestEvent, ResultKind, RetryEvent, StoreOp, TierTotals, UpstreamEvent,
 };
 pub use crate::telemetry::tls_handshake::HandshakeOutcome;
 
@@ -107,7 +108,7 @@ impl Telemetry {
     /// Records a finished request: metrics, and one log line at `debug`.
     pub fn record(&self, event: &RequestEvent<'_>) {
         self.metrics.record(event);
-        if event.result.needs_no_call() {
+        if event.avoided_call() {
             self.cost.record_avoided_call(event.host, event.port);
         }
         if event.result == ResultKind::Tunnel {
@@ -146,6 +147,20 @@ impl Telemetry {
         );
     }
 
+    /// Logs a background refresh whose body was cut. Its head is counted as a call.
+    pub fn refresh_cut(&self, refresh: &CutRefreshEvent<'_>) {
+        let Some(suppressed) = self.admit_line() else { return };
+        tracing::warn!(
+            upstream = self.upstream_name(refresh.upstream),
+            route = self.route_name(refresh.route),
+            host = refresh.host,
+            port = refresh.port,
+            error = refresh.error,
+            suppressed,
+            "Background refresh was cut"
+        );
+    }
+
     /// Records a retry of a call and its cause.
     pub fn upstream_retry(&self, retry: &RetryEvent<'_>) {
         self.metrics.upstream_retry(retry.upstream, retry.cause);
@@ -156,7 +171,7 @@ impl Telemetry {
             host = retry.host,
             port = retry.port,
             reason = retry.cause,
-            wait = retry.wait.as_secs_f64(),
+            wait = seconds(retry.wait),
             suppressed,
             "Call to origin retried"
         );
@@ -286,6 +301,11 @@ struct StoreGauge {
 
 fn with_none(names: &[Arc<str>]) -> Vec<Arc<str>> {
     names.iter().cloned().chain([Arc::from(NONE)]).collect()
+}
+
+/// Seconds, without the digits below a millisecond.
+fn seconds(time: Duration) -> f64 {
+    f64::from(u32::try_from(time.as_millis()).unwrap_or(u32::MAX)) / 1000.0
 }
 
 /// Removes the query: its values may be secret and are never logged (ADM-07).

@@ -99,6 +99,11 @@ pub trait Origin: Send + Sync {
         None
     }
 
+    /// Reports that the origin cut the body of a background refresh, whose head was a success.
+    fn on_cut_refresh(&self, call: &CallContext, failure: UpstreamError) {
+        let (_, _) = (call, failure);
+    }
+
     /// Takes a retry of a call from the upstream's retry budget. `wait` is the backoff before the
     /// retry, `reason` the failure before. False: the budget is spent, or a cooldown outlasts the call's maximum wait.
     fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {

@@ -9,6 +9,7 @@ pub(super) mod cost;
 pub(super) mod entries;
 pub(super) mod mode;
 pub(super) mod purge;
+pub(super) mod stats;
 pub(super) mod upstreams;
 
 use std::future::Future;

@@ -5,6 +5,7 @@
 mod explain;
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
@@ -114,23 +115,54 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
         }
     }
     writeln!(out, "\nRoutes, the first match wins; other requests pass through and are not stored:")?;
-    for route in routes {
-        print_route(route, out)?;
-    }
-    if !config.warnings.is_empty() {
-        writeln!(out, "\nWarnings:")?;
-    }
-    for warning in &config.warnings {
-        writeln!(out, "  {warning}")?;
+    print_routes(routes, out)?;
+    let (notes, warnings): (Vec<_>, Vec<_>) =
+        config.warnings.iter().partition(|warning| warning.kind.is_documented_use());
+    print_warnings("Warnings", &warnings, out)?;
+    print_warnings("Notes", &notes, out)
+}
+
+/// Prints the routes in their order. The policy of adjacent routes is printed once, below them; one that was
+/// printed before is named by its first route.
+fn print_routes(routes: &[Arc<Route>], out: &mut dyn Write) -> io::Result<()> {
+    let mut printed: Vec<(Vec<(&str, String)>, &str)> = Vec::new();
+    let lines = |route: &Route| describe::policy(&route.policy);
+    for adjacent in routes.chunk_by(|one, next| lines(one) == lines(next)) {
+        writeln!(out)?;
+        let width = adjacent.iter().map(|route| route.name.chars().count()).max().unwrap_or_default();
+        for route in adjacent {
+            let pattern = redaction::paths_in(&route.pattern.to_string()).into_owned();
+            writeln!(out, "  {:<width$}  {pattern}", route.name)?;
+        }
+        let Some(first) = adjacent.first() else { continue };
+        let policy = lines(first);
+        if let Some((_, name)) = printed.iter().find(|(earlier, _)| *earlier == policy) {
+            writeln!(out, "    as {name}")?;
+            continue;
+        }
+        for (label, text) in &policy {
+            writeln!(out, "    {label:<10}{text}")?;
+        }
+        printed.push((policy, &first.name));
     }
     Ok(())
 }
 
-fn print_route(route: &Route, out: &mut dyn Write) -> io::Result<()> {
-    let pattern = redaction::paths_in(&route.pattern.to_string()).into_owned();
-    writeln!(out, "\n  {}  {pattern}", route.name)?;
-    for (label, text) in describe::policy(&route.policy) {
-        writeln!(out, "    {label:<10}{text}")?;
+/// Prints warnings below a heading. Those with equal texts are printed once, with the number of the others.
+fn print_warnings(heading: &str, warnings: &[&Warning], out: &mut dyn Write) -> io::Result<()> {
+    if !warnings.is_empty() {
+        writeln!(out, "\n{heading}:")?;
+    }
+    for (index, warning) in warnings.iter().enumerate() {
+        let is_same = |other: &&&Warning| other.kind == warning.kind && other.text == warning.text;
+        if warnings.iter().take(index).any(|other| is_same(&other)) {
+            continue;
+        }
+        let more = match warnings.iter().skip(index + 1).filter(is_same).count() {
+            0 => String::new(),
+            count => format!(" (and at {})", counted(count, "more place")),
+        };
+        writeln!(out, "  {warning}{more}")?;
     }
     Ok(())
 }

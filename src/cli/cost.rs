@@ -86,7 +86,7 @@ const HEADS: [&str; 8] =
 
 fn row(spending: &Spending, when: &str, spent: &Spent) -> [String; 8] {
     let Avoided { calls, credits, cost } = &spent.avoided;
-    let money = |amount: f64| format!("{amount:.2} {}", spending.currency);
+    let money = |amount: f64| format!("{} {}", money_text(amount), spending.currency);
     [
         spending.name.clone(),
         when.to_owned(),
@@ -136,7 +136,38 @@ fn left(seconds: u64) -> String {
     }
 }
 
+/// `12.34`, `0.0007`: two decimals, and below 1 as many as three significant digits need.
+fn money_text(amount: f64) -> String {
+    let digits = (2..=12).find(|digits| amount * 10f64.powi(*digits) >= 100.0);
+    let digits = digits.filter(|_| amount < 1.0).unwrap_or(2);
+    let text = format!("{amount:.0$}", usize::try_from(digits).unwrap_or(2));
+    let cents = text.find('.').map_or(text.len(), |point| point + 3);
+    let trimmed = text.trim_end_matches('0').len().max(cents);
+    text.chars().take(trimmed).collect()
+}
+
 /// `12`, `12.5`: without trailing zeros.
 fn amount_text(amount: f64) -> String {
     format!("{amount}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn money_has_enough_digits_to_differ_from_nothing() {
+        for (amount, text) in [
+            (0.0, "0.00"),
+            (0.0007, "0.0007"),
+            (0.000_000_15, "0.00000015"),
+            (0.0123, "0.0123"),
+            (0.5, "0.50"),
+            (0.1256, "0.126"),
+            (12.345_6, "12.35"),
+            (1200.0, "1200.00"),
+        ] {
+            assert_eq!(money_text(amount), text);
+        }
+    }
 }

@@ -73,7 +73,9 @@ fn variables(
         fs::create_dir_all(directory)?;
         directory.clone()
     } else {
-        let cache_directory = embedded::env_files(caller, &args.config)?;
+        let cache_directory = embedded::env_files(caller, &args.config).map_err(|error| {
+            io::Error::new(error.kind(), format!("{error}: name a place with --files DIR"))
+        })?;
         embedded::create_private_dir(&cache_directory)?;
         cache_directory
     };

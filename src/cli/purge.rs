@@ -68,5 +68,8 @@ fn print(args: &Args, response: &Value, out: &mut dyn Write) -> io::Result<()> {
         args.url.as_deref().map(|url| format!(" of {}", entry::redacted_url(url))).unwrap_or_default();
     let sent_as = response["sent_as"].as_str().map(sanitize);
     let sent_as = sent_as.map(|url| format!(", which is sent as {url}")).unwrap_or_default();
-    writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}")
+    let is_pattern = args.url.as_deref().is_some_and(|url| url.contains('*'));
+    let hint =
+        if count == 0 && is_pattern { ": a URL is taken literally; there are no patterns" } else { "" };
+    writeln!(out, "{done} {count} stored {noun}{of_url}{sent_as}{hint}")
 }

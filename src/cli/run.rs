@@ -10,6 +10,7 @@ use std::path::Path;
 use listenfd::ListenFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::cli::admin_client::connect_address;
 use crate::cli::{ConfigArg, Context, ExitStatus};
 use crate::config::{self, Config, describe};
 use crate::server::handover::{self, Predecessor, TakeOverError};
@@ -125,7 +126,8 @@ async fn start(
         sockets(given, &offer, args).await.map_err(|error| format!("cannot take over: {error}"))?;
     let (path, env) = (args.config.path().to_owned(), context.env.clone());
     let source = ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
-    let (warnings, routes) = (config.warnings.clone(), config.routes.routes().len());
+    let warnings: Vec<_> = config.warnings_to_log().cloned().collect();
+    let routes = config.routes.routes().len();
     let taken_over = predecessor.is_some();
     let deps = ServerDeps { source: Some(source), sockets, takes_over: taken_over, ..ServerDeps::default() };
     let mut server = match Server::start(config, deps) {
@@ -144,10 +146,16 @@ async fn start(
             Err(error) => tracing::warn!(pid, %error, "The previous larder did not respond"),
         }
     }
+    server.log_traffic();
     if let Err(error) = server.offer(&offer, taken_over) {
         tracing::warn!(%error, "Sockets not offered: a restart will drop connections");
     }
-    let printed = if args.json { print_json(context.out, &server) } else { print_text(context.out, &server) };
+    let config_file = args.config.path();
+    let printed = if args.json {
+        print_json(context.out, &server)
+    } else {
+        print_text(context.out, &server, config_file)
+    };
     if printed.is_err() {
         tracing::debug!("Standard output is closed");
     }
@@ -226,21 +234,37 @@ async fn serve(server: Server, signals: &mut Signals) -> ExitStatus {
 }
 
 /// Prints the addresses and the lines to copy.
-fn print_text(out: &mut dyn Write, server: &Server) -> io::Result<()> {
+fn print_text(out: &mut dyn Write, server: &Server, config_file: &Path) -> io::Result<()> {
     if let Some(address) = server.addrs().first() {
-        let reachable = if address.ip().is_unspecified() {
-            format!("127.0.0.1:{}", address.port())
-        } else {
-            address.to_string()
-        };
         writeln!(out, "larder listens on {}", describe::list(server.addrs()))?;
-        writeln!(out, "export HTTP_PROXY=http://{reachable} http_proxy=http://{reachable}")?;
-        writeln!(out, "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1")?;
+        if server.admin_addr().is_some() {
+            writeln!(out, "{}", start_line(config_file))?;
+        } else {
+            // Without an admin listener, no command finds this larder.
+            let proxy = format!("http://{}", connect_address(*address));
+            writeln!(
+                out,
+                "your app:  HTTP_PROXY={proxy} http_proxy={proxy} CMD   (HTTP alone: `admin: off`)"
+            )?;
+        }
     }
     if let Some(admin) = server.admin_addr() {
         writeln!(out, "metrics: http://{admin}/metrics  health: http://{admin}/healthz")?;
     }
     out.flush()
+}
+
+/// How to start an app through this larder, so that its HTTPS is included.
+fn start_line(config_file: &Path) -> String {
+    let config_file = config_file.display().to_string();
+    // In the configuration's own directory the flag is not needed. A name with other characters is quoted.
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-".contains(c);
+    let option = match config_file.as_str() {
+        "proxy.yaml" => String::new(),
+        path if path.chars().all(is_plain) => format!(" --config {path}"),
+        path => format!(" --config '{}'", path.replace('\'', "'\\''")),
+    };
+    format!("your app:  larder exec{option} -- CMD   or   eval \"$(larder env{option})\"")
 }
 
 /// Prints the addresses as one JSON line.

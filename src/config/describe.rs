@@ -147,21 +147,14 @@ fn stale(policy: &Policy) -> String {
         .stale_while_revalidate
         .map(|window| format!("{} more while a new one is fetched", show(window)));
     let on: Vec<_> = policy.stale_if_error.on.iter().map(|on| error(*on)).collect();
-    let window = match policy.stale_if_error.window {
-        Some(window) => show(window),
-        None if overrides_origin => "24h".to_owned(),
-        None => "as long as the origin specifies".to_owned(),
-    };
-    let on_error = if on.is_empty() {
-        "never in place of an error".to_owned()
-    } else {
-        format!("{window} in place of {}", on.join(", "))
-    };
     let ends: Vec<_> = policy.stale_if_error.ends_on.iter().map(|on| status(*on)).collect();
-    let on_error = if on.is_empty() || ends.is_empty() {
-        on_error
-    } else {
-        format!("{on_error}, until a {}", ends.join(", "))
+    let until = if ends.is_empty() { String::new() } else { format!(", until a {}", ends.join(", ")) };
+    let errors = format!("in place of {}{until}", on.join(", "));
+    let on_error = match policy.stale_if_error.window {
+        _ if on.is_empty() => "never in place of an error".to_owned(),
+        Some(window) => format!("{} {errors}", show(window)),
+        None if overrides_origin => format!("24h {errors}"),
+        None => format!("{errors}: only if the origin allows it; add `stale_if_error: {{ for: 24h }}`"),
     };
     refreshing.map_or_else(|| on_error.clone(), |first| format!("{first}; {on_error}"))
 }

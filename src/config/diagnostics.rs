@@ -179,6 +179,23 @@ pub enum WarningKind {
 }
 
 impl WarningKind {
+    /// Whether the configuration uses a key as it is documented, so that nothing has to change. Only `larder
+    /// check` prints such a note.
+    pub fn is_documented_use(self) -> bool {
+        match self {
+            Self::OverridesOrigin => true,
+            Self::Shadowed
+            | Self::Open
+            | Self::Unconstrained
+            | Self::Insecure
+            | Self::Repeated
+            | Self::CleartextCredential
+            | Self::TrailingDot
+            | Self::OddLimit
+            | Self::Unreachable => false,
+        }
+    }
+
     /// The token for logs and JSON.
     pub fn token(self) -> &'static str {
         match self {

@@ -86,6 +86,7 @@ fn the_reference_file_contains_the_defaults() {
     let text = include_str!("../../proxy.yaml");
     let config = parse("proxy.yaml", text, &Env::default()).unwrap_or_else(|r| panic!("{r}"));
     let bare = valid("");
+    assert_eq!(config.warnings_to_log().count(), 0, "it starts without a warning");
     assert_eq!(config.listen, bare.listen);
     assert_eq!(config.admin, bare.admin);
     assert_eq!(config.limits, bare.limits);

@@ -278,6 +278,10 @@ impl Fill {
             // Before the readers are notified, so that no request joins a truncated body.
             self.remove_in_flight();
         }
+        if let (Err(failure), Some(_trigger)) = (end, self.trigger) {
+            let call = self.fills.call_context(&self.routed, Some(&self.key));
+            self.fills.origin.on_cut_refresh(&call, failure);
+        }
         let kept = head.shared.is_ok() && self.fetch.body.is_kept();
         // A truncated body is an error, not a version of the resource.
         if may_be_stored && end.is_ok() {

@@ -93,7 +93,7 @@ impl Responder {
 
     /// The response to a request for which no upstream call may be made.
     pub(super) fn offline_or_504(&self, request: &ProxyRequest) -> ClientResponse {
-        let status = CacheStatus::forwarded(ForwardReason::Request.token());
+        let status = CacheStatus::refused().detail("only-if-cached", "");
         self.offline(request)
             .unwrap_or_else(|| ClientResponse::from_problem(request, &ONLY_IF_CACHED, &status))
     }

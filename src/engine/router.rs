@@ -68,7 +68,9 @@ impl Router {
     /// `request` as one that no route caches.
     pub fn without_route(&self, request: ProxyRequest) -> RoutedRequest {
         let route = Err((Arc::clone(&self.default_policy), self.routes.routes().len()));
-        RoutedRequest::new(request, route, Err(ForwardReason::Bypass), &self.upstreams)
+        let is_method = not_cached(&request) == Some(ForwardReason::Method);
+        let reason = if is_method { ForwardReason::Method } else { ForwardReason::Bypass };
+        RoutedRequest::new(request, route, Err(reason), &self.upstreams)
     }
 
     /// The `GET` to which the response to the `POST` in `routed` may also apply (RFC 9110 §9.3.3), if a route

@@ -184,6 +184,7 @@ impl Bench {
             disk,
             max_object: limits.max_object,
             sweep_every: Duration::from_secs(60),
+            takes_over: false,
             secret: crate::store::state_db::Secret::from_bytes([7; 32]),
         };
         let store = TieredStore::open(settings, clock.clone(), &telemetry);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use http::StatusCode;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -18,6 +19,7 @@ use crate::frontend::stream::ClientStream;
 use crate::frontend::target::ConnectionState;
 use crate::frontend::{CurrentFrontend, http2};
 use crate::semantics::request::ListenerKind;
+use crate::telemetry::problem::Problem;
 
 /// Serves a connection until it ends. Each request uses the frontend that is current when it begins.
 pub async fn serve_connection(
@@ -52,6 +54,9 @@ pub async fn serve_connection(
             }
         }
         let frontend = frontends.current();
+        if let Some(problem) = other_protocol(&first) {
+            return frontend.refuse(io, problem).await;
+        }
         idle = frontend.limits.idle;
         let Some(next) = frontend.serve_request(io, first, &mut state).await else {
             return;
@@ -63,6 +68,32 @@ pub async fn serve_connection(
         }
     }
 }
+
+/// The error for a client that speaks another protocol than HTTP. Its log line is the only hint for the
+/// operator, since such a client cannot read the response.
+fn other_protocol(first: &[u8]) -> Option<&'static Problem> {
+    match first {
+        // RFC 8446 §5.1: a handshake record.
+        [0x16, 0x03, ..] => Some(&TLS_TO_HTTP_PORT),
+        // SOCKS 5 (RFC 1928) and SOCKS 4.
+        [0x05, 1..=9, ..] | [0x04, 0x01 | 0x02, ..] => Some(&SOCKS_TO_HTTP_PORT),
+        _ => None,
+    }
+}
+
+const TLS_TO_HTTP_PORT: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "tls_to_http_port",
+    "clients speak HTTP to this port: write http:// in HTTPS_PROXY, not https://",
+    "http_request_error",
+);
+
+const SOCKS_TO_HTTP_PORT: Problem = Problem::new(
+    StatusCode::BAD_REQUEST,
+    "socks_to_http_port",
+    "this port is an HTTP proxy, not a SOCKS proxy: write http:// in the proxy's URL",
+    "http_request_error",
+);
 
 /// Waits for the first bytes of a head; `None` if the connection has ended.
 async fn wait(

@@ -60,7 +60,7 @@ impl Runtime {
                 tracing::error!(
                     config = report.name(),
                     problems = problems.len(),
-                    line = first.map(|problem| problem.place.line),
+                    line = first.map(|problem| problem.place.line).filter(|line| *line > 0),
                     at = first.map(|problem| problem.path.as_str()),
                     first = first.map(|problem| problem.what.as_str()),
                     "Configuration not reloaded: the old one stays"
@@ -104,13 +104,14 @@ impl Runtime {
         if before.log.level != now.log.level {
             log::set_level(now.log.level);
         }
-        let ConfigDiff { added, changed, removed, upstreams } = ConfigDiff::between(before, now);
+        let ConfigDiff { added, changed, removed, upstreams: upstreams_changed } =
+            ConfigDiff::between(before, now);
         record_insecure(now, &self.shared);
         self.shared.telemetry.cost().set_prices(&now.upstreams);
         let routes = now.routes.routes().len();
-        let notes: Vec<String> = now.warnings.iter().map(ToString::to_string).collect();
+        let notes: Vec<String> = now.warnings_to_log().map(ToString::to_string).collect();
         self.pipeline.store(Arc::new(pipeline));
-        tracing::info!(routes, added, changed, removed, upstreams, "Configuration reloaded");
+        tracing::info!(routes, added, changed, removed, upstreams_changed, "Configuration reloaded");
         for note in &notes {
             tracing::warn!("{note}");
         }

@@ -71,7 +71,7 @@ impl SharedState {
             (RowOwner::Limits, Arc::new(limit_rows)),
             (RowOwner::Engine, Arc::clone(&persistent_facts) as Arc<dyn RowSource>),
         ];
-        let store = store(config, &secret, &telemetry, &deps.clock, row_sources);
+        let store = store(config, &secret, &telemetry, deps, row_sources);
         let in_flight = InFlightBytes::with_evicted(config.limits.in_flight, store.evicted_bodies());
         registry.set_store(Arc::new(LimitStorage(Arc::downgrade(&store))));
         Ok(Self {
@@ -99,7 +99,7 @@ fn store(
     config: &Config,
     secret: &Secret,
     telemetry: &Arc<Telemetry>,
-    clock: &Clock,
+    deps: &ServerDeps,
     row_sources: Vec<(RowOwner, Arc<dyn RowSource>)>,
 ) -> Arc<TieredStore> {
     let settings = tiered::Settings {
@@ -108,9 +108,10 @@ fn store(
         disk: config.store.disk,
         max_object: config.store.max_object,
         sweep_every: config.store.sweep_every,
+        takes_over: deps.takes_over,
         secret: secret.clone(),
     };
-    TieredStore::open_with_rows(settings, clock.clone(), telemetry, row_sources)
+    TieredStore::open_with_rows(settings, deps.clock.clone(), telemetry, row_sources)
 }
 
 /// The secret of all keys and of the data on disk: the configured one, or that of this installation.

@@ -50,6 +50,8 @@ pub struct Settings {
     pub max_object: usize,
     /// How often expired entries are swept from the disk.
     pub sweep_every: Duration,
+    /// Whether the directory belongs to a larder that hands over to this one and releases it when it ends.
+    pub takes_over: bool,
     /// [`disk::Settings::secret`](crate::store::disk::Settings::secret).
     pub secret: Secret,
 }

@@ -47,6 +47,22 @@ pub struct RequestEvent<'a> {
     pub is_own_error: bool,
 }
 
+impl RequestEvent<'_> {
+    /// Whether the response avoided a call that the origin would have answered as the client wishes. An error
+    /// that several clients share avoids nothing that is worth counting.
+    pub fn avoided_call(&self) -> bool {
+        self.result.needs_no_call() && !self.is_error_body()
+    }
+
+    /// Whether the body is an error, larder's own or a 429 or 5xx of the origin, that was not received for
+    /// this client.
+    pub fn is_error_body(&self) -> bool {
+        let is_failure =
+            |status: StatusCode| status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+        self.is_own_error || (self.result.needs_no_call() && self.status.is_some_and(is_failure))
+    }
+}
+
 /// The result of a request: the label `result` of `larder_requests_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResultKind {
@@ -130,6 +146,21 @@ pub struct UpstreamEvent<'a> {
     pub outcome: Result<StatusCode, &'static str>,
     /// Time from the start of the call to the response's head or to the failure.
     pub duration: Duration,
+}
+
+/// One background refresh whose body the origin cut.
+#[derive(Debug, Clone, Copy)]
+pub struct CutRefreshEvent<'a> {
+    /// The upstream's index in the configuration; one past the last means no upstream.
+    pub upstream: usize,
+    /// The route's index; one past the last means no route.
+    pub route: usize,
+    /// The host that was called.
+    pub host: &'a str,
+    /// Its port.
+    pub port: u16,
+    /// The class of the failure.
+    pub error: &'static str,
 }
 
 /// One retry of a call to an origin.

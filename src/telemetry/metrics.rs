@@ -25,6 +25,7 @@ mod handles;
 mod labelled;
 mod registry;
 mod store;
+mod traffic;
 mod upstream_limits;
 
 /// All metrics. The handles for a hit are resolved at the start: per route a counter and a histogram for each
@@ -86,7 +87,7 @@ impl Metrics {
             error_bytes: counter(
                 r,
                 "larder_error_bytes_total",
-                "Bytes sent to clients in errors that larder generated.",
+                "Bytes sent to clients in errors that no origin sent for them.",
             ),
             upstream_bytes: counter(r, "larder_upstream_bytes_total", "Bytes received from origins."),
             registry,
@@ -103,7 +104,7 @@ impl Metrics {
         let Some(route) = self.route(event.route) else { return };
         route.record(event.result, event.duration);
         self.client_bytes.inc_by(event.client_bytes);
-        if event.is_own_error {
+        if event.is_error_body() {
             self.error_bytes.inc_by(event.client_bytes);
         }
         if event.upstream_bytes > 0 {

@@ -12,6 +12,7 @@ mod charge;
 pub(in crate::upstream) mod circuit_breaker;
 pub(in crate::upstream) mod cooldown;
 pub mod credit_cost;
+mod cut_refresh;
 mod failure_groups;
 mod feedback;
 mod limit_map;

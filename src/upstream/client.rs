@@ -180,6 +180,10 @@ impl Origin for HttpClient {
         self.admission.check_admission(call)
     }
 
+    fn on_cut_refresh(&self, call: &CallContext, failure: UpstreamError) {
+        self.admission.on_cut_refresh(call, failure);
+    }
+
     fn try_acquire_retry(&self, call: &CallContext, reason: Reason, wait: Duration) -> bool {
         self.admission.try_acquire_retry(call, reason, wait)
     }

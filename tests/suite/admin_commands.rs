@@ -432,6 +432,7 @@ async fn without_a_running_larder_a_command_prints_one_line_and_exits_with_4() {
         &["inspect", "http://a/"],
         &["upstreams"],
         &["cost"],
+        &["stats"],
     ] {
         for json in [&[][..], &["--json"]] {
             let arguments = [arguments, json].concat();
@@ -524,7 +525,7 @@ async fn an_invalid_configuration_still_provides_the_admin_address() {
 
 #[tokio::test]
 async fn the_help_of_every_command_has_an_example() {
-    for name in ["reload", "mode", "purge", "ls", "inspect", "schema", "upstreams", "cost"] {
+    for name in ["reload", "mode", "purge", "ls", "inspect", "schema", "upstreams", "cost", "stats"] {
         let nowhere = tempfile::tempdir().unwrap();
         let output = run_in(&[name, "--help"], &[], nowhere.path()).await;
         let out = text(&output.stdout);
@@ -673,4 +674,36 @@ async fn a_real_larder_reloads_its_file_or_reports_its_errors() {
     let (code, out, _) = run_at(admin, &["reload", "--json"]).await;
     let parsed: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &parsed["routes"]), (0, &json!(3)));
+}
+
+#[tokio::test]
+async fn stats_prints_hits_calls_and_reasons_of_each_route() {
+    let origin = Origin::always(MockResponse::new(200, &["Cache-Control: max-age=60"], "hello")).await;
+    let routes = "routes:\n  - { name: api, match: { host: api.example.test, path: /a } }\n  \
+                  - { name: unused, match: { host: api.example.test, path: /b } }\n";
+    let larder = Larder::start(&origin, routes).await;
+    for path in ["/a", "/a", "/a", "/c"] {
+        assert_eq!(larder.get(path).await.text(), "hello");
+    }
+    larder.wait_for_metric("larder_client_bytes_total", 20.0).await;
+    let admin = larder.server.admin_addr().unwrap();
+    let (code, out, err) = run_at(admin, &["stats"]).await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let expected = "\
+ROUTE   CALLS  HITS  SHARE   TO API  FAILED  REASONS
+api     3      2     66.6 %  1       0       uri-miss 1
+none    1      0     0.0 %   1       0       bypass 1
+unused  0      0     -       0       0       -
+total   4      2     50.0 %  2       0       bypass 1, uri-miss 1
+
+saved 10 B of 20 B
+";
+    assert_eq!(out, expected);
+    let (_, out, _) = run_at(admin, &["stats", "--json"]).await;
+    let parsed: Value = serde_json::from_str(&out).unwrap();
+    let api = json!({ "name": "api", "calls": 3, "hits": 2, "to_api": 1, "refreshes": 0, "failed": 0 });
+    for (name, value) in api.as_object().unwrap() {
+        assert_eq!(&parsed["routes"][0][name], value, "{name}");
+    }
+    assert_eq!(parsed["saved_bytes"], 10);
 }

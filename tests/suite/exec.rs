@@ -5,14 +5,16 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::client::Client;
-use crate::larder_under_test::Larder;
-use crate::origin::{MockResponse, Origin, Step};
+use crate::concurrent::ConcurrentRequests;
+use crate::larder_under_test::{Larder, route};
+use crate::origin::{Gate, MockResponse, Origin, Step};
 use crate::process::{ConfigDir, Process, TIMEOUT, eventually, program, text};
 use crate::tls_origin::{Certificate, Protocols, TestCa, TlsOrigin};
 
@@ -111,6 +113,50 @@ async fn an_error_by_larder_is_counted_as_failed_and_saves_nothing() {
     let log = text(&output.stderr);
     assert!(log.contains("0 answered without the API (0.0 %), 0 went to it, 1 failed"), "{log}");
     assert!(log.contains("larder: saved 0 B of 0 B;"), "{log}");
+}
+
+/// The summary counts the calls that larder makes behind the command's back.
+#[tokio::test]
+async fn background_refreshes_are_calls_in_the_summary() {
+    if !has_curl("exec") {
+        return;
+    }
+    let fields = ["Cache-Control: max-age=0, stale-while-revalidate=600"];
+    let answers = AtomicUsize::new(0);
+    let origin = Origin::start(move |_| {
+        let number = answers.fetch_add(1, Ordering::Relaxed);
+        MockResponse::new(200, &fields, format!("answer {number}"))
+    })
+    .await;
+    let home = Home::with(&yaml(&origin, "127.0.0.1:0").replace(", ttl: 1h", ""));
+    let until_refreshed = format!("until {CURL} | grep -q 'answer 1'; do :; done");
+    let output = home.exec(&[], &["sh", "-c", &until_refreshed]).await;
+    let log = text(&output.stderr);
+    let (_, rest) = log.split_once(" 1 went to it and ").unwrap_or_else(|| panic!("{log}"));
+    let (refreshes, rest) = rest.split_once(' ').expect("a number");
+    assert!(rest.starts_with("more to refresh stale responses"), "{log}");
+    assert!((1..origin.calls()).contains(&refreshes.parse().unwrap()), "{log}");
+}
+
+/// One error of the API for many clients saves nothing.
+#[tokio::test]
+async fn an_error_that_clients_share_saves_neither_bytes_nor_cost() {
+    let gate = Gate::new();
+    let origin = Origin::always(MockResponse::new(503, &[], "down").after(&gate)).await;
+    let cost = "upstreams: { up: { hosts: [api.example.test], cost: { currency: USD, per_credit: 1 } } }\n";
+    let larder = Larder::start(&origin, &format!("{cost}{}", route(&["ttl: 1h"]))).await;
+    let clients = ConcurrentRequests::send_plain(&larder, 3, "/x").await;
+    larder.wait_for_waiters(3).await;
+    gate.open();
+    assert!(clients.responses().await.iter().all(|response| response.status == 503));
+    larder
+        .wait_until("three requests", |larder| larder.server.telemetry().traffic().total().calls() == 3)
+        .await;
+    assert_eq!(origin.calls(), 1);
+    let traffic = larder.server.telemetry().traffic();
+    assert_eq!(traffic.saved_bytes(), 0, "{traffic:?}");
+    let report = &larder.server.admin_api().cost()[0].today;
+    assert_eq!((report.calls, report.avoided_calls), (1, 0));
 }
 
 #[tokio::test]
@@ -664,16 +710,17 @@ async fn doctor_reports_only_connections_that_bypass_larder() {
     assert_eq!((output.status.code(), text(&output.stdout)), (Some(9), "hello".to_owned()), "{log}");
     assert!(log.contains("larder doctor: 1 connection through larder, 1 around it"), "{log}");
     assert!(log.contains(&format!("  around  {bypassed}  by curl ")), "{log}");
-    assert!(log.contains("NO_PROXY excludes it"), "{log}");
+    assert!(log.contains("an argument disables the proxy: remove --noproxy"), "{log}");
     assert!(!log.contains(&origin.addr.to_string()), "{log}");
 
-    // The report as JSON, for a process without environment variables.
-    let script = format!("env -i curl -sS -m 0.5 http://{bypassed}/; exit 0");
+    // The report as JSON, for an address in NO_PROXY.
+    let script = format!("curl -sS -m 0.5 http://{bypassed}/; exit 0");
     let output = home.doctor(&["--json"], &script).await;
     let log = text(&output.stderr);
     let line = log.lines().find(|line| line.starts_with('{')).expect(&log);
     let report: serde_json::Value = serde_json::from_str(line).expect(&log);
     assert_eq!((&report["through"], &report["around"][0]["process"]), (&0.into(), &"curl".into()));
+    assert_eq!(report["around"][0]["why"], "NO_PROXY excludes it");
     assert_eq!(home.session_dirs(), 0);
 }
 

@@ -72,6 +72,8 @@ fn assert_denied(answer: &Response, reason: &str) {
     assert_eq!(body["larder_error"]["class"], reason);
     let expected = format!("larder; error=destination_ip_prohibited; details=\"{reason}\"");
     assert_eq!(answer.field("proxy-status"), Some(expected.as_str()));
+    let cache_status = answer.field("cache-status").unwrap_or_default();
+    assert!(!cache_status.contains("fwd="), "nothing was forwarded: {cache_status}");
 }
 
 /// Requests `authority` with `GET`, `CONNECT` and `POST`; each request is denied for `reason` and counted.

@@ -61,6 +61,7 @@ mod exec;
 mod exec_users;
 mod failing_api;
 mod fast_path;
+mod first_steps;
 mod forwarding;
 mod framing;
 mod h2_origin;

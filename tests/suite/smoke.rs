@@ -82,4 +82,8 @@ async fn the_same_bytes_pass_through_where_no_route_caches() {
     assert_eq!(answer.body, body);
     assert_eq!(answer.field("x-hop"), None, "hop-by-hop fields end here");
     assert_eq!(answer.cache_status(), "larder; fwd=bypass; fwd-status=200");
+    let mut client = larder.client().await;
+    client.send_request("POST", &format!("{API}/big"), &[]).await;
+    let answer = client.response("POST").await.unwrap();
+    assert_eq!(answer.cache_status(), "larder; fwd=method; fwd-status=200", "the method is the reason");
 }

@@ -538,6 +538,21 @@ async fn http_is_upgraded_to_verified_tls_over_pooled_h1_and_h2() {
     .await;
 }
 
+/// pingora's pool lost one of five connections between two calls.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn calls_in_a_row_from_new_clients_use_one_connection() {
+    bounded(async {
+        let authority = TestCa::new();
+        let origin = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "secure").await;
+        let larder = Larder::bare(&tls_yaml(&origin, &authority, "")).await;
+        for n in 0..120 {
+            assert_eq!(larder.get(&format!("/{n}")).await.text(), "secure");
+        }
+        assert_eq!((origin.calls(), origin.connections()), (120, 1));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn h2_carries_many_calls_on_one_connection() {
     bounded(async {

@@ -35,11 +35,11 @@ fn usage_json(usage: &PeriodUsage) -> Value {
         "ends_in": usage.ends_in.as_secs(),
         "calls": usage.calls,
         "credits": amount(usage.credits),
-        "cost": amount(usage.money),
+        "cost": money(usage.money),
         "avoided": {
             "calls": usage.avoided_calls,
             "credits": amount(usage.avoided_credits),
-            "cost": amount(usage.avoided_money),
+            "cost": money(usage.avoided_money),
         },
     })
 }
@@ -56,6 +56,11 @@ fn budget_json(budget: &CostBudget, status: &BudgetStatus) -> Value {
         "spent": status.spent,
         "ends_in": status.ends_in.as_secs(),
     })
+}
+
+/// Rounded to a billionth: a credit can cost a small fraction of a cent.
+fn money(amount: f64) -> f64 {
+    (amount * 1e9).round() / 1e9
 }
 
 /// Rounded to a millionth, which is the precision of counting; so 0.1 + 0.2 is 0.3.

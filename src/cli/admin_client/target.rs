@@ -41,6 +41,11 @@ impl TargetArgs {
 
     /// The client for the selected larder.
     pub(in crate::cli) fn find(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
+        // A broken file may belong to a larder that runs with its earlier contents; a missing one to none.
+        if let Some(file) = self.config.as_deref().filter(|file| !file.exists()) {
+            let message = format!("{}: there is no such file", file.display());
+            return Err(AdminClientError::new(ExitStatus::Invalid, message));
+        }
         let address = self.admin.as_deref().or_else(|| variable(env, "LARDER_ADMIN"));
         let Some(address) = address else { return self.configured(env) };
         let authority = authority(address).ok_or_else(|| {

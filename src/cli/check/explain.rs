@@ -4,6 +4,7 @@
 //! Never touches: the network; the response is unknown here.
 
 use std::io::{self, Write};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use crate::semantics::method;
 use crate::semantics::redaction;
 use crate::semantics::request::{ListenerKind, ProxyRequest};
 use crate::semantics::target::{Scheme, Target};
+use crate::upstream::connect::egress_policy::{Denied, EgressPolicy};
 use crate::upstream::routing::UpstreamTable;
 
 /// The reason why a request cannot be explained.
@@ -101,6 +103,7 @@ pub(super) fn explain(config: &Config, received: &ProxyRequest) -> Explanation {
             "https to this host passes through as a tunnel that larder does not inspect: list the host in a route or in tls.intercept, or request http:// and let an upstream `https://HOST` upgrade it"
         });
     }
+    notes.extend(denial(config, request));
     if route.is_none() {
         notes.push("no route matches: passed through unchanged, not stored");
     } else if !stored {
@@ -131,6 +134,23 @@ pub(super) fn explain(config: &Config, received: &ProxyRequest) -> Explanation {
         notes,
     }
 }
+
+/// Why `destinations` denies the request; `None`: it does not, as far as that is known without DNS.
+fn denial(config: &Config, request: &ProxyRequest) -> Option<&'static str> {
+    let (host, port) = (request.target.host(), request.target.port());
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
+    let rule = config.resolve.iter().find(|rule| rule.host == host && rule.port.is_none_or(|at| at == port));
+    let fixed = rule.map(|rule| rule.address).or_else(|| literal.map(|ip| SocketAddr::new(ip, port)));
+    let policy = EgressPolicy::new(config.destinations.clone());
+    policy.add_own_listeners(config.listen.iter().copied());
+    policy.add_own_listeners(config.admin.iter().map(|admin| admin.listen));
+    // Without a known address, only the rules about names and ports are certain.
+    let address = fixed.unwrap_or(SocketAddr::new(ANY_PUBLIC, port));
+    policy.check(host, address, request.listener).err().map(Denied::text)
+}
+
+/// A public address that no rule names.
+const ANY_PUBLIC: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1));
 
 /// The request with the target to which a mount and its upstream rewrite it, and with larder's own
 /// credential in place of the client's, if the upstream has one.

@@ -77,6 +77,7 @@ fn a_valid_file_is_described_as_text() {
         "shared by all clients",
         "api.example is reached at 127.0.0.1:9",
         "api: https://api.example",
+        "Notes:",
         "routes[coins].ttl: the origin's Cache-Control, Expires and Pragma are ignored",
         "routes[shadowed]: never matches: the earlier route `coins`",
     ] {
@@ -200,4 +201,56 @@ fn invalid_arguments_exit_2() {
     let output = check(FILE, &["--explain", "GET", "http://a/", "-H", "s3cret without a colon"]);
     assert_eq!(output.exit, ExitStatus::Usage);
     assert!(!output.err.contains("s3cret"), "{}", output.err);
+}
+
+#[test]
+fn adjacent_routes_with_one_policy_are_described_once() {
+    let mut text = "version: 1\nroutes:\n".to_owned();
+    for (name, ttl) in [("a", "30m"), ("bb", "30m"), ("c", "1m"), ("d", "30m")] {
+        text += &format!("  - {{ name: {name}, match: {{ host: {name}.example }}, ttl: {ttl} }}\n");
+    }
+    let out = check(&text, &[]).out;
+    let block = "\n  a   GET a.example/**\n  bb  GET bb.example/**\n    fresh     for 30m";
+    assert!(out.contains(block), "{out}");
+    assert!(out.contains("\n  d  GET d.example/**\n    as a\n"), "{out}");
+    assert_eq!(out.matches("for 30m, regardless of the origin").count(), 1, "{out}");
+    assert_eq!(out.matches("are ignored: `ttl: 30m`").count(), 1, "{out}");
+    assert!(out.contains("no-store and private (and at 2 more places)"), "{out}");
+    assert!(out.contains("\nNotes:"), "{out}");
+}
+
+#[test]
+fn the_key_that_allows_stale_responses_is_named_if_none_is_set() {
+    let route = "routes: [{ name: r, match: { host: a.example } }]";
+    let out = check(&format!("version: 1\n{route}\n"), &[]).out;
+    let words =
+        "until a 404, 410, 401, 403: only if the origin allows it; add `stale_if_error: { for: 24h }`";
+    assert!(out.contains("stale     in place of 429, 5xx") && out.contains(words), "{out}");
+}
+
+#[test]
+fn a_ttl_of_a_route_for_post_has_no_effect() {
+    let route = "routes: [{ name: e, match: { host: a.example, method: POST }, ttl: forever }]";
+    let output = check(&format!("version: 1\n{route}\n"), &[]);
+    let words = "routes[e].ttl: has no effect: larder cannot keep answers to POST";
+    assert!(output.exit == ExitStatus::Invalid && output.err.contains(words), "{}", output.err);
+}
+
+#[test]
+fn destinations_that_are_denied_are_explained_as_such() {
+    let rules = "destinations: { deny: [10.0.0.0/8, '*.bad.example', '127.0.0.1:9'] }";
+    let file = format!("version: 1\n{rules}\nresolve: {{ here.example: '127.0.0.1:9' }}\n");
+    for (url, denied) in [
+        ("http://10.1.2.3/", true),
+        ("http://a.bad.example/", true),
+        ("http://here.example/", true),
+        ("http://169.254.169.254/", true),
+        ("http://127.0.0.1:9901/", true),
+        ("http://api.example/", false),
+        ("http://192.0.2.1:81/", false),
+    ] {
+        let out = check(&file, &["--explain", "GET", url]).out;
+        let words = ["the destination is", "metadata service"];
+        assert_eq!(words.iter().any(|words| out.contains(words)), denied, "{url}: {out}");
+    }
 }

@@ -161,6 +161,9 @@ fn reason_and_fix(process: &Process, to: SocketAddr, no_proxy: &NoProxy) -> (&'s
     let program = format!("{} {}", process.name, process.program);
     let is = |names: &[&str]| names.iter().any(|name| program.contains(name));
     let has = |name: &str| process.present_variables.contains(&name);
+    if process.disables_proxy {
+        return ("an argument disables the proxy", "remove --noproxy or --no-proxy from its command line");
+    }
     if no_proxy.bypasses(&to.ip().to_string(), to.port()) {
         return ("NO_PROXY excludes it", "a route that names it removes it from NO_PROXY");
     }

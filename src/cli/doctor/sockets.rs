@@ -31,6 +31,8 @@ pub(super) struct Process {
     pub(super) name: String,
     /// The file name of its program.
     pub(super) program: String,
+    /// Whether an argument of the process disables proxies (curl's `--noproxy`, wget's `--no-proxy`).
+    pub(super) disables_proxy: bool,
     /// The variables of larder's environment that the process still has.
     pub(super) present_variables: Vec<&'static str>,
 }
@@ -69,6 +71,8 @@ impl Process {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         let program = fs::read_link(format!("/proc/{pid}/exe")).ok();
         let program = program.as_deref().and_then(|path| path.file_name());
+        let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let mut arguments = arguments.split(|byte| *byte == 0);
         let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
         let is_set = |name: &&str| {
             environment.split(|byte| *byte == 0).any(|variable| {
@@ -79,6 +83,7 @@ impl Process {
             pid,
             name: name.trim_end().to_owned(),
             program: program.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            disables_proxy: arguments.any(|one| [&b"--noproxy"[..], b"--no-proxy"].contains(&one)),
             present_variables: LARDER_VARIABLES.into_iter().filter(is_set).collect(),
         }
     }

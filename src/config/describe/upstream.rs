@@ -39,6 +39,10 @@ pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)
     if let Some(credential) = &upstream.credential {
         lines.push(("credential", format!("{}, sent by larder instead of its clients", credential.header)));
     }
+    if !upstream.tls.extra_roots.is_empty() {
+        let files: Vec<_> = upstream.tls.extra_roots.iter().map(|file| file.display().to_string()).collect();
+        lines.push(("extra_roots", format!("{}, besides those of this system", files.join(", "))));
+    }
     if !policy.rules.success.is_empty() {
         lines.push(("success", conditions(&policy.rules.success, " or ")));
     }

@@ -268,6 +268,6 @@ mod tests {
             format!("routes: [{{ name: r, {method}, stale_if_error: {{ {keys} }} }}]")
         };
         valid(&route("max_cooldown: 5m"));
-        assert!(wrong(&route("cooldown: 5s")).contains("only responses to GET and HEAD are stored"));
+        assert!(wrong(&route("cooldown: 5s")).contains("larder cannot keep answers to POST"));
     }
 }

@@ -72,7 +72,8 @@ fn route(
     if let Some((key, place)) = policy::first_storage_key(&mut section)
         && !pattern.methods.iter().any(|method| cached.contains(method))
     {
-        let what = "has no effect: only responses to GET and HEAD are stored";
+        let methods = pattern.methods.iter().map(Method::as_str).collect::<Vec<_>>().join(" or ");
+        let what = format!("has no effect: larder cannot keep answers to {methods}");
         let fix = format!("remove `{key}`, or add GET to `match.method`");
         reader.problem(place, &section.key_path(key), what, fix);
     }

@@ -61,7 +61,13 @@ pub(super) fn open_or_wait(
     match Lock::try_take(&settings.path, store.clock.now()) {
         Ok(lock) => open(store, lock, &settings, telemetry, row_sources),
         Err(in_use @ LockError::InUse { .. }) => {
-            tracing::warn!("{in_use}: running memory-only until it is free");
+            if settings.takes_over {
+                tracing::info!(
+                    "The previous larder still uses the store: running memory-only until it exits"
+                );
+            } else {
+                tracing::warn!("{in_use}: running memory-only until it is free");
+            }
             store.set_memory_only(in_use.to_string());
             let (weak, telemetry) = (Arc::downgrade(store), Arc::clone(telemetry));
             let waiter = thread::Builder::new()

@@ -39,6 +39,7 @@ fn open_with(dir: &Path, disk: u64, telemetry: &Arc<Telemetry>) -> Arc<TieredSto
         disk,
         max_object: 8 << 20,
         sweep_every: Duration::from_secs(60),
+        takes_over: false,
         secret: Secret::from_bytes([7; 32]),
     };
     TieredStore::open(settings, Clock::manual(NOW), telemetry)

@@ -245,3 +245,26 @@ fn ovl_11_many_stale_responses_never_hide_a_failure() {
     // Four lines per second and the failure; without a limit there would be 1,001.
     assert!(text.lines().count() < 50, "{} lines", text.lines().count());
 }
+
+#[test]
+fn the_requests_of_a_minute_are_one_line_and_none_without_requests() {
+    let act = || {
+        let telemetry = telemetry();
+        let before = telemetry.log_traffic(&telemetry.traffic());
+        let hit = RequestEvent { result: ResultKind::Hit, forward_reason: None, ..request_event("/") };
+        for event in [request_event("/"), hit, hit, RequestEvent { route: 1, ..hit }] {
+            telemetry.record(&event);
+        }
+        telemetry.refresh(0, "stale-while-revalidate", "confirmed");
+        let before = telemetry.log_traffic(&before);
+        telemetry.log_traffic(&before);
+    };
+    let text = logged(LogFormat::Json, LogLevel::Info, act);
+    assert_eq!(text.lines().count(), 1, "{text}");
+    let line = as_json(&text);
+    assert_eq!(line["message"], "Requests of the last minute");
+    let counts =
+        ["calls", "hits", "to_api", "failed", "tunnels", "saved_bytes"].map(|name| line[name].as_u64());
+    assert_eq!(counts, [4, 3, 2, 0, 0, 4].map(Some), "{text}");
+    assert_eq!((&line["routes"], &line["misses"]), (&"roles 2/3, none 1/1".into(), &"uri-miss 1".into()));
+}

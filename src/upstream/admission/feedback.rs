@@ -21,6 +21,9 @@ use crate::upstream::outcome::{CallOutcome, RetryAfter};
 /// A response that counts towards a ban limit of at most this many is written to disk at once.
 const URGENT_LIMIT: u32 = 64;
 
+/// A cooldown after a rate limit that lasts at least this long is logged.
+const LONG_COOLDOWN: Duration = Duration::from_secs(60);
+
 /// How a call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallEnd {
@@ -238,8 +241,11 @@ impl LimiterState {
         {
             self.remember_bucket_shape(bucket, keys.call.shape);
         }
-        let reason = RejectReason::Failed(outcome.class);
-        self.start_cooldown(scope, Rejection { reason, left }, now);
+        let rejection = Rejection { reason: RejectReason::Failed(outcome.class), left };
+        if left >= LONG_COOLDOWN && !self.cooldowns.contains(scope) {
+            self.unlogged_cooldown = Some((scope.token(), rejection));
+        }
+        self.start_cooldown(scope, rejection, now);
     }
 
     fn rate_limit_scope(&self, report: CallReport<'_>, limit: RateLimitKind) -> CooldownScope {

@@ -326,11 +326,17 @@ impl Permit {
         let mut limiter = upstream_state.limiter.lock();
         change(&mut limiter);
         let (urgent, stopped) = (std::mem::take(&mut limiter.urgent), limiter.unlogged_block.take());
+        let long_cooldown = limiter.unlogged_cooldown.take();
         drop(limiter);
+        let target = self.call.target();
+        let upstream = target.upstream.as_ref().map(|upstream| &*upstream.name);
         if let Some(Rejection { reason, left }) = stopped {
             let (reason, seconds) = (reason.token(), left.as_secs());
-            let upstream = self.call.target().upstream.as_ref().map(|upstream| &*upstream.name);
             tracing::warn!(upstream, reason, seconds, "All calls to an upstream are blocked");
+        }
+        if let Some((scope, Rejection { reason, left })) = long_cooldown {
+            let (host, reason, seconds) = (&*target.host, reason.token(), left.as_secs());
+            tracing::warn!(upstream, host, scope, reason, seconds, "The origin limits calls: cooldown");
         }
         if urgent {
             self.control.registry.flush_soon();

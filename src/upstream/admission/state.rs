@@ -63,6 +63,8 @@ pub(super) struct LimiterState {
     pub(super) urgent: bool,
     /// A block of all calls that has not been logged yet.
     pub(super) unlogged_block: Option<Rejection>,
+    /// A long cooldown after a rate limit that has not been logged yet, and its scope.
+    pub(super) unlogged_cooldown: Option<(&'static str, Rejection)>,
 }
 
 /// The admission of a call.

@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::config::Limits;
 use crate::upstream::connect::pinned::MAX_PINNED;
 
 /// Descriptors for larder itself: listeners, the store, the admin listener's connections.
@@ -46,7 +47,9 @@ pub fn raise_limit(clients: usize) {
 pub fn max_clients(wanted: usize) -> usize {
     let Some(files) = descriptor_limit() else { return wanted };
     let clients = clients_within(files, wanted);
-    if clients < wanted {
+    // The default is above the usual limit of open files on purpose; only a number that the operator has
+    // chosen is worth a line.
+    if clients < wanted && wanted != Limits::default().connections {
         tracing::info!(
             files,
             clients,

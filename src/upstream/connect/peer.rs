@@ -48,7 +48,6 @@ pub fn peer(
     let timeouts = &destination.timeouts;
     options.connection_timeout = Some(timeouts.connect);
     options.total_connection_timeout = Some(timeouts.connect);
-    options.idle_timeout = Some(IDLE);
     let http2 = destination.upstream.as_ref().is_none_or(|u| u.tls.http2);
     options.alpn = if tls && http2 { ALPN::H2H1 } else { ALPN::H1 };
     let tls_config = tls_configs.for_upstream(destination.index);

@@ -8,17 +8,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::pin::Pin as Pinning;
 use std::sync::Arc;
-use std::task::{Context, Waker};
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use parking_lot::Mutex;
 use pingora_core::protocols::Stream;
-use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::semantics::connection_auth;
+use crate::upstream::connect::idle::is_quiet;
 
 /// Pinned connections per client connection; beyond that the oldest is closed.
 const MAX_PER_CLIENT: usize = 8;
@@ -207,11 +205,7 @@ impl IdlePin {
     /// Whether it is open, and nothing has arrived on it, not even its end.
     fn is_quiet(&self) -> bool {
         let Some(mut stream) = self.take() else { return false };
-        let mut byte = [0];
-        // Bytes that arrive before a request belong to no response, so reading one here loses nothing.
-        let read = Pinning::new(&mut stream)
-            .poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte));
-        if read.is_ready() {
+        if !is_quiet(&mut stream) {
             return false;
         }
         self.all.0.lock().idle.insert(self.id, stream);

@@ -4,7 +4,6 @@
 //! Never touches: which origin a peer is (`peer`), the protocol on a connection (`session`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::{ALPN, Stream};
@@ -30,6 +29,7 @@ use crate::upstream::outcome::error::UpstreamError;
 pub struct ConnectionPool(Arc<Inner>);
 
 struct Inner {
+    /// Only dials: its own pool of idle connections is not used (`idle` has the reason).
     transport: TransportConnector,
     shared: SharedHttp2,
     pinned: PinnedConnections,
@@ -38,12 +38,11 @@ struct Inner {
 
 impl Default for ConnectionPool {
     fn default() -> Self {
-        let options = ConnectorOptions::new(descriptors::max_idle_connections());
         Self(Arc::new(Inner {
-            transport: TransportConnector::new(Some(options)),
+            transport: TransportConnector::new(Some(ConnectorOptions::new(1))),
             shared: SharedHttp2::default(),
             pinned: PinnedConnections::default(),
-            idle: IdleConnections::default(),
+            idle: IdleConnections::new(descriptors::max_idle_connections()),
         }))
     }
 }
@@ -69,7 +68,6 @@ pub struct CallChannel {
     key: u64,
     /// The peer's group ([`crate::upstream::connect::peer::group_key`]).
     group_key: u64,
-    idle_timeout: Option<Duration>,
     /// Whether the connection has been used before.
     reused: bool,
 }
@@ -100,7 +98,7 @@ impl ConnectionPool {
             || self.0.shared.is_http1_only(key);
         let reused = match (&owner, connection_use) {
             (ConnectionOwner::Pool, ConnectionUse::New) | (ConnectionOwner::Call, _) => None,
-            (ConnectionOwner::Pool, ConnectionUse::Pooled) => self.reused(peer, key, request, http1).await,
+            (ConnectionOwner::Pool, ConnectionUse::Pooled) => self.reused(key, request, http1).await,
             (ConnectionOwner::Client(pins, origin), _) => {
                 match pins.take(origin, group_key, &request.headers, &self.0.pinned) {
                     PinnedUse::Stream(stream) => {
@@ -117,7 +115,6 @@ impl ConnectionPool {
             owner,
             key,
             group_key,
-            idle_timeout: peer.idle_timeout(),
             reused,
         };
         if let Some(session) = reused {
@@ -126,7 +123,6 @@ impl ConnectionPool {
         // Boxed, so that the future of a call on a pooled connection does not include the size of dialling.
         let stream = Box::pin(self.dial(peer, http1)).await.map_err(AttemptError::Failed)?;
         if stream.selected_alpn_proto() != Some(ALPN::H2) {
-            self.0.idle.record(key, peer.clone());
             let session = Http1Call::new(stream, request);
             return Ok(channel(UpstreamSession::Http1(Box::new(session)), false));
         }
@@ -154,19 +150,13 @@ impl ConnectionPool {
             let dialled = transport.new_stream(&peer).await.map_err(|error| from_pingora(&error));
             let exhausted = matches!(dialled, Err(UpstreamError::Exhausted));
             // Closing an idle connection frees the descriptor that this one needs.
-            if !exhausted || !(idle.evict_one(transport).await || pinned.evict_oldest()) {
+            if !exhausted || !(idle.evict_one().await || pinned.evict_oldest()) {
                 return dialled;
             }
         }
     }
 
-    async fn reused(
-        &self,
-        peer: &HttpPeer,
-        key: u64,
-        request: &OutgoingRequest,
-        http1: bool,
-    ) -> Option<UpstreamSession> {
+    async fn reused(&self, key: u64, request: &OutgoingRequest, http1: bool) -> Option<UpstreamSession> {
         // If an HTTP/2 connection turns out to be closing, the next one is tried.
         while let Some(connection) = (!http1).then(|| self.0.shared.find(key)).flatten() {
             let started = timeout(IDLE, Http2Call::new(connection, request));
@@ -174,7 +164,7 @@ impl ConnectionPool {
                 return Some(UpstreamSession::Http2(Box::new(session)));
             }
         }
-        let stream = self.0.transport.reused_stream(peer).await?;
+        let stream = self.0.idle.take(key).await?;
         Some(UpstreamSession::Http1(Box::new(Http1Call::new(stream, request))))
     }
 }
@@ -274,7 +264,7 @@ impl CallChannel {
         {
             match &self.owner {
                 ConnectionOwner::Pool => {
-                    self.pool.0.transport.release_stream(stream, self.key, self.idle_timeout);
+                    self.pool.0.idle.put(self.key, stream, IDLE);
                 }
                 ConnectionOwner::Client(pins, origin) => {
                     pins.put(origin, self.group_key, stream, &self.pool.0.pinned);

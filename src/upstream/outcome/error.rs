@@ -145,6 +145,9 @@ impl UpstreamError {
         if let Self::Rejected(rejection) = self {
             return CacheStatus::refused().detail("refused", rejection.reason.token());
         }
+        if let Self::Denied(reason) = self {
+            return CacheStatus::refused().detail("refused", reason.token());
+        }
         CacheStatus::forwarded(reason.token())
     }
 

@@ -323,6 +323,32 @@ async fn a_background_refresh_counts_its_outcome() {
     .await;
 }
 
+/// The head of such a refresh is a success; without a cooldown each stale hit would start another call.
+#[tokio::test]
+async fn a_refresh_that_the_origin_cuts_starts_the_cooldown_of_its_key() {
+    bounded(async {
+        let origin =
+            Origin::always(MockResponse::new(200, &["Connection: close"], "old").then([Step::Close])).await;
+        let policy = ["ttl: 1m", "stale_while_revalidate: 1h", "stale_if_error: { for: 1h, cooldown: 30s }"];
+        let larder = Larder::with_policy(&origin, &policy).await;
+        larder.get("/x").await;
+        larder.clock.advance(secs(61));
+        origin.set_script(|_| {
+            MockResponse::raw("HTTP/1.1 200 x\r\nContent-Length: 9\r\n\r\nhalf").then([Step::Close])
+        });
+        larder.get("/x").await;
+        until_refreshed(&larder, "failed", 1.0).await;
+        for _ in 0..5 {
+            assert_eq!(larder.get("/x").await.text(), "old");
+        }
+        assert_eq!(origin.calls(), 2);
+        larder.clock.advance(secs(31));
+        larder.get("/x").await;
+        until_refreshed(&larder, "failed", 2.0).await;
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn request_directives_are_honoured() {
     bounded(async {
@@ -335,6 +361,7 @@ async fn request_directives_are_honoured() {
         let refused = get("Cache-Control: only-if-cached").await;
         assert_eq!((refused.status, origin.calls()), (504, 0));
         assert!(refused.text().contains("\"class\":\"only_if_cached\""));
+        assert_eq!(refused.cache_status(), "larder; detail=\"only-if-cached\"", "nothing was forwarded");
         assert_eq!(get("X-Request-Id: 1").await.text(), "call 0");
         larder.clock.advance(secs(20));
         for (field, body) in [

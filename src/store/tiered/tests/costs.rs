@@ -22,6 +22,7 @@ fn open_with_costs(dir: &Path, telemetry: &Arc<Telemetry>) -> Arc<TieredStore> {
         disk: 1 << 30,
         max_object: 1 << 20,
         sweep_every: Duration::from_secs(60),
+        takes_over: false,
         secret: Secret::from_bytes([7; 32]),
     };
     TieredStore::open(settings, Clock::manual(noon()), telemetry)
