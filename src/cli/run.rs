@@ -126,7 +126,7 @@ async fn start(
     let (path, env) = (args.config.path().to_owned(), context.env.clone());
     let source = ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
     let (warnings, routes) = (config.warnings.clone(), config.routes.routes().len());
-    let taken_over = predecessor.is_some();
+    let (taken_over, parents) = (predecessor.is_some(), config.proxies.describe());
     let deps = ServerDeps { source: Some(source), sockets, takes_over: taken_over, ..ServerDeps::default() };
     let mut server = match Server::start(config, deps) {
         Ok(server) => server,
@@ -147,7 +147,11 @@ async fn start(
     if let Err(error) = server.offer(&offer, taken_over) {
         tracing::warn!(%error, "Sockets not offered: a restart will drop connections");
     }
-    let printed = if args.json { print_json(context.out, &server) } else { print_text(context.out, &server) };
+    let printed = if args.json {
+        print_json(context.out, &server)
+    } else {
+        print_text(context.out, &server, parents.as_deref())
+    };
     if printed.is_err() {
         tracing::debug!("Standard output is closed");
     }
@@ -226,7 +230,7 @@ async fn serve(server: Server, signals: &mut Signals) -> ExitStatus {
 }
 
 /// Prints the addresses and the lines to copy.
-fn print_text(out: &mut dyn Write, server: &Server) -> io::Result<()> {
+fn print_text(out: &mut dyn Write, server: &Server, parents: Option<&str>) -> io::Result<()> {
     if let Some(address) = server.addrs().first() {
         let reachable = if address.ip().is_unspecified() {
             format!("127.0.0.1:{}", address.port())
@@ -236,6 +240,9 @@ fn print_text(out: &mut dyn Write, server: &Server) -> io::Result<()> {
         writeln!(out, "larder listens on {}", describe::list(server.addrs()))?;
         writeln!(out, "export HTTP_PROXY=http://{reachable} http_proxy=http://{reachable}")?;
         writeln!(out, "export NO_PROXY=localhost,127.0.0.1 no_proxy=localhost,127.0.0.1")?;
+    }
+    if let Some(parents) = parents {
+        writeln!(out, "origins are reached through the parent proxy {parents}")?;
     }
     if let Some(admin) = server.admin_addr() {
         writeln!(out, "metrics: http://{admin}/metrics  health: http://{admin}/healthz")?;

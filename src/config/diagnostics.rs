@@ -176,6 +176,8 @@ pub enum WarningKind {
     OddLimit,
     /// A destination that no call can ever reach.
     Unreachable,
+    /// A variable names a parent proxy that is not used.
+    ParentProxy,
 }
 
 impl WarningKind {
@@ -192,6 +194,7 @@ impl WarningKind {
             Self::TrailingDot => "trailing-dot",
             Self::OddLimit => "odd-limit",
             Self::Unreachable => "unreachable",
+            Self::ParentProxy => "parent-proxy-ignored",
         }
     }
 }
@@ -199,7 +202,9 @@ impl WarningKind {
 /// Prints one line.
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.name, self.place.line, self.place.column)?;
+        if self.place.line > 0 {
+            write!(f, "{}:{}:{}: ", self.name, self.place.line, self.place.column)?;
+        }
         write!(f, "{}: {}", self.path, self.text)
     }
 }

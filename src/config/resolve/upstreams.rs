@@ -9,12 +9,14 @@ mod rate_limit;
 mod response_rules;
 mod tls;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
 use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
+use crate::config::resolve::proxy;
 use crate::config::resolve::unreachable;
 use crate::config::{Destinations, Timeouts, Upstream, UpstreamHost};
 use crate::policy::upstream::UpstreamPolicy;
@@ -24,6 +26,7 @@ use crate::semantics::target::Scheme;
 pub(super) fn read(
     top: &mut Section<'_>,
     destinations: &Destinations,
+    listen: &[SocketAddr],
     reader: &mut Reader<'_>,
 ) -> Vec<Arc<Upstream>> {
     let Some(section) = top.section(reader, "upstreams") else { return Vec::new() };
@@ -37,6 +40,7 @@ pub(super) fn read(
         let mut mount = mount::read(&mut one, &hosts, &all, reader);
         let timeouts = timeouts(&mut one, reader);
         let tls = tls::read(&mut one, &hosts, reader);
+        let proxy = proxy::parse(&mut one, listen, reader);
         let credential = credential::read(&mut one, &hosts, reader);
         if let Some(mount) = &mut mount {
             mount.has_credential = credential.is_some();
@@ -44,7 +48,7 @@ pub(super) fn read(
         let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let one = Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
+        let one = Upstream { name, hosts, mount, timeouts, tls, proxy, credential, policy: upstream_policy };
         all.push(Arc::new(one));
     }
     all
