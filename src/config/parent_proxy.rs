@@ -128,13 +128,9 @@ fn split_address(text: &str) -> Option<(String, Option<u16>)> {
     let port = port.map(|port| port.parse::<u16>().ok().filter(|port| *port != 0).ok_or(())).transpose();
     let host = host.to_ascii_lowercase();
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-    let is_valid = match bare {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => {
-            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-            !host.is_empty() && host.len() <= 253 && host.chars().all(known)
-        }
-    };
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let is_name = !host.is_empty() && host.len() <= 253 && host.chars().all(known);
+    let is_valid = bare.map_or(is_name, |v6| v6.parse::<std::net::Ipv6Addr>().is_ok());
     is_valid.then_some((host, port.ok()?))
 }
 
@@ -205,9 +201,7 @@ impl ParentProxies {
                 let settings = settings.get(usize::from(same)..).unwrap_or_default().join(", ");
                 format!("{} ({settings})", http.proxy)
             }
-            (Some(http), Some(https)) => {
-                one(http, " for http") + ", " + &one(https, " for https")
-            }
+            (Some(http), Some(https)) => one(http, " for http") + ", " + &one(https, " for https"),
             (Some(http), None) => one(http, " for http only"),
             (None, Some(https)) => one(https, " for https only"),
         };
@@ -249,7 +243,8 @@ mod tests {
         ] {
             assert_eq!(ParentProxy::parse(text).unwrap().to_string(), shown, "{text}");
         }
-        for text in ["", "ftp://corp", "http://", "http://corp:0", "http://co rp", "http://corp:x", "http://a/b"]
+        for text in
+            ["", "ftp://corp", "http://", "http://corp:0", "http://co rp", "http://corp:x", "http://a/b"]
         {
             assert!(ParentProxy::parse(text).is_err(), "{text}");
         }
@@ -261,7 +256,10 @@ mod tests {
         assert_eq!(proxy.reveal(), Some(("user", "p@ss:")));
         assert_eq!(proxy.authorization().unwrap(), "Basic dXNlcjpwQHNzOg==");
         let printed = format!("{proxy} {proxy:?} {:?}", proxy.authorization());
-        assert!(!printed.contains("p@ss") && !printed.contains("dXNl") && !printed.contains("user"), "{printed}");
+        assert!(
+            !printed.contains("p@ss") && !printed.contains("dXNl") && !printed.contains("user"),
+            "{printed}"
+        );
     }
 
     #[test]

@@ -238,7 +238,12 @@ impl Tunnels {
         });
     }
 
-    async fn dial(&self, host: &str, port: u16, listener: ListenerKind) -> Result<OriginStream, UpstreamError> {
+    async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        listener: ListenerKind,
+    ) -> Result<OriginStream, UpstreamError> {
         let path = timeout(CONNECT_TIMEOUT, self.path(host, port, listener));
         let NetworkPath { host, port, addresses, hop } =
             path.await.map_err(|_elapsed| UpstreamError::Dns)??;
@@ -253,7 +258,12 @@ impl Tunnels {
         dialer.open().await
     }
 
-    async fn path(&self, host: &str, port: u16, listener: ListenerKind) -> Result<NetworkPath, UpstreamError> {
+    async fn path(
+        &self,
+        host: &str,
+        port: u16,
+        listener: ListenerKind,
+    ) -> Result<NetworkPath, UpstreamError> {
         let proxy = self.upstreams.proxy_for(Scheme::Https, host, port);
         let to = Destination { host, port, proxy: proxy.as_ref(), absolute_form: false, listener };
         self.resolver.path(to).await
@@ -280,7 +290,12 @@ async fn read_first_bytes(io: &mut ClientStream, early: &mut BytesMut) {
 }
 
 /// Forwards bytes both ways, `early` first.
-async fn relay(io: &mut ClientStream, origin: &mut OriginStream, early: &[u8], idle: Duration) -> SplicedBytes {
+async fn relay(
+    io: &mut ClientStream,
+    origin: &mut OriginStream,
+    early: &[u8],
+    idle: Duration,
+) -> SplicedBytes {
     if origin.write_all(early).await.is_err() {
         return SplicedBytes::BROKEN;
     }

@@ -130,7 +130,8 @@ impl Pipeline {
             && old.resolve == config.resolve
             && old.proxies == config.proxies
             && old.destinations == config.destinations;
-        let has_root_files = !config.caller_roots.is_empty() || config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
+        let has_root_files = !config.caller_roots.is_empty()
+            || config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
         (is_unchanged && !has_root_files).then(|| self.pool.clone())
     }
 }

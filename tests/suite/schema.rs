@@ -146,7 +146,7 @@ fn the_schema_rejects_configurations_of_a_wrong_shape() {
 }
 
 /// A template, the values that are valid in the place of VALUE, and some that are not.
-const FORMS: [(&str, &[&str], &[&str]); 31] = [
+const FORMS: [(&str, &[&str], &[&str]); 32] = [
     (
         "secret_path: VALUE",
         &["\"/bot{token}/**\"", "[\"/a/*/{k}.json\", \"/{a}/{b}\"]", "[]"],
@@ -339,6 +339,11 @@ const FORMS: [(&str, &[&str], &[&str]); 31] = [
             "{ header: X-Key, from_env: A, allow_origins: [localhost] }",
             "key",
         ],
+    ),
+    (
+        "proxy: VALUE",
+        &["off", "none", "http://h:1", "h", "\"https://u:p%40@[::1]/\"", "SOCKS5h://h.example:1080"],
+        &["ftp://h", "\"http://h/path\"", "\"http://\"", "\"http://a b\"", "socks4://h:1", "{ a: b }"],
     ),
     (
         "upstreams: { u: { hosts: [a.example], cost: { budget: { credits: 5/day, warn_at: VALUE } } } }",

@@ -4,13 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::tls_origin::{Certificate, Protocols, TestCa};
-
-/// What the proxy got before it forwarded any byte.
+/// The request that the proxy got before it forwarded any byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParentRequest {
     /// The method, or `SOCKS`.
@@ -26,7 +24,7 @@ pub struct ParentRequest {
 pub struct Script {
     /// Where tunnels lead.
     pub onward: SocketAddr,
-    /// The response to `CONNECT`.
+    /// The response to `CONNECT`; another status than 200 ends the connection.
     pub to_connect: &'static str,
     /// The response to other requests.
     pub to_requests: &'static str,
@@ -55,32 +53,14 @@ impl Drop for Parent {
 
 impl Parent {
     pub async fn start(script: Script) -> Self {
-        Self::listen(script, None).await
-    }
-
-    /// A proxy that is reached over TLS.
-    pub async fn with_tls(script: Script, authority: &TestCa) -> Self {
-        let acceptor = authority.acceptor(Certificate::Valid, Protocols::Http1);
-        Self::listen(script, Some(acceptor)).await
-    }
-
-    async fn listen(script: Script, tls: Option<tokio_rustls::TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&requests);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (seen, tls) = (Arc::clone(&seen), tls.clone());
-                tokio::spawn(async move {
-                    if let Some(tls) = tls {
-                        if let Ok(stream) = tls.accept(stream).await {
-                            serve(stream, script, &seen).await;
-                        }
-                    } else {
-                        serve(stream, script, &seen).await;
-                    }
-                });
+                let seen = Arc::clone(&seen);
+                tokio::spawn(async move { serve(stream, script, &seen).await });
             }
         });
         Self { addr, requests, task }
@@ -97,11 +77,7 @@ impl Parent {
     }
 }
 
-async fn serve(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    script: Script,
-    seen: &Mutex<Vec<ParentRequest>>,
-) -> Option<()> {
+async fn serve(mut stream: TcpStream, script: Script, seen: &Mutex<Vec<ParentRequest>>) -> Option<()> {
     loop {
         let first = stream.read_u8().await.ok()?;
         if first == 5 {
@@ -121,19 +97,22 @@ async fn serve(
         let response = if is_tunnel { script.to_connect } else { script.to_requests };
         stream.write_all(response.as_bytes()).await.ok()?;
         stream.flush().await.ok()?;
+        if is_tunnel && !response.contains(" 200 ") {
+            return None;
+        }
         if is_tunnel {
             return tunnel(stream, script.onward).await;
         }
     }
 }
 
-async fn tunnel(mut stream: impl AsyncRead + AsyncWrite + Unpin, onward: SocketAddr) -> Option<()> {
+async fn tunnel(mut stream: TcpStream, onward: SocketAddr) -> Option<()> {
     let mut onward = TcpStream::connect(onward).await.ok()?;
     copy_bidirectional(&mut stream, &mut onward).await.ok().map(|_| ())
 }
 
 /// RFC 1928 with RFC 1929, after the version byte: requires user and password if the client offers them.
-async fn socks(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> Option<ParentRequest> {
+async fn socks(stream: &mut TcpStream) -> Option<ParentRequest> {
     let mut methods = vec![0; usize::from(stream.read_u8().await.ok()?)];
     stream.read_exact(&mut methods).await.ok()?;
     let mut head = String::new();

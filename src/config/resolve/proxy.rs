@@ -63,7 +63,7 @@ pub(super) fn parse(
     let path = section.key_path("proxy");
     let mut secret = None;
     let read = section.scalar(reader, "proxy", |text| match text {
-        "off" | "none" | "direct" => Ok(Ok(UpstreamProxy::Off)),
+        "off" | "none" => Ok(Ok(UpstreamProxy::Off)),
         _ => Ok(ParentProxy::parse(text)
             .map(|proxy| UpstreamProxy::Through(Arc::new(proxy)))
             .inspect_err(|_| secret = Some(text.contains('@')))),
@@ -78,7 +78,8 @@ pub(super) fn parse(
         }
         Ok(UpstreamProxy::Through(proxy)) if is_own(&proxy, listen) => {
             let fix = "name the proxy behind larder, or `off`";
-            reader.problem(SourceLocation::default(), &path, "is an address of larder itself", fix);
+            let place = if proxy.reveal().is_some() { SourceLocation::default() } else { read.place };
+            reader.problem(place, &path, "is an address of larder itself", fix);
             None
         }
         Ok(proxy) => Some(proxy),

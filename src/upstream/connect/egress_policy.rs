@@ -125,7 +125,8 @@ impl EgressPolicy {
 
     /// The part of [`EgressPolicy::check`] that needs no address, for a host that a parent proxy looks up.
     pub fn check_name(&self, host: &str, port: u16, listener: ListenerKind) -> Result<(), Denied> {
-        let names = |rule: &DestinationRule| matches!(rule, DestinationRule::Host(p) if p.matches(host, port));
+        let names =
+            |rule: &DestinationRule| matches!(rule, DestinationRule::Host(p) if p.matches(host, port));
         if is_metadata_name(host) {
             return Err(Denied::Metadata);
         }
@@ -137,7 +138,8 @@ impl EgressPolicy {
 
     /// Whether `destinations.allow` names the host.
     pub fn allows_name(&self, host: &str, port: u16) -> bool {
-        let names = |rule: &DestinationRule| matches!(rule, DestinationRule::Host(p) if p.matches(host, port));
+        let names =
+            |rule: &DestinationRule| matches!(rule, DestinationRule::Host(p) if p.matches(host, port));
         self.rules.allow.iter().any(names)
     }
 

@@ -89,10 +89,12 @@ impl Dialer {
     pub async fn open(&self) -> std::result::Result<OriginStream, UpstreamError> {
         let Some(hop) = &self.hop else { return self.dial().await.map(OriginStream::Tcp) };
         let opening = async {
-            let stream = self.dial().await.map_err(|error| match error {
-                UpstreamError::Exhausted => error,
-                UpstreamError::ConnectTimeout => UpstreamError::Parent(ParentError::Timeout),
-                _ => UpstreamError::Parent(ParentError::Unreachable),
+            let stream = self.dial().await.map_err(|error| {
+                if error == UpstreamError::Exhausted {
+                    return error;
+                }
+                let timed_out = error == UpstreamError::ConnectTimeout;
+                UpstreamError::Parent(if timed_out { ParentError::Timeout } else { ParentError::Unreachable })
             })?;
             hop.open(stream).await.map_err(UpstreamError::Parent)
         };

@@ -42,7 +42,7 @@ pub struct Hop {
     pub tls: Arc<ParentTls>,
 }
 
-/// What a parent proxy is asked for.
+/// The target that a parent proxy is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum HopTarget {
     /// Nothing: requests in absolute form are sent to the proxy itself.

@@ -67,12 +67,8 @@ impl Resolver {
         Ok(NetworkPath { host: host.to_owned(), port, addresses, hop: None })
     }
 
-    /// What the parent is asked for, if the destination is permitted.
-    async fn hop_target(
-        &self,
-        to: Destination<'_>,
-        proxy: &ParentProxy,
-    ) -> Result<HopTarget, UpstreamError> {
+    /// The target that the parent is asked for, if the destination is permitted.
+    async fn hop_target(&self, to: Destination<'_>, proxy: &ParentProxy) -> Result<HopTarget, UpstreamError> {
         let Destination { host, port, listener, absolute_form, .. } = to;
         if proxy.protocol == ParentProtocol::Socks5 {
             let addresses = self.addresses(host, port, listener).await?;

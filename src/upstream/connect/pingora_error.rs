@@ -21,8 +21,8 @@ const TLS_CAUSE_PREFIX: &str = "tls connect error cause: ";
 #[expect(clippy::wildcard_enum_match_arm, reason = "pingora adds error types; all others are one")]
 pub(super) fn from_pingora(error: &Error) -> UpstreamError {
     use ErrorType::{
-        ConnectTimedout, CustomCode, H2Error, HandshakeError, InvalidCert, TLSHandshakeFailure, TLSHandshakeTimedout,
-        TLSWantX509Lookup,
+        ConnectTimedout, CustomCode, H2Error, HandshakeError, InvalidCert, TLSHandshakeFailure,
+        TLSHandshakeTimedout, TLSWantX509Lookup,
     };
     match error.etype() {
         TLSHandshakeFailure | InvalidCert | TLSWantX509Lookup => {

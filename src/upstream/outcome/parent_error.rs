@@ -73,9 +73,11 @@ impl ParentError {
             Self::Unreachable => {
                 (StatusCode::BAD_GATEWAY, "destination_unavailable", "the parent proxy is not reachable")
             }
-            Self::Timeout => {
-                (StatusCode::GATEWAY_TIMEOUT, "connection_timeout", "the parent proxy did not respond in time")
-            }
+            Self::Timeout => (
+                StatusCode::GATEWAY_TIMEOUT,
+                "connection_timeout",
+                "the parent proxy did not respond in time",
+            ),
             Self::Authentication => (
                 StatusCode::BAD_GATEWAY,
                 "proxy_configuration_error",
@@ -92,9 +94,11 @@ impl ParentError {
             Self::Protocol => {
                 (StatusCode::BAD_GATEWAY, "http_protocol_error", "the parent proxy's response is not valid")
             }
-            Self::Tls => {
-                (StatusCode::BAD_GATEWAY, "tls_protocol_error", "the TLS handshake with the parent proxy failed")
-            }
+            Self::Tls => (
+                StatusCode::BAD_GATEWAY,
+                "tls_protocol_error",
+                "the TLS handshake with the parent proxy failed",
+            ),
         };
         Problem::new(status, self.token(), reason, proxy_status)
     }
