@@ -162,6 +162,9 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The routes with their policies.
     pub routes: Table,
+    /// Whether the clients are the processes of one command. Not a key of `proxy.yaml`: `larder exec` sets it
+    /// for a larder of its own.
+    pub serves_command: bool,
     /// Warnings: no errors, but the operator should know them. Printed by `check` and at start.
     pub warnings: Vec<diagnostics::Warning>,
 }

@@ -26,7 +26,7 @@ use crate::cli::exec::temp_dir::TempDir;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::exec_env::ExecEnv;
+use crate::exec_env::{ExecEnv, chromium};
 use crate::exec_env::no_proxy::NoProxy;
 
 /// A command, and the configuration of its larder.
@@ -187,7 +187,7 @@ pub(super) async fn command(
         env: &context.env,
     };
     let variables = exec_env.prepare().map_err(write_error)?;
-    let spawned = child::start(command, &variables);
+    let spawned = child::start(&chromium::command(command, &exec_env), &variables);
     let mut child =
         spawned.map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)

@@ -94,6 +94,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         cooldown: defaults.cooldown,
         upstreams,
         routes,
+        serves_command: false,
         warnings: notes,
     }
 }

@@ -76,6 +76,7 @@ impl Pipeline {
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
         let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
         let telemetry = shared.telemetry.with_names(&routes, &upstreams, config.redactor());
+        let telemetry = if config.serves_command { telemetry.for_command() } else { telemetry };
         let UpstreamStack { resolver, admission, client } =
             upstream_stack(&config, &telemetry, shared, pool.clone())?;
         let via =

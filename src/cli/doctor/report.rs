@@ -146,8 +146,9 @@ impl Findings {
 
 const TUNNELLED: &str = "no route names the host, so its responses are not stored: add a route, or list the host in tls.intercept";
 
-const DISTRUSTED: &str = "its client has its own trust store: add the authority to it \
-                          (`larder ca bundle`), use a mount, or list the host in tls.passthrough";
+const DISTRUSTED: &str = "its client has roots of its own (npm's cafile, a bundle that a library ships, a \
+                          browser): see docs/clients.md, add the authority to them (`larder ca bundle`), use \
+                          a mount, or list the host in tls.passthrough";
 
 /// Whether the connection is between the watched processes, or one that they accepted.
 fn is_internal(connection: &Connection, seen: &Sockets) -> bool {

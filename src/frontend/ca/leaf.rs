@@ -132,9 +132,10 @@ impl LeafIssuer {
         Ok(leaf.into())
     }
 
+    /// The leaf and its issuers, the root included: Chromium's flag for larder's certificates names the key of
+    /// one that the server sends (`exec_env::chromium`).
     fn chain(&self, leaf: CertificateDer<'static>) -> Vec<CertificateDer<'static>> {
-        let above = self.authority.chain().filter(|one| !one.is_root);
-        [leaf].into_iter().chain(above.map(|one| one.der().clone())).collect()
+        [leaf].into_iter().chain(self.authority.chain().map(|one| one.der().clone())).collect()
     }
 }
 
