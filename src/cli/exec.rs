@@ -26,8 +26,8 @@ use crate::cli::exec::temp_dir::TempDir;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::exec_env::{ExecEnv, chromium};
 use crate::exec_env::no_proxy::NoProxy;
+use crate::exec_env::{ExecEnv, chromium};
 
 /// A command, and the configuration of its larder.
 #[derive(Debug, clap::Args)]

@@ -78,14 +78,14 @@ fn is_browser(program: &OsStr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::client_cert::tests as client_cert;
     use crate::config::env::Env;
     use crate::config::parse;
     use crate::exec_env::no_proxy::NoProxy;
 
     #[test]
     fn only_a_browser_gets_the_flag_and_a_profile_of_its_own() {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let ca = rcgen::CertificateParams::new(Vec::new()).unwrap().self_signed(&key).unwrap().pem();
+        let (ca, _key) = client_cert::pair();
         let env = Env::default();
         let config = parse("proxy.yaml", "version: 1", &env).unwrap();
         let no_proxy = &NoProxy::from_config(&config, &env);
@@ -100,7 +100,10 @@ mod tests {
         let flag = flag(&ca).unwrap();
         assert_eq!(flag.len(), "--ignore-certificate-errors-spki-list=".len() + 44, "{flag}");
         let own = "--user-data-dir=/private/chromium";
-        assert_eq!(changed(&["/usr/bin/chromium", "--headless"]), ["/usr/bin/chromium", &flag, own, "--headless"]);
+        assert_eq!(
+            changed(&["/usr/bin/chromium", "--headless"]),
+            ["/usr/bin/chromium", &flag, own, "--headless"]
+        );
         assert_eq!(changed(&["chrome", "--user-data-dir=/p"]), ["chrome", &flag, "--user-data-dir=/p"]);
         for words in [&["curl", "chromium"][..], &["chrome", &flag, own]] {
             assert_eq!(changed(words), words);

@@ -43,8 +43,9 @@ fn ca_file(env: &Env) -> Option<String> {
     }
     let user = ["npm_config_userconfig", "NPM_CONFIG_USERCONFIG"].iter().find_map(|name| variable(name));
     let user = user.or_else(|| Some(format!("{}/.npmrc", variable("HOME")?)));
-    let global = ["npm_config_globalconfig", "NPM_CONFIG_GLOBALCONFIG"].iter().find_map(|name| variable(name));
-    let global = global.into_iter().chain(GLOBAL.map(str::to_owned)).map(PathBuf::from);
+    let global =
+        ["npm_config_globalconfig", "NPM_CONFIG_GLOBALCONFIG"].iter().find_map(|name| variable(name));
+    let global = global.map_or_else(|| GLOBAL.map(PathBuf::from).to_vec(), |path| vec![path.into()]);
     let all = project_settings().into_iter().chain(user.map(PathBuf::from)).chain(global);
     all.filter_map(|path| Disk.read(&path, MAX_SETTINGS_BYTES).ok())
         .find_map(|contents| setting(&String::from_utf8_lossy(&contents.bytes), env))
@@ -53,7 +54,8 @@ fn ca_file(env: &Env) -> Option<String> {
 /// The settings file of the project that contains the current directory.
 fn project_settings() -> Option<PathBuf> {
     let here = std::env::current_dir().ok()?;
-    let is_project = |directory: &&Path| ["package.json", "node_modules"].iter().any(|it| directory.join(it).exists());
+    let is_project =
+        |directory: &&Path| ["package.json", "node_modules"].iter().any(|it| directory.join(it).exists());
     let project = here.ancestors().find(is_project).unwrap_or(&here);
     Some(project.join(".npmrc"))
 }
@@ -61,7 +63,8 @@ fn project_settings() -> Option<PathBuf> {
 /// The last `cafile` of a settings file, with `${NAME}` and a leading `~/` expanded as by npm.
 fn setting(text: &str, env: &Env) -> Option<String> {
     let lines = text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';']));
-    let mut values = lines.filter_map(|line| line.split_once('=')).filter(|(name, _)| name.trim() == "cafile");
+    let mut values =
+        lines.filter_map(|line| line.split_once('=')).filter(|(name, _)| name.trim() == "cafile");
     let value = values.next_back()?.1.trim().trim_matches(['"', '\'']);
     let mut expanded = value.to_owned();
     while let Some((before, rest)) = expanded.split_once("${")

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_of_exec_is_not_told_to_start_it_with_exec() {
+    fn the_advice_for_a_client_of_exec_is_another_one() {
         let refused = HandshakeOutcome::Refused;
         let outside = advice(refused(AlertDescription::UnknownCA), false);
         assert!(outside.contains("`larder exec`") && !outside.contains("clock"), "{outside}");

@@ -1,6 +1,6 @@
 //! Errors of larder's parent proxy, told apart from those of an origin.
 //!
-//! Owns: the classes, their tokens and texts. Never touches: connections (`connect::parent`).
+//! Owns: the classes, their tokens and texts. Never touches: connections (`upstream::connect::parent`).
 
 use http::StatusCode;
 
