@@ -4,6 +4,7 @@
 //! and reporting all problems at once, each with location, reason and fix.
 //! Never touches: sockets, the environment (passed in), running components.
 
+pub mod bypass;
 pub mod client_cert;
 pub mod credential;
 pub mod defaults;
@@ -16,6 +17,7 @@ pub mod file_source;
 mod keyword;
 pub mod name_constraint;
 pub mod number;
+pub mod parent_proxy;
 pub mod rate;
 mod reader;
 pub mod redacted;
@@ -39,6 +41,7 @@ use crate::config::diagnostics::{Problem, Report};
 use crate::config::env::Env;
 use crate::config::file_source::{Disk, FileSource, NoFiles};
 use crate::config::name_constraint::NameConstraint;
+use crate::config::parent_proxy::{ParentProxies, UpstreamProxy};
 use crate::config::reader::Reader;
 use crate::config::token::Token;
 use crate::key::KeyBuilder;
@@ -137,6 +140,11 @@ pub struct Config {
     pub tls: Interception,
     /// Host names with fixed addresses, resolved without DNS (like `curl --resolve`); lower-case.
     pub resolve: Vec<ResolveRule>,
+    /// The parent proxies of larder's calls.
+    pub proxies: ParentProxies,
+    /// Certificate files and directories that the caller's environment names, whose roots are trusted for
+    /// calls to origins, too.
+    pub caller_roots: Vec<PathBuf>,
     /// The response store.
     pub store: Store,
     /// The secret for hashing credentials in cache keys; `None`: this installation's own.
@@ -155,6 +163,9 @@ pub struct Config {
     pub upstreams: Vec<Arc<Upstream>>,
     /// The routes with their policies.
     pub routes: Table,
+    /// Whether the clients are the processes of one command. Not a key of `proxy.yaml`: `larder exec` sets it
+    /// for a larder of its own.
+    pub serves_command: bool,
     /// Warnings: no errors, but the operator should know them. Printed by `check`.
     pub warnings: Vec<diagnostics::Warning>,
 }
@@ -420,6 +431,8 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// TLS settings for connections to the origin.
     pub tls: UpstreamTls,
+    /// Its own parent proxy; `None`: as for other calls.
+    pub proxy: Option<UpstreamProxy>,
     /// The credential that larder sends instead of its clients.
     pub credential: Option<Credential>,
     /// Rate limits, breaker, response rules and cost.

@@ -4,9 +4,11 @@
 //! `cli::exec` starts the command.
 
 pub mod ca_bundle;
+pub mod chromium;
 pub mod java;
 pub mod no_proxy;
 pub mod node;
+pub mod npm;
 pub mod pac;
 pub mod php;
 pub mod private_dir;
@@ -53,8 +55,10 @@ impl ExecEnv<'_> {
         let trust = CaBundle::create(self, &files)?;
         let mut variables = self.proxy_variables();
         variables.extend(trust.variables(self, &files)?);
+        variables.extend(chromium::prepare(self));
         variables.extend(java::prepare(self, &files, &trust)?);
         variables.extend(node::prepare(self, &files)?);
+        variables.extend(npm::prepare(self, &files, &trust)?);
         variables.extend(php::prepare(self, &files, &trust)?);
         variables.extend(python::prepare(self, &files)?);
         variables.extend(wget::prepare(self, &files, &trust)?);

@@ -56,6 +56,8 @@ pub struct Telemetry {
     // A separate limiter: accept errors, which require an operator, are not lost among refused requests.
     accept_lines: Arc<Mutex<Limiter>>,
     distrust: Arc<Mutex<HostCounter>>,
+    /// Whether its clients were started by `larder exec`.
+    serves_command: bool,
     tunnels: Arc<Mutex<HostCounter>>,
 }
 
@@ -88,6 +90,7 @@ impl Telemetry {
             accept_lines: per_second(ACCEPT_LINES_PER_SECOND),
             distrust,
             tunnels,
+            serves_command: false,
         })
     }
 
@@ -196,13 +199,14 @@ impl Telemetry {
             return;
         };
         let alert = if let HandshakeOutcome::Refused(alert) = outcome { Some(alert) } else { None };
-        tracing::warn!(
-            host,
-            refused,
-            alert = alert.map(tracing::field::debug),
-            "A client does not accept larder's certificate: start it with `larder exec`, give it \
-             the certificate authority of `larder ca bundle`, or list the host in tls.passthrough"
-        );
+        let alert = alert.map(tracing::field::debug);
+        let advice = tls_handshake::advice(outcome, self.serves_command);
+        tracing::warn!(host, refused, alert, "A client does not accept larder's certificate: {advice}");
+    }
+
+    /// The same telemetry for a larder whose clients are the processes of one command.
+    pub fn for_command(&self) -> Arc<Self> {
+        Arc::new(Self { serves_command: true, ..self.clone() })
     }
 
     /// The hosts whose clients did not accept larder's certificate, with counts, the highest count first.

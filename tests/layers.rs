@@ -92,7 +92,8 @@ const DOORS: &[(&str, &[&str])] = &[
     ("ring", &["store/disk/encryption", "frontend/ca"]),
     ("subtle", &["admin/acl"]),
     ("rcgen", &["frontend/ca", "config/client_cert", "config/resolve/upstreams"]),
-    ("tokio_rustls", &["frontend"]),
+    ("tokio_rustls", &["frontend", "upstream/connect/parent"]),
+    ("tokio_socks", &["upstream/connect/parent"]),
     (
         "h2",
         &["frontend/http2", "frontend/session", "upstream/connect/shared_http2", "upstream/connect/session"],

@@ -108,6 +108,9 @@ fn print_valid(args: &Args, config: &Config, out: &mut dyn Write) -> io::Result<
     for rule in &config.resolve {
         writeln!(out, "resolve         {}", describe::resolve(rule))?;
     }
+    if let Some(parents) = config.proxies.describe() {
+        writeln!(out, "parent proxy    {parents}")?;
+    }
     for upstream in &config.upstreams {
         writeln!(out, "upstream        {}: {}", upstream.name, describe::upstream(upstream))?;
         for (label, text) in describe::upstream_policy(upstream) {

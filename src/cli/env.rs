@@ -59,6 +59,9 @@ fn try_run(args: &Args, context: &mut Context<'_>) -> Result<(), ExitStatus> {
     let variables = variables(args, &config, &running, &context.env).map_err(|error| {
         context.fail(format!("larder env: cannot write the files: {error}"), ExitStatus::Failed)
     })?;
+    if let Some(parents) = config.proxies.describe() {
+        context.print_error(format_args!("larder: origins are reached through the parent proxy {parents}"));
+    }
     // If the output is closed, only the exit code reports the failure.
     print(args.format, &variables, context.out).map_err(|_closed| ExitStatus::Failed)
 }

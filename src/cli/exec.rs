@@ -26,8 +26,8 @@ use crate::cli::exec::temp_dir::TempDir;
 use crate::cli::{Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::exec_env::ExecEnv;
 use crate::exec_env::no_proxy::NoProxy;
+use crate::exec_env::{ExecEnv, chromium};
 
 /// A command, and the configuration of its larder.
 #[derive(Debug, clap::Args)]
@@ -120,6 +120,7 @@ async fn run_command(
     let no_proxy = NoProxy::from_config(&config, &context.env);
     print_no_proxy_changes(args, &no_proxy, context);
     let file = &args.command.config;
+    print_parent(args, &config, context);
     let larder = if args.fallback_direct {
         SupervisedLarder::start(file, config, args.verbose, context).await.map(Instance::Supervised)
     } else {
@@ -186,7 +187,7 @@ pub(super) async fn command(
         env: &context.env,
     };
     let variables = exec_env.prepare().map_err(write_error)?;
-    let spawned = child::start(command, &variables);
+    let spawned = child::start(&chromium::command(command, &exec_env), &variables);
     let mut child =
         spawned.map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;
     Ok(child::wait(&mut child, signals).await)
@@ -199,6 +200,13 @@ fn print_no_proxy_changes(args: &Args, no_proxy: &NoProxy, context: &mut Context
     }
     let hosts = no_proxy.left_out().join(", ");
     print_note(context, &format!("not in NO_PROXY, since a route names it: {hosts}"));
+}
+
+/// Prints the proxy through which larder calls origins, since the command's variables name larder instead.
+fn print_parent(args: &Args, config: &Config, context: &mut Context<'_>) {
+    if let Some(parents) = config.proxies.describe().filter(|_| !args.quiet) {
+        print_note(context, &format!("origins are reached through the parent proxy {parents}"));
+    }
 }
 
 /// Prints a note of larder's own to standard error, between the lines of the command.

@@ -128,7 +128,7 @@ async fn start(
     let source = ConfigSource::new(args.config.path().to_string_lossy(), move || config::load(&path, &env));
     let warnings: Vec<_> = config.warnings_to_log().cloned().collect();
     let routes = config.routes.routes().len();
-    let taken_over = predecessor.is_some();
+    let (taken_over, parents) = (predecessor.is_some(), config.proxies.describe());
     let deps = ServerDeps { source: Some(source), sockets, takes_over: taken_over, ..ServerDeps::default() };
     let mut server = match Server::start(config, deps) {
         Ok(server) => server,
@@ -154,7 +154,7 @@ async fn start(
     let printed = if args.json {
         print_json(context.out, &server)
     } else {
-        print_text(context.out, &server, config_file)
+        print_text(context.out, &server, config_file, parents.as_deref())
     };
     if printed.is_err() {
         tracing::debug!("Standard output is closed");
@@ -234,7 +234,12 @@ async fn serve(server: Server, signals: &mut Signals) -> ExitStatus {
 }
 
 /// Prints the addresses and the lines to copy.
-fn print_text(out: &mut dyn Write, server: &Server, config_file: &Path) -> io::Result<()> {
+fn print_text(
+    out: &mut dyn Write,
+    server: &Server,
+    config_file: &Path,
+    parents: Option<&str>,
+) -> io::Result<()> {
     if let Some(address) = server.addrs().first() {
         writeln!(out, "larder listens on {}", describe::list(server.addrs()))?;
         if server.admin_addr().is_some() {
@@ -247,6 +252,9 @@ fn print_text(out: &mut dyn Write, server: &Server, config_file: &Path) -> io::R
                 "your app:  HTTP_PROXY={proxy} http_proxy={proxy} CMD   (HTTP alone: `admin: off`)"
             )?;
         }
+    }
+    if let Some(parents) = parents {
+        writeln!(out, "origins are reached through the parent proxy {parents}")?;
     }
     if let Some(admin) = server.admin_addr() {
         writeln!(out, "metrics: http://{admin}/metrics  health: http://{admin}/healthz")?;

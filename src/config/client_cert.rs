@@ -136,13 +136,13 @@ fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, ClientCertError> {
 }
 
 #[cfg(test)]
-pub(in crate::config) mod tests {
+pub(crate) mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
 
     /// A certificate and its key as PEM.
-    pub(in crate::config) fn pair() -> (String, String) {
+    pub(crate) fn pair() -> (String, String) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec!["larder.test".to_owned()]).unwrap();
         (params.self_signed(&key).unwrap().pem(), key.serialize_pem())

@@ -176,6 +176,8 @@ pub enum WarningKind {
     OddLimit,
     /// A destination that no call can ever reach.
     Unreachable,
+    /// A variable names a parent proxy that is not used.
+    ParentProxy,
 }
 
 impl WarningKind {
@@ -192,7 +194,8 @@ impl WarningKind {
             | Self::CleartextCredential
             | Self::TrailingDot
             | Self::OddLimit
-            | Self::Unreachable => false,
+            | Self::Unreachable
+            | Self::ParentProxy => false,
         }
     }
 
@@ -209,6 +212,7 @@ impl WarningKind {
             Self::TrailingDot => "trailing-dot",
             Self::OddLimit => "odd-limit",
             Self::Unreachable => "unreachable",
+            Self::ParentProxy => "parent-proxy-ignored",
         }
     }
 }
@@ -216,7 +220,9 @@ impl WarningKind {
 /// Prints one line.
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: ", self.name, self.place.line, self.place.column)?;
+        if self.place.line > 0 {
+            write!(f, "{}:{}:{}: ", self.name, self.place.line, self.place.column)?;
+        }
         write!(f, "{}: {}", self.path, self.text)
     }
 }

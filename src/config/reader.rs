@@ -15,7 +15,7 @@ use crate::config::keyword::{nearest, new_name};
 /// The reader: its sources, and the problems and warnings found so far.
 pub(crate) struct Reader<'a> {
     name: Arc<str>,
-    env: &'a Env,
+    pub(crate) env: &'a Env,
     files: &'a dyn FileSource,
     pub(crate) problems: Vec<Problem>,
     pub(crate) warnings: Vec<Warning>,

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use crate::config::duration::show;
+use crate::config::parent_proxy::{NamedParent, ParentProxies};
 use crate::config::{Admin, Config, Interception, Limits, Store, Upstream, describe, size};
 use crate::route::table::Route;
 use crate::semantics::redaction;
@@ -25,6 +26,7 @@ pub fn to_json(config: &Config) -> Value {
         "log": config.log,
         "tls": tls(&config.tls),
         "resolve": resolve,
+        "proxy": proxies(&config.proxies),
         "store": store(&config.store),
         "defaults": { "mode": config.mode.token(), "cooldown": describe::cooldown(config.cooldown) },
         "credential_headers":
@@ -55,6 +57,12 @@ fn tls(tls: &Interception) -> Value {
         "intercept": tls.intercept.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "passthrough": tls.passthrough.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
+}
+
+/// The parent proxies, without their users and passwords.
+pub fn proxies(proxies: &ParentProxies) -> Value {
+    let url = |parent: &Option<NamedParent>| parent.as_ref().map(|parent| parent.proxy.to_string());
+    json!({ "http": url(&proxies.http), "https": url(&proxies.https) })
 }
 
 fn limits(limits: &Limits) -> Value {

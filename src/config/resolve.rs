@@ -9,6 +9,7 @@ mod header_names;
 mod limits;
 mod listen;
 mod policy;
+mod proxy;
 mod retry;
 mod routes;
 mod secret;
@@ -61,13 +62,15 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
     let log = limits::log(top, reader);
     let tls = tls::read(top, reader);
     let resolve = destinations::resolve(top, &destinations, reader);
+    let proxies = proxy::read(top, &listen, reader);
+    let caller_roots = proxy::caller_roots(reader);
     let store = limits::store(top, &limits, in_flight, reader);
     let scope_secret = secret::scope_secret(top, reader);
     let credential_headers = header_names::credential_headers(top, reader);
     let secret_query = header_names::secret_query(top, reader);
     let secret_path = header_names::secret_path(top, reader);
     let defaults = policy::defaults(top, reader);
-    let upstreams = upstreams::read(top, &destinations, limits.patience, reader);
+    let upstreams = upstreams::read(top, (&destinations, &listen), limits.patience, reader);
     let routes = routes::read(top, &defaults, &upstreams, &credential_headers, reader);
     tls::check_routes(top, &tls, &routes, reader);
     tls::warn_unconstrained(top, &tls, &routes, reader);
@@ -81,6 +84,8 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         admin,
         tls,
         resolve,
+        proxies,
+        caller_roots,
         store,
         scope_secret,
         credential_headers,
@@ -90,6 +95,7 @@ fn sections(top: &mut Section<'_>, reader: &mut Reader<'_>) -> Config {
         cooldown: defaults.cooldown,
         upstreams,
         routes,
+        serves_command: false,
         warnings: notes,
     }
 }

@@ -195,7 +195,6 @@ fn keys_of_later_versions_are_unknown_like_any_other() {
         "store: { compression: zstd }",
         "store: { shared: {} }",
         "defaults: { targeted_cache_control: [CDN-Cache-Control] }",
-        "upstreams: { u: { hosts: [a], proxy: \"http://b:3128\" } }",
     ];
     let routes = ["refresh_ahead: {}", "tags: []", "invalidate: {}", "batch: {}", "key: { body: sha256 }"];
     let routes = routes.map(|key| format!("routes: [{{ name: r, match: {{ host: a }}, {key} }}]"));

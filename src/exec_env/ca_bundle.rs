@@ -17,7 +17,7 @@ use crate::exec_env::{ExecEnv, set};
 
 /// Variables whose bundle replaces the runtime's own roots, each followed by its fallbacks. If none of them
 /// names a readable bundle, the variable gets the default bundle (`SSL_CERT_FILE` or the system roots).
-const REPLACING: [&[&str]; 7] = [
+const REPLACING: [&[&str]; 10] = [
     &["SSL_CERT_FILE"],
     &["CURL_CA_BUNDLE"],
     &["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"],
@@ -25,7 +25,13 @@ const REPLACING: [&[&str]; 7] = [
     &["AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"],
     &["GIT_SSL_CAINFO"],
     &["CARGO_HTTP_CAINFO"],
+    &["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"],
+    &["HTTPLIB2_CA_CERTS"],
+    &["CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE"],
 ];
+
+/// The same for clients that follow other settings unless a machine sets these.
+const IF_SET: [&str; 2] = ["NIX_SSL_CERT_FILE", "YARN_HTTPS_CA_FILE_PATH"];
 
 /// Variables whose bundle is trusted in addition to the runtime's own roots.
 const ADDING: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
@@ -65,6 +71,11 @@ impl<'a> CaBundle<'a> {
                 ([], Some(_)) => continue,
             };
             variables.extend(names.first().map(|name| set(name, path)));
+        }
+        for name in IF_SET {
+            if let Some(base) = exec_env.caller_variable(name).and_then(read_pem) {
+                variables.push(set(name, self.write(files, name, &base)?));
+            }
         }
         for name in ADDING {
             let base = exec_env.caller_variable(name).and_then(read_pem).unwrap_or_default();

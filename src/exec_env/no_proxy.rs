@@ -2,14 +2,12 @@
 //!
 //! Owns: the list, and its form for each runtime. Never touches: passing it to the runtimes.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use crate::config::Config;
+use crate::config::bypass::entries;
+pub use crate::config::bypass::{Bypass, NoProxyEntry};
 use crate::config::env::Env;
-use crate::route::pattern::HostPattern;
-use crate::route::pattern::host::Index;
 
 /// The hosts that always bypass larder: this machine, the cluster's internal names, and the cloud metadata
 /// addresses, which supply the machine's credentials.
@@ -37,42 +35,17 @@ pub struct NoProxy {
     left_out: Vec<String>,
 }
 
-/// One entry of the list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NoProxyEntry {
-    /// The entry as it was written.
-    pub text: String,
-    /// The hosts that the entry matches.
-    pub bypass: Bypass,
-    /// The port that the entry is limited to.
-    pub port: Option<u16>,
-}
-
-/// The hosts that an entry matches.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Bypass {
-    /// `*`
-    All,
-    /// `example.com`: the name and its subdomains, as most clients interpret it.
-    Name(String),
-    /// `.example.com`: only its subdomains; stored with the leading dot.
-    Below(String),
-    /// An address or a network.
-    Net(IpNet),
-}
-
 impl NoProxy {
     /// The default hosts and those of the caller's `NO_PROXY`, without entries that cover a host of a route
     /// in `config`: a route for `localhost` is meant to be used. An entry that is narrower than a route's
     /// pattern is an exception to it and stays.
     pub fn from_config(config: &Config, env: &Env) -> Self {
         let given = env.get("no_proxy").or_else(|| env.get("NO_PROXY")).unwrap_or_default();
-        let given = given.split([',', ' ']).map(str::trim).filter(|text| !text.is_empty());
-        let always = ALWAYS.iter().copied().chain(env.get(API_SERVER));
+        let always = ALWAYS.iter().copied().chain(env.get(API_SERVER)).flat_map(entries);
         // `*` does not name a particular host.
         let named: Vec<_> = config.interception_patterns().filter(|host| !host.is_any()).collect();
         let (mut members, mut left_out) = (Vec::<NoProxyEntry>::new(), Vec::new());
-        for entry in always.chain(given).filter_map(NoProxyEntry::parse) {
+        for entry in always.chain(entries(given)) {
             let is_same = |other: &NoProxyEntry| (&other.bypass, other.port) == (&entry.bypass, entry.port);
             if members.iter().any(is_same) {
                 continue;
@@ -143,83 +116,6 @@ fn java_net(net: &IpNet) -> Option<String> {
             let fixed: Vec<String> = octets.iter().take(bytes).map(u8::to_string).collect();
             Some(fixed.join(".") + ".*")
         }
-    }
-}
-
-impl NoProxyEntry {
-    /// `None` if no client would understand the entry.
-    fn parse(text: &str) -> Option<Self> {
-        let lower = text.to_ascii_lowercase();
-        let (host, port) = split_port(&lower);
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let net = bare.parse::<IpNet>().ok().or_else(|| bare.parse().ok().map(IpAddr::into));
-        let bypass = match net {
-            Some(net) => Bypass::Net(net),
-            None if host == "*" => Bypass::All,
-            None => {
-                let name = host.strip_prefix('*').unwrap_or(host);
-                let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-                if name.trim_matches('.').is_empty() || !name.chars().all(known) {
-                    return None;
-                }
-                if name.starts_with('.') {
-                    Bypass::Below(name.to_owned())
-                } else {
-                    Bypass::Name(name.to_owned())
-                }
-            }
-        };
-        Some(Self { text: text.to_owned(), bypass, port })
-    }
-
-    fn bypasses(&self, host: &str, port: u16) -> bool {
-        let host = host.to_ascii_lowercase();
-        self.port.is_none_or(|own| own == port) && self.bypass.matches(&host)
-    }
-
-    /// Whether all hosts that `host` matches bypass larder.
-    fn covers(&self, host: &HostPattern) -> bool {
-        let port_matches = self.port.is_none() || self.port == host.port();
-        port_matches
-            && match host.index() {
-                Index::Any => self.bypass == Bypass::All,
-                Index::Exact(name) => self.bypass.matches(name),
-                Index::Below(end) => match &self.bypass {
-                    Bypass::All => true,
-                    Bypass::Name(name) => end.strip_prefix('.').is_some_and(|base| is_or_below(base, name)),
-                    Bypass::Below(own) => end.ends_with(own.as_str()),
-                    Bypass::Net(_) => false,
-                },
-            }
-    }
-}
-
-impl Bypass {
-    /// Whether `host`, in lower case, matches.
-    fn matches(&self, host: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Name(name) => is_or_below(host, name),
-            Self::Below(end) => host.ends_with(end.as_str()),
-            Self::Net(net) => {
-                let bare = host.trim_start_matches('[').trim_end_matches(']');
-                bare.parse::<IpAddr>().is_ok_and(|address| net.contains(&address))
-            }
-        }
-    }
-}
-
-fn is_or_below(host: &str, name: &str) -> bool {
-    host.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'))
-}
-
-/// Splits `host:8080`. An IPv6 address without brackets has no port.
-fn split_port(text: &str) -> (&str, Option<u16>) {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
-            port.parse().map_or((text, None), |port| (host, Some(port)))
-        }
-        _ => (text, None),
     }
 }
 

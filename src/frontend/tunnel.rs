@@ -3,7 +3,6 @@
 //! Owns: opening a tunnel to an allowed address, forwarding bytes both ways, the records of tunnels.
 //! Never touches: the meaning of the bytes; TLS in them is between client and origin.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use bytes::BytesMut;
 use http::{Method, StatusCode};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
@@ -20,13 +18,16 @@ use crate::frontend::splice::{SpliceEnd, SplicedBytes, splice};
 use crate::frontend::stream::ClientStream;
 use crate::policy::Mode;
 use crate::semantics::request::ListenerKind;
+use crate::semantics::target::Scheme;
 use crate::telemetry::problem::Problem;
 use crate::telemetry::{RequestEvent, ResultKind, Telemetry};
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::connect::happy_eyeballs::Dialer;
+use crate::upstream::connect::parent::OriginStream;
+use crate::upstream::connect::parent_path::{Destination, NetworkPath};
 use crate::upstream::connect::resolve::Resolver;
 use crate::upstream::outcome::error::UpstreamError;
-use crate::upstream::routing::UpstreamTarget;
+use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
@@ -99,6 +100,8 @@ pub fn sniff(bytes: &[u8]) -> Protocol {
 pub struct Tunnels {
     /// Resolves names to allowed addresses.
     pub resolver: Arc<Resolver>,
+    /// Maps hosts to upstreams and parent proxies.
+    pub upstreams: Arc<UpstreamTable>,
     /// The admission control of outgoing connections.
     pub admission: AdmissionControl,
     /// Records tunnels.
@@ -172,7 +175,7 @@ impl Tunnels {
         if self.mode_switch.mode() == Mode::Offline {
             return None;
         }
-        let resolved = timeout(RESOLVE_TIMEOUT, self.resolver.addresses(host, port, listener)).await;
+        let resolved = timeout(RESOLVE_TIMEOUT, self.path(host, port, listener)).await;
         let Ok(Err(UpstreamError::Denied(reason))) = resolved else { return None };
         self.telemetry.denied(reason.token());
         let problem = UpstreamError::Denied(reason).problem();
@@ -181,7 +184,7 @@ impl Tunnels {
     }
 
     /// Connects to the origin; a failure is already recorded.
-    async fn connect(&self, request: TunnelRequest<'_>) -> Result<TcpStream, Problem> {
+    async fn connect(&self, request: TunnelRequest<'_>) -> Result<OriginStream, Problem> {
         if self.mode_switch.mode() == Mode::Offline {
             self.record(request, Err(&OFFLINE_PROBLEM));
             return Err(OFFLINE_PROBLEM);
@@ -235,19 +238,35 @@ impl Tunnels {
         });
     }
 
-    async fn dial(&self, host: &str, port: u16, listener: ListenerKind) -> Result<TcpStream, UpstreamError> {
-        let addresses: Vec<SocketAddr> =
-            timeout(CONNECT_TIMEOUT, self.resolver.addresses(host, port, listener))
-                .await
-                .map_err(|_elapsed| UpstreamError::Dns)??;
+    async fn dial(
+        &self,
+        host: &str,
+        port: u16,
+        listener: ListenerKind,
+    ) -> Result<OriginStream, UpstreamError> {
+        let path = timeout(CONNECT_TIMEOUT, self.path(host, port, listener));
+        let NetworkPath { host, port, addresses, hop } =
+            path.await.map_err(|_elapsed| UpstreamError::Dns)??;
         let dialer = Dialer {
-            host: host.to_owned(),
+            host,
             port,
             addresses: addresses.into(),
             timeout: CONNECT_TIMEOUT,
             preferred: self.resolver.preferred(),
+            hop,
         };
-        dialer.dial().await
+        dialer.open().await
+    }
+
+    async fn path(
+        &self,
+        host: &str,
+        port: u16,
+        listener: ListenerKind,
+    ) -> Result<NetworkPath, UpstreamError> {
+        let proxy = self.upstreams.proxy_for(Scheme::Https, host, port);
+        let to = Destination { host, port, proxy: proxy.as_ref(), absolute_form: false, listener };
+        self.resolver.path(to).await
     }
 }
 
@@ -271,7 +290,12 @@ async fn read_first_bytes(io: &mut ClientStream, early: &mut BytesMut) {
 }
 
 /// Forwards bytes both ways, `early` first.
-async fn relay(io: &mut ClientStream, origin: &mut TcpStream, early: &[u8], idle: Duration) -> SplicedBytes {
+async fn relay(
+    io: &mut ClientStream,
+    origin: &mut OriginStream,
+    early: &[u8],
+    idle: Duration,
+) -> SplicedBytes {
     if origin.write_all(early).await.is_err() {
         return SplicedBytes::BROKEN;
     }
@@ -281,7 +305,7 @@ async fn relay(io: &mut ClientStream, origin: &mut TcpStream, early: &[u8], idle
     if spliced.end == SpliceEnd::Idle {
         // A stream that is cut must not look complete to either side: both see a reset.
         io.arm_reset();
-        if let Err(error) = SockRef::from(&*origin).set_linger(Some(Duration::ZERO)) {
+        if let Err(error) = SockRef::from(origin.tcp()).set_linger(Some(Duration::ZERO)) {
             tracing::trace!(%error, "Could not prepare a reset");
         }
     }

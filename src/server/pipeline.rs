@@ -29,9 +29,10 @@ use crate::upstream::Origin;
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::client::HttpClient;
 use crate::upstream::connect::egress_policy::EgressPolicy;
+use crate::upstream::connect::parent::ParentTls;
 use crate::upstream::connect::pool::ConnectionPool;
 use crate::upstream::connect::resolve::Resolver;
-use crate::upstream::connect::tls_config::{ProfileError, TlsConfigs, check_system_roots};
+use crate::upstream::connect::tls_config::{CallerRoots, ProfileError, TlsConfigs, check_system_roots};
 use crate::upstream::routing::UpstreamTable;
 
 /// Why a valid configuration could not be applied.
@@ -75,12 +76,14 @@ impl Pipeline {
         let upstreams = config.upstreams.iter().map(|upstream| Arc::clone(&upstream.name));
         let (routes, upstreams): (Vec<_>, Vec<_>) = (routes.collect(), upstreams.collect());
         let telemetry = shared.telemetry.with_names(&routes, &upstreams, config.redactor());
+        let telemetry = if config.serves_command { telemetry.for_command() } else { telemetry };
         let key_builder = Arc::new(config.key_builder(shared.secret));
         let UpstreamStack { resolver, admission, client } =
             upstream_stack(&config, (&telemetry, &key_builder), shared, pool.clone())?;
         let via =
             HeaderValue::try_from(format!("1.1 {}", shared.name)).expect("hexadecimal digits are valid");
         let engine = engine(&config, &telemetry, shared, (&client, &key_builder), &via);
+        let upstream_table = Arc::clone(&client.upstreams);
         let service = Proxy::new(ProxyHandler {
             engine: Arc::clone(&engine),
             router: router(&config, shared, (&client, &key_builder)),
@@ -94,6 +97,7 @@ impl Pipeline {
         });
         let tunnels = Tunnels {
             resolver,
+            upstreams: Arc::clone(&upstream_table),
             admission: admission.clone(),
             telemetry: Arc::clone(&telemetry),
             mode_switch: Arc::clone(&shared.switch),
@@ -125,8 +129,10 @@ impl Pipeline {
         let old = &self.config;
         let is_unchanged = old.upstreams == config.upstreams
             && old.resolve == config.resolve
+            && old.proxies == config.proxies
             && old.destinations == config.destinations;
-        let has_root_files = config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
+        let has_root_files = !config.caller_roots.is_empty()
+            || config.upstreams.iter().any(|upstream| !upstream.tls.extra_roots.is_empty());
         (is_unchanged && !has_root_files).then(|| self.pool.clone())
     }
 }
@@ -147,19 +153,23 @@ fn upstream_stack(
     let egress_policy = Arc::new(EgressPolicy::new(config.destinations.clone()));
     egress_policy.add_own_listeners(shared.own_addresses.iter().copied());
     let (rules, clock) = (config.resolve.clone(), shared.clock.clone());
-    let resolver = Arc::new(Resolver::new(rules, egress_policy, shared.name_server, clock));
+    let caller_roots = CallerRoots::load(&config.caller_roots);
+    let parent_tls = ParentTls::new(caller_roots.certificates());
+    let resolver = Resolver::new(rules, egress_policy, shared.name_server, clock);
+    let resolver = Arc::new(resolver.with_parent_tls(parent_tls));
     let registry = Arc::clone(&shared.upstream_registry);
     let admission = AdmissionControl::new(Arc::clone(telemetry), registry, shared.clock.clone())
         .with_refusals(Arc::clone(key_builder));
+    let upstreams = UpstreamTable::new(config.upstreams.clone())
+        .with_proxies(config.proxies.clone())
+        .with_patience(config.limits.patience);
     let client = Arc::new(HttpClient {
         pool,
-        upstreams: Arc::new(
-            UpstreamTable::new(config.upstreams.clone()).with_patience(config.limits.patience),
-        ),
+        upstreams: Arc::new(upstreams),
         resolver: Arc::clone(&resolver),
         admission: admission.clone(),
         in_flight: Arc::clone(&shared.in_flight),
-        tls_configs: TlsConfigs::load(&config.upstreams)?,
+        tls_configs: TlsConfigs::load(&config.upstreams, &caller_roots)?,
         clock: shared.clock.clone(),
     });
     Ok(UpstreamStack { resolver, admission, client })

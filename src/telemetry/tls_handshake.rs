@@ -63,6 +63,24 @@ impl HandshakeOutcome {
     }
 }
 
+/// The advice for the operator if a client does not accept larder's certificate. `serves_command`: the client
+/// was started by `larder exec`, which told it of the certificate.
+pub(super) fn advice(outcome: HandshakeOutcome, serves_command: bool) -> String {
+    let advice = if serves_command {
+        "it has roots of its own (npm's cafile, a bundle that a library ships, a browser): see \
+         docs/clients.md, use a mount, or list the host in tls.passthrough"
+    } else {
+        "start it with `larder exec`, give it the certificate authority of `larder ca bundle`, or list the \
+         host in tls.passthrough"
+    };
+    let depends_on_time = matches!(
+        outcome,
+        HandshakeOutcome::Refused(AlertDescription::CertificateExpired | AlertDescription::BadCertificate)
+    );
+    let clock = if depends_on_time { "; or one of the two clocks is wrong" } else { "" };
+    format!("{advice}{clock}")
+}
+
 /// Counts an event per host: a client did not accept larder's certificate, or a connection was tunnelled.
 #[derive(Debug, Default)]
 pub(super) struct HostCounter {
@@ -90,6 +108,16 @@ impl HostCounter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_advice_for_a_client_of_exec_is_another_one() {
+        let refused = HandshakeOutcome::Refused;
+        let outside = advice(refused(AlertDescription::UnknownCA), false);
+        assert!(outside.contains("`larder exec`") && !outside.contains("clock"), "{outside}");
+        let inside = advice(refused(AlertDescription::BadCertificate), true);
+        assert!(inside.contains("docs/clients.md") && inside.contains("clock"), "{inside}");
+        assert!(!inside.contains("`larder exec`"), "{inside}");
+    }
 
     #[test]
     fn the_first_event_and_each_doubling_are_logged() {

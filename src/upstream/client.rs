@@ -20,12 +20,14 @@ use crate::semantics::connection_auth;
 use crate::semantics::event_stream;
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::hop_by_hop;
-use crate::semantics::request::{ListenerKind, RequestFraming};
-use crate::semantics::target::Target;
+use crate::semantics::request::RequestFraming;
+use crate::semantics::target::{Scheme, Target};
 use crate::upstream::admission::call::CallContext;
 use crate::upstream::admission::refusal_capture::CapturedBody;
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::admission::{AdmissionControl, Permit, ReplayedRefusal};
+use crate::upstream::connect::parent::{Hop, HopTarget};
+use crate::upstream::connect::parent_path::Destination;
 use crate::upstream::connect::peer::peer;
 use crate::upstream::connect::pool::{CallChannel, ConnectionOwner, ConnectionPool, ConnectionUse};
 use crate::upstream::connect::resolve::Resolver;
@@ -71,26 +73,37 @@ impl HttpClient {
         connection_use: ConnectionUse,
         owner: ConnectionOwner,
     ) -> Result<CallChannel, AttemptError> {
-        let mut peer = self.peer(destination, request.listener).await.map_err(AttemptError::Failed)?;
+        let (mut peer, hop) = self.peer(destination, request).await.map_err(AttemptError::Failed)?;
         if matches!(owner, ConnectionOwner::Pool)
             && let Some(credentials_hash) = connection_auth::unknown_scheme_hash(&request.headers)
         {
             peer.group_key ^= credentials_hash;
         }
+        if let Some(Hop { target: HopTarget::Requests, proxy, .. }) = hop {
+            let to_proxy = request.in_absolute_form(proxy.authorization());
+            let mut channel = self.pool.begin(&peer, &to_proxy, connection_use, owner).await?;
+            channel.is_to_parent = true;
+            return Ok(channel);
+        }
         self.pool.begin(&peer, request, connection_use, owner).await
     }
 
+    /// The peer of a call, and the parent proxy on the way.
     async fn peer(
         &self,
         destination: &UpstreamTarget,
-        listener: ListenerKind,
-    ) -> Result<HttpPeer, UpstreamError> {
-        let lookup = timeout(
-            destination.timeouts.connect,
-            self.resolver.addresses(&destination.host, destination.port, listener),
-        );
-        let addresses = lookup.await.map_err(|_elapsed| UpstreamError::Dns)??;
-        peer(destination, listener, addresses, self.resolver.preferred(), &self.tls_configs)
+        request: &OutgoingRequest,
+    ) -> Result<(HttpPeer, Option<Hop>), UpstreamError> {
+        let UpstreamTarget { ref host, port, ref proxy, .. } = *destination;
+        let listener = request.listener;
+        // A proxy does not forward a switch to another protocol (RFC 9110 §7.8), but a tunnel does.
+        let absolute_form = destination.scheme == Scheme::Http && request.upgrade.is_none();
+        let to = Destination { host, port, proxy: proxy.as_ref(), absolute_form, listener };
+        let lookup = timeout(destination.timeouts.connect, self.resolver.path(to));
+        let path = lookup.await.map_err(|_elapsed| UpstreamError::Dns)??;
+        let hop = path.hop.clone();
+        let peer = peer(destination, listener, path, self.resolver.preferred(), &self.tls_configs)?;
+        Ok((peer, hop))
     }
 
     async fn attempt(

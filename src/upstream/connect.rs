@@ -8,6 +8,8 @@ pub(in crate::upstream) mod dns_cache;
 pub mod egress_policy;
 pub mod happy_eyeballs;
 pub(in crate::upstream) mod idle;
+pub mod parent;
+pub mod parent_path;
 pub mod peer;
 mod pingora_error;
 pub mod pinned;

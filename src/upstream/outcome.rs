@@ -7,6 +7,7 @@ pub mod body_inspection;
 pub mod buffered_body;
 pub mod classify;
 pub mod error;
+pub mod parent_error;
 pub mod reason;
 
 use std::time::Duration;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 use crate::config::credential::Credential;
+use crate::config::parent_proxy::{ParentProxies, ParentProxy, UpstreamProxy};
 use crate::config::{Upstream, UpstreamHost};
 use crate::policy::timeouts::{TimeoutOverrides, Timeouts};
 use crate::policy::upstream::UpstreamPolicy;
@@ -23,6 +24,7 @@ pub struct UpstreamTable {
     /// Whether any upstream rewrites the scheme or port of its calls. Usually none; checked for every
     /// request.
     rewrites: bool,
+    proxies: ParentProxies,
 }
 
 /// The effective destination of a call.
@@ -40,6 +42,8 @@ pub struct UpstreamTarget {
     pub port: u16,
     /// The deadlines that apply.
     pub timeouts: Timeouts,
+    /// The parent proxy of its calls.
+    pub proxy: Option<Arc<ParentProxy>>,
 }
 
 /// The time limits of a request.
@@ -61,7 +65,7 @@ impl UpstreamTarget {
     /// The destination of a tunnel; `index` is the one for hosts without an upstream.
     pub fn for_tunnel(index: usize, host: &str, port: u16) -> Self {
         let (scheme, timeouts) = (Scheme::Https, Timeouts::default());
-        Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts }
+        Self { index, upstream: None, scheme, host: host.to_owned(), port, timeouts, proxy: None }
     }
 
     /// The same destination for calls of a route with these timeouts.
@@ -124,7 +128,33 @@ impl UpstreamTable {
     pub fn new(upstreams: Vec<Arc<Upstream>>) -> Self {
         let hosts = upstreams.iter().flat_map(|upstream| &upstream.hosts);
         let rewrites = hosts.into_iter().any(|host| host.scheme.is_some() || host.port.is_some());
-        Self { upstreams, timeouts: Timeouts::default(), rewrites }
+        Self { upstreams, timeouts: Timeouts::default(), rewrites, proxies: ParentProxies::default() }
+    }
+
+    /// With these parent proxies for upstreams without their own, and for hosts without an upstream.
+    #[must_use]
+    pub fn with_proxies(self, proxies: ParentProxies) -> Self {
+        Self { proxies, ..self }
+    }
+
+    /// The parent proxy of calls and tunnels to a host.
+    pub fn proxy_for(&self, scheme: Scheme, host: &str, port: u16) -> Option<Arc<ParentProxy>> {
+        let upstream = self.upstream_for(host, port);
+        self.proxy_of(upstream.map(|upstream| &**upstream), scheme, host, port)
+    }
+
+    fn proxy_of(
+        &self,
+        upstream: Option<&Upstream>,
+        scheme: Scheme,
+        host: &str,
+        port: u16,
+    ) -> Option<Arc<ParentProxy>> {
+        match upstream.and_then(|upstream| upstream.proxy.as_ref()) {
+            Some(UpstreamProxy::Off) => None,
+            Some(UpstreamProxy::Through(proxy)) => Some(Arc::clone(proxy)),
+            None => self.proxies.for_call(scheme, host, port).map(Arc::clone),
+        }
     }
 
     /// The same table with this `limits.patience` for hosts that no upstream lists.
@@ -171,6 +201,7 @@ impl UpstreamTable {
                 host: target.host().to_owned(),
                 port,
                 timeouts: upstream.timeouts,
+                proxy: self.proxy_of(Some(upstream), scheme, target.host(), port),
             };
         }
         UpstreamTarget {
@@ -180,6 +211,7 @@ impl UpstreamTable {
             host: target.host().to_owned(),
             port: target.port(),
             timeouts: self.timeouts,
+            proxy: self.proxy_of(None, target.scheme(), target.host(), target.port()),
         }
     }
 }

@@ -411,6 +411,57 @@ async fn an_https_call_of_an_unmodified_command_hits_the_second_time() {
 }
 
 /// Starts a larder on the ports that its configuration file names.
+/// A home whose configuration intercepts `api.example.test`, which is `origin`.
+fn intercepting(origin: &TlsOrigin, authority: &TestCa) -> Home {
+    Home::with(&format!(
+        "version: 1\nresolve: {{ api.example.test: \"{}\" }}\n\
+         upstreams: {{ up: {{ hosts: [api.example.test], tls: {{ extra_roots: [\"{}\"] }} }} }}\n\
+         routes:\n  - {{ name: api, match: {{ host: api.example.test }}, ttl: 1h }}\n",
+        origin.addr,
+        authority.root().display()
+    ))
+}
+
+#[tokio::test]
+async fn the_advice_for_a_client_with_its_own_roots_is_not_to_use_exec() {
+    if !has_curl("exec with other roots") {
+        return;
+    }
+    let authority = TestCa::new();
+    let origin = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "secret").await;
+    let root = authority.root();
+    let arguments = ["curl", "-sS", "--cacert", root.to_str().unwrap(), "https://api.example.test/"];
+    let output = intercepting(&origin, &authority).exec(&["--quiet"], &arguments).await;
+    let log = text(&output.stderr);
+    assert!(log.contains("does not accept larder's certificate: it has roots of its own"), "{log}");
+    assert!(log.contains("docs/clients.md") && !log.contains("`larder exec`"), "{log}");
+}
+
+#[tokio::test]
+async fn chromium_accepts_larders_certificate_and_keeps_its_own_profile() {
+    let installed = std::process::Command::new("chromium").arg("--version").output();
+    if !installed.is_ok_and(|output| output.status.success()) {
+        let mut err = std::io::stderr();
+        std::io::Write::write_all(&mut err, b"SKIPPED chromium under exec: no chromium\n").unwrap();
+        return;
+    }
+    let authority = TestCa::new();
+    let origin = TlsOrigin::start(&authority, Certificate::Good, Protocols::H1, "the page").await;
+    let home = intercepting(&origin, &authority);
+    let own = tempfile::tempdir().unwrap();
+    let flags = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"];
+    let more = ["--disable-background-networking", "--dump-dom", "https://api.example.test/"];
+    let mut command = home.command(&["--quiet"], &flags.into_iter().chain(more).collect::<Vec<_>>());
+    command.env("HOME", own.path());
+    let output = timeout(TIMEOUT * 3, command.output()).await.expect("it ends").unwrap();
+    assert!(text(&output.stdout).contains("the page"), "{}", text(&output.stderr));
+    for place in [".config/chromium/Default", ".pki/nssdb", ".local/share/pki/nssdb/cert9.db"] {
+        let store = own.path().join(place);
+        let changed = fs::read(&store).is_ok_and(|bytes| bytes.windows(6).any(|part| part == b"larder"));
+        assert!(!changed && !store.join("Cookies").exists(), "{place}");
+    }
+}
+
 async fn running(origin: &Origin) -> (Home, Process) {
     let (proxy, admin) = (free_port(), free_port());
     let configured = yaml(origin, &proxy).replace("{ listen: 127.0.0.1:0 }", &admin_at(&admin));

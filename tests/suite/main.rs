@@ -22,6 +22,8 @@ mod intercepted;
 mod larder_under_test;
 #[path = "../support/origin.rs"]
 mod origin;
+#[path = "../support/parent.rs"]
+mod parent;
 #[path = "../support/process.rs"]
 mod process;
 #[path = "../support/real_origin.rs"]
@@ -75,6 +77,7 @@ mod mode;
 mod mounts_and_tunnels;
 mod order;
 mod overload;
+mod parent_proxy;
 mod parser;
 mod pass_through_limits;
 mod port_hijack;

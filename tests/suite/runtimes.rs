@@ -482,20 +482,101 @@ async fn bundles_contain_the_callers_roots_and_larders_certificate() {
         ("REQUESTS_CA_BUNDLE", corp),
         ("NODE_EXTRA_CA_CERTS", corp),
         ("GIT_SSL_CAINFO", "/nothing/there.pem"),
+        ("HTTPLIB2_CA_CERTS", corp),
+        ("NIX_SSL_CERT_FILE", corp),
+        ("YARN_HTTPS_CA_FILE_PATH", corp),
+        ("NPM_CONFIG_CAFILE", corp),
     ];
     let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), ca, &before);
     let bundle = |name: &str| std::fs::read_to_string(&command_env.env[name]).unwrap();
-    for name in ["REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"] {
+    let extended = ["REQUESTS_CA_BUNDLE", "PIP_CERT", "AWS_CA_BUNDLE", "NODE_EXTRA_CA_CERTS"];
+    let others = ["HTTPLIB2_CA_CERTS", "NIX_SSL_CERT_FILE", "YARN_HTTPS_CA_FILE_PATH", "npm_config_cafile"];
+    for name in extended.into_iter().chain(others) {
         assert_eq!(bundle(name), format!("corp, without a last line end\n{ca}"), "{name}");
     }
     assert_eq!(bundle("DENO_CERT"), ca);
-    for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO"] {
+    let default = ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO"];
+    let others = ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE"];
+    for name in default.into_iter().chain(others) {
         assert!(bundle(name).ends_with(ca) && !bundle(name).contains("corp"), "{name}");
     }
-    let before = [("SSL_CERT_FILE", corp)];
+    // This machine may have settings for npm.
+    let before = [("SSL_CERT_FILE", corp), ("npm_config_globalconfig", "/nothing/npmrc")];
+    // Without these settings the clients follow others, so larder adds none.
+    for name in ["NIX_SSL_CERT_FILE", "YARN_HTTPS_CA_FILE_PATH", "npm_config_cafile"] {
+        let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), ca, &before);
+        assert!(!command_env.env.contains_key(name), "{name}");
+    }
     let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), ca, &before);
     for name in ["SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE"] {
         let bundle = std::fs::read_to_string(&command_env.env[name]).unwrap();
         assert_eq!(bundle, format!("corp, without a last line end\n{ca}"), "{name}");
     }
+}
+
+/// npm reads no other roots if its settings name a file.
+#[tokio::test]
+async fn a_ca_file_of_npms_settings_is_extended() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    std::fs::write(path("corp.pem"), "corp\n").unwrap();
+    std::fs::write(path(".npmrc"), format!("registry=https://r.example/\ncafile={}\n", path("corp.pem")))
+        .unwrap();
+    let before = [("npm_config_userconfig", path(".npmrc"))];
+    let before = before.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), "larder\n", &before);
+    let bundle = std::fs::read_to_string(&command_env.env["npm_config_cafile"]).unwrap();
+    assert_eq!(bundle, "corp\nlarder\n");
+}
+
+#[tokio::test]
+async fn the_bundle_that_stripe_ships_also_gets_larders_certificate() {
+    if !is_installed("python3", &["--version"]).await {
+        return;
+    }
+    let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), "larder\n", &[("PYTHONPATH", "{}")]);
+    command_env.file("bundled.pem", "theirs\n");
+    command_env.file(
+        "stripe/__init__.py",
+        "import os\nca_bundle_path = os.path.join(os.path.dirname(os.path.dirname(__file__)), 'bundled.pem')\n",
+    );
+    let script = "import stripe; print(open(stripe.ca_bundle_path).read())";
+    for _ in 0..2 {
+        let output = command_env.run("python3", &["-c", script]).await;
+        assert_eq!(output.split_whitespace().collect::<Vec<_>>(), ["theirs", "larder"]);
+    }
+}
+
+#[tokio::test]
+async fn undici_from_npm_uses_larder_before_any_fetch() {
+    let path = std::env::var_os("NODE_PATH").unwrap_or_default().into_string().unwrap();
+    if !is_installed("node", &["-e", "require('undici')"]).await {
+        return;
+    }
+    let both = Both::start().await;
+    let command_env = both.command_env(&[("NODE_PATH", &path)]);
+    let output = command_env.run("node", &with_urls("node/with_undici.cjs")).await;
+    both.assert_used(&output).await;
+}
+
+/// Puppeteer and Playwright start browsers by their absolute paths.
+#[tokio::test]
+async fn browsers_that_node_starts_accept_larders_certificate() {
+    if !is_installed("node", &["--version"]).await {
+        return;
+    }
+    let ca = std::fs::read_to_string(TestCa::new().root()).unwrap();
+    let command_env = CommandEnv::new(([127, 0, 0, 1], 1).into(), &ca, &[]);
+    let browser = command_env.file("headless_shell", "#!/bin/sh\necho \"$@\"\n");
+    std::fs::set_permissions(&browser, std::fs::Permissions::from_mode(0o700)).unwrap();
+    let program = command_env.file(
+        "start.cjs",
+        "const { spawn, spawnSync } = require('node:child_process');
+         const [, , browser] = process.argv;
+         spawn(browser, ['--user-data-dir=/p', 'one'], { stdio: 'inherit' })
+           .on('close', () => spawn(browser, ['two'], { stdio: 'inherit' }));",
+    );
+    let output = command_env.run("node", &[program, browser]).await;
+    let flag = &command_env.env["LARDER_CHROMIUM_FLAG"];
+    assert_eq!(output.lines().collect::<Vec<_>>(), [&format!("{flag} --user-data-dir=/p one"), "two"]);
 }

@@ -341,6 +341,11 @@ const FORMS: [(&str, &[&str], &[&str]); 32] = [
         ],
     ),
     (
+        "proxy: VALUE",
+        &["off", "none", "http://h:1", "h", "\"https://u:p%40@[::1]/\"", "SOCKS5h://h.example:1080"],
+        &["ftp://h", "\"http://h/path\"", "\"http://\"", "\"http://a b\"", "socks4://h:1", "{ a: b }"],
+    ),
+    (
         "upstreams: { u: { hosts: [a.example], cost: { budget: { credits: 5/day, warn_at: VALUE } } } }",
         &["0.8", "100%", "1"],
         &["0", "\"0%\"", "1.1", "80"],

@@ -45,8 +45,15 @@ impl Larder {
     }
 
     /// The same with other dependencies; the clock and the file are always replaced.
+    pub async fn with_deps(yaml: &str, deps: ServerDeps) -> Self {
+        Self::with_variables(yaml, deps, &[]).await
+    }
+
+    /// The same with these environment variables.
     #[expect(clippy::unused_async, reason = "async like the helpers that call it")]
-    pub async fn with_deps(yaml: &str, mut deps: ServerDeps) -> Self {
+    pub async fn with_variables(yaml: &str, mut deps: ServerDeps, variables: &[(&str, &str)]) -> Self {
+        let env: Env = variables.iter().copied().collect();
+        let read = move |text: &str| read(text, &env);
         let file = Arc::new(Mutex::new(file(yaml)));
         let config = read(&file.lock()).unwrap_or_else(|report| panic!("{report}"));
         let clock = Clock::manual(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
@@ -143,8 +150,8 @@ fn file(yaml: &str) -> String {
     text
 }
 
-fn read(text: &str) -> Result<Config, Report> {
-    let mut config = config::read("test.yaml", text, &Env::default(), &Disk)?;
+fn read(text: &str, env: &Env) -> Result<Config, Report> {
+    let mut config = config::read("test.yaml", text, env, &Disk)?;
     if config.store.path == Path::new("larder-data") {
         // The test has configured no directory: use the memory tier only.
         config.store.disk = 0;

@@ -146,8 +146,9 @@ impl Findings {
 
 const TUNNELLED: &str = "no route names the host, so its responses are not stored: add a route, or list the host in tls.intercept";
 
-const DISTRUSTED: &str = "its client has its own trust store: add the authority to it \
-                          (`larder ca bundle`), use a mount, or list the host in tls.passthrough";
+const DISTRUSTED: &str = "its client has roots of its own (npm's cafile, a bundle that a library ships, a \
+                          browser): see docs/clients.md, add the authority to them (`larder ca bundle`), use \
+                          a mount, or list the host in tls.passthrough";
 
 /// Whether the connection is between the watched processes, or one that they accepted.
 fn is_internal(connection: &Connection, seen: &Sockets) -> bool {
@@ -171,25 +172,13 @@ fn reason_and_fix(process: &Process, to: SocketAddr, no_proxy: &NoProxy) -> (&'s
         let fix = "pass the environment on (`sudo -E`, `env` of a process manager)";
         return ("the process was started without the variables that larder sets", fix);
     }
-    if is(&["node"]) && !has("NODE_OPTIONS") {
-        let fix = "the variable was unset: extend it instead (NODE_OPTIONS=\"$NODE_OPTIONS …\")";
-        return ("Node without NODE_OPTIONS does not load larder's shim", fix);
+    for (name, variable, reason) in LOADED {
+        if is(&[name]) && !has(variable) {
+            return (reason, "the variable was unset or ignored (`python -I`, `php -n`): extend it instead");
+        }
     }
-    if is(&["java"]) && !has("JAVA_TOOL_OPTIONS") {
-        return ("a JVM without JAVA_TOOL_OPTIONS", "the variable was unset: extend it instead");
-    }
-    if is(&["python"]) {
-        let reason = "its client ignores the variables, as plain urllib3 and sockets do";
-        return (reason, "use requests or httpx, give it a ProxyManager, or use a mount");
-    }
-    if is(&["curl", "wget"]) {
-        return (
-            "an argument or a settings file disables the proxy",
-            "look for --noproxy, ~/.curlrc, ~/.wgetrc",
-        );
-    }
-    if is(&["node", "java"]) {
-        return ("its client has its own connection settings", "set larder as its proxy, or use a mount");
+    if let Some((_, reason, fix)) = CLIENTS.iter().find(|(names, ..)| is(names)) {
+        return (reason, fix);
     }
     if ![80, 443, 8080, 8443].contains(&to.port()) {
         return ("not an HTTP port", "no action is needed for a database or a similar service");
@@ -198,9 +187,94 @@ fn reason_and_fix(process: &Process, to: SocketAddr, no_proxy: &NoProxy) -> (&'s
     ("its client ignores the variables", fix)
 }
 
+/// The variables through which runtimes load larder's settings, and the reason if one is missing.
+const LOADED: [(&str, &str, &str); 4] = [
+    ("node", "NODE_OPTIONS", "Node without NODE_OPTIONS does not load larder's shim"),
+    ("java", "JAVA_TOOL_OPTIONS", "a JVM without JAVA_TOOL_OPTIONS"),
+    ("python", "PYTHONPATH", "Python without PYTHONPATH does not load larder's module (aiohttp)"),
+    ("php", "PHP_INI_SCAN_DIR", "PHP without PHP_INI_SCAN_DIR does not load larder's settings"),
+];
+
+/// The likely reasons by program, if it has all variables: the first match counts.
+const CLIENTS: [(&[&str], &str, &str); 8] = [
+    (
+        &["python"],
+        "its client ignores the variables, as plain urllib3, trust_env=False and sockets do",
+        "use requests or httpx, give it a ProxyManager, or use a mount",
+    ),
+    (
+        &["curl", "wget"],
+        "an argument or a settings file disables the proxy",
+        "look for --noproxy, ~/.curlrc, ~/.wgetrc",
+    ),
+    (
+        &["chrome", "chromium", "headless_shell", "edge"],
+        "an argument of the browser sets its proxy (--no-proxy-server, --proxy-server)",
+        "remove the argument, or name larder in it",
+    ),
+    (
+        &["node"],
+        "its client connects by itself, as node:http2 and agents with their own connect function do",
+        "set larder as its proxy, or use a mount",
+    ),
+    (&["java"], "its client has its own connection settings", "set larder as its proxy, or use a mount"),
+    (
+        &["php"],
+        "its stream context has no proxy, as those of SoapClient and stream_context_create",
+        "use curl, set `proxy` in the context, or use a mount",
+    ),
+    (
+        &["git", "ssh"],
+        "its settings name a proxy (git's http.proxy), or the protocol is not HTTP",
+        "unset http.proxy; no action is needed for SSH",
+    ),
+    (
+        &["firefox"],
+        "the browser reads its proxy from its own settings",
+        "set larder there, or use /proxy.pac",
+    ),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::env::Env;
+
+    /// The reason for a process of this name that connects to port 443 with these variables.
+    fn reason_for(name: &str, present_variables: &[&'static str]) -> &'static str {
+        let present_variables = present_variables.to_vec();
+        let process = Process {
+            name: name.into(),
+            program: name.into(),
+            pid: 1,
+            present_variables,
+            disables_proxy: false,
+        };
+        let config = crate::config::parse("proxy.yaml", "version: 1", &Env::default()).unwrap();
+        let no_proxy = NoProxy::from_config(&config, &Env::default());
+        reason_and_fix(&process, "192.0.2.1:443".parse().unwrap(), &no_proxy).0
+    }
+
+    #[test]
+    fn each_client_has_its_own_reason() {
+        for (name, missing, with_all) in [
+            ("node", "NODE_OPTIONS", "node:http2"),
+            ("python3", "PYTHONPATH", "plain urllib3"),
+            ("java", "JAVA_TOOL_OPTIONS", "own connection settings"),
+            ("php", "PHP_INI_SCAN_DIR", "SoapClient"),
+            ("chromium", "", "--no-proxy-server"),
+            ("curl", "", "settings file"),
+            ("firefox", "", "its own settings"),
+            ("app", "", "ignores the variables"),
+        ] {
+            assert!(reason_for(name, &[]).contains("without the variables"), "{name}");
+            let without = reason_for(name, &["HTTPS_PROXY"]);
+            assert!(without.contains(missing), "{name}: {without}");
+            let all = ["HTTPS_PROXY", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "PYTHONPATH", "PHP_INI_SCAN_DIR"];
+            let reason = reason_for(name, &all);
+            assert!(reason.contains(with_all), "{name}: {reason}");
+        }
+    }
 
     #[test]
     fn an_address_is_shown_with_its_possible_hosts() {

@@ -38,7 +38,8 @@ pub(super) struct Process {
 }
 
 /// The variables that show whether a process inherited larder's environment.
-const LARDER_VARIABLES: [&str; 3] = ["HTTPS_PROXY", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS"];
+const LARDER_VARIABLES: [&str; 5] =
+    ["HTTPS_PROXY", "NODE_OPTIONS", "JAVA_TOOL_OPTIONS", "PYTHONPATH", "PHP_INI_SCAN_DIR"];
 
 impl Sockets {
     /// Scans all descendants of `root` once.

@@ -69,6 +69,11 @@ pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<Ru
     if ["routes", "upstreams"].iter().any(|part| ours[part] != theirs[part]) {
         return unsuitable("a larder listens there, but not with these routes (try `larder reload`)");
     }
+    // A shell that ran `larder env` before names larder itself, which is no parent.
+    let parents = ["http", "https"].map(|scheme| (&ours["proxy"][scheme], &theirs["proxy"][scheme]));
+    if parents.iter().any(|(ours, theirs)| !ours.is_null() && ours != theirs) {
+        return unsuitable("a larder listens there, but it does not use the proxy of this environment");
+    }
     let proxy = connect_address(listen);
     check_owner(file, config, proxy)?;
     let ca = admin_client.text("/ca.pem").map_err(|error| NotFound::Unsuitable(error.message))?;

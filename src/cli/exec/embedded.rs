@@ -104,6 +104,7 @@ pub(super) fn private_config(
 ) -> Config {
     config.listen = vec![ANY_LOOPBACK_PORT];
     config.admin = None;
+    config.serves_command = true;
     config.access = proof.access();
     config.tls.ca = Ca { files: None, constrain: hosts(&config) };
     let data_dir = data_dir(&context.env, file).and_then(|directory| {

@@ -12,6 +12,7 @@ use crate::config::Upstream;
 use crate::config::describe::{error, list, status};
 use crate::config::duration::show;
 use crate::config::number::show_share;
+use crate::config::parent_proxy::UpstreamProxy;
 use crate::config::rate;
 use crate::policy::timeouts::{Deadline, TimeoutOverrides};
 use crate::policy::upstream::{
@@ -36,6 +37,11 @@ pub(crate) fn to_json_object(lines: &[(&'static str, String)]) -> Map<String, Va
 pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)> {
     let policy = &upstream.policy;
     let mut lines = Vec::new();
+    match &upstream.proxy {
+        Some(UpstreamProxy::Off) => lines.push(("proxy", "none".to_owned())),
+        Some(UpstreamProxy::Through(proxy)) => lines.push(("proxy", proxy.to_string())),
+        None => {}
+    }
     if let Some(credential) = &upstream.credential {
         lines.push(("credential", format!("{}, sent by larder instead of its clients", credential.header)));
     }

@@ -9,13 +9,14 @@ mod rate_limit;
 mod response_rules;
 mod tls;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
-use crate::config::resolve::{timeouts, unreachable};
+use crate::config::resolve::{proxy, timeouts, unreachable};
 use crate::config::{Destinations, Upstream, UpstreamHost};
 use crate::policy::timeouts::Timeouts;
 use crate::policy::upstream::UpstreamPolicy;
@@ -24,7 +25,7 @@ use crate::semantics::target::Scheme;
 /// `upstreams`, in the order of the file.
 pub(super) fn read(
     top: &mut Section<'_>,
-    destinations: &Destinations,
+    (destinations, listen): (&Destinations, &[SocketAddr]),
     patience: Duration,
     reader: &mut Reader<'_>,
 ) -> Vec<Arc<Upstream>> {
@@ -40,6 +41,7 @@ pub(super) fn read(
         let usual = Timeouts { patience, ..Timeouts::default() };
         let timeouts = usual.with(&timeouts::read(&mut one, reader));
         let tls = tls::read(&mut one, &hosts, reader);
+        let proxy = proxy::parse(&mut one, listen, reader);
         let credential = credential::read(&mut one, &hosts, reader);
         if let Some(mount) = &mut mount {
             mount.has_credential = credential.is_some();
@@ -47,7 +49,7 @@ pub(super) fn read(
         let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let one = Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
+        let one = Upstream { name, hosts, mount, timeouts, tls, proxy, credential, policy: upstream_policy };
         all.push(Arc::new(one));
     }
     all

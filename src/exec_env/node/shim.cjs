@@ -1,6 +1,7 @@
-// Makes Node's own clients (http, https, fetch) use the proxy variables, which Node reads from version 24 on.
+// Makes Node's own clients (http, https, fetch), undici and ws use the proxy variables, which Node reads from
+// version 24 on, and browsers that a program starts accept larder's certificate.
 //
-// Owns: the connections of these three clients. Each goes through CONNECT to the proxy of the environment,
+// Owns: the connections of these clients. Each goes through CONNECT to the proxy of the environment,
 // those for http: as well, so that requests are the same with and without a proxy.
 // Never touches: hosts in NO_PROXY, the proxy itself, Unix sockets, agents and dispatchers with their own
 // connect function, and requests that the runtime itself sends through the proxy.
@@ -217,8 +218,6 @@ function connector(options) {
 
 /** Sends the connections of fetch's dispatcher through the proxy, if it connects directly. */
 function patchDispatcher() {
-  // Access to this global loads undici, which then creates the dispatcher.
-  void globalThis.Headers;
   const found = Object.getOwnPropertySymbols(globalThis)
     .filter((symbol) => /^undici\.globalDispatcher\./.test(symbol.description ?? ''));
   for (const symbol of found) {
@@ -234,6 +233,95 @@ function patchDispatcher() {
   }
 }
 
+/** The classes of undici that connect to an origin; its proxy agents connect in their own way. */
+const UNDICI_CLASSES = ['Agent', 'Pool', 'BalancedPool', 'Client'];
+
+/**
+ * Sends the connections of npm's own undici through the proxy, as soon as it is loaded: discord.js and other
+ * clients use its `request` and its agents without ever calling the global fetch.
+ */
+function patchUndici(undici) {
+  for (const name of UNDICI_CLASSES) {
+    const Direct = undici[name];
+    if (typeof Direct !== 'function') continue;
+    const at = name === 'Agent' ? 0 : 1;
+    const Patched = class extends Direct {
+      constructor(...args) {
+        const options = args[at] ?? {};
+        // The program has its own connect function, or connects to a Unix socket: leave it.
+        if (typeof options.connect !== 'function' && !options.socketPath) {
+          args[at] = { ...options, connect: connector(options) };
+        }
+        super(...args);
+      }
+    };
+    Object.defineProperty(Patched, 'name', { value: name });
+    try {
+      undici[name] = Patched;
+    } catch {
+      // Not writable: its instances stay direct.
+    }
+  }
+  patchDispatcher();
+}
+
+/** Calls `patch` with the exports of undici, once for each copy of it that the program loads. */
+function patchModules() {
+  const Module = require('module');
+  const load = Module._load;
+  const seen = new WeakSet();
+  Module._load = function (...args) {
+    const exports = Reflect.apply(load, this, args);
+    const isUndici = typeof args[0] === 'string' && /(^|[\\/])undici([\\/]|$)/.test(args[0]);
+    if (isUndici && typeof exports?.getGlobalDispatcher === 'function' && !seen.has(exports)) {
+      seen.add(exports);
+      try {
+        patchUndici(exports);
+      } catch {
+        // An undici with other internals: its connections stay direct.
+      }
+    }
+    return exports;
+  };
+}
+
+/**
+ * Gives requests of the package ws, which opens its own connections, to the agent, which opens tunnels. Requests
+ * with an agent or a connect function of the program stay as they are.
+ */
+function patchWebSockets(module) {
+  for (const name of ['request', 'get']) {
+    const direct = module[name];
+    module[name] = function (...args) {
+      const options = args[0];
+      const isWs = typeof options === 'object' && options !== null && !options.agent
+        && /^(net|tls)Connect$/.test(options.createConnection?.name)
+        && options.headers?.Upgrade === 'websocket';
+      if (isWs && !options.socketPath) args[0] = { ...options, createConnection: undefined };
+      return Reflect.apply(direct, this, args);
+    };
+  }
+}
+
+const BROWSER = /^(chromium|chromium-browser|google-chrome(-\w+)?|chrome|chrome-headless-shell|headless_shell|microsoft-edge)$/;
+
+/** Makes browsers that Puppeteer and Playwright start, with a profile of their own, accept larder's certificate. */
+function patchSpawn() {
+  const flag = process.env.LARDER_CHROMIUM_FLAG;
+  if (!flag) return;
+  const { ChildProcess } = require('child_process');
+  const { spawn } = ChildProcess.prototype;
+  ChildProcess.prototype.spawn = function (options) {
+    const { args } = options ?? {};
+    const sets = (name) => args.some((argument) => String(argument).startsWith(name));
+    if (Array.isArray(args) && BROWSER.test(String(options.file).split('/').pop())
+      && sets('--user-data-dir') && !sets('--ignore-certificate-errors-spki-list')) {
+      args.splice(1, 0, flag);
+    }
+    return Reflect.apply(spawn, this, [options]);
+  };
+}
+
 function patchFetch() {
   const { fetch } = globalThis;
   if (typeof fetch !== 'function') return;
@@ -244,6 +332,8 @@ function patchFetch() {
     if (!patched) {
       patched = true;
       try {
+        // Access to this global loads Node's undici, which then creates the dispatcher.
+        void globalThis.Headers;
         patchDispatcher();
       } catch {
         // An undici with other internals: its connections stay direct.
@@ -266,6 +356,10 @@ if (!globalThis[ONCE] && (proxyOf('https:') || proxyOf('http:'))) {
     patchAgent(require('https').Agent, 'https:', (agent, direct, options, socket) =>
       direct.call(agent, { ...options, socket }));
     patchFetch();
+    patchModules();
+    patchWebSockets(require('http'));
+    patchWebSockets(require('https'));
+    patchSpawn();
   } catch {
     // A Node with other internals: its connections stay direct.
   }

@@ -1,11 +1,11 @@
 """Runs when Python starts. aiohttp, which by default reads no proxy variable, then uses the proxy, and the
-bundle of certifi, which programs use despite the variables, also contains larder's certificate.
+bundles of certifi and stripe, which programs use despite the variables, also contain larder's certificate.
 
-Owns: the proxy of aiohttp requests without one, and the path of certifi's bundle. Never touches: requests
+Owns: the proxy of aiohttp requests without one, and the paths of these bundles. Never touches: requests
 with a proxy, sessions that do not use TCP, credentials (aiohttp's `trust_env` would also read ~/.netrc).
 
 An error here never prevents Python from starting and changes nothing. The module imports nothing before a
-program imports one of the two packages, and does nothing on a Python that is too old for them.
+program imports one of these packages, and does nothing on a Python that is too old for them.
 """
 
 
@@ -54,11 +54,11 @@ def _larder():
 
         session._request = _request
 
-    def with_larder(bundle):
+    def with_larder(bundle, name="certifi"):
         """The path of a copy of the bundle with larder's certificate, written once."""
         import os
 
-        copy = here + "/certifi.pem"
+        copy = "%s/%s.pem" % (here, name)
         if not os.path.exists(copy):
             own = "%s.%d" % (copy, os.getpid())
             with open(own, "wb") as out:
@@ -93,7 +93,11 @@ def _larder():
             if getattr(place, "where", None) is name_it:
                 place.where, place.contents = where, contents
 
-    patches = {"aiohttp.client": patch_aiohttp, "certifi.core": patch_certifi}
+    def patch_stripe(module):
+        """Makes stripe verify with a copy of the bundle that it ships."""
+        module.ca_bundle_path = with_larder(module.ca_bundle_path, "stripe")
+
+    patches = {"aiohttp.client": patch_aiohttp, "certifi.core": patch_certifi, "stripe": patch_stripe}
 
     class PatchingFinder(object):
         """Finds a module through the other finders, and patches it once it is loaded."""

@@ -132,9 +132,13 @@ impl LeafIssuer {
         Ok(leaf.into())
     }
 
+    /// The leaf and its issuers. Clients have the root, but the authority itself is sent even if it is one:
+    /// Chromium's flag for larder's certificates names the key of a certificate that the server sends
+    /// (`exec_env::chromium`).
     fn chain(&self, leaf: CertificateDer<'static>) -> Vec<CertificateDer<'static>> {
-        let above = self.authority.chain().filter(|one| !one.is_root);
-        [leaf].into_iter().chain(above.map(|one| one.der().clone())).collect()
+        let above = self.authority.chain().skip(1).filter(|one| !one.is_root);
+        let issuers = self.authority.chain().take(1).chain(above);
+        [leaf].into_iter().chain(issuers.map(|one| one.der().clone())).collect()
     }
 }
 

@@ -42,6 +42,7 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
         mount: None,
         timeouts: Timeouts::default(),
         tls,
+        proxy: None,
         credential: None,
         policy: UpstreamPolicy { cost, ..UpstreamPolicy::default() },
     })

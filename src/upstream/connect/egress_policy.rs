@@ -46,6 +46,9 @@ pub enum Denied {
     Port,
     /// It is in a private range, and the request came through a listener that other hosts can reach.
     Private,
+    /// Only the parent proxy could look its name up, which a listener that other hosts can reach permits for
+    /// names in `destinations.allow` alone.
+    Unresolved,
 }
 
 impl Denied {
@@ -54,6 +57,9 @@ impl Denied {
         match self {
             Self::Metadata => "larder never connects to the metadata service of a cloud",
             Self::OwnPort => "the destination is larder itself",
+            Self::Unresolved => {
+                "only the parent proxy can look up the destination's name; list it in destinations.allow"
+            }
             Self::Rule | Self::Port | Self::Private => {
                 "the destination is not allowed; see destinations in proxy.yaml"
             }
@@ -68,6 +74,7 @@ impl Denied {
             Self::OwnPort => "destination-own-port",
             Self::Port => "destination-port",
             Self::Private => "destination-private",
+            Self::Unresolved => "destination-unresolved",
         }
     }
 }
@@ -94,7 +101,7 @@ impl EgressPolicy {
     pub fn check(&self, host: &str, address: SocketAddr, listener: ListenerKind) -> Result<(), Denied> {
         let ip = embedded(address.ip());
         let port = address.port();
-        if is_metadata(ip) || METADATA_NAMES.contains(&host.trim_end_matches('.')) {
+        if is_metadata(ip) || is_metadata_name(host) {
             return Err(Denied::Metadata);
         }
         if self.is_own(ip, port) {
@@ -116,6 +123,26 @@ impl EgressPolicy {
         Ok(())
     }
 
+    /// The part of [`EgressPolicy::check`] that needs no address, for a host that a parent proxy looks up.
+    pub fn check_name(&self, host: &str, port: u16, listener: ListenerKind) -> Result<(), Denied> {
+        let names =
+            |rule: &DestinationRule| matches!(rule, DestinationRule::Host(p) if p.matches(host, port));
+        if is_metadata_name(host) {
+            return Err(Denied::Metadata);
+        }
+        if self.rules.deny.iter().any(names) {
+            return Err(Denied::Rule);
+        }
+        if self.port_is_allowed(port, listener) { Ok(()) } else { Err(Denied::Port) }
+    }
+
+    /// Whether `destinations.allow` names the host.
+    pub fn allows_name(&self, host: &str, port: u16) -> bool {
+        let names =
+            |rule: &DestinationRule| matches!(rule, DestinationRule::Host(p) if p.matches(host, port));
+        self.rules.allow.iter().any(names)
+    }
+
     fn port_is_allowed(&self, port: u16, listener: ListenerKind) -> bool {
         match (&self.rules.ports, listener) {
             (Some(Ports::All), _) | (None, ListenerKind::Loopback) => true,
@@ -124,7 +151,8 @@ impl EgressPolicy {
         }
     }
 
-    fn is_own(&self, ip: IpAddr, port: u16) -> bool {
+    /// Whether a connection to this address reaches larder itself.
+    pub fn is_own(&self, ip: IpAddr, port: u16) -> bool {
         reaches_listener(&self.own_listeners.read(), ip, port)
     }
 }
@@ -186,6 +214,11 @@ fn allows_address(rules: &[DestinationRule], ip: IpAddr, port: u16) -> bool {
         DestinationRule::Socket(addr, p) => effective_address(*addr) == ip && *p == port,
         DestinationRule::Host(_) => false,
     })
+}
+
+fn is_metadata_name(host: &str) -> bool {
+    let host = host.trim_end_matches('.');
+    METADATA_NAMES.iter().any(|name| host.eq_ignore_ascii_case(name))
 }
 
 fn is_metadata(ip: IpAddr) -> bool {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr as PingoraAddr;
 use pingora_core::protocols::l4::stream::Stream;
+use pingora_core::protocols::l4::virt::VirtualSocketStream;
 use pingora_error::Result;
 use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
@@ -23,8 +24,10 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::upstream::connect::descriptors;
+use crate::upstream::connect::parent::{Hop, OriginStream};
 use crate::upstream::connect::pingora_error::to_pingora;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::parent_error::ParentError;
 
 /// RFC 8305 §5: the Connection Attempt Delay.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -77,9 +80,32 @@ pub struct Dialer {
     pub timeout: Duration,
     /// Remembers the address that accepted.
     pub preferred: Arc<PreferredAddrs>,
+    /// The parent proxy, if these addresses are its own.
+    pub hop: Option<Hop>,
 }
 
 impl Dialer {
+    /// Returns a connection to the origin, through the parent proxy if there is one.
+    pub async fn open(&self) -> std::result::Result<OriginStream, UpstreamError> {
+        let Some(hop) = &self.hop else { return self.dial().await.map(OriginStream::Tcp) };
+        let opening = async {
+            let stream = self.dial().await.map_err(|error| {
+                if error == UpstreamError::Exhausted {
+                    return error;
+                }
+                let timed_out = error == UpstreamError::ConnectTimeout;
+                UpstreamError::Parent(if timed_out { ParentError::Timeout } else { ParentError::Unreachable })
+            })?;
+            hop.open(stream).await.map_err(UpstreamError::Parent)
+        };
+        let opened = timeout(self.timeout, opening).await;
+        let opened = opened.unwrap_or(Err(UpstreamError::Parent(ParentError::Timeout)));
+        if let Err(UpstreamError::Parent(error)) = &opened {
+            tracing::debug!(proxy = %hop.proxy, target = ?hop.target, error = error.token(), "No way through");
+        }
+        opened
+    }
+
     /// Returns the first connection that succeeds.
     pub async fn dial(&self) -> std::result::Result<TcpStream, UpstreamError> {
         let (stream, address) = match timeout(self.timeout, self.race()).await {
@@ -129,7 +155,11 @@ impl Dialer {
 #[async_trait]
 impl Connect for Dialer {
     async fn connect(&self, _first: &PingoraAddr) -> Result<Stream> {
-        to_pingora(self.dial().await.map(Stream::from))
+        to_pingora(self.open().await.map(|stream| match stream {
+            OriginStream::Tcp(stream) => Stream::from(stream),
+            // Without a descriptor of its own, pingora does not reuse it for HTTP/1.
+            tls @ OriginStream::Tls(_) => Stream::from(VirtualSocketStream::new(Box::new(tls))),
+        }))
     }
 }
 
@@ -176,6 +206,7 @@ mod tests {
             addresses: preferred.order("api.example", 80, addresses.to_vec()).into(),
             timeout: Duration::from_secs(5),
             preferred: Arc::clone(preferred),
+            hop: None,
         }
     }
 

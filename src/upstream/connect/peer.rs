@@ -4,7 +4,6 @@
 //! Never touches: requests.
 
 use std::hash::{Hash, Hasher};
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,8 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::Scheme;
 use crate::upstream::connect::happy_eyeballs::{Dialer, PreferredAddrs};
+use crate::upstream::connect::parent::Hop;
+use crate::upstream::connect::parent_path::NetworkPath;
 use crate::upstream::connect::tls_config::TlsConfigs;
 use crate::upstream::connect::tls_error::TlsError;
 use crate::upstream::outcome::error::UpstreamError;
@@ -27,15 +28,15 @@ pub(in crate::upstream) const IDLE: Duration = Duration::from_secs(60);
 /// Number of concurrent requests on one HTTP/2 connection.
 pub(in crate::upstream) const H2_STREAMS: usize = 100;
 
-/// The peer for `destination` at `addresses` (never empty), which have passed the egress policy.
+/// The peer for `destination` on `path`, which has passed the egress policy.
 pub fn peer(
     destination: &UpstreamTarget,
     listener: ListenerKind,
-    addresses: Vec<SocketAddr>,
+    path: NetworkPath,
     preferred: Arc<PreferredAddrs>,
     tls_configs: &TlsConfigs,
 ) -> Result<HttpPeer, UpstreamError> {
-    let first = *addresses.first().ok_or(UpstreamError::Dns)?;
+    let first = *path.addresses.first().ok_or(UpstreamError::Dns)?;
     let tls = destination.scheme == Scheme::Https;
     let sni = destination.host.trim_start_matches('[').trim_end_matches(']').trim_end_matches('.');
     // pingora skips verification for an empty server name; no other invalid name gets through either.
@@ -43,7 +44,7 @@ pub fn peer(
         return Err(UpstreamError::Tls(TlsError::NoName));
     }
     let mut peer = HttpPeer::new(first, tls, sni.to_owned());
-    peer.group_key = group_key(destination, listener);
+    peer.group_key = group_key(destination, listener) ^ path.hop.as_ref().map_or(0, hop_key);
     let options = &mut peer.options;
     let timeouts = &destination.timeouts;
     options.connection_timeout = Some(timeouts.connect);
@@ -55,11 +56,12 @@ pub fn peer(
     options.verify_cert = !tls_config.insecure;
     options.verify_hostname = !tls_config.insecure;
     options.custom_l4 = Some(Arc::new(Dialer {
-        host: destination.host.clone(),
-        port: destination.port,
-        addresses: addresses.into(),
+        host: path.host,
+        port: path.port,
+        addresses: path.addresses.into(),
         timeout: timeouts.connect,
         preferred,
+        hop: path.hop,
     }));
     peer.client_cert_key = tls_config.client;
     Ok(peer)
@@ -74,10 +76,18 @@ pub fn group_key(destination: &UpstreamTarget, listener: ListenerKind) -> u64 {
     hasher.finish()
 }
 
+/// The part of the hash for a parent proxy, its user and password included.
+fn hop_key(hop: &Hop) -> u64 {
+    let mut hasher = Xxh3::new();
+    (&hop.proxy, &hop.target).hash(&mut hasher);
+    hasher.finish()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::timeouts::Timeouts;
+    use crate::upstream::connect::tls_config::CallerRoots;
 
     fn peer_of(host: &str) -> Result<HttpPeer, UpstreamError> {
         let destination = UpstreamTarget {
@@ -87,14 +97,16 @@ mod tests {
             host: host.to_owned(),
             port: 443,
             timeouts: Timeouts::default(),
+            proxy: None,
         };
-        let address = "192.0.2.1:443".parse().unwrap();
+        let addresses = vec!["192.0.2.1:443".parse().unwrap()];
+        let path = NetworkPath { host: host.to_owned(), port: 443, addresses, hop: None };
         peer(
             &destination,
             ListenerKind::Loopback,
-            vec![address],
+            path,
             Arc::default(),
-            &TlsConfigs::load(&[]).unwrap(),
+            &TlsConfigs::load(&[], &CallerRoots::default()).unwrap(),
         )
     }
 

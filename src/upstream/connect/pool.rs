@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use pingora_core::connectors::{ConnectorOptions, TransportConnector};
 use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::upstreams::peer::{HttpPeer, Peer};
@@ -18,11 +19,12 @@ use crate::upstream::connect::pinned::{ClientPins, PinnedConnections, PinnedUse}
 use crate::upstream::connect::session::http1::{Http1Call, UpgradedConnection};
 use crate::upstream::connect::session::http2::Http2Call;
 use crate::upstream::connect::session::{
-    AttemptError, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamSession,
+    AttemptError, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamHead, UpstreamSession,
 };
 use crate::upstream::connect::shared_http2::SharedHttp2;
 use crate::upstream::in_flight_bytes::RECEIVE_WINDOW;
 use crate::upstream::outcome::error::UpstreamError;
+use crate::upstream::outcome::parent_error::ParentError;
 
 /// Idle connections to origins. Cheap to clone: clones share the connections.
 #[derive(Clone)]
@@ -70,6 +72,8 @@ pub struct CallChannel {
     group_key: u64,
     /// Whether the connection has been used before.
     reused: bool,
+    /// Whether the request was sent to a parent proxy, in absolute form.
+    pub(in crate::upstream) is_to_parent: bool,
 }
 
 /// Whether a call may reuse a connection.
@@ -116,6 +120,7 @@ impl ConnectionPool {
             key,
             group_key,
             reused,
+            is_to_parent: false,
         };
         if let Some(session) = reused {
             return Ok(channel(session, true));
@@ -181,6 +186,12 @@ impl CallChannel {
         if matches!(event, Ok(SessionEvent::End(_))) {
             self.release();
         }
+        let is_407 = |head: &UpstreamHead| head.status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        if self.is_to_parent && matches!(&event, Ok(SessionEvent::Head(head)) if is_407(head)) {
+            // It is for larder, whose credential the proxy has refused, never for the client.
+            self.session = None;
+            return Err(SessionError::ParentAuthentication);
+        }
         event
     }
 
@@ -227,6 +238,9 @@ impl CallChannel {
             SessionError::Closed | SessionError::Cut => AttemptError::Failed(UpstreamError::Closed),
             SessionError::Tls(fault) => AttemptError::Failed(UpstreamError::Tls(fault)),
             SessionError::Switched => AttemptError::Failed(UpstreamError::Switched),
+            SessionError::ParentAuthentication => {
+                AttemptError::Failed(UpstreamError::Parent(ParentError::Authentication))
+            }
             SessionError::Protocol => AttemptError::Failed(UpstreamError::Protocol),
         }
     }

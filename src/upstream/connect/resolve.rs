@@ -12,6 +12,7 @@ use crate::semantics::request::ListenerKind;
 use crate::upstream::connect::dns_cache::DnsCache;
 use crate::upstream::connect::egress_policy::{Denied, EgressPolicy};
 use crate::upstream::connect::happy_eyeballs::PreferredAddrs;
+use crate::upstream::connect::parent::ParentTls;
 use crate::upstream::outcome::error::UpstreamError;
 
 /// Resolves names and returns permitted addresses only.
@@ -20,6 +21,7 @@ pub struct Resolver {
     dns_cache: DnsCache,
     egress_policy: Arc<EgressPolicy>,
     preferred: Arc<PreferredAddrs>,
+    parent_tls: Arc<ParentTls>,
 }
 
 impl Resolver {
@@ -31,7 +33,21 @@ impl Resolver {
         clock: Clock,
     ) -> Self {
         let dns_cache = DnsCache::new(name_server, clock);
-        Self { rules, dns_cache, egress_policy, preferred: Arc::default() }
+        Self { rules, dns_cache, egress_policy, preferred: Arc::default(), parent_tls: Arc::default() }
+    }
+
+    /// With these settings for TLS with parent proxies.
+    #[must_use]
+    pub fn with_parent_tls(self, parent_tls: ParentTls) -> Self {
+        Self { parent_tls: Arc::new(parent_tls), ..self }
+    }
+
+    pub(super) fn parent_tls(&self) -> Arc<ParentTls> {
+        Arc::clone(&self.parent_tls)
+    }
+
+    pub(super) fn egress_policy(&self) -> &EgressPolicy {
+        &self.egress_policy
     }
 
     /// The addresses that accepted last, for the dialer.
@@ -65,9 +81,17 @@ impl Resolver {
         }
     }
 
-    async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UpstreamError> {
-        let rule = self.rules.iter().find(|r| r.host == host && r.port.is_none_or(|p| p == port));
-        if let Some(rule) = rule {
+    /// Whether a `resolve` rule names this destination. Its address is dialled, never left to a parent proxy.
+    pub(super) fn has_rule(&self, host: &str, port: u16) -> bool {
+        self.rule(host, port).is_some()
+    }
+
+    fn rule(&self, host: &str, port: u16) -> Option<&ResolveRule> {
+        self.rules.iter().find(|r| r.host == host && r.port.is_none_or(|p| p == port))
+    }
+
+    pub(super) async fn look_up(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, UpstreamError> {
+        if let Some(rule) = self.rule(host, port) {
             return Ok(vec![rule.address]);
         }
         let bare = host.trim_start_matches('[').trim_end_matches(']');

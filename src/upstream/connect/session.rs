@@ -8,7 +8,7 @@ pub mod http1;
 pub mod http2;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, PROXY_AUTHORIZATION};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::semantics::field_case::FieldCase;
@@ -51,6 +51,17 @@ pub struct OutgoingRequest {
     pub upgrade: Option<HeaderValue>,
     /// Whether trailer fields are accepted.
     pub trailers: bool,
+}
+
+impl OutgoingRequest {
+    /// The request as a proxy gets it (RFC 9112 §3.2.2, §3.2.4), with larder's credential for the proxy.
+    pub(in crate::upstream) fn in_absolute_form(&self, authorization: Option<HeaderValue>) -> Self {
+        let path = if self.path == "*" { "" } else { &self.path };
+        let mut request = self.clone();
+        request.path = format!("{}://{}{path}", self.scheme, self.authority);
+        request.headers.extend(authorization.map(|value| (PROXY_AUTHORIZATION, value)));
+        request
+    }
 }
 
 /// The head of a response.
@@ -134,6 +145,9 @@ pub enum SessionError {
     /// The origin has switched to another protocol without a request to do so (RFC 9110 §15.2.2).
     #[error("the origin switched protocols unrequested")]
     Switched,
+    /// The parent proxy requires another user and password (407).
+    #[error("the parent proxy requires authentication")]
+    ParentAuthentication,
     /// The response is not valid HTTP, is ambiguous, or exceeds a limit.
     #[error("the response is not valid HTTP")]
     Protocol,

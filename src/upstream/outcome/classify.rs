@@ -66,6 +66,7 @@ pub fn failure(failure: UpstreamError) -> Option<CallOutcome> {
         | UpstreamError::NotProcessed
         | UpstreamError::Cut
         | UpstreamError::Switched
+        | UpstreamError::Parent(_)
         | UpstreamError::Protocol => OutcomeClass::Network,
     };
     Some(CallOutcome::from_class(class))

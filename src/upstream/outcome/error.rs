@@ -11,6 +11,7 @@ use crate::telemetry::problem::Problem;
 use crate::upstream::admission::rejection::Rejection;
 use crate::upstream::connect::egress_policy::Denied;
 use crate::upstream::connect::tls_error::TlsError;
+use crate::upstream::outcome::parent_error::ParentError;
 
 /// Why a call failed. `Copy`: every waiter of a fill gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -64,6 +65,9 @@ pub enum UpstreamError {
     /// No file descriptor or no kernel memory is left for a connection.
     #[error("larder lacks the resources for a connection")]
     Exhausted,
+    /// The parent proxy is not reachable, or refuses the call.
+    #[error("the parent proxy failed the call: {}", .0.token())]
+    Parent(ParentError),
     /// An internal error of larder.
     #[error("larder failed")]
     Internal,
@@ -77,6 +81,7 @@ impl UpstreamError {
         match self {
             Self::Dns | Self::Denied(_) | Self::Rejected(_) | Self::Switched => false,
             Self::Tls(error) => !error.is_permanent(),
+            Self::Parent(error) => error.is_transient(),
             Self::Refused
             | Self::ConnectTimeout
             | Self::FirstByteTimeout
@@ -94,7 +99,7 @@ impl UpstreamError {
 
     /// Whether no connection could be established, so that no request to this origin would have succeeded.
     pub fn is_connect_failure(self) -> bool {
-        matches!(self, Self::Dns | Self::Refused | Self::ConnectTimeout | Self::Tls(_))
+        matches!(self, Self::Dns | Self::Refused | Self::ConnectTimeout | Self::Tls(_) | Self::Parent(_))
     }
 
     /// The token in logs, metrics and `detail`.
@@ -115,6 +120,7 @@ impl UpstreamError {
             Self::Abandoned => "abandoned",
             Self::Rejected(rejection) => rejection.reason.token(),
             Self::Exhausted => "exhausted",
+            Self::Parent(error) => error.token(),
             Self::Internal => "internal",
         }
     }
@@ -136,6 +142,7 @@ impl UpstreamError {
             | Self::Switched
             | Self::Protocol
             | Self::Exhausted
+            | Self::Parent(_)
             | Self::Internal => Some(decide::ErrorClass::Connect),
         }
     }
@@ -196,6 +203,7 @@ impl UpstreamError {
             Self::Protocol => return NOT_HTTP,
             Self::Switched => return SWITCHED,
             Self::Exhausted => return EXHAUSTED,
+            Self::Parent(error) => return error.problem(),
             Self::Abandoned | Self::Rejected(_) | Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "proxy_internal_error",
