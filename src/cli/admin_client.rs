@@ -190,7 +190,10 @@ impl AdminArgs {
         request: impl FnOnce(&AdminClient) -> Result<Value, AdminClientError>,
         print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<()>,
     ) -> ExitStatus {
-        let outcome = self.target.find(&context.env).and_then(|larder| request(&larder));
+        let is_specified = self.target.is_specified(&context.env);
+        let found = if is_specified { None } else { context.search_config() };
+        let larder = self.target.find_with(found.as_deref(), &context.env);
+        let outcome = larder.and_then(|larder| request(&larder));
         let (printed, exit) = match outcome {
             Ok(response) if self.json => (writeln!(context.out, "{response:#}"), ExitStatus::Ok),
             Ok(response) => (print(&response, context.out), ExitStatus::Ok),

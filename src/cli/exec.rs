@@ -16,14 +16,14 @@ mod temp_dir;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::cli::exec::child::Signals;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::summary::Counts;
 use crate::cli::exec::supervisor::SupervisedLarder;
 use crate::cli::exec::temp_dir::TempDir;
-use crate::cli::{Context, ExitStatus};
+use crate::cli::{ConfigFlag, Context, ExitStatus};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::exec_env::ExecEnv;
@@ -32,9 +32,8 @@ use crate::exec_env::no_proxy::NoProxy;
 /// A command, and the configuration of its larder.
 #[derive(Debug, clap::Args)]
 pub(super) struct CommandArgs {
-    /// The configuration.
-    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
-    pub(super) config: PathBuf,
+    #[command(flatten)]
+    pub(super) config: ConfigFlag,
     /// The command and its arguments.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub(super) command: Vec<OsString>,
@@ -77,8 +76,13 @@ Examples:
 
 /// Runs the command, waits for it, and returns its exit code.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let work = async |config: Config, context: &mut Context<'_>| run_command(args, config, context).await;
-    with_config("exec", &args.command.config, args.verbose, context, work)
+    let file = match args.command.config.locate(context) {
+        Ok(file) => file,
+        Err(exit) => return exit,
+    };
+    let work =
+        async |config: Config, context: &mut Context<'_>| run_command(args, &file, config, context).await;
+    with_config("exec", &file, args.verbose, context, work)
 }
 
 /// Runs `work` of `larder VERB` with the configuration at `file`, on a new runtime.
@@ -111,6 +115,7 @@ pub(super) fn with_config(
 
 async fn run_command(
     args: &Args,
+    file: &Path,
     config: Config,
     context: &mut Context<'_>,
 ) -> Result<ExitStatus, SpawnError> {
@@ -119,7 +124,6 @@ async fn run_command(
     let mut signals = signals.map_err(SpawnError::failed)?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     print_no_proxy_changes(args, &no_proxy, context);
-    let file = &args.command.config;
     let larder = if args.fallback_direct {
         SupervisedLarder::start(file, config, args.verbose, context).await.map(Instance::Supervised)
     } else {

@@ -23,7 +23,7 @@ pub(in crate::cli) struct TargetArgs {
     /// `admin.listen` of the configuration.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration it runs with; else ./proxy.yaml, if that exists. A larder that runs as the owner
+    /// The configuration it runs with; else proxy.yaml here or in a directory above. A larder that runs as the owner
     /// of this file or of its store is trusted, as is one that runs as you or as root.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -41,22 +41,37 @@ impl TargetArgs {
 
     /// The client for the selected larder.
     pub(in crate::cli) fn find(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
+        self.find_with(None, env)
+    }
+
+    /// [`TargetArgs::find`], with the configuration that a search found if the larder is not specified
+    /// otherwise.
+    pub(in crate::cli) fn find_with(
+        &self,
+        found: Option<&Path>,
+        env: &Env,
+    ) -> Result<AdminClient, AdminClientError> {
         let address = self.admin.as_deref().or_else(|| variable(env, "LARDER_ADMIN"));
-        let Some(address) = address else { return self.configured(env) };
+        let Some(address) = address else { return self.configured(found, env) };
         let authority = authority(address).ok_or_else(|| {
             let message = "an admin listener is an address, such as 127.0.0.1:9901";
             AdminClientError::new(ExitStatus::Usage, message)
         })?;
         // With an explicit address, only the token of an explicit configuration is sent: the token in
-        // ./proxy.yaml belongs to the larder of that file.
+        // a file that was found belongs to the larder of that file.
         let file = self.config.as_deref();
         let found = file.map(|file| config::load_admin(file, env)).unwrap_or_default();
         self.client(authority, file, found, env)
     }
 
-    fn configured(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
+    /// Whether the larder is specified without a search for its configuration.
+    pub(in crate::cli) fn is_specified(&self, env: &Env) -> bool {
+        self.admin.is_some() || self.config.is_some() || variable(env, "LARDER_ADMIN").is_some()
+    }
+
+    fn configured(&self, found: Option<&Path>, env: &Env) -> Result<AdminClient, AdminClientError> {
         let usual = Path::new("proxy.yaml");
-        let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
+        let file = self.config.as_deref().or(found);
         let found = file.map_or_else(
             || AdminConfig { admin: Some(Admin::default()), ..AdminConfig::default() },
             |file| config::load_admin(file, env),
