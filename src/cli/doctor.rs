@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use crate::cli::doctor::report::{Findings, ReverseDns};
 use crate::cli::doctor::sockets::Sockets;
 use crate::cli::exec::child::Signals;
+use crate::cli::exec::data_dir::Place;
 use crate::cli::exec::embedded::EmbeddedLarder;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::{self, CommandArgs, SpawnError};
@@ -71,7 +72,7 @@ async fn examine(
     let mut signals = Signals::new().map_err(|error| SpawnError::failed(error.to_string()))?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     let reverse_dns = reverse_dns(&config).await;
-    let larder = EmbeddedLarder::start(file, config, context);
+    let larder = EmbeddedLarder::start(Place { file, store: None, runtime: None }, config, context);
     let larder = larder.map(Instance::Embedded).map_err(SpawnError::failed)?;
     let proxy = larder.endpoint().proxy;
     adopt_orphans();

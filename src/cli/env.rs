@@ -10,8 +10,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::env::format::Format;
+use crate::cli::exec::data_dir;
 use crate::cli::exec::discovery::{self, RunningLarder};
-use crate::cli::exec::embedded;
 use crate::cli::{ConfigFlag, Context, ExitStatus};
 use crate::config::Config;
 use crate::config::env::Env;
@@ -74,8 +74,8 @@ fn variables(
         fs::create_dir_all(directory)?;
         directory.clone()
     } else {
-        let cache_directory = embedded::env_files(caller, file)?;
-        embedded::create_private_dir(&cache_directory)?;
+        let cache_directory = data_dir::env_files(caller, file)?;
+        data_dir::create_private_dir(&cache_directory)?;
         cache_directory
     };
     let directory = fs::canonicalize(directory)?;

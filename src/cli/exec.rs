@@ -5,10 +5,18 @@
 
 mod caller_proof;
 pub(super) mod child;
+pub(super) mod data_dir;
 pub(super) mod discovery;
 pub(super) mod embedded;
+pub(super) mod identity;
 pub(super) mod instance;
+mod lease;
+mod owned_dir;
+mod peer;
+pub(super) mod run_dir;
 pub mod serve;
+mod shared;
+pub mod shared_serve;
 pub(super) mod summary;
 mod supervisor;
 mod temp_dir;
@@ -16,9 +24,10 @@ mod temp_dir;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::cli::exec::child::Signals;
+use crate::cli::exec::data_dir::Place;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::summary::Counts;
 use crate::cli::exec::supervisor::SupervisedLarder;
@@ -46,6 +55,10 @@ pub(super) struct CommandArgs {
 pub struct Args {
     #[command(flatten)]
     command: CommandArgs,
+    /// Keep what is stored in this directory, such as a cache that CI jobs share, and use a private larder
+    /// even if another one runs.
+    #[arg(long, value_name = "DIR")]
+    store: Option<PathBuf>,
     /// Keep the command working if larder crashes: a private larder runs in a separate process, and
     /// until it is restarted, requests go directly to their origins.
     #[arg(long)]
@@ -63,8 +76,11 @@ pub struct Args {
 
 const EXAMPLE: &str = "\
 The command uses the larder that runs with this configuration. If none runs, a
-private one is started for as long as the command runs, for its user and root
-only. Its store is kept below $XDG_CACHE_HOME/larder (~/.cache/larder).
+private one is started, for its user and root only. Commands that run at the
+same time with the same configuration and the same secrets share it: its store,
+its limits and its budgets. It ends with the last of them. Until then, `larder
+ls`, `purge`, `cost` and `upstreams` reach it. Its store is kept below
+$XDG_CACHE_HOME/larder (~/.cache/larder), or in the directory of --store.
 
 The exit code is the command's: 128+n if signal n ended it, 127 if there is no
 such command, 126 if it cannot be started; 1 and 3 also if larder could not
@@ -124,19 +140,22 @@ async fn run_command(
     let mut signals = signals.map_err(SpawnError::failed)?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     print_no_proxy_changes(args, &no_proxy, context);
+    let store = shared::absolute_store(args.store.as_deref());
+    let store = store.map_err(|error| SpawnError::failed(format!("--store: {error}")))?;
+    let place = Place { file, store: store.as_deref(), runtime: None };
     let larder = if args.fallback_direct {
-        SupervisedLarder::start(file, config, args.verbose, context).await.map(Instance::Supervised)
+        SupervisedLarder::start(place, config, args.verbose, context).await.map(Instance::Supervised)
     } else {
-        Instance::find_or_start(file, config, context)
+        Instance::find_or_start(place, config, args.verbose, context).await
     };
     let larder = larder.map_err(SpawnError::failed)?;
     let before = larder.metrics();
     let ended = command(&args.command.command, &larder, &no_proxy, context, &mut signals).await;
-    let shared = larder.is_shared();
     let stats = larder.finish().await;
+    let (before, shared) = (stats.before.as_ref().unwrap_or(&before), stats.shared);
     let exit = ExitStatus::Command(ended?);
     if !args.quiet {
-        let mut counts = Counts::parse(&stats.metrics).since(&Counts::parse(&before));
+        let mut counts = Counts::parse(&stats.metrics).since(&Counts::parse(before));
         counts.tunnelled = stats.tunnelled.into_iter().map(|(host, _)| host).collect();
         let text = if args.json { counts.to_json(shared).to_string() } else { counts.to_text(shared) };
         context.print_error(text);
@@ -152,6 +171,8 @@ pub(super) struct Endpoint {
     pub(super) password: Option<String>,
     /// The certificate of its authority; empty if it intercepts no host.
     pub(super) ca: String,
+    /// The directory in which it is steered, if it is private and has one.
+    pub(super) private: Option<PathBuf>,
 }
 
 /// The reason why the command did not run.
@@ -180,7 +201,7 @@ pub(super) async fn command(
         SpawnError::failed(format!("cannot write the files that the command needs: {error}"))
     };
     let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(write_error)?;
-    let Endpoint { proxy, password, ca } = larder.endpoint();
+    let Endpoint { proxy, password, ca, private } = larder.endpoint();
     let exec_env = ExecEnv {
         proxy: *proxy,
         password: password.as_deref(),
@@ -189,7 +210,10 @@ pub(super) async fn command(
         directory: temp_dir.path(),
         env: &context.env,
     };
-    let variables = exec_env.prepare().map_err(write_error)?;
+    let mut variables = exec_env.prepare().map_err(write_error)?;
+    // Commands below it steer the same larder. An empty value replaces that of an enclosing command.
+    let private = private.as_deref().map(Path::to_string_lossy).unwrap_or_default();
+    variables.push((run_dir::VARIABLE.to_owned(), private.into_owned()));
     let spawned = child::start(command, &variables);
     let mut child =
         spawned.map_err(|(message, code)| SpawnError { message, exit: ExitStatus::Command(code) })?;

@@ -4,11 +4,13 @@
 //! Never touches: requests to the listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::cli::ExitStatus;
 use crate::cli::admin_client::port_owner::TrustedUsers;
 use crate::cli::admin_client::{AdminClient, AdminClientError};
+use crate::cli::exec::{identity, run_dir};
 use crate::config::env::Env;
 use crate::config::file_source::{Disk, FileSource};
 use crate::config::token::{LONGEST, Token};
@@ -42,6 +44,26 @@ impl TargetArgs {
     /// The client for the selected larder.
     pub(in crate::cli) fn find(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
         self.find_with(None, env)
+    }
+
+    /// The client for the private larder of `larder exec`: that of the enclosing command, or the one that runs
+    /// with this configuration. `None`: none runs, or an admin listener is specified.
+    pub(in crate::cli) fn private_larder(&self, found: Option<&Path>, env: &Env) -> Option<AdminClient> {
+        if self.admin.is_some() || variable(env, "LARDER_ADMIN").is_some() {
+            return None;
+        }
+        let enclosing = variable(env, run_dir::VARIABLE).filter(|_| self.config.is_none());
+        let enclosing = enclosing.map(|directory| Path::new(directory).join(run_dir::ADMIN_SOCKET));
+        let enclosing = enclosing.filter(|socket| UnixStream::connect(socket).is_ok());
+        let file = self.config.as_deref().or(found);
+        let socket = enclosing.or_else(|| identity::running(file?, env))?;
+        Some(AdminClient {
+            authority: SOCKET_AUTHORITY.to_owned(),
+            token: None,
+            socket: Some(socket),
+            trusted: TrustedUsers::new(None, None),
+            config_problem: None,
+        })
     }
 
     /// [`TargetArgs::find`], with the configuration that a search found if the larder is not specified
@@ -102,7 +124,7 @@ impl TargetArgs {
         let token = self.token(env, found.admin)?;
         let trusted = TrustedUsers::new(file, found.store.as_deref());
         let config_problem = found.report.map(|report| report.to_string());
-        Ok(AdminClient { authority, token, trusted, config_problem })
+        Ok(AdminClient { authority, token, socket: None, trusted, config_problem })
     }
 
     fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, AdminClientError> {
@@ -124,6 +146,9 @@ impl TargetArgs {
         Ok(admin.and_then(|admin| admin.token))
     }
 }
+
+/// The host that requests over a Unix socket name. It is not looked up.
+const SOCKET_AUTHORITY: &str = "127.0.0.1:80";
 
 /// A variable of the environment; an empty one counts as unset.
 fn variable<'e>(env: &'e Env, name: &str) -> Option<&'e str> {

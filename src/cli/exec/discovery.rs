@@ -72,7 +72,7 @@ pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<Ru
     let proxy = connect_address(listen);
     check_owner(file, config, proxy)?;
     let ca = admin_client.text("/ca.pem").map_err(|error| NotFound::Unsuitable(error.message))?;
-    let endpoint = Endpoint { proxy, password: None, ca: ca.unwrap_or_default() };
+    let endpoint = Endpoint { proxy, password: None, ca: ca.unwrap_or_default(), private: None };
     Ok(RunningLarder { admin_client, endpoint })
 }
 
