@@ -8,6 +8,7 @@ pub(super) mod child;
 pub(super) mod data_dir;
 pub(super) mod discovery;
 pub(super) mod embedded;
+mod first_process;
 pub(super) mod identity;
 pub(super) mod instance;
 mod lease;
@@ -28,13 +29,14 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::exec::child::Signals;
 use crate::cli::exec::data_dir::Place;
+use crate::cli::exec::discovery::RunningLarder;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::summary::Counts;
 use crate::cli::exec::supervisor::SupervisedLarder;
 use crate::cli::exec::temp_dir::TempDir;
 use crate::cli::{ConfigFlag, Context, ExitStatus};
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::exec_env::ExecEnv;
 use crate::exec_env::no_proxy::NoProxy;
 
@@ -92,13 +94,36 @@ Examples:
 
 /// Runs the command, waits for it, and returns its exit code.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    if let Some(code) = first_process::run_as_child() {
+        return ExitStatus::Command(code);
+    }
     let file = match args.command.config.locate(context) {
         Ok(file) => file,
         Err(exit) => return exit,
     };
-    let work =
-        async |config: Config, context: &mut Context<'_>| run_command(args, &file, config, context).await;
-    with_config("exec", &file, args.verbose, context, work)
+    let (config, running) = match load(&file, context) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    let work = async |config: Config, context: &mut Context<'_>| {
+        run_command(args, (&file, config), running, context).await
+    };
+    with_loaded("exec", config, args.verbose, context, work)
+}
+
+/// Loads the configuration. If it is not valid, the larder that runs with its earlier contents is used, with a
+/// warning.
+fn load(file: &Path, context: &mut Context<'_>) -> Result<(Config, Option<RunningLarder>), ExitStatus> {
+    let report = match config::load(file, &context.env) {
+        Ok(config) => return Ok((config, None)),
+        Err(report) => report,
+    };
+    let Some((running, config)) = discovery::find_by_path(file, &context.env) else {
+        return Err(context.fail(report, ExitStatus::Invalid));
+    };
+    context.print_error(report);
+    print_note(context, "the larder that runs with its last valid contents is used");
+    Ok((config, Some(running)))
 }
 
 /// Runs `work` of `larder VERB` with the configuration at `file`, on a new runtime.
@@ -109,10 +134,19 @@ pub(super) fn with_config(
     context: &mut Context<'_>,
     work: impl AsyncFnOnce(Config, &mut Context<'_>) -> Result<ExitStatus, SpawnError>,
 ) -> ExitStatus {
-    let config = match context.load(file) {
-        Ok(config) => config,
-        Err(exit) => return exit,
-    };
+    match context.load(file) {
+        Ok(config) => with_loaded(verb, config, verbose, context, work),
+        Err(exit) => exit,
+    }
+}
+
+fn with_loaded(
+    verb: &str,
+    config: Config,
+    verbose: bool,
+    context: &mut Context<'_>,
+    work: impl AsyncFnOnce(Config, &mut Context<'_>) -> Result<ExitStatus, SpawnError>,
+) -> ExitStatus {
     embedded::install_log(&config, verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -131,8 +165,8 @@ pub(super) fn with_config(
 
 async fn run_command(
     args: &Args,
-    file: &Path,
-    config: Config,
+    (file, config): (&Path, Config),
+    running: Option<RunningLarder>,
     context: &mut Context<'_>,
 ) -> Result<ExitStatus, SpawnError> {
     // From here on, signals are forwarded to the command. Before it starts, there is nothing to clean up.
@@ -143,7 +177,9 @@ async fn run_command(
     let store = shared::absolute_store(args.store.as_deref());
     let store = store.map_err(|error| SpawnError::failed(format!("--store: {error}")))?;
     let place = Place { file, store: store.as_deref(), runtime: None };
-    let larder = if args.fallback_direct {
+    let larder = if let Some(running) = running {
+        Ok(Instance::Running(running))
+    } else if args.fallback_direct {
         SupervisedLarder::start(place, config, args.verbose, context).await.map(Instance::Supervised)
     } else {
         Instance::find_or_start(place, config, args.verbose, context).await
