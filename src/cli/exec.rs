@@ -30,6 +30,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::exec::child::Signals;
 use crate::cli::exec::data_dir::Place;
 use crate::cli::exec::discovery::RunningLarder;
+use crate::cli::exec::embedded::EmbeddedLarder;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::summary::Counts;
 use crate::cli::exec::supervisor::SupervisedLarder;
@@ -177,7 +178,12 @@ async fn run_command(
     let store = shared::absolute_store(args.store.as_deref());
     let store = store.map_err(|error| SpawnError::failed(format!("--store: {error}")))?;
     let place = Place { file, store: store.as_deref(), runtime: None };
-    let larder = if let Some(running) = running {
+    let can_write = TempDir::new(&context.env, Clock::system().now()).map(drop);
+    let larder = if let Err(error) = can_write {
+        // Clients need a file to trust larder's certificates.
+        print_note(context, &format!("no directory can be written ({error}): HTTPS is not intercepted"));
+        EmbeddedLarder::start_without_interception(place, config, context).map(Instance::Embedded)
+    } else if let Some(running) = running {
         Ok(Instance::Running(running))
     } else if args.fallback_direct {
         SupervisedLarder::start(place, config, args.verbose, context).await.map(Instance::Supervised)
@@ -236,17 +242,23 @@ pub(super) async fn command(
     let write_error = |error: io::Error| {
         SpawnError::failed(format!("cannot write the files that the command needs: {error}"))
     };
-    let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(write_error)?;
+    let temp_dir = TempDir::new(&context.env, Clock::system().now());
     let Endpoint { proxy, password, ca, private } = larder.endpoint();
     let exec_env = ExecEnv {
         proxy: *proxy,
         password: password.as_deref(),
         ca,
         no_proxy,
-        directory: temp_dir.path(),
+        directory: temp_dir.as_ref().map_or(Path::new("/"), TempDir::path),
         env: &context.env,
     };
-    let mut variables = exec_env.prepare().map_err(write_error)?;
+    // Without a certificate, nothing but the proxy is needed.
+    let prepared = match &temp_dir {
+        Err(_) if ca.is_empty() => Ok(exec_env.proxy_variables()),
+        Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        Ok(_) => exec_env.prepare(),
+    };
+    let mut variables = prepared.map_err(write_error)?;
     // Commands below it steer the same larder. An empty value replaces that of an enclosing command.
     let private = private.as_deref().map(Path::to_string_lossy).unwrap_or_default();
     variables.push((run_dir::VARIABLE.to_owned(), private.into_owned()));

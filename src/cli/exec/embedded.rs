@@ -71,6 +71,18 @@ impl EmbeddedLarder {
         Ok(Self { server, endpoint })
     }
 
+    /// Starts one that intercepts no connection: its command cannot be given the certificate.
+    pub(super) fn start_without_interception(
+        place: Place<'_>,
+        mut config: Config,
+        context: &mut Context<'_>,
+    ) -> Result<Self, String> {
+        config.tls.passthrough.extend(HostPattern::parse("*"));
+        let mut larder = Self::start(place, config, context)?;
+        larder.endpoint.ca.clear();
+        Ok(larder)
+    }
+
     /// Stops it and returns its final statistics.
     pub(super) async fn stop(self) -> FinalStats {
         let telemetry: Arc<Telemetry> = Arc::clone(self.server.telemetry());
