@@ -23,12 +23,12 @@ use axum::middleware;
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::StatusCode;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
 use crate::admin::acl::AdminAcl;
 use crate::admin::api::AdminApi;
-use crate::admin::listener::{AdminConnectInfo, AdminListener};
+use crate::admin::listener::{AdminConnectInfo, AdminListener, AdminSocket};
 use crate::config::Admin;
 use crate::telemetry::Telemetry;
 use crate::telemetry::problem::Problem;
@@ -50,8 +50,28 @@ pub fn serve(
     telemetry: Arc<Telemetry>,
     stop: watch::Receiver<bool>,
 ) -> impl Future<Output = ()> + Send + 'static {
+    serve_on(listener, AdminAcl::new(admin), api, telemetry, stop)
+}
+
+/// Serves a Unix socket in the same way: every process that may connect to it is an operator.
+pub fn serve_unix(
+    listener: UnixListener,
+    api: Arc<dyn AdminApi>,
+    telemetry: Arc<Telemetry>,
+    stop: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + Send + 'static {
+    serve_on(listener, AdminAcl::new(&Admin::default()), api, telemetry, stop)
+}
+
+fn serve_on<S: AdminSocket>(
+    listener: S,
+    acl: AdminAcl,
+    api: Arc<dyn AdminApi>,
+    telemetry: Arc<Telemetry>,
+    stop: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + Send + 'static {
     let stop_deadline = stop.clone();
-    let acl = Arc::new(AdminAcl::new(admin));
+    let acl = Arc::new(acl);
     let state = AppState { api, telemetry: Arc::clone(&telemetry), acl: Arc::clone(&acl) };
     async move {
         let router = router(state).into_make_service_with_connect_info::<AdminConnectInfo>();

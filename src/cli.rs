@@ -7,6 +7,7 @@
 mod admin_client;
 pub mod ca;
 pub mod check;
+mod config_search;
 pub mod cost;
 pub mod doctor;
 pub mod env;
@@ -22,6 +23,7 @@ pub mod schema;
 pub mod stats;
 pub mod upstreams;
 
+use std::cell::OnceCell;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -45,6 +47,25 @@ impl Context<'_> {
         config::load(file, &self.env).map_err(|report| self.fail(report, ExitStatus::Invalid))
     }
 
+    /// Finds the configuration to use if none is named. Prints which one is used unless it is in the working
+    /// directory, and which ones are not trusted.
+    fn search_config(&mut self) -> Option<PathBuf> {
+        let found = config_search::search();
+        for skipped in &found.skipped {
+            self.print_error(format_args!("larder: {skipped}"));
+        }
+        if let Some(above) = found.file.as_deref().filter(|file| *file != Path::new(config_search::NAME)) {
+            self.print_error(format_args!("larder: using {}", above.display()));
+        }
+        found.file
+    }
+
+    /// [`Context::search_config`] for a verb that needs a configuration. A file that was not found is not
+    /// opened: another user could create it in the meantime.
+    fn require_config(&mut self) -> Result<PathBuf, ExitStatus> {
+        self.search_config().ok_or_else(|| self.fail(config_search::NONE_FOUND, ExitStatus::Invalid))
+    }
+
     /// Prints the reason of a failure.
     fn fail(&mut self, reason: impl fmt::Display, exit: ExitStatus) -> ExitStatus {
         self.print_error(reason);
@@ -61,18 +82,45 @@ impl Context<'_> {
 /// positional argument.
 #[derive(Debug, clap::Args)]
 struct ConfigArg {
-    /// The configuration.
-    #[arg(default_value = "proxy.yaml", value_name = "FILE")]
-    file: PathBuf,
+    /// The configuration; else proxy.yaml here or in a directory above.
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
     /// The same, in the form of other commands.
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     config: Option<PathBuf>,
+    #[clap(skip)]
+    found: OnceCell<PathBuf>,
 }
 
 impl ConfigArg {
+    /// Searches for the file if none is named. Called before [`ConfigArg::path`].
+    fn locate(&self, context: &mut Context<'_>) -> Result<(), ExitStatus> {
+        if self.config.is_none() && self.file.is_none() {
+            // It is located once.
+            let _located = self.found.set(context.require_config()?);
+        }
+        Ok(())
+    }
+
     /// The path of the file.
     fn path(&self) -> &Path {
-        self.config.as_deref().unwrap_or(&self.file)
+        let named = self.config.as_deref().or(self.file.as_deref());
+        named.or(self.found.get().map(PathBuf::as_path)).unwrap_or(Path::new(config_search::NAME))
+    }
+}
+
+/// `--config FILE` of a verb with other positional arguments.
+#[derive(Debug, clap::Args)]
+struct ConfigFlag {
+    /// The configuration; else proxy.yaml here or in a directory above.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFlag {
+    /// The file that is named, or the one that is found.
+    fn locate(&self, context: &mut Context<'_>) -> Result<PathBuf, ExitStatus> {
+        self.config.clone().map_or_else(|| context.require_config(), Ok)
     }
 }
 

@@ -69,7 +69,7 @@ impl ExecEnv<'_> {
     /// upper-case names.
     ///
     /// `ALL_PROXY` is not set: it would send protocols to larder that larder does not support.
-    fn proxy_variables(&self) -> Vec<(String, String)> {
+    pub fn proxy_variables(&self) -> Vec<(String, String)> {
         let names = ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"];
         let no_proxy = self.no_proxy.variable();
         let direct = ["NO_PROXY", "no_proxy"].map(|name| set(name, no_proxy.clone()));

@@ -48,6 +48,9 @@ enum Verb {
     /// The larder process of `exec --fallback-direct`.
     #[command(hide = true)]
     ExecServe(exec::serve::Args),
+    /// The private larder that commands of `exec` share.
+    #[command(hide = true)]
+    ExecShared(exec::shared_serve::Args),
     /// Print the environment that makes a command use the running larder.
     Env(env::Args),
     /// Print the JSON Schema of proxy.yaml, for editors.
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Verb::Ca(args) => ca::run(args, &mut context),
         Verb::Doctor(args) => doctor::run(args, &mut context),
         Verb::ExecServe(args) => exec::serve::run(args, &mut context),
+        Verb::ExecShared(args) => exec::shared_serve::run(args, &mut context),
         Verb::Env(args) => env::run(args, &mut context),
         Verb::Schema(args) => schema::run(args, &mut context),
         Verb::Reload(args) => reload::run(args, &mut context),

@@ -187,6 +187,12 @@ impl Server {
         Ok(())
     }
 
+    /// Serves the operator API on a Unix socket, too, for all users that may open it.
+    pub fn serve_admin(&self, listener: tokio::net::UnixListener) {
+        let (api, telemetry) = (self.admin_api(), Arc::clone(self.telemetry()));
+        tokio::spawn(admin::serve_unix(listener, api, telemetry, self.admin_stop.subscribe()));
+    }
+
     /// Offers the listening sockets to the next larder process, at `path`.
     pub fn offer(&mut self, path: &Path, taken_over: bool) -> Result<(), HandoverError> {
         let sockets = std::mem::take(&mut self.sockets);

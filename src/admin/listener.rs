@@ -3,14 +3,16 @@
 //! Owns: the choice of a slot for a client; the handling of failed accepts.
 //! Never touches: requests and responses.
 
+use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::admin::acl::AdminAcl;
 use crate::admin::connection_slots::{ClientKind, ConnectionSlot, ConnectionSlots, SlotIndex};
@@ -24,22 +26,61 @@ pub(super) struct AdminConnectInfo {
     pub(super) slot: SlotIndex,
 }
 
-impl Connected<IncomingStream<'_, AdminListener>> for AdminConnectInfo {
-    fn connect_info(stream: IncomingStream<'_, AdminListener>) -> Self {
+impl<S: AdminSocket> Connected<IncomingStream<'_, AdminListener<S>>> for AdminConnectInfo {
+    fn connect_info(stream: IncomingStream<'_, AdminListener<S>>) -> Self {
         Self { address: *stream.remote_addr(), slot: stream.io().slot.index() }
     }
 }
 
+/// A listening socket.
+pub(super) trait AdminSocket: Send + Sync + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Waits for a connection, and returns it with the address that access control applies to.
+    fn next(&mut self) -> impl Future<Output = io::Result<(Self::Stream, SocketAddr)>> + Send;
+
+    /// The address of the socket, for axum.
+    fn address(&self) -> io::Result<SocketAddr>;
+}
+
+impl AdminSocket for TcpListener {
+    type Stream = TcpStream;
+
+    async fn next(&mut self) -> io::Result<(TcpStream, SocketAddr)> {
+        Self::accept(self).await
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        self.local_addr()
+    }
+}
+
+/// Processes of this host that may open the socket's file: they count as loopback clients.
+impl AdminSocket for UnixListener {
+    type Stream = UnixStream;
+
+    async fn next(&mut self) -> io::Result<(UnixStream, SocketAddr)> {
+        Self::accept(self).await.map(|(stream, _)| (stream, LOCAL))
+    }
+
+    fn address(&self) -> io::Result<SocketAddr> {
+        Ok(LOCAL)
+    }
+}
+
+const LOCAL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// The admin listener.
-pub(super) struct AdminListener {
-    listener: TcpListener,
+pub(super) struct AdminListener<S = TcpListener> {
+    listener: S,
     telemetry: Arc<Telemetry>,
     acl: Arc<AdminAcl>,
     slots: Arc<ConnectionSlots>,
 }
 
-impl AdminListener {
-    pub(super) fn new(listener: TcpListener, telemetry: Arc<Telemetry>, acl: Arc<AdminAcl>) -> Self {
+impl<S: AdminSocket> AdminListener<S> {
+    pub(super) fn new(listener: S, telemetry: Arc<Telemetry>, acl: Arc<AdminAcl>) -> Self {
         Self { listener, telemetry, acl, slots: Arc::default() }
     }
 
@@ -65,15 +106,15 @@ impl AdminListener {
     }
 }
 
-impl Listener for AdminListener {
-    type Io = DeadlineStream<TcpStream>;
+impl<S: AdminSocket> Listener for AdminListener<S> {
+    type Io = DeadlineStream<S::Stream>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, Self::Addr) {
         // Lets the previously accepted connection read its first bytes before others may take its slot.
         tokio::task::yield_now().await;
         loop {
-            match self.listener.accept().await {
+            match self.listener.next().await {
                 Ok((stream, client)) => {
                     if let Some(slot) = self.slot_for(client).await {
                         return (DeadlineStream::new(stream, slot), client);
@@ -89,7 +130,7 @@ impl Listener for AdminListener {
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
+        self.listener.address()
     }
 }
 

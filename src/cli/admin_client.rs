@@ -10,6 +10,7 @@ pub(super) mod table;
 mod target;
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -27,6 +28,8 @@ pub(super) struct AdminClient {
     /// `127.0.0.1:9901`
     authority: String,
     token: Option<Token>,
+    /// The Unix socket of a private larder, instead of the address.
+    socket: Option<PathBuf>,
     /// The users to whose processes requests may be sent.
     trusted: TrustedUsers,
     /// A problem of the configuration that named the listener. It is added to error messages.
@@ -102,7 +105,8 @@ impl AdminClient {
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_global(Some(RESPONSE_TIMEOUT))
             .build();
-        ureq::Agent::with_parts(config, VerifyingConnector(self.trusted.clone()), DefaultResolver::default())
+        let connector = VerifyingConnector { trusted: self.trusted.clone(), socket: self.socket.clone() };
+        ureq::Agent::with_parts(config, connector, DefaultResolver::default())
     }
 
     fn url(&self, path: &str) -> String {
@@ -181,6 +185,17 @@ pub(super) struct AdminArgs {
 }
 
 impl AdminArgs {
+    /// The selected larder: a private one of `larder exec`, or one with an admin listener.
+    fn larder(&self, context: &mut Context<'_>) -> Result<AdminClient, AdminClientError> {
+        if let Some(private) = self.target.private_larder(None, &context.env) {
+            return Ok(private);
+        }
+        let is_specified = self.target.is_specified(&context.env);
+        let found = if is_specified { None } else { context.search_config() };
+        let private = found.as_deref().and_then(|file| self.target.private_larder(Some(file), &context.env));
+        private.map_or_else(|| self.target.find_with(found.as_deref(), &context.env), Ok)
+    }
+
     /// Runs `larder VERB`: sends `request` to the selected larder, and prints the response as JSON or by
     /// `print`, or prints the error.
     pub(super) fn run(
@@ -190,7 +205,7 @@ impl AdminArgs {
         request: impl FnOnce(&AdminClient) -> Result<Value, AdminClientError>,
         print: impl FnOnce(&Value, &mut dyn Write) -> io::Result<()>,
     ) -> ExitStatus {
-        let outcome = self.target.find(&context.env).and_then(|larder| request(&larder));
+        let outcome = self.larder(context).and_then(|larder| request(&larder));
         let (printed, exit) = match outcome {
             Ok(response) if self.json => (writeln!(context.out, "{response:#}"), ExitStatus::Ok),
             Ok(response) => (print(&response, context.out), ExitStatus::Ok),

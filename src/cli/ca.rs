@@ -79,6 +79,17 @@ enum Verb {
     },
 }
 
+impl Verb {
+    fn config_file(&self) -> &ConfigArg {
+        match self {
+            Self::Show { config_file, .. }
+            | Self::Bundle { config_file, .. }
+            | Self::Export { config_file, .. }
+            | Self::Rotate { config_file, .. } => config_file,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     Pem,
@@ -108,6 +119,9 @@ enum Failure {
 
 /// Runs the subcommand.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    if let Err(exit) = args.verb.config_file().locate(context) {
+        return exit;
+    }
     let result = match &args.verb {
         Verb::Show { config_file, json } => show(config_file, *json, context),
         Verb::Bundle { config_file, out } => bundle(config_file, out.as_deref(), context),

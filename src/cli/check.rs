@@ -33,6 +33,9 @@ pub struct Args {
 
 /// Checks the file and prints its effect or its problems.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    if let Err(exit) = args.config.locate(context) {
+        return exit;
+    }
     let printed = match config::load(args.config.path(), &context.env) {
         Err(report) => print_invalid(&report, args.json, context).map(|()| ExitStatus::Invalid),
         Ok(config) => match &args.explain {

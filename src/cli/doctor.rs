@@ -8,6 +8,7 @@ mod sockets;
 
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::timeout;
 use crate::cli::doctor::report::{Findings, ReverseDns};
 use crate::cli::doctor::sockets::Sockets;
 use crate::cli::exec::child::Signals;
+use crate::cli::exec::data_dir::Place;
 use crate::cli::exec::embedded::EmbeddedLarder;
 use crate::cli::exec::instance::Instance;
 use crate::cli::exec::{self, CommandArgs, SpawnError};
@@ -52,15 +54,25 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the command, watches it, and prints the findings.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    let examine = async |config: Config, context: &mut Context<'_>| examine(args, config, context).await;
-    exec::with_config("doctor", &args.command.config, false, context, examine)
+    let file = match args.command.config.locate(context) {
+        Ok(file) => file,
+        Err(exit) => return exit,
+    };
+    let examine =
+        async |config: Config, context: &mut Context<'_>| examine(args, &file, config, context).await;
+    exec::with_config("doctor", &file, false, context, examine)
 }
 
-async fn examine(args: &Args, config: Config, context: &mut Context<'_>) -> Result<ExitStatus, SpawnError> {
+async fn examine(
+    args: &Args,
+    file: &Path,
+    config: Config,
+    context: &mut Context<'_>,
+) -> Result<ExitStatus, SpawnError> {
     let mut signals = Signals::new().map_err(|error| SpawnError::failed(error.to_string()))?;
     let no_proxy = NoProxy::from_config(&config, &context.env);
     let reverse_dns = reverse_dns(&config).await;
-    let larder = EmbeddedLarder::start(&args.command.config, config, context);
+    let larder = EmbeddedLarder::start(Place { file, store: None, runtime: None }, config, context);
     let larder = larder.map(Instance::Embedded).map_err(SpawnError::failed)?;
     let proxy = larder.endpoint().proxy;
     adopt_orphans();

@@ -10,9 +10,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use crate::cli::env::format::Format;
+use crate::cli::exec::data_dir;
 use crate::cli::exec::discovery::{self, RunningLarder};
-use crate::cli::exec::embedded;
-use crate::cli::{Context, ExitStatus};
+use crate::cli::{ConfigFlag, Context, ExitStatus};
 use crate::config::Config;
 use crate::config::env::Env;
 use crate::exec_env::ExecEnv;
@@ -22,9 +22,8 @@ use crate::exec_env::no_proxy::NoProxy;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Args {
-    /// The configuration that larder runs with.
-    #[arg(long, value_name = "FILE", default_value = "proxy.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigFlag,
     /// The syntax of the output.
     #[arg(long, value_enum, default_value_t = Format::Sh)]
     format: Format,
@@ -52,11 +51,12 @@ pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
 }
 
 fn try_run(args: &Args, context: &mut Context<'_>) -> Result<(), ExitStatus> {
-    let config = context.load(&args.config)?;
-    let running = discovery::find(&args.config, &config, &context.env).map_err(|not_found| {
+    let file = args.config.locate(context)?;
+    let config = context.load(&file)?;
+    let running = discovery::find(&file, &config, &context.env).map_err(|not_found| {
         context.fail(format!("larder env: {}", not_found.message()), ExitStatus::Unreachable)
     })?;
-    let variables = variables(args, &config, &running, &context.env).map_err(|error| {
+    let variables = variables(args, &file, &config, &running, &context.env).map_err(|error| {
         context.fail(format!("larder env: cannot write the files: {error}"), ExitStatus::Failed)
     })?;
     if let Some(parents) = config.proxies.describe() {
@@ -68,6 +68,7 @@ fn try_run(args: &Args, context: &mut Context<'_>) -> Result<(), ExitStatus> {
 
 fn variables(
     args: &Args,
+    file: &Path,
     config: &Config,
     running: &RunningLarder,
     caller: &Env,
@@ -76,10 +77,10 @@ fn variables(
         fs::create_dir_all(directory)?;
         directory.clone()
     } else {
-        let cache_directory = embedded::env_files(caller, &args.config).map_err(|error| {
+        let cache_directory = data_dir::env_files(caller, file).map_err(|error| {
             io::Error::new(error.kind(), format!("{error}: name a place with --files DIR"))
         })?;
-        embedded::create_private_dir(&cache_directory)?;
+        data_dir::create_private_dir(&cache_directory)?;
         cache_directory
     };
     let directory = fs::canonicalize(directory)?;

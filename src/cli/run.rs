@@ -37,6 +37,9 @@ pub struct Args {
 
 /// Runs until SIGTERM or SIGINT, then finishes the requests in flight; a second signal ends at once.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
+    if let Err(exit) = args.config.locate(context) {
+        return exit;
+    }
     match context.load(args.config.path()) {
         Ok(config) => try_run(args, config, context)
             .unwrap_or_else(|error| context.fail(format!("larder: {error}"), ExitStatus::Failed)),

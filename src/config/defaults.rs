@@ -24,6 +24,9 @@ pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 
 /// `admin.listen`: loopback only.
 pub const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
 
+/// The most bytes that the larder of `larder exec` stores in the system's memory, if it can write to no disk.
+pub const EXEC_SHARED_MEMORY: u64 = 64 << 20;
+
 /// `coalesce.wait`.
 pub const COALESCE_WAIT: Duration = Duration::from_secs(10);
 

@@ -58,7 +58,11 @@ impl AdminApi for AdminService {
     }
 
     fn config(&self) -> serde_json::Value {
-        redacted::to_json(&self.0.pipeline().config)
+        let mut config = redacted::to_json(&self.0.pipeline().config);
+        if let Some(file) = self.0.file() {
+            config["file"] = file.to_string_lossy().into();
+        }
+        config
     }
 
     fn ca(&self) -> Option<String> {

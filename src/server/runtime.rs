@@ -2,6 +2,7 @@
 //!
 //! Owns: the current pipeline, and replacing it. Never touches: listeners, signals.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -44,6 +45,12 @@ impl Runtime {
     /// The current pipeline.
     pub(super) fn pipeline(&self) -> Arc<Pipeline> {
         self.pipeline.load_full()
+    }
+
+    /// The absolute path of the configuration, if it comes from a file.
+    pub(super) fn file(&self) -> Option<PathBuf> {
+        let source = self.source.as_ref()?;
+        std::path::absolute(&source.name).ok()
     }
 
     /// Reloads the configuration. On an error the current pipeline stays.

@@ -17,6 +17,7 @@ use tracing_subscriber::{Registry, fmt, reload};
 use crate::config;
 use crate::telemetry::log::format::LineFormat;
 
+pub mod copies;
 mod escape;
 mod format;
 mod redact;
@@ -25,8 +26,15 @@ mod third_party;
 /// Installs the log of this process, which writes to stderr. Only the first call has an effect, because tests
 /// start many servers in one process.
 pub fn install(log: &config::Log) {
+    install_to(log, io::stderr);
+}
+
+fn install_to<W>(log: &config::Log, writer: W)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let (filter, handle) = reload::Layer::new(filter(log.level));
-    let lines = fmt::layer().with_writer(io::stderr).event_format(LineFormat(log.format));
+    let lines = fmt::layer().with_writer(writer).event_format(LineFormat(log.format));
     // stderr is locked per line, so the lines of two threads never mix.
     let subscriber = Registry::default().with(filter).with(third_party::RateLimitedLayer::new()).with(lines);
     if tracing::subscriber::set_global_default(subscriber).is_ok() && LEVEL_HANDLE.set(handle).is_ok() {

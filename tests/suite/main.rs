@@ -60,6 +60,7 @@ mod dns_failures;
 mod duplex;
 mod durable_limits;
 mod exec;
+mod exec_shared;
 mod exec_users;
 mod failing_api;
 mod fast_path;

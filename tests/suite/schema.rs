@@ -146,7 +146,7 @@ fn the_schema_rejects_configurations_of_a_wrong_shape() {
 }
 
 /// A template, the values that are valid in the place of VALUE, and some that are not.
-const FORMS: [(&str, &[&str], &[&str]); 32] = [
+const FORMS: [(&str, &[&str], &[&str]); 33] = [
     (
         "secret_path: VALUE",
         &["\"/bot{token}/**\"", "[\"/a/*/{k}.json\", \"/{a}/{b}\"]", "[]"],

@@ -5,6 +5,9 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use ureq::Timeout;
 use ureq::unversioned::transport::{
@@ -15,7 +18,11 @@ use crate::cli::admin_client::port_owner::{CONNECT_TIMEOUT, TrustedUsers};
 
 /// Opens connections to listeners of these users only.
 #[derive(Debug)]
-pub(super) struct VerifyingConnector(pub(super) TrustedUsers);
+pub(super) struct VerifyingConnector {
+    pub(super) trusted: TrustedUsers,
+    /// The Unix socket to connect to instead of the address. Only its user can have created it.
+    pub(super) socket: Option<PathBuf>,
+}
 
 impl Connector for VerifyingConnector {
     type Out = VerifiedConnection;
@@ -25,15 +32,20 @@ impl Connector for VerifyingConnector {
         details: &ConnectionDetails<'_>,
         _chained: Option<()>,
     ) -> Result<Option<VerifiedConnection>, ureq::Error> {
+        let config = details.config;
+        let buffers = || LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
+        if let Some(socket) = &self.socket {
+            let stream = Stream::Unix(UnixStream::connect(socket)?);
+            return Ok(Some(VerifiedConnection { stream, buffers: buffers() }));
+        }
         let mut last_error = io::Error::from(io::ErrorKind::ConnectionRefused);
         for address in &details.addrs {
             match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
                 Ok(stream) => {
-                    self.0.check(&stream)?;
+                    self.trusted.check(&stream)?;
                     stream.set_nodelay(true)?;
-                    let config = details.config;
-                    let buffers = LazyBuffers::new(config.input_buffer_size(), config.output_buffer_size());
-                    return Ok(Some(VerifiedConnection { stream, buffers }));
+                    let stream = Stream::Tcp(stream);
+                    return Ok(Some(VerifiedConnection { stream, buffers: buffers() }));
                 }
                 Err(error) => last_error = error,
             }
@@ -45,8 +57,30 @@ impl Connector for VerifyingConnector {
 /// A connection whose peer has been checked.
 #[derive(Debug)]
 pub(super) struct VerifiedConnection {
-    stream: TcpStream,
+    stream: Stream,
     buffers: LazyBuffers,
+}
+
+#[derive(Debug)]
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    fn write_within(&mut self, bytes: &[u8], timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Tcp(stream) => stream.set_write_timeout(timeout).and_then(|()| stream.write_all(bytes)),
+            Self::Unix(stream) => stream.set_write_timeout(timeout).and_then(|()| stream.write_all(bytes)),
+        }
+    }
+
+    fn read_within(&mut self, buffer: &mut [u8], timeout: Option<Duration>) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(buffer)),
+            Self::Unix(stream) => stream.set_read_timeout(timeout).and_then(|()| stream.read(buffer)),
+        }
+    }
 }
 
 impl Transport for VerifiedConnection {
@@ -56,17 +90,18 @@ impl Transport for VerifiedConnection {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), ureq::Error> {
         let timeout = timeout.for_write();
-        self.stream.set_write_timeout(timeout.not_zero().map(|left| *left))?;
         let output = self.buffers.output().get(..amount).unwrap_or_default();
-        self.stream.write_all(output).map_err(|error| map_timeout(error, timeout.reason))
+        self.stream
+            .write_within(output, timeout.not_zero().map(|left| *left))
+            .map_err(|error| map_timeout(error, timeout.reason))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         let timeout = timeout.for_read();
-        self.stream.set_read_timeout(timeout.not_zero().map(|left| *left))?;
+        let left = timeout.not_zero().map(|left| *left);
         let buffer = self.buffers.input_append_buf();
         let read = loop {
-            match self.stream.read(buffer) {
+            match self.stream.read_within(buffer, left) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read.map_err(|error| map_timeout(error, timeout.reason))?,
             }

@@ -4,11 +4,13 @@
 //! Never touches: requests to the listener.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use crate::cli::ExitStatus;
 use crate::cli::admin_client::port_owner::TrustedUsers;
 use crate::cli::admin_client::{AdminClient, AdminClientError};
+use crate::cli::exec::{identity, run_dir};
 use crate::config::env::Env;
 use crate::config::file_source::{Disk, FileSource};
 use crate::config::token::{LONGEST, Token};
@@ -23,7 +25,7 @@ pub(in crate::cli) struct TargetArgs {
     /// `admin.listen` of the configuration.
     #[arg(long, value_name = "ADDRESS")]
     admin: Option<String>,
-    /// The configuration it runs with; else ./proxy.yaml, if that exists. A larder that runs as the owner
+    /// The configuration it runs with; else proxy.yaml here or in a directory above. A larder that runs as the owner
     /// of this file or of its store is trusted, as is one that runs as you or as root.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -41,27 +43,62 @@ impl TargetArgs {
 
     /// The client for the selected larder.
     pub(in crate::cli) fn find(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
+        self.find_with(None, env)
+    }
+
+    /// The client for the private larder of `larder exec`: that of the enclosing command, or the one that runs
+    /// with this configuration. `None`: none runs, or an admin listener is specified.
+    pub(in crate::cli) fn private_larder(&self, found: Option<&Path>, env: &Env) -> Option<AdminClient> {
+        if self.admin.is_some() || variable(env, "LARDER_ADMIN").is_some() {
+            return None;
+        }
+        let enclosing = variable(env, run_dir::VARIABLE).filter(|_| self.config.is_none());
+        let enclosing = enclosing.map(|directory| Path::new(directory).join(run_dir::ADMIN_SOCKET));
+        let enclosing = enclosing.filter(|socket| UnixStream::connect(socket).is_ok());
+        let file = self.config.as_deref().or(found);
+        let socket = enclosing.or_else(|| identity::running(file?, env))?;
+        Some(AdminClient {
+            authority: SOCKET_AUTHORITY.to_owned(),
+            token: None,
+            socket: Some(socket),
+            trusted: TrustedUsers::new(None, None),
+            config_problem: None,
+        })
+    }
+
+    /// [`TargetArgs::find`], with the configuration that a search found if the larder is not specified
+    /// otherwise.
+    pub(in crate::cli) fn find_with(
+        &self,
+        found: Option<&Path>,
+        env: &Env,
+    ) -> Result<AdminClient, AdminClientError> {
         // A broken file may belong to a larder that runs with its earlier contents; a missing one to none.
         if let Some(file) = self.config.as_deref().filter(|file| !file.exists()) {
             let message = format!("{}: there is no such file", file.display());
             return Err(AdminClientError::new(ExitStatus::Invalid, message));
         }
         let address = self.admin.as_deref().or_else(|| variable(env, "LARDER_ADMIN"));
-        let Some(address) = address else { return self.configured(env) };
+        let Some(address) = address else { return self.configured(found, env) };
         let authority = authority(address).ok_or_else(|| {
             let message = "an admin listener is an address, such as 127.0.0.1:9901";
             AdminClientError::new(ExitStatus::Usage, message)
         })?;
         // With an explicit address, only the token of an explicit configuration is sent: the token in
-        // ./proxy.yaml belongs to the larder of that file.
+        // a file that was found belongs to the larder of that file.
         let file = self.config.as_deref();
         let found = file.map(|file| config::load_admin(file, env)).unwrap_or_default();
         self.client(authority, file, found, env)
     }
 
-    fn configured(&self, env: &Env) -> Result<AdminClient, AdminClientError> {
+    /// Whether the larder is specified without a search for its configuration.
+    pub(in crate::cli) fn is_specified(&self, env: &Env) -> bool {
+        self.admin.is_some() || self.config.is_some() || variable(env, "LARDER_ADMIN").is_some()
+    }
+
+    fn configured(&self, found: Option<&Path>, env: &Env) -> Result<AdminClient, AdminClientError> {
         let usual = Path::new("proxy.yaml");
-        let file = self.config.as_deref().or_else(|| usual.exists().then_some(usual));
+        let file = self.config.as_deref().or(found);
         let found = file.map_or_else(
             || AdminConfig { admin: Some(Admin::default()), ..AdminConfig::default() },
             |file| config::load_admin(file, env),
@@ -92,7 +129,7 @@ impl TargetArgs {
         let token = self.token(env, found.admin)?;
         let trusted = TrustedUsers::new(file, found.store.as_deref());
         let config_problem = found.report.map(|report| report.to_string());
-        Ok(AdminClient { authority, token, trusted, config_problem })
+        Ok(AdminClient { authority, token, socket: None, trusted, config_problem })
     }
 
     fn token(&self, env: &Env, admin: Option<Admin>) -> Result<Option<Token>, AdminClientError> {
@@ -114,6 +151,9 @@ impl TargetArgs {
         Ok(admin.and_then(|admin| admin.token))
     }
 }
+
+/// The host that requests over a Unix socket name. It is not looked up.
+const SOCKET_AUTHORITY: &str = "127.0.0.1:80";
 
 /// A variable of the environment; an empty one counts as unset.
 fn variable<'e>(env: &'e Env, name: &str) -> Option<&'e str> {

@@ -43,14 +43,14 @@ pub(super) fn start(command: &[OsString], variables: &[(String, String)]) -> Res
 pub(super) async fn wait(child: &mut Child, signals: &mut Signals) -> u8 {
     loop {
         tokio::select! {
-            status = child.wait() => return status.map_or(NOT_STARTED, code),
+            status = child.wait() => return status.map_or(NOT_STARTED, exit_code),
             received = signals.next() => forward(child, received),
         }
     }
 }
 
 /// The exit code as in shells: 128 plus the signal's number for a command that a signal ended.
-fn code(status: ExitStatus) -> u8 {
+pub(super) fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|number| 128 + number));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
@@ -70,7 +70,7 @@ fn forward(child: &Child, signal: Signal) {
 
 /// Whether the command has the signal already: Ctrl-C and Ctrl-\ reach every process in the terminal's
 /// foreground. A second signal would end a command that the first one asked to finish.
-fn is_sent_by_terminal(signal: Signal) -> bool {
+pub(super) fn is_sent_by_terminal(signal: Signal) -> bool {
     (signal == Signal::INT || signal == Signal::QUIT) && is_in_foreground()
 }
 

@@ -3,10 +3,12 @@
 //! Owns: its identification: another larder may listen at the same address, or a program of another user
 //! that imitates it. Never touches: starting one.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::time::sleep;
 
 use crate::cli::ExitStatus;
@@ -15,7 +17,7 @@ use crate::cli::admin_client::{AdminClient, TargetArgs, connect_address};
 use crate::cli::exec::Endpoint;
 use crate::cli::exec::summary::Counts;
 use crate::config::env::Env;
-use crate::config::{Config, redacted};
+use crate::config::{self, Config, redacted};
 
 /// A running larder.
 pub(in crate::cli) struct RunningLarder {
@@ -77,8 +79,38 @@ pub(in crate::cli) fn find(file: &Path, config: &Config, env: &Env) -> Result<Ru
     let proxy = connect_address(listen);
     check_owner(file, config, proxy)?;
     let ca = admin_client.text("/ca.pem").map_err(|error| NotFound::Unsuitable(error.message))?;
-    let endpoint = Endpoint { proxy, password: None, ca: ca.unwrap_or_default() };
+    let endpoint = Endpoint { proxy, password: None, ca: ca.unwrap_or_default(), private: None };
     Ok(RunningLarder { admin_client, endpoint })
+}
+
+/// Finds the larder that runs with earlier contents of `file`, which is not valid at present, and the part of
+/// its configuration that concerns a command: its listeners and the hosts that it names.
+pub(in crate::cli) fn find_by_path(file: &Path, env: &Env) -> Option<(RunningLarder, Config)> {
+    let admin_client = TargetArgs::for_config(file).find(env).ok()?;
+    let theirs = admin_client.get("/v1/config").ok()?;
+    let canonical = |path: &Path| fs::canonicalize(path).ok();
+    if canonical(Path::new(theirs["file"].as_str()?))? != canonical(file)?
+        || !theirs["access"]["users"].is_null()
+    {
+        return None;
+    }
+    let hosts = theirs["routes"].as_array()?.iter().map(|route| &route["match"]["host"]);
+    let routes = hosts
+        .enumerate()
+        .map(|(index, host)| json!({ "name": format!("r{index}"), "match": { "host": host } }));
+    let known = json!({
+        "version": 1,
+        "listen": theirs["listen"],
+        "tls": { "intercept": theirs["tls"]["intercept"] },
+        "routes": routes.collect::<Vec<_>>(),
+    });
+    let mut config = config::parse("proxy.yaml", &known.to_string(), &Env::default()).ok()?;
+    config.store.path = theirs["store"]["path"].as_str()?.into();
+    let proxy = connect_address(*config.listen.first()?);
+    check_owner(file, &config, proxy).ok()?;
+    let ca = admin_client.text("/ca.pem").ok()?;
+    let endpoint = Endpoint { proxy, password: None, ca: ca.unwrap_or_default(), private: None };
+    Some((RunningLarder { admin_client, endpoint }, config))
 }
 
 /// Checks the owner of the proxy listener too: traffic needs the same protection as a token.

@@ -5,11 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +14,15 @@ use sha2::{Digest, Sha256};
 
 use crate::cli::Context;
 use crate::cli::exec::caller_proof::CallerProof;
+use crate::cli::exec::data_dir::{self, DataDir, Place, short_name};
 use crate::cli::exec::summary::FinalStats;
 use crate::cli::exec::{Endpoint, print_note};
 use crate::clock::Clock;
-use crate::config::env::Env;
 use crate::config::name_constraint::NameConstraint;
 use crate::config::{Ca, CaFiles, Config, Log, LogLevel};
 use crate::frontend::ca::CertificateAuthority;
 use crate::route::pattern::HostPattern;
 use crate::server::{Server, ServerDeps};
-use crate::store;
 use crate::store::lock::Lock;
 use crate::telemetry::{self, Telemetry};
 
@@ -55,19 +51,36 @@ pub(in crate::cli) fn install_log(config: &Config, verbose: bool) {
 }
 
 impl EmbeddedLarder {
-    /// Starts one for the configuration at `file`, even if another larder runs.
+    /// Starts one for the configuration at `place`, even if another larder runs.
     pub(in crate::cli) fn start(
-        file: &Path,
+        place: Place<'_>,
         config: Config,
         context: &mut Context<'_>,
     ) -> Result<Self, String> {
         let proof = CallerProof::detect();
-        let config = private_config(config, file, &proof, context);
+        let config = private_config(config, place, &proof, context);
         remove_unusable_ca(&config);
         let server = Server::start(config, ServerDeps::default()).map_err(|error| error.to_string())?;
         let proxy = *server.addrs().first().ok_or("it has no listener")?;
-        let endpoint = Endpoint { proxy, password: proof.password(), ca: server.ca().unwrap_or_default() };
+        let endpoint = Endpoint {
+            proxy,
+            password: proof.password(),
+            ca: server.ca().unwrap_or_default(),
+            private: None,
+        };
         Ok(Self { server, endpoint })
+    }
+
+    /// Starts one that intercepts no connection: its command cannot be given the certificate.
+    pub(super) fn start_without_interception(
+        place: Place<'_>,
+        mut config: Config,
+        context: &mut Context<'_>,
+    ) -> Result<Self, String> {
+        config.tls.passthrough.extend(HostPattern::parse("*"));
+        let mut larder = Self::start(place, config, context)?;
+        larder.endpoint.ca.clear();
+        Ok(larder)
     }
 
     /// Stops it and returns its final statistics.
@@ -77,7 +90,7 @@ impl EmbeddedLarder {
             tracing::debug!("Connections of processes that the command left behind were closed");
         }
         let (tunnelled, distrusted) = (telemetry.tunnelled_hosts(), telemetry.distrusting_hosts());
-        FinalStats { metrics: telemetry.render(), tunnelled, distrusted }
+        FinalStats { metrics: telemetry.render(), tunnelled, distrusted, ..FinalStats::default() }
     }
 }
 
@@ -98,7 +111,7 @@ pub(super) fn remove_unusable_ca(config: &Config) {
 /// `access`, and its certificate authority is constrained to the hosts of this configuration.
 pub(super) fn private_config(
     mut config: Config,
-    file: &Path,
+    place: Place<'_>,
     proof: &CallerProof,
     context: &mut Context<'_>,
 ) -> Config {
@@ -107,61 +120,28 @@ pub(super) fn private_config(
     config.serves_command = true;
     config.access = proof.access();
     config.tls.ca = Ca { files: None, constrain: hosts(&config) };
-    let data_dir = data_dir(&context.env, file).and_then(|directory| {
-        create_private_dir(&directory)?;
-        Ok(directory)
-    });
-    match data_dir {
-        Ok(directory) => {
-            config.tls.ca.files = Some(ca_files(&directory, &config.tls.ca.constrain));
-            if let Some(reason) = in_use(&directory, &config) {
-                print_note(context, &format!("{reason}: running memory-only for this command"));
-                config.store.disk = 0;
-            }
-            config.store.path = directory;
-        }
-        Err(error) => {
-            print_note(context, &format!("nothing is stored on disk: {error}"));
-            config.store.disk = 0;
-        }
-    }
-    config
-}
-
-/// The directory for the store of the private larder of the configuration at `file`.
-pub(in crate::cli) fn data_dir(env: &Env, file: &Path) -> io::Result<PathBuf> {
-    Ok(cache_dir(env)?.join(config_id(file)?))
-}
-
-/// The directory for the files that `larder env` names.
-pub(in crate::cli) fn env_files(env: &Env, file: &Path) -> io::Result<PathBuf> {
-    Ok(cache_dir(env)?.join("env").join(config_id(file)?))
-}
-
-/// Larder's directory in the user's cache directory.
-fn cache_dir(env: &Env) -> io::Result<PathBuf> {
-    let absolute = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let cache = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    let not_found = || {
-        let message = "neither XDG_CACHE_HOME nor HOME is an absolute path";
-        io::Error::new(io::ErrorKind::NotFound, message)
+    let DataDir { path, max_disk, problem } = data_dir::choose(place, &config, &context.env);
+    let ca = place.runtime.map(|runtime| runtime.join("ca"));
+    let Some(path) = path else {
+        let problem = problem.unwrap_or_default();
+        print_note(context, &format!("nothing is stored on disk: {problem}"));
+        config.store.disk = 0;
+        config.tls.ca.files = ca.map(|directory| ca_files(&directory, &config.tls.ca.constrain));
+        return config;
     };
-    Ok(cache.ok_or_else(not_found)?.join("larder"))
-}
-
-/// A directory name for the configuration at `file`, the same for every path to it.
-fn config_id(file: &Path) -> io::Result<String> {
-    let absolute = fs::canonicalize(file)?;
-    Ok(short_name(Sha256::new().chain_update(absolute.as_os_str().as_bytes())))
-}
-
-/// Creates a directory that only its owner can access. The umask is left unchanged, since the command would
-/// inherit it; files below the directory get the default permissions.
-pub(in crate::cli) fn create_private_dir(directory: &Path) -> io::Result<()> {
-    let with_path =
-        |error: io::Error| io::Error::new(error.kind(), format!("{}: {}", directory.display(), error.kind()));
-    store::private_file::create_dir(directory).map_err(with_path)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).map_err(with_path)
+    if let Some(problem) = problem {
+        print_note(context, &format!("{problem}: using {} until the next boot", path.display()));
+    }
+    config.store.disk = config.store.disk.min(max_disk);
+    // A store that is named may be copied between machines: no key of an authority is kept in it.
+    let ca = ca.filter(|_| place.store.is_some()).unwrap_or_else(|| path.join("ca"));
+    config.tls.ca.files = Some(ca_files(&ca, &config.tls.ca.constrain));
+    if let Some(reason) = in_use(&path, &config) {
+        print_note(context, &format!("{reason}: running memory-only for this command"));
+        config.store.disk = 0;
+    }
+    config.store.path = path;
+    config
 }
 
 /// The files of the certificate authority. Each set of constraints has its own authority, since one that was
@@ -172,15 +152,8 @@ fn ca_files(directory: &Path, constrain: &[NameConstraint]) -> CaFiles {
         digest.update(host.to_string());
         digest.update([0]);
     }
-    let directory = directory.join("ca").join(short_name(digest));
+    let directory = directory.join(short_name(digest));
     CaFiles { cert: directory.join("ca.pem"), key: directory.join("ca.key") }
-}
-
-/// A file name from a digest: 64 bits are enough for the configurations of one user.
-fn short_name(digest: Sha256) -> String {
-    let digest = digest.finalize();
-    let head = digest.first_chunk().copied().unwrap_or_default();
-    format!("{:016x}", u64::from_be_bytes(head))
 }
 
 /// The constraints: the hosts that this configuration may intercept. If these are all hosts

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::cli::exec::caller_proof::CallerProof;
+use crate::cli::exec::data_dir::Place;
 use crate::cli::exec::embedded::DRAIN_TIMEOUT;
 use crate::cli::exec::{self, SpawnError, embedded, supervisor};
 use crate::cli::{Context, ExitStatus};
@@ -23,6 +24,9 @@ pub struct Args {
     /// The Unix socket on which the parent offers the listening socket.
     #[arg(long)]
     offer: PathBuf,
+    /// The directory of the store.
+    #[arg(long)]
+    store: Option<PathBuf>,
     /// Log at the level of the configuration.
     #[arg(long)]
     verbose: bool,
@@ -43,7 +47,8 @@ async fn serve(args: &Args, config: Config, context: &Context<'_>) -> Result<(),
     // The parent has printed all notes already.
     let (mut out, mut err) = (io::sink(), io::sink());
     let mut quiet = Context { env: context.env.clone(), out: &mut out, err: &mut err };
-    let config = supervisor::private_config(config, &args.config, offer_dir, &proof, &mut quiet);
+    let place = Place { file: &args.config, store: args.store.as_deref(), runtime: None };
+    let config = supervisor::private_config(config, place, offer_dir, &proof, &mut quiet);
     let taken = handover::take_over(&args.offer).await.map_err(|error| error.to_string())?;
     let (sockets, predecessor) = taken.ok_or("no process offers a socket there")?;
     embedded::remove_unusable_ca(&config);

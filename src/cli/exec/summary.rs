@@ -13,6 +13,10 @@ use crate::cli::admin_client::sanitize;
 pub(in crate::cli) struct FinalStats {
     /// Its metrics, in the text format of Prometheus.
     pub(in crate::cli) metrics: String,
+    /// Its metrics before the command; `None`: it has not been asked.
+    pub(in crate::cli) before: Option<String>,
+    /// Whether other clients used it, too.
+    pub(in crate::cli) shared: bool,
     /// The hosts of its tunnels, if known, and the number of connections for each.
     pub(in crate::cli) tunnelled: Vec<(String, u64)>,
     /// The hosts for which clients rejected its certificate, and the number of handshakes for each.

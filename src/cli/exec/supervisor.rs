@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use crate::cli::Context;
 use crate::cli::exec::Endpoint;
 use crate::cli::exec::caller_proof::CallerProof;
+use crate::cli::exec::data_dir::Place;
 use crate::cli::exec::embedded::{self, ANY_LOOPBACK_PORT, DRAIN_TIMEOUT};
 use crate::cli::exec::temp_dir::TempDir;
 use crate::clock::Clock;
@@ -56,10 +57,10 @@ pub(in crate::cli) struct SupervisedLarder {
 }
 
 impl SupervisedLarder {
-    /// Starts one for the configuration at `file`, even if another larder runs: this process does not have the
+    /// Starts one for the configuration at `place`, even if another larder runs: this process does not have the
     /// socket of that one. It accepts connections when this returns.
     pub(super) async fn start(
-        file: &Path,
+        place: Place<'_>,
         config: Config,
         verbose: bool,
         context: &mut Context<'_>,
@@ -68,7 +69,7 @@ impl SupervisedLarder {
         let temp_dir = TempDir::new(&context.env, Clock::system().now()).map_err(message)?;
         let proof = CallerProof::detect();
         proof.write_to(temp_dir.path()).map_err(message)?;
-        let config = private_config(config, file, temp_dir.path(), &proof, context);
+        let config = private_config(config, place, temp_dir.path(), &proof, context);
         let listener = listener::bind(ANY_LOOPBACK_PORT).map_err(message)?;
         let proxy = listener.local_addr().map_err(message)?;
         let (stop, stopped) = watch::channel(false);
@@ -76,7 +77,8 @@ impl SupervisedLarder {
             listener,
             direct: direct(&config),
             program: std::env::current_exe().map_err(message)?,
-            file: file.to_owned(),
+            file: place.file.to_owned(),
+            store: place.store.map(Path::to_owned),
             verbose,
             offer_dir: temp_dir.path().to_owned(),
             starts: 0,
@@ -90,7 +92,7 @@ impl SupervisedLarder {
             Some(files) if config.intercepts() => fs::read_to_string(&files.cert).map_err(message)?,
             Some(_) | None => String::new(),
         };
-        let endpoint = Endpoint { proxy, password: proof.password(), ca };
+        let endpoint = Endpoint { proxy, password: proof.password(), ca, private: None };
         Ok(Self { endpoint, stop, task, _temp_dir: temp_dir })
     }
 
@@ -105,12 +107,13 @@ impl SupervisedLarder {
 /// command must trust the certificates of a restarted larder too.
 pub(super) fn private_config(
     config: Config,
-    file: &Path,
+    place: Place<'_>,
     offer_dir: &Path,
     proof: &CallerProof,
     context: &mut Context<'_>,
 ) -> Config {
-    let mut config = embedded::private_config(config, file, proof, context);
+    let place = Place { runtime: Some(offer_dir), ..place };
+    let mut config = embedded::private_config(config, place, proof, context);
     let ca_path = |name: &str| offer_dir.join("ca").join(name);
     let temporary = || CaFiles { cert: ca_path("ca.pem"), key: ca_path("ca.key") };
     config.tls.ca.files.get_or_insert_with(temporary);
@@ -142,6 +145,7 @@ struct Supervisor {
     direct: Config,
     program: PathBuf,
     file: PathBuf,
+    store: Option<PathBuf>,
     verbose: bool,
     /// The directory of the Unix sockets over which the listening socket is handed over.
     offer_dir: PathBuf,
@@ -246,6 +250,9 @@ impl Supervisor {
         command.arg("exec-serve").arg("--config").arg(&self.file).arg("--offer").arg(offer);
         if self.verbose {
             command.arg("--verbose");
+        }
+        if let Some(store) = &self.store {
+            command.arg("--store").arg(store);
         }
         // It ends when its standard input is closed, in whatever way this process ends. It has its own
         // process group, so that signals of the terminal reach only the command.

@@ -25,10 +25,27 @@ pub(super) struct TempDir {
 const PREFIX: &str = "larder-exec-";
 
 impl TempDir {
-    /// Creates a directory in the session's runtime directory, or in the system's temporary directory.
+    /// Creates a directory in the first place that can be written and has room.
     pub(super) fn new(env: &Env, now: SystemTime) -> io::Result<Self> {
-        let base = base(env);
-        sweep(&base, now);
+        let mut first = None;
+        for base in bases(env) {
+            match Self::within(&base, now) {
+                Ok(created) => return Ok(created),
+                Err(error) => {
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        Err(first.unwrap_or_else(|| io::ErrorKind::NotFound.into()))
+    }
+
+    fn within(base: &Path, now: SystemTime) -> io::Result<Self> {
+        let volume = rustix::fs::statvfs(base)?;
+        if volume.f_bavail.saturating_mul(volume.f_frsize) < MIN_FREE {
+            let message = format!("{}: the volume is full", base.display());
+            return Err(io::Error::new(io::ErrorKind::StorageFull, message));
+        }
+        sweep(base, now);
         let name = format!("{PREFIX}{}-{:016x}", std::process::id(), rand::random::<u64>());
         let path = base.join(name);
         // Not recursive: an existing directory belongs to another process, so creation must fail.
@@ -54,14 +71,17 @@ impl Drop for TempDir {
     }
 }
 
-/// The session's runtime directory, which is in memory and ends with the session, or the system's temporary
-/// directory.
-fn base(env: &Env) -> PathBuf {
+/// The session's runtime directory, which is in memory and ends with the session, else the system's temporary
+/// directory, else its memory.
+fn bases(env: &Env) -> Vec<PathBuf> {
     let absolute = |name: &str| env.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let usable = |path: &PathBuf| path.is_dir();
-    let runtime_dir = absolute("XDG_RUNTIME_DIR").filter(usable);
-    runtime_dir.or_else(|| absolute("TMPDIR").filter(usable)).unwrap_or_else(|| "/tmp".into())
+    let named = [absolute("XDG_RUNTIME_DIR"), absolute("TMPDIR")].into_iter().flatten();
+    let usual = ["/tmp", "/dev/shm"].map(PathBuf::from);
+    named.chain(usual).filter(|path| path.is_dir()).collect()
 }
+
+/// The bytes that must be free: each runtime gets a bundle of all certificates.
+const MIN_FREE: u64 = 8 << 20;
 
 /// Removes the directories of killed larders; one that cannot be removed stays.
 fn sweep(base: &Path, now: SystemTime) {
@@ -141,8 +161,19 @@ mod tests {
     fn without_a_session_it_is_in_the_temporary_directory() {
         let base = tempfile::tempdir().unwrap();
         let path = base.path().to_str().unwrap();
-        assert_eq!(super::base(&[("TMPDIR", path)].into_iter().collect()), base.path());
+        let first = |env: &[(&str, &str)]| bases(&env.iter().copied().collect()).first().cloned();
+        assert_eq!(first(&[("TMPDIR", path)]).as_deref(), Some(base.path()));
         let odd = [("XDG_RUNTIME_DIR", "relative"), ("TMPDIR", "/no/such/directory")];
-        assert_eq!(super::base(&odd.into_iter().collect()), Path::new("/tmp"));
+        assert_eq!(first(&odd).as_deref(), Some(Path::new("/tmp")));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_passed_over() {
+        let base = tempfile::tempdir().unwrap();
+        let path = base.path().to_str().unwrap();
+        // No directory can be created there, whoever tries.
+        let env = [("XDG_RUNTIME_DIR", "/proc/self"), ("TMPDIR", path)].into_iter().collect();
+        let temp_dir = TempDir::new(&env, SystemTime::UNIX_EPOCH).unwrap();
+        assert!(temp_dir.path().starts_with(path));
     }
 }
