@@ -619,7 +619,7 @@ async fn par_19_a_malformed_request_line_is_refused() {
         (format!("OPTIONS * HTTP/1.1{rest}"), 400, "not_a_proxy_request"),
         (format!("GET ftp://api.example.test/x HTTP/1.1{rest}"), 400, "malformed_target"),
         (format!("GET http:///x HTTP/1.1{rest}"), 400, "malformed_target"),
-        (format!("GET http://u:p@api.example.test/x HTTP/1.1{rest}"), 400, "malformed_target"),
+        (format!("GET http://u@p@api.example.test/x HTTP/1.1{rest}"), 400, "malformed_target"),
         (format!("GET http://api.example.test:99999/x HTTP/1.1{rest}"), 400, "malformed_target"),
         (format!("GET http://api.example.test\\@evil/x HTTP/1.1{rest}"), 400, "malformed_target"),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\n\r\n\r\n".to_owned(), 400, "malformed_head"),
