@@ -20,6 +20,7 @@ pub mod invalidation;
 pub mod json_path;
 pub mod max_forwards;
 pub mod method;
+pub mod mount_location;
 pub mod path_template;
 pub mod query;
 pub mod ranges;

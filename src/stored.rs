@@ -210,6 +210,11 @@ impl StoredResponse {
         self.headers.clone()
     }
 
+    /// The fields about rate limits, which a hit contains only if its route says so.
+    pub fn limit_headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.withheld.iter().filter(|(name, _)| is_withheld_from_hits(name))
+    }
+
     /// All stored fields.
     pub fn all_headers(&self) -> HeaderMap {
         let mut all = self.headers.clone();

@@ -13,8 +13,8 @@ use http::{Method, StatusCode};
 use crate::config::{Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, Timeouts, UpstreamTls};
 use crate::policy::upstream::{BanGuardRule, CircuitBreaker, Rate, RateLimit};
 use crate::policy::{
-    Backoff, CooldownPolicy, ErrorMatch, KeyPolicy, Policy, RetryPolicy, ScopeRule, SetCookiePolicy,
-    StaleIfError, StatusMatch, Ttl,
+    Backoff, ClientCacheControl, CooldownPolicy, ErrorMatch, KeyPolicy, Policy, RetryPolicy, ScopeRule,
+    SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
 };
 
 /// `listen`: loopback only.
@@ -191,6 +191,8 @@ impl Policy {
             coalesce_wait: COALESCE_WAIT,
             set_cookie: SetCookiePolicy::Refuse,
             targeted_cache_control: Vec::new(),
+            client_cache_control: ClientCacheControl::Honour,
+            keep_limit_fields: false,
         }
     }
 }

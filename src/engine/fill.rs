@@ -8,7 +8,7 @@ mod body_intake;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, VIA};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -142,7 +142,7 @@ impl Fill {
         if !headers.contains_key(ACCEPT_ENCODING) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        headers.append(VIA, self.fills.via.clone());
+        self.routed.upstream().add_intermediary(&self.fills.via, &mut headers);
         headers
     }
 

@@ -196,6 +196,15 @@ impl ClientResponse {
         }
     }
 
+    /// Adds the rate-limit fields of the stored response.
+    #[must_use]
+    pub(super) fn with_limit_fields(mut self, stored: &StoredResponse) -> Self {
+        for (name, value) in stored.limit_headers() {
+            self.headers.append(name.clone(), value.clone());
+        }
+        self
+    }
+
     /// Sets the reason why the request was forwarded.
     #[must_use]
     pub fn with_forward_reason(mut self, reason: ForwardReason) -> Self {

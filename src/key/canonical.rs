@@ -64,17 +64,28 @@ pub(super) fn target_id(builder: &KeyBuilder, target: &Target, rule: &QueryRule)
 /// The hash of the target and its query rule: `/items?id=7` under a rule that excludes `id` is another target
 /// than `/items` under one that includes it.
 fn id_of(target: &[u8], rule: &QueryRule) -> u128 {
-    let (kind, names) = match rule {
-        QueryRule::All => return xxh3_128(target),
-        QueryRule::Include(names) => (1, names),
-        QueryRule::Exclude(names) => (2, names),
-    };
+    if *rule == QueryRule::All {
+        return xxh3_128(target);
+    }
+    let (kind, names) = kind_and_names(rule);
     let mut seed = Xxh3::with_seed(kind);
     for name in names {
         seed.update(name.as_bytes());
         seed.update(&[0]);
     }
     xxh3_128_with_seed(target, seed.digest())
+}
+
+fn kind_and_names(rule: &QueryRule) -> (u64, &[String]) {
+    match rule {
+        QueryRule::All => (0, &[]),
+        QueryRule::Include(names) => (1, names),
+        QueryRule::Exclude(names) => (2, names),
+        QueryRule::Sorted(rule) => {
+            let (kind, names) = kind_and_names(rule);
+            (kind | 4, names)
+        }
+    }
 }
 
 /// The encoded length of a part, the same on every machine.

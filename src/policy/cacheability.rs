@@ -181,7 +181,7 @@ impl Policy {
         if request.method != Method::GET {
             return Err(NotStoredReason::Method);
         }
-        if request.cache_control().no_store {
+        if self.request_directives(request).no_store {
             return Err(NotStoredReason::RequestNoStore);
         }
         if status::is_never_stored(status) {

@@ -38,6 +38,9 @@ pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)
     if let Some(credential) = &upstream.credential {
         lines.push(("credential", format!("{}, sent by larder instead of its clients", credential.header)));
     }
+    if !upstream.via {
+        lines.push(("via", "not sent; CDN-Loop reveals loops instead".to_owned()));
+    }
     if !policy.rules.success.is_empty() {
         lines.push(("success", conditions(&policy.rules.success, " or ")));
     }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
 use crate::config::duration::parse_positive;
+use crate::config::keyword::keyword;
 use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::unreachable;
@@ -41,10 +42,12 @@ pub(super) fn read(
         if let Some(mount) = &mut mount {
             mount.has_credential = credential.is_some();
         }
+        let via =
+            one.scalar_or(reader, "via", keyword("`on` or `off`", &[("on", true), ("off", false)]), true);
         let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let one = Upstream { name, hosts, mount, timeouts, tls, credential, policy: upstream_policy };
+        let one = Upstream { name, hosts, mount, timeouts, tls, credential, via, policy: upstream_policy };
         all.push(Arc::new(one));
     }
     all

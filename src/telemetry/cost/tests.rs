@@ -42,6 +42,7 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
         timeouts: Timeouts::default(),
         tls,
         credential: None,
+        via: true,
         policy: UpstreamPolicy { cost, ..UpstreamPolicy::default() },
     })
 }
