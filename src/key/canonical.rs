@@ -19,6 +19,9 @@ pub(super) const FORMAT: u8 = 3;
 /// The first byte of keys for partial responses.
 pub(super) const PARTIAL_FORMAT: u8 = FORMAT | 0x80;
 
+/// The first byte of keys for responses to `HEAD`.
+pub(super) const HEAD_FORMAT: u8 = FORMAT | 0x40;
+
 /// The bytes before each member of a list, and after the last.
 pub(super) const PLAIN: u8 = 1;
 pub(super) const MASKED: u8 = 2;
@@ -45,11 +48,11 @@ pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy)
     CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
 }
 
-/// The key for partial responses: the same parts after another first byte.
-pub(super) fn for_partial(complete: &CacheKey) -> CacheKey {
+/// A key for other responses than complete ones: the same parts after another first byte.
+pub(super) fn with_format(complete: &CacheKey, format: u8) -> CacheKey {
     let mut bytes = complete.canonical.to_vec();
     if let Some(first) = bytes.first_mut() {
-        *first = PARTIAL_FORMAT;
+        *first = format;
     }
     CacheKey { id: xxh3_128(&bytes), canonical: bytes.into(), ..*complete }
 }

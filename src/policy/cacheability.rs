@@ -178,7 +178,7 @@ impl Policy {
         kind: CacheKind,
     ) -> Result<HeaderMap, NotStoredReason> {
         let ResponseToStore { status, headers, metadata } = response;
-        if request.method != Method::GET {
+        if request.method != Method::GET && request.method != Method::HEAD {
             return Err(NotStoredReason::Method);
         }
         if self.request_directives(request).no_store {
