@@ -159,10 +159,11 @@ impl Engine {
         if let Some(reply) = self.stale_if_blocked(&miss) {
             return NextStep::Done(EngineResult::reply(reply));
         }
-        // The origin serves several ranges on a miss. HEAD has none (RFC 9110 §14.2).
+        // The origin serves several ranges on a miss. A range has no meaning for HEAD (RFC 9110 §14.2), but some
+        // origins give it one.
         let request = miss.request();
-        let has_range = request.method == Method::GET && request.headers.contains_key(RANGE);
-        if has_range && miss.stored.is_none() {
+        let is_whole = request.method == Method::GET && miss.stored.is_some();
+        if !is_whole && request.headers.contains_key(RANGE) {
             return NextStep::Done(EngineResult::Pass(miss.reason));
         }
         NextStep::Forward(miss)

@@ -221,6 +221,9 @@ fn build(
     if let Some(user) = user.filter(|_| !fields.contains_key(AUTHORIZATION)) {
         fields.insert(AUTHORIZATION, user);
     }
+    if matches!(target, HeadTarget::Absolute(_)) {
+        host = host.map(absolute_form::without_user);
+    }
     if host.as_ref().is_some_and(|host| !is_host(host)) {
         return Err(BAD_HOST);
     }

@@ -45,6 +45,7 @@ mod zoo_files;
 
 mod admin;
 mod admin_commands;
+mod as_received;
 mod ca;
 mod cached_and_passed;
 mod caching;
@@ -80,6 +81,7 @@ mod port_hijack;
 mod ranges;
 mod reload;
 mod restart;
+mod route_keys;
 mod runtimes;
 mod schema;
 mod slow_clients;

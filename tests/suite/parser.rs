@@ -691,9 +691,6 @@ async fn odd_targets_reach_the_origin_unchanged() {
             let answer = timeout(SOON, client.response("GET")).await.expect("no hang").unwrap();
             assert_eq!(answer.status, 200, "{path:?} {}", answer.text());
             let expected = match path {
-                "/a?q=\"x\"" => "/a?q=%22x%22",
-                "/a`b" => "/a%60b",
-                "/<a>" => "/%3Ca%3E",
                 "?x=1" => "/?x=1",
                 path => path,
             };

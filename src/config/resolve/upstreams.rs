@@ -42,8 +42,7 @@ pub(super) fn read(
         if let Some(mount) = &mut mount {
             mount.has_credential = credential.is_some();
         }
-        let via =
-            one.scalar_or(reader, "via", keyword("`on` or `off`", &[("on", true), ("off", false)]), true);
+        let via = one.scalar_or(reader, "via", on_or_off, true);
         let upstream_policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
@@ -51,6 +50,11 @@ pub(super) fn read(
         all.push(Arc::new(one));
     }
     all
+}
+
+/// Parses `on` or `off`, which editors may write as booleans.
+fn on_or_off(text: &str) -> Result<bool, ValueError> {
+    keyword("`on` or `off`", &[("on", true), ("off", false), ("true", true), ("false", false)])(text)
 }
 
 /// The policy of an upstream, in the order of the reference file.

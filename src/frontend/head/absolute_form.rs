@@ -47,11 +47,23 @@ fn without_user_info(text: &str) -> Result<(Cow<'_, str>, Option<&str>), TargetE
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(end);
     let Some((user_info, host)) = authority.split_once('@') else { return Ok((text.into(), None)) };
-    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%".contains(&byte);
-    if !user_info.bytes().all(is_allowed) {
+    if !is_user_info(user_info.as_bytes()) {
         return Err(TargetError::UserInfo);
     }
     Ok((format!("{scheme}://{host}{path}").into(), Some(user_info)))
+}
+
+fn is_user_info(text: &[u8]) -> bool {
+    text.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:%".contains(byte))
+}
+
+/// `Host` without user information, which Python's urllib copies there from the URL. The target takes precedence
+/// over this field (RFC 9112 §3.2.2).
+pub(super) fn without_user(host: HeaderValue) -> HeaderValue {
+    let Some(at) = host.as_bytes().iter().position(|byte| *byte == b'@') else { return host };
+    let (user, bare) = (&host.as_bytes()[..at], &host.as_bytes()[at + 1..]);
+    let bare = HeaderValue::from_bytes(bare).ok().filter(|_| is_user_info(user));
+    bare.unwrap_or(host)
 }
 
 /// `user:password` as a Basic credential; `None` if both are empty. A user that Basic cannot express (RFC 7617

@@ -170,6 +170,17 @@ fn the_user_in_a_target_yields_to_the_clients_own_authorization() {
         forwarded(&format!("{head}\r\n")),
         "GET /x HTTP/1.1\r\nHost: api.example\r\nauthorization: Basic YW5uOnMzY3JldA==\r\n\r\n"
     );
+    let copied = "GET http://a@api.example/x HTTP/1.1\r\nHost: a@api.example\r\n\r\n";
+    assert_eq!(
+        forwarded(copied),
+        "GET /x HTTP/1.1\r\nHost: api.example\r\nauthorization: Basic YTo=\r\n\r\n"
+    );
+    for host in ["a@b@api.example", "a@", "a/b@api.example"] {
+        let head = format!("GET http://a@api.example/x HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let empty = host == "a@";
+        assert_eq!(parse(&head).is_ok(), empty, "{host}");
+    }
+    assert_eq!(parse("GET /x HTTP/1.1\r\nHost: a@api.example\r\n\r\n").unwrap_err(), "malformed_host");
     assert_eq!(
         forwarded(&format!("{head}AUTHORIZATION: Bearer x\r\n\r\n")),
         "GET /x HTTP/1.1\r\nHost: api.example\r\nAUTHORIZATION: Bearer x\r\n\r\n"
