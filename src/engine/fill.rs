@@ -387,7 +387,9 @@ impl Fill {
         let whole = head.status == StatusCode::OK && !head.own.contains_key(CONTENT_RANGE);
         // An error that only the body reports is not the requested representation.
         let is_body_error = response.status.is_success() && !response.outcome.is_ok();
-        if response.body_uninspected {
+        // Where rules decide by bodies, the response to a HEAD does not show whether it is an error.
+        let is_undecided = self.key.is_for_head() && self.routed.upstream().policy().rules.read_bodies();
+        if response.body_uninspected || is_undecided {
             head.shared = Err(NotStoredReason::NotInspected);
         } else if !is_body_error && (!self.ranged || head.part || whole) {
             let (status, headers, metadata) = (head.policy_status(), &head.own, &head.metadata);

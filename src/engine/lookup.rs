@@ -49,6 +49,11 @@ impl StoreLookup {
         self.store.puts() != puts
     }
 
+    /// Whether the response of the request `one` is newer than that of `other`.
+    pub(super) fn is_newer(&self, one: u64, other: u64) -> bool {
+        self.store.is_newer(one, other)
+    }
+
     /// Looks up `key` in memory only.
     pub(crate) fn memory(&self, routed: &RoutedRequest, key: &CacheKey) -> Lookup {
         let variant = |fields: &VaryFields| self.variant(&routed.request, fields);

@@ -184,7 +184,12 @@ impl Engine {
         let is_served = get.as_ref().is_some_and(|get| matches!(decide(get), Decision::Serve { .. }));
         let head_key = key.for_head();
         let found = if is_served { Lookup::Nothing } else { self.lookup.all_tiers(routed, &head_key).await };
-        let next_step = if let Lookup::Found(head) = found {
+        let is_older = |head: &StoredResponse| {
+            get.as_ref().is_some_and(|get| self.lookup.is_newer(get.order, head.order))
+        };
+        let next_step = if let Lookup::Found(head) = found
+            && !is_older(&head)
+        {
             let variant = Some(head.variant);
             self.evaluate(KeyedRequest { key: &head_key, ..keyed }, Some(head), variant)
         } else {

@@ -59,15 +59,15 @@ fn reference(mount: &MountPoint, sent_to: &Target, received: &[u8]) -> Option<Ve
     if path.is_empty() || path.contains(':') || !leads_out {
         return None;
     }
-    let fragment = text.find('#').map_or("", |at| &text[at..]);
     let resolved = sent_to.resolve(text)?;
-    Some([below(resolved.path_and_query().as_bytes()), fragment.into()].concat())
+    let fragment = text.split_once('#').map(|(_, fragment)| format!("#{fragment}")).unwrap_or_default();
+    Some([below(resolved.path_and_query().as_bytes()), fragment.into_bytes()].concat())
 }
 
 /// What follows the authority of an absolute URL; `None`: it is not a URL of the mount's origin.
 fn own_path<'t>(mount: &MountPoint, sent_to: &Target, text: &'t str) -> Option<&'t [u8]> {
     let (_, rest) = text.split_once("://")?;
-    let path = &rest[rest.find(['/', '?', '#']).unwrap_or(rest.len())..];
+    let (_, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
     let origin = Target::absolute(text.strip_suffix(path)?).ok()?;
     (origin.same_origin(sent_to) || origin.same_origin(&mount.target)).then_some(path.as_bytes())
 }

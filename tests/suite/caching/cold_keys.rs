@@ -228,6 +228,43 @@ async fn polling_by_head_hits_after_the_resource_has_changed() {
     .await;
 }
 
+/// Decision 37: the later request has the newer response.
+#[tokio::test]
+async fn a_head_older_than_a_stale_get_is_not_used() {
+    bounded(async {
+        let origin = Origin::start(|seen| match seen.method.as_str() {
+            "HEAD" => MockResponse::raw("HTTP/1.1 200 x\r\nCache-Control: max-age=3600\r\n\r\n"),
+            _ => MockResponse::new(200, &["Cache-Control: max-age=5"], "body"),
+        })
+        .await;
+        let larder = Larder::with_policy(&origin, &[]).await;
+        head(&larder, "/x", &[]).await;
+        larder.clock.advance(secs(10));
+        larder.get("/x").await;
+        larder.clock.advance(secs(10));
+        assert!(!is_hit(&head(&larder, "/x", &[]).await));
+        assert!(is_hit(&head(&larder, "/x", &[]).await), "the new one is stored");
+        assert_eq!(origin.calls(), 3);
+    })
+    .await;
+}
+
+/// A rule on bodies cannot judge the response to a HEAD.
+#[tokio::test]
+async fn a_head_is_not_stored_where_rules_decide_by_the_body() {
+    bounded(async {
+        let origin = Origin::start(resource).await;
+        let rules =
+            "upstreams: { api: { hosts: [api.example.test], success: { json: { \"$.ok\": [true] } } } }\n";
+        let larder = Larder::start(&origin, &format!("{rules}{}", route(&["ttl: 30m"]))).await;
+        for calls in 1..3 {
+            assert_eq!(head(&larder, "/x", &[]).await.status, 200);
+            assert_eq!(origin.calls(), calls);
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_head_entry_survives_a_restart_without_its_body() {
     bounded(async {
