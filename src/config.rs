@@ -435,6 +435,8 @@ pub struct Upstream {
     pub proxy: Option<UpstreamProxy>,
     /// The credential that larder sends instead of its clients.
     pub credential: Option<Credential>,
+    /// Whether larder adds itself to `Via` of its requests. If not, it adds itself to `CDN-Loop`.
+    pub via: bool,
     /// Rate limits, breaker, response rules and cost.
     pub policy: UpstreamPolicy,
 }

@@ -133,7 +133,7 @@ pub struct DecisionInput<'a> {
 impl<'a> DecisionInput<'a> {
     /// The input for `request`.
     pub fn new(request: &'a ProxyRequest, policy: &'a Policy, kind: CacheKind, now: SystemTime) -> Self {
-        let (method, directives) = (&request.method, request.cache_control());
+        let (method, directives) = (&request.method, policy.request_directives(request));
         Self { method, directives, policy, kind, now }
     }
 

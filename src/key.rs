@@ -122,12 +122,24 @@ impl CacheKey {
     /// invalidation applies to both.
     #[must_use]
     pub fn for_partial(&self) -> Self {
-        canonical::for_partial(self)
+        canonical::with_format(self, canonical::PARTIAL_FORMAT)
     }
 
     /// Whether it is a [key for partial responses](Self::for_partial).
     pub fn is_for_partial(&self) -> bool {
         self.canonical.first() == Some(&canonical::PARTIAL_FORMAT)
+    }
+
+    /// The key for the responses to `HEAD` of this key. They have no body, so that a lookup for `GET` must never
+    /// find one. The target is the same.
+    #[must_use]
+    pub fn for_head(&self) -> Self {
+        canonical::with_format(self, canonical::HEAD_FORMAT)
+    }
+
+    /// Whether it is a [key for responses to `HEAD`](Self::for_head).
+    pub fn is_for_head(&self) -> bool {
+        self.canonical.first() == Some(&canonical::HEAD_FORMAT)
     }
 }
 

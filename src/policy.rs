@@ -18,7 +18,9 @@ pub use crate::policy::cacheability::{Freshness, FreshnessState, Lifetime};
 pub use crate::policy::error_match::ErrorClass;
 pub use crate::policy::retry::{Backoff, CooldownPolicy, MAX_RETRIES, RetryPolicy};
 use crate::policy::timeouts::TimeoutOverrides;
-use crate::semantics::query::names;
+use crate::semantics::cache_control::RequestCacheControl;
+use crate::semantics::query::{names, order_name};
+use crate::semantics::request::ProxyRequest;
 
 /// The policy of a route for its responses. Built by `config`, read by the pure core.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,6 +52,35 @@ pub struct Policy {
     pub timeouts: TimeoutOverrides,
     /// The targeted fields that replace `Cache-Control`, in order of precedence (RFC 9213).
     pub targeted_cache_control: Vec<HeaderName>,
+    /// Whether clients may force refreshes.
+    pub client_cache_control: ClientCacheControl,
+    /// Whether hits carry the rate-limit fields of the stored response.
+    pub keep_limit_fields: bool,
+}
+
+/// The effect of a request's own `Cache-Control` and `Pragma`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ClientCacheControl {
+    /// As in RFC 9111. The default.
+    #[default]
+    Honour,
+    /// None, except that `only-if-cached` and `max-stale` still avoid calls.
+    Ignore,
+}
+
+impl Policy {
+    /// The cache directives of `request` that have an effect.
+    pub fn request_directives(&self, request: &ProxyRequest) -> RequestCacheControl {
+        let sent = request.cache_control();
+        match self.client_cache_control {
+            ClientCacheControl::Honour => sent,
+            ClientCacheControl::Ignore => RequestCacheControl {
+                only_if_cached: sent.only_if_cached,
+                max_stale: sent.max_stale,
+                ..RequestCacheControl::default()
+            },
+        }
+    }
 }
 
 /// The five forms of `ttl`.
@@ -181,7 +212,7 @@ pub struct KeyPolicy {
     pub ignored: Vec<HeaderName>,
 }
 
-/// Which query parameters are in the key. Their order is kept.
+/// Which query parameters are in the key. Their order is kept, except under [`QueryRule::Sorted`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum QueryRule {
     /// All of them, byte for byte.
@@ -191,6 +222,8 @@ pub enum QueryRule {
     Include(Vec<String>),
     /// All but these.
     Exclude(Vec<String>),
+    /// Those of this rule, sorted by name. Parameters that an origin may read as one name keep their order.
+    Sorted(Box<Self>),
 }
 
 impl QueryRule {
@@ -204,8 +237,12 @@ impl QueryRule {
     /// assert!(rule.included(query).eq(["id=1", "sort=asc"]));
     /// ```
     pub fn included<'q>(&self, query: Option<&'q str>) -> impl Iterator<Item = &'q str> {
+        let (query, sorted) = match self {
+            Self::Sorted(rule) => (None, sorted(rule, query)),
+            Self::All | Self::Include(_) | Self::Exclude(_) => (query, Vec::new()),
+        };
         let params = query.into_iter().flat_map(|query| query.split('&'));
-        params.filter(|param| self.includes(param))
+        params.filter(|param| self.includes(param)).chain(sorted)
     }
 
     /// The parameters of `query` that are not in the key.
@@ -222,8 +259,20 @@ impl QueryRule {
             // origin could read is never missing from the key.
             Self::Include(wanted) => names(param).any(|name| wanted.iter().any(|w| *w == name)),
             Self::Exclude(ignored) => !names(param).all(|name| ignored.iter().any(|i| *i == name)),
+            Self::Sorted(rule) => rule.includes(param),
         }
     }
+}
+
+/// The parameters that `rule` includes, sorted. A query with `;` is not sorted: a parameter then may have
+/// several names.
+fn sorted<'q>(rule: &QueryRule, query: Option<&'q str>) -> Vec<&'q str> {
+    let split = query.into_iter().flat_map(|query| query.split('&'));
+    let mut params: Vec<_> = split.filter(|param| rule.includes(param)).collect();
+    if !query.is_some_and(|query| query.contains(';')) {
+        params.sort_by_cached_key(|param| order_name(param));
+    }
+    params
 }
 
 /// The handling of responses with `Set-Cookie`.

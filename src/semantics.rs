@@ -21,6 +21,7 @@ pub mod json_path;
 pub mod limit_times;
 pub mod max_forwards;
 pub mod method;
+pub mod mount_location;
 pub mod path_template;
 pub mod query;
 pub mod ranges;

@@ -51,6 +51,8 @@ pub struct StoredResponse {
     pub metadata: CacheMetadata,
     /// Whether the request carried `Authorization` (RFC 9111 §3.5).
     pub authorized: bool,
+    /// Whether it is the response to a `HEAD`: its `Content-Length` is that of a body that larder does not have.
+    pub head_only: bool,
     /// Whether it is stale, whatever its lifetime, and since when.
     pub outdated: Option<ForcedStale>,
     /// Tracks `body` up to its last reader.
@@ -147,6 +149,7 @@ impl StoredResponse {
             order: 0,
             metadata,
             authorized: false,
+            head_only: false,
             outdated: None,
             tracked_body,
         }
@@ -156,6 +159,13 @@ impl StoredResponse {
     #[must_use]
     pub fn with_authorized(mut self, authorized: bool) -> Self {
         self.authorized = authorized;
+        self
+    }
+
+    /// The same, with whether it is the response to a `HEAD`.
+    #[must_use]
+    pub fn with_head_only(mut self, head_only: bool) -> Self {
+        self.head_only = head_only;
         self
     }
 
@@ -197,7 +207,7 @@ impl StoredResponse {
     pub fn is_whole(&self) -> bool {
         let bodiless = matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let mut lengths = self.headers.get_all(CONTENT_LENGTH).iter();
-        bodiless || lengths.all(|length| is_length(length, self.body.len()))
+        bodiless || self.head_only || lengths.all(|length| is_length(length, self.body.len()))
     }
 
     /// Whether it is partial, and usable as a [`partial::PartialResponse`] only.
@@ -208,6 +218,11 @@ impl StoredResponse {
     /// The fields of a hit, without `Age`: that is [`StoredResponse::age`] at the time of the hit.
     pub fn hit_headers(&self) -> HeaderMap {
         self.headers.clone()
+    }
+
+    /// The fields about rate limits, which a hit contains only if its route says so.
+    pub fn limit_headers(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.withheld.iter().filter(|(name, _)| is_withheld_from_hits(name))
     }
 
     /// All stored fields.

@@ -14,8 +14,8 @@ use crate::config::{Admin, BodyLimits, Limits, Log, LogFormat, LogLevel, Store, 
 use crate::policy::timeouts::{Deadline, TimeoutOverrides, Timeouts};
 use crate::policy::upstream::{BanGuardRule, CircuitBreaker, Rate, RateLimit};
 use crate::policy::{
-    Backoff, CooldownPolicy, ErrorMatch, KeyPolicy, Policy, RetryPolicy, ScopeRule, SetCookiePolicy,
-    StaleIfError, StatusMatch, Ttl,
+    Backoff, ClientCacheControl, CooldownPolicy, ErrorMatch, KeyPolicy, Policy, RetryPolicy, ScopeRule,
+    SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
 };
 
 /// `listen`: loopback only.
@@ -198,6 +198,8 @@ impl Policy {
             set_cookie: SetCookiePolicy::Refuse,
             timeouts: TimeoutOverrides::default(),
             targeted_cache_control: Vec::new(),
+            client_cache_control: ClientCacheControl::Honour,
+            keep_limit_fields: false,
         }
     }
 }

@@ -10,7 +10,10 @@ use std::net::SocketAddr;
 use crate::config::duration::show;
 use crate::config::number::show_share;
 use crate::config::{Admin, Config, ResolveRule, Store, Upstream, size};
-use crate::policy::{ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch, Ttl};
+use crate::policy::{
+    ClientCacheControl, ErrorMatch, KeyPolicy, Policy, QueryRule, ScopeRule, SetCookiePolicy, StatusMatch,
+    Ttl,
+};
 use crate::semantics::target::Scheme;
 
 pub(crate) use crate::config::describe::upstream::{
@@ -32,6 +35,13 @@ pub(crate) fn policy(policy: &Policy) -> Vec<(&'static str, String)> {
     }
     let timeouts = upstream::timeouts(&policy.timeouts);
     lines.extend(timeouts.map(|text| ("timeouts", text)));
+    if policy.client_cache_control == ClientCacheControl::Ignore {
+        let text = "no-cache, no-store, max-age and min-fresh of requests are ignored";
+        lines.push(("client_cache_control", text.to_owned()));
+    }
+    if policy.keep_limit_fields {
+        lines.push(("limit fields", "hits carry those of the stored response".to_owned()));
+    }
     match policy.set_cookie {
         SetCookiePolicy::Refuse => {}
         SetCookiePolicy::Strip => lines.push(("cookies", "stored without Set-Cookie".to_owned())),
@@ -167,13 +177,18 @@ fn scope(rule: &ScopeRule) -> String {
     }
 }
 
-fn key(rule: &KeyPolicy) -> String {
-    let mut text = match &rule.query {
+fn query(rule: &QueryRule) -> String {
+    match rule {
         QueryRule::All => "the whole query".to_owned(),
         QueryRule::Include(names) if names.is_empty() => "no query parameter".to_owned(),
         QueryRule::Include(names) => format!("only the query parameters {}", names.join(", ")),
         QueryRule::Exclude(names) => format!("the query without {}", names.join(", ")),
-    };
+        QueryRule::Sorted(rule) => format!("{}, sorted by name", query(rule)),
+    }
+}
+
+fn key(rule: &KeyPolicy) -> String {
+    let mut text = query(&rule.query);
     if !rule.headers.is_empty() {
         text = format!("{text}; the fields {}", list(&rule.headers));
     }

@@ -3,6 +3,7 @@
 //! Owns: storing complete and partial responses; outdating older entries; the end of stale-if-error.
 //! Never touches: whether a response may be stored (`policy`), invalidation by requests (`purger`).
 
+mod head_response;
 mod outdated;
 mod stale_if_error_end;
 
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 use crate::decide::useful_until;
 use crate::engine::deps::EngineDeps;
+pub(crate) use crate::engine::entry_updates::head_response::HeadResponse;
 use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::persistent_facts::PersistentFacts;

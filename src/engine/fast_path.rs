@@ -52,16 +52,23 @@ impl Engine {
         };
         let now = self.clock.now();
         match decide(&routed.decision_input(key, now), CacheLookup::Stored(stored)) {
-            Decision::Serve { ttl, stale: None, refresh: false } => FastPath::Hit(FastHit {
-                age: stored.age(now),
-                stored: Arc::clone(stored),
-                status: CacheStatus::hit(ttl),
-            }),
+            Decision::Serve { ttl, stale: None, refresh: false } if !has_more_fields(routed, stored) => {
+                FastPath::Hit(FastHit {
+                    age: stored.age(now),
+                    stored: Arc::clone(stored),
+                    status: CacheStatus::hit(ttl),
+                })
+            }
             Decision::Serve { .. } | Decision::Forward { .. } | Decision::Refuse => {
                 FastPath::Miss(Some(looked_up))
             }
         }
     }
+}
+
+/// Whether the response has fields of a rate limit that the route adds to hits.
+fn has_more_fields(routed: &RoutedRequest, stored: &StoredResponse) -> bool {
+    routed.policy.keep_limit_fields && stored.limit_headers().next().is_some()
 }
 
 /// Whether conditions or a range change which part of the response is sent.

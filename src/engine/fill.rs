@@ -8,12 +8,13 @@ mod body_intake;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE, VIA};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_RANGE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::decide::StaleReason;
 use crate::engine::collapse::InFlightKey;
+use crate::engine::entry_updates::HeadResponse;
 use crate::engine::fill_guard::{FillGuard, FillOutcome};
 use crate::engine::fills::Fills;
 use crate::engine::inflight::{FillState, InFlightFetch, ResponseHead, Revalidated};
@@ -50,6 +51,8 @@ pub(crate) struct Fill {
     /// Whether the request's range is forwarded: the response is for this client only, and is stored as
     /// a part.
     pub(crate) ranged: bool,
+    /// Whether the client's own conditions are forwarded: no other request may join then.
+    pub(crate) sends_conditions: bool,
     /// Held until the head has arrived.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
     /// Receives interim responses, if a client leads.
@@ -90,6 +93,10 @@ impl Fill {
         if response.as_ref().is_ok_and(|response| self.matches_other_entry(response)) {
             // RFC 9111 §4.3.4: this 304 matches another stored response; fetch the whole response.
             self.revalidate = None;
+            response = self.fills.origin.fetch(&self.upstream_request()).await;
+        }
+        if response.as_ref().is_ok_and(|response| self.leaves_condition_open(response)) {
+            self.sends_conditions = true;
             response = self.fills.origin.fetch(&self.upstream_request()).await;
         }
         match response {
@@ -142,8 +149,7 @@ impl Fill {
         if let ScopeRule::Header(name) = &self.routed.policy.scope {
             headers.remove(name);
         }
-        // Only a fetch that no other request joins may forward the client's own conditions.
-        if self.revalidate.is_some() || self.in_flight_key.is_some() {
+        if self.revalidate.is_some() || !self.sends_conditions {
             for name in &validation::CONDITIONALS {
                 headers.remove(name);
             }
@@ -157,8 +163,21 @@ impl Fill {
         if !headers.contains_key(ACCEPT_ENCODING) {
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
-        headers.append(VIA, self.fills.via.clone());
+        self.routed.upstream().add_intermediary(&self.fills.via, &mut headers);
         headers
+    }
+
+    /// Whether the response is too large to be stored and lacks the validator for the client's own condition,
+    /// which was left out. Only the origin can then tell the client that it has the response.
+    fn leaves_condition_open(&self, response: &UpstreamResponse) -> bool {
+        let headers = &self.routed.request.headers;
+        let is_large =
+            matches!(response.framing, BodyFraming::Length(n) if n > self.fills.limits.max_object as u64);
+        let is_left_out = !self.sends_conditions && self.revalidate.is_none() && self.trigger.is_none();
+        is_large && is_left_out && response.status == StatusCode::OK && {
+            let metadata = CacheMetadata::from_response(response.status, &response.headers);
+            !validation::can_evaluate(headers, &metadata)
+        }
     }
 
     fn matches_other_entry(&self, response: &UpstreamResponse) -> bool {
@@ -225,8 +244,9 @@ impl Fill {
         self.fills.telemetry.not_stored(self.routed.route_index, reason.token());
         // Three results do not show that other responses are not shareable: the response to a client's
         // own condition, the error that one client insisted on, and a larder without free capacity.
-        let conditional =
-            self.revalidate.is_none() && validation::has_conditionals(&self.routed.request.headers);
+        let conditional = self.revalidate.is_none()
+            && self.sends_conditions
+            && validation::has_conditionals(&self.routed.request.headers);
         let one_client = self.in_flight_key.is_none() && (conditional || reason == NotStoredReason::Status);
         let busy = matches!(reason, NotStoredReason::NoRoom | NotStoredReason::NotInspected);
         if !busy && !one_client && !self.ranged {
@@ -255,7 +275,13 @@ impl Fill {
         let head = Arc::new(ResponseHead { detail, ..self.head(&response) });
         self.permit = None;
         let is_error = self.routed.policy.stale_if_error.covers(head.failure);
-        let may_be_stored = self.apply_head(&response.outcome, &head).await && !is_error;
+        let times = FetchTimes { request: response.request_time, response: response.response_time };
+        let may_be_stored = if self.key.is_for_head() {
+            self.apply_head_of_get(&head, &times).await;
+            false
+        } else {
+            self.apply_head(&response.outcome, &head).await && !is_error
+        };
         match &head.shared {
             Ok(_) => self.fills.in_flight_fetches.enable_collapsing(&self.key),
             // Waiters share the error, and collapsing stays on for the next request.
@@ -269,7 +295,6 @@ impl Fill {
             }
         }
         self.fetch.publish(FillState::Head(Arc::clone(&head)));
-        let times = FetchTimes { request: response.request_time, response: response.response_time };
         let end = self.read_body(response, head.shared.is_ok(), |body| {
             self.store_body(&head, head.shared.as_ref().ok()?, body, &times)
         });
@@ -283,6 +308,9 @@ impl Fill {
             self.fills.origin.on_cut_refresh(&call, failure);
         }
         let kept = head.shared.is_ok() && self.fetch.body.is_kept();
+        if head.shared.is_ok() && !kept {
+            self.on_oversize();
+        }
         // A truncated body is an error, not a version of the resource.
         if may_be_stored && end.is_ok() {
             self.note_delivered(head.status, head.variant, kept).await;
@@ -294,6 +322,15 @@ impl Fill {
             (Err(_), Ok(_)) => FillOutcome::Failed,
             (_, Err(_)) if is_error => FillOutcome::Failed,
             (Ok(()), Ok(_)) | (_, Err(_)) => FillOutcome::NotStored,
+        }
+    }
+
+    /// The body was larger than its head announced, or nothing was announced. The next calls for the key forward
+    /// the conditions of their clients.
+    fn on_oversize(&self) {
+        let had_condition = validation::has_conditionals(&self.routed.request.headers);
+        if had_condition && self.fetch.body.not_kept_reason() == NotStoredReason::TooLarge {
+            self.fills.in_flight_fetches.disable_collapsing(&self.key, self.fills.clock.now());
         }
     }
 
@@ -314,6 +351,23 @@ impl Fill {
             self.note_delivered(head.status, head.variant, not_stored.is_none()).await;
         }
         may_be_stored
+    }
+
+    /// Applies the response to a `HEAD` to calls and stored responses of the `GET` that it describes.
+    async fn apply_head_of_get(&self, head: &ResponseHead, times: &FetchTimes) {
+        let order = self.fetch.order().number();
+        if status::is_definitive(head.status) {
+            self.fills.pending_calls.overtake_older(&self.key, head.variant, order);
+        }
+        let Ok(get) = &self.routed.key else { return };
+        if head.status.is_success() && head.metadata.has_validator() {
+            self.fills.pending_calls.overtake_older(get, None, order);
+        }
+        if head.status == StatusCode::OK {
+            let (epoch, times) = (self.fetch.epoch(), (times.request, times.response));
+            let response = HeadResponse { headers: &head.own, order, epoch, times };
+            self.fills.updates.apply_head_response(&self.routed, get, response).await;
+        }
     }
 
     fn head(&self, response: &UpstreamResponse) -> ResponseHead {
@@ -352,7 +406,9 @@ impl Fill {
         let whole = head.status == StatusCode::OK && !head.own.contains_key(CONTENT_RANGE);
         // An error that only the body reports is not the requested representation.
         let is_body_error = response.status.is_success() && !response.outcome.is_ok();
-        if response.body_uninspected {
+        // Where rules decide by bodies, the response to a HEAD does not show whether it is an error.
+        let is_undecided = self.key.is_for_head() && self.routed.upstream().policy().rules.read_bodies();
+        if response.body_uninspected || is_undecided {
             head.shared = Err(NotStoredReason::NotInspected);
         } else if !is_body_error && (!self.ranged || head.part || whole) {
             let (status, headers, metadata) = (head.policy_status(), &head.own, &head.metadata);
@@ -400,6 +456,7 @@ impl Fill {
         let stored = StoredResponse::new(head.status, headers, body, variant, times)
             .with_initial_age(initial_age)
             .with_authorized(self.routed.request.headers.contains_key(AUTHORIZATION))
+            .with_head_only(self.key.is_for_head())
             .with_order(self.fetch.order().number());
         if head.part {
             self.store_part(stored);

@@ -20,7 +20,7 @@ use crate::upstream::routed_request::RoutedRequest;
 /// Starts a fill that `miss` leads and that other requests may join.
 pub(super) fn lead(fills: &Arc<Fills>, miss: &Miss<'_>, fetch: &Arc<InFlightFetch>) {
     let in_flight_key = Some(miss.in_flight_key());
-    Fill { in_flight_key, ..fill(fills, miss, fetch) }.spawn();
+    Fill { in_flight_key, sends_conditions: false, ..fill(fills, miss, fetch) }.spawn();
 }
 
 /// Starts a fill that no other request joins. It holds `permit` until its head has arrived.
@@ -44,6 +44,7 @@ fn fill(fills: &Arc<Fills>, miss: &Miss<'_>, fetch: &Arc<InFlightFetch>) -> Fill
         key: miss.key.clone(),
         revalidate: miss.stored.clone().filter(|_| miss.validate),
         ranged: miss.ranged,
+        sends_conditions: !fills.omits_conditions(miss),
         permit: None,
         interims: Some(Arc::clone(miss.interims)),
         has_fallback: miss.fallback,
@@ -69,11 +70,12 @@ pub(super) fn refresh(
             fills: Arc::clone(fills),
             fetch,
             in_flight_key: Some(in_flight_key),
-            // A HEAD may trigger it, but stored responses belong to GET.
-            routed: routed.as_get(),
+            // A HEAD may trigger it, but most stored responses belong to GET.
+            routed: if key.is_for_head() { Arc::clone(routed) } else { routed.as_get() },
             key: key.clone(),
             revalidate: Some(stored).filter(|stored| stored.metadata.has_validator()),
             ranged: false,
+            sends_conditions: false,
             permit: None,
             interims: None,
             has_fallback: true,

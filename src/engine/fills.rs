@@ -87,16 +87,30 @@ impl Fills {
         self.origin.check_admission(&call)
     }
 
-    /// Whether `miss` is fetched separately: its client insists on an end-to-end response, it is a
-    /// conditional request for a response that is not stored, collapsing is off for its key, or no memory
-    /// is left for a shared body.
+    /// Whether `miss` is fetched separately: its client insists on an end-to-end response, it has a condition
+    /// that only the origin evaluates on a response that is not stored, or its response is not expected to be
+    /// stored.
     pub(super) fn is_separate(&self, miss: &Miss<'_>) -> bool {
         let request = miss.request();
-        let conditional = miss.stored.is_none() && validation::has_conditionals(&request.headers);
-        miss.insists_on_origin()
-            || conditional
-            || self.in_flight_fetches.is_collapsing_disabled(miss.key, self.clock.now())
-            || self.in_flight.is_full()
+        let conditional = miss.stored.is_none() && validation::has_origin_conditions(&request.headers);
+        miss.insists_on_origin() || conditional || !self.may_be_stored(miss)
+    }
+
+    /// Whether the client's own conditions are left out of the call for `miss`, so that its response can be
+    /// stored: larder evaluates them itself (RFC 9111 §4.3.2).
+    pub(super) fn omits_conditions(&self, miss: &Miss<'_>) -> bool {
+        let headers = &miss.request().headers;
+        !miss.ranged
+            && miss.stored.is_none()
+            && !validation::has_origin_conditions(headers)
+            && self.may_be_stored(miss)
+    }
+
+    /// Whether the last response of the key was not found uncacheable (collapsing is off then), and memory is
+    /// left for a shared body.
+    fn may_be_stored(&self, miss: &Miss<'_>) -> bool {
+        let is_off = self.in_flight_fetches.is_collapsing_disabled(miss.key, self.clock.now());
+        !is_off && !self.in_flight.is_full()
     }
 
     /// Joins the fill of `miss`, or becomes the leader of a new one. `recheck` returns the response if it was

@@ -3,8 +3,10 @@
 //! Owns: the steps from a miss to the response of its client. Never touches: lookup before a miss, how a
 //! fill fetches.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::decide::ForwardReason;
@@ -29,6 +31,8 @@ pub(crate) struct Forwarder {
     responder: Arc<Responder>,
     key_builder: Arc<KeyBuilder>,
     fragmentation_log: FragmentationLog,
+    /// The routes for which a refresh that a client forced was logged.
+    forced_refreshes: Mutex<HashSet<usize>>,
 }
 
 impl Forwarder {
@@ -44,6 +48,7 @@ impl Forwarder {
             responder: Arc::clone(responder),
             key_builder: Arc::clone(&deps.key_builder),
             fragmentation_log: FragmentationLog::default(),
+            forced_refreshes: Mutex::default(),
         }
     }
 
@@ -51,6 +56,9 @@ impl Forwarder {
     pub(super) async fn forward(&self, mut miss: Miss<'_>) -> ClientResponse {
         if miss.reason == ForwardReason::UriMiss {
             self.log_fragmentation(&miss);
+        }
+        if miss.stored.is_some() && miss.insists_on_origin() {
+            self.log_forced_refresh(&miss);
         }
         if self.fills.is_separate(&miss) {
             return self.fetch_separately(&miss, None).await;
@@ -92,6 +100,20 @@ impl Forwarder {
     fn stored_meanwhile(&self, miss: &Miss<'_>) -> Option<Box<ClientResponse>> {
         let Lookup::Found(stored) = self.lookup.memory(miss.routed, miss.key) else { return None };
         self.responder.fresh_hit(miss, &stored).map(Box::new)
+    }
+
+    /// Logs, once per route, that a client does not accept the stored response.
+    fn log_forced_refresh(&self, miss: &Miss<'_>) {
+        let Some(matched) = &miss.routed.route else { return };
+        if self.forced_refreshes.lock().insert(matched.index) {
+            let (route, directives) = (&*matched.name, miss.routed.directives.restrictions().join(", "));
+            tracing::info!(
+                route,
+                directives,
+                "A client forces calls with its Cache-Control or Pragma: `client_cache_control: ignore` on the \
+                 route prevents that"
+            );
+        }
     }
 
     /// Logs the field that kept this request from sharing the response of an otherwise equal one.

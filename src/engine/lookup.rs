@@ -49,6 +49,11 @@ impl StoreLookup {
         self.store.puts() != puts
     }
 
+    /// Whether the response of the request `one` is newer than that of `other`.
+    pub(super) fn is_newer(&self, one: u64, other: u64) -> bool {
+        self.store.is_newer(one, other)
+    }
+
     /// Looks up `key` in memory only.
     pub(crate) fn memory(&self, routed: &RoutedRequest, key: &CacheKey) -> Lookup {
         let variant = |fields: &VaryFields| self.variant(&routed.request, fields);
@@ -83,12 +88,13 @@ impl StoreLookup {
 }
 
 /// Filters out stored responses that may not be reused. A reload can change the policy, under which a
-/// response may no longer be shared. A part is only valid under a key of parts, and a whole only under a
-/// key of wholes.
+/// response may no longer be shared. A part is only valid under a key of parts, the response to a `HEAD` only
+/// under a key of those, and a whole only under a key of wholes.
 fn filter_reusable(found: Lookup, key: &CacheKey, routed: &RoutedRequest) -> Lookup {
     match found {
         Lookup::Found(stored)
             if stored.is_part() != key.is_for_partial()
+                || stored.head_only != key.is_for_head()
                 || !routed.policy.is_still_reusable(
                     &stored.metadata,
                     stored.authorized,

@@ -1,7 +1,7 @@
 //! Applies the response to a request that passed through to stored responses and pending calls: for a
 //! `HEAD` (RFC 9111 §4.3.5), and for a `GET` whose response is not to be stored.
 //!
-//! Owns: updating stored fields or outdating the stored response; marking earlier requests as overtaken.
+//! Owns: which of them apply; marking earlier requests as overtaken.
 //! Never touches: the response to the client; invalidation by unsafe methods (`purger`).
 
 pub mod store_post;
@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::clock::Clock;
 use crate::decide::{CacheLookup, Decision};
 use crate::engine::deps::EngineDeps;
-use crate::engine::entry_updates::EntryUpdates;
+use crate::engine::entry_updates::{EntryUpdates, HeadResponse};
 use crate::engine::lookup::StoreLookup;
 use crate::engine::mode::ModeSwitch;
 use crate::engine::pending_calls::{PendingCallGuard, PendingCalls, RequestOrder};
@@ -22,14 +22,10 @@ use crate::engine::purger::Purger;
 use crate::engine::responder::Responder;
 use crate::engine::response::ClientResponse;
 use crate::policy::Mode;
-use crate::policy::cacheability::ResponseToStore;
-use crate::semantics::request::ProxyRequest;
 use crate::semantics::response_metadata::CacheMetadata;
 use crate::semantics::status;
-use crate::semantics::validation::{self, HeadComparison};
-use crate::store::generations::{InvalidationWatch, PurgeKind, PurgeScope};
+use crate::store::generations::InvalidationWatch;
 use crate::store::{Lookup, Store};
-use crate::telemetry::Telemetry;
 use crate::upstream::in_flight_bytes::InFlightBytes;
 use crate::upstream::retry::AttemptFailure;
 use crate::upstream::routed_request::RoutedRequest;
@@ -41,7 +37,6 @@ pub struct PassThroughEffects {
     updates: Arc<EntryUpdates>,
     purger: Arc<Purger>,
     responder: Arc<Responder>,
-    telemetry: Arc<Telemetry>,
     clock: Clock,
     switch: Arc<ModeSwitch>,
     pending_calls: Arc<PendingCalls>,
@@ -74,7 +69,6 @@ impl PassThroughEffects {
             updates: Arc::clone(updates),
             purger: Arc::clone(purger),
             responder: Arc::clone(responder),
-            telemetry: Arc::clone(&deps.telemetry),
             clock: deps.clock.clone(),
             switch: Arc::clone(&deps.switch),
             pending_calls: Arc::clone(&deps.pending_calls),
@@ -143,44 +137,9 @@ impl PassThroughEffects {
             self.updates.apply_stale_if_error_end(routed, key, status, watch.order).await;
         }
         if !is_get && status == StatusCode::OK {
-            self.on_head_response(routed, start, headers).await;
-        }
-    }
-
-    /// Applies the 200 to a `HEAD`: equal validators freshen the stored response, different ones outdate it.
-    async fn on_head_response(&self, routed: &RoutedRequest, start: &PassThroughStart, headers: &HeaderMap) {
-        let (Ok(key), Some((_, watch))) = (&routed.key, &start.watch) else { return };
-        if routed.directives.no_store || self.switch.mode() == Mode::Bypass {
-            return;
-        }
-        let found = self.lookup.all_tiers(routed, key).await;
-        let Lookup::Found(stored) = found else { return };
-        let length = stored.body.len();
-        match validation::compare_head(headers, &stored.headers, &stored.metadata, length) {
-            HeadComparison::Inconclusive => {}
-            // The HEAD was requested before the stored response.
-            _ if self.store.is_newer(stored.order, watch.order) => {}
-            HeadComparison::Changed => {
-                // RFC 9111 §4.3.5: the stored response is considered stale. It is not removed, because
-                // some frameworks do not implement HEAD and reply to it with an empty response.
-                self.store.invalidate(PurgeScope::Target(key.target_id()), PurgeKind::Superseded);
-                self.telemetry.invalidated("head", 1);
-                self.store.sync_peer().await;
-            }
-            HeadComparison::Same => {
-                let fresh = stored.freshened(headers, start.time, self.clock.now());
-                let fresh = fresh.with_order(watch.order);
-                let get = ProxyRequest { method: Method::GET, ..routed.request.clone() };
-                let (status, fields) = (fresh.status, fresh.all_headers());
-                let cache = key.scope().cache_kind();
-                let (headers, metadata) = (&fields, &fresh.metadata);
-                let response = ResponseToStore { status, headers, metadata };
-                let kept = routed.policy.storability(&get, response, cache);
-                if let Ok(kept) = kept {
-                    let fresh = Arc::new(fresh.with_headers(&kept));
-                    self.updates.store_response(key, &routed.policy, fresh, watch.epoch);
-                }
-            }
+            let times = (start.time, self.clock.now());
+            let response = HeadResponse { headers, order: watch.order, epoch: watch.epoch, times };
+            self.updates.apply_head_response(routed, key, response).await;
         }
     }
 }

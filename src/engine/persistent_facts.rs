@@ -38,6 +38,9 @@ struct Inner {
     changed: HashSet<Vec<u8>>,
 }
 
+/// Precedes the action of a sorted rule.
+const SORTED: &str = "sorted ";
+
 impl PersistentFacts {
     /// Ends stale-if-error for responses stored under `id` (a target or a key) that were requested
     /// before `order`.
@@ -163,23 +166,34 @@ fn end_key(id: u128) -> Vec<u8> {
     [&[END][..], &id.to_be_bytes()].concat()
 }
 
-/// A rule as text: its action, then one parameter name per line.
+/// A rule as text: its action, then one parameter name per line. `sorted` precedes the action of a sorted rule.
 fn rule_key(rule: &QueryRule) -> Vec<u8> {
+    let mut key = vec![RULE];
+    put_rule(rule, &mut key);
+    key
+}
+
+fn put_rule(rule: &QueryRule, key: &mut Vec<u8>) {
     let (action, names) = match rule {
         QueryRule::All => ("all", &[][..]),
         QueryRule::Include(names) => ("include", &names[..]),
         QueryRule::Exclude(names) => ("exclude", &names[..]),
+        QueryRule::Sorted(rule) => {
+            key.extend_from_slice(SORTED.as_bytes());
+            return put_rule(rule, key);
+        }
     };
-    let mut key = vec![RULE];
     key.extend_from_slice(action.as_bytes());
     for name in names {
         key.push(b'\n');
         key.extend_from_slice(name.as_bytes());
     }
-    key
 }
 
 fn parse_rule(text: &[u8]) -> Option<QueryRule> {
+    if let Some(rest) = text.strip_prefix(SORTED.as_bytes()) {
+        return parse_rule(rest).map(|rule| QueryRule::Sorted(Box::new(rule)));
+    }
     let mut lines = std::str::from_utf8(text).ok()?.split('\n').map(str::to_owned);
     let action = lines.next()?;
     match action.as_str() {
@@ -208,13 +222,16 @@ mod tests {
         assert!(first.allows_stale_if_error([1, 2], 0));
         first.end_stale_if_error(1, 10);
         first.end_stale_if_error(1, 5);
-        first.add_rules([&include(&["a", "b"]), &QueryRule::All]);
+        let sorted = QueryRule::Sorted(Box::new(include(&["c"])));
+        first.add_rules([&include(&["a", "b"]), &QueryRule::All, &sorted]);
         let second = PersistentFacts::default();
         assert_eq!(second.restore(&rows(&first)), 0);
         for facts in [&first, &second] {
             assert!(!facts.allows_stale_if_error([1, 2], 9) && facts.allows_stale_if_error([1, 2], 10));
             assert!(!facts.allows_stale_if_error([3, 1], 9) && facts.allows_stale_if_error([3, 4], 9));
-            assert_eq!(facts.rules(), [include(&["a", "b"]), QueryRule::All]);
+            let rules = facts.rules();
+            assert!(rules.contains(&include(&["a", "b"])) && rules.contains(&sorted), "{rules:?}");
+            assert_eq!(rules.len(), 3);
         }
         assert!(first.changed().is_empty());
         assert_eq!(second.restore(&vec![(b"x".to_vec(), Vec::new()), (vec![END], vec![1])]), 2);

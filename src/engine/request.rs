@@ -106,6 +106,9 @@ impl Engine {
         if stored.is_none() && is_single_range {
             return self.respond_range(keyed, variant).await;
         }
+        if routed.request.method == Method::HEAD {
+            return self.respond_head(keyed, stored, variant).await;
+        }
         match self.evaluate(keyed, stored, variant) {
             NextStep::Done(result) => result,
             NextStep::Forward(miss) => EngineResult::reply(self.forwarder.forward(miss).await),
@@ -156,13 +159,51 @@ impl Engine {
         if let Some(reply) = self.stale_if_blocked(&miss) {
             return NextStep::Done(EngineResult::reply(reply));
         }
-        // HEAD passes through; the origin serves several ranges on a miss.
+        // The origin serves several ranges on a miss. A range has no meaning for HEAD (RFC 9110 §14.2), but some
+        // origins give it one.
         let request = miss.request();
-        let is_range_miss = miss.stored.is_none() && request.headers.contains_key(RANGE);
-        if request.method == Method::HEAD || is_range_miss {
+        let is_whole = request.method == Method::GET && miss.stored.is_some();
+        if !is_whole && request.headers.contains_key(RANGE) {
             return NextStep::Done(EngineResult::Pass(miss.reason));
         }
         NextStep::Forward(miss)
+    }
+
+    /// Handles a `HEAD`: from the stored response to a `GET`, `get`, or else as earlier ones, whose responses are
+    /// stored under a key of their own (RFC 9110 §9.3.2).
+    async fn respond_head(
+        &self,
+        keyed: KeyedRequest<'_>,
+        get: Option<Arc<StoredResponse>>,
+        variant: Option<VariantId>,
+    ) -> EngineResult {
+        let KeyedRequest { routed, key, .. } = keyed;
+        let decide = |stored: &Arc<StoredResponse>| {
+            self.responder.decide(routed, key, CacheLookup::Stored(stored), self.clock.now())
+        };
+        let is_served = get.as_ref().is_some_and(|get| matches!(decide(get), Decision::Serve { .. }));
+        let head_key = key.for_head();
+        let found = if is_served { Lookup::Nothing } else { self.lookup.all_tiers(routed, &head_key).await };
+        let is_older = |head: &StoredResponse| {
+            get.as_ref().is_some_and(|get| self.lookup.is_newer(get.order, head.order))
+        };
+        let next_step = if let Lookup::Found(head) = found
+            && !is_older(&head)
+        {
+            let variant = Some(head.variant);
+            self.evaluate(KeyedRequest { key: &head_key, ..keyed }, Some(head), variant)
+        } else {
+            self.evaluate(keyed, get, variant)
+        };
+        match next_step {
+            NextStep::Done(result) => result,
+            NextStep::Forward(miss) => {
+                // The validators of a response to GET would confirm that one.
+                let validate = miss.validate && miss.key.is_for_head();
+                let miss = Miss { key: &head_key, validate, ..miss };
+                EngineResult::reply(self.forwarder.forward(miss).await)
+            }
+        }
     }
 
     /// The stale response, if calls to the origin are blocked right now and one may be served. No call

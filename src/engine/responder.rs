@@ -114,7 +114,8 @@ impl Responder {
             }
         };
         let result = if stale.is_some() { ResultKind::Stale } else { ResultKind::Hit };
-        ClientResponse::from_stored(&routed.request, stored, now, &status, result)
+        let reply = ClientResponse::from_stored(&routed.request, stored, now, &status, result);
+        if routed.policy.keep_limit_fields { reply.with_limit_fields(stored) } else { reply }
     }
 
     /// The stored response, if it is fresh and no call is needed.
@@ -219,8 +220,10 @@ impl Responder {
             Role::Leader => ResultKind::Revalidated,
             Role::Waiter => ResultKind::Coalesced,
         };
-        ClientResponse::from_stored(miss.request(), stored, now, &status, result)
-            .with_forward_reason(miss.reason)
+        let reply = ClientResponse::from_stored(miss.request(), stored, now, &status, result);
+        let reply =
+            if miss.routed.policy.keep_limit_fields { reply.with_limit_fields(stored) } else { reply };
+        reply.with_forward_reason(miss.reason)
     }
 
     /// The response of a fill whose body is still arriving.

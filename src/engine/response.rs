@@ -109,9 +109,9 @@ impl ClientResponse {
         date::add_if_missing(&mut headers, stored.response_time);
         headers.insert(AGE, HeaderValue::from(stored.age(now).as_secs()));
         status.append_to(&mut headers);
-        let length = stored.body.len() as u64;
-        let mut response =
-            apply_preconditions(request, &stored.metadata, stored.status, headers, Some(length));
+        // The origin's own length, if it is known, is among the fields of a response to HEAD.
+        let length = (!stored.head_only).then_some(stored.body.len() as u64);
+        let mut response = apply_preconditions(request, &stored.metadata, stored.status, headers, length);
         let body = match response.body {
             BodySelection::Empty => ResponseBody::Empty,
             BodySelection::Whole => ResponseBody::Whole(stored.body.clone()),
@@ -158,7 +158,7 @@ impl ClientResponse {
         reader: BodyReader,
     ) -> Self {
         let ResponseHead { metadata, status, length, .. } = head;
-        let (status, length) = (*status, *length);
+        let (status, length) = (*status, length.filter(|_| request.method != Method::HEAD));
         let response = apply_preconditions(request, metadata, status, headers, length);
         let body = match response.body {
             BodySelection::Empty => ResponseBody::Empty,
@@ -194,6 +194,15 @@ impl ClientResponse {
             forward_reason: None,
             error: Some(problem.class),
         }
+    }
+
+    /// Adds the rate-limit fields of the stored response.
+    #[must_use]
+    pub(super) fn with_limit_fields(mut self, stored: &StoredResponse) -> Self {
+        for (name, value) in stored.limit_headers() {
+            self.headers.append(name.clone(), value.clone());
+        }
+        self
     }
 
     /// Sets the reason why the request was forwarded.

@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
-
 use crate::engine::fill::{FetchResult, Fill};
 use crate::policy::Mode;
 use crate::upstream::in_flight_bytes::InFlightBytes;
@@ -21,7 +19,7 @@ impl Fill {
     pub(super) async fn fetch_with_retries(&self) -> FetchResult {
         let (fills, policy) = (&self.fills, &self.routed.policy);
         let mut call = self.upstream_request();
-        let repeats = policy.retry.is_retryable(&Method::GET);
+        let repeats = policy.retry.is_retryable(&self.routed.request.method);
         let (limits, now) = (self.routed.upstream().limits(), fills.clock.instant());
         let paused = repeats && fills.origin.are_retries_paused(&call.context);
         let mut retry = RetryState::new(policy, repeats, limits, now).paused(paused);

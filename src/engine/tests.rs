@@ -587,10 +587,6 @@ async fn a_part_stored_under_the_key_of_a_whole_is_not_served_as_one() {
     let (store, key) = (&bench.store, bench.key());
     store.put(&key, Arc::new(part), store.watch(key.target_id()).epoch, None);
     assert_eq!(bench.stored().await, None);
-    let mut head = request();
-    head.method = Method::HEAD;
-    let passed = bench.engine.respond(&bench.routed(head), None, &Interims::new()).await;
-    assert!(matches!(passed, EngineResult::Pass(_)));
     bench.open(1);
     let reply = bench.send();
     whole.write("whole");

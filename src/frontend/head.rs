@@ -3,6 +3,8 @@
 //! Owns: strict parsing (RFC 9112 §2-6). Ambiguous heads are rejected, because two parsers could
 //! interpret them differently. Never touches: sockets, time, policy.
 
+mod absolute_form;
+
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
@@ -214,7 +216,14 @@ fn build(
     }
     check_connection_options(&fields)?;
     let framing = framing(&method, version, &fields)?;
-    let target = target(&method, path)?;
+    let (target, user) = target(&method, path)?;
+    // The client's own field takes precedence.
+    if let Some(user) = user.filter(|_| !fields.contains_key(AUTHORIZATION)) {
+        fields.insert(AUTHORIZATION, user);
+    }
+    if matches!(target, HeadTarget::Absolute(_)) {
+        host = host.map(absolute_form::without_user);
+    }
     if host.as_ref().is_some_and(|host| !is_host(host)) {
         return Err(BAD_HOST);
     }
@@ -259,28 +268,32 @@ fn persists(version: Version, fields: &HeaderMap) -> bool {
     !has_option(b"close") && (version == Version::HTTP_11 || has_option(b"keep-alive"))
 }
 
-fn target(method: &Method, path: &str) -> Result<HeadTarget, Problem> {
+/// The target, and the credential that it contains.
+fn target(method: &Method, path: &str) -> Result<(HeadTarget, Option<HeaderValue>), Problem> {
     if *method == Method::CONNECT {
         let (host, port) = authority::parse(path).map_err(|_: TargetError| BAD_TARGET)?;
-        return Ok(HeadTarget::Authority(host, port));
+        return Ok((HeadTarget::Authority(host, port), None));
     }
-    // Later code stores the target in this type. A target that does not fit is rejected here, with
-    // larder's own error message.
-    let fits = |path: &str| Uri::try_from(path).map(drop).map_err(|_invalid| BAD_TARGET);
     // RFC 9112 §3.2.4: only OPTIONS may use the asterisk.
     if path.starts_with('/') || (path == "*" && *method == Method::OPTIONS) {
-        let path = path_equivalence::encode_invalid(path);
-        fits(&path)?;
-        return Ok(HeadTarget::Origin(path.into_owned()));
+        check_fits(path)?;
+        return Ok((HeadTarget::Origin(path.to_owned()), None));
     }
-    let target = Target::absolute(path).map_err(|_: TargetError| BAD_TARGET)?;
-    fits(target.path_and_query())?;
+    let absolute = absolute_form::read(path).map_err(|_: TargetError| BAD_TARGET)?;
+    let (target, user) = (absolute.target, absolute.authorization);
+    check_fits(target.path_and_query())?;
     if *method == Method::OPTIONS && has_no_path(path) {
         let authority = target.authority();
         let whole = Target::with_authority(target.scheme(), &authority, "*");
-        return whole.map(HeadTarget::Absolute).map_err(|_: TargetError| BAD_TARGET);
+        return whole.map(|whole| (HeadTarget::Absolute(whole), user)).map_err(|_: TargetError| BAD_TARGET);
     }
-    Ok(HeadTarget::Absolute(target))
+    Ok((HeadTarget::Absolute(target), user))
+}
+
+/// A call over HTTP/2 carries the target in this type. A target that does not fit is rejected here, with
+/// larder's own error message.
+fn check_fits(path: &str) -> Result<(), Problem> {
+    Uri::try_from(&*path_equivalence::encode_invalid(path)).map(drop).map_err(|_invalid| BAD_TARGET)
 }
 
 /// `http://host` without a path: an `OPTIONS` request for the server as a whole (RFC 9112 §3.2.4).

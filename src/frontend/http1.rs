@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use http::header::VIA;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, HeaderValue, Version};
 use tokio::io::AsyncReadExt;
 
 use crate::clock::Clock;
@@ -22,7 +22,7 @@ use crate::frontend::target::{ConnectionState, ProxyMode};
 use crate::frontend::tunnel::{TunnelOutcome, TunnelRequest, Tunnels};
 use crate::frontend::web_page::PageCredentialRules;
 use crate::frontend::{Prepared, RequestHandler};
-use crate::semantics::hop_by_hop;
+use crate::semantics::hop_by_hop::{self, CDN_LOOP};
 use crate::semantics::request::{ListenerKind, ProxyRequest, RequestFraming};
 use crate::semantics::target::Scheme;
 use crate::telemetry::Telemetry;
@@ -256,7 +256,7 @@ impl Frontend {
         if matches!(mode, ProxyMode::Direct) && !self.access_control.authenticates(&head.fields) {
             return Err(USER_REQUIRED);
         }
-        if via_contains(&head.fields, &self.name) {
+        if has_passed(&head.fields, &self.name) {
             return Err(LOOP);
         }
         Ok(())
@@ -290,11 +290,15 @@ fn proxy_request(
         trailers: head.trailers,
         page: resolved_target.page,
         in_browser: resolved_target.in_browser,
+        mount: resolved_target.mount,
     }
 }
 
-pub(super) fn via_contains(fields: &HeaderMap, name: &str) -> bool {
-    fields.get_all(VIA).iter().any(|via| {
-        via.as_bytes().split(|c| *c == b',' || c.is_ascii_whitespace()).any(|part| part == name.as_bytes())
-    })
+/// Whether the request has passed through the larder with this name: it is in `Via`, or in `CDN-Loop` if the
+/// upstream has `via: off`.
+pub(super) fn has_passed(fields: &HeaderMap, name: &str) -> bool {
+    let is_separator = |c: &u8| matches!(c, b',' | b';') || c.is_ascii_whitespace();
+    let is_named =
+        |value: &HeaderValue| value.as_bytes().split(is_separator).any(|part| part == name.as_bytes());
+    fields.get_all(VIA).iter().chain(fields.get_all(CDN_LOOP)).any(is_named)
 }

@@ -24,7 +24,7 @@ use crate::frontend::CurrentFrontend;
 use crate::frontend::access::CLIENT_DENIED;
 use crate::frontend::drain::DrainState;
 use crate::frontend::head::{BAD_TARGET, TOO_MANY_FIELDS};
-use crate::frontend::http1::{Frontend, LOOP, via_contains};
+use crate::frontend::http1::{Frontend, LOOP, has_passed};
 use crate::frontend::http2::counters::{MAX_MALFORMED, StreamCounters};
 use crate::frontend::http2::timeout::client_timed_out;
 use crate::frontend::session::{BodyLength, ClientError, ClientSession, Http2Session, UnsentBytes};
@@ -219,7 +219,7 @@ impl Frontend {
         if head.headers.len() > self.limits.headers {
             return Err(TOO_MANY_FIELDS);
         }
-        if via_contains(&head.headers, &self.name) {
+        if has_passed(&head.headers, &self.name) {
             return Err(LOOP);
         }
         // RFC 9110 §7.1: only OPTIONS may use the asterisk.
@@ -258,6 +258,7 @@ impl Frontend {
             trailers,
             page: None,
             in_browser: false,
+            mount: None,
         })
     }
 

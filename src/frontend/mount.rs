@@ -11,6 +11,7 @@ use http::{HeaderValue, StatusCode};
 
 use crate::config::{Mount, Upstream};
 use crate::frontend::web_page::{self, FOREIGN_PAGE, FetchMetadata, WebPage};
+use crate::semantics::mount_location::MountPoint;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
 use crate::telemetry::problem::Problem;
@@ -32,11 +33,13 @@ pub struct ResolvedTarget {
     pub page: Option<HeaderValue>,
     /// Whether a browser sends the request, and through a mount.
     pub in_browser: bool,
+    /// The mount, if the request is below one.
+    pub mount: Option<Arc<MountPoint>>,
 }
 
 impl From<Target> for ResolvedTarget {
     fn from(target: Target) -> Self {
-        Self { target, page: None, in_browser: false }
+        Self { target, page: None, in_browser: false, mount: None }
     }
 }
 
@@ -85,7 +88,10 @@ impl Mounts {
                 WebPage::Allowed(origin) => Some(origin),
                 WebPage::Foreign => return Some(Err(FOREIGN_PAGE)),
             };
-        Some(Ok(ResolvedTarget { target: target_below(mount, rest)?, page, in_browser }))
+        let target = target_below(mount, rest)?;
+        let (path, is_bare) = (mount.path.clone(), !rest.starts_with('/'));
+        let mount = Some(Arc::new(MountPoint { path, target: target.clone(), is_bare }));
+        Some(Ok(ResolvedTarget { target, page, in_browser, mount }))
     }
 
     /// The URL that a URL below a mount maps to, as a request for it would be forwarded. The URL must

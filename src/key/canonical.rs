@@ -19,6 +19,9 @@ pub(super) const FORMAT: u8 = 3;
 /// The first byte of keys for partial responses.
 pub(super) const PARTIAL_FORMAT: u8 = FORMAT | 0x80;
 
+/// The first byte of keys for responses to `HEAD`.
+pub(super) const HEAD_FORMAT: u8 = FORMAT | 0x40;
+
 /// The bytes before each member of a list, and after the last.
 pub(super) const PLAIN: u8 = 1;
 pub(super) const MASKED: u8 = 2;
@@ -45,11 +48,11 @@ pub(super) fn key(builder: &KeyBuilder, request: &ProxyRequest, policy: &Policy)
     CacheKey { id: xxh3_128(&bytes), target_id, canonical: bytes.into(), scope }
 }
 
-/// The key for partial responses: the same parts after another first byte.
-pub(super) fn for_partial(complete: &CacheKey) -> CacheKey {
+/// A key for other responses than complete ones: the same parts after another first byte.
+pub(super) fn with_format(complete: &CacheKey, format: u8) -> CacheKey {
     let mut bytes = complete.canonical.to_vec();
     if let Some(first) = bytes.first_mut() {
-        *first = PARTIAL_FORMAT;
+        *first = format;
     }
     CacheKey { id: xxh3_128(&bytes), canonical: bytes.into(), ..*complete }
 }
@@ -64,17 +67,28 @@ pub(super) fn target_id(builder: &KeyBuilder, target: &Target, rule: &QueryRule)
 /// The hash of the target and its query rule: `/items?id=7` under a rule that excludes `id` is another target
 /// than `/items` under one that includes it.
 fn id_of(target: &[u8], rule: &QueryRule) -> u128 {
-    let (kind, names) = match rule {
-        QueryRule::All => return xxh3_128(target),
-        QueryRule::Include(names) => (1, names),
-        QueryRule::Exclude(names) => (2, names),
-    };
+    if *rule == QueryRule::All {
+        return xxh3_128(target);
+    }
+    let (kind, names) = kind_and_names(rule);
     let mut seed = Xxh3::with_seed(kind);
     for name in names {
         seed.update(name.as_bytes());
         seed.update(&[0]);
     }
     xxh3_128_with_seed(target, seed.digest())
+}
+
+fn kind_and_names(rule: &QueryRule) -> (u64, &[String]) {
+    match rule {
+        QueryRule::All => (0, &[]),
+        QueryRule::Include(names) => (1, names),
+        QueryRule::Exclude(names) => (2, names),
+        QueryRule::Sorted(rule) => {
+            let (kind, names) = kind_and_names(rule);
+            (kind | 4, names)
+        }
+    }
 }
 
 /// The encoded length of a part, the same on every machine.

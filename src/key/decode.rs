@@ -2,7 +2,7 @@
 //!
 //! Owns: reading the format of `canonical`. Never touches: secrets, which a key does not contain.
 
-use crate::key::canonical::{END, FORMAT, MASKED, NAMED, PARTIAL_FORMAT, PLAIN};
+use crate::key::canonical::{END, FORMAT, HEAD_FORMAT, MASKED, NAMED, PARTIAL_FORMAT, PLAIN};
 use crate::semantics::redaction::HIDDEN;
 use crate::semantics::request::ListenerKind;
 use crate::semantics::target::{Scheme, Target};
@@ -45,7 +45,12 @@ impl DecodedKey {
         let base = Target::with_authority(scheme, &host, &path).ok()?;
         let target = base.with_origin(scheme, base.host(), port);
         let url = if query.is_empty() { target.to_string() } else { format!("{target}?{}", query.join("&")) };
-        matches!(format, FORMAT | PARTIAL_FORMAT).then_some(Self { url, target, listener, scope })
+        matches!(format, FORMAT | PARTIAL_FORMAT | HEAD_FORMAT).then_some(Self {
+            url,
+            target,
+            listener,
+            scope,
+        })
     }
 }
 
@@ -156,11 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_for_partial_responses_decodes_like_that_of_the_whole() {
+    fn a_key_for_parts_or_heads_decodes_like_that_of_the_whole() {
         let request = ProxyRequest::get(Target::absolute("http://api.example/a?b=c").unwrap());
         let key = KeyBuilder::new([7; 32], &[], Redactor::default()).key(&request, &Policy::origin());
-        let shown = DecodedKey::read(key.for_partial().canonical());
-        assert!(shown.is_some() && shown == DecodedKey::read(key.canonical()));
+        for other in [key.for_partial(), key.for_head()] {
+            let shown = DecodedKey::read(other.canonical());
+            assert!(shown.is_some() && shown == DecodedKey::read(key.canonical()));
+        }
     }
 
     #[test]

@@ -250,6 +250,43 @@ fn partial_responses_have_their_own_key_with_same_target_and_scope() {
 }
 
 #[test]
+fn responses_to_head_have_their_own_key_with_same_target_and_scope() {
+    let whole = key("http://h/x", &[("authorization", "one")]);
+    let head = whole.for_head();
+    assert!(head != whole && head != whole.for_partial() && head.id() != whole.id());
+    assert!(head.is_for_head() && !whole.is_for_head() && !head.is_for_partial());
+    assert_eq!((head.target_id(), head.scope()), (whole.target_id(), whole.scope()));
+    assert_ne!(head, key("http://h/x", &[("authorization", "two")]).for_head());
+}
+
+#[test]
+fn a_sorted_query_ignores_the_order_of_names_and_not_of_values() {
+    let sorted = |rule| with_query(QueryRule::Sorted(Box::new(rule)));
+    let exclude = || QueryRule::Exclude(vec!["utm".to_owned()]);
+    for (rule, one, other, same) in [
+        (QueryRule::All, "?a=1&b=2", "?b=2&a=1", true),
+        (QueryRule::All, "?a=1&b=2&a=3", "?b=2&a=1&a=3", true),
+        (QueryRule::All, "?a=1&a=2", "?a=2&a=1", false),
+        // The same name in another spelling, case or form of a list.
+        (QueryRule::All, "?a=1&%61=2", "?%61=2&a=1", false),
+        (QueryRule::All, "?a=1&A=2", "?A=2&a=1", false),
+        (QueryRule::All, "?a[]=1&a[x]=2", "?a[x]=2&a[]=1", false),
+        (QueryRule::All, "?a.b=1&a_b=2", "?a_b=2&a.b=1", false),
+        (QueryRule::All, "?b=1;a=2&a=1", "?a=1&b=1;a=2", false),
+        (QueryRule::All, "?a=1", "?a=2", false),
+        (exclude(), "?b=2&utm=1&a=1", "?a=1&b=2&utm=9", true),
+    ] {
+        let policy = sorted(rule);
+        let key = |query| builder().key(&request_to(&format!("http://h/p{query}"), &[]), &policy);
+        assert_eq!(key(one) == key(other), same, "{one} {other}");
+        assert_eq!(key(one).target_id() == key(other).target_id(), same, "{one} {other}");
+    }
+    let (sorted, plain) = (sorted(QueryRule::All), with_query(QueryRule::All));
+    let target_id = |policy| builder().key(&request_to("http://h/p?a=1", &[]), policy).target_id();
+    assert_ne!(target_id(&sorted), target_id(&plain), "each rule has its own ids");
+}
+
+#[test]
 fn a_target_id_counts_the_query_by_the_rule_of_the_key() {
     let rule = QueryRule::Exclude(vec!["utm".to_owned()]);
     let policy = with_query(rule.clone());

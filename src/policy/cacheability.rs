@@ -178,10 +178,10 @@ impl Policy {
         kind: CacheKind,
     ) -> Result<HeaderMap, NotStoredReason> {
         let ResponseToStore { status, headers, metadata } = response;
-        if request.method != Method::GET {
+        if request.method != Method::GET && request.method != Method::HEAD {
             return Err(NotStoredReason::Method);
         }
-        if request.cache_control().no_store {
+        if self.request_directives(request).no_store {
             return Err(NotStoredReason::RequestNoStore);
         }
         if status::is_never_stored(status) {

@@ -12,6 +12,7 @@ use crate::proxy::context::RequestContext;
 use crate::proxy::{ProxyHandler, cors, mount_headers};
 use crate::semantics::connection_auth::{self, PROXY_SUPPORT, SUPPORTED};
 use crate::semantics::date;
+use crate::semantics::mount_location;
 use crate::semantics::request::ProxyRequest;
 use crate::upstream::routed_request::RoutedRequest;
 
@@ -45,6 +46,9 @@ impl Exchange {
             headers.insert(PROXY_SUPPORT, SUPPORTED);
         }
         mount_headers::confine(self.request().in_browser, headers);
+        if let Some(mount) = &self.request().mount {
+            mount_location::rewrite(mount, &self.request().target, headers);
+        }
         cors::add_response_fields(self.request(), headers);
         date::add_if_missing(headers, self.handler.clock.now());
         self.ctx.cache_status = headers.get_all("cache-status").iter().next_back().cloned();

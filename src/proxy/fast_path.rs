@@ -15,6 +15,7 @@ use crate::frontend::{Prepared, PreparedResponse};
 use crate::proxy::ProxyHandler;
 use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::field_case::default_spelling;
+use crate::semantics::mount_location;
 use crate::telemetry::{RequestEvent, ResultKind};
 use crate::upstream::routed_request::RoutedRequest;
 
@@ -36,6 +37,9 @@ impl ProxyHandler {
             hit.stored.status,
             StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED | StatusCode::PROXY_AUTHENTICATION_REQUIRED
         ) {
+            return Prepared::NotPrepared(None);
+        }
+        if routed.request.mount.is_some() && mount_location::has_reference(&hit.stored.headers) {
             return Prepared::NotPrepared(None);
         }
         let cache_status = hit.status.value();

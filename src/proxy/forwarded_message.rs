@@ -23,7 +23,7 @@ use crate::upstream::retry::RetryState;
 pub(super) fn outgoing_request(exchange: &Exchange) -> OutgoingRequest {
     let (request, upstream) = (&exchange.routed.request, exchange.routed.upstream());
     let mut headers = request.headers.clone();
-    headers.append(http::header::VIA, exchange.handler.via.clone());
+    upstream.add_intermediary(&exchange.handler.via, &mut headers);
     for name in exchange.handler.router.routes.scope_headers(&request.target) {
         headers.remove(name);
     }

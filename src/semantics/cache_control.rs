@@ -152,6 +152,15 @@ impl RequestCacheControl {
         self.no_cache || self.max_age == Some(Duration::ZERO)
     }
 
+    /// The directives that keep a stored response from being used, as text.
+    pub fn restrictions(&self) -> Vec<String> {
+        let age = self.max_age.map(|age| format!("max-age={}", age.as_secs()));
+        let fresh = self.min_fresh.map(|fresh| format!("min-fresh={}", fresh.as_secs()));
+        let flags = [(self.no_store, "no-store"), (self.no_cache, "no-cache")];
+        let flags = flags.iter().filter(|(is_set, _)| *is_set).map(|(_, name)| (*name).to_owned());
+        flags.chain(age).chain(fresh).collect()
+    }
+
     /// Parses `Cache-Control` or `Pragma` of a request.
     pub fn from_request(headers: &HeaderMap) -> Self {
         let mut control = Self::default();

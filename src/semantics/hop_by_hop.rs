@@ -24,6 +24,9 @@ pub const HOP_BY_HOP: [HeaderName; 10] = [
     PROXY_AUTHORIZATION,
 ];
 
+/// The intermediaries of a request, like `Via`, for loops alone (RFC 8586).
+pub const CDN_LOOP: HeaderName = HeaderName::from_static("cdn-loop");
+
 /// Removes the fields that a client or an origin sends only to larder.
 pub fn strip(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
@@ -90,6 +93,7 @@ fn may_be_nominated(name: &HeaderName) -> bool {
                 | "range"
                 | "location"
                 | "via"
+                | "cdn-loop"
                 | "cache-status"
         );
     !end_to_end

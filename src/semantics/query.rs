@@ -37,6 +37,15 @@ pub fn simple(param: &str) -> Option<(&str, &str)> {
     (!has_byte(value, |byte| byte == b'=')).then_some((name, value))
 }
 
+/// The name of a parameter for sorting. Names that an origin may read as one have the same: in another case,
+/// as members of one list (`a[]`, `a[x]`), or with other punctuation (PHP reads `a.b` as `a_b`).
+pub fn order_name(param: &str) -> String {
+    let (name, _) = param.split_once('=').unwrap_or((param, ""));
+    let name = decoded(name).to_lowercase();
+    let name = name.trim_start().split('[').next().unwrap_or_default();
+    name.chars().map(|c| if c.is_alphanumeric() { c } else { '_' }).collect()
+}
+
 /// Decodes a name or value (`application/x-www-form-urlencoded`).
 pub fn decoded(text: &str) -> Cow<'_, str> {
     if !text.contains(['%', '+']) {

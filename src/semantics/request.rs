@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue, Method, Version};
@@ -12,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Version};
 use crate::semantics::cache_control::RequestCacheControl;
 use crate::semantics::event_stream;
 use crate::semantics::method;
+use crate::semantics::mount_location::MountPoint;
 use crate::semantics::target::Target;
 
 /// A request after the frontend has made its target absolute and removed hop-by-hop fields and `Host`.
@@ -41,6 +43,8 @@ pub struct ProxyRequest {
     /// Whether a browser sends the request through a mount. The origin's instructions to browsers must then
     /// not affect the other resources on larder's host.
     pub in_browser: bool,
+    /// The mount below which the client has sent it, if it did.
+    pub mount: Option<Arc<MountPoint>>,
 }
 
 /// How a request's body is framed (RFC 9112 §6.3).
@@ -80,6 +84,7 @@ impl ProxyRequest {
             trailers: false,
             page: None,
             in_browser: false,
+            mount: None,
         }
     }
 
@@ -126,6 +131,7 @@ impl fmt::Debug for ProxyRequest {
             .field("trailers", &self.trailers)
             .field("page", &self.page)
             .field("in_browser", &self.in_browser)
+            .field("mount", &self.mount.is_some())
             .finish()
     }
 }

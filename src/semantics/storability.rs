@@ -22,7 +22,7 @@ pub enum CacheKind {
 /// The reason why a response is not stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum NotStoredReason {
-    /// Only `GET` is stored.
+    /// Only responses to `GET` and `HEAD` are stored.
     Method,
     /// The request has `no-store` (RFC 9111 §5.2.1.5).
     RequestNoStore,

@@ -252,21 +252,19 @@ impl fmt::Debug for Target {
     }
 }
 
-/// Path and query without a fragment, beginning with a slash. Control characters and spaces are rejected, and
-/// characters that no URL may contain are encoded by [`encode_invalid`](path_equivalence::encode_invalid).
-/// All other characters stay unchanged, because some origins distinguish spellings that a general
-/// normalisation would make equal.
+/// Path and query without a fragment, beginning with a slash. Control characters and spaces are rejected. All
+/// other characters stay unchanged, also those that no URL may contain (`"`, `<`, `>`): clients send them, and
+/// some origins distinguish spellings that a general normalisation would make equal.
 fn clean(path_and_query: &str) -> Result<String, TargetError> {
     let text = path_and_query.split_once('#').map_or(path_and_query, |(before, _)| before);
     if text.contains(|c: char| c.is_control() || c == ' ') {
         return Err(TargetError::Path);
     }
-    let text = path_equivalence::encode_invalid(text);
     match text.as_bytes().first() {
         None => Ok("/".to_owned()),
         Some(b'?') => Ok(format!("/{text}")),
-        Some(b'/') => Ok(text.into_owned()),
-        Some(b'*') if text == "*" => Ok(text.into_owned()),
+        Some(b'/') => Ok(text.to_owned()),
+        Some(b'*') if text == "*" => Ok(text.to_owned()),
         Some(_) => Err(TargetError::Path),
     }
 }

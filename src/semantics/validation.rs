@@ -52,6 +52,20 @@ pub fn has_conditions_on_the_whole(headers: &HeaderMap) -> bool {
     CONDITIONALS.iter().any(|name| *name != IF_RANGE && headers.contains_key(name))
 }
 
+/// Whether the request has a condition that only its origin evaluates.
+pub fn has_origin_conditions(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| [IF_MATCH, IF_UNMODIFIED_SINCE, IF_RANGE].contains(name))
+}
+
+/// Whether a cache can evaluate `If-None-Match` or `If-Modified-Since` of the request with a response that has
+/// these validators. True if it has neither.
+pub fn can_evaluate(request: &HeaderMap, metadata: &CacheMetadata) -> bool {
+    if request.contains_key(IF_NONE_MATCH) {
+        return metadata.etag.is_some();
+    }
+    !request.contains_key(IF_MODIFIED_SINCE) || metadata.last_modified.is_some()
+}
+
 /// Evaluates `If-None-Match` and `If-Modified-Since` of a `GET` or `HEAD` against a stored response (RFC 9111
 /// §4.3.2). Only origins evaluate `If-Match` and `If-Unmodified-Since`.
 pub fn evaluate(request: &HeaderMap, metadata: &CacheMetadata, status: StatusCode) -> PreconditionResult {

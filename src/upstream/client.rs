@@ -251,9 +251,11 @@ async fn classify_response(
 fn outgoing(call: &UpstreamRequest) -> OutgoingRequest {
     let (request, upstream) = (&call.context.routed.request, call.context.target());
     let mut headers = call.headers.clone();
-    upstream.apply_upstream_headers(&Method::GET, &mut headers);
+    // Only responses to GET and HEAD are stored.
+    let method = if request.method == Method::HEAD { Method::HEAD } else { Method::GET };
+    upstream.apply_upstream_headers(&method, &mut headers);
     OutgoingRequest {
-        method: Method::GET,
+        method,
         scheme: upstream.scheme.as_str(),
         authority: upstream.authority(),
         path: request.target.path_and_query().to_owned(),

@@ -23,7 +23,7 @@ use crate::upstream::routing::{UpstreamTable, UpstreamTarget};
 pub struct RoutedRequest {
     /// The request, normalised for its route.
     pub request: ProxyRequest,
-    /// Its own cache directives (RFC 9111 §5.2.1).
+    /// Those of its own cache directives that have an effect on its route (RFC 9111 §5.2.1).
     pub directives: RequestCacheControl,
     /// The route that caches it, if one does.
     pub route: Option<Arc<Route>>,
@@ -54,7 +54,7 @@ impl RoutedRequest {
             Err((policy, index)) => (None, policy, index),
         };
         Self {
-            directives: request.cache_control(),
+            directives: policy.request_directives(&request),
             request,
             route,
             route_index,

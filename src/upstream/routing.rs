@@ -6,13 +6,15 @@
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::header::VIA;
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::config::credential::Credential;
 use crate::config::parent_proxy::{ParentProxies, ParentProxy, UpstreamProxy};
 use crate::config::{Upstream, UpstreamHost};
 use crate::policy::timeouts::{TimeoutOverrides, Timeouts};
 use crate::policy::upstream::UpstreamPolicy;
+use crate::semantics::hop_by_hop::CDN_LOOP;
 use crate::semantics::target::{Scheme, Target};
 use crate::upstream::outcome::body_inspection;
 
@@ -103,6 +105,21 @@ impl UpstreamTarget {
     /// Scheme and authority, independent of the upstream.
     pub fn origin(&self) -> String {
         format!("{}://{}", self.scheme.as_str(), self.authority())
+    }
+
+    /// Adds larder to the intermediaries of a request (RFC 9110 §7.6.3), by which it recognises a loop; `via` is
+    /// its entry in `Via`. Some origins treat requests with `Via` differently (nginx compresses no response to
+    /// them). For these, `CDN-Loop` has the same purpose (RFC 8586).
+    pub fn add_intermediary(&self, via: &HeaderValue, headers: &mut HeaderMap) {
+        if self.upstream.as_ref().is_none_or(|upstream| upstream.via) {
+            headers.append(VIA, via.clone());
+            return;
+        }
+        // The pseudonym, without the version of the protocol.
+        let name = via.as_bytes().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        if let Ok(name) = HeaderValue::from_bytes(name) {
+            headers.append(CDN_LOOP, name);
+        }
     }
 
     /// Changes the header fields of a request to this upstream: larder's own credential replaces the

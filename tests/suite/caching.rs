@@ -6,6 +6,7 @@ use crate::larder_under_test::{API, Larder};
 use crate::origin::{MockResponse, Origin};
 use std::time::Duration;
 
+mod cold_keys;
 mod freshness;
 mod invalidation;
 mod keys;

@@ -47,6 +47,7 @@ mod zoo_files;
 
 mod admin;
 mod admin_commands;
+mod as_received;
 mod ca;
 mod cached_and_passed;
 mod caching;
@@ -86,6 +87,7 @@ mod ranges;
 mod reload;
 mod replayed_refusals;
 mod restart;
+mod route_keys;
 mod runtimes;
 mod schema;
 mod slow_clients;

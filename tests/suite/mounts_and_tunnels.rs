@@ -387,3 +387,37 @@ async fn a_407_of_an_origin_becomes_a_502() {
         assert_eq!(seen.field("proxy-authorization"), None);
     }
 }
+
+/// The store is shared with clients of the proxy, which get the origin's own references.
+#[tokio::test]
+async fn references_to_the_origin_are_rewritten_for_clients_of_the_mount_alone() {
+    let places = [
+        ("/new", "/api/new"),
+        ("http://api.example.test/new?a=1", "/api/new?a=1"),
+        ("//api.example.test:80/new", "/api/new"),
+        ("new", "new"),
+        ("../../new", "/api/new"),
+        ("https://api.example.test/new", "https://api.example.test/new"),
+        ("http://elsewhere.example/new", "http://elsewhere.example/new"),
+    ];
+    let origin = Origin::start(move |seen| {
+        let place = places[seen.target.rsplit('/').next().unwrap().parse::<usize>().unwrap()].0;
+        let status = if seen.method == "POST" { 201 } else { 301 };
+        MockResponse::new(status, &[&format!("Location: {place}"), &format!("Content-Location: {place}")], "")
+    })
+    .await;
+    let larder = mounted(&origin).await;
+    for (at, (received, rewritten)) in places.into_iter().enumerate() {
+        let path = format!("/deep/{at}");
+        for method in ["GET", "GET", "POST"] {
+            let mut client = larder.client().await;
+            let answer = ask_directly(&mut client, method, &format!("/api{path}"), "localhost").await;
+            for name in ["location", "content-location"] {
+                assert_eq!(answer.field(name), Some(rewritten), "{method} {received}: {name}");
+            }
+        }
+        let proxied = larder.get(&path).await;
+        assert_eq!(proxied.field("location"), Some(received), "the store is unchanged");
+        assert_eq!(larder.get(&path).await.field("content-location"), Some(received));
+    }
+}

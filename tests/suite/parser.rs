@@ -619,7 +619,7 @@ async fn par_19_a_malformed_request_line_is_refused() {
         (format!("OPTIONS * HTTP/1.1{rest}"), 400, "not_a_proxy_request"),
         (format!("GET ftp://api.example.test/x HTTP/1.1{rest}"), 400, "malformed_target"),
         (format!("GET http:///x HTTP/1.1{rest}"), 400, "malformed_target"),
-        (format!("GET http://u:p@api.example.test/x HTTP/1.1{rest}"), 400, "malformed_target"),
+        (format!("GET http://u@p@api.example.test/x HTTP/1.1{rest}"), 400, "malformed_target"),
         (format!("GET http://api.example.test:99999/x HTTP/1.1{rest}"), 400, "malformed_target"),
         (format!("GET http://api.example.test\\@evil/x HTTP/1.1{rest}"), 400, "malformed_target"),
         ("\x16\x03\x01\x02\x00\x01\x00\x01\n\r\n\r\n".to_owned(), 400, "tls_to_http_port"),
@@ -691,9 +691,6 @@ async fn odd_targets_reach_the_origin_unchanged() {
             let answer = timeout(SOON, client.response("GET")).await.expect("no hang").unwrap();
             assert_eq!(answer.status, 200, "{path:?} {}", answer.text());
             let expected = match path {
-                "/a?q=\"x\"" => "/a?q=%22x%22",
-                "/a`b" => "/a%60b",
-                "/<a>" => "/%3Ca%3E",
                 "?x=1" => "/?x=1",
                 path => path,
             };

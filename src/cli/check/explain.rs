@@ -3,6 +3,7 @@
 //! Owns: building that request, and the text of its route, scope and key, without any credential value.
 //! Never touches: the network; the response is unknown here.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::config::describe;
 use crate::frontend::mount::Mounts;
-use crate::policy::Policy;
+use crate::policy::{ClientCacheControl, Policy};
 use crate::route::pattern::Pattern;
 use crate::semantics::connection_auth;
 use crate::semantics::hop_by_hop;
@@ -54,7 +55,7 @@ pub(super) struct Explanation {
     upstream: Option<(String, OutputRows)>,
     key: Vec<(String, String)>,
     credentials: Vec<String>,
-    notes: Vec<&'static str>,
+    notes: Vec<Cow<'static, str>>,
 }
 
 /// Builds the request as the frontend would pass it on.
@@ -95,30 +96,26 @@ pub(super) fn explain(config: &Config, received: &ProxyRequest) -> Explanation {
     let request = &as_sent_upstream(config, received);
     let route = config.routes.find(request);
     let stored = request.method == Method::GET || request.method == Method::HEAD;
-    let mut notes = Vec::new();
+    let mut notes: Vec<Cow<'static, str>> = Vec::new();
     if received.target.scheme() == Scheme::Https {
-        notes.push(if config.intercepts_host(received.target.host(), received.target.port()) {
-            "https to this host is intercepted: the client must trust larder's certificate authority"
-        } else {
-            "https to this host passes through as a tunnel that larder does not inspect: list the host in a route or in tls.intercept, or request http:// and let an upstream `https://HOST` upgrade it"
-        });
+        let intercepts = config.intercepts_host(received.target.host(), received.target.port());
+        notes.push(if intercepts { INTERCEPTED.into() } else { NOT_INTERCEPTED.into() });
     }
-    notes.extend(denial(config, request));
+    notes.extend(denial(config, request).map(Cow::Borrowed));
     if route.is_none() {
-        notes.push("no route matches: passed through unchanged, not stored");
+        notes.push("no route matches: passed through unchanged, not stored".into());
     } else if !stored {
-        notes.push("only responses to GET and HEAD are stored: passed through");
+        notes.push("only responses to GET and HEAD are stored: passed through".into());
     }
+    notes.extend(route.filter(|_| stored).and_then(|route| client_directives(&route.policy, request)));
     if request.is_overridden() {
-        notes.push("a field or a query parameter overrides its method: passed through, not stored");
+        notes.push("a field or a query parameter overrides its method: passed through, not stored".into());
     }
     if connection_auth::is_in_request(&request.headers) {
-        notes.push(
-            "it authenticates its connection (NTLM, Negotiate): passed through on a connection for its client only, not stored",
-        );
+        notes.push(SIGNS_IN.into());
     }
     if (!stored && !method::is_safe(&request.method)) || request.is_overridden() {
-        notes.push("a success makes stored responses of this URL unusable");
+        notes.push("a success makes stored responses of this URL unusable".into());
     }
     let cached = route.filter(|_| stored);
     let credentials = key_builder.credentials(&request.headers);
@@ -151,6 +148,29 @@ fn denial(config: &Config, request: &ProxyRequest) -> Option<&'static str> {
 
 /// A public address that no rule names.
 const ANY_PUBLIC: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 1));
+
+const INTERCEPTED: &str =
+    "https to this host is intercepted: the client must trust larder's certificate authority";
+
+const NOT_INTERCEPTED: &str = "https to this host passes through as a tunnel that larder does not inspect: list \
+     the host in a route or in tls.intercept, or request http:// and let an upstream `https://HOST` upgrade it";
+
+const SIGNS_IN: &str = "it authenticates its connection (NTLM, Negotiate): passed through on a connection for its \
+     client only, not stored";
+
+/// The effect of the client's own cache directives, if it has any that keep a stored response from being used.
+fn client_directives(policy: &Policy, request: &ProxyRequest) -> Option<Cow<'static, str>> {
+    let named = request.cache_control().restrictions().join(", ");
+    let effect = match policy.client_cache_control {
+        _ if named.is_empty() => return None,
+        ClientCacheControl::Ignore => "has no effect here (client_cache_control: ignore)",
+        ClientCacheControl::Honour => {
+            "limits which stored responses it accepts, so it may need a call; with `client_cache_control: \
+             ignore` on the route it has no effect"
+        }
+    };
+    Some(format!("the client's {named} {effect}").into())
+}
 
 /// The request with the target to which a mount and its upstream rewrite it, and with larder's own
 /// credential in place of the client's, if the upstream has one.

@@ -49,6 +49,9 @@ pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)
         let files: Vec<_> = upstream.tls.extra_roots.iter().map(|file| file.display().to_string()).collect();
         lines.push(("extra_roots", format!("{}, besides those of this system", files.join(", "))));
     }
+    if !upstream.via {
+        lines.push(("via", "not sent; CDN-Loop reveals loops instead".to_owned()));
+    }
     if !policy.rules.success.is_empty() {
         lines.push(("success", conditions(&policy.rules.success, " or ")));
     }

@@ -11,13 +11,13 @@ use crate::config::defaults;
 use crate::config::diagnostics::{SourceLocation, ValueError};
 use crate::config::duration;
 use crate::config::file::Value;
-use crate::config::keyword::keyword;
+use crate::config::keyword::{boolean, keyword};
 use crate::config::number::share_up_to_half;
 use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::{header_names, retry, status, timeouts};
 use crate::policy::{
-    CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy, ScopeRule, SetCookiePolicy,
-    StaleIfError, StatusMatch, Ttl,
+    ClientCacheControl, CooldownPolicy, ErrorMatch, KeyPolicy, Mode, Policy, QueryRule, RetryPolicy,
+    ScopeRule, SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
 };
 
 /// `defaults`: the values for keys that a route does not set.
@@ -98,6 +98,8 @@ pub(super) fn read(
     let set_cookie = set_cookie(route, scope.as_ref(), ttl.as_ref(), reader);
     let timeouts = timeouts::read(route, reader);
     let targeted = targeted(route, ttl.as_ref(), reader);
+    let client_cache_control = client_cache_control(route, reader);
+    let keep_limit_fields = route.scalar_or(reader, "keep_limit_fields", boolean, false);
     let ttl_form = ttl.as_ref().map_or(Ttl::Origin, |at| at.value);
     // Windows from `defaults` apply only if `ttl` overrides the origin. Otherwise the origin's own windows
     // apply, and only those of the route itself take precedence over them.
@@ -124,6 +126,8 @@ pub(super) fn read(
         set_cookie,
         timeouts,
         targeted_cache_control: targeted,
+        client_cache_control,
+        keep_limit_fields,
     };
     (policy, ttl)
 }
@@ -273,7 +277,19 @@ fn key(route: &mut Section<'_>, reader: &mut Reader<'_>) -> KeyPolicy {
     KeyPolicy { query, headers: values(headers), ignored: values(ignored) }
 }
 
+fn client_cache_control(route: &mut Section<'_>, reader: &mut Reader<'_>) -> ClientCacheControl {
+    let words = [("honour", ClientCacheControl::Honour), ("ignore", ClientCacheControl::Ignore)];
+    let word = keyword("`honour` or `ignore`", &words);
+    route.scalar_or(reader, "client_cache_control", word, ClientCacheControl::default())
+}
+
 fn query_rule(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
+    let rule = included(query, reader);
+    let is_sorted = query.scalar_or(reader, "sort", boolean, false);
+    if is_sorted { QueryRule::Sorted(Box::new(rule)) } else { rule }
+}
+
+fn included(query: &mut Section<'_>, reader: &mut Reader<'_>) -> QueryRule {
     let include = query.scalars(reader, "include", header_names::param).map(values);
     let exclude = query.scalars(reader, "exclude", header_names::param).map(values);
     match (include, exclude) {
@@ -334,6 +350,8 @@ pub(super) fn first_storage_key(route: &mut Section<'_>) -> Option<(&'static str
         "stale_while_revalidate",
         "stale_if_error",
         "targeted_cache_control",
+        "client_cache_control",
+        "keep_limit_fields",
     ];
     let affects_storing = |key: &&str| route.has(key) && !(only_max_cooldown && *key == "stale_if_error");
     let key = keys.into_iter().find(affects_storing)?;

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::diagnostics::{ValueError, WarningKind};
+use crate::config::keyword::keyword;
 use crate::config::reader::{Reader, Section, Spanned, values};
 use crate::config::resolve::destinations::{host_pattern, warn_trailing_dots};
 use crate::config::resolve::{proxy, timeouts, unreachable};
@@ -46,13 +47,19 @@ pub(super) fn read(
         if let Some(mount) = &mut mount {
             mount.has_credential = credential.is_some();
         }
-        let upstream_policy = upstream_policy(&mut one, reader);
+        let via = one.scalar_or(reader, "via", on_or_off, true);
+        let policy = upstream_policy(&mut one, reader);
         one.finish(reader);
         let name = entry.key.as_str().into();
-        let one = Upstream { name, hosts, mount, timeouts, tls, proxy, credential, policy: upstream_policy };
+        let one = Upstream { name, hosts, mount, timeouts, tls, proxy, credential, via, policy };
         all.push(Arc::new(one));
     }
     all
+}
+
+/// Parses `on` or `off`, which editors may write as booleans.
+fn on_or_off(text: &str) -> Result<bool, ValueError> {
+    keyword("`on` or `off`", &[("on", true), ("off", false), ("true", true), ("false", false)])(text)
 }
 
 /// The policy of an upstream, in the order of the reference file.

@@ -29,7 +29,7 @@ impl EntryUpdates {
         if !status::is_current_version(status) || !self.store.may_contain(key.target_id()) {
             return;
         }
-        let found = [key, &key.for_partial()].map(|key| self.lookup.memory(routed, key));
+        let found = [key, &key.for_partial(), &key.for_head()].map(|key| self.lookup.memory(routed, key));
         if found.iter().any(|found| self.is_older(found, order)) || self.store.health() != Health::Good {
             self.outdate(key);
             self.store.sync_peer().await;
@@ -40,7 +40,7 @@ impl EntryUpdates {
     }
 
     async fn outdate_older_on_disk(&self, routed: &RoutedRequest, key: &CacheKey, order: u64) {
-        for key in [key, &key.for_partial()] {
+        for key in [key, &key.for_partial(), &key.for_head()] {
             if self.is_older(&self.lookup.all_tiers(routed, key).await, order) {
                 return self.outdate(key);
             }

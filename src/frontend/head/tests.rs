@@ -143,7 +143,9 @@ fn only_valid_target_forms_are_accepted() {
         ("GET x", Err("malformed_target")),
         ("GET ftp://h/", Err("malformed_target")),
         ("GET http://", Err("malformed_target")),
-        ("GET http://u@h/", Err("malformed_target")),
+        ("GET http://u@h/", Ok(())),
+        ("GET http://u@v@h/", Err("malformed_target")),
+        ("GET ws://h/", Ok(())),
         ("GET http://h:0/", Err("malformed_target")),
         ("GET http://h/?\"", Ok(())),
         ("GET http://h/a b c", Err("malformed_target")),
@@ -159,6 +161,30 @@ fn only_valid_target_forms_are_accepted() {
         let got = parse(&format!("{line} HTTP/1.1\r\nHost: h\r\n\r\n")).map(|_| ());
         assert_eq!(got, expected, "{line}");
     }
+}
+
+#[test]
+fn the_user_in_a_target_yields_to_the_clients_own_authorization() {
+    let head = "GET http://ann:s3cret@api.example/x HTTP/1.1\r\nHost: api.example\r\n";
+    assert_eq!(
+        forwarded(&format!("{head}\r\n")),
+        "GET /x HTTP/1.1\r\nHost: api.example\r\nauthorization: Basic YW5uOnMzY3JldA==\r\n\r\n"
+    );
+    let copied = "GET http://a@api.example/x HTTP/1.1\r\nHost: a@api.example\r\n\r\n";
+    assert_eq!(
+        forwarded(copied),
+        "GET /x HTTP/1.1\r\nHost: api.example\r\nauthorization: Basic YTo=\r\n\r\n"
+    );
+    for host in ["a@b@api.example", "a@", "a/b@api.example"] {
+        let head = format!("GET http://a@api.example/x HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        let empty = host == "a@";
+        assert_eq!(parse(&head).is_ok(), empty, "{host}");
+    }
+    assert_eq!(parse("GET /x HTTP/1.1\r\nHost: a@api.example\r\n\r\n").unwrap_err(), "malformed_host");
+    assert_eq!(
+        forwarded(&format!("{head}AUTHORIZATION: Bearer x\r\n\r\n")),
+        "GET /x HTTP/1.1\r\nHost: api.example\r\nAUTHORIZATION: Bearer x\r\n\r\n"
+    );
 }
 
 #[test]

@@ -334,6 +334,8 @@ fn the_request_can_forbid_storing() {
     assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::RequestNoStore));
     request = get();
     request.method = Method::HEAD;
+    assert_eq!(refused(&request, &policy, CacheKind::Shared), None);
+    request.method = Method::POST;
     assert_eq!(refused(&request, &policy, CacheKind::Shared), Some(NotStoredReason::Method));
     request = get();
     request.headers = header_map(&[("authorization", "Bearer a")]);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http::header::{CACHE_CONTROL, HeaderMap, HeaderValue, PRAGMA};
+use http::header::{CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, PRAGMA};
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};
 
@@ -26,6 +26,17 @@ fn request(line: &str) -> RequestCacheControl {
 
 const fn secs(n: u64) -> Duration {
     Duration::from_secs(n)
+}
+
+#[test]
+fn directives_that_forbid_a_stored_response_are_named() {
+    let named = |name: &'static str, line: &'static str| {
+        let headers = [(HeaderName::from_static(name), HeaderValue::from_static(line))];
+        RequestCacheControl::from_request(&headers.into_iter().collect()).restrictions().join(" ")
+    };
+    assert_eq!(named("cache-control", "max-age=0, no-store, min-fresh=5"), "no-store max-age=0 min-fresh=5");
+    assert_eq!(named("pragma", "no-cache"), "no-cache");
+    assert_eq!(named("cache-control", "only-if-cached, max-stale=9"), "");
 }
 
 #[test]

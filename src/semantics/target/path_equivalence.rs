@@ -1,8 +1,8 @@
 //! Different spellings of one path: those that are equivalent by RFC 3986 §6.2.2, and those that some origins
 //! treat as equal.
 //!
-//! Owns: the normal form of equivalent spellings; encoding of characters that clients failed to encode. Never
-//! touches: dot segments (`dot_segments`); the rest of a path and query, which the origin gets as received.
+//! Owns: the normal form of equivalent spellings; the form for HTTP/2 of targets that it does not allow. Never
+//! touches: dot segments (`dot_segments`); what an origin gets over HTTP/1, which is the target as received.
 
 use std::borrow::Cow;
 
@@ -36,9 +36,9 @@ pub fn normalize(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Path and query in a form that every server accepts: characters that no URL may contain, and that HTTP/2
-/// does not allow, are percent-encoded (RFC 3986 §2.1). In a path these are `<`, `>` and `` ` ``, in a query
-/// `<`, `>` and `"`; some clients send them unencoded (`curl -g`). All other characters stay unchanged.
+/// Path and query in the form for HTTP/2: characters that no URL may contain, and that HTTP/2 does not allow,
+/// are percent-encoded (RFC 3986 §2.1). In a path these are `<`, `>` and `` ` ``, in a query `<`, `>` and `"`;
+/// some clients send them unencoded over HTTP/1 (`curl -g`). All other characters stay unchanged.
 pub fn encode_invalid(path_and_query: &str) -> Cow<'_, str> {
     if !has_byte(path_and_query, |byte| matches!(byte, b'<' | b'>' | b'`' | b'"')) {
         return Cow::Borrowed(path_and_query);

@@ -46,6 +46,8 @@ pub(super) enum BodyLocation {
 pub(super) struct EntryMeta {
     /// [`StoredResponse::authorized`].
     pub(super) authorized: bool,
+    /// [`StoredResponse::head_only`].
+    pub(super) head_only: bool,
     pub(super) status: StatusCode,
     pub(super) request_time: SystemTime,
     pub(super) response_time: SystemTime,
@@ -125,7 +127,8 @@ impl EntryRef<'_> {
 
     fn put_fixed(&self, encoder: &mut EntryEncoder, body_in: BodyLocation) {
         let stored = self.stored;
-        encoder.put(&[if stored.authorized { AUTHORIZED } else { 0 }]);
+        let authorized = if stored.authorized { AUTHORIZED } else { 0 };
+        encoder.put(&[authorized | if stored.head_only { HEAD_ONLY } else { 0 }]);
         encoder.put(&stored.status.as_u16().to_le_bytes());
         for nanos in [since(stored.request_time), since(stored.response_time), stored.initial_age] {
             encoder.put(&u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX).to_le_bytes());
@@ -153,9 +156,10 @@ impl<'a> Entry<'a> {
     /// Decodes an entry; `None` where it is damaged, or of another version.
     pub(super) fn decode(value: &'a [u8]) -> Option<Self> {
         let mut decoder = EntryDecoder::unsealed(value, VERSION)?;
-        let flags = decoder.u8().filter(|flags| flags & !AUTHORIZED == 0)?;
+        let flags = decoder.u8().filter(|flags| flags & !(AUTHORIZED | HEAD_ONLY) == 0)?;
         let mut meta = EntryMeta {
-            authorized: flags == AUTHORIZED,
+            authorized: flags & AUTHORIZED != 0,
+            head_only: flags & HEAD_ONLY != 0,
             status: StatusCode::from_u16(decoder.u16()?).ok()?,
             request_time: time(decoder.u64()?)?,
             response_time: time(decoder.u64()?)?,
@@ -222,6 +226,7 @@ impl<'a> Entry<'a> {
         )
         .with_initial_age(meta.initial_age)
         .with_authorized(meta.authorized)
+        .with_head_only(meta.head_only)
         .with_order(meta.order)
     }
 }
@@ -256,6 +261,9 @@ fn time(nanos: u64) -> Option<SystemTime> {
 
 /// The flag of [`StoredResponse::authorized`]. An entry with any other flag was written by a later larder.
 const AUTHORIZED: u8 = 1;
+
+/// The flag of [`StoredResponse::head_only`].
+const HEAD_ONLY: u8 = 2;
 
 /// Envelope, fixed fields, the counts before lists, nonce and tag.
 const FIXED: usize = 160;

@@ -44,6 +44,7 @@ fn upstream(name: &str, host: &str, cost: Option<Cost>) -> Arc<Upstream> {
         tls,
         proxy: None,
         credential: None,
+        via: true,
         policy: UpstreamPolicy { cost, ..UpstreamPolicy::default() },
     })
 }

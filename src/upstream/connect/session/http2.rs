@@ -17,6 +17,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version};
 
 use crate::semantics::field_case::FieldCase;
 use crate::semantics::request::RequestFraming;
+use crate::semantics::target::path_equivalence;
 use crate::upstream::BodyFraming;
 use crate::upstream::connect::session::{
     InterimCounter, OutgoingRequest, RequestPart, SessionError, SessionEvent, UpstreamHead, has_no_body,
@@ -307,7 +308,7 @@ fn message(request: &OutgoingRequest) -> Request<()> {
     let uri = Uri::builder()
         .scheme(request.scheme)
         .authority(request.authority.as_str())
-        .path_and_query(request.path.as_str())
+        .path_and_query(&*path_equivalence::encode_invalid(&request.path))
         .build();
     *message.method_mut() = request.method.clone();
     *message.version_mut() = Version::HTTP_2;
