@@ -27,6 +27,8 @@ pub struct CallOutcome {
     pub retry_after: Option<RetryAfter>,
     /// The limits that the response states.
     pub quota: Option<RateLimitState>,
+    /// Whether the origin forbids to repeat the call (`x-should-retry: false`).
+    pub is_final: bool,
 }
 
 /// The time after which the origin allows the next call.
@@ -49,7 +51,7 @@ impl RetryAfter {
 impl CallOutcome {
     /// An outcome with only a class.
     pub fn from_class(class: OutcomeClass) -> Self {
-        Self { class, retry_after: None, quota: None }
+        Self { class, retry_after: None, quota: None, is_final: false }
     }
 
     /// Whether the response was a rate limit.

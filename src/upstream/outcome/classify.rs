@@ -44,7 +44,7 @@ pub fn response(
         is_quota_end: class == OutcomeClass::RateLimited(RateLimitKind::Quota),
     });
     let wait = by_rule.or_else(|| hint.filter(|hint| honours_hint(class, *hint)).map(|hint| hint.wait));
-    CallOutcome { class, retry_after: wait, quota }
+    CallOutcome { class, retry_after: wait, quota, is_final: retry_after::is_vetoed(headers) }
 }
 
 /// The outcome of a call without a response. `None`: the origin did not cause the failure.
