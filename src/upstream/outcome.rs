@@ -25,8 +25,10 @@ pub struct CallOutcome {
     pub class: OutcomeClass,
     /// How long the origin requests no further calls, if it does.
     pub retry_after: Option<RetryAfter>,
-    /// The limits that the response states.
+    /// The limit that is reached first, of those that the response states.
     pub quota: Option<RateLimitState>,
+    /// All of them.
+    pub limits: Vec<RateLimitState>,
     /// Whether the origin forbids to repeat the call (`x-should-retry: false`).
     pub is_final: bool,
 }
@@ -51,7 +53,7 @@ impl RetryAfter {
 impl CallOutcome {
     /// An outcome with only a class.
     pub fn from_class(class: OutcomeClass) -> Self {
-        Self { class, retry_after: None, quota: None, is_final: false }
+        Self { class, retry_after: None, quota: None, limits: Vec::new(), is_final: false }
     }
 
     /// Whether the response was a rate limit.
