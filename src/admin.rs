@@ -108,6 +108,7 @@ fn router(state: AppState) -> Router {
         .route("/v1/purge", post(v1::purge::purge))
         .route("/v1/entries", get(v1::entries::list))
         .route("/v1/upstreams", get(v1::upstreams::list))
+        .route("/v1/upstreams/release", post(v1::upstreams::release))
         .route("/v1/cost", get(v1::cost::list))
         .route("/v1/stats", get(v1::stats::show))
         .method_not_allowed_fallback(method_not_allowed)
@@ -128,7 +129,8 @@ const NOT_FOUND: Problem = Problem::new(
     StatusCode::NOT_FOUND,
     "not_found",
     "the admin listener serves /healthz, /readyz, /metrics, /ca.pem, /proxy.pac, /v1/config, \
-     /v1/config/reload, /v1/mode, /v1/purge, /v1/entries, /v1/upstreams, /v1/cost and /v1/stats",
+     /v1/config/reload, /v1/mode, /v1/purge, /v1/entries, /v1/upstreams, /v1/upstreams/release, /v1/cost and \
+     /v1/stats",
     "http_request_error",
 );
 

@@ -10,6 +10,7 @@ pub mod credential;
 pub mod defaults;
 pub(crate) mod describe;
 pub mod diagnostics;
+pub mod dialects;
 pub mod duration;
 pub mod env;
 pub mod file;
@@ -40,6 +41,7 @@ use crate::config::credential::Credential;
 use crate::config::diagnostics::{Problem, Report};
 use crate::config::env::Env;
 use crate::config::file_source::{Disk, FileSource, NoFiles};
+pub(crate) use crate::config::keyword::nearest;
 use crate::config::name_constraint::NameConstraint;
 use crate::config::parent_proxy::{ParentProxies, UpstreamProxy};
 use crate::config::reader::Reader;
@@ -97,8 +99,11 @@ fn text_of(path: &Path) -> Result<String, Report> {
     let failed = |what: String, fix: &str| Report::new(&name, "", vec![Problem::of_file(what, fix)]);
     let contents = Disk.read(path, file::LONGEST).map_err(|error| {
         if error.kind() == io::ErrorKind::NotFound {
-            let what = "the file cannot be read: there is no such file".to_owned();
-            return failed(what, "create it (`version: 1` is enough), or name another one");
+            let what = "there is no such file".to_owned();
+            return failed(
+                what,
+                "`larder init github` writes one (discord, coinmarketcap …: `larder presets`)",
+            );
         }
         let what = format!("the file cannot be read: {}", error.kind());
         failed(what, "name a file that this user may read; it is at most 1 MiB long")

@@ -6,14 +6,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use larder::cli::{
-    Context, ca, check, cost, doctor, env, environment, exec, fake, inspect, ls, mode, purge, reload, run,
-    schema, stats, upstreams,
+    Context, ca, check, cost, doctor, env, environment, exec, fake, init, inspect, ls, mode, presets, purge,
+    reload, run, schema, stats, upstreams,
 };
 
 const START_HERE: &str = "\
 Start here:
   larder fake discord &      a fake API to try things on
-  larder run &               the proxy, configured by ./proxy.yaml; `version: 1` in it is enough
+  larder init github         a proxy.yaml for an API; `larder presets` lists more
+  larder run &               the proxy, configured by ./proxy.yaml
   curl -x http://127.0.0.1:8080 -si http://discord.example.test/api/v10/guilds/1/roles
 
 Your own app, in any language, HTTPS included:
@@ -37,6 +38,10 @@ struct Command {
 enum Verb {
     /// Run the proxy until SIGTERM or SIGINT. SIGHUP reloads the configuration.
     Run(run::Args),
+    /// Write a proxy.yaml to begin with, from presets for well-known APIs.
+    Init(init::Args),
+    /// List the presets that `init` writes, or print one.
+    Presets(presets::Args),
     /// Check a configuration; with --explain, show how a request would be handled.
     Check(check::Args),
     /// Run a command that uses larder, in any programming language.
@@ -83,6 +88,8 @@ fn main() -> ExitCode {
     let mut context = Context { env: environment(), out: &mut out, err: &mut err };
     let exit = match &command.verb {
         Verb::Run(args) => run::run(args, &mut context),
+        Verb::Init(args) => init::run(args, &mut context),
+        Verb::Presets(args) => presets::run(args, &mut context),
         Verb::Check(args) => check::run(args, &mut context),
         Verb::Exec(args) => exec::run(args, &mut context),
         Verb::Ca(args) => ca::run(args, &mut context),

@@ -36,6 +36,7 @@ pub mod target;
 pub mod targeted_cache_control;
 #[cfg(test)]
 pub(crate) mod test_headers;
+pub mod time_zone;
 pub mod utc_calendar;
 pub mod validation;
 pub mod vary;

@@ -70,6 +70,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("sled", &["store/disk", "store/state_db"]),
     ("redis", &["store/shared"]),
     ("serde_saphyr", &["config"]),
+    ("jiff", &["semantics/time_zone", "semantics/rate_limit/unit"]),
     ("sfv", &["semantics/targeted_cache_control", "semantics/rate_limit"]),
     ("serde_json_path", &["semantics/json_path"]),
     ("flate2", &["upstream/outcome/body_inspection"]),

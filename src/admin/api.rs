@@ -46,6 +46,10 @@ pub trait AdminApi: Send + Sync + 'static {
     /// Status of each upstream, with its cooldowns and limits, in the order of the configuration.
     fn upstreams(&self) -> Vec<UpstreamStatus>;
 
+    /// Ends the cooldowns of spent quotas of one upstream, and returns their number once that is durable.
+    /// `None`: there is no such upstream.
+    async fn release(&self, upstream: &str) -> Option<usize>;
+
     /// Usage of each upstream with costs, in the order of the configuration.
     fn cost(&self) -> Vec<CostReport>;
 }

@@ -97,6 +97,11 @@ impl AdminApi for MockApi {
         self.purge.lock().clone()
     }
 
+    async fn release(&self, upstream: &str) -> Option<usize> {
+        self.record(format!("release {upstream}"));
+        (upstream == "openai").then_some(2)
+    }
+
     async fn entries(&self, query: &ListQuery) -> Page {
         self.record(format!("{query:?}"));
         let headers = query.details.then(|| {
@@ -133,6 +138,7 @@ impl AdminApi for MockApi {
                 reason: "rate-limited",
                 firm: true,
                 left: Duration::from_micros(1_500_400),
+                until_released: false,
                 probing: false,
                 count: 1,
             }],

@@ -1,4 +1,4 @@
-//! `larder upstreams`: prints the state of each upstream.
+//! `larder upstreams`: prints the state of each upstream; `larder upstreams release` ends its spent quotas.
 //!
 //! Owns: its arguments and its output. Never touches: the rules for cooldowns and limits.
 
@@ -6,19 +6,43 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::cli::admin_client::{AdminArgs, list, table};
+use crate::cli::admin_client::{AdminArgs, AdminClient, list, sanitize, table};
 use crate::cli::{Context, ExitStatus};
 use crate::config::duration;
 
 /// The arguments of `larder upstreams`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLE)]
+#[command(after_help = EXAMPLE, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
     #[command(flatten)]
     admin: AdminArgs,
 }
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// End the cooldowns of spent quotas of one upstream: its calls are made again.
+    Release(ReleaseArgs),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = RELEASE_EXAMPLE)]
+struct ReleaseArgs {
+    /// The name of the upstream, as `larder upstreams` shows it.
+    name: String,
+    #[command(flatten)]
+    admin: AdminArgs,
+}
+
+const RELEASE_EXAMPLE: &str = "\
+Use it once the reason is gone: the API was paid, its limit was raised. If the API
+refuses the next call all the same, the cooldown begins again.
+
+Example:
+  larder upstreams release openai";
 
 const EXAMPLE: &str = "\
 IN FLIGHT  calls that wait for the head of their response
@@ -33,11 +57,28 @@ served, if a route allows them.
 
 Examples:
   larder upstreams
-  larder upstreams --json";
+  larder upstreams --json
+  larder upstreams release openai     after a spent quota was paid or raised";
 
 /// Prints a line for each upstream, then the cooldowns and the limits.
 pub fn run(args: &Args, context: &mut Context<'_>) -> ExitStatus {
-    args.admin.run("upstreams", context, |larder| larder.get("/v1/upstreams"), print)
+    let Some(Action::Release(release)) = &args.action else {
+        return args.admin.run("upstreams", context, |larder| larder.get("/v1/upstreams"), print);
+    };
+    let request =
+        |larder: &AdminClient| larder.post("/v1/upstreams/release", &json!({ "upstream": release.name }));
+    let print = |response: &Value, out: &mut dyn Write| print_release(&release.name, response, out);
+    release.admin.run("upstreams release", context, request, print)
+}
+
+fn print_release(name: &str, response: &Value, out: &mut dyn Write) -> io::Result<()> {
+    let count = response["count"].as_u64().unwrap_or_default();
+    let name = sanitize(name);
+    match count {
+        0 => writeln!(out, "{name}: no quota was spent; nothing was blocked for one"),
+        1 => writeln!(out, "{name}: ended 1 cooldown; its calls are made again"),
+        _ => writeln!(out, "{name}: ended {count} cooldowns; their calls are made again"),
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,7 +99,8 @@ struct CooldownRow {
     reach: String,
     cause: String,
     firm: bool,
-    left: f64,
+    /// `None`: until the operator ends it.
+    left: Option<f64>,
     probing: bool,
     count: u64,
 }
@@ -120,10 +162,11 @@ impl CooldownRow {
         let Self { reach, cause, count, .. } = self;
         let scope = if *count == 1 { reach.clone() } else { format!("{count} × {reach}") };
         let effect = if self.firm { "calls are blocked" } else { "stale responses are served" };
-        let until = match (self.probing, self.left > 0.0) {
+        let until = match (self.probing, self.left) {
             (true, _) => "until the probe call ends".to_owned(),
-            (false, true) => format!("for {}", time_text(self.left)),
-            (false, false) => "until the next call, which is the probe".to_owned(),
+            (false, None) => "until `larder upstreams release`".to_owned(),
+            (false, Some(left)) if left > 0.0 => format!("for {}", time_text(left)),
+            (false, Some(_)) => "until the next call, which is the probe".to_owned(),
         };
         format!("{scope} cooldown ({cause}): {effect} {until}")
     }

@@ -17,6 +17,7 @@ use crate::policy::{
     Backoff, ClientCacheControl, CooldownPolicy, ErrorMatch, KeyPolicy, Policy, RetryPolicy, ScopeRule,
     SetCookiePolicy, StaleIfError, StatusMatch, Ttl,
 };
+use crate::semantics::status;
 
 /// `listen`: loopback only.
 pub const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
@@ -100,7 +101,7 @@ impl Default for UpstreamTls {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        let status = |status| ErrorMatch::Status(StatusMatch::Exact(status));
+        let status = |code| ErrorMatch::Status(StatusMatch::Exact(code));
         Self {
             retries: 3,
             on: vec![
@@ -108,6 +109,7 @@ impl Default for RetryPolicy {
                 status(StatusCode::BAD_GATEWAY),
                 status(StatusCode::SERVICE_UNAVAILABLE),
                 status(StatusCode::GATEWAY_TIMEOUT),
+                status(status::OVERLOADED),
                 ErrorMatch::Connect,
                 ErrorMatch::Timeout,
             ],

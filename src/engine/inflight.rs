@@ -86,7 +86,7 @@ impl ResponseHead {
     /// The error that the response reports, if it does.
     pub(crate) fn failure(&self) -> AttemptFailure {
         let (class, reason) = (self.failure, self.reason);
-        AttemptFailure { class, status: Some(self.status), reason, retry_after: None }
+        AttemptFailure { status: Some(self.status), ..AttemptFailure::new(class, reason) }
     }
 
     /// The status for policy decisions: a part counts as its whole.

@@ -2,13 +2,17 @@
 //!
 //! Owns: the values that `upstreams.*` resolves to. Never touches: the configuration file, calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, StatusCode};
 use serde_json::Value;
 
 use crate::policy::StatusMatch;
 use crate::semantics::json_path::JsonPath;
+use crate::semantics::rate_limit::LimitScope;
+use crate::semantics::rate_limit::dialect::LimitTable;
+use crate::semantics::time_zone::TimeZone;
 
 /// The policy of an upstream. The default has no rules and only the default limits.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -26,10 +30,18 @@ pub struct UpstreamPolicy {
 }
 
 impl UpstreamPolicy {
-    /// Whether larder must inspect the JSON body of responses.
+    /// Whether larder may have to inspect the JSON body of a response.
     pub fn reads_bodies(&self) -> bool {
-        let credits = self.cost.as_ref().map(|cost| &cost.credits);
-        self.rules.read_bodies() || matches!(credits, Some(CreditSource::Body(_)))
+        self.rules.read_bodies() || self.charges_by_body()
+    }
+
+    /// Whether larder must inspect the JSON body of a response with this status.
+    pub fn reads_body_of(&self, status: StatusCode) -> bool {
+        self.rules.read_body_of(status) || self.charges_by_body()
+    }
+
+    fn charges_by_body(&self) -> bool {
+        self.cost.as_ref().is_some_and(|cost| matches!(cost.credits, CreditSource::Body(_)))
     }
 }
 
@@ -40,12 +52,43 @@ pub struct ResponseRules {
     pub success: Vec<JsonRule>,
     /// The classes of errors; the first match counts.
     pub errors: Vec<ErrorRule>,
+    /// How the API states its limits and errors, where the rules above do not match.
+    pub dialect: Option<Arc<Dialect>>,
+}
+
+/// `rate_limit.dialect`: how an API states its limits and errors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dialect {
+    /// Its name; `own`: one of the configuration's own.
+    pub name: Box<str>,
+    /// Where it states limits and waits.
+    pub table: LimitTable,
+    /// The classes of its errors; the first match counts.
+    pub errors: Vec<ErrorRule>,
 }
 
 impl ResponseRules {
     /// Whether any rule inspects bodies.
     pub fn read_bodies(&self) -> bool {
-        !self.success.is_empty() || self.errors.iter().any(|rule| !rule.json.is_empty())
+        let by_dialect = |dialect: &Arc<Dialect>| {
+            dialect.table.reads_bodies(true) || dialect.errors.iter().any(ErrorRule::reads_body)
+        };
+        self.reads_all_bodies() || self.dialect.as_ref().is_some_and(by_dialect)
+    }
+
+    /// Whether any rule inspects the body of a response with this status.
+    pub fn read_body_of(&self, status: StatusCode) -> bool {
+        let is_error = status.is_client_error() || status.is_server_error();
+        let by_dialect = |dialect: &Arc<Dialect>| {
+            let reads = |rule: &ErrorRule| rule.reads_body() && rule.covers(status);
+            dialect.table.reads_bodies(is_error) || dialect.errors.iter().any(reads)
+        };
+        self.reads_all_bodies() || self.dialect.as_ref().is_some_and(by_dialect)
+    }
+
+    /// The operator's own rules inspect the bodies of all responses.
+    fn reads_all_bodies(&self) -> bool {
+        !self.success.is_empty() || self.errors.iter().any(ErrorRule::reads_body)
     }
 }
 
@@ -65,6 +108,47 @@ impl JsonRule {
     }
 }
 
+/// `"$.error.message": secondary rate limit`: a text at the path contains one of these, in any letter case.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextRule {
+    /// The path of the texts.
+    pub path: JsonPath,
+    /// The parts to look for, in lower case.
+    pub parts: Vec<Box<str>>,
+}
+
+impl TextRule {
+    /// Whether a text at the path contains one of the parts.
+    pub fn matches(&self, body: &Value) -> bool {
+        let contains = |text: &str| {
+            let text = text.to_lowercase();
+            self.parts.iter().any(|part| text.contains(&**part))
+        };
+        self.path.all(body).any(|found| found.as_str().is_some_and(contains))
+    }
+}
+
+/// `RateLimit-Reason: [jira-quota-tenant-based]`: the field has one of these values, in any letter case; `"*"`:
+/// any value.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeaderRule {
+    /// The field.
+    pub name: HeaderName,
+    /// The values; `"*"`: any.
+    pub values: Vec<Box<str>>,
+}
+
+impl HeaderRule {
+    /// Whether the field has one of the values.
+    pub fn matches(&self, headers: &HeaderMap) -> bool {
+        let is_one = |found: &[u8]| {
+            let equal = |value: &str| value == "*" || found.eq_ignore_ascii_case(value.as_bytes());
+            self.values.iter().any(|value| equal(value))
+        };
+        headers.get_all(&self.name).iter().any(|value| is_one(value.as_bytes().trim_ascii()))
+    }
+}
+
 /// One of `errors`: all its conditions must match.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ErrorRule {
@@ -72,10 +156,47 @@ pub struct ErrorRule {
     pub status: Vec<StatusMatch>,
     /// All of these conditions.
     pub json: Vec<JsonRule>,
+    /// All of these conditions on texts.
+    pub contains: Vec<TextRule>,
+    /// All of these conditions on fields.
+    pub headers: Vec<HeaderRule>,
     /// The class of the error.
     pub class: OutcomeClass,
     /// The cooldown after the error; `None`: as the response specifies, else by the class.
     pub cooldown: Option<CooldownUntil>,
+    /// The scope of the limit that was exceeded; `None`: as the response specifies.
+    pub scope: Option<LimitScope>,
+}
+
+impl ErrorRule {
+    /// A rule without conditions, which matches nothing.
+    pub fn new(class: OutcomeClass) -> Self {
+        let (status, json, contains, headers) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { status, json, contains, headers, class, cooldown: None, scope: None }
+    }
+
+    /// Whether it inspects the body.
+    pub fn reads_body(&self) -> bool {
+        !(self.json.is_empty() && self.contains.is_empty())
+    }
+
+    /// Whether it can match a response with this status.
+    pub fn covers(&self, status: StatusCode) -> bool {
+        self.status.is_empty() || self.status.iter().any(|pattern| pattern.matches(status))
+    }
+
+    /// Whether all its conditions match. A rule without conditions matches nothing.
+    pub fn matches(&self, status: StatusCode, headers: &HeaderMap, json: Option<&Value>) -> bool {
+        let has_conditions = self.reads_body() || !(self.status.is_empty() && self.headers.is_empty());
+        let by_body = |body| {
+            self.json.iter().all(|rule| rule.matches(body))
+                && self.contains.iter().all(|rule| rule.matches(body))
+        };
+        has_conditions
+            && self.covers(status)
+            && self.headers.iter().all(|rule| rule.matches(headers))
+            && (!self.reads_body() || json.is_some_and(by_body))
+    }
 }
 
 /// The class of a call's outcome.
@@ -132,14 +253,26 @@ impl RateLimitKind {
 }
 
 /// `errors[].hold`: the cooldown after an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CooldownUntil {
     /// A fixed duration.
     For(Duration),
     /// Until the day ends (UTC).
     UntilMidnight,
+    /// Until the day ends in this zone.
+    UntilMidnightIn(TimeZone),
     /// Until the month ends (UTC).
     UntilNextMonth,
+    /// Until the operator ends it (`larder upstreams release`).
+    UntilReleased,
+}
+
+/// The time of a cooldown that only the operator ends, longer than any other.
+pub const UNTIL_RELEASED: Duration = Duration::from_secs(200 * 365 * 86_400);
+
+/// Whether a cooldown with this much time left is one that only the operator ends.
+pub fn is_until_released(left: Duration) -> bool {
+    left > UNTIL_RELEASED / 2
 }
 
 /// `30/m`: the most calls in any window of that length.

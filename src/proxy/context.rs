@@ -207,9 +207,8 @@ impl RequestContext {
     /// Captures a piece of a response body that passes through.
     pub(super) fn capture_piece(&mut self, piece: &Bytes) {
         // First, as the rules may find that the response must not be stored.
-        if self.body_capture.as_mut().is_some_and(|capture| !capture.push(piece)) {
-            self.body_capture = None;
-            self.skip_inspection();
+        if let Some(capture) = self.body_capture.take_if(|capture| !capture.push(piece)) {
+            self.skip_inspection(capture.status);
         }
         self.post_capture.take_if(|capture| !capture.push(piece));
         self.refusal.take_if(|refusal| !refusal.push(piece));
@@ -225,15 +224,15 @@ impl RequestContext {
             // An error that is only visible in the body is not stored.
             InspectedBody::Json(_) => self.post_capture = None,
             InspectedBody::NotJson => permit.finish_without_body(),
-            InspectedBody::Unread => self.skip_inspection(),
+            InspectedBody::Unread => self.skip_inspection(capture.status),
         }
     }
 
     /// Ends the call without inspection. The response may be an error, so it is not stored.
-    fn skip_inspection(&mut self) {
+    fn skip_inspection(&mut self, status: StatusCode) {
         let Some(permit) = &mut self.permit else { return };
         permit.finish_without_body();
-        if permit.body_affects_outcome() {
+        if permit.body_affects_outcome(status) {
             self.post_capture = None;
         }
     }

@@ -174,7 +174,7 @@ impl DetachedCall {
             self.permit.mark_client_at_fault();
         }
         hop_by_hop::strip(&mut headers);
-        let inspects = self.permit.reads_bodies()
+        let inspects = self.permit.reads_body_of(status)
             && status != StatusCode::SWITCHING_PROTOCOLS
             && body_inspection::coding(&headers).is_some();
         if inspects {

@@ -102,9 +102,10 @@ impl Exchange {
         let record = || {
             start.filter(|_| is_recordable).and_then(|start| {
                 // If a rule applies to the body but cannot inspect it, the response may be an error.
-                let may_be_error = ctx.permit.as_ref().is_some_and(Permit::body_affects_outcome)
-                    && ctx.body_capture.is_none()
-                    && body_inspection::may_be_json(headers);
+                let may_be_error =
+                    ctx.permit.as_ref().is_some_and(|permit| permit.body_affects_outcome(status))
+                        && ctx.body_capture.is_none()
+                        && body_inspection::may_be_json(headers);
                 (!may_be_error).then(|| engine.pass_through.capture_post(start, status, headers))?
             })
         };

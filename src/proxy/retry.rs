@@ -72,7 +72,7 @@ impl Exchange {
         let status = head.status;
         self.ctx.body_capture = None;
         // A 101 is followed by another protocol, not by a body.
-        if permit.reads_bodies() && status != StatusCode::SWITCHING_PROTOCOLS {
+        if permit.reads_body_of(status) && status != StatusCode::SWITCHING_PROTOCOLS {
             let in_flight = &self.handler.network.in_flight;
             self.ctx.body_capture = BodyCapture::for_response(status, &head.headers, in_flight);
         }

@@ -30,6 +30,11 @@ impl JsonPath {
     pub fn first<'v>(&self, body: &'v Value) -> Option<&'v Value> {
         self.query.query(body).first()
     }
+
+    /// All values that the query finds in `body`.
+    pub fn all<'v>(&self, body: &'v Value) -> impl Iterator<Item = &'v Value> {
+        self.query.query(body).all().into_iter()
+    }
 }
 
 impl PartialEq for JsonPath {

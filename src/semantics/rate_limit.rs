@@ -1,9 +1,12 @@
 //! Rate limits that an origin announces: `RateLimit` and `RateLimit-Policy` (IETF draft), and the
-//! `X-RateLimit-*` dialects of Discord, GitHub and many others.
+//! `X-RateLimit-*` fields of Discord, GitHub and many others. The names of further APIs are a table each
+//! ([`dialect::LimitTable`]).
 //!
 //! Owns: parsing of these fields. Never touches: the clock (`now` is a parameter), enforcement of the limits.
 
+pub mod dialect;
 mod ietf_draft;
+pub mod unit;
 mod x_ratelimit;
 
 use std::cmp::Reverse;
@@ -30,6 +33,8 @@ const GLOBAL: HeaderName = HeaderName::from_static("x-ratelimit-global");
 /// The state of a rate limit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RateLimitState {
+    /// Its name, if the origin has several limits at once. Empty: that of the generic fields.
+    pub name: Box<str>,
     /// The number of calls that a window allows.
     pub limit: Option<u64>,
     /// The length of a window.
@@ -40,8 +45,20 @@ pub struct RateLimitState {
     pub resets_in: Option<Duration>,
     /// The bucket, if the origin has several limits.
     pub bucket: Option<Bucket>,
+    /// What is counted.
+    pub unit: LimitUnit,
     /// The scope of the limit.
     pub scope: LimitScope,
+}
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum LimitUnit {
+    /// Calls: each uses up one.
+    #[default]
+    Calls,
+    /// Tokens, points, credits: how much a call uses up is known from its response.
+    Other,
 }
 
 /// One of several limits of an origin.
@@ -63,6 +80,8 @@ pub enum LimitScope {
     Global,
     /// A resource's limit, which other callers also use up (Discord's `shared`).
     Shared,
+    /// The caller's limit for one endpoint.
+    Endpoint,
 }
 
 impl RateLimitState {
@@ -73,9 +92,15 @@ impl RateLimitState {
 
     /// Sort key: the smallest is the limit that is reached first. Among equal limits it is the one that
     /// resets last.
-    fn urgency(&self) -> (bool, u64, Reverse<Option<Duration>>) {
+    fn urgency(&self) -> (bool, bool, u64, Reverse<Option<Duration>>) {
         let left = self.remaining.or(self.limit).unwrap_or(u64::MAX);
-        (self.remaining.is_none(), left, Reverse(self.resets_in))
+        let is_other = self.unit == LimitUnit::Other && !self.is_exhausted();
+        (is_other, self.remaining.is_none(), left, Reverse(self.resets_in))
+    }
+
+    /// The one of these that is reached first; of several that are exhausted, the one that lasts longest.
+    pub fn most_urgent(limits: &[Self]) -> Option<&Self> {
+        limits.iter().min_by_key(|limit| limit.urgency())
     }
 }
 

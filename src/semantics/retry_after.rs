@@ -1,17 +1,28 @@
-//! `Retry-After` (RFC 9110 §10.2.3): the time that the origin requests before the next call.
+//! `Retry-After` (RFC 9110 §10.2.3), `retry-after-ms` and the vetoes of APIs: whether and when the origin allows
+//! the next call.
 //!
-//! Owns: parsing of the field, and of seconds in the forms that servers send. Never touches: the clock (`now`
+//! Owns: parsing of these fields, and of seconds in the forms that servers send. Never touches: the clock (`now`
 //! is a parameter), the time that larder actually waits.
 
 use std::time::{Duration, SystemTime};
 
-use http::HeaderMap;
 use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName};
 
 use crate::semantics::date;
 
 /// Maximum parsed time (136 years), so that it can be added to any time. Callers apply limits of their own.
 pub const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
+
+/// The same time in milliseconds (OpenAI and others). `Retry-After` beside it is its rounding.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// `Retry-After` in whole seconds exceeds the time in milliseconds by less than this.
+const ROUNDING: Duration = Duration::from_secs(1);
+
+/// The fields by which APIs tell their clients whether to repeat a call (OpenAI, Anthropic; Stripe).
+const SHOULD_RETRY: [HeaderName; 2] =
+    [HeaderName::from_static("x-should-retry"), HeaderName::from_static("stripe-should-retry")];
 
 /// The time that a response requests before the next call, the longest of several fields. A past date or a
 /// negative number counts as zero. A value that is neither seconds nor a date is ignored.
@@ -30,7 +41,24 @@ pub const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 /// assert_eq!(wait("soon"), None);
 /// ```
 pub fn from_headers(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    headers.get_all(RETRY_AFTER).iter().filter_map(|value| wait(value.as_bytes(), now)).max()
+    let stated = headers.get_all(RETRY_AFTER).iter().filter_map(|value| wait(value.as_bytes(), now)).max();
+    let exact = headers.get_all(RETRY_AFTER_MS).iter().filter_map(|value| millis(value.as_bytes())).max();
+    match (stated, exact) {
+        (Some(stated), Some(exact)) if stated >= exact && stated - exact < ROUNDING => Some(exact),
+        (stated, exact) => stated.max(exact),
+    }
+}
+
+/// Whether the response forbids to repeat the call (`x-should-retry: false`). `true` permits nothing that the
+/// operator's `retry` does not.
+pub fn is_vetoed(headers: &HeaderMap) -> bool {
+    let is_false = |value: &http::HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"false");
+    SHOULD_RETRY.iter().any(|name| headers.get_all(name).iter().any(is_false))
+}
+
+/// Parses decimal milliseconds.
+fn millis(value: &[u8]) -> Option<Duration> {
+    seconds(value).map(|wait| (wait / 1000).min(LONGEST))
 }
 
 fn wait(value: &[u8], now: SystemTime) -> Option<Duration> {
@@ -136,6 +164,40 @@ mod tests {
         ] {
             assert_eq!(parsed(&[line]), expected, "{line:?}");
         }
+    }
+
+    fn of(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let named = |(name, value): &(&'static str, &'static str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
+        fields.iter().map(named).collect()
+    }
+
+    #[test]
+    fn milliseconds_are_more_exact_than_the_seconds_beside_them() {
+        for (fields, expected) in [
+            (&[("retry-after-ms", "300")][..], Some(300)),
+            (&[("retry-after-ms", "300"), ("retry-after", "1")], Some(300)),
+            (&[("retry-after-ms", "12.5")], Some(12)),
+            (&[("retry-after-ms", "300"), ("retry-after", "0")], Some(300)),
+            (&[("retry-after-ms", "300"), ("retry-after", "20")], Some(20_000)),
+            (&[("retry-after-ms", "-1")], Some(0)),
+            (&[("retry-after-ms", "soon"), ("retry-after", "2")], Some(2000)),
+            (&[("retry-after-ms", "soon")], None),
+        ] {
+            let wait = from_headers(&of(fields), now()).map(|wait| wait.as_millis());
+            assert_eq!(wait, expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn only_false_is_a_veto() {
+        let vetoed = |name, value| super::is_vetoed(&of(&[(name, value)]));
+        assert!(vetoed("x-should-retry", "false") && vetoed("stripe-should-retry", "False "));
+        for value in ["true", "", "0", "no", "falsey"] {
+            assert!(!vetoed("x-should-retry", value), "{value}");
+        }
+        assert!(!vetoed("retry-after", "false"));
     }
 
     #[test]

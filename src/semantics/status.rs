@@ -5,6 +5,12 @@
 
 use http::StatusCode;
 
+/// 529: the API is overloaded (Anthropic, Notion and others; in no RFC). It is retried like 503.
+pub const OVERLOADED: StatusCode = match StatusCode::from_u16(529) {
+    Ok(status) => status,
+    Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+};
+
 /// Never stored, regardless of fields and routes: interim responses, partial responses, responses to
 /// conditions, errors about a connection (407), and errors by which one malformed request would affect later
 /// requests.

@@ -94,6 +94,11 @@ impl AdminApi for AdminService {
         pipeline.admission.report(&pipeline.config.upstreams)
     }
 
+    async fn release(&self, upstream: &str) -> Option<usize> {
+        let pipeline = self.0.pipeline();
+        pipeline.admission.release(&pipeline.config.upstreams, upstream).await
+    }
+
     fn cost(&self) -> Vec<CostReport> {
         let shared = &self.0.shared;
         shared.telemetry.cost().reports(shared.clock.now())

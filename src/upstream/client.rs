@@ -225,7 +225,7 @@ async fn classify_response(
     in_flight: &Arc<InFlightBytes>,
 ) -> Result<UpstreamResponse, UpstreamError> {
     let mut inspected = InspectedBody::NotJson;
-    if permit.reads_bodies() && response.framing != BodyFraming::Length(0) {
+    if permit.reads_body_of(response.status) && response.framing != BodyFraming::Length(0) {
         if response.status.is_success() {
             permit.release_probe();
         }
@@ -240,7 +240,8 @@ async fn classify_response(
         (inspected, response.body) = (read, body);
     }
     response.outcome = permit.on_response(response.status, &response.headers, inspected.json());
-    response.body_uninspected = inspected == InspectedBody::Unread && permit.body_affects_outcome();
+    response.body_uninspected =
+        inspected == InspectedBody::Unread && permit.body_affects_outcome(response.status);
     response.wait_reason = permit.waited();
     if let Some(capture) = permit.capture_refusal(response.status, &response.headers) {
         response.body = Box::new(CapturedBody { body: response.body, capture: Some(capture) });

@@ -26,8 +26,12 @@ pub struct CallOutcome {
     pub class: OutcomeClass,
     /// How long the origin requests no further calls, if it does.
     pub retry_after: Option<RetryAfter>,
-    /// The limits that the response states.
+    /// The limit that is reached first, of those that the response states.
     pub quota: Option<RateLimitState>,
+    /// All of them.
+    pub limits: Vec<RateLimitState>,
+    /// Whether the origin forbids to repeat the call (`x-should-retry: false`).
+    pub is_final: bool,
 }
 
 /// The time after which the origin allows the next call.
@@ -50,7 +54,7 @@ impl RetryAfter {
 impl CallOutcome {
     /// An outcome with only a class.
     pub fn from_class(class: OutcomeClass) -> Self {
-        Self { class, retry_after: None, quota: None }
+        Self { class, retry_after: None, quota: None, limits: Vec::new(), is_final: false }
     }
 
     /// Whether the response was a rate limit.

@@ -28,12 +28,14 @@ pub struct AttemptFailure {
     pub reason: Reason,
     /// How long the origin requests no further calls, if it does.
     pub retry_after: Option<RetryAfter>,
+    /// Whether the origin forbids to repeat the call.
+    pub is_final: bool,
 }
 
 impl AttemptFailure {
     /// A failure without a response.
     pub fn new(class: ErrorClass, reason: Reason) -> Self {
-        Self { class, status: None, reason, retry_after: None }
+        Self { class, status: None, reason, retry_after: None, is_final: false }
     }
 
     /// The failure that a response reports; `None`: it is not an error.
@@ -44,6 +46,7 @@ impl AttemptFailure {
             status: Some(status),
             reason: Reason::Outcome(outcome.class),
             retry_after: outcome.retry_after,
+            is_final: outcome.is_final,
         })
     }
 
@@ -126,7 +129,7 @@ impl RetryState {
         let Some(policy) = self.policy.as_ref().filter(|_| !self.paused) else {
             return RetryDecision::Stop;
         };
-        if self.done >= policy.retries || !policy.covers(failure.class) {
+        if failure.is_final || self.done >= policy.retries || !policy.covers(failure.class) {
             return RetryDecision::Stop;
         }
         let retry_after = failure.retry_after.filter(|_| policy.honour_retry_after);

@@ -81,6 +81,10 @@ impl api::AdminApi for FakeAdminApi {
         Ok(api::PurgeResult { count: 3, sent_as: None })
     }
 
+    async fn release(&self, upstream: &str) -> Option<usize> {
+        (upstream == "discord").then_some(1)
+    }
+
     async fn entries(&self, query: &api::ListQuery) -> api::Page {
         self.requests.lock().push(format!("{query:?}"));
         let from = query.after.as_deref().map_or(0, |after| after.parse().expect("a cursor"));
@@ -166,7 +170,7 @@ impl api::AdminApi for FakeAdminApi {
 
 fn cooldown(reach: &'static str, cause: &'static str, firm: bool, left: u64, count: usize) -> CooldownStatus {
     let left = Duration::from_millis(left);
-    CooldownStatus { scope: reach, reason: cause, firm, left, probing: false, count }
+    CooldownStatus { scope: reach, reason: cause, firm, left, until_released: false, probing: false, count }
 }
 
 fn sample_entry(number: usize, details: bool) -> api::Entry {

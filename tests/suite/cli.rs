@@ -171,7 +171,7 @@ async fn a_missing_configuration_is_reported_with_its_path_and_a_hint() {
     let report = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{report}");
     assert!(report.starts_with("/no/such/proxy.yaml: "), "{report}");
-    assert!(report.contains("there is no such file") && report.contains("`version: 1`"), "{report}");
+    assert!(report.contains("there is no such file") && report.contains("`larder init github`"), "{report}");
 }
 
 #[tokio::test]

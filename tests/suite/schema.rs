@@ -45,6 +45,12 @@ fn presets() -> Vec<PathBuf> {
         .into()
 }
 
+/// Every shipped configuration.
+fn all_presets() -> Vec<PathBuf> {
+    let names = larder::cli::presets::ALL.iter().map(|preset| preset.name);
+    names.map(|name| repository().join(format!("docs/presets/{name}.yaml"))).collect()
+}
+
 /// The YAML blocks of a page.
 fn blocks(page: &str) -> Vec<&str> {
     let after = page.split("\n```yaml\n").skip(1);
@@ -76,7 +82,7 @@ fn the_schema_accepts_every_example_that_larder_accepts() {
     let mut all: Vec<(String, String)> = fixtures("good", "yaml")
         .into_iter()
         .chain([repository().join("proxy.yaml")])
-        .chain(presets())
+        .chain(all_presets())
         .map(|path| (path.display().to_string(), fs::read_to_string(path).expect("it is text")))
         .collect();
     for page in ["README.md", "docs/operations.md"] {

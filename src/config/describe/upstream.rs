@@ -16,8 +16,8 @@ use crate::config::parent_proxy::UpstreamProxy;
 use crate::config::rate;
 use crate::policy::timeouts::{Deadline, TimeoutOverrides};
 use crate::policy::upstream::{
-    BanGuardRule, CircuitBreaker, CooldownUntil, Cost, CostBudget, CreditSource, ErrorRule, JsonRule,
-    OverBudgetAction, RateLimit,
+    BanGuardRule, CircuitBreaker, CooldownUntil, Cost, CostBudget, CreditSource, Dialect, ErrorRule,
+    JsonRule, OverBudgetAction, RateLimit,
 };
 use crate::policy::{CooldownPolicy, RetryPolicy};
 
@@ -56,6 +56,7 @@ pub(crate) fn upstream_policy(upstream: &Upstream) -> Vec<(&'static str, String)
         lines.push(("success", conditions(&policy.rules.success, " or ")));
     }
     lines.extend(policy.rules.errors.iter().map(|one| ("errors", rule(one))));
+    lines.extend(policy.rules.dialect.as_ref().map(|one| ("dialect", dialect(one))));
     if policy.rate_limit != RateLimit::default() {
         lines.push(("rate_limit", rate_limit(policy.rate_limit)));
     }
@@ -99,17 +100,29 @@ fn conditions(rules: &[JsonRule], between: &str) -> String {
 
 fn rule(rule: &ErrorRule) -> String {
     let statuses = rule.status.iter().map(|matched| status(*matched)).collect::<Vec<_>>().join(", ");
-    let when = match (rule.status.is_empty(), rule.json.is_empty()) {
-        (_, true) => statuses,
-        (true, false) => conditions(&rule.json, " and "),
-        (false, false) => format!("{statuses} and {}", conditions(&rule.json, " and ")),
-    };
-    let cooldown = rule.cooldown.map(|cooldown| match cooldown {
-        CooldownUntil::For(time) => format!(", cooldown {}", show(time)),
+    let contains = rule.contains.iter().map(|rule| {
+        let parts = rule.parts.iter().map(|part| format!("{part:?}")).collect::<Vec<_>>();
+        format!("{} contains {}", rule.path, parts.join(" or "))
+    });
+    let headers = rule.headers.iter().map(|rule| format!("{} is {}", rule.name, rule.values.join(" or ")));
+    let json = Some(conditions(&rule.json, " and "));
+    let all = [statuses].into_iter().chain(json).chain(contains).chain(headers);
+    let when = all.filter(|one| !one.is_empty()).collect::<Vec<_>>().join(" and ");
+    let cooldown = rule.cooldown.as_ref().map(|cooldown| match cooldown {
+        CooldownUntil::For(time) => format!(", cooldown {}", show(*time)),
         CooldownUntil::UntilMidnight => ", cooldown until the day ends (UTC)".to_owned(),
+        CooldownUntil::UntilMidnightIn(zone) => format!(", cooldown until the day ends ({zone})"),
         CooldownUntil::UntilNextMonth => ", cooldown until the month ends (UTC)".to_owned(),
+        CooldownUntil::UntilReleased => ", cooldown until `larder upstreams release`".to_owned(),
     });
     format!("{when}: {}{}", rule.class.token(), cooldown.unwrap_or_default())
+}
+
+/// `openai: limits requests, tokens; 3 rules for errors`.
+fn dialect(dialect: &Dialect) -> String {
+    let limits = dialect.table.limits.iter().map(|limit| &*limit.name).collect::<Vec<_>>();
+    let limits = if limits.is_empty() { "as most APIs".to_owned() } else { limits.join(", ") };
+    format!("{}: limits {limits}; {} rules for errors", dialect.name, dialect.errors.len())
 }
 
 /// The rate limit.

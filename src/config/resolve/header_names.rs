@@ -79,6 +79,11 @@ pub(super) fn name(text: &str) -> Result<HeaderName, ValueError> {
     Ok(name)
 }
 
+/// Parses the name of a field of responses.
+pub(super) fn of_response(text: &str) -> Result<HeaderName, ValueError> {
+    field(text, "the name of a response field")
+}
+
 /// Parses the name of a field that a key may ignore: not a credential, and not a field by which an origin may
 /// select another resource.
 pub(super) fn ignorable(text: &str) -> Result<HeaderName, ValueError> {

@@ -4,6 +4,7 @@
 
 mod cost;
 mod credential;
+mod dialect;
 mod mount;
 mod rate_limit;
 mod response_rules;
@@ -64,9 +65,12 @@ fn on_or_off(text: &str) -> Result<bool, ValueError> {
 
 /// The policy of an upstream, in the order of the reference file.
 fn upstream_policy(one: &mut Section<'_>, reader: &mut Reader<'_>) -> UpstreamPolicy {
+    let mut rules = response_rules::read(one, reader);
+    let (rate_limit, dialect) = rate_limit::rate_limit(one, reader);
+    rules.dialect = dialect;
     UpstreamPolicy {
-        rules: response_rules::read(one, reader),
-        rate_limit: rate_limit::rate_limit(one, reader),
+        rules,
+        rate_limit,
         ban_guard: rate_limit::ban_guard(one, reader),
         breaker: rate_limit::breaker(one, reader),
         cost: cost::read(one, reader),

@@ -109,9 +109,14 @@ fn seconds_from_now(value: &[u8]) -> Option<Duration> {
 /// The time until a reset, which may be given in seconds from now, in seconds or milliseconds since 1970, or
 /// as a date. The first interpretation within [`MAX_TIME`] applies; otherwise the value is ignored.
 fn resets_in(headers: &HeaderMap, fields: &Fields, value: &[u8], now: SystemTime) -> Option<Duration> {
-    let Some(number) = retry_after::seconds(value) else {
-        // A date contains a comma, so the list members cannot be used.
-        return until(date::parse(headers.get(&fields.reset)?.as_bytes(), now)?, now);
+    // A date contains a comma, so the list members cannot be used for it.
+    plausible_time(value, headers.get(&fields.reset)?.as_bytes(), now)
+}
+
+/// The same for a value that is `number`, or the whole field `date`.
+pub(super) fn plausible_time(number: &[u8], date: &[u8], now: SystemTime) -> Option<Duration> {
+    let Some(number) = retry_after::seconds(number) else {
+        return until(date::parse(date, now)?, now);
     };
     if number <= MAX_TIME {
         return Some(number);
@@ -121,7 +126,7 @@ fn resets_in(headers: &HeaderMap, fields: &Fields, value: &[u8], now: SystemTime
 }
 
 /// The time from now until `time`, zero if it passed recently. A time far in the past or future is not valid.
-fn until(time: SystemTime, now: SystemTime) -> Option<Duration> {
+pub(super) fn until(time: SystemTime, now: SystemTime) -> Option<Duration> {
     let ahead = match time.duration_since(now) {
         Ok(ahead) => ahead,
         Err(behind) if behind.duration() <= MAX_TIME => Duration::ZERO,

@@ -206,6 +206,15 @@ impl<'a> LimitKeys<'a> {
         Self { call, policy: target.policy(), origin, endpoint, family, credential }
     }
 
+    /// The limit of one credential for one endpoint, beside the buckets that the origin names.
+    pub(super) fn endpoint_limit(&self) -> u128 {
+        let mut id = Xxh3::new();
+        id.update(b"endpoint");
+        id.update(&self.credential.to_be_bytes());
+        id.update(&self.endpoint.to_be_bytes());
+        id.digest128()
+    }
+
     /// The groups that the call belongs to, from the smallest to the largest.
     pub(super) fn levels(&self) -> [GroupMember; LEVELS] {
         let resource = || u128::from(self.call.resource);

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::policy::upstream::{UNTIL_RELEASED, is_until_released};
 use crate::upstream::admission::rejection::{RejectReason, Rejection};
 
 /// The maximum number of cooldowns of an upstream. Beyond it the oldest are evicted, except the one of the
@@ -181,8 +182,11 @@ impl Cooldowns {
         let mut sequences: Vec<u64> = self.all.values().map(|cooldown| cooldown.sequence).collect();
         if let Some(oldest) = sequences.len().checked_sub(MAX_COOLDOWNS / 2).filter(|oldest| *oldest > 0) {
             let (_, &mut first, _) = sequences.select_nth_unstable(oldest);
-            self.all
-                .retain(|scope, cooldown| *scope == CooldownScope::Upstream || cooldown.sequence >= first);
+            let stays = |scope: &CooldownScope, cooldown: &Cooldown| {
+                *scope == CooldownScope::Upstream
+                    || is_until_released(cooldown.until.saturating_duration_since(now))
+            };
+            self.all.retain(|scope, cooldown| cooldown.sequence >= first || stays(scope, cooldown));
         }
     }
 
@@ -191,6 +195,19 @@ impl Cooldowns {
     pub(in crate::upstream) fn lift(&mut self, scope: CooldownScope, now: Instant) -> bool {
         let over = self.all.get(&scope).is_some_and(|cooldown| !cooldown.firm || cooldown.until <= now);
         over && self.all.remove(&scope).is_some()
+    }
+
+    /// Ends the cooldowns of spent quotas, including those that only the operator ends. Returns their number.
+    pub(in crate::upstream) fn release(&mut self) -> usize {
+        let before = self.all.len();
+        self.all.retain(|_, cooldown| !cooldown.reason.is_quota());
+        before - self.all.len()
+    }
+
+    /// Whether only the operator ends this cooldown.
+    pub(in crate::upstream) fn is_until_released(&self, scope: CooldownScope, now: Instant) -> bool {
+        let left = |cooldown: &Cooldown| cooldown.until.saturating_duration_since(now);
+        self.all.get(&scope).is_some_and(|cooldown| is_until_released(left(cooldown)))
     }
 
     /// How often in a row there was cause for this cooldown.
@@ -235,6 +252,7 @@ impl Cooldowns {
         let saved = |(scope, cooldown): (&CooldownScope, &Cooldown)| {
             let left = cooldown.until.saturating_duration_since(now);
             let Cooldown { reason, times, .. } = *cooldown;
+            let left = if is_until_released(left) { UNTIL_RELEASED } else { left };
             let is_saved = cooldown.firm && reason.is_stored() && left >= MIN_STORED_TIME;
             is_saved.then_some(SavedCooldown { scope: *scope, left, reason, times })
         };

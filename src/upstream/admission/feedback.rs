@@ -120,7 +120,7 @@ impl LimiterState {
         // The response may name another bucket than the one that the call was counted towards.
         let named =
             quota.and_then(|quota| quota.bucket.as_ref()).map_or(counted, |bucket| bucket_id(bucket, keys));
-        let own_limit = quota.filter(|quota| quota.scope == LimitScope::Caller);
+        let own_limits = outcome.limits.iter().filter(|limit| limit.scope == LimitScope::Caller);
         let other =
             Some(counted).filter(|_| named != counted).and_then(|id| get_or_shared(&mut self.learned, id));
         if let Some((limit, queue)) = other {
@@ -131,8 +131,21 @@ impl LimiterState {
         if named != counted {
             limit.send();
         }
-        limit.on_response(own_limit, now);
+        limit.on_response(own_limits, now);
         queue.wake();
+        self.cool_down_endpoint(report);
+    }
+
+    /// A limit of the endpoint that is exhausted: its calls stop before one is refused.
+    fn cool_down_endpoint(&mut self, report: CallReport<'_>) {
+        let CallReport { keys, outcome, now } = report;
+        let own = outcome.limits.iter().filter(|limit| limit.scope == LimitScope::Endpoint);
+        if let Some(left) = own.filter(|limit| limit.is_exhausted()).filter_map(|limit| limit.resets_in).max()
+        {
+            let reason = RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Minute));
+            let scope = CooldownScope::Bucket(keys.endpoint_limit());
+            self.start_cooldown(scope, Rejection { reason, left }, now);
+        }
     }
 
     /// Counts the response for the ban guard.
@@ -242,7 +255,9 @@ impl LimiterState {
             self.remember_bucket_shape(bucket, keys.call.shape);
         }
         let rejection = Rejection { reason: RejectReason::Failed(outcome.class), left };
-        if left >= LONG_COOLDOWN && !self.cooldowns.contains(scope) {
+        if rejection.is_until_released() && !self.cooldowns.is_until_released(scope, now) {
+            self.unlogged_block = Some(rejection);
+        } else if left >= LONG_COOLDOWN && !self.cooldowns.contains(scope) {
             self.unlogged_cooldown = Some((scope.token(), rejection));
         }
         self.start_cooldown(scope, rejection, now);
@@ -259,6 +274,7 @@ impl LimiterState {
                 call.key.map(CooldownScope::Key).or(bucket).unwrap_or(callers)
             }
             (RateLimitKind::Quota, _) | (_, LimitScope::Global) => callers,
+            (RateLimitKind::Minute, LimitScope::Endpoint) => CooldownScope::Bucket(keys.endpoint_limit()),
             (RateLimitKind::Minute, LimitScope::Caller) => bucket.unwrap_or(callers),
         }
     }

@@ -104,7 +104,7 @@ impl Permit {
     /// is known once the body was read.
     pub fn on_head_unread(&mut self, status: StatusCode, headers: &HeaderMap) -> CallOutcome {
         let outcome = self.classify(status, headers, None);
-        if outcome.is_ok() && self.call.target().policy().rules.read_bodies() {
+        if outcome.is_ok() && self.body_affects_outcome(status) {
             self.awaiting_body = self.active.take();
         }
         if let Some(ActiveCall { upstream, mut admission }) = self.awaiting_body.take() {
@@ -276,14 +276,14 @@ impl Permit {
         self.waited
     }
 
-    /// Whether the body of the response matters beyond its head.
-    pub fn reads_bodies(&self) -> bool {
-        self.call.target().policy().reads_bodies()
+    /// Whether the body of a response with this status matters beyond its head.
+    pub fn reads_body_of(&self, status: StatusCode) -> bool {
+        self.call.target().policy().reads_body_of(status)
     }
 
-    /// Whether the body may turn the response into an error.
-    pub fn body_affects_outcome(&self) -> bool {
-        self.call.target().policy().rules.read_bodies()
+    /// Whether the body may turn a response with this status into an error.
+    pub fn body_affects_outcome(&self, status: StatusCode) -> bool {
+        self.call.target().policy().rules.read_body_of(status)
     }
 
     fn keys(&self) -> LimitKeys<'_> {
@@ -330,9 +330,8 @@ impl Permit {
         drop(limiter);
         let target = self.call.target();
         let upstream = target.upstream.as_ref().map(|upstream| &*upstream.name);
-        if let Some(Rejection { reason, left }) = stopped {
-            let (reason, seconds) = (reason.token(), left.as_secs());
-            tracing::warn!(upstream, reason, seconds, "All calls to an upstream are blocked");
+        if let Some(rejection) = stopped {
+            self.log_block(&upstream_state.name, rejection);
         }
         if let Some((scope, Rejection { reason, left })) = long_cooldown {
             let (host, reason, seconds) = (&*target.host, reason.token(), left.as_secs());
@@ -341,6 +340,21 @@ impl Permit {
         if urgent {
             self.control.registry.flush_soon();
         }
+    }
+
+    fn log_block(&self, name: &str, rejection: Rejection) {
+        let reason = rejection.reason.token();
+        if rejection.is_until_released() {
+            tracing::warn!(
+                upstream = name,
+                reason,
+                "The quota of a credential is spent: its calls are blocked until `larder upstreams release`"
+            );
+            return;
+        }
+        let upstream = self.call.target().upstream.as_ref().map(|upstream| &*upstream.name);
+        let seconds = rejection.left.as_secs();
+        tracing::warn!(upstream, reason, seconds, "All calls to an upstream are blocked");
     }
 
     fn abandon(&mut self) {

@@ -7,13 +7,16 @@ mod window;
 
 use std::time::{Duration, Instant};
 
-use crate::semantics::rate_limit::RateLimitState;
+use crate::semantics::rate_limit::{LimitUnit, RateLimitState};
 
 pub(in crate::upstream) use crate::upstream::admission::rate_limiter::window::{
     SavedWindow, SlidingWindow, Write,
 };
 
-/// A limit learned from the origin's responses.
+/// The maximum number of limits that an origin states at once.
+const MAX_LIMITS: usize = 16;
+
+/// The limits learned from the origin's responses.
 #[derive(Debug, Default)]
 pub(in crate::upstream) enum AdaptiveLimit {
     /// No response yet: one call goes out to learn the limit.
@@ -23,13 +26,15 @@ pub(in crate::upstream) enum AdaptiveLimit {
     Probing,
     /// The responses state no limits.
     Unadvertised,
-    /// The responses state this limit.
-    Known(ObservedLimit),
+    /// The responses state these limits. All of them apply.
+    Known(Vec<ObservedLimit>),
 }
 
 /// A known limit.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::upstream) struct ObservedLimit {
+    /// Its name, if the origin states several.
+    pub(in crate::upstream) name: Box<str>,
     /// Calls per window.
     pub(in crate::upstream) limit: u64,
     /// Calls that may still go out in this window.
@@ -38,6 +43,8 @@ pub(in crate::upstream) struct ObservedLimit {
     pub(in crate::upstream) resets: Instant,
     /// The length of a window.
     pub(in crate::upstream) window: Option<Duration>,
+    /// Whether a call uses up one. Otherwise only responses state what is left.
+    counts_calls: bool,
     /// Calls that went out and have no response yet.
     unanswered: u64,
 }
@@ -48,7 +55,7 @@ impl AdaptiveLimit {
         match self {
             Self::Unknown | Self::Unadvertised => Some(Duration::ZERO),
             Self::Probing => None,
-            Self::Known(known) => Some(known.wait(now)),
+            Self::Known(all) => all.iter_mut().map(|known| known.wait(now)).max(),
         }
     }
 
@@ -57,80 +64,108 @@ impl AdaptiveLimit {
         match self {
             Self::Unknown => *self = Self::Probing,
             Self::Probing | Self::Unadvertised => {}
-            Self::Known(known) => {
-                known.left = known.left.saturating_sub(1);
-                known.unanswered += 1;
-            }
+            Self::Known(all) => all.iter_mut().for_each(ObservedLimit::send),
         }
     }
 
-    /// When the window that the origin stated ends.
+    /// When the last of the windows that the origin stated ends.
     pub(in crate::upstream) fn resets(&self) -> Option<Instant> {
-        self.known().map(|known| known.resets)
+        self.known().iter().map(|known| known.resets).max()
     }
 
-    /// The limit, if it is known.
-    pub(in crate::upstream) fn known(&self) -> Option<&ObservedLimit> {
+    /// The limits, if they are known.
+    pub(in crate::upstream) fn known(&self) -> &[ObservedLimit] {
         match self {
-            Self::Known(known) => Some(known),
-            Self::Unknown | Self::Probing | Self::Unadvertised => None,
+            Self::Known(all) => all,
+            Self::Unknown | Self::Probing | Self::Unadvertised => &[],
         }
     }
 
-    /// How many calls may go out, if the limit is known.
+    /// How many calls may go out, if a limit is known.
     pub(in crate::upstream) fn remaining(&self, now: Instant) -> Option<u64> {
-        self.known().map(|known| known.left_at(now))
+        self.known().iter().map(|known| known.left_at(now)).min()
     }
 
     /// A call ended without a response that states limits.
     pub(in crate::upstream) fn on_no_response(&mut self) {
         match self {
             Self::Probing => *self = Self::Unknown,
-            Self::Known(known) => known.unanswered = known.unanswered.saturating_sub(1),
+            Self::Known(all) => {
+                for known in all {
+                    known.unanswered = known.unanswered.saturating_sub(1);
+                }
+            }
             Self::Unknown | Self::Unadvertised => {}
         }
     }
 
-    /// A response arrived; `quota` contains the limits that it states.
-    pub(in crate::upstream) fn on_response(&mut self, quota: Option<&RateLimitState>, now: Instant) {
+    /// A response arrived; `limits` are those that it states.
+    pub(in crate::upstream) fn on_response<'q>(
+        &mut self,
+        limits: impl IntoIterator<Item = &'q RateLimitState>,
+        now: Instant,
+    ) {
         self.on_no_response();
-        let update = quota.and_then(QuotaUpdate::from_state);
-        match (&mut *self, update) {
-            (Self::Known(known), Some(update)) => known.apply(update, now),
-            (Self::Unknown | Self::Probing | Self::Unadvertised, Some(update)) => {
-                *self = Self::Known(ObservedLimit::new(update, now));
+        for update in limits.into_iter().filter_map(QuotaUpdate::from_state) {
+            self.apply(update, now);
+        }
+        if matches!(self, Self::Unknown | Self::Probing) {
+            *self = Self::Unadvertised;
+        }
+    }
+
+    fn apply(&mut self, update: QuotaUpdate<'_>, now: Instant) {
+        match self {
+            Self::Known(all) => match all.iter().position(|known| *known.name == *update.name) {
+                Some(place) => all[place].apply(update, now),
+                None if all.len() < MAX_LIMITS => all.push(ObservedLimit::new(update, now)),
+                None => {}
+            },
+            Self::Unknown | Self::Probing | Self::Unadvertised => {
+                *self = Self::Known(vec![ObservedLimit::new(update, now)]);
             }
-            (Self::Unknown | Self::Probing, None) => *self = Self::Unadvertised,
-            (Self::Unadvertised | Self::Known(_), None) => {}
         }
     }
 }
 
 /// The fields of a quota that the limit needs.
 #[derive(Clone, Copy)]
-struct QuotaUpdate {
+struct QuotaUpdate<'q> {
+    name: &'q str,
     limit: Option<u64>,
     left: u64,
     resets_in: Duration,
     window: Option<Duration>,
+    counts_calls: bool,
 }
 
-impl QuotaUpdate {
-    fn from_state(quota: &RateLimitState) -> Option<Self> {
+impl<'q> QuotaUpdate<'q> {
+    fn from_state(quota: &'q RateLimitState) -> Option<Self> {
         let (left, resets_in) = (quota.remaining?, quota.resets_in?);
-        Some(Self { limit: quota.limit, left, resets_in, window: quota.window })
+        let counts_calls = quota.unit == LimitUnit::Calls;
+        let (limit, window) = (quota.limit, quota.window);
+        Some(Self { name: &quota.name, limit, left, resets_in, window, counts_calls })
     }
 }
 
 impl ObservedLimit {
-    fn new(update: QuotaUpdate, now: Instant) -> Self {
+    fn new(update: QuotaUpdate<'_>, now: Instant) -> Self {
         Self {
+            name: update.name.into(),
             limit: update.limit.unwrap_or(update.left + 1).max(1),
             left: update.left,
             resets: now.checked_add(update.resets_in).unwrap_or(now),
             window: update.window.or(Some(update.resets_in).filter(|time| !time.is_zero())),
+            counts_calls: update.counts_calls,
             unanswered: 0,
         }
+    }
+
+    fn send(&mut self) {
+        if self.counts_calls {
+            self.left = self.left.saturating_sub(1);
+        }
+        self.unanswered += 1;
     }
 
     /// How many calls may go out at `now`.
@@ -150,16 +185,18 @@ impl ObservedLimit {
 
     /// Within a window the smaller number is used: calls may be in flight, or made by other clients. If the
     /// origin states a later end, it has begun a new window.
-    fn apply(&mut self, update: QuotaUpdate, now: Instant) {
+    fn apply(&mut self, update: QuotaUpdate<'_>, now: Instant) {
         self.limit = update.limit.unwrap_or(self.limit).max(1);
         let resets = now.checked_add(update.resets_in).unwrap_or(now);
         let is_new_window = resets.saturating_duration_since(self.resets) > self.slack();
         if is_new_window {
-            self.left = update.left.saturating_sub(self.unanswered);
+            let in_flight = if self.counts_calls { self.unanswered } else { 0 };
+            self.left = update.left.saturating_sub(in_flight);
             self.resets = resets;
             self.window = update.window.or(self.window.max(Some(update.resets_in)));
         } else {
-            self.left = self.left.min(update.left);
+            // Other units are not counted here, and some are given back (a balance that fills up).
+            self.left = if self.counts_calls { self.left.min(update.left) } else { update.left };
             // An end in whole seconds is never before the real one.
             self.resets = self.resets.max(resets.min(self.resets + self.slack()));
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::decide;
-use crate::policy::upstream::{OutcomeClass, RateLimitKind};
+use crate::policy::upstream::{OutcomeClass, RateLimitKind, is_until_released};
 use crate::telemetry::problem::Problem;
 
 /// Why a call is rejected. `Copy`: every waiter of a fill gets its own.
@@ -69,6 +69,11 @@ impl RejectReason {
         }
     }
 
+    /// Whether a quota of the API is used up.
+    pub(in crate::upstream) fn is_quota(self) -> bool {
+        self == Self::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota))
+    }
+
     /// The token without `cooldown-`, for lists of cooldowns.
     pub fn short_token(self) -> &'static str {
         match self {
@@ -111,15 +116,31 @@ impl Rejection {
             StatusCode::SERVICE_UNAVAILABLE => "destination_unavailable",
             _ => "http_request_denied",
         };
+        let problem = Problem::new(status, class, reason, proxy_status);
+        if self.is_until_released() {
+            return problem;
+        }
         let seconds = self.left.as_millis().div_ceil(1000).max(1);
-        Problem::new(status, class, reason, proxy_status)
-            .retry_after(u32::try_from(seconds).unwrap_or(u32::MAX))
+        problem.retry_after(u32::try_from(seconds).unwrap_or(u32::MAX))
+    }
+
+    /// Whether only the operator ends the cooldown: nobody knows when the next call makes sense, so that the
+    /// response has no `Retry-After`.
+    pub fn is_until_released(self) -> bool {
+        self.reason.is_quota() && is_until_released(self.left)
     }
 
     fn message(self) -> (StatusCode, &'static str, &'static str) {
         const MANY: StatusCode = StatusCode::TOO_MANY_REQUESTS;
         const DOWN: StatusCode = StatusCode::SERVICE_UNAVAILABLE;
         match self.reason {
+            RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota))
+                if self.is_until_released() =>
+            {
+                let reason = "the quota of this API is spent; no call is made until an operator ends this with \
+                              `larder upstreams release`";
+                (MANY, "quota_spent", reason)
+            }
             RejectReason::Failed(OutcomeClass::RateLimited(RateLimitKind::Quota)) => {
                 (MANY, "quota_spent", "the quota of this API is used up; no call was made")
             }

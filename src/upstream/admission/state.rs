@@ -202,6 +202,7 @@ impl LimiterState {
             CooldownScope::Endpoint(keys.endpoint),
             CooldownScope::Credential(keys.credential),
         ];
+        scopes.push(CooldownScope::Bucket(keys.endpoint_limit()));
         scopes.extend(self.bucket_of(keys).map(CooldownScope::Bucket));
         // A retry ignores the soft cooldown of its own key, but not one of its origin, bucket or upstream.
         let applies =

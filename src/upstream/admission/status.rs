@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Upstream;
-use crate::policy::upstream::UpstreamPolicy;
+use crate::policy::upstream::{UpstreamPolicy, is_until_released};
 use crate::upstream::admission::AdmissionControl;
 use crate::upstream::admission::ban_guard::trips_at;
 use crate::upstream::admission::cooldown::CooldownScope;
+use crate::upstream::admission::rate_limiter::AdaptiveLimit;
 use crate::upstream::admission::rejection::RejectReason;
 use crate::upstream::admission::state::{LimiterState, UpstreamState};
 
@@ -49,6 +50,8 @@ pub struct CooldownStatus {
     pub firm: bool,
     /// The time left. Zero: a probe is due.
     pub left: Duration,
+    /// Whether only the operator ends it (`larder upstreams release`).
+    pub until_released: bool,
     /// Whether a probe is in flight.
     pub probing: bool,
     /// How many cooldowns are merged here. Those of keys are merged, with the longest time left.
@@ -86,6 +89,7 @@ impl AdmissionControl {
                 reason: rejection.reason.short_token(),
                 firm: true,
                 left: rejection.left,
+                until_released: false,
                 probing: false,
                 count: 1,
             }));
@@ -97,6 +101,37 @@ impl AdmissionControl {
             status_of(Arc::clone(&state.name), false, &default_policy, &mut state.limiter.lock(), now)
         });
         named.chain(unnamed).collect()
+    }
+}
+
+impl AdmissionControl {
+    /// Ends the cooldowns of spent quotas of an upstream, or of a host and port, and forgets which learned
+    /// limits are used up. Returns the number of cooldowns once that is on disk; `None`: no upstream has this name.
+    pub async fn release(&self, upstreams: &[Arc<Upstream>], name: &str) -> Option<usize> {
+        let is_configured = upstreams.iter().any(|upstream| &*upstream.name == name);
+        let unnamed = || self.registry.unconfigured().into_iter().find(|state| &*state.name == name);
+        let Some(state) = self.registry.get(name).or_else(unnamed) else {
+            return is_configured.then_some(0);
+        };
+        let ended = state.limiter.lock().release(self.clock.instant());
+        state.recheck.notify_waiters();
+        self.registry.flush().await;
+        tracing::info!(upstream = name, ended, "The operator released the quotas of an upstream");
+        Some(ended)
+    }
+}
+
+impl LimiterState {
+    fn release(&mut self, now: Instant) -> usize {
+        let ended = self.cooldowns.release();
+        self.unsaved.cooldowns |= ended > 0;
+        for (limit, queue) in self.learned.values_mut() {
+            if limit.remaining(now) == Some(0) {
+                *limit = AdaptiveLimit::default();
+                queue.wake();
+            }
+        }
+        ended
     }
 }
 
@@ -153,10 +188,12 @@ fn cooldowns(state: &LimiterState, now: Instant) -> Vec<CooldownStatus> {
             reason,
             firm: cooldown.firm,
             left,
+            until_released: false,
             probing: false,
             count: 0,
         });
         group.left = group.left.max(left);
+        group.until_released |= is_until_released(left);
         group.probing |= cooldown.probing;
         group.count += 1;
     }
@@ -173,13 +210,17 @@ fn limits(policy: &UpstreamPolicy, state: &mut LimiterState, now: Instant) -> Ve
         limits.push(LimitStatus { name, limit, window, left: left.unwrap_or(limit) });
     }
     if policy.rate_limit.learn {
-        let known = state.learned.values().filter_map(|(limit, _)| limit.known());
+        let known = state.learned.values().flat_map(|(limit, _)| limit.known());
         limits.extend(known.map(|known| LimitStatus {
-            name: "learned".to_owned(),
+            name: learned_name(&known.name),
             limit: known.limit,
             window: known.window,
             left: known.left_at(now),
         }));
     }
     limits
+}
+
+fn learned_name(name: &str) -> String {
+    if name.is_empty() { "learned".to_owned() } else { format!("learned ({name})") }
 }

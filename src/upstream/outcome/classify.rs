@@ -9,7 +9,9 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
-use crate::policy::upstream::{CooldownUntil, ErrorRule, OutcomeClass, RateLimitKind, ResponseRules};
+use crate::policy::upstream::{
+    CooldownUntil, Dialect, ErrorRule, OutcomeClass, RateLimitKind, ResponseRules, UNTIL_RELEASED,
+};
 use crate::semantics::rate_limit::{self, LimitScope, RateLimitState};
 use crate::semantics::retry_after;
 use crate::semantics::utc_calendar;
@@ -31,20 +33,47 @@ pub fn response(
     rules: &ResponseRules,
     now: SystemTime,
 ) -> CallOutcome {
-    let quota = rate_limit::read(headers, now);
-    let hint = retry_hint(retry_after::from_headers(headers, now), quota.as_ref());
-    let rule = rules.errors.iter().find(|rule| matches_rule(rule, status, json));
+    let dialect = rules.dialect.as_deref();
+    let limits = stated_limits(headers, json, dialect, now);
+    let mut quota = RateLimitState::most_urgent(&limits).cloned();
+    let table_wait = dialect.and_then(|dialect| dialect.table.wait(headers, json, now));
+    let hint = retry_hint(retry_after::from_headers(headers, now).max(table_wait), quota.as_ref());
+    let matched = |rule: &&ErrorRule| rule.matches(status, headers, json);
+    let own_rule = rules.errors.iter().find(matched);
+    let of_dialect = dialect.filter(|_| !is_confirmed_success(status, json, rules));
+    let rule = own_rule.or_else(|| of_dialect.and_then(|dialect| dialect.errors.iter().find(matched)));
     let class = match rule {
         Some(rule) => rule.class,
         None if is_disguised_failure(status, json, rules) => OutcomeClass::Server,
         None => class_from_head(status, headers, quota.as_ref(), hint),
     };
-    let by_rule = rule.and_then(|rule| rule.cooldown).map(|until| RetryAfter {
+    if let Some(scope) = rule.and_then(|rule| rule.scope) {
+        quota.get_or_insert_default().scope = scope;
+    }
+    let stated = hint.filter(|hint| honours_hint(class, *hint)).map(|hint| hint.wait);
+    let by_rule = rule.and_then(|rule| rule.cooldown.as_ref()).map(|until| RetryAfter {
         time: cooldown_time(until, now),
         is_quota_end: class == OutcomeClass::RateLimited(RateLimitKind::Quota),
     });
-    let wait = by_rule.or_else(|| hint.filter(|hint| honours_hint(class, *hint)).map(|hint| hint.wait));
-    CallOutcome { class, retry_after: wait, quota }
+    // The operator's rule takes precedence over the response; that of a dialect only makes it longer.
+    let wait = by_rule
+        .filter(|by_rule| own_rule.is_some() || stated.is_none_or(|stated| stated.time <= by_rule.time));
+    let is_final = retry_after::is_vetoed(headers);
+    CallOutcome { class, retry_after: wait.or(stated), quota, limits, is_final }
+}
+
+/// The limits that a response states: those of the dialect, then the generic one that is reached first.
+fn stated_limits(
+    headers: &HeaderMap,
+    json: Option<&Value>,
+    dialect: Option<&Dialect>,
+    now: SystemTime,
+) -> Vec<RateLimitState> {
+    let mut limits = dialect.map(|dialect| dialect.table.limits(headers, json, now)).unwrap_or_default();
+    if dialect.is_none_or(|dialect| dialect.table.generic) {
+        limits.extend(rate_limit::read(headers, now));
+    }
+    limits
 }
 
 /// The outcome of a call without a response. `None`: the origin did not cause the failure.
@@ -104,12 +133,10 @@ fn honours_hint(class: OutcomeClass, hint: RetryHint) -> bool {
     }
 }
 
-/// Whether all conditions of the rule match. A rule without conditions matches nothing.
-fn matches_rule(rule: &ErrorRule, status: StatusCode, json: Option<&Value>) -> bool {
-    let has_conditions = !(rule.status.is_empty() && rule.json.is_empty());
-    let by_status = rule.status.is_empty() || rule.status.iter().any(|pattern| pattern.matches(status));
-    let by_body = rule.json.iter().all(|rule| json.is_some_and(|body| rule.matches(body)));
-    has_conditions && by_status && by_body
+/// A 2xx whose body matches a rule of the operator for success.
+fn is_confirmed_success(status: StatusCode, json: Option<&Value>, rules: &ResponseRules) -> bool {
+    let is_success = |body| rules.success.iter().any(|rule| rule.matches(body));
+    status.is_success() && json.is_some_and(is_success)
 }
 
 /// A 2xx whose body does not match the rules for success.
@@ -153,13 +180,17 @@ fn rate_limit_kind(quota: Option<&RateLimitState>, hint: Option<RetryHint>) -> R
     }
 }
 
-fn cooldown_time(until: CooldownUntil, now: SystemTime) -> Duration {
+fn cooldown_time(until: &CooldownUntil, now: SystemTime) -> Duration {
     match until {
-        CooldownUntil::For(time) => time,
+        CooldownUntil::For(time) => *time,
         CooldownUntil::UntilMidnight => utc_calendar::until_midnight(now),
+        CooldownUntil::UntilMidnightIn(zone) => zone.until_midnight(now),
         CooldownUntil::UntilNextMonth => utc_calendar::until_next_month(now),
+        CooldownUntil::UntilReleased => UNTIL_RELEASED,
     }
 }
 
+#[cfg(test)]
+mod dialect_tests;
 #[cfg(test)]
 mod tests;

@@ -22,7 +22,7 @@ fn state(retry: RetryPolicy) -> RetryState {
 fn failure(class: ErrorClass, retry_after: Option<Duration>) -> AttemptFailure {
     let reason = Reason::Class(class);
     let retry_after = retry_after.map(|time| RetryAfter { time, is_quota_end: true });
-    AttemptFailure { class, status: None, reason, retry_after }
+    AttemptFailure { retry_after, ..AttemptFailure::new(class, reason) }
 }
 
 /// The decision if an attempt fails this long after the first one began.

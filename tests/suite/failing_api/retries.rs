@@ -377,3 +377,57 @@ async fn an_origin_whose_retries_have_failed_gets_one_call_for_each_request() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn an_api_that_forbids_a_retry_gets_one_call() {
+    bounded(async {
+        for (status, field) in [(503, "x-should-retry: false"), (429, "Stripe-Should-Retry: false")] {
+            let origin = Origin::always(MockResponse::new(status, &[field], "no")).await;
+            let larder = Larder::start(&origin, &yaml("", &[])).await;
+            let answer = larder.get("/x").await;
+            assert_eq!((answer.status, answer.text().as_str()), (status, "no"), "{field}");
+            assert_eq!((origin.calls(), larder.clock.sleepers()), (1, 0), "{field}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn should_retry_true_repeats_nothing_that_the_policy_does_not() {
+    bounded(async {
+        let origin = Origin::always(MockResponse::new(409, &["x-should-retry: true"], "no")).await;
+        let larder = Larder::start(&origin, &yaml("", &[])).await;
+        assert_eq!(larder.get("/x").await.status, 409);
+        assert_eq!((origin.calls(), larder.clock.sleepers()), (1, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn retry_after_ms_is_waited_for() {
+    bounded(async {
+        let script = vec![too_many_requests(&["retry-after-ms: 300", "Retry-After: 1"]), ok("here")];
+        let origin = Origin::start(in_order(script)).await;
+        let larder = Larder::start(&origin, &yaml("", &[])).await;
+        let pending = start_get(&larder, "/x", &[]).await;
+        let wait = Duration::from_millis(300);
+        expect_next_call(&larder, &origin, wait, wait).await;
+        assert_eq!(pending.await.unwrap().text(), "here");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_overloaded_api_is_retried_like_one_that_is_unavailable() {
+    bounded(async {
+        let script = vec![MockResponse::new(529, &["Retry-After: 2"], "overloaded"), ok("here")];
+        let origin = Origin::start(in_order(script)).await;
+        let larder = Larder::start(&origin, &yaml("", &[])).await;
+        let pending = start_get(&larder, "/x", &[]).await;
+        expect_next_call(&larder, &origin, 2 * SECOND, 2 * SECOND).await;
+        let answer = pending.await.unwrap();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "here"));
+        assert!(answer.cache_status().contains("retried/server-error"), "{}", answer.cache_status());
+    })
+    .await;
+}

@@ -3,6 +3,7 @@
 //!
 //! Owns: their keys and bounds. Never touches: counting and waiting.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::diagnostics::ValueError;
@@ -13,24 +14,29 @@ use crate::config::rate;
 use crate::config::reader::{Reader, Section, values};
 use crate::config::resolve::bounds;
 use crate::config::resolve::status;
+use crate::config::resolve::upstreams::dialect;
 use crate::policy::StatusMatch;
-use crate::policy::upstream::{BanGuardRule, CircuitBreaker, RateLimit};
+use crate::policy::upstream::{BanGuardRule, CircuitBreaker, Dialect, RateLimit};
 
 /// The largest `in_flight`: a larger one would be no limit.
 const MOST_IN_FLIGHT: usize = 65_536;
 
-/// `rate_limit`.
-pub(super) fn rate_limit(one: &mut Section<'_>, reader: &mut Reader<'_>) -> RateLimit {
+/// `rate_limit`, and its `dialect`.
+pub(super) fn rate_limit(
+    one: &mut Section<'_>,
+    reader: &mut Reader<'_>,
+) -> (RateLimit, Option<Arc<Dialect>>) {
     let defaults = RateLimit::default();
-    let Some(mut section) = one.section(reader, "rate_limit") else { return defaults };
+    let Some(mut section) = one.section(reader, "rate_limit") else { return (defaults, None) };
     let rate_limit = RateLimit {
         limit: section.scalar(reader, "limit", rate::parse).map(|at| at.value),
         learn: section.scalar_or(reader, "learn", boolean, defaults.learn),
         max_wait: section.scalar_or(reader, "max_wait", queue_wait, defaults.max_wait),
         in_flight: section.scalar_or(reader, "in_flight", count(1, MOST_IN_FLIGHT), defaults.in_flight),
     };
+    let dialect = dialect::read(&mut section, reader);
     section.finish(reader);
-    rate_limit
+    (rate_limit, dialect)
 }
 
 /// Parses how long a call waits in the queue; zero is valid, too.

@@ -8,16 +8,18 @@ use crate::config::duration::parse_positive;
 use crate::config::file::{Entry, Node, ScalarKind, Value};
 use crate::config::keyword::keyword;
 use crate::config::reader::{self, Reader, Section, Spanned};
-use crate::config::resolve::status;
+use crate::config::resolve::{header_names, status};
 use crate::policy::StatusMatch;
 use crate::policy::upstream::{
-    CooldownUntil, ErrorRule, JsonRule, OutcomeClass, RateLimitKind, ResponseRules,
+    CooldownUntil, ErrorRule, HeaderRule, JsonRule, OutcomeClass, RateLimitKind, ResponseRules, TextRule,
 };
 use crate::semantics::json_path::JsonPath;
+use crate::semantics::rate_limit::LimitScope;
+use crate::semantics::time_zone::TimeZone;
 
-/// `success` and `errors`.
+/// `success` and `errors`. The dialect is part of `rate_limit`.
 pub(super) fn read(one: &mut Section<'_>, reader: &mut Reader<'_>) -> ResponseRules {
-    ResponseRules { success: success(one, reader), errors: errors(one, reader) }
+    ResponseRules { success: success(one, reader), errors: errors(one, reader), dialect: None }
 }
 
 fn success(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
@@ -28,7 +30,7 @@ fn success(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<JsonRule> {
 }
 
 /// The rules in file order; the first match counts.
-fn errors(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ErrorRule> {
+pub(super) fn errors(one: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<ErrorRule> {
     let Some(node) = one.get("errors") else { return Vec::new() };
     let path = one.key_path("errors");
     let what = "is not a list: the order of rules matters, the first match counts";
@@ -42,26 +44,43 @@ fn error(node: &Node, path: &str, reader: &mut Reader<'_>) -> Option<ErrorRule> 
     let known = reader.problems.len();
     let status = section.scalars(reader, "status", status::status).unwrap_or_default();
     let json = json(&mut section, reader);
+    let contains = contains(&mut section, reader);
+    let headers = headers(&mut section, reader);
     let class = section.scalar(reader, "class", class);
     let cooldown = section.scalar(reader, "hold", cooldown);
+    let scope = section.scalar(reader, "scope", scope).map(|at| at.value);
     section.finish(reader);
     if reader.problems.len() > known {
         return None;
     }
-    if status.is_empty() && json.is_empty() {
+    let reads_body = !(json.is_empty() && contains.is_empty());
+    if status.is_empty() && !reads_body && headers.is_empty() {
         let what = "has neither `status` nor `json`: it would match every response";
         let fix = "add `status: [403]`, or `json: { \"$.error.code\": [7] }`";
         reader.problem(section.place, path, what, fix);
     }
-    if json.is_empty() {
+    if !reads_body {
         refuse_non_errors(&status, reader);
     }
     if class.is_none() {
         let fix = "add `class: minute`, or quota, shared, auth, server";
         section.missing(reader, "class", fix);
     }
+    if let (Some(until), Some(class)) = (&cooldown, &class) {
+        refuse_unlimited(until, class.value, reader);
+    }
     let status = reader::values(status);
-    Some(ErrorRule { status, json, class: class?.value, cooldown: cooldown.map(|at| at.value) })
+    let cooldown = cooldown.map(|at| at.value);
+    Some(ErrorRule { status, json, contains, headers, class: class?.value, cooldown, scope })
+}
+
+/// Refuses a cooldown without an end, except for a quota that somebody has to pay for.
+fn refuse_unlimited(until: &Spanned<CooldownUntil>, class: OutcomeClass, reader: &mut Reader<'_>) {
+    if until.value == CooldownUntil::UntilReleased && class != OutcomeClass::RateLimited(RateLimitKind::Quota)
+    {
+        let what = "`until-released` is for `class: quota` only: nothing but the operator ends it";
+        reader.problem(until.place, &until.path, what, "write a duration such as `30s`, or `class: quota`");
+    }
 }
 
 /// Refuses statuses below 400 in rules without `json`: they are no errors by themselves.
@@ -85,15 +104,68 @@ fn class(text: &str) -> Result<OutcomeClass, ValueError> {
 }
 
 fn cooldown(text: &str) -> Result<CooldownUntil, ValueError> {
-    let wanted = "a duration such as `30s`, `until-utc-midnight` or `until-utc-month`";
-    let words = [
-        ("until-utc-midnight", CooldownUntil::UntilMidnight),
-        ("until-utc-month", CooldownUntil::UntilNextMonth),
-    ];
+    let wanted = "a duration such as `30s`, `until-utc-midnight`, `until-midnight Europe/Berlin`, \
+                  `until-utc-month` or `until-released`";
+    if let Some(zone) = text.strip_prefix("until-midnight") {
+        return zone_of(zone).map(CooldownUntil::UntilMidnightIn);
+    }
+    let words = ["until-utc-midnight", "until-utc-month", "until-released"];
     if !text.contains(|c: char| c.is_ascii_digit()) {
-        return keyword(wanted, &words)(text);
+        return keyword(wanted, &words.map(|word| (word, word)))(text).map(|word| match word {
+            "until-utc-midnight" => CooldownUntil::UntilMidnight,
+            "until-utc-month" => CooldownUntil::UntilNextMonth,
+            _ => CooldownUntil::UntilReleased,
+        });
     }
     parse_positive(text).map(CooldownUntil::For).map_err(|error| ValueError { wanted, ..error })
+}
+
+/// Parses the zone of `until-midnight ZONE`.
+pub(super) fn zone_of(text: &str) -> Result<TimeZone, ValueError> {
+    TimeZone::parse(text.trim()).filter(|_| text.starts_with(' ')).ok_or_else(|| {
+        let fix = "write one such as `until-midnight America/Los_Angeles`, or `until-utc-midnight`";
+        ValueError::new("a time zone by its IANA name", "names no time zone (IANA)", fix)
+    })
+}
+
+/// Parses the scope of a limit.
+pub(super) fn scope(text: &str) -> Result<LimitScope, ValueError> {
+    let words = [
+        ("caller", LimitScope::Caller),
+        ("global", LimitScope::Global),
+        ("shared", LimitScope::Shared),
+        ("endpoint", LimitScope::Endpoint),
+    ];
+    keyword("one of caller, endpoint, global, shared", &words)(text)
+}
+
+/// `contains`: `{ "$.message": secondary rate limit }`.
+fn contains(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<TextRule> {
+    let Some(inner) = section.section(reader, "contains") else { return Vec::new() };
+    let rule = |entry: &Entry| {
+        let parts = reader.scalars(&entry.value, &inner.key_path(&entry.key), text_part);
+        Some(TextRule { path: reader.name(entry, &inner.path, path)?, parts: reader::values(parts) })
+    };
+    inner.entries().iter().filter_map(rule).collect()
+}
+
+fn text_part(text: &str) -> Result<Box<str>, ValueError> {
+    let is_empty = text.trim().is_empty();
+    let fix = "write a part of the error's message, such as `secondary rate limit`";
+    let error = || ValueError::new("a part of a text", "is empty: it would match every text", fix);
+    (!is_empty).then(|| text.to_lowercase().into()).ok_or_else(error)
+}
+
+/// `headers`: `{ RateLimit-Reason: [jira-burst-based] }`.
+fn headers(section: &mut Section<'_>, reader: &mut Reader<'_>) -> Vec<HeaderRule> {
+    let Some(inner) = section.section(reader, "headers") else { return Vec::new() };
+    let rule = |entry: &Entry| {
+        let path = inner.key_path(&entry.key);
+        let values = reader.scalars(&entry.value, &path, |text| Ok(Box::<str>::from(text)));
+        let name = reader.name(entry, &inner.path, header_names::of_response)?;
+        Some(HeaderRule { name, values: reader::values(values) })
+    };
+    inner.entries().iter().filter_map(rule).collect()
 }
 
 /// `json`: `{ "$.status.error_code": [0, "0"] }`.
@@ -203,7 +275,7 @@ mod tests {
              { status: [401, 403], class: auth, hold: until-utc-month }, \
              { status: 503, class: minute }, { status: 200, json: { $.ok: false }, class: server }]",
         );
-        let classes: Vec<_> = rules.errors.iter().map(|rule| (rule.class, rule.cooldown)).collect();
+        let classes: Vec<_> = rules.errors.iter().map(|rule| (rule.class, rule.cooldown.clone())).collect();
         let limited = OutcomeClass::RateLimited;
         let expected = [
             (limited(RateLimitKind::Quota), Some(CooldownUntil::UntilMidnight)),

@@ -60,7 +60,7 @@ fn json_rule(path: &str, values: &[Value]) -> JsonRule {
 fn error_rule(status: &[StatusMatch], codes: &[u64], class: OutcomeClass) -> ErrorRule {
     let codes: Vec<Value> = codes.iter().map(|code| json!(code)).collect();
     let json = (!codes.is_empty()).then(|| json_rule("$.status.error_code", &codes));
-    ErrorRule { status: status.to_vec(), json: json.into_iter().collect(), class, cooldown: None }
+    ErrorRule { status: status.to_vec(), json: json.into_iter().collect(), ..ErrorRule::new(class) }
 }
 
 fn with_cooldown(rule: ErrorRule, until: CooldownUntil) -> ErrorRule {
@@ -78,6 +78,7 @@ fn coinmarketcap() -> ResponseRules {
             error_rule(&[], &[1011], SHARED),
             error_rule(&[], &[1001, 1002], OutcomeClass::Auth),
         ],
+        dialect: None,
     }
 }
 
@@ -192,11 +193,12 @@ fn the_first_rule_whose_conditions_all_match_applies() {
     let rules = ResponseRules {
         success: Vec::new(),
         errors: vec![
-            ErrorRule { status: Vec::new(), json: Vec::new(), class: OutcomeClass::Auth, cooldown: None },
+            ErrorRule::new(OutcomeClass::Auth),
             error_rule(&[not_found, StatusMatch::Class(5)], &[7], MINUTE),
             error_rule(&[not_found], &[], OutcomeClass::Server),
             error_rule(&[], &[7], QUOTA),
         ],
+        dialect: None,
     };
     let seven = json!({ "status": { "error_code": 7 } });
     for (status, body, class) in [
@@ -231,7 +233,8 @@ fn the_cooldown_of_a_rule_takes_precedence_over_retry_after() {
     ] {
         let rules = ResponseRules {
             success: Vec::new(),
-            errors: vec![ErrorRule { class, cooldown: until, ..rule.clone() }],
+            errors: vec![ErrorRule { class, cooldown: until.clone(), ..rule.clone() }],
+            dialect: None,
         };
         let outcome = response(status, &headers, None, &rules, now());
         assert_eq!(outcome.retry_after, expected, "{until:?} {class:?}");
