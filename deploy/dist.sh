@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes target/dist/larder-VERSION-TARGET.tar.gz, whose program needs nothing on the machine that runs it:
-# linked against musl where that target is installed or can be, else against glibc, statically. Where neither
-# links, the program needs the C library of the system, and the name of the archive says so.
+# linked against musl where that target is installed, else against glibc, statically. Where neither links, the
+# program needs the C library of the system, and the name of the archive says so. Installs nothing.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -21,8 +21,8 @@ build() {
 
 has_musl() {
     command -v musl-gcc >/dev/null || { echo "no musl-gcc (Debian: musl-tools)"; return 1; }
-    rustup target list --installed 2>/dev/null | grep -qx "$1" || rustup target add "$1" >/dev/null 2>&1 ||
-        { echo "the Rust target $1 is not installed, and rustup cannot fetch it"; return 1; }
+    rustup target list --installed 2>/dev/null | grep -qx "$1" ||
+        { echo "the Rust target $1 is not installed (rustup target add $1)"; return 1; }
 }
 
 musl="$arch-unknown-linux-musl"

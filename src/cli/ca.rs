@@ -185,7 +185,7 @@ fn rotate(config_file: &ConfigArg, json: bool, context: &mut Context<'_>) -> Res
     let file = config_file.path().display();
     writeln!(
         context.out,
-        "\nNow add it to the trust stores of clients (`larder ca export {file}`), then `larder reload`."
+        "\nNow add it to the trust stores of clients (`larder ca export --config {file}`), then `larder reload`."
     )?;
     writeln!(
         context.out,

@@ -58,14 +58,17 @@ struct Miss {
 }
 
 #[derive(Debug, Deserialize)]
-struct Bytes {
-    client_bytes: u64,
-    error_bytes: u64,
-    saved_bytes: u64,
+struct TransferSize {
+    #[serde(rename = "client_bytes")]
+    clients: u64,
+    #[serde(rename = "error_bytes")]
+    errors: u64,
+    #[serde(rename = "saved_bytes")]
+    saved: u64,
 }
 
 fn print(response: &Value, out: &mut dyn Write) -> io::Result<()> {
-    let (Ok(total), Ok(size)) = (Counts::deserialize(response), Bytes::deserialize(response)) else {
+    let (Ok(total), Ok(size)) = (Counts::deserialize(response), TransferSize::deserialize(response)) else {
         return writeln!(out, "the larder that runs has no such counts: it is of another version");
     };
     let mut all: Vec<Counts> = list(response, "routes");
@@ -95,9 +98,9 @@ fn row(route: &Counts) -> [String; 7] {
     ]
 }
 
-fn details(total: &Counts, size: &Bytes) -> Vec<String> {
-    let responses = size.client_bytes.saturating_sub(size.error_bytes);
-    let mut lines = vec![format!("saved {} of {}", bytes(size.saved_bytes), bytes(responses))];
+fn details(total: &Counts, size: &TransferSize) -> Vec<String> {
+    let responses = size.clients.saturating_sub(size.errors);
+    let mut lines = vec![format!("saved {} of {}", bytes(size.saved), bytes(responses))];
     if total.refreshes > 0 {
         lines.push(format!("{} of the calls to the API refreshed stale responses", total.refreshes));
     }

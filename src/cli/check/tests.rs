@@ -205,10 +205,9 @@ fn invalid_arguments_exit_2() {
 
 #[test]
 fn adjacent_routes_with_one_policy_are_described_once() {
-    let mut text = "version: 1\nroutes:\n".to_owned();
-    for (name, ttl) in [("a", "30m"), ("bb", "30m"), ("c", "1m"), ("d", "30m")] {
-        text += &format!("  - {{ name: {name}, match: {{ host: {name}.example }}, ttl: {ttl} }}\n");
-    }
+    let route = |(name, ttl)| format!("{{ name: {name}, match: {{ host: {name}.example }}, ttl: {ttl} }}");
+    let routes = [("a", "30m"), ("bb", "30m"), ("c", "1m"), ("d", "30m")].map(route).join(", ");
+    let text = format!("version: 1\nroutes: [{routes}]\n");
     let out = check(&text, &[]).out;
     let block = "\n  a   GET a.example/**\n  bb  GET bb.example/**\n    fresh     for 30m";
     assert!(out.contains(block), "{out}");

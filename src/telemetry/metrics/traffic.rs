@@ -34,7 +34,7 @@ impl Metrics {
 /// The route, the value of `label`, and the count of each counter.
 fn values(counters: &IntCounterVec, label: &str) -> Vec<(String, String, u64)> {
     let families = counters.collect();
-    let all = families.iter().flat_map(|family| family.get_metric());
+    let all = families.iter().flat_map(prometheus::proto::MetricFamily::get_metric);
     let one = |metric: &prometheus::proto::Metric| {
         let value = |name: &str| {
             let labels = metric.get_label().iter();
