@@ -416,7 +416,15 @@ const FREE_PORTS: &str =
 /// A larder process whose environment names these system roots.
 fn with_system_roots(config_dir: &ConfigDir, roots: &Path) -> Process {
     let mut command = Command::new(program());
-    command.arg("run").arg(&config_dir.config).env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", roots);
+    command.arg("run").arg(&config_dir.config);
+    // Roots that the environment of the tests names would be trusted, too.
+    let bundles =
+        ["CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "GIT_SSL_CAINFO", "CARGO_HTTP_CAINFO"];
+    let certificates = ["SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS", "PIP_CERT", "DENO_CERT", "NIX_SSL_CERT_FILE"];
+    for name in bundles.into_iter().chain(certificates) {
+        command.env_remove(name);
+    }
+    command.env("SSL_CERT_FILE", roots);
     Process::from_command(command)
 }
 

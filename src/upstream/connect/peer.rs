@@ -85,11 +85,19 @@ fn hop_key(hop: &Hop) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use pingora_core::upstreams::peer::Peer as _;
+
     use super::*;
+    use crate::config::parent_proxy::ParentProxy;
     use crate::policy::timeouts::Timeouts;
+    use crate::upstream::connect::parent::HopTarget;
     use crate::upstream::connect::tls_config::CallerRoots;
 
     fn peer_of(host: &str) -> Result<HttpPeer, UpstreamError> {
+        peer_through(host, None)
+    }
+
+    fn peer_through(host: &str, hop: Option<Hop>) -> Result<HttpPeer, UpstreamError> {
         let destination = UpstreamTarget {
             index: 0,
             upstream: None,
@@ -100,7 +108,7 @@ mod tests {
             proxy: None,
         };
         let addresses = vec!["192.0.2.1:443".parse().unwrap()];
-        let path = NetworkPath { host: host.to_owned(), port: 443, addresses, hop: None };
+        let path = NetworkPath { host: host.to_owned(), port: 443, addresses, hop };
         peer(
             &destination,
             ListenerKind::Loopback,
@@ -108,6 +116,23 @@ mod tests {
             Arc::default(),
             &TlsConfigs::load(&[], &CallerRoots::default()).unwrap(),
         )
+    }
+
+    /// Connections through different parents, or with different credentials for one, are never mixed.
+    #[test]
+    fn the_parent_proxy_is_part_of_the_pools_key() {
+        let targets = [HopTarget::Requests, HopTarget::Name("api.example".to_owned(), 443)];
+        let parents =
+            ["http://corp:3128", "http://a:b@corp:3128", "http://a:c@corp:3128", "socks5h://corp:3128"];
+        let mut keys = vec![peer_of("api.example").unwrap().reuse_hash()];
+        for (parent, target) in parents.iter().flat_map(|parent| targets.iter().map(move |to| (parent, to))) {
+            let proxy = Arc::new(ParentProxy::parse(parent).unwrap());
+            let hop = || Hop { proxy: Arc::clone(&proxy), target: target.clone(), tls: Arc::default() };
+            let key = || peer_through("api.example", Some(hop())).unwrap().reuse_hash();
+            assert_eq!(key(), key());
+            assert!(!keys.contains(&key()), "{parent} {target:?}");
+            keys.push(key());
+        }
     }
 
     /// pingora verifies no certificate if the server name is empty.
