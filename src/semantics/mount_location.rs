@@ -64,7 +64,7 @@ fn reference(mount: &MountPoint, sent_to: &Target, received: &[u8]) -> Option<Ve
     Some([below(resolved.path_and_query().as_bytes()), fragment.into_bytes()].concat())
 }
 
-/// What follows the authority of an absolute URL; `None`: it is not a URL of the mount's origin.
+/// The text after the authority of an absolute URL; `None`: it is not a URL of the mount's origin.
 fn own_path<'t>(mount: &MountPoint, sent_to: &Target, text: &'t str) -> Option<&'t [u8]> {
     let (_, rest) = text.split_once("://")?;
     let (_, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));

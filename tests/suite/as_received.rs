@@ -1,5 +1,5 @@
-//! What origins receive without larder they receive with it: WebSocket schemes and users in absolute URLs, the
-//! case of field names.
+//! Requests reach origins as they would without larder: WebSocket schemes and users in absolute URLs, the case of
+//! field names, characters that URLs may not contain.
 
 use crate::client::End;
 use crate::concurrent::bounded;

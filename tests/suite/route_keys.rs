@@ -52,7 +52,7 @@ async fn explain_names_the_directives_of_the_client() {
 }
 
 #[tokio::test]
-async fn hits_carry_limit_fields_only_if_the_route_says_so() {
+async fn hits_carry_limit_fields_only_if_the_route_keeps_them() {
     bounded(async {
         let fields = ["X-RateLimit-Limit: 60", "X-RateLimit-Remaining: 41", "RateLimit: \"a\";r=4"];
         let names = ["x-ratelimit-limit", "x-ratelimit-remaining", "ratelimit"];
