@@ -89,7 +89,7 @@ async fn commands_share_a_budget_and_a_store_also_over_time() {
 }
 
 #[tokio::test]
-async fn a_sum_says_whether_it_is_of_other_commands_too() {
+async fn a_sum_names_the_calls_of_other_commands_if_there_are_any() {
     if !has_curl("a shared larder") {
         return;
     }

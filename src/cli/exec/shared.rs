@@ -71,7 +71,7 @@ impl SharedLarder {
 
 type Connection = (OwnedWriteHalf, tokio::io::Lines<BufReader<OwnedReadHalf>>);
 
-/// What determines the larder.
+/// The facts that determine the larder.
 struct Start<'a> {
     file: &'a Path,
     store: Option<&'a Path>,
