@@ -129,7 +129,7 @@ fn with_account(name: String, config: &Config, base: &Path) -> io::Result<String
 
 /// The bytes in hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 /// Fails if the volume is full or cannot be written.
@@ -233,7 +233,9 @@ upstreams:
     fn memory_holds_the_data_of_a_few_configurations() {
         let base = tempfile::tempdir().unwrap();
         let directories: Vec<_> = (0..6).map(|number| base.path().join(number.to_string())).collect();
-        directories.iter().for_each(|directory| create_private_dir(directory).unwrap());
+        for directory in &directories {
+            create_private_dir(directory).unwrap();
+        }
         let in_use = Lock::try_take(&directories[0], std::time::UNIX_EPOCH).unwrap();
         remove_others(base.path(), &directories[5]);
         let left = directories.iter().filter(|directory| directory.exists()).count();
